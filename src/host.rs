@@ -1,4 +1,4 @@
-//! The only place that reads and writes source files: the entry, its sibling modules and the standard
+//! The only module that reads and writes source files: the entry file, its sibling modules and the standard
 //! library.
 
 use std::cell::RefCell;
@@ -17,13 +17,13 @@ pub use mopd_store::files::reason;
 use crate::paths;
 use crate::problem::Problem;
 
-/// Reads and checks a file with everything that it imports. `overrides` are the `--set` values. `std.opd`
-/// stands for a module of the standard library, where no file is called so.
+/// Reads and checks a file and all its imports. `overrides` are the `--set` values. `std.opd` means a module
+/// of the standard library, unless a file has that name.
 pub fn analyse_file(path: &Path, overrides: &[(String, String)]) -> Result<Analysis, Problem> {
     analyse_noting(path, overrides, &mut |_| ())
 }
 
-/// The same; `note` is told every file that was looked for, also those that are not there.
+/// [`analyse_file`]; `note` is called with every file that was looked for, also with missing ones.
 pub fn analyse_noting(
     path: &Path,
     overrides: &[(String, String)],
@@ -33,7 +33,7 @@ pub fn analyse_noting(
     analyse_entry(entry(path)?, path, overrides, note, &mopd_compiler::audit::diagnostics)
 }
 
-/// The same with the paths of the experiment that lead to nothing.
+/// [`analyse_file`], and reports paths of the experiment that do not exist.
 pub fn check_file(path: &Path) -> Result<Analysis, Problem> {
     let folder = folder_of(path);
     let audit = |experiment: &Experiment, origins: &[Span]| {
@@ -44,7 +44,7 @@ pub fn check_file(path: &Path) -> Result<Analysis, Problem> {
     analyse_entry(entry(path)?, path, &[], &mut |_| {}, &audit)
 }
 
-/// A text as if it stood in a file.
+/// Checks a text as the content of this file.
 pub fn analyse_text(path: &Path, text: &str) -> Result<Analysis, Problem> {
     let entry = SourceFile { path: path.display().to_string(), text: text.to_owned() };
     analyse_entry(entry, path, &[], &mut |_| {}, &mopd_compiler::audit::diagnostics)
@@ -55,14 +55,14 @@ pub fn is_standard(path: &Path) -> bool {
     module_name(path).is_some()
 }
 
-/// Whether a path stands for standard input: the text there is one of the working folder.
+/// Whether a path means standard input: that text belongs to the working folder.
 pub fn is_standard_input(path: &Path) -> bool {
     path == Path::new("-")
 }
 
 static STANDARD_INPUT: OnceLock<Result<String, Problem>> = OnceLock::new();
 
-/// The text on standard input. It is read once, however often it is asked for.
+/// The text on standard input. It is read once, and kept for further calls.
 pub fn standard_input() -> Result<String, Problem> {
     let read = || {
         let mut bytes = Vec::new();
@@ -74,7 +74,7 @@ pub fn standard_input() -> Result<String, Problem> {
     STANDARD_INPUT.get_or_init(read).clone()
 }
 
-/// A part of a text that a command wrote itself, and the words of the command line that it stands for.
+/// A part of a generated text, and the words of the command line that it comes from.
 pub struct WrittenPart {
     pub bytes: Range<usize>,
     pub words: String,
@@ -82,17 +82,16 @@ pub struct WrittenPart {
 
 static WRITTEN: OnceLock<Vec<WrittenPart>> = OnceLock::new();
 
-/// A text that a command wrote itself, in the place of what is on standard input. Nobody has it before their
-/// eyes: what is wrong with a part of it is said of the words that `parts` names.
+/// Uses a generated text in place of standard input. The user can't see it, so errors in a part of it are
+/// reported for the command-line words in `parts`.
 pub fn set_standard_input(text: String, parts: Vec<WrittenPart>) {
-    // Nothing was read before a command began.
+    // This is set before anything is read.
     let _ = STANDARD_INPUT.set(Ok(text));
     let _ = WRITTEN.set(parts);
 }
 
-/// The words of the command line that a place of a text stands for, where a command wrote that text: none of
-/// them where it stands for none. What has the code `reward` is wrong with `--reward`, wherever it was asked
-/// for.
+/// The command-line words that a place in a generated text comes from: `None` for other texts, `Some(None)`
+/// if it comes from none. Errors with the code `reward` belong to `--reward`, wherever they are.
 pub fn words_of(path: &str, start: usize, code: &str) -> Option<Option<&'static str>> {
     let written = WRITTEN.get().filter(|_| is_standard_input(Path::new(path)))?;
     let option = format!("--{code} ");
@@ -119,7 +118,7 @@ fn analyse_entry(
     audit: Auditor,
 ) -> Result<Analysis, Problem> {
     let note = RefCell::new(note);
-    // A module that is there but can't be read must not be reported as a module that does not exist.
+    // A module that exists but can't be read must not be reported as missing.
     let unreadable = RefCell::new(None);
     let load = |name: &[&str]| -> Option<SourceFile> {
         let Some(file) = sibling(path, name) else { return standard(name) };
@@ -163,7 +162,7 @@ pub fn standard(name: &[&str]) -> Option<SourceFile> {
     mopd_std::source(name).map(|(path, text)| SourceFile { path, text })
 }
 
-/// Where the module `name` of a file lies: next to it. None for the standard library.
+/// The path of the module `name` of a file: in the same folder. `None` for the standard library.
 pub fn sibling(path: &Path, name: &[&str]) -> Option<PathBuf> {
     if name.first() == Some(&"std") {
         return None;
@@ -190,9 +189,8 @@ pub fn modules_beside(path: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Files of mopd below a folder, the nearest first, up to so many. Hidden folders, such as a run's store, are
-/// passed over, and so are the copies of sources in the folders of runs, links to folders and what can't be
-/// read.
+/// The .mopd files below a folder, the nearest first, up to `at_most`. Skips hidden folders, such as a run's
+/// store, copies of sources in the folders of runs, links to folders, and unreadable folders.
 pub fn sources_below(folder: &Path, at_most: usize) -> Vec<PathBuf> {
     const FOLDERS_AT_MOST: usize = 20_000;
     let mut found = Vec::new();
@@ -220,27 +218,26 @@ pub fn sources_below(folder: &Path, at_most: usize) -> Vec<PathBuf> {
     found
 }
 
-/// Whether a file's name is that of a source. Event files of TensorBoard end alike.
+/// Whether a file name is that of a source. TensorBoard's event files have the same extension.
 pub fn is_source(path: &Path) -> bool {
     let of_events =
         path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"events.out.tfevents."));
     path.extension().is_some_and(|ending| ending == "mopd") && !of_events
 }
 
-/// Whether a folder is what a run or a sweep left: the sources in it are copies of what was run, which nobody
-/// edits.
+/// Whether a folder comes from a run or a sweep: its sources are copies that nobody edits.
 pub fn is_run_folder(folder: &Path) -> bool {
     let has = |name: &str| folder.join(name).is_file();
     has("source.mopd") && (has("plan.json") || has("sweep.json"))
 }
 
-/// Whether an entry of a run's folder belongs to the copies of its sources. Anything else may be the
-/// author's, who may have chosen the project's own folder for results.
+/// Whether an entry of a run's folder belongs to the copies of its sources. Other files may be the author's,
+/// who may have chosen the project's own folder for results.
 pub fn is_archived(name: &std::ffi::OsStr) -> bool {
     ["source.mopd", "modules", "previous", "previous.part", "next.part"].iter().any(|known| name == *known)
 }
 
-/// The folder that a file's data and sibling modules are relative to.
+/// The base folder of a file's data and sibling modules.
 pub fn folder_of(path: &Path) -> PathBuf {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
@@ -248,15 +245,15 @@ pub fn folder_of(path: &Path) -> PathBuf {
     }
 }
 
-/// A file as text.
+/// Reads a file as text.
 pub fn read(path: &Path) -> Result<SourceFile, Problem> {
     let text = read_text(path)?;
-    // Some editors put a byte order mark first; it is no part of the text.
+    // Some editors write a byte order mark, which is not part of the text.
     let text = text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text);
     Ok(SourceFile { path: path.display().to_string(), text })
 }
 
-/// A file as it is, if it is text.
+/// The unchanged content of a file, if it is text.
 pub fn read_text(path: &Path) -> Result<String, Problem> {
     let shown = path.display();
     let bytes = std::fs::read(path).map_err(|error| {
@@ -266,7 +263,7 @@ pub fn read_text(path: &Path) -> Result<String, Problem> {
     decode(&shown.to_string(), bytes)
 }
 
-/// Bytes as text; `shown` names where they come from.
+/// Decodes bytes as text; `shown` names their source.
 pub fn decode(shown: &str, bytes: Vec<u8>) -> Result<String, Problem> {
     String::from_utf8(bytes).map_err(|error| {
         let good = error.utf8_error().valid_up_to();
@@ -279,11 +276,10 @@ pub fn decode(shown: &str, bytes: Vec<u8>) -> Result<String, Problem> {
     })
 }
 
-/// Puts a text in a file's place. Whoever reads the file meanwhile, or after a crash, finds the old text or
-/// the new one, whole.
+/// Replaces a file by a text, atomically: readers, also after a crash, find either the old or the new text.
 pub fn replace(path: &Path, text: &str) -> Result<(), Problem> {
     let write = || {
-        // A link goes on pointing to the file that it points to.
+        // A link keeps pointing to its file.
         let path = path.canonicalize()?;
         let permissions = std::fs::metadata(&path)?.permissions();
         if permissions.readonly() {
@@ -298,7 +294,7 @@ pub fn replace(path: &Path, text: &str) -> Result<(), Problem> {
         });
         let moved = written.and_then(|()| std::fs::rename(&beside, &path));
         if moved.is_err() {
-            // What is left of it is nobody's; if it can't be removed either, the first error says more.
+            // Cleans up the temporary file; the first error is the more important one.
             let _ = std::fs::remove_file(&beside);
         }
         moved
@@ -306,19 +302,19 @@ pub fn replace(path: &Path, text: &str) -> Result<(), Problem> {
     write().map_err(|error| Problem::unwritten(path, &error))
 }
 
-/// A path as the plan and the worker take it.
+/// A path as a string, for the plan and the worker.
 ///
 /// # Errors
-/// A path that is not UTF-8.
+/// If the path is not UTF-8.
 pub fn as_text(path: &Path) -> Result<String, Problem> {
     let text = path.to_str().map(str::to_owned);
     text.ok_or_else(|| Problem::usage("not-text", format!("the path {} is not UTF-8 text", path.display())))
 }
 
-/// Where relative paths of a job begin that has no experiment.
+/// The base folder of relative paths in a job without an experiment.
 ///
 /// # Errors
-/// A folder that is gone, or whose path is not UTF-8.
+/// If the folder no longer exists, or its path is not UTF-8.
 pub fn current_folder() -> Result<String, Problem> {
     let here = std::env::current_dir()
         .map_err(|error| Problem::usage("no-folder", format!("the current folder is gone: {error}")))?;

@@ -1,23 +1,23 @@
-//! Where libtorch is: the libraries that `mopd-worker` loads, which no package of mopd brings along.
+//! Finds libtorch: the libraries that `mopd-worker` loads, which are not part of mopd's packages.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use crate::problem::Problem;
 
-/// The downloads that `./x` builds with. The worker is built for their version.
+/// The downloads that `./x` uses. The worker is built for their version.
 pub const PINS: &str = include_str!("../setup/libtorch.txt");
 
-/// What the dynamic linker searches before the places that a program names.
+/// The variable that the dynamic linker searches before a program's own paths.
 pub const LIBRARY_PATH: &str = "LD_LIBRARY_PATH";
 
-/// The version in the first of the pins, `torch==2.11.0`.
+/// The version in the first pin, `torch==2.11.0`.
 pub fn version() -> &'static str {
     let pins = PINS.lines().filter(|line| !line.starts_with('#'));
     pins.filter_map(|line| line.strip_prefix("torch==")?.split(' ').next()).next().unwrap_or("unknown")
 }
 
-/// How to get it, for help texts.
+/// How to install it, for help texts.
 pub fn how_to_get() -> String {
     format!(
         "`mopd setup` downloads libtorch {0}, with CUDA where there is a GPU; to use the torch of Python,\n\
@@ -28,7 +28,7 @@ pub fn how_to_get() -> String {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Libtorch {
-    /// The folder with `lib`.
+    /// The folder that contains `lib`.
     pub folder: PathBuf,
     pub source: LibtorchSource,
 }
@@ -53,16 +53,16 @@ impl LibtorchSource {
     }
 }
 
-/// What was found. Nothing does not mean that there is none: a worker that was built on this machine has the
-/// place in itself.
+/// The search result. `None` does not mean that there is no libtorch: a worker that was built on this machine
+/// has a built-in path.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct FoundLibtorch {
     pub libtorch: Option<Libtorch>,
-    /// A torch beside mopd of another version than the worker's.
+    /// A torch beside mopd with another version than the worker's.
     pub ignored: Option<String>,
 }
 
-/// In this order: `$LIBTORCH`, the torch of the Python that installed mopd, what `mopd setup` downloaded.
+/// Searches in order: `$LIBTORCH`, torch of the Python that installed mopd, download of `mopd setup`.
 pub fn find() -> Result<FoundLibtorch, Problem> {
     let named = variable("LIBTORCH").map(PathBuf::from);
     let program = std::env::current_exe().ok();
@@ -74,7 +74,7 @@ fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
-/// As `setup/libtorch.py` has it.
+/// The same folder as in `setup/libtorch.py`.
 fn cache(ours: Option<OsString>, shared: Option<OsString>, home: Option<OsString>) -> Option<PathBuf> {
     let shared = || shared.map(PathBuf::from).or_else(|| Some(Path::new(&home?).join(".cache")));
     ours.map(PathBuf::from).or_else(|| Some(shared()?.join("mopd")))
@@ -143,7 +143,7 @@ fn torch_of_python(programs: &Path) -> Option<PathBuf> {
     places.into_iter().next()
 }
 
-/// What `torch/version.py` says, without what names the build, as in `2.11.0+cu130`.
+/// The version in `torch/version.py`, without the build suffix of `2.11.0+cu130`.
 fn version_of(torch: &Path) -> Option<String> {
     let text = std::fs::read_to_string(torch.join("version.py")).ok()?;
     let value = text.lines().find_map(|line| line.strip_prefix("__version__ = "))?;
@@ -151,12 +151,12 @@ fn version_of(torch: &Path) -> Option<String> {
 }
 
 impl Libtorch {
-    /// Whether it has its half for GPUs.
+    /// Whether it includes the CUDA libraries.
     pub fn has_cuda(&self) -> bool {
         self.folder.join("lib").join(format!("libtorch_cuda{}", std::env::consts::DLL_SUFFIX)).is_file()
     }
 
-    /// `$LD_LIBRARY_PATH` with this libtorch first. None where the path has a character that separates.
+    /// `$LD_LIBRARY_PATH` with this libtorch first. `None` if the path contains a separator.
     pub fn library_path(&self, before: Option<&OsStr>) -> Option<OsString> {
         let own = self.folder.join("lib");
         let others = before.filter(|value| !value.is_empty()).map(std::env::split_paths);
@@ -174,7 +174,7 @@ mod tests {
         std::fs::write(path, text).unwrap();
     }
 
-    /// A libtorch for each place where one is searched for.
+    /// A libtorch in each place that is searched.
     fn machine() -> tempfile::TempDir {
         let machine = tempfile::tempdir().unwrap();
         let packages = "env/lib/python3.12/site-packages";
@@ -205,7 +205,7 @@ mod tests {
         assert_eq!(source(machine, None), Some(LibtorchSource::Python));
         std::fs::remove_dir_all(machine.join("env")).unwrap();
         assert_eq!(source(machine, None), Some(LibtorchSource::Setup));
-        // With CUDA before without.
+        // A version with CUDA comes before one without.
         let cuda = format!("cache/libtorch-{}-cuda/torch", version());
         write(machine, &format!("{cuda}/lib/{}", library()), "");
         let libtorch = found(machine, None).unwrap().libtorch.unwrap();
@@ -231,7 +231,7 @@ mod tests {
         assert!(found.ignored.unwrap().contains("torch 2.15.0 in "));
     }
 
-    /// A Python that did not install mopd may share its folder of programs: `/usr/local` has several.
+    /// A Python that did not install mopd may share its folder of programs, such as `/usr/local`.
     #[test]
     fn only_the_python_that_installed_mopd_counts() {
         let machine = machine();

@@ -1,4 +1,4 @@
-//! Aggregation of rows of `metrics.parquet`: a domain whose prompts the data routes to several teachers
+//! Aggregates rows of `metrics.parquet`: a domain whose prompts are routed to several teachers by their data
 //! has a row for each.
 
 use std::collections::{BTreeMap, HashMap};
@@ -7,19 +7,19 @@ pub use mopd_compiler::plan::columns::{OF_DOMAIN, OF_STEP};
 
 use crate::run_folder::ColumnTable;
 
-/// What adds up over the rows of a step to the whole of it.
+/// Columns whose sum over the rows of a step is 1.
 pub const SHARES: [&str; 3] = ["prompt_share", "token_share", "signal_share"];
-/// What the columns begin with that a step has under names of its own: states, gradients of parts of the
-/// loss.
+/// The prefixes of columns of the whole step whose names depend on the stage: states, gradients of parts of
+/// the loss.
 pub const NAMED: [&str; 3] = ["state.", "grad_norm.", "alignment."];
-/// What the columns of the parts of rewards begin with, which each domain has of its own.
+/// The prefix of the columns of reward parts, which are per domain.
 pub const REWARD_PART: &str = "reward.";
-/// What is counted.
+/// Columns that are counts.
 const COUNTS: [&str; 3] = ["dropped", "unavailable", "unstated"];
-/// What is a mean over completions; all else that a row has of its own is one over their tokens.
+/// Columns that are means over completions; all other columns of a row are means over tokens.
 const OF_COMPLETIONS: [&str; 6] = ["reward", "length", "truncated", "derived", "replayed", "staleness"];
 
-/// What a row is of: its domain, with the terms where some have completions of their own.
+/// The subject of a row: its domain, with the terms where some have completions of their own.
 pub fn domain(metrics: &ColumnTable, row: usize) -> String {
     let domain = metrics.text("domain", row);
     match metrics.text("terms", row) {
@@ -28,12 +28,12 @@ pub fn domain(metrics: &ColumnTable, row: usize) -> String {
     }
 }
 
-/// Which step a row is of: its seed, its stage, its number.
+/// The step of a row: its seed, its stage, its number.
 pub fn step_of(metrics: &ColumnTable, row: usize) -> (u64, &str, u64) {
     (metrics.whole("seed", row), metrics.text("stage", row), metrics.whole("step", row))
 }
 
-/// The tokens of every step, all rows together that tell theirs, and the first of these rows.
+/// The tokens of every step, summed over the rows that have the number, with the first of these rows.
 pub fn tokens_of_steps(
     metrics: &ColumnTable,
     rows: impl IntoIterator<Item = usize>,
@@ -47,8 +47,8 @@ pub fn tokens_of_steps(
     tokens
 }
 
-/// The rows of every step that have the same text in `column` and are of the same terms, in the order in
-/// which the first of each stands.
+/// The rows of every step with the same text in `column` and the same terms, in the order of the first row of
+/// each.
 pub fn gathered(
     metrics: &ColumnTable,
     rows: impl IntoIterator<Item = usize>,
@@ -68,7 +68,7 @@ pub fn gathered(
     groups
 }
 
-/// A number of rows that belong together: their sum or their mean. None where one of them has none.
+/// A number of a group of rows: their sum or their mean. `None` where one of them lacks it.
 pub fn number(metrics: &ColumnTable, name: &str, rows: &[usize]) -> Option<f64> {
     if let [row] = rows {
         return metrics.number(name, *row);
@@ -83,7 +83,7 @@ pub fn number(metrics: &ColumnTable, name: &str, rows: &[usize]) -> Option<f64> 
     };
     let share = |row: &usize| metrics.number(share, *row).unwrap_or(0.0);
     let whole: f64 = rows.iter().map(share).sum();
-    // What has no share has no mean of its own either.
+    // A row without a share has no mean.
     let rows = rows.iter().filter(|row| share(row) > 0.0);
     let sum: Option<f64> = rows.map(|row| Some(metrics.number(name, *row)? * share(row))).sum();
     sum.filter(|_| whole > 0.0).map(|sum| sum / whole)
@@ -95,7 +95,7 @@ mod tests {
 
     use super::*;
 
-    /// One step of two domains; the first has two teachers, a fifth and two fifths of the prompts.
+    /// One step of two domains; the first one has two teachers, with a fifth and two fifths of the prompts.
     #[test]
     fn what_a_domains_teachers_have_is_put_together() {
         let column = |name: &str, values| ReadColumn { name: name.to_owned(), values };

@@ -13,21 +13,21 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use chrono::Local;
 
-/// What the command line says of all output.
+/// The output options of the command line.
 #[derive(Default)]
 pub struct OutputSettings {
-    /// None where the streams decide.
+    /// `None` if the streams decide.
     pub colours: Option<bool>,
     pub quiet: bool,
     pub verbose: bool,
     pub log: Option<LogFile>,
 }
 
-/// The file that gets what goes to standard error, too: each text with its time, without colours.
+/// The file that also gets everything from standard error: each text with its time, without colours.
 pub struct LogFile(Mutex<File>);
 
 impl LogFile {
-    /// What is there already stays.
+    /// Appends to an existing file.
     pub fn append(path: &Path) -> io::Result<LogFile> {
         Ok(LogFile(Mutex::new(File::options().create(true).append(true).open(path)?)))
     }
@@ -39,9 +39,9 @@ fn settings() -> &'static OutputSettings {
     SETTINGS.get_or_init(OutputSettings::default)
 }
 
-/// Holds from now on; the first call counts.
+/// Sets the options; only the first call has an effect.
 pub fn configure(settings: OutputSettings) {
-    // Before the first output nobody has asked for them.
+    // Nothing is printed before this call.
     let _ = SETTINGS.set(settings);
 }
 
@@ -58,20 +58,20 @@ pub fn result(text: &str) {
     verbatim(&safe(text, Style::of_stdout()));
 }
 
-/// Writes to standard output what another program is to read as it is, such as a formatted file.
+/// Writes text to standard output unchanged, such as a formatted file for another program.
 pub fn verbatim(text: &str) {
     let mut stream = std::io::stdout().lock();
-    // A closed pipe or a full disk behind a redirection leaves nobody to tell.
+    // There is no way to report a closed pipe or a full disk.
     let _ = stream.write_all(text.as_bytes()).and_then(|()| stream.flush());
 }
 
-/// Writes to standard error, and to the log file where there is one.
+/// Writes to standard error, and to the log file if there is one.
 pub fn error(text: &str) {
     to_stderr(text);
     to_log_file(text);
 }
 
-/// The same for what tells how things go: nothing that a quiet command says.
+/// [`error`] for progress messages, which a quiet command leaves out.
 pub fn note(text: &str) {
     if !is_quiet() {
         to_stderr(text);
@@ -79,15 +79,14 @@ pub fn note(text: &str) {
     to_log_file(text);
 }
 
-/// What only somebody who looks closely wants to know.
+/// Details that are only shown with `--verbose`.
 pub fn detail(text: &str) {
     if settings().verbose {
         error(text);
     }
 }
 
-/// A line of a log, which has its time on standard error as well. `note` says whether a quiet command leaves
-/// it out.
+/// A line of a log, with its time on standard error too. `note` says whether a quiet command leaves it out.
 pub fn log_line(text: &str, note: bool) {
     if !(note && is_quiet()) {
         to_stderr(&format!("{} {}\n", stamp(), text.trim_end()));
@@ -99,18 +98,18 @@ fn to_stderr(text: &str) {
     let _ = std::io::stderr().lock().write_all(safe(text, Style::of_stderr()).as_bytes());
 }
 
-/// Writes to the log file alone.
+/// Writes only to the log file.
 pub fn to_log_file(text: &str) {
     let Some(LogFile(file)) = &settings().log else { return };
     let text = without_colours(text);
     if !text.trim().is_empty() {
         let line = format!("{} {}\n", stamp(), safe(text.trim_end(), Style { terminal: false }));
-        // A full disk must not end what is logged.
+        // A full disk must not end the logged run.
         let _ = file.lock().unwrap_or_else(PoisonError::into_inner).write_all(line.as_bytes());
     }
 }
 
-/// `2026-11-23 14:57:50`, where the reader is.
+/// `2026-11-23 14:57:50`, in local time.
 fn stamp() -> String {
     Local::now().format("%Y-%m-%d %H:%M:%S").to_string()
 }
@@ -129,8 +128,8 @@ fn without_colours(text: &str) -> String {
     out
 }
 
-/// Terminal styles, or plain text: as `--color` says, else where the stream is no terminal or `NO_COLOR` asks
-/// for it.
+/// Terminal styles, or plain text: as `--color` says, otherwise plain if the stream is not a terminal or with
+/// `NO_COLOR`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Style {
     pub terminal: bool,
@@ -184,7 +183,7 @@ fn styled(terminal: bool) -> bool {
     settings().colours.unwrap_or_else(|| terminal && !plain() && !dumb())
 }
 
-/// `first` before the first line of `text`, `rest` before the others; ends with a newline.
+/// `text` with `first` before its first line and `rest` before the others; ends with a newline.
 pub fn hanging(first: &str, rest: &str, text: &str) -> String {
     let mut lines = text.lines();
     let mut out = format!("{first}{}\n", lines.next().unwrap_or_default());
@@ -194,8 +193,8 @@ pub fn hanging(first: &str, rest: &str, text: &str) -> String {
     out
 }
 
-/// Whether a terminal acts on a character rather than showing it: controls, and what turns the direction of
-/// text or hides in it.
+/// Whether a terminal interprets a character instead of showing it: control characters, bidirectional
+/// controls and invisible ones.
 fn steers(c: char) -> bool {
     let hidden = matches!(
         c,
@@ -210,18 +209,18 @@ fn steers(c: char) -> bool {
     hidden || (c.is_control() && c != '\n' && c != '\t')
 }
 
-/// Nearly all text needs no second look.
+/// A fast path: nearly all text is plain.
 fn plain(text: &str) -> bool {
     text.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\n' | b'\t'))
 }
 
-/// Spelled out as JSON does it, so that text in JSON says the same as before.
+/// Escapes a character as in JSON, so that text in JSON keeps its meaning.
 fn spell(c: char, out: &mut String) {
     *out += &format!("\\u{:04x}", u32::from(c));
 }
 
-/// Text that a model, a program or a file made, safe to show: what would steer the terminal is spelled out.
-/// Newlines and tabs stay.
+/// Text from a model, a program or a file, safe to show: control characters are escaped. Newlines and tabs
+/// stay.
 pub fn printable(text: &str) -> String {
     if plain(text) {
         return text.to_owned();
@@ -233,7 +232,7 @@ pub fn printable(text: &str) -> String {
     out
 }
 
-/// The same for text of a file whose places are counted in bytes: every character has as many as before.
+/// [`printable`] for text with byte offsets: every character keeps its length.
 pub fn printable_in_place(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut characters = text.chars().peekable();
@@ -244,8 +243,8 @@ pub fn printable_in_place(text: &str) -> String {
     out
 }
 
-/// What goes to a stream: as [`printable`], but colours stay where the stream has them, and so do the line
-/// ends of other systems.
+/// Text for a stream: [`printable`], but with colours if the stream has them, and with the line ends of other
+/// systems.
 pub fn safe(text: &str, style: Style) -> Cow<'_, str> {
     if plain(text) {
         return Cow::Borrowed(text);
@@ -270,9 +269,9 @@ pub fn safe(text: &str, style: Style) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// How long the sequence is that `text` begins with, if it is one that sets a colour of letters or their
-/// weight; 0 otherwise. Others move the cursor, hide text, write to the clipboard or answer in the user's
-/// name.
+/// The length of the escape sequence at the beginning of `text`, if it sets a text colour or weight;
+/// otherwise 0. Other sequences move the cursor, hide text, write to the clipboard or send answers as the
+/// user.
 fn colour(text: &str) -> usize {
     let Some((numbers, _)) = text.strip_prefix("\u{1b}[").and_then(|rest| rest.split_once('m')) else {
         return 0;
@@ -317,7 +316,7 @@ mod tests {
         for style in [Style::PLAIN, Style { terminal: true }] {
             assert_eq!(safe(HOSTILE, style), wanted);
         }
-        // Letters that are joined, as emoji and Persian words are, and every script.
+        // Joined characters, as in emoji and Persian words, and every script.
         for text in ["👩\u{200d}🔬", "می\u{200c}خواهم", "日本 é עברית"] {
             assert_eq!(printable(text), text);
         }

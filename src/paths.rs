@@ -1,5 +1,5 @@
-//! Checks that the paths of an experiment exist. The checker itself reads no files, so that it can be
-//! used anywhere.
+//! Checks that the paths of an experiment exist. The checker itself reads no files, so that it works
+//! anywhere.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ pub fn missing(experiment: &Experiment, origins: &[Span], folder: &Path) -> Vec<
     let mut found: Vec<Diagnostic> = Vec::new();
     for (path, origin) in named(experiment, folder) {
         let whole = folder.join(path);
-        // What a pattern matches is looked at when it is read.
+        // A pattern is checked when it is read.
         if is_file_pattern(path) || whole.exists() {
             continue;
         }
@@ -60,13 +60,13 @@ fn named<'a>(experiment: &'a Experiment, folder: &Path) -> Vec<(&'a str, Origin)
     named
 }
 
-/// The folder beside that of a model's name which may be meant.
+/// The folder with a similar name that may be meant instead of a model's name.
 pub fn meant(name: &str, folder: &Path) -> Option<String> {
     let beside = folders_beside(name, folder);
     nearest_file(name, beside.iter().map(String::as_str)).map(str::to_owned)
 }
 
-/// Models of the hub that are on this machine.
+/// Models of the hub that are cached on this machine.
 pub fn cached_models() -> Vec<String> {
     let Some(cache) = hub_cache() else { return Vec::new() };
     let entries = std::fs::read_dir(cache).into_iter().flatten().flatten();
@@ -80,7 +80,7 @@ pub fn cached_models() -> Vec<String> {
     found
 }
 
-/// The names of models that are no folders here and would have to be fetched from the hub, each once.
+/// The names of models that are not local folders and must be downloaded from the hub, each once.
 pub fn to_fetch(experiment: &Experiment, folder: &Path) -> Vec<String> {
     let cached = cached_models();
     let mut found: Vec<String> = Vec::new();

@@ -9,7 +9,7 @@ use mopd_store::files::reason;
 
 use crate::output::{self, Style};
 
-/// The exit status, as the command line contract has it.
+/// The exit status, as documented for the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
     Good,
@@ -17,7 +17,7 @@ pub enum Status {
     Wrong,
     /// The command was used wrongly, or a file can't be read or written.
     Usage,
-    /// Interrupted; the same command goes on where it stopped.
+    /// Interrupted; the same command resumes it.
     Interrupted,
 }
 
@@ -51,21 +51,21 @@ impl From<WriteError> for Problem {
 /// An error of the command itself, not of a place in the source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// A stable kebab-case name.
+    /// A stable name in kebab case.
     name: &'static str,
-    /// One line that stands alone.
+    /// One line that is understandable on its own.
     message: String,
     help: Option<String>,
     status: Status,
 }
 
 impl Problem {
-    /// Used wrongly, or something outside can't be read: exit status 2.
+    /// Wrong use, or an input that can't be read: exit status 2.
     pub fn usage(name: &'static str, message: impl Into<String>) -> Problem {
         Problem { name, message: message.into(), help: None, status: Status::Usage }
     }
 
-    /// The run went wrong: exit status 1.
+    /// The run failed: exit status 1.
     pub fn run(name: &'static str, message: impl Into<String>) -> Problem {
         Problem { status: Status::Wrong, ..Problem::usage(name, message) }
     }
@@ -75,7 +75,7 @@ impl Problem {
         Problem { status: Status::Interrupted, ..Problem::usage("interrupted", "interrupted") }
     }
 
-    /// A part of the contract that this version lacks.
+    /// A documented feature that this version lacks.
     pub fn not_supported(what: &str) -> Problem {
         Problem::usage("not-supported-yet", format!("{what} is not supported yet"))
     }

@@ -1,21 +1,21 @@
-//! What a run was started with besides its text: `provenance.json` in its folder.
+//! The circumstances of a run's start, besides its text: `provenance.json` in its folder.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde::{Deserialize, Serialize};
 
-/// In the folder of results.
+/// The file name in the results folder.
 pub const PROVENANCE: &str = "provenance.json";
 
-/// Others read this file, so fields are only ever added.
+/// The provenance of a run. Other programs read this file, so fields are only ever added.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunProvenance {
     /// The words of the command line, the program first.
     pub command: Vec<String>,
-    /// When the run was started last, in UTC.
+    /// When the run was last started, in UTC.
     pub started: String,
-    /// Of the experiment's folder; none where it is in no repository, or git is not there.
+    /// The repository of the experiment's folder; `None` if there is none, or no git.
     pub git: Option<Git>,
     pub machine: Machine,
 }
@@ -23,7 +23,7 @@ pub struct RunProvenance {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Git {
     pub commit: String,
-    /// Whether files that git tracks had changes that were not committed.
+    /// Whether tracked files had uncommitted changes.
     pub dirty: bool,
 }
 
@@ -31,12 +31,12 @@ pub struct Git {
 pub struct Machine {
     pub processor: Option<String>,
     pub cores: Option<usize>,
-    /// Bytes.
+    /// In bytes.
     pub memory: Option<u64>,
 }
 
 impl RunProvenance {
-    /// Of a run that starts now, of an experiment in this folder.
+    /// The provenance of a run that starts now, of an experiment in this folder.
     pub fn now(folder: &Path, started: String) -> RunProvenance {
         let mut command = vec!["mopd".to_owned()];
         command.extend(std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()));
@@ -47,7 +47,7 @@ impl RunProvenance {
 fn git(folder: &Path) -> Option<Git> {
     let said = |words: &[&str]| {
         let mut git = Command::new("git");
-        // Only to read: no lock, and no program that a repository names.
+        // Read-only: takes no lock, and starts no program that a repository configures.
         git.env("GIT_OPTIONAL_LOCKS", "0").args(["-c", "core.fsmonitor=false"]);
         git.current_dir(folder).args(words).stdin(Stdio::null()).stderr(Stdio::null());
         let output = git.output().ok().filter(|output| output.status.success())?;
@@ -94,7 +94,7 @@ mod tests {
         assert!(git_says(&["add", "."]) && git_says(&["commit", "-m", "a"]));
         let clean = git(folder.path()).unwrap();
         assert!(clean.commit.len() >= 40 && !clean.dirty, "{clean:?}");
-        // What git does not track is no change.
+        // An untracked file is not a change.
         std::fs::write(folder.path().join("notes"), "1").unwrap();
         assert_eq!(git(folder.path()), Some(clean.clone()));
         std::fs::write(folder.path().join("a.mopd"), "2").unwrap();

@@ -1,6 +1,6 @@
-//! What a run has said so far: `events.jsonl` in its folder, a line for each event of the worker. It is there
-//! until the run is finished, for `mopd report`: before that, the worker itself writes down nothing of a
-//! stage's steps but checkpoints.
+//! The events of a run so far: `events.jsonl` in its folder, a line for each event of the worker. It exists
+//! until the run is finished, for `mopd report`: before that, the worker itself stores only checkpoints of a
+//! stage's steps.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -13,10 +13,10 @@ use serde::Serialize;
 use crate::progress::utc;
 use crate::run_folder::ColumnTable;
 
-/// In the folder of results.
+/// The file name in the results folder.
 pub const EVENTS: &str = "events.jsonl";
 
-/// An event as others read it: with the time at which it came.
+/// An event for other programs, with the time of its arrival.
 pub fn json_line(event: &Event) -> String {
     #[derive(Serialize)]
     struct Timed<'a> {
@@ -27,17 +27,17 @@ pub fn json_line(event: &Event) -> String {
     serde_json::to_string(&Timed { event, time: utc() }).expect("an event was read from JSON") + "\n"
 }
 
-/// Writes the file of one run.
+/// Writes the events file of one run.
 pub struct EventFile {
     path: PathBuf,
     file: File,
 }
 
 impl EventFile {
-    /// Goes on with the file of a run of the same plan that ended early: a new plan has made room before.
+    /// Continues the file of an unfinished run of the same plan; files of other plans were moved away.
     ///
     /// # Errors
-    /// A file that can't be written.
+    /// If the file can't be written.
     pub fn of(out: &Path) -> Result<EventFile, (PathBuf, io::Error)> {
         let path = out.join(EVENTS);
         match whole_lines(&path) {
@@ -47,7 +47,7 @@ impl EventFile {
     }
 
     /// # Errors
-    /// A file that can't be written, or taken away: a finished run has its Parquet files, and no events.
+    /// If the file can't be written, or removed: a finished run has its Parquet files, and no events file.
     pub fn note(&mut self, event: &Event) -> Result<(), (PathBuf, io::Error)> {
         let done = match event {
             Event::Finished { .. } => std::fs::remove_file(&self.path).or_else(|error| match error.kind() {
@@ -60,7 +60,7 @@ impl EventFile {
     }
 }
 
-/// The file, to be appended to, without the half of a line that a killed writer left.
+/// Opens the file for appending, without an incomplete line at its end.
 fn whole_lines(path: &Path) -> io::Result<File> {
     let mut file = File::options().create(true).read(true).append(true).open(path)?;
     let mut text = Vec::new();
@@ -70,20 +70,20 @@ fn whole_lines(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// What a file of events has said up to some byte.
+/// The content of an events file up to some byte.
 #[derive(Default)]
 pub struct EventsSoFar {
     pub read: u64,
-    /// By stage and seed: each step's rows.
+    /// By stage and seed: the rows of each step.
     steps: BTreeMap<(String, u64), BTreeMap<u32, Vec<MetricsRow>>>,
 }
 
 impl EventsSoFar {
-    /// Reads what was added, and hands on each event. A file that became shorter is another one: then this
-    /// begins anew, and says so.
+    /// Reads what was added, and calls `heard` with each event. A shorter file is another one: then it starts
+    /// again from the beginning, and returns that.
     ///
     /// # Errors
-    /// A file that is there and can't be read.
+    /// If the file exists and can't be read.
     pub fn follow(&mut self, out: &Path, mut heard: impl FnMut(&Event)) -> io::Result<Followed> {
         let mut file = match File::open(out.join(EVENTS)) {
             Ok(file) => file,
@@ -96,10 +96,10 @@ impl EventsSoFar {
         file.seek(SeekFrom::Start(self.read))?;
         let mut added = Vec::new();
         file.read_to_end(&mut added)?;
-        // The rest of a line comes with its end.
+        // An incomplete line is read later, when it is complete.
         let whole = added.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
         for line in added[..whole].split(|byte| *byte == b'\n') {
-            // What another version wrote is nothing to this one.
+            // Unknown events of other versions are ignored.
             let Ok(event) = serde_json::from_slice::<Event>(line) else { continue };
             self.note(&event);
             heard(&event);
@@ -111,19 +111,19 @@ impl EventsSoFar {
     fn note(&mut self, event: &Event) {
         if let Event::Step { stage, seed, step, rows, .. } = event {
             let steps = self.steps.entry((stage.clone(), *seed)).or_default();
-            // A stage that goes on from a checkpoint, or begins again, does its steps once more.
+            // A stage that resumes from a checkpoint, or starts again, repeats its steps.
             steps.split_off(step);
             steps.insert(*step, rows.clone());
         }
     }
 
-    /// The steps as `metrics.parquet` will have them.
+    /// The steps, in the format of `metrics.parquet`.
     pub fn metrics(&self) -> ColumnTable {
         ColumnTable::from_rows(self.steps.values().flat_map(BTreeMap::values).flatten())
     }
 }
 
-/// What became of following a file.
+/// The result of following a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Followed {
     Read,
@@ -172,7 +172,7 @@ mod tests {
         file.note(&step("b", 0, 100.0)).unwrap();
         assert_eq!(so_far.follow(folder.path(), |_| ()).unwrap(), Followed::Read);
         assert_eq!(losses(&so_far), [0.0, 1.0, 2.0, 3.0, 100.0]);
-        // Killed in the midst of a line; the next run goes on from the checkpoint after two steps.
+        // Killed in the middle of a line; the next run resumes from the checkpoint after two steps.
         drop(file);
         let path = folder.path().join(EVENTS);
         let before = std::fs::read(&path).unwrap();
@@ -183,7 +183,7 @@ mod tests {
         let mut heard = 0;
         so_far.follow(folder.path(), |_| heard += 1).unwrap();
         assert_eq!((heard, losses(&so_far)), (1, vec![0.0, 1.0, 20.0, 100.0]));
-        // Finished: the file is gone; another run's is noticed by its length.
+        // Finished: the file is removed; the file of another run is recognised by its length.
         file.note(&Event::Finished { seconds: 1.0, peak_memory: 1 }).unwrap();
         assert_eq!(so_far.follow(folder.path(), |_| ()).unwrap(), Followed::Absent);
         EventFile::of(folder.path()).unwrap().note(&step("a", 0, 7.0)).unwrap();

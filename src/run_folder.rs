@@ -22,12 +22,12 @@ pub const WEIGHTS: &str = "weights.parquet";
 pub struct RunFolder {
     pub path: PathBuf,
     pub plan: Plan,
-    /// None of a run that was not finished, and so none where they are those of another plan.
+    /// `None` if the run was not finished, so also if the results are those of another plan.
     pub results: Option<Results>,
-    /// The experiment's text, and that of the modules beside it by file name.
+    /// The text of the experiment, and those of its modules by file name.
     pub source: String,
     pub modules: Vec<(String, String)>,
-    /// None of what an earlier version left.
+    /// `None` for a run of an older version.
     pub provenance: Option<RunProvenance>,
 }
 
@@ -50,7 +50,7 @@ impl RunFolder {
         let plan: Plan = json(&plan_file)?;
         let results_file = path.join("results.json");
         let results: Option<Results> = if results_file.is_file() { Some(json(&results_file)?) } else { None };
-        // Those of another plan, which was there before, are not of this run.
+        // Results of another plan are from an earlier run.
         let results = results.filter(|results| results.plan == plan.hash);
         let source = text(&path.join("source.mopd"))?;
         let mut modules = Vec::new();
@@ -65,7 +65,7 @@ impl RunFolder {
         Ok(RunFolder { path: path.to_owned(), plan, results, source, modules, provenance })
     }
 
-    /// Some of its Parquet files, in that order; none of those that the run did not leave.
+    /// Some of its Parquet files, in this order; `None` for files that the run does not have.
     pub fn tables<const N: usize>(&self, names: [&str; N]) -> Result<[Option<ColumnTable>; N], Problem> {
         let files = names.map(|name| self.path.join(name)).map(|file| file.is_file().then_some(file));
         let mut asked = Vec::new();
@@ -73,12 +73,12 @@ impl RunFolder {
             asked.push(as_text(file)?);
         }
         let mut found = if asked.is_empty() { Vec::new() } else { read(asked)? }.into_iter();
-        // The worker answers file by file, in the order in which it was asked.
+        // The worker returns the files in the order of the request.
         Ok(files.map(|file| file.and_then(|_| found.next())))
     }
 }
 
-/// Where the results of a run go: where it is told, where the experiment says, else runs/NAME.
+/// The results folder of a run: the given one, the one in the experiment, otherwise runs/NAME.
 pub fn out_folder(wanted: Option<&Path>, plan: &Plan) -> PathBuf {
     let experiment = &plan.experiment;
     match (wanted, &experiment.out) {
@@ -88,7 +88,7 @@ pub fn out_folder(wanted: Option<&Path>, plan: &Plan) -> PathBuf {
     }
 }
 
-/// An experiment's name as the name of a folder.
+/// An experiment's name, as a folder name.
 fn folder_name(name: &str) -> String {
     let safe = |c: char| if c.is_alphanumeric() || "-_. ".contains(c) { c } else { '-' };
     let name: String = name.chars().map(safe).collect();
@@ -96,7 +96,7 @@ fn folder_name(name: &str) -> String {
     if name.is_empty() { "experiment".to_owned() } else { name.to_owned() }
 }
 
-/// The part of a plan that tells whether the rest can be read.
+/// The field of a plan that says whether the rest can be read.
 #[derive(serde::Deserialize)]
 struct Schema {
     schema: u32,
@@ -115,18 +115,18 @@ fn json<T: DeserializeOwned>(path: &Path) -> Result<T, Problem> {
     })
 }
 
-/// A table that a run left, column by column.
+/// A table of a run, column by column.
 #[derive(Clone, Debug, Default)]
 pub struct ColumnTable(Vec<ReadColumn>);
 
 impl ColumnTable {
-    /// Of rows as events have them: a column for every name that one of them has.
+    /// A table from the rows of events: with a column for every name that occurs in a row.
     pub fn from_rows<'a>(rows: impl IntoIterator<Item = &'a MetricsRow>) -> ColumnTable {
         let rows: Vec<&MetricsRow> = rows.into_iter().collect();
         let names: BTreeSet<&String> = rows.iter().flat_map(|row| row.keys()).collect();
         let column = |name: &String| {
             let cells = || rows.iter().map(|row| row.get(name));
-            // A field of a row has one type.
+            // All values of a field have one type.
             let values = match cells().flatten().next() {
                 Some(Value::String(_)) => {
                     let text = |cell: Option<&Value>| cell?.as_str().map(str::to_owned);
@@ -163,13 +163,13 @@ impl ColumnTable {
         self.0.iter().find(|column| column.name == name).map(|column| &column.values)
     }
 
-    /// Columns whose names begin so.
+    /// The columns whose names begin with this.
     pub fn columns<'a>(&'a self, beginning: &'a str) -> impl Iterator<Item = &'a str> {
         let names = self.0.iter().map(|column| column.name.as_str());
         names.filter(move |name| name.starts_with(beginning))
     }
 
-    /// The text in a row; empty where there is none.
+    /// The text in a row; empty if there is none.
     pub fn text(&self, name: &str, row: usize) -> &str {
         match self.values(name) {
             Some(ColumnValues::Texts(values)) => {
@@ -179,7 +179,7 @@ impl ColumnTable {
         }
     }
 
-    /// The whole number in a row; 0 where there is none.
+    /// The integer in a row; 0 if there is none.
     pub fn whole(&self, name: &str, row: usize) -> u64 {
         match self.values(name) {
             Some(ColumnValues::Wholes(values)) => values.get(row).copied().flatten().unwrap_or_default(),

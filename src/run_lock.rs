@@ -1,5 +1,4 @@
-//! The lock of a folder of results: two writers would leave the tables of one beside the plan of the
-//! other.
+//! The lock of a results folder: two writers would mix the tables of one run with the plan of the other.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,11 +9,11 @@ use mopd_store::files::remove_partial;
 use crate::output::printable;
 use crate::problem::Problem;
 
-/// In the folder of results.
+/// The file name in the results folder.
 pub const LOCK: &str = ".lock";
 
 /// # Errors
-/// Where a file stands in the place of a folder of results, or of one above it.
+/// If there is a file in place of a results folder, or of a folder above it.
 pub fn check_folder(folder: &Path) -> Result<(), Problem> {
     let there = folder.ancestors().find(|path| path.symlink_metadata().is_ok());
     let Some(file) = there.filter(|path| !path.is_dir()) else { return Ok(()) };
@@ -24,7 +23,7 @@ pub fn check_folder(folder: &Path) -> Result<(), Problem> {
         .help("name a folder, or one that is yet to be made: `--out DIR`"))
 }
 
-/// The right to write to a folder of results; let go of when dropped.
+/// The lock of a results folder, released when dropped.
 pub struct RunLock {
     folder: PathBuf,
     lock: Lock,
@@ -32,7 +31,7 @@ pub struct RunLock {
 
 impl RunLock {
     /// # Errors
-    /// Where another command has it, or the folder can't be written to.
+    /// If another command has the lock, or the folder can't be written to.
     pub fn take(folder: &Path) -> Result<RunLock, Problem> {
         check_folder(folder)?;
         let path = folder.join(LOCK);
@@ -46,11 +45,11 @@ impl RunLock {
                  is computed once either way",
             ));
         };
-        // Whoever had it before may have been killed while it wrote.
+        // The last holder may have been killed during a write.
         remove_partial(folder, None);
         let words: Vec<String> =
             std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
-        // Who it is helps whoever waits; the lock is one without.
+        // The note helps waiting users; the lock also works without it.
         let _ = lock.note(&format!("`mopd {}`, process {}\n", words.join(" "), std::process::id()));
         Ok(RunLock { folder: folder.to_owned(), lock })
     }
@@ -60,7 +59,7 @@ impl RunLock {
     }
 
     /// # Errors
-    /// Where the folder was taken away while it was written to: what was there before is missing now.
+    /// If the folder was removed while it was written to: earlier files are missing now.
     pub fn check(&self) -> Result<(), Problem> {
         if self.lock.in_place().unwrap_or(false) {
             return Ok(());

@@ -1,4 +1,4 @@
-//! What this version can't execute, said by name where it was asked for.
+//! Refusals: what this version can't execute, reported by name at its place.
 
 use std::fmt::Display;
 
@@ -9,48 +9,48 @@ use mopd_lang::source::{FileId, Span};
 
 use crate::expr::roles::Role;
 
-/// A conversion from what the language says to what the runtime executes; its error is one refusal.
+/// A conversion from the language's types to the runtime's; its error is one refusal.
 pub type Converted<T> = Result<T, Box<Diagnostic>>;
 
-/// The table that origins point into.
+/// The table that origins index, with the names of the current stage.
 #[derive(Clone, Copy)]
 pub struct Origins<'a> {
     pub spans: &'a [Span],
-    /// Of the stage at hand.
+    /// The roles of the current stage.
     pub roles: &'a StageRoles,
-    /// The ladders by which its rollouts change, in the order in which a plan has them.
+    /// The ladders that its rollouts depend on, in the order of the plan.
     pub ladders: &'a [Formula],
-    /// The models that learn in turns in it, and which of them this is about.
+    /// The models that are trained in turns in it, and the index of the current one.
     pub learners: (&'a [JointMember], usize),
 }
 
-/// What the names of teachers stand for in a stage.
+/// What the names of teachers refer to in a stage.
 #[derive(Default)]
 pub struct StageRoles {
     /// The scorers after the reference, in order.
     pub named: Vec<NamedScorer>,
     pub sums: Vec<SummedTeachers>,
-    /// Those that may have nothing to read for a completion, or nothing to say of its prompt.
+    /// Those that may lack an input for a completion, or a discussion of its prompt.
     pub partial: Vec<Role>,
-    /// The panels whose members are among them, in the order in which a plan has them.
+    /// The panels of its members, in the order of the plan.
     pub panels: Vec<PanelId>,
-    /// The teachers that a model writes feedback for, in that order.
+    /// The teachers that a model writes feedback for, in the order of the plan.
     pub feedback: Vec<TeacherId>,
-    /// What is learned for what teachers see: one, where this version runs it.
+    /// The learned schedules in the teachers' templates; this version runs a single one.
     pub learned: Vec<Formula>,
 }
 
-/// A teacher that a stage scores.
+/// A teacher that scores in a stage.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct NamedScorer {
     pub teacher: TeacherId,
-    /// Before its own temperature.
+    /// Whether this is the teacher without its own temperature.
     pub bare: bool,
 }
 
-/// Teachers added up by `sum`.
+/// Teachers combined by `sum`.
 pub struct SummedTeachers {
-    /// None for the routed teacher.
+    /// `None` for the routed teacher.
     pub teacher: Option<TeacherId>,
     pub name: String,
     pub members: Vec<(f64, CheckedRole)>,
@@ -84,7 +84,7 @@ impl<'a> Origins<'a> {
         Origins { spans, roles: NO_ROLES, ladders: &[], learners: (&[], 0) }
     }
 
-    /// Where nobody asks for a place, there is no table.
+    /// Without a table of places, every origin has an empty span.
     pub fn span(self, origin: Origin) -> Span {
         if self.spans.is_empty() {
             return Span::new(FileId(0), 0, 0);
@@ -97,7 +97,7 @@ impl<'a> Origins<'a> {
     }
 }
 
-/// Where a formula stands, and what the names of teachers in it stand for.
+/// The place of a formula, and what the names of teachers in it refer to.
 #[derive(Clone, Copy)]
 pub struct At<'a> {
     pub span: Span,
@@ -110,14 +110,14 @@ impl From<At<'_>> for Span {
     }
 }
 
-/// This version can't execute `construct`, a noun phrase.
+/// The diagnostic that this version can't execute `construct`, a noun phrase.
 pub fn refused(at: impl Into<Span>, construct: impl Display) -> Box<Diagnostic> {
     Diagnostic::error(Code::NotSupported, at.into(), format!("{construct} is not supported yet"))
         .label("part of the language, but this version can't run it")
         .into()
 }
 
-/// Which of a stage's roles it is.
+/// The role of a stage that a checked role refers to.
 pub fn role(role: &CheckedRole, at: At) -> Converted<Role> {
     if let Some(sum) = at.roles.sum(role) {
         let construct = format!("`{}`, teachers added up by `sum`, outside of a divergence", sum.name);

@@ -1,8 +1,8 @@
-//! What the gradient audit must find, through its public interface: reference numbers for estimators and
-//! truncated divergences, and the verdicts on them.
+//! Tests of the gradient audit through its public interface: reference numbers for estimators and truncated
+//! divergences, and the verdicts on them.
 //!
-//! Numbers without a source of their own are of one pair of distributions over five tokens, the teacher's and
-//! the student's below, with gradients by the student's logits.
+//! Numbers without their own source are for one pair of distributions over five tokens, the teacher's and the
+//! student's below, with gradients with respect to the student's logits.
 
 use mopd_compiler::audit::{Audit, Expected, ObjectiveUse, Sampler, ToyModel, Verdict, audit, expected};
 use mopd_lang::experiment::{Objective, TeacherId};
@@ -51,7 +51,7 @@ fn audited(value: &str) -> Audit {
     audit(&term(value), &ObjectiveUse::unknown())
 }
 
-/// The verdict on the one term, on tokens of the student's own.
+/// The verdict on the one term, for tokens that the student samples.
 fn verdict(value: &str) -> String {
     audited(value).terms[0].findings[0].verdict.text()
 }

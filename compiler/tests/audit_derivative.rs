@@ -1,5 +1,5 @@
-//! The gradient audit and the compiler differentiate on their own: one by dual numbers over whole formulas,
-//! the other symbolically, node by node of a graph. Where both can, they must agree.
+//! The gradient audit and the compiler differentiate independently: the audit by dual numbers over whole
+//! formulas, the compiler symbolically, node by node of a graph. Where both apply, they must agree.
 
 use mopd_compiler::audit::{ToyModel, expected};
 use mopd_compiler::expr::batch::{Batch, Layout};

@@ -1,5 +1,5 @@
-//! Compiled programs give their memory back. In a file of its own, so that nothing else runs in the process
-//! measured.
+//! Compiled programs free their memory. This test has a file of its own, so that nothing else runs in the
+//! measured process.
 
 use mopd_compiler::expr::graph::{Graph, LiveId};
 use mopd_compiler::expr::jit::Program;

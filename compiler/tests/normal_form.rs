@@ -1,5 +1,5 @@
-//! Normal forms tell objectives apart: two whose numbers differ are printed differently, and one is printed
-//! in one way, whatever its names and layout are.
+//! Normal forms distinguish objectives: two that compute different numbers print differently, and an
+//! objective prints the same whatever its names and layout.
 
 use mopd_compiler::audit::{ToyModel, expected};
 use mopd_compiler::normal_form;
@@ -121,7 +121,7 @@ fn names_and_layout_make_no_difference() {
     assert_eq!(named("a", "clip_at"), named("b", "bound"));
 }
 
-/// Numbers from a seed, the same every time.
+/// Random numbers from a seed.
 struct Chance(u64);
 
 impl Chance {
@@ -207,7 +207,7 @@ impl Chance {
     }
 }
 
-/// Value and gradient in a toy where nothing is the same by chance.
+/// Value and gradient on toy models in which no two numbers are equal by chance.
 fn meaning(objective: &Objective) -> Option<Vec<f64>> {
     let toys = [
         ToyModel::of(&[0.31, 0.29, 0.19, 0.15, 0.06], &[0.48, 0.24, 0.16, 0.08, 0.04]),
@@ -222,7 +222,7 @@ fn meaning(objective: &Objective) -> Option<Vec<f64>> {
     Some(numbers)
 }
 
-/// Objectives made at random: where numbers differ, forms do. All pairs of a few hundred.
+/// Random objectives: if their numbers differ, so do their forms. Compares all pairs of a few hundred.
 #[test]
 fn objectives_that_compute_something_else_print_something_else() {
     let mut chance = Chance(7);

@@ -1,6 +1,6 @@
-// What libtorch's bindings for Rust leave out about GPUs. It needs headers of the CPU half alone: calls reach
-// CUDA through the hooks that its half registers when it is loaded. Every function answers whether it did what
-// it was asked; no exception leaves it.
+// GPU functions of libtorch that its bindings for Rust lack. Only headers of libtorch's CPU library are
+// needed: calls reach CUDA through the hooks that the CUDA library registers when it is loaded. Functions
+// report success in their result and throw no exceptions.
 
 #include <ATen/Context.h>
 #include <ATen/DeviceAccelerator.h>
@@ -29,7 +29,7 @@ template <typename F> int tried(F work) {
 
 c10::Device cuda(int device) { return {c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(device)}; }
 
-// `at::cuda::CUDAGraph`, found by the names that its functions have in the CUDA half: its header needs CUDA's.
+// `at::cuda::CUDAGraph`, found by its symbols in the CUDA library, because its header needs CUDA's headers.
 enum class Mode : int { thread_local_errors = 1 };
 
 struct GraphFunctions {
@@ -61,7 +61,7 @@ const GraphFunctions &functions() {
 }
 
 struct Graph {
-  // Several times what one takes in libtorch 2.11.
+  // Several times the size of a `CUDAGraph` in libtorch 2.11.
   alignas(64) unsigned char memory[1024] = {};
   c10::impl::VirtualGuardImpl guard{c10::DeviceType::CUDA};
   c10::Stream before;
@@ -82,25 +82,25 @@ struct Graph {
   }
 };
 
-// Page-locked memory, with an event behind the last asynchronous copy from or to it.
+// Page-locked memory, with an event recorded after the last asynchronous copy from or to it.
 struct Pinned {
   c10::DataPtr memory;
   c10::Event copied{c10::DeviceType::CUDA};
   c10::impl::VirtualGuardImpl guard{c10::DeviceType::CUDA};
 };
 
-// The last one of this thread. Its memory is what the next one uses: blocks of a graph's own pool go back to
-// the driver only when the driver has no more.
+// The last graph of this thread. The next graph reuses its memory, because blocks of a graph's private pool
+// go back to the driver only when the driver runs out of memory.
 thread_local std::shared_ptr<Graph> last;
 } // namespace
 
 extern "C" {
 
-// Bytes: free and in all, by the driver; held by tensors now and at most, by libtorch.
+// Bytes: free and total, from the driver; held by tensors now and at peak, from libtorch.
 int mopd_device_memory(int device, uint64_t out[4]) {
   return tried([&] {
     auto index = static_cast<c10::DeviceIndex>(device);
-    // It is asked before the first tensor is made, which would do this.
+    // This may be called before the first tensor, which would initialise the device.
     at::globalContext().lazyInitDevice(c10::DeviceType::CUDA);
     auto [free, total] = at::accelerator::getMemoryInfo(index);
     auto stats = at::accelerator::getDeviceStats(index);
@@ -116,14 +116,14 @@ int mopd_reset_peak_memory(int device) {
   return tried([&] { at::accelerator::resetPeakStats(static_cast<c10::DeviceIndex>(device)); });
 }
 
-// Blocks that no tensor holds go back to the driver.
+// Returns blocks that no tensor holds to the driver.
 int mopd_empty_cache() {
   return tried([] { at::accelerator::emptyCache(); });
 }
 
-// Waits until everything that was asked of the device is done: operators of all threads run on one stream. To wait
-// for the device itself would end what another thread captures (CUDA C++ Programming Guide, "Prohibited and Unhandled
-// Operations").
+// Waits until all work launched on the device is done: operators of all threads run on one stream. Waiting
+// for the device itself would invalidate another thread's capture (CUDA C++ Programming Guide, "Prohibited
+// and Unhandled Operations").
 int mopd_synchronize(int device) {
   return tried([&] {
     c10::impl::VirtualGuardImpl guard(c10::DeviceType::CUDA);
@@ -131,7 +131,7 @@ int mopd_synchronize(int device) {
   });
 }
 
-// The stream on which this thread's operators run, as the driver knows it.
+// The driver's handle of the stream on which this thread's operators run.
 int mopd_stream(int device, void **out) {
   return tried([&] {
     c10::impl::VirtualGuardImpl guard(c10::DeviceType::CUDA);
@@ -139,7 +139,7 @@ int mopd_stream(int device, void **out) {
   });
 }
 
-// From here on what this thread launches is captured and does not run; null where that can't be.
+// Starts to capture this thread's launches, which do not run then; null where that is not possible.
 void *mopd_graph_begin(int device) {
   std::unique_ptr<std::shared_ptr<Graph>> graph;
   tried([&] {
@@ -163,14 +163,14 @@ int mopd_graph_end(void *graph) {
   return ended;
 }
 
-// Launches what was captured, after what this thread launched before.
+// Launches the captured work, after this thread's earlier launches.
 int mopd_graph_replay(void *graph) {
   return tried([&] { functions().replay((*static_cast<std::shared_ptr<Graph> *>(graph))->memory); });
 }
 
 void mopd_graph_free(void *graph) { delete static_cast<std::shared_ptr<Graph> *>(graph); }
 
-// Null where that can't be. `memory` is where it is.
+// Allocates page-locked memory and writes its address to `memory`; null where that is not possible.
 void *mopd_pinned_new(size_t bytes, void **memory) {
   std::unique_ptr<Pinned> pinned;
   tried([&] {
@@ -182,7 +182,7 @@ void *mopd_pinned_new(size_t bytes, void **memory) {
   return pinned.release();
 }
 
-// What this thread has launched until now is what `mopd_pinned_wait` waits for.
+// Makes `mopd_pinned_wait` wait for everything that this thread has launched until now.
 int mopd_pinned_record(void *pinned, int device) {
   return tried([&] {
     auto &own = *static_cast<Pinned *>(pinned);
@@ -196,8 +196,8 @@ int mopd_pinned_wait(void *pinned) {
 
 void mopd_pinned_free(void *pinned) { delete static_cast<Pinned *>(pinned); }
 
-// Causal attention over packed sequences: queries, keys, values and where sequences begin and end, see `flash.rs`. A
-// window of 0 is none. Answers null, or what went wrong; the text is this thread's until it asks again.
+// Causal attention over packed sequences: queries, keys, values and bounds, see `flash.rs`. A window of 0
+// means none. Returns null, or an error message, which is valid until this thread's next call.
 const char *mopd_flash_attention(void *const in[4], int64_t longest, double scale, int64_t window, void **out) {
   static thread_local std::string message;
   try {
@@ -213,19 +213,19 @@ const char *mopd_flash_attention(void *const in[4], int64_t longest, double scal
   }
 }
 
-// How the device computes, for the whole process.
+// Sets how GPUs compute, for the whole process.
 int mopd_set_arithmetic(int deterministic, int tf32) {
   return tried([&] {
     auto &context = at::globalContext();
-    // An operator that has no deterministic form fails. If libtorch only warned of it, attention would take its
-    // other form too.
+    // Operators without a deterministic implementation fail. With a warning only, attention would use its
+    // nondeterministic implementation.
     context.setDeterministicAlgorithms(deterministic != 0, /*warn_only=*/false);
     context.setDeterministicFillUninitializedMemory(false);
     context.setDeterministicCuDNN(deterministic != 0);
     context.setBenchmarkCuDNN(false);
     context.setAllowTF32CuBLAS(tf32 != 0);
     context.setAllowTF32CuDNN(tf32 != 0);
-    // cuDNN's attention makes a plan for each new shape, and completions have new lengths in every step.
+    // cuDNN's attention builds a plan for each new shape, and completions have new lengths in every step.
     context.setSDPUseCuDNN(false);
   });
 }

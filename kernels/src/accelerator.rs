@@ -1,15 +1,15 @@
-//! What libtorch knows of a GPU: its memory, when it is done, how it computes. Each function answers none, or
-//! does nothing, where there is no GPU or the library was built without headers of libtorch.
+//! GPU functions of libtorch: memory statistics, synchronisation, arithmetic settings. Each returns `None`,
+//! or does nothing, where there is no GPU or this crate was built without libtorch's headers.
 
 /// Bytes of a GPU's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceMemory {
-    /// That nobody holds, by the driver.
+    /// Free, as the driver reports it.
     pub free: u64,
     pub total: u64,
-    /// That tensors of this process hold now.
+    /// Held by tensors of this process now.
     pub held: u64,
-    /// The same at most, since [`reset_peak_memory`].
+    /// Largest `held` since [`reset_peak_memory`].
     pub peak: u64,
 }
 
@@ -48,7 +48,7 @@ pub(crate) mod ffi {
     use std::ptr::null_mut;
 
     /// # Safety
-    /// As of the function that it stands for: nothing is written.
+    /// As for the C++ function that it replaces; it writes nothing.
     pub unsafe fn mopd_device_memory(_: c_int, _: *mut u64) -> c_int {
         0
     }
@@ -70,7 +70,7 @@ pub(crate) mod ffi {
     }
 
     /// # Safety
-    /// As of the function that it stands for: nothing is written.
+    /// As for the C++ function that it replaces; it writes nothing.
     pub unsafe fn mopd_stream(_: c_int, _: *mut *mut c_void) -> c_int {
         0
     }
@@ -80,7 +80,7 @@ pub(crate) mod ffi {
     }
 
     /// # Safety
-    /// As of the function that it stands for: no graph is made here.
+    /// As for the C++ function that it replaces; there are no graphs here.
     pub unsafe fn mopd_graph_end(_: *mut c_void) -> c_int {
         0
     }
@@ -96,13 +96,13 @@ pub(crate) mod ffi {
     pub unsafe fn mopd_graph_free(_: *mut c_void) {}
 
     /// # Safety
-    /// As of the function that it stands for: nothing is written.
+    /// As for the C++ function that it replaces; it writes nothing.
     pub unsafe fn mopd_pinned_new(_: usize, _: *mut *mut c_void) -> *mut c_void {
         null_mut()
     }
 
     /// # Safety
-    /// As of the function that it stands for: no such memory is made here.
+    /// As for the C++ function that it replaces; there is no such memory here.
     pub unsafe fn mopd_pinned_record(_: *mut c_void, _: c_int) -> c_int {
         0
     }
@@ -118,7 +118,7 @@ pub(crate) mod ffi {
     pub unsafe fn mopd_pinned_free(_: *mut c_void) {}
 
     /// # Safety
-    /// As of the function that it stands for: nothing is written.
+    /// As for the C++ function that it replaces; it writes nothing.
     pub unsafe fn mopd_flash_attention(
         _: *const *mut c_void,
         _: i64,
@@ -138,23 +138,23 @@ pub fn memory(device: usize) -> Option<DeviceMemory> {
     known.then_some(DeviceMemory { free, total, held, peak })
 }
 
-/// Begins the count of [`DeviceMemory::peak`] anew.
+/// Resets [`DeviceMemory::peak`].
 pub fn reset_peak_memory(device: usize) {
     ffi::mopd_reset_peak_memory(device as i32);
 }
 
-/// Gives memory that no tensor holds back to the driver, for other processes.
+/// Returns memory that no tensor holds to the driver, for other processes.
 pub fn empty_cache() {
     ffi::mopd_empty_cache();
 }
 
-/// Waits until everything that was asked of the device is done: a clock that is read before that has measured
-/// how long it took to ask.
+/// Waits until all work launched on the device is done. A clock that is read earlier measures only the
+/// launches.
 pub fn synchronize(device: usize) {
     ffi::mopd_synchronize(device as i32);
 }
 
-/// How GPUs compute, for the whole process: whether sums are taken in the same order each time, and whether
+/// Sets how GPUs compute, for the whole process: whether sums are always taken in the same order, and whether
 /// products of f32 matrices may round their factors to TF32.
 pub fn set_arithmetic(deterministic: bool, tf32: bool) {
     ffi::mopd_set_arithmetic(deterministic.into(), tf32.into());

@@ -1,9 +1,9 @@
 //! Causal attention over whole sequences of any lengths, forward and backward.
 //!
-//! What a sequence's head does is a few small products of matrices. libtorch's operator wants sequences side
-//! by side, padded to the longest, with heads before tokens; here they are read where the projections left
-//! them, end to end. The weights of a softmax are made again for the backward pass, block by block
-//! (arXiv:2205.14135): memory grows with the length, not with its square.
+//! Each head of a sequence is a few small matrix products. libtorch's operator needs sequences in a batch,
+//! padded to the longest, with heads before tokens; these loops read them packed, as the projections wrote
+//! them. The backward pass recomputes the softmax block by block (arXiv:2205.14135), so that memory grows
+//! linearly with the length.
 
 use std::ops::Range;
 
@@ -14,22 +14,22 @@ use crate::lanes::LANES;
 use crate::thread_pool::DisjointSlices;
 use crate::{Loop, Scalar, with_cpu_features};
 
-/// Of a layer's attention.
+/// The shape of a layer's attention.
 #[derive(Clone, Copy)]
 pub struct AttentionHeads {
     pub heads: usize,
-    /// Heads of keys and values; each serves as many heads of queries (arXiv:2305.13245).
+    /// Heads of keys and values; each is shared by `heads / groups` heads of queries (arXiv:2305.13245).
     pub groups: usize,
     pub width: usize,
-    /// Products of queries and keys are multiplied by it.
+    /// Factor of the products of queries and keys.
     pub scale: f32,
     /// A token sees itself and the `window - 1` before it.
     pub window: usize,
 }
 
 impl AttentionHeads {
-    /// Numbers of a token's queries, keys and values: all heads of queries, then the groups of keys, then
-    /// those of values.
+    /// Numbers of a token's queries, keys and values, stored in this order: all heads of queries, then the
+    /// groups of keys, then those of values.
     pub fn projected(&self) -> usize {
         (self.heads + 2 * self.groups) * self.width
     }
@@ -43,11 +43,11 @@ impl AttentionHeads {
     }
 }
 
-/// Queries that go through a product together: enough for its full speed, and few enough that little above
-/// the diagonal is computed.
+/// Queries per block: enough for the full speed of a product, and few enough to compute little above the
+/// diagonal.
 const BLOCK: usize = 64;
 
-/// Queries of a sequence, and the keys that some of them see.
+/// Some queries of a sequence, and the keys that any of them sees.
 struct Block {
     queries: Range<usize>,
     keys: Range<usize>,
@@ -63,14 +63,14 @@ fn blocks(heads: &AttentionHeads, sequence: &Range<usize>) -> impl Iterator<Item
 }
 
 impl Block {
-    /// The keys that a query sees, counted from the block's first key.
+    /// The keys that a query sees, relative to the block's first key.
     fn seen(&self, query: usize, window: usize) -> Range<usize> {
         let token = self.queries.start + query;
         (token + 1).saturating_sub(window).saturating_sub(self.keys.start)..token + 1 - self.keys.start
     }
 }
 
-/// A matrix of the rows of some tokens, `stride` numbers each, from the `first` of each row on.
+/// A matrix of `columns` columns, from column `first` on, of the rows of some tokens, `stride` numbers each.
 fn part<'a, T>(
     numbers: &'a [T],
     tokens: &Range<usize>,
@@ -82,13 +82,13 @@ fn part<'a, T>(
     Grid::new(&numbers[begin..(tokens.end - 1) * stride + first + columns], tokens.len(), columns, stride)
 }
 
-/// Workers write to the rows of their own sequences.
+/// Checks that sequences are disjoint, because workers write to the rows of their own sequences.
 fn check_apart(sequences: &[Range<usize>]) {
     assert!(sequences.windows(2).all(|pair| pair[0].end <= pair[1].start), "a token is of one sequence");
 }
 
-/// `projected` is `[tokens, Heads::projected]`, with queries and keys in their positions; `attended` becomes
-/// `[tokens, heads * width]`. `sequences` are ranges of tokens that rise, none of them empty.
+/// `projected` is `[tokens, AttentionHeads::projected]`, with rotated queries and keys; the result `attended`
+/// is `[tokens, heads * width]`. `sequences` are ascending ranges of tokens, none of them empty.
 pub(crate) fn forward<T: Factor + Send + Sync>(
     cpu: Cpu,
     heads: &AttentionHeads,
@@ -126,8 +126,8 @@ pub(crate) fn forward<T: Factor + Send + Sync>(
     });
 }
 
-/// The softmax of a block's scores, `[queries, keys]`: in single precision into `scores`, and into `weights`
-/// as products read it.
+/// The softmax of a block's scores, `[queries, keys]`: in single precision into `scores`, and rounded to the
+/// type of matrix products into `weights`.
 fn weigh<T: Factor>(
     heads: &AttentionHeads,
     block: &Block,
@@ -156,7 +156,7 @@ fn weigh<T: Factor>(
     }
 }
 
-/// Of one row, in its place.
+/// The softmax of one row, in place.
 struct Softmax<'a, T> {
     scale: f32,
     scores: &'a mut [f32],
@@ -190,8 +190,8 @@ impl<T: Scalar> Loop for Softmax<'_, T> {
     }
 }
 
-/// From d loss / d attended: d loss / d projected. `projected` and `attended` are what [`forward`] read and
-/// returned.
+/// From d loss / d attended: d loss / d projected. `projected` and `attended` are the input and output of
+/// [`forward`].
 pub(crate) fn backward<T: Factor + Send + Sync>(
     cpu: Cpu,
     heads: &AttentionHeads,
@@ -218,8 +218,8 @@ pub(crate) fn backward<T: Factor + Send + Sync>(
             for head in group * per_group..(group + 1) * per_group {
                 for block in blocks(heads, sequence) {
                     let given = Given { projected, attended, grad_attended, head, group, block };
-                    // SAFETY: workers have sequences and groups of their own, and with them the places of
-                    // their queries, keys and values.
+                    // SAFETY: workers have disjoint pairs of sequence and group, and therefore disjoint
+                    // queries, keys and values.
                     unsafe { given.backward(heads, &mut scratch, &grad_projected) };
                 }
             }
@@ -237,9 +237,9 @@ struct Given<'a, T> {
     block: Block,
 }
 
-/// What a worker needs for a block.
+/// A worker's buffers for a block.
 struct Scratch<T> {
-    /// `[queries, keys]`: the softmax, in single precision and as products read it.
+    /// `[queries, keys]`: the softmax, in single precision and in the type of matrix products.
     scores: Vec<f32>,
     weights: Vec<T>,
     /// d loss / d weights, and d loss / d scores.
@@ -261,7 +261,7 @@ impl<T: Factor> Given<'_, T> {
     /// O)), dQ = dS K, dK = dS' Q (arXiv:2205.14135, appendix B.4).
     ///
     /// # Safety
-    /// Nobody else reads or writes the places of this sequence's head and group.
+    /// No other thread accesses the gradients of this sequence's head and group.
     unsafe fn backward(
         &self,
         heads: &AttentionHeads,
@@ -286,7 +286,7 @@ impl<T: Factor> Given<'_, T> {
             }
         }
         let grad_rows = Grid::new(grad_output, rows, width, width);
-        // SAFETY: made that long.
+        // SAFETY: the buffer has that length.
         unsafe { multiply_small(grad_rows, values.transposed(), 0.0, grad_weights.as_mut_ptr(), columns) };
         for (row, query) in block.queries.clone().enumerate() {
             let (range, output) = (row * columns..(row + 1) * columns, place(query)..place(query) + width);
@@ -301,8 +301,8 @@ impl<T: Factor> Given<'_, T> {
         }
         let (weights, grad_scores) =
             (Grid::new(weights, rows, columns, columns), Grid::new(grad_scores, rows, columns, columns));
-        // SAFETY: rows of the block's tokens, `stride` apart, within the whole; the places are the caller's
-        // alone.
+        // SAFETY: these are rows of the block's tokens, `stride` apart, within the buffer; only the caller
+        // accesses them.
         unsafe {
             let to = |tokens: &Range<usize>, first: usize| {
                 grad_projected.pointer_at(tokens.start * stride + first)

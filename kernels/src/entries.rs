@@ -1,5 +1,5 @@
-//! Sums over the entries of next-token distributions, and gradients by entry, from log-probabilities: each is
-//! read once.
+//! Sums over the entries of next-token distributions, and gradients with respect to entries, from
+//! log-probabilities, each of which is read once.
 
 use std::ops::Range;
 
@@ -9,11 +9,11 @@ use crate::lanes::{folded, summed};
 use crate::thread_pool::DisjointSlices;
 use crate::{Loop, with_cpu_features};
 
-/// What is summed over the entries of a row, `l` and `r` being its log-probabilities on two sides.
+/// The summand over the entries of a row; `l`, `r` are log-probabilities of the left and right side.
 #[derive(Clone, Copy)]
 pub enum Sum {
-    /// `p (l - r) - p + q`: the generalized KL divergence of the left side from the right, so that it is
-    /// exactly 0 where they are equal.
+    /// `p (l - r) - p + q`: the generalized KL divergence of the left side from the right, which is exactly
+    /// 0 where they are equal.
     Kl,
     /// `-p l`
     Entropy,
@@ -22,29 +22,29 @@ pub enum Sum {
 /// d generalized KL divergence / d log-probability.
 #[derive(Clone, Copy)]
 pub enum KlGradient {
-    /// Of the left side: `p (l - r)`.
+    /// With respect to the left side: `p (l - r)`.
     KlByLeft,
-    /// Of the right side: `q - p`.
+    /// With respect to the right side: `q - p`.
     KlByRight,
 }
 
-/// Entries that a thread takes at a time: they stay in its nearest cache, and their sum in single precision
-/// keeps its digits.
+/// Entries per piece of work: few enough to stay in the L1 cache, and to be summed accurately in single
+/// precision.
 const PIECE: usize = 1 << 11;
 
-/// The largest of the logits of one row; none where one of them is not finite.
+/// The largest logit of one row; `None` if one of them is not finite.
 pub fn largest(logits: &[f32]) -> Option<f32> {
     let mut found = None;
     with_cpu_features(|| {
         let largest = folded(logits, f32::NEG_INFINITY, f32::max);
-        // 0 times what is not finite is NaN, and so is any sum with it.
+        // 0 times a number that is not finite is NaN, and so is any sum with it.
         let zero = folded(logits, 0.0, |sum, logit| sum + 0.0 * logit);
         found = (zero == 0.0).then_some(largest);
     });
     found
 }
 
-/// A sum of each row of `width` entries.
+/// Sums each row of `width` entries into `to`, one number per row.
 pub fn sums(cpu: Cpu, sum: Sum, width: usize, l: &[f32], r: &[f32], to: &mut [f32]) {
     assert!(l.len() == r.len() && l.len() == to.len() * width);
     let pieces = width.div_ceil(PIECE);
@@ -53,7 +53,7 @@ pub fn sums(cpu: Cpu, sum: Sum, width: usize, l: &[f32], r: &[f32], to: &mut [f3
     cpu.parallel(|worker| {
         for index in worker.range(rows * pieces, 1) {
             let range = piece(index, pieces, width);
-            // SAFETY: every piece has a number of its own.
+            // SAFETY: every piece has its own sum.
             let to = unsafe { &mut places.slice_mut(index..index + 1)[0] };
             with_cpu_features(Summed { sum, l: &l[range.clone()], r: &r[range], to });
         }
@@ -63,7 +63,7 @@ pub fn sums(cpu: Cpu, sum: Sum, width: usize, l: &[f32], r: &[f32], to: &mut [f3
     }
 }
 
-/// Gradients of every entry, times a factor of its row; 0 where that is, also of an infinite gradient.
+/// Gradients of every entry, times its row's factor; 0 where the factor is, even for infinite gradients.
 pub fn gradients(
     cpu: Cpu,
     gradient: KlGradient,
@@ -79,7 +79,7 @@ pub fn gradients(
     cpu.parallel(|worker| {
         for index in worker.range(factors.len() * pieces, 1) {
             let range = piece(index, pieces, width);
-            // SAFETY: pieces are apart.
+            // SAFETY: pieces are disjoint.
             let to = unsafe { to.slice_mut(range.clone()) };
             with_cpu_features(Graded {
                 gradient,
@@ -92,7 +92,7 @@ pub fn gradients(
     });
 }
 
-/// The entries of a piece, among those of all rows.
+/// The range of a piece's entries among those of all rows.
 fn piece(index: usize, pieces: usize, width: usize) -> Range<usize> {
     let (row, piece) = (index / pieces * width, index % pieces * PIECE);
     row + piece..row + (piece + PIECE).min(width)

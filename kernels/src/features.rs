@@ -1,6 +1,6 @@
-//! What the processor can do, and loops that are compiled for each kind of registers.
+//! Detection of CPU features, and loops that are compiled once per instruction set.
 
-/// What the processor can do.
+/// The instruction sets that the loops are compiled for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum CpuFeatures {
     #[cfg(target_arch = "x86_64")]
@@ -28,7 +28,7 @@ impl CpuFeatures {
         CpuFeatures::Any
     }
 
-    /// Whether it multiplies numbers in bf16 as they are.
+    /// Whether the CPU multiplies bf16 numbers without conversion.
     pub fn has_bf16(self) -> bool {
         #[cfg(target_arch = "x86_64")]
         return self == CpuFeatures::Avx512 { bf16: true };
@@ -36,7 +36,7 @@ impl CpuFeatures {
         false
     }
 
-    /// Results of different ones may differ in their last bits.
+    /// A name for keys: results may differ in their last bits between instruction sets.
     pub fn name(self) -> &'static str {
         match self {
             #[cfg(target_arch = "x86_64")]
@@ -50,9 +50,9 @@ impl CpuFeatures {
     }
 }
 
-/// A loop that is compiled for each kind of registers.
+/// A loop that is compiled for each instruction set.
 pub trait Loop {
-    /// To be inlined in any case: a function that is called would be compiled for the smallest registers.
+    /// Must be `#[inline(always)]`: a called function would be compiled for the narrowest registers.
     fn run(self);
 }
 
@@ -64,8 +64,8 @@ impl<F: FnOnce()> Loop for F {
     }
 }
 
-/// Runs a loop with the widest registers that the processor has. None of them changes a result: nothing is
-/// fused or reordered.
+/// Runs a loop with the widest registers that the CPU has. The choice changes no result, because the compiler
+/// neither fuses nor reorders operations.
 pub fn with_cpu_features(work: impl Loop) {
     #[cfg(target_arch = "x86_64")]
     {

@@ -1,13 +1,12 @@
-//! Elementary functions in forms that the compiler can compute for many numbers at once: without branches and
-//! without calls.
+//! Elementary functions in forms that the compiler can vectorise: without branches and without calls.
 
 use serde::{Deserialize, Serialize};
 
-/// The exponential. Relative error below 2e-7; 0 below -87, and never infinite: beyond 88 it stays at
+/// The exponential. Relative error below 2e-7. It is 0 below -87, and never infinite: above 88 it stays at
 /// exp(88).
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
-    /// Adding it to a number below 2^22 rounds that to an integer, which then stands in the lowest bits.
+    /// Adding it to a number below 2^22 rounds the number to an integer, held in the lowest bits of the sum.
     const ROUND: f32 = 12_582_912.0;
     /// log(2) in two parts; the first has so few bits that its product with an exponent is exact.
     const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
@@ -21,7 +20,7 @@ pub fn exp(x: f32) -> f32 {
     let sum = sum * rest + 0.166_665_21;
     let sum = sum * rest + 0.499_999_94;
     let near_one = sum * (rest * rest) + rest + 1.0;
-    // 2^n: the integer, moved to where an exponent stands.
+    // 2^n: the integer, shifted to the bits of the exponent.
     let power = f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
     if x < -87.0 { 0.0 } else { near_one * power }
 }
@@ -30,15 +29,15 @@ pub fn exp(x: f32) -> f32 {
 const GELU_SCALE: f32 = 0.797_884_6;
 const GELU_CUBE: f32 = 0.044_715;
 
-/// What GELU takes the hyperbolic tangent of.
+/// The argument of GELU's hyperbolic tangent.
 #[inline(always)]
 fn gelu_inner(x: f32, scale: f32) -> f32 {
     scale * (x + GELU_CUBE * x * x * x)
 }
 
-/// GELU with the C library's tangent, which has all of its digits: for decoding, where nothing waits for it.
+/// GELU with the C library's accurate tanh: for decoding, where its speed does not matter.
 pub(crate) fn gelu(x: f32) -> f32 {
-    // One digit in the last place beside `GELU_SCALE`: with that, the bits of decoded results would move.
+    // Differs from `GELU_SCALE` in the last digit; using that would change the bits of decoded results.
     let scale = std::f32::consts::FRAC_2_PI.sqrt();
     0.5 * x * (1.0 + gelu_inner(x, scale).tanh())
 }

@@ -1,5 +1,5 @@
-//! What stands between the products of a gated linear unit, and of the normalisation before it: each number
-//! read and written once, in single precision whatever it is stored in.
+//! Elementwise passes between the matrix products of a gated linear unit, and RMSNorm's backward pass: each
+//! number is read and written once, and computed in single precision for any storage type.
 
 use crate::Cpu;
 use crate::functions::Activation;
@@ -7,8 +7,8 @@ use crate::lanes::LANES;
 use crate::thread_pool::DisjointSlices;
 use crate::{Loop, Scalar, with_cpu_features};
 
-/// Rows of `[gate, up]`, `2 * inner` each, and what they are multiplied to: activation(gate) * up, `inner`
-/// each.
+/// From rows of `[gate, up]`, `2 * inner` each: stores them in `kept`, and activation(gate) * up, `inner`
+/// each, in `product`.
 pub(crate) fn forward<T: Scalar + Send + Sync>(
     cpu: Cpu,
     activation: Activation,
@@ -46,7 +46,7 @@ struct Forward<'a, T> {
 impl<T: Scalar> Loop for Forward<'_, T> {
     #[inline(always)]
     fn run(self) {
-        // The kind stands outside of the loop, or every number would ask for it.
+        // The match is outside of the loop, so that it is not evaluated for every number.
         match self.activation {
             Activation::Silu => self.all(Activation::Silu),
             Activation::Gelu => self.all(Activation::Gelu),
@@ -67,7 +67,7 @@ impl<T: Scalar> Forward<'_, T> {
     }
 }
 
-/// From what [`forward`] kept and d loss / d product: the product again, and d loss / d `[gate, up]`.
+/// From `kept` of [`forward`] and d loss / d product: recomputes the product, and d loss / d `[gate, up]`.
 pub(crate) fn backward<T: Scalar + Send + Sync>(
     cpu: Cpu,
     activation: Activation,
@@ -132,8 +132,8 @@ impl<T: Scalar> Backward<'_, T> {
     }
 }
 
-/// The backward pass of RMSNorm (arXiv:1910.07467): `x` are its rows, `scale` what they are multiplied by
-/// behind it. `grad_normed` is d loss / d normed, and becomes d loss / d scale, row by row; d loss / d x is
+/// The backward pass of RMSNorm (arXiv:1910.07467) of the rows in `x`, with the elementwise `scale`.
+/// `grad_normed` is d loss / d normed, and is overwritten with d loss / d scale, row by row; d loss / d x is
 /// added to `grad_x`.
 pub(crate) fn normalisation_backward<T: Scalar + Sync>(
     cpu: Cpu,
@@ -171,7 +171,7 @@ impl<T: Scalar> Loop for Normalisation<'_, T> {
     #[inline(always)]
     fn run(self) {
         let Normalisation { epsilon, x, scale, grad_normed, grad_x } = self;
-        // By lanes, so that many are summed at once.
+        // In lanes, so that the compiler can vectorise the sums.
         let (mut squares, mut along) = ([0.0f32; LANES], [0.0f32; LANES]);
         let chunks = x.chunks(LANES).zip(scale.chunks(LANES)).zip(grad_normed.chunks(LANES));
         for ((x, scale), grad_normed) in chunks {

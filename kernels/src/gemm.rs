@@ -1,4 +1,4 @@
-//! Products of small matrices, summed and returned in f32 whatever the matrices are in.
+//! Products of small matrices, summed and returned in f32 for f32 and bf16 matrices.
 
 use std::ffi::c_int;
 use std::ops::Range;
@@ -12,20 +12,20 @@ const ROWS_FIRST: c_int = 101;
 const AS_IT_IS: c_int = 111;
 const TRANSPOSED: c_int = 112;
 
-/// A matrix as its numbers stand, row by row.
+/// A row-major matrix with a row stride, possibly read as its transpose.
 #[derive(Clone, Copy)]
 pub struct Grid<'a, T> {
     numbers: &'a [T],
     rows: usize,
     columns: usize,
-    /// From one row to the next.
+    /// Numbers from one row to the next.
     stride: usize,
-    /// Read as its transpose.
+    /// Whether it is read as its transpose.
     transposed: bool,
 }
 
 impl<'a, T> Grid<'a, T> {
-    /// `numbers` begin with the first of the first row.
+    /// `numbers` begin with the first row's first number.
     pub fn new(numbers: &'a [T], rows: usize, columns: usize, stride: usize) -> Grid<'a, T> {
         assert!(
             columns <= stride && (rows == 0 || (rows - 1) * stride + columns <= numbers.len()),
@@ -65,9 +65,9 @@ impl<T: Scalar> Grid<'_, T> {
     }
 }
 
-/// What small matrices may be of.
+/// An element type of small matrices.
 pub trait Factor: Scalar {
-    /// By the matrix library; false where there is none.
+    /// Multiplies by the matrix library; returns false where there is none.
     ///
     /// # Safety
     /// As for [`multiply_small`].
@@ -84,7 +84,7 @@ impl Factor for bf16 {
         let [rows, columns, inner, stride_a, stride_b, stride] =
             [rows, columns, inner, a.stride, b.stride, stride].map(|size| size as c_int);
         let (from_a, from_b) = (a.numbers.as_ptr().cast(), b.numbers.as_ptr().cast());
-        // SAFETY: grids are within their numbers; the rest is the caller's promise.
+        // SAFETY: grids are within their numbers; the caller guarantees the rest.
         unsafe {
             gemm(
                 ROWS_FIRST,
@@ -114,7 +114,7 @@ impl Factor for f32 {
         let layout = |grid: &Grid<f32>| if grid.transposed { c"T" } else { c"N" };
         let [rows, columns, inner, stride_a, stride_b, stride] =
             [rows, columns, inner, a.stride, b.stride, stride].map(|size| size as c_int);
-        // Column by column, what stands row by row is its transpose; and (a b)' = b' a'.
+        // A row-major matrix read column-major is its transpose; and (a b)' = b' a'.
         // SAFETY: as above.
         unsafe {
             gemm(
@@ -137,12 +137,12 @@ impl Factor for f32 {
     }
 }
 
-/// `a b + beta c` into c, which stands row by row at `to`, `stride` from row to row. For matrices of which a
-/// thread multiplies many: within [`crate::Cpu::parallel`], each worker its own.
+/// Writes `a b + beta c` to c, which is row-major at `to` with row stride `stride`. Runs on the calling
+/// thread: within [`crate::Cpu::parallel`], each worker multiplies its own matrices.
 ///
 /// # Safety
-/// The product's rows at `to` are numbers that can be written, and nobody else reads or writes them
-/// meanwhile.
+/// The product's rows at `to` are valid for reads and writes, and no other thread accesses them during the
+/// call.
 pub unsafe fn multiply_small<T: Factor>(a: Grid<T>, b: Grid<T>, beta: f32, to: *mut f32, stride: usize) {
     let ([rows, inner], [inner_of_b, columns]) = (a.shape(), b.shape());
     assert!(inner == inner_of_b && columns <= stride, "matrices of other shapes");

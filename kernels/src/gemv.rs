@@ -1,8 +1,8 @@
 //! Products of a few rows with a large matrix.
 //!
 //! Generation multiplies a handful of rows with every matrix of the model: each weight is read once and used
-//! a few times, so the time is that of reading the weights. A general product first copies the matrix into
-//! another order; here it is read as it lies, `[outputs, inputs]`, along the inputs.
+//! a few times, so memory bandwidth bounds the time. A general product first packs the matrix into another
+//! layout; these loops read it in place, `[outputs, inputs]`, along the inputs.
 
 mod ahead;
 #[cfg(target_arch = "x86_64")]
@@ -37,7 +37,7 @@ impl Matrix<'_> {
         }
     }
 
-    /// Bytes of a number.
+    /// Bytes per number.
     fn element(&self) -> usize {
         match self {
             Matrix::F32(_) => size_of::<f32>(),
@@ -45,7 +45,7 @@ impl Matrix<'_> {
         }
     }
 
-    /// Where the weights of an output begin.
+    /// The address of the first weight of an output.
     pub fn prefetch(&self, output: usize, inputs: usize) -> Prefetch {
         Prefetch(match self {
             Matrix::F32(values) => values.as_ptr().wrapping_add(output * inputs).cast(),
@@ -54,13 +54,12 @@ impl Matrix<'_> {
     }
 }
 
-/// Weights that will be read soon, wherever they are: they are prefetched, not read.
+/// The address of weights that will be read soon. It is only prefetched, so it may be any address.
 #[derive(Clone, Copy)]
 pub struct Prefetch(*const u8);
 
-/// The rows on the left, `[rows, inputs]`. Where the matrix is in bf16 they are rounded to it, in both:
-/// `bf16` is for processors that multiply such numbers, and `f32` spares the others a conversion for each
-/// product.
+/// The rows on the left, `[rows, inputs]`. Where the matrix is bf16, both slices hold the rows rounded to
+/// bf16: `bf16` is for CPUs that multiply bf16 numbers, and `f32` saves the others a conversion per product.
 #[derive(Clone, Copy)]
 pub struct InputRows<'a> {
     pub inputs: usize,
@@ -74,45 +73,44 @@ impl InputRows<'_> {
     }
 }
 
-/// Where results go: row `r`, output `o` to `first + r * stride + o`.
+/// The destination of results: row `r`, output `o` goes to `first + r * stride + o`.
 pub struct GemvOutput<'a, 'b> {
     pub buffer: &'a DisjointSlices<'b, f32>,
     pub first: usize,
     pub stride: usize,
-    /// Added to what is there, instead of taking its place.
+    /// Whether results are added to the buffer instead of overwriting it.
     pub add: bool,
 }
 
-/// Outputs that are worked through before the next rows, at most: their weights stay in L2 meanwhile.
+/// Most outputs in a block, which is computed for all rows before the next: its weights stay in L2.
 const OUTPUTS: usize = 24;
 
-/// As many bytes of weights stay there.
+/// Bytes of weights that stay in L2.
 const L2_WEIGHTS: usize = 256 << 10;
 
-/// Bytes of a row that are worked through before the rest of it, where there are many rows: as much of eight
-/// of them stays in L2 beside the weights.
+/// Bytes per part of a row, where there are many rows and a row is processed in parts: such parts of eight
+/// rows stay in L2 along with the weights.
 const PART: usize = 16 << 10;
 
-/// How far ahead of its use a weight is prefetched, in bytes. The processor's own guesses are too short-
-/// sighted while rows are multiplied with each weight: without this, a product reaches a third to a half of
-/// the memory's rate.
+/// Prefetch distance in bytes. The hardware prefetcher does not run far enough ahead while several rows are
+/// multiplied with each weight: without this, a product reaches a third to a half of the memory bandwidth.
 const AHEAD: usize = 16 << 10;
 
-/// Sums of a tile, those of a row side by side.
+/// The sums of a tile, row by row.
 type Sums = [f32; 32];
 
-/// The same, each in as many lanes as the widest registers have.
+/// As [`Sums`], before the lanes of each register are added up.
 type Registers = [Register; 32];
 
 #[repr(align(64))]
 struct Register(#[allow(dead_code, reason = "read and written as a register")] [f32; LANES]);
 
-/// `x @ matrix^T`, for the outputs in `range`; sums are taken in single precision, each in an order that
-/// depends on nothing but the number of inputs. `bias` has one number per output of the matrix. `next` is
-/// where the thread reads on, if it is not behind `range`.
+/// `x @ matrix^T`, for the outputs in `range`. Sums are taken in single precision, in an order that depends
+/// on the number of inputs only. `bias` has one number per output of the matrix. `next` is the address that
+/// the thread reads after `range`, where that is not the next output.
 ///
 /// # Safety
-/// As for [`DisjointSlices::slice_mut`]: between two barriers nobody else touches the outputs in `range`.
+/// As for [`DisjointSlices::slice_mut`]: between two barriers only this call accesses the outputs in `range`.
 pub unsafe fn multiply(
     x: InputRows,
     matrix: Matrix,
@@ -128,18 +126,18 @@ pub unsafe fn multiply(
     let wide = is_wide(matrix, features);
     let most_rows = if wide { 8 } else { 4 };
     let passes = rows.div_ceil(most_rows);
-    // Where few rows wait for memory, weights are read as they lie: for one row, those of one output after
-    // the other, which is as fast as eight outputs side by side.
+    // With few rows, which memory bandwidth bounds, weights are read in place; a single row reads one output
+    // after the other, which is as fast as eight outputs side by side.
     let parts = if wide && rows > 4 { row_bytes.div_ceil(PART).max(1) } else { 1 };
     let part = x.inputs.div_ceil(parts).next_multiple_of(2 * LANES);
     let block = (L2_WEIGHTS / row_bytes.max(1) / OUTPUTS * OUTPUTS).clamp(OUTPUTS / 2, OUTPUTS);
     let mut sums: StripSums = [[0.0; OUTPUTS]; 8];
-    // To set them to something would take as long as some products.
+    // Uninitialised: clearing it would take as long as some products.
     let mut carried: Carried = [const { MaybeUninit::uninit() }; OUTPUTS / 2];
     let mut copies = COPIES.take();
     let x = copies.pad(x, matrix, wide);
-    // Where there are several passes, a block ahead: what all passes over this one read is as long as the
-    // next.
+    // With several passes, the distance is one block: all passes over a block together prefetch the next
+    // one.
     let distance = if passes == 1 && parts == 1 {
         outputs_at_once(wide, rows.min(most_rows)) * row_bytes + AHEAD
     } else {
@@ -156,12 +154,12 @@ pub unsafe fn multiply(
                 let inputs = first..(first + part).min(x.inputs);
                 let strip = Strip { x, row, matrix, outputs: outputs.clone(), inputs };
                 // SAFETY: rows and outputs are in bounds: `row + count <= rows`, and `outputs.end <=
-                // range.end`. Of several parts, a strip carries its sums from one to the next.
+                // range.end`. Where there are several parts, a strip carries its sums between them.
                 unsafe { strip.multiply((count, most), features, &mut ahead, &mut carried, &mut sums) };
             }
             for (index, sums) in sums[..count].iter().enumerate() {
                 let place = target.first + (row + index) * target.stride;
-                // SAFETY: the caller keeps these outputs to this call.
+                // SAFETY: by the caller's promise, no other thread accesses these outputs.
                 let places = unsafe { target.buffer.slice_mut(place + outputs.start..place + outputs.end) };
                 write(places, sums, bias.map(|bias| &bias[outputs.clone()]), target.add);
             }
@@ -171,7 +169,7 @@ pub unsafe fn multiply(
     COPIES.set(copies);
 }
 
-/// Whether the widest registers are used.
+/// Whether the product uses 512-bit registers.
 fn is_wide(matrix: Matrix, features: CpuFeatures) -> bool {
     match (matrix, features) {
         (Matrix::Bf16(_), features) => features.has_bf16(),
@@ -181,7 +179,7 @@ fn is_wide(matrix: Matrix, features: CpuFeatures) -> bool {
     }
 }
 
-/// As many outputs as have their sums in registers beside so many rows.
+/// Number of outputs whose sums fit in registers, for a tile of `rows` rows.
 fn outputs_at_once(wide: bool, rows: usize) -> usize {
     let most = if wide { [8, 8, 6, 6, 4, 4, 3, 3] } else { [4, 4, 4, 3, 1, 1, 1, 1] };
     most[rows - 1]
@@ -198,28 +196,28 @@ fn write(places: &mut [f32], sums: &[f32], bias: Option<&[f32]>, add: bool) {
     }
 }
 
-/// Some rows with the outputs of a block.
+/// The products of some rows with the outputs of a block.
 struct Strip<'a> {
     x: StridedRows<'a>,
     row: usize,
     matrix: Matrix<'a>,
     outputs: Range<usize>,
-    /// Those that are summed now. What came before them is carried.
+    /// The inputs that are summed now. Sums over earlier inputs are carried.
     inputs: Range<usize>,
 }
 
 /// Sums of a strip, by row.
 type StripSums = [[f32; OUTPUTS]; 8];
 
-/// Where tiles of a strip leave registers for the part of the inputs that comes next.
+/// Registers of a strip's tiles, carried from one part of the inputs to the next.
 type Carried = [MaybeUninit<Registers>; OUTPUTS / 2];
 
 impl Strip<'_> {
-    /// The products of so many rows, with so many outputs at a time, and one at a time where fewer are left.
+    /// Computes the products by tiles of `(rows, outputs)`, and the remaining outputs one by one.
     ///
     /// # Safety
-    /// The rows are in `x`, the outputs in the matrix, and the processor has the instructions. Of inputs that
-    /// others come before, `carried` is as it was left behind these.
+    /// The rows are in `x`, the outputs in the matrix, and the CPU has the instructions. Unless `inputs`
+    /// start at 0, `carried` is as the call for the preceding inputs left it.
     unsafe fn multiply(
         &self,
         tile: (usize, usize),
@@ -258,7 +256,7 @@ impl Strip<'_> {
         carried: &mut Carried,
         sums: &mut StripSums,
     ) {
-        // What sums all inputs carries nothing.
+        // A strip that sums all inputs at once carries nothing.
         let parts = self.inputs.len() < self.x.inputs;
         let (whole, mut index) = (self.outputs.len() / O * O, 0);
         for place in (0..whole).step_by(O) {
@@ -273,7 +271,7 @@ impl Strip<'_> {
         }
     }
 
-    /// `O` outputs from the one in that place of the block.
+    /// Computes the tile of `O` outputs from index `place` of the block on.
     ///
     /// # Safety
     /// As for [`Strip::multiply`].
@@ -292,8 +290,8 @@ impl Strip<'_> {
         let sums_of = &mut sums;
         let from = row * x.stride..(row + R - 1) * x.stride + inputs;
         let weights = output * inputs..(output + O) * inputs;
-        // SAFETY: the slices are in bounds by the caller's promise, and each version runs where its
-        // instructions are.
+        // SAFETY: the slices are in bounds by the caller's promise, and each version runs on CPUs that have
+        // its instructions.
         unsafe {
             match (matrix, features) {
                 #[cfg(target_arch = "x86_64")]
@@ -336,7 +334,7 @@ impl Strip<'_> {
     }
 }
 
-/// Sums in eight lanes, as the compiler can put them into registers.
+/// Sums in eight lanes, which the compiler can vectorise.
 #[inline(always)]
 fn portable<const R: usize, const O: usize, T: Scalar>(
     x: &[f32],

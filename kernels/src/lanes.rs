@@ -1,10 +1,10 @@
-//! Many numbers as one, in sixteen lanes, so that the compiler can keep them in registers: one after the
-//! other, each would wait for the one before. To be called within [`super::with_cpu_features`].
+//! Reductions in sixteen lanes, so that the compiler can vectorise them: in one chain, each operation would
+//! wait for the one before. To be called within [`super::with_cpu_features`].
 
-/// How many lanes there are: the f32 numbers of the widest registers.
+/// Number of lanes: the f32 numbers of the widest registers.
 pub const LANES: usize = 16;
 
-/// All numbers as one, from `start` on.
+/// Reduces all numbers by `with`, starting from `start`.
 #[inline(always)]
 pub fn folded(numbers: &[f32], start: f32, with: impl Fn(f32, f32) -> f32) -> f32 {
     let mut lanes = [start; LANES];
@@ -20,7 +20,7 @@ pub fn folded(numbers: &[f32], start: f32, with: impl Fn(f32, f32) -> f32) -> f3
     across(lanes, with)
 }
 
-/// The sum of what is made of each pair of numbers.
+/// The sum of `term` over all pairs of numbers.
 #[inline(always)]
 pub fn summed<A: Copy, B: Copy>(a: &[A], b: &[B], term: impl Fn(A, B) -> f32) -> f32 {
     let mut lanes = [0.0f32; LANES];
@@ -34,7 +34,7 @@ pub fn summed<A: Copy, B: Copy>(a: &[A], b: &[B], term: impl Fn(A, B) -> f32) ->
     across(lanes, |sum, lane| sum + lane) + rest
 }
 
-/// The lanes as one, half of them with the other half.
+/// Reduces the lanes to one number, combining one half of them with the other half in each step.
 #[inline(always)]
 fn across(mut lanes: [f32; LANES], with: impl Fn(f32, f32) -> f32) -> f32 {
     for half in [8, 4, 2, 1] {

@@ -1,30 +1,30 @@
-//! The CPU engine: loops of our own where libtorch's operators leave most of a processor idle, and whatever
-//! else of the runtime needs `unsafe` code. All other crates forbid it, but for the expression compiler's
-//! machine code.
+//! The CPU engine: hand-written loops where libtorch's operators leave most of a CPU idle, and all other
+//! `unsafe` code of the runtime. All other crates forbid `unsafe`, except for the machine code of the
+//! expression compiler.
 //!
-//! - The loops take slices and write slices. Each takes a [`Cpu`] first, the leave to run here; the runtime
-//!   gets one from the place of its tensors, so that numbers of a GPU can't come here by mistake.
-//! - [`tensor`] (feature `tch`) lends a tensor's memory as slices. Without the feature nothing here knows
-//!   libtorch.
-//! - [`accelerator`] (feature `tch`) asks libtorch about a GPU.
-//! - [`cuda`] (feature `tch`) is the same for a GPU: kernels that are compiled while running, and graphs.
-//! - [`symbols`] finds functions of libraries that are loaded already: matrix products and threads of
-//!   libtorch.
-//! - [`os`] asks the operating system for what the standard library has no function for.
+//! - The loops read and write slices. Their first argument is a [`Cpu`], the token that permits CPU loops;
+//!   the runtime gets one from the place of its tensors, so that a GPU's memory can't get here by mistake.
+//! - [`tensor`] (feature `tch`) borrows a tensor's memory as slices. Without the feature, the crate does not
+//!   depend on libtorch.
+//! - [`accelerator`] (feature `tch`) queries and controls a GPU through libtorch.
+//! - [`cuda`] (feature `tch`) is the engine for GPUs: kernels compiled at run time, and graphs.
+//! - [`symbols`] finds functions of libraries that are loaded already: libtorch's matrix products and
+//!   threads.
+//! - [`os`] has safe wrappers of system calls that the standard library lacks.
 //!
 //! | loops | module |
 //! |---|---|
-//! | threads that go through phases together | [`thread_pool`] |
+//! | threads that run phases in parallel, with barriers between them | [`thread_pool`] |
 //! | a few rows times a matrix: decoding | [`gemv`] |
 //! | small matrix products, f32 sums of bf16 factors | [`gemm`] |
 //! | attention over packed sequences, forward and backward | [`causal_attention`], [`rope`] |
 //! | attention of one new token over a paged cache | [`paged_attention`], [`pages`] |
-//! | one more token for every row: a whole decoder | [`decode`] |
-//! | the training pass's loops for f32 and bf16, as other crates call them | [`TrainingScalar`] |
+//! | one step of a whole decoder: the next token of every row | [`decode`] |
+//! | the training pass's loops for f32 and bf16, the interface for other crates | [`TrainingScalar`] |
 //! | gated linear units and normalisation, forward and backward | [`gated_unit`] |
 //! | sums over the vocabulary and their gradients | [`entries`] |
 //! | AdamW and the gradient's norm | [`adamw`] |
-//! | the sum of a long list: reading memory | [`sum`] |
+//! | the sum of a long list, to measure memory bandwidth | [`sum`] |
 
 #![deny(unsafe_op_in_unsafe_fn)]
 

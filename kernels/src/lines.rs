@@ -1,11 +1,11 @@
-//! Numbers that begin where a line of the cache does.
+//! Buffers that are aligned to cache lines.
 
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 
 use crate::Scalar;
 
-/// Bytes that the caches of two cores can't both write.
+/// Bytes of a cache line.
 pub const LINE: usize = 64;
 
 #[derive(Clone, Copy)]
@@ -16,8 +16,8 @@ struct Line {
 
 const _: () = assert!(align_of::<Line>() == LINE && size_of::<Line>() == LINE);
 
-/// Numbers of which threads write parts side by side. Parts that begin at whole lines of such a buffer are no
-/// line of two cores, which would take it from each other at every number.
+/// A buffer aligned to cache lines, whose parts are written by different threads. Parts that begin at whole
+/// lines do not share a line between cores, which avoids false sharing.
 pub struct Lines<T> {
     lines: Vec<Line>,
     length: usize,
@@ -31,7 +31,7 @@ impl<T> Default for Lines<T> {
 }
 
 impl<T: Scalar> Lines<T> {
-    /// So many; new ones are 0.
+    /// Resizes to `length` numbers; new ones are 0.
     pub fn resize(&mut self, length: usize) {
         self.lines.resize((length * size_of::<T>()).div_ceil(LINE), Line { _bytes: [0; LINE] });
         self.length = length;
@@ -42,7 +42,7 @@ impl<T: Scalar> Deref for Lines<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        // SAFETY: the lines hold as many, aligned for more than `T`, and any bits are a stored number.
+        // SAFETY: the lines hold as many numbers, aligned at least as `T`, and any bits are a valid number.
         unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.length) }
     }
 }

@@ -1,4 +1,4 @@
-//! Attention of one new token over what came before it.
+//! Attention of one new token over the paged cache of keys and values.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -18,22 +18,22 @@ use crate::lines::LINE;
 pub use crate::registers::LoadF32;
 use crate::{CpuFeatures, Loop, Scalar, with_cpu_features};
 
-/// Elsewhere all numbers are read one by one.
+/// On other architectures, numbers are read one by one.
 #[cfg(not(target_arch = "x86_64"))]
 pub use Scalar as LoadF32;
 
-/// Queries that go through together, at most: beyond these, the registers are too few.
+/// Most queries per call of a kernel: for more, there are too few registers.
 #[cfg(target_arch = "x86_64")]
 const QUERIES: usize = 4;
 
-/// Tokens of a page. Scores are made of as many keys at a time as a register has numbers: those of a page.
+/// Tokens per page. Scores are computed for a register's number of keys at a time, which is one page.
 pub const PAGE: usize = LANES;
 
-/// Keys and values of one row and one key-value head: in pages, `[PAGE, head width]` each for the keys and
-/// for the values.
+/// The cached keys and values of one row and one key-value head: `[PAGE, head width]` keys and as many values
+/// per page.
 pub struct Cached<'a, T> {
     pages: &'a [*mut u8],
-    /// Where keys and values begin in every page, in numbers.
+    /// Offsets of keys and values in every page, in numbers.
     begin: [usize; 2],
     width: usize,
     numbers: PhantomData<&'a mut [T]>,
@@ -52,11 +52,11 @@ impl<'a, T: Copy> Cached<'a, T> {
         Cached { pages, begin, width, numbers: PhantomData }
     }
 
-    /// The key and the value of a place.
+    /// The key and the value at position `place`.
     ///
     /// # Safety
-    /// The pages are alive, hold numbers of this type, and have the key-value head where it was said to
-    /// begin. Until the slices are gone nobody else reads or writes these numbers.
+    /// The pages are alive, hold numbers of type `T`, and have the key-value head at the offsets `begin`.
+    /// While the slices live, no other code accesses these numbers.
     pub unsafe fn slots(&mut self, place: usize) -> [&'a mut [T]; 2] {
         let page = self.pages[place / PAGE].cast::<T>();
         self.begin.map(|begin| {
@@ -65,10 +65,10 @@ impl<'a, T: Copy> Cached<'a, T> {
         })
     }
 
-    /// The keys (0) or values (1) at those of `places` that are in one page, which has at least one of them.
+    /// The keys (`which` 0) or values (1) of `page` at positions in `places`, of which it has at least one.
     ///
     /// # Safety
-    /// The same, but others may read.
+    /// As for [`Cached::slots`], but other code may read.
     #[inline(always)]
     unsafe fn piece(&self, which: usize, page: usize, places: &Range<usize>) -> &'a [T] {
         let (first, end) = (places.start.max(page * PAGE), places.end.min((page + 1) * PAGE));
@@ -83,7 +83,7 @@ impl<'a, T: Copy> Cached<'a, T> {
 
 #[cfg(target_arch = "x86_64")]
 impl<T: Copy> Cached<'_, T> {
-    /// Where the keys or values of the page behind this one begin; of the last page, its own.
+    /// The address of the next page's keys or values; for the last page, its own.
     #[inline(always)]
     fn ahead(&self, which: usize, page: usize, places: &Range<usize>) -> *const T {
         let next = (page + 1).min(places.end.div_ceil(PAGE) - 1);
@@ -91,18 +91,18 @@ impl<T: Copy> Cached<'_, T> {
     }
 }
 
-/// The pages that some places are in.
+/// The pages that contain the given positions.
 #[inline(always)]
 fn pages_of(places: &Range<usize>) -> Range<usize> {
     places.start / PAGE..places.end.div_ceil(PAGE)
 }
 
-/// Bytes that a head's keys or values take of a page, at most, for the next page to be prefetched into L1. It
-/// has few miss buffers: longer pages are prefetched into L2.
+/// Largest size, in bytes, of a head's keys or values in a page for a prefetch into L1. L1 has few miss
+/// buffers, so larger pages are prefetched into L2.
 #[cfg(target_arch = "x86_64")]
 const NEAR: usize = 2 << 10;
 
-/// Prefetches so many numbers of rows of `width`, wherever they are: none is read.
+/// Prefetches `count` numbers of rows of `width`. Nothing is read, so `place` may be any address.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn prefetch<T>(place: *const T, count: usize, width: usize) {
@@ -110,13 +110,13 @@ fn prefetch<T>(place: *const T, count: usize, width: usize) {
     let mut byte = 0;
     while byte < count * size_of::<T>() {
         let line = place.wrapping_byte_add(byte).cast();
-        // SAFETY: every processor that this is compiled for has the instruction.
+        // SAFETY: every CPU that this is compiled for has the instruction.
         unsafe { if near { _mm_prefetch::<_MM_HINT_T0>(line) } else { _mm_prefetch::<_MM_HINT_T1>(line) } };
         byte += LINE;
     }
 }
 
-/// How scores are made of products.
+/// The mapping from products of queries and keys to scores.
 #[derive(Clone, Copy)]
 pub struct ScoreRule {
     pub scale: f64,
@@ -124,12 +124,12 @@ pub struct ScoreRule {
     pub softcap: Option<f64>,
 }
 
-/// What each query of a group sees: the mean of the values at `places`, weighted by the softmax of the
-/// scores. `queries` and `attended` are `[queries, head width]`; all of them read the same keys and values.
+/// Attention of the queries of a group: the mean of the values at `places`, weighted by the softmax of the
+/// scores. `queries` and `attended` are `[queries, head width]`; all queries share the keys and values.
 /// `scratch` is reused between calls.
 ///
 /// # Safety
-/// As for [`Cached::slots`], but others may read what is read here.
+/// As for [`Cached::slots`], but other code may read the keys and values.
 pub unsafe fn attend<T: LoadF32>(
     queries: &[f32],
     cached: Cached<T>,
@@ -144,13 +144,13 @@ pub unsafe fn attend<T: LoadF32>(
     Seen { width, cached, places: [places.start, places.end], scores }.by(queries, scratch, attended);
 }
 
-/// What queries look at.
+/// The keys and values that queries attend to.
 #[derive(Clone, Copy)]
 struct Seen<'a, T: Copy> {
     width: usize,
-    /// Readable at the places: [`attend`] was promised.
+    /// Readable at `places`, by the promise to [`attend`].
     cached: Cached<'a, T>,
-    /// From the first to the one behind the last.
+    /// Start and end of the range of positions.
     places: [usize; 2],
     scores: ScoreRule,
 }
@@ -191,7 +191,7 @@ impl<T: LoadF32> Seen<'_, T> {
         self.plainly(queries, scratch, attended);
     }
 
-    /// One query after the other.
+    /// Computes one query after the other.
     fn plainly(self, queries: &[f32], scratch: &mut Vec<f32>, attended: &mut [f32]) {
         let width = self.width;
         for (query, attended) in queries.chunks_exact(width).zip(attended.chunks_exact_mut(width)) {
@@ -200,7 +200,7 @@ impl<T: LoadF32> Seen<'_, T> {
     }
 }
 
-/// One query, in loops that the compiler turns into the processor's instructions.
+/// One query, in loops that the compiler vectorises.
 struct Plain<'a, T: Copy> {
     query: &'a [f32],
     seen: Seen<'a, T>,
@@ -214,12 +214,12 @@ impl<T: Scalar> Loop for Plain<'_, T> {
         let Plain { query, seen: Seen { width, cached, places: [first, end], scores }, scratch, attended } =
             self;
         let places = first..end;
-        // Not by an iterator that the vector takes in: that is a function of its own, for the smallest
-        // registers.
+        // Not by extending the vector from an iterator: that would call a function that is compiled for the
+        // narrowest registers.
         scratch.resize(places.len(), 0.0);
         let mut done = 0;
         for page in pages_of(&places) {
-            // SAFETY: `attend` was promised that they can be read.
+            // SAFETY: readable by the promise to `attend`.
             let keys = unsafe { cached.piece(0, page, &places) };
             for (score, key) in scratch[done..].iter_mut().zip(keys.chunks_exact(width)) {
                 *score = summed(query, key, |query, key| query * key.as_f32()) * scores.scale as f32;
@@ -245,7 +245,7 @@ impl<T: Scalar> Loop for Plain<'_, T> {
     }
 }
 
-/// The softmax of scores before it is divided by the total, which this outputs.
+/// Replaces scores by the exponentials of a softmax, and returns their total, by which they are not divided.
 #[inline(always)]
 fn softmax(scores: &mut [f32], softcap: Option<f64>) -> f32 {
     if let Some(cap) = softcap {

@@ -1,8 +1,8 @@
 //! Memory for keys and values, in pages of a few tokens each.
 //!
-//! A sequence takes a page when its tokens have filled the last one, so that memory follows the tokens that
-//! exist, not those that may come. Samples of one prompt share its pages; whoever writes behind it has a page
-//! of its own first.
+//! A sequence takes a page when its tokens have filled the last one, so that memory depends on the tokens
+//! that exist, not on those that may come. Samples of one prompt share its pages; a sequence that writes to a
+//! shared page gets its own copy first.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -12,7 +12,7 @@ use crate::lines::Lines;
 use crate::paged_attention::Cached;
 pub use crate::paged_attention::PAGE;
 
-/// How keys and values lie in a page: `[layers, 2, key-value heads, PAGE, head width]`.
+/// The layout of keys and values in a page: `[layers, 2, key-value heads, PAGE, head width]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageLayout {
     layers: usize,
@@ -22,7 +22,7 @@ pub struct PageLayout {
 }
 
 impl PageLayout {
-    /// `width` is that of a head, `element` the bytes of a number.
+    /// `width` is a head's width, `element` the bytes per number.
     pub fn new(layers: usize, groups: usize, width: usize, element: usize) -> PageLayout {
         PageLayout { layers, groups, width, element }
     }
@@ -31,10 +31,10 @@ impl PageLayout {
         2 * self.layers * self.groups * PAGE * self.width * self.element
     }
 
-    /// Where the keys of a layer and a key-value head begin, then the values; in elements.
+    /// Offsets at which the keys, and the values, of a layer and a key-value head begin; in elements.
     ///
     /// # Panics
-    /// If a page has no such layer or head: whoever writes there relies on it.
+    /// If a page has no such layer or head; unsafe code relies on this check.
     pub fn places(&self, layer: usize, group: usize) -> [usize; 2] {
         assert!(layer < self.layers && group < self.groups, "a page has no layer {layer} or head {group}");
         let block = PAGE * self.width;
@@ -42,15 +42,15 @@ impl PageLayout {
     }
 }
 
-/// Pages that so many tokens fill.
+/// Number of pages for `tokens` tokens.
 pub fn pages_of(tokens: usize) -> usize {
     tokens.div_ceil(PAGE)
 }
 
-/// The tokens of a row that have keys and values. Made and ended by its [`Pages`].
+/// The pages with the keys and values of one sequence. Created and ended by its [`Pages`].
 #[derive(Debug)]
 pub struct PagedSequence {
-    /// Which [`Pages`] it is of.
+    /// Id of its [`Pages`].
     owner: u64,
     pages: Vec<usize>,
     length: usize,
@@ -61,18 +61,18 @@ impl PagedSequence {
         self.length
     }
 
-    /// How many pages it has beyond the first so many, which it may share.
+    /// Number of its pages after the first `shared` ones.
     pub fn pages_beyond(&self, shared: usize) -> usize {
         self.pages.len().saturating_sub(shared)
     }
 }
 
-/// All pages of a generation. Those that are free are used again before new ones are made.
+/// All pages of a generation. Free pages are reused before new ones are allocated.
 pub struct Pages {
     id: u64,
     layout: PageLayout,
     pages: Vec<Lines<f32>>,
-    /// How many sequences have each.
+    /// Number of sequences that use each page.
     users: Vec<u32>,
     free: Vec<usize>,
 }
@@ -88,12 +88,12 @@ impl Pages {
         self.layout
     }
 
-    /// Pages that sequences have.
+    /// Number of pages that sequences use.
     pub fn held(&self) -> usize {
         self.pages.len() - self.free.len()
     }
 
-    /// Bytes that were asked of the system so far; none goes back before all do.
+    /// Bytes allocated so far; they are only freed all together.
     pub fn bytes(&self) -> usize {
         self.pages.len() * self.layout.bytes()
     }
@@ -117,17 +117,17 @@ impl Pages {
         }
     }
 
-    /// With room for so many tokens, to be written by [`Pages::write`].
+    /// A new sequence of `length` tokens, to be written by [`Pages::write`].
     pub fn sequence(&mut self, length: usize) -> PagedSequence {
         PagedSequence { owner: self.id, pages: (0..pages_of(length)).map(|_| self.take()).collect(), length }
     }
 
-    /// Pages are numbers in the list of their own [`Pages`]; in another they are those of other sequences.
+    /// Checks the owner: a sequence's pages are indices into its own [`Pages`].
     fn check_owner(&self, sequence: &PagedSequence) {
         assert_eq!(sequence.owner, self.id, "a sequence of other pages");
     }
 
-    /// One more that goes on from the same tokens.
+    /// A new sequence that shares the pages of the given one.
     pub fn share(&mut self, sequence: &PagedSequence) -> PagedSequence {
         self.check_owner(sequence);
         sequence.pages.iter().for_each(|&page| self.users[page] += 1);
@@ -138,7 +138,7 @@ impl Pages {
         self.shorten(&mut { sequence }, 0);
     }
 
-    /// Forgets all but the first tokens.
+    /// Drops all but the first `length` tokens.
     pub fn shorten(&mut self, sequence: &mut PagedSequence, length: usize) {
         self.check_owner(sequence);
         let kept = pages_of(length).min(sequence.pages.len());
@@ -146,7 +146,7 @@ impl Pages {
         sequence.length = length.min(sequence.length);
     }
 
-    /// Whether one more token takes a page.
+    /// Whether one more token would take a page.
     pub fn grows(&self, sequence: &PagedSequence) -> bool {
         self.check_owner(sequence);
         match sequence.pages.get(sequence.length / PAGE) {
@@ -155,7 +155,7 @@ impl Pages {
         }
     }
 
-    /// Counts one more token, for which there is room then that nobody else reads.
+    /// Makes room for one more token, in a page that no other sequence uses.
     pub fn grow(&mut self, sequence: &mut PagedSequence) {
         self.check_owner(sequence);
         let index = sequence.length / PAGE;
@@ -176,14 +176,14 @@ impl Pages {
         sequence.length += 1;
     }
 
-    /// Where the pages of a sequence begin, in their order, added to `starts`.
+    /// Appends the addresses of a sequence's pages, in order, to `starts`.
     fn starts(&mut self, sequence: &PagedSequence, starts: &mut Vec<*mut u8>) {
         self.check_owner(sequence);
         starts.extend(sequence.pages.iter().map(|&page| self.pages[page].as_mut_ptr().cast::<u8>()));
     }
 
-    /// What a pass reads of the rows, and writes to their pages: a row for each of these places of a
-    /// sequence.
+    /// The pages that a pass reads and writes, with one row for each position in the given ranges of the
+    /// sequences.
     pub(crate) fn rows<'s>(
         &mut self,
         parts: impl Iterator<Item = (&'s mut PagedSequence, Range<usize>)>,
@@ -204,7 +204,7 @@ impl Pages {
         RowPages { starts, rows, alone, layout: self.layout, _pages: PhantomData }
     }
 
-    /// Keys and values of a layer for all tokens of a sequence, `[tokens, groups, head width]` each.
+    /// Writes a layer's keys and values of all tokens of a sequence, `[tokens, groups, head width]` each.
     pub fn write<T: Copy>(&mut self, sequence: &PagedSequence, layer: usize, [keys, values]: [&[T]; 2]) {
         let PageLayout { groups, width, element, .. } = self.layout;
         assert!(
@@ -219,7 +219,7 @@ impl Pages {
             for token in 0..sequence.length {
                 let of = (token * groups + group) * width..(token * groups + group + 1) * width;
                 // SAFETY: the sequence has the pages, of this layout, which has the layer, and `self` is
-                // borrowed alone.
+                // borrowed mutably.
                 let slots = unsafe { cached.slots(token) };
                 slots
                     .into_iter()
@@ -230,19 +230,19 @@ impl Pages {
     }
 }
 
-/// The pages of some rows, and where each writes.
+/// The pages of some rows, and the position that each row writes.
 pub(crate) struct RowPages<'a> {
-    /// Where the pages of all rows begin.
+    /// Addresses of the pages of all sequences.
     pub starts: Vec<*mut u8>,
-    /// What each row has of them, and the place of its new token, in a page that no other sequence has.
+    /// For each row, its range of `starts`, and the position of its token, in a page of its sequence only.
     pub rows: Vec<(Range<usize>, usize)>,
-    /// Whether each row is of another sequence: then none reads what another one writes.
+    /// Whether all rows are of different sequences: then no row reads what another one writes.
     pub alone: bool,
     pub layout: PageLayout,
     _pages: PhantomData<&'a mut Pages>,
 }
 
-// SAFETY: workers write to the places of different rows, or of different heads, and nobody else reads there.
+// SAFETY: workers write to the places of different rows or heads, and no other thread reads there.
 unsafe impl Sync for RowPages<'_> {}
 
 #[cfg(test)]

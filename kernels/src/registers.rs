@@ -1,4 +1,4 @@
-//! Registers of an x86 processor, full of numbers in single precision.
+//! Loads and sums of x86 vector registers of f32 numbers.
 
 use std::arch::x86_64::*;
 
@@ -6,14 +6,14 @@ use half::bf16;
 
 use crate::Scalar;
 
-/// Numbers that fill a register in single precision.
+/// A storage type that is loaded into a register as f32.
 pub trait LoadF32: Scalar {
     /// # Safety
-    /// There are eight numbers from `place` on, and the processor has the instructions.
+    /// There are eight numbers from `place` on, and the CPU has the instructions.
     unsafe fn load_x8(place: *const Self) -> __m256;
 
     /// # Safety
-    /// There are sixteen numbers from `place` on, and the processor has the instructions.
+    /// There are sixteen numbers from `place` on, and the CPU has the instructions.
     unsafe fn load_x16(place: *const Self) -> __m512;
 }
 
@@ -51,8 +51,8 @@ impl LoadF32 for bf16 {
     }
 }
 
-/// Of each register, the sum of its lanes: of eight at a time, since of one alone it would take longer than
-/// its products.
+/// The sum of the lanes of each of eight registers. For one register alone, the sum would take longer than
+/// the products before it.
 #[target_feature(enable = "avx2")]
 #[inline]
 pub fn sums_of_eight([a, b, c, d, e, f, g, h]: [__m256; 8]) -> [f32; 8] {

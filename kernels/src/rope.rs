@@ -1,6 +1,6 @@
-//! What stands between the projections of attention and attention itself: biases, the normalisation of
-//! queries and keys head by head where a model has one, and positions (arXiv:2104.09864), in one loop each
-//! way.
+//! The operations between attention's projections and attention itself: biases, the per-head normalisation
+//! of queries and keys where a model has one, and rotary positions (arXiv:2104.09864), fused in one loop for
+//! each direction.
 
 use crate::Cpu;
 use crate::causal_attention::AttentionHeads;
@@ -8,21 +8,20 @@ use crate::lanes::LANES;
 use crate::thread_pool::DisjointSlices;
 use crate::{Loop, Scalar, with_cpu_features};
 
-/// What happens to a token's projections. Numbers of a token stand together, heads as in
-/// [`AttentionHeads::projected`].
+/// The operations on a token's projections, whose heads are in the order of [`AttentionHeads::projected`].
 #[derive(Clone, Copy)]
 pub struct QkvEpilogue<'a> {
     pub heads: AttentionHeads,
-    /// One number for each of a token's.
+    /// One number for each of a token's projected numbers.
     pub bias: Option<&'a [f32]>,
     pub norm: Option<HeadNorm<'a>>,
     pub positions: Option<Positions<'a>>,
 }
 
-/// RMSNorm (arXiv:1910.07467) of each head by itself.
+/// RMSNorm (arXiv:1910.07467) of each head separately.
 #[derive(Clone, Copy)]
 pub struct HeadNorm<'a> {
-    /// Of queries, then of keys: `[2, width]`.
+    /// Scales of queries, then of keys: `[2, width]`.
     pub scales: &'a [f32],
     pub epsilon: f32,
 }
@@ -36,7 +35,7 @@ pub struct Positions<'a> {
 }
 
 impl QkvEpilogue<'_> {
-    /// Queries and keys; values only get their bias.
+    /// Number of heads of queries and keys; values only get their bias.
     fn rotated(&self) -> usize {
         self.heads.heads + self.heads.groups
     }
@@ -54,8 +53,8 @@ impl QkvEpilogue<'_> {
     }
 }
 
-/// From the outputs of the projections, `[tokens, Heads::projected]`. What the normalisation reads is kept
-/// where there is one, in `read`.
+/// Processes the outputs of the projections, `[tokens, AttentionHeads::projected]`. With a normalisation, its
+/// input is stored in `read`.
 pub(crate) fn forward<T: Scalar + Send + Sync>(
     cpu: Cpu,
     epilogue: &QkvEpilogue,
@@ -96,7 +95,7 @@ struct Forward<'a, T> {
     projected: &'a [f32],
     read: Option<&'a mut [T]>,
     output: &'a mut [T],
-    /// Of a head's width.
+    /// A buffer of a head's width.
     scratch: &'a mut [f32],
 }
 
@@ -119,7 +118,7 @@ impl<T: Scalar> Loop for Forward<'_, T> {
                 if let (Some(HeadNorm { epsilon, .. }), Some(scale), Some(read)) =
                     (epilogue.norm, epilogue.scale(head), &mut read)
                 {
-                    // The backward pass has the numbers as they are stored: so does this one.
+                    // Rounds to the stored precision, which is what the backward pass will read.
                     for (x, kept) in scratch.iter_mut().zip(&mut read[place]) {
                         *kept = T::from_f32(*x);
                         *x = kept.as_f32();
@@ -147,7 +146,7 @@ impl<T: Scalar> Loop for Forward<'_, T> {
     }
 }
 
-/// What a head is divided by, inverted.
+/// The inverse of the head's root mean square.
 #[inline(always)]
 fn factor(head: &[f32], epsilon: f32) -> f32 {
     let mut squares = [0.0f32; LANES];
@@ -159,9 +158,9 @@ fn factor(head: &[f32], epsilon: f32) -> f32 {
     1.0 / (squares.iter().sum::<f32>() / head.len() as f32 + epsilon).sqrt()
 }
 
-/// From d loss / d output: d loss / d projected, in its place in single precision and, as products read it,
-/// in `grad_projected`. With a normalisation, `read` is what [`forward`] kept, and `grad_scales` becomes d
-/// loss / d scales, token by token: `[tokens, 2, width]`.
+/// From d loss / d output: d loss / d projected, in place in single precision, and rounded to the type of
+/// matrix products in `grad_projected`. With a normalisation, `read` is what [`forward`] stored, and
+/// `grad_scales` gets d loss / d scales per token: `[tokens, 2, width]`.
 pub(crate) fn backward<T: Scalar + Send + Sync>(
     cpu: Cpu,
     epilogue: &QkvEpilogue,

@@ -1,13 +1,13 @@
-//! Numbers as they are stored, and rounding to them.
+//! Storage types of numbers, and rounding to them.
 
 use half::bf16;
 
 use crate::with_cpu_features;
 
-/// A number as it is stored: f32, or bf16, of which products and sums are taken in f32.
+/// A storage type: f32 or bf16. Products and sums are taken in f32.
 pub trait Scalar: Copy {
     fn as_f32(self) -> f32;
-    /// The nearest one, ties to the even one.
+    /// Rounds to nearest, ties to even.
     fn from_f32(number: f32) -> Self;
 }
 
@@ -38,7 +38,7 @@ impl Scalar for bf16 {
     }
 }
 
-/// Each number as the nearest bf16, ties to the even one.
+/// Rounds each number to the nearest bf16, ties to even.
 pub fn round_to_bf16(from: &[f32], to: &mut [bf16]) {
     with_cpu_features(|| {
         for (to, from) in to.iter_mut().zip(from) {
@@ -47,7 +47,7 @@ pub fn round_to_bf16(from: &[f32], to: &mut [bf16]) {
     });
 }
 
-/// The same, and in single precision in place.
+/// As [`round_to_bf16`], and also overwrites `numbers` with the rounded values.
 pub fn round_to_bf16_in_place(numbers: &mut [f32], to: &mut [bf16]) {
     with_cpu_features(|| {
         for (to, number) in to.iter_mut().zip(numbers) {

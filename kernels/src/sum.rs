@@ -1,8 +1,8 @@
-//! The sum of a long list, read by all cores together: a measurement of memory reads with it.
+//! The sum of a long list, read by all cores, to measure memory bandwidth.
 
 use crate::{Cpu, with_cpu_features};
 
-/// Sums that do not wait for each other.
+/// Independent partial sums.
 const SUMS: usize = 64;
 
 /// The sum of `numbers`. Each thread reads a contiguous part; the last also reads the remainder.

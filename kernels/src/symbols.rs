@@ -1,21 +1,21 @@
-//! Functions of libraries that this process has loaded, found by their names, and one that libtorch's matrix
-//! library looks up in us.
+//! Functions of loaded libraries, found by name, and one function that libtorch's matrix library looks up in
+//! this program.
 //!
-//! libtorch brings a matrix library (oneMKL on x86-64) and an OpenMP library along, and hides neither. What
-//! its operators can't do with them is done here:
+//! libtorch ships a matrix library (oneMKL on x86-64) and an OpenMP library, and exports their symbols. This
+//! module uses them for what libtorch's operators don't offer:
 //!
 //! - `cblas_gemm_bf16bf16f32`: bf16 products summed and returned in f32, where libtorch rounds them to bf16.
 //!   Without it: f32 products of converted matrices.
 //! - `sgemm_`: small f32 products inside of one thread. Without it: plain loops.
-//! - `GOMP_parallel`, `omp_get_thread_num`, `omp_get_num_threads`: libtorch's own threads, which keep their
-//!   cores. Without them: threads of our own.
-//! - `mkl_serv_intel_cpu_true` (ours): lets oneMKL use AVX-512 on processors of other makers. Without it:
-//!   half the rate of f32 products there.
-//! - `mkl_serv_cbwr_set`: with AVX2, the same bits wherever in memory a matrix lies. Without it: last bits of
-//!   products that differ from run to run.
+//! - `GOMP_parallel`, `omp_get_thread_num`, `omp_get_num_threads`: libtorch's own threads, which keep
+//!   spinning on their cores. Without them: threads of this crate.
+//! - `mkl_serv_intel_cpu_true` (defined here): lets oneMKL use AVX-512 on CPUs of other makers than Intel.
+//!   Without it: half the rate of f32 products there.
+//! - `mkl_serv_cbwr_set`: with AVX2, results that do not depend on a matrix's alignment. Without it: last
+//!   bits of products that differ from run to run.
 //!
-//! `MOPD_LIBRARY_SYMBOLS=off` turns all of them off: results are right, in other last bits, and slower.
-//! Results name the variable, because bits follow from it.
+//! `MOPD_LIBRARY_SYMBOLS=off` turns all of them off: results are correct but slower, with other last bits.
+//! The variable is part of the keys of results, because it changes bits.
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::OnceLock;
@@ -31,30 +31,30 @@ fn on() -> bool {
     *ON.get_or_init(|| std::env::var_os(SWITCH).is_none_or(|value| value != "off"))
 }
 
-/// oneMKL asks this before it uses the widest instructions, and by itself says yes on one maker's processors
-/// only. What it then uses still follows from what the processor reports that it can do.
+/// oneMKL calls this before it uses the widest instructions. Its own version returns true on Intel's CPUs
+/// only. Which instructions it then uses still depends on the features that the CPU reports.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 #[unsafe(no_mangle)]
 pub extern "C" fn mkl_serv_intel_cpu_true() -> c_int {
     c_int::from(on() || by_the_library())
 }
 
-/// What oneMKL would answer itself.
+/// The result of oneMKL's own version.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 fn by_the_library() -> bool {
     let vendor = std::arch::x86_64::__cpuid(0);
     [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).concat() == b"GenuineIntel"
 }
 
-/// Before `main`: oneMKL takes it before its first product alone.
+/// Runs before `main`, because oneMKL accepts the setting only before its first product.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 #[used]
 #[unsafe(link_section = ".init_array")]
 static AT_START: extern "C" fn() = ask_for_reproducible_products;
 
-/// Its loops for AVX2 sum in an order that depends on how matrices are aligned, unless they are asked for
-/// what Intel calls strict conditional numerical reproducibility. Those for AVX-512 don't. Whoever sets
-/// `MKL_CBWR` has asked for something already.
+/// oneMKL's AVX2 loops sum in an order that depends on the alignment of matrices, unless strict conditional
+/// numerical reproducibility (Intel's term) is requested. Its AVX-512 loops do not depend on alignment. A
+/// user's own `MKL_CBWR` takes precedence.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 extern "C" fn ask_for_reproducible_products() {
     /// `MKL_CBWR_AVX2 | MKL_CBWR_STRICT` of `mkl_service.h`.
@@ -70,7 +70,7 @@ extern "C" fn ask_for_reproducible_products() {
 }
 
 fn find(name: &CStr) -> Option<*mut c_void> {
-    // SAFETY: the name is a C string; the handle asks for what is loaded already.
+    // SAFETY: the name is a C string; the handle means all libraries that are loaded already.
     let address = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
     (on() && !address.is_null()).then_some(address)
 }
@@ -103,7 +103,7 @@ pub(crate) fn bf16_gemm() -> Option<Bf16Gemm> {
     })
 }
 
-/// `C = alpha op(A) op(B) + beta C` of f32 matrices that stand column by column.
+/// `C = alpha op(A) op(B) + beta C` of column-major f32 matrices.
 pub(crate) type F32Gemm = unsafe extern "C" fn(
     transposed_a: *const c_char,
     transposed_b: *const c_char,
@@ -130,9 +130,9 @@ pub(crate) fn f32_gemm() -> Option<F32Gemm> {
     })
 }
 
-/// Runs a function with an argument on so many threads, the calling one among them.
+/// Runs a function with an argument on a number of threads, the calling one included.
 pub(crate) type Parallel = unsafe extern "C" fn(extern "C" fn(*mut c_void), *mut c_void, c_uint, c_uint);
-/// Which thread this is, or how many there are.
+/// The index of the calling thread, or the number of threads.
 pub(crate) type ThreadCountFn = unsafe extern "C" fn() -> c_int;
 
 pub(crate) struct OpenMp {

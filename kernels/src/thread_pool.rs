@@ -1,10 +1,10 @@
-//! Threads that go through the same phases side by side.
+//! A thread pool whose workers run the same phases in parallel, with barriers between them.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// Leave to run loops on this machine's processor, on so many threads. The runtime makes one where it knows
-/// that its tensors are on the CPU, in one place.
+/// The token that permits CPU loops, with their number of threads. The runtime creates it in one place, where
+/// it knows that its tensors are on the CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cpu {
     threads: usize,
@@ -19,31 +19,31 @@ impl Cpu {
         self.threads
     }
 
-    /// The same on other than so many threads.
+    /// The same with another number of threads.
     pub fn with_threads(self, threads: usize) -> Cpu {
         Cpu::new(threads)
     }
 
-    /// Runs `work` on every thread, the calling one among them.
+    /// Runs `work` on every thread, the calling one included.
     ///
     /// # Panics
-    /// If one of them does: the others leave at their next [`PoolWorker::barrier`].
+    /// If one of them panics: the others stop at their next [`PoolWorker::barrier`].
     pub fn parallel(self, work: impl Fn(PoolWorker) + Sync) {
         parallel(self.threads, work);
     }
 
-    /// Fills a buffer in parts of whole `unit`s, a part for each thread. `fill` is told where its part
+    /// Fills a buffer in parts of whole `unit`s, one part per thread. `fill` gets the index at which its part
     /// begins.
     pub fn fill<T: Send>(self, into: &mut [T], unit: usize, fill: impl Fn(usize, &mut [T]) + Sync) {
         let (length, parts) = (into.len(), DisjointSlices::new(into));
         self.parallel(|worker| {
             let range = worker.range(length, unit);
-            // SAFETY: workers have ranges of their own.
+            // SAFETY: workers have disjoint ranges.
             fill(range.start, unsafe { parts.slice_mut(range) });
         });
     }
 
-    /// Does something with every item, on some thread. Each thread has a scratch of its own.
+    /// Runs `work` on every item, each on one thread. Each thread has its own scratch.
     pub fn for_each<T: Send, S: Send>(
         self,
         items: &mut [T],
@@ -53,7 +53,7 @@ impl Cpu {
         assert!(scratch.len() >= self.threads, "every thread has a scratch");
         let (count, items, scratch) = (items.len(), DisjointSlices::new(items), DisjointSlices::new(scratch));
         self.parallel(|worker| {
-            // SAFETY: workers have a scratch, and items, of their own.
+            // SAFETY: each worker has its own scratch and items.
             let scratch = unsafe { &mut scratch.slice_mut(worker.index..worker.index + 1)[0] };
             for index in worker.range(count, 1) {
                 // SAFETY: as above.
@@ -63,7 +63,7 @@ impl Cpu {
     }
 }
 
-/// One of the threads.
+/// A thread of the pool, as its work sees it.
 pub struct PoolWorker<'a> {
     pub index: usize,
     pub count: usize,
@@ -74,7 +74,7 @@ struct Shared {
     count: usize,
     arrived: AtomicUsize,
     phase: AtomicUsize,
-    /// Chunks that were taken in this phase beside each worker's first; see [`PoolWorker::chunks`].
+    /// Chunks that were taken in this phase, each worker's first one excepted; see [`PoolWorker::chunks`].
     taken: AtomicUsize,
     broken: AtomicBool,
 }
@@ -99,8 +99,8 @@ fn parallel(count: usize, work: impl Fn(PoolWorker) + Sync) {
     });
 }
 
-/// The threads of libtorch's own operators. Between two of these they look for work for a while and keep
-/// their cores: threads beside them would wait for that.
+/// Runs work on the OpenMP threads of libtorch's own operators. These spin for a while after each operator
+/// and keep their cores: other threads would have to wait for them.
 mod openmp {
     use std::any::Any;
     use std::ffi::{c_uint, c_void};
@@ -114,7 +114,7 @@ mod openmp {
         open_mp: &'a OpenMp,
         count: usize,
         work: &'a (dyn Fn(usize) + Sync),
-        /// There were other than so many threads, so that nobody did anything.
+        /// Whether OpenMP started another number of threads, so that no work was done.
         refused: AtomicBool,
         panic: Mutex<Option<Box<dyn Any + Send>>>,
     }
@@ -122,23 +122,23 @@ mod openmp {
     extern "C" fn run(job: *mut c_void) {
         // SAFETY: `parallel` waits for all threads with the job on its stack.
         let job = unsafe { &*job.cast::<Job>().cast_const() };
-        // SAFETY: these functions only tell.
+        // SAFETY: these functions only return numbers.
         let (thread, threads) = unsafe { ((job.open_mp.thread)(), (job.open_mp.threads)()) };
         if usize::try_from(threads) != Ok(job.count) {
             job.refused.store(true, Ordering::Relaxed);
             return;
         }
-        // A panic must not go through functions of another language.
+        // A panic must not unwind through functions of another language.
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (job.work)(thread as usize))) {
             *job.panic.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(panic);
         }
     }
 
-    /// Whether there were that many threads, and have done the work.
+    /// Runs the work; returns false, without running it, if OpenMP did not start `count` threads.
     pub fn parallel(count: usize, work: &(dyn Fn(usize) + Sync)) -> bool {
         let Some(open_mp) = open_mp() else { return false };
         let job = Job { open_mp, count, work, refused: AtomicBool::new(false), panic: Mutex::new(None) };
-        // SAFETY: the function and its argument live until all threads are back, which is when this returns.
+        // SAFETY: the function and its argument live until all threads are done, which is when this returns.
         unsafe { (open_mp.parallel)(run, std::ptr::from_ref(&job).cast_mut().cast(), count as c_uint, 0) };
         if let Some(panic) = job.panic.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()) {
             resume_unwind(panic);
@@ -148,7 +148,7 @@ mod openmp {
 }
 
 impl PoolWorker<'_> {
-    /// Goes on when every worker has come here: what they wrote before can be read after.
+    /// Waits until every worker has arrived: writes before the barrier are visible after it.
     pub fn barrier(&self) {
         let Shared { count, arrived, phase, taken, broken } = self.shared;
         if *count == 1 {
@@ -165,8 +165,8 @@ impl PoolWorker<'_> {
         let mut turns = 0u32;
         while phase.load(Ordering::Acquire) == before {
             assert!(!broken.load(Ordering::Relaxed), "another thread of the pool failed");
-            // A phase lasts microseconds: sleeping would take longer than it. Where there are more threads
-            // than cores, the one that is waited for needs this one's core.
+            // A phase lasts microseconds, less than going to sleep takes. With more threads than cores, the
+            // thread that is waited for needs this one's core, hence the yield.
             turns += 1;
             if turns.is_multiple_of(4096) {
                 std::thread::yield_now();
@@ -176,10 +176,10 @@ impl PoolWorker<'_> {
         }
     }
 
-    /// `0..items` in chunks of `unit`, each for the worker that comes for it first: where one is slowed down,
-    /// by memory or by another program, the others need not wait for its part. Each with the one that the
-    /// worker does next. A worker's first piece is always that of its own index. Once between two
-    /// [`PoolWorker::barrier`]s, and with the same numbers by all workers.
+    /// Splits `0..items` into chunks of `unit`, taken dynamically, so that a worker that is slowed down, by
+    /// memory or another program, takes fewer. Yields this worker's chunks, each with the one it does next. A
+    /// worker's first chunk is always that of its own index. To be called at most once between two
+    /// [`PoolWorker::barrier`]s, and by all workers with the same arguments.
     pub fn chunks(
         &self,
         items: usize,
@@ -195,7 +195,7 @@ impl PoolWorker<'_> {
         })
     }
 
-    /// This worker's part of `0..items`, in pieces of `unit`.
+    /// This worker's part of `0..items`, in whole `unit`s.
     pub fn range(&self, items: usize, unit: usize) -> Range<usize> {
         let units = items.div_ceil(unit);
         let bound = |index: usize| (units * index / self.count * unit).min(items);
@@ -211,7 +211,7 @@ impl Drop for PoolWorker<'_> {
     }
 }
 
-/// A buffer that workers write different parts of between two [`PoolWorker::barrier`]s.
+/// A buffer of which workers write disjoint parts between two [`PoolWorker::barrier`]s.
 pub struct DisjointSlices<'a, T> {
     start: *mut T,
     length: usize,
@@ -240,8 +240,8 @@ impl<'a, T> DisjointSlices<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
     }
 
-    /// From where on a worker writes, for what is no range: a part of every row of a matrix. What is written
-    /// there, it alone may read or write until the next barrier, and within the buffer.
+    /// A pointer for writes to a part that is not a range, such as some columns of a matrix. The writes must
+    /// stay within the buffer, and until the next barrier only this worker may access what it writes.
     pub fn pointer_at(&self, index: usize) -> *mut T {
         assert!(index < self.length);
         // SAFETY: in bounds.
@@ -249,7 +249,7 @@ impl<'a, T> DisjointSlices<'a, T> {
     }
 
     /// # Safety
-    /// Until the next barrier nobody writes.
+    /// Until the next barrier no worker writes to the buffer.
     pub unsafe fn as_slice(&self) -> &[T] {
         // SAFETY: in bounds, and shared by the caller's promise.
         unsafe { std::slice::from_raw_parts(self.start, self.length) }

@@ -1,8 +1,8 @@
-//! The loops of a training pass, compiled in this crate for each kind of number that models are stored in.
+//! The loops of a training pass, compiled in this crate for each storage type of models.
 //!
-//! A generic function is compiled in the crate that calls it. Other crates are compiled in increments, and
-//! there the standard library's iterators become calls inside of a loop: they took an eighth of a small
-//! model's step. A trait's functions for a type that is named here are compiled here.
+//! A generic function is compiled in the crate that calls it. Other crates are compiled incrementally, where
+//! the standard library's iterators are not inlined into loops: the calls took an eighth of a small model's
+//! step. The functions of a trait that is implemented here for a concrete type are compiled here.
 
 use std::ops::Range;
 
@@ -16,7 +16,7 @@ use crate::{Cpu, gated_unit};
 
 macro_rules! training_loops {
     ($($name:ident = $function:path, ($($argument:ident: $of:ty),*);)*) => {
-        /// A number that models are trained in. Each function is the one of that name in its module.
+        /// A storage type of models in training. Each function calls the generic one in its module.
         pub trait TrainingScalar: Factor + Send + Sync {
             $(fn $name(cpu: Cpu, $($argument: $of),*);)*
         }

@@ -1,4 +1,4 @@
-//! The mopd language, from text to a checked experiment. No input or output: the host hands texts over.
+//! The mopd language, from text to a checked experiment. Does no I/O: the host passes texts in.
 
 #![forbid(unsafe_code)]
 
@@ -11,7 +11,7 @@ pub mod source;
 pub mod stack;
 pub mod syntax;
 
-/// Formulas hold rollouts and rollouts hold formulas: they are one room.
+/// Formulas contain rollouts and rollouts contain formulas: they are one module.
 pub use experiment::formula;
 
 pub use check::{

@@ -1,5 +1,5 @@
-//! Source files and positions in them. Everything inside the compiler speaks in byte offsets; lines and
-//! columns are for people.
+//! Source files and positions in them. All code inside the compiler uses byte offsets; lines and columns are
+//! for people.
 
 /// A source file of this analysis: an index into [`Sources`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -18,13 +18,13 @@ impl Span {
         Span { file, start: start as u32, end: end as u32 }
     }
 
-    /// The smallest span that holds both; they must be in one file.
+    /// The smallest span that contains both; they must be in one file.
     pub fn to(self, other: Span) -> Span {
         Span { file: self.file, start: self.start.min(other.start), end: self.end.max(other.end) }
     }
 }
 
-/// A file as the host handed it over. `path` is what people see: a path on disk, or `std:opd.mopd`.
+/// A file from the host. `path` is what people see: a path on disk, or `std:opd.mopd`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceFile {
     pub path: String,

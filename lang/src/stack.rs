@@ -1,13 +1,13 @@
-//! Room on the stack for what walks down definitions and formulas, as far down as the limits let them go.
+//! A stack large enough for recursion over definitions and formulas, as deep as the limits allow.
 
-/// What the deepest chain of definitions needs ([`crate::check::DEEPEST_CHAIN`]), measured and doubled. Pages
-/// are taken as they are used.
+/// The stack that the deepest chain of definitions needs ([`crate::check::DEEPEST_CHAIN`]), measured and
+/// doubled. Pages are allocated when they are used.
 const SIZE: usize = 512 << 20;
 
-/// With so much left, there is enough.
+/// With this much left, no new stack is allocated.
 const ENOUGH: usize = SIZE / 2;
 
-/// Runs `work` with room for the deepest program that the checker lets through.
+/// Runs `work` with enough stack for the deepest program that the checker accepts.
 pub fn with_room<T>(work: impl FnOnce() -> T) -> T {
     stacker::maybe_grow(ENOUGH, SIZE, work)
 }

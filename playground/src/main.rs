@@ -1,6 +1,6 @@
-//! The front end for a page in a browser: a question in JSON on standard input, its answer on standard
-//! output. `./x playground` compiles it to WebAssembly with the system interface WASI, whose few calls the
-//! page answers; each question starts the program anew, so that none leaves anything behind.
+//! The front end for a page in a browser: reads a request in JSON from standard input and writes the response
+//! to standard output. `./x playground` compiles it to WebAssembly with WASI, whose few calls the page
+//! implements. Each request starts a new instance, so that no state is left between requests.
 
 #![forbid(unsafe_code)]
 
@@ -17,16 +17,16 @@ use serde_json::{Map, Value, json};
 #[derive(Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case")]
 enum Question {
-    /// What `mopd check`, `mopd audit` and `mopd fmt` say.
+    /// The results of `mopd check`, `mopd audit` and `mopd fmt`.
     Check { text: String },
-    /// What `mopd try` says of an objective; without numbers, some to begin with.
+    /// The result of `mopd try` for an objective; without numbers, it returns example numbers.
     Try { text: String, objective: String, numbers: Option<Value> },
 }
 
 #[derive(Debug, Serialize)]
 struct Checked {
     diagnostics: Vec<Found>,
-    /// None of a text that can't be parsed.
+    /// None if the text can't be parsed.
     formatted: Option<String>,
     objectives: Vec<Described>,
 }
@@ -41,7 +41,7 @@ struct Found {
     /// UTF-16 places in the text, as a browser counts.
     start: usize,
     end: usize,
-    /// What `mopd explain` shows.
+    /// The text of `mopd explain`.
     page: &'static str,
 }
 
@@ -51,7 +51,7 @@ struct Described {
     models: Vec<String>,
     /// What `mopd check` calls the slots of an objective.
     normal_form: Map<String, Value>,
-    /// Of each term, what its gradient follows.
+    /// For each term, what its gradient follows.
     audit: Vec<(String, Vec<String>)>,
     whole: Option<String>,
 }
@@ -142,7 +142,7 @@ fn described(analysis: &Analysis) -> Vec<Described> {
     audit::of_file(analysis).into_iter().filter_map(of).collect()
 }
 
-/// That of a model or step which is trained, or a declared one.
+/// The objective of a trained model or step with this name, or a declared one.
 fn objective<'a>(analysis: &'a Analysis, name: &str) -> Option<&'a Objective> {
     let trained = analysis.experiment.iter().flat_map(audit::trained);
     let trained = { trained }.find(|(of, _)| of == name).map(|(_, train)| &train.objective);

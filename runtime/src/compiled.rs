@@ -1,4 +1,4 @@
-//! Programs of tests: by language and compiler, with the standard library.
+//! Compiles the program text of a unit test to a plan, with the standard library.
 
 use mopd_compiler::plan::{Model, Objective, Plan, Stage, Train};
 use mopd_lang::source::SourceFile;
@@ -12,7 +12,7 @@ pub fn plan(text: impl Into<String>) -> Plan {
     mopd_compiler::compile(experiment, &analysis.origins, &analysis.sources, false).unwrap()
 }
 
-/// The stage that trains a model.
+/// The training stage of the model named `model`.
 #[track_caller]
 pub fn train<'p>(plan: &'p Plan, model: &str) -> &'p Train<Objective> {
     let found = plan.experiment.models.iter().find(|known| known.name == model);

@@ -1,4 +1,4 @@
-//! The way out of a running job: events to whoever started it, and the signs that it should stop.
+//! What a running job shares with the outside: the events it emits, and the flags that tell it to stop.
 
 use std::io::Write;
 use std::sync::Mutex;
@@ -15,7 +15,7 @@ pub struct Control {
     interrupted: AtomicBool,
     signalled: AtomicBool,
     abandoned: AtomicBool,
-    /// Something is under way that would be lost.
+    /// Work is under way that would be lost if the job ended at once.
     at_work: AtomicBool,
 }
 
@@ -26,7 +26,7 @@ impl Control {
         Control { output: Mutex::new(Box::new(output)), stop, interrupted, signalled, abandoned, at_work }
     }
 
-    /// One line on the output, at once. If nobody reads any more, the job stops.
+    /// Writes an event as one line and flushes. If the output is closed, the job is interrupted.
     pub fn emit(&self, event: &Event) {
         let mut line = serde_json::to_vec(event).expect("an event is plain data");
         line.push(b'\n');
@@ -40,20 +40,20 @@ impl Control {
         self.emit(&Event::Warning { message: message.into() });
     }
 
-    /// Someone asked the job to stop.
+    /// Asks the job to stop, on behalf of the user.
     pub fn interrupt(&self) {
         self.interrupted.store(true, Ordering::Relaxed);
         self.stop();
     }
 
-    /// The same by a signal. Whether it is the first one.
+    /// Interrupts because of a signal. Returns whether this is the first signal.
     pub fn signal(&self) -> bool {
         self.interrupt();
         !self.signalled.swap(true, Ordering::Relaxed)
     }
 
-    /// Whoever started the job is gone. What it keeps, it keeps for the next run; the folder of results may
-    /// be another run's by now.
+    /// Interrupts because the process that started the job is gone. The job still stores what it has for
+    /// the next run, but the folder of results may belong to another run by now.
     pub fn abandon(&self) {
         self.abandoned.store(true, Ordering::Relaxed);
         self.interrupt();
@@ -63,8 +63,8 @@ impl Control {
         self.abandoned.load(Ordering::Relaxed)
     }
 
-    /// From here on the job has something to keep when it is asked to stop. Before, while it reads data and
-    /// models, it has not, and ends at once.
+    /// From here on a job that is asked to stop has work to save. Before, while it reads data and models, it
+    /// has none and ends at once.
     pub fn begin_work(&self) {
         self.at_work.store(true, Ordering::Relaxed);
     }
@@ -73,7 +73,7 @@ impl Control {
         self.at_work.load(Ordering::Relaxed)
     }
 
-    /// The job is over for another reason: whoever is still at work may leave it.
+    /// Stops all threads of a job that is over for another reason, such as a failure.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
     }
@@ -82,7 +82,7 @@ impl Control {
         self.interrupted.load(Ordering::Relaxed)
     }
 
-    /// Called often by everything that takes long.
+    /// Returns [`Error::Interrupted`] if the job is to stop. Every long computation calls it often.
     pub fn check(&self) -> Result<()> {
         if self.stop.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
     }

@@ -1,4 +1,4 @@
-//! How well a model does on held-out prompts: for a table, or for a stage that goes by it.
+//! Evaluates a model on held-out prompts: for a table, or for a stage that depends on the score.
 
 use mopd_compiler::plan::{Evaluation, Sampling};
 use tch::Kind;
@@ -15,12 +15,12 @@ use crate::rollout::confidence::probability;
 use crate::rollout::{self, MemoryBudget, Prompt, rollout};
 use crate::zip::zip_equal;
 
-/// With as many samples as are drawn.
+/// The sampling settings of an evaluation, with `n` set to its number of samples per prompt.
 pub fn sampling(evaluation: &Evaluation) -> Sampling {
     Sampling { n: evaluation.samples(), ..evaluation.sampling.clone() }
 }
 
-/// How many of the test prompts are asked.
+/// How many of a domain's `prompts` test prompts are evaluated.
 pub fn asked(evaluation: &Evaluation, prompts: usize) -> usize {
     evaluation.prompts.map_or(prompts, |limit| prompts.min(limit as usize))
 }
@@ -28,7 +28,7 @@ pub fn asked(evaluation: &Evaluation, prompts: usize) -> usize {
 /// Prompts that are sampled together.
 const CHUNK: usize = 64;
 
-/// Bytes that an evaluation takes, about: the model's weights, and what answers keep.
+/// Approximate bytes that an evaluation takes: the model's weights, and [`answers_memory`].
 pub fn memory(
     spec: &ModelSpec,
     domain: &DomainData,
@@ -40,7 +40,7 @@ pub fn memory(
     Ok((weights + answers_memory(spec, domain, evaluation, kind, budget)?) as u64)
 }
 
-/// Bytes that [`rollout`] keeps at most while the prompts are answered.
+/// The most bytes that [`rollout`] holds while the prompts are answered.
 pub fn answers_memory(
     spec: &ModelSpec,
     domain: &DomainData,
@@ -50,7 +50,7 @@ pub fn answers_memory(
 ) -> Result<usize> {
     let tokens = tested(domain)?.tokens(&spec.tokenizer)?;
     let mut lengths: Vec<usize> = tokens.lengths().take(asked(evaluation, tokens.len())).collect();
-    // Of the chunk that takes most.
+    // The chunk that takes most: the longest prompts.
     lengths.sort_unstable_by(|a, b| b.cmp(a));
     lengths.truncate(CHUNK);
     Ok(rollout::memory(&spec.config, kind, lengths.into_iter(), &sampling(evaluation), budget))
@@ -58,8 +58,8 @@ pub fn answers_memory(
 
 /// The answers of a model for a table.
 ///
-/// Random numbers are keyed by seed, test file, prompt and sample only, so that all models answer with the
-/// same luck.
+/// Random numbers are keyed by seed, test file, prompt and sample only, so all models sample with the same
+/// random numbers.
 pub fn evaluate(
     weights: &Weights,
     domain: &DomainData,
@@ -73,8 +73,8 @@ pub fn evaluate(
     answers(&decoder, domain, evaluation, (key, budget), control)
 }
 
-/// The answers to every test prompt that is asked, in the order of the file. What is drawn depends on key,
-/// prompt and sample only.
+/// The answers to the evaluated test prompts, in the order of the file. Samples depend on key, prompt and
+/// sample number only.
 pub fn answers(
     decoder: &Decoder,
     domain: &DomainData,
@@ -123,7 +123,7 @@ pub fn answers(
     Ok(answered)
 }
 
-/// Mean reward over prompts and samples. Sums of verdicts are exact: equal scores are equal numbers.
+/// Mean reward over prompts and samples. The sums are exact, so equal scores are equal numbers.
 pub fn score(answers: &[PromptAnswers]) -> f64 {
     let samples: u32 = answers.iter().map(|prompt| prompt.samples).sum();
     answers.iter().map(|prompt| prompt.reward).sum::<f64>() / f64::from(samples.max(1))

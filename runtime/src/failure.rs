@@ -30,12 +30,12 @@ impl Error {
         }))
     }
 
-    /// Something in the folder of results or in the store could not be made, changed or read.
+    /// A file or folder of the results or the store could not be made, changed or read.
     pub fn storage(path: &std::path::Path, source: std::io::Error) -> Error {
         WriteError { path: path.to_owned(), source }.into()
     }
 
-    /// What a panic said. Most come from tensor operations: a shape or a device that libtorch refused.
+    /// Converts a panic. Most come from tensor operations: a shape or a device that libtorch refused.
     pub fn from_panic(panic: &(dyn std::any::Any + Send)) -> Error {
         let text = panic
             .downcast_ref::<String>()
@@ -57,7 +57,7 @@ impl Error {
         self
     }
 
-    /// With something in front of what it says.
+    /// Prefixes the message with `before`.
     pub fn behind(self, before: &str) -> Error {
         self.change(|failure| failure.message = bounded(format!("{before}{}", failure.message)))
     }
@@ -67,7 +67,7 @@ impl Error {
         self.change(|failure| failure.help = help)
     }
 
-    /// Fills in the origin unless a more exact one is known already.
+    /// Fills in the origin, unless a more exact one is set already.
     pub fn at(self, origin: Origin) -> Error {
         self.change(|failure| failure.origin = failure.origin.or(Some(origin)))
     }
@@ -84,13 +84,13 @@ impl Error {
     }
 }
 
-/// What libtorch says that there is something to do about.
+/// The errors of libtorch that the user can do something about, in our words.
 fn known(line: &str) -> Option<Error> {
     out_of_memory(line).or_else(|| not_deterministic(line))
 }
 
-/// Where libtorch got no memory, on the CPU (`DefaultCPUAllocator: can't allocate memory: you tried to
-/// allocate 12853248 bytes`) or a GPU (`CUDA out of memory. Tried to allocate 2.00 GiB`).
+/// libtorch could not allocate memory, on the CPU (`DefaultCPUAllocator: can't allocate memory: you tried to
+/// allocate 12853248 bytes`) or on a GPU (`CUDA out of memory. Tried to allocate 2.00 GiB`).
 fn out_of_memory(line: &str) -> Option<Error> {
     let (device, _) = [("", "DefaultCPUAllocator"), (" of the GPU", "CUDA out of memory")]
         .into_iter()
@@ -107,7 +107,7 @@ fn out_of_memory(line: &str) -> Option<Error> {
     ))
 }
 
-/// Where an operator of libtorch can't add in the same order each time (`grid_sampler does not have a
+/// An operator of libtorch can't add in the same order each time (`grid_sampler does not have a
 /// deterministic implementation, but you set 'torch.use_deterministic_algorithms(True)'`).
 fn not_deterministic(line: &str) -> Option<Error> {
     let (before, _) = line.split_once(" does not have a deterministic implementation")?;
@@ -145,7 +145,7 @@ impl From<WriteError> for Error {
 impl From<tch::TchError> for Error {
     fn from(error: tch::TchError) -> Error {
         let text = error.to_string();
-        // Libtorch appends its own C++ frames after the first line; they say nothing to the author of an
+        // libtorch appends its own C++ frames after the first line; they don't help the author of an
         // experiment.
         let line = text.lines().next().unwrap_or("unknown error").trim();
         known(line).unwrap_or_else(|| Error::new(FailureKind::Runtime, format!("libtorch: {line}")))

@@ -1,20 +1,20 @@
 //! Executes a plan with libtorch.
 //!
-//! Rooms, from the bottom to the top; each imports only those before it, which a test holds
-//! (`tests/tests/rooms.rs`):
+//! Its modules, from the bottom layer to the top. Each imports only modules before it, and a test checks
+//! that (`tests/tests/rooms.rs`):
 //!
-//! - `zip`, `quote`, `http`, `table`, [`failure`], [`control`], [`random`]: small things that many need;
-//!   [`peers`]: processes that work together; [`machine`]: devices, memory, arithmetic; `program`: processes
-//!   of the author's;
-//! - [`tokenizer`]: text and conversations as tokens; [`mapped`]: tensors in files; [`model`]: decoders and
-//!   their weights; [`formats`]: models of others;
-//! - [`data`]: rows of a domain; [`reward`]: what judges completions; `environment`: what answers them turn
-//!   by turn; [`rollout`]: completions sampled from a model;
-//! - [`report`]: what a run leaves to look at; [`store`]: results under their keys; `served`: models that
-//!   servers serve; [`prepare`]: models and data of a plan, read and checked; [`evaluate`]: how well a model
-//!   does on held-out prompts;
-//! - [`train`]: the one training loop; [`predict`]: what a stage will take; [`schedule`]: the tasks of a
-//!   plan; [`serve`]: a server of a model; [`bench`]: measurements.
+//! - `zip`, `quote`, `http`, `table`, [`failure`], [`control`], [`random`]: small shared utilities;
+//!   [`peers`]: processes that train together; [`machine`]: devices, memory, arithmetic; `program`: child
+//!   processes that run the user's programs;
+//! - [`tokenizer`]: text and conversations as tokens; [`mapped`]: memory-mapped tensor files; [`model`]:
+//!   decoders and their weights; [`formats`]: file formats of other projects' models;
+//! - [`data`]: rows of a domain; [`reward`]: scores of completions; `environment`: multi-turn environments
+//!   that answer completions; [`rollout`]: completions sampled from a model;
+//! - [`report`]: what a run reports; [`store`]: results under their keys; `served`: clients of model
+//!   servers; [`prepare`]: models and data of a plan, read and checked; [`evaluate`]: how well a model does
+//!   on held-out prompts;
+//! - [`train`]: the one training loop; [`predict`]: time and memory that a stage will take; [`schedule`]:
+//!   the tasks of a plan; [`serve`]: a server of a model; [`bench`]: measurements.
 
 #![forbid(unsafe_code)]
 

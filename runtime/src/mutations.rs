@@ -1,6 +1,6 @@
-//! Every reader of what people bring, on valid files that were changed somewhere: an error in words or a
-//! value, never a panic. A few hundred here; `MOPD_MUTATIONS=100000 cargo test --release -p mopd-runtime
-//! --lib mutations` is an hour.
+//! Mutation tests of every reader of users' files: a changed valid file gives an error message or a value,
+//! never a panic. A few hundred mutations by default; `MOPD_MUTATIONS=100000 cargo test --release -p
+//! mopd-runtime --lib mutations` takes an hour.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ impl Random {
     }
 }
 
-/// What readers look for, and what is odd for each of them.
+/// Byte strings that readers look for, or that are unusual input for them.
 const WORDS: [&[u8]; 24] = [
     b"\"",
     b"\n",
@@ -89,7 +89,7 @@ fn mutated(seed: &[u8], random: &mut Random) -> Vec<u8> {
     bytes
 }
 
-/// As many changes of each file; `read` answers what is wrong with one, if anything is.
+/// Mutates each file `MOPD_MUTATIONS` times; `read` returns the error for a mutated file, if there is one.
 fn each(seeds: &[PathBuf], read: impl Fn(&[u8], &Path) -> Option<Error>) {
     let rounds = std::env::var("MOPD_MUTATIONS").ok().and_then(|count| count.parse().ok()).unwrap_or(100);
     let folder = tempfile::tempdir().unwrap();
@@ -114,7 +114,7 @@ fn fixtures(folder: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)
 }
 
-/// Folders of a folder.
+/// The folders directly in a folder, sorted.
 fn below(folder: &Path) -> Vec<PathBuf> {
     let mut found: Vec<_> =
         folder.read_dir().unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect();
@@ -180,7 +180,7 @@ fn gguf_files() {
         .into_iter()
         .partition(|path| !path.file_name().unwrap().to_string_lossy().starts_with("tokenizer"));
     let open = |bytes: &[u8], folder: &Path| {
-        // A file of its own each time: one that is mapped is not to change.
+        // A new file each time, since a mapped file must not change.
         let path = folder.join("a.gguf");
         let _ = fs::remove_file(&path);
         fs::write(&path, bytes).unwrap();

@@ -1,17 +1,17 @@
-//! Text of others within our messages: a data field, a key of a configuration, a hub's answer, a file's name.
-//! It is shortened here, so that no message is as long as what it complains of, and on one line.
+//! Foreign text within our messages: a data field, a key of a configuration, a hub's answer, a file's name.
+//! It is shortened and put on one line, so that a message is never as long as the text it is about.
 
-/// Quoted, with what a terminal would act on spelled out, the middle left out if it is long.
+/// Text in quotes, control characters escaped, the middle left out if it is longer than 80 characters.
 pub fn quote(text: &str) -> String {
     format!("{:?}", shortened(text, 80))
 }
 
-/// The same of what another program says in sentences, of which one is not enough.
+/// [`quote`] for messages of other programs: the limit is 300 characters.
 pub fn quote_sentence(text: &str) -> String {
     format!("{:?}", shortened(text, 300))
 }
 
-/// A whole message or its help, whatever was put into it. Longer than any that we write.
+/// A message or help text, cut to a length that only inserted foreign text can exceed.
 pub fn bounded(message: String) -> String {
     const SHOWN: usize = 4000;
     // Bytes first: nearly all messages are short.

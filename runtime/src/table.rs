@@ -11,14 +11,14 @@ use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 
-/// A column of a table: what is there of it, and for each row 1 where something is, 0 where it is null.
+/// A column of a table: the values that are not null, and for each row a level: 1 for a value, 0 for null.
 pub struct Column {
     pub name: Cow<'static, str>,
     pub levels: Vec<i16>,
     pub cells: Cells,
 }
 
-/// In the types of the format, which has unsigned numbers as annotated signed ones.
+/// Values in Parquet's physical types; unsigned integers are stored as annotated signed ones.
 pub enum Cells {
     UInt32(Vec<i32>),
     UInt64(Vec<i64>),
@@ -29,9 +29,9 @@ pub enum Cells {
     Text(Vec<ByteArray>),
 }
 
-/// What a row has in a column.
+/// A type that a row can have in a column.
 pub trait Cell: Sized {
-    /// With the levels of a [`Column`].
+    /// The levels and the values of a [`Column`].
     fn cells(cells: impl Iterator<Item = Self>) -> (Vec<i16>, Cells);
 }
 
@@ -73,7 +73,7 @@ impl Column {
         Column { name: name.into(), levels, cells }
     }
 
-    /// As a schema says it.
+    /// This column's declaration in a Parquet schema.
     fn declared(&self) -> String {
         let (kind, annotation) = match self.cells {
             Cells::UInt32(_) => ("int32", " (INTEGER(32,false))"),
@@ -88,7 +88,7 @@ impl Column {
     }
 }
 
-/// The columns of a list of structs: one for each field that is named, with the field's name.
+/// The columns of a list of structs: one for each named field, under the field's name.
 macro_rules! table {
     ($rows:expr; $($field:ident),* $(,)?) => {{
         let rows = $rows;
@@ -100,11 +100,11 @@ macro_rules! table {
 }
 pub(crate) use table;
 
-/// A file in memory, to which row groups are added.
+/// Writes a Parquet file in memory, row group by row group.
 pub struct TableWriter(SerializedFileWriter<Vec<u8>>);
 
 impl TableWriter {
-    /// Of groups with the names and types of these columns; what is in them does not count.
+    /// `columns` gives the names and types of every group; their values are ignored.
     pub fn new(columns: &[Column]) -> Result<TableWriter> {
         let declared: Vec<String> = columns.iter().map(Column::declared).collect();
         let schema = parse_message_type(&format!("message table {{ {} }}", declared.join(" ")))?;
@@ -113,7 +113,7 @@ impl TableWriter {
         Ok(TableWriter(SerializedFileWriter::new(Vec::new(), Arc::new(schema), Arc::new(properties))?))
     }
 
-    /// Adds a group, unless it has no rows.
+    /// Appends a row group, unless it has no rows.
     pub fn push(&mut self, group: &[Column]) -> Result<()> {
         if group.iter().all(|column| column.levels.is_empty()) {
             return Ok(());
@@ -154,7 +154,7 @@ impl TableWriter {
     }
 }
 
-/// A file of row groups, all of which have the same columns.
+/// Encodes a Parquet file; all row groups have the same columns.
 pub fn encode(groups: &[Vec<Column>]) -> Result<Vec<u8>> {
     let mut file = TableWriter::new(groups.first().map_or(&[][..], Vec::as_slice))?;
     groups.iter().try_for_each(|group| file.push(group))?;

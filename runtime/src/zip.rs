@@ -1,7 +1,7 @@
-//! Lists that belong together.
+//! Zipping lists of equal length.
 
-/// Two lists element by element. Where `Iterator::zip` would leave out what one has more, everything behind
-/// the first missing element would be paired with its neighbour's, in silence.
+/// Pairs two lists element by element. `Iterator::zip` would silently drop the extra elements of the longer
+/// one: after a missing element, every element would be paired with its neighbour's.
 ///
 /// # Panics
 /// If their lengths differ.

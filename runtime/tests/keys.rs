@@ -1,4 +1,4 @@
-//! Keys of stored results, pinned: what changes one empties every user's store.
+//! Keys of stored results, pinned: a change of keys invalidates every user's store.
 
 #[expect(dead_code, reason = "no worker is started here")]
 mod support;
@@ -41,7 +41,7 @@ fn keys(plan: &Plan, version: u32) -> Vec<String> {
     keys_among(plan, version, 1)
 }
 
-/// Of stages that so many processes train together.
+/// Keys of stages that `processes` processes train together.
 fn keys_among(plan: &Plan, version: u32, processes: u32) -> Vec<String> {
     let folder = tempfile::tempdir().unwrap();
     write_data(folder.path());
@@ -67,9 +67,9 @@ fn keys_among(plan: &Plan, version: u32, processes: u32) -> Vec<String> {
     all.flatten().map(str::to_owned).collect()
 }
 
-/// Where this fails and no change of keys is meant, `#[serde(rename)]` holds what a field is called in them;
-/// where one is meant, raise `mopd_compiler::keys::VERSION`, or the version of one kind of result, as answers
-/// have one: the last four are evaluations.
+/// If this fails and no change of keys is intended, keep the field's old name with `#[serde(rename)]`. If one
+/// is intended, raise `mopd_compiler::keys::VERSION`, or the version of one kind of result, such as answers:
+/// the last four keys are of evaluations.
 #[test]
 fn the_keys_of_a_representative_plan_are_pinned() {
     let found: Vec<String> = keys(&plan(), 3).iter().map(|key| key[..16].to_owned()).collect();
@@ -104,7 +104,7 @@ fn another_numeric_version_and_another_setting_are_other_keys() {
     assert_eq!(same.iter().filter(|same| !**same).count(), 2);
 }
 
-/// What is trained, and what is made of it; neither what begins at random nor what a teacher writes.
+/// The keys of trained models and of what depends on them; not of random models or a teacher's completions.
 #[test]
 fn several_processes_have_keys_of_their_own_for_what_they_train() {
     let plan = plan();

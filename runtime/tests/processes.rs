@@ -57,7 +57,7 @@ fn losses(events: &[Event], wanted: &str) -> Vec<f64> {
     events.iter().filter_map(of).collect()
 }
 
-/// The largest distance, by the largest change that the other made.
+/// The largest difference, relative to the largest change of the other from the start.
 fn distance(one: &[f32], other: &[f32], start: &[f32]) -> f64 {
     let largest = |pairs: &mut dyn Iterator<Item = (&f32, &f32)>| {
         pairs.map(|(one, other)| f64::from((one - other).abs())).fold(0.0, f64::max)
@@ -127,7 +127,7 @@ fn children(parent: u32) -> Vec<u32> {
     fs::read_dir("/proc").unwrap().flatten().filter_map(of).collect()
 }
 
-/// Runs until `enough`, and sends a signal then: to the process with this number.
+/// Runs until `enough`, then sends a signal to the process with this number.
 fn cut(
     job: &RunJob,
     signal: &str,
@@ -202,7 +202,7 @@ fn a_process_that_is_killed_stops_the_run_and_the_next_one_ends_the_same() {
     assert!(outcome(folder.path(), "out") == expected);
 }
 
-/// Asked to stop, all stop at one place, whoever was asked.
+/// If any process is asked to stop, all stop at the same step.
 #[test]
 fn processes_that_are_asked_to_stop_keep_the_step_they_are_at() {
     let plan = chain().plan;

@@ -1,4 +1,4 @@
-//! Runs that end early, and what the next one makes of them.
+//! Runs that end early, and how the next run resumes them.
 
 mod support;
 
@@ -47,12 +47,12 @@ fn chain() -> Builder {
     b
 }
 
-/// After every step.
+/// A job with a checkpoint after every step.
 fn often(plan: &Plan, folder: &Path, out: &str) -> RunJob {
     RunJob { checkpoint_every: Some(0.0), ..job(plan, folder, out) }
 }
 
-/// Runs until `enough`, and ends it with a signal there.
+/// Runs until `enough`, then ends the run with a signal.
 fn cut(job: &RunJob, signal: &str, enough: impl Fn(&Event) -> bool) -> (Vec<Event>, Option<i32>) {
     let mut child = start(&Job::Run(Box::new(job.clone())));
     let mut events = Vec::new();
@@ -89,7 +89,7 @@ fn checkpoints<'a>(events: &'a [Event], wanted: &'a str) -> impl Iterator<Item =
     })
 }
 
-/// SIGKILL at moments that nothing chose: each run comes a little further than the one before.
+/// SIGKILL at arbitrary moments: each run gets a little further than the one before.
 #[test]
 fn a_run_that_is_killed_over_and_over_ends_the_same() {
     let plan = chain().plan;
@@ -202,8 +202,8 @@ fn from_a_stage_on_everything_is_computed_again() {
     assert_eq!(resumed(&events), []);
 }
 
-/// An edit under way: the student's objective is another, and it goes on from where it was, under a key that
-/// says so.
+/// An edit during a run: with another objective, the student continues from its checkpoint, under a key that
+/// records this.
 #[test]
 fn a_stage_can_be_forked_from_another_ones_checkpoint() {
     let folder = folder();
@@ -246,8 +246,8 @@ fn a_stage_can_be_forked_from_another_ones_checkpoint() {
     );
 }
 
-/// The last checkpoint is damaged: the one before is taken, and the damage is said; without any, the stage
-/// begins anew.
+/// If the last checkpoint is damaged, a warning says so and the one before is used; without any, the stage
+/// starts over.
 #[test]
 fn a_damaged_checkpoint_is_said_and_passed_over() {
     let plan = chain().plan;
@@ -311,8 +311,8 @@ fn where_no_checkpoint_can_be_written_training_goes_on() {
     assert!(outcome(folder.path(), "out") == outcome(whole.path(), "out"));
 }
 
-/// Three runs start together on one store, and one of them is killed: nothing is computed twice, nobody waits
-/// for ever, and all that end have the same.
+/// Three runs start together on one store, and one of them is killed: nothing is computed twice, no run waits
+/// for ever, and all that finish have the same results.
 #[test]
 fn runs_on_one_store_share_the_work() {
     let plan = chain().plan;
@@ -381,7 +381,7 @@ fn what_a_run_needs_is_not_pruned() {
     assert_eq!((pruned.removed.len(), pruned.left), (8, 0));
 }
 
-/// An imitator of its own start, and what it learns with.
+/// A plan in which a student imitates its own start, with this learning rate.
 fn imitation(learning_rate: f64) -> Plan {
     let mut b = Builder::new();
     let domains = [b.domain("copy", 0.5), b.domain("flip", 0.5)];

@@ -1,4 +1,4 @@
-//! What large frozen models say of data, kept from run to run: the worker as it is started, on plans written
+//! Scores of data by large frozen models, stored between runs: tests of the worker process on plans written
 //! by hand.
 
 mod support;
@@ -12,14 +12,14 @@ use mopd_compiler::plan::events::{Event, Job, RunJob};
 use mopd_compiler::plan::*;
 use support::*;
 
-/// Of the data.
+/// Rows of the data.
 const ROWS: u64 = 54;
 /// 12 rows a step: two epochs.
 const STEPS: u32 = 9;
 /// Sequences that are scored.
 const OF: u64 = 12 * STEPS as u64;
-/// Of them, those for which nothing is kept when they come: each row once, and one that comes twice in the
-/// batch in which the second epoch begins.
+/// Those without stored scores when they are drawn: each row once, and one that comes twice in the batch in
+/// which the second epoch begins.
 const NEW: u64 = 55;
 
 /// A small student of a teacher with more than ten million parameters, which nobody trains.
@@ -48,7 +48,7 @@ fn student(folder: &Path, out: &str) -> Vec<u8> {
     fs::read(folder.join(out).join("models/student-seed1/model.safetensors")).unwrap()
 }
 
-/// Of how many sequences there were scores.
+/// The numbers of sequences with stored scores, from the events.
 fn found(events: &[Event]) -> Vec<(u64, u64)> {
     let of = |event: &Event| {
         if let Event::ScoresFound { found, of, .. } = event { Some((*found, *of)) } else { None }
@@ -136,7 +136,7 @@ fn another_teacher_and_other_data_find_nothing() {
     assert_eq!(found(&good(&job(&longer, folder.path(), "longer"))), [(2 * OF, 2 * OF)]);
 }
 
-/// A flipped bit is said and computed again; what cannot be written is said once, and the run goes on.
+/// Damaged scores are reported and computed again; a failed write is reported once, and the run goes on.
 #[test]
 fn damage_and_a_store_that_takes_nothing_change_no_bit() {
     let folder = folder();

@@ -117,7 +117,7 @@ pub struct BenchGenerateArgs {
     /// Compute dtype
     #[arg(long, value_enum, default_value_t = ComputeDtype::Float32)]
     pub dtype: ComputeDtype,
-    /// Rounds through all sizes, in turn
+    /// Rounds through all sizes, in turn, after one that is not counted
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     pub rounds: u32,
     /// Write JSON: times in seconds, memory in bytes

@@ -99,7 +99,7 @@ pub enum Command {
     Other(Vec<OsString>),
 }
 
-/// Bytes.
+/// Parses a size as bytes.
 fn size(text: &str) -> Result<u64, String> {
     let (number, unit) = split_unit(text);
     let of_unit = match unit {
@@ -131,7 +131,7 @@ pub struct Overrides {
     pub set: Vec<(String, String)>,
 }
 
-/// A length of time, in seconds.
+/// Parses a length of time as seconds.
 fn seconds(text: &str) -> Result<f64, String> {
     let (number, unit) = split_unit(text);
     let of_unit = match unit {
@@ -162,7 +162,7 @@ pub enum Format {
     Json,
 }
 
-/// What models compute in.
+/// The compute dtype of models.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ComputeDtype {
     Float32,
@@ -186,8 +186,8 @@ pub enum PredictMode {
     Full,
 }
 
-/// A command line with `--predict never` as `--predict=never`. `mopd plan` takes `--predict` alone, too, so
-/// that the parser reads the word behind it as the file.
+/// Joins `--predict never` to `--predict=never`. `mopd plan` also accepts `--predict` alone, so the parser
+/// would take the next word for the file.
 pub fn joined(words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut joined: Vec<OsString> = Vec::new();
     let mut options = true;

@@ -1,5 +1,5 @@
-//! Makes room in a folder of results for a run with another plan. Finished results move to `previous`; a
-//! new plan never stands beside old numbers, and finished numbers are not lost if the new run is killed.
+//! Prepares a results folder for a run with another plan. Finished results move to `previous`: a new plan is
+//! never beside old numbers, and finished numbers are not lost if the new run is killed.
 
 use std::fs;
 use std::io::{self, Write};
@@ -12,40 +12,40 @@ use crate::provenance::PROVENANCE;
 use crate::run_events::EVENTS;
 use crate::run_folder::{METRICS, REWARDS, SAMPLES, WEIGHTS};
 
-/// The folder within that of results that holds the last finished run with another plan.
+/// The folder, inside the results folder, with the last finished run of another plan.
 const PREVIOUS: &str = "previous";
-/// Where that one is made, and what a run begins with.
+/// Temporary folders, where `previous` and the first files of a run are written.
 const PART: &str = "previous.part";
 const NEXT: &str = "next.part";
 const RESULTS: &str = "results.json";
-/// What only fits the plan that it was made by. The first says that a run is finished, so it goes before the
-/// others.
+/// Files that belong to the plan they were made by. The first one marks a run as finished, so it is removed
+/// before the others.
 const MADE: [&str; 6] = [RESULTS, REWARDS, METRICS, SAMPLES, WEIGHTS, EVENTS];
-/// What says which plan that was, or that it was a sweep.
+/// Files that identify the plan, or a sweep.
 const SAYS: [&str; 4] = [PLAN, "source.mopd", "sweep.json", PROVENANCE];
 const PLAN: &str = "plan.json";
 const MODULES: &str = "modules";
 
-/// Of `plan.json` and of `results.json`, of this version or another: the plan's hash.
+/// The plan's hash in `plan.json` and `results.json`, also of other versions.
 #[derive(serde::Deserialize)]
 struct PlanHash {
     #[serde(alias = "hash")]
     plan: String,
 }
 
-/// Puts what a run begins with, its text and its plan, into the folder of results, `plan` being the plan's
-/// hash; what an earlier run with another plan left makes room ([`make_room`]). Where there is no room on the
-/// disk, everything stays as it was.
+/// Writes the first files of a run, its text and its plan, to the results folder; `plan` is the plan's hash.
+/// Files of an earlier run with another plan are moved away ([`make_room`]). If the disk is full, nothing
+/// changes.
 ///
 /// # Errors
-/// A folder that can't be written to.
+/// If a folder can't be written to.
 pub fn begin(out: &Path, plan: &str, files: &[(&Path, &str)]) -> Result<(), Problem> {
     let next = out.join(NEXT);
     remove(&next)?;
     for (name, text) in files {
         let written = write_atomically(&next.join(name), |file| file.write_all(text.as_bytes()));
         if let Err(WriteError { source, .. }) = written {
-            // That it can't be written is what there is to say.
+            // Only the error of writing matters.
             let _ = remove(&next);
             return Err(unwritten(&out.join(name), source));
         }
@@ -62,13 +62,13 @@ pub fn begin(out: &Path, plan: &str, files: &[(&Path, &str)]) -> Result<(), Prob
     remove(&next)
 }
 
-/// Makes room for a run of the plan with this hash, or for the runs of a sweep, which have their plans in
-/// folders of their own. The files of a finished run with another plan go to `previous`, in the place of what
-/// was there; those of an unfinished one go away, for its stages are in the store. Where the plan is the
-/// same, everything stays.
+/// Prepares a folder for a run of the plan with this hash, or for the runs of a sweep, whose plans are in
+/// folders of their own. The files of a finished run with another plan replace the content of `previous`;
+/// those of an unfinished one are removed, for its stages are in the store. If the plan is the same,
+/// everything stays.
 ///
 /// # Errors
-/// A folder that can't be written to.
+/// If a folder can't be written to.
 pub fn make_room(out: &Path, plan: Option<&str>) -> Result<(), Problem> {
     let hash = |name: &str| -> Option<String> {
         let text = fs::read(out.join(name)).ok()?;
@@ -78,7 +78,7 @@ pub fn make_room(out: &Path, plan: Option<&str>) -> Result<(), Problem> {
     if planned.as_deref() == plan {
         return Ok(());
     }
-    // Results that can't be read are nobody's to throw away.
+    // Results that can't be read must not be removed.
     let finished = out.join(RESULTS).is_file()
         && hash(RESULTS).is_none_or(|made| planned.is_none_or(|planned| planned == made));
     if finished {
@@ -90,7 +90,7 @@ pub fn make_room(out: &Path, plan: Option<&str>) -> Result<(), Problem> {
     remove(&out.join(MODULES))
 }
 
-/// Killed at any moment, the run is whole in the folder or in `previous`, or in both.
+/// If it is killed at any time, the run is whole in the folder or in `previous`, or in both.
 fn archive(out: &Path) -> Result<(), Problem> {
     let part = out.join(PART);
     remove(&part)?;
@@ -112,16 +112,16 @@ fn archive(out: &Path) -> Result<(), Problem> {
     fs::rename(&part, &previous).map_err(|error| unwritten(&previous, error))
 }
 
-/// The same file at another place; nothing where there is none.
+/// Links a file to another place; does nothing if it does not exist.
 fn link(from: &Path, to: &Path) -> io::Result<()> {
     if !from.is_file() {
         return Ok(());
     }
-    // What is written later is a new file in the old one's place, never the old one written over.
+    // Later writes replace the file by a new one, and never change the old one's content.
     fs::hard_link(from, to).or_else(|_| fs::copy(from, to).map(|_| ()))
 }
 
-/// A file or a folder; one that is not there is gone already, also where nothing may be removed.
+/// Removes a file or a folder. A missing one is no error, even where nothing may be removed.
 fn remove(path: &Path) -> Result<(), Problem> {
     let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
     let removed = if found.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };

@@ -28,7 +28,7 @@ pub fn cache(arguments: &CacheArgs) -> Result<Status, Problem> {
         CacheAction::Prune { older_than, keep_under, dry_run } => {
             let older_than =
                 older_than.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX));
-            // A dry run that is told no more is about all that may be removed.
+            // A dry run without further options lists everything that may be removed.
             let all = (older_than, *keep_under) == (None, None);
             let older_than = older_than.or((all && *dry_run).then_some(Duration::ZERO));
             prune(&folder, &PrunePolicy { older_than, keep_under: *keep_under, dry_run: *dry_run })
@@ -40,7 +40,7 @@ fn unreadable(why: String) -> Problem {
     Problem::usage("unreadable-store", format!("the store can't be read: {why}"))
 }
 
-/// Says which lists of needs can't be read. Whether there are any.
+/// Warns of lists of needed entries that can't be read. Returns whether there are any.
 fn warn_of(unreadable: &[String]) -> bool {
     for why in unreadable {
         output::error(&format!("warning: it is not known what a run needs: {}\n", printable(why)));
@@ -113,7 +113,7 @@ fn described(item: &StoreItem) -> String {
     }
 }
 
-/// A folder as seen from here.
+/// A path relative to the current folder.
 fn short(path: &Path) -> String {
     let here = std::env::current_dir().unwrap_or_default();
     path.strip_prefix(here).unwrap_or(path).display().to_string()
@@ -142,7 +142,7 @@ fn verify(folder: &Folder) -> Result<Status, Problem> {
     Ok(Status::Wrong)
 }
 
-/// How often it is asked again whether runs are being written down, which takes milliseconds.
+/// How many times to check whether runs are being recorded, which takes milliseconds.
 const PATIENCE: u32 = 100;
 
 fn prune(folder: &Folder, policy: &PrunePolicy) -> Result<Status, Problem> {

@@ -1,4 +1,4 @@
-//! `mopd check`: diagnostics. Only with `--files` it starts the worker, for what reading shows.
+//! `mopd check`: diagnostics. Starts the worker only with `--files`, to read the data.
 
 use std::path::Path;
 
@@ -22,7 +22,7 @@ pub fn check(arguments: &CheckArgs) -> Result<Status, Problem> {
         let mut analysis = match fixed.and_then(|()| host::check_file(path)) {
             Ok(analysis) => analysis,
             Err(problem) => {
-                // For people, whatever reads the list; and in the list, for whoever reads nothing else.
+                // On standard error for people, and in the output for programs that read only that.
                 problem.report();
                 match arguments.format {
                     CheckFormat::Json => json.push(render::json::of_problem(&problem, path)),
@@ -111,8 +111,8 @@ pub fn check(arguments: &CheckArgs) -> Result<Status, Problem> {
     Ok(status)
 }
 
-/// Applies the certain fixes of a file in place, and says on standard error how many. Of modules that it
-/// imports nothing is changed: they are files of their own.
+/// Applies the certain fixes of a file in place, and reports on standard error how many. Imported modules are
+/// not changed: they are separate files.
 fn fix(path: &Path) -> Result<(), Problem> {
     if host::is_standard(path) {
         return Ok(());

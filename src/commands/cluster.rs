@@ -1,4 +1,4 @@
-//! `mopd plan --predict --cluster FILE`: what stages would take on several machines.
+//! `mopd plan --predict --cluster FILE`: the predicted cost of stages on several machines.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ pub fn predict(plan: &Plan, file: &Path) -> Result<(), Problem> {
     let cluster = read(file)?;
     let mut said = 0;
     for (model, named) in trained(plan) {
-        // Stages without teachers or with other rollouts take no part in what is asked.
+        // Stages without teachers or with other rollouts are not simulated.
         let Stage::Train(train) = &named.stage else { continue };
         if train.scorers.routed().is_empty() || !matches!(train.rollout.producer, Producer::Student(_)) {
             continue;

@@ -1,4 +1,4 @@
-//! `mopd compare`: what differs between runs, in meaning and in result.
+//! `mopd compare`: the differences between runs, in meaning and in results.
 
 use comfy_table::{CellAlignment, ContentArrangement, Table as Grid, presets};
 use mopd_compiler::plan::difference::{InputChange, PlanDifference, difference, input_changes};
@@ -12,7 +12,7 @@ use crate::problem::{Problem, Status};
 use crate::run_folder::{REWARDS, RunFolder};
 use crate::worker;
 
-/// A run beside the first one.
+/// A run compared with the first one.
 struct Pair<'a> {
     before: &'a str,
     after: &'a str,
@@ -23,7 +23,7 @@ struct Pair<'a> {
 pub struct MeaningChange {
     difference: PlanDifference,
     inputs: Vec<InputChange>,
-    /// What else may make a difference: the seeds, the versions.
+    /// Other possible causes of a difference: seeds, versions.
     circumstances: Vec<String>,
 }
 
@@ -64,7 +64,7 @@ pub fn compare(arguments: &CompareArgs) -> Result<Status, Problem> {
     Ok(Status::Good)
 }
 
-/// What differs between two runs beside their results.
+/// The differences between two runs other than their results.
 pub fn meaning(before: &RunFolder, after: &RunFolder) -> MeaningChange {
     let (mut circumstances, mut inputs) = (Vec::new(), Vec::new());
     if let (Some(before), Some(after)) = (&before.results, &after.results) {
@@ -86,7 +86,7 @@ pub fn meaning(before: &RunFolder, after: &RunFolder) -> MeaningChange {
 }
 
 impl MeaningChange {
-    /// One line each.
+    /// The differences as text, one line each.
     pub fn lines(&self) -> Vec<String> {
         let items = self.difference.items.iter().map(ToString::to_string);
         let inputs = self.inputs.iter().map(ToString::to_string);
@@ -114,7 +114,7 @@ impl MeaningChange {
     }
 }
 
-/// The tables that the first run shares with each of the others.
+/// The tables that the first run has in common with each of the others.
 pub fn results(runs: &[String]) -> Result<Vec<Vec<ComparedTable>>, Problem> {
     let job = Job::Compare(CompareJob { runs: runs.to_vec() });
     let mut found = Vec::new();
@@ -138,19 +138,19 @@ pub fn columns(table: &ComparedTable) -> Vec<String> {
     columns
 }
 
-/// Whether the models of a column certainly differ: the interval of the difference leaves 0 out, and the same
-/// reward judged all that is in it.
+/// Whether the models of a column certainly differ: the interval of the difference excludes 0, and the same
+/// reward judged everything in it.
 pub fn is_clear(table: &ComparedTable, column: usize, cell: &ComparedCell) -> bool {
     let same_reward = match table.domains.get(column) {
         Some(domain) => !table.other_rewards.contains(domain),
-        // Over all domains.
+        // The mean over all domains.
         None => table.other_rewards.is_empty(),
     };
     same_reward && (cell.difference.low > 0.0 || cell.difference.high < 0.0)
 }
 
 fn signed(value: f64) -> String {
-    // What rounds to nothing has no sign.
+    // A number that rounds to 0 has no sign.
     let text = format!("{value:+.2}");
     if text == "-0.00" { "+0.00".to_owned() } else { text }
 }
@@ -161,7 +161,7 @@ pub fn span(cell: &ComparedCell) -> String {
     format!("{} [{}, {}]", signed(difference.mean), signed(difference.low), signed(difference.high))
 }
 
-/// How the intervals were made, and what they do not cover.
+/// How the intervals were computed, and what they do not include.
 pub fn notes(table: &ComparedTable) -> Vec<String> {
     let seeds = if table.same_seeds {
         "prompts and seeds are paired"
@@ -252,7 +252,7 @@ fn markdown(pairs: &[Pair]) -> String {
             out += &format!("- {line}\n");
         }
         for table in &pair.tables {
-            // A bar would end a cell.
+            // In Markdown a bar would end a cell.
             out += &format!(
                 "\n### {}\n\n{}\n\n{}.\n",
                 printable(&table.name),
@@ -336,7 +336,7 @@ fn in_latex(text: &str) -> String {
     out
 }
 
-/// A line a number, for programs.
+/// One line per number, for programs.
 fn csv(pairs: &[Pair]) -> String {
     let mut out = "first,second,table,model,column,mean_first,mean_second,difference,low,high,\
                    paired_prompts,paired_seeds\n"
@@ -348,7 +348,7 @@ fn csv(pairs: &[Pair]) -> String {
                     let Some(ComparedCell { before, after, difference }) = cell else { continue };
                     let paired = match table.domains.contains(column) {
                         true => !table.other_tests.contains(column),
-                        // Over all domains.
+                        // The mean over all domains.
                         false => table.other_tests.is_empty(),
                     };
                     let names = [pair.before, pair.after, &table.name, &row.model, column].map(quoted);

@@ -1,4 +1,4 @@
-//! `mopd completions`: what a shell completes of commands and options.
+//! `mopd completions`: shell completions for commands and options.
 
 use clap::CommandFactory;
 
@@ -9,7 +9,7 @@ use crate::problem::{Problem, Status};
 pub fn completions(arguments: &CompletionsArgs) -> Result<Status, Problem> {
     let mut script = Vec::new();
     clap_complete::generate(arguments.shell, &mut Cli::command(), "mopd", &mut script);
-    // A shell reads it: as it is.
+    // Verbatim, since a shell reads it.
     output::verbatim(&String::from_utf8_lossy(&script));
     Ok(Status::Good)
 }

@@ -1,4 +1,4 @@
-//! `mopd delta`: how far the weights of two models are apart.
+//! `mopd delta`: the difference between the weights of two models.
 
 use std::path::{Path, PathBuf};
 
@@ -66,7 +66,7 @@ pub fn delta(arguments: &DeltaArgs) -> Result<Status, Problem> {
     Ok(Status::Good)
 }
 
-/// The model that the stage of a run's model began from: `RUN/models/student-seed1` says which.
+/// The model that a run's model was trained from. A path like `RUN/models/student-seed1` gives the run.
 fn beginning(model: &Path) -> Result<PathBuf, Problem> {
     let shown = model.display();
     let unknown =
@@ -86,7 +86,7 @@ fn beginning(model: &Path) -> Result<PathBuf, Problem> {
     let seed = name.rsplit_once("-seed").and_then(|(_, seed)| seed.parse::<u64>().ok()).unwrap_or_default();
     let of_run = plan.experiment.models.iter().find(|known| folder_of_model(&known.name, seed) == name);
     let start = match of_run.map(|known| &known.stage) {
-        // None of the models of an average was before the others.
+        // An average has no model that was before the others.
         Some(Stage::Merge(merge)) if merge.base.is_none() => {
             let names = merge.models.iter().map(|id| format!("`{}`", plan.experiment.model(*id).name));
             return Err(unknown(format!(
@@ -123,13 +123,13 @@ fn beginning(model: &Path) -> Result<PathBuf, Problem> {
     }
 }
 
-/// The folder that a plan's paths are relative to, as the run was told it.
+/// The base folder of a plan's paths, as it was given to the run.
 fn base_of(plan: &Plan, origin: Origin) -> PathBuf {
     plan.place(origin).map_or_else(|| PathBuf::from("."), |place| folder_of(Path::new(&place.file)))
 }
 
-/// Where a model lies that a run has read; none of one that is no folder of safetensors, or that the hub's
-/// cache has no more.
+/// The folder of a model that a run has loaded; `None` if it is not a folder of safetensors, or is no longer
+/// in the hub's cache.
 fn folder_of_loaded(pretrained: &Pretrained, base: &Path) -> Option<PathBuf> {
     match pretrained {
         Pretrained::Checkpoint { folder } => Some(base.join(folder)),
@@ -241,7 +241,7 @@ model summed  = task_arithmetic(base, expert, scale: 0.5)
             problem.message()
         );
         assert!(problem.help_text().is_some_and(|help| help.contains("--from")));
-        // Changes that are added to a model began from that.
+        // The model before is the one that changes were added to.
         for model in [model("summed"), first] {
             let before = beginning(&model).expect("the model before");
             assert!(before.ends_with("models/base-seed1"), "{}", before.display());

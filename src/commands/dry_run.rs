@@ -1,5 +1,5 @@
-//! `mopd run --dry-run`: whether a run could begin, what would run, and where results would go. No model is
-//! read or made, and nothing is left behind.
+//! `mopd run --dry-run`: whether a run could start, what it would run, and where results would go. No model
+//! is loaded or made, and no file remains.
 
 use std::path::Path;
 
@@ -85,7 +85,7 @@ pub fn dry_run(arguments: &RunArgs, sweep: &Sweep, folder: &Path) -> Result<Stat
     Ok(Status::Good)
 }
 
-/// Says what the runs could not use, each thing once. Whether there is any.
+/// Reports everything that the runs could not use, once each. Returns whether there is any.
 fn refused(arguments: &RunArgs, sweep: &Sweep) -> Result<bool, Problem> {
     let mut said: Vec<String> = Vec::new();
     for (_, compiled) in sweep.compiled() {
@@ -101,7 +101,7 @@ fn refused(arguments: &RunArgs, sweep: &Sweep) -> Result<bool, Problem> {
     Ok(!said.is_empty())
 }
 
-/// Says which files are not there that the experiment names; no run reads them.
+/// Reports missing files that the experiment names; no run reads them.
 fn missing(analysis: &Analysis) {
     let of_files = |diagnostic: &&Diagnostic| diagnostic.code == Code::MissingFile;
     let missing: Vec<Diagnostic> = analysis.diagnostics.iter().filter(of_files).cloned().collect();
@@ -118,7 +118,7 @@ fn seeds(plan: &Plan) -> u32 {
     plan.experiment.comparisons.iter().map(|comparison| comparison.seeds).max().unwrap_or(1).max(1)
 }
 
-/// Of the folder for results.
+/// The state of the results folder.
 fn what_is_there(folder: &Path, runs: &[(&SweepRun, &Plan)]) -> String {
     if !folder.join("results.json").is_file() {
         return String::new();

@@ -1,4 +1,4 @@
-//! `mopd eval`: models on files of prompts. It is an experiment of one table, which is written here and runs
+//! `mopd eval`: evaluates models on files of prompts. It generates an experiment with one table, and runs it
 //! like any other.
 
 use std::collections::HashSet;
@@ -31,7 +31,7 @@ pub fn eval(arguments: &EvalArgs) -> Result<Status, Problem> {
     run::run(&arguments)
 }
 
-/// Those of the run of a text on standard input.
+/// The arguments of a run whose text is on standard input.
 fn run_arguments(arguments: &EvalArgs) -> Option<RunArgs> {
     let format = match arguments.format {
         Format::Human => "human",
@@ -45,18 +45,18 @@ fn run_arguments(arguments: &EvalArgs) -> Option<RunArgs> {
     }
 }
 
-/// The experiment that is written: a model for each checkpoint, a benchmark for each file, a table of both.
+/// The generated experiment: a model for each checkpoint, a benchmark for each file, and a table of both.
 #[derive(Default)]
 struct WrittenExperiment {
     text: String,
-    /// What on the command line its parts stand for.
+    /// The command-line words that its parts come from.
     parts: Vec<WrittenPart>,
-    /// What files and checkpoints are called in the table, with their paths.
+    /// The names of files and checkpoints in the table, with their paths.
     labels: Vec<(String, String)>,
 }
 
 impl WrittenExperiment {
-    /// A part that stands for words of the command line.
+    /// Adds a part that comes from words of the command line.
     fn write(&mut self, text: &str, words: String) {
         let start = self.text.len();
         self.text += text;
@@ -68,7 +68,7 @@ fn experiment(arguments: &EvalArgs) -> Result<WrittenExperiment, Problem> {
     let temperature = arguments.temperature.unwrap_or(if arguments.samples == 1 { 0.0 } else { 1.0 });
     let format = if arguments.chat { "chat" } else { "text" };
     let reward = reward(&arguments.reward);
-    // Each setting, with the option that says it.
+    // Each setting, with its option.
     let mut settings = vec![
         (format!("reward = {reward}"), format!("--reward {}", arguments.reward)),
         (format!("format = {format}"), "--chat".to_owned()),
@@ -105,7 +105,7 @@ fn experiment(arguments: &EvalArgs) -> Result<WrittenExperiment, Problem> {
     }
     let models = names(&arguments.checkpoints, "model", &mut taken);
     for (name, checkpoint) in models.iter().zip(&arguments.checkpoints) {
-        // Only a run's own says how it makes tokens.
+        // Only a run's own model describes its tokenizer.
         let of_run = Path::new(checkpoint).join("mopd.json").is_file();
         let source = if of_run { "checkpoint" } else { "hf" };
         written.write(&format!("model {name} = {source}({})\n", quoted(checkpoint)?), checkpoint.clone());
@@ -117,7 +117,7 @@ fn experiment(arguments: &EvalArgs) -> Result<WrittenExperiment, Problem> {
     Ok(written)
 }
 
-/// A reward of the language. `judge.py:score` alone is what `python("judge.py:score")` means.
+/// A reward of the language. `judge.py:score` alone stands for `python("judge.py:score")`.
 fn reward(given: &str) -> String {
     let is_function = given.split_once(".py:").is_some_and(|(file, function)| {
         !file.is_empty() && function.chars().all(|c| c.is_alphanumeric() || c == '_') && !function.is_empty()
@@ -126,8 +126,7 @@ fn reward(given: &str) -> String {
     if is_function && plain { format!("python(\"{given}\")") } else { given.to_owned() }
 }
 
-/// `prompt=question,answer=solution` as the language has it; nothing of fields that stand in columns of their
-/// names.
+/// `prompt=question,answer=solution` in the language; without fields whose column has the same name.
 fn columns(fields: &str) -> Result<String, Problem> {
     let column = |pair: &str| {
         let Some((field, column)) = pair.split_once('=').filter(|(_, column)| !column.trim().is_empty())
@@ -144,7 +143,7 @@ fn columns(fields: &str) -> Result<String, Problem> {
     Ok(columns.into_iter().flatten().collect::<Vec<_>>().join(", "))
 }
 
-/// A text of the language.
+/// A text in the language.
 fn quoted(text: &str) -> Result<String, Problem> {
     if text.contains(['\n', '\r']) {
         return Err(Problem::usage("not-text", format!("{text:?} has more than one line")));
@@ -152,14 +151,14 @@ fn quoted(text: &str) -> Result<String, Problem> {
     Ok(format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"")))
 }
 
-/// Whether it is a name that has no meaning of its own in the language.
+/// Whether a name has no meaning in the language yet.
 fn is_free(name: &str) -> bool {
     let declared = host::analyse_text(Path::new("-"), &format!("let {name} = 1\n"));
     declared.is_ok_and(|analysis| !analysis.has_errors())
 }
 
-/// A name of the language for each path, its last part as near as it goes; where two would be alike, with the
-/// folders that tell them apart. All differ, also from those that are taken.
+/// A name in the language for each path: its last part, as similar as possible, with folders in front where
+/// two would be equal. All differ, also from the names that are taken.
 fn names(paths: &[String], otherwise: &str, taken: &mut HashSet<String>) -> Vec<String> {
     let parts = |path: &String| -> Vec<String> {
         let path = Path::new(path);
@@ -171,7 +170,7 @@ fn names(paths: &[String], otherwise: &str, taken: &mut HashSet<String>) -> Vec<
         whole.iter().map(|part| letters(&part.to_string_lossy())).filter(|part| !part.is_empty()).collect()
     };
     let all: Vec<Vec<String>> = paths.iter().map(parts).collect();
-    // The last parts of a path, so many that no other path ends alike.
+    // The fewest last parts of a path that no other path ends with.
     let enough = |index: usize, parts: &Vec<String>| {
         let last = |parts: &[String], count: usize| parts[parts.len().saturating_sub(count)..].join("_");
         let alone = |count: &usize| {
@@ -194,7 +193,7 @@ fn names(paths: &[String], otherwise: &str, taken: &mut HashSet<String>) -> Vec<
     all.iter().enumerate().map(name).collect()
 }
 
-/// A part of a path in letters of names.
+/// A part of a path, with only characters of names.
 fn letters(part: &str) -> String {
     let letter = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' };
     part.chars().map(letter).collect::<String>().trim_matches('_').to_owned()

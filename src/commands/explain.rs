@@ -12,7 +12,7 @@ pub fn explain(arguments: &ExplainArgs) -> Result<Status, Problem> {
         output::result(&all());
         return Ok(Status::Good);
     };
-    // What people paste: `error[unit-mismatch]`, `[unit-mismatch]`, `unit_mismatch`.
+    // Forms that people paste: `error[unit-mismatch]`, `[unit-mismatch]`, `unit_mismatch`.
     let name =
         name.rsplit('[').next().unwrap_or(name).trim_end_matches([']', ':']).to_lowercase().replace('_', "-");
     let code = Code::ALL.iter().find(|code| code.name() == name).map(|code| code.page().to_owned());
@@ -35,8 +35,8 @@ pub fn explain(arguments: &ExplainArgs) -> Result<Status, Problem> {
     )
 }
 
-/// What stands in brackets where no line of a program is wrong, with what there is to say about it: one page
-/// for here and the book.
+/// The names in brackets of problems that are not in a program, with their explanations: the same page as in
+/// the book.
 fn problems() -> impl Iterator<Item = (&'static str, &'static str)> {
     let sections = include_str!("../problems.md").split("\n## `").skip(1);
     sections.filter_map(|section| section.split_once("`\n")).map(|(name, text)| (name, text.trim()))
@@ -64,7 +64,7 @@ mod tests {
 
     use super::*;
 
-    /// Every name that some problem of the program is given, read off its text.
+    /// Every name that some problem of the program has, found in its source text.
     fn named() -> Vec<String> {
         fn files(folder: &std::path::Path, found: &mut Vec<std::path::PathBuf>) {
             for entry in std::fs::read_dir(folder).unwrap() {

@@ -67,7 +67,7 @@ pub fn expr(arguments: &ExprArgs) -> Result<Status, Problem> {
     Ok(Status::Good)
 }
 
-/// An objective of a file by its name.
+/// An objective of a file, by name.
 pub(super) fn objective<'a>(analysis: &'a Analysis, name: &str) -> Result<&'a NamedObjective, Problem> {
     let objectives = &analysis.objectives;
     let names = || objectives.iter().map(|named| named.objective.name.as_str());
@@ -94,7 +94,7 @@ fn imported(analysis: &Analysis, name: &str) -> Option<String> {
     Some(host::sibling(entry, &module).map_or_else(|| module.join("."), |file| file.display().to_string()))
 }
 
-/// What is asked for, with its name.
+/// The requested expressions, with their names.
 fn roots(
     expressions: &Expressions,
     objective: &str,

@@ -1,5 +1,5 @@
-//! What `mopd check --files` and `mopd run --dry-run` ask of the worker: whether everything that a run reads
-//! is there and fine, but for the weights of models, and whether its rewards answer.
+//! The check of `mopd check --files` and `mopd run --dry-run`: asks the worker whether everything that a run
+//! reads exists and is valid, except the weights of models, and whether its rewards answer.
 
 use std::path::Path;
 
@@ -10,8 +10,7 @@ use super::run::job_of;
 use crate::problem::Problem;
 use crate::worker;
 
-/// What a run of the plan with so many processes could not use, in the plan's order. `file` is the
-/// experiment's.
+/// The problems of a run of the plan with this many processes, in the plan's order. `file` is the experiment.
 pub fn refused(plan: &Plan, file: &Path, processes: u32) -> Result<Vec<Failure>, Problem> {
     let job = Job::Files(Box::new(RunJob { processes, ..job_of(plan, file, Path::new("."))? }));
     let mut refused = Vec::new();

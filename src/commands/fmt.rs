@@ -55,7 +55,7 @@ fn standard_input(check: bool) -> Result<Status, Problem> {
     Ok(judge("-", text, formatted, check && changed))
 }
 
-/// Formats a file and says so where that changes it.
+/// Formats a file, and reports it if it changes.
 fn format_file(path: &Path, check: bool) -> Result<Status, Problem> {
     let text = host::read_text(path)?;
     let formatted = fmt::format(&text);
@@ -69,7 +69,7 @@ fn format_file(path: &Path, check: bool) -> Result<Status, Problem> {
     Ok(judge(&path.display().to_string(), text, formatted, check && changed))
 }
 
-/// Reports what does not parse.
+/// Reports text that does not parse.
 fn judge(path: &str, text: String, formatted: Formatted, unformatted: bool) -> Status {
     let mut sources = Sources::default();
     sources.add(SourceFile { path: path.to_owned(), text });
@@ -77,9 +77,9 @@ fn judge(path: &str, text: String, formatted: Formatted, unformatted: bool) -> S
     if unformatted || !formatted.diagnostics.is_empty() { Status::Wrong } else { Status::Good }
 }
 
-/// The file itself, or every .mopd file below a folder, in order of their names. Hidden folders, such as a
-/// run's store, are passed over, and so are the copies of sources in the folders of runs; links to folders
-/// are not followed.
+/// The file itself, or every .mopd file below a folder, sorted by name. Hidden folders, such as a run's
+/// store, are skipped, and so are the copies of sources in the folders of runs; links to folders are not
+/// followed.
 fn files_in(path: &Path) -> Result<Vec<PathBuf>, Problem> {
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);

@@ -1,4 +1,4 @@
-//! `mopd ls`: the runs below folders, what state they are in, and how long they took.
+//! `mopd ls`: the runs below folders, their state, and how long they took.
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -16,25 +16,25 @@ use crate::output::{self, counted, printable};
 use crate::problem::{Problem, Status};
 use crate::run_lock::LOCK;
 
-/// Folders within folders that are looked into.
+/// The deepest level of folders that is searched.
 const DEEP: usize = 5;
 
 struct Listed {
     folder: PathBuf,
     experiment: String,
     state: State,
-    /// When its results were written; of one without, its plan.
+    /// When its results were written; without results, when its plan was written.
     when: SystemTime,
     seconds: Option<f64>,
     tables: Vec<String>,
-    /// Of a sweep: its runs that ended well, and all.
+    /// Of a sweep: the runs that finished, and all runs.
     members: Option<(usize, usize)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     Finished,
-    /// Interrupted or failed; the same command goes on with it.
+    /// Interrupted or failed; the same command resumes it.
     Unfinished,
     Running,
 }
@@ -49,7 +49,7 @@ impl State {
     }
 }
 
-/// What is read of the files of any version.
+/// The fields that files of any version have.
 #[derive(Deserialize)]
 struct PlanFile {
     hash: String,
@@ -109,14 +109,14 @@ pub fn ls(arguments: &LsArgs) -> Result<Status, Problem> {
     Ok(Status::Good)
 }
 
-/// The hash of the plan whose results lie in a folder.
+/// The hash of the plan whose results are in a folder.
 pub fn plan_of(folder: &Path) -> Option<String> {
     read::<ResultsFile>(&folder.join("results.json")).map(|results| results.plan)
 }
 
 fn visit(folder: &Path, depth: usize, found: &mut Vec<Listed>) -> std::io::Result<()> {
     if let Some(run) = run(folder) {
-        // What lies in it is its own: the runs of a sweep, the run before it.
+        // Its subfolders belong to it: the runs of a sweep, the previous run.
         found.push(run);
         return Ok(());
     }
@@ -124,7 +124,7 @@ fn visit(folder: &Path, depth: usize, found: &mut Vec<Listed>) -> std::io::Resul
         let entry = entry?;
         let hidden = entry.file_name().to_string_lossy().starts_with('.');
         if depth < DEEP && !hidden && entry.file_type()?.is_dir() {
-            // One that can't be read is not why nothing is said of the others.
+            // An unreadable folder must not hide the others.
             let _ = visit(&entry.path(), depth + 1, found);
         }
     }
@@ -138,7 +138,7 @@ fn run(folder: &Path) -> Option<Listed> {
         return None;
     }
     let results: Option<ResultsFile> = read(&folder.join("results.json"));
-    // Those of another plan, which was there before, are not of this run.
+    // Results of another plan are from an earlier run.
     let results = results.filter(|results| plan.as_ref().is_none_or(|plan| plan.hash == results.plan));
     let members =
         sweep.map(|sweep| (sweep.members.iter().filter(|member| member.good).count(), sweep.members.len()));
@@ -160,7 +160,7 @@ fn run(folder: &Path) -> Option<Listed> {
     Some(Listed { folder: folder.to_owned(), experiment, state, when, seconds, tables, members })
 }
 
-/// None also of a file that is not what a run leaves.
+/// `None` also for a file that does not come from a run.
 fn read<T: for<'a> Deserialize<'a>>(path: &Path) -> Option<T> {
     serde_json::from_slice(&std::fs::read(path).ok()?).ok()
 }

@@ -1,4 +1,4 @@
-//! `mopd man`: the manual, from the definition of the command line.
+//! `mopd man`: the manual, generated from the definition of the command line.
 
 use std::path::Path;
 
@@ -21,13 +21,12 @@ pub fn man(arguments: &ManArgs) -> Result<Status, Problem> {
         None => mopd,
         Some(name) => command(&mopd, name)?,
     };
-    // `man` reads it: as it is.
+    // Verbatim, since `man` reads it.
     output::verbatim(&page(command)?);
     Ok(Status::Good)
 }
 
-/// Writes the page of mopd and that of each command, the commands of a command included; their names are the
-/// result.
+/// Writes the page of mopd and those of all commands, including subcommands; returns the names of the files.
 fn pages(command: &Command, folder: &Path) -> Result<(), Problem> {
     let unwritten = |path: &Path, error| Problem::unwritten(path, &error);
     std::fs::create_dir_all(folder).map_err(|error| unwritten(folder, error))?;

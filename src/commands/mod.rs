@@ -77,10 +77,10 @@ const BUILT: &[&str] = &[
     "help",
 ];
 
-/// What the command line says of output holds from now on.
+/// Applies the output options of the command line.
 ///
 /// # Errors
-/// A log file that can't be written to.
+/// If the log file can't be written to.
 pub fn begin(arguments: &OutputArgs) -> Result<(), Problem> {
     let log = arguments
         .log_file
@@ -138,14 +138,14 @@ fn other(words: &[OsString]) -> Problem {
     }
 }
 
-/// A file that is fit to run.
+/// A compiled file, ready to run.
 #[derive(Debug)]
 struct Compiled {
     sources: Sources,
     plan: Plan,
 }
 
-/// Checks and compiles; diagnostics go to standard error. None where they forbid to go on.
+/// Checks and compiles; diagnostics go to standard error. `None` where they prevent a run.
 fn compile(path: &Path, overrides: &[(String, String)]) -> Result<Option<Compiled>, Problem> {
     let mut analysis = host::analyse_file(path, overrides)?;
     let plan = plan_to_run(&mut analysis);
@@ -153,9 +153,9 @@ fn compile(path: &Path, overrides: &[(String, String)]) -> Result<Option<Compile
     Ok(plan.map(|plan| Compiled { sources: analysis.sources, plan }))
 }
 
-/// The plan of a file that declares an experiment, with its own values or those from outside, whatever it
-/// sweeps over. What forbids it joins the diagnostics: faults that the checker can't see, and what this
-/// version can't execute.
+/// The plan of a file that declares an experiment, with its own values or those set from outside, whatever it
+/// sweeps over. Problems that prevent it are added to the diagnostics: errors that the checker can't see, and
+/// constructs that this version can't execute.
 fn plan_of(analysis: &mut Analysis) -> Option<Plan> {
     let experiment = analysis.experiment.as_ref()?;
     match mopd_compiler::compile(experiment, &analysis.origins, &analysis.sources, jit::fuses()) {
@@ -167,7 +167,7 @@ fn plan_of(analysis: &mut Analysis) -> Option<Plan> {
     }
 }
 
-/// The same of a file that is to be run: one that declares no experiment is a diagnostic too.
+/// [`plan_of`] for a file to run: reports a file that declares no experiment.
 fn plan_to_run(analysis: &mut Analysis) -> Option<Plan> {
     let plan = plan_of(analysis);
     if analysis.experiment.is_none() && !analysis.has_errors() {
@@ -176,7 +176,7 @@ fn plan_to_run(analysis: &mut Analysis) -> Option<Plan> {
     plan
 }
 
-/// The diagnostics, on standard error.
+/// Writes the diagnostics to standard error.
 fn report(analysis: &Analysis) {
     let style = Style::of_stderr();
     output::error(&render::human::diagnostics(&analysis.diagnostics, &analysis.sources, style));

@@ -10,7 +10,7 @@ use crate::starter;
 pub fn new(arguments: &NewArgs) -> Result<Status, Problem> {
     let folder = &arguments.name;
     let name = experiment_name(folder)?;
-    // An empty folder is fine: people make one first.
+    // An empty folder is accepted: people may create one first.
     let taken =
         folder.exists() && std::fs::read_dir(folder).map_or(true, |mut entries| entries.next().is_some());
     if taken {
@@ -27,7 +27,7 @@ pub fn new(arguments: &NewArgs) -> Result<Status, Problem> {
     for (path, text) in &files {
         write(&folder.join(path), text)?;
     }
-    // The experiment comes first.
+    // The first file is the experiment.
     let file = folder.join(&files[0].0);
     output::note(&format!("made {}; `mopd run {}` runs it\n", folder.display(), file.display()));
     output::result(&format!("{}\n", file.display()));

@@ -21,7 +21,7 @@ const CHECKPOINTS: &str = "`mopd run` leaves a checkpoint of every model and see
 struct SampledText {
     text: String,
     tokens: u32,
-    /// It ended by itself; otherwise `max_tokens` cut it off.
+    /// Whether it ended by itself; otherwise `max_tokens` cut it off.
     finished: bool,
     /// Log-probability of the whole completion, in nats.
     logp: f64,
@@ -34,7 +34,7 @@ pub fn sample(arguments: &SampleArgs) -> Result<Status, Problem> {
             Problem::usage("no-checkpoint", format!("there is no folder {checkpoint}")).help(CHECKPOINTS)
         );
     }
-    // One file of weights, or the index of several.
+    // A single file of weights, or the index of several.
     for files in [&["model.safetensors", "model.safetensors.index.json"][..], &["config.json"]] {
         if !files.iter().any(|file| arguments.checkpoint.join(file).is_file()) {
             return Err(Problem::usage(
@@ -76,7 +76,7 @@ pub fn sample(arguments: &SampleArgs) -> Result<Status, Problem> {
                     output::result(&prompt.map(|prompt| heading(prompt, style)).unwrap_or_default());
                 }
                 let line = line(&completion, completions.len() + 1, style);
-                // Where the text was shown as it came, what is left of it follows.
+                // If the beginning of the text was streamed already, only the rest is printed.
                 output::result(line.strip_prefix(&begun).unwrap_or(&format!("\n{line}")));
             }
             completions.push(completion);
@@ -105,17 +105,17 @@ pub fn sample(arguments: &SampleArgs) -> Result<Status, Problem> {
     Ok(Status::Good)
 }
 
-/// What is shown of completions before they are whole: a single one's text as it comes, where a person looks
-/// on; else from time to time how many tokens there are.
+/// The progress of completions: at a terminal, the text of a single completion as it comes; otherwise the
+/// number of tokens, from time to time.
 struct Written {
     shows_text: bool,
-    /// What is on the screen of the completion that is being written.
+    /// The part of the current completion that is on the screen.
     shown: String,
     began: Option<Instant>,
     said: Instant,
 }
 
-/// How often it is said how many tokens there are.
+/// The interval between two reports of the number of tokens.
 const PACE: Duration = Duration::from_secs(10);
 
 impl Written {
@@ -129,7 +129,7 @@ impl Written {
         }
     }
 
-    /// `above` stands above the first completion of a prompt.
+    /// `above` is a heading before the first completion of a prompt.
     fn look(&mut self, tokens: u32, most: u32, text: &str, above: Option<String>, style: Style) {
         let began = *self.began.get_or_insert_with(Instant::now);
         if self.shows_text {
@@ -150,14 +150,14 @@ impl Written {
         }
     }
 
-    /// The completion is whole, or none follows. Gives what is on the screen of it.
+    /// Ends the current completion, or all of them. Returns the part of it on the screen.
     fn end(&mut self) -> String {
         self.began = None;
         std::mem::take(&mut self.shown)
     }
 }
 
-/// What the checkpoint is asked, in order.
+/// The prompts for the checkpoint, in order.
 fn prompts(arguments: &SampleArgs) -> Result<Vec<SamplePrompt>, Problem> {
     let Some(file) = &arguments.prompts else {
         let text = match arguments.prompt.as_deref().unwrap_or_default() {
@@ -189,7 +189,7 @@ fn prompts(arguments: &SampleArgs) -> Result<Vec<SamplePrompt>, Problem> {
     Ok(prompts)
 }
 
-/// A prompt above its completions.
+/// The heading with a prompt, before its completions.
 fn heading(prompt: &SamplePrompt, style: Style) -> String {
     let text = match prompt {
         SamplePrompt::Prompt(text) => text.clone(),
@@ -219,7 +219,7 @@ fn line(completion: &SampledText, number: usize, style: Style) -> String {
     hanging(&style.dim(&self::number(number)), HANGING, &text)
 }
 
-/// Before the further lines of a completion: as wide as its number.
+/// The indentation of the further lines of a completion: as wide as its number.
 const HANGING: &str = "     ";
 
 fn number(number: usize) -> String {

@@ -1,4 +1,4 @@
-//! `mopd serve`: a model behind HTTP.
+//! `mopd serve`: serves a model over HTTP.
 
 use mopd_compiler::plan::events::{Event, Failure, Job, ServeJob};
 
@@ -9,7 +9,7 @@ use crate::problem::{Problem, Status};
 use crate::worker;
 
 pub fn serve(arguments: &ServeArgs) -> Result<Status, Problem> {
-    // An address of version 6 has colons of its own.
+    // An IPv6 address contains colons.
     let host = match arguments.host.as_str() {
         host if host.contains(':') && !host.starts_with('[') => format!("[{host}]"),
         host => host.to_owned(),

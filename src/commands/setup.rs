@@ -12,20 +12,20 @@ use crate::libtorch::{self, Libtorch, LibtorchSource, PINS};
 use crate::output;
 use crate::problem::{Problem, Status};
 
-/// The program that `./x` uses too.
+/// The download script, which `./x` also uses.
 const FETCH: &str = include_str!("../../setup/libtorch.py");
 
-/// What the driver of a GPU makes.
+/// A device file that the driver of a GPU creates.
 const GPU: &str = "/dev/nvidia0";
 
-/// Its folder goes to standard output, so that a shell can take it for `LIBTORCH`.
+/// Prints the folder on standard output, so that a shell can assign it to `LIBTORCH`.
 pub fn setup(arguments: &SetupArgs) -> Result<Status, Problem> {
     let cuda = arguments.cuda || Path::new(GPU).exists();
     let found = libtorch::find()?;
     if let Some(ignored) = found.ignored {
         output::error(&format!("setup: {ignored}\n"));
     }
-    // One that somebody chose is not replaced.
+    // A libtorch that the user chose is not replaced.
     let chosen = |libtorch: &Libtorch| libtorch.source != LibtorchSource::Setup;
     if let Some(libtorch) = found.libtorch.filter(|libtorch| chosen(libtorch) || !cuda || libtorch.has_cuda())
     {
@@ -45,14 +45,14 @@ pub fn setup(arguments: &SetupArgs) -> Result<Status, Problem> {
     Ok(Status::Good)
 }
 
-/// `what` is the word that the program knows.
+/// `what` is the script's argument.
 fn fetch(what: &str) -> Result<String, Problem> {
     let program = python();
     let failed = |error: std::io::Error| {
         Problem::usage("no-libtorch", format!("{program} can't be started: {}", reason(&error)))
             .help(format!("the download needs Python 3 with pip. Otherwise: {}", libtorch::how_to_get()))
     };
-    // The program on its standard input, the pins as an argument: an installed mopd has no files of its own.
+    // Script on standard input, pins as an argument: an installed mopd has no files of its own.
     let mut child = Command::new(&program)
         .args(["-", what, PINS])
         .stdin(Stdio::piped())
@@ -60,7 +60,7 @@ fn fetch(what: &str) -> Result<String, Problem> {
         .spawn()
         .map_err(failed)?;
     if let Some(mut input) = child.stdin.take() {
-        // One that stopped reading says why itself.
+        // If the script stopped reading, its own error says why.
         let _ = input.write_all(FETCH.as_bytes());
     }
     let output = child.wait_with_output().map_err(failed)?;

@@ -1,4 +1,4 @@
-//! `mopd try`: an objective on given numbers.
+//! `mopd try`: evaluates an objective on given numbers.
 
 use std::path::Path;
 
@@ -39,7 +39,7 @@ pub fn trial(arguments: &TryArgs) -> Result<Status, Problem> {
             Err(diagnostic) => refused(&mut analysis, *diagnostic),
         });
     };
-    // The checker puts some value in their place, which nobody asked for.
+    // The checker gives them an arbitrary value, which must not be used.
     if !open.is_empty() {
         let faults: Vec<String> = open
             .iter()
@@ -64,14 +64,14 @@ pub fn trial(arguments: &TryArgs) -> Result<Status, Problem> {
     }
     let as_expected = expected(numbers, &differences);
     let Some(unlike) = render::trial::unlike(&trial) else { return Ok(as_expected) };
-    // JSON has null for all that is not finite.
+    // JSON writes null for every value that is not finite.
     if matches!(arguments.format, Format::Json) {
         output::error(&format!("differs: {unlike}\n"));
     }
     Ok(Status::Wrong)
 }
 
-/// An objective of the file by its name, or that of a model which the file trains.
+/// An objective of the file by name, or that of a trained model.
 fn objective(analysis: &Analysis, name: &str) -> Result<Objective, Problem> {
     let models = analysis.experiment.iter().flat_map(|experiment| &experiment.models);
     let trained = models.filter(|model| model.name == name).find_map(|model| match &model.stage {
@@ -84,8 +84,8 @@ fn objective(analysis: &Analysis, name: &str) -> Result<Objective, Problem> {
     }
 }
 
-/// Parameters of an objective that have no value yet, with their types. Teachers and rollouts need none: what
-/// they say is given as numbers.
+/// Parameters of an objective without a value, with their types. Teachers and rollouts need none: their
+/// outputs are given as numbers.
 fn open_parameters(analysis: &Analysis, name: &str, set: &[(String, String)]) -> Vec<(String, String)> {
     let Some(named) = analysis.objectives.iter().find(|named| named.objective.name == name) else {
         return Vec::new();
@@ -103,7 +103,7 @@ fn open_parameters(analysis: &Analysis, name: &str, set: &[(String, String)]) ->
         .collect()
 }
 
-/// A value to begin with for a parameter of a type.
+/// An example value for a parameter of a type.
 fn some_value(kind: &str) -> serde_json::Value {
     match kind {
         "count" => json!(2),

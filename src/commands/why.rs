@@ -18,7 +18,7 @@ use crate::problem::Problem;
 use crate::run_folder::out_folder;
 use crate::worker;
 
-/// Says of each stage of a file's plan whether a run keeps it or trains it.
+/// Reports for each stage of a file's plan whether a run keeps it or trains it.
 pub fn why(plan: &Plan, arguments: &PlanArgs) -> Result<(), Problem> {
     let job =
         RunJob { processes: arguments.processes, ..job_of(plan, &arguments.file, &out_folder(None, plan))? };
@@ -63,12 +63,12 @@ pub fn why(plan: &Plan, arguments: &PlanArgs) -> Result<(), Problem> {
 struct Reasons<'a> {
     plan: &'a Plan,
     fates: &'a [StageFate],
-    /// By the folder of the run before: to its plan, and to the finished one before that.
+    /// By the earlier run's folder: differences from its plan, and from the finished one before it.
     differences: BTreeMap<String, Vec<PlanDifference>>,
 }
 
 impl Reasons<'_> {
-    /// Behind `trained`.
+    /// The text after `trained`.
     fn of(&mut self, fate: &StageFate) -> String {
         let resumes = match fate.checkpoint {
             Some(step) => format!(", from the checkpoint at step {step} on"),
@@ -106,8 +106,8 @@ impl Reasons<'_> {
         }
     }
 
-    /// What of a stage was written otherwise in the run before, or of its domains; none where its plan is not
-    /// there any more, or tells nothing.
+    /// The changed settings of a stage, or of its domains, since the earlier run; `None` if its plan no
+    /// longer exists, or shows nothing.
     fn settings(&mut self, fate: &StageFate, before: &EarlierRun) -> Option<String> {
         let plan = self.plan;
         let differences = self.differences.entry(before.out.clone()).or_insert_with(|| {
@@ -144,7 +144,7 @@ impl Reasons<'_> {
     }
 }
 
-/// A path below the current folder without that.
+/// A path relative to the current folder, if it is below it.
 fn shown(path: &Path) -> &Path {
     let here = std::env::current_dir().ok();
     here.as_deref().and_then(|here| path.strip_prefix(here).ok()).unwrap_or(path)

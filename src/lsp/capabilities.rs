@@ -15,29 +15,29 @@ use serde_json::{Value, json};
 use super::convert::PositionEncoding;
 use super::requests::semantic_tokens;
 
-/// What the editor said of itself.
+/// The capabilities of the editor.
 #[derive(Clone, Debug)]
 pub struct EditorClient {
     pub encoding: PositionEncoding,
-    /// Shows the other places of a diagnostic.
+    /// Shows the related places of a diagnostic.
     pub related_information: bool,
-    /// Can be asked to watch files.
+    /// Can watch files for the server.
     pub watches_files: bool,
-    /// Understands a definition with the range of the name it was asked for.
+    /// Accepts a definition with the range of the requested name.
     pub links: bool,
     pub nested_symbols: bool,
-    /// Links from the code of a diagnostic.
+    /// Shows a link for the code of a diagnostic.
     pub code_descriptions: bool,
-    /// Inserts text with places to be filled in, and has no such texts of its own.
+    /// Supports snippets, and has none of its own for the language.
     pub snippets: bool,
-    /// Has the commands of our extension, which lines above declarations start.
+    /// Has the commands of our extension, for code lenses.
     pub runs_commands: bool,
     /// The folders that are open in the editor.
     pub roots: Vec<Uri>,
 }
 
 impl EditorClient {
-    /// Reads the parameters of `initialize`. What is missing or of a wrong kind counts as not supported.
+    /// Reads the parameters of `initialize`. A missing or invalid one counts as not supported.
     pub fn of(params: &Value) -> EditorClient {
         let flag = |path: &str| params.pointer(path).and_then(Value::as_bool).unwrap_or(false);
         let encodings = params.pointer("/capabilities/general/positionEncodings").and_then(Value::as_array);
@@ -59,7 +59,7 @@ impl EditorClient {
     }
 }
 
-/// Editors name their folders in a list, older ones name one.
+/// Editors send a list of folders; older ones send a single folder.
 fn roots(params: &Value) -> Vec<Uri> {
     let address = |value: &Value| value.as_str().and_then(|text| text.parse().ok());
     match params.get("workspaceFolders").and_then(Value::as_array) {
@@ -68,7 +68,7 @@ fn roots(params: &Value) -> Vec<Uri> {
     }
 }
 
-/// The answer to `initialize`.
+/// The response to `initialize`.
 pub fn result(client: &EditorClient) -> InitializeResult {
     let encoding = match client.encoding {
         PositionEncoding::Utf8 => PositionEncodingKind::UTF8,
@@ -145,7 +145,7 @@ pub fn result(client: &EditorClient) -> InitializeResult {
     InitializeResult { capabilities, server_info: Some(info) }
 }
 
-/// Asks the editor to tell of changes on disk: other files may be imported by open ones.
+/// Asks the editor to report changes on disk: open files may import other ones.
 pub fn watch_files(client: &EditorClient) -> Option<Request> {
     let options = json!({ "watchers": [{ "globPattern": "**/*.mopd" }] });
     let method = "workspace/didChangeWatchedFiles";

@@ -1,4 +1,4 @@
-//! The check of one text, guarded against panics and against checks that take too long.
+//! The check of one text, guarded against panics and with a time limit.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -6,12 +6,12 @@ use std::time::Duration;
 use mopd_lang::check::{Analysis, Loader, outline};
 use mopd_lang::source::SourceFile;
 
-/// Why the analysis of a document is names and trees alone.
+/// Why the analysis of a document has only names and trees.
 #[derive(Clone, Debug, PartialEq)]
 pub enum CheckFailure {
     /// It took too long.
     Slow,
-    /// A bug of ours, with what it said.
+    /// A bug of ours, with the message of the panic.
     Panic(String),
 }
 
@@ -31,17 +31,17 @@ impl CheckFailure {
     }
 }
 
-/// A check that takes longer is given up.
+/// A check that takes longer is cancelled.
 pub const MOST_TIME: Duration = Duration::from_secs(5);
 
-/// What came of a check.
+/// The result of a check.
 pub struct CheckOutcome {
     pub analysis: Analysis,
     pub failure: Option<CheckFailure>,
 }
 
-/// Runs a check of a text. A bug in the checker must not end the session, nor take the names and the tree of
-/// the text with it.
+/// Runs a check of a text. A bug in the checker must not end the session, nor lose the names and the tree of
+/// the text.
 pub fn checked(entry: SourceFile, load: Loader, check: impl FnOnce() -> Analysis) -> CheckOutcome {
     match guarded(check) {
         Ok(analysis) => {
@@ -56,7 +56,7 @@ pub fn checked(entry: SourceFile, load: Loader, check: impl FnOnce() -> Analysis
     }
 }
 
-/// What some work comes to, or what its panic says.
+/// The result of some work, or the message of its panic.
 pub fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|payload| {
         let said =
@@ -78,7 +78,7 @@ mod tests {
         SourceFile { path: "/a.mopd".to_owned(), text: text.to_owned() }
     }
 
-    /// The names that the document itself declares; the library's are there as well.
+    /// The names that the document itself declares, without those of the library.
     fn declared(analysis: &Analysis) -> Vec<&str> {
         let symbols = analysis.index.ids().map(|id| analysis.index.symbol(id));
         symbols.filter(|symbol| symbol.span.file == FileId(0)).map(|symbol| symbol.name.as_str()).collect()
@@ -97,7 +97,7 @@ mod tests {
         assert!(found.analysis.diagnostics.is_empty());
     }
 
-    /// A text whose check takes many looks at the clock.
+    /// A text whose check looks at the clock many times.
     fn long() -> String {
         (0..3_000).map(|number| format!("let a{number} = {number} + 1\n")).collect()
     }

@@ -1,16 +1,16 @@
-//! Conversion between byte offsets and positions of the protocol.
+//! Conversion between byte offsets and positions in the protocol.
 
 use lsp_types::{Position, Range};
 use mopd_lang::source::{FileId, Sources, Span};
 
-/// What the editor counts columns in.
+/// The unit of the editor's columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PositionEncoding {
     Utf8,
     Utf16,
 }
 
-/// A text with the places where its lines begin. A line ends with `\n`, `\r\n` or `\r`.
+/// A text with the offsets of its lines. A line ends with `\n`, `\r\n` or `\r`.
 pub struct LineIndex<'a> {
     text: &'a str,
     encoding: PositionEncoding,
@@ -27,7 +27,7 @@ impl<'a> LineIndex<'a> {
             };
             starts.extend((0..bytes.len()).filter(ends).map(|at| at + 1));
         } else {
-            // Several times as fast, and every keystroke in a long file waits for it.
+            // Several times faster, and every keystroke in a long file waits for it.
             starts.extend(text.match_indices('\n').map(|(at, _)| at + 1));
         }
         LineIndex { text, encoding, starts }
@@ -37,7 +37,7 @@ impl<'a> LineIndex<'a> {
         LineIndex::new(&sources.file(file).text, encoding)
     }
 
-    /// The place of an offset; one inside a character counts as before it.
+    /// The position of an offset; an offset inside a character counts as the one before it.
     pub fn position(&self, offset: usize) -> Position {
         let offset = self.text.floor_char_boundary(offset);
         let line = self.starts.partition_point(|start| *start <= offset) - 1;
@@ -49,8 +49,8 @@ impl<'a> LineIndex<'a> {
         Position::new(line as u32, column as u32)
     }
 
-    /// The offset of a place. What lies past the end of a line or of the text counts as that end, as the
-    /// protocol has it.
+    /// The offset of a position. A position beyond the end of a line or of the text counts as that end, as in
+    /// the protocol.
     pub fn offset(&self, position: Position) -> usize {
         let Some(&start) = self.starts.get(position.line as usize) else { return self.text.len() };
         let end = self.starts.get(position.line as usize + 1).copied().unwrap_or(self.text.len());
@@ -79,7 +79,7 @@ impl<'a> LineIndex<'a> {
         self.range(span.start as usize, span.end as usize)
     }
 
-    /// The length of a piece of one line, in columns.
+    /// The width of a piece of one line, in columns.
     pub fn width(&self, start: usize, end: usize) -> u32 {
         let text = &self.text[start..end];
         match self.encoding {
@@ -100,7 +100,7 @@ mod tests {
         for encoding in [PositionEncoding::Utf8, PositionEncoding::Utf16] {
             let lines = LineIndex::new(TEXT, encoding);
             for (offset, character) in TEXT.char_indices() {
-                // Behind the `\r` of `\r\n` no cursor can stand.
+                // No position is between the `\r` and the `\n` of a line end.
                 if character != '\n' {
                     assert_eq!(lines.offset(lines.position(offset)), offset, "{encoding:?}");
                 }

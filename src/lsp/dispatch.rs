@@ -1,4 +1,4 @@
-//! Dispatches messages to functions, and turns their failures into responses.
+//! Dispatches messages to functions, and converts their failures to responses.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -22,7 +22,7 @@ pub struct RequestError {
 }
 
 impl RequestError {
-    /// The request makes sense, but can't be done.
+    /// The request is valid, but can't be fulfilled.
     pub fn refused(message: impl Into<String>) -> RequestError {
         RequestError { code: ErrorCode::RequestFailed, message: message.into() }
     }
@@ -74,8 +74,8 @@ fn call<P: DeserializeOwned, R: Serialize>(
         .map_err(|error| RequestError { code: ErrorCode::InternalError, message: error.to_string() })
 }
 
-/// A panic is a bug of ours: the request fails, the server lives. Requests only read the session, so nothing
-/// is left half done.
+/// A panic is a bug of ours: the request fails, but the server continues. Requests only read the session, so
+/// no state is left half changed.
 fn guarded(
     method: &str,
     handle: impl FnOnce() -> Result<Value, RequestError>,
@@ -86,8 +86,8 @@ fn guarded(
     })
 }
 
-/// Notes what the editor tells; the messages say where it told nonsense. Unknown notifications are passed
-/// over, as the protocol wants it.
+/// Handles a notification of the editor; returns messages about invalid ones. Unknown notifications are
+/// ignored, as the protocol requires.
 pub fn take(session: &mut Session, notification: Notification) -> Vec<Message> {
     let Notification { method, params } = notification;
     let taken = match method.as_str() {

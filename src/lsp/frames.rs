@@ -4,14 +4,14 @@ use std::io::{self, BufRead, Read, Write};
 
 use lsp_server::Message;
 
-/// Longer messages are refused before any memory is taken for them: the longest that editors send is the text
+/// Longer messages are refused before memory is allocated for them: the longest that editors send is the text
 /// of a file.
 const LONGEST: u64 = 64 << 20;
 
-/// Longest line of a header.
+/// The longest line of a header.
 const LONGEST_LINE: u64 = 4_096;
 
-/// The next message; none at the end.
+/// The next message; `None` at the end of the input.
 pub fn read(input: &mut impl BufRead) -> io::Result<Option<Message>> {
     let mut length = None;
     loop {
@@ -74,7 +74,7 @@ mod tests {
         }
         assert!(error_of(b"Content-Length: 99999999999999999999999\r\n\r\n").contains("is not a length"));
         assert!(error_of(b"Content-Length: -1\r\n\r\n").contains("is not a length"));
-        // What is claimed and does not come takes no memory either.
+        // An announced length without content takes no memory either.
         assert!(error_of(b"Content-Length: 60000000\r\n\r\n{}").contains("unexpected end"));
     }
 

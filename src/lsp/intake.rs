@@ -1,5 +1,5 @@
-//! The queue of received messages. A thread reads them while the session is busy: a cancelled request
-//! that waits is answered at once, and a changed text cancels the check of the old one.
+//! The queue of received messages. A thread reads them while the session is busy: a cancelled request in the
+//! queue is answered at once, and a changed text cancels the check of the old one.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,18 +11,18 @@ use lsp_server::{ErrorCode, Message, RequestId, Response};
 pub struct Intake {
     waiting: Mutex<Waiting>,
     come: Condvar,
-    /// A text has changed since the session last looked.
+    /// Whether a text has changed since the session last checked.
     changed: AtomicBool,
-    /// The request that is being answered has been cancelled.
+    /// Whether the current request has been cancelled.
     cancelled: AtomicBool,
 }
 
 #[derive(Default)]
 struct Waiting {
     messages: VecDeque<Message>,
-    /// The request that is being answered.
+    /// The current request.
     current: Option<RequestId>,
-    /// Nothing comes any more.
+    /// Whether the input has ended.
     closed: bool,
 }
 
@@ -31,7 +31,7 @@ impl Intake {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a message in. The response to what it cancels, if that waits.
+    /// Adds a message. Returns the response to a waiting request that it cancels.
     pub fn put(&self, message: Message) -> Option<Response> {
         let mut waiting = self.waiting();
         if let Some(id) = cancelled(&message) {
@@ -62,14 +62,14 @@ impl Intake {
         self.waiting().messages.is_empty()
     }
 
-    /// The request that was taken last has its answer: what cancels it now comes too late.
+    /// Marks the last request as answered: a later cancellation has no effect.
     pub fn answered(&self) {
         let mut waiting = self.waiting();
         waiting.current = None;
         self.cancelled.store(false, Ordering::Relaxed);
     }
 
-    /// The next message, as soon as there is one; none at the end.
+    /// The next message, as soon as there is one; `None` at the end.
     pub fn next(&self) -> Option<Message> {
         let mut waiting = self.waiting();
         loop {
@@ -93,7 +93,7 @@ impl Intake {
         }
     }
 
-    /// What is being worked out is of a text that has changed, or has been cancelled.
+    /// Whether the current work is obsolete: its text has changed, or it was cancelled.
     pub fn interrupts(&self) -> bool {
         self.changed.load(Ordering::Relaxed) || self.is_cancelled()
     }
@@ -177,7 +177,7 @@ mod tests {
         intake.answered();
         intake.put(cancel("a"));
         assert!(!intake.interrupts());
-        // The request was cancelled while it was being answered: that is no reason to end the next check.
+        // The request was cancelled while it was being answered: that must not end the next check.
         intake.put(ask("b"));
         intake.next();
         intake.put(cancel("b"));

@@ -1,22 +1,22 @@
 //! The standard library as files that an editor can open.
 //!
-//! Its modules are compiled into the program. Editors open paths only; a scheme such as `std:` would need
+//! Its modules are compiled into the program. Editors can only open paths; a scheme such as `std:` would need
 //! code in every editor. So the texts are written to the user's cache folder, one folder per version,
-//! read-only: all editors can open them, search them and show their symbols.
+//! read-only: every editor can open and search them and show their symbols.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use mopd_lang::diag::Code;
 
-/// Where the file of `std:opd.mopd` lies; written when first asked for. None where no folder can be written.
+/// The path of the file of `std:opd.mopd`, which is written on first use. `None` if no folder can be written.
 pub fn file(path: &str) -> Option<PathBuf> {
     let name = path.strip_prefix("std:")?;
     let (_, text) = mopd_std::module(name.strip_suffix(".mopd")?)?;
     written(folder()?, name, text)
 }
 
-/// Where the page of a diagnostic lies; written when first asked for, as modules are.
+/// The path of the page of a diagnostic, which is written on first use, like modules.
 pub fn page(code: Code) -> Option<PathBuf> {
     written(folder()?.join("codes"), &format!("{}.md", code.name()), code.page())
 }
@@ -27,7 +27,7 @@ fn written(folder: PathBuf, name: &str, text: &str) -> Option<PathBuf> {
         return Some(file);
     }
     fs::create_dir_all(&folder).ok()?;
-    // Another server may be writing the same file: each writes its own, the last move wins.
+    // Another server may write the same file: each writes its own temporary file, and the last rename wins.
     let partial = folder.join(format!("{name}.{}", std::process::id()));
     fs::write(&partial, text).ok()?;
     let mut permissions = fs::metadata(&partial).ok()?.permissions();
@@ -37,7 +37,7 @@ fn written(folder: PathBuf, name: &str, text: &str) -> Option<PathBuf> {
     Some(file)
 }
 
-/// `std:opd.mopd`, if a path is that of its file.
+/// `std:opd.mopd`, if the path is that of its file.
 pub fn name_of(path: &Path) -> Option<String> {
     let name = path.strip_prefix(folder()?).ok()?.to_str()?;
     mopd_std::module(name.strip_suffix(".mopd")?).map(|(path, _)| path)

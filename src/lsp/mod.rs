@@ -29,7 +29,7 @@ use capabilities::EditorClient;
 use intake::Intake;
 use session::{Refreshed, Session};
 
-/// Serves until the client says goodbye. Status 0 after `shutdown` and `exit`, 1 where the client went
+/// Serves until the client ends the session. Status 0 after `shutdown` and `exit`, 1 if the client left
 /// without them.
 pub fn serve() -> Result<Status, Problem> {
     let (connection, editor) = Connection::memory();
@@ -49,11 +49,11 @@ pub fn serve() -> Result<Status, Problem> {
         receiver.into_iter().try_for_each(|message| frames::write(&mut output, &message))?;
         output.flush()
     });
-    // Once for all checks: each would take its own otherwise.
+    // Once for all checks; otherwise each would allocate its own stack.
     let status = stack::with_room(|| talk(&connection));
     drop(connection);
     let outcome = writer.join().map_err(|_| io::Error::other("a bug in mopd")).flatten();
-    // Where the client went first, the reader has come to its end. Else it waits for more, and ends with the
+    // If the client left first, the reader has ended. Otherwise it waits for more input, and ends with the
     // program.
     let outcome = if reader.is_finished() {
         reader.join().map_err(|_| io::Error::other("a bug in mopd")).flatten().and(outcome)
@@ -62,7 +62,7 @@ pub fn serve() -> Result<Status, Problem> {
     };
     match outcome {
         Ok(()) => Ok(status),
-        // A client that goes away closes the pipe before the last answer is out.
+        // A client that leaves closes the pipe before the last response is written.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(status),
         Err(error) => {
             Err(Problem::usage("broken-protocol", format!("what the editor sent is no message: {error}"))
@@ -71,7 +71,7 @@ pub fn serve() -> Result<Status, Problem> {
     }
 }
 
-/// A whole session, whatever carries its messages.
+/// A whole session, with any transport.
 pub fn talk(connection: &Connection) -> Status {
     let intake = Arc::new(Intake::default());
     let (receiver, sender, takes) =
@@ -89,7 +89,7 @@ pub fn talk(connection: &Connection) -> Status {
     Server { connection, session, intake, shut_down: false }.run()
 }
 
-/// The handshake: everything before it is refused.
+/// The handshake: all messages before it are refused.
 fn initialize(connection: &Connection, intake: &Intake) -> Option<EditorClient> {
     while let Some(message) = intake.next() {
         match message {
@@ -177,7 +177,7 @@ impl Server<'_> {
         }
     }
 
-    /// Checks what has changed, and tells the editor.
+    /// Checks documents that have changed, and sends the results to the editor.
     fn refresh(&mut self) -> Refreshed {
         let refreshed = self.session.refresh();
         for message in self.session.take_messages() {
@@ -187,7 +187,7 @@ impl Server<'_> {
     }
 
     fn send(&self, message: impl Into<Message>) {
-        // A client that is gone is noticed where messages are received.
+        // A lost connection is noticed where messages are received.
         let _ = self.connection.sender.send(message.into());
     }
 }

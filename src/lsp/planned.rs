@@ -1,4 +1,4 @@
-//! What a run of an open text would do: its plan, beside that of the last run in its folder of results.
+//! What a run of an open text would do: its plan, compared with that of the last run in its results folder.
 
 use std::path::{Path, PathBuf};
 
@@ -24,7 +24,7 @@ struct LastRun {
 }
 
 impl Planned {
-    /// None of a text that can't run, and of one that is in no folder.
+    /// `None` if the text can't run, or is not in a folder.
     pub fn of(session: &Session, document: &Document) -> Option<Planned> {
         let path = uri::to_path(&document.uri)?;
         let whole = session.whole(document);
@@ -34,7 +34,7 @@ impl Planned {
         let experiment = whole.experiment.as_ref()?;
         let plan = mopd_compiler::compile(experiment, &whole.origins, &whole.sources, jit::fuses()).ok()?;
         let out = out_folder(None, &plan);
-        // Runs are started in the project's folder, or beside the file.
+        // Runs are started in the project's folder, or in that of the file.
         let roots = session.client.roots.iter().filter_map(uri::to_path);
         let last = std::iter::once(host::folder_of(&path)).chain(roots).find_map(|folder| {
             let run = RunFolder::open(&folder.join(&out)).ok()?;
@@ -58,8 +58,8 @@ impl Planned {
         }
     }
 
-    /// What would become of the stages that a name stands for; none of what is not computed by a stage, and
-    /// where there was no run.
+    /// What would happen to the stages with this name; `None` for names without a stage, and without an
+    /// earlier run.
     pub fn fate(&self, name: &str) -> Option<String> {
         let LastRun { folder, difference, .. } = self.last.as_ref()?;
         let members: Vec<&str> = self.stages(name).map(|(member, _)| member).collect();
@@ -96,7 +96,7 @@ impl Planned {
         Some(format!("{reruns}: {why}"))
     }
 
-    /// Cost, key and fate of the stages that a name stands for, in Markdown.
+    /// Cost, key and fate of the stages with this name, in Markdown.
     pub fn of_model(&self, name: &str) -> Option<String> {
         let members: Vec<(&str, &StageFacts)> = self.stages(name).collect();
         let (_, facts) = members.first()?;
@@ -125,7 +125,7 @@ impl Planned {
         Some(text)
     }
 
-    /// The members of a family go by its name.
+    /// The stages with this name; the name of a family means all its members.
     fn stages<'a>(&'a self, name: &'a str) -> impl Iterator<Item = (&'a str, &'a StageFacts)> {
         let models = self.plan.experiment.models.iter().zip(&self.plan.stages);
         models

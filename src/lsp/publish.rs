@@ -19,15 +19,14 @@ use super::convert::LineIndex;
 use super::session::{Document, address};
 use super::{library, uri};
 
-/// What the editor was last told, by address, with the version it was about.
+/// The last published diagnostics, by URI, with the version of the document.
 #[derive(Default)]
 pub struct Published {
     known: HashMap<String, (i32, Vec<Diagnostic>)>,
 }
 
 impl Published {
-    /// The messages that bring the editor up to date. Every changed document gets one, if only to say that it
-    /// is fine.
+    /// The messages with changed diagnostics. Every changed document gets one, even without diagnostics.
     pub fn update(&mut self, documents: &BTreeMap<String, Document>, client: &EditorClient) -> Vec<Message> {
         let mut messages = Vec::new();
         for (path, document) in documents {
@@ -41,7 +40,7 @@ impl Published {
         messages
     }
 
-    /// A closed document has no diagnostics.
+    /// Removes the diagnostics of a closed document.
     pub fn clear(&mut self, uri: &Uri) -> Option<Message> {
         self.known.remove(uri.as_str()).map(|_| message(uri, None, Vec::new()))
     }
@@ -52,8 +51,8 @@ fn message(uri: &Uri, version: Option<i32>, diagnostics: Vec<Diagnostic>) -> Mes
     Notification::new("textDocument/publishDiagnostics".to_owned(), params).into()
 }
 
-/// What is wrong with a document: by its own analysis, and by those of open documents that import it, which
-/// may call what it declares in ways that do not fit.
+/// The diagnostics of a document: from its own analysis, and from those of open documents that import it,
+/// whose calls of its declarations may not fit.
 fn diagnostics(
     path: &str,
     document: &Document,
@@ -80,7 +79,7 @@ fn diagnostics(
         if file == ENTRY {
             found.push(converter.convert(diagnostic, diagnostic.primary.span));
         } else if !shown(own, file) {
-            // Its place is in a file that nobody sees: tell where that file comes in.
+            // Its place is in a file that is not open: shown at the import of that file.
             let mut elsewhere = converter.convert(diagnostic, import_of(own, file));
             elsewhere.message = format!("in {}: {}", own.sources.file(file).path, elsewhere.message);
             found.push(elsewhere);
@@ -90,7 +89,7 @@ fn diagnostics(
         let converter = Converter::new(&other.analysis, documents, client);
         for diagnostic in &other.analysis.diagnostics {
             let file = diagnostic.primary.span.file;
-            // Its text is this document's: analyses are refreshed together.
+            // Its text is the document's: all analyses are refreshed together.
             if file != ENTRY && other.analysis.sources.file(file).path == path {
                 let theirs = converter.convert(diagnostic, diagnostic.primary.span);
                 if !found.iter().any(|known| (known.range, &known.message) == (theirs.range, &theirs.message))
@@ -103,19 +102,19 @@ fn diagnostics(
     found
 }
 
-/// The place in the entry file that names a module; its very beginning for one that comes in through others.
+/// The place in the entry file that names a module; the beginning of the file for an indirect import.
 fn import_of(analysis: &Analysis, file: FileId) -> Span {
     let mut uses = analysis.index.uses_in(ENTRY).iter();
     let import = uses.find(|a_use| matches!(a_use.target, NameTarget::Module(module) if module == file));
     import.map_or(Span::new(ENTRY, 0, 0), |import| import.span)
 }
 
-/// From the diagnostics of one analysis to the editor's terms.
+/// Converts the diagnostics of one analysis to the protocol.
 pub struct Converter<'a> {
     analysis: &'a Analysis,
     documents: &'a BTreeMap<String, Document>,
     client: &'a EditorClient,
-    /// The lines of a file are looked for once, whatever the number of diagnostics.
+    /// The line index of each file, built once for all diagnostics.
     lines: RefCell<HashMap<FileId, LineIndex<'a>>>,
 }
 
@@ -128,7 +127,7 @@ impl<'a> Converter<'a> {
         Converter { analysis, documents, client, lines: RefCell::new(HashMap::new()) }
     }
 
-    /// A diagnostic, shown at `place` of the entry file or of the file it is about.
+    /// A diagnostic, shown at `place` in the entry file or in its own file.
     pub fn convert(&self, diagnostic: &diag::Diagnostic, place: Span) -> Diagnostic {
         let mut message = diagnostic.message.clone();
         if !diagnostic.primary.text.is_empty() {
@@ -158,7 +157,7 @@ impl<'a> Converter<'a> {
         }
     }
 
-    /// What `mopd explain` shows.
+    /// A link to the page that `mopd explain` shows.
     fn page(&self, code: diag::Code) -> Option<CodeDescription> {
         let file = self.client.code_descriptions.then(|| library::page(code)).flatten()?;
         Some(CodeDescription { href: uri::of_path(&file)? })

@@ -30,11 +30,11 @@ pub struct Document {
     pub version: i32,
     pub text: String,
     pub analysis: Analysis,
-    /// Why it is not checked.
+    /// Why it could not be checked.
     pub failure: Option<CheckFailure>,
-    /// What the next analysis may take over from this one.
+    /// The cache for the next analysis.
     memory: AnalysisCache,
-    /// The paths that the analysis asked for, whether there or not.
+    /// The paths that the analysis asked for, whether they exist or not.
     imports: BTreeSet<String>,
 }
 
@@ -42,40 +42,40 @@ pub struct Document {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refreshed {
     Whole,
-    /// A text has changed meanwhile, or the request that asked has been cancelled.
+    /// A text has changed meanwhile, or the current request was cancelled.
     Interrupted,
 }
 
-/// Why not all files were read.
+/// Why some files were not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interrupted {
-    /// A text has changed meanwhile, or the request that asked has been cancelled.
+    /// A text has changed meanwhile, or the current request was cancelled.
     Changed,
     OutOfTime,
 }
 
-/// A check that has taken so long ends when its text has changed.
+/// After this time, a check ends as soon as its text has changed.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// Files looked at in each of the editor's folders: enough for any project, and an end for a home folder
-/// opened by mistake.
+/// The most files that are read in each of the editor's folders: enough for any project, and a limit for a
+/// home folder opened by mistake.
 const FILES_AT_MOST: usize = 2_000;
 
 pub struct Session {
     pub client: EditorClient,
-    /// By path; what has no path goes by its address.
+    /// By path; by URI if there is no path.
     documents: BTreeMap<String, Document>,
-    /// To be checked again before anything is answered.
+    /// Documents to check before anything is answered.
     stale: BTreeSet<String>,
-    /// Of these, the ones whose gradients are audited too: when a file is opened or saved, since that takes
+    /// Those of them whose gradients are also audited: when a file is opened or saved, since an audit takes
     /// longer than a keystroke may.
     to_audit: BTreeSet<String>,
     published: Published,
     messages: Vec<Message>,
     /// The modules of the standard library, read once.
     standard: Vec<Rc<LibraryModule>>,
-    /// The modules beside documents, with the text that each was read from: completion asks for them at each
-    /// keystroke, and they seldom change.
+    /// The modules in the folders of documents, with the text that each was read from: completion needs them
+    /// at each keystroke, and they rarely change.
     beside: RefCell<BTreeMap<String, (String, Rc<LibraryModule>)>>,
     intake: Arc<Intake>,
     /// [`PATIENCE`] and [`MOST_TIME`].
@@ -143,7 +143,7 @@ impl Session {
 
     pub fn close(&mut self, uri: &Uri) {
         let path = path_of(uri);
-        // Others now see what is on disk.
+        // Importing files now see the text on disk.
         self.mark_importers(&path);
         self.stale.remove(&path);
         self.to_audit.remove(&path);
@@ -152,13 +152,13 @@ impl Session {
         }
     }
 
-    /// Folders have been opened and closed in the editor.
+    /// Handles folders that were opened or closed in the editor.
     pub fn change_roots(&mut self, added: Vec<Uri>, removed: &[Uri]) {
         self.client.roots.retain(|root| !removed.contains(root));
         self.client.roots.extend(added);
     }
 
-    /// The text is on disk now, and with it perhaps the files that it names.
+    /// Handles a save: the text is on disk now, and perhaps the files that it names.
     pub fn saved(&mut self, uri: &Uri) {
         let path = path_of(uri);
         self.changed_on_disk(uri);
@@ -168,13 +168,13 @@ impl Session {
         }
     }
 
-    /// The file has changed on disk. If it is open, its text is the editor's, which has not.
+    /// Handles a change on disk. An open file has the text of the editor, which has not changed.
     pub fn changed_on_disk(&mut self, uri: &Uri) {
         self.mark_importers(&path_of(uri));
     }
 
-    /// Everything that imports a file, directly or through others. Nobody types in these now: they are
-    /// audited anew, since the check alone would take from them what their last audit found.
+    /// Marks all files that import this one, directly or indirectly. Nobody is typing in them, so they are
+    /// audited again: the check alone would drop the results of their last audit.
     fn mark_importers(&mut self, path: &str) {
         let importers =
             self.documents.iter().filter(|(own, document)| *own != path && document.imports.contains(path));
@@ -184,11 +184,11 @@ impl Session {
         }
     }
 
-    /// Checks what has changed and notes the diagnostics for the editor.
+    /// Checks changed documents and queues their diagnostics for the editor.
     pub fn refresh(&mut self) -> Refreshed {
         while let Some(path) = self.stale.pop_first() {
             let Some(document) = self.documents.get_mut(&path) else { continue };
-            // The old analysis goes first: what it holds can't be changed in place.
+            // The old analysis is dropped first: shared data can't be changed in place.
             document.analysis = Analysis::unread(&path);
             let (text, mut memory) = (document.text.clone(), std::mem::take(&mut document.memory));
             let go_on = self.patience();
@@ -196,7 +196,7 @@ impl Session {
             if checked.failure.is_none() && self.to_audit.contains(&path) {
                 self.audit(&path, text, &mut checked, &go_on);
             }
-            // An audit that was given up says too little.
+            // A cancelled audit is incomplete.
             let cut =
                 checked.failure == Some(CheckFailure::Slow) || (self.to_audit.contains(&path) && !go_on());
             let interrupted = cut && self.intake.interrupts();
@@ -222,7 +222,7 @@ impl Session {
         Refreshed::Whole
     }
 
-    /// Whether what is being worked out is still wanted, and still within its time.
+    /// Whether the current work is still wanted, and within its time.
     fn patience(&self) -> GoOn {
         let (began, intake) = (Instant::now(), Arc::clone(&self.intake));
         let (patience, most_time) = (self.patience, self.most_time);
@@ -232,7 +232,7 @@ impl Session {
         })
     }
 
-    /// Adds what only the audit of gradients finds, and the paths that lead to nothing.
+    /// Adds the diagnostics of the gradient audit, and paths that do not exist.
     fn audit(&self, path: &str, text: String, checked: &mut CheckOutcome, go_on: &GoOn) {
         if checked.analysis.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
             return;
@@ -242,20 +242,20 @@ impl Session {
         let file = Path::new(path);
         let auditor: Auditor = &|experiment, origins| {
             let mut found = mopd_compiler::audit::diagnostics_while(experiment, origins, &|| go_on());
-            // A text that was never saved is in no folder.
+            // A text that was never saved has no folder.
             if file.is_file() {
                 found.extend(paths::missing(experiment, origins, &host::folder_of(file)));
             }
             found
         };
         match guarded(|| analyse_audited(entry, &load, &[], auditor)) {
-            // Files are read in the same order, so their numbers agree.
+            // Files are read in the same order, so their ids agree.
             Ok(Analysis { diagnostics, .. }) => checked.analysis.diagnostics = diagnostics,
             Err(said) => checked.failure = Some(CheckFailure::Panic(said)),
         }
     }
 
-    /// What is to be sent since the last call.
+    /// The messages since the last call.
     pub fn take_messages(&mut self) -> Vec<Message> {
         std::mem::take(&mut self.messages)
     }
@@ -275,7 +275,7 @@ impl Session {
         (checked, imports)
     }
 
-    /// What is known of a text at a path, the paths that it imports, and what can't be read of these.
+    /// The analysis of a text at a path, the paths that it imports, and which of these can't be read.
     fn analyse(
         &self,
         path: &str,
@@ -292,7 +292,7 @@ impl Session {
         (checked, imports.into_inner(), unreadable.into_inner())
     }
 
-    /// A module that the text at a path imports. Notes the paths that are asked for, and what can't be read.
+    /// A module that the text at a path imports. Records the requested paths, and those that can't be read.
     fn load(
         &self,
         path: &str,
@@ -318,8 +318,7 @@ impl Session {
         self.documents.values()
     }
 
-    /// The files in the editor's folders that are not open there, with their texts. Those in hidden folders
-    /// are passed over.
+    /// The files in the editor's folders that are not open, with their texts. Skips hidden folders.
     pub fn closed_files(&self) -> impl Iterator<Item = SourceFile> {
         let roots = self.client.roots.iter().filter_map(uri::to_path);
         let files: BTreeSet<PathBuf> =
@@ -329,8 +328,8 @@ impl Session {
         closed.filter_map(|file| host::read(&file).ok())
     }
 
-    /// The analyses of files that are not open and may name what other files declare under this name: all of
-    /// them, or none.
+    /// The analyses of all closed files that may name this declaration of another file; an error if some
+    /// can't be analysed in time.
     pub fn closed_naming(&self, name: &str) -> Result<Vec<Analysis>, Interrupted> {
         let naming = self.closed_files().filter(|file| file.text.contains(name) && file.text.contains("use"));
         let go_on = self.patience();
@@ -350,8 +349,8 @@ impl Session {
         self.documents.get(&path_of(uri))
     }
 
-    /// The analysis of a document with its experiment and objectives put together, which no keystroke waits
-    /// for.
+    /// The analysis of a document with its experiment and objectives, which are too slow to assemble at each
+    /// keystroke.
     pub fn whole(&self, document: &Document) -> Analysis {
         let path = path_of(&document.uri);
         let (imports, unreadable) = (RefCell::default(), RefCell::default());
@@ -363,18 +362,18 @@ impl Session {
         LineIndex::new(&document.text, self.client.encoding)
     }
 
-    /// The address of a file of an analysis, which may be one of the standard library.
+    /// The URI of a file in an analysis, possibly one of the standard library.
     pub fn uri(&self, path: &str) -> Option<Uri> {
         address(&self.documents, path)
     }
 
-    /// A place of an analysis, in the editor's terms.
+    /// A place of an analysis, as a location of the protocol.
     pub fn location(&self, analysis: &Analysis, span: Span) -> Option<Location> {
         let lines = LineIndex::of(&analysis.sources, span.file, self.client.encoding);
         Some(Location { uri: self.uri(&analysis.sources.file(span.file).path)?, range: lines.range_of(span) })
     }
 
-    /// A diagnostic of a document, in the editor's terms.
+    /// A diagnostic of a document, converted to the protocol.
     pub fn diagnostic(
         &self,
         document: &Document,
@@ -384,7 +383,7 @@ impl Session {
             .convert(diagnostic, diagnostic.primary.span)
     }
 
-    /// The modules that a `use` of a document may name: the standard library, and the files beside it.
+    /// The modules that a `use` of a document may name: the standard library, and the files in its folder.
     pub fn libraries(&self, document: &Document) -> Vec<Rc<LibraryModule>> {
         let mut found = self.standard.clone();
         let own = PathBuf::from(path_of(&document.uri));
@@ -414,7 +413,7 @@ impl Session {
     }
 }
 
-/// The address of a path: as the editor wrote it if it is open there.
+/// The URI of a path: as the editor wrote it, if it is open.
 pub fn address(documents: &BTreeMap<String, Document>, path: &str) -> Option<Uri> {
     if let Some(open) = documents.get(path) {
         return Some(open.uri.clone());
@@ -425,13 +424,13 @@ pub fn address(documents: &BTreeMap<String, Document>, path: &str) -> Option<Uri
     }
 }
 
-/// The name that a document goes by in analyses.
+/// The name of a document in analyses.
 fn path_of(uri: &Uri) -> String {
     let Some(path) = uri::to_path(uri) else { return uri.as_str().to_owned() };
     library::name_of(&path).unwrap_or_else(|| path.to_string_lossy().into_owned())
 }
 
-/// The file that a document's analysis is about.
+/// The id of the analysed file in its analysis.
 pub const ENTRY: FileId = mopd_lang::ide::ENTRY;
 
 #[cfg(test)]
@@ -440,7 +439,7 @@ mod tests {
 
     use super::*;
 
-    /// What is read in part is no answer: a rename would leave the rest as it is.
+    /// A partial result is an error: a rename would leave the other files unchanged.
     #[test]
     fn the_files_of_a_folder_are_all_read_or_none_are() {
         let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! What stands around a document, read from the disk when completion asks for it.
+//! The surroundings of a document, read from the disk when completion needs them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,16 +12,16 @@ use super::session::{Document, Session};
 use super::uri;
 use crate::{host, paths};
 
-/// Entries of a folder that are proposed; data sets of images have more.
+/// The most proposed entries of a folder; data sets of images have more.
 const ENTRIES_AT_MOST: usize = 1_000;
-/// The rows of a file whose fields are proposed, and how much of it is read for them.
+/// The number of rows whose fields are proposed, and the most bytes that are read for them.
 const ROWS: usize = 20;
 const BYTES: u64 = 1 << 20;
 
 pub struct Around<'a> {
     session: &'a Session,
     document: &'a Document,
-    /// None of a text that was never saved.
+    /// `None` for a text that was never saved.
     folder: Option<PathBuf>,
 }
 
@@ -42,7 +42,7 @@ impl Surroundings for Around<'_> {
         let entries = fs::read_dir(own.join(folder)).into_iter().flatten().flatten();
         let shown = entries.filter_map(|entry| {
             let name = entry.file_name().to_str()?.to_owned();
-            // A link counts as what it leads to.
+            // A link counts as its target.
             let is_folder = entry.path().is_dir();
             (!name.starts_with('.') && !name.contains(['"', '\\'])).then_some(FolderEntry { name, is_folder })
         });
@@ -55,7 +55,7 @@ impl Surroundings for Around<'_> {
 
     fn fields(&self, path: &str) -> Vec<String> {
         let Some(file) = self.folder.as_ref().map(|own| own.join(path)) else { return Vec::new() };
-        // A pipe would be waited for.
+        // Reading a pipe would block.
         if !file.is_file() {
             return Vec::new();
         }
@@ -67,7 +67,7 @@ impl Surroundings for Around<'_> {
                 fields.extend(row.into_iter().map(|(field, _)| field));
             }
         }
-        // A field with another name is reached by `columns(...)`.
+        // A field with another name needs `columns(...)`.
         let is_name = |field: &String| {
             field.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
                 && field.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')

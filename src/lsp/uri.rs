@@ -6,11 +6,11 @@ use std::str::FromStr;
 use lsp_types::Uri;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-/// What stays as it is in the path of an address (RFC 3986, section 2.3), and the separator.
+/// The characters that are not encoded in the path of a URI (RFC 3986, section 2.3), and the separator.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
 
-/// The path that a `file:` address names; none for other schemes. Its host is not looked at: only this
-/// machine has files.
+/// The path of a `file:` URI; `None` for other schemes. The host is ignored: files are always on this
+/// machine.
 pub fn to_path(uri: &Uri) -> Option<PathBuf> {
     if uri.scheme()?.as_str() != "file" {
         return None;

@@ -1,6 +1,6 @@
-//! The log of a run: what it says where standard error is no terminal. Every line has its time, so that
-//! somebody who was not there can read it. What ends is said as it ends, and at every interval where each
-//! stage at work stands: nothing is silent for longer.
+//! The log of a run: its output where standard error is not a terminal. Every line has its time, so that it
+//! can be read later. The end of a stage is reported at once, and the state of each running stage at every
+//! interval: there is no longer silence.
 
 use std::time::{Duration, Instant};
 
@@ -13,17 +13,17 @@ use crate::output::counted;
 
 pub struct Log {
     interval: Duration,
-    /// When stages at work were last told.
+    /// When the running stages were last reported.
     told: Instant,
-    /// Predictions and evaluations so far.
+    /// The number of predictions and evaluations so far.
     predicted: u32,
-    /// Of the stages predicted: the seconds of all, and the most memory of one, in bytes.
+    /// Of the predicted stages: the total seconds, and the largest memory in bytes.
     seconds: f64,
     memory: u64,
     evaluated: u32,
 }
 
-/// Of stages: those that ran or were kept, those that began in this run, all there are.
+/// Numbers of stages: those that ran or were kept, those that began in this run, and all.
 #[derive(Clone, Copy)]
 pub struct StageCounts {
     pub done: u32,
@@ -43,7 +43,7 @@ impl Log {
         }
     }
 
-    /// Whether it is time to tell where stages stand; the interval begins again then.
+    /// Whether it is time to report the running stages; restarts the interval if so.
     pub fn due(&mut self) -> bool {
         let due = self.told.elapsed() >= self.interval;
         if due {
@@ -52,7 +52,7 @@ impl Log {
         due
     }
 
-    /// What an event is in the log at once, if anything. `name` is the stage's.
+    /// The line for an event, if it is reported at once. `name` is the stage's.
     pub fn line(
         &mut self,
         event: &Event,
@@ -92,7 +92,7 @@ impl Log {
                     let what = counted(self.predicted as usize, "stage");
                     let took = figures::duration(*seconds);
                     let (all, most) = (figures::duration(self.seconds), figures::bytes(self.memory));
-                    // How many run side by side is known when they do.
+                    // How many will run in parallel is not known yet.
                     let found = match self.predicted {
                         1 => format!("about {all}, {most}"),
                         _ => format!("about {all} one after another, at most {most} in one"),
@@ -111,7 +111,7 @@ impl Log {
         }
     }
 
-    /// What is done while no stage is at work.
+    /// What happens while no stage is running.
     pub fn between(&self, counts: StageCounts) -> String {
         let StageCounts { done, begun, tasks } = counts;
         if tasks == 0 {
@@ -127,7 +127,7 @@ impl Log {
 }
 
 impl StageBar {
-    /// Where it stands, in words.
+    /// The state of the stage as text.
     pub(super) fn words(&self, name: &str) -> String {
         let elapsed = figures::duration(self.started.elapsed().as_secs_f64());
         if self.steps == 0 {

@@ -4,7 +4,7 @@ use mopd_compiler::audit::{Audited, sum};
 
 use crate::output::Style;
 
-/// Models that are named in one line; the rest are counted.
+/// The most models named in one line; the rest are counted.
 const NAMED: usize = 4;
 
 pub fn text(entries: &[Audited], style: Style) -> String {

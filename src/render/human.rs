@@ -1,5 +1,5 @@
-//! Diagnostics for people: a message, the places, the help. The only user of miette, which draws the
-//! marked lines; everything else is written here.
+//! Diagnostics for people: a message, the places, the help. This is the only user of miette, which draws the
+//! marked lines; all else is written here.
 
 use std::fmt;
 
@@ -11,12 +11,12 @@ use super::{MarkedSpan, Report, of_diagnostic};
 use crate::host::words_of;
 use crate::output::{Style, counted, hanging, printable, printable_in_place};
 
-/// All diagnostics, an empty line after each.
+/// All diagnostics, each followed by an empty line.
 pub fn diagnostics(diagnostics: &[Diagnostic], sources: &Sources, style: Style) -> String {
     diagnostics.iter().map(|diagnostic| report(&of_diagnostic(diagnostic, sources), style) + "\n").collect()
 }
 
-/// The hint to `mopd explain`, once, and the counts.
+/// The hint to `mopd explain`, once, and the numbers of errors and warnings.
 pub fn summary(diagnostics: &[Diagnostic], style: Style) -> String {
     let count = |severity| diagnostics.iter().filter(|diagnostic| diagnostic.severity == severity).count();
     let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
@@ -83,17 +83,16 @@ pub fn report(report: &Report, style: Style) -> String {
     text
 }
 
-/// The way out of what is wrong with a text that a command wrote: its settings are options of that command,
-/// and it lies nowhere.
+/// The help for an error in a generated text: its settings are options of the command, and it has no file.
 fn of_command(help: &str) -> String {
     help.replace("`max_tokens = ", "`--max-tokens ")
         .replace("the folder of the experiment's file", "the folder where the command runs")
 }
 
-/// The marked lines of one file; the first mark is the one that the heading points at.
+/// The marked lines of one file; the heading shows the place of the first mark.
 fn snippet(marks: &[&MarkedSpan], severity: Severity, style: Style) -> String {
     let [first, ..] = marks else { return String::new() };
-    // Nothing can be drawn in a file without a visible character.
+    // Nothing can be drawn for a file without visible characters.
     if first.text.trim().is_empty() {
         let labels =
             marks.iter().filter(|mark| !mark.label.is_empty()).map(|mark| format!(": {}", mark.label));
@@ -125,12 +124,12 @@ fn snippet(marks: &[&MarkedSpan], severity: Severity, style: Style) -> String {
     if handler.render_report(&mut out, &drawing).is_err() {
         return format!("  in {}\n", first.path);
     }
-    // The first line holds miette's icon and an empty message; ours is printed already.
+    // The first line has miette's icon and an empty message; our message is printed already.
     out.split_once('\n').map(|(_, drawn)| drawn.to_owned()).unwrap_or_default()
 }
 
-/// What of a mark can be drawn: its first line, on character borders, inside the text. A mark at the end of
-/// the text is moved to the last visible character, because miette hides or refuses marks that lie behind it.
+/// The part of a mark that can be drawn: its first line, on character boundaries, inside the text. A mark at
+/// the end of the text moves to the last visible character: miette hides or rejects marks after it.
 fn visible(mark: &MarkedSpan) -> (usize, usize) {
     let text = mark.text;
     let last = text.trim_end();
@@ -153,7 +152,7 @@ fn floor(text: &str, mut at: usize) -> usize {
     at
 }
 
-/// What miette is handed: marks in one file, no message.
+/// The input of miette: marks in one file, without a message.
 struct Drawing {
     source: NamedSource<String>,
     labels: Vec<LabeledSpan>,

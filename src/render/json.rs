@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::problem::Problem;
 
-/// One diagnostic. Others read this, so fields are only ever added.
+/// One diagnostic. Other programs read this, so fields are only ever added.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct JsonDiagnostic {
     code: &'static str,
@@ -22,7 +22,7 @@ pub struct JsonDiagnostic {
     labels: Vec<JsonLabel>,
     help: Option<String>,
     fix: Option<JsonFix>,
-    /// Where the page of this code is published; null until it is.
+    /// The URL of this code's page; null until it is published.
     url: Option<String>,
 }
 
@@ -59,7 +59,7 @@ pub fn diagnostics(diagnostics: &[Diagnostic], sources: &Sources) -> Vec<JsonDia
     diagnostics.iter().map(|diagnostic| of_diagnostic(diagnostic, sources)).collect()
 }
 
-/// Why a file was not checked at all, at its beginning.
+/// The reason why a file was not checked at all, at its beginning.
 pub fn of_problem(problem: &Problem, path: &Path) -> JsonDiagnostic {
     let start = || JsonPosition { line: 0, character: 0 };
     JsonDiagnostic {
@@ -75,7 +75,7 @@ pub fn of_problem(problem: &Problem, path: &Path) -> JsonDiagnostic {
     }
 }
 
-/// What a run could not use: at the item that asks for it, or at the beginning of the file.
+/// A problem of a run: at its item in the source, or at the beginning of the file.
 pub fn of_failure(failure: &Failure, plan: &Plan, sources: &Sources) -> JsonDiagnostic {
     let place = super::place_of(failure, plan, sources).unwrap_or(Span::new(FileId(0), 0, 0));
     let (file, range) = (file(place, sources), range(place, sources));
@@ -93,7 +93,7 @@ pub fn of_failure(failure: &Failure, plan: &Plan, sources: &Sources) -> JsonDiag
     }
 }
 
-/// The list as text, ending with a newline.
+/// The list as JSON text, ending with a newline.
 pub fn list(diagnostics: &[JsonDiagnostic]) -> String {
     serde_json::to_string_pretty(diagnostics).expect("strings and whole numbers can always be written") + "\n"
 }

@@ -1,4 +1,4 @@
-//! The objectives of a file without `experiment`: a module of the standard library, or one of your own.
+//! The objectives of a file without `experiment`: a module of the standard library, or the author's own.
 
 use mopd_compiler::plan::NormalForm;
 use mopd_lang::check::NamedObjective;
@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::outline;
 use crate::output::{Style, counted};
 
-/// An objective for programs. Fields are only ever added.
+/// An objective as JSON. Fields are only ever added.
 #[derive(Serialize)]
 struct LibraryEntry<'a> {
     name: &'a str,
@@ -29,7 +29,7 @@ fn normal_form(named: &NamedObjective) -> NormalForm {
     mopd_compiler::normal_form(&named.objective, None)
 }
 
-/// `path` is the file's, as diagnostics name it.
+/// `path` is that of the file, as in diagnostics.
 pub fn tree(path: &str, objectives: &[&NamedObjective], style: Style) -> String {
     let mut out = format!("{}: {}\n", style.bold(path), counted(objectives.len(), "public objective"));
     for named in objectives {
@@ -45,13 +45,13 @@ pub fn tree(path: &str, objectives: &[&NamedObjective], style: Style) -> String 
     out
 }
 
-/// The same as JSON.
+/// [`tree`] as JSON.
 pub fn json(objectives: &[&NamedObjective]) -> String {
     let entries: Vec<LibraryEntry> = objectives.iter().map(|named| LibraryEntry::of(named)).collect();
     serde_json::to_string_pretty(&entries).expect("strings can always be written") + "\n"
 }
 
-/// Up to the first full stop that ends a sentence, on one line. `eqs. 2-4` and `arXiv:2606.30406` end none.
+/// The first sentence, on one line. The full stops of `eqs. 2-4` and `arXiv:2606.30406` do not end it.
 fn first_sentence(doc: &str) -> String {
     let paragraph =
         doc.split("\n\n").next().unwrap_or_default().split_whitespace().collect::<Vec<&str>>().join(" ");

@@ -26,7 +26,7 @@ pub fn show(page: &str, style: Style) -> String {
     out
 }
 
-/// `` `name` `` in colour; a single backtick stays.
+/// Colours `` `name` ``; a single backtick stays.
 fn inline_code(line: &str, style: Style) -> String {
     let parts: Vec<&str> = line.split('`').collect();
     if parts.len().is_multiple_of(2) {

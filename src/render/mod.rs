@@ -15,10 +15,10 @@ use mopd_compiler::plan::events::Failure;
 use mopd_lang::diag::{Diagnostic, Fix, Label, Severity};
 use mopd_lang::source::{Sources, Span};
 
-/// What is written at the item that asked for what failed.
+/// The label at the item in the source that a failure belongs to.
 const ASKED_FOR: &str = "asked for here";
 
-/// Something to report, with the places that it points at.
+/// A report, with its places in the source.
 pub struct Report<'a> {
     pub severity: Severity,
     /// `unit-mismatch`
@@ -26,7 +26,7 @@ pub struct Report<'a> {
     pub message: &'a str,
     /// The first is the offending one; the others explain it.
     pub marks: Vec<MarkedSpan<'a>>,
-    /// Facts that belong to no place.
+    /// Facts without a place.
     pub notes: Vec<String>,
     pub help: Option<&'a str>,
     pub fix: Option<String>,
@@ -71,14 +71,14 @@ pub fn of_diagnostic<'a>(diagnostic: &'a Diagnostic, sources: &'a Sources) -> Re
     }
 }
 
-/// Where the item of the source stands that asked for what failed.
+/// The place of the item in the source that a failure belongs to.
 pub fn place_of(failure: &Failure, plan: &Plan, sources: &Sources) -> Option<Span> {
     let place = plan.place(failure.origin?)?;
     let (file, _) = sources.files().find(|(_, file)| file.path == place.file)?;
     Some(Span::new(file, place.start as usize, place.end as usize))
 }
 
-/// A failure at run time, pointing at the item of the source that asked for what failed.
+/// A failure at run time, with a mark at the item in the source that it belongs to.
 pub fn of_failure<'a>(failure: &'a Failure, plan: &'a Plan, sources: &'a Sources) -> Report<'a> {
     let mark = place_of(failure, plan, sources).map(|place| {
         let (file, start, end) = (sources.file(place.file), place.start as usize, place.end as usize);
@@ -101,7 +101,7 @@ pub fn of_failure<'a>(failure: &'a Failure, plan: &'a Plan, sources: &'a Sources
     }
 }
 
-/// An edit in words: its title, and the new text where the title does not show it.
+/// An edit as text: its title, and the new text if the title does not contain it.
 fn describe(fix: &Fix, sources: &Sources) -> String {
     if fix.title.contains(fix.replacement.trim()) {
         return fix.title.clone();

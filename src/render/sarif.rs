@@ -30,7 +30,7 @@ pub fn result(diagnostic: &Diagnostic, sources: &Sources) -> Value {
     })
 }
 
-/// Why a file was not checked at all.
+/// The reason why a file was not checked at all.
 pub fn of_problem(problem: &Problem, path: &Path) -> Value {
     let text = match problem.help_text() {
         Some(help) => format!("{}\nhelp: {help}", problem.message()),
@@ -44,7 +44,7 @@ pub fn of_problem(problem: &Problem, path: &Path) -> Value {
     })
 }
 
-/// What a run could not use: at the item that asks for it, or at the beginning of the file.
+/// A problem of a run: at its item in the source, or at the beginning of the file.
 pub fn of_failure(failure: &Failure, plan: &Plan, sources: &Sources) -> Value {
     let text = match &failure.help {
         Some(help) => format!("{}\nhelp: {help}", failure.message),
@@ -59,7 +59,7 @@ pub fn of_failure(failure: &Failure, plan: &Plan, sources: &Sources) -> Value {
     })
 }
 
-/// The log of one call, ending with a newline. `codes` are those that occur.
+/// The log of one command, ending with a newline. `codes` are those that occur.
 pub fn log(results: &[Value], codes: &BTreeSet<Code>) -> String {
     let rule = |code: &Code| {
         json!({
@@ -109,8 +109,8 @@ fn artifact(span: Span, sources: &Sources) -> Value {
     json!({ "uri": uri(&sources.file(span.file).path) })
 }
 
-/// A path as a URI reference (RFC 3986): what is not allowed there, or means something else, is
-/// percent-encoded. Modules of the library are `std:opd.mopd` already.
+/// A path as a URI reference (RFC 3986): reserved and invalid characters are percent-encoded. Paths of the
+/// library are `std:opd.mopd` already.
 fn uri(path: &str) -> String {
     let standard = path.strip_prefix("std:").map(|module| ("std:", module));
     let (scheme, path) = standard.unwrap_or(("", path));

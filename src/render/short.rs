@@ -1,4 +1,4 @@
-//! One line per diagnostic, as compilers print them: `file:line:column: error[code]: message`, lines and
+//! One line per diagnostic, as in compilers: `file:line:column: error[code]: message`, with lines and
 //! characters from 1.
 
 use mopd_compiler::plan::Plan;
@@ -14,7 +14,7 @@ pub fn diagnostics(diagnostics: &[Diagnostic], sources: &Sources) -> String {
     diagnostics.iter().map(of).collect()
 }
 
-/// What a run could not use: at the item that asks for it, or at the beginning of the file.
+/// A problem of a run: at its item in the source, or at the beginning of the file.
 pub fn failure(failure: &Failure, plan: &Plan, sources: &Sources) -> String {
     let place = super::place_of(failure, plan, sources).unwrap_or(Span::new(FileId(0), 0, 0));
     line(place, ("error", failure.kind.name()), &failure.message, sources)

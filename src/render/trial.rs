@@ -1,4 +1,4 @@
-//! What `mopd try` prints.
+//! The output of `mopd try`.
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use mopd_compiler::plan::Axis;
@@ -6,10 +6,10 @@ use mopd_compiler::trial::{Trial, TrialValue};
 
 use crate::output::Style;
 
-/// Columns of one table, places aside: more of them make another table below.
+/// The most columns of a table, besides those of the place: further columns make another table below.
 const COLUMNS: usize = 6;
 
-/// The loss, numbers that are coarser than a token, a table with a row per token.
+/// The loss, the numbers coarser than a token, and a table with a row per token.
 pub fn text(trial: &Trial, style: Style) -> String {
     let mut text = format!("{} = {}\n", style.bold("loss"), number(trial.loss.f64[0]));
     let (of_tokens, coarser): (Vec<&TrialValue>, Vec<&TrialValue>) =
@@ -53,7 +53,7 @@ fn grid(trial: &Trial, columns: &[(String, Vec<String>)]) -> Table {
     grid
 }
 
-/// How far the compiled code is from the interpreter.
+/// The difference between the compiled code and the interpreter, as text.
 fn compiled(trial: &Trial) -> String {
     let values = || std::iter::once(&trial.loss).chain(&trial.parts).chain(&trial.gradients);
     if values().any(|value| value.f32.is_none()) {
@@ -74,10 +74,10 @@ fn compiled(trial: &Trial) -> String {
     }
 }
 
-/// Where the compiled code and the formula are not both finite, nor the same infinity, nor both NaN: the
-/// first such number, in words. No difference says how far they are apart.
+/// The first number for which the compiled code and the formula are not both finite, the same infinity, or
+/// both NaN, as text. The size of a difference would have no meaning there.
 pub fn unlike(trial: &Trial) -> Option<String> {
-    // What a loss is not finite from comes first.
+    // Parts that make the loss non-finite come first.
     let values = trial.parts.iter().chain(std::iter::once(&trial.loss));
     let named = values.map(|value| (value.name.clone(), value));
     let gradients = trial.gradients.iter().map(|by| (format!("d loss / d {}", by.name), by));
@@ -121,7 +121,7 @@ fn number(value: f64) -> String {
     }
 }
 
-/// JSON with a line for each list of numbers: people edit it.
+/// JSON with a line for each list of numbers, which people can edit.
 pub fn numbers(value: &serde_json::Value) -> String {
     let mut text = String::new();
     written(value, 0, &mut text);

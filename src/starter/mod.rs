@@ -5,7 +5,7 @@ use crate::args::BookExample;
 
 const IGNORED: (&str, &str) = (".gitignore", "/.mopd\n/runs\n");
 
-/// Paths in `examples/`, and their texts.
+/// Paths in `examples/`, with their texts.
 macro_rules! examples {
     ($($path:literal),* $(,)?) => {
         &[$(($path, include_str!(concat!("../../examples/", $path)))),*]
@@ -35,7 +35,7 @@ const SKILLS: &[(&str, &str)] = examples![
     "skills/make_data.py",
 ];
 
-/// Paths below the new folder, and texts; the experiment first.
+/// Paths below the new folder, with their texts; the experiment first.
 pub fn files(name: &str) -> Vec<(String, String)> {
     let named = |text: &str| text.replace("{{name}}", name);
     let mut files = vec![
@@ -52,7 +52,7 @@ pub fn files(name: &str) -> Vec<(String, String)> {
     files
 }
 
-/// The same of an experiment of the book, as it lies in `examples/`.
+/// The files of an experiment of the book, as in `examples/`.
 pub fn example(which: BookExample) -> Vec<(String, String)> {
     let (experiment, data) = match which {
         BookExample::Quickstart => (examples!["quickstart.mopd"], QUICKSTART),

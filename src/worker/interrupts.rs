@@ -19,7 +19,7 @@ struct SignalState {
     worker: Option<ActiveWorker>,
 }
 
-/// The worker that is there.
+/// The current worker.
 struct ActiveWorker {
     requests: Requests,
     kill: Kill,
@@ -30,7 +30,7 @@ struct ActiveWorker {
 pub struct ForwardGuard(&'static Interrupts);
 
 impl Interrupts {
-    /// Those of this process. From the first call on, signals do not end it any more.
+    /// The handler of this process. From the first call on, signals no longer end the process.
     pub fn handled() -> &'static Interrupts {
         static INTERRUPTS: OnceLock<Interrupts> = OnceLock::new();
         let mut new = false;
@@ -54,19 +54,19 @@ impl Interrupts {
         match (&state.worker, state.count) {
             (Some(worker), 1) => worker.stop(),
             (Some(worker), _) => worker.kill.now(),
-            // What is to begin is not begun.
+            // The next job is not started.
             (None, 1) => {}
             (None, _) => std::process::exit(Status::Interrupted.number().into()),
         }
     }
 
-    /// Signals are for a worker that trains: it stops after its step, which `say` is told. One that came
-    /// before is for it too.
+    /// Forwards signals to a worker that trains: it stops after its step, which `say` reports. An earlier
+    /// signal is also forwarded.
     pub fn forward_to(&'static self, worker: &Worker, say: impl Fn(&str) + Send + 'static) -> ForwardGuard {
         self.forward(worker, move || say("stopping after this step; Ctrl-C or SIGTERM again stops at once\n"))
     }
 
-    /// The same of a worker that has nothing to keep, and ends at once.
+    /// Forwards signals to a worker without results to keep, which ends at once.
     pub fn end_with(&'static self, worker: &Worker) -> ForwardGuard {
         self.forward(worker, || ())
     }
@@ -88,7 +88,7 @@ impl Interrupts {
 
 impl ActiveWorker {
     fn stop(&self) {
-        // A request of one word can always be written down.
+        // A request without data can always be serialised.
         let _ = self.requests.send(&WorkerRequest::End);
         (self.say)();
     }

@@ -1,6 +1,6 @@
-//! The report for a worker that was killed (signal 9), but not by mopd: where it was, and what to lower.
-//! Most often the system does this when memory runs out; where the system counts such kills, the cause is
-//! known.
+//! The report for a worker that was killed (signal 9), but not by mopd: its running stages, and which
+//! settings to lower. Usually the system does this when memory runs out; if it counts such kills, the cause
+//! is known.
 
 use std::sync::OnceLock;
 
@@ -8,21 +8,21 @@ use mopd_compiler::plan::{Objective, Plan, Rollout, Train};
 
 use crate::problem::Problem;
 
-/// A stage that was at work.
+/// A running stage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ActiveStage {
     pub stage: String,
-    /// Its seed, where there are several.
+    /// Its seed, if there are several.
     pub seed: Option<u64>,
     pub step: u32,
     pub steps: u32,
 }
 
-/// Programs that the system had killed for memory before the first worker was started; none where it does not
-/// count them.
+/// The number of processes that the system had killed for memory before the first worker was started; `None`
+/// if it does not count them.
 static BEFORE: OnceLock<Option<u64>> = OnceLock::new();
 
-/// To be called before a worker is started.
+/// Must be called before a worker is started.
 pub fn begin() {
     BEFORE.get_or_init(kills);
 }
@@ -35,12 +35,12 @@ fn counted_kills(vmstat: &str) -> Option<u64> {
     vmstat.lines().find_map(|line| line.strip_prefix("oom_kill "))?.trim().parse().ok()
 }
 
-/// Whether the system has killed something for memory since [`begin`].
+/// Whether the system has killed a process for memory since [`begin`].
 fn memory_ran_out() -> bool {
     matches!((BEFORE.get().copied().flatten(), kills()), (Some(before), Some(now)) if now > before)
 }
 
-/// Of a run that was at these stages; `to_come`: some had not begun.
+/// For a run with these running stages; `to_come`: some had not begun.
 pub fn of_run(plan: &Plan, at_work: &[ActiveStage], to_come: bool) -> Problem {
     described(memory_ran_out(), plan, at_work, to_come)
 }
@@ -49,7 +49,7 @@ const ANYWHERE: &str = "lower `max_tokens`, `prompts`, `samples` or `batch`, set
                         `checkpointing`, or take a smaller model; `mopd plan --predict` says what each \
                         stage needs";
 
-/// Where it is not known what the worker was at.
+/// If it is not known what the worker was doing.
 pub fn somewhere() -> Problem {
     Problem::run("worker-died", cause(memory_ran_out())).help(ANYWHERE)
 }
@@ -66,7 +66,7 @@ fn cause(memory: bool) -> &'static str {
 
 fn described(memory: bool, plan: &Plan, at_work: &[ActiveStage], to_come: bool) -> Problem {
     if at_work.is_empty() && to_come {
-        // Models and data are read, and what the next stages take is measured.
+        // Models and data are being read, and the cost of the next stages is measured.
         return Problem::run("worker-died", format!("{}; the next stage had not begun", cause(memory)))
             .help(ANYWHERE);
     }
@@ -112,7 +112,7 @@ fn described(memory: bool, plan: &Plan, at_work: &[ActiveStage], to_come: bool) 
     Problem::run("worker-died", format!("{}; {places}", cause(memory))).help(ways.join(";\n"))
 }
 
-/// What of a stage takes memory, as it was written, and what trades time for it.
+/// The settings of a stage that take memory, as written, and those that trade time for it.
 fn settings(train: &Train<Objective>) -> String {
     let Rollout { producer, groups, .. } = &train.rollout;
     let mut lower = vec![producer.kind().asked(*groups)];

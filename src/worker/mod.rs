@@ -1,5 +1,5 @@
-//! Finds, starts and reads `mopd-worker`, the program that links libtorch. It may die at any moment
-//! without ending `mopd`.
+//! Finds, starts and reads `mopd-worker`, the program that links libtorch. Its death at any time does not end
+//! `mopd`.
 
 pub mod interrupts;
 pub mod killed;
@@ -24,7 +24,7 @@ use crate::problem::Problem;
 
 const NAME: &str = "mopd-worker";
 
-/// `$MOPD_WORKER` where it is set, else next to this program, else on the PATH.
+/// `$MOPD_WORKER` if it is set, otherwise next to this program, otherwise on the PATH.
 pub fn find() -> Result<PathBuf, Problem> {
     if let Some(named) = std::env::var_os("MOPD_WORKER").filter(|value| !value.is_empty()) {
         let path = PathBuf::from(named);
@@ -55,22 +55,22 @@ fn missing(why: &str) -> Problem {
 /// A started worker.
 pub struct Worker {
     child: Arc<Mutex<Child>>,
-    /// What it is asked through besides; a worker that nobody can ask any more stops.
+    /// The channel for further requests; a worker whose channel is closed stops.
     requests: Requests,
     lines: BufReader<ChildStdout>,
-    /// Closed when all of its standard error has been handed on.
+    /// Closed when all of its standard error has been forwarded.
     heard: Receiver<()>,
 }
 
-/// How long to wait for the last words of a worker that is gone: a program that it started may hold the pipe
-/// open for ever.
+/// How long to wait for the last output of a worker that has ended: a program that it started may keep the
+/// pipe open forever.
 const LAST_WORDS: Duration = Duration::from_millis(300);
 
 /// One line from the worker.
 #[derive(Clone, Debug, PartialEq)]
 pub enum WorkerMessage {
     Event(Event),
-    /// A line that is no event: a library or a program that it started wrote to its standard output.
+    /// A line that is not an event: a library or a program that it started wrote to its standard output.
     Text(String),
 }
 
@@ -81,7 +81,7 @@ pub struct Kill(Arc<Mutex<Child>>);
 impl Kill {
     pub fn now(&self) {
         let mut child = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // It may be gone already.
+        // It may have ended already.
         let _ = child.kill();
     }
 }
@@ -89,7 +89,7 @@ impl Kill {
 const CUBLAS_WORKSPACE: &str = "CUBLAS_WORKSPACE_CONFIG";
 
 impl Worker {
-    /// Starts the worker on a job. Its standard error goes line by line to `says`, from another thread.
+    /// Starts the worker on a job. A thread sends its standard error line by line to `says`.
     pub fn start(job: &Job, says: impl Fn(&str) + Send + 'static) -> Result<Worker, Problem> {
         let worker = Worker::spawn(&[], says)?;
         worker.requests.line(job)?;
@@ -116,7 +116,7 @@ impl Worker {
                 command.env(LIBRARY_PATH, searched).env(CALLERS_LIBRARY_PATH, before.unwrap_or_default());
             }
         }
-        // Without room of its own cuBLAS sums in another order each time; it asks once, when a GPU is opened.
+        // Without its own workspace cuBLAS sums in varying order; it reads this once, when a GPU is opened.
         if Path::new("/dev/nvidia0").exists() && std::env::var_os(CUBLAS_WORKSPACE).is_none() {
             command.env(CUBLAS_WORKSPACE, ":4096:8");
         }
@@ -151,7 +151,7 @@ impl Worker {
         Kill(Arc::clone(&self.child))
     }
 
-    /// The next line; none when the worker has closed its output.
+    /// The next line; `None` when the worker has closed its output.
     pub fn next(&mut self) -> Result<Option<WorkerMessage>, Problem> {
         let Some(line) = next_line(&mut self.lines) else { return Ok(None) };
         match serde_json::from_str(&line) {
@@ -171,7 +171,7 @@ impl Worker {
         }
     }
 
-    /// Each line as it comes, to the worker's end; none each time that there was none for so long.
+    /// Calls `heard` with each line until the worker ends, and with `None` after each `pause` without one.
     pub fn each(
         &mut self,
         pause: Duration,
@@ -179,7 +179,7 @@ impl Worker {
     ) -> Result<(), Problem> {
         let (say, said) = channel();
         std::thread::scope(|scope| {
-            // Dropped with an error of `heard`: whoever reads then stops at the next line.
+            // Dropped after an error of `heard`: then the reading thread stops at the next line.
             let said = said;
             scope.spawn(move || {
                 while let Some(line) = self.next().transpose() {
@@ -199,15 +199,14 @@ impl Worker {
         })
     }
 
-    /// Waits until the worker is gone.
+    /// Waits until the worker has ended.
     pub fn wait(self) -> Result<ExitStatus, Problem> {
         loop {
-            // Asked again and again rather than waited for, so that a second Ctrl-C can take the lock and
-            // kill it.
+            // Polls instead of waiting, so that a second Ctrl-C can take the lock and kill it.
             let status = self.child.lock().unwrap_or_else(PoisonError::into_inner).try_wait();
             match status {
                 Ok(Some(status)) => {
-                    // Either way the wait is over: nothing is ever sent.
+                    // The wait is over either way: nothing is ever sent.
                     let _ = self.heard.recv_timeout(LAST_WORDS);
                     return Ok(status);
                 }
@@ -223,9 +222,8 @@ impl Worker {
     }
 }
 
-/// Has a worker do a job that says nothing of its progress, and answers how it ended. Its events go to
-/// `heard`, what it says beside them to standard error; `failed` names what went wrong, which gets the
-/// failure's help.
+/// Runs a job without progress in a worker, and returns its exit status. Events go to `heard`, other output
+/// to standard error; `failed` names the problem, to which the failure's help is added.
 pub fn ask(
     job: &Job,
     failed: impl Fn(&Failure) -> Problem,
@@ -258,12 +256,12 @@ pub fn ask(
     })
 }
 
-/// What a worker is asked through. When the last of these is gone, its standard input ends.
+/// The channel of requests to a worker. When the last sender is dropped, the worker's standard input ends.
 #[derive(Clone)]
 pub struct Requests(Sender<Vec<u8>>);
 
 impl Requests {
-    /// Written from a thread: a worker that talks before it has read everything would block both sides.
+    /// A thread writes: if the worker writes before it has read everything, both sides would block otherwise.
     fn to(mut input: ChildStdin) -> Requests {
         let (requests, texts) = channel::<Vec<u8>>();
         std::thread::spawn(move || {
@@ -276,7 +274,7 @@ impl Requests {
         Requests(requests)
     }
 
-    /// A worker that is gone does not hear it; whoever reads its lines is told.
+    /// Sends a request. A worker that has ended does not get it; its reader notices that.
     pub fn send(&self, request: &WorkerRequest) -> Result<(), Problem> {
         self.line(request)
     }
@@ -284,7 +282,7 @@ impl Requests {
     fn line(&self, message: &impl Serialize) -> Result<(), Problem> {
         let mut line = in_writing(message)?;
         line.push(b'\n');
-        // Only a thread that found nobody to write to is not there any more.
+        // The thread is gone only if the worker no longer reads.
         let _ = self.0.send(line);
         Ok(())
     }
@@ -296,11 +294,11 @@ fn in_writing(message: &impl Serialize) -> Result<Vec<u8>, Problem> {
     })
 }
 
-/// A line without its end; bytes that are no text are replaced. Empty lines are skipped.
+/// A line without its end; invalid UTF-8 is replaced. Empty lines are skipped.
 fn next_line(stream: &mut impl BufRead) -> Option<String> {
     loop {
         let mut bytes = Vec::new();
-        // An error on a pipe means that the other side is gone.
+        // An error on a pipe means that the other side is closed.
         if stream.read_until(b'\n', &mut bytes).unwrap_or(0) == 0 {
             return None;
         }
@@ -312,7 +310,7 @@ fn next_line(stream: &mut impl BufRead) -> Option<String> {
     }
 }
 
-/// A worker that ended without saying how the job went, in plain words.
+/// The problem of a worker that ended without a final event.
 pub fn death(status: ExitStatus) -> Problem {
     let problem = |message: &str| Problem::run("worker-died", message);
     match status.signal() {
@@ -321,7 +319,7 @@ pub fn death(status: ExitStatus) -> Problem {
             let meaning = match signal {
                 4 => ", an instruction that this processor does not have",
                 6 => ", an abort",
-                // A bus error: what is mapped is not there.
+                // A bus error: mapped memory no longer exists.
                 7 | 10 => {
                     ", a memory fault in a library or driver, or a model's file that was shortened while it \
                      was read: write a new one and rename it over the old one"
@@ -335,7 +333,7 @@ pub fn death(status: ExitStatus) -> Problem {
                  why",
             )
         }
-        // How the dynamic linker ends a program whose libraries it does not find, after it named one.
+        // The exit status of the dynamic linker for missing libraries, after it has named one.
         None if status.code() == Some(127) => {
             Problem::run("no-libtorch", "the worker can't load its libraries (exit status 127)")
                 .help(without_libtorch())

@@ -1,5 +1,5 @@
-//! Hashes of files' content. Hashing a large checkpoint takes about as long as reading it, so that what was
-//! hashed is remembered: a file of the same place, length and times is taken to be the same.
+//! Hashes of files' content. Hashing a large checkpoint takes about as long as reading it, so hashes are
+//! remembered: a file with the same path, length and times is assumed to be the same.
 
 use std::fs::{self, File, Metadata};
 use std::io;
@@ -10,11 +10,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{regular, write_atomically};
 
-/// Smaller files are hashed sooner than their note is found.
+/// Smaller files are hashed faster than a remembered hash is found.
 const WORTH_REMEMBERING: u64 = 1 << 20;
 
-/// What tells, without reading it, whether a file is the same with the same content: device, inode, length,
-/// and when its content and its properties changed last, in seconds and nanoseconds.
+/// Metadata by which an unchanged file is recognised without a read: device, inode, length, and the times of
+/// the last change of its content and of its metadata, in seconds and nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct FileStamp(u64, u64, u64, (i64, i64), (i64, i64));
 
@@ -24,14 +24,14 @@ impl FileStamp {
         FileStamp(found.dev(), found.ino(), found.len(), modified, changed)
     }
 
-    /// The same whatever happened to its properties: a link that is made to a file changes them.
+    /// The stamp without the metadata's time, which changes when a link to the file is made.
     #[must_use]
     pub fn of_content(self) -> FileStamp {
         FileStamp(self.0, self.1, self.2, self.3, (0, 0))
     }
 
-    /// Whether the file was written to, touched or replaced since, and not merely its properties changed.
-    /// Some file systems number a file anew whenever they look at it: its times tell that it is the same.
+    /// Whether the file was written, touched or replaced since, not only its metadata changed. Some file
+    /// systems assign a new inode number at every lookup; then the times show that the file is the same.
     fn is_written_since(self, before: FileStamp) -> bool {
         let FileStamp(device, inode, length, modified, changed) = self;
         (length, modified) != (before.2, before.3)
@@ -45,37 +45,37 @@ struct Note {
     hash: String,
 }
 
-/// What became of a file since it was hashed.
+/// The state of a file since it was hashed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileState {
     Unchanged,
-    /// Its content is what was hashed, but it was written to: whoever read it meanwhile may have read
-    /// something else.
+    /// It was written to but has the hashed content now: a read in between may have seen other
+    /// content.
     Rewritten,
-    /// It has another content, or is not there.
+    /// It has another content, or does not exist.
     Changed,
 }
 
-/// A file whose content was hashed, for whoever asks later whether it still has that content.
+/// A file whose content was hashed, to check later whether it still has that content.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HashedFile {
     pub path: PathBuf,
-    /// Blake3, in hexadecimal.
+    /// BLAKE3 hash, in hexadecimal.
     pub hash: String,
-    /// Taken before it was hashed: one that changed meanwhile is not taken to be the same.
+    /// Taken before it was hashed, so that a change during hashing is noticed.
     stamp: FileStamp,
 }
 
 impl HashedFile {
-    /// A regular file of at most `limit` bytes.
+    /// Hashes a regular file of at most `limit` bytes.
     pub fn of(path: &Path, limit: u64) -> io::Result<HashedFile> {
         let file = regular::open_within(path, limit)?;
         let stamp = FileStamp::of(&file.metadata()?);
         Ok(HashedFile { path: path.to_owned(), hash: regular::hash_open(&file, limit)?, stamp })
     }
 
-    /// Without reading it where its hash is remembered. `notes` is a folder that need not exist; what cannot
-    /// be kept there is hashed again the next time.
+    /// As [`HashedFile::of`], but without reading a file whose hash is remembered. `notes` is a folder that
+    /// need not exist; a hash that can't be stored there is computed again the next time.
     pub fn remembered(path: &Path, notes: &Path) -> io::Result<HashedFile> {
         let real = fs::canonicalize(path)?;
         let file = regular::open(&real)?;
@@ -92,12 +92,12 @@ impl HashedFile {
         }
         let hash = regular::hash_open(&file, u64::MAX)?;
         let text = serde_json::to_vec(&Note { identity: stamp, hash: hash.clone() })?;
-        // Without the note the hash is as right as with it.
+        // Errors are ignored, because the hash is valid without the note.
         let _ = write_atomically(&note, |file| io::Write::write_all(file, &text));
         Ok(hashed(hash))
     }
 
-    /// What became of the file at its path. Only one whose stamp is another is read.
+    /// The state of the file at its path, which is only read if its stamp differs.
     pub fn state(&mut self) -> FileState {
         match fs::metadata(&self.path) {
             Ok(found) if FileStamp::of(&found) == self.stamp => FileState::Unchanged,
@@ -105,7 +105,7 @@ impl HashedFile {
         }
     }
 
-    /// The same of a file that is open, whatever is at the path by now.
+    /// The same for an open file, even if the path has another file by now.
     pub fn state_of(&mut self, file: &File) -> FileState {
         let Ok(stamp) = file.metadata().map(|found| FileStamp::of(&found)) else { return FileState::Changed };
         if stamp == self.stamp {
@@ -117,18 +117,18 @@ impl HashedFile {
         if stamp.is_written_since(self.stamp) {
             return FileState::Rewritten;
         }
-        // It is not read again the next time.
+        // With the new stamp, the file is not read again the next time.
         self.stamp = stamp;
         FileState::Unchanged
     }
 }
 
-/// Blake3 of a file's content, in hexadecimal; see [`HashedFile::remembered`].
+/// BLAKE3 hash of a file's content, in hexadecimal; see [`HashedFile::remembered`].
 pub fn hash(path: &Path, notes: &Path) -> io::Result<String> {
     HashedFile::remembered(path, notes).map(|file| file.hash)
 }
 
-/// The same, whatever is remembered.
+/// The same, without remembered hashes.
 pub fn hash_anew(path: &Path) -> io::Result<String> {
     regular::hash(path, u64::MAX)
 }
@@ -176,14 +176,14 @@ mod tests {
         let mut known = HashedFile::of(&path, u64::MAX).unwrap();
         let open = regular::open(&path).unwrap();
         assert_eq!((known.state(), known.state_of(&open)), (Unchanged, Unchanged));
-        // Linked to: its stamp is another one, but nobody wrote to it.
+        // A new link changes its stamp, but not its content.
         std::thread::sleep(std::time::Duration::from_millis(20));
         fs::hard_link(&path, folder.path().join("link")).unwrap();
         let before = known.stamp;
         assert_eq!((known.state(), known.state_of(&open)), (Unchanged, Unchanged));
         assert_ne!(known.stamp, before);
         assert_eq!(known.stamp.of_content().4, (0, 0));
-        // An edit, and its undoing, also where nobody looked in between.
+        // An edit that is undone, even without a check in between.
         write("judge.py", "0.75");
         assert_eq!((known.state(), known.state_of(&open)), (Changed, Changed));
         write("judge.py", "0.25");

@@ -1,5 +1,5 @@
-//! One run at a time computes a result, others wait for it; and one at a time writes to a folder of results.
-//! A lock is the system's own on an open file: whoever dies lets go of it.
+//! Locks: one run at a time computes a result while others wait for it, and one run at a time writes to a
+//! folder of results. A lock is the system's lock of an open file, so it is released when the process ends.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::{Folder, WriteError};
 
-/// Let go of when dropped.
+/// A lock, released when dropped.
 #[derive(Debug)]
 pub struct Lock {
     path: PathBuf,
@@ -18,13 +18,13 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// False where the file system has no locks: then nothing keeps another run from the same work, and both
-    /// are right.
+    /// False where the file system has no locks: then two runs may compute the same result, and both results
+    /// are valid.
     pub fn exclusive(&self) -> bool {
         self.exclusive
     }
 
-    /// The lock that the file at this path is; none where another process, or another thread, has it.
+    /// Takes the lock of the file at this path; `None` if another process or thread holds it.
     pub fn try_at(path: &Path) -> Result<Option<Lock>, WriteError> {
         let attempt = || -> io::Result<Option<Lock>> {
             if let Some(folder) = path.parent() {
@@ -39,7 +39,7 @@ impl Lock {
                     Err(TryLockError::Error(error)) => return Err(error),
                 };
                 let lock = Lock { path: path.to_owned(), file, exclusive };
-                // Whoever had it has removed the file: a lock on what nobody else can open any more is none.
+                // If the previous holder has deleted the file, a lock on it excludes no other process.
                 if lock.in_place()? {
                     return Ok(Some(lock));
                 }
@@ -49,14 +49,14 @@ impl Lock {
         attempt().map_err(|source| WriteError { path: path.to_owned(), source })
     }
 
-    /// Whether another process, or another thread, has the lock that the file at this path is. Takes nothing
-    /// and makes no file.
+    /// Whether another process or thread holds the lock of the file at this path. Takes no lock and creates
+    /// no file.
     pub fn is_held(path: &Path) -> bool {
         let taken = |file: File| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock));
         File::open(path).is_ok_and(taken)
     }
 
-    /// Whether the file is still the one at its path: a folder may be deleted under a lock.
+    /// Whether the file is still the one at its path: its folder may be deleted while the lock is held.
     pub fn in_place(&self) -> io::Result<bool> {
         match fs::metadata(&self.path) {
             Ok(there) => Ok(there.ino() == self.file.metadata()?.ino()),
@@ -65,20 +65,20 @@ impl Lock {
         }
     }
 
-    /// Says in the file who has the lock, for whoever finds it taken.
+    /// Writes the holder of the lock into the file, for processes that find it taken.
     pub fn note(&self, holder: &str) -> io::Result<()> {
         self.file.set_len(0)?;
         (&self.file).write_all(holder.as_bytes())
     }
 
-    /// Without touching what is at the path, which is another's.
+    /// Releases the lock without deleting the file at the path, which is another process's.
     fn let_go(mut self) {
         self.path = PathBuf::new();
     }
 }
 
 impl Folder {
-    /// The lock of a key; none where another run, or another thread, has it.
+    /// Takes the lock of a key; `None` if another run or thread holds it.
     pub fn try_lock(&self, key: &str) -> Result<Option<Lock>, WriteError> {
         Lock::try_at(&self.path("locks").join(key))
     }
@@ -86,7 +86,7 @@ impl Folder {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // While it is held, so that nobody's new file is taken away. A file that stays is no harm.
+        // Under the lock, so that no other process's new file is deleted. A file that stays is harmless.
         if self.in_place().unwrap_or(false) {
             let _ = fs::remove_file(&self.path);
         }

@@ -1,5 +1,5 @@
-//! What `hf("...")` names: a folder of the author's own, or a repository of the Hugging Face hub. A check and
-//! a run both ask here, so that they agree.
+//! Resolves the name in `hf("...")`: a local folder, or a repository of the Hugging Face hub. Checks and runs
+//! both use this module, so that they agree.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -7,17 +7,17 @@ use std::path::{Path, PathBuf};
 use crate::files::names_beside;
 use crate::regular;
 
-/// More than a file that names a commit has.
+/// Limit in bytes of a file that names a commit.
 const SMALL: u64 = 1 << 16;
 
-/// What the name of a model stands for.
+/// The meaning of a model's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NamedModel {
     Folder(PathBuf),
-    /// There is no folder of that name, and a repository may be called so: `organisation/model`.
+    /// There is no folder of that name, but it is a valid name of a repository: `organisation/model`.
     Repository,
-    /// Neither: this folder is not there, and `./a`, `../a`, `/a`, `~/a` and `a/b/c` are names of no
-    /// repository.
+    /// Neither: this folder does not exist, and names like `./a`, `../a`, `/a`, `~/a` and `a/b/c` are not
+    /// names of repositories.
     Nowhere(PathBuf),
 }
 
@@ -33,7 +33,7 @@ impl NamedModel {
     }
 }
 
-/// The folders beside that of a name, written as it is: one of them may be meant.
+/// The folders beside the named one, written in the same way, for suggestions.
 pub fn folders_beside(name: &str, base: &Path) -> Vec<String> {
     let path = base.join(name);
     let names = names_beside(&path).unwrap_or_default().into_iter();
@@ -41,7 +41,7 @@ pub fn folders_beside(name: &str, base: &Path) -> Vec<String> {
     folders.map(|beside| Path::new(name).with_file_name(beside).display().to_string()).collect()
 }
 
-/// `organisation/model`, or `model` alone, which some old repositories are named.
+/// Whether it is `organisation/model`, or only `model`, as some old repositories are named.
 fn is_repository(name: &str) -> bool {
     let mut parts = name.split('/');
     let plain = |part: &str| {
@@ -55,14 +55,14 @@ fn is_repository(name: &str) -> bool {
     parts.by_ref().take(2).all(plain) && parts.next().is_none()
 }
 
-/// The folder of the tools around the hub, with its token; none without a home.
+/// The folder of the hub's tools, with the token; `None` without a home folder.
 pub fn hub_home() -> Option<PathBuf> {
     set("HF_HOME")
         .or_else(|| set("XDG_CACHE_HOME").map(|cache| cache.join("huggingface")))
         .or_else(|| Some(env::home_dir()?.join(".cache/huggingface")))
 }
 
-/// Where models of the hub lie, a folder for each repository; none without a home.
+/// The cache of the hub, with a folder per repository; `None` without a home folder.
 pub fn hub_cache() -> Option<PathBuf> {
     set("HF_HUB_CACHE")
         .or_else(|| set("HUGGINGFACE_HUB_CACHE"))
@@ -74,12 +74,12 @@ pub fn repository(cache: &Path, name: &str) -> PathBuf {
     cache.join(format!("models--{}", name.replace('/', "--")))
 }
 
-/// The folder of one of its commits.
+/// The folder of a repository's commit.
 pub fn snapshot(cache: &Path, name: &str, commit: &str) -> PathBuf {
     repository(cache, name).join("snapshots").join(commit)
 }
 
-/// What a cache says a revision of a repository is.
+/// The commit of a repository's revision, according to a cache.
 pub fn cached_commit(cache: &Path, name: &str, revision: &str) -> Option<String> {
     if is_commit(revision) {
         return Some(revision.to_owned());

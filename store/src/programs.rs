@@ -1,7 +1,6 @@
-//! What a reward command is made of, as far as files can tell: the files that its words name, the source
-//! files in the folders of its scripts, and what the author says that it depends on. An edited verifier is
-//! another verifier, also where the edit is in a module that it imports. What files can't tell is said in
-//! words.
+//! Finds the files that a reward command consists of: files named in the command, source files in the folders
+//! of its scripts, and files declared by `depends`. An edited verifier is another verifier, even if the edit
+//! is in a module that it imports. Dependencies that can't be hashed are described in warnings.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,33 +11,33 @@ use crate::content::HashedFile;
 use crate::files::reason;
 use crate::regular;
 
-/// Endings of source files. Data is not among them: what a program reads besides its sources, `depends`
-/// names.
+/// Endings of source files. Data is not included: files that a program reads besides its sources are declared
+/// by `depends`.
 pub const ENDINGS: [&str; 26] = [
     "py", "pyi", "pyx", "sh", "bash", "zsh", "pl", "pm", "rb", "lua", "js", "mjs", "cjs", "ts", "r", "jl",
     "c", "h", "cc", "cpp", "hpp", "rs", "go", "java", "scala", "php",
 ];
-/// Folders of what is made or installed, beside those whose name begins with a dot.
+/// Folders of generated or installed files, which are skipped, as are names that begin with a dot.
 const SKIPPED: [&str; 4] = ["__pycache__", "node_modules", "site-packages", "venv"];
-/// Source files of a script's folder, their bytes, and entries that are looked at: a folder with more is not
-/// one of sources.
+/// Most source files in a script's folder, their bytes, and entries that are visited: a folder with more is
+/// not a folder of sources.
 const FILES_AT_MOST: usize = 1000;
 const BYTES_AT_MOST: u64 = 32 << 20;
 const ENTRIES_AT_MOST: usize = 20_000;
 const FOLDERS_DEEP: usize = 12;
 
-/// What was found out about a command.
+/// The files of a command.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CommandSources {
-    /// Every file that was hashed, where it lies.
+    /// Every hashed file, with its path.
     pub hashed: BTreeSet<HashedFile>,
-    /// A name of each that does not depend on where the experiment lies, and Blake3 of its content.
+    /// A name of each that does not depend on the experiment's folder, and the BLAKE3 hash of its content.
     files: BTreeSet<(String, String)>,
-    /// What may change its rewards and can't be seen here, in words.
+    /// Descriptions of dependencies that may change its rewards and could not be hashed.
     pub unseen: Vec<String>,
 }
 
-/// Something of `depends` that can't be hashed.
+/// A path in `depends` that can't be hashed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`depends` names {}, which can't be read: {why}", path.display())]
 pub struct Unreadable {
@@ -50,7 +49,7 @@ impl CommandSources {
     /// `base` is the folder that the command runs in.
     ///
     /// # Errors
-    /// A path of `depends` that is not there or can't be read.
+    /// If a path of `depends` does not exist or can't be read.
     pub fn of(command: &str, depends: &[String], base: &Path) -> Result<CommandSources, Unreadable> {
         let mut program = CommandSources::default();
         let mut scripts = BTreeSet::new();
@@ -73,19 +72,19 @@ impl CommandSources {
         Ok(program)
     }
 
-    /// Of all that was hashed, in hexadecimal.
+    /// The hash of all files, in hexadecimal.
     pub fn hash(&self) -> String {
         let text = serde_json::to_string(&self.files).expect("names and hashes are plain data");
         blake3::hash(text.as_bytes()).to_hex().to_string()
     }
 
-    /// Every file that was hashed: its name, which does not depend on where the experiment lies, and Blake3
-    /// of its content.
+    /// Every hashed file: its name, which does not depend on the experiment's folder, and the BLAKE3 hash of
+    /// its content.
     pub fn files(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
         self.files.iter().map(|(name, hash)| (name.as_str(), hash.as_str()))
     }
 
-    /// The names of all files that were hashed.
+    /// The names of all hashed files.
     pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
         self.files().map(|(name, _)| name)
     }
@@ -95,7 +94,7 @@ impl CommandSources {
         self.hashed.insert(file);
     }
 
-    /// A word of the command. Most are no files.
+    /// Adds the files of a word of the command. Most words name no file.
     fn named(&mut self, folder: &Path, word: &str, scripts: &mut BTreeSet<PathBuf>) {
         let path = folder.join(word);
         if path.is_dir() {
@@ -111,10 +110,10 @@ impl CommandSources {
         self.add(word.to_owned(), file);
     }
 
-    /// `python3 judge/`, `PYTHONPATH=lib`, `--rules=rules/`
+    /// Adds a folder in the command: `python3 judge/`, `PYTHONPATH=lib`, `--rules=rules/`.
     fn folder(&mut self, path: &Path, word: &str, scripts: &mut BTreeSet<PathBuf>) {
         let outermost = fs::canonicalize(path).is_ok_and(|real| real.parent().is_none());
-        // `/` and `/tmp` are words of many commands and hold everybody's files.
+        // `/` and `/tmp` occur in many commands and contain unrelated files.
         if !outermost && !Path::new(word).is_absolute() {
             scripts.insert(path.to_owned());
         }
@@ -123,10 +122,10 @@ impl CommandSources {
         ));
     }
 
-    /// The module of `python -m a.b`.
+    /// Adds the module of `python -m a.b`.
     fn module(&mut self, folder: &Path, module: &str, scripts: &mut BTreeSet<PathBuf>) {
         let path = folder.join(module.replace('.', "/"));
-        // What it imports lies beside its first package, which is where Python looks.
+        // Python searches its imports in the folder of its top-level package.
         if path.is_dir() || path.with_extension("py").is_file() {
             scripts.insert(folder.to_owned());
         } else {
@@ -134,7 +133,7 @@ impl CommandSources {
         }
     }
 
-    /// All source files of a script's folder and the folders in it; none where they are too many.
+    /// Adds all source files of a script's folder and its subfolders, unless there are too many.
     fn sources(&mut self, folder: &Path, base: &Path) {
         let is_source = |path: &Path| ending(path).is_some_and(|ending| ENDINGS.contains(&ending.as_str()));
         let shown = folder.strip_prefix(base).ok().filter(|path| *path != Path::new(""));
@@ -142,7 +141,7 @@ impl CommandSources {
         match walk(folder, is_source).and_then(|files| hashed(&files)) {
             Ok(files) => {
                 for (name, file) in files {
-                    // A folder beside the experiment has its own name; one elsewhere has none.
+                    // Below `base`, the name is the path relative to it; elsewhere, relative to `folder`.
                     let name = name_within(&file.path, base).unwrap_or(name);
                     self.add(name, file);
                 }
@@ -169,8 +168,8 @@ impl CommandSources {
     }
 }
 
-/// The Python that functions and installers run in: the one that installed mopd, where there is one beside
-/// this program; else the one on the PATH.
+/// The Python interpreter for functions and installers: the one beside this program, which installed mopd, if
+/// there is one; else the one on the PATH.
 pub fn python() -> String {
     let beside = std::env::current_exe().ok().and_then(|program| Some(program.parent()?.join("python3")));
     match beside.filter(|python| python.is_file()) {
@@ -182,12 +181,12 @@ pub fn python() -> String {
 enum Named {
     File(String),
     Module(String),
-    /// By the shell, from what is not known here.
+    /// A word that the shell computes, with unknown result.
     Computed(String),
 }
 
-/// Words of a command that may name something, with the folder that each is relative to. This is no shell:
-/// what it computes, such as `$DIR/judge.py`, is not known.
+/// Words of a command that may name files, with the folder that each is relative to. Words that a shell would
+/// compute, such as `$DIR/judge.py`, are unknown.
 fn named(command: &str, base: &Path) -> Vec<(PathBuf, Named)> {
     let mut found = Vec::new();
     let mut folder = base.to_owned();
@@ -220,7 +219,7 @@ fn named(command: &str, base: &Path) -> Vec<(PathBuf, Named)> {
     found
 }
 
-/// The words of each of the commands that `&&`, `;`, `|` and the like stand between.
+/// Splits a command line at `&&`, `;`, `|` and similar operators, and each part into words.
 fn parts(command: &str) -> Vec<Vec<String>> {
     let (mut parts, mut words, mut word, mut quote) = (Vec::new(), Vec::new(), String::new(), None);
     let end = |word: &mut String, words: &mut Vec<String>| {
@@ -247,7 +246,7 @@ fn parts(command: &str) -> Vec<Vec<String>> {
     parts
 }
 
-/// By its ending, or by its first two bytes.
+/// Whether a file is a script, by its ending or its first two bytes.
 fn is_script(path: &Path) -> bool {
     if ending(path).is_some_and(|ending| ENDINGS.contains(&ending.as_str())) {
         return true;
@@ -260,21 +259,21 @@ fn ending(path: &Path) -> Option<String> {
     Some(path.extension()?.to_str()?.to_ascii_lowercase())
 }
 
-/// Whether programs of everybody lie there.
+/// Whether a folder is on the PATH.
 fn is_installed(folder: &Path) -> bool {
     let searched = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&searched).any(|known| known == folder)
 }
 
-/// The path of a file below a folder, in the same letters on every system.
+/// The path of a file relative to a folder, with `/` on every system.
 fn name_within(path: &Path, folder: &Path) -> Option<String> {
     let parts = path.strip_prefix(folder).ok()?.components();
     let part = |part: Component| part.as_os_str().to_string_lossy().into_owned();
     Some(parts.map(part).collect::<Vec<_>>().join("/"))
 }
 
-/// Files below a folder, by their names within it, in order. Links to files are files; links to folders are
-/// followed where they lead to neither a folder that was seen nor one that this folder lies in.
+/// Files below a folder, with their relative names, in order. Links to files count as files; links to folders
+/// are followed unless they lead to a visited folder or to a parent of this one.
 fn walk(root: &Path, wanted: impl Fn(&Path) -> bool) -> Result<Vec<(String, PathBuf)>, String> {
     let unreadable =
         |folder: &Path, error: &std::io::Error| format!("{}: {}", folder.display(), reason(error));
@@ -284,8 +283,8 @@ fn walk(root: &Path, wanted: impl Fn(&Path) -> bool) -> Result<Vec<(String, Path
     while let Some((folder, depth)) = folders.pop() {
         let listed: Result<Vec<_>, _> = fs::read_dir(&folder).and_then(Iterator::collect);
         let mut listed = listed.map_err(|error| unreadable(&folder, &error))?;
-        // Where two links lead to one folder, the first by name gives it its name, whatever order the system
-        // has.
+        // If two links lead to the same folder, the first by name counts, for any order in which the system
+        // lists them.
         listed.sort_by_key(fs::DirEntry::file_name);
         for entry in listed {
             let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
@@ -296,7 +295,7 @@ fn walk(root: &Path, wanted: impl Fn(&Path) -> bool) -> Result<Vec<(String, Path
             if name.starts_with('.') {
                 continue;
             }
-            // A link that leads nowhere is nothing that a program can read.
+            // Programs can't read a broken link.
             let Ok(found_there) = fs::metadata(&path) else { continue };
             if found_there.is_dir() {
                 if SKIPPED.contains(&name.as_str()) || depth >= FOLDERS_DEEP {

@@ -1,16 +1,16 @@
-//! Reading what other people bring. A path may name a pipe, which blocks whoever opens it, or a device, which
-//! never ends: only regular files are opened, and no more is read of them than the caller has room for.
+//! Safe reads of files that users name. A path may name a pipe, which blocks when opened, or a device, which
+//! never ends. So only regular files are opened, and at most a given number of bytes is read.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::Path;
 
-/// Opens a regular file, or a link to one. Whatever else stands there is an error that says what it is; see
+/// Opens a regular file, or a link to one. Anything else is an error that names its kind; see
 /// [`crate::files::reason`].
 pub fn open(path: &Path) -> io::Result<File> {
-    // Before opening, because that alone waits for the other end of a pipe; and after, because only then it
-    // is sure.
+    // Before opening, because opening a pipe waits for its other end; and after, because the path may change
+    // in between.
     check(&fs::metadata(path)?)?;
     let file = File::open(path)?;
     check(&file.metadata()?)?;
@@ -25,23 +25,23 @@ pub fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
         return Err(too_large(limit));
     }
     let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
-    // The length is a promise: files under `/proc` have none, and others grow.
+    // The length is not reliable: files under `/proc` have none, and others grow.
     (&file).take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit { Err(too_large(limit)) } else { Ok(bytes) }
 }
 
-/// Blake3, in hexadecimal, of the content of a regular file of at most `limit` bytes, a piece at a time.
+/// BLAKE3 hash, in hexadecimal, of a regular file of at most `limit` bytes, read in pieces.
 pub fn hash(path: &Path, limit: u64) -> io::Result<String> {
     hash_open(&open_within(path, limit)?, limit)
 }
 
-/// The same as [`open`], of a file of at most `limit` bytes.
+/// As [`open`], for a file of at most `limit` bytes.
 pub(crate) fn open_within(path: &Path, limit: u64) -> io::Result<File> {
     let file = open(path)?;
     if file.metadata()?.len() > limit { Err(too_large(limit)) } else { Ok(file) }
 }
 
-/// From its beginning, wherever others have read to who share it.
+/// Hashes a file from its beginning, without the file's shared cursor.
 pub(crate) fn hash_open(file: &File, limit: u64) -> io::Result<String> {
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; 1 << 20];

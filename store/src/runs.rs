@@ -1,5 +1,5 @@
-//! Which run needs what. A run is kept as long as its folder of results is there; what it needs is not
-//! pruned.
+//! The registry of the entries that runs need. A run counts as long as its folder of results exists; the
+//! entries that it needs are not pruned.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,27 +10,27 @@ use serde::{Deserialize, Serialize};
 use crate::files::reason;
 use crate::{Folder, Lock, WriteError, write_whole};
 
-/// What a run reads from the store or writes to it.
+/// The entries that a run reads from the store or writes to it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredRun {
     pub experiment: String,
-    /// Its folder of results, from the root.
+    /// Its folder of results, as an absolute path.
     pub out: PathBuf,
-    /// Keys, and what they are the results of.
+    /// Keys, with descriptions of their results.
     pub needs: BTreeMap<String, String>,
 }
 
-/// Held while runs are written down, and while entries that none needs are looked for.
+/// Lock that is held while runs are registered, and while the store is pruned.
 const REGISTRY: &str = "runs";
 
-/// What is known of all runs.
+/// All registered runs.
 #[derive(Debug, Default)]
 pub struct StoredRuns {
-    /// Those whose folder of results is there.
+    /// Runs whose folder of results exists.
     pub kept: Vec<StoredRun>,
-    /// The files of the others.
+    /// The files of the other runs.
     pub gone: Vec<PathBuf>,
-    /// Files that can't be read, and why: nobody knows what they protect.
+    /// Files that can't be read, with the reason: which entries they protect is unknown.
     pub unreadable: Vec<String>,
 }
 
@@ -39,8 +39,8 @@ impl Folder {
         self.try_lock(REGISTRY)
     }
 
-    /// Writes down what a run needs, in place of what an earlier run with the same folder of results did.
-    /// False where something is being pruned just now: ask again.
+    /// Registers a run, and replaces an earlier one with the same folder of results. Returns false if the
+    /// store is being pruned now: try again.
     pub fn register(&self, run: &StoredRun) -> Result<bool, WriteError> {
         let Some(_registry) = self.try_registry()? else { return Ok(false) };
         let name = blake3::hash(run.out.as_os_str().as_encoded_bytes()).to_hex();
@@ -49,10 +49,10 @@ impl Folder {
         Ok(true)
     }
 
-    /// All runs.
+    /// All registered runs.
     ///
     /// # Errors
-    /// Where it can't be known which runs there are.
+    /// If the registry can't be listed.
     pub fn runs(&self) -> Result<StoredRuns, String> {
         let mut runs = StoredRuns::default();
         let files = match fs::read_dir(self.path("runs")) {

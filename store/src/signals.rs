@@ -1,5 +1,5 @@
-//! Signals that ask a program to end: Ctrl-C, `kill`, `docker stop`, a scheduler's time limit, a terminal
-//! that was closed; and one that would end it.
+//! Signals that ask a program to end (Ctrl-C, `kill`, `docker stop`, a scheduler's time limit, a closed
+//! terminal), and SIGXFSZ, which would end it.
 
 use std::io;
 use std::sync::Arc;
@@ -8,10 +8,10 @@ use std::thread;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
-/// Calls `heard` for each of them, on a thread of its own. What `nohup` has a program ignore stays ignored.
+/// Calls `heard` for each such signal, on a separate thread. A SIGHUP ignored under `nohup` stays ignored.
 ///
 /// # Errors
-/// Where the system takes no handler.
+/// If the system refuses a handler.
 pub fn on_termination(mut heard: impl FnMut() + Send + 'static) -> io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     if !is_ignored(SIGHUP) {
@@ -25,23 +25,23 @@ pub fn on_termination(mut heard: impl FnMut() + Send + 'static) -> io::Result<()
     Ok(())
 }
 
-/// From here on a write beyond the largest file that this process may write (`ulimit -f`) is an error as one
-/// to a full disk is. Otherwise the system ends the process, which then says nothing.
+/// Makes a write beyond the limit of file sizes (`ulimit -f`) an error, like one to a full disk. Otherwise
+/// the system would end the process without a message.
 ///
 /// # Errors
-/// Where the system takes no handler.
+/// If the system refuses a handler.
 pub fn survive_large_files() -> io::Result<()> {
-    // Nobody looks at it: the write that the signal stands for fails.
+    // The flag is not read: the write that caused the signal fails.
     signal_hook::flag::register(SIGXFSZ, Arc::default()).map(drop)
 }
 
-/// Whether whoever started this program has it ignore a signal. Where the system does not tell, no.
+/// Whether this program was started with a signal ignored; false where the system does not report it.
 fn is_ignored(signal: i32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     ignored(&status).is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
-/// `SigIgn: 0000000000001001`: a bit for each signal, the first one's last.
+/// Parses `SigIgn: 0000000000001001`: a bit per signal, the first signal's is the lowest.
 fn ignored(status: &str) -> Option<u64> {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
     u64::from_str_radix(mask.trim(), 16).ok()

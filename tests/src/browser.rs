@@ -1,16 +1,16 @@
-//! Pages in a real browser, where one is here.
+//! Pages in a real browser, if one is installed.
 
 use std::io::Write;
 use std::process::Command;
 
 use tempfile::TempDir;
 
-/// For people: past the harness, which keeps what passing tests print.
+/// Prints a note on standard error directly, since the harness hides what passing tests print.
 pub fn note(text: &str) {
     writeln!(std::io::stderr(), "note: {text}").expect("standard error is open");
 }
 
-/// The first of some names that is a program here; a note for people where none is.
+/// The first browser that is installed; a note is printed if there is none.
 pub fn browser() -> Option<&'static str> {
     let names = ["chromium", "chromium-browser", "google-chrome", "chrome"];
     let runs = |name: &&str| {

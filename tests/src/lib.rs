@@ -74,8 +74,7 @@ pub fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
 pub struct Fence {
     /// The line of the page on which its text begins, from 1.
     pub line: usize,
-    /// Tagged `mopd continued`: it goes on where the fence before it ended. A tutorial shows a file piece by
-    /// piece.
+    /// Tagged `mopd continued`: it continues the fence before it. A tutorial shows a file piece by piece.
     pub continued: bool,
     /// All words of its tag.
     pub tag: String,
@@ -111,11 +110,11 @@ pub struct Generated {
     pub text: String,
     /// The names of the sections, in order.
     pub names: Vec<String>,
-    /// Sections that nothing is known for, or that never end.
+    /// Messages on sections that have no generator or no end.
     pub faults: Vec<String>,
 }
 
-/// Writes the sections of one kind anew, each with what `section` says of its name.
+/// Rewrites the sections of one kind, each with what `section` returns for its name.
 pub fn generate(page: &str, kind: &str, section: impl Fn(&str) -> Option<String>) -> Generated {
     let begin = format!("<!-- {kind}: ");
     let mut made = Generated { text: String::new(), names: Vec::new(), faults: Vec::new() };
@@ -138,7 +137,7 @@ pub fn generate(page: &str, kind: &str, section: impl Fn(&str) -> Option<String>
     made
 }
 
-/// Writes a page that has changed where `MOPD_UPDATE=1` asks for it; otherwise the change is a fault.
+/// Writes a changed page if `MOPD_UPDATE=1` is set; otherwise the change is a fault.
 pub fn settle(path: &Path, page: &str, made: &Generated) -> Vec<String> {
     let place = |fault: &String| format!("{}: {fault}", path.display());
     if !made.faults.is_empty() {
@@ -174,7 +173,7 @@ pub fn texts(folders: &[&str], pages: &[&str]) -> Vec<(String, String)> {
     texts
 }
 
-/// A small deterministic generator (xorshift), so that a failure comes back.
+/// A small deterministic generator (xorshift), so that a failure can be reproduced.
 pub struct Dice(pub u64);
 
 impl Dice {

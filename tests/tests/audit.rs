@@ -1,5 +1,5 @@
-//! What an audit must not lose: that a gradient is exactly 0, which sign it has, what it is without one of
-//! its parts.
+//! Tests that the audit reports a gradient that is exactly 0, its sign, and what it is without one of its
+//! parts.
 
 use mopd_compiler::audit::{Audited, ObjectiveUse, audit, diagnostics, of_experiment, of_file};
 use mopd_lang::diag::{Code, Diagnostic};
@@ -38,7 +38,7 @@ fn objective(body: &str) -> Objective {
     }
 }
 
-/// What the audit says of the one term of such an objective.
+/// The audit's lines on the one term of such an objective.
 fn says(body: &str) -> Vec<String> {
     audit(&objective(body), &ObjectiveUse::unknown()).terms[0].lines()
 }
@@ -115,7 +115,7 @@ fn a_teacher_that_is_the_student_teaches_nothing() {
     }
 }
 
-/// The same forms with somebody else in the student's place.
+/// The same forms with another model in the student's place.
 #[test]
 fn a_teacher_that_reads_more_or_is_older_teaches() {
     for teachers in [
@@ -135,7 +135,7 @@ fn a_teacher_that_reads_more_or_is_older_teaches() {
     assert!(found.is_empty(), "{found:?}");
 }
 
-/// `x * y` with a weight inside is said to follow what the same weight as a setting follows.
+/// A weight inside a formula (`x * y`) gives the same verdict as the same weight as a setting.
 #[test]
 fn a_weight_in_the_formula_keeps_the_sign() {
     let gap = "(teacher.logp - student.logp)";
@@ -242,8 +242,8 @@ fn a_declared_divergence_is_told_beside_a_known_one() {
     );
 }
 
-/// What was carried over is a number like those of this step: a selection by it keeps some tokens and leaves
-/// others.
+/// A number carried over from the last step is like one of this step: a selection by it keeps some tokens and
+/// drops others.
 #[test]
 fn what_is_carried_over_selects_some() {
     let said = says(
@@ -359,8 +359,8 @@ fn what_cant_teach_is_told() {
     }
 }
 
-/// A coefficient given from outside switches a term off; nobody needs to be told. Of all terms it is an
-/// error.
+/// A coefficient given from outside that switches one term off is not reported. If it switches off all terms,
+/// it is an error.
 #[test]
 fn a_term_switched_off_beside_others_is_no_mistake() {
     let objective = "objective o(beta: number) {\nterm t = live kl(student || teacher)\nterm u = beta * \
@@ -396,7 +396,7 @@ fn stage_on(rollout: &str) -> String {
     STAGE.replace("sample(n: 4, temperature: 1, max_tokens: 16)", rollout)
 }
 
-/// Completions are as long as they are drawn: who is paid by the token learns from it.
+/// The length of a completion is sampled, so a penalty per token has a gradient.
 #[test]
 fn a_penalty_on_the_length_is_a_term_like_others() {
     assert_eq!(says("term t = length * live student.logp"), ["follows 1.00 * grad the expected length"]);
@@ -427,7 +427,7 @@ fn a_penalty_on_the_length_is_a_term_like_others() {
     }
 }
 
-/// Of one token at most, all are as long.
+/// Completions of at most one token all have the same length.
 #[test]
 fn completions_of_one_token_have_one_length() {
     let stage = STAGE.replace("max_tokens: 16", "max_tokens: 1");
@@ -459,7 +459,7 @@ fn a_student_that_sees_a_template_is_not_the_one_on_the_plain_prompt() {
     }
 }
 
-/// The same of a model that is trained in turns.
+/// The same for a model that is trained in turns.
 #[test]
 fn a_model_trained_in_turns_sees_its_template() {
     let found = |guide: &str| {
@@ -507,7 +507,7 @@ fn epochs_are_any_number_of_steps() {
     assert!(found.is_empty(), "{found:?}");
 }
 
-/// What is 0 in the first step, or wherever the audit looks, need not be so throughout.
+/// A number that is 0 in the first step, or wherever the audit evaluates it, need not stay 0.
 #[test]
 fn a_number_that_the_run_moves_is_no_zero() {
     let kl = "live kl(student || teacher)";
@@ -544,7 +544,7 @@ fn a_number_that_the_run_moves_is_no_zero() {
     );
 }
 
-/// In the first pass over its rollouts the student is who drew them, in later ones it is not.
+/// In the first pass over its rollouts the student is the policy that sampled them, in later ones it is not.
 #[test]
 fn a_trust_region_is_for_the_later_passes() {
     for value in [
@@ -634,7 +634,7 @@ fn objectives_that_no_stage_uses_are_audited() {
     assert_eq!(of_file(&library).len(), 1, "it is not public");
 }
 
-/// The places of diagnostics are inside their files, whatever they are about.
+/// The spans of diagnostics are inside their files, whatever they are about.
 #[test]
 fn diagnostics_point_at_what_is_wrong() {
     let found = checked(ONE, "select = student.top1 > 1\nterm t = live kl(student || teacher)", STAGE);

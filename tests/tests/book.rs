@@ -45,8 +45,8 @@ fn prose(page: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Names of places on a page, as mdBook makes them of headings: letters and digits in lower case, `-`
-/// and `_`, with `-` for a blank; a number behind the second of a name.
+/// The anchors of a page, as mdBook makes them from headings: letters and digits in lower case, `-` and
+/// `_`, with `-` for a space; a number after the second of a name.
 fn places(page: &str) -> BTreeSet<String> {
     let mut times: HashMap<String, usize> = HashMap::new();
     let headings = prose(page).filter(|line| line.starts_with('#'));
@@ -62,7 +62,7 @@ fn places(page: &str) -> BTreeSet<String> {
     headings.map(|heading| numbered(name(heading))).collect()
 }
 
-/// Where a page's links lead, addresses of other sites aside.
+/// The targets of a page's links, except those to other sites.
 fn links(page: &str) -> Vec<String> {
     let mut found = Vec::new();
     for line in prose(page) {

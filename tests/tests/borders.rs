@@ -1,10 +1,10 @@
-//! The borders between crates, kept by a tool: what each may not depend on, directly or through others.
+//! Checks what each crate may not depend on, directly or through others.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The names of every package that `package` is built with.
+/// The names of all packages that `package` is built with.
 fn dependencies(package: &str) -> String {
     let output = Command::new(env!("CARGO"))
         .args([
@@ -57,7 +57,7 @@ fn nothing_below_the_runtime_knows_torch_and_the_language_knows_no_machine() {
     }
 }
 
-/// Every file of Rust of the repository.
+/// Every Rust file of the repository.
 fn sources() -> Vec<PathBuf> {
     let root = mopd_tests::root();
     packages()
@@ -87,7 +87,7 @@ fn packages() -> Vec<(PathBuf, Vec<PathBuf>)> {
     packages.collect()
 }
 
-/// In the CPU engine, and where the compiler calls machine code that it made; all other crates forbid it.
+/// `unsafe` is in the CPU engine, and where the compiler calls its machine code; all other crates forbid it.
 #[test]
 fn two_crates_have_unsafe_code() {
     const WORD: &str = concat!("un", "safe");
@@ -118,7 +118,7 @@ fn two_crates_have_unsafe_code() {
     assert_eq!(outside, Vec::<&PathBuf>::new());
 }
 
-/// Loops of the CPU engine want a token, which one function of the runtime hands out.
+/// Loops of the CPU engine require a token, which only one function of the runtime returns.
 #[test]
 fn one_place_lends_the_processor() {
     let files = mopd_tests::files(&mopd_tests::root().join("runtime/src"), ".rs");
@@ -127,7 +127,7 @@ fn one_place_lends_the_processor() {
     assert_eq!(made, ["place.rs"]);
 }
 
-/// A file that grows past 500 lines has two ideas. Tests, which are specifications, and tables may be longer.
+/// A file longer than 500 lines has two ideas. Tests, which are specifications, and tables may be longer.
 #[test]
 fn a_file_has_one_idea() {
     const TABLES: [&str; 1] = ["lang/src/check/names/foreign.rs"];
@@ -145,7 +145,7 @@ fn a_file_has_one_idea() {
     assert!(long.is_empty(), "{long:?}");
 }
 
-/// Comments are as wide as code, but for tables and commands, which have no place to break at.
+/// Comments have the width limit of code, except tables and commands, which can't be broken.
 #[test]
 fn comments_are_as_wide_as_code() {
     const WIDTH: usize = 110;

@@ -1,5 +1,5 @@
-//! Definitions that name each other, by the thousand: long chains are checked and planned, longer ones are a
-//! diagnostic, and none ends the program. Tests run on stacks of 2 MB, smaller than those of the program.
+//! Thousands of definitions that name each other: long chains are checked and planned, longer ones give a
+//! diagnostic, and none crashes the program. Tests run on stacks of 2 MB, smaller than those of the program.
 
 use mopd_lang::diag::Code;
 use mopd_lang::source::SourceFile;
@@ -14,7 +14,7 @@ fn lines(numbers: std::ops::Range<usize>, line: impl Fn(usize) -> String) -> Str
     numbers.map(|number| line(number) + "\n").collect()
 }
 
-/// Checked, audited and planned without a diagnostic.
+/// Asserts that a program is checked, audited and planned without a diagnostic.
 fn is_sound(text: &str) {
     let analysis = check("chain.mopd", text);
     assert!(analysis.diagnostics.is_empty(), "{}", listing(&analysis).chars().take(600).collect::<String>());
@@ -82,7 +82,7 @@ fn models_in_either_order() {
     ));
 }
 
-/// Few teachers and very many paths to the first: each is looked at once.
+/// Few teachers and very many paths to the first: each is visited once.
 #[test]
 fn teachers_made_of_teachers() {
     for (count, made) in [
@@ -118,8 +118,8 @@ fn teachers_made_of_teachers() {
     }
 }
 
-/// A view of a teacher that is declared further down takes nothing from it: whoever is routed to that one
-/// gets that one.
+/// A view of a teacher that is declared further down does not replace it: a route to that teacher still leads
+/// to it.
 #[test]
 fn a_teacher_seen_from_above_stays_itself() {
     let stage = |n: u32| {
@@ -202,7 +202,7 @@ fn what_is_too_deep_is_said_once() {
     }
 }
 
-/// An editor does it again after every keystroke, and keeps what it can.
+/// An editor checks again after every keystroke, and reuses what it can.
 #[test]
 fn what_is_kept_between_keystrokes_is_no_deeper() {
     let mut memory = mopd_lang::AnalysisCache::default();

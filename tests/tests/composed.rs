@@ -1,4 +1,4 @@
-//! Teachers that are made of others: what their plans say, what is refused and where, and that they train.
+//! Teachers that are composed of others: their plans, which ones are refused and where, and that they train.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -129,7 +129,7 @@ fn train_inputs(plan: &Plan) -> Vec<&str> {
     student.stage.inputs().into_iter().map(|id| plan.experiment.models[id.0 as usize].name.as_str()).collect()
 }
 
-/// Whatever enters the distribution enters the key: members, their order, weights, the pool, the temperature.
+/// Everything that affects the distribution is in the key: members, their order, weights, pool, temperature.
 #[test]
 fn a_key_knows_what_a_teacher_is_made_of() {
     let teachers = [
@@ -156,7 +156,7 @@ fn a_key_knows_what_a_teacher_is_made_of() {
     }
 }
 
-/// A member is asked about the prompts of the domains whose teacher it is part of, and no others.
+/// A member scores only the prompts of the domains whose teacher it is part of.
 #[test]
 fn members_are_scored_where_they_are_needed() {
     let plan = planned(
@@ -174,7 +174,7 @@ fn members_are_scored_where_they_are_needed() {
     assert!(train(&plan).scorers.named().iter().all(|scorer| scorer.choices.len() == 2));
 }
 
-/// `sum` is part of the objective: as many divergences as members, times their weights.
+/// `sum` becomes part of the objective: a divergence for each member, times its weight.
 #[test]
 fn a_sum_of_teachers_is_a_sum_of_divergences() {
     let summed = "teacher t = sum([first, second], weights: [0.5, 2])\nroute { else -> t }";
@@ -238,7 +238,7 @@ fn computed(train: &Train<Objective>) -> (f64, Vec<(String, f64)>) {
     (values.get(objective.loss)[0], gradients.collect())
 }
 
-/// Each refusal says what, where, and the way out.
+/// Each refusal names the construct, its place, and the way out.
 #[test]
 fn what_is_not_supported_is_refused_by_name() {
     for (items, objective, rollout, said, at, help) in [
@@ -307,7 +307,7 @@ fn what_is_not_supported_is_refused_by_name() {
     }
 }
 
-/// Every kind of composition, really trained: all losses are numbers, and weights change.
+/// Trains with every kind of composition: all losses are finite, and weights change.
 #[test]
 fn composed_teachers_train() {
     let folder = tempfile::TempDir::new().expect("a temporary folder");

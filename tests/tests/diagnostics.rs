@@ -1,5 +1,5 @@
-//! What every diagnostic owes its reader, point by point. The programs are those of the suite, and a few of
-//! their own where a point needs one.
+//! Requirements on every diagnostic, one by one. The programs are those of the suite, and a few extra ones
+//! that a requirement needs.
 
 use std::fs;
 use std::process::Command;
@@ -8,7 +8,7 @@ use mopd_lang::diag::{Code, Diagnostic, Severity};
 use mopd_lang::source::FileId;
 use mopd_tests::{check, fences, files, listing, mopd, root};
 
-/// What mopd says of every program of the suite, mistakes and all.
+/// The diagnostics of every program of the suite.
 fn diagnostics() -> Vec<(String, Diagnostic)> {
     let mut found = Vec::new();
     for page in files(&root().join("tests/suite"), ".md") {
@@ -169,7 +169,7 @@ fn point_7_independent_mistakes_are_told_at_once_each_once_in_order() {
     assert_eq!(diagnostic.code, Code::UnitMismatch);
 }
 
-/// Runs `mopd check` on a text.
+/// Runs `mopd check` on a text and returns its output.
 fn said(text: &str) -> String {
     let folder = tempfile::tempdir().expect("a temporary folder");
     fs::write(folder.path().join("a.mopd"), text).expect("a file");

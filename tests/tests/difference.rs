@@ -1,4 +1,4 @@
-//! What an edit of the quickstart changes in meaning.
+//! Tests of the difference between plans, on edits of the quickstart.
 
 use mopd_compiler::plan::Plan;
 use mopd_compiler::plan::difference::{PlanDifference, difference, of_families};
@@ -12,7 +12,7 @@ fn plan(text: &str) -> Plan {
     mopd_compiler::compile(experiment, &analysis.origins, &analysis.sources, false).expect("it can run")
 }
 
-/// The edits are texts of the quickstart and what stands there instead.
+/// Applies edits to the quickstart: pairs of a text in it and its replacement.
 fn edited(edits: &[(&str, &str)]) -> PlanDifference {
     let mut text = TEXT.to_owned();
     for (old, new) in edits {
@@ -127,7 +127,7 @@ fn settings_and_schedules() {
     assert!(found.reruns.contains(&"expert[sort]".to_owned()), "{:?}", found.reruns);
 }
 
-/// The order of a domain's arms decides, so it is said as it is written.
+/// The order of a domain's arms matters, so they are reported in the order of the text.
 #[test]
 fn a_route_by_data_is_said_in_its_order() {
     let route = "route { for d in domains: domain == d -> specialist[d] }";
@@ -151,7 +151,7 @@ fn a_route_by_data_is_said_in_its_order() {
     );
 }
 
-/// What a teacher sees of a slot, where the run finds that itself.
+/// The share of a slot that a teacher sees, if the run learns it.
 #[test]
 fn a_share_that_is_learned() {
     let text = "experiment \"t\" { seed = 1 }\n\
@@ -193,7 +193,7 @@ fn a_share_that_is_learned() {
     );
 }
 
-/// Which prompts come, and in which order.
+/// The choice of prompts and their order.
 #[test]
 fn a_choice_of_prompts() {
     let text = "experiment \"t\" { seed = 1 }\n\
@@ -278,7 +278,7 @@ fn numbers_inside_expressions_are_found() {
     assert_eq!(found.reruns, ["student"]);
 }
 
-/// The runs of a sweep: by name, with texts of the quickstart and what stands there instead.
+/// The runs of a sweep: a name and edits of the quickstart for each.
 fn family(runs: &[(&str, &[(&str, &str)])]) -> Vec<(String, Plan)> {
     let text = |edits: &[(&str, &str)]| {
         edits.iter().fold(TEXT.to_owned(), |text, (old, new)| {

@@ -1,7 +1,7 @@
 //! The word lists of the editors' grammars hold every word that the compiler knows.
 //!
 //! The grammars are regular expressions and tree patterns; they can't ask the compiler, so they repeat its
-//! words. A word that the language gains and a list lacks would be shown as a name of the program.
+//! words. A new word that is missing from a list would be highlighted as a user's name.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -57,7 +57,7 @@ impl Grammar {
         Grammar { file, words }
     }
 
-    /// Words that no scope beginning with one of these has.
+    /// The words that are missing from all scopes that begin with one of `scopes`.
     fn lacking<'a>(&self, scopes: &[&str], words: impl IntoIterator<Item = &'a str>) -> Vec<String> {
         let has = |word: &str| {
             let given = self.words.iter().filter(|(_, words)| words.contains(word));
@@ -190,7 +190,7 @@ fn replaced(
     (page, made)
 }
 
-/// What is wrong with a page beside what it should be.
+/// The differences between a page and its generated version.
 fn settled(file: &str, (page, made): (String, String)) -> Vec<String> {
     let made = mopd_tests::Generated { text: made, names: Vec::new(), faults: Vec::new() };
     mopd_tests::settle(&mopd_tests::root().join(file), &page, &made)
@@ -248,7 +248,7 @@ fn the_words_that_the_book_highlights_are_those_of_the_compiler() {
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));
 }
 
-/// What `live` stands before.
+/// The losses, which `live` stands before.
 fn losses() -> impl Iterator<Item = &'static str> {
     builtins::losses().iter().map(|loss| loss.name)
 }
@@ -309,7 +309,7 @@ fn the_colours_of_tree_sitter_know_every_word() {
     assert!(lacking.is_empty(), "{}", lacking.concat());
 }
 
-/// What the tests above read is not empty, and a word that is missing is missed.
+/// Tests the tests above: the lists that they read are not empty, and a missing word is reported.
 #[test]
 fn a_missing_word_is_missed() {
     for (grammar, types, axes) in [

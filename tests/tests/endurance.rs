@@ -1,4 +1,4 @@
-//! Long trials of the store, run by hand:
+//! Long tests of the store, run by hand:
 //!
 //! ```text
 //! MOPD_KILLS=100 cargo test --release --locked --test endurance -- --ignored --nocapture kills
@@ -80,7 +80,7 @@ fn of<'a>(events: &'a [Value], name: &'a str) -> impl Iterator<Item = &'a Value>
     events.iter().filter(move |event| event["event"] == name)
 }
 
-/// Numbers without a pattern, from the time of day; printed, so that a trial can be repeated.
+/// Random numbers, seeded by the time of day; the seed is printed, so that a test can be repeated.
 struct Moments(u64);
 
 impl Moments {
@@ -101,8 +101,8 @@ impl Moments {
     }
 }
 
-/// A run is killed at random moments and started again, about `MOPD_KILLS_EACH` times, and then left alone;
-/// over and over.
+/// A run is killed at random moments and restarted, about `MOPD_KILLS_EACH` times, and then left to finish;
+/// this is repeated until `MOPD_KILLS` kills.
 #[test]
 #[ignore = "takes an hour: MOPD_KILLS=100"]
 fn kills_leave_no_trace() {

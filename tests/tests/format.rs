@@ -1,5 +1,5 @@
-//! The formatter over everything that is written in the language: what the project shows is formatted
-//! already, and formatting changes layout alone.
+//! Runs the formatter over all programs of the repository: those shown to users are formatted already, and
+//! formatting changes only the layout.
 
 use std::fmt::Write as _;
 
@@ -13,7 +13,7 @@ fn shown() -> Vec<(String, String)> {
     texts(&["examples", "stdlib", "src/starter"], &["README.md", "book/src"])
 }
 
-/// The syntax tree without its places, and what the parser finds.
+/// The syntax tree without its spans, and the parser's diagnostics.
 fn tree(text: &str) -> String {
     let (module, diagnostics) = parse(FileId(0), text);
     let printed = format!("{module:?}");
@@ -37,7 +37,7 @@ fn difference(before: &str, after: &str) -> String {
     format!("  before: {}\n  after:  {}", around(before), around(after))
 }
 
-/// What must hold of every text, sound or not.
+/// Checks what must hold for every text, valid or not, and returns what does not hold.
 fn faults_of(name: &str, text: &str) -> String {
     let mut faults = String::new();
     let once = fmt::format(text).text;
@@ -77,7 +77,7 @@ fn layout_alone_changes() {
     assert!(faults.is_empty(), "{faults}");
 }
 
-/// A line in parts that no blank may stand in: words and numbers, texts, comments, runs of marks, blanks.
+/// A line in parts that no space may be put into: words and numbers, texts, comments, runs of signs, spaces.
 fn parts(line: &str) -> Vec<&str> {
     let word = |c: char| c.is_alphanumeric() || c == '_' || c == '.';
     let mut parts = Vec::new();

@@ -1,5 +1,5 @@
-//! What is kept from one keystroke to the next changes nothing: after any edit, the results are those of a
-//! fresh start.
+//! Caching between keystrokes changes no result: after any edit, the results are those of an analysis from
+//! scratch.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use mopd_lang::syntax::{KnownFile, parse};
 use mopd_lang::{Analysis, AnalysisCache, analyse, analyse_edited};
 use mopd_tests::{Dice, texts};
 
-/// Everything in the repository that is written in the language, sound or not.
+/// All programs of the repository, valid or not.
 fn corpus() -> Vec<(String, String)> {
     let found = texts(
         &["examples", "stdlib", "src/starter"],
@@ -19,7 +19,7 @@ fn corpus() -> Vec<(String, String)> {
     found
 }
 
-/// Edits such as an author makes, and such as nobody does.
+/// Makes random edits: some like a user's, some arbitrary.
 struct Author {
     dice: Dice,
     clipboard: String,
@@ -138,7 +138,7 @@ fn a_file_that_is_parsed_again_has_the_tree_and_the_diagnostics_of_a_new_one() {
     }
 }
 
-/// All that an editor is told.
+/// Everything that an editor gets from an analysis, as text.
 fn told(analysis: &Analysis) -> String {
     let index: &NameIndex = &analysis.index;
     let names: Vec<_> = analysis.sources.files().map(|(file, _)| index.uses_in(file)).collect();
@@ -152,7 +152,7 @@ fn difference(again: &str, fresh: &str) -> String {
     format!("again:\n{}\n\nfresh:\n{}", around(again), around(fresh))
 }
 
-/// Edits one of the files, again and again, and compares. The first is the entry.
+/// Repeatedly edits one of the files and compares. The first file is the entry.
 fn write_on(name: &str, files: &BTreeMap<Vec<String>, String>, seed: u64, rounds: usize) {
     let mut author = Author::new(seed);
     let mut memory = AnalysisCache::default();
@@ -199,7 +199,7 @@ fn a_file_that_is_checked_again_has_the_diagnostics_and_the_names_of_a_new_one()
     }
 }
 
-/// Edits a sound file and the module `mine` that it imports, once for each seed.
+/// Edits a valid file and the module `mine` that it imports, once for each seed.
 fn write_on_both(name: &str, entry: &str, mine: &str, seeds: std::ops::Range<u64>) {
     let mut files = with_library(entry);
     files.insert(vec!["mine".to_owned()], mine.to_owned());
@@ -291,7 +291,7 @@ fn what_models_and_tables_name_may_change_in_any_file() {
     write_on_both("two files with many models", ENTRY, MINE, 1..24);
 }
 
-/// Analyses one text after the other as an editor does, and compares each with a fresh start.
+/// Analyses one text after the other as an editor does, and compares each with an analysis from scratch.
 fn write_in_turn(texts: &[&str]) {
     let mut memory = AnalysisCache::default();
     for text in texts {

@@ -1,5 +1,5 @@
-//! One small experiment for each published method, in `tests/methods`, each with the standard library's own
-//! words for it.
+//! Tests of `tests/methods`: one small experiment for each published method, written with the standard
+//! library.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -56,7 +56,7 @@ fn every_public_objective_of_the_library_is_known() {
     assert!(missing.is_empty(), "\n{missing}");
 }
 
-/// The section `<!-- gradients: std -->` of the reference: what every public objective follows.
+/// The section `<!-- gradients: std -->` of the reference: what the gradients of public objectives follow.
 #[test]
 fn the_reference_says_what_every_objective_follows() {
     let path = root().join("book/src/reference/gradients.md");
@@ -92,8 +92,8 @@ fn the_reference_says_what_every_objective_follows() {
     assert!(audited > 100, "only {audited} terms were audited");
 }
 
-/// The section `<!-- runs: today -->` of the table's page: what a plan can be made of, and what keeps the
-/// others from it.
+/// The section `<!-- runs: today -->` of the table's page: the methods that can be planned, and why others
+/// can't.
 #[test]
 fn the_methods_that_run_are_listed() {
     let path = root().join("tests/methods/README.md");
@@ -130,8 +130,8 @@ fn the_methods_that_run_are_listed() {
     assert!(faults.is_empty() && made.names == ["today"], "\n{}", faults.join("\n"));
 }
 
-/// The section `<!-- table: methods -->` of the book: what is known of every published method, from the tests
-/// that know it.
+/// The section `<!-- table: methods -->` of the book: what other tests have shown about every published
+/// method.
 #[test]
 fn the_book_has_a_table_of_all_methods() {
     let folder = root().join("tests/methods");

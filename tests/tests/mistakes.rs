@@ -1,18 +1,18 @@
-//! A corpus of programs with one realistic mistake each, as people who come from PyTorch, YAML, verl, TRL and
-//! papers write them, and of odd ones that are right: `tests/mistakes/*.txt`. What should be said of each was
-//! written down before the checker was asked.
+//! A corpus of programs with one realistic mistake each, as users of PyTorch, YAML, verl, TRL and readers of
+//! papers write them, and of unusual programs that are valid: `tests/mistakes/*.txt`. The expected diagnostic
+//! of each was written down before the checker was run on it.
 //!
 //! A case is a title (`=== ...`) and a program: written out, or as an edit of a scene (`@ name`, a file of
 //! `scenes/`):
 //!
-//! - `- line` names a line of the scene (spaces don't matter), `+ line` what stands there instead; the last
-//!   `-` takes all further `+`, a `-` without `+` is a deletion. `$ line` stands at the end of the file, `>
-//!   line` in a module `mine.mopd` beside it.
+//! - `- line` names a line of the scene (spaces don't matter), `+ line` replaces it; the last `-` takes all
+//!   further `+`, and a `-` without `+` is a deletion. `$ line` is appended to the file, `> line` to a module
+//!   `mine.mopd` beside it.
 //! - `~ token ~ cause ~ remedy ~ ...` is the expectation. It belongs to the line above, or to the one that `~
-//!   at line` names. `cause` and `remedy` are words to look for in what is said: alternatives between `|`,
+//!   at line` names. `cause` and `remedy` are words to look for in the message: alternatives between `|`,
 //!   all of `a&b`. Then, in any order: `fix line` is the line after the fix (the fix is certain), `add line`
-//!   a line that the fix adds anywhere, `drop` a line that it takes away, `also line` another line that may
-//!   be pointed at, `n 2` how many diagnostics are still no cascade (1 if not written).
+//!   a line that the fix adds anywhere, `drop` a line that it removes, `also line` another line that the
+//!   message may point at, `n 2` how many diagnostics don't count as a cascade (1 if absent).
 //!
 //! Figures in percent, of all programs with a mistake (fix offered: of those where a fix is certain; fix
 //! right: of those that were offered one). `before` is the commit b9244cf, before any work on this corpus;
@@ -23,10 +23,10 @@
 //! | before |     90.8 |       87.6 |                 81 |                  67 |        26.0 |      74.5 |       87.1 |               1 |
 //! | now    |     98.9 |       98.7 |               98.4 |                97.4 |       100.0 |     100.0 |       99.2 |               0 |
 //!
-//! After the first look at the figures, these were found to be mistakes of the corpus, and corrected:
-//! objectives without an experiment are given one (their gradients are audited nowhere else), edits that had
-//! landed in the wrong block, `top_k` in an odd program, a rollout of a model (`from(expert, ...)`), which is
-//! allowed and is now among the odd ones.
+//! After the first figures, these mistakes of the corpus itself were found and corrected: objectives without
+//! an experiment are given one (their gradients are audited nowhere else), edits that had landed in the wrong
+//! block, `top_k` in an unusual program, and a rollout of a model (`from(expert, ...)`), which is valid and
+//! is now among the unusual ones.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -39,7 +39,7 @@ use mopd_lang::source::{FileId, SourceFile};
 
 const ENTRY: FileId = FileId(0);
 
-/// What is counted, in the order of the columns.
+/// The figures, in the order of the columns.
 const FIGURES: [&str; 8] = [
     "detected",
     "right line",
@@ -50,10 +50,10 @@ const FIGURES: [&str; 8] = [
     "no cascade",
     "token marked",
 ];
-/// The least that is asserted; `token marked` is for information.
+/// The least asserted values; `token marked` is for information.
 const TARGETS: [f64; 8] = [97.0, 96.0, 95.0, 90.0, 80.0, 100.0, 97.0, 0.0];
 
-/// How many of how many.
+/// A count, and the total that it is of.
 type Figure = (usize, usize);
 
 struct Case {
@@ -72,13 +72,13 @@ struct Expected {
     token: String,
     cause: String,
     remedy: String,
-    /// Programs that a certain fix makes.
+    /// Programs that a certain fix results in.
     fixed: Vec<String>,
     most: usize,
 }
 
-/// An objective says little by itself: where a program declares one and no experiment, this experiment trains
-/// on it.
+/// If a program declares an objective and no experiment, this experiment trains on it, so that the objective
+/// is audited.
 const AROUND: &str = "\
 experiment \"around\" { seed = 1 }
 domain sums { prompts = \"sums.jsonl\", reward = numeric }
@@ -255,8 +255,8 @@ fn analyse(text: &str, module: Option<&String>) -> Analysis {
     mopd_lang::analyse_audited(entry, &load, &[], &mopd_compiler::audit::diagnostics)
 }
 
-/// Whether what is said holds the words: alternatives between `|`, all of `a&b`. `\\|` and `\\&` are the
-/// signs themselves.
+/// Whether a message contains the words: alternatives between `|`, all of `a&b`. `\\|` and `\\&` are the
+/// literal characters.
 fn says(said: &str, words: &str) -> bool {
     let said = said.to_lowercase();
     let words = words.to_lowercase().replace("\\|", "\u{1}").replace("\\&", "\u{2}");
@@ -264,21 +264,21 @@ fn says(said: &str, words: &str) -> bool {
     words.split('|').any(|all| all.split('&').all(|word| said.contains(&sign(word))))
 }
 
-/// Everything that a diagnostic says of what is wrong.
+/// Everything in a diagnostic that says what is wrong.
 fn cause(diagnostic: &Diagnostic) -> String {
     let labels =
         std::iter::once(&diagnostic.primary).chain(&diagnostic.related).map(|label| label.text.as_str());
     std::iter::once(diagnostic.message.as_str()).chain(labels).collect::<Vec<_>>().join("\n")
 }
 
-/// And of the way out.
+/// Everything in a diagnostic that says how to fix it.
 fn remedy(diagnostic: &Diagnostic) -> String {
     let fix =
         diagnostic.fix.as_ref().map(|fix| format!("{}\n{}", fix.title, fix.replacement)).unwrap_or_default();
     format!("{}\n{}\n{fix}", cause(diagnostic), diagnostic.help.as_deref().unwrap_or_default())
 }
 
-/// The program once every fix that is offered was applied, as often as it takes; None where none is offered.
+/// The program after all offered fixes, applied until none is left; None if none is offered.
 fn fixed(case: &Case) -> Option<(String, Analysis)> {
     let mut text = case.text.clone();
     let mut analysis = analyse(&text, case.module.as_ref());
@@ -305,7 +305,7 @@ fn same(fixed: &str, expected: &str) -> bool {
     fixed == plain_program(&expected)
 }
 
-/// For each figure, whether it holds; None where the case has no part in it.
+/// For each figure, whether the case satisfies it; None if the figure does not apply to the case.
 fn score(case: &Case, expected: &Expected, story: &mut String) -> [Option<bool>; 8] {
     let analysis = analyse(&case.text, case.module.as_ref());
     let diagnostics = &analysis.diagnostics;

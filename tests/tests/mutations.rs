@@ -1,11 +1,11 @@
-//! Programs with a few tokens changed, by the thousand: whatever somebody writes is answered, and soon. The
-//! programs are those of the library, the examples, the suite, the pages of the codes and the catalogue of
-//! methods; numbers become ones that overflow.
+//! Thousands of programs with a few tokens changed: the checker answers every text, and quickly. The programs
+//! are those of the library, the examples, the suite, the pages of the codes and the catalogue of methods;
+//! numbers are replaced by ones that overflow.
 //!
-//! Every program is checked as an editor checks it; a sound one is also planned and shown, and one in
-//! `AUDITED` of those audited, which takes a hundred times as long. Most are made from small programs: a
-//! check takes time by their length, and finds by their number. `a_few_mutated_programs` is part of every
-//! test run. The long run is
+//! Every program is checked as an editor checks it; a valid one is also planned and shown, and one in
+//! `AUDITED` of those is audited, which takes a hundred times as long. Most are made from small programs: the
+//! time of a check grows with their length, but what it finds with their number. `a_few_mutated_programs` is
+//! part of every test run. The long run is
 //!
 //! ```text
 //! MOPD_MUTATIONS=10000000 cargo test --release --package mopd-tests --test mutations -- --ignored --nocapture
@@ -25,10 +25,10 @@ use mopd_lang::formula::text;
 use mopd_lang::source::SourceFile;
 use mopd_tests::{fences, files, root};
 
-/// A program that takes longer is as bad as one that panics. Generous: the machine may be busy.
+/// A program that takes longer fails the test like a panic. Generous, since the machine may be busy.
 const MOST_TIME: Duration = Duration::from_secs(20);
 
-/// The share of sound programs that are audited in the long run, one in so many.
+/// One in so many valid programs is audited in the long run.
 const AUDITED: u64 = 16;
 
 /// In bytes; fifteen of sixteen programs are made from one of these.
@@ -70,8 +70,7 @@ const NUMBERS: &[&str] = &[
     "4_000_000_000 epochs",
 ];
 
-/// A small generator of random numbers (splitmix64), so that a program's number is all that is needed to make
-/// it again.
+/// A small random number generator (splitmix64), so that a program can be made again from its number.
 struct Random(u64);
 
 impl Random {
@@ -93,10 +92,10 @@ impl Random {
 }
 
 struct Corpus {
-    /// By token, white space among them.
+    /// Tokens of each program, white space included.
     programs: Vec<Vec<String>>,
     small: Vec<Vec<String>>,
-    /// Every word and sign of all of them, each once.
+    /// The distinct tokens of all programs.
     words: Vec<String>,
     /// Whole items.
     items: Vec<String>,
@@ -192,7 +191,7 @@ fn load(name: &[&str]) -> Option<SourceFile> {
     mopd_std::module(module).map(|(path, text)| SourceFile { path, text: text.to_owned() })
 }
 
-/// All that is done with a program, up to its plan. Whether it is sound.
+/// Does everything with a program, up to its plan. Returns whether it is valid.
 fn digest(program: &str, memory: &mut AnalysisCache, audited: bool) -> bool {
     let source = || SourceFile { path: "a.mopd".to_owned(), text: program.to_owned() };
     let analysis = mopd_lang::analyse_edited(source(), &load, memory);
@@ -289,8 +288,7 @@ fn many_mutated_programs() {
     settle(&faults);
 }
 
-/// What comes along when a line is copied from a page: letters of more than one byte, right beside a name or
-/// a number.
+/// Multi-byte characters right beside a name or a number, as in lines copied from a web page.
 #[test]
 fn letters_of_several_bytes_may_stand_anywhere() {
     let mut memory = AnalysisCache::default();
@@ -310,8 +308,7 @@ fn letters_of_several_bytes_may_stand_anywhere() {
     }
 }
 
-/// The numbers that overflowed once, wherever a number stands: each in turn, in every number of every
-/// example.
+/// Replaces every number of every example by each of the numbers that once overflowed.
 #[test]
 fn every_number_of_the_examples_may_be_any_number() {
     let mut memory = AnalysisCache::default();

@@ -1,11 +1,11 @@
-//! Names: one of a type means one thing, or the page of names says why not; words that were replaced stay so.
+//! Names: a type name means one thing, or the page of names says why not; replaced words don't come back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 const PAGE: &str = "book/src/decisions/names.md";
 
-/// What is declared in a line of code that begins at the margin: its keyword, and its name.
+/// The keyword and the name that an unindented line of code declares.
 fn declared(line: &str) -> Option<(&str, &str)> {
     let line = match line.strip_prefix("pub(") {
         Some(rest) => rest.split_once(") ")?.1,
@@ -16,7 +16,7 @@ fn declared(line: &str) -> Option<(&str, &str)> {
     Some((keyword, name))
 }
 
-/// The sources without tests, each as far as its own code goes.
+/// The sources without tests, each cut before its test module.
 fn sources() -> Vec<(String, String)> {
     let root = mopd_tests::root();
     let mut found = Vec::new();
@@ -39,7 +39,7 @@ fn page() -> String {
     fs::read_to_string(mopd_tests::root().join(PAGE)).expect("the page of names")
 }
 
-/// Names that are seen outside of the file that declares them, and stand for several types.
+/// Checks names that are visible outside the file that declares them and stand for several types.
 #[test]
 fn a_type_name_means_one_thing_or_the_page_says_why_not() {
     let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -66,7 +66,7 @@ fn a_type_name_means_one_thing_or_the_page_says_why_not() {
     assert!(once.is_empty(), "{PAGE} lists names that occur once: {once:?}");
 }
 
-/// The page has a command with the words; none of them is the name of a type, a function or a module.
+/// The page has a command with the replaced words; none of them names a type, a function or a module.
 #[test]
 fn words_that_were_replaced_are_no_names() {
     let page = page();

@@ -1,6 +1,5 @@
-//! The page of the playground in a browser. `./x test` makes it, and `./x playground`; where it can't be
-//! made, or there is no browser, nothing is opened, and a note says so: what the program in it answers has
-//! tests of its own.
+//! The page of the playground in a browser. `./x test` and `./x playground` build it. If it can't be built,
+//! or there is no browser, the test is skipped with a note: the playground's program has tests of its own.
 
 use std::fs;
 

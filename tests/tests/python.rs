@@ -1,4 +1,4 @@
-//! The module `mopd` of Python: its own tests, the page that shows it, and the wheel that brings it.
+//! The Python module `mopd`: its own tests, the page that shows it, and its wheel.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use mopd_tests::root;
 use tempfile::TempDir;
 
-/// Python with the module of the checkout, and with stubs for what is not installed everywhere.
+/// Python with the module of the checkout, and with stubs of packages that may not be installed.
 fn python(folder: &Path) -> Command {
     let of = |path: &str| root().join("python").join(path).display().to_string();
     let mut python = Command::new("python3");
@@ -22,7 +22,7 @@ fn program() -> PathBuf {
     std::path::absolute(mopd_tests::mopd()).expect("the program has a path")
 }
 
-/// What it wrote to standard error, of one that ended well.
+/// Asserts success and returns the standard error.
 #[track_caller]
 fn good(output: Output) -> String {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -57,7 +57,7 @@ fn the_page_runs() {
     }
 }
 
-/// By the versions of symbols that the programs ask for: of glibc, and of two kinds of the C++ library.
+/// The wheel's platform tag must match the symbol versions of glibc and libstdc++ that the programs need.
 #[test]
 fn the_wheel_is_for_systems_that_have_what_the_programs_ask_for() {
     let script = "import sys
@@ -76,8 +76,8 @@ print(*(system(*asked, *one) for one in more))";
     assert_eq!(String::from_utf8_lossy(&output.stdout), "28 31 31 34\n", "{output:?}");
 }
 
-/// Packed with programs that stand for those that take long to build, installed without a network, in an
-/// environment of its own: the module calls the program of its own package.
+/// The wheel is packed with stubs of the programs, which take long to build, and installed without a network
+/// in an environment of its own: the module calls the program of its own package.
 #[test]
 fn the_wheel_brings_the_module() {
     let place = TempDir::new().expect("a folder");

@@ -1,5 +1,5 @@
-//! What is made of a run's folder, end to end: the page, read by a parser and opened in a browser;
-//! comparisons; event files.
+//! Reports of a run's folder, end to end: the page, read by a parser and opened in a browser; comparisons;
+//! event files.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,8 +12,8 @@ use mopd_tests::browser::{browser, opened_at};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// Texts as nobody wants them: the end of a script, a comment, an image that runs something, a bell, a change
-/// of direction.
+/// Hostile text: the end of a script, a comment, an image that runs a script, a bell, a change of text
+/// direction.
 const HOSTILE: &str = "</script><!--<img src=x onerror=alert(1)>\u{7}\u{202e}&amp;";
 
 const SOURCE: &str = r#"use std.opd.mopd
@@ -105,7 +105,7 @@ impl Place {
     }
 }
 
-/// One run for all tests that only read it.
+/// One run, shared by all tests that only read it.
 fn shared() -> &'static Place {
     static SHARED: OnceLock<Place> = OnceLock::new();
     SHARED.get_or_init(|| {
@@ -132,7 +132,7 @@ fn page() -> (String, PathBuf) {
     (fs::read_to_string(&out).expect("the page"), out)
 }
 
-/// What Python's HTML parser finds: elements, their attributes, the texts of scripts.
+/// Extracts elements, their attributes and the texts of scripts with Python's HTML parser.
 const PARSER: &str = r##"
 import json, sys
 from html.parser import HTMLParser
@@ -284,7 +284,7 @@ fn every_chart_has_its_numbers() {
     );
 }
 
-/// The line on top and the differences between rows are those of the results.
+/// The headline and the differences between rows are those of the results.
 #[test]
 fn the_answer_stands_on_top() {
     let page = parsed(&page().1);
@@ -325,7 +325,7 @@ fn the_answer_stands_on_top() {
     }
 }
 
-/// What a script would do by hand: a row to compare with, and the completions of a prompt.
+/// Runs by hand what a click would: a row to compare with, and the completions of a prompt.
 #[test]
 fn rows_and_completions_are_laid_side_by_side() {
     let Some(browser) = browser() else { return };
@@ -502,7 +502,7 @@ fn attributes<'a>(text: &'a str, name: &str) -> Vec<&'a str> {
     text.split(mark.as_str()).skip(1).filter_map(|rest| rest.split('"').next()).collect()
 }
 
-/// An objective that takes weight off the tokens behind a token that the teacher would not take.
+/// An objective that lowers the weight of tokens after a token that the teacher would not sample.
 #[test]
 fn weights_that_differ_are_what_the_histograms_show() {
     let Some(browser) = browser() else { return };
@@ -541,7 +541,7 @@ fn weights_that_differ_are_what_the_histograms_show() {
     assert!(dom.contains("<option value=\"weight\">by weight</option>"));
 }
 
-/// What is drawn for a window is drawn anew for a sheet, with what was chosen, and back again.
+/// Charts are redrawn for printing, with the current choices, and back for the window.
 #[test]
 fn paper_gets_charts_of_its_own_width() {
     let Some(browser) = browser() else { return };
@@ -595,7 +595,7 @@ fn an_unfinished_run_has_a_page_too() {
     place.refused(&["compare", "run", "unfinished"], &["has no rewards.parquet", "finished stages are kept"]);
 }
 
-/// The answer to a request of a page that is served: status and body.
+/// Sends a request to the server of a page. Returns status and body.
 fn asked(address: &str, request: &str) -> (u16, String) {
     let mut stream = std::net::TcpStream::connect(address).expect("the server listens");
     let text = format!("{request}\r\nConnection: close\r\n\r\n");
@@ -608,7 +608,7 @@ fn asked(address: &str, request: &str) -> (u16, String) {
     (status, body.to_owned())
 }
 
-/// A process that ends with the test.
+/// A process that is killed when the test ends.
 struct Ended(std::process::Child);
 
 impl Drop for Ended {
@@ -618,8 +618,8 @@ impl Drop for Ended {
     }
 }
 
-/// The page of a run in progress grows with it, and becomes the page of its results. Nobody changes anything
-/// through it, and no page from elsewhere reads it.
+/// The page of a run in progress grows with it, and becomes the page of its results. The server accepts no
+/// changes, and pages of other origins can't read it.
 #[test]
 fn a_run_in_progress_is_served_while_it_grows() {
     use std::os::unix::process::CommandExt;
@@ -709,8 +709,8 @@ fn a_run_in_progress_is_served_while_it_grows() {
     place.refused(&["report", "--live", "run", "--port", port], &["can't listen on port", "--port N"]);
 }
 
-/// The server ends at the first signal, also where a browser holds a connection open, and a page was made
-/// with the help of a worker.
+/// The server ends at the first signal, even if a browser holds a connection open and a worker helped to
+/// make a page.
 #[test]
 fn a_page_that_is_served_ends_at_the_first_signal() {
     let place = Place::new();
@@ -745,7 +745,7 @@ fn a_page_that_is_served_ends_at_the_first_signal() {
     drop(stream);
 }
 
-/// What is written under a new plan never stands beside the numbers of the old one, and those are not lost.
+/// Results of a new plan are never shown beside numbers of the old one, and the old numbers are not lost.
 #[test]
 fn a_rerun_that_is_killed_shows_no_numbers_of_the_run_before() {
     for signal in ["-KILL", "-INT"] {

@@ -1,5 +1,5 @@
-//! The layers inside crates: no room, which is a module at the top of a crate, imports another one in a loop,
-//! and those of the runtime import only what stands before them.
+//! The layers inside crates: the rooms of a crate, which are its top-level modules, import each other without
+//! a loop, and each room of the runtime imports only rooms before it in the list.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -62,7 +62,7 @@ fn crates() -> Vec<(String, PathBuf)> {
     found
 }
 
-/// The sources of a crate that are no tests, by room.
+/// The sources of a crate without tests, by room.
 fn sources(folder: &Path) -> BTreeMap<String, String> {
     fn visit(path: &Path, text: &mut String) {
         if path.file_stem().is_some_and(|name| name == "tests") {
@@ -94,7 +94,7 @@ fn sources(folder: &Path) -> BTreeMap<String, String> {
     rooms
 }
 
-/// The names behind each `crate::`, be it one or a group.
+/// The names after each `crate::`, whether one or a group.
 fn named(text: &str) -> impl Iterator<Item = &str> {
     let word = |character: char| !(character.is_alphanumeric() || character == '_');
     text.split("crate::").skip(1).flat_map(move |rest| {
@@ -116,7 +116,7 @@ fn imports(folder: &Path) -> Imports {
     rooms.iter().map(|(room, text)| of(room, text)).collect()
 }
 
-/// All that a room imports, and what that imports, and so on.
+/// All rooms that a room imports, directly or through others.
 fn reached<'a>(imports: &'a Imports, room: &str) -> BTreeSet<&'a str> {
     let mut found: BTreeSet<&str> = BTreeSet::new();
     let mut next: Vec<&'a str> = imports[room].iter().map(String::as_str).collect();

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 const WORDS: [&str; 8] = ["ab", "ba", "cad", "dac", "bad", "dab", "abc", "cab"];
 
-/// The rows of a domain: every word, with how hard it is.
+/// The rows of a domain: every word, with its difficulty.
 fn lines(words: &[&str], more: fn(&str) -> String) -> String {
     words
         .iter()
@@ -22,7 +22,7 @@ fn level(word: &str) -> String {
     format!(", \"niveau\": {}", if word.len() > 2 { 5 } else { 1 })
 }
 
-/// Two teachers, and what `domains` and `route` say; the student is trained on everything at every step.
+/// Two teachers, with these `domains` and `route`; the student is trained on all data at every step.
 fn source(domains: &str, on: &str, route: &str, stage: &str) -> String {
     format!(
         r#"use std.opd.mopd
@@ -77,7 +77,7 @@ impl Case {
         command.stdin(Stdio::null()).output().expect("mopd starts")
     }
 
-    /// What is said of a run that succeeds.
+    /// The output of a run that succeeds.
     fn run(&self) -> String {
         let output = self.mopd(&["run", "routed.mopd", "--out", "out", "--tensorboard"]);
         assert!(output.status.success(), "{}", said(&output));
@@ -105,7 +105,7 @@ fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-/// What the page of a run holds of the student's curves.
+/// The student's curves in the report of a run.
 fn curves(folder: &Path) -> Value {
     let output = Command::new(mopd_tests::mopd())
         .current_dir(folder)
@@ -223,7 +223,7 @@ fn what_a_route_cannot_read_is_said_before_the_first_step() {
     }
 }
 
-/// A slip in a condition is no error, for other data may have such rows, but it is said.
+/// An arm that no row takes is reported, but is no error: other data may have such rows.
 #[test]
 fn an_arm_that_no_row_takes_is_said() {
     let case = Case::new(

@@ -1,18 +1,17 @@
 //! The language suite: literate cases in `tests/suite/**/*.md`, and the pages of the diagnostic codes in
 //! `lang/codes/*.md`.
 //!
-//! A program stands in a fence tagged `mopd`. What it should be told stands in comments, on the line it
-//! belongs to or alone on the line above: `// error: [code]`, or more exactly `// warning: 12 [code] "part of
-//! the message"` with the column, from 1. A program must get exactly the diagnostics that it names. More
-//! words in the tag:
+//! A program is in a fence tagged `mopd`. Its expected diagnostics are comments, on their line or alone on
+//! the line above: `// error: [code]`, or more exactly `// warning: 12 [code] "part of the message"` with the
+//! column, from 1. A program must get exactly these diagnostics. More words in the tag:
 //!
-//! - `mopd fragment`: no `experiment` is asked of it.
-//! - `mopd setup`: no case of its own; what a program tagged `mopd using setup` begins with, here and further
-//!   down the page.
+//! - `mopd fragment`: it need not have an `experiment`.
+//! - `mopd setup`: not a case, but the beginning of every program tagged `mopd using setup` further down the
+//!   page.
 //! - `mopd module=mine`: a file `mine.mopd` beside the program that follows.
 //!
-//! A fence tagged `snapshot` after a program holds all that its diagnostics say, one tagged `audit` what the
-//! gradients of its terms follow. `MOPD_UPDATE=1` writes these anew.
+//! A fence tagged `snapshot` after a program has the text of its diagnostics, one tagged `audit` what the
+//! gradients of its terms follow. `MOPD_UPDATE=1` rewrites both.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -28,22 +27,22 @@ const ENTRY: FileId = FileId(0);
 
 /// One program of a page.
 struct Case {
-    /// Page, headings and line, for people.
+    /// Page, headings and line, for messages.
     name: String,
     headings: Vec<String>,
     tag: Vec<String>,
     text: String,
-    /// So many lines of it are what its page's programs begin with.
+    /// The number of its lines that come from the page's setup.
     setup: usize,
     modules: HashMap<String, String>,
     /// The page's lines of the snapshot that follows: first one inside the fence, and the one that closes
     /// it.
     snapshot: Option<(usize, usize)>,
-    /// The same of its audit.
+    /// The lines of the audit that follows.
     audit: Option<(usize, usize)>,
 }
 
-/// A diagnostic that a program asks for.
+/// A diagnostic that a program expects.
 #[derive(Debug, PartialEq)]
 struct Expected {
     /// From 0, in the whole text.
@@ -68,7 +67,7 @@ fn pages(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The programs of a page; faults are of the page itself.
+/// The programs of a page; `faults` receives mistakes of the page itself.
 fn cases(page: &str, text: &str, faults: &mut String) -> Vec<Case> {
     let lines: Vec<&str> = text.lines().collect();
     let mut cases: Vec<Case> = Vec::new();
@@ -206,7 +205,7 @@ fn analyse(case: &Case) -> Analysis {
     mopd_lang::analyse_audited(entry, &load, &[], &mopd_compiler::audit::diagnostics)
 }
 
-/// The diagnostics that a case is about.
+/// The diagnostics that are compared for a case.
 fn diagnostics<'a>(case: &Case, analysis: &'a Analysis) -> Vec<&'a Diagnostic> {
     let fragment = case.tag.iter().any(|word| word == "fragment");
     // What a setup imports is there for all of its programs.
@@ -240,7 +239,7 @@ fn matches(analysis: &Analysis, expected: &Expected, diagnostic: &Diagnostic) ->
         && expected.message.as_ref().is_none_or(|part| diagnostic.message.contains(part))
 }
 
-/// Where the diagnostics of a program differ from what it names.
+/// Reports where the diagnostics of a program differ from the expected ones.
 fn compare(case: &Case, expected: &[Expected], analysis: &Analysis, faults: &mut String) {
     let mut left: Vec<&Diagnostic> = diagnostics(case, analysis);
     for expected in expected {
@@ -534,7 +533,7 @@ fn every_trap_of_the_book_has_its_programs_and_every_program_its_row() {
     assert!(rows.len() > 80, "only {} rows were found", rows.len());
 }
 
-/// Half-written files are what an editor sees most of the time.
+/// An editor sees half-written files most of the time.
 #[test]
 fn no_text_makes_the_checker_panic() {
     let quickstart =
@@ -588,7 +587,7 @@ fn no_soup_of_words_makes_the_checker_panic() {
     }
 }
 
-/// Checks a text; every place that a diagnostic names must be one of its file.
+/// Checks a text; every span of a diagnostic must lie within its file.
 fn diagnostics_have_places(text: &str) {
     let analysis = mopd_tests::check("case.mopd", text);
     for diagnostic in &analysis.diagnostics {

@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// Two bounds, two rates at which the start is fine-tuned, and a student of it.
+/// A sweep over two bounds and two learning rates of the fine-tuned start, and a student of it.
 const SOURCE: &str = r#"use std.opd.mopd
 
 experiment "tiny" { seed = 1 }

@@ -14,7 +14,7 @@ struct Case {
 }
 
 impl Case {
-    /// With the files of a small tokenizer of byte pairs in `words`, as the experiment names it.
+    /// Makes a folder with the files of a small byte-pair tokenizer in `words`, which the experiment names.
     fn new(tokenizer: &str) -> Case {
         let case = Case { folder: TempDir::new().expect("a temporary folder") };
         fs::create_dir(case.path("words")).expect("a folder");

@@ -1,5 +1,5 @@
-//! What the standard library trains with, run for real on a tiny model: the GRPO family, pairs, copies of the
-//! student.
+//! Real training runs with the standard library on a tiny model: the GRPO family, preference pairs, copies of
+//! the student as teachers.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// Runs an experiment of two domains whose models are `start` and what `models` adds; answers what was said
-/// and its folder.
+/// Runs an experiment of two domains whose models are `start` and those that `models` adds; returns its
+/// folder.
 fn run(models: &str, compared: &[&str]) -> TempDir {
     let folder = TempDir::new().expect("a temporary folder");
     let words = ["ab", "ba", "cad", "dac", "bad", "dab", "abc", "cab", "aab", "bba", "ccd", "dda"];
@@ -119,7 +119,7 @@ fn preferences_are_trained_on() {
     assert_ne!(weights(&folder, "data_pairs"), weights(&folder, "own_pairs"));
 }
 
-/// The student's own past as its teacher: as it was at first, some steps ago, on average.
+/// The student's own past as its teacher: at the start, some steps ago, and on average.
 #[test]
 fn the_student_teaches_itself() {
     let student = |name: &str, copy: &str| {
@@ -144,8 +144,8 @@ fn the_student_teaches_itself() {
     assert_eq!(all.len(), 3);
 }
 
-/// An adapter leaves its own files beside the merged model; what is frozen, averaged or computed again runs
-/// too.
+/// An adapter is saved in its own files beside the merged model; freezing, averaging and recomputation
+/// also run.
 #[test]
 fn adapters_are_saved_beside_the_model() {
     let models = "model adapted = grpo(start, on: domains) {\n  adapter = dora(rank: 4, alpha: 8, targets: \

@@ -1,5 +1,5 @@
-//! Where no gradient can pass, whatever is drawn, and conditions that never hold: what the ranges of a
-//! formula's parts say before anything is evaluated.
+//! Bounds of a formula's parts, known without evaluating it: where no gradient can pass, whatever is drawn,
+//! and conditions that never hold.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -13,32 +13,32 @@ use crate::lower::ordered;
 
 /// Why a term carries no gradient, or a condition never holds.
 pub(super) struct Culprit<'a> {
-    /// The part that decides it.
+    /// The part that causes it.
     pub part: &'a Formula,
     pub why: Why,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Why {
-    /// `select` or `when`, which never holds.
+    /// `select` or `when` never holds.
     Never(&'static str),
     /// A weight that is 0.
     Weight,
     /// A factor that is 0.
     Factor,
-    /// Bounds that leave nothing of what they bound.
+    /// A `clip`, `min` or `max` whose bound always applies.
     Bounds,
     /// A divergence of one distribution from itself.
     Same,
 }
 
-/// The ranges of all parts of some formulas, and where gradient can't pass.
+/// The ranges of all parts of some formulas, and the parts that no gradient can pass.
 pub(super) struct Bounds<'a> {
     /// Operands before users.
     parts: Vec<&'a Formula>,
     places: HashMap<*const FormulaNode, usize>,
     ranges: Vec<ValueRange>,
-    /// By part: the part that keeps all gradient away and why; nothing where some may pass.
+    /// By part: the part that stops all gradient, and why; `None` where some may pass.
     dead: Vec<Option<(usize, Why)>>,
 }
 
@@ -57,7 +57,7 @@ impl<'a> Bounds<'a> {
         bounds
     }
 
-    /// Of one of the roots or their parts.
+    /// The range of one of the roots or their parts.
     pub fn range(&self, formula: &Formula) -> ValueRange {
         self.places.get(&Rc::as_ptr(&formula.0)).map_or(ALL, |place| self.ranges[*place])
     }
@@ -66,7 +66,7 @@ impl<'a> Bounds<'a> {
         self.parts[place].operands().into_iter().map(|operand| self.places[&Rc::as_ptr(&operand.0)])
     }
 
-    /// The part that makes another one 0.
+    /// The part that makes another part 0.
     fn source(&self, place: usize) -> usize {
         let literal = |place: usize| matches!(self.parts[place].0.kind, FormulaKind::Number(_));
         let mut at = place;
@@ -78,7 +78,7 @@ impl<'a> Bounds<'a> {
         at
     }
 
-    /// What keeps all gradient of a part away.
+    /// What stops all gradient of a part.
     fn stops(&self, place: usize, facts: &RunFacts) -> Option<(usize, Why)> {
         let formula = self.parts[place];
         if !formula.live() {
@@ -86,7 +86,7 @@ impl<'a> Bounds<'a> {
         }
         let inner: Vec<usize> = self.operands(place).collect();
         let live = |place: usize| self.parts[place].live();
-        // All of these carry none: the first says why.
+        // If none of these carries gradient: the reason of the first.
         let all = |places: &[usize]| {
             let found: Option<Vec<(usize, Why)>> =
                 places.iter().filter(|at| live(**at)).map(|at| self.dead[*at]).collect();
@@ -98,7 +98,7 @@ impl<'a> Bounds<'a> {
                 .is_zero()
                 .then(|| if own { (place, Why::Factor) } else { (self.source(at), Why::Factor) })
         };
-        // Of a product, this factor's gradient.
+        // The gradient of this factor of a product.
         let scaled = |at: usize, by: usize| {
             if live(at) { self.dead[at].or_else(|| zero(by)).map(Some) } else { Some(None) }
         };
@@ -117,7 +117,7 @@ impl<'a> Bounds<'a> {
                         if live(*below) { Some(self.dead[*below].or_else(|| zero(*above))?) } else { None };
                     one.or(other)
                 }
-                // Flat where they are 0.
+                // The power is flat where its base is 0.
                 (Function::Power, [base, exponent])
                     if self.ranges[*base].is_zero()
                         && self.ranges[*exponent].low > 1.0
@@ -127,7 +127,7 @@ impl<'a> Bounds<'a> {
                 }
                 (Function::Abs, [x]) if self.ranges[*x].is_zero() => Some((self.source(*x), Why::Factor)),
                 (Function::Minimum | Function::Maximum, [left, right]) => {
-                    // Of the bound alone, once the other can't reach it.
+                    // Only the bound is chosen, once the other operand can't reach it.
                     let (a, b) = (self.ranges[*left], self.ranges[*right]);
                     let first = if *function == Function::Minimum { a.high < b.low } else { a.low > b.high };
                     let second = if *function == Function::Minimum { b.high < a.low } else { b.low > a.high };
@@ -169,8 +169,8 @@ impl<'a> Bounds<'a> {
         }
     }
 
-    /// Of those that may be chosen, none carries gradient: the first live one says why, the choice itself
-    /// where none is live.
+    /// If none of the possible choices carries gradient: the reason of the first live one, or the choice
+    /// itself where none is live.
     fn chosen(&self, place: usize, cases: &[usize], why: Why) -> Option<(usize, Why)> {
         let live: Vec<usize> = cases.iter().copied().filter(|at| self.parts[*at].live()).collect();
         match live.as_slice() {
@@ -188,7 +188,7 @@ impl<'a> Bounds<'a> {
     }
 }
 
-/// What keeps all gradient of a term away; none where some may pass.
+/// What stops all gradient of a term; `None` where some may pass.
 pub(super) fn silent<'a>(view: &TermView<'a>, facts: &RunFacts) -> Option<Culprit<'a>> {
     let bounds = Bounds::of(&view.formulas(), facts);
     for (name, condition) in [("select", view.select), ("when", view.when)] {
@@ -206,7 +206,7 @@ pub(super) fn silent<'a>(view: &TermView<'a>, facts: &RunFacts) -> Option<Culpri
     bounds.dead[place].map(|found| bounds.culprit(found))
 }
 
-/// Whether a number is below 0 whatever is drawn, or 0.
+/// Whether a number is at most 0, whatever is drawn.
 pub(super) fn is_negative(formula: &Formula) -> bool {
     let facts = RunFacts { teachers: &Teachers::default(), steps: None, reward: ALL, longest: f64::INFINITY };
     Bounds::of(&[formula], &facts).range(formula).high <= 0.0
@@ -217,7 +217,7 @@ pub(super) fn never(condition: &Formula, bounds: &Bounds) -> bool {
     bounds.range(condition).is_zero() || contradicts_itself(condition)
 }
 
-/// `position < 5 and position > 10`, `correct and not correct`: what is asked of one number leaves nothing.
+/// `position < 5 and position > 10`, `correct and not correct`: conditions that exclude each other.
 fn contradicts_itself(condition: &Formula) -> bool {
     let mut asked: Vec<(&Formula, ValueRange, [bool; 2])> = Vec::new();
     let (mut holds, mut fails): (Vec<&Formula>, Vec<&Formula>) = (Vec::new(), Vec::new());
@@ -244,7 +244,7 @@ fn contradicts_itself(condition: &Formula) -> bool {
             (Some(bound), None) => (right, bound, mirrored(*function)),
             _ => continue,
         };
-        // The ends, and whether they are left out.
+        // The bounds of the range, and whether each is excluded.
         let (range, open) = match function {
             Function::Less => (ValueRange { high: bound, ..ALL }, [false, true]),
             Function::LessEqual => (ValueRange { high: bound, ..ALL }, [false; 2]),

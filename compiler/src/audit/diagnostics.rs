@@ -1,5 +1,4 @@
-//! What the audit adds to a check: terms that teach nothing or the opposite, and losses that are not what
-//! they seem.
+//! Diagnostics of the audit: terms that teach nothing or the opposite, and misleading losses.
 
 use mopd_lang::diag::{Code, Diagnostic, Severity};
 use mopd_lang::experiment::{Experiment, Objective, Origin, Reward, Stage, Term, Train};
@@ -17,13 +16,13 @@ use super::verdict::When;
 use super::view::{Left, TermView};
 use super::{ObjectiveUse, USUAL_STEPS, filter, moments};
 
-/// Diagnostics about the objectives of a sound experiment, as its stages use them. `origins` is what its
-/// [`Origin`]s point into.
+/// Diagnostics about the objectives of a sound experiment, as its stages use them. Its [`Origin`]s index
+/// `origins`.
 pub fn diagnostics(experiment: &Experiment, origins: &[Span]) -> Vec<Diagnostic> {
     diagnostics_while(experiment, origins, &|| true)
 }
 
-/// The same, as far as it comes until `go_on` says no.
+/// [`diagnostics`], as far as it comes before `go_on` returns false.
 pub fn diagnostics_while(
     experiment: &Experiment,
     origins: &[Span],
@@ -40,7 +39,7 @@ pub fn diagnostics_while(
     looking.found
 }
 
-/// A use of an objective, as far as it decides what is found. Families of stages share theirs.
+/// A use of an objective, reduced to what decides its diagnostics. Stages of a family share one.
 #[derive(PartialEq)]
 struct Seen<'a> {
     objective: &'a Objective,
@@ -57,35 +56,35 @@ struct Looking<'a> {
     found: Vec<Diagnostic>,
 }
 
-/// A term on tokens that are drawn in one way, with teachers of one kind.
+/// A term on tokens that are sampled in one way, with one kind of teachers.
 #[derive(Clone, Copy)]
 struct Case<'a, 'b> {
     objective: &'a Objective,
     term: &'a Term,
     left: Left<'a>,
     sampler: &'b Sampler,
-    /// Where these are tokens of later passes: who drew them in the first one.
+    /// For tokens of later passes: the sampler that drew them in the first pass.
     drawn: Option<&'b Sampler>,
     teachers: &'b Teachers,
     steps: u32,
     longest: f64,
-    /// Updates from each batch of these tokens.
+    /// Passes over each batch of these tokens, with one update each.
     passes: u32,
-    /// Where the tokens are asked for.
+    /// Where the experiment declares these tokens.
     rollout: Origin,
 }
 
-/// How a term has no gradient on the tokens of a case.
+/// How the gradient of a term vanishes on the tokens of a case.
 #[derive(Clone, Copy, PartialEq)]
 enum Vanishing {
-    /// Single tokens pull, and together they cancel.
+    /// Single tokens have gradients, which cancel in the mean.
     Cancels,
-    /// No token pulls.
+    /// No token has a gradient.
     Nothing,
 }
 
 impl<'a, 'b> Case<'a, 'b> {
-    /// Without the filter: it looks at what was drawn, and toy models are too small for what it asks.
+    /// Without the filter: it tests what was drawn, and toy models are too small to satisfy it.
     fn view(&self) -> TermView<'a> {
         TermView::of(self.objective, self.term, Left { filter: None, ..self.left })
     }
@@ -103,7 +102,7 @@ impl<'a, 'b> Case<'a, 'b> {
         self.query_of(self.view(), step, RunNumbers::AtStep)
     }
 
-    /// On the tokens of the passes after the first.
+    /// The case for the tokens of later passes.
     fn later(&self) -> Option<Case<'a, 'b>> {
         let again = self.passes > 1 && matches!(self.sampler, Sampler::Student { .. });
         again.then_some(Case { sampler: &Sampler::LATER_PASSES, drawn: Some(self.sampler), ..*self })
@@ -114,7 +113,7 @@ impl<'a, 'b> Case<'a, 'b> {
         self.sampler.text() + &self.teachers.text()
     }
 
-    /// The middle of the run first.
+    /// The steps to try, the middle of the run first.
     fn steps(&self) -> Vec<u32> {
         let mut steps: Vec<u32> =
             moments(&self.view(), self.steps).into_iter().map(|(_, step)| step).collect();
@@ -186,7 +185,7 @@ impl<'a> Looking<'a> {
         self.seen.push(seen);
     }
 
-    /// Terms that no gradient can come from.
+    /// Reports terms that can't give any gradient.
     fn silent<'f>(
         &mut self,
         objective: &'a Objective,
@@ -216,7 +215,7 @@ impl<'a> Looking<'a> {
                 continue;
             }
             let (place, literal) = self.place(culprit.part);
-            // A coefficient of 0 that was given from outside switches one of several terms off.
+            // A coefficient of 0 that is an argument switches one of several terms off.
             if literal && !nothing && matches!(culprit.why, Why::Factor | Why::Weight) {
                 continue;
             }
@@ -252,7 +251,7 @@ impl<'a> Looking<'a> {
         }
     }
 
-    /// Where a part that is 0 is best shown, and whether that is a number given from elsewhere.
+    /// The best place to show for a part that is 0, and whether it is a number given as an argument.
     fn place(&self, part: &Formula) -> (Span, bool) {
         let own = self.span(part.0.origin);
         let outside = part.operands().into_iter().find_map(|operand| {
@@ -279,8 +278,8 @@ impl<'a> Looking<'a> {
         self.add(diagnostic);
     }
 
-    /// A term on all the tokens that it is trained on; `known` where these are all that there are. False
-    /// where there is no time left.
+    /// Checks a term on all the tokens that it is trained on; `known` where `cases` has all of them. False
+    /// when the time is up.
     fn of_term(&mut self, cases: &[Case], known: bool) -> bool {
         let mut vanishing: Vec<(&Case, Vanishing)> = Vec::new();
         for case in cases {
@@ -296,7 +295,7 @@ impl<'a> Looking<'a> {
         for (case, how) in vanishing {
             let later = case.later().is_some_and(|later| vanishes(&later).is_none());
             match how {
-                // It is there for the later passes.
+                // The term matters in later passes.
                 Vanishing::Nothing if later => {}
                 Vanishing::Cancels if nowhere && !later => self.zero(case),
                 Vanishing::Nothing if nowhere => self.nothing(case),
@@ -320,7 +319,7 @@ impl<'a> Looking<'a> {
         }
     }
 
-    /// No token pulls, whatever is drawn.
+    /// Reports that no token has a gradient, whatever is drawn.
     fn nothing(&mut self, case: &Case) {
         let text = "no gradient comes from this term, whatever is drawn";
         let place = self.span(case.term.origin);
@@ -347,7 +346,7 @@ impl<'a> Looking<'a> {
         self.add(diagnostic);
     }
 
-    /// On some of the tokens only, or in the first pass over them only.
+    /// Reports a gradient that vanishes on some of the tokens only, or in the first pass over them.
     fn zero_somewhere(&mut self, case: &Case, how: Vanishing, later: bool) {
         let pass = match case.passes {
             passes if later => format!(" in the first of {passes} passes"),
@@ -374,8 +373,8 @@ impl<'a> Looking<'a> {
         self.add(diagnostic);
     }
 
-    /// The value is an estimate of one divergence and the gradient is another one's, on tokens drawn as they
-    /// are scored.
+    /// Reports a value that estimates one divergence and a gradient that follows another one, on tokens that
+    /// are sampled from the policy that is scored.
     fn misleading(&mut self, case: &Case) {
         let scored_at = case.view().scored_at(case.sampler);
         let drawn_so = case.sampler.is_on_policy(scored_at);
@@ -410,7 +409,7 @@ impl<'a> Looking<'a> {
         self.add(diagnostic);
     }
 
-    /// A minus too many, or too few.
+    /// Reports a sign error: a minus too many, or too few.
     fn leads_away(&mut self, case: &Case, queries: &[Query]) {
         let found: Vec<Option<Away>> =
             queries.iter().map(|query| query.leads_away().unwrap_or_default()).collect();
@@ -418,7 +417,7 @@ impl<'a> Looking<'a> {
         if found.iter().any(|other| other.as_ref() != Some(&away)) {
             return;
         }
-        // Beside another term, one teacher may be there to keep a distance from.
+        // Beside another term, a teacher may be there as a negative example.
         if matches!(away, Away::From(Role::Named { .. })) && case.objective.terms.len() > 1 {
             return;
         }
@@ -440,7 +439,7 @@ impl<'a> Looking<'a> {
         self.origins[origin.0 as usize]
     }
 
-    /// Of what is said twice of one place, an error before a warning.
+    /// Adds a diagnostic; of two with the same code and place, an error replaces a warning.
     fn add(&mut self, diagnostic: Diagnostic) {
         let same =
             |known: &&mut Diagnostic| known.code == diagnostic.code && known.primary == diagnostic.primary;
@@ -454,27 +453,27 @@ impl<'a> Looking<'a> {
     }
 }
 
-/// How the mean gradient is 0 in the middle of the run, at its start and at its end, and with any number that
-/// the run moves; none where it is not, or is not known to be.
+/// How the mean gradient vanishes in the middle of the run, at its start and at its end, and for any number
+/// that changes during the run; `None` where it does not, or that is not known.
 fn vanishes(case: &Case) -> Option<Vanishing> {
     let (mut moves, mut silent) = (false, false);
     let at_steps = case.steps().into_iter().map(|step| (step, RunNumbers::AtStep));
-    // A number may be 0 at all of these steps and another one between them.
+    // A number may be 0 at all of these steps and not between them.
     let between = case.view().moves_unseen().then_some((case.steps / 2, RunNumbers::Arbitrary));
     for (step, run) in at_steps.chain(between) {
         let query = case.query_of(case.view(), step, run)?;
         match query.vanishes() {
-            // A coefficient that is 0 for a while is a coefficient, and no mistake.
+            // A coefficient that is 0 only for a while is intended.
             Ok((true, moved)) => moves |= moved,
             _ => return None,
         }
         silent |= query.may_be_silent();
     }
     match (moves, case.left.filter) {
-        // What is 0 on average need not be so among what a filter leaves.
+        // A mean of 0 over all samples need not be 0 over those that a filter keeps.
         (true, Some(_)) => None,
         (true, None) => Some(Vanishing::Cancels),
-        // A condition that nothing meets here may hold elsewhere.
+        // A condition that never holds in these toy models may hold elsewhere.
         (false, _) => (!silent).then_some(Vanishing::Nothing),
     }
 }

@@ -1,4 +1,4 @@
-//! Divergences of small distributions, with their derivative by the student's logits.
+//! Divergences of small distributions, with their derivatives by the student's logits.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -14,24 +14,23 @@ use super::toy_model::ToyModel;
 use crate::expr::summand::LEAST_PROBABILITY;
 use crate::lower::{FormulaGraph, GraphLeaf};
 
-/// Where in a toy model a divergence is taken.
+/// The place in a toy model where a divergence is evaluated.
 #[derive(Clone, Copy)]
 pub(crate) struct TokenContext<'a> {
     pub toy: &'a ToyModel,
     pub prefix: usize,
     /// The token taken, if one is.
     pub token: Option<usize>,
-    /// Upper bounds of summands act.
+    /// Whether upper bounds of summands are applied.
     pub bounds: bool,
 }
 
-/// Why something can't be told in a toy model, in words.
+/// Why the audit can't answer for a toy model, in words.
 pub(crate) type AuditRefusal = String;
 
 impl TokenContext<'_> {
     /// The log-probabilities of a role at a temperature; the student's carry gradient by the logits after
-    /// this prefix. Everything is worked out from these: probabilities of ordinary logits vanish beside each
-    /// other.
+    /// this prefix. Everything is computed from these: small probabilities would underflow.
     pub fn log_probabilities(
         &self,
         role: &Role,
@@ -66,7 +65,7 @@ impl TokenContext<'_> {
             .collect())
     }
 
-    /// The same, as probabilities.
+    /// [`Self::log_probabilities`] as probabilities.
     pub fn probabilities(
         &self,
         role: &Role,
@@ -76,7 +75,7 @@ impl TokenContext<'_> {
         Ok(self.log_probabilities(role, temperature, live)?.iter().map(Dual::exp).collect())
     }
 
-    /// The student's log-probability of an entry, at the temperature of the policy that is trained.
+    /// The student's log-probability of an entry, at the temperature of the trained policy.
     pub fn log_probability(&self, entry: usize) -> Result<Dual, AuditRefusal> {
         let logp = self.toy.scored(&Role::Student, self.prefix).ok_or("there is no student")?;
         let derivative = |(other, logp): (usize, &f64)| {
@@ -85,7 +84,7 @@ impl TokenContext<'_> {
         Ok(Dual { value: logp[entry], gradient: logp.iter().enumerate().map(derivative).collect() })
     }
 
-    /// Log-probabilities of a side.
+    /// The log-probabilities of a side.
     fn side(
         &self,
         side: &Distribution,
@@ -93,7 +92,7 @@ impl TokenContext<'_> {
         live: bool,
         parameters: &mut dyn Iterator<Item = f64>,
     ) -> Result<Vec<Dual>, AuditRefusal> {
-        // The sampler drew at the temperature of the policy that is trained: see `divergence`.
+        // The sampler's probabilities are already at the trained policy's temperature: see `divergence`.
         let of = |role: &Role| {
             if *role == Role::Sampler { temperature / self.toy.temperature } else { temperature }
         };
@@ -114,7 +113,7 @@ impl TokenContext<'_> {
         }
     }
 
-    /// Which entries a support holds.
+    /// By entry: whether a support contains it.
     pub fn members(&self, support: &Support) -> Result<Vec<bool>, AuditRefusal> {
         let entries = self.toy.size.vocabulary;
         let several = |parts: &[Support], joined: fn(bool, bool) -> bool, empty: bool| {
@@ -133,7 +132,7 @@ impl TokenContext<'_> {
             Support::Nucleus { role, p } => {
                 let logp: Vec<f64> =
                     self.log_probabilities(role, 1.0, false)?.into_iter().map(|logp| logp.value).collect();
-                // What is strictly more probable holds less than `p`: equals go in or stay out together.
+                // In the nucleus if strictly more probable entries hold less than `p`: equals go together.
                 let held = |entry: usize| {
                     let before = logp.iter().filter(|other| **other > logp[entry]);
                     before.map(|logp| logp.exp()).sum::<f64>()
@@ -155,7 +154,7 @@ impl TokenContext<'_> {
         }
     }
 
-    /// A role's entries, the most probable first, of equals the one of the lower id.
+    /// A role's entries, the most probable first; of equals, the one with the lower id.
     pub fn order(&self, role: &Role) -> Result<Vec<usize>, AuditRefusal> {
         let logp = self.log_probabilities(role, 1.0, false)?;
         let mut order: Vec<usize> = (0..logp.len()).collect();
@@ -171,7 +170,7 @@ impl TokenContext<'_> {
         Ok(sum(&summands))
     }
 
-    /// Minus the log-likelihood that the student, drawing without replacement, takes a support's entries in
+    /// Minus the log-likelihood that the student, sampling without replacement, draws a support's entries in
     /// the order of its role (Plackett and Luce).
     pub fn ranking(&self, support: &Support) -> Result<Dual, AuditRefusal> {
         fn judge(support: &Support) -> Option<&Role> {
@@ -185,7 +184,7 @@ impl TokenContext<'_> {
         let (members, logps) = (self.members(support)?, self.log_probabilities(&Role::Student, 1.0, true)?);
         let (mut left, mut total) = (vec![true; logps.len()], Dual::plain(0.0));
         for entry in self.order(role)?.into_iter().filter(|entry| members[*entry]) {
-            // Summed over what is left rather than taken from 1, where all digits would cancel.
+            // The sum over the remaining entries, not 1 minus the others, where all digits would cancel.
             let remaining = logps.iter().zip(&left).filter(|(_, left)| **left).map(|(logp, _)| (1.0, logp));
             total = total.add(&log_sum(remaining).subtract(&logps[entry]));
             left[entry] = false;
@@ -193,7 +192,7 @@ impl TokenContext<'_> {
         Ok(total)
     }
 
-    /// A divergence at this place. `parameters` are the numbers of its formulas, in their order. The
+    /// A divergence at this place. `parameters` are the values of its formulas, in their order. The
     /// derivative is by the logits after this prefix alone, and only where the divergence is live.
     pub fn divergence(&self, of: &Divergence, parameters: &[f64], live: bool) -> Result<Dual, AuditRefusal> {
         let mut parameters = parameters.iter().copied();
@@ -206,7 +205,7 @@ impl TokenContext<'_> {
             }
             DivergenceKind::Kl | DivergenceKind::SortedL1 => Vec::new(),
         };
-        // What is compared with the sampler is the policy that is trained.
+        // A divergence from the sampler compares the trained policy with it.
         let with_sampler = [&of.left, &of.right].iter().any(|side| side.roles().contains(&Role::Sampler));
         let temperature = if with_sampler { of.temperature * self.toy.temperature } else { of.temperature };
         let left = self.side(&of.left, temperature, live, &mut parameters)?;
@@ -226,11 +225,11 @@ impl TokenContext<'_> {
         }
         let mut generalized = false;
         match of.mass {
-            // A bound on summands is one on them with their correction, whatever the support.
+            // A bound on summands applies to them with their correction, whatever the support.
             Mass::Generalized => generalized = true,
             _ if full => {}
             Mass::Raw => {}
-            // Behind what is sorted: it is compared with the other side's.
+            // After the sorted entries: it is compared with the other side's remainder.
             Mass::Tail => {
                 l.push(log_sum(on(&left, false).iter().map(|logp| (1.0, logp))));
                 r.push(log_sum(on(&right, false).iter().map(|logp| (1.0, logp))));
@@ -274,7 +273,7 @@ fn chosen(entries: usize, which: &[usize]) -> Vec<bool> {
     (0..entries).map(|entry| which.contains(&entry)).collect()
 }
 
-/// What one entry adds, from the log-probabilities of both sides; `entries` is how, where that is declared.
+/// The summand of one entry, from both sides' log-probabilities; `entries` is its graph, if it is declared.
 fn summand(
     kind: &DivergenceKind,
     entries: Option<&EntryGraph>,
@@ -291,7 +290,7 @@ fn summand(
     })
 }
 
-/// Where both sides agree: the derivative by the left one, as a number, and the gradient's factors by both.
+/// Where both sides agree: the value of the derivative by the left one, and the gradient's factors by both.
 fn gradients_where_equal(
     kind: &DivergenceKind,
     entries: Option<&EntryGraph>,
@@ -314,8 +313,8 @@ fn gradients_where_equal(
     Ok([by(one(), vec![], 1.0)?, by(one(), vec![], 0.0)?, by(vec![], one(), 0.0)?])
 }
 
-/// From log-probabilities. Probabilities that are too small for a quotient of two, or a power, count as the
-/// smallest that is not, as in a run; within a logarithm they are what they are.
+/// From log-probabilities. In quotients and powers, a probability that is too small is replaced by the
+/// smallest usable one, as in a run; logarithms are exact.
 fn entrywise(entries: &EntryGraph, l: &Dual, r: &Dual) -> Result<Dual, AuditRefusal> {
     let least = LEAST_PROBABILITY.ln();
     let of = |[l, r]: [&Dual; 2], entry: SideProbability| {
@@ -331,7 +330,7 @@ fn entrywise(entries: &EntryGraph, l: &Dual, r: &Dual) -> Result<Dual, AuditRefu
     if l.value >= least && r.value >= least {
         return entries.value(&probability);
     }
-    // What can't be drawn at all has no logarithm.
+    // An entry of probability 0 has no logarithm.
     let finite = |logp: &Dual| match logp.value == f64::NEG_INFINITY {
         true => Dual::plain(least),
         false => logp.clone(),
@@ -340,7 +339,7 @@ fn entrywise(entries: &EntryGraph, l: &Dual, r: &Dual) -> Result<Dual, AuditRefu
     entries.value_of_small(&probability, &|entry| of(logs.each_ref(), entry))
 }
 
-/// What one entry adds, as a graph whose leaves are the entry's probabilities.
+/// The summand of one entry, as a graph whose leaves are the entry's probabilities.
 struct EntryGraph {
     graph: Rc<FormulaGraph>,
     step: (u32, u32),
@@ -356,7 +355,7 @@ impl EntryGraph {
             .ok_or_else(|| "the divergence holds more than arithmetic and its parameters".into())
     }
 
-    /// The same where probabilities are too small to be taken the logarithm of.
+    /// The value where probabilities are too small for a logarithm of them.
     fn value_of_small(
         &self,
         probability: &dyn Fn(SideProbability) -> Dual,
@@ -373,11 +372,11 @@ impl EntryGraph {
     }
 }
 
-/// More graphs than this are not kept: parameters differ from token to token.
+/// No more graphs than this are cached: parameters differ from token to token.
 const MOST_GRAPHS: usize = 16;
 
-/// The graphs of summands, with the numbers that their parameters have: all tokens of all toy models of a
-/// kind ask for the same few.
+/// A cache of summands' graphs with the values of their parameters: all tokens of all toy models of a kind
+/// use the same few.
 #[derive(Clone, Debug, Default)]
 pub(super) struct EntryGraphs(Rc<RefCell<Vec<KnownGraph>>>);
 
@@ -389,7 +388,7 @@ struct KnownGraph {
 }
 
 impl EntryGraphs {
-    /// `own` are the numbers of the summand's parameters.
+    /// `own` are the values of the summand's parameters.
     fn of(&self, summand: &Summand, own: &[f64]) -> Result<Rc<FormulaGraph>, AuditRefusal> {
         let mut known = self.0.borrow_mut();
         let same = |known: &&KnownGraph| Rc::ptr_eq(&known.summand.0, &summand.value.0) && known.own == own;

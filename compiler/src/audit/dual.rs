@@ -1,27 +1,26 @@
-//! Numbers that carry their derivative by the student's logits.
+//! Dual numbers: values with their derivative by the student's logits.
 
 use mopd_lang::formula::Function;
 use mopd_ops::FunctionValue;
 use mopd_ops::expr::{Arguments, NumberOps};
 
-/// Two numbers that agree to this share of their size are equal: what is left of their difference is
-/// rounding.
+/// A sum is 0 where it is below this share of its parts' size: the rest is rounding error.
 const ROUNDING: f64 = 1e-13;
 
-/// `sum`, of two parts of these sizes; exactly 0 where they cancel. So a difference of two computations of
-/// one number has no value and no gradient, in place of one of 1e-17, which would pass for a small one.
+/// `sum`, of two parts of these sizes; exactly 0 where they cancel. So the difference of two computations of
+/// one number is 0, with no gradient, instead of 1e-17, which would count as a small one.
 fn cancelled(sum: f64, left: f64, right: f64) -> f64 {
     if sum.is_finite() && sum.abs() <= ROUNDING * (left.abs() + right.abs()) { 0.0 } else { sum }
 }
 
-/// No function takes more.
+/// The most operands of any function.
 const MOST_OPERANDS: usize = 3;
 
-/// A number and its derivative by every logit; no derivative at all where no gradient flows.
+/// A number and its derivative by every logit; the derivative is empty where no gradient flows.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Dual {
     pub value: f64,
-    /// One number per logit, or none.
+    /// One number per logit, or empty.
     pub gradient: Vec<f64>,
 }
 
@@ -66,7 +65,7 @@ impl Dual {
         apply(Function::Minimum, &[self, other])
     }
 
-    /// `p * log(p / q)` of log-probabilities, 0 where `p` is 0.
+    /// `p * log(p / q)` from log-probabilities, 0 where `p` is 0.
     pub fn kl_summand(&self, other: &Dual) -> Dual {
         let p = self.exp();
         if p.value == 0.0 {
@@ -76,12 +75,12 @@ impl Dual {
     }
 }
 
-/// The log of a weighted sum of probabilities, of whose logs are given: also where these are too small for a
-/// number in double precision.
+/// The log of a weighted sum of probabilities, from their logs: also for probabilities that underflow in
+/// double precision.
 pub(super) fn log_sum<'a>(parts: impl IntoIterator<Item = (f64, &'a Dual)>) -> Dual {
     let parts: Vec<(f64, &Dual)> = parts.into_iter().filter(|(weight, _)| *weight != 0.0).collect();
     let highest = parts.iter().map(|(_, part)| part.value).fold(f64::NEG_INFINITY, f64::max);
-    // NaN must be seen.
+    // NaN must not be lost here.
     if parts.iter().all(|(_, part)| part.value == f64::NEG_INFINITY) {
         return Dual::plain(f64::NEG_INFINITY);
     }
@@ -97,7 +96,7 @@ pub(super) fn sum<'a>(parts: impl IntoIterator<Item = &'a Dual>) -> Dual {
     parts.into_iter().fold(Dual::plain(0.0), |sum, part| sum.add(part))
 }
 
-/// An elementwise function, value and gradient as the operators' table has them.
+/// An elementwise function, with the value and gradient of the operators' table.
 pub(super) fn apply(function: Function, operands: &[&Dual]) -> Dual {
     let mut numbers = [0.0; MOST_OPERANDS];
     for (number, operand) in numbers.iter_mut().zip(operands) {
@@ -133,7 +132,7 @@ pub(super) fn apply(function: Function, operands: &[&Dual]) -> Dual {
 mod tests {
     use super::*;
 
-    /// The derivative of every smooth function against a difference quotient.
+    /// Compares the derivative of every smooth function with a difference quotient.
     #[test]
     fn derivatives_agree_with_differences() {
         use Function::*;

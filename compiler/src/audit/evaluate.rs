@@ -1,5 +1,5 @@
-//! What a term is worth, with its derivative, for one sample: the graph that is compiled, node by node, with
-//! dual numbers.
+//! The value of a term and its derivative, for one sample: evaluates the graph that is compiled, node by
+//! node, with dual numbers.
 
 use std::collections::HashMap;
 
@@ -13,21 +13,21 @@ use crate::expr::graph::{Graph, NodeId, Operation};
 use crate::expr::signals::{Axis, Function, Reduction, Statistic};
 use crate::lower::{FormulaGraph, GraphLeaf};
 
-/// A graph in a toy model.
+/// Evaluates a graph in a toy model.
 pub(super) struct Evaluator<'a> {
     toy: &'a ToyModel,
     lowered: &'a FormulaGraph,
-    /// `clip`, and `min` and `max` with a bound, act.
+    /// Whether `clip`, and `min` and `max` with a bound, are applied.
     bounds: bool,
-    /// The layout of its samples, and what earlier steps leave.
+    /// The layout of its samples, and the numbers from earlier steps.
     batch: Batch,
 }
 
-/// One number per element of each node that is needed.
+/// The values of each node that is needed, one per element.
 pub(super) struct NodeValues<'a> {
     graph: &'a Graph,
     layout: &'a Layout,
-    /// Of what is the same for all elements, one.
+    /// One number for a node that is the same for all elements.
     nodes: Vec<Vec<Dual>>,
 }
 
@@ -45,7 +45,7 @@ impl NodeValues<'_> {
         }
     }
 
-    /// In the element that an element of a finer axis lies in.
+    /// The value at the coarser element that contains an element of `axis`.
     pub fn around(&self, node: NodeId, axis: Axis, element: usize) -> &Dual {
         self.at(node, self.layout.parent(axis, self.graph.axis(node), element))
     }
@@ -53,7 +53,7 @@ impl NodeValues<'_> {
 
 impl<'a> Evaluator<'a> {
     /// # Errors
-    /// What an earlier step lacks.
+    /// A missing number of an earlier step.
     pub fn of(
         toy: &'a ToyModel,
         lowered: &'a FormulaGraph,
@@ -69,7 +69,7 @@ impl<'a> Evaluator<'a> {
         &self.batch.layout
     }
 
-    /// What numbers of the step were on an earlier batch: nothing drawn here has to do with it.
+    /// Numbers carried from an earlier step, on another batch: they do not depend on what is drawn here.
     fn carried(&self) -> Result<HashMap<NodeId, f64>, AuditRefusal> {
         let memories: Vec<(NodeId, NodeId)> = self
             .lowered
@@ -82,7 +82,7 @@ impl<'a> Evaluator<'a> {
             })
             .collect();
         let Some(toy) = self.toy.before.as_ref().filter(|_| !memories.is_empty()) else {
-            // Nobody needs to know what was carried over into what is carried over.
+            // One earlier step is enough: what that step carried from before it may be any number.
             let chance = self.toy.chance("memory", &[]);
             return Ok(memories.into_iter().map(|(id, _)| (id, chance)).collect());
         };
@@ -126,7 +126,7 @@ impl<'a> Evaluator<'a> {
                 };
                 sample.leaf(leaf, layout, &parameters)?
             }
-            // Read from its operand: see [`NodeValues::at`].
+            // Its values are those of its operand: see [`NodeValues::at`].
             Operation::Broadcast { .. } => Vec::new(),
             Operation::Apply { function, operands } => {
                 if let Some(unbounded) = bounded(graph, id).filter(|_| !self.bounds) {
@@ -169,8 +169,8 @@ impl<'a> Evaluator<'a> {
     }
 }
 
-/// The value of a formula that is computed without looking at other elements, at a step of the run; none
-/// where a leaf has none, or where it is not such a formula.
+/// The value of a formula that depends on one element only, at a step of the run; `None` where a leaf has no
+/// value, or where it is not such a formula.
 pub(super) fn elementwise(
     lowered: &FormulaGraph,
     step: (u32, u32),
@@ -197,8 +197,8 @@ pub(super) fn elementwise(
     values.swap_remove(lowered.roots[0].0 as usize)
 }
 
-/// The same of probabilities whose logarithms are given: these are what the logarithm of a product, a
-/// quotient, a power or a sum of them is made from, however small they are.
+/// [`elementwise`] of probabilities whose logarithms are given: the logarithm of a product, a quotient, a
+/// power or a sum of them is computed from these logarithms, however small the probabilities are.
 pub(super) fn of_probabilities(
     lowered: &FormulaGraph,
     step: (u32, u32),
@@ -245,7 +245,7 @@ pub(super) fn of_probabilities(
     values.swap_remove(lowered.roots[0].0 as usize)
 }
 
-/// The logarithm of a function of positive numbers, from their own; none where it is not made from these.
+/// The logarithm of a function of positive numbers, from their logarithms; `None` where that is impossible.
 fn log_of_apply<'a>(
     function: Function,
     operands: &[NodeId],
@@ -263,7 +263,7 @@ fn log_of_apply<'a>(
     }
 }
 
-/// The operand of a node that it bounds by numbers known before anything is drawn.
+/// The operand of a node that bounds it by constants.
 pub(super) fn bounded(graph: &Graph, id: NodeId) -> Option<NodeId> {
     let Operation::Apply { function, operands } = &graph.node(id).operation else { return None };
     let of_run = |id: &NodeId| match graph.node(*id).operation {
@@ -282,7 +282,7 @@ pub(super) fn bounded(graph: &Graph, id: NodeId) -> Option<NodeId> {
     }
 }
 
-/// Value and gradient as the operators' table has them; sums cancel as those of two numbers do.
+/// Value and gradient as in the operators' table; a sum cancels as that of two numbers does.
 fn reduced(reduction: Reduction, members: &[&Dual]) -> Dual {
     match reduction {
         Reduction::Sum | Reduction::Mean if !members.is_empty() => {
@@ -300,8 +300,7 @@ fn reduced(reduction: Reduction, members: &[&Dual]) -> Dual {
     }
 }
 
-/// Each of some peers compared with all of them. The small number that a z-score adds to the deviation is
-/// left out.
+/// A statistic of some peers, without the epsilon that a z-score adds to the deviation.
 fn compare(statistic: Statistic, values: &[f64]) -> Result<Vec<f64>, AuditRefusal> {
     match statistic {
         _ if values.is_empty() => Ok(Vec::new()),

@@ -1,6 +1,5 @@
 //! The exact expected gradient of a term in a toy model: the mean of its derivative over everything that can
-//! be drawn. How the tokens were drawn is not differentiated: prefixes and samples are constants, as trainers
-//! have it.
+//! be drawn. The sampling itself is not differentiated: prefixes and samples are constants, as in trainers.
 
 use mopd_lang::formula::{Axis, Formula};
 
@@ -12,7 +11,7 @@ use super::toy_model::ToyModel;
 use super::view::TermView;
 use crate::lower::FormulaGraph;
 
-/// What of a term counts.
+/// Which parts of a term are applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Counting {
     /// `clip`, and `min` and `max` with a bound.
@@ -23,22 +22,22 @@ pub(super) struct Counting {
 
 pub(super) const ALL: Counting = Counting { bounds: true, gates: true };
 
-/// A term ready to be evaluated.
+/// A term lowered for evaluation.
 pub(super) struct CompiledTerm {
     lowered: FormulaGraph,
     /// The finest axis of value, factors and masks.
     axis: Axis,
-    /// The last so many roots: `when`, `filter`.
+    /// How many of the last roots are conditions: `when`, `filter`.
     conditions: usize,
     kept: bool,
 }
 
-/// What comes out on average.
+/// Expected gradient and value of a term.
 pub(super) struct Expectation {
-    /// By the student's logits, prefix after prefix: per token that follows the prefix. 0 after prefixes
-    /// that are never met.
+    /// By the student's logits, prefix after prefix: per token that follows the prefix. 0 after prefixes that
+    /// never occur.
     pub gradient: Vec<f64>,
-    /// Of the term's own elements, on average.
+    /// The mean over the term's own elements.
     pub value: f64,
     /// The largest derivative of any single outcome.
     pub largest: f64,
@@ -46,7 +45,7 @@ pub(super) struct Expectation {
 
 impl CompiledTerm {
     /// # Errors
-    /// What graphs have no word for.
+    /// What a graph can't express.
     pub fn of(view: &TermView, counting: Counting) -> Result<CompiledTerm, AuditRefusal> {
         let gates = counting.gates;
         let factors = view.weight.into_iter().chain(view.own_weight).filter(|_| gates);
@@ -61,7 +60,7 @@ impl CompiledTerm {
     }
 
     /// # Errors
-    /// What the toy model lacks, and numbers that are not finite.
+    /// What the toy model lacks, or numbers that are not finite.
     pub fn expectation(&self, toy: &ToyModel, counting: Counting) -> Result<Expectation, AuditRefusal> {
         let size = toy.size;
         let evaluator = Evaluator::of(toy, &self.lowered, counting.bounds)?;
@@ -93,7 +92,7 @@ impl CompiledTerm {
         Ok(Expectation { gradient, value: value / elements as f64, largest })
     }
 
-    /// The sum over the term's own elements of one drawing.
+    /// The sum over the term's own elements of one sample.
     fn total(&self, evaluator: &Evaluator, sample: &ToySample) -> Result<Dual, AuditRefusal> {
         let FormulaGraph { graph, select, roots, .. } = &self.lowered;
         let (size, layout, axis) = (sample.toy.size, evaluator.layout(), self.axis);
@@ -109,7 +108,7 @@ impl CompiledTerm {
             let tokens = &sample.tokens[sequence * size.length..(sequence + 1) * size.length];
             reward(sample.toy, sequence / size.samples, tokens) >= 1.0
         };
-        // A coarse term that is spread over finer elements counts once.
+        // A coarse term that is broadcast to finer elements counts once.
         let elements = layout.len(axis);
         let share = layout.len(graph.axis(roots[0])) as f64 / elements as f64;
         let mut total = Dual::plain(0.0);

@@ -1,6 +1,6 @@
-//! Least squares: which multiple, or which sum of multiples, of known vectors another one is.
+//! Least squares: writes a vector as a multiple, or a linear combination, of known vectors.
 
-/// What is left may be this share of the whole: the arithmetic's own error, and nothing more.
+/// The largest residual, as a share of the whole, that counts as rounding error.
 const EXACT: f64 = 1e-8;
 
 pub(super) fn dot(a: &[f64], b: &[f64]) -> f64 {
@@ -25,8 +25,8 @@ pub(super) fn difference(a: &[f64], b: &[f64]) -> Vec<f64> {
     a.iter().zip(b).map(|(a, b)| a - b).collect()
 }
 
-/// The coefficients of `parts` whose sum `whole` is; none where it is no sum of them, or one part is not
-/// needed.
+/// The coefficients with which `whole` is the sum of `parts`; `None` where it is not such a sum, or where one
+/// part is not needed.
 pub(super) fn coefficients(whole: &[f64], parts: &[&[f64]]) -> Option<Vec<f64>> {
     let rows: Vec<Vec<f64>> = parts
         .iter()
@@ -36,7 +36,7 @@ pub(super) fn coefficients(whole: &[f64], parts: &[&[f64]]) -> Option<Vec<f64>> 
     let mut rest = whole.to_vec();
     for (coefficient, part) in found.iter().zip(parts) {
         rest.iter_mut().zip(*part).for_each(|(rest, part)| *rest -= coefficient * part);
-        // A part that hardly counts is arithmetic noise.
+        // A part with a tiny share is rounding noise.
         if coefficient.abs() * norm(part) < 1e-6 * norm(whole) {
             return None;
         }
@@ -44,8 +44,8 @@ pub(super) fn coefficients(whole: &[f64], parts: &[&[f64]]) -> Option<Vec<f64>> 
     (norm(&rest) <= EXACT * norm(whole)).then_some(found)
 }
 
-/// Gaussian elimination of a few equations, the right side as the last column; none where they depend on each
-/// other.
+/// Gaussian elimination; the right side is the last column. `None` where the equations are linearly
+/// dependent.
 fn solve(mut rows: Vec<Vec<f64>>) -> Option<Vec<f64>> {
     let count = rows.len();
     let scale: Vec<f64> = (0..count).map(|index| rows[index][index].abs()).collect();
@@ -74,8 +74,8 @@ fn solve(mut rows: Vec<Vec<f64>>) -> Option<Vec<f64>> {
     Some(found)
 }
 
-/// Whether `whole` is `part` times a number of each block of so many; then the smallest and the largest of
-/// these numbers.
+/// Whether each block of `whole` is a multiple of that block of `part`; if so, the smallest and the largest
+/// factor.
 pub(super) fn per_block(whole: &[f64], part: &[f64], block: usize) -> Option<(f64, f64)> {
     let all = norm(whole);
     let mut range: Option<(f64, f64)> = None;
@@ -92,7 +92,7 @@ pub(super) fn per_block(whole: &[f64], part: &[f64], block: usize) -> Option<(f6
         let (least, most) = range.unwrap_or((factor, factor));
         range = Some((least.min(factor), most.max(factor)));
     }
-    // One block is always some multiple where it has two numbers that add up to 0.
+    // With one block, or blocks of two numbers with sum 0, it always is a multiple.
     range.filter(|_| counted > 1 && block > 2)
 }
 

@@ -1,4 +1,4 @@
-//! From gradients to a verdict.
+//! Derives the verdict on a term from its gradients.
 
 use std::rc::Rc;
 
@@ -17,7 +17,7 @@ use super::variants;
 use super::verdict::{GradientMultiple, NearestTask, TermVerdict, Verdict, When};
 use super::view::TermView;
 
-/// Teachers that make each other up, of which every one has a distribution in every toy model.
+/// The most roles that a term may depend on: every toy model has distributions of all of them.
 const MOST_ROLES: usize = 64;
 
 /// A term, the tokens that it is trained on and the step of the run.
@@ -28,7 +28,7 @@ pub(super) struct Query<'a> {
 
 impl<'a> Query<'a> {
     /// # Errors
-    /// What can't be told in a toy model, in words.
+    /// Why the audit can't answer for a toy model, in words.
     pub fn of(
         view: TermView<'a>,
         sampler: &Sampler,
@@ -90,8 +90,8 @@ impl<'a> Query<'a> {
         measure(view, counting, &self.spec.toys(variation))
     }
 
-    /// Whether the mean gradient is 0 in all usual toy models, and whether single outcomes have any all the
-    /// same. One toy model that is smaller still tells in most cases.
+    /// Whether the mean gradient is 0 in all usual toy models, and whether single outcomes still have one. A
+    /// single, smaller toy model is enough in most cases.
     pub fn vanishes(&self) -> Result<(bool, bool), AuditRefusal> {
         let mut moved = false;
         let smallest = ToyModelSpec { size: self.spec.size.smallest(), ..self.spec.clone() };
@@ -106,12 +106,12 @@ impl<'a> Query<'a> {
         Ok((true, moved))
     }
 
-    /// The gradient and the values as written, in the usual toy models.
+    /// The gradient and the values of the term as written, in the usual toy models.
     pub fn usual(&self) -> Result<Measured, AuditRefusal> {
         self.measure(&self.view, ALL, Variation::Usual)
     }
 
-    /// The same in these toy models.
+    /// [`Self::usual`] in the given toy models.
     pub fn within(&self, toys: &[ToyModel]) -> Result<Measured, AuditRefusal> {
         measure(&self.view, ALL, toys)
     }
@@ -128,27 +128,27 @@ impl<'a> Query<'a> {
         &self.spec.sampler
     }
 
-    /// Nobody but the student has to do with a role's distributions.
+    /// Whether a role's distribution depends only on the student.
     pub fn is_made_of_student(&self, role: &Role) -> bool {
         self.spec.teachers.is_made_of_student(role, self.spec.step)
     }
 
-    /// One token is all there is: the mean value is of one prefix.
+    /// Whether there is only one token: then the mean value is that of one prefix.
     pub fn is_one_token(&self) -> bool {
         self.spec.size.tokens() == 1
     }
 
-    /// Logits after one prefix.
+    /// The number of logits after one prefix.
     pub fn block(&self) -> usize {
         self.spec.size.vocabulary
     }
 
-    /// Whether some condition of the formula may keep all gradient away here, though it would not elsewhere.
+    /// Whether some condition of the formula may stop all gradient here, though not elsewhere.
     pub fn may_be_silent(&self) -> bool {
         self.view.conditions()
     }
 
-    /// Named divergences whose values could be what the term's value estimates, with these values.
+    /// The named divergence that the term's value may estimate, by comparing values.
     pub fn estimated(&self, measured: &Measured, named: &[Named], toys: &[ToyModel]) -> Option<usize> {
         if !self.is_one_token() || measured.values.iter().all(|value| value.abs() < 1e-12) {
             return None;
@@ -164,7 +164,7 @@ impl<'a> Query<'a> {
         candidates(&self.view, &self.spec)
     }
 
-    /// The tokens that what is said holds for.
+    /// The tokens for which the verdict holds.
     fn on(&self) -> String {
         self.spec.sampler.text() + &self.spec.teachers.text()
     }
@@ -175,7 +175,7 @@ impl<'a> Query<'a> {
 
     fn judged(&self, when: When) -> Result<TermVerdict, AuditRefusal> {
         let usual = self.usual()?;
-        // A state that begins at 0 says nothing of what it weighs, and one domain nothing of several.
+        // A state that is 0 at first hides what it multiplies; one domain hides what compares several.
         let hidden = self.view.has_state() || self.view.compares_domains();
         if usual.is_zero() && hidden && self.spec.run == RunNumbers::AtStep {
             let moment =
@@ -197,7 +197,7 @@ impl<'a> Query<'a> {
         let known = KnownGradients::of(&named, &toys, self.block())?;
         let verdict = self.verdict(&usual, &known)?;
         let value_estimates = match self.estimated(&usual, &named, &toys).map(|index| &named[index]) {
-            // Of a divergence with two names, both are the gradient's.
+            // A divergence with two names gets the name of the gradient.
             Some(value) if coefficients(&usual.gradient, &[&gradients(value, &toys)?]).is_some() => {
                 Some(verdict.one_gradient().unwrap_or(&value.name).to_owned())
             }
@@ -207,8 +207,7 @@ impl<'a> Query<'a> {
         notes.extend(self.beside_declared(&verdict, &usual.gradient, &known));
         notes.extend(self.at_temperature_one());
         notes.extend(self.untried(&toys));
-        // Where models are very far apart, or all the same, some formulas have no value: then there is
-        // nothing to add.
+        // Where models are very far apart, or equal, some formulas have no value: then there is no note.
         notes.extend(self.steep(&verdict).unwrap_or_default());
         let stationary_at_teacher = match &verdict {
             Verdict::Follows { .. }
@@ -227,8 +226,8 @@ impl<'a> Query<'a> {
         Ok(TermVerdict { when, on: self.on(), verdict, value_estimates, stationary_at_teacher, notes })
     }
 
-    /// The nearest of the gradients that everybody knows, where the one followed is of a divergence that the
-    /// author declares.
+    /// The nearest well-known gradient, where the one followed is that of a divergence which the author
+    /// declares.
     fn beside_declared(&self, verdict: &Verdict, gradient: &[f64], known: &KnownGradients) -> Option<String> {
         let of = match verdict {
             Verdict::Biased { of, .. } => of.one_gradient()?,
@@ -239,7 +238,7 @@ impl<'a> Query<'a> {
         Some(format!("nearest with a known name: {nearest} (cosine {cosine:.3})"))
     }
 
-    /// The term is about somebody else's distribution and nothing but that.
+    /// Whether the term reads a distribution other than the student's, and nothing else.
     fn compares(&self) -> bool {
         let other = |node: &mopd_lang::formula::FormulaNode| {
             matches!(
@@ -252,11 +251,11 @@ impl<'a> Query<'a> {
             && self.spec.sampler.is_on_policy(self.spec.temperature)
     }
 
-    /// Whether the term reads what a teacher says.
+    /// Whether the term reads a teacher's distribution.
     pub fn reads_teacher(&self) -> bool {
         let teaches = |role: &Role| matches!(role, Role::Teacher | Role::Named { .. });
         self.view.any(|node| match &node.kind {
-            // Verdicts and critics judge what was written: they are no teachers, whoever gives them.
+            // Verdicts and critics judge completions: they are not teachers, whatever their role.
             FormulaKind::Signal(Signal::Of { part, role }) => {
                 teaches(role)
                     && matches!(
@@ -288,7 +287,7 @@ impl<'a> Query<'a> {
         }
         if let Some(found) = self.beside_task(gradient, known)? {
             let near = !matches!(&found, Verdict::Task(task) if task.nearest.is_empty());
-            // What it would be without a part of it says more than that nothing is near.
+            // The gradient without one of its parts is more informative than that nothing is near.
             let biased = if near { None } else { self.biased(gradient, known) };
             return Ok(biased.unwrap_or(found));
         }
@@ -302,7 +301,7 @@ impl<'a> Query<'a> {
         Ok(Verdict::Unnamed { nearest, cosine })
     }
 
-    /// What stays the same whoever teaches is split off: the rest may have a name.
+    /// Subtracts what is independent of the teacher: the rest may have a name.
     fn beside_task(&self, gradient: &[f64], known: &KnownGradients) -> Result<Option<Verdict>, AuditRefusal> {
         let task =
             |gradient: &[f64]| NearestTask { reads_teacher: self.reads_teacher(), ..known.task(gradient) };
@@ -326,13 +325,13 @@ impl<'a> Query<'a> {
         Ok(None)
     }
 
-    /// Each summand by itself, where all of them have names.
+    /// Names each summand separately, where all of them have names.
     fn by_summands(&self, known: &KnownGradients) -> Option<Verdict> {
         let summands = variants::summands(self.view.value);
         if summands.len() < 2 {
             return None;
         }
-        // Summands that follow one gradient are one: `(1 - w) * x` is not x and its opposite.
+        // Summands that follow one gradient are merged: `(1 - w) * x` is not x and its opposite.
         let mut found: Vec<(Option<String>, Vec<f64>)> = Vec::new();
         for summand in &summands {
             let Ok(measured) = self.measure(&self.view.with_value(summand), ALL, Variation::Usual) else {
@@ -361,7 +360,7 @@ impl<'a> Query<'a> {
         }
     }
 
-    /// Without a bound, a mask, a weight or a summand it may have a name: then that part biases.
+    /// If the gradient has a name without a bound, mask, weight or summand, that part is a bias.
     fn biased(&self, gradient: &[f64], known: &KnownGradients) -> Option<Verdict> {
         let bounded = variants::has_bounds(&self.view);
         let gates = self.view.gates();
@@ -381,14 +380,14 @@ impl<'a> Query<'a> {
             if !possible {
                 continue;
             }
-            // Not every formula has a value without its bounds.
+            // Some formulas have no value without their bounds.
             let Ok(plain) = self.measure(&self.view, counting, Variation::Usual) else { continue };
             if let Some(of) = known.identify(&plain.gradient).filter(|_| !plain.is_zero()) {
                 return Some(bias(gradient, &plain.gradient, of, by));
             }
         }
-        // With and without bounds, with and without gates: a weight that depends on the token often stands
-        // inside them. One gradient without a weight says more than one with.
+        // With and without bounds, with and without gates: a weight that depends on the token is often inside
+        // them. A single gradient without a weight is more informative than one with a weight.
         let parts = variants::without_parts(self.view.value);
         let mut best: Option<(bool, f64, Verdict)> = None;
         for (bounds, gates_act) in [(true, true), (false, true), (true, false), (false, false)] {
@@ -418,7 +417,7 @@ impl<'a> Query<'a> {
                     best = Some((exact, near, bias(gradient, &plain.gradient, of, by)));
                 }
             }
-            // The fewest parts that say it.
+            // The fewest parts that explain it are enough.
             if best.as_ref().is_some_and(|(exact, ..)| *exact) {
                 break;
             }
@@ -436,7 +435,7 @@ fn bias(gradient: &[f64], plain: &[f64], of: Verdict, by: String) -> Verdict {
     }
 }
 
-/// A formula inside a sentence.
+/// A formula for use inside a sentence.
 pub(super) fn quoted(formula: &Formula) -> String {
     text::formula(formula, 60)
 }

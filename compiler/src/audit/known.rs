@@ -1,4 +1,4 @@
-//! Measured gradients, and which of those with a name they are.
+//! Measured gradients, and their identification with named ones.
 
 use super::divergence::AuditRefusal;
 use super::expectation::{CompiledTerm, Counting};
@@ -8,14 +8,14 @@ use super::toy_model::ToyModel;
 use super::verdict::{GradientMultiple, NearestTask, Verdict};
 use super::view::TermView;
 
-/// What is left of a gradient whose single outcomes add up to nothing, as a share of the largest of them.
+/// A mean gradient below this share of the largest single outcome counts as 0.
 const NOTHING: f64 = 1e-10;
 
-/// What is smaller is no gradient. It may be far below rounding: sums that cancel are exactly 0 already
-/// (`dual::cancelled`), and `exp(-length)` is a small weight, not none.
+/// A smaller gradient counts as 0. It may be far below rounding: sums that cancel are exactly 0 already
+/// (`dual::cancelled`), and `exp(-length)` is a small weight, not 0.
 pub(super) const LEAST: f64 = 1e-100;
 
-/// A gradient in all toy models of a kind, one after the other, and the mean values.
+/// A gradient in all toy models of a kind, concatenated, and the mean values.
 pub(super) struct Measured {
     pub gradient: Vec<f64>,
     pub values: Vec<f64>,
@@ -23,7 +23,7 @@ pub(super) struct Measured {
 }
 
 impl Measured {
-    /// Every outcome alone has a gradient, and their mean has none; or there is none to begin with.
+    /// Whether the gradient is 0: single outcomes have gradients that cancel in the mean, or none has one.
     pub fn is_zero(&self) -> bool {
         norm(&self.gradient) <= (NOTHING * self.largest).max(LEAST)
     }
@@ -57,7 +57,7 @@ pub(super) fn gradients(named: &Named, toys: &[ToyModel]) -> Result<Vec<f64>, Au
 pub(super) struct KnownGradients<'a> {
     pub named: Vec<&'a Named>,
     pub gradients: Vec<Vec<f64>>,
-    /// Logits after one prefix.
+    /// The number of logits after one prefix.
     block: usize,
 }
 
@@ -70,7 +70,7 @@ impl<'a> KnownGradients<'a> {
         let mut known = KnownGradients { named: Vec::new(), gradients: Vec::new(), block };
         for named in named {
             let own = gradients(named, toys)?;
-            // What has no gradient is followed by nothing; a teacher that is the student is one.
+            // A gradient of 0 is not identified with any; a teacher equal to the student has one.
             if norm(&own) > LEAST {
                 known.named.push(named);
                 known.gradients.push(own);
@@ -80,7 +80,7 @@ impl<'a> KnownGradients<'a> {
     }
 
     /// The named gradient, sum of named gradients, or named gradient with a weight per prefix that this one
-    /// is. One before two, the better known before the others.
+    /// equals. One is preferred to two, and better known names come first.
     pub fn identify(&self, gradient: &[f64]) -> Option<Verdict> {
         let count = self.named.len();
         let follows = |which: &[usize]| -> Option<Verdict> {
@@ -110,7 +110,7 @@ impl<'a> KnownGradients<'a> {
         single.or_else(pair).or_else(weighted).or_else(triple)
     }
 
-    /// The one named gradient that this is a multiple of.
+    /// The only named gradient that this is a multiple of.
     pub fn multiple_of(&self, gradient: &[f64]) -> Option<String> {
         let own = self
             .named
@@ -130,11 +130,11 @@ impl<'a> KnownGradients<'a> {
         all.max_by(|(_, a), (_, b)| a.abs().total_cmp(&b.abs())).unwrap_or_default()
     }
 
-    /// What a gradient without a teacher is nearest to.
+    /// The named gradient nearest to one that reads no teacher.
     pub fn task(&self, gradient: &[f64]) -> NearestTask {
         let own = self.named.iter().zip(&self.gradients).filter(|(named, _)| !named.teaches);
         let near = own.map(|(named, own)| (named.name.clone(), cosine(gradient, own)));
-        // Less than this is no resemblance.
+        // A smaller cosine is no resemblance.
         let near = near.filter(|(_, cosine)| cosine.abs() > 0.5);
         let (nearest, cosine) = near.max_by(|(_, a), (_, b)| a.abs().total_cmp(&b.abs())).unwrap_or_default();
         NearestTask { reads_teacher: false, nearest, cosine }

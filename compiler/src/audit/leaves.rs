@@ -1,5 +1,4 @@
-//! What stands at the leaves of a term's graph: signals, live primitives and parameters, for one sample of a
-//! toy model.
+//! The leaves of a term's graph: signals, live primitives and parameters, for one sample of a toy model.
 
 use mopd_lang::formula::{Adaptive, Axis, FormulaKind, Live, ModelSignal, Signal};
 
@@ -9,22 +8,22 @@ use super::toy_model::ToyModel;
 use crate::expr::batch::Layout;
 use crate::lower::GraphLeaf;
 
-/// So many tokens of a real completion one token stands for where positions are counted: a condition on
-/// positions then holds for some tokens and not for others. The last one stands for as many as make up the
+/// How many tokens of a real completion one toy token stands for where positions are counted, so that a
+/// condition on positions holds for some tokens and not for others. The last one stands for the rest of the
 /// [`length`].
 const STRETCH: usize = 100;
 
-/// The last token of a completion stands for so many at most.
+/// The most tokens that the last token of a completion stands for.
 const LONGEST_END: f64 = 200.0;
 
-/// One drawing of all tokens of a toy model.
+/// One sample of all tokens of a toy model.
 pub(super) struct ToySample<'a> {
     pub toy: &'a ToyModel,
     /// By token, sequence after sequence.
     pub tokens: &'a [usize],
-    /// What each of them follows.
+    /// The prefix of each token.
     pub prefixes: Vec<usize>,
-    /// `clip`, and `min` and `max` with a bound, act.
+    /// Whether `clip`, and `min` and `max` with a bound, are applied.
     pub bounds: bool,
 }
 
@@ -38,7 +37,7 @@ impl<'a> ToySample<'a> {
         ToySample { toy, tokens, prefixes: (0..size.tokens()).map(prefix).collect(), bounds }
     }
 
-    /// How likely it is.
+    /// The probability of this sample.
     pub fn probability(&self) -> f64 {
         let each = self
             .tokens
@@ -57,7 +56,7 @@ impl<'a> ToySample<'a> {
         }
     }
 
-    /// One number per element of the leaf's axis. `parameters` are the numbers inside it, by token.
+    /// The leaf's value per element of its axis. `parameters` are the values of its formulas, by token.
     pub fn leaf(
         &self,
         leaf: &GraphLeaf,
@@ -92,7 +91,7 @@ impl<'a> ToySample<'a> {
             .collect()
     }
 
-    /// A derivative by the logits after one prefix as one by all logits.
+    /// A derivative by the logits after one prefix, embedded in one by all logits.
     fn embedded(&self, local: Dual, prefix: usize) -> Dual {
         let size = self.toy.size;
         if size.prefixes() == 1 || local.gradient.is_empty() {
@@ -147,7 +146,7 @@ impl<'a> ToySample<'a> {
                 return Err(format!("`{}.{}` can't be enumerated", role.name(), part.name()));
             }
             Signal::Position => (position * STRETCH) as f64,
-            // After the stretch that the token stands for.
+            // Counted from the end of the stretch that the token stands for.
             Signal::Remaining => {
                 let first = token - position;
                 let length = length(self.toy, prompt, &self.tokens[first..first + size.length]);
@@ -156,7 +155,7 @@ impl<'a> ToySample<'a> {
             }
             Signal::Offset => position as f64 + 1.0,
             Signal::Head => position as f64,
-            // The whole completion is one turn, of a conversation that may have had others.
+            // The whole completion is one turn of a conversation, which may have others.
             Signal::Turn => (3.0 * chance("turn", &[prompt])).floor(),
             Signal::Block => (3.0 * chance("block", &[prompt])).floor(),
             Signal::Accepted => truth(chance("accepted", &[prefix, taken]) > 0.4),
@@ -213,20 +212,20 @@ impl<'a> ToySample<'a> {
     }
 }
 
-/// The verdict on a completion: 1, 0.4 or 0, and some of each.
+/// The reward of a completion: 1, 0.4 or 0; each occurs.
 pub(super) fn reward(toy: &ToyModel, prompt: usize, tokens: &[usize]) -> f64 {
     let context: usize = tokens.iter().enumerate().map(|(position, token)| token * (position + 1)).sum();
     [1.0, 0.0, 0.4][(context + prompt + toy.seed as usize) % 3]
 }
 
-/// Tokens of a completion: an arbitrary function of it, as the verdict is. The end of a completion may be a
+/// The tokens of a completion: an arbitrary function of it, like the reward. The end of a completion may be a
 /// few tokens or as many as the stage allows.
 pub(super) fn length(toy: &ToyModel, prompt: usize, tokens: &[usize]) -> usize {
     let text: Vec<usize> = std::iter::once(prompt).chain(tokens.iter().copied()).collect();
     (tokens.len() - 1) * STRETCH + LONGEST_END.min(toy.longest).powf(toy.chance("length", &text)) as usize
 }
 
-/// A number that somebody gives a whole completion, by name.
+/// The name of a number that is given to a whole completion.
 pub(super) fn judgement(signal: &Signal) -> Option<String> {
     match signal {
         Signal::RewardPart { .. }
@@ -237,7 +236,7 @@ pub(super) fn judgement(signal: &Signal) -> Option<String> {
     }
 }
 
-/// What it is for a completion, in (0, 1).
+/// The value of such a number for a completion, in (0, 1).
 pub(super) fn judged(toy: &ToyModel, signal: &Signal, prompt: usize, tokens: &[usize]) -> Option<f64> {
     let text: Vec<usize> = std::iter::once(prompt).chain(tokens.iter().copied()).collect();
     judgement(signal).map(|name| toy.chance(&name, &text))

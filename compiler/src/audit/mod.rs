@@ -1,12 +1,12 @@
-//! The gradient audit: what a term's gradient follows, whatever its formula looks like.
+//! The gradient audit: which known gradient a term's gradient equals, whatever its formula looks like.
 //!
 //! A term is evaluated in toy models of a few tokens, over everything that can be drawn in them, with its
-//! exact derivative by the student's logits. The mean is compared with the gradients of the named divergences
-//! in the same toy models. What agrees in all of them, to the precision of the arithmetic, is what the term
-//! follows: numbers decide, not the form of the text.
+//! exact derivative by the student's logits. The mean gradient is compared with the gradients of the named
+//! divergences in the same toy models. The term follows the one that agrees in all of them, to the precision
+//! of the arithmetic: numbers decide, not the form of the text.
 //!
-//! Prefixes and samples are constants, as trainers have it: what is said holds given the prefixes. How tokens
-//! and completions are averaged (`reduce`) is not looked at: it weighs prefixes, and the plan shows it.
+//! Prefixes and samples are constants, as in trainers: a verdict holds given the prefixes. The averaging over
+//! tokens and completions (`reduce`) is ignored: it weighs prefixes, and the plan shows it.
 
 mod bounds;
 mod diagnostics;
@@ -52,31 +52,31 @@ use judge::Query;
 use toy_model::{RunNumbers, ToyMoment};
 use view::{Left, TermView};
 
-/// Steps of a run whose length is not known.
+/// The steps of a run of unknown length.
 const USUAL_STEPS: u32 = 1_000;
 
-/// What the stage that uses an objective says of it.
+/// How a stage uses an objective.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ObjectiveUse {
-    /// Who draws the tokens of a term without data of its own; not known where empty.
+    /// The samplers of the tokens of a term without data of its own; empty where they are not known.
     pub samplers: Vec<Sampler>,
-    /// Who its teachers are: one for each kind of teacher that the route chooses.
+    /// The teachers: one entry for each kind of teacher that the route chooses.
     pub casts: Vec<Teachers>,
-    /// Only completions that the verifier accepts are trained on.
+    /// Whether only completions that the verifier accepts are trained on.
     pub kept: bool,
-    /// Only completions of prompts for which this holds are.
+    /// The condition on the prompts of completions that are trained on.
     pub filter: Option<Formula>,
-    /// Updates from each batch of rollouts.
+    /// Passes over each batch of rollouts, with one update each.
     pub passes: u32,
-    /// Of the run; none where they are not known.
+    /// The steps of the run; `None` where they are not known.
     pub steps: Option<u32>,
-    /// Tokens of a completion at most; infinite where that is not known.
+    /// The most tokens of a completion; infinite where that is not known.
     pub longest: f64,
 }
 
 impl ObjectiveUse {
-    /// No stage uses it yet. Its terms are taken to be trained on what the student draws itself, and on data
-    /// as well where they would be lost on that.
+    /// For an objective that no stage uses yet: its terms are audited on the student's own completions, and
+    /// also on data if they vanish on those.
     pub fn unknown() -> ObjectiveUse {
         ObjectiveUse {
             samplers: Vec::new(),
@@ -106,7 +106,7 @@ impl ObjectiveUse {
         }
     }
 
-    /// What is left of the completions that a term is trained on.
+    /// The part of the completions that a term is trained on.
     fn left(&self, term: &Term) -> Left<'_> {
         match term.data {
             Some(_) => Left::default(),
@@ -115,25 +115,25 @@ impl ObjectiveUse {
     }
 }
 
-/// A stage's filter on what it has drawn itself. One that chooses the prompts beforehand looks at other
-/// completions than those trained on.
+/// A stage's filter on its own samples. A filter that chooses prompts beforehand tests completions other than
+/// those trained on, and is left out.
 fn filter(train: &Train) -> Option<&Formula> {
     let beforehand = train.priority.is_some() || train.refresh.is_some();
     let of_others = |node: &FormulaNode| matches!(node.kind, FormulaKind::Reduce { on: Some(_), .. });
     train.filter.as_ref().filter(|filter| !beforehand && !filter.any(of_others))
 }
 
-/// An audited objective and where it is used. Fields are only ever added.
+/// An audited objective and its uses. In the JSON, fields are only ever added.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Audited {
-    /// The models that are trained on it, in the order of the experiment; none for an objective that no
+    /// The models that are trained on it, in the order of the experiment; empty for an objective that no
     /// stage uses.
     pub models: Vec<String>,
     #[serde(flatten)]
     pub audit: Audit,
 }
 
-/// Every objective of a file: those of an experiment as its stages use them, then those that no stage uses.
+/// The audits of a file's objectives: those of an experiment as its stages use them, then the unused ones.
 pub fn of_file(analysis: &Analysis) -> Vec<Audited> {
     let mut found = analysis.experiment.as_ref().map(of_experiment).unwrap_or_default();
     let used: Vec<String> = found.iter().map(|audited| audited.audit.objective.clone()).collect();
@@ -159,8 +159,8 @@ pub fn of_experiment(experiment: &Experiment) -> Vec<Audited> {
     found
 }
 
-/// What trains on an objective: a model by its name, a step of models that are trained together by both
-/// names.
+/// The stages that train on an objective, by the name of the model; a step of models that are trained
+/// together by both names.
 pub fn trained(experiment: &Experiment) -> Vec<(String, &Train)> {
     let mut found = Vec::new();
     for model in &experiment.models {
@@ -176,7 +176,7 @@ pub fn trained(experiment: &Experiment) -> Vec<(String, &Train)> {
     found
 }
 
-/// What every term of an objective follows.
+/// The audit of every term of an objective.
 pub fn audit(objective: &Objective, usage: &ObjectiveUse) -> Audit {
     let terms: Vec<TermAudit> =
         (0..objective.terms.len()).map(|term| audit_term(objective, term, usage)).collect();
@@ -184,12 +184,12 @@ pub fn audit(objective: &Objective, usage: &ObjectiveUse) -> Audit {
     Audit { objective: objective.name.clone(), terms, whole }
 }
 
-/// What one term of an objective follows, by its place among the terms.
+/// The audit of one term of an objective; `term` is its index.
 pub fn audit_term<'a>(objective: &'a Objective, term: usize, usage: &'a ObjectiveUse) -> TermAudit {
     let own = &objective.terms[term];
     let view = || TermView::of(objective, own, usage.left(own));
     let streams = own.data.as_deref().map_or_else(|| usage.samplers.clone(), Sampler::of);
-    // Whoever the route chooses makes a difference to those terms only that read it.
+    // The routed teacher matters only to terms that read it.
     let mut casts: Vec<&Teachers> = usage.casts.iter().collect();
     if !view().others().contains(&Role::Teacher) {
         casts.truncate(1);
@@ -205,7 +205,7 @@ pub fn audit_term<'a>(objective: &'a Objective, term: usize, usage: &'a Objectiv
         let mut findings: Vec<TermVerdict> = Vec::new();
         for sampler in &streams {
             let first = on(sampler);
-            // What is for the later passes has nothing to do in the first one.
+            // A term for later passes vanishes in the first one.
             let silent = later && matches!(sampler, Sampler::Student { .. }) && zero(&first);
             findings.extend(first);
             if silent {
@@ -221,7 +221,7 @@ pub fn audit_term<'a>(objective: &'a Objective, term: usize, usage: &'a Objectiv
     TermAudit { term: own.name.clone(), findings }
 }
 
-/// When a term is looked at.
+/// The times of the run at which a term is audited.
 fn moments(view: &TermView, steps: u32) -> Vec<(When, u32)> {
     if view.moves() {
         vec![(When::Start, 0), (When::Middle, steps / 2), (When::End, steps.saturating_sub(1))]
@@ -230,7 +230,7 @@ fn moments(view: &TermView, steps: u32) -> Vec<(When, u32)> {
     }
 }
 
-/// What a term follows on tokens that are drawn in one way.
+/// The audit of a term on tokens that are sampled in one way.
 fn on<'a>(
     view: &dyn Fn() -> TermView<'a>,
     sampler: &Sampler,
@@ -257,7 +257,7 @@ fn on<'a>(
     found
 }
 
-/// The sum of all terms, where one can be told.
+/// The sum of all terms, where it is known.
 fn whole(objective: &Objective, terms: &[TermAudit]) -> Option<Vec<GradientMultiple>> {
     let own = objective.terms.iter().any(|term| term.reduce.is_some() || term.data.is_some());
     if own || terms.len() < 2 {
@@ -284,17 +284,17 @@ fn whole(objective: &Objective, terms: &[TermAudit]) -> Option<Vec<GradientMulti
 /// A term's exact expected value and gradient in one toy model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Expected {
-    /// Nats, or whatever the term is in: per token where it has one number per token.
+    /// In the unit of the term, in most cases nats: per token where it has one number per token.
     pub value: f64,
-    /// By the student's logits, in the order of the entries.
+    /// By the student's logits, in the order of the vocabulary entries.
     pub gradient: Vec<f64>,
 }
 
-/// The expected value and gradient of a term, its weights and masks included, over what the toy model's
-/// sampler draws. Nothing is differentiated but what the term says is `live`.
+/// The expected value and gradient of a term, with its weights and masks, over everything that the toy
+/// model's sampler draws. Only the `live` parts of the term are differentiated.
 ///
 /// # Errors
-/// Where the term reads what the toy model does not have, or what can't be enumerated, in words.
+/// If the term reads something that the toy model lacks, or that can't be enumerated; in words.
 pub fn expected(objective: &Objective, term: usize, toy: &ToyModel) -> Result<Expected, String> {
     let view = TermView::of(objective, &objective.terms[term], Left::default());
     if let Some(why) = view.refusal() {

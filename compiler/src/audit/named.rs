@@ -1,4 +1,4 @@
-//! The gradients that have a name: what a term's own is compared with.
+//! The named gradients, with which that of a term is compared.
 
 use std::rc::Rc;
 
@@ -15,25 +15,25 @@ use super::sampler::Sampler;
 use super::toy_model::{ToyModel, ToyModelSpec};
 use super::view::TermView;
 
-/// Where a named gradient comes from.
+/// What a named gradient is the gradient of.
 pub(super) enum GradientSource {
-    /// Of a divergence, at every prefix, with the numbers of its formulas.
+    /// A divergence, at every prefix, with the values of its formulas.
     Divergence(Divergence, Vec<f64>),
-    /// Of the student's entropy.
+    /// The student's entropy.
     Entropy,
-    /// Of minus the student's log-likelihood of what was drawn, at every prefix.
+    /// Minus the student's log-likelihood of the drawn tokens, at every prefix.
     Sampled,
-    /// Of the student's mass on a support.
+    /// The student's mass on a support.
     Mass(Support),
-    /// Of minus the log-probability of a role's most probable token.
+    /// Minus the log-probability of a role's most probable token.
     Likelihood(Role),
-    /// Of minus the log-likelihood of the order in which the support's role ranks its entries.
+    /// Minus the log-likelihood of the order in which the support's role ranks its entries.
     Ranking(Support),
-    /// Of minus the mean of a number of whole completions that the student writes.
+    /// Minus the mean of a number of the student's whole completions.
     Policy(NamedOutcome),
-    /// Of KL(student || role) between whole completions.
+    /// KL(student || role) between whole completions.
     Sequences(Role),
-    /// Of minus the student's log-likelihood of the completions drawn that the verifier accepts.
+    /// Minus the student's log-likelihood of the drawn completions that the verifier accepts.
     Kept,
 }
 
@@ -42,9 +42,9 @@ pub(super) enum GradientSource {
 pub(super) enum NamedOutcome {
     Reward,
     Correct,
-    /// Its tokens.
+    /// The number of its tokens.
     Length,
-    /// What somebody gives it.
+    /// A number that is given to a completion.
     Judged(Signal),
 }
 
@@ -52,11 +52,11 @@ pub(super) struct Named {
     /// `KL(student || teacher)`
     pub name: String,
     pub source: GradientSource,
-    /// It says something of somebody else than the student.
+    /// Whether it depends on a role other than the student.
     pub teaches: bool,
 }
 
-/// Everything that a term may be told to follow, the best known first.
+/// Every gradient that a term is compared with, the best known first.
 pub(super) fn candidates(view: &TermView, spec: &ToyModelSpec) -> Vec<Named> {
     let mut candidates = Candidates { view, spec, others: others(view, &spec.sampler), found: Vec::new() };
     candidates.kl();
@@ -70,7 +70,7 @@ pub(super) fn candidates(view: &TermView, spec: &ToyModelSpec) -> Vec<Named> {
     candidates.found
 }
 
-/// Whoever teaches: those that the term reads, and whoever writes what it reads.
+/// The roles that teach: those that the term reads, and the writer of the tokens.
 fn others(view: &TermView, sampler: &Sampler) -> Vec<Role> {
     let mut others = view.others();
     match sampler {
@@ -81,7 +81,7 @@ fn others(view: &TermView, sampler: &Sampler) -> Vec<Role> {
     others
 }
 
-/// Between two whole distributions.
+/// A divergence between two whole distributions.
 fn plain(kind: DivergenceKind, left: &Role, right: &Role) -> Divergence {
     Divergence {
         kind,
@@ -107,7 +107,7 @@ struct Candidates<'a> {
 }
 
 impl Candidates<'_> {
-    /// What has a name already is better known by it.
+    /// Adds a candidate, unless its name is already there: the earlier one is better known.
     fn give(&mut self, name: String, source: GradientSource, teaches: bool) {
         if !self.found.iter().any(|known| known.name == name) {
             self.found.push(Named { name, source, teaches });
@@ -122,7 +122,7 @@ impl Candidates<'_> {
         self.spec.sampler.is_on_policy(self.scored_at())
     }
 
-    /// Both ways, and at the temperature at which log-ratios of the tokens taken follow it.
+    /// Both directions of KL, and at the temperature at which log-ratios of the tokens follow them.
     fn kl(&mut self) {
         let student = Role::Student;
         for temperature in [1.0, self.scored_at()] {
@@ -141,7 +141,7 @@ impl Candidates<'_> {
         }
     }
 
-    /// Of completions that the student did not write as it is.
+    /// Log-likelihoods of completions that the current student did not write.
     fn log_likelihoods(&mut self) {
         if self.is_on_policy() {
             return;
@@ -157,7 +157,7 @@ impl Candidates<'_> {
         self.give(kept.into(), GradientSource::Kept, true);
     }
 
-    /// Of whole completions: what they are rewarded with, and how likely they are.
+    /// Of whole completions: their rewards, and their probabilities.
     fn outcomes(&mut self) {
         let length = self.spec.size.length;
         if !self.is_on_policy() && length != 1 {
@@ -182,7 +182,7 @@ impl Candidates<'_> {
         }
     }
 
-    /// Of the standard library, but those of [`Candidates::about_as_good`].
+    /// Divergences of the standard library, except those of [`Candidates::about_as_good`].
     fn standard(&mut self) {
         let student = Role::Student;
         for role in self.others.clone() {
@@ -204,12 +204,12 @@ impl Candidates<'_> {
         self.give(name, GradientSource::Divergence(of, numbers), true);
     }
 
-    /// Those that the term itself reads.
+    /// The divergences that the term itself reads.
     fn own(&mut self) {
         for divergence in self.view.divergences() {
             let Some(parameters) = parameters(divergence, self.spec) else { continue };
-            // The same on the whole vocabulary is known already; on a support, the forms that agree with the
-            // teacher go first.
+            // On the whole vocabulary, the other masses are the same; on a support, the masses that are
+            // stationary at the teacher come first.
             let variants: Vec<Mass> = match (&divergence.support, divergence.mass) {
                 (Support::Full, mass) => vec![mass],
                 (_, Mass::Raw) => vec![Mass::Raw, Mass::Generalized],
@@ -238,7 +238,7 @@ impl Candidates<'_> {
         }
     }
 
-    /// What others are often as near to.
+    /// Divergences that are often about as near as others.
     fn about_as_good(&mut self) {
         let student = Role::Student;
         for role in self.others.clone() {
@@ -253,8 +253,8 @@ impl Candidates<'_> {
 
 type Standard = (String, &'static str, bool, DivergenceKind);
 
-/// Divergences of the standard library that any gradient is compared with: what they are called, what stands
-/// between their sides, and whether the student is on the left.
+/// Divergences of the standard library that every gradient is compared with: their names, the separator of
+/// their sides, and whether the student is on the left.
 fn standard() -> Rc<Vec<Standard>> {
     const KNOWN: [(&str, &str, bool, &str); 5] = [
         ("TV", ", ", false, "tv(teacher, student)"),
@@ -278,7 +278,7 @@ fn standard() -> Rc<Vec<Standard>> {
     STANDARD.with(Rc::clone)
 }
 
-/// The numbers of a divergence's formulas, where they are the same at every token.
+/// The values of a divergence's formulas, where they are the same at every token.
 fn parameters(divergence: &Divergence, spec: &ToyModelSpec) -> Option<Vec<f64>> {
     let worth = |formula: &&Formula| match &formula.0.kind {
         FormulaKind::Number(value) => Some(*value),
@@ -294,7 +294,7 @@ impl NamedOutcome {
         match self {
             NamedOutcome::Reward => "minus the expected reward".into(),
             NamedOutcome::Correct => "minus the share of correct completions".into(),
-            // It is what one wants less of.
+            // Without a minus: it is a number to minimise.
             NamedOutcome::Length => "the expected length".into(),
             NamedOutcome::Judged(signal) => format!("minus the expected {}", text::signal(signal)),
         }
@@ -313,7 +313,7 @@ impl NamedOutcome {
 }
 
 impl Named {
-    /// It is of a divergence that the author declares.
+    /// Whether it is of a divergence that the author declares.
     pub fn is_declared(&self) -> bool {
         match &self.source {
             GradientSource::Divergence(Divergence { kind: DivergenceKind::Entrywise(own), .. }, _) => {
@@ -323,7 +323,7 @@ impl Named {
         }
     }
 
-    /// Its gradient by all logits of a toy model, per token that follows a prefix.
+    /// Its gradient by all logits of a toy model, per token that follows each prefix.
     pub fn gradient(&self, toy: &ToyModel) -> Result<Vec<f64>, AuditRefusal> {
         let size = toy.size;
         let here = |prefix: usize| TokenContext { toy, prefix, token: None, bounds: true };
@@ -401,7 +401,7 @@ impl Named {
         }
     }
 
-    /// The value itself, where the toy model is one prefix.
+    /// Its value, where the toy model has only one prefix.
     pub fn value(&self, toy: &ToyModel) -> Option<f64> {
         match &self.source {
             GradientSource::Divergence(divergence, parameters) if toy.size.prefixes() == 1 => {
@@ -421,8 +421,8 @@ fn reads_token(support: &Support) -> bool {
     }
 }
 
-/// The sum over all completions of their probability, a number of theirs and the student's score of all their
-/// tokens, per token that follows a prefix. They are the student's own, or those that are drawn.
+/// The sum over all completions of probability, a number of the completion and the student's score of all its
+/// tokens, per token that follows a prefix. Completions are the student's own, or the sampler's.
 fn completions(
     toy: &ToyModel,
     worth: impl Fn(usize, &[usize]) -> Result<f64, AuditRefusal>,

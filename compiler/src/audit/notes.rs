@@ -1,4 +1,4 @@
-//! What a verdict comes with: where it was looked at, and what was not.
+//! Notes on a verdict: where it was tested, and what was not tested.
 
 use mopd_lang::formula::{Axis, Formula, FormulaKind, FormulaNode, Function, Signal, text};
 
@@ -15,7 +15,7 @@ use super::variants;
 use super::verdict::{Verdict, away};
 use crate::lower::FormulaGraph;
 
-/// A bias as small as this is a bound that hardly acts.
+/// A bias below this comes from a bound that hardly applies.
 const HARDLY: f64 = 1e-6;
 
 impl Query<'_> {
@@ -24,8 +24,8 @@ impl Query<'_> {
         if !self.is_one_token() {
             return None;
         }
-        // The two directions of each, in a few toy models: hardly any term comes as far as being compared
-        // with all the others.
+        // Only the two directions of KL, in a few toy models: for most terms this is enough to rule it out,
+        // and the comparison with all others is not needed.
         let named = self.candidates();
         let directions = named.iter().take_while(|named| named.name.starts_with("KL(")).count();
         let toys = self.toys();
@@ -38,8 +38,8 @@ impl Query<'_> {
         (gradient != named[value].name).then(|| (named[value].name.clone(), gradient))
     }
 
-    /// Drawn at another temperature, an estimate is one of nothing; what it would be at 1 is what its author
-    /// took it for.
+    /// At another sampling temperature an estimate has no meaning; its author took it for what it would be at
+    /// 1.
     pub(super) fn at_temperature_one(&self) -> Option<String> {
         let Sampler::Student { .. } = self.spec.sampler else { return None };
         if self.spec.sampler.is_on_policy(self.spec.temperature) {
@@ -52,7 +52,7 @@ impl Query<'_> {
         ))
     }
 
-    /// What bounds do where models differ by many nats, if they do nothing where they differ little.
+    /// The effect of bounds where models differ by many nats, if there is none where they differ little.
     pub(super) fn steep(&self, verdict: &Verdict) -> Result<Option<String>, AuditRefusal> {
         let named = matches!(
             verdict,
@@ -76,8 +76,7 @@ impl Query<'_> {
         )))
     }
 
-    /// Conditions of cases that never differ in these toy models: of what they choose between, only one was
-    /// looked at.
+    /// Conditions of cases that never change in these toy models: only one of their branches was tested.
     pub(super) fn untried(&self, toys: &[ToyModel]) -> Vec<String> {
         let mut conditions: Vec<&Formula> = Vec::new();
         for part in self.view.formulas().into_iter().flat_map(Formula::parts) {
@@ -150,7 +149,7 @@ impl Query<'_> {
     }
 }
 
-/// Which of false and true conditions are in these toy models.
+/// For each condition, whether it is ever false and ever true in these toy models.
 fn truths(conditions: &[&Formula], toys: &[ToyModel]) -> Result<Vec<[bool; 2]>, AuditRefusal> {
     let lowered = FormulaGraph::of(None, conditions)?;
     let mut seen = vec![[false; 2]; conditions.len()];
@@ -168,7 +167,7 @@ fn truths(conditions: &[&Formula], toys: &[ToyModel]) -> Result<Vec<[bool; 2]>, 
     Ok(seen)
 }
 
-/// Without the noise of binary fractions.
+/// Rounds away the noise of binary fractions.
 fn readable(number: f64) -> f64 {
     (number * 1e6).round() / 1e6
 }

@@ -1,6 +1,5 @@
-//! Values for parameters that nobody has given one: from the range that the unit declares, near its lower or
-//! upper end where the formula uses the parameter as a bound, and no two alike, so that a difference of two
-//! is not 0.
+//! Values for parameters without one: from the range that the unit declares, near its lower or upper end
+//! where the formula uses the parameter as a bound, and all different, so that a difference of two is not 0.
 
 use std::rc::Rc;
 
@@ -11,7 +10,7 @@ use super::view::TermView;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct ParameterValues(Vec<(Rc<str>, f64)>);
 
-/// What a formula does with a parameter.
+/// How a formula uses a parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum UsedAs {
     Lower,
@@ -55,7 +54,7 @@ impl ParameterValues {
                 });
                 let taken = |value: &f64| values.0.iter().any(|(_, known)| known == value);
                 let whole = part.unit() == Unit::Count;
-                // Whole numbers stay whole; two of these may be alike.
+                // Integers stay integers; two of these may be equal.
                 let value = if whole { Some(usual) } else { value.take(200).find(|value| !taken(value)) };
                 values.0.push((name.clone(), value.unwrap_or(usual)));
             }
@@ -72,7 +71,7 @@ impl ParameterValues {
     }
 }
 
-/// Values of one kind differ by these factors, which lead out of no unit's range.
+/// Values of one kind differ by these factors, which stay within every unit's range.
 const STEPS: [f64; 5] = [1.0, 0.9, 1.1, 0.8, 1.2];
 
 fn usual(unit: Unit, place: UsedAs) -> f64 {

@@ -1,5 +1,5 @@
-//! Between which values a number lies, whatever is drawn: interval arithmetic over formulas. What it says
-//! holds for every model, prompt and step.
+//! The range of a number, whatever is drawn: interval arithmetic over formulas. The results hold for every
+//! model, prompt and step.
 
 use std::rc::Rc;
 
@@ -12,7 +12,7 @@ use mopd_lang::formula::{
 use super::USUAL_STEPS;
 use super::teachers::Teachers;
 
-/// The values that a number can have, both ends included.
+/// The possible values of a number, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct ValueRange {
     pub low: f64,
@@ -31,7 +31,7 @@ impl ValueRange {
         ValueRange { low: value, high: value }
     }
 
-    /// Whatever is between these, in any order; anything where one is no number.
+    /// The range of these values, in any order; unbounded if one is NaN.
     fn of(values: &[f64]) -> ValueRange {
         if values.iter().any(|value| value.is_nan()) {
             return ALL;
@@ -45,7 +45,7 @@ impl ValueRange {
         ValueRange { low: self.low.min(other.low), high: self.high.max(other.high) }
     }
 
-    /// Of a rising function.
+    /// The range of an increasing function.
     fn map(self, rising: impl Fn(f64) -> f64) -> ValueRange {
         ValueRange::of(&[rising(self.low), rising(self.high)])
     }
@@ -54,13 +54,13 @@ impl ValueRange {
         self == NEVER
     }
 
-    /// Of a bool.
+    /// Whether a bool is always true.
     pub fn is_true(self) -> bool {
         self.low > 0.0 || self.high < 0.0
     }
 
     fn sum(self) -> ValueRange {
-        // Of no element it is 0, of very many anything.
+        // 0 for no element, unbounded for many.
         let end = |value: f64, far: f64| if value == 0.0 { 0.0 } else { far };
         ValueRange {
             low: end(self.low.min(0.0), f64::NEG_INFINITY),
@@ -69,18 +69,18 @@ impl ValueRange {
     }
 }
 
-/// What decides the ranges of signals.
+/// What the ranges of signals depend on.
 pub(super) struct RunFacts<'a> {
     pub teachers: &'a Teachers,
-    /// Of the run; none where they are not known.
+    /// The steps of the run; `None` where they are not known.
     pub steps: Option<u32>,
-    /// Of the verdicts of all domains that are trained on.
+    /// The rewards of all domains that are trained on.
     pub reward: ValueRange,
-    /// Tokens that a completion has at most; infinite where the file doesn't say.
+    /// The most tokens of a completion; infinite where the file does not say.
     pub longest: f64,
 }
 
-/// The most tokens of a completion, where the student writes it and nothing is done to it afterwards.
+/// The most tokens of a completion, where the student writes it and no edit changes it.
 pub(super) fn longest(train: &Train) -> f64 {
     let own_data = train.objective.terms.iter().any(|term| term.data.is_some());
     match &train.rollout.source {
@@ -91,7 +91,7 @@ pub(super) fn longest(train: &Train) -> f64 {
     }
 }
 
-/// Of what a domain's verifier can say.
+/// The range of what the verifiers of domains can return.
 pub(super) fn verdicts<'a>(rewards: impl Iterator<Item = &'a Reward>) -> ValueRange {
     fn of(reward: &Reward) -> ValueRange {
         match reward {
@@ -110,7 +110,7 @@ pub(super) fn verdicts<'a>(rewards: impl Iterator<Item = &'a Reward>) -> ValueRa
     rewards.map(of).reduce(ValueRange::with).unwrap_or(ALL)
 }
 
-/// Of a formula with operands in these ranges.
+/// The range of a formula whose operands have these ranges.
 pub(super) fn of_formula(formula: &Formula, facts: &RunFacts, given: &[ValueRange]) -> ValueRange {
     let none = |range: ValueRange| range.with(ValueRange::at(0.0));
     let range = match &formula.0.kind {
@@ -141,7 +141,7 @@ pub(super) fn of_formula(formula: &Formula, facts: &RunFacts, given: &[ValueRang
         }
         FormulaKind::Apply { function, operands } => apply(*function, operands, given),
         FormulaKind::Reduce { reduction, operand, on, .. } => {
-            // Other completions have lengths of their own.
+            // Completions of another rollout have lengths of their own.
             let of = if on.is_some() && reads_length(operand) { ALL } else { given[0] };
             match reduction {
                 Reduction::Sum => of.sum(),
@@ -202,8 +202,8 @@ fn reads_length(formula: &Formula) -> bool {
         .any(|part| matches!(&part.0.kind, FormulaKind::Signal(signal) if of_length(signal)))
 }
 
-/// One part of the formula, or one signal written twice. Larger parts are not compared: shared ones stand for
-/// very many.
+/// Whether two formulas are one shared part, or the same signal. Larger formulas are not compared: shared
+/// parts may have very many paths.
 pub(super) fn is_one(left: &Formula, right: &Formula) -> bool {
     Rc::ptr_eq(&left.0, &right.0)
         || match (&left.0.kind, &right.0.kind) {
@@ -214,7 +214,7 @@ pub(super) fn is_one(left: &Formula, right: &Formula) -> bool {
         }
 }
 
-/// Two names of one number: of a teacher that is the student, and of the student.
+/// Whether two formulas read one number under two names: a teacher that is the student, and the student.
 fn is_same(left: &Formula, right: &Formula, facts: &RunFacts) -> bool {
     let read = |formula: &Formula| match &formula.0.kind {
         FormulaKind::Signal(Signal::Of {
@@ -268,7 +268,7 @@ fn of_signal(signal: &Signal, facts: &RunFacts, given: &[ValueRange]) -> ValueRa
         Signal::Position | Signal::Remaining => ValueRange { low: 0.0, high: (facts.longest - 1.0).max(0.0) },
         Signal::Length => ValueRange { low: 0.0, high: facts.longest },
         Signal::Reward => facts.reward,
-        // Of parts whose weights don't reach 1. Their sum is rounded.
+        // If the weights of a reward's parts sum to less than 1. The sum is rounded.
         Signal::Correct if facts.reward.high < 1.0 - 1e-9 => NEVER,
         Signal::SpanScore { .. }
         | Signal::RewardPart { .. }
@@ -303,7 +303,7 @@ fn of_divergence(divergence: &Divergence, facts: &RunFacts, given: &[ValueRange]
     }
 }
 
-/// A parameter or its sides make a divergence 0 everywhere.
+/// Whether a parameter or its sides make a divergence 0 everywhere.
 pub(super) fn is_of_itself(divergence: &Divergence, facts: &RunFacts, given: &[ValueRange]) -> bool {
     let parameters = match &divergence.kind {
         DivergenceKind::Entrywise(own) if own.facts.zero => return true,
@@ -317,7 +317,7 @@ pub(super) fn is_of_itself(divergence: &Divergence, facts: &RunFacts, given: &[V
     left.is_some() && left == right
 }
 
-/// Whose distribution a side is, with the shares of a blend that are not 0; none where they are not known.
+/// The roles of a side, with the shares of a blend that are not 0; `None` where these are not known.
 fn side<'r>(
     side_: &Distribution,
     facts: &RunFacts,
@@ -328,7 +328,7 @@ fn side<'r>(
         Distribution::Role(role) => parts.push((owner(role, facts), 1.0)),
         Distribution::Detached(inner) => return side(inner, facts, shares),
         Distribution::Blend(blend) => {
-            // All shares are taken, so that the other side's come next.
+            // Consumes all shares, so that the other side's come next.
             let given: Vec<Option<&ValueRange>> = blend.iter().map(|_| shares.next()).collect();
             for ((_, role), share) in blend.iter().zip(given) {
                 let share = share.filter(|share| share.low == share.high)?.low;
@@ -345,7 +345,7 @@ fn side<'r>(
     Some(parts)
 }
 
-/// Of a schedule, at any step.
+/// The range of a schedule over all steps.
 pub(super) fn scheduled(schedule: &Schedule) -> ValueRange {
     match schedule {
         Schedule::Constant { value } => ValueRange::at(*value),
@@ -365,7 +365,7 @@ fn add(a: ValueRange, b: ValueRange) -> ValueRange {
 }
 
 fn product(a: ValueRange, b: ValueRange) -> ValueRange {
-    // 0 times what may be anything is 0: no signal is infinite.
+    // 0 times an unbounded value is 0: no signal is infinite.
     let times = |a: f64, b: f64| if a == 0.0 || b == 0.0 { 0.0 } else { a * b };
     ValueRange::of(&[times(a.low, b.low), times(a.low, b.high), times(a.high, b.low), times(a.high, b.high)])
 }

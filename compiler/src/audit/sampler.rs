@@ -1,4 +1,4 @@
-//! Who writes the tokens that a term is trained on, as far as it decides what the term follows.
+//! The samplers of the tokens that a term is trained on, as far as they matter to the audit.
 
 use mopd_lang::experiment::{Edit, Rollout, Sampling, TokensOf};
 use mopd_lang::formula::Role;
@@ -6,7 +6,7 @@ use mopd_lang::formula::text;
 
 use super::toy_model::{ToyModel, normalised, scores};
 
-/// One way in which tokens are drawn.
+/// One way in which tokens are sampled.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Sampler {
     /// By the student of this step.
@@ -19,29 +19,29 @@ pub enum Sampler {
         role: Role,
         temperature: f64,
     },
-    /// From `teacher` times a share plus the student times the rest.
+    /// From a mixture: this share of `teacher`, and the rest of the student.
     Mixture {
         teacher: f64,
     },
-    /// From a distribution that has nothing to do with the models: data, or the student as it once was.
+    /// From a distribution that does not depend on the models: data, or an earlier student.
     Elsewhere {
         name: &'static str,
     },
-    /// Nothing is known of them: what is said must hold whoever wrote them.
+    /// Unknown: the verdict must hold for every sampler.
     Unknown {
         why: String,
     },
 }
 
 impl Sampler {
-    /// As a library's objective is usually trained.
+    /// How a library's objective is usually trained.
     pub const ON_POLICY: Sampler = Sampler::Student { temperature: 1.0, top_p: None, top_k: None };
 
-    /// Of passes after the first over what the student drew.
+    /// The tokens of later passes over the student's samples.
     pub const LATER_PASSES: Sampler = Sampler::Elsewhere { name: "an earlier student" };
 
-    /// The tokens are drawn from the student's whole distribution, at the temperature that the objective
-    /// scores them at.
+    /// Whether tokens are sampled from the student's full distribution, at the temperature at which the
+    /// objective scores them.
     pub fn is_on_policy(&self, scored_at: f64) -> bool {
         match self {
             Sampler::Student { temperature, top_p, top_k } => {
@@ -51,7 +51,7 @@ impl Sampler {
         }
     }
 
-    /// The temperature of the policy that is trained on such tokens, where the objective does not say it: see
+    /// The temperature of the policy trained on such tokens, where the objective has no setting for it: see
     /// [`mopd_lang::experiment::Rollout::policy_temperature`].
     pub fn policy_temperature(&self) -> f64 {
         match self {
@@ -60,14 +60,14 @@ impl Sampler {
         }
     }
 
-    /// Every way in which some tokens of a rollout are drawn.
+    /// Every way in which some tokens of a rollout are sampled.
     pub fn of(rollout: &Rollout) -> Vec<Sampler> {
         let mut found = Vec::new();
         collect(rollout, &mut found);
         found
     }
 
-    /// For people: `on tokens that ...`.
+    /// As text: `on tokens that ...`.
     pub fn text(&self) -> String {
         match self {
             Sampler::Student { temperature, top_p, top_k } => {
@@ -98,7 +98,7 @@ impl Sampler {
         }
     }
 
-    /// Log-probabilities of what is drawn after a prefix.
+    /// The sampler's log-probabilities after a prefix.
     pub(super) fn after(&self, toy: &ToyModel, prefix: usize) -> Vec<f64> {
         let own = |role: &Role| toy.logp(role, prefix).map(<[f64]>::to_vec);
         let student = || own(&Role::Student).expect("every toy model has a student");
@@ -135,7 +135,7 @@ impl Sampler {
     }
 }
 
-/// At a temperature; at 0 the most probable entry alone.
+/// Log-probabilities at a temperature; at 0 only the most probable entry.
 pub(super) fn at(logp: &[f64], temperature: f64) -> Vec<f64> {
     if temperature > 0.0 {
         return normalised(&logp.iter().map(|logit| logit / temperature).collect::<Vec<f64>>());

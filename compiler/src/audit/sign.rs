@@ -1,4 +1,4 @@
-//! Which way a term moves the student: the commonest mistake is a sign, and a minus that is one too many
+//! The direction in which a term moves the student: the commonest mistake is a sign, and one minus too many
 //! teaches the opposite.
 
 use mopd_lang::formula::{
@@ -14,10 +14,10 @@ use super::named::{GradientSource, Named, NamedOutcome};
 use super::sampler::Sampler;
 use super::toy_model::Variation;
 
-/// A gradient as far from the opposite one as this is a mixture, and no wrong sign.
+/// A gradient with a larger cosine than this is a mixture, not a wrong sign.
 const OPPOSITE: f64 = -0.5;
 
-/// A gradient that leads the wrong way in so many toy models does so in all.
+/// A gradient that leads the wrong way in this many toy models counts as doing so in all.
 const ENOUGH: usize = 3;
 
 /// What a term moves the student away from.
@@ -30,8 +30,8 @@ pub(super) enum Away {
 }
 
 impl Query<'_> {
-    /// What the mean gradient leads away from, in every toy model. A closeness in both directions of KL
-    /// decides: so weights, masks and bounds, and divergences without a name, make no difference.
+    /// The role that the mean gradient leads away from, in every toy model. It is compared with both
+    /// directions of KL: so weights, masks and bounds, and divergences without a name, make no difference.
     pub fn leads_away(&self) -> Result<Option<Away>, AuditRefusal> {
         let mut toys = self.toys();
         toys.truncate(ENOUGH);
@@ -58,7 +58,7 @@ impl Query<'_> {
                 most = along.into_iter().fold(most, f64::max);
             }
             if most > 0.0 {
-                // Something of it leads towards somebody: the rest may be meant to keep a distance.
+                // A part of it leads towards some role: the rest may be meant to keep a distance.
                 return Ok(None);
             }
             if most < OPPOSITE && away.is_none() {
@@ -76,7 +76,7 @@ impl Query<'_> {
                     .all(|cosine| *cosine < OPPOSITE);
             return Ok(opposite.then_some(Away::Reward));
         }
-        // Who reads a verdict, or a field of the data, may mean to forget.
+        // A term that reads a verdict, or a field of the data, may be meant to unlearn.
         let judges = self.reads(|signal| {
             matches!(
                 signal,
@@ -102,7 +102,7 @@ impl Query<'_> {
         Ok(opposite.then_some(Away::Data))
     }
 
-    /// The roles that the value itself, weights and masks aside, is about.
+    /// The roles that the value itself depends on, without weights and masks.
     fn compared(&self) -> Vec<Role> {
         let mut found: Vec<Role> = Vec::new();
         for part in self.view.value.parts() {
@@ -127,8 +127,8 @@ impl Query<'_> {
         self.view.any(|node| matches!(&node.kind, FormulaKind::Signal(signal) if test(signal)))
     }
 
-    /// A teacher is read, and the gradient is the same whoever teaches. Conditions are trusted to hold
-    /// elsewhere.
+    /// Whether the term reads a teacher, but the gradient is the same for every teacher. Conditions are
+    /// assumed to hold elsewhere.
     pub fn ignores_teacher(&self) -> Result<bool, AuditRefusal> {
         let is_own = |role: &Role| *role != Role::Student && self.is_made_of_student(role);
         let own = |formula: &Formula| {

@@ -1,5 +1,5 @@
-//! Who the roles are, as far as it decides what a term follows: a teacher may be the student itself, or made
-//! of others.
+//! The models behind the roles, as far as they matter to the audit: a teacher may be the student itself, or
+//! composed of others.
 
 use std::collections::HashSet;
 use std::rc::Rc;
@@ -17,21 +17,21 @@ use crate::lower::{FormulaGraph, GraphLeaf};
 /// Where a role's distributions come from.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum DistributionSource {
-    /// Weights of its own, or another prompt than the student's.
+    /// Its own weights, or another prompt than the student's.
     Own,
     /// The student of this step, on the student's own prompt.
     Student,
-    /// A sum of logits.
+    /// A linear combination of logits.
     Logits(Vec<(f64, Role)>),
     /// A weighted mean of probabilities.
     Mixture(Vec<(f64, Role)>),
 }
 
-/// A teacher's distributions, before schedules have a value.
+/// A teacher's distributions, with schedules not evaluated yet.
 #[derive(Clone, Debug, PartialEq)]
 struct TeacherModel {
     weights: Weights,
-    /// Logits are divided by it.
+    /// Its logits are divided by this.
     temperature: f64,
 }
 
@@ -44,12 +44,12 @@ enum Weights {
 }
 
 /// The declared teachers of an experiment, and the one that a route chooses for some prompts. Without an
-/// experiment all of them are their own.
+/// experiment every teacher has its own distributions.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Teachers {
     named: Rc<Vec<TeacherModel>>,
     routed: Option<TeacherModel>,
-    /// Its name, where other prompts have another kind of teacher.
+    /// The name of the routed teacher, where other prompts have another kind of teacher.
     routed_name: Option<String>,
 }
 
@@ -80,7 +80,7 @@ impl Teachers {
         casts
     }
 
-    /// `, of prompts that go to now`, where that makes a difference.
+    /// `, on prompts that go to now`, where that makes a difference.
     pub(super) fn text(&self) -> String {
         self.routed_name.as_ref().map(|name| format!(", on prompts that go to {name}")).unwrap_or_default()
     }
@@ -99,7 +99,7 @@ impl Teachers {
         }
         let Some(played) = self.played(role) else { return DistributionSource::Own };
         match &played.weights {
-            // A sum of losses is no distribution. Those of the student itself are all alike.
+            // A sum of losses has no distribution, unless all its members are the student itself.
             Weights::Pooled(Pool::Sum, members) if members.iter().all(|(_, role)| self.is_current(role)) => {
                 DistributionSource::Student
             }
@@ -118,18 +118,18 @@ impl Teachers {
         self.played(role).map_or(1.0, |played| played.temperature)
     }
 
-    /// Its distributions are the student's own.
+    /// Whether its distributions are the student's own.
     pub(super) fn is_student(&self, role: &Role, step: (u32, u32)) -> bool {
         self.source(role, step) == DistributionSource::Student && self.temperature(role) == 1.0
     }
 
-    /// Declared as the student of this step, unchanged.
+    /// Whether it is declared as the student of this step, unchanged.
     fn is_current(&self, role: &Role) -> bool {
         self.played(role)
             .is_some_and(|played| played.weights == Weights::Student && played.temperature == 1.0)
     }
 
-    /// Nobody but the student has to do with its distributions.
+    /// Whether its distributions depend only on the student.
     pub(super) fn is_made_of_student(&self, role: &Role, step: (u32, u32)) -> bool {
         let (mut seen, mut waiting) = (HashSet::new(), vec![role.clone()]);
         while let Some(role) = waiting.pop() {
@@ -145,8 +145,8 @@ impl Teachers {
         true
     }
 
-    /// These roles, and those that they are made of, each once; student and sampler left out. No more than
-    /// one above `most`.
+    /// These roles, and those that they are composed of, each once, without student and sampler. Stops at one
+    /// more than `most`.
     pub(super) fn closure(&self, roles: Vec<Role>, step: (u32, u32), most: usize) -> Vec<Role> {
         let mut found = roles;
         let mut at = 0;
@@ -161,7 +161,7 @@ impl Teachers {
         found
     }
 
-    /// What a role's distributions are computed from.
+    /// The roles that a role's distributions are computed from.
     pub(super) fn parts(&self, role: &Role, step: (u32, u32)) -> Vec<Role> {
         match self.source(role, step) {
             DistributionSource::Own | DistributionSource::Student => Vec::new(),
@@ -171,7 +171,7 @@ impl Teachers {
         }
     }
 
-    /// Log-probabilities of a role that is made of others, in a toy model that knows these already.
+    /// Log-probabilities of a composed role, in a toy model that already has its parts.
     pub(super) fn distribution(&self, role: &Role, toy: &ToyModel, prefix: usize) -> Vec<f64> {
         let part = |part: &Role| match toy.logp(part, prefix) {
             Some(known) => known.to_vec(),
@@ -201,10 +201,10 @@ impl Teachers {
 }
 
 impl TeacherModel {
-    /// `student` is what the student sees in place of the plain prompt.
+    /// `student` is the template of the student, if it sees one in place of the plain prompt.
     fn of(teacher: &Teacher, student: Option<&Template>) -> TeacherModel {
-        // Whoever reads something else than the student, or elsewhere, answers something else. Those that a
-        // teacher is made of read prompts of their own.
+        // A model with another prompt than the student has another distribution. The members of a composed
+        // teacher have prompts of their own.
         let own_prompt = match &teacher.weights {
             TeacherWeights::Student(_) => teacher.sees.as_deref() != student || teacher.feedback.is_some(),
             _ => teacher.sees.is_some(),
@@ -222,7 +222,7 @@ impl TeacherModel {
     }
 }
 
-/// A number of the run at a step; none where something else decides it.
+/// A number of the run at a step; `None` where it depends on anything else.
 fn number(formula: &Formula, step: (u32, u32)) -> Option<f64> {
     let lowered = FormulaGraph::of(None, &[formula]).ok()?;
     let leaf = |leaf: &GraphLeaf| match leaf.formula.0.kind {

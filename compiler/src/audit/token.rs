@@ -1,5 +1,5 @@
-//! The numbers that distributions over tokens give one token: what the runtime computes for it, in f64, and
-//! for what is live the derivative by the student's logits.
+//! Numbers of one token that depend only on distributions: computed as in the runtime, but in f64, and for
+//! live ones with the derivative by the student's logits.
 
 use std::borrow::Cow;
 
@@ -8,7 +8,7 @@ use mopd_lang::formula::{FormulaKind, Live, ModelSignal, Role, Signal, Support};
 use super::divergence::{AuditRefusal, TokenContext};
 use super::dual::Dual;
 
-/// Whether distributions over tokens are all that a signal is worked out from.
+/// Whether a signal is computed from distributions over tokens alone.
 pub(crate) fn is_of_distributions(signal: &Signal) -> bool {
     match signal {
         Signal::Of { part, .. } => {
@@ -30,7 +30,7 @@ pub(crate) fn is_of_distributions(signal: &Signal) -> bool {
     }
 }
 
-/// The same of what gradient flows through.
+/// [`is_of_distributions`] for live primitives.
 pub(crate) fn is_live_of_distributions(live: &Live) -> bool {
     match live {
         Live::Part(part) => matches!(
@@ -43,7 +43,7 @@ pub(crate) fn is_live_of_distributions(live: &Live) -> bool {
     }
 }
 
-/// Whether it is of entries that are chosen by two vocabularies.
+/// Whether it has a support that is chosen by two vocabularies.
 pub(crate) fn compares_vocabularies(kind: &FormulaKind) -> bool {
     fn is_matched(support: &Support) -> bool {
         match support {
@@ -62,8 +62,8 @@ pub(crate) fn compares_vocabularies(kind: &FormulaKind) -> bool {
 }
 
 impl TokenContext<'_> {
-    /// A signal of the token; none where it is no number of distributions. `parameters` are the numbers
-    /// inside it.
+    /// A signal of the token; `None` where it does not depend on distributions alone. `parameters` are the
+    /// values of its formulas.
     pub fn signal(&self, signal: &Signal, parameters: &[f64]) -> Option<Result<f64, AuditRefusal>> {
         Some(match signal {
             Signal::Of { role, part: ModelSignal::Logp } => {
@@ -99,7 +99,7 @@ impl TokenContext<'_> {
         })
     }
 
-    /// What gradient flows through.
+    /// A live primitive.
     pub fn live(&self, live: &Live, parameters: &[f64]) -> Result<Dual, AuditRefusal> {
         let student = || self.log_probabilities(&Role::Student, 1.0, true);
         match live {
@@ -118,12 +118,12 @@ impl TokenContext<'_> {
         self.token.ok_or_else(|| "no token is drawn here".into())
     }
 
-    /// Log-probabilities of a role, at temperature 1.
+    /// Log-probabilities of a role at temperature 1.
     fn plain(&self, role: &Role) -> Result<&[f64], AuditRefusal> {
         self.toy.logp(role, self.prefix).ok_or_else(|| unknown(role))
     }
 
-    /// The same at the temperature of the policy that is trained.
+    /// Log-probabilities of a role at the temperature of the trained policy.
     fn scored(&self, role: &Role) -> Result<Cow<'_, [f64]>, AuditRefusal> {
         self.toy.scored(role, self.prefix).ok_or_else(|| unknown(role))
     }

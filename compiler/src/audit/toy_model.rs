@@ -1,5 +1,5 @@
-//! Toy models: a few prompts, a handful of tokens, and for every prefix the distribution of every model.
-//! Everything that could happen in one can be enumerated.
+//! Toy models: a few prompts, a handful of tokens, and for every prefix the distribution of every model. All
+//! their outcomes can be enumerated.
 
 use std::borrow::Cow;
 use std::rc::Rc;
@@ -14,7 +14,7 @@ use super::sampler::{Sampler, at};
 use super::teachers::{DistributionSource, Teachers};
 use crate::expr::batch::{Domains, Layout};
 
-/// How many entries, prompts, samples of a prompt and tokens of a completion a toy model has.
+/// The size of a toy model: vocabulary entries, prompts, samples of a prompt, tokens of a completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size {
     pub vocabulary: usize,
@@ -22,7 +22,7 @@ pub struct Size {
     pub samples: usize,
     /// 1 or 2.
     pub length: usize,
-    /// That the prompts are of: one, or two.
+    /// The number of domains of the prompts: 1 or 2.
     pub domains: usize,
 }
 
@@ -35,15 +35,15 @@ impl Size {
         self.sequences() * self.length
     }
 
-    /// No more of anything than it takes to differ.
+    /// The smallest size in which prompts and samples can still differ.
     pub fn smallest(self) -> Size {
         let (prompts, samples) = (self.prompts.min(2), self.samples.min(2));
         let vocabulary = if prompts * samples * self.length > 2 { 2 } else { 3 };
         Size { vocabulary, prompts, samples, domains: self.domains.min(prompts), ..self }
     }
 
-    /// Of one sample: every completion is one turn and one block. The first prompt is of the first domain,
-    /// the others of the last one.
+    /// The layout of one sample: every completion is one turn and one block. The first prompt is of the first
+    /// domain, the others of the last one.
     pub fn layout(self) -> Layout {
         let number = |index: usize| index as u32;
         Layout {
@@ -74,7 +74,7 @@ impl Size {
         self.prefixes() * self.vocabulary
     }
 
-    /// The prefix that a token of a prompt's completion follows.
+    /// The index of the prefix of a prompt's token; `before` are the tokens before it.
     pub fn prefix(self, prompt: usize, before: &[usize]) -> usize {
         let first: usize = (0..before.len()).map(|position| self.vocabulary.pow(position as u32)).sum();
         let number = before.iter().fold(0, |number, token| number * self.vocabulary + token);
@@ -86,13 +86,13 @@ impl Size {
         numbers(self.vocabulary, self.length)
     }
 
-    /// Everything that can be drawn: the tokens of all sequences, one after the other.
+    /// All outcomes: the tokens of all sequences, concatenated.
     pub fn outcomes(self) -> impl Iterator<Item = Vec<usize>> {
         numbers(self.vocabulary, self.tokens())
     }
 }
 
-/// Every number of so many digits.
+/// Every number with this many digits.
 fn numbers(base: usize, digits: usize) -> impl Iterator<Item = Vec<usize>> {
     (0..base.pow(digits as u32)).map(move |mut number| {
         (0..digits)
@@ -105,34 +105,34 @@ fn numbers(base: usize, digits: usize) -> impl Iterator<Item = Vec<usize>> {
     })
 }
 
-/// What numbers that a run moves are.
+/// The values of numbers that change during a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RunNumbers {
-    /// States as they begin, schedules as they are at the step; all prompts are of one domain.
+    /// States at their first value, schedules at their value at the step; all prompts are of one domain.
     AtStep,
-    /// The same, with arbitrary states and, where numbers of domains are compared, with two domains.
+    /// As `AtStep`, with arbitrary states and, where numbers of domains are compared, with two domains.
     Apart,
-    /// All are arbitrary, and so is the size of the vocabulary: what is 0 all the same is so at every step.
+    /// All are arbitrary, and so is the size of the vocabulary: a result of 0 then holds at every step.
     Arbitrary,
 }
 
 /// A step of a run.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ToyMoment {
-    /// Step and steps of the run.
+    /// The step, and the number of steps of the run.
     pub step: (u32, u32),
     pub run: RunNumbers,
-    /// Tokens of a completion at most; infinite where that is not known.
+    /// The most tokens of a completion; infinite where that is not known.
     pub longest: f64,
 }
 
 impl RunNumbers {
-    /// Of a state that begins at `first`.
+    /// The value of a state that begins at `first`.
     pub fn state(self, name: &str, first: f64) -> f64 {
         if self == RunNumbers::AtStep { first } else { arbitrary(name) }
     }
 
-    /// Of a schedule at a step.
+    /// The value of a schedule at a step.
     pub fn schedule(self, schedule: &Schedule, (step, steps): (u32, u32)) -> f64 {
         if self != RunNumbers::Arbitrary {
             return schedule.at(step, steps);
@@ -142,12 +142,12 @@ impl RunNumbers {
     }
 }
 
-/// A number between 0.5 and 1.5 that depends on its name alone. It is none that anybody compares with.
+/// A number between 0.5 and 1.5 that depends only on its name, unlike any that a program compares with.
 fn arbitrary(name: &str) -> f64 {
     0.505 + (hashed(0, name, &[]) * 99.0).floor() / 100.0
 }
 
-/// A number in (0, 1) that depends on these alone.
+/// A number in (0, 1) that depends only on the arguments.
 fn hashed(seed: u64, name: &str, of: &[usize]) -> f64 {
     let mut hash = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0xcbf2_9ce4_8422_2325;
     for byte in name.bytes().map(u64::from).chain(of.iter().map(|part| *part as u64 + 257)) {
@@ -158,40 +158,40 @@ fn hashed(seed: u64, name: &str, of: &[usize]) -> f64 {
     ((hash >> 11) as f64 + 0.5) / (1u64 << 53) as f64
 }
 
-/// The models of a toy model, and how its tokens are drawn.
+/// The models of a toy model, and its sampler.
 #[derive(Clone, Debug)]
 pub struct ToyModel {
     pub(super) size: Size,
     /// By role: the log-probability of every entry after every prefix.
     roles: Vec<(Role, Vec<Vec<f64>>)>,
-    /// Log-probabilities of the policy that draws.
+    /// Log-probabilities of the sampler.
     sampler: Vec<Vec<f64>>,
-    /// Of the policy that is trained: of log-probabilities of tokens taken, the sampler's aside.
+    /// The temperature of the trained policy: of log-probabilities of tokens, except the sampler's.
     pub(super) temperature: f64,
-    /// The tokens are the student's own, drawn as they are scored.
+    /// Whether tokens are sampled from the student as they are scored.
     pub(super) on_policy: bool,
-    /// Numbers that are neither probabilities nor positions (rewards, data) are drawn from it.
+    /// The seed of numbers that are neither probabilities nor positions (rewards, data).
     pub(super) seed: u64,
-    /// Step and steps of the run.
+    /// The step, and the number of steps of the run.
     pub(super) step: (u32, u32),
     pub(super) run: RunNumbers,
-    /// Tokens of a completion at most, where that is known.
+    /// The most tokens of a completion, infinite where that is not known.
     pub(super) longest: f64,
-    /// The entries that both of two vocabularies have; none where that is not known.
+    /// The entries that both of two vocabularies have; `None` where that is not known.
     pub(super) matched: Option<Vec<usize>>,
-    /// `top_k` of so many entries stands for one of so many here.
+    /// Pairs (k, entries): `top_k` of `k` entries is scaled down to this many entries here.
     pub(super) supports: Vec<(u32, usize)>,
-    /// Of parameters that have none.
+    /// The values of parameters without one.
     pub(super) values: Rc<ParameterValues>,
     pub(super) entry_graphs: EntryGraphs,
-    /// The same run a step earlier, for what is carried from step to step; none in a toy model that is
-    /// earlier itself.
+    /// The same run a step earlier, for numbers that are carried from step to step; `None` in a toy model
+    /// that is itself an earlier step.
     pub(super) before: Option<Rc<ToyModel>>,
 }
 
 impl ToyModel {
-    /// One prefix, one token, drawn by the student. `student` and `teacher` are probabilities of the same
-    /// entries.
+    /// A toy model of one prefix and one token, sampled by the student. `student` and `teacher` are
+    /// probabilities of the same entries.
     ///
     /// # Panics
     /// If they are not of one length.
@@ -216,7 +216,7 @@ impl ToyModel {
         toy.with(Role::Student, student).with(Role::Teacher, teacher)
     }
 
-    /// Tokens that follow prefixes of their own. `roles` are the log-probabilities of every entry, by token.
+    /// A toy model of independent tokens. `roles` are the log-probabilities of every entry, by token.
     ///
     /// # Panics
     /// If a role's are of another number of tokens or entries.
@@ -251,15 +251,15 @@ impl ToyModel {
         }
     }
 
-    /// The same, and which entries both of two vocabularies have, as far as that is known.
+    /// Sets the entries that both of two vocabularies have, if that is known.
     pub(crate) fn with_matched(self, matched: Option<Vec<usize>>) -> ToyModel {
         ToyModel { matched, ..self }
     }
 
-    /// The same with the probabilities of another role.
+    /// Adds the probabilities of another role.
     ///
     /// # Panics
-    /// If there are not as many as the student has.
+    /// If their number is not that of the student's.
     pub fn with(mut self, role: Role, probabilities: &[f64]) -> ToyModel {
         assert_eq!(probabilities.len(), self.size.vocabulary, "every role has the same entries");
         if role == Role::Sampler {
@@ -284,19 +284,19 @@ impl ToyModel {
         self.roles.iter().find(|(known, _)| known == role).map(|(_, known)| known[prefix].as_slice())
     }
 
-    /// The same as the objective's `logp` has them: at the temperature of the policy that is trained.
+    /// Log-probabilities as the objective's `logp` has them: at the temperature of the trained policy.
     pub(super) fn scored(&self, role: &Role, prefix: usize) -> Option<Cow<'_, [f64]>> {
         let logp = self.logp(role, prefix)?;
         let plain = *role == Role::Sampler || self.temperature == 1.0;
         Some(if plain { Cow::Borrowed(logp) } else { Cow::Owned(at(logp, self.temperature)) })
     }
 
-    /// Log-probabilities of the policy that draws.
+    /// Log-probabilities of the sampler.
     pub(super) fn sampler_logp(&self, prefix: usize) -> &[f64] {
         &self.sampler[prefix]
     }
 
-    /// Tokens that are drawn in this toy model, one drawing of all.
+    /// One sample of all tokens of this toy model.
     pub(super) fn typical(&self) -> Vec<usize> {
         let mut tokens: Vec<usize> = Vec::with_capacity(self.size.tokens());
         for place in 0..self.size.tokens() {
@@ -317,17 +317,17 @@ impl ToyModel {
         self.size.vocabulary
     }
 
-    /// How many entries `top_k` of `k` means here.
+    /// The number of entries that `top_k` of `k` has here.
     pub(super) fn entries(&self, k: u32) -> usize {
         self.supports.iter().find(|(written, _)| *written == k).map_or(k as usize, |(_, entries)| *entries)
     }
 
-    /// A number in (0, 1) that depends on its name, this toy model and `of` alone.
+    /// A number in (0, 1) that depends only on its name, this toy model and `of`.
     pub(super) fn chance(&self, name: &str, of: &[usize]) -> f64 {
         hashed(self.seed, name, of)
     }
 
-    /// Step and steps of the run.
+    /// The step, and the number of steps of the run.
     pub(super) fn current_step(&self) -> (u32, u32) {
         let (step, steps) = self.step;
         match self.run {
@@ -348,36 +348,36 @@ fn logs(probabilities: &[f64]) -> Vec<f64> {
     probabilities.iter().map(|p| p.ln()).collect()
 }
 
-/// How toy models of a kind differ from the usual ones.
+/// How a toy model differs from the usual one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Variation {
     Usual,
-    /// The same, with other teachers.
+    /// As usual, with other teachers.
     OtherTeachers,
     /// Every other model is the student.
     Agreed,
     /// The models differ by many nats.
     Steep,
-    /// The same, with tokens drawn by somebody else.
+    /// As usual, with tokens from another sampler.
     OtherSampler,
 }
 
-/// The pair of distributions that reference numbers for estimators are given for: teacher and student.
+/// The two distributions in published reference numbers of estimators: teacher and student.
 const REFERENCE: [[f64; 5]; 2] = [[0.50, 0.25, 0.15, 0.07, 0.03], [0.30, 0.30, 0.20, 0.15, 0.05]];
 
-/// Seeds of toy models that come before others lie this far from theirs.
+/// The distance between the seed of a toy model and that of its earlier step.
 const EARLIER: u64 = 1 << 32;
 
-/// What a toy model is made for.
+/// The parameters of a toy model.
 #[derive(Clone, Debug)]
 pub(super) struct ToyModelSpec {
     pub size: Size,
     pub toys: u64,
-    /// Everybody but student and sampler, and those that they are made of.
+    /// All roles but student and sampler, with those that they are composed of.
     pub roles: Vec<Role>,
     pub teachers: Teachers,
     pub sampler: Sampler,
-    /// Of the policy that is trained.
+    /// The temperature of the trained policy.
     pub temperature: f64,
     pub step: (u32, u32),
     pub run: RunNumbers,
@@ -392,7 +392,7 @@ impl ToyModelSpec {
         (0..self.toys).map(|seed| self.toy(seed, variation)).collect()
     }
 
-    /// One of them.
+    /// The toy model with this seed.
     pub fn toy(&self, seed: u64, variation: Variation) -> ToyModel {
         let mut toy = self.moment(seed, variation, self.step);
         let earlier = (self.step.0.saturating_sub(1), self.step.1);
@@ -400,7 +400,7 @@ impl ToyModelSpec {
         toy
     }
 
-    /// A toy model without a step before it.
+    /// A toy model without its earlier step.
     fn moment(&self, seed: u64, variation: Variation, step: (u32, u32)) -> ToyModel {
         let mut toy = ToyModel {
             size: self.size,
@@ -418,7 +418,7 @@ impl ToyModelSpec {
             entry_graphs: self.entry_graphs.clone(),
             before: None,
         };
-        // Where teachers or samplers are exchanged, the student stays.
+        // Where only teachers or the sampler vary, the student is the same.
         let reference = seed == 0 && self.size.vocabulary == 5 && self.size.prefixes() == 1;
         let same = matches!(variation, Variation::Usual | Variation::OtherTeachers | Variation::OtherSampler);
         let plain = reference && matches!(variation, Variation::Usual | Variation::OtherSampler);
@@ -446,7 +446,7 @@ impl ToyModelSpec {
             toy.set(role.clone(), known);
         }
         toy.set(Role::Student, student);
-        // Whoever is made of others comes after them: each is computed once, however many are made of it.
+        // Composed roles come after their parts: each role is computed once, however many are composed of it.
         let mut waiting: Vec<&Role> = self.roles.iter().filter(|role| !own(role)).collect();
         while !waiting.is_empty() {
             let made = |part: &Role| !self.roles.contains(part) || toy.logp(part, 0).is_some();
@@ -474,7 +474,7 @@ impl ToyModelSpec {
     }
 }
 
-/// Log-probabilities whose logits are spread so far to either side.
+/// Log-probabilities from random logits within this spread on either side.
 pub(super) fn scores(toy: &ToyModel, name: &str, prefix: usize, entries: usize, spread: f64) -> Vec<f64> {
     let logits = (0..entries)
         .map(|entry| (toy.chance(name, &[prefix, entry]) * 2.0 - 1.0) * spread)

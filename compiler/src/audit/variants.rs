@@ -1,4 +1,4 @@
-//! A term's formula taken apart: its summands, and what it is without one of its parts.
+//! Variants of a term's formula: its summands, and the formula without one of its parts.
 
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
@@ -11,13 +11,13 @@ use super::judge::quoted;
 use super::view::TermView;
 use crate::lower::FormulaGraph;
 
-/// More summands than this are not told apart.
+/// A formula with more summands than this is not split.
 const MOST_SUMMANDS: usize = 12;
 
-/// More parts than this are not left out one after the other.
+/// No more parts than this are left out, one at a time.
 const MOST_VARIANTS: usize = 12;
 
-/// Whether some part is held between numbers known before anything is drawn.
+/// Whether some part is bounded by constants.
 pub(super) fn has_bounds(view: &TermView) -> bool {
     let lowered = FormulaGraph::of(None, &view.formulas());
     lowered.is_ok_and(|FormulaGraph { graph, .. }| graph.nodes().any(|(id, _)| bounded(&graph, id).is_some()))
@@ -41,14 +41,14 @@ fn rebuilt(formula: &Formula, function: Function, operands: Vec<Formula>) -> For
     Formula::new(FormulaKind::Apply { function, operands }, formula.unit(), axis, live, formula.0.origin)
 }
 
-/// The live summands of a formula, products and cases multiplied out; the formula alone where there are too
-/// many.
+/// The live summands of a formula, with products and cases multiplied out; only the formula itself if there
+/// are too many.
 pub(super) fn summands(formula: &Formula) -> Vec<Formula> {
     let found = expand(formula, 0, &mut HashMap::new());
     if found.len() > MOST_SUMMANDS { vec![formula.clone()] } else { found }
 }
 
-/// A part that several others use is expanded once; one with too many summands stands for itself.
+/// A shared part is expanded once; a part with too many summands is not expanded.
 fn expand(
     formula: &Formula,
     depth: usize,
@@ -63,7 +63,7 @@ fn expand(
     if let Some(known) = known.get(&address) {
         return known.clone();
     }
-    // A summand without gradient moves nothing.
+    // A summand without gradient can be left out.
     let live = |summands: Vec<Formula>| summands.into_iter().filter(Formula::live).collect::<Vec<Formula>>();
     let mut inner = |formula: &Formula| expand(formula, depth + 1, known);
     let negated = |summand: Formula| rebuilt(formula, Function::Negate, vec![summand]);
@@ -106,17 +106,17 @@ fn expand(
     found
 }
 
-/// The formula without one factor or summand that is no live part and differs from token to token, for each
-/// of these, with its text. Of a product, its sign and all other factors stay.
+/// The formula without one factor or summand, for each that is not live and differs from token to token, with
+/// the text of that part. A product keeps its sign and all other factors.
 pub(super) fn without_parts(formula: &Formula) -> Vec<(String, Formula)> {
     let mut found = Vec::new();
     let leaves = |dropped: &Formula| !dropped.live() && dropped.axis() > Axis::Run;
-    // Parts of a product that is taken apart as a whole.
+    // Factors of a product that is split as a whole.
     let mut inside: HashSet<*const FormulaNode> = HashSet::new();
     for part in formula.parts() {
         let FormulaKind::Apply { function, operands } = &part.0.kind else { continue };
         match (function, operands.as_slice()) {
-            // What is read elsewhere too is a product of its own: it can be replaced everywhere at once.
+            // A product that is shared is split on its own: it can be replaced everywhere at once.
             (Function::Multiply | Function::Divide, _)
                 if !inside.contains(&Rc::as_ptr(&part.0)) || Rc::strong_count(&part.0) > 1 =>
             {
@@ -153,11 +153,11 @@ pub(super) fn without_parts(formula: &Formula) -> Vec<(String, Formula)> {
     found
 }
 
-/// A product, taken apart.
+/// A product, split into factors.
 struct Factors<'a> {
     whole: &'a Formula,
     negative: bool,
-    /// In the order in which they are written; true where it divides.
+    /// In source order; the bool is true for a divisor.
     factors: Vec<(&'a Formula, bool)>,
 }
 
@@ -167,7 +167,7 @@ impl<'a> Factors<'a> {
         let mut pending = vec![(whole, false)];
         while let Some((formula, divides)) = pending.pop() {
             match &formula.0.kind {
-                // Shared parts may stand for very many.
+                // Shared parts may have very many paths.
                 _ if product.factors.len() + pending.len() > 2 * MOST_VARIANTS => {
                     product.factors.push((formula, divides))
                 }
@@ -180,7 +180,7 @@ impl<'a> Factors<'a> {
                     operands,
                 } => {
                     inside.insert(Rc::as_ptr(&formula.0));
-                    // The first on top.
+                    // The first operand is on top.
                     pending.push((&operands[1], divides != (*function == Function::Divide)));
                     pending.push((&operands[0], divides));
                 }
@@ -190,7 +190,7 @@ impl<'a> Factors<'a> {
         product
     }
 
-    /// All factors but one; none where nothing would be left to multiply.
+    /// All factors but one; `None` where no live factor would be left.
     fn without(&self, place: usize) -> Option<Formula> {
         let rest =
             || self.factors.iter().enumerate().filter(|(other, _)| *other != place).map(|(_, factor)| factor);
@@ -202,13 +202,13 @@ impl<'a> Factors<'a> {
         for (factor, _) in rest().filter(|(_, divides)| *divides) {
             product = rebuilt(self.whole, Function::Divide, vec![product, (*factor).clone()]);
         }
-        // What is left out takes its size with it, not its sign.
+        // A factor that is left out takes its magnitude with it, but not its sign.
         let negative = self.negative != is_negative(self.factors[place].0);
         Some(if negative { rebuilt(self.whole, Function::Negate, vec![product]) } else { product })
     }
 }
 
-/// `formula` with `new` in the place of `old`.
+/// `formula` with `old` replaced by `new`.
 fn replaced(formula: &Formula, old: &Formula, new: &Formula) -> Formula {
     fn walk(formula: &Formula, known: &mut HashMap<*const FormulaNode, Formula>, depth: usize) -> Formula {
         if let Some(known) = known.get(&Rc::as_ptr(&formula.0)) {

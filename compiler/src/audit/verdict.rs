@@ -1,34 +1,34 @@
-//! What an audit says.
+//! The results of an audit.
 
 use serde::Serialize;
 
-/// What a gradient follows.
+/// What a gradient follows: its relation to named gradients.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "verdict", rename_all = "snake_case")]
 pub enum Verdict {
-    /// The gradient is a sum of multiples of named ones, the same everywhere; one in most cases.
+    /// The gradient is a sum of multiples of named ones, the same everywhere; a single one in most cases.
     Follows {
         parts: Vec<GradientMultiple>,
     },
-    /// The gradient is a named one times a number of each prefix, which lies between the two.
+    /// The gradient is a named one times a number of each prefix, within these two bounds.
     Weighted {
         of: String,
         least: f64,
         most: f64,
     },
-    /// A sum of such.
+    /// A sum of verdicts.
     Sum {
         parts: Vec<Verdict>,
     },
-    /// Multiples of named gradients, and a part that no teacher has to do with.
+    /// Multiples of named gradients, and a part that is independent of every teacher.
     WithTask {
         parts: Vec<GradientMultiple>,
         task: NearestTask,
     },
-    /// No teacher has to do with it.
+    /// It is independent of every teacher.
     Task(NearestTask),
-    /// Without the parts of the formula that are quoted it would follow `of`. How far it is from that, as a
-    /// share, and the cosine of the angle between.
+    /// Without the quoted parts of the formula it would follow `of`. With the relative distance from that
+    /// gradient, and the cosine of the angle between them.
     Biased {
         of: Box<Verdict>,
         by: String,
@@ -37,7 +37,7 @@ pub enum Verdict {
     },
     /// The mean gradient is exactly 0.
     Zero,
-    /// No named gradient, nor a sum of some.
+    /// Neither a named gradient, nor a sum of some.
     Unnamed {
         nearest: String,
         cosine: f64,
@@ -54,10 +54,10 @@ pub struct GradientMultiple {
     pub times: f64,
 }
 
-/// What a gradient without a teacher is nearest to.
+/// The named gradient nearest to one that is independent of teachers.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct NearestTask {
-    /// The term reads a teacher all the same.
+    /// Whether the term reads a teacher nevertheless.
     pub reads_teacher: bool,
     pub nearest: String,
     pub cosine: f64,
@@ -84,18 +84,18 @@ impl When {
     }
 }
 
-/// A verdict and what belongs to it.
+/// A verdict with its conditions and notes.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TermVerdict {
     pub when: When,
-    /// The tokens that it holds for.
+    /// The tokens for which it holds.
     pub on: String,
     #[serde(flatten)]
     pub verdict: Verdict,
-    /// The divergence that the mean value is a multiple of, where it is one.
+    /// The divergence that the mean value is a multiple of, if any.
     pub value_estimates: Option<String>,
-    /// No gradient is left where the student equals everybody that it is compared with; absent where that
-    /// says nothing.
+    /// Whether the gradient vanishes where the student equals every role it is compared with; `None` where
+    /// that has no meaning.
     pub stationary_at_teacher: Option<bool>,
     pub notes: Vec<String>,
 }
@@ -113,8 +113,8 @@ impl TermVerdict {
         }
     }
 
-    /// The value is of one divergence, the gradient of another: who watches the loss sees something else than
-    /// what is learnt.
+    /// The divergence of the value and that of the gradient, if they differ: then the reported loss is not
+    /// what is trained.
     pub fn misleads(&self) -> Option<(&str, &str)> {
         let value = self.value_estimates.as_deref()?;
         match &self.verdict {
@@ -126,7 +126,7 @@ impl TermVerdict {
         }
     }
 
-    /// One line for each thing to say.
+    /// The text, one line for each statement.
     pub fn lines(&self) -> Vec<String> {
         let mut lines = vec![format!("{}{}", self.when.text(), self.verdict.text())];
         if let Some((value, gradient)) = self.misleads() {
@@ -142,7 +142,7 @@ impl TermVerdict {
     }
 }
 
-/// A term's findings: one, or several where who drew the tokens or a schedule makes a difference.
+/// A term's findings: several if the sampler of the tokens or a schedule makes a difference.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TermAudit {
     pub term: String,
@@ -150,7 +150,7 @@ pub struct TermAudit {
 }
 
 impl TermAudit {
-    /// One line for each thing to say.
+    /// The text, one line for each statement.
     pub fn lines(&self) -> Vec<String> {
         let several = self.findings.iter().any(|finding| finding.on != self.findings[0].on);
         let mut lines = Vec::new();
@@ -165,18 +165,18 @@ impl TermAudit {
     }
 }
 
-/// What every term of an objective follows.
+/// The audit of every term of an objective.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Audit {
     pub objective: String,
     pub terms: Vec<TermAudit>,
-    /// The sum of all terms, where each is a sum of multiples of named gradients, none has a reduction of
-    /// its own and all are trained on the same tokens.
+    /// The sum of all terms, if each is a sum of multiples of named gradients, none has a reduction of its
+    /// own and all are trained on the same tokens.
     pub whole: Option<Vec<GradientMultiple>>,
 }
 
 impl Verdict {
-    /// The one gradient that it follows, with a weight per prefix or without.
+    /// The only gradient that it follows, with or without a weight per prefix.
     pub(super) fn one_gradient(&self) -> Option<&str> {
         match self {
             Verdict::Follows { parts } => match parts.as_slice() {
@@ -188,7 +188,7 @@ impl Verdict {
         }
     }
 
-    /// In one line: `follows 1.00 * grad KL(student || teacher)`.
+    /// One line: `follows 1.00 * grad KL(student || teacher)`.
     pub fn text(&self) -> String {
         match self {
             Verdict::Follows { parts } => {
@@ -251,7 +251,7 @@ pub fn sum(parts: &[GradientMultiple]) -> String {
     text
 }
 
-/// `12% away`; of what is many times as large, how many times.
+/// A relative distance as text: `12% away`, or, if it is large, how many times.
 pub(super) fn away(distance: f64) -> String {
     match distance {
         far if far < 10.0 => format!("{}% away", (far * 100.0).round()),
@@ -260,7 +260,7 @@ pub(super) fn away(distance: f64) -> String {
     }
 }
 
-/// Two digits after the point, or two that count.
+/// With two decimals, or with two significant digits.
 fn number(value: f64) -> String {
     if value == 0.0 || (0.01..1e6).contains(&value.abs()) {
         format!("{value:.2}")

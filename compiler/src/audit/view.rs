@@ -1,4 +1,4 @@
-//! A term with all that multiplies and masks it, and what the audit asks of it before it evaluates anything.
+//! A term with its weights and masks, and the properties that the audit needs before it evaluates anything.
 
 use mopd_lang::experiment::{Objective, Term};
 use mopd_lang::formula::{
@@ -10,10 +10,10 @@ use super::divergence::AuditRefusal;
 use super::sampler::Sampler;
 use super::toy_model::Size;
 
-/// Formulas with more parts than this are not audited: nobody wrote them by hand.
+/// Formulas with more parts than this are not audited: nobody writes them by hand.
 const MOST_PARTS: usize = 2_000;
 
-/// A term with all that multiplies and masks it.
+/// A term with its weights and masks.
 pub(super) struct TermView<'a> {
     pub value: &'a Formula,
     pub select: Option<&'a Formula>,
@@ -21,16 +21,16 @@ pub(super) struct TermView<'a> {
     pub own_weight: Option<&'a Formula>,
     pub when: Option<&'a Formula>,
     pub left: Left<'a>,
-    /// What the objective says of the temperature that tokens are scored at.
+    /// The objective's temperature for scoring tokens, if it sets one.
     pub temperature: Option<f64>,
 }
 
-/// What is left of the completions of a stage when its terms see them: all by default.
+/// Which completions of a stage reach its terms: all by default.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Left<'a> {
-    /// Only those that the verifier accepts.
+    /// Whether only those that the verifier accepts.
     pub kept: bool,
-    /// Only those of prompts for which this holds.
+    /// Only those whose prompts meet this condition.
     pub filter: Option<&'a Formula>,
 }
 
@@ -47,17 +47,17 @@ impl<'a> TermView<'a> {
         }
     }
 
-    /// The temperature of the policy that is trained: of every log-probability of a token taken.
+    /// The temperature of the trained policy, for every log-probability of a token.
     pub fn scored_at(&self, sampler: &Sampler) -> f64 {
         self.temperature.unwrap_or_else(|| sampler.policy_temperature())
     }
 
-    /// The same, scored at the temperature at which the student draws, on tokens that it has drawn before.
+    /// Scored at the temperature at which the student sampled these tokens in an earlier pass.
     pub fn of_policy(self, drawn: &Sampler) -> TermView<'a> {
         TermView { temperature: Some(self.scored_at(drawn)), ..self }
     }
 
-    /// Another value under the same weights and masks.
+    /// Another value with the same weights and masks.
     pub fn with_value(&self, value: &'a Formula) -> TermView<'a> {
         TermView { value, ..*self }
     }
@@ -84,7 +84,7 @@ impl<'a> TermView<'a> {
         self.formulas().iter().any(|formula| formula.any(test))
     }
 
-    /// The divergences in it, live ones first, each once.
+    /// Its divergences, live ones first, each once.
     pub fn divergences(&self) -> Vec<&'a Divergence> {
         let mut found: Vec<&Divergence> = Vec::new();
         for live in [true, false] {
@@ -102,7 +102,7 @@ impl<'a> TermView<'a> {
         found
     }
 
-    /// Everybody whose distribution is read, but student and sampler.
+    /// All roles whose distributions are read, except student and sampler.
     pub fn others(&self) -> Vec<Role> {
         let mut found: Vec<Role> = Vec::new();
         let parts: Vec<&Formula> = self.formulas().into_iter().flat_map(Formula::parts).collect();
@@ -118,7 +118,7 @@ impl<'a> TermView<'a> {
                 }
             }
         }
-        // The routed teacher first, the anchor last: that is the order in which people speak of them.
+        // The routed teacher first, the reference last: the usual order in names of divergences.
         found.sort_by_key(|role| match role {
             Role::Teacher => (0, String::new()),
             Role::Reference => (2, String::new()),
@@ -127,8 +127,8 @@ impl<'a> TermView<'a> {
         found
     }
 
-    /// How small a toy model may be for everything in the term to mean something, and how many of them are
-    /// looked at.
+    /// The smallest toy model in which everything in the term has a meaning, and how many of them are
+    /// evaluated.
     pub fn size(&self) -> Result<(Size, u64), AuditRefusal> {
         let of_token =
             |node: &FormulaNode| matches!(node.kind, FormulaKind::Live(Live::Part(ModelSignal::Logp)));
@@ -137,7 +137,7 @@ impl<'a> TermView<'a> {
         for part in self.formulas().into_iter().flat_map(Formula::parts) {
             let over = match &part.0.kind {
                 FormulaKind::Reduce { operand, .. } if operand.axis() > part.axis() => {
-                    // A token's score meets the numbers of the tokens behind it.
+                    // A token's score is multiplied with numbers of later tokens.
                     sequence |= scores && operand.axis() == Axis::Token;
                     part.axis()
                 }
@@ -159,8 +159,8 @@ impl<'a> TermView<'a> {
                 Axis::Token | Axis::Vocab => {}
             }
         }
-        // Where only the prefix decides, the samples of a prompt share all there is after one token, and what
-        // is compared within the group adds up to 0: from the second token on, their prefixes differ.
+        // If values depend only on the prefix, the samples of a prompt agree after one token, and differences
+        // within the group are 0: from the second token on, their prefixes differ.
         sequence |= group && !batch && !scores;
         let size =
             |vocabulary, prompts, samples, length| Size { vocabulary, prompts, samples, length, domains: 1 };
@@ -180,8 +180,8 @@ impl<'a> TermView<'a> {
         })
     }
 
-    /// What `top_k` of so many entries stands for where there are few: every number that is too large for the
-    /// vocabulary becomes one that leaves entries outside, larger ones not below smaller ones.
+    /// Scales `top_k` down to a small vocabulary: every `k` that is too large becomes one that leaves entries
+    /// outside, in the same order.
     pub fn supports(&self, vocabulary: usize) -> Vec<(u32, usize)> {
         fn collect(support: &Support, found: &mut Vec<u32>) {
             match support {
@@ -218,7 +218,7 @@ impl<'a> TermView<'a> {
         found
     }
 
-    /// What moves over the run.
+    /// Whether it depends on the step.
     pub fn moves(&self) -> bool {
         self.any(|node| {
             matches!(
@@ -230,7 +230,7 @@ impl<'a> TermView<'a> {
         })
     }
 
-    /// The run moves a number that toy models have one of, or a few.
+    /// Whether it depends on a number that changes during the run and has only a few values in toy models.
     pub fn moves_unseen(&self) -> bool {
         let unseen = |signal: &Signal| matches!(signal, Signal::State { .. } | Signal::VocabularySize);
         self.moves()
@@ -242,7 +242,7 @@ impl<'a> TermView<'a> {
         self.any(|node| matches!(node.kind, FormulaKind::Signal(Signal::State { .. })))
     }
 
-    /// Numbers of domains stand beside numbers of the whole batch: with one domain, both are the same.
+    /// Whether numbers of domains and of the whole batch occur together: with one domain, both are equal.
     pub fn compares_domains(&self) -> bool {
         let over = |wanted: Axis| {
             self.any(|node| match &node.kind {
@@ -254,7 +254,7 @@ impl<'a> TermView<'a> {
         over(Axis::Domain) && (over(Axis::Batch) || over(Axis::Run))
     }
 
-    /// What can't be told in a toy model, by name.
+    /// Why a toy model can't decide on this term, if so.
     pub fn refusal(&self) -> Option<AuditRefusal> {
         let parts: Vec<&Formula> = self.formulas().into_iter().flat_map(Formula::parts).collect();
         if parts.len() > MOST_PARTS {
@@ -263,7 +263,7 @@ impl<'a> TermView<'a> {
         parts.iter().find_map(|part| refusal(&part.0))
     }
 
-    /// Some bound or condition may keep gradient away.
+    /// Whether some bound or condition may stop the gradient.
     pub fn conditions(&self) -> bool {
         use Function::*;
         self.left.kept

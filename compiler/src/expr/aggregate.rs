@@ -1,18 +1,18 @@
-//! Everything that is not elementwise: reductions, statistics, scans over ragged axes, and memory.
-//! Accumulated in f64 in the order of the elements, whatever the precision of the rest. The interpreter and
-//! the compiled program share them; so do tensors, for what they can't do where they are.
+//! All operations that are not elementwise: reductions, statistics, scans over ragged axes, and memory. They
+//! accumulate in f64 in the order of the elements, whatever the precision of the rest. The interpreter and
+//! the compiled program share them, and so do tensors, for operations that have no tensor implementation.
 
 use crate::expr::signals::{Axis, Reduction, Scan, Statistic};
 
 use super::batch::{Batch, Layout};
 use super::graph::{Graph, NodeId, Operation};
 
-/// The values of a node that is not elementwise, one per element of its axis. `value` gives those of its
-/// operands, by node and element. The graph and the batch's layout have been checked ([`Graph::check`],
+/// The values of a node that is not elementwise, one per element of its axis. `value` returns an operand's
+/// value, by node and element. The graph and the batch's layout must have been checked ([`Graph::check`],
 /// [`Layout::check`]).
 ///
 /// # Panics
-/// If the node is a leaf or elementwise: those are evaluated where they stand.
+/// If the node is a leaf or elementwise: the caller evaluates those.
 pub fn evaluate(graph: &Graph, id: NodeId, batch: &Batch, value: impl Fn(NodeId, usize) -> f64) -> Vec<f64> {
     let (layout, axis) = (&batch.layout, graph.axis(id));
     let of = |id: NodeId| {
@@ -50,7 +50,7 @@ pub fn evaluate(graph: &Graph, id: NodeId, batch: &Batch, value: impl Fn(NodeId,
     }
 }
 
-/// One number per element of `to`: the elements of `from` in it that `mask` lets pass, put together.
+/// One number per element of `to`: the reduction of its elements of `from` where `mask` is true.
 fn reduce(
     reduction: Reduction,
     layout: &Layout,
@@ -83,8 +83,8 @@ fn reduce(
     results
 }
 
-/// One number per element of `axis`: it, compared with the elements in the same element of `over`. 0 where
-/// `mask` is false.
+/// One number per element of `axis`, compared with the elements in the same element of `over`. 0 where `mask`
+/// is false.
 fn statistic(
     statistic: Statistic,
     layout: &Layout,
@@ -108,7 +108,7 @@ fn statistic(
     results
 }
 
-/// For each element of `over`, the elements of `axis` in it that `mask` lets pass, in order.
+/// For each element of `over`, its elements of `axis` where `mask` is true, in order.
 pub(crate) fn members(
     layout: &Layout,
     (axis, over): (Axis, Axis),
@@ -121,8 +121,8 @@ pub(crate) fn members(
     members
 }
 
-/// One number per element of `axis`: what runs along those in the same element of `over` that `mask` lets
-/// pass.
+/// One number per element of `axis`: the scan along the elements in the same element of `over` where `mask`
+/// is true.
 fn scan(
     scan: Scan<f64>,
     layout: &Layout,
@@ -179,7 +179,7 @@ mod tests {
     fn of_none_is_what_the_table_says() {
         for reduction in Reduction::EACH {
             assert_eq!(reduced(reduction, Axis::Sequence, [0; 6]), [reduction.of_none(); 3], "{reduction:?}");
-            // Where others have some.
+            // In a batch where other sequences have elements.
             assert_eq!(
                 reduced(reduction, Axis::Sequence, [1, 1, 1, 0, 1, 1])[1],
                 reduction.of_none(),
@@ -234,7 +234,7 @@ mod tests {
                 |index| index != 3,
             )
         };
-        // The second sequence has no element left: nothing of it is true, and all of it is.
+        // The second sequence has no element left: `any` of none is false, `all` of none is true.
         assert_eq!(of(Reduction::Any, |x| f64::from(x > 4.0)), [1.0, 0.0, 1.0]);
         assert_eq!(of(Reduction::All, |x| f64::from(x > 0.0)), [1.0, 1.0, 0.0]);
         assert_eq!(of(Reduction::Count, |x| f64::from(x > 1.0)), [2.0, 0.0, 1.0]);
@@ -262,7 +262,7 @@ mod tests {
         assert_eq!(scanned(Scan::Product, mask), [1.0, 2.0, 2.0, 4.0, -1.0, -1.0]);
         assert_eq!(scanned(Scan::Minimum, mask), [0.0, 2.0, 2.0, 4.0, -1.0, -1.0]);
         assert_eq!(scanned(Scan::Next, mask), [2.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
-        // What is passed over is no step: it discounts nothing.
+        // A masked element is not a step: it discounts nothing.
         assert_eq!(scanned(Scan::RewardToGo { discount: 0.5 }, [1, 0, 1, 1, 1, 1])[0], 4.0);
     }
 

@@ -8,9 +8,9 @@ use crate::expr::signals::{Axis, Signal};
 use super::graph::{LiveId, NodeId};
 use super::values::EvaluationError;
 
-/// Which sequence each token belongs to, and which group each sequence. Tokens of a sequence are adjacent and
-/// in order; so are the sequences of a group. Only completion tokens are counted: prompts and padding never
-/// appear.
+/// The sequence of each token, and the group of each sequence. Tokens of a sequence are adjacent and in
+/// order; so are the sequences of a group. Only completion tokens count: prompts and padding are not
+/// included.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Layout {
     pub sequence_of_token: Vec<u32>,
@@ -24,25 +24,25 @@ pub struct Layout {
     pub blocks: Option<Runs>,
 }
 
-/// Which domain each group's prompt is of.
+/// The domain of each group's prompt.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Domains {
     pub of_group: Vec<u32>,
     pub count: u32,
 }
 
-/// A division of the tokens into runs, each inside one element of the next coarser axis.
+/// A partition of the tokens into runs, each inside one element of the next coarser axis.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Runs {
     pub of_token: Vec<u32>,
-    /// The sequence of a turn, the turn of a block.
+    /// The sequence of each turn, or the turn of each block.
     pub parent: Vec<u32>,
 }
 
 impl Runs {
-    /// The division into blocks by which tokens are `chosen`, one number each, 0 where one is not: chosen
-    /// tokens that follow each other in a turn are a block. Those between are runs too, for every token is in
-    /// one, but no objective reads a number of theirs.
+    /// The partition into blocks by the tokens that are `chosen`, one number each, 0 where not: adjacent
+    /// chosen tokens of a turn form a block. The tokens between form runs too, since every token is in one,
+    /// but no objective reads numbers of those.
     pub fn of_chosen(layout: &Layout, chosen: &[f32]) -> Runs {
         assert_eq!(chosen.len(), layout.tokens(), "each token is chosen or not");
         let (mut of_token, mut parent): (Vec<u32>, Vec<u32>) = Default::default();
@@ -85,7 +85,7 @@ impl Layout {
         }
     }
 
-    /// The element of `coarse` that element `index` of `fine` lies in.
+    /// The element of `coarse` that contains element `index` of `fine`.
     pub fn parent(&self, fine: Axis, coarse: Axis, index: usize) -> usize {
         if fine == coarse {
             return index;
@@ -110,7 +110,7 @@ impl Layout {
         }
     }
 
-    /// For each element of `fine`, the element of `coarse` that it lies in.
+    /// For each element of `fine`, the element of `coarse` that contains it.
     pub fn parents(&self, fine: Axis, coarse: Axis) -> Cow<'_, [u32]> {
         match (fine, coarse) {
             (Axis::Token, Axis::Sequence) => Cow::Borrowed(&self.sequence_of_token),
@@ -124,10 +124,10 @@ impl Layout {
     /// Whether every parent exists.
     ///
     /// # Errors
-    /// Where one does not, or where tokens are divided into runs that do not fit their sequences.
+    /// If a parent does not exist, or if runs of tokens do not fit their sequences.
     pub fn check(&self) -> Result<(), EvaluationError> {
         let missing = |element, parent| Err(EvaluationError::Layout { element, parent });
-        // Without a way out in the middle: that can be done for several at a time.
+        // Without an early exit: so the loop can be vectorized.
         let inside = |parents: &[u32], limit: usize| {
             let limit = u32::try_from(limit).unwrap_or(u32::MAX);
             parents.iter().fold(true, |inside, parent| inside & (*parent < limit))
@@ -150,8 +150,8 @@ impl Layout {
             if of_token.len() != self.tokens() || !inside(of_token, parent.len()) {
                 return missing("token", axis.name());
             }
-            // A block without a parent turn would be read out of bounds; one whose tokens are elsewhere would
-            // be averaged wrongly.
+            // A block without a parent turn would be read out of bounds; a block with tokens of another turn
+            // would be averaged wrongly.
             let fits = |(token, run): (usize, &u32)| {
                 parent[*run as usize] as usize == self.parent(Axis::Token, coarser, token)
             };
@@ -163,30 +163,30 @@ impl Layout {
     }
 }
 
-/// Everything a graph reads. Values are per element of the signal's axis.
+/// All inputs of a graph. Values are per element of the signal's axis.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     pub layout: Layout,
-    /// `position`, `length`, `step`, `progress` and `correct` may be left out: they follow from the rest.
+    /// `position`, `length`, `step`, `progress` and `correct` may be missing: they are derived from the rest.
     pub signals: Vec<(Signal, Vec<f32>)>,
     /// Values of the live primitives, per token, in the objective's order.
     pub live: Vec<Vec<f32>>,
     /// The step (from 0) and the number of steps, for schedules, `step` and `progress`.
     pub step: u32,
     pub steps: u32,
-    /// What memory nodes carry over from the step before, see [`super::graph::Graph::carried`]; nothing at
-    /// the first step.
+    /// The values that memory nodes carry over from the step before, see [`super::graph::Graph::carried`];
+    /// empty at the first step.
     pub carried: HashMap<NodeId, f64>,
-    /// What was measured of each group's prompt, measure by measure ([`Signal::Measured`]): formulas that
-    /// choose prompts are interpreted, and compare means with bounds that single precision would move.
+    /// The measures of each group's prompt, measure by measure ([`Signal::Measured`]). In f64: formulas that
+    /// choose prompts are interpreted, and compare means with bounds where single precision would matter.
     pub measured: Vec<Vec<f64>>,
 }
 
 impl Batch {
-    /// The values of a signal that was given, one per element of its axis.
+    /// The values of a signal in the batch, one per element of its axis.
     ///
     /// # Panics
-    /// If they are more or fewer: they would be taken for those of other elements.
+    /// If their number is wrong: they would be read as those of other elements.
     pub fn signal(&self, wanted: &Signal) -> Option<&[f32]> {
         let values = self.given(wanted)?;
         assert_eq!(
@@ -201,7 +201,7 @@ impl Batch {
         self.signals.iter().find(|(signal, _)| signal == wanted).map(|(_, values)| values.as_slice())
     }
 
-    /// The values of a signal, one per element of its axis: given, or derived from what is given.
+    /// The values of a signal, one per element of its axis: in the batch, or derived from it.
     pub fn values(&self, signal: &Signal) -> Result<Cow<'_, [f32]>, EvaluationError> {
         if let Some(values) = self.given(signal) {
             let expected = self.layout.len(signal.axis());
@@ -239,7 +239,7 @@ impl Batch {
         }))
     }
 
-    /// What was measured of each group's prompt.
+    /// One measure of each group's prompt.
     pub fn measured(&self, measure: u32) -> Result<&[f64], EvaluationError> {
         let what = format!("measure {measure}");
         let values = self.measured.get(measure as usize);
@@ -282,7 +282,7 @@ mod tests {
         let blocks = Runs::of_chosen(&layout, &chosen);
         assert_eq!(blocks, Runs { of_token: vec![0, 1, 1, 2, 3, 4, 5], parent: vec![0, 0, 0, 0, 1, 1] });
         assert_eq!(Layout { blocks: Some(blocks), ..layout.clone() }.check(), Ok(()));
-        // Turns divide them further.
+        // Turns partition them further.
         let turns = Runs { of_token: vec![0, 0, 1, 1, 1, 2, 2], parent: vec![0, 0, 1] };
         let layout = Layout { turns: Some(turns), ..layout };
         let blocks = Runs::of_chosen(&layout, &chosen);

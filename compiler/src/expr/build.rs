@@ -1,5 +1,5 @@
-//! Building graphs: axes are made to agree, constants are folded, and what IEEE arithmetic leaves unchanged
-//! is not computed.
+//! Building graphs: operands are broadcast to one axis, constants are folded, and operations that change
+//! nothing in IEEE arithmetic are left out.
 
 use mopd_lang::experiment::Schedule;
 
@@ -35,7 +35,7 @@ impl Graph {
         }
     }
 
-    /// `function` of operands of any axes; the result has the finest of them.
+    /// `function` of operands on any axes; the result has the finest of these.
     pub fn apply(&mut self, function: Function, operands: &[NodeId]) -> NodeId {
         debug_assert_eq!(operands.len(), function.operands());
         let axis = operands.iter().map(|operand| self.axis(*operand)).max().unwrap_or(Axis::Run);
@@ -46,15 +46,15 @@ impl Graph {
         }
     }
 
-    /// A node that exists already, or a constant, with the value of `function(operands)`. Multiplying by 0 is
-    /// left alone: it would hide infinity and NaN.
+    /// An existing node, or a constant, with the value of `function(operands)`. A product with 0 is not
+    /// simplified: that would hide infinity and NaN.
     fn simplified(&mut self, axis: Axis, function: Function, operands: &[NodeId]) -> Option<NodeId> {
         use Function::*;
         let constants: Vec<Option<f64>> =
             operands.iter().map(|operand| self.constant_value(*operand)).collect();
         if let Some(values) = constants.iter().copied().collect::<Option<Vec<f64>>>() {
             let folded = function.value(&values);
-            // What is not finite has no JSON; computed when the program runs, it is reported there.
+            // JSON has no infinity and NaN; computed at run time, they are reported there.
             return folded.is_finite().then(|| self.constant(axis, folded));
         }
         match (function, operands, constants.as_slice()) {
@@ -69,7 +69,7 @@ impl Graph {
             (Where, &[_, then, otherwise], [Some(condition), ..]) => {
                 Some(if *condition != 0.0 { then } else { otherwise })
             }
-            // What both differences are taken from cancels, and with it may go a model's whole forward pass.
+            // The common minuend or subtrahend cancels, and possibly a model's whole forward pass with it.
             (Subtract, &[left, right], _) => {
                 let (a, b) = self.difference(left)?;
                 let (c, d) = self.difference(right)?;
@@ -106,7 +106,7 @@ impl Graph {
         }
     }
 
-    /// The elements of `operand` in each element of `over`, put together; `mask` as in [`Operation::Reduce`].
+    /// The reduction of `operand` within each element of `over`; `mask` as in [`Operation::Reduce`].
     pub fn reduce(
         &mut self,
         reduction: Reduction,
@@ -117,7 +117,7 @@ impl Graph {
         self.add(over, Operation::Reduce { reduction, operand, mask })
     }
 
-    /// `mask` as in [`Operation::Statistic`]. For a statistic that does not choose at random.
+    /// A statistic that is not random; `mask` as in [`Operation::Statistic`].
     pub fn statistic(
         &mut self,
         statistic: Statistic,
@@ -129,7 +129,7 @@ impl Graph {
         self.add(axis, Operation::Statistic { statistic, operand, over, mask, noise: None })
     }
 
-    /// A statistic that chooses at random, by the uniform numbers in `noise`.
+    /// A random statistic, from the uniform numbers in `noise`.
     pub fn random_choice(
         &mut self,
         statistic: Statistic,
@@ -142,7 +142,7 @@ impl Graph {
         self.add(axis, Operation::Statistic { statistic, operand, over, mask, noise: Some(noise) })
     }
 
-    /// `mask` as in [`Operation::Scan`].
+    /// A scan; `mask` as in [`Operation::Scan`].
     pub fn scan(&mut self, scan: Scan<NodeId>, operand: NodeId, over: Axis, mask: Option<NodeId>) -> NodeId {
         let axis = self.axis(operand);
         self.add(axis, Operation::Scan { scan, operand, over, mask })
@@ -201,7 +201,7 @@ mod tests {
         let negated = graph.apply(Function::Negate, &[x]);
         assert_eq!(graph.apply(Function::Multiply, &[minus_one, x]), negated);
         assert_eq!(graph.apply(Function::Negate, &[negated]), x);
-        // What is subtracted on both sides is not computed.
+        // A number that is subtracted on both sides is not computed.
         let (y, z) = (
             graph.signal(Signal::Logp { role: Role::Student }),
             graph.signal(Signal::Logp { role: Role::Sampler }),
@@ -210,7 +210,7 @@ mod tests {
             (graph.apply(Function::Subtract, &[x, z]), graph.apply(Function::Subtract, &[y, z]));
         let direct = graph.apply(Function::Subtract, &[x, y]);
         assert_eq!(graph.apply(Function::Subtract, &[first, second]), direct);
-        // 0 * infinity is NaN, which must be seen.
+        // 0 * infinity is NaN, which must not be lost.
         let product = graph.apply(Function::Multiply, &[zero, x]);
         assert_eq!(graph.constant_value(product), None);
     }

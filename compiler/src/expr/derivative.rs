@@ -1,7 +1,7 @@
 //! Reverse-mode derivative of a graph, as more nodes of the same graph.
 //!
-//! Those of elementwise functions are in the operators' table ([`mopd_ops::FunctionDefinition`]). A minimum
-//! or maximum over an axis shares its gradient among the elements that attain it; counts pass none.
+//! The derivatives of elementwise functions are in the operators' table ([`mopd_ops::FunctionDefinition`]). A
+//! minimum or maximum over an axis shares its gradient among the elements that attain it; counts pass none.
 
 use mopd_ops::expr::Arguments;
 use mopd_ops::{Backend, Receivers, ReductionGradient};
@@ -10,7 +10,7 @@ use crate::expr::signals::{Axis, Function, Reduction, Scan};
 
 use super::graph::{Graph, LiveId, NodeId, Operation};
 
-/// Gradient would have to flow through an operation that has no derivative here.
+/// The error that gradient would have to flow through an operation without a derivative here.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{operation}` of something `live` has no derivative")]
 pub struct NotDifferentiable {
@@ -33,7 +33,7 @@ pub fn adjoints(
     adjoints_beside(graph, of, with_respect_to, &[])
 }
 
-/// The same where no gradient flows through the `constants`, whatever they are computed from.
+/// [`adjoints`] where no gradient flows through the `constants`, whatever they are computed from.
 ///
 /// # Errors
 /// As [`adjoints`].
@@ -75,8 +75,7 @@ fn dependents(graph: &Graph, with_respect_to: &[LiveId], constants: &[NodeId]) -
 }
 
 struct Reverse {
-    /// By node of the graph as it was at the start; nodes added since are derivatives and never
-    /// differentiated.
+    /// By node of the initial graph; nodes added later are derivatives and are not differentiated.
     depends: Vec<bool>,
     /// Sum of the gradients that reached the node so far, on the node's axis.
     adjoint: Vec<Option<NodeId>>,
@@ -150,8 +149,8 @@ impl Reverse {
                 let chosen = match receivers {
                     Receivers::All => None,
                     Receivers::First | Receivers::Last => {
-                        // The first is where the count of elements so far is 1, the last where that of the
-                        // elements to come is.
+                        // The first element is where the running count is 1, the last one where the reverse
+                        // running count is 1.
                         let ones = graph.constant(fine, 1.0);
                         let scan = match receivers {
                             Receivers::First => Scan::Sum,
@@ -191,7 +190,7 @@ impl Reverse {
     }
 }
 
-/// `gradient / number of elements where among is 1`. Where there is none the value is not used, but must be
+/// `gradient / number of elements where among is 1`. Where there is none the value is unused, but must be
 /// finite.
 fn divided_among(
     graph: &mut Graph,
@@ -206,14 +205,14 @@ fn divided_among(
     graph.apply(Function::Divide, &[gradient, count])
 }
 
-/// `where(condition, then, else)`, an absent branch being 0. Unlike a product with the condition, it keeps
-/// what is not finite in the branch not taken out of the result.
+/// `where(condition, then, else)`; a missing branch is 0. Unlike a product with the condition, it keeps
+/// infinity and NaN of the other branch out of the result.
 fn choose(graph: &mut Graph, condition: NodeId, then: Option<NodeId>, otherwise: Option<NodeId>) -> NodeId {
     let zero = graph.constant(graph.axis(condition), 0.0);
     graph.apply(Function::Where, &[condition, then.unwrap_or(zero), otherwise.unwrap_or(zero)])
 }
 
-/// Nodes on one axis, as the table's expressions make them.
+/// Builds nodes on one axis from the table's expressions.
 struct Nodes<'a> {
     graph: &'a mut Graph,
     axis: Axis,
@@ -244,7 +243,7 @@ mod tests {
     /// [`Random::number`].
     const STEP: f32 = 1.0 / 131_072.0;
 
-    /// Differentiable functions, arranged so that values stay moderate.
+    /// Differentiable functions, combined so that values stay moderate.
     fn smooth_step(random: &mut Random, graph: &mut Graph, nodes: &[NodeId]) -> NodeId {
         use Function::*;
         let (a, b, c) = (random.pick(nodes), random.pick(nodes), random.pick(nodes));
@@ -319,7 +318,7 @@ mod tests {
                     let mask = graph.apply(Greater, &[reward, half]);
                     (graph.axis(mask) <= axis).then(|| graph.broadcast(mask, axis))
                 });
-                // The last one, a quantile, has none.
+                // All but the last one, a quantile, which has no derivative.
                 let smooth = &Reduction::EACH[..Reduction::EACH.len() - 1];
                 graph.reduce(random.pick(smooth), a, over, mask.flatten())
             }
@@ -370,7 +369,7 @@ mod tests {
                     let one_sided = (value(&graph, loss, &batch, live, token, STEP)
                         - value(&graph, loss, &batch, live, token, 0.0))
                         / f64::from(STEP);
-                    // At a kink the derivatives to the two sides differ, or the two steps see different ones.
+                    // At a kink, the one-sided derivatives differ, or those of the two steps.
                     let scale = 1.0 + near.abs();
                     if (near - far).abs() > 1e-6 * scale || (near - one_sided).abs() > 1e-2 * scale {
                         kinks += 1;
@@ -395,7 +394,7 @@ mod tests {
         let loss = graph.reduce(Reduction::Mean, ranked, Axis::Batch, None);
         let refused = adjoints(&mut graph, loss, &[LiveId(0)]);
         assert_eq!(refused, Err(NotDifferentiable { node: ranked, operation: "minmax" }));
-        // A detached factor may be anything.
+        // A detached factor needs no derivative.
         let entropy = graph.signal(Signal::Entropy { role: Role::Student });
         let weight = graph.statistic(Statistic::Minmax, entropy, Axis::Batch, None);
         let term = graph.apply(Function::Multiply, &[weight, live]);

@@ -1,8 +1,8 @@
-//! The expression graph: the one representation that the interpreter, Cranelift and the plan share.
+//! The expression graph: the representation that the interpreter, Cranelift and the plan share.
 //!
 //! Every node has an axis, and its value is one number per element of that axis (`Batch` and `Run` have one
-//! element). Operands of an elementwise node all have that node's axis: going from coarse to fine is a node
-//! of its own (`Broadcast`), so is going from fine to coarse (`Reduce`). Nodes are in topological order and
+//! element). All operands of an elementwise node have the node's axis: going from coarse to fine is a node of
+//! its own (`Broadcast`), and so is going from fine to coarse (`Reduce`). Nodes are in topological order and
 //! hash-consed: the same computation is one node.
 
 use std::collections::HashMap;
@@ -30,11 +30,11 @@ pub struct Node {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "operation", rename_all = "snake_case")]
 pub enum Operation {
-    /// The same number for every element of the node's axis. Finite, so that a plan survives JSON.
+    /// The same number for every element of the node's axis. Finite, so that a plan can be stored as JSON.
     Constant {
         value: f64,
     },
-    /// A run-level number that moves with the step.
+    /// A run-level number that depends on the step.
     Schedule {
         schedule: Schedule,
     },
@@ -55,7 +55,7 @@ pub enum Operation {
         operand: NodeId,
     },
     /// From a finer axis to this node's. With a `mask` (same axis as the operand), only elements where it is
-    /// not 0 take part; a reduction over none is 0.
+    /// not 0 are included; a reduction over none is 0.
     Reduce {
         reduction: Reduction,
         operand: NodeId,
@@ -68,12 +68,12 @@ pub enum Operation {
         operand: NodeId,
         over: Axis,
         mask: Option<NodeId>,
-        /// One number drawn uniformly from [0, 1) per element, for those that choose at random.
+        /// One number drawn uniformly from [0, 1) per element, for random statistics.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         noise: Option<NodeId>,
     },
-    /// Runs along the operand's elements within each element of `over`; keeps the axis. With a `mask` (same
-    /// axis), the others are passed over: what has run up to them is their value.
+    /// Scans the operand's elements within each element of `over`; keeps the axis. With a `mask` (same axis),
+    /// the other elements are skipped: their value is the running value so far.
     Scan {
         #[serde(flatten)]
         scan: Scan<NodeId>,
@@ -81,7 +81,7 @@ pub enum Operation {
         over: Axis,
         mask: Option<NodeId>,
     },
-    /// A single number that remembers the step before: see [`Graph::carried`].
+    /// A single number that depends on the step before: see [`Graph::carried`].
     Memory {
         #[serde(flatten)]
         memory: Memory,
@@ -89,7 +89,7 @@ pub enum Operation {
     },
 }
 
-/// Of what tells nearly all nodes apart; [`Node::is`] decides.
+/// A hash of the fields that distinguish nearly all nodes; [`Node::is`] decides.
 impl Hash for Node {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.axis.hash(state);
@@ -115,7 +115,7 @@ impl Hash for Node {
 }
 
 impl Node {
-    /// The same computation: constants are compared by their bits, since 0 and -0 differ and NaN is itself.
+    /// Whether both are one computation; constants are compared by bits: 0 and -0 differ, NaN equals itself.
     fn is(&self, other: &Node) -> bool {
         match (&self.operation, &other.operation) {
             (Operation::Constant { value }, Operation::Constant { value: other_value }) => {
@@ -126,14 +126,14 @@ impl Node {
     }
 }
 
-/// Equality is equality of nodes, in order, and of arithmetic.
+/// Graphs are equal if their nodes, in order, and their arithmetic are.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Graph {
     nodes: Vec<Node>,
     /// See [`Graph::fused`].
     #[serde(default)]
     fused: bool,
-    /// The nodes that exist already, by their hash. Empty in a graph read from JSON, which is only evaluated.
+    /// The existing nodes, by hash. Empty in a graph read from JSON, which is only evaluated.
     #[serde(skip)]
     known: HashMap<u64, Vec<NodeId>>,
 }
@@ -154,9 +154,8 @@ pub struct MalformedGraph {
 
 impl Graph {
     /// Whether a multiplication and an addition within a function of f32 numbers are rounded once (a fused
-    /// multiply-add) or twice. Results differ in the last bit, so the graph says it and generated code
-    /// obeys, on any machine. It is nothing to the interpreter, which computes in f64, nor to tensors,
-    /// whose functions are libtorch's.
+    /// multiply-add) or twice. Results differ in the last bit, so the graph decides and generated code obeys,
+    /// on any machine. It does not matter to the interpreter (f64), nor to tensors (libtorch's functions).
     pub fn fused(&self) -> bool {
         self.fused
     }
@@ -187,7 +186,7 @@ impl Graph {
         self.nodes.is_empty()
     }
 
-    /// Whether a number of it is computed over several prompts of a step.
+    /// Whether one of its numbers is computed over several prompts of a step.
     pub fn compares_prompts(&self) -> bool {
         self.nodes().any(|(_, node)| match &node.operation {
             Operation::Reduce { .. } => node.axis <= Axis::Domain,
@@ -196,7 +195,7 @@ impl Graph {
         })
     }
 
-    /// Adds a node, or finds the one that computes the same.
+    /// Adds a node, or returns the existing one with the same computation.
     pub fn add(&mut self, axis: Axis, operation: Operation) -> NodeId {
         let node = Node { axis, operation };
         let mut hasher = DefaultHasher::new();
@@ -234,7 +233,7 @@ impl Graph {
         }
     }
 
-    /// The nodes that `roots` need, as a set indexed by node.
+    /// The nodes that `roots` depend on, as a set indexed by node.
     pub fn reachable(&self, roots: &[NodeId]) -> Vec<bool> {
         let mut needed = vec![false; self.nodes.len()];
         for root in roots {
@@ -265,7 +264,7 @@ impl Graph {
         signals
     }
 
-    /// Whether `roots` need a number that moves with the step, or that remembers the step before.
+    /// Whether `roots` depend on the step, or on the step before.
     pub fn moves(&self, roots: &[NodeId]) -> bool {
         let needed = self.reachable(roots);
         self.nodes().any(|(id, node)| {
@@ -274,8 +273,8 @@ impl Graph {
         })
     }
 
-    /// The memory nodes that `roots` need, each with the node whose value at one step is what it carries over
-    /// to the next.
+    /// The memory nodes that `roots` depend on, each with the node whose value at one step is carried over to
+    /// the next.
     pub fn carried(&self, roots: &[NodeId]) -> Vec<(NodeId, NodeId)> {
         let needed = self.reachable(roots);
         let nodes = self.nodes().filter(|(id, _)| needed[id.0 as usize]);
@@ -289,7 +288,7 @@ impl Graph {
     }
 
     /// Whether the graph keeps the rules at the top of this module. Evaluation relies on them: generated code
-    /// reads memory where they say it may.
+    /// accesses memory accordingly.
     pub fn check(&self) -> Result<(), MalformedGraph> {
         for (node, Node { axis, operation }) in self.nodes() {
             let problem = |problem| Err(MalformedGraph { node, problem });
@@ -378,7 +377,7 @@ impl Graph {
         Ok(())
     }
 
-    /// What `roots` need, one node a line.
+    /// The nodes that `roots` depend on, one per line.
     pub fn listing(&self, roots: &[NodeId]) -> String {
         let needed = self.reachable(roots);
         let mut text = String::new();

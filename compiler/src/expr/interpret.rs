@@ -1,4 +1,4 @@
-//! The reference: evaluates a graph node by node, in f64.
+//! The reference interpreter: evaluates a graph node by node, in f64.
 
 use std::collections::HashMap;
 
@@ -8,13 +8,13 @@ use super::graph::{Graph, NodeId, Operation};
 use super::values::{EvaluationError, Values};
 use crate::expr::signals::{Function, Signal};
 
-/// The values of `outputs` on `batch`. Fails where the batch lacks something that they read.
+/// The values of `outputs` on `batch`. An error if the batch lacks something that they read.
 pub fn interpret(graph: &Graph, outputs: &[NodeId], batch: &Batch) -> Result<Values<f64>, EvaluationError> {
     evaluate(graph, outputs, batch, Function::value, |x| x)
 }
 
-/// With other elementwise functions, and with `round` applied to the value of every node: so a program in
-/// single precision can be followed.
+/// Evaluates with other elementwise functions, and applies `round` to the value of every node: to emulate a
+/// program in single precision.
 pub(super) fn evaluate(
     graph: &Graph,
     outputs: &[NodeId],

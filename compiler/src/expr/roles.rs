@@ -2,11 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Of which model a distribution is.
+/// The model of a distribution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(from = "WrittenRole", into = "WrittenRole")]
 pub enum Role {
-    /// The policy that learns.
+    /// The trained policy.
     Student,
     /// The policy that generated the tokens, at the temperature it used.
     Sampler,
@@ -18,7 +18,7 @@ pub enum Role {
 pub struct ScorerId(pub u32);
 
 impl Role {
-    /// Whatever the route chose for the prompt.
+    /// The teacher that the route chose for the prompt.
     pub const TEACHER: Role = Role::Scorer(ScorerId(0));
     /// The frozen model that the stage names as its `reference`.
     pub const REFERENCE: Role = Role::Scorer(ScorerId(1));
@@ -28,7 +28,7 @@ impl Role {
         Role::Scorer(ScorerId(2 + place as u32))
     }
 
-    /// As it is written; of the teachers that an objective names, the place in the stage's list.
+    /// Its name; for a named teacher of an objective, its index in the stage's list.
     pub fn name(self) -> String {
         match self {
             Role::Student => "student".to_owned(),

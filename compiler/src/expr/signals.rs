@@ -1,4 +1,4 @@
-//! What graphs are made of: the signals, divergences and statistics that the runtime can compute.
+//! The leaves of graphs: the signals, divergences and statistics that the runtime can compute.
 
 pub use mopd_lang::formula::{
     Axis, Deviation, Function, Mass, Memory, Reduction, Scan, Statistic, StepNumber, StepWindow,
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::graph::{Graph, NodeId};
 pub use super::roles::Role;
 
-/// A number already computed: it carries no gradient.
+/// A number that is already computed: it carries no gradient.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "signal", rename_all = "snake_case")]
 pub enum Signal {
@@ -22,14 +22,13 @@ pub enum Signal {
     Rank { role: Role },
     /// Log-probability of ending here. Per token, logp.
     EndLogp { role: Role },
-    /// What the scalar head of a role says of the prefix: of all that stands before the token. Per token,
-    /// real.
+    /// The output of a role's scalar head for the prefix, which ends before the token. Per token, real.
     Value { role: Role },
     /// Share of the `k` most probable entries of one that are among the other's. Per token, fraction.
     Overlap { left: Role, right: Role, k: u32 },
     /// Probability that `role` gives to a support. Per token, prob.
     Mass { role: Role, support: Support },
-    /// The token taken is in the nucleus of `role`, as [`Support::Nucleus`] has it. Per token, bool.
+    /// Whether the token taken is in the nucleus of `role`, see [`Support::Nucleus`]. Per token, bool.
     InNucleus { role: Role, p: f64 },
     /// Number of entries of a support. Per token, count.
     SupportSize { support: Support },
@@ -37,18 +36,17 @@ pub enum Signal {
     Divergence(Divergence),
     /// Index of the token in its completion, from 0. Per token, count.
     Position,
-    /// The token is between `<tag>` and `</tag>`. Per token, bool.
+    /// Whether the token is between `<tag>` and `</tag>`. Per token, bool.
     InSpan { tag: String },
-    /// Of a trajectory that is sampled with drafts: 1 where the token is of it, 0 where it is of a draft,
-    /// from the first token that was rejected on. Per token, bool.
+    /// In a trajectory that is sampled with drafts: 1 for tokens of the trajectory, 0 for tokens of a draft,
+    /// from the first rejected one on. Per token, bool.
     Accepted,
-    /// Which head wrote the token: 0 for the first of a step, 1 for the second. Per token, count.
+    /// The head that wrote the token: 0 for the first of a step, 1 for the second. Per token, count.
     Head,
-    /// How likely the student's second head finds that its token stands, before it is drawn; 1 for tokens of
-    /// the first head, which always stand. Per token, prob.
+    /// The probability, by the student's second head and before sampling, that its token is kept; 1 for
+    /// tokens of the first head, which always are. Per token, prob.
     Confidence,
-    /// Place in such a draft, from 1 at the first token that was rejected; 0 in the trajectory. Per token,
-    /// count.
+    /// Index in such a draft, from 1 at the first rejected token; 0 in the trajectory. Per token, count.
     Offset,
     /// Number of completion tokens. Per sequence, count.
     Length,
@@ -60,28 +58,28 @@ pub enum Signal {
     Correct,
     /// 1 for the preferred completion of a pair, 0 for the other. Per sequence, bool.
     Chosen,
-    /// 1 where a role has something to read for the completion; where it is of a panel, where it answered.
-    /// Per sequence, bool.
+    /// 1 if a role has an input for the completion; for a member of a panel, if it answered. Per sequence,
+    /// bool.
     Available { role: Role },
-    /// Whether a completion of a role's own is right: of the same prompt, by the same settings, and of the
-    /// same place among those of the prompt. Per sequence, bool.
+    /// Whether a completion by a role is right: for the same prompt, with the same settings, and at the same
+    /// index among those of the prompt. Per sequence, bool.
     CorrectOf { role: Role },
-    /// How much a role that goes on from where a block begins writes what stands there: of `samples`
-    /// continuations, as long as the block, the sum of 1 minus the edit distance over the longer text. Per
-    /// block, number.
+    /// How similar a role's continuations from the start of a block are to the block: over `samples`
+    /// continuations, as long as the block, the sum of 1 minus edit distance / longer length. Per block,
+    /// number.
     Agreement { role: Role, samples: u32 },
     /// The confidence that a member of a panel stated for the prompt; NaN where it stated none. Per sequence,
     /// real.
     StatedConfidence { role: Role },
-    /// What one part of the verifier said of the completion, a number in [0, 1]. Per sequence, fraction.
+    /// The score that one part of the verifier gives the completion, in [0, 1]. Per sequence, fraction.
     RewardPart { part: String },
     /// step / steps. Run, fraction.
     Progress,
     /// The step, from 0. Run, count.
     Step,
-    /// The loss of the step before, of all terms together; 1 at the first step. Run, number.
+    /// The total loss of the step before; 1 at the first step. Run, number.
     Loss,
-    /// That of one term, before `weight`; 1 at the first step. Run, number.
+    /// The last loss of one term, before `weight`; 1 at the first step. Run, number.
     TermLoss { term: String },
     /// A number that the objective carries from step to step, as the step began with it. Run, or domain.
     State {
@@ -89,16 +87,14 @@ pub enum Signal {
         #[serde(default = "run", skip_serializing_if = "is_run")]
         axis: Axis,
     },
-    /// The loss on validation rows, as it was computed last: before this step, or before an earlier one. Run,
-    /// number.
+    /// The last computed loss on validation rows: before this step, or before an earlier one. Run, number.
     ValidationLoss,
-    /// What a guard reads of the steps so far; no objective has one. Run, each in its unit.
+    /// A number of the past steps, for guards; objectives never read one. Run, each in its unit.
     OfSteps { number: StepNumber, window: StepWindow },
-    /// Mean log-probability that the student gives, at temperature 1, to the tokens of a field of the
-    /// prompts' rows: of the rows of the step's groups, before the step. Batch, logp.
+    /// The student's mean log-probability, at temperature 1 and before the step, of the tokens of a field in
+    /// the rows of the step's prompts. Batch, logp.
     RecordedLogp { field: String },
-    /// Of completions that are drawn of each prompt before steps, for a choice of prompts: one of its
-    /// measures. Group, number.
+    /// A measure of completions that are drawn of each prompt before steps, to choose prompts. Group, number.
     Measured { measure: u32 },
     /// Number of tokens that the student's tokenizer has. Run, count.
     VocabularySize,
@@ -106,15 +102,15 @@ pub enum Signal {
     Data { field: String },
     /// Whether a field of the prompt's row is this text. Per sequence, bool.
     DataIs { field: String, text: String },
-    /// A number drawn uniformly from [0, 1) for each element, another for each `draw`: what random selections
-    /// are made by.
+    /// A number drawn uniformly from [0, 1) for each element, a different one for each `draw`: used by random
+    /// selections.
     Uniform { draw: u32, axis: Axis },
-    /// A signal of the language, as it is written there, that the runtime does not supply: no plan that runs
-    /// has one.
+    /// A signal of the language, as its text, that the runtime does not supply: a plan that runs contains
+    /// none.
     Other { text: String, axis: Axis },
 }
 
-/// Of a state that is one number.
+/// The axis of a state that is a single number.
 pub(crate) fn run() -> Axis {
     Axis::Run
 }
@@ -164,12 +160,12 @@ impl Signal {
         }
     }
 
-    /// Whether completions must be judged for it.
+    /// Whether it needs rewards of completions.
     pub fn is_of_reward(&self) -> bool {
         matches!(self, Signal::Reward | Signal::Correct | Signal::RewardPart { .. })
     }
 
-    /// The roles whose distributions must be known.
+    /// The roles whose distributions it needs.
     pub fn roles(&self) -> Vec<Role> {
         let mut roles = match self {
             Signal::Logp { role }
@@ -220,16 +216,16 @@ impl Signal {
     }
 }
 
-/// A number inside a divergence.
+/// A parameter of a divergence.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum DivergenceParameter {
     Number(f64),
-    /// Computed anew at every step, from numbers without gradient, by a graph of its own.
+    /// Computed at every step, from numbers without gradient, by its own graph.
     Formula(Box<Formula>),
 }
 
-/// A node of a graph that belongs to nothing else.
+/// A graph of its own, and the node with its value.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Formula {
     pub graph: Graph,
@@ -237,7 +233,7 @@ pub struct Formula {
 }
 
 impl DivergenceParameter {
-    /// The signals that it is computed from.
+    /// The signals that it depends on.
     pub fn signals(&self) -> Vec<Signal> {
         match self {
             DivergenceParameter::Number(_) => Vec::new(),
@@ -251,8 +247,8 @@ impl DivergenceParameter {
 #[serde(rename_all = "snake_case")]
 pub enum Distribution {
     Role(Role),
-    /// A weighted sum of distributions, with one weight for all tokens or one each. Where the student takes
-    /// part, gradient flows through its share.
+    /// A weighted sum of distributions, with one weight for all tokens or one each. If the student is one of
+    /// them, gradient flows through its share.
     Blend(Vec<(DivergenceParameter, Role)>),
     /// No gradient flows through this side.
     Detached(Box<Distribution>),
@@ -276,7 +272,7 @@ impl Distribution {
     }
 }
 
-/// A divergence between next-token distributions, as `kl(left || right, support: ..., mass: ...)` says it.
+/// A divergence between next-token distributions: `kl(left || right, support: ..., mass: ...)`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Divergence {
     pub kind: DivergenceKind,
@@ -291,7 +287,7 @@ pub struct Divergence {
 }
 
 impl Divergence {
-    /// Of two roles at temperature 1, unclipped.
+    /// A divergence between two roles at temperature 1, unclipped.
     pub fn between(
         kind: DivergenceKind,
         left: Role,
@@ -303,7 +299,7 @@ impl Divergence {
         Divergence { kind, left, right, support, mass, temperature: 1.0, clip_each: None }
     }
 
-    /// The roles whose distributions must be known, those that only its parameters read included.
+    /// The roles whose distributions it needs, including those that only its parameters read.
     pub fn roles(&self) -> Vec<Role> {
         let mut roles = [self.left.roles(), self.right.roles(), self.support.roles()].concat();
         roles.extend(self.signals().iter().flat_map(Signal::roles));
@@ -317,7 +313,7 @@ impl Divergence {
         self.left.parameters().into_iter().chain(self.right.parameters())
     }
 
-    /// The signals that the weights of its sides are computed from.
+    /// The signals that the weights of its sides depend on.
     pub fn signals(&self) -> Vec<Signal> {
         let mut signals: Vec<Signal> = Vec::new();
         for signal in self.parameters().flat_map(DivergenceParameter::signals) {
@@ -340,16 +336,16 @@ pub enum DivergenceKind {
     Entrywise(Box<Summand>),
 }
 
-/// What an entry adds to a divergence. Live primitives 0 and 1 of the graph are the left side's probability
-/// of the entry and the right side's, 2 and 3 the same as constants; beside them it reads the step and
-/// nothing else. See [`Summand::at`].
+/// The summand of one entry. Live primitives 0 and 1 of the graph are the entry's probabilities on the left
+/// and the right side, 2 and 3 the same as constants; apart from these it reads only the step. See
+/// [`Summand::at`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summand {
     pub graph: Graph,
     pub value: NodeId,
 }
 
-/// Which vocabulary entries take part.
+/// Which vocabulary entries are included.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "support", rename_all = "snake_case")]
 pub enum Support {
@@ -359,16 +355,16 @@ pub enum Support {
         role: Role,
         k: u32,
     },
-    /// The entries before which, most probable first, `role` has spent less than `p`; entries of equal
-    /// probability together.
+    /// The smallest set of most probable entries of `role` with mass `p` or more; entries of equal
+    /// probability are in or out together.
     Nucleus {
         role: Role,
         p: f64,
     },
     /// The token taken alone.
     Sampled,
-    /// The entries whose text `role`'s vocabulary has too: all, where its tokenizer is the student's. None at
-    /// a token that begins no span, where `role` has no distribution.
+    /// The entries whose text is also in `role`'s vocabulary: all, where its tokenizer is the student's.
+    /// Empty at a token that begins no span, where `role` has no distribution.
     Matched {
         role: Role,
     },
@@ -385,7 +381,7 @@ pub enum Support {
 }
 
 impl Support {
-    /// The roles that choose.
+    /// The roles whose probabilities choose the entries.
     pub fn roles(&self) -> Vec<Role> {
         match self {
             Support::Full | Support::Sampled => Vec::new(),
@@ -400,7 +396,7 @@ impl Support {
     }
 }
 
-/// What gradient flows through, as one number per token.
+/// A quantity that gradient flows through, one number per token.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "live", rename_all = "snake_case")]
 pub enum Live {
@@ -408,25 +404,25 @@ pub enum Live {
     Logp,
     /// `live student.end_logp`: log-probability of ending here.
     EndLogp,
-    /// `live student.value`: what the student's scalar head says of the prefix.
+    /// `live student.value`: the output of the student's scalar head for the prefix.
     Value,
-    /// The log-odds of `student.confidence`, of tokens of the second head.
+    /// The logit of `student.confidence`, for tokens of the second head.
     ConfidenceLogit,
     /// `live kl(...)`: exact over its support.
     Divergence(Divergence),
     /// `live nll(role)`: minus the student's log-probability of the role's most probable token.
     Likelihood { of: Role },
     /// `live ranking(order: top_k(role, k))`: minus the Plackett-Luce log-likelihood that the student,
-    /// drawing from the whole vocabulary without replacement, draws the role's `k` most probable entries in
+    /// sampling from the whole vocabulary without replacement, draws the role's `k` most probable entries in
     /// its order.
     Ranking { role: Role, k: u32 },
-    /// A primitive of the language, as it is written there, that the runtime does not supply: no plan that
-    /// runs has one.
+    /// A primitive of the language, as its text, that the runtime does not supply: a plan that runs contains
+    /// none.
     Other { text: String },
 }
 
 impl Live {
-    /// The roles whose distributions must be known, the student's aside.
+    /// The roles whose distributions it needs, except the student.
     pub fn roles(&self) -> Vec<Role> {
         match self {
             Live::Logp | Live::EndLogp | Live::Value | Live::ConfidenceLogit | Live::Other { .. } => {

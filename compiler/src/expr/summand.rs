@@ -1,9 +1,9 @@
-//! The summand of a divergence at one step of the run: its parameters are numbers, its derivatives are made,
-//! and where it is one of the few that the runtime has a kernel for, it is recognised by its normal form,
-//! whatever it is called and however it is written.
+//! The summand of a divergence at one step of the run: its parameters become numbers and its derivatives are
+//! built. If the runtime has a kernel for it, it is recognised by its normal form, whatever its name and
+//! notation.
 //!
-//! The normal form is a sum of products with whole exponents, of both sides' probabilities and of logarithms,
-//! quotients within a logarithm taken apart: `p * log(p / q)` and `p * (log(p) - log(q))` are one.
+//! The normal form is a sum of products with integer exponents, of both sides' probabilities and of
+//! logarithms; the logarithm of a quotient is split: `p * log(p / q)` and `p * (log(p) - log(q))` are one.
 
 use std::collections::BTreeMap;
 
@@ -12,21 +12,21 @@ use super::derivative::{NotDifferentiable, adjoints};
 use super::graph::{Graph, LiveId, NodeId, Operation};
 use crate::expr::signals::{Axis, Function, Reduction, Summand};
 
-/// A smaller probability counts as this one wherever a summand is computed. Derivatives divide by squares:
-/// where these vanish they would be 0 / 0. Third powers of it, and quotients of two, have room in double
-/// precision.
+/// A smaller probability counts as this one wherever a summand is computed. Derivatives divide by squares,
+/// and would be 0 / 0 where these underflow. Third powers of it, and quotients of two, do not underflow or
+/// overflow in double precision.
 pub const LEAST_PROBABILITY: f64 = 1e-100;
 
-/// A summand with numbers for its parameters.
+/// A summand with the values of its parameters.
 #[derive(Clone, Debug)]
 pub struct AtStep {
     pub graph: Graph,
     pub value: NodeId,
-    /// Its derivatives by `p` and `q`, and by both where they are detached.
+    /// Its derivatives by `p` and `q`, and by the detached `p` and `q`.
     pub gradients: [NodeId; 4],
 }
 
-/// What the runtime has loops, or arithmetic in single precision, of its own for.
+/// Summands for which the runtime has its own loops, or arithmetic in single precision.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kernel {
     /// p log(p / q)
@@ -37,7 +37,7 @@ pub enum Kernel {
     Jsd { beta: f64, normalized: bool },
 }
 
-/// A kernel, with the sides as they are or the other way round.
+/// A kernel, and whether its sides are swapped.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Recognized {
     pub kernel: Kernel,
@@ -46,7 +46,7 @@ pub struct Recognized {
 
 impl Summand {
     /// # Errors
-    /// Where something in it has no derivative.
+    /// If something in it has no derivative.
     pub fn at(&self, step: u32, steps: u32) -> Result<AtStep, NotDifferentiable> {
         let batch = Batch { step, steps, ..Batch::default() };
         let mut graph = Graph::default();
@@ -78,14 +78,14 @@ impl Summand {
         }
         let value = known[self.value.0 as usize].expect("it is needed");
         let value = graph.broadcast(value, Axis::Token);
-        // Elementwise, the derivative of the sum by each number is that of its own summand.
+        // It is elementwise, so the derivative of the sum by each number is that of its own summand.
         let sum = graph.reduce(Reduction::Sum, value, Axis::Batch, None);
         let gradients = adjoints(&mut graph, sum, &[0, 1, 2, 3].map(LiveId))?;
         Ok(AtStep { graph, value, gradients: [gradients[0], gradients[1], gradients[2], gradients[3]] })
     }
 }
 
-/// Squares and roots are what they are, not powers.
+/// Writes squares as products and square roots as `sqrt`, not as powers.
 fn applied(graph: &mut Graph, function: Function, operands: &[NodeId]) -> NodeId {
     match (function, operands) {
         (Function::Power, &[x, exponent]) if graph.constant_value(exponent) == Some(2.0) => {
@@ -98,23 +98,23 @@ fn applied(graph: &mut Graph, function: Function, operands: &[NodeId]) -> NodeId
     }
 }
 
-/// Products of these, with whole exponents, are added up.
+/// The factors of products, which have integer exponents and are summed.
 #[derive(Clone, Debug, PartialEq)]
 enum Atom {
     Live(u32),
-    /// The logarithm of a sum whose coefficients add up to 1, or of a single atom.
+    /// The logarithm of a sum whose coefficients sum to 1, or of a single atom.
     Log(Sum),
-    /// A sum of several products: below a fraction bar.
+    /// A sum of several products, as a denominator.
     Whole(Sum),
     /// Anything else: equal nodes are one node.
     Node(NodeId),
 }
 
-/// Which atom, by number, and its exponent.
+/// Pairs of an atom, by index, and its exponent.
 type Product = Vec<(usize, i32)>;
 type Sum = BTreeMap<Product, f64>;
 
-/// Sums with more products than this are not looked into.
+/// Sums with more products than this are not expanded.
 const MOST: usize = 64;
 
 /// Coefficients are equal if they differ by less.
@@ -200,7 +200,7 @@ impl Expansion<'_> {
         }
     }
 
-    /// None where it may be of a negative number.
+    /// `None` where the argument may be negative.
     fn log(&mut self, of: &Sum) -> Option<Sum> {
         if of.len() != 1 {
             let total: f64 = of.values().sum();
@@ -242,14 +242,14 @@ impl AtStep {
     pub fn recognized(&self) -> Option<Recognized> {
         let mut form = Expansion { graph: &self.graph, atoms: Vec::new() };
         let sum = form.of(self.value);
-        // No kernel has more summands than these.
+        // No kernel has more products than this.
         if sum.len() > 4 {
             return None;
         }
         let [p, q] = [0, 1].map(|live| form.atom(Atom::Live(live)));
         let one = |atom: usize| Sum::from([(vec![(atom, 1)], 1.0)]);
         let [log_p, log_q] = [p, q].map(|side| form.atom(Atom::Log(one(side))));
-        // The logarithm of a mixture of both sides, and the left one's share.
+        // The logarithm of a mixture of both sides, and the left side's share.
         let mixture = form.atoms.iter().enumerate().find_map(|(place, atom)| match atom {
             Atom::Log(mixed) if mixed.len() == 2 => {
                 let share = |side: usize| mixed.get(&vec![(side, 1)]).copied().filter(|share| *share > 0.0);

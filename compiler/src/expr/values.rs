@@ -1,10 +1,10 @@
-//! What an evaluation gives back, and why it can't be done.
+//! The results of an evaluation, and its errors.
 
 use std::collections::HashMap;
 
 use super::graph::{MalformedGraph, NodeId};
 
-/// The values of the nodes that were asked for, one number per element of each node's axis.
+/// The values of the outputs, one number per element of each node's axis.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Values<T> {
     nodes: HashMap<NodeId, Vec<T>>,
@@ -16,7 +16,7 @@ impl<T> Values<T> {
     }
 
     /// # Panics
-    /// If `node` was not among the outputs asked for.
+    /// If `node` was not among the outputs.
     pub fn get(&self, node: NodeId) -> &[T] {
         self.nodes.get(&node).map(Vec::as_slice).expect("only outputs that were asked for are read")
     }
@@ -35,7 +35,7 @@ pub enum EvaluationError {
     Layout { element: &'static str, parent: &'static str },
     #[error("an output was asked for that the graph does not have")]
     MissingNode,
-    /// Numbers that only the batch decides are no shares of a blend.
+    /// Found at run time: the shares of a blend depend on the batch.
     #[error(
         "the shares of the blend of {roles} are {shares} at a token, together {total}; shares lie between 0 \
          and 1 and add up to 1: hold them with `clip(..., 0, 1)`, and write the last one as the rest"

@@ -1,5 +1,5 @@
-//! `agreement(teacher, ...)`: continuations that a teacher writes from where the student's blocks begin. It
-//! reads the student's own tokens, and nothing of what becomes of the completion.
+//! `agreement(teacher, ...)`: a teacher's continuations from the starts of the student's blocks. It reads the
+//! student's own tokens, before any edit of the completion.
 
 use mopd_lang::diag::Diagnostic;
 
@@ -26,7 +26,7 @@ pub fn unfit(
         if let Some(why) = scorers.choices(agreement.role).iter().find_map(unable) {
             return refuse(why);
         }
-        // What was rejected of a draft is no completion.
+        // The rejected tokens of a draft are not a completion.
         if matches!(rollout.producer, Producer::Speculative(_)) {
             return refuse("beside completions that are sampled with drafts");
         }

@@ -1,5 +1,5 @@
-//! `peer.correct`: whether completions that a teacher writes itself are right. It writes as many of each
-//! prompt as its group has, by the same settings.
+//! `peer.correct`: whether a teacher's own completions are right. It writes as many for each prompt as the
+//! group has, with the same settings.
 
 use mopd_lang::diag::Diagnostic;
 
@@ -19,7 +19,7 @@ pub fn unfit(
         if let Some(why) = scorers.choices(role).iter().find_map(unable) {
             return refuse(why);
         }
-        // It writes by the settings of this rollout, sample for sample.
+        // It writes with the settings of this rollout, one completion for each sample.
         let producer = &rollout.producer;
         let plain =
             matches!(producer, Producer::Student(_) | Producer::Teacher(_)) && producer.once().is_none();
@@ -31,7 +31,7 @@ pub fn unfit(
     })
 }
 
-/// Why a teacher can write nothing of its own beside the completions, in a step.
+/// Why a teacher can't write completions of its own in a step, if so.
 pub fn unable(choice: &TeacherChoice) -> Option<&'static str> {
     if choice.teacher.composition().is_some() {
         return Some("of a teacher that is no model of its own");

@@ -1,4 +1,4 @@
-//! Formulas over the elements of an axis, over several values at one place, and over steps.
+//! Formulas over the elements of an axis, over several values of one element, and over steps.
 
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::formula::{Formula, FormulaKind, FormulaNode};
@@ -63,8 +63,8 @@ impl Lowering<'_> {
         Ok(self.graph.memory(memory, operand))
     }
 
-    /// What is put together, compared or run along, and which of its elements `among` lets take part: all
-    /// where it says nothing.
+    /// The operand of a reduction, statistic or scan, and the mask of the elements that `among` selects: all
+    /// where it is missing.
     pub(super) fn peers(
         &mut self,
         formula: &FormulaNode,
@@ -85,8 +85,8 @@ impl Lowering<'_> {
         Ok((operand, among.map(|among| self.graph.broadcast(among, axis))))
     }
 
-    /// The softmax of `members[index]` among those members that `among` lets pass; 0 for the others. Where
-    /// one of them says nothing, which is NaN, all that pass count alike.
+    /// The softmax of `members[index]` among the members that `among` selects; 0 for the others. If one of
+    /// their values is missing, which is NaN, all selected ones have the same share.
     pub(super) fn across(&mut self, members: &[NodeId], among: &[NodeId], index: usize) -> NodeId {
         use Function::*;
         let graph = &mut self.graph;

@@ -1,5 +1,5 @@
-//! `by domain`: tokens are weighed so that each domain has its share of the loss, however long its
-//! completions are, and more of it while its signal is still large (Open-MOPD, arXiv:2608.19098).
+//! `by domain`: tokens are weighted so that each domain has its share of the loss, whatever the length of its
+//! completions, and more of it while its signal is still large (Open-MOPD, arXiv:2608.19098).
 
 use mopd_lang::diag::Diagnostic;
 use mopd_lang::experiment::{Balance, Reduce};
@@ -10,7 +10,7 @@ use crate::expr::graph::{Graph, NodeId};
 use crate::plan::{Axis, Function, Reduction};
 use crate::refusal::refused;
 
-/// Which elements take part: those selected, and those where the term applies.
+/// Which elements are included: the selected ones, and those where the term applies.
 #[derive(Clone, Copy)]
 pub(super) struct Counted {
     pub selected: Option<NodeId>,
@@ -18,27 +18,27 @@ pub(super) struct Counted {
 }
 
 impl Counted {
-    /// Those that a step of a reduction puts together.
+    /// The mask of the elements that a step of a reduction includes.
     pub fn of(self, among_when: bool) -> Option<NodeId> {
         if among_when { self.applies.or(self.selected) } else { self.selected }
     }
 
-    /// The same for what is left after a step.
+    /// The same masks on the axis that is left after a step.
     pub fn reduced(self, graph: &mut Graph, over: Axis) -> Counted {
         let mut any = |mask: Option<NodeId>| mask.map(|mask| graph.reduce(Reduction::Any, mask, over, None));
         Counted { selected: any(self.selected), applies: any(self.applies) }
     }
 }
 
-/// What the elements on `axis` of each domain are multiplied with before `reduce`, one number per domain:
+/// The factor of each domain's elements on `axis` before `reduce`, one number per domain:
 ///
 /// w_d = G * (g_d * a_d / sum_e g_e * a_e) / (c_d / c),  a_d = clamp((m_d / m)^follow_gap)
 ///
-/// c_d is how much the reduction counts the domain's elements, c all of them: of a mean over tokens these are
-/// numbers of tokens. g_d is the target, G the sum of all targets. m_d is the mean `signal` of the domain's
-/// elements, m the mean of these weighed with the targets. Domains without an element that counts have no
-/// part in either sum, so that the others share the whole: the loss keeps its size. No gradient flows through
-/// it.
+/// c_d is the weight of the domain's elements in the reduction, c that of all: in a mean over tokens these
+/// are numbers of tokens. g_d is the target, G the sum of all targets. m_d is the mean `signal` of the
+/// domain's elements, m the mean of these weighted by the targets. Domains without counted elements are left
+/// out of both sums, so that the others share the whole: the size of the loss does not change. No gradient
+/// flows through it.
 pub(super) fn factor(
     graph: &mut Graph,
     axis: Axis,
@@ -78,7 +78,7 @@ pub(super) fn factor(
         let (weighed, targets) = (all(graph, weighed), all(graph, target));
         let reference = graph.apply(Divide, &[weighed, targets]);
         let ratio = graph.apply(Divide, &[mean, reference]);
-        // Nobody has a signal: there is no gap to follow.
+        // If no domain has a signal, there is no gap to follow.
         let some = graph.apply(Greater, &[reference, zero]);
         let ratio = graph.apply(Where, &[some, ratio, one]);
         let power = graph.constant(Axis::Run, balance.follow_gap);
@@ -89,7 +89,7 @@ pub(super) fn factor(
                 let gap = graph.apply(Maximum, &[gap, low]);
                 graph.apply(Minimum, &[gap, high])
             }
-            // Divided by a signal of 0: what has none needs no share.
+            // Avoids a division by a signal of 0: such a domain needs no share.
             None if balance.follow_gap < 0.0 => {
                 let some = graph.apply(Greater, &[ratio, zero]);
                 graph.apply(Where, &[some, gap, zero])
@@ -107,7 +107,7 @@ pub(super) fn factor(
     Ok(graph.apply(Where, &[present, factor, zero]))
 }
 
-/// How much the reduction counts each element: 1 / n of a mean over n, from step to step.
+/// The weight of each element in the reduction: 1 / n in a mean over n, multiplied over the steps.
 fn each(
     graph: &mut Graph,
     axis: Axis,

@@ -1,7 +1,7 @@
-//! Numbers of blocks. A block is a run of tokens that the objective's `chunks` chooses, as long as it gets
-//! inside a turn: windows that overlap or touch are one. Which tokens those are is known when the step's
-//! signals are, so the runtime evaluates the choice first. Tokens that are not chosen belong to no block, so
-//! a number of blocks counts where they are chosen and nowhere else.
+//! Numbers of blocks. A block is a maximal run of tokens inside a turn that the objective's `chunks` chooses:
+//! windows that overlap or touch are one. The choice depends on the step's signals, so the runtime evaluates
+//! it first. Tokens that are not chosen belong to no block, so a number of blocks counts only at chosen
+//! tokens.
 
 use mopd_lang::experiment as checked;
 use mopd_lang::formula::{Adaptive, Formula, FormulaKind};
@@ -12,7 +12,7 @@ use crate::expr::graph::{Graph, NodeId, Operation};
 use crate::plan::{Axis, Statistic, Term};
 use crate::refusal::{Converted, Origins, refused};
 
-/// Where tokens are chosen, per token, if a term reads numbers of blocks.
+/// The mask of chosen tokens, if a term reads numbers of blocks.
 pub(super) fn chosen(
     graph: &Graph,
     objective: &checked::Objective,
@@ -33,7 +33,7 @@ pub(super) fn chosen(
     let needed = graph.reachable(&roots);
     for (id, node) in graph.nodes().filter(|(id, _)| needed[id.0 as usize]) {
         let of_blocks = graph.operands(id).iter().any(|operand| reads[operand.0 as usize]);
-        // Inside a block there are chosen tokens only.
+        // A block contains only chosen tokens.
         let inside = |operand: NodeId| node.axis == Axis::Block && graph.axis(operand) == Axis::Token;
         let taken_together = match node.operation {
             Operation::Reduce { operand, .. } => !inside(operand),
@@ -58,7 +58,7 @@ pub(super) fn chosen(
     Ok(Some(chosen))
 }
 
-/// Refuses numbers of blocks wherever they are read but in the value of a term.
+/// Refuses numbers of blocks anywhere but in the value of a term.
 fn outside_of_terms(objective: &checked::Objective, origins: Origins) -> Converted<()> {
     let of_terms = objective.terms.iter().flat_map(|term| term.when.iter().chain(&term.weight));
     let reduces = objective.terms.iter().map(|term| &term.reduce).chain([&objective.reduce]);
@@ -81,7 +81,7 @@ fn outside_of_terms(objective: &checked::Objective, origins: Origins) -> Convert
     }
 }
 
-/// The one `chunks` that says what a block is.
+/// The only `chunks`, which defines the blocks.
 fn the_choice(graph: &Graph, roots: &[NodeId], at: Span) -> Converted<NodeId> {
     let needed = graph.reachable(roots);
     let choices = graph.nodes().filter(|(id, node)| {
@@ -97,7 +97,7 @@ fn the_choice(graph: &Graph, roots: &[NodeId], at: Span) -> Converted<NodeId> {
     }
 }
 
-/// What is shown of values that read blocks is 0 where there is none.
+/// Reported values that read blocks are 0 outside of blocks.
 pub(super) fn report<'v>(graph: &mut Graph, values: impl Iterator<Item = &'v mut NodeId>, chosen: NodeId) {
     let reads = readers(graph);
     for value in values.filter(|value| reads[value.0 as usize]) {
@@ -106,7 +106,7 @@ pub(super) fn report<'v>(graph: &mut Graph, values: impl Iterator<Item = &'v mut
     }
 }
 
-/// By node: whether it is computed from numbers of blocks.
+/// By node: whether it depends on numbers of blocks.
 pub(super) fn readers(graph: &Graph) -> Vec<bool> {
     let mut reads: Vec<bool> = Vec::with_capacity(graph.len());
     for (id, node) in graph.nodes() {

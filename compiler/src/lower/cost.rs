@@ -1,5 +1,5 @@
-//! Predicted cost of every stage, an upper bound. What depends on files that are read at run time, the sizes
-//! of a loaded model for one, stays unknown here: the worker, which reads them, predicts that.
+//! Upper bounds of the cost of every stage. Costs that depend on files which are read at run time, such as
+//! the size of a loaded model, are unknown here: the worker reads these files and predicts them.
 
 use crate::plan::producers::Writer;
 use crate::plan::{
@@ -9,27 +9,27 @@ use crate::plan::{
 
 /// Bytes per trained parameter: weight and gradient, in f32.
 const TRAINING_BYTES: u64 = 8;
-/// Of each number that the optimizer keeps of it.
+/// Per number of the optimizer's state.
 const MOMENT_BYTES: u64 = 4;
-/// The sum of records' gradients, in f32, beside that of the one at hand.
+/// The sum of the records' gradients, in f32, besides the gradient of the current record.
 const PRIVATE_BYTES: u64 = 4;
-/// A gradient beside that of the step, in f32.
+/// Another gradient besides that of the step, in f32.
 const GRADIENT_BYTES: u64 = 4;
-/// Where the last extrapolation left it; and while candidates are judged, when there is no gradient, the
-/// weight as it is and the candidate's.
+/// The weights at the last extrapolation; and, while candidates are evaluated and there is no gradient, the
+/// current weights and the candidate's.
 const EXTRAPOLATED_BYTES: u64 = 8;
-/// Where single elements train: the place of one, and its value in a vector of those that train.
+/// For each single element that is trained: its index, and its value in the vector of trained elements.
 const ELEMENT_BYTES: u64 = 8;
-/// A weight alone.
+/// The weight itself.
 const WEIGHT_BYTES: u64 = 4;
-/// Multiplications and additions per parameter and token (arXiv:2001.08361, section 2.1): forward, and
-/// forward with backward.
+/// Floating-point operations per parameter and token (arXiv:2001.08361, section 2.1): forward, and forward
+/// with backward.
 const FORWARD: f64 = 2.0;
 const TRAINING: f64 = 6.0;
 
 /// One per model, in order.
 pub(super) fn costs(experiment: &Experiment<Objective>) -> Vec<Cost> {
-    // None where the shape is in a file.
+    // `None` where the shape is in a file.
     let mut architectures: Vec<Option<&Architecture>> = Vec::new();
     let mut costs: Vec<Cost> = Vec::new();
     for model in &experiment.models {
@@ -62,7 +62,7 @@ pub(super) fn costs(experiment: &Experiment<Objective>) -> Vec<Cost> {
 }
 
 impl Cost {
-    /// Of a turn that comes in every so many steps.
+    /// The cost of a step that runs every `every` steps.
     fn in_every(self, every: u32) -> Cost {
         let part = |all: u64| all / u64::from(every.max(1));
         Cost {
@@ -73,7 +73,7 @@ impl Cost {
         }
     }
 
-    /// Of two models that learn in the same stage: both are in memory.
+    /// The cost of two models that are trained in the same stage: both are in memory.
     fn beside(self, other: Cost) -> Cost {
         let sum = |one: Option<u64>, other: Option<u64>| Some(one?.saturating_add(other?));
         Cost {
@@ -109,8 +109,8 @@ fn training(train: &Train<Objective>, architecture: Option<&Architecture>, costs
         train.rollouts().map(of).reduce(|all, own| Some(all?.saturating_add(own?))).flatten()
     };
     let (sequences, tokens) = (sum(&sequences_of), sum(&tokens_of));
-    // How many prompts judge what is extrapolated, how many rows validate, and of how many prompts some are
-    // chosen, only their files know.
+    // Unknown without reading files: the number of prompts that evaluate extrapolations, of validation rows,
+    // and of prompts to choose from.
     let known = train.extrapolation.is_none() && train.validation.is_none() && train.curriculum.is_none();
     let flops = || {
         let models = Models::of(train, parameters?, trained?, costs)?;
@@ -125,7 +125,7 @@ fn training(train: &Train<Objective>, architecture: Option<&Architecture>, costs
     Cost { parameters, trained, sequences, tokens, flops: known.then(flops).flatten(), memory }
 }
 
-/// Weights, gradients and what is kept of each, in bytes.
+/// Weights, gradients and the optimizer's state, in bytes.
 fn memory(train: &Train<Objective>, parameters: u64, trained: u64) -> u64 {
     let frozen = parameters.saturating_sub(trained).saturating_mul(WEIGHT_BYTES);
     let each = TRAINING_BYTES
@@ -137,24 +137,24 @@ fn memory(train: &Train<Objective>, parameters: u64, trained: u64) -> u64 {
     frozen.saturating_add(trained.saturating_mul(each))
 }
 
-/// All sequences of a stage's rollout. None where the number of steps, or of rows, is in a file.
+/// The number of sequences of a stage's rollout. `None` where the number of steps, or of rows, is in a file.
 fn sequences(rollout: &Rollout, steps: Option<u64>) -> Option<u64> {
     let rows = u64::from(rollout.group()).saturating_mul(u64::from(rollout.producer.kind().rows()?));
     let each_step = u64::from(rollout.groups).saturating_mul(rows);
     steps.map(|steps| steps.saturating_mul(each_step))
 }
 
-/// How much a stage computes on.
+/// The amount of data of a stage.
 struct Size {
     steps: f64,
     context: f64,
-    /// Every sequence is taken to fill the context, since prompts are not known before the data is read.
+    /// Every sequence is assumed to fill the context, since prompts are not known before the data is read.
     tokens: f64,
 }
 
 /// Parameters of the models that a stage computes with.
 struct Models<'a> {
-    /// The student's, and how many of them it trains.
+    /// Parameters of the student, and how many of them are trained.
     student: u64,
     trained: u64,
     scorers: Vec<(Role, u64)>,
@@ -167,13 +167,13 @@ impl Models<'_> {
         let choice = |teacher: &Teacher| match teacher {
             Teacher::Model(model) => of(*model),
             Teacher::Student(_) => Some(student),
-            // Those that it is made of are scorers themselves.
+            // Its members are scorers themselves.
             Teacher::Composed(_) => Some(0),
-            // Somebody else's work.
+            // The server computes it.
             Teacher::Served(_) => Some(0),
             Teacher::Learner { start, .. } => of(*start),
         };
-        // The largest model, where several share the work.
+        // Where several models share the work: the largest.
         let scorer = |scorer: &Scorer| {
             let models = scorer.choices.iter().map(|of| choice(&of.teacher)).collect::<Option<Vec<u64>>>();
             models.map(|models| models.into_iter().max().unwrap_or(0))
@@ -197,7 +197,7 @@ impl Models<'_> {
     }
 }
 
-/// What a part of a stage computes in all its steps: multiplications and additions.
+/// The floating-point operations of a part of a stage, in all its steps.
 struct Operations<'a> {
     train: &'a Train<Objective>,
     rollout: &'a Rollout,
@@ -208,21 +208,21 @@ struct Operations<'a> {
 
 impl Operations<'_> {
     fn all(&self) -> Option<f64> {
-        // The batch is looked at as a whole, then record by record.
+        // The gradient is computed for the batch as a whole, and then record by record.
         let times = if self.train.private.is_some() { 2.0 } else { 1.0 };
         let updates = self.update() * self.size.tokens + self.scoring() + self.continued();
         let aligned = self.aligned();
         Some(times * updates + aligned + self.sampling()? + self.talk() + self.beside() + self.recorded())
     }
 
-    /// Of a token. Gradients of frozen weights are not computed, those of their inputs are. The student's
-    /// forward pass is in it: a bound, since on a CPU there is none where generation
+    /// Per token. Frozen weights have no gradients, but their inputs do. Includes the student's forward pass,
+    /// which a CPU skips where generation [saves activations](Train::saves_activations): an upper bound.
     /// [saves activations](Train::saves_activations).
     fn update(&self) -> f64 {
         (TRAINING - FORWARD) * self.models.student as f64 + FORWARD * self.models.trained as f64
     }
 
-    /// Of a parameter that reads all completions. Rollouts serve as many updates as there are passes.
+    /// Per parameter of a model that reads all completions. Each rollout serves as many updates as passes.
     fn rollouts(&self) -> f64 {
         FORWARD * self.size.tokens / f64::from(self.train.passes.max(1))
     }
@@ -244,7 +244,7 @@ impl Operations<'_> {
         scores.map(|(_, parameters)| FORWARD * *parameters as f64 * self.size.tokens).sum()
     }
 
-    /// What panels say, once for the completions of a prompt.
+    /// The discussions of panels, once for the completions of a prompt.
     fn talk(&self) -> f64 {
         let turns = self.rollouts() / f64::from(self.rollout.group().max(1));
         let spoken = |panel: &Panel| {
@@ -254,7 +254,7 @@ impl Operations<'_> {
         self.train.panels.iter().map(spoken).sum()
     }
 
-    /// What is written about each completion, and the completions of others of the same prompts.
+    /// The feedback about each completion, and others' completions of the same prompts.
     fn beside(&self) -> f64 {
         let feedback = self.train.feedback_for(self.objective).into_iter();
         let feedback = feedback.map(|place| self.train.feedback[place as usize].writer);
@@ -262,7 +262,7 @@ impl Operations<'_> {
         writers.map(|role| self.rollouts() * self.models.scorer(role).unwrap_or(0) as f64).sum()
     }
 
-    /// What goes on from where blocks begin, behind what stands before each.
+    /// Continuations from the starts of blocks, each after its prefix.
     fn continued(&self) -> f64 {
         let sequences = self.size.tokens / self.size.context;
         let each = self.objective.agreements().into_iter().map(|agreement| {
@@ -273,7 +273,7 @@ impl Operations<'_> {
         each.sum()
     }
 
-    /// Of recorded text, one for each prompt of a step.
+    /// Recorded texts, one for each prompt of a step.
     fn recorded(&self) -> f64 {
         let prompts = self.size.steps * f64::from(self.rollout.groups) * self.size.context;
         FORWARD * self.models.student as f64 * prompts * self.objective.recorded().len() as f64
@@ -290,8 +290,8 @@ impl Operations<'_> {
 }
 
 /// Embedding `V W`; per layer queries and output `2 W^2`, keys and values `2 W (kv_heads W / heads)`, SwiGLU
-/// `3 W H`, two norms `2 W`; a last norm `W`; an LM head `V W` of its own where not tied. What a family
-/// has besides, biases and norms of heads, is less than a thousandth of it and left out. None where the
+/// `3 W H`, two norms `2 W`; a last norm `W`; a separate LM head `V W` where not tied. Further parameters of
+/// some families, biases and norms of heads, are less than a thousandth and left out. `None` where the
 /// vocabulary is in a file.
 pub(super) fn parameters(architecture: &Architecture) -> Option<u64> {
     let width = u64::from(architecture.width);
@@ -307,7 +307,7 @@ pub(super) fn parameters(architecture: &Architecture) -> Option<u64> {
     )
 }
 
-/// Of a second head: `2 W^2` in, `W^2` out, and `W` for its confidence.
+/// Parameters of a second head: `2 W^2` in, `W^2` out, and `W` for its confidence.
 fn second_head(architecture: &Architecture) -> u64 {
     let width = u64::from(architecture.width);
     (3 * width).saturating_mul(width).saturating_add(width)
@@ -326,7 +326,7 @@ fn shape(projection: Projection, architecture: &Architecture) -> (u64, u64) {
     }
 }
 
-/// How many numbers a stage changes. Where some of the weights are frozen, that is a bound: all of them.
+/// The number of trained parameters. Where some of the weights are frozen, an upper bound: all of them.
 fn trained(trainable: &Trainable, architecture: &Architecture) -> Option<u64> {
     match trainable {
         Trainable::Weights { .. } => parameters(architecture),

@@ -1,6 +1,6 @@
-//! Objectives on trajectories that are sampled with drafts. What a teacher rejected of a draft is a row
-//! beside the trajectory: its tokens count among those of the batch, but the row is no completion, so nothing
-//! is averaged over completions, and none of their numbers is read.
+//! Objectives on trajectories that are sampled with drafts. The rejected tokens of a draft are a row besides
+//! the trajectory: its tokens count among those of the batch, but the row is not a completion, so there are
+//! no averages over completions and no numbers of completions.
 
 use mopd_lang::diag::Diagnostic;
 
@@ -11,7 +11,7 @@ use crate::refusal::{Origins, refused};
 const HELP: &str =
     "a rejected draft is no completion: count tokens, `reduce = sum(token, over: batch) / ...`";
 
-/// The first thing that an objective asks of completions that have it not.
+/// The first thing that an objective needs of completions and these do not have.
 pub fn unfit(
     objective: &Objective,
     rollout: &Rollout,
@@ -48,7 +48,7 @@ fn of_drafts(signal: &Signal) -> Option<&'static str> {
     }
 }
 
-/// What a graph asks of completions, of their turns, or of the completions of a prompt.
+/// What a graph needs of completions, of their turns, or of the completions of a prompt.
 fn asked(graph: &Graph, roots: &[NodeId]) -> Option<String> {
     let needed = graph.reachable(roots);
     let nodes = graph.nodes().filter(|(id, _)| needed[id.0 as usize]).map(|(_, node)| node);
@@ -69,7 +69,7 @@ fn asked(graph: &Graph, roots: &[NodeId]) -> Option<String> {
     })
 }
 
-/// A number of a completion, or of a token's place in it.
+/// The name of a number of a completion, or of a token's position in it.
 fn of_completion(signal: &Signal) -> Option<&'static str> {
     match signal {
         Signal::Position => Some("position"),

@@ -1,6 +1,6 @@
-//! Formulas written out in full: two that differ are written differently, and one is written in one way
-//! whatever its names and layout were. Parts that are read more than once stand behind the formula, each
-//! once: so the text is about as long as the formula is large.
+//! Formulas in full, as text: different formulas have different texts, and equal ones the same text, whatever
+//! their names and layout were. Parts that are read more than once are defined after the formula, each once:
+//! so the text is about as long as the formula is large.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -18,8 +18,8 @@ use super::postorder::ordered;
 /// A part that is read more than once gets a name if its own text is longer than this.
 const SHORT: usize = 24;
 
-/// So does any part whose text is longer than this: nobody reads further, and texts inside texts would grow
-/// with the square.
+/// Any part whose text is longer than this gets a name too: longer text is unreadable, and texts inside texts
+/// would grow quadratically.
 const LONG: usize = 600;
 
 /// A formula: `-x1 * live student.logp with x1 = clip(...)`.
@@ -55,20 +55,20 @@ pub(super) fn exact(formula: &Formula) -> String {
     whole
 }
 
-/// Of generators, the first needs no number to be told from others.
+/// The first generator of a name needs no number.
 fn number_of(place: usize) -> String {
     if place == 0 { String::new() } else { format!("#{}", place + 1) }
 }
 
 struct Written {
     names: usize,
-    /// Declared divergences that it reads: two of one name are two.
+    /// Declared divergences that it reads: two with the same name are kept apart.
     generators: Vec<(String, Formula)>,
     definitions: Vec<String>,
     texts: Vec<Text>,
 }
 
-/// What is written for a part, and how tightly it binds.
+/// The text of a part, and its precedence.
 struct Text {
     text: String,
     rank: u8,
@@ -77,7 +77,7 @@ struct Text {
 const CALL: u8 = 9;
 
 impl Text {
-    /// Inside something that binds so tightly.
+    /// The text inside an operator of this precedence.
     fn within(&self, tighter_than: u8) -> String {
         if self.rank <= tighter_than { format!("({})", self.text) } else { self.text.clone() }
     }
@@ -89,8 +89,8 @@ struct PartText<'a> {
     readers: usize,
 }
 
-/// The parts of a formula, operands before users; parts that compute the same are one, whether a `let` shares
-/// them or not.
+/// The parts of a formula, operands before users. Parts that compute the same are merged, whether a `let`
+/// shares them or not.
 struct Parts<'a> {
     list: Vec<PartText<'a>>,
 }
@@ -103,8 +103,7 @@ impl<'a> Parts<'a> {
         for formula in ordered([root], operands) {
             let operands: Vec<usize> =
                 operands(formula).iter().map(|operand| known[&Rc::as_ptr(&operand.0)]).collect();
-            // Two parts are equal if they are written alike with their operands' numbers in the operands'
-            // places.
+            // Two parts are equal if their texts are, with the operands replaced by their numbers.
             let numbers: Vec<Text> =
                 operands.iter().map(|place| Text { text: format!("#{place}"), rank: CALL }).collect();
             let mut generators = Vec::new();
@@ -121,7 +120,7 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// The parts that are written; those of a word for several are none of its own.
+/// The operands that are written; a name that stands for several parts has none.
 fn operands(formula: &Formula) -> Vec<&Formula> {
     if text::ratio(formula).is_some() { Vec::new() } else { formula.operands() }
 }
@@ -130,7 +129,7 @@ fn variable(text: &str, like: &Formula) -> Formula {
     Formula::new(FormulaKind::Variable(text.into()), like.unit(), like.axis(), like.live(), like.0.origin)
 }
 
-/// A part, given the texts of its operands.
+/// The text of a part, from the texts of its operands.
 fn text_of(formula: &Formula, operands: &[&Text], generators: &mut Vec<(String, Formula)>) -> Text {
     let call = |text: String| Text { text, rank: CALL };
     if let Some(word) = text::ratio(formula) {
@@ -200,7 +199,7 @@ fn applied(function: Function, operands: &[&Text]) -> Text {
     Text { text, rank: rank.min(CALL) }
 }
 
-/// The kind of a formula with names in the place of its operands.
+/// The kind of a formula with its operands replaced by names.
 fn with_operands(formula: &Formula, operands: &[&Text]) -> FormulaKind {
     let names: Vec<Formula> =
         formula.operands().into_iter().zip(operands).map(|(like, text)| variable(&text.text, like)).collect();
@@ -299,7 +298,7 @@ fn preference(of: &Preference, beta: &str) -> String {
     }
 }
 
-/// A rollout as an author would write it, with all that decides what it draws.
+/// A rollout as an author would write it, with everything that decides what it draws.
 pub(super) fn rollout(of: &Rollout) -> String {
     let mut written = source(&of.source);
     for edit in &of.edits {
@@ -362,7 +361,7 @@ fn sampling(of: &Sampling) -> String {
     )
 }
 
-/// A file has one template of a name; the same name in another file may stand for another one.
+/// A name is unique in its file, but another file may have another template of the same name.
 fn template(of: &Template) -> String {
     fn slot(of: &Slot) -> String {
         match of {
@@ -388,7 +387,7 @@ fn template(of: &Template) -> String {
     });
     let pieces: Vec<String> = pieces.collect();
     let digest = pieces.join(" ");
-    // Of a text that is too long to be shown, its hash: another text, another hash.
+    // A text that is too long is replaced by its hash, which differs for another text.
     let shown =
         if digest.len() <= 60 { digest } else { blake3::hash(digest.as_bytes()).to_hex()[..16].to_owned() };
     format!("{} {{{shown}}}", of.name)

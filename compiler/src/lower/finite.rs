@@ -1,5 +1,5 @@
-//! A plan is JSON, which has no infinity and no NaN: settings that are not finite are refused before there is
-//! a plan.
+//! A plan is JSON, which has no infinity and no NaN: settings that are not finite are refused before the plan
+//! is made.
 
 use mopd_lang::diag::{Code, Diagnostic};
 
@@ -70,7 +70,7 @@ pub(super) fn check<O>(
                 let shares: Vec<(&str, f64)> =
                     train.mixture.iter().map(|share| ("share", share.share)).collect();
                 finite(&shares, &what, model.origin);
-                // What is computed has its constants in a graph, which holds finite ones only.
+                // Computed numbers have their constants in a graph, which only has finite ones.
                 if let OfStep::Schedule(rate) = &train.learning_rate
                     && !schedule_is_finite(rate)
                 {

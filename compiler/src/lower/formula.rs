@@ -1,8 +1,7 @@
-//! Typed formulas into graph nodes.
+//! Lowers typed formulas to graph nodes.
 //!
-//! Formulas share parts, so each part is lowered once and looked up by its address: walking the tree that the
-//! sharing stands for could take exponential time. No recursion either: a sum of ten thousand summands is a
-//! deep formula.
+//! Formulas share parts, so each part is lowered once and looked up by its address: traversing them as a tree
+//! could take exponential time. It is not recursive: a sum of ten thousand summands is a deep formula.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -30,46 +29,46 @@ pub(super) struct PrimitiveUse {
 pub(super) struct Lowering<'a> {
     pub graph: Graph,
     pub primitives: Vec<PrimitiveUse>,
-    /// With [`Supply::Leaves`], what the graph takes as it is.
+    /// With [`Supply::Leaves`], the leaves of the graph.
     pub leaves: Vec<GraphLeaf>,
-    /// Formulas whose value is known already, by address.
+    /// Formulas whose value is given, by address.
     pub given: HashMap<*const FormulaNode, f64>,
     /// Nodes that no gradient flows through, whatever they are computed from.
     pub constants: Vec<NodeId>,
-    /// Per token: the weight of its domain, where a reduction balances them.
+    /// Per token: the weight of its domain, where a reduction has a balance.
     pub domain_weight: Option<NodeId>,
-    /// Number of tokens of the student's tokenizer, where it is known before the run.
+    /// The size of the student's vocabulary, where it is known before the run.
     vocabulary: Option<u32>,
-    /// What `loss` and `loss.<term>` are where they are those of this very step.
+    /// The nodes of `loss` and `loss.<term>` where these mean the losses of the current step.
     losses: Vec<(Signal, NodeId)>,
-    /// Whether there may be numbers of blocks: those of an objective, which says what a block is.
+    /// Whether numbers of blocks are allowed: in an objective, which defines the blocks.
     pub blocks: bool,
-    /// The mask of the objective's `select`, per token, once it is known.
+    /// The mask of the objective's `select`, per token, once it is lowered.
     pub(super) selected: Option<NodeId>,
-    /// By address of a formula that the objective keeps alive.
+    /// The node of each lowered formula, by address; the objective keeps the formulas alive.
     known: HashMap<*const FormulaNode, NodeId>,
-    /// Where the formula stands that a node was first made for.
+    /// The place of the formula that a node was first made for.
     places: HashMap<NodeId, Origin>,
-    /// By address of a formula that chooses at random: its random numbers, which are the same wherever it is
+    /// By address of a random formula: the number of its random draw, which is the same wherever it is
     /// lowered.
     pub(super) draws: HashMap<*const FormulaNode, u32>,
-    /// Numbers and primitives whose names leave something out, with what they are.
+    /// Signals and primitives whose names are abbreviated, with what they are.
     cut: Vec<(String, FormulaKind)>,
     elsewhere: Elsewhere<'a>,
     pub(super) supply: Supply,
-    /// Losses on scores and on pairs are computed from leaves, not leaves themselves.
+    /// Whether losses on scores and pairs are computed from leaves, instead of being leaves themselves.
     pub(super) opens_losses: bool,
     origins: Origins<'a>,
 }
 
-/// Which signals and live primitives there will be numbers for.
+/// Which signals and live primitives have values.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Supply {
-    /// Those that the runtime computes; what reads others is refused.
+    /// Those that the runtime computes; formulas that read others are refused.
     Runtime,
-    /// All of the language.
+    /// All signals and primitives of the language.
     Anything,
-    /// Whoever evaluates the graph knows what each [`GraphLeaf`] is.
+    /// All; whoever evaluates the graph supplies a value for each [`GraphLeaf`].
     Leaves,
 }
 
@@ -97,29 +96,29 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// The same for a student whose tokenizer has so many tokens.
+    /// Sets the vocabulary size of the student's tokenizer.
     pub fn with_vocabulary(self, vocabulary: Option<u32>) -> Lowering<'a> {
         Lowering { vocabulary, ..self }
     }
 
-    /// The same with losses on scores and on pairs computed from given numbers.
+    /// Computes losses on scores and on pairs from given numbers.
     pub fn opening_losses(self) -> Lowering<'a> {
         Lowering { opens_losses: true, ..self }
     }
 
-    /// What `selected` means from here on.
+    /// Sets the mask of `selected`.
     pub fn select(&mut self, mask: NodeId) {
         self.selected = Some(mask);
     }
 
-    /// From here on these are the step's own losses: its end has come, where states move.
+    /// Sets the losses of the current step: at its end, where states are updated.
     pub fn end_of_step(&mut self, losses: Vec<(Signal, NodeId)>) {
         self.losses = losses;
-        // A `let` that reads a loss has been lowered with that of the step before.
+        // A `let` that reads a loss may have been lowered with that of the step before.
         self.known.clear();
     }
 
-    /// What becomes of reductions over other rollouts from here on.
+    /// Sets how reductions over other rollouts are converted.
     pub fn read(&mut self, elsewhere: Elsewhere<'a>) {
         self.elsewhere = elsewhere;
     }
@@ -128,7 +127,7 @@ impl<'a> Lowering<'a> {
         self.losses.iter().find(|(known, _)| known == of).map(|(_, node)| *node)
     }
 
-    /// Where the formula stands that a node was made for.
+    /// The place of the formula that a node was made for.
     pub fn place(&self, node: NodeId) -> Option<Origin> {
         self.places.get(&node).copied()
     }
@@ -165,11 +164,11 @@ impl<'a> Lowering<'a> {
         self.known[&Rc::as_ptr(&formula.0)]
     }
 
-    /// What is lowered before a formula.
+    /// The formulas that must be lowered before this one.
     fn parts<'f>(&self, formula: &'f FormulaNode) -> Vec<&'f Formula> {
         match formula.kind {
             _ if self.given.contains_key(&std::ptr::from_ref(formula)) => Vec::new(),
-            // It is a number of its own.
+            // It becomes a signal of its own.
             FormulaKind::Reduce { on: Some(_), .. } if self.elsewhere.is_read() => Vec::new(),
             FormulaKind::Signal(_) | FormulaKind::Live(_) if self.supply == Supply::Leaves => {
                 formula.operands()
@@ -178,7 +177,7 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// A number that is taken as it is, whose parts are lowered. Equal ones are one.
+    /// A leaf, whose operands are lowered already. Equal leaves are merged.
     pub(super) fn leaf(&mut self, formula: &Formula) -> Option<NodeId> {
         if self.supply != Supply::Leaves {
             return None;
@@ -224,7 +223,7 @@ impl<'a> Lowering<'a> {
         Some(node)
     }
 
-    /// Everything live, and whether it is a log-probability.
+    /// All live primitives, and whether each is a log-probability.
     pub fn live_numbers(&self) -> Vec<(LiveId, bool)> {
         let primitives =
             self.primitives.iter().zip(0..).map(|(primitive, index)| {
@@ -245,7 +244,7 @@ impl<'a> Lowering<'a> {
         primitives.chain(leaves).collect()
     }
 
-    /// A formula whose parts are lowered; where it reads teachers added up by `sum`, once for each.
+    /// A formula whose operands are lowered; if it reads teachers combined by `sum`, once for each.
     fn summed(&mut self, formula: &Formula) -> Result<NodeId, Box<Diagnostic>> {
         let members = match self.supply {
             Supply::Runtime => sums::members(formula, self.origins.roles),
@@ -261,7 +260,7 @@ impl<'a> Lowering<'a> {
         Ok(sum.expect("several teachers are added up"))
     }
 
-    /// A formula whose parts are lowered.
+    /// A formula whose operands are lowered.
     fn node(&mut self, formula: &FormulaNode) -> Result<NodeId, Box<Diagnostic>> {
         let span = self.origins.span(formula.origin);
         Ok(match self.executable(formula)? {
@@ -313,7 +312,7 @@ impl<'a> Lowering<'a> {
                 let target = self.operand(formula);
                 self.cross_entropy(target, formula.origin)
             }
-            // What is written times 0 is switched off: it is not computed, and neither is what only it reads.
+            // A product with a literal 0 is switched off: neither it nor what only it reads is computed.
             ExecutableKind::Apply(Function::Multiply) if switched_off(formula) => {
                 self.graph.constant(formula.axis, 0.0)
             }
@@ -343,7 +342,7 @@ impl<'a> Lowering<'a> {
         })
     }
 
-    /// What a formula is, its operands aside, where somebody supplies it.
+    /// What a formula is converted to, apart from its operands, with the given supply.
     fn executable(&mut self, formula: &FormulaNode) -> Result<ExecutableKind, Box<Diagnostic>> {
         let site = self.origins.at(formula.origin);
         Ok(match self.supply {
@@ -373,7 +372,7 @@ impl<'a> Lowering<'a> {
         Diagnostic::error(code, self.origins.span(formula.origin), message).into()
     }
 
-    /// The one operand of a formula that has one.
+    /// The operand of a formula that has exactly one.
     pub(super) fn operand(&mut self, formula: &FormulaNode) -> NodeId {
         let [operand] = operands(formula)[..] else { unreachable!("the checker gave it one operand") };
         self.lowered(operand)
@@ -388,8 +387,7 @@ impl<'a> Lowering<'a> {
         self.graph.live(LiveId(index as u32))
     }
 
-    /// A name of its own: what is written is only so long, and two things of which it shows the same are
-    /// still two.
+    /// A unique name: long texts are abbreviated, and two with the same abbreviation must still differ.
     fn distinct(&mut self, text: String, formula: &FormulaNode) -> String {
         if !text.contains("...") {
             return text;

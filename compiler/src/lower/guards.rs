@@ -1,4 +1,4 @@
-//! Guards of a stage that does not have what they read.
+//! Refuses guards that read numbers which their stage does not have.
 
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::formula::StepNumber;
@@ -6,8 +6,8 @@ use mopd_lang::formula::StepNumber;
 use crate::plan::{Guard, Objective, Producer, Role, Rollout, Scorers, Validation};
 use crate::refusal::Origins;
 
-/// What the numbers of a stage's steps follow from: where terms have completions of their own, those of the
-/// others.
+/// What the numbers of a stage's steps depend on: where some terms have completions of their own, those of
+/// the other terms.
 pub struct Steps<'a> {
     pub objective: &'a Objective,
     pub rollout: &'a Rollout,
@@ -21,7 +21,7 @@ impl Steps<'_> {
             StepNumber::Divergence => self.has_divergence(),
             StepNumber::ClippedFraction => self.objective.clipped.is_some(),
             StepNumber::ValidationLoss => self.validation.is_some(),
-            // The data's own completions are judged where that is asked.
+            // Completions from the data are rewarded only where the objective needs it.
             StepNumber::Reward => {
                 let asked = || self.objective.signals().iter().any(|signal| signal.is_of_reward());
                 !matches!(self.rollout.producer, Producer::Data(_)) || asked()
@@ -37,7 +37,7 @@ impl Steps<'_> {
         }
     }
 
-    /// The routed teacher says how probable the student's tokens are.
+    /// Whether the routed teacher gives log-probabilities of the student's tokens.
     fn has_divergence(&self) -> bool {
         let routed = self.scorers.routed();
         let scored = self.scorers.scored(|role| self.objective.reads(role)).contains(&Role::TEACHER);

@@ -1,5 +1,5 @@
-//! Formulas as a graph for whoever evaluates it without the runtime: the same nodes that a plan has, except
-//! that what the runtime would supply is a leaf that keeps its formula.
+//! Formulas as a graph for evaluation without the runtime: the same nodes as in a plan, but everything that
+//! the runtime would supply is a leaf that keeps its formula.
 
 use std::rc::Rc;
 
@@ -9,7 +9,7 @@ use super::formula::{Lowering, Supply};
 use crate::expr::graph::{Graph, NodeId};
 use crate::refusal::Origins;
 
-/// A number that no other number of the graph is computed into: a signal, a live primitive, a parameter.
+/// An input of the graph: a signal, a live primitive, a parameter.
 #[derive(Clone, Debug)]
 pub(crate) struct GraphLeaf {
     pub node: NodeId,
@@ -27,17 +27,17 @@ pub(crate) struct FormulaGraph {
     /// In the order of the formulas.
     pub roots: Vec<NodeId>,
     leaves: Vec<GraphLeaf>,
-    /// By node: which leaf it is.
+    /// By node: the index of the leaf that it is.
     leaf_of_node: Vec<Option<usize>>,
-    /// By node: whether a root reads it.
+    /// By node: whether a root depends on it.
     needed: Vec<bool>,
 }
 
 impl FormulaGraph {
-    /// What `selected` means in the formulas is what `select` says; without it, all tokens are selected.
+    /// `select` is the mask of `selected` in the formulas; without it, all tokens are selected.
     ///
     /// # Errors
-    /// What graphs have no word for, in words.
+    /// What a graph can't express, in words.
     pub fn of(select: Option<&Formula>, formulas: &[&Formula]) -> Result<FormulaGraph, String> {
         let mut lowering = Lowering::new(Supply::Leaves, Origins::new(&[]));
         let select = select.map(|select| lowered(&mut lowering, select)).transpose()?;
@@ -50,10 +50,10 @@ impl FormulaGraph {
         Ok(FormulaGraph::new(lowering, select, roots?))
     }
 
-    /// One formula some of whose parts have these values.
+    /// The graph of one formula, with these values for some of its parts.
     ///
     /// # Errors
-    /// What graphs have no word for, in words.
+    /// What a graph can't express, in words.
     pub fn with(given: &[(&Formula, f64)], formula: &Formula) -> Result<FormulaGraph, String> {
         let mut lowering = Lowering::new(Supply::Leaves, Origins::new(&[]));
         lowering.given = given.iter().map(|(part, value)| (Rc::as_ptr(&part.0), *value)).collect();
@@ -80,7 +80,7 @@ impl FormulaGraph {
         FormulaGraph { graph, select, roots, leaves, leaf_of_node, needed }
     }
 
-    /// All that it takes as it is; what is inside one comes before it.
+    /// All leaves; those inside another one come before it.
     pub fn leaves(&self) -> &[GraphLeaf] {
         &self.leaves
     }

@@ -1,5 +1,5 @@
-//! From a checked experiment to a plan: settings and formulas become what the runtime executes, objectives
-//! become graphs with their derivatives, stages get their keys and costs.
+//! From a checked experiment to a plan: settings and formulas are converted for the runtime, objectives
+//! become graphs with derivatives, stages get their keys and costs.
 
 mod agreement;
 mod attempts;
@@ -49,14 +49,14 @@ use crate::expr::graph::{Graph, NodeId};
 use crate::plan::{Between, Live, Objective, OwnData, Plan, Scorers, Signal, Train};
 use crate::refusal::{Origins, refused};
 
-/// Compiles a checked experiment, in steps with a type each: `ExecutableExperiment`, `Lowered`, [`Plan`].
-/// `origins` is what its [`Origin`]s point into. `fused` is the arithmetic of its objectives
+/// Compiles a checked experiment, in steps with a type each: `ExecutableExperiment`, `Lowered`, [`Plan`]. Its
+/// [`Origin`]s index `origins`. `fused` is the arithmetic of its objectives
 /// ([`crate::expr::graph::Graph::fused`]), part of the plan's hash: [`crate::expr::jit::fuses`] says which is
-/// fast here.
+/// fast on this machine.
 ///
 /// # Errors
-/// What the checker can't see and a plan can't hold: what this version can't execute (refused by name, where
-/// it was asked for), `live` inside something without a derivative, a `reduce` that does not end in one
+/// What the checker accepts and a plan can't hold: constructs that this version can't execute (refused by
+/// name, at their place), `live` inside something without a derivative, a `reduce` that does not end in one
 /// number, numbers that are not finite.
 pub fn compile(
     experiment: &checked::Experiment,
@@ -68,15 +68,14 @@ pub fn compile(
     Ok(ExecutableExperiment::of(experiment, origins).lower(fused)?.plan(sources))
 }
 
-/// What an objective computes for each token, before `reduce`. Signals and live primitives that the runtime
-/// does not supply have a place of their own ([`Signal::Other`](crate::plan::Signal),
-/// [`Live::Other`](crate::plan::Live)).
+/// The per-token values of an objective, before `reduce`. Signals and live primitives that the runtime does
+/// not supply are [`Signal::Other`](crate::plan::Signal) and [`Live::Other`](crate::plan::Live).
 #[derive(Clone, Debug)]
 pub struct Expressions {
     pub graph: Graph,
-    /// What the graph's [`LiveId`](crate::expr::graph::LiveId)s stand for.
+    /// The primitives of the graph's [`LiveId`](crate::expr::graph::LiveId)s.
     pub live: Vec<Live>,
-    /// Per token.
+    /// The mask, per token.
     pub select: Option<NodeId>,
     /// The weight of all terms, on its own axis.
     pub weight: Option<NodeId>,
@@ -86,28 +85,27 @@ pub struct Expressions {
 #[derive(Clone, Debug)]
 pub struct TermExpressions {
     pub name: String,
-    /// Per token, without weights.
+    /// The value per token, without weights.
     pub value: NodeId,
     /// The term's own weight, on its own axis.
     pub weight: Option<NodeId>,
-    /// Per token: where the term applies.
+    /// Where the term applies, per token.
     pub when: Option<NodeId>,
 }
 
-/// The expressions of an objective as a graph, for whoever wants to evaluate them without a run. `origins` is
-/// what its [`Origin`]s point into. What the runtime takes for granted, that a teacher answers and how large
-/// the vocabulary is, is a signal here. Where names are too long to be shown whole, and two are shown alike,
-/// the second is called `... (number 2)`.
+/// The expressions of an objective as a graph, for evaluation without a run. Its [`Origin`]s index `origins`.
+/// Facts that the runtime takes for granted, that a teacher answers and the vocabulary size, are signals
+/// here. Where names are too long to be shown whole, and two look the same, the second is called `... (number
+/// 2)`.
 ///
 /// # Errors
-/// What graphs have no word for: schedules that the run itself moves, scores of pairs, reductions over
-/// another rollout.
+/// What a graph can't express: adaptive schedules, scores of pairs, reductions over another rollout.
 pub fn expressions(objective: &checked::Objective, origins: &[Span]) -> Result<Expressions, Box<Diagnostic>> {
     objective::expressions(objective, Origins::new(origins))
 }
 
-/// The terms whose losses somebody reads: the objective, what moves its rollouts or what teachers see, and
-/// the weights of composed teachers.
+/// The terms whose losses are read: by the objective, by ladders of its rollouts or of what teachers see, or
+/// by the weights of composed teachers.
 fn read_losses(train: &checked::Train, learned: &[Formula], scorers: &Scorers) -> Vec<String> {
     let ladders = train.ladders();
     let moving = ladders.iter().chain(learned);
@@ -123,7 +121,7 @@ fn read_losses(train: &checked::Train, learned: &[Formula], scorers: &Scorers) -
     of_formulas.chain(of_weights).collect()
 }
 
-/// A part's graph knows its own losses only, and a state is moved by the first part's.
+/// The graph of a part knows only its own losses, and only the first part updates the states.
 fn across_parts(
     checked: &checked::Objective,
     first: &Objective,
@@ -173,7 +171,7 @@ fn trained(
         match objective::lower(&part.objective, sizes, read, form, origins, fused) {
             Ok(objective) if first.is_none() => first = Some((rollout, objective)),
             Ok(objective) => own_data.push(OwnData { rollout, objective }),
-            // Terms that are multiplied away need no completions, unless all are.
+            // A part without live terms needs no completions, unless all parts are like that.
             Err(error) if error.code == Code::NothingLive => failed = failed.or(Some(error)),
             Err(error) => return Err(error),
         }
@@ -217,7 +215,7 @@ fn trained(
     }
 }
 
-/// What a stage reads that it does not have, or can't be asked for beside what else it has.
+/// Refuses what a stage reads and does not have, or can't combine with its other settings.
 fn unfit(
     train: &Train<Objective>,
     checked: &checked::Train,

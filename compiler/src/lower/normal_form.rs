@@ -1,6 +1,6 @@
-//! The slots that almost every distillation objective fills, read off its typed formulas: so an objective
-//! that this version can't execute has a normal form too. What is not recognised is called a custom
-//! expression. The slots sort; the last one, the terms' formulas in full, tells any two objectives apart.
+//! The normal form of an objective: the slots that almost every distillation objective fills, computed from
+//! its typed formulas, so also for objectives that this version can't execute. Anything unrecognised is
+//! called a custom expression. The slots classify; the last one, all formulas in full, identifies.
 
 mod reading;
 
@@ -16,8 +16,8 @@ use reading::{FormulaParts, FormulaReading};
 use super::expression::{self, exact};
 use crate::plan::NormalForm;
 
-/// Describes an objective. `rollout` is where the stage that uses it takes its tokens from, and which of them
-/// it keeps; an objective of a library has no stage yet.
+/// Describes an objective. `rollout` is the rollout of the stage that uses it, and which completions it
+/// keeps; an objective of a library has no stage yet.
 pub fn normal_form(objective: &Objective, rollout: Option<(&Rollout, Keep)>) -> NormalForm {
     let parts = FormulaParts::of(objective.terms.iter().map(|term| &term.value));
     let live = parts.live();
@@ -99,7 +99,7 @@ pub fn normal_form(objective: &Objective, rollout: Option<(&Rollout, Keep)>) -> 
     }
 }
 
-/// Every term's formula in full. One term alone needs no name.
+/// Every term's formula in full. A single term needs no name.
 fn terms(objective: &Objective) -> String {
     match objective.terms.as_slice() {
         [term] => exact(&term.value),
@@ -111,7 +111,7 @@ fn terms(objective: &Objective) -> String {
     }
 }
 
-/// Every state with its first value and what it is next.
+/// Every state with its first and its next value.
 fn states(objective: &Objective) -> String {
     let each = objective.states.iter().map(|State { name, axis, first, next, .. }| {
         let by = if *axis == Axis::Domain { " by domain" } else { "" };
@@ -120,12 +120,12 @@ fn states(objective: &Objective) -> String {
     each.collect()
 }
 
-/// Which temperature numbers are at, where it is not 1.
+/// The temperature of log-probabilities, where it is not 1.
 fn at_temperature(temperature: f64) -> String {
     if temperature == 1.0 { String::new() } else { format!(", at temperature {}", text::number(temperature)) }
 }
 
-/// `KL(student || teacher)`, with whatever makes it another one.
+/// `KL(student || teacher)`, with all settings that differ from the default.
 fn divergence(divergence: &Divergence, scored_at: f64) -> String {
     let name = match &divergence.kind {
         DivergenceKind::Kl => "KL",
@@ -171,13 +171,13 @@ fn prefixes(objective: &Objective, rollout: Option<(&Rollout, Keep)>) -> String 
     let own = objective.terms.iter().filter_map(|term| {
         term.data.as_ref().map(|data| format!("`{}` on {}", term.name, own_rollout(data)))
     });
-    // Where every term has its own, nothing else is drawn.
+    // Where every term has its own data, nothing else is drawn.
     let drawn = objective.terms.iter().any(|term| term.data.is_none());
     let stage = || rollout.map_or("the stage's choice".to_owned(), |(rollout, _)| self::rollout(rollout));
     drawn.then(stage).into_iter().chain(own).collect::<Vec<String>>().join("; ")
 }
 
-/// Of a term: nothing else says how it is drawn.
+/// The rollout of a term, with its sampling settings, which are shown nowhere else.
 fn own_rollout(of: &Rollout) -> String {
     match &of.source {
         RolloutSource::Data { .. } | RolloutSource::Parameter { .. } if of.edits.is_empty() => rollout(of),
@@ -221,7 +221,7 @@ fn token_allocation(objective: &Objective) -> String {
         .join("; ")
 }
 
-/// Which tokens the statistics and reductions of weights and terms run over, beside a `select`.
+/// Which tokens the statistics and reductions of weights and terms include, where there is a `select`.
 fn statistics(objective: &Objective) -> Option<String> {
     let is_selected = |node: &FormulaNode| matches!(node.kind, FormulaKind::Signal(Signal::Selected));
     let (mut all, mut narrowed) = (false, false);
@@ -237,7 +237,7 @@ fn statistics(objective: &Objective) -> Option<String> {
         };
         match among {
             Some(among) if among.any(is_selected) => narrowed = true,
-            // What `among: selected` says of coarser axes.
+            // The same as `among: selected`, on a coarser axis.
             _ if is_selected(&operand.0) => {}
             _ => all = true,
         }
@@ -252,7 +252,7 @@ fn statistics(objective: &Objective) -> Option<String> {
     })
 }
 
-/// What a term says for itself alone.
+/// The settings of a single term.
 fn own_allocation(term: &Term) -> Option<String> {
     let when = term.when.iter().map(|when| format!("where {}", exact(when)));
     let weight = term.weight.iter().map(|weight| format!("weight {}", exact(weight)));
@@ -287,7 +287,7 @@ fn steps(reduce: &Reduce) -> String {
     text
 }
 
-/// The nonlinear functions, the statistics and the running values in the terms.
+/// The nonlinear functions, the statistics and the scans in the terms.
 fn shaping(parts: &FormulaParts) -> String {
     use Function::*;
     let found = parts.ordered.iter().filter_map(|formula| match &formula.0.kind {
@@ -304,7 +304,7 @@ fn shaping(parts: &FormulaParts) -> String {
             [_, low, high] => format!("clip to [{}, {}]", exact(low), exact(high)),
             _ => "clip".into(),
         }),
-        // Exponentials and logarithms make ratios and their logs: those have lines of their own.
+        // Exponentials and logarithms are parts of ratios and their logs, which have slots of their own.
         FormulaKind::Apply { function, .. }
             if *function == Power || (function.is_call() && !matches!(function, Exp | Log | Where)) =>
         {
@@ -315,7 +315,7 @@ fn shaping(parts: &FormulaParts) -> String {
     listed(found, ", ")
 }
 
-/// `-x` and `x`, as numbers or as names without a value.
+/// Whether the bounds are `-x` and `x`, as numbers or as names without a value.
 fn is_negation(low: &Formula, high: &Formula) -> bool {
     match (&low.0.kind, &high.0.kind) {
         (FormulaKind::Number(low), FormulaKind::Number(high)) => *low == -high,

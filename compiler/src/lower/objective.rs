@@ -1,4 +1,4 @@
-//! An objective into a graph: its loss, the derivative of the loss, and what is reported about it.
+//! Lowers an objective to a graph: its loss, the loss's derivative, and the reported numbers.
 
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::experiment as checked;
@@ -36,8 +36,7 @@ pub(super) fn lower(
     if let Some(chosen) = chosen {
         blocks::report(&mut lowering.graph, terms.iter_mut().map(|term| &mut term.value), chosen);
     }
-    // Terms that are one number per token already are added up as such; a loss per pair has no token of its
-    // own.
+    // Terms with one number per token are summed as such; a loss per pair is not a number of any token.
     let (of_tokens, coarser): (Vec<NodeId>, Vec<NodeId>) =
         weighted.iter().map(|term| term.value).partition(|value| lowering.graph.axis(*value) == Axis::Token);
     let total = sum(&mut lowering.graph, of_tokens.into_iter());
@@ -53,7 +52,7 @@ pub(super) fn lower(
     let everything: Vec<NodeId> = total.into_iter().chain(coarser.iter().copied()).collect();
     let signal = signal(&mut lowering, &everything, selected, origins, here)?;
     let clipped = clipped(&mut lowering.graph, &everything);
-    // Its bound would be looked for where there is no block too.
+    // Its bound would also be tested outside of blocks.
     if clipped.is_some_and(|node| blocks::readers(&lowering.graph)[node.0 as usize]) {
         return Err(refused(here, "`clip` of a number of a block"));
     }
@@ -73,7 +72,7 @@ pub(super) fn lower(
     losses.extend(term_losses.iter().map(|of| (Signal::TermLoss { term: of.term.clone() }, of.loss)));
     let states = states(&mut lowering, objective, &losses)?;
     let learned = match origins.roles.learned.first() {
-        // The gain is read off the stage's own completions.
+        // The gain is measured on the stage's own completions.
         Some(learned) if objective.terms.iter().all(|term| term.data.is_none()) => {
             Some(self::learned(&mut lowering, learned, losses, origins)?)
         }
@@ -87,7 +86,7 @@ pub(super) fn lower(
         .reduce(|left, right| lowering.graph.apply(Function::Multiply, &[left, right]));
     let weight = weight.map(|weight| lowering.graph.broadcast(weight, Axis::Token));
 
-    // Last, so that all else is as it is without.
+    // Last, so that all other nodes are the same as without it.
     let term_gradients = match each_term {
         true => term_gradients(&mut lowering, objective, (&weighted, selected), &live, origins)?,
         false => Vec::new(),
@@ -139,7 +138,7 @@ fn term_gradients(
     objective.terms.iter().zip(shares).map(&mut gradient).collect()
 }
 
-/// Where a condition is the reason why nothing is live: a size that only a plan knows decided it.
+/// Whether nothing is live because of a condition that depends on a size known only in the plan.
 fn never_holds(
     lowering: &Lowering,
     objective: &checked::Objective,
@@ -172,7 +171,7 @@ fn nothing_live(lowering: &Lowering, objective: &checked::Objective, origins: Or
         .help("let a term be a product with a `live` factor")
 }
 
-/// What decides whether a ladder is climbed, after the step whose numbers it reads.
+/// The condition of a ladder, evaluated after the step whose numbers it reads.
 fn ladder(lowering: &mut Lowering, ladder: &Formula, origins: Origins) -> Result<Ladder, Box<Diagnostic>> {
     let FormulaKind::Adaptive(Adaptive::Ladder { values, advance_if, every }) = &ladder.0.kind else {
         unreachable!("the stage has looked for ladders")
@@ -183,7 +182,7 @@ fn ladder(lowering: &mut Lowering, ladder: &Formula, origins: Origins) -> Result
     Ok(Ladder { advance_if, every: (*every).max(1), values: values.len() as u32 })
 }
 
-/// What the objective's states are after a step of these losses.
+/// The objective's states after a step with these losses.
 fn states(
     lowering: &mut Lowering,
     objective: &checked::Objective,
@@ -201,7 +200,7 @@ fn states(
     states.collect()
 }
 
-/// What a policy is trained to raise; the losses in it are those of the step that it is read after.
+/// The gain that a policy is trained to raise; its losses are those of the step just ended.
 fn learned(
     lowering: &mut Lowering,
     learned: &Formula,
@@ -219,14 +218,14 @@ fn learned(
     Ok(Learned { gain, hold: (*hold).max(1), discount: *discount, learning_rate: *lr })
 }
 
-/// An objective's `select`, weights and terms, before they are reduced to a loss.
+/// An objective's `select`, weights and terms, before the reduction to a loss.
 struct Pieces<'a> {
     lowering: Lowering<'a>,
-    /// Per token.
+    /// The mask, per token.
     selected: Option<NodeId>,
     weight: Option<NodeId>,
     terms: Vec<Term>,
-    /// In the same order.
+    /// The terms with their weights, in the same order.
     weighted: Vec<Weighted>,
 }
 
@@ -250,7 +249,7 @@ fn pieces<'a>(
         let value = lowering.lower(&term.value)?;
         let per_token = lowering.graph.broadcast(value, Axis::Token);
         terms.push(Term { name: term.name.clone(), value: per_token, origin: term.origin });
-        // What its own reduction starts from: a loss per pair is averaged over pairs.
+        // The axis where its reduction starts: a loss per pair is averaged over pairs.
         let reduce = term.reduce.as_ref().or(objective.reduce.as_ref());
         let first = reduce.and_then(|reduce| reduce.steps.first()).map_or(Axis::Token, |step| step.elements);
         let at = first.max(lowering.graph.axis(value)).min(Axis::Token);
@@ -260,7 +259,7 @@ fn pieces<'a>(
         let message = format!("the objective `{}` has no term", objective.name);
         return Err(Diagnostic::error(Code::MissingTerm, here, message).into());
     }
-    // Term by term, as the author reads it: weight * a + weight * b.
+    // Term by term, in the author's order: weight * a + weight * b.
     let mut weighted = Vec::with_capacity(terms.len());
     for (checked, value) in objective.terms.iter().zip(values) {
         let own = detached(&mut lowering, checked.weight.as_ref(), "weight", origins)?;
@@ -275,8 +274,8 @@ fn pieces<'a>(
     Ok(Pieces { lowering, selected, weight, terms, weighted })
 }
 
-/// What an objective computes for each token, before `reduce`, as a graph: whether or not the runtime
-/// supplies what it reads.
+/// The per-token values of an objective, before `reduce`, as a graph, whether or not the runtime supplies
+/// what it reads.
 pub(super) fn expressions(
     objective: &checked::Objective,
     origins: Origins,
@@ -300,23 +299,23 @@ pub(super) fn expressions(
     })
 }
 
-/// An objective down to its loss, on leaves: see [`FormulaGraph`].
+/// An objective lowered to its loss, on leaves: see [`FormulaGraph`].
 pub(crate) struct WholeObjective {
-    /// Its roots are all nodes below.
+    /// Its roots are all nodes listed below.
     pub formulas: FormulaGraph,
     pub loss: NodeId,
-    /// As in [`Objective`].
+    /// The mask of chosen tokens, as in [`Objective`].
     pub chosen: Option<NodeId>,
-    /// `let`s, `select`, weights and terms, as the author calls them.
+    /// `let`s, `select`, weights and terms, with their names.
     pub parts: Vec<(String, NodeId)>,
-    /// By live leaf: the derivative of the loss.
+    /// The derivative of the loss by each live leaf.
     pub gradients: Vec<(LiveId, NodeId)>,
 }
 
-/// All its terms are of one batch of completions.
+/// Lowers an objective whose terms all use one batch of completions.
 ///
 /// # Errors
-/// What graphs have no word for.
+/// What a graph can't express.
 pub(crate) fn whole(
     objective: &checked::Objective,
     origins: &[Span],
@@ -397,9 +396,9 @@ pub(super) fn sum(graph: &mut Graph, nodes: impl Iterator<Item = NodeId>) -> Opt
     nodes.reduce(|left, right| graph.apply(Function::Add, &[left, right]))
 }
 
-/// Per token: what one more unit of its primitive does to the sum of all selected tokens' `values`. Where
-/// these are elementwise in what is live, that is the token's own coefficient; where they are not, it counts
-/// what the token does to others too.
+/// Per token: the derivative, by its primitive, of the sum of all selected tokens' `values`. Where these are
+/// elementwise in the live numbers, it is the token's own coefficient; otherwise it includes the token's
+/// effect on others.
 pub(super) fn signal(
     lowering: &mut Lowering,
     values: &[NodeId],
@@ -410,7 +409,7 @@ pub(super) fn signal(
     let (live, is_log_probability): (Vec<LiveId>, Vec<bool>) = lowering.live_numbers().into_iter().unzip();
     let graph = &mut lowering.graph;
     let sums = values.iter().map(|value| {
-        // What is coarser than a token has left those out that are not selected.
+        // Values coarser than a token already exclude tokens that are not selected.
         let mask = selected.filter(|_| graph.axis(*value) == Axis::Token);
         graph.reduce(Reduction::Sum, *value, Axis::Batch, mask)
     });
@@ -421,8 +420,8 @@ pub(super) fn signal(
         .into_iter()
         .zip(live.iter().zip(is_log_probability))
         .map(|(coefficient, (&live, is_log_probability))| {
-            // A log-probability's coefficient is its advantage. A divergence or a loss brings a size of its
-            // own: where student and teacher agree it pulls at nothing, whatever its coefficient.
+            // A log-probability's coefficient is its advantage. A divergence or a loss has a magnitude of its
+            // own: where student and teacher agree there is no gradient, whatever its coefficient.
             let size = if is_log_probability {
                 coefficient
             } else {
@@ -457,7 +456,7 @@ fn gradients(
     })
 }
 
-/// 1 where some `clip` that `totals` are computed from replaces its argument by a bound.
+/// 1 where some `clip` that `totals` depend on replaces its argument by a bound.
 fn clipped(graph: &mut Graph, totals: &[NodeId]) -> Option<NodeId> {
     let reachable = graph.reachable(totals);
     let clips: Vec<[NodeId; 3]> = graph

@@ -1,5 +1,5 @@
-//! What a teacher with another tokenizer can be asked. It has a distribution where a token of both begins,
-//! and over its own vocabulary: it is compared by rank, or on the entries that both vocabularies have.
+//! What a teacher with another tokenizer supports. It has a distribution where a token of both tokenizers
+//! begins, over its own vocabulary: it is compared by rank, or on the entries that both vocabularies have.
 
 use mopd_lang::diag::Diagnostic;
 
@@ -8,7 +8,7 @@ use crate::plan::{
 };
 use crate::refusal::{Origins, refused};
 
-/// The first thing that an objective asks of such a teacher and that can't be answered.
+/// The first thing that an objective needs of such a teacher and that is not supported.
 pub fn unfit(objective: &Objective, scorers: &Scorers, origins: Origins) -> Option<Diagnostic> {
     let own_tokens = |role: Role| scorers.choices(role).iter().find(|choice| choice.own_tokens);
     let composed = scorers.iter().flat_map(|(_, scorer)| &scorer.choices).find_map(|choice| {
@@ -38,12 +38,12 @@ pub fn unfit(objective: &Objective, scorers: &Scorers, origins: Origins) -> Opti
     })
 }
 
-/// What is asked of roles' distributions.
+/// What an objective needs of roles' distributions.
 #[derive(Clone)]
 struct Asked<'a> {
     roles: Vec<Role>,
     divergence: Option<&'a Divergence>,
-    /// The entries that a number is about, where it is no divergence.
+    /// The support of a number that is not a divergence.
     support: Option<&'a Support>,
 }
 
@@ -62,12 +62,12 @@ impl<'a> Asked<'a> {
         Asked { roles: live.roles(), divergence, support: None }
     }
 
-    /// The role with whose vocabulary the student's is compared.
+    /// The role whose vocabulary the student's is compared with.
     fn compared(&self) -> Option<Role> {
         compared(self.support.or(self.divergence.map(|divergence| &divergence.support))?)
     }
 
-    /// The name of a teacher that can't answer it.
+    /// The name of a teacher that does not support it.
     fn unanswered<'n>(&self, own_tokens: &impl Fn(Role) -> Option<&'n TeacherChoice>) -> Option<&'n str> {
         let mut others = self.roles.iter().filter_map(|role| own_tokens(*role));
         let first = others.next()?;
@@ -89,7 +89,7 @@ fn compared(support: &Support) -> Option<Role> {
     }
 }
 
-/// Whether a divergence needs no entry of one vocabulary to be one of the other.
+/// Whether a divergence does not match entries of the two vocabularies by id.
 fn by_text(divergence: &Divergence) -> bool {
     let by_rank = divergence.kind == DivergenceKind::SortedL1;
     match divergence.support {

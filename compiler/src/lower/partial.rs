@@ -1,5 +1,4 @@
-//! Teachers that have nothing to read for some completions: an objective asks `available` before it reads
-//! them.
+//! Teachers without an input for some completions: an objective must test `available` before it reads them.
 
 use mopd_lang::diag::Diagnostic;
 
@@ -35,7 +34,7 @@ pub fn unfit(objective: &Objective, scorers: &Scorers, origins: Origins) -> Opti
     Some((*refused(at, construct)).help(help))
 }
 
-/// A confidence of a panel that states none.
+/// Refuses the confidence of a panel that states none.
 pub fn without_confidence(objective: &Objective, panels: &[Panel], origins: Origins) -> Option<Diagnostic> {
     let stated =
         |role: Role| panels.iter().any(|panel| panel.confidence.is_some() && panel.members.contains(&role));

@@ -1,10 +1,10 @@
-//! What of a formula becomes nodes.
+//! Which parts of a formula become nodes.
 
 use mopd_lang::formula::{self as checked, Formula, FormulaKind, FormulaNode};
 
 use crate::plan::Function;
 
-/// The parts of a formula that become nodes of their own. What a divergence holds is part of the primitive.
+/// The parts of a formula that become separate nodes. The parts of a divergence belong to the primitive.
 pub(super) fn operands(formula: &FormulaNode) -> Vec<&Formula> {
     match &formula.kind {
         FormulaKind::Apply { .. } if switched_off(formula) => Vec::new(),
@@ -29,7 +29,7 @@ pub(super) fn operands(formula: &FormulaNode) -> Vec<&Formula> {
     }
 }
 
-/// A product with the number 0.
+/// Whether a formula is a product with the literal 0.
 pub(super) fn switched_off(formula: &FormulaNode) -> bool {
     match &formula.kind {
         FormulaKind::Apply { function: Function::Multiply, operands } => {

@@ -1,4 +1,4 @@
-//! Numbers that follow from where a token stands.
+//! Numbers that are computed from a token's position.
 
 use crate::expr::graph::{Graph, NodeId};
 use crate::plan::{Axis, Function, Reduction, Scan, Signal};

@@ -1,13 +1,13 @@
-//! Formulas share parts: walking the tree that the sharing stands for could take exponential time. So whoever
-//! looks through a formula goes through this list.
+//! Formulas share parts: traversing them as trees could take exponential time. Code that searches a formula
+//! uses this list instead.
 
 use std::collections::HashSet;
 use std::rc::Rc;
 
 use mopd_lang::formula::{Formula, FormulaNode};
 
-/// The parts of some formulas, each once, operands before users, in the order in which they are read. Without
-/// recursion: a sum of ten thousand summands is a deep formula.
+/// The parts of some formulas, each once, operands before users, in the order in which they are read. Not
+/// recursive: a sum of ten thousand summands is a deep formula.
 pub(crate) fn ordered<'a>(
     roots: impl IntoIterator<Item = &'a Formula>,
     operands: impl Fn(&'a Formula) -> Vec<&'a Formula>,
@@ -22,7 +22,7 @@ pub(crate) fn ordered<'a>(
                 continue;
             }
             let before = pending.len();
-            // The first operand on top.
+            // The first operand is on top.
             let operands = operands(formula).into_iter().rev();
             pending.extend(operands.filter(|operand| !known.contains(&Rc::as_ptr(&operand.0))));
             if pending.len() == before {

@@ -1,5 +1,5 @@
-//! Objectives on turns of recorded trajectories. Each turn is a completion of its own, and nobody judges it:
-//! what the domain's reward is about comes at the end of a trajectory, if at all.
+//! Objectives on turns of recorded trajectories. Each turn is a completion of its own, without a reward: the
+//! domain's reward is for the end of a trajectory, if at all.
 
 use mopd_lang::diag::Diagnostic;
 use mopd_lang::experiment as checked;
@@ -9,14 +9,14 @@ use crate::plan::views::Slot;
 use crate::plan::{Feedback, Objective, Rollout, Scorers, Signal, View};
 use crate::refusal::{Origins, refused};
 
-/// What is read in place of prompts.
+/// The templates that replace prompts.
 pub struct ShownTemplates<'a> {
     pub scorers: &'a Scorers,
     pub feedback: &'a [Feedback],
     pub student: Option<&'a View>,
 }
 
-/// The first thing that is asked of recorded turns that they have not.
+/// The first thing that an objective needs and recorded turns do not have.
 pub fn unfit(
     (objective, checked): (&Objective, &checked::Objective),
     rollout: &Rollout,
@@ -28,7 +28,7 @@ pub fn unfit(
     let refuse = |what: String, help: &str| {
         Some((*refused(at, format!("{what} of the turns of a recorded trajectory"))).help(help))
     };
-    // In the plan, both are computed from where a turn begins and ends.
+    // In the plan, both are computed from the beginning and end of a turn.
     let place = checked.formulas().into_iter().flat_map(Formula::parts).find_map(|part| match &part.0.kind {
         FormulaKind::Signal(CheckedSignal::Turn) => Some("turn"),
         FormulaKind::Signal(CheckedSignal::InSpan(NamedSpan::FinalTurn)) => Some("span.final_turn"),

@@ -1,4 +1,4 @@
-//! How terms become one number: the loss of an objective, and of each of its terms.
+//! The reduction of terms to one number: the loss of an objective, and of each of its terms.
 
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::experiment as checked;
@@ -11,18 +11,18 @@ use crate::expr::graph::{Graph, NodeId};
 use crate::plan::{Axis, Function, Reduction};
 use crate::refusal::Origins;
 
-/// A term, times its weights.
+/// A term, multiplied by its weights.
 pub struct Weighted {
     pub value: NodeId,
     /// The term without weights, wherever it applies.
     pub bare: NodeId,
-    /// The term's own, on its own axis.
+    /// The term's own weight, on its own axis.
     pub weight: Option<NodeId>,
     /// Where the term applies, on the axis of `value`.
     pub when: Option<NodeId>,
 }
 
-/// What a term adds to the loss, without its weights: one that is weighted by its own loss would follow
+/// A term's loss, without its weights: a term that is weighted by its own loss would otherwise depend on
 /// itself.
 pub fn term_loss(
     lowering: &mut Lowering,
@@ -37,8 +37,8 @@ pub fn term_loss(
     reduced(lowering, (value, value), (selected, when), reduce, &objective.name, origins)
 }
 
-/// What each term adds to the loss, in their order: together they are the loss, since means and sums are
-/// linear. Where domains are balanced, they are so for all terms that are reduced together.
+/// The share of each term in the loss, in their order: they sum to the loss, since means and sums are linear.
+/// A balance of domains is the same for all terms that are reduced together.
 pub fn shares(
     lowering: &mut Lowering,
     terms: &[Weighted],
@@ -64,13 +64,13 @@ pub fn shares(
     shares.collect()
 }
 
-/// Whether a term is reduced by itself.
+/// Whether a term is reduced separately.
 fn is_alone(checked: &checked::Term, term: &Weighted, objective: &checked::Objective) -> bool {
     let among_when = |reduce: &checked::Reduce| reduce.steps.iter().any(|step| step.among_when);
     checked.reduce.is_some() || (term.when.is_some() && objective.reduce.as_ref().is_some_and(among_when))
 }
 
-/// The sum of all terms, each reduced as it says. Terms with the same way to one number are added up before.
+/// The sum of all terms, each with its own reduction. Terms with the same reduction are summed before it.
 pub fn loss(
     lowering: &mut Lowering,
     terms: &[Weighted],
@@ -108,9 +108,9 @@ pub fn loss(
     Ok(loss)
 }
 
-/// `reduce`, step by step: the one place where `select` narrows without being named. Tokens that are not
-/// selected take no part, nor do sequences and groups without any selected token. In a step `among: when`,
-/// neither do those where the term applies nowhere. Of the total, a part is reduced, which may be all of it.
+/// `reduce`, step by step: the only place where `select` applies implicitly. Tokens that are not selected are
+/// left out, and so are sequences and groups without any selected token; in a step `among: when`, also those
+/// where the term applies nowhere. Reduces `part` of the total, which may be all of it.
 fn reduced(
     lowering: &mut Lowering,
     (part, total): (NodeId, NodeId),
@@ -121,7 +121,7 @@ fn reduced(
 ) -> Result<NodeId, Box<Diagnostic>> {
     let here = origins.span(reduce.origin);
     let axis = lowering.graph.axis(total);
-    // What has one number per pair takes part where some token of the pair does.
+    // A number per pair is included if some token of the pair is selected.
     let selected = match selected {
         Some(selected) if axis < Axis::Token => {
             Some(lowering.graph.reduce(Reduction::Any, selected, axis, None))
@@ -187,11 +187,11 @@ fn reduced(
     Ok(lowering.graph.apply(Function::Divide, &[value, denominator]))
 }
 
-/// A term is 0 where it does not apply; whether such tokens are counted is said by each step of its
-/// reduction. Answers the condition on the term's axis too.
+/// A term is 0 where it does not apply; each step of its reduction decides whether such tokens count. Also
+/// returns the condition on the term's axis.
 pub fn only_where(graph: &mut Graph, value: NodeId, when: Option<NodeId>) -> (NodeId, Option<NodeId>) {
     let Some(when) = when else { return (value, None) };
-    // A loss per sequence stays one where the condition is one per sequence.
+    // A loss per sequence stays one if the condition is per sequence.
     let axis = graph.axis(value).max(graph.axis(when));
     let (when, zero) = (graph.broadcast(when, axis), graph.constant(axis, 0.0));
     (graph.apply(Function::Where, &[when, value, zero]), Some(when))

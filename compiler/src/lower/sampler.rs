@@ -1,4 +1,4 @@
-//! Objectives that read the distribution which completions were drawn from, where there is no such one.
+//! Objectives that read the sampler's distribution, where completions have none.
 
 use mopd_lang::diag::Diagnostic;
 

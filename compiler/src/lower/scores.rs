@@ -1,4 +1,4 @@
-//! What is asked of a scalar head, and losses on two completions of a prompt.
+//! Outputs of scalar heads, and losses on two completions of a prompt.
 
 use mopd_lang::experiment::Origin;
 use mopd_lang::formula::{self as checked, Formula, FormulaKind, FormulaNode};
@@ -8,20 +8,20 @@ use super::positions;
 use crate::expr::graph::{Graph, NodeId};
 use crate::plan::{Axis, Function, Live, Reduction, Role, Signal};
 
-/// Where a score is read off the values of a scalar head: a value stands before the token that it is of, so
-/// that of a text is the one before the token behind it.
+/// Where a score is read from the values of a scalar head. A value comes before its token, so the score of a
+/// text is the value before the token that follows the text.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Read {
-    /// Each value by itself: no score.
+    /// Every value, without a score.
     EachToken,
-    /// At the last token of the completion, which is the end token of one that was not cut off.
+    /// At the last token of the completion, which is the end token unless it was cut off.
     Completion,
-    /// Behind `<tag>...</tag>`; 0 where there is no such text.
+    /// After `<tag>...</tag>`; 0 where there is no such text.
     Span { tag: String },
 }
 
 impl Lowering<'_> {
-    /// `value`, per token, as it is read.
+    /// Reads a score from `value`, which is per token.
     pub(super) fn score(&mut self, value: NodeId, on: Read, origin: Origin) -> NodeId {
         let here = match on {
             Read::EachToken => return value,
@@ -34,14 +34,14 @@ impl Lowering<'_> {
         self.graph.reduce(Reduction::Sum, value, Axis::Sequence, Some(here))
     }
 
-    /// What the student's own head says, as it is read, with its gradient.
+    /// The output of the student's own head, with its gradient.
     pub(super) fn live_score(&mut self, on: Read, origin: Origin) -> NodeId {
         let value = self.live_part(checked::ModelSignal::Value, Live::Value, origin);
         self.score(value, on, origin)
     }
 
-    /// Whether the token is the one behind the last that is inside of a tag; where that is the last of all,
-    /// that one.
+    /// Whether the token is the one after the last token inside a tag, or that last token itself where none
+    /// follows.
     fn behind(&mut self, tag: String, origin: Origin) -> NodeId {
         use Function::*;
         let inside = checked::Signal::InSpan(checked::NamedSpan::Tag(tag.clone()));
@@ -66,7 +66,7 @@ impl Lowering<'_> {
         }
     }
 
-    /// A signal: the language's where it is given, the runtime's where it is computed.
+    /// A signal: the language's where it is given, or the runtime's, which computes it.
     fn known(&mut self, given: checked::Signal, computed: Signal, origin: Origin) -> NodeId {
         let (unit, axis) = (given.unit(), given.axis());
         self.given_or(FormulaKind::Signal(given), (unit, axis), origin, |lowering| {
@@ -74,7 +74,7 @@ impl Lowering<'_> {
         })
     }
 
-    /// The same of a number of the student's that has a gradient.
+    /// [`Self::known()`] for a number of the student that has a gradient.
     fn live_part(&mut self, given: checked::ModelSignal, computed: Live, origin: Origin) -> NodeId {
         let (unit, axis) = (given.unit(), given.axis());
         let given = FormulaKind::Live(checked::Live::Part(given));
@@ -98,7 +98,7 @@ impl Lowering<'_> {
         }
     }
 
-    /// A loss that is computed from given numbers, where the objective is; it would be a leaf otherwise.
+    /// A loss computed from given numbers, with [`Lowering::opening_losses`]; otherwise it is a leaf.
     pub(super) fn of_given(&mut self, formula: &FormulaNode) -> Option<NodeId> {
         let FormulaKind::Live(live) = &formula.kind else { return None };
         if !self.opens_losses {
@@ -127,8 +127,8 @@ impl Lowering<'_> {
     }
 
     /// -log sigmoid(beta * (S(chosen) - S(rejected))) of each pair, where S is the sum over a completion's
-    /// tokens of log student / reference (arXiv:2305.18290, eq. 7). Tokens that are not selected take no
-    /// part.
+    /// tokens of log student / reference (arXiv:2305.18290, eq. 7). Tokens that are not selected are left
+    /// out.
     pub(super) fn dpo(&mut self, beta: NodeId, origin: Origin) -> NodeId {
         let student = self.live_part(checked::ModelSignal::Logp, Live::Logp, origin);
         let reference =
@@ -149,7 +149,7 @@ impl Lowering<'_> {
         minus_log_sigmoid(&mut self.graph, margin)
     }
 
-    /// The square of what is read off the head, less the target.
+    /// The squared difference between the head's output and the target.
     pub(super) fn squared_error(&mut self, on: Read, target: NodeId, origin: Origin) -> NodeId {
         let read = self.live_score(on, origin);
         let error = self.graph.apply(Function::Subtract, &[read, target]);
@@ -164,8 +164,8 @@ impl Lowering<'_> {
         self.graph.apply(Function::Sigmoid, &[logit])
     }
 
-    /// -(y log c + (1 - y) log(1 - c)) of the confidence c and a target y, from the log-odds of c: a
-    /// logarithm of c itself is infinite where c rounds to 0 or 1.
+    /// -(y log c + (1 - y) log(1 - c)) of the confidence c and a target y, from the logit of c: the logarithm
+    /// of c itself would be infinite where c rounds to 0 or 1.
     pub(super) fn cross_entropy(&mut self, target: NodeId, origin: Origin) -> NodeId {
         use Function::*;
         let logit = self.live(Live::ConfidenceLogit, origin);
@@ -180,7 +180,7 @@ impl Lowering<'_> {
     }
 }
 
-/// What is read off a scalar head for a part of a role, if it is one's.
+/// How the part of a role is read from a scalar head, if it is.
 pub(super) fn read_of(part: &checked::ModelSignal) -> Option<Read> {
     match part {
         checked::ModelSignal::Value => Some(Read::EachToken),
@@ -189,7 +189,7 @@ pub(super) fn read_of(part: &checked::ModelSignal) -> Option<Read> {
     }
 }
 
-/// What the chosen completion of each pair has more than the rejected one, of one number per completion.
+/// The chosen completion's number minus the rejected one's, for each pair.
 fn margin(graph: &mut Graph, of: NodeId) -> NodeId {
     let chosen = graph.signal(Signal::Chosen);
     let opposite = graph.apply(Function::Negate, &[of]);
@@ -197,8 +197,8 @@ fn margin(graph: &mut Graph, of: NodeId) -> NodeId {
     graph.reduce(Reduction::Sum, signed, Axis::Group, None)
 }
 
-/// log(1 + exp(-x)), where nothing can overflow. At 0, where training starts from the reference, the
-/// derivative must be -1/2: so no `abs`, and no tie between `min` and `max` in the branch that is taken.
+/// log(1 + exp(-x)) without overflow. At 0, where training starts from the reference, the derivative must be
+/// -1/2: so there is no `abs`, and no tie between `min` and `max` in the branch that is taken.
 fn minus_log_sigmoid(graph: &mut Graph, x: NodeId) -> NodeId {
     use Function::*;
     let zero = graph.constant(Axis::Run, 0.0);

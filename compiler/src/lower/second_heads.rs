@@ -1,4 +1,4 @@
-//! Which stages may draw two tokens in a step, and which may ask about the second.
+//! Which stages may sample two tokens per step, and which may read numbers of the second head.
 
 use mopd_lang::diag::Diagnostic;
 
@@ -33,12 +33,12 @@ pub fn unfit(models: &[Model<Objective>], origins: Origins) -> Vec<Diagnostic> {
     found
 }
 
-/// Whether one of them draws two tokens in a step.
+/// Whether one of these producers samples two tokens per step.
 fn draws<'p>(mut producers: impl Iterator<Item = &'p Producer>) -> bool {
     producers.any(|producer| producer.drawn().iter().any(|(_, sampling)| sampling.accept.is_some()))
 }
 
-/// What a stage has that a second head is not trained beside.
+/// A setting of the stage that can't be combined with training a second head.
 fn beside(train: &Train<Objective>) -> Option<&'static str> {
     if !train.trains_second_head() || draws(train.producers().skip(1).chain(train.measured())) {
         return Some("in another rollout than a stage's own `sample(...)`");
@@ -52,7 +52,7 @@ fn beside(train: &Train<Objective>) -> Option<&'static str> {
     train.private.is_some().then_some("in a private stage")
 }
 
-/// A question about the second head of a student that has none.
+/// Refuses reads of the second head of a student that has none.
 fn asked(train: &Train<Objective>, origins: Origins) -> Option<Diagnostic> {
     if train.trains_second_head() {
         return None;

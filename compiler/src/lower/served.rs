@@ -1,5 +1,5 @@
-//! What a teacher behind a server can be asked. It scores, and writes nothing; of one that does not answer
-//! the whole distribution, only numbers at temperature 1 are known, of the tokens that it lists.
+//! What a teacher behind a server supports. It scores, but does not write. If it does not return the whole
+//! distribution, only numbers at temperature 1 are known, of the tokens that it lists.
 
 use mopd_lang::diag::Diagnostic;
 
@@ -9,7 +9,7 @@ use crate::plan::{
 };
 use crate::refusal::{Origins, refused};
 
-/// The first thing that a stage asks of such a teacher and that can't be answered.
+/// The first thing that a stage needs of such a teacher and that is not supported.
 pub fn unfit(train: &Train<Objective>, origins: Origins) -> Option<Diagnostic> {
     train.objectives().find_map(|(_, objective)| {
         let asked = Asked { train, objective, origins };
@@ -36,14 +36,14 @@ impl<'a> Asked<'a> {
         choices.find_map(|choice| Some((choice, choice.teacher.served()?)))
     }
 
-    /// One that does not answer the whole distribution.
+    /// The name of a teacher of the role that does not return the whole distribution.
     fn partial(&self, role: Role) -> Option<&'a str> {
         let mut choices = self.train.scorers.choices(role).iter();
         let partial = |served: &Served| served.answers != Answers::Distribution;
         choices.find(|choice| choice.teacher.served().is_some_and(partial)).map(|choice| choice.name.as_str())
     }
 
-    /// Whoever writes has weights at hand.
+    /// Refuses writers behind a server: a writer needs local weights.
     fn writers(&self) -> Option<Diagnostic> {
         let train = self.train;
         let drawn = train.producers().chain(train.measured()).flat_map(|producer| producer.drawn());
@@ -119,7 +119,7 @@ impl<'a> Asked<'a> {
         if let (Some(name), Mass::Tail) = (listed, divergence.mass) {
             let what =
                 format!("`mass: tail` beside `{name}`, a teacher on a server that lists some tokens only,");
-            // 1 minus what is listed: of a teacher that is sure, nothing is left of it but rounding.
+            // 1 minus the listed mass: if the teacher is certain, only rounding error is left.
             let help = "take `mass: renormalized` or `mass: generalized`, or let it answer `dist`";
             return self.refuse(what, help);
         }
@@ -128,7 +128,7 @@ impl<'a> Asked<'a> {
         if temperature == 1.0 { None } else { self.tempered(name, temperature) }
     }
 
-    /// What a server says of some tokens is divided by what it would say of all.
+    /// At another temperature, the listed tokens would need the normalizer of all tokens.
     fn tempered(&self, name: &str, temperature: f64) -> Option<Diagnostic> {
         let what = format!(
             "a probability at temperature {temperature} by `{name}`, a teacher on a server that lists some \

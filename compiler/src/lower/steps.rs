@@ -1,6 +1,6 @@
-//! The steps from a checked experiment to a plan, a type each: its settings are made
-//! [`ExecutableExperiment`], its objectives [`Lowered`] to graphs, and the [`Plan`] adds what follows from
-//! all of it: keys, costs, places.
+//! The steps from a checked experiment to a plan, a type each: the settings are converted to an
+//! [`ExecutableExperiment`], the objectives are [`Lowered`] to graphs, and the [`Plan`] adds what follows
+//! from all of it: keys, costs, places.
 
 use mopd_lang::diag::Diagnostic;
 use mopd_lang::experiment as checked;
@@ -22,17 +22,17 @@ pub(super) struct ExecutableExperiment<'a> {
     domains: Vec<Domain>,
     models: Vec<Model<&'a checked::Train>>,
     comparisons: Vec<Comparison>,
-    /// Against it; what is refused is missing above.
+    /// The refusals so far; refused parts are missing above.
     refusals: Refusals,
 }
 
-/// All that the runtime executes, and nothing against it.
+/// An experiment that the runtime can execute, without refusals.
 pub(super) struct Lowered<'a> {
     experiment: Experiment<Objective>,
     origins: Origins<'a>,
 }
 
-/// Each once: the members of a family share their objective, and its faults.
+/// Without duplicates: the members of a family share their objective and its errors.
 struct Refusals(Vec<Diagnostic>);
 
 impl Refusals {
@@ -65,7 +65,7 @@ impl<'a> ExecutableExperiment<'a> {
         ExecutableExperiment { checked: experiment, origins, domains, models, comparisons, refusals }
     }
 
-    /// The objectives become graphs, in the arithmetic of [`crate::expr::graph::Graph::fused`].
+    /// Lowers the objectives to graphs, in the arithmetic of [`crate::expr::graph::Graph::fused`].
     pub(super) fn lower(self, fused: bool) -> Result<Lowered<'a>, Vec<Diagnostic>> {
         let ExecutableExperiment { checked, origins, domains, models, comparisons, mut refusals } = self;
         let tokens = vocabularies(&models);
@@ -106,7 +106,7 @@ impl<'a> ExecutableExperiment<'a> {
 }
 
 impl Lowered<'_> {
-    /// With the key under which each stage's result is stored, what it costs, and where all of it is written.
+    /// Adds the key of each stage's result, the costs, and the places in the source.
     pub(super) fn plan(self, sources: &Sources) -> Plan {
         let Lowered { experiment, origins } = self;
         let (keys, streams) = (key::keys(&experiment, Files::ByPath), key::streams(&experiment));
@@ -132,7 +132,7 @@ impl Lowered<'_> {
     }
 }
 
-/// How many tokens each model's tokenizer has, where that is known without reading a file.
+/// The vocabulary size of each model's tokenizer, where it is known without reading a file.
 fn vocabularies(models: &[Model<&checked::Train>]) -> Vec<Option<u32>> {
     let mut found: Vec<Option<u32>> = Vec::with_capacity(models.len());
     for model in models {
@@ -146,7 +146,7 @@ fn vocabularies(models: &[Model<&checked::Train>]) -> Vec<Option<u32>> {
     found
 }
 
-/// What a stage trains on, model by model.
+/// The training loops of a stage, one for each model.
 pub(super) fn checked_trains(stage: &checked::Stage) -> Vec<&checked::Train> {
     match stage {
         checked::Stage::Train(train) => vec![train.as_ref()],

@@ -1,15 +1,15 @@
-//! `agreement(teacher, samples: 10, by: edit)`: what a role writes that goes on from where the student's
-//! blocks begin (arXiv:2606.01476).
+//! `agreement(teacher, samples: 10, by: edit)`: a role's continuations from the beginnings of the student's
+//! blocks (arXiv:2606.01476).
 
 use super::{Objective, Operation, Role, Signal, Statistic};
 
-/// Continuations that an objective asks for, in every step.
+/// The continuations that an objective needs, in every step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Agreement {
     pub role: Role,
-    /// Of each block.
+    /// Continuations of each block.
     pub samples: u32,
-    /// Blocks of a completion, at most, and the tokens of one, unless several are one.
+    /// The most blocks of a completion, and the tokens of each, unless several are merged.
     pub blocks: u32,
     pub width: u32,
 }
@@ -24,14 +24,14 @@ impl Agreement {
         self.blocks.saturating_mul(self.width)
     }
 
-    /// The most tokens that are written about a completion.
+    /// The most tokens that are written for a completion.
     pub fn written(&self) -> f64 {
         f64::from(self.samples) * f64::from(self.longest())
     }
 }
 
 impl Objective {
-    /// In the order of the graph.
+    /// In the order of the graph's nodes.
     pub fn agreements(&self) -> Vec<Agreement> {
         let choice = self.chosen.map(|chosen| &self.graph.node(chosen).operation);
         let Some(Operation::Statistic { statistic: Statistic::Chunks { most, width }, .. }) = choice else {

@@ -5,12 +5,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{NodeId, Objective, Train};
 
-/// At some steps the gradient of each part of the loss is computed by itself, over the weights that train:
-/// the norm of each, and the cosine between each two. Below 0 they conflict (arXiv:2001.06782, definition 1).
+/// At some steps the gradient of each part of the loss is computed separately, over the trained weights: the
+/// norm of each, and the cosine of each pair. Below 0 they conflict (arXiv:2001.06782, definition 1).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GradientAlignment {
     pub between: Between,
-    /// The first step, and again after so many.
+    /// The steps between two measurements; the first is of the first step.
     pub every: u32,
 }
 
@@ -19,13 +19,13 @@ impl GradientAlignment {
         step.is_multiple_of(self.every.max(1))
     }
 
-    /// How often in so many steps.
+    /// How many times in this many steps.
     pub fn times(&self, steps: u32) -> u32 {
         steps.div_ceil(self.every.max(1))
     }
 }
 
-/// What of the loss's derivatives comes from one term: over all terms they add up to those of
+/// One term's share of the loss's derivatives: summed over the terms, these are those of
 /// [`super::LivePrimitive`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TermGradient {
@@ -35,7 +35,7 @@ pub struct TermGradient {
 }
 
 impl Train<Objective> {
-    /// Of how many parts of the loss one objective of the stage gives a gradient by itself.
+    /// For how many parts of the loss this objective of the stage gives a separate gradient.
     pub fn aligned_in(&self, objective: &Objective) -> usize {
         match self.alignment.map(|alignment| alignment.between) {
             None => 0,
@@ -44,7 +44,7 @@ impl Train<Objective> {
         }
     }
 
-    /// How many gradients are there beside that of the step.
+    /// How many gradients exist besides that of the step.
     pub fn aligned(&self) -> usize {
         match self.alignment.map(|alignment| alignment.between) {
             Some(Between::Domains) => self.mixture.len(),

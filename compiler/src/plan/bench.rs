@@ -1,16 +1,16 @@
-//! What `mopd bench` asks of a worker.
+//! The jobs of `mopd bench` for a worker.
 
 use serde::{Deserialize, Serialize};
 
 use super::Dtype;
 use super::floor::{Phase, Rates};
 
-/// Measure a divergence and its gradient, ours and a plain version that libtorch differentiates.
+/// Measures a divergence and its gradient: ours, and a plain version that libtorch differentiates.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BenchJob {
     pub vocabulary: u32,
     pub tokens: u32,
-    /// The logits of both models are the product of hidden states of this width and a matrix, made and
+    /// The logits of both models are the product of hidden states of this width and a matrix, computed and
     /// differentiated inside the measured part; where absent, logits are given.
     pub width: Option<u32>,
     pub divergence: BenchDivergence,
@@ -31,49 +31,49 @@ pub enum BenchDivergence {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "measure", rename_all = "snake_case")]
 pub enum Measure {
-    /// Of a single run, in a process that does nothing else.
+    /// The memory of a single run, in a process that does nothing else.
     Memory { plain: bool },
-    /// Of both, in turn, and how far they are apart.
+    /// The time of both versions, in turn, and the distance of their results.
     Time { runs: u32 },
 }
 
-/// Have a model write completions, alone: what `mopd bench generate` asks.
+/// Lets a model generate completions and nothing else: for `mopd bench generate`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GenerateJob {
     /// A folder, or a name on the hub.
     pub model: String,
-    /// What relative paths begin at.
+    /// The base folder of relative paths.
     pub base: String,
     pub dtype: Dtype,
     /// Tokens of each prompt.
     pub prompt: u32,
-    /// One after the other, so often.
+    /// The shapes are run one after the other, this many rounds.
     pub shapes: Vec<GenerationShape>,
     pub rounds: u32,
 }
 
-/// Completions that are written together, each of another prompt.
+/// A batch of completions, each of another prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GenerationShape {
     pub batch: u32,
-    /// Tokens of a completion, at most: an end token ends it.
+    /// The most tokens of a completion: an end token ends it.
     pub new: u32,
 }
 
-/// One round of a shape, as it was measured.
+/// The measurements of one round of a shape.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GenerationRound {
     pub shape: GenerationShape,
     pub seconds: f64,
-    /// Tokens that were written, all completions together.
+    /// The number of generated tokens, over all completions.
     pub tokens: u64,
-    /// Bytes that the process held at most beyond what it held before; none where the system does not tell.
+    /// The peak memory in bytes beyond what the process had before; `None` where the system does not tell.
     pub memory: Option<u64>,
-    /// Bytes that the prediction of a run counts for it.
+    /// The memory in bytes that a run's prediction has for it.
     pub predicted_memory: u64,
-    /// What it does, one after the other, if every completion has its full length.
+    /// Its phases in order, if every completion has its full length.
     pub phases: Vec<Phase>,
     pub rates: Rates,
-    /// Cores that it has.
+    /// The CPU cores that it has.
     pub threads: u32,
 }

@@ -1,7 +1,7 @@
-//! The numbers of `metrics.parquet`, by the names of their columns. The worker writes a column per field of a
-//! row of its own, and a test there holds that each is in one of these lists.
+//! The names of the columns of `metrics.parquet`. The worker writes a column for each field of its row type,
+//! and a test there checks that each is in one of these lists.
 
-/// What each domain has of its own, in the order in which it is shown.
+/// Numbers of each domain, in the order in which they are shown.
 pub const OF_DOMAIN: [&str; 24] = [
     "reward",
     "dropped",
@@ -28,7 +28,7 @@ pub const OF_DOMAIN: [&str; 24] = [
     "token_share",
     "signal_share",
 ];
-/// What the whole step has.
+/// Numbers of the whole step.
 pub const OF_STEP: [&str; 12] = [
     "loss",
     "validation_loss",
@@ -43,7 +43,7 @@ pub const OF_STEP: [&str; 12] = [
     "seconds",
     "memory",
 ];
-/// What is in neither: what a row is of, and what is shown in other ways or not at all.
+/// The other columns: keys of the row, and numbers that are shown in other ways or not at all.
 pub const OTHERS: [&str; 12] = [
     "seed",
     "stage",

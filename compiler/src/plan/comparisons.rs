@@ -1,4 +1,4 @@
-//! Tables: which models answer which held-out prompts, and what is made of the answers.
+//! Tables: which models answer which held-out prompts, and the metrics of the answers.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -15,7 +15,7 @@ pub struct Comparison {
     pub rows: Vec<Row>,
     /// Domains first, then benchmarks.
     pub columns: Vec<TableColumn>,
-    /// The rows that score 0 and 1, for `mean_d (s_d - zero_d) / (one_d - zero_d)`.
+    /// The rows whose scores count as 0 and 1, for `mean_d (s_d - zero_d) / (one_d - zero_d)`.
     pub normalized: Option<Normalized>,
     /// Number of seeds; every model of the table is trained once per seed.
     pub seeds: u32,
@@ -23,14 +23,14 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// The models that it evaluates, each with the place of its column.
+    /// The models that it evaluates, each with the index of its column.
     pub fn evaluations(&self) -> BTreeSet<(ModelId, usize)> {
         let normalized = self.normalized.iter().flat_map(|normalized| [&normalized.zero, &normalized.one]);
         let rows = self.rows.iter().map(|row| &row.models).chain(normalized);
         rows.flat_map(|models| models.iter().copied().zip(0..self.columns.len())).collect()
     }
 
-    /// What its cells show beside the score, each once, in the order of the columns.
+    /// The metrics of its cells besides the score, each once, in the order of the columns.
     pub fn metrics(&self) -> Vec<Metric> {
         let mut metrics: Vec<Metric> = Vec::new();
         for metric in self.columns.iter().flat_map(|column| &column.metrics) {
@@ -42,13 +42,13 @@ impl Comparison {
     }
 }
 
-/// The tests of a domain, which may be one that stands for a benchmark.
+/// The tests of a domain, or of a benchmark, which a plan lists as a domain.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TableColumn {
     pub domain: DomainId,
-    /// A benchmark has its own.
+    /// A benchmark has its own settings.
     pub evaluation: Evaluation,
-    /// What its cells show beside the score.
+    /// The metrics of its cells besides the score.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub metrics: Vec<Metric>,
 }
@@ -67,17 +67,17 @@ impl Evaluation {
         self.sampling.temperature == 0.0
     }
 
-    /// Samples a prompt: greedy completions are all alike, so one is enough.
+    /// Samples per prompt: greedy completions are all the same, so one is enough.
     pub fn samples(&self) -> u32 {
         if self.is_greedy() { 1 } else { self.sampling.n.max(1) }
     }
 }
 
-/// A number of a cell beside its score: a mean over prompts, but for what is said of all answers together.
+/// A metric of a cell besides its score: a mean over prompts, except for metrics of all answers together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "metric", rename_all = "snake_case")]
 pub enum Metric {
-    /// The chance that at least one of `k` samples is right, without bias (arXiv:2107.03374, equation 1).
+    /// The probability that at least one of `k` samples is right, unbiased (arXiv:2107.03374, equation 1).
     PassAt { k: u32 },
     /// The share of different completions among the samples of a prompt.
     Distinct,
@@ -85,7 +85,7 @@ pub enum Metric {
     Length,
     /// The expected calibration error of the answers that state a confidence (arXiv:1706.04599, equation 3).
     Ece,
-    /// Of the same answers, the mean squared difference of the confidence and 1 or 0 for right or wrong.
+    /// Of the same answers: the mean squared difference between confidence and correctness (1 or 0).
     Brier,
     /// The share of answers that state a confidence.
     Stated,
@@ -98,7 +98,7 @@ impl Metric {
     }
 }
 
-/// As tables name it.
+/// The name in tables.
 impl fmt::Display for Metric {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

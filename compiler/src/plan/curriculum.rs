@@ -1,60 +1,60 @@
-//! A choice of prompts that is made before steps, by what completions of every prompt are like.
+//! A choice of prompts before steps, by measures of completions of every prompt.
 
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::producers::{FieldValue, Fields, Producer};
 use super::{Formula, ModelId, Scorers, Signal, View};
 
-/// Before the first step, and again after so many, completions are drawn of every prompt of the stage.
-/// Prompts that `filter` does not hold for do not come; the others come in the order of `priority`, until
+/// Before the first step, and again every `refresh` steps, completions are drawn of every prompt of the
+/// stage. Prompts for which `filter` is false are left out; the others come in the order of `priority`, until
 /// prompts are chosen again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Curriculum {
-    /// One truth per prompt; it holds for all where absent.
+    /// One bool per prompt; true for all where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filter: Option<Formula>,
-    /// One number per prompt, the largest first; as prompts are shuffled where absent.
+    /// One number per prompt, the largest first; in shuffled order where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub priority: Option<Formula>,
-    /// Never again where absent.
+    /// The steps between two choices; a single choice where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refresh: Option<u32>,
-    /// Completions that are drawn of each prompt, beside those that the stage trains on.
+    /// Completions that are drawn of each prompt, besides those that the stage trains on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rollouts: Vec<Producer>,
-    /// What formulas read of them ([`Signal::Measured`]).
+    /// The measures that formulas read of them ([`Signal::Measured`]).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub measures: Vec<CurriculumMeasure>,
 }
 
-/// One number per prompt.
+/// A measure: one number per prompt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CurriculumMeasure {
-    /// Of which completions.
+    /// The index of the rollout whose completions it measures.
     pub rollout: u32,
     pub value: Formula,
 }
 
 impl Curriculum {
-    /// The number of the choice that a step goes by.
+    /// The number of the choice that applies to a step.
     pub fn round(&self, step: u32) -> u32 {
         self.refresh.map_or(0, |steps| step / steps.max(1))
     }
 
-    /// Choices of a stage of so many steps, at most.
+    /// The most choices of a stage of this many steps.
     pub fn rounds(&self, steps: u32) -> u32 {
         self.refresh.map_or(1, |refresh| steps.div_ceil(refresh.max(1))).max(1)
     }
 
-    /// Whether it looks at completions like those that the stage trains on.
+    /// Whether it reads completions like those that the stage trains on.
     pub fn reads_own(&self) -> bool {
         let of_own = |signal: &Signal| !matches!(signal, Signal::Measured { .. }) && !is_of_run(signal);
         let formulas = self.filter.iter().chain(&self.priority);
         formulas.flat_map(|formula| formula.graph.signals(&[formula.value])).any(|signal| of_own(&signal))
     }
 
-    /// Whether a number is the same whenever prompts are chosen: its completions are a frozen teacher's, who
-    /// reads and writes the same during the whole run.
+    /// Whether a measure is the same at every choice: its completions are those of a frozen teacher, whose
+    /// prompts and weights never change during the run.
     pub fn is_fixed(&self, measure: &CurriculumMeasure, scorers: &Scorers) -> bool {
         let Some(Producer::Teacher(teacher)) = self.rollouts.get(measure.rollout as usize) else {
             return false;
@@ -71,7 +71,7 @@ impl Curriculum {
         frozen && !moves
     }
 
-    /// What enters a stage's key.
+    /// The part of a stage's key.
     pub(crate) fn meaning(&self, model: &dyn Fn(ModelId) -> FieldValue) -> CurriculumMeaning<'_> {
         let Curriculum { filter, priority, refresh, rollouts, measures } = self;
         let rollouts = rollouts.iter().map(|producer| producer.kind().key(None, model)).collect();
@@ -79,7 +79,7 @@ impl Curriculum {
     }
 }
 
-/// A number of the run, whatever the prompt.
+/// Whether a number is of the run, the same for all prompts.
 pub(crate) fn is_of_run(signal: &Signal) -> bool {
     matches!(signal, Signal::Step | Signal::Progress)
 }
@@ -93,7 +93,7 @@ pub(crate) struct CurriculumMeaning<'a> {
     measures: &'a [CurriculumMeasure],
 }
 
-/// As one inside another.
+/// Serialised like a producer inside another one.
 impl Serialize for Producer {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.kind().fields(None, &FieldValue::Model).serialize(serializer)

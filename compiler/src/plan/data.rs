@@ -1,4 +1,4 @@
-//! Where prompts come from, and what formulas make of a row.
+//! Where prompts come from, and formulas of rows.
 
 use std::borrow::Cow;
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::settings::{Domain, FieldColumn};
 
-/// Longest text of a formula, in characters.
+/// The longest text of a formula, in characters.
 const LONGEST: usize = 100;
 
 /// Rows of data.
@@ -18,28 +18,28 @@ pub struct DataSource {
     /// A file, a pattern of files or a folder in the layout of Hugging Face datasets; relative to the source
     /// file.
     pub path: String,
-    /// Of a folder with several.
+    /// The split, of a folder with several.
     pub split: Option<String>,
-    /// Fields that stand in columns of other names; every other field is the column of its own name.
+    /// Columns of fields with other names; every other field is the column of its own name.
     pub columns: Vec<FieldColumn>,
-    /// Rows are read where it is not 0.
+    /// Only rows where it is not 0 are read.
     pub filter: Option<DataFormula>,
-    /// Only the first so many rows, of those where the filter holds.
+    /// Only this many rows, the first where the filter holds.
     pub limit: Option<u32>,
 }
 
 impl DataSource {
-    /// A file as it is.
+    /// A whole file, without split, filter or limit.
     pub fn file(path: impl Into<String>) -> DataSource {
         DataSource { path: path.into(), split: None, columns: Vec::new(), filter: None, limit: None }
     }
 
-    /// The column that a field stands in.
+    /// The column of a field.
     pub fn column<'a>(&'a self, field: &'a str) -> &'a str {
         self.columns.iter().find(|column| column.field == field).map_or(field, |column| &column.column)
     }
 
-    /// All of a row, its fields by the names that the domain gives them. Every column is looked up before any
+    /// A whole row, with fields by the names that the domain gives them. Every column is looked up before any
     /// is renamed: `columns` may swap two names.
     pub fn renamed<V: Clone>(&self, row: impl IntoIterator<Item = (String, V)>) -> Vec<(String, V)> {
         let mut row: Vec<(String, V)> = row.into_iter().collect();
@@ -60,17 +60,17 @@ impl DataSource {
     }
 }
 
-/// Whether a path that names no file is a pattern of files.
+/// Whether a path that does not name a file is a glob pattern.
 pub fn is_file_pattern(path: &str) -> bool {
     path.contains(['*', '?', '['])
 }
 
-/// Reads a number as people write it: white space around it and commas between groups of three digits do not
-/// count. None for anything else, `inf` and `nan` included.
+/// Parses a number as people write it: surrounding white space and commas between groups of three digits are
+/// ignored. `None` for anything else, also for `inf` and `nan`.
 pub fn number_of_text(text: &str) -> Option<f64> {
     let text = text.trim();
     if !text.contains(',') {
-        // Rust's parser also knows the words "inf" and "nan".
+        // Rust's parser also accepts "inf" and "nan".
         return text.parse().ok().filter(|number: &f64| number.is_finite());
     }
     let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
@@ -83,11 +83,11 @@ pub fn number_of_text(text: &str) -> Option<f64> {
     (first && rest && fraction.is_none_or(digits)).then(|| text.replace(',', "").parse().ok()).flatten()
 }
 
-/// How many of the next prompts are each source's, from what each is owed of them, which sums to `prompts`.
-/// They sum to `prompts`; what is owed afterwards is left in `owed`.
+/// The number of the next prompts from each source. `owed` has what each source is owed, with the sum
+/// `prompts`; the quotas have the same sum, and the difference stays in `owed`.
 pub fn quotas(owed: &mut [f64], prompts: u32) -> Vec<u32> {
     let mut quotas = vec![0; owed.len()];
-    // Giving one at a time to whoever is owed most is largest remainder, and never gives a negative quota.
+    // One at a time to the source that is owed most: the largest remainder method, without negative quotas.
     for _ in 0..prompts {
         let most = (0..owed.len()).rev().max_by(|a, b| owed[*a].total_cmp(&owed[*b]));
         let most = most.expect("a mixture has at least one source");
@@ -97,27 +97,27 @@ pub fn quotas(owed: &mut [f64], prompts: u32) -> Vec<u32> {
     quotas
 }
 
-/// What a row has in a field, as far as formulas read it.
+/// The value of a field in a row, as far as formulas can read it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum DataValue<'a> {
     Null,
     Bool(bool),
-    /// A string as it is, a number as it is written in JSON.
+    /// A string itself, or a number as it is written in JSON.
     Text(Cow<'a, str>),
     /// A list or an object.
     Other,
 }
 
-/// What a formula makes of a field that is null.
+/// What a null field means in a formula.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NullField {
-    /// Nothing holds of it.
+    /// Its value is unknown: no condition on it holds.
     Unknown,
-    /// The row is at fault.
+    /// It is an error of the row.
     Fault,
 }
 
-/// Why a formula has no value in a row.
+/// Why a formula has no value for a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DataFault<'f> {
     Missing { field: &'f str },
@@ -125,7 +125,7 @@ pub enum DataFault<'f> {
 }
 
 impl Domain {
-    /// Where its rows are, by the names of the settings.
+    /// Its data sources, by the names of their settings.
     pub fn sources(&self) -> impl Iterator<Item = (&'static str, &DataSource)> {
         let others = [("tests", &self.tests), ("validation", &self.validation)].into_iter();
         let others = others.filter_map(|(name, source)| Some((name, source.as_ref()?)));
@@ -133,10 +133,10 @@ impl Domain {
     }
 }
 
-/// A number that a row decides. Truth is 1, falsehood 0.
+/// A number that depends only on a row. True is 1, false is 0.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DataFormula {
-    /// Operands stand before what is computed from them; the last is the value.
+    /// Operands come before their users; the last node is the value.
     pub nodes: Vec<DataNode>,
 }
 
@@ -146,11 +146,11 @@ pub enum DataNode {
     Number {
         value: f64,
     },
-    /// A field that holds a number, or a bool.
+    /// A field with a number or a bool.
     Field {
         field: String,
     },
-    /// Whether a field that holds a text is this one.
+    /// Whether a field is this text.
     FieldIs {
         field: String,
         text: String,
@@ -162,7 +162,7 @@ pub enum DataNode {
 }
 
 impl DataFormula {
-    /// Of a signal that a row decides.
+    /// The formula of a signal that depends only on the row; `None` for other signals.
     pub fn of_signal(signal: &super::Signal) -> Option<DataFormula> {
         let node = match signal {
             super::Signal::Data { field } => DataNode::Field { field: field.clone() },
@@ -187,8 +187,8 @@ impl DataFormula {
         fields
     }
 
-    /// Its value in a row that answers `number` for a field with a number or a bool, and `is` for a
-    /// field and a text.
+    /// Its value for a row: `number` returns a field with a number or a bool, `is` compares a field with a
+    /// text.
     pub fn value(&self, number: impl Fn(&str) -> f64, is: impl Fn(&str, &str) -> bool) -> f64 {
         let mut values: Vec<f64> = Vec::with_capacity(self.nodes.len());
         for node in &self.nodes {
@@ -199,7 +199,7 @@ impl DataFormula {
                 DataNode::Apply { function, operands } => {
                     let operands: Vec<f64> =
                         operands.iter().filter_map(|at| values.get(*at as usize).copied()).collect();
-                    // A plan that was not made by the compiler may have any number of operands.
+                    // A plan that does not come from the compiler may have any number of operands.
                     if operands.len() == function.operands() { function.value(&operands) } else { f64::NAN }
                 }
             });
@@ -207,7 +207,7 @@ impl DataFormula {
         values.last().copied().unwrap_or(f64::NAN)
     }
 
-    /// Its value in a row that answers `value` for a field.
+    /// Its value for a row; `value` returns a field.
     pub fn of_row<'v>(
         &self,
         null: NullField,
@@ -239,7 +239,7 @@ impl DataFormula {
         Ok(self.value(|field| value(field).as_ref().and_then(number).unwrap_or(f64::NAN), is))
     }
 
-    /// Whether the row is one of those that the author means; NaN is not true.
+    /// Whether it holds for the row; NaN is false.
     pub fn holds<'v>(
         &self,
         null: NullField,
@@ -249,7 +249,7 @@ impl DataFormula {
         Ok(value != 0.0 && !value.is_nan())
     }
 
-    /// As an author would write it; its end is cut where it is long.
+    /// The formula as an author would write it; cut where it is long.
     pub fn text(&self) -> String {
         let mut formulas: Vec<Formula> = Vec::with_capacity(self.nodes.len());
         for node in &self.nodes {
@@ -265,7 +265,7 @@ impl DataFormula {
                     FormulaKind::Apply { function: *function, operands }
                 }
             };
-            // A text says nothing of units and axes.
+            // Units and axes do not appear in the text.
             formulas.push(Formula::new(kind, Unit::Number, Axis::Sequence, false, Origin(0)));
         }
         formulas.last().map(|formula| text::formula(formula, LONGEST)).unwrap_or_default()

@@ -1,31 +1,31 @@
-//! Weights that go on in the direction of their change, where a benchmark says that it helps.
+//! Extrapolation of weights along their change so far, where a benchmark improves.
 
 use mopd_lang::experiment::powers_up_to;
 use serde::{Deserialize, Serialize};
 
 use super::{DomainId, Evaluation, WeightGroup};
 
-/// After some steps the weights are moved further away from where the last extrapolation left them, at first
-/// from where the stage began, in the direction of their change since then (arXiv:2605.11739). A candidate is
-/// kept while a benchmark improves by it; the first one that does not improve it is dropped, and ends it.
+/// After some steps the weights are moved further from their state after the last extrapolation (at first:
+/// the start of the stage), along their change since then (arXiv:2605.11739). A candidate is kept while it
+/// improves a benchmark; the first one that does not is dropped, and ends the extrapolation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Extrapolation {
     pub factor: f64,
-    /// Candidates at most.
+    /// The most candidates.
     pub rounds: u32,
-    /// After 1 step, after so many, after the square of it, and so on.
+    /// It comes after steps 1, `powers_of`, `powers_of`^2, and so on.
     pub powers_of: u32,
-    /// Its tests decide. No stage is trained on it.
+    /// The benchmark that decides. No stage is trained on it.
     pub judged_by: DomainId,
-    /// How they are answered.
+    /// How its prompts are answered.
     pub evaluation: Evaluation,
-    /// The weights that are moved; all that are trained where empty.
+    /// The weights that are moved; all trained ones where empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub weights: Vec<WeightGroup>,
 }
 
 impl Extrapolation {
-    /// Whether there is one after so many steps.
+    /// Whether there is an extrapolation after this many steps.
     pub fn comes(&self, steps: u32) -> bool {
         let mut rest = steps;
         while rest > 1 && rest.is_multiple_of(self.powers_of.max(2)) {
@@ -34,15 +34,15 @@ impl Extrapolation {
         rest == 1
     }
 
-    /// How often the benchmark is answered in so many steps, at most: by the weights as they are and by each
+    /// The most evaluations of the benchmark in this many steps: of the current weights and of each
     /// candidate.
     pub fn evaluations(&self, steps: u32) -> u64 {
         u64::from(powers_up_to(self.powers_of, steps)) * (1 + u64::from(self.rounds))
     }
 
-    /// How far away a candidate is, in changes; 0 stands for the weights as they are. The paper multiplies
-    /// what the change has become by `1 + f`, with `f` the factor at first and `f / (1 + f)` after each
-    /// candidate: the product of the first `n` is `1 + n * factor`.
+    /// The distance of a candidate, as a multiple of the change; 0 stands for the current weights. The paper
+    /// multiplies the change by `1 + f` for each candidate, with `f` the factor at first and `f / (1 + f)`
+    /// afterwards: the product of the first `n` is `1 + n * factor`.
     pub fn multiple(&self, candidate: u32) -> f64 {
         1.0 + f64::from(candidate) * self.factor
     }
@@ -73,7 +73,7 @@ mod tests {
         }
     }
 
-    /// Candidate by candidate, as the paper has it.
+    /// Computed candidate by candidate, as in the paper.
     #[test]
     fn the_multiple_is_the_product_of_the_papers_factors() {
         for factor in [2.0, 1.5, 7.0] {

@@ -1,4 +1,4 @@
-//! Why a job fails.
+//! Failures of jobs.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,11 +8,11 @@ use super::Origin;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Failure {
     pub kind: FailureKind,
-    /// One line that stands alone.
+    /// One line that is understandable on its own.
     pub message: String,
-    /// The way out.
+    /// How to fix it.
     pub help: Option<String>,
-    /// The item of the source that asked for it.
+    /// The item in the source that it belongs to.
     pub origin: Option<Origin>,
     pub stage: Option<String>,
     pub seed: Option<u64>,

@@ -1,4 +1,4 @@
-//! Feedback that another model writes: of each completion, before its teachers score it (arXiv:2606.14368).
+//! Feedback that another model writes about each completion, before its teachers score it (arXiv:2606.14368).
 
 use serde::{Deserialize, Serialize};
 
@@ -7,20 +7,19 @@ use super::{DomainId, Objective, Role, Sampling, Scorers, Signal, Train, View};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Feedback {
-    /// Of the teacher whose template shows it.
+    /// The name of the teacher whose template shows it.
     pub name: String,
-    /// Which of the stage's scorers writes it.
+    /// The scorer of the stage that writes it.
     pub writer: Role,
-    /// What it reads while it writes, the completion in place of a draft; where absent, what it reads as a
+    /// The writer's template, where the completion is the draft; where absent, the writer's template as a
     /// scorer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sees: Option<View>,
-    /// How it is drawn.
+    /// How it is sampled.
     pub sampling: Sampling,
 }
 
-/// Feedback as it enters a key: without the name of the teacher that it is for. What that sees is said of it
-/// as a scorer.
+/// Feedback in a key: without the name of its teacher, whose template is part of the key as a scorer's.
 #[derive(Serialize)]
 pub(crate) struct FeedbackMeaning<'a> {
     writer: Role,
@@ -38,20 +37,20 @@ impl Feedback {
         self.sees.as_ref()
     }
 
-    /// The most tokens that its writer reads and writes beside a prompt, where a completion has so many.
+    /// The most tokens that its writer reads and writes besides a prompt; `completion` is a completion's.
     pub fn tokens(&self, completion: u32) -> u32 {
         let drafts = self.sees.as_ref().map_or(0, View::drafts);
         completion.saturating_mul(drafts).saturating_add(self.sampling.max_tokens)
     }
 
-    /// Whether it is written about completions of a domain.
+    /// Whether it is written for completions of a domain.
     pub fn is_written(&self, scorers: &Scorers, domain: DomainId) -> bool {
         scorers.choices(self.writer).iter().any(|choice| choice.domain == domain)
     }
 }
 
 impl<O> Train<O> {
-    /// Whether somebody reads what the verifier said of a completion.
+    /// Whether any model reads the verifier's message about a completion.
     pub fn shows_feedback(&self) -> bool {
         let choices = self.scorers.iter().flat_map(|(_, scorer)| &scorer.choices);
         let scorers = choices.filter_map(|choice| choice.sees.as_ref());
@@ -59,8 +58,8 @@ impl<O> Train<O> {
         self.sees.iter().chain(scorers).chain(writers).any(View::has_feedback)
     }
 
-    /// What an objective needs of the stage's feedback, as places: what is shown to whomever it reads, or
-    /// asks about.
+    /// The indices of the stage's feedback that an objective needs: feedback that is shown to scorers that it
+    /// reads, or whose `available` it reads.
     pub fn feedback_for(&self, objective: &Objective) -> Vec<u32> {
         let mut readers = self.scorers.scored(|role| objective.reads(role));
         readers.extend(objective.signals().into_iter().filter_map(|signal| match signal {
@@ -77,7 +76,7 @@ impl<O> Train<O> {
 }
 
 impl Objective {
-    /// The roles of whom it asks whether completions of their own are right, each once.
+    /// The roles whose own completions it reads the correctness of, each once.
     pub fn attempts(&self) -> Vec<Role> {
         let mut roles: Vec<Role> = self
             .signals()

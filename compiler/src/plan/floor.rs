@@ -1,21 +1,21 @@
-//! What a machine can do, and what a step asks of it: what `mopd bench distill` compares a step with.
+//! The speed of a machine, and the work of a step: `mopd bench distill` compares a step with these.
 
 use serde::{Deserialize, Serialize};
 
 use super::Dtype;
 
-/// The most that a machine was seen to do.
+/// The highest measured rates of a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Rates {
-    /// Floating-point operations a second in large products, a multiplication and an addition counted as
-    /// two.
+    /// Floating-point operations per second in large matrix products; a multiplication and an addition count
+    /// as two.
     pub float32: f64,
     pub bfloat16: f64,
-    /// Bytes a second, read from memory one after the other.
+    /// Bytes per second of sequential reads from memory.
     pub memory: f64,
 }
 
-/// A part of a step, as [`Seconds`](super::events::Seconds) divides it.
+/// A part of a step, as in [`Seconds`](super::events::Seconds).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StepPart {
@@ -24,21 +24,21 @@ pub enum StepPart {
     Update,
 }
 
-/// Work that can't begin before the work in front of it is done.
+/// Work that can't begin before the phase before it is done.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Phase {
     pub part: StepPart,
     pub name: String,
-    /// How often it is done in a step.
+    /// How many times it is done in a step.
     pub times: f64,
-    /// Each time: floating-point operations of products, in the numbers that the model computes with.
+    /// Each time: floating-point operations of matrix products, in the compute dtype.
     pub flops: f64,
-    /// Each time: bytes that come from memory or go there.
+    /// Each time: bytes read from or written to memory.
     pub bytes: f64,
 }
 
 impl Phase {
-    /// The least time of all its repetitions: it waits for products or for memory, whichever takes longer.
+    /// The least time of all its repetitions: the larger of the times for products and for memory.
     pub fn seconds(&self, rates: Rates, dtype: Dtype) -> f64 {
         let rate = match dtype {
             Dtype::Float32 => rates.float32,

@@ -1,4 +1,4 @@
-//! Guards: what watches the numbers of a stage's steps, and acts.
+//! Guards: they watch the numbers of a stage's steps and act on them.
 
 pub use mopd_lang::experiment::GuardAction;
 pub use mopd_lang::formula::{Pooling, StepNumber, StepWindow};
@@ -6,12 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{Formula, Origin, Signal, moving};
 
-/// It acts when its condition has held for so many steps in a row.
+/// A guard acts when its condition has held for this many steps in a row.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Guard {
     /// Its condition as an author would write it.
     pub text: String,
-    /// One bool, of [`Signal::OfSteps`], [`Signal::Step`] and [`Signal::Progress`].
+    /// One bool, made of [`Signal::OfSteps`], [`Signal::Step`] and [`Signal::Progress`].
     pub condition: Formula,
     pub steps: u32,
     /// The domain whose numbers it reads; all together where absent.
@@ -23,14 +23,14 @@ pub struct Guard {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GuardedDomain {
-    /// In the stage's mixture.
+    /// Its index in the stage's mixture.
     pub place: u32,
-    /// As the rows of its steps call it.
+    /// Its name in the rows of steps.
     pub name: String,
 }
 
 impl Guard {
-    /// Whether its condition holds after `step` of `steps`; none where a number that it reads is absent.
+    /// Whether its condition holds after `step` of `steps`; `None` where a number that it reads is missing.
     pub fn holds(
         &self,
         step: u32,
@@ -45,7 +45,7 @@ impl Guard {
         moving::value(graph, *value, (step, steps), &of_steps).map(|value| value != 0.0)
     }
 
-    /// What it reads of the steps.
+    /// The step numbers that it reads.
     pub fn reads(&self) -> Vec<(StepNumber, StepWindow)> {
         let signals = self.condition.graph.signals(&[self.condition.value]);
         let read = signals.into_iter().filter_map(|signal| match signal {
@@ -68,11 +68,11 @@ impl Guard {
         format!("{}({})", self.action.name(), arguments.join(", "))
     }
 
-    /// What enters a stage's key: none where it changes no result. One that stops a stage leaves none.
+    /// Its part of a stage's key: `None` if it changes no result. One that stops a stage leaves no result.
     pub(crate) fn meaning(&self) -> Option<GuardMeaning<'_>> {
         let Guard { text: _, condition, steps, on, action, origin: _ } = self;
         let GuardAction::LowerRate { by } = action else { return None };
-        // Where a stage goes on, a domain's numbers so far are found by its name.
+        // When a stage resumes, the past numbers of a domain are looked up by its name.
         let on = on.as_ref().map(|domain| (domain.place, domain.name.as_str()));
         Some(GuardMeaning { condition, steps: *steps, on, by: *by })
     }

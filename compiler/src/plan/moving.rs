@@ -1,4 +1,4 @@
-//! Numbers of a stage that change while it trains: by a schedule, or by what happens in the run.
+//! Numbers of a stage that change during training: by a schedule, or depending on the run.
 
 use mopd_lang::formula::{Adaptive, Formula, FormulaKind};
 use serde::{Deserialize, Serialize};
@@ -12,19 +12,19 @@ use crate::refusal::{Converted, Origins, refused};
 #[serde(untagged)]
 pub enum Moving {
     Schedule(Schedule),
-    /// The first value, then the next ones, as one of the objective's ladders is climbed.
+    /// Starts at the first value, and goes to the next one with each rung of one of the objective's ladders.
     Ladder {
         ladder: u32,
         values: Vec<f64>,
     },
 }
 
-/// A number of a stage that follows from the step alone.
+/// A number of a stage that depends only on the step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum OfStep {
     Schedule(Schedule),
-    /// Of the signals [`Signal::Step`] and [`Signal::Progress`], and of schedules.
+    /// Made of the signals [`Signal::Step`] and [`Signal::Progress`], and of schedules.
     Formula(signals::Formula),
 }
 
@@ -35,7 +35,7 @@ impl From<Schedule> for OfStep {
 }
 
 impl OfStep {
-    /// At `step` of `steps`, in float64.
+    /// The value at `step` of `steps`, in float64.
     pub fn at(&self, step: u32, steps: u32) -> f64 {
         match self {
             OfStep::Schedule(schedule) => schedule.at(step, steps),
@@ -45,8 +45,8 @@ impl OfStep {
     }
 }
 
-/// A number of a graph at a step of a stage with so many, in float64; `read` says what other signals are.
-/// None where one of them is absent.
+/// The value of a graph's node at a step of a stage of `steps` steps, in float64; `read` returns other
+/// signals. `None` where one of these is missing.
 pub(super) fn value(
     graph: &Graph,
     of: NodeId,
@@ -75,7 +75,7 @@ pub(super) fn value(
     values[of.0 as usize]
 }
 
-/// Whether [`value`] knows all that a graph does.
+/// Whether [`value`] supports all operations of a graph.
 pub(crate) fn is_of_steps(graph: &Graph, known: impl Fn(&Signal) -> bool) -> bool {
     graph.nodes().all(|(_, node)| match &node.operation {
         Operation::Constant { .. }
@@ -87,26 +87,26 @@ pub(crate) fn is_of_steps(graph: &Graph, known: impl Fn(&Signal) -> bool) -> boo
     })
 }
 
-/// When a ladder is climbed.
+/// The condition of a ladder, and when it is tested.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Ladder {
-    /// One bool: whether the next value comes.
+    /// One bool: whether to go to the next value.
     pub advance_if: NodeId,
-    /// It is looked at after every so many steps.
+    /// The steps between two tests.
     pub every: u32,
     pub values: u32,
 }
 
-/// A number between 0 and 1 that the run finds: drawn from Beta(a, b), where a = 1 + softplus(theta_a) and b
-/// = 1 + softplus(theta_b), held for some steps, and then both thetas go up the gradient of log Beta(a, b) at
-/// what was drawn, times how well it did (arXiv:2605.11458).
+/// A number between 0 and 1 that the run learns: drawn from Beta(a, b), where a = 1 + softplus(theta_a) and b
+/// = 1 + softplus(theta_b), and held for some steps. Then both thetas ascend the gradient of log Beta(a, b)
+/// at the drawn value, times its discounted gain (arXiv:2605.11458).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Learned {
-    /// One number, read after a step: the losses in it are those of that step.
+    /// One number, read after a step, with the losses of that step.
     pub gain: NodeId,
-    /// A value is drawn anew after so many gains.
+    /// A new value is drawn after this many gains.
     pub hold: u32,
-    /// The gain of each further step counts so much less.
+    /// The factor of the gain for each further step.
     pub discount: f64,
     pub learning_rate: f64,
 }
@@ -118,7 +118,7 @@ impl From<Schedule> for Moving {
 }
 
 impl Moving {
-    /// The values that it goes from, holds and goes to.
+    /// The values at the ends of its pieces.
     pub fn ends(&self) -> Vec<f64> {
         match self {
             Moving::Schedule(schedule) => schedule.ends(),
@@ -130,7 +130,7 @@ impl Moving {
         self.ends().into_iter().fold(f64::NEG_INFINITY, f64::max)
     }
 
-    /// At `step` of `steps`, after the ladders were `climbed` so often.
+    /// The value at `step` of `steps`; `climbed` has the rung of each ladder.
     pub fn at(&self, step: u32, steps: u32, climbed: &[u32]) -> f64 {
         match self {
             Moving::Schedule(schedule) => schedule.at(step, steps),
@@ -139,7 +139,7 @@ impl Moving {
     }
 }
 
-/// `what` is the number, a noun phrase.
+/// Converts a number that may change during training; `what` describes it, as a noun phrase.
 pub(crate) fn moving(formula: &Formula, what: &str, origins: Origins) -> Converted<Moving> {
     let at = origins.span(formula.0.origin);
     match &formula.0.kind {
@@ -155,7 +155,7 @@ pub(crate) fn moving(formula: &Formula, what: &str, origins: Origins) -> Convert
     }
 }
 
-/// The same where the run itself can't move it.
+/// [`moving`] for a number that may not depend on the run.
 pub(crate) fn schedule(formula: &Formula, what: &str, origins: Origins) -> Converted<Schedule> {
     let at = origins.span(formula.0.origin);
     match &formula.0.kind {

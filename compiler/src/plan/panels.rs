@@ -1,4 +1,4 @@
-//! Panels: scorers that talk about a prompt before they score its completions (arXiv:2605.01347).
+//! Panels: scorers that discuss a prompt before they score its completions (arXiv:2605.01347).
 
 use serde::{Deserialize, Serialize};
 
@@ -7,18 +7,18 @@ use super::{Role, Sampling};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Panel {
     pub name: String,
-    /// Its teachers, in the order in which they speak. What each reads is what it sees as a scorer.
+    /// Its teachers, in the order of their turns. Each reads its template as a scorer.
     pub members: Vec<Role>,
-    /// Turns of each.
+    /// Turns of each member.
     pub rounds: u32,
-    /// How a turn is drawn.
+    /// How a turn is sampled.
     pub sampling: Sampling,
-    /// A whole number that each states in its last turn, between these.
+    /// The range of the integer that each member states in its last turn.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confidence: Option<(i64, i64)>,
 }
 
-/// A panel without its name. What its members see is said of them as scorers.
+/// A panel in a key, without its name. The templates of its members are part of the key as scorers'.
 #[derive(Serialize)]
 pub(crate) struct PanelMeaning<'a> {
     members: &'a [Role],
@@ -33,21 +33,21 @@ impl Panel {
         PanelMeaning { members, rounds: *rounds, sampling, confidence: *confidence }
     }
 
-    /// Of all members together.
+    /// Turns of all members together.
     pub fn turns(&self) -> u32 {
         self.rounds.saturating_mul(self.members.len() as u32)
     }
 
-    /// All that is said about a prompt, in tokens, at most.
+    /// The most tokens of a whole discussion.
     pub fn tokens(&self) -> u32 {
         self.turns().saturating_mul(self.sampling.max_tokens)
     }
 
-    /// What stands before a turn in a transcript: the speaker by its place.
+    /// The text before a turn in a transcript: the speaker, by index.
     pub fn label(member: usize) -> String {
         format!("Expert {}: ", member + 1)
     }
 
-    /// What stands between two turns in a transcript.
+    /// The text between two turns in a transcript.
     pub const BETWEEN: &'static str = "\n\n";
 }

@@ -5,16 +5,16 @@ pub use mopd_lang::experiment::{Reward, RewardPart, RewardRange, Secret};
 use super::{Keep, Objective, Producer, Signal, Train, View};
 
 impl Objective {
-    /// Whether it reads what verifiers say.
+    /// Whether it reads rewards.
     pub fn reads_reward(&self) -> bool {
         self.signals().iter().any(Signal::is_of_reward)
     }
 }
 
 impl Train<Objective> {
-    /// Whether verifiers are asked: always about what is written for the stage, whose reward is reported, and
-    /// about completions of the data where something reads rewards. Of a stage that asks none, rewards are no
-    /// part of the key.
+    /// Whether completions are rewarded: always if they are written for the stage, which reports their
+    /// reward; completions from the data only if something reads rewards. If not, rewards are not part of the
+    /// stage's key.
     pub fn is_judged(&self) -> bool {
         let of_data = |producer: &Producer| {
             matches!(producer, Producer::Data(_) | Producer::Pairs(_) | Producer::Mix(_))

@@ -1,5 +1,5 @@
-//! Scorers: the models beside the student whose distributions an objective reads, in a list that formulas
-//! point into.
+//! Scorers: the models, besides the student, whose distributions an objective reads, in a list that formulas
+//! index.
 
 use mopd_lang::experiment::{DomainId, ModelId};
 use serde::{Deserialize, Serialize};
@@ -8,16 +8,16 @@ use super::settings::{Teacher, TeacherChoice};
 use crate::expr::roles::{Role, ScorerId};
 use crate::expr::signals::{DivergenceParameter, Signal};
 
-/// A model that reads what the student does, chosen by prompt.
+/// A model that reads the student's tokens, chosen by prompt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Scorer {
-    /// As the objective calls it.
+    /// Its name in the objective.
     pub name: String,
-    /// Of a domain's choices, the first that holds for a prompt decides.
+    /// For each domain, the first choice that holds for a prompt decides.
     pub choices: Vec<TeacherChoice>,
 }
 
-/// How the distributions of several become one.
+/// How several distributions are combined into one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Composition {
     pub pool: Pool,
@@ -27,11 +27,11 @@ pub struct Composition {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pool {
-    /// Logits times weights, added up: with a single member whose weight is 1 / T, a temperature.
+    /// The weighted sum of logits: with a single member whose weight is 1 / T, a temperature.
     Logits,
-    /// Probabilities times weights, added up.
+    /// The weighted sum of probabilities.
     Mixture,
-    /// No distribution: objectives read the divergence of each member, times its weight, and add them up.
+    /// Not a distribution: objectives read the weighted sum of the members' divergences.
     Sum,
 }
 
@@ -45,7 +45,7 @@ impl Pool {
     }
 }
 
-/// The student or a scorer, as one of several. No gradient flows through it.
+/// The student or a scorer, as a member of a composition. No gradient flows through it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Member {
     pub weight: DivergenceParameter,
@@ -53,27 +53,26 @@ pub struct Member {
 }
 
 impl Composition {
-    /// The roles whose distributions it is made of, then those that its weights are computed from.
+    /// The roles whose distributions it combines, then those that its weights depend on.
     pub fn roles(&self) -> impl Iterator<Item = Role> {
         let members = self.members.iter().map(|member| member.role);
         members.chain(self.signals().into_iter().flat_map(|signal| signal.roles()))
     }
 
-    /// What its weights are computed from.
+    /// The signals that its weights depend on.
     pub fn signals(&self) -> Vec<Signal> {
         self.members.iter().flat_map(|member| member.weight.signals()).collect()
     }
 }
 
-/// The scorers of a stage: the routed teacher, the reference, then the teachers that the objective reads, or
-/// that write completions, by name, and those that others are composed of. The first two may be nobody.
+/// The scorers of a stage: the routed teacher, the reference, then the teachers that the objective reads by
+/// name or that write completions, and the members of composed ones. The first two may be empty.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(from = "Written", into = "Written")]
 pub struct Scorers(Vec<Scorer>);
 
 impl Scorers {
-    /// `routed` are the arms of the route, domain by domain; `references` the models that the student is held
-    /// near.
+    /// `routed` are the arms of the route, domain by domain; `references` the reference models.
     pub fn new(
         routed: Vec<TeacherChoice>,
         references: impl IntoIterator<Item = (DomainId, ModelId)>,
@@ -112,30 +111,30 @@ impl Scorers {
         self.0[1].choices.iter().filter_map(|choice| Some((choice.domain, choice.teacher.model()?)))
     }
 
-    /// The teachers that have the role, domain by domain.
+    /// The models of a role, domain by domain.
     pub fn choices(&self, role: Role) -> &[TeacherChoice] {
         let Role::Scorer(ScorerId(place)) = role else { return &[] };
         self.0.get(place as usize).map_or(&[], |scorer| &scorer.choices)
     }
 
-    /// The teachers that the stage asks by name: those that the objective reads, those that only write,
-    /// and those that others are composed of.
+    /// The teachers that the stage uses by name: those that the objective reads, those that only write, and
+    /// the members of composed ones.
     pub fn named(&self) -> &[Scorer] {
         &self.0[2..]
     }
 
-    /// The teachers that the scorers after the routed one are for the prompts of a domain.
+    /// For the prompts of a domain, the teacher of each scorer after the routed one.
     pub fn beside_the_routed(&self, domain: DomainId) -> Vec<Option<TeacherChoice>> {
         let of = |scorer: &Scorer| scorer.choices.iter().find(|choice| choice.domain == domain).cloned();
         self.0[1..].iter().map(of).collect()
     }
 
-    /// Everybody who reads sequences of a domain, with repetition.
+    /// All scorers that read sequences of a domain, with repetition.
     pub fn readers(&self, domain: DomainId) -> impl Iterator<Item = &TeacherChoice> {
         self.0.iter().flat_map(|scorer| &scorer.choices).filter(move |choice| choice.domain == domain)
     }
 
-    /// What the weights of composed teachers are computed from, with repetition.
+    /// The signals that the weights of composed teachers depend on, with repetition.
     pub fn signals(&self) -> Vec<Signal> {
         let choices = self.0.iter().flat_map(|scorer| &scorer.choices);
         choices.filter_map(|choice| choice.teacher.composition()).flat_map(Composition::signals).collect()
@@ -146,7 +145,7 @@ impl Scorers {
         self.0.iter().flat_map(|scorer| &scorer.choices).filter_map(|choice| choice.teacher.model())
     }
 
-    /// The scorers whose distributions are needed: those that are `read`, and whoever these are composed of.
+    /// The scorers whose distributions are needed: those that are `read`, and the members of composed ones.
     /// In the order of the list.
     pub fn scored(&self, read: impl Fn(Role) -> bool) -> Vec<Role> {
         let mut scored: Vec<Role> = self.iter().map(|(role, _)| role).filter(|role| read(*role)).collect();
@@ -166,7 +165,7 @@ impl Scorers {
         scored
     }
 
-    /// As the objective calls a role.
+    /// The name of a role in the objective.
     pub fn name(&self, role: Role) -> String {
         match role {
             Role::Scorer(ScorerId(place)) => {
@@ -177,7 +176,7 @@ impl Scorers {
     }
 }
 
-/// Scorers in plans.
+/// The serialised form of scorers in plans.
 #[derive(Clone, Serialize, Deserialize)]
 struct Written {
     teachers: Vec<TeacherChoice>,
@@ -214,7 +213,7 @@ impl From<Written> for Scorers {
 mod tests {
     use super::*;
 
-    /// The words in which plans have roles and scorers stay.
+    /// The serialised names of roles and scorers must not change.
     #[test]
     fn plans_have_the_words_that_they_had() {
         let roles = [Role::Student, Role::TEACHER, Role::Sampler, Role::REFERENCE, Role::Scorer(ScorerId(2))];

@@ -1,17 +1,17 @@
-//! Which models have a second head: one that predicts the token behind the next one, and how likely it
-//! stands.
+//! Which models have a second head: it predicts the token after the next one, and the probability that this
+//! token is kept.
 
 use super::{Model, ModelId, Producer, Stage, Train};
 
 impl<O> Train<O> {
-    /// Whether its student draws two tokens in a step. One that has no second head yet begins with one.
+    /// Whether its student samples two tokens per step. One without a second head starts with a new one.
     pub fn trains_second_head(&self) -> bool {
         matches!(&self.rollout.producer, Producer::Student(student) if student.sampling.accept.is_some())
     }
 }
 
-/// By model, whether it has one; none where only its files know. A stage that draws one token in a step
-/// leaves it out: it would not fit the weights that the stage moves.
+/// By model, whether it has one; `None` where that depends on its files. A stage that samples one token per
+/// step drops the head: it would not fit the changed weights.
 pub fn second_heads<O>(models: &[Model<O>]) -> Vec<Option<bool>> {
     let mut found: Vec<Option<bool>> = Vec::with_capacity(models.len());
     for model in models {

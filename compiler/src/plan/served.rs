@@ -1,4 +1,4 @@
-//! Models behind servers: token ids go there, numbers come back; or completions of the student.
+//! Models behind servers: they get token ids, and return numbers or completions of the student.
 
 use std::fmt;
 
@@ -7,58 +7,58 @@ use serde::{Deserialize, Serialize};
 
 use super::{Dtype, Secret};
 
-/// A model that another program holds, on this machine or another one.
+/// A model that another program has loaded, on this machine or another one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Served {
     pub engine: Engine,
     pub url: Secret,
-    /// As the server calls it.
+    /// Its name at the server.
     pub model: String,
     pub answers: Answers,
-    /// The environment variable that holds the token which the server asks for.
+    /// The environment variable with the token that the server asks for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
 }
 
-/// A server that samples the student's rollouts. Before it does, it gets the weights that the student has.
+/// A server that samples the student's rollouts. It gets the student's current weights first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RolloutServer {
     pub engine: Engine,
     pub url: Secret,
-    /// As the server calls it.
+    /// Its name at the server.
     pub model: String,
-    /// The folder that weights go there by, as this machine sees it.
+    /// The folder through which weights reach the server, as this machine sees it.
     pub push: String,
-    /// The environment variable that holds the token which the server asks for.
+    /// The environment variable with the token that the server asks for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
 }
 
-/// What `mopd serve` asks.
+/// The job of `mopd serve`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServeJob {
     /// A model's folder, or its name on the hub.
     pub model: String,
-    /// Folder that it is relative to.
+    /// The base folder of a relative path.
     pub base: String,
-    /// As requests call it.
+    /// The model's name in requests.
     pub name: String,
-    /// `127.0.0.1:8000`; port 0 is any that is free.
+    /// `127.0.0.1:8000`; port 0 chooses a free port.
     pub address: String,
-    /// The environment variable that holds the token which requests must have.
+    /// The environment variable with the token that requests must have.
     #[serde(default)]
     pub key: Option<String>,
-    /// Weights may be taken from folders inside this one.
+    /// The folder inside which weights for updates may be.
     #[serde(default)]
     pub updates: Option<String>,
     pub dtype: Dtype,
-    /// Tokens of a request at most, all its sequences together.
+    /// The most tokens of a request, over all its sequences.
     pub tokens: u32,
-    /// Entries of a token at most, beside its own; all where absent.
+    /// The most entries listed per token, besides its own; all where absent.
     pub entries: Option<u32>,
 }
 
-/// What a server speaks.
+/// The protocol of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Engine {
@@ -66,7 +66,7 @@ pub enum Engine {
     Vllm,
     /// `/generate` with `return_logprob`.
     Sglang,
-    /// `mopd serve`: last hidden states, and the LM head once.
+    /// `mopd serve`: last hidden states, and once the LM head.
     Mopd,
 }
 
@@ -86,20 +86,20 @@ impl Engine {
     }
 }
 
-/// What is asked of each token, from least to most.
+/// What a server returns for each token, from least to most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Answers {
     /// Its log-probability.
     Sampled,
-    /// That, and the most probable tokens with theirs.
+    /// Its log-probability, and the most probable tokens with theirs.
     TopK(u32),
     /// The whole distribution.
     Distribution,
 }
 
 impl Answers {
-    /// What is asked of a server that the language says this of; nothing of one that only writes.
+    /// The request for a server with this capability; `None` for one that only writes.
     pub(crate) fn of(capability: Capability) -> Option<Answers> {
         match capability {
             Capability::Text => None,
@@ -109,7 +109,7 @@ impl Answers {
         }
     }
 
-    /// As the language has it.
+    /// The capability in the language.
     pub fn capability(self) -> Capability {
         match self {
             Answers::Sampled => Capability::Sampled,
@@ -129,8 +129,8 @@ impl fmt::Display for Answers {
     }
 }
 
-/// A served teacher as it enters keys: not where the server is. Which weights it has, the server says when
-/// the run starts.
+/// A served teacher in keys: without the server's address. The server reports its weights when the run
+/// starts.
 #[derive(Serialize)]
 pub(crate) struct ServedMeaning<'a> {
     engine: Engine,

@@ -1,4 +1,4 @@
-//! What `mopd doctor FILE` asks of the servers that an experiment names, and what it is told.
+//! The job of `mopd doctor FILE` for the servers of an experiment, and its results.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,56 +6,56 @@ use super::events::RunJob;
 use super::failures::Failure;
 use super::{Answers, Engine};
 
-/// Longer lists of entries are not asked for, unless the experiment does.
+/// Longer lists of entries are tried only if the experiment needs them.
 pub const LONGEST_LIST: u32 = 1024;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServersJob {
-    /// Nothing of it runs.
+    /// The run, of which nothing is executed.
     pub run: RunJob,
-    /// Whether students are read, whose tokenizers and contexts servers are compared with. They are not where
-    /// one would have to be fetched first.
+    /// Whether to read students, to compare tokenizers and contexts with those of servers. False where one
+    /// would have to be downloaded first.
     pub read_models: bool,
 }
 
-/// What a server was found to be.
+/// The properties of a server, as found.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServerReport {
-    /// The models whose stages ask it.
+    /// The models whose stages use it.
     pub stages: Vec<String>,
-    /// The teacher that is behind it; none where it samples the student's rollouts.
+    /// The teacher behind it; `None` where it samples the student's rollouts.
     pub teacher: Option<String>,
     pub engine: Engine,
-    /// Without what may be secret; none where it can't be read.
+    /// Without parts that may be secret; `None` where it can't be read.
     pub url: Option<String>,
-    /// As the experiment names it.
+    /// The model's name in the experiment.
     pub model: String,
-    /// Whether it says who it is.
+    /// Whether it answers the request for its model.
     pub there: bool,
-    /// The files that it was started with.
+    /// The path of the model that it was started with.
     pub root: Option<String>,
-    /// What it calls its weights; of `mopd serve`, a hash of their content.
+    /// Its name for its weights; with `mopd serve`, a hash of their content.
     pub weights: Option<String>,
     /// Longest sequence, in tokens.
     pub context: Option<u64>,
-    /// What it computes in, where it says so.
+    /// Its compute dtype, if it reports one.
     pub dtype: Option<String>,
-    /// Its ids were compared with the student's, and mean the same.
+    /// Whether its token ids were compared with the student's, and are the same.
     pub ids_agree: bool,
-    /// What the experiment asks of each token of a teacher.
+    /// What the experiment needs for each token of a teacher.
     pub asked: Option<Answers>,
-    /// The most that it was found to answer: no list longer than [`LONGEST_LIST`] was asked for.
+    /// The most that it can return: no list longer than [`LONGEST_LIST`] was tried.
     pub answers: Option<Answers>,
-    /// Why it does not answer what is asked.
+    /// Why it does not return what is needed.
     pub falls_short: Option<Failure>,
-    /// One of rollouts sampled a token when it was asked to.
+    /// Whether a server of rollouts sampled a token on request.
     pub samples: bool,
-    /// Whatever else a run could not use.
+    /// Other things that a run could not use.
     pub problems: Vec<Failure>,
 }
 
 impl ServerReport {
-    /// Before it was asked, by a stage for its rollouts or for a teacher.
+    /// The initial report, for a server of a stage's rollouts or of a teacher.
     pub fn unasked(stage: &str, teacher: Option<&str>, engine: Engine, model: &str) -> ServerReport {
         ServerReport {
             stages: vec![stage.to_owned()],

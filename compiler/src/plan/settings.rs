@@ -1,4 +1,4 @@
-//! What the runtime can execute, setting by setting. The language's own types say more; lowering refuses the
+//! The settings that the runtime can execute. The language's types can express more; lowering refuses the
 //! rest by name.
 
 pub use mopd_lang::experiment::{
@@ -19,7 +19,7 @@ use super::{
     OfStep, Panel, Producer, Reward, Rollout, Scorers, Served, Validation, View,
 };
 
-/// One experiment. Models are in topological order: a model's inputs stand before it.
+/// One experiment. Models are in topological order: a model's inputs come before it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Experiment<O> {
     pub name: String,
@@ -27,7 +27,7 @@ pub struct Experiment<O> {
     pub seed: u64,
     /// Folder for results, relative to where the command runs.
     pub out: Option<String>,
-    /// The best there is where absent.
+    /// The best available one where absent.
     pub device: Option<Device>,
     pub dtype: Dtype,
     #[serde(default, skip_serializing_if = "GpuArithmetic::is_default")]
@@ -35,7 +35,7 @@ pub struct Experiment<O> {
     pub domains: Vec<Domain>,
     pub models: Vec<Model<O>>,
     pub comparisons: Vec<Comparison>,
-    /// Where values come from, as the author marked them. They change no result.
+    /// The sources of values, as the author marked them. They change no result.
     pub marks: Vec<MarkedSetting>,
 }
 
@@ -61,18 +61,18 @@ pub struct Domain {
     pub validation: Option<DataSource>,
     pub format: PromptFormat,
     pub reward: Reward,
-    /// Share of prompts where several domains are mixed; the shares of all domains sum to 1.
+    /// Its share of the prompts where several domains are mixed; the shares of all domains sum to 1.
     pub share: f64,
-    /// Longest completion in this domain, in tokens, the end token included; a rollout's own limit holds as
-    /// well.
+    /// Longest completion in this domain, in tokens, the end token included; the rollout's limit also
+    /// applies.
     pub limit: Option<u32>,
     pub origin: Origin,
 }
 
-/// Weights: the value of a stage applied to other models.
+/// A model: the result of a stage applied to other models.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Model<O> {
-    /// As the author named it: `start`, `expert[sort]`.
+    /// The author's name for it: `start`, `expert[sort]`.
     pub name: String,
     pub stage: Stage<O>,
     pub origin: Origin,
@@ -86,29 +86,29 @@ pub struct Train<O> {
     pub start: ModelId,
     /// The domains trained on and their shares, which sum to 1.
     pub mixture: Vec<Share>,
-    /// What the student reads in place of the prompts.
+    /// The student's template in place of the prompts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sees: Option<View>,
-    /// The distributions that the objective reads beside the student's.
+    /// The other models whose distributions the objective reads.
     #[serde(flatten)]
     pub scorers: Scorers,
-    /// Scorers that talk about a prompt first.
+    /// Scorers that discuss a prompt first.
     #[serde(default = "Vec::new", skip_serializing_if = "Vec::is_empty")]
     pub panels: Vec<Panel>,
-    /// What models write about completions before they are scored.
+    /// Texts that models write about completions before these are scored.
     #[serde(default = "Vec::new", skip_serializing_if = "Vec::is_empty")]
     pub feedback: Vec<Feedback>,
     #[serde(rename = "prefixes")]
     pub rollout: Rollout,
-    /// Updates from each batch of rollouts.
+    /// Passes over each batch of rollouts, with one update each.
     pub passes: u32,
-    /// Per group: prompts whose rollouts it does not hold for are replaced by the next ones
-    /// (arXiv:2503.14476, eq. 11).
+    /// Per group: a prompt whose rollouts do not meet it is replaced by the next one (arXiv:2503.14476, eq.
+    /// 11).
     pub filter: Option<Formula>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub curriculum: Option<Curriculum>,
-    /// Per domain, of states: what the domains' shares of a step's prompts are proportional to, in place of
-    /// those of `mixture`.
+    /// Per domain, from states: the weights that the domains' shares of a step's prompts are proportional to,
+    /// in place of those of `mixture`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shares: Option<Formula>,
     pub objective: O,
@@ -117,18 +117,18 @@ pub struct Train<O> {
     pub own_data: Vec<OwnData<O>>,
     pub trainable: Trainable,
     pub optimizer: Optimizer,
-    /// What a record may tell of itself; anything where absent.
+    /// The privacy of records; none where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub private: Option<Private>,
     pub length: Length,
     pub learning_rate: OfStep,
-    /// The stage's answer is the exponential moving average of its weights: so much of what it was at every
-    /// step. The weights after the last step where absent.
+    /// The decay of an exponential moving average of the weights, which is then the stage's result. Where
+    /// absent, the result is the weights after the last step.
     pub ema: Option<f64>,
-    /// In the order in which they look at a step.
+    /// In the order in which they are evaluated.
     #[serde(default = "Vec::new", skip_serializing_if = "Vec::is_empty")]
     pub guards: Vec<Guard>,
-    /// Longer steps, where they help.
+    /// Extrapolation of the weights, where it helps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extrapolation: Option<Extrapolation>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -146,7 +146,7 @@ pub enum Optimizer {
 }
 
 impl Optimizer {
-    /// Numbers that it keeps of each parameter, in single precision.
+    /// Numbers of its state per parameter, in single precision.
     pub fn moments(&self) -> u64 {
         match self {
             Optimizer::AdamW(_) => 2,
@@ -155,7 +155,7 @@ impl Optimizer {
     }
 }
 
-/// Each record's gradient is clipped, and their sum gets noise, so that all steps together are
+/// Each record's gradient is clipped, and noise is added to their sum, so that all steps together are
 /// (`epsilon`, `delta`)-differentially private.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Private {
@@ -164,18 +164,18 @@ pub struct Private {
     pub delta: f64,
 }
 
-/// Terms of an objective that are trained on completions of their own, beside the stage's rollout. Draws are
-/// of the step's prompts.
+/// Terms of an objective that are trained on completions of their own, besides the stage's rollout. They are
+/// drawn for the prompts of the same step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OwnData<O> {
     #[serde(rename = "prefixes")]
     pub rollout: Rollout,
-    /// Of these terms.
+    /// The objective with only these terms.
     pub objective: O,
 }
 
 impl<O: Clone> Train<O> {
-    /// The same stage with the terms of each of `own_data` alone, on their completions.
+    /// One stage for each of `own_data`, with only its terms, on its completions.
     pub fn own_parts(&self) -> Vec<Train<O>> {
         let part = |OwnData { rollout, objective }: OwnData<O>| Train {
             rollout,
@@ -188,7 +188,7 @@ impl<O: Clone> Train<O> {
 }
 
 impl<O> Train<O> {
-    /// The models that must exist before, with repetition.
+    /// The models that must exist before the stage, with repetition.
     pub fn inputs(&self) -> Vec<ModelId> {
         std::iter::once(self.start).chain(self.asked()).chain(self.trainable.models()).collect()
     }
@@ -223,24 +223,24 @@ impl<O> Train<O> {
         self.rollouts().map(|rollout| &rollout.producer)
     }
 
-    /// The producers of completions by which prompts are chosen.
+    /// The producers of completions that are measured to choose prompts.
     pub fn measured(&self) -> impl Iterator<Item = &Producer> {
         self.curriculum.iter().flat_map(|curriculum| &curriculum.rollouts)
     }
 
-    /// Changes all its rollouts.
+    /// Applies `change` to all its rollouts.
     pub fn each_rollout(&mut self, mut change: impl FnMut(&mut Rollout)) {
         change(&mut self.rollout);
         self.own_data.iter_mut().for_each(|own| change(&mut own.rollout));
     }
 
-    /// The objectives, each with the rollout whose completions it judges.
+    /// The objectives, each with the rollout that it is trained on.
     pub fn objectives(&self) -> impl Iterator<Item = (&Rollout, &O)> {
         let own = self.own_data.iter().map(|own| (&own.rollout, &own.objective));
         std::iter::once((&self.rollout, &self.objective)).chain(own)
     }
 
-    /// What is read in place of the prompts of a domain, by whomever.
+    /// All templates that replace the prompts of a domain.
     pub fn views(&self, domain: DomainId) -> impl Iterator<Item = &View> {
         let scorers = self.scorers.readers(domain).filter_map(|choice| choice.sees.as_ref());
         let feedback =
@@ -258,52 +258,52 @@ impl<O> Train<O> {
         self.scorers.routed().iter().filter(move |choice| choice.domain == domain)
     }
 
-    /// What the data must say of a prompt for the first arm of a domain, for the second, and so on up to the
-    /// last, which takes the rest; none where one teacher has all its prompts.
+    /// The conditions on the data of a prompt for the first arm of a domain, the second, and so on, without
+    /// the last arm, which takes the rest; empty where one teacher has all prompts.
     pub fn conditions(&self, domain: DomainId) -> Vec<DataFormula> {
         self.arms(domain).map_while(|choice| choice.when.clone()).collect()
     }
 }
 
-/// One arm of a total route, after evaluation: of a domain's arms, the first that holds for a prompt decides.
+/// One arm of a route that covers all prompts: of a domain's arms, the first that holds for a prompt decides.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TeacherChoice {
     pub domain: DomainId,
-    /// The prompts that it holds for; all where absent, as in a domain's last arm.
+    /// The prompts for which it holds; all where absent, as in a domain's last arm.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub when: Option<DataFormula>,
     /// `specialist[sort]`
     pub name: String,
     pub teacher: Teacher,
-    /// What it reads in place of the prompt.
+    /// Its template in place of the prompt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sees: Option<View>,
-    /// It reads the student's text as tokens of its own tokenizer, and is compared with the student where a
+    /// Whether it tokenizes the student's text with its own tokenizer; the two are then compared where a
     /// token of both begins (`align = tokens`).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub own_tokens: bool,
 }
 
-/// Where the distributions of a teacher come from.
+/// The source of a teacher's distributions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Teacher {
     Model(ModelId),
-    /// The student's own, as its weights were at some time.
+    /// The student, with its weights of some time.
     Student(StudentCopy),
-    /// Made of those of other scorers.
+    /// Composed of other scorers.
     Composed(Composition),
-    /// Another model of the same stage, by its place among them, as it is at this step. It begins as `start`.
+    /// Another model of the same stage, by index, with its current weights. It begins as `start`.
     Learner {
         learner: u32,
         start: ModelId,
     },
-    /// A model that another program holds.
+    /// A model that another program has loaded.
     Served(Box<Served>),
 }
 
 impl Teacher {
-    /// The model that must exist before the stage, where its weights are the teacher's own.
+    /// The model that must exist before the stage, if the teacher has its weights.
     pub fn model(&self) -> Option<ModelId> {
         match self {
             Teacher::Model(model) => Some(*model),
@@ -311,7 +311,7 @@ impl Teacher {
         }
     }
 
-    /// A model with its specification: itself, or what it begins as.
+    /// The model with its specification: itself, or the one that it begins as.
     pub fn spec_model(&self) -> Option<ModelId> {
         if let Teacher::Learner { start, .. } = self { Some(*start) } else { self.model() }
     }
@@ -328,44 +328,44 @@ impl Teacher {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StudentCopy {
-    /// As they are at this step.
+    /// Those of the current step.
     Current,
-    /// rate * what they were + (1 - rate) * the student's, after every step.
+    /// An average: rate * itself + (1 - rate) * the student's weights, after every step.
     Average { rate: f64 },
-    /// Copied every so many steps.
+    /// A copy, renewed every `steps` steps.
     Every { steps: u32 },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sampling {
-    /// Samples of one prompt: the size of a group.
+    /// Samples per prompt: the size of a group.
     pub n: u32,
     /// 0 is greedy.
     pub temperature: f64,
     /// Longest completion, in tokens, the end token included.
     pub max_tokens: u32,
-    /// What `max_tokens` is at each step, where that is not always the same: it is the largest of these.
+    /// `max_tokens` at each step, if it changes: then `max_tokens` is the largest of these.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_tokens_moves: Option<Moving>,
-    /// Drawn from the fewest most probable entries that together have this probability; all where absent.
+    /// Nucleus sampling: from the fewest most probable entries with this mass; all where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top_p: Option<f64>,
-    /// Drawn from this many entries, before `top_p`; all where absent.
+    /// Sampling from this many most probable entries, before `top_p`; all where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top_k: Option<u32>,
     /// Logits of tokens of prompt and completion are divided (positive) or multiplied (negative) by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repetition_penalty: Option<f64>,
-    /// Two tokens are drawn in a step, the second by a head of its own: it stands where that head's
-    /// confidence is at least this. One token in a step where absent.
+    /// Two tokens are sampled per step, the second by its own head: it is kept if that head's confidence is
+    /// at least this. One token per step where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accept: Option<f64>,
-    /// A completion ends behind the first of these texts, which it keeps.
+    /// A completion ends after the first of these texts, which stays part of it.
     pub stop: Vec<String>,
 }
 
 impl Sampling {
-    /// From the whole distribution, ending at end tokens only.
+    /// Sampling from the whole distribution, ending only at end tokens.
     pub fn new(n: u32, temperature: f64, max_tokens: u32) -> Sampling {
         let (top_p, top_k, repetition_penalty) = (None, None, None);
         Sampling {
@@ -381,8 +381,8 @@ impl Sampling {
         }
     }
 
-    /// As it is at `step` of `steps`, after the ladders were `climbed` so often. What lies between two whole
-    /// numbers is rounded to the nearest.
+    /// The settings at `step` of `steps`; `climbed` has the rung of each ladder. `max_tokens` is rounded to
+    /// the nearest integer.
     pub fn at(&self, step: u32, steps: u32, climbed: &[u32]) -> Cow<'_, Sampling> {
         let Some(moves) = &self.max_tokens_moves else { return Cow::Borrowed(self) };
         let now = moves.at(step, steps, climbed).round() as u32;
@@ -393,13 +393,13 @@ impl Sampling {
         })
     }
 
-    /// Whether tokens are drawn from all that the model says, at the temperature: their log-probabilities are
+    /// Whether tokens are sampled from the full distribution at the temperature: their log-probabilities are
     /// then the model's own.
     pub fn is_plain(&self) -> bool {
         self.top_p.is_none() && self.top_k.is_none() && self.repetition_penalty.is_none()
     }
 
-    /// A completion ends here, in a domain with a limit of its own.
+    /// The limit of a completion in a domain that may have a limit of its own.
     pub fn max_tokens(&self, limit: Option<u32>) -> u32 {
         limit.map_or(self.max_tokens, |limit| limit.min(self.max_tokens))
     }

@@ -1,4 +1,4 @@
-//! Stages: what makes a model, from which others, and which models learn in it.
+//! Stages: how a model is made, from which others, and which models are trained in it.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,9 +13,9 @@ pub enum Stage<O> {
     Load(Pretrained),
     Train(Box<Train<O>>),
     Merge(Merge),
-    /// Several models that learn in turns; this is the first of them.
+    /// Several models that are trained in turns; this is the first of them.
     Joint(Joint<O>),
-    /// Another model of a joint stage, by its place in [`Joint::learners`]. It begins as `start`.
+    /// Another model of a joint stage, by its index in [`Joint::learners`]. It begins as `start`.
     Learner {
         joint: ModelId,
         learner: u32,
@@ -23,28 +23,28 @@ pub enum Stage<O> {
     },
 }
 
-/// Several models that learn in turns. Each step gives every one of them its turn.
+/// Several models that are trained in turns. Each step has a turn for each of them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Joint<O> {
     pub learners: Vec<Learner<O>>,
 }
 
-/// A model that a stage trains, with what it learns from.
+/// A model that a stage trains, with its training loop.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Learner<O> {
-    /// As the author calls it.
+    /// The author's name for it.
     pub name: String,
-    /// Of the step that updates it.
+    /// The name of the step that updates it.
     pub step: String,
-    /// The place of its turn in a step.
+    /// The position of its turn in a step.
     pub turn: u32,
-    /// It learns in every so many steps, in the last of them.
+    /// It is updated every `every` steps, in the last of them.
     pub every: u32,
     pub train: Train<O>,
 }
 
 impl<O> Stage<O> {
-    /// What it trains on, model by model: of most stages, one.
+    /// The training loops, one for each model: most stages have one.
     pub fn trains(&self) -> Vec<&Train<O>> {
         match self {
             Stage::Train(train) => vec![train.as_ref()],
@@ -53,7 +53,7 @@ impl<O> Stage<O> {
         }
     }
 
-    /// The model that its weights descend from, whose architecture they have.
+    /// The model that its weights start from, with the same architecture.
     pub fn start(&self) -> Option<ModelId> {
         match self {
             Stage::Initialise(_) | Stage::Load(_) => None,

@@ -1,5 +1,5 @@
-//! Templates that scorers read: a plan knows those that a row of the data, a draft, what the verifier said
-//! and completions of the group fill.
+//! Templates of scorers: a plan has those that are filled with a data row, a draft, the verifier's message
+//! and completions of the group.
 
 use mopd_lang::experiment::{Slot as CheckedSlot, Template, TemplatePiece};
 
@@ -10,15 +10,15 @@ use crate::refusal::{Converted, Origins, refused};
 use mopd_lang::formula::{Adaptive, Formula, FormulaKind};
 use mopd_lang::source::Span;
 
-/// What a template becomes where no number stands in it; `at` is the place of what sees it.
+/// Converts a template without numbers; `at` is the place of its reader.
 pub(crate) fn view(template: &Template, at: Span, origins: Origins) -> Converted<View> {
     let none = none_here(template, at);
     let pieces = pieces(template, Others::default(), at, origins, &none)?;
     Ok(View { name: template.name.clone(), pieces })
 }
 
-/// The same with numbers, which `number` lowers: one per sequence. Where a model writes feedback for it, that
-/// is one of the stage's.
+/// Converts a template with numbers, which `number` lowers: one per sequence. If a model writes feedback for
+/// it, `others` has its index in the stage.
 pub(crate) fn view_with_numbers(
     template: &Template,
     feedback: Option<u32>,
@@ -30,7 +30,7 @@ pub(crate) fn view_with_numbers(
     Ok(View { name: template.name.clone(), pieces })
 }
 
-/// The same for the members of one of the stage's panels. They have not seen a completion when they speak.
+/// Converts a template for the members of a panel of the stage. They have not seen a completion yet.
 pub(crate) fn view_of_panel(template: &Template, panel: u32, at: Span, origins: Origins) -> Converted<View> {
     let others = Others { panel: Some(panel), feedback: None };
     let pieces = pieces(template, others, at, origins, &none_here(template, at))?;
@@ -42,21 +42,21 @@ pub(crate) fn view_of_panel(template: &Template, panel: u32, at: Span, origins: 
     Ok(view)
 }
 
-/// Which of the stage's panels and feedbacks fill a template.
+/// The panel and the feedback of the stage that fill a template.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Others {
     pub panel: Option<u32>,
     pub feedback: Option<u32>,
 }
 
-/// What becomes of a number that stands in a template.
+/// How a number in a template is converted.
 type Number<'a> = &'a dyn Fn(&Formula) -> Converted<plan::Formula>;
 
 fn none_here(template: &Template, at: Span) -> impl Fn(&Formula) -> Converted<plan::Formula> {
     move |_| Err(refused(at, format!("a number in the template `{}` here", template.name)))
 }
 
-/// The pieces of a template, of a `rewrite` too.
+/// The pieces of a template, or of a `rewrite`.
 pub(crate) fn pieces(
     template: &Template,
     Others { panel, feedback }: Others,
@@ -86,7 +86,7 @@ pub(crate) fn pieces(
     template.pieces.iter().map(piece).collect()
 }
 
-/// How much of a slot is shown: known before the run, or what the stage learns for its teachers.
+/// The shown share of a slot: known before the run, or learned by the stage.
 fn share(of: &Formula, origins: Origins) -> Converted<SlotShare> {
     let what = "a share of a slot";
     match &of.0.kind {

@@ -1,5 +1,4 @@
-//! Views: what a scorer reads in place of the prompt. The completion after it is the student's, token by
-//! token.
+//! Views: what a scorer reads in place of the prompt. The student's tokens follow, unchanged.
 
 use std::borrow::Cow;
 
@@ -8,10 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{Formula, Schedule};
 
-/// A template whose slots are filled row by row.
+/// A template that is filled for each row.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct View {
-    /// Of the template.
+    /// The name of the template.
     pub name: String,
     pub pieces: Vec<Piece>,
 }
@@ -21,17 +20,17 @@ pub struct View {
 pub enum Piece {
     Text(String),
     Slot(Slot),
-    /// The beginning of a slot: that share of its characters, rounded down.
+    /// The beginning of a slot: this share of its characters, rounded down.
     First {
         slot: Slot,
         share: SlotShare,
     },
-    /// Its end.
+    /// The end of a slot: this share of its characters, rounded down.
     Last {
         slot: Slot,
         share: SlotShare,
     },
-    /// A number of rewards and lengths, per sequence: as [`number`] writes it.
+    /// A number computed from rewards and lengths, per sequence, formatted by [`number`].
     Number(Formula),
 }
 
@@ -43,11 +42,11 @@ pub enum SlotShare {
     Found(FoundByRun),
 }
 
-/// A number that only the run knows.
+/// A number that is known only at run time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FoundByRun {
-    /// What the stage's policy has drawn ([`Learned`](super::Learned)).
+    /// The value drawn by the stage's policy ([`Learned`](super::Learned)).
     Learned,
 }
 
@@ -58,7 +57,7 @@ impl From<Schedule> for SlotShare {
 }
 
 impl SlotShare {
-    /// The share that is learned.
+    /// The share that the stage learns.
     pub const LEARNED: SlotShare = SlotShare::Found(FoundByRun::Learned);
 
     fn at(&self, moment: Moment) -> f64 {
@@ -97,26 +96,26 @@ impl Piece {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Slot {
-    /// The prompt as text: of a conversation, what was said last that is not the assistant's.
+    /// The prompt as text; of a conversation, the last message that is not the assistant's.
     Prompt,
     /// A field of the data.
     Data(String),
-    /// What the student wrote before a teacher refined it.
+    /// The student's draft, before a teacher refined it.
     Draft,
-    /// What the verifier said of the completion.
+    /// The verifier's message about the completion.
     Feedback,
-    /// What another model wrote about the completion: one of the stage's feedbacks, which may be empty.
+    /// Another model's feedback about the completion: an index into the stage's feedback; may be empty.
     WrittenFeedback(u32),
-    /// Another completion of the prompt; a group may have none.
+    /// Another completion of the prompt, which may not exist.
     Group(GroupMember),
-    /// What one of the stage's panels has said of the prompt.
+    /// The discussion of the prompt by a panel: an index into the stage's panels.
     Transcript(u32),
-    /// What was written for a derived prompt, or put in order: one of the texts of its producer.
+    /// A text made for a derived prompt: an index into the texts of its producer.
     Made(u32),
 }
 
 impl Slot {
-    /// Whether it is known when the completion is: each has another, or each step.
+    /// Whether it depends on the completion, or on the completions of the step.
     pub fn of_completion(&self) -> bool {
         match self {
             Slot::Draft
@@ -130,21 +129,21 @@ impl Slot {
     }
 }
 
-/// Which step's shares a view is filled with.
+/// The time that decides the shares in a view.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Moment {
     Step {
         step: u32,
         steps: u32,
-        /// The share that is learned, as it is now.
+        /// The current value of the learned share.
         learned: Option<f64>,
     },
-    /// The largest that each share becomes, whatever the step.
+    /// The largest value of each share, over all steps.
     Most,
 }
 
 impl View {
-    /// The prompt and nothing else.
+    /// A view of the prompt alone.
     pub fn of_prompt() -> View {
         View { name: "prompt".to_owned(), pieces: vec![Piece::Slot(Slot::Prompt)] }
     }
@@ -164,55 +163,55 @@ impl View {
         fields
     }
 
-    /// Whether the prompt is part of it. Where it is not, no turn of a conversation is.
+    /// Whether it contains the prompt. If not, it has no turn of a conversation either.
     pub fn has_prompt(&self) -> bool {
         self.slots().any(|slot| *slot == Slot::Prompt)
     }
 
-    /// Whether a draft is part of it.
+    /// Whether it contains a draft.
     pub fn has_draft(&self) -> bool {
         self.slots().any(|slot| *slot == Slot::Draft)
     }
 
-    /// How often a draft is.
+    /// How many times it contains a draft.
     pub fn drafts(&self) -> u32 {
         self.slots().filter(|slot| **slot == Slot::Draft).count() as u32
     }
 
-    /// Whether what the verifier said is part of it.
+    /// Whether it contains the verifier's message.
     pub fn has_feedback(&self) -> bool {
         self.slots().any(|slot| *slot == Slot::Feedback)
     }
 
-    /// The panel whose words are part of it.
+    /// The panel whose discussion it contains.
     pub fn panel(&self) -> Option<u32> {
         self.slots().find_map(|slot| if let Slot::Transcript(panel) = slot { Some(*panel) } else { None })
     }
 
-    /// The stage's feedbacks that are part of it, as places, with repetition.
+    /// The stage's feedback that it contains, as indices, with repetition.
     pub fn written_feedback(&self) -> impl Iterator<Item = u32> {
         self.slots()
             .filter_map(|slot| if let Slot::WrittenFeedback(place) = slot { Some(*place) } else { None })
     }
 
-    /// Whether there may be nothing to show: a group may have no such member, and a writer may write nothing.
+    /// Whether it may lack something: a group may have no such member, and a writer may write nothing.
     pub fn may_lack(&self) -> bool {
         self.slots().any(|slot| matches!(slot, Slot::Group(_) | Slot::WrittenFeedback(_) | Slot::Made(_)))
     }
 
-    /// Whether it is another for each completion of a row.
+    /// Whether it differs between the completions of a row.
     pub fn of_completions(&self) -> bool {
         self.slots().any(Slot::of_completion) || self.numbers().next().is_some()
     }
 
-    /// What is computed for it of each completion, in its order.
+    /// The numbers that are computed for each completion, in its order.
     pub fn numbers(&self) -> impl Iterator<Item = &Formula> {
         self.pieces
             .iter()
             .filter_map(|piece| if let Piece::Number(formula) = piece { Some(formula) } else { None })
     }
 
-    /// Whether a row looks alike at every step.
+    /// Whether it is the same for a row at every step.
     pub fn is_fixed(&self) -> bool {
         !self.of_completions() && !self.moves()
     }
@@ -227,8 +226,8 @@ impl View {
         })
     }
 
-    /// Its text, `slot` being what a row has for a slot, and `numbers` what [`View::numbers`] are; nothing
-    /// stands where those are not known.
+    /// Its text: `slot` returns a row's content of a slot, and `numbers` are the values of [`View::numbers`];
+    /// missing ones are left out.
     pub fn filled<'a>(
         &self,
         moment: Moment,
@@ -256,7 +255,7 @@ impl View {
     }
 }
 
-/// A number as a text has it: of at most three decimals, so that a share of eight attempts is exact.
+/// A number as text, with at most three decimals, so that a share of eight attempts is exact.
 pub fn number(value: f64) -> String {
     let text = format!("{value:.3}");
     match text.trim_end_matches('0').trim_end_matches('.') {
@@ -265,10 +264,10 @@ pub fn number(value: f64) -> String {
     }
 }
 
-/// Characters of a text that a share of it has.
+/// The number of characters in this share of a text.
 fn shown(text: &str, share: f64) -> usize {
     let all = text.chars().count();
-    // A share such as 1/3 of 3 is a hair below 1.
+    // Rounding may make 1/3 of 3 slightly less than 1.
     ((share.clamp(0.0, 1.0) * all as f64 + 1e-9).floor() as usize).min(all)
 }
 
@@ -276,7 +275,7 @@ fn place(text: &str, share: f64) -> usize {
     place_of(text, shown(text, share))
 }
 
-/// Where a character begins.
+/// The byte offset of a character.
 fn place_of(text: &str, character: usize) -> usize {
     text.char_indices().nth(character).map_or(text.len(), |(place, _)| place)
 }

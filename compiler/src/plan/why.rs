@@ -1,4 +1,4 @@
-//! What a run would do with the stages of a plan, and why: what `mopd plan --why` asks.
+//! What a run would do with the stages of a plan, and why: for `mopd plan --why`.
 
 use std::fmt;
 
@@ -9,12 +9,12 @@ use serde::{Deserialize, Serialize};
 pub struct StageFate {
     pub stage: String,
     pub seed: u64,
-    /// Its result is in the store.
+    /// Whether its result is in the store.
     pub kept: bool,
-    /// The steps of the last checkpoint under its key.
+    /// The number of steps of the last checkpoint under its key.
     pub checkpoint: Option<u32>,
-    /// The run before that is most like this one in what the stage depends on; none where none had a stage of
-    /// its name and seed.
+    /// The earlier run that is most similar in the stage's dependencies; `None` if no run had a stage of its
+    /// name and seed.
     pub before: Option<EarlierRun>,
 }
 
@@ -22,11 +22,11 @@ pub struct StageFate {
 pub struct EarlierRun {
     /// Its folder of results.
     pub out: String,
-    /// What of the key is another; nothing where the key is the same.
+    /// The parts of the key that differ; empty if the key is the same.
     pub changed: Vec<KeyPart>,
 }
 
-/// What a stage depends on.
+/// A dependency of a stage.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "part", rename_all = "snake_case")]
 pub enum KeyPart {
@@ -36,13 +36,13 @@ pub enum KeyPart {
     Data {
         domain: String,
     },
-    /// What its reward is made of.
+    /// The program or files of its reward.
     Program {
         domain: String,
-        /// Of its files, those that changed, came or went; none where they are not known.
+        /// The files that changed, were added or were removed; empty where they are not known.
         files: Vec<String>,
     },
-    /// The day, which a chat template writes.
+    /// The date, which a chat template contains.
     Day {
         domain: String,
     },
@@ -50,14 +50,14 @@ pub enum KeyPart {
     RolloutPrograms {
         files: Vec<String>,
     },
-    /// Who answers for a teacher on a server.
+    /// The model that serves a teacher.
     Served,
     Input {
         model: String,
     },
-    /// How the machine, mopd and libtorch compute, or on how many cores.
+    /// The arithmetic of the machine, mopd and libtorch, or the number of cores.
     Arithmetic,
-    /// How many processes train it together.
+    /// The number of processes that train it together.
     Processes,
     Fork,
 }

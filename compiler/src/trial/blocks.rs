@@ -1,12 +1,12 @@
-//! Numbers of blocks, which are given per token: what a block is follows from other numbers, so nobody counts
-//! them.
+//! Numbers of blocks, which are given per token: the blocks depend on other numbers, so their count is not
+//! known beforehand.
 
 use crate::expr::batch::{Batch, Layout, Runs};
 use crate::expr::graph::NodeId;
 use crate::expr::interpret::interpret;
 use crate::lower::FormulaGraph;
 
-/// The tokens that are in a block, as a run finds them.
+/// The tokens that are in a block, computed as in a run.
 pub(super) struct Blocks {
     chosen: Vec<f32>,
     runs: Runs,
@@ -14,7 +14,7 @@ pub(super) struct Blocks {
 
 impl Blocks {
     /// # Errors
-    /// If something is missing that `chosen` reads.
+    /// If something that `chosen` reads is missing.
     pub fn of(formulas: &FormulaGraph, chosen: NodeId, batch: &Batch) -> Result<Blocks, String> {
         let values = interpret(&formulas.graph, &[chosen], batch).map_err(|error| error.to_string())?;
         let chosen: Vec<f32> = values.get(chosen).iter().map(|value| *value as f32).collect();
@@ -26,10 +26,10 @@ impl Blocks {
         layout.blocks = Some(self.runs.clone());
     }
 
-    /// One number per run, where `values` are per token.
+    /// One number per run of tokens, from `values` per token.
     ///
     /// # Errors
-    /// If two tokens of a block have different ones.
+    /// If two tokens of a block have different numbers.
     pub fn numbers(&self, name: &str, values: &[f64]) -> Result<Vec<f64>, String> {
         let mut numbers: Vec<Option<f64>> = vec![None; self.runs.parent.len()];
         for ((run, chosen), value) in self.runs.of_token.iter().zip(&self.chosen).zip(values) {

@@ -1,4 +1,4 @@
-//! Numbers to begin with.
+//! Example numbers to start from.
 
 use mopd_lang::formula::{Axis, FormulaKind, Role, Signal};
 use serde_json::{Map, Value, json};
@@ -7,13 +7,13 @@ use super::supply::{given_as, random_choices, roles};
 use crate::audit::compares_vocabularies;
 use crate::lower::FormulaGraph;
 
-/// Entries that the tokens of the two completions are.
+/// The vocabulary entries of the tokens of the two completions.
 const TOKENS: [&[usize]; 2] = [&[0, 2, 1], &[1, 0]];
 const REWARDS: [f64; 2] = [1.0, 0.0];
-/// For everything else.
+/// Values for all other numbers.
 const NUMBERS: [f64; 3] = [0.4, 0.7, 0.3];
 
-/// One prompt with two completions, with every distribution and number that the graph is worked out from.
+/// One prompt with two completions, with every distribution and number that the graph depends on.
 pub(super) fn of(formulas: &FormulaGraph) -> Value {
     let leaves = formulas.leaves();
     let mut wanted: Vec<Role> = Vec::new();
@@ -43,7 +43,7 @@ pub(super) fn of(formulas: &FormulaGraph) -> Value {
             FormulaKind::Signal(Signal::VocabularySize) if !wanted.is_empty() => {}
             FormulaKind::Signal(signal) if follows(signal) => {}
             kind if compares_vocabularies(kind) => {}
-            // A parameter: arguments give it a value. (`star.w` is the weight of a composed teacher.)
+            // A parameter: `arguments` gives its value. (`star.w` is the weight of a composed teacher.)
             FormulaKind::Variable(name) if !name.contains('.') => {}
             FormulaKind::Signal(Signal::Correct) => example.add("reward", Axis::Sequence),
             FormulaKind::Signal(Signal::State { name, first, .. }) => {
@@ -61,7 +61,7 @@ pub(super) fn of(formulas: &FormulaGraph) -> Value {
     Value::Object(run)
 }
 
-/// Worked out from the step and from lengths.
+/// Whether a signal is computed from the step and from lengths.
 fn follows(signal: &Signal) -> bool {
     matches!(
         signal,
@@ -82,7 +82,7 @@ struct Example {
 }
 
 impl Example {
-    /// A number of each element.
+    /// Adds a number for each element of an axis.
     fn add(&mut self, name: &str, axis: Axis) {
         match axis {
             Axis::Run | Axis::Batch => drop(self.run.insert(name.to_owned(), json!(NUMBERS[0]))),

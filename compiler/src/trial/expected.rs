@@ -1,20 +1,20 @@
-//! What should come out, as a file of numbers says it, against what comes out.
+//! Compares the results with those that a file of numbers expects.
 
 use super::{Trial, TrialNumbers};
 
-/// How far a number may be from what is expected, relative to the largest of its list.
+/// The largest deviation of a number, relative to the largest of its list.
 const TOLERANCE: f64 = 1e-5;
 
-/// An expectation that does not hold.
+/// An expectation that is not met.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UnmetExpectation {
     pub name: String,
-    /// What is wrong, in words.
+    /// The deviation, in words.
     pub what: String,
 }
 
-/// `expected` has numbers under the names that a trial shows: `loss`, a `let`, a term, `d loss / d
-/// student.logp`, `d loss / d logits`. Each is held in f64 and in f32.
+/// `expected` has numbers under the names of a trial's results: `loss`, a `let`, a term, `d loss / d
+/// student.logp`, `d loss / d logits`. Each is compared with the f64 and the f32 results.
 pub fn differences(trial: &Trial, numbers: &TrialNumbers) -> Vec<UnmetExpectation> {
     let mut found = Vec::new();
     for (name, expected) in &numbers.expected {
@@ -36,7 +36,7 @@ pub fn differences(trial: &Trial, numbers: &TrialNumbers) -> Vec<UnmetExpectatio
             }
             let largest = wanted.iter().fold(0.0_f64, |largest, wanted| largest.max(wanted.abs()));
             let bound = TOLERANCE * if largest > 0.0 { largest } else { 1.0 };
-            // NaN agrees with nothing.
+            // NaN equals nothing.
             let agrees = |wanted: f64, found: f64| (wanted - found).abs() <= bound;
             let pairs = wanted.iter().zip(&numbers).enumerate();
             let mut differing = pairs.filter(|(_, (wanted, found))| !agrees(**wanted, **found));
@@ -61,7 +61,7 @@ fn names(trial: &Trial) -> impl Iterator<Item = String> {
     std::iter::once("loss".to_owned()).chain(parts).chain(gradients).chain(logits)
 }
 
-/// Numbers by arithmetic.
+/// The results of a name, by arithmetic.
 fn computed(trial: &Trial, name: &str) -> Option<Vec<(&'static str, Vec<f64>)>> {
     if name == "d loss / d logits" {
         return Some(vec![("f64", trial.logits.as_ref()?.concat())]);
@@ -76,7 +76,7 @@ fn computed(trial: &Trial, name: &str) -> Option<Vec<(&'static str, Vec<f64>)>> 
     Some(std::iter::once(("f64", value.f64.clone())).chain(single).collect())
 }
 
-/// Lists of lists in order; whether it holds numbers alone.
+/// Appends nested lists in order; returns whether they contain only numbers.
 fn flatten(value: &serde_json::Value, into: &mut Vec<f64>) -> bool {
     match value {
         serde_json::Value::Array(rows) => rows.iter().all(|row| flatten(row, into)),

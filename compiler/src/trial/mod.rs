@@ -1,10 +1,10 @@
-//! An objective on given numbers: its loss, every part of it, and the derivative of the loss, without a
-//! model and without a run. `mopd try` shows it.
+//! Evaluates an objective on given numbers: its loss, every part of it, and the derivative of the loss,
+//! without a model or a run. For `mopd try`.
 //!
-//! The graph is that of a run, with what the runtime would supply given by name: a distribution of a role, or
-//! a number as the language calls it. It is evaluated by the interpreter in f64 and by the compiled code in
-//! f32, on the same numbers, rounded to f32 as those of a run are. Through given distributions the derivative
-//! goes on to the student's logits, in f64.
+//! The graph is that of a run; what the runtime would supply is given by name: the distribution of a role, or
+//! a number under its name in the language. It is evaluated by the interpreter in f64 and by the compiled
+//! code in f32, on the same numbers, rounded to f32 as in a run. If distributions are given, the derivative
+//! is continued to the student's logits, in f64.
 
 mod blocks;
 mod example;
@@ -29,20 +29,20 @@ use crate::expr::values::{EvaluationError, Values};
 use crate::lower::{WholeObjective, whole};
 use supply::{Supplied, supply};
 
-/// What an objective is on some numbers.
+/// The results of an objective on some numbers.
 #[derive(Clone, Debug, Serialize)]
 pub struct Trial {
     pub loss: TrialValue,
     /// `let`s, `select`, weights and terms, in the objective's order.
     pub parts: Vec<TrialValue>,
-    /// Derivatives of the loss by what is live.
+    /// Derivatives of the loss by the live numbers.
     pub gradients: Vec<TrialValue>,
-    /// By token and entry: the derivative of the loss by the student's logits. None where something live was
-    /// given as a number, so that nothing is known of its logits.
+    /// By token and entry: the derivative of the loss by the student's logits. `None` where a live number was
+    /// given directly, so that its logits are unknown.
     pub logits: Option<Vec<Vec<f64>>>,
-    /// Prompt, completion and position of every token.
+    /// Prompt, completion and position of each token.
     pub places: Vec<TokenPlace>,
-    /// Given and not read.
+    /// The names of given numbers that are not read.
     pub unread: Vec<String>,
 }
 
@@ -52,16 +52,16 @@ pub struct TrialValue {
     pub name: String,
     pub axis: Axis,
     pub f64: Vec<f64>,
-    /// None where the code generator refuses the expression: a run interprets it too.
+    /// `None` where the code generator refuses the expression; a run interprets it, too.
     pub f32: Option<Vec<f32>>,
 }
 
 /// Why there is no trial.
 #[derive(Debug)]
 pub enum NoTrial {
-    /// Of the objective, with its place.
+    /// An error in the objective, with its place.
     Objective(Box<Diagnostic>),
-    /// Of the numbers.
+    /// Errors in the numbers.
     Numbers(Vec<String>),
 }
 
@@ -71,10 +71,10 @@ impl From<Box<Diagnostic>> for NoTrial {
     }
 }
 
-/// `origins` is what the objective's [`Origin`](mopd_lang::experiment::Origin)s point into.
+/// The objective's [`Origin`](mopd_lang::experiment::Origin)s index `origins`.
 ///
 /// # Errors
-/// A part of the objective that has no value on numbers alone; numbers that are missing, too many or too few.
+/// A part of the objective that has no value on numbers alone; missing numbers, or a wrong number of them.
 pub fn run(objective: &Objective, origins: &[Span], numbers: &TrialNumbers) -> Result<Trial, NoTrial> {
     let objective =
         &part::chosen(objective, &numbers.terms).map_err(|fault| NoTrial::Numbers(vec![fault]))?;
@@ -92,8 +92,8 @@ pub fn run(objective: &Objective, origins: &[Span], numbers: &TrialNumbers) -> R
         f64: exact.get(node).to_vec(),
         f32: compiled.as_ref().map(|compiled| compiled.get(node).to_vec()),
     };
-    // The chain rule, token by token: a live number depends on the logits after its own prefix alone.
-    // Where a support is empty, a live number depends on none of them.
+    // The chain rule, token by token: a live number depends only on the logits after its own prefix, or on
+    // none where a support is empty.
     let entries = by_logits.iter().filter_map(|(_, known)| known.as_ref()).flatten().map(Vec::len).max();
     let mut logits = Some(vec![vec![0.0; entries.unwrap_or(0)]; batch.layout.tokens()]);
     for (live, node) in &gradients {
@@ -105,7 +105,7 @@ pub fn run(objective: &Objective, origins: &[Span], numbers: &TrialNumbers) -> R
         };
         for (token, sums) in logits.iter_mut().flatten().enumerate() {
             for (sum, partial) in sums.iter_mut().zip(&known[token]) {
-                // A token that is not trained on has no part in it, whatever its divergence is.
+                // A token that is not trained on contributes nothing, whatever its divergence is.
                 if by_token[token] != 0.0 {
                     *sum += by_token[token] * partial;
                 }
@@ -123,8 +123,8 @@ pub fn run(objective: &Objective, origins: &[Span], numbers: &TrialNumbers) -> R
     })
 }
 
-/// By the machine code that a run would use; none where there is no generator for the expression, or for this
-/// machine.
+/// With the machine code that a run would use; `None` where there is no code generator for the expression or
+/// the machine.
 #[cfg(not(target_family = "wasm"))]
 fn compiled(graph: &Graph, roots: &[NodeId], batch: &Batch) -> Result<Option<Values<f32>>, EvaluationError> {
     crate::expr::jit::Program::compile(graph, roots).ok().map(|program| program.run(batch)).transpose()
@@ -135,8 +135,8 @@ fn compiled(_: &Graph, _: &[NodeId], _: &Batch) -> Result<Option<Values<f32>>, E
     Ok(None)
 }
 
-/// Numbers to begin with: all that an objective reads, for a prompt with two completions. Where terms have
-/// completions of their own, all that the first part of it reads.
+/// Example numbers to start from: everything that an objective reads, for a prompt with two completions.
+/// Where terms have completions of their own, everything that its first part reads.
 ///
 /// # Errors
 /// A part of the objective that has no value on numbers alone.

@@ -1,4 +1,4 @@
-//! The numbers that are given, as JSON.
+//! The given numbers, as JSON.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::audit::normalised;
 use crate::expr::batch::{Domains, Layout, Runs};
 
-/// Sums of probabilities may be so far from 1: people write 0.333.
+/// The largest deviation from 1 of a sum of probabilities: people write 0.333.
 const SUM: f64 = 5e-3;
 
 /// A batch: prompts with their completions.
@@ -22,14 +22,14 @@ pub struct TrialNumbers {
     /// Values for the objective's parameters, by name: numbers, or texts in the language.
     #[serde(default)]
     pub arguments: BTreeMap<String, serde_json::Value>,
-    /// The terms whose completions these are, where terms have completions of their own.
+    /// The terms that are trained on these completions, where terms have completions of their own.
     #[serde(default)]
     pub terms: Vec<String>,
-    /// The entries that the vocabularies of student and teacher both have, counted from 0; none where nobody
-    /// says.
+    /// The entries that the vocabularies of student and teacher share, counted from 0; `None` where not
+    /// given.
     pub matched: Option<Vec<usize>>,
     pub prompts: Vec<TrialPrompt>,
-    /// What should come out: see [`super::differences`].
+    /// The expected results: see [`super::differences`].
     #[serde(default)]
     pub expected: BTreeMap<String, serde_json::Value>,
     /// Numbers of the run, by name.
@@ -49,18 +49,18 @@ pub struct TrialPrompt {
 
 #[derive(Clone, Debug, Deserialize)]
 pub struct TrialCompletion {
-    /// Which entry of the distributions each token is.
+    /// The vocabulary entry of each token.
     pub tokens: Option<Vec<usize>>,
-    /// How many tokens each turn has.
+    /// The number of tokens of each turn.
     pub turns: Option<Vec<usize>>,
-    /// By name: numbers of the completion, of its tokens, and distributions of roles.
+    /// By name: numbers of the completion and of its tokens, and distributions of roles.
     #[serde(flatten)]
     pub given: GivenNumbers,
 }
 
 pub type GivenNumbers = BTreeMap<String, serde_json::Value>;
 
-/// Where a token stands, counted from 1.
+/// The position of a token, counted from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct TokenPlace {
     pub prompt: usize,
@@ -80,7 +80,7 @@ impl TrialNumbers {
         self.arguments.iter().map(|(name, value)| (format!("{objective}.{name}"), text(value))).collect()
     }
 
-    /// Completions in order, with what they are called in messages.
+    /// Completions in order, with their names in messages.
     pub fn completions(&self) -> impl Iterator<Item = (String, &TrialCompletion)> {
         self.prompts.iter().enumerate().flat_map(|(prompt, of)| {
             of.completions.iter().enumerate().map(move |(completion, of)| {
@@ -90,7 +90,7 @@ impl TrialNumbers {
     }
 
     /// # Errors
-    /// A batch without a token, lists that differ in length, a division into turns of another length.
+    /// A batch without tokens, lists of different lengths, or turns whose lengths do not add up.
     pub(super) fn layout(&self) -> Result<Layout, Vec<String>> {
         let mut faults = Vec::new();
         let (mut sequence_of_token, mut of_token, mut parent) = (Vec::new(), Vec::new(), Vec::new());
@@ -157,13 +157,13 @@ impl TrialNumbers {
         places
     }
 
-    /// A number by its name, one per element of its axis; none where nobody gives it. Numbers of blocks are
+    /// A number by name, one per element of its axis; `None` where it is not given. Numbers of blocks are
     /// given per token.
     ///
-    /// Where one `may_lack`, `null` says so: the number is NaN then.
+    /// If it `may_lack` a value, `null` stands for that: the number is then NaN.
     ///
     /// # Errors
-    /// What is no such number, or is given for some elements only.
+    /// A value of the wrong type, or one that is given for some elements only.
     pub(super) fn numbers(&self, name: &str, axis: Axis, may_lack: bool) -> Result<Option<Vec<f64>>, String> {
         let number = |value: &serde_json::Value| {
             if may_lack && value.is_null() { Ok(f64::NAN) } else { number(value) }
@@ -217,10 +217,10 @@ impl TrialNumbers {
         }
     }
 
-    /// A role's log-probabilities of every entry, by token; none where nobody gives them.
+    /// A role's log-probabilities of every entry, by token; `None` where they are not given.
     ///
     /// # Errors
-    /// What is no distribution, or is given for some completions only.
+    /// Values that are not a distribution, or that are given for some completions only.
     pub(super) fn distributions(&self, role: &str) -> Result<Option<Vec<Vec<f64>>>, String> {
         let (mut found, mut missing) = (Vec::new(), None);
         for (place, completion) in self.completions() {
@@ -228,7 +228,7 @@ impl TrialNumbers {
                 missing.get_or_insert(place);
                 continue;
             };
-            // `"sampler": "student"`: who has not moved since is the same.
+            // `"sampler": "student"`: the same as another role.
             let value = match value.as_str() {
                 Some(other) => {
                     completion.given.get(other).filter(|value| !value.is_string()).ok_or_else(|| {
@@ -258,7 +258,7 @@ impl TrialNumbers {
         }
     }
 
-    /// Which entry each token is; none where nobody says.
+    /// The vocabulary entry of each token; `None` where not given.
     pub(super) fn tokens(&self) -> Option<Vec<usize>> {
         self.completions()
             .map(|(_, completion)| completion.tokens.clone())
@@ -266,7 +266,7 @@ impl TrialNumbers {
             .map(|tokens| tokens.concat())
     }
 
-    /// Every name that something is given under.
+    /// Every name under which something is given.
     pub(super) fn names(&self) -> impl Iterator<Item = &String> {
         let prompts = self.prompts.iter().flat_map(|prompt| prompt.given.keys());
         self.given.keys().chain(prompts).chain(self.completions().flat_map(|(_, of)| of.given.keys()))
@@ -274,11 +274,11 @@ impl TrialNumbers {
 }
 
 impl TrialCompletion {
-    /// How many tokens it has: as long as everything that is given per token.
+    /// The number of tokens: the length of every list that is given per token.
     fn len(&self) -> Result<usize, String> {
         let lists = self.given.iter().filter_map(|(name, value)| {
             let rows = value.as_array().or_else(|| value.get("logits")?.as_array())?;
-            // A list of one number per turn has a length of its own.
+            // A list with one number per turn has another length.
             let per_turn = self.turns.as_ref().is_some_and(|turns| turns.len() == rows.len());
             (!per_turn || rows.iter().any(|row| row.is_array())).then_some((name.as_str(), rows.len()))
         });
@@ -313,7 +313,7 @@ fn list(value: &serde_json::Value, tokens: usize) -> Result<Vec<f64>, String> {
     rows.iter().map(number).collect()
 }
 
-/// Probabilities, or `{"logits": ...}`.
+/// Reads probabilities, or `{"logits": ...}`.
 fn distributions(value: &serde_json::Value) -> Result<Vec<Vec<f64>>, String> {
     let logits = value.get("logits");
     let rows = logits.unwrap_or(value).as_array();

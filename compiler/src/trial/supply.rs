@@ -1,5 +1,5 @@
-//! What stands at the leaves of an objective's graph: given by name, or worked out from given distributions
-//! and from the completions' lengths.
+//! The leaves of an objective's graph: given by name, or computed from given distributions and from the
+//! completions' lengths.
 
 use std::collections::BTreeSet;
 
@@ -16,11 +16,11 @@ use crate::expr::interpret::interpret;
 use crate::expr::signals;
 use crate::lower::{FormulaGraph, GraphLeaf};
 
-/// Everything that the graph reads.
+/// All inputs of the graph.
 pub(super) struct Supplied {
     pub batch: Batch,
-    /// By live leaf: its derivative by the student's logits, by token and entry; none where it was given as a
-    /// number.
+    /// By live leaf: its derivative by the student's logits, by token and entry; `None` where it was given as
+    /// a number.
     pub by_logits: Vec<(LiveId, Option<Vec<Vec<f64>>>)>,
     pub unread: Vec<String>,
 }
@@ -32,7 +32,7 @@ struct Numbered {
 }
 
 /// # Errors
-/// All that is missing or does not fit, a sentence each.
+/// Everything that is missing or does not fit, a sentence each.
 pub(super) fn supply(
     formulas: &FormulaGraph,
     chosen: Option<NodeId>,
@@ -53,7 +53,7 @@ pub(super) fn supply(
         if let (Some(chosen), None, true, true) = (chosen, &blocks, of_block, faults.is_empty()) {
             blocks = Some(Blocks::of(formulas, chosen, &batch).map_err(|fault| vec![fault])?);
         }
-        // Its own numbers come first: leaves are in this order.
+        // The numbers inside a leaf come first: leaves are in this order.
         let inside = inside(formulas, leaf, &batch);
         let of_leaf = inside.and_then(|inside| source.leaf(leaf, &inside, &batch.layout));
         let of_leaf = match (of_leaf, &blocks) {
@@ -109,7 +109,7 @@ pub(super) fn supply(
     Ok(Supplied { unread: unread.into_iter().cloned().collect(), batch, by_logits })
 }
 
-/// Of the two completions of each prompt the first.
+/// The first of the two completions of each prompt.
 fn preferred(layout: &Layout) -> Result<Vec<f32>, String> {
     let of_group = |group: u32| layout.group_of_sequence.iter().filter(|of| **of == group).count();
     if (0..layout.groups).any(|group| of_group(group) != 2) {
@@ -120,7 +120,7 @@ fn preferred(layout: &Layout) -> Result<Vec<f32>, String> {
     Ok((0..layout.group_of_sequence.len()).map(|sequence| (1 - sequence % 2) as f32).collect())
 }
 
-/// The random numbers that it reads, and what they are given under.
+/// The random numbers that it reads, and the names under which they are given.
 pub(super) fn random_choices(formulas: &FormulaGraph) -> Vec<(String, signals::Signal)> {
     let signals = formulas.graph.signals(&formulas.roots).into_iter();
     let named = signals.filter_map(|signal| match signal {
@@ -130,12 +130,12 @@ pub(super) fn random_choices(formulas: &FormulaGraph) -> Vec<(String, signals::S
     named.collect()
 }
 
-/// As the language calls what is live, without `live`; see [`given_as`].
+/// The name of a live number in the language, without `live`; see [`given_as`].
 pub(super) fn name(leaves: &[GraphLeaf], live: LiveId) -> String {
     given_as(&leaves[live.0 as usize])
 }
 
-/// What a leaf is given under.
+/// The name under which a leaf is given.
 pub(super) fn given_as(leaf: &GraphLeaf) -> String {
     let name = match &leaf.formula.0.kind {
         FormulaKind::Signal(signal) => text::signal(signal),
@@ -143,11 +143,11 @@ pub(super) fn given_as(leaf: &GraphLeaf) -> String {
         FormulaKind::Variable(name) => name.to_string(),
         _ => text::formula(&leaf.formula, 60),
     };
-    // The whole vocabulary needs no mention.
+    // The whole vocabulary is the default.
     name.replace(", support: full", "")
 }
 
-/// The roles whose distributions a leaf is worked out from; none where distributions don't give it.
+/// The roles whose distributions a leaf is computed from; empty where it is not computed from distributions.
 pub(super) fn roles(leaf: &GraphLeaf) -> Vec<Role> {
     match &leaf.formula.0.kind {
         FormulaKind::Signal(signal) if is_of_distributions(signal) => signal.roles(),
@@ -156,7 +156,7 @@ pub(super) fn roles(leaf: &GraphLeaf) -> Vec<Role> {
     }
 }
 
-/// By token: the numbers inside a leaf, which are computed from the leaves before it.
+/// By token: the numbers inside a leaf, computed from the leaves before it.
 fn inside(formulas: &FormulaGraph, leaf: &GraphLeaf, batch: &Batch) -> Result<Vec<Vec<f64>>, String> {
     let tokens = batch.layout.tokens();
     if leaf.operands.is_empty() {
@@ -172,7 +172,7 @@ fn inside(formulas: &FormulaGraph, leaf: &GraphLeaf, batch: &Batch) -> Result<Ve
 
 struct Source<'a> {
     numbers: &'a TrialNumbers,
-    /// All roles whose distributions are given; none where none are.
+    /// All roles whose distributions are given; `None` if there are none.
     distributions: Option<ToyModel>,
     known: Vec<Role>,
     tokens: Option<Vec<usize>>,
@@ -253,7 +253,7 @@ impl<'a> Source<'a> {
 
     fn leaf(&self, leaf: &GraphLeaf, inside: &[Vec<f64>], layout: &Layout) -> Result<Numbered, String> {
         let (name, axis) = (given_as(leaf), leaf.formula.axis());
-        // What a member of a panel did not state.
+        // A member of a panel may not have stated its confidence.
         let part = |signal: &Signal| matches!(signal, Signal::Of { part: ModelSignal::StatedConfidence, .. });
         let may_lack = matches!(&leaf.formula.0.kind, FormulaKind::Signal(signal) if part(signal));
         if let Some(values) = self.given_or_lacking(&name, axis, may_lack)? {
@@ -265,7 +265,7 @@ impl<'a> Source<'a> {
                 return plain(values);
             }
             if let Signal::State { axis, first, .. } = signal {
-                // In the file it is one number, that of every domain.
+                // The file has one number, which is used for every domain.
                 let number = self.given(&name, Axis::Run)?.map_or(*first, |given| given[0]);
                 return plain(vec![number; layout.len(*axis)]);
             }
@@ -305,7 +305,7 @@ impl<'a> Source<'a> {
         })
     }
 
-    /// What follows from lengths, step, verdicts and vocabularies.
+    /// Numbers that are computed from lengths, step, rewards and vocabularies.
     fn of_layout(&self, signal: &Signal, layout: &Layout) -> Result<Option<Vec<f64>>, String> {
         let tokens = 0..layout.tokens();
         let first = |sequence: u32| layout.sequence_of_token.partition_point(|of| *of < sequence);

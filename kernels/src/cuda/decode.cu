@@ -1,13 +1,13 @@
-// One more token for every row of a batch: what a layer does between its products of matrices. Compiled while
-// running, for one model and one GPU: sizes are constants that `decode.rs` defines.
+// A decoding step of a batch: the operations of a layer between its matrix products. Compiled at run time,
+// for one model and one GPU: sizes are constants that `decode.rs` defines.
 //
 //   HEADS, GROUPS        heads of queries, of keys and values
-//   WIDTH                numbers of a head
-//   HALF                 1: numbers are bf16, 0: f32. Sums are in f32 in both
-//   WARPS, TOGETHER      warps of a block of `attend`, and heads
-//   LANES, PER           of `attend`: lanes that have a head together, and numbers of each, a multiple of 8
+//   WIDTH                numbers per head
+//   HALF                 1: numbers are bf16, 0: f32. Sums are f32 in both cases
+//   WARPS, TOGETHER      warps per block of `attend`, and heads per block
+//   LANES, PER           in `attend`: lanes that share a head, and numbers per lane, a multiple of 8
 //
-// Where the new token goes is read from memory, so that a captured step can be replayed.
+// The position of the new token is read from memory, so that a captured step can be replayed.
 
 #if HALF
 typedef unsigned short T;
@@ -35,12 +35,12 @@ __device__ inline float warp_sum(float number) {
   return number;
 }
 
-// So many numbers of a row at a time, by one load of 16 bytes or two.
+// COUNT numbers of a row, loaded together: 8 are one load of 16 bytes in bf16, and two loads in f32.
 template <int COUNT> struct alignas(COUNT == 8 ? 16 : sizeof(T)) Numbers {
   T of[COUNT];
 };
 
-// Over all threads of the block, of whole warps, for each of them.
+// The sum over all threads of a block of whole warps, returned to each thread.
 __device__ inline float block_sum(float number) {
   __shared__ float parts[32];
   number = warp_sum(number);
@@ -73,8 +73,8 @@ __device__ inline void add_and_normalise_row(const T *stream, const T *added, co
   }
 }
 
-// A block is a row of the stream, `[rows, width]`: the `sum` with what is added to it, if anything, and that normalised
-// with `scales`, `[width]`.
+// Adds `added`, if not null, to the stream, `[rows, width]`, with one block per row: writes the `sum`, and
+// its RMSNorm with `scales`, `[width]`.
 extern "C" __global__ void add_and_normalise(const T *stream, const T *added, const float *scales, float epsilon, T *sum, T *normed,
                                              int width) {
   const long long row = (long long)blockIdx.x * width;
@@ -97,13 +97,13 @@ template <int COUNT> __device__ inline void gate_row(const T *gate, const T *up,
   if (at >= inner) return;
   Numbers<COUNT> numbers = *(const Numbers<COUNT> *)(gate + at);
   const Numbers<COUNT> factors = *(const Numbers<COUNT> *)(up + at);
-  // Rounded in between, as the trainer's operators do.
+  // Rounded after the activation, as by the trainer's operators.
   for (int i = 0; i < COUNT; i++)
     numbers.of[i] = round_to(load(round_to(activate(load(numbers.of[i]), gelu))) * load(factors.of[i]));
   *(Numbers<COUNT> *)(gated + at) = numbers;
 }
 
-// Gates times what they let through, `[rows, inner]`, from both beside each other, `[rows, 2 inner]`.
+// activation(gate) * up, `[rows, inner]`, of gate and up concatenated, `[rows, 2 inner]`.
 extern "C" __global__ void gate(const T *gate_up, T *gated, int inner, int gelu) {
   gate_up += (long long)blockIdx.x * 2 * inner, gated += (long long)blockIdx.x * inner;
   if (inner % 8 == 0)
@@ -112,7 +112,7 @@ extern "C" __global__ void gate(const T *gate_up, T *gated, int inner, int gelu)
     gate_row<1>(gate_up, gate_up + inner, gated, inner, gelu);
 }
 
-// What a lane has of a head. LANES have one together, so that a warp has several places of the cache at a time.
+// A lane's part of a head. LANES lanes share a head, so that a warp processes several positions at a time.
 #define PLACES (32 / LANES)
 
 struct Lane {
@@ -133,8 +133,8 @@ __device__ inline Lane load_lane(const T *head, int first) {
   return lane;
 }
 
-// A warp normalises a head where there are `scales`, `[WIDTH]`, and rotates it where there is an angle for each of its
-// numbers, whose sines are negative in the first half.
+// A warp normalises a head if there are `scales`, `[WIDTH]`, and rotates it if there are cosines and sines
+// for its numbers; sines are negated in the first half.
 __device__ inline void normalise_and_rotate(const T *head, const float *scales, float epsilon, const T *cosine, const T *sine,
                                             float *to) {
   constexpr int EACH = (WIDTH + 31) / 32;
@@ -163,14 +163,14 @@ __device__ inline void normalise_and_rotate(const T *head, const float *scales, 
     if (i * 32 + lane < WIDTH) to[i * 32 + lane] = numbers[i];
 }
 
-// A block is TOGETHER heads of one row that share keys and values. It first makes its queries, multiplied by
-// `query_scale`, and the new key of what is projected, `[rows, HEADS + 2 GROUPS, WIDTH]`; `scales` are `[2, WIDTH]`, of
-// queries and of keys, and tables of angles `[positions, WIDTH]`, each null where the model has none. The new key and
-// value go to `place` of caches of `[rows, GROUPS, capacity, WIDTH]`.
+// Each block computes TOGETHER heads of one row with shared keys and values. It first makes its queries,
+// times `query_scale`, and the new key from `projected`, `[rows, HEADS + 2 GROUPS, WIDTH]`. `scales`, of
+// queries and keys, are `[2, WIDTH]`, cosines and sines `[positions, WIDTH]`; each null where the model has
+// none. The new key and value go to `place` of the caches, `[rows, GROUPS, capacity, WIDTH]`.
 //
-// Every part of a warp takes each PLACES * WARPS-th place before it, with a softmax of its own that is scaled anew when a
-// larger score comes (arXiv:1805.02867); in the end they are added up. A place whose `bias`, `[rows, capacity]`, is not 0
-// is hidden. `window`, 0 for none, counts the new token. `softcap`, 0 for none: scores are softcap * tanh(score / softcap).
+// Each part of a warp takes every PLACES * WARPS-th earlier position, with its own online softmax
+// (arXiv:1805.02867); in the end they are combined. Positions where `bias`, `[rows, capacity]`, is not 0 are
+// masked. `window` (0: none) includes the new token. Scores: softcap * tanh(score / softcap), 0 for none.
 extern "C" __global__ void __launch_bounds__(WARPS * 32)
     attend(const T *projected, const float *scales, float epsilon, const T *cosine, const T *sine, const long long *positions,
            float query_scale, T *keys, T *values, const T *bias, const long long *place, T *attended, int capacity, int window,
@@ -183,7 +183,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32)
   T *key = keys + (row * GROUPS + group) * capacity * WIDTH, *value = values + (row * GROUPS + group) * capacity * WIDTH;
   const T *hidden = bias + row * capacity;
 
-  // The next place is on its way while one is worked on.
+  // The next position is loaded while the current one is processed.
   int at = first + warp * PLACES + lane / LANES;
   Lane next_key = {}, next_value = {};
   bool next_seen = false;
@@ -198,7 +198,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32)
   };
   fetch();
 
-  // First what the block makes, queries and then the key; in the end what its warps have seen.
+  // `parts` first holds the block's queries and key, and later the partial results of its warps.
   __shared__ float sums[WARPS][TOGETHER], largests[WARPS][TOGETHER], parts[WARPS > 1 ? WARPS : 2][TOGETHER][WIDTH];
   float *made = parts[0][0];
   const T *of_row = projected + row * (HEADS + 2 * GROUPS) * WIDTH;
@@ -211,9 +211,9 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32)
     normalise_and_rotate(from, of_kind, epsilon, cosines, sines, made + head * WIDTH);
     for (int number = lane; number < WIDTH; number += 32) {
       float &there = made[head * WIDTH + number];
-      // As the cache has it.
+      // Rounded as in the cache.
       there = is_key ? load(round_to(there)) : there * query_scale;
-      // Of several blocks that share it, one stores it.
+      // Only one of the blocks that share the key stores it.
       if (is_key && first_head % (HEADS / GROUPS) == 0) {
         key[(long long)last * WIDTH + number] = round_to(there);
         value[(long long)last * WIDTH + number] = new_value[number];
@@ -241,7 +241,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32)
     sum[head] = takes_new ? 1.0f : 0.0f;
     for (int i = 0; i < PER; i++) weighted[head][i] = takes_new ? lane_number(of_new_value, i) : 0.0f;
   }
-  // What was made is read: its place is free.
+  // Queries and key have been read, so their memory can be reused.
   __syncthreads();
 
   for (int begin = first + warp * PLACES; begin < last; begin += WARPS * PLACES) {
@@ -268,7 +268,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32)
     for (int step = LANES; step < 32; step *= 2) {
       const float other = __shfl_xor_sync(~0u, largest[head], step);
       const float above = fmaxf(largest[head], other);
-      // Of a part that had no place.
+      // A part without any position has no weight.
       const float kept = largest[head] == LOWEST ? 0.0f : expf(largest[head] - above);
       const float others = other == LOWEST ? 0.0f : expf(other - above);
       largest[head] = above;

@@ -1,4 +1,4 @@
-//! The kernels of `decode.cu`, over tensors.
+//! The kernels of `decode.cu` for tensors.
 
 use std::collections::HashMap;
 use std::ffi::c_int;
@@ -11,24 +11,24 @@ use super::driver::{Function, compile, launch};
 use super::{Gpu, argument};
 use crate::functions::Activation;
 
-/// What the kernels are compiled for.
+/// The sizes that the kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DecodeShape {
-    /// Heads of queries; of keys and values, which divide them.
+    /// Heads of queries; `groups` is that of keys and values, and divides it.
     pub heads: i64,
     pub groups: i64,
-    /// Numbers of a head.
+    /// Numbers per head.
     pub width: i64,
-    /// Of keys and values: f32 or bf16.
+    /// Kind of keys and values: f32 or bf16.
     pub kind: Kind,
 }
 
-/// Compiled for a shape and a GPU.
+/// Kernels compiled for a shape and a GPU.
 #[derive(Clone, Copy, Debug)]
 pub struct DecodeKernels {
     gpu: Gpu,
     shape: DecodeShape,
-    /// Warps of a block of attention, and heads that it looks at together.
+    /// Warps per block of attention, and heads per block.
     warps: i64,
     together: i64,
     attend: Function,
@@ -36,7 +36,7 @@ pub struct DecodeKernels {
     gate: Function,
 }
 
-/// Keys and values of a layer, `[rows, groups, capacity, width]` each, and where the next token goes.
+/// Keys and values of a layer, `[rows, groups, capacity, width]` each, and the position of the new token.
 #[derive(Clone, Copy)]
 pub struct Cache<'a> {
     pub keys: &'a Tensor,
@@ -45,37 +45,37 @@ pub struct Cache<'a> {
     pub place: &'a Tensor,
 }
 
-/// What a layer's attention reads besides projections and cache.
+/// The inputs of a layer's attention besides projections and cache.
 #[derive(Clone, Copy)]
 pub struct DecodeAttention<'a> {
-    /// The scales of queries and keys, f32, `[2, width]`, and what is added to a mean square.
+    /// RMSNorm's scales of queries and keys, f32, `[2, width]`, and its epsilon.
     pub norm: Option<(&'a Tensor, f64)>,
-    /// Cosines and sines, `[positions, width]`, of which each row has those of its position, i64, `[rows]`.
+    /// Cosines and sines, `[positions, width]`, indexed by the rows' `positions`, i64, `[rows]`.
     pub rotary: Option<[&'a Tensor; 2]>,
     pub positions: &'a Tensor,
     pub query_scale: f64,
-    /// `[rows, 1, 1, capacity]`; a place where it is not 0 is hidden.
+    /// `[rows, 1, 1, capacity]`; positions where it is not 0 are masked.
     pub bias: &'a Tensor,
-    /// The last so many places are seen, or all.
+    /// Number of last positions that are seen; `None` for all.
     pub window: Option<usize>,
     pub softcap: Option<f64>,
 }
 
 const SOURCE: &str = include_str!("decode.cu");
-/// Numbers that a lane loads at a time.
+/// Numbers per load of a thread.
 const LOADED: u64 = 8;
-/// Numbers of queries that a lane of attention keeps, at most: more would not fit its registers.
+/// Most numbers of queries that a thread of attention holds: more would not fit in its registers.
 const NUMBERS: i64 = 64;
-/// Warps of a block of attention, at most, and bytes that they share: what every GPU has for a block.
+/// Most warps per block of attention, and bytes of its shared memory: as much as every GPU has per block.
 const WARPS: i64 = 8;
 const SHARED_BYTES: i64 = 40 << 10;
 const GATE_THREADS: u32 = 128;
 
 impl DecodeKernels {
-    /// Compiled once in a process. None for a precision that they are not written for.
+    /// Compiles the kernels once per process and shape. `None` for a shape or kind that is not supported.
     ///
     /// # Errors
-    /// If CUDA's compiler is missing or refuses.
+    /// If CUDA's compiler is missing or fails.
     pub fn of(gpu: Gpu, shape: DecodeShape) -> Result<Option<DecodeKernels>, String> {
         type Compiled = HashMap<(usize, DecodeShape), Result<DecodeKernels, String>>;
         static COMPILED: Mutex<Option<Compiled>> = Mutex::new(None);
@@ -118,8 +118,8 @@ impl DecodeKernels {
         Ok(DecodeKernels { gpu, shape, warps, together, attend, add_and_normalise, gate })
     }
 
-    /// What the new token's queries see in the cache up to its place, `[rows, heads * width]`, of projected
-    /// queries, keys and values, `[rows, heads + 2 groups, width]`. Its key and value go to the cache.
+    /// Attention of the new token over the cache up to its position, `[rows, heads * width]`. `projected` are
+    /// its queries, key and value, `[rows, heads + 2 groups, width]`; key and value are added to the cache.
     pub fn attend(&self, projected: &Tensor, attention: &DecodeAttention, cache: Cache) -> Tensor {
         let DecodeShape { heads, groups, width, kind } = self.shape;
         let [rows, groups_there, capacity, width_there] = cache.keys.size()[..] else {
@@ -162,15 +162,15 @@ impl DecodeKernels {
             argument(&mut softcap),
         ];
         let blocks = [rows as u32, (heads / self.together) as u32];
-        // SAFETY: types and order are those of `decode.cu`, kinds and sizes were checked; positions and the
-        // place are within tables and cache by whoever counts them. Libtorch gives memory to nobody else
-        // before its stream has come past the kernel.
+        // SAFETY: types and order are those of `decode.cu`, kinds and sizes were checked; callers keep
+        // positions and the place within tables and cache. libtorch does not reuse memory before its stream
+        // has passed the kernel.
         unsafe { launch(self.attend, blocks, self.warps as u32 * 32, self.gpu.stream(), &mut arguments) };
         attended
     }
 
-    /// The stream, `[rows, width]`, with what is added to it, if anything; and that normalised with scales,
-    /// f32, `[width]`. `epsilon` is added to a mean square.
+    /// Adds `added`, if any, to the stream, `[rows, width]`. Returns the sum, and its RMSNorm with `scales`,
+    /// f32, `[width]`, and `epsilon`.
     pub fn add_and_normalise(
         &self,
         stream: &Tensor,
@@ -204,8 +204,7 @@ impl DecodeKernels {
         (sum, normed)
     }
 
-    /// Activated gates times what they let through, `[rows, inner]`, of both beside each other, `[rows, 2
-    /// inner]`.
+    /// activation(gate) * up, `[rows, inner]`, of gate and up concatenated, `[rows, 2 inner]`.
     pub fn gate(&self, gate_up: &Tensor, activation: Activation) -> Tensor {
         let [rows, both] = gate_up.size()[..] else { panic!("gates have rows and a width") };
         let inner = both / 2;
@@ -224,13 +223,13 @@ impl DecodeKernels {
     }
 }
 
-/// How many of a row's numbers a thread of [`DecodeKernels::add_and_normalise`] or [`DecodeKernels::gate`]
-/// has at a time: what is loaded together has to begin at a multiple of its size.
+/// Numbers per load of a thread in [`DecodeKernels::add_and_normalise`] or [`DecodeKernels::gate`]: a load
+/// must be aligned to its size.
 fn loaded(numbers: i64) -> i64 {
     if numbers % LOADED as i64 == 0 { LOADED as i64 } else { 1 }
 }
 
-/// Threads for so many numbers.
+/// Number of threads, rounded up to whole warps.
 fn whole_warps(numbers: i64) -> i64 {
     (numbers + 31) / 32 * 32
 }

@@ -1,5 +1,5 @@
-// The next token of each row of logits: one block a row. Compiled while running; PIECE and
-// THREADS are defined by `draw.rs`.
+// Draws the next token of each row of logits, with one block per row. Compiled at run time; PIECE and THREADS
+// are defined by `draw.rs`.
 
 #define LOWEST __int_as_float(0xff800000)
 
@@ -8,7 +8,7 @@ template <typename N, typename F> __device__ inline N over_warp(N number, F both
   return number;
 }
 
-// Over all threads of the block, for each of them.
+// Reduces over all threads of the block, and returns the result to each of them.
 template <typename N, typename F> __device__ inline N over_block(N number, F both) {
   __shared__ N parts[32];
   number = over_warp(number, both);
@@ -22,7 +22,7 @@ __device__ inline double sum_of(double a, double b) { return a + b; }
 __device__ inline float larger(float a, float b) { return fmaxf(a, b); }
 __device__ inline int lower(int a, int b) { return min(a, b); }
 
-// Sums of the lanes before this one, and of all.
+// The sum over the lanes before this one; `total` is that over all lanes.
 __device__ inline double before(double own, double *total) {
   const int lane = threadIdx.x % 32;
   double until = own;
@@ -35,11 +35,11 @@ __device__ inline double before(double own, double *total) {
   return lane == 0 ? 0.0 : earlier;
 }
 
-// Inverts the cumulative distribution of the softmax of logits / temperature over the first `count` of `entries`:
-// weights in f32, summed in f64 by pieces, so that the piece is found first and then the entry. `logits` are
-// `[.., entries]`, of which row r has those at `places[r]`; `sums`, `[rows, pieces]`, is for the kernel's use. Of
-// each row `drawn` gets the token, its log-probability, and 1 where all logits are finite. Greedy at temperature 0:
-// the first of the largest, whose log-probability is 0.
+// Inverts the cumulative distribution of the softmax of logits / temperature over the first `count` entries.
+// Weights are f32, summed in f64 by pieces; the piece is found first, then the entry. `logits` are `[..,
+// entries]`, and row r has those at `places[r]`. `sums`, `[rows, pieces]`, is scratch memory. `drawn` gets
+// per row the token, its log-probability, and 1 if all logits are finite. Temperature 0 is greedy: the first
+// of the largest, with log-probability 0.
 extern "C" __global__ void draw(const float *logits, int entries, int count, const long long *places, const double *uniforms,
                                 double temperature, double *sums, double *drawn) {
   const long long row = blockIdx.x;
@@ -75,7 +75,7 @@ extern "C" __global__ void draw(const float *logits, int entries, int count, con
   __syncthreads();
   if (warp != 0) return;
 
-  // The piece: the first whose end is above the threshold. Each lane has some that follow each other.
+  // Finds the first piece whose end is above the threshold. Each lane has consecutive pieces.
   const int share = (pieces + 31) / 32;
   const int begin = min(lane * share, pieces), end = min(begin + share, pieces);
   double sum = 0.0, total;
@@ -96,7 +96,7 @@ extern "C" __global__ void draw(const float *logits, int entries, int count, con
   }
   start = over_warp(start, sum_of);
 
-  // The entry within it, but none without mass.
+  // Finds the entry within the piece, but never one without mass.
   const int width = PIECE / 32, first = piece * PIECE + lane * width;
   double weights[width];
   int heavy = -1;

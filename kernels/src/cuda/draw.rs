@@ -1,4 +1,4 @@
-//! The kernel of `draw.cu`, over tensors.
+//! The kernel of `draw.cu` for tensors.
 
 use std::ffi::c_int;
 use std::sync::OnceLock;
@@ -8,23 +8,23 @@ use tch::{Kind, Tensor};
 use super::driver::{Function, compile, launch};
 use super::{Gpu, argument};
 
-/// Draws tokens where their logits are.
+/// Draws tokens on the device of their logits.
 #[derive(Clone, Copy, Debug)]
 pub struct DrawKernel {
     gpu: Gpu,
-    /// Entries whose weights are summed before the sums are.
+    /// Entries per piece of the two-level sum of weights.
     piece: usize,
     draw: Function,
 }
 
-/// Threads of a row.
+/// Threads per row.
 const THREADS: u32 = 1024;
 
 impl DrawKernel {
-    /// Compiled once in a process, for pieces of so many entries: a multiple of 32.
+    /// Compiles the kernel once per process, for pieces of `piece` entries, a multiple of 32.
     ///
     /// # Errors
-    /// If CUDA's compiler is missing or refuses.
+    /// If CUDA's compiler is missing or fails.
     pub fn of(gpu: Gpu, piece: usize) -> Result<DrawKernel, String> {
         static COMPILED: OnceLock<Result<DrawKernel, String>> = OnceLock::new();
         assert_eq!(piece % 32, 0, "each lane of a warp has as many");
@@ -38,8 +38,8 @@ impl DrawKernel {
         Ok(kernel)
     }
 
-    /// Of each row the token, its log-probability and whether its logits are finite, f64, `[rows, 3]`: by the
-    /// first `count` of the logits at its place, i64, of `[.., entries]` in f32, and its uniform number, f64.
+    /// Draws a token per row from the first `count` of its logits, f32, `[.., entries]`; `places`, i64, index
+    /// them. Returns the token, its log-probability and whether logits are finite, f64, `[rows, 3]`.
     pub fn draw(
         &self,
         logits: &Tensor,
@@ -68,9 +68,8 @@ impl DrawKernel {
             argument(&mut sums_at),
             argument(&mut drawn_at),
         ];
-        // SAFETY: types and order are those of `draw.cu`, kinds and sizes were checked; places are of rows by
-        // whoever counts them. Libtorch gives memory to nobody else before its stream has come past the
-        // kernel.
+        // SAFETY: types and order are those of `draw.cu`, kinds and sizes were checked; callers give valid
+        // places. libtorch does not reuse memory before its stream has passed the kernel.
         unsafe { launch(self.draw, [rows as u32, 1], THREADS, self.gpu.stream(), &mut arguments) };
         drawn
     }

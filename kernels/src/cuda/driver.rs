@@ -1,5 +1,5 @@
-//! The functions of CUDA's driver and of its compiler that kernels of our own need, found by their names in
-//! the library that libtorch has for its own use of them: no header of CUDA is needed where this is compiled.
+//! The functions of the CUDA driver and of NVRTC, its compiler, that own kernels need. They are found by name
+//! in the library through which libtorch uses them, so that the build needs no CUDA headers.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::ptr::{null, null_mut};
@@ -11,11 +11,11 @@ use crate::os::Library;
 
 type Pointer = *mut c_void;
 
-/// A function of a compiled module, for as long as the process runs.
+/// A function of a compiled module, which stays loaded until the process ends.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Function(Pointer);
 
-// SAFETY: a handle of the driver's, which any thread may launch.
+// SAFETY: a handle of the driver, which any thread may launch.
 unsafe impl Send for Function {}
 // SAFETY: as above.
 unsafe impl Sync for Function {}
@@ -60,7 +60,7 @@ functions! {
     cuMemcpyAsync(u64, u64, usize, Pointer);
 }
 
-/// Links to the driver and to its compiler.
+/// libtorch's library that links to the driver and to NVRTC.
 const LIBRARY: &CStr = c"libcaffe2_nvrtc.so";
 
 /// `CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR` and `_MINOR`.
@@ -72,13 +72,13 @@ fn driver() -> Result<&'static Driver, String> {
         let library = Library::open(LIBRARY)?;
         let driver = Driver::find(&library)
             .ok_or_else(|| "a function of CUDA's driver or of NVRTC is missing".to_owned())?;
-        // The compiler looks for this one by name when it starts, and not where it is itself.
+        // NVRTC opens this library by name, and does not search its own folder.
         if let Some(folder) = library.folder_of(c"nvrtcCompileProgram") {
             for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
                 let name = entry.file_name().to_string_lossy().into_owned();
                 if name.starts_with("libnvrtc-builtins.so") {
                     let path = CString::new(entry.path().to_string_lossy().into_owned());
-                    // One that can't be opened is missed when something is compiled.
+                    // If it can't be opened, compilation reports it.
                     let _ = path.map(|path| Library::open(&path));
                 }
             }
@@ -92,16 +92,16 @@ fn checked(code: c_int, what: &str) -> Result<(), String> {
     if code == 0 { Ok(()) } else { Err(format!("{what} failed with code {code}")) }
 }
 
-/// Of the process's GPU: major and minor.
+/// The compute capability of the GPU: major and minor.
 ///
 /// # Errors
-/// With what is missing.
+/// If the driver or one of its functions is missing.
 pub(super) fn capability(gpu: Gpu) -> Result<[i32; 2], String> {
     static ASKED: OnceLock<Result<[i32; 2], String>> = OnceLock::new();
     let ask = || {
         let driver = driver()?;
-        // The driver works for what this thread has a context of, which libtorch makes when it is asked for
-        // something.
+        // The driver needs a context of this thread, which libtorch creates at its first call for the
+        // GPU.
         accelerator::synchronize(gpu.index);
         let (mut device, mut capability) = (0, [0; 2]);
         // SAFETY: each call gets a place for the number that it writes.
@@ -116,10 +116,10 @@ pub(super) fn capability(gpu: Gpu) -> Result<[i32; 2], String> {
     ASKED.get_or_init(ask).clone()
 }
 
-/// Compiles a source for a GPU: its functions of these names.
+/// Compiles a source for a GPU, and returns its functions of these names.
 ///
 /// # Errors
-/// With what the compiler says, or the driver.
+/// With the message of the compiler or the driver.
 pub(super) fn compile<const N: usize>(
     gpu: Gpu,
     source: &str,
@@ -130,7 +130,7 @@ pub(super) fn compile<const N: usize>(
     // This thread may have no context yet.
     accelerator::synchronize(gpu.index);
     let [major, minor] = capability(gpu)?;
-    // SAFETY: all calls below get pointers to values that outlive them, of the sizes that were asked for, and
+    // SAFETY: all calls below get pointers to values that outlive them and have the requested sizes, and
     // strings that end with 0.
     unsafe {
         let options: Vec<CString> = std::iter::once(format!("--gpu-architecture=sm_{major}{minor}"))
@@ -164,10 +164,10 @@ pub(super) fn compile<const N: usize>(
 }
 
 /// # Safety
-/// The program is one of the driver's, and options are strings that end with 0.
+/// The program comes from NVRTC, and options are strings that end with 0.
 unsafe fn image(driver: &Driver, program: Pointer, options: &[*const c_char]) -> Result<Vec<u8>, String> {
     let mut size = 0;
-    // SAFETY: buffers have the sizes that were asked for just before.
+    // SAFETY: buffers have the sizes that were requested just before.
     unsafe {
         if (driver.nvrtcCompileProgram)(program, options.len() as c_int, options.as_ptr()) != 0 {
             (driver.nvrtcGetProgramLogSize)(program, &raw mut size);
@@ -183,11 +183,11 @@ unsafe fn image(driver: &Driver, program: Pointer, options: &[*const c_char]) ->
     }
 }
 
-/// Asks for a function to run on a stream, in so many blocks of so many threads.
+/// Launches a function on a stream, with `blocks` blocks of `threads` threads.
 ///
 /// # Safety
-/// Arguments are pointers to values of the types that the function takes, in its order; what they point to on
-/// the GPU has the sizes that it reads and writes, and stays until the stream has come past it.
+/// Arguments are pointers to values of the types that the function takes, in its order. GPU memory that they
+/// refer to has the sizes that it reads and writes, and is valid until the stream has passed the launch.
 pub(super) unsafe fn launch(
     function: Function,
     blocks: [u32; 2],
@@ -215,23 +215,23 @@ pub(super) unsafe fn launch(
     assert_eq!(code, 0, "cuLaunchKernel failed");
 }
 
-/// Asks for bytes to be copied on a stream, from or to the GPU.
+/// Launches a copy of bytes on a stream, from or to the GPU.
 ///
 /// # Safety
-/// Both have as many bytes and stay until the stream has come past the copy; what is in the host's memory is
-/// page-locked, and nobody else touches it meanwhile.
+/// Both ranges have `bytes` bytes and are valid until the stream has passed the copy. The host's memory is
+/// page-locked, and no other code accesses it meanwhile.
 pub(super) unsafe fn copy(to: Pointer, from: Pointer, bytes: usize, stream: Pointer) {
     let driver = driver().expect("who has page-locked memory has the driver");
-    // SAFETY: the caller's promise. With unified addressing, which every GPU has that libtorch knows, the
-    // driver tells from an address whose memory it is.
+    // SAFETY: the caller's promise. With unified addressing, which every GPU supported by libtorch has, the
+    // driver finds the device of an address.
     let code = unsafe { (driver.cuMemcpyAsync)(to as u64, from as u64, bytes, stream) };
     assert_eq!(code, 0, "cuMemcpyAsync failed");
 }
 
-/// Whether the driver can be used at all.
+/// Checks that the driver can be used.
 ///
 /// # Errors
-/// With what is missing.
+/// If the driver or one of its functions is missing.
 pub(super) fn available() -> Result<(), String> {
     driver().map(|_| ())
 }

@@ -1,12 +1,12 @@
-// Sums over the entries of next-token distributions, and gradients by entry: what `entries.rs` does on the CPU. A side
-// is log-probabilities `[rows, width]`; or logits with normalizers, `[rows]`, the logs of the sums of their exponentials, which
-// are subtracted as they are read. Compiled while running; THREADS is defined by `entries.rs`.
+// `entries.rs` on a GPU: sums over next-token distributions, and gradients by entry. A side is
+// log-probabilities `[rows, width]`; or logits and their logsumexp, `[rows]`, which is subtracted when they
+// are read. Compiled at run time; THREADS is defined by `cuda/entries.rs`.
 
 struct Side {
   const float *logits, *normalizers;
 };
 
-// A row of a side.
+// One row of a side.
 struct Row {
   const float *logits;
   float normalizer;
@@ -46,7 +46,7 @@ __device__ inline unsigned short round_to_bf16(float number) {
   return (unsigned short)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-// Over a row, for all threads of its block: each thread's entries in f64, then all threads' in one order.
+// Sums over a row, for all threads of its block: each thread's entries in f64, then threads in fixed order.
 template <typename F> __device__ inline double sum_of_row(const Row &l, const Row &r, long long width) {
   __shared__ double parts[THREADS];
   double sum = 0.0;
@@ -60,7 +60,7 @@ template <typename F> __device__ inline double sum_of_row(const Row &l, const Ro
   return parts[0];
 }
 
-// A block is a row.
+// Sums of rows, one block per row.
 template <typename F> __device__ inline void sums(Side l, Side r, long long width, float *to) {
   const double sum = sum_of_row<F>(Row(l, blockIdx.x, width), Row(r, blockIdx.x, width), width);
   if (threadIdx.x == 0) to[blockIdx.x] = sum;
@@ -70,13 +70,13 @@ extern "C" __global__ void sum_kl(Side l, Side r, long long width, float *to) { 
 
 extern "C" __global__ void sum_entropy(Side l, Side r, long long width, float *to) { sums<Entropy>(l, r, width, to); }
 
-// A block is a row. Every thread has the largest of its entries and the sum of exponentials beside it, scaled anew when a larger
-// one comes (arXiv:1805.02867); then all threads' are added up in one order.
+// The logsumexp of rows, one block per row. Every thread has the largest of its entries and a sum of
+// exponentials relative to it (arXiv:1805.02867); then all threads' are added in fixed order.
 extern "C" __global__ void normalizers(const float *logits, long long width, float *to) {
   __shared__ double sums[THREADS];
   __shared__ float largests[THREADS];
   logits += blockIdx.x * width;
-  // Less than every logit, and finite: nothing less infinity is no number.
+  // Not above any logit, and finite: infinity minus infinity is NaN.
   float largest = -3.402823466e38f;
   double sum = 0.0;
   for (long long at = threadIdx.x; at < width; at += THREADS) {
@@ -97,7 +97,7 @@ extern "C" __global__ void normalizers(const float *logits, long long width, flo
   if (threadIdx.x == 0) to[blockIdx.x] = largests[0] + log(sums[0]);
 }
 
-// Blocks of a row share its entries. 0 where the factor of the row is, also of an infinite gradient.
+// The blocks of a row share its entries. 0 where the row's factor is 0, even if the gradient is infinite.
 template <typename F> __device__ inline void gradients(Side l, Side r, long long width, const float *factors, float *to) {
   const Row left(l, blockIdx.x, width), right(r, blockIdx.x, width);
   const float factor = factors[blockIdx.x];
@@ -114,8 +114,8 @@ extern "C" __global__ void gradient_kl_by_right(Side l, Side r, long long width,
   gradients<KlByRight>(l, r, width, factors, to);
 }
 
-// The same carried on through the softmax of the side that has a gradient, to its logits: g - p sum(g). A block is a row. `to` may
-// be a side's logits: a thread reads an entry before it writes it, and all that others read of the row was read before.
+// Gradients by the logits of the side that has a gradient: g - p sum(g). One block per row. `to` may be a
+// side's logits: a thread reads an entry before it writes it, and the row's sum was taken before.
 template <typename F>
 __device__ inline void gradients_by_logits(Side l, Side r, long long width, const float *factors, void *to, int is_bf16) {
   const Row left(l, blockIdx.x, width), right(r, blockIdx.x, width);
@@ -143,7 +143,7 @@ extern "C" __global__ void kl_by_right_logits(Side l, Side r, long long width, c
   gradients_by_logits<KlByRight>(l, r, width, factors, to, is_bf16);
 }
 
-// A block is a row of so many bytes: 0 where its factor is.
+// Each block zeroes one row of `bytes` bytes if its factor is 0.
 extern "C" __global__ void zero_rows(unsigned char *rows, long long bytes, const float *factors) {
   if (factors[blockIdx.x] != 0.0f) return;
   unsigned char *row = rows + blockIdx.x * bytes;

@@ -1,4 +1,4 @@
-//! The kernels of `entries.cu`, over tensors: [`crate::entries`] on a GPU.
+//! The kernels of `entries.cu` for tensors: [`crate::entries`] on a GPU.
 
 use std::ffi::{CStr, c_int, c_longlong, c_void};
 use std::ptr::null_mut;
@@ -10,9 +10,9 @@ use super::driver::{Function, compile, launch};
 use super::{Gpu, argument};
 use crate::entries::{KlGradient, Sum};
 
-/// Threads of a block.
+/// Threads per block.
 const THREADS: u32 = 512;
-/// Blocks that share a row's gradients, at most.
+/// Most blocks that share a row's gradients.
 const BLOCKS: u32 = 32;
 
 #[derive(Clone, Copy, Debug)]
@@ -46,7 +46,7 @@ impl EntryKernel {
         EntryKernel::ZeroRows,
     ];
 
-    /// In `entries.cu`.
+    /// The kernel's name in `entries.cu`.
     fn name(self) -> &'static CStr {
         match self {
             EntryKernel::SumKl => c"sum_kl",
@@ -65,14 +65,14 @@ impl EntryKernel {
 #[derive(Clone, Copy)]
 pub enum Distributions<'a> {
     LogProbabilities(&'a Tensor),
-    /// Logits, and the log of the sum of each row's exponentials, `[rows]`.
+    /// Logits, and the logsumexp of each row, `[rows]`.
     Logits {
         logits: &'a Tensor,
         normalizers: &'a Tensor,
     },
 }
 
-/// As `entries.cu` has it.
+/// The same struct as in `entries.cu`.
 #[repr(C)]
 struct Side {
     logits: *mut c_void,
@@ -80,10 +80,10 @@ struct Side {
 }
 
 impl EntryKernels {
-    /// Compiled once in a process.
+    /// Compiles the kernels once per process.
     ///
     /// # Errors
-    /// If CUDA's compiler is missing or refuses.
+    /// If CUDA's compiler is missing or fails.
     pub fn of(gpu: Gpu) -> Result<EntryKernels, String> {
         static COMPILED: OnceLock<Result<EntryKernels, String>> = OnceLock::new();
         let compiled = COMPILED.get_or_init(|| {
@@ -96,7 +96,7 @@ impl EntryKernels {
         Ok(kernels)
     }
 
-    /// A sum of each row: `[rows]`.
+    /// Sums over each row: `[rows]`.
     pub fn sums(&self, sum: Sum, l: Distributions, r: Distributions) -> Tensor {
         let [rows, width] = l.shape();
         let to = Tensor::empty([rows], (Kind::Float, l.tensor().device()));
@@ -107,13 +107,13 @@ impl EntryKernels {
             Sum::Kl => EntryKernel::SumKl,
             Sum::Entropy => EntryKernel::SumEntropy,
         };
-        // SAFETY: types and order are those of `entries.cu`, kinds and sizes were checked. Libtorch gives
-        // memory to nobody else before its stream has come past the kernel.
+        // SAFETY: types and order are those of `entries.cu`, kinds and sizes were checked. libtorch does not
+        // reuse memory before its stream has passed the kernel.
         unsafe { self.launch(kernel, [rows as u32, 1], &mut arguments) };
         to
     }
 
-    /// Gradients of every entry, `[rows, entries]`, times a factor of its row, `[rows, 1]`.
+    /// Gradients of every entry, `[rows, entries]`, times its row's factor, `[rows, 1]`.
     pub fn gradients(&self, gradient: KlGradient, [l, r]: [Distributions; 2], factors: &Tensor) -> Tensor {
         let [rows, width] = l.shape();
         let to = Tensor::empty([rows, width], (Kind::Float, factors.device()));
@@ -137,7 +137,7 @@ impl EntryKernels {
         to
     }
 
-    /// The log of the sum of each row's exponentials, `[rows]`, of logits `[rows, entries]` in f32.
+    /// The logsumexp of each row, `[rows]`, of logits `[rows, entries]` in f32.
     pub fn normalizers(&self, logits: &Tensor) -> Tensor {
         let [rows, width] = logits.size()[..] else { panic!("distributions have rows and entries") };
         let to = Tensor::empty([rows], (Kind::Float, logits.device()));
@@ -149,8 +149,8 @@ impl EntryKernels {
         to
     }
 
-    /// [`Self::gradients`] carried on to the logits of the side that they are of, into `to`, `[rows,
-    /// entries]` in f32 or bf16, which may be those logits.
+    /// Backpropagates [`Self::gradients`] to the logits of their side, into `to`, `[rows, entries]` in f32 or
+    /// bf16, which may be the tensor of those logits.
     pub fn gradients_by_logits(
         &self,
         gradient: KlGradient,
@@ -181,7 +181,7 @@ impl EntryKernels {
         unsafe { self.launch(kernel, [rows as u32, 1], &mut arguments) };
     }
 
-    /// Writes 0 to all entries, `[rows, entries]` of any kind, of rows whose factor, `[rows, 1]`, is 0.
+    /// Zeroes the rows of `of`, `[rows, entries]` of any kind, whose factor, `[rows, 1]`, is 0.
     pub fn zero_rows(&self, of: &Tensor, factors: &Tensor) {
         let [rows, width] = of.size()[..] else { panic!("gradients have rows and entries") };
         let mut at = self.gpu.pointer(of, of.kind(), &[rows, width]);
@@ -193,7 +193,7 @@ impl EntryKernels {
     }
 
     /// # Safety
-    /// As of [`launch`].
+    /// As for [`launch`].
     unsafe fn launch(&self, kernel: EntryKernel, blocks: [u32; 2], arguments: &mut [*mut c_void]) {
         // SAFETY: by the caller's promise.
         unsafe {

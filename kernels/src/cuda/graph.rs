@@ -1,5 +1,5 @@
-//! CUDA graphs: the kernels of a piece of work, captured once and replayed by one launch. Hundreds of small
-//! operators cost the time of as many launches otherwise.
+//! CUDA graphs: kernels that are captured once and replayed by one launch. Otherwise hundreds of small
+//! operators cost as many launches.
 
 use std::ffi::{c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -8,14 +8,14 @@ use std::ptr::NonNull;
 use super::Gpu;
 use crate::accelerator::ffi::{mopd_graph_begin, mopd_graph_end, mopd_graph_free, mopd_graph_replay};
 
-/// Kernels with the memory that they read and write. Tensors that were made during the capture are written
-/// anew by every replay; those that were there before have to stay.
+/// Captured kernels with their memory. Tensors created during the capture are overwritten by every replay;
+/// earlier tensors that the kernels use must stay alive.
 pub struct CudaGraph(NonNull<c_void>);
 
 impl CudaGraph {
-    /// Captures what `work` launches; nothing of it runs yet. None where that can't be done: the work waits
-    /// for the GPU, say, or something else in this process waits for all that the GPU does. Operators fail
-    /// then; the work is to be done without.
+    /// Captures the launches of `work` without running them. `None` where capture is not possible, for
+    /// example if the work waits for the GPU, or other code in this process waits for the whole device:
+    /// operators fail then, and the caller has to run the work without a graph.
     pub fn capture<T>(gpu: Gpu, work: impl FnOnce() -> T) -> Option<(CudaGraph, T)> {
         let graph = CudaGraph(NonNull::new(mopd_graph_begin(gpu.index as c_int))?);
         let made = catch_unwind(AssertUnwindSafe(work));
@@ -24,7 +24,7 @@ impl CudaGraph {
         Some((graph, made.ok().filter(|_| ended)?))
     }
 
-    /// Launches it, after everything that this thread has launched.
+    /// Launches the graph, after this thread's earlier launches.
     pub fn replay(&self) {
         // SAFETY: a graph whose capture has ended.
         let done = unsafe { mopd_graph_replay(self.0.as_ptr()) };

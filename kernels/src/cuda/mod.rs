@@ -1,5 +1,5 @@
-//! What libtorch's operators leave to be wished for on a GPU: kernels of our own, graphs, by which a whole
-//! step of decoding is one launch, and asynchronous copies.
+//! GPU features that libtorch's operators lack: own kernels, CUDA graphs, which make a whole decoding step
+//! one launch, and asynchronous copies.
 
 mod adamw;
 mod decode;
@@ -25,7 +25,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::accelerator::ffi::mopd_stream;
 
-/// Leave to run kernels on tensors that are on a GPU. The place of a run hands it out.
+/// The token that permits CUDA kernels on tensors of this GPU. Only the place of a run creates it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gpu {
     index: usize,
@@ -36,7 +36,7 @@ impl Gpu {
         Gpu { index }
     }
 
-    /// Where this thread's operators run.
+    /// The stream on which this thread's operators run.
     fn stream(self) -> *mut c_void {
         let mut stream = null_mut();
         // SAFETY: one pointer is written, or none.
@@ -45,7 +45,7 @@ impl Gpu {
         stream
     }
 
-    /// Of a tensor without gaps that is here.
+    /// The address of a contiguous tensor on this GPU.
     fn pointer(self, tensor: &Tensor, kind: Kind, shape: &[i64]) -> *mut c_void {
         assert_eq!((tensor.device(), tensor.kind()), (Device::Cuda(self.index), kind));
         assert_eq!(tensor.size(), shape);
@@ -54,7 +54,7 @@ impl Gpu {
     }
 }
 
-/// As the driver takes it: where the value is.
+/// An argument as the driver takes it: the address of the value.
 fn argument<T>(value: &mut T) -> *mut c_void {
     std::ptr::from_mut(value).cast()
 }

@@ -1,5 +1,5 @@
-//! Page-locked memory, for asynchronous copies: a GPU reads and writes it in the order of the stream, and
-//! the host waits only where it needs the numbers.
+//! Page-locked memory for asynchronous copies: the GPU reads and writes it in the order of the stream, and
+//! the host waits only when it needs the numbers.
 
 use std::ffi::{c_int, c_void};
 use std::ptr::{NonNull, null_mut};
@@ -10,7 +10,7 @@ use super::Gpu;
 use super::driver::{available, copy};
 use crate::accelerator::ffi::{mopd_pinned_free, mopd_pinned_new, mopd_pinned_record, mopd_pinned_wait};
 
-/// Memory of the host for numbers in f64, with one copy to or from the GPU at a time.
+/// Page-locked host memory for f64 numbers, with one copy to or from the GPU at a time.
 pub struct Pinned {
     gpu: Gpu,
     handle: NonNull<c_void>,
@@ -19,7 +19,7 @@ pub struct Pinned {
 }
 
 impl Pinned {
-    /// None where there is no GPU.
+    /// `None` where there is no GPU.
     pub fn new(gpu: Gpu, bytes: usize) -> Option<Pinned> {
         available().ok()?;
         let mut memory = null_mut();
@@ -34,7 +34,7 @@ impl Pinned {
         self.bytes
     }
 
-    /// Copies numbers to a tensor of as many, after everything that this thread has launched.
+    /// Launches a copy of numbers to a tensor of the same length, after this thread's earlier launches.
     pub fn upload(&mut self, numbers: &[f64], to: &Tensor) {
         let (to, bytes) = self.checked(to, numbers.len());
         self.wait();
@@ -43,14 +43,14 @@ impl Pinned {
         self.copy(to, self.memory.as_ptr(), bytes);
     }
 
-    /// Copies a tensor's numbers here, after everything that this thread has launched.
+    /// Launches a copy of a tensor's numbers to this memory, after this thread's earlier launches.
     pub fn download(&mut self, from: &Tensor) {
         let (from, bytes) = self.checked(from, from.numel());
         self.wait();
         self.copy(self.memory.as_ptr(), from, bytes);
     }
 
-    /// So many numbers of those that came last, once they are here.
+    /// Waits for the last download and returns its first `count` numbers.
     pub fn read(&self, count: usize) -> Vec<f64> {
         assert!(count * size_of::<f64>() <= self.bytes, "there is room for them");
         self.wait();
@@ -71,9 +71,8 @@ impl Pinned {
     }
 
     fn copy(&mut self, to: *mut c_void, from: *mut c_void, bytes: usize) {
-        // SAFETY: both have so many bytes, one of them is this page-locked memory, which is not touched
-        // before `wait`; libtorch gives the tensor's memory to nobody else before its stream has come past
-        // the copy.
+        // SAFETY: both have so many bytes. One is this page-locked memory, which is not accessed before
+        // `wait`; libtorch does not reuse the tensor's memory before its stream has passed the copy.
         let recorded = unsafe {
             copy(to, from, bytes, self.gpu.stream());
             mopd_pinned_record(self.handle.as_ptr(), self.gpu.index as c_int)
@@ -90,7 +89,7 @@ impl Pinned {
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        // SAFETY: it is freed once, when the last copy is done. A GPU that failed has said so elsewhere.
+        // SAFETY: it is freed once, after the last copy. Errors of the GPU are reported elsewhere.
         unsafe {
             mopd_pinned_wait(self.handle.as_ptr());
             mopd_pinned_free(self.handle.as_ptr());

@@ -1,4 +1,4 @@
-//! A step's attention: projections, positions, and what each head sees of the pages.
+//! A step's attention block: projections, positions, and attention over the pages.
 
 use super::pass::Pass;
 use super::saved::Saved;
@@ -8,7 +8,7 @@ use crate::paged_attention::{Cached, LoadF32, ScoreRule, attend};
 use crate::thread_pool::PoolWorker;
 use crate::{round_to_bf16_in_place, with_cpu_features};
 
-/// A worker's own.
+/// A worker's scratch buffers.
 #[derive(Default)]
 struct AttentionScratch {
     rotated: Vec<f32>,
@@ -16,8 +16,8 @@ struct AttentionScratch {
 }
 
 impl Pass<'_> {
-    /// Queries, keys and values, as one row of outputs. `then` is what the worker reads after its last piece,
-    /// here and below.
+    /// Projects to queries, keys and values, concatenated in one row. `then`, here and below, is the address
+    /// that the worker reads after its last piece.
     pub fn project(
         &self,
         worker: &PoolWorker,
@@ -57,12 +57,12 @@ impl Pass<'_> {
         }
     }
 
-    /// Writes keys and values, and what each head sees of the pages.
+    /// Writes keys and values to the pages, and the output of each head.
     pub fn attention<T: LoadF32>(&self, worker: &PoolWorker, index: usize, layer: &LayerWeights) {
         let items = self.rows * self.decoder.shape.key_value_heads;
         let mut scratch = AttentionScratch::default();
         if self.pages.alone {
-            // A row and a key-value head belong to one worker.
+            // Each pair of row and key-value head belongs to one worker.
             for item in worker.range(items, 1) {
                 self.write_key_value::<T>(index, layer, item, &mut scratch);
                 self.attend::<T>(index, layer, item, &mut scratch);
@@ -73,19 +73,19 @@ impl Pass<'_> {
             self.write_key_value::<T>(index, layer, item, &mut scratch);
         }
         worker.barrier();
-        // Later rows see more.
+        // Chunks are taken dynamically, because later rows see more tokens.
         for (items, _) in worker.chunks(items, items.div_ceil(8 * worker.count)) {
             items.for_each(|item| self.attend::<T>(index, layer, item, &mut scratch));
         }
     }
 
-    /// Of a row and a key-value head: what all heads projected, the number of the head, the pages, and where
-    /// in them the row's own place is.
+    /// For an item (a row and a key-value head): the row's projections, the head's index, its pages, and the
+    /// row's position in them.
     fn row_of<T: LoadF32>(&self, index: usize, item: usize) -> (&[f32], usize, Cached<'_, T>, usize) {
         let shape = &self.decoder.shape;
         let (row, group) = (item / shape.key_value_heads, item % shape.key_value_heads);
         let stride = (shape.heads + 2 * shape.key_value_heads) * shape.head_width;
-        // SAFETY: between the barriers around attention projected rows are only read.
+        // SAFETY: between the barriers around attention, projected rows are only read.
         let projected = unsafe { self.projected.as_slice() };
         let (pages, position) = self.pages.rows[row].clone();
         let places = self.pages.layout.places(index, group);
@@ -102,8 +102,8 @@ impl Pass<'_> {
     ) {
         let (shape, width) = (&self.decoder.shape, self.decoder.shape.head_width);
         let (own, group, mut cached, position) = self.row_of::<T>(index, item);
-        // SAFETY: the pages are of this layout, no other row has this place of them, and no other worker the
-        // head.
+        // SAFETY: the pages are of this layout, no other row has this position in them, and no other worker
+        // has this head.
         let [own_key, own_value] = unsafe { cached.slots(position) };
         let key = &own[(shape.heads + group) * width..][..width];
         let value = &own[(shape.heads + shape.key_value_heads + group) * width..][..width];
@@ -119,7 +119,7 @@ impl Pass<'_> {
         self.save_heads(index, item, first + shape.key_value_heads, (value, value));
     }
 
-    /// Saves heads of an item's row from the `first` on, as they were projected and in their positions.
+    /// Saves heads of an item's row from head `first` on, before normalisation and after rotation.
     fn save_heads(&self, index: usize, item: usize, first: usize, (before, projected): (&[f32], &[f32])) {
         let Some(saved) = &self.saved else { return };
         let shape = &self.decoder.shape;
@@ -154,8 +154,8 @@ impl Pass<'_> {
         let attended = unsafe { self.attended.slice_mut(range.clone()) };
         let seen = (position + 1).saturating_sub(layer.window)..position + 1;
         let rule = ScoreRule { scale: shape.attention_scale, softcap: shape.attention_softcap };
-        // SAFETY: as above; what came before was written by this worker or before a barrier, and nobody
-        // writes there now.
+        // SAFETY: as above; earlier keys and values were written by this worker or before a barrier, and no
+        // worker writes them now.
         unsafe { attend(rotated, cached, seen, rule, scores, attended) };
         if let Some(saved) = &self.saved {
             let at = (item / shape.key_value_heads, group * shared_by * width);
@@ -169,7 +169,7 @@ impl Pass<'_> {
         }
     }
 
-    /// A query or key, normalised where the model does that, and rotated to its position.
+    /// Normalises a query or key, where the model does, and rotates it to its position.
     fn apply_rope(
         &self,
         head: &[f32],

@@ -27,8 +27,8 @@ impl Pass<'_> {
             self.gate(outputs, (Some(index), gated), x, 0..self.rows, self.inner, next);
         }
         worker.barrier();
-        // SAFETY: between these barriers the inner rows are only read. Where no layer has experts they are
-        // `hidden` wide.
+        // SAFETY: between these barriers the inner rows are only read. They are `hidden` wide where no layer
+        // has experts.
         let (f32, bf16) = unsafe { (self.gate.as_slice(), self.gate_bf16.as_slice()) };
         if self.inner == hidden && f32.len() == self.rows * hidden {
             return self.residual(worker, &gated.down, InputRows { inputs: hidden, f32, bf16 }, after, then);
@@ -45,8 +45,8 @@ impl Pass<'_> {
         self.residual(worker, &gated.down, compact.rows(hidden), after, then);
     }
 
-    /// Some outputs of act(gate) * up of the rows in `x`, into the places `to` of the inner buffers, `stride`
-    /// apart. Of a layer with one unit, what training reads is saved where it has a place.
+    /// Computes the outputs `part` of act(gate) * up for the rows in `x`, into the rows `to` of the inner
+    /// buffers, with row stride `stride`. Saves gate and up of plain layers for training, where requested.
     fn gate(
         &self,
         part: Range<usize>,
@@ -89,7 +89,7 @@ impl Pass<'_> {
         }
     }
 
-    /// The experts of every row and their weights, each worker for itself.
+    /// The experts of every row and their weights. Every worker computes all of them.
     pub fn route(
         &self,
         router: &LinearWeights,
@@ -164,7 +164,7 @@ impl Pass<'_> {
                 };
                 let target =
                     GemvOutput { buffer: &self.branch, first: place * width, stride: width, add: false };
-                // SAFETY: workers have outputs of their own, also in the stream.
+                // SAFETY: workers have disjoint outputs, in the stream, too.
                 unsafe {
                     multiply(x, down.weight.matrix(), down.bias.as_deref(), part.clone(), None, &target);
                     let branch = self.branch.slice_mut(place * width + part.start..place * width + part.end);

@@ -1,12 +1,12 @@
-//! One more token for every row, or the tokens of short prompts: a whole decoder as loops.
+//! A whole decoder as loops: one step of generation for every row, or the prefill of short prompts.
 //!
-//! A step of generation is a few rows through all matrices: the time to read the weights, if nothing stands
-//! in between. An operator of libtorch costs more than many of these products, so the whole step is one pass
-//! of all threads ([`pass`]). Numbers between products are in f32, also where weights are not.
+//! A step multiplies a few rows with all matrices, so that reading the weights bounds its time. A call of a
+//! libtorch operator costs more than many of these products, so the whole step is one parallel section
+//! ([`pass`]). Activations are f32, also where weights are bf16.
 //!
-//! Training and reading many prompts have another definition of the same decoder, in libtorch's operators and
-//! loops that can be differentiated; `book/src/decisions/two-decoders.md` says why there are three and which
-//! tests hold them together.
+//! Training and long prefills use another definition of the same decoder, by libtorch's operators and
+//! differentiable loops; `book/src/decisions/two-decoders.md` says why there are three and which tests keep
+//! them equal.
 
 mod attention;
 mod mlp;
@@ -26,9 +26,9 @@ use crate::lines::Lines;
 use crate::pages::{PageLayout, PagedSequence, Pages};
 use crate::thread_pool::DisjointSlices;
 
-/// Outputs of a matrix that a thread takes at one time: enough to be read at the memory's full rate.
+/// Outputs of a matrix per chunk of work: enough to read the weights at full memory bandwidth.
 const PIECE: usize = 96;
-/// The same of the largest matrix.
+/// The same for the LM head, the largest matrix.
 const WIDE_PIECE: usize = 8 * PIECE;
 
 /// Sizes and constants of a decoder.
@@ -36,21 +36,21 @@ const WIDE_PIECE: usize = 8 * PIECE;
 pub struct Shape {
     pub layers: usize,
     pub width: usize,
-    /// Of the plain feed-forward blocks.
+    /// Inner width of the plain feed-forward blocks.
     pub hidden: usize,
     pub vocabulary: usize,
     pub heads: usize,
     pub key_value_heads: usize,
     pub head_width: usize,
-    /// Where some layer has experts.
+    /// `None` where no layer has experts.
     pub experts: Option<ExpertsShape>,
     pub activation: Activation,
     pub attention_scale: f64,
     pub attention_softcap: Option<f64>,
     pub logit_softcap: Option<f64>,
-    /// What embeddings are multiplied by.
+    /// Factor of embeddings.
     pub embedding_scale: f32,
-    /// Of RMSNorm.
+    /// RMSNorm's epsilon.
     pub epsilon: f64,
 }
 
@@ -61,7 +61,7 @@ pub struct ExpertsShape {
 }
 
 impl Shape {
-    /// Of pages with numbers of so many bytes.
+    /// The layout of pages whose numbers have `element` bytes.
     pub fn page_layout(&self, element: usize) -> PageLayout {
         PageLayout::new(self.layers, self.key_value_heads, self.head_width, element)
     }
@@ -71,25 +71,25 @@ impl Shape {
 pub struct DecoderWeights {
     pub embedding: WeightMatrix,
     pub lm_head: LinearWeights,
-    /// Behind the layers.
+    /// The final norm, after the layers.
     pub norm: Vec<f32>,
     pub layers: Vec<LayerWeights>,
     /// `[positions, head width]` each.
     pub tables: Vec<Tables>,
 }
 
-/// Tokens of a sequence that pass together.
+/// Consecutive tokens of a sequence that are processed in one pass.
 pub struct SequencePart<'a> {
     pub sequence: &'a mut PagedSequence,
-    /// Where the first of them stands. Those before it have passed.
+    /// Position of the first of them. Earlier tokens have been processed.
     pub start: usize,
     /// At least one.
     pub tokens: &'a [i64],
-    /// Whether logits of what follows are asked for.
+    /// Whether to compute the logits of the next token.
     pub predicts: bool,
 }
 
-/// A decoder that takes one step at a time.
+/// A decoder that runs one step at a time.
 pub struct StepDecoder {
     cpu: Cpu,
     shape: Shape,
@@ -103,8 +103,8 @@ impl StepDecoder {
         StepDecoder { cpu, shape, weights, buffers: Buffers::default() }
     }
 
-    /// Appends one token to every row; the logits of the next, `[rows, vocabulary]`, into `logits`. What
-    /// training reads of the rows is saved where it has a place.
+    /// Appends one token to every row, and writes the logits of the next one, `[rows, vocabulary]`, to
+    /// `logits`. Activations for training are saved where `saved` is given.
     pub fn step(
         &mut self,
         tokens: &[i64],
@@ -122,11 +122,11 @@ impl StepDecoder {
         self.pass(parts.collect(), pages, logits, saved);
     }
 
-    /// Passes tokens of some sequences, those that stand at a place and after it, where there is room for
-    /// them. What a token answers depends on the tokens before it alone, to the bit: not on the other
-    /// sequences, nor on how many of its own pass together. The logits of what follows the last token of each
-    /// part that predicts, in this order, into `logits`. What training reads of the tokens, in the order of
-    /// the parts, is saved where it has a place.
+    /// Processes consecutive tokens of some sequences, which have room for them. A token's outputs depend, to
+    /// the bit, only on the tokens up to it: not on other sequences, nor on how its own sequence is split
+    /// into passes. Writes the logits after the last token of each part that predicts, in the order of the
+    /// parts, to `logits`. Activations for training, in the order of the parts, are saved where `saved` is
+    /// given.
     pub fn pass(
         &mut self,
         parts: Vec<SequencePart>,
@@ -200,7 +200,7 @@ impl StepDecoder {
     }
 }
 
-/// What is between the products of a step, `[rows, ...]`. Kept from step to step: new memory has to be
+/// Activations of a step, `[rows, ...]`. The buffers are reused between steps, because new memory has to be
 /// cleared first.
 #[derive(Default)]
 struct Buffers {

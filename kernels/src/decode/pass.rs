@@ -1,5 +1,5 @@
-//! One pass, as every thread goes through it: each computes its share of every product's outputs, and they
-//! meet at barriers between products.
+//! One pass through the decoder by all threads: each computes its share of every product's outputs, with
+//! barriers between products.
 
 use half::bf16;
 
@@ -25,14 +25,14 @@ pub struct Pass<'a> {
     pub projected: DisjointSlices<'a, f32>,
     pub attended: DisjointSlices<'a, f32>,
     pub attended_bf16: DisjointSlices<'a, bf16>,
-    /// Of the feed-forward part: first the gate, then gate times up.
+    /// Feed-forward block: first the gate, then activation(gate) times up.
     pub gate: DisjointSlices<'a, f32>,
     pub gate_bf16: DisjointSlices<'a, bf16>,
     pub up: DisjointSlices<'a, f32>,
-    /// The output of a block before it is normalised or weighed.
+    /// The output of a block before it is normalised, or weighted by an expert's weight.
     pub branch: DisjointSlices<'a, f32>,
     pub logits: DisjointSlices<'a, f32>,
-    /// Where what training reads of the rows is saved, if it is.
+    /// Where activations for training are saved, if requested.
     pub saved: Option<SavedSlots<'a>>,
 }
 
@@ -48,7 +48,7 @@ impl Normed {
         InputRows { inputs, f32: &self.f32, bf16: &self.bf16 }
     }
 
-    /// Some of the rows only, in ascending order.
+    /// Keeps only the given rows, in ascending order.
     fn keep(&mut self, rows: &[usize], width: usize) {
         for (to, row) in rows.iter().enumerate() {
             self.f32.copy_within(row * width..(row + 1) * width, to * width);
@@ -77,7 +77,7 @@ impl Pass<'_> {
             }
             worker.barrier();
             let heads = shape.heads * shape.head_width;
-            // SAFETY: between these barriers attended rows are only read.
+            // SAFETY: between these barriers, attended rows are only read.
             let attended = unsafe {
                 InputRows {
                     inputs: heads,
@@ -122,7 +122,7 @@ impl Pass<'_> {
         }
     }
 
-    /// Saves the stream as it is between two barriers, where it is to be saved.
+    /// Saves the residual stream between two barriers, where requested.
     fn save_stream(&self, worker: &PoolWorker, layer: usize, as_what: Saved) {
         let Some(saved) = &self.saved else { return };
         let width = self.decoder.shape.width;
@@ -134,8 +134,8 @@ impl Pass<'_> {
         }
     }
 
-    /// RMSNorm of all rows of the stream, each worker for itself: it is less work than waiting for each
-    /// other.
+    /// RMSNorm of all rows of the stream. Every worker computes all of them, which takes less time than a
+    /// barrier.
     fn normalise(&self, scale: &[f32], normed: &mut Normed) {
         // SAFETY: between the barriers around this nobody writes the stream.
         let stream = unsafe { self.stream.as_slice() };
@@ -171,7 +171,7 @@ impl Pass<'_> {
         1.0 / (mean + self.decoder.shape.epsilon as f32).sqrt()
     }
 
-    /// Adds what a matrix makes of `x` to the stream, normalised first where `after` is a scale.
+    /// Adds the product of `x` and a matrix to the stream; `after` is the scale of a norm of the product.
     pub fn residual(
         &self,
         worker: &PoolWorker,

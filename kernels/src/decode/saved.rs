@@ -1,6 +1,6 @@
-//! What the backward pass of training reads of tokens, saved while they pass: as [`crate::rope`],
-//! [`crate::causal_attention`] and [`crate::gated_unit`] save it, so that a student's own completions need no
-//! forward pass of their own.
+//! Activations for the backward pass of training, saved during generation in the form in which
+//! [`crate::rope`], [`crate::causal_attention`] and [`crate::gated_unit`] save them, so that a student's own
+//! completions need no separate forward pass.
 
 use std::any::Any;
 use std::ops::Range;
@@ -11,30 +11,30 @@ use super::Shape;
 use crate::thread_pool::DisjointSlices;
 use crate::{Cpu, Scalar, round_to_bf16};
 
-/// What is saved of a token in a layer.
+/// A kind of activation that is saved per token and layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Saved {
-    /// What the layer reads: `width`.
+    /// The layer's input: `width`.
     Stream,
     /// Queries, keys and values before their normalisation, where they have one: `(heads + 2 * groups) * head
     /// width`.
     BeforeNorm,
-    /// Queries and keys in their positions, and values: as many.
+    /// Rotated queries and keys, and values: of the same size.
     Projected,
-    /// What the heads see: `heads * head width`.
+    /// The outputs of attention's heads: `heads * head width`.
     Attended,
-    /// Between attention and the gated unit: `width`.
+    /// The residual stream between attention and the gated unit: `width`.
     Middle,
     /// Gate, then up: `2 * hidden`.
     GateUp,
 }
 
-/// Numbers of each of them, in their order.
+/// Numbers per token of each [`Saved`], in the order of its variants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SavedWidths([usize; 6]);
 
 impl SavedWidths {
-    /// Of a decoder with plain units in all layers.
+    /// For a decoder with plain gated units in all layers.
     pub fn new(shape: &Shape, has_head_norm: bool) -> SavedWidths {
         let heads = shape.heads * shape.head_width;
         let projected = heads + 2 * shape.key_value_heads * shape.head_width;
@@ -46,12 +46,12 @@ impl SavedWidths {
         self.0[saved as usize]
     }
 
-    /// Of a layer that is run again for the gradient, which reads its stream alone.
+    /// For a layer that is recomputed in the backward pass, which needs only its input.
     fn of_stream(self) -> SavedWidths {
         SavedWidths([self.0[0], 0, 0, 0, 0, 0])
     }
 
-    /// Where it is among the numbers of a layer, `[tokens, width]` each, one after the other.
+    /// Its range among the numbers of a layer, which are one `[tokens, width]` after the other.
     fn range(&self, saved: Saved, tokens: usize) -> Range<usize> {
         let start = self.0[..saved as usize].iter().sum::<usize>() * tokens;
         start..start + self.of(saved) * tokens
@@ -73,7 +73,7 @@ impl Numbers {
     }
 
     /// # Panics
-    /// Where they are of another kind.
+    /// If they are of another type.
     fn of<T: 'static>(&self) -> &[T] {
         let numbers: &dyn Any = match self {
             Numbers::F32(numbers) => numbers,
@@ -83,7 +83,7 @@ impl Numbers {
     }
 
     /// # Panics
-    /// Where they are of another kind.
+    /// If they are of another type.
     fn of_mut<T: 'static>(&mut self) -> &mut [T] {
         let numbers: &mut dyn Any = match self {
             Numbers::F32(numbers) => numbers,
@@ -95,16 +95,16 @@ impl Numbers {
 
 const OTHER: &str = "activations of this kind of number";
 
-/// The activations of tokens that passed together.
+/// The activations of the tokens of one pass.
 pub struct SavedPass {
     tokens: usize,
-    /// What is saved of each layer, and its numbers; the last one is the stream behind all of them.
+    /// Widths and numbers of each layer; the last entry is the stream after all layers.
     layers: Vec<(SavedWidths, Numbers)>,
 }
 
 impl SavedPass {
-    /// With room for so many tokens in so many `layers`. Of the first layers, the `recomputed` ones, the
-    /// stream is saved alone, as is what is behind the last one.
+    /// With room for `tokens` tokens. For the first `recomputed` of the `layers`, only the stream is saved,
+    /// as after the last layer.
     pub fn new(
         tokens: usize,
         (layers, recomputed): (usize, usize),
@@ -123,19 +123,19 @@ impl SavedPass {
         self.tokens
     }
 
-    /// Numbers of a token; none where it is not saved of that layer.
+    /// Numbers per token; 0 where it is not saved in that layer.
     pub fn width(&self, layer: usize, saved: Saved) -> usize {
         self.layers[layer].0.of(saved)
     }
 
-    /// What is saved of all tokens in a layer, `[tokens, width]`, to be written. The number of layers stands
-    /// for what is behind the last one, which has a stream alone.
+    /// The slice to write a layer's activations of all tokens to, `[tokens, width]`. `layer` equal to the
+    /// number of layers means the stream after the last one.
     pub fn part_mut<T: Scalar + 'static>(&mut self, layer: usize, saved: Saved) -> &mut [T] {
         let (widths, numbers) = &mut self.layers[layer];
         &mut numbers.of_mut()[widths.range(saved, self.tokens)]
     }
 
-    /// The same to be written by the workers of a pass.
+    /// The same, to be written by the workers of a pass.
     pub(super) fn slots(&mut self) -> SavedSlots<'_> {
         let layers = self.layers.iter_mut().map(|(widths, numbers)| match numbers {
             Numbers::F32(numbers) => (*widths, Slots::F32(DisjointSlices::new(numbers))),
@@ -144,7 +144,7 @@ impl SavedPass {
         SavedSlots { tokens: self.tokens, layers: layers.collect() }
     }
 
-    /// Of one token.
+    /// The activations of one token.
     fn row<T: Scalar + 'static>(&self, layer: usize, saved: Saved, token: usize) -> &[T] {
         let (widths, numbers) = &self.layers[layer];
         let width = widths.of(saved);
@@ -159,7 +159,7 @@ pub struct SavedToken {
     pub token: u32,
 }
 
-/// Of tokens of several passes, in their order: `[tokens, width]`.
+/// Gathers the activations of tokens from several passes, in the tokens' order: `[tokens, width]`.
 pub fn gather<T: Scalar + Send + Sync + 'static>(
     cpu: Cpu,
     passes: &[SavedPass],
@@ -180,7 +180,7 @@ pub fn gather<T: Scalar + Send + Sync + 'static>(
     });
 }
 
-/// Gives back what was saved of a layer.
+/// Frees the saved activations of a layer.
 pub fn release(passes: &mut [SavedPass], layer: usize) {
     passes.iter_mut().for_each(|pass| pass.layers[layer].1 = Numbers::F32(Vec::new()));
 }
@@ -190,17 +190,17 @@ enum Slots<'a> {
     Bf16(DisjointSlices<'a, bf16>),
 }
 
-/// A [`SavedPass`] while its tokens pass.
+/// A [`SavedPass`] that is being written by the workers of its pass.
 pub(super) struct SavedSlots<'a> {
     tokens: usize,
     layers: Vec<(SavedWidths, Slots<'a>)>,
 }
 
 impl SavedSlots<'_> {
-    /// Saves numbers of a token, from the one in a column on, where they are saved of the layer.
+    /// Saves `numbers` of a token from `column` on, where the layer saves this kind.
     ///
     /// # Safety
-    /// No other worker saves them.
+    /// No other worker writes them.
     pub unsafe fn write(&self, layer: usize, saved: Saved, (token, column): (usize, usize), numbers: &[f32]) {
         let (widths, slots) = &self.layers[layer];
         let (range, width) = (widths.range(saved, self.tokens), widths.of(saved));

@@ -1,4 +1,4 @@
-//! What a step reads of a model: its matrices where the model has them, the rest as numbers of its own.
+//! The weights that a step reads: matrices in the model's own memory, the rest as copies.
 
 use half::bf16;
 
@@ -24,7 +24,7 @@ pub struct LayerWeights {
     pub mlp: Mlp,
     pub after_mlp: Option<Vec<f32>>,
     pub window: usize,
-    /// Which rotary tables; none where the layer has no positions.
+    /// Index of the rotary tables; `None` where the layer has no positions.
     pub tables: Option<usize>,
 }
 
@@ -52,19 +52,19 @@ pub struct LinearWeights {
 }
 
 impl LinearWeights {
-    /// Where the weights of an output begin, if there is such a one.
+    /// The address of an output's first weight, if there is such an output.
     pub(crate) fn prefetch(&self, output: usize) -> Option<Prefetch> {
         let inputs = self.weight.len() / self.outputs.max(1);
         (output < self.outputs).then(|| self.weight.matrix().prefetch(output, inputs))
     }
 
-    /// What a worker reads of it first.
+    /// The address that a worker reads first.
     pub(crate) fn first_of(&self, worker: &PoolWorker, piece: usize) -> Option<Prefetch> {
         self.prefetch(worker.index * piece)
     }
 }
 
-/// A matrix where the model has it, in the hands of whoever keeps it there.
+/// A matrix in the model's own memory, behind an owner that keeps the memory alive.
 pub enum WeightMatrix {
     F32(Box<dyn AsRef<[f32]> + Send + Sync>),
     Bf16(Box<dyn AsRef<[bf16]> + Send + Sync>),

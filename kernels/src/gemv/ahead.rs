@@ -1,10 +1,10 @@
-//! What a thread reads next, and prefetches while it multiplies.
+//! Prefetches the weights that a thread reads next, while it multiplies.
 
 use super::{Matrix, Prefetch};
 use crate::lines::LINE;
 
-/// What a thread reads: outputs of a matrix up to `left`, whose weights lie one behind the other, then what
-/// is said to come next; where nothing is known, what lies there.
+/// The weights that a thread reads: outputs of a matrix up to `left`, which are contiguous, then those at
+/// `next` or, without it, the addresses that follow.
 #[derive(Clone, Copy)]
 pub struct Onward<'a> {
     pub matrix: Matrix<'a>,
@@ -13,26 +13,26 @@ pub struct Onward<'a> {
     pub next: Option<Prefetch>,
 }
 
-/// What is read soon, as tiles prefetch it. Where several passes read the same weights, each prefetches a
-/// part.
+/// The position of the prefetches. Where several passes read the same weights, each pass prefetches a part of
+/// the following ones.
 #[derive(Clone, Copy)]
 pub struct Ahead {
     place: *const u8,
-    /// Lines until `next` is read instead.
+    /// Lines left before the prefetches continue at `next`.
     lines: usize,
     next: *const u8,
-    /// Bytes that are read for each line that is prefetched: of as many lines as there are passes.
+    /// Bytes read per prefetched line: those of one line for each pass.
     interval: usize,
     read: usize,
-    /// Bytes that are read when the next line is prefetched.
+    /// Value of `read` from which the next line is prefetched.
     due: usize,
 }
 
 impl Ahead {
-    /// From so many bytes behind the first weight of an output on.
+    /// Starts to prefetch `bytes` after the first weight of an output.
     pub fn new(onward: Onward, output: usize, bytes: usize, passes: usize) -> Ahead {
         let row = onward.inputs * onward.matrix.element();
-        // From the matrix's first weight on.
+        // Offsets from the matrix's first weight.
         let (at, end) = (output * row + bytes, onward.left * row);
         let here = onward.matrix.prefetch(0, onward.inputs).0.wrapping_add(at);
         let (place, left, next) = match onward.next {
@@ -43,8 +43,8 @@ impl Ahead {
         Ahead { place, lines: left.div_ceil(LINE), next, interval: LINE * passes, read: 0, due: 0 }
     }
 
-    /// Prefetches more, since so many bytes are read now. Into L2: L1 has few miss buffers, and where they
-    /// are full the products wait, too. Four rows are multiplied 1.4 to 2 times as fast.
+    /// Prefetches further lines, given that `bytes` more are read now. Into L2, because L1 has few miss
+    /// buffers, and products wait when these are full. Speeds up products of four rows 1.4 to 2 times.
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     pub fn prefetch(&mut self, bytes: usize) {

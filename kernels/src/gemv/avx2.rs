@@ -7,8 +7,8 @@ use crate::registers::{LoadF32, sums_of_eight};
 
 const LANES: usize = 8;
 
-/// `R` rows with `O` outputs. `R * O` sums, `O` weights and a row are in registers at one time. What is
-/// `ahead` is prefetched meanwhile.
+/// Multiplies `R` rows with `O` outputs. `R * O` sums, `O` weights and one row's inputs are in registers at a
+/// time. `ahead` says what to prefetch.
 #[target_feature(enable = "avx2,fma")]
 pub fn tile<const R: usize, const O: usize, T: LoadF32>(
     x: &[f32],
@@ -19,7 +19,7 @@ pub fn tile<const R: usize, const O: usize, T: LoadF32>(
 ) {
     assert!(x.len() == R * inputs && weights.len() == O * inputs);
     let mut lanes = [[_mm256_setzero_ps(); O]; R];
-    // Where each begins: places that are computed in the loop are checked for overflow there.
+    // Start addresses, computed here because index computations in the loop are checked for overflow.
     let (mut of_rows, mut of_outputs) = ([x.as_ptr(); R], [weights.as_ptr(); O]);
     for (row, place) in of_rows.iter_mut().enumerate() {
         *place = x[row * inputs..].as_ptr();
@@ -28,10 +28,10 @@ pub fn tile<const R: usize, const O: usize, T: LoadF32>(
         *place = weights[output * inputs..].as_ptr();
     }
     let whole = inputs - inputs % LANES;
-    // In registers.
+    // A copy that stays in registers.
     let mut own = *ahead;
-    // In loops over places: what the library does with iterators is compiled for smaller registers, and
-    // called.
+    // Loops over indices, because the standard library's iterators would be compiled for narrower registers
+    // and called.
     let mut first = 0;
     while first < whole {
         own.prefetch(O * LANES * size_of::<T>());
@@ -65,8 +65,8 @@ pub fn tile<const R: usize, const O: usize, T: LoadF32>(
             }
         }
     }
-    // Of eight registers at a time: of one alone, it would take longer than its products. How many there are
-    // does not change the order of a sum.
+    // Sums lanes of eight registers at a time: for one alone, that would take longer than its products. The
+    // number of registers does not change the order of a sum.
     for first in (0..R * O).step_by(8) {
         let mut eight = [_mm256_setzero_ps(); 8];
         for (index, eight) in (first..R * O).zip(&mut eight) {
@@ -78,7 +78,7 @@ pub fn tile<const R: usize, const O: usize, T: LoadF32>(
     }
 }
 
-/// Fewer numbers than fill a register, and zeros.
+/// A register of fewer numbers than fill it, padded with zeros.
 #[target_feature(enable = "avx2,fma")]
 fn rest<T: LoadF32>(numbers: &[T]) -> __m256 {
     let mut filled = [T::from_f32(0.0); LANES];

@@ -10,18 +10,18 @@ use super::{Ahead, Register, Registers, Sums};
 use crate::lanes::LANES;
 use crate::lines::LINE;
 
-/// Of each register, the sum of its lanes: `((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7))`, where
-/// `s0 = l0 + l8` and so on. Of one register alone it would take longer than its products. What is known to
-/// be zeros where this is compiled costs nothing.
+/// The sum of each register's lanes: `((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7))`, where
+/// `s0 = l0 + l8` and so on. For one register alone, it would take longer than its products. Registers that
+/// are known to be zero at compile time cost nothing.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq")]
 #[inline]
 fn sums_of_sixteen(lanes: &[__m512; 16]) -> __m512 {
-    // Each step adds one half of the lanes to the other, of two registers at a time: what one keeps and the
-    // other gives is blended, and what is added to it moved across. `a + b` is `b + a` to the bit.
+    // Each step adds one half of the lanes to the other half, of two registers at a time: one operand blends
+    // a half of each, the other has the opposite halves. `a + b` is `b + a` to the bit.
     let across = _mm512_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23);
     let mut halves = [_mm512_setzero_ps(); 8];
-    // In loops over places: what the library does with iterators is compiled for smaller registers, and
-    // called.
+    // Loops over indices, because the standard library's iterators would be compiled for narrower registers
+    // and called.
     let mut place = 0;
     while place < 8 {
         let (a, b) = (lanes[2 * place], lanes[2 * place + 1]);
@@ -29,7 +29,7 @@ fn sums_of_sixteen(lanes: &[__m512; 16]) -> __m512 {
         halves[place] = _mm512_add_ps(kept, _mm512_permutex2var_ps(a, across, b));
         place += 1;
     }
-    // Of eight lanes each: neighbours.
+    // Within eight lanes each: adjacent lanes.
     let across = _mm512_setr_epi32(1, 16, 3, 18, 5, 20, 7, 22, 9, 24, 11, 26, 13, 28, 15, 30);
     let mut quarters = [_mm512_setzero_ps(); 4];
     place = 0;
@@ -39,7 +39,7 @@ fn sums_of_sixteen(lanes: &[__m512; 16]) -> __m512 {
         quarters[place] = _mm512_add_ps(kept, _mm512_permutex2var_ps(a, across, b));
         place += 1;
     }
-    // Neighbours by two.
+    // Lanes at distance 2.
     let across = _mm512_setr_epi32(2, 3, 16, 17, 6, 7, 20, 21, 10, 11, 24, 25, 14, 15, 28, 29);
     let mut eighths = [_mm512_setzero_ps(); 2];
     place = 0;
@@ -49,8 +49,8 @@ fn sums_of_sixteen(lanes: &[__m512; 16]) -> __m512 {
         eighths[place] = _mm512_add_ps(kept, _mm512_permutex2var_ps(a, across, b));
         place += 1;
     }
-    // And by four. Each sum now stands where the bits of its register's place, in the order of these steps,
-    // say.
+    // Lanes at distance 4. Each sum is now in the lane whose index has the bits of its register's index, in
+    // the order of these steps.
     let across = _mm512_setr_epi32(4, 5, 6, 7, 16, 17, 18, 19, 12, 13, 14, 15, 24, 25, 26, 27);
     let [a, b] = eighths;
     let kept = _mm512_mask_blend_ps(0b11110000_11110000, a, b);
@@ -59,7 +59,7 @@ fn sums_of_sixteen(lanes: &[__m512; 16]) -> __m512 {
     _mm512_permutexvar_ps(order, sums)
 }
 
-/// The sums of the first so many registers. How many there are does not change the order of a sum.
+/// The lane sums of the first `count` registers. The count does not change the order of a sum.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq")]
 #[inline]
 fn reduce(registers: &[__m512; 32], count: usize, sums: &mut Sums) {
@@ -72,15 +72,15 @@ fn reduce(registers: &[__m512; 32], count: usize, sums: &mut Sums) {
     }
 }
 
-/// A tile of one kind of number, of which `wide` fill a register. `whole` loads as many, `some` those that a
-/// mask has.
+/// Defines a tile for one storage type, of which `wide` numbers fill a register. `whole` loads a full
+/// register, `some` those of a mask.
 macro_rules! tile {
     ($(#[$doc:meta])* $name:ident of $number:ty, $wide:expr, features $features:literal,
      whole $whole:expr, some $some:expr, mask $mask:ty, add $add:expr) => {
         $(#[$doc])*
         ///
         /// # Safety
-        /// Where `part` begins later, the same tile left `carried` behind what is before it.
+        /// Unless `part` begins at 0, `carried` is as the same tile left it for the preceding inputs.
         #[target_feature(enable = $features)]
         #[allow(clippy::needless_range_loop, reason = "iterators are compiled for smaller registers")]
         pub unsafe fn $name<const R: usize, const O: usize>(
@@ -111,7 +111,7 @@ macro_rules! tile {
                     }
                 }
             }
-            // In registers.
+            // A copy that stays in registers.
             let mut own = *ahead;
             let mut first = part.start;
             while part.end - first >= $wide {
@@ -119,13 +119,13 @@ macro_rules! tile {
                 let mut weight = [_mm512_setzero_ps(); O];
                 let mut output = 0;
                 while output < O {
-                    // SAFETY: so many numbers are left of each output.
+                    // SAFETY: each output has so many numbers left.
                     weight[output] = unsafe { ($whole)(of_outputs[output].add(first)) };
                     output += 1;
                 }
                 let mut row = 0;
                 while row < R {
-                    // SAFETY: so are of each row.
+                    // SAFETY: so has each row.
                     let x = unsafe { ($whole)(of_rows[row].add(first)) };
                     let mut output = 0;
                     while output < O {
@@ -170,8 +170,7 @@ macro_rules! tile {
 }
 
 tile! {
-    /// `R` rows with `O` outputs, whose weights lie one behind the other. What is `ahead` is prefetched
-    /// meanwhile.
+    /// Multiplies `R` rows with `O` outputs, whose weights are contiguous. `ahead` says what to prefetch.
     f32_tile of f32, LANES, features "avx512f,avx512bw,avx512dq",
     whole |place: *const f32| _mm512_loadu_ps(place),
     some |mask, place: *const f32| _mm512_maskz_loadu_ps(mask, place),
@@ -180,7 +179,7 @@ tile! {
 }
 
 tile! {
-    /// The same of bf16.
+    /// The same for bf16.
     bf16_tile of bf16, 2 * LANES, features "avx512f,avx512bw,avx512dq,avx512bf16",
     whole |place: *const bf16| _mm512_castsi512_ps(_mm512_loadu_epi16(place.cast())),
     some |mask, place: *const bf16| _mm512_castsi512_ps(_mm512_maskz_loadu_epi16(mask, place.cast())),

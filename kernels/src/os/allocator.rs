@@ -1,8 +1,8 @@
 //! The C library's allocator.
 
-/// Hands memory that is free in this process back to the system. The allocator keeps what was freed for
-/// later: after a large stage that would be gigabytes that the next one does not need and another program
-/// can't have.
+/// Returns this process's free memory to the system. Otherwise the allocator keeps freed memory for later:
+/// after a large stage, that can be gigabytes that the next stage does not need and other programs can't
+/// use.
 pub fn trim_heap() {
     // SAFETY: the function takes any number, and locks what it looks at.
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -11,9 +11,9 @@ pub fn trim_heap() {
     };
 }
 
-/// Keeps what is freed for what comes next, in one heap for all threads and for blocks of all sizes; before
-/// there are any. A step of training frees as much as it takes, and asks for it again: memory that went back
-/// to the system in between would have to be cleared page by page, which takes a sixth of a step.
+/// Makes the allocator keep freed memory, in one heap for all threads and block sizes. To be called before
+/// any thread is started. A training step frees as much as it allocates: memory that went back to the system
+/// in between would have to be cleared page by page again, which takes a sixth of a step.
 pub fn disable_trim() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     for (option, value) in [
@@ -23,14 +23,14 @@ pub fn disable_trim() {
         (libc::M_TOP_PAD, 1 << 20),
         (libc::M_MMAP_THRESHOLD, 32 << 20),
     ] {
-        // SAFETY: the option exists, and a value that the allocator does not like it refuses.
+        // SAFETY: the option exists, and the allocator rejects invalid values.
         unsafe { libc::mallopt(option, value) };
     }
 }
 
-/// While it lives, larger blocks are asked of the system one by one, and go back as soon as they are free.
-/// What is free in the heap is taken meanwhile, or the allocator would fill that first and keep it. Its pages
-/// are not touched.
+/// While this value lives, large blocks are mapped from the system one by one, and unmapped when freed. It
+/// occupies the heap's free blocks meanwhile, because the allocator would use those first and keep them.
+/// Their pages are not touched.
 pub struct BlocksOfTheSystem {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     taken: Vec<*mut libc::c_void>,
@@ -46,8 +46,8 @@ impl BlocksOfTheSystem {
                 // SAFETY: as above.
                 unsafe { libc::mallopt(option, value) };
             }
-            // The largest places first. Where a size has no place in the heap, the system is asked for it,
-            // whose blocks lie behind the heap's end.
+            // The largest free blocks first. Where the heap has no free block of a size, `malloc` maps one
+            // from the system, whose address is beyond the heap's end.
             let mut taken = Vec::new();
             let mut size = 1 << 36;
             while size >= bytes.max(1) {
@@ -57,7 +57,7 @@ impl BlocksOfTheSystem {
                     taken.push(block);
                     continue;
                 }
-                // SAFETY: it is of `malloc`, and nobody has it.
+                // SAFETY: it comes from `malloc`, and has no other owner.
                 unsafe { libc::free(block) };
                 size /= 2;
             }
@@ -76,7 +76,7 @@ impl Drop for BlocksOfTheSystem {
         disable_trim();
         #[cfg(all(target_os = "linux", target_env = "gnu"))]
         for block in self.taken.drain(..) {
-            // SAFETY: it is of `malloc`, and nobody else has it.
+            // SAFETY: it comes from `malloc`, and has no other owner.
             unsafe { libc::free(block) };
         }
     }

@@ -1,11 +1,11 @@
-//! Runs what strangers wrote, chat templates, within bounds of memory, stack and time.
+//! Runs untrusted code, such as chat templates, within limits of memory, stack and time.
 //!
-//! One instruction of a template can ask for any amount of memory, and a value can hold itself, so that
-//! whoever prints or parses it overflows the stack; the engine's own limit counts instructions only. So the
-//! engine runs on a thread of its own. What that thread asks of the allocator is counted; where it asks for
-//! too much, or its stack nears its end, it is stopped for good where it stands. What it holds is never
-//! freed, which is bounded, too, and whoever waited for it gets an error. It is stopped before the allocator
-//! is entered, or by the stack's last page elsewhere, so that it holds no lock that others want.
+//! One instruction of a template can allocate any amount of memory, and a value can contain itself, so that
+//! printing or parsing it overflows the stack; the template engine's own limit counts instructions only. So
+//! the engine runs on its own thread, whose allocations are counted. When the thread holds too much memory,
+//! or its stack is nearly full, it is suspended for ever and the caller gets an error. Its memory, which is
+//! bounded, is never freed. The thread is suspended before it enters the allocator, or by the stack's guard
+//! page in other code, so that it holds no lock that other threads need.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::any::Any;
@@ -18,23 +18,23 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-/// Bytes that may be held at one time.
+/// Most bytes that may be allocated at a time.
 const MEMORY: isize = 256 << 20;
 /// Bytes of stack.
 const STACK: usize = 64 << 20;
-/// Of these, what is left to the allocator.
+/// Bytes of the stack that are reserved for the allocator.
 const RESERVE: usize = 512 << 10;
-/// How often whoever waits looks whether the thread was stopped.
+/// Interval at which the caller checks whether the thread was stopped.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// What was too much.
+/// The limit that was exceeded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Exceeded {
     Memory,
     Depth,
-    /// More than so many seconds.
+    /// The time limit, in seconds.
     Time(u64),
-    /// The engine itself failed, in these words.
+    /// The engine panicked, with this message.
     Panic(String),
 }
 
@@ -52,28 +52,28 @@ impl fmt::Display for Exceeded {
 const RUNS: u8 = 0;
 const STOPPED_FOR_MEMORY: u8 = 1;
 const STOPPED_FOR_DEPTH: u8 = 2;
-/// It took too long, and is to be stopped when it asks for memory next.
+/// The thread took too long, and is to be stopped at its next allocation.
 const TO_BE_STOPPED: u8 = 3;
 
 thread_local! {
     // Without destructors, so that the allocator and a signal handler can read them at any moment.
-    /// Where it is noted that this thread was stopped; null while nothing on it is bounded.
+    /// The state of this thread; null while it runs no bounded work.
     static STATE: Cell<*const AtomicU8> = const { Cell::new(ptr::null()) };
-    /// Bytes that it asked for and did not give back.
+    /// Bytes that it allocated and did not free.
     static HELD: Cell<isize> = const { Cell::new(0) };
-    /// The lowest address that its stack may come to.
+    /// The lowest address that its stack may reach.
     static FLOOR: Cell<usize> = const { Cell::new(0) };
     static COMPANION: RefCell<Option<Companion>> = const { RefCell::new(None) };
 }
 
-/// The thread that works for this one.
+/// The thread that runs this thread's bounded work.
 struct Companion {
     jobs: Sender<Box<dyn FnOnce() + Send>>,
     state: &'static AtomicU8,
 }
 
-/// Does something within the bounds, and in so much `time`. What it is done with must not be borrowed: a
-/// thread that was stopped has it for ever.
+/// Runs `work` within the limits and within `time`. `work` must own its data, because a stopped thread keeps
+/// it for ever.
 pub fn run<T: Send + 'static>(
     time: Duration,
     work: impl FnOnce() -> T + Send + 'static,
@@ -90,7 +90,7 @@ pub fn run<T: Send + 'static>(
         STATE.set(state);
         let result = catch_unwind(AssertUnwindSafe(work));
         STATE.set(ptr::null());
-        // Whoever waited may have given up.
+        // The caller may have given up waiting.
         let _ = answer.send(result);
     };
     companion.jobs.send(Box::new(job)).map_err(|_| failed(&"its thread is gone"))?;
@@ -106,7 +106,7 @@ pub fn run<T: Send + 'static>(
                 STOPPED_FOR_MEMORY => return Err(Exceeded::Memory),
                 STOPPED_FOR_DEPTH => return Err(Exceeded::Depth),
                 _ if began.elapsed() > time => {
-                    // If it is stopped by itself at this moment, it stays stopped.
+                    // Fails if the thread stopped itself at this moment; it stays stopped then.
                     let _ = state.compare_exchange(RUNS, TO_BE_STOPPED, Ordering::SeqCst, Ordering::SeqCst);
                     return Err(Exceeded::Time(time.as_secs()));
                 }
@@ -134,14 +134,14 @@ fn start() -> std::io::Result<Companion> {
     Ok(Companion { jobs, state })
 }
 
-/// Of every program that has this crate.
+/// The allocator of every program that links this crate.
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// The system's allocator, which counts for threads that are bounded.
+/// The system's allocator, which counts the allocations of threads with bounded work.
 struct Counting;
 
-// SAFETY: everything is the system's allocator's.
+// SAFETY: every call is passed on to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size() as isize);
@@ -202,7 +202,7 @@ fn stop(state: &AtomicU8, why: u8) -> ! {
     }
 }
 
-/// Where a stack ends, and what happens behind that.
+/// The end of a stack, and the handler of faults beyond it.
 mod fault {
     use std::mem::{MaybeUninit, zeroed};
     use std::ptr;
@@ -213,14 +213,14 @@ mod fault {
     /// Bytes of the stack that the handler runs on.
     const SIGNAL_STACK: usize = 256 << 10;
 
-    /// What the process did about such faults before.
+    /// The process's previous handlers of these signals.
     static BEFORE: OnceLock<[libc::sigaction; 2]> = OnceLock::new();
     const FAULTS: [libc::c_int; 2] = [libc::SIGSEGV, libc::SIGBUS];
 
     pub fn install() {
         let before = FAULTS.map(|signal| {
             let mut before = MaybeUninit::zeroed();
-            // SAFETY: a null action only asks.
+            // SAFETY: with a null action, the call only reads the current one.
             unsafe {
                 libc::sigaction(signal, ptr::null(), before.as_mut_ptr());
                 before.assume_init()
@@ -228,7 +228,7 @@ mod fault {
         });
         let _ = BEFORE.set(before);
         for signal in FAULTS {
-            // SAFETY: an action of zeros is one; the handler has the signature that the flag promises.
+            // SAFETY: a zeroed action is valid; the handler has the signature that the flag promises.
             unsafe {
                 let mut action: libc::sigaction = zeroed();
                 action.sa_sigaction = on_fault as *const () as usize;
@@ -238,8 +238,8 @@ mod fault {
         }
     }
 
-    /// Safe code of a bounded thread faults only where its stack ends. Elsewhere a fault is what it was
-    /// before.
+    /// Safe code of a bounded thread faults only where its stack ends. On other threads, the previous handler
+    /// runs.
     extern "C" fn on_fault(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
         let state = STATE.get();
         if !state.is_null() {
@@ -269,7 +269,7 @@ mod fault {
         }
     }
 
-    /// A handler can't run on a stack that is full.
+    /// Gives this thread a signal stack, because a handler can't run on a full stack.
     pub fn own_signal_stack() {
         let stack = Box::leak(vec![0u8; SIGNAL_STACK].into_boxed_slice());
         let stack = libc::stack_t { ss_sp: stack.as_mut_ptr().cast(), ss_flags: 0, ss_size: SIGNAL_STACK };
@@ -281,7 +281,7 @@ mod fault {
     #[cfg(target_os = "linux")]
     pub fn stack_end() -> usize {
         let (mut start, mut size) = (ptr::null_mut(), 0);
-        // SAFETY: the attributes are filled in before they are read, and given back.
+        // SAFETY: the attributes are filled in before they are read, and destroyed afterwards.
         let found = unsafe {
             let mut attributes = MaybeUninit::zeroed();
             let found = libc::pthread_getattr_np(libc::pthread_self(), attributes.as_mut_ptr()) == 0
@@ -297,7 +297,7 @@ mod fault {
         about_here()
     }
 
-    /// For a thread that has just begun: some of its stack is the system's own.
+    /// An estimate for a thread that has just started; the system uses some of its stack itself.
     fn about_here() -> usize {
         let local = 0u8;
         ptr::from_ref(&local).addr().saturating_sub(STACK) + (1 << 20)

@@ -1,10 +1,10 @@
-//! Memory in large pages.
+//! Memory in huge pages.
 
-/// Bytes of a page of the larger kind on the processors that there are.
+/// Bytes of a huge page on x86-64, and on AArch64 with pages of 4 KiB.
 const HUGE: usize = 2 << 20;
 
-/// Asks the system to back memory that nobody has written yet with large pages, as far as it lies within
-/// whole ones. Whoever reads all of it again and again waits for fewer translations of addresses.
+/// Asks the system to back unwritten memory with huge pages, where it covers whole ones. Repeated reads of
+/// all of it then have fewer TLB misses.
 pub fn advise_huge_pages<T>(memory: &mut [T]) {
     let range = memory.as_mut_ptr_range();
     let (start, end) = (range.start.addr().next_multiple_of(HUGE), range.end.addr() / HUGE * HUGE);

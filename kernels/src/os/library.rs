@@ -3,8 +3,8 @@ use std::ffi::{CStr, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-/// Loads a shared library into this process for good, with its symbols for all. What its initialisers do is
-/// the library's affair: it is one that this program was built for.
+/// Loads a shared library into this process permanently, with global symbols. Its initialisers are trusted,
+/// because it is a library that this program was built for.
 ///
 /// # Errors
 /// With the loader's reason.
@@ -12,11 +12,11 @@ pub fn load_library(name: &CStr) -> Result<(), String> {
     Library::open(name).map(drop)
 }
 
-/// A shared library that this process has loaded for good.
+/// A shared library that stays loaded until the process ends.
 pub struct Library(*mut c_void);
 
 impl Library {
-    /// [`load_library`].
+    /// As [`load_library`].
     ///
     /// # Errors
     /// With the loader's reason.
@@ -38,14 +38,14 @@ impl Library {
         })
     }
 
-    /// The address of a function of it, or of a library that it needs.
+    /// The address of a function in this library, or in one of its dependencies.
     pub fn symbol(&self, name: &CStr) -> Option<*mut c_void> {
         // SAFETY: the handle is of a library that is never closed, the name a C string.
         let address = unsafe { libc::dlsym(self.0, name.as_ptr()) };
         (!address.is_null()).then_some(address)
     }
 
-    /// The folder of the library that such a function is in.
+    /// The folder of the library file that contains the function.
     pub fn folder_of(&self, function: &CStr) -> Option<PathBuf> {
         let address = self.symbol(function)?;
         // SAFETY: numbers and pointers, all of which may be 0.

@@ -1,5 +1,4 @@
-//! What the operating system and the C library are asked for, where the standard library has no function:
-//! each behind a safe one.
+//! Safe wrappers of functions of the operating system and the C library that the standard library lacks.
 
 mod allocator;
 pub mod bounded;

@@ -1,8 +1,8 @@
-//! The same with AVX2 and FMA, whose sixteen registers of eight lanes hold as many sums as keys or values are
-//! read for.
+//! Paged attention with AVX2 and FMA: sixteen registers of eight lanes hold the sums of several keys or
+//! values at a time.
 //!
-//! Pages lie anywhere, and the processor reads ahead within four kilobytes only: a page has not much more of
-//! one head's keys. So those of the next page are prefetched while these are read.
+//! Pages are anywhere in memory, and the hardware prefetcher stops at 4 KiB, not much more than one head's
+//! keys in a page. So the next page's keys are prefetched while those of this page are read.
 
 use std::arch::x86_64::*;
 
@@ -11,8 +11,8 @@ use crate::registers::{LoadF32, sums_of_eight};
 
 const LANES: usize = 8;
 
-/// `Q` queries, `[Q, width]`; `width` is whole registers. `K` keys are multiplied at a time, and `R`
-/// registers of values summed.
+/// Attention of `Q` queries, `[Q, width]`; `width` is a multiple of a register's lanes. Multiplies `K` keys
+/// and sums `R` registers of values at a time.
 #[target_feature(enable = "avx2,fma")]
 pub fn attend<const Q: usize, const K: usize, const R: usize, T: LoadF32>(
     queries: &[f32],
@@ -23,11 +23,11 @@ pub fn attend<const Q: usize, const K: usize, const R: usize, T: LoadF32>(
     let Seen { width, cached, places: [start, end], scores } = seen;
     let (range, places) = (start..end, end - start);
     assert!(width.is_multiple_of(LANES) && queries.len() == Q * width && attended.len() == Q * width);
-    // For each query a number for every place.
+    // For each query, a number per position.
     scratch.resize(Q * places, 0.0);
     let mut first = 0;
     for page in pages_of(&range) {
-        // SAFETY: the caller of `super::attend` promised that they can be read.
+        // SAFETY: readable by the promise of the caller of `super::attend`.
         let keys = unsafe { cached.piece(0, page, &range) };
         let next = cached.ahead(0, page, &range);
         let count = keys.len() / width;
@@ -83,7 +83,7 @@ pub fn attend<const Q: usize, const K: usize, const R: usize, T: LoadF32>(
     }
 }
 
-/// Of each query with each of `K` keys that lie one behind the other. `next` is where the next page has its.
+/// Products of each query with each of `K` contiguous keys. `next` is the address of the next page's keys.
 #[target_feature(enable = "avx2,fma")]
 #[inline]
 fn multiply<const Q: usize, const K: usize, T: LoadF32>(
@@ -95,7 +95,7 @@ fn multiply<const Q: usize, const K: usize, T: LoadF32>(
     let width = queries.len() / Q;
     assert!(keys.len() == K * width && queries.len() == Q * width && width.is_multiple_of(LANES));
     prefetch(next, K * width, width);
-    // Places are counted once: the checks of each count would take longer than the products.
+    // Addresses are computed once: bounds checks of every index would take longer than the products.
     let mut query_rows = [queries.as_ptr(); Q];
     let mut key_rows = [keys.as_ptr(); K];
     for (row, place) in query_rows.iter_mut().enumerate() {
@@ -139,8 +139,8 @@ fn multiply<const Q: usize, const K: usize, T: LoadF32>(
 }
 
 /// Adds the values of a page, times their weights, to `R` registers of every query's sum, from `at` on.
-/// `weights` has a number for each of them, and `places` further on those of the next query. `next` is where
-/// the next page has its values.
+/// `weights` has a number per value, with stride `places` between queries. `next` is the address of the next
+/// page's values.
 #[target_feature(enable = "avx2,fma")]
 #[inline]
 fn accumulate<const Q: usize, const R: usize, T: LoadF32>(

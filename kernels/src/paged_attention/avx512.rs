@@ -1,6 +1,6 @@
-//! With AVX-512, queries that share keys and values, side by side: each key and each value is read once for
-//! all of them, and what is summed stays in registers. One query after the other, in loops that the compiler
-//! arranges, takes two and a half times as long.
+//! Paged attention with AVX-512, for several queries that share keys and values: each key and value is read
+//! once for all of them, and sums stay in registers. Loops that the compiler vectorises, one query after the
+//! other, take two and a half times as long.
 
 use std::arch::x86_64::*;
 
@@ -8,13 +8,13 @@ use super::{PAGE, Seen, pages_of, prefetch, softmax};
 use crate::lanes::LANES;
 use crate::registers::LoadF32;
 
-/// Scores of a page are made in one register.
+/// The scores of a page fit in one register.
 const _: () = assert!(PAGE <= LANES);
 
-/// Registers of values that are summed at one time, at most.
+/// Most registers of values that are summed at a time.
 const SPAN: usize = 4;
 
-/// `Q` queries, `[Q, width]`; `width` is whole registers.
+/// Attention of `Q` queries, `[Q, width]`; `width` is a multiple of a register's lanes.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 pub fn attend<const Q: usize, T: LoadF32>(
     queries: &[f32],
@@ -25,7 +25,7 @@ pub fn attend<const Q: usize, T: LoadF32>(
     let Seen { width, cached, places: [start, end], scores } = seen;
     let (range, places) = (start..end, end - start);
     assert!(width.is_multiple_of(LANES) && queries.len() == Q * width && attended.len() == Q * width);
-    // `[Q, room]`: for each query a number for every place, and a register behind the last page's first.
+    // `[Q, room]`: for each query, a number per position, and space for a full register at the last page.
     let room = places.next_multiple_of(LANES) + LANES;
     scratch.resize(Q * room, 0.0);
     let scale = _mm512_set1_ps(scores.scale as f32);
@@ -55,7 +55,7 @@ pub fn attend<const Q: usize, T: LoadF32>(
         }
         for (index, lanes) in lanes.iter().enumerate() {
             let scores = _mm512_mul_ps(sums_of(lanes), scale);
-            // SAFETY: `first` is a place, and each query has a register of room behind the last one.
+            // SAFETY: `first` is a position, and each query has space for a register after the last one.
             unsafe { _mm512_storeu_ps(scratch.as_mut_ptr().add(index * room + first), scores) };
         }
         first += count;
@@ -81,7 +81,7 @@ pub fn attend<const Q: usize, T: LoadF32>(
     }
 }
 
-/// `R` registers of every query's answer, from `at` on.
+/// `R` registers of every query's output, from `at` on.
 ///
 /// # Safety
 /// `weights` is `[Q, room]` with at least as much room as there are places, `attended` is `[Q, width]`, and
@@ -132,12 +132,12 @@ unsafe fn means<const Q: usize, const R: usize, T: LoadF32>(
     }
 }
 
-/// The sum of each register's lanes, in the registers' order. Halves are added to halves, of two registers at
-/// one time, so that every addition fills a register: of one alone, its sum would take longer than its
+/// The sum of each register's lanes, in the registers' order. Halves of two registers are added at a time, so
+/// that every addition uses a full register: for one register alone, the sum would take longer than its
 /// products.
 #[target_feature(enable = "avx512f")]
 fn sums_of(registers: &[__m512; LANES]) -> __m512 {
-    // Two halves a register: of `i` and of `i + 8`.
+    // Each register has two halves: of `i` and of `i + 8`.
     let mut halves = [_mm512_setzero_ps(); 8];
     for (i, sum) in halves.iter_mut().enumerate() {
         let (a, b) = (registers[i], registers[i + 8]);
@@ -149,7 +149,7 @@ fn sums_of(registers: &[__m512; LANES]) -> __m512 {
         let (a, b) = (halves[i], halves[i + 4]);
         *sum = _mm512_add_ps(_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b));
     }
-    // In each quarter two numbers of the same and two of the register two further on.
+    // Each quarter has two numbers of its register and two of the register with index 2 more.
     let mut eighths = [_mm512_setzero_ps(); 2];
     for (i, sum) in eighths.iter_mut().enumerate() {
         let (a, b) = (_mm512_castps_pd(quarters[i]), _mm512_castps_pd(quarters[i + 2]));

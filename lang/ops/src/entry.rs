@@ -1,4 +1,4 @@
-//! What is declared of a function along an axis, however it computes.
+//! The declaration of a function along an axis, whatever it computes.
 
 use crate::Unit;
 
@@ -6,11 +6,11 @@ use crate::Unit;
 #[derive(Clone, Copy, Debug)]
 pub struct OperatorEntry {
     pub name: &'static str,
-    /// How it is written, for help texts.
+    /// Its syntax, for help texts.
     pub usage: &'static str,
     /// One sentence.
     pub doc: &'static str,
-    /// The unit of the result, given that of the elements.
+    /// The unit of the result, from the unit of the elements.
     pub unit: fn(Unit) -> Unit,
 }
 

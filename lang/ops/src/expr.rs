@@ -1,4 +1,4 @@
-//! Expressions over functions, as data: bodies of functions and their gradients.
+//! Expressions over functions, as data: the bodies of functions and their gradients.
 
 use crate::Function;
 
@@ -6,32 +6,32 @@ use crate::Function;
 pub enum OpExpr {
     /// An operand, by position.
     Operand(usize),
-    /// What the function gives: only in a gradient.
+    /// The function's output: only in a gradient.
     Output,
     /// The gradient that reaches the output: only in a gradient.
     Gradient,
     Constant(f64),
     Apply(Function, &'static [OpExpr]),
-    /// The first are computed, in order; [`OpExpr::Local`] in the second names them by position.
+    /// Local values, computed in order, and the expression that reads them as [`OpExpr::Local`], by position.
     Let(&'static [OpExpr], &'static OpExpr),
     Local(usize),
 }
 
-/// Somebody who can compute an expression: with numbers, nodes of a graph, vectors of machine code, tensors.
+/// Evaluates expressions: with numbers, nodes of a graph, vectors of machine code, or tensors.
 pub trait Backend {
     type Value: Clone;
     fn constant(&mut self, value: f64) -> Self::Value;
     fn apply(&mut self, function: Function, operands: &[Self::Value]) -> Self::Value;
 }
 
-/// What the names in an expression stand for.
+/// The values of the names in an expression.
 pub struct Arguments<'a, V> {
     pub operands: &'a [V],
-    /// Output and gradient; none for the body of a function.
+    /// Output and gradient; `None` for the body of a function.
     pub reverse: Option<[&'a V; 2]>,
 }
 
-// Derived, these would ask the same of `V`.
+// A derived implementation would require `V: Clone`.
 impl<V> Clone for Arguments<'_, V> {
     fn clone(&self) -> Self {
         *self
@@ -41,7 +41,7 @@ impl<V> Clone for Arguments<'_, V> {
 impl<V> Copy for Arguments<'_, V> {}
 
 impl OpExpr {
-    /// Operands are computed from left to right.
+    /// Evaluates operands from left to right.
     pub fn evaluate<B: Backend>(&self, backend: &mut B, arguments: Arguments<B::Value>) -> B::Value {
         self.within(backend, arguments, &[])
     }
@@ -70,7 +70,7 @@ impl OpExpr {
             }
             OpExpr::Apply(function, operands) => {
                 let mut of = |at: usize| operands[at].within(backend, arguments, locals);
-                // No list on the heap: the audit computes many of these.
+                // Not collected in a `Vec`: the audit evaluates many of these.
                 match operands.len() {
                     1 => {
                         let operands = [of(0)];
@@ -90,7 +90,7 @@ impl OpExpr {
     }
 }
 
-/// Numbers.
+/// Evaluates with plain numbers.
 pub struct NumberOps;
 
 impl Backend for NumberOps {

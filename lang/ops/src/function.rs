@@ -1,4 +1,4 @@
-//! What is declared of an elementwise function, and what follows from it.
+//! The declaration of an elementwise function, and what is derived from it.
 
 use crate::expr::{Arguments, NumberOps, OpExpr};
 use crate::interval::{self, ValueInterval};
@@ -6,15 +6,15 @@ use crate::{Function, Mismatch, Unit};
 
 /// One entry of the table.
 pub struct FunctionDefinition {
-    /// As it is written: a name, or an operator's sign.
+    /// Its notation: a name, or an operator's sign.
     pub name: &'static str,
     pub notation: Notation,
     pub units: Units,
     pub value: FunctionValue,
-    /// What reaches each operand when [`OpExpr::Gradient`] reaches the output; none where the function is
-    /// constant in it almost everywhere. Empty: in all of them.
+    /// The gradient of each operand, from [`OpExpr::Gradient`] of the output; `None` where the function is
+    /// constant in that operand almost everywhere. Empty: in all of them.
     ///
-    /// Where there is no derivative, one is chosen as automatic differentiation does: `min` and `max` of two
+    /// Where there is no derivative, one is chosen as in automatic differentiation: `min` and `max` of two
     /// equals pass the gradient to the first, `clip` passes it inside and at its bounds, `abs` and `relu`
     /// have derivative 0 at 0.
     pub gradients: &'static [Option<OpExpr>],
@@ -35,45 +35,45 @@ pub enum Notation {
 /// Units of operands and result.
 pub enum Units {
     One(fn(Unit) -> Result<Unit, Mismatch>),
-    /// None where the two don't go together.
+    /// `None` where the two units don't fit together.
     Two(fn(Unit, Unit) -> Option<Unit>),
-    /// All operands, but a bool before them, share one, which is the result's.
+    /// All operands, except a bool before them, have the same unit as the result.
     Shared,
 }
 
-/// The value in f64. Transcendental functions are `libm`'s, not the system's: its code is the same on every
-/// machine, so results are too.
+/// The value in f64. Transcendental functions come from `libm`, not from the system: its code, and so its
+/// results, are the same on every machine.
 pub enum FunctionValue {
     Native(fn(&[f64]) -> f64),
     /// One of the operands, by position.
     Select(fn(&[f64]) -> usize),
-    /// Of other functions.
+    /// An expression of other functions.
     Body(OpExpr),
 }
 
-/// The values over intervals of operands.
+/// The range of the results, from intervals of the operands.
 pub enum Range {
-    /// Of one operand: the ends of the interval give the ends of the result.
+    /// Of an increasing function of one operand: the ends of its interval give the ends of the result.
     Increasing,
-    /// Of operands of which something is known.
+    /// Computed from the intervals of the operands, none of which is unknown.
     Of(fn(&[ValueInterval]) -> ValueInterval),
-    /// Of a bool: whether it is decided, and how.
+    /// Of a function with a bool result: whether it is decided, and how.
     Truth(fn(&[ValueInterval]) -> Option<bool>),
 }
 
-/// How far the f32 program may be from the exact function, whatever the operands, fused multiplication and
-/// addition or not: in units in the last place of the exact result. 0.5 is correct rounding, 0 is exact.
+/// The largest error of the f32 program, for all operands, with or without fused multiply-add: in units in
+/// the last place of the exact result. 0.5 is correct rounding, 0 is exact.
 pub struct Accuracy {
     pub ulp: f64,
     /// How the program computes it.
     pub how: &'static str,
 }
 
-/// Binds tighter than any operator.
+/// A call binds tighter than any operator.
 const CALL: u8 = 9;
 
 impl Function {
-    /// A call's name, or an operator.
+    /// The name of a call, or the sign of an operator.
     pub fn name(self) -> &'static str {
         self.definition().name
     }
@@ -98,7 +98,7 @@ impl Function {
         matches!(self.definition().notation, Notation::Call { .. })
     }
 
-    /// One line for documentation; empty for operators.
+    /// One line of documentation; empty for operators.
     pub fn doc(self) -> &'static str {
         match self.definition().notation {
             Notation::Call { doc, .. } => doc,
@@ -111,12 +111,12 @@ impl Function {
         !self.definition().gradients.is_empty()
     }
 
-    /// What reaches the operand at `position` when [`OpExpr::Gradient`] reaches the output.
+    /// The gradient of the operand at `position`, from [`OpExpr::Gradient`] of the output.
     pub fn gradient(self, position: usize) -> Option<&'static OpExpr> {
         self.definition().gradients.get(position)?.as_ref()
     }
 
-    /// The value of as many operands as it has.
+    /// The value of the function at its operands.
     pub fn value(self, operands: &[f64]) -> f64 {
         match &self.definition().value {
             FunctionValue::Native(value) => value(operands),
@@ -125,7 +125,7 @@ impl Function {
         }
     }
 
-    /// What other functions it is made of.
+    /// The expression of other functions that it is defined by, if it is.
     pub fn body(self) -> Option<&'static OpExpr> {
         match &self.definition().value {
             FunctionValue::Body(body) => Some(body),
@@ -144,11 +144,11 @@ impl Function {
         }
     }
 
-    /// Between which values its results lie where each operand lies in an interval, or a little further out.
+    /// An interval that contains all results if each operand lies in its interval; it may be too wide.
     pub fn range(self, operands: &[ValueInterval]) -> ValueInterval {
         interval::proper(match self.definition().range {
             Range::Truth(decided) => interval::truth(decided(operands)),
-            // `log` of nothing finite has no bounds either.
+            // `log` of an unknown argument is unbounded, too.
             _ if operands.contains(&interval::ANYTHING) => interval::ANYTHING,
             Range::Of(range) => range(operands),
             Range::Increasing => (self.value(&[operands[0].0]), self.value(&[operands[0].1])),
@@ -156,13 +156,13 @@ impl Function {
     }
 }
 
-/// Whether the second of two numbers is the smaller; the first of two equals is; NaN is smaller than all.
+/// Whether the second of two numbers is the minimum; of two equals the first one is; NaN is below all.
 #[inline]
 pub(crate) fn second_is_minimum(a: f64, b: f64) -> bool {
     b < a || b.is_nan()
 }
 
-/// Whether the second of two numbers is the larger; the first of two equals is; NaN is larger than all.
+/// Whether the second of two numbers is the maximum; of two equals the first one is; NaN is above all.
 #[inline]
 pub(crate) fn second_is_maximum(a: f64, b: f64) -> bool {
     b > a || b.is_nan()
@@ -186,8 +186,8 @@ mod tests {
 
     #[test]
     fn transcendental_functions_are_those_of_every_machine() {
-        // The system's library and `libm` differ in the last bit somewhere here, so that a call of the former
-        // would show.
+        // The system's library and `libm` differ in the last bit somewhere here, so a call of the system's
+        // would be detected.
         let (mut x, mut differing) = (-700.0f64, 0);
         while x < 700.0 {
             let positive = x.abs() + 1e-3;

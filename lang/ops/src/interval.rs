@@ -1,19 +1,18 @@
 //! Interval arithmetic: never too narrow, sometimes too wide.
 //!
-//! Rounding is monotone, so that the ends of a monotone function bound what it computes in between, to the
-//! bit.
+//! Rounding is monotone, so the ends of a monotone function bound its computed values in between, to the bit.
 
 use crate::Function;
 
 /// Lowest and highest value.
 pub type ValueInterval = (f64, f64);
 
-/// Any number, or none: what can be said of a logarithm where its argument may be negative.
+/// Any number, or NaN: for example a logarithm whose argument may be negative.
 pub const ANYTHING: ValueInterval = (f64::NEG_INFINITY, f64::INFINITY);
-/// Of a bool.
+/// The interval of an unknown bool.
 const EITHER: ValueInterval = (0.0, 1.0);
 
-/// What came of operations without a result, such as the difference of two infinities, may be anything.
+/// The result of an invalid operation, such as the difference of two infinities, may be anything.
 pub fn proper((low, high): ValueInterval) -> ValueInterval {
     if low <= high { (low, high) } else { ANYTHING }
 }
@@ -22,7 +21,7 @@ pub(crate) fn truth(decided: Option<bool>) -> ValueInterval {
     decided.map_or(EITHER, |holds| if holds { (1.0, 1.0) } else { (0.0, 0.0) })
 }
 
-/// Whether a bool is known.
+/// The value of a bool, if it is known.
 fn known((low, high): ValueInterval) -> Option<bool> {
     match () {
         () if low == 0.0 && high == 0.0 => Some(false),
@@ -138,7 +137,7 @@ pub(crate) fn not_equal(x: &[ValueInterval]) -> Option<bool> {
 }
 
 fn below(a: ValueInterval, b: ValueInterval, or_equal: bool) -> Option<bool> {
-    // What may be no number is below nothing.
+    // A value that may be NaN is not known to be below anything.
     if [a, b].contains(&ANYTHING) {
         return None;
     }
@@ -146,7 +145,7 @@ fn below(a: ValueInterval, b: ValueInterval, or_equal: bool) -> Option<bool> {
     if always { Some(true) } else { never.then_some(false) }
 }
 
-/// Of a function that rises or falls in each operand, whatever the other is.
+/// The interval of a function that is monotone in each operand, whatever the other is.
 fn corners(function: Function, x: &[ValueInterval]) -> ValueInterval {
     let (a, b) = (x[0], x[1]);
     let values = [(a.0, b.0), (a.0, b.1), (a.1, b.0), (a.1, b.1)].map(|(a, b)| function.value(&[a, b]));
@@ -156,7 +155,7 @@ fn corners(function: Function, x: &[ValueInterval]) -> ValueInterval {
     (values.into_iter().fold(f64::INFINITY, f64::min), values.into_iter().fold(f64::NEG_INFINITY, f64::max))
 }
 
-/// `x^2`, `x^3`: where x may be 0 or negative.
+/// `x^2`, `x^3`: for x that may be 0 or negative.
 fn whole_power(x: ValueInterval, exponent: f64) -> ValueInterval {
     let power = |x: f64| Function::Power.value(&[x, exponent]);
     if exponent < 0.0 || exponent.fract() != 0.0 {
@@ -176,7 +175,7 @@ pub(crate) fn cosine(x: &[ValueInterval]) -> ValueInterval {
     if low.is_infinite() || high.is_infinite() {
         return ANYTHING;
     }
-    // Where multiples of pi lie is known to so many digits only.
+    // Multiples of pi are known only to this precision.
     let slack = 1e-9 * (1.0 + low.abs().max(high.abs()));
     if high - low >= TAU || slack > 0.1 {
         return (-1.0, 1.0);

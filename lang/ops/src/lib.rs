@@ -13,16 +13,16 @@
 //!
 //! A `value` is a Rust function of `f64` numbers, one of the operands, or an [`OpExpr`] of other functions.
 //! In the last case no program in single precision is needed: machine code ([`f32_ops`]) and tensors evaluate
-//! the same expression. So a function that others can be put together to is added by its entry and its page
-//! of tests. One that needs a program of its own in single precision gets that in [`f32_ops`], and a line
-//! where the runtime names libtorch's kernels.
+//! the same expression. So a function that is composed of others needs only its entry and its page of tests.
+//! A function with its own program in single precision needs that in [`f32_ops`], and a line where the
+//! runtime names libtorch's kernels.
 //!
-//! What goes along an axis has one entry each too ([`OperatorEntry`]): [`Reduction`]s, [`Statistic`]s,
+//! Functions along an axis have one entry each too ([`OperatorEntry`]): [`Reduction`]s, [`Statistic`]s,
 //! [`Scan`]s and [`Memory`], with the name, arguments and documentation that the checker, editors and the
 //! book read, and the value that the interpreter, compiled programs and the audit compute.
 //!
-//! All ways to compute an [`OpExpr`] are one: whoever can make a constant and apply a function to operands
-//! implements [`Backend`] (numbers, graph nodes, f32 programs, tensors).
+//! All ways to evaluate an [`OpExpr`] implement one trait, [`Backend`]: a constant, and a function applied to
+//! operands (numbers, graph nodes, f32 programs, tensors).
 
 #![forbid(unsafe_code)]
 

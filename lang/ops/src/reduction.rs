@@ -1,5 +1,5 @@
-//! Reductions: many numbers to one. To add one, add a variant, its entry in [`Reduction::definition`] and
-//! what it does with one more number.
+//! Reductions: many numbers to one. To add one, add a variant, its entry in [`Reduction::definition`] and its
+//! step for one more number.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,11 +17,11 @@ pub enum Reduction {
     Maximum,
     First,
     Last,
-    /// True where some element is.
+    /// True if some element is true.
     Any,
-    /// True where every element is.
+    /// True if every element is true.
     All,
-    /// How many elements are true.
+    /// The number of true elements.
     Count,
     /// Interpolated linearly between the two elements around `q * (n - 1)`.
     Quantile {
@@ -29,13 +29,13 @@ pub enum Reduction {
     },
 }
 
-/// The share of truth values that hold.
+/// The unit of a mean: a fraction for bools.
 fn averaged(of: Unit) -> Unit {
     if of == Unit::Bool { Unit::Fraction } else { of }
 }
 
 impl Reduction {
-    /// One of each, for what must hold of all.
+    /// One of each, for tests of all; the quantile's number is a placeholder.
     pub const EACH: [Reduction; 10] = [
         Reduction::Mean,
         Reduction::Sum,
@@ -50,7 +50,7 @@ impl Reduction {
     ];
 
     pub fn definition(self) -> OperatorEntry {
-        /// Of anything; the result is what the elements are.
+        /// For elements of any unit, which the result keeps.
         const USUAL: OperatorEntry = OperatorEntry { name: "", usage: "", doc: "", unit: same };
         match self {
             Reduction::Sum => OperatorEntry {
@@ -65,7 +65,7 @@ impl Reduction {
                 doc: "The mean along an axis.",
                 unit: averaged,
             },
-            // Documented with the functions of two numbers.
+            // Documented with the elementwise functions.
             Reduction::Minimum => OperatorEntry { name: Function::Minimum.name(), ..USUAL },
             Reduction::Maximum => OperatorEntry { name: Function::Maximum.name(), ..USUAL },
             Reduction::First => OperatorEntry {
@@ -111,20 +111,20 @@ impl Reduction {
         self.definition().name
     }
 
-    /// It takes truth values only.
+    /// Whether it takes bools only.
     pub fn of_truths(self) -> bool {
         matches!(self, Reduction::Any | Reduction::All | Reduction::Count)
     }
 
-    /// What it makes of no elements at all, whoever computes it. `all` of none is true, as `any` of none is
-    /// false; what has no value there, such as a mean, is 0, so that a completion without selected tokens
-    /// adds nothing.
+    /// The result for no elements, in all implementations. `all` of none is true, as `any` of none is false;
+    /// a result without a value, such as a mean, is 0, so that a completion without selected tokens adds
+    /// nothing.
     pub fn of_none(self) -> f64 {
         if self == Reduction::All { 1.0 } else { 0.0 }
     }
 
-    /// What `so_far` becomes with one more element, the first or another one: accumulated in the order of the
-    /// elements, from [`Reduction::of_none`]; none for what needs all elements at once.
+    /// The accumulator after one more element; `first` marks the first one. Elements are accumulated in their
+    /// order, from [`Reduction::of_none`]; `None` for a reduction that needs all elements at once.
     #[inline]
     pub fn step(self, so_far: f64, first: bool, x: f64) -> Option<f64> {
         let truth = |holds: bool| f64::from(u8::from(holds));
@@ -143,12 +143,12 @@ impl Reduction {
         })
     }
 
-    /// The result, once `so_far` has all elements.
+    /// The result from the accumulator of all elements.
     pub fn finish(self, so_far: f64, count: u32) -> f64 {
         if self == Reduction::Mean { so_far / f64::from(count.max(1)) } else { so_far }
     }
 
-    /// Of all elements.
+    /// The reduction of all elements.
     pub fn value(self, values: &[f64]) -> f64 {
         match self {
             Reduction::Quantile { q } if !values.is_empty() => quantile(values, q),
@@ -175,7 +175,7 @@ impl Reduction {
         }
     }
 
-    /// The derivative of the value by each element; none where no gradient passes.
+    /// The derivative of the value by each element; `None` where no gradient passes.
     pub fn partials(self, values: &[f64]) -> Option<Vec<f64>> {
         let ReductionGradient::To { receivers, divided } = self.gradient() else { return None };
         let result = self.value(values);
@@ -192,14 +192,14 @@ impl Reduction {
     }
 }
 
-/// Where the gradient of a reduction goes, whoever differentiates it.
+/// How the gradient of a reduction is distributed, in all implementations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReductionGradient {
     /// It is 0 almost everywhere.
     Zero,
-    /// Nobody computes it.
+    /// It is not supported.
     Refused,
-    /// To some elements, whole to each or divided by their number.
+    /// To some elements: the whole gradient to each, or divided by their number.
     To { receivers: Receivers, divided: bool },
 }
 

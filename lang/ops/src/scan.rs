@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::entry::{OperatorEntry, same};
 use crate::{Unit, maximum, minimum};
 
-/// A running value along an axis; the axis of the argument is kept.
+/// A running value along an axis; the result has the argument's axis.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "scan", rename_all = "snake_case")]
 pub enum Scan<Discount> {
@@ -15,7 +15,7 @@ pub enum Scan<Discount> {
     Maximum,
     /// The element after this one; 0 after the last.
     Next,
-    /// The sum of this and what follows, each step discounted: sum over u >= t of discount^(u - t) * x_u.
+    /// The discounted sum of this element and those after it: sum over u >= t of discount^(u - t) * x_u.
     RewardToGo {
         discount: Discount,
     },
@@ -85,7 +85,7 @@ impl<Discount> Scan<Discount> {
         self.definition().name
     }
 
-    /// It runs from the last element to the first.
+    /// Whether it runs from the last element to the first.
     pub fn is_backwards(&self) -> bool {
         matches!(self, Scan::Next | Scan::RewardToGo { .. })
     }
@@ -104,12 +104,12 @@ impl Scan<()> {
 }
 
 impl Scan<f64> {
-    /// Before the first element.
+    /// The value before the first element.
     pub fn start(self) -> f64 {
         if self == Scan::Product { 1.0 } else { 0.0 }
     }
 
-    /// What `so_far` becomes with one more element, the first or another one.
+    /// The value after one more element; `first` marks the first one.
     #[inline]
     pub fn step(self, so_far: f64, first: bool, x: f64) -> f64 {
         match self {
@@ -135,14 +135,14 @@ fn product(of: Unit) -> Unit {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "memory", rename_all = "snake_case")]
 pub enum Memory {
-    /// rate * what it was + (1 - rate) * x
+    /// rate * (its last value) + (1 - rate) * x
     Ema { rate: f64 },
     /// x of the step before.
     Previous,
 }
 
 impl Memory {
-    /// One of each; its number is a placeholder.
+    /// One of each, with placeholder numbers.
     pub const EACH: [Memory; 2] = [Memory::Ema { rate: 0.9 }, Memory::Previous];
 
     pub fn definition(self) -> OperatorEntry {
@@ -167,7 +167,7 @@ impl Memory {
         self.definition().name
     }
 
-    /// Of what it is now and what was carried over from the step before; at the first step nothing was.
+    /// The value from the current x and the value carried from the step before; `None` at the first step.
     pub fn value(self, now: f64, before: Option<f64>) -> f64 {
         match (self, before) {
             (_, None) => now,

@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 use crate::entry::{OperatorEntry, same};
 use crate::{Unit, maximum, minimum};
 
-/// Added to the standard deviation of a z-score, so that a group of almost equal values is not blown up. The
-/// value that GRPO implementations use (arXiv:2402.03300, section 4.1.2, gives the formula without it).
+/// Added to the standard deviation of a z-score, so that almost equal values are not amplified. The value of
+/// GRPO implementations (arXiv:2402.03300, section 4.1.2, gives the formula without it).
 pub const ZSCORE_EPSILON: f64 = 1e-4;
 
-/// Each number compared with its peers over an axis; the axis of the argument is kept.
+/// A comparison of each number with its peers along an axis; the result has the argument's axis.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "statistic", rename_all = "snake_case")]
 pub enum Statistic {
@@ -32,9 +32,9 @@ pub enum Statistic {
     TopCount { count: u32 },
     /// exp(x) / sum of exp(x)
     Softmax,
-    /// True for a `keep` fraction drawn with probabilities proportional to x.
+    /// True for a `keep` fraction, sampled with probabilities proportional to x.
     SampleWithoutReplacement { keep: f64 },
-    /// True for as many true elements as false ones, the larger side thinned at random.
+    /// True for as many true elements as false ones; the larger side is subsampled at random.
     Balance,
     /// True in windows of `width` tokens that begin at the `most` largest values.
     Chunks { most: u32, width: u32 },
@@ -54,7 +54,7 @@ fn centred(of: Unit) -> Unit {
 }
 
 impl Statistic {
-    /// One of each, for what must hold of all; their numbers are placeholders.
+    /// One of each, for tests of all; their numbers are placeholders.
     pub const EACH: [Statistic; 12] = [
         Statistic::Zscore { deviation: Deviation::Sample },
         Statistic::Center,
@@ -153,12 +153,12 @@ impl Statistic {
         self.definition().name
     }
 
-    /// It takes truth values; the others take numbers.
+    /// Whether it takes bools; the others take numbers.
     pub fn of_truths(self) -> bool {
         self == Statistic::Balance
     }
 
-    /// The share of elements that it is about.
+    /// The fraction of elements in its argument, if it has one.
     pub fn fraction(self) -> Option<f64> {
         match self {
             Statistic::Winsor { upper: fraction }
@@ -168,12 +168,12 @@ impl Statistic {
         }
     }
 
-    /// Whether it reads random numbers.
+    /// Whether it needs random numbers.
     pub fn chooses_at_random(self) -> bool {
         matches!(self, Statistic::SampleWithoutReplacement { .. } | Statistic::Balance)
     }
 
-    /// Of one non-empty group of peers; `noise` has a number from [0, 1) for each where it chooses at random.
+    /// The values for one non-empty group of peers; if random, `noise` has a number from [0, 1) for each.
     pub fn values(self, values: &[f64], noise: &[f64]) -> Vec<f64> {
         match self {
             Statistic::SampleWithoutReplacement { keep } => sample_without_replacement(values, keep, noise),
@@ -182,21 +182,21 @@ impl Statistic {
         }
     }
 
-    /// The same of one that does not choose at random, with nothing added to the deviation of a z-score: what
-    /// the formula says, not the arithmetic.
+    /// The values of a statistic that is not random, without the epsilon in the deviation of a z-score: the
+    /// formula rather than the arithmetic.
     pub fn exact(self, values: &[f64]) -> Option<Vec<f64>> {
         (!self.chooses_at_random()).then(|| compare(self, values, 0.0))
     }
 }
 
-/// Of one non-empty group of peers, without random numbers; `epsilon` is added to the deviation of a z-score.
+/// For one non-empty group, without random numbers; `epsilon` is added to the deviation of a z-score.
 fn compare(statistic: Statistic, values: &[f64], epsilon: f64) -> Vec<f64> {
     let lowest = values.iter().copied().fold(values[0], minimum);
     let highest = values.iter().copied().fold(values[0], maximum);
     let all_equal = lowest == highest;
     let count = values.len() as f64;
     match statistic {
-        // Also the way out for one value, whose sample deviation does not exist.
+        // Also for a single value, which has no sample deviation.
         Statistic::Zscore { .. } | Statistic::Minmax if all_equal => vec![0.0; values.len()],
         Statistic::Zscore { deviation } => {
             let mean = values.iter().sum::<f64>() / count;
@@ -204,7 +204,7 @@ fn compare(statistic: Statistic, values: &[f64], epsilon: f64) -> Vec<f64> {
             let variance = match deviation {
                 Deviation::Population => squares / count,
                 Deviation::Sample if values.len() > 1 => squares / (count - 1.0),
-                // A single NaN or infinity: not a deviation of 0, but not finite.
+                // A single NaN or infinity: the deviation is not 0, but not finite either.
                 Deviation::Sample => squares,
             };
             values.iter().map(|x| (x - mean) / (variance.sqrt() + epsilon)).collect()
@@ -218,7 +218,7 @@ fn compare(statistic: Statistic, values: &[f64], epsilon: f64) -> Vec<f64> {
             let mean = values.iter().sum::<f64>() / count;
             values.iter().map(|x| x - mean).collect()
         }
-        // Alone, the sum of the others is 0, and so is their mean.
+        // For a single value, the sum of the others is 0, and so is their mean.
         Statistic::LeaveOneOut => {
             let sum = values.iter().sum::<f64>();
             values.iter().map(|x| (sum - x) / (count - 1.0).max(1.0)).collect()
@@ -257,10 +257,10 @@ fn kept_count(keep: f64, n: usize) -> usize {
     (keep * n as f64 - 1e-9).ceil().max(0.0) as usize
 }
 
-/// The elements from the largest to the smallest, the earlier of two equals first. NaN ranks above
-/// everything, so that it is seen in what is computed from the selected and not quietly left out.
+/// The indices of the elements from the largest to the smallest, the earlier of two equals first. NaN ranks
+/// above everything, so that it shows in results instead of being left out silently.
 fn descending(values: &[f64]) -> Vec<usize> {
-    // Adding 0 makes -0 and 0 equal; NaN must lose its sign, which total order looks at.
+    // Adding 0 makes -0 and 0 equal; NaN must lose its sign, which the total order compares.
     let rank = |index: &usize| if values[*index].is_nan() { f64::NAN.abs() } else { values[*index] + 0.0 };
     let mut order: Vec<usize> = (0..values.len()).collect();
     order.sort_by(|a, b| rank(b).total_cmp(&rank(a)).then(a.cmp(b)));
@@ -276,7 +276,7 @@ fn top(values: &[f64], count: usize) -> Vec<f64> {
     results
 }
 
-/// Share of the others that are smaller, equal ones counting half; 0 for one alone. NaN if any value is NaN.
+/// Share of the others that are smaller; equals count half; 0 for a single value. NaN if any value is NaN.
 fn rank(values: &[f64]) -> Vec<f64> {
     if values.iter().any(|x| x.is_nan()) {
         return vec![f64::NAN; values.len()];
@@ -303,9 +303,9 @@ fn chunks(values: &[f64], most: usize, width: usize) -> Vec<f64> {
     results
 }
 
-/// 1 for `ceil(keep * n)` elements, drawn one after the other with chances proportional to `weights`: those
-/// with the smallest of -log(u) / weight (Efraimidis and Spirakis, 2006). What has no weight is never drawn;
-/// NaN always is, so that it is seen.
+/// 1 for `ceil(keep * n)` elements, drawn one after the other with probabilities proportional to `weights`:
+/// those with the smallest -log(u) / weight (Efraimidis and Spirakis, 2006). An element of weight 0 is never
+/// drawn; NaN always is, so that it shows.
 fn sample_without_replacement(weights: &[f64], keep: f64, noise: &[f64]) -> Vec<f64> {
     let keys = weights.iter().zip(noise).map(|(weight, u)| match weight {
         weight if weight.is_nan() => f64::NAN,
@@ -318,7 +318,7 @@ fn sample_without_replacement(weights: &[f64], keep: f64, noise: &[f64]) -> Vec<
     top(&keys, kept_count(keep, weights.len()).min(drawable))
 }
 
-/// 1 for as many true elements as false ones; those of the larger side with the largest random numbers stay.
+/// 1 for as many true elements as false ones; of the larger side, those with the largest random numbers.
 fn balance(values: &[f64], noise: &[f64]) -> Vec<f64> {
     let holds = values.iter().filter(|x| **x != 0.0).count();
     let each = holds.min(values.len() - holds);
@@ -410,7 +410,7 @@ mod tests {
         assert_eq!(chunks(2, 3, &[0.0, 3.0, 1.0, 2.0]), [0.0, 1.0, 1.0, 1.0]);
     }
 
-    /// The chance of each pair, against the product of drawing one and then the other from what is left.
+    /// The probability of each pair, compared with that of drawing one and then the other from the rest.
     #[test]
     fn drawing_without_replacement_has_the_chances_of_drawing_one_by_one() {
         let weights = [1.0, 2.0, 0.0, 5.0];

@@ -45,7 +45,7 @@ const fn call(parameters: &'static [&'static str], doc: &'static str) -> Notatio
     Notation::Call { parameters, doc }
 }
 
-/// Whether x is at least 0, and minus its size.
+/// Whether x is at least 0; and -|x|.
 const AT_LEAST_0: OpExpr = Apply(GreaterEqual, &[X, ZERO]);
 const MINUS_SIZE: OpExpr = Apply(Where, &[AT_LEAST_0, Apply(Negate, &[X]), X]);
 
@@ -151,8 +151,8 @@ functions! {
             how: "by `exp` of the negative size, so that small results keep their digits",
         },
     },
-    // exp(-|x|) can't overflow. Not by `abs`, nor by `max`: at 0 the derivative must be 1/2, also where
-    // automatic differentiation follows the body.
+    // exp(-|x|) can't overflow. Written without `abs` and `max`: the derivative at 0 must be 1/2, also for
+    // automatic differentiation of the body.
     Softplus = FunctionDefinition {
         name: "softplus",
         notation: call(&["x"], "log(1 + exp(x)); of a large `x` it is `x`, not infinity."),
@@ -351,7 +351,7 @@ functions! {
         range: Range::Truth(interval::greater_equal),
         accuracy: TRUTH,
     },
-    // Whatever is not 0 is true, NaN included.
+    // Everything but 0 is true, NaN included.
     And = FunctionDefinition {
         name: "and",
         notation: Notation::Infix { precedence: 2 },

@@ -1,14 +1,14 @@
-//! What numbers measure, and which of them go together.
+//! The units of numbers, and which of them fit together.
 
 /// What a number measures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Unit {
-    /// A plain number: a literal or a product. It takes the unit of what it is added to.
+    /// A plain number: a literal or a product. In a sum it takes the unit of the other side.
     Number,
     /// The log of a probability.
     Logp,
     Prob,
-    /// A quotient of like things.
+    /// A quotient of two numbers of one unit.
     Ratio,
     /// A difference of log-probabilities, an entropy, a divergence.
     Nats,
@@ -37,7 +37,7 @@ impl Unit {
     }
 }
 
-/// Why a function does not take a unit, and the way out.
+/// Why a function does not accept a unit, and how to fix it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mismatch {
     pub message: &'static str,
@@ -112,20 +112,20 @@ pub(crate) fn truth(of: Unit) -> Result<Unit, Mismatch> {
     }
 }
 
-/// Numbers that measure nothing: they mix freely.
+/// Dimensionless numbers, which mix freely.
 fn plain(unit: Unit) -> bool {
     matches!(unit, Unit::Number | Unit::Ratio | Unit::Fraction | Unit::Count)
 }
 
-/// The unit that two sides of a comparison, a `min` or a `where` share.
+/// The common unit of the two sides of a comparison, a `min` or a `where`.
 pub fn common_unit(left: Unit, right: Unit) -> Option<Unit> {
     match (left, right) {
         (l, r) if l == r => Some(l),
         (Unit::Bool, _) | (_, Unit::Bool) => None,
         (Unit::Number, other) | (other, Unit::Number) => Some(other),
         (l, r) if plain(l) && plain(r) => Some(Unit::Number),
-        // A reward is a number of the author's own making: its bounds are ratios or fractions as well as
-        // anything else.
+        // The author chooses what a reward is: its bounds may be ratios or fractions as well as anything
+        // else.
         (Unit::Real, r) if plain(r) => Some(Unit::Real),
         (l, Unit::Real) if plain(l) => Some(Unit::Real),
         _ => None,
@@ -136,7 +136,7 @@ pub(crate) fn equality(left: Unit, right: Unit) -> Option<Unit> {
     common_unit(left, right).map(|_| Unit::Bool)
 }
 
-/// Truth has no order.
+/// The unit of an order comparison: bools have no order.
 pub(crate) fn order(left: Unit, right: Unit) -> Option<Unit> {
     common_unit(left, right).filter(|unit| *unit != Unit::Bool).map(|_| Unit::Bool)
 }
@@ -163,8 +163,8 @@ pub(crate) fn difference(left: Unit, right: Unit) -> Option<Unit> {
     }
 }
 
-/// A product with a literal keeps the unit; with anything else it is a number of its own, so that `alpha *
-/// reward` may be added to nats while a bare reward may not.
+/// A product with a literal keeps the unit; any other product is a plain number, so that `alpha * reward` may
+/// be added to nats while a bare reward may not.
 pub(crate) fn product(left: Unit, right: Unit) -> Option<Unit> {
     match (left, right) {
         (Unit::Bool, other) | (other, Unit::Bool) => (other != Unit::Bool).then_some(other),

@@ -1,5 +1,4 @@
-//! What the checker works with: the parts of the experiment so far, the calls that it is in, and whether to
-//! go on.
+//! The state of the checker: the parts of the experiment so far, the stack of calls, and cancellation.
 
 use crate::experiment::{Benchmark, Domain, MarkedSetting, Model, Panel, SweepAxis, Teacher};
 use crate::source::Span;
@@ -11,19 +10,19 @@ use crate::check::values::calls::ItemEffort;
 use crate::check::values::frames::Frame;
 use crate::check::{GoOn, NamedObjective};
 
-/// So many expressions are evaluated between two looks at whether to go on.
+/// How many expressions are evaluated between two checks for cancellation.
 const BETWEEN_LOOKS: u32 = 512;
 
-/// What the experiment is made of, as far as it is known.
+/// The parts of the experiment that are known so far.
 #[derive(Default)]
 pub(in crate::check) struct ExperimentParts {
     pub domains: Tracked<Vec<Domain>>,
     pub models: Tracked<Vec<Model>>,
     pub model_names: ModelNames,
     pub teachers: Tracked<Vec<Teacher>>,
-    /// By teacher: some route, objective or rollout asks for it.
+    /// By teacher: whether some route, objective or rollout asks for it.
     pub used_teachers: Tracked<Vec<bool>>,
-    /// What the author wrote about where teachers come from.
+    /// What the author wrote about the origins of teachers.
     pub said_origins: Tracked<SaidOrigins>,
     pub panels: Tracked<Vec<Panel>>,
     pub benchmarks: Tracked<Vec<Benchmark>>,
@@ -32,30 +31,30 @@ pub(in crate::check) struct ExperimentParts {
     pub marks: Vec<MarkedSetting>,
 }
 
-/// What is being evaluated, and what it has taken so far.
+/// What is being evaluated, and how much work it has taken so far.
 #[derive(Default)]
 pub(in crate::check) struct CallStack {
-    /// The items whose bodies are being evaluated, by the place of their names: a call of one of them never
+    /// The items whose bodies are being evaluated, by the spans of their names: a call of one of them never
     /// ends.
     pub calling: Vec<Span>,
-    /// The same calls, with what their callers gave.
+    /// The same calls, with the arguments of their callers.
     pub frames: Vec<Frame>,
-    /// The items whose values are being worked out.
+    /// The items whose values are being computed.
     pub evaluating: Vec<ItemId>,
-    /// Of the item that is being evaluated.
+    /// The work of the item that is being evaluated.
     pub work: ItemEffort,
-    /// It has been said that an item takes too many.
+    /// Whether it has been reported that an item takes too much work.
     pub overworked: bool,
-    /// How often a definition was found to need itself.
+    /// How often a definition was found to depend on itself.
     pub cycles: usize,
     /// How many definitions are being evaluated, each needed by the one before.
     pub chain: usize,
 }
 
-/// Whether to go on.
+/// Lets the caller cancel an analysis.
 pub(in crate::check) struct Cancellation {
     pub go_on: Option<GoOn>,
-    /// Expressions until the next look.
+    /// Expressions before the next check.
     pub until_look: u32,
     pub stopped: bool,
 }
@@ -67,7 +66,7 @@ impl Default for Cancellation {
 }
 
 impl Cancellation {
-    /// Whether the analysis has been given up.
+    /// Whether the analysis is cancelled.
     pub fn gives_up(&mut self) -> bool {
         let Some(go_on) = &self.go_on else { return false };
         self.until_look -= 1;

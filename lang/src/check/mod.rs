@@ -1,7 +1,7 @@
 //! From syntax trees to a checked experiment: names, units, axes, `live`, routes, constants.
 //!
 //! Checking never fails: a mistake becomes a diagnostic and the value `Error`, which fits everywhere, so that
-//! one mistake is reported once. Each step makes a value of its own type from that of the step before:
+//! one mistake is reported once. Each step turns the result of the step before into a value of its own type:
 //!
 //! ```text
 //! SourceFile -- parse_all --> Parsed -- Checker::check --> Checked -- audited --> Analysis
@@ -74,8 +74,8 @@ use teachers::route;
 use values::calls;
 use values::value::Value;
 
-/// Everything known about one file and what it imports. Checking never fails: it returns what it could make
-/// sense of, and a list of diagnostics, sorted by place.
+/// Everything known about one file and what it imports. Checking never fails: it returns what could be
+/// understood, and a list of diagnostics, sorted by place.
 pub struct Analysis {
     pub sources: Sources,
     pub diagnostics: Vec<Diagnostic>,
@@ -83,11 +83,11 @@ pub struct Analysis {
     pub experiment: Option<Experiment>,
     /// Every objective of the entry file that is sound, with any value for a parameter without a default.
     pub objectives: Vec<NamedObjective>,
-    /// What [`crate::experiment::Origin`] points into.
+    /// The places that [`crate::experiment::Origin`] indexes.
     pub origins: Vec<Span>,
     /// What every name refers to.
     pub index: index::LazyIndex,
-    /// It was given up before its end: there are no diagnostics.
+    /// Whether it was cancelled before its end: then there are no diagnostics.
     pub stopped: bool,
 }
 
@@ -103,7 +103,7 @@ pub struct NamedObjective {
 }
 
 impl Analysis {
-    /// Of a file that nobody has read yet: no text, no names.
+    /// The analysis of a file that has not been read yet: no text, no names.
     pub fn unread(path: &str) -> Analysis {
         let mut sources = Sources::default();
         let file = sources.add(SourceFile { path: path.to_owned(), text: String::new() });
@@ -116,7 +116,7 @@ impl Analysis {
     }
 }
 
-/// Hands over the text of a module, `["std", "opd"]` or `["mine"]`; none where there is no such module.
+/// Loads the text of a module, `["std", "opd"]` or `["mine"]`; `None` where there is no such module.
 pub type Loader<'a> = &'a dyn Fn(&[&str]) -> Option<SourceFile>;
 
 /// Checks `entry` and everything that it imports.
@@ -124,7 +124,7 @@ pub fn analyse(entry: SourceFile, load: Loader) -> Analysis {
     analyse_with(entry, load, &[])
 }
 
-/// The same with values set from outside, as `--set name=value` does: `seed`, or any `param` of the entry
+/// [`analyse`] with values set from outside, as `--set name=value` does: `seed`, or any `param` of the entry
 /// file.
 pub fn analyse_with(entry: SourceFile, load: Loader, overrides: &[(String, String)]) -> Analysis {
     analyse_cold(entry, load, overrides, None)
@@ -143,11 +143,10 @@ fn analyse_cold(
     })
 }
 
-/// Says what else is wrong with an experiment that is sound as far as its text goes. The places of its parts
-/// come with it.
+/// Finds what else is wrong with an experiment whose text has no errors. Gets the places of its parts, too.
 pub type Auditor<'a> = &'a dyn Fn(&Experiment, &[Span]) -> Vec<Diagnostic>;
 
-/// The same, with what `audit` finds where nothing else is an error.
+/// [`analyse_with`], and `audit` on top where nothing else is an error.
 pub fn analyse_audited(
     entry: SourceFile,
     load: Loader,
@@ -157,25 +156,25 @@ pub fn analyse_audited(
     analyse_cold(entry, load, overrides, Some(audit))
 }
 
-/// The same for a file that is being written: what has not changed since the last time is not done again.
-/// Diagnostics and index are those of [`analyse`]; experiment and objectives are not put together. It is
-/// quickest where the last result has been dropped.
+/// [`analyse`] for a file that is being written: what has not changed since the last call is not checked
+/// again. Diagnostics and index are the same; experiment and objectives are not assembled. It is quickest
+/// where the last result has been dropped.
 pub fn analyse_edited(entry: SourceFile, load: Loader, cache: &mut AnalysisCache) -> Analysis {
     analyse_while(entry, load, cache, None)
 }
 
-/// Asked again and again during an analysis: whether to go on.
+/// Whether to go on; called again and again during an analysis.
 pub type GoOn = Rc<dyn Fn() -> bool>;
 
-/// The same, given up as soon as `go_on` says no: [`Analysis::stopped`] tells. Then trees and names are
-/// there, diagnostics are not.
+/// [`analyse_edited`], cancelled as soon as `go_on` returns false: [`Analysis::stopped`] is set. Then trees
+/// and names are there, diagnostics are not.
 pub fn analyse_while(
     entry: SourceFile,
     load: Loader,
     cache: &mut AnalysisCache,
     go_on: Option<GoOn>,
 ) -> Analysis {
-    // Left empty should the checker panic: what it was about to change is not to be trusted.
+    // The cache stays empty if the checker panics: a half-changed cache can't be trusted.
     let mut known = std::mem::take(cache);
     let (checked, known) = stack::with_room(|| {
         let parsed = parse_all(entry, load, &mut known);
@@ -185,18 +184,18 @@ pub fn analyse_while(
         *cache = known;
     }
     let analysis = checked.audited(None);
-    // What was not checked again has left no trace in it.
+    // Items that were not checked again are missing from it.
     Analysis { experiment: None, objectives: Vec::new(), ..analysis }
 }
 
-/// Trees and names alone: what can be known of a text that can't be checked.
+/// Trees and names alone: what can be known of a text that is not checked.
 pub fn outline(entry: SourceFile, load: Loader) -> Analysis {
     let mut cache = AnalysisCache::default();
     let parsed = stack::with_room(|| parse_all(entry, load, &mut cache));
     Checked::unchecked(parsed.sources, parsed.modules, index::RecordedValues::default()).audited(None)
 }
 
-/// How many definitions may wait for each other, each needed by the one before, and how many levels a formula
+/// How many definitions may be under evaluation, each needed by the one before, and how many levels a formula
 /// may have. A file of thousands of `let`s, each naming the last one, is far below that.
 pub const DEEPEST_CHAIN: usize = 10_000;
 
@@ -211,9 +210,9 @@ struct Checker {
     parts: ExperimentParts,
     stack: CallStack,
     cancellation: Cancellation,
-    /// What the check of an item does, where that may be kept.
+    /// Records what the check of an item does, where that may be kept.
     recording: Option<recording::Recording>,
-    /// By what was checked in outline alone.
+    /// What items use whose checks were repeated.
     uses: recording::Uses,
     /// The entry file's route, evaluated when a stage first asks for it.
     route: route::RouteState,
@@ -221,14 +220,14 @@ struct Checker {
     /// `--set seed=2`
     seed: Option<u64>,
     entry: ModuleId,
-    /// The entry file is an experiment, not a library.
+    /// Whether the entry file is an experiment, not a library.
     has_experiment: bool,
-    /// An objective is being checked for its own sake: a number that its parameters leave open has some
-    /// value.
+    /// Whether an objective is being checked on its own: then a number that its parameters leave open may
+    /// have any value.
     any_numbers: bool,
 }
 
-/// What the files come to, with all that can be said of them but the audit.
+/// The files and everything known about them, before the audit.
 struct Checked {
     sources: Sources,
     modules: Modules,
@@ -330,7 +329,7 @@ impl Checker {
         Value::Teacher(TeacherId(self.parts.teachers.read().len() as u32 - 1))
     }
 
-    /// Goes through the entry file.
+    /// Checks the entry file.
     fn check(mut self, overrides: &[(String, String)]) -> (Checked, AnalysisCache) {
         self.cache.begin();
         self.apply_overrides(self.entry, overrides);
@@ -338,8 +337,8 @@ impl Checker {
         if self.cancellation.stopped {
             return (Checked::unchecked(self.sources, self.modules, self.facts), self.cache);
         }
-        // Where something is wrong, a name may be unread because of it; and a file without an experiment has
-        // only begun.
+        // After an error, a name may be unread because of it; and a file without an experiment has only
+        // begun.
         if self.has_experiment && !has_errors(&self.diagnostics) {
             self.warn_of_unused_names();
         }
@@ -356,7 +355,7 @@ impl Checker {
         (checked, self.cache)
     }
 
-    /// Checks every item of the entry file and puts the experiment together.
+    /// Checks every item of the entry file and assembles the experiment.
     fn experiment(&mut self, entry: ModuleId) -> Option<Experiment> {
         self.declare_domains(entry);
         self.cache.forget_what_changed(self.parts.domains.read());
@@ -375,8 +374,8 @@ impl Checker {
             }
         }
         self.file_route(entry);
-        // Bodies are checked with any arguments, after everything that the experiment is made of: what they
-        // declare on the way is no part of it.
+        // Bodies are checked with any arguments, after all parts of the experiment: what they declare on the
+        // way is not part of it.
         let real = (
             self.parts.models.read().len(),
             self.parts.teachers.read().len(),
@@ -426,7 +425,7 @@ fn has_errors(diagnostics: &[Diagnostic]) -> bool {
 }
 
 impl Checked {
-    /// An analysis that was given up: trees and names alone.
+    /// A cancelled analysis: trees and names alone.
     fn unchecked(sources: Sources, modules: Modules, facts: index::RecordedValues) -> Checked {
         Checked {
             sources,
@@ -440,7 +439,7 @@ impl Checked {
         }
     }
 
-    /// With what `audit` finds where nothing is an error, and without what comments allow.
+    /// Adds what `audit` finds, where nothing is an error, and removes what comments allow.
     fn audited(mut self, audit: Option<Auditor>) -> Analysis {
         let audited = match (&self.experiment, audit) {
             (Some(experiment), Some(audit)) if !has_errors(&self.diagnostics) => {

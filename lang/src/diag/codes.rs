@@ -1,5 +1,5 @@
-//! The registry of diagnostic codes. One line a code: it drives `mopd explain`, the book and the tests. Its
-//! page is `lang/codes/NAME.md`.
+//! The registry of diagnostic codes, one per line: `mopd explain`, the book and the tests read it. The page
+//! of a code is `lang/codes/NAME.md`.
 
 macro_rules! codes {
     ($($variant:ident = $name:literal, $summary:literal;)*) => {
@@ -29,8 +29,8 @@ macro_rules! codes {
 }
 
 impl Code {
-    /// The gradient audit finds it, or whoever has the files or the whole experiment, which the check of an
-    /// editor leaves out.
+    /// Whether the check of an editor can't find it: it needs the gradient audit, the files, or the whole
+    /// experiment.
     pub fn needs_audit(self) -> bool {
         matches!(
             self,

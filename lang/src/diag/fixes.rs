@@ -3,12 +3,12 @@
 use super::{Applicability, Diagnostic, Fix};
 use crate::source::{FileId, Span};
 
-/// The most rounds of applying and checking again. One fix may uncover the next; a handful is usual.
+/// The most rounds of applying fixes and checking. One fix may uncover the next; a few rounds are usual.
 const MOST_ROUNDS: usize = 32;
 
-/// `text`, the file `file`, with those fixes applied that `wanted` lets through; none where there is nothing
-/// to apply. Of two that overlap, the first in the text is applied: the other diagnostic is there again at
-/// the next check, if it still holds. With the number of fixes.
+/// `text`, the file `file`, with the fixes applied that `wanted` accepts, and their number; `None` where
+/// there is nothing to apply. Of two that overlap, the first in the text is applied: the other diagnostic
+/// comes back at the next check, if it still holds.
 pub fn apply_once(
     text: &str,
     file: FileId,
@@ -23,7 +23,7 @@ pub fn apply_once(
     let (mut inserted, mut count) = (None, 0);
     for fix in &fixes {
         let (start, end) = (fix.span.start as usize, fix.span.end as usize);
-        // Two insertions at one place are one insertion: both diagnostics ask for the same.
+        // Two insertions at one place are done once: both diagnostics ask for the same.
         if start < done || (start == end && inserted == Some((start, end))) {
             continue;
         }
@@ -40,9 +40,9 @@ pub fn apply_once(
     (fixed != text).then_some((fixed, count))
 }
 
-/// Applies the certain fixes of a text until nothing is left to apply, asking `check` for the diagnostics of
-/// each state. Returns the last text and how many fixes it took; none where there was nothing to fix, or
-/// where fixes undo each other.
+/// Applies the certain fixes of a text until none is left, with `check` giving the diagnostics of each state.
+/// Returns the last text and the number of fixes; `None` where there was nothing to fix, or where fixes undo
+/// each other.
 pub fn apply_certain(
     text: &str,
     file: FileId,
@@ -58,8 +58,8 @@ pub fn apply_certain(
     (count > 0).then_some((text, count))
 }
 
-/// How a block of `text` gets one more setting, its last: where the edit stands, and what it puts there. That
-/// is a line of its own where the closing brace has one.
+/// The edit that adds a last setting to a block of `text`: its place and its text. That is a line of its own
+/// where the closing brace has one.
 pub fn setting_at_end(text: &str, block: Span, setting: &str) -> (Span, String) {
     let (start, close) = (block.start as usize, block.end.saturating_sub(1) as usize);
     let line = text[..close].rfind('\n').map_or(0, |end| end + 1);
@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn fixes_are_applied_until_none_is_left() {
-        // The quotes can be seen once the colon is an equals sign, the name once the block has been read.
+        // The quotes are found once the colon is an equals sign, the name once the block is parsed.
         let text = "experiment 'a' { seed: 1, dtype = bf16 }\nlet most = 2,000\n";
         assert_eq!(
             fixed(text),

@@ -1,4 +1,4 @@
-//! Diagnostics: what is wrong, where, why, and the way out. Plain data; rendering belongs to the host.
+//! Diagnostics: what is wrong, where, why, and how to fix it. Plain data; the host renders them.
 
 mod codes;
 mod fixes;
@@ -26,8 +26,8 @@ impl Severity {
     }
 }
 
-/// One diagnostic. `message` stands alone; the first label says what is there, the others why it was
-/// expected.
+/// One diagnostic. `message` is understandable on its own; the first label says what was found, the others
+/// why something else was expected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
     pub code: Code,
@@ -37,11 +37,11 @@ pub struct Diagnostic {
     pub primary: Label,
     /// Places that explain the first, possibly in other files.
     pub related: Vec<Label>,
-    /// The way out, in words.
+    /// How to fix it, in words.
     pub help: Option<String>,
-    /// The way out, as an edit.
+    /// The fix, as an edit.
     pub fix: Option<Fix>,
-    /// Several ways out, of which a person picks one.
+    /// Several possible fixes, of which a person picks one.
     pub choices: Vec<Fix>,
 }
 
@@ -96,13 +96,13 @@ impl Diagnostic {
         Diagnostic { severity: Severity::Warning, ..Diagnostic::error(code, span, message) }
     }
 
-    /// What stands at the offending place.
+    /// The text of the primary label: what was found.
     pub fn label(mut self, text: impl Into<String>) -> Diagnostic {
         self.primary.text = text.into();
         self
     }
 
-    /// Another place that explains this one.
+    /// Adds another place that explains this one.
     pub fn note(mut self, span: Span, text: impl Into<String>) -> Diagnostic {
         self.related.push(Label { span, text: text.into() });
         self
@@ -119,14 +119,14 @@ impl Diagnostic {
         self.fix(title, span, replacement)
     }
 
-    /// An edit beside or around the offending text.
+    /// Sets the fix: an edit beside or around the offending text.
     pub fn fix(mut self, title: impl Into<String>, span: Span, replacement: impl Into<String>) -> Diagnostic {
         let applicability = Applicability::Certain;
         self.fix = Some(Fix { title: title.into(), span, replacement: replacement.into(), applicability });
         self
     }
 
-    /// One of several edits beside or around the offending text.
+    /// Adds one of several edits beside or around the offending text.
     pub fn choice(
         mut self,
         title: impl Into<String>,
@@ -138,7 +138,7 @@ impl Diagnostic {
         self
     }
 
-    /// One way out for each of these settings: it is added to a block of `text`, as the last.
+    /// Adds a choice for each of these settings: it becomes the last setting of a block of `text`.
     pub fn choice_of_settings(self, text: &str, block: Span, settings: &[&str]) -> Diagnostic {
         settings.iter().fold(self, |diagnostic, setting| {
             let (place, added) = setting_at_end(text, block, setting);
@@ -146,7 +146,7 @@ impl Diagnostic {
         })
     }
 
-    /// Says of the fix that it is likely, not certain.
+    /// Marks the fix as likely, not certain.
     pub fn possibly(mut self) -> Diagnostic {
         if let Some(fix) = &mut self.fix {
             fix.applicability = Applicability::Possible;
@@ -182,7 +182,7 @@ fn sorted(name: &str) -> Vec<char> {
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let length = name.chars().count();
     let limit = (length / 3).max(1);
-    // Each character more or less is a step at least; most names of a long file are ruled out by that.
+    // Each missing or extra character is an edit; this rules out most names of a long file.
     let possible = |candidate: &&str| {
         candidate.chars().count().abs_diff(length) <= limit || same_letters(candidate, name)
     };
@@ -193,8 +193,8 @@ pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) ->
             true => (0, candidate),
             false => (strsim::damerau_levenshtein(name, candidate), candidate),
         })
-        // One letter for another makes a different word of a short one: `gpu` is no slip for `cpu`, as `tpi`
-        // is for `tip`.
+        // In a short word, another letter makes a different word: `gpu` is no slip for `cpu`, as `tpi` is for
+        // `tip`.
         .filter(|(distance, candidate)| {
             *distance == 0
                 || length > 3
@@ -206,8 +206,8 @@ pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         .map(|(_, candidate)| candidate)
 }
 
-/// The same of paths. The folder and the ending that two have in common say nothing of whether one is meant
-/// for the other: `data/by.jsonl` is no slip for `data/of.jsonl`.
+/// [`nearest`] for paths. A shared folder and ending do not mean that one path is a slip for the other:
+/// `data/by.jsonl` is not meant for `data/of.jsonl`.
 pub fn nearest_file<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let meant = |candidate: &&'a str| {
         let (mut ours, mut theirs) = (name, *candidate);
@@ -232,8 +232,8 @@ pub fn nearest_file<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str
         .map(|(_, candidate)| candidate)
 }
 
-/// The way out where a file that an experiment names does not exist. `beside` has the names in the folder
-/// where it would be.
+/// The help where a file that an experiment names does not exist. `beside` has the names in the folder where
+/// it would be.
 pub fn missing_file_help(file: &str, beside: &[String]) -> String {
     let path = Path::new(file);
     let name = path.file_name().unwrap_or_default().to_string_lossy();

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::Origin;
 use crate::experiment::formula::Formula;
 
-/// Endings of the names of data files.
+/// File extensions of data files.
 pub const DATA_ENDINGS: [&str; 6] = ["parquet", "jsonl", "ndjson", "json", "csv", "tsv"];
 
 /// Rows of data.
@@ -14,16 +14,16 @@ pub struct DataSource {
     /// A file, a pattern of files or a folder in the layout of Hugging Face datasets; relative to the source
     /// file.
     pub path: String,
-    /// Of a folder with several.
+    /// The split, of a folder with several.
     pub split: Option<String>,
-    /// Rows are read where it holds; decided by the data.
+    /// Only rows where it holds are read; it depends on the data alone.
     pub filter: Option<Formula>,
-    /// Only the first so many rows, of those where the filter holds.
+    /// Only this many rows, the first where the filter holds.
     pub limit: Option<u32>,
     pub origin: Origin,
 }
 
-/// A field of the data and the column that it stands in.
+/// A field of the data and its column.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FieldColumn {
     pub field: String,
@@ -37,9 +37,9 @@ pub enum PromptFormat {
     /// As it is.
     #[default]
     Text,
-    /// As a message of a conversation, or as the conversation that the data has, by the model's own template.
+    /// As a message of a conversation, or as the data's own conversation, by the model's own template.
     Chat {
-        /// The first message, where the data has none of its own.
+        /// The system message, where the data has none of its own.
         system: Option<String>,
     },
 }

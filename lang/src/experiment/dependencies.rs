@@ -1,16 +1,16 @@
-//! Whom a stage asks and what moves in it, which takes its teachers to know.
+//! What a stage depends on, and which of its numbers the run finds; this needs its teachers.
 
 use super::{ModelId, Rollout, Teacher, TeacherId, TeacherWeights, TemplatePiece, Train};
 use crate::experiment::formula::{Adaptive, Formula, FormulaKind, Role};
 
 impl Train {
-    /// Every rollout of the stage, those by which prompts are chosen and those inside others included.
+    /// Every rollout of the stage, including those that choose its prompts and those inside others.
     pub fn rollouts(&self) -> Vec<&Rollout> {
         let choose = self.measured().into_iter().flat_map(Rollout::all);
         self.objective.rollouts(&self.rollout).into_iter().chain(choose).collect()
     }
 
-    /// What is read of prompts beside the stage's own rollout, where they are chosen.
+    /// The rollouts, besides the stage's own, that are measured to choose prompts.
     fn measured(&self) -> Vec<&Rollout> {
         let parts = self.filter.iter().chain(&self.priority).flat_map(Formula::parts);
         let on = parts.filter_map(|part| match &part.0.kind {
@@ -20,13 +20,13 @@ impl Train {
         on.collect()
     }
 
-    /// Whether its prompts are chosen before steps, by completions that are drawn of every prompt: otherwise
-    /// a `filter` looks at those that a step has drawn.
+    /// Whether prompts are chosen before steps, by completions drawn of every prompt. Otherwise a `filter`
+    /// acts on the completions that a step has drawn.
     pub fn chooses_prompts(&self) -> bool {
         self.priority.is_some() || self.refresh.is_some() || !self.measured().is_empty()
     }
 
-    /// The ladders by which its rollouts change, each once.
+    /// The ladders that its rollouts read, each once.
     pub fn ladders(&self) -> Vec<Formula> {
         let mut found: Vec<Formula> = Vec::new();
         for moving in self.rollouts().into_iter().filter_map(Rollout::moving) {
@@ -38,7 +38,7 @@ impl Train {
         found
     }
 
-    /// The numbers that the run itself finds for what its teachers see, each once.
+    /// The learned schedules in what its teachers see, each once.
     pub fn learned(&self, teachers: &[Teacher]) -> Vec<Formula> {
         let mut found: Vec<Formula> = Vec::new();
         for id in self.asked(teachers) {
@@ -53,8 +53,8 @@ impl Train {
         found
     }
 
-    /// The declared teachers that it asks by name: those that the objective reads, then those that write
-    /// for its rollouts.
+    /// The declared teachers that it uses by name: those that the objective reads, then those that write for
+    /// its rollouts.
     pub fn named_teachers(&self) -> Vec<TeacherId> {
         let mut found = self.objective.named_teachers();
         let writers = self.rollouts().into_iter().flat_map(Rollout::writers);
@@ -66,7 +66,7 @@ impl Train {
         found
     }
 
-    /// The models that must exist before.
+    /// The models that must exist before the stage.
     pub(super) fn inputs(&self, teachers: &[Teacher]) -> Vec<ModelId> {
         let mut inputs = vec![self.start];
         inputs.extend(self.reference.iter().map(|(_, model)| *model));
@@ -81,7 +81,7 @@ impl Train {
         inputs
     }
 
-    /// The declared teachers that it asks, and those that these are made of or hear.
+    /// The declared teachers that it uses, and those that these are composed of or listen to.
     fn asked(&self, teachers: &[Teacher]) -> Vec<TeacherId> {
         let mut waiting: Vec<TeacherId> = self.teachers.iter().map(|choice| choice.teacher).collect();
         waiting.extend(self.named_teachers());

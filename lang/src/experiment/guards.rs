@@ -1,14 +1,14 @@
-//! Guards: what watches the numbers of a stage's steps, and acts.
+//! Guards: they watch the numbers of a stage's steps and act on them.
 
 use serde::{Deserialize, Serialize};
 
 use super::formula::Formula;
 use super::{DomainId, Origin};
 
-/// It acts when its condition has held for so many steps in a row.
+/// A guard acts when its condition has held for this many steps in a row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Guard {
-    /// One bool per step, of [`super::formula::Signal::OfSteps`].
+    /// One bool per step, made of [`super::formula::Signal::OfSteps`].
     pub condition: Formula,
     pub steps: u32,
     /// The domain whose numbers it reads; all together where absent.
@@ -20,7 +20,7 @@ pub struct Guard {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GuardAction {
-    /// Says so.
+    /// Warns.
     Warn,
     /// Ends the stage without a result.
     Stop,
@@ -29,7 +29,7 @@ pub enum GuardAction {
 }
 
 impl GuardAction {
-    /// As the language calls it.
+    /// The name in the language.
     pub fn name(self) -> &'static str {
         match self {
             GuardAction::Warn => "warn",

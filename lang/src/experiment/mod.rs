@@ -1,8 +1,8 @@
-//! The vocabulary of a checked experiment: every setting evaluated, every name resolved, every family spelled
-//! out.
+//! The data types of a checked experiment: every setting evaluated, every name resolved, every family
+//! expanded.
 //!
-//! This is everything that the language can say. The plan's types are narrower: they hold what a run can
-//! execute, and the compiler says what does not fit.
+//! These types hold everything that the language can express. The plan's types are narrower: they hold what a
+//! run can execute, and the compiler refuses the rest.
 
 mod data;
 mod dependencies;
@@ -33,8 +33,8 @@ pub use tables::*;
 pub use teachers::*;
 pub use trainable::*;
 
-/// Where in the source a thing was asked for: an index into a table of places, so that a failure at run time
-/// can point there.
+/// The place in the source that something comes from: an index into a table of places, so that a failure at
+/// run time can point there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Origin(pub u32);
 
@@ -58,7 +58,7 @@ pub struct PanelId(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BenchmarkId(pub u32);
 
-/// One experiment. Models are in topological order: a model's inputs stand before it.
+/// One experiment. Models are in topological order: a model's inputs come before it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Experiment {
     pub name: String,
@@ -77,7 +77,7 @@ pub struct Experiment {
     pub comparisons: Vec<Comparison>,
     /// The grid of experiments that this file stands for; empty for one.
     pub sweep: Vec<SweepAxis>,
-    /// Where values come from, as the author marked them. They change no result.
+    /// The sources of values, as the author marked them. They change no result.
     pub marks: Vec<MarkedSetting>,
 }
 
@@ -94,8 +94,8 @@ impl Experiment {
         &self.teachers[id.0 as usize]
     }
 
-    /// The models that a run would have to make and does not: no table needs them. None where there is no
-    /// table, since then all are made.
+    /// The models that no table needs and a run therefore leaves out. None where there is no table, since
+    /// then all are trained.
     pub fn left_out(&self) -> Vec<ModelId> {
         if self.comparisons.is_empty() {
             return Vec::new();
@@ -115,7 +115,7 @@ impl Experiment {
         let made = |stage: &Stage| match stage {
             Stage::Initialise(_) | Stage::Load(_) | Stage::Parameter => false,
             Stage::Train(_) | Stage::Merge(_) | Stage::Joint(_) => true,
-            // Who learns beside a model that is needed learns as well.
+            // Models that are trained together with a needed one are trained as well.
             Stage::Member { joint, .. } => !needed[joint.0 as usize],
         };
         let left_out =
@@ -124,7 +124,7 @@ impl Experiment {
     }
 }
 
-/// Where a run computes.
+/// The device of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Device {
@@ -132,13 +132,13 @@ pub enum Device {
     Cuda,
 }
 
-/// The numbers that a run computes with.
+/// The compute dtype of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Dtype {
     #[default]
     Float32,
-    /// 16 bits for models; weights that are trained are kept in 32 bits beside.
+    /// 16 bits for models; trained weights also have a 32-bit copy.
     Bfloat16,
 }
 
@@ -151,12 +151,12 @@ impl Dtype {
     }
 }
 
-/// How a GPU computes. The CPU knows no such choice.
+/// How a GPU computes. The CPU has no such settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GpuArithmetic {
-    /// The same bits each time, where libtorch has an operator that gives them.
+    /// Whether it computes the same bits each time, where libtorch has an operator that does.
     pub deterministic: bool,
-    /// Factors of products of float32 matrices may be rounded to TF32, which has 10 bits of mantissa.
+    /// Whether factors of float32 matrix products may be rounded to TF32, which has 10 bits of mantissa.
     pub tf32: bool,
 }
 
@@ -192,9 +192,9 @@ pub struct MarkedSetting {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "mark", rename_all = "snake_case")]
 pub enum SettingMark {
-    /// Nobody published this value: a reproduction can't be mistaken for the original.
+    /// This value is not published: a reproduction must not be mistaken for the original.
     Unpublished { note: Option<String> },
-    /// Who published it, and where.
+    /// Where the value is published.
     Source { text: String },
 }
 
@@ -207,12 +207,12 @@ pub struct Domain {
     pub tests: Option<DataSource>,
     /// Rows for the loss of stages that validate.
     pub validation: Option<DataSource>,
-    /// Fields that stand in columns of other names, in all of these.
+    /// Columns of fields with other names, for all of these sources.
     pub columns: Vec<FieldColumn>,
-    /// Absent where nothing is said: then prompts are text.
+    /// The format of prompts; text where absent.
     pub format: Option<PromptFormat>,
     pub reward: Reward,
-    /// Share of prompts where several domains are mixed; the shares of all domains sum to 1.
+    /// Its share of the prompts where several domains are mixed; the shares of all domains sum to 1.
     pub share: f64,
     /// Longest completion in this domain, in tokens; the rollout's own limit where absent.
     pub limit: Option<(u32, Origin)>,
@@ -220,7 +220,7 @@ pub struct Domain {
 }
 
 impl Domain {
-    /// Where its rows are, by the names of the settings.
+    /// Its data sources, by the names of their settings.
     pub fn sources(&self) -> impl Iterator<Item = (&'static str, &DataSource)> {
         let others = [("tests", &self.tests), ("validation", &self.validation)].into_iter();
         let others = others.filter_map(|(name, source)| Some((name, source.as_ref()?)));

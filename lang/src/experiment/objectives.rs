@@ -1,4 +1,4 @@
-//! Objectives as the checker leaves them: typed formulas and the way to one number.
+//! Checked objectives: typed formulas and their reduction to one number.
 
 use std::rc::Rc;
 
@@ -6,22 +6,22 @@ use super::dependencies::named;
 use super::{Origin, Rollout, TeacherId};
 use crate::experiment::formula::{Axis, Formula, FormulaKind, FormulaNode, Live, Reduction, Role};
 
-/// What a checked objective is, before it becomes a graph. See [`crate::experiment::formula`].
+/// A checked objective, before it becomes a graph. See [`crate::experiment::formula`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Objective {
     pub name: String,
     pub terms: Vec<Term>,
-    /// Per-token mask; tokens where it is false take no part in the terms' way to one number. Statistics and
-    /// reductions inside formulas run over all trained tokens, unless they say `among: selected`.
+    /// Per-token mask; tokens where it is false are left out of the terms' `reduce`. Statistics and
+    /// reductions inside formulas include all trained tokens, unless they have `among: selected`.
     pub select: Option<Formula>,
     /// Multiplies every term.
     pub weight: Option<Formula>,
-    /// What `temperature = ...` says: see [`Objective::temperature_on`].
+    /// The setting `temperature = ...`: see [`Objective::temperature_on`].
     pub temperature: Option<f64>,
     /// `mean(token) then mean(sequence)`: from the token axis to a single number. Absent only where every
     /// term has its own.
     pub reduce: Option<Reduce>,
-    /// What its `let`s are numbers of, in source order. Formulas hold them already; these are for people.
+    /// Its `let`s that are numbers, in source order. Formulas contain them already; these are for display.
     pub lets: Vec<(String, Formula)>,
     /// The numbers that it carries from step to step, in source order.
     pub states: Vec<State>,
@@ -36,10 +36,10 @@ pub struct Objective {
 #[derive(Clone, Debug, PartialEq)]
 pub struct State {
     pub name: String,
-    /// The run: one number. Or the domain: one for each.
+    /// The run: one number; or the domain: one number for each.
     pub axis: Axis,
     pub first: f64,
-    /// Of the step's numbers, with the losses of this very step.
+    /// Made of the step's numbers, including the losses of the same step.
     pub next: Formula,
     pub origin: Origin,
 }
@@ -58,10 +58,10 @@ impl Objective {
         formulas
     }
 
-    /// The temperature of the policy that is trained: logits of student, teachers and reference are divided
-    /// by it in every `logp` and `end_logp`, and in divergences with `sampler` on a side. Where the
-    /// student draws the completions it is the temperature that they are drawn at, so that the ratio to
-    /// the sampler starts at 1; where others wrote them, and where pairs are compared, it is 1.
+    /// The temperature of the trained policy: logits of student, teachers and reference are divided by it in
+    /// every `logp` and `end_logp`, and in divergences with `sampler` on a side. Where the student draws the
+    /// completions it is the sampling temperature, so that the ratio to the sampler starts at 1; where others
+    /// wrote them, and where pairs are compared, it is 1.
     pub fn temperature_on(&self, rollout: &Rollout) -> f64 {
         let pairs = |node: &FormulaNode| matches!(node.kind, FormulaKind::Live(Live::Preference(_)));
         match self.temperature {
@@ -76,7 +76,7 @@ impl Objective {
         self.formulas().iter().any(|formula| formula.reads(role))
     }
 
-    /// Every rollout of a stage that draws `own` for it, those inside others included.
+    /// Every rollout of a stage whose own rollout is `own`, including those inside others.
     pub fn rollouts<'a>(&'a self, own: &'a Rollout) -> Vec<&'a Rollout> {
         let of_terms =
             self.terms.iter().flat_map(|term| term.data.as_deref().into_iter().chain(term.preferences()));
@@ -106,20 +106,20 @@ impl Objective {
 pub struct Term {
     pub name: String,
     pub value: Formula,
-    /// Where the term applies: it is 0 elsewhere. Denominators count all the same, but in a `reduce` step
-    /// that says `among: when`.
+    /// Where the term applies: it is 0 elsewhere. Denominators still count every element, except in a
+    /// `reduce` step with `among: when`.
     pub when: Option<Formula>,
     /// Multiplies this term alone.
     pub weight: Option<Formula>,
-    /// Its own way to one number.
+    /// Its own reduction.
     pub reduce: Option<Reduce>,
     /// Its own completions.
     pub data: Option<Rc<Rollout>>,
     pub origin: Origin,
 }
 
-/// What tells the completions of terms apart: their own (`data`), and those that they compare in pairs.
-/// Neither is the stage's rollout.
+/// Which completions a term is trained on: its own (`data`), and those that it compares in pairs. Neither is
+/// the stage's rollout.
 pub type Completions<'a> = (Option<&'a Rollout>, Vec<&'a Rollout>);
 
 impl Term {
@@ -139,7 +139,7 @@ impl Term {
     }
 }
 
-/// From one number per token to one.
+/// The reduction from one number per token to one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reduce {
     pub steps: Vec<ReduceStep>,
@@ -149,12 +149,12 @@ pub struct Reduce {
     pub origin: Origin,
 }
 
-/// One step of a `reduce`: collapses `elements` (the axis so far) to the next coarser one named, or to the
+/// One step of a `reduce`: reduces `elements` (the axis so far) to the next coarser one named, or to the
 /// batch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReduceStep {
     pub operation: Reduction,
-    /// The axis whose elements are put together: `token` in `mean(token)`.
+    /// The axis that is reduced: `token` in `mean(token)`.
     pub elements: Axis,
     /// The axis that is left: `sequence` after `mean(token)`, `batch` after `mean(token, over: batch)`.
     pub over: Axis,
@@ -162,19 +162,19 @@ pub struct ReduceStep {
     pub among_when: bool,
 }
 
-/// `by domain { target = 1/3 }`: how much each domain's elements weigh in the loss (Open-MOPD,
-/// arXiv:2608.19098). Before it is reduced, every element of a domain is multiplied with
-/// target / share * clamp((mean signal of the domain / mean of all)^follow_gap), scaled so that the loss
-/// keeps its size.
+/// `by domain { target = 1/3 }`: the weight of each domain's elements in the loss (Open-MOPD,
+/// arXiv:2608.19098). Before the reduction, every element of a domain is multiplied by target / share *
+/// clamp((mean signal of the domain / mean of all)^follow_gap), scaled so that the size of the loss does not
+/// change.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Balance {
     /// The share of the loss that each domain should have; its share of the batch's prompts where absent.
     pub target: Option<f64>,
-    /// Exponent of a domain's mean signal, divided by that of all domains.
+    /// The exponent of the ratio of a domain's mean signal to that of all domains.
     pub follow_gap: f64,
     /// Bounds of that power.
     pub clamp: Option<(f64, f64)>,
-    /// Computed and recorded, and applied to nothing.
+    /// The weights are computed and recorded, but not applied.
     pub observe: bool,
     pub origin: Origin,
 }

@@ -1,5 +1,5 @@
-//! How weights are changed: optimizers, extrapolation; and what one sees of it: a validation loss, gradients
-//! of parts of the loss.
+//! How weights are updated: optimizers, extrapolation; and what is measured of it: a validation loss,
+//! gradients of parts of the loss.
 
 use super::{BenchmarkId, Origin};
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub struct Extrapolation {
     pub factor: f64,
     pub rounds: u32,
-    /// At steps that are powers of this.
+    /// It extrapolates at steps that are powers of this.
     pub powers_of: u32,
     pub judged_by: BenchmarkId,
     /// Only these weights; all where empty.
@@ -22,18 +22,18 @@ pub struct Extrapolation {
 pub struct Validation {
     /// The field whose text is predicted.
     pub target: String,
-    /// It is computed before the first step, and again after so many.
+    /// The steps between two evaluations; the first is before the first step.
     pub every: u32,
-    /// The first ones of each domain; all where absent.
+    /// The number of rows of each domain, the first ones; all where absent.
     pub rows: Option<u32>,
     pub origin: Origin,
 }
 
-/// How far the gradients of a loss's parts point the same way.
+/// The cosines between the gradients of a loss's parts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GradientAlignment {
     pub between: Between,
-    /// Of the first step, and again after so many.
+    /// The steps between two measurements; the first is of the first step.
     pub every: u32,
     pub origin: Origin,
 }
@@ -42,9 +42,9 @@ pub struct GradientAlignment {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Between {
-    /// Of the objective.
+    /// The terms of the objective.
     Terms,
-    /// Each with the completions of its prompts.
+    /// The domains, each with the completions of its prompts.
     Domains,
 }
 
@@ -57,7 +57,7 @@ impl Between {
     }
 }
 
-/// How many powers of `base` are among the whole numbers from 1 to `last`.
+/// How many powers of `base` are among the integers from 1 to `last`.
 pub fn powers_up_to(base: u32, last: u32) -> u32 {
     last.checked_ilog(base.max(2)).map_or(0, |exponent| exponent + 1)
 }
@@ -68,7 +68,7 @@ pub fn powers_up_to(base: u32, last: u32) -> u32 {
 pub enum WeightGroup {
     Attention,
     FeedForward,
-    /// The LM head too.
+    /// Also the LM head.
     Embedding,
     Norm,
 }

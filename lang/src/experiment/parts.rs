@@ -1,12 +1,12 @@
-//! An objective in parts: its terms may have completions of their own.
+//! The parts of an objective: its terms may have completions of their own.
 
 use super::objectives::Completions;
 use super::{Keep, Objective, Train};
 
 impl Objective {
-    /// One for each set of completions that terms are trained on: the terms on the stage's rollout, then
-    /// those with completions of their own, in the order of the terms. States are moved by the first part's
-    /// numbers.
+    /// One objective for each set of completions that terms are trained on: the terms on the stage's rollout,
+    /// then those with completions of their own, in the order of the terms. The first part's numbers update
+    /// the states.
     pub fn parts(&self) -> Vec<Objective> {
         let mut parts: Vec<(Completions<'_>, Objective)> = Vec::new();
         for term in &self.terms {
@@ -25,8 +25,8 @@ impl Objective {
 }
 
 impl Train {
-    /// The stage with each part of its objective. Where all terms have completions of their own, the stage's
-    /// rollout is that of the first.
+    /// One stage for each part of the objective. Where all terms have completions of their own, the stage's
+    /// rollout is that of the first term.
     pub fn parts(&self) -> Vec<Train> {
         let parts = self.objective.parts().into_iter().map(|objective| {
             let data = objective.terms[0].data.clone();

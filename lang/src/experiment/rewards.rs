@@ -1,9 +1,9 @@
-//! How completions are judged.
+//! Rewards: how completions are judged.
 
 use regex_syntax::hir::{Capture, Hir, HirKind};
 use serde::{Deserialize, Serialize};
 
-/// What the rewards of an author's program may be.
+/// The values that an author's reward program may return.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RewardRange {
@@ -43,20 +43,20 @@ pub enum Reward {
         command: String,
         time_limit_seconds: f64,
         batch: u32,
-        /// Files and folders that it reads besides its own sources, relative to the source file.
+        /// Files and folders that it depends on besides its own sources, relative to the source file.
         #[serde(default)]
         depends: Vec<String>,
         #[serde(default, skip_serializing_if = "RewardRange::is_unit")]
         range: RewardRange,
     },
-    /// A function of Python that is called with lists of completions: a worker process of ours speaks for it.
+    /// A Python function that is called with lists of completions, in a worker process of ours.
     Python {
         /// Relative to the source file.
         file: String,
         function: String,
         time_limit_seconds: f64,
         batch: u32,
-        /// As for a command.
+        /// As for `Command`.
         #[serde(default)]
         depends: Vec<String>,
         #[serde(default, skip_serializing_if = "RewardRange::is_unit")]
@@ -71,12 +71,12 @@ pub enum Reward {
         url: Secret,
         time_limit_seconds: f64,
         batch: u32,
-        /// Of what it answers: a part of keys, and nothing else.
+        /// The version of its behaviour: only a part of keys.
         version: Option<String>,
         #[serde(default, skip_serializing_if = "RewardRange::is_unit")]
         range: RewardRange,
     },
-    /// The weighted sum of what others say of the completion. The weights add up to 1.
+    /// The weighted sum of other rewards. The weights add up to 1.
     Parts { parts: Vec<RewardPart> },
 }
 
@@ -91,7 +91,7 @@ pub enum Secret {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RewardPart {
-    /// Unlike those of the other parts.
+    /// Different from the names of the other parts.
     pub name: String,
     pub weight: f64,
     pub reward: Reward,
@@ -101,7 +101,7 @@ impl Reward {
     /// The group of a pattern that must equal the data field.
     pub const ANSWER_GROUP: &'static str = "answer";
 
-    /// Whether a pattern, which was checked, has that group: only then is the data field read.
+    /// Whether a pattern, already validated, has that group: only then is the data field read.
     pub fn has_answer_group(pattern: &str) -> bool {
         fn has(part: &Hir) -> bool {
             match part.kind() {
@@ -116,7 +116,7 @@ impl Reward {
         regex_syntax::parse(pattern).is_ok_and(|pattern| has(&pattern))
     }
 
-    /// The same without paths that only say where something lies.
+    /// The same reward without paths that only say where a file is.
     pub fn without_paths(&self) -> Reward {
         let mut reward = self.clone();
         match &mut reward {
@@ -134,7 +134,7 @@ impl Reward {
         reward
     }
 
-    /// Whether it is 0 or 1 whatever the completion: then its mean is a share, pass@1.
+    /// Whether it is always 0 or 1: then its mean is a share, pass@1.
     pub fn is_verdict(&self) -> bool {
         match self {
             Reward::ExactMatch { .. }
@@ -148,7 +148,7 @@ impl Reward {
         }
     }
 
-    /// What it may be.
+    /// The values that it may have.
     pub fn range(&self) -> RewardRange {
         match self {
             Reward::Command { range, .. } | Reward::Python { range, .. } | Reward::Http { range, .. } => {
@@ -161,18 +161,18 @@ impl Reward {
         }
     }
 
-    /// The programs that judge, each with what it reads beside its own sources.
+    /// The programs that judge, each with what it depends on besides its own sources.
     pub fn commands(&self) -> Vec<(&str, &[String])> {
         match self {
             Reward::Command { command, depends, .. } => vec![(command, depends)],
-            // Its file is found as the script of a command is.
+            // Its file is located like the script of a command.
             Reward::Python { file, depends, .. } => vec![(file, depends)],
             Reward::Parts { parts } => parts.iter().flat_map(|part| part.reward.commands()).collect(),
             _ => Vec::new(),
         }
     }
 
-    /// The files that it reads itself.
+    /// The files that the reward itself reads.
     pub fn files(&self) -> Vec<&str> {
         match self {
             Reward::JsonSchema { schema } => vec![schema],

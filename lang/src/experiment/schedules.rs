@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// How long a schedule takes to get from one end to the other.
+/// The time that a schedule takes from one end to the other.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ScheduleLength {
@@ -30,13 +30,13 @@ pub enum Schedule {
     Constant {
         value: f64,
     },
-    /// From `from` to `to`, `to` after that.
+    /// From `from` to `to`, then constant.
     Linear {
         from: f64,
         to: f64,
         over: ScheduleLength,
     },
-    /// Half a cosine from `from` to `to`, likewise.
+    /// Half a cosine from `from` to `to`, then constant.
     Cosine {
         from: f64,
         to: f64,
@@ -52,7 +52,7 @@ pub enum Schedule {
     Piecewise {
         pieces: Vec<(u32, f64)>,
     },
-    /// One value after the other, each for `every` steps, again and again.
+    /// Cycles through the values, each for `every` steps.
     Alternate {
         values: Vec<f64>,
         every: u32,
@@ -65,7 +65,7 @@ pub enum Schedule {
 }
 
 impl Schedule {
-    /// The values that it goes from, holds and goes to, however long the run is.
+    /// The values at the ends of its pieces, for a run of any length.
     pub fn ends(&self) -> Vec<f64> {
         match self {
             Schedule::Constant { value } => vec![*value],
@@ -109,7 +109,7 @@ impl Schedule {
         }
     }
 
-    /// The steps of a run at which it goes another way.
+    /// The steps of a run at which its slope changes.
     pub fn turns(&self, steps: u32) -> Vec<u32> {
         match self {
             Schedule::Constant { .. } => Vec::new(),
@@ -134,13 +134,13 @@ impl Schedule {
         }
     }
 
-    /// The step that a run would have to last beyond for all of it to happen, where a run of `steps` steps
-    /// does not.
+    /// The number of steps that a run must exceed to reach the end of the schedule, where a run of `steps`
+    /// steps does not.
     pub fn unreached(&self, steps: u32) -> Option<u32> {
         let beyond = |step: u32| (step >= steps).then_some(step);
         match self {
             Schedule::Constant { .. } => None,
-            // Over 100 steps, the last number is that of step 100, which a run of 100 steps need not reach.
+            // Over 100 steps, the last value is that of step 100, which a run of 100 steps need not reach.
             Schedule::Linear { over, .. }
             | Schedule::Cosine { over, .. }
             | Schedule::Exponential { over, .. } => match over {
@@ -160,7 +160,7 @@ impl Schedule {
         }
     }
 
-    /// How many warm-ups stand around it.
+    /// How many warm-ups enclose it.
     pub fn warmups(&self) -> usize {
         let mut schedule = self;
         let mut found = 0;
@@ -170,8 +170,8 @@ impl Schedule {
         found
     }
 
-    /// Bounds of the values from step `first` to step `last`, both included, of a run of `steps` steps: the
-    /// smallest and largest of them, or a little further out. Takes no longer for a longer run.
+    /// Bounds of the values from step `first` to step `last`, both included, of a run of `steps` steps: an
+    /// interval that may be slightly too wide. The time does not grow with the length of the run.
     pub fn bounds(&self, first: u32, last: u32, steps: u32) -> (f64, f64) {
         let span = |values: &mut dyn Iterator<Item = f64>| {
             values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
@@ -179,7 +179,7 @@ impl Schedule {
             })
         };
         match self {
-            // Each goes one way only.
+            // Each is monotonic.
             Schedule::Constant { .. }
             | Schedule::Linear { .. }
             | Schedule::Cosine { .. }

@@ -8,10 +8,10 @@ use super::{DomainId, Guard, Keep, ModelId, Objective, Origin, Rollout, Teacher,
 use crate::experiment::formula::Formula;
 use serde::{Deserialize, Serialize};
 
-/// Weights: the value of a stage applied to other models.
+/// A model: the result of a stage applied to other models.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Model {
-    /// As the author named it: `start`, `expert[sort]`.
+    /// The author's name for it: `start`, `expert[sort]`.
     pub name: String,
     pub stage: Stage,
     pub origin: Origin,
@@ -27,17 +27,17 @@ pub enum Stage {
     Merge(Merge),
     /// Several models trained together; this is the first of them.
     Joint(Box<Joint>),
-    /// Another model of a joint stage, by its place in [`Joint::members`].
+    /// Another model of a joint stage, by its index in [`Joint::members`].
     Member {
         joint: ModelId,
         member: usize,
     },
-    /// A parameter of a stage, teacher or rollout that has not been given a value: any model. No experiment
-    /// has one.
+    /// A parameter of a stage, teacher or rollout that has no value yet: any model. An experiment contains
+    /// none.
     Parameter,
 }
 
-/// Where existing weights come from. Architecture and tokenizer are read with them.
+/// The source of existing weights. Architecture and tokenizer are read with them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "source", rename_all = "snake_case")]
 pub enum Pretrained {
@@ -76,13 +76,13 @@ pub struct JointStep {
     pub name: String,
     /// Index into [`Joint::members`].
     pub updates: usize,
-    /// Every so many steps; 1 for each.
+    /// It runs every `every` steps; 1 for each step.
     pub every: u32,
     pub train: Train,
 }
 
 impl Stage {
-    /// What is trained in it.
+    /// The training loops in it.
     pub fn trains(&self) -> Vec<&Train> {
         match self {
             Stage::Train(train) => vec![train.as_ref()],
@@ -95,8 +95,8 @@ impl Stage {
         }
     }
 
-    /// The models that must exist before this stage can run, without repetition. Teachers are looked up in
-    /// `teachers`.
+    /// The models that must exist before this stage can run, without repetition. `teachers` resolves teacher
+    /// ids.
     pub fn inputs(&self, teachers: &[Teacher]) -> Vec<ModelId> {
         let mut inputs = match self {
             Stage::Initialise(_) | Stage::Load(_) | Stage::Parameter => Vec::new(),
@@ -114,7 +114,7 @@ impl Stage {
     }
 }
 
-/// A decoder: RMSNorm, rotary positions, grouped heads, a gated feed-forward part.
+/// A decoder: RMSNorm, rotary positions, grouped-query attention, a gated feed-forward block.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Architecture {
     pub family: Family,
@@ -127,7 +127,7 @@ pub struct Architecture {
     /// Longest sequence, in tokens, prompt and completion together.
     pub context: u32,
     pub tokenizer: TokenizerSpec,
-    /// One matrix for embedding and output.
+    /// Whether embedding and LM head share one matrix.
     pub tied: bool,
     pub rope_theta: f64,
     pub norm_epsilon: f64,
@@ -135,7 +135,7 @@ pub struct Architecture {
     pub initial_deviation: f64,
 }
 
-/// Which published family a decoder is of.
+/// The published family of a decoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Family {
@@ -190,20 +190,20 @@ pub struct Train {
     pub reference: Vec<(DomainId, ModelId)>,
     /// What the student sees in place of the plain prompt.
     pub sees: Option<Rc<Template>>,
-    /// Updates from each batch of rollouts.
+    /// Passes over each batch of rollouts, with one update each.
     pub passes: u32,
     pub rollout: Rollout,
     pub size: BatchSize,
-    /// Which rollouts of teachers are imitated; everything else is trained on whole.
+    /// Which rollouts of teachers are imitated; from other sources, all are trained on.
     pub keep: Keep,
-    /// Prompts are trained on where this holds; per group.
+    /// Only prompts where this holds are trained on; per group.
     pub filter: Option<Formula>,
     /// Prompts with larger numbers come first; per group.
     pub priority: Option<Formula>,
-    /// Steps after which filter and priority are computed again; never where absent.
+    /// Steps after which filter and priority are computed again; only once where absent.
     pub refresh: Option<u32>,
-    /// What the domains' shares of a step's prompts are proportional to, per domain; those of the mixture
-    /// where absent.
+    /// The weights that the domains' shares of a step's prompts are proportional to, per domain; the
+    /// mixture's shares where absent.
     pub shares: Option<Formula>,
     pub objective: Objective,
     pub optimizer: Optimizer,
@@ -214,10 +214,10 @@ pub struct Train {
     pub alignment: Option<GradientAlignment>,
     pub trainable: Trainable,
     pub execution: Execution,
-    /// The stage's answer is the exponential moving average of its weights: so much of what it was at every
-    /// step. The weights after the last step where absent.
+    /// The decay of an exponential moving average of the weights, which is then the stage's result. Where
+    /// absent, the result is the weights after the last step.
     pub ema: Option<f64>,
-    /// In the order in which they look at a step.
+    /// In the order in which they are evaluated.
     pub guards: Vec<Guard>,
 }
 
@@ -228,7 +228,7 @@ pub struct Adapter {
     pub kind: AdapterKind,
     pub rank: u32,
     pub alpha: f64,
-    /// Share of an adapter's inputs that are set to 0 while it is trained.
+    /// The dropout rate of an adapter's inputs during training.
     pub dropout: f64,
     /// The matrices that have one.
     pub targets: Vec<Projection>,
@@ -240,7 +240,7 @@ pub struct Adapter {
 #[serde(rename_all = "snake_case")]
 pub enum AdapterKind {
     Lora,
-    /// The norm of every row of the adapted matrix is trained apart from its direction (arXiv:2402.09353).
+    /// The norm of each row of the adapted matrix is trained apart from its direction (arXiv:2402.09353).
     Dora,
 }
 
@@ -260,7 +260,7 @@ pub enum Projection {
     Query,
     Key,
     Value,
-    /// Behind attention.
+    /// The output projection of attention.
     Output,
     Gate,
     Up,
@@ -298,28 +298,27 @@ impl Projection {
     }
 }
 
-/// How a step is computed. It changes what fits into memory; results are the same, up to the rounding of
-/// sums.
+/// How a step is computed. It affects memory use; results are the same, up to the rounding of sums.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Execution {
-    /// Sequences that go forward and backward at once; the whole batch where absent.
+    /// Sequences per forward and backward pass; the whole batch where absent.
     pub micro_batch: Option<u32>,
     pub checkpointing: Checkpointing,
 }
 
-/// Layers whose inner values are computed again on the way back instead of being kept (arXiv:1604.06174).
+/// The layers whose activations are recomputed in the backward pass instead of being kept (arXiv:1604.06174).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Checkpointing {
     #[default]
     None,
-    /// The first so many.
+    /// The first layers, this many.
     Layers(u32),
     All,
 }
 
 impl Checkpointing {
-    /// How many layers, counted from the first; more than any model has for all.
+    /// The number of checkpointed layers, counted from the first; for `All`, more than any model has.
     pub fn layers(self) -> usize {
         match self {
             Checkpointing::None => 0,
@@ -329,16 +328,16 @@ impl Checkpointing {
     }
 }
 
-/// How long a stage trains.
+/// The length of a stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Length {
     Steps(u32),
-    /// Times through the prompts.
+    /// Passes through the prompts.
     Epochs(u32),
 }
 
-/// How much a step trains on.
+/// The size of a step's batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BatchSize {
     Prompts(u32),
@@ -375,14 +374,14 @@ pub struct Share {
     pub share: f64,
 }
 
-/// One arm of a total route, after evaluation.
+/// One arm of an evaluated route, which covers every prompt.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TeacherChoice {
     pub domain: DomainId,
     /// A condition on the prompt's data; the last choice of every domain has none.
     pub when: Option<Formula>,
     pub teacher: TeacherId,
-    /// The arm's target.
+    /// The place of the arm's target.
     pub origin: Origin,
 }
 
@@ -390,7 +389,7 @@ pub struct TeacherChoice {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Merge {
     pub method: MergeMethod,
-    /// The common ancestor that differences are taken from.
+    /// The common ancestor, for differences of weights.
     pub base: Option<ModelId>,
     pub models: Vec<ModelId>,
 }

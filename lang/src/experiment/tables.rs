@@ -16,13 +16,13 @@ pub struct Comparison {
     pub domains: Vec<DomainId>,
     /// Columns judged on benchmarks.
     pub benchmarks: Vec<BenchmarkId>,
-    /// The rows that score 0 and 1, for `mean_d (s_d - zero_d) / (one_d - zero_d)`.
+    /// The rows whose scores count as 0 and 1, for `mean_d (s_d - zero_d) / (one_d - zero_d)`.
     pub normalized: Option<Normalized>,
     /// Number of seeds; every model of the table is trained once per seed.
     pub seeds: u32,
     pub evaluation: Evaluation,
     pub metrics: Vec<Metric>,
-    /// What every row may spend the same of.
+    /// The budget that all rows must share.
     pub budget: Option<Budget>,
     pub origin: Origin,
 }
@@ -50,11 +50,11 @@ pub struct Evaluation {
     /// 0 is greedy, one sample.
     pub temperature: f64,
     pub max_tokens: u32,
-    /// Only the most probable entries that together hold this much are drawn.
+    /// Nucleus (top-p) sampling: only the most probable entries that together hold this much are drawn.
     pub top_p: Option<f64>,
-    /// Only so many entries are drawn.
+    /// Only this many entries are drawn, the most probable ones.
     pub top_k: Option<u32>,
-    /// A completion ends behind the first of these texts.
+    /// A completion ends after the first of these texts.
     pub stop: Vec<String>,
     /// At most this many test prompts of a domain, the first ones of the file; all where absent.
     pub prompts: Option<u32>,
@@ -65,9 +65,9 @@ pub struct Evaluation {
 pub struct Benchmark {
     pub name: String,
     pub prompts: String,
-    /// Fields that stand in columns of another name.
+    /// Columns of fields with other names.
     pub columns: Vec<FieldColumn>,
-    /// None where the file does not say.
+    /// `None` where the file does not set one.
     pub format: Option<PromptFormat>,
     pub reward: Reward,
     pub evaluation: Evaluation,
@@ -84,7 +84,7 @@ pub enum Metric {
     Distinct,
     /// Mean number of completion tokens.
     Length,
-    /// How well the confidence that answers state agrees with how often they are right.
+    /// How well the stated confidence of answers agrees with how often they are right.
     Calibration,
     /// Mean entropy of the next-token distribution.
     Entropy,
@@ -102,11 +102,11 @@ impl std::fmt::Display for Metric {
     }
 }
 
-/// What rows of one table must have spent alike.
+/// What all rows of one table must have spent the same amount of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
     pub unit: BudgetUnit,
-    /// What training the teachers took counts as well.
+    /// Whether the training of teachers counts as well.
     pub teachers_charged: bool,
 }
 
@@ -118,8 +118,8 @@ pub enum BudgetUnit {
 }
 
 impl BudgetUnit {
-    /// What a training loop takes whose steps come in every so many of its stage; none where only the run
-    /// shows it.
+    /// The cost of a training loop that runs every `every` steps of its stage; `None` where it is known only
+    /// at run time.
     pub fn spent(self, train: &Train, every: u32) -> Option<u64> {
         let Length::Steps(steps) = train.length else { return None };
         let steps = u64::from(steps.div_ceil(every));
@@ -131,13 +131,13 @@ impl BudgetUnit {
     }
 }
 
-/// Of a step, where it has as many as it asks for, of one kind, and no other is written for them.
+/// Sequences of a step, where it draws a fixed number, of one kind, and no others are written for them.
 fn sequences(train: &Train) -> Option<u64> {
     let Rollout { source, edits, .. } = &train.rollout;
     let plain =
         matches!(source, RolloutSource::Sample(_) | RolloutSource::From { .. } | RolloutSource::Data { .. });
     let whole = edits.is_empty() && train.keep == Keep::All && train.filter.is_none();
-    // Of every prompt, more are drawn to choose by.
+    // A priority draws completions of more prompts to choose from.
     let whole = whole && train.priority.is_none();
     (plain && whole && train.parts().len() == 1).then(|| match train.size {
         BatchSize::Prompts(prompts) => u64::from(prompts) * u64::from(train.rollout.group()),

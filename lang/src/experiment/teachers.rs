@@ -1,4 +1,4 @@
-//! Teachers: whose weights, what they are shown, what they can answer.
+//! Teachers: their weights, what they are shown, what they can return.
 
 use std::rc::Rc;
 
@@ -6,7 +6,7 @@ use super::{ModelId, Origin, PanelId, Rollout, Secret, TeacherId};
 use crate::experiment::formula::{Formula, Role};
 use serde::{Deserialize, Serialize};
 
-/// A prompt with slots: what a teacher sees in place of the plain prompt, what a rollout is rewritten to.
+/// A prompt with slots: what a teacher sees in place of the plain prompt, or what a rollout is rewritten to.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Template {
     pub name: String,
@@ -24,7 +24,7 @@ impl Template {
         })
     }
 
-    /// Whoever writes texts that stand in it: answers of their own, and what they shorten.
+    /// The roles that write texts in it: answers of their own, and shortened texts.
     pub fn writers(&self) -> Vec<&Role> {
         let all = self.slots().flat_map(Slot::all);
         all.filter_map(|slot| match slot {
@@ -40,24 +40,24 @@ pub enum TemplatePiece {
     Text(String),
     /// `{prompt}`, `{hint}`
     Slot(Slot),
-    /// `{first(solution, exposure)}`: that share of it, from the beginning.
+    /// `{first(solution, exposure)}`: this share of the slot, from the beginning.
     First {
         slot: Slot,
         share: Formula,
     },
-    /// The same from the end.
+    /// This share of the slot, from the end.
     Last {
         slot: Slot,
         share: Formula,
     },
     /// `{mean(correct, over: group)}`: a number of the completion.
     Number(Formula),
-    /// `{_}`: whatever stands there, on the left of a `rewrite`.
+    /// `{_}`: any text, on the left side of a `rewrite`.
     Anything,
 }
 
 impl TemplatePiece {
-    /// How much of a slot stands there, where that is a part.
+    /// The share of a slot that is shown, where that is only a part.
     pub fn share(&self) -> Option<&Formula> {
         match self {
             TemplatePiece::First { share, .. } | TemplatePiece::Last { share, .. } => Some(share),
@@ -69,13 +69,13 @@ impl TemplatePiece {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Slot {
     Prompt,
-    /// What the student wrote.
+    /// The student's completion.
     Completion,
-    /// What a refined rollout starts from.
+    /// The draft that a refined rollout starts from.
     Draft,
-    /// What a panel said.
+    /// The discussion of a panel.
     Transcript,
-    /// What the verifier said of the completion, or what the teacher's own `feedback` gives.
+    /// The verifier's message about the completion, or the output of the teacher's own `feedback`.
     Feedback,
     /// Another completion of the same prompt.
     Group(GroupMember),
@@ -90,14 +90,14 @@ pub enum Slot {
         by: Role,
         max_tokens: u32,
     },
-    /// `shuffled(a, b)`: all of them, in an order of its own for each prompt.
+    /// `shuffled(a, b)`: all of them, in a different order for each prompt.
     Shuffled(Vec<Slot>),
     /// A field of the data.
     Data(String),
 }
 
 impl Slot {
-    /// Those inside it, and itself.
+    /// The slot itself and those inside it.
     pub fn all(&self) -> Vec<&Slot> {
         let mut all = match self {
             Slot::Shortened { slot, .. } => slot.all(),
@@ -117,22 +117,22 @@ pub enum GroupMember {
     Other,
 }
 
-/// A teacher: frozen weights, what they are shown, what they can answer.
+/// A teacher: frozen weights, what they are shown, what they can return.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Teacher {
     /// `specialist[sort]`
     pub name: String,
     pub weights: TeacherWeights,
     pub sees: Option<Rc<Template>>,
-    /// Logits are divided by it.
+    /// Its logits are divided by this.
     pub temperature: f64,
     pub answers: Capability,
-    /// The author knows that it does not descend from the student's checkpoint.
+    /// The author declares that it does not descend from the student's checkpoint.
     pub foreign: bool,
     pub align: Alignment,
-    /// What it reads of the finished completion where the student has masks.
+    /// What it sees of the finished completion where the student has masks.
     pub reveals: Option<Reveal>,
-    /// What fills `{feedback}` in its template; the verifier's own words where absent.
+    /// The source of `{feedback}` in its template; the verifier's message where absent.
     pub feedback: Option<Rc<Rollout>>,
     pub origin: Origin,
 }
@@ -141,16 +141,16 @@ pub struct Teacher {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Reveal {
     All,
-    /// That share of the positions in later blocks, at random.
+    /// This share of the positions in later blocks, at random.
     LaterBlocks(f64),
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum TeacherWeights {
     Model(ModelId),
-    /// The model being trained itself.
+    /// The student itself.
     Student(SelfCopy),
-    /// Another model of the same joint stage, as it is at the moment.
+    /// Another model of the same joint stage, with its current weights.
     Trained {
         member: String,
     },
@@ -158,10 +158,10 @@ pub enum TeacherWeights {
         engine: String,
         url: Secret,
         model: String,
-        /// The environment variable that holds the token which the server asks for.
+        /// The environment variable with the token that the server asks for.
         key: Option<String>,
     },
-    /// A linear combination of logits. `bindings` are the names of its `where`.
+    /// A linear combination of logits. `bindings` are those of its `where`.
     Composed {
         logits: Vec<(Formula, Role)>,
         bindings: Vec<(String, Formula)>,
@@ -170,36 +170,36 @@ pub enum TeacherWeights {
         pool: Pool,
         members: Vec<(f64, Role)>,
     },
-    /// One who speaks in a panel.
+    /// A member of a panel.
     Panelist {
         panel: PanelId,
         speaker: Role,
     },
-    /// A parameter of an objective that has not been given a value: any teacher.
+    /// A parameter of an objective that has no value yet: any teacher.
     Parameter,
 }
 
-/// Which weights of the student.
+/// Which weights of the student are used.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum SelfCopy {
-    /// As they are at this step.
+    /// Those of the current step.
     Current,
-    /// As they were before the first.
+    /// Those before the first step.
     Initial,
-    /// rate * what they were + (1 - rate) * the student's, after every step.
+    /// An average: rate * itself + (1 - rate) * the student's weights, after every step.
     Ema { rate: f64 },
-    /// Copied every so many steps.
+    /// A copy, renewed every `steps` steps.
     Every { steps: u32 },
 }
 
-/// How several teachers make one distribution, or one loss.
+/// How several teachers are combined into one distribution, or one loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pool {
     /// The weighted mean of probabilities.
     Mixture,
     /// The weighted mean of logits, normalised.
     Geometric,
-    /// Each teacher's own divergence, weighted and added up.
+    /// The weighted sum of each teacher's own divergence.
     Sum,
 }
 
@@ -213,7 +213,7 @@ impl Pool {
     }
 }
 
-/// What a teacher can answer, from least to most.
+/// What a teacher can return, from least to most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Capability {
     /// Completions only.
@@ -242,24 +242,24 @@ impl std::fmt::Display for Capability {
 pub enum Alignment {
     /// The same tokens at the end of both inputs.
     Positions,
-    /// Another tokenizer: by the text that tokens stand for.
+    /// Another tokenizer: tokens are aligned by their text.
     Tokens,
     /// The teacher predicts the next token where the student fills this one.
     Shifted,
 }
 
-/// Teachers that talk about a prompt before they judge.
+/// Teachers that discuss a prompt before they score.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Panel {
     pub name: String,
     pub members: Vec<TeacherId>,
     pub rounds: u32,
     pub sees: Option<Rc<Template>>,
-    /// A whole number that each states, between these.
+    /// The range of the integer that each member states.
     pub confidence: Option<(i64, i64)>,
     /// Longest turn, in tokens.
     pub max_tokens: u32,
-    /// Of what they say.
+    /// The sampling temperature of the discussion.
     pub temperature: f64,
     pub origin: Origin,
 }

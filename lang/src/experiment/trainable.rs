@@ -6,14 +6,13 @@ use super::ModelId;
 use super::optimizers::WeightGroup;
 use super::stages::Adapter;
 
-/// Which weights a stage changes. Models are named by `M`: by their place in the experiment, or by whatever
-/// stands for them elsewhere.
+/// Which weights a stage changes. `M` names models: their index in the experiment, or another name elsewhere.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "trains", rename_all = "snake_case")]
 pub enum Trainable<M = ModelId> {
     /// The model's own: those in `only` (all where absent) that are not in `except`.
     Weights { only: Option<Vec<WeightFilter<M>>>, except: Vec<WeightFilter<M>> },
-    /// Small matrices beside frozen weights.
+    /// An adapter: small matrices beside frozen weights.
     Adapter(Adapter),
 }
 
@@ -31,7 +30,7 @@ pub enum WeightFilter<M = ModelId> {
     Group(WeightGroup),
     /// Everything in these layers, counted from 0, both ends included.
     Layers { first: u32, last: u32 },
-    /// Single elements, wherever they are.
+    /// Single elements, in any matrix.
     Changed(ChangedElements<M>),
 }
 
@@ -45,7 +44,7 @@ pub struct ChangedElements<M = ModelId> {
 }
 
 impl<M> Trainable<M> {
-    /// The changes by which single elements are chosen.
+    /// The pairs of models whose differences choose single elements.
     pub fn changes(&self) -> impl Iterator<Item = &ChangedElements<M>> {
         let (only, except): (&[WeightFilter<M>], &[WeightFilter<M>]) = match self {
             Trainable::Weights { only, except } => (only.as_deref().unwrap_or_default(), except),
@@ -57,7 +56,7 @@ impl<M> Trainable<M> {
         })
     }
 
-    /// The same with other names of models.
+    /// The same with other names for models.
     pub fn map<N>(&self, of: impl Fn(&M) -> N) -> Trainable<N> {
         let filter = |filter: &WeightFilter<M>| match filter {
             WeightFilter::Group(group) => WeightFilter::Group(*group),
@@ -81,18 +80,18 @@ impl<M> Trainable<M> {
 }
 
 impl Trainable {
-    /// The models by whose change elements are chosen.
+    /// The models whose differences choose elements.
     pub fn models(&self) -> impl Iterator<Item = ModelId> {
         self.changes().flat_map(|changed| [changed.after, changed.before])
     }
 
-    /// Whether all of the model's own numbers train: then what an optimizer keeps is as much as the model or
-    /// more.
+    /// Whether all of the model's own parameters are trained: then the optimizer's state is at least as large
+    /// as the model.
     pub fn is_all(&self) -> bool {
         matches!(self, Trainable::Weights { only: None, except } if except.is_empty())
     }
 
-    /// At least what is trained, whatever has changed.
+    /// An upper bound of what is trained, whatever elements `changed` chooses.
     pub fn whatever_changed(&self) -> Trainable {
         let whole = |filter: &WeightFilter| !matches!(filter, WeightFilter::Changed(_));
         let mut trainable = self.clone();

@@ -1,28 +1,27 @@
-//! Columns: lines that follow each other directly have their `=`, their `->`, their table and their comments
-//! in line.
+//! Alignment: adjacent lines have their `=`, their `->`, their tables and their comments in one column.
 
 use super::WIDTH;
 use super::print::{Printed, Printer, width};
 use super::tree::{GroupRole, LayoutNode, TokenGroup, TreeEntry, is_token};
 use crate::syntax::tokens::TokenKind;
 
-/// What of a line can stand in a column with the lines beside it.
+/// The form of a line, which decides with which adjacent lines it is aligned.
 #[derive(PartialEq)]
 enum Shape<'a> {
-    /// `head = rest`, `condition -> value`, `name in values`. At the margin only items of one kind go
-    /// together.
+    /// `head = rest`, `condition -> value`, `name in values`. At the top level only items of one kind are
+    /// aligned.
     Sides { kind: Option<&'a str>, operator: &'static str },
     /// `keyword name { ... }`
     Table { kind: Option<&'a str> },
 }
 
-/// A line that stands in a column: the piece that it is split before.
+/// A line that is aligned, and the piece before which it is split.
 struct Split<'a> {
     shape: Shape<'a>,
     at: usize,
 }
 
-/// Lines up the one-line entries of a block, or of the file.
+/// Aligns the one-line entries of a block, or of the file.
 pub fn entries(printer: &Printer, printed: &mut [Printed], top: bool) {
     let splits: Vec<Option<Split>> = printed.iter().map(|printed| split(printed, top)).collect();
     let mut start = 0;
@@ -44,7 +43,7 @@ pub fn entries(printer: &Printer, printed: &mut [Printed], top: bool) {
     }
 }
 
-/// Whether it stands on the line after the entry before it.
+/// Whether it is on the line directly after the entry before it.
 fn follows(printed: &Printed) -> bool {
     !printed.entry.blank_before && printed.entry.leading.is_empty()
 }
@@ -64,7 +63,7 @@ fn split<'a>(printed: &Printed<'a, '_>, top: bool) -> Option<Split<'a>> {
     };
     let keyword = if word(0) == Some("pub") { word(1) } else { word(0) };
     let kind = if top { keyword } else { None };
-    // The value of a setting may have an arrow in it, that of an arm the `=` of a `where`.
+    // The value of a setting may contain an arrow, the value of an arm the `=` of a `where`.
     let arrow = find("->");
     if let Some(at) = find("=").filter(|at| arrow.is_none_or(|arrow| at < &arrow)) {
         return plain_before(at).then_some(Split { shape: Shape::Sides { kind, operator: "=" }, at });
@@ -76,8 +75,8 @@ fn split<'a>(printed: &Printed<'a, '_>, top: bool) -> Option<Split<'a>> {
     if word(0) != Some("for") && word(1) == Some("in") {
         return Some(Split { shape: Shape::Sides { kind, operator: "in" }, at: 1 });
     }
-    // A block and nothing behind it: `domain sort { ... }`, `step follow { ... }`; among the entries of a
-    // block also `route { ... }`.
+    // A block with nothing after it: `domain sort { ... }`, `step follow { ... }`; inside a block also `route
+    // { ... }`.
     let at = bracket.filter(|at| at + 1 == pieces.len() && block(entry, *at).is_some())?;
     match (top, at) {
         (true, 2..) => Some(Split { shape: Shape::Table { kind }, at }),
@@ -94,8 +93,8 @@ fn block<'a, 't>(entry: &'t TreeEntry<'a>, at: usize) -> Option<&'t TokenGroup<'
     }
 }
 
-/// Puts what begins with piece `at` of each entry into one column, and the entries of their blocks too where
-/// these are a table.
+/// Aligns what begins with piece `at` of each entry, and the entries of their blocks too where these form a
+/// table.
 fn line_up(printer: &Printer, printed: &mut [Printed], at: &[usize]) {
     let mut heads = Vec::new();
     let mut rests = Vec::new();
@@ -161,7 +160,7 @@ fn key(entry: &TreeEntry) -> Option<String> {
     }
 }
 
-/// Comments behind lines that follow each other directly begin in one column.
+/// Aligns the comments after adjacent lines.
 pub fn comments(printed: &mut [Printed]) {
     let one_line = |printed: &Printed| printed.lines.len() == 1 && printed.lines[0].comment.is_some();
     let mut start = 0;

@@ -1,5 +1,4 @@
-//! The formatter's work as small edits: what an editor applies without losing the cursor, and what can be
-//! done for a part of a file.
+//! Formatting as small edits, which an editor can apply without moving the cursor, also for a part of a file.
 //!
 //! Formatting keeps every token and their order, so a text and its canonical layout differ only in the gaps
 //! between tokens. Each gap that differs is one edit.
@@ -9,21 +8,20 @@ use std::ops::Range;
 use super::{format, same_meaning, tokens_of, top_level_items};
 use crate::syntax::tokens::TokenKind;
 
-/// Bytes of a text, and what replaces them.
+/// A byte range of a text and its replacement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TextEdit {
     pub range: Range<usize>,
     pub text: String,
 }
 
-/// What brings a whole file into the canonical layout. Sorted; no two overlap.
+/// The edits that bring a whole file into the canonical layout. Sorted; no two overlap.
 pub fn edits(text: &str) -> Vec<TextEdit> {
     between(text, &format(text).text)
 }
 
-/// What can be done for the lines that a range touches, without changing any other: all that formatting the
-/// file would do to them. Where that can't be done for these lines alone, the items that they belong to are
-/// laid out as a whole.
+/// The edits of formatting that change only the lines that a range touches. Where these lines can't be
+/// formatted alone, the items that they belong to are formatted as a whole.
 pub fn edits_in(text: &str, range: Range<usize>) -> Vec<TextEdit> {
     let lines = lines_of(text, range);
     let section = section(text, &lines);
@@ -35,7 +33,7 @@ pub fn edits_in(text: &str, range: Range<usize>) -> Vec<TextEdit> {
     chosen
 }
 
-/// What `edits_in` says, of a text that is short.
+/// [`edits_in`] for a short text.
 fn edits_of_lines(text: &str, lines: Range<usize>) -> Vec<TextEdit> {
     let all = edits(text);
     let touched = |item: &Range<usize>| item.start <= lines.end && lines.start <= item.end;
@@ -54,12 +52,12 @@ fn edits_of_lines(text: &str, lines: Range<usize>) -> Vec<TextEdit> {
     Vec::new()
 }
 
-/// The part of a file around a range that is laid out the same whatever stands around it: from one blank line
-/// outside of all brackets to another. While one types, a long file should not be read again for every line.
+/// The part of a file around a range whose layout does not depend on the rest: from one blank line outside of
+/// all brackets to another. A long file should not be parsed again for every line that is typed.
 fn section(text: &str, range: &Range<usize>) -> Range<usize> {
     let mut section = 0..text.len();
     let mut depth = 0usize;
-    // The end of the line of the last token, and the line ends since.
+    // The end of the line of the last token, and the number of line ends since.
     let (mut end, mut newlines) = (0, 0);
     for token in tokens_of(text) {
         if token.kind == TokenKind::Newline {
@@ -88,7 +86,7 @@ fn section(text: &str, range: &Range<usize>) -> Range<usize> {
     section
 }
 
-/// What can be done when the bracket before an offset has just been typed: the lines of the block that it
+/// The edits for when the bracket before an offset has just been typed: on the lines of the block that it
 /// closes.
 pub fn edits_on_close(text: &str, offset: usize) -> Vec<TextEdit> {
     let mut open = Vec::new();
@@ -99,7 +97,7 @@ pub fn edits_on_close(text: &str, offset: usize) -> Vec<TextEdit> {
                 let partner = open.pop();
                 if token.end == offset {
                     let mut edits = partner.map_or_else(Vec::new, |start| edits_in(text, start..offset));
-                    // Behind the bracket the author may go on.
+                    // The author may go on after the bracket.
                     edits.retain(|edit| edit.range.end <= offset && edit.range.start < offset);
                     return edits;
                 }
@@ -110,7 +108,7 @@ pub fn edits_on_close(text: &str, offset: usize) -> Vec<TextEdit> {
     Vec::new()
 }
 
-/// What can be done when a line has been ended: the line above the offset's.
+/// The edits for when a line has just been ended: on the line before that of the offset.
 pub fn edits_on_newline(text: &str, offset: usize) -> Vec<TextEdit> {
     match text[..offset].rfind('\n') {
         Some(end) => edits_in(text, end..end),
@@ -118,7 +116,7 @@ pub fn edits_on_newline(text: &str, offset: usize) -> Vec<TextEdit> {
     }
 }
 
-/// The text with edits applied; they must be sorted and apart.
+/// The text with edits applied; they must be sorted and must not overlap.
 pub fn applied(text: &str, edits: &[TextEdit]) -> String {
     let mut new = String::with_capacity(text.len());
     let mut at = 0;
@@ -137,7 +135,7 @@ fn lines_of(text: &str, range: Range<usize>) -> Range<usize> {
     start..end
 }
 
-/// The gaps that differ. Should the texts ever differ in more, one edit replaces everything.
+/// The gaps that differ. If the texts differ in more than gaps, one edit replaces everything.
 fn between(old: &str, new: &str) -> Vec<TextEdit> {
     let mut found = Vec::new();
     let (mut before, mut after) = (old, new);
@@ -158,15 +156,15 @@ fn between(old: &str, new: &str) -> Vec<TextEdit> {
     }
 }
 
-/// Blanks, line breaks and commas; a byte order mark too, which only the beginning of a text can have outside
-/// of quotes.
+/// Blanks, line breaks and commas; also a byte order mark, which can occur outside quotes only at the start
+/// of a text.
 fn gap(text: &str) -> &str {
     let end = text.trim_start_matches([' ', '\t', '\r', '\n', '\x0c', ',', '\u{feff}']);
     &text[..text.len() - end.len()]
 }
 
-/// One gap for another, without what both begin and end with. No edit parts `\r` from its `\n`: editors take
-/// both for one.
+/// An edit from one gap to another, without their common prefix and suffix. No edit separates `\r` from its
+/// `\n`: editors treat both as one.
 fn trimmed(at: usize, old: &str, new: &str) -> TextEdit {
     if old.contains('\r') {
         return TextEdit { range: at..at + old.len(), text: new.to_owned() };
@@ -263,7 +261,7 @@ mod tests {
             applied(text, &edits_on_close(text, inner + 2)),
             "let  a=1\nmodel m = f {\n  b = 1\n  t = g {\n    c = 2\n  }\n}\n"
         );
-        // One that closes nothing, one in a text, and half a file.
+        // A bracket that closes nothing, one in a text, and half a file.
         for text in ["let a=1\n}", "let a = \"}\"", "model a={\n b = 1"] {
             let at = text.find('}').map_or(text.len(), |at| at + 1);
             assert_eq!(edits_on_close(text, at), [], "{text}");

@@ -1,8 +1,8 @@
-//! One canonical layout. Only blanks, line breaks and the commas between entries change; every other token
-//! stays.
+//! The formatter: one canonical layout. Only blanks, line breaks and the commas between entries change; every
+//! other token stays.
 //!
-//! The rules are in the book (`formatting.md`). The author decides what stands on one line and what on
-//! several; the formatter decides the rest. What does not parse is left as it stands.
+//! The rules are in the book (`formatting.md`). The author decides whether something is on one line or on
+//! several; the formatter decides the rest. Text that does not parse is left as it is.
 
 mod align;
 mod edits;
@@ -22,23 +22,22 @@ use crate::syntax::{Shift, Shifted, layout, parse, top_level};
 pub use edits::{TextEdit, applied, edits, edits_in, edits_on_close, edits_on_newline};
 use tree::LexedSource;
 
-/// What is wider is broken where a bracket allows it. Wide enough for a table of domains with their files.
+/// Wider lines are broken where a bracket allows it. Wide enough for a table of domains with their files.
 pub const WIDTH: usize = 160;
 
 pub struct Formatted {
     pub text: String,
-    /// What does not parse and was left as it stands; places are those of the given text. Parts of the
-    /// language that are not supported yet are no reason to leave a text alone, and are not among them.
+    /// What does not parse and was left as it is; places are those of the given text. Parts of the language
+    /// that are not supported yet are formatted, and are not among these.
     pub diagnostics: Vec<Diagnostic>,
 }
 
-/// Formats one file. Any text will do.
+/// Formats one file. Accepts any text.
 pub fn format(text: &str) -> Formatted {
     let (module, diagnostics) = parse(FileId(0), text);
     let wrong = diagnostics.iter().filter(|diagnostic| diagnostic.code != Code::NotSupported);
     let faults: Vec<usize> = wrong.map(|diagnostic| diagnostic.primary.span.start as usize).collect();
-    // Whatever a text has in it, nothing may look different to the parser afterwards; how it finds its way
-    // around an error depends on layout.
+    // Whatever the text contains, it must parse to the same afterwards; error recovery depends on layout.
     let before = Meaning::new(module, &diagnostics);
     let keeps = |formatted: &String| Meaning::of(formatted) == before;
     let attempts = [false, true].into_iter().map(|whole_items| arranged(text, &faults, whole_items));
@@ -49,17 +48,17 @@ pub fn format(text: &str) -> Formatted {
     Formatted { text: formatted, diagnostics }
 }
 
-/// Whether the parser makes the same of two texts.
+/// Whether two texts parse to the same.
 fn same_meaning(one: &str, other: &str) -> bool {
     Meaning::of(one) == Meaning::of(other)
 }
 
-/// Where the items of a text stand.
+/// The ranges of a text's items.
 fn top_level_items(text: &str) -> Vec<Range<usize>> {
     top_level(&layout::lay_out(text))
 }
 
-/// What the parser makes of a text, without the places: its tree, and what is wrong with it.
+/// The result of parsing a text, without places: its tree and its diagnostics.
 #[derive(PartialEq)]
 struct Meaning {
     tree: Module,
@@ -81,7 +80,7 @@ impl Meaning {
     }
 }
 
-/// The text anew. `whole_items`: an item with a fault in it is left as it stands.
+/// The formatted text. `whole_items`: an item with an error in it is left as it is.
 fn arranged(text: &str, faults: &[usize], whole_items: bool) -> String {
     let laid_out = layout::lay_out(text);
     let tokens = tokens_of(text);
@@ -93,8 +92,8 @@ fn arranged(text: &str, faults: &[usize], whole_items: bool) -> String {
     print::file(text, &tree::build(&source, &tokens))
 }
 
-/// The tokens of a text as a layout sees them: comments are alike, and so is all that is no part of the
-/// language and is left as it is.
+/// The tokens of a text for layout: all comments are the same kind, and so is all foreign text, which is left
+/// as it is.
 fn tokens_of(text: &str) -> Vec<SyntaxToken> {
     let seen = |token: SyntaxToken| match token.kind {
         TokenKind::Doc => SyntaxToken { kind: TokenKind::Comment, ..token },
@@ -108,8 +107,8 @@ fn tokens_of(text: &str) -> Vec<SyntaxToken> {
     tokens::lex(text).into_iter().map(seen).collect()
 }
 
-/// A fault is often found where something is missing, at a separator or a closing bracket: what stands before
-/// it is at fault.
+/// The token to blame for an error. An error is often found after something is missing, at a separator or a
+/// closing bracket: then the token before is to blame.
 fn blamed(tokens: &[SyntaxToken], fault: usize) -> usize {
     let next = tokens.partition_point(|token| token.end <= fault);
     let blameless = |token: &SyntaxToken| {
@@ -125,8 +124,8 @@ fn blamed(tokens: &[SyntaxToken], fault: usize) -> usize {
     before.map_or(fault, |token| token.end)
 }
 
-/// Puts together, as one foreign token each, the items whose brackets can't be followed, and what belongs to
-/// no item. Also says where items begin.
+/// Joins each item whose brackets do not match, and text outside items, into one foreign token. Also returns
+/// where items begin.
 fn joined(
     text: &str,
     tokens: &[SyntaxToken],
@@ -151,7 +150,7 @@ fn joined(
         while matches!(tokens[end - 1].kind, TokenKind::Newline | TokenKind::Comment) {
             end -= 1;
         }
-        // Something behind an item, on its line, that the grammar did not see stays where it is.
+        // Text on the item's line, after it, that the grammar did not cover stays where it is.
         let mut whole = item.is_some();
         while let Some(next) = tokens.get(end)
             && !matches!(next.kind, TokenKind::Newline | TokenKind::Comment)

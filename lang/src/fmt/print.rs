@@ -1,4 +1,4 @@
-//! From the tree to lines.
+//! Prints the tree as lines.
 
 use std::ops::Range;
 
@@ -7,13 +7,13 @@ use super::align;
 use super::spacing::{begins_bindings, begins_tail, blank_before, ends_for_head, is_infix};
 use super::tree::{Body, Comment, Gap, GroupRole, LayoutNode, SourcePiece, TokenGroup, TreeEntry, is_token};
 
-/// Columns that a body stands deeper than its bracket.
+/// Columns by which a body is indented.
 const STEP: usize = 2;
 
 pub struct PrintedLine<'a> {
     pub indent: usize,
     pub text: String,
-    /// Behind the text.
+    /// The comment after the text.
     pub comment: Option<&'a str>,
 }
 
@@ -23,12 +23,12 @@ impl PrintedLine<'_> {
     }
 }
 
-/// Columns that a text takes, by characters.
+/// The width of a text in columns, one per character.
 pub fn width(text: &str) -> usize {
     text.chars().count()
 }
 
-/// An entry as it was printed.
+/// A printed entry.
 pub struct Printed<'a, 't> {
     pub entry: &'t TreeEntry<'a>,
     pub lines: Vec<PrintedLine<'a>>,
@@ -104,7 +104,7 @@ impl<'s> Printer<'s> {
         };
         let mut broken: Vec<bool> =
             (0..entry.pieces.len()).map(|at| group_at(at).is_some_and(must_break)).collect();
-        // Blocks first, then lists and arguments, the last ones first.
+        // Blocks are broken first, then lists and arguments, the last ones first.
         loop {
             let mut candidate = None;
             for (line, pieces) in self.lines(entry, indent, &broken, false) {
@@ -125,7 +125,7 @@ impl<'s> Printer<'s> {
         self.lines(entry, indent, &broken, true).into_iter().map(|(line, _)| line).collect()
     }
 
-    /// The lines of an entry, each with the pieces that begin on it; without those inside its brackets unless
+    /// The lines of an entry, each with the pieces that begin on it; with those inside its brackets only if
     /// `whole`.
     fn lines<'a>(
         &self,
@@ -139,7 +139,7 @@ impl<'s> Printer<'s> {
         let mut line = PrintedLine { indent, text: String::new(), comment: None };
         let mut first = 0;
         let mut level = 0;
-        // Where the further bindings of a `where` stand: below the first.
+        // The column of the further bindings of a `where`: below the first.
         let mut bindings = None;
         for (at, piece) in pieces.iter().enumerate() {
             if at > 0 && breaks_before(pieces, at) {
@@ -227,7 +227,7 @@ fn own_line<'a>(comment: &Comment<'a>, indent: usize) -> PrintedLine<'a> {
     PrintedLine { indent, text: comment.text.to_owned(), comment: None }
 }
 
-/// The author wrote it on several lines.
+/// Whether the author wrote it on several lines.
 fn must_break(group: &TokenGroup) -> bool {
     group.lines && !(group.body.entries.is_empty() && group.body.tail.is_empty() && group.opening.is_none())
 }
@@ -236,7 +236,7 @@ fn may_break(group: &TokenGroup) -> bool {
     group.role != GroupRole::Single && !group.body.entries.is_empty()
 }
 
-/// Whether a new line begins with piece `at`: where a comment forces it, and where the author broke the line
+/// Whether a new line begins with piece `at`: where a comment forces it, or where the author broke the line
 /// at an operator. The operator stays on the line before, as everywhere outside brackets; `|>` and `where`
 /// begin the new line.
 fn breaks_before(pieces: &[SourcePiece], at: usize) -> bool {

@@ -1,9 +1,9 @@
-//! Where a blank stands between two tokens of one line.
+//! Where there is a blank between two tokens of one line.
 
 use super::tree::{LayoutNode, SourcePiece, is_token, is_value};
 use crate::syntax::tokens::TokenKind;
 
-/// Whether a blank stands before piece `at`, which is not the first.
+/// Whether there is a blank before piece `at`, which is not the first.
 pub fn blank_before(pieces: &[SourcePiece], at: usize) -> bool {
     let (left, right) = (&pieces[at - 1].node, &pieces[at].node);
     let either = |token: &str| is_token(left, token) || is_token(right, token);
@@ -23,14 +23,14 @@ pub fn blank_before(pieces: &[SourcePiece], at: usize) -> bool {
     }
 }
 
-/// `-` and `!` before their only operand.
+/// `-` and `!` as prefix operators.
 pub fn is_prefix(pieces: &[SourcePiece], at: usize) -> bool {
     let sign = is_token(&pieces[at].node, "-") || is_token(&pieces[at].node, "!");
     sign && (at == 0 || !is_value(pieces, at - 1))
 }
 
-/// The `/` of a ratio of two plain numbers, such as `1/3`: it reads as one number. Not where a stronger or an
-/// equal operator beside it would make that reading wrong.
+/// The `/` of a ratio of two plain numbers, such as `1/3`, which reads as one number. False where an adjacent
+/// operator of the same or higher precedence would make that reading wrong.
 fn is_ratio(pieces: &[SourcePiece], at: usize) -> bool {
     let node = |at: usize| pieces.get(at).map(|piece| &piece.node);
     let number = |at: usize| matches!(node(at), Some(LayoutNode::Token(TokenKind::Number, _)));
@@ -45,7 +45,7 @@ fn is_ratio(pieces: &[SourcePiece], at: usize) -> bool {
         && !one_of(at + 2, &["^", "**", "."])
 }
 
-/// An operator with two sides, after which a line may go on.
+/// A binary operator, after which a line may go on.
 pub fn is_infix(pieces: &[SourcePiece], at: usize) -> bool {
     match &pieces[at].node {
         LayoutNode::Token(TokenKind::Sign, ":") => ends_for_head(pieces, at),
@@ -55,8 +55,7 @@ pub fn is_infix(pieces: &[SourcePiece], at: usize) -> bool {
         LayoutNode::Token(TokenKind::Word, "and" | "or" | "then") => {
             at > 0 && !is_token(&pieces[at - 1].node, ".")
         }
-        // Between the bindings of a `where`; elsewhere a comma ends the entry or stands in the head of a
-        // `for`.
+        // Between the bindings of a `where`; elsewhere a comma ends the entry or is in the head of a `for`.
         LayoutNode::Token(TokenKind::Comma, _) => {
             let mut before = (0..at).rev();
             before
@@ -67,7 +66,7 @@ pub fn is_infix(pieces: &[SourcePiece], at: usize) -> bool {
     }
 }
 
-/// What goes on from the line before, at the beginning of its own.
+/// Whether a line that begins here continues the line before.
 pub fn begins_tail(pieces: &[SourcePiece], at: usize) -> bool {
     is_token(&pieces[at].node, "|>") || begins_bindings(pieces, at)
 }

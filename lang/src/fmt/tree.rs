@@ -1,23 +1,22 @@
 //! From tokens to a tree of brackets and entries that holds every comment.
 //!
-//! It knows less than the syntax tree: what separates and what belongs together, which is all that layout
-//! depends on.
+//! It has less detail than the syntax tree: only separators and grouping, which layout depends on.
 
 use std::ops::Range;
 
 use crate::syntax::tokens::{SyntaxToken, TokenKind};
 
-/// Words that an operand follows: brackets after them are no call and no index.
+/// Words that are followed by an operand: brackets after them are neither call nor index.
 const OPERATOR_WORDS: [&str; 8] = ["and", "or", "not", "then", "live", "for", "in", "else"];
 
 pub struct Comment<'a> {
     pub text: &'a str,
-    /// Nothing stands before it on its line.
+    /// Whether nothing is before it on its line.
     pub own_line: bool,
     pub blank_before: bool,
 }
 
-/// What the author put before a token of an entry.
+/// What is in the source before a token of an entry.
 #[derive(Default)]
 pub struct Gap<'a> {
     pub newline: bool,
@@ -50,7 +49,7 @@ pub struct TokenGroup<'a> {
     pub open: &'a str,
     pub close: &'a str,
     pub role: GroupRole,
-    /// The author wrote a newline somewhere in it.
+    /// Whether the author wrote a newline somewhere in it.
     pub lines: bool,
     /// A comment on the line of the opening bracket.
     pub opening: Option<&'a str>,
@@ -64,25 +63,25 @@ pub struct Body<'a> {
     pub tail: Vec<Comment<'a>>,
 }
 
-/// An item, a statement, an arm, an element of a list: what stands between two separators.
+/// The text between two separators: an item, a statement, an arm, an element of a list.
 pub struct TreeEntry<'a> {
     pub leading: Vec<Comment<'a>>,
     pub blank_before: bool,
     pub pieces: Vec<SourcePiece<'a>>,
     pub trailing: Option<&'a str>,
     pub span: Range<usize>,
-    /// It does not parse: printed as it stands.
+    /// Whether it does not parse: then it is printed as it is.
     pub verbatim: bool,
 }
 
-/// What the builder needs to know of a text beside its tokens.
+/// What the builder needs besides the tokens.
 pub struct LexedSource<'a> {
     pub text: &'a str,
-    /// The same text after the layout pass: a newline that is left there separates.
+    /// The same text after the layout pass: the remaining newlines are separators.
     pub laid_out: &'a str,
     /// Where items begin.
     pub items: &'a [usize],
-    /// Where the parser found something wrong.
+    /// Where the parser reported errors.
     pub faults: &'a [usize],
 }
 
@@ -104,7 +103,7 @@ pub fn build<'a>(source: &'a LexedSource<'a>, tokens: &'a [SyntaxToken]) -> Body
     builder.body(Inside::File).body
 }
 
-/// A body and what its end tells about the brackets around it.
+/// A body, and what its end says about the brackets around it.
 struct Closed<'a> {
     body: Body<'a>,
     opening: Option<&'a str>,
@@ -183,7 +182,7 @@ impl<'a> TreeBuilder<'a> {
     }
 }
 
-/// A body in the making.
+/// A body under construction.
 struct Draft<'a> {
     source: &'a LexedSource<'a>,
     body: Body<'a>,
@@ -217,7 +216,7 @@ impl<'a> Draft<'a> {
         self.comments.push(comment);
     }
 
-    /// What stands before a token that now comes.
+    /// The gap before the token that comes next.
     fn gap(&mut self, token: &SyntaxToken) -> Gap<'a> {
         let blank_before = self.newlines > 1;
         let gap = Gap { newline: !self.fresh, comments: std::mem::take(&mut self.comments) };
@@ -245,8 +244,8 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Ends the entry, if there is one: a comment behind it is its own, those on later lines go with what
-    /// follows.
+    /// Ends the entry, if there is one: a comment on its line belongs to it, comments on later lines to the
+    /// next entry.
     fn finish(&mut self) {
         let Some(mut entry) = self.entry.take() else { return };
         if self.comments.first().is_some_and(|comment| !comment.own_line) {
@@ -270,7 +269,7 @@ impl<'a> Draft<'a> {
         self.body
     }
 
-    /// Between `for` and its colon, where a comma separates no entries.
+    /// Whether the position is between `for` and its colon, where commas do not separate entries.
     fn in_for_head(&self) -> bool {
         let Some(entry) = &self.entry else { return false };
         let pieces = entry.pieces.iter().enumerate().rev();
@@ -299,7 +298,7 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// A statement inside the entry is what is wrong there, not the entry.
+/// Whether a fault is in a statement inside the entry: then the entry itself is not faulty.
 fn covered(entry: &TreeEntry, fault: usize) -> bool {
     entry.pieces.iter().any(|piece| match &piece.node {
         LayoutNode::Token(..) => false,
@@ -314,7 +313,7 @@ pub fn is_token(node: &LayoutNode, text: &str) -> bool {
     matches!(node, LayoutNode::Token(_, token) if *token == text)
 }
 
-/// Whether an operand ends with this piece, so that an operator after it has two sides.
+/// Whether an operand ends with this piece, so that an operator after it is binary.
 pub fn is_value(pieces: &[SourcePiece], at: usize) -> bool {
     match &pieces[at].node {
         LayoutNode::Group(_) => true,

@@ -1,4 +1,4 @@
-//! Completion: what can be written at the cursor, in the order in which it is likely to be meant.
+//! Completion: what can be written at the cursor, the likeliest first.
 
 use std::rc::Rc;
 
@@ -48,20 +48,20 @@ pub struct Import {
 pub struct Candidate {
     pub label: String,
     pub kind: CandidateKind,
-    /// One line beside the label.
+    /// One line of text beside the label.
     pub detail: String,
     /// Markdown.
     pub doc: String,
-    /// What is written in place of [`CompletionEntry::replace`].
+    /// The text that replaces [`CompletionEntry::replace`].
     pub insert: String,
-    /// Smaller stands first.
+    /// Candidates with a smaller rank come first.
     pub rank: u8,
     pub import: Option<Import>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CompletionEntry {
-    /// What has been typed of the word so far.
+    /// The part of the word that is typed so far.
     pub replace: Span,
     pub candidates: Vec<Candidate>,
 }
@@ -120,14 +120,14 @@ pub fn complete(
     }
     let mut seen = FxHashSet::default();
     list.candidates.sort_by(|a, b| a.rank.cmp(&b.rank).then_with(|| a.label.cmp(&b.label)));
-    // Modules may declare the same name.
+    // Several modules may declare the same name.
     list.candidates.retain(|candidate| seen.insert((candidate.label.clone(), candidate.import.clone())));
     CompletionEntry { replace, candidates: list.candidates }
 }
 
 pub(super) struct List<'a> {
     pub(super) analysis: &'a Analysis,
-    /// The items that the file sees, by name: explanations for what the tokens declare.
+    /// The items that are visible in the file, by name: they explain the names that tokens declare.
     names: FxHashMap<String, SymbolId>,
     pub(super) candidates: Vec<Candidate>,
 }
@@ -148,7 +148,7 @@ pub fn named_items(analysis: &Analysis) -> FxHashMap<String, SymbolId> {
     named
 }
 
-/// Those that are known everywhere.
+/// The divergences that need no import.
 pub(super) fn standard_divergences(analysis: &Analysis) -> impl Iterator<Item = SymbolId> {
     analysis.index.ids().filter(|id| {
         let symbol = analysis.index.symbol(*id);
@@ -208,7 +208,7 @@ impl List<'_> {
         self.add(name, CandidateKind::Symbol(kind), &detail, &doc, name, rank);
     }
 
-    /// The names in scope that can stand where something is taken; those that fit come first.
+    /// The names in scope that are accepted in a place; those whose kind fits come first.
     pub(super) fn scope(&mut self, context: &CompletionContext, takes: Takes) {
         for (name, kind, local) in self.in_scope(context) {
             let rank = if fits(kind, takes) { 0 } else { 3 };
@@ -219,10 +219,10 @@ impl List<'_> {
         }
     }
 
-    /// Whether a name that is not of the kind that is taken may still stand for one: a `let` holds anything.
+    /// Whether a name of another kind may still be accepted: a `let` may hold anything.
     fn may_fit(&self, name: &str, kind: SymbolKind, takes: Takes) -> bool {
         use SymbolKind as S;
-        // What is taken may be of any kind.
+        // These places accept any kind.
         if matches!(takes, Takes::Formula | Takes::Condition) {
             return true;
         }
@@ -239,7 +239,7 @@ impl List<'_> {
         }
     }
 
-    /// Name, kind, and whether it is local. Inside an objective a role hides an item of its name.
+    /// Name, kind, and whether it is local. Inside an objective a role hides an item with its name.
     pub(super) fn in_scope(&self, context: &CompletionContext) -> Vec<(String, SymbolKind, bool)> {
         let declared = scope::declared(context);
         let own = declared.iter().map(|LocalName { name, kind, local }| ((*name).to_owned(), *kind, *local));
@@ -254,7 +254,7 @@ impl List<'_> {
     }
 }
 
-/// Whether a symbol can stand where something is taken.
+/// Whether a symbol is accepted in a place.
 pub(super) fn fits(kind: SymbolKind, takes: Takes) -> bool {
     use SymbolKind as S;
     // A parameter may be anything.
@@ -395,7 +395,7 @@ fn keys(list: &mut List, owner: &str, present: &[String]) {
     }
 }
 
-/// The names of the arguments that are not given yet, first those that must be.
+/// The names of the arguments that are not given yet, required ones first.
 fn arguments(list: &mut List, callee: &str, given: &[String]) {
     let written: Vec<(String, String, bool)> = match (builtins::find(callee), list.names.get(callee)) {
         (Some(builtin), _) => {

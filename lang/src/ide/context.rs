@@ -1,8 +1,8 @@
-//! Where the cursor is, read off the tokens before it: in which block, at a key or at a value, in which
+//! The context of the cursor, from the tokens before it: in which block, at a key or at a value, in which
 //! argument of which call.
 //!
-//! The text may be half typed. A line that begins an item ends everything that is still open before it, as in
-//! the parser.
+//! The text may be half typed. A line that begins an item closes everything that is open before it, as in the
+//! parser.
 
 use crate::syntax::tokens::{SyntaxToken, TokenKind, lex};
 use crate::syntax::words::{self, LineHead};
@@ -12,7 +12,7 @@ pub struct CompletionContext<'a> {
     pub tokens: Vec<SyntaxToken>,
     /// The tokens before the word at the cursor.
     pub cut: usize,
-    /// What has been typed of the word at the cursor begins here.
+    /// The start of the word at the cursor.
     pub word_start: usize,
     /// The first token of the item around the cursor.
     pub item: usize,
@@ -20,9 +20,9 @@ pub struct CompletionContext<'a> {
     pub(super) open: Vec<usize>,
     /// Words before the cursor that begin a setting on a line of their own, with the `{` of their block.
     settings: Vec<(usize, usize)>,
-    /// In a comment, text or number.
+    /// Whether the cursor is in a comment, text or number.
     pub(super) inert: bool,
-    /// In a text: where what it says begins.
+    /// If the cursor is in a text: the start of its content.
     pub(super) text_start: Option<usize>,
 }
 
@@ -80,14 +80,14 @@ impl<'a> CompletionContext<'a> {
         self.tokens[index].kind
     }
 
-    /// The last token before `index` that is on no line of its own.
+    /// The last token before `index` that is neither a newline nor a comment.
     pub fn before(&self, index: usize) -> Option<usize> {
         (0..index).rev().find(|at| self.kind(*at) != TokenKind::Newline && !self.tokens[*at].is_comment())
     }
 
     fn open_brackets(&mut self) {
         let mut line_start = true;
-        // The word at the cursor, if there is one, may begin a line too.
+        // The word at the cursor may begin a line, too.
         let at_cursor = self
             .tokens
             .get(self.cut)
@@ -102,12 +102,12 @@ impl<'a> CompletionContext<'a> {
                         self.open.clear();
                         self.item = index;
                     }
-                    // Statements of a block are indented.
+                    // Statements of a block are indented; this is an item.
                     LineHead::ItemOrStatement if at_margin || self.open.is_empty() => {
                         self.open.clear();
                         self.item = index;
                     }
-                    // `key =` begins a setting, whatever is open within the block.
+                    // `key =` begins a setting, even if a bracket within the block is still open.
                     LineHead::Entry | LineHead::Statement => self.end_statement(index),
                     _ if self.follows_a_value(index) => self.end_statement(index),
                     _ if self.open.is_empty()
@@ -137,7 +137,7 @@ impl<'a> CompletionContext<'a> {
         }
     }
 
-    /// What is open within the innermost block was never closed: `index` begins a setting of the block.
+    /// A setting of the innermost block begins at `index`: brackets that are open inside were never closed.
     fn end_statement(&mut self, index: usize) {
         if let Some(block) = self.open.iter().rposition(|open| self.text(*open) == "{") {
             self.open.truncate(block + 1);
@@ -145,8 +145,8 @@ impl<'a> CompletionContext<'a> {
         }
     }
 
-    /// Whether a word that begins a line stands right after a value, inside parentheses: there, no value
-    /// follows another.
+    /// Whether a word at the start of a line comes right after a value inside parentheses, where no value can
+    /// follow another.
     fn follows_a_value(&self, index: usize) -> bool {
         let inside = self.open.last().is_some_and(|open| self.text(*open) != "{");
         let value = self.before(index).is_some_and(|last| match self.kind(last) {
@@ -164,18 +164,18 @@ impl<'a> CompletionContext<'a> {
         if first < self.cut && self.kind(first) == TokenKind::Word { self.text(first) } else { "" }
     }
 
-    /// Whether signals can be read here.
+    /// Whether signals can be read at the cursor.
     pub fn sees_signals(&self) -> bool {
         match self.item_keyword() {
             "fn" => true,
-            // An edit reads what the rollout gave.
+            // An edit reads the result of the rollout.
             "rollout" => (self.item..self.cut).any(|at| self.is(at, "|>")),
             "objective" => self.open.iter().any(|open| self.text(*open) == "{"),
             _ => false,
         }
     }
 
-    /// Whether `live` can be written here.
+    /// Whether `live` can be written at the cursor.
     pub fn in_term(&self) -> bool {
         self.sees_signals() && self.is(self.statement(), "term")
     }
@@ -187,7 +187,7 @@ impl<'a> CompletionContext<'a> {
     }
 
     /// The first token after the last separator between the bracket at `open` and `end`, at that bracket's
-    /// own depth.
+    /// depth.
     pub(super) fn segment(&self, open: usize, end: usize) -> usize {
         if self.settings.contains(&(end, open)) {
             return end;
@@ -203,7 +203,7 @@ impl<'a> CompletionContext<'a> {
                     start = index + 1
                 }
                 TokenKind::Comma if depth == 0 => start = index + 1,
-                // What lies open inside was never closed: the parser takes a new setting for a new statement.
+                // Brackets open inside were never closed: the parser takes a new setting for a new statement.
                 TokenKind::Word if self.settings.contains(&(index, open)) => (depth, start) = (0, index),
                 _ => {}
             }
@@ -213,7 +213,7 @@ impl<'a> CompletionContext<'a> {
             .unwrap_or(end)
     }
 
-    /// Whether a newline separates: nothing before it waits for more.
+    /// Whether a newline is a separator: the token before it ends a statement.
     fn ends_statement(&self, newline: usize) -> bool {
         match self.before(newline) {
             None => true,
@@ -227,7 +227,7 @@ impl<'a> CompletionContext<'a> {
         }
     }
 
-    /// What a `{` belongs to: an item's keyword, or the stage that is called.
+    /// The owner of a `{`: an item's keyword, or the stage that is called.
     pub fn owner(&self, open: usize) -> &'a str {
         let Some(last) = self.before(open) else { return "" };
         let head = self.item_keyword();
@@ -239,7 +239,7 @@ impl<'a> CompletionContext<'a> {
         {
             return head;
         }
-        // The block behind the value of a term is the term's.
+        // The block after the value of a term belongs to the term.
         let around = self
             .open
             .iter()

@@ -1,4 +1,4 @@
-//! Symbols in words: how they are declared, what they are worth.
+//! Descriptions of symbols: their declarations and values.
 
 use std::rc::Rc;
 
@@ -7,10 +7,10 @@ use crate::check::index::{Symbol, SymbolId, SymbolKind, ValueInfo};
 use crate::formula::Axis;
 use crate::syntax::ast::{Item, ItemKind, Parameter};
 
-/// Longest declaration that is shown whole, in characters.
+/// The longest declaration that is shown whole, in characters.
 const LONGEST: usize = 110;
 
-/// How an item is declared, without its body.
+/// The declaration of an item, without its body.
 pub fn head(item: &Item, source: &str) -> String {
     let callable = |keyword: &str, name: &str, parameters: &[Parameter]| {
         let listed: Vec<String> = parameters.iter().map(|parameter| written(parameter, source)).collect();
@@ -63,7 +63,7 @@ fn shortened(text: &str) -> String {
     }
 }
 
-/// How a symbol is declared: `objective mopd(clip_at: nats = 5)`.
+/// The declaration of a symbol: `objective mopd(clip_at: nats = 5)`.
 pub fn signature(analysis: &Analysis, id: SymbolId) -> String {
     let symbol = analysis.index.symbol(id);
     let source = &analysis.sources.file(symbol.span.file).text;
@@ -89,7 +89,7 @@ pub fn signature(analysis: &Analysis, id: SymbolId) -> String {
     }
 }
 
-/// The item that a symbol was declared by.
+/// The item that declares a symbol.
 fn item<'a>(analysis: &'a Analysis, symbol: &Symbol) -> Option<&'a Item> {
     analysis
         .index
@@ -126,7 +126,7 @@ pub fn written_parameters(analysis: &Analysis, id: SymbolId) -> Vec<(String, Str
     listed.iter().map(|parameter| (parameter.name.text.clone(), written(parameter, source))).collect()
 }
 
-/// `nats[token]`; a number known before the run has no axis worth naming.
+/// `nats[token]`; for a number known before the run, without an axis.
 pub fn unit_and_axis(info: &ValueInfo) -> Option<String> {
     let (unit, axis) = info.number?;
     Some(if axis == Axis::Run { unit.name().to_owned() } else { format!("{}[{}]", unit.name(), axis.name()) })

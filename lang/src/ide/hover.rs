@@ -1,4 +1,4 @@
-//! What a name is, in Markdown.
+//! Hovers: what a name is, in Markdown.
 
 use super::complete::named_items;
 use super::context::CompletionContext;
@@ -39,7 +39,7 @@ pub fn hover(analysis: &Analysis, offset: u32) -> Option<Hover> {
     Some(Hover { span: found.span, markdown })
 }
 
-/// The name before the colon of an argument, where the call is of something built in or of a divergence.
+/// The name before the colon of an argument, in a call of a built-in or a divergence.
 fn argument(analysis: &Analysis, offset: u32) -> Option<Hover> {
     let source = &analysis.sources.file(ENTRY).text;
     let context = CompletionContext::new(source, offset as usize);
@@ -82,7 +82,7 @@ fn symbol(analysis: &Analysis, id: SymbolId) -> String {
     let mut text = code(&describe::signature(analysis, id));
     if let Some(info) = &symbol.info {
         let known = describe::info(info);
-        // `a model` says no more than the declaration does.
+        // `a model` says no more than the declaration.
         if info.number.is_some()
             || !matches!(symbol.kind, SymbolKind::Model | SymbolKind::Teacher | SymbolKind::Domain)
         {
@@ -113,7 +113,7 @@ fn module(analysis: &Analysis, file: crate::source::FileId) -> String {
     if doc.is_empty() { format!("`{path}`") } else { format!("`{path}`\n\n{doc}") }
 }
 
-/// How it is called, and the other ways.
+/// The first form of its usage, and the others.
 fn first_usage(builtin: &Builtin) -> (&'static str, &'static str) {
     builtin.usage.split_once(", or ").unwrap_or((builtin.usage, ""))
 }

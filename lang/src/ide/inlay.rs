@@ -1,4 +1,4 @@
-//! What the text leaves unsaid: unit and axis of the `let`s and terms of objectives.
+//! Inlay hints: unit and axis of the `let`s and terms of objectives, which the text does not show.
 
 use super::{ENTRY, describe};
 use crate::check::Analysis;

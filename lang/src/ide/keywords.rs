@@ -1,11 +1,11 @@
-//! What hover says of words of the language that name nothing.
+//! Hovers of the language's keywords.
 
 use super::{ENTRY, Hover};
 use crate::check::Analysis;
 use crate::source::Span;
 use crate::syntax::tokens::{TokenKind, lex};
 
-/// The keyword at a place of the entry file; none in comments and texts.
+/// The hover of the keyword at an offset of the entry file; none in comments and texts.
 pub(super) fn keyword(analysis: &Analysis, offset: u32) -> Option<Hover> {
     let source = &analysis.sources.file(ENTRY).text;
     let offset = offset as usize;

@@ -1,5 +1,5 @@
-//! Places of a text that lead somewhere else: files, modules, papers. Read off the tokens, so that half-typed
-//! text has them too.
+//! Links from a text to files, modules and papers. They are found in tokens, so that half-typed text has them
+//! too.
 
 use super::ENTRY;
 use crate::check::Analysis;
@@ -9,8 +9,8 @@ use crate::syntax::tokens::{TokenKind, lex};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
-    /// A text, or a word of one, that may name a file: relative to the file it stands in. Whether there is
-    /// one is the host's to know.
+    /// A text, or a word of one, that may name a file, relative to the file it is in. Whether that file
+    /// exists, the host knows.
     File(String),
     /// The module that a `use` names.
     Module(FileId),
@@ -39,7 +39,7 @@ pub fn links(source: &str, analysis: &Analysis) -> Vec<Link> {
                 let Some(inside) = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')) else {
                     continue;
                 };
-                // What an escape stands for is no part of a path that anyone writes.
+                // Nobody writes escapes in a path.
                 if inside.is_empty() || inside.contains('\\') {
                     continue;
                 }
@@ -49,7 +49,7 @@ pub fn links(source: &str, analysis: &Analysis) -> Vec<Link> {
                 if let Some((file, _)) = inside.rsplit_once(':').filter(|(file, _)| file.ends_with(".py")) {
                     found.push(link(start, start + file.len(), Destination::File(file.to_owned())));
                 }
-                // A command: the script among its words has an ending or a folder.
+                // A command: the script is a word with an extension or a folder.
                 let words = inside.split(' ').filter(|word| *word != inside && word.contains(['.', '/']));
                 found.extend(words.map(|word| {
                     let at = start + (word.as_ptr() as usize - inside.as_ptr() as usize);
@@ -69,7 +69,7 @@ pub fn links(source: &str, analysis: &Analysis) -> Vec<Link> {
     found
 }
 
-/// `arXiv:2606.30406v2`: the form of identifiers since 2007.
+/// `arXiv:2606.30406v2`: identifiers as they are since 2007.
 fn papers(offset: usize, text: &str) -> impl Iterator<Item = Link> {
     const PREFIX: &str = "arxiv:";
     let lower = text.to_ascii_lowercase();

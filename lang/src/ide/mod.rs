@@ -1,8 +1,8 @@
-//! What editors ask for, as plain data with byte offsets. Every feature is a function over a text and its
-//! [`Analysis`]; the protocol that carries the answers is the host's affair.
+//! Features of editors, as plain data with byte offsets. Every feature is a function of a text and its
+//! [`Analysis`]; the host handles the protocol.
 //!
-//! What needs meaning (definitions, renames, hover) reads the analysis. What must work while a line is half
-//! typed (completion, signatures) reads the tokens before the cursor, and the analysis only for explanations.
+//! Definitions, renames and hover need meaning and read the analysis. Completion and signatures must work in
+//! half-typed lines: they read the tokens before the cursor, and the analysis only for explanations.
 
 mod complete;
 mod context;
@@ -43,7 +43,7 @@ pub use symbols::{Outline, declarations, outline};
 use crate::source::FileId;
 use crate::syntax::parse;
 
-/// The file that an analysis was asked about.
+/// The file that was analysed; the others are its imports.
 pub const ENTRY: FileId = FileId(0);
 
 /// A module that a `use` may name, with its public items.
@@ -64,7 +64,7 @@ pub struct LibraryItem {
 }
 
 impl LibraryModule {
-    /// Reads what a module offers. Parsing is enough: nothing here depends on values.
+    /// Reads the public items of a module. Parsing is enough: nothing here depends on values.
     pub fn of(path: &[&str], text: &str) -> LibraryModule {
         let (tree, _) = parse(ENTRY, text);
         let items = tree.items.iter().filter(|item| item.public).filter_map(|item| {

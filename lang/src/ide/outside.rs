@@ -1,5 +1,5 @@
-//! Completion of what is not in the file: names of modules that are not imported, file names, models, fields
-//! of the data.
+//! Completion of names from outside the file: modules that are not imported, file names, models, fields of
+//! the data.
 
 use rustc_hash::FxHashSet;
 
@@ -13,17 +13,17 @@ use crate::check::vocabulary::Takes;
 use crate::check::{import_edit, is_standard_divergence};
 use crate::syntax::tokens::TokenKind;
 
-/// Last, after everything that is in scope.
+/// Last, after all names in scope.
 const RANK: u8 = 9;
 
-/// The public names of modules that can stand where something is taken and are not in scope; each comes with
-/// the `use` that it needs.
+/// The public names of modules that are accepted in a place and are not in scope, each with the `use` that it
+/// needs.
 pub fn importable(list: &mut List, context: &CompletionContext, takes: Takes, around: &dyn Surroundings) {
     let formula = matches!(takes, Takes::Formula | Takes::Condition);
     let wanted = |kind: SymbolKind, name: &str| match kind {
         // A divergence of the standard library needs no import.
         SymbolKind::Divergence => formula && !is_standard_divergence(name),
-        // Numbers that a module declares for itself are rarely meant.
+        // Numbers that a module declares for its own use are rarely meant.
         SymbolKind::Let | SymbolKind::Param => false,
         _ => fits(kind, takes),
     };
@@ -51,10 +51,10 @@ pub fn importable(list: &mut List, context: &CompletionContext, takes: Takes, ar
     }
 }
 
-/// What a text names: the entries of the folder that has been typed, or models. `typed` is the text so far;
-/// returns how many of its last bytes are replaced.
+/// Completions of a text that names something: the entries of the folder typed so far, or models. `typed` is
+/// the text so far. Returns how many of its last bytes are replaced.
 pub fn text(list: &mut List, place: TextPlace, typed: &str, around: &dyn Surroundings) -> usize {
-    // The words of a command are paths each.
+    // Each word of a command may be a path.
     let path = match place {
         TextPlace::Command => typed.rsplit(' ').next().unwrap_or(typed),
         _ => typed,
@@ -93,7 +93,7 @@ fn ends_with(name: &str, endings: &[&str]) -> bool {
     endings.iter().any(|ending| name.ends_with(ending))
 }
 
-/// The fields of the data: those of the domain around the cursor, else those of every domain of the file.
+/// The fields of the data: of the domain around the cursor, or else of every domain of the file.
 pub fn fields(list: &mut List, context: &CompletionContext, around: &dyn Surroundings) {
     let own = data_paths(context, Some(context.item));
     let paths = if own.is_empty() { data_paths(context, None) } else { own };

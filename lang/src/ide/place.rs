@@ -1,4 +1,4 @@
-//! What is expected where the cursor is: an item, a setting, the value of one, an argument.
+//! What is expected at the cursor: an item, a setting, the value of a setting, an argument.
 
 use super::context::CompletionContext;
 use crate::check::is_role;
@@ -9,14 +9,14 @@ use crate::syntax::words::{self, LineHead};
 /// What can be written at the cursor.
 #[derive(Clone, Debug)]
 pub enum CompletionPlace {
-    /// A comment, a text, a number, a name being invented.
+    /// A comment, a text, a number, or a new name.
     Nothing,
     Item,
     /// After `use`, with the path so far.
     Import {
         path: Vec<String>,
     },
-    /// A setting of a block: `grpo`, `domain`, `objective`; with those that are there.
+    /// A setting of a block, such as `grpo`, `domain`, `objective`; with the settings that it has already.
     Key {
         owner: String,
         present: Vec<String>,
@@ -28,14 +28,14 @@ pub enum CompletionPlace {
     Part,
     /// The condition of an arm of a route.
     Arm,
-    /// Where an arm leads.
+    /// The target of an arm.
     Teacher,
     Value {
         takes: Takes,
         callee: Option<String>,
         given: Vec<String>,
     },
-    /// Inside a text that names something, which begins at byte `start`.
+    /// Inside a text with a special meaning; the text begins at byte `start`.
     Text {
         place: TextPlace,
         start: usize,
@@ -53,7 +53,7 @@ pub enum CompletionPlace {
     RoutedDomain,
 }
 
-/// What a text names.
+/// The meaning of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TextPlace {
     Data,
@@ -81,11 +81,11 @@ impl CompletionContext<'_> {
         }
     }
 
-    /// Inside a text: what it names follows from what it is the value of.
+    /// The place inside a text: its meaning depends on what it is the value of.
     fn in_text(&self, start: usize) -> CompletionPlace {
         let place = match self.place_of(self.open.len(), self.cut) {
             CompletionPlace::Value { takes: Takes::Dataset, .. } => TextPlace::Data,
-            // The first argument of what reads files.
+            // The first argument of functions that read files.
             CompletionPlace::Value { takes: Takes::Text, callee: Some(callee), .. } => {
                 match callee.as_str() {
                     "dataset" => TextPlace::Data,
@@ -133,7 +133,7 @@ impl CompletionContext<'_> {
         }
     }
 
-    /// At depth 0, with nothing before it on its line.
+    /// Whether `end` is at depth 0, with nothing before it on its line.
     fn on_new_line(&self, end: usize) -> bool {
         self.open.is_empty() && (end == 0 || self.kind(end - 1) == TokenKind::Newline)
     }
@@ -227,7 +227,7 @@ impl CompletionContext<'_> {
         }
     }
 
-    /// An axis is a `param` of the file; after `in` stands what it takes in turn.
+    /// An axis is a `param` of the file; after `in` come its values.
     fn in_sweep(&self, start: usize, end: usize) -> CompletionPlace {
         if start == end {
             return CompletionPlace::Parameter;
@@ -254,7 +254,7 @@ impl CompletionContext<'_> {
         }
     }
 
-    /// The settings that a block has already, at its own depth.
+    /// The settings that a block already has, at its own depth.
     pub(super) fn present(&self, open: usize) -> Vec<String> {
         let mut found = Vec::new();
         let mut inner: Vec<&str> = Vec::new();
@@ -274,7 +274,7 @@ impl CompletionContext<'_> {
                     if self.kind(index - 1) == TokenKind::Newline {
                         match words::line_head(self.source, token.start).1 {
                             LineHead::Item if index > self.cut => break,
-                            // A setting on a line of its own ends what is still open within the block.
+                            // A setting on a line of its own closes brackets that are open within the block.
                             LineHead::Entry => inner
                                 .truncate(inner.iter().rposition(|open| *open == "{").map_or(0, |at| at + 1)),
                             _ => {}
@@ -312,7 +312,7 @@ impl CompletionContext<'_> {
                 given,
             };
         }
-        // A number in a guard is one of a step.
+        // A number in a guard is a step number.
         let labelled = start + 2 == end && matches!(self.text(start + 1), ":" | "=");
         if matches!(name, "warn" | "stop" | "lower_lr" | "initial" | "recent") && !labelled {
             return CompletionPlace::StepNumber { callee: name.to_owned(), given: self.labels(open) };
@@ -347,7 +347,7 @@ impl CompletionContext<'_> {
     }
 
     fn labelled(&self, callee: &str, label: &str) -> Takes {
-        // What every divergence takes, a declared one too.
+        // The common arguments of every divergence, also of a declared one.
         let of_divergence = || {
             crate::check::DIVERGENCE_SETTINGS
                 .contains(&label)
@@ -386,11 +386,11 @@ impl CompletionContext<'_> {
             && self.kind(open - 1) == TokenKind::Word
             && self.tokens[open - 1].end == self.tokens[open].start;
         if touches {
-            // `expert[math]`; in `model expert[d in domains]` the name is the author's to invent.
+            // `expert[math]`; in `model expert[d in domains]` the author chooses a new name.
             let declares = open >= 2 && matches!(self.text(open - 2), "model" | "teacher" | "let" | "term");
             return if declares { CompletionPlace::Nothing } else { value(Takes::Domains) };
         }
-        // A list: its elements are of the kind that the list is.
+        // A list: its elements have the kind that the list accepts.
         match self.place_of(depth - 1, open) {
             CompletionPlace::Value { takes, .. } if self.segment(open, end) == end => value(takes),
             _ => value(Takes::Formula),

@@ -30,7 +30,7 @@ pub fn definition(analysis: &Analysis, offset: u32) -> Option<Definition> {
     }
 }
 
-/// The symbol that the name at an offset of a file stands for.
+/// The symbol that the name at an offset of a file refers to.
 pub fn declared_target(analysis: &Analysis, file: FileId, offset: u32) -> Option<SymbolId> {
     match analysis.index.at(file, offset)?.target {
         NameTarget::Symbol(id) => Some(id),
@@ -38,7 +38,7 @@ pub fn declared_target(analysis: &Analysis, file: FileId, offset: u32) -> Option
     }
 }
 
-/// Every place of the analysis that names a symbol; its declaration among them if asked for.
+/// Every place of the analysis that names a symbol; its declaration is included on request.
 pub fn references(analysis: &Analysis, id: SymbolId, with_declaration: bool) -> Vec<Span> {
     analysis
         .index
@@ -48,7 +48,7 @@ pub fn references(analysis: &Analysis, id: SymbolId, with_declaration: bool) -> 
         .collect()
 }
 
-/// The uses within the file, of a symbol or of any other word with a meaning. The flag marks the declaration.
+/// The uses within the file of a symbol or another word. The flag marks the declaration.
 pub fn highlights(analysis: &Analysis, offset: u32) -> Vec<(Span, bool)> {
     let Some(found) = analysis.index.at(ENTRY, offset) else { return Vec::new() };
     let same = |target: NameTarget| match (found.target, target) {

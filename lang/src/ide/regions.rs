@@ -1,4 +1,4 @@
-//! What can be folded away, and how a selection grows. Both read tokens: they work in any text.
+//! Folding ranges and growing selections. Both read tokens: they work in any text.
 
 use crate::syntax::tokens::{SyntaxToken, TokenKind, lex};
 
@@ -36,7 +36,7 @@ pub fn folds(source: &str) -> Vec<Fold> {
     found
 }
 
-/// Runs of neighbouring lines that are of a kind.
+/// Runs of adjacent lines of one kind.
 fn runs(tokens: &[SyntaxToken], kind: FoldKind, is: impl Fn(&[SyntaxToken]) -> bool) -> Vec<Fold> {
     let mut found: Vec<Fold> = Vec::new();
     let mut running = false;
@@ -78,8 +78,8 @@ fn pairs(source: &str, tokens: &[SyntaxToken]) -> Vec<(usize, usize)> {
     found
 }
 
-/// Ever larger ranges around an offset: the token, its line, the insides of brackets, with the brackets, the
-/// item, the file.
+/// Growing ranges around an offset: the token, its line, the insides of brackets, the brackets, the item, the
+/// file.
 pub fn selections(source: &str, offset: usize) -> Vec<(usize, usize)> {
     let tokens = lex(source);
     let mut ranges = Vec::new();
@@ -102,7 +102,7 @@ pub fn selections(source: &str, offset: usize) -> Vec<(usize, usize)> {
     ranges.push((0, source.len()));
     ranges.retain(|(start, end)| *start <= offset && offset <= *end);
     ranges.sort_by_key(|(start, end)| (end - start, *start));
-    // Each holds the one before it.
+    // Each contains the one before it.
     let mut growing: Vec<(usize, usize)> = Vec::new();
     for range in ranges {
         if growing.last().is_none_or(|last| range.0 <= last.0 && last.1 <= range.1 && range != *last) {
@@ -112,8 +112,8 @@ pub fn selections(source: &str, offset: usize) -> Vec<(usize, usize)> {
     growing
 }
 
-/// From a line that begins at the margin to the last line before the next such: comments above belong to the
-/// item.
+/// From a line that begins at the left margin to the last line before the next such line: comments above
+/// belong to the item.
 fn item_around(source: &str, offset: usize) -> (usize, usize) {
     let begins = |line: &str| line.starts_with(|character: char| character.is_ascii_alphabetic());
     let mut start = 0;

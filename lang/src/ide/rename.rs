@@ -26,8 +26,8 @@ pub fn renameable(analysis: &Analysis, offset: u32) -> Result<(SymbolId, Span), 
     Ok((id, found.span))
 }
 
-/// Whether a symbol can get a name, as far as this analysis sees: in every file that uses it, nothing else
-/// may have that name.
+/// Whether a symbol can be renamed to `new`, as far as this analysis sees: in every file that uses it,
+/// nothing else may have that name.
 pub fn check_new_name(analysis: &Analysis, id: SymbolId, new: &str) -> Result<(), RenameProblem> {
     let bytes = new.as_bytes();
     if bytes.is_empty() || words::word_length(bytes) != bytes.len() || bytes[0].is_ascii_digit() {
@@ -50,7 +50,7 @@ pub fn check_new_name(analysis: &Analysis, id: SymbolId, new: &str) -> Result<()
         }
         kind => kind.is_callable() || kind == SymbolKind::Divergence,
     };
-    // A file may declare some built-in names anew, but what it reads under them now would be another thing.
+    // A file may redeclare some built-in names, but its other uses of the name would change their meaning.
     let read = builtins::find(new).is_some() || named_number(new).is_some();
     let read = read || vocabulary::signal(new).is_some() && !may_be_role;
     if read || is_taken(new, called, false) {
@@ -68,7 +68,7 @@ pub fn check_new_name(analysis: &Analysis, id: SymbolId, new: &str) -> Result<()
     for other in analysis.index.ids().map(|other| analysis.index.symbol(other)) {
         let same_owner = symbol.owner.is_some() && other.owner == symbol.owner;
         let item_of_same_file = other.owner.is_none() && files.contains(&other.span.file);
-        // An item that is renamed to the name of a local would be hidden by it there.
+        // An item renamed to the name of a local would be hidden by it there.
         let local_of_user =
             symbol.owner.is_none() && other.owner.is_some() && files.contains(&other.span.file);
         if other.name == new && (same_owner || item_of_same_file || local_of_user) {

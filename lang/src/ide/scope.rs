@@ -1,4 +1,4 @@
-//! The names that the text declares before and around the cursor, read off the tokens: they are there while
+//! The names that the text declares before and around the cursor, found in tokens: so they are known while
 //! the file does not parse.
 
 use super::context::CompletionContext;
@@ -9,11 +9,11 @@ use crate::syntax::words;
 pub struct LocalName<'a> {
     pub name: &'a str,
     pub kind: SymbolKind,
-    /// Seen in the item around the cursor alone.
+    /// Visible only in the item around the cursor.
     pub local: bool,
 }
 
-/// The file's own items, then the locals at the cursor. Imported names are not among them.
+/// The file's own items, then the locals at the cursor, without imported names.
 pub fn declared<'a>(context: &CompletionContext<'a>) -> Vec<LocalName<'a>> {
     let mut found = items(context);
     locals(context, &mut found);
@@ -29,7 +29,7 @@ fn items<'a>(context: &CompletionContext<'a>) -> Vec<LocalName<'a>> {
             continue;
         }
         let first = if index > 0 && context.text(index - 1) == "pub" { index - 1 } else { index };
-        // What is being declared can't be used yet.
+        // The item that is being declared can't be used yet.
         if first == context.item {
             continue;
         }
@@ -101,7 +101,7 @@ fn locals<'a>(context: &CompletionContext<'a>, found: &mut Vec<LocalName<'a>>) {
             "let" if matches!(text(at + 1), "=" | "[") && at > head + 1 && words[at - 1] != statement => {
                 add(text(at), SymbolKind::LocalLet)
             }
-            // What it is next may read it.
+            // The next value of a state may read the state.
             "state"
                 if text(at + 1) == "="
                     && (words[at - 1] != statement

@@ -1,4 +1,4 @@
-//! Colours by meaning: what a grammar of regular expressions can't tell apart.
+//! Semantic tokens: colours that a grammar of regular expressions can't decide.
 
 use rustc_hash::FxHashMap;
 
@@ -39,7 +39,7 @@ pub struct SemanticToken {
     pub end: u32,
     pub meaning: Meaning,
     pub declares: bool,
-    /// Part of the language or its library.
+    /// Whether it is part of the language or its library.
     pub library: bool,
     pub documentation: bool,
 }
@@ -120,7 +120,7 @@ fn of_word(word: &str, next: &str, begins_line: bool) -> Option<(Meaning, bool, 
         && !words::RESERVED.contains(&next);
     let keyword = keyword
         || matches!(word, "route" | "experiment" | "compare" | "sweep" | "match") && begins(b"{\"")
-        // What trails a value stands before a name.
+        // A keyword that follows a value comes before a name.
         || matches!(word, "where" | "by") && next.bytes().next().is_some_and(words::is_word_byte)
         || matches!(word, "state" | "trains" | "step") && named;
     if keyword {

@@ -1,5 +1,5 @@
-//! What stands around a file and is read by the host alone: modules, files, rows of data. Completion asks for
-//! it only where it can stand.
+//! The surroundings of a file, which only the host can read: modules, files, rows of data. Completion asks
+//! for them only where they are accepted.
 
 use std::rc::Rc;
 
@@ -12,12 +12,12 @@ pub struct FolderEntry {
     pub is_folder: bool,
 }
 
-/// Paths are relative to the folder of the file that is being completed.
+/// What completion asks the host. Paths are relative to the folder of the completed file.
 pub trait Surroundings {
     /// The modules that a `use` may name.
     fn modules(&self) -> Vec<Rc<LibraryModule>>;
 
-    /// What a folder holds; the file's own is `""`.
+    /// The entries of a folder; `""` is the folder of the file.
     fn entries(&self, _folder: &str) -> Vec<FolderEntry> {
         Vec::new()
     }
@@ -27,7 +27,7 @@ pub trait Surroundings {
         Vec::new()
     }
 
-    /// The fields that the rows of a file have.
+    /// The fields of the rows of a file.
     fn fields(&self, _path: &str) -> Vec<String> {
         Vec::new()
     }

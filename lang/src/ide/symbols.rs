@@ -10,7 +10,7 @@ use crate::syntax::parse;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outline {
     pub name: String,
-    /// None for what has no name to be used: `experiment`, `compare`, `route`, `sweep`.
+    /// `None` for items that can't be referred to: `experiment`, `compare`, `route`, `sweep`.
     pub kind: Option<SymbolKind>,
     pub detail: String,
     pub extent: Span,
@@ -62,7 +62,7 @@ pub fn outline(analysis: &Analysis, file: FileId) -> Vec<Outline> {
     outlines
 }
 
-/// The named items of a file that nothing else is known of: parsing is enough.
+/// The named items of a file, without an analysis: parsing is enough.
 pub fn declarations(text: &str) -> Vec<Outline> {
     let (tree, _) = parse(ENTRY, text);
     let declared = tree.items.iter().filter_map(|item| {

@@ -1,4 +1,4 @@
-//! Completion of values: what is built in and fits, then the names in scope, then what can be imported.
+//! Completion of values: built-ins that fit, then the names in scope, then names to import.
 
 use super::complete::{CandidateKind, List, standard_divergences};
 use super::context::CompletionContext;
@@ -9,7 +9,7 @@ use crate::check::index::{SymbolId, SymbolKind};
 use crate::check::vocabulary::{self, Takes};
 use crate::formula::StepNumber;
 
-/// What a guard reads.
+/// The step numbers that a guard can read.
 pub fn step_numbers(list: &mut List, context: &CompletionContext) {
     for number in StepNumber::ALL {
         list.add(number.name(), CandidateKind::Signal, "a number of the step", "", number.name(), 0);
@@ -30,7 +30,7 @@ pub fn values(list: &mut List, context: &CompletionContext, takes: Takes, around
             list.add("false", CandidateKind::Word, "", "", "false", 0);
         }
         Takes::Field => return outside::fields(list, context, around),
-        // A text is the author's.
+        // Nothing to suggest: the author writes these.
         Takes::Text | Takes::Texts | Takes::Range => return,
         Takes::Dataset => {
             return list.builtins(|builtin| builtin.kind == BuiltinKind::Data(DataName::Dataset), 0);
@@ -92,7 +92,7 @@ pub fn values(list: &mut List, context: &CompletionContext, takes: Takes, around
         }
     }
     if signals && matches!(takes, Takes::Formula | Takes::Condition | Takes::Number) {
-        // Objectives are about roles, mostly.
+        // Objectives mostly read roles.
         let (roles, others) = vocabulary::SIGNALS.split_at(4);
         list.signals(roles, 0);
         list.signals(others, 1);

@@ -1,4 +1,4 @@
-//! The syntax tree: what the author wrote, with a span on every node. Nothing is resolved or checked here.
+//! The syntax tree: what the author wrote, with a span on every node. Nothing in it is resolved or checked.
 
 use std::rc::Rc;
 
@@ -16,7 +16,7 @@ pub struct Name {
 pub struct Module {
     /// The `//!` comment at the head of the file.
     pub doc: String,
-    /// Shared with what keeps them from one parse of a changing text to the next.
+    /// Shared with the cache that keeps them between two parses of a changing text.
     pub items: Vec<Rc<Item>>,
 }
 
@@ -78,11 +78,11 @@ pub enum ItemKind {
         parameters: Vec<Parameter>,
         text: Expr,
     },
-    /// `divergence name(p || q, parameters) = summand`, `name(p, q, ...)` where the order of the sides means
-    /// nothing, or `name(u, ...) = generator`.
+    /// `divergence name(p || q, parameters) = summand`, `name(p, q, ...)` where the order of the sides has no
+    /// meaning, or `name(u, ...) = generator`.
     Divergence {
         name: Name,
-        /// `||` stands between the sides.
+        /// Whether `||` is between the sides.
         directed: bool,
         parameters: Vec<Parameter>,
         body: Expr,
@@ -170,8 +170,8 @@ pub struct Binding {
 pub struct Block {
     pub span: Span,
     pub statements: Vec<Statement>,
-    /// Something in it could not be parsed and has been reported: what seems to be missing may have stood
-    /// there.
+    /// Whether something in it could not be parsed and has been reported: that may be what seems to be
+    /// missing.
     pub broken: bool,
 }
 
@@ -181,7 +181,7 @@ pub enum Statement {
     Entry(Entry),
     /// `let name = value`, or one per element: `let name[t in panel] = value`
     Let { name: Name, index: Option<Index>, value: Expr },
-    /// `state name = first then next`: a number that the run carries from step to step. Of `first by domain
+    /// `state name = first then next`: a number that the run carries from step to step. With `first by domain
     /// then next` there is one for each domain.
     State { name: Name, first: Expr, by: Option<Name>, next: Option<Expr> },
     /// `term name = value { ... }`, or one per element: `term name[t in panel] = value`
@@ -256,7 +256,7 @@ pub enum ExprKind {
         base: Box<Expr>,
         index: Box<Expr>,
     },
-    /// `grpo(start, on: d) { steps = 120 }`; `block` is the braces after it. A bare `name { ... }` is a call
+    /// `grpo(start, on: d) { steps = 120 }`; `block` is the part in braces. A bare `name { ... }` is a call
     /// without arguments.
     Call {
         callee: Box<Expr>,
@@ -291,8 +291,8 @@ pub enum ExprKind {
         first: Box<Expr>,
         second: Box<Expr>,
     },
-    /// `for d in domains: body`, or, carrying a value from one turn to the next, `for d in domains, m =
-    /// start: body`
+    /// `for d in domains: body`, or, with a value carried from one iteration to the next, `for d in domains,
+    /// m = start: body`
     For {
         index: Box<Index>,
         carried: Option<Box<Carried>>,
@@ -302,7 +302,7 @@ pub enum ExprKind {
     Match {
         arms: Vec<MatchArm>,
     },
-    /// `0..=100`: both ends belong to it.
+    /// `0..=100`, with both ends included.
     Range {
         low: Box<Expr>,
         high: Box<Expr>,
@@ -323,7 +323,7 @@ pub enum ExprKind {
         axis: Name,
         block: Block,
     },
-    /// What could not be parsed; a diagnostic has been reported.
+    /// Text that could not be parsed; a diagnostic has been reported.
     Error,
 }
 

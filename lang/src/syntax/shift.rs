@@ -1,7 +1,7 @@
-//! Moving a tree to another place of its file, or to another file.
+//! Moves a tree to another place of its file, or to another file.
 //!
-//! Every place that holds a span is named here by an exhaustive pattern: a field that is added to the tree
-//! and forgotten here does not compile.
+//! Every field with a span is named here in an exhaustive pattern: a field that is added to the tree and
+//! missing here does not compile.
 
 use std::rc::Rc;
 
@@ -9,12 +9,12 @@ use super::ast::*;
 use crate::diag::{Diagnostic, Fix, Label};
 use crate::source::{FileId, Span};
 
-/// What becomes of the places in a tree.
+/// What happens to the spans of a tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shift {
-    /// To which file, and by how many bytes (modulo 2^32: also backwards).
+    /// They move to a file, by a number of bytes (modulo 2^32: also backwards).
     Move { file: FileId, by: u32 },
-    /// All places are the same: two trees that differ in places alone are equal.
+    /// They all become the same: two trees that differ only in spans become equal.
     Erase,
 }
 
@@ -63,7 +63,7 @@ impl<A: Shifted, B: Shifted> Shifted for (A, B) {
     }
 }
 
-/// In place where nobody else holds it.
+/// In place if it is not shared.
 impl<T: Shifted + Clone> Shifted for Rc<T> {
     fn shift(&mut self, shift: Shift) {
         Rc::make_mut(self).shift(shift);

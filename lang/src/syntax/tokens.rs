@@ -1,7 +1,7 @@
-//! Tokens of any text as it stands, however broken, comments and newlines included: what the formatter, the
-//! features of editors and `// allow(...)` comments read. [`super::layout`] is the other pass over a text: it
-//! repairs habits from other languages for the grammar, and shares with this one where words, numbers, texts
-//! and signs end.
+//! The tokens of any text, however broken, including comments and newlines: for the formatter, features of
+//! editors and `// allow(...)` comments. [`super::layout`] is the other pass over a text: it repairs habits
+//! from other languages for the grammar, and uses the same rules for where words, numbers, texts and signs
+//! end.
 
 use super::layout::string_end;
 use super::words;
@@ -9,7 +9,7 @@ use super::words;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenKind {
     Newline,
-    /// To the end of its line, without the blanks there.
+    /// Up to the end of its line, without trailing blanks.
     Comment,
     /// `///` or `//!`
     Doc,
@@ -24,7 +24,7 @@ pub enum TokenKind {
     Comma,
     /// `=`, `->`, `.`, ...
     Sign,
-    /// A comment or a text in the way of another language: `# ...`, `/* ... */`, `'...'`, `"""..."""`.
+    /// A comment or a text in another language's syntax: `# ...`, `/* ... */`, `'...'`, `"""..."""`.
     Foreign,
     /// A character that no token begins with.
     Unknown,
@@ -47,10 +47,10 @@ impl SyntaxToken {
     }
 }
 
-/// Every token of a text, in order; blanks stand between them.
+/// Every token of a text, in order, without the blanks between them.
 pub fn lex(text: &str) -> Vec<SyntaxToken> {
     let mut tokens = Vec::new();
-    // A byte order mark is no part of the text.
+    // A byte order mark is not part of the text.
     let mut at = text.len() - text.strip_prefix('\u{feff}').unwrap_or(text).len();
     while at < text.len() {
         if matches!(text.as_bytes()[at], b' ' | b'\t' | b'\r' | b'\x0c') {
@@ -105,18 +105,18 @@ fn token(text: &str, at: usize) -> (TokenKind, usize) {
     }
 }
 
-/// Length of what is left of the line, without the blanks at its end.
+/// Length of the rest of the line, without trailing blanks.
 fn line(rest: &str) -> usize {
     trimmed(rest.split('\n').next().unwrap_or(rest)).len()
 }
 
-/// A text without the blanks and line breaks at its end: those that [`lex`] passes over. Any other space,
-/// such as a no-break space, is part of its token.
+/// A text without trailing blanks and line breaks: those that [`lex`] skips. Any other space, such as a
+/// no-break space, is part of its token.
 pub fn trimmed(text: &str) -> &str {
     text.trim_end_matches([' ', '\t', '\r', '\x0c', '\n'])
 }
 
-/// A piece of text as a name: on one line, without its comments, with one blank where some stand.
+/// A piece of text on one line: without its comments, with single blanks.
 pub fn on_one_line(text: &str) -> String {
     let mut line = String::new();
     let mut end = 0;

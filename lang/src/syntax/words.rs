@@ -1,4 +1,4 @@
-//! The words of the language, as the layout pass and the error messages need them.
+//! The words of the language, for the layout pass and the error messages.
 
 /// Words that begin an item, in the order in which a reader should learn them.
 pub const ITEMS: &[&str] = &[
@@ -33,14 +33,14 @@ pub const RESERVED: &[&str] = &[
     "pub",
 ];
 
-/// Values as other languages write them. They are read as such wherever a value stands, never as names.
+/// Values as other languages write them. They are read as values everywhere, never as names.
 pub const FOREIGN_VALUES: &[&str] = &["True", "False", "None", "null", "nil"];
 
-/// What a line begins with.
+/// The beginning of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LineHead {
     End,
-    /// An item that can't stand in a block.
+    /// An item that can't be in a block.
     Item,
     /// `let name` or `route {`.
     ItemOrStatement,
@@ -48,7 +48,7 @@ pub enum LineHead {
     Statement,
     /// `key =`
     Entry,
-    /// `where name =` or `|>`: goes on from the line before.
+    /// `where name =` or `|>`: continues the line before.
     Tail,
     /// `{`
     Brace,
@@ -76,7 +76,7 @@ pub fn split_word(text: &str) -> (&str, &str) {
     (word, rest.trim_start_matches([' ', '\t']))
 }
 
-/// Where the first line with something on it begins its text, at or after `from`, and what that is.
+/// The start of the first line with content at or after `from`, and what it begins with.
 pub fn line_head(text: &str, from: usize) -> (usize, LineHead) {
     let mut at = from;
     loop {
@@ -123,17 +123,17 @@ fn head(text: &str) -> LineHead {
     if public && head == LineHead::ItemOrStatement { LineHead::Item } else { head }
 }
 
-/// Whether a value follows, given with `=`.
+/// Whether the text begins with the `=` of an assignment.
 fn assigns(rest: &str) -> bool {
     rest.starts_with('=') && !rest.starts_with("==")
 }
 
-/// Signs of more than one character, those that begin alike with the longest first; some belong to other
-/// languages.
+/// Signs of more than one character; where several have the same beginning, the longest comes first. Some
+/// belong to other languages.
 pub const SIGNS: &[&str] = &["..=", "->", "==", "!=", "<=", ">=", "||", "&&", "**", "..", "|>", ":=", "=>"];
 
-/// Length of the number that `bytes` begin with. As in the grammar: what begins like a number is one token,
-/// and the parser judges its shape.
+/// Length of the number at the beginning of `bytes`. As in the grammar, everything that begins like a number
+/// is one token, and the parser checks its form.
 pub fn number_length(bytes: &[u8]) -> usize {
     let digit = |at: usize| bytes.get(at).is_some_and(u8::is_ascii_digit);
     let mut end = 1;
@@ -147,7 +147,7 @@ pub fn number_length(bytes: &[u8]) -> usize {
     end + usize::from(bytes.get(end) == Some(&b'%'))
 }
 
-/// What a character of another alphabet was probably meant to be.
+/// The intended character for a look-alike of another alphabet.
 pub fn lookalike(character: char) -> Option<&'static str> {
     Some(match character {
         '\u{2212}' | '\u{2013}' | '\u{2014}' | '\u{2010}' | '\u{2011}' | '\u{ff0d}' => "-",

@@ -1,30 +1,30 @@
-//! The least time that a step of on-policy distillation can take on a machine, counted from the shapes of its
+//! A lower bound of the time that a step of on-policy distillation takes on a machine, from the shapes of its
 //! models.
 //!
-//! A step is a list of phases, of which none can begin before the one in front of it is done. A phase takes
-//! at least as long as its products take at the machine's best rate, and at least as long as what it must
-//! read and write takes at the rate of memory: `max(flops / rate, bytes / memory)`, as in the roofline model
-//! (Williams, Waterman and Patterson 2009, doi:10.1145/1498765.1498785). What is counted is what no program
-//! can leave out without computing something else:
+//! A step is a list of phases, each of which begins when the one before is done. A phase takes at least as
+//! long as its products at the machine's best rate, and at least as long as its reads and writes at the rate
+//! of memory: `max(flops / rate, bytes / memory)`, the roofline model (Williams, Waterman and Patterson 2009,
+//! doi:10.1145/1498765.1498785). Only work is counted that no program can leave out without computing
+//! something else:
 //!
-//! - `N`, the numbers in all matrices of the layers; of experts, those of the ones that a token uses. A token
-//!   that goes through the layers takes `2 N` operations.
-//! - Attention: a token that sees `s` tokens, itself among them, takes `4 heads head_width s` in every layer.
-//! - The LM head, `V = vocabulary width` numbers: `2 V` for each token that is predicted.
-//! - The student goes through the layers once, while it writes: what its gradient reads of its completions
-//!   can be kept from there. Logits of all tokens can't, so these are made again to be compared with.
-//! - The way back of a layer is two products for each on the way there, one for its input and one for its
-//!   matrix; with an adapter, one for its input, and two for each of the adapter's. The LM head likewise.
-//! - Weights are read once a phase: whoever multiplies more rows with a matrix than it can hold at once has
-//!   read it again.
-//! - Keys and values of all tokens so far are read for each that is written.
-//! - AdamW reads and writes the number and both moments, all in single precision, and reads the gradient: 28
-//!   bytes a number, and 26 where models compute in half precision, which is a half of the number and no copy
-//!   of it.
+//! - Layers: `2 N` operations for a token, where `N` is the number of weights in all matrices of the layers
+//!   that the token uses (of experts, the chosen ones).
+//! - Attention: `4 heads head_width s` in every layer for a token that attends to `s`, itself included.
+//! - The LM head, of `V = vocabulary width` weights: `2 V` for each token that is predicted.
+//! - The student's forward pass is counted once, while it writes: the activations that its gradient needs can
+//!   be saved then. Logits of all tokens can't, so they are computed again for the divergence.
+//! - The backward pass of a layer has two products for each one forward, for the input and for the matrix;
+//!   with an adapter, one for the input, and two for each of the adapter's. The LM head likewise.
+//! - Weights are read once a phase, though a program whose rows don't all fit in the caches reads them more
+//!   often.
+//! - Keys and values of all earlier tokens are read for each token that is written.
+//! - AdamW reads and writes the weight and both moments, all in single precision, and reads the gradient: 28
+//!   bytes a weight, and 26 if models compute in half precision, whose 16 bits are a half of the weight and
+//!   not a copy of it.
 //!
-//! Not counted: norms, activations, softmax, sampling, embeddings, activations that leave the caches, the
-//! gradient's own way through memory. So the floor can't be reached, and a small model whose weights stay in
-//! the caches can be below it, since its weights do not come from memory.
+//! Not counted: norms, activation functions, softmax, sampling, embeddings, activations that leave the
+//! caches, and memory traffic of gradients. So the floor can't be reached, except by a small model, which may
+//! even be below it: its weights stay in the caches and need not come from memory.
 
 use std::path::Path;
 
@@ -44,16 +44,16 @@ use crate::train::SourceTeachers;
 /// The tokens of a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepTokens {
-    /// Sequences, of which those of one group share their prompt.
+    /// Number of sequences; those of one group share their prompt.
     pub sequences: f64,
     pub groups: f64,
-    /// Tokens of a prompt, and of a completion, on average.
+    /// Mean tokens of a prompt, and of a completion.
     pub prompt: f64,
     pub completion: f64,
 }
 
 impl StepTokens {
-    /// Tokens of a sequence that go through a model: the last one is predicted and not read.
+    /// Tokens of a sequence that go through a model: the last one is only predicted.
     fn length(&self) -> f64 {
         self.prompt + self.completion - 1.0
     }
@@ -63,16 +63,16 @@ impl StepTokens {
     }
 }
 
-/// The matrices of a model that a token meets.
+/// Numbers of weights in a model's matrices.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Matrices {
-    /// Numbers in those of the layers that one token uses.
+    /// In the layers, those that one token uses.
     used: f64,
-    /// In all of the layers, where they are not experts.
+    /// In the layers, outside of experts.
     plain: f64,
     /// In all experts.
     experts: f64,
-    /// Experts in a layer for each that a token uses; 1 where there are none.
+    /// Experts in a layer divided by those that a token uses; 1 if there are none.
     choices: f64,
     output: f64,
 }
@@ -94,21 +94,20 @@ impl Matrices {
         Matrices { used: plain + experts / choices, plain, experts, choices, output }
     }
 
-    /// Numbers that are read where so many tokens go through the layers together.
+    /// Weights that are read if `tokens` tokens go through the layers together.
     fn read(&self, tokens: f64) -> f64 {
-        // Each token may choose experts of its own until all are chosen.
+        // Each token may choose other experts, until all are chosen.
         self.plain + self.experts * (tokens / self.choices).min(1.0)
     }
 }
 
-/// Operations of attention in all layers, where tokens at the places `from..to` look back at what is before
-/// them.
+/// Operations of attention in all layers for the tokens at positions `from..to`.
 fn attention(config: &Config, from: f64, to: f64) -> f64 {
     let width = (config.heads * config.head_width) as f64;
     config.attention.iter().map(|layer| 4.0 * width * seen(from, to, layer.window)).sum()
 }
 
-/// How many tokens those at the places `from..to` see, themselves among them, all together.
+/// The sum of the tokens that each token at positions `from..to` attends to, itself included.
 fn seen(from: f64, to: f64, window: Option<usize>) -> f64 {
     let up_to = |count: f64| {
         let window = window.map_or(count, |window| (window as f64).min(count));
@@ -117,7 +116,7 @@ fn seen(from: f64, to: f64, window: Option<usize>) -> f64 {
     up_to(to) - up_to(from)
 }
 
-/// What is trained, of one student.
+/// The weights of a student that are trained.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Updated {
     /// All weights: so many numbers.
@@ -126,7 +125,7 @@ pub enum Updated {
     Adapter { numbers: f64 },
 }
 
-/// What writing the completions of a step does.
+/// The phases of writing the completions of a step.
 pub fn rollout_phases(student: &Config, tokens: &StepTokens, dtype: Dtype) -> Vec<Phase> {
     let StepTokens { sequences, groups, prompt, completion } = *tokens;
     let (bytes, own) = (bytes_of(dtype), Matrices::of(student));
@@ -144,7 +143,7 @@ pub fn rollout_phases(student: &Config, tokens: &StepTokens, dtype: Dtype) -> Ve
         2.0 * prompts * own.used + groups * (attention(student, 0.0, prompt) + 2.0 * own.output),
         bytes * (own.read(prompts) + own.output),
     )];
-    // The first token of a completion comes with its prompt.
+    // The pass over the prompt gives the first token of a completion.
     let written = (completion - 1.0).max(0.0);
     if written > 0.0 {
         let key_value = 2.0 * (student.key_value_heads * student.head_width) as f64;
@@ -164,7 +163,7 @@ pub fn rollout_phases(student: &Config, tokens: &StepTokens, dtype: Dtype) -> Ve
     phases
 }
 
-/// Bytes of a number of a model.
+/// Bytes of a weight.
 fn bytes_of(dtype: Dtype) -> f64 {
     match dtype {
         Dtype::Float32 => 4.0,
@@ -172,7 +171,7 @@ fn bytes_of(dtype: Dtype) -> f64 {
     }
 }
 
-/// What a step does. `teachers` are the models that score, each with its part of the sequences.
+/// The phases of a step. `teachers` are the models that score, each with its fraction of the sequences.
 pub fn phases(
     student: &Config,
     teachers: &[(&Config, f64)],
@@ -212,7 +211,7 @@ pub fn phases(
 
     let (back, numbers) = match updated {
         Updated::Weights { numbers } => (2.0 * through, numbers),
-        // Attention has no weights: its way back is two products for each in any case.
+        // Attention has no weights: its backward pass has two products for each one in any case.
         Updated::Adapter { numbers } => {
             let attended = sequences * attention(student, 0.0, tokens.length());
             (through + attended + 4.0 * sequences * tokens.length() * numbers, numbers)
@@ -223,7 +222,7 @@ pub fn phases(
     phases
 }
 
-/// Numbers of an adapter of a model; magnitudes of DoRA, one a row, among them.
+/// The number of an adapter's weights, including DoRA's magnitudes, one per row.
 fn numbers(adapter: &Adapter, config: &Config) -> f64 {
     let rank = adapter.rank as usize;
     let of_layer = |name: &str| {
@@ -243,7 +242,7 @@ fn numbers(adapter: &Adapter, config: &Config) -> f64 {
         as f64
 }
 
-/// Measures the machine and counts what the first stage that distills asks of it. Emits one event.
+/// Measures the machine and counts the work of the first distillation stage. Emits one event.
 pub fn floor(job: &FloorJob, place: Place, control: &Control) -> Result<()> {
     let plan = &job.run.plan;
     let base = Path::new(&job.run.base);
@@ -306,7 +305,7 @@ pub fn floor(job: &FloorJob, place: Place, control: &Control) -> Result<()> {
         }
         Trainable::Adapter(adapter) => Updated::Adapter { numbers: numbers(adapter, student) },
     };
-    // No more teachers than prompts have one at a time.
+    // A step has no more teachers than prompts.
     teachers.truncate(groups as usize);
     let parts: f64 = teachers.iter().map(|(_, _, part)| part).sum();
     let teachers: Vec<(&Config, f64)> =
@@ -327,8 +326,8 @@ mod tests {
     use crate::model::tests::tiny;
     use crate::model::{Experts, LayerAttention};
 
-    /// 4 wide, two heads of 2 that share their keys and values, 6 wide inside, 10 entries, 2 layers, tied. A
-    /// layer has 16 + 8 + 8 + 16 numbers in attention and 3 x 24 behind it: 120. All layers have 240, the
+    /// Width 4, two heads of 2 that share keys and values, MLP width 6, vocabulary 10, 2 layers, tied. A
+    /// layer has 16 + 8 + 8 + 16 weights in attention and 3 x 24 in the MLP: 120. All layers have 240, the
     /// LM head 40, and five normalisations 20.
     fn small() -> Config {
         let (width, heads, key_value_heads, head_width, hidden, vocabulary) = (4, 2, 1, 2, 6, 10);
@@ -402,14 +401,14 @@ mod tests {
             layers,
             dropout: 0.0,
         };
-        // Query 4 x 4, down 4 x 6.
+        // The query projection is 4 x 4, the down projection 4 x 6.
         assert_eq!(numbers(&adapter(AdapterKind::Lora, None), &config), 2.0 * 3.0 * (8.0 + 10.0));
         assert_eq!(numbers(&adapter(AdapterKind::Lora, Some((1, 1))), &config), 3.0 * (8.0 + 10.0));
         assert_eq!(numbers(&adapter(AdapterKind::Dora, None), &config), 2.0 * (3.0 * (8.0 + 10.0) + 8.0));
         let phases = phases(&config, &[], &TOKENS, Updated::Adapter { numbers: 108.0 }, Dtype::Float32);
         let update: Vec<f64> =
             phases.iter().filter(|phase| phase.part == StepPart::Update).map(|phase| phase.flops).collect();
-        // What the student's forward pass takes, attention once more, and two products of 2 x 108 for each of
+        // As much as the student's forward pass, attention once more, and two products of 2 x 108 for each of
         // 8 tokens.
         assert_eq!(update, [4800.0 + 640.0 + 8.0 * 4.0 * 108.0, 0.0]);
         assert_eq!(phases.last().map(|phase| phase.bytes), Some(28.0 * 108.0));
@@ -431,7 +430,7 @@ mod tests {
         let experts =
             Experts { count: 4, per_token: 2, hidden: 5, normalised: true, layers: vec![true, true] };
         let config = Config { experts: Some(experts), ..small() };
-        // Attention 48 and the choice 4 x 4 in each layer; an expert has 3 x 20.
+        // Attention 48 and the router 4 x 4 in each layer; an expert has 3 x 20.
         let matrices = Matrices::of(&config);
         assert_eq!((matrices.plain, matrices.experts), (128.0, 480.0));
         assert_eq!(matrices.used, 128.0 + 240.0);

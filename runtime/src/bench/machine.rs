@@ -1,4 +1,4 @@
-//! What this machine can do: large products, and reading memory from one end to the other.
+//! Measures this machine: the rate of large matrix products, and of sequential reads of memory.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::machine::place::Place;
 use crate::model::Config;
 use mopd_kernels::{Cpu, sum::sum};
 
-/// `[rows, inputs]` times `[inputs, outputs]`.
+/// The shape of a matrix product, `[rows, inputs]` times `[inputs, outputs]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Product {
     pub rows: i64,
@@ -20,27 +20,26 @@ pub struct Product {
 }
 
 impl Product {
-    /// That of a model's feed-forward part, with more rows than a small step has: the matrix library leaves
-    /// cores idle where there are few, a GPU most of its own, and what is asked for is what the machine can
-    /// do.
+    /// The product of a model's MLP, with more rows than a small step has: with few rows the matrix library
+    /// leaves cores idle, and a GPU most of its own, but the machine's best rate is wanted.
     pub fn of(config: &Config, place: Place) -> Product {
-        // As the layers have them.
+        // The width of one expert, if layers have experts.
         let inner = config.experts.as_ref().map_or(config.hidden, |experts| experts.hidden);
         let rows = if place.kernels().is_some() { 1 << 14 } else { 1 << 10 };
         Product { rows, inputs: config.width as i64, outputs: inner as i64 }
     }
 }
 
-/// Time for each way of multiplying. Rates of a processor's cores change with its temperature and its
-/// neighbours: the highest of several short measurements is the nearest to what it can do.
+/// Time for each way of multiplying. The rate of CPU cores changes with temperature and other load: the
+/// highest of several short measurements is closest to the best rate.
 const PRODUCTS: Duration = Duration::from_millis(400);
-/// One measurement, in multiplications and additions: long enough for the clock.
+/// Operations of one measurement: long enough for the clock.
 const LEAST: i64 = 1 << 31;
 /// More than caches hold: 512 MiB.
 const NUMBERS: usize = 1 << 27;
 const PASSES: usize = 6;
 
-/// The highest rates seen, with so many threads of a processor.
+/// The highest rates measured, with `threads` threads on a CPU.
 pub fn rates(product: Product, threads: usize, place: Place, control: &Control) -> Result<Rates> {
     let float32 = products(product, Kind::Float, place);
     control.check()?;
@@ -53,20 +52,20 @@ pub fn rates(product: Product, threads: usize, place: Place, control: &Control) 
     Ok(Rates { float32, bfloat16, memory })
 }
 
-/// Floating-point operations a second, by the faster of the two ways in which models multiply. Which one that
-/// is depends on the processor: without AVX-512, libtorch's operator in bf16 is several times slower.
+/// Floating-point operations a second, by the faster of the two ways in which models multiply. Which one is
+/// faster depends on the CPU: without AVX-512, libtorch's operator in bf16 is several times slower.
 fn products(product: Product, kind: Kind, place: Place) -> f64 {
     let _guard = no_grad_guard();
     let Product { rows, inputs, outputs } = product;
     let random = |shape: [i64; 2]| Tensor::randn(shape, (Kind::Float, place.device)).to_kind(kind);
-    // As a model has them: a matrix is `[outputs, inputs]`.
+    // As in a model, the matrix is stored as `[outputs, inputs]`.
     let (left, right) = (random([rows, inputs]), random([outputs, inputs]));
     let flops = 2 * rows * inputs * outputs;
     let by_operator = rate(flops, place, || left.linear::<&Tensor>(&right, None));
     by_operator.max(rate(flops, place, || place.multiply(&left, &right.tr())))
 }
 
-/// The highest rate at which a product of so many operations was made.
+/// The highest measured rate of a product of `flops` operations, in operations a second.
 fn rate(flops: i64, place: Place, product: impl Fn() -> Tensor) -> f64 {
     let times = (LEAST / flops.max(1)).clamp(1, 100_000);
     let multiply = |times: i64| {
@@ -75,7 +74,7 @@ fn rate(flops: i64, place: Place, product: impl Fn() -> Tensor) -> f64 {
         }
         place.synchronize();
     };
-    // Code and memory come into reach.
+    // Warm up.
     multiply(1);
     let started = Instant::now();
     let mut best = f64::INFINITY;
@@ -87,7 +86,7 @@ fn rate(flops: i64, place: Place, product: impl Fn() -> Tensor) -> f64 {
     (flops * times) as f64 / best
 }
 
-/// Bytes a second that the cores read together.
+/// Bytes a second that all cores read together.
 fn reading(cpu: Cpu) -> f64 {
     let numbers = vec![1.0f32; NUMBERS];
     let mut best = f64::INFINITY;

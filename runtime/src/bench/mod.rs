@@ -1,4 +1,4 @@
-//! What `mopd bench` measures in the worker.
+//! The benchmarks of `mopd bench` that run in the worker.
 
 pub mod divergence;
 pub mod floor;

@@ -1,4 +1,4 @@
-//! Files of cells between separators, as spreadsheets write them (RFC 4180): a header, then a row a line. All
+//! Files with separated cells, as spreadsheets write them (RFC 4180): a header, then one row per line. All
 //! cells are text.
 
 use std::collections::HashSet;
@@ -14,8 +14,8 @@ use super::lines::BYTE_ORDER_MARK;
 use super::rows::{Take, Wanted, line};
 use crate::tokenizer::json::{Json, Object};
 
-/// Blank lines, a byte-order mark and carriage returns before a line's end are skipped. Line breaks inside
-/// quotes are text.
+/// Reads a file. Blank lines, a byte-order mark and carriage returns before a line's end are skipped. Line
+/// breaks inside quotes are text.
 pub fn read(path: &Path, separator: u8, wanted: Wanted, take: &mut Take) -> Result<String, DataError> {
     let unreadable = |error: std::io::Error| DataError::of_file(path, DataProblem::unreadable(path, &error));
     let mut file = BufReader::with_capacity(1 << 20, regular::open(path).map_err(unreadable)?);
@@ -27,7 +27,7 @@ pub fn read(path: &Path, separator: u8, wanted: Wanted, take: &mut Take) -> Resu
         record.clear();
         let place = RowPlace::Line(lines.saturating_add(1));
         let failed = |problem| DataError::new(path, place, problem);
-        // A record goes on over the next line while a quote is open.
+        // A record continues on the next line while a quote is open.
         let mut open = false;
         loop {
             let start = record.len();
@@ -57,7 +57,7 @@ pub fn read(path: &Path, separator: u8, wanted: Wanted, take: &mut Take) -> Resu
         }
         let cells = parser.cells(&record).map_err(failed)?;
         let Some(names) = &header else {
-            // The line feed of a name in quotes may have one before it.
+            // A quoted name may contain a carriage return before a line feed.
             if cells.iter().any(|name| name.replace("\r\n", "").contains('\r')) {
                 return Err(DataError::of_file(path, DataProblem::CarriageReturns));
             }
@@ -79,10 +79,10 @@ pub fn read(path: &Path, separator: u8, wanted: Wanted, take: &mut Take) -> Resu
 /// Splits records into cells, line by line.
 struct Parser {
     reader: csv_core::Reader,
-    /// The cells of a record, one after the other, and where each ends. Both grow as needed.
+    /// The cells of a record, end to end, and the end of each. Both grow as needed.
     text: Vec<u8>,
     ends: Vec<usize>,
-    /// How much of them the record has so far.
+    /// Used length of `text`; `ended` is that of `ends`.
     written: usize,
     ended: usize,
 }
@@ -93,9 +93,9 @@ impl Parser {
         Parser { reader, text: vec![0; 1024], ends: vec![0; 32], written: 0, ended: 0 }
     }
 
-    /// Whether the record ends with this line: no quote is open.
+    /// Takes a line. Returns whether the record ends with it, because no quote is open.
     fn line(&mut self, line: &[u8]) -> bool {
-        // The last line of a file may have no end.
+        // The last line of a file may lack a line feed.
         let mut parts = [line.strip_suffix(b"\n").unwrap_or(line), b"\n"].into_iter();
         let mut input = parts.next().unwrap_or_default();
         loop {
@@ -116,13 +116,13 @@ impl Parser {
         }
     }
 
-    /// The cells of the record, whose lines were all taken.
+    /// The cells of a record of which all lines were taken.
     fn cells(&mut self, record: &[u8]) -> Result<Vec<String>, DataProblem> {
         let (written, ended) = (std::mem::take(&mut self.written), std::mem::take(&mut self.ended));
         let record = record.strip_suffix(b"\n").unwrap_or(record);
         let text = &self.text[..written];
         let (text, ends) = match record.strip_suffix(b"\r") {
-            // A carriage return before the line's end is no part of the last cell.
+            // A carriage return before the line's end is not part of the last cell.
             Some(_) => (text.strip_suffix(b"\r").unwrap_or(text), &self.ends[..ended]),
             None => (text, &self.ends[..ended]),
         };

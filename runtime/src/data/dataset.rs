@@ -1,4 +1,4 @@
-//! The rows of a domain: prompts, what is known about them, and where each stands.
+//! The rows of a domain: prompts, their fields, and the location of each row.
 
 mod reading;
 
@@ -18,81 +18,81 @@ use super::{Field, FieldKind, files};
 use crate::tokenizer::chat::Conversation;
 use crate::tokenizer::json::{Json, Object};
 
-/// The column of prompts, and what stands in for it: a conversation.
+/// The column of prompts, and the column of conversations that may replace it.
 const PROMPT: &str = "prompt";
 const MESSAGES: &str = "messages";
-/// What a template may get to know besides the messages.
+/// Columns that a template may read besides the messages.
 const TOOLS: &str = "tools";
 const DOCUMENTS: &str = "documents";
 const VARIABLES: &str = "chat_template_kwargs";
 
-/// Rows that a core takes at a time.
+/// Rows per piece of work of a core.
 const BLOCK: usize = 256;
 
-/// What to read.
+/// A request to read a dataset.
 #[derive(Clone, Copy, Debug)]
 pub struct DatasetRequest<'a> {
     pub source: &'a DataSource,
     pub format: &'a PromptFormat,
     /// Fields that every row must have, besides the prompt.
     pub fields: &'a [Field<'a>],
-    /// Whether somebody reads whole rows: a reward command.
+    /// Whether whole rows are kept, for a reward command.
     pub whole: bool,
-    /// The conditions of the arms of routes: which arm a row takes is kept.
+    /// The conditions of the arms of routes; the arm of each row is kept.
     pub routes: &'a [Vec<DataFormula>],
-    /// Numbers of every row that are kept.
+    /// Formulas whose value is kept for every row.
     pub numbers: &'a [DataFormula],
-    /// A folder to remember hashes of large files in, which need not exist; see [`crate::content::hash`].
+    /// A folder for remembered hashes of large files, which need not exist; see [`crate::content::hash`].
     pub notes: Option<&'a Path>,
 }
 
-/// Of the hash of rows that are not a whole file. It selects random numbers too, so that whoever raises it
-/// raises [`NUMERIC_VERSION`](crate::machine::arithmetic::NUMERIC_VERSION).
+/// Version of the hash of rows that are not a whole file. The hash also selects random numbers, so an
+/// increase requires one of [`NUMERIC_VERSION`](crate::machine::arithmetic::NUMERIC_VERSION).
 const VERSION: u32 = 1;
 
-/// Rows that are not a whole file.
+/// Hashed description of rows that are not a whole file.
 #[derive(Serialize)]
 struct DataContent<'a> {
-    /// Blake3 of each.
+    /// BLAKE3 hash of each file.
     files: &'a [String],
     columns: &'a [FieldColumn],
     filter: &'a Option<DataFormula>,
     limit: &'a Option<u32>,
 }
 
-/// Rows that are turns of trajectories.
+/// Hashed description of rows that are turns of trajectories.
 #[derive(Serialize)]
 struct TurnsContent<'a> {
-    /// The hash of the data that has them.
+    /// The hash of the data with the trajectories.
     data: &'a str,
     trajectory: &'a str,
 }
 
-/// The rows of a data source, in the order of its files. Kept as columns of text end to end, of needed fields
-/// only.
+/// The rows of a data source, in the order of its files, stored by column as texts end to end. Only needed
+/// fields are stored.
 #[derive(Debug)]
 pub struct Dataset {
-    /// As the author named it, relative to where the command runs.
+    /// As the author named it, relative to the command's working folder.
     pub path: PathBuf,
-    /// Blake3 of the files' content and of what is read of them, in hexadecimal: what the key of a stage
-    /// adds for its data.
+    /// BLAKE3 of the files' content and of the settings by which they are read, in hexadecimal: the part of
+    /// a stage's key for its data.
     pub hash: String,
     files: Vec<PathBuf>,
-    /// The number of each file's first row, counted through.
+    /// Index of each file's first row among all rows.
     first: Vec<usize>,
     places: Vec<RowPlace>,
-    /// Where rows are turns, the first of each trajectory, and behind the last one their number.
+    /// Where rows are turns: the first row of each trajectory, and at the end the number of rows.
     trajectories: Option<Vec<usize>>,
     prompts: Lists<u8>,
-    /// Conversations as JSON, `{"messages": ..., "tools": ...}`; empty text where a row is a prompt alone.
+    /// Conversations as JSON, `{"messages": ..., "tools": ...}`; empty text where a row has a plain prompt.
     conversations: Option<Lists<u8>>,
     system: Option<String>,
     fields: Vec<(String, Lists<u8>)>,
     /// Whole rows as JSON objects.
     rows: Option<Lists<u8>>,
-    /// Of each route that was asked for, by row.
+    /// The arms of each requested route, by row.
     arms: Vec<(Vec<DataFormula>, Vec<u32>)>,
-    /// Of each formula that was asked for, by row.
+    /// The values of each requested formula, by row.
     numbers: Vec<(DataFormula, Vec<f32>)>,
 }
 
@@ -103,15 +103,14 @@ impl<'a> DatasetRequest<'a> {
         fields.find(|field| field.kind == FieldKind::Trajectory).map(|field| field.name)
     }
 
-    /// The others, of which a row has one text each.
+    /// The other fields, with one text per row.
     fn texts(&self) -> impl Iterator<Item = &'a Field<'a>> + use<'a> {
         self.fields.iter().filter(|field| field.kind != FieldKind::Trajectory)
     }
 }
 
 impl Dataset {
-    /// Reads a data source. Every row must have a prompt and the fields that are asked for; it may have any
-    /// others.
+    /// Reads a data source. Every row must have a prompt and the requested fields; it may have others.
     pub fn read(base: &Path, request: DatasetRequest) -> Result<Dataset, DataError> {
         let source = request.source;
         let path = super::beside(base, &source.path);
@@ -158,47 +157,47 @@ impl Dataset {
         )
     }
 
-    /// At least one.
+    /// Number of rows; at least one.
     #[expect(clippy::len_without_is_empty, reason = "a dataset has at least one row")]
     pub fn len(&self) -> usize {
         self.places.len()
     }
 
-    /// What is drawn of it: its rows, or trajectories of which they are the turns.
+    /// Number of units that can be drawn: rows, or trajectories where rows are turns.
     pub fn draws(&self) -> usize {
         self.trajectories.as_ref().map_or(self.len(), |first| first.len() - 1)
     }
 
-    /// The rows of a draw, in their order.
+    /// The rows of a unit, in order.
     pub fn of_draw(&self, draw: usize) -> Range<usize> {
         self.trajectories.as_ref().map_or(draw..draw + 1, |first| first[draw]..first[draw + 1])
     }
 
-    /// The prompt as text: of a conversation, what was said last that is not the assistant's.
+    /// The prompt as text; for a conversation, its last message that is not the assistant's.
     pub fn prompt(&self, row: usize) -> &str {
         self.prompts.text(row)
     }
 
-    /// A field that was asked for, none for others.
+    /// A requested field; `None` for others.
     pub fn text(&self, row: usize, field: &str) -> Option<&str> {
         let (_, texts) = self.fields.iter().find(|(name, _)| name == field)?;
         Some(texts.text(row))
     }
 
-    /// Of a route that was asked for, by its conditions, the arm that each row takes: the first that holds,
-    /// or the number of conditions where none does. None for other routes.
+    /// The arm that each row takes, for a requested route, which is identified by its conditions: the first
+    /// condition that holds, or the number of conditions if none does. `None` for other routes.
     pub fn arms(&self, conditions: &[DataFormula]) -> Option<&[u32]> {
         let (_, arms) = self.arms.iter().find(|(known, _)| known == conditions)?;
         Some(arms)
     }
 
-    /// What a formula that was asked for is in each row; none for others.
+    /// The value of a requested formula in each row; `None` for others.
     pub fn numbers(&self, formula: &DataFormula) -> Option<&[f32]> {
         let (_, numbers) = self.numbers.iter().find(|(known, _)| known == formula)?;
         Some(numbers)
     }
 
-    /// What is known about a row: all of it where that was asked for, the needed fields otherwise.
+    /// The fields of a row: all of them if whole rows were requested, else the needed ones.
     pub fn object(&self, row: usize) -> Map<String, Value> {
         match &self.rows {
             Some(rows) => serde_json::from_str(rows.text(row)).expect("an object was written"),
@@ -210,12 +209,12 @@ impl Dataset {
         }
     }
 
-    /// Whether rows are conversations, or prompts that a model's template makes conversations of.
+    /// Whether rows are conversations, or prompts that a model's template turns into conversations.
     pub fn is_chat(&self) -> bool {
         self.conversations.is_some()
     }
 
-    /// The conversation of a row; none where prompts are plain text.
+    /// The conversation of a row; `None` where prompts are plain text.
     pub fn conversation(&self, row: usize) -> Option<Conversation> {
         let written = self.conversations.as_ref()?.text(row);
         let system = self.system.as_deref();
@@ -231,7 +230,7 @@ impl Dataset {
         Some(with_parts(conversation, parts))
     }
 
-    /// A list for every row, made on all cores.
+    /// A list for every row, computed on all cores.
     pub fn lists<E: From<DataError> + Send>(
         &self,
         make: impl Fn(usize) -> Result<Vec<i64>, E> + Sync,
@@ -244,7 +243,7 @@ impl Dataset {
         };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let mut lists = Builder::default();
-        // In parts, so that not all lists are held twice.
+        // In parts, so that not all lists are in memory twice.
         for start in (0..self.len()).step_by(BLOCK * cores) {
             let block = |core: usize| {
                 let first = start + core * BLOCK;
@@ -273,7 +272,7 @@ impl Dataset {
         lists.finish().map_err(full)
     }
 
-    /// The file of a row, and where it stands there.
+    /// The file of a row, and its place in the file.
     pub fn place(&self, row: usize) -> (&Path, RowPlace) {
         let file = self.first.partition_point(|first| *first <= row) - 1;
         (&self.files[file], self.places[row])

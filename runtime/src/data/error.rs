@@ -1,4 +1,4 @@
-//! What can be wrong with a data file, in words that lead to the line.
+//! Errors of data files, with messages that name the line.
 
 use std::fmt;
 use std::io;
@@ -22,14 +22,14 @@ pub struct DataError {
     pub problem: Box<DataProblem>,
 }
 
-/// Where in a file. Displays as what follows the file's name: `:12`, or `, row 12`.
+/// A place in a file. Displays as the text after the file's name: `:12`, or `, row 12`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RowPlace {
-    /// All of it.
+    /// The whole file.
     File,
-    /// Of text, from 1.
+    /// A line of text, from 1.
     Line(u32),
-    /// Of a table without lines, from 1.
+    /// A row of a table without lines, from 1.
     Row(u32),
 }
 
@@ -44,7 +44,7 @@ impl fmt::Display for RowPlace {
 }
 
 impl RowPlace {
-    /// Within a sentence.
+    /// For use within a sentence.
     pub fn words(self) -> String {
         match self {
             RowPlace::File => "the file".to_owned(),
@@ -56,7 +56,7 @@ impl RowPlace {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DataProblem {
-    /// With a file of the same folder that may have been meant.
+    /// `meant` is a file of the same folder with a similar name.
     Missing {
         meant: Option<String>,
         folder_missing: bool,
@@ -101,7 +101,7 @@ pub enum DataProblem {
     Chat {
         error: Box<ChatError>,
     },
-    /// A recorded trajectory without turns to write.
+    /// A recorded trajectory without turns of the assistant.
     Trajectory {
         field: String,
         problem: String,
@@ -118,7 +118,7 @@ pub enum DataProblem {
         kind: String,
     },
     OpenQuote,
-    /// Instead of line feeds: all lines are one, the header.
+    /// Carriage returns instead of line feeds: the whole file is one line, the header.
     CarriageReturns,
     ColumnTwice {
         column: String,
@@ -127,7 +127,7 @@ pub enum DataProblem {
         found: usize,
         header: usize,
     },
-    /// A filter that holds nowhere.
+    /// A filter that leaves out all rows.
     AllLeftOut {
         rows: u64,
     },
@@ -137,7 +137,7 @@ pub enum DataProblem {
     NoMatch,
     /// A folder without data files.
     NoData,
-    /// A split of something that is no folder.
+    /// A split was requested, but the path is not a folder.
     NoSplits {
         split: String,
     },
@@ -233,7 +233,7 @@ impl DataError {
         DataError::new(file, RowPlace::File, problem)
     }
 
-    /// The field that a row lacks, where that is what is wrong.
+    /// The field that a row lacks, if that is the problem.
     pub fn missing_field(&self) -> Option<&str> {
         match &*self.problem {
             DataProblem::MissingField { field, .. } => Some(field),
@@ -241,7 +241,7 @@ impl DataError {
         }
     }
 
-    /// The way out.
+    /// Advice on how to solve the problem.
     pub fn help(&self) -> String {
         match &*self.problem {
             DataProblem::Missing { meant: Some(meant), .. } => format!("did you mean `{meant}`?"),
@@ -308,7 +308,7 @@ impl DataError {
     }
 }
 
-/// The name of a file beside one that is not there, if that may be meant.
+/// The name of a similar file in the folder of a missing one, if any.
 fn meant_beside(path: &Path) -> Option<String> {
     let beside = names_beside(path)?;
     let name = path.file_name()?.to_string_lossy();
@@ -326,14 +326,14 @@ impl DataProblem {
 
     pub(super) fn not_utf8(line: &[u8], error: &std::str::Utf8Error) -> DataProblem {
         let place = error.valid_up_to();
-        // UTF-16 starts with FF FE or FE FF, neither of which UTF-8 has anywhere.
+        // UTF-16 starts with FF FE or FE FF, bytes that never occur in UTF-8.
         let utf16 = line.starts_with(b"\xFF\xFE") || line.starts_with(b"\xFE\xFF");
         DataProblem::NotUtf8 { column: place + 1, byte: line[place], utf16 }
     }
 
     pub(super) fn not_json(line: &str, error: &serde_json::Error) -> DataProblem {
         let cause = error.to_string();
-        // The parser saw one line only: its "at line 1" would contradict ours.
+        // The parser saw one line only, so its "at line 1" would contradict the real line number.
         let cause = cause.split(" at line ").next().unwrap_or(&cause).to_owned();
         DataProblem::NotJson { cause, column: error.column(), line: quote(line) }
     }

@@ -1,4 +1,4 @@
-//! Which files a data source names.
+//! Finds the files that a data source names.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -18,20 +18,20 @@ pub struct DataFile {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileLayout {
-    /// One JSON object a line.
+    /// One JSON object per line.
     Lines,
     Parquet,
-    /// Cells between separators, a header above.
+    /// Separated cells with a header line.
     Cells {
         separator: u8,
     },
 }
 
-/// Of data files in a folder.
+/// File name endings of data files in a folder.
 pub use mopd_compiler::plan::DATA_ENDINGS as ENDINGS;
 
-/// The files of `path`: itself, those that match its pattern, or those of a split of the folder that it is.
-/// Sorted by name.
+/// The files of `path`, sorted by name: the file itself, those that match its pattern, or those of a split of
+/// a folder.
 pub fn find(path: &Path, split: Option<&str>) -> Result<Vec<DataFile>, DataError> {
     let failed = |problem| DataError::of_file(path, problem);
     let paths = if path.is_dir() {
@@ -57,8 +57,8 @@ fn matching(path: &Path) -> Result<Vec<PathBuf>, DataProblem> {
     if paths.is_empty() { Err(DataProblem::NoMatch) } else { Ok(paths) }
 }
 
-/// The layout that `datasets` writes and the hub serves: `data/train-00000-of-00002.parquet`, also without
-/// the folder or the numbers, or a folder for each split.
+/// Finds the files of a split in the layout of `datasets` and of the hub:
+/// `data/train-00000-of-00002.parquet`, also without the folder or the numbers, or with a folder per split.
 fn of_folder(folder: &Path, wanted: Option<&str>) -> Result<Vec<PathBuf>, DataProblem> {
     let mut splits: Vec<(String, Vec<PathBuf>)> = Vec::new();
     let mut add = |split: String, path: PathBuf| match splits.iter_mut().find(|(known, _)| *known == split) {
@@ -109,7 +109,7 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
 }
 
 fn is_data(path: &Path) -> bool {
-    // A saved dataset has files of facts beside its data.
+    // Files of metadata in a saved dataset.
     const FACTS: [&str; 3] = ["dataset_info.json", "dataset_infos.json", "state.json"];
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.is_file()

@@ -8,24 +8,24 @@ use mopd_compiler::plan::events::FailureKind;
 use super::{Dataset, RowPlace};
 use crate::failure::Error;
 
-/// The longest sequence of a dataset, and where it stands.
+/// The longest sequence of a dataset, and its location.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Longest {
     pub file: PathBuf,
     pub place: RowPlace,
-    /// The field trained on, where it counts too.
+    /// The field trained on, if its tokens count, too.
     pub target: Option<String>,
-    /// The template that is seen in place of the prompt.
+    /// The template that replaces the prompt.
     pub template: Option<String>,
     pub tokens: u32,
-    /// Those of what others say, a panel or a writer of feedback, at most.
+    /// Most tokens of text by other models: a panel or a writer of feedback.
     pub said: u32,
-    /// Those of completions, and of texts made from them, that a derived prompt shows, at most.
+    /// Most tokens of completions, and of texts made from them, in a derived prompt.
     pub shown: u32,
 }
 
 impl Longest {
-    /// From the length in tokens of every row, in order: the first of equals.
+    /// `lengths` are those of all rows in tokens, in order. The first of equals is taken.
     pub fn of(dataset: &Dataset, target: Option<&str>, lengths: impl Iterator<Item = usize>) -> Longest {
         let longest = lengths
             .enumerate()
@@ -36,22 +36,22 @@ impl Longest {
         Longest { file: file.to_owned(), place, target, template: None, tokens, said: 0, shown: 0 }
     }
 
-    /// The same, where a template was seen in place of the prompt.
+    /// The same, with a template instead of the prompt.
     pub fn seen_as(self, template: &str) -> Longest {
         Longest { template: Some(template.to_owned()), ..self }
     }
 
-    /// The same, where the words of others stand in the template, or come behind it.
+    /// The same, with `said` tokens by other models in the template or after it.
     pub fn with_words(self, said: u32) -> Longest {
         Longest { said, ..self }
     }
 
-    /// The same, where completions, or texts made from them, stand in the template, or come behind it.
+    /// The same, with `shown` tokens of completions, or of texts made from them, in the template or after it.
     pub fn with_shown(self, shown: u32) -> Longest {
         Longest { shown, ..self }
     }
 
-    /// Tokens without a completion.
+    /// All tokens before the completion.
     fn all(&self) -> u32 {
         self.tokens.saturating_add(self.said).saturating_add(self.shown)
     }
@@ -67,11 +67,11 @@ impl Longest {
     }
 }
 
-/// The longest sequence of a model.
+/// The longest sequence that a model takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ContextLength {
     pub tokens: u32,
-    /// That of a checkpoint, which an experiment does not choose.
+    /// Whether it comes from a checkpoint, so that the experiment can't choose it.
     pub fixed: bool,
 }
 
@@ -81,7 +81,7 @@ impl From<u32> for ContextLength {
     }
 }
 
-/// A sequence that no run could hold.
+/// A sequence that exceeds a model's context.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ContextError {
     sequence: Longest,

@@ -1,4 +1,4 @@
-//! Files with one JSON object a line.
+//! Files with one JSON object per line.
 
 use std::io::BufReader;
 use std::ops::ControlFlow;
@@ -12,7 +12,7 @@ use crate::tokenizer::json::{Json, describe};
 
 pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
-/// Blank lines, a byte-order mark and carriage returns before a line's end are skipped.
+/// Reads a file. Blank lines, a byte-order mark and carriage returns before a line's end are skipped.
 pub fn read(path: &Path, wanted: Wanted, take: &mut Take) -> Result<String, DataError> {
     let unreadable = |error: std::io::Error| DataError::of_file(path, DataProblem::unreadable(path, &error));
     let mut file = BufReader::with_capacity(1 << 20, regular::open(path).map_err(unreadable)?);

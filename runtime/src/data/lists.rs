@@ -1,5 +1,5 @@
-//! Many short lists, kept end to end: a few bytes a list instead of an allocation, and in a file where they
-//! grow large.
+//! Many short lists, stored end to end: a few bytes of overhead per list instead of an allocation, and in a
+//! file when they grow large.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -11,29 +11,28 @@ use mopd_kernels::os::Mapping;
 #[derive(Debug)]
 pub struct Lists<T> {
     items: Items<T>,
-    /// Where each list ends.
+    /// End of each list, as an index into `items`.
     ends: Vec<u64>,
 }
 
 #[derive(Debug)]
 enum Items<T> {
     Memory(Vec<T>),
-    /// A file that has no name any more, so nobody else can change it. The system keeps what it has room for
-    /// in memory.
+    /// An unnamed file, which no other program can change. The system caches what fits in memory.
     File(Mapping),
 }
 
-/// Bytes that are kept in memory before a file is begun.
+/// Bytes that are kept in memory before they go to a file.
 const MEMORY: usize = 256 << 20;
-/// Bytes that are collected before they are written.
+/// Bytes that are buffered before they are written.
 const BUFFER: usize = 4 << 20;
 
-/// Takes lists one after the other.
+/// Builds [`Lists`] from lists that are pushed one after the other.
 pub struct Builder<T> {
     items: Vec<T>,
     ends: Vec<u64>,
     file: Option<File>,
-    /// Items in the file.
+    /// Number of items in the file.
     written: u64,
     memory: usize,
 }
@@ -91,7 +90,7 @@ impl<T: Pod> Lists<T> {
 
     /// # Panics
     ///
-    /// Where there is no such list.
+    /// If there is no such list.
     pub fn get(&self, index: usize) -> &[T] {
         let start = if index == 0 { 0 } else { self.ends[index - 1] };
         &self.items()[start as usize..self.ends[index] as usize]
@@ -106,7 +105,7 @@ impl<T: Pod> Lists<T> {
     fn items(&self) -> &[T] {
         match &self.items {
             Items::Memory(items) => items,
-            // A mapping starts at a page, so it is aligned.
+            // A mapping starts at a page, so it is aligned for any item.
             Items::File(mapped) => bytemuck::cast_slice(mapped),
         }
     }

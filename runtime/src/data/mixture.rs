@@ -1,7 +1,7 @@
-//! Which prompts a step trains on: every batch keeps to the domains' shares, and within a domain no prompt
-//! comes twice before each has come once. A stage that trains in epochs visits each prompt of each domain
-//! once an epoch: its shares are those of the prompts. A stage that chooses its prompts visits those that
-//! were chosen, in the order in which they were.
+//! Selection of the prompts of each step. Every batch keeps to the domains' shares, and within a domain, no
+//! prompt comes twice before each has come once. A stage that trains in epochs visits each prompt of each
+//! domain once per epoch, so that shares are proportional to the number of prompts. A stage that chooses its
+//! prompts visits the chosen ones, in their order.
 
 use mopd_compiler::plan::quotas;
 use serde::{Deserialize, Serialize};
@@ -10,44 +10,44 @@ use crate::random::{Uniforms, permutation};
 
 /// Draws prompts from several sources by share.
 ///
-/// The share of a source in a batch is rounded by largest remainder, and what rounding gave or took is
-/// carried over, so that after any number of batches a source has had its share to within the number of
-/// sources. Within a source, prompts come in epochs: each prompt once, in random order, then anew.
+/// The share of a source in a batch is rounded by largest remainder, and the rounding error is carried over,
+/// so that after any number of batches a source has had its share to within the number of sources. Within a
+/// source, prompts come in epochs: each prompt once, in random order, then in a new order.
 #[derive(Clone, Debug)]
 pub struct Mixture {
     sources: Vec<Domain>,
     /// Prompts drawn so far, all sources together.
     drawn: u64,
-    /// So many are drawn in all, where the stage trains in epochs.
+    /// Number of prompts to draw in total, where the stage trains in epochs.
     end: Option<u64>,
-    /// The prompts that come instead of all.
+    /// The chosen prompts, if draws are restricted to some.
     choice: Option<PromptChoice>,
-    /// Of each source, what it was owed after the last batch, where shares move: they sum to 0.
+    /// Where shares change over time: the prompts owed to each source after the last batch, which sum to 0.
     owed: Option<Vec<f64>>,
 }
 
-/// The prompts that a stage has chosen, source by source, in the order in which they come: from the first to
-/// the last, and then again.
+/// The prompts that a stage has chosen, by source, in the order in which they come. After the last, the first
+/// one comes again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PromptChoice {
-    /// Its number among those that the stage makes.
+    /// Index of this choice among those of the stage.
     pub round: u32,
     lists: Vec<ChosenPrompts>,
 }
 
-/// Those of a source.
+/// The chosen prompts of a source.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChosenPrompts {
     records: Vec<u32>,
-    /// How many have come.
+    /// Number of prompts drawn from the list.
     taken: u64,
-    /// What they are ordered by, on average, as bits: JSON has no infinity.
+    /// Mean of the numbers that they are ordered by, as bits, because JSON has no infinity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     priority: Option<u64>,
 }
 
 impl PromptChoice {
-    /// Of records of each source and the mean of what they are ordered by. No list is empty.
+    /// From the records of each source, and the mean of the numbers they are ordered by. No list is empty.
     pub fn new(round: u32, lists: Vec<(Vec<u32>, Option<f64>)>) -> PromptChoice {
         let list = |(records, priority): (Vec<u32>, Option<f64>)| {
             assert!(!records.is_empty(), "whoever chooses no prompt has said so");
@@ -56,13 +56,13 @@ impl PromptChoice {
         PromptChoice { round, lists: lists.into_iter().map(list).collect() }
     }
 
-    /// How many prompts of a source were chosen, and the mean of what they are ordered by.
+    /// The number of chosen prompts of a source, and the mean of the numbers that they are ordered by.
     pub fn of_source(&self, source: usize) -> (usize, Option<f64>) {
         let ChosenPrompts { records, priority, .. } = &self.lists[source];
         (records.len(), priority.map(f64::from_bits))
     }
 
-    /// Whether it is of sources of these sizes.
+    /// Whether the choice is valid for sources of these sizes.
     fn fits(&self, sources: &[Domain]) -> bool {
         let within = |(list, source): (&ChosenPrompts, &Domain)| {
             !list.records.is_empty() && list.records.iter().all(|record| (*record as usize) < source.size)
@@ -73,31 +73,31 @@ impl PromptChoice {
 
 #[derive(Clone, Debug)]
 struct Domain {
-    /// Of the whole, normalised.
+    /// Normalised share.
     share: f64,
     size: usize,
     drawn: u64,
-    /// Prompts drawn in place of others.
+    /// Number of prompts drawn to replace others.
     replaced: u64,
     /// The current epoch's order, as indices of records.
     order: Vec<u32>,
 }
 
-/// How far a mixture is.
+/// The position of a mixture in its sources.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MixturePosition {
     drawn: u64,
-    /// Of each source: prompts drawn, and prompts drawn in place of others.
+    /// For each source: prompts drawn, and prompts drawn to replace others.
     sources: Vec<(u64, u64)>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     choice: Option<PromptChoice>,
-    /// Of each source, where shares move, as bits.
+    /// `Mixture::owed` of each source, as bits; empty where shares are fixed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     owed: Vec<u64>,
 }
 
 impl MixturePosition {
-    /// The same where prompts are to be chosen anew.
+    /// The same position without a choice of prompts.
     pub fn without_choice(self) -> MixturePosition {
         MixturePosition { choice: None, ..self }
     }
@@ -106,7 +106,7 @@ impl MixturePosition {
 /// One prompt of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Draw {
-    /// Index into the sources that the mixture was made of.
+    /// Index into the mixture's sources.
     pub source: usize,
     /// Index of the record in its source.
     pub record: usize,
@@ -137,12 +137,12 @@ impl Mixture {
         Mixture { end: Some(all * u64::from(epochs)), ..Mixture::new(&sources) }
     }
 
-    /// The same where shares are others at every batch: see [`Mixture::keep_to`].
+    /// The same with shares that may change at every batch: see [`Mixture::keep_to`].
     pub fn with_moving_shares(self) -> Mixture {
         Mixture { owed: Some(vec![0.0; self.sources.len()]), ..self }
     }
 
-    /// The next batch has these shares, which need not sum to 1; none is negative, and some is not 0.
+    /// Sets the shares of the next batch. They need not sum to 1; none is negative, and some is not 0.
     pub fn keep_to(&mut self, shares: &[f64]) {
         assert!(self.owed.is_some(), "what rounding took of shares that move is carried over");
         assert_eq!(shares.len(), self.sources.len(), "one share for each source");
@@ -152,11 +152,11 @@ impl Mixture {
         }
     }
 
-    /// The next `prompts` prompts, those of one source together, in the order of the sources; fewer where the
-    /// last epoch ends.
+    /// The next `prompts` prompts, grouped by source, in the order of the sources; fewer at the end of the
+    /// last epoch.
     ///
-    /// `uniforms(source, epoch)` makes the numbers that shuffle one epoch of one source: the order depends on
-    /// nothing but their keys.
+    /// `uniforms(source, epoch)` returns the random numbers that shuffle one epoch of one source: the order
+    /// depends on their keys only.
     pub fn next_batch(
         &mut self,
         prompts: u32,
@@ -175,19 +175,19 @@ impl Mixture {
         draws
     }
 
-    /// Another prompt of a source, in place of one that it had: shares are not touched.
+    /// Another prompt of a source, to replace one of its prompts; shares are not affected.
     pub fn replacement(&mut self, source: usize, uniforms: impl Fn(usize, u64) -> Uniforms) -> Draw {
         self.sources[source].replaced += 1;
         self.next_of(source, uniforms)
     }
 
-    /// From now on these prompts come; which domain has how many of a batch is decided as before.
+    /// Restricts later draws to these prompts; the domains' shares of a batch stay as before.
     pub fn choose(&mut self, choice: PromptChoice) {
         assert!(choice.fits(&self.sources), "a choice is among the prompts of the stage");
         self.choice = Some(choice);
     }
 
-    /// The prompts that come instead of all.
+    /// The chosen prompts, if draws are restricted to some.
     pub fn choice(&self) -> Option<&PromptChoice> {
         self.choice.as_ref()
     }
@@ -206,7 +206,7 @@ impl Mixture {
         }
     }
 
-    /// Goes to where another one stood, whose sources were as many. What it would draw next is drawn next.
+    /// Moves to a position of a mixture with as many sources, so that the same prompts come next.
     pub fn restore(
         &mut self,
         position: &MixturePosition,
@@ -221,7 +221,7 @@ impl Mixture {
         }
         (self.drawn, self.choice) = (position.drawn, position.choice.clone());
         if let Some(owed) = &mut self.owed {
-            // Where shares did not move before, nothing is owed.
+            // If shares were fixed before, nothing is owed.
             *owed = match position.owed.len() == ours {
                 true => position.owed.iter().copied().map(f64::from_bits).collect(),
                 false => vec![0.0; ours],
@@ -239,7 +239,7 @@ impl Mixture {
         Ok(())
     }
 
-    /// The next prompt of a source, which has been counted already.
+    /// The next prompt of a source, whose counters already include it.
     fn next_of(&mut self, index: usize, mut uniforms: impl FnMut(usize, u64) -> Uniforms) -> Draw {
         if let Some(choice) = &mut self.choice {
             let ChosenPrompts { records, taken, .. } = &mut choice.lists[index];
@@ -256,11 +256,11 @@ impl Mixture {
         Draw { source: index, record: source.order[position] as usize }
     }
 
-    /// How many prompts of the next batch are each source's. They sum to `prompts`.
+    /// Number of prompts of each source in the next batch. They sum to `prompts`.
     fn quotas(&mut self, prompts: u32) -> Vec<u32> {
         let after = (self.drawn + u64::from(prompts)) as f64;
-        // What each source is owed; they sum to `prompts`. One that had too much before may be owed less than
-        // nothing.
+        // The prompts owed to each source, which sum to `prompts`. The number is negative for a source that
+        // had too many before.
         let mut owed: Vec<f64> = match &self.owed {
             None => self.sources.iter().map(|source| source.share * after - source.drawn as f64).collect(),
             Some(before) => {

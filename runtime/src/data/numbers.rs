@@ -7,7 +7,7 @@ pub use mopd_compiler::plan::number_of_text as number;
 
 use crate::tokenizer::json::Json;
 
-/// A string as it is, a number as it is written in JSON; none for anything else.
+/// The text of a string, or of a number as written in JSON; `None` for other values.
 pub fn text(value: &Json) -> Option<Cow<'_, str>> {
     match value {
         Json::String(text) => Some(Cow::Borrowed(text)),
@@ -16,7 +16,7 @@ pub fn text(value: &Json) -> Option<Cow<'_, str>> {
     }
 }
 
-/// What formulas read of a value.
+/// A value as formulas read it.
 pub fn read(value: &Json) -> DataValue<'_> {
     match value {
         Json::Null => DataValue::Null,

@@ -24,7 +24,7 @@ pub fn read(path: &Path, wanted: Wanted, notes: Option<&Path>, take: &mut Take) 
     let unreadable = |error: io::Error| of_file(DataProblem::unreadable(path, &error));
     let refused =
         |error: ParquetError| of_file(DataProblem::NotParquet { cause: first_line(&error.to_string()) });
-    // Of a large file a few columns and rows may be all that is read.
+    // The hash may be remembered: of a large file, only a few columns and rows may be read.
     let hash = match notes {
         Some(notes) => content::hash(path, notes),
         None => content::hash_anew(path),
@@ -48,7 +48,7 @@ pub fn read(path: &Path, wanted: Wanted, notes: Option<&Path>, take: &mut Take) 
     let complete = wanted.columns.iter().all(|column| present.contains(column));
     let present = if complete { Vec::new() } else { present };
     let mut rows = match read.is_empty() {
-        // There still are rows, whose fields are missing.
+        // The file has none of the wanted columns, but its rows still count.
         true => None,
         false => Some(
             guarded(|| {
@@ -76,7 +76,7 @@ pub fn read(path: &Path, wanted: Wanted, notes: Option<&Path>, take: &mut Take) 
     Ok(hash)
 }
 
-/// Damaged files can make the reader panic; that is the file's fault and said as such.
+/// Damaged files can make the reader panic, which becomes an error about the file.
 fn guarded<T>(read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
     catch_unwind(AssertUnwindSafe(read))
         .unwrap_or_else(|_| Err(ParquetError::General("the file is damaged".to_owned())))
@@ -90,15 +90,15 @@ fn object(row: Row) -> Object {
     row.into_columns().into_iter().map(|(name, value)| (name, json(value))).collect()
 }
 
-/// A value as JSON. Structs lose members that are null: a column of structs has the members of all its rows,
-/// so null there says that a row has no such member.
+/// Converts a value to JSON. Null members of structs are dropped: a column of structs has the members of all
+/// its rows, so null means that a row has no such member.
 fn json(value: Field) -> Json {
     let float = |number: f64| Number::from_f64(number).map_or(Json::Null, Json::Number);
     match value {
         Field::Null => Json::Null,
         Field::Bool(truth) => Json::Bool(truth),
         Field::Str(text) => Json::String(text),
-        // Texts of writers that annotate them in the newer way only.
+        // Text from writers that only use the newer annotation.
         Field::Bytes(text) => Json::String(String::from_utf8_lossy(text.data()).into_owned()),
         Field::Byte(number) => Json::Number(number.into()),
         Field::Short(number) => Json::Number(number.into()),
@@ -108,7 +108,7 @@ fn json(value: Field) -> Json {
         Field::UShort(number) => Json::Number(number.into()),
         Field::UInt(number) => Json::Number(number.into()),
         Field::ULong(number) => Json::Number(number.into()),
-        // As it is written: 0.1, not 0.10000000149011612.
+        // With the shortest digits: 0.1, not 0.10000000149011612.
         Field::Float(number) => number.to_string().parse().map_or(Json::Null, float),
         Field::Float16(number) => number.to_string().parse().map_or(Json::Null, float),
         Field::Double(number) => float(number),
@@ -127,7 +127,7 @@ fn json(value: Field) -> Json {
     }
 }
 
-/// The name of a kind of values that cannot be read; none where it can.
+/// The name of a column's type if it can't be read; `None` if it can.
 fn unsupported(column: &ColumnDescriptor) -> Option<String> {
     let logical = column.logical_type_ref();
     let text = matches!(logical, Some(LogicalType::String | LogicalType::Enum | LogicalType::Json))

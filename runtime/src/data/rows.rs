@@ -1,4 +1,4 @@
-//! Rows of data files, whatever their layout: columns by name, values as JSON.
+//! Rows of data files of any layout: columns by name, values as JSON.
 
 use std::io::{self, BufRead, Read};
 use std::ops::ControlFlow;
@@ -14,7 +14,7 @@ use crate::tokenizer::json::{Json, Object};
 pub struct Wanted<'a> {
     /// Columns, without repetition.
     pub columns: &'a [String],
-    /// The whole row besides.
+    /// Whether to read the whole row, too.
     pub whole: bool,
 }
 
@@ -22,19 +22,19 @@ pub struct Wanted<'a> {
 #[derive(Clone, Debug)]
 pub struct DataRow {
     pub place: RowPlace,
-    /// One per wanted column; none where the row has no such column.
+    /// One per wanted column; `None` where the row has no such column.
     pub values: Vec<Option<Json>>,
     pub whole: Option<Object>,
-    /// The names that the row has, in order; empty where it has all that are wanted.
+    /// The row's column names, in order; empty if it has all wanted columns.
     pub present: Vec<String>,
 }
 
-/// Takes rows until it has enough.
+/// A callback that takes rows, and breaks when it has enough.
 pub type Take<'a> = dyn FnMut(DataRow) -> Result<ControlFlow<()>, DataProblem> + 'a;
 
-/// Reads a file row by row, holding a part of it at a time. Answers its hash in hexadecimal; all of the file
-/// enters, even if rows were enough. `notes` is as in [`super::DatasetRequest`]; files that are read as a
-/// whole in any case are hashed on the way.
+/// Reads a file row by row, with only a part of it in memory. Returns the hash of the whole file in
+/// hexadecimal, even if `take` stops early. `notes` is as in [`super::DatasetRequest`]; files that are always
+/// read as a whole are hashed on the way.
 pub fn read(
     file: &DataFile,
     wanted: Wanted,
@@ -48,12 +48,12 @@ pub fn read(
     }
 }
 
-/// A row takes several times its text while it is looked at: a longer one is most likely a file of another
-/// kind.
+/// Most bytes of a row, which takes several times as much memory while it is parsed. A longer one is most
+/// likely a file of another kind.
 const LONGEST: usize = 256 << 20;
 
-/// Appends the next line with its end to `record`, which may hold earlier lines of the same row. Answers how
-/// long it is; 0 at the end of the file.
+/// Appends the next line with its line feed to `record`, which may hold earlier lines of the same row.
+/// Returns the line's length; 0 at the end of the file.
 pub(super) fn line(file: &mut impl BufRead, record: &mut Vec<u8>) -> io::Result<Result<usize, DataProblem>> {
     let room = LONGEST.saturating_sub(record.len());
     let count = file.take(room as u64 + 1).read_until(b'\n', record)?;
@@ -61,7 +61,7 @@ pub(super) fn line(file: &mut impl BufRead, record: &mut Vec<u8>) -> io::Result<
 }
 
 impl Wanted<'_> {
-    /// The row that is a JSON object.
+    /// Makes a row of a JSON object.
     pub fn of_object(self, place: RowPlace, mut object: Object) -> DataRow {
         let complete = self.columns.iter().all(|column| object.get(column).is_some());
         let present = if complete { Vec::new() } else { object.keys().cloned().collect() };

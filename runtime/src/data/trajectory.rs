@@ -1,17 +1,17 @@
-//! Recorded trajectories: what users, tools and an assistant said in turn, and what was said before each of
-//! the assistant's turns.
+//! Recorded trajectories: conversations of users, tools and an assistant, split into the assistant's turns
+//! and the messages before each.
 
 use super::DataProblem;
 use crate::tokenizer::chat::{ChatRole, Conversation};
 use crate::tokenizer::json::{Json, describe};
 
-/// One of the assistant's turns: its messages without interruption.
+/// One of the assistant's turns: its consecutive messages.
 pub struct Turn<'a> {
-    /// What was said before it, which is something.
+    /// The messages before it; never empty.
     pub before: &'a [Json],
 }
 
-/// The assistant's turns of a list of messages, which a table may have as text. There is at least one.
+/// The assistant's turns of a list of messages; at least one.
 pub fn turns<'a>(field: &str, messages: &'a Json) -> Result<Vec<Turn<'a>>, DataProblem> {
     let Json::Array(list) = messages else {
         let wanted = "a list of messages, or its JSON as text";
@@ -35,7 +35,7 @@ pub fn turns<'a>(field: &str, messages: &'a Json) -> Result<Vec<Turn<'a>>, DataP
 }
 
 impl Turn<'_> {
-    /// What was said before it as plain text, a line for each message: a single one is a prompt as it stands.
+    /// The messages before it as plain text, one per line; a single message is unchanged.
     pub fn text(&self, field: &str) -> Result<String, DataProblem> {
         let mut lines: Vec<&str> = Vec::with_capacity(self.before.len());
         for (message, number) in self.before.iter().zip(1..) {

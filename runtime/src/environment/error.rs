@@ -1,4 +1,4 @@
-//! Why an environment could not be played in.
+//! Errors of environments.
 
 use std::time::Duration;
 
@@ -8,8 +8,7 @@ use crate::failure::Error;
 use crate::program;
 use crate::quote::quote;
 
-/// Displays as one line; [`EnvironmentError::help`] has the way out, or what the program wrote to its
-/// standard error.
+/// Displays as one line; [`EnvironmentError::help`] has the way out, or the program's standard error.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum EnvironmentError {
     #[error("the environment `{command}` cannot work with {setting}")]
@@ -67,7 +66,7 @@ impl From<EnvironmentError> for Error {
 }
 
 impl EnvironmentError {
-    /// The way out; more than one line where the program's own words are worth reading.
+    /// The way out; more than one line if it quotes the program's own output.
     pub fn help(&self) -> String {
         match self {
             EnvironmentError::Over { .. } => "play fewer of the expert's turns, such as `expert_turns(all_but: 1)`, or \

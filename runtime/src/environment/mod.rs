@@ -1,8 +1,8 @@
-//! Environments: a program of the author's that answers what a student does, turn by turn. One process plays
-//! many episodes side by side; each line names its own.
+//! Environments: a program of the user's that replies to the student's actions, turn by turn. One process
+//! plays many episodes side by side; each line has the episode's id.
 //!
-//! What a process was told is kept until its episodes are over. So where one dies or hangs, a fresh one is
-//! told the same again, and must answer the same.
+//! The requests of an episode are kept until it is over. So if the process dies or hangs, a new one gets the
+//! same requests again, and must reply the same.
 
 mod error;
 mod expert;
@@ -25,20 +25,20 @@ use crate::quote::quote;
 pub struct Environment {
     pool: ProcessPool,
     worker: RefCell<Option<ChildProcess>>,
-    /// Whether it gives rewards; not known before it has answered an action.
+    /// Whether it gives rewards; `None` until it has replied to an action.
     rewards: Cell<Option<bool>>,
 }
 
-/// What plays with the student.
+/// Where a stage's environments run.
 #[derive(Clone, Copy)]
 pub enum Environments<'a> {
-    /// Its programs run in this folder.
+    /// Their programs run in this folder.
     In(&'a Path),
-    /// None is asked: a trial says nothing worth an answer.
+    /// No environment is started: in a trial, completions are meaningless.
     Untouched,
 }
 
-/// What an episode begins with.
+/// The first request of an episode.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Start<'a> {
     pub seed: u64,
@@ -48,13 +48,13 @@ pub struct Start<'a> {
     pub record: &'a Map<String, Value>,
 }
 
-/// What the environment says of a start or an action.
+/// The environment's reply to a start or an action.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reply {
-    /// Not empty. After an action that does not end the episode there is one.
+    /// Not empty. Required after an action that does not end the episode.
     pub observation: Option<String>,
     pub reward: Option<f64>,
-    /// Beside a reward, other numbers that an objective may read as `reward.<name>`.
+    /// Named numbers beside a reward, which an objective reads as `reward.<name>`.
     pub parts: Vec<(String, f64)>,
     pub done: bool,
 }
@@ -63,11 +63,11 @@ pub struct Reply {
 pub struct Episode<'a> {
     start: Start<'a>,
     actions: Vec<String>,
-    /// To the start, and to each action.
+    /// Replies to the start and to each action.
     replies: Vec<Reply>,
-    /// In the process of now.
+    /// Its id in the current process.
     id: u64,
-    /// Requests that it got, and replies to these that it gave.
+    /// Requests sent to the current process, and replies received from it.
     asked: usize,
     heard: usize,
 }
@@ -87,7 +87,7 @@ enum What<'a> {
     Action {
         action: &'a str,
     },
-    /// It is not played on: no reply.
+    /// The episode is not continued; there is no reply.
     End {
         end: bool,
     },
@@ -106,18 +106,18 @@ impl<'a> Episode<'a> {
         self.replies.last()
     }
 
-    /// Whether the environment has ended it.
+    /// Whether the environment has ended the episode.
     pub fn done(&self) -> bool {
         self.last().is_some_and(|reply| reply.done)
     }
 
-    /// The sum of its rewards; none where the environment gives none.
+    /// The sum of the episode's rewards; none if the environment gives none.
     pub fn reward(&self) -> Option<f64> {
         let given = self.replies.iter().filter_map(|reply| reply.reward);
         given.fold(None, |sum, reward| Some(sum.unwrap_or(0.0) + reward))
     }
 
-    /// The sums of the parts of its rewards.
+    /// For each part of the episode's rewards, its name and its sum.
     fn parts(&self) -> Vec<(String, f64)> {
         let mut sums: Vec<(String, f64)> = Vec::new();
         for (name, part) in self.replies.iter().flat_map(|reply| &reply.parts) {
@@ -142,8 +142,8 @@ impl<'a> Episode<'a> {
 }
 
 impl Environment {
-    /// `base` is the folder that the command runs in. No process is started yet. The time limit is for one
-    /// reply, after the one before it.
+    /// Starts no process yet. `base` is the folder that the command runs in. The time limit is for one reply,
+    /// counted from the previous reply.
     pub fn new(command: &str, limit_seconds: f64, base: &Path) -> Result<Environment, EnvironmentError> {
         let pool = ProcessPool::new("environment", command, limit_seconds, base);
         let pool = pool.ok_or_else(|| EnvironmentError::Setting {
@@ -159,14 +159,14 @@ impl Environment {
 
     /// Waits until every start and action has its reply.
     pub fn answer(&self, episodes: &mut [Episode], control: &Control) -> Result<(), EnvironmentError> {
-        // A process that failed is dropped, which ends it.
+        // `talk` drops a process that failed, which ends it.
         let mut worker = self.worker.take();
         let answered = self.pool.talk(&mut worker, |worker| self.exchange(worker, episodes, control));
         self.worker.replace(worker);
         answered.map_err(|failure| self.error(failure, episodes))
     }
 
-    /// Episodes that are not played on, and that the environment has not ended itself.
+    /// Tells the environment that these episodes are not continued, except those that it has ended itself.
     pub fn end(&self, episodes: &[Episode]) {
         let mut lines = Vec::new();
         for episode in episodes.iter().filter(|episode| !episode.done()) {
@@ -189,7 +189,7 @@ impl Environment {
         let mut lines = Vec::new();
         let mut waiting: HashMap<u64, usize> = HashMap::new();
         for (index, episode) in episodes.iter_mut().enumerate() {
-            // What is over needs no process that knows of it.
+            // A new process need not know of an episode that is over.
             if episode.done() {
                 continue;
             }
@@ -230,7 +230,7 @@ impl Environment {
         Ok(())
     }
 
-    /// The reply with a number: to the start, then to each action.
+    /// Parses reply `number` of an episode: 0 is to the start, the others are to its actions.
     fn reply(&self, reply: &Value, number: usize) -> Result<Reply, String> {
         let given = |name: &str| reply.get(name).filter(|value| !value.is_null());
         let observation = match given("observation") {
@@ -308,13 +308,13 @@ impl Environment {
         }
     }
 
-    /// Of an episode that is over: a number from 0 to 1, as all rewards are.
+    /// The reward of an episode that is over: from 0 to 1, as all rewards are.
     pub fn reward(&self, episode: &Episode) -> Result<Option<f64>, EnvironmentError> {
         episode.reward().map(|sum| self.bounded(episode, "rewards", sum)).transpose()
     }
 
-    /// Of an episode that is over and has a reward: the parts of that, from 0 to 1 as well. There are those
-    /// that are `read`.
+    /// The parts of the reward of an episode that is over, each from 0 to 1. It is an error if a part that
+    /// the objective reads (`read`) is missing.
     pub fn reward_parts(
         &self,
         episode: &Episode,
@@ -336,7 +336,7 @@ impl Environment {
     }
 
     fn bounded(&self, episode: &Episode, of: &str, sum: f64) -> Result<f64, EnvironmentError> {
-        // Sums of decimal fractions are seldom whole: 0.7, 0.2 and 0.1 are less than 1, which is `correct`.
+        // Rounding: 0.7 + 0.2 + 0.1 is less than 1 in floats, but only a reward of 1 counts as `correct`.
         const ROUNDING: f64 = 1e-9;
         if let Some(whole) = [0.0f64, 1.0].into_iter().find(|whole| (sum - whole).abs() <= ROUNDING) {
             return Ok(whole);

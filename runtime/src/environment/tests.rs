@@ -1,4 +1,4 @@
-//! What an environment may say, and what is said of one that can't be played in. Programs are real processes.
+//! Valid replies of an environment, and error messages for invalid ones. Programs are real processes.
 
 use std::fs;
 use std::time::Instant;
@@ -53,7 +53,7 @@ impl ToyEnvironment {
         ToyEnvironment { folder, environment }
     }
 
-    /// Two episodes that do these things, one after the other.
+    /// Plays two episodes side by side with these actions.
     fn play(&self, actions: &[&str]) -> Result<Vec<Vec<Reply>>, EnvironmentError> {
         let record = json!({ "answer": 7 });
         let record = record.as_object().unwrap();
@@ -103,13 +103,13 @@ fn one_process_plays_episodes_side_by_side() {
         ]
     );
     assert!(!asked.contains("end"), "it has ended them itself");
-    // One that is not played on is ended, without a reply.
+    // An episode that is not continued is ended, without a reply.
     world.play(&["a"]).unwrap();
     world.play(&["a", "b"]).unwrap();
     assert!(world.file("asked").contains("{\"id\":4,\"end\":true}\n"), "{}", world.file("asked"));
 }
 
-/// A sum of decimal fractions that is 1 on paper is 1, which is `correct`; so of its parts.
+/// A sum of decimal fractions that is 1 in exact arithmetic counts as 1 (`correct`); so for parts.
 #[test]
 fn rewards_that_add_up_to_a_whole_number_are_that_number() {
     let environment = Environment::new("true", 1.0, ".".as_ref()).unwrap();
@@ -140,7 +140,7 @@ fn rewards_that_add_up_to_a_whole_number_are_that_number() {
     assert!(reward(&[1.0 + 1e-8]).is_err() && reward(&[-1e-8]).is_err() && reward(&[f64::NAN]).is_err());
 }
 
-/// A fresh process is told all of the episodes that are not over, and nobody notices but the author.
+/// A new process gets all requests of the episodes that are not over; only a warning tells of it.
 #[test]
 fn a_process_that_dies_or_hangs_is_replaced_once() {
     for (action, limit, how) in
@@ -174,7 +174,7 @@ fn a_process_that_dies_or_hangs_is_replaced_once() {
     assert!(error.help().contains("no-such-program: not found"), "{}", error.help());
 }
 
-/// By the clock, or by a source of chance of its own.
+/// Replies may differ if the program reads the clock or draws its own random numbers.
 #[test]
 fn another_reply_after_a_restart_is_refused() {
     let unlike = PLAYS.replace("{request['action']}!", "{request['action']}{starts}!");

@@ -1,8 +1,8 @@
-//! Where a model that is named `org/name` lies: in the cache that the tools around the Hugging Face hub
-//! share, and if it is not there, on the hub. Whichever it is, it is pinned: one commit, one folder.
+//! Finds a model named `org/name`: in the cache that Hugging Face tools share, else on the hub. Either way it
+//! is pinned to one commit and one folder.
 //!
-//! Fetched files lie in `models--org--name/snapshots/<commit>`, as files rather than links to `blobs`: the
-//! tools around the hub read both, and a blob's name would be whatever a server answers.
+//! Fetched files are stored in `models--org--name/snapshots/<commit>`, as files rather than links to `blobs`:
+//! Hugging Face tools read both, and the server would choose a blob's name.
 
 mod fetch;
 
@@ -23,33 +23,33 @@ use super::safetensors;
 use crate::failure::{Error, Result};
 use crate::quote::quote;
 
-/// What the environment says about the hub, as `huggingface_hub` reads it.
+/// Settings of the hub from environment variables, read as `huggingface_hub` reads them.
 pub struct Hub {
-    /// Folder with one folder per repository.
+    /// The cache: a folder with one folder per repository.
     pub cache: PathBuf,
     pub offline: bool,
-    /// As the environment has it; it is looked at when it is needed.
+    /// Unparsed; it is checked only when something must be fetched.
     endpoint: String,
     token: Option<String>,
 }
 
-/// Where the hub is, without the name and password that its address may have.
+/// The hub's address, with any user name and password taken out of it.
 struct Endpoint {
     uri: Uri,
-    /// What proves them.
+    /// User name and password as a `Basic` authorization header.
     basic: Option<String>,
 }
 
 impl Endpoint {
     fn new(url: &str) -> Result<Endpoint> {
         let nowhere = || {
-            // Not repeated: a password may be why it can't be read.
+            // The address is not quoted: a password in it may be why it can't be parsed.
             Error::new(FailureKind::Model, "HF_ENDPOINT is not the address of a server").help(
                 "it looks like https://huggingface.co; characters like `@`, `/` and `#` of a password are \
                  written %40, %2F and %23",
             )
         };
-        // A `/` in a password ends the host: what is left of the password would be the path.
+        // An unescaped `/` in a password ends the host, and the rest of the password becomes the path.
         let whole = |uri: &Uri| uri.query().is_none() && !uri.path().contains('@');
         let given = fetch::address(url).ok().filter(whole).ok_or_else(nowhere)?;
         let authority = given.authority().ok_or_else(nowhere)?.as_str();
@@ -78,7 +78,7 @@ impl fmt::Display for Endpoint {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelFolder {
     pub folder: PathBuf,
-    /// Of a repository; a folder of the author's own has none.
+    /// The commit of a repository; none for a folder of the user's own.
     pub commit: Option<String>,
 }
 
@@ -94,7 +94,7 @@ const COMPANIONS: [&str; 9] = [
     "chat_template.json",
 ];
 const CONFIG: &str = "config.json";
-/// More than a token has.
+/// Most bytes to read of a token's file.
 const SMALL: u64 = 1 << 16;
 
 impl Hub {
@@ -114,7 +114,7 @@ impl Hub {
         Hub { cache, offline, endpoint: endpoint.trim_end_matches('/').to_owned(), token }
     }
 
-    /// `name` is a folder, relative to `base`, or a repository.
+    /// Finds or fetches a model. `name` is a folder, relative to `base`, or a repository.
     pub fn find(&self, name: &str, revision: Option<&str>, base: &Path) -> Result<ModelFolder> {
         if let Some(folder) = own_folder(name, revision, base)? {
             return Ok(ModelFolder { folder, commit: None });
@@ -126,7 +126,7 @@ impl Hub {
             let message = format!("`{revision}` is not a revision: a branch, a tag or a commit of {name}");
             return Err(Error::new(FailureKind::Model, message));
         }
-        // A name without a slash, most of all, may be meant for a folder.
+        // The name may be meant as a folder, above all one without a slash.
         let no_folder = format!("there is no folder {}, and ", base.join(name).display());
         self.of_repository(name, revision).map_err(|error| error.behind(&no_folder))
     }
@@ -154,7 +154,7 @@ impl Hub {
         let endpoint = Endpoint::new(&self.endpoint)?;
         let failed = |trouble: FetchProblem| failed(name, revision, &endpoint, trouble);
         let client = HubClient::new(&endpoint, self.token.as_deref());
-        // First what the revision is now: all files are then of that commit, whatever is pushed meanwhile.
+        // Resolve the revision first: then all files are of that commit, whatever is pushed meanwhile.
         let listing = client.listing(name, revision).map_err(failed)?;
         let commit = listing.sha;
         if !is_commit(&commit) || is_commit(revision) && !commit.eq_ignore_ascii_case(revision) {
@@ -168,7 +168,7 @@ impl Hub {
         let folder = named::snapshot(&self.cache, name, &commit);
         let fetch = |file: &str, limit: u64| {
             let path = folder.join(file);
-            // A link to a blob, where another tool fetched it.
+            // It may be a link to a blob that another tool fetched.
             if path.exists() {
                 Ok(())
             } else {
@@ -206,10 +206,10 @@ impl Hub {
     }
 }
 
-/// The folder that `name` stands for, relative to `base`; none where it stands for a repository.
+/// The folder that `name` refers to, relative to `base`, or `None` if it names a repository.
 ///
 /// # Errors
-/// Where it stands for neither.
+/// If it is neither, or a folder with a `revision`.
 pub fn own_folder(name: &str, revision: Option<&str>, base: &Path) -> Result<Option<PathBuf>> {
     let folder = match NamedModel::of(name, base) {
         NamedModel::Folder(folder) => folder,
@@ -261,7 +261,7 @@ fn failed(name: &str, revision: &str, endpoint: &Endpoint, trouble: FetchProblem
     Error::new(FailureKind::Model, message).help(help)
 }
 
-/// Whether a snapshot has all that loading it needs.
+/// Whether a snapshot has its configuration and all of its weight files.
 fn is_complete(folder: &Path) -> bool {
     let present = |name: &str| folder.join(name).exists();
     let weights = || {

@@ -18,10 +18,10 @@ use crate::quote::quote;
 use crate::tokenizer::{PretrainedTokenizer, Tokenizer};
 
 pub const CONFIG: &str = "config.json";
-/// What PEFT writes beside an adapter.
+/// The configuration that PEFT writes beside an adapter.
 const ADAPTER_CONFIG: &str = "adapter_config.json";
 
-/// What `config.json` of a folder says.
+/// Reads `config.json` of a folder.
 pub fn config(folder: &Path) -> Result<Config> {
     no_adapter(folder)?;
     let path = folder.join(CONFIG);
@@ -35,12 +35,12 @@ pub fn config(folder: &Path) -> Result<Config> {
     config_json::read(&json).map_err(|problem| unreadable(&path, problem))
 }
 
-/// Where the parts of a model are; none is read yet.
+/// Locates the tensors of a model, in the order of its layout; their numbers are not read yet.
 pub fn parts(folder: &Path, config: &Config) -> Result<Vec<Stored>> {
     assemble(config, &safetensors::open(folder)?).map_err(|problem| unreadable(folder, problem))
 }
 
-/// The model of a folder. Its numbers stay in their files.
+/// The model in a folder. Its numbers stay in the mapped files.
 pub fn weights(folder: &Path, tokenizer: Arc<Tokenizer>) -> Result<Weights> {
     let config = config(folder)?;
     check_vocabulary(&config, &tokenizer).map_err(|problem| unreadable(folder, problem))?;
@@ -48,7 +48,7 @@ pub fn weights(folder: &Path, tokenizer: Arc<Tokenizer>) -> Result<Weights> {
     Ok(Weights::stored(Arc::new(config), tokenizer, parts))
 }
 
-/// Refuses the folder of an adapter, which is a part of a model only.
+/// Refuses a folder that holds only an adapter (LoRA).
 fn no_adapter(folder: &Path) -> Result<()> {
     #[derive(Default, Deserialize)]
     struct Adapter {
@@ -75,7 +75,7 @@ fn no_adapter(folder: &Path) -> Result<()> {
     Err(Error::new(FailureKind::Model, message).help(help))
 }
 
-/// The tokenizer of a folder.
+/// The tokenizer in a folder.
 pub fn tokenizer(folder: &Path) -> Result<Arc<Tokenizer>> {
     no_adapter(folder)?;
     Ok(Arc::new(Tokenizer::Pretrained(PretrainedTokenizer::load(folder)?)))

@@ -1,5 +1,4 @@
-//! Models as others write and read them: folders of the transformers library, the Hugging Face hub, GGUF
-//! files.
+//! Model formats of other projects: folders of the transformers library, the Hugging Face hub, GGUF files.
 
 pub mod config_json;
 pub mod gguf;
@@ -15,8 +14,7 @@ use mopd_compiler::plan::events::FailureKind;
 
 use crate::failure::Error;
 
-/// A file of a model can't be used, and why.
-/// Bytes of a configuration or an index; the largest published ones have a hundredth of it.
+/// Most bytes of a configuration or an index; the largest published ones have a hundredth of it.
 const LARGEST_TEXT: u64 = 256 << 20;
 
 fn unreadable(path: &Path, cause: impl Display) -> Error {

@@ -1,5 +1,5 @@
-//! Safetensors: a JSON header with names, shapes and places, then the numbers. One file, or several with an
-//! index.
+//! Safetensors: a JSON header with names, shapes and offsets, then the numbers. A model is one file, or
+//! several with an index.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -22,7 +22,7 @@ use crate::mapped::NumberEncoding;
 pub const MODEL: &str = "model.safetensors";
 pub const INDEX: &str = "model.safetensors.index.json";
 
-/// Tensors of a folder: of `model.safetensors`, or of the files that `model.safetensors.index.json` names.
+/// Opens a folder's tensors: `model.safetensors`, or the files that `model.safetensors.index.json` names.
 pub fn open(folder: &Path) -> Result<Tensors> {
     let (single, index) = (folder.join(MODEL), folder.join(INDEX));
     let mut tensors = Tensors::new();
@@ -51,7 +51,7 @@ pub fn open(folder: &Path) -> Result<Tensors> {
     Ok(tensors)
 }
 
-/// The tensors of each file that an index names.
+/// File name to tensor names, from an index.
 fn read_index(path: &Path) -> Result<BTreeMap<String, Vec<String>>> {
     #[derive(Deserialize)]
     struct Index {
@@ -87,13 +87,13 @@ pub fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(shards_of(&index)?.into_iter().map(|shard| folder.join(shard)).collect())
 }
 
-/// Whether a name stays in its folder.
+/// Whether a name is a plain file name, so that it can't lead out of its folder.
 fn is_file_name(name: &str) -> bool {
     let mut components = Path::new(name).components();
     matches!((components.next(), components.next()), (Some(Component::Normal(only)), None) if only == name)
 }
 
-/// Why a folder has no weights, as far as its files tell.
+/// The error for a folder without weights, with a hint from the files that it does have.
 fn absent(folder: &Path) -> crate::failure::Error {
     let present = |name: &str| folder.join(name).exists();
     let error = unreadable(folder, format!("there is no {MODEL} and no {INDEX} in it"));
@@ -120,14 +120,14 @@ fn absent(folder: &Path) -> crate::failure::Error {
     }
 }
 
-/// The tensors of one file, which no other file may have.
+/// Adds the tensors of one file. It is an error if another file has a tensor of the same name.
 fn add(path: &Path, tensors: &mut Tensors) -> Result<Arc<MappedFile>> {
     let file = MappedFile::open(path).map_err(|error| unreadable(path, error))?;
     check_size(file.bytes()).map_err(|problem| {
         unreadable(path, problem).help("the file is cut off: copy it or fetch it again")
     })?;
-    // The library checks the header: its length, that tensors lie in the file one behind the other without
-    // gaps, and that every one is as long as its shape and type ask for.
+    // The library checks the header: its length, that the tensors are contiguous, and that each has the
+    // length that its shape and type imply.
     let (header, metadata) =
         SafeTensors::read_metadata(file.bytes()).map_err(|error| unreadable(path, error))?;
     let start = size_of::<u64>() + header;
@@ -136,8 +136,7 @@ fn add(path: &Path, tensors: &mut Tensors) -> Result<Arc<MappedFile>> {
             Dtype::F32 => NumberEncoding::F32,
             Dtype::F16 => NumberEncoding::F16,
             Dtype::BF16 => NumberEncoding::Bf16,
-            // What is left over from old versions, and never looked at: masks and tables that follow from the
-            // configuration.
+            // Buffers saved by old versions, never read: masks and tables that follow from the configuration.
             _ if is_derived(&name) => continue,
             other => {
                 let problem =
@@ -162,8 +161,8 @@ fn add(path: &Path, tensors: &mut Tensors) -> Result<Arc<MappedFile>> {
     Ok(file)
 }
 
-/// A file that is shorter than its header says is refused before the library adds up offsets, which it does
-/// without a look at their size.
+/// Refuses a file that is shorter than its header says, before the library adds up the offsets, which it does
+/// without checking their size.
 fn check_size(bytes: &[u8]) -> Result<(), String> {
     #[derive(Deserialize)]
     struct Offsets {
@@ -178,7 +177,7 @@ fn check_size(bytes: &[u8]) -> Result<(), String> {
     if header.is_none() && length <= LARGEST_TEXT && rest.first() == Some(&b'{') {
         return shorter(length.saturating_add(8), " or more");
     }
-    // What is no header at all is left to the library, which says what is wrong with it.
+    // A header that can't be parsed is left to the library, which reports what is wrong with it.
     let tensors: BTreeMap<String, Offsets> =
         header.and_then(|header| serde_json::from_slice(header).ok()).unwrap_or_default();
     let ends = tensors.values().filter_map(|offsets| Some(offsets.data_offsets?.1));
@@ -186,7 +185,7 @@ fn check_size(bytes: &[u8]) -> Result<(), String> {
     if needed <= bytes.len() as u64 { Ok(()) } else { shorter(needed, "") }
 }
 
-/// What a tensor to be written is.
+/// Name and shape of a tensor to be written.
 #[derive(Clone, Debug)]
 pub struct TensorHeader {
     pub name: String,
@@ -194,14 +193,14 @@ pub struct TensorHeader {
 }
 
 impl TensorHeader {
-    /// In f32.
+    /// Bytes of the tensor in f32.
     fn bytes(&self) -> usize {
         4 * self.shape.iter().product::<usize>()
     }
 }
 
-/// Tensors of one file after the other, at most `most` bytes each unless a single tensor has more: ranges of
-/// `headers`.
+/// Divides tensors among files of at most `most` bytes each, unless a single tensor has more. Returns a range
+/// of `headers` for each file.
 pub fn shards(headers: &[TensorHeader], most: usize) -> Vec<Range<usize>> {
     let mut shards = Vec::new();
     let (mut first, mut bytes) = (0, 0);
@@ -216,13 +215,13 @@ pub fn shards(headers: &[TensorHeader], most: usize) -> Vec<Range<usize>> {
     shards
 }
 
-/// The file of a shard, `index` from 0: `model-00001-of-00002.safetensors`, or `model.safetensors` where it
+/// The file name of a shard, `index` from 0: `model-00001-of-00002.safetensors`, or `model.safetensors` if it
 /// is the only one.
 pub fn shard_name(index: usize, count: usize) -> String {
     if count == 1 { MODEL.to_owned() } else { format!("model-{:05}-of-{count:05}.safetensors", index + 1) }
 }
 
-/// The index of several files.
+/// The content of `model.safetensors.index.json` for several files.
 pub fn index(headers: &[TensorHeader], shards: &[Range<usize>]) -> Value {
     let mut weight_map = Map::new();
     for (shard, range) in shards.iter().enumerate() {
@@ -234,8 +233,8 @@ pub fn index(headers: &[TensorHeader], shards: &[Range<usize>]) -> Value {
     json!({ "metadata": { "total_size": total }, "weight_map": weight_map })
 }
 
-/// Writes one file in f32, tensor by tensor, so that a model need not be in memory twice. `numbers` hands
-/// those of each tensor to the function it is given.
+/// Writes one file in f32, tensor by tensor, so that a model need not be in memory twice. `numbers` passes
+/// the numbers of a tensor to the function that it is given.
 pub fn write(
     headers: &[TensorHeader],
     into: &mut dyn Write,
@@ -262,13 +261,13 @@ pub fn write(
     Ok(())
 }
 
-/// Name, type, shape and bytes of each tensor.
+/// Writes the header. `tensors` has the name, type, shape and bytes of each.
 fn write_header<'a>(
     into: &mut dyn Write,
     tensors: impl Iterator<Item = (&'a str, &'static str, Vec<usize>, usize)>,
 ) -> io::Result<()> {
     let mut json = Map::new();
-    // Loaders ask which library the tensors are of.
+    // Loaders check which framework wrote the tensors.
     json.insert("__metadata__".to_owned(), json!({ "format": "pt" }));
     let mut end = 0;
     for (name, dtype, shape, bytes) in tensors {
@@ -283,7 +282,7 @@ fn write_header<'a>(
     into.write_all(&text)
 }
 
-/// The types that tensors of a computation have, with their names.
+/// The dtypes of tensors that can be written, with their names in the format.
 const KINDS: [(Kind, &str, Dtype); 6] = [
     (Kind::Float, "F32", Dtype::F32),
     (Kind::BFloat16, "BF16", Dtype::BF16),
@@ -293,10 +292,10 @@ const KINDS: [(Kind, &str, Dtype); 6] = [
     (Kind::Int64, "I64", Dtype::I64),
 ];
 
-/// Numbers that are copied at a time.
+/// Numbers copied at a time.
 const BLOCK: usize = 1 << 20;
 
-/// Writes tensors of a computation, each in its own type, some numbers at a time.
+/// Writes libtorch tensors, each in its own dtype, a block of numbers at a time.
 pub fn write_tensors(tensors: &BTreeMap<String, tch::Tensor>, into: &mut dyn Write) -> io::Result<()> {
     let mut headers = Vec::new();
     for (name, tensor) in tensors {
@@ -321,7 +320,7 @@ pub fn write_tensors(tensors: &BTreeMap<String, tch::Tensor>, into: &mut dyn Wri
     Ok(())
 }
 
-/// What [`write_tensors`] wrote, in the processor's memory.
+/// Reads what [`write_tensors`] wrote, as CPU tensors.
 pub fn read_tensors(path: &Path) -> Result<BTreeMap<String, tch::Tensor>, String> {
     let file = MappedFile::open(path).map_err(|error| error.to_string())?;
     check_size(file.bytes())?;

@@ -1,4 +1,4 @@
-//! The tensors of a checkpoint, and how they become the parts of a model.
+//! The tensors of a checkpoint, and how they are assembled into the parts of a model.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -8,21 +8,21 @@ use crate::mapped::MappedFile;
 use crate::mapped::{NumberEncoding, Stored};
 use crate::model::{Config, ParameterEntry, layout};
 
-/// A tensor in a file, of any number of dimensions; the numbers of the last one are neighbours.
+/// A tensor in a file, of any number of dimensions, row-major.
 #[derive(Clone, Debug)]
 pub struct Tensor {
     pub file: Arc<MappedFile>,
-    /// Of the file's bytes.
+    /// Range of bytes in the file.
     pub range: Range<usize>,
     pub encoding: NumberEncoding,
     pub shape: Vec<usize>,
 }
 
-/// By the name that checkpoints of the transformers library have for it.
+/// Tensors by their names in checkpoints of the transformers library.
 pub type Tensors = BTreeMap<String, Tensor>;
 
 impl Tensor {
-    /// As a matrix of these sizes, if it has as many numbers.
+    /// The tensor as a `rows` x `columns` matrix, or `None` if it has another number of elements.
     fn matrix(&self, rows: usize, columns: usize) -> Option<Stored> {
         Stored::new(self.file.clone(), self.range.clone(), self.encoding, rows, columns)
     }
@@ -41,7 +41,7 @@ impl Tensor {
     }
 }
 
-/// Tables that some versions of the reference saved although they follow from the configuration.
+/// Whether a tensor is a buffer that some versions of transformers saved although the configuration gives it.
 pub fn is_derived(name: &str) -> bool {
     [
         ".rotary_emb.inv_freq",
@@ -55,7 +55,7 @@ pub fn is_derived(name: &str) -> bool {
 }
 
 /// The parts of a model in the order of [`layout`]. Every tensor must be there with its shape, and none may
-/// be left over: a part that nobody reads would be a part of another model.
+/// be left over: an unused tensor means that the checkpoint is of another model.
 pub fn assemble(config: &Config, tensors: &Tensors) -> Result<Vec<Stored>, String> {
     check_size(config, tensors)?;
     let mut used = BTreeSet::new();
@@ -103,7 +103,7 @@ pub fn assemble(config: &Config, tensors: &Tensors) -> Result<Vec<Stored>, Strin
 const EMBEDDING: &str = "model.embed_tokens.weight";
 const OUTPUT: &str = "lm_head.weight";
 
-/// Before the layout is made: a hostile file may describe any number of layers and experts.
+/// Checked before the layout is made: a hostile file may describe any number of layers and experts.
 fn check_size(config: &Config, tensors: &Tensors) -> Result<(), String> {
     let stored: u128 = tensors.values().map(|tensor| tensor.range.len() as u128).sum();
     let product = |sizes: &[usize]| sizes.iter().map(|size| *size as u128).product::<u128>();
@@ -126,7 +126,7 @@ fn check_size(config: &Config, tensors: &Tensors) -> Result<(), String> {
     Ok(())
 }
 
-/// The name of the tensor that has an entry's numbers, and the part of it that they are.
+/// The name of the tensor that holds an entry's numbers, and the entry's part of that tensor.
 fn find(
     config: &Config,
     tensors: &Tensors,
@@ -156,8 +156,8 @@ fn find(
     else {
         return Ok(None);
     };
-    // All experts of a layer in one tensor, one after the other; the matrices that read the same input may be
-    // stacked too.
+    // All experts of a layer may be stacked in one tensor; matrices that read the same input may be stacked
+    // too.
     let own = format!("{prefix}.{part}");
     if let Some(tensor) = shaped(&own, &[experts.count, rows, columns])? {
         let all = tensor.matrix(experts.count * rows, columns).ok_or_else(unsized_part)?;
@@ -176,7 +176,7 @@ fn find(
     Ok(None)
 }
 
-/// `model.layers.0.mlp.experts.3.gate_proj.weight` in parts.
+/// `model.layers.0.mlp.experts.3.gate_proj.weight`, taken apart.
 struct Expert<'a> {
     /// `model.layers.0.mlp.experts`
     prefix: &'a str,
@@ -194,7 +194,7 @@ impl Expert<'_> {
     }
 }
 
-/// A file may have the LM head although it is the embedding; then it must be the same.
+/// A checkpoint with tied embeddings may still contain the LM head; then both must be equal.
 fn check_tied(config: &Config, tensors: &Tensors) -> Result<(), String> {
     if !config.tied {
         return Ok(());
@@ -221,7 +221,7 @@ fn count(number: usize, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
 }
 
-/// The first names of a list that may be long.
+/// The first names of a list that may be long, for a message.
 fn some(names: &[String]) -> String {
     const MOST: usize = 4;
     let shown = names.iter().take(MOST).map(String::as_str).collect::<Vec<_>>().join(", ");

@@ -1,5 +1,5 @@
-//! Checkpoints that transformers made (`runtime/tests/fixtures/architectures.py`), read, saved, and read
-//! again: the logits stay what transformers says.
+//! Checkpoints that transformers made (`runtime/tests/fixtures/architectures.py`) are read, saved and read
+//! again: the logits stay those of transformers.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -31,7 +31,7 @@ fn families() -> Vec<String> {
     names
 }
 
-/// Sequences, and the reference's logits after the last tokens of each.
+/// Sequences, and the reference's logits at the last tokens of each.
 fn reference(name: &str) -> Vec<(Vec<Token>, Vec<f32>)> {
     let folder = tempfile::tempdir().unwrap();
     fs::copy(fixtures().join(name).join("reference.safetensors"), folder.path().join(safetensors::MODEL))
@@ -58,7 +58,7 @@ fn difference(weights: &Weights, name: &str) -> f32 {
     let mut worst = 0.0f32;
     for (tokens, expected) in reference(name) {
         let positions = expected.len() / weights.config.vocabulary;
-        // A completion of which the last token is predicted only: any will do.
+        // The last token of the completion is only predicted, never read, so any token will do.
         let (prompt, rest) = tokens.split_at(tokens.len() + 1 - positions);
         let completion = [rest, &[0]].concat();
         let batch = PackedBatch::new([(prompt, completion.as_slice())].into_iter(), Device::Cpu);
@@ -155,7 +155,7 @@ fn an_adapter_is_no_model() {
         problem(),
         "merge it into \"org/base\" with PEFT (`merge_and_unload`), save that, and name its folder"
     );
-    // As a run leaves it, in the folder of the whole model.
+    // An adapter in the folder of a whole model, as a run writes it.
     fs::write(folder.path().join("config.json"), "{}").unwrap();
     assert_eq!(
         problem(),

@@ -1,10 +1,10 @@
-//! Whether the threads of this process get the cores that they want.
+//! Measures whether the threads of this process wait for cores.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
-/// Of each thread of the process, by its number, how long it was ready to run and had no core. Empty where
-/// the system does not tell.
+/// For each thread of the process, by its id, how long it was ready to run but had no core. Empty where the
+/// system does not report it.
 pub struct CoreWaits(HashMap<String, Duration>);
 
 impl CoreWaits {
@@ -21,7 +21,7 @@ impl CoreWaits {
         CoreWaits(threads.filter_map(waited).collect())
     }
 
-    /// The longest that one of these threads has waited since.
+    /// The longest wait of a thread since `before`.
     pub fn longest_since(&self, before: &CoreWaits) -> Duration {
         let since = |(number, waited): (&String, &Duration)| {
             waited.saturating_sub(before.0.get(number).copied().unwrap_or_default())

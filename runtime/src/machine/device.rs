@@ -1,5 +1,5 @@
-//! Where tensors live. The worker links only the CPU half of libtorch; the CUDA half is opened while running,
-//! so that one program serves machines with and without a GPU.
+//! Choice of the device. The worker links libtorch's CPU library only; the CUDA library is loaded at run
+//! time, so that one program runs on machines with and without a GPU.
 
 use std::ffi::CStr;
 use std::path::Path;
@@ -13,22 +13,22 @@ use tch::{Device, Kind};
 use super::place::Place;
 use crate::failure::{Error, Result};
 
-/// What was found out about CUDA.
+/// Whether CUDA can be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cuda {
-    /// This libtorch has no CUDA half: the usual case on a machine without a GPU.
+    /// This libtorch has no CUDA library: the usual case on a machine without a GPU.
     Absent,
-    /// It is there but could not be opened; why.
+    /// The library exists but could not be loaded, with the reason.
     Unusable(String),
-    /// It was opened, but no device answers.
+    /// The library was loaded, but there is no device.
     NoDevice,
     Ready,
 }
 
 const LIBRARY: &CStr = c"libtorch_cuda.so";
 
-/// Opens libtorch's CUDA half. To be called before the first tensor is made: the library registers its
-/// kernels as it loads.
+/// Loads libtorch's CUDA library. To be called before the first tensor is made, because the library registers
+/// its kernels when it is loaded.
 pub fn open_cuda() -> Cuda {
     if let Err(reason) = os::load_library(LIBRARY) {
         return failed(&reason);
@@ -40,8 +40,8 @@ pub fn open_cuda() -> Cuda {
     Cuda::Ready
 }
 
-/// The loader says `NAME: cannot open shared object file: ...` of a library that is missing; if NAME is
-/// another one, the CUDA half is there but lacks something.
+/// For a missing library, the loader says `NAME: cannot open shared object file: ...`; if NAME is another
+/// one, the CUDA library exists but lacks a dependency.
 fn failed(reason: &str) -> Cuda {
     if reason.starts_with("libtorch_cuda.so: cannot open shared object file") {
         Cuda::Absent
@@ -51,16 +51,16 @@ fn failed(reason: &str) -> Cuda {
 }
 
 impl Cuda {
-    /// Where tensors are if nothing else is asked for.
+    /// The default place.
     pub fn place(&self) -> Place {
         if *self == Cuda::Ready { gpu() } else { on_cpu() }
     }
 
-    /// Where an experiment runs that asks for `device`, or does not say. A GPU computes from here on as the
-    /// experiment says.
+    /// The place of an experiment with this `device` setting, or the default one. Also applies the
+    /// experiment's settings to the GPU.
     ///
     /// # Errors
-    /// If it asks for a GPU and there is none: it is not run elsewhere in silence.
+    /// If it asks for a GPU and there is none: there is no silent fallback.
     pub fn wanted(&self, device: Option<plan::Device>, gpu: GpuArithmetic) -> Result<Place> {
         let place = self.place_of(device)?;
         if matches!(place.device, Device::Cuda(_)) {
@@ -87,7 +87,7 @@ impl Cuda {
         }
     }
 
-    /// What the author should know, if anything.
+    /// A warning for the author, if there is a problem.
     pub fn warning(&self) -> Option<String> {
         match self {
             Cuda::Absent if Path::new("/dev/nvidia0").exists() => Some(
@@ -106,7 +106,7 @@ impl Cuda {
     }
 }
 
-/// The environment variable that has the CPU follow the rules of a GPU: `operators`. For tests.
+/// The environment variable that makes the CPU take the GPU's path, with value `operators`. For tests.
 pub const PLACE: &str = "MOPD_PLACE";
 
 fn on_cpu() -> Place {
@@ -120,15 +120,15 @@ fn arithmetic(GpuArithmetic { deterministic, tf32 }: GpuArithmetic) {
     accelerator::set_arithmetic(deterministic, tf32);
 }
 
-/// The first one. Libraries that do not tell how much memory it has leave the least that one of these has.
+/// The first GPU. Where libtorch does not report its memory, [`LEAST`] bytes are assumed.
 fn gpu() -> Place {
     Place::gpu(0, accelerator::memory(0).map_or(LEAST, |memory| memory.total))
 }
 
 const LEAST: u64 = 8 << 30;
 
-/// Kernels of our own, or none where they can't be compiled here: libtorch's operators do the same then, and
-/// whoever runs it is told once.
+/// This program's CUDA kernels; `None` where they can't be compiled, and libtorch's operators are used
+/// instead. Then prints a warning, once per process.
 pub fn compiled<T>(kernels: std::result::Result<T, String>) -> Option<T> {
     static SAID: Once = Once::new();
     kernels
@@ -138,7 +138,7 @@ pub fn compiled<T>(kernels: std::result::Result<T, String>) -> Option<T> {
         .ok()
 }
 
-/// What models compute in.
+/// libtorch's kind of a compute dtype.
 pub fn kind(dtype: plan::Dtype) -> Kind {
     match dtype {
         plan::Dtype::Float32 => Kind::Float,

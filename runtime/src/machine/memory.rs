@@ -1,4 +1,4 @@
-//! What memory this process holds, as the system counts it.
+//! Memory use and limits of this process, as the system reports them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -8,37 +8,37 @@ use tch::Device;
 
 use super::place::Place;
 
-/// Most memory that was held before the count began anew, in bytes: of the machine, and of a GPU.
+/// Peak memory before the last reset, in bytes: on the host, and on a GPU.
 static BEFORE: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
 
 fn before(place: Place) -> &'static AtomicU64 {
     &BEFORE[usize::from(place.kernels().is_some())]
 }
 
-/// Most memory that this process has held so far where tensors are, in bytes; 0 where the system does not
-/// tell.
+/// Peak memory of this process so far on the device of `place`, in bytes; 0 where the system does not report
+/// it.
 pub fn peak_memory(place: Place) -> u64 {
     peak_of(place).unwrap_or(0).max(before(place).load(Ordering::Relaxed))
 }
 
-/// The same of the machine, since the last [`reset_peak_memory`]; none where the system does not tell.
+/// Peak host memory in bytes since [`reset_peak_memory`]; `None` where the system does not report it.
 pub fn peak_since_reset() -> Option<u64> {
     kilobytes(&std::fs::read_to_string("/proc/self/status").ok()?, "VmHWM:")
 }
 
-/// Bytes that this process holds now; none where the system does not tell.
+/// Bytes of host memory that this process holds now; `None` where the system does not report it.
 pub fn resident() -> Option<u64> {
     kilobytes(&std::fs::read_to_string("/proc/self/status").ok()?, "VmRSS:")
 }
 
-/// Bytes that this process may still take: what is free on the machine, or in the container that it runs in,
-/// if that is less. None where the system does not tell.
+/// Bytes of host memory that this process may still allocate: those available on the machine, or in its
+/// container if that is less. `None` where the system does not report it.
 pub fn available() -> Option<u64> {
     let machine = kilobytes(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:");
     machine.into_iter().chain(group::available()).min()
 }
 
-/// Bytes that tensors at a place may still take; none where the system does not tell.
+/// Bytes that tensors at a place may still take; `None` where the system does not report it.
 pub fn available_at(place: Place) -> Option<u64> {
     match place.device {
         Device::Cuda(index) => Some(accelerator::memory(index)?.free),
@@ -46,7 +46,7 @@ pub fn available_at(place: Place) -> Option<u64> {
     }
 }
 
-/// Bytes that tensors at a place may take in all, those of this process included.
+/// Bytes that tensors of this process may take at a place, those that it holds already included.
 pub fn capacity_of(place: Place) -> Option<u64> {
     match place.device {
         Device::Cuda(index) => {
@@ -57,13 +57,12 @@ pub fn capacity_of(place: Place) -> Option<u64> {
     }
 }
 
-/// Limits of control groups (cgroups), by which containers and job schedulers bound the memory of their
-/// programs.
+/// Memory limits of control groups (cgroups), which containers and job schedulers use.
 mod group {
     use std::fs::read_to_string;
     use std::path::{Path, PathBuf};
 
-    /// The least that is left in the group of this process and those around it.
+    /// Bytes left in the group of this process or one of its ancestors, whichever has least.
     pub fn available() -> Option<u64> {
         let own = read_to_string("/proc/self/cgroup").ok()?;
         let left = own.lines().flat_map(|line| {
@@ -77,7 +76,7 @@ mod group {
                 _ => return Vec::new(),
             };
             let folder = PathBuf::from(root).join(path.trim_start_matches('/'));
-            // Inside a container the path may be that outside; its own group is then the root.
+            // Inside a container, the path may be the host's; then the container's group is the root.
             let folders =
                 folder.ancestors().chain([Path::new(root)]).take_while(|folder| folder.starts_with(root));
             folders.filter_map(|folder| left(folder, files)).collect()
@@ -85,13 +84,13 @@ mod group {
         left.min()
     }
 
-    /// A group without a limit says so in words, or with a number that no machine has.
+    /// Bytes left in a group. A group without a limit has a word there, or an impossibly large number.
     fn left(folder: &Path, [limit, used]: [&str; 2]) -> Option<u64> {
         let number = |file: &str| read_to_string(folder.join(file)).ok()?.trim().parse::<u64>().ok();
         Some(number(limit)?.saturating_sub(number(used)?.saturating_sub(reclaimable(folder))))
     }
 
-    /// Files in memory that are dropped when it is wanted.
+    /// Bytes of cached files, which the system drops when memory is needed.
     fn reclaimable(folder: &Path) -> u64 {
         let Ok(text) = read_to_string(folder.join("memory.stat")) else { return 0 };
         let field =
@@ -122,8 +121,8 @@ mod group {
     }
 }
 
-/// Begins the count of [`peak_since_reset`] anew. Answers what is held now, in bytes; none where the system
-/// can't.
+/// Resets [`peak_since_reset`] and returns the bytes held now; `None` where the system does not support
+/// it.
 pub fn reset_peak_memory() -> Option<u64> {
     trim_heap();
     before(Place::cpu()).fetch_max(peak_since_reset()?, Ordering::Relaxed);
@@ -131,7 +130,7 @@ pub fn reset_peak_memory() -> Option<u64> {
     peak_since_reset()
 }
 
-/// [`reset_peak_memory`] of what tensors at a place hold.
+/// [`reset_peak_memory`] on the device of a place.
 pub fn reset_peak_of(place: Place) -> Option<u64> {
     match place.device {
         Device::Cuda(index) => {
@@ -143,7 +142,7 @@ pub fn reset_peak_of(place: Place) -> Option<u64> {
     }
 }
 
-/// [`peak_since_reset`] of what tensors at a place hold.
+/// [`peak_since_reset`] on the device of a place.
 pub fn peak_of(place: Place) -> Option<u64> {
     match place.device {
         Device::Cuda(index) => Some(accelerator::memory(index)?.peak),
@@ -151,15 +150,15 @@ pub fn peak_of(place: Place) -> Option<u64> {
     }
 }
 
-/// Gives what nobody holds back to the system and to the driver of a GPU, for others.
+/// Returns free memory to the system and to the GPU's driver, for other processes.
 pub fn release_free() {
     trim_heap();
     accelerator::empty_cache();
 }
 
-/// Does something while every block of some size goes back to the system as soon as it is free. So what is
-/// held is what is needed, also by models that are small enough for the allocator to keep what they free. It
-/// is slow.
+/// Runs `f` while every block above 64 KiB goes back to the system as soon as it is freed, so that the memory
+/// held is the memory needed, even for models that are so small that the allocator would keep what they
+/// free. This is slow.
 pub fn exactly<T>(f: impl FnOnce() -> T) -> T {
     let _exact = BlocksOfTheSystem::above(64 << 10);
     f()

@@ -1,4 +1,4 @@
-//! What the machine is: its devices, its memory, and how it computes.
+//! The machine: its devices, its memory, and its arithmetic.
 
 pub mod arithmetic;
 pub mod cores;

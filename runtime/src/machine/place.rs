@@ -1,5 +1,5 @@
-//! Where tensors are, what works on them, and how much is done at a time. A run has one place; whoever makes
-//! tensors or chooses between our own loops and libtorch's operators asks it, never the tensor.
+//! The place of a run: the device of its tensors, the engine that computes on them, and the sizes of pieces
+//! of work. A run has one place. It, never a tensor, decides between own loops and libtorch's operators.
 
 use std::time::Instant;
 
@@ -15,41 +15,40 @@ pub struct Place {
     pub sizes: Sizes,
 }
 
-/// What works on tensors.
+/// The engine that computes on tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Engine {
-    /// Our own loops where they are written, libtorch's operators elsewhere.
+    /// The CPU engine's loops where they exist, libtorch's operators elsewhere.
     Loops,
-    /// libtorch's operators alone.
+    /// libtorch's operators only.
     Operators,
 }
 
-/// How much is done at a time. Small pieces stay in a processor's cache; large ones keep a GPU busy, where
-/// every operator costs a start.
+/// Sizes of pieces of work. Small pieces fit in a CPU's cache; large ones keep a GPU busy, where every
+/// operator costs a launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
-    /// Numbers of a chunk of `[tokens, vocabulary]`: a tensor inside the computation of a divergence.
+    /// Numbers of a chunk of `[tokens, vocabulary]`: an intermediate tensor of a divergence.
     pub chunk: i64,
-    /// Numbers of a block of `[tokens, vocabulary]`: the logits that one product of matrices makes.
+    /// Numbers of a block of `[tokens, vocabulary]`: the logits of one matrix product.
     pub block: i64,
     /// Bytes of gradients by logits that are kept between the two passes over the vocabulary.
     pub kept: usize,
     /// Numbers of a piece of a gradient.
     pub piece: usize,
-    /// Numbers of a large matrix whose gradient is made at one time.
+    /// Numbers of a large matrix whose gradient is computed at a time.
     pub matrix_rows: i64,
-    /// Parameters of the frozen models that stay in memory together.
+    /// Most parameters of frozen models that stay in memory at the same time.
     pub resident: usize,
-    /// Tokens of prompts that are read together, unless one prompt alone has more: enough for the products of
-    /// matrices to run at full speed, few enough that what is between them is small.
+    /// Tokens of prompts per prefill, unless a single prompt has more: enough for matrix products to run at
+    /// full speed, few enough to keep activations small.
     pub read: usize,
 }
 
 impl Sizes {
-    /// A chunk of 2 MiB: the few that are at work at one time fit the processor's cache. A block of 18 MiB
-    /// has rows enough for the product to run at nearly full speed. It and a piece of a gradient, 4 MiB, are
-    /// small enough to find room among what a step has freed: the larger a block, the more of the heap is too
-    /// narrow for it.
+    /// A chunk has 2 MiB: the few that are in use at a time fit in the CPU's cache. A block has 18 MiB, with
+    /// enough rows for the product to run at nearly full speed. Blocks, and pieces of a gradient of 4 MiB,
+    /// are small enough to fit in memory that a step has freed: larger ones would fragment the heap.
     const CPU: Sizes = Sizes {
         chunk: 1 << 19,
         block: 9 << 19,
@@ -60,7 +59,7 @@ impl Sizes {
         read: 2048,
     };
 
-    /// So small that a tiny model has several of each.
+    /// Sizes so small that a tiny model has several pieces of each kind.
     const TINY: Sizes = Sizes {
         chunk: 900,
         block: 2100,
@@ -71,9 +70,9 @@ impl Sizes {
         read: 50,
     };
 
-    /// Of a GPU with so many bytes of memory. The frozen models may take a third of it in single precision,
-    /// half as much in half, gradients by logits a sixteenth, rounded down to a power of two because bits
-    /// follow from it; the rest is for the student, its optimiser and activations.
+    /// Sizes for a GPU with `bytes` of memory. Frozen models may take a third of it in single precision, and
+    /// half as much in half precision. Gradients by logits may take a sixteenth, rounded down to a power of
+    /// two because it changes bits. The rest is for the student, its optimizer and activations.
     fn gpu(bytes: u64) -> Sizes {
         Sizes {
             chunk: 1 << 26,
@@ -88,24 +87,24 @@ impl Sizes {
 }
 
 impl Place {
-    /// The processor, with our own loops.
+    /// The CPU, with the CPU engine's loops.
     pub const fn cpu() -> Place {
         Place { device: Device::Cpu, engine: Engine::Loops, sizes: Sizes::CPU }
     }
 
-    /// The processor with the rules of a GPU: operators alone, and everything in many small pieces. It is how
-    /// the GPU's path is tested on a machine without one.
+    /// The CPU with the GPU's path: operators only, and all work in many small pieces. Tests use it on
+    /// machines without a GPU.
     pub const fn operators() -> Place {
         Place { device: Device::Cpu, engine: Engine::Operators, sizes: Sizes::TINY }
     }
 
-    /// A GPU with so many bytes of memory.
+    /// A GPU with `bytes` of memory.
     pub fn gpu(index: usize, bytes: u64) -> Place {
         Place { device: Device::Cuda(index), engine: Engine::Operators, sizes: Sizes::gpu(bytes) }
     }
 
-    /// What tests compare: the CPU with its loops, then libtorch's operators there and on a GPU, where one
-    /// is.
+    /// The places that tests compare: the CPU with its loops, libtorch's operators on the CPU, and a GPU
+    /// where there is one.
     #[cfg(test)]
     pub fn tested() -> Vec<Place> {
         static CUDA: std::sync::LazyLock<super::device::Cuda> =
@@ -114,13 +113,13 @@ impl Place {
         [Place::cpu(), Place::operators()].into_iter().chain(gpu).collect()
     }
 
-    /// Leave to run loops of the CPU engine on tensors that are here, with as many threads as libtorch's
-    /// operators have; none where operators work alone. Nobody else hands it out.
+    /// The token that permits the CPU engine's loops, with as many threads as libtorch's operators have, or
+    /// `None` where only libtorch's operators may run on tensors.
     pub fn loops(&self) -> Option<Cpu> {
         (self.engine == Engine::Loops).then(host)
     }
 
-    /// Leave to run kernels of our own on tensors that are here; none where there is no GPU.
+    /// The token that permits this program's CUDA kernels, or `None` where the place is not a GPU.
     pub fn kernels(&self) -> Option<Gpu> {
         match self.device {
             Device::Cuda(index) => Some(Gpu::new(index)),
@@ -128,20 +127,20 @@ impl Place {
         }
     }
 
-    /// Waits until everything that was asked of the device is done: before a clock is read.
+    /// Waits until all work launched on the device is done; needed before a clock is read.
     pub fn synchronize(&self) {
         if let Device::Cuda(index) = self.device {
             accelerator::synchronize(index);
         }
     }
 
-    /// The time, once everything that was asked of the device is done.
+    /// The time after all work launched on the device is done.
     pub fn now(&self) -> Instant {
         self.synchronize();
         Instant::now()
     }
 
-    /// As people write it: `cpu`, `cuda:0`.
+    /// The name as users write it: `cpu`, `cuda:0`.
     pub fn name(&self) -> String {
         match (self.device, self.engine) {
             (Device::Cuda(index), _) => format!("cuda:{index}"),
@@ -150,20 +149,20 @@ impl Place {
         }
     }
 
-    /// `a b`, `[rows, inner]` times `[inner, columns]`, in f32 whatever precision both are in, but for f64.
-    /// Either may be a transposed view. Rounded to half precision, logits would keep two or three digits.
+    /// `a b`, `[rows, inner]` times `[inner, columns]`: in f64 if a factor is f64, else in f32. Either may be
+    /// a transposed view. In half precision, logits would keep only two or three digits.
     pub fn multiply(&self, a: &Tensor, b: &Tensor) -> Tensor {
         let _guard = no_grad_guard();
         match self.loops() {
             _ if a.kind() == Kind::Double || b.kind() == Kind::Double => a.mm(b),
             Some(cpu) => tensor::multiply(cpu, a, b),
-            // Tensor cores sum products of bf16 in f32; the operator is written for CUDA alone.
+            // Tensor cores sum products of bf16 in f32; the operator exists for CUDA only.
             None if self.kernels().is_some() && a.kind() == Kind::BFloat16 => a.mm_dtype(b, Kind::Float),
             None => a.to_kind(Kind::Float).mm(&b.to_kind(Kind::Float)),
         }
     }
 
-    /// Adds `a b` to `sum`, which is in f32 and contiguous.
+    /// Adds `a b` to `sum`, which is f32 and contiguous.
     pub fn add_product(&self, sum: &mut Tensor, a: &Tensor, b: &Tensor) {
         let _guard = no_grad_guard();
         match self.loops() {
@@ -177,7 +176,7 @@ impl Place {
     }
 }
 
-/// Leave to run loops on numbers that are the program's own, wherever tensors are.
+/// The token that permits the CPU engine's loops on host memory, for any place of tensors.
 pub fn host() -> Cpu {
     Cpu::new(tch::get_num_threads() as usize)
 }

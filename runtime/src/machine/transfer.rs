@@ -1,7 +1,7 @@
-//! What crosses between the program's own memory and that of the device. Everything that does passes here,
-//! and is counted: on a GPU each crossing takes a turn of the bus, and one that waits for a result takes the
-//! time of all that was asked before it. On the CPU it is a copy, counted alike, so that a machine without a
-//! GPU finds what would be slow on one.
+//! Transfers between host memory and the device. All of them go through this module, which counts bytes. On a
+//! GPU, each takes a round trip on the bus, and one that waits for a result also waits for all work launched
+//! before it. On the CPU a transfer is a copy and is counted, too, so that transfers that would be slow on a
+//! GPU are found on machines without one.
 
 use std::cell::Cell;
 
@@ -10,7 +10,7 @@ use tch::{Device, Kind, Tensor, kind::Element};
 
 use super::place::Place;
 
-/// Bytes that transferred on this thread.
+/// Bytes transferred on this thread.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Transferred {
     pub to_device: u64,
@@ -29,12 +29,12 @@ thread_local! {
     static TRANSFERRED: Cell<Transferred> = const { Cell::new(Transferred { to_device: 0, to_host: 0 }) };
 }
 
-/// So far, on this thread.
+/// Bytes transferred so far on this thread.
 pub fn transferred() -> Transferred {
     TRANSFERRED.get()
 }
 
-/// Notes bytes that went to the device otherwise: a model's numbers on their way from a file.
+/// Counts bytes that reach the device in another way, such as a model's weights from a file.
 pub fn note_to_device(bytes: usize) {
     let now = TRANSFERRED.get();
     TRANSFERRED.set(Transferred { to_device: now.to_device + bytes as u64, ..now });
@@ -45,19 +45,19 @@ fn note_to_host(bytes: usize) {
     TRANSFERRED.set(Transferred { to_host: now.to_host + bytes as u64, ..now });
 }
 
-/// Numbers of the program as a tensor on a device, `[numbers]`.
+/// Copies host numbers to a tensor on a device, `[numbers]`.
 pub fn upload<T: Element>(numbers: &[T], device: Device) -> Tensor {
     note_to_device(size_of_val(numbers));
     Tensor::from_slice(numbers).to_device(device)
 }
 
-/// A tensor as it is, on the host.
+/// Copies a tensor to the host, with its kind and shape.
 pub fn to_host(tensor: &Tensor) -> Tensor {
     note_to_host(tensor.numel() * tensor.kind().elt_size_in_bytes());
     tensor.detach().to_device(Device::Cpu)
 }
 
-/// The elements of a tensor, in f32, on the host.
+/// Copies the elements of a tensor to the host, in f32.
 pub fn to_vec(tensor: &Tensor) -> Vec<f32> {
     let tensor = tensor.detach().to_kind(Kind::Float).to_device(Device::Cpu).contiguous();
     let mut values = vec![0.0; tensor.numel()];
@@ -77,19 +77,19 @@ pub fn to_vec_f64(tensor: &Tensor) -> Vec<f64> {
     values
 }
 
-/// Asynchronous copies of numbers in f64, one list of them at a time: a device does them in the order of its
-/// stream. Where tensors are in the program's own memory they are done at once.
+/// Asynchronous copies of f64 numbers, one list at a time, in the order of the device's stream. Where tensors
+/// are in host memory, copies are synchronous.
 pub struct StagingBuffer {
     place: Place,
     pinned: Option<Pinned>,
     coming: Option<Coming>,
 }
 
-/// What is to be taken.
+/// A download that has not been taken.
 enum Coming {
-    /// So many numbers, to page-locked memory.
+    /// A copy of so many numbers to page-locked memory.
     Pinned(usize),
-    /// Those of a tensor, when they are wanted.
+    /// A tensor, copied when it is taken.
     Tensor(Tensor),
 }
 
@@ -98,7 +98,7 @@ impl StagingBuffer {
         StagingBuffer { place, pinned: None, coming: None }
     }
 
-    /// As a tensor on the device, `[numbers]`.
+    /// Starts to copy numbers to a tensor on the device, `[numbers]`.
     pub fn upload(&mut self, numbers: &[f64]) -> Tensor {
         let device = self.place.device;
         let Some(pinned) = self.room(numbers.len()) else { return upload(numbers, device) };
@@ -108,7 +108,7 @@ impl StagingBuffer {
         there
     }
 
-    /// Copies a tensor's numbers, once what was launched before is done; see [`StagingBuffer::take`].
+    /// Starts to copy a tensor's numbers, after all work launched before; see [`StagingBuffer::take`].
     pub fn download(&mut self, tensor: &Tensor) {
         let count = tensor.numel();
         self.coming = Some(match self.room(count) {
@@ -120,7 +120,7 @@ impl StagingBuffer {
         });
     }
 
-    /// The numbers of the last download: waits for them.
+    /// Waits for the last download and returns its numbers.
     pub fn take(&mut self) -> Vec<f64> {
         match self.coming.take().expect("there was a download") {
             Coming::Tensor(tensor) => to_vec_f64(&tensor),

@@ -1,4 +1,4 @@
-//! How numbers are written in files: plain floats, and the blocks of GGML (a few bits a number, a scale for
+//! Encodings of numbers in files: plain floats, and GGML's quantized blocks (a few bits a number, a scale for
 //! each block).
 
 use half::slice::HalfFloatSliceExt;
@@ -19,7 +19,7 @@ pub enum NumberEncoding {
     Q6K,
 }
 
-/// Numbers in a block of GGML's older kinds, and of the newer ones that end in K.
+/// Numbers in a block of GGML's older types, and of the newer ones (K-quants).
 const BLOCK: usize = 32;
 const SUPER_BLOCK: usize = 256;
 
@@ -40,13 +40,13 @@ impl NumberEncoding {
         }
     }
 
-    /// Bytes of so many numbers; none where they do not fill whole blocks, or are more than there can be.
+    /// Bytes of `numbers` numbers; none if they don't fill whole blocks, or the result overflows.
     pub fn bytes(self, numbers: usize) -> Option<usize> {
         let (block, bytes) = self.block();
         if numbers.is_multiple_of(block) { (numbers / block).checked_mul(bytes) } else { None }
     }
 
-    /// `bytes` holds as many numbers as there are places in `into`.
+    /// Decodes `bytes`, which hold as many numbers as `into` has elements.
     pub(super) fn decode(self, bytes: &[u8], into: &mut [f32]) {
         match self {
             NumberEncoding::F32 => {
@@ -55,8 +55,8 @@ impl NumberEncoding {
                 }
             }
             NumberEncoding::F16 => {
-                // By way of a part that stays in the cache: files align nothing, and many are converted at
-                // once.
+                // Through a buffer that stays in the cache: the file's numbers may be unaligned, and the
+                // conversion is vectorised.
                 const PART: usize = 256;
                 let mut part = [f16::ZERO; PART];
                 for (values, bytes) in into.chunks_mut(PART).zip(bytes.chunks(2 * PART)) {
@@ -132,8 +132,8 @@ impl NumberEncoding {
                     let (low, high, scales) = (&block[..128], &block[128..192], &block[192..208]);
                     let scale = f16_at(block, 208);
                     for (index, value) in values.iter_mut().enumerate() {
-                        // Two halves of 128 numbers; in each, four quarters share the bytes: 64 with four
-                        // bits, 32 with two.
+                        // Two halves of 128 numbers; in each, four quarters share 64 bytes of low four bits
+                        // and 32 bytes of high two bits.
                         let (part, quarter, place) = (index / 128, index / 32 % 4, index % 32);
                         let four = low[64 * part + 32 * (quarter % 2) + place] >> (4 * (quarter / 2)) & 15;
                         let two = high[32 * part + place] >> (2 * quarter) & 3;
@@ -156,12 +156,12 @@ fn blocks<const BYTES: usize, const NUMBERS: usize>(
     }
 }
 
-/// The half-precision number at a place.
+/// The f16 at a byte offset.
 fn f16_at(bytes: &[u8], place: usize) -> f32 {
     f16::from_le_bytes([bytes[place], bytes[place + 1]]).to_f32()
 }
 
-/// Five bits each: the fifth ones together, in order, and the others as in the kinds of four bits.
+/// Unpacks five-bit numbers: the high bits are together, in order; the low four are as in four-bit types.
 fn fives(high: [u8; 4], nibbles: &[u8], mut put: impl FnMut(usize, u8)) {
     let high = u32::from_le_bytes(high);
     for (index, &byte) in nibbles.iter().enumerate() {
@@ -171,13 +171,13 @@ fn fives(high: [u8; 4], nibbles: &[u8], mut put: impl FnMut(usize, u8)) {
     }
 }
 
-/// Of eight parts of 32 numbers, each two in a row share 32 bytes: the first has the low halves.
+/// A four-bit number. Of eight parts of 32, each two in a row share 32 bytes; the first has the low halves.
 fn nibble(numbers: &[u8], sub: usize, index: usize) -> u8 {
     numbers[sub / 2 * BLOCK + index] >> (4 * (sub % 2)) & 15
 }
 
-/// Eight scales and eight minima of six bits each in twelve bytes: the first four of both whole, the others
-/// in two pieces.
+/// The scale and minimum of part `sub`. Eight of each, of six bits, are packed in twelve bytes: the first
+/// four of both are whole, the others in two pieces.
 fn scale_and_least(scale: f32, least: f32, packed: &[u8], sub: usize) -> (f32, f32) {
     let (own_scale, own_least) = if sub < 4 {
         (packed[sub] & 63, packed[sub + 4] & 63)

@@ -1,5 +1,4 @@
-//! Files that are looked at where they are: the system reads a page when it is looked at, and may forget it
-//! again.
+//! Memory-mapped files: the system reads a page when it is accessed, and may drop it again.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -19,18 +18,18 @@ pub struct MappedFile {
     map: Mapping,
 }
 
-/// Every file that is mapped now, so that equal checkpoints take memory once.
+/// Every file that is mapped now, so that a file that is opened twice takes memory once.
 static MAPPED: Mutex<Option<HashMap<FileStamp, Weak<MappedFile>>>> = Mutex::new(None);
 
 impl MappedFile {
-    /// Maps a file, or answers the mapping that there is.
+    /// Maps a file, or returns the existing mapping.
     pub fn open(path: &Path) -> io::Result<Arc<MappedFile>> {
-        // Asked before it is opened: opening a pipe waits for whoever writes to it.
+        // Checked before opening: opening a pipe blocks until something writes to it.
         if !fs::metadata(path)?.is_file() {
             return Err(io::Error::other("not a file"));
         }
         let file = File::open(path)?;
-        // A checkpoint that was published has another link and the same content.
+        // A published checkpoint is another hard link to the same content.
         let identity = FileStamp::of(&file.metadata()?).of_content();
         let mut mapped = MAPPED.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let mapped = mapped.get_or_insert_with(HashMap::new);
@@ -48,7 +47,7 @@ impl MappedFile {
         &self.path
     }
 
-    /// What became of it since it was hashed, whatever is at its path by now.
+    /// How this file changed since it was hashed, whatever is at its path by now.
     pub fn state(&self, hashed: &mut HashedFile) -> FileState {
         hashed.state_of(&self.file)
     }
@@ -57,8 +56,8 @@ impl MappedFile {
         &self.map
     }
 
-    /// Copies the bytes from `start` on. Where all of a large file is copied once, this takes a fraction of
-    /// the time that mapping its pages does, and none of it stays.
+    /// Copies the bytes from `start` on by reading, not through the mapping. For copying a large file once
+    /// this takes a fraction of the time of mapping its pages, and keeps none of them in memory.
     pub fn copy(&self, start: usize, into: &mut [u8]) {
         let place = &self.map[start..start + into.len()];
         if self.file.read_exact_at(into, start as u64).is_err() {
@@ -66,13 +65,13 @@ impl MappedFile {
         }
     }
 
-    /// Brings these bytes into memory.
+    /// Advises the system to read these bytes into memory.
     pub fn expect(&self, range: Range<usize>) {
         self.map.expect(range);
     }
 
-    /// Lets go of the memory of these bytes; whoever looks at them again waits for the disk, or for the
-    /// system's cache.
+    /// Releases the memory of these bytes; a later access reads them again from the disk or the system's
+    /// cache.
     pub fn release(&self, range: Range<usize>) {
         self.map.release(range);
     }
@@ -91,7 +90,7 @@ mod tests {
         let first = MappedFile::open(&path).unwrap();
         let second = MappedFile::open(&folder.path().join("b")).unwrap();
         assert!(Arc::ptr_eq(&first, &second));
-        // Replaced by renaming: another file, and the old one is still what it was.
+        // Renaming puts another file at the path; the old mapping keeps its content.
         fs::write(folder.path().join("new"), "new").unwrap();
         fs::rename(folder.path().join("new"), &path).unwrap();
         let third = MappedFile::open(&path).unwrap();

@@ -1,9 +1,9 @@
 //! Adapters: LoRA (arXiv:2106.09685) and DoRA (arXiv:2402.09353), beside weights that stay as they are.
 //!
-//! A model computes with whole matrices in any case. After every update an adapter is merged into those that
-//! it belongs to, from the weights that the stage started from, so nothing drifts. Where our own loops
-//! multiply, LoRA's gradient needs no gradient of a whole matrix: what a product read and what is known of
-//! its output are enough. Elsewhere that of one layer's matrices at a time is made and carried on.
+//! A model always computes with whole matrices. After every update, an adapter is merged into its matrices,
+//! from the weights that the stage started with, so nothing drifts. Where our own loops multiply, LoRA's
+//! gradient is computed from a product's input and d loss / d output, without the whole matrix's. Elsewhere,
+//! the gradient of one layer's matrices at a time is carried on to the adapter.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -21,16 +21,16 @@ use crate::random::Key;
 /// An adapter of several matrices, and the weights beside it.
 pub struct Adapted {
     base: Arc<Weights>,
-    /// The matrices as they were, in single precision, where they stay on the device; else they are read anew
-    /// for every step, which on the CPU costs no copy over a bus.
+    /// The original matrices in single precision, where they stay on the device. Otherwise they are read
+    /// again at every step, which on the CPU needs no copy to a device.
     held: Option<Vec<Tensor>>,
     layout: Arc<AdapterLayout>,
-    /// In single precision, as the layout has them.
+    /// The trained parameters in single precision, in the order of the layout.
     parameters: Tensor,
 }
 
-/// Where an adapter's numbers are: of each matrix A, then B, one matrix after the other; then, for DoRA, the
-/// magnitudes.
+/// The layout of an adapter's parameters: A and B of each matrix in turn; then, for DoRA, the magnitudes of
+/// all.
 #[derive(Debug)]
 struct AdapterLayout {
     settings: Adapter,
@@ -50,11 +50,11 @@ struct AdaptedMatrix {
     magnitude: Option<usize>,
 }
 
-/// A part of an adapter's gradient: the offset of what it is of, and the gradient.
+/// A part of an adapter's gradient: the offset of its parameters, and the gradient.
 pub(super) type PartGradient = (usize, Tensor);
 
 impl AdaptedMatrix {
-    /// Among the model's numbers.
+    /// The range of the matrix in the model's flat vector.
     fn range(&self) -> Range<usize> {
         self.entry.offset..self.entry.offset + self.entry.len()
     }
@@ -77,12 +77,12 @@ struct Factors {
 }
 
 impl Factors {
-    /// W + scale * B A, `[outputs, inputs]`, of W.
+    /// W + scale * B A, `[outputs, inputs]`, for W = `base`.
     fn direction(&self, base: Tensor) -> Tensor {
         base + self.b.matmul(&self.a) * self.scale
     }
 
-    /// What the model computes with in place of W.
+    /// The matrix that the model computes with in place of W.
     fn merged(&self, base: Tensor) -> Tensor {
         let direction = self.direction(base);
         match &self.magnitude {
@@ -94,7 +94,7 @@ impl Factors {
 }
 
 impl AdapterLayout {
-    /// The parts of a matrix, each made from its offset and shape.
+    /// The adapter of a matrix; `part` makes each part from its offset and shape.
     fn factors(&self, matrix: &AdaptedMatrix, part: impl Fn(usize, &[i64]) -> Tensor) -> Factors {
         let (rank, [outputs, inputs]) = (i64::from(self.settings.rank), matrix.shape());
         Factors {
@@ -116,11 +116,11 @@ fn norms(direction: &Tensor) -> Tensor {
 }
 
 impl Adapted {
-    /// B is 0, so that training starts from the model as it is; A is uniform within 1 / sqrt(inputs), as PEFT
-    /// starts it. A magnitude is the norm of its row.
+    /// A new adapter. B is 0, so that training starts from the unchanged model; A is uniform within
+    /// 1 / sqrt(inputs), as in PEFT. A magnitude is the norm of its row.
     ///
     /// # Errors
-    /// Where the adapter is of no matrix of the model.
+    /// If no matrix of the model is among the adapter's targets and layers.
     pub fn new(settings: &Adapter, base: &Arc<Weights>, place: Place, key: Key) -> Result<Adapted> {
         let within = |entry: &ParameterEntry| match (settings.layers, entry.layer) {
             (Some((first, last)), Some(layer)) => (first..=last).contains(&layer),
@@ -175,12 +175,12 @@ impl Adapted {
         &self.layout.settings
     }
 
-    /// What trains, as one vector.
+    /// The trained parameters as one vector.
     pub fn parameters(&self) -> &Tensor {
         &self.parameters
     }
 
-    /// How many of the first of them weight decay applies to: the factors.
+    /// How many of the first parameters have weight decay: those of A and B, but not the magnitudes.
     pub fn decayed(&self) -> usize {
         let first = self.layout.matrices.iter().find_map(|matrix| matrix.magnitude);
         first.unwrap_or(self.parameters.numel())
@@ -206,7 +206,7 @@ impl Adapted {
         parts
     }
 
-    /// The matrix as it was.
+    /// The original matrix.
     fn base(&self, index: usize) -> Tensor {
         let read = || {
             let entry = &self.layout.matrices[index].entry;
@@ -219,7 +219,7 @@ impl Adapted {
         self.layout.factors(matrix, |offset, shape| part(&self.parameters, offset, shape))
     }
 
-    /// Merges it into a model's flat vector.
+    /// Merges the adapter into a model's flat vector.
     pub fn merge(&self, flat: &Tensor) {
         let _guard = no_grad_guard();
         for (index, matrix) in self.layout.matrices.iter().enumerate() {
@@ -229,33 +229,33 @@ impl Adapted {
         }
     }
 
-    /// The model with it, in single precision. Matrices that it changes are made when somebody asks for them:
-    /// all of them at once would take more memory than a step of training.
+    /// The model with the adapter, in single precision. Changed matrices are computed on demand: all of them
+    /// at once would take more memory than a step of training.
     pub fn merged(&self) -> Merged {
         Merged { base: self.base.clone(), layout: self.layout.clone(), parameters: to_vec(&self.parameters) }
     }
 
-    /// The matrices among some of the model's numbers.
+    /// The adapted matrices in a range of the model's flat vector.
     fn within(&self, range: Range<usize>) -> impl Iterator<Item = (usize, &AdaptedMatrix)> {
         let first = self.layout.matrices.partition_point(|matrix| matrix.range().start < range.start);
         let from_there = self.layout.matrices.iter().enumerate().skip(first);
         from_there.take_while(move |(_, matrix)| matrix.range().end <= range.end)
     }
 
-    /// Whether it changes some of these numbers of the model, which are whole matrices.
+    /// Whether it changes a matrix in this range of the flat vector, which has whole matrices.
     pub(super) fn changes(&self, range: Range<usize>) -> bool {
         self.within(range).next().is_some()
     }
 
-    /// Whether its gradient can be had from what products read and what is known of their outputs.
+    /// Whether its gradient can be computed from the inputs of products and d loss / d their outputs.
     pub(super) fn follows_products(&self) -> bool {
         self.layout.settings.kind == AdapterKind::Lora
     }
 
-    /// From d loss / d some of the model's numbers, whole matrices from `offset` on. With G the gradient of a
-    /// merged matrix: d A = scale * B' G, d B = scale * G A'. For DoRA, the norm by which the direction is
-    /// divided is a constant (arXiv:2402.09353, section 4.3): G is replaced by its rows times magnitude /
-    /// norm.
+    /// The adapter's gradient from `by_weights`, d loss / d whole matrices from `offset` on. With G the
+    /// gradient of a merged matrix: d A = scale * B' G, d B = scale * G A'. For DoRA, the norm that divides
+    /// the direction is a constant (arXiv:2402.09353, section 4.3): each row of G is multiplied by
+    /// magnitude / norm.
     pub(super) fn gradient(&self, offset: usize, by_weights: &Tensor) -> Vec<PartGradient> {
         let by_weights = by_weights.reshape([-1]);
         let mut gradients = Vec::new();
@@ -283,9 +283,9 @@ impl Adapted {
         gradients
     }
 
-    /// The same for LoRA without G, which is `grad_output' input`: from d loss / d what the matrices from
-    /// `offset` on answered, `[tokens, outputs of all]`, and what they read, `[tokens, inputs]`: d A = scale
-    /// * (grad_output B)' input, d B = scale * grad_output' (input A').
+    /// The same for LoRA without G = `grad_output' input`: from d loss / d outputs of the matrices from
+    /// `offset` on, `[tokens, outputs of all]`, and their input, `[tokens, inputs]`.
+    /// d A = scale * (grad_output B)' input, d B = scale * grad_output' (input A').
     pub(super) fn gradient_of_product(
         &self,
         offset: usize,
@@ -320,7 +320,7 @@ impl Merged {
         &self.base
     }
 
-    /// Where the numbers are that it changes, and what they are.
+    /// The changed matrices: the range in the flat vector, and the values.
     pub(super) fn changed(
         &self,
         among: impl Fn(&Range<usize>) -> bool,
@@ -329,7 +329,7 @@ impl Merged {
         matrices.map(|matrix| (matrix.range(), self.numbers(matrix)))
     }
 
-    /// The numbers of an entry; none where the adapter leaves it as it is.
+    /// The values of an entry; `None` where the adapter does not change it.
     pub(super) fn of(&self, entry: &ParameterEntry) -> Option<Vec<f32>> {
         let matrices = &self.layout.matrices;
         let known = matrices.binary_search_by_key(&entry.offset, |matrix| matrix.entry.offset).ok()?;

@@ -1,5 +1,4 @@
-//! Generation by tensors, wherever they are: every token is computed once. On the processor there is
-//! [`super::paged`].
+//! Generation with a KV cache in tensors, on any device. The CPU engine has its own: [`super::paged`].
 
 mod on_gpu;
 mod pairs;
@@ -19,8 +18,8 @@ use crate::machine::transfer::to_vec;
 use crate::machine::transfer::upload;
 use crate::tokenizer::Token;
 
-/// Rows that are being continued in step. Prompts end at the same place of the cache: shorter ones are padded
-/// on the left, and the padding is hidden from attention.
+/// Rows that are continued token by token, all at once. Their prompts end at the same place of the cache:
+/// shorter ones are padded on the left, and attention masks the padding.
 pub struct Generator<'a> {
     decoder: &'a Decoder,
     /// Per layer, `[rows, key-value heads, capacity, head width]`.
@@ -30,27 +29,27 @@ pub struct Generator<'a> {
     bias: Tensor,
     /// `[rows]`: the position of the next token within its own sequence.
     positions: Tensor,
-    /// Of every position that a row can come to.
+    /// The rotary tables of every position that a row can reach.
     rotary: Rotaries,
     filled: i64,
-    /// Tokens that there is room for now, and at most.
+    /// The number of tokens that the cache has room for now, and the most that it can grow to.
     capacity: i64,
     most: i64,
-    /// `[rows, width]`: the stream behind the last layer, where the next token is predicted.
+    /// `[rows, width]`: the residual stream after the last layer, where the next token is predicted.
     last: Tensor,
-    /// `[rows, vocabulary]`: of the next token, where the decoder is.
+    /// `[rows, vocabulary]`: logits of the next token, on the decoder's device.
     logits: Tensor,
-    /// The same on the host, once somebody asked.
+    /// The same on the host, once they were read.
     on_host: Option<Vec<f32>>,
     on_gpu: Option<OnGpu>,
 }
 
-/// Tokens that room is made for at a time, at least; and as a part of what is there.
+/// The cache grows by at least `GROWTH` tokens and by at least 1 / `SHARE` of its capacity.
 const GROWTH: i64 = 64;
 const SHARE: i64 = 4;
-/// The same at least on a GPU, where a step is captured anew after it.
+/// The least growth on a GPU, where a step must be captured again afterwards.
 const GROWTH_ON_GPU: i64 = 256;
-/// Rows that take a GPU no longer than one.
+/// A step of up to this many rows takes a GPU no longer than a step of one.
 const ROWS_OF_A_STEP: usize = 32;
 
 fn growth(on_gpu: Option<&OnGpu>) -> i64 {
@@ -58,8 +57,8 @@ fn growth(on_gpu: Option<&OnGpu>) -> i64 {
 }
 
 impl<'a> Generator<'a> {
-    /// Reads the prompts, of one token each at least. Up to `max_tokens` more can follow: room for them is
-    /// made when they come.
+    /// Reads the prompts, which have at least one token each. Up to `max_tokens` tokens can follow; the cache
+    /// grows for them on demand.
     pub fn start(decoder: &'a Decoder, prompts: &[&[Token]], max_tokens: usize) -> Generator<'a> {
         let _guard = no_grad_guard();
         let config = &*decoder.config;
@@ -81,13 +80,13 @@ impl<'a> Generator<'a> {
             (0..config.layers).map(empty).collect()
         };
         let (keys, values) = (caches(), caches());
-        // Only what follows a prompt is predicted; which token that is does not matter.
+        // Only the position after a prompt is predicted; which token stands there does not matter.
         let next = [decoder.tokenizer.padding()];
         let mut last = Vec::new();
         for rows in read_together(prompts, decoder.place.sizes.read) {
             let (first, count) = (rows.start as i64, rows.len() as i64);
             let prompts = &prompts[rows];
-            // The packed token at each place of the cache; padding has its sequence's first.
+            // The packed token for each place of the cache; padding reads its sequence's first token.
             let mut places = Vec::with_capacity(prompts.len() * longest);
             let mut tokens = 0;
             for prompt in prompts {
@@ -132,7 +131,7 @@ impl<'a> Generator<'a> {
         }
     }
 
-    /// Where it works.
+    /// The place of its tensors.
     pub fn place(&self) -> Place {
         self.decoder.place
     }
@@ -142,7 +141,7 @@ impl<'a> Generator<'a> {
         self.step_on_device(&upload(tokens, self.decoder.device()));
     }
 
-    /// The same of tokens that are where the decoder is, i64, `[rows]`.
+    /// The same for tokens on the decoder's device, i64, `[rows]`.
     pub fn step_on_device(&mut self, tokens: &Tensor) {
         let _guard = no_grad_guard();
         if self.filled == self.capacity {
@@ -167,11 +166,11 @@ impl<'a> Generator<'a> {
             let (query, key, value) = decoder.project(layer, &stream, &rotary);
             self.keys[index].select(2, self.filled).copy_(&key);
             self.values[index].select(2, self.filled).copy_(&value);
-            // Rows end at the same place, so what a window sees is the same part of every row's cache.
+            // Rows end at the same place, so a window is the same range of every row's cache.
             let first = layer.attention.window.map_or(0, |window| (length - window as i64).max(0));
             let cached = |cache: &Tensor| cache.narrow(2, first, length - first);
             let (keys, values) = (cached(&self.keys[index]), cached(&self.values[index]));
-            // Heads that share keys and values are the rows of one small matrix product.
+            // Heads that share keys and values are the rows of one matrix product.
             let query = (query * config.attention_scale).reshape([rows, groups, heads / groups, head_width]);
             let scores = cap(query.matmul(&keys.transpose(2, 3)), config.attention_softcap);
             let weights =
@@ -184,14 +183,14 @@ impl<'a> Generator<'a> {
         self.predict(stream);
     }
 
-    /// What comes next, from the stream behind the last layer.
+    /// Computes the next logits from the stream after the last layer.
     fn predict(&mut self, last: Tensor) {
         self.logits = self.decoder.project_vocabulary(&last);
         self.on_host = None;
         self.last = last;
     }
 
-    /// Makes room, layer by layer: what is there is copied.
+    /// Grows the cache and copies its contents, layer by layer.
     fn grow(&mut self) {
         let least = growth(self.on_gpu.as_ref());
         let more = (self.capacity / SHARE).max(least).min(self.most - self.capacity);
@@ -211,26 +210,26 @@ impl<'a> Generator<'a> {
         self.on_gpu.iter_mut().for_each(|on_gpu| on_gpu.forget(self.decoder));
     }
 
-    /// Of the next token, `[rows, vocabulary]`: of every prompt, or of every row that took part in the last
-    /// step. To be changed before they are read.
+    /// Logits of the next token on the host, `[rows, vocabulary]`, for the rows of the last step. Callers may
+    /// change them in place.
     pub fn logits(&mut self) -> &mut [f32] {
         self.on_host.get_or_insert_with(|| to_vec(&self.logits))
     }
 
-    /// The same where the decoder is. The next step may write anew what this tensor shows.
+    /// The same on the decoder's device. The next step may overwrite this tensor.
     pub fn logits_on_device(&self) -> &Tensor {
         &self.logits
     }
 
-    /// Last hidden states, `[rows, width]`, which these logits are made of.
+    /// The last hidden states, `[rows, width]`, that these logits are computed from.
     pub fn hidden(&self) -> Tensor {
         let _guard = no_grad_guard();
         self.decoder.normalise_last(&self.last)
     }
 
-    /// How many rows of so many may go on for it to be worth while to leave the others out: that costs a copy
-    /// of the cache, and going on with them costs computing for nothing. On a GPU a step of few rows takes as
-    /// long as one of fewer, and has to be captured again.
+    /// The most unfinished rows, of `rows`, for which dropping the others pays off. Dropping them copies the
+    /// cache; keeping them wastes computation. On a GPU a step of few rows is not faster with fewer, and
+    /// would have to be captured again.
     pub fn compaction_threshold(&self, rows: usize) -> usize {
         match self.on_gpu {
             None => rows * 3 / 4,
@@ -239,7 +238,7 @@ impl<'a> Generator<'a> {
         }
     }
 
-    /// Goes on with these rows only, in this order; a row may be repeated.
+    /// Continues with only these rows, in this order; a row may be repeated.
     pub fn select(&mut self, rows: &[i64]) {
         let _guard = no_grad_guard();
         let rows = upload(rows, self.decoder.device());
@@ -252,7 +251,7 @@ impl<'a> Generator<'a> {
     }
 }
 
-/// The rows whose prompts are read together: of so many tokens at most, unless one alone has more.
+/// The ranges of rows whose prompts are read together, with at most `most` tokens, unless one alone has more.
 fn read_together(prompts: &[&[Token]], most: usize) -> Vec<Range<usize>> {
     let mut all: Vec<Range<usize>> = Vec::new();
     let mut tokens = 0;
@@ -269,7 +268,7 @@ fn read_together(prompts: &[&[Token]], most: usize) -> Vec<Range<usize>> {
     all
 }
 
-/// A layer without a gradient, in which matrices that read the same input are one.
+/// A layer for inference: matrices that read the same input are one.
 impl Decoder {
     /// Queries, keys and values of `[rows, width]`, `[rows, heads, head width]` each, rotated.
     fn project(&self, layer: &Layer, stream: &Tensor, rotary: &Rotaries) -> (Tensor, Tensor, Tensor) {
@@ -304,9 +303,9 @@ mod tests {
     use crate::machine::place::Place;
     use crate::model::tests::{random_model, tiny};
 
-    /// What is drawn from is in single precision, at the first token as at all others, in bf16 too: a logit
-    /// of 8 that is rounded once more is off by up to 0.03. At the first token it is what the trainer
-    /// has; later ones differ by the rounding of activations.
+    /// Logits are in single precision at every token, also for a model in bf16: rounding a logit of 8 to bf16
+    /// changes it by up to 0.03. At the first token they equal the trainer's; later ones differ by the
+    /// rounding of activations.
     #[test]
     fn logits_are_in_single_precision_from_the_first_token_on() {
         let weights = random_model(&tiny(), 8);

@@ -2,12 +2,12 @@
 
 use super::{ParameterEntry, Weights, layout};
 
-/// Whether an element is further from what it was than `beyond`, in double precision.
+/// Whether an element changed by more than `beyond`, in double precision.
 pub fn is_beyond(now: f32, then: f32, beyond: f64) -> bool {
     (f64::from(now) - f64::from(then)).abs() > beyond
 }
 
-/// The first parameters in which two lists differ, as messages call them; none where they are the same.
+/// The first pair of parameters in which two lists differ, as text; `None` if the lists are equal.
 pub fn first_difference<'e>(
     ones: impl IntoIterator<Item = &'e ParameterEntry>,
     others: impl IntoIterator<Item = &'e ParameterEntry>,
@@ -26,13 +26,13 @@ pub fn first_difference<'e>(
     }
 }
 
-/// The change of a model's elements, as far as it goes beyond a bound.
+/// The elements of a model that changed by more than a bound.
 pub struct ModelChange<'a> {
     sides: [(&'a Weights, Vec<ParameterEntry>); 2],
     beyond: f64,
     /// Elements seen so far that changed by more.
     pub found: usize,
-    /// By which any of them changed most.
+    /// The largest change of any element so far.
     pub largest: f64,
 }
 
@@ -42,8 +42,8 @@ impl<'a> ModelChange<'a> {
         ModelChange { sides, beyond, found: 0, largest: 0.0 }
     }
 
-    /// Of the elements of a parameter, by its name, whether each changed; its length is `len`. None where
-    /// one of the models has no such parameter.
+    /// For each element of a parameter, whether it changed; `len` is the parameter's length. `None` where one
+    /// of the models has no such parameter.
     pub fn of(&mut self, name: &str, len: usize) -> Option<Vec<bool>> {
         let [now, then] = self.sides.each_ref().map(|(weights, entries)| {
             let entry = entries.iter().find(|entry| entry.name == name && entry.len() == len)?;
@@ -64,7 +64,7 @@ impl<'a> ModelChange<'a> {
         self.beyond
     }
 
-    /// Lets go of the files' memory.
+    /// Releases the files' mapped memory.
     pub fn release(&self) {
         self.sides.iter().for_each(|(weights, _)| weights.release());
     }

@@ -1,7 +1,7 @@
-//! What a decoder is made of: the numbers and switches that tell one published family from another.
+//! The configuration of a decoder: the numbers and switches in which published families differ.
 //!
-//! Families differ in few places, and each place has a field here. So the forward pass asks for features and
-//! never for a family's name; the name only decides how a `config.json` is read and written.
+//! Families differ in few places, and each has a field here. So the forward pass tests features, never a
+//! family's name; the name only decides how a `config.json` is read and written.
 
 use mopd_compiler::plan;
 use serde::Serialize;
@@ -23,17 +23,17 @@ pub struct Config {
     pub hidden: usize,
     /// Longest sequence, in tokens, prompt and completion together.
     pub context: usize,
-    /// One matrix for embedding and output.
+    /// Embedding and LM head are one matrix.
     pub tied: bool,
-    /// Beside the LM head there is a row that makes one number of the last hidden state: what a reward model,
-    /// a discriminator or a critic says of the prefix.
+    /// Beside the LM head there is a row that maps the last hidden state to one number: the score of a prefix
+    /// by a reward model, a discriminator or a critic.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub scalar_head: bool,
-    /// A second head predicts the token behind the next one: [`super::second_head`].
+    /// A second head predicts the token after the next one: [`super::second_head`].
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub second_head: bool,
     pub biases: Biases,
-    /// Queries and keys are normalised per head before they are rotated.
+    /// Queries and keys are normalised per head before RoPE.
     pub query_key_norm: bool,
     pub norm: Norm,
     pub activation: Activation,
@@ -44,15 +44,15 @@ pub struct Config {
     /// `c * tanh(x / c)` of attention scores, or of logits (Gemma 2, arXiv:2408.00118, section 2).
     pub attention_softcap: Option<f64>,
     pub logit_softcap: Option<f64>,
-    /// Logits are multiplied by it (Granite, arXiv:2408.13359 after the maximal update parametrisation).
-    /// Here the output of the last normalisation is, which is the same for every reader of hidden
+    /// Factor of the logits (Granite, arXiv:2408.13359 after the maximal update parametrisation). It is
+    /// applied to the output of the last normalisation, so that it holds for everything that reads hidden
     /// states.
     #[serde(skip_serializing_if = "is_one")]
     pub logit_scale: f64,
     /// One per layer.
     pub attention: Vec<LayerAttention>,
     pub rope: Rope,
-    /// Of layers with a window, where they have another base (Gemma 3).
+    /// RoPE of layers with a window, where they have another base (Gemma 3).
     pub local_rope: Option<Rope>,
     pub experts: Option<Experts>,
     /// Standard deviation of initial weights.
@@ -77,21 +77,21 @@ pub enum ModelFamily {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Biases {
     pub query_key_value: bool,
-    /// Of the projection behind attention.
+    /// Bias of the projection after attention.
     pub output: bool,
     pub feed_forward: bool,
 }
 
-/// Written as a number: which of the two it is follows from the family.
+/// Serialised as a number: the family decides between the two.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum EmbeddingScale {
     Exact(f64),
-    /// The published model holds the scale in the precision that it computes in (Gemma).
+    /// The published model rounds the scale to its compute precision (Gemma).
     Rounded(f64),
 }
 
-/// Keys of models without the feature stay what they were.
+/// Skips the field, so that keys of models without the feature do not change.
 fn is_one(number: &f64) -> bool {
     *number == 1.0
 }
@@ -116,16 +116,16 @@ pub struct Norm {
     pub epsilon: f64,
     /// Added to the stored scale: 1 where checkpoints store the scale's distance from 1 (Gemma).
     pub offset: f64,
-    /// What attention and feed-forward answer is normalised too, before it is added to the stream (Gemma 2
-    /// and 3).
+    /// The outputs of attention and feed-forward are normalised too, before they are added to the residual
+    /// stream (Gemma 2 and 3).
     pub after: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct LayerAttention {
-    /// A token sees itself and the `window - 1` before it; all where absent.
+    /// A token attends to itself and the `window - 1` tokens before it; `None`: to all before it.
     pub window: Option<usize>,
-    /// Queries and keys are rotated; some layers of SmolLM3 have no positions at all.
+    /// Queries and keys have RoPE; some layers of SmolLM3 have no positions at all.
     pub rotary: bool,
 }
 
@@ -163,7 +163,7 @@ pub enum RopeScaling {
     },
 }
 
-/// A feed-forward part of which each token uses a few of many (arXiv:1701.06538).
+/// A mixture of experts: each token uses a few of many feed-forward parts (arXiv:1701.06538).
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Experts {
     pub count: usize,
@@ -171,18 +171,18 @@ pub struct Experts {
     pub per_token: usize,
     /// Inner width of one.
     pub hidden: usize,
-    /// The chosen ones' weights are divided by their sum.
+    /// The weights of the chosen experts are divided by their sum.
     pub normalised: bool,
-    /// Layers that have experts, the others have one plain part of [`Config::hidden`].
+    /// Which layers have experts; the others have one plain part of width [`Config::hidden`].
     pub layers: Vec<bool>,
 }
 
 impl Config {
-    /// Far above any published decoder: a hostile file must not make lists without end.
+    /// Far above any published decoder: a malicious file must not cause huge allocations.
     pub const MOST_LAYERS: usize = 4096;
 
-    /// What the language makes from scratch: `llama { ... }`, `qwen2 { ... }`, `qwen3 { ... }`, `gemma { ...
-    /// }`.
+    /// The configuration of a model that the language makes from scratch: `llama { ... }`, `qwen2 { ... }`,
+    /// `qwen3 { ... }`, `gemma { ... }`.
     pub fn of(architecture: &plan::Architecture) -> Config {
         let head_width = (architecture.width / architecture.heads.max(1)) as usize;
         let gemma = architecture.family == plan::Family::Gemma;
@@ -228,12 +228,12 @@ impl Config {
         }
     }
 
-    /// The experts of a layer; none where its feed-forward part is plain.
+    /// The experts of a layer; `None` where its feed-forward part is plain.
     pub fn experts_of(&self, layer: usize) -> Option<&Experts> {
         self.experts.as_ref().filter(|experts| experts.layers[layer])
     }
 
-    /// Whether the numbers make a model, in the words of the settings.
+    /// Checks that the numbers form a valid model; errors name the settings.
     pub fn check(&self) -> Result<(), String> {
         let sizes = [
             ("layers", self.layers),

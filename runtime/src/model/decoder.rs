@@ -1,8 +1,8 @@
 //! A decoder as tensors: the forward pass that training and scoring share. Decoding has two other
 //! definitions: [`super::cache`], and [`super::step`] with `mopd_kernels::decode`.
 //!
-//! It asks the configuration for features, never for a family: RMSNorm (arXiv:1910.07467) before and, in
-//! some, behind each part, rotary positions ([`super::rope`]), grouped heads with windows and caps
+//! It tests features of the configuration, never a family: RMSNorm (arXiv:1910.07467) before and, in some
+//! families, after each part, rotary positions ([`super::rope`]), grouped heads with windows and caps
 //! ([`super::attention`]), gated linear units or experts ([`super::feed_forward`]).
 
 use std::cell::RefCell;
@@ -24,7 +24,7 @@ use super::{Config, EntryKind, ParameterEntry, layout};
 use crate::machine::place::Place;
 use crate::tokenizer::Tokenizer;
 
-/// A model on a device. All parameters are views of its numbers, which are in the order of [`layout`].
+/// A model on a device. All parameters are views of its flat vector, which has the order of [`layout`].
 pub struct Decoder {
     pub config: Arc<Config>,
     pub tokenizer: Arc<Tokenizer>,
@@ -32,7 +32,7 @@ pub struct Decoder {
     kind: Kind,
     pub(super) numbers: FlatVector,
     pub(super) entries: HashMap<String, ParameterEntry>,
-    /// Every tensor that gradients are taken for, in the order of the numbers.
+    /// Every tensor that gradients are taken for, in the order of the flat vector.
     pub(super) leaves: Vec<ParameterLeaf>,
     decayed: i64,
     pub(super) embedding: Tensor,
@@ -42,50 +42,50 @@ pub struct Decoder {
     /// `[1, width]`
     pub(super) scalar_head: Option<Tensor>,
     pub(super) second_head: Option<SecondHead>,
-    /// By layer, how many tokens each expert took in forward passes so far; none where a layer has no
-    /// experts.
+    /// By layer, the number of tokens of each expert in forward passes so far; `None` where a layer has no
+    /// experts or has not run.
     load: RefCell<Vec<Option<Tensor>>>,
 }
 
-/// What a decoder is made for.
+/// The use of a decoder.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum DecoderUse {
     Training,
     Inference,
-    /// Its layers are read one at a time, elsewhere: [`super::StreamedDecoder`].
+    /// Layers are loaded one at a time by [`super::StreamedDecoder`].
     Streaming,
 }
 
-/// What the layers of one forward pass have in common.
+/// What the layers of one forward pass share.
 pub(super) struct ForwardContext {
     pub batch: PackedBatch,
     rotary: Rotaries,
-    /// The same in single precision, for loops of our own.
+    /// The same in single precision, for our own loops.
     rotary_f32: Rotaries,
     sequence_layout: SequenceLayout,
 }
 
 impl Decoder {
-    /// For scoring and sampling, in a floating-point `kind`.
+    /// A decoder for scoring and sampling, in a floating-point `kind`.
     pub fn frozen(weights: &Weights, place: Place, kind: Kind) -> Decoder {
         let numbers = FlatVector::whole(weights, kind, place.device);
         Decoder::new(weights, numbers, place, kind, DecoderUse::Inference)
     }
 
-    /// The same for a model that comes and goes: each layer takes what room is free, where a whole model
-    /// would need it in one place.
+    /// The same for a model that is loaded and freed repeatedly: one allocation per layer fits into
+    /// fragmented memory better than one for the whole model.
     pub fn by_layer(weights: &Weights, place: Place, kind: Kind) -> Decoder {
         let numbers = FlatVector::by_layer(weights, &layout(&weights.config), kind, place.device);
         Decoder::new(weights, numbers, place, kind, DecoderUse::Inference)
     }
 
-    /// What stands before and behind the layers.
+    /// The parts outside the layers: embedding, last normalisation and heads.
     pub(super) fn without_layers(weights: &Weights, place: Place, kind: Kind) -> Decoder {
         let numbers = FlatVector::outside_layers(weights, &layout(&weights.config), kind, place.device);
         Decoder::new(weights, numbers, place, kind, DecoderUse::Streaming)
     }
 
-    /// For training.
+    /// A decoder for training.
     pub fn trainable(weights: &Weights, place: Place, kind: Kind) -> Decoder {
         let numbers = FlatVector::whole(weights, kind, place.device);
         Decoder::new(weights, numbers, place, kind, DecoderUse::Training)
@@ -143,7 +143,7 @@ impl Decoder {
         }
     }
 
-    /// A parameter by the name that checkpoints give it.
+    /// A parameter by its name in checkpoints.
     pub fn tensor(&self, name: &str) -> Option<Tensor> {
         let entry = self.entries.get(name)?;
         let shape: Vec<i64> = entry.shape.iter().map(|&size| size as i64).collect();
@@ -153,7 +153,7 @@ impl Decoder {
     /// The parameters as one vector; writing to it changes the model.
     ///
     /// # Panics
-    /// Where the model is one that comes and goes: [`Decoder::by_layer`].
+    /// If the model was loaded by [`Decoder::by_layer`].
     pub fn flat(&self) -> &Tensor {
         self.numbers.only().expect("a model that stays is one vector")
     }
@@ -162,12 +162,12 @@ impl Decoder {
         self.place.device
     }
 
-    /// What it computes with.
+    /// The compute dtype.
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// How many of the flat vector's first elements weight decay applies to: the matrices, not biases and
+    /// How many of the flat vector's first elements have weight decay: the matrices, not biases and
     /// normalisations.
     pub fn decayed(&self) -> i64 {
         self.decayed
@@ -178,13 +178,13 @@ impl Decoder {
         &self.lm_head
     }
 
-    /// `[1, width]`: what makes a number of each last hidden state, where the model has it.
+    /// `[1, width]`: the row that maps each last hidden state to a number, where the model has one.
     pub fn scalar_head(&self) -> Option<&Tensor> {
         self.scalar_head.as_ref()
     }
 
-    /// How the experts were used in forward passes ([`Decoder::hidden`], [`Decoder::trace`]) since this was
-    /// last asked; none where the model has no experts or nothing has passed.
+    /// The load of the experts in forward passes ([`Decoder::hidden`], [`Decoder::trace`]) since the last
+    /// call; `None` where the model has no experts or no pass was made.
     pub fn take_expert_load(&self) -> Option<ExpertLoad> {
         let counts: Vec<Vec<i64>> = self
             .load
@@ -201,15 +201,15 @@ impl Decoder {
         self.capped_logits(&self.hidden(batch))
     }
 
-    /// What the LM head makes logits of, at the batch's completion positions: `[completion tokens,
-    /// width]`. Without a gradient: for one there is [`Decoder::trace`], which says the same to the bit.
+    /// The last hidden states, which the LM head reads, at the batch's completion positions: `[completion
+    /// tokens, width]`. Without gradient; [`Decoder::trace`] gives the same bits with one.
     pub fn hidden(&self, batch: &PackedBatch) -> Tensor {
         let _guard = no_grad_guard();
         self.normalise_last(&self.pass(batch, |_| {}))
     }
 
-    /// The stream behind the last layer, where the next token is predicted: `[completion tokens, width]`.
-    /// `each` gets what every layer's attention read, from the first layer on.
+    /// The residual stream after the last layer, where completion tokens are predicted: `[completion tokens,
+    /// width]`. `each` gets what each layer's attention read, from the first layer on.
     pub(super) fn pass(&self, batch: &PackedBatch, mut each: impl FnMut(AttentionRead)) -> Tensor {
         let context = self.context(batch);
         self.layers.iter().fold(self.embed(&batch.tokens), |stream, layer| {
@@ -219,7 +219,7 @@ impl Decoder {
         })
     }
 
-    /// The stream behind a layer, and what its attention read.
+    /// The stream after a layer, and what its attention read.
     pub(super) fn through_layer(
         &self,
         layer: &Layer,
@@ -245,9 +245,9 @@ impl Decoder {
         }
     }
 
-    /// The first half of a layer: `[tokens, width]` in and out, with what attention adds; and what attention
-    /// read. The last layer answers only the places whose predictions matter: after the last attention a
-    /// position only matters if its prediction does.
+    /// The first half of a layer: the stream, `[tokens, width]`, plus the output of attention; and what
+    /// attention read. The last layer returns only positions that predict a completion token: after the last
+    /// attention, the others are not needed.
     pub(super) fn attention_block(
         &self,
         layer: &Layer,
@@ -279,7 +279,7 @@ impl Decoder {
         PackedAttention::of(self.place.loops()?, &self.config, layer, head_norm)
     }
 
-    /// What it needs to know of a batch.
+    /// What a layer's attention needs to know of a batch.
     pub(super) fn places<'a>(&self, layer: &Layer, context: &'a ForwardContext) -> BatchPlaces<'a> {
         BatchPlaces {
             sequences: &context.batch.sequences,
@@ -288,8 +288,8 @@ impl Decoder {
         }
     }
 
-    /// The second half: what experts or a gated unit add; and what a unit of our own loops kept for its
-    /// backward pass.
+    /// The second half of a layer: the stream plus the output of experts or of the gated unit; and what our
+    /// own loops saved for the backward pass.
     pub(super) fn mlp_block(&self, layer: &Layer, stream: &Tensor) -> (Tensor, Option<SavedForBackward>) {
         let normed = self.normalise(stream, &layer.norm_feed_forward);
         if let Some(unit) = self.unit(layer) {
@@ -310,14 +310,13 @@ impl Decoder {
         GatedUnit::of(self.place.loops()?, &layer.feed_forward, self.config.activation)
     }
 
-    /// Whether all that its gradient reads of a token is what our own loops save, so that generation can save
-    /// it.
+    /// Whether our own loops save all activations that the gradient reads, so that generation can save them.
     pub fn saves_activations(&self) -> bool {
         let all = |layer| self.packed_attention(layer).is_some() && self.unit(layer).is_some();
         self.second_head.is_none() && self.layers.iter().all(all)
     }
 
-    /// Runs something of which the experts were counted before.
+    /// Runs something without counting the tokens of experts.
     pub fn uncounted<T>(&self, run: impl FnOnce() -> T) -> T {
         let counts = self.load.take();
         self.load.replace(counts.iter().map(|_| None).collect());
@@ -326,7 +325,7 @@ impl Decoder {
         answer
     }
 
-    /// Notes how many tokens each expert took.
+    /// Adds to the number of tokens of each expert.
     fn count(&self, index: usize, counts: Option<Tensor>) {
         if let Some(counts) = counts {
             let sum = &mut self.load.borrow_mut()[index];
@@ -337,8 +336,8 @@ impl Decoder {
         }
     }
 
-    /// What the heads saw, before the output projection, `[tokens, heads * head width]`, of the `last` layer
-    /// where the next token is predicted; and what they read.
+    /// The output of the heads before the output projection, `[tokens, heads * head width]`, in the `last`
+    /// layer only where a completion token is predicted; and what the heads read.
     fn attention(
         &self,
         layer: &Layer,
@@ -390,12 +389,12 @@ impl Decoder {
         (attended, AttentionRead::Padded { keys, values })
     }
 
-    /// What embeddings are multiplied by.
+    /// The factor of embeddings.
     pub(super) fn embedding_scale(&self) -> f64 {
         self.config.embedding_scale.value(self.kind == Kind::BFloat16)
     }
 
-    /// The stream at the beginning: `[tokens]` to `[tokens, width]`.
+    /// The stream before the first layer: `[tokens]` to `[tokens, width]`.
     pub(super) fn embed(&self, tokens: &Tensor) -> Tensor {
         let stream = gather(&self.embedding, tokens);
         match self.embedding_scale() {
@@ -404,12 +403,12 @@ impl Decoder {
         }
     }
 
-    /// Logits of the next token from the stream behind the last layer.
+    /// Logits of the next token from the stream after the last layer.
     pub(super) fn project_vocabulary(&self, stream: &Tensor) -> Tensor {
         self.capped_logits(&self.normalise_last(stream))
     }
 
-    /// From last hidden states.
+    /// Logits from last hidden states.
     pub fn capped_logits(&self, hidden: &Tensor) -> Tensor {
         logits(self.place, hidden, &self.lm_head, self.config.logit_softcap)
     }
@@ -426,7 +425,7 @@ impl Decoder {
         }
     }
 
-    /// Behind the last layer: what the LM head makes logits of.
+    /// The last hidden states, which the LM head reads, from the stream after the last layer.
     pub(super) fn normalise_last(&self, stream: &Tensor) -> Tensor {
         let normed = self.normalise(stream, &self.norm);
         match self.config.logit_scale {
@@ -435,7 +434,7 @@ impl Decoder {
         }
     }
 
-    /// What a part answers, on its way to the stream.
+    /// The output of attention or feed-forward, normalised where `scale` is given, before it is added.
     pub(super) fn after(&self, answer: Tensor, scale: Option<&Tensor>) -> Tensor {
         match scale {
             Some(scale) => self.normalise(&answer, scale),
@@ -443,7 +442,7 @@ impl Decoder {
         }
     }
 
-    /// Queries and keys, `[.., heads + key-value heads, head width]`, each head by itself.
+    /// Normalises each head of queries and keys, `[.., heads + key-value heads, head width]`.
     pub(super) fn normalise_heads(&self, query_key: Tensor, layer: &Layer) -> Tensor {
         let Some(scales) = &layer.query_key_norm else { return query_key };
         let config = &*self.config;
@@ -455,8 +454,8 @@ impl Decoder {
         (query_key.rms_norm::<&Tensor>([width], None, config.norm.epsilon) * scales).to_kind(query_key.kind())
     }
 
-    /// The scale that a normalisation multiplies with; a distance from 1 is not rounded once it is added to
-    /// 1.
+    /// The scale that a normalisation multiplies with. Where it is stored as a distance from 1, the sum is in
+    /// single precision, not rounded to half.
     pub(super) fn scale(&self, stored: &Tensor) -> Tensor {
         match self.config.norm.offset {
             0.0 => stored.shallow_clone(),
@@ -467,8 +466,8 @@ impl Decoder {
 }
 
 /// Next-token logits, `[rows, vocabulary]`, from last hidden states, `[rows, width]`, and the LM head,
-/// `[vocabulary, width]`. In single precision where these are in half: rounded to half, logits would differ
-/// by more than many a divergence, and what samples would differ from what trains.
+/// `[vocabulary, width]`. In single precision where these are in half: rounding logits to half would change
+/// them by more than many divergences, and sampling would differ from training.
 pub fn logits(place: Place, hidden: &Tensor, matrix: &Tensor, softcap: Option<f64>) -> Tensor {
     let logits = match hidden.kind() {
         Kind::BFloat16 => place.multiply(hidden, &matrix.tr()),
@@ -477,8 +476,8 @@ pub fn logits(place: Place, hidden: &Tensor, matrix: &Tensor, softcap: Option<f6
     cap(logits, softcap)
 }
 
-/// Rows of a matrix. As an embedding, because its backward pass on the CPU is the fastest of all that gather
-/// rows.
+/// Rows of a matrix, as an embedding: of all operators that gather rows, it has the fastest backward pass on
+/// the CPU.
 fn gather(matrix: &Tensor, rows: &Tensor) -> Tensor {
     Tensor::embedding(matrix, rows, -1, false, false)
 }

@@ -1,4 +1,4 @@
-//! The part of a layer behind attention: a gated linear unit (arXiv:2002.05202), or experts of which each
+//! The part of a layer after attention: a gated linear unit (arXiv:2002.05202), or experts, of which each
 //! token uses a few (arXiv:1701.06538).
 
 use tch::{Kind, Tensor};
@@ -8,8 +8,8 @@ use super::linear::Linear;
 use super::{Activation, Experts};
 
 pub(super) enum FeedForward {
-    /// Training multiplies gate and up one by one, because the backward pass of a split costs more than it
-    /// saves; `gate_up` is the same numbers as one matrix, for inference.
+    /// Training multiplies by gate and up separately, because the backward pass of a split costs more than it
+    /// saves. `gate_up` is both as one matrix that shares their memory, for inference.
     Gated {
         gate: Linear,
         up: Linear,
@@ -23,14 +23,14 @@ pub(super) enum FeedForward {
 pub(super) struct ExpertWeights {
     /// `[experts, width]`
     pub router: Linear,
-    /// `[experts, 2 * inner, width]`: an expert's gate, then its up.
+    /// `[experts, 2 * inner, width]`: for each expert, gate then up.
     pub gate_up: Tensor,
     /// `[experts, width, inner]`
     pub down: Tensor,
 }
 
 impl FeedForward {
-    /// Gate, up and down; none where there are experts.
+    /// The gate, up and down matrices; `None` where there are experts.
     pub fn matrices(&self) -> Option<[&Tensor; 3]> {
         match self {
             FeedForward::Gated { gate, up, down, .. } => Some([&gate.weight, &up.weight, &down.weight]),
@@ -38,7 +38,7 @@ impl FeedForward {
         }
     }
 
-    /// `x` is `[tokens, width]`. Where there are experts, also how many tokens each took, `[experts]`.
+    /// The output for `x`, `[tokens, width]`; with experts, also the number of tokens of each, `[experts]`.
     pub fn train(
         &self,
         x: &Tensor,
@@ -72,7 +72,7 @@ impl ExpertWeights {
     fn apply(&self, x: &Tensor, activation: Activation, experts: &Experts) -> (Tensor, Tensor) {
         let (count, used) = (experts.count as i64, experts.per_token as i64);
         let (tokens, width) = (x.size()[0], x.size()[1]);
-        // Of equals the first, as when it writes.
+        // The first of equal weights, as in generation.
         let weights = wide_softmax(&self.router.apply(x));
         let chosen = weights.argsort_stable(true, -1, true).narrow(-1, 0, used).contiguous();
         let mut weights = weights.gather(-1, &chosen, false);
@@ -80,8 +80,8 @@ impl ExpertWeights {
             weights = &weights / weights.sum_dim_intlist(-1, true, weights.kind());
         }
         let weights = weights.to_kind(x.kind());
-        // Tokens in the order of their experts, so that each expert is one matrix product, however the tokens
-        // are spread.
+        // Tokens sorted by expert, so that each expert is one matrix product, however the tokens are
+        // distributed.
         let chosen = chosen.view([-1]);
         let counts = chosen.bincount::<&Tensor>(None, count);
         let order = chosen.argsort_stable(true, 0, false);
@@ -98,8 +98,8 @@ impl ExpertWeights {
                 inner.linear::<&Tensor>(&down, None)
             })
             .collect();
-        // Back to the tokens' own order: each token's parts are added up in the order of their weights,
-        // whoever else is there.
+        // Back to the order of the tokens. Each token's parts are summed in the order of their weights, so
+        // the result does not depend on other tokens.
         let parts =
             Tensor::cat(&outputs, 0).index_select(0, &order.argsort(0, false)).view([tokens, used, width]);
         let output = (parts * weights.unsqueeze(-1)).sum_dim_intlist(1i64, false, None::<Kind>);
@@ -107,7 +107,7 @@ impl ExpertWeights {
     }
 }
 
-/// `[.., 2 * inner]`, gate before up.
+/// activation(gate) * up, from `[.., 2 * inner]`, gate before up.
 fn gated(gate_up: &Tensor, activation: Activation) -> Tensor {
     let inner = gate_up.size()[gate_up.dim() - 1] / 2;
     activate(&gate_up.narrow(-1, 0, inner), activation) * gate_up.narrow(-1, inner, inner)
@@ -120,11 +120,11 @@ fn activate(x: &Tensor, activation: Activation) -> Tensor {
     }
 }
 
-/// How tokens were spread over experts.
+/// How tokens were distributed over experts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ExpertLoad {
-    /// Of each layer that has experts: how many tokens each took. A token counts once for every expert that
-    /// it uses.
+    /// For each layer with experts, the number of tokens of each expert. A token counts once for every expert
+    /// that it uses.
     pub counts: Vec<Vec<i64>>,
 }
 
@@ -144,8 +144,8 @@ impl ExpertLoad {
         self.shares().into_iter().flatten().fold(0.0, f64::max)
     }
 
-    /// The entropy of the shares as a part of the most it can be, averaged over layers: 1 where the load is
-    /// even, 0 where one expert takes all.
+    /// The entropy of the shares divided by its maximum, averaged over layers: 1 where the load is even, 0
+    /// where one expert takes all.
     pub fn entropy(&self) -> f64 {
         let of_layer = |shares: &Vec<f64>| {
             let entropy: f64 =

@@ -1,10 +1,10 @@
 //! A layer's gated linear unit (arXiv:2002.05202) with the normalisation before it, forward and backward, on
-//! the processor.
+//! the CPU.
 //!
-//! It has three quarters of a usual layer's parameters, and what libtorch keeps of it for the gradient is
-//! most of what it keeps of a layer. Here only gate and up are saved; what lies between is made again.
-//! Products of half-precision matrices are summed and answered in single precision
-//! ([`mopd_kernels::tensor::multiply`]), and everything between them is one loop each way
+//! It has three quarters of a usual layer's parameters, and most of the activations that libtorch would save
+//! of a layer. Here only gate and up are saved; everything between them is recomputed. Products of
+//! half-precision matrices are accumulated and returned in single precision
+//! ([`mopd_kernels::tensor::multiply`]). Everything between products is one loop, forward and backward
 //! ([`TrainingScalar::gated_unit_forward`]).
 
 use half::bf16;
@@ -27,7 +27,7 @@ pub(super) struct GatedUnit<'a> {
     activation: Activation,
 }
 
-/// What the backward pass reads: gate and up, `[tokens, 2 * inner]`.
+/// Gate and up, saved for the backward pass: `[tokens, 2 * inner]`.
 pub(super) struct SavedForBackward(pub Tensor);
 
 /// A matrix of the unit.
@@ -37,7 +37,7 @@ pub(super) enum UnitMatrix {
     Down,
 }
 
-/// d loss / d what a unit read.
+/// Gradients of a unit's inputs: of the residual stream and of the norm's scale.
 pub(super) struct UnitGradients {
     /// `[tokens, width]`
     pub stream: Tensor,
@@ -46,7 +46,7 @@ pub(super) struct UnitGradients {
 }
 
 impl<'a> GatedUnit<'a> {
-    /// None where the loops are not written for what the layer has.
+    /// `None` where the loops do not support the layer.
     pub fn of(cpu: Cpu, feed_forward: &'a FeedForward, activation: Activation) -> Option<GatedUnit<'a>> {
         let FeedForward::Gated {
             gate_up: Linear { weight: gate_up, bias: None },
@@ -64,7 +64,7 @@ impl<'a> GatedUnit<'a> {
         })
     }
 
-    /// `normed` and the answer are `[tokens, width]`, the answer in single precision.
+    /// `normed` and the output are `[tokens, width]`, the output in single precision.
     pub fn forward(&self, normed: &Tensor) -> (Tensor, SavedForBackward) {
         let _guard = no_grad_guard();
         let gate_up = multiply(self.cpu, normed, &self.gate_up.tr());
@@ -97,9 +97,8 @@ impl<'a> GatedUnit<'a> {
         );
     }
 
-    /// From d loss / d (stream + answer), `[tokens, width]`. `of_matrix` is told of each matrix d loss / d
-    /// what it answered, `[tokens, outputs]`, and what it read, `[tokens, inputs]`, both as products read
-    /// them.
+    /// From d loss / d (stream + output), `[tokens, width]`. `of_matrix` gets d loss / d output, `[tokens,
+    /// outputs]`, and the input, `[tokens, inputs]`, of each matrix, both in the precision of products.
     pub fn backward(
         &self,
         SavedForBackward(saved): SavedForBackward,
@@ -121,7 +120,7 @@ impl<'a> GatedUnit<'a> {
         of_matrix(UnitMatrix::Down, &grad_narrow, &product);
         of_matrix(UnitMatrix::GateUp, &grad_gate_up, before.normed);
         drop((grad_narrow, product));
-        // What the stream carries past the unit is the beginning of what it is told.
+        // The gradient of the stream starts with that of the residual connection.
         let mut grad_stream = grad_answer.to_kind(Kind::Float).copy();
         let norm = before.backward(multiply(self.cpu, &grad_gate_up, self.gate_up), &mut grad_stream);
         UnitGradients { stream: grad_stream, norm }

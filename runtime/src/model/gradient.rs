@@ -8,35 +8,34 @@ use tch::{Kind, Tensor, no_grad_guard};
 use super::adapter::Adapted;
 use crate::machine::place::Place;
 
-/// A vector in the order of the parameters, in pieces that are made when something is written there. On its
-/// way back through the layers a gradient grows while what the layers kept goes: in pieces it takes the room
-/// that was theirs, as one tensor it would need its own.
+/// A vector in the order of the parameters, in pieces that are allocated when they are first written. During
+/// the backward pass, the gradient grows while the layers' saved activations are freed: pieces reuse their
+/// memory, where one tensor would need its own.
 pub struct Gradient {
     length: usize,
     kind: Kind,
     pub place: Place,
-    /// What is written is added to what is there.
+    /// Whether writes add to what is there.
     adds: bool,
     of: GradientOf,
-    /// Numbers of a piece; of the last one fewer.
+    /// Elements of a piece; the last one may have fewer.
     piece: usize,
     pieces: Vec<Option<Tensor>>,
 }
 
-/// What a gradient is asked of.
+/// The parameters that a gradient is of.
 #[derive(Clone)]
 pub enum GradientOf {
     /// All of a model's parameters.
     All,
-    /// Those in some ranges: what is not written is not made either.
+    /// Those in some ranges: other pieces are neither written nor allocated.
     Ranges(Vec<Range<usize>>),
-    /// The parts of an adapter: they are the parameters, and what is written of the model's is carried on to
-    /// them.
+    /// Those of an adapter: gradients of the model's matrices that are written are carried on to them.
     Adapter(Rc<Adapted>),
 }
 
 impl Gradient {
-    /// Every number is written once.
+    /// A gradient whose elements are each written once.
     pub fn zero(length: usize, kind: Kind, place: Place) -> Gradient {
         Gradient {
             length,
@@ -49,13 +48,13 @@ impl Gradient {
         }
     }
 
-    /// What is written adds up, in single precision: of half-precision parts a sum has more digits than they.
+    /// A gradient whose writes add up, in single precision: a sum of half-precision parts needs more digits.
     pub fn sum(length: usize, kind: Kind, place: Place) -> Gradient {
         let kind = if kind == Kind::BFloat16 { Kind::Float } else { kind };
         Gradient { adds: true, ..Gradient::zero(length, kind, place) }
     }
 
-    /// One that is there already, as a vector.
+    /// A gradient from a complete vector.
     pub fn whole(vector: Tensor, place: Place) -> Gradient {
         let (length, kind) = (vector.numel(), vector.kind());
         Gradient {
@@ -69,7 +68,7 @@ impl Gradient {
         }
     }
 
-    /// Of a model's parameters or of an adapter, of as many numbers as that has.
+    /// The same for other parameters; an adapter must have as many as the gradient's length.
     pub fn of(self, of: GradientOf) -> Gradient {
         if let GradientOf::Adapter(adapted) = &of {
             assert_eq!(self.length, adapted.parameters().numel(), "a gradient of the adapter's parts");
@@ -77,7 +76,7 @@ impl Gradient {
         Gradient { of, ..self }
     }
 
-    /// Whether the gradient of some of the model's parameters is asked for.
+    /// Whether the gradient of some of the model's parameters is needed.
     pub fn wants(&self, range: Range<usize>) -> bool {
         match &self.of {
             GradientOf::All => true,
@@ -88,7 +87,7 @@ impl Gradient {
         }
     }
 
-    /// Whether a product's gradient is taken without that of the whole matrix.
+    /// Whether gradients of products are written without the whole matrix: [`Gradient::write_product`].
     pub(super) fn follows_products(&self) -> bool {
         matches!(&self.of, GradientOf::Adapter(adapted) if adapted.follows_products())
     }
@@ -111,7 +110,7 @@ impl Gradient {
         self
     }
 
-    /// How many parameters it is of.
+    /// The number of parameters.
     pub fn parameters(&self) -> usize {
         self.length
     }
@@ -120,7 +119,7 @@ impl Gradient {
         index * self.piece..((index + 1) * self.piece).min(self.length)
     }
 
-    /// The pieces that some numbers are in, with the part of each.
+    /// The pieces that a range is in, with the range within each.
     fn within(&self, range: &Range<usize>) -> impl Iterator<Item = (usize, Range<usize>)> + use<> {
         let (piece, range) = (self.piece, range.clone());
         let pieces = if range.is_empty() { 0..0 } else { range.start / piece..range.end.div_ceil(piece) };
@@ -130,7 +129,7 @@ impl Gradient {
         })
     }
 
-    /// Writes d loss / d the model's parameters from `offset` on, whole matrices.
+    /// Writes d loss / d parameters of the model from `offset` on, as whole matrices.
     pub(super) fn write_parameters(&mut self, offset: usize, numbers: &Tensor) {
         let _guard = no_grad_guard();
         let GradientOf::Adapter(adapted) = &self.of else { return self.write(offset, numbers) };
@@ -139,9 +138,9 @@ impl Gradient {
         }
     }
 
-    /// Writes d loss / d matrices of the model from `offset` on, `grad_output' input`, where it
-    /// [`follows_products`](Self::follows_products): from d loss / d what they answered, `[tokens, outputs]`,
-    /// and what they read, `[tokens, inputs]`.
+    /// Writes d loss / d matrices of the model from `offset` on, which is `grad_output' input`, from d loss /
+    /// d their outputs, `[tokens, outputs]`, and their input, `[tokens, inputs]`. Only where it
+    /// [`follows_products`](Self::follows_products).
     pub(super) fn write_product(&mut self, offset: usize, grad_output: &Tensor, input: &Tensor) {
         let _guard = no_grad_guard();
         let GradientOf::Adapter(adapted) = &self.of else { unreachable!("it follows products") };
@@ -150,7 +149,7 @@ impl Gradient {
         }
     }
 
-    /// Writes numbers from `offset` on.
+    /// Writes elements from `offset` on.
     fn write(&mut self, offset: usize, numbers: &Tensor) {
         let _guard = no_grad_guard();
         let numbers = numbers.reshape([-1]);
@@ -174,7 +173,7 @@ impl Gradient {
         }
     }
 
-    /// A copy of some numbers.
+    /// A copy of a range.
     pub fn part(&self, range: Range<usize>) -> Tensor {
         let _guard = no_grad_guard();
         let parts = self.within(&range).map(|(index, part)| match &self.pieces[index] {
@@ -189,7 +188,7 @@ impl Gradient {
         }
     }
 
-    /// All of it, end to end: each piece with its place.
+    /// All pieces in order, each with its range.
     pub fn into_pieces(self) -> impl Iterator<Item = (Range<usize>, Tensor)> {
         let kind = (self.kind, self.place.device);
         let bounds: Vec<Range<usize>> = (0..self.pieces.len()).map(|index| self.bounds(index)).collect();
@@ -200,7 +199,7 @@ impl Gradient {
         })
     }
 
-    /// The pieces that something was written to.
+    /// The pieces that were written.
     pub fn written(&self) -> impl Iterator<Item = &Tensor> {
         self.pieces.iter().flatten()
     }
@@ -213,7 +212,7 @@ mod tests {
     use super::*;
     use crate::machine::transfer::to_vec;
 
-    /// A place with pieces of so many numbers.
+    /// A place with pieces of so many elements.
     fn place(piece: usize) -> Place {
         let mut place = Place::cpu();
         place.sizes.piece = piece;
@@ -249,7 +248,7 @@ mod tests {
         assert_eq!(to_vec(&Gradient::whole(numbers(0, 4), Place::cpu()).part(1..3)), [1.0, 2.0]);
     }
 
-    /// Where one of them has nothing, the other stays; of halves the sum has the digits of both.
+    /// Where one gradient has no piece, the other's stays; the sum of halves is in single precision.
     #[test]
     fn gradients_add_up() {
         let piece = |kind, offset, numbers: &[f32]| {

@@ -1,27 +1,27 @@
-//! Which parameters a decoder has, and in which order.
+//! The parameters of a decoder and their order in the flat vector.
 
 use mopd_compiler::plan::WeightGroup;
 
 use super::{Config, Experts};
 
-/// A parameter's place among a model's numbers. Matrices are `[outputs, inputs]`, row-major.
+/// A parameter and its place in a model's flat vector. Matrices are `[outputs, inputs]`, row-major.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParameterEntry {
-    /// As published checkpoints call it: `model.layers.0.self_attn.q_proj.weight`.
+    /// The name in published checkpoints: `model.layers.0.self_attn.q_proj.weight`.
     pub name: String,
     pub shape: Vec<usize>,
     pub offset: usize,
     pub kind: EntryKind,
-    /// What it is trained or frozen with.
+    /// The group by which it is trained or frozen.
     pub group: WeightGroup,
-    /// None outside of layers.
+    /// `None` outside layers.
     pub layer: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EntryKind {
     Matrix,
-    /// Added to what a matrix answers.
+    /// Added to a matrix's output.
     Bias,
     /// The scale of a normalisation.
     Norm,
@@ -36,33 +36,33 @@ impl ParameterEntry {
         self.len() == 0
     }
 
-    /// Whether it is the row that makes scores.
+    /// Whether it is the scalar head.
     pub fn is_scalar_head(&self) -> bool {
         self.layer.is_none() && self.name == "score.weight"
     }
 
-    /// Whether it is a part of a second head.
+    /// Whether it belongs to a second head.
     pub fn is_second_head(&self) -> bool {
         self.layer.is_none() && self.name.starts_with(SECOND_HEAD)
     }
 
-    /// Whether it is the matrix that such a head reads with.
+    /// Whether it is the input matrix of a second head.
     pub fn is_second_head_input(&self) -> bool {
         self.is_second_head() && self.name.ends_with("input.weight")
     }
 
-    /// Whether a stage gives it to models that have none.
+    /// Whether a stage adds it to models that do not have it.
     pub fn is_given(&self) -> bool {
         self.is_scalar_head() || self.is_second_head()
     }
 }
 
-/// What the entries of a second head begin with.
+/// The prefix of the names of a second head's entries.
 const SECOND_HEAD: &str = "second_head";
 
-/// All parameters in order. Matrices come first, so that weight decay is one range; matrices that are
-/// multiplied with the same input are neighbours, so that they are one matrix, and so are their biases. Of
-/// experts, all gates and ups come before all downs, so that a layer's experts are two stacks.
+/// All parameters in order. Matrices come first, so that weight decay is one range. Matrices with the same
+/// input are adjacent, so that they form one matrix; so do their biases. All gate and up matrices of experts
+/// come before all down matrices, so that a layer's experts form two stacks.
 pub fn layout(config: &Config) -> Vec<ParameterEntry> {
     let mut entries = Entries(Vec::new());
     let embedding = || vec![config.vocabulary, config.width];
@@ -94,7 +94,7 @@ pub fn layout(config: &Config) -> Vec<ParameterEntry> {
     entries.0
 }
 
-/// What a layout has so far: each entry begins where the one before it ends.
+/// A layout under construction: each entry begins where the previous one ends.
 struct Entries(Vec<ParameterEntry>);
 
 impl Entries {
@@ -192,8 +192,8 @@ impl Entries {
     }
 }
 
-/// What checkpoints call a layer's normalisations. `post_attention_layernorm` stands before the feed-forward
-/// part in most families; where answers are normalised too, it is what its name says.
+/// The names of a layer's normalisations in checkpoints. In most families `post_attention_layernorm` is the
+/// one before the feed-forward part; where outputs are normalised too, it is the one after attention.
 pub(super) struct NormNames {
     pub attention: &'static str,
     pub after_attention: Option<&'static str>,

@@ -1,4 +1,4 @@
-//! A matrix and what is added behind it.
+//! A matrix with an optional bias.
 
 use tch::Tensor;
 

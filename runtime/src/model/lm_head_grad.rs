@@ -1,4 +1,4 @@
-//! d loss / d LM head. It has a row for every entry of the vocabulary, so it is made some rows at a
+//! d loss / d LM head. It has a row for every entry of the vocabulary, so it is computed some rows at a
 //! time.
 
 use std::ops::Range;
@@ -8,7 +8,7 @@ use tch::{Kind, Tensor};
 use super::second_head::SecondHeadGrad;
 use crate::machine::place::Place;
 
-/// d loss / d what reads the last hidden states; nothing where it is absent.
+/// Gradients of the heads that read the last hidden states; `None` for heads without gradient.
 #[derive(Default)]
 pub struct HeadGrads {
     pub lm_head: Option<LmHeadGrad>,
@@ -25,44 +25,44 @@ impl From<LmHeadGrad> for HeadGrads {
 
 /// The sum over tokens of d loss / d logits times the last hidden state.
 pub struct LmHeadGrad {
-    /// Entries that logits were made for. The matrix may have more: they have no gradient.
+    /// The number of entries with logits. The matrix may have more rows: they have no gradient.
     entries: i64,
     width: i64,
-    /// The one that the sums are taken in.
+    /// The kind of the sums: double for a matrix in double, else single.
     wide: Kind,
     place: Place,
-    /// d loss / d logits, `[tokens, entries]`, and hidden states, `[tokens, width]`, that are not multiplied
-    /// yet.
+    /// Pairs of d loss / d logits, `[tokens, entries]`, and hidden states, `[tokens, width]`, that are not
+    /// multiplied yet.
     kept: Vec<[Tensor; 2]>,
-    /// Of all other tokens, `[entries, width]`.
+    /// The sum over all other tokens, `[entries, width]`.
     sum: Option<Tensor>,
 }
 
 impl LmHeadGrad {
-    /// Of no token; for a matrix `[entries, width]`.
+    /// The gradient before any token, for a matrix `[entries, width]`.
     pub fn zero(matrix: &Tensor, place: Place) -> LmHeadGrad {
         let [entries, width] = matrix.size()[..] else { unreachable!("a matrix has rows and columns") };
         let wide = if matrix.kind() == Kind::Double { Kind::Double } else { Kind::Float };
         LmHeadGrad { entries, width, wide, place, kept: Vec::new(), sum: None }
     }
 
-    /// `[entries, width]`, as it is.
+    /// A gradient given as a whole, `[entries, width]`.
     #[cfg(test)]
     pub fn whole(sum: Tensor) -> LmHeadGrad {
         LmHeadGrad { sum: Some(sum.shallow_clone()), ..LmHeadGrad::zero(&sum, Place::cpu()) }
     }
 
-    /// Adds tokens; holds on to both tensors.
+    /// Adds tokens, but keeps both tensors and multiplies later.
     pub fn keep(&mut self, grad_logits: Tensor, hidden: Tensor) {
         self.kept.push([grad_logits, hidden]);
     }
 
-    /// Adds tokens at once.
+    /// Adds tokens now.
     pub fn add(&mut self, grad_logits: &Tensor, hidden: &Tensor) {
         add(self.place, &mut self.sum, grad_logits, hidden);
     }
 
-    /// Some rows of it, in single precision or in double. Rows beyond the entries are 0.
+    /// Some rows of the gradient, in single precision or in double. Rows beyond the entries are 0.
     pub fn rows(&self, range: Range<i64>) -> Tensor {
         let count = (range.end.min(self.entries) - range.start).max(0);
         let mut rows =
@@ -82,7 +82,7 @@ impl LmHeadGrad {
     }
 }
 
-/// Half-precision products are summed in single precision.
+/// Adds a product to the sum; half-precision products are accumulated in single precision.
 fn add(place: Place, sum: &mut Option<Tensor>, grad_logits: &Tensor, hidden: &Tensor) {
     let half = grad_logits.kind() == Kind::BFloat16;
     match sum {
@@ -99,7 +99,7 @@ mod tests {
 
     use super::*;
 
-    /// Whatever was multiplied at once and what was kept, and in whichever pieces it is asked for.
+    /// For all combinations of added and kept tokens, and all sizes of requested row ranges.
     #[test]
     fn rows_are_those_of_the_product() {
         let numbers = |rows: i64, columns: i64, seed: i64| {

@@ -1,4 +1,4 @@
-//! What the parts of a layer that run in our own loops share.
+//! Helpers shared by the parts of a layer that run in our own loops.
 
 use half::bf16;
 use tch::{Kind, Tensor};
@@ -14,12 +14,12 @@ pub(super) fn numbers_mut<T: Element>(tensor: &mut Tensor) -> ViewMut<'_, T> {
     view_mut(tensor).expect("tensors of this pass are whole, here, and of the kinds that they are made of")
 }
 
-/// The normalisation before a part of a layer, as its backward pass needs it.
+/// The normalisation before a part of a layer, with what its backward pass needs.
 pub(super) struct Normalised<'a> {
     pub cpu: Cpu,
-    /// What was normalised, `[tokens, width]`.
+    /// The input, `[tokens, width]`.
     pub stream: &'a Tensor,
-    /// What it became.
+    /// The output, `[tokens, width]`.
     pub normed: &'a Tensor,
     /// `[width]`
     pub scale: &'a Tensor,
@@ -27,8 +27,8 @@ pub(super) struct Normalised<'a> {
 }
 
 impl Normalised<'_> {
-    /// Adds to `grad_stream` what d loss / d normed, `[tokens, width]`, says of the stream; answers d loss /
-    /// d scale. Both are in single precision.
+    /// From d loss / d normed, `[tokens, width]`: adds d loss / d stream to `grad_stream` and returns d loss
+    /// / d scale. Both are in single precision.
     pub fn backward(&self, mut grad_normed: Tensor, grad_stream: &mut Tensor) -> Tensor {
         let run = match self.stream.kind() {
             Kind::BFloat16 => Normalised::run::<bf16>,

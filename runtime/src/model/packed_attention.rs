@@ -1,9 +1,9 @@
 //! A layer's attention over packed sequences with the normalisation before it, forward and backward, on the
-//! processor.
+//! CPU.
 //!
-//! Saved for the backward pass are queries, keys and values in their positions, and what the heads saw; what
-//! lies between is made again. See [`super::gated`] for the other half of a layer, and for what products are
-//! made in.
+//! Queries and keys after RoPE, values, and the output of the heads are saved for the backward pass;
+//! everything between is recomputed. See [`super::gated`] for the other half of a layer, and for the
+//! precision of products.
 
 use std::ops::Range;
 
@@ -27,33 +27,33 @@ pub(super) struct PackedAttention<'a> {
     query_key_value: &'a Linear,
     output: &'a Linear,
     heads: AttentionHeads,
-    /// Of queries, then of keys: `[2, head width]`; and the normalisation's epsilon.
+    /// Scales of queries, then of keys: `[2, head width]`; and the normalisation's epsilon.
     head_norm: Option<(Tensor, f64)>,
 }
 
-/// What a batch and a layer have in common.
+/// What a layer's attention needs to know of a batch.
 pub(super) struct BatchPlaces<'a> {
     /// The tokens of each sequence.
     pub sequences: &'a [Range<usize>],
-    /// Of every token, in single precision; none where the layer has no positions.
+    /// The rotary table of every token, in single precision; `None` where the layer has no positions.
     pub rotary: Option<&'a Rotary>,
-    /// The tokens whose answers are asked for; all where absent.
+    /// The tokens whose outputs are needed; `None`: all.
     pub answered: Option<&'a Tensor>,
 }
 
-/// What the backward pass reads.
+/// The activations saved for the backward pass.
 pub(super) struct SavedForBackward {
-    /// `[tokens, heads + 2 * groups, head width]`: what queries and keys were before they were normalised,
-    /// where they are.
+    /// `[tokens, heads + 2 * groups, head width]`: queries and keys before their normalisation, where they
+    /// have one.
     pub read: Option<Tensor>,
-    /// The same after their positions, with the values.
+    /// The same after RoPE, with the values.
     pub projected: Tensor,
     /// `[tokens, heads * head width]`
     pub attended: Tensor,
 }
 
 impl SavedForBackward {
-    /// Keys in their positions and values, `[tokens, groups, head width]` each.
+    /// Keys after RoPE and values, `[tokens, groups, head width]` each.
     pub fn keys_values(&self, config: &Config) -> [Tensor; 2] {
         let [heads, groups, width] =
             [config.heads, config.key_value_heads, config.head_width].map(|size| size as i64);
@@ -62,7 +62,7 @@ impl SavedForBackward {
     }
 }
 
-/// d loss / d what attention read.
+/// Gradients of attention's inputs and small parameters.
 pub(super) struct AttentionGradients {
     /// `[tokens, width]`
     pub stream: Tensor,
@@ -70,7 +70,7 @@ pub(super) struct AttentionGradients {
     pub norm: Tensor,
     /// `[2, head width]`
     pub head_norm: Option<Tensor>,
-    /// Of the biases behind the projections, `[outputs]`.
+    /// Gradients of the projections' biases, `[outputs]`.
     pub query_key_value_bias: Option<Tensor>,
     pub output_bias: Option<Tensor>,
 }
@@ -83,8 +83,8 @@ pub(super) enum AttentionMatrix {
 }
 
 impl<'a> PackedAttention<'a> {
-    /// None where the loops are not written for what the layer has. `head_norm` is the layer's, as it is
-    /// multiplied with.
+    /// `None` where the loops do not support the layer. `head_norm` has the scales as they are multiplied,
+    /// offset included.
     pub fn of(
         cpu: Cpu,
         config: &Config,
@@ -124,8 +124,7 @@ impl<'a> PackedAttention<'a> {
         })
     }
 
-    /// `normed` is `[tokens, width]`; so is the answer, with as many rows as are asked for, in single
-    /// precision.
+    /// `normed` is `[tokens, width]`; the output is `[answered tokens, width]`, in single precision.
     pub fn forward(&self, normed: &Tensor, places: &BatchPlaces) -> (Tensor, SavedForBackward) {
         let _guard = no_grad_guard();
         let saved = match normed.kind() {
@@ -170,9 +169,9 @@ impl<'a> PackedAttention<'a> {
         SavedForBackward { read, projected, attended }
     }
 
-    /// From d loss / d (stream + answer), `[answered tokens, width]`. `of_matrix` is told of each matrix d
-    /// loss / d what it answered, `[tokens, outputs]`, and what it read, `[tokens, inputs]`, both as products
-    /// read them.
+    /// From d loss / d (stream + output), `[answered tokens, width]`. `of_matrix` gets d loss / d output,
+    /// `[tokens, outputs]`, and the input, `[tokens, inputs]`, of each matrix, both in the precision of
+    /// products.
     pub fn backward(
         &self,
         saved: SavedForBackward,
@@ -187,7 +186,7 @@ impl<'a> PackedAttention<'a> {
         of_matrix(AttentionMatrix::Output, &grad_narrow, &Self::answered(&saved.attended, places));
         let output_bias = self.output.bias.as_ref().map(|_| column_sums(grad_answer));
         let grad_answered = multiply(self.cpu, &grad_narrow, &self.output.weight);
-        // What the stream carries past attention is the beginning of what it is told.
+        // The gradient of the stream starts with that of the residual connection.
         let grad_answer = grad_answer.to_kind(Kind::Float);
         let (grad_attended, mut grad_stream) = match places.answered {
             None => (grad_answered, grad_answer.copy()),
@@ -213,8 +212,8 @@ impl<'a> PackedAttention<'a> {
         AttentionGradients { stream: grad_stream, norm, head_norm, query_key_value_bias, output_bias }
     }
 
-    /// d loss / d what the projections answer, in single precision and as products read it, and of the heads'
-    /// scales.
+    /// d loss / d output of the projections, in single precision and in that of products; and d loss / d
+    /// scales of the heads.
     fn run_backward<T: TrainingScalar + Element>(
         &self,
         SavedForBackward { read, projected, attended }: SavedForBackward,

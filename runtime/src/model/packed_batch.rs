@@ -1,4 +1,4 @@
-//! Sequences as the layers read them: packed, with what attention needs to see them side by side.
+//! Packed sequences, as the layers read them, with the indices that padded attention needs.
 
 use std::ops::Range;
 
@@ -7,14 +7,14 @@ use tch::{Device, Tensor};
 use crate::machine::transfer::upload;
 use crate::tokenizer::Token;
 
-/// Sequences end to end, without padding. Only attention sees them side by side, padded on the right: a
-/// causal query never looks at padding, so no mask is needed.
+/// Concatenated sequences without padding. Only attention may read them as rows, padded on the right: a
+/// causal query never attends to that padding, so no mask is needed.
 pub struct PackedBatch {
     /// `[sequences, longest]`
     pub(super) shape: [i64; 2],
     /// `[tokens]`
     pub(super) tokens: Tensor,
-    /// `[tokens]`: place within the sequence.
+    /// `[tokens]`: position within the sequence.
     pub(super) positions: Tensor,
     /// `[sequences * longest]`: the packed token of each padded place; padding repeats the sequence's first
     /// token.
@@ -27,13 +27,13 @@ pub struct PackedBatch {
     pub(super) predictors: Tensor,
     /// `[completion tokens]`: their padded places.
     pub(super) predictors_padded: Tensor,
-    /// `[completion tokens]`: the tokens taken there.
+    /// `[completion tokens]`: the predicted tokens.
     pub targets: Tensor,
 }
 
 impl PackedBatch {
-    /// Each sequence is a prompt and a completion, at least one token each. The last token is predicted,
-    /// never read.
+    /// Packs sequences of a prompt and a completion, with at least one token each. The last token is
+    /// predicted, never read.
     pub fn new<'a>(
         sequences: impl Iterator<Item = (&'a [Token], &'a [Token])> + Clone,
         device: Device,
@@ -41,7 +41,7 @@ impl PackedBatch {
         PackedBatch::masked(sequences.map(|(prompt, completion)| (prompt, completion, None)), device)
     }
 
-    /// Of a completion with a mask, only the tokens where it is true are predicted; the others are read.
+    /// The same with optional masks: completion tokens whose mask is false are only read, not predicted.
     pub fn masked<'a>(
         sequences: impl Iterator<Item = (&'a [Token], &'a [Token], Option<&'a [bool]>)> + Clone,
         device: Device,
@@ -89,12 +89,12 @@ impl PackedBatch {
         }
     }
 
-    /// How many tokens are read.
+    /// The number of tokens that are read.
     pub(super) fn token_count(&self) -> i64 {
         self.tokens.size()[0]
     }
 
-    /// Where each sequence begins among the tokens, and where the last ends: i32, `[sequences + 1]`.
+    /// The first token of each sequence, then the number of tokens: i32, `[sequences + 1]`.
     pub(super) fn bounds(&self, device: Device) -> Tensor {
         let ends = self.sequences.iter().map(|sequence| sequence.end as i32);
         upload(&std::iter::once(0).chain(ends).collect::<Vec<i32>>(), device)

@@ -1,4 +1,4 @@
-//! Generation on the processor, with keys and values in pages: rows come, go on and leave one by one.
+//! Generation on the CPU with a paged KV cache: rows can enter and leave at every step.
 
 use half::bf16;
 use tch::{Kind, Tensor, no_grad_guard};
@@ -14,43 +14,42 @@ use mopd_kernels::decode;
 use mopd_kernels::pages::{PageLayout, PagedSequence, Pages};
 use mopd_kernels::tensor::view;
 
-/// How keys and values of a model lie in a page.
+/// The layout of a model's keys and values in a page.
 pub fn page_layout(config: &Config, kind: Kind) -> PageLayout {
     PageLayout::new(config.layers, config.key_value_heads, config.head_width, kind.elt_size_in_bytes())
 }
 
-/// Tokens of prompts, fewer than which are read as rows: more of them keep the products of tensors busy, and
-/// attention to many tokens is made for those.
+/// Prompts with fewer tokens in all are read as rows of a step. More tokens make efficient matrix products,
+/// and the attention of the training forward pass is made for many tokens.
 const FEW: usize = 512;
 
-/// Rows that pass together at most: many enough that reading the weights takes no time, few enough that what
-/// is between products stays in the cache.
+/// The most rows of a pass: enough to amortise reading the weights, few enough that activations stay in the
+/// CPU's cache.
 const ROWS: usize = 256;
 
-/// What a row's next token is does not depend on the rows beside it, to the bit: see
-/// [`mopd_kernels::gemv`]. It does depend on the prompts that [`PagedGenerator::read`] read together with its
-/// own, in the last bits.
+/// A row's logits do not depend on the other rows of a step, to the bit: see [`mopd_kernels::gemv`]. Their
+/// last bits do depend on the prompts that [`PagedGenerator::read`] read together with its own.
 pub struct PagedGenerator<'a> {
     decoder: &'a Decoder,
-    /// Tokens of a sequence at most.
+    /// The most tokens of a sequence.
     longest: usize,
     pages: Pages,
     stepper: decode::StepDecoder,
     logits: Vec<f32>,
-    /// Where activations of all that it reads are saved, if they are.
+    /// Where activations of all tokens that it reads are saved, if they are.
     activations: Option<&'a mut GeneratedActivations>,
 }
 
 impl<'a> PagedGenerator<'a> {
-    /// For sequences of so many tokens at most. None where the decoder is elsewhere, or of numbers that steps
-    /// are not written for.
+    /// A generator for sequences of at most `longest` tokens. `None` where the CPU engine may not run, or
+    /// does not support the decoder's kind.
     pub fn new(decoder: &'a Decoder, longest: usize) -> Option<PagedGenerator<'a>> {
         let stepper = stepper(decoder, longest)?;
         let pages = Pages::new(page_layout(&decoder.config, decoder.kind()));
         Some(PagedGenerator { decoder, longest, pages, stepper, logits: Vec::new(), activations: None })
     }
 
-    /// Sequences may have so many tokens from now on; it changes no number.
+    /// Raises the most tokens of a sequence; results do not change.
     pub fn reserve(&mut self, longest: usize) {
         if longest > self.longest {
             self.stepper = stepper(self.decoder, longest).expect("there was one for shorter sequences");
@@ -58,32 +57,32 @@ impl<'a> PagedGenerator<'a> {
         }
     }
 
-    /// Saves activations of all that it reads from now on.
+    /// Saves activations of all tokens that it reads from now on.
     ///
     /// # Panics
-    /// Where the decoder is not one that [`Decoder::saves_activations`].
+    /// Unless [`Decoder::saves_activations`].
     pub fn save(&mut self, activations: &'a mut GeneratedActivations) {
         assert!(self.decoder.saves_activations(), "generation does not know all that training saves");
         self.activations = Some(activations);
     }
 
-    /// What it saves, where it does.
+    /// The saved activations, if it saves any.
     pub fn activations(&mut self) -> Option<&mut GeneratedActivations> {
         self.activations.as_deref_mut()
     }
 
-    /// Its memory.
+    /// The pages of its KV cache.
     pub fn pages(&mut self) -> &mut Pages {
         &mut self.pages
     }
 
-    /// Reads prompts, of one token each at least; then [`PagedGenerator::logits`] are of what follows each.
+    /// Reads prompts of at least one token each; [`PagedGenerator::logits`] are then of the token after each.
     pub fn read(&mut self, prompts: &[&[Token]]) -> Vec<PagedSequence> {
         let _guard = no_grad_guard();
         let (decoder, config) = (self.decoder, &*self.decoder.config);
         let sequences: Vec<PagedSequence> =
             prompts.iter().map(|prompt| self.pages.sequence(prompt.len())).collect();
-        // Only what follows a prompt is predicted; which token that is does not matter.
+        // Only the position after a prompt is predicted; which token stands there does not matter.
         let next = [decoder.tokenizer.padding()];
         let batch =
             PackedBatch::new(prompts.iter().map(|prompt| (*prompt, next.as_slice())), decoder.device());
@@ -116,17 +115,15 @@ impl<'a> PagedGenerator<'a> {
         sequences
     }
 
-    /// Whether prompts of so many tokens together are read as steps read tokens, by
-    /// [`PagedGenerator::read_rows`].
+    /// Whether prompts with so many tokens in all are read by [`PagedGenerator::read_rows`].
     pub fn reads_rows(&self, tokens: usize) -> bool {
-        // An expert's matrices are read for each row anew: many rows are what steps of experts are not
-        // written for. In half precision, a prompt's numbers are rounded between products as the trainer
-        // rounds them; a step's are not.
+        // A step reads an expert's matrices again for each row, so it is slow for many rows. In half
+        // precision, prompts are rounded between products as in training; steps are not.
         tokens < FEW && self.decoder.config.experts.is_none() && self.decoder.kind() == Kind::Float
     }
 
-    /// The same as [`PagedGenerator::read`], but what a prompt answers does not depend on those that are read
-    /// with it, to the bit: each of its tokens passes as a row of a step does.
+    /// The same as [`PagedGenerator::read`], but the results of a prompt do not depend on the other prompts,
+    /// to the bit: each of its tokens is a row of a step.
     pub fn read_rows(&mut self, prompts: &[&[Token]]) -> Vec<PagedSequence> {
         let mut sequences: Vec<PagedSequence> =
             prompts.iter().map(|prompt| self.pages.sequence(prompt.len())).collect();
@@ -164,7 +161,7 @@ impl<'a> PagedGenerator<'a> {
         sequences
     }
 
-    /// Appends a token to each of these rows; then [`PagedGenerator::logits`] are of what follows.
+    /// Appends a token to each of these rows; [`PagedGenerator::logits`] are then of the next tokens.
     pub fn step<'s>(&mut self, rows: impl Iterator<Item = &'s mut PagedSequence>, tokens: &[Token]) {
         let mut rows: Vec<&mut PagedSequence> = rows.collect();
         rows.iter_mut().for_each(|row| self.pages.grow(row));
@@ -175,14 +172,14 @@ impl<'a> PagedGenerator<'a> {
         self.stepper.step(tokens, &mut self.pages, rows, &mut self.logits, saved);
     }
 
-    /// `[rows, vocabulary]`: of the prompts that were just read, or of the rows that just went on. To be
-    /// changed before they are read.
+    /// Logits of the next tokens, `[rows, vocabulary]`: of the prompts that were just read, or of the rows of
+    /// the last step. Callers may change them in place.
     pub fn logits(&mut self) -> &mut [f32] {
         &mut self.logits
     }
 }
 
-/// Keys and values of a layer, `[tokens, groups, head width]` each, into a sequence's pages.
+/// Writes keys and values of a layer, `[tokens, groups, head width]` each, to a sequence's pages.
 fn write(pages: &mut Pages, sequence: &PagedSequence, layer: usize, [keys, values]: &[Tensor; 2]) {
     const WHOLE: &str = "a contiguous part on the processor, of the decoder's kind";
     match keys.kind() {

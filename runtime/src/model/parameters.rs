@@ -1,4 +1,4 @@
-//! The tensors of a decoder, cut from its numbers by the names of the layout.
+//! The tensors of a decoder: views of its flat vector by the names of the layout.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -12,10 +12,10 @@ use super::{Config, EntryKind, LayerAttention, ParameterEntry, Weights};
 
 /// Parameters of one layer.
 ///
-/// Where several matrices read the same input, training multiplies them one by one, because the backward pass
-/// of a split costs more than it saves; `query_key_value` is the same numbers as one matrix, for inference.
+/// Matrices with the same input are multiplied separately in training, because the backward pass of a split
+/// costs more than it saves. `query_key_value` is the same memory as one matrix, for inference.
 pub(super) struct Layer {
-    /// Its place in the model.
+    /// Its index in the model.
     pub index: usize,
     pub attention: LayerAttention,
     pub norm_attention: Tensor,
@@ -35,14 +35,14 @@ pub(super) struct Layer {
 pub(super) struct ParameterLeaf {
     pub tensor: Tensor,
     pub reader: LayerBlock,
-    /// Where it begins among all numbers.
+    /// Its offset in the flat vector.
     pub offset: usize,
 }
 
-/// What reads a tensor.
+/// The part of the model that reads a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LayerBlock {
-    /// What stands before or behind all layers.
+    /// Before or after all layers.
     Outside,
     /// The first half of a layer.
     Attention(usize),
@@ -50,10 +50,10 @@ pub(super) enum LayerBlock {
     FeedForward(usize),
 }
 
-/// The numbers of a model in the order of the layout, in one tensor or in several, one behind the other: all
-/// of them, or those that are in memory.
+/// The parameters of a model in the order of the layout, in one tensor or in several consecutive ones: all
+/// parameters, or those that are in memory.
 pub(super) struct FlatVector {
-    /// Each with the place of its first number.
+    /// Each piece with its offset.
     pieces: Vec<(usize, Tensor)>,
 }
 
@@ -62,13 +62,13 @@ impl FlatVector {
         FlatVector { pieces: vec![(0, weights.flat(kind, device))] }
     }
 
-    /// The matrices of each layer in a tensor of their own.
+    /// A flat vector with a separate tensor for the matrices of each layer.
     pub fn by_layer(weights: &Weights, entries: &[ParameterEntry], kind: Kind, device: Device) -> FlatVector {
         let runs = runs(entries).map(|(_, run)| run);
         FlatVector { pieces: runs.map(|run| piece(weights, run, kind, device)).collect() }
     }
 
-    /// All but the matrices of layers: a vector with holes.
+    /// All parameters but the matrices of layers: a vector with gaps.
     pub fn outside_layers(
         weights: &Weights,
         entries: &[ParameterEntry],
@@ -79,7 +79,7 @@ impl FlatVector {
         FlatVector { pieces: outside.map(|(_, run)| piece(weights, run, kind, device)).collect() }
     }
 
-    /// The same with the matrices of one layer, which are the given numbers of the model.
+    /// The same with the matrices of one layer, which are in the range `matrices` of the model.
     pub fn with_layer(&self, weights: &Weights, matrices: Range<usize>) -> FlatVector {
         let (_, outside) = &self.pieces[0];
         let mut pieces = vec![piece(weights, matrices, outside.kind(), outside.device())];
@@ -92,20 +92,20 @@ impl FlatVector {
         self.pieces.last().map_or(0, |(offset, piece)| offset + piece.numel())
     }
 
-    /// Some of them, all within one piece; not copied.
+    /// A view of a range within one piece.
     pub fn part(&self, offset: usize, count: usize) -> Tensor {
         let index = self.pieces.partition_point(|(first, _)| *first <= offset) - 1;
         let (first, piece) = &self.pieces[index];
         piece.narrow(0, (offset - first) as i64, count as i64)
     }
 
-    /// The one tensor, where it is one.
+    /// The tensor, if there is only one.
     pub fn only(&self) -> Option<&Tensor> {
         if let [(_, only)] = self.pieces.as_slice() { Some(only) } else { None }
     }
 }
 
-/// Neighbours among the entries: the matrices of a layer, with its place, and what stands between.
+/// Runs of adjacent entries, as ranges: the matrices of each layer, with its index, and the entries between.
 pub(super) fn runs(entries: &[ParameterEntry]) -> impl Iterator<Item = (Option<u32>, Range<usize>)> {
     let of = |entry: &ParameterEntry| (entry.kind == EntryKind::Matrix).then_some(entry.layer);
     entries.chunk_by(move |one, next| of(one) == of(next)).map(move |run| {
@@ -114,12 +114,12 @@ pub(super) fn runs(entries: &[ParameterEntry]) -> impl Iterator<Item = (Option<u
     })
 }
 
-/// Some numbers of a model, with the place of the first.
+/// A range of a model's parameters, with its offset.
 fn piece(weights: &Weights, numbers: Range<usize>, kind: Kind, device: Device) -> (usize, Tensor) {
     (numbers.start, weights.vector(numbers, kind, device))
 }
 
-/// Cuts views from a vector, and remembers those that gradients are taken for.
+/// Makes views of a vector, and collects those that gradients are taken for.
 pub(super) struct ParameterViews<'a> {
     entries: &'a HashMap<String, ParameterEntry>,
     vector: &'a FlatVector,
@@ -148,13 +148,13 @@ impl<'a> ParameterViews<'a> {
         self.leaves
     }
 
-    /// A parameter outside the layers, as the layout has it.
+    /// A parameter outside the layers, in its shape.
     pub fn outside(&mut self, name: &str) -> Tensor {
         let shape: Vec<i64> = self.entries[name].shape.iter().map(|size| *size as i64).collect();
         self.leaf(LayerBlock::Outside, &[name.to_owned()], &shape)
     }
 
-    /// Those of one layer.
+    /// The parameters of one layer.
     pub fn layer(&mut self, config: &Config, index: usize) -> Layer {
         let mut of = OfLayer { index, reader: LayerBlock::Attention(index), parameters: self };
         let projections = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"];
@@ -184,7 +184,7 @@ impl<'a> ParameterViews<'a> {
         }
     }
 
-    /// Parameters that are neighbours in the layout, as one tensor.
+    /// Parameters that are adjacent in the layout, as one tensor.
     fn view(&self, names: &[String], shape: &[i64]) -> (usize, Tensor) {
         let entries: Vec<&ParameterEntry> = names.iter().map(|name| &self.entries[name]).collect();
         let neighbours = entries.windows(2).all(|pair| pair[0].offset + pair[0].len() == pair[1].offset);
@@ -204,7 +204,7 @@ impl<'a> ParameterViews<'a> {
 
 struct OfLayer<'p, 'a> {
     index: usize,
-    /// Of what is cut next.
+    /// The block that reads the next parameters.
     reader: LayerBlock,
     parameters: &'p mut ParameterViews<'a>,
 }
@@ -224,7 +224,7 @@ impl OfLayer<'_, '_> {
         self.stack(&[part], &[-1])
     }
 
-    /// Matrices that are neighbours, stacked along the outputs.
+    /// Adjacent matrices, stacked along the outputs.
     fn linear(&mut self, parts: &[&str], bias: bool) -> Linear {
         let (matrices, biases) = (self.names(parts, "weight"), self.names(parts, "bias"));
         let inputs = self.inputs(&matrices);
@@ -234,7 +234,7 @@ impl OfLayer<'_, '_> {
         }
     }
 
-    /// The same numbers as one matrix, for inference; no leaf.
+    /// The same memory as one matrix, for inference; not a leaf.
     fn fused(&self, parts: &[&str], bias: bool) -> Linear {
         let (matrices, biases) = (self.names(parts, "weight"), self.names(parts, "bias"));
         let inputs = self.inputs(&matrices);

@@ -1,8 +1,8 @@
-//! Rotary positions (arXiv:2104.09864): a query or key is turned, pair of components by pair, by angles
-//! proportional to its place.
+//! Rotary positions (arXiv:2104.09864): each pair of components of a query or key is rotated by an angle
+//! proportional to its position.
 //!
-//! Checkpoints are trained with angles in f32, so they are f32 here too, whatever the model computes in: at
-//! far positions the rounding of an angle is large, and the model has learnt it.
+//! Checkpoints are trained with angles in f32, so angles are f32 here too, whatever the compute dtype: at
+//! large positions the rounding error of an angle is large, and the model has learnt it.
 
 use std::f64::consts::PI;
 
@@ -11,8 +11,8 @@ use tch::{Device, Kind, Tensor};
 use super::{Config, LayerAttention, Rope, RopeScaling};
 use crate::machine::transfer::upload;
 
-/// The cosines and sines of consecutive positions from 0, `[positions, head width]` each, in the layout that
-/// [`rotate`] asks for.
+/// The cosines and sines of consecutive positions from 0, `[positions, head width]` each, in the layout of
+/// [`Rotary::apply_rope`].
 pub(super) struct Rotary {
     pub cosine: Tensor,
     pub sine: Tensor,
@@ -31,7 +31,7 @@ impl Rotary {
         }
     }
 
-    /// Those of the given positions, whose tensor may have any shape; it is followed by heads and head width.
+    /// The rows of some positions, `[.., 1, head width]` for positions of any shape `[..]`.
     pub fn at(&self, positions: &Tensor) -> Rotary {
         let shape: Vec<i64> = positions.size().into_iter().chain([1, self.cosine.size()[1]]).collect();
         let rows = positions.reshape([-1]);
@@ -47,14 +47,14 @@ impl Rotary {
     }
 }
 
-/// Rotary tables by layer: those with a window may have their own.
+/// The rotary tables of a model: layers with a window may have their own.
 pub(super) struct Rotaries {
     global: Rotary,
     local: Option<Rotary>,
 }
 
 impl Rotaries {
-    /// Of the first `positions` positions.
+    /// The tables of the first `positions` positions.
     pub fn new(config: &Config, positions: usize, kind: Kind, device: Device) -> Rotaries {
         let table = |rope| Rotary::new(rope, config.head_width, positions, kind, device);
         Rotaries { global: table(&config.rope), local: config.local_rope.as_ref().map(table) }
@@ -75,12 +75,12 @@ impl Rotaries {
         Rotaries { global: to_f32(&self.global), local: self.local.as_ref().map(to_f32) }
     }
 
-    /// The table of most layers, then that of layers with a window where they have another.
+    /// The table of most layers, then that of layers with a window, if they have their own.
     pub fn tables(&self) -> impl Iterator<Item = &Rotary> {
         std::iter::once(&self.global).chain(&self.local)
     }
 
-    /// The table of a layer; none where it has no positions.
+    /// The table of a layer; `None` where it has no positions.
     pub fn of(&self, layer: &LayerAttention) -> Option<&Rotary> {
         match (layer.rotary, layer.window, &self.local) {
             (false, _, _) => None,
@@ -98,7 +98,7 @@ impl Rotaries {
     }
 }
 
-/// Radians per position of each pair of components, and what cosines and sines are multiplied by.
+/// Radians per position of each pair of components, and the factor of cosines and sines.
 fn frequencies(rope: &Rope, head_width: usize) -> (Vec<f32>, f64) {
     let plain = |pair: usize| {
         let exponent = (2 * pair) as f32 / head_width as f32;
@@ -111,7 +111,7 @@ fn frequencies(rope: &Rope, head_width: usize) -> (Vec<f32>, f64) {
         RopeScaling::Llama3 { factor, low_frequency, high_frequency, original_context } => {
             let scaled = |pair| {
                 let frequency = f64::from(plain(pair));
-                // How often the pair turns round within the original context.
+                // The number of full rotations within the original context.
                 let turns = original_context as f64 * frequency / (2.0 * PI);
                 let kept = ((turns - low_frequency) / (high_frequency - low_frequency)).clamp(0.0, 1.0);
                 (frequency * (kept + (1.0 - kept) / factor)) as f32
@@ -119,7 +119,7 @@ fn frequencies(rope: &Rope, head_width: usize) -> (Vec<f32>, f64) {
             (pairs.map(scaled).collect(), 1.0)
         }
         RopeScaling::Yarn { factor, attention, beta_fast, beta_slow, original_context, truncate } => {
-            // arXiv:2309.00071, section 3.2: the pair that turns round `turns` times within the original
+            // arXiv:2309.00071, section 3.2: the pair with `turns` full rotations within the original
             // context.
             let width = head_width as f64;
             let pair = |turns: f64| {

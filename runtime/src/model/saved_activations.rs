@@ -1,9 +1,9 @@
-//! A forward pass that a gradient can be taken of, and the backward pass.
+//! The forward pass with saved activations, and the backward pass.
 //!
-//! A layer has two halves, each in loops of our own or in a libtorch graph of its own, and its gradients are
-//! written to their place as soon as they are there: what one layer kept leaves before the gradients of the
-//! layers below come. Some layers keep nothing but what they read, and are run again (arXiv:1604.06174):
-//! memory for their activations becomes time for one more forward pass of theirs.
+//! A layer has two halves, each in our own loops or in its own libtorch graph. Gradients are written to their
+//! place as soon as they are computed, and a layer's activations are freed before the gradients of the layers
+//! below are computed. Some layers save only their input and are recomputed (checkpointing,
+//! arXiv:1604.06174), which trades memory for one more forward pass of theirs.
 
 mod generated;
 
@@ -26,37 +26,37 @@ use mopd_kernels::tensor::multiply;
 use packed_attention::AttentionMatrix;
 
 pub struct SavedActivations {
-    /// What [`Decoder::hidden`] answers, without gradient.
+    /// The result of [`Decoder::hidden`], without gradient.
     pub hidden: Tensor,
     context: ForwardContext,
     layers: Vec<SavedLayer>,
-    /// The normalisation behind the layers.
+    /// The normalisation after the layers.
     last: Graph,
 }
 
 enum SavedLayer {
     Kept(Whole),
-    /// What it read.
+    /// The layer's input.
     Recomputed(Tensor),
 }
 
-/// What one layer kept.
+/// The saved activations of one layer.
 struct Whole {
     stream: Tensor,
     attention: Tape<packed_attention::SavedForBackward>,
-    /// Between the halves.
+    /// The stream between the halves.
     middle: Tensor,
     feed_forward: Tape<gated::SavedForBackward>,
 }
 
-/// Tape of a layer: in loops of our own, which kept something; or in libtorch's operators.
+/// The tape of half a layer: what our own loops saved, or a graph of libtorch's operators.
 enum Tape<Saved> {
     Own(Saved),
     Graph(Graph),
 }
 
 impl<Saved> Tape<Saved> {
-    /// With its answer. `run` keeps something if it is `own`.
+    /// Runs half a layer; returns its tape and output. With `own`, `run` must return saved activations.
     fn new(
         own: bool,
         input: &Tensor,
@@ -73,14 +73,14 @@ impl<Saved> Tape<Saved> {
     }
 }
 
-/// A part of the forward pass.
+/// A part of the forward pass as an autograd graph.
 struct Graph {
     input: Tensor,
     output: Tensor,
 }
 
 impl Graph {
-    /// `run` may begin with its input only.
+    /// Records `run`, which must depend on no other differentiable tensors than its input and parameters.
     fn new(input: &Tensor, run: impl FnOnce(&Tensor) -> Tensor) -> Graph {
         let input = input.detach().set_requires_grad(true);
         let output = run(&input);
@@ -88,11 +88,11 @@ impl Graph {
     }
 }
 
-/// d loss / d parameters as far as it is known.
+/// d loss / d parameters during the backward pass.
 struct WrittenGradient<'a> {
     decoder: &'a Decoder,
     gradient: &'a mut Gradient,
-    /// By leaf.
+    /// By leaf, whether its gradient was written.
     written: Vec<bool>,
 }
 
@@ -112,8 +112,8 @@ impl WrittenGradient<'_> {
         self.wants(self.leaf_of(parameter))
     }
 
-    /// The lowest layer that a gradient is needed in: the first with parameters that have one, or the first
-    /// of all where the embedding has. None where no layer is.
+    /// The lowest layer that the backward pass must reach: the first with trained parameters, or layer 0 if
+    /// the embedding is trained. `None` if neither is.
     fn lowest_layer(&self) -> Option<usize> {
         if self.wants_of(&self.decoder.embedding) {
             return Some(0);
@@ -133,8 +133,8 @@ impl WrittenGradient<'_> {
         }
     }
 
-    /// Of matrices that are one product, `x * [one, other]'`: from d loss / d what it answered, `[tokens,
-    /// outputs]`, and what it read, `[tokens, inputs]`.
+    /// Writes the gradient of matrices in one product, `x * [one, other]'`: from d loss / d its output,
+    /// `[tokens, outputs]`, and its input, `[tokens, inputs]`.
     fn write_product(&mut self, cpu: Cpu, matrices: &[&Tensor], grad_output: &Tensor, input: &Tensor) {
         let leaves: Vec<usize> = matrices.iter().map(|matrix| self.leaf_of(matrix)).collect();
         if !leaves.iter().any(|leaf| self.wants(*leaf)) {
@@ -160,7 +160,7 @@ impl WrittenGradient<'_> {
         assert_eq!(first, grad_output.size()[1], "a product of these matrices");
     }
 
-    /// Of a leaf of rows `[count, width]`, some of them at a time.
+    /// Writes the gradient of a leaf `[count, width]`, some rows at a time.
     fn write_rows(&mut self, leaf: usize, rows: impl Fn(Range<i64>) -> Tensor) {
         if !self.wants(leaf) {
             return;
@@ -175,15 +175,15 @@ impl WrittenGradient<'_> {
         self.written[leaf] = true;
     }
 
-    /// From d loss / d the graph's output: d loss / d its input, and of the leaves that `of` names and that
-    /// have none yet.
+    /// Backward through a graph, from d loss / d output: returns d loss / d input, and writes the gradients
+    /// of leaves for which `of` holds and that have none yet.
     fn through(&mut self, graph: &Graph, grad_output: &Tensor, of: impl Fn(usize) -> bool) -> Tensor {
         let leaves: Vec<usize> = (0..self.written.len())
             .filter(|leaf| of(*leaf) && self.wants(*leaf) && !self.written[*leaf])
             .collect();
         let wanted: Vec<&Tensor> =
             leaves.iter().map(|leaf| &self.decoder.leaves[*leaf].tensor).chain([&graph.input]).collect();
-        // The bindings start a backward pass from a number: this one has the gradient that is asked for.
+        // The bindings only differentiate scalars: this one's gradient at the output is `grad_output`.
         let number = (&graph.output * grad_output).sum(None::<Kind>);
         let mut found = Tensor::run_backward(&[number], &wanted, false, false);
         let by_input = found.pop().expect("the input is the last that is asked for");
@@ -195,7 +195,7 @@ impl WrittenGradient<'_> {
 }
 
 impl Decoder {
-    /// Runs forward; the first `recomputed` layers are run again for the gradient.
+    /// The forward pass; the backward pass recomputes the first `recomputed` layers.
     pub fn trace(&self, batch: &PackedBatch, recomputed: usize) -> SavedActivations {
         let context = self.context(batch);
         let mut layers = Vec::with_capacity(self.layers.len());
@@ -219,7 +219,7 @@ impl Decoder {
         SavedActivations { hidden: last.output.detach(), context, layers, last }
     }
 
-    /// One layer with what its gradient needs, and its answer.
+    /// Runs one layer; returns the activations that its gradient needs, and its output.
     fn whole(&self, layer: &Layer, stream: &Tensor, context: &ForwardContext) -> (Whole, Tensor) {
         let run = |stream: &Tensor| {
             let (answer, read) = self.attention_block(layer, stream, context);
@@ -231,7 +231,7 @@ impl Decoder {
         (Whole { stream: stream.shallow_clone(), attention, middle, feed_forward }, answer)
     }
 
-    /// d loss / d all parameters, as [`Decoder::write_gradient`] has it.
+    /// d loss / d all parameters, by [`Decoder::write_gradient`].
     #[cfg(test)]
     pub fn gradient_of(&self, trace: SavedActivations, grad_hidden: &Tensor, heads: HeadGrads) -> Gradient {
         let mut gradient = Gradient::zero(self.flat().numel(), self.kind(), self.place);
@@ -239,7 +239,7 @@ impl Decoder {
         gradient
     }
 
-    /// Whether a gradient is asked for that the LM head is a part of.
+    /// Whether the gradient includes the LM head.
     pub fn lm_head_is_in(&self, gradient: &Gradient) -> bool {
         let of_lm_head = |leaf: &&ParameterLeaf| leaf.tensor.data_ptr() == self.lm_head.data_ptr();
         let ParameterLeaf { offset, tensor, .. } =
@@ -247,10 +247,10 @@ impl Decoder {
         gradient.wants(*offset..offset + tensor.numel())
     }
 
-    /// d loss / d parameters, to the bit, however many layers are run again; written to a vector of as many
-    /// numbers, or added to a sum. `grad_hidden` is d loss / d hidden; `heads` d loss / d the heads beside
-    /// what hidden states say of them. Nothing is made for parameters whose gradient is not asked for: no
-    /// product of their own, and no layer below the lowest that trains.
+    /// Writes or adds d loss / d parameters to `gradient`. Its bits do not depend on the number of recomputed
+    /// layers. `grad_hidden` is d loss / d hidden; `heads` are the gradients of the heads that read them.
+    /// Nothing is computed for parameters whose gradient is not needed: no products of theirs, and no layer
+    /// below the lowest trained one.
     pub fn write_gradient(
         &self,
         trace: SavedActivations,
@@ -303,7 +303,7 @@ impl Decoder {
                 gradient.write(gradient.leaf_of(matrix), &grad);
             }
             if let Some(SecondHeadGrad { tokens, read: grad, .. }) = &heads.second {
-                // It reads the embedding as the layers do.
+                // The second head reads the embedding like the layers.
                 let of_layers = read.1.to_kind(grad.kind());
                 read = (Tensor::cat(&[&read.0, tokens], 0), Tensor::cat(&[&of_layers, grad], 0));
             }
@@ -315,7 +315,7 @@ impl Decoder {
         );
     }
 
-    /// What a layer would have kept. Its experts were counted when it ran first.
+    /// Recomputes a layer's activations. Its experts were counted in the forward pass.
     fn recompute(&self, index: usize, stream: &Tensor, context: &ForwardContext) -> Whole {
         self.uncounted(|| self.whole(&self.layers[index], stream, context).0)
     }
@@ -387,7 +387,7 @@ impl Decoder {
         by.stream
     }
 
-    /// The normalisation before half a layer, once more.
+    /// Recomputes the normalisation before half a layer.
     fn normalised<R>(
         &self,
         cpu: Cpu,
@@ -405,8 +405,8 @@ impl Decoder {
         })
     }
 
-    /// The embedding is read before the first layer, the LM head by the loss; one parameter may be
-    /// both.
+    /// Writes the gradients of the embedding, read before the first layer, and of the LM head, read by the
+    /// loss. One parameter may be both.
     fn read_and_projected(
         &self,
         tokens: &Tensor,

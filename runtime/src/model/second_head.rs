@@ -1,19 +1,19 @@
-//! A second head, which predicts the token behind the next one (arXiv:2605.27255).
+//! A second head, which predicts the token after the next one (arXiv:2605.27255).
 //!
-//! A step draws a token from the last hidden state h, as ever. Its embedding e, normalised to a mean square
-//! of 1, and h make a second hidden state, h' = h + W_out silu(W_in [h; e]), that the same LM head reads.
-//! The log-odds that the second token stands are a product with h': they are known before it is drawn, so
-//! what is drawn is of the head's own distribution whether or not it stands.
+//! A step draws the first token from the last hidden state h, as usual. Its embedding e, normalised to a mean
+//! square of 1, and h give a second hidden state, h' = h + W_out silu(W_in [h; e]), which the same LM head
+//! reads. The log-odds that the second token is accepted are a product with h'. They do not depend on the
+//! second token, so that token follows the head's own distribution whether it is accepted or not.
 
 use tch::{Kind, Tensor, no_grad_guard};
 
 use super::decoder::Decoder;
 use crate::machine::transfer::upload;
 
-/// The log-odds that first tokens stand, which they always do: in single precision their sigmoid is 1.
+/// The log-odds of first tokens, which are always accepted: its sigmoid is 1 in single precision.
 pub const CERTAIN: f32 = 40.0;
 
-/// Its matrices.
+/// The matrices of a second head.
 pub struct SecondHead {
     /// `[width, 2 * width]`
     pub(super) input: Tensor,
@@ -28,9 +28,9 @@ impl SecondHead {
         [&self.input, &self.output, &self.confidence]
     }
 
-    /// From hidden states that predicted first tokens, and these tokens as the layers read them, `[rows,
-    /// width]` each: the second hidden states, and the log-odds that second tokens stand, `[rows]`, in single
-    /// precision or in double.
+    /// From the hidden states that predicted first tokens, and the embeddings of these tokens, `[rows,
+    /// width]` each: the second hidden states, and the log-odds that second tokens are accepted, `[rows]`, in
+    /// single precision or in double.
     fn forward(&self, first: &Tensor, read: &Tensor, epsilon: f64) -> (Tensor, Tensor) {
         let read = read.rms_norm::<&Tensor>([read.size()[1]], None, epsilon);
         let inner = Tensor::cat(&[first, &read], 1).linear::<&Tensor>(&self.input, None).silu();
@@ -41,9 +41,9 @@ impl SecondHead {
     }
 }
 
-/// Its part of a forward pass over tokens that are trained on, with what the gradient needs.
+/// The second head's part of a forward pass over trained tokens, with what its gradient needs.
 pub struct SecondPass {
-    /// `[pairs]`: the places of second tokens among all. The token before each is the first of its pair.
+    /// `[pairs]`: the indices of second tokens among all. The token before each is the first of its pair.
     places: Tensor,
     /// `[pairs]`: the first tokens.
     tokens: Tensor,
@@ -53,7 +53,7 @@ pub struct SecondPass {
     logits: Tensor,
 }
 
-/// d loss / d what a second head reads with, and d loss / d first tokens as it read them.
+/// d loss / d matrices of a second head, and d loss / d embeddings of first tokens.
 pub struct SecondHeadGrad {
     /// In the order of the layout.
     pub(super) matrices: Vec<Tensor>,
@@ -63,11 +63,11 @@ pub struct SecondHeadGrad {
 }
 
 impl Decoder {
-    /// What the LM head makes logits of, for tokens behind `tokens`, and the log-odds that these stand; from
-    /// the hidden states that predicted `tokens`.
+    /// The second hidden states, which the LM head reads for the tokens after `tokens`, and the log-odds that
+    /// those are accepted. `first` are the hidden states that predicted `tokens`.
     ///
     /// # Panics
-    /// Where the model has no second head.
+    /// If the model has no second head.
     pub fn second(&self, first: &Tensor, tokens: &Tensor) -> (Tensor, Tensor) {
         let _guard = no_grad_guard();
         self.second_head().forward(first, &self.embed(tokens), self.config.norm.epsilon)
@@ -77,8 +77,8 @@ impl Decoder {
         self.second_head.as_ref().expect("a student that draws two tokens in a step has a second head")
     }
 
-    /// The same for the tokens at `places` of a batch, of which `hidden`, `[tokens, width]`, are the last
-    /// hidden states and `targets` the tokens; none where there are no places.
+    /// The same for the tokens at `places` of a batch with last hidden states `hidden`, `[tokens, width]`,
+    /// and tokens `targets`; `None` where there are no places.
     pub fn second_pass(&self, hidden: &Tensor, targets: &Tensor, places: &[i64]) -> Option<SecondPass> {
         if places.is_empty() {
             return None;
@@ -97,13 +97,13 @@ impl Decoder {
 }
 
 impl SecondPass {
-    /// Hidden states of all tokens, those of second tokens in their places.
+    /// The hidden states of all tokens, with the second hidden states at second tokens.
     pub fn hidden(&self, hidden: &Tensor) -> Tensor {
         let _guard = no_grad_guard();
         hidden.index_copy(0, &self.places, &self.second.detach())
     }
 
-    /// `[tokens]`: the log-odds that second tokens stand; [`CERTAIN`] elsewhere.
+    /// `[tokens]`: the log-odds that second tokens are accepted; [`CERTAIN`] elsewhere.
     pub fn logits(&self, tokens: i64) -> Tensor {
         let _guard = no_grad_guard();
         let logits = self.logits.detach();
@@ -111,8 +111,8 @@ impl SecondPass {
         certain.index_copy(0, &self.places, &logits)
     }
 
-    /// From d loss / d hidden states of all tokens and d loss / d log-odds, `[tokens]`: d loss / d what the
-    /// layers answered, and d loss / d the head.
+    /// From d loss / d hidden states of all tokens and d loss / d log-odds, `[tokens]`: d loss / d output of
+    /// the layers, and d loss / d head.
     pub fn backward(
         &self,
         decoder: &Decoder,
@@ -134,7 +134,7 @@ impl SecondPass {
         let (grad_first, read) = (next().to_kind(wide), next());
         let matrices = vec![next(), next(), next()];
         let _guard = no_grad_guard();
-        // The layers' own prediction of a second token is read by nobody.
+        // The first head's prediction of a second token is not used, so its gradient is 0.
         let without = grad_hidden.index_fill(0, &self.places, 0.0);
         let grad = without.index_add(0, &(&self.places - 1), &grad_first);
         (grad, SecondHeadGrad { matrices, tokens: self.tokens.shallow_clone(), read })

@@ -1,5 +1,5 @@
-//! A decoder's weights as [`mopd_kernels::decode`] reads them: one more token for every row, on the
-//! processor. What a layer gains in `decoder.rs` is added here, or refused: no weights are returned.
+//! A decoder's weights for decode steps on the CPU: [`mopd_kernels::decode`]. Every feature that a layer
+//! gains in `decoder.rs` must be added here too, or refused by returning `None`.
 
 use mopd_kernels::Cpu;
 use mopd_kernels::decode::{
@@ -12,7 +12,7 @@ use super::Decoder;
 use super::rope::Rotaries;
 use crate::machine::transfer::to_vec;
 
-/// None where a decoder is of a kind of number that steps are not written for.
+/// `None` where steps do not support the decoder's kind.
 pub(super) fn stepper(decoder: &Decoder, rotary: &Rotaries, cpu: Cpu) -> Option<decode::StepDecoder> {
     let config = decoder.config.clone();
     let linear = |name: &str| {
@@ -92,7 +92,7 @@ pub(super) fn stepper(decoder: &Decoder, rotary: &Rotaries, cpu: Cpu) -> Option<
     Some(decode::StepDecoder::new(cpu, shape(decoder), weights))
 }
 
-/// A matrix where the decoder has it; nobody writes to it meanwhile.
+/// A matrix that shares the decoder's memory, which must not be written to meanwhile.
 fn held(tensor: Tensor) -> Option<WeightMatrix> {
     let tensor = tensor.detach().contiguous();
     match Held::new(tensor.shallow_clone()) {
@@ -101,7 +101,7 @@ fn held(tensor: Tensor) -> Option<WeightMatrix> {
     }
 }
 
-/// Its sizes and constants, as steps read them.
+/// The decoder's sizes and constants for steps.
 pub(super) fn shape(decoder: &Decoder) -> Shape {
     let config = &*decoder.config;
     Shape {

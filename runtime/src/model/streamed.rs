@@ -1,7 +1,7 @@
-//! A frozen model that is too large to stay and only scores: one of its layers at a time is in memory.
+//! A frozen model for scoring that is too large to stay in memory: its layers are loaded one at a time.
 //!
-//! What a teacher takes beside the student then does not grow with its depth. Its layers are read again for
-//! every step, which takes far less time than the step computes with them.
+//! So a teacher's memory does not grow with its depth. Its layers are read again at every step, which takes
+//! far less time than their computation.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use crate::machine::place::Place;
 use crate::zip::zip_equal;
 
 pub struct StreamedDecoder {
-    /// What stands before and behind the layers.
+    /// The parts outside the layers.
     decoder: Decoder,
     weights: Arc<Weights>,
-    /// By layer: its matrices among the numbers of the model.
+    /// By layer, the range of its matrices in the model's flat vector.
     matrices: Vec<Range<usize>>,
 }
 
@@ -31,8 +31,8 @@ impl StreamedDecoder {
         StreamedDecoder { decoder, weights: weights.clone(), matrices }
     }
 
-    /// What [`Decoder::hidden`] says of each batch, to the bit. A layer is read once for as many batches as
-    /// are in memory together.
+    /// The results of [`Decoder::hidden`] for each batch, to the bit. A layer is loaded once for as many
+    /// batches as are in memory together.
     pub fn hidden(&self, batches: impl Iterator<Item = PackedBatch>) -> Vec<Tensor> {
         let _guard = no_grad_guard();
         let (mut batches, most) = (batches.peekable(), self.tokens_at_once());
@@ -48,7 +48,7 @@ impl StreamedDecoder {
         hidden
     }
 
-    /// So many that their streams and positions take no more memory than the layers would.
+    /// The most tokens whose streams and positions take no more memory than the layers would.
     fn tokens_at_once(&self) -> i64 {
         let layers: usize = self.matrices.iter().map(Range::len).sum();
         (layers / (2 * self.decoder.config.width)) as i64
@@ -77,7 +77,7 @@ pub enum ScoringDecoder<'a> {
 }
 
 impl<'a> ScoringDecoder<'a> {
-    /// What is in memory of it all the time.
+    /// The parts that are always in memory.
     fn held(self) -> &'a Decoder {
         match self {
             ScoringDecoder::Held(decoder) => decoder,
@@ -94,7 +94,7 @@ impl<'a> ScoringDecoder<'a> {
         self.held().lm_head()
     }
 
-    /// What the LM head makes logits of, at each batch's completion positions: `[completion tokens, width]`.
+    /// The last hidden states at each batch's completion positions: `[completion tokens, width]`.
     pub fn hidden(self, batches: impl Iterator<Item = PackedBatch>) -> Vec<Tensor> {
         match self {
             ScoringDecoder::Held(decoder) => batches.map(|batch| decoder.hidden(&batch)).collect(),
@@ -112,7 +112,7 @@ mod tests {
     use crate::tokenizer::Token;
     use mopd_compiler::plan::Family;
 
-    /// However many batches share a reading of the layers.
+    /// For any number of batches per loading of the layers.
     #[test]
     fn a_layer_at_a_time_says_what_all_say() {
         let experts =

@@ -49,7 +49,7 @@ pub fn random_model(config: &Config, seed: u64) -> Weights {
     )
 }
 
-/// Logits at every position, from the definitions, one number at a time.
+/// Logits at every position by the definitions, in scalar code.
 fn reference(weights: &Weights, tokens: &[Token]) -> Vec<Vec<f64>> {
     let sizes = &*weights.config;
     let entries = layout(sizes);
@@ -129,7 +129,7 @@ fn reference(weights: &Weights, tokens: &[Token]) -> Vec<Vec<f64>> {
     streams.iter().map(|x| times(&head, &norm(x, &scale))).collect()
 }
 
-/// Prompts and completions of differing lengths.
+/// Prompts and completions of different lengths.
 fn sequences() -> Vec<(Vec<Token>, Vec<Token>)> {
     [("sort: cab", "abc"), ("x", "hello wor"), ("reverse: ab", ""), ("12+34", "46")]
         .iter()
@@ -150,7 +150,7 @@ fn batch_at(sequences: &[(Vec<Token>, Vec<Token>)], place: Place) -> PackedBatch
     )
 }
 
-/// The key of a model that is loaded has its configuration.
+/// The key of a loaded model includes its configuration.
 #[test]
 fn a_new_feature_leaves_the_keys_of_models_without_it() {
     let written = serde_json::to_value(tiny()).unwrap();
@@ -179,7 +179,7 @@ fn forward_equals_the_reference() {
     }
 }
 
-/// Rows that go on in step.
+/// Rows that are generated token by token.
 pub trait Rows {
     fn logits(&mut self) -> &[f32];
     fn step(&mut self, tokens: &[Token]);
@@ -222,7 +222,7 @@ impl Rows for InPages<'_> {
     }
 }
 
-/// Both ways to generate: by tensors, and in pages.
+/// Both generators: with tensors, and with pages.
 pub fn generators<'a>(decoder: &'a Decoder, prompts: &[&[Token]], most: usize) -> [Box<dyn Rows + 'a>; 2] {
     let longest = prompts.iter().map(|prompt| prompt.len()).max().unwrap() + most;
     let mut generator = PagedGenerator::new(decoder, longest).unwrap();
@@ -241,7 +241,7 @@ fn generation_equals_the_forward_pass() {
         let mut rows: Vec<usize> = (0..prompts.len()).collect();
         for step in 0..9 {
             for (row, got) in rows.iter().zip(generator.logits().chunks(259)) {
-                // Ever the same made-up completion, so that rows differ only by their prompts.
+                // The same made-up completion for all, so that rows differ only by their prompts.
                 let completion: Vec<Token> = (0..=step as Token).map(|i| 97 + i).collect();
                 let expected = decoder.logits(&batch(&[(sequences[*row].0.clone(), completion)]));
                 let expected = to_vec(&expected);
@@ -249,7 +249,7 @@ fn generation_equals_the_forward_pass() {
                     assert!((got - expected).abs() < 1e-4, "step {step} row {row}: {got} {expected}");
                 }
             }
-            // Rows come and go without disturbing each other.
+            // Rows can leave and repeat without an effect on others.
             if step == 2 {
                 generator.select(&[3, 1, 2]);
                 rows = vec![3, 1, 2];

@@ -1,5 +1,5 @@
-//! What may fail in one process alone is agreed on before anything waits for it: all go on, or all stop for
-//! the same reason.
+//! Agreement on work that may fail in one process alone, before the others wait for its result: all processes
+//! go on, or all stop for the same reason.
 
 use mopd_compiler::plan::events::{Failure, FailureKind};
 use serde::{Deserialize, Serialize};
@@ -8,7 +8,7 @@ use super::Peers;
 use crate::control::Control;
 use crate::failure::{Error, Result};
 
-/// How a process fared that did not do what it was to do.
+/// Why a process did not complete its work.
 #[derive(Serialize, Deserialize)]
 enum Stopped {
     Interrupted,
@@ -20,15 +20,15 @@ const DONE: u8 = 0;
 const STOPPED: u8 = 1;
 
 impl Peers {
-    /// What every process has, in their order; where some have stopped, all hear of the first of them, and
-    /// where one was interrupted, of that.
+    /// Gathers the bytes of every process, by rank. If any process failed, all return the failure of the
+    /// first one; if one was interrupted, all return that.
     pub fn agreed(&self, control: &Control, own: Result<Vec<u8>>) -> Result<Vec<Vec<u8>>> {
         let message = match own {
             Ok(bytes) => [vec![DONE], bytes].concat(),
             Err(error) => {
                 let stopped = match error {
                     Error::Failed(failure) if !control.interrupted() => Stopped::Failed(failure),
-                    // Programs that judge were stopped along with the run.
+                    // Reward programs were stopped along with the run, so their failures are no cause.
                     Error::Failed(_) | Error::Interrupted => Stopped::Interrupted,
                 };
                 [vec![STOPPED], serde_json::to_vec(&stopped).expect("a failure is plain data")].concat()
@@ -50,7 +50,7 @@ impl Peers {
         failed.map_or(Ok(all), |failure| Err(Error::Failed(failure)))
     }
 
-    /// What this process has done, where all have done theirs.
+    /// Returns this process's result if all processes have succeeded, else the error that all return.
     pub fn all_or_none<T>(&self, control: &Control, own: Result<T>) -> Result<T> {
         let (own, status) = match own {
             Ok(own) => (Some(own), Ok(Vec::new())),
@@ -61,12 +61,12 @@ impl Peers {
     }
 }
 
-/// What a process sent is no message.
+/// The error for a message that can't be parsed.
 pub fn unreadable(rank: usize, what: &dyn std::fmt::Display) -> Error {
     apart(&format!("process {rank} sent what can't be read ({what})"))
 }
 
-/// Processes do not do the same.
+/// The error for processes that are not doing the same.
 pub fn apart(what: &str) -> Error {
     Error::new(FailureKind::Runtime, format!("the processes disagree: {what}"))
         .help("this is a mistake in mopd: run without `--processes`, and report it")

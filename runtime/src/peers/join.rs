@@ -1,7 +1,7 @@
-//! How the processes of a run find each other. The first one listens on a free port of the loopback device;
-//! the others are started by it and are told the port and a secret, neither of which is in an argument or a
-//! variable that other users of the machine could read. Each says who it is and shows the secret; whoever
-//! does not is turned away, and the meeting goes on without it.
+//! How the processes of a run connect. The first process listens on a free port of the loopback interface. It
+//! starts the others and passes them the port and a secret, neither in an argument nor in a variable that
+//! other users of the machine could read. Each process sends its rank and the secret; a connection without
+//! the secret is closed, and the first process keeps waiting.
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
@@ -18,16 +18,16 @@ use crate::failure::{Error, Result};
 
 const MAGIC: [u8; 8] = *b"mopdpeer";
 
-/// Raised whenever messages are others.
+/// Raised whenever the messages change.
 const VERSION: u32 = 1;
 
-/// Whoever connects has so long to say who it is.
+/// How long a new connection may take to send its [`Hello`].
 const HELLO: Duration = Duration::from_secs(2);
 
-/// Everybody has so long to come.
+/// How long all processes may take to connect.
 const ALL: Duration = Duration::from_secs(60);
 
-/// Known to the processes of one run.
+/// A secret that only the processes of one run know.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 pub struct RunSecret([u8; 32]);
 
@@ -38,7 +38,7 @@ impl fmt::Debug for RunSecret {
 }
 
 impl RunSecret {
-    /// From what the system seeds the hash tables of each process with.
+    /// A random secret, from the seeds that the system gives to hash tables.
     pub fn new() -> RunSecret {
         let mut bytes = [0; 32];
         for (place, bytes) in bytes.chunks_exact_mut(8).enumerate() {
@@ -47,7 +47,7 @@ impl RunSecret {
         RunSecret(bytes)
     }
 
-    /// Takes as long whether they differ early or late.
+    /// Compares in constant time.
     fn is(&self, other: &RunSecret) -> bool {
         self.0.iter().zip(other.0).fold(0, |apart, (one, other)| apart | (one ^ other)) == 0
     }
@@ -59,13 +59,13 @@ impl Default for RunSecret {
     }
 }
 
-/// What a process says when it connects.
+/// The first message of a process that connects.
 #[derive(Clone, Copy)]
 struct Hello {
     version: u32,
     rank: u32,
     size: u32,
-    /// Where it listens itself.
+    /// The port on which it listens itself.
     port: u16,
     secret: RunSecret,
 }
@@ -84,7 +84,7 @@ impl Hello {
         bytes
     }
 
-    /// None where the bytes are of something else.
+    /// None if the bytes don't begin with [`MAGIC`].
     fn from_bytes(bytes: [u8; Hello::BYTES]) -> Option<Hello> {
         let number = |from: usize| u32::from_le_bytes(bytes[from..from + 4].try_into().expect("four bytes"));
         let port = u16::from_le_bytes(bytes[20..22].try_into().expect("two bytes"));
@@ -99,7 +99,7 @@ impl Hello {
     }
 }
 
-/// Where the processes of a run come together.
+/// A listening process that waits for its peers.
 pub struct Meeting {
     listener: TcpListener,
     port: u16,
@@ -108,7 +108,7 @@ pub struct Meeting {
 }
 
 impl Meeting {
-    /// Of so many processes, on a free port.
+    /// Listens for the peers of a run of `size` processes, on a free port.
     pub fn new(size: usize, secret: RunSecret) -> Result<Meeting> {
         let listen = || {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
@@ -125,10 +125,10 @@ impl Meeting {
         self.port
     }
 
-    /// The first process waits for the others. `check` is asked meanwhile whether it is worth it.
+    /// The first process waits for the others. `check` is called meanwhile; its error ends the wait.
     pub fn first(self, check: impl Fn() -> Result<()>) -> Result<Peers> {
         let mut come = self.accept(1..self.size, &check)?;
-        // Each is told where those are that it connects with itself.
+        // Each process needs the ports of those that it connects to.
         let ports: Vec<u8> = come.iter().flat_map(|(hello, _)| hello.port.to_le_bytes()).collect();
         for (_, stream) in &mut come {
             stream.write_all(&ports).map_err(|error| failed(&format!("a process left at once: {error}")))?;
@@ -136,7 +136,7 @@ impl Meeting {
         connected(0, come)
     }
 
-    /// The process `rank` comes to where the first one listens.
+    /// Process `rank` connects to the first one, which listens on `port`, and then to its other peers.
     pub fn join(port: u16, rank: usize, size: usize, secret: RunSecret) -> Result<Peers> {
         let own = Meeting::new(size, secret)?;
         let lost = |error: io::Error| failed(&format!("process {rank} of {size} can't join: {error}"));
@@ -166,7 +166,7 @@ impl Meeting {
         connected(rank, links)
     }
 
-    /// Those with these numbers, in their order.
+    /// Accepts the connections of the processes with these ranks, and returns them in order of rank.
     fn accept(
         &self,
         wanted: std::ops::Range<usize>,
@@ -193,12 +193,12 @@ impl Meeting {
                 std::thread::sleep(Duration::from_millis(5));
                 continue;
             };
-            // Whoever says nothing, or something else, is a stranger.
+            // A connection that sends no valid hello is not of this run.
             let Ok(Some(hello)) = heard(&mut stream) else { continue };
             if !hello.secret.is(&self.secret) {
                 continue;
             }
-            // It is told which version this is before it is turned away for another.
+            // Send our version before refusing another one, so that the peer can report it.
             let answered = stream.write_all(&VERSION.to_le_bytes());
             if hello.version != VERSION {
                 return Err(other_version(hello.version));
@@ -252,7 +252,7 @@ fn failed(message: &str) -> Error {
 pub mod tests {
     use super::*;
 
-    /// Says hello in another version; answers the version that it is told.
+    /// Connects with another version; returns the version that the listener sends.
     pub fn join_with_version(port: u16, secret: RunSecret, version: u32) -> u32 {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
         let hello = Hello { version, rank: 1, size: 2, port: 1, secret };

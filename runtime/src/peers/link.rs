@@ -1,20 +1,20 @@
-//! A connection with one process, and the messages on it.
+//! A connection to one process, and the messages on it.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A message that has begun and does not go on for so long is given up.
+/// The timeout for the next bytes of a message that has begun.
 const STALLED: Duration = Duration::from_secs(60);
 
-/// What a message begins with.
+/// The header of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head {
     pub what: u8,
-    /// Of the collective that it belongs to.
+    /// The number of the collective that it belongs to.
     pub number: u64,
-    /// Bytes behind the head.
+    /// Bytes after the header.
     pub length: u64,
 }
 
@@ -42,7 +42,7 @@ pub struct PeerLink(Arc<TcpStream>);
 
 impl PeerLink {
     pub fn new(stream: TcpStream) -> io::Result<PeerLink> {
-        // Small messages do not wait for more.
+        // Send small messages at once.
         stream.set_nodelay(true)?;
         stream.set_read_timeout(None)?;
         Ok(PeerLink(Arc::new(stream)))
@@ -64,7 +64,7 @@ impl PeerLink {
             return Ok((head, Vec::new()));
         }
         stream.set_read_timeout(Some(STALLED))?;
-        // Room is made as bytes come: a length says little about whether they will.
+        // Memory is allocated as bytes arrive, not by the length in the header, which may be wrong.
         let mut bytes = Vec::new();
         stream.take(head.length).read_to_end(&mut bytes)?;
         stream.set_read_timeout(None)?;
@@ -74,7 +74,7 @@ impl PeerLink {
         Ok((head, bytes))
     }
 
-    /// Whoever reads or writes here, on either side, is told at once.
+    /// Closes the connection, so that reads and writes on either side fail at once.
     pub fn close(&self) {
         // It may be closed already.
         let _ = self.0.shutdown(Shutdown::Both);

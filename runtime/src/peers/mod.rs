@@ -1,14 +1,14 @@
-//! Processes on one machine that work together: what each of them has, all of them get, or its sum.
+//! Collective operations (broadcast, all-gather, all-reduce and others) among processes on one machine.
 //!
-//! They are connected over TCP on the loopback device, each with every other. A *collective* is called by all
-//! of them, in the same order; whoever is at another one than its peers is found by the number that each
-//! message begins with. Sums are made in the order of the processes: a vector is divided among them,
-//! everybody sends each part to its owner, and the owner adds. So a sum depends on how many processes there
-//! are, and neither on which of them was first nor on how numbers travelled.
+//! Every two processes are connected over TCP on the loopback interface. All processes call the same
+//! *collectives* in the same order; the number in each message's header reveals one that does not. Sums are
+//! made in the order of the ranks: each process owns a part of the vector, receives that part from all
+//! others and adds. So a sum depends on the number of processes, but neither on which process was first nor
+//! on the order in which messages arrive.
 //!
-//! A process that dies closes its connections, which the others see at once, wherever they are. Waiting for
-//! a message has no limit: another process may well be at work for an hour. A message that has begun must go
-//! on.
+//! When a process dies, its connections close, and the others see that at once, wherever they are. Waiting
+//! for a message has no time limit, since a peer may compute for an hour; a message that has begun must
+//! keep arriving.
 
 mod agree;
 mod join;
@@ -26,10 +26,10 @@ pub use self::join::{Meeting, RunSecret};
 use self::link::{Head, PeerLink};
 use crate::failure::{Error, Result};
 
-/// Numbers of a part that travel at a time: what is on its way stays small.
+/// Numbers of a part that are sent at a time, to keep buffers small.
 const PIECE: usize = 1 << 20;
 
-/// What a collective does, as its messages say.
+/// The kind of a collective, as in the header of its messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Collective {
     Barrier = 1,
@@ -46,15 +46,15 @@ pub struct Peers {
 }
 
 struct State {
-    /// With every process but this one.
+    /// Connections by rank; none at this process's own rank.
     links: Vec<Option<PeerLink>>,
     /// Collectives so far.
     done: u64,
-    /// With whom the connection was lost.
+    /// The rank of the process whose connection was lost.
     lost: Option<usize>,
 }
 
-/// The part of a vector that a process owns: parts differ by one number at most.
+/// The part of a vector that a process owns; the lengths of parts differ by one at most.
 pub fn shard(length: usize, rank: usize, size: usize) -> Range<usize> {
     let start = |rank: usize| (length as u128 * rank as u128 / size as u128) as usize;
     start(rank)..start(rank + 1)
@@ -81,12 +81,12 @@ impl Peers {
         self.rank == 0
     }
 
-    /// The process whose connection was lost, where one was. It may have gone because another did.
+    /// The process whose connection was lost, if any. It may have ended because another one did.
     pub fn lost(&self) -> Option<usize> {
         self.lock().lost
     }
 
-    /// Whoever waits for this process is told that it does nothing any more.
+    /// Closes all connections, so that peers that wait for this process fail at once.
     pub fn close(&self) {
         self.lock().links.iter().flatten().for_each(PeerLink::close);
     }
@@ -96,25 +96,25 @@ impl Peers {
         shard(length, self.rank, self.size)
     }
 
-    /// Returns when every process has come here.
+    /// Returns when every process has called it.
     pub fn barrier(&self) -> Result<()> {
         let nothing = vec![[].as_slice(); self.size];
         self.exchange(Collective::Barrier, &nothing).map(|_| ())
     }
 
-    /// What the process `root` has; the others' `own` is not looked at.
+    /// Returns the bytes of the process `root`; `own` of the others is ignored.
     pub fn broadcast(&self, root: usize, own: &[u8]) -> Result<Vec<u8>> {
         let own = if self.rank == root { own } else { &[] };
         let mut all = self.exchange(Collective::Broadcast, &vec![own; self.size])?;
         Ok(std::mem::take(&mut all[root]))
     }
 
-    /// What each process has, in their order.
+    /// Returns the bytes of each process, by rank.
     pub fn all_gather(&self, own: &[u8]) -> Result<Vec<Vec<u8>>> {
         self.exchange(Collective::AllGather, &vec![own; self.size])
     }
 
-    /// The sum of what all have, number by number, on every process the same.
+    /// The elementwise sum over the processes, the same on every process.
     pub fn all_reduce(&self, own: &[f64]) -> Result<Vec<f64>> {
         let bytes: Vec<u8> = own.iter().flat_map(|number| number.to_le_bytes()).collect();
         let mut sum: Vec<f64> = Vec::new();
@@ -134,8 +134,8 @@ impl Peers {
         Ok(sum)
     }
 
-    /// Of the sum of vectors of `length` numbers, the part that this process owns; `part` answers numbers of
-    /// its own vector.
+    /// Sums vectors of `length` numbers over the processes and returns the part that this process owns;
+    /// `part` returns a range of this process's vector.
     pub fn reduce_scatter(&self, length: usize, part: impl Fn(Range<usize>) -> Vec<f32>) -> Result<Vec<f32>> {
         let owned = self.shard(length);
         let mut sum: Vec<f32> = Vec::with_capacity(owned.len());
@@ -160,8 +160,8 @@ impl Peers {
         Ok(sum)
     }
 
-    /// A vector of `length` numbers whose parts the processes own: `part` answers numbers of this process's
-    /// own, `put` takes all of them, its own among them.
+    /// Gathers a vector of `length` numbers from the parts that the processes own. `part` returns a range of
+    /// this process's part; `put` receives all numbers, its own included.
     pub fn all_gather_parts(
         &self,
         length: usize,
@@ -187,7 +187,7 @@ impl Peers {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends each process its message, and answers what each has sent, this one's own among them.
+    /// Sends each process its message, and returns the messages of all, including this one's to itself.
     fn exchange(&self, what: Collective, own: &[&[u8]]) -> Result<Vec<Vec<u8>>> {
         assert_eq!(own.len(), self.size, "a message for each process");
         let mut state = self.lock();
@@ -195,7 +195,7 @@ impl Peers {
         let (what, number) = (what as u8, state.done);
         let head = |bytes: &[u8]| Head { what, number, length: bytes.len() as u64 };
         let links = || state.links.iter().enumerate().filter_map(|(rank, link)| Some((rank, link.as_ref()?)));
-        // Everybody sends and receives at the same time: two that only sent would wait for each other.
+        // Send and receive at the same time: two processes that only sent could block each other.
         let received = std::thread::scope(|scope| {
             let send = |(rank, link): (usize, &'_ PeerLink)| {
                 let (head, link) = (head(own[rank]), link.clone());
@@ -221,7 +221,7 @@ impl Peers {
                     Err(error) => failed = Some((rank, error.to_string())),
                 }
                 if failed.is_some() {
-                    // Nobody is to wait for what will not come.
+                    // Peers must not wait for messages that will not come.
                     links().for_each(|(_, link)| link.close());
                     break;
                 }
@@ -244,24 +244,24 @@ impl Peers {
         Err(Error::new(FailureKind::Runtime, message))
     }
 
-    /// A process that does not do what this one does.
+    /// The error for a process at another collective than this one.
     fn unlike(&self, rank: usize, what: &str) -> Error {
         apart(&format!("process {rank} of {} sent {what}", self.size))
     }
 }
 
-/// Where the pieces of parts begin, as many for every process.
+/// The offsets of the pieces within a part, the same number for every process.
 fn rounds(length: usize, size: usize) -> impl Iterator<Item = usize> {
     (0..length.div_ceil(size)).step_by(PIECE)
 }
 
-/// A piece of a part, which may be empty.
+/// The piece of a part at `offset`, which may be empty.
 fn within(part: Range<usize>, offset: usize) -> Range<usize> {
     let start = (part.start + offset).min(part.end);
     start..(start + PIECE).min(part.end)
 }
 
-/// As they travel.
+/// Numbers in their wire format.
 pub fn to_bytes(numbers: &[f32]) -> Vec<u8> {
     let mut bytes = vec![0; size_of_val(numbers)];
     let places = bytes.chunks_exact_mut(size_of::<f32>());
@@ -269,7 +269,7 @@ pub fn to_bytes(numbers: &[f32]) -> Vec<u8> {
     bytes
 }
 
-/// What is left over is no number.
+/// Inverse of [`to_bytes`]; trailing bytes that make no number are dropped.
 pub fn from_bytes(bytes: &[u8]) -> Vec<f32> {
     let number = |bytes: &[u8]| f32::from_le_bytes(bytes.try_into().expect("four bytes"));
     bytes.chunks_exact(size_of::<f32>()).map(number).collect()

@@ -1,11 +1,11 @@
-//! Processes played by threads: they are connected as processes are.
+//! Tests with threads in place of processes, connected in the same way.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 
 use super::*;
 
-/// What each of so many says of its peers.
+/// Runs `work` on `size` connected threads and returns their results by rank.
 pub fn among<T: Send>(size: usize, work: impl Fn(&Peers) -> T + Sync) -> Vec<T> {
     let secret = RunSecret::new();
     let meeting = Meeting::new(size, secret).unwrap();
@@ -25,7 +25,7 @@ fn number(rank: usize, place: usize) -> f32 {
     [1e8, 1.0, -1e8, 3.0e-3][(rank + place) % 4] + place as f32
 }
 
-/// Also of parts of unequal length, of fewer numbers than processes, and of none.
+/// Also for parts of unequal length, for fewer numbers than processes, and for none.
 #[test]
 fn sums_are_made_in_the_order_of_the_processes() {
     for size in 2..5 {
@@ -52,7 +52,7 @@ fn sums_are_made_in_the_order_of_the_processes() {
     }
 }
 
-/// Of more than one piece, so that a sum is made in rounds.
+/// A vector of more than one piece, so that a sum takes several rounds.
 #[test]
 fn long_vectors_are_summed_piece_by_piece() {
     let length = 2 * PIECE + 2 * 7 + 1;
@@ -77,7 +77,7 @@ fn everybody_gets_what_everybody_has() {
     }
 }
 
-/// Larger than what the system holds for a connection: nobody may wait until the other reads.
+/// Larger than a connection's buffers: sending must not wait for the other side to finish sending.
 #[test]
 fn large_messages_cross() {
     let bytes = vec![7; 30 << 20];
@@ -97,7 +97,7 @@ fn a_process_that_goes_is_seen_by_all() {
         assert!(peers.barrier().is_err(), "and it does not come back");
         error.to_string()
     });
-    // Whichever is read first: the one that went, or the one that has seen it before.
+    // The message may name the process that ended, or one that closed because it saw that first.
     assert!(said[0].contains("of 3 was lost"), "{}", said[0]);
     assert!(said[1].contains("of 3 was lost"), "{}", said[1]);
 }
@@ -116,7 +116,7 @@ fn processes_at_different_places_are_told_apart() {
     assert!(said[0].contains("4 numbers to add to 3"), "{said:?}");
 }
 
-/// A port scanner, a browser, a process without the secret: the meeting goes on.
+/// A port scanner, a browser or a process without the secret does not end the wait for peers.
 #[test]
 fn strangers_are_turned_away() {
     let secret = RunSecret::new();
@@ -131,7 +131,7 @@ fn strangers_are_turned_away() {
                 .write_all(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: */*\r\nConnection: close\r\n\r\n")
                 .unwrap();
             let mut answer = Vec::new();
-            // Whatever comes, it is nothing.
+            // Whether the read fails or not, nothing was sent.
             let _ = browser.read_to_end(&mut answer);
             assert_eq!(answer, b"");
             let Err(refused) = Meeting::join(port, 1, 2, RunSecret::new()) else {
@@ -159,7 +159,7 @@ fn another_version_is_refused_on_both_sides() {
     });
 }
 
-/// Whoever waits gives up where there is a reason to.
+/// The wait for peers ends with the error of `check`.
 #[test]
 fn a_meeting_ends_where_nobody_will_come() {
     let meeting = Meeting::new(2, RunSecret::new()).unwrap();

@@ -1,4 +1,4 @@
-//! What a stage's choice of prompts takes.
+//! Predicts the time that a stage spends on choosing its prompts.
 
 use mopd_compiler::plan::producers::Writer;
 use mopd_compiler::plan::{Curriculum, ModelId, Producer, Sampling, Share};
@@ -7,8 +7,8 @@ use super::trial::StageTrial;
 use crate::model::Weights;
 
 impl StageTrial<'_> {
-    /// Seconds, in so many steps. Completions of every prompt take as long as those of a batch, which take
-    /// `rollout` seconds: each by the size of its writer and by the tokens that it may have.
+    /// Seconds spent on choosing prompts in `steps` steps. A batch's completions take `rollout` seconds;
+    /// others take time in proportion to the size of their writer and their most tokens.
     pub fn choosing(&self, of: &Curriculum, rollout: f64, steps: u32) -> f64 {
         let rows = |share: &Share| self.domains[share.domain.0 as usize].rows_of(self.train);
         let prompts: usize = self.train.mixture.iter().filter_map(rows).map(|rows| rows.dataset.len()).sum();
@@ -24,7 +24,7 @@ impl StageTrial<'_> {
         each * prompts as f64 * (own + others.sum::<f64>())
     }
 
-    /// Tokens of a prompt's completions, times the parameters that each goes through.
+    /// The work of a prompt's completions: tokens times parameters of the model that writes them.
     fn written(&self, producer: &Producer) -> f64 {
         let parameters = |id: ModelId| Weights::parameters(&self.shapes.configs[id.0 as usize]) as f64;
         let of = |(writer, sampling): (Writer, &Sampling)| {

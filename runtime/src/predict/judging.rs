@@ -1,5 +1,5 @@
-//! What extrapolated weights take: the answers to the benchmark that they are judged by, and the weights that
-//! are kept beside them.
+//! Predicts what extrapolation of weights takes: the answers to the benchmark that judges them, and the
+//! weights that are kept beside them.
 
 use std::time::Instant;
 
@@ -16,23 +16,23 @@ use crate::prepare::tested;
 use crate::random::{Key, Purpose};
 use crate::rollout::{Prompt, rollout};
 
-/// Prompts that are answered to measure how long it takes.
+/// Prompts that are answered to measure the time.
 const TRIED: usize = 64;
-/// Rows that read the weights together, about.
+/// About how many rows share one read of the weights.
 const TOGETHER: f64 = 256.0;
 
-/// Of a stage.
+/// What extrapolation in a stage takes.
 pub struct Judging {
-    /// Of one evaluation.
+    /// Seconds of one evaluation.
     pub seconds: f64,
-    /// Of the weights where the last extrapolation left them.
+    /// Bytes of the weights as the last extrapolation left them.
     pub base: f64,
-    /// That answers take.
+    /// Bytes that the answers take.
     pub answers: f64,
 }
 
 impl StageTrial<'_> {
-    /// Measured on the first prompts, with a model like the stage's; estimated where these would take more
+    /// Measured on the first prompts, with a model of the stage's shape; estimated if that would take more
     /// than `most` seconds.
     pub fn judging(&self, of: &Extrapolation, machine: &MachineSpeed, most: f64) -> Result<Judging> {
         let data = &self.domains[of.judged_by.0 as usize];
@@ -68,7 +68,7 @@ impl StageTrial<'_> {
         Ok(Judging { seconds, base, answers })
     }
 
-    /// A model whose numbers are made up never ends.
+    /// The sampling of a trial. Completions are capped, since a model with made-up weights never ends one.
     fn judged_sampling(&self, evaluation: &Evaluation) -> Sampling {
         let sampling = sampling(evaluation);
         let longest = if self.exists() { sampling.max_tokens } else { self.completion.max(1) };

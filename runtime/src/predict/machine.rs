@@ -1,5 +1,4 @@
-//! What this machine does in a second, roughly: enough to tell a trial that takes seconds from one that takes
-//! minutes.
+//! Rough speeds of this machine: enough to tell a trial that takes seconds from one that takes minutes.
 
 use std::io::Write;
 use std::path::Path;
@@ -11,32 +10,32 @@ use crate::machine::memory;
 use crate::machine::place::Place;
 
 pub struct MachineSpeed {
-    /// Multiplications and additions a second, of matrices of the kind that models compute with.
+    /// Multiplications and additions a second, of matrices in the compute dtype.
     pub products: f64,
-    /// Bytes a second that are read from memory.
+    /// Bytes a second read from memory.
     pub bytes: f64,
-    /// Bytes a second that are hashed and written to the disk, until they are safely there.
+    /// Bytes a second that are hashed, written to the disk and synced.
     pub written: f64,
-    /// Bytes of memory that are free on the device; none where the system does not tell.
+    /// Free bytes of memory on the device, or `None` if unknown.
     pub free: Option<f64>,
 }
 
-/// What is measured: the side of the matrices that are multiplied, and bytes that are read.
+/// Sizes of the measurement: the side of the matrices to multiply, and the bytes to read.
 struct Measured {
     side: i64,
     read: usize,
 }
 
-/// Some milliseconds of a core.
+/// Takes some milliseconds on a core.
 const ON_CPU: Measured = Measured { side: 1024, read: 32 << 20 };
-/// Enough for a GPU that it takes longer than to ask for it.
+/// Takes longer on a GPU than launching it.
 const ON_GPU: Measured = Measured { side: 4096, read: 256 << 20 };
-/// Bytes that are written.
+/// Bytes to write.
 const BLOCK: usize = 32 << 20;
 
 impl MachineSpeed {
-    /// Takes about a tenth of a second. `kind` is that of the models, `folder` where stages are kept; it need
-    /// not exist yet.
+    /// Takes about a tenth of a second. `kind` is the compute dtype; `folder` is where stages are stored, and
+    /// need not exist yet.
     pub fn measure(place: Place, kind: Kind, folder: &Path) -> MachineSpeed {
         let _guard = no_grad_guard();
         let options = (kind, place.device);
@@ -54,7 +53,7 @@ impl MachineSpeed {
     }
 }
 
-/// Of the second time: the first one brings code and memory in.
+/// Seconds of the second call; the first one warms up code and memory.
 fn seconds(f: impl Fn() -> f64) -> f64 {
     f();
     let started = Instant::now();
@@ -62,12 +61,12 @@ fn seconds(f: impl Fn() -> f64) -> f64 {
     started.elapsed().as_secs_f64().max(1e-9)
 }
 
-/// Seconds that a block takes, the faster of two: a system that is still writing for others makes one wait.
+/// Seconds to write a block, the faster of two: a system busy with other writes delays some.
 fn written(folder: &Path) -> Option<f64> {
     Some(write(folder)?.min(write(folder)?))
 }
 
-/// None where nothing can be written, which the stage will say itself.
+/// None if nothing can be written; the stage will report that itself.
 fn write(folder: &Path) -> Option<f64> {
     let there = folder.ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("."));
     let block = vec![1u8; BLOCK];

@@ -1,13 +1,13 @@
-//! What a stage will take, before it runs: a few of its own steps, on its own prompts. Whatever a stage does,
-//! this does too, so there is no second description of the work that could drift from the first.
+//! Predicts the time and memory of a stage before it runs, by running a few of its own steps on its own
+//! prompts. A trial runs the stage's code, so no second description of the work can drift from the first.
 //!
-//! Where a step takes seconds, or little of the stage, it is tried as it will be: with all sequences, and
-//! with the models that exist already, which write completions of their own lengths. Where fewer sequences
-//! take as little, trials have `m` and `2 m` of them, and what a step takes is extrapolated in a straight
-//! line. Of other stages both time and memory grow by the same amount with every layer. So with what one step
-//! of a shallow model takes written as `t(layers)`, `t(n) = t(1) + (n - 1) (t(4) - t(1)) / 3`; and
-//! where the trained model and its teachers differ in depth, each has its own difference. Where even one
-//! layer would take too long, these have fewer sequences, too.
+//! If a step takes seconds, or little of the stage, it is tried as it will be: with all sequences, and with
+//! the models that exist already, which write completions of their own lengths. If only fewer sequences are
+//! that cheap, trials have `m` and `2 m` of them, and a step is extrapolated linearly. In all other cases
+//! trials have shallow models: time and memory grow by the same amount with every layer, so if a step takes
+//! `t(layers)`, then `t(n) = t(1) + (n - 1) (t(4) - t(1)) / 3`. If the trained model and its teachers differ
+//! in depth, each has its own difference. If even one layer would take too long, these trials have fewer
+//! sequences, too.
 
 mod choosing;
 mod estimate;
@@ -34,34 +34,34 @@ pub use machine::MachineSpeed;
 use taken::Taken;
 use trial::StageTrial;
 
-/// Multiplications and additions that a step of a shallow trial may take: about a second on one core of a
-/// usual processor.
+/// Most multiplications and additions of a step in a shallow trial: about a second on one core of a usual
+/// CPU.
 const MOST_WORK: f64 = 2e11;
 
-/// Seconds, roughly estimated, that a step may take to be tried whole, whatever the stage takes.
+/// A step of at most so many estimated seconds is tried whole, however long the stage is.
 const FEW_SECONDS: f64 = 8.0;
-/// The same where the stage has so many steps at least: the trial is a small part of it.
+/// The limit for stages of at least [`MANY_STEPS`] steps, of which the trial is a small part.
 const MORE_SECONDS: f64 = 30.0;
 const MANY_STEPS: u32 = 20;
-/// A stage that takes so many times as long as a trial of it is worth one.
+/// A trial is worth it if the stage takes more than so many times as long.
 const WORTH: f64 = 2.0;
-/// Steps with shallow models that trials of a deep one have, about.
+/// About how many steps the shallow trials of a deep model have.
 const SHALLOW: f64 = 10.0;
-/// Seconds of a step that is long enough to be tried once, after the first.
+/// A step of more than so many seconds is tried once after the first, a shorter one twice.
 const LONG: f64 = 1.0;
-/// Prompts of a domain that a teacher answers at once.
+/// Prompts of a domain that a teacher answers together.
 const TOGETHER: u32 = 256;
-/// Bytes of an element that trains by itself: its place, and its value among those that train.
+/// Bytes of an element that is trained individually: its index, and its value.
 const ELEMENT_BYTES: u64 = 8;
-/// The part of the memory that is free that a trial may need.
+/// The fraction of the free memory that a trial may need.
 const FREE: f64 = 0.7;
 
-/// Of every model of a plan, what is known before it is made.
+/// What is known of every model of a plan before it is trained, by [`ModelId`].
 pub struct Shapes {
     configs: Vec<Arc<Config>>,
     tokenizers: Vec<Arc<Tokenizer>>,
-    /// Weights of its shape, its own or of the model that it descends from; none where these are made in the
-    /// run.
+    /// Weights of the model's shape, its own or those of the model that it starts from; none if the run
+    /// makes them.
     weights: Vec<Option<Weights>>,
 }
 
@@ -90,10 +90,10 @@ impl Shapes {
     }
 }
 
-/// What a stage that trains will take on this machine, alone; none for other stages, nor, unless it is
-/// `thorough`, for one that is over about as soon as a trial of it. Of several models that learn in turns,
-/// the turns add up, and all are in memory during each: weights and moments of all, and besides what the
-/// turn itself takes.
+/// What a training stage will take if it runs alone on this machine. None for other stages and, unless
+/// `thorough`, for a stage that takes hardly longer than a trial of it. If several models learn in turns,
+/// the times of their turns add up, and the memory of a turn includes the weights and moments of all
+/// models.
 pub fn predict(
     plan: &Plan,
     model: ModelId,
@@ -105,7 +105,7 @@ pub fn predict(
 ) -> Result<Option<Prediction>> {
     let stage = &plan.experiment.model(model).stage;
     let of_stage = stage.trains();
-    // Before anything is trained, nothing has changed.
+    // No elements have changed before training, so a stage that trains only changed ones is tried with all.
     let whole = |train: &&Train<Objective>| Train {
         trainable: train.trainable.whatever_changed(),
         ..(*train).clone()
@@ -116,7 +116,7 @@ pub fn predict(
         Stage::Joint(joint) => joint.learners[place].every.max(1),
         _ => 1,
     };
-    // A turn's own are in what its trial takes.
+    // The trial of a turn includes the moments of its own model.
     let moments = |train: &Train<Objective>| match train.trainable {
         Trainable::Weights { .. } => {
             let parameters = Weights::parameters(&shapes.configs[train.start.0 as usize]) as u64;
@@ -152,7 +152,7 @@ pub fn predict(
     Ok(whole)
 }
 
-/// What the turns of the model in its place take, so many in all; none where that is not worth a trial.
+/// What `steps` turns of one learner take; none if that is not worth a trial.
 fn turn(
     plan: &Plan,
     (learners, learner): (&[&Train<Objective>], usize),
@@ -165,7 +165,7 @@ fn turn(
     let train = learners[learner];
     let model = train.start;
     let kind = kind(plan.experiment.dtype);
-    // What is written once for each prompt is tried as drawn at every step.
+    // In a trial, completions that the stage writes once per prompt are drawn at every step.
     let mut afresh = train.clone();
     afresh.each_rollout(|rollout| rollout.producer.draw_afresh());
     let trial = StageTrial {
@@ -193,7 +193,7 @@ fn turn(
             let at = |sequences: u32| {
                 less.extrapolated(more, (f64::from(sequences) / f64::from(part) - 1.0).max(0.0))
             };
-            // What teachers write once comes before the first step.
+            // Completions that teachers write once are written before the first step.
             let around = train.rollout.producer.once().map_or(less.around, |once| at(once.sequences).around);
             Taken { around, memory: memory(train, less, more, at(batch)), ..at(batch) }
         }
@@ -203,8 +203,8 @@ fn turn(
         None => (0.0, taken.memory),
         Some(of) => {
             let judging = trial.judging(of, machine, most)?;
-            // Beside the weights, as they were and as a candidate, nothing of a step is there but the
-            // moments.
+            // During an evaluation memory holds the old and the candidate weights and the moments, but no
+            // activations of a step.
             let held = taken.resting + trial.needed() + judging.answers;
             (judging.seconds * of.evaluations(steps) as f64, taken.memory.max(held) + judging.base)
         }
@@ -213,7 +213,7 @@ fn turn(
         None => 0.0,
         Some(of) => trial.validated(of, machine)? * f64::from(of.times(steps)),
     };
-    // Each part's gradient goes through the student's layers once more, as micro-batches do in any case.
+    // Each part's gradient goes back through the student's layers separately, as it does with micro-batches.
     let through = if train.execution.micro_batch.is_some() { 1.0 } else { 1.5 };
     let each = taken.update * through * train.aligned() as f64;
     let aligned = train.alignment.map_or(0.0, |of| each * f64::from(of.times(steps)));
@@ -233,7 +233,7 @@ fn turn(
     Ok(Some(Prediction { seconds, rollout, scoring, update, memory, resting, range: Some(range) }))
 }
 
-/// Whether trying a stage takes well less than the stage, both roughly.
+/// Whether a trial takes much less time than the stage, by rough estimates of both.
 fn worth_a_trial(trial: &StageTrial, machine: &MachineSpeed, most: f64, steps: u32) -> bool {
     let batch = sequences(trial.train);
     let step = trial.estimated(batch, machine);
@@ -245,15 +245,14 @@ fn worth_a_trial(trial: &StageTrial, machine: &MachineSpeed, most: f64, steps: u
     WORTH * tried < f64::from(steps) * step
 }
 
-/// Steps of a trial of whole steps.
+/// The number of steps in a trial of whole steps of `estimated` seconds.
 fn tried(estimated: f64) -> u32 {
-    // The first step says little about the others: memory that nobody had before is cleared first, page by
-    // page.
+    // The first step says little about the others: the system clears newly allocated memory page by page.
     if estimated <= LONG { 3 } else { 2 }
 }
 
-/// Of gradients that are compared, in single precision, beside that of the step. Of an adapter they are
-/// small, and of frozen parts there are none; then it is a bound.
+/// Bytes of the f32 gradients that are compared, beside the gradient of the step. Those of an adapter are
+/// small and count as 0; with frozen parts this is an upper bound.
 fn aligned_bytes(train: &Train<Objective>, config: &Config) -> u64 {
     match train.trainable {
         Trainable::Weights { .. } => 4 * (train.aligned() * Weights::parameters(config)) as u64,
@@ -261,8 +260,8 @@ fn aligned_bytes(train: &Train<Objective>, config: &Config) -> u64 {
     }
 }
 
-/// The part of the groups of so many steps that must be written, where a prompt has the same whenever it
-/// comes.
+/// The fraction of the groups drawn in `steps` steps that must be written, if a prompt has the same
+/// completions whenever it is drawn.
 fn part_written(train: &Train<Objective>, domains: &[DomainData], steps: f64) -> f64 {
     if !train.producers().all(|producer| producer.kind().once_a_prompt()) {
         return 1.0;
@@ -275,8 +274,8 @@ fn part_written(train: &Train<Objective>, domains: &[DomainData], steps: f64) ->
     train.mixture.iter().map(new).sum::<f64>() / drawn.max(1.0)
 }
 
-/// The sequences that models of their own depth can try within some seconds: all of a step, or a number that
-/// can be tried together with twice as many; none where even one part takes longer.
+/// How many sequences a trial with models of full depth can have within `seconds`: all of a step, or a number
+/// for which trials of it and of twice as many fit; none if even one part takes longer.
 fn most_sequences(trial: &StageTrial, machine: &MachineSpeed, seconds: f64) -> Option<u32> {
     let batch = sequences(trial.train);
     if trial.estimated(batch, machine) <= seconds {
@@ -290,14 +289,14 @@ fn most_sequences(trial: &StageTrial, machine: &MachineSpeed, seconds: f64) -> O
     (parts > 0).then_some(parts * part)
 }
 
-/// From a trial of the stage as it will be.
+/// Tries whole steps of the stage with its own models.
 fn whole(trial: &StageTrial, estimated: f64) -> Result<Taken> {
     let tried = tried(estimated);
     let batch = sequences(trial.train);
     let Some(Once { sequences: written, .. }) = trial.train.rollout.producer.once() else {
         return trial.whole(batch, tried, None);
     };
-    // Teachers write all before the first step, domain by domain, many sequences at once.
+    // Teachers write all completions before the first step, domain by domain, many at once.
     let chunk = TOGETHER.saturating_mul(trial.train.mixture.len() as u32);
     let few = batch.min(written);
     let affordable = estimated * f64::from(chunk.min(written)) / f64::from(batch.max(1)) <= MORE_SECONDS;
@@ -311,18 +310,18 @@ fn whole(trial: &StageTrial, estimated: f64) -> Result<Taken> {
     Ok(Taken { around: at(written).around, memory: at(chunk.clamp(few, written)).memory, ..less })
 }
 
-/// Layers of the deeper one of two trials, for a model of so many: what disturbs a trial counts for every
-/// layer that was not tried.
+/// Layers of the deeper of two trials, for a model of `layers` layers. A larger difference in depth reduces
+/// the effect of noise, which extrapolation multiplies.
 fn deeper(layers: usize) -> usize {
     layers.clamp(2, 4)
 }
 
-/// How often what the deeper trial has more than the one of a single layer is in the model's other layers.
+/// The factor by which the difference between the deeper and the one-layer trial is extrapolated.
 fn further(layers: usize) -> f64 {
     (layers - 1) as f64 / (deeper(layers) - 1) as f64
 }
 
-/// From trials with shallow models and, if need be, few sequences.
+/// Extrapolates from trials with shallow models and, if need be, few sequences.
 fn extrapolated(trial: &StageTrial) -> Result<Taken> {
     let train = trial.train;
     let student = trial.shapes.configs[trial.model.0 as usize].layers;
@@ -332,7 +331,7 @@ fn extrapolated(trial: &StageTrial) -> Result<Taken> {
     let at = |batch: u32| -> Result<Taken> {
         let one = trial.cut(batch, 1, 1)?;
         let whole = match teachers {
-            // All of one depth grow together.
+            // Models of one depth grow together.
             Some(teachers) if teachers != student => {
                 let (own, others) =
                     (trial.cut(batch, deeper(student), 1)?, trial.cut(batch, 1, deeper(teachers))?);
@@ -341,8 +340,8 @@ fn extrapolated(trial: &StageTrial) -> Result<Taken> {
             }
             _ => one.extrapolated(trial.cut(batch, deeper(student), deeper(student))?, further(student)),
         };
-        // A shallow model takes most while it has logits, when its teachers' layers are gone; a deep one may
-        // while a teacher scores.
+        // A shallow model takes most memory while it has logits, when its teachers' layers are freed; a deep
+        // one may take most while a teacher scores.
         let grown = trial.while_scored(student, teachers.unwrap_or(student)) - trial.while_scored(1, 1);
         Ok(Taken { memory: whole.memory.max(one.memory + grown), ..whole })
     };
@@ -357,31 +356,31 @@ fn extrapolated(trial: &StageTrial) -> Result<Taken> {
     Ok(taken.times_written(train))
 }
 
-/// The memory of a step, from two with fewer sequences and their extrapolation: where sequences go through in
-/// parts, more of them are more parts, one after the other.
+/// The memory of a step, from two trials with fewer sequences and their extrapolation. With micro-batches,
+/// more sequences are only more parts, one after the other, and need no more memory.
 fn memory(train: &Train<Objective>, less: Taken, more: Taken, extrapolated: Taken) -> f64 {
     if train.execution.micro_batch.is_some() { less.memory.max(more.memory) } else { extrapolated.memory }
 }
 
 impl Taken {
-    /// Teachers that write once wrote one batch.
+    /// Scales the time around the steps to all that teachers write once: in the trial they wrote one batch.
     fn times_written(self, train: &Train<Objective>) -> Taken {
         let Some(Once { sequences, .. }) = train.rollout.producer.once() else { return self };
         Taken { around: self.around * f64::from(sequences) / f64::from(train.rollout.groups.max(1)), ..self }
     }
 }
 
-/// Sequences of one step, on the stage's rollout: those that terms have of their own come with them.
+/// Sequences of one step in the stage's main rollout. Rollouts of single terms are in proportion to them.
 fn sequences(train: &Train<Objective>) -> u32 {
     train.rollout.sequences()
 }
 
-/// Sequences that trials don't cut: a step of fewer parts needs no less memory.
+/// Sequences in a part of a step. Trials have whole parts: a step of fewer parts needs no less memory.
 fn part(train: &Train<Objective>) -> u32 {
     train.execution.micro_batch.unwrap_or(1).max(1).next_multiple_of(train.rollout.group())
 }
 
-/// How many sequences the trials have: all of a step, or two smaller numbers.
+/// The numbers of sequences in trials: all of a step, or two smaller numbers.
 fn sizes(train: &Train<Objective>, batch: u32, work: f64) -> (u32, Option<u32>) {
     let part = part(train);
     let factor = (work / MOST_WORK).max(1.0);
@@ -389,11 +388,11 @@ fn sizes(train: &Train<Objective>, batch: u32, work: f64) -> (u32, Option<u32>) 
     if factor > 1.5 && first.saturating_mul(2) < batch { (first, Some(first * 2)) } else { (batch, None) }
 }
 
-/// Answers whose length is asked: enough for a mean.
+/// Answers whose length is measured: enough for a mean.
 const SAMPLE: usize = 10_000;
 
-/// Tokens of a completion, on average: of an `exact_match` those of the right answer, since that is where
-/// training leads a model that begins at random; else the most that is allowed.
+/// Mean tokens of a completion. For `exact_match` and a randomly initialised model they are those of the
+/// right answer, which training leads to; else the most that are allowed.
 fn completion(
     plan: &Plan,
     train: &Train<Objective>,
@@ -423,7 +422,7 @@ fn completion(
     (sum.round() as u32).clamp(1, most.max_tokens.max(1))
 }
 
-/// The same shape with so many layers at most.
+/// The same configuration with at most `layers` layers.
 fn cut(config: &Config, layers: usize) -> Config {
     let layers = layers.min(config.layers);
     let mut config = Config { layers, ..config.clone() };
@@ -434,7 +433,7 @@ fn cut(config: &Config, layers: usize) -> Config {
     config
 }
 
-/// A model. Its numbers are of no account, but none of them is denormal or infinite.
+/// Made-up weights for a trial; none of them is denormal or infinite, which would change its speed.
 fn some_weights(config: Config, tokenizer: &Arc<Tokenizer>) -> Weights {
     let config = Arc::new(config);
     let count = Weights::parameters(&config);

@@ -1,30 +1,29 @@
-//! What a trial took, and how it carries on to what was not tried.
+//! Time and memory that a trial took, and their extrapolation to what was not tried.
 
 use mopd_compiler::plan::events::TimeRange;
 
-/// Where a thread waits for a core for so much of the time, others keep it busy.
+/// If a thread waits for a core for more than this fraction of the time, other programs keep cores busy.
 const BUSY: f64 = 0.1;
-/// Times as long as alone that a stage may take beside a program that keeps a core busy: a thread that shares
-/// its core has half of it, and all others wait for that thread. Ten stages on two cores took 2.3 to 3.0
-/// times as long.
+/// The slowdown of a stage beside a program that keeps a core busy: a thread that shares its core has half of
+/// it, and all other threads wait for that one. Ten stages on two cores took 2.3 to 3.0 times as long.
 const BESIDE_OTHERS: f64 = 3.0;
 
-/// What a trial took, or what one is expected to take.
+/// What a trial took, or is expected to take.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Taken {
     /// Seconds before the first step and after the last one.
     pub around: f64,
-    /// Of one step, the fastest of each: rollouts, forward passes of all models, gradient and update.
+    /// Seconds in one step, the fastest of each: rollouts, forward passes of all models, gradient and update.
     pub rollout: f64,
     pub scoring: f64,
     pub update: f64,
-    /// Of whole steps: the fastest and the slowest that was tried.
+    /// Seconds of the fastest and the slowest step that was tried.
     pub step: TimeRange,
-    /// The part of the trial for which the thread that waited longest was ready and had no core.
+    /// The fraction of the trial for which the thread that waited longest was ready but had no core.
     pub waited: f64,
     /// Most resident memory of this process, in bytes.
     pub memory: f64,
-    /// What it held before.
+    /// Resident memory before the trial, in bytes.
     pub resting: f64,
 }
 
@@ -52,10 +51,10 @@ impl Taken {
         self.zip(other, step, |a, b| a - b)
     }
 
-    /// `more` was measured one unit further; this is `units` further. What measured less only did so by
-    /// chance.
+    /// Extrapolates by `units` units; `more` was measured one unit further. A value that decreased did so by
+    /// chance and counts as constant.
     pub fn extrapolated(self, more: Taken, units: f64) -> Taken {
-        // Beyond `more`, what this one took too long by makes the rest too short.
+        // Beyond `more`, an overestimate of `self` makes the extrapolation too small.
         let (low, high) =
             if units > 1.0 { (self.step.most, self.step.least) } else { (self.step.least, self.step.most) };
         let step = TimeRange {
@@ -65,7 +64,7 @@ impl Taken {
         self.zip(more, step, |a, b| a + units * (b - a).max(0.0))
     }
 
-    /// Of the same steps tried twice: what disturbs a step only makes it longer.
+    /// Combines two trials of the same steps, with the shorter times: a disturbance only makes a step longer.
     pub fn or(self, again: Taken) -> Taken {
         let step = TimeRange {
             least: self.step.least.min(again.step.least),
@@ -75,15 +74,15 @@ impl Taken {
         Taken { memory, ..self.zip(again, step, f64::min) }
     }
 
-    /// Whether others kept cores busy.
+    /// Whether other programs kept cores busy.
     pub fn on_busy_cores(&self) -> bool {
         self.waited > BUSY
     }
 
-    /// What a stage may take whose steps should take so many seconds, and the rest of it so many.
+    /// The range of a stage's seconds, if its steps are expected to take `stepping` and the rest `rest`.
     pub fn range(&self, stepping: f64, rest: f64) -> TimeRange {
         let steps = self.range_of_steps(stepping);
-        // Whoever kept the cores busy may end, or keep them busier than in the trial.
+        // Other programs may end, or keep the cores busier than in the trial.
         let alone = (steps.least + rest) * (1.0 - self.waited);
         let most = steps.most + rest;
         TimeRange {
@@ -92,7 +91,7 @@ impl Taken {
         }
     }
 
-    /// By the fastest and the slowest that was tried.
+    /// Scales `seconds` by the fastest and the slowest step that was tried.
     fn range_of_steps(&self, seconds: f64) -> TimeRange {
         let step = self.rollout + self.scoring + self.update;
         if step <= 0.0 {
@@ -129,7 +128,7 @@ mod tests {
         assert_eq!((ten.memory, ten.rollout, ten.scoring), (23.0, 46.0, 0.0));
         let shrank = taken(5.0).extrapolated(taken(4.0), 9.0);
         assert_eq!((shrank.memory, shrank.rollout), (5.0, 10.0));
-        // A student of 3 layers and teachers of 2, where a layer of theirs takes 1 and one of its own 2.
+        // A student of 3 layers and teachers of 2: a layer of the teachers takes 1, of the student 2.
         let (one, own, others) = (taken(5.0), taken(7.0), taken(6.0));
         let both = one.extrapolated(own, 2.0).plus(one.extrapolated(others, 1.0).minus(one));
         assert_eq!(both.memory, 10.0);
@@ -137,7 +136,7 @@ mod tests {
 
     #[test]
     fn what_steps_differ_by_is_multiplied_like_steps() {
-        // Of 4 to 5 seconds and 12 to 15: with half of the difference, and with twice of it.
+        // From steps of 4 to 5 seconds and of 12 to 15: plus half of the difference, and plus twice of it.
         let (less, more) = (taken(2.0), taken(6.0));
         assert_eq!(less.extrapolated(more, 0.5).step, TimeRange { least: 8.0, most: 10.0 });
         assert_eq!(less.extrapolated(more, 2.0).step, TimeRange { least: 19.0, most: 26.0 });
@@ -156,7 +155,7 @@ mod tests {
         assert_eq!(quiet.range(4.0, 0.0), TimeRange { least: 3.75, most: 5.0 });
         let beside = Taken { waited: 0.25, ..taken(2.0) };
         assert_eq!(beside.range(4.0, 0.0), TimeRange { least: 3.0, most: BESIDE_OTHERS * 3.0 });
-        // Busier than that is not made less.
+        // A trial on busier cores than that does not lower the upper end.
         let most = Taken { waited: 0.75, ..taken(2.0) };
         assert_eq!(most.range(4.0, 0.0), TimeRange { least: 1.0, most: 5.0 });
     }

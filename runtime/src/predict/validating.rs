@@ -1,4 +1,4 @@
-//! What a stage's validation loss takes.
+//! Predicts the time of a stage's validation loss.
 
 use mopd_compiler::plan::Validation;
 
@@ -8,8 +8,8 @@ use crate::failure::Result;
 use crate::prepare::validated;
 
 impl StageTrial<'_> {
-    /// Seconds of one pass over the rows: products at the rate of the machine. The rows go through the model
-    /// in batches, forward only, so that reading its weights hides behind them.
+    /// Seconds of one pass over the rows: their products at the machine's rate. The rows go through the model
+    /// in batches, forward only, so the time to read its weights is hidden.
     pub fn validated(&self, of: &Validation, machine: &MachineSpeed) -> Result<f64> {
         let tokenizer = self.spec().tokenizer;
         let mut tokens = 0;

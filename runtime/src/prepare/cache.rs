@@ -1,5 +1,5 @@
-//! What a worker that stays remembers between its runs: data as it was read, with the prompts as tokens. A
-//! file of the same place, length and times is taken to be the same.
+//! Data that a serving worker keeps in memory between runs: rows as read, and prompts as tokens. A file with
+//! the same path, length and times is assumed to be unchanged.
 
 use std::fs;
 use std::path::PathBuf;
@@ -16,24 +16,24 @@ pub struct DataCache {
 }
 
 struct CachedData {
-    /// What was asked for, in writing.
+    /// The request as text, which is the key.
     request: String,
     files: Vec<(PathBuf, FileStamp)>,
     prompts: Arc<Prompts>,
-    /// Since the last time that what is not used was dropped.
+    /// Whether it was used since the last [`DataCache::forget_unused`].
     used: bool,
 }
 
 impl DataCache {
-    /// What was read on an equal `request` from files that are as they were, else what `read` answers.
-    /// `files` is asked before and says what would be read now.
+    /// Returns the cached data of an equal `request` if its files are unchanged, else the result of `read`.
+    /// `files` is called first and lists the files that `read` would read.
     pub fn prompts(
         &self,
         request: &str,
         files: impl FnOnce() -> Vec<PathBuf>,
         read: impl FnOnce() -> Result<Prompts>,
     ) -> Result<Arc<Prompts>> {
-        // Before they are read: one that changes meanwhile is read again the next time.
+        // Stamped before reading: a file that changes meanwhile is read again the next time.
         let files = identified(files());
         let mut data = self.data.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(files) = &files
@@ -55,14 +55,14 @@ impl DataCache {
         Ok(prompts)
     }
 
-    /// Drops what has not been asked for since the last call.
+    /// Drops the data that was not used since the last call.
     pub fn forget_unused(&self) {
         let mut data = self.data.lock().unwrap_or_else(PoisonError::into_inner);
         data.retain_mut(|kept| std::mem::take(&mut kept.used));
     }
 }
 
-/// None where one can't be looked at: whoever reads it says why.
+/// Stamps the files; none if one can't be accessed, which reading it will report.
 fn identified(files: Vec<PathBuf>) -> Option<Vec<(PathBuf, FileStamp)>> {
     let stamped = |path: PathBuf| {
         let stamp = FileStamp::of(&fs::metadata(&path).ok()?);
@@ -108,7 +108,7 @@ mod tests {
         assert_eq!([first("a"), first("a")], ["one", "one"]);
         assert_eq!(reads.get(), 1);
         assert_eq!((first("b"), reads.get()), ("one".to_owned(), 2), "other fields of it, for example");
-        // In the place of the other, as editors save.
+        // Replaced by renaming, as editors save.
         fs::write(folder.path().join("new"), line("two")).unwrap();
         fs::rename(folder.path().join("new"), &path).unwrap();
         assert_eq!((first("a"), reads.get()), ("two".to_owned(), 3));

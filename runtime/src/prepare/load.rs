@@ -1,5 +1,4 @@
-//! Models that exist already: found, opened and hashed before anything runs. Their numbers stay in their
-//! files.
+//! Existing models: found, opened and hashed before anything runs. Their weights stay in their mapped files.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,19 +20,19 @@ use crate::store::Checkpoint;
 use crate::tokenizer::{Tokenizer, TokenizerFiles};
 use crate::{data, tokenizer};
 
-/// A model of somebody else, or of an earlier run.
+/// A pretrained model, or one of an earlier run.
 #[derive(Clone, Debug)]
 pub struct LoadedModel {
     pub weights: Weights,
-    /// Blake3 of what the model is: its configuration, its tokenizer, the content of its files. Where it was
-    /// found does not enter.
+    /// Blake3 hash of the model: its configuration, its tokenizer, the content of its files. It does not
+    /// depend on where the model was found.
     pub content: String,
-    /// Its weights, as they were when they were hashed.
+    /// The hashed weight files, to check that they have not changed since.
     pub unchanged: Unchanged,
 }
 
-/// `base` is the folder that paths are relative to, `notes` one to remember hashes in, where they are (see
-/// [`HashedFile::remembered`]).
+/// Loads a model. `base` is the folder that paths are relative to; `notes`, if given, is a folder that keeps
+/// hashes between runs (see [`HashedFile::remembered`]).
 pub fn load(pretrained: &Pretrained, base: &Path, notes: Option<&Path>) -> Result<LoadedModel> {
     let (weights, files) = match pretrained {
         Pretrained::HuggingFace { name, revision } => {
@@ -48,7 +47,7 @@ pub fn load(pretrained: &Pretrained, base: &Path, notes: Option<&Path>) -> Resul
             Some(notes) => HashedFile::remembered(file, notes),
             None => HashedFile::of(file, u64::MAX),
         };
-        // The mapping that the weights are in.
+        // The existing mapping, which the weights are in.
         hashed.and_then(|hashed| Ok((hashed, MappedFile::open(file)?))).map_err(|error| {
             Error::new(FailureKind::Model, format!("cannot read {}: {error}", file.display()))
         })
@@ -58,8 +57,8 @@ pub fn load(pretrained: &Pretrained, base: &Path, notes: Option<&Path>) -> Resul
     Ok(LoadedModel { weights, content, unchanged: Unchanged::model(files) })
 }
 
-/// Whether a model is where the plan says, as far as that is known without its weights. What a repository of
-/// the hub holds is known when it is fetched.
+/// Checks that a model is where the plan says, without reading its weights. The contents of a hub repository
+/// are known only when it is fetched.
 pub fn look(pretrained: &Pretrained, base: &Path) -> Result<()> {
     let folder = match pretrained {
         Pretrained::HuggingFace { name, revision } => match hub::own_folder(name, revision.as_deref(), base)?
@@ -74,7 +73,7 @@ pub fn look(pretrained: &Pretrained, base: &Path) -> Result<()> {
     safetensors::files(&folder).map(|_| ())
 }
 
-/// [`LoadedModel::content`] of a folder that these weights were just saved into. `written` has the Blake3
+/// [`LoadedModel::content`] of a folder into which these weights were just saved. `written` has the Blake3
 /// hash of each file, so that none is read again.
 pub fn saved_content(weights: &Weights, folder: &Path, written: &BTreeMap<String, String>) -> Result<String> {
     let hash = |file: &PathBuf| {
@@ -91,16 +90,16 @@ fn content_hash(weights: &Weights, files: Vec<String>) -> String {
     keys::hash("mopd model", keys::VERSION, &content).to_hex().to_string()
 }
 
-/// What a model is.
+/// What [`LoadedModel::content`] hashes.
 #[derive(Serialize)]
 struct ModelContent<'a> {
     config: &'a Config,
     tokenizer: String,
-    /// Blake3 of its files.
+    /// Blake3 of each file.
     weights: Vec<String>,
 }
 
-/// A model and the files that its numbers are in.
+/// A model and the files that hold its weights.
 type Opened = (Weights, Vec<PathBuf>);
 
 fn of_folder(folder: &Path) -> Result<Opened> {
@@ -113,7 +112,7 @@ fn of_gguf(path: &Path) -> Result<Opened> {
     let unreadable = |problem: String| {
         Error::new(FailureKind::Model, format!("cannot read {}: {problem}", path.display()))
     };
-    // A file beside it goes first: it is the way out where the one inside can't be read.
+    // A file beside it wins: it is the way out if the tokenizer inside can't be read.
     let beside = path.with_file_name("tokenizer.json");
     let tokenizer = if beside.exists() {
         tokenizer::PretrainedTokenizer::load(&beside)?
@@ -166,7 +165,7 @@ mod tests {
         let checkpoint = |folder: &str| content(&Pretrained::Checkpoint { folder: folder.to_owned() });
         assert_eq!(checkpoint(&first), checkpoint("copy"));
         assert_ne!(checkpoint(&first), checkpoint(&other));
-        // So it is where it is computed from what was hashed while the files were written.
+        // The hash is the same if it is computed from the hashes made while writing the files.
         let (written, weights) = (folder.path().join("written"), random_model(&tiny(), 1));
         fs::create_dir(&written).unwrap();
         let provenance = CheckpointProvenance::new(&weights, "written", 1, "", Vec::new());
@@ -205,7 +204,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let problem =
             |pretrained: Pretrained| load(&pretrained, folder.path(), None).unwrap_err().to_string();
-        // What is seen without opening a model is the same.
+        // `look` reports the same without opening a model.
         let none = || {
             [
                 Pretrained::Checkpoint { folder: "runs/none".to_owned() },

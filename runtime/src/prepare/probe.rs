@@ -1,6 +1,6 @@
-//! What can be found out before anything is trained, beside what reading finds: whether rewards and
-//! environments answer, each asked once. Otherwise one that doesn't is known after the first rollouts of its
-//! stage, or, where only a table asks it, at the end of the run.
+//! Checks that rewards and environments answer, by calling each once before anything is trained. Otherwise a
+//! failure would show only after the first rollouts of its stage, or, if only a table uses it, at the end of
+//! the run.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -20,12 +20,12 @@ use crate::served::Server;
 use crate::served::sampling::SamplingServer;
 use crate::tokenizer::PretrainedTokenizer;
 
-/// The field whose text a record is answered with, where it has one.
+/// The field whose text is the completion for a record, if the record has it.
 const ANSWER: &str = "answer";
 
-/// Asks the verifier of a domain about a completion of each of two records that are read: tests, where there
-/// are some. One alone would not show a function that answers for one whatever it is asked. The completion
-/// is the record's answer, or else its prompt: no model is there yet to write one.
+/// Asks the verifier of a domain to judge a completion for each of two records, from the tests if there are
+/// any. One record alone would not reveal a function that returns one result however many it is given. The
+/// completion is the record's answer, or else its prompt, since no model can write one yet.
 pub fn ask(data: &DomainData, control: &Control) -> Result<()> {
     let read = data.tests.iter().chain(&data.train).chain(turns(data)).chain(&data.validation);
     let Some(prompts) = read.into_iter().next() else { return Ok(()) };
@@ -61,11 +61,11 @@ impl FirstRow {
     }
 }
 
-/// Environments that have begun an episode about a domain, by their commands.
+/// Pairs of an environment's command and a domain for which it has begun an episode.
 pub type BegunEnvironments<'a> = BTreeSet<(&'a str, DomainId)>;
 
-/// Begins an episode in each environment of a stage, about the first row of each domain that it trains on,
-/// and plays none: an action would need a model. `rows` has one for each domain of the plan.
+/// Begins an episode in each environment of a stage for the first row of each domain that it trains on, and
+/// ends it: an action would need a model. `rows` has an entry for each domain of the plan.
 pub fn begin<'a, O>(
     train: &'a Train<O>,
     base: &Path,
@@ -93,9 +93,9 @@ pub fn begin<'a, O>(
     Ok(())
 }
 
-/// Reads everything of a plan but its models, of which it is seen whether they are there, and asks its
-/// verifiers, environments and servers. Hands over everything that can't be used, in the plan's order, as it
-/// is found.
+/// Reads everything of a plan except its models, whose existence it checks, and calls its verifiers,
+/// environments and servers once. Passes each problem to `found` as soon as it is known, in the plan's
+/// order.
 pub fn look(
     plan: &Plan,
     stages: &[ModelId],

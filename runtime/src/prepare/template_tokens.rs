@@ -1,4 +1,4 @@
-//! How much room a context must have for what stands in templates beside a row of the data.
+//! Upper bounds of the tokens that templates add to a row of the data, to check that the context fits them.
 
 use mopd_compiler::plan::producers::Derived;
 use mopd_compiler::plan::views::Slot;
@@ -7,14 +7,14 @@ use mopd_compiler::plan::{DomainId, Panel, Producer, Role, TeacherChoice, Train,
 use crate::failure::Result;
 use crate::tokenizer::Tokenizer;
 
-/// Tokens that come to a template: a completion, and before it drafts and other completions of as many. A
-/// verifier's words are counted when they are there.
+/// Most tokens that a template adds: the completion, and drafts and other completions of the same length
+/// before it. A verifier's text is counted later, when it exists.
 pub fn with_completions(view: &View, completion: u32) -> u32 {
     let shown = view.slots().filter(|slot| matches!(slot, Slot::Draft | Slot::Group(_))).count() as u32;
     completion.saturating_mul(1 + shown)
 }
 
-/// Tokens that the words of others take in a template that shows them, at most: a panel's, and feedback.
+/// Most tokens that a panel's text and written feedback take in a template that shows them.
 pub fn with_words<O>(train: &Train<O>, view: &View, tokenizer: &Tokenizer) -> Result<u32> {
     let feedback = view.written_feedback().filter_map(|place| train.feedback.get(place as usize));
     let feedback: u32 = feedback.map(|feedback| feedback.sampling.max_tokens).sum();
@@ -26,8 +26,8 @@ pub fn with_words<O>(train: &Train<O>, view: &View, tokenizer: &Tokenizer) -> Re
     Ok(feedback + panel.turns().saturating_mul(panel.sampling.max_tokens.saturating_add(before)))
 }
 
-/// Whoever writes feedback about completions of a domain: what it reads in place of the prompts, and how many
-/// tokens it reads and writes beside that at most. A verifier's words are counted when they are there.
+/// The writers of feedback about completions of a domain, each with the view that it reads in place of the
+/// prompts and the most tokens that it reads and writes beside that. A verifier's text is counted later.
 pub fn for_feedback<O>(
     train: &Train<O>,
     domain: DomainId,
@@ -45,15 +45,15 @@ pub fn for_feedback<O>(
     })
 }
 
-/// Whoever reads what is made of attempts.
+/// A model that reads a view made of attempts.
 pub struct OfAttempts<'t> {
-    /// One who shortens a text; the student where absent.
+    /// The model that shortens a text; none for the student.
     pub writer: Option<Role>,
-    /// In place of the prompts.
+    /// What it reads in place of the prompts.
     pub view: &'t View,
-    /// Tokens that come to that at most, with those of a short text.
+    /// Most tokens that attempts add to the view, with those of the shortened text.
     pub shown: u32,
-    /// Of a completion behind them.
+    /// Most tokens of a completion after the view.
     pub completion: u32,
 }
 

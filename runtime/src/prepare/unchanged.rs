@@ -1,5 +1,5 @@
-//! Files that are hashed before a run begins and read again while it is under way: programs, when a process
-//! of them starts or whenever they like, and the numbers of models.
+//! Detects changes of files that are hashed before a run begins and read again during it: the files of
+//! programs, which their processes may read at any time, and the weights of models.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,10 +10,10 @@ use mopd_store::content::{FileState, HashedFile};
 use crate::failure::{Error, Result};
 use crate::mapped::MappedFile;
 
-/// Files as they were when they were hashed.
+/// Files with the state in which they were hashed.
 #[derive(Clone, Debug)]
 pub struct Unchanged {
-    /// Of what they are made into.
+    /// The kind of failure that a change of these files is.
     kind: FailureKind,
     files: Arc<Mutex<Vec<KnownFile>>>,
 }
@@ -21,17 +21,17 @@ pub struct Unchanged {
 #[derive(Debug)]
 struct KnownFile {
     hashed: HashedFile,
-    /// Of a model's file: what is read of it is not what took its place.
+    /// A model's mapping, which stays that of the old file if the path is replaced.
     mapped: Option<Arc<MappedFile>>,
 }
 
 impl Unchanged {
-    /// Of a program, whose processes open them by their paths.
+    /// The files of a program, whose processes open them by path.
     pub fn program(kind: FailureKind, files: impl IntoIterator<Item = HashedFile>) -> Unchanged {
         Unchanged::new(kind, files.into_iter().map(|hashed| KnownFile { hashed, mapped: None }))
     }
 
-    /// Of a model, whose numbers are looked at where they are.
+    /// The files of a model, whose weights are read through the mapping.
     pub fn model(files: Vec<(HashedFile, Arc<MappedFile>)>) -> Unchanged {
         let known = |(hashed, mapped)| KnownFile { hashed, mapped: Some(mapped) };
         Unchanged::new(FailureKind::Model, files.into_iter().map(known))
@@ -41,12 +41,12 @@ impl Unchanged {
         Unchanged { kind, files: Arc::new(Mutex::new(files.collect())) }
     }
 
-    /// Reads only files whose times or length are others than they were. `base` is the folder that paths are
-    /// relative to.
+    /// Checks that the files are unchanged. Reads only files whose times or length have changed. `base` is
+    /// the folder that paths are relative to.
     ///
     /// # Errors
-    /// A file with another content, or none: what was computed with it is not what its key says. So may be
-    /// what was computed with one that has its old content again.
+    /// A file that is gone or has other content, since results computed with it don't match their key. Also
+    /// one that was changed and has its old content again: a process may have read the other one.
     pub fn check(&self, base: &Path) -> Result<()> {
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         let mut states = files.iter_mut().map(|file| {
@@ -102,7 +102,7 @@ mod tests {
     fn what_is_written_to_is_named_also_where_it_is_undone() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
-        // Each has a time of its own, however coarse those of the file system are.
+        // Each write gets a distinct time, however coarse the file system's clock is.
         let mut time = SystemTime::UNIX_EPOCH;
         let mut write = |name: &str, text: &str| {
             fs::write(path(name), text).unwrap();
@@ -126,7 +126,7 @@ mod tests {
         write("model", "2.0");
         begins(said(&first), "`judge.py` changed while the run was under way");
         begins(said(&first_model), "`model` was written to while the run was reading it");
-        // As it was: a process may have read what was there in between.
+        // The old content again: a process may have read the other one in between.
         write("judge.py", "0.25");
         write("model", "1.0");
         begins(
@@ -134,7 +134,7 @@ mod tests {
             "`judge.py` was written to while the run was under way: it is as it was",
         );
         begins(said(&first_model), "`model` was written to while the run was reading it");
-        // A process opens what is at the path; what is mapped is the old file.
+        // A process opens the new file at the path; the mapping is still of the old one.
         let (program, model) = (program(), model());
         for name in ["judge.py", "model"] {
             write("new", "3.0");

@@ -1,7 +1,7 @@
-//! The end of everything that programs of the author's start. A group of processes is not enough: a child may
-//! leave it (`setsid`), and who kills it may be killed. All processes of a program are told by a variable in
-//! their environment, wherever they went; and a guard, a process of its own, sees to those that are left when
-//! this process is gone, however it ended.
+//! Ends all processes that the user's programs start. A process group is not enough: a child may leave it
+//! (`setsid`), and this process may be killed before it kills the group. So all processes of a program are
+//! recognised by a variable in their environment, and a guard, a process of its own, kills those that are
+//! left when this process is gone, however it ended.
 
 use std::fs;
 use std::os::unix::process::CommandExt;
@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// In the environment of all processes of such a program.
+/// The variable in the environment of all processes of such a program.
 const VARIABLE: &str = "MOPD_PROGRAM";
 
-/// Ends when its standard input does, which is when the process that started it is gone: then all programs of
-/// that process are killed. It is asked to end itself only by that, not by signals to everybody.
+/// The guard. When its standard input ends, because the process that started it is gone, it kills all
+/// programs of that process and ends. It ignores signals that are sent to the whole group.
 const GUARD: &str = r#"
 trap '' INT TERM HUP
 while read -r _; do :; done
@@ -29,17 +29,16 @@ for again in 1 2 3; do
 done
 "#;
 
-/// How often new processes of a program are looked for while it is killed: one that is killed may just have
-/// started another.
+/// How often the kill of a program is repeated: a process may start another one just before it is killed.
 const ROUNDS: u32 = 50;
 
-/// Such a program, to be told from all others, of this process and of others.
+/// Identifies a program's processes among all processes of the machine.
 #[derive(Debug)]
 pub(super) struct DescendantMark(String);
 
 impl DescendantMark {
-    /// From here on its processes end with this one. Where no guard can be started, as where there is no
-    /// shell, no program can either.
+    /// Makes a new mark. Processes that carry it end with this process. A failure to start the guard is
+    /// ignored: then there is no shell, and no program can be started either.
     pub fn new() -> DescendantMark {
         static GUARDED: OnceLock<Option<Child>> = OnceLock::new();
         static COUNT: AtomicU64 = AtomicU64::new(0);
@@ -47,12 +46,12 @@ impl DescendantMark {
         DescendantMark(format!("{}.{}", of_this_process(), COUNT.fetch_add(1, Ordering::Relaxed)))
     }
 
-    /// What its processes have in their environment, and hand on to those that they start.
+    /// The variable that the program's processes have in their environment, and their children inherit.
     pub fn variable(&self) -> (&'static str, &str) {
         (VARIABLE, &self.0)
     }
 
-    /// Kills all of its processes that are left.
+    /// Kills all remaining processes of the program.
     pub fn kill(&self) {
         let entry = format!("{VARIABLE}={}", self.0);
         for _ in 0..ROUNDS {
@@ -66,7 +65,7 @@ impl DescendantMark {
     }
 }
 
-/// No other process has it, also not one that has this one's number later.
+/// Unique to this process: a later one with the same process id has another.
 fn of_this_process() -> &'static str {
     static MARK: OnceLock<String> = OnceLock::new();
     MARK.get_or_init(|| {
@@ -85,7 +84,7 @@ fn guard() -> std::io::Result<Child> {
         .spawn()
 }
 
-/// The processes that have an entry in their environment. None where the system does not tell.
+/// The ids of processes that have `entry` in their environment. Empty if the system has no `/proc`.
 fn with_entry(entry: &[u8]) -> Vec<i32> {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let numbers = processes.filter_map(|process| process.file_name().to_str()?.parse::<i32>().ok());

@@ -1,5 +1,5 @@
-//! Programs of the author's that read JSON lines and write JSON lines: rewards, environments, edits. How one
-//! is started, asked, restarted, and ended for sure.
+//! The user's programs that read and write JSON lines (rewards, environments, edits): how they are started,
+//! sent requests, restarted, and reliably ended.
 
 mod descendants;
 pub mod once;
@@ -18,21 +18,21 @@ use crate::control::Control;
 pub use self::worker::ChildProcess;
 use self::worker::Received;
 
-/// How often whoever waits for an answer looks whether the job is to stop.
+/// How often a wait for an answer checks whether the job is to stop.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// The processes of one command: as many as threads have been talking to it at once.
+/// The processes of one command: as many as the most threads that have used it at once.
 pub struct ProcessPool {
-    /// What it is for, a noun.
+    /// What it is for, a noun: "reward command".
     what: &'static str,
-    /// As people call it.
+    /// The command as messages show it.
     pub command: String,
-    /// As the shell starts it.
+    /// The command that the shell runs.
     started: String,
     pub folder: PathBuf,
-    /// For an answer; the first one of a process includes its start.
+    /// Time limit of an answer; the first one of a process includes its start.
     pub limit: Duration,
-    /// Processes that nobody is waiting for.
+    /// Processes that no thread is using.
     idle: Mutex<Vec<ChildProcess>>,
     warnings: Mutex<Vec<String>>,
     restarts: AtomicU32,
@@ -51,14 +51,14 @@ pub enum ProcessProblem {
         why: String,
         line: String,
     },
-    /// It says itself that it cannot answer the request at this place of the batch.
+    /// It reports an error for the request at this place of the batch.
     Refused {
         why: String,
         place: usize,
     },
 }
 
-/// Why a program did not answer, though it was restarted where that may help.
+/// Why a program did not answer, after a restart if that could help.
 #[derive(Debug)]
 pub enum ProgramFailure {
     Stopped,
@@ -72,14 +72,14 @@ pub enum ProgramFailure {
 /// Why not all of a batch was answered.
 pub struct Unanswered {
     pub failure: ProgramFailure,
-    /// How much of it was.
+    /// How many of the batch were answered.
     pub given: usize,
-    /// The first that was not; none where no process was asked.
+    /// The first that was not answered; none if no process was sent the batch.
     pub open: Option<usize>,
 }
 
 impl Unanswered {
-    /// The one that stands for it: what the program refused, else the first without an answer.
+    /// The request to report: the one that the program refused, else the first without an answer.
     pub fn place(&self) -> Option<usize> {
         match self.failure {
             ProgramFailure::Refused { place, .. } => Some(place),
@@ -92,7 +92,7 @@ impl Unanswered {
 #[derive(Serialize)]
 struct Request<'a, T> {
     id: u64,
-    /// How many of the batch follow.
+    /// How many requests of the batch follow.
     left: usize,
     #[serde(flatten)]
     what: &'a T,
@@ -105,7 +105,7 @@ impl ProcessProblem {
 }
 
 impl ProcessPool {
-    /// None where the limit is no time. No process is started yet.
+    /// Starts no process yet. None if the limit is not a positive time.
     pub fn new(what: &'static str, command: &str, limit_seconds: f64, folder: &Path) -> Option<ProcessPool> {
         let limit = Duration::try_from_secs_f64(limit_seconds).ok().filter(|limit| !limit.is_zero())?;
         Some(ProcessPool {
@@ -120,33 +120,33 @@ impl ProcessPool {
         })
     }
 
-    /// The same program, where the shell starts it with other words than people call it by.
+    /// The same pool, with another command for the shell than the one in messages.
     pub fn started_by(self, started: String) -> ProcessPool {
         ProcessPool { started, ..self }
     }
 
-    /// With what it is for: "reward command `python3 judge.py`".
+    /// Its name in messages: "reward command `python3 judge.py`".
     pub fn name(&self) -> String {
         format!("{} `{}`", self.what, self.command)
     }
 
-    /// A process that waits, where there is one.
+    /// Takes an idle process, if there is one.
     pub fn take(&self) -> Option<ChildProcess> {
         locked(&self.idle).pop()
     }
 
-    /// What [`ProcessPool::take`] took, after use. A process that failed is dropped instead, which ends it.
+    /// Returns a process to the pool after use. A process that failed is dropped instead, which ends it.
     pub fn put_back(&self, worker: Option<ChildProcess>) {
         locked(&self.idle).extend(worker);
     }
 
-    /// What happened since the last call that the author should know though the run goes on: restarts.
+    /// Warnings since the last call, about restarts.
     pub fn take_warnings(&self) -> Vec<String> {
         std::mem::take(&mut *locked(&self.warnings))
     }
 
-    /// Talks to a process. Where it does not survive that, or does not answer in time, a fresh one is talked
-    /// to once.
+    /// Calls `with` on a process. If the process dies or does not answer in time, calls it once more on a new
+    /// one.
     pub fn talk<T>(
         &self,
         slot: &mut Option<ChildProcess>,
@@ -193,7 +193,7 @@ impl ProcessPool {
             }
             restarted = true;
             let times = self.restarts.fetch_add(1, Ordering::Relaxed) + 1;
-            // A program that always needs it would fill the log.
+            // Not every time: a program that always needs a restart would fill the log.
             if times.is_power_of_two() {
                 let warning = if times > 1 { format!("{warning} ({times} times so far)") } else { warning };
                 locked(&self.warnings).push(warning);
@@ -201,9 +201,9 @@ impl ProcessPool {
         }
     }
 
-    /// Asks for an answer to each of a batch, `what` it is a noun, which `read` takes from a reply or says
-    /// what is wrong with it. A batch that a process did not survive, or did not finish in time, goes to a
-    /// fresh one once.
+    /// Gets an answer to each request of a batch. `what` is a noun for an answer; `read` parses a reply or
+    /// says what is wrong with it. If the process dies or misses the time limit, the batch goes once more to
+    /// a new one.
     pub fn batch<R: Serialize, T>(
         &self,
         slot: &mut Option<ChildProcess>,
@@ -227,7 +227,7 @@ impl ProcessPool {
         }
     }
 
-    /// Sends a batch, whole, and waits until all of it is answered.
+    /// Sends a whole batch and waits until all of it is answered.
     fn exchange<R: Serialize, T>(
         &self,
         worker: &mut ChildProcess,
@@ -236,8 +236,8 @@ impl ProcessPool {
         (what, read): (&str, &impl Fn(&Value) -> Result<T, String>),
         control: &Control,
     ) -> Result<(), ProcessProblem> {
-        // Identifiers never repeat in the life of a process, so that an answer given twice is not taken for
-        // the next batch's.
+        // Ids never repeat in the life of a process, so a duplicate answer is not taken for one of the next
+        // batch.
         let first = worker.reserve(batch.len() as u64);
         let mut lines = Vec::new();
         for ((id, what), left) in (first..).zip(batch).zip((0..batch.len()).rev()) {
@@ -263,7 +263,7 @@ impl ProcessPool {
         Ok(())
     }
 
-    /// When an answer to what is asked now is late; never where that is too far away.
+    /// The deadline of an answer to a request sent now; none if it is too far away to represent.
     pub fn deadline(&self) -> Option<Instant> {
         Instant::now().checked_add(self.limit)
     }
@@ -289,7 +289,7 @@ pub fn line(
     }
 }
 
-/// What a line says, and the identifier of what it answers.
+/// Parses a line: the id of the request that it answers, and the reply.
 pub fn reply(line: &str) -> Result<(u64, Value), ProcessProblem> {
     let reply: Value = serde_json::from_str(line).map_err(|_| ProcessProblem::invalid("not JSON", line))?;
     let id = reply.get("id").and_then(Value::as_u64);
@@ -297,7 +297,7 @@ pub fn reply(line: &str) -> Result<(u64, Value), ProcessProblem> {
     Ok((id, reply))
 }
 
-/// Whether a reply, on a line, has an `error` in place of an answer.
+/// Returns [`ProcessProblem::Refused`] if a reply has an `error` in place of an answer.
 pub fn refused(reply: &Value, line: &str, place: usize) -> Result<(), ProcessProblem> {
     match reply.get("error") {
         None | Some(Value::Null) => Ok(()),
@@ -306,14 +306,13 @@ pub fn refused(reply: &Value, line: &str, place: usize) -> Result<(), ProcessPro
     }
 }
 
-/// The message and the help where a program says why it does not answer: the first of its lines, and the
-/// others.
+/// The message and the help for a program's own error `why`: the first of its lines, and the others.
 pub fn refusal(program: &str, prompt: &str, why: &str) -> (String, String) {
     let (first, others) = why.trim().split_once('\n').unwrap_or((why.trim(), ""));
     (format!("{program} failed for the prompt {prompt}: {first}"), others.to_owned())
 }
 
-/// What is worth knowing of a process that ended.
+/// The help text for a process that ended.
 pub fn how_it_ended(how: &str, stderr: &str) -> String {
     if how == "exit status 127" && stderr.is_empty() {
         return "exit status 127 is the shell's way to say that it did not find the program".to_owned();
@@ -328,8 +327,8 @@ pub fn last_words(stderr: &str) -> String {
     format!("the last lines of its standard error:\n{stderr}")
 }
 
-/// What the locks guard is a list that is whole between any two operations, so a thread that panicked left it
-/// usable.
+/// Ignores poisoning: the lists behind these locks are valid between any two operations, so a thread that
+/// panicked left them usable.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! A process that runs once and says with its end how it went.
+//! A process that runs once and reports success by its exit status.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use super::descendants::DescendantMark;
 use crate::control::Control;
 
-/// How often it is looked whether it has ended.
+/// How often to check whether the process has ended.
 const TICK: Duration = Duration::from_millis(2);
 
-/// How a process came to its end, with all that it started.
+/// How a process ended, together with everything that it started.
 pub enum Ended {
     By(ExitStatus),
     TimedOut,
@@ -21,7 +21,7 @@ pub enum Ended {
     Stopped,
 }
 
-/// Kills the group of a process and all that it started, and collects it, however this function is left.
+/// On drop, kills a process's group and all that it started, and reaps the process.
 struct Running {
     child: Child,
     mark: DescendantMark,
@@ -30,17 +30,17 @@ struct Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if let Ok(group) = i32::try_from(self.child.id()) {
-            // The group that `process_group(0)` made: the child is not collected yet, or was a moment ago.
+            // The group that `process_group(0)` made: the child is not reaped yet, or was a moment ago.
             mopd_kernels::os::kill(-group);
         }
         self.mark.kill();
-        // It fails only if that was done before.
+        // It fails only if the child was reaped before.
         let _ = self.child.wait();
     }
 }
 
-/// Starts a process in a group of its own, writes `input` to it, which a pipe must have room for, and waits
-/// for its end. What it says goes to `stderr`; what it prints, nowhere.
+/// Starts a process in a group of its own, writes `input` to it, which must fit into a pipe's buffer, and
+/// waits for its end. Its standard error goes to `stderr`; its standard output is discarded.
 pub fn run(
     mut command: Command,
     input: &[u8],
@@ -58,7 +58,7 @@ pub fn run(
         .spawn()?;
     let mut running = Running { child, mark };
     if let Some(mut pipe) = running.child.stdin.take() {
-        // One that has ended already reads nothing.
+        // The write fails if the process has ended already.
         let _ = pipe.write_all(input);
     }
     let deadline = Instant::now().checked_add(limit);

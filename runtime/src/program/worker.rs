@@ -1,5 +1,4 @@
-//! One process with its pipes: lines in, lines out, a memory of what it wrote to standard error, and a sure
-//! end.
+//! One child process with its pipes: lines in, lines out, the end of its standard error, and a reliable end.
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -15,20 +14,20 @@ use mopd_compiler::plan::events::CALLERS_LIBRARY_PATH;
 
 use super::descendants::DescendantMark;
 
-/// A longer line is cut here, and then is no JSON.
+/// Bytes of a line; a longer one is cut here, and then is not valid JSON.
 const LONGEST_LINE: u64 = 1 << 20;
-/// Lines read ahead; beyond that the process waits, so that one that floods its output cannot fill our
+/// Lines read ahead; beyond that the process blocks, so that one that floods its output can't fill our
 /// memory.
 const LINES_AHEAD: usize = 64;
-/// What is kept of standard error.
+/// How much of the end of standard error is kept.
 const STDERR_BYTES: usize = 8 << 10;
 const STDERR_LINES: usize = 5;
-/// For a process whose input was closed to end by itself.
+/// How long a process may take to end by itself after its input was closed.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// A child process that leads its own process group. Dropping it closes its input, gives it a moment to end,
-/// then kills whatever is left of the group and of all that it started, and collects the child. If this
-/// process is killed itself, the same comes to pass ([`DescendantMark`]).
+/// then kills what is left of the group and of all that it started, and reaps the child. If this process is
+/// itself killed, its guard does the same ([`DescendantMark`]).
 pub struct ChildProcess {
     child: Child,
     mark: DescendantMark,
@@ -36,14 +35,14 @@ pub struct ChildProcess {
     requests: Option<Sender<Vec<u8>>>,
     lines: Receiver<Vec<u8>>,
     stderr: Arc<Mutex<VecDeque<u8>>>,
-    /// Closed when standard error is.
+    /// Disconnected when standard error is closed.
     stderr_open: Receiver<()>,
     next_id: u64,
     killed: bool,
 }
 
 pub enum Received {
-    /// With its line end.
+    /// A line with its line end.
     Line(Vec<u8>),
     /// Standard output is closed, most likely because the process ended.
     Closed,
@@ -55,7 +54,7 @@ impl ChildProcess {
     pub fn start(command: &str, folder: &Path) -> io::Result<ChildProcess> {
         let mark = DescendantMark::new();
         let mut shell = Command::new("sh");
-        // The libtorch of this process is nothing to a program, whose Python may have a torch of its own.
+        // Restore the user's library path: the program's Python may have its own torch, not our libtorch.
         match std::env::var_os(CALLERS_LIBRARY_PATH) {
             Some(theirs) if theirs.is_empty() => shell.env_remove("LD_LIBRARY_PATH"),
             Some(theirs) => shell.env("LD_LIBRARY_PATH", theirs),
@@ -68,17 +67,17 @@ impl ChildProcess {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            // A group of its own: it can be killed with all its children, and a Ctrl-C at the terminal is
-            // ours to handle.
+            // A group of its own: it can be killed with all its children, and Ctrl-C at the terminal
+            // reaches only us.
             .process_group(0)
             .spawn()?;
         let (requests, to_write) = mpsc::channel();
         let (line_read, lines) = mpsc::sync_channel(LINES_AHEAD);
         let (stderr_ends, stderr_open) = mpsc::channel();
         let stderr = Arc::default();
-        // A pipe holds little. With a thread for each, a process may answer before it has read all, complain
-        // at length, or read nothing at all, and whoever waits for it still keeps an eye on the
-        // clock.
+        // A pipe holds little. With a thread for each pipe, a process may answer before it has read all,
+        // write much to standard error, or read nothing at all, and the thread that waits for it can still
+        // time out.
         if let Some(pipe) = child.stdin.take() {
             thread::spawn(move || write_requests(pipe, &to_write));
         }
@@ -101,19 +100,19 @@ impl ChildProcess {
         })
     }
 
-    /// Whether no identifier was used yet.
+    /// Whether no id was used yet.
     pub fn is_new(&self) -> bool {
         self.next_id == 0
     }
 
-    /// The first of `count` identifiers that were not used before.
+    /// Reserves `count` unused ids and returns the first.
     pub fn reserve(&mut self, count: u64) -> u64 {
         let first = self.next_id;
         self.next_id += count;
         first
     }
 
-    /// Never blocks. That a process no longer reads shows when its answers are waited for.
+    /// Never blocks. If the process no longer reads, the wait for its answers fails.
     pub fn send(&self, lines: Vec<u8>) {
         if let Some(requests) = &self.requests {
             // The thread is gone after a failed write: the process closed its input.
@@ -121,7 +120,7 @@ impl ChildProcess {
         }
     }
 
-    /// Waits for a line until `deadline`; for ever where there is none.
+    /// Waits for a line until `deadline`, or for ever if there is none.
     pub fn receive(&self, deadline: Option<Instant>) -> Received {
         let received = match deadline {
             Some(deadline) => self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())),
@@ -143,10 +142,10 @@ impl ChildProcess {
         (how, self.kill())
     }
 
-    /// Ends the process at once; answers the last lines of its standard error.
+    /// Kills the process at once; returns the last lines of its standard error.
     pub fn kill(mut self) -> String {
         self.kill_group();
-        // The last words may still be in the pipe, which closes with the last process that has it.
+        // The last output may still be in the pipe, which closes with the last process that holds it.
         let _ = self.stderr_open.recv_timeout(GRACE);
         let kept =
             self.stderr.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect::<Vec<_>>();
@@ -172,12 +171,12 @@ impl ChildProcess {
             return;
         }
         if let Ok(group) = i32::try_from(self.child.id()) {
-            // The group that `process_group(0)` made: the child has not been collected, or was a moment ago,
-            // and the system hands out numbers in turn.
+            // The group that `process_group(0)` made: the child is not reaped yet, or was a moment ago, and
+            // the system assigns process ids in turn, so the id is not reused yet.
             mopd_kernels::os::kill(-group);
         }
         self.mark.kill();
-        // Collects the child: no zombie. It fails only if that was done before.
+        // Reaps the child: no zombie. It fails only if that was done before.
         let _ = self.child.wait();
     }
 }
@@ -211,9 +210,9 @@ fn read_lines(pipe: ChildStdout, lines: &SyncSender<Vec<u8>>) {
     loop {
         let mut line = Vec::new();
         let read = (&mut pipe).take(LONGEST_LINE).read_until(b'\n', &mut line);
-        // Text without a line end before the end of output is what a crash cut short, not an answer.
+        // Text without a line end at the end of output was cut short by a crash and is not an answer.
         let whole = line.ends_with(b"\n") || line.len() as u64 == LONGEST_LINE;
-        // Nothing behind a line that was cut is an answer; the process finds its output closed.
+        // Nothing after a cut line is an answer, so stop reading; the process finds its output closed.
         let cut = !line.ends_with(b"\n");
         if read.is_err() || !whole || lines.send(line).is_err() || cut {
             return;

@@ -1,5 +1,5 @@
-//! What models answer to held-out prompts: what is kept of the completions of each, and the numbers that
-//! tables show of them.
+//! Models' answers to held-out prompts: the stored statistics of the completions of each prompt, and the
+//! metrics that tables show of them.
 
 use std::collections::HashSet;
 
@@ -14,9 +14,9 @@ pub struct Answer<'a> {
     /// In [0, 1].
     pub reward: f64,
     pub text: &'a str,
-    /// The end token included.
+    /// Number of tokens, the end token included.
     pub tokens: u32,
-    /// How sure it says it is, of [`WHOLE`]; none where it does not say so.
+    /// The confidence that it states, in units of 1 / [`WHOLE`]; `None` where it states none.
     pub confidence: Option<i64>,
 }
 
@@ -28,37 +28,37 @@ pub struct PromptAnswers {
     pub reward: f64,
     /// Samples with reward 1.
     pub correct: u32,
-    /// Different texts among the samples.
+    /// Number of different texts among the samples.
     pub distinct: u32,
     /// Mean number of tokens.
     pub length: f64,
-    /// Samples that state a confidence. Whatever is said of confidences is said of these alone.
+    /// Number of samples that state a confidence; statistics of confidences are of these only.
     pub stated: u32,
-    /// How far those confidences are from what happened.
+    /// Differences between stated confidences and outcomes.
     pub gaps: Gaps,
 }
 
-/// Between a confidence, and [`WHOLE`] where the answer is right and 0 where it is wrong: whole numbers, so
-/// that sums are exact.
+/// Differences between a confidence and the outcome, which is [`WHOLE`] if the answer is correct, else 0.
+/// Integers, so that sums are exact.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gaps {
-    /// Sums of confidence less outcome, of the answers in each [`bin`].
+    /// Sums of confidence minus outcome, over the answers in each [`bin`].
     pub bins: [i64; BINS],
-    /// Sum of squares, of all answers.
+    /// Sum of squares over all answers.
     pub squares: i64,
 }
 
-/// Intervals of confidence, of equal width.
+/// Number of bins of confidence, of equal width.
 pub const BINS: usize = 10;
 
-/// `((m - 1) / 10, m / 10]`, and 0 in the first (arXiv:1706.04599, section 3).
+/// The bin of a confidence: `((m - 1) / 10, m / 10]`, and 0 is in the first (arXiv:1706.04599, section 3).
 fn bin(confidence: i64) -> usize {
     ((confidence - 1).max(0) as usize * BINS / WHOLE as usize).min(BINS - 1)
 }
 
 impl PromptAnswers {
     /// # Panics
-    /// Without a completion there is nothing to tell.
+    /// If there is no completion.
     pub fn of(answers: &[Answer]) -> PromptAnswers {
         assert!(!answers.is_empty(), "a prompt has at least one completion");
         let samples = answers.len() as f64;
@@ -80,12 +80,12 @@ impl PromptAnswers {
         }
     }
 
-    /// Over the samples: pass@1, where rewards are verdicts.
+    /// Mean over the samples; equals pass@1 where rewards are 0 or 1.
     pub fn mean_reward(&self) -> f64 {
         self.reward / f64::from(self.samples)
     }
 
-    /// None of what is no mean over prompts.
+    /// A metric of this prompt; `None` for metrics that are not means over prompts.
     pub fn metric(&self, metric: Metric) -> Option<f64> {
         match metric {
             Metric::PassAt { k } => Some(self.pass_at(k)),
@@ -96,8 +96,8 @@ impl PromptAnswers {
         }
     }
 
-    /// `1 - C(n - c, k) / C(n, k)`: over all ways to choose `k` of the `n` samples, the share that has one of
-    /// the `c` correct ones (arXiv:2107.03374, equation 1).
+    /// `1 - C(n - c, k) / C(n, k)`: the share of all choices of `k` of the `n` samples that contain at least
+    /// one of the `c` correct ones (arXiv:2107.03374, equation 1).
     fn pass_at(&self, k: u32) -> f64 {
         let wrong = self.samples - self.correct;
         if wrong < k {

@@ -1,5 +1,5 @@
-//! How far the weights of two models are apart, parameter by parameter: what training changed, how sparse the
-//! change is (arXiv:2505.11711), and its rank.
+//! Differences between the weights of two models, parameter by parameter: the size of the change, its
+//! sparsity (arXiv:2505.11711), and its rank.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ use crate::model::change::{first_difference, is_beyond};
 use crate::model::{ParameterEntry, layout};
 use crate::zip::zip_equal;
 
-/// Answers with one [`Event::Delta`] for each parameter, then one for each group and one for all.
+/// Emits one [`Event::Delta`] per parameter, then one per group and one for all.
 pub fn delta(job: &DeltaJob, control: &Control) -> Result<()> {
     let after = Folder::open(&job.after)?;
     let before = Folder::open(&job.before)?.like(&after)?;
@@ -73,7 +73,7 @@ impl Folder {
         Ok(Folder { path: path.to_owned(), entries: layout(&config), parts })
     }
 
-    /// The same, where its parameters are those of another.
+    /// Checks that its parameters are those of `other`.
     fn like(self, other: &Folder) -> Result<Folder> {
         let Some((theirs, own)) = first_difference(&other.entries, &self.entries) else { return Ok(self) };
         let message =
@@ -109,7 +109,7 @@ struct Sums {
     changed: u64,
     in_bfloat16: u64,
     beyond: u64,
-    /// Of the other change, of both together.
+    /// Sums for the other change, and for both together.
     squares_other: f64,
     products: f64,
     both: u64,
@@ -175,18 +175,18 @@ impl Sums {
     }
 }
 
-/// Of a change that is not 0.
+/// The rank of a change that is not 0.
 fn rank(now: &[f32], then: &[f32], shape: &[usize]) -> Rank {
     let wide = |numbers: &[f32]| Tensor::from_slice(numbers).to_kind(Kind::Double);
     let change = (wide(now) - wide(then)).view([shape[0] as i64, shape[1] as i64]);
-    // Of a long matrix the triangle has the same singular values.
+    // R of the QR decomposition of a tall matrix has the same singular values.
     let long = if shape[0] < shape[1] { change.tr() } else { change };
     let (_, triangle) = Tensor::linalg_qr(&long, "r");
     let (_, values, _) = triangle.svd(true, false);
     of_singular(&Vec::<f64>::try_from(values).expect("one row of numbers"), shape)
 }
 
-/// `values` fall.
+/// `values` are in descending order.
 fn of_singular(values: &[f64], shape: &[usize]) -> Rank {
     let (sum, squares) = (values.iter().sum::<f64>(), values.iter().map(|value| value * value).sum::<f64>());
     let shares = values.iter().map(|value| value / sum).filter(|share| *share > 0.0);

@@ -11,9 +11,9 @@ use super::parquet;
 use crate::failure::Result;
 use crate::table::{Column, TableWriter, table};
 
-/// What one training step did to the prompts of one domain, of those that one teacher judged where the data
-/// routes. Numbers that a stage does not have (a reward without a verifier call, a divergence without a
-/// teacher) are absent, not 0.
+/// Metrics of one training step on the prompts of one domain, or, where data is routed, on those of them that
+/// go to one teacher. Numbers that a stage does not have (a reward without a verifier call, a divergence
+/// without a teacher) are absent, not 0.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepMetrics {
     pub seed: u64,
@@ -23,7 +23,7 @@ pub struct StepMetrics {
     pub domain: String,
     /// The teacher that these prompts are routed to.
     pub teacher: Option<String>,
-    /// The terms that the row is of, where some have completions of their own.
+    /// The terms that the row is about, if some terms have their own completions.
     #[serde(default)]
     pub terms: Option<String>,
     /// Fraction of the step's prompts, over all rows of these terms.
@@ -32,9 +32,9 @@ pub struct StepMetrics {
     pub token_share: f64,
     /// Mean over completion tokens of log p_student - log p_teacher, in nats; signed.
     pub divergence: Option<f64>,
-    /// The noise in it: mean over completion tokens of |log p_student - log p_student|, computed once while
-    /// the token was sampled and once as the divergence is. Absent where the student as it is now did
-    /// not sample the tokens at temperature 1.
+    /// The numerical noise in `divergence`: mean over completion tokens of |log p_student - log p_student|,
+    /// computed once during sampling and once as for the divergence. Absent unless the current student
+    /// sampled the tokens at temperature 1.
     pub divergence_floor: Option<f64>,
     /// Fraction of the step's sum of |signal| over completion tokens, over all rows of these terms.
     pub signal_share: Option<f64>,
@@ -47,97 +47,96 @@ pub struct StepMetrics {
     /// Completion tokens that were trained on.
     #[serde(default)]
     pub tokens: Option<f64>,
-    /// Of the completions, the share that was cut off before its end token.
+    /// Share of completions that were cut off before an end token.
     #[serde(default)]
     pub truncated: Option<f64>,
     /// Fraction of completion tokens where a `clip` of the objective is at its bound.
     pub clipped_fraction: Option<f64>,
-    /// What `by domain` multiplies the loss of the domain's tokens with, or would where it only observes.
+    /// Factor by which `by domain` multiplies the loss of the domain's tokens, or would if it only observes.
     pub domain_weight: Option<f64>,
     /// Mean reward of the completions, in [0, 1].
     pub reward: Option<f64>,
-    /// Completions that were drawn and that `keep` left out: no other number is of them.
+    /// Number of completions that `keep` dropped; no other metric includes them.
     #[serde(default)]
     pub dropped: Option<f64>,
-    /// Completions for which some teacher had nothing to read, where the objective asks `available`.
+    /// Number of completions for which some teacher had no input, if the objective reads `available`.
     #[serde(default)]
     pub unavailable: Option<f64>,
-    /// Members of panels, prompt by prompt, that stated no confidence, where they are to state one.
+    /// Number of panel members, over all prompts, that were to state a confidence but did not.
     #[serde(default)]
     pub unstated: Option<f64>,
-    /// Where completions are sampled with drafts: of the drafted tokens that were verified, the share that
-    /// stood; and tokens of a completion per draft.
+    /// For speculative decoding: the accepted share of the verified drafted tokens; and the tokens of a
+    /// completion per draft.
     #[serde(default)]
     pub accepted: Option<f64>,
     #[serde(default)]
     pub accepted_length: Option<f64>,
-    /// Where two tokens are drawn in a step: those of the completions, per step of the decoder.
+    /// Where a step draws up to two tokens: tokens of the completions per decoding step.
     #[serde(default)]
     pub tokens_per_step: Option<f64>,
-    /// Where the objective reads `agreement`: the mean similarity of what teachers wrote to the blocks of the
-    /// row.
+    /// Where the objective reads `agreement`: mean similarity of the teachers' continuations to the row's
+    /// blocks.
     #[serde(default)]
     pub agreement: Option<f64>,
-    /// Of the completions that others wrote of the same prompts, where the objective asks whether they are
-    /// right: the share that is.
+    /// Where the objective reads whether other models' completions of the same prompts are correct: the share
+    /// that is.
     #[serde(default)]
     pub correct_of_others: Option<f64>,
-    /// Where prompts are derived from completions: the share of the completions that are of such a prompt.
+    /// Where prompts are derived from completions: the share of completions of such prompts.
     #[serde(default)]
     pub derived: Option<f64>,
-    /// Where rollouts are replayed: the share of the completions that, or whose prompts, come from a buffer.
+    /// Where rollouts are replayed: the share of completions that come, or whose prompts come, from a buffer.
     #[serde(default)]
     pub replayed: Option<f64>,
-    /// Where a server samples rollouts: how many updates old the weights were that it sampled with, on
-    /// average.
+    /// Where a server samples rollouts: the mean age of its weights, in updates.
     #[serde(default)]
     pub staleness: Option<f64>,
-    /// Where the stage chooses its prompts: how many of the domain's, and the mean of their `priority`, as
-    /// they were measured last.
+    /// Where the stage chooses its prompts: the number chosen from the domain, and the mean of their last
+    /// measured `priority`.
     #[serde(default)]
     pub chosen_prompts: Option<f64>,
     #[serde(default)]
     pub priority: Option<f64>,
-    /// Of the whole step, where the student has experts: the entropy of their shares of the tokens, as a
-    /// part of the most it can be, averaged over layers; and the largest share that any of them has.
+    /// For the whole step, where the student has experts: the entropy of the experts' shares of tokens,
+    /// divided by its maximum and averaged over layers; and the largest share of an expert.
     pub expert_entropy: Option<f64>,
     pub expert_largest_share: Option<f64>,
-    /// Where the weights were extrapolated after the step: how far, in changes since the last time, 1 where
-    /// no candidate was better; and what the benchmark says of them there.
+    /// Where the weights were extrapolated after the step: the factor on the change since the last time, 1
+    /// if no candidate was better; and the benchmark's score there.
     #[serde(default)]
     pub extrapolated: Option<f64>,
     #[serde(default)]
     pub judged: Option<f64>,
     /// Loss of the whole step, all domains and terms together.
     pub loss: f64,
-    /// Where it was computed before the step: the mean -log p of the tokens of validation rows, in nats.
+    /// If it was computed before the step: mean -log p of the tokens of validation rows, in nats.
     #[serde(default)]
     pub validation_loss: Option<f64>,
     pub learning_rate: f64,
-    /// What the run itself has found for the step, where something is `learned`.
+    /// The value used in the step, where a setting is `learned`.
     #[serde(default)]
     pub learned: Option<f64>,
     /// Global norm of the step's gradient before clipping.
     pub gradient_norm: f64,
-    /// Where single elements of the weights train: how many, as a share of all.
+    /// Where single elements of the weights train: their share of all elements.
     #[serde(default)]
     pub trained_share: Option<f64>,
     /// Wall time of the whole step.
     pub seconds: f64,
-    /// Of that: rollouts and their rewards; forward passes of all models; gradient and update.
+    /// Parts of `seconds`: rollouts and their rewards; forward passes of all models; gradient and update.
     pub rollout_seconds: f64,
     pub scoring_seconds: f64,
     pub update_seconds: f64,
-    /// When the step was done, in seconds since 1970.
+    /// Time at the end of the step, in seconds since 1970.
     #[serde(default)]
     pub time: Option<f64>,
-    /// Resident memory of the whole worker then, in bytes; absent where the system does not tell.
+    /// Resident memory of the worker at that time, in bytes; absent where the system does not report it.
     #[serde(default)]
     pub memory: Option<u64>,
-    /// What each part of the verifier said, on average, where it has several: a column `reward.<name>` each.
+    /// Mean reward of each part of the verifier, if it has several: a column `reward.<name>` each.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub reward_parts: BTreeMap<String, f64>,
-    /// The states of the objective, as the step began with them: a column `state.<name>` each.
+    /// The states of the objective at the beginning of the step: a column `state.<name>` each.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub states: BTreeMap<String, f64>,
     /// Where gradients of parts of the loss are compared: columns `grad_norm.<a>` and `alignment.<a>.<b>`,
@@ -147,7 +146,7 @@ pub struct StepMetrics {
 }
 
 impl StepMetrics {
-    /// As events have it: a column per field, under the name that it has in the file.
+    /// The row for events: a column per field, with the names of the file.
     pub fn columns(&self) -> MetricsRow {
         let Ok(Value::Object(mut fields)) = serde_json::to_value(self) else {
             unreachable!("a row is a struct of numbers and texts")
@@ -156,7 +155,7 @@ impl StepMetrics {
             let Some(Value::Object(values)) = fields.remove(field) else { continue };
             fields.extend(values.into_iter().map(|(name, value)| (format!("{prefix}{name}"), value)));
         }
-        // A number that is not finite is null, too: JSON has no other numbers.
+        // Numbers that are not finite are null, too, because JSON can't represent them.
         fields.retain(|_, value| !value.is_null());
         fields
     }
@@ -176,7 +175,7 @@ impl StepMetrics {
     }
 }
 
-/// The columns that rows have beside their fields: each row may have others.
+/// The names of columns besides the fields, which differ between rows.
 #[derive(Default)]
 pub struct NamedColumns {
     reward_parts: BTreeSet<String>,
@@ -193,7 +192,7 @@ impl NamedColumns {
         }
     }
 
-    /// A column per field of [`StepMetrics`], with its name, and one per name; absent numbers are null.
+    /// A column per field of [`StepMetrics`], and one per name of these columns; absent numbers are null.
     fn table(&self, rows: &[StepMetrics]) -> Vec<Column> {
         let mut table = table!(rows;
             seed,
@@ -261,7 +260,7 @@ impl NamedColumns {
     }
 }
 
-/// Rows that are encoded together, and one stage's more.
+/// Least rows per row group of the file; a group ends with a whole stage.
 const GROUP: usize = 16 * 1024;
 
 /// Writes the rows of stages, one stage after the other, as Parquet.

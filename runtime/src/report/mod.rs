@@ -1,5 +1,5 @@
-//! What a run leaves for people and tools to read: the series of every step, a look at single tokens, the
-//! rewards behind the tables, and the tables.
+//! Reports of a run for people and tools: metrics of every step, reports about single tokens, the rewards
+//! behind the tables, and the tables.
 
 pub mod answers;
 pub mod delta;
@@ -19,22 +19,22 @@ use self::metrics::{NamedColumns, StepMetrics};
 use self::tokens::TokenLog;
 use crate::failure::Result;
 
-/// What training leaves to look at.
+/// The metrics and token reports of a stage's training.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Record {
-    /// One per step and domain.
+    /// One row per step and domain.
     pub rows: Vec<StepMetrics>,
     pub tokens: TokenLog,
 }
 
 impl Record {
-    /// Whether some step so far has moved weights.
+    /// Whether some step so far has changed weights.
     pub fn moved(&self) -> bool {
         self.rows.iter().any(|row| row.gradient_norm > 0.0 && row.learning_rate > 0.0)
     }
 
-    /// The same of a stage with another name: what is computed once may be called differently in two
-    /// experiments.
+    /// The same with another name of the stage, which may have different names in two experiments that share
+    /// its result.
     pub fn of_stage(mut self, name: &str) -> Record {
         let stages = self.rows.iter_mut().map(|row| &mut row.stage);
         let stages = stages.chain(self.tokens.samples.iter_mut().map(|sample| &mut sample.stage));
@@ -45,9 +45,9 @@ impl Record {
     }
 }
 
-/// Writes `metrics.parquet`, `samples.parquet` and `weights.parquet` into a folder. `read` reads the records
-/// of a run's stages, one after the other. It is called twice, first for the names of the columns: a long run
-/// has more rows than should be in memory at once.
+/// Writes `metrics.parquet`, `samples.parquet` and `weights.parquet` into a folder. `read` iterates over the
+/// records of a run's stages. It is called twice, first for the names of the columns, because a long run has
+/// more rows than should be in memory at once.
 pub fn write_records<I: Iterator<Item = Result<Record>>>(read: impl Fn() -> I, folder: &Path) -> Result<()> {
     let (mut columns, mut samples, mut histograms) = (NamedColumns::default(), Vec::new(), Vec::new());
     for record in read() {

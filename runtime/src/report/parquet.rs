@@ -13,7 +13,7 @@ pub fn write(table: Vec<Column>, path: &Path) -> Result<(), WriteError> {
     write_encoded(&encode(&[table]).map_err(|error| failed(path, error))?, path)
 }
 
-/// Writes a file that was made in memory first, so that a failed write stays a plain input or output error.
+/// Writes a file that was encoded in memory first, so that a failed write is a plain I/O error.
 pub fn write_encoded(encoded: &[u8], path: &Path) -> Result<(), WriteError> {
     write_atomically(path, |file| file.write_all(encoded))
 }

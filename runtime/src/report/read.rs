@@ -1,4 +1,4 @@
-//! Reads tables that runs left: for `mopd`, which has no reader of its own, and to compare runs.
+//! Reads the tables of finished runs: for `mopd`, which has no Parquet reader, and to compare runs.
 
 use std::fs::File;
 use std::path::Path;
@@ -20,7 +20,7 @@ use crate::report::rewards::PromptReward;
 use crate::report::statistics::compare::{ComparedModel, ComparedRun, Judge, compare as of_two, within};
 use crate::zip::zip_equal;
 
-/// Answers with one [`Event::Table`] a file.
+/// Emits one [`Event::Table`] per file.
 pub fn read(job: &ReadJob, control: &Control) -> Result<()> {
     for file in &job.files {
         control.check()?;
@@ -29,7 +29,7 @@ pub fn read(job: &ReadJob, control: &Control) -> Result<()> {
     Ok(())
 }
 
-/// Answers with one [`Event::Compared`] for each run after the first.
+/// Emits one [`Event::Compared`] for each run after the first.
 pub fn compare(job: &CompareJob, control: &Control) -> Result<()> {
     let Some((first, others)) = job.runs.split_first() else { return Ok(()) };
     let first = run(Path::new(first))?;
@@ -41,7 +41,7 @@ pub fn compare(job: &CompareJob, control: &Control) -> Result<()> {
     Ok(())
 }
 
-/// Answers with one [`Event::Differences`].
+/// Emits one [`Event::Differences`].
 pub fn differences(job: &DifferencesJob, control: &Control) -> Result<()> {
     control.emit(&Event::Differences { tables: within(&run(Path::new(&job.run))?) });
     Ok(())
@@ -50,9 +50,9 @@ pub fn differences(job: &DifferencesJob, control: &Control) -> Result<()> {
 fn run(folder: &Path) -> Result<ComparedRun> {
     let Plan { experiment, stages, .. } = json(&folder.join("plan.json"))?;
     let mut keys: Vec<String> = stages.into_iter().map(|stage| stage.content_key).collect();
-    // A file that somebody shortened names models without stages.
+    // If the file was truncated by hand, there may be models without stages.
     keys.resize(experiment.models.len(), String::new());
-    // An unfinished run has none, and is compared with itself only.
+    // An unfinished run has no results, and is compared with itself only.
     let results = folder.join("results.json");
     let noted = if results.is_file() { json::<Results>(&results)?.rewards } else { None };
     let judge = |domain: &Domain| {
@@ -132,7 +132,7 @@ fn rewards(path: &Path) -> Result<Vec<PromptReward>> {
     Ok(rows)
 }
 
-/// The columns of a file that hold whole numbers, numbers, bools or text; others are left out.
+/// The columns of a file with integers, floats, bools or text; others are left out.
 pub fn columns(path: &Path) -> Result<Vec<ReadColumn>> {
     let failed = |error: String| {
         Error::new(FailureKind::Data, format!("can't read {}: {error}", path.display()))

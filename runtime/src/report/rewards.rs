@@ -1,5 +1,5 @@
-//! `rewards.parquet`: what stands behind every number of the tables, prompt by prompt. Two runs are compared
-//! by it.
+//! `rewards.parquet`: the rewards behind the numbers of the tables, prompt by prompt. Comparisons of runs
+//! read it.
 
 use std::path::Path;
 
@@ -14,12 +14,12 @@ use crate::table::table;
 /// One test prompt of one evaluation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PromptReward {
-    /// The comparison that asked for it.
+    /// The comparison that it belongs to.
     pub table: String,
     pub model: String,
     pub domain: String,
     pub seed: u64,
-    /// Hash of the test prompts as they are read: prompts of two runs are the same where it is.
+    /// Hash of the test prompts as they are read; equal if two runs have the same prompts.
     pub tests: String,
     /// From 0, in the order of the test file.
     pub prompt: u32,
@@ -27,8 +27,8 @@ pub struct PromptReward {
     pub reward: f64,
 }
 
-/// `scores` has the rewards of one comparison after the other, as they stand in the plan; `tests` answers the
-/// hash of a domain's test prompts.
+/// `scores` has the rewards of each comparison, in the order of the plan; `tests` returns the hash of a
+/// domain's test prompts.
 pub fn write_rewards(
     plan: &Plan,
     scores: &[TableScores],
@@ -55,7 +55,7 @@ pub fn write_rewards(
     write(&rows, &answered, &folder.join("rewards.parquet"))
 }
 
-/// A row for each prompt, with what the model answered.
+/// Writes a row for each prompt, with the statistics of the model's answers.
 pub(super) fn write(rows: &[PromptReward], answers: &[PromptAnswers], path: &Path) -> Result<(), WriteError> {
     assert_eq!(rows.len(), answers.len(), "each prompt has its answers");
     let mut columns = table!(rows; table, model, domain, seed, tests, prompt, reward);

@@ -16,7 +16,7 @@ mod scale;
 
 pub(super) type CompiledExperiment = mopd_compiler::plan::Experiment<Objective>;
 
-/// What is behind one table, by model, column and seed.
+/// The answers and rewards behind one table, by model, column and seed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TableScores {
     answers: BTreeMap<(ModelId, DomainId, u64), Vec<PromptAnswers>>,
@@ -24,7 +24,7 @@ pub struct TableScores {
     rewards: BTreeMap<(ModelId, DomainId, u64), Vec<f64>>,
 }
 
-/// The rewards that a table needs and does not have: a mistake of the caller, not of the experiment.
+/// A table lacks rewards that it needs: an error of the caller, not of the experiment.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StatisticsError {
     #[error("`{model}` was not evaluated on `{domain}` with seed {seed}")]
@@ -55,11 +55,11 @@ fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
 
-/// The rows of one table, in the order of the comparison, and what a reader should be warned of.
+/// The rows of one table, in the order of the comparison, and warnings for the reader.
 ///
-/// Intervals are over test prompts and seeds (see [`interval`]); with a single seed, over prompts alone. A
-/// normalized score moves with its own zero and one, prompt by prompt and seed by seed: what hits all of them
-/// alike cancels out.
+/// Intervals are over test prompts and seeds (see [`interval`]); with a single seed, over prompts only. The
+/// interval of a normalized score includes the variation of its zero and one, paired by prompt and seed, so
+/// that variation common to all of them cancels.
 pub fn table_rows(
     experiment: &CompiledExperiment,
     comparison: &Comparison,
@@ -114,7 +114,7 @@ pub fn table_rows(
     Ok((table, warnings))
 }
 
-/// The further numbers of a row's cells, by metric and domain; its answers are known to be there.
+/// The further metrics of a row's cells, by metric and domain; its answers are known to exist.
 fn metrics_of_row(
     experiment: &CompiledExperiment,
     comparison: &Comparison,
@@ -154,7 +154,7 @@ fn metrics_of_row(
     found
 }
 
-/// A mean over prompts and seeds, or what is as near to one as [`calibration`] makes it.
+/// The score of an estimate: a mean over prompts and seeds, or a statistic linearised by [`calibration`].
 fn score_of(estimate: &Estimate, samples: u32) -> Score {
     let (low, high) = estimate.interval();
     let prompts = estimate.columns.first().and_then(|column| column.numbers.first()).map_or(0, Vec::len);
@@ -168,7 +168,7 @@ fn score_of(estimate: &Estimate, samples: u32) -> Score {
     }
 }
 
-/// A weighted sum of rewards, `bounded` if they are from 0 to 1, prompt by prompt and seed by seed.
+/// A weighted sum of rewards by seed and prompt; `bounded` if they are from 0 to 1.
 fn combined<Rewards: AsRef<[f64]>>(parts: &[(f64, &Vec<Rewards>)], bounded: bool) -> Crossed {
     let (_, first) = parts[0];
     let numbers = (0..first.len())
@@ -181,8 +181,8 @@ fn combined<Rewards: AsRef<[f64]>>(parts: &[(f64, &Vec<Rewards>)], bounded: bool
     Crossed { numbers, bounds: bounded.then(|| bounds(parts)) }
 }
 
-/// Of a weighted sum of rewards from 0 to 1. Those of one model are the same numbers on every prompt: an
-/// anchor of a normalized score is 0 or 1 in its own scale, whatever is asked.
+/// The bounds of a weighted sum of rewards from 0 to 1. Weights of the same rewards are added up first, so
+/// that an anchor of a normalized score has bounds of exactly 0 or 1 in its own scale.
 fn bounds<Rewards: AsRef<[f64]>>(parts: &[(f64, &Vec<Rewards>)]) -> (f64, f64) {
     let mut distinct: Vec<(f64, &[f64])> = Vec::new();
     for (weight, rewards) in parts {
@@ -221,7 +221,7 @@ impl<'a> TableEntry<'a> {
         Ok(TableEntry(columns.collect::<Result<_, _>>()?))
     }
 
-    /// One mean per column, of some seeds.
+    /// One mean per column, over some seeds.
     fn means(&self, seeds: std::ops::Range<usize>) -> Vec<f64> {
         let column = |column: &Vec<&[f64]>| {
             mean(&column[seeds.clone()].iter().map(|rewards| mean(rewards)).collect::<Vec<f64>>())

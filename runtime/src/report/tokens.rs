@@ -1,5 +1,5 @@
-//! A look at single tokens: a few completions as the objective saw them, and how weights and signals were
-//! spread over positions and entropies. Both are bounded in size, however long the training.
+//! Reports about single tokens: a few completions as the objective saw them, and histograms of weights and
+//! signals over positions and entropies. Both have a bounded size, however long the training.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use super::parquet;
 use crate::files::WriteError;
 use crate::table::table;
 
-/// What a stage's training left to look at.
+/// The token reports of a stage's training.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TokenLog {
     pub samples: Vec<TrainedSequence>,
@@ -26,15 +26,15 @@ pub struct TrainedSequence {
     pub step: u32,
     pub domain: String,
     pub teacher: Option<String>,
-    /// From 0: several samples may be of one step and domain.
+    /// From 0: a step and domain may have several samples.
     pub sample: u32,
-    /// What the model read before the completion, special tokens by their names; of a long one, its end.
+    /// The text before the completion, with special tokens by their names; only its end if it is long.
     pub prompt: String,
-    /// Tokens before that end; none of what an earlier version kept.
+    /// Number of tokens left out before that end; `None` in records of earlier versions.
     #[serde(default)]
     pub prompt_left_out: Option<u32>,
     pub reward: Option<f64>,
-    /// Tokens trained on, of which [`TrainedSequence::tokens`] are the first.
+    /// Number of tokens trained on; [`TrainedSequence::tokens`] has the first of them.
     pub length: u32,
     pub tokens: Vec<TokenSeen>,
 }
@@ -43,17 +43,17 @@ pub struct TrainedSequence {
 /// nats.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TokenSeen {
-    /// What it adds to the text, the name of a special token; empty where it is a part of a character, or the
-    /// end where that has no name.
+    /// The token's text, or the name of a special token. Empty if the token is a part of a character, or an
+    /// end token without a name.
     pub text: String,
     pub logp: Option<f32>,
     pub teacher_logp: Option<f32>,
     pub entropy: Option<f32>,
-    /// What the objective's `weight` says; absent where nothing is weighted.
+    /// The objective's `weight`; absent where nothing is weighted.
     pub weight: Option<f32>,
     /// The size of the per-token signal, before `reduce`.
     pub signal: f32,
-    /// The signal with its sign, where a log-probability alone is live: what is above 0 makes the token more
+    /// The signal with its sign, if only a log-probability is live: above 0, it makes the token more
     /// probable.
     pub advantage: Option<f32>,
     /// Whether `select` takes it; absent where nothing is selected.
@@ -63,19 +63,19 @@ pub struct TokenSeen {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TokenQuantity {
-    /// The size of what `weight` says.
+    /// The absolute value of `weight`.
     Weight,
     /// The size of the per-token signal, before `reduce`.
     Signal,
 }
 
-/// What a token's quantity is looked at over.
+/// The axis of a histogram of a quantity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum QuantityAxis {
-    /// In the completion, from 0.
+    /// Position in the completion, from 0.
     Position,
-    /// Of the student, in nats.
+    /// Entropy of the student, in nats.
     Entropy,
 }
 
@@ -96,7 +96,7 @@ impl QuantityAxis {
         }
     }
 
-    /// Where bins begin; the last one has no end.
+    /// Lower edges of the bins; the last one has no upper edge.
     pub fn edges(self) -> &'static [f64] {
         match self {
             QuantityAxis::Position => &POSITIONS,
@@ -111,7 +111,7 @@ const POSITIONS: [f64; 31] = [
 ];
 const ENTROPIES: [f64; 16] =
     [0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0];
-/// Of weights and signals: doublings, and everything from 0 to the first.
+/// Lower edges of the bins of weights and signals: powers of two, and one bin below them.
 const SIZES: [f64; 16] = [
     0.0,
     1.0 / 256.0,
@@ -131,7 +131,7 @@ const SIZES: [f64; 16] = [
     64.0,
 ];
 
-/// How many tokens had which size of a quantity where.
+/// Counts of tokens by the size of a quantity and by an axis.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Histogram {
     pub seed: u64,
@@ -163,7 +163,7 @@ impl Histogram {
     }
 }
 
-/// The last bin that begins at or before `value`, which is not negative beyond rounding.
+/// The last bin that begins at or below `value`, which is not negative except by rounding.
 fn bin(edges: &[f64], value: f64) -> usize {
     edges.partition_point(|edge| *edge <= value).saturating_sub(1)
 }
@@ -192,7 +192,7 @@ struct TokenRow {
     selected: Option<bool>,
 }
 
-/// Writes one row per token, with what is known of its sequence.
+/// Writes one row per token, with the fields of its sequence.
 pub fn write_samples(samples: &[TrainedSequence], path: &Path) -> Result<(), WriteError> {
     let mut rows = Vec::new();
     for sample in samples {
@@ -229,8 +229,8 @@ pub fn write_samples(samples: &[TrainedSequence], path: &Path) -> Result<(), Wri
     parquet::write(table, path)
 }
 
-/// A row of `weights.parquet`: a bin that has tokens. `high` and `size_high` are absent where the bin has no
-/// end.
+/// A row of `weights.parquet`: a bin with at least one token. `high` and `size_high` are absent if the bin
+/// has no upper edge.
 struct BinRow {
     seed: u64,
     stage: String,

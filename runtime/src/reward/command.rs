@@ -1,5 +1,5 @@
-//! Rewards from a program of the author's: batches of JSON lines to worker processes, and their answers. A
-//! function of the author's is judged by in the same way: our own program calls it.
+//! Rewards from a program of the author: batches of JSON lines go to worker processes, which reply. A
+//! function of the author is called in the same way, by a program of mopd.
 
 use std::path::Path;
 
@@ -11,15 +11,15 @@ use crate::control::Control;
 use crate::program::{self, ChildProcess, ProcessPool, ProgramFailure, Unanswered};
 use crate::quote::quote;
 
-/// Calls a function for each batch of requests. It is a part of the package for Python, too.
+/// The program that calls a function for each batch of requests; also part of the Python package.
 const CALLS: &str = include_str!("../../../python/mopd/reward.py");
 
-/// What a program writes.
+/// Help: the output that a program must write.
 const COMMAND: &str = "for every line {\"id\": 0, \"prompt\": ..., \"completion\": ..., \"record\": {...}} it must \
                        write one line {\"id\": 0, \"reward\": 0.5} with a reward from 0 to 1, or with any number \
                        where the experiment says `range: any`, and nothing else; messages belong on standard \
                        error";
-/// What a function returns.
+/// Help: the value that a function must return.
 const FUNCTION: &str = "the function gets a list of completions and returns a list with a number for each: from 0 \
                         to 1, or any number where the experiment says `range: any`";
 
@@ -27,12 +27,12 @@ pub(super) struct CommandReward {
     pool: ProcessPool,
     batch: usize,
     range: RewardRange,
-    /// Whether a failure is of a whole batch.
+    /// Whether a failure concerns a whole batch.
     whole: bool,
 }
 
 impl CommandReward {
-    /// The time limit is for one batch, from the moment it is sent.
+    /// The time limit applies to one batch, from the moment it is sent.
     pub fn new(
         command: &str,
         limit_seconds: f64,
@@ -78,7 +78,7 @@ impl CommandReward {
 
     pub fn judge(&self, answers: &[RewardInput], control: &Control) -> Result<Vec<Judgement>, RewardError> {
         let mut rewards = Vec::with_capacity(answers.len());
-        // A process that failed is dropped on the way out of here, which ends it.
+        // On an error, the worker is dropped, which ends its process.
         let mut worker = self.pool.take();
         for batch in answers.chunks(self.batch) {
             rewards.extend(self.judge_batch(&mut worker, batch, control)?);
@@ -131,7 +131,7 @@ impl CommandReward {
     }
 }
 
-/// As a word of the shell.
+/// Quotes a word for the shell.
 fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }

@@ -9,8 +9,7 @@ use crate::failure::Error;
 use crate::program;
 use crate::quote::quote;
 
-/// Displays as one line; [`RewardError::help`] has the way out, or what a command wrote to its standard
-/// error.
+/// Displays as one line; [`RewardError::help`] has advice, or the standard error of a command.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum RewardError {
     #[error("the pattern {} is not a regular expression", quote(pattern))]
@@ -25,7 +24,7 @@ pub enum RewardError {
     Tests { cause: String, help: String },
     #[error("{what}")]
     Server { what: String, help: String },
-    /// `program` is a command or a function, with what it is called.
+    /// `program` is the kind of program and its name: a command or a function.
     #[error("the {program} cannot work with {setting}")]
     Setting { program: String, setting: String },
     #[error("the {program} could not be started in {folder}: {cause}")]
@@ -70,7 +69,7 @@ impl From<RewardError> for Error {
 }
 
 impl RewardError {
-    /// The way out; more than one line where a command's own words are worth reading.
+    /// Advice; several lines where it includes a command's output.
     pub fn help(&self) -> String {
         match self {
             RewardError::Pattern { cause, .. } => cause.clone(),

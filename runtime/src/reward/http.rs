@@ -1,4 +1,4 @@
-//! Rewards from a server of the author's: batches of completions as JSON lists, and lists of numbers back.
+//! Rewards from a server of the author, which gets completions as JSON lists and returns lists of numbers.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -16,15 +16,15 @@ use crate::control::Control;
 use crate::http::{self, Refused};
 use crate::quote::quote;
 
-/// Requests of one call that wait for their answers.
+/// Most requests of one call in flight.
 const IN_FLIGHT: usize = 4;
-/// After a connection that failed or broke, or a server that is busy.
+/// Retries after a failed or broken connection, or if the server is busy.
 const RETRIES: u32 = 4;
-/// Before the first of them; each waits twice as long as the one before.
+/// Pause before the first retry; each further one is twice as long.
 const PAUSE: Duration = Duration::from_millis(300);
-/// How often it is looked whether the job is to stop.
+/// Interval of checks whether the job is to stop.
 const LOOK: Duration = Duration::from_millis(100);
-/// Of an answer.
+/// Largest response, in bytes.
 const LONGEST: u64 = 64 << 20;
 
 pub(super) struct Http {
@@ -40,9 +40,9 @@ struct Server {
     warnings: Mutex<Vec<String>>,
 }
 
-/// Why there is no answer.
+/// Why a request has no usable response.
 enum Trouble {
-    /// It may be gone by and by.
+    /// A transient problem.
     Passing {
         what: String,
         help: &'static str,
@@ -54,7 +54,7 @@ enum Trouble {
 }
 
 impl Http {
-    /// Nobody is asked yet. The time limit is for one batch.
+    /// Sends no request yet. The time limit applies to one batch.
     pub fn new(
         url: &Secret,
         limit_seconds: f64,
@@ -77,7 +77,7 @@ impl Http {
             matches!(uri.scheme_str(), Some("http" | "https"))
                 && uri.host().is_some_and(|host| !host.is_empty())
         };
-        // Not repeated: it may hold a password.
+        // The message does not repeat the text, which may contain a password.
         let uri = text.trim().parse().ok().filter(served).ok_or_else(|| RewardError::Server {
             what: format!("{from} is not the address of a server"),
             help: "it looks like http://localhost:8000/judge".to_owned(),
@@ -92,7 +92,7 @@ impl Http {
             return Err(setting("batches of 0".to_owned()));
         }
         let config = Agent::config_builder()
-            // One to another address would get completions that are not meant for it.
+            // A redirect would send completions to an address that they are not meant for.
             .max_redirects(0)
             .http_status_as_error(false)
             .timeout_global(Some(limit))
@@ -112,8 +112,8 @@ impl Http {
                 let body = serde_json::to_vec(batches[asked]).expect("text and JSON values are JSON");
                 let (server, answered, stop) = (self.server.clone(), answered.clone(), stop.clone());
                 let (place, count) = (asked, batches[asked].len());
-                // Whoever waits for an answer keeps an eye on the job. Where it is to stop, nobody waits for
-                // what is under way: it ends by itself within its time limit.
+                // In a thread, so that this one can check whether the job is to stop. The thread is not
+                // joined then: it ends by itself within its time limit.
                 thread::spawn(move || answered.send((place, server.ask(&body, count, &stop))));
                 (asked, open) = (asked + 1, open + 1);
             }
@@ -143,7 +143,7 @@ impl Http {
 }
 
 impl Server {
-    /// One verdict for each of a batch. What fails in passing is asked again.
+    /// Judges a batch: one judgement per completion. Transient problems are retried.
     fn ask(&self, body: &[u8], count: usize, stop: &AtomicBool) -> Result<Vec<Judgement>, RewardError> {
         let mut attempt = 0;
         loop {
@@ -194,7 +194,7 @@ impl Server {
                 what: format!("gave no answer within its time limit of {} s", self.limit.as_secs_f64()),
                 help: "raise `time_limit`, or lower `batch`".to_owned(),
             },
-            // Its text repeats the address, which may hold a password.
+            // The error's own text repeats the address, which may contain a password.
             Error::BadUri(_) | Error::Http(_) => Trouble::Lasting {
                 what: "can't be asked: that is not an address".to_owned(),
                 help: "it looks like http://localhost:8000/judge".to_owned(),
@@ -220,7 +220,7 @@ const ANSWER: &str = "to a list [{\"prompt\": ..., \"completion\": ..., \"record
                       {\"reward\": 0.5, \"feedback\": \"...\"}; any number where the experiment says `range: \
                       any`";
 
-/// What an answer says of each of `count` completions.
+/// Parses the judgements of `count` completions from a response.
 fn verdicts(said: &[u8], count: usize, range: RewardRange) -> Result<Vec<Judgement>, Trouble> {
     let wrong = |why: String| Trouble::Lasting {
         what: format!("gave an invalid answer: {why} in {}", quote(String::from_utf8_lossy(said).trim())),
@@ -241,7 +241,7 @@ fn verdicts(said: &[u8], count: usize, range: RewardRange) -> Result<Vec<Judgeme
     list.iter().enumerate().map(of).collect()
 }
 
-/// Without what may be secret of it.
+/// The address for messages, without its secret parts.
 fn shown(uri: &Uri) -> String {
     let scheme = uri.scheme_str().unwrap_or_default();
     let host = uri.authority().map_or("", |authority| authority.as_str());

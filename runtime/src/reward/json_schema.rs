@@ -10,18 +10,18 @@ use serde_json::Value;
 
 use super::{Judgement, RewardError};
 
-/// No schema is larger.
+/// Largest file of a schema, in bytes.
 const LARGEST: u64 = 16 << 20;
-/// Of the schema itself, where it does not say another.
+/// Default URI of the schema.
 const ADDRESS: &str = "schema:///";
-/// Of what feedback says of a completion.
+/// Most characters of feedback.
 const WORDS: usize = 300;
 
 pub(super) struct JsonSchema {
     validator: Validator,
 }
 
-/// A schema is one file: what its key knows is the content of that.
+/// A retriever that fails: a schema must be one file, because only its content is part of keys.
 struct Nowhere;
 
 impl Retrieve for Nowhere {
@@ -42,9 +42,9 @@ impl JsonSchema {
             .map_err(|error| RewardError::SchemaFile { path: path.to_owned(), cause: reason(&error) })?;
         let schema: Value = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
         let options = jsonschema::options()
-            // Matching takes time that is linear in the text, as that of the reward `regex`.
+            // Matching takes time linear in the text, as in the reward `regex`.
             .with_pattern_options(PatternOptions::regex())
-            // Of what names a file beside it, the retriever hears.
+            // With this base, references to other files reach the retriever.
             .with_base_uri(ADDRESS)
             .with_retriever(Nowhere);
         let validator = options.build(&schema).map_err(|error| {
@@ -83,7 +83,7 @@ impl JsonSchema {
     }
 }
 
-/// The completion without white space around it and, where all of it stands in a fence, without that.
+/// The completion without surrounding white space and without a code fence around the whole.
 fn json_of(completion: &str) -> &str {
     let text = completion.trim();
     let fenced = || {

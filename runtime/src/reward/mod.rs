@@ -1,5 +1,5 @@
-//! Verifiers: how a completion is judged. A reward is a number in [0, 1], unless the experiment says `range:
-//! any` of a program.
+//! Verifiers, which judge completions. A reward is a number in [0, 1], unless the experiment sets `range:
+//! any` for a program.
 
 mod command;
 mod error;
@@ -30,25 +30,24 @@ pub struct RewardInput<'a> {
     pub record: &'a Map<String, Value>,
 }
 
-/// What a verifier says of a completion.
+/// A verifier's judgement of a completion.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Judgement {
-    /// In the range of its verifier.
+    /// A number in the range of its verifier.
     pub reward: f64,
-    /// In words; a command need not say any.
+    /// Feedback as text; commands need not give any.
     pub feedback: Option<String>,
-    /// Where several judge: what each said, by its name.
+    /// For several verifiers: the reward of each, by its name.
     pub parts: Vec<(String, f64)>,
 }
 
 /// The verifier of one domain.
 ///
-/// It may be called from several threads at once. Built-in rewards are pure; code that is tested runs in
-/// processes of its own, one for each completion. A command has one process per
-/// thread that is inside [`Verifier::judge`] at the same time, started when first needed and kept: a verifier
-/// written in Python works on one batch at a time, so one process behind a lock would make stages that run
-/// side by side wait for each other, and a process that several threads wrote to could not say whose batch it
-/// crashed on.
+/// It may be called from several threads at once. Built-in rewards are pure; tested code runs in a separate
+/// process per completion. A command has one process per thread that is inside [`Verifier::judge`] at the
+/// same time, started when first needed and kept. A Python verifier works on one batch at a time, so that
+/// parallel stages would wait for each other with a single process behind a lock; and if several threads
+/// wrote to one process, a crash could not be attributed to a batch.
 pub struct Verifier {
     judge: Judge,
 }
@@ -62,7 +61,7 @@ enum Judge {
     Parts(Vec<Part>),
 }
 
-/// One of several that judge together.
+/// One of several verifiers whose rewards are combined.
 struct Part {
     name: String,
     weight: f64,
@@ -76,7 +75,7 @@ enum Rule {
 }
 
 impl Verifier {
-    /// `base` is the folder that a command runs in: the source file's. No process is started yet.
+    /// `base` is the folder of the source file, in which commands run. Starts no process.
     pub fn new(reward: &plan::Reward, base: &Path) -> Result<Verifier, RewardError> {
         let rule = match reward {
             plan::Reward::ExactMatch { field } => Rule::ExactMatch { field: field.clone() },
@@ -138,7 +137,7 @@ impl Verifier {
                 let mut needed: Vec<Field> = Vec::new();
                 for field in parts.iter().flat_map(|part| part.verifier.needed()) {
                     match needed.iter_mut().find(|known| known.name == field.name) {
-                        // Whoever asks for a number asks for more.
+                        // A number is the stronger requirement.
                         Some(known) if field.kind == FieldKind::Number => known.kind = field.kind,
                         Some(_) => {}
                         None => needed.push(field),
@@ -149,7 +148,7 @@ impl Verifier {
         }
     }
 
-    /// The names of the parts that it says something of.
+    /// The names of its parts, if it combines several verifiers.
     pub fn parts(&self) -> Vec<&str> {
         match &self.judge {
             Judge::Parts(parts) => parts.iter().map(|part| part.name.as_str()).collect(),
@@ -157,7 +156,7 @@ impl Verifier {
         }
     }
 
-    /// Whether it reads whole rows: commands and servers get them.
+    /// Whether it reads whole rows, as commands and servers do.
     pub fn reads_rows(&self) -> bool {
         match &self.judge {
             Judge::Rule(_) | Judge::JsonSchema(_) | Judge::UnitTests(_) => false,
@@ -166,9 +165,9 @@ impl Verifier {
         }
     }
 
-    /// One verdict per answer, in order. The records must have the fields that
-    /// [`Verifier::needed`] names. Blocks until all are judged, or until the job is to stop; a command
-    /// takes at most twice its time limit per batch of its own size.
+    /// Judges answers, in order. The records must have the fields of [`Verifier::needed`]. Blocks until all
+    /// are judged, or the job stops; a command takes at most twice its time limit per batch of its own
+    /// size.
     pub fn judge(&self, answers: &[RewardInput], control: &Control) -> Result<Vec<Judgement>, RewardError> {
         match &self.judge {
             Judge::Rule(rule) => {
@@ -194,8 +193,7 @@ impl Verifier {
         }
     }
 
-    /// What happened since the last call that the author should know though the run goes on: restarts of
-    /// commands.
+    /// Warnings since the last call, such as restarts of commands.
     pub fn take_warnings(&self) -> Vec<String> {
         match &self.judge {
             Judge::Rule(_) | Judge::JsonSchema(_) | Judge::UnitTests(_) => Vec::new(),
@@ -206,7 +204,7 @@ impl Verifier {
     }
 }
 
-/// What the reply of a program or a server says.
+/// Parses the reply of a program or a server.
 fn verdict(reply: &Value, range: RewardRange) -> Result<Judgement, String> {
     let reward = reply.get("reward").ok_or("no `reward`")?;
     let reward = reward.as_f64().filter(|reward| range.has(*reward)).ok_or(match range {
@@ -222,15 +220,15 @@ fn verdict(reply: &Value, range: RewardRange) -> Result<Judgement, String> {
 }
 
 impl Judgement {
-    /// Of a rule.
+    /// The judgement of a rule.
     fn of(accepted: bool) -> Judgement {
         let words = if accepted { "correct" } else { "wrong" };
         let feedback = Some(words.to_owned());
         Judgement { reward: f64::from(u8::from(accepted)), feedback, parts: Vec::new() }
     }
 
-    /// Of parts: their weighted mean. Divided by the sum of the weights as it is rounded, so that where every
-    /// part is 1, it is 1.
+    /// The weighted mean of parts. It is divided by the rounded sum of the weights, so that it is 1 where
+    /// every part is 1.
     fn combined<'a>(said: impl Iterator<Item = (&'a Part, &'a Judgement)>) -> Judgement {
         let (mut sum, mut weights) = (0.0, 0.0);
         let (mut words, mut parts) = (Vec::new(), Vec::new());
@@ -270,17 +268,17 @@ impl Rule {
     }
 }
 
-/// Whether two numbers, as [`data::number`] reads them, differ by at most the tolerance, as decimals: doubles
-/// round numbers of 17 digits, and 0.01 beside 1.01 as well. None where that would take too many digits.
+/// Whether two numbers, as [`data::number`] reads them, differ by at most the tolerance. Decimal, because
+/// doubles round numbers of 17 digits, and 1.01 - 1 is not 0.01. `None` if it needs too many digits.
 fn within(numbers: [&str; 2], tolerance: f64) -> Option<bool> {
-    /// The place of the last digit, on either side of the point. Doubles have none beyond 1100.
+    /// Most digits after the point, or zeros before it. Doubles have no digit beyond 1100.
     const PLACES: u64 = 4096;
     let decimal = |text: &str| {
         let number = BigDecimal::from_str(&text.trim().replace(',', "")).ok()?;
         (number.fractional_digit_count().unsigned_abs() <= PLACES).then_some(number)
     };
     let [one, other] = numbers.map(decimal);
-    // In the fewest digits that give it: as it is written.
+    // With the shortest digits, as it is written.
     let tolerance = decimal(&tolerance.to_string())?;
     Some((one? - other?).abs() <= tolerance)
 }

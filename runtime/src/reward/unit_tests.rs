@@ -1,7 +1,7 @@
-//! Rewards by tests: the completion's Python code, then the tests of its data line, in a process of their
-//! own.
+//! Rewards by tests: a separate process runs the completion's Python code, then the tests of its data
+//! line.
 //!
-//! A process with limits is no sandbox: the code may read and write what its user may.
+//! A process with limits is not a sandbox: the code may read and write what its user may.
 
 use std::fs::{self, File};
 use std::io;
@@ -18,20 +18,20 @@ use super::{Judgement, RewardError, RewardInput, text};
 use crate::control::Control;
 use crate::program::once::{self, Ended};
 
-/// Of addresses that a process may have, in KiB.
+/// Limit of a process's virtual memory, in KiB.
 const MEMORY: u64 = 2 << 20;
-/// Of a file that it writes, in blocks of 512 bytes.
+/// Limit of the size of a file that it writes, in blocks of 512 bytes.
 const FILE: u64 = 64 << 11;
-/// What is read of what it says, and how much of that becomes feedback.
+/// Bytes of its output that are read, and how much of that becomes feedback.
 const SAID: u64 = 256 << 10;
 const WORDS: usize = 500;
 
-/// Runs `solution.py` and `tests.py` of the folder above as one program, and says with a file that it came to
-/// the tests' end: a completion that ends the process itself has passed nothing. What it says of an exception
-/// is the same wherever the folder lies.
+/// Runs `solution.py` and `tests.py` of the parent folder as one program, and writes a file when the tests
+/// have ended, so that a completion that ends the process itself passes nothing. Messages of exceptions do
+/// not depend on the folder's path.
 ///
-/// The completion may give names of its own to what it likes, `exec`, `compile` and `open` among them: what
-/// is used here was looked up before it runs.
+/// The completion may redefine any name, such as `exec`, `compile` and `open`, so the harness looks up the
+/// functions that it uses before the completion runs.
 const HARNESS: &str = r#"
 def run(names, exec=exec, compile=compile, open=open, isinstance=isinstance, type=type, len=len,
         Anything=BaseException, Exit=SystemExit):
@@ -71,7 +71,7 @@ pub(super) struct UnitTests {
 }
 
 impl UnitTests {
-    /// That there is a Python is seen now, not when the first completion is there.
+    /// Checks now that Python can be run, not at the first completion.
     pub fn new(field: &str, limit_seconds: f64) -> Result<UnitTests, RewardError> {
         let limit = Duration::try_from_secs_f64(limit_seconds).ok().filter(|limit| !limit.is_zero());
         let limit = limit.ok_or_else(|| RewardError::Tests {
@@ -99,7 +99,7 @@ impl UnitTests {
         &self.field
     }
 
-    /// As many at once as there are cores, over all stages.
+    /// Runs at most one process per core at a time, over all stages.
     pub fn judge(&self, answers: &[RewardInput], control: &Control) -> Result<Vec<Judgement>, RewardError> {
         let next = AtomicUsize::new(0);
         let work = || -> Result<Vec<(usize, Judgement)>, RewardError> {
@@ -143,7 +143,7 @@ impl UnitTests {
         fs::write(place.join("tests.py"), tests.as_bytes()).map_err(failed)?;
         let said = place.join("said");
         let stderr = File::create_new(&said).map_err(failed)?;
-        // Nothing that the code was given: it can't write it itself.
+        // The code does not know this mark, so it can't write the file itself.
         let mark = format!("{:032x}\n", rand_mark(place));
         let ended =
             once::run(self.command(&work), mark.as_bytes(), stderr, self.limit, control).map_err(failed)?;
@@ -168,8 +168,8 @@ impl UnitTests {
         })
     }
 
-    /// As `python3 -I`: without variables of the environment or packages of the user. But strings have the
-    /// same hashes in each process, so that the same completion has the same reward.
+    /// As `python3 -I`, without environment variables or packages of the user, but with fixed hashes of
+    /// strings, so that the same completion has the same reward.
     fn command(&self, folder: &Path) -> Command {
         let seconds = self.limit.as_secs().saturating_add(2);
         let limits = format!(
@@ -184,7 +184,7 @@ impl UnitTests {
         command
             .envs([("HOME", folder), ("TMPDIR", folder)])
             .envs([("PYTHONHASHSEED", "0"), ("PYTHONIOENCODING", "utf-8"), ("LANG", "C.UTF-8")])
-            // As many at once as there are cores: one each.
+            // One thread per process, since there is one process per core.
             .envs([("OMP_NUM_THREADS", "1"), ("OPENBLAS_NUM_THREADS", "1"), ("MKL_NUM_THREADS", "1")]);
         command
     }
@@ -194,7 +194,7 @@ fn wrong(words: String) -> Judgement {
     Judgement { feedback: Some(words), ..Judgement::of(false) }
 }
 
-/// What stands in the last fence of Python, or all of it. A fence that is not closed ends with the text.
+/// The content of the last Python code fence, or the whole text. An unclosed fence ends with the text.
 fn code(completion: &str) -> String {
     let mut found: Option<String> = None;
     let mut open: Option<String> = None;
@@ -212,7 +212,7 @@ fn code(completion: &str) -> String {
     open.or(found).unwrap_or_else(|| completion.to_owned())
 }
 
-/// Another number for each run.
+/// A random number for each run.
 fn rand_mark(place: &Path) -> u128 {
     use std::hash::{BuildHasher, RandomState};
     let half = || u128::from(RandomState::new().hash_one(place));
@@ -223,7 +223,7 @@ fn cores() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// One of the processes that may run at once.
+/// A slot for one of the processes that may run at the same time.
 struct Turn;
 
 static RUNNING: Mutex<usize> = Mutex::new(0);

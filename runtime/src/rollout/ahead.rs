@@ -1,5 +1,5 @@
-//! Rows that go on in step, whose tokens are drawn where the model is: the next step is launched before the
-//! host has seen what was drawn for this one, so that the device never waits for the host.
+//! Lockstep decoding with sampling on the model's device. The next step is launched before the host has
+//! received this step's tokens, so that the device never waits for the host.
 
 use tch::{Kind, Tensor};
 
@@ -14,12 +14,12 @@ use crate::machine::transfer::{StagingBuffer, upload};
 use crate::model::Generator;
 use crate::zip::zip_equal;
 
-/// Draws that were launched, of which the host has seen all but the last two.
+/// Launched draws. At most two have not been received by the host.
 struct Draws<'a> {
     place: Place,
     vocabulary: &'a DeviceVocabulary,
     temperature: f64,
-    /// Used in turn.
+    /// Used alternately.
     staging: [Staging; 2],
     launched: usize,
     taken: usize,
@@ -31,8 +31,8 @@ struct Staging {
 }
 
 impl Draws<'_> {
-    /// Draws for each row by its place among the logits, i64, and its uniform number: the tokens, i64,
-    /// `[rows]`, where they are.
+    /// Launches a draw for each row, from its row of `logits` (`places`, i64) and its uniform number.
+    /// Returns the tokens on the device: i64, `[rows]`.
     fn launch(&mut self, logits: &Tensor, places: &Tensor, uniforms: &[f64]) -> Tensor {
         assert!(self.launched - self.taken < 2, "the host has seen what was staged here");
         let staging = &mut self.staging[self.launched % 2];
@@ -44,7 +44,7 @@ impl Draws<'_> {
         tensor_sampler::tokens(&drawn)
     }
 
-    /// The first of what was launched and not taken.
+    /// Receives the oldest draw that was launched and not taken.
     fn take(&mut self) -> Vec<Option<SampledToken>> {
         let numbers = self.staging[self.taken % 2].drawn.take();
         self.taken += 1;
@@ -52,8 +52,8 @@ impl Draws<'_> {
     }
 }
 
-/// Goes on with rows that begin at the generator's `logits`, each at its place. A row that has ended stays,
-/// and draws for nothing, until enough can leave.
+/// Completes rows from the generator's current logits; each row comes with the index of its logits. A row
+/// that has ended stays in the batch, and its draws are ignored, until enough rows can leave.
 pub(super) fn write(
     generator: &mut Generator,
     (vocabulary, temperature, stop): (&DeviceVocabulary, f64, &Stop),
@@ -72,7 +72,7 @@ pub(super) fn write(
     let in_order = |count: usize| Tensor::arange(count as i64, (Kind::Int64, place.device));
     let places = upload(&places, place.device);
     let mut tokens = draws.launch(generator.logits_on_device(), &places, &uniforms(&mut rows));
-    // From the first step on, rows have logits of their own.
+    // From the first step on, each row has its own logits.
     let mut places = in_order(rows.len());
     let mut leaving = false;
     for step in 0..longest {
@@ -94,7 +94,7 @@ pub(super) fn write(
             break;
         }
         if leaving && !last {
-            // Nothing is pending, so that nothing is drawn for those that leave.
+            // No launch is pending here, so none includes the rows that leave.
             generator.select(&alive);
             rows.retain(Option::is_some);
             places = in_order(rows.len());
@@ -106,7 +106,7 @@ pub(super) fn write(
     Ok(())
 }
 
-/// The next uniform number of each row; any of one that has ended.
+/// The next uniform number of each row; 0 for a row that has ended.
 fn uniforms(rows: &mut [Option<StepRow>]) -> Vec<f64> {
     rows.iter_mut().map(|row| row.as_mut().map_or(0.0, |row| row.uniforms.uniform())).collect()
 }

@@ -1,23 +1,23 @@
-//! How sure a text says that it is: in a panel's turns, and in the answers of an evaluation.
+//! Reads the confidence that a text states: in a panel's turns, and in the answers of an evaluation.
 
-/// The whole number behind the last `confidence`, in capitals or not, that a number follows: between the two
-/// are neither letters nor digits. None where that number is not whole, or outside of the range.
+/// The integer after the last word `confidence` (case-insensitive) that is followed by a number, with neither
+/// letters nor digits between the two. `None` where the number is not an integer, or outside of the range.
 pub fn confidence((low, high): (i64, i64), text: &str) -> Option<i64> {
     let Stated { marks, number, .. } = stated(text)?;
     if number.contains(SEPARATORS) {
         return None;
     }
     let number: i64 = number.parse().ok()?;
-    // Where nothing is below 0, a line before a number is no sign.
+    // Where the range has no negative numbers, a dash before the number is not a sign.
     let number = if low < 0 && marks.ends_with('-') { -number } else { number };
     (low..=high).contains(&number).then_some(number)
 }
 
-/// What a confidence of 1 is in the numbers of [`probability`]: whole ones, so that sums are exact.
+/// The integer that [`probability`] returns for a confidence of 1: integers, so that sums are exact.
 pub const WHOLE: i64 = 10_000;
 
-/// The same place in a text read as a probability, of [`WHOLE`]. `85`, `85%` and `85.5` are percent; a number
-/// up to 1 is the probability itself, `0.85`, `.85` or `1`, unless a percent sign follows it.
+/// Reads the same number as a probability, in units of 1 / [`WHOLE`]. `85`, `85%` and `85.5` are percent; a
+/// number up to 1 is the probability itself (`0.85`, `.85`, `1`), unless a percent sign follows it.
 pub fn probability(text: &str) -> Option<i64> {
     let Stated { number, percent, .. } = stated(text)?;
     let number: f64 = number.replace(',', ".").parse().ok()?;
@@ -25,13 +25,13 @@ pub fn probability(text: &str) -> Option<i64> {
     (probability <= 1.0).then(|| (probability * WHOLE as f64).round() as i64)
 }
 
-/// A number behind the word.
+/// The number after the word `confidence`.
 struct Stated<'t> {
-    /// Between the two.
+    /// The text between word and number.
     marks: &'t str,
-    /// Digits, with one separator between or before them, or none.
+    /// Digits, with at most one decimal separator between or before them.
     number: &'t str,
-    /// A percent sign follows.
+    /// Whether a percent sign follows.
     percent: bool,
 }
 
@@ -39,7 +39,7 @@ const SEPARATORS: [char; 2] = ['.', ','];
 
 fn stated(text: &str) -> Option<Stated<'_>> {
     const WORD: &str = "confidence";
-    // Of as many bytes, so that places are the same.
+    // ASCII lowercase keeps the length in bytes, so offsets are those of `text`.
     let lower = text.to_ascii_lowercase();
     let digits = |text: &str| text.find(|digit: char| !digit.is_ascii_digit()).unwrap_or(text.len());
     let behind = |at: usize| {

@@ -1,11 +1,11 @@
-//! Continuous batching: rows come when there is memory for them and leave when their completion ends.
-//! Requests come and go, too: their rows go on together.
+//! Continuous batching: rows enter when there is memory for them and leave when their completion ends.
+//! Requests may be added at any time; the rows of all requests advance together.
 //!
-//! How many rows are in flight follows from the budget, and nothing of a row follows from how many there are:
-//! its draws are keyed, its numbers do not depend on the rows beside it, and which prompts are read together,
-//! where that changes a number, is fixed by its request alone. Memory is taken page by page as tokens come.
-//! Where more rows came than have room in the end, the newest gives its pages back; when there is room again,
-//! it reads what it had written, token by token as it wrote it.
+//! The budget decides how many rows are in flight, and no result depends on that number: draws are keyed, a
+//! row's logits do not depend on the other rows, and the grouping of prompts for prefill, where it changes a
+//! result, is fixed by the request alone. Memory is taken page by page as tokens come. When rows outgrow the
+//! budget, the newest one is preempted and gives its pages back. When there is room again, it rereads its
+//! own completion token by token, as it was generated.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -21,47 +21,47 @@ use crate::random::Uniforms;
 use crate::zip::zip_equal;
 use mopd_kernels::pages::{PagedSequence, pages_of};
 
-/// What a rollout took.
+/// Resources that a rollout took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FlightStats {
-    /// Bytes of pages.
+    /// Bytes of all pages.
     pub pages: usize,
-    /// Rows in flight, at most.
+    /// Largest number of rows in flight.
     pub rows: usize,
-    /// Rows that gave their pages back.
+    /// Number of preemptions.
     pub preempted: usize,
 }
 
-/// The requests of a flight, the oldest first.
+/// Identifies a request of a flight; older requests have smaller ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(u64);
 
-/// The completions of a request, those of a prompt adjacent.
+/// A request and its completions; those of a prompt are adjacent.
 pub type FinishedRequest = (RequestId, Result<Vec<Completion>>);
 
 pub struct Flight<'a> {
     author: Author<'a>,
     generator: PagedGenerator<'a>,
-    /// Has as many pages: it reads the same tokens.
+    /// Has as many pages as `generator`, because it reads the same tokens.
     guide: Option<PagedGenerator<'a>>,
     drawer: Drawer<'a>,
     budget: MemoryBudget,
-    /// Those that have completions to come.
+    /// Requests that are not finished.
     open: BTreeMap<RequestId, OpenRollout>,
     asked: u64,
-    /// Units of prompts that were read.
+    /// Number of units of prompts that were prefilled.
     turns: u64,
-    /// Rows that wait, the oldest first; their prompts are read.
+    /// Waiting rows with prefilled prompts, the oldest first.
     ready: VecDeque<FlyingRow>,
-    /// The oldest first.
+    /// Rows in flight, the oldest first.
     flying: Vec<FlyingRow>,
-    /// A row gave its pages back, and none has ended since.
+    /// Whether a row was preempted and none has ended since.
     full: bool,
     took: FlightStats,
 }
 
 impl<'a> Flight<'a> {
-    /// For sequences of so many tokens at first; more may come. None where rows can't come and go.
+    /// For sequences of up to `longest` tokens at first. `None` where a model can't be decoded by pages.
     pub fn new(author: impl Into<Author<'a>>, longest: usize, budget: MemoryBudget) -> Option<Flight<'a>> {
         let author = author.into();
         let generator = |model| PagedGenerator::new(model, longest);
@@ -84,14 +84,14 @@ impl<'a> Flight<'a> {
         })
     }
 
-    /// Saves the activations of what it reads: see [`PagedGenerator::save`].
+    /// Saves the activations of the tokens that it reads: see [`PagedGenerator::save`].
     pub fn saving(mut self, activations: &'a mut GeneratedActivations) -> Flight<'a> {
         self.generator.save(activations);
         self
     }
 
-    /// The completions of one request, those of a prompt adjacent. Asked to stop, it does so at the next
-    /// token.
+    /// Runs one request to its end and returns its completions; those of a prompt are adjacent. `control` is
+    /// checked at every token.
     pub fn run(
         mut self,
         request: RolloutRequest,
@@ -111,7 +111,7 @@ impl<'a> Flight<'a> {
         }
     }
 
-    /// Adds a request, of one prompt at least.
+    /// Adds a request with at least one prompt.
     pub fn add(&mut self, request: RolloutRequest) -> RequestId {
         let longest = request.lengths().max().unwrap_or(1);
         for generator in [Some(&mut self.generator), self.guide.as_mut()].into_iter().flatten() {
@@ -123,7 +123,7 @@ impl<'a> Flight<'a> {
         id
     }
 
-    /// Forgets a request and gives back what its rows take.
+    /// Drops a request and frees the pages of its rows.
     pub fn cancel(&mut self, id: RequestId) {
         self.open.remove(&id);
         let own = |row: &FlyingRow| row.request == id;
@@ -135,19 +135,19 @@ impl<'a> Flight<'a> {
         self.full = false;
     }
 
-    /// Pages that rows have.
+    /// Number of pages in use.
     #[cfg(test)]
     pub fn held(&mut self) -> usize {
         self.generator.pages().held()
     }
 
-    /// Whether no completion is to come.
+    /// Whether no request is open.
     pub fn is_idle(&self) -> bool {
         self.open.is_empty()
     }
 
-    /// Reads prompts where there is room, and writes one more token of every row in flight. Returns the
-    /// requests that are done with it.
+    /// Prefills prompts where there is room, and generates one token for every row in flight. Returns the
+    /// requests that this finished.
     pub fn advance(&mut self) -> Vec<FinishedRequest> {
         let mut done = Vec::new();
         while self.admit() || (self.reads_on() && self.read(&mut done)) {}
@@ -159,27 +159,27 @@ impl<'a> Flight<'a> {
         done
     }
 
-    /// Pages that there may be while so many rows are in flight. What logits took once, they keep.
+    /// Most pages while `rows` rows are in flight. The buffer of logits never shrinks.
     fn room(&mut self, rows: usize) -> usize {
         let bytes = self.budget.0.saturating_sub(rows.max(self.took.rows) * self.drawer.row_bytes());
         let guide = self.guide.as_mut().map_or(0, |guide| guide.pages().layout().bytes());
         bytes / (self.generator.pages().layout().bytes() + guide)
     }
 
-    /// Of all pages.
+    /// Bytes of all pages, those of the guide included.
     fn bytes(&mut self) -> usize {
         self.generator.pages().bytes() + self.guide.as_mut().map_or(0, |guide| guide.pages().bytes())
     }
 
-    /// Pages that a row takes to its end, as far as can be known. What it has, or had before it gave way, it
-    /// takes in any case.
+    /// Expected pages of a row at its end: at least those for its tokens so far, which it had before a
+    /// preemption, too.
     fn expected_pages(&self, row: &FlyingRow) -> usize {
         let open = &self.open[&row.request];
         row.pages(open.expected().max(open.completions[row.index].tokens.len() + 1))
     }
 
-    /// Takes the oldest row that waits, if it is expected to have room to its end. One row is always in
-    /// flight.
+    /// Takes the oldest waiting row into flight, if it is expected to fit until its end. One row is always
+    /// in flight.
     fn admit(&mut self) -> bool {
         let Some(row) = self.ready.front() else { return false };
         if !self.flying.is_empty() {
@@ -189,7 +189,7 @@ impl<'a> Flight<'a> {
             if self.full || rows > ROWS || self.generator.pages().held() + wanted > self.room(rows) {
                 return false;
             }
-            // Pages that are free now are kept, too.
+            // Free pages count, too, because they stay allocated.
             let taken = self.bytes() + rows * self.drawer.row_bytes();
             if rows > self.took.rows && taken > self.budget.0 {
                 return false;
@@ -199,25 +199,25 @@ impl<'a> Flight<'a> {
         true
     }
 
-    /// Whether the next prompts are read: where no row waits, and some could come.
+    /// Whether to prefill more prompts: no row waits, and there is room for new ones.
     fn reads_on(&self) -> bool {
         self.ready.is_empty() && !self.full && self.flying.len() <= ROWS / 4 * 3
     }
 
-    /// The request whose prompts are read next: they take turns, so that a short one does not wait for a long
-    /// one.
+    /// The request whose prompts are prefilled next. Requests take turns, so that a short one does not wait
+    /// for a long one.
     fn next_request(&self) -> Option<RequestId> {
         let unread = self.open.iter().filter(|(_, open)| open.next_unit().is_some());
         unread.min_by_key(|(_, open)| open.turn).map(|(id, _)| *id)
     }
 
-    /// Whether a unit of prompts that has so many tokens is read as rows.
+    /// Whether a unit of prompts with `tokens` tokens is read as rows: [`PagedGenerator::reads_rows`].
     fn reads_rows(&self, tokens: usize) -> bool {
         self.generator.reads_rows(tokens) && self.guide.as_ref().is_none_or(|guide| guide.reads_rows(tokens))
     }
 
-    /// The units of prompts that are read next, one of each request at most: those that are read as rows go
-    /// together, since it changes none of their numbers.
+    /// The units of prompts to prefill next, at most one per request. Units that are read as rows may be
+    /// combined, because that changes none of their results.
     fn next_units(&mut self) -> Vec<(RequestId, Vec<usize>)> {
         let (mut units, mut read, mut prompts, mut pages) = (Vec::new(), 0, 0, 0);
         while let Some(id) = self.next_request() {
@@ -247,8 +247,8 @@ impl<'a> Flight<'a> {
         units
     }
 
-    /// Reads units of prompts and draws the first tokens of their completions. False where there is none
-    /// left, or none has room.
+    /// Prefills the next units of prompts and draws the first tokens of their completions. False where no
+    /// unit is left or none has room.
     fn read(&mut self, done: &mut Vec<FinishedRequest>) -> bool {
         let units = self.next_units();
         let tokens: Vec<&[_]> = units
@@ -281,7 +281,7 @@ impl<'a> Flight<'a> {
         true
     }
 
-    /// Draws the first tokens behind a unit of prompts that were read, whose logits stand from a place on.
+    /// Draws the first tokens after a prefilled unit of prompts, whose logits begin at row `first`.
     fn begin(
         &mut self,
         id: RequestId,
@@ -293,7 +293,7 @@ impl<'a> Flight<'a> {
         let open = self.open.get_mut(&id).expect("it has prompts");
         let RolloutRequest { prompts, sampling, key } = &open.request;
         let n = open.request.n();
-        // Every prompt is read once; its samples start from the same logits.
+        // Every prompt is prefilled once; its samples start from the same logits.
         let rows: Vec<(usize, usize)> =
             (0..unit.len()).flat_map(|place| (0..n).map(move |sample| (place, sample))).collect();
         let mut uniforms: Vec<Uniforms> = rows
@@ -341,7 +341,7 @@ impl<'a> Flight<'a> {
         }
         ended.into_iter().for_each(|index| open.end(index));
         for (prompt, ReadPrompt { sequence, guide, saved }) in zip_equal(unit, read) {
-            // Those that end at once have read no more.
+            // Completions that end with their first token have read the prompt only.
             if let Some(activations) = self.generator.activations() {
                 activations.insert(self.open[&id].request.prompts[*prompt].tokens.clone(), saved);
             }
@@ -350,7 +350,7 @@ impl<'a> Flight<'a> {
         self.close(id, failed, done);
     }
 
-    /// Takes a request out that failed, or whose completions have all ended.
+    /// Removes a request that failed, or whose completions have all ended, and adds it to `done`.
     fn close(&mut self, id: RequestId, failed: Option<Error>, done: &mut Vec<FinishedRequest>) {
         if let Some(error) = failed {
             self.cancel(id);
@@ -361,8 +361,8 @@ impl<'a> Flight<'a> {
         }
     }
 
-    /// Every row in flight has a page for its next token: where there are too few, the newest rows give
-    /// theirs back. The oldest goes on in any case, so that all come to their end.
+    /// Makes sure that every row in flight has a page for its next token: where pages are short, the newest
+    /// rows are preempted. The oldest is never preempted, so that all rows end eventually.
     fn make_room(&mut self) {
         let (mut row, mut growing) = (0, 0);
         while row < self.flying.len() {
@@ -392,7 +392,7 @@ impl<'a> Flight<'a> {
         }
     }
 
-    /// Gives pages back.
+    /// Frees the pages of a sequence and of the guide's.
     fn end_sequences(&mut self, sequence: PagedSequence, of_guide: Option<PagedSequence>) {
         self.generator.pages().end(sequence);
         if let (Some(guide), Some(sequence)) = (&mut self.guide, of_guide) {
@@ -400,7 +400,7 @@ impl<'a> Flight<'a> {
         }
     }
 
-    /// One more token for every row in flight.
+    /// Feeds one token of every row in flight, and draws the next where the row is not rereading.
     fn step(&mut self, done: &mut Vec<FinishedRequest>) {
         let fed = |row: &FlyingRow| self.open[&row.request].completions[row.index].tokens[row.fed];
         let tokens: Vec<_> = self.flying.iter().map(fed).collect();
@@ -416,7 +416,7 @@ impl<'a> Flight<'a> {
         for (place, row) in self.flying.iter_mut().enumerate() {
             row.fed += 1;
             let OpenRollout { request, completions, .. } = &self.open[&row.request];
-            // Where a row reads again what it had written, nothing is drawn.
+            // A preempted row that rereads its completion draws nothing.
             let Completion { tokens: completion, verdicts, .. } = &completions[row.index];
             if row.fed == completion.len() {
                 let RolloutRequest { prompts, sampling, .. } = request;

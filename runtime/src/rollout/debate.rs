@@ -1,25 +1,25 @@
-//! What a panel said about a prompt.
+//! A panel's debate about a prompt.
 
 use serde::{Deserialize, Serialize};
 
 use crate::data::mixture::Draw;
 
-/// A panel's words about a prompt.
+/// A panel's debate about a prompt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Debate {
-    /// Its place among those of the stage.
+    /// Index of the panel among those of the stage.
     pub panel: u32,
     pub prompt: Draw,
     pub transcript: String,
-    /// Of each member.
+    /// One per member.
     pub stances: Vec<Stance>,
 }
 
-/// What a member's last turn comes to.
+/// A summary of a member's last turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stance {
-    /// It said something.
+    /// Whether the turn's text is not empty.
     pub answered: bool,
-    /// How sure it said it is; none where it did not say so.
+    /// The confidence that it stated; `None` where it stated none.
     pub confidence: Option<i64>,
 }

@@ -1,4 +1,4 @@
-//! The next token of every row of logits, on the host; [`super::tensor_sampler`] draws where they are.
+//! Samples the next token of every row of logits on the host; [`super::tensor_sampler`] does on the device.
 
 use mopd_compiler::plan::Sampling;
 use mopd_kernels::Cpu;
@@ -13,14 +13,14 @@ use crate::random::Uniforms;
 use crate::tokenizer::Token;
 use crate::zip::zip_equal;
 
-/// Which rows of an LM head are tokens: some are padding, and some ids may be no token's.
+/// Which rows of an LM head are tokens: some rows are padding, and some ids have no token.
 #[derive(Clone, Copy)]
 pub(super) struct VocabularyMask<'a> {
-    /// Of the matrix.
+    /// Rows of the LM head.
     pub(super) rows: usize,
-    /// The first so many rows are the tokenizer's.
+    /// The first `count` rows are the tokenizer's ids.
     pub(super) count: usize,
-    /// Of these, the ones without a token.
+    /// Ids below `count` that have no token.
     pub(super) absent: &'a [Token],
 }
 
@@ -34,12 +34,12 @@ impl VocabularyMask<'_> {
         VocabularyMask { rows, count: tokenizer.vocabulary(), absent: tokenizer.absent() }
     }
 
-    /// The logits of the tokens in a row.
+    /// The tokenizer's logits in row `place`.
     fn of_row(self, logits: &[f32], place: usize) -> &[f32] {
         &logits[place * self.rows..][..self.count]
     }
 
-    /// `[.., rows]`
+    /// Masks the logits, `[.., rows]`, of absent ids.
     pub(super) fn mask(self, logits: &mut [f32]) {
         if !self.absent.is_empty() {
             for row in logits.chunks_exact_mut(self.rows) {
@@ -49,22 +49,22 @@ impl VocabularyMask<'_> {
     }
 }
 
-/// A row that a token is drawn for.
+/// A row to sample a token for.
 pub(super) struct DrawRow<'a> {
     pub(super) sampling: &'a Sampling,
     pub(super) uniforms: &'a mut Uniforms,
-    /// Where its logits stand; rows may have the same.
+    /// Row of its logits; several rows may share one.
     pub(super) place: usize,
-    /// Its prompt, and what it has written.
+    /// Its prompt, and its completion so far.
     pub(super) seen: [&'a [Token]; 2],
-    /// Those on what it has written.
+    /// The verdicts on its completion so far.
     pub(super) verdicts: &'a [DraftVerdict],
 }
 
-/// Draws next tokens on the host, wherever the model is.
+/// Samples next tokens on the host, for models on any device.
 pub(super) struct Drawer<'a> {
     tokens: VocabularyMask<'a>,
-    /// Another model that has a say in each token.
+    /// The guide's vocabulary and its influence on each token.
     guide: Option<(VocabularyMask<'a>, GuidanceStep)>,
     cpu: Cpu,
     /// A buffer for each thread.
@@ -82,13 +82,13 @@ impl<'a> Drawer<'a> {
         }
     }
 
-    /// Bytes of a row's logits.
+    /// Bytes of one row's logits, those of the guide included.
     pub(super) fn row_bytes(&self) -> usize {
         let guide = self.guide.map_or(0, |(tokens, _)| tokens.rows);
         (self.tokens.rows + guide) * size_of::<f32>()
     }
 
-    /// The next token of every row, of logits and those of a guide; none where they are not finite.
+    /// Samples the next token of every row, from its logits and the guide's; `None` where they aren't finite.
     pub(super) fn draw(
         &mut self,
         rows: &mut [DrawRow],

@@ -1,4 +1,4 @@
-//! Tokens that a second model has a say in. It reads what the first one does, token by token.
+//! Sampling with a second model, the guide, that reads the same tokens and helps to choose each next one.
 
 use super::sampler::{SampledToken, Scratch, Weighed, pick, summed, weigh};
 use super::speculative::{DraftVerdict, Verification, verified};
@@ -6,20 +6,20 @@ use crate::random::Uniforms;
 use crate::tokenizer::Token;
 use mopd_compiler::plan::Sampling;
 
-/// What the second model decides, at a step.
+/// How the second model takes part in the choice of a token.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum GuidanceStep {
-    /// A token is drawn from both: with so much of the second model's distribution (MiniLLM,
-    /// arXiv:2306.08543, section 2.2).
+    /// Draws from a mixture of both distributions, in which `share` is the weight of the second model's
+    /// (MiniLLM, arXiv:2306.08543, section 2.2).
     Mix { share: f64 },
-    /// The first model proposes a token. Where that is not among the so many that the second finds most
-    /// probable, the second draws one (arXiv:2410.11325, algorithm 1).
+    /// The first model proposes a token. Where it is not among the `top_k` most probable tokens of the
+    /// second model, the second model draws one instead (arXiv:2410.11325, algorithm 1).
     Replace { top_k: u32 },
-    /// The first model drafts, the second verifies.
+    /// Speculative decoding: the first model drafts, the second verifies.
     Verify(Verification),
 }
 
-/// Memory that is used again from draw to draw.
+/// Buffers that are reused from draw to draw.
 #[derive(Clone, Debug, Default)]
 pub(super) struct GuidedScratch {
     pub(super) own: Scratch,
@@ -29,9 +29,9 @@ pub(super) struct GuidedScratch {
     order: Vec<u32>,
 }
 
-/// A token, and its log-probability under all of this: the distribution that it was drawn from. The settings
-/// shape the distribution of each model alone. None where logits are not finite. `verdicts` are those on the
-/// tokens before.
+/// Draws a token, with its log-probability under the combined distribution that it was drawn from. The
+/// settings of `sampling` shape each model's distribution before they are combined. `None` where logits are
+/// not finite. `verdicts` are those on the completion so far.
 pub(super) fn draw(
     logits: [&[f32]; 2],
     guidance: GuidanceStep,
@@ -51,8 +51,8 @@ pub(super) fn draw(
     }
 }
 
-/// The weights of the model with the larger share stay as they are: where the other has none, this is drawing
-/// from that model alone, to the bit.
+/// Draws from the mixture. The weights of the model with the larger share are not rescaled: where the other
+/// model's share is 0, this equals drawing from the one model, to the bit.
 fn mixed(
     own: &Weighed,
     guide: &Weighed,
@@ -70,9 +70,9 @@ fn mixed(
     Some(SampledToken::new(entry as Token, logp))
 }
 
-/// A token comes from the proposals among the `top_k`, or from the second model after any of the others: with
-/// m the mass of these, its probability is that of the proposal where it is among the `top_k`, and m times
-/// the second model's beside.
+/// Draws as [`GuidanceStep::Replace`]. With m the mass that the first model gives to tokens outside the
+/// `top_k`, a token's probability is m times the second model's, plus the first model's where the token is
+/// among the `top_k`.
 fn replaced(
     own: &Weighed,
     guide: &Weighed,
@@ -84,7 +84,7 @@ fn replaced(
     order.clear();
     order.extend(0..guide.logits.len() as u32);
     let k = (top_k as usize).clamp(1, order.len());
-    // Of equals, the lower entry is the more probable one.
+    // Ties go to the lower entry.
     let likelier = |a: &u32, b: &u32| {
         let [one, other] = [a, b].map(|entry| guide.logits[*entry as usize]);
         other.total_cmp(&one).then(a.cmp(b))
@@ -98,7 +98,7 @@ fn replaced(
     Some(SampledToken::new(token as Token, log_sum(kept, replaced.ln() + guide.logp(token))))
 }
 
-/// ln(exp(a) + exp(b)); exactly the one where the other is negative infinity.
+/// ln(exp(a) + exp(b)); exactly one of them where the other is negative infinity.
 fn log_sum(a: f64, b: f64) -> f64 {
     let (more, less) = if a >= b { (a, b) } else { (b, a) };
     if less == f64::NEG_INFINITY { more } else { more + (less - more).exp().ln_1p() }

@@ -1,5 +1,5 @@
-//! Rows that all go on in step, where keys and values are tensors: those of a unit of prompts, then those of
-//! the next.
+//! Lockstep decoding, for models whose keys and values are tensors: all rows of a unit of prompts advance
+//! together, one unit after the other.
 
 use mopd_compiler::plan::Sampling;
 
@@ -14,7 +14,7 @@ use crate::random::{Key, Uniforms};
 use crate::tokenizer::Token;
 use crate::zip::zip_equal;
 
-/// `sampling.n` completions of every prompt, those of a prompt adjacent.
+/// Samples `sampling.n` completions of every prompt; those of a prompt are adjacent.
 pub fn rollout<'a>(
     author: impl Into<Author<'a>>,
     prompts: &[Prompt],
@@ -27,7 +27,7 @@ pub fn rollout<'a>(
     let mut completions = vec![Completion::default(); prompts.len() * n];
     let lengths = || prompts.iter().map(|prompt| prompt.tokens.len());
     let rows = rows_in_step(author, lengths().max().unwrap_or(0), sampling, budget);
-    // The generator reads them in parts.
+    // No limit on tokens: the generator prefills in parts itself.
     let (order, units) = units(lengths(), n, rows, usize::MAX);
     for unit in units {
         write_unit(author, prompts, &order[unit], (sampling, key), (control, &mut *watch), &mut completions)?;
@@ -35,14 +35,14 @@ pub fn rollout<'a>(
     Ok(completions)
 }
 
-/// Rows that go on together, at most: as many as the budget has room for keys, values and logits of, in
-/// powers of two, so that the last bits of results do not follow every byte that is free.
+/// Most rows that advance together: as many as the budget holds keys, values and logits of, rounded down to
+/// a power of two, so that small changes of free memory do not change the last bits of results.
 fn rows_in_step(author: Author, longest: usize, sampling: &Sampling, budget: MemoryBudget) -> usize {
     let bytes = |model: &Decoder| {
         let config = &*model.config;
         let of_token = 2 * config.layers * config.key_value_heads * config.head_width;
         let tokens = longest + sampling.max_tokens as usize;
-        // Of the logits, those that are drawn from and what the draw makes of them.
+        // Four buffers of the size of the logits: the logits and the draw's intermediate results.
         tokens * of_token * model.kind().elt_size_in_bytes() + 4 * config.vocabulary * size_of::<f32>()
     };
     let row = bytes(author.model) + author.guide.map_or(0, |guide| bytes(guide.model));
@@ -74,7 +74,7 @@ fn write_unit(
     };
     let mut rows: Vec<StepRow> = (0..unit.len() * n).map(row).collect();
     let longest = rows.iter().map(|row| row.most).max().unwrap_or(0);
-    // Every prompt is read once; its samples start from the same logits.
+    // Every prompt is prefilled once; its samples start from the same logits.
     let tokens: Vec<&[Token]> = unit.iter().map(|&prompt| prompts[prompt].tokens).collect();
     let start = |model| Generator::start(model, &tokens, longest);
     let (mut generator, mut guide) = (start(author.model), author.guide.map(|guide| start(guide.model)));
@@ -83,7 +83,7 @@ fn write_unit(
         generator.select(&places);
         guide.iter_mut().for_each(|guide| guide.select(&places));
     };
-    // Where each row's logits are: the rows of a finished completion stay in the batch until enough of them
+    // The index of each row's logits: rows of finished completions stay in the batch until enough of them
     // can leave.
     let mut places: Vec<usize> = (0..rows.len()).map(|row| row / n).collect();
     if n > 1 {
@@ -112,7 +112,7 @@ fn write_unit(
             if !append(completion, draw, row.most, &stop)? {
                 continue;
             }
-            // After the first step, rows have places of their own.
+            // After the first step, each row has its own logits.
             let place = if step == 0 { number } else { place };
             inputs[place] = completion.tokens[step];
             alive.push(row);

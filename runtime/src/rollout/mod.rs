@@ -43,23 +43,23 @@ use drawer::Drawer;
 use sampler::SampledToken;
 use stop::Stop;
 
-/// What a model wrote after a prompt.
+/// The tokens that a model generated after a prompt.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Completion {
-    /// At least one; the last one is an end token, or that in which a text that ends completions is
-    /// complete, unless the completion was cut off.
+    /// At least one. Unless the completion was cut off, the last one is an end token or completes one of
+    /// the stop texts.
     pub tokens: Vec<Token>,
     /// Log-probability of each token under the distribution it was drawn from.
     pub logps: Vec<f32>,
-    /// Where each token comes from, if it was drafted and verified.
+    /// The origin of each token, if completions were drafted and verified; else empty.
     pub verdicts: Vec<DraftVerdict>,
-    /// Which head wrote each token, where two tokens are drawn in a step.
+    /// Which head predicted each token, where a step draws up to two tokens; else empty.
     pub heads: Vec<u8>,
-    /// Cut off at `max_tokens`, or at the limit of its domain.
+    /// Whether it was cut off at `max_tokens`, or at the limit of its domain.
     pub truncated: bool,
 }
 
-/// Who writes: a model, alone or with another one that reads the same and has a say in each token.
+/// The model that generates, and an optional second model that helps to choose each token.
 #[derive(Clone, Copy)]
 pub struct Author<'a> {
     pub model: &'a Decoder,
@@ -78,40 +78,40 @@ impl<'a> From<&'a Decoder> for Author<'a> {
     }
 }
 
-/// What looks at completions while they are written.
+/// A callback that sees the completions while they are generated.
 pub type Watch<'a> = &'a mut dyn FnMut(&[Completion]) -> Result<()>;
 
-/// A prompt and the number that its random draws are keyed by.
+/// A prompt and the `id` that keys its random draws.
 #[derive(Clone, Copy, Debug)]
 pub struct Prompt<'a> {
     pub tokens: &'a [Token],
     pub id: u32,
-    /// The number of its first completion among the samples of its prompt.
+    /// Index of its first completion among all samples of the prompt.
     pub sample: u32,
-    /// Longest completion of this prompt, where it is bounded by more than the sampling.
+    /// Most tokens of its completions, where they are bounded more tightly than by `max_tokens`.
     pub limit: Option<u32>,
 }
 
 impl Prompt<'_> {
-    /// Of one of its completions here.
+    /// The random numbers of its completion `sample`, counted from 0 in this call.
     fn uniforms(&self, key: Key, sample: usize) -> Uniforms {
         key.row(self.id, self.sample + sample as u32)
     }
 }
 
-/// Rows in flight at most: enough to keep a core busy, few enough that their keys and values stay near it.
+/// Most rows in flight: enough to keep a core busy, few enough that their keys and values fit in its caches.
 const ROWS: usize = 256;
 
-/// Tokens of prompts that are read together on the processor: see [`crate::machine::place::Sizes::read`].
+/// Tokens of prompts per prefill on the CPU: see [`crate::machine::place::Sizes::read`].
 const READ: usize = Place::cpu().sizes.read;
 
-/// Bytes that keys, values and logits of the rows in flight may take. Where one row alone takes more, it has
-/// what it needs. No result depends on it.
+/// Bytes that keys, values and logits of the rows in flight may take. A row that alone needs more than this
+/// gets what it needs. No result depends on the budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryBudget(pub usize);
 
-/// Bytes that [`rollout`] keeps at most on the processor, for prompts of so many tokens each: keys and values
-/// of the rows in flight, their logits, and what is between products while prompts are read.
+/// Upper bound on the bytes that [`rollout`] holds on the CPU, for prompts of `lengths` tokens each: keys and
+/// values of the rows in flight, their logits, and activations during prefill.
 pub fn memory(
     config: &Config,
     kind: Kind,
@@ -124,7 +124,7 @@ pub fn memory(
     lengths.sort_unstable_by(|a, b| b.cmp(a));
     let Some(&longest) = lengths.first() else { return 0 };
     if sampling.accept.is_some() {
-        // Rows in step, each with two places of the cache a step; copied once where some leave.
+        // Rows in lockstep, each with two cache entries per step; the cache is copied when rows leave.
         let rows = ROWS.max(n).min(lengths.len() * n);
         let pages = pages_of(longest + 2 * sampling.max_tokens as usize) * rows;
         return 2 * pages * layout.bytes()
@@ -132,12 +132,12 @@ pub fn memory(
             + reading(config, READ);
     }
     let most = (sampling.max_tokens as usize).max(1) - 1;
-    // Beside the pages that samples of a prompt share.
+    // Pages of one sample that it does not share with the other samples of its prompt.
     let own = |length: usize| pages_of(length + most) - length / PAGE;
     let rows = ROWS.max(n).min(lengths.len() * n);
     let flying = &lengths[..rows.div_ceil(n).min(lengths.len())];
     let pages: usize = flying.iter().map(|&length| length / PAGE + n * own(length)).sum();
-    // Prompts that were read and wait, beside those in flight.
+    // Prompts that were prefilled and wait, in addition to those in flight.
     let read = lengths.iter().sum::<usize>().min(READ).max(longest);
     let read_pages = pages_of(read) + ROWS.min(lengths.len());
     let waiting = if lengths.len() > flying.len() { read_pages } else { 0 };
@@ -146,7 +146,7 @@ pub fn memory(
     ((pages + waiting) * layout.bytes() + rows * row).min(budget.0.max(least)) + reading(config, read)
 }
 
-/// Bytes between the products, about, while so many tokens of prompts are read together.
+/// Approximate bytes of activations while `tokens` tokens of prompts are prefilled together.
 fn reading(config: &Config, tokens: usize) -> usize {
     let inner = config.experts.as_ref().map_or(config.hidden, |experts| experts.hidden * experts.per_token);
     let token =
@@ -154,8 +154,8 @@ fn reading(config: &Config, tokens: usize) -> usize {
     tokens * token * size_of::<f32>()
 }
 
-/// `sampling.n` completions of every prompt, those of a prompt adjacent. What row `(prompt, sample)` draws
-/// depends on nothing else. Whoever asks the job to stop is heard at every token: completions may be long.
+/// Samples `sampling.n` completions of every prompt; those of a prompt are adjacent. Random draws depend on
+/// `key`, prompt id and sample only. `control` is checked at every token, since completions may be long.
 pub fn rollout<'a>(
     author: impl Into<Author<'a>>,
     prompts: &[Prompt],
@@ -167,8 +167,8 @@ pub fn rollout<'a>(
     rollout_watched(author, prompts, sampling, key, budget, control, &mut |_| Ok(()))
 }
 
-/// The same by a model alone. Where it [can](Decoder::saves_activations), what training reads of the tokens
-/// is saved as they are read.
+/// As [`rollout`], without a guide. Where the model [can](Decoder::saves_activations), it also saves the
+/// activations that training needs while it reads the tokens.
 pub fn rollout_saving(
     model: &Decoder,
     prompts: &[Prompt],
@@ -182,8 +182,8 @@ pub fn rollout_saving(
     written(model.into(), prompts, (sampling, key), (budget, activations), control, &mut |_| Ok(()))
 }
 
-/// The same; `watch` sees all completions, as far as they are written, after every token. Not those of two
-/// heads.
+/// As [`rollout`]; after every token, `watch` sees all completions so far. It is not called where
+/// `sampling.accept` draws two tokens in a step.
 pub fn rollout_watched<'a>(
     author: impl Into<Author<'a>>,
     prompts: &[Prompt],
@@ -230,10 +230,10 @@ fn written(
     }
 }
 
-/// Prompts by length, and ranges of these that are read together: so little of what is read is padding. It
-/// depends on the lengths alone, since the last bits of what a prompt answers depend on those that are read
-/// with it. A unit has so many rows of `n` a prompt at most, and so many tokens to `read`, unless one prompt
-/// alone has more.
+/// Sorts prompts by length and groups them into units that are prefilled together, which keeps padding small.
+/// The result depends on the lengths alone, because the last bits of a prompt's logits depend on the prompts
+/// in its unit. A unit has at most `rows` rows (`n` per prompt) and at most `read` tokens, unless a single
+/// prompt has more.
 fn units(
     lengths: impl Iterator<Item = usize>,
     n: usize,
@@ -260,7 +260,7 @@ fn units(
     (order, units)
 }
 
-/// Adds a token to a completion of `most` at most; whether it goes on.
+/// Appends a token to a completion of at most `most` tokens. Returns whether the completion goes on.
 fn append(completion: &mut Completion, draw: Option<SampledToken>, most: usize, stop: &Stop) -> Result<bool> {
     let draw = draw.ok_or_else(|| {
         Error::new(FailureKind::NonFinite, "the model's logits are not finite while sampling")

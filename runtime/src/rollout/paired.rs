@@ -1,5 +1,5 @@
-//! Rows that go on by one token or by two in a step: a second head of the model predicts the token behind the
-//! next one, and says how likely it stands (arXiv:2605.27255).
+//! Decoding of one or two tokens per step: a second head of the model predicts the token after the next one,
+//! and a confidence that this token is right (arXiv:2605.27255).
 
 use mopd_compiler::plan::Sampling;
 use tch::{Kind, Tensor};
@@ -14,8 +14,8 @@ use crate::random::{Key, Uniforms};
 use crate::tokenizer::Token;
 use crate::zip::zip_equal;
 
-/// `sampling.n` completions of every prompt, those of a prompt adjacent. A second token stands where its
-/// confidence is `accept` at least; otherwise none is drawn.
+/// Samples `sampling.n` completions of every prompt; those of a prompt are adjacent. A second token is drawn
+/// where its confidence is at least `accept`.
 pub fn rollout(
     decoder: &Decoder,
     prompts: &[Prompt],
@@ -33,7 +33,7 @@ pub fn rollout(
     Ok(completions)
 }
 
-/// Prompts whose rows go on in step.
+/// Prompts whose rows advance in lockstep.
 struct Unit<'a> {
     decoder: &'a Decoder,
     prompts: &'a [Prompt<'a>],
@@ -47,11 +47,11 @@ struct Row {
     index: usize,
     uniforms: Uniforms,
     most: usize,
-    /// Where its logits and its hidden state are; at first samples of a prompt have the same.
+    /// Index of its logits and hidden state; at first, samples of a prompt share them.
     place: usize,
 }
 
-/// A row that goes on, with what it has drawn in a step.
+/// A row that goes on, with the tokens it drew in this step.
 struct SampledRow {
     row: Row,
     first: Token,
@@ -74,7 +74,7 @@ impl Unit<'_> {
         let mut width = unit.len();
         let longest = rows.iter().map(|row| row.most).max().unwrap_or(0);
         let tokens: Vec<&[Token]> = unit.iter().map(|&prompt| prompts[prompt].tokens).collect();
-        // A step takes two places of the cache, however many of its tokens stand.
+        // A step takes two entries of the cache, whether it draws one token or two.
         let mut generator = Generator::start(decoder, &tokens, 2 * longest);
         loop {
             control.check()?;
@@ -107,8 +107,8 @@ impl Unit<'_> {
         }
     }
 
-    /// The second token of those rows whose confidence is high enough; `hidden` is what their first tokens
-    /// were predicted from.
+    /// Draws the second token of the rows whose confidence is high enough. `hidden` holds the states from
+    /// which their first tokens were predicted.
     fn draw_seconds(
         &self,
         drawer: &mut Drawer,
@@ -144,7 +144,7 @@ impl Unit<'_> {
         Ok(())
     }
 
-    /// A token of every row by a head, from the logits at its place; whether it goes on.
+    /// Draws a token of every row from the logits at its place, and records `head`. Returns which rows go on.
     fn draw(
         &self,
         drawer: &mut Drawer,

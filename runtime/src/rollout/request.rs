@@ -1,4 +1,4 @@
-//! Completions that are asked for together.
+//! Requests for completions.
 
 use std::ops::Range;
 
@@ -9,8 +9,8 @@ use super::{Completion, Prompt, READ, ROWS, units};
 use crate::random::Key;
 use crate::tokenizer::Token;
 
-/// Prompts and how their completions are drawn. Their numbers depend on nothing else: which prompts are read
-/// together follows from these alone.
+/// Prompts and how their completions are sampled. Results depend on nothing else: the grouping of prompts for
+/// prefill, too, follows from the request alone.
 #[derive(Clone, Debug)]
 pub struct RolloutRequest {
     pub prompts: Vec<OwnedPrompt>,
@@ -46,12 +46,12 @@ impl RolloutRequest {
         RolloutRequest { prompts: prompts.iter().map(Into::into).collect(), sampling: sampling.clone(), key }
     }
 
-    /// Completions of each prompt.
+    /// Number of completions per prompt.
     pub fn n(&self) -> usize {
         self.sampling.n.max(1) as usize
     }
 
-    /// Largest length of each completion with its prompt, in tokens.
+    /// For each completion, the largest length of prompt and completion together, in tokens.
     pub fn lengths(&self) -> impl Iterator<Item = usize> + '_ {
         let longest =
             |prompt: &OwnedPrompt| prompt.tokens.len() + self.sampling.max_tokens(prompt.limit) as usize;
@@ -59,18 +59,18 @@ impl RolloutRequest {
     }
 }
 
-/// A request of which some completions are written.
+/// A request in progress.
 pub(super) struct OpenRollout {
     pub(super) request: RolloutRequest,
-    /// Those of a prompt adjacent.
+    /// Those of a prompt are adjacent.
     pub(super) completions: Vec<Completion>,
-    /// The prompts, by length.
+    /// Indices of the prompts, sorted by length.
     order: Vec<usize>,
-    /// Ranges of these that are read together and that nobody has read.
+    /// Ranges of `order` that are prefilled together and have not been yet.
     unread: std::vec::IntoIter<Range<usize>>,
-    /// When some were read last; 0 before.
+    /// The flight's turn in which a unit of this request was last prefilled; 0 before the first.
     pub(super) turn: u64,
-    /// Completions that ended, and their tokens.
+    /// Number of completions that ended, and of their tokens in total.
     ended: (usize, usize),
 }
 
@@ -82,18 +82,18 @@ impl OpenRollout {
         OpenRollout { request, completions, order, unread: units.into_iter(), turn: 0, ended: (0, 0) }
     }
 
-    /// The prompts that are read together next.
+    /// The prompts of the next unit.
     pub(super) fn next_unit(&self) -> Option<&[usize]> {
         self.unread.as_slice().first().map(|unit| &self.order[unit.clone()])
     }
 
-    /// They were read, in this turn.
+    /// Marks the next unit as prefilled, in turn `turn`.
     pub(super) fn unit_is_read(&mut self, turn: u64) {
         self.unread.next();
         self.turn = turn;
     }
 
-    /// Tokens of a completion, as far as can be known: what others had, and half as many again.
+    /// Expected tokens of a completion: 1.5 times the mean of those that ended.
     pub(super) fn expected(&self) -> usize {
         match self.ended {
             (0, _) => self.request.sampling.max_tokens as usize / 4,
@@ -101,7 +101,7 @@ impl OpenRollout {
         }
     }
 
-    /// What a row has read that was fed so many tokens of its completion.
+    /// The tokens that row `index` has read: its prompt and the first `fed` tokens of its completion.
     pub(super) fn read(&self, index: usize, fed: usize) -> Vec<Token> {
         let prompt = &self.request.prompts[index / self.request.n()].tokens;
         prompt.iter().chain(&self.completions[index].tokens[..fed]).copied().collect()

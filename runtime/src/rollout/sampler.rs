@@ -16,7 +16,7 @@ use mopd_kernels::with_cpu_features;
 pub struct SampledToken {
     pub token: Token,
     pub logp: f64,
-    /// Where it comes from, if it was drafted and verified.
+    /// Its origin, if it was drafted and verified.
     pub verdict: Option<DraftVerdict>,
 }
 
@@ -26,36 +26,36 @@ impl SampledToken {
     }
 }
 
-/// Entries whose probabilities are summed before the sums are: drawing looks for the piece, then for the
-/// entry.
+/// Entries per piece of the two-level sum of probabilities: drawing finds the piece first, then the entry in
+/// it.
 pub(super) const PIECE: usize = 256;
 
-/// Memory that is used again from draw to draw.
+/// Buffers that are reused from draw to draw.
 #[derive(Clone, Debug, Default)]
 pub struct Scratch {
     /// Logits after the repetition penalty.
     penalised: Vec<f32>,
     weights: Vec<f32>,
-    /// Entries, by weight.
+    /// Indices of entries, sorted by weight.
     order: Vec<u32>,
-    /// Sums of the weights, piece by piece.
+    /// Cumulative sums of the weights at the end of each piece.
     ends: Vec<f64>,
 }
 
-/// Temperatures below it draw as it does: its inverse is the largest number that single precision has.
+/// Lowest positive temperature; lower ones are raised to it. Its inverse is the largest finite f32.
 const COLDEST: f64 = 1.0 / f32::MAX as f64;
 
-/// The temperature that is drawn by; 0 is greedy.
+/// The temperature raised to [`COLDEST`], except 0, which is greedy.
 pub(super) fn bounded(temperature: f64) -> f64 {
     if temperature == 0.0 { 0.0 } else { temperature.max(COLDEST) }
 }
 
-/// What logits are multiplied by at a temperature above 0, finite.
+/// The finite factor that logits are multiplied by at a temperature above 0.
 pub(super) fn scale(temperature: f64) -> f32 {
     ((1.0 / bounded(temperature)) as f32).min(f32::MAX)
 }
 
-/// What a token is drawn from: the weights of all entries, over their sum.
+/// The distribution that a token is drawn from: the weights of all entries, divided by their sum.
 pub(super) struct Weighed<'s> {
     pub(super) logits: &'s [f32],
     pub(super) weights: &'s [f32],
@@ -85,7 +85,7 @@ pub fn draw(
     Some(SampledToken::new(index as Token, weighed.logp(index)))
 }
 
-/// The logits that are drawn by, and the largest of them; none where they are not finite.
+/// The logits after the repetition penalty, and the largest of them; `None` where they are not finite.
 fn shaped<'s>(
     logits: &'s [f32],
     sampling: &Sampling,
@@ -106,7 +106,7 @@ fn best(logits: &[f32], largest: f32) -> usize {
     logits.iter().position(|&logit| logit == largest).expect("some logit is the largest")
 }
 
-/// The weights that tokens are drawn by; none where the logits are not finite.
+/// The weights that tokens are drawn by; `None` where the logits are not finite.
 pub(super) fn weigh<'s>(
     logits: &'s [f32],
     sampling: &Sampling,
@@ -133,7 +133,7 @@ pub(super) fn weigh<'s>(
     Some(Weighed { logits, weights, ends, largest, temperature, total })
 }
 
-/// The sum of weights; the sums of the pieces up to the end of each are in `ends`.
+/// The sum of weights; writes the cumulative sums at the end of each piece to `ends`.
 pub(super) fn summed(weights: &[f32], ends: &mut Vec<f64>) -> f64 {
     let sum = |piece: &[f32]| {
         let mut lanes = [0.0f64; 8];
@@ -155,8 +155,8 @@ pub(super) fn summed(weights: &[f32], ends: &mut Vec<f64>) -> f64 {
     total
 }
 
-/// The first entry whose cumulative mass exceeds the threshold: an entry of no mass is never chosen. `ends`
-/// as [`summed`] has them.
+/// The first entry whose cumulative mass exceeds `uniform` times the total. An entry without mass is never
+/// chosen. `ends` are those of [`summed`].
 pub(super) fn pick(weights: &[f32], ends: &[f64], uniform: f64) -> Option<usize> {
     let threshold = uniform * ends.last()?;
     let piece = ends.partition_point(|&end| end <= threshold).min(ends.len() - 1);
@@ -182,7 +182,7 @@ impl Weighed<'_> {
         f64::from(self.weights[entry]) / self.total
     }
 
-    /// Of an entry that can be drawn; negative infinity for others.
+    /// Log-probability of an entry; negative infinity where it can't be drawn.
     pub(super) fn logp(&self, entry: usize) -> f64 {
         match self.weights[entry] {
             0.0 => f64::NEG_INFINITY,
@@ -195,16 +195,16 @@ impl Weighed<'_> {
     }
 }
 
-/// What `seen` has is less likely: a positive logit is divided by the penalty, a negative one multiplied,
-/// once for each token however often it stands there (arXiv:1909.05858, section 4.1).
+/// Makes tokens in `seen` less likely: positive logits are divided by the penalty, negative ones multiplied,
+/// once per token however often it occurs (arXiv:1909.05858, section 4.1).
 fn penalise(logits: &[f32], penalty: f64, seen: [&[Token]; 2], penalised: &mut Vec<f32>) {
     penalised.clear();
     penalised.extend_from_slice(logits);
-    // Logits that are finite stay so, and so do their differences, whatever the penalty.
+    // Keeps finite logits and their differences finite, whatever the penalty.
     const MOST: f32 = f32::MAX / 2.0;
     let penalty = (penalty as f32).clamp(f32::MIN_POSITIVE, f32::MAX);
     for &token in seen.into_iter().flatten() {
-        // Tokens of a prompt may be no entry of the LM head that is drawn from.
+        // A prompt's token may have no entry among the logits.
         if let Some(&logit) = logits.get(token as usize) {
             let less = if logit > 0.0 { logit / penalty } else { logit * penalty };
             penalised[token as usize] = if logit.is_finite() { less.clamp(-MOST, MOST) } else { less };
@@ -212,8 +212,8 @@ fn penalise(logits: &[f32], penalty: f64, seen: [&[Token]; 2], penalised: &mut V
     }
 }
 
-/// Sets weights to 0 but the `top_k` largest (arXiv:1805.04833), and of these but the fewest that together
-/// hold `top_p` of their mass (arXiv:1904.09751). Of equals the lower entry stays; one entry always does.
+/// Sets all weights to 0 except the `top_k` largest (arXiv:1805.04833), and of these the fewest that together
+/// hold `top_p` of their mass (arXiv:1904.09751). Ties keep the lower entry; at least one entry stays.
 fn truncate(weights: &mut [f32], top_k: Option<u32>, top_p: Option<f64>, order: &mut Vec<u32>) {
     if top_k.is_none() && top_p.is_none() {
         return;
@@ -230,7 +230,7 @@ fn truncate(weights: &mut [f32], top_k: Option<u32>, top_p: Option<f64>, order: 
     }
     if let Some(p) = top_p {
         let enough = p * order.iter().map(|entry| f64::from(weight(*entry))).sum::<f64>();
-        // Few entries hold most of the mass, so only the heaviest are sorted, more of them as needed.
+        // Few entries hold most of the mass, so only the heaviest are sorted, and more as needed.
         let (mut kept, mut mass, mut next) = (0, 0.0, 64);
         'found: while kept < order.len() {
             let rest = &mut order[kept..];

@@ -1,4 +1,4 @@
-//! What a step trains on: a completion and where it comes from.
+//! The unit of training data: a prompt, a completion of it and where they come from.
 
 use std::ops::Range;
 
@@ -16,48 +16,48 @@ pub struct Sequence {
     pub source: usize,
     /// Index of the prompt's record in the source's data.
     pub record: usize,
-    /// What stands before the completion, where it is not the prompt of the record as a model is asked it.
+    /// Tokens before the completion, where they differ from the record's prompt in its template.
     pub prompt: Option<Vec<Token>>,
     pub completion: Vec<Token>,
-    /// Which tokens of the completion are trained on; all where absent. The others are what users and tools
-    /// said meanwhile.
+    /// Which tokens of the completion are trained on; all where absent. The others were written by users
+    /// and tools between the turns.
     pub written: Option<Vec<bool>>,
-    /// Log-probabilities under whoever sampled it, at the temperature of sampling; none where the data has
-    /// it.
+    /// Log-probability of each token under the model that sampled it, at the temperature of sampling;
+    /// `None` where the completion comes from data.
     pub logps: Option<Vec<f32>>,
-    /// Which head wrote each token, where two tokens are drawn in a step.
+    /// Which head predicted each token, where a step draws up to two tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heads: Option<Vec<u8>>,
     pub truncated: bool,
     pub reward: Option<f64>,
-    /// What each part of the verifier said, where it has several.
+    /// The reward of each part of the verifier by name, where it has several.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reward_parts: Vec<(String, f64)>,
-    /// Whether it is the preferred one of its pair; none outside of pairs.
+    /// Whether it is the preferred one of its pair; `None` outside of pairs.
     pub chosen: Option<bool>,
-    /// What the student wrote, where a teacher refined it.
+    /// The student's text, where this completion is a teacher's refinement of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub draft: Option<String>,
-    /// What the verifier said of it, where a template shows that.
+    /// The verifier's feedback on it, where a template shows feedback.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub feedback: Option<String>,
-    /// What it is of a trajectory that was sampled with drafts.
+    /// Its part in a trajectory sampled by speculative decoding.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub speculation: Option<Speculation>,
-    /// What models wrote about it: each of the stage's feedbacks, or nothing where none is shown.
+    /// Feedback that models wrote about it, one text per feedback of the stage; empty where none is shown.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub written_feedback: Vec<String>,
-    /// Of roles that the objective asks about it: whether the completion of its place among their own is
-    /// right.
+    /// For each role that the objective reads `correct` of: whether that role's completion at the same
+    /// index is correct.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub correct_of: Vec<(Role, bool)>,
-    /// Whether its prompt was derived from completions of the record's own.
+    /// Whether its prompt was derived from completions of the record's own prompt.
     #[serde(default, skip_serializing_if = "is_false")]
     pub derived: bool,
     /// Whether it, or its prompt, comes from a buffer of earlier rollouts.
     #[serde(default, skip_serializing_if = "is_false")]
     pub replayed: bool,
-    /// Of one that a server sampled: the steps after which the student had the weights that it sampled with.
+    /// Where a server sampled it: the number of steps after which the student had the server's weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sampled_at: Option<u32>,
 }
@@ -66,19 +66,19 @@ fn is_false(of: &bool) -> bool {
     !of
 }
 
-/// A row of a trajectory that was sampled with drafts.
+/// The part of a speculatively decoded trajectory that a row holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Speculation {
     /// The trajectory itself.
     Trajectory(DraftCounts),
-    /// What was rejected of a draft, which is no completion: behind the trajectory up to there, which is not
-    /// trained on here.
+    /// The rejected tail of a draft. It follows the trajectory up to that point, which is not trained on in
+    /// this row.
     Rejected,
 }
 
 impl Sequence {
-    /// A completion of a record, of which nothing else is known yet.
+    /// A completion of a record, with every other field empty.
     pub fn new(source: usize, record: usize, completion: Vec<Token>) -> Sequence {
         Sequence {
             source,
@@ -103,12 +103,12 @@ impl Sequence {
         }
     }
 
-    /// Whether the completion of its place among a role's own is right.
+    /// Whether the role's completion at the same index is correct, where known.
     pub fn correct_of(&self, role: Role) -> Option<bool> {
         self.correct_of.iter().find(|(known, _)| *known == role).map(|(_, right)| *right)
     }
 
-    /// What a part of the verifier said of it.
+    /// The reward of a part of the verifier, by the part's name.
     pub fn reward_part(&self, part: &str) -> Option<f64> {
         self.reward_parts.iter().find(|(name, _)| name == part).map(|(_, reward)| *reward)
     }
@@ -121,17 +121,17 @@ impl Sequence {
         }
     }
 
-    /// Steps in which two tokens at most were drawn; none where one was.
+    /// Number of decoding steps, where a step draws up to two tokens; else `None`.
     pub fn steps(&self) -> Option<usize> {
         Some(self.heads.as_ref()?.iter().filter(|head| **head == 0).count())
     }
 
-    /// Whether it is what was rejected of a draft.
+    /// Whether it is the rejected tail of a draft.
     pub fn is_rejected(&self) -> bool {
         self.speculation == Some(Speculation::Rejected)
     }
 
-    /// What it wrote without interruption, of a completion that has tokens of others between them.
+    /// Maximal ranges of consecutive tokens that are trained on: the model's turns.
     pub fn turns(&self) -> impl Iterator<Item = Range<usize>> {
         let tokens: Vec<usize> = (0..self.completion.len()).collect();
         let mut turns: Vec<Range<usize>> = Vec::new();
@@ -144,7 +144,7 @@ impl Sequence {
         turns.into_iter()
     }
 
-    /// Of a list with one element for each token of the completion, those of the tokens that are trained on.
+    /// The elements of trained tokens, from a slice with one element per token of the completion.
     pub fn of_trained<'a, T>(&'a self, elements: &'a [T]) -> impl Iterator<Item = &'a T> {
         let written = |index: usize| self.written.as_ref().is_none_or(|written| written[index]);
         assert!(

@@ -1,8 +1,8 @@
 //! Speculative decoding (arXiv:2211.17192, algorithm 1): a student drafts some tokens, and a teacher verifies
-//! them. What stands is distributed as if the teacher had written it alone.
+//! them. The trajectory is distributed as if the teacher had generated it alone.
 //!
-//! Both read the trajectory token by token: whether a drafted token stands depends on what was drafted before
-//! it, and that stood too. What a draft has behind its first rejected token decides about nothing, so it is
+//! Both models read the trajectory token by token: a drafted token is verified after the accepted tokens
+//! before it. The tokens of a draft after its first rejected one do not influence the trajectory, so they are
 //! drawn afterwards.
 
 use mopd_compiler::plan::Sampling;
@@ -18,43 +18,43 @@ use crate::random::{Key, Uniforms};
 use crate::tokenizer::Token;
 use crate::zip::zip_equal;
 
-/// Where a token of a trajectory comes from.
+/// The origin of a token of a trajectory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DraftVerdict {
-    /// It was drafted, and stood.
+    /// It was drafted, and accepted.
     Stood,
-    /// The teacher's, in the place of this one, which it rejected.
+    /// The teacher drew it in place of `draft`, which was rejected.
     Corrected { draft: Token },
-    /// The teacher's, behind a draft of which every token stood.
+    /// The teacher drew it after a draft that was accepted as a whole.
     Added,
 }
 
 /// How drafts are verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verification {
-    /// Tokens of a draft.
+    /// Tokens per draft.
     pub block: u32,
-    /// None stands, whatever the teacher says of it.
+    /// Whether every drafted token is rejected, whatever the teacher's probabilities.
     pub rejects: bool,
 }
 
-/// What a teacher did not let stand of a draft.
+/// The rejected tail of a draft.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejected {
-    /// The token of the completion that stands in the place of its first one.
+    /// Index in the completion of the token that replaces the tail's first one.
     pub at: usize,
-    /// To the end of its draft.
+    /// From the first rejected token to the end of the draft.
     pub tokens: Vec<Token>,
 }
 
-/// So many of the last tokens are drafted ones that stood, of one draft.
+/// Number of accepted tokens of the current draft at the end of `verdicts`.
 fn stood(verdicts: &[DraftVerdict]) -> usize {
     verdicts.iter().rev().take_while(|verdict| **verdict == DraftVerdict::Stood).count()
 }
 
-/// The next token of a trajectory, with the log-probability that the teacher gives it. A drafted token stands
-/// with probability min(1, p / q), for p the teacher's and q the student's; otherwise the teacher draws from
-/// what it has more than the student, max(0, p - q). Together that is p.
+/// The next token of a trajectory, with its log-probability under the teacher. A drafted token is accepted
+/// with probability min(1, p / q), for p the teacher's probability and q the student's; otherwise the teacher
+/// draws from the normalised residual max(0, p - q). The result is distributed as p.
 pub(super) fn verified(
     own: &Weighed,
     teacher: &Weighed,
@@ -80,7 +80,7 @@ pub(super) fn verified(
     more.clear();
     let left = |entry: usize| (teacher.probability(entry) - own.probability(entry)).max(0.0) as f32;
     more.extend((0..teacher.weights.len()).map(left));
-    // Where the two are equal but for rounding, or where nothing stands that would have.
+    // The residual is 0 where p and q differ by rounding only, or are equal and `rejects` is set.
     let entry = match summed(more, ends) {
         0.0 => teacher.pick(uniforms.uniform())?,
         _ => pick(more, ends, uniforms.uniform())?,
@@ -88,21 +88,21 @@ pub(super) fn verified(
     Some(drawn(entry, DraftVerdict::Corrected { draft: draft as Token }))
 }
 
-/// A rejected draft that may go on behind its first token.
+/// A rejected draft whose remaining tokens are still to be drawn.
 struct Open {
-    /// Index into all that was rejected.
+    /// Index into the list of rejected drafts.
     index: usize,
-    /// Prompt, trajectory, and its first token.
+    /// Prompt, trajectory up to the draft's first rejected token, and that token.
     context: Vec<Token>,
-    /// Of its completion: the prompt, and the number of its random draws.
+    /// Key of its random draws: the id of the prompt, and a number per sample and position.
     id: u32,
     number: u32,
-    /// Tokens that may follow.
+    /// Most tokens that may follow.
     room: u32,
 }
 
-/// `sampling.n` completions of every prompt, those of a prompt adjacent, each with what was rejected of its
-/// drafts.
+/// Samples `sampling.n` completions of every prompt (those of a prompt are adjacent), each with the rejected
+/// tails of its drafts.
 pub fn speculative(
     [student, teacher]: [&Decoder; 2],
     verification: Verification,
@@ -131,7 +131,7 @@ pub fn speculative(
                     index: rejected.len(),
                     context: [prompt.tokens, before, &[draft]].concat(),
                     id: prompt.id,
-                    // One for each place of each sample.
+                    // Distinct for each position of each sample.
                     number: sample.wrapping_mul(sampling.max_tokens).wrapping_add(at as u32),
                     room: room as u32,
                 });
@@ -149,7 +149,7 @@ pub fn speculative(
         })
         .collect();
     if !further.is_empty() {
-        // A text that ends completions may begin before the draft: it is looked for behind it.
+        // A stop text may begin before the draft, so it is searched for below, in the whole completion.
         let drafting = Sampling { n: 1, stop: Vec::new(), ..sampling.clone() };
         let drafted = rollout(student, &further, &drafting, key.turn(1), budget, control)?;
         for (Open { index, .. }, drafted) in zip_equal(&open, drafted) {
@@ -172,17 +172,17 @@ pub fn speculative(
     Ok(with_rejected.collect())
 }
 
-/// Whether nothing follows the last token.
+/// Whether the last token ends the completion.
 fn ends(tokens: &[Token], student: &Decoder, stop: &Stop) -> Result<bool> {
     let last = tokens.last().is_some_and(|last| student.tokenizer.is_end(*last));
     Ok(last || stop.ends(tokens)?)
 }
 
-/// What became of the drafts of a completion.
+/// Counts of a completion's drafts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DraftCounts {
     pub blocks: u32,
-    /// Drafted tokens that were verified: those that stood, and the first of each rejected draft.
+    /// Accepted tokens; `rejected` counts the first rejected token of each draft. No other was verified.
     pub stood: u32,
     pub rejected: u32,
 }
@@ -193,7 +193,7 @@ impl DraftCounts {
             |is: fn(&DraftVerdict) -> bool| verdicts.iter().filter(|verdict| is(verdict)).count() as u32;
         let stood = count(|verdict| *verdict == DraftVerdict::Stood);
         let rejected = count(|verdict| matches!(verdict, DraftVerdict::Corrected { .. }));
-        // The last one may end with the completion.
+        // The completion may end inside its last draft.
         let open = u32::from(verdicts.last() == Some(&DraftVerdict::Stood));
         DraftCounts { blocks: verdicts.len() as u32 - stood + open, stood, rejected }
     }

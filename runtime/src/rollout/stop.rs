@@ -1,4 +1,4 @@
-//! What ends a completion: an end token, and texts.
+//! Conditions that end a completion: an end token, or a stop text.
 
 use crate::failure::Result;
 use crate::tokenizer::Token;
@@ -16,8 +16,8 @@ impl Stop<'_> {
         Stop { texts, tokenizer, longest: texts.iter().map(String::len).max().unwrap_or(0) }
     }
 
-    /// Whether the last token is an end token or completes one of the texts; asked after every token. It may
-    /// carry more than the text: a token is drawn as a whole, and its log-probability is that of the whole.
+    /// Whether the last token is an end token or completes a stop text; to be called after every token. Text
+    /// beyond the stop text stays, because the log-probability is that of the whole last token.
     pub fn ends(&self, tokens: &[Token]) -> Result<bool> {
         if tokens.last().is_some_and(|last| self.tokenizer.is_end(*last)) {
             return Ok(true);
@@ -25,8 +25,8 @@ impl Stop<'_> {
         if self.texts.is_empty() {
             return Ok(false);
         }
-        // The text of the last tokens: enough for the longest of the texts, and for the last token before
-        // which it ends.
+        // Decodes a tail that is long enough for the longest stop text and the whole last token, within
+        // which the stop text may end.
         let mut last = 4;
         loop {
             let tail = &tokens[tokens.len().saturating_sub(last)..];
@@ -40,7 +40,7 @@ impl Stop<'_> {
     }
 }
 
-/// Bytes at the beginning of a tail that are not relied on: some tokenizers leave out a space there, and the
+/// Bytes at the beginning of a decoded tail that may be wrong: some tokenizers drop a space there, and the
 /// tail may begin inside a character.
 const SPARE: usize = 16;
 

@@ -1,7 +1,7 @@
-//! [`super::sampler`] where logits are, by a kernel or by libtorch's operators: only the token that was drawn
-//! and its log-probability leave the device. It draws by inverting the same cumulative distribution, summed
-//! in f64 by the same pieces, so that a uniform number picks the same token but where it falls within
-//! rounding of the border between two.
+//! [`super::sampler`] on the device of the logits, by a kernel or by libtorch's operators: only the drawn
+//! tokens and their log-probabilities leave the device. It inverts the same cumulative distribution, summed
+//! in f64 by the same pieces, so that a uniform number picks the same token, unless it falls within rounding
+//! of the border between two.
 
 use mopd_compiler::plan::Sampling;
 use mopd_kernels::cuda::DrawKernel;
@@ -16,20 +16,20 @@ use crate::machine::transfer::upload;
 use crate::model::ABSENT;
 use crate::tokenizer::Token;
 
-/// Whether it knows what a sampling asks for: entries that depend on what was written, or on their order, are
-/// weighed on the host.
+/// Whether the device supports these settings. The repetition penalty, `top_k` and `top_p` depend on earlier
+/// tokens or on the order of entries, and run on the host.
 fn draws(sampling: &Sampling) -> bool {
     sampling.repetition_penalty.is_none() && sampling.top_k.is_none() && sampling.top_p.is_none()
 }
 
-/// The tokens of a vocabulary where logits are: the first `count` entries, but for the absent ones.
+/// A vocabulary on the device of the logits: the first `count` entries without the absent ones.
 pub struct DeviceVocabulary {
     count: usize,
     absent: Option<Tensor>,
 }
 
 impl DeviceVocabulary {
-    /// Of an author whose tokens can be drawn where its model is; none where the host draws them.
+    /// The vocabulary for draws on the device of the author's model; `None` where the host draws.
     pub fn of(author: Author, sampling: &Sampling) -> Option<DeviceVocabulary> {
         let (place, tokens) = (author.model.place, VocabularyMask::of(author.model));
         let draws = place.loops().is_none() && author.guide.is_none() && draws(sampling);
@@ -42,9 +42,9 @@ impl DeviceVocabulary {
     }
 }
 
-/// Draws the next token of each row: by its place, i64, among `logits`, `[.., entries]` in f32, and its
-/// uniform number, f64. Of each row the token, its log-probability and whether its logits are finite, f64,
-/// `[rows, 3]`.
+/// Draws the next token of each row from `logits`, f32, `[.., entries]`. `places`, i64, are the rows' indices
+/// into them, and `uniforms`, f64, their uniform numbers. Returns per row the token, its log-probability and
+/// whether its logits are finite, f64, `[rows, 3]`.
 pub fn launch(
     place: Place,
     logits: &Tensor,
@@ -66,25 +66,25 @@ pub fn launch(
     }
 }
 
-/// What [`launch`] answers, on the host. None where logits are not finite.
+/// Decodes the result of [`launch`], copied to the host. `None` where logits are not finite.
 pub fn sampled(numbers: &[f64]) -> Vec<Option<SampledToken>> {
     let draw = |of: &[f64]| (of[2] != 0.0).then(|| SampledToken::new(of[0] as Token, of[1]));
     numbers.chunks_exact(3).map(draw).collect()
 }
 
-/// The tokens of what [`launch`] answers, where it is: i64, `[rows]`.
+/// The tokens of the result of [`launch`], on its device: i64, `[rows]`.
 pub fn tokens(drawn: &Tensor) -> Tensor {
     drawn.select(1, 0).to_kind(Kind::Int64)
 }
 
-/// Of each row the token, its log-probability and whether its logits are finite, f64, `[rows, 3]`.
+/// As [`launch`], by libtorch's operators: `[rows, 3]`.
 fn by_operators(rows: &Tensor, temperature: f64, uniforms: &Tensor) -> Tensor {
     let (device, count) = (rows.device(), rows.size()[1]);
     let finite = rows.isfinite().all_dim(1, false);
     let largest = rows.amax([1i64].as_slice(), true);
     let (token, logp) = if temperature == 0.0 {
         let entries = Tensor::arange(count, (Kind::Int64, device));
-        // The first of equals.
+        // Ties go to the lowest entry.
         let token = entries.where_scalarother(&rows.eq_tensor(&largest), count).amin([1i64].as_slice(), true);
         (token, largest.zeros_like().to_kind(Kind::Double))
     } else {
@@ -93,8 +93,8 @@ fn by_operators(rows: &Tensor, temperature: f64, uniforms: &Tensor) -> Tensor {
     Tensor::cat(&[token.to_kind(Kind::Double), logp, finite.to_kind(Kind::Double).unsqueeze(1)], 1)
 }
 
-/// The first entry whose cumulative mass exceeds the uniform's part of it, and its log-probability, `[rows,
-/// 1]` each.
+/// The first entry whose cumulative mass exceeds the uniform number times the total, and its log-probability,
+/// `[rows, 1]` each.
 fn inverse(rows: &Tensor, largest: &Tensor, temperature: f64, uniforms: &Tensor) -> (Tensor, Tensor) {
     let [count, entries] = rows.size()[..] else { unreachable!("logits have rows and entries") };
     let weights = ((rows - largest) * f64::from(scale(temperature))).exp();
@@ -104,7 +104,7 @@ fn inverse(rows: &Tensor, largest: &Tensor, temperature: f64, uniforms: &Tensor)
     let ends = weights.sum_dim_intlist([2i64].as_slice(), false, Kind::Double).cumsum(1, Kind::Double);
     let total = ends.narrow(1, pieces - 1, 1);
     let threshold = uniforms * &total;
-    // How many sums are at most the threshold: the place of the first that is above it.
+    // Number of sums up to the threshold, which is the index of the first sum above it.
     let passed =
         |sums: &Tensor| sums.le_tensor(&threshold).sum_dim_intlist([1i64].as_slice(), true, Kind::Int64);
     let piece = passed(&ends).clamp_max(pieces - 1);
@@ -112,7 +112,7 @@ fn inverse(rows: &Tensor, largest: &Tensor, temperature: f64, uniforms: &Tensor)
     let inside = piece.unsqueeze(2).expand([count, 1, PIECE as i64], false);
     let weights = weights.gather(1, &inside, false).squeeze_dim(1);
     let cumulative = weights.cumsum(1, Kind::Double) + before;
-    // Within rounding of the end no sum may be above the threshold: the last entry that has mass.
+    // By rounding, no sum may be above the threshold at the end: take the last entry with mass.
     let places = Tensor::arange(PIECE as i64, (Kind::Int64, rows.device()));
     let last = places.where_scalarother(&weights.gt(0.0), 0).amax([1i64].as_slice(), true);
     let token = piece * PIECE as i64 + passed(&cumulative).minimum(&last);

@@ -1,5 +1,5 @@
-//! Stores of other folders. A run looks for finished stages in the folder where it is started: whoever starts
-//! it from another one trains all of them again, and is to know it.
+//! Stores in other folders. A run looks for finished stages in the folder where it is started; started from
+//! another one, it would train all of them again, so the user gets a hint.
 
 use std::env;
 use std::fs;
@@ -10,8 +10,8 @@ use mopd_store::Folder;
 
 use super::{Keys, Task, Work};
 
-/// Where the store of a run has none of its stages, and one beside the experiment or in a folder above it or
-/// above the working folder has some: which one has the most, in a sentence.
+/// If the store of a run has none of its stages, looks for stores beside the experiment and in parent folders
+/// of it and of the working folder. Returns a sentence that names the one with most of the stages.
 pub(super) fn hint(job: &RunJob, tasks: &[Task], keys: &Keys) -> Option<String> {
     let here = env::current_dir().ok()?;
     let base = fs::canonicalize(&job.base).ok()?;

@@ -1,4 +1,4 @@
-//! The memory of a stage, where nothing ran beside it: the system counts for the whole process.
+//! Peak memory of a task, measured only where no other task ran, because the system counts per process.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -7,17 +7,17 @@ use mopd_kernels::os::trim_heap;
 use crate::machine::memory::{peak_of, reset_peak_of};
 use crate::machine::place::Place;
 
-/// Counts the tasks of a run.
+/// Counts the running tasks of a run.
 pub struct Tasks {
     place: Place,
     running: AtomicUsize,
     begun: AtomicUsize,
 }
 
-/// A task under way.
+/// A running task.
 pub struct Running<'a> {
     tasks: &'a Tasks,
-    /// Which task it is, where no other ran when it began.
+    /// The task's number, if no other task ran when it began.
     exclusive: Option<usize>,
 }
 
@@ -29,8 +29,8 @@ impl Tasks {
     pub fn begin(&self) -> Running<'_> {
         let others = self.running.fetch_add(1, Ordering::SeqCst);
         let number = self.begun.fetch_add(1, Ordering::SeqCst);
-        // What the task before left free lies between small blocks that are still held: large ones of this
-        // task would come on top of it.
+        // The previous task's free memory is fragmented by small blocks in use: without a trim, large blocks
+        // of this task would add to it.
         trim_heap();
         let exclusive = (others == 0 && reset_peak_of(self.place).is_some()).then_some(number);
         Running { tasks: self, exclusive }
@@ -38,8 +38,8 @@ impl Tasks {
 }
 
 impl Running<'_> {
-    /// Most memory that this process held where its models are since the task began, in bytes; none where
-    /// another ran meanwhile, or where the system does not tell.
+    /// Peak memory of this process on the models' device since the task began, in bytes; `None` if another
+    /// task ran meanwhile, or if the system does not report it.
     pub fn peak_memory(&self) -> Option<u64> {
         let last = self.tasks.begun.load(Ordering::SeqCst).checked_sub(1);
         if self.exclusive.is_some() && self.exclusive == last { peak_of(self.tasks.place) } else { None }

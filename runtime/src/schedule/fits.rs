@@ -1,4 +1,4 @@
-//! Stages that can't fit in memory are refused before anything of them is made.
+//! Refuses stages that can't fit in memory, before they allocate anything.
 
 use mopd_compiler::plan::events::{FailureKind, RunJob};
 use mopd_compiler::plan::{Dtype, Model, ModelId, Objective, Plan, Stage, Train, Trainable};
@@ -12,12 +12,12 @@ use crate::failure::{Error, Result};
 use crate::model::Weights;
 use crate::prepare::ModelSpec;
 
-/// A stage that is predicted to take more of the memory than this part of it is warned of; predictions miss
-/// by some per cent.
+/// Warns of a stage that is predicted to take more than this part of the memory, since predictions are off by
+/// some per cent.
 const TIGHT: f64 = 0.9;
 
-/// Refuses a stage that is waited for whose weights alone, with the gradients and moments of those that all
-/// train, are more than there is memory for. Nothing is made to know that.
+/// Refuses a stage without a stored result whose weights alone exceed the memory, with gradients and moments
+/// where all weights train. It needs no allocation.
 pub(super) fn weights(
     job: &RunJob,
     prepared: &PreparedPlan,
@@ -49,13 +49,13 @@ pub(super) fn weights(
     Ok(())
 }
 
-/// Bytes that a stage holds whatever its batches are.
+/// Bytes that a stage holds for any batch size.
 pub(super) fn least(job: &RunJob, specs: &[ModelSpec], id: ModelId) -> u64 {
     let parameters = |id: ModelId| Weights::parameters(&specs[id.0 as usize].config) as u64;
     let experiment = &job.plan.experiment;
     let stage = &experiment.model(id).stage;
     match stage {
-        // They stay in files.
+        // Their weights stay in files.
         Stage::Load(_) | Stage::Learner { .. } => 0,
         Stage::Initialise(_) | Stage::Merge(_) => 4 * parameters(id),
         Stage::Train(_) | Stage::Joint(_) => {
@@ -68,8 +68,8 @@ pub(super) fn least(job: &RunJob, specs: &[ModelSpec], id: ModelId) -> u64 {
     }
 }
 
-/// Bytes of a parameter of a model that learns, at least. Of processes that train together each has it, but
-/// for the moments, which they divide.
+/// Least bytes per parameter of a trained model, over all processes that train it. Each process has all
+/// parameters, but the moments are sharded.
 fn each(train: &Train<Objective>, dtype: Dtype, processes: u32) -> u64 {
     let computed = if dtype == Dtype::Bfloat16 { 2 } else { 4 };
     if train.trainable.is_all() {
@@ -79,8 +79,7 @@ fn each(train: &Train<Objective>, dtype: Dtype, processes: u32) -> u64 {
     }
 }
 
-/// Refuses a stage that is predicted to take more than there is memory for, and warns of one that nearly
-/// does.
+/// Refuses a stage that is predicted to exceed the memory, and warns of one that nearly does.
 pub(super) fn predicted(
     plan: &Plan,
     tasks: &[Task],
@@ -108,7 +107,7 @@ pub(super) fn predicted(
     Ok(())
 }
 
-/// What of a stage takes memory beside the weights, as far as it can be lowered.
+/// Advice on which settings of a stage to change so that it takes less memory.
 fn lower(model: &Model<Objective>) -> String {
     let mut ways: Vec<String> = Vec::new();
     for train in model.stage.trains() {

@@ -1,5 +1,5 @@
-//! What guards did in stages that are finished: of one that the store has, as of one that has just been
-//! trained.
+//! Reports of the guards of finished stages, for stages found in the store and for those trained by this
+//! run.
 
 use mopd_compiler::plan::{Learner, ModelId, Stage};
 
@@ -8,18 +8,18 @@ use crate::failure::Result;
 use crate::report::Record;
 use crate::train::guards::{Acted, GuardedStage, Guards};
 
-/// What to do about a guard that stops a stage whose result is in the store.
+/// Help for a guard that stops a stage whose result is in the store.
 const KEPT: &str =
     "its result is in the store: with the guard changed or removed, the next run takes it from there";
 
 impl Scheduler<'_> {
-    /// The first step that a stage's guards look at.
+    /// The first step that a stage's guards check.
     pub(super) fn guards_from(&self, index: usize) -> u32 {
         self.forked(index).map_or(0, |fork| fork.step)
     }
 
-    /// Of a result from the store: says what its guards would have. A stage that they would have stopped has
-    /// no result, wherever it comes from.
+    /// Replays a stage's guards on a result from the store and reports what they do. If they stop the stage,
+    /// the result is not used.
     pub(super) fn look_back(&self, index: usize, id: ModelId, record: &Record) -> Result<()> {
         let acted = self.guarded(index, id, record);
         if let Some(stop) = acted.iter().find(|acted| acted.stops()) {
@@ -30,12 +30,12 @@ impl Scheduler<'_> {
         Ok(())
     }
 
-    /// Of a result that has just been computed.
+    /// Records what guards did in a stage that has just been computed.
     pub(super) fn keep_guards(&self, index: usize, id: ModelId, record: &Record) {
         lock(&self.guards).extend(self.guarded(index, id, record).iter().map(Acted::record));
     }
 
-    /// What the guards of a stage did, by the rows that its steps left.
+    /// Replays the guards of a stage on the recorded rows of its steps.
     fn guarded(&self, index: usize, id: ModelId, record: &Record) -> Vec<Acted<'_>> {
         let model = self.plan.experiment.model(id);
         let trained = match &model.stage {

@@ -1,12 +1,12 @@
-//! What a result was computed from is what its key says: files are hashed once, before a run begins, and
-//! read again while it is under way.
+//! Checks that a result is computed from the files that its key names: files are hashed once, before a run
+//! begins, but read again during the run.
 
 use super::run::Scheduler;
 use super::{Work, preflight};
 use crate::failure::Result;
 
 impl Scheduler<'_> {
-    /// Asked before a task is computed, and before anything of it is kept.
+    /// To be called before a task is computed, and before any result of it is stored.
     ///
     /// # Errors
     /// If a model or a program that the task reads has changed since it was hashed.

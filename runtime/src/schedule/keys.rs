@@ -1,7 +1,7 @@
-//! Content keys: what a result depends on, hashed. Two tasks with the same key have the same result.
+//! Content keys: hashes of all that a result depends on. Two tasks with the same key have the same result.
 //!
-//! Everything that enters a key is a field of a struct here, which is serialised and hashed with
-//! [`keys::VERSION`]; how the machine computes is in [`Numeric`].
+//! Every part of a key is a field of a struct here, which is serialised and hashed with [`keys::VERSION`];
+//! the machine's arithmetic is in [`Numeric`].
 
 mod rollouts;
 
@@ -25,23 +25,23 @@ use crate::served::Servers;
 use crate::tokenizer;
 use crate::zip::zip_equal;
 
-/// The key of every task, of the rollouts that frozen models write for it before its first step, and of what
-/// they say of its data.
+/// The keys of every task, of the rollouts that frozen models write for it before its first step, and of
+/// their scores of its data.
 pub struct Keys {
     tasks: Vec<TaskKeys>,
 }
 
-/// Beside the parts of a stage's key: a hash of its settings without those of its inputs, which its key has
-/// too.
+/// Name of a hash of a stage's settings without those of its inputs. It is recorded with the parts of the
+/// key, but is not one of them.
 pub const OWN_SETTINGS: &str = "own_settings";
 
 struct TaskKeys {
     result: String,
-    /// Of the other models that the stage trains.
+    /// Keys of the other models that the stage trains.
     beside: Vec<String>,
     rollouts: Option<String>,
     scores: Vec<(ModelId, String)>,
-    /// What the result's key is a hash of, where a stage computes it, and [`OWN_SETTINGS`].
+    /// The parts of the result's key, where a stage computes it, and [`OWN_SETTINGS`].
     parts: Option<Value>,
 }
 
@@ -50,7 +50,7 @@ impl TaskKeys {
         TaskKeys { result, beside: Vec::new(), rollouts: None, scores: Vec::new(), parts: None }
     }
 
-    /// `own_settings` explains the key, and is not in it.
+    /// `own_settings` helps to explain the key, but is not a part of it.
     fn of_stage(key: &StageKey, own_settings: &str) -> TaskKeys {
         let mut parts = serde_json::to_value(key).expect("a key is plain data");
         parts[OWN_SETTINGS] = own_settings.into();
@@ -58,17 +58,17 @@ impl TaskKeys {
     }
 }
 
-/// Raised whenever scores of the same name are other numbers, or are written down otherwise.
+/// Increased whenever scores with the same key have other values, or another file format.
 const SCORES: u32 = 1;
 
-/// How something is computed.
+/// How a result is computed.
 #[derive(Clone, Copy, Serialize)]
 struct ComputeKey<'a> {
     numeric: &'a Numeric<'a>,
     seed: u64,
-    /// Several round otherwise than one.
+    /// Rounding depends on the number of cores.
     cores: usize,
-    /// That train together, where there are several: a sum depends on how many add to it.
+    /// Number of processes that train together, if several: sums over processes depend on it.
     #[serde(skip_serializing_if = "Option::is_none")]
     processes: Option<u32>,
 }
@@ -76,24 +76,24 @@ struct ComputeKey<'a> {
 #[derive(Serialize)]
 struct StageKey<'a> {
     computed: ComputeKey<'a>,
-    /// What goes on from elsewhere is not what the plan says.
+    /// A forked stage differs from the plan's.
     fork: Option<ForkKey<'a>>,
     /// The plan's settings, without files.
     settings: &'a str,
-    /// Of a new model: the compiler knows its path only.
+    /// The tokenizer of a new model, of which the plan's settings have only the path.
     tokenizer: Option<String>,
     /// In the order of the mixture.
     data: Vec<DataKey<'a>>,
-    /// What its benchmark reads, where a stage goes by one.
+    /// The data of the benchmark that a stage adapts to, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     judge: Option<DataKey<'a>>,
-    /// Where the stage validates, in the order of the mixture.
+    /// The validation data, if the stage validates, in the order of the mixture.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     validation: Vec<DataKey<'a>>,
-    /// Of the programs that its rollouts start, hashes.
+    /// Hashes of the programs that its rollouts start.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     environments: &'a [String],
-    /// Of its served teachers, who answers.
+    /// Identities of the servers of its teachers.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     served: Vec<String>,
     inputs: Vec<&'a str>,
@@ -105,21 +105,21 @@ struct ForkKey<'a> {
     step: u32,
 }
 
-/// Raised whenever more, or something else, is kept of the answers to a prompt.
+/// Increased whenever the stored fields of answers change.
 const ANSWERS: u32 = 3;
 
-/// What is read of a domain.
+/// The data that is read of a domain.
 #[derive(Clone, Serialize)]
 struct DataKey<'a> {
     rows: Option<&'a str>,
-    /// Where a chat template asks for it.
+    /// The date, if a chat template reads it.
     day: Option<String>,
-    /// Of a command that judges: an edited verifier is another verifier.
+    /// Hash of the reward's programs: an edited verifier is another verifier.
     program: Option<String>,
 }
 
 impl<'a> DataKey<'a> {
-    /// `readers` are the tokenizers of those who read the prompts.
+    /// `readers` are the tokenizers of the models that read the prompts.
     fn of<'t>(
         data: &'a DomainData,
         prompts: Option<&'a Prompts>,
@@ -133,8 +133,8 @@ impl<'a> DataKey<'a> {
     }
 }
 
-/// What a frozen model says of a stage's data. What it reads is in the names of the entries: this is what is
-/// listed and pruned together.
+/// The key of a folder with a frozen model's scores of a stage's data, which is listed and pruned as a whole.
+/// The names of its entries identify the scored batches.
 #[derive(Serialize)]
 struct ScoresKey<'a> {
     version: u32,
@@ -171,12 +171,12 @@ fn hashed(kind: &str, key: &impl Serialize) -> String {
     keys::hash(kind, keys::VERSION, key).to_hex().to_string()
 }
 
-/// Of one of the models that a stage trains, by its place among them.
+/// The key of one of the models that a stage trains, by its index.
 fn learner_key(joint: &str, learner: u32) -> String {
     hashed("mopd learner", &(joint, learner))
 }
 
-/// What keys are made from.
+/// The inputs from which keys are made.
 struct Maker<'a> {
     plan: &'a Plan,
     tasks: &'a [Task],
@@ -190,8 +190,8 @@ struct Maker<'a> {
 }
 
 impl Keys {
-    /// `environments` are hashes of each stage's programs, `widths` the cores of each task and `processes`
-    /// those that train together: others may round differently.
+    /// `environments` are hashes of each stage's programs, `widths` the number of cores of each task, and
+    /// `processes` the number that train together; rounding may depend on the last two.
     pub fn new(
         plan: &Plan,
         tasks: &[Task],
@@ -213,46 +213,46 @@ impl Keys {
         &self.tasks[task].result
     }
 
-    /// What the key of a stage that is computed is a hash of, and [`OWN_SETTINGS`].
+    /// The parts of the key of a computed stage, and [`OWN_SETTINGS`].
     pub fn parts(&self, task: usize) -> Option<&Value> {
         self.tasks[task].parts.as_ref()
     }
 
-    /// Of the other models that a stage trains.
+    /// Keys of the other models that a stage trains.
     pub fn beside(&self, task: usize) -> &[String] {
         &self.tasks[task].beside
     }
 
-    /// Of all that a task leaves.
+    /// Keys of all results of a task.
     pub fn all_of(&self, task: usize) -> impl Iterator<Item = &str> {
         std::iter::once(self.of(task)).chain(self.beside(task).iter().map(String::as_str))
     }
 
-    /// Of what a model says of a stage's data, where that is kept.
+    /// The key of a model's scores of a stage's data, where they are stored.
     pub fn of_scores(&self, task: usize, model: ModelId) -> Option<&str> {
         self.tasks[task].scores.iter().find(|(known, _)| *known == model).map(|(_, key)| key.as_str())
     }
 
-    /// Of what all models say of a stage's data.
+    /// The keys of all models' scores of a stage's data.
     pub fn all_scores(&self, task: usize) -> impl Iterator<Item = &str> {
         self.tasks[task].scores.iter().map(|(_, key)| key.as_str())
     }
 
-    /// Of the rollouts that frozen models write for a stage before its first step, where there are any.
+    /// The key of the rollouts that frozen models write for a stage before its first step, if any.
     pub fn of_rollouts(&self, task: usize) -> Option<&str> {
         self.tasks[task].rollouts.as_deref()
     }
 }
 
 impl<'a> Maker<'a> {
-    /// `before` are the keys of the tasks before it, among which its inputs are.
+    /// `before` are the keys of the earlier tasks, which include its inputs.
     fn task(&self, task: &Task, cores: usize, before: &[TaskKeys]) -> TaskKeys {
         let several = self.processes > 1 && super::trains(self.plan, task);
         let processes = several.then_some(self.processes);
         let computed = ComputeKey { numeric: self.numeric, seed: task.seed, cores, processes };
         match &task.work {
             Work::Stage(model) => match &self.specs[model.0 as usize].loaded {
-                // Neither its name nor the seed changes what it is.
+                // A loaded model depends neither on its name nor on the seed.
                 Some(loaded) => TaskKeys::of(hashed("mopd loaded", &loaded.content)),
                 None => self.stage(task, *model, computed, before),
             },
@@ -267,7 +267,7 @@ impl<'a> Maker<'a> {
         &self.specs[model.0 as usize]
     }
 
-    /// What a stage reads of the domains that it trains on.
+    /// The data that a stage reads of its domains.
     fn data(&self, train: &'a Train<Objective>) -> impl Iterator<Item = DataKey<'a>> {
         train.mixture.iter().map(|share| {
             let data = &self.domains[share.domain.0 as usize];
@@ -281,7 +281,7 @@ impl<'a> Maker<'a> {
         let spec = self.spec(train.start);
         train.mixture.iter().filter(|_| train.validation.is_some()).map(|share| {
             let data = &self.domains[share.domain.0 as usize];
-            // It is a loss: nobody judges.
+            // Validation computes a loss and uses no verifier.
             DataKey { program: None, ..DataKey::of(data, data.validation.as_deref(), [&*spec.tokenizer]) }
         })
     }
@@ -312,7 +312,7 @@ impl<'a> Maker<'a> {
             Stage::Learner { learner, .. } => {
                 return TaskKeys::of(learner_key(&before[task.needs[0]].result, *learner));
             }
-            // What frozen models write and say is not kept for whoever learns in turns.
+            // For learners that take turns, rollouts and scores of frozen models are not stored.
             Stage::Joint(joint) => {
                 for Learner { train, .. } in &joint.learners {
                     key.data.extend(self.data(train));
@@ -336,7 +336,7 @@ impl<'a> Maker<'a> {
                     let need = task.needs.iter().find(made).expect("a stage's inputs are among its needs");
                     before[*need].result.as_str()
                 };
-                // Frozen models are asked by one process.
+                // Only one process runs the frozen models.
                 let computed = ComputeKey { processes: None, ..computed };
                 rollouts = self
                     .rollouts(train, spec, (computed, stream), (&key.data, key.environments), &result_of)
@@ -351,7 +351,7 @@ impl<'a> Maker<'a> {
                             prefixes: &train.rollout,
                             model: result_of(scorer),
                             rollouts: rollouts.as_deref(),
-                            // No verdict enters what is said of tokens.
+                            // Scores of tokens do not depend on verifiers.
                             data: key
                                 .data
                                 .iter()
@@ -377,7 +377,7 @@ impl<'a> Maker<'a> {
         let Domain { reward, format, limit, .. } = self.plan.experiment.domain(domain);
         let Evaluation { sampling, prompts } = evaluation;
         let data = &self.domains[domain.0 as usize];
-        // No evaluation changes its length meanwhile, or draws two tokens in a step.
+        // Evaluations never change `max_tokens`, or draw two tokens in a step.
         let Sampling {
             n: _,
             temperature,
@@ -408,8 +408,8 @@ impl<'a> Maker<'a> {
     }
 }
 
-/// The tokenizers by which the prompts of a domain are read: the student's, and those of teachers with
-/// another.
+/// The tokenizers that read the prompts of a domain: the student's, and those of teachers with another
+/// tokenizer.
 fn readers<'f>(
     train: &Train<Objective>,
     domain: DomainId,
@@ -420,19 +420,19 @@ fn readers<'f>(
     std::iter::once(train.start).chain(others).map(|id| &*specs[id.0 as usize].tokenizer).collect()
 }
 
-/// The models beside the student whose view of the stage's completions can be kept: those that do not change,
-/// of completions that are not written anew in every step.
+/// The models whose scores of the stage's completions can be stored: frozen ones, where completions are not
+/// sampled anew in every step.
 fn scorers(train: &Train<Objective>) -> BTreeSet<ModelId> {
     train.scorers.models().filter(|_| !train.rollout.producer.fresh()).collect()
 }
 
-/// Whether a model takes longer to score a batch than to read what it said: that depends on the model alone,
-/// as a stage's result must not depend on how long something took.
+/// Whether a model is so large that reading stored scores is faster than scoring. The rule is by size,
+/// because a stage's result must not depend on measured times.
 fn large(spec: &ModelSpec) -> bool {
     Weights::parameters(&spec.config) >= LARGE
 }
 
-/// What a task is to go on from, where it is a stage that is forked.
+/// The fork that a task resumes from, if it is a forked stage.
 pub fn fork_of<'f>(forks: &'f [Fork], plan: &Plan, task: &Task) -> Option<&'f Fork> {
     let Work::Stage(model) = task.work else { return None };
     forks.iter().find(|fork| fork.seed == task.seed && fork.stage == plan.experiment.model(model).name)

@@ -1,7 +1,7 @@
-//! Who computes what: one run at a time computes a result, and other runs on the same store wait for it,
-//! doing something else meanwhile. Nobody waits for a result while it has the right to another, but for a
-//! stage that waits for rollouts or for the scores of a batch, which wait for nothing: so runs never wait for
-//! each other in a circle.
+//! Locks on results: one run at a time computes a result. Other runs on the same store wait for it and
+//! execute other tasks meanwhile. No thread waits for a result while it holds another lock, except for a
+//! stage that waits for rollouts or for the scores of a batch. Computing these waits for no lock, so runs
+//! can't deadlock.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
@@ -18,19 +18,19 @@ use crate::control::Control;
 use crate::failure::{Error, Result};
 use crate::store::{Lookup, Store};
 
-/// How often it is asked whether another run is done.
+/// Interval of checks whether another run is done.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// What a task may do.
+/// What the store allows a task to do.
 pub(super) enum Access {
-    /// Its result is there, or nothing is computed.
+    /// Its result is stored, or it computes nothing.
     Read,
     Compute(Lock),
-    /// Another run is at it.
+    /// Another run computes the result.
     Elsewhere,
 }
 
-/// What was said already.
+/// Messages that are emitted once only.
 #[derive(Default)]
 pub(super) struct SaidOnce {
     waiting: Mutex<HashSet<String>>,
@@ -38,12 +38,12 @@ pub(super) struct SaidOnce {
 }
 
 impl Scheduler<'_> {
-    /// The result of a task, in words.
+    /// A description of a task's result for messages.
     pub(super) fn about(&self, task: usize) -> String {
         about(self.plan, &self.tasks[task])
     }
 
-    /// Whether a result is computed whatever the store has.
+    /// Whether a result is computed even if the store has it.
     fn anew(&self, task: usize) -> bool {
         self.forced[task] && !lock(&self.made).contains(self.keys.of(task))
     }
@@ -68,8 +68,8 @@ impl Scheduler<'_> {
         Ok(Access::Compute(held))
     }
 
-    /// A stored result, unless it is not wanted. Where there is none that is whole, `guard` is the right to
-    /// compute it from here on.
+    /// The stored result of a task, unless it is to be computed anew. Where there is no intact one, `guard`
+    /// holds the lock to compute it afterwards.
     pub(super) fn stored<T>(
         &self,
         task: usize,
@@ -84,7 +84,7 @@ impl Scheduler<'_> {
             (Lookup::Absent, Some(_)) => return Ok(None),
             _ => {}
         }
-        // What looks damaged may be about to be replaced; nobody does that now.
+        // Another run may be replacing a result that looks damaged; under the lock, none does.
         if guard.is_none() {
             *guard = Some(self.wait_for(self.keys.of(task), || self.about(task))?);
         }
@@ -98,13 +98,13 @@ impl Scheduler<'_> {
         })
     }
 
-    /// The right to compute something that another run may be at.
+    /// Waits for the lock of a key, which another run may hold.
     pub(super) fn wait_for(&self, key: &str, about: impl Fn() -> String) -> Result<Lock> {
         self.wait_among(key, key, about)
     }
 
-    /// The same for one of many things, `all` together, that are waited for one after the other: it is said
-    /// once.
+    /// The same for one of many keys, which share the name `all`: the message that the run waits is emitted
+    /// once for them.
     pub(super) fn wait_among(&self, key: &str, all: &str, about: impl Fn() -> String) -> Result<Lock> {
         loop {
             if let Some(held) = self.store.try_lock(key)? {
@@ -141,7 +141,7 @@ pub(super) fn scores_of(model: &str, stage: &str) -> String {
     format!("scores of {model} for {stage}")
 }
 
-/// Writes down what a run needs, before it looks for anything of it.
+/// Registers the keys that a run needs, before it looks for results.
 pub(super) fn register(
     plan: &Plan,
     tasks: &[Task],
@@ -161,7 +161,7 @@ pub(super) fn register(
             }
         }
     }
-    // It is what tells that the run is kept.
+    // While this folder exists, pruning keeps what the run needs.
     std::fs::create_dir_all(out).map_err(|error| Error::storage(out, error))?;
     let out = std::path::absolute(out).map_err(|error| Error::storage(out, error))?;
     let run = StoredRun { experiment: plan.experiment.name.clone(), out, needs };

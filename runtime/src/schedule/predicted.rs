@@ -1,5 +1,5 @@
-//! What the tasks of a run will take: stages that train, by trials; evaluations, by what they keep of every
-//! token.
+//! Predictions of time and memory of a run's tasks: of training stages by trial steps, of evaluations by the
+//! memory that they need per token.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -18,24 +18,24 @@ use crate::predict::{MachineSpeed, Shapes, predict};
 use mopd_compiler::plan::events::{Event, Predict, Prediction, RunJob, TimeRange};
 use mopd_compiler::plan::{ModelId, Objective, Plan, Stage, Train};
 
-/// After so long, [`Predict::Quick`] tries no further stage.
+/// Time after which [`Predict::Quick`] tries no further stage.
 const QUICK: Duration = Duration::from_secs(30);
 
-/// Empty where nothing was asked.
+/// Predictions for the tasks of a run; empty where none were requested.
 #[derive(Default)]
 pub struct Predicted {
     stages: HashMap<ModelId, Prediction>,
-    /// Bytes that a stage holds at least, whether it was tried or not.
+    /// Least bytes that a stage holds, whether it was tried or not.
     least: HashMap<ModelId, u64>,
     /// Bytes, by task.
     evaluations: HashMap<usize, u64>,
-    /// Bytes that the worker holds before it does anything, where no stage was tried.
+    /// Bytes that the worker holds before it runs any task, used where no stage was tried.
     resting: Option<u64>,
 }
 
 impl Predicted {
-    /// Of the tasks that are waited for; stages, each model once, however many its seeds, as far as `mode`
-    /// has it. Said as soon as it is known.
+    /// Predicts the tasks without a stored result. Each stage is tried once for all its seeds, as far as
+    /// `mode` allows. Emits each prediction as soon as it is known.
     pub fn of(
         job: &RunJob,
         prepared: &PreparedPlan,
@@ -64,13 +64,13 @@ impl Predicted {
                 Work::Evaluate { model, domain, evaluation, comparisons: _ } => {
                     let (spec, domain) = (&specs[model.0 as usize], &domains[domain.0 as usize]);
                     let bytes = evaluate::memory(spec, domain, evaluation, kind, budget);
-                    // What is wrong with its tests an evaluation says best itself.
+                    // Errors in its tests are ignored here: the evaluation reports them.
                     evaluations.extend(bytes.ok().map(|bytes| (index, bytes)));
                     continue;
                 }
             };
             let model = plan.experiment.model(id);
-            // What a server takes, a trial here can't know.
+            // A trial can't predict the time that servers take.
             let serves = |train: &&Train<Objective>| {
                 train.served().next().is_some() || train.sampled_by().next().is_some()
             };
@@ -84,8 +84,8 @@ impl Predicted {
                     continue;
                 }
                 let steps = super::steps(&model.stage, domains);
-                // On a thread like those that will run it: the system's allocator has memory of its own for
-                // each.
+                // On a thread of its own, like the stage itself, because the system's allocator has
+                // memory per thread.
                 let measured = std::thread::scope(|scope| {
                     let thread = scope.spawn(|| {
                         tch::set_num_threads(widths[index] as i32);
@@ -103,7 +103,7 @@ impl Predicted {
                     }
                     Ok(None) => short += 1,
                     Err(Error::Interrupted) => return Err(Error::Interrupted),
-                    // The stage will say it again, with its step, if it fails for the same reason.
+                    // If the stage fails for the same reason, it reports the error with its step.
                     Err(Error::Failed(failure)) => {
                         control.warn(format!("the trial of `{}` failed: {}", model.name, failure.message));
                     }
@@ -120,13 +120,13 @@ impl Predicted {
         Ok(Predicted { stages, least, evaluations, resting: memory::resident() })
     }
 
-    /// Of a stage alone.
+    /// The prediction of a single stage.
     pub fn stage(&self, id: ModelId) -> Option<Prediction> {
         self.stages.get(&id).copied()
     }
 
-    /// Bytes that some tasks take together, at least: what the worker holds anyway is held once. None where
-    /// nothing is known of what it holds.
+    /// Least bytes that some tasks take in parallel; the worker's own memory counts once. `None` where that
+    /// is unknown.
     pub fn memory(&self, tasks: &[Task], running: &[usize]) -> Option<u64> {
         let resting = self.stages.values().map(|stage| stage.resting).min().or(self.resting)?;
         let added = running.iter().map(|task| match tasks[*task].work {
@@ -140,7 +140,7 @@ impl Predicted {
     }
 }
 
-/// The plan as one of the processes does it that train together: with its part of each batch.
+/// The plan of one of several processes that train together: each has a part of every batch.
 fn of_a_process(job: &RunJob) -> Plan {
     let mut plan = job.plan.clone();
     for model in &mut plan.experiment.models {
@@ -151,7 +151,7 @@ fn of_a_process(job: &RunJob) -> Plan {
     plan
 }
 
-/// What all processes take, by what one of them took that keeps all moments: of these, each has a part.
+/// Prediction for all processes, from a trial by one that keeps all moments; each process has a part.
 fn of_all(one: Prediction, job: &RunJob, id: ModelId, shapes: &Shapes) -> Prediction {
     let processes = u64::from(job.processes.max(1));
     let moments = |train: &Train<Objective>| {
@@ -163,7 +163,7 @@ fn of_all(one: Prediction, job: &RunJob, id: ModelId, shapes: &Shapes) -> Predic
     Prediction { memory, resting: processes * one.resting, ..one }
 }
 
-/// Tasks that run side by side share caches and memory, at worst so that each has its part of them.
+/// A wider range of time, for tasks that run in parallel and share caches and memory bandwidth.
 fn beside(alone: Prediction, tasks: usize) -> Prediction {
     let TimeRange { least, most } = alone.range();
     Prediction { range: Some(TimeRange { least, most: most * tasks as f64 }), ..alone }

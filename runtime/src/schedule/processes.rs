@@ -1,6 +1,6 @@
-//! The processes that train the stages of a run together. The first one is the worker that `mopd` has
-//! started: it starts the others, which read the same plan, models and data, and asks them to join in one
-//! stage after the other. It alone writes results, checkpoints and events, and evaluates.
+//! The processes that train the stages of a run together. The first one is the worker that `mopd` started. It
+//! starts the others, which read the same plan, models and data, and makes them join each stage in turn. Only
+//! the first one evaluates and writes results, checkpoints and events.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -30,25 +30,25 @@ use crate::store::{Lookup, Store};
 use crate::train::LearnerTurn;
 use crate::train::restore::RestoreMode;
 
-/// The argument that makes a worker one of the others.
+/// The worker's command-line argument that makes it a process other than the first.
 pub const PEER: &str = "peer";
 
-/// A process that has nothing left to do is given so long to end.
+/// Time that a process gets to end by itself.
 const LEAVES: Duration = Duration::from_secs(5);
 
-/// What another process is told, on its standard input.
+/// The job of a process other than the first, sent to its standard input.
 #[derive(Serialize, Deserialize)]
 pub struct PeerJob {
     run: RunJob,
-    /// Its number.
+    /// Its rank.
     rank: usize,
-    /// Where the first one listens.
+    /// Port on which the first process listens.
     port: u16,
     secret: RunSecret,
 }
 
 impl PeerJob {
-    /// A line.
+    /// Reads the job from one line.
     pub fn read(input: &mut impl BufRead) -> Result<PeerJob> {
         let mut text = String::new();
         let read = input.read_line(&mut text).map_err(|error| error.to_string());
@@ -61,28 +61,28 @@ impl PeerJob {
     }
 }
 
-/// What the first process asks of the others.
+/// A command of the first process to the others.
 #[derive(Serialize, Deserialize)]
 enum Command {
     Train {
         task: usize,
-        /// Of the result: whoever has another would train something else.
+        /// Key of the result: a process with another key would train something else.
         key: String,
-        /// The steps of the checkpoint to go on from.
+        /// Step of the checkpoint to resume from.
         from: Option<u32>,
     },
     End,
 }
 
-/// A process among those of a run.
+/// The processes of a run, as one of them sees them.
 pub(super) struct Processes {
     pub peers: Peers,
-    /// Those that this one has started, from number 1 on.
+    /// Processes that this one has started, from rank 1 on.
     children: Mutex<Vec<Child>>,
 }
 
 impl Processes {
-    /// Starts the others, and waits until they have read what they need.
+    /// Starts the others, and waits until they have read plan, models and data.
     pub fn start(job: &RunJob, control: &Control) -> Result<Processes> {
         let (size, secret) = (job.processes as usize, RunSecret::new());
         if size > cores() {
@@ -109,15 +109,15 @@ impl Processes {
         Ok(processes)
     }
 
-    /// Has the others join in a stage.
+    /// Makes the others join a stage.
     pub fn train(&self, control: &Control, task: usize, key: &str, from: Option<u32>) -> Result<()> {
         self.tell(&Command::Train { task, key: key.to_owned(), from })?;
         self.peers.all_or_none(control, Ok(()))
     }
 
-    /// Lets the others go.
+    /// Tells the others to end.
     pub fn end(&self) {
-        // Who is gone need not be told.
+        // A process that is gone need not be told.
         let _ = self.tell(&Command::End);
     }
 
@@ -126,21 +126,21 @@ impl Processes {
         self.peers.broadcast(0, &command).map(|_| ())
     }
 
-    /// Most memory that the other processes held in a stage that is finished, all together; called by all.
+    /// Sum of the peak memory of the other processes in a finished stage; to be called by all processes.
     pub fn memory_beside(&self, own: Option<u64>) -> u64 {
         let own = if self.peers.is_first() { 0 } else { own.unwrap_or(0) };
-        // The stage is finished: one that goes now is missed by the next.
+        // The stage is finished: a process lost now is an error of the next stage.
         self.peers.all_reduce(&[own as f64]).map_or(0, |all| all[0] as u64)
     }
 
-    /// An error, or what was behind it, where a process is gone.
+    /// Replaces an error by its cause, where that is a process that ended.
     pub fn explained(&self, error: Error) -> Error {
         if self.peers.lost().is_none() || matches!(error, Error::Interrupted) {
             return error;
         }
         let began = Instant::now();
         let mut children = lock(&self.children);
-        // Its connections are closed before the system says how it ended.
+        // Connections close a little before the system reports how the process ended.
         while began.elapsed() < Duration::from_secs(2) {
             if let Some((rank, status)) = gone(&mut children) {
                 return died(rank, self.peers.size(), status);
@@ -158,7 +158,7 @@ impl Drop for Processes {
     }
 }
 
-/// Processes that are ended where they do not end themselves.
+/// Child processes, killed on drop if they do not end by themselves.
 struct Started(Vec<Child>);
 
 impl Drop for Started {
@@ -169,7 +169,7 @@ impl Drop for Started {
             while began.elapsed() < LEAVES && matches!(child.try_wait(), Ok(None)) {
                 std::thread::sleep(Duration::from_millis(5));
             }
-            // It is gone already, as a rule.
+            // It has usually ended already.
             let _ = child.kill();
             let _ = child.wait();
         }
@@ -188,12 +188,12 @@ fn start(job: &PeerJob) -> Result<Child> {
         .map_err(failed)?;
     let mut text = serde_json::to_vec(job).expect("a job is plain data");
     text.push(b'\n');
-    // Its end means that this process is gone.
+    // The pipe stays open: its end tells the child that this process is gone.
     child.stdin.as_mut().expect("it is piped").write_all(&text).map_err(failed)?;
     Ok(child)
 }
 
-/// The first process that ended, with how: one that was killed before one that left since another was gone.
+/// A process that ended, with its status; preferably one killed by a signal, as others end in consequence.
 fn gone(children: &mut [Child]) -> Option<(usize, ExitStatus)> {
     let ended = children.iter_mut().enumerate().filter_map(|(place, child)| {
         let status = child.try_wait().ok().flatten()?;
@@ -218,7 +218,7 @@ fn failed(message: impl Into<String>) -> Error {
     Error::new(FailureKind::Runtime, message)
 }
 
-/// What another process than the first does: it reads what the run reads, and joins in its stages.
+/// The work of a process other than the first: it reads what the run reads, and joins its stages.
 pub fn follow(job: &PeerJob, versions: &Versions, place: Place, control: &Control) -> Result<()> {
     let run = &job.run;
     let peers = Meeting::join(job.port, job.rank, run.processes as usize, job.secret)?;
@@ -241,7 +241,7 @@ pub fn follow(job: &PeerJob, versions: &Versions, place: Place, control: &Contro
                 let join = AssertUnwindSafe(|| scheduler.join_in(&prepared, task, &key, from));
                 catch_unwind(join).unwrap_or_else(|panic| {
                     let error = Error::from_panic(panic.as_ref());
-                    // The first process sees that this one is gone, and not why.
+                    // The first process only sees that this one is gone, so the reason is printed here.
                     eprintln!("process {} of {}: {error}", job.rank, run.processes);
                     Err(error)
                 })?;
@@ -251,7 +251,7 @@ pub fn follow(job: &PeerJob, versions: &Versions, place: Place, control: &Contro
 }
 
 impl Scheduler<'_> {
-    /// Trains a stage beside the first process, which keeps what comes of it.
+    /// Trains a stage together with the first process, which stores the result.
     fn join_in(&self, prepared: &PreparedPlan, task: usize, key: &str, from: Option<u32>) -> Result<()> {
         let processes = self.processes.expect("there is a first one");
         let read = || {
@@ -293,7 +293,7 @@ impl Scheduler<'_> {
         Ok(())
     }
 
-    /// The weights that a task before has made.
+    /// The weights of an earlier task.
     fn made_by(&self, prepared: &PreparedPlan, task: usize) -> Result<Weights> {
         let Work::Stage(ModelId(id)) = prepared.tasks[task].work else {
             unreachable!("only stages are needed by others");

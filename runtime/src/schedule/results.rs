@@ -1,4 +1,4 @@
-//! The folder of results of a run that came to its end.
+//! Writes the folder of results of a finished run.
 
 use std::collections::HashMap;
 
@@ -14,7 +14,7 @@ use crate::report::rewards::write_rewards;
 use crate::report::statistics::TableScores;
 
 impl Scheduler<'_> {
-    /// `answers` are those of each evaluation, by its task.
+    /// `answers` are the answers of each evaluation, by its task.
     pub(super) fn write_results(
         &self,
         answers: &HashMap<usize, Vec<PromptAnswers>>,
@@ -37,7 +37,7 @@ impl Scheduler<'_> {
         Ok(())
     }
 
-    /// What is behind each comparison's table.
+    /// The scores behind each comparison's table.
     fn scores(&self, answers: &HashMap<usize, Vec<PromptAnswers>>) -> Vec<TableScores> {
         let mut scores: Vec<TableScores> =
             self.plan.experiment.comparisons.iter().map(|_| TableScores::default()).collect();

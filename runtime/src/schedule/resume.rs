@@ -1,4 +1,4 @@
-//! What a stage goes on from, and what it leaves while it is at work.
+//! The states that a stage resumes from, and the ones that it stores while it runs.
 
 use mopd_compiler::plan::events::{Event, FailureKind};
 
@@ -14,7 +14,7 @@ use crate::train::Written;
 use crate::train::restore::RestoreMode;
 
 impl Scheduler<'_> {
-    /// The state that a stage that trains begins with, where it is not its first.
+    /// The state that a training stage resumes from, if any: its last checkpoint, or a fork's state.
     pub(super) fn from(&self, index: usize, name: &str) -> Result<Option<(TrainState, RestoreMode)>> {
         let (key, seed) = (self.keys.of(index), self.tasks[index].seed);
         if self.forced[index] {
@@ -35,11 +35,11 @@ impl Scheduler<'_> {
                 step: state.position.step,
             });
         }
-        // Whoever made it may have called the stage another name.
+        // The run that stored it may have used another name for the stage.
         Ok(found.map(|(state, mode)| (TrainState { record: state.record.of_stage(name), ..state }, mode)))
     }
 
-    /// The state of another stage that this one is to go on from.
+    /// The state of another stage from which this one is forked.
     fn fork(&self, index: usize) -> Result<Option<TrainState>> {
         let Some(fork) = fork_of(self.forks, self.plan, &self.tasks[index]) else { return Ok(None) };
         let why = match self.store.state(&fork.key, fork.step) {
@@ -55,8 +55,8 @@ impl Scheduler<'_> {
             .help("run it without the fork: it begins with its first step"))
     }
 
-    /// What frozen models wrote for a stage before, for it or for another that asks the same of them; written
-    /// by one run at a time.
+    /// The stored rollouts of frozen models for a stage, written for it or for another one with the same
+    /// key. Where there are none, `guard` gets the lock to write them.
     pub(super) fn rollouts(&self, index: usize, guard: &mut Option<Lock>) -> Result<Option<Written>> {
         let Some(key) = self.keys.of_rollouts(index) else { return Ok(None) };
         let about = || rollouts_of(&self.about(index));
@@ -92,11 +92,11 @@ impl Scheduler<'_> {
         Some(Forked { key: fork.key.clone(), step: fork.step })
     }
 
-    /// Makes the result of a stage durable, then lets go of its checkpoints.
+    /// Stores the result of a stage durably, then deletes its checkpoints.
     pub(super) fn keep_finished(&self, index: usize, insert: impl Fn() -> Result<()>) -> Result<()> {
         let key = self.keys.of(index);
-        // On a full disk, the room that is missing may be taken by what is only there in case the last
-        // checkpoint is damaged, or by what can be made again.
+        // On a full disk, makes room by deleting older checkpoints, which are only needed if the last one
+        // is damaged, and then scores, which can be recomputed.
         let older = || self.store.drop_older_states(key);
         let scores = || self.drop_scores(index);
         let ways: [&dyn Fn() -> Result<bool>; 2] = [&older, &scores];
@@ -110,21 +110,21 @@ impl Scheduler<'_> {
         self.store.drop_states(key)
     }
 
-    /// Lets go of checkpoints of a finished stage: whoever finished it was killed before it did. `held` is
-    /// whether its lock is held here.
+    /// Deletes checkpoints of a finished stage, left by a run that was killed before it deleted them. `held`
+    /// says whether this run holds the stage's lock.
     pub(super) fn drop_leftovers(&self, key: &str, held: bool) {
         if !self.store.has_states(key) {
             return;
         }
-        // Without the lock somebody computes it again.
+        // If the lock is taken, another run computes the stage again.
         let lock = if held { None } else { self.store.try_lock(key).ok().flatten() };
         if held || lock.is_some() {
-            // On a disk that can only be read they stay.
+            // On a read-only disk they stay.
             let _ = self.store.drop_states(key);
         }
     }
 
-    /// Makes the state of a stage durable.
+    /// Stores the state of a stage durably.
     pub(super) fn keep(&self, index: usize, name: &str, state: &TrainState) -> Result<()> {
         let (key, seed) = (self.keys.of(index), self.tasks[index].seed);
         self.check_unchanged(index)?;

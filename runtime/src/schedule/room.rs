@@ -1,30 +1,30 @@
-//! How the memory of this machine is divided: the one place that decides what generation may take, and what
-//! may run side by side.
+//! Division of this machine's memory: the memory budget of generation, and which tasks may run in
+//! parallel.
 
 use crate::machine::memory;
 use crate::machine::place::Place;
 use crate::rollout::MemoryBudget;
 
-/// What generation may take where the system does not tell what is free.
+/// Budget of generation where the system does not report free memory.
 const UNKNOWN: usize = 1 << 30;
 
-/// The part of the memory that tasks may take together, as predicted: predictions miss by some per cent, and
-/// files want room too.
+/// The part of the memory that parallel tasks may be predicted to take: predictions are off by some per cent,
+/// and cached files need room, too.
 const TAKEN: f64 = 0.9;
 
-/// The memory that this process may hold where its models are.
+/// The memory that this process may hold on its models' device.
 #[derive(Clone, Copy, Debug)]
 pub struct Room {
-    /// None where the system does not tell.
+    /// `None` where the system does not report it.
     bytes: Option<u64>,
-    /// Tasks that may run side by side.
+    /// Number of tasks that may run in parallel.
     workers: usize,
-    /// Processes that do what one task asks for.
+    /// Number of processes that execute one task together.
     processes: u32,
 }
 
 impl Room {
-    /// What is free now, and what the process holds already.
+    /// The memory that is free now, plus what the process holds already.
     pub fn here(workers: usize, place: Place) -> Room {
         Room { bytes: memory::capacity_of(place), workers: workers.max(1), processes: 1 }
     }
@@ -34,27 +34,27 @@ impl Room {
         Room { processes: processes.max(1), ..self }
     }
 
-    /// What all tasks together may hold; none where that is not known.
+    /// Bytes that all tasks together may hold; `None` where that is unknown.
     pub fn bytes(&self) -> Option<u64> {
         self.bytes
     }
 
-    /// For the rows that a task generates at a time. Half of the memory is for all of them: the rest is for
-    /// weights, activations and what other programs will want. `exclusive`: nothing runs beside the task. No
-    /// result depends on it.
+    /// The budget for the rows that a task generates at a time. Half of the memory is for the rows of all
+    /// tasks; the rest is for weights, activations and other programs. `exclusive` says that no other task
+    /// runs. No result depends on the budget.
     pub fn generation(&self, exclusive: bool) -> MemoryBudget {
         let Some(bytes) = self.bytes else { return MemoryBudget(UNKNOWN) };
         let tasks = self.side_by_side(exclusive);
         MemoryBudget(usize::try_from(bytes / 2).unwrap_or(usize::MAX) / tasks / self.processes as usize)
     }
 
-    /// Tasks that may run at once where this one does.
+    /// Number of tasks that may run in parallel with this one, itself included.
     pub fn side_by_side(&self, exclusive: bool) -> usize {
         if exclusive { 1 } else { self.workers }
     }
 
-    /// Whether tasks that are predicted to take so much together may run side by side. What is not known is
-    /// let through.
+    /// Whether tasks that are predicted to take this much together may run in parallel; true if it is
+    /// unknown.
     pub fn admits(&self, predicted: Option<u64>) -> bool {
         let (Some(bytes), Some(predicted)) = (self.bytes, predicted) else { return true };
         predicted as f64 <= TAKEN * bytes as f64

@@ -1,4 +1,4 @@
-//! `mopd sample`: try a checkpoint on prompts.
+//! `mopd sample`: samples from a checkpoint.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ use crate::tokenizer::chat::{self, ChatError, Conversation};
 use crate::tokenizer::json::Json;
 use crate::tokenizer::{Token, Tokenizer};
 
-/// How often it is told how far completions are.
+/// Interval of events about unfinished completions.
 const PACE: Duration = Duration::from_millis(100);
 
 /// Emits one event per completion.
@@ -35,7 +35,7 @@ pub fn sample(job: &SampleJob, place: Place, control: &Control) -> Result<()> {
     Ok(())
 }
 
-/// The tokens of a prompt, and what its random numbers follow: not its place among others.
+/// The tokens of a prompt, and the key of its random numbers, which does not depend on its position.
 fn asked(job: &SampleJob, prompt: &SamplePrompt, tokenizer: &Tokenizer) -> Result<(Vec<Token>, u64)> {
     let system = job.system.as_deref();
     let (conversation, text) = match prompt {
@@ -101,7 +101,7 @@ fn complete(
     Ok(())
 }
 
-/// What was told of the completions of a prompt while they were written.
+/// The part of a prompt's completion that has been reported so far.
 struct Told {
     prompt: u32,
     most: u32,
@@ -126,8 +126,8 @@ impl Told {
     }
 }
 
-/// What a text adds to what was told of it. Not the beginning of a character of several tokens, and nothing
-/// where the text has changed before its end.
+/// The new part of a text after the part reported so far, without an incomplete character at its end. It is
+/// empty where earlier text has changed.
 fn continued<'a>(told: &str, text: &'a str) -> &'a str {
     text.strip_prefix(told).unwrap_or_default().trim_end_matches(char::REPLACEMENT_CHARACTER)
 }

@@ -1,5 +1,5 @@
-//! What frozen models say of a stage's data, in the store: found by whoever asks the same of them, made by
-//! one run at a time.
+//! Scores of frozen models for a stage's data, in the store: shared by stages that need the same scores, and
+//! computed by one run at a time.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
@@ -15,22 +15,22 @@ use crate::failure::{Error, Result};
 use crate::store::{Lookup, ScoreEntry};
 use crate::train::ScoredBatch;
 
-/// How often it is asked whether another run has written a batch.
+/// Interval of checks whether another run has written a batch.
 const PATIENCE: Duration = Duration::from_millis(5);
 
-/// What a stage at work knows of its scores.
+/// A running stage's state for the use of stored scores.
 #[derive(Default)]
 pub(super) struct ScoreLocks {
-    /// To make what was asked for last.
+    /// The lock to compute the batch that was looked up last.
     guard: RefCell<Option<Lock>>,
-    /// Names of entries that were compared with their checksums.
+    /// Names of entries whose checksums were verified.
     trusted: RefCell<HashSet<String>>,
-    /// A disk that stays full is said once.
+    /// Whether a failed write was reported; it is reported once only.
     said: Cell<bool>,
 }
 
 impl Scheduler<'_> {
-    /// None where they are to be made here, with the right to it where that can be had.
+    /// The stored scores of a batch, or `None`, usually with the lock to compute them here.
     pub(super) fn find_scores(
         &self,
         index: usize,
@@ -58,7 +58,7 @@ impl Scheduler<'_> {
             }
             if known.guard.borrow().is_none() {
                 let about = || self.about_scores(index, scored.model);
-                // Asked to stop, or on a disk without room for a lock, the step is done without.
+                // If the job stops, or there is no room for a lock, the step goes on without one.
                 let lock = format!("{}.{}", place.key, place.batch);
                 known.guard.replace(self.wait_among(&lock, place.key, about).ok());
             }
@@ -94,7 +94,7 @@ impl Scheduler<'_> {
         known.guard.take();
     }
 
-    /// Lets go of what models say of a stage's data. False where this makes no room.
+    /// Deletes the scores of a stage's data. Returns false if there were none.
     pub(super) fn drop_scores(&self, index: usize) -> Result<bool> {
         let mut dropped = false;
         for key in self.keys.all_scores(index) {
@@ -104,7 +104,7 @@ impl Scheduler<'_> {
         Ok(dropped)
     }
 
-    /// Whoever lets go of a folder of scores has it too.
+    /// Waits for the lock of a folder of scores, which is also taken to delete the folder.
     fn lock_to_write(&self, key: &str) -> Result<Lock> {
         loop {
             if let Some(held) = self.store.try_lock(key)? {

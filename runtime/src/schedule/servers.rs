@@ -1,4 +1,4 @@
-//! Who the servers of a plan are, and whether a run could use them: what `mopd doctor FILE` asks.
+//! Probes the servers of a plan for `mopd doctor FILE`: their identities, and whether a run could use them.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,10 +17,10 @@ use crate::prepare::{Places, model_specs};
 use crate::served::probe::{Findings, ProbingStudent, TIME_LIMIT, probe_sampling, probe_teacher};
 use crate::store::Store;
 
-/// Of everything that servers are asked, side by side: the ids of a large vocabulary take hundreds of
+/// Time limit of all probes, which run in parallel: the ids of a large vocabulary take hundreds of
 /// requests.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How often it is looked whether the job is to stop.
+/// Interval of checks whether the job is to stop.
 const LOOK: Duration = Duration::from_millis(50);
 
 #[derive(Clone, PartialEq)]
@@ -29,14 +29,14 @@ enum AskedServer {
     Rollouts(RolloutServer),
 }
 
-/// A server, the model that its student begins as, and for whom it is asked.
+/// A server, the start model of its student, and the report that says which teacher needs it.
 struct Asked {
     server: AskedServer,
     start: ModelId,
     report: ServerReport,
 }
 
-/// Says of each server of a plan who it is and what it answers.
+/// Reports the identity and the supported requests of each server of a plan.
 pub fn servers(job: &ServersJob, control: &Control) -> Result<()> {
     let plan = &job.run.plan;
     check_schema(plan)?;
@@ -45,7 +45,7 @@ pub fn servers(job: &ServersJob, control: &Control) -> Result<()> {
     let specs = match job.read_models.then(|| model_specs(plan, places)).transpose() {
         Ok(specs) => specs,
         Err(Error::Interrupted) => return Err(Error::Interrupted),
-        // Of the servers something can be said nonetheless.
+        // The servers can be probed nonetheless.
         Err(Error::Failed(failure)) => {
             control.emit(&Event::Refused(*failure));
             None
@@ -60,7 +60,7 @@ pub fn servers(job: &ServersJob, control: &Control) -> Result<()> {
         let spec = specs.as_ref().map(|specs| &specs[start.0 as usize]);
         let spec = spec.map(|spec| (spec.tokenizer.clone(), spec.config.context));
         let (base, done, dtype) = (base.to_owned(), done.clone(), plan.experiment.dtype);
-        // Nobody waits for one that takes too long: the process ends without it.
+        // A thread that takes too long is not joined: the process ends without it.
         thread::spawn(move || {
             let student = spec.as_ref();
             let student =
@@ -103,7 +103,7 @@ pub fn servers(job: &ServersJob, control: &Control) -> Result<()> {
     Ok(())
 }
 
-/// The servers of a plan, each once for a teacher and for the model that students begin as.
+/// The servers of a plan, once for each pair of teacher and start model.
 fn asked(plan: &Plan) -> Vec<Asked> {
     let mut all: Vec<Asked> = Vec::new();
     let mut add = |server: AskedServer, start: ModelId, (stage, teacher): (&str, Option<&str>)| {

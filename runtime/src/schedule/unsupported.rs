@@ -1,4 +1,4 @@
-//! What several processes can't train together yet: it is refused by name before anything runs.
+//! Refuses, before anything runs, the settings that several processes can't train together yet.
 
 use mopd_compiler::plan::events::{FailureKind, RunJob};
 use mopd_compiler::plan::{DivergenceParameter, Objective, Producer, Stage, Train, producers};
@@ -7,10 +7,10 @@ use super::{Task, Work};
 use crate::failure::{Error, Result};
 use crate::machine::place::Place;
 
-/// Processes at most: each is connected with every other.
+/// Most processes: each is connected to every other one.
 const MOST: u32 = 64;
 
-/// Refuses what of the stages that are waited for the processes of a job can't train together.
+/// Refuses stages without a stored result that the processes of a job can't train together.
 pub(super) fn check(
     job: &RunJob,
     tasks: &[Task],
@@ -67,7 +67,7 @@ fn unsupported(what: &str) -> Error {
         .help("run it with one process: leave out `--processes`")
 }
 
-/// Of a stage that trains one model.
+/// The first unsupported setting of a stage that trains one model.
 fn of_stage(train: &Train<Objective>) -> Option<String> {
     let settings = [
         (train.private.is_some(), "a private stage"),
@@ -118,7 +118,7 @@ fn of_objective(objective: &Objective, train: &Train<Objective>) -> Option<Strin
     found.map(|(_, what)| format!("the objective `{}` with {what}", objective.name))
 }
 
-/// Whether a number puts prompts of a step together. A process computes it of its own prompts.
+/// Whether a parameter combines several prompts of a step: each process would only have its own prompts.
 fn whole_batch(parameter: &DivergenceParameter) -> bool {
     let DivergenceParameter::Formula(formula) = parameter else { return false };
     formula.graph.compares_prompts()

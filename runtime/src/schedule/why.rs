@@ -1,5 +1,5 @@
-//! What a run would do with each stage, and why. A key is a hash: what it was made of is noted by every run,
-//! so that a later one can tell what is another.
+//! Explains what a run would do with each stage. A key is only a hash, so every run records the parts of its
+//! keys, and a later one can tell which part has changed.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ use mopd_store::{read_json, write_whole};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// What the keys of a run were made of; the last run of each folder of results is kept.
+/// The recorded parts of a run's keys; the last run of each folder of results is kept.
 #[derive(Serialize, Deserialize)]
 struct NotedRun {
     out: PathBuf,
@@ -30,7 +30,7 @@ struct NotedRun {
     programs: Programs,
 }
 
-/// By the hash of a program.
+/// Files of programs, by the program's hash.
 type Programs = BTreeMap<String, Vec<FileHash>>;
 
 #[derive(Serialize, Deserialize)]
@@ -39,8 +39,8 @@ struct NotedStage {
     seed: u64,
     key: String,
     parts: Value,
-    /// The parts of the last key whose result was in the store when this run began, where that is another: a
-    /// run that ends early does not hide what has changed.
+    /// The parts of the last key whose result was in the store when this run began, if they differ from
+    /// `parts`. With them, a run that ends early does not hide earlier changes.
     #[serde(default)]
     finished: Option<Value>,
 }
@@ -49,14 +49,14 @@ fn folder(store: &Path) -> PathBuf {
     Store::notes(store).join("keys")
 }
 
-/// Those that rewards and rollouts ask.
+/// The programs of rewards and environments.
 fn programs(prepared: &PreparedPlan) -> Programs {
     let of_rewards = prepared.domains.iter().flat_map(|domain| &domain.programs);
     let all = of_rewards.chain(prepared.environments.iter().flatten());
     all.map(|program| (program.hash.clone(), program.files.clone())).collect()
 }
 
-/// Notes what the keys of a run are made of.
+/// Records the parts of a run's keys.
 pub(super) fn note(prepared: &PreparedPlan, keys: &Keys, store: &Store, job: &RunJob) {
     let (plan, tasks) = (&job.plan, &prepared.tasks);
     let Ok(out) = std::path::absolute(&job.out) else { return };
@@ -75,20 +75,20 @@ pub(super) fn note(prepared: &PreparedPlan, keys: &Keys, store: &Store, job: &Ru
         Some(NotedStage { stage, seed: task.seed, key, parts: keys.parts(index)?.clone(), finished })
     };
     let stages: Vec<NotedStage> = tasks.iter().enumerate().filter_map(stage).collect();
-    // Those that the parts of finished results name are kept with them.
+    // Keeps the programs that the parts of finished results refer to.
     let mut programs = programs(prepared);
     let text = serde_json::to_string(&stages).expect("stages are plain data");
     let asked = earlier.iter().flat_map(|run| &run.programs).filter(|(hash, _)| text.contains(hash.as_str()));
     programs.extend(asked.map(|(hash, files)| (hash.clone(), files.clone())));
     let run = NotedRun { out, stages, programs };
-    // Without the note results are as right as with it; only an explanation is missing. A folder whose name
-    // is not UTF-8 can't be noted.
+    // Errors are ignored, because results don't depend on the record, only explanations do. A folder whose
+    // name is not UTF-8 can't be recorded.
     if let Ok(text) = serde_json::to_vec(&run) {
         let _ = write_whole(&path, &text);
     }
 }
 
-/// Says what a run would do with each stage.
+/// Reports what a run would do with each stage.
 pub fn why(job: &RunJob, versions: &Versions, place: Place, control: &Control) -> Result<()> {
     let plan = &job.plan;
     let folder = Path::new(&job.store);
@@ -110,7 +110,7 @@ pub fn why(job: &RunJob, versions: &Versions, place: Place, control: &Control) -
             let changed_files = |old: &Value, new: &Value| {
                 FileHash::changed(&files(old, &run.programs), &files(new, &programs))
             };
-            // A run that did not finish the stage tells nothing of this key.
+            // A run that recorded this key but did not finish the stage explains nothing.
             let last = Some(&noted.parts).filter(|_| noted.key != key || noted.finished.is_none());
             let earlier = last.into_iter().chain(&noted.finished);
             let changed = |old| changed(plan, &prepared, index, (old, parts), changed_files);
@@ -124,7 +124,7 @@ pub fn why(job: &RunJob, versions: &Versions, place: Place, control: &Control) -
     Ok(())
 }
 
-/// The runs that are noted, the last one first. What can't be read is of no use.
+/// The recorded runs, the latest first. Unreadable records are ignored.
 fn noted(store: &Path) -> Vec<NotedRun> {
     let files = std::fs::read_dir(folder(store)).into_iter().flatten().flatten();
     let mut files: Vec<_> =
@@ -133,15 +133,15 @@ fn noted(store: &Path) -> Vec<NotedRun> {
     files.iter().rev().filter_map(|(_, path)| read_json(path).ok()).collect()
 }
 
-/// The files of programs that a part of a key has the hashes of: one after the other in a text, or in a list.
+/// The files of the programs whose hashes are in a part of a key: comma-separated in a text, or in a list.
 fn files(part: &Value, known: &Programs) -> Vec<FileHash> {
     let texts =
         part.as_str().into_iter().chain(part.as_array().into_iter().flatten().filter_map(Value::as_str));
     texts.flat_map(|text| text.split(',')).filter_map(|hash| known.get(hash)).flatten().cloned().collect()
 }
 
-/// What of a stage's key is another, in the order of what usually matters. `changed_files` tells of two parts
-/// of keys which files of programs are others.
+/// The parts of a stage's key that have changed, in the order of their usual importance. `changed_files`
+/// lists the files of programs that differ between two parts.
 fn changed(
     plan: &Plan,
     prepared: &PreparedPlan,
@@ -170,7 +170,7 @@ fn changed(
             found.push(part);
         }
     };
-    // A run of an earlier version noted the settings with those of the inputs alone.
+    // Earlier versions recorded only the settings combined with those of the inputs.
     let has_own = old.get(OWN_SETTINGS).is_some();
     if differ(if has_own { OWN_SETTINGS } else { "settings" }) {
         add(KeyPart::Settings);
@@ -228,7 +228,7 @@ fn changed(
     if differ("fork") {
         add(KeyPart::Fork);
     }
-    // A key of another shape: more or fewer models, for instance.
+    // Another difference, such as more or fewer models.
     let of_key = |parts: &Value| {
         let mut parts = parts.clone();
         parts.as_object_mut().map(|parts| parts.remove(OWN_SETTINGS));

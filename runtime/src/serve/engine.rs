@@ -1,4 +1,4 @@
-//! The thread that holds the model: what is asked of it, and what it says.
+//! The thread that holds the model: its requests and its replies.
 
 use tch::{Kind, Tensor, no_grad_guard};
 
@@ -13,19 +13,19 @@ use crate::served::own;
 use crate::tokenizer::Token;
 use crate::train::vocabulary::largest;
 
-/// Logits that are made at a time, in elements.
+/// Most elements of logits computed at a time.
 const AT_ONCE: i64 = 1 << 23;
 
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Of a request, all its sequences together.
+    /// Most tokens of a request, over all its sequences.
     pub tokens: usize,
-    /// Of a token, beside its own; all where absent.
+    /// Most entries for a token, beside its own; unlimited if absent.
     pub entries: Option<u32>,
     pub context: usize,
 }
 
-/// Why a request is not answered.
+/// Why a request is refused.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RequestRefusal {
     pub status: u16,
@@ -46,32 +46,32 @@ impl RequestRefusal {
     }
 }
 
-/// What the model is asked.
+/// A request to the model's thread.
 pub enum EngineRequest {
     Read(ReadRequest),
     Write(WriteRequest),
     Update(WeightsUpdate),
 }
 
-/// What one pass through the model answers, or none.
+/// A request that needs at most one forward pass.
 pub enum ReadRequest {
     LmHead,
     Hidden { batch: own::SentBatch, body: Vec<u8> },
     Score(ScoreRequest),
 }
 
-/// What is asked of the tokens of sequences behind the first `start + 1` of each.
+/// Asks for the scores of the tokens after the first `start + 1` of each sequence.
 #[derive(Clone, Debug)]
 pub struct ScoreRequest {
     pub sequences: Vec<Vec<Token>>,
     pub start: usize,
-    /// The most probable entries, beside the token's own; all where absent.
+    /// How many of the most probable entries, beside the token's own; all if absent.
     pub top: Option<u32>,
-    /// Entries that are asked for by name, of each token.
+    /// Entries to return for every token, by id.
     pub chosen: Vec<Token>,
 }
 
-/// What is said of one token.
+/// The scores of one token.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenScores {
     pub token: Token,
@@ -83,11 +83,11 @@ pub struct TokenScores {
     pub chosen: Vec<f32>,
 }
 
-/// Of one sequence.
+/// The scores of one sequence.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scored {
     pub positions: Vec<TokenScores>,
-    /// The most probable token behind it.
+    /// The most probable next token after the sequence.
     pub next: Token,
 }
 
@@ -95,7 +95,7 @@ pub enum Told {
     Bytes(Vec<u8>),
     Scored(Vec<Scored>),
     Generated {
-        /// What the weights that wrote them are called.
+        /// The version name of the weights that wrote them.
         version: String,
         completions: Vec<Completion>,
     },
@@ -113,7 +113,7 @@ impl Told {
         scored
     }
 
-    /// With what the weights that wrote them are called.
+    /// The completions, after the version name of the weights that wrote them.
     pub fn generated(self) -> (String, Vec<Completion>) {
         let Told::Generated { version, completions } = self else {
             unreachable!("completions are asked for")
@@ -162,14 +162,14 @@ impl ServingEngine {
     pub fn update(&mut self, update: &WeightsUpdate, shared: &Shared) -> Result<Told, RequestRefusal> {
         let weights = update.load(&self.weights)?;
         let _guard = no_grad_guard();
-        // One model at a time: the old one goes before the new one comes.
+        // The old model is freed before the new one is made, so that memory holds one at a time.
         self.decoder = Decoder::frozen(&weights.weights, self.place, self.kind);
         self.weights = weights.weights;
         update.note(weights.content, shared);
         Ok(Told::Updated)
     }
 
-    /// The rows that tokens have.
+    /// `[vocabulary, width]`: the rows of the LM head that belong to tokens, without padding.
     fn lm_head(&self) -> Tensor {
         self.decoder.lm_head().detach().narrow(0, 0, self.weights.tokenizer.vocabulary() as i64)
     }
@@ -194,8 +194,8 @@ impl ServingEngine {
         Ok(())
     }
 
-    /// Last hidden states at the scored tokens, as a run makes them of a model at hand: the sequences go
-    /// through it together.
+    /// Last hidden states at the scored tokens, computed as a run does with a local model: all sequences in
+    /// one batch.
     fn hidden(&self, batch: &own::SentBatch) -> Result<Tensor, RequestRefusal> {
         let entries = self.weights.tokenizer.vocabulary() as Token;
         let lengths: Vec<usize> =
@@ -239,7 +239,7 @@ impl ServingEngine {
                 "at most {most} entries of a token are listed (`--max-logprobs`)"
             )));
         }
-        // Behind the last token as well: what stands there is predicted and never read.
+        // One token is appended, which is predicted but never read, to get the distribution after the last.
         let padding = self.weights.tokenizer.padding();
         let longer: Vec<Vec<Token>> =
             sequences.iter().map(|ids| ids.iter().copied().chain([padding]).collect()).collect();
@@ -265,7 +265,7 @@ impl ServingEngine {
         let on_device = |ids: &[Token]| upload(ids, self.place.device);
         let absent = (!tokenizer.absent().is_empty()).then(|| on_device(tokenizer.absent()));
         let vocabulary = lm_head.size()[0];
-        // At least one: the most probable token behind the last is always wanted.
+        // At least one: the most probable token after the last is always returned.
         let top = top.clamp(1, vocabulary);
         let rows = (AT_ONCE / vocabulary).max(1);
         let mut positions = Vec::with_capacity(targets.len());

@@ -1,5 +1,5 @@
-//! Requests: who may ask, how much, and where each path leads. No path of a request is a path of the file
-//! system but that of an update, which is looked at in [`super::update`].
+//! HTTP requests: authorization, limits and routes. No request names a path of the file system except an
+//! update, whose path is checked in [`super::update`].
 
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -25,15 +25,15 @@ use crate::served::sampling::RolloutBatch;
 use crate::served::{ServerIdentity, own};
 use crate::tokenizer::{Token, Tokenizer};
 
-/// Of a request's body: ids as text take some bytes each.
+/// Most bytes of a request's body: ids as text take several bytes each.
 const LARGEST: usize = 64 << 20;
-/// For a body to arrive.
+/// Time limit for a body to arrive.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What the threads of requests share with the one that holds the model.
+/// State shared by the request threads and the model's thread.
 pub struct Shared {
     pub name: String,
-    /// A hash: what is compared takes as long whatever is wrong with it.
+    /// Hash of the API key, so that the comparison takes constant time.
     pub key: Option<blake3::Hash>,
     pub queue: SyncSender<QueuedRequest>,
     pub metrics: Metrics,
@@ -45,7 +45,7 @@ pub struct Shared {
     pub limits: Limits,
 }
 
-/// A request that waits for the model.
+/// A request in the queue of the model's thread.
 pub struct QueuedRequest {
     pub asked: EngineRequest,
     pub reply: oneshot::Sender<Result<Told, RequestRefusal>>,
@@ -75,7 +75,7 @@ impl Shared {
         }
     }
 
-    /// Hands over to the thread that holds the model, and waits for it.
+    /// Queues a request for the model's thread and waits for its reply.
     pub async fn ask(&self, asked: EngineRequest) -> Result<Told, RequestRefusal> {
         let (reply, told) = oneshot::channel();
         self.queue.try_send(QueuedRequest { asked, reply }).map_err(|error| match error {
@@ -98,7 +98,7 @@ pub fn router(shared: Arc<Shared>) -> Router {
     Router::new().fallback(answer).with_state(shared)
 }
 
-/// The paths that there are: others are not counted by their names.
+/// The known paths; metrics don't count others by name.
 const PATHS: [&str; 19] = [
     "/health",
     "/metrics",
@@ -201,7 +201,7 @@ async fn of_request(shared: &Shared, path: &str, request: Request) -> Result<Res
             get().map(|()| ResponseBody::Json(json!({ "weight_version": shared.about().version })))
         }
         "/update_weight_version" => update::version_of_vllm(shared, &posted()?).map(ResponseBody::Json),
-        // Nothing is remembered of a prompt.
+        // There is no prefix cache to reset.
         "/reset_prefix_cache" => Ok(ResponseBody::Json(json!({ "success": true }))),
         _ => Err(RequestRefusal::new(404, "there is no such path")),
     }
@@ -228,7 +228,7 @@ fn models(shared: &Shared) -> Value {
         "object": "model",
         "created": 0,
         "owned_by": "mopd",
-        // Engines name files; a hash of their content says more.
+        // Engines put the model's path here; a hash of the content is more precise.
         "root": about.content,
         "parent": null,
         "max_model_len": shared.limits.context,
@@ -246,7 +246,7 @@ fn model_info(shared: &Shared) -> Value {
     })
 }
 
-/// Ids of a list, each one that the model has.
+/// Parses a list of token ids; an id outside the vocabulary is refused.
 pub fn ids(shared: &Shared, value: &Value) -> Result<Vec<Token>, RequestRefusal> {
     let list = value.as_array().ok_or_else(|| RequestRefusal::bad("token ids are a list of numbers"))?;
     let entries = shared.tokenizer.vocabulary() as i64;
@@ -268,7 +268,7 @@ fn tokenize(shared: &Shared, asked: &Value) -> Result<ResponseBody, RequestRefus
     Ok(ResponseBody::Json(json!({ "tokens": tokens, "count": count, "max_model_len": context })))
 }
 
-/// In the words of both engines.
+/// The reply has the field names of both engines.
 fn detokenize(shared: &Shared, asked: &Value) -> Result<ResponseBody, RequestRefusal> {
     let ids = ids(shared, &asked["tokens"])?;
     let text = shared.tokenizer.as_read(&ids).map_err(|error| RequestRefusal::bad(error.to_string()))?;

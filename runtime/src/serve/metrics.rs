@@ -1,4 +1,4 @@
-//! What Prometheus reads at `/metrics`.
+//! The Prometheus metrics at `/metrics`.
 
 use prometheus::{
     Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,

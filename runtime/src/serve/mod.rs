@@ -1,7 +1,7 @@
-//! `mopd serve`: a model behind HTTP, for runs on other machines and for whatever speaks the dialects of vLLM
-//! and SGLang. Some threads read and check requests; one holds the model. Completions of several requests are
-//! written together, a token at a time; what else is asked is answered in turn, between two tokens. No number
-//! of an answer depends on who else asks.
+//! `mopd serve`: a model behind HTTP, for runs on other machines and for clients of the vLLM and SGLang APIs.
+//! Some threads read and check requests; one holds the model. Completions of several requests are written
+//! together, a token at a time; other requests are answered one after the other, between two tokens. No
+//! number of a reply depends on concurrent requests.
 
 mod engine;
 mod http;
@@ -34,17 +34,17 @@ use crate::machine::place::Place;
 use crate::prepare::load::{LoadedModel, load};
 use crate::tokenizer::Tokenizer;
 
-/// Requests that wait, and those that are written together; others are told to come back.
+/// Most requests in the queue, and most that are written together; others are told to retry.
 const WAITING: usize = 256;
-/// How often it is looked whether the job is to stop.
+/// How often to check whether the job is to stop.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// What is true of the model at the moment.
+/// What the server reports of its current model.
 #[derive(Clone, Debug)]
 pub struct About {
     /// A hash of its weights, its configuration and its tokenizer.
     pub content: String,
-    /// What whoever updated it calls its weights; the hash where nobody did.
+    /// The version name that the last update gave the weights; the hash if there was none.
     pub version: String,
     /// The files that it was read from, as a name.
     pub files: String,
@@ -88,7 +88,7 @@ pub fn serve(job: &ServeJob, place: Place, control: &Control) -> Result<()> {
     let place = listener.local_addr().map_err(|error| wrong(error.to_string(), "try another port"))?;
     let router = http::router(shared.clone());
     runtime.spawn(async move {
-        // It ends with the process.
+        // This task ends with the process.
         if let Ok(listener) = tokio::net::TcpListener::from_std(listener) {
             let _ = axum::serve(listener, router).await;
         }
@@ -104,7 +104,7 @@ pub fn serve(job: &ServeJob, place: Place, control: &Control) -> Result<()> {
     ended
 }
 
-/// Answers what waits, with one model after the other, until the job is asked to stop.
+/// Answers queued requests, with one model after the other, until the job is asked to stop.
 fn answer_all(
     mut engine: ServingEngine,
     shared: &Shared,
@@ -117,8 +117,8 @@ fn answer_all(
     Ok(())
 }
 
-/// Answers what waits with the weights that there are. Returns what replaces them, once all that was asked
-/// before is answered; none where nobody can ask any more.
+/// Answers queued requests with the current weights. Returns an update of the weights once all requests
+/// before it are answered, or `None` when the queue is closed.
 fn answer_until_update(
     engine: &ServingEngine,
     shared: &Shared,
@@ -143,7 +143,7 @@ fn answer_until_update(
                 Err(RecvTimeoutError::Disconnected) => return Ok(None),
             };
             shared.metrics.waiting.dec();
-            // Nobody waits for it any more.
+            // The client is gone.
             if reply.is_closed() {
                 continue;
             }
@@ -161,7 +161,7 @@ fn answer_until_update(
     }
 }
 
-/// What a tensor operation refuses is this request's failure.
+/// Turns a panic, such as one of a tensor operation, into a refusal of this request.
 fn caught(answer: impl FnOnce() -> Result<Told, RequestRefusal>) -> Result<Told, RequestRefusal> {
     catch_unwind(AssertUnwindSafe(answer))
         .unwrap_or_else(|panic| Err(RequestRefusal::internal(Error::from_panic(panic.as_ref()).to_string())))

@@ -1,4 +1,4 @@
-//! A real server on loopback, asked by the client of runs, straight and through a proxy that does damage.
+//! Tests of a real server on loopback with the client of runs, directly and through a damaging proxy.
 
 mod engine;
 mod faults;
@@ -31,7 +31,7 @@ use crate::served::{Patience, ScoredSequence, ServedScores, Server};
 use crate::store::{CheckpointProvenance, Store};
 use crate::tokenizer::Token;
 
-/// Lines that a job says.
+/// The output of a job, as events.
 struct Lines(Sender<Event>);
 
 impl Write for Lines {
@@ -52,7 +52,7 @@ fn control() -> (Arc<Control>, Receiver<Event>) {
     (Arc::new(Control::new(Lines(sender))), events)
 }
 
-/// A server until it is dropped.
+/// A server that runs until it is dropped.
 struct Running {
     url: String,
     control: Arc<Control>,
@@ -92,7 +92,7 @@ fn start(job: ServeJob) -> Running {
     Running { url, control, thread: Some(thread) }
 }
 
-/// A model in a folder, by its name.
+/// Saves a model under a name and returns its folder.
 fn saved(weights: &Weights, folder: &Path, name: &str) -> PathBuf {
     let store = Store::open(&folder.join("store")).unwrap();
     let provenance = CheckpointProvenance::new(weights, name, 1, name, Vec::new());
@@ -105,7 +105,7 @@ fn served(engine: Engine, url: &str, answers: Answers) -> Served {
     Served { engine, url: Secret::Text(url.to_owned()), model: "teacher".to_owned(), answers, key: None }
 }
 
-/// Prompts and completions of several lengths; of one, some tokens are not scored.
+/// Prompts and completions of several lengths; some tokens of one are not scored.
 fn readings(count: usize) -> Vec<ScoredSequence> {
     let token = |place: usize| (97 + place * 7 % 26) as Token;
     let one = |index: usize| {
@@ -123,7 +123,7 @@ fn packed(readings: &[ScoredSequence]) -> PackedBatch {
     PackedBatch::masked(sequences, Device::Cpu)
 }
 
-/// Log-probabilities `[scored tokens, vocabulary]` and the tokens, as a run makes them of a model at hand.
+/// Log-probabilities `[scored tokens, vocabulary]` and the tokens, as a run computes them with a local model.
 fn at_hand(weights: &Weights, readings: &[ScoredSequence]) -> (Tensor, Vec<Token>) {
     let _guard = no_grad_guard();
     let decoder = Decoder::frozen(weights, Place::cpu(), Kind::Float);
@@ -154,7 +154,7 @@ fn whole_distributions_cross_to_the_bit() {
     assert_eq!(to_vec(&lm_head), to_vec(&decoder.lm_head().detach().narrow(0, 0, entries as i64)));
 }
 
-/// What the dialects say of each token is what the model at hand says, up to the rounding of another batch.
+/// The scores of both dialects are those of a local model, up to rounding in another batch.
 #[test]
 fn both_dialects_say_what_a_model_at_hand_says() {
     const CLOSE: f64 = 1e-5;
@@ -187,7 +187,7 @@ fn both_dialects_say_what_a_model_at_hand_says() {
                 Answers::Sampled => assert_eq!(listed.len(), 1),
                 Answers::Distribution => assert_eq!(listed.len(), entries),
                 Answers::TopK(k) => {
-                    // The three most probable ones, and its own.
+                    // The three most probable entries, and the token's own.
                     let (best, _) = logps.get(row as i64).topk(i64::from(k), -1, true, true);
                     let mut found: Vec<f32> = listed.iter().map(|(_, logp)| *logp).collect();
                     found.sort_by(|one, other| other.total_cmp(one));
@@ -199,7 +199,7 @@ fn both_dialects_say_what_a_model_at_hand_says() {
     }
 }
 
-/// What a list has of an id that no token has, it lacks of a token.
+/// An id in a list that no token has takes the place of a token's entry, so it is an error.
 #[test]
 fn an_id_without_a_token_is_no_entry_of_a_list() {
     let folder = tempfile::tempdir().unwrap();
@@ -214,12 +214,12 @@ fn an_id_without_a_token_is_no_entry_of_a_list() {
     };
     let (client, scores) = scored(Answers::TopK(3));
     let ServedScores::Listed(listed) = &scores else { panic!("listed entries") };
-    // The most probable one that was not taken.
+    // The most probable entry that is not the token itself.
     let absent = listed[0].tokens[0][1].0;
     let said = client.check_listed(&scores, &[absent]).unwrap_err().to_string();
     assert!(said.contains(&format!("lists the token {absent}, which the tokenizer lacks")), "{said}");
     client.check_listed(&scores, &[]).unwrap();
-    // Of a whole distribution its share is given to the others.
+    // In a whole distribution, its probability is spread over the other entries.
     let (client, scores) = scored(Answers::Distribution);
     client.check_listed(&scores, &[absent]).unwrap();
 }
@@ -263,7 +263,7 @@ fn weights_are_replaced_from_an_allowed_folder_and_a_run_notices() {
     };
     let own = Decoder::frozen(&two, Place::cpu(), Kind::Float).hidden(&packed(&readings(3)));
     assert_eq!(to_vec(&batches[0]), to_vec(&own));
-    // By the other engine's words.
+    // In the other engine's dialect.
     let rpc = serde_json::json!({ "method": "reload_weights", "kwargs": { "weights_path": name } });
     assert_eq!(post("/collective_rpc", rpc), 200);
 }

@@ -1,5 +1,5 @@
-//! New weights from a folder, where whoever started the server allowed it. A path from a request is looked at
-//! as the system sees it, links followed, and must lie inside the folder that was allowed.
+//! New weights from a folder, if the server was started with one that allows it. A path in a request is
+//! resolved, links included, and must lie inside the allowed folder.
 
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
@@ -20,7 +20,7 @@ pub struct Updates {
     folder: PathBuf,
 }
 
-/// Weights that are to be taken.
+/// A requested replacement of the weights.
 pub struct WeightsUpdate {
     folder: PathBuf,
     version: Option<String>,
@@ -36,7 +36,7 @@ impl Updates {
         Ok(Updates { folder })
     }
 
-    /// Nothing outside the folder is told apart: whether it exists is nobody's concern.
+    /// Every path outside the folder gets the same error, which does not reveal whether it exists.
     fn find(&self, path: &str, version: Option<String>) -> Result<WeightsUpdate, RequestRefusal> {
         let inside = self.folder.join(path).canonicalize().ok();
         let inside = inside.filter(|path| path.starts_with(&self.folder) && path.is_dir());
@@ -47,7 +47,7 @@ impl Updates {
 
 impl WeightsUpdate {
     /// # Errors
-    /// If the weights are of another model.
+    /// If the weights can't be read or are of another model.
     pub fn load(&self, known: &Weights) -> Result<LoadedModel, RequestRefusal> {
         let folder = self.folder.to_str().ok_or_else(|| RequestRefusal::bad("the path is not text"))?;
         let named = Pretrained::Checkpoint { folder: folder.to_owned() };
@@ -82,13 +82,13 @@ async fn update(shared: &Shared, path: &Value, version: &Value) -> Result<(), Re
     shared.ask(EngineRequest::Update(update)).await.map(|_| ())
 }
 
-/// `/update_weights_from_disk`
+/// Handles `/update_weights_from_disk`.
 pub async fn of_sglang(shared: &Shared, asked: &Value) -> Result<Value, RequestRefusal> {
     update(shared, &asked["model_path"], &asked["weight_version"]).await?;
     Ok(json!({ "success": true, "message": "the weights were taken", "num_paused_requests": 0 }))
 }
 
-/// `/collective_rpc` with `reload_weights`
+/// Handles `/collective_rpc` with `reload_weights`.
 pub async fn of_vllm(shared: &Shared, asked: &Value) -> Result<Value, RequestRefusal> {
     if asked["method"] != json!("reload_weights") {
         return Err(RequestRefusal::bad("only `reload_weights` is answered here"));
@@ -97,7 +97,7 @@ pub async fn of_vllm(shared: &Shared, asked: &Value) -> Result<Value, RequestRef
     Ok(json!({ "results": [null] }))
 }
 
-/// `/update_weight_version`: what the weights that are there are called from now on.
+/// Handles `/update_weight_version`: renames the version of the current weights.
 pub fn version_of_vllm(shared: &Shared, asked: &Value) -> Result<Value, RequestRefusal> {
     allowed(shared)?;
     let version =

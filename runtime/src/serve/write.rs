@@ -1,4 +1,4 @@
-//! Completions, those of several requests at a time.
+//! Completions, batched over several requests.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
@@ -18,32 +18,32 @@ use crate::schedule::Room;
 use crate::served::sampling::{RolloutBatch, SentRollouts};
 use crate::tokenizer::Token;
 
-/// Completions that are asked for.
+/// A request for completions.
 pub enum WriteRequest {
     Completions {
         prompts: Vec<Vec<Token>>,
         sampling: Sampling,
         seed: Option<u64>,
     },
-    /// The student's, for a run that has given its weights: those that the run would sample itself, with its
-    /// random numbers.
+    /// Rollouts of the student, for a run that has sent its weights: the same completions that the run would
+    /// sample itself, with its random numbers.
     Rollouts {
         batch: RolloutBatch,
         body: Vec<u8>,
     },
 }
 
-/// Where completions go.
+/// The channel for the reply to a request.
 pub type ReplySender = Sender<Result<Told, RequestRefusal>>;
 
-/// As what they go there.
+/// The form of the reply.
 enum AnswerForm {
     Completions,
     Rollouts { weights: String, body: Vec<u8> },
 }
 
 impl AnswerForm {
-    /// `version` is read where weights are replaced, so that none come in between.
+    /// `version` is read on the thread that replaces weights, so that it is the version that wrote these.
     fn answer(self, completions: Vec<Completion>, version: String) -> Told {
         match self {
             AnswerForm::Completions => Told::Generated { version, completions },
@@ -54,12 +54,12 @@ impl AnswerForm {
     }
 }
 
-/// Requests whose rows go on together: a request that comes while others are written joins them at the next
-/// token. What is written for one does not depend on the others.
+/// Continuous batching: a request that comes while others are being written joins them at the next token.
+/// The completions of a request do not depend on the others.
 pub struct RequestBatcher<'a> {
     engine: &'a ServingEngine,
     shared: &'a Shared,
-    /// None where nothing is written: its memory is others' then.
+    /// None while nothing is written, so that its memory is free for other work.
     flight: Option<Flight<'a>>,
     waiting: BTreeMap<RequestId, (ReplySender, AnswerForm)>,
 }
@@ -77,7 +77,7 @@ impl<'a> RequestBatcher<'a> {
         self.waiting.len()
     }
 
-    /// Takes a request; where rows can't come and go, it is answered before the next one is taken.
+    /// Takes a request. If the model can't add and remove rows while decoding, it is answered at once.
     pub fn add(&mut self, asked: WriteRequest, reply: ReplySender, control: &Control) {
         let (request, form) = match self.checked(asked) {
             Ok(checked) => checked,
@@ -101,7 +101,7 @@ impl<'a> RequestBatcher<'a> {
         let _ = reply.send(self.answer(form, written));
     }
 
-    /// One more token for what is written. What nobody waits for any more is given up.
+    /// Writes one more token of every completion. Cancels requests whose client is gone.
     pub fn advance(&mut self) {
         let Some(flight) = &mut self.flight else { return };
         let gone = self.waiting.extract_if(.., |_, (reply, _)| reply.is_closed());
@@ -136,7 +136,7 @@ impl<'a> RequestBatcher<'a> {
         Ok(form.answer(written, self.shared.about().version))
     }
 
-    /// Refuses what can't be written, before the model reads any of it.
+    /// Checks a request before the model reads any of it.
     fn checked(&self, asked: WriteRequest) -> Result<(RolloutRequest, AnswerForm), RequestRefusal> {
         let (request, form) = match asked {
             WriteRequest::Completions { prompts, sampling, seed } => {

@@ -1,4 +1,4 @@
-//! Where a server is, and one request to it.
+//! A server's address, and single requests to it.
 
 use std::time::Duration;
 
@@ -11,13 +11,13 @@ use super::ask::ReplyProblem;
 use crate::failure::{Error, Result};
 use crate::http::{self, Refused};
 
-/// Of an answer: the whole distribution of a hundred tokens of a large vocabulary, as JSON.
+/// Largest response in bytes: whole distributions of a hundred tokens of a large vocabulary, as JSON.
 const LONGEST: u64 = 1 << 30;
 
 #[derive(Clone)]
 pub struct Address {
     agent: Agent,
-    /// Without a slash at its end.
+    /// Without a trailing slash.
     base: String,
     shown: String,
     /// `Bearer ...`
@@ -49,7 +49,7 @@ impl Address {
             matches!(uri.scheme_str(), Some("http" | "https"))
                 && uri.host().is_some_and(|host| !host.is_empty())
         };
-        // The text is not repeated: it may hold a password.
+        // The message does not repeat the text, which may contain a password.
         let uri = uri.filter(is_server).ok_or_else(|| {
             failed(format!("{from} is not the address of a server"), "it looks like http://localhost:8000")
         })?;
@@ -65,7 +65,7 @@ impl Address {
         let authorization = key.map(|name| variable(name, "key")).transpose()?;
         let authorization = authorization.map(|key| format!("Bearer {}", key.trim()));
         let config = Agent::config_builder()
-            // One to another address would get completions that are not meant for it.
+            // A redirect would send completions to an address that they are not meant for.
             .max_redirects(0)
             .http_status_as_error(false)
             .timeout_global(Some(limit))
@@ -106,7 +106,7 @@ impl Address {
             Err(Refused::Status(status, what)) => (status, what),
         };
         Err(match status {
-            // Nobody is there behind a proxy, or too many ask.
+            // The server behind a proxy is down, or overloaded.
             StatusCode::TOO_MANY_REQUESTS
             | StatusCode::BAD_GATEWAY
             | StatusCode::SERVICE_UNAVAILABLE

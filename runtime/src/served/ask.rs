@@ -1,6 +1,5 @@
-//! Asking with patience. A server that is gone, or that is busy, is waited for as long as it takes, and the
-//! log says so; an answer that can't be used is asked for again a few times; what will not change ends the
-//! run.
+//! Requests with retries. An unreachable or busy server is waited for without limit, and the log says so; a
+//! request with an invalid response is repeated a few times; a permanent failure ends the run.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
@@ -17,25 +16,25 @@ use super::hedge::HedgeLog;
 use crate::control::Control;
 use crate::failure::{Error, Result};
 
-/// After an answer that can't be used.
+/// Retries after invalid responses.
 const RETRIES: u32 = 5;
-/// Before the first of them; each waits twice as long as the one before.
+/// Pause before the first retry; each further one is twice as long.
 const PAUSE: Duration = Duration::from_millis(200);
-/// Between two looks at a server that is gone.
+/// Longest pause between two attempts to reach a server.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// How often it is looked whether the job is to stop.
+/// Interval of checks whether the job is to stop.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Why there is no answer.
+/// Why a request has no usable response.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ReplyProblem {
-    /// Nobody is there, or too many ask: it is waited for.
+    /// The server is unreachable or overloaded: the run waits for it.
     Gone(String),
-    /// What came can't be used. It is asked for again a few times.
+    /// The response is invalid: the request is repeated a few times.
     Faulty(String),
-    /// It has other weights than those that are asked: whoever may give it these does.
+    /// The server has other weights than requested: a run that pushes weights pushes them again.
     Stale(String),
-    /// Asking again would not help.
+    /// A failure that a retry would not change.
     Lasting { what: String, help: String },
 }
 
@@ -61,19 +60,19 @@ impl ReplyProblem {
     }
 }
 
-/// What makes an answer of what a server said.
+/// Parses and checks a response's body.
 type ParseReply<T> = Box<dyn Fn(&[u8]) -> Result<T, ReplyProblem> + Send + Sync>;
 
-/// What is sent, and what makes numbers of the answer or says what is wrong with it.
+/// A request, and the parser of its response.
 pub struct ServerRequest<T> {
-    /// None where nothing is sent along.
+    /// `None` for a GET request.
     pub body: Option<Vec<u8>>,
     pub path: &'static str,
     pub read: ParseReply<T>,
 }
 
 impl<T> ServerRequest<T> {
-    /// Asks without patience.
+    /// Sends the request once, without retries.
     pub fn once(&self, address: &Address) -> Result<T, ReplyProblem> {
         let said = match &self.body {
             Some(body) => address.post(self.path, body)?,
@@ -83,36 +82,36 @@ impl<T> ServerRequest<T> {
     }
 }
 
-/// Who is asked.
+/// A server as the recipient of requests.
 pub struct Recipient {
     pub address: Address,
-    /// As people are told: `the teacher's server`.
+    /// Its name in messages: `the teacher's server`.
     pub called: &'static str,
-    /// Requests of a batch that wait for their answers.
+    /// Most requests of a batch in flight.
     pub at_once: usize,
-    /// Looks at who is there, where nobody was or somebody with other weights: whether it can be asked now.
+    /// Checks a server that was unreachable or had other weights; `Ok` if requests can go on.
     pub look: LookAgain,
-    /// Of one whose slowest answers are asked for a second time.
+    /// Present where slow requests are sent a second time.
     pub hedges: Option<Arc<Mutex<HedgeLog>>>,
 }
 
 pub type LookAgain = Box<dyn Fn() -> Result<(), ReplyProblem> + Send + Sync>;
 
 enum Said<T> {
-    /// Of a request: it is waited for.
+    /// A request waits for the server.
     Waiting(String),
     Back,
     Answer(usize, Result<T, ReplyProblem>),
-    /// A good one to a request that was sent a second time.
+    /// A valid response to a hedged request's second copy.
     SecondAnswer(usize, T),
 }
 
-/// A request that waits for its answer.
+/// A request in flight.
 struct OpenRequest<T> {
     request: Arc<ServerRequest<T>>,
     began: Instant,
     hedged: bool,
-    /// Nobody waits for the first answer any more.
+    /// Set when the response to its first copy is not needed any more.
     stop: Arc<AtomicBool>,
 }
 
@@ -121,7 +120,7 @@ pub(super) fn failed(called: &str, address: &Address, trouble: ReplyProblem) -> 
     Error::new(FailureKind::Model, format!("{called} {} {what}", address.shown())).help(help)
 }
 
-/// What ends waiting: the job, or another teacher of the step that can't answer.
+/// Conditions that end waiting: the job stops, or another teacher of the step has failed.
 #[derive(Clone, Copy)]
 pub struct Patience<'a> {
     pub control: &'a Control,
@@ -129,7 +128,7 @@ pub struct Patience<'a> {
 }
 
 impl<'a> Patience<'a> {
-    /// Of whoever asks alone.
+    /// For a request without other teachers.
     pub fn of(control: &'a Control) -> Patience<'a> {
         static NEVER: AtomicBool = AtomicBool::new(false);
         Patience { control, given_up: &NEVER }
@@ -141,7 +140,7 @@ impl<'a> Patience<'a> {
     }
 }
 
-/// Answers in the order of the requests.
+/// Sends all requests, and returns the parsed responses in their order.
 pub fn all<T: Send + 'static>(
     server: &Arc<Recipient>,
     requests: Vec<ServerRequest<T>>,
@@ -176,20 +175,20 @@ pub fn all<T: Send + 'static>(
     Ok(asking.answers.into_iter().map(|answer| answer.expect("every request has its answer")).collect())
 }
 
-/// Requests of a batch under way.
+/// A batch of requests in progress.
 struct Asking<'a, T> {
     server: &'a Arc<Recipient>,
     control: &'a Control,
     answers: Vec<Option<T>>,
-    /// By place.
+    /// By index of the request.
     open: BTreeMap<usize, OpenRequest<T>>,
     sender: Sender<Said<T>>,
     replies: Receiver<Said<T>>,
-    /// Since when nobody is there.
+    /// Since when the server is unreachable.
     since: Option<Instant>,
-    /// Somebody was there all the time: how long answers took says something.
+    /// Whether the server was always reachable, so that latencies are meaningful.
     calm: bool,
-    /// After so long a request is sent a second time.
+    /// Latency after which a request is sent a second time.
     hedge_after: Option<Duration>,
 }
 
@@ -227,7 +226,7 @@ impl<'a, T: Send + 'static> Asking<'a, T> {
         };
         self.open.insert(place, open);
         let (server, sender) = (self.server.clone(), self.sender.clone());
-        // Where the job is to stop, nobody waits for what is under way: it ends by itself.
+        // This thread is not joined: when the job stops, it ends by itself.
         thread::spawn(move || {
             let answer = server.patiently(&request, &sender, &stop);
             sender.send(Said::Answer(place, answer))
@@ -236,7 +235,7 @@ impl<'a, T: Send + 'static> Asking<'a, T> {
 
     fn hear(&mut self, said: Said<T>) -> Result<(), ReplyProblem> {
         match said {
-            // One line, however many requests wait.
+            // One message, however many requests wait.
             Said::Waiting(what) if self.since.is_none() => {
                 self.calm = false;
                 self.since = Some(Instant::now());
@@ -246,7 +245,7 @@ impl<'a, T: Send + 'static> Asking<'a, T> {
             Said::Waiting(_) => {}
             Said::Back => self.back(),
             Said::Answer(place, answer) => {
-                // The second answer may have been first: whoever was slower is not looked at.
+                // The response to the second copy may have come first: the slower one is ignored.
                 if let Some(open) = self.open.get(&place) {
                     let latency = open.began.elapsed();
                     self.answers[place] = Some(answer?);
@@ -282,8 +281,8 @@ impl<'a, T: Send + 'static> Asking<'a, T> {
         }
     }
 
-    /// Sends a second time what takes longer than nearly all before. That is asked once: the first goes on
-    /// with patience.
+    /// Sends a second copy of requests that take longer than 95% of the earlier ones. The second copy is not
+    /// retried; the first one is.
     fn hedge(&mut self) {
         let Some(after) = self.hedge_after.filter(|_| self.since.is_none()) else { return };
         for (place, open) in &mut self.open {
@@ -295,7 +294,7 @@ impl<'a, T: Send + 'static> Asking<'a, T> {
             let (place, request) = (*place, open.request.clone());
             let (server, sender) = (self.server.clone(), self.sender.clone());
             thread::spawn(move || {
-                // A bad answer is none: the first one says what is wrong.
+                // An invalid response is dropped: the first copy reports problems.
                 request.once(&server.address).map(|answer| sender.send(Said::SecondAnswer(place, answer)))
             });
         }
@@ -303,7 +302,7 @@ impl<'a, T: Send + 'static> Asking<'a, T> {
 }
 
 impl Recipient {
-    /// What the log of hedges says to this, where there is one.
+    /// Applies a function to the log of hedges, where there is one.
     fn hedged<R>(&self, of: impl FnOnce(&mut HedgeLog) -> R) -> Option<R> {
         let log = self.hedges.as_ref()?;
         Some(of(&mut log.lock().unwrap_or_else(PoisonError::into_inner)))
@@ -346,7 +345,7 @@ impl Recipient {
         }
     }
 
-    /// Whoever comes back may be another one.
+    /// Waits until [`Recipient::look`] succeeds: the server is back and has the right weights.
     fn wait_until_back<T>(
         &self,
         gone: &mut u32,
@@ -368,7 +367,7 @@ impl Recipient {
     }
 }
 
-/// Before anything runs nobody waits for a server that was never there.
+/// A request before the run starts: retried a few times, even if the server is unreachable.
 pub fn a_few_times<T>(
     called: &str,
     address: &Address,
@@ -389,7 +388,7 @@ pub fn a_few_times<T>(
     }
 }
 
-/// Longer each time, and not as long as others wait, so that not all come back at once.
+/// Sleeps with exponential backoff and jitter, so that not all requests come back at once.
 fn pause(attempt: u32, stop: &AtomicBool) {
     let longest = PAUSE.saturating_mul(1 << attempt.min(10)).min(LONGEST_PAUSE);
     let jitter = RandomState::new().hash_one(attempt) % 1000;

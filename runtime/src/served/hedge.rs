@@ -1,30 +1,30 @@
-//! Hedged requests (Dean and Barroso, "The Tail at Scale", CACM 2013): a request that is answered later than
-//! 95 of 100 before it is sent a second time, over another connection, and the first good answer counts. A
-//! step waits for its slowest answer, so one slow replica behind an address would slow down every step.
+//! Hedged requests (Dean and Barroso, "The Tail at Scale", CACM 2013): a request that waits longer than 95 of
+//! 100 earlier ones is sent a second time, over another connection, and the first good response counts. A
+//! step waits for its slowest response, so one slow replica behind an address would slow down every step.
 //!
-//! An engine that is alone gains nothing from it: the second request stands behind the first. So a small
-//! share of the requests is sent twice at most, and what a server with one thread computes never is.
+//! A single engine gains nothing from hedging, because the second request queues behind the first. So at most
+//! a small share of the requests is sent twice, and none to a server that computes with one thread.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Latencies that are looked at: the latest of them.
+/// Number of the most recent latencies that are kept.
 const WINDOW: usize = 1000;
-/// Fewer say nothing about the slowest twentieth.
+/// Fewer latencies say too little about the 95th percentile.
 const ENOUGH: usize = 100;
-/// Of so many requests one may be sent twice.
+/// One of this many requests may be sent twice.
 const ONE_OF: usize = 20;
 
-/// How long a server took to answer, and how often it was asked twice.
+/// A server's latencies, and counts of its hedged requests.
 #[derive(Debug, Default)]
 pub struct HedgeLog {
     latencies: VecDeque<Duration>,
-    /// Requests, each once.
+    /// Requests, without hedges.
     asked: usize,
     hedged: usize,
-    /// Of those that were sent twice: the second answer came first.
+    /// Hedged requests whose second response came first.
     won: usize,
-    /// What was said already.
+    /// Value of `hedged` at the last message.
     told: usize,
 }
 
@@ -40,7 +40,7 @@ impl HedgeLog {
         self.latencies.push_back(latency);
     }
 
-    /// The 95th percentile of the latencies; none while too few are known.
+    /// The 95th percentile of the latencies; `None` while too few are known.
     pub fn patience(&self) -> Option<Duration> {
         if self.latencies.len() < ENOUGH {
             return None;
@@ -50,7 +50,7 @@ impl HedgeLog {
         sorted.get(sorted.len() - 1 - sorted.len() / ONE_OF).copied()
     }
 
-    /// Whether one more request may be sent twice, which then is.
+    /// Whether one more request may be sent twice; if so, counts it.
     pub fn hedge(&mut self) -> bool {
         let allowed = (self.hedged + 1) * ONE_OF <= self.asked;
         self.hedged += usize::from(allowed);
@@ -61,7 +61,7 @@ impl HedgeLog {
         self.won += 1;
     }
 
-    /// `3 of 400 requests were sent a second time, ...`, where there are more of them than when it was said.
+    /// `3 of 400 requests were sent a second time, ...`, if the number has grown since the last message.
     pub fn take_told(&mut self) -> Option<String> {
         let HedgeLog { asked, hedged, won, told, .. } = *self;
         self.told = hedged;

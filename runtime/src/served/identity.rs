@@ -1,4 +1,4 @@
-//! Who a server is: the model that it serves, the weights of it, and what its ids mean.
+//! The identity of a server: its model, the version of the weights, and the texts of its ids.
 
 use mopd_compiler::keys;
 use mopd_compiler::plan::{Engine, Served};
@@ -11,16 +11,16 @@ use super::own;
 use crate::quote::quote;
 use crate::tokenizer::{Token, Tokenizer};
 
-/// What a server says of itself. Where it says less, less is known: an engine that names no version of its
-/// weights is taken by the name of the model, and of the files that it was started with.
+/// A server's report about itself. Fields may be unknown: an engine that reports no version of its weights is
+/// identified by the name of the model and of the files that it was started with.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ServerIdentity {
-    /// As it was asked for.
+    /// The model's name in requests.
     pub model: String,
     /// The files that it was started with.
     #[serde(default)]
     pub root: Option<String>,
-    /// What whoever updates the weights calls them; of `mopd serve`, a hash of their content.
+    /// The version that was given to the weights when they were updated; of `mopd serve`, a content hash.
     #[serde(default)]
     pub weights: Option<String>,
     /// Longest sequence, in tokens.
@@ -29,23 +29,23 @@ pub struct ServerIdentity {
     /// Of `mopd serve`: a hash of its tokenizer.
     #[serde(default)]
     pub tokenizer: Option<String>,
-    /// Of `mopd serve`: what bounds its logits.
+    /// Of `mopd serve`: the softcap of its logits.
     #[serde(default)]
     pub softcap: Option<f64>,
-    /// Of `mopd serve`: what it computes in.
+    /// Of `mopd serve`: its compute dtype.
     #[serde(default)]
     pub dtype: Option<String>,
 }
 
 impl ServerIdentity {
-    /// What enters keys.
+    /// The hash that is part of keys.
     pub fn hash(&self) -> String {
         let ServerIdentity { model, root, weights, context: _, tokenizer, softcap, dtype } = self;
         let key = (model, root, weights, tokenizer, softcap, dtype);
         keys::hash("mopd served", keys::VERSION, &key).to_hex().to_string()
     }
 
-    /// The server has become another one.
+    /// The problem that the server's identity changed.
     pub fn changed(&self, now: &ServerIdentity) -> ReplyProblem {
         let of = |identity: &ServerIdentity| {
             let weights =
@@ -67,7 +67,7 @@ pub(super) fn parse(said: &[u8]) -> Result<Value, ReplyProblem> {
     })
 }
 
-/// Asks a server who it is.
+/// Requests a server's identity.
 pub fn identify(address: &Address, served: &Served) -> Result<ServerIdentity, ReplyProblem> {
     if served.engine == Engine::Mopd {
         let said = address.get(own::MODEL)?;
@@ -105,10 +105,10 @@ fn unknown(served: &Served, names: &[&str]) -> ReplyProblem {
     )
 }
 
-/// Ids whose texts are compared with one request.
+/// Ids per request in the comparison of texts.
 const AT_ONCE: usize = 512;
 
-/// Compares what ids mean there with the student's tokenizer: what each is as text, on its own.
+/// Compares the texts of the server's ids, each decoded alone, with the student's tokenizer.
 pub fn compare(
     address: &Address,
     served: &Served,
@@ -136,7 +136,7 @@ pub fn compare(
         if text_there(address, served, chunk)? == own(chunk)? {
             continue;
         }
-        // What stands beside a token may change its text: only a token that differs on its own is another.
+        // Neighbours may change a token's text, so only a difference of the token alone counts.
         for id in chunk {
             let (there, here) = (text_there(address, served, &[*id])?, own(&[*id])?);
             if there != here {

@@ -1,19 +1,19 @@
-//! Log-probabilities of some tokens at each position, as engines list them, and what must be true of them.
+//! Log-probabilities of some tokens at each position, as engines list them, and checks of them.
 
 use super::ask::ReplyProblem;
 use crate::tokenizer::Token;
 
-/// What rounding in half precision may add to a probability of 1.
+/// Tolerance for rounding in half precision above a total probability of 1.
 const SLACK: f64 = 2e-2;
 
-/// At the scored tokens of one sequence: the entries that the server listed, the token's own first.
+/// For each scored token of a sequence, the entries that the server listed, the token's own first.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ListedTokens {
     pub tokens: Vec<Vec<(Token, f32)>>,
 }
 
-/// Checks what was listed at one position. `wanted` is how many entries were asked for beside the token's
-/// own; all of `entries` where absent. Answers the token's own first.
+/// Checks the list of one position. `wanted` is the number of entries requested besides the token's own; all
+/// of `entries` where absent. Returns the token's own entry first.
 pub fn checked(
     place: usize,
     token: Token,
@@ -65,7 +65,7 @@ pub fn checked(
         Some(0) => {}
         Some(k) => {
             let k = k as usize;
-            // The `k` most probable ones; the token's own beside them where it is none of them.
+            // The `k` most probable entries, and the token's own where it is not among them.
             let of_top = if listed.len() > k { listed.len() - 1 } else { listed.len() };
             if of_top != k.min(entries) || (listed.len() > k && !seen.contains(&token)) {
                 return Err(wrong(format!("{} entries where {k} were asked for", listed.len())));
@@ -77,7 +77,7 @@ pub fn checked(
                 let what = format!("the token {token} is more probable than those listed as most probable");
                 return Err(wrong(what));
             }
-            // What only the server's vocabulary has, a student can't be compared on.
+            // The student can't be compared on ids that only the server's vocabulary has.
             if let Some((id, _)) = listed.iter().find(|(id, _)| *id as usize >= entries) {
                 return Err(ReplyProblem::lasting(
                     format!("lists the token {id}, which the student's vocabulary does not have"),

@@ -1,10 +1,10 @@
-//! Models behind servers: token ids go there, numbers come back; or, of the student itself, completions
-//! ([`sampling`]).
+//! Models on servers. A teacher's server gets token ids and returns log-probabilities or hidden states; a
+//! server of rollouts returns completions of the student ([`sampling`]).
 //!
-//! Every answer is checked before it is used. The ids that were asked about are echoed and compared, every
-//! token has its number, numbers are finite and are log-probabilities, and only the first position may have
-//! none. What fails in passing is asked again; a server that is gone is waited for; one that keeps answering
-//! wrongly, or has other weights than the run began with, ends the run.
+//! Every response is checked before it is used: it echoes the ids that were sent, every token has a number,
+//! numbers are finite and are log-probabilities, and only the first position may lack one. Transient failures
+//! are retried, and an unreachable server is waited for. A server whose responses stay invalid, or whose
+//! weights differ from those at the start of the run, ends the run.
 
 mod address;
 mod ask;
@@ -41,32 +41,32 @@ use crate::control::Control;
 use crate::failure::{Error, Result};
 use crate::tokenizer::{Token, Tokenizer};
 
-/// Of one request; a large batch of long sequences may take minutes.
+/// Time limit of one request; a large batch of long sequences may take minutes.
 const TIME_LIMIT: Duration = Duration::from_secs(600);
 
 const TEACHER: &str = "the teacher's server";
-/// Requests of a batch that wait for their answers.
+/// Most requests of a batch in flight.
 const AT_ONCE: usize = 16;
 
-/// A server that a teacher of the run is behind.
+/// A server of one of the run's teachers.
 pub struct Server {
     served: Served,
     address: Address,
     identity: ServerIdentity,
-    /// Of one that answers last hidden states: fetched once.
+    /// The LM head of a server that returns last hidden states; fetched once.
     lm_head: Mutex<Option<SentTensor>>,
-    /// How long it took to answer. `mopd serve` scores one request after the other: a second one of what is
-    /// slow would stand behind it, and take its time from others.
+    /// The latencies of its responses. `None` for `mopd serve`, which scores requests one after the other: a
+    /// second request would queue behind the slow one and delay others.
     hedges: Option<Arc<Mutex<HedgeLog>>>,
 }
 
-/// A sequence as a teacher reads it.
+/// A sequence to be scored by a teacher.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ScoredSequence {
     pub prompt: Vec<Token>,
     /// At least one token.
     pub completion: Vec<Token>,
-    /// Which of these are scored; all where absent.
+    /// Which tokens of the completion are scored; all where absent.
     pub scored: Option<Vec<bool>>,
 }
 
@@ -75,7 +75,7 @@ impl ScoredSequence {
         [self.prompt.as_slice(), &self.completion].concat()
     }
 
-    /// Places of the scored tokens in the whole sequence.
+    /// Indices of the scored tokens in the whole sequence.
     fn places(&self) -> impl Iterator<Item = usize> {
         let first = self.prompt.len();
         let scored = |place: &usize| self.scored.as_ref().is_none_or(|scored| scored[*place]);
@@ -83,16 +83,16 @@ impl ScoredSequence {
     }
 }
 
-/// What a server says of sequences.
+/// The scores that a server returns for sequences.
 pub enum ServedScores {
-    /// Of each sequence, one entry for each scored token.
+    /// For each sequence, one entry per scored token.
     Listed(Vec<ListedTokens>),
-    /// Last hidden states `[tokens, width]` of each batch, in its order, and what makes logits of them.
+    /// Last hidden states `[tokens, width]` of each batch, in its order, with the LM head and its softcap.
     Hidden { batches: Vec<Tensor>, lm_head: Tensor, softcap: Option<f64> },
 }
 
 impl Server {
-    /// Reads the address and the key, and asks the server who it is.
+    /// Reads the address and the key, and requests the server's identity.
     ///
     /// # Errors
     /// If it can't be reached, or serves no model of that name.
@@ -112,34 +112,34 @@ impl Server {
         &self.identity
     }
 
-    /// Longest sequence, in tokens; none where the server does not say.
+    /// Longest sequence, in tokens; `None` where the server does not report it.
     pub fn context(&self) -> Option<usize> {
         self.identity.context
     }
 
-    /// Whether the whole distribution is asked for.
+    /// Whether whole distributions are requested.
     pub fn answers_all(&self) -> bool {
         self.served.answers == Answers::Distribution
     }
 
-    /// As people are told: without what may be secret.
+    /// The address for messages, without its secret parts.
     pub fn place(&self) -> String {
         self.address.shown()
     }
 
-    /// Compares what ids mean there with the student's tokenizer.
+    /// Compares the texts of the server's ids with the student's tokenizer.
     ///
     /// # Errors
-    /// If an id of the student's is another text there.
+    /// If an id of the student's has another text on the server.
     pub fn compare_tokenizer(&self, student: &Tokenizer, control: &Control) -> Result<()> {
         let compare = || identity::compare(&self.address, &self.served, &self.identity, student);
         ask::a_few_times(TEACHER, &self.address, control, compare)
     }
 
-    /// Asks for one token as a stage will: whether the server answers so much is known before the first step.
+    /// Scores one token as a stage will, to find unsupported settings before the first step.
     ///
     /// # Errors
-    /// If it does not.
+    /// If the server does not support the request.
     pub fn try_out(&self, student: &Tokenizer, control: &Control) -> Result<()> {
         let Some(reading) = short_sequence(student)? else { return Ok(()) };
         let entries = student.vocabulary();
@@ -148,8 +148,8 @@ impl Server {
         self.score(&[vec![reading]], entries, Patience::of(control)).map(drop)
     }
 
-    /// Scores sequences; those of a batch go through the model together, where the server is ours. `entries`
-    /// is the number of ids that the student's vocabulary has.
+    /// Scores sequences. `mopd serve` computes the sequences of a batch together. `entries` is the size of
+    /// the student's vocabulary.
     pub fn score(
         &self,
         batches: &[Vec<ScoredSequence>],
@@ -175,7 +175,7 @@ impl Server {
         Ok(ServedScores::Listed(self.ask(requests.collect(), patience)?))
     }
 
-    /// An id that no token has is 0 in every model: in a list it takes the place of a token.
+    /// Ids without a token have probability 0 in every model; in a list, one would displace a token.
     ///
     /// # Errors
     /// If one of the `absent` ids is listed.
@@ -192,7 +192,7 @@ impl Server {
         })
     }
 
-    /// vLLM writes a token behind what it scores, which has to fit too.
+    /// Checks that sequences fit: vLLM generates one token after those it scores, which has to fit, too.
     fn check_length(&self, longest: usize) -> Result<()> {
         let full = |context: &usize| self.served.engine == Engine::Vllm && longest >= *context;
         let Some(context) = self.context().filter(full) else { return Ok(()) };
@@ -222,7 +222,7 @@ impl Server {
         ask::all(&Arc::new(server), requests, patience)
     }
 
-    /// How many requests were sent a second time, where some were since it was said last.
+    /// A message about hedged requests, where there were some since the last one.
     pub fn take_hedged(&self) -> Option<String> {
         let told = self.hedges.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner).take_told()?;
         Some(format!("{TEACHER} {}: {told}", self.place()))
@@ -248,7 +248,7 @@ impl Server {
     }
 }
 
-/// What a sequence is asked of an engine that lists tokens.
+/// The request for a sequence's scores, for an engine that lists tokens.
 fn request_listed(served: &Served, reading: &ScoredSequence, entries: usize) -> ServerRequest<ListedTokens> {
     let (served, reading) = (served.clone(), reading.clone());
     let (path, body) = match served.engine {
@@ -265,8 +265,8 @@ fn request_listed(served: &Served, reading: &ScoredSequence, entries: usize) -> 
     }
 }
 
-/// Whether what an engine says of a token alone is a log-probability. It may have been told to answer logits,
-/// which of one token look like one: the most probable one gives it away.
+/// Checks that an engine returns log-probabilities. Some can be configured to return logits, which for a
+/// single token may look like a log-probability; that of the most probable token reveals it.
 fn are_probabilities(
     served: &Served,
     address: &Address,
@@ -279,13 +279,13 @@ fn are_probabilities(
     let listing = Served { answers: Answers::TopK(1), ..served.clone() };
     match request_listed(&listing, reading, entries).once(address) {
         Err(ReplyProblem::Faulty(what)) => Err(ReplyProblem::Faulty(what)),
-        // It may list nothing else at all.
+        // The server may not support lists at all.
         Ok(_) | Err(_) => Ok(()),
     }
 }
 
-/// Settings of vLLM's or SGLang's sampling, with all that keeps it to the whole distribution at temperature
-/// 1: what is not said, a model's own settings would say.
+/// Adds to settings of vLLM or SGLang all that is needed to sample from the whole distribution at temperature
+/// 1, because settings that are not given are taken from the model's own.
 fn whole_distribution(mut settings: Value) -> Value {
     let neutral = [
         ("temperature", json!(1.0)),
@@ -302,14 +302,14 @@ fn whole_distribution(mut settings: Value) -> Value {
     settings
 }
 
-/// What a server is tried out with; none where the tokenizer makes no tokens of letters.
+/// A sequence to try out servers with; `None` where the tokenizer has no tokens for letters.
 fn short_sequence(student: &Tokenizer) -> Result<Option<ScoredSequence>> {
     let (prompt, completion) = (student.prompt("a")?, student.encode("b")?);
     let tokens = !prompt.is_empty() && !completion.is_empty();
     Ok(tokens.then_some(ScoredSequence { prompt, completion, scored: None }))
 }
 
-/// A sequence of the student's may be as long as its context.
+/// Checks the server's context: the student's sequences may be as long as the student's context.
 fn check_context(
     served: &Served,
     address: &Address,
@@ -325,20 +325,20 @@ fn check_context(
     Err(Error::new(FailureKind::Context, message).help("give it at least the student's context"))
 }
 
-/// The servers of a run, each once.
+/// The servers of a run, without duplicates.
 #[derive(Default)]
 pub struct Servers {
     teachers: Vec<(Served, Server)>,
-    /// Of rollouts.
+    /// Servers of rollouts.
     sampling: Vec<(RolloutServer, SamplingServer)>,
 }
 
-/// Of runs whose teachers are all at hand, and that sample themselves.
+/// For runs without servers.
 pub static NO_SERVERS: Servers = Servers { teachers: Vec::new(), sampling: Vec::new() };
 
 impl Servers {
-    /// Opens those that a plan names, one after the other; `base` is the folder that paths are relative to.
-    /// What samples rollouts is not asked yet: it enters no key.
+    /// Opens the servers of a plan, one after the other; `base` is the folder that paths are relative to.
+    /// Servers of rollouts are not contacted yet, because no key depends on them.
     pub fn open(plan: &Plan, base: &Path, control: &Control) -> Result<Servers> {
         let mut servers = Servers::default();
         for model in &plan.experiment.models {
@@ -366,19 +366,19 @@ impl Servers {
     }
 
     /// # Panics
-    /// If it was not opened: a plan's servers are, before its stages begin.
+    /// If the server is not one of the plan's, which are opened before its stages begin.
     pub fn get(&self, served: &Served) -> &Server {
         self.find(served).expect("the servers of a plan are opened before its stages begin")
     }
 
     /// # Panics
-    /// The same.
+    /// As for [`Servers::get`].
     pub fn sampling(&self, server: &RolloutServer) -> &SamplingServer {
         let found = self.sampling.iter().find(|(known, _)| known == server);
         &found.expect("the servers of a plan are opened before its stages begin").1
     }
 
-    /// Whether the servers that sample the rollouts of a stage answer, and can take its student's weights.
+    /// Checks that a stage's servers of rollouts respond, and can take its student's weights.
     pub fn check_sampling<O>(
         &self,
         train: &Train<O>,
@@ -390,13 +390,13 @@ impl Servers {
         })
     }
 
-    /// Says which of a stage's servers were asked for some answers a second time.
+    /// Warns about a stage's servers to which requests were sent a second time.
     pub fn tell_hedged<O>(&self, train: &Train<O>, control: &Control) {
         let servers = train.served().map(|served| self.get(served));
         servers.filter_map(Server::take_hedged).for_each(|told| control.warn(told));
     }
 
-    /// What enters the key of a stage: who answers, in the order in which its teachers stand.
+    /// The identities of a stage's servers, for its key, in the order of its teachers.
     pub fn identities<O>(&self, train: &Train<O>) -> Vec<String> {
         train.served().map(|served| self.get(served).identity.hash()).collect()
     }
@@ -425,7 +425,7 @@ impl Servers {
     }
 }
 
-/// How many entries of each token are asked for beside its own.
+/// Number of entries that are requested per token, its own excluded; `None` for the whole distribution.
 fn wanted(served: &Served) -> Option<u32> {
     match served.answers {
         Answers::Sampled => Some(0),

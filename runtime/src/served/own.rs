@@ -1,9 +1,9 @@
-//! What `mopd serve` and a run with `served("mopd", ...)` say to each other, beside what engines speak: last
-//! hidden states at the scored tokens, and once the LM head. So whole distributions cross in a fraction of
-//! their size, and the run makes logits of them as it does of a model at hand: to the bit, where both
-//! machines compute alike.
+//! The protocol between `mopd serve` and a run with `served("mopd", ...)`: last hidden states at the scored
+//! tokens, and once the LM head. They transfer whole distributions in a fraction of their size, and the run
+//! computes logits from them as for a local model: equal to the bit, where both machines have the same
+//! arithmetic.
 //!
-//! Both are safetensors. Their metadata says which weights answered, and repeats a hash of what was asked.
+//! Both are safetensors. Their metadata names the weights, and repeats a hash of the request.
 
 use std::collections::HashMap;
 
@@ -24,7 +24,7 @@ pub const ROLLOUTS: &str = "/mopd/rollouts";
 const WEIGHTS: &str = "weights";
 const ASKED: &str = "asked";
 
-/// Sequences that go through the model together.
+/// Sequences that the server computes together.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SentBatch {
     pub sequences: Vec<SentSequence>,
@@ -38,7 +38,7 @@ pub struct SentSequence {
     pub scored: Option<Vec<bool>>,
 }
 
-/// A matrix, as it crosses.
+/// A matrix in its transferred form.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SentTensor {
     shape: [i64; 2],

@@ -1,5 +1,5 @@
-//! What `mopd doctor FILE` finds out about a server: each thing is asked once, and everything that is wrong
-//! is said rather than the first of it. Nothing is waited for as a run waits.
+//! The checks of servers by `mopd doctor FILE`: each request is sent once, and all problems are reported, not
+//! only the first. It does not wait for servers as a run does.
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -18,10 +18,10 @@ use super::{
 use crate::failure::{Error, Result};
 use crate::tokenizer::Tokenizer;
 
-/// Of one request.
+/// Time limit of one request.
 pub const TIME_LIMIT: Duration = Duration::from_secs(10);
 
-/// Whom a server is compared with.
+/// The student that a server is compared with.
 #[derive(Clone, Copy)]
 pub struct ProbingStudent<'a> {
     pub tokenizer: &'a Tokenizer,
@@ -29,7 +29,7 @@ pub struct ProbingStudent<'a> {
     pub dtype: Dtype,
 }
 
-/// What was found so far, for whoever does not wait for the rest.
+/// The findings so far, which can be read before the probe has ended.
 pub struct Findings(Mutex<ServerReport>);
 
 impl Findings {
@@ -69,7 +69,7 @@ impl Findings {
     }
 }
 
-/// A teacher's server. Without a student only who it is can be asked.
+/// Probes a teacher's server. Without a student, only its identity is requested.
 pub fn probe_teacher(served: &Served, student: Option<ProbingStudent>, limit: Duration, findings: &Findings) {
     let Some(address) = findings.known(Address::new(&served.url, served.key.as_deref(), limit)) else {
         return;
@@ -103,13 +103,13 @@ pub fn probe_teacher(served: &Served, student: Option<ProbingStudent>, limit: Du
         findings.note(|report| report.falls_short = Some(*why));
     }
     let known = asked.is_ok().then_some(served.answers);
-    // What was not heard of more than a run asks is no problem of it.
+    // A failed request for more than the run needs is not a problem of the run.
     let most = most_answered(served, known, entries, ask).unwrap_or_default();
     findings.note(|report| report.answers = most.or(known));
 }
 
-/// The most that a server answers: whole distributions, or the longest list, which is found by bisection. A
-/// server that answers a list answers shorter ones. `known` is answered already.
+/// The most that a server supports: whole distributions, or the longest list, found by bisection. A server
+/// that supports a list also supports shorter ones. `known` has been answered already.
 fn most_answered(
     served: &Served,
     known: Option<Answers>,
@@ -118,7 +118,7 @@ fn most_answered(
 ) -> Result<Option<Answers>, ReplyProblem> {
     let answered = |answers: Answers| match ask(answers) {
         Ok(()) => Ok(true),
-        // What was not heard is not known to be too much.
+        // Without a response, it is unknown whether the request was too large.
         Err(gone @ ReplyProblem::Gone(_)) => Err(gone),
         Err(_) => Ok(false),
     };
@@ -126,7 +126,7 @@ fn most_answered(
     if whole || served.engine == Engine::Mopd {
         return Ok(known.filter(|_| whole));
     }
-    // Some ten megabytes of a large vocabulary, which may take too long.
+    // For a large vocabulary, the response has some ten megabytes, which may take too long.
     let asked_whole = served.answers == Answers::Distribution;
     if served.engine == Engine::Vllm && !asked_whole && ask(Answers::Distribution).is_ok() {
         return Ok(Some(Answers::Distribution));
@@ -141,7 +141,7 @@ fn most_answered(
     let most = most.min(u32::try_from(entries).unwrap_or(u32::MAX));
     let mut low = if known.is_some() { wanted.min(most) } else { 0 };
     let mut high = if known.is_none() && wanted > 0 { wanted.min(most) } else { most + 1 };
-    // The longest first: a server that has no limit is known by it.
+    // The longest list first: a server without a limit is recognised by it.
     let mut next = high - 1;
     while low + 1 < high {
         if answered(Answers::TopK(next))? {
@@ -154,7 +154,7 @@ fn most_answered(
     Ok(Some(if low == 0 { Answers::Sampled } else { Answers::TopK(low) }))
 }
 
-/// A server of rollouts. Whether it takes weights is not asked: it may sample for a run.
+/// Probes a server of rollouts. It pushes no weights, because the server may be sampling for a run.
 pub fn probe_sampling(
     server: &RolloutServer,
     base: &Path,

@@ -1,5 +1,5 @@
-//! How the server of rollouts gets weights, and how it proves that it has them: it scores a short text, the
-//! canary, which the trainer has scored too.
+//! Pushes weights to the server of rollouts, and verifies that it uses them: the server scores a short text,
+//! the canary, which the trainer has scored, too.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,27 +17,27 @@ use crate::failure::{Error, Result};
 use crate::quote::quote;
 use crate::tokenizer::Tokenizer;
 
-/// What vLLM needs to take weights, and to say which ones it samples with.
+/// The settings that vLLM needs to take weights, and to report the weights that it samples with.
 const DEVELOPMENT: &str =
     "start vLLM with `VLLM_SERVER_DEV_MODE=1` in its environment and with `--enable-scale-out`";
-/// What its weights are called while others are read.
+/// The name of the server's weights while new ones are loaded.
 const NONE: &str = "none";
 
 const CANARY: &str = "The canary sings what it was taught: 0123456789.";
 
-/// Weights in a folder that the server sees, and what the trainer says of the canary with them.
+/// Weights in a folder that the server can read, with the trainer's log-probabilities of the canary.
 #[derive(Clone, Debug)]
 pub struct PushedWeights {
     pub folder: PathBuf,
-    /// A hash of them.
+    /// Content hash of the weights.
     pub content: String,
     /// `step 12 of \`student\``
     pub of: String,
     pub canary: Vec<f32>,
 }
 
-/// Asks a server what it has. SGLang calls its model by the folder of the newest weights, so it is not asked
-/// for by a name.
+/// Requests a server's identity. SGLang names its model by the folder of the newest weights, so the model is
+/// not requested by name.
 pub(super) fn identify(address: &Address, served: &Served) -> Result<ServerIdentity, ReplyProblem> {
     let text = |value: &Value| value.as_str().map(str::to_owned);
     match served.engine {
@@ -55,7 +55,7 @@ pub(super) fn identify(address: &Address, served: &Served) -> Result<ServerIdent
     Ok(ServerIdentity { model: served.model.clone(), root, weights, context, ..ServerIdentity::default() })
 }
 
-/// A text whose scores tell weights apart: the first token is given.
+/// A text whose scores distinguish weights; the first token is the prompt.
 pub fn canary(tokenizer: &Tokenizer) -> Result<ScoredSequence> {
     let mut ids = tokenizer.encode(CANARY)?;
     // Short enough for any context.
@@ -68,14 +68,14 @@ pub fn canary(tokenizer: &Tokenizer) -> Result<ScoredSequence> {
     Ok(ScoredSequence { prompt: ids, completion, scored: None })
 }
 
-/// How a server gets weights, and proves that it has them.
+/// A push of weights to a server, with the data for its verification.
 pub(super) struct Push {
     pub served: Served,
     pub address: Address,
     pub pushed: PushedWeights,
     pub canary: ScoredSequence,
     pub entries: usize,
-    /// Held by the request that pushes: others that find old weights wait for it.
+    /// Locked by the request that pushes; other requests that find old weights wait for it.
     pub one: Mutex<()>,
     /// Set once the canary was compared.
     pub compared: Arc<AtomicBool>,
@@ -112,19 +112,19 @@ impl Push {
                 let said = post("/update_weight_version", &json!({ "new_version": version }));
                 said.map(drop).map_err(|problem| helped(problem, DEVELOPMENT))
             };
-            // It names weights as it is told to, whether it has them or not: what ends in between leaves none
-            // that anybody asks for.
+            // vLLM takes any name for its weights. If the update is interrupted, this name remains, which no
+            // request uses.
             named(NONE)?;
             let update = json!({ "method": "reload_weights", "kwargs": { "weights_path": folder } });
             post("/collective_rpc", &update).map_err(|problem| not_taken(problem, self.served.engine))?;
-            // What it remembers of prompts is by the weights before.
+            // The cache of prompts is from the previous weights.
             let said = parse(&post("/reset_prefix_cache", &Value::Null)?)?;
             if said["success"] != json!(true) {
                 return Err(ReplyProblem::Gone("still answers what it was asked before".to_owned()));
             }
             return named(content);
         }
-        // `mopd serve` looks into its own folder, wherever that lies.
+        // `mopd serve` resolves the name in its own folder.
         let path = match self.served.engine {
             Engine::Mopd => folder.file_name().map(Path::new).unwrap_or(folder),
             Engine::Vllm | Engine::Sglang => folder,
@@ -168,7 +168,7 @@ fn helped(problem: ReplyProblem, help: &str) -> ReplyProblem {
 
 fn not_taken(problem: ReplyProblem, engine: Engine) -> ReplyProblem {
     match (engine, problem) {
-        // A folder that it can't read is an error of its own to it.
+        // vLLM reports an unreadable folder as an internal error.
         (Engine::Vllm, ReplyProblem::Faulty(what)) => {
             let help = "it has to see the folder that `push` names, under the same path; its log says more";
             ReplyProblem::lasting(what, help)

@@ -1,7 +1,7 @@
-//! Rollouts that a server samples. The student's weights go there as files before each step; every request
-//! names the weights that it is for, and a server that has others answers nothing but that. `mopd serve` uses
-//! the run's own random numbers, so that the completions are those that the run would have sampled. vLLM and
-//! SGLang get a seed for each completion, and say by which weights it was sampled.
+//! Rollouts sampled by a server. The student's weights go there as files before each step. Every request
+//! names its weights, and a server with other weights refuses it. `mopd serve` uses the run's own random
+//! numbers, so that its completions are those that the run would have sampled. vLLM and SGLang get a seed for
+//! each completion, and report the weights that sampled it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,21 +27,21 @@ use crate::tokenizer::{Token, Tokenizer};
 pub(super) const CALLED: &str = "the server of rollouts";
 /// Time limit of a request, which may be all completions of a step.
 const TIME_LIMIT: Duration = Duration::from_secs(3600);
-/// Requests to vLLM or SGLang that wait: these put them into batches.
+/// Requests to vLLM or SGLang in flight, which these batch.
 const AT_ONCE: usize = 64;
-/// Seeds that all kinds of servers take.
+/// Number of seeds that every kind of server accepts.
 const SEEDS: usize = 1 << 29;
-/// Why `mopd serve` gets no request for each completion.
+/// Panic message: `mopd serve` gets no separate request per completion.
 const OWN_FORM: &str = "mopd serve is asked in a form of its own";
-/// Weights given before, whose canaries are remembered.
+/// Number of earlier weights whose canaries are remembered.
 const REMEMBERED: usize = 8;
-/// What rounding in single precision may add to a probability of 1.
+/// Tolerance for rounding in single precision above a log-probability of 0.
 const SLACK: f64 = 1e-5;
 
-/// The prompts that a run has sampled, and how.
+/// A request to `mopd serve`: prompts, and how to sample their completions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RolloutBatch {
-    /// A hash: the weights that are to sample.
+    /// Content hash of the weights that are to sample.
     pub weights: String,
     pub prompts: Vec<OwnedPrompt>,
     pub sampling: Sampling,
@@ -52,7 +52,7 @@ pub struct RolloutBatch {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SentRollouts {
     weights: String,
-    /// A hash of what was asked.
+    /// A hash of the request.
     asked: String,
     completions: Vec<SentCompletion>,
 }
@@ -60,7 +60,7 @@ pub struct SentRollouts {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct SentCompletion {
     tokens: Vec<Token>,
-    /// In double precision, whose digits give the single precision back to the bit.
+    /// Single-precision numbers, sent as f64 so that their digits in JSON are exact to the bit.
     logps: Vec<f64>,
     truncated: bool,
 }
@@ -80,7 +80,7 @@ impl SentRollouts {
         serde_json::to_vec(self).expect("completions are plain data")
     }
 
-    /// Checks everything before any of it is used.
+    /// Parses a response and checks all of it.
     fn read(
         said: &[u8],
         batch: &RolloutBatch,
@@ -110,7 +110,7 @@ impl SentRollouts {
 }
 
 impl SentCompletion {
-    /// Of `most` tokens, in a vocabulary of so many entries.
+    /// Checks a completion of at most `most` tokens from a vocabulary of `entries` entries.
     fn checked(self, most: u32, entries: usize) -> Result<Completion, ReplyProblem> {
         let SentCompletion { tokens, logps, truncated } = self;
         let wrong = |what: String| ReplyProblem::Faulty(format!("gave an answer that can't be used: {what}"));
@@ -130,13 +130,13 @@ impl SentCompletion {
     }
 }
 
-/// The weights that a server was given before.
+/// The weights that were pushed to a server before.
 #[derive(Default)]
 struct PushHistory {
     folder: Option<PathBuf>,
-    /// The newest last; the first of all stays.
+    /// The newest last; the first one is always kept.
     canaries: Vec<(String, Vec<f32>)>,
-    /// The weights whose canary was compared last.
+    /// Content hash of the weights whose canary was compared last.
     compared: Option<String>,
 }
 
@@ -145,12 +145,12 @@ pub struct SamplingServer {
     served: Served,
     address: Address,
     folder: PathBuf,
-    /// Held while weights are there and sample: of several stages, one at a time.
+    /// Locked while a stage's weights are on the server, so that stages use it one at a time.
     given: Mutex<PushHistory>,
 }
 
 impl SamplingServer {
-    /// Asks nobody yet; `base` is the folder that paths are relative to.
+    /// Sends no request yet; `base` is the folder that paths are relative to.
     ///
     /// # Errors
     /// If an environment variable is not set, or holds no address.
@@ -167,7 +167,7 @@ impl SamplingServer {
         Ok(SamplingServer { served, address, folder, given: Mutex::default() })
     }
 
-    /// Where weights are put for it.
+    /// The folder to which weights for the server are written.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
@@ -184,7 +184,7 @@ impl SamplingServer {
         &self.address
     }
 
-    /// Whether it answers, and can take the weights of a stage's student.
+    /// Checks that the server responds, and can take the weights of a stage's student.
     pub fn check_student(&self, student: (&Tokenizer, usize, Dtype), control: &Control) -> Result<()> {
         let there = self.identify(control)?;
         let compare = || self.compare_student(&there, student);
@@ -192,7 +192,7 @@ impl SamplingServer {
         fs::create_dir_all(&self.folder).map_err(|error| no_folder(&self.folder.display(), &error))
     }
 
-    /// Whether what it says of itself fits a stage's student.
+    /// Checks that the server's identity fits a stage's student.
     pub(super) fn compare_student(
         &self,
         there: &ServerIdentity,
@@ -227,7 +227,7 @@ impl SamplingServer {
         Ok(())
     }
 
-    /// Has it sample one token by the weights that it has, whatever these are.
+    /// Lets the server sample one token by its current weights, whatever they are.
     pub(super) fn try_out(&self, there: &ServerIdentity, tokenizer: &Tokenizer) -> Result<(), ReplyProblem> {
         let tokens = tokenizer.prompt("a").map_err(|error| {
             ReplyProblem::lasting(format!("can't be tried: {error}"), "look at the tokenizer")
@@ -246,7 +246,7 @@ impl SamplingServer {
         }
     }
 
-    /// Completions in the order of the prompts, with the weights that `written` puts into the folder.
+    /// Samples completions, in the order of the prompts, by the weights that `written` puts into the folder.
     pub fn sample(
         &self,
         written: impl FnOnce() -> Result<PushedWeights>,
@@ -256,9 +256,9 @@ impl SamplingServer {
         control: &Control,
     ) -> Result<Vec<Completion>> {
         let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
-        // Not before: whoever was here last deletes what it was given earlier.
+        // Only under the lock: the previous holder deletes the weights that were pushed before its own.
         let pushed = written()?;
-        // What a server says that it has, another run may have given it, whose canary differed.
+        // Weights of the same name may come from another run whose canary differed.
         let compared = Arc::new(AtomicBool::new(given.compared.as_ref() == Some(&pushed.content)));
         let push = Push {
             served: self.served.clone(),
@@ -274,7 +274,7 @@ impl SamplingServer {
         let (address, look) = (self.address.clone(), Box::new(move || push.run()));
         let server = Arc::new(Recipient { address, called: CALLED, at_once: AT_ONCE, look, hedges: None });
         let (weights, patience) = (pushed.content.clone(), Patience::of(control));
-        // Before anything is sampled in vain.
+        // Checked first, so that nothing is sampled by other weights.
         ask::all(&server, vec![request_version(self.served.engine, &weights, compared)], patience)?;
         let completions = match self.served.engine {
             Engine::Mopd => {
@@ -289,7 +289,7 @@ impl SamplingServer {
         Ok(completions)
     }
 
-    /// A request for each completion of vLLM or SGLang; `mopd serve` takes all in one.
+    /// One request per completion, for vLLM or SGLang; `mopd serve` takes all in one request.
     fn of_engine(
         &self,
         weights: &str,
@@ -333,7 +333,7 @@ impl SamplingServer {
     }
 }
 
-/// All completions of `mopd serve`.
+/// The request for all completions, for `mopd serve`.
 fn request(
     weights: String,
     prompts: &[Prompt],
@@ -351,7 +351,7 @@ fn request(
     }
 }
 
-/// Whether a server says that it has these weights, and was seen to have them.
+/// A request that checks that a server reports these weights, and that their canary was compared.
 fn request_version(engine: Engine, weights: &str, compared: Arc<AtomicBool>) -> ServerRequest<()> {
     let weights = weights.to_owned();
     let (path, field) = match engine {
@@ -367,14 +367,14 @@ fn request_version(engine: Engine, weights: &str, compared: Arc<AtomicBool>) -> 
 }
 
 impl PushHistory {
-    /// Remembers the canary, and deletes the folder before: it is needed no more.
+    /// Remembers the canary, and deletes the previous folder, which is not needed any more.
     fn record(&mut self, PushedWeights { folder, content, of, canary }: PushedWeights) {
         self.compared = Some(content);
         if let Some(before) = self.folder.replace(folder.clone()).filter(|before| *before != folder) {
-            // Whoever can't delete it leaves it to its owner.
+            // If it can't be deleted, it stays.
             let _ = fs::remove_dir_all(before);
         }
-        // Of several steps it is the same.
+        // Several batches of a step have the same weights.
         if self.canaries.last().is_none_or(|(last, _)| *last != of) {
             self.canaries.push((of, canary));
         }

@@ -1,5 +1,5 @@
-//! SGLang: `/generate` with `return_logprob`, of what is sent or of what is written. Numbers of what is sent
-//! begin at `logprob_start_len`, with nothing for the token there.
+//! The protocol of SGLang: `/generate` with `return_logprob`, for sent tokens or generated ones. Numbers of
+//! sent tokens begin at `logprob_start_len`, and the token there has none.
 
 use mopd_compiler::plan::Served;
 use serde_json::{Value, json};
@@ -23,8 +23,8 @@ pub fn body(served: &Served, reading: &ScoredSequence) -> Value {
     })
 }
 
-/// A completion from the whole distribution, of `most` tokens. Everything is said that a model's own settings
-/// would change.
+/// The request for a completion of at most `most` tokens from the whole distribution. It gives every setting
+/// that the model's own would change.
 pub fn rollout_body(prompt: &[Token], most: u32, seed: u64, ends: &[Token]) -> Value {
     let settings = json!({ "max_new_tokens": most, "sampling_seed": seed, "stop_token_ids": ends });
     json!({
@@ -36,7 +36,7 @@ pub fn rollout_body(prompt: &[Token], most: u32, seed: u64, ends: &[Token]) -> V
     })
 }
 
-/// The tokens that were written and their log-probabilities, and the weights by which.
+/// The version of the weights, and the completion's tokens with their log-probabilities.
 pub fn read_rollout(prompt: &[Token], said: &[u8]) -> Result<(String, Vec<Token>, Vec<f64>), ReplyProblem> {
     let said = parse(said)?;
     let wrong = |what: &str| ReplyProblem::Faulty(format!("gave an answer that can't be used: {what}"));
@@ -58,13 +58,13 @@ pub fn read_rollout(prompt: &[Token], said: &[u8]) -> Result<(String, Vec<Token>
     Ok((weights.to_owned(), tokens, logps.ok_or_else(|| wrong("a token without its log-probability"))?))
 }
 
-/// A log-probability, its token, and the text, which nobody asks for.
+/// A log-probability and its token; the text is ignored.
 fn entry(entry: &Value) -> Option<(Option<f64>, Token)> {
     let [logp, id, ..] = entry.as_array()?.as_slice() else { return None };
     Some((logp.as_f64(), id.as_i64()?))
 }
 
-/// What an answer says of the scored tokens.
+/// Reads the scored tokens' log-probabilities from a response.
 pub fn read(
     served: &Served,
     reading: &ScoredSequence,

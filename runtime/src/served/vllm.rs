@@ -1,6 +1,6 @@
-//! vLLM: `/v1/completions` with `prompt_logprobs`, of what is sent; one token is written, since vLLM writes
-//! at least one, and nobody reads it. Completions come by `/inference/v1/generate`, which takes and gives
-//! token ids, and says by which weights each was sampled.
+//! The protocol of vLLM. Scores come from `/v1/completions` with `prompt_logprobs`; vLLM always generates at
+//! least one token, which is ignored. Completions come from `/inference/v1/generate`, which takes and returns
+//! token ids, and reports the weights that sampled each completion.
 
 use mopd_compiler::plan::Served;
 use serde_json::{Value, json};
@@ -12,9 +12,9 @@ use super::{ScoredSequence, wanted, whole_distribution};
 use crate::tokenizer::Token;
 
 pub const PATH: &str = "/v1/completions";
-/// Of completions, on a server that was started with `--enable-scale-out`.
+/// Path for completions, on a server that was started with `--enable-scale-out`.
 pub const GENERATE: &str = "/inference/v1/generate";
-/// What its weights are called, on a server with `VLLM_SERVER_DEV_MODE=1`.
+/// Path for the version of the weights, on a server with `VLLM_SERVER_DEV_MODE=1`.
 pub const WEIGHT_INFO: &str = "/weight_info";
 
 pub fn body(served: &Served, reading: &ScoredSequence) -> Value {
@@ -29,8 +29,8 @@ pub fn body(served: &Served, reading: &ScoredSequence) -> Value {
     })
 }
 
-/// A completion from the whole distribution, of `most` tokens. Everything is said that a model's own settings
-/// would change; what vLLM remembers of a prompt is used again under the same weights only.
+/// The request for a completion of at most `most` tokens from the whole distribution. It gives every setting
+/// that the model's own would change; vLLM reuses the cache of a prompt under the same weights only.
 pub fn rollout_body(
     model: &str,
     weights: &str,
@@ -42,7 +42,7 @@ pub fn rollout_body(
         "max_tokens": most,
         "seed": seed,
         "stop_token_ids": ends,
-        // Its own ends may be others.
+        // The server's end tokens may differ.
         "ignore_eos": true,
         "logprobs": 0,
         "detokenize": false,
@@ -56,7 +56,7 @@ pub fn rollout_body(
     })
 }
 
-/// The tokens that were written and their log-probabilities, and the weights by which.
+/// The version of the weights, and the completion's tokens with their log-probabilities.
 pub fn read_rollout(prompt: &[Token], said: &[u8]) -> Result<(String, Vec<Token>, Vec<f64>), ReplyProblem> {
     let said = parse(said)?;
     let wrong = |what: &str| ReplyProblem::Faulty(format!("gave an answer that can't be used: {what}"));
@@ -80,7 +80,7 @@ pub fn read_rollout(prompt: &[Token], said: &[u8]) -> Result<(String, Vec<Token>
     Ok((weights, tokens, logps))
 }
 
-/// The weights that wrote a completion; of several, all of them, which is no name of any.
+/// The weights that sampled a completion. If several did, all names are joined, which matches none.
 fn version(spans: &Value) -> Option<String> {
     let names = spans.as_array()?.iter().map(|span| span["version"].as_str());
     let mut names = names.collect::<Option<Vec<&str>>>()?;
@@ -88,7 +88,7 @@ fn version(spans: &Value) -> Option<String> {
     (!names.is_empty()).then(|| names.join(", then "))
 }
 
-/// What an answer says of the scored tokens.
+/// Reads the scored tokens' log-probabilities from a response.
 pub fn read(
     served: &Served,
     reading: &ScoredSequence,

@@ -1,4 +1,4 @@
-//! An adapter beside the model that it was merged into, as files.
+//! The files of an adapter, stored beside the model that it was merged into.
 
 /// The folder of an adapter beside the model that it is merged into.
 pub const FOLDER: &str = "adapter";

@@ -1,5 +1,5 @@
-//! One model in a folder, for the store, for `mopd sample`, and for other tools: the layout of the
-//! transformers library, and `mopd.json`, which says where the model comes from.
+//! A model in a folder, for the store, for `mopd sample`, and for other tools: the layout of the transformers
+//! library, and `mopd.json` with the model's provenance.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,24 +21,24 @@ use crate::tokenizer::{BEGIN, Tokenizer};
 
 const PROVENANCE: &str = "mopd.json";
 const GENERATION: &str = "generation_config.json";
-/// Larger models are split into files of at most so many bytes, as the transformers library does.
+/// Largest size of a file in bytes: larger models are split, as in the transformers library.
 const LARGEST_FILE: usize = 5_000_000_000;
 
-/// What `mopd.json` holds.
+/// The content of `mopd.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CheckpointProvenance {
     pub format: u32,
     /// The model's name in the experiment that made it first.
     pub model: String,
     pub seed: u64,
-    /// What the stage computed; see [`super::Store`].
+    /// Content key of the stage; see [`super::Store`].
     pub key: String,
     /// The models that this one was made from.
     pub lineage: Vec<Ancestor>,
-    /// The checkpoint of another stage that training went on from.
+    /// The checkpoint of another stage that training was forked from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forked: Option<Forked>,
-    /// Whether tokens are bytes; other tokenizers are files beside this one.
+    /// Whether the tokenizer is that of bytes; other tokenizers have their own files.
     bytes: bool,
 }
 
@@ -51,11 +51,11 @@ pub struct Ancestor {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Forked {
     pub key: String,
-    /// Steps that the other stage had done.
+    /// Number of steps of the other stage at that checkpoint.
     pub step: u32,
 }
 
-/// Raised whenever the meaning of `mopd.json` changes.
+/// Increased whenever the meaning of `mopd.json` changes.
 const FORMAT: u32 = 3;
 
 impl CheckpointProvenance {
@@ -86,14 +86,14 @@ impl CheckpointProvenance {
 /// A model read from a folder.
 #[derive(Debug)]
 pub struct Checkpoint {
-    /// None where somebody else wrote the folder.
+    /// `None` where another program wrote the folder.
     pub provenance: Option<CheckpointProvenance>,
-    /// They stay in their files.
+    /// Mapped from their files.
     pub weights: Weights,
 }
 
 impl Checkpoint {
-    /// Every tensor must be there with its shape; no number is read yet.
+    /// Opens a folder. Every tensor must exist with its shape; no number is read yet.
     pub fn load(folder: &Path) -> Result<Checkpoint> {
         let path = folder.join(PROVENANCE);
         let provenance = match fs::read(&path) {
@@ -127,10 +127,10 @@ fn unreadable(path: &Path, cause: impl std::fmt::Display) -> Error {
     )
 }
 
-/// Asked before a stage makes the model, too: what it computed would be lost.
+/// Checks that a model can be saved; also called before a stage computes it, so that no result is lost.
 ///
 /// # Errors
-/// If `config.json` would not say all that the model is.
+/// If `config.json` can't represent all features of the model.
 pub fn check_can_be_saved(config: &Config) -> Result<()> {
     match config_json::unwritten(config) {
         None => Ok(()),
@@ -139,7 +139,7 @@ pub fn check_can_be_saved(config: &Config) -> Result<()> {
     }
 }
 
-/// Writes a model's folder. Answers the files, and of each the Blake3 hash of its content in hexadecimal.
+/// Writes a model's folder. Returns the files with the BLAKE3 hash of each one's content in hexadecimal.
 pub fn save(
     folder: &Path,
     provenance: &CheckpointProvenance,
@@ -183,7 +183,7 @@ fn save_in_files_of(
     }
     let generation =
         json!({ "bos_token_id": ids.begin, "eos_token_id": ids.end, "pad_token_id": ids.padding });
-    // A tokenizer's own files say more than its ids.
+    // A tokenizer's own files have more settings than these ids.
     if let Tokenizer::Pretrained(tokenizer) = &*weights.tokenizer {
         texts.extend(tokenizer.files().files.iter().cloned());
     }

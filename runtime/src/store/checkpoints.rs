@@ -1,6 +1,6 @@
-//! Checkpoints of stages that are not finished: in a folder beside the stage's entry, one folder a step, each
-//! whole once its checksums are there. The last two are kept, so that one that was damaged is not the end of
-//! the stage.
+//! Checkpoints of unfinished stages: in a folder beside the stage's entry, one folder per step, each valid
+//! once its checksums are written. The last two are kept, so that the stage can be resumed even if one is
+//! damaged.
 
 use std::fs;
 use std::path::PathBuf;
@@ -17,12 +17,12 @@ const TENSORS: &str = "state.safetensors";
 const POSITION: &str = "position.json";
 
 impl Store {
-    /// Where the checkpoints of a stage are.
+    /// The folder of a stage's checkpoints.
     fn checkpoints(&self, key: &str) -> PathBuf {
         self.path(&checkpoints(key))
     }
 
-    /// The steps that there are checkpoints of, the last one first; one may turn out to be damaged.
+    /// The steps of the checkpoints, the last one first; some may turn out to be damaged.
     pub fn steps(&self, key: &str) -> Vec<u32> {
         let folders = fs::read_dir(self.checkpoints(key)).into_iter().flatten().flatten();
         let mut steps: Vec<u32> =
@@ -32,8 +32,8 @@ impl Store {
         steps
     }
 
-    /// Makes a state durable, then lets go of all but the last one before it. Where that fails, what there
-    /// was is still there.
+    /// Stores a state durably, after it has deleted all earlier ones but the last, which remains if this
+    /// fails.
     pub fn keep_state(
         &self,
         key: &str,
@@ -41,7 +41,7 @@ impl Store {
         TrainState { position, tensors, record }: &TrainState,
     ) -> Result<()> {
         let before = self.steps(key);
-        // Room for this one: with the last one there are two at any time.
+        // Makes room for the new one, so that there are at most two at any time.
         for step in before.iter().skip(1) {
             self.drop_state(key, *step)?;
         }
@@ -59,7 +59,7 @@ impl Store {
         })
     }
 
-    /// The state of a stage after so many steps.
+    /// The state of a stage after `step` steps.
     pub fn state(&self, key: &str, step: u32) -> Lookup<TrainState> {
         self.folder.read(&of_step(key, step), |folder| {
             let position: TrainPosition = read_json(&folder.join(POSITION))?;
@@ -71,7 +71,7 @@ impl Store {
         })
     }
 
-    /// The last state of a stage that is whole, and why later ones are not.
+    /// The last intact state of a stage, and the reasons why later ones are damaged.
     pub fn last_state(&self, key: &str) -> (Option<TrainState>, Vec<String>) {
         let mut damaged = Vec::new();
         for step in self.steps(key) {
@@ -84,8 +84,8 @@ impl Store {
         (None, damaged)
     }
 
-    /// Lets go of all checkpoints of a stage but the last, where that is whole. False where this makes no
-    /// room.
+    /// Deletes all checkpoints of a stage but the last, if that one is intact. Returns false if nothing was
+    /// deleted.
     pub fn drop_older_states(&self, key: &str) -> Result<bool> {
         let steps = self.steps(key);
         let [last, older @ ..] = steps.as_slice() else { return Ok(false) };
@@ -102,12 +102,12 @@ impl Store {
         Ok(self.folder.remove(&of_step(key, step))?)
     }
 
-    /// Whether there is anything left of a stage's way, whole or not.
+    /// Whether a stage has a folder of checkpoints, valid or not.
     pub fn has_states(&self, key: &str) -> bool {
         self.checkpoints(key).exists()
     }
 
-    /// Lets go of all checkpoints of a stage.
+    /// Deletes all checkpoints of a stage.
     pub fn drop_states(&self, key: &str) -> Result<()> {
         for step in self.steps(key) {
             self.drop_state(key, step)?;

@@ -1,4 +1,4 @@
-//! Files that are hashed while they are written: nothing that is large is in memory twice.
+//! Files that are hashed while they are written, so that large data is not in memory twice.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::files::{WriteError, write_atomically};
 
-/// Writes a file. Answers the Blake3 hash of what was written, in hexadecimal.
+/// Writes a file. Returns the BLAKE3 hash of its content in hexadecimal.
 pub fn write_hashed(
     path: &Path,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
@@ -25,7 +25,7 @@ pub fn write_hashed(
     Ok(hash.expect("a file that was written was hashed"))
 }
 
-/// The same of plain data, as JSON.
+/// The same for plain data, as JSON.
 pub fn write_json(path: &Path, value: &impl Serialize) -> Result<String, WriteError> {
     write_hashed(path, |file| Ok(serde_json::to_writer(file, value)?))
 }

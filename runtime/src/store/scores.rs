@@ -1,6 +1,5 @@
-//! What frozen models say of data: in a folder of a model and a stage's data, an entry for each batch of it.
-//! In the store are last hidden states, in the numbers that the stage computes with, one token after the
-//! other.
+//! Scores of frozen models: a folder for each model and stage's data, with an entry per batch. An entry has
+//! the last hidden states, in the stage's compute dtype, one token after the other.
 
 use std::fs::File;
 use std::io;
@@ -15,19 +14,19 @@ use crate::failure::Result;
 
 const HIDDEN: &str = "hidden.bin";
 
-/// An entry.
+/// The name and size of an entry.
 #[derive(Clone, Copy, Debug)]
 pub struct ScoreEntry<'a> {
-    /// Of the folder.
+    /// Key of the folder.
     pub key: &'a str,
-    /// A hash of what was read.
+    /// A hash of the scored batch.
     pub batch: &'a str,
-    /// Bytes of the whole.
+    /// Size of the whole entry in bytes.
     pub bytes: u64,
 }
 
 impl ScoreEntry<'_> {
-    /// It names the entry in the store.
+    /// The entry's name in the store.
     pub fn name(&self) -> String {
         format!("{}/{}", folder(self.key), self.batch)
     }
@@ -38,21 +37,21 @@ fn folder(key: &str) -> String {
 }
 
 impl Store {
-    /// Some ranges of bytes, one after the other. An entry that is `trusted` is not compared with its
-    /// checksums once more.
+    /// Reads some ranges of bytes, concatenated. The checksums of a `trusted` entry are not verified
+    /// again.
     pub fn scores(&self, place: ScoreEntry, ranges: &[Range<u64>], trusted: bool) -> Lookup<Vec<u8>> {
         let name = place.name();
         let read = |folder: &Path| {
             read(&folder.join(HIDDEN), place.bytes, ranges).map_err(|error| format!("{HIDDEN}: {error}"))
         };
-        // What has gone since, or is shorter, is looked at as if for the first time.
+        // An entry that was deleted or truncated since then is read as if it were not trusted.
         match trusted.then(|| read(&self.path(&name))) {
             Some(Ok(found)) => Lookup::Found(found),
             _ => self.folder.read(&name, read),
         }
     }
 
-    /// `about` says what it is, in words.
+    /// Stores an entry; `about` describes it.
     pub fn insert_scores(&self, place: ScoreEntry, about: &str, bytes: &[u8]) -> Result<()> {
         self.folder.write(&place.name(), about, |folder| {
             let sum = write_whole(&folder.join(HIDDEN), bytes)?;
@@ -60,7 +59,7 @@ impl Store {
         })
     }
 
-    /// Lets go of all entries under a key. False where there are none.
+    /// Deletes all entries under a key. Returns false if there are none.
     pub fn drop_scores(&self, key: &str) -> Result<bool> {
         let there = self.path(&folder(key)).exists();
         self.folder.remove(&folder(key))?;

@@ -1,4 +1,4 @@
-//! What a checkpoint of a stage holds.
+//! The content of a stage's checkpoint.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use crate::rollout::{Debate, Sequence};
 pub struct StateTensors(pub BTreeMap<String, Tensor>);
 
 impl StateTensors {
-    /// Not copied: it must be written down before the next step changes it.
+    /// Adds a tensor without a copy: it must be written before the next step changes it.
     pub fn put(&mut self, name: impl Into<String>, tensor: &Tensor) {
         self.0.insert(name.into(), tensor.detach());
     }
@@ -24,7 +24,7 @@ impl StateTensors {
         self.0.get(name).ok_or_else(|| format!("it has no `{name}`"))
     }
 
-    /// Writes the numbers of that name over those of `into`, which must be as many and of the same type.
+    /// Copies the tensor of that name into `into`, which must have the same shape and kind.
     pub fn restore(&self, name: &str, into: &Tensor) -> Result<(), String> {
         let _guard = no_grad_guard();
         let found = self.get(name)?;
@@ -42,40 +42,40 @@ impl StateTensors {
 pub struct TrainState {
     pub position: TrainPosition,
     pub tensors: StateTensors,
-    /// What the steps so far left to look at.
+    /// The record of the steps so far.
     pub record: Record,
 }
 
-/// What is no tensor.
+/// The state that is not in tensors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainPosition {
-    /// Steps done.
+    /// Number of finished steps.
     pub step: u32,
-    /// Turns of the next one that are done, where several models learn.
+    /// Finished turns of the next step, where several models learn.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub turn: u32,
-    /// That they took.
+    /// Time that these steps took.
     pub seconds: f64,
-    /// Updates that the optimiser made.
+    /// Number of the optimizer's updates.
     pub updates: i32,
-    /// Steps that were done when the weights were extrapolated last.
+    /// Number of finished steps at the last extrapolation of the weights.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub extrapolated: u32,
     #[serde(flatten)]
     pub first: PartPosition,
-    /// Of terms with completions of their own.
+    /// Positions of terms with their own completions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub own_data: Vec<PartPosition>,
-    /// Of the other models that learn in the stage.
+    /// Positions of the other models that learn in the stage.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub others: Vec<TrainPosition>,
-    /// Of the step before: of all terms together, then of those that are read. As bits: JSON has no infinity.
+    /// The previous step's total loss, then those of terms that are read; as bits: JSON has no infinity.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub losses: Vec<u64>,
-    /// The states of its objective by name, as bits.
+    /// The states of the objective by name, as bits.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub states: BTreeMap<String, u64>,
-    /// The last loss on validation rows, as bits, and the step before which it was computed.
+    /// The step before which the validation loss was last computed, and the loss as bits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validated: Option<(u32, u64)>,
 }
@@ -85,39 +85,39 @@ fn is_zero(number: &u32) -> bool {
     *number == 0
 }
 
-/// Where some terms stand, with their completions.
+/// The position of some terms with their completions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PartPosition {
     pub data: mixture::MixturePosition,
-    /// The numbers that the objective carries over, by their bits: JSON has no infinity.
+    /// The numbers that the objective carries to the next step, as bits: JSON has no infinity.
     pub carried: Vec<(NodeId, u64)>,
-    /// How often each ladder of the objective was climbed.
+    /// Number of steps climbed on each ladder of the objective.
     #[serde(default)]
     pub climbed: Vec<u32>,
-    /// What the policy of a `learned(...)` has learned, as bits.
+    /// The parameters of a `learned(...)` policy, as bits.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub policy: Vec<u64>,
-    /// What stays as it was measured of prompts, measure by measure and domain by domain, as bits; nothing of
-    /// a measure that is taken whenever prompts are chosen.
+    /// Lasting measurements of prompts, by measure and domain, as bits; empty for measures that are taken
+    /// anew at every choice of prompts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub measured: Vec<Vec<Vec<u64>>>,
-    /// The groups that are kept for later steps, buffer by buffer, the oldest first.
+    /// The groups kept for later steps, by buffer, the oldest first.
     #[serde(default)]
     pub kept: Vec<Vec<BufferedGroup>>,
-    /// The weights that servers of rollouts sample with for several steps, server by server; none of one that
-    /// has no weights yet. Their numbers are tensors.
+    /// The weights with which servers of rollouts sample for several steps, by server; `None` for one without
+    /// weights yet. The numbers are in the tensors.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pushed: Vec<Option<PushedPosition>>,
-    /// What later passes train on.
+    /// Rollouts that later passes train on.
     pub rollouts: Option<StoredRollouts>,
 }
 
-/// Weights that a server of rollouts has.
+/// Weights on a server of rollouts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PushedPosition {
-    /// Steps after which the student had them.
+    /// Number of steps after which the student had them.
     pub step: u32,
-    /// What the trainer says of the canary with them, as bits.
+    /// The trainer's log-probabilities of the canary with them, as bits.
     pub canary: Vec<u32>,
 }
 
@@ -125,9 +125,9 @@ pub struct PushedPosition {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BufferedGroup {
     pub draw: Draw,
-    /// The bits of its place in the order: JSON has no infinity.
+    /// Its sort key, as bits: JSON has no infinity.
     order: u64,
-    /// None where only the prompt is kept.
+    /// Empty where only the prompt is kept.
     pub sequences: Vec<Sequence>,
 }
 
@@ -136,13 +136,13 @@ impl BufferedGroup {
         BufferedGroup { draw, order: order.to_bits(), sequences }
     }
 
-    /// The smallest is replayed first.
+    /// The sort key; the smallest is replayed first.
     pub fn order(&self) -> f64 {
         f64::from_bits(self.order)
     }
 }
 
-/// What later passes train on.
+/// Rollouts that later passes train on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StoredRollouts {
     pub sequences: Vec<Sequence>,
@@ -155,11 +155,11 @@ pub struct StoredRollouts {
     pub debates: Vec<Debate>,
 }
 
-/// Sequences of a group.
+/// Number of sequences of each group.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum GroupSizes {
-    /// As earlier versions wrote them.
+    /// The same for all groups, as earlier versions wrote them.
     Alike(usize),
     Each(Vec<usize>),
 }

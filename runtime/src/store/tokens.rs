@@ -1,4 +1,4 @@
-//! Data as tokens: the number of lists, where each ends, then all of them end to end, four bytes a token.
+//! Tokenised data in a file: the number of lists, the end of each, then all tokens, four bytes each.
 
 use std::io::{self, BufReader, Read, Write};
 use std::path::Path;
@@ -19,12 +19,12 @@ impl Store {
             .read(key, |folder| read(&folder.join(TOKENS)).map_err(|error| format!("{TOKENS}: {error}")))
     }
 
-    /// What they take in the store.
+    /// Bytes that lists take in the store.
     pub fn bytes_of_tokens(lists: &Lists<Token>) -> u64 {
         8 + 8 * lists.len() as u64 + 4 * lists.lengths().sum::<usize>() as u64
     }
 
-    /// `about` says what they are, in words.
+    /// Stores lists of tokens; `about` describes them.
     pub fn insert_tokens(&self, key: &str, about: &str, lists: &Lists<Token>) -> Result<()> {
         self.folder.write(key, about, |folder| {
             let sum = write_hashed(&folder.join(TOKENS), |file| write(lists, file))?;
@@ -64,7 +64,7 @@ fn read(path: &Path) -> io::Result<Lists<Token>> {
     };
     let short = || io::Error::from(io::ErrorKind::UnexpectedEof);
     let count = next(&mut file)?;
-    // What it says of itself is not taken on trust where it says how much room to make.
+    // The count is checked before memory is allocated for it.
     if count > size / 8 {
         return Err(short());
     }

@@ -1,5 +1,5 @@
-//! The tokens that the files around `tokenizer.json` name. The reference library adds those that it does not
-//! find among the added tokens, which changes the ids of texts; here they must be there.
+//! Checks of the tokens named in the files besides `tokenizer.json`. The reference library adds those that
+//! are not among the added tokens, which changes the ids of texts; here they must exist.
 
 use std::collections::HashMap;
 
@@ -16,12 +16,12 @@ const NAMED: [&str; 7] =
 const LISTS: [&str; 2] = ["extra_special_tokens", "additional_special_tokens"];
 const DECODER: &str = "added_tokens_decoder";
 
-/// A token as a file writes it: its text, or an object with its text as `content`.
+/// The text of a token in a file: a string, or the `content` of an object.
 fn text(token: &Value) -> Option<&str> {
     token.as_str().or_else(|| token.get("content")?.as_str()).filter(|text| !text.is_empty())
 }
 
-/// Refuses files by which the reference library would give other ids.
+/// Refuses files for which the reference library would give other ids.
 pub fn check_added_tokens(
     tokenizer: &tokenizers::Tokenizer,
     files: &TokenizerFiles,
@@ -58,7 +58,7 @@ pub fn check_added_tokens(
             let problem = format!("with the id {id}, but in tokenizer.json its id is {found}");
             return Err(refuse(CONFIG, DECODER, content, problem));
         }
-        // The reference library takes these from here.
+        // The reference library takes these flags from this file.
         let normalises = tokenizer.get_normalizer().is_some();
         for (flag, own, counts) in [
             ("lstrip", flags.lstrip, true),
@@ -75,7 +75,7 @@ pub fn check_added_tokens(
             }
         }
     }
-    // Beside the list of all added tokens the older files do not count, but for what is named in one alone.
+    // Beside the list of all added tokens, older files only count for named tokens that it lacks.
     let listed = if decoder.is_some() {
         vec![(CONFIG, &config)]
     } else {

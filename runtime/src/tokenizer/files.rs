@@ -7,31 +7,31 @@ use serde_json::Value;
 
 use super::TokenizerError;
 
-/// What a folder says about its tokenizer; kept whole, so that a checkpoint made from it can be saved with
-/// the same files.
+/// The tokenizer's files of a folder, with their whole content, so that a derived checkpoint can be saved
+/// with the same files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenizerFiles {
-    /// Where they were read, for messages.
+    /// The folder, for messages.
     pub place: PathBuf,
     /// Name and content, by name.
     pub files: Vec<(String, Vec<u8>)>,
 }
 
-/// The merges and the vocabulary, normalisation and splitting: the only file that must be there.
+/// Merges, vocabulary, normalisation and splitting; the only required file.
 pub const TOKENIZER: &str = "tokenizer.json";
 pub const CONFIG: &str = "tokenizer_config.json";
 pub const SPECIAL: &str = "special_tokens_map.json";
-/// Ids by token, of folders that were saved before `tokenizer_config.json` had them.
+/// Ids by token, in folders that were saved before `tokenizer_config.json` had them.
 pub const ADDED: &str = "added_tokens.json";
 pub const GENERATION: &str = "generation_config.json";
 const TEMPLATE: &str = "chat_template.jinja";
-/// Templates with a name, `tool_use.jinja`.
+/// Folder of named templates, such as `tool_use.jinja`.
 const TEMPLATES: &str = "additional_chat_templates";
-/// How the reference library makes the files anew.
+/// The command by which the reference library writes the files again.
 pub const SAVE_AGAIN: &str = "`AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)`";
-/// What the slow tokenizers of the reference library are made of.
+/// Files of the reference library's slow tokenizers.
 const OTHERS: [&str; 5] = ["tokenizer.model", "vocab.json", "vocab.txt", "merges.txt", "spiece.model"];
-/// No published tokenizer comes near it; a hostile or mistaken path must not fill the memory.
+/// Largest file in bytes, far more than published tokenizers have: a wrong path must not fill the memory.
 const LARGEST: u64 = 1 << 30;
 
 impl TokenizerFiles {
@@ -88,7 +88,7 @@ impl TokenizerFiles {
         TokenizerError::new(&self.place.join(name), problem)
     }
 
-    /// An object of JSON; empty where there is no such file.
+    /// A file's JSON object; empty where there is no such file.
     pub fn object(&self, name: &str) -> Result<serde_json::Map<String, Value>, TokenizerError> {
         let Some(content) = self.find(name) else { return Ok(serde_json::Map::new()) };
         serde_json::from_slice(content)
@@ -138,8 +138,8 @@ impl TokenizerFiles {
         }
     }
 
-    /// Chat templates by name, the one without a name is `default`. A file of its own goes before an entry in
-    /// the configuration, as in the reference library.
+    /// Chat templates by name; the unnamed one is `default`. A separate file takes precedence over an entry
+    /// in the configuration, as in the reference library.
     fn templates(
         &self,
         config: &serde_json::Map<String, Value>,
@@ -181,7 +181,7 @@ impl TokenizerFiles {
     }
 }
 
-/// What the files around `tokenizer.json` add to it.
+/// The settings in the files besides `tokenizer.json`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenizerSettings {
     pub begin: Option<String>,
@@ -195,7 +195,7 @@ pub struct TokenizerSettings {
 }
 
 impl TokenizerSettings {
-    /// What chat templates get to know by name.
+    /// The special tokens that chat templates read, by name.
     pub fn of_templates(&self) -> Vec<(&'static str, String)> {
         let tokens = [
             ("bos_token", &self.begin),
@@ -207,7 +207,7 @@ impl TokenizerSettings {
     }
 }
 
-/// The content of a file, none where it does not exist.
+/// The content of a file; `None` where it does not exist.
 fn read(path: &Path) -> Result<Option<Vec<u8>>, TokenizerError> {
     let unreadable =
         |error: std::io::Error| TokenizerError::new(path, format!("cannot read the file: {error}"));

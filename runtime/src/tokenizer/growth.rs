@@ -1,22 +1,22 @@
-//! How much longer a tokenizer makes a text before it splits it. Its file is a list of rules of others, and
-//! few of them are enough to make a gigabyte of a word: replace `a` by `aa`, thirty times.
+//! Limits on how much a tokenizer's rules may lengthen a text. The rules come from untrusted files, and a few
+//! of them can turn a word into a gigabyte: replace `a` by `aa`, thirty times.
 
 use base64::Engine;
 use serde_json::Value;
 use tokenizers::normalizers::NormalizerWrapper;
 use tokenizers::{NormalizedString, Normalizer};
 
-/// Bytes of a normalised text; the library keeps 17 for each.
+/// Most bytes of a normalised text; the library holds 17 bytes for each of them.
 const LONGEST: usize = 64 << 20;
-/// However long a text is, it may become this many times as long.
+/// A text may always become this many times as long, even beyond [`LONGEST`].
 const TIMES: usize = 8;
-/// Of what a token is written as, over its spelling.
+/// Most times that a decoder may lengthen a token's spelling.
 const DECODED: usize = 1 << 12;
 
-/// One rule.
+/// A rule, with a bound on the length of its result.
 struct GrowthStep {
     rule: NormalizerWrapper,
-    /// At most so many bytes for each, and so many more.
+    /// The result has at most `times` bytes for each byte, plus `more`.
     times: usize,
     more: usize,
 }
@@ -38,13 +38,13 @@ impl Growth {
         Growth(steps)
     }
 
-    /// Whether a text stays of a length that can be handled.
+    /// Checks that a text does not become too long.
     pub fn check(&self, text: &str) -> tokenizers::Result<()> {
         let longest = LONGEST.max(text.len().saturating_mul(TIMES));
         if self.0.iter().fold(text.len(), |length, step| step.bound(length)) <= longest {
             return Ok(());
         }
-        // That was the worst case: now as it is, rule by rule.
+        // The worst case is too long: apply the rules one by one, to know the actual lengths.
         let mut text = NormalizedString::from(text);
         for step in &self.0 {
             if step.bound(text.get().len()) > longest {
@@ -69,7 +69,7 @@ fn flatten(rule: &NormalizerWrapper, steps: &mut Vec<GrowthStep>) {
         NormalizerWrapper::Lowercase(_) | NormalizerWrapper::Nmt(_) | NormalizerWrapper::ByteLevel(_) => {
             (3, 0)
         }
-        // Decomposed, in lower case, spaces around it.
+        // Decomposed, in lower case, with spaces around characters.
         NormalizerWrapper::BertNormalizer(_) => (18, 0),
         NormalizerWrapper::Prepend(rule) => (1, rule.prepend.len()),
         NormalizerWrapper::Replace(rule) => {
@@ -84,7 +84,7 @@ fn flatten(rule: &NormalizerWrapper, steps: &mut Vec<GrowthStep>) {
     steps.push(GrowthStep { rule: rule.clone(), times, more });
 }
 
-/// What replacing a pattern by `content` bytes does to a length.
+/// Factor and addend of the bound for replacing a pattern by `content` bytes.
 fn replacing(pattern: &Value, content: usize) -> (usize, usize) {
     match pattern["String"].as_str() {
         Some(pattern) if !pattern.is_empty() => (content.div_ceil(pattern.len()).max(1), 0),
@@ -93,8 +93,8 @@ fn replacing(pattern: &Value, content: usize) -> (usize, usize) {
     }
 }
 
-/// Of a table of SentencePiece: a trie with its length before it, then texts with a zero behind each. One
-/// stands in for a character.
+/// Length of the longest replacement of a character in a table of SentencePiece, which is a trie with its
+/// length before it, then texts that end with a zero.
 fn longest_entry(table: &str) -> usize {
     let Ok(table) = base64::engine::general_purpose::STANDARD.decode(table) else { return usize::MAX };
     let texts = table.first_chunk().and_then(|length| table.get(4 + u32::from_le_bytes(*length) as usize..));
@@ -102,8 +102,7 @@ fn longest_entry(table: &str) -> usize {
     longest.map_or(usize::MAX, |longest| longest.max(1))
 }
 
-/// Whether what tokens are written as stays of a length that can be handled, as the `decoder` of a
-/// `tokenizer.json` has it.
+/// Checks that the `decoder` of a `tokenizer.json` does not make texts too long.
 pub fn check_decoder(decoder: &Value) -> tokenizers::Result<()> {
     fn times(decoder: &Value) -> usize {
         match decoder["type"].as_str() {

@@ -1,5 +1,5 @@
-//! JSON whose objects keep the order of their members: a model has read the schemas of functions in the order
-//! in which people write them, and templates write them as they come.
+//! JSON whose objects keep the order of their members: models are trained on schemas of functions in the
+//! order in which people write them, and templates preserve that order.
 
 use std::fmt;
 
@@ -21,7 +21,7 @@ pub enum Json {
     Object(Object),
 }
 
-/// Members in order. Of two with one name, the last counts, as everywhere else, at the place of the first.
+/// Members in order. Of two with the same name, the last value counts, at the position of the first.
 pub type Object = IndexMap<String, Json>;
 
 impl Json {
@@ -48,7 +48,7 @@ impl Json {
     }
 }
 
-/// On one line.
+/// Displays on one line.
 impl fmt::Display for Json {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&serde_json::to_string(self).map_err(|_| fmt::Error)?)
@@ -130,7 +130,7 @@ impl<'de> Deserialize<'de> for Json {
     }
 }
 
-/// A JSON value in a few words: its kind, and what it is if that is short.
+/// Describes a JSON value for messages: its type, and its value if that is short.
 pub fn describe(value: &Json) -> String {
     match value {
         Json::Null => "null".to_owned(),

@@ -1,4 +1,4 @@
-//! The bytes of text that each token stands for, by which tokens of different tokenizers are compared.
+//! The bytes of text of each token, by which tokens of different tokenizers are compared.
 
 use serde_json::Value;
 
@@ -6,12 +6,12 @@ use super::pretrained::PretrainedTokenizer;
 use super::{Tokenizer, TokenizerError};
 use crate::tokenizer::Token;
 
-/// By id: none for special tokens, which are no text, and where no token has the id.
+/// Bytes by id: `None` for special tokens, which have no text, and for ids without a token.
 pub struct TokenBytes(Vec<Option<Box<[u8]>>>);
 
 impl TokenBytes {
     /// # Errors
-    /// If the tokenizer's tokens are not pieces of the text, as those of WordPiece are not: `##ing`.
+    /// If the tokenizer's tokens are not pieces of the text, such as WordPiece's `##ing`.
     pub fn of(tokenizer: &Tokenizer) -> Result<TokenBytes, TokenizerError> {
         match tokenizer {
             Tokenizer::Bytes => {
@@ -26,7 +26,7 @@ impl TokenBytes {
         self.0.get(usize::try_from(token).ok()?)?.as_deref()
     }
 
-    /// Ids and bytes, where there is text.
+    /// The ids that have text, with their bytes.
     pub fn iter(&self) -> impl Iterator<Item = (Token, &[u8])> {
         (0..).zip(&self.0).filter_map(|(id, bytes)| Some((id, bytes.as_deref()?)))
     }
@@ -47,16 +47,16 @@ impl PretrainedTokenizer {
     }
 }
 
-/// How the spelling of a token stands for bytes.
+/// The encoding of bytes in the spelling of tokens.
 enum Spelling {
-    /// Every byte is a letter of its own, as GPT-2 has it.
+    /// Every byte has its own letter, as in GPT-2.
     ByteLevel,
-    /// Parts of spellings that stand for others, `▁` for a space as a rule; `<0x0A>` is a byte.
+    /// Replacements in spellings, usually `▁` for a space; `<0x0A>` is a byte.
     Pieces(Vec<(String, String)>),
 }
 
 impl Spelling {
-    /// From the `decoder` of a `tokenizer.json`; an error is the name of one that does more than that.
+    /// From the `decoder` of a `tokenizer.json`; the error is the name of an unsupported decoder.
     fn of(decoder: &Value) -> Result<Spelling, String> {
         let parts = match decoder["decoders"].as_array() {
             Some(parts) => parts.as_slice(),
@@ -77,7 +77,7 @@ impl Spelling {
                     }
                     _ => return Err("Replace".to_owned()),
                 },
-                // What stands at the ends of a text is looked at where texts are compared.
+                // The ends of a text are handled where texts are compared.
                 Some("ByteFallback" | "Fuse" | "Strip") => {}
                 other => return Err(other.unwrap_or("none").to_owned()),
             }
@@ -88,7 +88,7 @@ impl Spelling {
     fn bytes(&self, token: &str) -> Vec<u8> {
         match self {
             Spelling::ByteLevel => {
-                // A token that was added is spelled as it is, whatever letters it has.
+                // An added token is its own spelling, even with other letters.
                 let bytes: Option<Vec<u8>> = token.chars().map(byte_of_letter).collect();
                 bytes.unwrap_or_else(|| token.as_bytes().to_vec())
             }
@@ -107,8 +107,8 @@ impl Spelling {
     }
 }
 
-/// The byte that a letter of a byte-level vocabulary stands for: those that can be printed for themselves,
-/// the others for the letters from U+0100 on, in order.
+/// The byte of a letter of a byte-level vocabulary: printable bytes are their own letters, and the others
+/// have the letters from U+0100 on, in order.
 fn byte_of_letter(letter: char) -> Option<u8> {
     let printed = |byte: u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
     match u8::try_from(u32::from(letter)) {

@@ -1,8 +1,8 @@
-//! `agreement(teacher, samples: 10, by: edit)`: how much a model that goes on from where a block of the
-//! student's begins writes what stands there (arXiv:2606.01476). It reads what the student had before the
-//! block, and draws as many tokens as the block has from its own distribution, fewer where it ends the text.
-//! Both are compared as texts: of the characters, and of the bytes that belong to none, 1 minus the edit
-//! distance over the length of the longer text. Two empty texts are the same.
+//! `agreement(teacher, samples: 10, by: edit)`: how similar a block of the student's completion is to what a
+//! model writes in its place (arXiv:2606.01476). The model reads the text before the block and samples as
+//! many tokens as the block has, fewer where it ends the text. The similarity of the two texts is 1 minus
+//! their edit distance over the length of the longer one. Units are characters, and bytes that belong to no
+//! character. Two empty texts are equal.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -27,7 +27,7 @@ use crate::rollout::{Completion, Prompt, rollout};
 use crate::tokenizer::{Token, TokenBytes, Tokenizer};
 use crate::zip::zip_equal;
 
-/// Before blocks are known there are numbers, which the choice of the blocks does not read.
+/// Sets placeholders (0) before blocks are known. The choice of the blocks does not read them.
 pub fn stand_in(objective: &Objective, batch: &mut Batch) {
     let blocks = batch.layout.len(Axis::Block);
     set(batch, objective.agreements().iter().map(|agreement| (agreement.signal(), vec![0.0; blocks])));
@@ -40,7 +40,7 @@ fn set(batch: &mut Batch, signals: impl Iterator<Item = (Signal, Vec<f32>)>) {
     }
 }
 
-/// What a part's objective asks for.
+/// The agreements that a part's objective reads.
 pub struct Agreements {
     asked: Vec<Agreement>,
     tokenizer: Arc<Tokenizer>,
@@ -49,16 +49,16 @@ pub struct Agreements {
 
 /// A block of a completion.
 struct Block {
-    /// The place of its sequence among those of the step.
+    /// The index of its sequence among those of the step.
     member: usize,
-    /// Among the tokens of the completion.
+    /// Its range among the tokens of the completion.
     tokens: Range<usize>,
-    /// Among the runs of the batch.
+    /// Its index among the runs of the batch.
     run: usize,
 }
 
 impl Agreements {
-    /// None where no agreement is read.
+    /// `None` where no agreement is read.
     ///
     /// # Errors
     /// If the tokens of the student's tokenizer are not pieces of text.
@@ -72,7 +72,7 @@ impl Agreements {
         Ok(Some(Agreements { asked, tokenizer, bytes }))
     }
 
-    /// The numbers of a batch whose blocks are known, where `chosen` says which tokens are in one.
+    /// Adds the agreements of a batch whose blocks are known; `chosen` says which tokens are in one.
     pub fn add(
         &self,
         scoring: &Scoring,
@@ -96,7 +96,7 @@ impl Agreements {
         Ok(())
     }
 
-    /// By run of the batch; 0 where it is no block.
+    /// Sets the values of one agreement, `[runs]`; a run that is no block keeps 0.
     fn fill(
         &self,
         values: &mut [f32],
@@ -106,7 +106,7 @@ impl Agreements {
         (agreement, place, step): (&Agreement, u32, u32),
     ) -> Result<()> {
         let Scoring { stage, models, .. } = *scoring;
-        // The same prompt may come several times in a step: its completions have numbers of their own.
+        // A prompt may occur several times in a step: this numbers its completions.
         let mut samples: HashMap<(usize, usize), u32> = HashMap::new();
         let sample = sequences.list.iter().map(|sequence| {
             let next = samples.entry((sequence.source, sequence.record)).or_default();
@@ -142,7 +142,7 @@ impl Agreements {
                 }
                 let sequence = &sequences.list[*member];
                 let draw = Draw { source: sequence.source, record: sequence.record };
-                // A row of numbers for each sample of each place of each completion of the prompt.
+                // Random numbers differ by sample, position of the block and completion of the prompt.
                 let first = sample[*member].wrapping_mul(context as u32).wrapping_add(tokens.start as u32);
                 Ok(Prompt {
                     tokens: before,
@@ -166,8 +166,8 @@ impl Agreements {
         Ok(())
     }
 
-    /// The characters of a text, up to a token that ends it; a byte that belongs to none is a unit of its
-    /// own.
+    /// The characters of a text, up to a token that ends it; a byte that belongs to no character is a unit
+    /// of its own.
     fn text(&self, tokens: &[Token]) -> Vec<u32> {
         let before_end = tokens.iter().take_while(|token| !self.tokenizer.is_end(**token));
         let bytes: Vec<u8> =
@@ -204,13 +204,13 @@ fn blocks(sequences: &Sequences, runs: &Runs, chosen: &[f32]) -> Vec<Block> {
     blocks
 }
 
-/// 1 minus the edit distance (Levenshtein's: units are put in, taken out or replaced) over the longer length.
+/// 1 minus the Levenshtein distance (insertions, deletions, substitutions) over the longer length.
 fn similarity(one: &[u32], other: &[u32]) -> f64 {
     let longer = one.len().max(other.len());
     if longer == 0 {
         return 1.0;
     }
-    // Of what was read of `one` so far, to each beginning of the other.
+    // The distances from the part of `one` read so far to each prefix of `other`.
     let mut row: Vec<usize> = (0..=other.len()).collect();
     for (read, unit) in one.iter().enumerate() {
         let mut diagonal = std::mem::replace(&mut row[0], read + 1);
@@ -231,8 +231,8 @@ fn no_room(before: usize, block: usize, context: usize) -> Error {
         .help("give it a longer context, or the completions fewer `max_tokens`")
 }
 
-/// The mean similarity of the continuations to the blocks among the tokens in `range`; none where nobody was
-/// asked, or there is no block.
+/// The mean similarity of the continuations to the blocks among the tokens in `range`; `None` without
+/// agreements or blocks.
 pub fn mean(objective: &Objective, batch: &Batch, chosen: &[f32], range: Range<usize>) -> Option<f64> {
     let of_token = &batch.layout.blocks.as_ref()?.of_token[range.clone()];
     let mut blocks: Vec<u32> = zip_equal(of_token, &chosen[range])
@@ -283,7 +283,7 @@ mod tests {
             agreements.text(&tokens)
         };
         assert_eq!(text("ä".as_bytes(), end), [0xe4]);
-        // The second half of one, and that of another.
+        // The second byte of one character, and that of another.
         assert_ne!(text(&[0xa4], end), text(&[0xb6], end));
         assert_eq!(text(b"ab", end), text(b"a", Token::from(b'b')));
         assert!(text(b"", end).is_empty());

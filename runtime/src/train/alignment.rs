@@ -1,5 +1,5 @@
-//! Whether the parts of a stage's loss pull the weights the same way: the gradient of each by itself, over
-//! what trains, at the steps that the stage says. Nothing that the step does reads it.
+//! How the gradients of parts of a stage's loss align: the gradient of each part alone, over the trained
+//! parameters, at the steps that the stage names. It is only reported; the step does not read it.
 
 use std::collections::BTreeMap;
 
@@ -13,20 +13,20 @@ use super::scores::ScoringPass;
 use crate::failure::Result;
 use crate::model::Gradient;
 
-/// Gradients of parts of the loss, over what trains, each with the part's name.
+/// Gradients of parts of the loss, over the trained parameters, each with the part's name.
 pub type Gradients = Vec<(String, Gradient)>;
 
-/// Numbers of each gradient that are looked at together.
+/// Elements of each gradient that are processed at a time.
 const CHUNK: usize = 1 << 20;
 
-/// A forward pass to go back through once more, with the derivatives of the loss that come from one part.
+/// A forward pass for one more backward pass, with the adjoints of one part of the loss.
 pub struct PreparedPass {
     name: String,
     pass: ScoringPass,
     adjoints: Vec<Vec<f32>>,
 }
 
-/// The parts of the loss whose gradients this step shows; `pass` is kept as it is.
+/// The parts of the loss whose gradients this step reports; empty at other steps.
 pub fn prepared(
     scoring: &Scoring,
     pass: &ScoringPass,
@@ -61,7 +61,7 @@ pub fn prepared(
     }
 }
 
-/// Their gradients. The student's layers are gone through once more for each.
+/// The gradients of the prepared parts. Each recomputes the student's layers.
 pub fn gradients(
     prepared: Vec<PreparedPass>,
     scoring: &Scoring,
@@ -73,11 +73,11 @@ pub fn gradients(
         let adjoints: Vec<&[f32]> = adjoints.iter().map(Vec::as_slice).collect();
         Ok((name, trained(pass.gradient(scoring, rollouts, batch, &adjoints)?)))
     };
-    // What experts took was counted in the step's own pass.
+    // The load of the experts was counted in the step's own pass.
     scoring.model.uncounted(|| prepared.into_iter().map(gradient).collect())
 }
 
-/// Those of another part of the stage, of the same names where they are of the same domains.
+/// Adds the gradients of another part of the stage to those of the same name, such as a domain.
 pub fn join(all: &mut Gradients, others: Gradients) {
     for (name, other) in others {
         match all.iter().position(|(known, _)| *known == name) {
@@ -90,8 +90,7 @@ pub fn join(all: &mut Gradients, others: Gradients) {
     }
 }
 
-/// The norm of each and the cosine between each two, by the names of their columns. A gradient that is 0 has
-/// no direction.
+/// The norm of each gradient and the cosine of each pair, by column name. A gradient that is 0 has no cosine.
 pub fn columns(gradients: Gradients) -> BTreeMap<String, f64> {
     let Some((_, first)) = gradients.first() else { return BTreeMap::new() };
     let _guard = no_grad_guard();

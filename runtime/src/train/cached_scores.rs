@@ -1,12 +1,10 @@
-//! What frozen models say of data, made once: their last hidden states at the completion tokens. Every
-//! divergence, support and signal is made from these and the LM head, so that a stage with another
-//! objective, clip or learning rate finds them in the store, and the epochs after the first find those of the
-//! first.
+//! The scores of frozen models on data, computed once: their last hidden states at the completion tokens.
+//! Every divergence, support and signal is computed from these and the LM head. So a stage with another
+//! objective, clip or learning rate finds them in the store, and later epochs find those of the first.
 //!
-//! A row of a matrix product may depend on how many others it is computed with, in its last bits. So the
-//! sequences that come for the first time in a batch are always computed together: in that batch, where
-//! nothing else is computed than without a store; and again whenever the store does not have them. What comes
-//! of a stage does not depend on what its store has.
+//! The last bits of a row of a matrix product may depend on the number of rows. So the sequences that occur
+//! for the first time in a batch are always computed together: in that batch, as without a store, and again
+//! whenever the store does not have them. The result of a stage does not depend on the contents of its store.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
@@ -28,50 +26,50 @@ use super::views::Shown;
 use crate::machine::transfer::upload;
 use crate::model::ScoringDecoder;
 
-/// Bytes of a role's scores of one stage at most. Batches of the first epoch beyond it are computed in every
-/// epoch anew, as they come.
+/// The most bytes of a role's scores of one stage. Batches of the first epoch beyond it are computed anew in
+/// every epoch.
 pub const AT_MOST: u64 = 4 << 30;
 
-/// Where scores are kept from one stage, or one run, to the next.
+/// The cache of scores between stages and runs.
 #[derive(Clone, Copy)]
 pub struct ScoreCache<'a> {
-    /// Whether those of a model are. It depends on the plan alone.
+    /// Whether a model's scores are cached. It depends on the plan alone.
     pub keeps: &'a dyn Fn(ModelId) -> bool,
-    /// Bytes of a role's scores at most.
+    /// The most bytes of a role's scores.
     pub at_most: u64,
-    /// Some bytes, one range after the other; none where they are to be made.
+    /// The concatenated bytes of some ranges; `None` where they have to be computed.
     pub find: &'a dyn Fn(ScoredBatch, &Ranges) -> Option<Vec<u8>>,
-    /// Takes what was made because it was not found.
+    /// Stores bytes that were not found and therefore computed.
     pub keep: &'a dyn Fn(ScoredBatch, &[u8]),
 }
 
-/// Of bytes.
+/// Ranges of bytes.
 pub type Ranges = [Range<u64>];
 
-/// What a model says of the sequences that are computed together.
+/// The scores by a model of the sequences that are computed together.
 #[derive(Clone, Copy, Debug)]
 pub struct ScoredBatch<'a> {
     pub model: ModelId,
-    /// A hash of all that the model reads.
+    /// A hash of everything that the model reads.
     pub batch: &'a str,
-    /// Bytes of the whole.
+    /// The size of all scores of the batch.
     pub bytes: u64,
 }
 
 pub struct CachedScores<'a> {
     cache: ScoreCache<'a>,
     first: FirstEpoch,
-    /// By role: the first batch of the first epoch that is not kept any more.
+    /// By role: the first batch of the first epoch that is not cached.
     ends: Vec<(Role, u32)>,
-    /// By the sources of a model, and the batch of the first epoch.
+    /// By range of sources (start, end) and batch of the first epoch.
     batches: RefCell<HashMap<(usize, usize, u32), Rc<CachedBatch>>>,
     found: Cell<ScoresFound>,
 }
 
-/// The sequences of some sources that come for the first time in one batch.
+/// The sequences of some sources that occur for the first time in one batch.
 struct CachedBatch {
     hash: String,
-    /// The first token of each, and behind the last one their number.
+    /// The first token of each sequence, then the number of tokens.
     starts: Vec<u64>,
 }
 
@@ -80,13 +78,13 @@ pub struct CachedScorer<'d, F: Fn() -> ScoringDecoder<'d>> {
     pub role: Role,
     pub model_ref: ModelRef,
     pub sources: Range<usize>,
-    /// Loads it.
+    /// Loads the model.
     pub decoder: F,
 }
 
 impl<'a> CachedScores<'a> {
-    /// None where nothing is kept: completions are new in every step, the data routes within a source, or no
-    /// model that the objective reads is worth it. `batches` are at their beginning.
+    /// `None` where nothing is cached: completions are new in every step, the data routes within a source, or
+    /// the scores of no model that the objective reads are cached. `batches` are at their beginning.
     pub fn new(
         stage: &Stage,
         cache: Option<ScoreCache<'a>>,
@@ -96,8 +94,8 @@ impl<'a> CachedScores<'a> {
     ) -> Option<CachedScores<'a>> {
         let cache = cache.filter(|_| !stage.routes_by_data())?;
         let width = |role: Role, source: usize| {
-            // Rows that a view fills are not the data's own, nor are tokens of another tokenizer the
-            // student's.
+            // Not cached: rows that a view fills, which are not the data's own, and models with another
+            // tokenizer.
             let scored = models.of_role(role)[source]?;
             let own = |scorer: &ModelScorer| scorer.view.is_none() && !scorer.own_tokens;
             let (model, config) = models.frozen(scored.model().filter(own)?.model_ref)?;
@@ -135,7 +133,7 @@ impl<'a> CachedScores<'a> {
     }
 
     /// A model's last hidden states at the completion tokens of some sequences, `[tokens, width]`, in their
-    /// order; none of a model whose scores are not kept.
+    /// order; `None` where the model's scores are not cached.
     pub fn hidden<'d, F: Fn() -> ScoringDecoder<'d>>(
         &self,
         scoring: &Scoring,
@@ -187,7 +185,7 @@ impl<'a> CachedScores<'a> {
                     let whole = hidden(stage, (scorer.decoder)(), &sequences, &micro_batches, &Shown::Own);
                     (self.cache.keep)(scored, &to_bytes(&whole));
                     let rows: Vec<i64> = tokens.into_iter().flatten().map(|token| token as i64).collect();
-                    // Mostly all of them, as they are.
+                    // Usually all rows in their order are wanted.
                     let all = rows.len() as i64 == whole.size()[0] && rows.is_sorted();
                     if all { whole } else { whole.index_select(0, &upload(&rows, stage.place.device)) }
                 }
@@ -202,7 +200,7 @@ impl<'a> CachedScores<'a> {
         Some(in_order(&parts, order.into_iter(), sequences, stage.place.device))
     }
 
-    /// What comes for the first time in a batch of the first epoch, of some sources.
+    /// The sequences of some sources that occur for the first time in a batch of the first epoch.
     fn sequences(&self, scoring: &Scoring, sources: &Range<usize>, number: u32) -> Sequences {
         let new = &self.first.new_in(number)[self.first.of_sources(number, sources)];
         let list = new.iter().flat_map(|draw| scoring.batches.fixed(*draw)).cloned().collect();
@@ -227,8 +225,8 @@ impl<'a> CachedScores<'a> {
     }
 }
 
-/// A hash of the tokens that go through a model, with their borders, what is asked of them, and what is
-/// computed together.
+/// A hash of the tokens that go through a model, with their boundaries, which of them are scored, and the
+/// division into micro-batches.
 fn read_by_the_model(stage: &Stage, sequences: &Sequences, micro_batches: &[Vec<usize>]) -> String {
     let mut hasher = blake3::Hasher::new();
     let mut number = |number: usize| {
@@ -239,7 +237,7 @@ fn read_by_the_model(stage: &Stage, sequences: &Sequences, micro_batches: &[Vec<
         number(members.len());
         for member in members {
             let sequence = &sequences.list[*member];
-            // The rows of the answer are in the order of the sequences.
+            // The rows of the result are in the order of the sequences.
             number(*member);
             for tokens in [sequence.prompt(stage), &sequence.completion] {
                 number(tokens.len());

@@ -1,4 +1,4 @@
-//! What a stage goes on from, and when its state is written down between steps.
+//! Checkpoints of a stage: where it resumes from, and when its state is written between steps.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use crate::control::Control;
 use crate::failure::Result;
 use crate::store::state::TrainState;
 
-/// What a stage goes on from, and where its state goes between steps.
+/// The state that a stage resumes from, its caches, and where its checkpoints go.
 pub struct Checkpoints<'a> {
     pub from: Option<(TrainState, RestoreMode)>,
     pub rollouts: Option<RolloutCache<'a>>,
@@ -19,16 +19,16 @@ pub struct Checkpoints<'a> {
     pub keep: &'a dyn Fn(&TrainState) -> Result<()>,
 }
 
-/// When a state is written down.
+/// How often a checkpoint is written.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Pace {
     Every(Duration),
-    /// Every minute, and less often where that would take more than a fiftieth of the time.
+    /// Every minute, or less often where writing would take more than a fiftieth of the time.
     Sparing,
 }
 
 impl Pace {
-    /// `since` the last one, which took `took`.
+    /// Whether a checkpoint is due, `since` the last one, whose writing took `took`.
     fn due(self, since: Duration, took: Duration) -> bool {
         match self {
             Pace::Every(interval) => since >= interval,
@@ -40,9 +40,9 @@ impl Pace {
 /// When a checkpoint is written.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum WriteWhen {
-    /// Whenever the last one was: training stops here.
+    /// Regardless of the pace: training stops here.
     Now,
-    /// If it is time by the pace.
+    /// If one is due by the pace.
     Due,
 }
 
@@ -50,12 +50,12 @@ pub(super) enum WriteWhen {
 pub(super) struct CheckpointWriter<'a> {
     pace: Pace,
     keep: &'a dyn Fn(&TrainState) -> Result<()>,
-    /// Of the last state that is durable, or of the first.
+    /// The position of the last durable state, or the first position.
     kept: LearnersPosition,
-    /// When the last one was written, and how long that took.
+    /// When the last checkpoint was written, and how long that took.
     last: Instant,
     took: Duration,
-    /// Whether the last one could not be written, which has been said.
+    /// Whether writing the last one failed and a warning was given.
     failed: bool,
 }
 
@@ -89,7 +89,7 @@ impl<'a> CheckpointWriter<'a> {
         let position = LearnersPosition::of(state);
         match (self.keep)(state) {
             Ok(()) => (self.kept, self.failed) = (position, false),
-            // A disk that stays full is said once, and again where it costs something.
+            // A disk that stays full gives one warning, and another when training stops and loses steps.
             Err(error) if when == WriteWhen::Now || !self.failed => {
                 self.failed = true;
                 let next = match when {

@@ -1,5 +1,5 @@
-//! Scorers that are composed of others: logits of theirs, once there are those of the others, and the numbers
-//! that these are weighed with.
+//! Scorers that are composed of others: their logits, from the logits of the others and the weights of the
+//! mixture.
 
 use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::plan::{Member, Role};
@@ -11,7 +11,7 @@ use super::sequences::Sequences;
 use super::vocabulary::{Composed, ComposedPart, Logits, MixtureWeight, Parameters, part};
 use crate::failure::Result;
 
-/// Completes what the scoring pass reads; adds the signals that weights are computed from.
+/// Adds the logits of composed roles to the scoring pass, and the signals of their weights to the batch.
 pub fn compose(
     scoring: &Scoring,
     sequences: &Sequences,
@@ -31,7 +31,7 @@ struct Composing<'a> {
 }
 
 impl Composing<'_> {
-    /// A role, after those that it is made of.
+    /// Completes a role, after the roles that it is composed of.
     fn complete(&mut self, role: Role) -> Result<()> {
         if !matches!(role, Role::Scorer(_)) || self.done.contains(&role) {
             return Ok(());
@@ -57,7 +57,7 @@ impl Composing<'_> {
         Ok(())
     }
 
-    /// A composition, of `count` tokens from `first`.
+    /// The logits of a composition for `count` tokens from `first`.
     fn composed(&mut self, index: usize, first: i64, count: i64) -> Result<Composed> {
         let Scoring { stage, models, .. } = *self.scoring;
         let objective = &stage.train.objective;

@@ -1,4 +1,4 @@
-//! Signals that come with the sequences of a step: nobody scores for them.
+//! Signals that come with the sequences of a step and need no scoring.
 
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{DataFormula, Objective, Role, Signal};
@@ -66,8 +66,8 @@ pub fn given(signal: &Signal, objective: &Objective, sequences: &Sequences) -> R
     }
 }
 
-/// One number for each token, by whether it is of a rejected draft, and its place in what is trained on of
-/// its row.
+/// One number for each token: `value` of whether its row is a rejected draft, and of its index among the
+/// row's trained tokens.
 fn drafted(
     objective: &Objective,
     sequences: &Sequences,
@@ -83,7 +83,7 @@ fn drafted(
     Ok(Some(sequences.list.iter().flat_map(of_row).collect()))
 }
 
-/// What the rows of the data say of their completions.
+/// The signals that the objective reads from columns of the data, per sequence.
 pub fn of_data(stage: &Stage, sequences: &Sequences) -> Result<Vec<(Signal, Vec<f32>)>> {
     let values = |(signal, formula): (Signal, DataFormula)| {
         let of_sources = stage.sources.iter().map(|source| source.prompts.dataset.numbers(&formula));
@@ -97,7 +97,7 @@ pub fn of_data(stage: &Stage, sequences: &Sequences) -> Result<Vec<(Signal, Vec<
     stage.train.data_signals().into_iter().map(values).collect()
 }
 
-/// An objective reads what the completions do not have.
+/// The error of an objective that reads what the completions do not have.
 pub fn missing(what: &str, why: &str, objective: &Objective) -> Error {
     let message = format!("the objective `{}` reads {what}, but {why}", objective.name);
     Error::new(FailureKind::Runtime, message).at(objective.origin)

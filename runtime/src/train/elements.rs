@@ -1,10 +1,10 @@
 //! Which of a model's own weights a stage trains: whole parameters, or single elements that another stage
 //! changed, a subnetwork (arXiv:2505.11711, arXiv:2606.13657).
 //!
-//! What trains stands end to end in a vector of its own, and nothing else has a gradient: whatever reads the
-//! gradient (the norm that is clipped, the optimizer, its weight decay) sees the elements that train alone,
-//! and the others keep the bits that the stage began with. That is training with the gradient set to 0
-//! elsewhere before it is clipped, as the papers have it, and without moments of what never moves.
+//! The trained elements are concatenated in a vector of their own, and only they have a gradient: clipping by
+//! norm, the optimizer and its weight decay see no others, and the others keep the bits that the stage began
+//! with. This equals training with the other gradients set to 0 before clipping, as in the papers, but keeps
+//! no moments of elements that never change.
 
 use std::ops::Range;
 
@@ -18,24 +18,24 @@ use crate::machine::transfer::upload;
 use crate::model::change::ModelChange;
 use crate::model::{EntryKind, ParameterEntry, layout};
 
-/// Most numbers of a piece of which only some train: what is made on the way to them stays small.
+/// The most elements of a piece in which only some train: it bounds temporary memory.
 const PIECE: usize = 1 << 24;
 
-/// A part of a model's flat vector of which some numbers train.
+/// A range of a model's flat vector in which some elements train.
 pub struct TrainedPiece {
     pub range: Range<usize>,
-    /// The places of those that do, from the start of the range, in order; all where absent.
+    /// The indices of the trained elements from the start of the range, ascending; `None`: all.
     elements: Option<Tensor>,
     count: usize,
 }
 
 impl TrainedPiece {
-    /// How many numbers train.
+    /// The number of trained elements.
     pub fn len(&self) -> usize {
         self.count
     }
 
-    /// Those that train of the numbers in the range.
+    /// The trained elements of `numbers`, which has those of the whole range.
     pub fn gather(&self, numbers: Tensor) -> Tensor {
         match &self.elements {
             None => numbers,
@@ -43,7 +43,7 @@ impl TrainedPiece {
         }
     }
 
-    /// Writes those that train to their places.
+    /// Writes the trained elements to their places in the flat vector.
     fn scatter(&self, trained: &Tensor, flat: &Tensor) {
         let mut numbers = flat.narrow(0, self.range.start as i64, self.range.len() as i64);
         match &self.elements {
@@ -55,7 +55,7 @@ impl TrainedPiece {
         }
     }
 
-    /// Trained numbers before a place of the flat vector, where parameters begin and end.
+    /// The number of trained elements before `offset` in the flat vector, where a parameter begins or ends.
     fn before(&self, offset: usize) -> usize {
         if self.range.end <= offset {
             return self.count;
@@ -66,19 +66,19 @@ impl TrainedPiece {
     }
 }
 
-/// The pieces that train, in the order of the flat vector, and their numbers as the stage begins.
+/// The trained pieces, in the order of the flat vector, and their values at the stage's start.
 pub struct Elements {
     pub pieces: Vec<TrainedPiece>,
-    /// End to end, in single precision.
+    /// The values of all pieces, concatenated, in single precision.
     pub values: Vec<f32>,
-    /// How many of the first ones are of matrices.
+    /// How many of the first values belong to matrices, which have weight decay.
     pub decayed: usize,
-    /// A hash of the places, where single elements are chosen.
+    /// A hash of the indices, where single elements are chosen.
     pub chosen: Option<Tensor>,
 }
 
 impl Elements {
-    /// Of a stage that trains weights of the model's own.
+    /// The elements of a stage that trains the model's own weights.
     pub fn new(stage: &Stage, device: Device) -> Result<Elements> {
         let Trainable::Weights { only, except } = &stage.train.trainable else {
             unreachable!("an adapter is beside weights that stay")
@@ -91,15 +91,15 @@ impl Elements {
             })
             .collect();
         let by_change = !changes.is_empty();
-        // Those of `only` come first.
+        // The changes of `only` come before those of `except`.
         let of_only = only.iter().flatten().filter(|filter| matches!(filter, WeightFilter::Changed(_)));
         let of_only = of_only.count();
         let (mut pieces, mut values, mut decayed) = (Vec::new(), Vec::new(), 0);
         let mut hash = blake3::Hasher::new();
         for entry in layout(&start.config) {
             let in_some = |filters: &[WeightFilter]| filters.iter().any(|filter| holds(filter, &entry));
-            // Whoever freezes parts of a model that learns to score, or to draw two tokens in a step, means
-            // those that it had before.
+            // Scalar and second heads that the stage adds always train: `train_only` and `freeze` name what
+            // the model had before.
             let head = entry.is_given();
             let all = head || only.as_deref().is_none_or(in_some);
             let none = !head && in_some(except);
@@ -165,7 +165,7 @@ impl Elements {
     }
 }
 
-/// Adds a piece, which may go on where the last one ends.
+/// Adds a piece, or extends the last one where both train all their elements and are adjacent.
 fn append(pieces: &mut Vec<TrainedPiece>, range: Range<usize>, places: &[i32], device: Device) {
     let count = places.len();
     if count == 0 {
@@ -185,12 +185,12 @@ fn append(pieces: &mut Vec<TrainedPiece>, range: Range<usize>, places: &[i32], d
     }
 }
 
-/// Trained numbers before a place of the flat vector, where parameters begin and end.
+/// The number of trained elements before `offset` in the flat vector, where a parameter begins or ends.
 pub fn before(pieces: &[TrainedPiece], offset: usize) -> usize {
     pieces.iter().map(|piece| piece.before(offset)).sum()
 }
 
-/// Writes what stands end to end to its places.
+/// Writes concatenated trained elements to their places in the flat vector.
 pub fn scatter(parameters: &Tensor, pieces: &[TrainedPiece], flat: &Tensor) {
     let _guard = no_grad_guard();
     let mut from = 0;
@@ -201,7 +201,7 @@ pub fn scatter(parameters: &Tensor, pieces: &[TrainedPiece], flat: &Tensor) {
     }
 }
 
-/// Whether all of a parameter is named.
+/// Whether a filter names the whole parameter.
 fn holds(filter: &WeightFilter, entry: &ParameterEntry) -> bool {
     match filter {
         WeightFilter::Layers { first, last } => {

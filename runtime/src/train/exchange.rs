@@ -1,9 +1,8 @@
-//! A step of a stage that several processes train together. Each draws and judges the completions of its part
-//! of the prompts, scores them, and goes back through its student with the part of the derivatives that is of
-//! its tokens. In between all have the whole batch: its sequences, and the numbers that its objective reads,
-//! so that a statistic over the batch is the one that a single process would have. What is as large as a
-//! vocabulary never leaves a process. The gradient is summed where the optimiser's moments of a part of the
-//! weights are; the weights go back to all.
+//! What the processes that train a stage together exchange in a step. Each process draws, judges and scores
+//! the completions of its part of the prompts, and runs the backward pass for its tokens. In between, all
+//! have the whole batch: its sequences and the numbers that its objective reads, so a statistic over the
+//! batch equals that of a single process. Nothing of the size of the vocabulary is sent. Gradients are
+//! reduce-scattered to the processes that keep the optimizer's moments; the updated weights are all-gathered.
 
 use std::ops::Range;
 
@@ -24,7 +23,7 @@ use crate::model::{ExpertLoad, Gradient};
 use crate::peers::{Peers, apart, from_bytes, shard, to_bytes, unreadable};
 use crate::store::state::StateTensors;
 
-/// What this process has done, where all have done theirs; nothing is exchanged where there is one.
+/// The own result if all processes succeeded, else an error. A single process exchanges nothing.
 pub fn all_or_none<T>(stage: &Stage, own: Result<T>) -> Result<T> {
     match stage.peers {
         None => own,
@@ -32,13 +31,13 @@ pub fn all_or_none<T>(stage: &Stage, own: Result<T>) -> Result<T> {
     }
 }
 
-/// Whether the first process wants something.
+/// The value of `own` in the first process.
 pub fn first_wants(stage: &Stage, own: bool) -> Result<bool> {
     let Some(peers) = stage.peers else { return Ok(own) };
     Ok(peers.broadcast(0, &[u8::from(own)])? == [1])
 }
 
-/// What the first process makes, or fails to make.
+/// The value that the first process makes, or its error.
 pub fn of_first<T: Serialize + DeserializeOwned>(
     stage: &Stage,
     make: impl FnOnce() -> Result<T>,
@@ -52,7 +51,7 @@ pub fn of_first<T: Serialize + DeserializeOwned>(
     serde_json::from_slice(&all[0]).map_err(|error| unreadable(0, &error))
 }
 
-/// The groups of all draws, of which each process draws its part.
+/// The groups of all draws; each process draws its part.
 pub fn draw<D>(stage: &Stage, draws: &[D], draw: impl Fn(&[D]) -> Result<Vec<Group>>) -> Result<Vec<Group>> {
     let Some(peers) = stage.peers else { return draw(draws) };
     let own = &draws[peers.shard(draws.len())];
@@ -70,13 +69,13 @@ pub fn draw<D>(stage: &Stage, draws: &[D], draw: impl Fn(&[D]) -> Result<Vec<Gro
     Ok(groups)
 }
 
-/// The sequences of a batch that this process scores, and their tokens among those of the batch.
+/// The sequences of a batch that this process scores, and the range of their tokens in the batch.
 pub fn own_part(peers: &Peers, sequences: &Sequences, domains: usize) -> (Sequences, Range<usize>) {
     sequences.part(peers.shard(sequences.layout.groups as usize), domains)
 }
 
-/// What processes know of their parts of a batch, put together. A process that has no part knows nothing
-/// (`Ok(None)`); `whole` is the batch without its numbers.
+/// The signals and live primitives of the whole batch, from those of each process. `own` is `Ok(None)` where
+/// this process has no part; `whole` is the batch without its numbers.
 pub fn signals(stage: &Stage, peers: &Peers, own: Result<Option<&Batch>>, whole: Batch) -> Result<Batch> {
     let own = own.map(|own| own.map_or_else(Vec::new, |batch| Numbers::of(batch).to_bytes()));
     let all = peers.agreed(stage.control, own)?;
@@ -92,7 +91,7 @@ pub fn signals(stage: &Stage, peers: &Peers, own: Result<Option<&Batch>>, whole:
 struct Numbers {
     /// The signals in their order, as JSON.
     named: Vec<u8>,
-    /// Of each signal, then of each live primitive.
+    /// The values of each signal, then of each live primitive.
     values: Vec<Vec<f32>>,
 }
 
@@ -104,7 +103,7 @@ impl Numbers {
         Numbers { named, values }
     }
 
-    /// The length of the names, the names, and each list behind its length.
+    /// The names and then each list of values, each after its length (u64, little-endian).
     fn to_bytes(&self) -> Vec<u8> {
         let length = |length: usize| (length as u64).to_le_bytes();
         let mut bytes = length(self.named.len()).to_vec();
@@ -134,7 +133,7 @@ impl Numbers {
     }
 }
 
-/// Numbers of parts end to end. Those that are of the whole batch every process has, and the same.
+/// The concatenated numbers of the parts. Numbers of the whole batch must be equal in all processes.
 fn joined(parts: Vec<Numbers>, whole: Batch) -> Result<Batch> {
     let Some(first) = parts.first() else { return Ok(whole) };
     let signals: Vec<Signal> = serde_json::from_slice(&first.named).map_err(|error| unreadable(0, &error))?;
@@ -174,19 +173,19 @@ fn joined(parts: Vec<Numbers>, whole: Batch) -> Result<Batch> {
     Ok(Batch { signals: of_signals, live, ..whole })
 }
 
-/// Of the sum of all gradients, the part that this process moves.
+/// The part of the summed gradient whose parameters this process updates.
 pub fn reduced(peers: &Peers, gradient: &Gradient) -> Result<Gradient> {
     let part = |range| to_vec(&gradient.part(range));
     let sum = peers.reduce_scatter(gradient.parameters(), part)?;
     Ok(Gradient::whole(upload(&sum, gradient.place.device), gradient.place))
 }
 
-/// The norm of a gradient of which each process has a part, with the sum of the squares of its own.
+/// The norm of a gradient that is divided among processes; `squares` is the sum of squares of the own part.
 pub fn norm(peers: &Peers, squares: f64) -> Result<f64> {
     Ok(peers.all_reduce(&[squares])?[0].sqrt())
 }
 
-/// Each process has moved its part of the parameters: all get all of them.
+/// Gathers the parameters in every process, after each has updated its part.
 pub fn weights(peers: &Peers, parameters: &Master) -> Result<()> {
     let put = |range: Range<usize>, numbers: &[f32]| {
         if !range.is_empty() {
@@ -196,7 +195,7 @@ pub fn weights(peers: &Peers, parameters: &Master) -> Result<()> {
     peers.all_gather_parts(parameters.len(), |range| parameters.part(range).numbers(), put)
 }
 
-/// What an optimiser keeps for a part of `length` parameters, made that of all.
+/// Gathers the optimizer's moments of all `length` parameters, of which each process has its part.
 pub fn whole_moments(peers: &Peers, tensors: &mut StateTensors, length: usize) -> Result<()> {
     let _guard = no_grad_guard();
     let start = peers.shard(length).start;
@@ -213,7 +212,7 @@ pub fn whole_moments(peers: &Peers, tensors: &mut StateTensors, length: usize) -
     Ok(())
 }
 
-/// The part of a state that is this process's own: of moments, those of its parameters.
+/// The state for this process: of the optimizer's moments, only those of its parameters.
 pub fn own_moments(peers: &Peers, tensors: &StateTensors, length: usize) -> Result<StateTensors, String> {
     let owned = peers.shard(length);
     let own = tensors.0.iter().map(|(name, tensor)| {
@@ -229,7 +228,7 @@ pub fn own_moments(peers: &Peers, tensors: &StateTensors, length: usize) -> Resu
     Ok(StateTensors(own.collect::<Result<_, String>>()?))
 }
 
-/// How the tokens of all were spread over experts.
+/// How the tokens of all processes were distributed over experts.
 pub fn expert_load(peers: &Peers, own: Option<ExpertLoad>) -> Result<Option<ExpertLoad>> {
     let own = own.map(|load| load.counts);
     let bytes = serde_json::to_vec(&own).expect("counts are plain data");
@@ -278,7 +277,7 @@ mod tests {
         joined(parts.collect(), whole(tokens))
     }
 
-    /// Also of numbers that JSON does not have.
+    /// Also for numbers that JSON does not have.
     #[test]
     fn parts_of_a_batch_are_put_end_to_end() {
         let batch = join(&[part(&[1.0, f32::NAN], 0.5), part(&[f32::NEG_INFINITY], 0.5)], 3).unwrap();
@@ -288,7 +287,7 @@ mod tests {
         assert_eq!(bits(&batch.live[0][2..]), bits(&[f32::INFINITY]));
     }
 
-    /// Also of a process that had no tokens.
+    /// Also for a process without tokens.
     #[test]
     fn loads_of_experts_add_up() {
         let load = |peers: &Peers| match peers.rank() {

@@ -1,10 +1,10 @@
-//! Weights that go on in the direction of their change while a benchmark improves (arXiv:2605.11739).
+//! Extrapolation of the weights along their change while a benchmark improves (arXiv:2605.11739).
 //!
-//! It comes after the steps that it is asked for, before the next one begins. A candidate is computed in
-//! single precision as `base + multiple * (weights - base)`: from where the last extrapolation left the
-//! weights and what the updates since then made of them, not from the candidate before it, so that rounding
-//! does not add up and every candidate can be made again. Only weights move: the optimizer's moments, the
-//! places in the data and copies of the student are as the step left them.
+//! It follows the steps that the stage names. In single precision, a candidate is
+//! `base + multiple * (weights - base)`: `base` are the weights after the last extrapolation, `weights` those
+//! after the updates since. It does not start from the previous candidate, so rounding does not add up and
+//! every candidate can be recomputed. Only weights change: the optimizer's moments, positions in the data
+//! and copies of the student stay as the step left them.
 
 use std::ops::Range;
 
@@ -26,30 +26,30 @@ use crate::store::state::StateTensors;
 /// The name of the base among a checkpoint's tensors.
 const BASE: &str = "extrapolated";
 
-/// Of a stage that extrapolates.
+/// The extrapolation of one trained model.
 pub struct Extrapolator<'a> {
     settings: &'a Extrapolation,
     judge: &'a DomainData,
-    /// What is moved of the weights that are trained.
+    /// The ranges of the trained weights that are extrapolated.
     ranges: Vec<Range<usize>>,
-    /// These where the last extrapolation left them, at first where the stage began: end to end, in single
-    /// precision.
+    /// The weights in these ranges after the last extrapolation, at first those that the stage began with:
+    /// concatenated, in single precision.
     base: Tensor,
-    /// The steps that were done at the last one.
+    /// The number of steps before the last extrapolation.
     pub steps: u32,
 }
 
-/// What became of the candidates of a step.
+/// The result of an extrapolation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Accepted {
-    /// The last one that was accepted; 0 are the weights as they were.
+    /// The last accepted candidate; 0 stands for the unchanged weights.
     candidate: u32,
-    /// What the benchmark says of it.
+    /// Its score on the benchmark.
     score: f64,
 }
 
 impl<'a> Extrapolator<'a> {
-    /// None where the stage does not extrapolate. `model` is as the stage begins.
+    /// `None` where the stage does not extrapolate. `model` has the weights that the stage begins with.
     pub fn new(
         train: &'a Train<Objective>,
         judge: Option<&'a DomainData>,
@@ -76,16 +76,16 @@ impl<'a> Extrapolator<'a> {
         Ok(())
     }
 
-    /// Of the state of another stage after `done` steps: where that has no base of these weights, they begin
-    /// here.
+    /// Restores the state of another stage after `done` steps. Where that has no base of these ranges, the
+    /// current weights become the base.
     pub fn fork(&mut self, tensors: &StateTensors, steps: u32, done: u32, weights: &Master) {
         if self.restore(tensors, steps).is_err() {
             (self.base, self.steps) = (selected(weights, &self.ranges), done);
         }
     }
 
-    /// Tries candidates, leaves the weights at the last one that is accepted, and goes on from there next
-    /// time. `place` writes numbers where they are moved; where a score fails, the weights are as they were.
+    /// Tries candidates and leaves the weights at the last accepted one, which is the next base. `place`
+    /// writes values into the extrapolated ranges. If scoring fails, the weights are unchanged.
     fn run(
         &mut self,
         updated: &Tensor,
@@ -114,12 +114,12 @@ impl<'a> Extrapolator<'a> {
     }
 }
 
-/// Scores the weights as they are, then candidates while each is better than the one before.
+/// Scores the unchanged weights, then candidates while each is better than the previous one.
 fn accepted(rounds: u32, mut score: impl FnMut(u32) -> Result<f64>) -> Result<Accepted> {
     let mut best = Accepted { candidate: 0, score: score(0)? };
     for candidate in 1..=rounds {
         let score = match score(candidate) {
-            // A step that is too long may leave the numbers that there are: such weights are no better.
+            // Weights that are extrapolated too far may give values that are not finite: they are no better.
             Err(Error::Failed(failure)) if failure.kind == FailureKind::NonFinite => break,
             score => score?,
         };
@@ -131,11 +131,11 @@ fn accepted(rounds: u32, mut score: impl FnMut(u32) -> Result<f64>) -> Result<Ac
     Ok(best)
 }
 
-/// Copies.
+/// A copy of the weights in some ranges, concatenated, in single precision.
 fn selected(weights: &Master, ranges: &[Range<usize>]) -> Tensor {
     let _guard = no_grad_guard();
     let parts: Vec<Tensor> = ranges.iter().map(|range| weights.part(range.clone()).to_f32()).collect();
-    // Of a single part, the same as it is: a copy in any case.
+    // `cat` copies even a single part.
     Tensor::cat(&parts, 0)
 }
 
@@ -148,11 +148,11 @@ fn place(weights: &Master, ranges: &[Range<usize>], numbers: &Tensor) {
 }
 
 impl Trainer<'_> {
-    /// After so many steps, once. Asked to stop meanwhile, it leaves everything as the step did.
+    /// Extrapolates after `steps` steps, at most once. Interrupted, it leaves everything as the step did.
     pub(super) fn extrapolate(&mut self, steps: u32, record: &mut Record) -> Result<()> {
         let stage = self.stage;
         let Some(Extrapolator { settings, judge, .. }) = self.extrapolator else { return Ok(()) };
-        // All candidates of a step answer the same prompts with the same luck.
+        // All candidates of a step answer the same prompts with the same random numbers.
         let key = stage.key(Purpose::Judge, u64::from(steps));
         self.extrapolate_by(steps, record, |model| {
             let by = (key, stage.budget);
@@ -161,7 +161,7 @@ impl Trainer<'_> {
         })
     }
 
-    /// By the scores of models.
+    /// The same with `score` as the benchmark.
     pub(super) fn extrapolate_by(
         &mut self,
         steps: u32,
@@ -184,7 +184,7 @@ impl Trainer<'_> {
         };
         let Accepted { candidate, score } = extrapolator.run(&updated, write, || score(model))?;
         extrapolator.steps = steps;
-        // The experts that judging asked are in no step's numbers.
+        // The load of experts during evaluation belongs to no step's metrics.
         let _ = model.take_expert_load();
         let of_step = record.rows.iter_mut().rev().take_while(|row| row.step + 1 == steps);
         of_step.for_each(|row| {

@@ -1,14 +1,14 @@
-//! When each record of a stage comes for the first time.
+//! The batch in which each record of a stage occurs for the first time.
 
 use std::ops::Range;
 
 use crate::data::mixture::Draw;
 
-/// Which records come for the first time in which batch.
+/// The records that occur for the first time in each batch.
 pub struct FirstEpoch {
-    /// By batch, in its order: those of a source are adjacent.
+    /// By batch, in its order; draws of a source are adjacent.
     new: Vec<Vec<Draw>>,
-    /// By source and record: the batch, and the place among what is new in it.
+    /// By source and record: the batch, and the index among the batch's new records.
     places: Vec<Vec<Option<(u32, u32)>>>,
 }
 
@@ -36,7 +36,7 @@ impl FirstEpoch {
         FirstEpoch { new, places }
     }
 
-    /// Batches until everything has come, or to the stage's end.
+    /// The number of batches until every record has occurred, or until the stage's end.
     pub fn batches(&self) -> u32 {
         self.new.len() as u32
     }
@@ -45,15 +45,15 @@ impl FirstEpoch {
         &self.new[batch as usize]
     }
 
-    /// The places of some sources among what is new in a batch.
+    /// The range of some sources among the new records of a batch.
     pub fn of_sources(&self, batch: u32, sources: &Range<usize>) -> Range<usize> {
         let new = self.new_in(batch);
         new.partition_point(|draw| draw.source < sources.start)
             ..new.partition_point(|draw| draw.source < sources.end)
     }
 
-    /// The batch in which a record is new, and its place among what is; none of a record that does not come
-    /// before the stage's end.
+    /// The batch in which a record is new, and its index among the batch's new records; `None` for a record
+    /// that does not occur before the stage's end.
     pub fn place(&self, draw: Draw) -> Option<(u32, usize)> {
         let place = self.places.get(draw.source)?.get(draw.record).copied().flatten()?;
         Some((place.0, place.1 as usize))
@@ -86,7 +86,7 @@ mod tests {
             (first.of_sources(2, &(0..1)), first.of_sources(2, &(1..2)), first.of_sources(1, &(1..2))),
             (0..1, 1..2, 1..1)
         );
-        // A stage that ends before has seen less.
+        // A stage that ends earlier has seen fewer records.
         let short = FirstEpoch::new(&[3, 2], std::iter::once(draws(&[(0, 1)])));
         assert_eq!((short.batches(), short.place(Draw { source: 0, record: 2 })), (1, None));
     }

@@ -1,7 +1,7 @@
-//! `learned(...)`: a number between 0 and 1 that the run itself finds (arXiv:2605.11458). It is drawn from a
-//! Beta distribution, held for some steps, and then the distribution is moved by REINFORCE: up the gradient
-//! of the log of its density at what was drawn, times the discounted sum of the gains, standardised among
-//! those so far.
+//! `learned(...)`: a number between 0 and 1 that the run itself learns (arXiv:2605.11458). It is drawn from a
+//! Beta distribution and held for some steps. Then REINFORCE updates the distribution: along the gradient of
+//! the log-density at the drawn value, times the discounted sum of the gains, standardised among all such
+//! sums so far.
 //!
 //! Everything is in float64, and a draw follows from the seed, the stage and the step alone.
 
@@ -12,22 +12,22 @@ use statrs::function::gamma::digamma;
 use super::Stage;
 use crate::random::Purpose;
 
-/// What is drawn stays this far from 0 and 1, where the log of a density may be infinite.
+/// Drawn values keep this distance from 0 and 1, where a log-density may be infinite.
 const MARGIN: f64 = 1e-9;
-/// Halvings of [0, 1] after which a quantile is known to the last bit.
+/// Bisection steps on [0, 1] after which a quantile is known to the last bit.
 const HALVINGS: u32 = 64;
 
-/// The distribution, and what was drawn from it.
+/// The distribution, and the value that was drawn from it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LearnedPolicy {
     settings: Learned,
-    /// Of Beta(1 + softplus(theta_a), 1 + softplus(theta_b)): both are 0 at the start, so its mean is 1/2.
+    /// Of Beta(1 + softplus(theta_a), 1 + softplus(theta_b)). Both start at 0, so that its mean is 1/2.
     thetas: [f64; 2],
-    /// None between two of them.
+    /// The value that is held; `None` before the next draw.
     value: Option<f64>,
-    /// Gains since it was drawn.
+    /// The number of gains since it was drawn.
     gains: u32,
-    /// Their discounted sum.
+    /// The discounted sum of these gains.
     sum: f64,
     returns: Returns,
 }
@@ -41,8 +41,8 @@ struct Returns {
 }
 
 impl Returns {
-    /// Adds one; answers its distance from the mean in standard deviations, both of all so far: 0 where there
-    /// is one alone, or where all are the same.
+    /// Adds a sum; returns its z-score among all so far, itself included: 0 where it is the only one, or
+    /// where all are equal.
     fn standardised(&mut self, new: f64) -> f64 {
         self.count += 1.0;
         let before = new - self.mean;
@@ -74,18 +74,18 @@ impl LearnedPolicy {
         }
     }
 
-    /// What was drawn last, where it is held.
+    /// The value that is held.
     pub fn value(&self) -> Option<f64> {
         self.value
     }
 
-    /// Before a step: draws, where nothing is held.
+    /// Before a step: draws a value if none is held.
     pub fn begin(&mut self, stage: &Stage, step: u32) {
         let uniform = || stage.key(Purpose::Learned, u64::from(step)).row(0, 0).uniform();
         self.value.get_or_insert_with(|| quantile(parameters(self.thetas), uniform()));
     }
 
-    /// After a step. Once the value was held as long as it is to be, the distribution moves.
+    /// After a step: adds its gain. After the last step of a value, updates the distribution.
     pub fn learn(&mut self, gain: f64) {
         let Some(value) = self.value else { return };
         self.sum += self.settings.discount.powi(self.gains as i32) * gain;
@@ -101,7 +101,7 @@ impl LearnedPolicy {
         (self.value, self.gains, self.sum) = (None, 0, 0.0);
     }
 
-    /// As bits: JSON has no infinity.
+    /// The state as bits: JSON has no infinity.
     pub fn numbers(&self) -> Vec<u64> {
         let [a, b] = self.thetas;
         let Returns { count, mean, squares } = self.returns;
@@ -109,7 +109,7 @@ impl LearnedPolicy {
         [a, b, value, f64::from(self.gains), self.sum, count, mean, squares].map(f64::to_bits).to_vec()
     }
 
-    /// As another of the same settings was when its numbers were these.
+    /// Restores the state that `numbers` returned.
     pub fn restore(&mut self, numbers: &[u64]) -> Result<(), String> {
         let problem = || "it does not say what its policy has learned".to_owned();
         let &[a, b, value, gains, sum, count, mean, squares] = numbers else { return Err(problem()) };
@@ -128,12 +128,12 @@ impl LearnedPolicy {
     }
 }
 
-/// Of the Beta distribution.
+/// The parameters a, b of the Beta distribution.
 fn parameters(thetas: [f64; 2]) -> [f64; 2] {
     thetas.map(|theta| 1.0 + softplus(theta))
 }
 
-/// Where the distribution function reaches `of`.
+/// The quantile at `of`, by bisection of the distribution function.
 fn quantile([a, b]: [f64; 2], of: f64) -> f64 {
     let (mut low, mut high) = (0.0, 1.0);
     for _ in 0..HALVINGS {
@@ -147,7 +147,7 @@ fn quantile([a, b]: [f64; 2], of: f64) -> f64 {
     (0.5 * (low + high)).clamp(MARGIN, 1.0 - MARGIN)
 }
 
-/// d log of the density at `value` / d thetas.
+/// d log-density at `value` / d thetas.
 fn score(thetas: [f64; 2], value: f64) -> [f64; 2] {
     let [a, b] = parameters(thetas);
     let both = digamma(a + b);
@@ -166,8 +166,8 @@ mod tests {
         LearnedPolicy::new(&Learned { gain: NodeId(0), hold, discount, learning_rate })
     }
 
-    /// Thetas, value, and the derivatives of log(x^(a - 1) (1 - x)^(b - 1) / B(a, b)), which mpmath has found
-    /// with 40 digits from values of the function alone.
+    /// Thetas, value, and the derivatives of log(x^(a - 1) (1 - x)^(b - 1) / B(a, b)), computed numerically
+    /// by mpmath with 40 digits.
     const GRADIENTS: &[([f64; 2], f64, [f64; 2])] = &[
         ([0.0, 0.0], 0.5, [0.08431548081488648, 0.08431548081488648]),
         ([0.0, 0.0], 0.125, [-0.6088316997450588, 0.3641233747825978]),
@@ -201,7 +201,7 @@ mod tests {
         assert!([0.0, 1.0].map(|of| quantile([1.7, 1.7], of)).iter().all(|x| *x > 0.0 && *x < 1.0));
     }
 
-    /// By hand: three values are held for two steps each. The first return has nothing to be compared with.
+    /// Computed by hand: three values are held for two steps each. The first return has a z-score of 0.
     #[test]
     fn an_update_is_the_standardised_return_times_the_gradient() {
         let mut policy = policy(2, 0.5, 0.2);
@@ -228,7 +228,7 @@ mod tests {
         assert_eq!(policy.returns.count, 3.0);
     }
 
-    /// Drawn as in a stage, and paid for being high, low, or near 0.3.
+    /// Draws as in a stage, with gains for values that are high, low, or near 0.3.
     #[test]
     fn it_moves_to_where_gains_are_higher() {
         let learned = |gain: &dyn Fn(f64) -> f64| {

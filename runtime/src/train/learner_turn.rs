@@ -2,16 +2,16 @@
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LearnerTurn<'a> {
-    /// Of the step that updates it, where the stage trains several models.
+    /// The name of its turn, where the stage trains several models.
     pub name: Option<&'a str>,
     /// Its place in a step.
     pub place: u32,
-    /// It comes in every so many steps, in the last of them.
+    /// It learns once in `every` steps, in the last of them.
     pub every: u32,
 }
 
 impl LearnerTurn<'_> {
-    /// Of a model that learns alone.
+    /// The turn of a model that is trained alone.
     pub const ALONE: LearnerTurn<'static> = LearnerTurn { name: None, place: 0, every: 1 };
 
     pub(super) fn comes(self, step: u32) -> bool {

@@ -1,4 +1,4 @@
-//! What objectives read of the steps before: `loss` and `loss.<term>` of the last one, `loss.validation`,
+//! What objectives read from earlier steps: `loss` and `loss.<term>` of the last one, `loss.validation`,
 //! states.
 
 use mopd_compiler::expr::batch::Batch;
@@ -9,9 +9,9 @@ use super::objective_states::States;
 use crate::zip::zip_equal;
 
 pub struct Losses {
-    /// Of all terms of all parts.
+    /// The loss over all terms of all parts.
     total: f64,
-    /// In the order of the parts.
+    /// The loss of each term, in the order of the parts.
     of_terms: Vec<(Signal, f32)>,
     /// The last loss on validation rows, where the stage has computed one.
     pub validated: Option<Validated>,
@@ -26,7 +26,7 @@ pub struct Validated {
 }
 
 impl Losses {
-    /// Before the first step, of the parts' objectives: 1.
+    /// The losses before the first step: all are 1.
     pub fn first<'o>(
         objectives: impl IntoIterator<Item = &'o Objective> + Clone,
         domains: impl IntoIterator<Item = &'o str>,
@@ -37,8 +37,8 @@ impl Losses {
         Losses { total: 1.0, of_terms: losses.map(first).collect(), validated: None, states }
     }
 
-    /// Answers the loss of a step: of the parts that had something to train on. What had nothing keeps the
-    /// loss and the states that it had.
+    /// Returns the loss of a step over the parts that had something to train on. The other parts keep their
+    /// losses and states.
     pub fn learn<'o>(
         &mut self,
         parts: impl Iterator<Item = (&'o Objective, Option<&'o (Batch, Outputs)>)>,
@@ -58,7 +58,7 @@ impl Losses {
         step.unwrap_or(0.0)
     }
 
-    /// One value each, of an axis with one element, and those of states with one for each domain.
+    /// The signals: one value each, except states with one value for each domain.
     pub fn signals(&self) -> impl Iterator<Item = (Signal, Vec<f32>)> {
         let total = (Signal::Loss, self.total as f32);
         let validated = self.validated.map(|Validated { loss, .. }| (Signal::ValidationLoss, loss as f32));
@@ -66,12 +66,12 @@ impl Losses {
         all.map(|(signal, loss)| (signal, vec![loss])).chain(self.states.signals())
     }
 
-    /// The loss on validation rows, where it was computed before this very step.
+    /// The loss on validation rows, where it was computed just before this step.
     pub fn validated_before(&self, step: u32) -> Option<f64> {
         self.validated.filter(|validated| validated.step == step).map(|validated| validated.loss)
     }
 
-    /// Those of the step before. As bits: JSON has no infinity.
+    /// The losses of the previous step, as bits: JSON has no infinity.
     pub fn position(&self) -> Vec<u64> {
         let of_terms = self.of_terms.iter().map(|(_, loss)| f64::from(*loss).to_bits());
         std::iter::once(self.total.to_bits()).chain(of_terms).collect()

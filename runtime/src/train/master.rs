@@ -1,5 +1,5 @@
-//! The numbers that an optimiser moves, always in single precision: an update is smaller than the last digit
-//! that half precision has.
+//! The master weights that an optimizer updates, always in single precision: an update may be smaller than
+//! the last digit of half precision.
 
 use std::ops::Range;
 
@@ -14,13 +14,13 @@ use mopd_kernels::adamw::{AdamWGradient, AdamWParameters, joined, low_half};
 use mopd_kernels::cuda::AdamWTensors;
 use mopd_kernels::tensor::{View, ViewMut, view, view_mut};
 
-/// Numbers of halves that are joined together: some tensors of as many are made on the way, which is a
-/// multiple of a large model's own memory if all are.
+/// Elements whose halves are joined at a time. Joining makes several temporary tensors of this size; for all
+/// elements of a large model at once they would need a multiple of its memory.
 const PIECE: usize = 1 << 24;
 
-/// One vector of them.
+/// A vector of master weights.
 pub struct Master {
-    /// In single precision; or, where there is a `low`, their high halves, which a model computes with.
+    /// In single precision or, with `low`, the high halves (bfloat16), which the model computes with.
     values: Tensor,
     /// The low halves; see [`AdamWParameters::Split`].
     low: Option<Tensor>,
@@ -32,7 +32,7 @@ impl Master {
         Master { values: values.shallow_clone(), low: None }
     }
 
-    /// Those that `flat`, a model's own vector, is made of: `weights` as they are, in single precision.
+    /// The master weights of a model whose flat vector is `flat`; `weights` are the same in single precision.
     pub fn of_model(flat: &Tensor, weights: &Weights) -> Master {
         if flat.kind() != Kind::BFloat16 {
             return Master::whole(flat);
@@ -60,13 +60,13 @@ impl Master {
         Master { values: self.values.shallow_clone(), low: self.low.as_ref().map(Tensor::shallow_clone) }
     }
 
-    /// Some of them, not copied.
+    /// A view of a range.
     pub fn part(&self, range: Range<usize>) -> Master {
         let part = |whole: &Tensor| whole.narrow(0, range.start as i64, range.len() as i64);
         Master { values: part(&self.values), low: self.low.as_ref().map(part) }
     }
 
-    /// Some of them in single precision, so many at most, evenly spread; copied, as they are kept.
+    /// A copy in single precision of at most `most` elements, evenly spread.
     pub fn spread(&self, most: usize) -> Tensor {
         let _guard = no_grad_guard();
         let every = self.len().div_ceil(most).max(1) as i64;
@@ -82,7 +82,7 @@ impl Master {
         self.values.device()
     }
 
-    /// What it keeps, under names that begin with `name`. Not copied.
+    /// Adds its tensors to a state, without a copy, under names that begin with `name`.
     pub fn state(&self, name: &str, tensors: &mut StateTensors) {
         tensors.put(name, &self.values);
         if let Some(low) = &self.low {
@@ -95,7 +95,7 @@ impl Master {
         self.low.as_ref().map_or(Ok(()), |low| tensors.restore(&format!("{name}.low"), low))
     }
 
-    /// All of them in single precision: the vector itself or, of halves, a copy.
+    /// All elements in single precision: the vector itself, or a copy joined from halves.
     pub fn to_f32(&self) -> Tensor {
         let _guard = no_grad_guard();
         let Some(low) = &self.low else { return self.values.shallow_clone() };
@@ -107,7 +107,7 @@ impl Master {
         whole
     }
 
-    /// The same as plain numbers. Halves are joined here, wherever they are.
+    /// The same as a `Vec`. Halves are joined on the host.
     pub fn numbers(&self) -> Vec<f32> {
         let Some(low) = &self.low else { return to_vec(&self.values) };
         let [high, low] = [&self.values, low].map(to_host);
@@ -116,7 +116,7 @@ impl Master {
         zip_equal(&*high, &*low).map(|(high, low)| joined(*high, *low)).collect()
     }
 
-    /// Makes them those that [`Master::to_f32`] answered, after they were changed there.
+    /// Sets all elements. `single` may be the vector that [`Master::to_f32`] returned, changed in place.
     pub fn set(&mut self, single: &Tensor) {
         let _guard = no_grad_guard();
         let Some(low) = &mut self.low else {
@@ -131,7 +131,7 @@ impl Master {
         low.copy_(&bits);
     }
 
-    /// For a GPU's kernels.
+    /// The tensors as a GPU's kernels take them.
     pub fn tensors(&self) -> AdamWTensors<'_> {
         match &self.low {
             None => AdamWTensors::F32(&self.values),
@@ -139,7 +139,7 @@ impl Master {
         }
     }
 
-    /// For the processor's own loops; none where they are elsewhere.
+    /// The elements as the CPU's loops take them; `None` where they are on another device.
     pub fn here(&mut self) -> Option<ParametersHere<'_>> {
         match &mut self.low {
             None => Some(ParametersHere::F32(view_mut(&mut self.values)?)),
@@ -148,7 +148,7 @@ impl Master {
     }
 }
 
-/// In single precision, what [`joined`] makes of high and low halves.
+/// [`joined`] on tensors: single precision from high and low halves.
 fn joined_tensors(high: &Tensor, low: &Tensor) -> Tensor {
     // Rounding up carried 1 into the high half where the low one is negative.
     let carried = high.view_dtype(Kind::Int16).to_kind(Kind::Int) - low.lt(0).to_kind(Kind::Int);
@@ -158,7 +158,7 @@ fn joined_tensors(high: &Tensor, low: &Tensor) -> Tensor {
     bits.view_dtype(Kind::Float)
 }
 
-/// Parameters in the processor's memory.
+/// Parameters in the host's memory.
 pub enum ParametersHere<'a> {
     F32(ViewMut<'a, f32>),
     Split(ViewMut<'a, bf16>, ViewMut<'a, i16>),
@@ -173,7 +173,7 @@ impl ParametersHere<'_> {
     }
 }
 
-/// A gradient in the processor's memory.
+/// A gradient in the host's memory.
 pub enum GradientHere<'a> {
     F32(View<'a, f32>),
     Bf16(View<'a, bf16>),
@@ -188,7 +188,7 @@ impl GradientHere<'_> {
     }
 }
 
-/// A gradient's numbers, where they are in the processor's memory and in order.
+/// A gradient's elements, where they are contiguous in the host's memory.
 pub fn gradient_here(gradient: &Tensor) -> Option<GradientHere<'_>> {
     view(gradient).map(GradientHere::F32).or_else(|| view(gradient).map(GradientHere::Bf16))
 }
@@ -202,7 +202,7 @@ mod tests {
     use crate::model::Decoder;
     use crate::model::tests::{random_model, tiny};
 
-    /// Numbers of which some lie in the middle between two halves.
+    /// Numbers, some of them midway between two half-precision values.
     fn awkward() -> Weights {
         let weights = random_model(&tiny(), 1);
         let mut values = weights.values().into_owned();
@@ -238,7 +238,7 @@ mod tests {
         let mut master = Master::of_model(decoder.flat(), &weights);
         let mut moved = 0;
         for (single, given) in to_vec(&master.to_f32()).iter().zip(weights.values().iter()) {
-            // Where rounding to the even half went down from the middle, the nearest number below it.
+            // Midway values that were rounded down to even come back as the next smaller number.
             let down = given.to_bits() & 0x1_ffff == 0x8000;
             let expected = if down { f32::from_bits(given.to_bits() - 1) } else { *given };
             assert_eq!(single.to_bits(), expected.to_bits(), "{given}");

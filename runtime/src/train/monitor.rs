@@ -1,7 +1,7 @@
-//! What is said of a stage while it trains, whatever its guards look at: a reward that does not tell
-//! completions apart, groups without an advantage, weights that do not change. Each is said once.
+//! Warnings about a stage while it trains, independent of its guards: a reward that is the same for all
+//! completions, groups without an advantage, weights that do not change. Each warning is given once.
 //!
-//! It looks at what a step has anyway and keeps nothing in checkpoints: a stage that is resumed is looked at
+//! The monitor reads only what a step has anyway, and has no state in checkpoints: a resumed stage is watched
 //! from there on.
 
 use tch::{Kind, Tensor};
@@ -10,31 +10,31 @@ use super::Stage;
 use super::master::Master;
 use super::sequences::Sequences;
 
-/// Steps in a row after which something is said.
+/// Consecutive steps after which a warning is given.
 const STEPS: u32 = 20;
-/// The same of a reward that nobody earns, in a stage that has no more in all.
+/// The fewest steps before a warning that all rewards are 0, in a stage with fewer than [`STEPS`] steps.
 const FEWEST_STEPS: u32 = 5;
 
-/// Of the numbers that train, so many at most are compared, evenly spread.
+/// The most trained parameters that are compared, evenly spread.
 const COMPARED: usize = 1 << 16;
 
-/// Weights that change by less of their norm than this in so many steps stand still: about what rounding
-/// once in single precision changes. An update of AdamW at 1e-8 is far more.
+/// Weights whose change in [`STEPS`] updates is below this part of their norm count as constant: about one
+/// rounding in single precision. One update of AdamW at a rate of 1e-8 is far larger.
 const STILL: f64 = 1e-7;
 
 pub(super) struct Monitor {
-    /// Of each source, where somebody learns from rewards.
+    /// The rewards of each source; empty where the objective reads none.
     rewards: Vec<Rewards>,
     weights: Weights,
 }
 
 /// The rewards of a domain.
 struct Rewards {
-    /// Steps in a row without any reward after which something is said.
+    /// Consecutive steps with no positive reward after which a warning is given.
     wanted: u32,
-    /// Steps in a row in which all completions had this reward.
+    /// The reward that all completions had, and the number of consecutive steps with it.
     same: Option<(f64, u32)>,
-    /// Steps in a row in which no group had two rewards.
+    /// Consecutive steps in which no group had two different rewards.
     flat: u32,
     said_same: bool,
     said_flat: bool,
@@ -42,7 +42,7 @@ struct Rewards {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Trouble {
-    /// All completions of so many steps have this reward.
+    /// All completions of the last `steps` steps have this reward.
     Constant {
         reward: f64,
         steps: u32,
@@ -50,11 +50,11 @@ enum Trouble {
     NoAdvantage,
 }
 
-/// The numbers that train.
+/// The trained parameters.
 #[derive(Default)]
 struct Weights {
     before: Option<Tensor>,
-    /// Updates since then, and the largest gradient norm and learning rate among them.
+    /// Updates since `before` was taken, and the largest gradient norm and learning rate among them.
     updates: u32,
     norm: f64,
     rate: f64,
@@ -64,14 +64,14 @@ struct Weights {
 impl Monitor {
     pub fn new(stage: &Stage) -> Monitor {
         let train = stage.train;
-        // Where completions are left out by their rewards, those that are left may well have one.
+        // Where completions are dropped by their rewards, the others may well share one reward.
         let read = train.objective.reads_reward() && !train.rollout.leaves_out();
         let sources = if read { stage.sources.len() } else { 0 };
         let rewards = (0..sources).map(|_| Rewards::of_stage(stage.steps)).collect();
         Monitor { rewards, weights: Weights::default() }
     }
 
-    /// After an update: what it trained on, the numbers that train, the gradient's norm, the learning rate.
+    /// After an update: its sequences, the trained parameters, the gradient's norm and the learning rate.
     pub fn look(
         &mut self,
         stage: &Stage,
@@ -105,7 +105,7 @@ impl Rewards {
         Rewards { wanted, same: None, flat: 0, said_same: false, said_flat: false }
     }
 
-    /// A step without a completion of the domain neither counts nor breaks a row off.
+    /// A step without a completion of the domain is not counted, and does not end the consecutive steps.
     fn look(&mut self, groups: &[Vec<f64>]) -> Option<Trouble> {
         let first = *groups.first()?.first()?;
         let same = groups.iter().flatten().all(|reward| *reward == first);
@@ -115,7 +115,7 @@ impl Rewards {
             _ => Some((first, 1)),
         };
         let alike = |group: &Vec<f64>| group.iter().all(|reward| *reward == group[0]);
-        // A group of one has no advantage over others of it, and need not have.
+        // A group of one has no advantage, and none is expected.
         let flat = groups.iter().all(alike) && groups.iter().any(|group| group.len() > 1);
         self.flat = if flat { self.flat + 1 } else { 0 };
         if let Some((reward, steps)) = self.same
@@ -160,7 +160,7 @@ impl Trouble {
 }
 
 impl Weights {
-    /// `explained`: it was said why there may be no gradient.
+    /// `explained`: another warning has already said why there may be no gradient.
     fn look(
         &mut self,
         now: impl FnOnce() -> Tensor,
@@ -204,7 +204,7 @@ impl Weights {
     }
 }
 
-/// The norm of the change over the norm of what there was.
+/// The norm of the change over the norm of `before`.
 fn relative_change(before: &Tensor, now: &Tensor) -> f64 {
     let norm = |of: &Tensor| of.to_kind(Kind::Double).norm().double_value(&[]);
     let change = norm(&(now - before));
@@ -215,7 +215,7 @@ fn relative_change(before: &Tensor, now: &Tensor) -> f64 {
 mod tests {
     use super::*;
 
-    /// What is said of a domain in steps with these rewards, with the step.
+    /// The warnings about a domain in steps with these rewards, with their steps.
     fn said(steps: impl Iterator<Item = Vec<Vec<f64>>>) -> Vec<(usize, Trouble)> {
         said_in(1000, steps)
     }
@@ -236,7 +236,7 @@ mod tests {
             said((0..50).map(|_| vec![vec![0.5]])),
             [(last, Trouble::Constant { reward: 0.5, steps: STEPS })]
         );
-        // Of a short stage, at its end.
+        // In a short stage, at its end.
         assert_eq!(
             said_in(8, (0..8).map(|_| vec![vec![0.0; 4]])),
             [(7, Trouble::Constant { reward: 0.0, steps: 8 })]

@@ -1,4 +1,4 @@
-//! Random numbers for objectives that choose at random.
+//! Random numbers for objectives that select at random.
 
 use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::plan::{Axis, Objective, Signal};
@@ -6,8 +6,8 @@ use mopd_compiler::plan::{Axis, Objective, Signal};
 use super::Stage;
 use crate::random::Purpose;
 
-/// Adds the numbers of every draw that the objective makes: the same for the same seed, stage, step and place
-/// in the batch.
+/// Adds the uniform numbers of every draw in the objective. They depend on seed, stage, step and position in
+/// the batch only.
 pub fn add(stage: &Stage, objective: &Objective, step: u32, batch: &mut Batch) {
     for signal in objective.graph.signals(&objective.outputs()) {
         let Signal::Uniform { draw, axis } = signal else { continue };
@@ -30,7 +30,7 @@ pub fn add(stage: &Stage, objective: &Objective, step: u32, batch: &mut Batch) {
     }
 }
 
-/// Rounding to single precision may reach 1, which is not a number below it.
+/// A uniform number in single precision, below 1: rounding alone could give 1.
 fn below_one(uniform: f64) -> f32 {
     (uniform as f32).min(1.0f32.next_down())
 }

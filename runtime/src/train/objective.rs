@@ -13,8 +13,8 @@ use mopd_compiler::plan::events::FailureKind;
 use crate::control::Control;
 use crate::failure::{Error, Result};
 
-/// Machine code, or the interpreter where this machine has no code generator. It runs on the host wherever
-/// the models are: a step's signals are a few numbers a token, and the same program gives the same bits
+/// Machine code, or the interpreter where there is no code generator for this machine. It runs on the host
+/// even if models are on a GPU: signals are only a few numbers per token, and one program gives the same bits
 /// everywhere.
 pub enum ObjectiveProgram<'a> {
     Compiled(Box<jit::Program>, &'a Objective),
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
     use crate::machine::transfer::to_vec;
 
-    /// exp(logp), averaged over each sequence, then over the batch.
+    /// The mean of exp(logp) over each sequence, then over the batch.
     fn probability() -> Objective {
         objectives::objective("probability", Live::Logp, |graph, logp| {
             (graph.apply(Function::Exp, &[logp]), None)
@@ -115,14 +115,14 @@ mod tests {
         }
         // 1 / (2 sequences * 2 tokens) * exp(-1)
         assert!((interpreted.get(objective.live[0].adjoint)[0] - 0.25 * (-1.0f32).exp()).abs() < 1e-6);
-        // A batch that lacks what the graph reads is an error in words.
+        // A batch that lacks what the graph reads gives an error message.
         let Err(error) = ObjectiveProgram::Interpreted(&objective).run(&Batch::default()) else {
             panic!("nothing was missing")
         };
         assert!(error.to_string().starts_with("the objective `probability`: "), "{error}");
     }
 
-    /// Objectives as they are trained with: the loss, its derivatives and everything else that is asked for.
+    /// Whole objectives: the loss, its derivatives and all other outputs.
     #[test]
     fn tensors_and_compiled_programs_agree() {
         let mut at_bound = 0.0;
@@ -144,7 +144,7 @@ mod tests {
                     let tensors = to_vec(&tensors[&node]);
                     assert_eq!(compiled.get(node).len(), tensors.len());
                     for (a, b) in compiled.get(node).iter().zip(&tensors) {
-                        // A few roundings to 24 bits; the loss is a sum that may cancel.
+                        // A few roundings to 24 bits; the summands of the loss may cancel.
                         let bound = 4.0 * f32::EPSILON * a.abs() + 1e-7;
                         assert!((a - b).abs() <= bound, "{}, seed {seed}: {a} {b}", objective.name);
                     }

@@ -1,4 +1,4 @@
-//! What objectives carry from step to step as `state`.
+//! The `state`s that objectives carry from step to step.
 
 use std::collections::BTreeMap;
 
@@ -8,10 +8,10 @@ use mopd_compiler::plan::{Axis, Objective, Signal};
 use super::objective::Outputs;
 use crate::zip::zip_equal;
 
-/// By name, as the next step reads them: in single precision, as the objective's program computed them.
+/// States by name, with the values that the next step reads: in the program's single precision.
 pub struct States {
     numbers: BTreeMap<String, Numbers>,
-    /// Of the stage, in the order of the mixture.
+    /// The domains of the stage, in the order of the mixture.
     domains: Vec<String>,
 }
 
@@ -22,7 +22,7 @@ struct Numbers {
 }
 
 impl States {
-    /// Before the first step, of the parts' objectives, in a stage with these domains.
+    /// The states of the parts' objectives before the first step of a stage with these domains.
     pub fn first<'o>(
         objectives: impl IntoIterator<Item = &'o Objective>,
         domains: impl IntoIterator<Item = &'o str>,
@@ -36,8 +36,8 @@ impl States {
         States { numbers: numbers.collect(), domains }
     }
 
-    /// All at once: what each is next was computed from those that the step began with. A domain that the
-    /// step has no completions of keeps its numbers.
+    /// Updates all states at once: the next values were computed from those that the step began with. A
+    /// domain without completions in the step keeps its values.
     pub fn learn(&mut self, objective: &Objective, batch: &Batch, outputs: &Outputs) {
         let present = present(&batch.layout);
         for state in &objective.states {
@@ -57,7 +57,7 @@ impl States {
         }
     }
 
-    /// One value each, or one for each domain.
+    /// The signals, with one value each or one for each domain.
     pub fn signals(&self) -> impl Iterator<Item = (Signal, Vec<f32>)> {
         self.numbers.iter().map(|(name, Numbers { axis, values })| {
             let values = values.iter().map(|value| *value as f32).collect();
@@ -65,7 +65,7 @@ impl States {
         })
     }
 
-    /// Those of a domain are `<name>.<domain>`, where neither has a dot.
+    /// Values by name; a state with one for each domain is `<name>.<domain>`, where neither has a dot.
     pub fn values(&self) -> BTreeMap<String, f64> {
         let named = self.numbers.iter().flat_map(|(name, numbers)| {
             zip_equal(self.names(name, numbers.axis), numbers.values.iter().copied())
@@ -80,7 +80,7 @@ impl States {
         }
     }
 
-    /// As a checkpoint has them: JSON has no infinity.
+    /// The values as bits, for a checkpoint: JSON has no infinity.
     pub fn bits(&self) -> BTreeMap<String, u64> {
         self.values().into_iter().map(|(name, value)| (name, value.to_bits())).collect()
     }
@@ -100,7 +100,7 @@ impl States {
     }
 }
 
-/// Of each domain, whether there are completions of it.
+/// For each domain, whether the batch has completions of it.
 pub fn present(layout: &Layout) -> Vec<bool> {
     let mut present = vec![false; layout.len(Axis::Domain)];
     for sequence in 0..layout.sequences() {

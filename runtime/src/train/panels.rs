@@ -1,5 +1,5 @@
-//! What is known of the members of panels before a step is scored: whether they answered, and how sure they
-//! said they are.
+//! Signals of panel members, known before a step is scored: whether they answered, and their stated
+//! confidence.
 
 use mopd_compiler::plan::{Role, Signal};
 
@@ -7,7 +7,7 @@ use super::Stage;
 use super::sequences::Sequences;
 use crate::rollout::{Sequence, Stance};
 
-/// A panel that a role speaks in, and its place there.
+/// The index of the panel that a role is a member of, and its index among the members.
 fn seat(stage: &Stage, role: Role) -> Option<(u32, usize)> {
     stage.train.panels.iter().zip(0..).find_map(|(panel, place)| {
         let member = panel.members.iter().position(|member| *member == role)?;
@@ -15,12 +15,12 @@ fn seat(stage: &Stage, role: Role) -> Option<(u32, usize)> {
     })
 }
 
-/// A signal of a member of a panel, for each sequence; none of other signals.
+/// A signal of a member of a panel, for each sequence; `None` for other signals.
 pub fn signal(stage: &Stage, signal: &Signal, sequences: &Sequences) -> Option<Vec<f32>> {
     let (role, value): (Role, fn(Stance) -> f32) = match signal {
         Signal::Available { role } => (*role, |stance| f32::from(u8::from(stance.answered))),
         Signal::StatedConfidence { role } => (*role, |stance| {
-            // What is not there is no number: `softmax(..., missing: uniform)` looks for that.
+            // A missing confidence is NaN: `softmax(..., missing: uniform)` tests for that.
             stance.confidence.map_or(f32::NAN, |confidence| confidence as f32)
         }),
         _ => return None,
@@ -33,8 +33,8 @@ pub fn signal(stage: &Stage, signal: &Signal, sequences: &Sequences) -> Option<V
     Some(sequences.list.iter().map(|sequence| value(stance(sequence))).collect())
 }
 
-/// How often a member of a panel stated no confidence about the prompt of one of these sequences; none where
-/// nobody is to state any.
+/// How often members of panels stated no confidence, on the prompts of the sequences `own`; `None` where no
+/// panel on these prompts asks for it.
 pub fn unstated(stage: &Stage, sequences: &Sequences, own: &[Sequence]) -> Option<f64> {
     let asked = |panel: u32| stage.train.panels[panel as usize].confidence.is_some();
     let here = |prompt| own.iter().any(|sequence| (sequence.source, sequence.record) == prompt);

@@ -1,6 +1,6 @@
-//! A part of a stage: terms of its objective, with the completions that they are trained on. Most stages have
-//! one; terms with completions of their own (`data`) are others. A step goes through its parts one after the
-//! other, and their gradients add up.
+//! A part of a stage: terms of its objective with the completions that they are trained on. Most stages have
+//! one part; terms with completions of their own (`data`) are further parts. A step evaluates the parts one
+//! after the other and adds up their gradients.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -33,7 +33,7 @@ use crate::failure::{Error, Result};
 use crate::model::{Decoder, GeneratedActivations, Gradient, PackedBatch, SavedActivations};
 
 pub struct StagePart<'a> {
-    /// With the rollout and the objective of this part.
+    /// The stage, with the rollout and the objective of this part.
     pub stage: &'a Stage<'a>,
     /// The scorers whose logits a step needs.
     roles: Vec<Role>,
@@ -43,26 +43,26 @@ pub struct StagePart<'a> {
     pub batches: Batches,
     pub kept: Option<CachedScores<'a>>,
     recorded: Recorded,
-    /// What the passes of now train on.
+    /// The rollouts of the current passes.
     pub rollouts: Option<Rollouts>,
-    /// The numbers that the objective carries over from the step before.
+    /// The numbers that the objective carries over from the previous step.
     pub carried: HashMap<NodeId, f64>,
 }
 
-/// A batch, and what stays true of it while the student learns from it.
+/// A batch, with what does not change while the student learns from it.
 pub struct Rollouts {
     pub sequences: Sequences,
-    /// What this process scores of it, where several train together.
+    /// The sequences that this process scores, where several processes train together.
     pub(super) own: Option<OwnPart>,
     /// Logits of frozen models, where there are several passes.
     pub known: RefCell<Vec<(Role, Vec<Logits>)>>,
-    /// Those of the student as it was when it sampled, where several passes read them.
+    /// Logits of the student at the time of sampling, where several passes read them.
     pub policy: RefCell<Option<Logits>>,
-    /// What generation saved of them, until the student is asked.
+    /// Activations that generation saved, until the student's forward pass takes them.
     pub activations: RefCell<Option<GeneratedActivations>>,
 }
 
-/// A part of a batch, with its tokens among those of the batch.
+/// Part of a batch, and the range of its tokens in the batch.
 pub(super) struct OwnPart {
     rollouts: Box<Rollouts>,
     pub(super) tokens: Range<usize>,
@@ -77,24 +77,24 @@ impl Rollouts {
         Rollouts { own, ..Rollouts::alone(sequences) }
     }
 
-    /// What this process scores of it.
+    /// The rollouts that this process scores.
     pub fn scored(&self) -> &Rollouts {
         self.own.as_ref().map_or(self, |own| &*own.rollouts)
     }
 
-    /// With what generation saved of it.
+    /// The same with the activations that generation saved.
     fn generated(self, activations: GeneratedActivations) -> Rollouts {
         self.scored().activations.replace(Some(activations));
         self
     }
 
-    /// The student's pass over all of it, as generation left it or by going through it now.
+    /// The student's activations for the whole batch: saved by generation, or from a forward pass.
     pub fn trace(&self, stage: &Stage, model: &Decoder, packed: &PackedBatch) -> SavedActivations {
         let generated = self.activations.take().and_then(|saved| saved.into_trace(model, packed));
         generated.unwrap_or_else(|| model.trace(packed, stage.recomputed))
     }
 
-    /// Of one process, whoever else trains.
+    /// The rollouts without a division among processes.
     fn alone(sequences: Sequences) -> Rollouts {
         Rollouts {
             sequences,
@@ -106,53 +106,53 @@ impl Rollouts {
     }
 }
 
-/// The student's pass over a batch, from which the gradient is made.
+/// The student's forward pass over a batch, from which the gradient is computed.
 enum Pass {
-    /// Over all of it.
+    /// Over the whole batch.
     Whole(Box<ScoringPass>),
-    /// Over the part of this process, where it has one, with what its objective reads.
+    /// Over the part of this process, with what its objective reads; `None` where that part is empty.
     Own(Option<Box<(Batch, ScoringPass)>>),
 }
 
-/// A batch with everything that the objective read and answered, and d loss / d parameters.
+/// A batch with the inputs and outputs of the objective, and d loss / d parameters.
 pub struct Evaluated {
     pub batch: Batch,
     pub outputs: Outputs,
     pub gradient: Gradient,
-    /// Of parts of the loss, at steps that compare them.
+    /// Gradients of parts of the loss, at steps that compare them.
     pub of_parts: Gradients,
-    /// When all that the objective reads was there.
+    /// When all inputs of the objective were computed.
     pub scored: Instant,
 }
 
-/// The same of all parts of a stage.
+/// The results of all parts of a stage.
 #[derive(Default)]
 pub struct EvaluatedParts {
-    /// The sum of all; none where no part has anything left to train on.
+    /// The sum over the parts; `None` where no part has anything to train on.
     pub gradient: Option<Gradient>,
     pub of_parts: Gradients,
-    /// Of each part what it read, where it had anything.
+    /// For each part, inputs and outputs of its objective; `None` where it had nothing to train on.
     pub each: Vec<Option<(Batch, Outputs)>>,
-    /// From each part's begin to its `scored`.
+    /// The time from each part's start to its `scored`, summed.
     pub scoring: Duration,
 }
 
-/// Who scores the completions of a part.
+/// The models that score the completions of a part, with what they need.
 #[derive(Clone, Copy)]
 pub struct Scoring<'a> {
     pub stage: &'a Stage<'a>,
     /// The student.
     pub model: &'a Decoder,
-    /// What of it trains.
+    /// The student's trained parameters.
     pub trained: &'a Trained,
     pub models: &'a Models,
     pub roles: &'a [Role],
     pub batches: &'a Batches,
     pub tags: Option<&'a Tags>,
     pub kept: Option<&'a CachedScores<'a>>,
-    /// Texts that the student is asked about.
+    /// Texts whose log-probability the student computes.
     pub recorded: &'a Recorded,
-    /// Of the step before.
+    /// The losses of the previous step.
     pub losses: &'a Losses,
 }
 
@@ -195,8 +195,8 @@ impl<'a> StagePart<'a> {
         Scoring { stage, model, trained, models, roles, tags, batches, kept, recorded, losses }
     }
 
-    /// What a step trains on: a batch of its own, or the last one's for another pass. `moved`: the student is
-    /// no longer what it began as.
+    /// The rollouts of a step: a new batch, or the last one for another pass. `moved`: the student's weights
+    /// differ from those it began with.
     pub fn rollouts_of(
         &mut self,
         (model, moved): (&Decoder, bool),
@@ -219,8 +219,8 @@ impl<'a> StagePart<'a> {
         }
     }
 
-    /// The terms on a batch and their gradient. `trained` makes gradients of what trains of those of all
-    /// weights. An error says whether the numbers were finite so far.
+    /// The terms on a batch and their gradient. `trained` maps the gradient of all weights to that of the
+    /// trained parameters. An error says whether the numbers were finite so far.
     pub fn evaluate(
         &self,
         scoring: &Scoring,
@@ -236,7 +236,7 @@ impl<'a> StagePart<'a> {
         noise::add(self.stage, objective, step, &mut batch);
         batch.carried.clone_from(&self.carried);
         if let Some(chosen) = objective.chosen {
-            // Which tokens are a block: by the program itself, so that it is what its terms apply to.
+            // The program itself says which tokens form a block, so its terms apply to the same tokens.
             agreement::stand_in(objective, &mut batch);
             let outputs = self.program.run(&batch).map_err(plain)?;
             let chosen = outputs.get(chosen);
@@ -262,8 +262,8 @@ impl<'a> StagePart<'a> {
         Ok(Evaluated { batch, outputs, gradient, of_parts, scored })
     }
 
-    /// What the objective reads of the whole batch. Where several processes train together, each finds it out
-    /// for its part, and all get what all have found.
+    /// The objective's inputs for the whole batch. Where several processes train together, each computes them
+    /// for its part, and all processes exchange them.
     fn scored(&self, scoring: &Scoring, rollouts: &Rollouts, step: u32) -> Result<(Batch, Pass)> {
         let (Some(peers), Some(OwnPart { rollouts: own, .. })) = (self.stage.peers, &rollouts.own) else {
             let (batch, forward) = score(scoring, rollouts, step)?;
@@ -281,7 +281,7 @@ impl<'a> StagePart<'a> {
         Ok((exchange::signals(self.stage, peers, known, whole)?, Pass::Own(own.map(Box::new))))
     }
 
-    /// Keeps what the next step reads of this one.
+    /// Keeps what the next step reads from this one.
     pub fn learn(&mut self, outputs: &Outputs, step: u32) {
         let objective = &self.stage.train.objective;
         let carried = objective.graph.carried(&objective.outputs()).into_iter();
@@ -294,7 +294,7 @@ impl<'a> StagePart<'a> {
     }
 }
 
-/// Of the gradient of the whole batch, what comes from the tokens of this process.
+/// The share of the batch's gradient that comes from the tokens of this process.
 fn own_gradient(
     scoring: &Scoring,
     rollouts: &Rollouts,

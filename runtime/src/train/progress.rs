@@ -1,4 +1,4 @@
-//! What is said of a step while it runs.
+//! Progress events: the metrics of a step that are shown during the run.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -9,7 +9,7 @@ use super::{Stage, Trainer};
 use crate::machine::memory::resident;
 use crate::report::metrics::StepMetrics;
 
-/// What the rows of a step, part by part, get when it is done.
+/// Adds time and memory to the rows of a finished step, part by part.
 pub(super) fn finish(rows: &mut [Vec<StepMetrics>]) {
     let time = SystemTime::now().duration_since(UNIX_EPOCH).ok().map(|time| time.as_secs_f64());
     let memory = resident();
@@ -19,7 +19,7 @@ pub(super) fn finish(rows: &mut [Vec<StepMetrics>]) {
 }
 
 impl Trainer<'_> {
-    /// From the rows of a step, part by part. Progress is that on the first part's completions.
+    /// The event of a step from its rows, part by part. Its metric is of the first part's completions.
     pub(super) fn event(
         &self,
         step: u32,
@@ -37,9 +37,9 @@ impl Trainer<'_> {
     }
 }
 
-/// From the rows of a domain: one for each teacher. None of their means is of a row without sequences.
+/// The summary of a domain from its rows, one for each teacher. Rows without sequences do not enter means.
 fn domain_step(rows: &[StepMetrics]) -> DomainStep {
-    // JSON has no other numbers.
+    // JSON has only finite numbers.
     let finite = |value: Option<f64>| value.filter(|value| value.is_finite());
     let mean = |value: fn(&StepMetrics) -> Option<f64>, share: fn(&StepMetrics) -> f64| {
         let whole: f64 = rows.iter().map(share).sum();
@@ -58,7 +58,7 @@ fn domain_step(rows: &[StepMetrics]) -> DomainStep {
     }
 }
 
-/// The number that tells whether a recipe makes progress, over the whole step.
+/// The metric that shows a recipe's progress, over the whole step.
 fn headline(recipe: Recipe, rows: &[StepMetrics], loss: f64) -> (&'static str, f64) {
     let mean = |value: fn(&StepMetrics) -> Option<f64>, share: fn(&StepMetrics) -> f64| {
         let rows = rows.iter().filter(|row| share(row) > 0.0);

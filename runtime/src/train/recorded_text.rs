@@ -1,6 +1,6 @@
-//! What the student thinks of recorded text: `mean(student.logp, over: batch, on: data(solution))`. Of a step
-//! it is asked about the rows of its groups, each as often as the batch has it, with the weights as they are
-//! before the step.
+//! The student's log-probability of recorded text: `mean(student.logp, over: batch, on: data(solution))`. A
+//! step computes it for the rows of its groups, each as often as the batch has it, at the weights before the
+//! step.
 
 use mopd_compiler::plan::Signal;
 use tch::no_grad_guard;
@@ -13,7 +13,7 @@ use super::validation::{logp, rows_at_once};
 use crate::failure::Result;
 use crate::rollout::Sequence;
 
-/// The texts of each field that is asked about, by source and row.
+/// The texts of each field that the objective reads, by source and row.
 pub struct Recorded(Vec<(String, Vec<Vec<Sequence>>)>);
 
 impl Recorded {
@@ -23,7 +23,7 @@ impl Recorded {
         Ok(Recorded(texts.collect::<Result<_>>()?))
     }
 
-    /// One number each: the mean over all tokens of the rows, those that end a text among them.
+    /// One number per field: the mean over all tokens of the rows, end tokens included.
     pub fn signals(&self, scoring: &Scoring, sequences: &Sequences) -> Result<Vec<(Signal, Vec<f32>)>> {
         let mean = |(field, texts): &(String, Vec<Vec<Sequence>>)| {
             let rows = sequences.groups().map(|group| texts[group[0].source][group[0].record].clone());
@@ -38,13 +38,13 @@ fn mean_logp(scoring: &Scoring, mut rows: Vec<Sequence>) -> Result<f64> {
     let _guard = no_grad_guard();
     let Scoring { stage, model, models, .. } = *scoring;
     let lm_head = models.compared(model);
-    // Those of similar length together.
+    // Rows of similar length share a batch.
     rows.sort_by_key(|row| row.prompt(stage).len() + row.completion.len());
     let (mut sum, mut count) = (0.0, 0);
     for rows in rows.chunks(rows_at_once(stage)) {
         stage.control.check()?;
         let sequences = Sequences::new(rows.to_vec(), 1, stage.sources.len());
-        // The experts that it asks are in no step's numbers.
+        // This load of experts belongs to no step's metrics.
         sum += model.uncounted(|| logp(stage, &sequences, model, &lm_head));
         count += sequences.layout.tokens();
     }

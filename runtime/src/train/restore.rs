@@ -1,9 +1,8 @@
-//! Everything that training has between two steps, so that it can go on from there as if it had never
-//! stopped.
+//! The state of training between two steps, from which it goes on as if it had never stopped.
 //!
-//! Random numbers are keyed by step, prompt and sample, so that they need no state. What can be made again
-//! with the same bits is left out: the order of an epoch, frozen models' hidden states, rollouts that
-//! teachers wrote before the first step.
+//! Random numbers are keyed by step, prompt and sample, so they need no state. What can be recomputed with
+//! the same bits is left out: the order of an epoch, frozen models' hidden states, rollouts that teachers
+//! wrote before the first step.
 
 use std::collections::HashMap;
 
@@ -26,15 +25,15 @@ use crate::zip::zip_equal;
 /// How a stage goes on from a state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RestoreMode {
-    /// It is its own.
+    /// The state is the stage's own.
     Resume,
-    /// It is that of a stage with another objective, schedule or coefficient: what belongs to those is left
-    /// out.
+    /// The state is that of a stage with another objective, schedule or coefficient, and what belongs to
+    /// these is left out.
     Fork,
 }
 
 impl Trainer<'_> {
-    /// After `step` steps. Tensors are the trainer's own, not copies.
+    /// The state after `step` steps. Its tensors share memory with the trainer's.
     pub(super) fn state(&self, step: u32, seconds: f64, record: Record) -> TrainState {
         let mut tensors = StateTensors::default();
         self.trained.state(&self.model, &mut tensors);
@@ -68,7 +67,7 @@ impl Trainer<'_> {
         TrainState { position, tensors, record }
     }
 
-    /// Goes to where the state was. An error says in what they differ; what trains is spoilt by then.
+    /// Restores the state. An error says how state and stage differ; the trainer is then unusable.
     pub(super) fn restore(&mut self, state: &TrainState, mode: RestoreMode) -> Result<(), String> {
         let TrainState { position, tensors, .. } = state;
         if mode == RestoreMode::Fork && self.privacy.is_some() {
@@ -94,8 +93,8 @@ impl Trainer<'_> {
         }
         let all: Vec<&PartPosition> = std::iter::once(&position.first).chain(&position.own_data).collect();
         if mode == RestoreMode::Fork {
-            // What another stage has none of goes on from where its first part stood.
-            // Which prompts come is chosen by what it goes on with.
+            // A part that the other stage does not have starts where that stage's first part stood. The
+            // choice of prompts is left out: this stage chooses anew.
             let of = |part: usize| all.get(part).unwrap_or(&all[0]).data.clone().without_choice();
             return self.restore_positions(&(0..self.parts.len()).map(of).collect::<Vec<_>>());
         }
@@ -117,7 +116,7 @@ impl Trainer<'_> {
 }
 
 impl StagePart<'_> {
-    /// Of a tensor of this part.
+    /// The name of a tensor of this part in a state.
     fn name(&self, tensor: &str) -> String {
         match self.stage.part {
             0 => tensor.to_owned(),

@@ -1,4 +1,4 @@
-//! Which teacher judges which prompt. Where the data decides, it has decided when it was read, row by row.
+//! Which teacher scores which prompt. Where the data decides, that happens row by row when it is read.
 
 use std::sync::Arc;
 
@@ -14,9 +14,9 @@ use crate::rollout::Sequence;
 /// The teachers of a source.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SourceTeachers {
-    /// Each once, in the order of the arms.
+    /// The distinct teachers, in the order of the route's arms.
     teachers: Vec<RoutedTeacher>,
-    /// By record, an index into the teachers; the first has all where absent.
+    /// By record, an index into the teachers; `None`: the first teacher has all records.
     of_record: Option<Arc<[u32]>>,
 }
 
@@ -26,7 +26,7 @@ pub struct RoutedTeacher {
     pub weights: Teacher,
     /// What it reads in place of the prompt.
     pub sees: Option<View>,
-    /// It has another tokenizer: see [`TeacherChoice::own_tokens`].
+    /// Whether it has another tokenizer: see [`TeacherChoice::own_tokens`].
     pub own_tokens: bool,
 }
 
@@ -44,10 +44,10 @@ impl SourceTeachers {
         SourceTeachers { teachers: vec![RoutedTeacher::of(choice)], of_record: None }
     }
 
-    /// That of a stage for the prompts of a domain; nobody where the stage routes none.
+    /// The teachers of a stage for the prompts of a domain; none where the stage has no route.
     ///
     /// # Errors
-    /// If the data was read without looking at what the route reads.
+    /// If the data was read without the fields that the route reads.
     pub fn new<O>(train: &Train<O>, domain: DomainId, dataset: &Dataset) -> Result<SourceTeachers> {
         let conditions = train.conditions(domain);
         let mut teachers: Vec<RoutedTeacher> = Vec::new();
@@ -84,12 +84,12 @@ impl SourceTeachers {
         &self.teachers
     }
 
-    /// Whose a record's prompt is.
+    /// The teacher of a record's prompt.
     pub fn teacher(&self, record: usize) -> Option<&RoutedTeacher> {
         self.teachers.get(self.index(record))
     }
 
-    /// The part of the records that each teacher has, of `records`.
+    /// Each teacher's fraction of the `records`.
     pub fn shares(&self, records: usize) -> Vec<f64> {
         let mut counts = vec![0; self.teachers.len()];
         match &self.of_record {
@@ -108,8 +108,8 @@ impl SourceTeachers {
     }
 }
 
-/// The sequences of a step that are of one source and that one teacher judges. They are adjacent, and the
-/// sections of a source are.
+/// A section: the sequences of a step that have the same source and teacher. They are adjacent, and so are
+/// the sections of a source.
 #[derive(Clone, Copy, Debug)]
 pub struct Section<'a> {
     /// Index into the stage's sources.
@@ -118,7 +118,7 @@ pub struct Section<'a> {
 }
 
 impl Stage<'_> {
-    /// In the order in which a step has them: as many as sources, where no data routes.
+    /// The sections in the order of a step: one for each source, where data does not route.
     pub fn sections(&self) -> Vec<Section<'_>> {
         let of_source = |(source, of): (usize, &'_ super::Source<'_>)| {
             (0..of.route.sections()).map(move |teacher| (source, teacher)).collect::<Vec<_>>()
@@ -132,12 +132,12 @@ impl Stage<'_> {
             .collect()
     }
 
-    /// Whether a source has several.
+    /// Whether a source has several sections.
     pub fn routes_by_data(&self) -> bool {
         self.sources.iter().any(|source| source.route.sections() > 1)
     }
 
-    /// Whether it has the prompt.
+    /// Whether the stage has the prompt.
     pub fn knows(&self, Draw { source, record }: Draw) -> bool {
         self.sources.get(source).is_some_and(|source| record < source.prompts.dataset.len())
     }

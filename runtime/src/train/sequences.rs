@@ -1,4 +1,4 @@
-//! The sequences of a step, and how they are laid out.
+//! The sequences of a step and their layout.
 
 use std::iter::zip;
 use std::ops::Range;
@@ -16,7 +16,7 @@ use crate::tokenizer::Token;
 use crate::zip::zip_equal;
 
 impl Sequence {
-    /// What stands before the completion.
+    /// The tokens before the completion.
     pub fn prompt<'a>(&'a self, stage: &'a Stage) -> &'a [Token] {
         self.prompt.as_deref().unwrap_or_else(|| stage.sources[self.source].tokens.get(self.record))
     }
@@ -25,25 +25,24 @@ impl Sequence {
 /// The sequences of a step. Those of a group are adjacent, and so are the groups of a section.
 pub struct Sequences {
     pub list: Vec<Sequence>,
-    /// What was drawn for each group, where they are of the data.
+    /// The draw of each group, where its prompt is from the data.
     pub draws: Vec<Draw>,
-    /// Of each section of the stage, how many `keep` left out.
+    /// For each section of the stage, how many sequences `keep` left out.
     pub dropped: Option<Vec<u32>>,
-    /// What panels said of their prompts, panel by panel, each in the order of the prompts.
+    /// The debates of panels about the prompts, by panel and then by prompt.
     pub debates: Rc<[Debate]>,
     pub layout: Layout,
-    /// The first completion token of each sequence among those of the step, and behind the last one their
-    /// number.
+    /// The first trained token of each sequence among those of the step, then their number.
     starts: Vec<usize>,
 }
 
 impl Sequences {
-    /// In groups of one size; `domains` is the number of the stage's sources.
+    /// Sequences in groups of one size; `domains` is the number of the stage's sources.
     pub fn new(list: Vec<Sequence>, group_size: usize, domains: usize) -> Sequences {
         Sequences::of_groups(list.chunks(group_size).map(<[_]>::to_vec).collect(), domains)
     }
 
-    /// None of the groups is empty.
+    /// Sequences in groups, none of which is empty.
     pub fn of_groups(groups: Vec<Group>, domains: usize) -> Sequences {
         let mut layout = Layout { groups: groups.len() as u32, ..Layout::default() };
         let of_group = groups.iter().map(|group| group[0].source as u32).collect();
@@ -62,12 +61,12 @@ impl Sequences {
         Sequences { list, draws: Vec::new(), dropped: None, debates: Rc::default(), layout, starts }
     }
 
-    /// The same, `draws` being what was drawn for each group.
+    /// The same with the draw of each group.
     pub fn drawn(self, draws: Vec<Draw>) -> Sequences {
         Sequences { draws, ..self }
     }
 
-    /// Some groups as a batch of their own, and their tokens among those of this one.
+    /// Some groups as a batch of their own, and the range of their tokens in this batch.
     pub fn part(&self, groups: Range<usize>, domains: usize) -> (Sequences, Range<usize>) {
         let of_group =
             |group: usize| self.layout.group_of_sequence.partition_point(|of| (*of as usize) < group);
@@ -78,17 +77,17 @@ impl Sequences {
         (part.drawn(draws), self.starts[members.start]..self.starts[members.end])
     }
 
-    /// The same, where `keep` left out so many of each section.
+    /// The same with the number of sequences that `keep` left out of each section.
     pub fn without(self, dropped: Option<Vec<u32>>) -> Sequences {
         Sequences { dropped, ..self }
     }
 
-    /// The same, where panels said this of the prompts.
+    /// The same with debates about the prompts.
     pub fn debated(self, debates: Rc<[Debate]>) -> Sequences {
         Sequences { debates, ..self }
     }
 
-    /// What a panel said of a sequence's prompt; none where it was not asked.
+    /// A panel's debate about a sequence's prompt; `None` where there was none.
     pub fn debate(&self, panel: u32, sequence: &Sequence) -> Option<&Debate> {
         let key = |debate: &Debate| (debate.panel, debate.prompt.source, debate.prompt.record);
         let of = (panel, sequence.source, sequence.record);
@@ -101,28 +100,28 @@ impl Sequences {
         sizes.map(move |size| rest.split_off(..size).expect("a group's sequences are adjacent"))
     }
 
-    /// Sequences of a group, where all have as many.
+    /// The number of sequences in each group.
     ///
     /// # Panics
-    /// Where they do not.
+    /// If groups differ in size.
     pub fn of_group(&self) -> usize {
         let size = self.groups().next().map_or(1, <[_]>::len);
         assert!(self.groups().all(|group| group.len() == size), "groups of one size");
         size
     }
 
-    /// The sequences of the sections in `sections`, which are adjacent.
+    /// The range of the sequences of some adjacent sections.
     pub fn of_sections(&self, stage: &Stage, sections: Range<usize>) -> Range<usize> {
         let first = self.list.partition_point(|sequence| stage.section_of(sequence) < sections.start);
         first..self.list.partition_point(|sequence| stage.section_of(sequence) < sections.end)
     }
 
-    /// The tokens of a sequence that are trained on, among those of the step.
+    /// The range of a sequence's trained tokens among those of the step.
     pub fn tokens(&self, sequence: usize) -> Range<usize> {
         self.starts[sequence]..self.starts[sequence + 1]
     }
 
-    /// Numbers per token that is trained on, with 0 for those of other domains.
+    /// Numbers per trained token, with 0 at tokens of other sources.
     pub fn alone(&self, source: usize, numbers: &[&[f32]]) -> Vec<Vec<f32>> {
         let of_token = self.layout.sequence_of_token.iter();
         let own: Vec<bool> =
@@ -134,26 +133,26 @@ impl Sequences {
         numbers.iter().map(alone).collect()
     }
 
-    /// The tokens that are trained on, those of the step end to end.
+    /// The trained tokens of the step, concatenated.
     pub fn targets(&self) -> Vec<Token> {
         self.per_token(|sequence| Some(&sequence.completion)).expect("every sequence has a completion")
     }
 
-    /// What was recorded of these tokens when they were sampled; none where some come from the data.
+    /// The log-probabilities of these tokens at sampling; `None` where some come from the data.
     pub fn sampled_logps(&self) -> Option<Vec<f32>> {
         self.per_token(|sequence| sequence.logps.as_deref())
     }
 
-    /// Which head wrote these tokens; none where one wrote them all.
+    /// Which head wrote each of these tokens; `None` where one head wrote all.
     pub fn heads(&self) -> Option<Vec<u8>> {
         self.per_token(|sequence| sequence.heads.as_deref())
     }
 
-    /// The places of second tokens among those that are trained on.
+    /// The indices of the second head's tokens among the trained tokens.
     pub fn second_tokens(&self) -> Vec<i64> {
         let heads = self.heads().unwrap_or_default();
         let places: Vec<usize> = (0..heads.len()).filter(|place| heads[*place] == 1).collect();
-        // It goes by the token before it.
+        // The second head reads the token before.
         let of = |place: usize| self.layout.sequence_of_token[place];
         assert!(
             places.iter().all(|&place| place > 0 && heads[place - 1] == 0 && of(place - 1) == of(place)),
@@ -162,7 +161,7 @@ impl Sequences {
         places.into_iter().map(|place| place as i64).collect()
     }
 
-    /// One element for each token that is trained on, from a list of each sequence's completion.
+    /// One element for each trained token, from a list over the tokens of each completion.
     fn per_token<T: Copy>(&self, of: impl Fn(&Sequence) -> Option<&[T]>) -> Option<Vec<T>> {
         let mut all = Vec::with_capacity(self.layout.tokens());
         for (index, sequence) in self.list.iter().enumerate() {
@@ -172,7 +171,7 @@ impl Sequences {
         Some(all)
     }
 
-    /// Completions of some sequences behind what is shown of their prompts, to go through a model together.
+    /// The completions of some sequences after the prompts in `shown`, packed for one forward pass.
     pub fn packed(&self, stage: &Stage, members: &[usize], shown: &Shown) -> PackedBatch {
         let members = members.iter().map(|member| {
             let sequence = &self.list[*member];
@@ -185,8 +184,8 @@ impl Sequences {
         PackedBatch::masked(members, stage.place.device)
     }
 
-    /// Some sequences in the stage's micro-batches, those of similar length together, so that little is
-    /// padded; all of them together, in their order, where they fit or there is no bound.
+    /// Some sequences divided into the stage's micro-batches, by length, so that there is little padding. One
+    /// micro-batch in their order, where they fit or there is no bound.
     pub fn micro_batches(
         &self,
         stage: &Stage,
@@ -207,7 +206,7 @@ impl Sequences {
     }
 }
 
-/// The student's turns, where a sequence has several: what it wrote without interruption.
+/// The student's turns (tokens that it wrote without interruption), where any sequence has several.
 fn turns(list: &[Sequence]) -> Option<Runs> {
     if !list.iter().any(|sequence| sequence.written.is_some() && sequence.turns().count() > 1) {
         return None;

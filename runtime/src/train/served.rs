@@ -1,5 +1,4 @@
-//! What teachers on servers say of the completion tokens. All of them are asked at once, and waited for
-//! together.
+//! Scores of the completion tokens by teachers on servers. The requests to all of them run concurrently.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -14,15 +13,15 @@ use crate::failure::{Error, Result};
 use crate::served::{ListedTokens, Patience, ScoredSequence, ServedScores, Server};
 use crate::zip::zip_equal;
 
-/// One teacher's sequences.
+/// The sequences that one teacher scores.
 struct Question<'a> {
     server: &'a Server,
-    /// Those that a model at hand would read together.
+    /// The micro-batches that a local model would have.
     micro_batches: Vec<Vec<usize>>,
     readings: Vec<Vec<ScoredSequence>>,
 }
 
-/// The logits of each pass through a teacher on a server, in the order of the sequences; none of the others.
+/// The logits of each pass through a served teacher, in the order of the sequences; `None` for other passes.
 pub fn logits(
     scoring: &Scoring,
     passes: &[(ScorerRef, Vec<usize>)],
@@ -58,7 +57,7 @@ pub fn logits(
         };
         asked.into_iter().map(|thread| thread.map(answer)).collect()
     });
-    // Whoever only gave up because of another one is not the one to blame.
+    // A request that was cancelled because another failed is not the cause.
     let mut answered = Vec::with_capacity(answers.len());
     let mut failure = None;
     for answer in answers {
@@ -127,7 +126,7 @@ impl Question<'_> {
                 }
                 let listed = Listed::new(&tokens, entries, stage.place.device);
                 if self.server.answers_all() {
-                    // Those of a whole distribution are as good as any logits of it.
+                    // Log-probabilities of all entries are logits of the distribution.
                     Logits::Given(listed.rows(0, listed.tokens()))
                 } else {
                     Logits::Listed(listed)

@@ -1,6 +1,6 @@
-//! The steps of a stage, one after the other, with what is kept between them. Most stages train one model;
-//! where there are several, a step gives each of them its turn: it is the student then, and the others are as
-//! their turns left them.
+//! The loop over the steps of a stage, with checkpoints between them. Most stages train one model. With
+//! several models, a step gives each its turn: it is the student then, and the others have the weights that
+//! their last turns left.
 
 use std::time::Instant;
 
@@ -21,17 +21,17 @@ use crate::store::state::TrainState;
 use crate::zip::zip_equal;
 use mopd_kernels::os::trim_heap;
 
-/// What to do about a guard that stopped a stage.
+/// The help text after a guard stopped a stage.
 const STOPPED: &str =
     "its checkpoint is kept: with the guard changed or removed, the next run goes on from there";
 
-/// Trains to the last step. Asked to stop, it leaves a checkpoint: of the step at whose rollouts it was, else
-/// of the next one.
+/// Trains to the last step. An interrupted run leaves a checkpoint: before the current step if its rollouts
+/// were interrupted, else before the next step.
 pub fn train(stage: &Stage, checkpoints: Option<Checkpoints>) -> Result<Finished, Box<Stopped>> {
     train_in_turns(std::slice::from_ref(stage), checkpoints)
 }
 
-/// The same with several models: a stage for each, of as many steps. The first is what the stage answers.
+/// The same with several models: a stage for each, with equal numbers of steps. The first is the result.
 pub fn train_in_turns(
     stages: &[Stage],
     mut checkpoints: Option<Checkpoints>,
@@ -65,7 +65,7 @@ pub fn train_in_turns(
     }
 }
 
-/// Of each model, the parts of its stage.
+/// The learners of a stage; `parts` has the parts of each model's stage.
 fn learners<'a>(parts: &'a [Vec<Stage<'a>>], checkpoints: Option<&Checkpoints<'a>>) -> Result<Learners<'a>> {
     let caches = checkpoints.map(|checkpoints| (checkpoints.rollouts, checkpoints.scores));
     let (rollouts, scores) = caches.unwrap_or((None, None));
@@ -75,7 +75,7 @@ fn learners<'a>(parts: &'a [Vec<Stage<'a>>], checkpoints: Option<&Checkpoints<'a
 /// Why training stopped early.
 struct Halt {
     error: Error,
-    /// As in [`Stopped`].
+    /// See [`Stopped::last_good`].
     last_good: Option<Weights>,
 }
 
@@ -87,17 +87,17 @@ impl From<Error> for Halt {
 
 /// A stage that is being trained.
 struct TrainingLoop<'a> {
-    /// Of the first model.
+    /// The stage of the first model.
     stage: &'a Stage<'a>,
     parts: &'a [Vec<Stage<'a>>],
     checkpoints: Option<&'a Checkpoints<'a>>,
     learners: Learners<'a>,
-    /// None where no states are kept.
+    /// `None` where no checkpoints are written.
     writer: Option<CheckpointWriter<'a>>,
-    /// Of all steps so far.
+    /// The record of all steps so far.
     record: Record,
     started: Instant,
-    /// Seconds that the steps took which an earlier run did.
+    /// Seconds that an earlier run spent on the steps before the checkpoint.
     before: f64,
 }
 
@@ -106,13 +106,13 @@ impl TrainingLoop<'_> {
         self.before + self.started.elapsed().as_secs_f64()
     }
 
-    /// From its first step, or from where a state left it, to its last one.
+    /// Trains from the first step, or from a state, to the last step.
     fn train_on(&mut self, from: Option<(TrainState, RestoreMode)>) -> Result<(), Halt> {
         let first = match from {
             Some((state, mode)) => self.go_on_from(state, mode)?,
             None => LearnersPosition::default(),
         };
-        // They were said when the steps were done.
+        // Warnings of these guards were given when the steps were done.
         if let Some(stop) = self.learners.look_back(&self.record).into_iter().find(Acted::stops) {
             return Err(stop.error(STOPPED).into());
         }
@@ -131,7 +131,7 @@ impl TrainingLoop<'_> {
         Ok(())
     }
 
-    /// Where the steps go on that a state has done.
+    /// Restores a state. Returns the position of the first turn after it.
     fn go_on_from(&mut self, state: TrainState, mode: RestoreMode) -> Result<LearnersPosition> {
         let position = LearnersPosition::of(&state);
         match (self.learners.restore(&state, mode), mode) {
@@ -152,17 +152,17 @@ impl TrainingLoop<'_> {
         }
     }
 
-    /// What comes after so many steps.
+    /// Extrapolates the weights after `steps` steps, where the stage asks for it.
     fn extrapolate(&mut self, steps: u32) -> Result<(), Halt> {
         let Err(error) = self.learners.extrapolate(steps, &mut self.record) else { return Ok(()) };
-        // Who is stopped here is where the step left everything.
+        // An interrupted extrapolation leaves everything as the step did.
         if self.stage.control.interrupted() || matches!(error, Error::Interrupted) {
             self.keep(LearnersPosition::before(steps), WriteWhen::Now);
         }
         Err(error.at_step(steps - 1).into())
     }
 
-    /// A step: each model's turn, but those that are done where the stage goes on from `first`.
+    /// A step: each model's turn, without the turns before `first`, where the stage was resumed.
     fn step(&mut self, step: u32, first: LearnersPosition) -> Result<(), Halt> {
         let mut events = Vec::new();
         for turn in 0..self.learners.0.len() as u32 {
@@ -191,9 +191,9 @@ impl TrainingLoop<'_> {
             Ok(event) => return Ok(event),
             Err(failed) => failed,
         };
-        // Rollouts that are stopped, or whose judges were stopped along with the run, have changed nothing
-        // but the place in the data. Later passes have lost their rollouts. Of several processes that go on
-        // together, all have heard the same.
+        // Interrupted rollouts, or rollouts whose judges were interrupted, have changed only the position in
+        // the data. Later passes have lost their rollouts. With several processes only `Error::Interrupted`
+        // counts: all of them have it.
         let interrupted = self.stage.peers.is_none() && self.stage.control.interrupted();
         let stopped = interrupted || matches!(error, Error::Interrupted);
         let first_pass = step.is_multiple_of(trainer.stage.train.passes.max(1));
@@ -209,7 +209,7 @@ impl TrainingLoop<'_> {
         Err(Halt { error: error.at_step(step), last_good })
     }
 
-    /// Says what guards did about a step, and stops where one of them does.
+    /// Reports what guards did after a step, and stops the stage if a guard says so.
     fn obey_guards(&mut self, step: u32) -> Result<(), Halt> {
         let acted = self.learners.acted();
         let warnings = acted.iter().filter(|acted| !acted.stops());
@@ -219,7 +219,7 @@ impl TrainingLoop<'_> {
         Err(stop.error(STOPPED).into())
     }
 
-    /// Writes a checkpoint where that is wanted.
+    /// Writes a checkpoint where one is wanted.
     fn keep(&mut self, position: LearnersPosition, when: WriteWhen) {
         let Some(wanted) = self.writer.as_ref().map(|writer| writer.wants(position, when)) else { return };
         // Without its peers this process has only a part of the state. The next exchange reports the loss.
@@ -228,14 +228,14 @@ impl TrainingLoop<'_> {
         }
         let (begun, seconds) = (Instant::now(), self.seconds());
         let mut state = self.learners.state(position, seconds, std::mem::take(&mut self.record));
-        // The same where a peer is lost during the exchange.
+        // The state is incomplete if a peer is lost during the exchange.
         let whole = self.learners.make_whole(&mut state).is_ok();
         if let Some(writer) = self.writer.as_mut().filter(|_| whole) {
             writer.write(self.stage.name, &state, begun, when, self.stage.control);
         }
         self.record = state.record;
         // Steps leave holes between small blocks that stay, such as the rows of metrics, so that the heap of
-        // a long stage grows; what is in no use goes back now and then.
+        // a long stage grows; trimming returns unused memory now and then.
         trim_heap();
     }
 
@@ -251,7 +251,7 @@ impl TrainingLoop<'_> {
     }
 }
 
-/// What is said of a step: of several models, how the first of them fares, and what all took.
+/// The event of a step. With several models it has the loss of the first, and tokens, rows and times of all.
 fn of_step(mut events: Vec<(usize, Event)>) -> Option<Event> {
     events.sort_by_key(|(learner, _)| *learner);
     let mut events = events.into_iter().map(|(_, event)| event);

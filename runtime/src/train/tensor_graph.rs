@@ -1,8 +1,8 @@
-//! Elementwise expression graphs on tensors of any shape, as authors' formulas over the vocabulary are.
+//! Elementwise expression graphs on tensors of any shape, such as formulas over the vocabulary.
 //! Functions are libtorch's, so results differ from the compiled program's in the last bits.
 //!
-//! Objectives run as machine code on the host wherever models are ([`super::objective`]). Whole graphs on
-//! tensors are a second opinion on that program, for tests.
+//! Objectives always run as machine code on the host ([`super::objective`]). Tests check that program against
+//! whole graphs on tensors.
 
 #[cfg(test)]
 mod reduce;
@@ -20,9 +20,9 @@ use mopd_ops::Backend;
 use mopd_ops::expr::Arguments;
 use tch::Tensor;
 
-/// `function`, element by element, as the compiler's interpreter defines it, non-finite values included;
-/// operands of one kind, of shapes that broadcast. Gradient flows where and how the compiler's derivative
-/// says: through the first of two equals in `min` and `max`, inside and at the bounds of `clip`.
+/// `function` element by element, as the compiler's interpreter defines it, also for non-finite values.
+/// Operands have one kind and shapes that broadcast. The gradient is that of the compiler's derivative: it
+/// goes through the first of two equal operands of `min` and `max`, and inside and at the bounds of `clip`.
 pub fn apply(function: Function, operands: &[Tensor]) -> Tensor {
     use Function::*;
     if let Some(body) = function.body() {
@@ -72,7 +72,7 @@ pub fn apply(function: Function, operands: &[Tensor]) -> Tensor {
     }
 }
 
-/// Tensors of one kind on one device.
+/// The evaluation of function bodies on tensors with the kind and device of `like`.
 struct NodeTensors<'a> {
     like: &'a Tensor,
 }
@@ -98,12 +98,12 @@ fn maximum(a: &Tensor, b: &Tensor) -> Tensor {
     b.where_self(&b.gt_tensor(a).logical_or(&b.isnan()), a)
 }
 
-/// `output`, computed element by element from live primitives, which are tensors of one kind and shape; the
-/// result has their shape, or one element where it depends on none of them.
+/// `output`, computed element by element from live primitives, which are tensors of one kind and shape. The
+/// result has their shape, or one element where it depends on none of them. `time` is the step and the number
+/// of steps.
 ///
 /// # Panics
-/// If the graph reads anything else but the step, of which `time` is the number and how many there are, or
-/// puts elements together: the compiler makes generators of nothing else.
+/// If the graph reads other signals or reduces elements: the compiler makes no such generators.
 pub fn elementwise(graph: &Graph, output: NodeId, live: &[&Tensor], time: (u32, u32)) -> Tensor {
     let (step, steps) = time;
     let number =
@@ -121,7 +121,7 @@ pub fn elementwise(graph: &Graph, output: NodeId, live: &[&Tensor], time: (u32, 
             Operation::Apply { function, operands } => {
                 apply(*function, &operands.iter().map(of).collect::<Vec<Tensor>>())
             }
-            // One element is as good as many of it.
+            // One element broadcasts where it is used.
             Operation::Broadcast { operand } => of(operand),
             Operation::Signal { signal: signal @ (Signal::Step | Signal::Progress) } => {
                 let batch = Batch { step, steps, ..Batch::default() };

@@ -1,5 +1,5 @@
-//! `span.think`: the tokens of a completion between `<think>` and `</think>`, by its text. How tokens divide
-//! the text says nothing: a token is inside where a byte of it is.
+//! `span.think`: the tokens of a completion between `<think>` and `</think>`, by its text. It does not depend
+//! on token boundaries: a token is inside if any of its bytes is.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ pub struct Tags {
 }
 
 impl Tags {
-    /// None where no tag is read.
+    /// `None` where no tag is read.
     ///
     /// # Errors
     /// If the tokens of the student's tokenizer are not pieces of text.
@@ -40,7 +40,7 @@ impl Tags {
         Ok(Some(Tags { names, tokenizer, bytes }))
     }
 
-    /// Of the tokens that are trained on; what others said meanwhile is part of the text.
+    /// The signals, per trained token. Tokens that others wrote are part of the text.
     pub fn signals(&self, stage: &Stage, sequences: &Sequences) -> Vec<(Signal, Vec<f32>)> {
         let of_tag = |tag: &String| {
             let inside = sequences.list.iter().flat_map(|sequence| {
@@ -54,7 +54,7 @@ impl Tags {
         self.names.iter().map(of_tag).collect()
     }
 
-    /// A tag may be a token of its own, with or without a meaning to the tokenizer.
+    /// The bytes of each token, also of a special token: a tag may be one.
     fn texts(&self, tokens: &[Token]) -> Vec<Vec<u8>> {
         let text = |token: &Token| match (self.bytes.get(*token), &*self.tokenizer) {
             (Some(bytes), _) => bytes.to_vec(),
@@ -67,8 +67,8 @@ impl Tags {
     }
 }
 
-/// By token of a completion. A tag that is never closed reaches to the end. Templates that make a model
-/// reason open the tag at the end of the prompt: then the completion begins inside.
+/// Whether each token of a completion is inside. A tag that is never closed reaches to the end. Reasoning
+/// templates open the tag at the end of the prompt: then the completion begins inside.
 fn inside(tag: &str, prompt: &[Vec<u8>], completion: &[Vec<u8>]) -> Vec<bool> {
     let (open, close) = (format!("<{tag}>").into_bytes(), format!("</{tag}>").into_bytes());
     let text = completion.concat();
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
     use crate::tokenizer::tests::pretrained;
 
-    /// The text of the tokens that are inside, `|` between stretches that tokens outside divide.
+    /// The text of the tokens that are inside, with `|` between runs that tokens outside separate.
     fn of_text(prompt: &str, completion: &[&str]) -> String {
         let bytes = |text: &&str| text.as_bytes().to_vec();
         let found =

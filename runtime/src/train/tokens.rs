@@ -1,4 +1,4 @@
-//! What is kept of a step to look at token by token.
+//! The token log of a stage: sample sequences with the numbers of each token, and histograms.
 
 use std::collections::BTreeSet;
 
@@ -15,16 +15,16 @@ use crate::tokenizer::Token;
 use crate::tokenizer::Tokenizer;
 use crate::zip::zip_equal;
 
-/// Steps of a stage that samples are kept of: the first, the last, and some between at equal distances.
+/// The number of steps with samples: the first, the last, and some between at equal distances.
 const MOMENTS: u32 = 5;
-/// Sequences of each teacher in each domain that are kept of such a step.
+/// Sequences that are kept of such a step, for each teacher in each domain.
 const SEQUENCES: usize = 2;
 /// Tokens of a sequence that are kept.
 const LENGTH: usize = 256;
 /// Tokens of a prompt that are kept, the last ones.
 const PROMPT: usize = 1024;
 
-/// Adds what a step did to its tokens.
+/// Adds the numbers of a step's tokens to the log.
 pub fn record(
     stage: &Stage,
     sequences: &Sequences,
@@ -38,7 +38,7 @@ pub fn record(
         signal: outputs.get(objective.signal),
         weight: objective.weight.map(|node| outputs.get(node)),
         selected: objective.selected.map(|node| outputs.get(node)),
-        // With one log-probability, what the loss falls by is the advantage.
+        // With a single live log-probability, the advantage has the sign of -d loss / d logp.
         grad: match objective.live.as_slice() {
             [live] if matches!(live.primitive, Live::Logp | Live::EndLogp) => Some(outputs.get(live.adjoint)),
             _ => None,
@@ -47,8 +47,8 @@ pub fn record(
         teacher_logp: batch.signal(&TEACHER_LOGP),
         entropy: batch.signal(&STUDENT_ENTROPY),
     };
-    // All of them at the first step; what a state of another objective lacked, where this stage goes on from
-    // one.
+    // Adds all histograms at the first step, and those that were missing where this stage was forked from one
+    // with another objective.
     for histogram in histograms(stage, seen.weight.is_some()) {
         let same = |known: &Histogram| {
             (&known.domain, known.quantity, known.over)
@@ -60,7 +60,7 @@ pub fn record(
     }
     let chosen =
         if is_moment(step, stage.steps) { chosen(stage, sequences, tokens) } else { BTreeSet::new() };
-    // Of a domain, all together: a sample's number.
+    // Samples are numbered within a domain.
     let mut numbers = vec![0u32; stage.sources.len()];
     for (index, sequence) in sequences.list.iter().enumerate() {
         let range = sequences.tokens(index);
@@ -70,7 +70,7 @@ pub fn record(
                 TokenQuantity::Signal => Some(seen.signal),
                 TokenQuantity::Weight => seen.weight,
             };
-            // Of a rejected draft, behind what it was drafted after.
+            // The tokens of a rejected draft are after the tokens that it was drafted from.
             let before = if sequence.is_rejected() { sequence.completion.len() - range.len() } else { 0 };
             for (position, token) in range.clone().enumerate() {
                 let place = match histogram.over {
@@ -106,13 +106,13 @@ pub fn record(
     }
 }
 
-/// The end of a prompt as the model reads it.
+/// The last [`PROMPT`] tokens of a prompt, as text with special tokens.
 fn as_read(stage: &Stage, prompt: &[Token]) -> String {
     stage.start.tokenizer.as_read(&prompt[prompt.len().saturating_sub(PROMPT)..]).unwrap_or_default()
 }
 
-/// The sequences of a step to keep. A prompt that was kept before comes first: then its completions can be
-/// read one after the other.
+/// The sequences of a step to keep. Prompts that were kept before are preferred, so that their completions
+/// can be compared over steps.
 fn chosen(stage: &Stage, sequences: &Sequences, tokens: &TokenLog) -> BTreeSet<usize> {
     let known: BTreeSet<(&str, &str)> =
         (tokens.samples.iter()).map(|sample| (sample.domain.as_str(), sample.prompt.as_str())).collect();
@@ -132,7 +132,7 @@ fn chosen(stage: &Stage, sequences: &Sequences, tokens: &TokenLog) -> BTreeSet<u
     order.into_iter().filter(within).collect()
 }
 
-/// Those of each source, one source after the other.
+/// The histograms of each source, source by source.
 fn histograms(stage: &Stage, weighted: bool) -> Vec<Histogram> {
     let quantities: &[TokenQuantity] =
         if weighted { &[TokenQuantity::Weight, TokenQuantity::Signal] } else { &[TokenQuantity::Signal] };
@@ -152,7 +152,7 @@ fn is_moment(step: u32, steps: u32) -> bool {
     (0..MOMENTS).any(|moment| u64::from(step) == last * u64::from(moment) / u64::from(MOMENTS - 1))
 }
 
-/// What is known of the step's tokens, one number each.
+/// The numbers of the step's tokens, one per token.
 struct Seen<'a> {
     signal: &'a [f32],
     weight: Option<&'a [f32]>,
@@ -182,15 +182,15 @@ impl Seen<'_> {
     }
 }
 
-/// What each of the first tokens that are trained on adds to the text.
+/// The text that each of the first [`LENGTH`] trained tokens adds.
 fn texts(tokenizer: &Tokenizer, sequence: &Sequence) -> Vec<String> {
     let all = &sequence.completion;
     let places: Vec<usize> = (0..all.len()).collect();
     sequence.of_trained(&places).take(LENGTH).map(|index| addition(tokenizer, &all[..=*index])).collect()
 }
 
-/// What the last token adds. Some tokenizers write a token differently at the start of a text, and a
-/// character may take several.
+/// The text that the last token adds. It is decoded after the tokens before it: some tokenizers decode a
+/// token differently at the start of a text, and a character may span several tokens.
 fn addition(tokenizer: &Tokenizer, tokens: &[Token]) -> String {
     const BEFORE: usize = 8;
     let tokens = &tokens[tokens.len().saturating_sub(BEFORE)..];

@@ -1,5 +1,5 @@
-//! The update of a step: the norm of its gradient, and the weights moved by it. Where several processes train
-//! together, each moves the part of the weights whose moments it keeps, and gets the rest from the others.
+//! The update of a step: the gradient's norm, and the new weights. Where several processes train together,
+//! each updates the part of the weights whose moments it keeps, and receives the rest from the others.
 
 use tch::no_grad_guard;
 
@@ -9,7 +9,7 @@ use super::{Stage, Trainer, exchange};
 use crate::failure::Result;
 use crate::model::{Decoder, ExpertLoad, Gradient};
 
-/// Of all that trains, or of the part of this process.
+/// The optimizer of all trained parameters, or of the part of this process.
 pub(super) fn optimizer(stage: &Stage, trained: &Trained, model: &Decoder) -> OptimizerState {
     let (parameters, decayed) = trained.parameters(model);
     let settings = &stage.train.optimizer;
@@ -20,7 +20,7 @@ pub(super) fn optimizer(stage: &Stage, trained: &Trained, model: &Decoder) -> Op
 }
 
 impl Trainer<'_> {
-    /// What the optimiser moves by, and the norm of the whole gradient: 0 where there is none.
+    /// The gradient of what this process updates, and the norm of the whole gradient: 0 where there is none.
     pub(super) fn reduced(&self, gradient: Option<Gradient>) -> Result<(Option<Gradient>, f64)> {
         let Some(gradient) = gradient else { return Ok((None, 0.0)) };
         let Some(peers) = self.stage.peers else {
@@ -32,7 +32,7 @@ impl Trainer<'_> {
         Ok((Some(own), norm))
     }
 
-    /// How the tokens of the step were spread over experts.
+    /// How the tokens of the step were distributed over experts, summed over the processes.
     pub(super) fn expert_load(&self) -> Result<Option<ExpertLoad>> {
         let own = self.model.take_expert_load();
         match self.stage.peers {
@@ -41,8 +41,8 @@ impl Trainer<'_> {
         }
     }
 
-    /// Moves the weights and what follows them by a gradient of that norm; answers the learning rate. Without
-    /// a gradient neither the weights nor the optimizer's moments change.
+    /// Updates the weights, their average and the copies by a gradient of norm `norm`; returns the learning
+    /// rate. Without a gradient neither the weights nor the optimizer's moments change.
     pub(super) fn apply(&mut self, gradient: Option<Gradient>, norm: f64, step: u32) -> Result<f64> {
         let learning_rate = self.stage.train.learning_rate.at(step, self.stage.steps) * self.guards.factor;
         if let Some(gradient) = gradient {

@@ -1,6 +1,6 @@
-//! What stands before the completions where a scorer reads them: the prompts as the student reads them, or
-//! what a view makes of their rows. The completions are the same tokens, so that every trained token has its
-//! row of logits whatever stands before it.
+//! The prompts before the completions as a scorer reads them: the student's prompts, or what a view makes of
+//! their rows. The completions are the same tokens, so every trained token has its row of logits, whatever
+//! the prompt.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -20,11 +20,11 @@ use crate::prepare::prompts::TemplateInputs;
 use crate::rollout::Sequence;
 use crate::tokenizer::Token;
 
-/// When something is read, and what the run has found by then.
+/// The step at which a view is read, and the learned share at that time.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Now {
     pub step: u32,
-    /// The share that is learned, where one is.
+    /// The value of `learned(...)`, where the stage has one.
     pub learned: Option<f64>,
 }
 
@@ -40,18 +40,18 @@ impl Now {
 
 /// The prompts of a step's sequences, as one scorer reads them.
 pub enum Shown {
-    /// As the student does.
+    /// The student's prompts.
     Own,
-    /// Of a view that is the same at every step: all rows of each source that has some of the sequences.
+    /// A view that is the same at every step: the prompts of all rows, by source.
     Rows(HashMap<usize, Arc<Lists<Token>>>),
-    /// As they are at this step, by the place of a sequence, or of a draw.
+    /// A view that depends on the step or the completion: prompts by index of the sequence or draw.
     Now(HashMap<usize, Vec<Token>>),
 }
 
 impl Shown {
-    /// What a scorer that `sees` reads before some of the sequences of a step, in a context of so many
-    /// tokens. Where the group lacks what it is to be shown, it reads the plain prompt: it is not
-    /// [`available`], and nothing is made of what it says.
+    /// The prompts of some sequences of a step for a scorer with the view `sees` and a context of so many
+    /// tokens. Where the group lacks what the view shows, the scorer reads the plain prompt: it is not
+    /// [`available`] there, and its scores are not used.
     pub fn new(
         stage: &Stage,
         (sees, context): (Option<&View>, usize),
@@ -74,7 +74,7 @@ impl Shown {
         Shown::of(stage, view, members.map(read), now, context)
     }
 
-    /// What a writer that `sees` reads before completions of drawn prompts.
+    /// The prompts of some draws for a writer with the view `sees`.
     pub fn of_draws(
         stage: &Stage,
         sees: Option<&View>,
@@ -86,7 +86,7 @@ impl Shown {
         Shown::of(stage, view, draws.enumerate().map(read), now, usize::MAX)
     }
 
-    /// By place: the row, what is said of its completion, and how long that is.
+    /// `read` has index, row, template inputs (`None`: the plain prompt) and length of each completion.
     fn of(
         stage: &Stage,
         view: &View,
@@ -136,7 +136,7 @@ impl Shown {
         Ok(Shown::Now(shown))
     }
 
-    /// What stands before the completion of a sequence, `member` being its place among those of the step.
+    /// The prompt of a sequence, where `member` is its index among those of the step.
     pub fn prompt<'a>(&'a self, stage: &'a Stage, sequence: &'a Sequence, member: usize) -> &'a [Token] {
         match self {
             Shown::Own => sequence.prompt(stage),
@@ -145,7 +145,7 @@ impl Shown {
         }
     }
 
-    /// What stands before the completions of a drawn prompt, `place` being its place among the draws.
+    /// The prompt of a draw, where `place` is its index among the draws.
     pub fn of_draw<'a>(&'a self, stage: &'a Stage, draw: Draw, place: usize) -> &'a [Token] {
         let Draw { source, record } = draw;
         match self {
@@ -156,7 +156,7 @@ impl Shown {
     }
 }
 
-/// What a verifier says may be as long as it likes.
+/// Checks that prompt and completion fit the context: a verifier's feedback has no bound.
 fn fits(view: &View, prompt: usize, completion: usize, context: usize) -> Result<()> {
     if prompt + completion <= context {
         return Ok(());
@@ -170,7 +170,7 @@ fn fits(view: &View, prompt: usize, completion: usize, context: usize) -> Result
     Err(Error::new(FailureKind::Context, message).help(help))
 }
 
-/// What a view shows of a completion; none where the group lacks it.
+/// The inputs of a view's template for a completion; `None` where the group lacks them.
 fn said(stage: &Stage, view: &View, sequences: &Sequences, member: usize) -> Result<Option<TemplateInputs>> {
     let sequence = &sequences.list[member];
     let mut said = TemplateInputs::default();
@@ -198,12 +198,12 @@ fn said(stage: &Stage, view: &View, sequences: &Sequences, member: usize) -> Res
     Ok(Some(said))
 }
 
-/// What a model wrote about a completion; none where that is nothing.
+/// The feedback that a model wrote about a completion; `None` where it is empty.
 fn written(sequence: &Sequence, place: u32) -> Option<&str> {
     sequence.written_feedback.get(place as usize).map(String::as_str).filter(|text| !text.is_empty())
 }
 
-/// A number of a template, for each sequence.
+/// The values of a number in a template, one for each sequence.
 fn numbers(
     stage: &Stage,
     view: &View,
@@ -229,7 +229,7 @@ fn unjudged() -> Error {
     Error::new(FailureKind::Runtime, "a template shows what became of completions, and they were not judged")
 }
 
-/// A completion as text, of no more tokens than it may have.
+/// A completion as text, cut to the most tokens that it may have.
 pub fn text(stage: &Stage, sequence: &Sequence) -> Result<String> {
     let limit = stage.sources[sequence.source].limit;
     let sampling = stage.train.rollout.producer.sampling();
@@ -238,7 +238,7 @@ pub fn text(stage: &Stage, sequence: &Sequence) -> Result<String> {
     text_of_at_most(&stage.start.tokenizer, &tokens, most as usize)
 }
 
-/// The verifier is silent about a completion where a template of that name shows its words.
+/// The error where a template shows feedback about a completion, but the verifier gave none.
 pub fn unsaid(stage: &Stage, template: &str, sequence: &Sequence) -> Error {
     let source = &stage.sources[sequence.source];
     let message = format!(
@@ -250,7 +250,7 @@ pub fn unsaid(stage: &Stage, template: &str, sequence: &Sequence) -> Error {
         .help("let the reward command answer with words: {\"id\": 0, \"reward\": 0.5, \"feedback\": \"...\"}")
 }
 
-/// The first other completion of the group that is right, wrong, or any.
+/// The first other completion of the group that is correct, wrong, or any.
 fn other(sequences: &Sequences, member: usize, which: GroupMember) -> Result<Option<usize>> {
     let of = &sequences.layout.group_of_sequence;
     let group =
@@ -270,7 +270,7 @@ fn other(sequences: &Sequences, member: usize, which: GroupMember) -> Result<Opt
     Ok(None)
 }
 
-/// Whether there is all that a view shows of a completion.
+/// Whether everything that a view shows of a completion exists.
 pub fn available(view: Option<&View>, sequences: &Sequences, member: usize) -> Result<bool> {
     for slot in view.into_iter().flat_map(View::slots) {
         let lacks = match slot {

@@ -32,7 +32,7 @@ pub fn tiny() -> Architecture {
     }
 }
 
-/// What a training stage is asked to do; domains share equally.
+/// The settings of a training stage; domains have equal shares.
 pub struct Training<'a> {
     pub start: ModelId,
     pub domains: &'a [DomainId],

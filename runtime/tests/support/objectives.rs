@@ -10,7 +10,7 @@ fn apply(graph: &mut Graph, function: Function, operands: &[NodeId]) -> NodeId {
 }
 
 /// An objective of one term over one live primitive. `term` builds the term from the graph and the primitive;
-/// it also answers the node that is 1 where a clip is at its bound.
+/// it also returns the node that is 1 where a clip is at its bound.
 pub fn objective(
     name: &str,
     live: Live,

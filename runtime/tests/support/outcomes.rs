@@ -1,4 +1,4 @@
-//! Folders that runs work in, and what they leave.
+//! Folders for runs, and the results in them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,14 +10,14 @@ use tempfile::TempDir;
 
 use super::write_data;
 
-/// One with the data of both domains.
+/// A folder with the data of both domains.
 pub fn folder() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     write_data(folder.path());
     folder
 }
 
-/// Everything of a run that must not depend on how often it was cut: weights, and tables.
+/// All results of a run that must not depend on how often it was interrupted: weights, and tables.
 pub fn outcome(folder: &Path, out: &str) -> BTreeMap<String, Vec<u8>> {
     let mut outcome = BTreeMap::new();
     for model in fs::read_dir(folder.join(out).join("models")).unwrap() {

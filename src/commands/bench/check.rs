@@ -1,4 +1,4 @@
-//! `mopd bench check`: the latency of a check as a whole process, and of a keystroke in an editor.
+//! `mopd bench check`: the latency of a check as a whole process, and of a keystroke in a language server.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -20,12 +20,12 @@ use crate::problem::{Problem, Status};
 
 const SHORT: usize = 500;
 const LONG: usize = 5_000;
-/// Not counted: they bring files and programs into the system's caches.
+/// Checks that are not counted: they bring files and programs into the system's caches.
 const WARM_UP: u32 = 3;
 /// Checks from scratch of each text.
 const COLD_RUNS: u32 = 30;
 
-/// Lines and bytes of a text.
+/// The size of a text.
 struct TextSize {
     lines: usize,
     bytes: usize,
@@ -37,24 +37,23 @@ impl TextSize {
     }
 }
 
-/// What was measured.
+/// The measurements.
 struct CheckFigures {
     short: TextSize,
     long: TextSize,
-    /// Of each `mopd check` of the short file, sorted.
+    /// The time of each `mopd check` of the short file, sorted.
     checks: Vec<Duration>,
-    /// Of the hungriest of these, in bytes; none where the system does not tell.
+    /// The largest peak memory of these checks, in bytes; `None` where the system does not tell.
     peak_memory: Option<u64>,
-    /// What the system counts for a child begins with its parent's peak: no more than this can be told from
-    /// nothing.
+    /// The system counts a child's peak from its parent's: a smaller peak than this can't be measured.
     least_peak: Option<u64>,
-    /// From each keystroke in the long file to its diagnostics, sorted.
+    /// The time from each keystroke in the long file to its diagnostics, sorted.
     keystrokes: Vec<Duration>,
-    /// Of each check from scratch of the sound experiments of `SHORT` and `LONG` lines: the checker alone,
-    /// sorted.
+    /// The time of each check from scratch of the sound experiments of `SHORT` and `LONG` lines: the checker
+    /// alone, sorted.
     cold: [Vec<Duration>; 2],
     edits: u32,
-    /// Of the server, before and after the edits.
+    /// The server's memory before and after the edits.
     memory: (Option<u64>, Option<u64>),
 }
 
@@ -64,8 +63,8 @@ pub fn check(arguments: &BenchCheckArgs) -> Result<Status, Problem> {
         Problem::run("bench-failed", format!("the path of the mopd program is unknown: {}", reason(&error)))
     })?;
 
-    // First, while this process is still small: a child's peak counts what its parent had when it was
-    // started.
+    // First, while this process is still small: a child's peak includes its parent's memory at the start of
+    // the child.
     let short = experiments::experiment_with_five_errors(SHORT);
     let file = folder.write("five-errors.mopd", &short)?;
     let mut checks = Vec::new();
@@ -111,7 +110,7 @@ pub fn check(arguments: &BenchCheckArgs) -> Result<Status, Problem> {
     Ok(Status::Good)
 }
 
-/// How long the checker takes for a text that it has never seen.
+/// The times of the checker for a text that it has not seen before.
 fn from_scratch(text: &str) -> Vec<Duration> {
     let mut times = Vec::new();
     for _ in 0..COLD_RUNS {
@@ -125,14 +124,13 @@ fn from_scratch(text: &str) -> Vec<Duration> {
     times
 }
 
-/// Types a character and takes it away again, at places spread over the whole text; so many keystrokes in
-/// all.
+/// Types a character and removes it again, at places spread over the whole text; `count` keystrokes in total.
 fn press(editor: &mut BenchEditor, text: &str, count: u32) -> Result<Vec<Duration>, Problem> {
     let lines: Vec<&str> = text.lines().collect();
     let mut times = Vec::new();
     let turns = count.div_ceil(2) as usize;
     for turn in 0..turns {
-        // A digit behind a line: a longer number or name, or one too many.
+        // A digit at the end of a line: a longer number or name, or an error.
         let line = turn * lines.len() / turns;
         let column = lines[line].len();
         for typed in [Some('1'), None] {
@@ -142,7 +140,7 @@ fn press(editor: &mut BenchEditor, text: &str, count: u32) -> Result<Vec<Duratio
     Ok(times)
 }
 
-/// `mopd check`, from start to end: its time, and the most memory that it had in use.
+/// Runs a whole `mopd check`: its time, and its peak memory.
 fn whole_process(program: &Path, file: &Path) -> Result<(Duration, Option<u64>), Problem> {
     use std::process::{Command, Stdio};
 
@@ -160,7 +158,7 @@ fn whole_process(program: &Path, file: &Path) -> Result<(Duration, Option<u64>),
     let ended = child.wait4();
     let time = started.elapsed();
     match ended {
-        // Five errors: status 1.
+        // Five errors are found: status 1.
         Ok(ended) if ended.status.code() == Some(1) => {
             Ok((time, Some(ended.rusage.maxrss).filter(|peak| *peak > 0)))
         }
@@ -171,12 +169,12 @@ fn whole_process(program: &Path, file: &Path) -> Result<(Duration, Option<u64>),
     }
 }
 
-/// The most memory that this process had in use.
+/// The peak memory of this process.
 fn own_peak() -> Option<u64> {
     in_status("self", "VmHWM")
 }
 
-/// The smallest of sorted times that a share of them does not exceed.
+/// The quantile of sorted times: the smallest time that this share of them does not exceed.
 pub fn quantile(sorted: &[Duration], share: f64) -> Duration {
     let place = (sorted.len() as f64 * share).ceil() as usize;
     sorted.get(place.saturating_sub(1)).or(sorted.last()).copied().unwrap_or_default()

@@ -1,5 +1,5 @@
-//! `mopd bench divergence`: peak memory and time of a divergence with its gradient, against a plain version.
-//! The worker measures, each figure of memory in a process of its own.
+//! `mopd bench divergence`: peak memory and time of a divergence with its gradient, compared with a plain
+//! version. The worker measures, each memory figure in a separate process.
 
 use comfy_table::CellAlignment;
 use mopd_compiler::plan::events::{BenchDivergence as Of, BenchJob, Event, Failure, Job, Measure};
@@ -13,7 +13,7 @@ use crate::output;
 use crate::problem::{Problem, Status};
 use crate::worker;
 
-/// At one size of the vocabulary.
+/// The figures for one vocabulary size.
 #[derive(Serialize)]
 struct DivergenceFigures {
     vocabulary: u32,
@@ -69,7 +69,7 @@ fn measure(arguments: &BenchDivergenceArgs, vocabulary: u32) -> Result<Divergenc
     }
 }
 
-/// What one worker measured.
+/// The measurements of one worker.
 fn run_worker(job: BenchJob) -> Result<Event, Problem> {
     let mut measured = None;
     let failed = |failure: &Failure| Problem::run("bench-failed", failure.message.clone());
@@ -85,7 +85,7 @@ fn unexpected() -> Problem {
     Problem::run("worker-protocol", "the worker measured something else than it was asked")
 }
 
-/// What both versions were given, and is not counted.
+/// The inputs of both versions, which are not counted.
 fn given(arguments: &BenchDivergenceArgs) -> String {
     match arguments.width {
         None => {

@@ -1,4 +1,4 @@
-//! A language client for measurements: one server, one file, one keystroke after another.
+//! A language client for measurements: one server, one file, one keystroke at a time.
 
 use std::io::{BufReader, Write};
 use std::path::Path;
@@ -18,17 +18,17 @@ pub struct BenchEditor {
     version: i32,
 }
 
-/// One character typed or taken away; columns in bytes.
+/// One character typed or removed; columns in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Keystroke {
     pub line: usize,
     pub column: usize,
-    /// None: the character behind the place is removed.
+    /// `None`: the character after the place is removed.
     pub typed: Option<char>,
 }
 
 impl BenchEditor {
-    /// Starts `mopd lsp`; `folder` takes what it writes.
+    /// Starts `mopd lsp`; `folder` is for files that it writes.
     pub fn start(program: &Path, folder: &Path) -> Result<BenchEditor, Problem> {
         let mut command = Command::new(program);
         command
@@ -42,7 +42,7 @@ impl BenchEditor {
         let output = BufReader::new(server.stdout.take().ok_or_else(|| failed("it has no standard output"))?);
         let uri = format!("file://{}", folder.join("a.mopd").display());
         let mut editor = BenchEditor { server, input, output, uri, version: 1 };
-        // Columns in bytes: what is measured is the check, not how columns are counted.
+        // Columns in bytes: only the check is measured, not the conversion of columns.
         let capabilities = json!({ "general": { "positionEncodings": ["utf-8"] } });
         let params = json!({ "processId": null, "rootUri": null, "capabilities": capabilities });
         editor.send(Request::new(0.into(), "initialize".to_owned(), params).into())?;
@@ -51,7 +51,7 @@ impl BenchEditor {
         Ok(editor)
     }
 
-    /// Opens a text; the number of its diagnostics.
+    /// Opens a text; returns the number of its diagnostics.
     pub fn open(&mut self, text: &str) -> Result<usize, Problem> {
         let document =
             json!({ "uri": self.uri, "languageId": "mopd", "version": self.version, "text": text });
@@ -59,7 +59,7 @@ impl BenchEditor {
         self.diagnostics()
     }
 
-    /// How long it takes from a keystroke to the diagnostics of the text after it.
+    /// The time from a keystroke to the diagnostics of the new text.
     pub fn press(&mut self, key: Keystroke) -> Result<Duration, Problem> {
         self.version += 1;
         let column = key.column + usize::from(key.typed.is_none());
@@ -76,12 +76,12 @@ impl BenchEditor {
         Ok(pressed.elapsed())
     }
 
-    /// The memory that the server has in use, in bytes; none where the system does not tell.
+    /// The memory of the server, in bytes; `None` where the system does not tell.
     pub fn memory(&self) -> Option<u64> {
         in_status(&self.server.id().to_string(), "VmRSS")
     }
 
-    /// The diagnostics that are about the text as it is now.
+    /// Waits for the diagnostics of the current text; returns their number.
     fn diagnostics(&mut self) -> Result<usize, Problem> {
         loop {
             let Message::Notification(notification) = self.receive()? else { continue };
@@ -109,7 +109,7 @@ impl BenchEditor {
 
 impl Drop for BenchEditor {
     fn drop(&mut self) {
-        // With its input closed the server ends by itself; one that hangs is not waited for.
+        // The server ends when its input is closed; it is killed in case it hangs.
         self.input = None;
         let _ = self.server.kill();
         let _ = self.server.wait();
@@ -120,7 +120,7 @@ fn failed(why: &str) -> Problem {
     Problem::run("bench-failed", format!("the language server can't be measured: {why}"))
 }
 
-/// What the system tells of a process's memory, in bytes; none where it does not.
+/// A field of the system's memory statistics of a process, in bytes; `None` where there are none.
 pub fn in_status(process: &str, name: &str) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let line = status.lines().find(|line| line.starts_with(name))?;

@@ -1,8 +1,8 @@
-//! Generated experiments of any length for measurements, the same every time.
+//! Generated experiments of any length for measurements, always the same.
 
 use std::fmt::Write as _;
 
-/// An experiment of at least so many lines that checks cleanly.
+/// An experiment of at least this many lines without errors.
 pub fn experiment(lines: usize) -> String {
     let mut text = String::from(HEAD);
     let count = DOMAINS.len();
@@ -25,7 +25,7 @@ pub fn experiment(lines: usize) -> String {
     text
 }
 
-/// The same with five mistakes of five kinds, far from each other.
+/// [`experiment`] with five mistakes of five kinds, far from each other.
 pub fn experiment_with_five_errors(lines: usize) -> String {
     let mut text = experiment(lines);
     let places = text.len() / MISTAKES.len();
@@ -39,8 +39,7 @@ pub fn experiment_with_five_errors(lines: usize) -> String {
     text
 }
 
-/// What is right, and what someone might write instead: a word, a unit, an argument, an averaging that stops
-/// half way, a name.
+/// Correct text, and a typical mistake in it: a word, a unit, an argument, an incomplete reduction, a name.
 const MISTAKES: [(&str, &str); 5] = [
     ("tokenizer = bytes", "tokenizer = byte"),
     ("-bound, bound)", "-bound, reward)"),
@@ -162,7 +161,7 @@ mod tests {
                 check(text).diagnostics.into_iter().map(|diagnostic| diagnostic.message).collect();
             assert_eq!(messages, [""; 0]);
         }
-        // People's files are in the canonical layout.
+        // Users' files are usually formatted.
         assert_eq!(mopd_lang::fmt::format(&experiment(500)).text, experiment(500));
     }
 

@@ -1,5 +1,5 @@
-//! `mopd bench expr`: the time of a per-token weight, interpreted and compiled, beside a plain pass over
-//! the same memory.
+//! `mopd bench expr`: the time of a per-token weight, interpreted and compiled, compared with a plain pass
+//! over the same memory.
 
 use std::time::{Duration, Instant};
 
@@ -21,8 +21,8 @@ use crate::host;
 use crate::output;
 use crate::problem::{Problem, Status};
 
-/// A truncated importance ratio, damped where the student is sure, times a capped divergence, plus a bonus
-/// for entropy: the kinds of operation that weights of the literature are made of.
+/// A truncated importance ratio, damped where the student is certain, times a capped divergence, plus a bonus
+/// for entropy: the kinds of operations in weights of the literature.
 const SOURCE: &str = "\
 // `unit` makes a number without a unit of the entropy: dividing by 1 is not computed.
 objective weighted(unit: nats = 1) {
@@ -37,7 +37,7 @@ objective weighted(unit: nats = 1) {
 
 const TOKENS: [u32; 2] = [65_536, 4_194_304];
 const TOKENS_PER_SEQUENCE: u32 = 1024;
-/// Not counted: they bring memory into reach.
+/// Runs that are not counted: they bring memory into the caches.
 const WARM_UP: usize = 2;
 const COMPILATIONS: usize = 201;
 const INTERPRETATIONS: usize = 3;
@@ -47,10 +47,10 @@ struct BenchWeight {
     node: NodeId,
 }
 
-/// Medians.
+/// The medians.
 struct ExprFigures {
     tokens: u32,
-    /// Reads as many arrays as the weight does, and writes one.
+    /// A pass that reads as many arrays as the weight does, and writes one.
     memory: Duration,
     one_thread: Duration,
     all_threads: Duration,
@@ -91,7 +91,7 @@ pub fn expr(arguments: &BenchExprArgs) -> Result<Status, Problem> {
     Ok(Status::Good)
 }
 
-/// The weight of [`SOURCE`], by the same way as that of any file.
+/// The weight of [`SOURCE`], compiled like that of any file.
 fn weight() -> Result<BenchWeight, Problem> {
     let wrong =
         |what: String| Problem::run("bench-failed", format!("the built-in objective is wrong: {what}"));
@@ -144,7 +144,7 @@ fn measured(
     Ok(ExprFigures { tokens, memory, one_thread, all_threads, interpreted })
 }
 
-/// Adds up the signals, element by element.
+/// Sums the signals, element by element.
 fn plain_pass(batch: &Batch, sums: &mut [f32]) {
     let signals: Vec<&[f32]> = batch.signals.iter().map(|(_, values)| values.as_slice()).collect();
     if let [a, b, c, d] = signals[..] {
@@ -155,7 +155,7 @@ fn plain_pass(batch: &Batch, sums: &mut [f32]) {
     std::hint::black_box(sums);
 }
 
-/// Numbers in the range of what they stand for, the same every time.
+/// Numbers in the usual range of their signals, always the same.
 fn batch(weight: &BenchWeight, tokens: u32) -> Batch {
     let mut state = 0u64;
     let mut uniform = move || {

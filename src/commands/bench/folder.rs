@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::problem::Problem;
 
-/// A folder of our own among the temporary ones, gone at the end.
+/// A temporary folder, removed at the end.
 pub struct TempFolder(pub PathBuf);
 
 impl TempFolder {
@@ -23,7 +23,7 @@ impl TempFolder {
 
 impl Drop for TempFolder {
     fn drop(&mut self) {
-        // What is left of it is for the system to clean.
+        // If this fails, the system cleans it up.
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }

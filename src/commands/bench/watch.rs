@@ -1,5 +1,5 @@
-//! `mopd bench watch`: the latency from a save to the first diagnostic, and to the first step of what the
-//! edit changed.
+//! `mopd bench watch`: the latency from a save to the first diagnostic, and to the first step of the stage
+//! that the edit changed.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -19,11 +19,11 @@ use crate::problem::{Problem, Status};
 use crate::starter;
 use crate::worker;
 
-/// Of the file that is checked.
+/// The length of the checked file.
 const LINES: usize = 500;
-/// Between two saves whose diagnostics are timed.
+/// The pause between two saves whose diagnostics are timed.
 const PAUSE: Duration = Duration::from_millis(60);
-/// Saves that are further apart are not those of a burst, which waits for its end.
+/// The time between two saves that do not count as a burst, which `watch` waits out.
 const APART: Duration = Duration::from_millis(2000);
 
 pub fn watch(arguments: &BenchWatchArgs) -> Result<Status, Problem> {
@@ -41,7 +41,7 @@ pub fn watch(arguments: &BenchWatchArgs) -> Result<Status, Problem> {
     Ok(Status::Good)
 }
 
-/// From a save to what was found in it.
+/// The times from a save to its diagnostics.
 fn diagnostics(saves: u32) -> Result<Vec<Duration>, Problem> {
     let folder = TempFolder::new()?;
     let right = experiments::experiment(LINES);
@@ -63,7 +63,7 @@ fn diagnostics(saves: u32) -> Result<Vec<Duration>, Problem> {
     Ok(times)
 }
 
-/// From a save to the first step of the last stage, whose objective was edited; everything before it is kept.
+/// The times from a save that edits the last stage's objective to its first step; other stages are kept.
 fn steps(edits: u32) -> Result<Vec<Duration>, Problem> {
     let folder = TempFolder::new()?;
     std::fs::create_dir(folder.0.join("data")).map_err(|error| failed(&reason(&error)))?;
@@ -90,7 +90,7 @@ fn steps(edits: u32) -> Result<Vec<Duration>, Problem> {
     Ok(times)
 }
 
-/// Written over, or beside it and renamed over it, in turn. Answers when the new text was there.
+/// Overwrites the file, or renames a new one over it, in turn. Returns when the new text was there.
 fn save_as_editors_do(file: &Path, text: &str, turn: u32) -> Result<Instant, Problem> {
     let written = if turn % 4 < 2 {
         std::fs::write(file, text)
@@ -101,7 +101,7 @@ fn save_as_editors_do(file: &Path, text: &str, turn: u32) -> Result<Instant, Pro
     written.map(|()| Instant::now()).map_err(|error| failed(&reason(&error)))
 }
 
-/// A `mopd watch` that is listened to.
+/// A running `mopd watch`, with its output.
 struct Watching {
     child: Child,
     lines: BufReader<ChildStdout>,
@@ -138,7 +138,7 @@ impl Watching {
 
 impl Drop for Watching {
     fn drop(&mut self) {
-        // One that is gone already is what is wanted.
+        // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -171,7 +171,7 @@ fn table(diagnostics: &[Duration], steps: &[Duration]) -> String {
     format!("{table}\n")
 }
 
-/// Milliseconds.
+/// Times in milliseconds.
 fn in_json(diagnostics: &[Duration], steps: &[Duration]) -> String {
     let times = |sorted: &[Duration]| -> Value {
         let at = |share| milliseconds(quantile(sorted, share));

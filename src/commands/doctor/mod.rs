@@ -1,5 +1,5 @@
-//! `mopd doctor`: versions, device and memory of this machine, and what is missing; of an experiment, what
-//! its servers are.
+//! `mopd doctor`: versions, device and memory of this machine, and what is missing; with an experiment, also
+//! the state of its servers.
 
 mod servers;
 
@@ -18,19 +18,19 @@ use crate::output::{self, Style, hanging};
 use crate::problem::{Problem, Status};
 use crate::worker;
 
-/// What was found. Scripts read this, so fields are only ever added.
+/// The report. Scripts read it, so fields are only ever added.
 #[derive(Serialize)]
 struct SystemReport {
     mopd: &'static str,
     worker: Option<String>,
     libtorch: Option<String>,
-    /// Where it is, if `mopd` knows: a worker may have the place in itself.
+    /// Its folder, if `mopd` knows it: a worker may have a built-in path.
     libtorch_folder: Option<String>,
     device: Option<String>,
-    /// Processor threads that the worker would use.
+    /// The CPU threads that the worker would use.
     threads: Option<u32>,
     cores: Option<usize>,
-    /// Bytes.
+    /// In bytes.
     memory: Option<u64>,
     memory_available: Option<u64>,
     python: Option<String>,
@@ -38,7 +38,7 @@ struct SystemReport {
     store_bytes: u64,
     /// What is missing, and how to get it.
     missing: Vec<Missing>,
-    /// Of an experiment that was named.
+    /// The servers of an experiment, if one was given.
     #[serde(skip_serializing_if = "Option::is_none")]
     servers: Option<Vec<NamedServer>>,
     /// Why its students could not be read.
@@ -50,7 +50,7 @@ struct SystemReport {
 struct NamedServer {
     #[serde(flatten)]
     report: ServerReport,
-    /// The most that the stages need of each token: `top_k(5)`.
+    /// The most that stages need for each token: `top_k(5)`.
     needed: Option<String>,
 }
 
@@ -70,7 +70,7 @@ pub fn doctor(arguments: &DoctorArgs) -> Result<Status, Problem> {
             None
         }
     };
-    // Where a worker needs it and `$LIBTORCH` is wrong, the worker was not started, and that is listed.
+    // If a worker needs it and `$LIBTORCH` is wrong, the worker did not start, which is reported already.
     let libtorch = libtorch::find().unwrap_or_default().libtorch;
     let folder = libtorch.as_ref().map(|libtorch| libtorch.folder.display().to_string());
     let python = python();
@@ -79,7 +79,7 @@ pub fn doctor(arguments: &DoctorArgs) -> Result<Status, Problem> {
         missing.push(Missing { what: "no python3 on the PATH".to_owned(), help: help.to_owned() });
     }
     let mut able = ready.is_some();
-    // Without a worker nothing can be asked.
+    // Servers can only be asked by a worker.
     let found = match &arguments.file {
         Some(file) if able => {
             let found = servers::servers(file)?;
@@ -131,7 +131,7 @@ fn named(FoundServer { report, needed }: FoundServer) -> NamedServer {
     NamedServer { report, needed: needed.map(|needed| needed.to_string()) }
 }
 
-/// Starts the worker and asks what it has: libtorch's version, the device, threads.
+/// Starts the worker and asks for libtorch's version, the device, and the threads.
 fn probe(missing: &mut Vec<Missing>) -> Option<(String, String, u32)> {
     let response = ask();
     let problem = match response {
@@ -206,14 +206,14 @@ fn python() -> Option<String> {
     (output.status.success() && !text.is_empty()).then_some(text)
 }
 
-/// Bytes, where the system tells (Linux).
+/// A field of the machine's memory statistics in bytes, where the system has them (Linux).
 fn memory(field: &str) -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// Bytes of all files below a folder; what can't be read counts as nothing.
+/// Bytes of all files below a folder; unreadable ones count as 0.
 fn size(folder: &Path) -> u64 {
     let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
     entries

@@ -1,4 +1,4 @@
-//! `mopd doctor FILE`: the servers that an experiment names, held against what it asks of them.
+//! `mopd doctor FILE`: the servers of an experiment, compared with what it needs of them.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ use crate::output::{self, Style, hanging, printable};
 use crate::problem::Problem;
 use crate::{host, paths, worker};
 
-/// What was found of a file's servers.
+/// The servers of a file, as found.
 pub struct ServersFound {
     pub servers: Vec<FoundServer>,
     /// Why students could not be read.
@@ -24,7 +24,7 @@ pub struct ServersFound {
 
 pub struct FoundServer {
     pub report: ServerReport,
-    /// The most that the stages need of each token.
+    /// The most that the stages need for each token.
     pub needed: Option<Capability>,
 }
 
@@ -34,7 +34,7 @@ impl ServersFound {
     }
 }
 
-/// Asks each server; none where the file is no experiment, which is reported.
+/// Asks each server; `None` where the file is not an experiment, which is reported.
 pub fn servers(path: &Path) -> Result<Option<ServersFound>, Problem> {
     let mut analysis = host::analyse_file(path, &[])?;
     let plan = plan_to_run(&mut analysis);
@@ -64,8 +64,8 @@ pub fn servers(path: &Path) -> Result<Option<ServersFound>, Problem> {
     Ok(Some(found))
 }
 
-/// Adds what is needed of a teacher, and the nearest form that works where its server answers less than is
-/// asked.
+/// Adds what is needed of a teacher, and, if its server returns less than requested, the nearest form that
+/// works.
 fn compare(server: &mut FoundServer, experiment: &Experiment, analysis: &Analysis) {
     let FoundServer { report, needed } = server;
     let named = |name: &String| experiment.teachers.iter().position(|teacher| teacher.name == *name);
@@ -95,15 +95,15 @@ fn compare(server: &mut FoundServer, experiment: &Experiment, analysis: &Analysi
     failure.help = Some(help);
 }
 
-/// Whether the experiment has a plan where a teacher answers less: at other temperatures than 1, for one,
-/// only whole distributions do.
+/// Whether the experiment still has a plan if a teacher returns less: at temperatures other than 1, for
+/// example, only whole distributions have one.
 fn works_with(answers: Answers, teacher: usize, experiment: &Experiment, analysis: &Analysis) -> bool {
     let mut less = experiment.clone();
     less.teachers[teacher].answers = answers.capability();
     mopd_compiler::compile(&less, &analysis.origins, &analysis.sources, jit::fuses()).is_ok()
 }
 
-/// As people read it.
+/// As text for people.
 pub fn human(found: &ServersFound, style: Style) -> String {
     let mut out = String::new();
     if found.servers.is_empty() {

@@ -1,4 +1,4 @@
-//! `mopd export --engine`: a stage of an experiment for an engine, and what comes over of it.
+//! `mopd export --engine`: a stage of an experiment for an engine, and which of its settings are covered.
 
 use std::path::{Path, PathBuf};
 
@@ -35,7 +35,7 @@ pub fn export(engine: EngineName, arguments: &ExportArgs) -> Result<Status, Prob
     let (Some(plan), Some(checked)) = (plan, &analysis.experiment) else { return Ok(Status::Wrong) };
     let model = stage(&plan, arguments.stage.as_deref())?;
     let base = folder_of(&arguments.path);
-    // A report needs no data.
+    // The report needs no data.
     let rows = if arguments.report { None } else { Some(rows::read(&plan, model, &base)?) };
     let facts: Option<Vec<RowFacts>> = rows.as_ref().map(|rows| rows.iter().map(DomainRows::facts).collect());
     let results = out_folder(None, &plan);
@@ -65,11 +65,11 @@ pub fn export(engine: EngineName, arguments: &ExportArgs) -> Result<Status, Prob
     Ok(Status::Good)
 }
 
-/// The stage by its name, or the last that trains.
+/// The stage by name, or the last one that trains.
 fn stage(plan: &Plan, wanted: Option<&str>) -> Result<ModelId, Problem> {
     let stages: Vec<_> = trained(plan).collect();
     let Some(wanted) = wanted else {
-        // A stage with teachers is what people mean; one without is a step to it.
+        // Prefer a stage with teachers; one without is usually a step towards it.
         let distils = |stage: &Stage<_>| match stage {
             Stage::Train(train) => !train.scorers.routed().is_empty(),
             _ => false,

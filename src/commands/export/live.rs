@@ -1,4 +1,4 @@
-//! Event files that grow with each step, so that TensorBoard shows a run while it trains.
+//! Event files that grow with each step, so that TensorBoard can show a run during training.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -13,18 +13,18 @@ use crate::run_folder::ColumnTable;
 
 pub struct LiveEventFiles {
     folder: PathBuf,
-    /// By the series, those of this run.
+    /// The files of this run, by series.
     files: HashMap<String, File>,
 }
 
 impl LiveEventFiles {
-    /// For a run with results in `out`.
+    /// For a run with its results in `out`.
     pub fn new(out: &Path) -> LiveEventFiles {
         LiveEventFiles { folder: out.join(FOLDER), files: HashMap::new() }
     }
 
     /// # Errors
-    /// If a file can't be written; then its path comes with the error.
+    /// If a file can't be written; the error has its path.
     pub fn step(&mut self, step: u32, rows: &[MetricsRow]) -> Result<(), (PathBuf, io::Error)> {
         for (name, events) in series(&ColumnTable::from_rows(rows)) {
             let path = self.folder.join(&name).join(FILE);
@@ -38,7 +38,7 @@ impl LiveEventFiles {
     }
 }
 
-/// A file to which a step is added next. What it has of earlier steps stays, for a stage that is resumed.
+/// Opens a file to add a step. Earlier steps are kept, for a stage that is resumed.
 fn opened(path: &Path, step: u32) -> io::Result<File> {
     std::fs::create_dir_all(path.parent().unwrap_or(path))?;
     let kept = std::fs::read(path).ok().and_then(|known| length_before(&known, u64::from(step)));

@@ -1,4 +1,4 @@
-//! `mopd export`: a run in the file format of another program.
+//! `mopd export`: writes a run in the file format of another program.
 
 mod engine;
 mod live;
@@ -22,8 +22,8 @@ use crate::output;
 use crate::problem::{Problem, Status};
 use crate::run_folder::{ColumnTable, METRICS, RunFolder};
 
-/// Where the files lie in a run's folder, and what each is called within the folder of its series.
-/// TensorBoard goes by `tfevents`.
+/// The folder of the event files in a run's folder, and the file name in the folder of each series.
+/// TensorBoard looks for `tfevents`.
 const FOLDER: &str = "tensorboard";
 const FILE: &str = "events.out.tfevents.0.mopd";
 
@@ -40,8 +40,8 @@ pub fn export(arguments: &ExportArgs) -> Result<Status, Problem> {
     Ok(Status::Good)
 }
 
-/// Writes the event files of the run in a folder, to `tensorboard` within it where no other place is named.
-/// Returns where they are; none of a run that trained nothing.
+/// Writes the event files of the run in a folder, to its subfolder `tensorboard` unless another place is
+/// given. Returns their folder; `None` for a run without training.
 pub fn event_files(run: &Path, out: Option<&Path>) -> Result<Option<PathBuf>, Problem> {
     let run = RunFolder::open(run)?;
     let [metrics] = run.tables([METRICS])?;
@@ -59,19 +59,19 @@ pub fn event_files(run: &Path, out: Option<&Path>) -> Result<Option<PathBuf>, Pr
     Ok(Some(out))
 }
 
-/// A folder of results holds the curves of its run and no others: series go that an earlier run left there,
-/// of stages or seeds that the text has no more. What somebody else put there stays.
+/// A results folder has only the curves of its own run: removes series of an earlier run, of stages or seeds
+/// that are no longer in the text. Other files stay.
 fn forget_others(folder: &Path, series: &BTreeMap<String, Events>) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         if !entry.file_name().to_str().is_some_and(|name| series.contains_key(name)) {
-            // What can't be removed is a curve too many, and no reason to leave the others out.
+            // A series that can't be removed is one curve too many, but no reason to omit the others.
             let _ = std::fs::remove_file(entry.path().join(FILE));
             let _ = std::fs::remove_dir(entry.path());
         }
     }
 }
 
-/// The events of every stage and seed, by the folder that TensorBoard shows as their name.
+/// The events of every stage and seed, by folder, which TensorBoard shows as the series' name.
 fn series(metrics: &ColumnTable) -> BTreeMap<String, Events> {
     let mut all: BTreeMap<String, Events> = BTreeMap::new();
     let tokens = tokens_of_steps(metrics, 0..metrics.rows());
@@ -86,7 +86,7 @@ fn series(metrics: &ColumnTable) -> BTreeMap<String, Events> {
             };
             names.iter().filter_map(number).collect::<Vec<_>>()
         };
-        // The rows of a step follow each other, and each says what the whole step had.
+        // The rows of a step are adjacent, and each has the numbers of the whole step.
         if events.begins(step) {
             let seconds = metrics.number("seconds", row).unwrap_or(0.0);
             events.step(step, metrics.number("time", row), seconds, numbers(&OF_STEP, ""));
@@ -105,7 +105,7 @@ fn series(metrics: &ColumnTable) -> BTreeMap<String, Events> {
     all
 }
 
-/// The numbers of a step as a tracker is told them: by the tags that event files have.
+/// The numbers of a step for a tracker, by their tags in event files.
 pub fn scalars(rows: &[MetricsRow]) -> BTreeMap<String, f64> {
     let all = series(&ColumnTable::from_rows(rows));
     all.values().flat_map(Events::scalars).map(|scalar| (scalar.tag.clone(), scalar.value)).collect()
@@ -113,7 +113,7 @@ pub fn scalars(rows: &[MetricsRow]) -> BTreeMap<String, f64> {
 
 fn write(folder: &Path, events: &Events) -> Result<(), Problem> {
     let (path, bytes) = (folder.join(FILE), events.bytes());
-    // Whoever reads a file while it is written goes on reading where it ended.
+    // Programs that follow a growing file continue where it ended: so an unchanged file is not rewritten.
     if std::fs::read(&path).is_ok_and(|known| known == bytes) {
         return Ok(());
     }

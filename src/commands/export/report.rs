@@ -1,4 +1,4 @@
-//! The report of an export: each construct with what an engine has of it, and where it stands.
+//! The report of an export: each construct with its support by an engine, and its place.
 
 use mopd_compiler::export::ExportEngine;
 use mopd_compiler::export::coverage::{Coverage, CoverageLine};

@@ -1,5 +1,5 @@
-//! The rows of an export: of each domain those that the steps of a run train on, with the same share of every
-//! step, in another order.
+//! The rows of an export: for each domain, the rows that the steps of a run train on, with the same share of
+//! every step, in another order.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use crate::problem::Problem;
 
-/// What a template may get to know besides the messages.
+/// Columns that a chat template may read besides the messages.
 const BESIDE_MESSAGES: [&str; 3] = ["tools", "documents", "chat_template_kwargs"];
 
 /// The rows of one domain of a stage.
@@ -23,9 +23,9 @@ pub struct DomainRows {
 }
 
 struct ExportRow {
-    /// As it is, by the names of its columns.
+    /// The original row, by the names of its columns.
     columns: Map<String, Value>,
-    /// A text, or the conversation that a rollout gets.
+    /// A text, or the conversation that a rollout starts from.
     prompt: Value,
 }
 
@@ -90,8 +90,8 @@ fn of_domain(domain: &Domain, conditions: &[&DataFormula], base: &Path) -> Resul
     Ok(DomainRows { rows, longest_prompt: longest as u32 })
 }
 
-/// The content of a source that is one file of JSON lines. Which files a run takes for others is said in
-/// `data/files.rs` of the runtime.
+/// The content of a source that is a single file of JSON lines. `data/files.rs` of the runtime defines which
+/// formats a run reads.
 fn lines_of(source: &DataSource, path: &Path) -> Result<Vec<u8>, Problem> {
     let other = || {
         let message = format!("`mopd export` reads one file of JSON lines, and `{}` is none", source.path);
@@ -116,7 +116,7 @@ fn lines_of(source: &DataSource, path: &Path) -> Result<Vec<u8>, Problem> {
     if compressed.iter().any(|magic| bytes.starts_with(magic)) { Err(other()) } else { Ok(bytes) }
 }
 
-/// The prompt as it is written.
+/// The prompt in its original form.
 fn prompt(format: &PromptFormat, source: &DataSource, columns: &Map<String, Value>) -> Result<Value, String> {
     let value = |field: &str| columns.get(source.column(field));
     let given = value("prompt").or_else(|| value("messages"));
@@ -171,14 +171,14 @@ fn mismatch(field: &str, wanted: &str, source: &DataSource, columns: &Map<String
     format!("the field `{field}` must be {wanted}; found {found}")
 }
 
-/// What a verifier compares with.
+/// What a verifier compares a completion with.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum TargetKind {
     Text,
     Number,
 }
 
-/// The fields that the verifiers read which are exported.
+/// The fields that exportable verifiers read.
 fn needed(reward: &Reward) -> Vec<(&str, TargetKind)> {
     match reward {
         Reward::ExactMatch { field } => vec![(field, TargetKind::Text)],
@@ -210,7 +210,7 @@ fn text_of(
     }
 }
 
-/// The rows of all steps, one a line.
+/// The rows of all steps, one per line.
 pub fn lines(
     engine: ExportEngine,
     settings: &ExportSettings,
@@ -251,12 +251,12 @@ fn line(
         Value::String(text) if messages => json!([{"role": "user", "content": text}]),
         prompt => prompt.clone(),
     };
-    // The conditions were looked at when the row was read.
+    // Errors of the conditions were reported when the row was read.
     let takes = |when: &DataFormula| holds(when, NullField::Fault, source, &row.columns).unwrap_or(false);
     let arm = part.arms.iter().find(|arm| arm.when.as_ref().is_none_or(takes));
     let teacher = arm.map(|arm| settings.teachers[arm.teacher].key.as_str());
     let mut whole: Map<String, Value> = source.renamed(row.columns.clone()).into_iter().collect();
-    // A column that has another name besides is read by its own too.
+    // A column that is renamed can also be read by its own name.
     for (field, _) in needed(reward) {
         if let Some(value) = row.columns.get(source.column(field)) {
             whole.insert(field.to_owned(), value.clone());
@@ -281,7 +281,7 @@ fn line(
     }
 }
 
-/// A rollout gets the conversation without the assistant's last messages.
+/// A rollout gets the conversation without its trailing assistant messages.
 fn conversation(prompt: Value, system: Option<&str>) -> Value {
     let system = system.map(|text| json!({"role": "system", "content": text}));
     match prompt {
@@ -297,9 +297,9 @@ fn conversation(prompt: Value, system: Option<&str>) -> Value {
     }
 }
 
-/// Which rows come: every step keeps to the shares to within a row, what rounding gave or took is carried
-/// over, and no row of a domain comes twice before each has come once. A stage that trains in epochs visits
-/// each row once an epoch: its shares are those of the rows.
+/// The order of rows: every step keeps to the shares to within a row, rounding is carried over to the next
+/// step, and no row of a domain comes twice before each has come once. A stage that trains in epochs visits
+/// each row once per epoch: its shares are proportional to the rows.
 struct Order {
     domains: Vec<Turn>,
     drawn: u64,
@@ -307,7 +307,7 @@ struct Order {
 }
 
 struct Turn {
-    /// Of the whole, normalised.
+    /// Its share of the total, normalised.
     share: f64,
     size: usize,
     drawn: u64,
@@ -343,7 +343,7 @@ impl Order {
     }
 }
 
-/// Of each domain, as in a run.
+/// The shares of the domains, as in a run.
 fn shares(train: &Train<Objective>, sizes: impl Iterator<Item = usize>) -> Vec<f64> {
     let shares: Vec<f64> = match train.length {
         Length::Steps(_) => train.mixture.iter().map(|of| of.share).collect(),
@@ -353,7 +353,7 @@ fn shares(train: &Train<Objective>, sizes: impl Iterator<Item = usize>) -> Vec<f
     shares.into_iter().map(|share| share / whole).collect()
 }
 
-/// The numbers below `size` in an order that the key decides (Fisher and Yates; SplitMix64).
+/// A pseudorandom permutation of the numbers below `size`, from the key (Fisher and Yates; SplitMix64).
 fn shuffled(size: usize, key: [u64; 3]) -> Vec<usize> {
     let mut state = key.iter().fold(0u64, |state, part| mix(state ^ part));
     let mut order: Vec<usize> = (0..size).collect();

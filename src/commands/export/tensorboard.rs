@@ -1,4 +1,4 @@
-//! TensorBoard's event files: records of TFRecord, each an `Event` message of protocol buffers.
+//! TensorBoard's event files: TFRecord records, each an `Event` message of protocol buffers.
 //!
 //! Only what a scalar needs is written: `Event { 1: double wall_time, 2: int64 step, 3: string file_version,
 //! 5: Summary }`, `Summary { 1: repeated Value }`, `Value { 1: string tag, 2: float simple_value }`.
@@ -14,39 +14,39 @@ pub struct ScalarRecord {
 #[derive(Debug, Default)]
 pub struct Events {
     steps: Vec<EventStep>,
-    /// When the last step was done.
+    /// The time of the last step.
     time: f64,
 }
 
 #[derive(Debug)]
 struct EventStep {
     number: u64,
-    /// When it was done, in seconds since 1970.
+    /// The time when it ended, in seconds since 1970.
     time: f64,
     scalars: Vec<ScalarRecord>,
 }
 
 impl Events {
-    /// Whether the step is another than the last one.
+    /// Whether this step differs from the last one.
     pub fn begins(&self, step: u64) -> bool {
         self.steps.last().is_none_or(|last| last.number != step)
     }
 
-    /// `time` is when the step was done. Where that was not recorded, time is counted from the stage's
-    /// beginning.
+    /// `time` is when the step ended. Where that was not recorded, time is counted from the beginning of the
+    /// stage.
     pub fn step(&mut self, number: u64, time: Option<f64>, seconds: f64, scalars: Vec<ScalarRecord>) {
         self.time = time.unwrap_or(self.time + seconds);
         self.steps.push(EventStep { number, time: self.time, scalars });
     }
 
-    /// More of the last step.
+    /// Adds numbers to the last step.
     pub fn add(&mut self, scalars: Vec<ScalarRecord>) {
         if let Some(last) = self.steps.last_mut() {
             last.scalars.extend(scalars);
         }
     }
 
-    /// What is recorded of the steps.
+    /// The numbers of all steps.
     pub fn scalars(&self) -> impl Iterator<Item = &ScalarRecord> {
         self.steps.iter().flat_map(|step| &step.scalars)
     }
@@ -58,7 +58,7 @@ impl Events {
         file
     }
 
-    /// What belongs behind the records of the steps before.
+    /// The records of these steps, to append to a file.
     pub fn records(&self) -> Vec<u8> {
         let mut file = Vec::new();
         for step in &self.steps {
@@ -80,7 +80,7 @@ impl Events {
     }
 }
 
-/// What every file begins with.
+/// The first record of every file.
 pub fn beginning() -> Vec<u8> {
     let (mut file, mut first) = (Vec::new(), Vec::new());
     double(&mut first, 1, 0.0);
@@ -89,15 +89,15 @@ pub fn beginning() -> Vec<u8> {
     file
 }
 
-/// Bytes of a file of ours up to its first record of a step from `step` on, or that was not written to its
-/// end; none of a file that begins otherwise.
+/// The length of a file of ours before its first record of step `step` or later, or before an incomplete
+/// record; `None` for a file that begins differently.
 pub fn length_before(file: &[u8], step: u64) -> Option<usize> {
     let mut at = file.starts_with(&beginning()).then(|| beginning().len())?;
     loop {
         let Some(length) = file[at..].first_chunk().map(|length| u64::from_le_bytes(*length)) else {
             return Some(at);
         };
-        // The time's key and eight bytes, then the step's key and the step.
+        // The key and eight bytes of the time, then the key and the value of the step.
         let end = usize::try_from(length).ok().and_then(|length| (at + 16).checked_add(length));
         let record = end.and_then(|end| file.get(at..end)).unwrap_or_default();
         match record.get(12 + 10..).and_then(read_varint) {
@@ -122,7 +122,7 @@ fn record(file: &mut Vec<u8>, data: &[u8]) {
     file.extend(masked(crc32c(data)).to_le_bytes());
 }
 
-/// TFRecord's own way to keep a checksum of data with checksums in it from being special.
+/// The masked checksum of TFRecord, so that a checksum of data with checksums in it is not special.
 fn masked(crc: u32) -> u32 {
     crc.rotate_right(15).wrapping_add(0xa282_ead8)
 }
@@ -145,8 +145,7 @@ fn varint(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-/// A field's number and how it is written: 0 a varint, 1 eight bytes, 2 a length and so many bytes, 5 four
-/// bytes.
+/// A field's number and wire type: 0 a varint, 1 eight bytes, 2 a length and that many bytes, 5 four bytes.
 fn key(out: &mut Vec<u8>, field: u64, wire: u64) {
     varint(out, field << 3 | wire);
 }
@@ -183,7 +182,7 @@ mod tests {
     #[test]
     fn a_file_begins_with_its_version() {
         let bytes = Events::default().bytes();
-        // The message is 24 bytes: key and eight of the time, key, length and thirteen of the text.
+        // The message has 24 bytes: key and eight of the time, then key, length and thirteen of the text.
         assert_eq!(bytes[..8], 24u64.to_le_bytes());
         assert_eq!(bytes.len(), 8 + 4 + 24 + 4);
         assert_eq!(bytes[12..21], [9, 0, 0, 0, 0, 0, 0, 0, 0]);
@@ -225,7 +224,7 @@ mod tests {
             assert_eq!(length_before(&whole, step), Some(steps(&before).bytes().len()), "{step}");
         }
         assert_eq!(length_before(&whole, 301), Some(whole.len()));
-        // Cut off while it was written, at any byte.
+        // A file that was cut off during a write, at any byte.
         let third = steps(&[0, 1, 200]).bytes().len();
         for length in third..whole.len() {
             assert_eq!(length_before(&whole[..length], 301), Some(third), "{length}");

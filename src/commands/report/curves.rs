@@ -15,10 +15,10 @@ use crate::table::distinct;
 
 const OF_TEACHER: [&str; 2] = ["divergence", "divergence_floor"];
 
-/// Bytes.
+/// One GiB in bytes.
 const GIB: f64 = (1u64 << 30) as f64;
 
-/// Numbers that all series of a page have together.
+/// The most numbers of all series of a page.
 const NUMBERS: usize = 100_000;
 const FEWEST: usize = 12;
 const MOST: usize = 240;
@@ -28,22 +28,22 @@ const MOST: usize = 240;
 pub struct StageCurves {
     pub steps: u32,
     pub seeds: Vec<u64>,
-    /// The domains trained on, each for every set of completions.
+    /// The trained domains, once for each set of completions.
     pub domains: Vec<String>,
-    /// The teachers, where the data chooses between them: no domain says then whose a share is.
+    /// The teachers, where the data chooses between them: then a share is not that of a domain.
     pub teachers: Vec<String>,
-    /// Steps that points stand at: the middle of those that they are means of.
+    /// The steps of the points: each is the middle of the steps that its point averages.
     pub at: Vec<Rounded>,
-    /// Whether each step has a point.
+    /// Whether every step has a point.
     pub whole: bool,
-    /// How long training took up to each point, and the completion tokens that were trained on: none where a
-    /// step does not say.
+    /// The training time up to each point, and the tokens of completions trained on; `None` where a step
+    /// lacks the number.
     pub elapsed_seconds: Option<Elapsed>,
     pub elapsed_tokens: Option<Elapsed>,
     pub series: Vec<Series>,
 }
 
-/// Where points stand on another axis than that of steps: by seed, and the mean over seeds.
+/// The positions of points on another axis than steps: by seed, and the mean over seeds.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Elapsed {
     pub mean: Vec<Rounded>,
@@ -54,15 +54,15 @@ pub struct Elapsed {
 pub struct Series {
     pub metric: Cow<'static, str>,
     pub by: By,
-    /// The domain's or the teacher's name; empty of what the whole step has.
+    /// The name of the domain or teacher; empty for numbers of the whole step.
     pub of: String,
     pub mean: Vec<Option<Rounded>>,
-    /// The lowest and the highest seed, where there are several.
+    /// The lowest and the highest seed's value, where there are several seeds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub low: Option<Vec<Option<Rounded>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub high: Option<Vec<Option<Rounded>>>,
-    /// The same by seed, where there are several, and room.
+    /// The values by seed, where there are several, and enough room.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub by_seed: Vec<Vec<Option<Rounded>>>,
 }
@@ -75,14 +75,14 @@ pub enum By {
     Step,
 }
 
-/// A number of the step that a row belongs to, and how much it counts.
+/// A number of a row's step, and its weight.
 struct CurvePoint {
     row: usize,
     value: Option<f64>,
     weight: Option<f64>,
 }
 
-/// Sum and weight of a mean.
+/// The sum and the weight of a mean.
 #[derive(Clone, Copy, Default)]
 struct WeightedMean {
     sum: f64,
@@ -100,13 +100,13 @@ impl WeightedMean {
     }
 }
 
-/// By stage; `runs` share the page.
+/// The curves by stage; the page has this many `runs`.
 pub fn curves(metrics: &ColumnTable, runs: usize) -> BTreeMap<String, StageCurves> {
     let mut rows: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for row in 0..metrics.rows() {
         rows.entry(metrics.text("stage", row)).or_default().push(row);
     }
-    // Nearly all series have a mean, a range, and each seed.
+    // Nearly all series have a mean, a range, and one series per seed.
     let domains = |rows: &[usize]| distinct(rows.iter().map(|row| domain(metrics, *row))).len();
     let there = |rows: &[usize], names: &[&str]| {
         let has = |name: &&&str| rows.iter().any(|row| metrics.number(name, *row).is_some());
@@ -122,7 +122,7 @@ pub fn curves(metrics: &ColumnTable, runs: usize) -> BTreeMap<String, StageCurve
         .sum();
     let seeds = distinct((0..metrics.rows()).map(|row| metrics.whole("seed", row))).len();
     let room = |numbers: usize| NUMBERS / (numbers * series.max(1) * runs);
-    // Where there is not even room for the fewest points, single seeds are left out.
+    // Without room even for the fewest points, single seeds are left out.
     let by_seed = room(3 + seeds) >= FEWEST;
     let points = room(if by_seed { 3 + seeds } else { 3 }).clamp(FEWEST, MOST);
     rows.into_iter()
@@ -130,7 +130,7 @@ pub fn curves(metrics: &ColumnTable, runs: usize) -> BTreeMap<String, StageCurve
         .collect()
 }
 
-/// From the rows of a stage.
+/// The curves of a stage, from its rows.
 fn of_stage(metrics: &ColumnTable, rows: &[usize], points: usize, by_seed: bool) -> StageCurves {
     let steps = rows.iter().map(|row| metrics.whole("step", *row) as usize + 1).max().unwrap_or(0);
     let points = points.min(steps);
@@ -168,7 +168,7 @@ struct StageRows<'a> {
     steps: usize,
     points: usize,
     seeds: Vec<u64>,
-    /// Whether there is room for each seed's own.
+    /// Whether there is room for a series per seed.
     by_seed: bool,
 }
 
@@ -206,7 +206,7 @@ impl StageRows<'_> {
         self.series(metric.to_owned().into(), By::Domain, of, values)
     }
 
-    /// The part that each teacher has in a step, where the data chooses between them.
+    /// The share of each teacher in a step, where the data chooses between them.
     fn shares_of_teachers(&self, teachers: &[&str]) -> Vec<Series> {
         let steps = self.of_steps_and_terms();
         let mut found = Vec::new();
@@ -224,8 +224,8 @@ impl StageRows<'_> {
         gathered(self.metrics, self.rows.iter().copied(), "stage")
     }
 
-    /// The part that some rows have in each step: 0 where a step has no such row, or one that was left with
-    /// nothing.
+    /// The share of some rows in each step: 0 where a step has no such row, or one whose completions were all
+    /// left out.
     fn shares<'s>(
         &'s self,
         metric: &'s str,
@@ -240,7 +240,7 @@ impl StageRows<'_> {
         })
     }
 
-    /// Of a teacher of several domains, every token counts alike.
+    /// In a mean over several domains of a teacher, every token has the same weight.
     fn of_teachers(&self, teachers: &[&str]) -> Vec<Series> {
         let metrics = self.metrics;
         let mut found = Vec::new();
@@ -256,7 +256,7 @@ impl StageRows<'_> {
         found
     }
 
-    /// Every row of a step says the same.
+    /// Numbers of the whole step: every row of a step has the same.
     fn of_steps(&self) -> Vec<Series> {
         let metrics = self.metrics;
         let of = |name: Cow<'static, str>, unit: f64| {
@@ -268,7 +268,7 @@ impl StageRows<'_> {
             let values: Vec<CurvePoint> = values.collect();
             self.series(name, By::Step, "", values.into_iter())
         };
-        // The tokens of several steps by their time: each counts as long as it took.
+        // The speed over several steps: tokens by time, so each step is weighted by its time.
         let tokens = tokens_of_steps(metrics, self.rows.iter().copied());
         let speeds = tokens.into_values().map(|(row, tokens)| {
             let seconds = metrics.number("seconds", row).filter(|seconds| *seconds > 0.0);
@@ -284,7 +284,7 @@ impl StageRows<'_> {
             .collect()
     }
 
-    /// None where no step says anything.
+    /// `None` where no step has the number.
     fn series(
         &self,
         metric: Cow<'static, str>,
@@ -324,8 +324,8 @@ impl StageRows<'_> {
         })
     }
 
-    /// What adds up over the steps of each seed, at the middle of the steps of each point. `add` makes the
-    /// number of a step out of what its rows before had and the next row. None where a step is missing.
+    /// A sum over the steps of each seed, at the middle of the steps of each point. `add` computes the number
+    /// of a step from that of its earlier rows and the next row. `None` where a step is missing.
     fn elapsed(&self, add: impl Fn(Option<f64>, usize) -> Option<f64>) -> Option<Elapsed> {
         let StageRows { metrics, rows, steps, points, ref seeds, .. } = *self;
         let mut of_steps = vec![vec![None; steps]; seeds.len()];
@@ -350,14 +350,14 @@ impl StageRows<'_> {
         })
     }
 
-    /// The place of a row's seed among all.
+    /// The index of a row's seed among all seeds.
     fn seed_of(&self, row: usize) -> usize {
         let seed = self.metrics.whole("seed", row);
         self.seeds.iter().position(|known| *known == seed).expect("every row's seed was counted")
     }
 }
 
-/// The tokens of a row that were trained on; one that was left with nothing does not say that it has none.
+/// The trained tokens of a row; a row whose completions were all left out has no number, and counts as 0.
 fn tokens_of(metrics: &ColumnTable, row: usize) -> Option<f64> {
     let nothing = || metrics.number("prompt_share", row) == Some(0.0);
     metrics.number("tokens", row).or_else(|| nothing().then_some(0.0))
@@ -426,13 +426,13 @@ mod tests {
         let student = &all["student"];
         assert!(student.whole && student.seeds == [1, 2] && student.domains == ["sort", "reverse"]);
         assert_eq!(reward_seeds(student), [[1.0, 2.0, 3.0], [2.0, 3.0, 4.0]]);
-        // On a page without room, single seeds are what goes first.
+        // On a full page, single seeds are left out first.
         let crowded = &curves(&metrics(3), 10_000)["student"];
         assert!(crowded.at.len() == 3 && reward_seeds(crowded).is_empty());
-        // Two domains add up to the tokens of a step; its time is the same in both rows.
+        // The tokens of two domains add up to those of a step; its time is the same in both rows.
         assert_eq!(student.elapsed_tokens.as_ref().unwrap().mean, [4.0, 8.0, 12.0].map(Rounded));
         assert_eq!(student.elapsed_seconds.as_ref().unwrap().by_seed, [[0.5, 1.0, 1.5].map(Rounded); 2]);
-        // As event files have it: both domains' tokens by the time of the step.
+        // As in event files: both domains' tokens divided by the time of the step.
         let of_step = |name: &str| {
             let found = student.series.iter().filter(|series| series.metric == name && series.by == By::Step);
             found.map(|series| series.mean.clone()).collect::<Vec<_>>()
@@ -442,7 +442,7 @@ mod tests {
         let rewards: Vec<_> = student.series.iter().filter(|series| series.metric == "reward").collect();
         // `reverse` has none.
         let [reward] = rewards.as_slice() else { panic!("{rewards:?}") };
-        // Three steps a seed.
+        // Three steps per seed.
         let beta = student.series.iter().find(|series| series.metric == "state.beta").unwrap();
         assert_eq!((beta.by, beta.of.as_str()), (By::Step, ""));
         assert_eq!(beta.mean, [1.5, 2.5, 3.5].map(|value| Some(Rounded(value))));
@@ -461,7 +461,7 @@ mod tests {
         assert_eq!(reward.mean[0], Some(Rounded(3.5)));
     }
 
-    /// Two steps: of `last` the first has no row, and all that was sampled of it in the second was dropped.
+    /// Two steps: in the first there is no row of `last`, and in the second all samples of it were dropped.
     fn gaps() -> Vec<ReadColumn> {
         vec![
             column("seed", ColumnValues::Wholes(vec![Some(1); 3])),
@@ -495,10 +495,10 @@ mod tests {
         for metric in ["prompt_share", "signal_share"] {
             assert_eq!([means(gaps(), metric, "first"), means(gaps(), metric, "last")], [all(1.0), all(0.0)]);
         }
-        // What nobody has is no share, and what is no share is not 0.
+        // A missing number is not a share, and a number other than a share is not 0.
         assert_eq!(means(gaps(), "token_share", "last"), None);
         assert_eq!(means(gaps(), "entropy", "last"), None);
-        // Terms with completions of their own have shares of these.
+        // Terms with completions of their own have shares of their own rows.
         let mut terms = gaps();
         terms.retain(|column| column.name != "domain");
         terms.extend([column("domain", texts(["first"; 3])), column("terms", texts(["a", "a", "b"]))]);
@@ -511,7 +511,7 @@ mod tests {
     fn a_row_that_was_left_with_nothing_has_no_tokens() {
         let tokens = curves(&ColumnTable::from(gaps()), 1).remove("student").unwrap().elapsed_tokens;
         assert_eq!(tokens.expect("every step tells its tokens").mean, [4.0, 7.0].map(Rounded));
-        // Any other row without them is one of which nobody knows.
+        // In any other row, a missing number is unknown.
         let mut columns = gaps();
         columns.retain(|column| column.name != "prompt_share");
         assert!(curves(&ColumnTable::from(columns), 1)["student"].elapsed_tokens.is_none());

@@ -1,4 +1,4 @@
-//! The line on top of a run's page: what it was made to find out.
+//! The headline of a run's page: its main result.
 
 use mopd_compiler::plan::results::{Interval, Table};
 use mopd_compiler::plan::{Comparison, ModelId, Recipe};
@@ -10,13 +10,13 @@ use crate::output::printable;
 
 #[derive(Serialize)]
 pub struct Headline {
-    /// Where a part leads, which may be nowhere, and its text.
+    /// The parts of the text, each with the target of its link, if any.
     parts: Vec<(Option<String>, String)>,
-    /// What the numbers are.
+    /// The meaning of the numbers.
     note: String,
 }
 
-/// Of the first table that has a distilled model in it, else of the first with any number.
+/// From the first table with a distilled model, otherwise from the first with any number.
 pub fn headline(run: &LoadedRun) -> Option<Headline> {
     let tables = || run.folder.results.iter().flat_map(|results| &results.tables);
     let found =
@@ -24,7 +24,7 @@ pub fn headline(run: &LoadedRun) -> Option<Headline> {
     found.and_then(|table| of_table(run, table)).or_else(|| tables().find_map(|table| of_table(run, table)))
 }
 
-/// The first row that only has distilled models.
+/// The first row that has only distilled models.
 fn distilled(run: &LoadedRun, comparison: &Comparison) -> Option<usize> {
     let experiment = &run.folder.plan.experiment;
     let is_distilled = |id: &ModelId| {
@@ -45,7 +45,7 @@ fn of_table(run: &LoadedRun, table: &Table) -> Option<Headline> {
         Some(_) => table.rows.iter().map(|row| row.normalized.as_ref()).collect(),
         None => found?.means.iter().map(Option::as_ref).collect(),
     };
-    // The rows that a normalized score is measured by are at 0 and 1 whatever happens.
+    // The rows that a normalized score is relative to are always at 0 and 1.
     let is_anchor = |row: usize| {
         let models = &comparison.rows[row].models;
         normalized.is_some_and(|normalized| [&normalized.zero, &normalized.one].contains(&models))
@@ -55,7 +55,7 @@ fn of_table(run: &LoadedRun, table: &Table) -> Option<Headline> {
     let best =
         ranked.iter().copied().reduce(|best, next| if next.1.mean > best.1.mean { next } else { best })?;
     let subject = distilled(run, comparison).and_then(|row| Some((row, scores[row]?)));
-    // Where several are best, the one that the run was made for.
+    // Of several best rows, the one of the distilled model.
     let best = subject.filter(|(_, own)| own.mean == best.1.mean).unwrap_or(best);
 
     let label = |models: &[ModelId]| {
@@ -96,7 +96,7 @@ fn of_table(run: &LoadedRun, table: &Table) -> Option<Headline> {
         Some((row, own)) => {
             parts.extend([row_link(row), text(format!(" {verb}{}{of_what}; best: ", score(own)))]);
             parts.extend([row_link(best.0), text(format!(" {}", score(best.1)))]);
-            // Of the normalized score, the last; of the mean over columns, the one before.
+            // The normalized score is last; the mean over columns is before it.
             let back = if normalized.is_some() { 1 } else { 2 };
             let lead = found.and_then(|found| {
                 let all = difference(found, best.0, row)?;
@@ -130,7 +130,7 @@ fn percent(interval: &Interval) -> String {
     format!("{mean}% [{low}, {high}]")
 }
 
-/// Percent without a figure behind the point; what rounds to nothing has no sign.
+/// Percent without decimals; a number that rounds to 0 has no sign.
 fn whole(part: f64) -> String {
     let text = format!("{:.0}", 100.0 * part);
     if text == "-0" { "0".to_owned() } else { text.replace('-', "\u{2212}") }

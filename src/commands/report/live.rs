@@ -1,5 +1,5 @@
-//! `mopd report --live`: the page of a run in progress, served to this machine only. The page asks for what
-//! is new; nothing that it can ask for changes anything.
+//! `mopd report --live`: the page of a run in progress, served to this machine only. The page polls for new
+//! data; no request can change anything.
 
 mod status;
 
@@ -23,16 +23,16 @@ use crate::run_folder::{ColumnTable, RunFolder};
 use crate::run_lock::LOCK;
 use crate::worker::interrupts::Interrupts;
 
-/// How often it is looked whether the server is to end.
+/// The interval at which the server checks whether it should end.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// The answer to `/state`.
+/// The response to `/state`.
 #[derive(Serialize)]
 struct LiveState<'a> {
-    /// Changes with everything else here.
+    /// A hash of the rest: it changes with any other field.
     version: String,
     plan: &'a str,
-    /// The tables are there: the page is to be read anew.
+    /// Whether the tables are there: then the page must be reloaded.
     finished: bool,
     /// Whether a command writes to the folder.
     running: bool,
@@ -40,7 +40,7 @@ struct LiveState<'a> {
     stages: Vec<StageData>,
 }
 
-/// A run that is followed.
+/// The run that is served.
 struct FollowedRun {
     path: PathBuf,
     plan: String,
@@ -63,7 +63,7 @@ pub fn serve(path: &Path, port: u16) -> Result<Status, Problem> {
     let Some(address) = server.server_addr().to_ip() else {
         return Err(Problem::usage("no-server", "the server has no address of this machine"));
     };
-    // The page of a run that is finished is made with a worker, and signals would be for that alone.
+    // Handled here, since a finished run's page is made by a worker, which would get all signals otherwise.
     let interrupts = Interrupts::handled();
     output::result(&format!("http://{address}/\n"));
     output::note("open this address in a browser of this machine; Ctrl-C ends the server, not the run\n");
@@ -73,7 +73,7 @@ pub fn serve(path: &Path, port: u16) -> Result<Status, Problem> {
         })?;
         if let Some(request) = request {
             let response = run.answer(&request, address);
-            // A browser that does not wait for its answer is no matter.
+            // A browser that closes the connection early does not matter.
             let _ = request.respond(response);
         }
     }
@@ -86,7 +86,7 @@ impl FollowedRun {
     fn answer(&mut self, request: &Request, address: SocketAddr) -> HttpResponse {
         let host = request.headers().iter().find(|header| header.field.equiv("Host"));
         let host = host.map(|header| header.value.as_str());
-        // A page from elsewhere whose name was pointed at this machine is not to read it.
+        // A page of another site whose name resolves to this machine must not read it (DNS rebinding).
         let own = [address.to_string(), format!("localhost:{}", address.port())];
         if !host.is_some_and(|host| own.iter().any(|own| own == host)) {
             return text(403, "this server answers only under its own address\n");
@@ -114,7 +114,7 @@ impl FollowedRun {
         page::page(&[run], live)
     }
 
-    /// None where it is what the page has already.
+    /// `None` where the page already has this state.
     fn state(&mut self, since: Option<&str>) -> Result<Option<String>, Problem> {
         let folder = self.look()?;
         let version = self.version(&folder);
@@ -134,7 +134,7 @@ impl FollowedRun {
         text.map(Some)
     }
 
-    /// Reads what was added since the last time. An edit under `mopd watch` makes another run of the folder.
+    /// Reads what was added since the last call. An edit under `mopd watch` makes another run of the folder.
     fn look(&mut self) -> Result<RunFolder, Problem> {
         let folder = RunFolder::open(&self.path)?;
         if folder.plan.hash != self.plan {
@@ -160,7 +160,7 @@ impl FollowedRun {
         })
     }
 
-    /// With what there is before the end: no table, no samples.
+    /// The data that exists before the end of the run: no table, no samples.
     fn loaded(&self, folder: RunFolder) -> LoadedRun {
         LoadedRun {
             metrics: self.so_far.metrics(),
@@ -182,11 +182,11 @@ impl FollowedRun {
 
     fn is_running(&self) -> bool {
         let held = |folder: &Path| Lock::is_held(&folder.join(LOCK));
-        // That of a sweep lies above its runs.
+        // The lock of a sweep is in the folder above its runs.
         held(&self.path) || self.path.parent().is_some_and(held)
     }
 
-    /// A run that is done again has results from before, and events.
+    /// A run that is repeated has results from before, and new events.
     fn is_finished(&self, folder: &RunFolder) -> bool {
         folder.results.is_some() && self.so_far.read == 0
     }
@@ -204,7 +204,7 @@ fn header(name: &str, value: &str) -> Header {
 fn whole(status: u16, kind: &str, body: String) -> HttpResponse {
     Response::from_string(body)
         .with_status_code(status)
-        // A length is all that a reader needs: the answer is whole.
+        // A known length suffices: the response is complete.
         .with_chunked_threshold(usize::MAX)
         .with_header(header("Content-Type", kind))
         .with_header(header("Cache-Control", "no-store"))

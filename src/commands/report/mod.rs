@@ -1,4 +1,4 @@
-//! `mopd report`: runs as one HTML page without dependencies.
+//! `mopd report`: runs as a single HTML page without dependencies.
 
 mod curves;
 mod headline;
@@ -25,30 +25,30 @@ use crate::run_events::{EVENTS, EventsSoFar};
 use crate::run_folder::{ColumnTable, METRICS, REWARDS, RunFolder, SAMPLES, WEIGHTS};
 use crate::worker;
 
-/// Larger pages open slowly; what grows with a run is kept below this.
+/// Larger pages open slowly; data that grows with a run is kept below this size, in bytes.
 const LARGE: usize = 2_000_000;
 
-/// A run with all that the page shows of it.
+/// A run with all data that the page shows.
 pub struct LoadedRun {
     folder: RunFolder,
-    /// What tells it from the others on the page.
+    /// A name that distinguishes it from the others on the page.
     name: String,
-    /// From 0.
+    /// Its index, from 0.
     place: usize,
-    /// Stages of the runs before it: ids of stages count through all runs.
+    /// The number of stages of the runs before it: ids of stages count over all runs.
     stages_before: u32,
     metrics: ColumnTable,
     samples: ColumnTable,
     weights: ColumnTable,
     differences: Vec<RowDifferences>,
-    /// What it does otherwise than the first run of the page.
+    /// Its semantic differences from the first run of the page.
     meaning: Option<MeaningChange>,
-    /// The tables that it shares with that.
+    /// The tables that it has in common with the first run.
     compared: Vec<ComparedTable>,
 }
 
 impl LoadedRun {
-    /// With what its folder has; `before` are those in front of it on the page.
+    /// Loads the run from its folder; `before` are the runs before it on the page.
     fn load(folder: RunFolder, name: String, before: &[LoadedRun]) -> Result<LoadedRun, Problem> {
         let [metrics, samples, weights] = folder.tables([METRICS, SAMPLES, WEIGHTS])?;
         let metrics = match metrics {
@@ -86,7 +86,7 @@ impl LoadedRun {
         format!("stage-{}", self.stage(model))
     }
 
-    /// Of what each run has one of.
+    /// The anchor of something that each run has once.
     fn anchor(&self, what: &str) -> String {
         if self.place == 0 { what.to_owned() } else { format!("R{}-{what}", self.place) }
     }
@@ -108,7 +108,7 @@ pub fn report(arguments: &ReportArgs) -> Result<Status, Problem> {
     let html = page::page(&runs, false)?;
     let out = arguments.out.clone().unwrap_or_else(|| match &arguments.runs[..] {
         [run] => run.join("report.html"),
-        // The page of one of them is another.
+        // The page of several runs is not in the folder of one of them.
         _ => PathBuf::from("report.html"),
     });
     write(&out, &html)?;
@@ -122,7 +122,7 @@ pub fn report(arguments: &ReportArgs) -> Result<Status, Problem> {
     Ok(Status::Good)
 }
 
-/// The steps of a run that is not finished, as far as its events have them.
+/// The steps of an unfinished run, from its events.
 fn steps_so_far(run: &Path) -> Result<ColumnTable, Problem> {
     let mut so_far = EventsSoFar::default();
     so_far.follow(run, |_| ()).map_err(|error| {
@@ -131,7 +131,7 @@ fn steps_so_far(run: &Path) -> Result<ColumnTable, Problem> {
     Ok(so_far.metrics())
 }
 
-/// What each run is called: the end of its path, as much of it as tells it from the others.
+/// The name of each run: the last parts of its path, as many as distinguish it from the others.
 fn names(paths: &[PathBuf]) -> Vec<String> {
     let end = |path: &Path, parts: usize| {
         let all: Vec<_> = path.components().map(|part| part.as_os_str().to_string_lossy()).collect();
@@ -146,12 +146,12 @@ fn names(paths: &[PathBuf]) -> Vec<String> {
     paths.iter().map(name).collect()
 }
 
-/// What differences are computed from: only finished runs have it.
+/// Whether a run has the data that differences are computed from: only finished runs have.
 fn has_rewards(run: &RunFolder) -> bool {
     run.results.is_some() && run.path.join(REWARDS).is_file()
 }
 
-/// By how much the rows of a finished run's tables differ.
+/// The differences between the rows of a finished run's tables.
 fn differences(run: &RunFolder) -> Result<Vec<RowDifferences>, Problem> {
     if !has_rewards(run) {
         return Ok(Vec::new());
@@ -172,7 +172,7 @@ fn write(path: &Path, text: &str) -> Result<(), Problem> {
         .map_err(|error| Problem::unwritten(path, &error).help("`--out FILE` names another place"))
 }
 
-/// A number as a page needs it: four figures.
+/// A number for a page, rounded to four digits.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rounded(pub f64);
 
@@ -182,7 +182,7 @@ impl Serialize for Rounded {
         if rounded.is_finite() && rounded.fract() == 0.0 && rounded.abs() < 1e15 {
             return serializer.serialize_i64(rounded as i64);
         }
-        // Not finite is null.
+        // Infinity and NaN become null.
         serializer.serialize_f64(rounded)
     }
 }

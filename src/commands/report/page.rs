@@ -1,5 +1,4 @@
-//! The page: a template filled with the results of runs. A script in the page draws the charts from data in
-//! the page.
+//! The page: a template filled with the results of runs. A script in it draws the charts from embedded data.
 
 use minijinja::value::{Serde, Value};
 use minijinja::{Environment, UndefinedBehavior, context};
@@ -18,7 +17,7 @@ use crate::provenance::Machine;
 
 const TEMPLATE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
-/// Parts of one script, in the order in which they are put together.
+/// The parts of the script, in order.
 const SCRIPT: [&str; 8] = [
     include_str!("script/base.js"),
     include_str!("script/curves.js"),
@@ -29,28 +28,28 @@ const SCRIPT: [&str; 8] = [
     include_str!("script/plan.js"),
     include_str!("script/main.js"),
 ];
-/// What the page of a run in progress has besides.
+/// The additional script of a page of a run in progress.
 const LIVE: &str = include_str!("script/live.js");
 const D3: &str = include_str!("vendor/d3.min.js");
 const PLOT: &str = include_str!("vendor/plot.umd.min.js");
 const DAGRE: &str = include_str!("vendor/dagre.min.js");
 const LICENSES: &str = include_str!("vendor/LICENSES.txt");
 
-/// What the script draws.
+/// The data for the script.
 #[derive(Serialize)]
 struct PageData {
     runs: Vec<String>,
-    /// Of all runs, one after the other, and so the stages.
+    /// The tables and stages of all runs, in the order of the runs.
     tables: Vec<TableData>,
     stages: Vec<StageData>,
-    /// What the models read before the samples.
+    /// The texts that models read before the samples.
     prompts: Vec<String>,
     edges: Vec<Edge>,
     #[serde(rename = "edges_of_bins")]
     bins: Edges,
 }
 
-/// A `live` page asks the server that it came from for what is new.
+/// A `live` page asks its server for new data.
 pub fn page(runs: &[LoadedRun], live: bool) -> Result<String, Problem> {
     let mut data = PageData {
         runs: runs.iter().map(|run| printable(&run.name)).collect(),
@@ -69,7 +68,7 @@ pub fn page(runs: &[LoadedRun], live: bool) -> Result<String, Problem> {
         data.tables.extend(tables::data(run));
         data.stages.extend(stages);
         data.edges.extend(edges(run));
-        // Bins are the same in all runs of a version; those of another are added.
+        // Bins are the same in all runs of one version; those of other versions are added.
         for (over, edges) in bins {
             let known = data.bins.entry(over).or_default();
             known.extend(edges);
@@ -91,7 +90,7 @@ pub fn page(runs: &[LoadedRun], live: bool) -> Result<String, Problem> {
         version => env!("CARGO_PKG_VERSION"),
         title,
         runs => views,
-        // Of a run in progress, there will be something to show.
+        // A run in progress will have something to show.
         trained => trained || live,
         live,
         sampled,
@@ -105,13 +104,13 @@ pub fn page(runs: &[LoadedRun], live: bool) -> Result<String, Problem> {
     };
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
-    // Everything is escaped unless it is marked above.
+    // Everything is escaped, except what is marked as safe above.
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::Html);
     let filled = environment.render_str(TEMPLATE, context);
     filled.map_err(|error| Problem::run("no-report", format!("the page can't be made: {error}")))
 }
 
-/// What the template shows of a run. `first_table` is the place of its first table among those of all runs.
+/// A run as the template shows it. `first_table` is the index of its first table among those of all runs.
 fn view(run: &LoadedRun, sources: &RunSources, first_table: usize, trained: bool, stages: Value) -> Value {
     let experiment = &run.folder.plan.experiment;
     let results = run.folder.results.as_ref();
@@ -147,7 +146,7 @@ fn view(run: &LoadedRun, sources: &RunSources, first_table: usize, trained: bool
     }
 }
 
-/// What is known of how the run was made, each with its name.
+/// The known facts about how the run was made, with their names.
 fn facts(run: &LoadedRun) -> Vec<(&'static str, String)> {
     let mut facts = Vec::new();
     if let Some(provenance) = &run.folder.provenance {
@@ -175,7 +174,7 @@ fn script(live: bool) -> String {
     format!("\"use strict\";\n(() => {{\n{}{live}}})();\n", SCRIPT.concat())
 }
 
-/// JSON that can stand in a script element: nothing in it can end the element or begin a comment.
+/// JSON for a script element: nothing in it can end the element or begin a comment.
 fn inside_script(json: &str) -> String {
     json.replace('<', "\\u003c")
         .replace('>', "\\u003e")
@@ -184,12 +183,12 @@ fn inside_script(json: &str) -> String {
         .replace('\u{2029}', "\\u2029")
 }
 
-/// A library without the note that sends a debugger for more.
+/// A library without its source map comment, with which a debugger would load more.
 fn library(text: &str) -> String {
     text.lines().filter(|line| !line.starts_with("//# sourceMappingURL=")).collect::<Vec<_>>().join("\n")
 }
 
-/// The seed that the file's own can't tell: one that `--set` gave.
+/// The seed, if it was set by `--set` and is not in the file.
 fn set_seed(run: &LoadedRun) -> String {
     let seed = run.folder.plan.experiment.seed;
     let said = run.folder.source.lines().any(|line| line.replace(' ', "").contains(&format!("seed={seed}")));
@@ -208,7 +207,7 @@ mod tests {
         assert_eq!(serde_json::from_str::<String>(&json).unwrap(), "</script><!--&amp;\u{2028}");
     }
 
-    /// A number that the script has no title for is in no chart.
+    /// A number without a title in the script appears in no chart.
     #[test]
     fn the_script_knows_every_number_of_a_step() {
         let script = include_str!("script/curves.js");
@@ -221,8 +220,7 @@ mod tests {
         }
     }
 
-    /// What the page runs is what was reviewed: each library as its project published it (see
-    /// `vendor/LICENSES.txt`).
+    /// The page runs what was reviewed: each library as its project published it (see `vendor/LICENSES.txt`).
     #[test]
     fn libraries_are_as_published() {
         let sum = |text: &str| blake3::hash(text.as_bytes()).to_hex().to_string();

@@ -7,11 +7,11 @@ use serde::Serialize;
 use super::Rounded;
 use crate::run_folder::ColumnTable;
 
-/// Bytes that all samples of a page take, and all histograms.
+/// The most bytes of all samples of a page, and of all histograms.
 const SAMPLES: usize = 350_000;
 const HISTOGRAMS: usize = 350_000;
 
-/// A sampled completion, its tokens column by column.
+/// A sampled completion, with its tokens column by column.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct SampledCompletion {
     pub seed: u64,
@@ -19,15 +19,15 @@ pub struct SampledCompletion {
     pub domain: String,
     pub teacher_name: String,
     pub sample: u64,
-    /// Its place among the prompts of the page: samples of several stages may be of the same one.
+    /// The index of its prompt on the page: samples of several stages may have the same one.
     pub prompt: usize,
     #[serde(skip)]
     pub prompt_text: String,
-    /// Tokens before that text, which are not kept.
+    /// The number of tokens before that text, which are not kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_left_out: Option<u64>,
     pub reward: Option<Rounded>,
-    /// Tokens of the completion, of which some may be left out.
+    /// The number of tokens of the completion, some of which may be left out.
     pub length: u64,
     pub text: Vec<String>,
     #[serde(flatten)]
@@ -36,7 +36,7 @@ pub struct SampledCompletion {
     pub selected: Option<Vec<bool>>,
 }
 
-/// Columns of numbers, and what the page calls them.
+/// Columns of numbers, and their names on the page.
 const NUMBERS: [(&str, &str); 7] = [
     ("logp", "logp"),
     ("teacher_logp", "teacher"),
@@ -52,22 +52,22 @@ pub struct Histogram {
     pub domain: String,
     pub quantity: String,
     pub over: String,
-    /// Where a bin begins, where the size begins, tokens; over all seeds.
+    /// For each bin: where it begins, where the size begins, and the number of tokens; over all seeds.
     pub bins: Vec<(Rounded, Rounded, u64)>,
 }
 
-/// Where bins begin and end; the last one may have no end.
+/// The bounds of bins; the last one may be unbounded.
 pub type Edges = BTreeMap<&'static str, Vec<(Rounded, Option<Rounded>)>>;
 
-/// What fits of something that stages have, by stage, and the stages that had to do without.
+/// The items that fit the budget, by stage, and the stages whose items did not fit.
 pub struct WithinBudget<T> {
     pub kept: BTreeMap<String, Vec<T>>,
     pub left_out: Vec<String>,
 }
 
-/// Keeps what fits, stage by stage in the order of `wanted`.
+/// Keeps the items that fit, stage by stage in the order of `wanted`.
 ///
-/// `besides` is what things take that is not among their own fields.
+/// `besides` returns the size of an item's data outside its own fields.
 fn fit<T: Serialize>(
     mut found: BTreeMap<String, Vec<T>>,
     wanted: &[&str],
@@ -89,7 +89,7 @@ fn fit<T: Serialize>(
     fitting
 }
 
-/// The samples of the first seed, stages in order of their interest.
+/// The samples of the first seed; stages in order of their interest.
 pub fn samples(table: &ColumnTable, wanted: &[&str], runs: usize) -> WithinBudget<SampledCompletion> {
     let mut found: BTreeMap<String, Vec<SampledCompletion>> = BTreeMap::new();
     let mut first: BTreeMap<&str, u64> = BTreeMap::new();
@@ -135,7 +135,7 @@ pub fn samples(table: &ColumnTable, wanted: &[&str], runs: usize) -> WithinBudge
     fit(found, wanted, SAMPLES / runs, prompts)
 }
 
-/// The prompts of all samples, each once, in the order in which samples refer to them from now on.
+/// The prompts of all samples, each once; the samples' indices are changed to refer to them.
 pub fn prompts<'a>(samples: impl Iterator<Item = &'a mut SampledCompletion>) -> Vec<String> {
     let mut known: BTreeMap<(String, String), usize> = BTreeMap::new();
     let mut texts = Vec::new();
@@ -150,8 +150,8 @@ pub fn prompts<'a>(samples: impl Iterator<Item = &'a mut SampledCompletion>) -> 
 }
 
 pub fn histograms(table: &ColumnTable, wanted: &[&str], runs: usize) -> (WithinBudget<Histogram>, Edges) {
-    /// Tokens by the bits of where their bin begins and where their size does: both are at least 0, so bits
-    /// are in order.
+    /// Tokens by the bits of the bounds of bin and size: both are at least 0, so the bits are ordered like
+    /// the numbers.
     type Bins = BTreeMap<(u64, u64), u64>;
     let mut tokens: BTreeMap<(&str, &str, &str, &str), Bins> = BTreeMap::new();
     let mut edges: BTreeMap<&'static str, BTreeMap<u64, Option<f64>>> = BTreeMap::new();

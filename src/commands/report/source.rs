@@ -1,4 +1,4 @@
-//! The source text of a run: its coloured lines, and the excerpts of stages.
+//! The source text of a run: its highlighted lines, and the excerpts of stages.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,7 +18,7 @@ pub struct SourceFileView {
     pub lines: Vec<SourceLine>,
 }
 
-/// A class, which may be empty, and a text.
+/// Pairs of a class, which may be empty, and a text.
 type Pieces = Vec<(&'static str, String)>;
 
 #[derive(Serialize)]
@@ -27,36 +27,36 @@ pub struct SourceLine {
     pub pieces: Pieces,
 }
 
-/// The lines of the source that say what something is.
+/// The lines of the source that define something.
 #[derive(Serialize)]
 pub struct Excerpt {
     /// `quickstart.mopd, lines 59 to 66`
     pub place: String,
-    /// Of its first line where the page has the file, of the stage that shows it where it is shown already.
+    /// The anchor of its first line if the page has the file, or of the stage that shows it already.
     pub anchor: Option<String>,
-    /// None of what another stage shows.
+    /// Empty if another stage shows it.
     pub lines: Vec<Pieces>,
 }
 
-/// Where a word begins and ends, and its class.
+/// The beginning, the end and the class of each word.
 type Meanings = Vec<(usize, usize, &'static str)>;
 
 struct Text {
     name: String,
-    /// Among the files of the page: the experiment, then its modules; none of the standard library.
+    /// Its index on the page: the experiment, then its modules; `None` for the standard library.
     place: Option<usize>,
     text: String,
     lines: Vec<Pieces>,
-    /// Where its named items begin and end.
+    /// The ranges of its named items.
     items: Vec<(usize, usize)>,
 }
 
 /// The texts of a run.
 pub struct RunSources<'a> {
     run: &'a LoadedRun,
-    /// By the name of a module of the standard library, of a file otherwise.
+    /// By the name of the module in the standard library, and by the path for other files.
     texts: BTreeMap<String, Text>,
-    /// Excerpts of the library that a stage shows, by place.
+    /// Excerpts of the library that some stage shows, by place.
     shown: BTreeMap<String, String>,
 }
 
@@ -72,7 +72,7 @@ impl<'a> RunSources<'a> {
         RunSources { run, texts, shown: BTreeMap::new() }
     }
 
-    /// The experiment, then its modules.
+    /// The files of the page: the experiment, then its modules.
     pub fn files(&self) -> Vec<SourceFileView> {
         let mut own: Vec<(usize, &Text)> =
             self.texts.values().filter_map(|text| Some((text.place?, text))).collect();
@@ -89,8 +89,8 @@ impl<'a> RunSources<'a> {
         own.into_iter().map(view).collect()
     }
 
-    /// The source of something, the whole item where that is its name; none where its place is unknown. What
-    /// is of the library is shown by the first stage that has it, `stage`.
+    /// The source of something: the whole item if the place is its name; `None` where the place is unknown.
+    /// Code of the library is shown only by the first stage that uses it, `stage`.
     pub fn excerpt(&mut self, origin: Origin, stage: &str) -> Option<Excerpt> {
         let place = self.run.folder.plan.place(origin)?;
         let library = place.file.strip_prefix("std:").and_then(|name| name.strip_suffix(".mopd"));
@@ -109,7 +109,7 @@ impl<'a> RunSources<'a> {
         let (start, end) = (place.start as usize, place.end as usize);
         let holds = |item: &&(usize, usize)| item.0 <= start && end <= item.1;
         let (start, end) = text.items.iter().find(holds).copied().unwrap_or((start, end));
-        // What the plan says of a text that was changed since may lie outside of it, or inside of a
+        // If the text has changed since the plan was made, a place may be outside of it, or inside a
         // character.
         let first = text.text.get(..start)?.matches('\n').count();
         let last = text.text.get(..end)?.trim_end().matches('\n').count().max(first);
@@ -147,7 +147,7 @@ fn text(name: String, place: Option<usize>, path: &Path, source: &str) -> Text {
     }
 }
 
-/// The colours of a text. Its imports and data may be elsewhere by now; words tell most without them.
+/// The highlighting of a text. Its imports and data may be missing; words are enough in most cases.
 fn meanings(path: &Path, text: &str) -> Meanings {
     let Ok(analysis) = host::analyse_text(path, text) else { return Vec::new() };
     let tokens = semantic_tokens(text, &analysis).into_iter();
@@ -177,7 +177,7 @@ fn lines(text: &str, meanings: Meanings) -> Vec<Pieces> {
     let mut start = 0;
     let mut lines = Vec::new();
     for line in text.lines() {
-        // `lines` drops a carriage return and a newline; places count both.
+        // `lines` drops a carriage return and a newline; offsets count both.
         let begin = start + text[start..].find(line).unwrap_or(0);
         let end = begin + line.len();
         let mut pieces = Vec::new();
@@ -202,7 +202,7 @@ fn anchor(run: &LoadedRun, file: usize, line: usize) -> String {
     run.anchor(&if file == 0 { format!("L{line}") } else { format!("F{file}L{line}") })
 }
 
-/// What the experiment's file was called where it was run.
+/// The name of the experiment's file where it was run.
 fn entry_name(run: &RunFolder) -> String {
     let mut places =
         run.plan.places.iter().map(|place| place.file.as_str()).filter(|file| !file.starts_with("std:"));
@@ -214,7 +214,7 @@ fn base(file: &str) -> Option<&str> {
     Path::new(file).file_name()?.to_str()
 }
 
-/// Whether two origins are in the same text, and one inside the other.
+/// Whether two origins are in the same file, and one contains the other.
 pub fn covers(plan: &Plan, outer: Origin, inner: Origin) -> bool {
     let (Some(outer), Some(inner)) = (plan.place(outer), plan.place(inner)) else { return false };
     outer.file == inner.file && outer.start <= inner.start && inner.end <= outer.end

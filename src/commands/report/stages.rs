@@ -1,4 +1,4 @@
-//! The stages of a run: what the script draws of each, and each in words.
+//! The stages of a run: the data for the script, and a text for each.
 
 use std::collections::BTreeSet;
 
@@ -17,12 +17,12 @@ use crate::output::{counted, printable};
 #[derive(Serialize)]
 pub struct StageData {
     id: u32,
-    /// The place of its run on the page.
+    /// The index of its run on the page.
     run: usize,
     anchor: String,
     pub name: String,
     kind: String,
-    /// Of all seeds that were run; none of stages that were kept from before.
+    /// The time of all seeds that were run; `None` for stages from the store.
     seconds: Option<Rounded>,
     predicted: Option<Rounded>,
     #[serde(flatten)]
@@ -33,7 +33,7 @@ pub struct StageData {
     left_out: Option<String>,
 }
 
-/// `carries`: the weights go on; otherwise they teach, judge, or are merged.
+/// `carries`: the weights are trained further; otherwise they teach, judge, or are merged.
 #[derive(Serialize)]
 pub struct Edge {
     from: u32,
@@ -41,7 +41,7 @@ pub struct Edge {
     carries: bool,
 }
 
-/// A stage in words.
+/// A stage as text.
 #[derive(Serialize)]
 pub struct Card {
     anchor: String,
@@ -67,8 +67,8 @@ struct CardInput {
     name: String,
 }
 
-/// All stages of a run: to draw, and in words; and where bins of histograms begin. It shares the page with
-/// others, and so the room.
+/// All stages of a run: data for the script, texts, and the bounds of histograms' bins. The page and its
+/// budget are shared by several runs.
 pub fn stages(run: &LoadedRun, sources: &mut RunSources, runs: usize) -> (Vec<StageData>, Vec<Card>, Edges) {
     let mut curves = curves(&run.metrics, runs);
     let wanted = by_interest(run);
@@ -107,7 +107,7 @@ pub fn stages(run: &LoadedRun, sources: &mut RunSources, runs: usize) -> (Vec<St
     (stages, cards, bins)
 }
 
-/// Distillation first, then what else trains: where something must be left out, it is the last of these.
+/// Distillation first, then other training: if something must be left out, the last ones are.
 fn by_interest(run: &LoadedRun) -> Vec<&str> {
     let rank = |model: &Model<Objective>| match &model.stage {
         Stage::Train(train) if train.recipe == Recipe::Distill => 0,
@@ -134,7 +134,7 @@ fn records<'a>(run: &'a LoadedRun, stage: &str) -> Vec<&'a StageRecord> {
     records.filter(|record| record.stage == stage).collect()
 }
 
-/// Seconds of all seeds, one after the other, and their range; none where one was not predicted.
+/// Seconds of all seeds in sequence, and their range; `None` where one has no prediction.
 fn predicted_time(records: &[&StageRecord]) -> Option<(f64, TimeRange)> {
     let predictions: Option<Vec<Prediction>> = records.iter().map(|record| record.predicted).collect();
     let each = predictions?.into_iter().map(|prediction| (prediction.seconds, prediction.range()));
@@ -244,7 +244,7 @@ fn card(
     }
 }
 
-/// What the guards of a stage did, those of seeds that were in the store among them.
+/// The actions of a stage's guards, including those of seeds from the store.
 fn guards(results: &Results, stage: &str) -> Vec<String> {
     let several = results.seeds.len() > 1;
     let text = |acted: &GuardActed| {
@@ -274,7 +274,7 @@ mod tests {
 
     use super::*;
 
-    /// After a run that found its stages in the store, nothing but the guards tells of them.
+    /// After a run whose stages were all in the store, only the guards mention seeds.
     #[test]
     fn a_guard_says_of_which_seed_it_is() {
         let acted = |seed: u64| {

@@ -1,4 +1,4 @@
-//! The tables of a run: as words, as numbers to draw, and by how much their rows differ.
+//! The tables of a run: as text, as data for charts, and the differences between their rows.
 
 use minijinja::context;
 use minijinja::value::Value;
@@ -10,7 +10,7 @@ use super::{LoadedRun, Rounded};
 use crate::commands::compare;
 use crate::output::{counted, printable};
 
-/// Numbers that all differences of a table take.
+/// The most numbers of all differences of a table.
 const DIFFERENCES: usize = 30_000;
 
 #[derive(Serialize)]
@@ -19,16 +19,16 @@ pub struct TableData {
     domains: Vec<String>,
     normalized: bool,
     rows: Vec<RowData>,
-    /// By the row that others are compared with: as many of the first rows as there is room for.
+    /// The differences by reference row: for as many of the first rows as there is room for.
     references: Vec<Reference>,
-    /// What the intervals of differences are over.
+    /// What the intervals of differences include.
     paired: &'static str,
 }
 
 #[derive(Serialize)]
 struct RowData {
     model: String,
-    /// One per domain, then the normalized score where there is one.
+    /// One cell per domain, then the normalized score, if there is one.
     cells: Vec<Option<Bounds>>,
 }
 
@@ -38,7 +38,7 @@ type Bounds = [Rounded; 3];
 #[derive(Serialize)]
 struct Reference {
     row: usize,
-    /// Of every row, the difference of every column; none of the reference itself.
+    /// For every row, the difference of every column; `None` for the reference itself.
     rows: Vec<Vec<Option<Bounds>>>,
 }
 
@@ -54,7 +54,7 @@ pub fn is_normalized(table: &Table) -> bool {
     table.rows.iter().any(|row| row.normalized.is_some())
 }
 
-/// By how much rows of a table differ, where it has the rows that were compared.
+/// The differences between the rows of a table, if the worker compared them.
 pub fn differences<'a>(run: &'a LoadedRun, table: &Table) -> Option<&'a RowDifferences> {
     let found = run.differences.iter().find(|found| found.table == table.name)?;
     (found.means.len() == table.rows.len()).then_some(found)
@@ -96,7 +96,7 @@ fn table_data(run: &LoadedRun, table: &Table) -> TableData {
         let of = |to: usize| {
             let rows = (0..table.rows.len()).map(|row| {
                 let all = difference(found, row, to).unwrap_or_default();
-                // The mean over columns, which the table does not show, stands between.
+                // The mean over columns comes in between; the table does not show it.
                 let place = |column| if column < table.domains.len() { column } else { column + 1 };
                 let shown = (0..columns).map(|column| all.get(place(column))?.as_ref().map(bounds));
                 shown.collect::<Vec<_>>()
@@ -121,7 +121,7 @@ fn table_data(run: &LoadedRun, table: &Table) -> TableData {
     }
 }
 
-/// The tables that a run shares with the first one of the page, in words.
+/// The tables that a run has in common with the first one of the page, as text.
 pub fn compared(run: &LoadedRun) -> Vec<Value> {
     let shown = run.compared.iter().map(|table| {
         let columns = compare::columns(table);
@@ -143,7 +143,7 @@ pub fn compared(run: &LoadedRun) -> Vec<Value> {
     shown.collect()
 }
 
-/// The tables in words, every number with where it comes from.
+/// The tables as text; every number has a link to its stage.
 pub fn tables(run: &LoadedRun) -> Vec<Value> {
     let mut shown_tables = Vec::new();
     for table in run.folder.results.iter().flat_map(|results| &results.tables) {
@@ -196,7 +196,7 @@ pub fn tables(run: &LoadedRun) -> Vec<Value> {
     shown_tables
 }
 
-/// The highest mean of a column; none where all are the same.
+/// The highest mean of a column; `None` where all are the same.
 fn best(means: impl Iterator<Item = Option<f64>>) -> Option<f64> {
     let means: Vec<f64> = means.flatten().filter(|mean| mean.is_finite()).collect();
     let highest = means.iter().copied().reduce(f64::max)?;
@@ -215,7 +215,7 @@ fn metric_grid(run: &LoadedRun, table: &Table, metric: &str, comparison: Option<
                 let score = of(row, domain)?;
                 let interval = Interval { mean: score.mean, low: score.low, high: score.high };
                 let anchor = anchor_of(run, comparison, &row.model, *column);
-                // More of a metric is not always better.
+                // A higher value of a metric is not always better.
                 Some(cell(&interval, anchor, Some(score.n), &score.by_seed, false))
             })
             .collect();
@@ -227,14 +227,14 @@ fn metric_grid(run: &LoadedRun, table: &Table, metric: &str, comparison: Option<
     context! { metric, domains, normalized => false, rows }
 }
 
-/// Where the stage of a row's model in a column is told of.
+/// The anchor of the stage of a row's model in a column.
 pub fn anchor_of(run: &LoadedRun, comparison: Option<&Comparison>, row: &str, column: usize) -> String {
     let row = comparison.and_then(|comparison| comparison.rows.iter().find(|known| known.label == row));
     let model = row.and_then(|row| row.models.get(column));
     model.map_or_else(|| run.anchor("provenance"), |model: &ModelId| run.stage_anchor(*model))
 }
 
-/// A number with its interval, and where it comes from.
+/// A number with its interval, and a link to its stage.
 fn cell(interval: &Interval, anchor: String, prompts: Option<u32>, by_seed: &[f64], best: bool) -> Value {
     let by_seed = if by_seed.len() > 1 { by_seed } else { &[] };
     let seeds = by_seed.iter().map(|mean| format!("{mean:.2}")).collect::<Vec<_>>().join(" ");

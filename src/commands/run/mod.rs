@@ -1,4 +1,4 @@
-//! `mopd run`: checks, compiles, sends the plan to the worker, shows progress, prints the tables.
+//! `mopd run`: checks, compiles, sends the plan to the worker, shows progress, and prints the tables.
 
 mod tracker;
 
@@ -28,7 +28,7 @@ use crate::worker::interrupts::Interrupts;
 use crate::worker::killed;
 use crate::worker::{self, Kill, Worker, WorkerMessage};
 
-/// Finished stages, shared by all runs of a folder.
+/// The store of finished stages, shared by all runs in a folder.
 pub const STORE: &str = ".mopd/store";
 
 pub fn run(arguments: &RunArgs) -> Result<Status, Problem> {
@@ -44,7 +44,7 @@ pub fn run(arguments: &RunArgs) -> Result<Status, Problem> {
     }
 }
 
-/// What `--tensorboard` leaves beside the results of a run that is finished.
+/// Writes the event files of `--tensorboard` for a finished run.
 pub fn event_files(out: &Path) -> Result<(), Problem> {
     match export::event_files(out, None)? {
         Some(folder) => output::note(&format!("event files in {}\n", folder.display())),
@@ -53,7 +53,7 @@ pub fn event_files(out: &Path) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Runs one plan. `table` says whether its tables are printed.
+/// Runs one plan. `table` says whether to print its tables.
 pub fn one(arguments: &RunArgs, compiled: &Compiled, out: &Path, table: bool) -> Result<Status, Problem> {
     let from = stages_named(&arguments.from, compiled)?;
     details(compiled, out);
@@ -100,8 +100,8 @@ pub fn one(arguments: &RunArgs, compiled: &Compiled, out: &Path, table: bool) ->
     let (last, status) = ending?;
 
     match last {
-        // Whatever else went wrong after a signal, a reward program that got it too for example, the signal
-        // is the reason.
+        // After a signal, the signal is the reason for any other error, for example that of a reward program
+        // which got the signal too.
         Some(Event::Failed(failure)) if !interrupts.any() => {
             report_failure(&failure, compiled, &progress);
             Ok(Status::Wrong)
@@ -128,7 +128,7 @@ pub fn one(arguments: &RunArgs, compiled: &Compiled, out: &Path, table: bool) ->
     }
 }
 
-/// A run of a file's plan as it is where nothing else is asked.
+/// A job that runs a file's plan with default options.
 pub fn job_of(plan: &Plan, file: &Path, out: &Path) -> Result<RunJob, Problem> {
     Ok(RunJob {
         plan: plan.clone(),
@@ -145,7 +145,7 @@ pub fn job_of(plan: &Plan, file: &Path, out: &Path) -> Result<RunJob, Problem> {
     })
 }
 
-/// What `--verbose` says of a run before it begins.
+/// Reports the details that `--verbose` shows before a run.
 fn details(compiled: &Compiled, out: &Path) {
     for (_, file) in compiled.sources.files() {
         output::detail(&format!("read {}\n", file.path));
@@ -157,12 +157,12 @@ fn details(compiled: &Compiled, out: &Path) {
     }
 }
 
-/// Who is told of every event, beside the progress that is shown.
+/// The receivers of every event, besides the progress display.
 struct Followers {
     format: Format,
-    /// None where it could not be written: that is said once.
+    /// `None` after a write error, which is reported once.
     events: Option<EventFile>,
-    /// None where one could not be written: that is said once.
+    /// `None` after a write error, which is reported once.
     event_files: Option<LiveEventFiles>,
     tracker: Option<Tracker>,
 }
@@ -193,7 +193,7 @@ impl Followers {
     }
 }
 
-/// What came of writing the run's events; a warning where nothing did.
+/// The result of writing the run's events; `None` with a warning after an error.
 fn written<T>(done: Result<T, (PathBuf, io::Error)>, printer: &ProgressPrinter) -> Option<T> {
     let said = |(path, error): (PathBuf, io::Error)| {
         printer.warn(&format!(
@@ -205,7 +205,7 @@ fn written<T>(done: Result<T, (PathBuf, io::Error)>, printer: &ProgressPrinter) 
     done.map_err(said).ok()
 }
 
-/// Reads the worker to its end. Returns the event that closes the job, if there was one.
+/// Reads the worker's events until it ends. Returns the final event of the job, if there was one.
 fn follow(
     mut worker: Worker,
     progress: &mut RunProgress,
@@ -233,7 +233,7 @@ fn follow(
     Ok((last, worker.wait()?))
 }
 
-/// A worker of another build may read the plan differently; better to stop before it trains.
+/// A worker of another version may read the plan differently: stops before it trains.
 pub fn check_version(theirs: &str, kill: &Kill) -> Result<(), Problem> {
     let ours = env!("CARGO_PKG_VERSION");
     if theirs == ours {
@@ -247,7 +247,7 @@ pub fn check_version(theirs: &str, kill: &Kill) -> Result<(), Problem> {
     .help("build both with `./x build`, or set MOPD_WORKER to the one that belongs to this mopd"))
 }
 
-/// The stages that `--from` names. A sweep's name stands for all of its members.
+/// The stages that `--from` names. The name of a family means all of its members.
 pub fn stages_named(wanted: &[String], compiled: &Compiled) -> Result<Vec<String>, Problem> {
     let names: Vec<&str> = compiled.plan.experiment.models.iter().map(|model| model.name.as_str()).collect();
     let sweep = |name: &str| name.split('[').next().unwrap_or_default().to_owned();
@@ -270,8 +270,8 @@ pub fn stages_named(wanted: &[String], compiled: &Compiled) -> Result<Vec<String
     Ok(found)
 }
 
-/// What the results are made from: the source, the modules that it imports from its folder, the plan. Results
-/// of another plan are put aside first.
+/// Writes the sources of the results: the experiment, the modules that it imports from its folder, and the
+/// plan. Results of another plan are moved away first.
 pub fn provenance(out: &Path, compiled: &Compiled) -> Result<(), Problem> {
     let plan = plan_json(&compiled.plan)?;
     let mut sources = compiled.sources.files();
@@ -279,8 +279,8 @@ pub fn provenance(out: &Path, compiled: &Compiled) -> Result<(), Problem> {
     if let Some((_, entry)) = sources.next() {
         files.push((PathBuf::from("source.mopd"), &entry.text));
     }
-    // The others are the standard library's, which come with mopd, and the `--set` values, which are in the
-    // plan.
+    // The other files are those of the standard library, which come with mopd, and `--set` values, which are
+    // in the plan.
     let is_module = |path: &Path| path.extension().is_some_and(|extension| extension == "mopd");
     for (_, module) in
         sources.filter(|(_, file)| !file.path.starts_with("std:") && is_module(Path::new(&file.path)))
@@ -311,7 +311,7 @@ fn interrupted(progress: &RunProgress) -> Status {
     Status::Interrupted
 }
 
-/// Where the finished stages are.
+/// Where the finished stages are stored, as text.
 fn stored(progress: &RunProgress) -> String {
     let done = progress.stored();
     let finished = match done {
@@ -329,7 +329,7 @@ fn stored(progress: &RunProgress) -> String {
     }
 }
 
-/// What a run that is finished has written.
+/// The results file of a finished run.
 pub fn results(out: &Path) -> Result<Results, Problem> {
     let path = out.join("results.json");
     let broken = |why: String| {

@@ -1,5 +1,5 @@
-//! `--tracker COMMAND`: a program that is told what a run does, a line of JSON for each event, and passes it
-//! on to wherever experiments are tracked.
+//! `--tracker COMMAND`: a program that gets a line of JSON for each event of a run, and sends it to an
+//! experiment tracker.
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -20,8 +20,8 @@ use crate::output::printable;
 use crate::problem::Problem;
 use crate::progress::{ProgressPrinter, utc};
 
-/// The `PATH` with this program's own folder in front, where that is of a virtual environment of Python: it
-/// is the one with the module `mopd.track`, whether or not it is active.
+/// The `PATH` with the folder of this program in front, if that is in a virtual environment of Python: that
+/// Python has the module `mopd.track`, whether or not the environment is active.
 fn path_of_environment() -> Option<OsString> {
     let program = std::env::current_exe().ok()?;
     let folder = program.parent()?;
@@ -32,13 +32,13 @@ fn path_of_environment() -> Option<OsString> {
     std::env::join_paths(std::iter::once(folder.to_owned()).chain(std::env::split_paths(&known))).ok()
 }
 
-/// How long it may take to pass on the rest, once the run is over.
+/// How long the tracker may take for the remaining events after the end of the run.
 const LAST_LINES: Duration = Duration::from_secs(60);
 
 pub struct Tracker {
     command: String,
     child: Child,
-    /// None when it was found to have ended, which is said once.
+    /// `None` after the tracker was found to have ended, which is reported once.
     lines: Option<Sender<String>>,
     said: Vec<JoinHandle<()>>,
     printer: ProgressPrinter,
@@ -46,7 +46,7 @@ pub struct Tracker {
 
 impl Tracker {
     /// # Errors
-    /// If no shell can be started; whether there is such a program, only the shell knows.
+    /// If no shell can be started; only the shell knows whether the program exists.
     pub fn start(
         command: &str,
         plan: &Plan,
@@ -65,7 +65,7 @@ impl Tracker {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            // Ctrl-C at the terminal ends the run, and the tracker is still told how.
+            // Ctrl-C at the terminal ends the run, and the tracker still gets the final events.
             .process_group(0)
             .spawn()
             .map_err(failed)?;
@@ -75,7 +75,7 @@ impl Tracker {
             unreachable!("all three were asked for")
         };
         let (lines, texts) = channel::<String>();
-        // From a thread: a run does not wait for its tracker.
+        // In a thread: a run does not wait for its tracker.
         std::thread::spawn(move || {
             for text in texts {
                 if input.write_all(text.as_bytes()).and_then(|()| input.flush()).is_err() {
@@ -115,12 +115,12 @@ impl Tracker {
         }
     }
 
-    /// The run is over: waits until the tracker has passed on what it was told.
+    /// At the end of the run: waits until the tracker has handled all events.
     pub fn finish(mut self) {
         let told_all = self.lines.take().is_some();
         let status = self.ended();
         if status.is_none() {
-            // Its children may hold its output open: nobody waits for what they say.
+            // Its children may hold its output open: do not wait for that.
             let _ = self.child.kill();
             let _ = self.child.wait();
         } else {
@@ -134,7 +134,7 @@ impl Tracker {
         self.printer.warn(&format!("warning: the tracker `{}` {what}\n", printable(&self.command)));
     }
 
-    /// How it ended; none where it goes on for too long.
+    /// Its exit status; `None` if it runs for too long.
     fn ended(&mut self) -> Option<ExitStatus> {
         let begun = Instant::now();
         while begun.elapsed() < LAST_LINES {
@@ -148,7 +148,7 @@ impl Tracker {
     }
 }
 
-/// Shows what a tracker says, line by line.
+/// Shows the output of a tracker, line by line.
 fn passed_on(stream: impl Read + Send + 'static, printer: ProgressPrinter) -> JoinHandle<()> {
     std::thread::spawn(move || {
         for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {

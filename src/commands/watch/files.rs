@@ -1,7 +1,7 @@
 //! The watched files: the experiment, its modules, its data, its tokenizers and its reward programs.
 //!
-//! Folders are watched, not files, since editors replace files. The content of an event is not used
-//! either, since systems and editors differ; an event is a hint to compare the files with what they were.
+//! Folders are watched, not files, since editors replace files. The content of an event is ignored, since
+//! systems and editors differ; an event only triggers a comparison of the files with their last state.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -14,45 +14,45 @@ use mopd_compiler::plan::{
 use mopd_store::programs::CommandSources;
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
-/// Of larger files, a new time is a new content.
+/// A larger file counts as changed when its time changes.
 const READ_AT_MOST: u64 = 8 << 20;
 
-/// Files of a folder of data that are followed.
+/// The most files of a data folder that are watched.
 const FILES_AT_MOST: usize = 10_000;
 
-/// What tells whether a file is another one than before.
+/// The data by which a change of a file is detected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Stamp {
     length: u64,
     modified: Option<SystemTime>,
-    /// Of its content, where that was read.
+    /// A hash of its content, if that was read.
     content: Option<u64>,
 }
 
 pub struct InputFiles {
-    /// None where the system can't watch; then only the clock makes somebody look.
+    /// `None` if the system can't watch; then files are checked at intervals only.
     watcher: Option<RecommendedWatcher>,
     watched: HashSet<PathBuf>,
     sources: BTreeSet<PathBuf>,
     data: BTreeMap<PathBuf, Option<Stamp>>,
-    /// Folders and patterns that plans read: what is new there is a change.
+    /// Folders and patterns that plans read: a new file there is a change.
     roots: BTreeSet<PathBuf>,
     sources_seen: BTreeMap<PathBuf, Option<Stamp>>,
 }
 
-/// What is not as it was.
+/// The changes since the last call.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct ChangedFiles {
     pub sources: bool,
-    /// Data, tokenizers, programs.
+    /// Data files, tokenizers and programs.
     pub data: Vec<PathBuf>,
 }
 
 impl InputFiles {
-    /// `hint` is called from another thread when it is worth looking.
+    /// `hint` is called from another thread when a file may have changed.
     pub fn new(hint: impl Fn() + Send + 'static) -> InputFiles {
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            // Reading is what we do ourselves.
+            // Our own reads also cause events.
             let reads = matches!(&event, Ok(event) if matches!(event.kind, EventKind::Access(kind)
                 if kind != notify::event::AccessKind::Close(notify::event::AccessMode::Write)));
             if !reads {
@@ -69,14 +69,14 @@ impl InputFiles {
         }
     }
 
-    /// To be called before a source is read: what is written from then on is a change.
+    /// Must be called before a source is read: later writes count as a change.
     pub fn look_at(&mut self, source: &Path) {
         if !self.sources_seen.contains_key(source) {
             self.sources_seen.insert(source.to_owned(), stamp(source, None));
         }
     }
 
-    /// Follows these sources, whether they are there or not, from what they were when they were looked at.
+    /// Watches these sources, also missing ones, relative to their state at [`Self::look_at`].
     pub fn follow_sources(&mut self, sources: BTreeSet<PathBuf>) {
         for source in &sources {
             self.look_at(source);
@@ -86,7 +86,7 @@ impl InputFiles {
         self.watch_folders();
     }
 
-    /// Follows what plans read; `base` is the folder that their paths are relative to.
+    /// Watches the files that plans read; `base` is the folder of their relative paths.
     pub fn follow_data<'a>(&mut self, plans: impl Iterator<Item = &'a Plan>, base: &Path) {
         let mut data = BTreeMap::new();
         let (mut read, mut paths) = (BTreeSet::new(), BTreeSet::new());
@@ -118,7 +118,7 @@ impl InputFiles {
         (self.sources.len(), self.data.len())
     }
 
-    /// What is another than at the last call.
+    /// The files that changed since the last call.
     pub fn changed(&mut self) -> ChangedFiles {
         let mut changed = ChangedFiles::default();
         for (path, seen) in &mut self.sources_seen {
@@ -137,7 +137,7 @@ impl InputFiles {
             *seen = now;
         }
         if changed != ChangedFiles::default() {
-            // A folder may have been put in the place of another.
+            // A folder may have been replaced by another one.
             self.watched.retain(|folder| folder.exists());
             self.watch_folders();
         }
@@ -148,15 +148,15 @@ impl InputFiles {
         let Some(watcher) = &mut self.watcher else { return };
         let files = self.sources.iter().chain(self.data.keys());
         let mut wanted: HashSet<PathBuf> = files.clone().filter_map(|file| folder(file)).collect();
-        // Who edits through a link edits the file behind it.
+        // An edit through a link changes the file behind it.
         wanted.extend(files.filter_map(|file| folder(&std::fs::canonicalize(file).ok()?)));
-        // A first file may come into a folder that has none.
+        // A folder without files may get a first one.
         wanted.extend(self.roots.iter().filter_map(|root| std::fs::canonicalize(fixed_folder(root)?).ok()));
         for gone in self.watched.difference(&wanted) {
-            // It may not be there any more.
+            // It may not exist any more.
             let _ = watcher.unwatch(gone);
         }
-        // A folder that can't be watched is looked at when the clock says so.
+        // A folder that can't be watched is checked at intervals.
         let watched = wanted.into_iter().filter(|folder| {
             self.watched.contains(folder) || watcher.watch(folder, RecursiveMode::NonRecursive).is_ok()
         });
@@ -164,7 +164,7 @@ impl InputFiles {
     }
 }
 
-/// Where a file lies, or would lie; none where that is not there either.
+/// The folder of a file, whether or not the file exists; `None` if the folder does not exist.
 fn folder(file: &Path) -> Option<PathBuf> {
     let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::canonicalize(parent).ok()
@@ -180,12 +180,12 @@ fn same(a: &Option<Stamp>, b: &Option<Stamp>) -> bool {
     }
 }
 
-/// None where there is no file. Its content is read again only where something about it is new.
+/// `None` if there is no file. Its content is read again only if its length or time has changed.
 fn stamp(path: &Path, before: Option<&Stamp>) -> Option<Stamp> {
     let found = std::fs::metadata(path).ok().filter(|found| found.is_file())?;
     let (length, modified) = (found.len(), found.modified().ok());
-    // Two saves within a tick of the file system's clock have the same time: what is that young is read in
-    // any case.
+    // Two saves within a tick of the file system's clock have the same time: so a very recent file is always
+    // read.
     let settled = modified.and_then(|time| time.elapsed().ok()).is_some_and(|age| age.as_millis() > 100);
     if let Some(before) = before
         && settled
@@ -204,7 +204,7 @@ fn hash(bytes: &[u8]) -> u64 {
     hasher.finish()
 }
 
-/// Everything that a plan reads from files, as it is written there.
+/// All paths in a plan, as written there.
 fn read_by(plan: &Plan) -> Vec<String> {
     let mut paths = Vec::new();
     for domain in &plan.experiment.domains {
@@ -228,7 +228,7 @@ fn read_by(plan: &Plan) -> Vec<String> {
     paths
 }
 
-/// The commands of rewards and rollouts, with what they depend on.
+/// The commands of rewards and rollouts, with their dependencies.
 fn programs(plan: &Plan) -> Vec<(&str, &[String])> {
     let rewards = plan.experiment.domains.iter().flat_map(|domain| domain.reward.commands());
     let trains = plan.experiment.models.iter().flat_map(|model| model.stage.trains());
@@ -236,7 +236,7 @@ fn programs(plan: &Plan) -> Vec<(&str, &[String])> {
     rewards.chain(of_rollouts.map(|program| (program.command, program.depends))).collect()
 }
 
-/// What the worker takes a command to be made of; also what it depends on and is not there yet.
+/// The files that the worker takes for a command's sources; also missing dependencies.
 fn made_of(command: &str, depends: &[String], base: &Path) -> Vec<PathBuf> {
     match CommandSources::of(command, depends, base) {
         Ok(program) => program.hashed.into_iter().map(|file| file.path).collect(),
@@ -244,7 +244,7 @@ fn made_of(command: &str, depends: &[String], base: &Path) -> Vec<PathBuf> {
     }
 }
 
-/// The folder that a path names, or whose files its pattern is matched with; none of a file.
+/// The folder that a path names, or in which its pattern is matched; `None` for a file.
 fn fixed_folder(path: &Path) -> Option<&Path> {
     let is_pattern = |path: &&Path| is_file_pattern(&path.to_string_lossy());
     if path.is_dir() {
@@ -253,8 +253,8 @@ fn fixed_folder(path: &Path) -> Option<&Path> {
     (is_pattern(&path) && !path.exists()).then(|| path.ancestors().find(|folder| !is_pattern(folder)))?
 }
 
-/// The file itself, also one that is not there; those of a folder and the folders in it; those that a pattern
-/// may match, which lie as deep as it does and end as it does.
+/// The file itself, even a missing one; the files of a folder and of those in it; or the files that a pattern
+/// may match, by depth and extension.
 fn files_of(path: &Path) -> Vec<PathBuf> {
     let Some(folder) = fixed_folder(path) else { return vec![path.to_owned()] };
     if folder == path {
@@ -276,7 +276,7 @@ fn below(folder: &Path, depth: usize) -> Vec<PathBuf> {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
         let name = entry.file_name();
-        // What editors leave beside a file that they save is no data either.
+        // Backup files of editors are not data.
         let hidden = name.to_string_lossy().starts_with('.') || name.to_string_lossy().ends_with('~');
         if path.is_file() && !hidden {
             found.push(path);

@@ -1,4 +1,4 @@
-//! Forks: stages that resume from a checkpoint of an earlier text, with `--fork`.
+//! Forks: with `--fork`, stages that resume from a checkpoint of an earlier version of the text.
 
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
@@ -9,19 +9,19 @@ use mopd_compiler::plan::{ModelId, Plan};
 
 use crate::commands::sweep::{Sweep, SweepRun};
 
-/// What can change under a stage that is at work, beside its objective: what its weights, its optimiser's
-/// moments and its place in the data mean stays what it is.
+/// The settings, besides the objective, that may change during a stage: weights, optimizer state and data
+/// position keep their meaning.
 const SETTINGS: &[&str] = &["lr", "steps", "beta1", "beta2", "epsilon", "weight_decay", "clip_norm"];
 
-/// A stage as a plan knows it, with a seed. Runs of a sweep that share a stage share its key.
+/// The key of a stage in a plan, with a seed. Runs of a sweep that share a stage share its key.
 type StageKey = (String, u64);
 
-/// The runs of a file, from their begin on.
+/// A sweep since its start.
 pub struct StartedSweep {
     pub sweep: Rc<Sweep>,
-    /// For each member, its stages that did not begin with their first step.
+    /// For each member, its stages that did not begin at their first step.
     pub forks: Vec<Vec<Fork>>,
-    /// The last of each stage that is under way: its key in the store and its step.
+    /// The last checkpoint of each running stage: its key in the store and its step.
     checkpoints: HashMap<StageKey, (String, u32)>,
 }
 
@@ -30,7 +30,7 @@ impl StartedSweep {
         StartedSweep { sweep, forks, checkpoints: HashMap::new() }
     }
 
-    /// What the run of a member said.
+    /// Records an event of a member's run.
     pub fn note(&mut self, member: usize, event: &Event) {
         let compiled = self.sweep.members.get(member).and_then(|member| member.compiled.clone());
         let stage = |name: &str, seed: u64| Some((key_of(&compiled.as_ref()?.plan, name)?.to_owned(), seed));
@@ -49,9 +49,9 @@ impl StartedSweep {
         }
     }
 
-    /// The forks of the next runs, for each member: those of these runs that the edit leaves as they are, for
-    /// what is made of them is theirs alone; and, where `wanted`, of what was under way. A member that
-    /// was not there before has none.
+    /// The forks of the next runs, for each member: forks of these runs in stages that the edit does not
+    /// change, since their results have keys of their own; and, if `wanted`, new forks of running stages. A
+    /// member that did not exist before has none.
     pub fn forks(&self, next: &Sweep, wanted: bool) -> Vec<Vec<Fork>> {
         let of_member = |member: &SweepRun| {
             let before = self.sweep.members.iter().position(|before| before.name() == member.name())?;
@@ -90,7 +90,7 @@ impl StartedSweep {
     }
 }
 
-/// What a plan calls the stage of this name.
+/// The key in a plan of the stage with this name.
 fn key_of<'a>(plan: &'a Plan, name: &str) -> Option<&'a str> {
     let mut stages = plan.experiment.models.iter().zip(&plan.stages);
     stages.find(|(model, _)| model.name == name).map(|(_, facts)| facts.key.as_str())
@@ -151,7 +151,7 @@ model student = distill(base) {
         started
     }
 
-    /// Stages and steps, for each member.
+    /// Stages and steps, by member.
     fn forked_by(
         started: &StartedSweep,
         text: &str,
@@ -205,7 +205,7 @@ model student = distill(base) {
         assert!(forked(&before, "steps = 6", "steps = 60", false).is_empty());
     }
 
-    /// The first member was at work: what it shares with the second is under way for both.
+    /// The first member was running: stages that it shares with the second one can be forked for both.
     #[test]
     fn members_of_a_sweep_share_the_forks_of_what_they_share() {
         let text = TEXT.replace("experiment ", SWEPT).replace("term t = live kl", "term t = scale * live kl");

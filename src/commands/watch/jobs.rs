@@ -1,4 +1,4 @@
-//! The runs of a sweep on the worker: they execute one after the other, and their events become notes.
+//! The runs of a sweep on the worker: they run one after the other, and their events become notes.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use crate::run_events::EventFile;
 use crate::worker::{self, Worker};
 
 impl WatchSession<'_> {
-    /// Begins what waits, now or when what is under way has stopped.
+    /// Starts the waiting sweep, now or when the current one has stopped.
     pub(super) fn start(&mut self) {
         if self.job.is_some() {
             return self.stop();
@@ -30,7 +30,7 @@ impl WatchSession<'_> {
             Some(before) => before.forks(&sweep, self.arguments.fork),
             None => sweep.members.iter().map(|_| Vec::new()).collect(),
         };
-        // What several members share is said once.
+        // A fork that several members share is reported once.
         let mut said: Vec<&Fork> = Vec::new();
         for fork in forks.iter().flatten() {
             if !said.contains(&fork) {
@@ -49,7 +49,7 @@ impl WatchSession<'_> {
         self.go_through(Running { started, folder, ended: Vec::new(), began: false, stopping: false });
     }
 
-    /// Begins the next member of a sweep, or closes it behind its last.
+    /// Starts the next member of a sweep, or ends the sweep after the last one.
     fn go_through(&mut self, mut job: Running) {
         let sweep = Rc::clone(&job.started.sweep);
         while let (index, false) = (job.ended.len(), job.stopping)
@@ -76,7 +76,7 @@ impl WatchSession<'_> {
         self.close(job);
     }
 
-    /// Nothing of a sweep runs any more: what waits, and has settled, begins.
+    /// Ends a sweep: the waiting one starts if it has settled.
     fn close(&mut self, job: Running) {
         let sweep = Rc::clone(&job.started.sweep);
         let whole = job.ended.len() == sweep.members.len();
@@ -91,14 +91,14 @@ impl WatchSession<'_> {
                 Err(problem) => self.ui.note(&Note::Problem(&problem)),
             }
         }
-        // A comment that was written meanwhile has changed places only.
+        // An edit of comments meanwhile changed only places.
         if let Some(latest) = self.latest.clone()
             && whole
             && self.waiting.is_none()
         {
             self.provenance(&latest);
         }
-        // What was under way before them is under way still where none of them began.
+        // If none of these runs began, the stages that were running before can still be forked.
         if job.began {
             self.before = Some(job.started);
         }
@@ -107,7 +107,7 @@ impl WatchSession<'_> {
         }
     }
 
-    /// The member at work ended, with results or without, and the next one begins.
+    /// The current member ended, with results or without: starts the next one.
     pub(super) fn ended(&mut self, mut job: Running, results: Option<Results>) {
         self.retry |= results.is_none();
         job.ended.push(results);
@@ -120,7 +120,7 @@ impl WatchSession<'_> {
             checkpoint_every: self.arguments.checkpoint_every,
             forks,
             workers: self.arguments.workers,
-            // Whoever waits for the first step after an edit does not wait for trials.
+            // An edit's first step should come soon, so there are no trials.
             predict: Predict::Never,
             ..run::job_of(&compiled.plan, &self.arguments.file, out)?
         }));
@@ -166,7 +166,7 @@ impl WatchSession<'_> {
         Ok(WorkerHandle { number, requests, kill })
     }
 
-    /// What came of writing a run's events; said where nothing did.
+    /// The result of writing a run's events; `None` after an error, which is reported.
     fn told<T>(&mut self, done: Result<T, (PathBuf, io::Error)>) -> Option<T> {
         let said = |(path, error): (PathBuf, io::Error)| {
             self.ui.note(&Note::Problem(&Problem::unwritten(&path, &error)));
@@ -214,7 +214,7 @@ impl WatchSession<'_> {
         Ok(())
     }
 
-    /// What the member at work left; none where that can't be read.
+    /// The results of the current member; `None` if they can't be read.
     fn finished(&mut self, job: &Running, seconds: f64, peak_memory: u64) -> Option<Results> {
         let (member, compiled) = job.at_work()?;
         let out = member.out(&job.folder);

@@ -1,4 +1,4 @@
-//! Output as lines, if standard output is no terminal or `--plain` asks for it.
+//! Output as lines: if standard output is not a terminal, or with `--plain`.
 
 use mopd_compiler::plan::difference::{PlanDifference, reruns};
 use mopd_compiler::plan::events::Event;
@@ -14,7 +14,7 @@ use crate::render;
 use crate::run_events::json_line;
 use crate::table;
 
-/// A line of `--format json` that no worker sent.
+/// An event of `--format json` that does not come from a worker.
 #[derive(Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 enum OutputEvent<'a> {
@@ -91,7 +91,7 @@ fn event_line(line: &OutputEvent) -> String {
     serde_json::to_string(line).expect("diagnostics and differences are plain data") + "\n"
 }
 
-/// A note for people; empty where it is not worth a line.
+/// A note as text; empty if it is not worth a line.
 pub fn text(note: &Note, style: Style) -> String {
     match note {
         Note::Watching { path, sources, data } => {
@@ -149,7 +149,7 @@ pub fn text(note: &Note, style: Style) -> String {
     }
 }
 
-/// What is found in a text, and how much of it.
+/// The diagnostics of a text, and their number.
 fn diagnostics(analysis: &Analysis, style: Style) -> String {
     let found = render::human::diagnostics(&analysis.diagnostics, &analysis.sources, style);
     if analysis.diagnostics.is_empty() {
@@ -159,7 +159,7 @@ fn diagnostics(analysis: &Analysis, style: Style) -> String {
     }
 }
 
-/// The tables that a note brings: those of a run, or of all runs of a sweep; empty for any other.
+/// The tables of a note: of a run, or of all runs of a sweep; empty for other notes.
 pub fn table(note: &Note, style: Style) -> String {
     match note {
         Note::Finished { compiled, single: true, results, .. } => table::show(results, &compiled.plan, style),

@@ -33,33 +33,33 @@ use crate::run_events::EventFile;
 use crate::run_lock::RunLock;
 use crate::worker::{self, Kill, Requests, WorkerMessage};
 
-/// Quiet that makes a save complete: editors write in pieces.
+/// The pause after which a save counts as complete: editors write in pieces.
 const QUIET: Duration = Duration::from_millis(15);
-/// A file that is written without end is looked at all the same.
+/// A file that is written continuously is checked after this time.
 const AT_MOST: Duration = Duration::from_millis(150);
-/// How long an empty or missing file may be one that is being written.
+/// How long an empty or missing file counts as being written.
 const WRITING: Duration = Duration::from_millis(300);
-/// What is run is the last text of several; after the second save within [`BURST`], the last of many.
+/// The pause after a save before a run; longer after a second save within [`BURST`].
 const SETTLED: Duration = Duration::from_millis(120);
 const SETTLED_IN_A_BURST: Duration = Duration::from_millis(400);
 const BURST: Duration = Duration::from_millis(1500);
-/// Where a file system tells nothing, files are looked at so often.
+/// The interval of checks where the file system sends no events.
 const LOOK: Duration = Duration::from_millis(1000);
 
-/// What comes to pass outside.
+/// An event from outside.
 enum WatchEvent {
-    /// A file may be another one.
+    /// A file may have changed.
     Hint,
-    /// Ctrl-C, `kill`, or a terminal that was closed.
+    /// Ctrl-C, `kill`, or a closed terminal.
     Interrupt,
     Key(view::Key),
-    /// Of the worker with this number.
+    /// A message of the worker with this number.
     Message {
         worker: u32,
         message: Box<WorkerMessage>,
     },
     Stderr(String),
-    /// It is gone: how, or why that is not known.
+    /// It ended: how, or why that is not known.
     Gone {
         worker: u32,
         problem: Option<Problem>,
@@ -78,7 +78,7 @@ pub fn watch(arguments: &WatchArgs) -> Result<Status, Problem> {
     let (sender, events) = channel();
     let hints = sender.clone();
     let interrupts = sender.clone();
-    // Whoever would hear it is gone only at the end.
+    // The receiver is gone only at the very end.
     let installed = on_termination(move || _ = interrupts.send(WatchEvent::Interrupt));
     if let Err(error) = installed {
         output::error(&format!("warning: Ctrl-C ends this at once: {error}\n"));
@@ -108,19 +108,18 @@ pub fn watch(arguments: &WatchArgs) -> Result<Status, Problem> {
     session.follow(&events)
 }
 
-/// The runs under way: members of a sweep, one after the other. The one at work is the one behind those that
-/// ended.
+/// The current runs: members of a sweep, one after the other. The current member follows those that ended.
 struct Running {
     started: StartedSweep,
     folder: PathBuf,
-    /// Of each member that ended: what it left, none where it failed.
+    /// The results of each member that ended; `None` if it failed.
     ended: Vec<Option<Results>>,
-    /// Whether the worker was asked for any of them.
+    /// Whether the worker got a job for any of them.
     began: bool,
     stopping: bool,
 }
 
-/// The worker that is there.
+/// The current worker.
 struct WorkerHandle {
     number: u32,
     requests: Requests,
@@ -132,28 +131,28 @@ struct WatchSession<'a> {
     ui: Ui,
     files: InputFiles,
     sender: Sender<WatchEvent>,
-    /// When files are to be looked at, and when the first hint of this came.
+    /// When files will be checked, and when the first hint of this came.
     check_at: Option<Instant>,
     hinted: Option<Instant>,
-    /// Since when the file is empty or missing.
+    /// Since when the file has been empty or missing.
     unwritten_since: Option<Instant>,
-    /// When what waits begins.
+    /// When the waiting sweep starts.
     start_at: Option<Instant>,
-    /// The last saves.
+    /// The times of the last saves.
     saved: Vec<Instant>,
-    /// The last clean text, which runs, has run or waits.
+    /// The last valid text, which is running, has run or is waiting.
     latest: Option<Rc<Sweep>>,
     waiting: Option<Rc<Sweep>>,
-    /// Files that runs read have changed since the last runs began: what is under way is of the old ones.
+    /// Whether data files have changed since the last runs began: the current runs use the old ones.
     data_changed: bool,
     job: Option<Running>,
-    /// Of the member at work.
+    /// The events file of the current member.
     written: Option<EventFile>,
-    /// The runs before the next.
+    /// The runs before the next ones.
     before: Option<StartedSweep>,
-    /// Of the folder of results that was written to last.
+    /// The lock of the last results folder that was written to.
     lock: Option<RunLock>,
-    /// Not all of the last runs ended well: what is the same may well be run again.
+    /// Whether some of the last runs did not finish: then even an unchanged text is run again.
     retry: bool,
     worker: Option<WorkerHandle>,
     workers: u32,
@@ -228,7 +227,7 @@ impl WatchSession<'_> {
         self.worker.as_ref().is_some_and(|worker| worker.number == number)
     }
 
-    /// The first time, a run under way ends at its next step; the second time, at once.
+    /// The first time, the current run ends at its next step; the second time, at once.
     fn quit(&mut self) {
         self.quits += 1;
         self.waiting = None;
@@ -241,7 +240,7 @@ impl WatchSession<'_> {
         }
         match &self.worker {
             Some(worker) if self.quits > 1 => worker.kill.now(),
-            // A request of one word can always be written down.
+            // A request without data can always be serialised.
             Some(worker) => _ = worker.requests.send(&WorkerRequest::End),
             None => {}
         }
@@ -252,13 +251,13 @@ impl WatchSession<'_> {
             && !job.stopping
         {
             job.stopping = true;
-            // A stop can always be written down.
+            // A stop can always be serialised.
             let _ = worker.requests.send(&WorkerRequest::Stop);
             self.ui.note(&Note::Stopping);
         }
     }
 
-    /// Looks whether files changed, and at what they say now.
+    /// Checks whether files have changed, and reads them.
     fn look(&mut self) -> Result<(), Problem> {
         let first = self.latest.is_none() && self.files.count() == (0, 0);
         let ChangedFiles { sources, data } =
@@ -301,7 +300,7 @@ impl WatchSession<'_> {
             files.look_at(file);
             sources.insert(file.to_owned());
         });
-        // What was read may be older than what is there by now: it is looked at once more.
+        // A file may have changed since it was read: it is checked once more.
         self.check_at = self.check_at.or(Some(Instant::now() + QUIET));
         self.files.follow_sources(sources);
         let Checked { analysis, refused, sweep } = match checked {
@@ -319,7 +318,7 @@ impl WatchSession<'_> {
         Ok(())
     }
 
-    /// A text that can run.
+    /// Handles a valid text.
     fn clean(&mut self, sweep: Rc<Sweep>) {
         let before = self.latest.replace(Rc::clone(&sweep));
         if self.arguments.check {
@@ -335,7 +334,7 @@ impl WatchSession<'_> {
         };
         let edit = difference(&before, &sweep);
         self.said(&edit);
-        // What ran last, or runs, is what counts: an edit that was taken back before it began is none.
+        // Compared with the last sweep that ran: an edit undone before it ran has no effect.
         let idle = self.job.is_none();
         let same_as_running = match &self.job {
             Some(job) => {
@@ -359,7 +358,7 @@ impl WatchSession<'_> {
         self.ui.note(&if edit.is_empty() { Note::Nothing } else { Note::Edited(edit) });
     }
 
-    /// The text beside the results is what it is now, where its meaning is that of the results.
+    /// Updates the text beside the results, if its meaning is that of the results.
     fn provenance(&mut self, sweep: &Sweep) {
         let folder = sweep.folder(self.arguments.out.as_deref());
         if let Err(problem) = self.hold(&folder) {
@@ -372,8 +371,7 @@ impl WatchSession<'_> {
         }
     }
 
-    /// Takes the right to write to a folder of results, where it is another one than before or was taken
-    /// away.
+    /// Locks a results folder, if it is another one than before or the lock was lost.
     fn hold(&mut self, folder: &Path) -> Result<(), Problem> {
         if self.lock.as_ref().is_none_or(|lock| !lock.is_of(folder) || lock.check().is_err()) {
             self.lock = None;
@@ -382,7 +380,7 @@ impl WatchSession<'_> {
         Ok(())
     }
 
-    /// What waits begins when no other save has followed for a while.
+    /// Starts the waiting sweep when no other save has followed for a while.
     fn settle(&mut self) {
         let now = Instant::now();
         self.saved.retain(|at| now - *at < BURST);
@@ -392,7 +390,7 @@ impl WatchSession<'_> {
     }
 }
 
-/// What an edit means for the runs of a file.
+/// The differences that an edit makes to the runs of a file.
 fn difference(before: &Sweep, after: &Sweep) -> PlanDifference {
     of_families(&before.plans(), &after.plans())
 }

@@ -1,4 +1,4 @@
-//! What is shown to the user, as lines or in the terminal view.
+//! The output for the user, as lines or in the terminal view.
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
@@ -17,14 +17,14 @@ use crate::commands::Compiled;
 use crate::commands::sweep::{Sweep, SweepResults};
 use crate::problem::Problem;
 
-/// What is told to the author.
+/// A message for the author.
 pub enum Note<'a> {
     Watching {
         path: &'a Path,
         sources: usize,
         data: usize,
     },
-    /// A text was checked; `clean` is whether it can run. Runs of a sweep that can't are named with their
+    /// A text was checked; `clean` says whether it can run. Invalid runs of a sweep are listed with their
     /// diagnostics.
     Checked {
         analysis: &'a Analysis,
@@ -33,7 +33,7 @@ pub enum Note<'a> {
         running: bool,
     },
     Unreadable(&'a Problem),
-    /// What the last clean text changed.
+    /// The changes by the last valid text.
     Edited(&'a PlanDifference),
     Data(&'a [PathBuf]),
     Nothing,
@@ -43,13 +43,13 @@ pub enum Note<'a> {
         seed: u64,
         step: u32,
     },
-    /// The run of this member of a sweep began.
+    /// The run of this member of a sweep has started.
     Began {
         sweep: &'a Sweep,
         member: usize,
     },
     Event(&'a Event),
-    /// `single` is whether it is no run of a sweep, which has a table of its own.
+    /// `single` says whether this is not a run of a sweep, which has a combined table.
     Finished {
         compiled: &'a Compiled,
         single: bool,
@@ -58,7 +58,7 @@ pub enum Note<'a> {
         seconds: f64,
         peak_memory: u64,
     },
-    /// `more` is whether other runs of its sweep follow.
+    /// `more` says whether other runs of its sweep follow.
     Failed {
         compiled: &'a Compiled,
         failure: &'a Failure,
@@ -74,7 +74,7 @@ pub enum Note<'a> {
     Said(&'a str),
 }
 
-/// How it is told.
+/// The kind of output.
 pub enum Ui {
     Lines(LineOutput),
     View(Box<view::WatchView>),
@@ -99,7 +99,7 @@ impl Ui {
         }
     }
 
-    /// How long it is until it wants to be refreshed again.
+    /// Refreshes the display. Returns the time until the next refresh.
     pub fn refresh(&mut self) -> Result<Option<Duration>, Problem> {
         match self {
             Ui::Lines(_) => Ok(None),

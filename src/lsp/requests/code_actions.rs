@@ -1,4 +1,4 @@
-//! Quick fixes: the fix of a diagnostic or the several to choose from, and for a warning the comment that
+//! Quick fixes: the fix of a diagnostic, the choices between several, and for a warning the comment that
 //! silences it.
 
 use std::collections::HashMap;

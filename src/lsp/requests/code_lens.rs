@@ -1,4 +1,4 @@
-//! Lines above declarations: run the experiment, audit an objective, and what a run would do with each stage.
+//! Code lenses above declarations: run the experiment, audit an objective, and each stage's fate in a run.
 
 use lsp_types::{CodeLens, CodeLensParams, Command};
 use mopd_lang::check::index::SymbolKind;
@@ -13,7 +13,7 @@ pub fn handle(session: &Session, params: CodeLensParams) -> Result<Vec<CodeLens>
     let document = super::document(session, &params.text_document.uri)?;
     let lines = session.lines(document);
     let outlines = ide::outline(&document.analysis, ENTRY);
-    // What imports this file may run; this one alone says nothing then.
+    // A file that only others import has no plan.
     let planned = Planned::of(session, document);
     let runs = |command: &str| session.client.runs_commands.then(|| command.to_owned());
     let mut found = Vec::new();
@@ -58,7 +58,7 @@ pub fn handle(session: &Session, params: CodeLensParams) -> Result<Vec<CodeLens>
     Ok(found)
 }
 
-/// The name of a family without its members.
+/// The name of a family without the member.
 fn family(name: &str) -> &str {
     name.split('[').next().unwrap_or(name)
 }

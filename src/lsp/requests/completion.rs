@@ -24,7 +24,7 @@ pub fn handle(session: &Session, params: CompletionParams) -> Result<CompletionL
         detail: (!candidate.detail.is_empty()).then_some(candidate.detail),
         documentation: (!candidate.doc.is_empty())
             .then(|| Documentation::MarkupContent(super::markdown(candidate.doc))),
-        // Editors sort by text; ours is the order in which things are likely to be meant.
+        // Editors sort by this text; our order is by likelihood.
         sort_text: Some(format!("{place:04}")),
         filter_text: Some(candidate.label.trim_end_matches(':').to_owned()),
         text_edit: Some(CompletionTextEdit::Edit(TextEdit { range, new_text: candidate.insert })),
@@ -43,7 +43,7 @@ pub fn handle(session: &Session, params: CompletionParams) -> Result<CompletionL
     Ok(CompletionList { is_incomplete: false, items: items.into_iter().chain(written).collect() })
 }
 
-/// Whole declarations, with places to be filled in: those of our extension, for every other editor.
+/// Snippets of whole declarations: those of our extension, for all other editors.
 fn snippets(range: Range) -> Vec<CompletionItem> {
     #[derive(Deserialize)]
     struct Snippet {
@@ -63,7 +63,7 @@ fn snippets(range: Range) -> Vec<CompletionItem> {
         kind: Some(CompletionItemKind::SNIPPET),
         detail: Some(name),
         documentation: Some(Documentation::MarkupContent(super::markdown(description))),
-        // Behind the bare words.
+        // After the plain words.
         sort_text: Some(format!("9{prefix}")),
         insert_text_format: Some(InsertTextFormat::SNIPPET),
         text_edit: Some(CompletionTextEdit::Edit(TextEdit {

@@ -25,7 +25,7 @@ pub fn handle(
     Ok(DocumentSymbolResponse::Flat(flat.collect()))
 }
 
-// The protocol's type still has a field that it has replaced by tags.
+// The protocol's type still has a deprecated field.
 #[allow(deprecated)]
 fn nested(outline: &Outline, lines: &LineIndex) -> DocumentSymbol {
     let children: Vec<DocumentSymbol> = outline.children.iter().map(|child| nested(child, lines)).collect();

@@ -11,7 +11,7 @@ pub fn handle(session: &Session, params: FoldingRangeParams) -> Result<Vec<Foldi
     let lines = session.lines(document);
     let folds = ide::folds(&document.text).into_iter().map(|fold| {
         let (start, mut end) = (lines.position(fold.start), lines.position(fold.end));
-        // The line of the closing bracket stays in sight.
+        // The line of the closing bracket stays visible.
         if fold.kind == FoldKind::Region {
             end.line -= 1;
         }

@@ -1,5 +1,5 @@
-//! Formatting of a document as by `mopd fmt`, or of a range. It sends small edits, so that cursors and
-//! bookmarks stay in place. What does not parse is left unchanged.
+//! Formats a document as `mopd fmt` does, or a range. It sends small edits, so that cursors and bookmarks
+//! stay in place. Text that does not parse is left unchanged.
 
 use lsp_types::{
     DocumentFormattingParams, DocumentOnTypeFormattingParams, DocumentRangeFormattingParams, TextEdit,
@@ -22,12 +22,12 @@ pub fn range(
     let document = super::document(session, &params.text_document.uri)?;
     let lines = session.lines(document);
     let (start, end) = (lines.offset(params.range.start), lines.offset(params.range.end));
-    // A selection of whole lines ends before the first character of the next.
+    // A selection of whole lines ends before the first character of the next line.
     let end = if end > start && document.text[..end].ends_with('\n') { end - 1 } else { end };
     Ok(converted(&lines, fmt::edits_in(&document.text, start.min(end)..end.max(start))))
 }
 
-/// Editors ask right after the character is in the text, with the place behind it.
+/// Editors send this right after the character was inserted, with the position after it.
 pub fn on_type(
     session: &Session,
     params: DocumentOnTypeFormattingParams,

@@ -1,4 +1,4 @@
-//! Hover: the name under the cursor; for a term or an objective, also what its gradient follows.
+//! Hovers: the name under the cursor; for a term or an objective, also what its gradient follows.
 
 use lsp_types::{Hover, HoverContents, HoverParams};
 use mopd_compiler::audit::{self, ObjectiveUse, TermAudit};
@@ -24,7 +24,7 @@ pub fn handle(session: &Session, params: HoverParams) -> Result<Option<Hover>, R
     }))
 }
 
-/// What a run would do with a model, and what it costs.
+/// The fate of a model in a run, and its cost.
 fn stage(session: &Session, document: &Document, offset: u32) -> Option<String> {
     let index = &document.analysis.index;
     let NameTarget::Symbol(id) = index.at(ENTRY, offset)?.target else { return None };
@@ -35,8 +35,8 @@ fn stage(session: &Session, document: &Document, offset: u32) -> Option<String> 
     Planned::of(session, document)?.of_model(&symbol.name)
 }
 
-/// What the gradients of the terms follow, for an objective or one of its terms. Nothing of it is computed
-/// before somebody asks: the analysis that a keystroke leaves behind has no objectives.
+/// What the gradients of an objective's terms, or of one term, follow. It is computed on request: the
+/// analysis after a keystroke has no objectives.
 fn gradients(session: &Session, document: &Document, offset: u32) -> Option<String> {
     let index = &document.analysis.index;
     let NameTarget::Symbol(id) = index.at(ENTRY, offset)?.target else { return None };
@@ -72,7 +72,7 @@ fn gradients(session: &Session, document: &Document, offset: u32) -> Option<Stri
     Some(text)
 }
 
-/// Every objective, as a stage uses it if one does.
+/// Every objective, with its use by a stage if there is one.
 fn objectives(analysis: &Analysis) -> Vec<(&Objective, ObjectiveUse)> {
     let mut found: Vec<(&Objective, ObjectiveUse)> = Vec::new();
     let models = analysis

@@ -15,13 +15,13 @@ pub fn handle(session: &Session, params: DocumentLinkParams) -> Result<Vec<Docum
     let mut found: Vec<DocumentLink> = Vec::new();
     let mut end = 0;
     for link in ide::links(&document.text, &document.analysis) {
-        // A part of what is a link already.
+        // It is part of a link already.
         if link.start < end {
             continue;
         }
         let (target, tooltip) = match &link.to {
-            // A link to nothing would make editors offer to create the file: what is missing is told when it
-            // is needed.
+            // For a link to a missing file, editors would offer to create it: missing files are reported when
+            // they are needed.
             Destination::File(name) => (
                 folder
                     .as_ref()

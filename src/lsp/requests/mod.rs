@@ -1,4 +1,4 @@
-//! The requests, one file each: from the protocol's terms to a function of `mopd_lang::ide`, and back.
+//! The requests, one file each: each converts between the protocol and a function of `mopd_lang::ide`.
 
 pub mod code_actions;
 pub mod code_lens;
@@ -25,12 +25,12 @@ use super::convert::LineIndex;
 use super::dispatch::RequestError;
 use super::session::{Document, Session};
 
-/// The document that a request is about.
+/// The document of a request.
 fn document<'a>(session: &'a Session, uri: &lsp_types::Uri) -> Result<&'a Document, RequestError> {
     session.document(uri).ok_or_else(|| RequestError::refused(format!("{} is not open", uri.as_str())))
 }
 
-/// A document, the places of its text, and the byte offset that is asked about.
+/// The document of a request, its line index, and the byte offset of the position.
 fn place<'a>(
     session: &'a Session,
     params: &TextDocumentPositionParams,
@@ -45,7 +45,7 @@ fn markdown(value: String) -> MarkupContent {
     MarkupContent { kind: MarkupKind::Markdown, value }
 }
 
-/// The nearest of the editor's kinds.
+/// The most similar kind of the protocol.
 fn symbol_kind(kind: Option<index::SymbolKind>) -> SymbolKind {
     use index::SymbolKind as Kind;
     match kind {

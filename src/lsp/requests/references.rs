@@ -1,5 +1,5 @@
-//! References: in this file, in its imports, and in the files that import its declaration, open or in the
-//! editor's folders.
+//! References: in this file, in its imports, and in the files that import its declaration, which are open or
+//! in the editor's folders.
 
 use lsp_server::ErrorCode;
 use lsp_types::{Location, ReferenceParams};
@@ -17,8 +17,8 @@ pub fn handle(session: &Session, params: ReferenceParams) -> Result<Option<Vec<L
     Ok(Some(everywhere(session, document, &closed, id, params.context.include_declaration)))
 }
 
-/// Every place that names the symbol, in every open document's analysis and in those of closed files, each
-/// once, sorted.
+/// Every place that names the symbol, in the analyses of open documents and of closed files, each once,
+/// sorted.
 pub fn everywhere(
     session: &Session,
     document: &Document,
@@ -36,14 +36,13 @@ pub fn everywhere(
     found
 }
 
-/// The analyses of files that are not open and may name the symbol. Only what is public can be named
-/// elsewhere.
+/// The analyses of closed files that may name the symbol. Only public symbols can be named in other files.
 pub fn closed(session: &Session, document: &Document, id: SymbolId) -> Result<Vec<Analysis>, Interrupted> {
     let symbol = document.analysis.index.symbol(id);
     if symbol.public || symbol.owner.is_some() { session.closed_naming(&symbol.name) } else { Ok(Vec::new()) }
 }
 
-/// What is known of some files alone is no answer. `done`: what was to be done with the name.
+/// An incomplete result is an error. `done` says what was to be done with the name.
 pub fn refused(why: Interrupted, done: &str) -> RequestError {
     match why {
         Interrupted::Changed => RequestError {
@@ -57,7 +56,7 @@ pub fn refused(why: Interrupted, done: &str) -> RequestError {
     }
 }
 
-/// The symbol as each analysis knows it: by the file and place of its declaration.
+/// The symbol in each analysis, found by the file and place of its declaration.
 pub fn views<'a>(
     session: &'a Session,
     document: &'a Document,

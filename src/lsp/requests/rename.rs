@@ -1,4 +1,4 @@
-//! Rename: in this file, in its imports, and in the files that import it, open or in the editor's
+//! Rename: in this file, in its imports, and in the files that import it, which are open or in the editor's
 //! folders.
 
 use std::collections::HashMap;
@@ -23,7 +23,7 @@ pub fn prepare(
     Ok(PrepareRenameResponse::RangeWithPlaceholder { range: lines.range_of(span), placeholder })
 }
 
-// The protocol's type for edits is keyed by addresses, whose hash does not depend on what can change in them.
+// The protocol's type for edits is keyed by URIs, whose hash does not depend on their mutable parts.
 #[allow(clippy::mutable_key_type)]
 pub fn handle(session: &Session, params: RenameParams) -> Result<WorkspaceEdit, RequestError> {
     let (document, _, offset) = super::place(session, &params.text_document_position)?;

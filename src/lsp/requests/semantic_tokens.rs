@@ -9,8 +9,8 @@ use mopd_lang::ide::{self, Meaning};
 use super::super::dispatch::RequestError;
 use super::super::session::Session;
 
-/// In the order of their numbers. The editor's names are all of the protocol's own list, so that every theme
-/// knows them.
+/// In the order of their numbers. All names are standard ones of the protocol, so that every theme knows
+/// them.
 const TYPES: &[(Meaning, SemanticTokenType)] = &[
     (Meaning::Comment, SemanticTokenType::COMMENT),
     (Meaning::Text, SemanticTokenType::STRING),

@@ -14,13 +14,13 @@ pub fn handle(session: &Session, params: SignatureHelpParams) -> Result<Option<S
     let Some(found) = ide::signature_help(&document.text, offset, &document.analysis) else {
         return Ok(None);
     };
-    // Offsets into a label count UTF-16 units, whatever was agreed on for documents.
+    // Offsets into a label are always in UTF-16 units.
     let units = |at: usize| found.label[..at].encode_utf16().count() as u32;
     let parameters = found.parameters.iter().map(|(start, end)| ParameterInformation {
         label: ParameterLabel::LabelOffsets([units(*start), units(*end)]),
         documentation: None,
     });
-    // An index past the last marks none.
+    // An index past the last parameter highlights none.
     let active = Some(found.active.unwrap_or(found.parameters.len()) as u32);
     let signature = SignatureInformation {
         parameters: Some(parameters.collect()),

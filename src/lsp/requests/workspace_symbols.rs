@@ -51,7 +51,7 @@ pub fn handle(
     Ok(found)
 }
 
-/// Whether the letters of a query stand in a name, in order: what editors filter by again as more is typed.
+/// Whether a name contains a query's letters in order: editors filter in the same way as more is typed.
 fn matches(name: &str, query: &str) -> bool {
     let mut letters = name.chars().flat_map(char::to_lowercase);
     query.chars().flat_map(char::to_lowercase).all(|wanted| letters.any(|letter| letter == wanted))

@@ -1,4 +1,4 @@
-//! What models write beside a stage's completions: feedback about them, continuations of them, and
+//! Texts that models write besides a stage's completions: feedback about them, continuations of them, and
 //! completions of their own.
 
 use mopd_lang::experiment::{
@@ -17,7 +17,7 @@ pub fn rows(train: &Train, experiment: &Experiment) -> OutlineRows {
     feedback.chain(beside.map(|text| ("beside", text))).collect()
 }
 
-/// What teachers write for prompts that are derived, each once.
+/// The texts of teachers for derived prompts, each once.
 fn derived(train: &Train) -> Vec<String> {
     let mut told: Vec<String> = Vec::new();
     let mut tell = |text: String| {
@@ -46,7 +46,7 @@ fn derived(train: &Train) -> Vec<String> {
     told
 }
 
-/// As it is written.
+/// The slot as it is written.
 fn named(slot: &Slot) -> String {
     let member = |of: &str, member: &GroupMember| {
         let member = match member {
@@ -96,7 +96,7 @@ fn feedback<'a>(train: &'a Train, experiment: &'a Experiment) -> impl Iterator<I
     })
 }
 
-/// Whoever is asked for completions of its own.
+/// The roles that write completions of their own.
 fn attempts(train: &Train) -> Vec<String> {
     let mut roles: Vec<&str> = Vec::new();
     for part in train.objective.formulas().into_iter().flat_map(Formula::parts) {
@@ -113,7 +113,7 @@ fn attempts(train: &Train) -> Vec<String> {
     roles.into_iter().map(one).collect()
 }
 
-/// Whoever goes on from where the student's blocks begin.
+/// The roles that write continuations of the student's blocks.
 fn agreements(train: &Train) -> Vec<String> {
     let parts: Vec<&Formula> = train.objective.formulas().into_iter().flat_map(Formula::parts).collect();
     let blocks = parts.iter().find_map(|part| match &part.0.kind {
@@ -136,9 +136,9 @@ fn agreements(train: &Train) -> Vec<String> {
     told
 }
 
-/// In all, where that is known: a text for each completion.
+/// The total number of texts, if it is known: one for each completion.
 fn most(train: &Train, sampling: &Sampling) -> String {
-    // How many turns a trajectory has, the data says.
+    // The number of turns of a trajectory depends on the data.
     if matches!(train.rollout.source, RolloutSource::EachTurn { .. }) {
         return String::new();
     }

@@ -21,15 +21,15 @@ use self::training::{drawn, objective, stops, training};
 use crate::figures::{bytes, count, flops, setting};
 use crate::output::{Style, counted};
 
-/// Characters of a hash that tell stages apart.
+/// The number of characters of a hash that are shown.
 const KEY: usize = 8;
 
-/// Longest formula that is shown, in characters.
+/// The longest formula that is shown, in characters.
 const QUOTED: usize = 100;
 
 pub type OutlineRows = Vec<(&'static str, String)>;
 
-/// What the author's programs are made of.
+/// The files of the author's programs.
 #[derive(Default)]
 pub struct Programs {
     /// By domain or benchmark.
@@ -72,7 +72,7 @@ pub fn tree(experiment: &Experiment, plan: Option<&Plan>, programs: &Programs, s
                 rows.extend(program.map(|program| (what, made_of(program))));
             }
             let objective = objective(train);
-            // A family repeats its objective in every member.
+            // Members of a family have the same objective, which is shown once.
             match shown.iter().find(|(_, earlier)| *earlier == objective) {
                 Some((earlier, _)) => {
                     rows.push(("objective", format!("{}, as in {earlier}", train.objective.name)))
@@ -123,7 +123,7 @@ pub fn tree(experiment: &Experiment, plan: Option<&Plan>, programs: &Programs, s
     }
 }
 
-/// What the key of a reward knows of its program, and what it can't know.
+/// The files of a program that are part of a reward's key, and what is not known.
 fn made_of(program: &CommandSources) -> String {
     const SHOWN: usize = 6;
     let names: Vec<&str> = program.names().take(SHOWN).collect();
@@ -137,13 +137,13 @@ fn made_of(program: &CommandSources) -> String {
     format!("{files}; results do not follow {}", program.unseen.join(", "))
 }
 
-/// The programs of what judges a domain or benchmark, and what else its reward takes from outside.
+/// The programs that judge a domain or benchmark, and the other external inputs of its reward.
 fn judged_by(name: &str, reward: &Reward, programs: &Programs) -> OutlineRows {
     let programs = programs.rewards.get(name).into_iter().flatten();
     programs.map(|program| ("reward", made_of(program))).chain(outside(reward)).collect()
 }
 
-/// What a reward that is no program takes from outside of the experiment's file.
+/// The external inputs of a reward that is not a program.
 fn outside(reward: &Reward) -> OutlineRows {
     let said = match reward {
         Reward::JsonSchema { schema } => format!("the JSON Schema {schema}"),
@@ -164,7 +164,7 @@ fn outside(reward: &Reward) -> OutlineRows {
     vec![("reward", said)]
 }
 
-/// Of a domain, what is not just a file of prompts.
+/// The properties of a domain's data, other than a plain file of prompts.
 fn data(domain: &Domain) -> OutlineRows {
     let mut rows = Vec::new();
     let plain =
@@ -197,7 +197,7 @@ fn source(source: &DataSource) -> String {
     format!("{:?}{}", source.path, parts.into_iter().flatten().collect::<String>())
 }
 
-/// The training loops of a stage, each with its name where there are several.
+/// The training loops of a stage, with their names if there are several.
 pub fn trained(stage: &Stage) -> Vec<(Option<&str>, &Train)> {
     match stage {
         Stage::Train(train) => vec![(None, train)],
@@ -210,7 +210,7 @@ pub fn trained(stage: &Stage) -> Vec<(Option<&str>, &Train)> {
     }
 }
 
-/// A line of the tree with its rows below.
+/// A node of the tree, with its rows below.
 fn node(head: &str, rows: &[(&str, String)], style: Style) -> String {
     let mut out = format!("│\n├─ {head}\n");
     for (name, value) in rows {
@@ -305,12 +305,12 @@ fn joined<T>(parts: &[T], text: impl Fn(&T) -> String) -> String {
     parts.iter().map(text).collect::<Vec<_>>().join(", ")
 }
 
-/// A formula as it would be written, cut where it is long.
+/// A formula as an author would write it, cut if it is long.
 fn formula(formula: &Formula) -> String {
     text::formula(formula, QUOTED)
 }
 
-/// What goes to each server that samples a stage's rollouts.
+/// The weights that are sent to each server that samples a stage's rollouts.
 fn sampled_by(plan: &Plan, index: usize) -> Vec<String> {
     let trains = plan.experiment.models[index].stage.trains();
     let mut servers: Vec<(&RolloutServer, u32)> = Vec::new();
@@ -430,12 +430,12 @@ fn seeds(experiment: &Experiment) -> String {
     }
 }
 
-/// How many times a stage is computed at most.
+/// The most times that a stage is computed.
 fn number_of_seeds(experiment: &Experiment) -> u64 {
     u64::from(experiment.comparisons.iter().map(|comparison| comparison.seeds).max().unwrap_or(1).max(1))
 }
 
-/// Where the author says that values come from.
+/// The sources of values, as the author marked them.
 fn marks(experiment: &Experiment) -> OutlineRows {
     let row = |marked: &MarkedSetting| {
         let setting = format!("{} of {}", marked.setting, marked.owner);
@@ -451,7 +451,7 @@ fn marks(experiment: &Experiment) -> OutlineRows {
 fn totals(plan: &Plan, left_out: &[ModelId], seeds: u64) -> String {
     let made = |(index, _): &(usize, _)| !left_out.contains(&ModelId(*index as u32));
     let costs = || plan.stages.iter().enumerate().filter(made).map(|(_, facts)| facts.cost);
-    // None where one of them is not known.
+    // `None` if one of them is not known.
     let sum = |of: fn(&Cost) -> Option<u64>| {
         costs().map(|cost| of(&cost)).try_fold(0u64, |sum, it| Some(sum.saturating_add(it?)))
     };

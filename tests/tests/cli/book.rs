@@ -1,5 +1,5 @@
-//! What the book says of plans: which programs of the guide can be planned, and the normal forms of the
-//! library.
+//! Checks the book's statements on plans: which programs of the guide can be planned, and the normal forms of
+//! the library.
 
 use std::fs;
 
@@ -8,8 +8,8 @@ use mopd_tests::{Fence, fences, files, generate, root, settle};
 
 use crate::Place;
 
-/// A program tagged `mopd checked` is one that this version refuses to run, for no other reason than that;
-/// every other one that trains something can be planned.
+/// A program tagged `mopd checked` is valid, but this version refuses to run it; every other program that
+/// trains something can be planned.
 #[test]
 fn the_guide_says_truly_what_can_be_planned() {
     let mut faults = String::new();

@@ -50,7 +50,7 @@ fn what_there_is_is_listed_with_who_needs_it() {
     assert!(items.iter().any(|item| item["kind"] == "checkpoint" && item["about"] == "teacher, seed 1"));
 }
 
-/// Scores are named by what they are of; one batch that is damaged is damage; no run needs them.
+/// Scores are listed by what they are of; a damaged batch is reported; no run needs them.
 #[test]
 fn scores_are_listed_verified_and_pruned() {
     let place = stored();

@@ -210,7 +210,7 @@ fn a_path_that_leads_to_nothing_is_found_where_there_are_files() {
     place.mopd(&["check", "a.mopd"]).is(0, &["ok: tiny"]);
 }
 
-/// The file of a function that judges, and a name of a model that no repository can have.
+/// A missing file of a reward function, and a model name that no repository can have.
 #[test]
 fn rewards_and_folders_of_models_are_looked_for_too() {
     let judged = GOOD

@@ -25,7 +25,7 @@ fn a_plan_shows_stages_objectives_and_cost() {
     assert!(order.len() == 3 && order.is_sorted(), "{}", said.out);
 }
 
-/// What the language can say and this version can't run is shown, then refused by name.
+/// A valid program that this version can't run is shown, then refused by name.
 #[test]
 fn a_plan_that_is_refused_shows_what_is_known() {
     let running = "objective running {\n  term pull = cumsum(where(masked, teacher.logp - student.logp, \
@@ -167,7 +167,7 @@ fn a_new_experiment_checks_cleanly() {
     assert!(place.read("pilot/README.md").contains("mopd run pilot.mopd"));
 }
 
-/// As they lie in `examples/`, with every file of their data.
+/// The examples as they are in `examples/`, with their data files.
 #[test]
 fn examples_of_the_book_check_cleanly() {
     let place = Place::new();
@@ -318,7 +318,7 @@ say("finished", seconds=0.1, peak_memory=1)
     place.mopd(&["sample", "m"]).is(2, &["--prompt"]);
 }
 
-/// On a terminal the text of a single completion is shown as it comes, and once.
+/// On a terminal the text of a single completion is shown while it is written, and only once.
 #[test]
 fn a_completion_is_shown_while_it_is_written() {
     let place = Place::with(&[("m/model.safetensors", ""), ("m/config.json", "{}")]);
@@ -438,7 +438,7 @@ fn the_book_has_every_option_of_every_command() {
     assert!(seen > 40, "only {seen} options were found");
 }
 
-/// What `--help` shows as an example works: those that need no file of the reader's.
+/// The examples of `--help` that need no file of the user's work.
 #[test]
 fn the_examples_of_help_that_need_no_file_work() {
     let place = Place::new();
@@ -461,7 +461,7 @@ fn the_examples_of_help_that_need_no_file_work() {
     assert!(tried >= 5, "only {tried} examples were found");
 }
 
-/// `mopd expr`: the graph, what the code generator is given, and the instructions.
+/// `mopd expr`: the graph, the input of the code generator, and the instructions.
 #[test]
 fn expr_shows_what_becomes_of_a_weight() {
     let source = "\

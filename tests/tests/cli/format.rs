@@ -27,7 +27,7 @@ fn files_are_formatted_in_place_and_named() {
     assert_eq!(left.len(), 3, "nothing is left beside the files: {left:?}");
 }
 
-/// A report shows the text that was run, and sweeps keep one for each of their runs.
+/// A report shows the text that was run, and sweeps store one for each of their runs.
 #[test]
 fn what_runs_keep_of_their_sources_stays_as_it_is() {
     let kept = [

@@ -1,5 +1,5 @@
-//! The command line contract: outputs, streams and exit statuses of every command, on good and on bad input.
-//! Training is played by a small program in place of the worker.
+//! The command line contract: outputs, streams and exit statuses of every command, on valid and invalid
+//! input. A small program stands in for the worker.
 
 mod book;
 mod cache;
@@ -20,7 +20,7 @@ use std::process::{Command, Output};
 
 use tempfile::TempDir;
 
-/// A small experiment that is right.
+/// A small valid experiment.
 const GOOD: &str = r#"use std.opd.mopd
 
 experiment "tiny" { seed = 1 }
@@ -133,7 +133,7 @@ def ready():
 job = json.loads(sys.stdin.readline())
 "#;
 
-/// What a command wrote, and how it ended.
+/// The output of a command, and its exit status.
 #[derive(Debug)]
 struct Said {
     out: String,
@@ -150,8 +150,7 @@ impl Said {
         }
     }
 
-    /// Fails with everything that was said where `status` or one of the `parts` of standard error is not as
-    /// it should be.
+    /// Asserts the exit status, and that standard error has all `parts`. A failure shows the whole output.
     #[track_caller]
     fn is(self, status: i32, parts: &[&str]) -> Said {
         assert_eq!(self.status, Some(status), "{self:#?}");

@@ -1,4 +1,4 @@
-//! `mopd run`, with a worker that plays a script.
+//! `mopd run`, with a scripted worker.
 
 use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Read};
@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use super::{GOOD, Place, Said};
 
-/// Plays a run that ends well and leaves a table.
+/// A worker's script: a run that succeeds and leaves a table.
 const FINISH: &str = r#"
 ready()
 say("started", tasks=2, kept=0)
@@ -77,7 +77,7 @@ tiny: pass@1, 2 samples a prompt at temperature 1, 200 prompts, seed 1; mean [95
     assert!(job["workers"].is_null());
 }
 
-/// The lines that begin with a time, without it.
+/// The lines that begin with a time, without the time.
 fn logged(err: &str) -> Vec<&str> {
     let stamped = |line: &&str| {
         let shape = line.get(..20).unwrap_or_default().chars();
@@ -87,7 +87,7 @@ fn logged(err: &str) -> Vec<&str> {
     err.lines().filter(stamped).map(|line| &line[20..]).collect()
 }
 
-/// Where nobody watches a terminal, a stage at work is told of at the interval, also while nothing happens.
+/// Without a terminal, a running stage is logged at the interval, even while nothing happens.
 #[test]
 fn a_log_says_where_stages_stand() {
     let script = r#"
@@ -231,7 +231,7 @@ fn stages_that_a_run_did_not_come_to_are_kept_too() {
         .is(130, &["4 of 5 stages are finished and kept in .mopd/store; the next run reuses them"]);
 }
 
-/// On Unix a word is bytes.
+/// On Unix an argument is bytes, not text.
 #[test]
 fn a_path_that_is_not_utf_8_is_refused() {
     use std::os::unix::ffi::OsStrExt;
@@ -357,7 +357,7 @@ fn no_worker() {
     assert!(!place.path("runs").exists(), "nothing is written before it is known that the run can start");
 }
 
-/// Runs until the worker waits, sends SIGINT to both as a terminal does, and says what came of it.
+/// Runs until the worker waits, sends SIGINT to both as a terminal does, and returns the output.
 fn interrupt(script: &str, times: u32) -> Said {
     let place = place(script);
     let mut child = place

@@ -1,4 +1,4 @@
-//! Where libtorch is found, and what is said where there is none. No test downloads anything.
+//! Where libtorch is found, and the message if there is none. No test downloads anything.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -7,13 +7,13 @@ use crate::{Place, Said};
 
 const FOLDER: &str = "cache/libtorch-2.11.0-cpu";
 
-/// Says where it would look for libraries first, and what the caller had.
+/// A worker's script that reports its library path, and the caller's.
 const SAYS_PATHS: &str = r#"
 paths = [os.environ.get(name) for name in ("LD_LIBRARY_PATH", "MOPD_LIBRARY_PATH")]
 say("ready", versions={"mopd": "VERSION", "libtorch": "2.11.0"}, device=str(paths), threads=2)
 "#;
 
-/// On a machine without libtorch.
+/// The command as on a machine without libtorch.
 fn bare(mut command: Command, place: &Place) -> Command {
     for name in ["LIBTORCH", "LD_LIBRARY_PATH"] {
         command.env_remove(name);
@@ -92,7 +92,7 @@ fn a_set_up_machine_is_left_alone() {
     assert_eq!(found.out, setup.out);
 }
 
-/// The download, with a Python that only tells what it was given.
+/// The download, with a Python that only reports its arguments.
 #[test]
 fn the_set_up_hands_program_and_checksums_to_python() {
     let place = place();

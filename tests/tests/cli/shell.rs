@@ -1,12 +1,12 @@
-//! What the shell and whoever reads logs get: completions, manual pages, quiet and verbose commands,
-//! colours, log files, dry runs, the list of runs, experiments on standard input.
+//! Features for shells and logs: completions, manual pages, quiet and verbose commands, colours, log files,
+//! dry runs, the list of runs, experiments on standard input.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
 
 use super::{GOOD, Place, Said};
 
-/// A short run that ends well.
+/// A worker's script: a short run that succeeds.
 const FINISH: &str = r#"
 ready()
 if job["job"] == "files":
@@ -28,7 +28,7 @@ fn place() -> Place {
     place
 }
 
-/// With this text as its standard input.
+/// Runs a command with this text as its standard input.
 fn reading(mut command: Command, text: &str) -> Said {
     let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("mopd starts");
@@ -222,7 +222,7 @@ fn an_experiment_may_come_on_standard_input() {
     reading(place.command(&["watch", "-"]), GOOD).is(2, &["`watch` waits for saves of a file"]);
 }
 
-/// The experiment that it writes runs like any other.
+/// The generated experiment runs like any other.
 #[test]
 fn models_are_evaluated_on_files() {
     let place = place();

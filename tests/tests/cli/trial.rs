@@ -28,9 +28,9 @@ fn numbers() -> Value {
     })
 }
 
-/// Each file holds what torch's autograd makes of the method's formula, in float64
-/// (`tests/methods/references.py`): the loss, and its gradient by the student's logits, or by what its scalar
-/// head says.
+/// Each file has the results of torch's autograd on the method's formula, in float64
+/// (`tests/methods/references.py`): the loss, and its gradient with respect to the student's logits, or to
+/// the output of its scalar head.
 #[test]
 fn every_objective_with_a_reference_has_its_loss_and_its_gradient() {
     let place = Place::new();
@@ -122,7 +122,7 @@ fn a_difference_from_what_is_expected_is_said() {
     place.mopd(&["try", "a.mopd", "mine", "n.json"]).is(0, &["1 value as expected"]);
 }
 
-/// What is above exp(88.7) has no room in single precision.
+/// Numbers above exp(88.7) overflow in single precision.
 #[test]
 fn where_the_compiled_code_alone_is_not_finite_is_said() {
     let objective = "\
@@ -147,7 +147,7 @@ objective far {
         .is(1, &[&format!("differs: {first}\n")]);
 }
 
-/// Loss of one live term on one token, and its gradient by the logits.
+/// Loss of one live term on one token, and its gradient with respect to the logits.
 fn tried(term: &str, student: Value, teacher: Value) -> (f64, Vec<f64>) {
     let objective =
         format!("objective o {{\n  term t = live {term}\n  reduce = mean(token, over: batch)\n}}\n");
@@ -168,7 +168,7 @@ fn near((loss, row): (f64, Vec<f64>), wanted: f64, gradient: &[f64]) {
     assert!(row.iter().zip(gradient).all(|(a, b)| (a - b).abs() < 1e-6), "{row:?} is not {gradient:?}");
 }
 
-/// What is left of 1 after 1 - 8e-18 is two equal entries, and e^-20000 is 0 in double precision.
+/// The remaining 8e-18 of the probability is in two equal entries, and e^-20000 is 0 in double precision.
 #[test]
 fn logits_that_are_far_apart_have_finite_numbers() {
     let logits = |row: Value| json!({"logits": [row]});
@@ -188,8 +188,8 @@ fn logits_that_are_far_apart_have_finite_numbers() {
     );
 }
 
-/// Worked out by hand: the two of the teacher's are 0.3 and 0.2 of the student's and 0.4 and 0.35 of its own,
-/// and 0.5 is compared with 0.25 behind them.
+/// Computed by hand: the teacher's top two have 0.4 and 0.35 in the teacher and 0.3 and 0.2 in the student;
+/// the tails are 0.25 and 0.5.
 #[test]
 fn a_tail_is_compared_with_the_tail_where_the_rest_is_sorted() {
     let (student, teacher) = (json!([[0.3, 0.2, 0.5]]), json!([[0.4, 0.35, 0.25]]));
@@ -201,7 +201,7 @@ fn a_tail_is_compared_with_the_tail_where_the_rest_is_sorted() {
     near(tried(of, student, teacher), (0.1 + 0.15 + 0.25) / 2.0, &gradient);
 }
 
-/// By hand, where the support holds all there is: the summands are p log(p / q) - p + q.
+/// Computed by hand, with a support of all entries: the summands are p log(p / q) - p + q.
 #[test]
 fn what_clip_each_bounds_has_its_correction_with_generalized() {
     let (p, q) = ([0.3, 0.2, 0.5], [0.4, 0.35, 0.25]);

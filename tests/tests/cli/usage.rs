@@ -1,4 +1,4 @@
-//! Help, versions, slips of the command line.
+//! Help, versions, and mistakes on the command line.
 
 use std::io::Read;
 use std::process::Stdio;

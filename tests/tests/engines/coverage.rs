@@ -1,4 +1,4 @@
-//! What comes over of every method of `tests/methods`, as a table of the book.
+//! What each engine's export covers of every method of `tests/methods`, as a table of the book.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -10,7 +10,7 @@ use mopd_compiler::export::{ExportEngine, export};
 use mopd_compiler::plan::{Plan, Stage};
 use mopd_tests::{check, files, generate, root, settle};
 
-/// What is said of every stage; it tells methods apart no more than their names do.
+/// A line that every stage has, and that is left out because it does not distinguish methods.
 const OF_ALL: &str = "order of the prompts";
 
 struct Row {
@@ -44,7 +44,7 @@ fn rows() -> Vec<Row> {
     rows
 }
 
-/// The reasons of the worst lines, each once.
+/// The distinct reasons of the worst lines.
 fn reasons(coverage: &Coverage) -> String {
     let whole = coverage.whole();
     let mut found: Vec<String> = Vec::new();
@@ -89,7 +89,7 @@ fn counts(rows: &[Row]) -> String {
     text
 }
 
-/// Each construct that was refused somewhere, and why.
+/// Each construct that an export refused, and why.
 fn refusals(rows: &[Row]) -> String {
     let mut found: BTreeMap<(String, &str), usize> = BTreeMap::new();
     for row in rows {
@@ -150,7 +150,7 @@ fn every_line_that_is_not_exact_says_how_or_why() {
     }
 }
 
-/// Files are there where nothing is refused, and only there.
+/// An export has files if and only if nothing is refused.
 #[test]
 fn what_is_refused_is_not_written() {
     let text = fs::read_to_string(root().join("tests/methods/gkd.mopd")).expect("a program");

@@ -1,5 +1,5 @@
-//! What is exported for engines: what comes over of every method, what the files say, and, where
-//! `MOPD_ENGINES` names a Python environment that has them, what the engines themselves make of it.
+//! Exports for engines: what they cover of every method, their files, and, if `MOPD_ENGINES` names a Python
+//! environment with the engines, what the engines do with them.
 //!
 //! ```sh
 //! python3.11 -m venv ENV && ENV/bin/pip install torch==2.11.0 transformers==5.23.0 trl==1.16.0 accelerate \
@@ -17,7 +17,7 @@ mod verl;
 use std::path::PathBuf;
 use std::process::Command;
 
-/// The Python of the environment; none where it is not asked for.
+/// The Python of the environment; none if `MOPD_ENGINES` is not set.
 fn python() -> Option<PathBuf> {
     let environment = std::env::var_os("MOPD_ENGINES")?;
     let python = PathBuf::from(environment).join("bin/python");
@@ -25,7 +25,7 @@ fn python() -> Option<PathBuf> {
     Some(python)
 }
 
-/// Runs a script and returns what it said.
+/// Runs a script and returns its output.
 fn run(command: &mut Command) -> String {
     let output = command.output().expect("Python starts");
     let text =

@@ -1,4 +1,4 @@
-//! Whatever is exported is a setting that the released engine has, of the type that it takes.
+//! Every exported setting exists in the released engine and has the right type.
 
 use mopd_compiler::export::schema::{self, Configuration, TRL_SYNCHRONOUS};
 use serde_json::Value;
@@ -18,7 +18,7 @@ fn recorded_schemas_are_of_the_releases_that_files_are_written_for() {
     }
 }
 
-/// The two sets of defaults of verl differ; the exported file says each of these itself.
+/// verl has two sets of defaults; the exported file sets every value in which they differ.
 #[test]
 fn defaults_that_disagree_are_known() {
     let class = schema::fields(&schema::VERL, "verl.workers.config.DistillationLossConfig");
@@ -54,7 +54,7 @@ fn trl_has_a_teacher_and_a_beta() {
     }
 }
 
-/// Every reader of YAML takes what is written for the same value.
+/// Every YAML parser reads the same values from what is written.
 #[test]
 fn yaml_keeps_its_types() {
     let value: Value = serde_json::from_str(

@@ -1,5 +1,4 @@
-//! The code that is generated for torch computes what the interpreter does, and its gradient is the
-//! compiler's.
+//! The code generated for torch computes what the interpreter computes, and its gradient is the compiler's.
 
 use std::fs;
 use std::process::Command;
@@ -17,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::{python, run};
 
-/// What the code calls a signal: what follows from the batch goes by its own name.
+/// A signal's name in the generated code. Signals that follow from the batch have names of their own.
 fn name(signal: &Signal) -> Result<String, String> {
     Ok(match signal {
         Signal::Position => "position".to_owned(),
@@ -79,7 +78,7 @@ fn case(
     }))
 }
 
-/// A batch of whole completions, with a number for each signal that is read.
+/// A batch of whole completions, with a number for each signal that the objective reads.
 fn batch(random: &mut Random, objective: &Objective) -> Batch {
     let mut layout = random.layout();
     (layout.turns, layout.blocks) = (None, None);
@@ -154,7 +153,7 @@ fn of_methods(cases: &mut Vec<Value>) -> usize {
     without
 }
 
-/// Graphs of everything that a graph can have, on batches with domains.
+/// Random graphs with every kind of node, on batches with domains.
 fn at_random(cases: &mut Vec<Value>) {
     for seed in 0..400 {
         let mut random = Random(seed);

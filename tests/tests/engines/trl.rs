@@ -1,5 +1,5 @@
-//! TRL trains what is exported for it, and its steps are those of a run of mopd: the same losses and norms of
-//! gradients, from the same weights, where both draw the most probable tokens.
+//! TRL trains an exported stage, and its steps are those of a run of mopd: the same losses and gradient
+//! norms, from the same weights, with greedy decoding in both.
 
 use std::fs;
 use std::path::Path;

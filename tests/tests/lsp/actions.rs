@@ -31,7 +31,7 @@ fn programs() -> Vec<String> {
     programs
 }
 
-/// The edit of an action, applied.
+/// The text after the edit of an action.
 fn after(workspace: &Workspace, text: &str, action: &Value) -> String {
     apply(text, &action["edit"]["changes"][workspace.uri("a.mopd")])
 }

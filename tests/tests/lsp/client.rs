@@ -1,4 +1,4 @@
-//! The other side of the protocol: frames, requests, and the diagnostics that come unasked.
+//! A client of the protocol: frames, requests, and notifications such as diagnostics.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -12,16 +12,16 @@ pub struct Client {
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
     next_id: i64,
-    /// What was published last, by address, if not asked for yet.
+    /// The last published diagnostics by URI, unless the test has read them.
     published: HashMap<String, Value>,
-    /// What else came unasked.
+    /// Other notifications and requests of the server.
     pub unasked: Vec<Value>,
-    /// What the server said of itself.
+    /// The server's capabilities.
     pub capabilities: Value,
 }
 
 impl Client {
-    /// Starts a server and shakes hands. The standard library's files go to `cache`.
+    /// Starts a server and initializes it. The standard library's files go to `cache`.
     pub fn start(cache: &Path, capabilities: Value) -> Client {
         let mut client = Client::connect(cache);
         let result = client.request(
@@ -33,7 +33,7 @@ impl Client {
         client
     }
 
-    /// Starts a server, without a word.
+    /// Starts a server and sends nothing.
     pub fn connect(cache: &Path) -> Client {
         let mut command =
             Command::new(std::path::absolute(mopd_tests::mopd()).expect("the program has a path"));
@@ -65,7 +65,7 @@ impl Client {
         self.send(&json!({ "jsonrpc": "2.0", "method": method, "params": params }));
     }
 
-    /// Sends a request without waiting; its number.
+    /// Sends a request without waiting, and returns its id.
     pub fn begin(&mut self, method: &str, params: Value) -> i64 {
         self.next_id += 1;
         self.send(&json!({ "jsonrpc": "2.0", "id": self.next_id, "method": method, "params": params }));
@@ -102,7 +102,7 @@ impl Client {
         }
     }
 
-    /// The diagnostics of a file as soon as they come, if they did not come already.
+    /// The diagnostics of a file; waits for them if they have not come yet.
     pub fn diagnostics(&mut self, uri: &str) -> Vec<Value> {
         loop {
             if let Some(published) = self.published.remove(uri) {
@@ -127,7 +127,7 @@ impl Client {
         }
     }
 
-    /// The next message; none at the end.
+    /// The next message, or `None` at the end of output.
     pub fn receive(&mut self) -> Option<Value> {
         let mut length = 0;
         loop {
@@ -153,7 +153,7 @@ impl Client {
         self.input = None;
     }
 
-    /// The status with which the server ends.
+    /// Waits for the server to end, and returns its exit status.
     pub fn status(&mut self) -> Option<i32> {
         self.process.wait().expect("it ends").code()
     }

@@ -1,5 +1,5 @@
-//! Long sessions: whatever is typed, the diagnostics are those of a fresh check, and memory stays where it
-//! was.
+//! Long sessions: whatever is typed, the diagnostics are those of a check from scratch, and memory does not
+//! grow.
 //!
 //! `./x test` makes 2,000 random edits. `MOPD_EDITS=100000 ./x test` makes as many as that says; with
 //! `--nocapture` the test tells how long they took and what memory the server had at the beginning and at the
@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 
 use super::{GOOD, Workspace, position_of};
 
-/// Numbers that look random and are the same in every run (Steele et al., "Fast splittable pseudorandom
-/// number generators", 2014).
+/// Pseudorandom numbers, the same in every run (Steele et al., "Fast splittable pseudorandom number
+/// generators", 2014).
 struct Random(u64);
 
 impl Random {
@@ -70,7 +70,7 @@ const PIECES: &[&str] = &[
     "domain é { prompts = \"漢\" }\n",
 ];
 
-/// A position in the units that were agreed on.
+/// A position in the negotiated encoding.
 fn place(text: &str, at: usize, utf8: bool) -> Value {
     let mut place = position_of(text, at);
     if utf8 {
@@ -79,7 +79,7 @@ fn place(text: &str, at: usize, utf8: bool) -> Value {
     place
 }
 
-/// One change that an editor could send, and what it makes of the text.
+/// Makes one change that an editor could send, and applies it to the text.
 fn edit(random: &mut Random, text: &mut String, utf8: bool) -> Value {
     let boundary = |random: &mut Random, text: &str| {
         let mut at = text.floor_char_boundary(random.below(text.len() + 1));
@@ -113,7 +113,7 @@ fn memory(process: u32) -> Option<u64> {
     line.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// Code and place of every diagnostic, as the editor is told them.
+/// Code and range of every diagnostic, as sent to the editor.
 type Diagnostics = Vec<(Value, Value, Value)>;
 
 fn published(diagnostics: &[Value]) -> Diagnostics {
@@ -123,7 +123,7 @@ fn published(diagnostics: &[Value]) -> Diagnostics {
     diagnostics.iter().map(shown).collect()
 }
 
-/// What a check from scratch says of a text.
+/// The diagnostics of a check from scratch.
 fn fresh(path: &str, text: &str, utf8: bool) -> Diagnostics {
     let analysis = mopd_tests::check(path, text);
     let own = analysis
@@ -141,7 +141,7 @@ fn fresh(path: &str, text: &str, utf8: bool) -> Diagnostics {
     shown.collect()
 }
 
-/// Every feature survives whatever the text is.
+/// Requests every feature; none may fail, whatever the text is.
 fn ask_everything(workspace: &mut Workspace, place: &Value) {
     let document = json!({ "uri": workspace.uri("a.mopd") });
     for method in ["hover", "completion", "signatureHelp", "definition", "documentHighlight"] {

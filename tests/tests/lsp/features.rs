@@ -1,4 +1,4 @@
-//! What is shown: diagnostics, hover, completion, signatures, hints, colours, fixes, folds.
+//! Features that an editor shows: diagnostics, hover, completion, signatures, hints, colours, fixes, folds.
 
 use serde_json::{Value, json};
 
@@ -43,7 +43,7 @@ fn diagnostics_come_as_the_text_changes_and_go_when_it_is_right() {
     assert_eq!(workspace.client.diagnostics(&uri), [Value::Null; 0]);
 }
 
-/// It takes longer than a keystroke may.
+/// An audit takes longer than a keystroke may.
 #[test]
 fn gradients_are_audited_when_a_file_is_opened_or_saved() {
     let objective = "objective own {\n  let later = reward_to_go(kl(student || teacher), discount: 0, over: \
@@ -69,7 +69,7 @@ fn gradients_are_audited_when_a_file_is_opened_or_saved() {
     zero_gradient(&workspace.client.diagnostics(&uri));
 }
 
-/// Only who types in a file goes without its audit.
+/// Only edits of a file itself drop its audit.
 #[test]
 fn what_an_audit_found_stays_whatever_happens_to_other_files() {
     let wrong = "use parts.{half}\nobjective own {\n  let later = reward_to_go(kl(student || teacher), discount: \
@@ -103,7 +103,7 @@ fn what_an_audit_found_stays_whatever_happens_to_other_files() {
     stays(&mut workspace, "its import is closed");
 }
 
-/// Whether a file is there is looked at when the text is opened or saved.
+/// Whether a file exists is checked when the text is opened or saved.
 #[test]
 fn paths_that_lead_to_nothing_are_said() {
     let mut workspace = Workspace::new();
@@ -374,7 +374,7 @@ fn declarations_are_offered_whole() {
     assert_eq!(offered(json!({})), None);
 }
 
-/// What a run would do is said against the plan of the last one, whose folder it leaves.
+/// The lines compare with the plan in the folder of the last run.
 #[test]
 fn lines_above_declarations_tell_what_reruns() {
     let mut workspace = Workspace::new();

@@ -1,4 +1,4 @@
-//! Formatting: of a document, of a selection, and while one types.
+//! Formatting: of a document, of a selection, and while typing.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! What a text names that lies elsewhere.
+//! Document links: files and other things outside the text that it names.
 
 use serde_json::{Value, json};
 

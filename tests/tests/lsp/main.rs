@@ -1,4 +1,4 @@
-//! The language server, driven over its real protocol: every feature, half-typed text, positions, errors,
+//! Tests of the language server over its real protocol: every feature, half-typed text, positions, errors,
 //! long sessions.
 
 mod actions;
@@ -18,8 +18,8 @@ use client::Client;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// A small experiment that is right. The comment puts characters of two, three and four bytes before
-/// everything else.
+/// A small valid experiment. The comment puts characters of two, three and four bytes before everything
+/// else.
 const GOOD: &str = r#"// é ✓ 𝒜
 use std.opd.mopd
 
@@ -103,7 +103,7 @@ impl Workspace {
         self.client.diagnostics(&uri)
     }
 
-    /// Asks about a place of a file; more parameters may be given.
+    /// Sends a request about a position in a file; `more` has further parameters.
     fn ask(&mut self, method: &str, name: &str, position: Value, more: Value) -> Value {
         let mut params = json!({ "textDocument": { "uri": self.uri(name) }, "position": position });
         for (key, value) in more.as_object().cloned().unwrap_or_default() {
@@ -142,7 +142,7 @@ fn offset(text: &str, position: &Value) -> usize {
     within.map_or(text.len(), |(at, _)| start + at)
 }
 
-/// The text after the edits of an answer, which are sorted and all relative to the text before.
+/// The text after the edits of a response, which are sorted and all relative to the text before.
 fn apply(text: &str, edits: &Value) -> String {
     let mut new = text.to_owned();
     for edit in edits.as_array().expect("edits").iter().rev() {

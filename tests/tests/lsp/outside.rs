@@ -1,4 +1,4 @@
-//! Completion of what stands around a file: modules, files, models, fields of the data.
+//! Completion of names from outside the file: modules, files, models, fields of the data.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! The protocol itself: the handshake, errors, positions, cancellation, the end.
+//! The protocol itself: initialization, errors, positions, cancellation, shutdown.
 
 use serde_json::{Value, json};
 

@@ -108,7 +108,7 @@ fn a_rename_reaches_the_files_of_the_folder_that_are_not_open() {
     assert_eq!(super::apply(USER, &json!(user)), USER.replace("half", "moiety"));
 }
 
-/// What a run keeps of its sources is neither found nor renamed.
+/// Copies of sources that a run stores are neither searched nor renamed.
 #[test]
 fn the_sources_that_a_run_keeps_are_no_sources() {
     let text = "let only_here = 1\n";

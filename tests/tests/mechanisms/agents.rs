@@ -1,4 +1,4 @@
-//! Work over turns with a teacher: `tests/mechanisms/agents.mopd`.
+//! Multi-turn tasks with a teacher: `tests/mechanisms/agents.mopd`.
 
 use super::{Figure, Figures, Run, shows};
 

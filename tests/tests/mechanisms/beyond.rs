@@ -1,4 +1,4 @@
-//! Teachers that have learnt little: how far past them, how fast, and from how old rollouts:
+//! Weak teachers: how far a student gets beyond them, how fast, and from how old rollouts:
 //! `tests/mechanisms/beyond.mopd`.
 
 use super::{Figures, shown, shows};

@@ -1,4 +1,4 @@
-//! What a student says of its own answers: `tests/mechanisms/confidence.mopd`.
+//! A student's stated confidence in its answers: `tests/mechanisms/confidence.mopd`.
 
 use super::{Figures, shown, shows};
 

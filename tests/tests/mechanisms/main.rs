@@ -1,6 +1,6 @@
-//! What the published methods are for, seen on small models: the runs of `tests/mechanisms`, a line for each
-//! method of what its run shows. `tests/mechanisms/README.md` has the lines, and the book's table of methods
-//! takes them from there.
+//! Whether the published methods do on small models what they are for: the runs of `tests/mechanisms` give a
+//! line for each method on what its run shows. The lines are in `tests/mechanisms/README.md`, from which the
+//! book's table of methods takes them.
 
 mod agents;
 mod beyond;
@@ -42,12 +42,11 @@ use mopd_tests::{Generated, files, root};
 
 use self::run::Run;
 
-/// What a run showed of a method.
+/// What a run showed about a method.
 enum Figure {
-    /// What the paper says the mechanism is for, and whether the run bears it out: the test fails where it
-    /// does not.
+    /// The effect that the paper claims, and whether the run has it: the test fails if it does not.
     Shown { holds: bool, line: String },
-    /// What the paper says did not happen at this scale; the line says what did.
+    /// The claimed effect did not happen at this scale; the line says what did.
     NotAtThisScale(String),
 }
 
@@ -55,7 +54,7 @@ fn shown(holds: bool, line: impl Into<String>) -> Figure {
     Figure::Shown { holds, line: line.into() }
 }
 
-/// What a run showed of each method of `tests/methods` that is in it.
+/// The figure of each method of `tests/methods` that is in a run.
 type Figures = &'static [(&'static str, fn(&Run) -> Figure)];
 
 /// Where all experiments run, one after the other: they share a store, so that the start and the specialists
@@ -75,7 +74,7 @@ static FOLDER: LazyLock<Mutex<PathBuf>> = LazyLock::new(|| {
     Mutex::new(folder)
 });
 
-/// Runs an experiment of `tests/mechanisms`, and holds its section of the page to what it shows.
+/// Runs an experiment of `tests/mechanisms`, and compares its section of the page with what it shows.
 fn shows(experiment: &str, figures: Figures) {
     let folder = FOLDER.lock().unwrap_or_else(PoisonError::into_inner);
     let mut command = Command::new(mopd_tests::mopd());
@@ -104,13 +103,12 @@ fn shows(experiment: &str, figures: Figures) {
     assert!(faults.is_empty(), "\n{faults}");
 }
 
-/// Numbers differ in their last digits from one kind of machine to another. So a line that was written
-/// elsewhere is the same where all but its numbers is.
+/// A line without its numbers, whose last digits differ between machines: lines are compared in this form.
 fn words(line: &str) -> String {
     line.chars().filter(|letter| !letter.is_ascii_digit() && !".-".contains(*letter)).collect()
 }
 
-/// The experiment's table on the page, compared without its numbers. `MOPD_UPDATE=1` writes it anew.
+/// Compares the experiment's table on the page without its numbers. `MOPD_UPDATE=1` rewrites it.
 fn settled(experiment: &str, table: &str, faults: &mut String) {
     let path = root().join("tests/mechanisms/README.md");
     let page = fs::read_to_string(&path).expect("the page");

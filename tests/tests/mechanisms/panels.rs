@@ -1,4 +1,4 @@
-//! Two teachers of whom each knows one task: `tests/mechanisms/panels.mopd`.
+//! Two teachers, each of which knows one task: `tests/mechanisms/panels.mopd`.
 
 use super::run::mean;
 use super::{Figures, Run, shown, shows};

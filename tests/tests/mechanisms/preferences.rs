@@ -1,4 +1,4 @@
-//! Preferences: as a teacher that is composed token by token, and for a teacher's text over one's own:
+//! Preferences: as a teacher that is composed token by token, and for a teacher's text over the student's:
 //! `tests/mechanisms/preferences.mopd`.
 
 use super::{Figures, shown, shows};

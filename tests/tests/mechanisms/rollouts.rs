@@ -1,4 +1,4 @@
-//! Who draws the tokens that are trained on: `tests/mechanisms/rollouts.mopd`.
+//! Which model samples the tokens that are trained on: `tests/mechanisms/rollouts.mopd`.
 
 use super::{Figure, Figures, Run, shown, shows};
 

@@ -1,4 +1,4 @@
-//! The folder of a finished run, read.
+//! Reads the folder of a finished run.
 
 use std::fs;
 use std::path::Path;
@@ -18,13 +18,13 @@ struct Metrics {
     stage: String,
     step: usize,
     domain: String,
-    /// The terms that the row is of, where some have completions of their own.
+    /// The terms that the row is about, if some have completions of their own.
     terms: Option<String>,
     prompt_share: f64,
     numbers: Vec<(String, f64)>,
 }
 
-/// One row of `weights.parquet` that is of weights: `tokens` with a weight from `size_low` on.
+/// One row of `weights.parquet` that is about weights: `tokens` tokens with a weight from `size_low` on.
 pub struct Bin {
     stage: String,
     over: String,
@@ -44,8 +44,8 @@ impl Run {
         }
     }
 
-    /// What one column of `metrics.parquet` says at each step of a stage: the mean over domains, by their
-    /// shares of the prompts. Steps without such a number are left out.
+    /// A column of `metrics.parquet` at each step of a stage: the mean over domains, weighted by their shares
+    /// of the prompts. Steps without a number are left out.
     pub fn steps(&self, stage: &str, column: &str) -> Vec<f64> {
         let of_stage: Vec<&Metrics> = self.metrics.iter().filter(|row| row.stage == stage).collect();
         assert!(!of_stage.is_empty(), "no stage is called {stage}");
@@ -86,8 +86,8 @@ impl Run {
         mean(&numbers)
     }
 
-    /// Of the tokens in the bins over `position` or `entropy` that are `asked`, the share in those that are
-    /// `counted`.
+    /// The fraction of the tokens in the bins over `position` or `entropy` selected by `asked` that are in
+    /// bins selected by `counted`.
     pub fn weights(
         &self,
         stage: &str,

@@ -1,4 +1,4 @@
-//! Work over two turns with a tool: `tests/mechanisms/turns.mopd`.
+//! Tasks of two turns with a tool: `tests/mechanisms/turns.mopd`.
 
 use super::{Figures, shown, shows};
 

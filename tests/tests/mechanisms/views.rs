@@ -2,8 +2,7 @@
 
 use super::{Figure, Figures, Run, shown, shows};
 
-/// Prompts of `shown` have the answer before them, as the teachers have: the start is the teacher of the
-/// others.
+/// Prompts of `shown` begin with the answer, as the teachers see it; the start teaches the other prompts.
 fn learnt(run: &Run, student: &str) -> (bool, String) {
     let (view, before, after) =
         (run.score_in("start", "shown"), run.score_in("start", "sort"), run.score_in(student, "sort"));

@@ -25,8 +25,8 @@ pub fn table() -> String {
     text.trim_end().to_owned()
 }
 
-/// `{{#include}}` from the second line on: the first is the page's title, which stands here as a heading of
-/// lower rank.
+/// `{{#include}}` from the second line on: the first line is the page's title, for which there is a
+/// lower-level heading here.
 pub fn pages() -> String {
     let mut text = String::new();
     for code in Code::ALL {
@@ -40,8 +40,8 @@ pub fn pages() -> String {
     text.trim_end().to_owned()
 }
 
-/// The codes that the compiler reports as errors or as warnings, read off its text: severity belongs to a
-/// diagnostic, not to a code.
+/// The codes that the compiler reports as errors or as warnings, found in its source: severity is a property
+/// of a diagnostic, not of a code.
 fn reported(severity: &str) -> Vec<String> {
     let mut found = Vec::new();
     for path in ["lang/src", "compiler/src", "src"]

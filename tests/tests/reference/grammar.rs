@@ -1,5 +1,5 @@
-//! The grammar as people read it: every rule of `grammar.pest`, without what serves recovery and error
-//! messages only.
+//! The grammar for readers: every rule of `grammar.pest`, without those that only serve recovery and error
+//! messages.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -12,11 +12,11 @@ enum Node {
     Choice(Vec<Node>),
     /// `*`, `+` or `?`
     Repeat(Box<Node>, char),
-    /// `&x`: looked at, not taken.
+    /// `&x`: lookahead, consumes nothing.
     Ahead,
     /// `!x`: must not follow.
     Not(Box<Node>),
-    /// What is the first and not the second. The reader's form of `!second ~ first`.
+    /// The first but not the second: the readable form of `!second ~ first`.
     Except(Box<Node>, Box<Node>),
 }
 
@@ -35,7 +35,7 @@ const SECTIONS: &[(&str, &str)] = &[
     ("Tokens", "Words and numbers"),
 ];
 
-/// Rules that exist for the parser's own sake: it skips by them, explains with them, or reparses a slice.
+/// Rules for the parser's own use: for skipping, for error messages, or for reparsing a slice.
 const MACHINERY: &[&str] = &[
     "WHITESPACE",
     "item_end",
@@ -51,10 +51,10 @@ const MACHINERY: &[&str] = &[
     "EOI",
 ];
 
-/// What the parser understands in order to say how it is written here: rule and alternative.
+/// Syntax of other languages that the parser accepts to suggest the right one: rule and alternative.
 const HABITS: &[(&str, &str)] = &[("not_operator", "!"), ("power", "**"), ("label", "equals")];
 
-/// What the grammar takes for one token, whatever its shape, and the builder then judges: the rule as the
+/// Rules for tokens that the grammar accepts in any form and the builder of the tree then checks: each as the
 /// builder has it.
 const JUDGED: &str = r#"
 digits = { ASCII_DIGIT+ ~ ("_" ~ ASCII_DIGIT+)* }
@@ -137,8 +137,7 @@ fn simplify(rule: &str, node: &Node) -> Option<Node> {
     }
 }
 
-/// Rules that are one sign or another rule's name stand where they are used; of two that say the same, the
-/// first does.
+/// Inlines rules that are one sign or another rule's name; of two equal rules, only the first is kept.
 fn inline(rules: &mut Vec<Rule>) {
     while let Some(at) = rules.iter().position(|rule| {
         let same = |other: &&Rule| other.body == rule.body;
@@ -172,7 +171,7 @@ fn replace(node: &mut Node, name: &str, by: &Node) {
     }
 }
 
-/// `level`: 0 alone, 1 inside a choice, 2 inside a sequence, 3 before a sign of repetition.
+/// Prints a node. `level`: 0 alone, 1 inside a choice, 2 inside a sequence, 3 before a repetition sign.
 fn written(node: &Node, level: u8) -> String {
     let within = |least: u8, text: String| if level > least { format!("({text})") } else { text };
     let all = |parts: &[Node], level: u8, between: &str| {
@@ -199,7 +198,7 @@ fn written(node: &Node, level: u8) -> String {
     }
 }
 
-/// Long rules go on under their own beginning.
+/// Wraps a long rule; further lines are indented to its beginning.
 fn wrapped(head: &str, body: &str) -> String {
     let mut text = head.to_owned();
     let mut column = head.len();
@@ -365,8 +364,7 @@ fn the_keywords_of_every_form_are_in_the_grammar_shown() {
     }
 }
 
-/// Numbers made by the rule that is shown, and numbers that it does not make: the checker takes the first and
-/// no other.
+/// The checker accepts numbers that match the rule that is shown, and refuses others.
 #[test]
 fn a_number_is_what_the_grammar_shown_says() {
     let wholes = ["0", "12", "1_000"];

@@ -1,4 +1,4 @@
-//! The standard library: what every module offers, and the methods that they are.
+//! The standard library: the public items of every module, and their methods.
 
 use std::fmt::Write as _;
 
@@ -25,7 +25,7 @@ pub fn library() -> String {
     text.trim_end().to_owned()
 }
 
-/// A section for each module: what it is, and the paper and the evidence of everything in it.
+/// A section for each module: its description, and the paper and the evidence of every item.
 pub fn methods() -> Vec<(String, String)> {
     modules().map(|module| (format!("method {}", module.path[1]), method(&module))).collect()
 }

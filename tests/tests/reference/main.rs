@@ -1,5 +1,5 @@
-//! The book's reference says what the compiler's own tables say. Text between `<!-- generated: NAME -->` and
-//! `<!-- end -->` is made from them; `MOPD_UPDATE=1` writes it anew.
+//! The book's reference agrees with the compiler's tables. Text between `<!-- generated: NAME -->` and
+//! `<!-- end -->` is generated from them; `MOPD_UPDATE=1` rewrites it.
 
 mod codes;
 mod grammar;

@@ -1,4 +1,4 @@
-//! Tables of what the language knows: settings, words, functions, signals.
+//! Tables of the language's settings, words, functions and signals.
 
 use std::fmt::Write as _;
 
@@ -50,7 +50,7 @@ const WORDS: &[(&str, &[Word])] = &[
     ("merges", vocabulary::MERGES),
 ];
 
-/// In a cell of a table `|` would end it.
+/// Escapes `|`, which would end a cell of a table.
 pub fn cell(text: &str) -> String {
     text.replace('|', "\\|")
 }
@@ -79,7 +79,7 @@ fn limits() -> String {
     text.trim_end().to_owned()
 }
 
-/// Elementwise functions by the error of their programs, those that are said the same of in one row.
+/// Elementwise functions by the error of their f32 programs; those with the same error share a row.
 fn accuracy() -> String {
     let mut rows: Vec<(String, &Accuracy)> = Vec::new();
     for function in Function::ALL {
@@ -112,7 +112,7 @@ fn shapes(signals: &[SignalName]) -> String {
     text.trim_end().to_owned()
 }
 
-/// What stands in a place, in words.
+/// Describes what an argument accepts.
 fn takes(takes: Takes) -> String {
     match takes {
         Takes::Count => "a whole number",
@@ -257,7 +257,7 @@ fn functions(group: Group) -> String {
     members.map(entry).collect::<String>().trim_end().to_owned()
 }
 
-/// One function: how it is written, what it says, its arguments.
+/// The entry of one function: its usage, its documentation, its arguments.
 fn entry(builtin: &Builtin) -> String {
     let mut text = format!("**`{}`** · `{}`  \n{}\n", builtin.name, builtin.usage, builtin.doc);
     let listed = |parameters: &[&BuiltinParameter]| {

@@ -1,4 +1,4 @@
-//! What numbers may be put together, found out by asking the checker.
+//! Which units may be combined by which operators, found by running the checker.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use mopd_lang::check::index::SymbolKind;
 use mopd_lang::formula::{Axis, Function, Unit};
 
-/// One expression of every unit, finest axis first where there is a choice.
+/// One expression of every unit, with the finest axis if there is a choice.
 const SAMPLES: &[(Unit, &str)] = &[
     (Unit::Number, "loss"),
     (Unit::Logp, "teacher.logp"),
@@ -38,7 +38,7 @@ fn functions_of_one() -> Vec<&'static str> {
     one.map(|function| function.name()).collect()
 }
 
-/// The unit and axis of each expression; none where it is refused.
+/// The unit and axis of each expression, or `None` if the checker refuses it.
 fn ask(expressions: &[String]) -> Vec<Option<(Unit, Axis)>> {
     let mut program = "objective asked {\n".to_owned();
     for (index, expression) in expressions.iter().enumerate() {
@@ -88,7 +88,7 @@ pub fn operators() -> String {
     text.trim_end().to_owned()
 }
 
-/// What each function of one number gives.
+/// The unit that each function of one number returns.
 pub fn functions() -> String {
     let listed = functions_of_one();
     let asked: Vec<String> = listed
@@ -106,7 +106,7 @@ pub fn functions() -> String {
     text.trim_end().to_owned()
 }
 
-/// Every unit with what has it.
+/// Every unit with an example.
 pub fn units() -> String {
     let mut text = "| unit | what it measures | for example |\n|---|---|---|\n".to_owned();
     let results = ask(&SAMPLES.iter().map(|(_, sample)| (*sample).to_owned()).collect::<Vec<_>>());

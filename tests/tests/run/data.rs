@@ -1,11 +1,11 @@
-//! The data, the tokenizer and the programs that the experiments of `tests` name.
+//! Data, tokenizer and programs for the experiments of `tests`.
 
 use std::fs;
 
 use mopd_tests::root;
 use tempfile::TempDir;
 
-/// Where the experiments look for them.
+/// A folder with the files, as the experiments name them.
 pub fn folder() -> TempDir {
     let folder = TempDir::new().expect("a temporary folder");
     fs::create_dir(folder.path().join("data")).expect("a folder");
@@ -64,14 +64,14 @@ pub fn folder() -> TempDir {
     folder
 }
 
-/// Of two turns, with a tool's reply between them.
+/// A trajectory of two turns, with a tool's reply between them.
 fn trajectory(prompt: &str, first: &str, second: &str) -> String {
     let said = [("user", prompt), ("assistant", first), ("tool", "no"), ("assistant", second)];
     let said = said.map(|(role, text)| format!("{{\"role\": \"{role}\", \"content\": \"{text}\"}}"));
     format!("[{}]", said.join(", "))
 }
 
-/// Answers four times, then ends the episode.
+/// An environment that replies four times, then ends the episode.
 const ENVIRONMENT: &str = "import json, sys
 turns = {}
 for line in sys.stdin:
@@ -82,7 +82,7 @@ for line in sys.stdin:
         print(json.dumps({'id': id, 'observation': 'more?', 'done': turns[id] > 4}), flush=True)
 ";
 
-/// Answers each completion with what the data has.
+/// An edit that replaces each completion by the data's answer.
 const EDIT: &str = "import json, sys
 for line in sys.stdin:
     request = json.loads(line)

@@ -1,4 +1,4 @@
-//! `mopd delta`: the weights of a run against those that they began from.
+//! `mopd delta`: compares the weights of a run with those that it started from.
 
 use std::process::Output;
 
@@ -56,7 +56,7 @@ fn a_models_change_is_told_by_parameter_and_group() {
     );
 }
 
-/// A student that began from a folder is compared with that.
+/// A student that started from a folder is compared with the model there.
 #[test]
 fn a_model_that_was_loaded_is_found_where_it_was() {
     let bench = Bench::new();

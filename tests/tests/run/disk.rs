@@ -1,14 +1,13 @@
-//! Disks that are full, or that can only be read, as the system itself has them: a small file system of its
-//! own, mounted where only the run sees it. Where this user may not mount one, the tests say so and test
-//! nothing.
+//! Full and read-only disks, for real: a small file system, mounted where only the run sees it. If this user
+//! may not mount one, the tests are skipped with a note.
 
 use std::fs;
 use std::process::{Command, Output, Stdio};
 
 use super::{Bench, assert_says, text, walk};
 
-/// What comes before a script that mounts, where that can be done here: as the user that this is, or as root
-/// of a namespace.
+/// The arguments of `unshare` with which this user can mount: as the current user, or as root of a namespace.
+/// None if it can't.
 fn mounting() -> Option<&'static [&'static str]> {
     const WAYS: [&[&str]; 2] = [&["-m"], &["-r", "-m"]];
     let works = |way: &&[&str]| {
@@ -23,8 +22,8 @@ fn mounting() -> Option<&'static [&'static str]> {
     way
 }
 
-/// Runs a script of the shell in the folder, where `mopd` is the program under test and what is mounted is
-/// gone behind it. None where nothing can be mounted.
+/// Runs a shell script in the folder. In it `mopd` is the program under test, and mounts end with the script.
+/// None if nothing can be mounted.
 fn script(bench: &Bench, script: &str) -> Option<Output> {
     let script = format!("set -e\nmopd() {{ \"$MOPD\" \"$@\"; }}\n{script}");
     let mut command = Command::new("unshare");
@@ -39,14 +38,14 @@ fn bench() -> Bench {
     bench
 }
 
-/// What the last part of a script said; parts are divided by a line `--`.
+/// The parts of a script's output, which are divided by lines `--`.
 fn parts(output: &Output) -> Vec<String> {
     text(output).split("--\n").map(str::to_owned).collect()
 }
 
-/// The disk fills up wherever it does: at the first model, at a checkpoint, at the end of a stage. Each time
-/// nothing that was finished is lost, no half of anything stays, and with room again the run ends with the
-/// weights of one that never stopped.
+/// The disk fills up at different points: at the first model, at a checkpoint, at the end of a stage. Each
+/// time no finished result is lost, no partial file remains, and with room again the run ends with the
+/// weights of an uninterrupted one.
 #[test]
 fn a_store_that_fills_up_keeps_what_is_whole_and_goes_on_with_room() {
     let bench = bench();
@@ -96,8 +95,8 @@ fn a_store_that_fills_up_keeps_what_is_whole_and_goes_on_with_room() {
     );
 }
 
-/// The last checkpoint is what a stage goes on from; the one before only serves where that is damaged, and
-/// gives way to the result.
+/// A stage resumes from its last checkpoint; the one before is only for the case that it is damaged, and is
+/// deleted if the result needs the room.
 #[test]
 fn a_finished_stage_has_the_room_of_its_older_checkpoint() {
     let bench = bench();
@@ -116,8 +115,8 @@ fn a_finished_stage_has_the_room_of_its_older_checkpoint() {
     assert!(said.contains(r#""event":"stage_finished","stage":"start""#), "{said}");
 }
 
-/// What can be made again takes no room that a result needs: of four batches of scores one fits (656 KiB),
-/// the others are said, and that one gives way to the student (153 KiB).
+/// Data that can be made again takes no room that a result needs: of four batches of scores one fits
+/// (656 KiB), the others give warnings, and that one is deleted for the student (153 KiB).
 #[test]
 fn scores_give_way_to_a_result_where_the_disk_is_full() {
     let bench = Bench::new();
@@ -209,7 +208,7 @@ fn a_store_that_can_only_be_read_is_named_before_anything_is_read() {
     assert_eq!(walk(&bench.path(".mopd")), before);
 }
 
-/// The folder of results: what an earlier run left there stays as it is, whole.
+/// If results can't be written, those of an earlier run in the folder stay complete and unchanged.
 #[test]
 fn results_that_cannot_be_written_leave_those_of_before() {
     let bench = bench();
@@ -251,7 +250,7 @@ fn results_that_cannot_be_written_leave_those_of_before() {
     }
 }
 
-/// A disk that is full is one on which `mopd cache prune` has to work.
+/// `mopd cache prune` must work on a full disk.
 #[test]
 fn a_full_store_can_be_pruned() {
     let bench = bench();
@@ -271,7 +270,7 @@ fn a_full_store_can_be_pruned() {
     assert_says(&text(&tried), &["the store is empty"]);
 }
 
-/// The system ends a program that writes a file beyond the limit for files; ours says what it could not
+/// By default the system kills a program that exceeds the limit on file sizes; ours reports what it could not
 /// write.
 #[test]
 fn a_limit_for_files_is_told_as_a_full_disk_is() {

@@ -44,8 +44,8 @@ fn weights(bench: &Bench, model: &str) -> BTreeMap<String, Vec<f32>> {
     tensors.collect()
 }
 
-/// What did not change by more than the bound keeps its bits; what did moves. The share is in the metrics,
-/// the choice in the plan, and the bound and the other stage are in the key.
+/// Elements that `first` changed by more than the bound are trained; all others keep their bits. Their share
+/// is in the metrics, the choice in the plan, and the bound and the other stage are in the key.
 #[test]
 fn a_stage_trains_what_another_has_changed() {
     let bench = bench();
@@ -107,7 +107,7 @@ fn a_stage_trains_what_another_has_changed() {
     assert_says(&said, &["no element changed by more than 1e2", "the largest change is", "lower `beyond`"]);
 }
 
-/// Stopped and gone on with, the elements are the same.
+/// A stage that is stopped and resumed trains the same elements.
 #[test]
 fn a_stage_of_elements_ends_the_same_wherever_it_is_cut() {
     let bench = bench();

@@ -1,4 +1,4 @@
-//! Guards, from the text to the report: what goes wrong in the literature, each with the guard that sees it.
+//! Guards, from the text to the report: known failures of the literature, each with the guard for it.
 
 use serde_json::Value;
 
@@ -100,7 +100,7 @@ fn results(bench: &Bench, out: &str) -> Value {
     serde_json::from_slice(&std::fs::read(file).expect("results.json")).expect("JSON")
 }
 
-/// Each of the guards sees what it is there for; a run that finds all stages says the same.
+/// Each guard detects its failure; a run that finds all stages in the store reports the same.
 #[test]
 fn what_goes_wrong_is_seen() {
     let bench = bench();
@@ -131,7 +131,7 @@ fn what_goes_wrong_is_seen() {
     assert_eq!(results(&bench, "third")["stages"].as_array().map(Vec::len), Some(0), "{}", text(&other));
 }
 
-/// A stage that a guard stops has no result; what it computed is there for a run without the guard.
+/// A stage that a guard stops has no result; a run without the guard resumes from its checkpoint.
 #[test]
 fn a_stopped_stage_goes_on_from_its_checkpoint() {
     let bench = bench();

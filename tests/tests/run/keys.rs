@@ -1,5 +1,4 @@
-//! What is found again, and what is not: a result is found exactly where it would be computed with the same
-//! bits.
+//! When stored results are reused: exactly if computing them again would give the same bits.
 
 use std::fs;
 use std::process::{Command, Output, Stdio};
@@ -16,7 +15,7 @@ fn json(bench: &Bench) -> Output {
     bench.run(&["--out", "out", "--format", "json"])
 }
 
-/// A judge whose verdict is that of a module beside it, of a file of settings, and of an environment
+/// A reward program whose verdict depends on a module beside it, a settings file, and an environment
 /// variable.
 fn judged(bench: &Bench, command: &str) {
     bench.edit(
@@ -66,7 +65,7 @@ fn an_edited_module_of_a_judge_is_another_judge() {
     assert_eq!(computed(&json(&bench)), 0);
 }
 
-/// The file of a function of Python, and what it imports from beside it.
+/// Editing the file of a Python function, or a module that it imports from beside it, changes the key.
 #[test]
 fn an_edited_function_is_another_judge() {
     let bench = Bench::new();
@@ -91,9 +90,9 @@ fn an_edited_function_is_another_judge() {
     assert_says(&bench.fails(&[]), &["judge/score.py can't be read: there is no such file"]);
 }
 
-/// Programs are hashed before a run begins, and their processes read them later. What a judge that was edited
-/// meanwhile says is no result of the one that was hashed. Nor is what a judge says that was written again as
-/// it was: nobody knows what it was in between.
+/// Programs are hashed before a run begins, and their processes read them later. The verdicts of a program
+/// that was edited meanwhile don't belong to the hashed one. Nor do those of one that was edited and changed
+/// back: a process may have read the version in between.
 #[test]
 fn a_judge_that_is_edited_under_way_ends_the_run() {
     let bench = Bench::new();
@@ -125,7 +124,7 @@ for line in sys.stdin:";
     assert_says(&said, &["stages go on from their last checkpoint"]);
 }
 
-/// A model's numbers stay in its files, and are read when they are needed.
+/// A model's weights stay in its files, and are read when they are needed.
 #[test]
 fn a_model_that_is_written_to_under_way_ends_the_run() {
     let bench = Bench::new();
@@ -192,7 +191,7 @@ fn what_a_judge_depends_on_is_declared() {
     assert_says(&text(&plan(&bench)), &["domain `copy`", "rule.json"]);
 }
 
-/// The same plan on the same data by other loops: other bits, and so another key.
+/// The same plan on the same data with other arithmetic gives other bits, and so has another key.
 #[test]
 fn other_arithmetic_finds_nothing_and_says_so() {
     let bench = Bench::new();
@@ -249,7 +248,7 @@ fn an_experiment_that_is_moved_finds_everything() {
     assert_eq!(results["tables"], tables);
 }
 
-/// A model and a tokenizer are what they hold.
+/// Models and tokenizers are identified by their content, not their path.
 #[test]
 fn a_model_that_is_moved_is_the_same_model() {
     let bench = Bench::new();

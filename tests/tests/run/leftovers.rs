@@ -1,4 +1,4 @@
-//! What runs leave behind, and what comes between them.
+//! What runs leave behind when they are killed, and what happens between runs.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -18,12 +18,12 @@ fn until(what: &str, found: impl Fn() -> bool) {
     }
 }
 
-/// Deletes a folder that a run writes to: a file that comes meanwhile is deleted as well.
+/// Deletes a folder that a run writes to, including files that are written meanwhile.
 fn delete(folder: &Path) {
     until("an empty folder", || !folder.exists() || fs::remove_dir_all(folder).is_ok());
 }
 
-/// Until the student has done so many steps.
+/// Starts a run and returns once the student has done `step` steps.
 fn started(bench: &Bench, out: &str, step: u32) -> Child {
     let mut child = bench.command(&["--out", out, "--format", "json"]).spawn().expect("mopd starts");
     let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
@@ -82,7 +82,7 @@ fn a_folder_of_results_that_is_deleted_meanwhile_is_no_success() {
     }
 }
 
-/// A kill between a result and the end of its checkpoints.
+/// A kill after a result is stored and before its checkpoints are deleted.
 #[test]
 fn checkpoints_of_a_finished_stage_go_away() {
     let bench = Bench::new();
@@ -123,8 +123,8 @@ fn a_damaged_list_of_needs_is_named_and_the_rest_goes_on() {
     assert_says(&text(&cache(&["prune", "--keep-under", "1KiB"])), &["freed"]);
 }
 
-/// A judge that reads no input, starts a child in a session of its own, and outlives everybody unless
-/// somebody sees to it.
+/// A reward program that reads no input, starts a child in a session of its own, and would outlive the run
+/// if it were not killed.
 #[test]
 fn judges_end_with_the_worker_however_it_ends() {
     let bench = Bench::new();

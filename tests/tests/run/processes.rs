@@ -15,7 +15,7 @@ fn why(bench: &Bench, arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Two processes have results of their own, the same bits each time, and are said where a run is told of.
+/// Results of two processes have keys of their own and the same bits each time; reports state the number.
 #[test]
 fn several_processes_are_asked_for_on_the_command_line() {
     let bench = Bench::new();
@@ -43,7 +43,7 @@ fn several_processes_are_asked_for_on_the_command_line() {
     assert_says(&text(&planned), &["2 processes train each stage together"]);
 }
 
-/// Of each process its own part of a batch is tried, and all of them are counted.
+/// A trial runs the part of a batch of one process; predictions count all processes.
 #[test]
 fn predictions_are_of_all_processes() {
     let bench = Bench::new();

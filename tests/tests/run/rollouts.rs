@@ -1,5 +1,5 @@
-//! Each producer and each scorer, in `tests/rollouts`: what enters its key, its line of the plan, its
-//! prediction, a run with the numbers of its steps, and what is said of bad input.
+//! Each producer and each scorer, in `tests/rollouts`: its key, its line of the plan, its prediction, a run
+//! with the numbers of its steps, and the messages for bad input.
 
 use std::fs;
 use std::path::Path;
@@ -11,10 +11,10 @@ use mopd_tests::{check, listing, root};
 
 use super::{assert_says, data, report_page, text};
 
-/// A paragraph of the program that ends with a model, and what the comments above it say of that model.
+/// A paragraph of the program that ends with a model, and the expectations in the comments above it.
 struct Case {
     name: String,
-    /// Where the paragraph stands in the program.
+    /// Byte range of the paragraph in the program.
     start: usize,
     end: usize,
     keys: Vec<Edit>,
@@ -23,7 +23,7 @@ struct Case {
     metrics: Vec<String>,
 }
 
-/// One text of the paragraph and what stands there instead.
+/// A text of the paragraph and its replacement.
 struct Edit(String, String);
 
 impl Case {
@@ -81,7 +81,7 @@ fn case(said: &str, declared: &str, start: usize) -> Case {
     case
 }
 
-/// The plan, or everything that is said against the program.
+/// The plan, or all diagnostics of the program.
 fn plan(program: &str) -> Result<Plan, String> {
     let analysis = check("case.mopd", program);
     let experiment = analysis.experiment.as_ref().ok_or_else(|| listing(&analysis))?;
@@ -191,7 +191,7 @@ fn each_scorer_is_in_its_key_its_plan_its_prediction_and_its_report() {
     each_case_of("scorers.mopd");
 }
 
-/// Whoever adds a rollout, an edit or a kind of teacher to the language adds its case.
+/// Every rollout, edit and kind of teacher of the language has a case.
 #[test]
 fn nothing_of_the_language_is_left_out() {
     // Of other spaces: refused by name. What is on a server has tests of its own, `served.rs`, `env` with it.

@@ -1,5 +1,5 @@
-//! Teachers behind `mopd serve`, each a process of its own: the student that comes of them is the one that
-//! comes of teachers at hand. The same of a student whose rollouts are sampled there.
+//! Teachers behind `mopd serve`, each a process of its own, train the same student as local teachers.
+//! Likewise for a student whose rollouts a server samples.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -84,7 +84,7 @@ fn model(domain: &str) -> String {
     format!("teachers/models/expert_{domain}-seed1")
 }
 
-/// A student of them; `teacher` is the right side of each one's declaration, `models` are declared before.
+/// A student of four teachers; `teacher` is the right side of each one's declaration, `models` come before.
 fn student(term: &str, steps: u32, teacher: &dyn Fn(&str) -> String, models: &str) -> String {
     let mut program = head("student");
     program += "model start = hf(\"teachers/models/start-seed1\")\n";
@@ -149,7 +149,7 @@ const KL: &str = "live kl(student || teacher)";
 const SAMPLED: &str = "-(teacher.logp - student.logp) * live student.logp";
 const TOP: &str = "live kl(teacher || student, support: top_k(teacher, 5), mass: generalized)";
 
-/// Bits where whole distributions cross; where log-probabilities do, another batch rounds otherwise.
+/// Equal bits if whole distributions are sent; log-probabilities are rounded differently in another batch.
 #[test]
 fn four_served_teachers_make_the_student_that_teachers_at_hand_make() {
     let bench = with_teachers();
@@ -179,7 +179,7 @@ fn four_served_teachers_make_the_student_that_teachers_at_hand_make() {
     }
 }
 
-/// Until something holds.
+/// Waits until `holds` is true.
 fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let started = Instant::now();
     while !holds() {
@@ -228,7 +228,7 @@ fn a_server_that_is_killed_and_comes_back_changes_nothing() {
     assert!(bench.student("local") == bench.student("served"), "a pause changed the student");
 }
 
-/// Another model at the same address is another teacher.
+/// Another model at the same address is another teacher, so the run ends.
 #[test]
 fn a_server_that_comes_back_with_other_weights_ends_the_run() {
     let bench = with_teachers();
@@ -308,7 +308,7 @@ fn what_can_not_be_asked_of_a_server_is_said_before_anything_runs() {
     assert_says(&text(&said.expect("mopd starts")), &["the key of a server is read from the environment"]);
 }
 
-/// Nobody is there: it is said before anything is trained, with the way out.
+/// A missing server is reported before anything is trained, with the way out.
 #[test]
 fn a_server_that_was_never_there_is_said_before_the_first_stage() {
     let bench = with_teachers();
@@ -322,7 +322,7 @@ fn a_server_that_was_never_there_is_said_before_the_first_stage() {
     assert_says(&text(&output), &["http://127.0.0.1:9 could not be reached"]);
 }
 
-/// What a server does not answer is known before the first stage.
+/// A server that can't return what the stage needs is reported before the first stage.
 #[test]
 fn a_server_that_lists_less_than_is_asked_for_is_found_out_before_the_first_stage() {
     let bench = with_teachers();
@@ -403,7 +403,7 @@ fn a_doctor_says_what_each_server_answers_and_what_is_needed() {
     told(&doctor(&bench, &[], &[]), 1, &["error"]);
 }
 
-/// What the student is before its first step, and where its weights go.
+/// A server that has the student before its first step, and the folder for its weights.
 fn sampler(folder: &Path, port: &str, dtype: &str) -> Server {
     fs::create_dir_all(folder.join("pushed")).expect("a folder");
     // Other weights than the student's: those of its steps replace them.
@@ -455,7 +455,7 @@ fn rollouts_of_a_server_make_the_student_that_its_own_make() {
     assert_says(&text(&plan), &["rollouts by \"big\" (mopd)", "weights go there through `pushed`"]);
 }
 
-/// By the words of vLLM and SGLang, on the same server: another student, and the same one again.
+/// In the dialects of vLLM and SGLang, on the same server: another student, but the same one each time.
 #[test]
 fn rollouts_by_the_words_of_an_engine_are_the_same_each_time() {
     let bench = with_teachers();
@@ -483,7 +483,7 @@ fn killed_after_a_few_steps(mut run: Command) {
     lines.for_each(drop);
 }
 
-/// The server and the run are killed, in the middle of it: the student is the same.
+/// Server and run are killed in the middle of a stage: the student is the same.
 #[test]
 fn a_killed_server_and_a_killed_run_change_no_rollout() {
     let bench = with_teachers();
@@ -548,7 +548,7 @@ fn weights_that_are_pushed_every_third_step_are_up_to_two_updates_old() {
     assert_says(&plan(&reads), &["reads the distribution of the sampler", "weights of earlier steps"]);
 }
 
-/// Killed between two pushes, with its server and all that was pushed: it goes on with the old weights.
+/// A run is killed between two pushes, with its server and the pushed files: it resumes with the old weights.
 #[test]
 fn a_killed_run_goes_on_with_the_weights_that_were_pushed_before() {
     let bench = with_teachers();

@@ -1,4 +1,4 @@
-//! Signals, sent to `mopd` alone, as `kill`, `docker stop`, systemd and schedulers send them.
+//! Signals that are sent to `mopd` alone, as `kill`, `docker stop`, systemd and schedulers do.
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
@@ -7,11 +7,10 @@ use std::time::{Duration, Instant};
 
 use super::{Bench, assert_says, text};
 
-/// Everything is over within this, on a machine that does much else besides.
+/// Time limit for everything, on a machine that is busy with other work.
 const SOON: Duration = Duration::from_secs(120);
 
-/// `mopd` with the signals as a terminal hands them on, whatever the tests were started with (`nohup` ignores
-/// one).
+/// `mopd` with the default signal handling, whatever the tests inherited (`nohup` ignores SIGHUP).
 pub fn mopd(bench: &Bench, arguments: &[&str]) -> Command {
     let mut command = Command::new("env");
     command.arg("--default-signal=INT,TERM,HUP").arg(mopd_tests::mopd()).args(arguments);
@@ -54,8 +53,7 @@ fn until_gone(process: u32) {
     }
 }
 
-/// Runs until it says `moment` (or to its end, where that never comes), is sent the signal then, and says
-/// what came of it.
+/// Runs until the output has `moment`, if it ever does, then sends the signal. Returns the whole output.
 pub fn cut(mut command: Command, moment: &str, signal: &str) -> Output {
     let mut child = command.spawn().expect("mopd starts");
     let mut out = BufReader::new(child.stdout.take().expect("a pipe"));
@@ -88,8 +86,8 @@ fn long() -> Bench {
 
 const RUN: [&str; 5] = ["run", "tiny.mopd", "--format", "json", "--out"];
 
-/// Each signal, to `mopd` alone, leaves a checkpoint of the step that was under way, and the run that goes on
-/// from them ends with the bits of one that nobody disturbed.
+/// Each signal to `mopd` alone leaves a checkpoint of the current step, and the resumed run ends with the
+/// bits of an uninterrupted one.
 #[test]
 fn a_signal_leaves_a_checkpoint_and_the_next_run_ends_with_the_same_bits() {
     let bench = long();
@@ -114,7 +112,7 @@ fn a_signal_leaves_a_checkpoint_and_the_next_run_ends_with_the_same_bits() {
     assert!(bench.student("out") == student, "other weights");
 }
 
-/// `docker stop` and SLURM send a signal to every process: the worker, which hears of it twice, stops once.
+/// `docker stop` and SLURM signal every process: the worker, which gets the signal twice, stops once.
 #[test]
 fn a_signal_to_the_whole_group_is_one_signal() {
     use std::os::unix::process::CommandExt;
@@ -183,8 +181,8 @@ fn watching_stops_with_a_checkpoint() {
     assert!(text(&output).contains("\"event\":\"checkpoint\",\"stage\":\"student\""), "{}", text(&output));
 }
 
-/// What leaves nothing behind ends at once: here while it waits for a hub that never answers, as reading much
-/// data takes long.
+/// A run without work to save ends at once: here while it waits for a hub that never answers, as it would
+/// during a long read of data.
 #[test]
 fn what_has_nothing_to_keep_ends_at_once() {
     let bench = Bench::new();

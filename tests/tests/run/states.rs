@@ -19,7 +19,7 @@ fn held() -> Bench {
     bench
 }
 
-/// What the page of a run holds of one curve of the student.
+/// One curve of the student in the report of a run.
 pub fn curve(bench: &Bench, out: &str, metric: &str) -> Vec<f64> {
     let page = report_page(bench.folder.path(), out);
     let stages = page["stages"].as_array().expect("stages");
@@ -29,7 +29,7 @@ pub fn curve(bench: &Bench, out: &str, metric: &str) -> Vec<f64> {
     own["mean"].as_array().expect("points").iter().map(|point| point.as_f64().expect("a number")).collect()
 }
 
-/// The run that goes on from a checkpoint ends with the bits of one that nobody disturbed, several times.
+/// A run that is resumed several times from checkpoints ends with the bits of an uninterrupted one.
 #[test]
 fn states_are_in_checkpoints_and_in_the_report() {
     let bench = held();
@@ -110,8 +110,8 @@ model student = train {{
     assert!(bench.student("other") != student);
 }
 
-/// One number for each domain, by which their shares of the prompts go: stopped and gone on with, the bits of
-/// a run that nobody disturbed.
+/// One state per domain determines the domains' shares of the prompts. A stopped and resumed run has the bits
+/// of an uninterrupted one.
 #[test]
 fn shares_follow_states_by_domain() {
     let bench = Bench::new();

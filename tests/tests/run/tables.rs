@@ -1,4 +1,4 @@
-//! Tables with columns and metrics of their own, from the text to what a run leaves.
+//! Tables with custom columns and metrics, from the text to the results of a run.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! What follows a run while it goes on: event files that grow, and a tracker.
+//! Live output of a run: event files that grow, and a tracker.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{Bench, text};
 
-/// Notes what it is told, and beside each step how long the event file of its series is.
+/// A tracker that records its input, and at each step the length of the event file of its series.
 const PROBE: &str = r#"
 import json, pathlib, sys
 with open("told.jsonl", "w") as told:

@@ -49,8 +49,8 @@ fn follower(bench: &Bench, out: &str) -> Vec<u8> {
         .expect("the follower's weights")
 }
 
-/// Models that begin at random need no trial: only stages that train and were not tried leave a run without a
-/// predicted total.
+/// Random initialisation needs no trial: a run lacks a predicted total only if a training stage was not
+/// tried.
 #[test]
 fn the_memory_of_a_run_is_predicted_where_all_that_trains_is() {
     let bench = Bench::new();
@@ -64,7 +64,7 @@ fn the_memory_of_a_run_is_predicted_where_all_that_trains_is() {
     assert_eq!(predicted("never", &["--predict", "never"]), None);
 }
 
-/// Beside others a stage takes longer than alone, which is what is tried.
+/// A stage is tried alone, but takes longer beside others.
 #[test]
 fn a_predicted_time_says_what_stages_side_by_side_make_of_it() {
     let bench = Bench::new();
@@ -90,7 +90,7 @@ fn a_predicted_time_says_what_stages_side_by_side_make_of_it() {
     assert!(slowest("1") >= 1.0);
 }
 
-/// Each is a model of its own, is found again, and is computed again with the other where one is gone.
+/// Each model has its own entry, is found again, and if one is missing, both are computed again.
 #[test]
 fn all_models_are_published_found_and_made_again() {
     let bench = bench(6);
@@ -117,7 +117,7 @@ fn all_models_are_published_found_and_made_again() {
     assert!(follower(&bench, "out") == follow && bench.student("out") == lead);
 }
 
-/// Killed at once, or asked to stop, and run again: the same bits of both.
+/// A run that was killed or asked to stop, and then resumed, has the same bits of both models.
 #[test]
 fn a_run_that_was_stopped_ends_with_the_same_bits() {
     let bench = bench(60);
@@ -135,7 +135,7 @@ fn a_run_that_was_stopped_ends_with_the_same_bits() {
     assert!(bench.student("out") == lead && follower(&bench, "out") == follow);
 }
 
-/// Of two models that learn, the one whose numbers overflow is named by the step that updates it.
+/// If one of two learners diverges, the step that updates it names it.
 #[test]
 fn a_model_that_diverges_is_told_from_the_other() {
     let bench = bench(6);

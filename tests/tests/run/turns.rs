@@ -1,4 +1,4 @@
-//! Turns with a real program between them, end to end: `mopd run` of the example, and of programs that fail.
+//! Multi-turn rollouts with a real environment, end to end: `mopd run` of the example, and failing programs.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::signals::mopd;
 use super::{Bench, assert_says, text};
 
-/// The example of the book, short: a table of letters that nobody knows without asking.
+/// The example of the book, shortened: a table of letters that a model can only know by using the tool.
 fn bench() -> Bench {
     let bench = Bench::new();
     fs::create_dir(bench.path("lookup")).expect("a folder");
@@ -29,7 +29,7 @@ fn events(said: &str, kind: &str) -> Vec<Value> {
     events.filter(|event| event["event"] == kind).collect()
 }
 
-/// Rewards are the environment's, and the student learns to use it.
+/// The environment gives the rewards, and the student learns to use it.
 #[test]
 fn a_student_learns_to_use_a_tool() {
     let bench = bench();
@@ -61,7 +61,7 @@ fn a_student_learns_to_use_a_tool() {
     assert_eq!(again(&[]), ["\"expert\"", "\"student\""]);
 }
 
-/// The run that goes on from a checkpoint ends with the bits of one that nobody disturbed.
+/// A run that is resumed from a checkpoint ends with the bits of an uninterrupted one.
 #[test]
 fn a_run_with_turns_that_is_interrupted_ends_with_the_same_bits() {
     let bench = bench();
@@ -161,7 +161,7 @@ fn an_environment_gives_parts() {
     assert!(output.status.success(), "{}", text(&output));
 }
 
-/// What is not known of an environment is not asked: its program isn't started.
+/// A prediction does not start the environment's program.
 #[test]
 fn a_prediction_plays_without_the_environment() {
     let bench = bench();

@@ -38,7 +38,7 @@ impl Drop for Engine {
 }
 
 impl Engine {
-    /// With a model of the bench; none, with a note, where nobody says how.
+    /// Starts vLLM with a model of the bench. None, with a note, if `MOPD_VLLM` is not set.
     fn start(bench: &Bench, model: &str) -> Option<Engine> {
         let Ok(command) = std::env::var("MOPD_VLLM") else {
             note("MOPD_VLLM is not set, as in MOPD_VLLM=\"vllm serve\", so nothing was asked of a real vLLM");
@@ -75,7 +75,7 @@ impl Engine {
     }
 }
 
-/// Whether a server says that it is well.
+/// Whether a server is healthy.
 fn answers(place: &str) -> bool {
     let asked = || -> std::io::Result<bool> {
         let mut stream = TcpStream::connect(place)?;
@@ -235,8 +235,8 @@ fn rollouts_by_vllm_are_by_the_weights_of_the_step() {
     }
 }
 
-/// On a CPU vLLM 0.32.0 goes on with the LM head that it began with where that is the embedding. No step is
-/// trained on what it samples so.
+/// On a CPU vLLM 0.32.0 keeps its first LM head after an update of tied weights. No step is trained on what
+/// it then samples.
 #[test]
 #[ignore = "needs vLLM: ./x test --engines"]
 fn an_lm_head_that_stays_behind_is_found_out_by_the_canary() {

@@ -1,4 +1,4 @@
-//! A folder with a tiny experiment, an editor with bad habits, and a watcher that is listened to.
+//! A folder with a tiny experiment, an editor that saves in different ways, and a running `mopd watch`.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -145,7 +145,7 @@ impl Desk {
     }
 }
 
-/// A line, from where.
+/// A line of output, by its stream.
 enum Line {
     Event(Value),
     Said(String),
@@ -158,7 +158,7 @@ pub struct Watching {
     said: Vec<String>,
     /// Up to here, what was said has been asked about.
     asked: usize,
-    /// Where the last run that was looked at ended.
+    /// Where the last run that a test has read ended.
     looked: usize,
 }
 
@@ -195,7 +195,7 @@ impl Watching {
         Watching { child, lines, events: Vec::new(), said: Vec::new(), asked: 0, looked: 0 }
     }
 
-    /// Listens for so long at most; whether something came.
+    /// Reads output for at most `wait`. Returns whether any came.
     fn listen(&mut self, wait: Duration) -> bool {
         match self.lines.recv_timeout(wait) {
             Ok(Line::Event(event)) => self.events.push(event),
@@ -226,7 +226,7 @@ impl Watching {
         }
     }
 
-    /// Everything that was said to people, in a line: renderers wrap.
+    /// All messages, unwrapped.
     pub fn text(&self) -> String {
         self.said.join("\n")
     }

@@ -1,5 +1,4 @@
-//! `mopd watch`, driven as a person would: saves in the ways in which editors save, a real worker, and what
-//! it says.
+//! `mopd watch`, driven as a user would: saves as editors do them, a real worker, and the output.
 
 mod editing;
 mod sweep;
@@ -244,8 +243,7 @@ fn the_worker_ends_with_whoever_watches() {
     }
 }
 
-/// A stage that an edit leaves as it is loses no step, and its weights are those of a run that nobody
-/// disturbed.
+/// A stage that an edit does not affect loses no step, and its weights are those of an uninterrupted run.
 #[test]
 fn a_stage_that_the_edit_does_not_touch_goes_on_where_it_was() {
     let desk = Desk::new();

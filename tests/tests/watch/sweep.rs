@@ -1,4 +1,4 @@
-//! A file with a `sweep` is a list of runs, and an edit has a meaning for each of them.
+//! A file with a `sweep` is a list of runs, and an edit may affect each of them.
 
 use super::SOON;
 use super::editing::{Desk, Save, Watching};

@@ -1,4 +1,4 @@
-//! An objective of the library, what its paper says that it computes, and the comparison of the two.
+//! An objective of the library, the paper's formulas for it, and their comparison.
 
 use std::fmt;
 
@@ -17,9 +17,9 @@ use mopd_tests::{check_text, listing, root};
 
 use crate::table::{At, STEP, STEPS, Table};
 
-/// How far the interpreter may be from the reference, and the compiled program, which computes in f32: both
-/// relative to the number itself, or to 1 where that is larger. (Where all numbers of an output are below 1,
-/// to the largest of them.)
+/// Tolerances of the interpreter and of the compiled program, which computes in f32, against the reference.
+/// Both are relative to the number or to 1, whichever is larger. (If all numbers of an output are below 1, to
+/// the largest of them.)
 const EXACT: f64 = 1e-12;
 const SINGLE: f64 = 1e-5;
 
@@ -86,7 +86,7 @@ impl Case {
         self
     }
 
-    /// As a model of a program in `tests/methods` is trained.
+    /// With the teachers of a model that a program in `tests/methods` trains.
     pub fn in_program(mut self, program: &'static str, model: &'static str) -> Case {
         self.program = Some((program, model));
         self
@@ -134,7 +134,7 @@ impl Case {
         self
     }
 
-    /// A term that bends: its value, and its derivative in the student's log-probability.
+    /// A nonlinear term: its value, and its derivative in the student's log-probability.
     pub fn curved(
         mut self,
         name: &'static str,
@@ -515,7 +515,7 @@ impl Comparison {
         Ok((Comparison { graph, table, names, batch, expected: Vec::new(), choosing: Vec::new() }, lowered))
     }
 
-    /// Both or neither; the number of nodes to compare.
+    /// Node and reference must both exist or both be absent. Returns the number of nodes to compare.
     fn expect(
         &mut self,
         what: &str,

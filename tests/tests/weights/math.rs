@@ -1,4 +1,4 @@
-//! What papers write with a word: means, deviations, softmax, the clipped surrogate. Plain loops over
+//! Functions that papers use by name: means, deviations, softmax, the clipped surrogate. Plain loops over
 //! vectors.
 
 pub fn mean(values: &[f64]) -> f64 {

@@ -1,5 +1,5 @@
-//! What decides outside a loss: which prompts are trained on, which completions are kept, when a length
-//! grows. Read from the programs in `tests/methods`, as the library's stages and rollouts set it.
+//! Decisions outside a loss: which prompts are trained on, which completions are kept, when a length grows.
+//! Read from the programs in `tests/methods`, as the library's stages and rollouts set them.
 
 use std::rc::Rc;
 

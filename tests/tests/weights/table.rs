@@ -1,5 +1,5 @@
-//! One batch, ragged on every axis, with a number for everything that an objective may read. What lies in
-//! what is worked out here from [`PROMPTS`], so that references do not rest on the compiler's own layout.
+//! One batch, ragged on every axis, with a number for everything that an objective may read. The nesting of
+//! axes is computed here from [`PROMPTS`], so that references don't depend on the compiler's own layout.
 
 use std::collections::BTreeMap;
 
@@ -200,7 +200,7 @@ fn uniform(text: &str, element: usize) -> f32 {
     ((x >> 40) as f32) / (1u64 << 24) as f32
 }
 
-/// A token, and through it everything that it lies in.
+/// A token, with access to all elements that contain it.
 #[derive(Clone, Copy)]
 pub struct At<'a> {
     table: &'a Table,
@@ -238,7 +238,7 @@ impl<'a> At<'a> {
         (self.student() - self.sampler()).exp()
     }
 
-    /// log pi_T - log pi_S, the student being that of today.
+    /// log pi_T - log pi_S, with the current student.
     pub fn gap(self) -> f64 {
         self.teacher() - self.student()
     }

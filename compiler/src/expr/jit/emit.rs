@@ -1,4 +1,4 @@
-//! Groups as Cranelift functions.
+//! Emits groups of nodes as Cranelift functions.
 
 use mopd_ops::f32_ops::{self, Operand};
 use std::collections::HashMap;
@@ -21,21 +21,21 @@ use super::vector::{INTEGERS, LANES, Lanes, NUMBERS, PARTS, VectorOps, WIDTH};
 use super::{Code, CompileError, Constants, GroupListing, Loop, Repeated};
 use crate::expr::graph::{Graph, NodeId, Operation};
 
-/// For whom code is generated.
+/// The machine that code is generated for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CodeTarget {
-    /// This machine, with all that it has.
+    /// This machine, with all its CPU features and the precompiled functions.
     Host,
-    /// This machine, with nothing that is compiled ahead.
+    /// This machine, without the precompiled functions.
     #[cfg(test)]
     Generated,
-    /// The least that any machine of this kind has.
+    /// The baseline features of any machine of this architecture.
     #[cfg(test)]
     Baseline,
 }
 
 impl CodeTarget {
-    /// A function that is compiled ahead for this target.
+    /// A precompiled function for this target.
     pub(super) fn precompiled(self, function: Function, fused: bool) -> Option<Precompiled> {
         match self {
             CodeTarget::Host => precompiled::find(function, fused),
@@ -48,7 +48,7 @@ impl CodeTarget {
 /// Bytes of a vector.
 const PART_BYTES: i32 = 16;
 
-/// What a loop may call where it hardly ever comes ([`FloatOps::call`]).
+/// Functions that a loop may call in rare cases ([`FloatOps::call`]).
 const CALLED: [Function; 1] = [Function::Cos];
 const CALLED_NAMES: [&str; 1] = ["mopd_cos"];
 
@@ -56,12 +56,12 @@ extern "C" fn cos(x: f32) -> f32 {
     Function::Cos.value(&[f64::from(x)]) as f32
 }
 
-/// What Cranelift calls where the machine can't do it at once.
+/// The function that Cranelift calls where the machine has no fused multiply-add.
 extern "C" fn fused_multiply_add(a: f32, b: f32, c: f32) -> f32 {
     a.mul_add(b, c)
 }
 
-/// One function per group, in order, and the memory that they live in. What was generated is written to
+/// One function per group, in order, and the memory that contains them. The generated code is appended to
 /// `listings`.
 pub(super) fn compile<'a>(
     graph: &Graph,
@@ -69,7 +69,7 @@ pub(super) fn compile<'a>(
     target: CodeTarget,
     mut listings: Option<&mut Vec<GroupListing>>,
 ) -> Result<(Code, Vec<(Loop, Constants)>), CompileError> {
-    // From here on the module's memory is freed whatever happens.
+    // From here on the module's memory is freed in every case.
     let mut code = Code(ManuallyDrop::new(module(target)?));
     let unsupported = |error: &dyn std::fmt::Display| CompileError::Unsupported(error.to_string());
     let mut builder_context = FunctionBuilderContext::new();
@@ -78,7 +78,7 @@ pub(super) fn compile<'a>(
         match define(&mut code.0, graph, group, index, &mut builder_context, listings.as_deref_mut()) {
             Ok(function) => functions.push(function),
             Err(error) => {
-                // Only finished segments can be freed, so what was defined is finished first.
+                // Only finished segments can be freed, so finish what is defined.
                 let _ = code.0.finalize_definitions();
                 return Err(unsupported(&error));
             }
@@ -98,7 +98,7 @@ pub(super) fn compile<'a>(
 pub(super) fn isa(target: CodeTarget) -> Result<OwnedTargetIsa, CompileError> {
     let host = |error: &dyn std::fmt::Display| CompileError::Host(error.to_string());
     let mut flags = settings::builder();
-    // The verifier finds faults of this module, not of a graph: that is for tests.
+    // The verifier finds faults of this module, not of a graph: so only tests need it.
     let verifier = if cfg!(any(test, debug_assertions)) { "true" } else { "false" };
     let settings = [
         ("opt_level", "none"),
@@ -197,13 +197,13 @@ struct Emitter<'a> {
     pointer: Type,
     vector: VectorOps<'a>,
     sources: HashMap<NodeId, Source>,
-    /// Of the current elements in every array, in bytes.
+    /// The byte offset of the current elements in every array.
     offset: Value,
-    /// Nodes of the group and its inputs, for the current elements.
+    /// The values of the group's nodes and inputs, for the current elements.
     values: HashMap<NodeId, Operand<Lanes, Lanes>>,
 }
 
-/// Where an input is read.
+/// Where an input is read from.
 #[derive(Clone, Copy)]
 enum Source {
     /// A single number, read before the loop.
@@ -224,7 +224,7 @@ impl Emitter<'_> {
     /// }
     /// ```
     /// The last elements may be computed twice, from the same inputs with the same result: cheaper than a
-    /// second loop for what is left over, in time and in code.
+    /// second loop for the remainder, in time and in code.
     fn function(&mut self) {
         let (entry, body, next, exit) = (
             self.vector.builder.create_block(),
@@ -294,8 +294,8 @@ impl Emitter<'_> {
         self.vector.builder.ins().return_(&[]);
     }
 
-    /// Loads what lies on coarser axes. Tokens of a sequence stand next to each other, so that most often all
-    /// lanes read the same element: that is one load.
+    /// Loads inputs on coarser axes. Tokens of a sequence are adjacent, so in most cases all lanes read the
+    /// same element: that is a single load.
     fn through(&mut self, sources: &[(NodeId, Source)], parents: &HashMap<Axis, Value>, offset: Value) {
         let coarse: Vec<(NodeId, Value, Axis)> = sources
             .iter()
@@ -304,7 +304,7 @@ impl Emitter<'_> {
                 _ => None,
             })
             .collect();
-        // Elements in the same element of that are in the same element of all that are coarser.
+        // Elements with the same parent on this axis have the same parents on all coarser axes.
         let Some(finest) = coarse.iter().map(|(_, _, axis)| *axis).max() else { return };
         let address = self.vector.builder.ins().iadd(parents[&finest], offset);
         let indices = self.load_lanes(INTEGERS, address);
@@ -384,7 +384,7 @@ impl Emitter<'_> {
         if let Some(value) = self.values.get(&id) {
             return *value;
         }
-        // An input is read where it is first used, so that it does not take a register before.
+        // An input is loaded at its first use, so that it does not occupy a register before.
         let value = match self.sources[&id] {
             Source::Once(value) => [value; PARTS],
             Source::Here(base) => {
@@ -397,9 +397,9 @@ impl Emitter<'_> {
         Operand::Number(value)
     }
 
-    /// Elements are aligned to their own size only, not to that of a vector. Without AVX, instructions that
-    /// read memory themselves want the latter, which Cranelift does not see to in comparisons: a load of
-    /// bytes is not made part of one.
+    /// Elements are aligned to their own size, not to that of a vector. Without AVX, memory operands of
+    /// instructions need the latter, which Cranelift ignores in comparisons: a load of bytes is not folded
+    /// into one.
     fn load_lanes(&mut self, kind: Type, address: Value) -> Lanes {
         let bytes = std::array::from_fn(|part| self.load(types::I8X16, address, part as i32 * PART_BYTES));
         self.vector.reinterpret(kind, bytes)
@@ -410,7 +410,7 @@ impl Emitter<'_> {
     }
 }
 
-/// The address is good, if not aligned to a vector's size.
+/// The address is valid, but not aligned to a vector's size.
 fn flags() -> MemFlagsData {
     MemFlagsData::new().with_notrap()
 }

@@ -1,4 +1,4 @@
-//! What is computed when: elementwise nodes are put together into groups, one loop each.
+//! The schedule of a graph: elementwise nodes are fused into groups, one loop each.
 
 use std::collections::BTreeMap;
 
@@ -6,13 +6,13 @@ use crate::expr::signals::{Axis, Signal};
 
 use crate::expr::graph::{Graph, Node, NodeId, Operation};
 
-/// The order of work.
+/// The order of evaluation.
 pub(super) struct LoopSchedule {
-    /// Nodes whose values are there before the first step, or are constants that some step or output reads
-    /// from memory.
+    /// Nodes whose values exist before the first step, and constants that some step or output reads from
+    /// memory.
     pub leaves: Vec<NodeId>,
     pub steps: Vec<LoopStep>,
-    /// Something reads across axes: which element lies in which matters.
+    /// Whether something reads across axes, which needs the parents of elements.
     pub reads_layout: bool,
 }
 
@@ -35,7 +35,7 @@ pub(super) struct LoopGroup {
 }
 
 impl LoopGroup {
-    /// The axes that inputs come from through the array that says which of its elements each element lies in.
+    /// The axes of inputs that are read through an array of parent indices.
     pub fn coarser_axes(&self, graph: &Graph) -> impl Iterator<Item = Axis> {
         self.inputs
             .iter()
@@ -53,14 +53,14 @@ impl LoopSchedule {
     }
 }
 
-/// A node's place in the order. Everything in a place is computed from earlier places: aggregates stand first
-/// in a round and read earlier rounds; loops go from coarse to fine, so that a fine one can read a coarse one
-/// of its own round.
+/// A node's position in the schedule. Everything in a slot is computed from earlier slots: in each round,
+/// aggregates come first and read earlier rounds; loops go from coarse to fine, so that a fine one can read a
+/// coarse one of its own round.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Slot {
-    /// Number of aggregates on the longest way from the leaves.
+    /// The largest number of aggregates on a path from the leaves.
     round: u32,
-    /// None for an aggregate.
+    /// `None` for an aggregate.
     loop_axis: Option<Axis>,
 }
 
@@ -91,7 +91,7 @@ pub(super) fn schedule(graph: &Graph, outputs: &[NodeId]) -> LoopSchedule {
         at.entry(here).or_default().push(id);
     }
 
-    // A value must be in memory if it is asked for or read from another place.
+    // A value must be in memory if it is an output or is read in another slot.
     let mut in_memory = vec![false; graph.len()];
     for output in outputs {
         in_memory[output.0 as usize] = true;

@@ -1,13 +1,13 @@
-//! Graphs as machine code, in f32: the only module that knows Cranelift.
+//! Graphs as machine code, in f32: the only module that depends on Cranelift.
 //!
 //! Between two reductions, all elementwise nodes of one axis become one function that loops over the axis's
 //! elements, four at a time, and keeps everything but its results in registers ([`groups`], [`emit`],
 //! [`vector`]). Where the processor has wider vectors than Cranelift, elementary functions are not part of
-//! it: they are compiled ahead ([`precompiled`]), and the loop is divided at them ([`parts`]). What a
-//! function computes is said in [`mopd_ops::f32_ops`]. Reductions, statistics and scans run in between, in
-//! Rust and in f64 ([`super::aggregate`]). A number from a coarser axis is read inside the loop through the
-//! array that says which coarse element each element lies in, which the batch has anyway: gathering it first
-//! would cost a pass over memory and a copy per fine element.
+//! this function: they are compiled ahead ([`precompiled`]), and the loop is split at them ([`parts`]).
+//! [`mopd_ops::f32_ops`] defines what a function computes. Reductions, statistics and scans run in between,
+//! in Rust and in f64 ([`super::aggregate`]). A number from a coarser axis is read inside the loop through
+//! the array of each element's parent, which the batch has anyway: gathering it first would cost a pass over
+//! memory and a copy per fine element.
 
 mod emit;
 mod groups;
@@ -36,7 +36,7 @@ use super::batch::Batch;
 use super::graph::{Graph, MalformedGraph, NodeId, Operation};
 use super::values::{EvaluationError, Values};
 
-/// Why a graph can't become machine code here. The interpreter still evaluates it.
+/// Why a graph can't be compiled on this machine. The interpreter still evaluates it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CompileError {
     #[error("code can't be generated for this machine: {0}")]
@@ -49,21 +49,21 @@ pub enum CompileError {
     Malformed(#[from] MalformedGraph),
 }
 
-/// A compiled graph. Its code lives as long as it does.
+/// A compiled graph. It owns its machine code.
 pub struct Program {
     graph: Graph,
     outputs: Vec<NodeId>,
     schedule: LoopSchedule,
-    /// One per fused step of the schedule, in order. Points into `_code`.
+    /// One per fused step of the schedule, in order. Contains pointers into `_code`.
     fused: Vec<Fused>,
-    /// Kept for its memory.
+    /// Keeps the executable memory alive.
     _code: Code,
 }
 
-/// What computes a group.
+/// The compiled functions of a group.
 struct Fused {
     parts: Vec<CompiledPart>,
-    /// How many arrays lie between the parts.
+    /// The number of temporary arrays between the parts.
     between: usize,
 }
 
@@ -71,13 +71,13 @@ struct CompiledPart {
     generated: Option<(Loop, Constants)>,
     inputs: Vec<Location>,
     stored: Vec<Location>,
-    /// With operand and result.
+    /// Each function with its operand and its result.
     calls: Vec<(Precompiled, Location, Location)>,
 }
 
-/// A generated function: for each of the elements `start..end`, at least [`WIDTH`] of them, reads `inputs`,
-/// writes `outputs`. `parents` holds, for every coarser axis that is read, at its place among the axes, the
-/// array that says which of its elements each element lies in.
+/// A generated function: for each of the elements `start..end`, at least [`WIDTH`] of them, reads `inputs`
+/// and writes `outputs`. `parents` has, for every coarser axis that is read, at the index of that axis, the
+/// array with the parent of each element.
 type Loop = unsafe extern "C" fn(
     inputs: *const *const f32,
     parents: *const *const u32,
@@ -92,20 +92,20 @@ type Loop = unsafe extern "C" fn(
 #[repr(C, align(16))]
 struct Repeated([u32; LANES as usize]);
 
-/// What a generated function reads besides its arguments.
+/// The constants that a generated function reads.
 type Constants = Vec<Repeated>;
 
-/// What became of some nodes: a generated loop, and what it is followed by for the same elements.
+/// The code of some nodes: a generated loop, and the functions that follow it for the same elements.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupListing {
-    /// What the loop goes over.
+    /// The axis of the loop.
     pub axis: Axis,
     pub nodes: Vec<NodeId>,
-    /// Cranelift's intermediate form.
+    /// Cranelift's intermediate representation.
     pub clif: String,
-    /// The machine's instructions.
+    /// The machine code in assembly.
     pub assembly: String,
-    /// Functions that are compiled ahead, for the widest vectors of this processor.
+    /// Precompiled functions, for the widest vectors of this processor.
     pub ahead: Vec<(NodeId, Function)>,
 }
 
@@ -115,17 +115,17 @@ impl GroupListing {
     }
 }
 
-/// Elements below which a further thread costs more than it saves.
+/// The number of elements per thread below which another thread costs more than it saves.
 const ELEMENTS_PER_THREAD: usize = 1 << 17;
 
-/// Whether this machine rounds a multiplication and an addition once, in one instruction; a graph that wants
-/// it so ([`Graph::fused`]) is computed fast. Where it does not, or code can't be generated, false.
+/// Whether this machine has a fused multiply-add instruction, so that a graph with [`Graph::fused`] is
+/// computed fast. False also where code can't be generated.
 pub fn fuses() -> bool {
     emit::isa(CodeTarget::Host).is_ok_and(|isa| isa.has_native_fma())
 }
 
-/// Executable memory. Dropping a `JITModule` leaks it on purpose, since function pointers may still be
-/// around.
+/// Executable memory. A `JITModule` leaks it when dropped, on purpose, since function pointers may still
+/// exist.
 struct Code(ManuallyDrop<JITModule>);
 
 impl Drop for Code {
@@ -144,7 +144,7 @@ impl Drop for Code {
 unsafe impl Sync for Code {}
 
 impl Program {
-    /// Compiles what `outputs` need.
+    /// Compiles the nodes that `outputs` depend on.
     pub fn compile(graph: &Graph, outputs: &[NodeId]) -> Result<Program, CompileError> {
         Program::compile_for(CodeTarget::Host, graph, outputs, None)
     }
@@ -205,21 +205,21 @@ impl Program {
         Ok(Program { graph: graph.clone(), outputs: outputs.to_vec(), schedule, fused, _code: code })
     }
 
-    /// The values of the outputs on `batch`. Fails where the batch lacks something that they read.
+    /// The values of the outputs on `batch`. An error if the batch lacks something that they read.
     pub fn run(&self, batch: &Batch) -> Result<Values<f32>, EvaluationError> {
         let mut workspace = Workspace::default();
         self.run_in(batch, &mut workspace)?;
         Ok(workspace.into_values(&self.outputs))
     }
 
-    /// As [`Program::run`], leaving the values in `workspace`, whose memory is used again.
+    /// Like [`Program::run`], but leaves the values in `workspace`, whose memory is reused.
     pub fn run_in(&self, batch: &Batch, workspace: &mut Workspace) -> Result<(), EvaluationError> {
         let layout = &batch.layout;
         if self.schedule.reads_layout {
             layout.check()?;
         }
         workspace.prepare(self.graph.len());
-        // What the batch has is read where it lies.
+        // Values of the batch are read in place.
         let mut given: Vec<Option<&[f32]>> = vec![None; self.graph.len()];
         for id in &self.schedule.leaves {
             let node = self.graph.node(*id);
@@ -269,7 +269,7 @@ impl Program {
         workspace: &mut Workspace,
     ) {
         let count = batch.layout.len(group.axis);
-        // Taken out, so that the workspace can be read meanwhile.
+        // Taken out, so that the workspace can be borrowed meanwhile.
         let mut results: Vec<Vec<f32>> = group.stored.iter().map(|id| workspace.room(*id, count)).collect();
         let inputs: Vec<&[f32]> = group.inputs.iter().map(|id| workspace.value(*id, given)).collect();
         let parents = parents.for_elements_of(group.axis);
@@ -283,7 +283,7 @@ impl Program {
                 outputs: results.iter_mut().map(|result| result.as_mut_ptr()).collect(),
             };
             let threads = workspace.threads().min(count / ELEMENTS_PER_THREAD).max(1);
-            // Ends at multiples of the width: no element is computed by two threads.
+            // Ranges end at multiples of the width: no element is computed by two threads.
             let border = |thread: usize| {
                 if thread == threads { count } else { count / WIDTH * thread / threads * WIDTH }
             };
@@ -316,7 +316,7 @@ impl Program {
         }
     }
 
-    /// Fewer elements than the loop takes at a time: the rest is made up.
+    /// For fewer elements than the loop takes at a time: pads them to a full width.
     fn run_few(
         &self,
         group: &LoopGroup,
@@ -374,8 +374,8 @@ impl Program {
     }
 }
 
-/// For each axis that loops run over, and each coarser one that they read numbers of: which element of the
-/// coarser each element lies in.
+/// For each axis that loops run over, and each coarser one whose numbers they read: the parents of its
+/// elements.
 struct Parents<'a>(HashMap<(Axis, Axis), Cow<'a, [u32]>>);
 
 impl Parents<'_> {
@@ -401,7 +401,7 @@ impl Parents<'_> {
 
 const AXES: usize = Axis::ALL.len();
 
-/// What a group is computed from and to.
+/// The inputs and outputs of a group.
 struct CallArguments<'a> {
     fused: &'a Fused,
     inputs: Vec<*const f32>,
@@ -417,7 +417,7 @@ impl CallArguments<'_> {
     /// There are at least [`WIDTH`] elements in `start..end`. All that the loops read and write for them
     /// exists, and nothing else reads or writes the same elements of the outputs meanwhile.
     unsafe fn run(&self, start: usize, end: usize) {
-        // A tile that would leave less than the width takes the rest too.
+        // The last tile takes the remainder too, if that is shorter than the width.
         const ROOM: usize = TILE + WIDTH;
         let Fused { parts, between } = self.fused;
         let calls = parts.iter().any(|part| !part.calls.is_empty());
@@ -428,7 +428,7 @@ impl CallArguments<'_> {
         let mut first = start;
         while first < end {
             let last = if end - first < tile + WIDTH { end } else { first + tile };
-            // Of an array between, the tile alone exists.
+            // A temporary array has elements of the current tile only.
             let tile_room = |index: usize| room.wrapping_add(index * ROOM).wrapping_sub(first);
             for CompiledPart { generated, inputs: read, stored, calls } in parts {
                 if let Some((generated, constants)) = generated {
@@ -459,7 +459,7 @@ impl CallArguments<'_> {
         }
     }
 
-    /// Where element 0 of an array is, or would be. Inlined: all of a tile takes a fraction of a microsecond.
+    /// The (possible) address of an array's element 0. Inlined: a tile takes a fraction of a microsecond.
     #[inline(always)]
     fn address(&self, location: Location, between: impl Fn(usize) -> *mut f32) -> *mut f32 {
         match location {

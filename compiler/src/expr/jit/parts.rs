@@ -1,6 +1,6 @@
-//! A group divided where a function is compiled ahead: generated loops, and between them functions that have
-//! the widest vectors of the processor. What one part hands to the next stays in the cache: the parts go over
-//! a few elements in turn.
+//! Splits a group at precompiled functions: generated loops, and between them functions with the widest
+//! vectors of the processor. All parts process one tile of elements after another, so that the values between
+//! them stay in the cache.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,30 +9,29 @@ use crate::expr::signals::Function;
 
 use super::groups::LoopGroup;
 
-/// Elements that all parts of a group go over before the next ones. What lies between the parts, and what
-/// they read and write, fits in the first cache with many more; but a part that computes waits for no memory,
-/// and one that reads all at once computes nothing meanwhile. In tiles as short as this the processor does
-/// both.
+/// Elements that all parts of a group process before the next ones. Much longer tiles would still fit in the
+/// first-level cache; but a part that computes does not wait for memory, and one that reads everything at
+/// once does not compute. With tiles this short, the processor overlaps both.
 pub(super) const TILE: usize = 160;
 
-/// A group as it is computed.
+/// A group, split.
 pub(super) struct Division {
     pub parts: Vec<LoopPart>,
-    /// How many arrays of a tile lie between the parts.
+    /// The number of temporary arrays, one tile each, between the parts.
     pub between: usize,
 }
 
-/// A generated loop, then functions that are compiled ahead.
+/// A generated loop, followed by precompiled functions.
 pub(super) struct LoopPart {
-    /// Nodes that the loop computes; none where there is nothing to do for it. Its inputs and what it stores
-    /// are at `inputs` and `stored`.
+    /// The nodes that the loop computes; `None` where it has nothing to do. Its inputs and results are
+    /// located at `inputs` and `stored`.
     pub generated: Option<LoopGroup>,
     pub inputs: Vec<Location>,
     pub stored: Vec<Location>,
     pub calls: Vec<PrecompiledCall>,
 }
 
-/// One function of one array.
+/// One function, applied to one array.
 pub(super) struct PrecompiledCall {
     pub node: NodeId,
     pub function: Function,
@@ -40,21 +39,21 @@ pub(super) struct PrecompiledCall {
     pub result: Location,
 }
 
-/// Where the values of a node lie while a group is computed.
+/// Where the values of a node are while a group is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Location {
-    /// Among the group's inputs.
+    /// An index into the group's inputs.
     Input(usize),
-    /// Among what the group stores.
+    /// An index into the group's stored results.
     Stored(usize),
-    /// Among the arrays between the parts.
+    /// An index into the temporary arrays between the parts.
     Between(usize),
 }
 
-/// Divides a group at the functions that `ahead` says are compiled ahead.
+/// Splits a group at the functions that are precompiled according to `ahead`.
 ///
-/// The part of a node is the number of such functions on the longest way to it. Where nothing hinders, other
-/// nodes are computed in the part of the first that reads them: less lies between the parts.
+/// The part of a node is the largest number of such functions on a path to it. Where possible, other nodes
+/// are computed in the part of their first reader: that makes fewer temporary arrays.
 pub(super) fn divide(graph: &Graph, group: &LoopGroup, ahead: impl Fn(Function) -> bool) -> Division {
     let called = |id: NodeId| match &graph.node(id).operation {
         Operation::Apply { function, operands } => match operands[..] {
@@ -78,7 +77,7 @@ pub(super) fn divide(graph: &Graph, group: &LoopGroup, ahead: impl Fn(Function) 
         if let (false, Some(latest)) = (call, first_read.get(id)) {
             part.insert(*id, *latest);
         }
-        // A function that is compiled ahead reads what the part before it has made.
+        // A precompiled function reads results of the part before it.
         let here = part[id] - usize::from(call);
         for operand in operands(*id).filter(|operand| part.contains_key(operand)) {
             let read = first_read.entry(operand).or_insert(here);

@@ -1,4 +1,4 @@
-//! Float operations as vector instructions: writes down what it is asked to compute, four elements at a time.
+//! Float operations as vector instructions: emits each operation for four elements at a time.
 
 use std::collections::HashMap;
 
@@ -9,35 +9,34 @@ use cranelift_frontend::FunctionBuilder;
 use crate::expr::signals::Function;
 use mopd_ops::f32_ops::{CompareOp, FloatOps};
 
-/// Elements that are computed together: as many f32 as fit into 128 bits, the widest vector that Cranelift
-/// has.
+/// Elements per vector: as many f32 as fit into 128 bits, the widest vector that Cranelift has.
 pub(super) const LANES: u8 = 4;
-/// Vectors that a turn of the loop computes.
+/// Vectors per iteration of the loop.
 pub(super) const PARTS: usize = 2;
-/// Elements that a turn of the loop computes.
+/// Elements per iteration of the loop.
 pub(super) const WIDTH: usize = PARTS * LANES as usize;
 pub(super) const NUMBERS: Type = types::F32X4;
 pub(super) const INTEGERS: Type = types::I32X4;
 
 pub(super) struct VectorOps<'a> {
     pub builder: FunctionBuilder<'a>,
-    /// Whether `multiply_add` rounds once. Without an instruction for that, it is a call for each element.
+    /// Whether `multiply_add` rounds once. Without such an instruction, it is a call for each element.
     pub fused: bool,
     /// Whether there is an instruction that rounds down.
     pub rounds: bool,
-    /// Constants met so far, by their bits.
+    /// The constants used so far, by their bits.
     pub constants: Vec<u32>,
-    /// Where they will lie when the code runs, four times each.
+    /// The address of the table of constants at run time, each repeated four times.
     pub table: Value,
-    /// What [`FloatOps::call`] calls.
+    /// The functions that [`FloatOps::call`] calls.
     pub callees: HashMap<Function, FuncRef>,
 }
 
-/// The elements that one turn of the loop computes.
+/// The elements of one iteration of the loop.
 pub(super) type Lanes = [Value; PARTS];
 
 impl VectorOps<'_> {
-    /// Read from memory where it is used: there are more constants than registers.
+    /// A constant is loaded from memory at each use: there are more constants than registers.
     fn constant(&mut self, kind: Type, bits: u32) -> Lanes {
         let place = self.constants.iter().position(|constant| *constant == bits).unwrap_or_else(|| {
             self.constants.push(bits);
@@ -60,15 +59,15 @@ impl VectorOps<'_> {
         std::array::from_fn(|part| compute(&mut self.builder, a[part], b[part]))
     }
 
-    /// The same bits, as elements of another type.
+    /// A bitcast to elements of another type.
     pub fn reinterpret(&mut self, kind: Type, x: Lanes) -> Lanes {
-        // As they lie in memory, on this machine.
+        // In the byte order of this machine.
         let order = if cfg!(target_endian = "big") { Endianness::Big } else { Endianness::Little };
         let flags = MemFlagsData::new().with_endianness(order);
         self.one(x, |builder, x| builder.ins().bitcast(kind, flags, x))
     }
 
-    /// Whether all lanes hold the integer `first`.
+    /// Whether all lanes contain the integer `first`.
     pub fn uniform(&mut self, x: Lanes, first: Value) -> Value {
         let first = self.builder.ins().splat(INTEGERS, first);
         let same = x.map(|x| self.builder.ins().icmp(IntCC::Equal, x, first));
@@ -116,7 +115,7 @@ impl FloatOps for VectorOps<'_> {
         self.one(x, |builder, x| builder.ins().sqrt(x))
     }
 
-    /// Cranelift's own `fneg` and `fabs` make their constant anew each time.
+    /// Cranelift's own `fneg` and `fabs` would build their constant at each use.
     fn negate(&mut self, x: Lanes) -> Lanes {
         let sign = self.number(-0.0);
         self.two(x, sign, |builder, x, sign| builder.ins().bxor(x, sign))
@@ -131,8 +130,8 @@ impl FloatOps for VectorOps<'_> {
         if self.rounds {
             return self.one(x, |builder, x| builder.ins().floor(x));
         }
-        // Below 2^23, adding 2^23 rounds to an integer, and one less where that went up. From there on all
-        // are integers, and what is not a number stays so.
+        // Below 2^23, adding 2^23 rounds to an integer; subtract 1 where that rounded up. From there on all
+        // numbers are integers, and NaN stays NaN.
         let size = self.absolute(x);
         let limit = self.number(8_388_608.0);
         let rounded = self.add(size, limit);
@@ -162,7 +161,7 @@ impl FloatOps for VectorOps<'_> {
         self.add(product, c)
     }
 
-    /// One instruction; Cranelift's own `fmin` also orders the zeros, at several times the cost.
+    /// A single instruction; Cranelift's own `fmin` also orders the zeros, at several times the cost.
     fn smaller(&mut self, a: Lanes, b: Lanes) -> Lanes {
         let less = self.compare(CompareOp::Less, a, b);
         self.select(less, a, b)

@@ -1,4 +1,4 @@
-//! Memory for the values of a program, used again from run to run.
+//! Memory for the values of a program, reused from run to run.
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
@@ -6,18 +6,18 @@ use std::sync::OnceLock;
 use crate::expr::graph::NodeId;
 use crate::expr::values::Values;
 
-/// The values that a run of a [`super::Program`] computes. One workspace serves any programs and batches, one
-/// run at a time.
+/// The values that a run of a [`super::Program`] computes. One workspace works for any programs and batches,
+/// one run at a time.
 #[derive(Debug, Default)]
 pub struct Workspace {
-    /// One per node, empty where the value lies in the batch or nowhere.
+    /// One per node; empty where the value is in the batch or not computed.
     values: Vec<Vec<f32>>,
     threads: Option<usize>,
 }
 
 impl Workspace {
-    /// One that uses at most so many threads; [`Default`] uses what the machine has. Results do not depend on
-    /// it.
+    /// A workspace that uses at most this many threads; [`Default`] uses all of the machine. Results do not
+    /// depend on it.
     pub fn with_threads(threads: usize) -> Workspace {
         Workspace { threads: Some(threads), ..Workspace::default() }
     }
@@ -25,7 +25,7 @@ impl Workspace {
     /// The values of an output of the last run.
     ///
     /// # Panics
-    /// If `node` was not among the outputs asked for.
+    /// If `node` was not among the outputs.
     pub fn get(&self, node: NodeId) -> &[f32] {
         self.values
             .get(node.0 as usize)
@@ -34,7 +34,7 @@ impl Workspace {
     }
 
     pub(super) fn threads(&self) -> usize {
-        // Asking the system takes as long as a small batch.
+        // The system call takes as long as a small batch.
         static OF_THE_MACHINE: OnceLock<usize> = OnceLock::new();
         self.threads.unwrap_or_else(|| {
             *OF_THE_MACHINE.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
@@ -47,7 +47,7 @@ impl Workspace {
         }
     }
 
-    /// Memory for `count` numbers, without any in it; what the node had before is gone.
+    /// An empty vector with capacity for `count` numbers; the node's old value is dropped.
     pub(super) fn room(&mut self, node: NodeId, count: usize) -> Vec<f32> {
         let mut room = std::mem::take(&mut self.values[node.0 as usize]);
         room.clear();
@@ -71,7 +71,7 @@ impl Workspace {
         values.extend_from_slice(from);
     }
 
-    /// The value of a node: given by the batch, or computed.
+    /// The value of a node: from the batch, or computed.
     pub(super) fn value<'a>(&'a self, node: NodeId, given: &[Option<&'a [f32]>]) -> &'a [f32] {
         given[node.0 as usize].unwrap_or(&self.values[node.0 as usize])
     }

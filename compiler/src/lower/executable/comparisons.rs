@@ -1,4 +1,4 @@
-//! Tables, and the benchmarks that are their columns or decide about weights.
+//! Tables, and the benchmarks that are their columns or that decide about weights.
 
 use mopd_lang::experiment as checked;
 
@@ -6,13 +6,13 @@ use super::settings::{SettingsConverter, evaluation};
 use crate::lower::steps::checked_trains;
 use crate::plan::{Comparison, DataSource, Domain, DomainId, Metric, Origin, TableColumn};
 
-/// Benchmarks stand behind the domains of a plan, as domains that no stage is trained on.
+/// A plan lists benchmarks after its domains, as domains that no stage is trained on.
 pub(super) fn domain_of(experiment: &checked::Experiment, benchmark: checked::BenchmarkId) -> DomainId {
     DomainId(experiment.domains.len() as u32 + benchmark.0)
 }
 
 impl SettingsConverter<'_> {
-    /// The domains that stand for benchmarks.
+    /// The benchmarks as domains.
     pub fn benchmarks(&mut self) -> Vec<Domain> {
         let experiment = self.experiment;
         let ids = (0..).map(checked::BenchmarkId);
@@ -99,7 +99,7 @@ impl SettingsConverter<'_> {
             checked::Metric::PassAt(k) => vec![Metric::PassAt { k: *k }],
             checked::Metric::Distinct => vec![Metric::Distinct],
             checked::Metric::Length => vec![Metric::Length],
-            // Never without the share of the answers that it is of.
+            // Always with the share of the answers that state a confidence.
             checked::Metric::Calibration => vec![Metric::Ece, Metric::Brier, Metric::Stated],
             checked::Metric::Entropy => {
                 self.refuse::<()>(origin, format!("the metric `{metric}`"));
@@ -109,8 +109,8 @@ impl SettingsConverter<'_> {
         metrics.iter().flat_map(executable).collect()
     }
 
-    /// That rows spent the same was checked where it can be known before the run: elsewhere nothing was
-    /// compared.
+    /// Equal budgets were checked where they are known before the run; an unknown one was not compared, so it
+    /// is refused.
     fn refuse_unknown_budget(&mut self, comparison: &checked::Comparison, budget: checked::Budget) {
         let unit = match budget.unit {
             checked::BudgetUnit::Steps => "steps",
@@ -132,7 +132,7 @@ impl SettingsConverter<'_> {
     }
 }
 
-/// What is not the score itself: that is pass@1 where rewards are verdicts.
+/// The metrics other than the score itself, which is pass@1 where rewards are verdicts.
 fn beside(metrics: &[Metric], verdict: bool) -> Vec<Metric> {
     let score = Metric::PassAt { k: 1 };
     metrics.iter().filter(|metric| !(verdict && **metric == score)).copied().collect()

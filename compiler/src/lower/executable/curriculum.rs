@@ -1,4 +1,4 @@
-//! A choice of prompts that is made before steps, by what completions of every prompt are like.
+//! A choice of prompts before steps, by measures of completions of every prompt.
 
 use std::cell::RefCell;
 
@@ -16,11 +16,11 @@ use crate::plan::{
 };
 use crate::refusal::{At, Origins};
 
-/// As refusals call it.
+/// Its name in refusals.
 const CHOICE: &str = "a choice of prompts before steps (`priority`, `refresh`, or `on` in a `filter`)";
 
 impl SettingsConverter<'_> {
-    /// None where the stage chooses none, or can't.
+    /// `None` where the stage chooses no prompts, or the choice is refused.
     pub(super) fn curriculum(
         &mut self,
         train: &checked::Train,
@@ -76,7 +76,7 @@ fn measurable(producer: &Producer) -> bool {
     }
 }
 
-/// A reduction over another rollout: a number of each prompt. Rollouts and numbers that are the same are one.
+/// A reduction over another rollout as a measure of each prompt. Equal rollouts and measures are merged.
 fn measured(
     node: &FormulaNode,
     at: At,
@@ -108,7 +108,7 @@ fn measured(
     Ok(Signal::Measured { measure: place(measures, CurriculumMeasure { rollout, value }) })
 }
 
-/// Of an element in a list of different ones, where it is put if it was not there.
+/// The index of an element in a list without duplicates; adds it if it is missing.
 fn place<T: PartialEq>(list: &mut Vec<T>, element: T) -> u32 {
     let known = list.iter().position(|known| *known == element);
     let place = known.unwrap_or_else(|| {
@@ -118,8 +118,8 @@ fn place<T: PartialEq>(list: &mut Vec<T>, element: T) -> u32 {
     place as u32
 }
 
-/// Prompts are looked at some at a time, so that nothing may be of several; and what is the same for all
-/// chooses none.
+/// Prompts are measured some at a time, so a number may not depend on several; and a number that is the same
+/// for all can't choose.
 fn fit(formula: Formula, what: &str, at: At) -> Converted<Formula> {
     let Formula { graph, value } = &formula;
     let needed = graph.reachable(&[*value]);

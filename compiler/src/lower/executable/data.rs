@@ -1,4 +1,4 @@
-//! Numbers that a row of the data decides.
+//! Numbers that depend only on a row of the data.
 
 use std::collections::HashMap;
 
@@ -10,10 +10,10 @@ use super::{Converted, Diagnostic, refused};
 use crate::plan::{DataFormula, DataNode};
 use crate::refusal::Origins;
 
-/// The checker lets only formulas through that the data decides; `other` is what anything else would be.
+/// The checker only accepts formulas of the data; `other` describes anything else in the error.
 pub fn formula(formula: &Formula, other: &str, origins: Origins) -> Converted<DataFormula> {
     let mut nodes: Vec<DataNode> = Vec::new();
-    // Formulas share parts: each is written once. No recursion, since they may be deep.
+    // Shared parts of formulas are converted once. Not recursive, since formulas may be deep.
     let mut known: HashMap<*const FormulaNode, u32> = HashMap::new();
     let mut pending = vec![formula];
     while let Some(formula) = pending.last().copied() {

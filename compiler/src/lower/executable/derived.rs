@@ -1,4 +1,4 @@
-//! `derived(...)`: who can write for the prompts that it makes, and who can read them.
+//! `derived(...)`: which models can write for the prompts that it makes, and which can read them.
 
 use mopd_lang::diag::Diagnostic;
 use mopd_lang::source::Span;
@@ -7,13 +7,13 @@ use super::refused;
 use crate::plan::producers::DerivedText;
 use crate::plan::{Rollout, Scorers, View};
 
-/// Whether some of a rollout's prompts are not the data's.
+/// Whether some of a rollout's prompts are derived, not from the data.
 pub fn derives(rollout: &Rollout) -> bool {
     !rollout.producer.derives().is_empty()
 }
 
-/// Texts are drawn from a model, token by token, that reads the student's. Whoever scores completions reads
-/// the prompts that the student read.
+/// Refuses unfit writers and scorers. Texts are sampled token by token, from a single model with the
+/// student's tokenizer. Scorers of completions read the prompts that the student read.
 pub fn unfit(rollout: &Rollout, scorers: &Scorers, student: Option<&View>, at: Span) -> Option<Diagnostic> {
     if !derives(rollout) {
         return None;

@@ -56,8 +56,8 @@ fn divergence_kind(kind: &checked::DivergenceKind, at: At) -> Converted<Divergen
     })
 }
 
-/// With whose vocabulary the student's is compared, where a support is `matched` or `unmatched`: whoever is
-/// beside the student in the divergence.
+/// The role whose vocabulary the student's is compared with in a `matched` or `unmatched` support: the other
+/// role of the divergence.
 fn compared_by_text(divergence: &checked::Divergence, at: At) -> Converted<Role> {
     let roles = [divergence.left.roles(), divergence.right.roles()].concat();
     let mut others = roles.iter().filter(|of| !matches!(of, CheckedRole::Student | CheckedRole::Sampler));
@@ -108,7 +108,7 @@ fn summand(summand: &checked::Summand, at: At) -> Converted<Summand> {
     Ok(own)
 }
 
-/// The node of a formula; within the sum of a divergence (`entries`), of one that looks at no other tokens.
+/// The node of a formula; in an entry's summand (`entries`), it may not depend on other tokens.
 fn node(
     graph: &mut Graph,
     formula: &checked::Formula,
@@ -117,7 +117,7 @@ fn node(
 ) -> Converted<NodeId> {
     let mut known: HashMap<*const FormulaNode, NodeId> = HashMap::new();
     let mut pending = vec![formula];
-    // No recursion: a long sum is a deep formula.
+    // Not recursive: a long sum is a deep formula.
     while let Some(formula) = pending.last().copied() {
         let address = Rc::as_ptr(&formula.0);
         if known.contains_key(&address) {

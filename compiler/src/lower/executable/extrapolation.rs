@@ -21,11 +21,11 @@ impl SettingsConverter<'_> {
         });
         for (unfit, beside) in [
             (in_turns, "in a step of `train`"),
-            // What the benchmark says of the weights is not in the budget.
+            // The privacy budget does not cover the benchmark's scores of the weights.
             (private, "with the optimizer `private_adamw`"),
-            // Twice as far in both matrices is not twice as far in their product.
+            // Doubling the change of both matrices does not double that of their product.
             (adapter, "of a stage that trains an adapter"),
-            // Other weights would be judged than those that the stage answers.
+            // The benchmark would judge other weights than the stage's result.
             (train.ema.is_some(), "with `ema`"),
             (
                 conversations && plain,
@@ -56,7 +56,7 @@ impl SettingsConverter<'_> {
         if in_turns {
             self.refuse::<()>(origin, "`gradient_alignment` in a step of `train`");
         }
-        // What gradients say of the records is not in the budget.
+        // The privacy budget does not cover what gradients reveal about the records.
         if matches!(train.optimizer, checked::Optimizer::Private { .. }) {
             self.refuse::<()>(origin, "`gradient_alignment` with the optimizer `private_adamw`");
         }

@@ -1,5 +1,5 @@
-//! `feedback = from(peer, max_tokens: 64, sees: critique)`: what fills `{feedback}` in a teacher's template,
-//! written by another model about each completion.
+//! `feedback = from(peer, max_tokens: 64, sees: critique)`: the text for `{feedback}` in a teacher's
+//! template, written by another model about each completion.
 
 use mopd_lang::diag::Diagnostic;
 use mopd_lang::experiment::{self as checked, RolloutSource, Slot, TeacherId, Template, TemplatePiece};
@@ -12,7 +12,7 @@ use crate::plan::template::view;
 use crate::plan::{Feedback, Scorers, View};
 use crate::refusal::{Origins, role};
 
-/// Who writes for a teacher, by name.
+/// The model that writes feedback for a teacher, by its name as a teacher.
 pub fn writer(teacher: &checked::Teacher) -> Option<TeacherId> {
     match &teacher.feedback.as_deref()?.source {
         RolloutSource::From { teacher: Role::Named { teacher, .. }, .. } => Some(*teacher),
@@ -20,7 +20,7 @@ pub fn writer(teacher: &checked::Teacher) -> Option<TeacherId> {
     }
 }
 
-/// What the stage's feedback for a teacher becomes.
+/// The stage's feedback for a teacher, as in the plan.
 pub fn executable(
     teacher: &checked::Teacher,
     rollout: &checked::Rollout,
@@ -74,7 +74,7 @@ fn shows_it(template: &Template) -> bool {
     })
 }
 
-/// Feedback is drawn from a model, token by token, that reads the student's.
+/// Checks the writers of feedback: models that sample tokens and have the student's tokenizer.
 pub fn unfit(feedback: &[Feedback], scorers: &Scorers, at: Span) -> Option<Diagnostic> {
     feedback.iter().find_map(|Feedback { name, writer, sees, .. }| {
         let what = |of: &str| Some(*refused(at, format!("`feedback` for `{name}` by a teacher {of}")));

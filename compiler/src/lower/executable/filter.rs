@@ -1,5 +1,4 @@
-//! A choice of prompts or completions, or their order, by what is known of completions before a step trains
-//! on them.
+//! Formulas that choose or order prompts or completions, by what is known before a step trains on them.
 
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::formula;
@@ -10,13 +9,13 @@ use crate::lower::formula::{Lowering, Supply};
 use crate::plan::{Axis, Formula, Role, Signal};
 use crate::refusal::Origins;
 
-/// A value for each element of an axis, of what is known before any model scores: rewards, lengths, the step.
-/// Of completions also what the student says of their tokens.
+/// A value for each element of an axis, from what is known before any model scores: rewards, lengths, the
+/// step. For completions also the student's numbers of their tokens.
 pub fn formula(formula: &formula::Formula, what: &str, axis: Axis, origins: Origins) -> Converted<Formula> {
     with(formula, what, axis, origins, Elsewhere::Refused)
 }
 
-/// The same, where it may read what is known of other completions of the prompts.
+/// [`formula()`] that may also read numbers of other completions of the prompts.
 pub fn with(
     formula: &formula::Formula,
     what: &str,
@@ -52,7 +51,7 @@ pub fn with(
     Ok(Formula { graph: lowering.graph, value })
 }
 
-/// A number for each completion, of what is known before any model scores.
+/// A number for each completion, from what is known before any model scores.
 pub fn of_rewards(number: &formula::Formula, what: &str, origins: Origins) -> Converted<Formula> {
     let lowered = formula(number, what, Axis::Sequence, origins)?;
     if lowered.graph.signals(&[lowered.value]).iter().any(of_student) {
@@ -64,7 +63,7 @@ pub fn of_rewards(number: &formula::Formula, what: &str, origins: Origins) -> Co
     Ok(lowered)
 }
 
-/// What the student says of the token taken.
+/// Whether a signal is a number of the student about the token taken.
 fn of_student(signal: &Signal) -> bool {
     matches!(
         signal,

@@ -15,8 +15,8 @@ pub use crate::refusal::role;
 use crate::refusal::{At, Origins};
 use mopd_lang::source::Span;
 
-/// What a formula becomes, its operands aside. Some constructs that graphs have no word for are a few nodes
-/// of theirs.
+/// What a formula is converted to, apart from its operands. Some constructs that graphs do not have are
+/// converted to a few nodes.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ExecutableKind {
     Number(f64),
@@ -30,27 +30,27 @@ pub enum ExecutableKind {
     InFinalTurn,
     /// `turn`
     Turn,
-    /// Where the objective's `select` holds.
+    /// Whether the objective's `select` holds.
     Selected,
     Live(Live),
-    /// What a scalar head says: a role's, or, where gradient flows, the student's.
+    /// The output of a scalar head: of a role, or, with gradient, of the student.
     Score {
         of: Option<Role>,
         on: Read,
     },
-    /// The loss of each pair by DPO, of `beta`.
+    /// The DPO loss of each pair, with `beta`.
     Dpo,
-    /// The loss of each pair by the scores of a scalar head.
+    /// The loss of each pair, from the scores of a scalar head.
     BradleyTerry {
         on: Read,
     },
-    /// The square of what a scalar head says, less a target.
+    /// The squared difference between the output of a scalar head and a target.
     SquaredError {
         on: Read,
     },
-    /// `student.confidence`, where gradient flows.
+    /// `student.confidence`, with gradient.
     Confidence,
-    /// What that is apart from a target.
+    /// The binary cross-entropy between that and a target.
     CrossEntropy,
     Apply(Function),
     Reduce(Reduction),
@@ -70,7 +70,7 @@ pub enum ExecutableKind {
 }
 
 /// Everything in an objective that this version can't execute: each construct once, at the first place that
-/// asks for it.
+/// uses it.
 pub fn refusals(objective: &Objective, origins: Origins) -> Vec<Diagnostic> {
     let mut found: Vec<Diagnostic> = Vec::new();
     for part in objective.formulas().into_iter().flat_map(Formula::parts) {
@@ -106,7 +106,7 @@ pub fn refusals(objective: &Objective, origins: Origins) -> Vec<Diagnostic> {
     once
 }
 
-/// A confidence where nothing says what holds without one.
+/// A stated confidence without a default for when it is missing.
 fn bare_confidence(formula: &Formula) -> Option<&Formula> {
     let (mut seen, mut waiting): (HashSet<*const FormulaNode>, Vec<&Formula>) =
         (HashSet::new(), vec![formula]);
@@ -127,9 +127,9 @@ fn bare_confidence(formula: &Formula) -> Option<&Formula> {
     None
 }
 
-/// What a formula becomes in a plan that runs.
+/// Converts a formula for a plan that runs.
 pub fn kind(formula: &FormulaNode, at: At) -> Converted<ExecutableKind> {
-    // What a block is, the objective says: see `lower/blocks.rs`.
+    // The objective defines the blocks: see `lower/blocks.rs`.
     if formula.axis != Axis::Block {
         axis(formula.axis, at)?;
     }
@@ -139,24 +139,24 @@ pub fn kind(formula: &FormulaNode, at: At) -> Converted<ExecutableKind> {
     kind_on_any_axis(formula, at)
 }
 
-/// What becomes of reductions over another rollout.
+/// How reductions over another rollout are converted.
 #[derive(Clone, Copy)]
 pub enum Elsewhere<'a> {
     Refused,
-    /// In what a policy is paid: it may ask what the student thinks of recorded text.
+    /// In a reward of the policy: it may read the student's log-probability of recorded text.
     Recorded,
-    /// Where prompts are chosen, of whose completions anything may be asked.
+    /// In a choice of prompts, which may read anything of their completions.
     Measured(&'a dyn Fn(&FormulaNode, At) -> Converted<Signal>),
 }
 
 impl Elsewhere<'_> {
-    /// They are numbers of their own.
+    /// Whether they are accepted, as numbers of their own.
     pub fn is_read(self) -> bool {
         !matches!(self, Elsewhere::Refused)
     }
 }
 
-/// The same where reductions over another rollout may be read.
+/// [`kind`] where reductions over another rollout may be accepted.
 pub fn kind_with(formula: &FormulaNode, at: At, elsewhere: Elsewhere) -> Converted<ExecutableKind> {
     let FormulaKind::Reduce { reduction, operand, among, on: Some(rollout) } = &formula.kind else {
         return kind(formula, at);
@@ -186,14 +186,13 @@ pub fn kind_with(formula: &FormulaNode, at: At, elsewhere: Elsewhere) -> Convert
     }
 }
 
-/// What a formula becomes where numbers are supplied for everything that it reads, along every axis of the
-/// language.
+/// Converts a formula whose inputs are all supplied as numbers, along every axis of the language.
 pub fn kind_of_anything(formula: &FormulaNode, at: At) -> Converted<ExecutableKind> {
     let other = |of: &checked::Signal| {
         ExecutableKind::Signal(Signal::Other { text: text::signal(of), axis: formula.axis })
     };
     match &formula.kind {
-        // Known of what the runtime executes, not of the objective.
+        // These depend on what the runtime executes, not on the objective.
         FormulaKind::Signal(of @ (checked::Signal::Available { .. } | checked::Signal::VocabularySize)) => {
             Ok(other(of))
         }
@@ -265,7 +264,7 @@ fn read_on(span: &NamedSpan, at: At) -> Converted<Read> {
     }
 }
 
-/// The role whose scalar head is asked.
+/// The role whose scalar head is read.
 fn scored(of: &checked::Role, at: At) -> Converted<Role> {
     match role(of, at)? {
         Role::Sampler => Err(refused(at, "the scalar head of the sampler")),
@@ -339,7 +338,7 @@ fn signal(signal: &checked::Signal, at: At) -> Converted<ExecutableKind> {
         Checked::RewardPart { part } => Signal::RewardPart { part: part.clone() },
         Checked::Progress => Signal::Progress,
         Checked::Step => Signal::Step,
-        // A teacher that is a model of the run, and of no panel, answers wherever it has something to read.
+        // A teacher that is a model of the run, and in no panel, answers wherever it has an input.
         Checked::Available { role: of } => match role(of, at)? {
             role if at.roles.partial.contains(&role) => Signal::Available { role },
             _ => return Ok(ExecutableKind::PerSequence(1.0)),

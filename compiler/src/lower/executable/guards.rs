@@ -9,11 +9,11 @@ use crate::lower::formula::{Lowering, Supply};
 use crate::plan::{Formula, Guard, GuardAction, GuardedDomain, Signal, is_of_steps};
 use crate::refusal::Origins;
 
-/// Longest condition that is kept as text.
+/// The longest condition that is kept as text, in characters.
 const LONGEST: usize = 200;
 
 impl SettingsConverter<'_> {
-    /// Notes what does not convert.
+    /// Converts the guards of a stage, and notes refusals.
     pub(super) fn guards(&mut self, train: &checked::Train, in_turns: bool) -> Vec<Guard> {
         let mut found = Vec::with_capacity(train.guards.len());
         for guard in &train.guards {

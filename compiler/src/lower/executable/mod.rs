@@ -1,7 +1,7 @@
-//! From checked types to executable ones. Checked types hold everything that the language can say, the plan's
-//! only what this version runs; whatever does not convert is refused by name, where it was asked for. Matches
-//! are exhaustive, one function a type: a construct that the language gains is a compile error here until
-//! somebody decides what becomes of it.
+//! From checked types to executable ones. Checked types hold everything that the language can express, the
+//! plan's only what this version can run; everything else is refused by name, at its place in the source.
+//! Matches are exhaustive, one function per type: a new construct of the language is a compile error here
+//! until its conversion or refusal is written.
 
 mod comparisons;
 mod curriculum;

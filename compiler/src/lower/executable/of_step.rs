@@ -1,4 +1,4 @@
-//! Numbers of a stage that follow from the step alone.
+//! Numbers of a stage that depend only on the step.
 
 use mopd_lang::formula::{Formula, FormulaKind};
 
@@ -7,7 +7,7 @@ use crate::lower::formula::{Lowering, Supply};
 use crate::plan::{self, OfStep, Signal, schedule};
 use crate::refusal::Origins;
 
-/// `what` is the number, a noun phrase.
+/// Converts a number of the step; `what` describes it, as a noun phrase.
 pub fn of_step(formula: &Formula, what: &str, origins: Origins) -> Converted<OfStep> {
     if let FormulaKind::Number(_) | FormulaKind::Schedule(_) | FormulaKind::Adaptive(_) = formula.0.kind {
         return schedule(formula, what, origins).map(OfStep::Schedule);

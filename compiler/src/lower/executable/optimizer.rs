@@ -1,17 +1,17 @@
-//! Optimizers: a plan knows AdamW and SGD, and AdamW on gradients that tell little of any record.
+//! Optimizers: a plan has AdamW and SGD, and AdamW on differentially private gradients.
 
 use mopd_lang::experiment as checked;
 
 use super::settings::SettingsConverter;
 use crate::plan::{AdamW, Optimizer, Private, Producer, Rollout};
 
-/// What moves the weights, and how much it may tell of a record.
+/// The optimizer, and the privacy settings of a private one.
 pub(super) fn executable(optimizer: &checked::Optimizer) -> (Optimizer, Option<Private>) {
     match optimizer {
         checked::Optimizer::AdamW(adam) => (Optimizer::AdamW(adam.clone()), None),
         checked::Optimizer::Sgd(sgd) => (Optimizer::Sgd(sgd.clone()), None),
         checked::Optimizer::Private { clip, epsilon, delta, origin: _ } => {
-            // The usual values; what is to be clipped is clipped already.
+            // The usual values; gradients of records are already clipped.
             let adam =
                 AdamW { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.0, clip_norm: f64::MAX };
             let private = Private { clip: *clip, epsilon: *epsilon, delta: *delta };
@@ -21,8 +21,8 @@ pub(super) fn executable(optimizer: &checked::Optimizer) -> (Optimizer, Option<P
 }
 
 impl SettingsConverter<'_> {
-    /// The accountant knows batches whose records are drawn one by one, each by a chance of its own, anew in
-    /// every step.
+    /// The accountant assumes batches whose records are sampled independently, each with its own probability,
+    /// anew in every step.
     pub(super) fn refuse_unaccounted(&mut self, train: &checked::Train, rollout: &Rollout, in_turns: bool) {
         let checked::Optimizer::Private { origin, .. } = train.optimizer else { return };
         let learns = !train.learned(&self.experiment.teachers).is_empty();

@@ -1,5 +1,5 @@
-//! Whom a stage asks: the teachers that its objective reads or that write, by name, and those that others are
-//! composed of.
+//! The models that a stage uses: the teachers that its objective reads or that write, by name, and the
+//! members of composed ones.
 
 use mopd_lang::diag::Diagnostic;
 use mopd_lang::experiment::{
@@ -14,13 +14,13 @@ use crate::plan::producers::Writer;
 use crate::plan::{self, Feedback, Producer, Rollout, Sampling, Scorer, Scorers, TeacherChoice, View};
 use crate::refusal::{NamedScorer, Origins, StageRoles, SummedTeachers};
 
-/// The scorers of a stage after the reference, and the domains whose prompts each of them is asked about.
+/// The scorers of a stage after the reference, and the domains whose prompts each of them scores.
 pub struct StageScorers {
     pub roles: StageRoles,
     domains: Vec<Vec<DomainId>>,
 }
 
-/// Those that the objective reads come first, in its order.
+/// Finds the scorers of a stage. Those that the objective reads come first, in its order.
 pub fn find(train: &Train, experiment: &checked::Experiment) -> StageScorers {
     let teachers = experiment.teachers.as_slice();
     let all: Vec<DomainId> = train.mixture.iter().map(|share| share.domain).collect();
@@ -33,7 +33,7 @@ pub fn find(train: &Train, experiment: &checked::Experiment) -> StageScorers {
     for choice in &train.teachers {
         let (scorer, domain) = (whole(choice.teacher), vec![choice.domain]);
         if summed(&teachers[choice.teacher.0 as usize]).is_some() {
-            // The objective reads the members, of every prompt.
+            // The objective reads the members for every prompt.
             found.members(scorer, &all, &all, teachers, &mut pending);
         } else {
             found.members(scorer, &domain, &all, teachers, &mut pending);
@@ -69,7 +69,7 @@ pub fn find(train: &Train, experiment: &checked::Experiment) -> StageScorers {
     found
 }
 
-/// Whether a template shows another completion of the group, of which there may be none.
+/// Whether a template shows another completion of the group, which may not exist.
 fn may_lack(template: &Template) -> bool {
     template.pieces.iter().any(|piece| match piece {
         TemplatePiece::Slot(slot) | TemplatePiece::First { slot, .. } | TemplatePiece::Last { slot, .. } => {
@@ -79,7 +79,7 @@ fn may_lack(template: &Template) -> bool {
     })
 }
 
-/// The panel that a teacher speaks in.
+/// The panel that a teacher is a member of.
 fn panel_of(teacher: &Teacher) -> Option<PanelId> {
     if let TeacherWeights::Panelist { panel, .. } = teacher.weights { Some(panel) } else { None }
 }
@@ -93,7 +93,7 @@ fn summed(teacher: &Teacher) -> Option<&[(f64, Role)]> {
 }
 
 impl StageScorers {
-    /// Somebody reads a scorer on the prompts of some domains.
+    /// Records that a scorer is read on the prompts of some domains.
     fn read(
         &mut self,
         scorer: NamedScorer,
@@ -124,8 +124,8 @@ impl StageScorers {
         }
     }
 
-    /// A scorer is asked about the prompts of some domains, and so is whoever it is made of; numbers that its
-    /// weights are computed from are needed of all prompts.
+    /// Records the domains whose prompts a scorer scores, also for its members; numbers that its weights
+    /// depend on are needed for all prompts.
     fn members(
         &mut self,
         NamedScorer { teacher: id, bare }: NamedScorer,
@@ -160,7 +160,7 @@ impl StageScorers {
         }
     }
 
-    /// All members of a panel speak about the prompts that one of them scores.
+    /// Adds all members of a panel for the prompts that one of them scores.
     fn panels(&mut self, experiment: &checked::Experiment, pending: &mut Vec<(NamedScorer, Vec<DomainId>)>) {
         let teachers = experiment.teachers.as_slice();
         for place in 0..self.roles.named.len() {
@@ -177,7 +177,7 @@ impl StageScorers {
         }
     }
 
-    /// Whoever writes feedback about the completions that a teacher scores.
+    /// Adds the writers of feedback about the completions that a teacher scores.
     fn writers(
         &mut self,
         train: &Train,
@@ -198,7 +198,7 @@ impl StageScorers {
         }
     }
 
-    /// The feedback of the stage, as the plan has it.
+    /// The feedback of the stage, as in the plan.
     pub fn feedback(&self, teachers: &[Teacher], origins: Origins) -> Result<Vec<Feedback>, Vec<Diagnostic>> {
         let each = self.roles.feedback.iter().map(|id| {
             let teacher = &teachers[id.0 as usize];
@@ -208,7 +208,7 @@ impl StageScorers {
         each.collect()
     }
 
-    /// The panels of the stage, as the plan has them.
+    /// The panels of the stage, as in the plan.
     pub fn stage_panels(&self, experiment: &checked::Experiment) -> Vec<plan::Panel> {
         let role = |member: &TeacherId| {
             let place = self.roles.place(NamedScorer { teacher: *member, bare: false });
@@ -236,7 +236,7 @@ impl StageScorers {
         self.roles.panels.iter().map(panel).collect()
     }
 
-    /// As the plan has them.
+    /// The scorers of the stage, as in the plan.
     pub fn scorers(
         &self,
         train: &Train,
@@ -266,7 +266,7 @@ impl StageScorers {
     }
 }
 
-/// Teachers added up by `sum` judge all prompts or none: they are part of the objective.
+/// A `sum` of teachers scores all prompts or none: it is part of the objective.
 pub fn sums_in_route(train: &Train, teachers: &[Teacher], origins: Origins) -> Option<Diagnostic> {
     let sum = train.teachers.iter().find(|choice| summed(&teachers[choice.teacher.0 as usize]).is_some())?;
     let apart = train.teachers.iter().any(|choice| choice.teacher != sum.teacher);
@@ -278,8 +278,8 @@ pub fn sums_in_route(train: &Train, teachers: &[Teacher], origins: Origins) -> O
     })
 }
 
-/// What a template shows of completions is there once they were drawn and judged, to whoever reads them then.
-/// `student` is what the student sees.
+/// Checks slots about completions: these exist only after completions are sampled and rewarded, for models
+/// that read them then. `student` is the student's template.
 fn unfit_slots(rollout: &Rollout, scorers: &Scorers, student: Option<&View>, at: Span) -> Option<Diagnostic> {
     let producer = &rollout.producer;
     let judged = |view: &&View| view.has_feedback() || view.may_lack() || view.numbers().next().is_some();
@@ -324,7 +324,7 @@ fn unfit_slots(rollout: &Rollout, scorers: &Scorers, student: Option<&View>, at:
     Some(*refused(at, format!("{} for a teacher with another tokenizer,", shown(other))))
 }
 
-/// Drafts are shown where there are some, and to whoever refines them.
+/// Checks `{draft}`: it exists only in rollouts that refine drafts, for the model that refines them.
 fn unfit_draft(rollout: &Rollout, scorers: &Scorers, at: Span) -> Option<Diagnostic> {
     let producer = &rollout.producer;
     let shows = |choice: &TeacherChoice| choice.sees.as_ref().is_some_and(View::has_draft);
@@ -348,15 +348,15 @@ fn unfit_draft(rollout: &Rollout, scorers: &Scorers, at: Span) -> Option<Diagnos
     blind.then(|| (*refused(at, "`refine` by a teacher that sees no draft")).help(help))
 }
 
-/// Completions are drawn from a model, token by token: one that is composed of several writes none. Whoever
-/// has a say in the student's tokens reads what the student reads.
+/// Checks the models that write: completions are sampled token by token, which a composed model can't do. A
+/// model that affects the student's tokens must read the same prompt as the student.
 pub fn unfit_writer(
     rollout: &Rollout,
     scorers: &Scorers,
     student: Option<&View>,
     at: Span,
 ) -> Option<Diagnostic> {
-    // How long an episode gets is decided by what the student reads.
+    // The length of an episode depends on what the student reads.
     let choices = || scorers.iter().flat_map(|(_, scorer)| &scorer.choices);
     if !rollout.producer.environments().is_empty() {
         if choices().any(|choice| choice.sees.is_some()) {

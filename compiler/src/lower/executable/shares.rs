@@ -1,4 +1,4 @@
-//! The domains' shares of a step's prompts, by numbers that the objective carries from step to step.
+//! The domains' shares of a step's prompts, from numbers that the objective carries from step to step.
 
 use mopd_lang::experiment as checked;
 use mopd_lang::formula;
@@ -11,7 +11,7 @@ use crate::plan::{Axis, Formula, Length, Rollout, Signal};
 use crate::refusal::Origins;
 
 impl SettingsConverter<'_> {
-    /// None where they are those of the domains, or can't be others.
+    /// `None` where the shares are those of the domains, or changing them is refused.
     pub(super) fn shares<'r>(
         &mut self,
         train: &checked::Train,
@@ -20,7 +20,7 @@ impl SettingsConverter<'_> {
         origins: Origins,
     ) -> Option<Formula> {
         let shares = train.shares.as_ref()?;
-        // Which prompts are written for beforehand follows from the shares.
+        // The shares decide for which prompts completions are generated beforehand.
         let written = rollouts.into_iter().any(|Rollout { producer, .. }| {
             producer.once_a_prompt() || producer.all().into_iter().any(|inside| inside.once().is_some())
         });
@@ -39,7 +39,7 @@ impl SettingsConverter<'_> {
     }
 }
 
-/// One number for each domain, of what a step begins with.
+/// One number for each domain, from numbers known at the beginning of a step.
 fn lowered(shares: &formula::Formula, origins: Origins) -> Converted<Formula> {
     let mut lowering = Lowering::new(Supply::Runtime, origins);
     let value = lowering.lower(shares)?;

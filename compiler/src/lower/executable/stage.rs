@@ -1,4 +1,4 @@
-//! Stages. A training stage keeps the checked one in place of its objective, which is lowered on its own.
+//! Stages. A training stage keeps the checked stage in place of its objective, which is lowered separately.
 
 use std::iter::once;
 
@@ -38,7 +38,7 @@ impl<'a> SettingsConverter<'a> {
         Some(Model { name: name.clone(), stage, origin: *origin })
     }
 
-    /// Several models that learn in turns: one step updates each of them.
+    /// Several models that are trained in turns: one step updates each of them.
     fn joint(&mut self, joint: &'a checked::Joint, origin: Origin) -> Option<Joint<&'a checked::Train>> {
         let length = joint.steps.first().map(|step| step.train.length);
         let mut learners = Vec::with_capacity(joint.members.len());
@@ -176,7 +176,7 @@ impl<'a> SettingsConverter<'a> {
         })
     }
 
-    /// Writers that can't write what these rollouts ask of them.
+    /// Refuses writers that can't write what these rollouts need.
     fn refuse_unfit_writers<'r>(
         &mut self,
         rollouts: impl Iterator<Item = (&'r Rollout, Origin)>,
@@ -188,7 +188,7 @@ impl<'a> SettingsConverter<'a> {
         }
     }
 
-    /// What the student reads in place of the prompts.
+    /// The student's template in place of the prompts.
     fn student_view(&mut self, template: &checked::Template, origin: Origin) -> Option<View> {
         let at = self.origins.span(origin);
         let view = view(template, at, self.origins).and_then(|view| {
@@ -205,7 +205,7 @@ impl<'a> SettingsConverter<'a> {
         view.map_err(|refusal| self.note([*refusal])).ok()
     }
 
-    /// What a part of a stage trains on.
+    /// The rollout of a part of a stage.
     fn rollout(&mut self, part: &checked::Train, origins: Origins) -> Option<Rollout> {
         let of_completions = |formula: &_, what: &str, axis| -> Converted<Formula> {
             filter::formula(formula, what, axis, origins)
@@ -213,7 +213,7 @@ impl<'a> SettingsConverter<'a> {
         producers::rollout(part, origins, &of_completions).map_err(|refusals| self.note(refusals)).ok()
     }
 
-    /// The prompts of a step that are trained on, by their completions.
+    /// The filter of a step's prompts, by their completions.
     fn filter(&mut self, train: &checked::Train, rollout: Option<&Rollout>) -> Option<Formula> {
         let (formula, rollout) = (train.filter.as_ref()?, rollout?);
         if train.chooses_prompts() {
@@ -252,7 +252,7 @@ impl<'a> SettingsConverter<'a> {
     }
 
     fn refuse_updates(&mut self, trainable: &Trainable, private: bool, origin: Origin) {
-        // Which elements changed may tell of the records, and no budget has that.
+        // The choice of changed elements may reveal the records, which no privacy budget covers.
         if private && trainable.changes().next().is_some() {
             self.refuse::<()>(origin, "`changed` with the optimizer `private_adamw`");
         }
@@ -263,7 +263,7 @@ impl<'a> SettingsConverter<'a> {
         }
     }
 
-    /// What decides by a step's completions has one set of them to look at.
+    /// Refuses settings that depend on a step's completions, which must be a single set.
     fn refuse_beside_own_data(
         &mut self,
         train: &checked::Train,

@@ -1,12 +1,12 @@
-//! Teachers added up by `sum`: no distribution, but the divergence of each, times its weight. A divergence
-//! that reads them is as many divergences.
+//! Teachers combined by `sum`: not a distribution, but the weighted sum of the divergence of each. A
+//! divergence that reads them becomes several divergences.
 
 use mopd_lang::formula::{self as checked, Formula, FormulaKind};
 
 use crate::refusal::StageRoles;
 
-/// A formula's own kind, once for each combination of the members of the sums that it reads, without weights:
-/// of a formula that reads none, itself.
+/// The variants of a formula's node, one for each combination of the members of the sums that it reads,
+/// without weights; the formula itself if it reads none.
 pub fn summands(formula: &Formula, roles: &StageRoles) -> Vec<Formula> {
     let mut found = Vec::new();
     let mut pending = vec![formula.clone()];
@@ -19,8 +19,8 @@ pub fn summands(formula: &Formula, roles: &StageRoles) -> Vec<Formula> {
     found
 }
 
-/// A divergence that reads a sum of teachers, with each of its members in the sum's place, and their weights;
-/// none of anything else.
+/// A divergence that reads a sum of teachers, with each member in place of the sum, and its weight; `None`
+/// for any other formula.
 pub fn members(formula: &Formula, roles: &StageRoles) -> Option<Vec<(f64, Formula)>> {
     let (FormulaKind::Live(checked::Live::Divergence(divergence))
     | FormulaKind::Signal(checked::Signal::Divergence(divergence))) = &formula.0.kind
@@ -41,7 +41,7 @@ pub fn members(formula: &Formula, roles: &StageRoles) -> Option<Vec<(f64, Formul
     Some(sum.members.iter().map(of).collect())
 }
 
-/// The divergence with another role in the place of one.
+/// The divergence with a role replaced by another one.
 fn replaced(
     divergence: &checked::Divergence,
     role: &checked::Role,

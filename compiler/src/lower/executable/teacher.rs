@@ -1,4 +1,4 @@
-//! Teachers: a plan knows those that are a model of the run, as it is, and those that are composed of others.
+//! Teachers: a plan has models of the run, and teachers that are composed of others.
 
 use mopd_lang::experiment::{
     self as checked, Alignment, Capability, PanelId, SelfCopy, TeacherId, TeacherWeights,
@@ -40,7 +40,7 @@ pub fn choice(
     }
 }
 
-/// A teacher as a plan has it: see [`TeacherChoice`].
+/// A teacher as in a plan: see [`TeacherChoice`].
 pub struct ExecutableTeacher {
     pub teacher: plan::Teacher,
     pub sees: Option<View>,
@@ -63,7 +63,7 @@ pub fn executable(
     let weights = weights.filter(|_| refusals.is_empty()).ok_or(refusals)?;
     if scorer.bare || teacher.temperature == 1.0 {
         let sees = match weights {
-            // Whoever they are composed of reads.
+            // Its members have the prompts.
             plan::Teacher::Composed(_) => None,
             _ => sees(scorer.teacher, teacher, train, origins).map_err(|refusal| vec![*refusal])?,
         };
@@ -73,7 +73,7 @@ pub fn executable(
     if weights.composition().is_some_and(|composition| composition.pool == Pool::Sum) {
         return Err(vec![*refused(at, "a `sum` of teachers with a temperature of its own")]);
     }
-    // Its logits divided by it: those of a scorer of its own, times a number.
+    // Logits divided by a temperature: a composed teacher of one scorer without it, with a factor.
     let bare = origins.roles.place(NamedScorer { bare: true, ..scorer });
     let role = plan::Role::named(bare.expect("a teacher with a temperature is scored without it"));
     let members = vec![Member { weight: DivergenceParameter::Number(1.0 / teacher.temperature), role }];
@@ -81,7 +81,7 @@ pub fn executable(
     Ok(ExecutableTeacher { teacher, sees: None, own_tokens })
 }
 
-/// One who speaks in a panel: a model that reads what has been said.
+/// A member of a panel: a model that reads the discussion.
 fn panelist(
     teacher: &checked::Teacher,
     panel: PanelId,
@@ -119,7 +119,7 @@ fn panelist(
     Ok(ExecutableTeacher { teacher: weights, sees, own_tokens })
 }
 
-/// The student's template is not its teachers': without one of their own they read the plain prompt.
+/// The student's template is not its teachers': without their own one they read the plain prompt.
 fn sees(
     id: TeacherId,
     teacher: &checked::Teacher,
@@ -186,21 +186,21 @@ fn weights_of(
     converted.map_err(|refusal| refusals.push(*refusal)).ok()
 }
 
-/// What is said of a teacher, beside its weights, that can't be run with them.
+/// The settings of a teacher, besides its weights, that can't be run with them.
 fn unsupported(teacher: &checked::Teacher) -> Vec<&'static str> {
-    // What weights at hand can answer only narrows what objectives may ask, and the checker has seen to that;
-    // so has it to `foreign`.
+    // `answers` of local weights only limits what objectives may read, which the checker has checked; it has
+    // also checked `foreign`.
     let checked::Teacher {
         name: _,
         weights,
         sees,
-        // It is said of what is made of these weights.
+        // Handled by the composition of these weights.
         temperature,
         answers: _,
         foreign: _,
         align,
         reveals,
-        // It is of the stage: see `feedback`.
+        // Belongs to the stage: see `feedback`.
         feedback: _,
         origin: _,
     } = teacher;
@@ -230,7 +230,7 @@ fn unsupported(teacher: &checked::Teacher) -> Vec<&'static str> {
     constructs
 }
 
-/// What a teacher on a server answers, where servers of that kind can.
+/// The capability of a teacher on a server, if servers of that kind have it.
 fn answers_of(engine: Engine, answers: Capability, at: Span) -> Converted<Answers> {
     let Some(known) = Answers::of(answers) else {
         return Err(refused(at, "a teacher on a server that only writes (`answers: text`)"));
@@ -251,7 +251,7 @@ fn answers_of(engine: Engine, answers: Capability, at: Span) -> Converted<Answer
     }
 }
 
-/// A sum of logits, each with a factor.
+/// A linear combination of logits.
 fn composed(logits: &[(Formula, Role)], origins: Origins) -> Converted<Composition> {
     let member = |(factor, role): &(Formula, Role)| {
         let at = origins.at(factor.0.origin);

@@ -1,4 +1,4 @@
-//! What formulas read, as far as normal forms tell formulas apart, and which live parts gradient reaches.
+//! What formulas read, in the detail that normal forms need, and which live parts gradient reaches.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -9,18 +9,18 @@ use mopd_lang::formula::{
 
 use crate::lower::postorder::ordered;
 
-/// What a formula reads.
+/// The kinds of numbers that a formula reads.
 #[derive(Clone, Copy, Default)]
 pub(super) struct FormulaReading {
-    /// The difference of two models' log-probabilities of the token taken, one of them the student's.
+    /// The difference of two models' log-probabilities of the token taken; one of them is the student.
     pub log_ratio: bool,
     pub reward: bool,
-    /// Some signal. The sampler's log-probability alone belongs to the ratio.
+    /// Some signal. The sampler's log-probability alone counts as part of the ratio.
     pub signal: bool,
     pub live: bool,
     /// `exp(live student.logp - sampler.logp)`
     pub ratio: bool,
-    /// The same of a whole sequence's mean.
+    /// The exponential of a whole sequence's mean log-ratio.
     pub sequence_ratio: bool,
 }
 
@@ -34,7 +34,7 @@ impl FormulaReading {
         self.sequence_ratio |= other.sequence_ratio;
     }
 
-    /// What stands before the log-probability in the gradient.
+    /// The factor of the log-probability in the gradient, as text.
     pub fn text(self) -> String {
         match (self.log_ratio, self.reward) {
             (true, true) => "sampled log-ratio and reward",
@@ -47,7 +47,7 @@ impl FormulaReading {
     }
 }
 
-/// The parts of some formulas, as [`ordered`], with what each reads.
+/// The parts of some formulas, in the order of [`ordered`], with what each reads.
 pub(super) struct FormulaParts<'a> {
     roots: Vec<&'a Formula>,
     pub ordered: Vec<&'a Formula>,
@@ -72,7 +72,7 @@ impl<'a> FormulaParts<'a> {
     }
 
     /// Every live part that gradient reaches, each once, in the order in which they are read, with the
-    /// reading of what its derivative is multiplied by.
+    /// reading of its derivative's factor.
     pub fn live(&self) -> Vec<(&'a Live, FormulaReading)> {
         let mut before: HashMap<*const FormulaNode, FormulaReading> =
             self.roots.iter().map(|root| (Rc::as_ptr(&root.0), FormulaReading::default())).collect();
@@ -96,7 +96,7 @@ impl<'a> FormulaParts<'a> {
         found
     }
 
-    /// The operands that gradient flows on to, each with the reading of the formula's derivative by it.
+    /// The operands that gradient reaches, each with the reading of the formula's derivative by it.
     fn derivatives(&self, formula: &'a Formula) -> Vec<(&'a Formula, FormulaReading)> {
         let nothing = FormulaReading::default();
         let found: Vec<(&Formula, FormulaReading)> = match &formula.0.kind {
@@ -138,7 +138,7 @@ impl<'a> FormulaParts<'a> {
     }
 }
 
-/// What a formula adds to the reading of its operands.
+/// The reading of a formula apart from its operands.
 fn own_reading(formula: &Formula) -> FormulaReading {
     let nothing = FormulaReading::default();
     match &formula.0.kind {
@@ -173,7 +173,7 @@ fn own_reading(formula: &Formula) -> FormulaReading {
     }
 }
 
-/// The role whose log-probability of the token taken this is, as a number already computed.
+/// The role of a detached log-probability of the token taken, if the formula is one.
 fn logp_of(formula: &Formula) -> Option<&Role> {
     match &formula.0.kind {
         FormulaKind::Signal(Signal::Of { role, part: ModelSignal::Logp }) => Some(role),
@@ -181,7 +181,7 @@ fn logp_of(formula: &Formula) -> Option<&Role> {
     }
 }
 
-/// The student, or the policy that it was when it wrote the tokens.
+/// The student, or the policy that wrote the tokens.
 fn is_policy(role: &Role) -> bool {
     matches!(role, Role::Student | Role::Sampler)
 }

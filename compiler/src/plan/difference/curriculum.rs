@@ -1,4 +1,4 @@
-//! What chooses prompts, and by what.
+//! The choice of prompts, as settings to compare.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ pub fn of_formula(formula: &Formula) -> String {
     objective::expression(&formula.graph, formula.value)
 }
 
-/// `rollout` says who draws completions.
+/// `rollout` replaces indices of the writers by their names.
 pub fn choice_of_prompts(curriculum: &Curriculum, rollout: &dyn Fn(Value) -> Value) -> Value {
     let Curriculum { filter, priority, refresh, rollouts, measures } = curriculum;
     let mut choice = json!({

@@ -1,18 +1,17 @@
-//! What differs between two files that may sweep: run by run, said once where it is the same in all of them.
+//! The differences between two files that may sweep: run by run, merged where they are the same in all runs.
 
 use std::collections::HashSet;
 
 use super::{DifferenceKind, Fate, ItemChange, Matched, Plan, PlanDifference, SettingChange, difference};
 
-/// What changed on the way from the runs of one file to those of another, each with its name, which is empty
-/// where a file does not sweep. Runs are matched by name, then by what they mean. A stage that several runs
-/// share counts once.
+/// The changes from the runs of one file to those of another, each with its name, which is empty where a file
+/// does not sweep. Runs are matched by name, then by content. A stage that several runs share counts once.
 pub fn of_families(before: &[(String, &Plan)], after: &[(String, &Plan)]) -> PlanDifference {
     let meant = |family: &[(String, &Plan)]| -> Vec<(String, String)> {
         family.iter().map(|(name, plan)| (name.clone(), plan.hash.clone())).collect()
     };
     let runs = Matched::new(DifferenceKind::Run, &meant(before), &meant(after));
-    // What differs between two runs is said below.
+    // The differences between two matched runs come below.
     let mut items = runs.changes(|_, _| Default::default());
     items.extend(reordered(before, after, &runs));
 
@@ -44,7 +43,7 @@ pub fn of_families(before: &[(String, &Plan)], after: &[(String, &Plan)]) -> Pla
     for (run, plan) in after {
         for (model, facts) in plan.experiment.models.iter().zip(&plan.stages) {
             if counted.insert((&model.name, &facts.key)) && !known.contains(facts.key.as_str()) {
-                // As the tables call what is not the same in all runs.
+                // Named as in tables if it is not the same in all runs.
                 let shared = after.iter().all(|(_, other)| has(other, &model.name, &facts.key));
                 reruns.push(if shared { model.name.clone() } else { format!("{} [{run}]", model.name) });
             }
@@ -53,7 +52,7 @@ pub fn of_families(before: &[(String, &Plan)], after: &[(String, &Plan)]) -> Pla
     PlanDifference { items, reruns, stages: counted.len() }
 }
 
-/// The order of the runs is that of the tables' rows.
+/// A change of the order of the runs, which is the order of the tables' rows.
 fn reordered(before: &[(String, &Plan)], after: &[(String, &Plan)], runs: &Matched) -> Option<ItemChange> {
     let places: Vec<usize> = runs.before.iter().flatten().copied().collect();
     if places.is_sorted() {

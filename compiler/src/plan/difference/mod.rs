@@ -1,9 +1,9 @@
-//! What differs between two plans in meaning, stage by stage: what watch mode says about an edit and what a
-//! comparison of two runs says about their sources. Texts, places and layout are no part of it, and a name
-//! alone is a name alone.
+//! The semantic differences between two plans, stage by stage: for watch mode after an edit, and for
+//! comparisons of two runs. Texts, places and layout do not count, and a changed name is reported only as a
+//! renaming.
 //!
-//! Settings are compared as the plan writes them down, field by field, so that none can be forgotten; indices
-//! into the plan are replaced by the names of what they point to first.
+//! Settings are compared in their serialised form, field by field, so that none can be forgotten; indices
+//! into the plan are first replaced by names.
 
 mod comparisons;
 mod curriculum;
@@ -32,14 +32,14 @@ use comparisons::comparison;
 use curriculum::{choice_of_prompts, of_formula};
 use scorers::{arms, feedback, name_writers, panels, teacher};
 
-/// What has to be said about the way from one plan to another.
+/// The differences from one plan to another.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct PlanDifference {
     /// In the order of the plan: the experiment itself, domains, stages, tables.
     pub items: Vec<ItemChange>,
-    /// The stages of the new plan that the old one does not have under any name.
+    /// The stages of the new plan that the old one does not contain under any name.
     pub reruns: Vec<String>,
-    /// Stages of the new plan.
+    /// The number of stages of the new plan.
     pub stages: usize,
 }
 
@@ -47,7 +47,7 @@ pub struct PlanDifference {
 pub struct ItemChange {
     pub kind: DifferenceKind,
     pub name: String,
-    /// The runs of a sweep that it is said of; empty where it is said of all.
+    /// The runs of a sweep that have this change; empty if all have it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub runs: Vec<String>,
     #[serde(flatten)]
@@ -61,7 +61,7 @@ pub enum DifferenceKind {
     Domain,
     Stage,
     Table,
-    /// One of those that a sweep stands for, by its values; without a name where there is no sweep.
+    /// One run of a sweep, named by its values; without a name where there is no sweep.
     Run,
 }
 
@@ -74,14 +74,14 @@ pub enum Fate {
     Renamed {
         before: String,
     },
-    /// `objective` is apart, for its settings are those of whoever wrote it.
+    /// `objective` is separate, since its settings may have another author.
     Changed {
         settings: Vec<SettingChange>,
         objective: Vec<SettingChange>,
     },
 }
 
-/// One setting. Absent values are settings that one side does not have.
+/// The change of one setting. An absent value means that one side does not have the setting.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SettingChange {
     /// `steps`, `optimizer.beta2`, `clip`
@@ -97,7 +97,7 @@ impl ItemChange {
 }
 
 impl PlanDifference {
-    /// Both plans compute the same and call it the same.
+    /// Whether both plans compute the same under the same names.
     pub fn is_empty(&self) -> bool {
         self.items.is_empty() && self.reruns.is_empty()
     }
@@ -117,8 +117,7 @@ pub fn reruns(reruns: usize, stages: usize) -> String {
     }
 }
 
-/// What changed on the way from `before` to `after`. Models, domains and tables are matched by name, then by
-/// what they are.
+/// The changes from `before` to `after`. Models, domains and tables are matched by name, then by content.
 pub fn difference(before: &Plan, after: &Plan) -> PlanDifference {
     let mut items = Vec::new();
     let whole = values::changes(&experiment(before), &experiment(after));
@@ -134,7 +133,7 @@ pub fn difference(before: &Plan, after: &Plan) -> PlanDifference {
     }));
 
     let models = Matched::new(DifferenceKind::Stage, &keyed(before), &keyed(after));
-    // The old plan's own words, but today's names: a renamed start is no other start.
+    // Values of the old plan with the names of the new one: a renamed start is not another start.
     let old_names = Names { models: models.old_names(), domains: domains.old_names() };
     let new_names = Names { models: models.new.clone(), domains: domains.new.clone() };
     items.extend(models.changes(|old, new| {
@@ -157,35 +156,35 @@ pub fn difference(before: &Plan, after: &Plan) -> PlanDifference {
     PlanDifference { items, reruns, stages: after.stages.len() }
 }
 
-/// Domains by name, and what each is.
+/// Domains by name, with their content.
 fn sources(plan: &Plan) -> Vec<(String, String)> {
     let domains = plan.experiment.domains.iter();
     domains.map(|domain| (domain.name.clone(), self::domain(domain).to_string())).collect()
 }
 
-/// Models by name, and their keys.
+/// Models by name, with their keys.
 fn keyed(plan: &Plan) -> Vec<(String, String)> {
     let models = plan.experiment.models.iter().zip(&plan.stages);
     models.map(|(model, facts)| (model.name.clone(), facts.key.clone())).collect()
 }
 
-/// Tables by name, and what each says.
+/// Tables by name, with their content.
 fn tabled(plan: &Plan, names: &Names) -> Vec<(String, String)> {
     let tables = plan.experiment.comparisons.iter();
     tables.map(|table| (table.name.clone(), comparison(table, names).to_string())).collect()
 }
 
-/// Old and new things of a kind, by their names.
+/// Old and new items of one kind, matched.
 struct Matched {
     kind: DifferenceKind,
     old: Vec<String>,
     new: Vec<String>,
-    /// Which old one each new one was.
+    /// The index of the old item of each new one.
     before: Vec<Option<usize>>,
 }
 
 impl Matched {
-    /// Each is a name and what it means. Names are unique; what two mean may be the same.
+    /// Each item is a name and its content. Names are unique; contents may be equal.
     fn new(kind: DifferenceKind, old: &[(String, String)], new: &[(String, String)]) -> Matched {
         let named: BTreeMap<&str, usize> =
             old.iter().enumerate().map(|(index, (name, _))| (name.as_str(), index)).collect();
@@ -202,7 +201,7 @@ impl Matched {
         Matched { kind, old: names(old), new: names(new), before }
     }
 
-    /// What old ones are called now; their own name where they are gone.
+    /// The new names of the old items; their own names where they were removed.
     fn old_names(&self) -> Vec<String> {
         let mut names = self.old.clone();
         for (new, before) in self.new.iter().zip(&self.before) {
@@ -213,8 +212,7 @@ impl Matched {
         names
     }
 
-    /// What is new, called otherwise, changed in its settings or its objective, by an old one and a new one,
-    /// and gone.
+    /// The items that were added, renamed, changed (`settings` compares an old one and a new one) or removed.
     fn changes(
         &self,
         of: impl Fn(usize, usize) -> (Vec<SettingChange>, Vec<SettingChange>),
@@ -241,7 +239,7 @@ impl Matched {
     }
 }
 
-/// What indices point to.
+/// The names that replace indices.
 struct Names {
     models: Vec<String>,
     domains: Vec<String>,
@@ -300,7 +298,7 @@ fn domain(domain: &Domain) -> Value {
     value
 }
 
-/// Settings without the objective.
+/// The settings of a stage without the objective.
 fn stage(model: &Model<Objective>, names: &Names) -> Value {
     match &model.stage {
         Stage::Train(train) => self::train(train, names),
@@ -346,7 +344,7 @@ fn train(train: &Train<Objective>, names: &Names) -> Value {
     let name = |id: ModelId| producers::FieldValue::Text(names.models[id.0 as usize].clone());
     let of_producer = |mut rollout: Value| {
         name_writers(&mut rollout, scorers);
-        // `sampling` is where the plan keeps them, not how an author calls them.
+        // `sampling` is a field of the plan, not a setting of the language.
         if let Value::Object(fields) = &mut rollout
             && let Some(Value::Object(sampling)) = fields.remove("sampling")
         {

@@ -1,5 +1,5 @@
-//! Two objectives. Their normal forms say what kind of objective each is; the graphs, walked side by side
-//! from the loss, find every number that differs.
+//! Compares two objectives. Their normal forms show what kind of objective each is; a parallel walk through
+//! the graphs from the loss finds every number that differs.
 
 use std::collections::HashSet;
 
@@ -10,9 +10,9 @@ use super::{SettingChange, values};
 use crate::expr::graph::{Graph, NodeId, Operation};
 use crate::plan::{Axis, Function, Learned, NormalForm, Objective, Signal, State};
 
-/// Longest expression that is quoted, in characters.
+/// The longest quoted expression, in characters.
 const QUOTED: usize = 60;
-/// Deepest part of an expression that is quoted.
+/// The deepest nesting of a quoted expression.
 const DEEPEST: usize = 5;
 
 pub fn changes(before: &Objective, after: &Objective) -> Vec<SettingChange> {
@@ -34,7 +34,7 @@ pub fn changes(before: &Objective, after: &Objective) -> Vec<SettingChange> {
         .filter(|((_, old), (_, new))| old != new)
         .map(|((slot, old), (_, new))| of_slot(slot, old, new))
         .collect();
-    // What a slot has said as a number is one of the graph's numbers too.
+    // A number that a slot shows is also a number of the graph: it is reported once.
     let said: HashSet<(String, String)> = found
         .iter()
         .filter_map(|change| Some((unsigned(change.before.as_deref()?), unsigned(change.after.as_deref()?))))
@@ -82,12 +82,12 @@ pub fn changes(before: &Objective, after: &Objective) -> Vec<SettingChange> {
     found
 }
 
-/// What its states begin with and what they are next.
+/// The first and the next value of its states.
 fn moves(objective: &Objective) -> Vec<(&str, Axis, f64, NodeId)> {
     objective.states.iter().map(|state| (state.name.as_str(), state.axis, state.first, state.next)).collect()
 }
 
-/// How it learns.
+/// The settings of a learned schedule's policy.
 fn of_policy(old: &Learned, new: &Learned) -> Vec<SettingChange> {
     let numbers = |learned: &Learned| {
         let Learned { gain: _, hold, discount, learning_rate } = learned;
@@ -125,7 +125,7 @@ fn slots(form: &NormalForm) -> [(&'static str, &str); 9] {
     ]
 }
 
-/// A slot's texts differ. Where one number does, the word before it says whose: `clip ±5 -> ±3`.
+/// A change of a slot's text. A single changed number is named by the word before it: `clip ±5 -> ±3`.
 fn of_slot(slot: &str, before: &str, after: &str) -> SettingChange {
     let (old, new) = (pieces(before), pieces(after));
     let same = old.iter().zip(&new).take_while(|(old, new)| old == new).count();
@@ -150,7 +150,7 @@ fn of_slot(slot: &str, before: &str, after: &str) -> SettingChange {
     }
 }
 
-/// Words, numbers and signs.
+/// Splits a text into words, numbers and signs.
 fn pieces(text: &str) -> Vec<&str> {
     let mut pieces = Vec::new();
     for word in text.split_whitespace() {
@@ -164,7 +164,7 @@ fn pieces(text: &str) -> Vec<&str> {
     pieces
 }
 
-/// The word that a number behind these pieces belongs to: the one right before it, else the function whose
+/// The word that a number after these pieces belongs to: the one right before it, or else the function whose
 /// argument it is.
 fn owner<'a>(before: &[&'a str]) -> Option<&'a str> {
     let is_word = |piece: &str| piece.starts_with(|c: char| c.is_alphabetic());
@@ -191,7 +191,7 @@ struct Walk<'a> {
     before: &'a Objective,
     after: &'a Objective,
     met: HashSet<(NodeId, NodeId)>,
-    /// With whether it is a number that differs, the expression around it being the same.
+    /// The differences; the bool marks a number that differs inside an otherwise equal expression.
     found: Vec<(SettingChange, bool)>,
 }
 
@@ -230,7 +230,7 @@ impl Walk<'_> {
         }
     }
 
-    /// What their values are is a setting of the stage. A ladder that came or went is one, too.
+    /// The values of ladders are settings of the stage, and so is a ladder that was added or removed.
     fn ladders(&mut self) {
         let (before, after) = (self.before, self.after);
         for (old, new) in before.ladders.iter().zip(&after.ladders) {
@@ -245,8 +245,8 @@ impl Walk<'_> {
     }
 
     fn pair(&mut self, old: NodeId, new: NodeId, place: &str) {
-        // Nodes are hash-consed: graphs are walked node by node, not along every path. A chain of a million
-        // nodes must not be a deep stack either.
+        // Nodes are hash-consed: each pair of nodes is visited once, not along every path. Not recursive,
+        // since a chain may have a million nodes.
         let mut pending = vec![(old, new, place.to_owned())];
         while let Some((old, new, place)) = pending.pop() {
             if self.met.insert((old, new)) {
@@ -322,12 +322,12 @@ impl Walk<'_> {
     }
 }
 
-/// A name, and no sign.
+/// Whether a text is a name rather than a sign.
 fn is_word(name: &str) -> bool {
     name.chars().all(|character| character.is_alphanumeric() || character == '_')
 }
 
-/// Whose argument a number is; signs and sums are no owners.
+/// The place of a number as an argument of a function; signs and sums give no place.
 fn argument_of(function: Function, place: &str) -> String {
     let name = function.name();
     if is_word(name) {
@@ -348,7 +348,7 @@ fn kind(operation: &Operation) -> Value {
     value
 }
 
-/// A node as one would write it, for people: deep or long parts are `...`.
+/// A node as text for people: deep or long parts are `...`.
 pub fn expression(graph: &Graph, node: NodeId) -> String {
     let text = part(graph, node, DEEPEST);
     match text.char_indices().nth(QUOTED) {
@@ -365,7 +365,7 @@ fn part(graph: &Graph, node: NodeId, depth: usize) -> String {
         Operation::Schedule { schedule } => text::schedule(schedule),
         Operation::Signal { signal } => signal_text(signal),
         Operation::Live { .. } => "live".to_owned(),
-        // Going from a coarse axis to a fine one is silent, as in the language.
+        // Broadcasting is not written, as in the language.
         Operation::Broadcast { operand } => part(graph, *operand, depth + 1),
         Operation::Apply { function, operands } => {
             let name = function.name();

@@ -1,4 +1,4 @@
-//! Scorers by their names.
+//! Replaces indices of scorers by their names.
 
 use serde_json::{Map, Value, json};
 
@@ -8,7 +8,7 @@ use crate::plan::{
     Teacher, TeacherChoice, Train,
 };
 
-/// The plan points into its list of scorers; people know names.
+/// The plan has indices into its list of scorers; people know names.
 pub fn name_writers(rollout: &mut Value, scorers: &Scorers) {
     let fields = match rollout {
         Value::Object(fields) => fields,
@@ -23,7 +23,7 @@ pub fn name_writers(rollout: &mut Value, scorers: &Scorers) {
     fields.values_mut().for_each(|inside| name_writers(inside, scorers));
 }
 
-/// What is made of others: each with its factor.
+/// A composition: each member with its factor.
 pub fn composed(composition: &Composition, scorers: &Scorers) -> Value {
     let member = |Member { weight, role }: &Member| {
         let weight = match weight {
@@ -37,7 +37,7 @@ pub fn composed(composition: &Composition, scorers: &Scorers) -> Value {
     json!({ composition.pool.name(): composition.members.iter().map(member).collect::<Vec<Value>>() })
 }
 
-/// Panels by name; what their members see is said of them as scorers.
+/// Panels by name; the templates of their members are reported with the scorers.
 pub fn panels(panels: &[Panel], scorers: &Scorers) -> Value {
     let panel = |Panel { name, members, rounds, sampling, confidence }: &Panel| {
         let settings = json!({
@@ -52,7 +52,7 @@ pub fn panels(panels: &[Panel], scorers: &Scorers) -> Value {
     Value::Object(panels.iter().map(panel).collect::<Map<String, Value>>())
 }
 
-/// What is written about completions, by the teachers that it is shown to.
+/// The feedback about completions, by the teachers that see it.
 pub fn feedback(feedback: &[Feedback], scorers: &Scorers) -> Value {
     let one = |Feedback { name, writer, sees, sampling }: &Feedback| {
         let settings = json!({
@@ -65,7 +65,7 @@ pub fn feedback(feedback: &[Feedback], scorers: &Scorers) -> Value {
     Value::Object(feedback.iter().map(one).collect::<Map<String, Value>>())
 }
 
-/// A teacher of a route or one with a name, with what it sees.
+/// A teacher of a route or a named one, with its template.
 pub fn teacher(choice: &TeacherChoice, scorers: &Scorers, names: &Names) -> Value {
     let weights = match &choice.teacher {
         Teacher::Model(model) => names.model(*model),
@@ -81,7 +81,7 @@ pub fn teacher(choice: &TeacherChoice, scorers: &Scorers, names: &Names) -> Valu
     json!({ "weights": weights, "sees": sees, "align": choice.own_tokens.then_some("tokens") })
 }
 
-/// The teachers of a domain, as the route has them: their order decides.
+/// The teachers of a domain in the order of the route, which matters.
 pub fn arms(train: &Train<Objective>, domain: DomainId, names: &Names) -> Value {
     let teacher = |choice: &TeacherChoice| teacher(choice, &train.scorers, names);
     let condition =

@@ -1,17 +1,17 @@
-//! Settings as plain values, compared field by field.
+//! Settings as JSON values, compared field by field.
 
 use mopd_lang::formula::text;
 use serde_json::Value;
 
 use super::SettingChange;
 
-/// Longest value that is written whole, in characters.
+/// The longest value that is written whole, in characters.
 const LONGEST: usize = 60;
 
-/// Groupings of the plan that authors do not write.
+/// Groups of settings in the plan that do not exist in the language.
 const SILENT: &[&str] = &["rollout", "length", "trainable", "execution", "optimizer", "evaluation", "merge"];
 
-/// What differs, named by the path to it.
+/// The differences, each named by its path.
 pub fn changes(before: &Value, after: &Value) -> Vec<SettingChange> {
     let mut found = Vec::new();
     collect(Some(before), Some(after), &mut Vec::new(), &mut found);
@@ -28,8 +28,7 @@ fn collect(
         return;
     }
     match (before, after) {
-        // Alternatives have a tag, which is a text; where it differs, field by field would compare what is
-        // not comparable.
+        // Enums have a tag, which is a text; if the tags differ, a comparison field by field has no meaning.
         (Some(Value::Object(old)), Some(Value::Object(new))) if same_alternative(old, new) => {
             let both = old.keys().chain(new.keys().filter(|key| !old.contains_key(*key)));
             for key in both {
@@ -46,7 +45,7 @@ fn collect(
     }
 }
 
-/// The tags of the plan's enums.
+/// The names of the tags of the plan's enums.
 const TAGS: &[&str] = &["kind", "stage", "from", "trains", "method", "schedule", "source", "steps", "epochs"];
 
 fn same_alternative(old: &serde_json::Map<String, Value>, new: &serde_json::Map<String, Value>) -> bool {
@@ -65,7 +64,7 @@ fn name(path: &[String]) -> String {
     }
 }
 
-/// A value in a line; none for what is not there.
+/// A value on one line; `None` for a missing one.
 fn shown(value: &Value) -> Option<String> {
     let text = plain(value)?;
     Some(match text.char_indices().nth(LONGEST) {

@@ -1,5 +1,5 @@
-//! `... |> keep(correct)`, `... |> best(reward, of: 1)`: some of the completions that are drawn of each
-//! prompt.
+//! `... |> keep(correct)`, `... |> best(reward, of: 1)`: a selection of the completions that are drawn of
+//! each prompt.
 
 use mopd_lang::experiment::Edit;
 use serde::Deserialize;
@@ -16,14 +16,14 @@ pub struct Chosen {
     pub of: Producer,
 }
 
-/// Which of them stay.
+/// Which completions are kept.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(tag = "choice", rename_all = "snake_case")]
 pub enum SampleChoice {
-    /// Those that a condition holds for; there may be none. Per sequence.
+    /// Those for which a condition holds; there may be none. Per sequence.
     Keep { condition: Formula },
-    /// So many with the largest numbers, of equal ones the first; in the order in which they were drawn. Per
-    /// sequence.
+    /// The `count` completions with the largest numbers, of equal ones the first; in the order in which they
+    /// were drawn. Per sequence.
     Best { by: Formula, count: u32 },
 }
 
@@ -35,13 +35,13 @@ impl SampleChoice {
     }
 }
 
-/// Whether the student scores completions for what is computed of them.
+/// Whether the student must score completions before the formula can be evaluated.
 pub fn reads_student(formula: &Formula) -> bool {
     let signals = formula.graph.signals(&[formula.value]);
     signals.iter().any(|signal| signal.roles().contains(&Role::Student))
 }
 
-/// A condition that is known, per sequence.
+/// A constant condition, per sequence.
 pub(super) fn holding(holds: bool) -> Formula {
     let mut graph = Graph::default();
     let value = graph.constant(Axis::Sequence, f64::from(u8::from(holds)));
@@ -86,7 +86,7 @@ impl ProducerKind for Chosen {
         vec![&mut self.of]
     }
 
-    /// Each step chooses anew.
+    /// It chooses anew at every step.
     fn fresh(&self) -> bool {
         true
     }
@@ -106,7 +106,7 @@ impl ProducerKind for Chosen {
         self.of.kind().policy()
     }
 
-    /// Of all that it chooses from.
+    /// The cost of all completions that it chooses from.
     fn parameters(&self, of: &dyn Fn(Writer) -> Option<u64>) -> Option<f64> {
         let drawn = f64::from(self.of.kind().group().max(1)) / f64::from(self.group().max(1));
         let read = if reads_student(self.choice.formula()) { of(Writer::Student)? as f64 } else { 0.0 };
@@ -131,7 +131,7 @@ pub(super) fn makes(edit: &Edit) -> bool {
     matches!(edit, Edit::Keep { .. } | Edit::Best { .. })
 }
 
-/// What an edit leaves of a rollout; the rollout itself where the edit is none that chooses.
+/// The rollout after an edit; unchanged if the edit does not choose.
 pub(super) fn executable(
     of: Producer,
     edit: &Edit,

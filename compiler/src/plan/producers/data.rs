@@ -1,4 +1,4 @@
-//! `data(answer)`: completions that the data gives.
+//! `data(answer)`: completions from the data.
 
 use serde::Deserialize;
 

@@ -1,6 +1,6 @@
 //! `derived(two_candidates(guide), from: attempts)`: the student's attempts at a prompt, then its completions
-//! of a new prompt that a template makes of them, and of what teachers write for it (arXiv:2606.18216). A
-//! prompt for which the template has not all that it shows keeps its attempts.
+//! of a new prompt, which a template makes of them and of texts by teachers (arXiv:2606.18216). A prompt for
+//! which the template lacks something keeps its attempts.
 
 use mopd_lang::experiment::{
     self as checked, GroupMember, RolloutSource, Slot as CheckedSlot, TemplatePiece,
@@ -19,29 +19,29 @@ use crate::refusal::{Converted, Origins, refused, role};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Derived {
-    /// The new prompt.
+    /// The template of the new prompt.
     pub sees: View,
-    /// What is made for it, in this order: each is a slot of the template, or of a later one.
+    /// The texts that are made for it, in this order: each is a slot of the template, or of a later text.
     pub texts: Vec<DerivedText>,
-    /// The attempts: the student's.
+    /// The producer of the attempts: the student's.
     pub of: Producer,
 }
 
-/// What stands in a derived prompt beside the row of the data and the attempts.
+/// A text in a derived prompt, other than the data's row and the attempts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DerivedText {
-    /// The first such completion of the plain prompt, of as many as the student's group has, by the same
-    /// settings.
+    /// The first completion with this property that `writer` gives the plain prompt, of as many as the
+    /// student's group has, with the same settings.
     Answer { writer: Role, member: GroupMember },
-    /// What one writes in few words of what it is shown.
+    /// A shortened version of a text, written by `writer`.
     Short { writer: Role, sees: View, max_tokens: u32 },
     /// Some texts in random order.
     Shuffled { slots: Vec<Slot> },
 }
 
 impl DerivedText {
-    /// Whoever writes it.
+    /// The role that writes it, if any.
     pub fn writer(&self) -> Option<Role> {
         match self {
             DerivedText::Answer { writer, .. } | DerivedText::Short { writer, .. } => Some(*writer),
@@ -59,7 +59,7 @@ impl DerivedText {
 }
 
 impl Derived {
-    /// Between texts that are shuffled.
+    /// The separator of shuffled texts.
     pub const BETWEEN: &'static str = "\n\n";
 
     fn described(&self, sees: FieldValue, of: Fields, groups: Option<u32>) -> Fields {
@@ -70,18 +70,18 @@ impl Derived {
             .with_groups("batch", groups)
     }
 
-    /// How attempts and completions are drawn.
+    /// How attempts and completions are sampled.
     pub fn sampling(&self) -> &Sampling {
         self.of.sampling().expect("the student attempts")
     }
 
-    /// How a text is shortened: as attempts are drawn, to its own length and up to no text.
+    /// How a text is shortened: sampled like attempts, with its own length and without stop texts.
     pub fn shortening(&self, max_tokens: u32) -> Sampling {
         let (max_tokens_moves, stop) = (None, Vec::new());
         Sampling { n: 1, max_tokens, max_tokens_moves, stop, ..self.sampling().clone() }
     }
 
-    /// Those whose answers are asked for, each once.
+    /// The roles whose answers are needed, each once.
     pub fn answering(&self) -> Vec<Role> {
         let mut roles: Vec<Role> = Vec::new();
         for text in &self.texts {
@@ -94,7 +94,7 @@ impl Derived {
         roles
     }
 
-    /// Those who shorten, what they read in place of the prompts, and the most tokens that they write.
+    /// The roles that shorten, their templates, and the most tokens that they write.
     pub fn shorts(&self) -> impl Iterator<Item = (Role, &View, u32)> {
         self.texts.iter().filter_map(|text| match text {
             DerivedText::Short { writer, sees, max_tokens } => Some((*writer, sees, *max_tokens)),
@@ -102,12 +102,12 @@ impl Derived {
         })
     }
 
-    /// What is read in place of the prompts, by whomever.
+    /// All templates that replace prompts.
     pub fn views(&self) -> impl Iterator<Item = &View> {
         std::iter::once(&self.sees).chain(self.shorts().map(|(_, view, _)| view))
     }
 
-    /// Which of the attempts are shown.
+    /// The attempts that are shown.
     pub fn members(&self) -> Vec<GroupMember> {
         let slots = self.sees.slots().chain(self.texts.iter().flat_map(DerivedText::slots));
         let mut members: Vec<GroupMember> = Vec::new();
@@ -121,8 +121,8 @@ impl Derived {
         members
     }
 
-    /// Tokens that attempts and texts take in a view, at most: a completion has so many, and what stands
-    /// [`Derived::BETWEEN`] two texts so many.
+    /// The most tokens of attempts and texts in a view; `completion` and `between` are those of a completion
+    /// and of [`Derived::BETWEEN`].
     pub fn shown(&self, view: &View, completion: u32, between: u32) -> u32 {
         let slots = view.slots().map(|slot| self.tokens(slot, completion, between));
         slots.fold(0, u32::saturating_add)
@@ -150,7 +150,7 @@ impl ProducerKind for Derived {
         self.described(FieldValue::View(self.sees.clone()), self.of.kind().fields(None, model), groups)
     }
 
-    /// A template's name changes no result.
+    /// Without the template's name, which changes no result.
     fn key(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         self.described(FieldValue::Pieces(self.sees.pieces.clone()), self.of.kind().key(None, model), groups)
     }
@@ -167,7 +167,7 @@ impl ProducerKind for Derived {
         Some(self)
     }
 
-    /// A step costs most where every template has all that it shows.
+    /// A step costs most if every template has all that it shows.
     fn settle(&mut self, holds: bool) {
         let any = |slot: &mut Slot| {
             if let Slot::Group(member) = slot {
@@ -191,12 +191,12 @@ impl ProducerKind for Derived {
         true
     }
 
-    /// The student writes attempts and completions in the same way.
+    /// The student samples attempts and completions with the same settings.
     fn policy(&self) -> Result<(Writer, &Sampling), &'static str> {
         self.of.kind().policy()
     }
 
-    /// Of an attempt, of what comes of it, of others' answers, and of what is shortened for the whole group.
+    /// The cost of an attempt, its completion, others' answers, and of shortening for the whole group.
     fn parameters(&self, of: &dyn Fn(Writer) -> Option<u64>) -> Option<f64> {
         let mut all = self.of.kind().parameters(of)? + of(Writer::Student)? as f64;
         for writer in self.answering() {
@@ -250,14 +250,14 @@ pub(super) fn executable(
     Ok(derived.into())
 }
 
-/// Turns the slots of a template into those of a plan.
+/// Converts the slots of a template to those of a plan.
 struct Maker<'a> {
-    /// Its name.
+    /// The template's name.
     template: &'a str,
     at: Span,
     origins: Origins<'a>,
     rollout: &'a checked::Rollout,
-    /// What is made for them.
+    /// The texts that the slots need.
     texts: Vec<DerivedText>,
 }
 
@@ -298,7 +298,7 @@ impl Maker<'_> {
             }
             CheckedSlot::Shuffled(slots) => {
                 let slots = slots.iter().map(|slot| self.slot(slot)).collect::<Converted<Vec<Slot>>>()?;
-                // How long these get is known from their settings alone.
+                // The length of such texts follows from their settings alone.
                 if slots.iter().any(|slot| !slot.of_completion()) {
                     return self.refused("the prompt, or a field of the data, in `shuffled(...)`");
                 }
@@ -327,7 +327,7 @@ impl Maker<'_> {
     }
 }
 
-/// What whoever shortens a text reads.
+/// The prompt for shortening a text.
 fn asked_to_shorten(text: Slot) -> View {
     let pieces = vec![
         Piece::Slot(Slot::Prompt),

@@ -1,5 +1,5 @@
-//! `each_turn(data(trajectory), sample(...))`: the student's turn in place of each of the assistant's in a
-//! recorded trajectory, behind what was said before it there.
+//! `each_turn(data(trajectory), sample(...))`: the student's turn in place of each assistant turn of a
+//! recorded trajectory, after the turns before it.
 
 use mopd_lang::experiment::{self as checked, BatchSize, RolloutSource};
 use serde::Deserialize;
@@ -10,14 +10,14 @@ use crate::refusal::{Converted, Origins, refused};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct EachTurn {
-    /// The field of the data that has the trajectory: a list of messages.
+    /// The field of the data with the trajectory: a list of messages.
     pub trajectory: String,
     /// The student.
     pub of: Producer,
 }
 
 impl EachTurn {
-    /// Of a turn.
+    /// How a turn is sampled.
     pub fn sampling(&self) -> &Sampling {
         self.of.sampling().expect("the student writes")
     }
@@ -39,7 +39,7 @@ impl ProducerKind for EachTurn {
         vec![&mut self.of]
     }
 
-    /// As many as a trajectory has turns.
+    /// One row for each turn of a trajectory, which only the data knows.
     fn rows(&self) -> Option<u32> {
         None
     }
@@ -66,14 +66,14 @@ impl ProducerKind for EachTurn {
 }
 
 impl<O> Train<O> {
-    /// The field with trajectories whose turns it has in place of prompts.
+    /// The field with the trajectories whose turns replace prompts.
     pub fn trajectory(&self) -> Option<&str> {
         self.producers().find_map(|producer| producer.kind().trajectory())
     }
 }
 
-/// Of a stage's own rollout: what a step draws are trajectories then, not prompts, so nothing else draws
-/// beside it.
+/// Only as a stage's own rollout: a step then draws trajectories, not prompts, so it can't be combined with
+/// other rollouts.
 pub(super) fn executable(train: &checked::Train, origins: Origins) -> Converted<Producer> {
     let rollout = &train.rollout;
     let RolloutSource::EachTurn { history, of } = &rollout.source else {

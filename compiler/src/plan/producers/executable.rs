@@ -1,4 +1,4 @@
-//! From a checked rollout to what the runtime executes.
+//! Converts a checked rollout for the runtime.
 
 use mopd_lang::diag::Diagnostic;
 use mopd_lang::experiment::{self as checked, BatchSize, Edit, RolloutSource};
@@ -10,12 +10,12 @@ use super::{
 use crate::plan::{Axis, Formula, Keep, Moving, Sampling, Schedule, moving};
 use crate::refusal::{Converted, Origins, refused};
 
-/// Lowers what is decided by completions before a step trains on them, one value for each element of an axis;
-/// the text says what it is, a noun phrase.
+/// Lowers a formula that depends on completions before a step trains on them, with one value for each element
+/// of an axis; the text describes it, as a noun phrase.
 pub(crate) type OfCompletions<'a> =
     &'a dyn Fn(&mopd_lang::formula::Formula, &str, Axis) -> Converted<Formula>;
 
-/// What a stage trains on, with everything in it that can't be executed.
+/// Converts what a stage trains on; the error lists everything that can't be executed.
 pub(crate) fn rollout(
     train: &checked::Train,
     origins: Origins,
@@ -25,7 +25,7 @@ pub(crate) fn rollout(
         return pairs.map_err(|refusal| vec![*refusal]);
     }
     let at = origins.span(train.rollout.origin);
-    // Of what has no turns.
+    // Edits of turns on a rollout without turns.
     let strays = other_edits(&train.rollout).filter(|edit| turns::makes(edit));
     let mut refusals: Vec<Diagnostic> = strays.map(|edit| *refused(at, edit_name(edit))).collect();
     let made = match &train.rollout.source {
@@ -47,8 +47,8 @@ pub(super) fn edit_name(edit: &checked::Edit) -> String {
     format!("the edit `{}` of a rollout", edit.name())
 }
 
-/// Whether the texts of a rollout can be edited: a buffer would have what was drawn, an episode has the
-/// environment's tokens, and a pair two writers.
+/// Whether the texts of a rollout can be edited: not with a buffer, which stores completions as drawn, nor an
+/// episode, which has the environment's tokens, nor a pair, which has two writers.
 pub(super) fn editable(edit: &Edit, rollout: &checked::Rollout, at: Span) -> Converted<()> {
     let written = matches!(
         rollout.source,
@@ -63,13 +63,13 @@ pub(super) fn editable(edit: &Edit, rollout: &checked::Rollout, at: Span) -> Con
     if written { Ok(()) } else { Err(refused(at, format!("the edit `{edit}` of the rollout `{source}`"))) }
 }
 
-/// The edits that neither choose among completions nor are part of how its source draws.
+/// The edits that neither choose completions nor are part of how the source draws.
 pub(super) fn other_edits(rollout: &checked::Rollout) -> impl Iterator<Item = &checked::Edit> {
     let turns = matches!(rollout.source, RolloutSource::Turns { .. });
     rollout.edits.iter().filter(move |edit| !(chosen::makes(edit) || turns && turns::makes(edit)))
 }
 
-/// A rollout with its edits, from the first to the last.
+/// A rollout with its edits, applied in order.
 pub(crate) fn producer(
     rollout: &checked::Rollout,
     keep: Keep,
@@ -86,7 +86,7 @@ pub(crate) fn producer(
     })
 }
 
-/// What is made once was chosen from then.
+/// For completions that are generated once, the choice is made then.
 pub(super) fn with_keep(rollout: Rollout, keep: Keep, at: Span) -> Converted<Rollout> {
     match rollout.producer.once() {
         Some(_) => Ok(rollout),
@@ -95,7 +95,7 @@ pub(super) fn with_keep(rollout: Rollout, keep: Keep, at: Span) -> Converted<Rol
     }
 }
 
-/// How many groups a step has.
+/// The number of groups of a step.
 pub(super) fn groups(producer: &Producer, size: BatchSize, at: Span) -> Converted<u32> {
     let of_group = producer.kind().group().max(1);
     match size {
@@ -110,7 +110,7 @@ pub(super) fn groups(producer: &Producer, size: BatchSize, at: Span) -> Converte
     }
 }
 
-/// Of what is drawn once, before the first step.
+/// The sampling settings of completions that are drawn once, before the first step.
 pub(super) fn sampling_once(
     of: &checked::Sampling,
     origins: Origins,
@@ -139,7 +139,7 @@ pub(crate) fn sampling(
     let moves = moving(max_tokens, "a `max_tokens`", origins)?;
     let limit = moves.largest().round();
     Ok(Sampling {
-        // All of the distribution is no restriction: such a run is the same run.
+        // The whole distribution is no restriction: such a run is the same run.
         top_p: top_p.filter(|p| *p < 1.0),
         top_k: *top_k,
         repetition_penalty: repetition_penalty.filter(|penalty| *penalty != 1.0),

@@ -1,4 +1,4 @@
-//! `first_of(tried |> keep(correct), hinted)`: of each prompt the first rollout that has a completion.
+//! `first_of(tried |> keep(correct), hinted)`: for each prompt, the first rollout that has a completion.
 
 use mopd_lang::experiment as checked;
 use serde::Deserialize;
@@ -35,18 +35,18 @@ impl ProducerKind for FirstOf {
         self.choices.iter_mut().collect()
     }
 
-    /// Each step chooses anew.
+    /// It chooses anew at every step.
     fn fresh(&self) -> bool {
         true
     }
 
-    /// Where one that leaves none of a prompt has another behind it; of several samples it may leave some.
+    /// With one sample, only if every choice may leave it out; with several samples, if any choice may.
     fn leaves_out(&self) -> bool {
         let mut each = self.choices.iter().map(|choice| choice.kind().leaves_out());
         if self.group() > 1 { each.any(|leaves_out| leaves_out) } else { each.all(|leaves_out| leaves_out) }
     }
 
-    /// Each is drawn where none before it has anything.
+    /// Each is drawn only if those before it have no completion.
     fn settle(&mut self, holds: bool) {
         let last = self.choices.len().saturating_sub(1);
         for (place, choice) in self.choices.iter_mut().enumerate() {
@@ -63,7 +63,7 @@ impl ProducerKind for FirstOf {
         }
     }
 
-    /// Where every one is drawn.
+    /// The cost if every choice is drawn.
     fn parameters(&self, of: &dyn Fn(Writer) -> Option<u64>) -> Option<f64> {
         self.choices.iter().map(|choice| choice.kind().parameters(of)).sum()
     }

@@ -1,5 +1,5 @@
 //! `token_mix(0.2, sample(...))`, `interleave(top_k: 25, sample(...))`: the student's rollouts, where the
-//! routed teachers have a say in each token.
+//! routed teachers affect each token.
 
 use mopd_lang::experiment::{self as checked, RolloutSource};
 use serde::Deserialize;
@@ -16,13 +16,13 @@ pub struct Guided {
     pub of: Producer,
 }
 
-/// What a teacher does with a token.
+/// How a teacher affects a token.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(tag = "guidance", rename_all = "snake_case")]
 pub enum Guidance {
-    /// It is drawn from the distributions of both; so much of it is the teacher's.
+    /// It is drawn from a mixture of both distributions; `alpha` is the teacher's share.
     TokenMix { alpha: Moving },
-    /// It is replaced where it is not among so many.
+    /// It is replaced unless it is among the teacher's `top_k` most probable entries.
     Interleave { top_k: u32 },
 }
 
@@ -54,7 +54,7 @@ impl ProducerKind for Guided {
         vec![&mut self.of]
     }
 
-    /// The teacher, beside the student inside.
+    /// The teacher; the student draws inside.
     fn drawn(&self) -> Option<(Writer, &Sampling)> {
         Some((Writer::Guide(Role::TEACHER), self.sampling()))
     }
@@ -66,7 +66,7 @@ impl ProducerKind for Guided {
         }
     }
 
-    /// Both read each token.
+    /// Both models process each token.
     fn parameters(&self, of: &dyn Fn(Writer) -> Option<u64>) -> Option<f64> {
         Some(self.of.kind().parameters(of)? + of(Writer::Guide(Role::TEACHER))? as f64)
     }

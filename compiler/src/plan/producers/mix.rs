@@ -17,7 +17,7 @@ pub struct Mix {
     pub second: Producer,
 }
 
-/// Mixes inside each other at most: the number of a node in the tree, 32 bits, selects its random numbers.
+/// The deepest nesting of mixes: a node's number in the tree, 32 bits, selects its random numbers.
 const LEVELS: usize = 30;
 
 impl ProducerKind for Mix {
@@ -37,7 +37,7 @@ impl ProducerKind for Mix {
         vec![&mut self.first, &mut self.second]
     }
 
-    /// Each step chooses anew.
+    /// It chooses anew at every step.
     fn fresh(&self) -> bool {
         true
     }
@@ -109,7 +109,7 @@ pub(super) fn side(
     }
 }
 
-/// How deep producers are inside each other, two in each.
+/// The depth of the tree of producers, where several inside one count as nested pairs.
 fn levels(producer: &Producer) -> usize {
     let inner = producer.kind().inner();
     let most = inner.len().max(2) - 1;

@@ -1,7 +1,7 @@
-//! Producers: where the sequences come from that an objective judges. A producer is a node of a tree, a file
-//! each kind: its executable form, how the language's rollout becomes it, what enters keys, what it needs and
-//! what it costs. How it draws is in a file of the same name in the runtime's `train/batches`. Whatever would
-//! match on all kinds asks the kind ([`ProducerKind`]).
+//! Producers: where the sequences that an objective judges come from. A producer is a node of a tree, with a
+//! file for each kind: its executable form, its conversion from the language's rollout, its part of keys, its
+//! requirements and its cost. How it draws is in a file of the same name in the runtime's `train/batches`.
+//! Code that would match on all kinds asks the kind instead ([`ProducerKind`]).
 
 mod chosen;
 mod data;
@@ -59,15 +59,15 @@ use super::views::Piece;
 use super::{Keep, ModelId, Moving, Role, RolloutServer, Sampling, View};
 use crate::refusal::{Converted, Origins, refused};
 
-/// What a stage trains on: the trajectories of all terms of its objective.
+/// What a stage trains on: the sequences of all terms of its objective.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Rollout {
     #[serde(flatten)]
     pub producer: Producer,
-    /// Groups of a step.
+    /// Groups per step.
     #[serde(rename = "batch", alias = "prompts")]
     pub groups: u32,
-    /// Which of the completions that a step has drawn it trains on.
+    /// Which of a step's completions are trained on.
     #[serde(rename = "keep_of_step", default = "all")]
     pub keep: Keep,
 }
@@ -78,7 +78,7 @@ fn all() -> Keep {
 
 macro_rules! kinds {
     ($($kind:ident),* $(,)?) => {
-        /// A source of sequences: of each prompt it makes a group.
+        /// A source of sequences: it makes a group for each prompt.
         #[derive(Clone, Debug, PartialEq, Deserialize)]
         #[serde(tag = "from", rename_all = "snake_case")]
         pub enum Producer {
@@ -148,38 +148,38 @@ fn source(
     }
 }
 
-/// Who writes completions.
+/// The writer of completions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Writer {
-    /// As it is at this step.
+    /// The student of this step.
     Student,
-    /// One of the stage's scorers: whom the route has for the prompt, or a teacher by name.
+    /// A scorer of the stage: the routed teacher of the prompt, or a named one.
     Scorer(Role),
-    /// One of the stage's scorers, which reads a draft: in a template of the rollout's, or in its own.
+    /// A scorer of the stage that reads a draft: in a template of the rollout, or in its own template.
     Editor { editor: Role, sees: bool },
-    /// One of the stage's scorers, which has a say in each token that the student writes.
+    /// A scorer of the stage that affects each token of the student.
     Guide(Role),
-    /// One that does not change.
+    /// A model that does not change.
     Model(ModelId),
 }
 
-/// What is true of a kind of producer. Where nothing is said, it draws nothing itself and has nothing inside.
+/// The properties of a kind of producer. By default it draws nothing itself and has no producers inside.
 pub trait ProducerKind {
-    /// As the plan has it, and as it enters keys; `groups` of a stage's own, `model` writes a model down.
+    /// The fields in plans and keys; `groups` for a stage's own producer, `model` serialises a model.
     fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields;
 
-    /// What enters a stage's key, where it is not the same.
+    /// The fields in a stage's key, if they differ.
     fn key(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         self.fields(groups, model)
     }
 
-    /// Sequences of a group: as many as the first producer inside makes.
+    /// Sequences per group: as many as the first producer inside makes.
     fn group(&self) -> u32 {
         self.inner().first().map_or(1, |inner| inner.kind().group())
     }
 
-    /// Rows that a step trains on for each sequence of a group, at most: the sequence, and parts of others.
-    /// None where the data says how many.
+    /// The most rows that a step trains on for each sequence of a group: the sequence, and parts of others.
+    /// `None` where it depends on the data.
     fn rows(&self) -> Option<u32> {
         Some(1)
     }
@@ -203,7 +203,7 @@ pub trait ProducerKind {
         None
     }
 
-    /// Who writes for it, and how it is drawn.
+    /// The writer, and the sampling settings.
     fn drawn(&self) -> Option<(Writer, &Sampling)> {
         None
     }
@@ -212,17 +212,17 @@ pub trait ProducerKind {
         None
     }
 
-    /// Whether its sequences are those that are drawn inside, where these are drawn at this step.
+    /// Whether its sequences are those drawn by producers inside, if these draw at this step.
     fn draws_inside(&self) -> bool {
         false
     }
 
-    /// What is read in place of the prompts where it is written.
+    /// The template in place of the prompts, for its writer.
     fn view(&self) -> Option<&View> {
         None
     }
 
-    /// What it writes into completions.
+    /// The text that it inserts into completions.
     fn text(&self) -> &[Piece] {
         &[]
     }
@@ -233,12 +233,12 @@ pub trait ProducerKind {
         !inner.is_empty() && inner.into_iter().all(Producer::drafts)
     }
 
-    /// Where a program answers the student.
+    /// The environment, if a program responds to the student.
     fn environment(&self) -> Option<&Turns> {
         None
     }
 
-    /// Where it makes prompts of its own.
+    /// Its derived prompts, if it makes prompts.
     fn derives(&self) -> Option<&Derived> {
         None
     }
@@ -248,17 +248,17 @@ pub trait ProducerKind {
         None
     }
 
-    /// The producer of the completions that it changes after they were written.
+    /// The producer whose completions it edits after they are written.
     fn edited(&self) -> Option<&Producer> {
         None
     }
 
-    /// Turns of the writer in a completion, at most.
+    /// The most turns of the writer in a completion.
     fn turns(&self) -> u32 {
         self.inner().into_iter().map(|inner| inner.kind().turns()).max().unwrap_or(1)
     }
 
-    /// What is made once, before the first step.
+    /// The completions that are generated once, before the first step.
     fn once(&self) -> Option<Once> {
         None
     }
@@ -267,12 +267,12 @@ pub trait ProducerKind {
         None
     }
 
-    /// Whether it writes before the first step too, once for each prompt that the stage draws.
+    /// Whether it also writes before the first step, once for each prompt that the stage draws.
     fn once_a_prompt(&self) -> bool {
         false
     }
 
-    /// Draws at every step what it would write once for each prompt.
+    /// Changes it to draw at every step what it would generate once for each prompt.
     fn draw_afresh(&mut self) {}
 
     /// Whether its sequences are new in every step.
@@ -281,28 +281,28 @@ pub trait ProducerKind {
         drawn || self.inner().into_iter().any(|inner| inner.kind().fresh())
     }
 
-    /// Whether a group may have fewer sequences than are asked for, or none.
+    /// Whether a group may have fewer sequences than requested, or none.
     fn leaves_out(&self) -> bool {
         self.inner().into_iter().any(|inner| inner.kind().leaves_out())
     }
 
-    /// Takes it that conditions hold, or do not. Where one that does not leads to more that is drawn, it does
-    /// not: no step costs more.
+    /// Fixes conditions to the given value; a condition whose failure leads to more samples is fixed to
+    /// false: so no step costs more.
     fn settle(&mut self, holds: bool) {
         self.inner_mut().into_iter().for_each(|inner| inner.kind_mut().settle(holds));
     }
 
-    /// The one policy that drew all tokens and how, or why there is none.
+    /// The policy that drew all tokens, with its settings, or why there is no single one.
     fn policy(&self) -> Result<(Writer, &Sampling), &'static str>;
 
-    /// Parameters that a token goes through when it is drawn at a step: on average, or at most.
+    /// Parameters that process each token drawn at a step: on average, or at most.
     fn parameters(&self, of: &dyn Fn(Writer) -> Option<u64>) -> Option<f64>;
 
-    /// Its name where several processes can't each draw for their own prompts: a buffer is one for all, a
-    /// number compares the prompts of a step. Those inside are asked themselves.
+    /// Its name if several processes can't each draw for their own prompts: because a buffer is shared, or a
+    /// number compares the prompts of a step. Producers inside are asked separately.
     fn undivided(&self) -> Option<&'static str>;
 
-    /// How its author asks for so many groups a step.
+    /// The setting with which an author requests this many groups per step.
     fn asked(&self, groups: u32) -> String {
         format!("`batch = {groups}`")
     }
@@ -317,7 +317,7 @@ impl Producer {
         Student { sampling }.into()
     }
 
-    /// The routed teachers', fresh every step.
+    /// Completions of the routed teachers, drawn at every step.
     pub fn teacher(sampling: Sampling) -> Producer {
         Producer::of_scorer(Role::TEACHER, None, sampling)
     }
@@ -338,7 +338,7 @@ impl Producer {
         Pairs { chosen, rejected }.into()
     }
 
-    /// It and all inside it, from the outside in.
+    /// This producer and all inside it, outermost first.
     pub fn all(&self) -> Vec<&Producer> {
         let mut all = vec![self];
         let mut at = 0;
@@ -349,7 +349,7 @@ impl Producer {
         all
     }
 
-    /// The models that write and are no scorers.
+    /// The models that write and are not scorers.
     pub fn models(&self) -> Vec<ModelId> {
         let model = |(writer, _)| if let Writer::Model(id) = writer { Some(id) } else { None };
         self.drawn().into_iter().filter_map(model).collect()
@@ -366,19 +366,18 @@ impl Producer {
         texts.filter_map(Piece::field).collect()
     }
 
-    /// What is read in place of the prompts where it is written.
+    /// The templates in place of the prompts, for writers.
     pub fn views(&self) -> Vec<&View> {
         let of_writers = self.all().into_iter().filter_map(|producer| producer.kind().view());
         of_writers.chain(self.derives().into_iter().flat_map(Derived::views)).collect()
     }
 
-    /// Where prompts are made that are not the data's.
+    /// The producers of derived prompts.
     pub fn derives(&self) -> Vec<&Derived> {
         self.all().into_iter().filter_map(|producer| producer.kind().derives()).collect()
     }
 
-    /// Who reads something in place of the prompts while it writes, and what, beside what they read as
-    /// scorers.
+    /// The writers with a template in place of the prompts, other than their templates as scorers.
     pub fn shown(&self) -> impl Iterator<Item = (Writer, &Sampling, &View)> {
         self.all().into_iter().filter_map(|producer| {
             let (writer, sampling) = producer.kind().drawn()?;
@@ -390,41 +389,41 @@ impl Producer {
         self.kind().drafts()
     }
 
-    /// The programs that answer the student.
+    /// The programs that respond to the student.
     pub fn environments(&self) -> Vec<&Turns> {
         self.all().into_iter().filter_map(|producer| producer.kind().environment()).collect()
     }
 
-    /// Who writes, and how, everywhere in it.
+    /// All writers in it, with their sampling settings.
     pub fn drawn(&self) -> Vec<(Writer, &Sampling)> {
         self.all().into_iter().filter_map(|producer| producer.kind().drawn()).collect()
     }
 
-    /// How the first of those that draw does.
+    /// The sampling settings of the first producer that draws.
     pub fn sampling(&self) -> Option<&Sampling> {
         self.drawn().first().map(|(_, sampling)| *sampling)
     }
 
-    /// The samplings of everything in it.
+    /// Applies `change` to all sampling settings in it.
     pub fn each_sampling(&mut self, change: &mut dyn FnMut(&mut Sampling)) {
         let kind = self.kind_mut();
         kind.sampling_mut().into_iter().for_each(&mut *change);
         kind.inner_mut().into_iter().for_each(|inner| inner.each_sampling(change));
     }
 
-    /// The same, where what is written once for each prompt is drawn at every step.
+    /// Changes everything that is generated once for each prompt to be drawn at every step.
     pub fn draw_afresh(&mut self) {
         let kind = self.kind_mut();
         kind.draw_afresh();
         kind.inner_mut().into_iter().for_each(Producer::draw_afresh);
     }
 
-    /// Whether some of it is written before the first step, once for each prompt that the stage draws.
+    /// Whether some of it is generated before the first step, once for each prompt that the stage draws.
     pub fn once_a_prompt(&self) -> bool {
         self.all().into_iter().any(|producer| producer.kind().once_a_prompt())
     }
 
-    /// What is made once, before the first step.
+    /// The completions that are generated once, before the first step.
     pub fn once(&self) -> Option<Once> {
         self.kind().once()
     }
@@ -438,7 +437,7 @@ impl Producer {
         self.kind().fresh()
     }
 
-    /// Whether a step draws all of them itself: none is data, an earlier step's, or one of a pair.
+    /// Whether a step draws all of them itself: none is from the data, from an earlier step, or of a pair.
     pub fn drawn_anew(&self) -> bool {
         let kind = self.kind();
         let drawn = kind.drawn().is_some() || kind.draws_inside();
@@ -461,18 +460,18 @@ impl Rollout {
         self.groups.saturating_mul(self.group())
     }
 
-    /// Whether a step may train on fewer sequences than it asks for, or on none.
+    /// Whether a step may train on fewer sequences than requested, or on none.
     pub fn leaves_out(&self) -> bool {
         self.keep != Keep::All || self.producer.kind().leaves_out()
     }
 
-    /// As a step costs most: see [`ProducerKind::settle`].
+    /// Fixes conditions for the highest cost of a step: see [`ProducerKind::settle`].
     pub fn settle(&mut self) {
         self.keep = Keep::All;
         self.producer.kind_mut().settle(true);
     }
 
-    /// As it is written down, models by `model`.
+    /// The serialised fields; `model` serialises models.
     pub fn fields(&self, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         self.with_keep(self.producer.kind().fields(Some(self.groups), model))
     }
@@ -484,7 +483,7 @@ impl Rollout {
         }
     }
 
-    /// What enters the stage's key, models by theirs.
+    /// The fields in the stage's key; `model` returns the keys of models.
     pub fn key(&self, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         self.with_keep(self.producer.kind().key(Some(self.groups), model))
     }

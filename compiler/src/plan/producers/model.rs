@@ -1,4 +1,4 @@
-//! `snapshot(model, sample(...))`: rollouts of a model that does not change, written once for each prompt.
+//! `snapshot(model, sample(...))`: rollouts of a model that does not change, generated once for each prompt.
 
 use mopd_lang::experiment::{self as checked, RolloutSource};
 use serde::Deserialize;
@@ -10,7 +10,7 @@ use crate::refusal::{Converted, Origins, refused};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Model {
-    /// Before the first step, for each prompt that the stage draws; a side of a pair is drawn at every step.
+    /// Drawn before the first step, for each prompt of the stage; a side of a pair at every step.
     #[serde(default)]
     pub once: bool,
     pub model: ModelId,

@@ -1,5 +1,4 @@
-//! Pairs of completions of a prompt, one preferred to the other, from what `live dpo` compares. A pair is a
-//! group.
+//! Pairs of completions of a prompt, one preferred to the other: the data of `live dpo`. A pair is a group.
 
 use std::rc::Rc;
 
@@ -32,7 +31,7 @@ impl ProducerKind for Pairs {
         self.sides(Fields::of("pairs"), |side| side.fields(None, model)).with_groups("batch", groups)
     }
 
-    /// Nothing else has two sides.
+    /// Only pairs have two sides, so a key needs no name of the kind.
     fn key(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         self.sides(Fields::default(), |side| side.key(None, model)).with_groups("batch", groups)
     }
@@ -88,7 +87,7 @@ pub(super) fn compared(train: &checked::Train, origins: Origins) -> Converted<Op
     Ok(Some(Rollout::new(groups, Producer::pairs(chosen, rejected))))
 }
 
-/// One side of a pair.
+/// Converts one side of a pair.
 fn side(rollout: &checked::Rollout, origins: Origins) -> Converted<Producer> {
     let at = origins.span(rollout.origin);
     if let Some(edit) = rollout.edits.first() {

@@ -1,5 +1,5 @@
-//! `refine(by: editor, of: sample(...), sees: draft_shown)`: the student's drafts, which a teacher writes
-//! anew with the draft before it.
+//! `refine(by: editor, of: sample(...), sees: draft_shown)`: the student's drafts, rewritten by a teacher
+//! that sees the draft.
 
 use mopd_lang::experiment::{self as checked, RolloutSource};
 use serde::Deserialize;
@@ -10,9 +10,9 @@ use crate::refusal::{Converted, Origins, refused, role};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Refine {
-    /// Which of the stage's scorers.
+    /// The scorer of the stage that rewrites.
     pub by: Role,
-    /// What it reads while it writes; where absent, what it reads as a scorer.
+    /// The writer's template; where absent, its template as a scorer.
     #[serde(default)]
     pub sees: Option<View>,
     /// The student's drafts.
@@ -44,7 +44,7 @@ impl ProducerKind for Refine {
         self.described(self.sees.clone().map(FieldValue::View), groups, model)
     }
 
-    /// A template's name changes no result.
+    /// Without the template's name, which changes no result.
     fn key(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         self.described(self.sees.clone().map(|view| FieldValue::Pieces(view.pieces)), groups, model)
     }
@@ -57,7 +57,7 @@ impl ProducerKind for Refine {
         vec![&mut self.of]
     }
 
-    /// Beside the student inside.
+    /// The editor; the student draws inside.
     fn drawn(&self) -> Option<(Writer, &Sampling)> {
         let (editor, sees) = (self.by, self.sees.is_some());
         Some((Writer::Editor { editor, sees }, self.sampling()))
@@ -75,7 +75,7 @@ impl ProducerKind for Refine {
         Err("a teacher rewrote the student's draft")
     }
 
-    /// Of a draft, and of what becomes of it.
+    /// The cost of a draft, and of its revision.
     fn parameters(&self, of: &dyn Fn(Writer) -> Option<u64>) -> Option<f64> {
         Some(self.of.kind().parameters(of)? + of(Writer::Scorer(self.by))? as f64)
     }

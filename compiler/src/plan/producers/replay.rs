@@ -1,5 +1,5 @@
 //! `replay(sample(...), capacity: 10_000, share: 0.25)`: each group from a buffer of earlier ones with
-//! probability `share`, where the buffer has one of the same domain, else from `of`.
+//! probability `share`, if the buffer has one of the same domain, otherwise from `of`.
 
 use mopd_lang::experiment::{self as checked, Keeps, RolloutSource};
 use serde::Deserialize;
@@ -14,11 +14,11 @@ use crate::refusal::{Converted, Origins, refused};
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Replay {
     pub of: Producer,
-    /// Groups at most: the oldest leave first.
+    /// The most groups: the oldest leave first.
     pub capacity: u32,
     pub share: Moving,
     pub keeps: Keeps,
-    /// Per group: what enters, and what comes back after it was replayed.
+    /// Per group: the condition to enter, and to come back after a replay.
     #[serde(default, rename = "while")]
     pub condition: Option<Formula>,
     /// Per group, when it enters: the smallest is replayed first, of equal ones the oldest.
@@ -49,7 +49,7 @@ impl ProducerKind for Replay {
         vec![&mut self.of]
     }
 
-    /// Each step chooses anew.
+    /// It chooses anew at every step.
     fn fresh(&self) -> bool {
         true
     }
@@ -61,7 +61,7 @@ impl ProducerKind for Replay {
         }
     }
 
-    /// While nothing is replayed yet.
+    /// The cost while nothing is replayed yet.
     fn parameters(&self, of: &dyn Fn(Writer) -> Option<u64>) -> Option<f64> {
         self.of.kind().parameters(of)
     }

@@ -1,4 +1,4 @@
-//! `... |> retry(until: correct, at_most: 8)`: a completion is drawn again until a condition holds for it.
+//! `... |> retry(until: correct, at_most: 8)`: a completion is resampled until a condition holds for it.
 
 use mopd_lang::experiment::{self as checked, Edit};
 use serde::Deserialize;
@@ -10,14 +10,14 @@ use super::{
 use crate::plan::{Axis, Formula};
 use crate::refusal::{Converted, Origins, refused};
 
-/// Attempts at a completion, at most: each round of them has random numbers of its own.
+/// The most attempts at a completion: each round of them has its own random numbers.
 const MOST: u32 = 255;
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Retry {
-    /// Per sequence. Where it never holds, the last attempt stays.
+    /// Per sequence. If it never holds, the last attempt is kept.
     pub until: Formula,
-    /// Attempts, the first among them.
+    /// The number of attempts, including the first.
     pub at_most: u32,
     pub of: Producer,
 }
@@ -49,7 +49,7 @@ impl ProducerKind for Retry {
         vec![&mut self.of]
     }
 
-    /// A step costs most where all attempts are made.
+    /// A step costs most if all attempts are made.
     fn settle(&mut self, holds: bool) {
         self.until = holding(false);
         self.of.kind_mut().settle(holds);
@@ -63,7 +63,7 @@ impl ProducerKind for Retry {
         self.of.kind().policy()
     }
 
-    /// Of all attempts.
+    /// The cost of all attempts.
     fn parameters(&self, of: &dyn Fn(Writer) -> Option<u64>) -> Option<f64> {
         let read = if reads_student(&self.until) { of(Writer::Student)? as f64 } else { 0.0 };
         Some(f64::from(self.at_most) * (self.of.kind().parameters(of)? + read))
@@ -78,7 +78,7 @@ impl ProducerKind for Retry {
     }
 }
 
-/// What is drawn again where `edit` says so.
+/// The rollout with retries, as `edit` requests.
 pub(super) fn executable(
     of: Producer,
     edit: &Edit,
@@ -92,7 +92,7 @@ pub(super) fn executable(
     if of.once().is_some() || of.once_a_prompt() {
         return Err(refused(at, "the edit `retry` of rollouts that are made once"));
     }
-    // What leaves completions out has no place for another attempt.
+    // A producer that leaves completions out has no place for another attempt.
     if of.kind().leaves_out() || of.all().into_iter().any(|inside| matches!(inside, Producer::Chosen(_))) {
         return Err(refused(at, "the edit `retry` behind one that leaves completions out"));
     }

@@ -1,5 +1,5 @@
-//! `... |> rewrite("Confidence: {_}" -> "Confidence: {mean(correct, over: group)}")`: in completions, one
-//! text becomes another.
+//! `... |> rewrite("Confidence: {_}" -> "Confidence: {mean(correct, over: group)}")`: replaces a text in
+//! completions by another one.
 
 use mopd_lang::experiment::{self as checked, Edit, TemplatePiece};
 use serde::{Deserialize, Serialize};
@@ -15,17 +15,17 @@ use crate::refusal::{Converted, Origins, refused};
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Rewrite {
     pub pattern: Vec<PatternPiece>,
-    /// What stands there instead. Numbers are per sequence.
+    /// The replacement. Numbers are per sequence.
     pub text: Vec<Piece>,
     pub of: Producer,
 }
 
-/// A part of what is looked for.
+/// A part of the pattern.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PatternPiece {
     Text(String),
-    /// Any text within a line: as little as fits, and at the end of the pattern the rest of the line.
+    /// Any text within a line: the shortest match, but at the end of the pattern the rest of the line.
     Anything,
 }
 
@@ -88,7 +88,7 @@ impl ProducerKind for Rewrite {
     }
 }
 
-/// What becomes of the completions of `of`.
+/// The rollout `of` with rewritten completions.
 pub(super) fn executable(
     of: Producer,
     edit: &Edit,

@@ -1,5 +1,5 @@
-//! `sampled_by("mopd", url: ..., model: ..., push: ..., sample(...))`: the student's own rollouts, fresh
-//! every step, by a server that has the weights of that step, or with `every` those of an earlier one.
+//! `sampled_by("mopd", url: ..., model: ..., push: ..., sample(...))`: the student's own rollouts, sampled at
+//! every step by a server that has the weights of that step, or with `every` those of an earlier one.
 
 use mopd_lang::experiment::{self as checked, RolloutSource};
 use serde::Deserialize;
@@ -14,7 +14,7 @@ use crate::refusal::{Converted, Origins, refused};
 pub struct SampledBy {
     pub server: RolloutServer,
     pub sampling: Sampling,
-    /// The server gets weights when those that it has are so many steps old.
+    /// The server gets new weights when its own are this many steps old.
     #[serde(default = "each_step")]
     pub every: u32,
 }
@@ -39,7 +39,7 @@ impl ProducerKind for SampledBy {
         self.with_server("server", FieldValue::Server(self.server.clone()), groups)
     }
 
-    /// Where the server is and what it calls the model change no result: it has the student's weights.
+    /// Without the server's address and model name, which change no result: it has the student's weights.
     fn key(&self, groups: Option<u32>, _: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         self.with_server("engine", FieldValue::Text(self.server.engine.name().to_owned()), groups)
     }
@@ -65,7 +65,7 @@ impl ProducerKind for SampledBy {
         }
     }
 
-    /// No model of this process writes.
+    /// No model of this process samples.
     fn parameters(&self, _: &dyn Fn(Writer) -> Option<u64>) -> Option<f64> {
         Some(0.0)
     }
@@ -101,7 +101,7 @@ pub(super) fn executable(
     };
     let sampling = sampling(drawn, origins, of.origin)?;
     if engine != Engine::Mopd {
-        // What its log-probabilities are of depends on how it was started, but for the whole distribution.
+        // Except for the whole distribution, what its log-probabilities are depends on how it was started.
         if sampling.temperature != 1.0 {
             let what = format!(" at temperature {}", sampling.temperature);
             return refuse(&what, "sample at temperature 1, or by `mopd serve`");

@@ -1,5 +1,5 @@
-//! `speculative(block: 16, sample(...))`: what the routed teachers write, sampled with the student's drafts,
-//! and of each draft what a teacher rejected.
+//! `speculative(block: 16, sample(...))`: completions of the routed teachers, sampled with the student's
+//! drafts, and the rejected part of each draft.
 
 use mopd_lang::experiment::{self as checked, RolloutSource};
 use serde::Deserialize;
@@ -12,7 +12,7 @@ use crate::refusal::{Converted, Origins, refused};
 pub struct Speculative {
     /// Tokens that the student drafts before the teacher verifies them.
     pub block: u32,
-    /// Every draft is rejected, at its first token: a step costs most then. Plans never say so.
+    /// Whether every draft is rejected at its first token, which costs most. Never set in plans.
     #[serde(skip)]
     pub rejects: bool,
     /// The student.
@@ -41,12 +41,12 @@ impl ProducerKind for Speculative {
         vec![&mut self.of]
     }
 
-    /// The teacher, beside the student inside.
+    /// The teacher; the student draws inside.
     fn drawn(&self) -> Option<(Writer, &Sampling)> {
         Some((Writer::Guide(Role::TEACHER), self.sampling()))
     }
 
-    /// Each rejected draft is behind another token of the trajectory.
+    /// Each rejected draft comes after another token of the trajectory.
     fn rows(&self) -> Option<u32> {
         Some(self.sampling().max_tokens.saturating_add(1))
     }
@@ -59,7 +59,7 @@ impl ProducerKind for Speculative {
         Err("a teacher rejected some of the tokens and wrote others")
     }
 
-    /// Both read the trajectory; drafts are the student's alone.
+    /// Both models process the trajectory; only the student processes drafts.
     fn parameters(&self, of: &dyn Fn(Writer) -> Option<u64>) -> Option<f64> {
         Some(self.of.kind().parameters(of)? + of(Writer::Guide(Role::TEACHER))? as f64)
     }
@@ -73,8 +73,8 @@ impl ProducerKind for Speculative {
     }
 }
 
-/// Of a stage's own rollout, or a term's. A rejected draft is no completion: nothing chooses among those of a
-/// prompt, edits them or keeps them for later.
+/// Only as a stage's own rollout, or a term's. A rejected draft is not a completion: completions can't be
+/// chosen, edited or kept for later.
 pub(super) fn executable(train: &checked::Train, origins: Origins) -> Converted<Producer> {
     let rollout = &train.rollout;
     let RolloutSource::Speculative { block, of } = &rollout.source else {

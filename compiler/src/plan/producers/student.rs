@@ -1,4 +1,4 @@
-//! `sample(n: 8, temperature: 1.0, max_tokens: 24)`: the student's own rollouts, fresh every step.
+//! `sample(n: 8, temperature: 1.0, max_tokens: 24)`: the student's own rollouts, sampled at every step.
 
 use mopd_lang::experiment::{self as checked, Heads};
 use serde::Deserialize;
@@ -47,7 +47,7 @@ impl ProducerKind for Student {
     }
 }
 
-/// It may draw two tokens in a step.
+/// With `heads` it may sample two tokens per step.
 pub(super) fn executable(
     of: &checked::Sampling,
     origin: checked::Origin,

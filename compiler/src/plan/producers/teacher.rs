@@ -1,6 +1,6 @@
-//! `from(teacher, ...)`: rollouts of the routed teachers, or of one by name, made once before the first step
-//! (`sequences`) or fresh every step (`n`). With `sees` it reads a template while it writes, otherwise what
-//! it reads as a scorer.
+//! `from(teacher, ...)`: rollouts of the routed teachers, or of a named one, generated once before the first
+//! step (`sequences`) or at every step (`n`). The writer reads the template `sees`, or without it its
+//! template as a scorer.
 
 use mopd_lang::experiment::{self as checked, RolloutSource};
 use serde::Deserialize;
@@ -11,13 +11,13 @@ use crate::refusal::{Converted, Origins, role};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Teacher {
-    /// Which of the stage's scorers.
+    /// The scorer of the stage that writes.
     #[serde(default = "routed")]
     pub writer: Role,
-    /// What it reads while it writes; where absent, what it reads as a scorer.
+    /// The writer's template; where absent, its template as a scorer.
     #[serde(default)]
     pub sees: Option<View>,
-    /// What is made before the first step; fresh every step where absent.
+    /// What is generated before the first step; at every step where absent.
     #[serde(flatten)]
     pub once: Option<Once>,
     pub sampling: Sampling,
@@ -27,10 +27,10 @@ fn routed() -> Role {
     Role::TEACHER
 }
 
-/// What is made once, before the first step.
+/// Completions that are generated once, before the first step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub struct Once {
-    /// In all.
+    /// In total.
     pub sequences: u32,
     pub keep: Keep,
 }
@@ -60,7 +60,7 @@ impl ProducerKind for Teacher {
         self.described(self.sees.clone().map(FieldValue::View), groups)
     }
 
-    /// A template's name changes no result.
+    /// Without the template's name, which changes no result.
     fn key(&self, groups: Option<u32>, _: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         self.described(self.sees.clone().map(|view| FieldValue::Pieces(view.pieces)), groups)
     }

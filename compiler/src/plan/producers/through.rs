@@ -1,5 +1,4 @@
-//! `... |> through("python3 edit.py")`: completions that a program of the author's may write anew, or leave
-//! out.
+//! `... |> through("python3 edit.py")`: completions that an author's program may rewrite or leave out.
 
 use mopd_lang::experiment::{self as checked, Edit};
 use serde::Deserialize;
@@ -12,28 +11,28 @@ use crate::refusal::{Converted, Origins, refused};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Through {
-    /// It runs in the folder of the experiment's file.
+    /// The command; it runs in the folder of the experiment's file.
     pub command: String,
-    /// For the completions of a batch.
+    /// The limit for the completions of a batch.
     pub time_limit_seconds: f64,
-    /// Files and folders that it reads besides its sources.
+    /// Files and folders that it depends on besides its sources.
     #[serde(default)]
     pub depends: Vec<String>,
     pub of: Producer,
 }
 
-/// A program of the author's that a producer starts.
+/// An author's program that a producer starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProducerProgram<'a> {
     pub command: &'a str,
-    /// Files and folders that it reads besides its sources.
+    /// Files and folders that it depends on besides its sources.
     pub depends: &'a [String],
-    /// What its failure is.
+    /// The kind of its failures.
     pub kind: FailureKind,
 }
 
 impl Producer {
-    /// Whether somebody draws all of its completions, at a step or before: none is the data's or a side of a
+    /// Whether all of its completions are sampled, at a step or before: none is from the data or a side of a
     /// pair.
     pub fn is_drawn(&self) -> bool {
         self.fields_of_data().is_empty() && !matches!(self, Producer::Pairs(_))
@@ -44,7 +43,7 @@ impl Producer {
         self.all().into_iter().filter_map(|producer| producer.kind().program()).collect()
     }
 
-    /// What writes, whatever is done to it afterwards.
+    /// The producer without its edits.
     pub fn unedited(&self) -> &Producer {
         self.kind().edited().map_or(self, Producer::unedited)
     }
@@ -60,7 +59,7 @@ impl ProducerKind for Through {
             .with_groups("batch", groups)
     }
 
-    /// The files of `depends` enter a result's key by their content.
+    /// Without `depends`: the content of these files is added to a result's key at run time.
     fn key(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         Fields::of("through")
             .with("command", FieldValue::Text(self.command.clone()))
@@ -118,7 +117,7 @@ impl ProducerKind for Through {
     }
 }
 
-/// What a program makes of the completions of `of`.
+/// The rollout `of` with completions edited by a program.
 pub(super) fn executable(
     of: Producer,
     edit: &Edit,

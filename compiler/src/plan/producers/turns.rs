@@ -18,22 +18,22 @@ pub struct Turns {
     /// A command; it runs in the folder of the experiment's file.
     pub environment: String,
     pub time_limit_seconds: f64,
-    /// Files and folders that it reads besides its sources.
+    /// Files and folders that it depends on besides its sources.
     #[serde(default)]
     pub depends: Vec<String>,
-    /// The student's, of an episode.
+    /// The most turns of the student in an episode.
     pub at_most: Moving,
-    /// `first_turns`: only so many are trained on.
+    /// `first_turns`: only this many are trained on.
     #[serde(default)]
     pub first_turns: Option<Formula>,
     #[serde(default)]
     pub expert_turns: Option<ExpertTurns>,
-    /// Of one turn.
+    /// The settings of one turn.
     pub sampling: Sampling,
 }
 
-/// How many of the turns that an expert had, in the data, are played before the student's. Numbers of the
-/// step alone.
+/// How many of the expert's turns in the data are played before the student's. Numbers that depend only on
+/// the step.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ExpertTurns {
@@ -68,7 +68,7 @@ impl ProducerKind for Turns {
         self.described(fields, groups)
     }
 
-    /// The files of `depends` enter a result's key by their content.
+    /// Without `depends`: the content of these files is added to a result's key at run time.
     fn key(&self, groups: Option<u32>, _: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         let fields = Fields::of("turns").with("environment", FieldValue::Text(self.environment.clone()));
         self.described(fields, groups)
@@ -103,7 +103,7 @@ impl ProducerKind for Turns {
         Ok((Writer::Student, &self.sampling))
     }
 
-    /// At each turn all that was said is read again.
+    /// Each turn processes the whole conversation again.
     fn parameters(&self, of: &dyn Fn(Writer) -> Option<u64>) -> Option<f64> {
         Some(of(Writer::Student)? as f64 * f64::from(self.turns()))
     }

@@ -1,4 +1,4 @@
-//! The programs keep to the accuracy that the table states.
+//! Tests that the f32 programs keep to the accuracy that the table states.
 
 use super::ScalarOps;
 use crate::Function;
@@ -29,7 +29,7 @@ fn error(computed: f32, exact: f64) -> f64 {
     if computed.is_nan() || exact.is_nan() {
         return f64::INFINITY;
     }
-    // Beyond the largest number, the next would be 2^128: infinite is as far as that.
+    // The number after the largest one would be 2^128: infinity counts as that.
     let most = 2f64.powi(128);
     let (value, exact) = (f64::from(computed).clamp(-most, most), exact.clamp(-most, most));
     (value - exact).abs() / unit(exact)
@@ -43,7 +43,7 @@ fn unit(exact: f64) -> f64 {
     2f64.powi((exponent - 24).clamp(-149, 104))
 }
 
-/// The whole range, evenly over the numbers that there are; and the edges with both signs.
+/// Samples of the whole range, evenly over the representable numbers; and the edges with both signs.
 fn sweep(count: u32, mut each: impl FnMut(f32)) {
     for edge in EDGES {
         each(edge);
@@ -84,7 +84,7 @@ fn worst_of_two(function: Function, fused: bool) -> (f64, [f32; 2]) {
     };
     sweep(1_500, |x| {
         sweep(300, |y| look(x, y));
-        // Where powers neither vanish nor overflow.
+        // Exponents for which the power neither vanishes nor overflows.
         for _ in 0..400 {
             let exponent = (2.0 * fraction() - 1.0) * 100.0 / x.abs().ln().abs().max(1e-6);
             look(x, exponent);
@@ -117,7 +117,7 @@ fn beyond_their_bounds(fused: bool) -> Vec<String> {
                 let (error, [x, y]) = worst_of_two(function, fused);
                 (error, format!("{x:e}, {y:e}"))
             }
-            // Chosen from the operands.
+            // Functions that return one of their operands.
             _ => continue,
         };
         let bound = function.definition().accuracy.ulp;

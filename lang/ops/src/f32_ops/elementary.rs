@@ -1,10 +1,10 @@
-//! Exponential, logarithm and their kin: reduction to a small interval, a polynomial there, and the way back.
+//! Exponential, logarithm and related functions: range reduction, a polynomial, and the reconstruction.
 //!
 //! The polynomials are minimax fits with coefficients that are f32 numbers, lowest power first. All functions
-//! are free of branches, so that several elements can go through them at once; special values come out right
-//! because they take the same way, or by a selection at the end.
+//! are free of branches, so that they can be vectorized; special values come out right on the same path, or
+//! by a selection at the end.
 //!
-//! What is always inlined here becomes part of loops that are compiled for the widest vectors of a processor.
+//! Functions that are always inlined become part of loops compiled for the widest vectors of a processor.
 
 use super::{CompareOp, FloatOps};
 use crate::Function;
@@ -13,16 +13,16 @@ const LOG2_E: f32 = std::f32::consts::LOG2_E;
 /// log(2) in two parts; the first has so few bits that its product with an exponent is exact.
 const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
 
-/// Adding it to a number below 2^22 rounds that to an integer, which then stands in the lowest bits.
+/// Adding it to a number below 2^22 rounds that number to an integer, which is then in the lowest bits.
 const ROUND: f32 = 12_582_912.0;
 /// Twice the bias of an exponent: two factors of 2^(n/2) reach from below the smallest number to beyond the
 /// largest.
 const TWO_BIASES: f32 = 254.0;
 
-/// Beyond these, exp is 0 and infinite.
+/// Below the first, exp is 0; above the second, it is infinite.
 const EXP_LEAST: f32 = -104.0;
 const EXP_GREATEST: f32 = 89.0;
-/// Up to here, to both sides, exp is a normal number.
+/// For |x| up to this, exp(x) is a normal number.
 const EXP_INSIDE: f32 = 87.0;
 
 /// exp(r) = 1 + r + r^2 P(r) for |r| <= log(2)/2, relative error 2^-28.2.
@@ -41,7 +41,7 @@ const LOG: [f32; 9] = [
     -0.128_847_52,
 ];
 
-/// Up to here 2^-k is a normal number, where 2^k is the power of 2 next to a number.
+/// Up to here 2^-k is a normal number, where 2^k is the power of 2 nearest to a number.
 const LOG1P_GREATEST: f32 = 1.701_411_8e38;
 
 /// tanh(x) = x + x^3 P(x^2) for |x| <= 0.6, relative error 2^-28.4.
@@ -52,7 +52,7 @@ const TANH_GREATEST: f32 = 10.0;
 
 /// artanh(s) = s + s^3 P(s^2) for |s| <= 1/5, relative error 2^-35.2.
 const ARTANH: [f32; 4] = [0.333_333_3, 0.200_004_67, 0.142_517_58, 0.120_758];
-/// The bits of the upper half of a number's digits.
+/// A mask of the upper half of a number's mantissa, with sign and exponent.
 const UPPER_HALF: i32 = 0xffff_f000u32.cast_signed();
 
 /// cos(r) = 1 - r^2 / 2 + r^4 P(r^2) for |r| <= pi/4, relative error 2^-33.0.
@@ -61,11 +61,10 @@ const COS: [f32; 3] = [0.041_666_646, -0.001_388_730_8, 2.443_210_2e-5];
 const SIN: [f32; 3] = [-0.166_666_54, 0.008_332_106, -1.950_787_4e-4];
 /// pi/2 in four parts; the first three have 14 bits, so that their products with n are exact.
 const HALF_PI: [f32; 4] = [1.570_678_7, 1.176_148_65e-4, 9.920_313e-10, 6.223_372e-14];
-/// Up to here n has 10 bits.
+/// For |x| up to this, n has 10 bits.
 const COS_GREATEST: f32 = 1024.0;
 
-/// One power after the other (Horner): in pairs (Estrin) is not faster, since the processor has other
-/// elements to go on with.
+/// Horner's scheme. Estrin's is not faster, since the processor can work on other elements meanwhile.
 #[inline(always)]
 fn polynomial<F: FloatOps>(ops: &mut F, coefficients: &[f32], x: F::Number) -> F::Number {
     let (last, rest) = coefficients.split_last().expect("a polynomial has coefficients");
@@ -97,7 +96,7 @@ fn exp_near_0<F: FloatOps>(ops: &mut F, r: F::Number) -> F::Number {
     ops.multiply_add(sum, r, one)
 }
 
-/// n and exp(x - n log(2)), n being a whole number with `bias` added to it in the lowest bits.
+/// n and exp(x - n log(2)); n is an integer with `bias` added, in the lowest bits.
 #[inline(always)]
 fn exp_parts<F: FloatOps>(
     ops: &mut F,
@@ -115,13 +114,13 @@ fn exp_parts<F: FloatOps>(
     (ops.bits(rounded), exp_near_0(ops, r))
 }
 
-/// exp(x + correction), whatever it is.
+/// exp(x + correction) for any x.
 fn exp_anywhere<F: FloatOps>(ops: &mut F, x: F::Number, correction: Option<F::Number>) -> F::Number {
     let (least, greatest) = (ops.number(EXP_LEAST), ops.number(EXP_GREATEST));
     let bounded = ops.smaller(greatest, x);
     let bounded = ops.larger(least, bounded);
     let (exponent, near) = exp_parts(ops, bounded, TWO_BIASES, correction);
-    // 2^n may be out of range where the result is not: two factors, of which only the second rounds.
+    // 2^n may be out of range where the result is not: two factors, of which only the second one rounds.
     let half = ops.shift_right(exponent, 1);
     let other_half = ops.integer_subtract(exponent, half);
     let mut result = near;
@@ -137,7 +136,7 @@ fn exp_anywhere<F: FloatOps>(ops: &mut F, x: F::Number, correction: Option<F::Nu
 #[inline(always)]
 fn exp_inside<F: FloatOps>(ops: &mut F, x: F::Number) -> F::Number {
     let (exponent, near) = exp_parts(ops, x, 0.0, None);
-    // What rounding added to n is shifted out.
+    // The shift removes what rounding added to n.
     let exponent = ops.shift_left(exponent, 23);
     let bits = ops.bits(near);
     let bits = ops.integer_add(bits, exponent);
@@ -148,7 +147,7 @@ fn exp_inside<F: FloatOps>(ops: &mut F, x: F::Number) -> F::Number {
 pub fn exp<F: FloatOps>(ops: &mut F, x: F::Number) -> F::Number {
     let size = ops.absolute(x);
     let (bits, limit) = (ops.bits(size), ops.integer(EXP_INSIDE.to_bits().cast_signed()));
-    // Compared as integers, numbers are in order, and NaN is beyond all of them.
+    // Compared as integers, positive numbers keep their order, and NaN is above all of them.
     let outside = ops.integer_greater(bits, limit);
     let usual = exp_inside(ops, x);
     ops.except(outside, usual, |ops| exp_anywhere(ops, x, None))
@@ -168,10 +167,10 @@ const TWO_THIRDS: i32 = 0x3f2a_aaab;
 /// The bits that hold sign and exponent.
 const EXPONENT: i32 = 0xff80_0000u32.cast_signed();
 const SIGN: i32 = i32::MIN;
-/// One in the place of the exponent.
+/// 2^23, the distance between two exponents in the bits of a number.
 const EXPONENT_STEP: f32 = 8_388_608.0;
 
-/// k log(2) + log(1 + m), `k` as [`exponent_of`] gives it.
+/// k log(2) + log(1 + m), with `k` from [`exponent_of`].
 #[inline(always)]
 fn log_of_parts<F: FloatOps>(ops: &mut F, k: F::Integer, m: F::Number) -> F::Number {
     let square = ops.multiply(m, m);
@@ -181,7 +180,7 @@ fn log_of_parts<F: FloatOps>(ops: &mut F, k: F::Integer, m: F::Number) -> F::Num
     ops.multiply_add(k, ln_2, log)
 }
 
-/// `log` where the argument of the logarithm is positive and finite; else what IEEE 754 asks for.
+/// `log` where the argument of the logarithm is positive and finite; otherwise the value of IEEE 754.
 fn special_logs<F: FloatOps>(ops: &mut F, argument: F::Number, log: F::Number) -> F::Number {
     let [zero, infinity] = [0.0, f32::INFINITY].map(|value| ops.number(value));
     let finite = ops.compare(CompareOp::Less, argument, infinity);
@@ -196,7 +195,7 @@ fn special_logs<F: FloatOps>(ops: &mut F, argument: F::Number, log: F::Number) -
 /// Whether a number is not positive and normal, or is larger than `greatest`.
 #[inline(always)]
 fn is_outside<F: FloatOps>(ops: &mut F, x: F::Number, greatest: f32) -> F::Truth {
-    // Compared as integers, numbers are in order; what is negative is below 0, NaN is beyond infinity.
+    // Compared as integers, numbers keep their order; negative ones are below 0, NaN is above infinity.
     let bits = ops.bits(x);
     let least = ops.integer(f32::MIN_POSITIVE.to_bits().cast_signed());
     let greatest = ops.integer(greatest.to_bits().cast_signed());
@@ -205,9 +204,9 @@ fn is_outside<F: FloatOps>(ops: &mut F, x: F::Number, greatest: f32) -> F::Truth
     ops.or(below, above)
 }
 
-/// 2^k (1 + m): the exponent k as [`exponent_of`] gives it, and 1 + m. Of a positive finite number.
+/// Splits a positive finite number into 2^k (1 + m): returns k, as [`exponent_of`] does, and 1 + m.
 fn split<F: FloatOps>(ops: &mut F, x: F::Number) -> (F::Integer, F::Number) {
-    // Numbers without an exponent of their own are made larger first.
+    // Subnormal numbers are scaled up first.
     let smallest = ops.number(f32::MIN_POSITIVE);
     let subnormal = ops.compare(CompareOp::Less, x, smallest);
     let (step, zero) = (ops.number(EXPONENT_STEP), ops.number(0.0));
@@ -253,7 +252,7 @@ pub fn log1p<F: FloatOps>(ops: &mut F, x: F::Number) -> F::Number {
     let one = ops.number(1.0);
     let sum = ops.add(x, one);
     let k = exponent_of(ops, sum);
-    // 1 + m = 2^-k (1 + x), without the digits that x loses in 1 + x: m = 2^-k x + (2^-k - 1).
+    // 1 + m = 2^-k (1 + x), without the digits of x that 1 + x loses: m = 2^-k x + (2^-k - 1).
     let x_bits = ops.bits(x);
     let scaled = ops.integer_subtract(x_bits, k);
     let scaled = ops.number_of_bits(scaled);
@@ -265,7 +264,7 @@ pub fn log1p<F: FloatOps>(ops: &mut F, x: F::Number) -> F::Number {
     let log = log_of_parts(ops, k, m);
     let special = is_outside(ops, sum, LOG1P_GREATEST);
     ops.except(special, log, |ops| {
-        // Here 1 + x is x, and 2^-k may be too small for a number.
+        // Here 1 + x rounds to x, and 2^-k may be too small for a number.
         let log = log_inside(ops, sum);
         special_logs(ops, sum, log)
     })
@@ -297,14 +296,14 @@ pub fn tanh<F: FloatOps>(ops: &mut F, x: F::Number) -> F::Number {
     let rest = ops.divide(two, denominator);
     let far = ops.subtract(one, rest);
 
-    // NaN is not beyond anything, and stays so near 0.
+    // Comparisons with NaN are false, so NaN takes the branch near 0 and stays NaN.
     let small = ops.number(TANH_SMALL);
     let is_far = ops.compare(CompareOp::Greater, size, small);
     let tanh = ops.select(is_far, far, near);
     with_sign(ops, tanh, x)
 }
 
-/// 1 / (1 + e) or, below 0, e / (1 + e), where e = exp(-|x|): so small results keep their digits.
+/// 1 / (1 + e) or, below 0, e / (1 + e), where e = exp(-|x|): so small results keep their precision.
 #[inline(always)]
 pub fn sigmoid<F: FloatOps>(ops: &mut F, x: F::Number) -> F::Number {
     let size = ops.absolute(x);
@@ -317,7 +316,7 @@ pub fn sigmoid<F: FloatOps>(ops: &mut F, x: F::Number) -> F::Number {
     ops.divide(numerator, denominator)
 }
 
-/// The product, rounded, and what that leaves out.
+/// The rounded product, and its rounding error.
 fn two_product<F: FloatOps>(ops: &mut F, a: F::Number, b: F::Number) -> (F::Number, F::Number) {
     let product = ops.multiply(a, b);
     if ops.fused() {
@@ -340,7 +339,7 @@ fn two_product<F: FloatOps>(ops: &mut F, a: F::Number, b: F::Number) -> (F::Numb
     (product, rest)
 }
 
-/// The logarithm of 2^k (1 + m) in two numbers, the second far smaller; in all to about 2^-30.
+/// The logarithm of 2^k (1 + m) as a sum of two numbers, the second far smaller; accurate to about 2^-30.
 ///
 /// log(1 + m) = 2 artanh(s) with s = m / (2 + m), itself in two numbers.
 fn precise_log<F: FloatOps>(ops: &mut F, k: F::Integer, m: F::Number) -> (F::Number, F::Number) {
@@ -399,7 +398,7 @@ pub(super) fn power<F: FloatOps>(ops: &mut F, x: F::Number, y: F::Number) -> F::
     let correction = ops.select(inside, correction, zero);
     let power = exp_anywhere(ops, exponent, Some(correction));
 
-    // Negative only where the base is and the exponent is odd; of a negative base, only integers are
+    // Negative only if the base is negative and the exponent is odd; a negative base allows only integer
     // exponents.
     let whole = ops.floor(y);
     let half = ops.number(0.5);
@@ -417,7 +416,7 @@ pub(super) fn power<F: FloatOps>(ops: &mut F, x: F::Number, y: F::Number) -> F::
     let none = ops.number(f32::NAN);
     let power = ops.select(undefined, none, power);
 
-    // 1 whatever the other is, even NaN.
+    // 1 whatever the other operand is, even NaN.
     let no_exponent = ops.compare(CompareOp::Equal, y, zero);
     let base_1 = ops.compare(CompareOp::Equal, x, one);
     let size_1 = ops.compare(CompareOp::Equal, size, one);
@@ -429,8 +428,8 @@ pub(super) fn power<F: FloatOps>(ops: &mut F, x: F::Number, y: F::Number) -> F::
     ops.select(is_1, one, power)
 }
 
-/// cos(n pi/2 + r), where n is the nearest integer. Far from 0, where the parts of pi/2 do not suffice, in
-/// f64.
+/// cos(n pi/2 + r), where n is the nearest integer. Computed in f64 far from 0, where the parts of pi/2 do
+/// not suffice.
 pub(super) fn cos<F: FloatOps>(ops: &mut F, x: F::Number) -> F::Number {
     let size = ops.absolute(x);
     let (inverse, round) = (ops.number(std::f32::consts::FRAC_2_PI), ops.number(ROUND));

@@ -1,14 +1,14 @@
 //! The programs that compute elementwise functions in f32.
 //!
-//! A program is written down once, as operations of [`FloatOps`]. [`ScalarOps`] carries them out on one
-//! number at a time, which is what the program computes; the compiler's code generator writes them down as
-//! vector instructions, and has some compiled already for the widest vectors of a processor. All do the same
-//! operations in the same order, so they agree to the last bit. In terms of the exact functions
-//! ([`Function::value`]) the results are within the bounds of [`crate::Accuracy`]. A function with a body
-//! ([`Function::body`]) is the programs of its parts.
+//! A program is written once, as operations of [`FloatOps`]. [`ScalarOps`] executes them on one number at a
+//! time, which defines the program's result; the compiler's code generator emits them as vector instructions,
+//! some of them compiled ahead for the widest vectors of a processor. All do the same operations in the same
+//! order, so they agree to the last bit. Compared to the exact functions ([`Function::value`]) the results
+//! are within the bounds of [`crate::Accuracy`]. A function with a body ([`Function::body`]) is computed by
+//! the programs of its parts.
 //!
-//! Multiplication and addition are one operation with one rounding, or two with two: the graph says which,
-//! since results differ in the last bit.
+//! Multiplication and addition are either one operation with one rounding, or two with two: the graph
+//! decides, since results differ in the last bit.
 
 #[cfg(test)]
 mod accuracy;
@@ -21,8 +21,8 @@ pub use scalar::ScalarOps;
 use crate::Function;
 use crate::expr::{Arguments, Backend};
 
-/// Arithmetic on IEEE 754 binary32 numbers, round to nearest, with gradual underflow; and on 32-bit integers,
-/// wrapping.
+/// Arithmetic on IEEE 754 binary32 numbers, round to nearest, with subnormal numbers; and wrapping arithmetic
+/// on 32-bit integers.
 pub trait FloatOps {
     /// One f32, or several.
     type Number: Copy;
@@ -44,9 +44,9 @@ pub trait FloatOps {
     fn fused(&self) -> bool;
     /// `a * b + c`
     fn multiply_add(&mut self, a: Self::Number, b: Self::Number, c: Self::Number) -> Self::Number;
-    /// `a` if `a < b`, else `b`: what is NaN must be `b` to stay so.
+    /// `a` if `a < b`, else `b`: a NaN survives only as `b`.
     fn smaller(&mut self, a: Self::Number, b: Self::Number) -> Self::Number;
-    /// `a` if `a > b`, else `b`: what is NaN must be `b` to stay so.
+    /// `a` if `a > b`, else `b`: a NaN survives only as `b`.
     fn larger(&mut self, a: Self::Number, b: Self::Number) -> Self::Number;
 
     fn compare(&mut self, comparison: CompareOp, a: Self::Number, b: Self::Number) -> Self::Truth;
@@ -54,35 +54,35 @@ pub trait FloatOps {
     fn and(&mut self, a: Self::Truth, b: Self::Truth) -> Self::Truth;
     fn or(&mut self, a: Self::Truth, b: Self::Truth) -> Self::Truth;
     fn select(&mut self, truth: Self::Truth, then: Self::Number, otherwise: Self::Number) -> Self::Number;
-    /// What `compute` computes where `special` holds, else `usual`: for cases that hardly ever occur, and
-    /// would cost too much to compute always.
+    /// The result of `compute` where `special` holds, else `usual`: for rare cases that are too expensive to
+    /// compute always.
     fn except(
         &mut self,
         special: Self::Truth,
         usual: Self::Number,
         compute: impl FnOnce(&mut Self) -> Self::Number,
     ) -> Self::Number;
-    /// `function` of `x`, computed in f64 and rounded once: a call for each element.
+    /// `function` of `x`, computed in f64 and rounded once: one call per element.
     fn call(&mut self, function: Function, x: Self::Number) -> Self::Number;
 
     /// The bits of a number.
     fn bits(&mut self, x: Self::Number) -> Self::Integer;
     fn number_of_bits(&mut self, x: Self::Integer) -> Self::Number;
     fn integer(&mut self, value: i32) -> Self::Integer;
-    /// Whether `a` is larger than `b`, both with a sign.
+    /// Whether `a` is larger than `b`, as signed integers.
     fn integer_greater(&mut self, a: Self::Integer, b: Self::Integer) -> Self::Truth;
     fn integer_add(&mut self, a: Self::Integer, b: Self::Integer) -> Self::Integer;
     fn integer_subtract(&mut self, a: Self::Integer, b: Self::Integer) -> Self::Integer;
     fn integer_and(&mut self, a: Self::Integer, b: Self::Integer) -> Self::Integer;
     fn integer_or(&mut self, a: Self::Integer, b: Self::Integer) -> Self::Integer;
     fn shift_left(&mut self, a: Self::Integer, by: u8) -> Self::Integer;
-    /// Zeros come in from the left.
+    /// A logical shift: zeros enter from the left.
     fn shift_right(&mut self, a: Self::Integer, by: u8) -> Self::Integer;
-    /// The nearest number.
+    /// The nearest f32 to an integer.
     fn number_of(&mut self, a: Self::Integer) -> Self::Number;
 }
 
-/// False where a side is NaN, but for `NotEqual`, which is true there.
+/// False where a side is NaN, except `NotEqual`, which is then true.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CompareOp {
     Equal,
@@ -93,8 +93,7 @@ pub enum CompareOp {
     GreaterEqual,
 }
 
-/// What a node of a graph is to [`FloatOps`]. What is true or false stays so until it is used as a number, 1
-/// or 0.
+/// The value of a graph's node in [`FloatOps`]. Bools stay bools until they are used as numbers, 1 or 0.
 #[derive(Clone, Copy, Debug)]
 pub enum Operand<N, T> {
     Number(N),
@@ -117,7 +116,7 @@ impl<N: Copy, T: Copy> Operand<N, T> {
         }
     }
 
-    /// Whatever is not 0 is true, NaN included.
+    /// The operand as a bool: everything but 0 is true, NaN included.
     pub fn truth<F: FloatOps<Number = N, Truth = T>>(self, ops: &mut F) -> T {
         match self {
             Operand::Truth(truth) => truth,
@@ -129,7 +128,7 @@ impl<N: Copy, T: Copy> Operand<N, T> {
     }
 }
 
-/// Applies `function` to as many operands as it has: [`Function::value`] in f32.
+/// Applies `function` to its operands: [`Function::value`] in f32.
 pub fn apply<F: FloatOps>(ops: &mut F, function: Function, operands: &[OperandOf<F>]) -> OperandOf<F> {
     use Function::*;
     if let Some(body) = function.body() {
@@ -208,7 +207,7 @@ pub fn apply<F: FloatOps>(ops: &mut F, function: Function, operands: &[OperandOf
     })
 }
 
-/// The programs of a function's parts, one after the other.
+/// Executes the programs of a function's parts, one after the other.
 struct Programs<'a, F>(&'a mut F);
 
 impl<F: FloatOps> Backend for Programs<'_, F> {
@@ -248,8 +247,7 @@ fn extreme<F: FloatOps>(ops: &mut F, extreme: Extreme, a: OperandOf<F>, b: Opera
         Extreme::Maximum => ops.larger(preferred, other),
     };
     match (a, b) {
-        // One instruction each: the constant is not NaN, and where the two are equal they are the same
-        // number.
+        // One instruction each: the constant is not NaN, and if the two are equal they are the same number.
         (_, Operand::Constant(bound)) if !bound.is_nan() => {
             let (a, bound) = (a.number(ops), ops.number(bound));
             prefer(ops, bound, a)

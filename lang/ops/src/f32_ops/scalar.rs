@@ -1,17 +1,17 @@
-//! The programs, carried out on one number at a time.
+//! Executes the programs on one number at a time.
 
 use super::{CompareOp, FloatOps, Operand, apply};
 use crate::Function;
 
-/// Computes what generated code computes, to the last bit, on any machine.
+/// Computes the same as generated code, to the last bit, on any machine.
 #[derive(Clone, Copy, Debug)]
 pub struct ScalarOps {
-    /// Whether a multiplication and an addition within a function are rounded once.
+    /// Whether a multiplication and an addition within a function are fused, with one rounding.
     pub fused: bool,
 }
 
 impl ScalarOps {
-    /// `function` of as many operands as it has; true is 1, false is 0.
+    /// `function` of its operands; true is 1, false is 0.
     pub fn apply(mut self, function: Function, operands: &[f32]) -> f32 {
         let mut taken = [Operand::Constant(0.0); 3];
         for (taken, operand) in taken.iter_mut().zip(operands) {

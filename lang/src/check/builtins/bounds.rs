@@ -1,16 +1,15 @@
-//! How large a whole number of a program may be, and why: one table for the checker, editors and the book.
+//! Upper bounds of the whole numbers in a program, with reasons: one table for checker, editors and book.
 //!
-//! Each bound is far above what anybody trains. It is there so that products of two such numbers fit in 64
-//! bits, so that nothing is allocated by a slip of the keyboard, and so that the slip is reported where it is
-//! written.
+//! Each bound is far above any real training run. It makes sure that products of two such numbers fit in 64
+//! bits, that a typo allocates no memory, and that the typo is reported where it is written.
 
 /// The largest value of a quantity.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Bound {
-    /// The settings and arguments that count it.
+    /// The settings and arguments that hold such a quantity.
     pub settings: &'static [&'static str],
     pub most: u32,
-    /// What stands behind the number, as a sentence without an end.
+    /// The reason for the bound, as a sentence without its full stop.
     pub because: &'static str,
 }
 
@@ -89,7 +88,7 @@ pub const SEEDS: Bound = Bound {
     because: "every model of the table is trained once for each of them",
 };
 
-/// A number that is only compared, or where no quantity is named.
+/// The bound of a number that is only compared, or whose quantity has no bound of its own.
 pub const ANY: Bound = Bound { settings: &["seed"], most: u32::MAX, because: "whole numbers have 32 bits" };
 
 /// Every bound but [`ANY`], in the order of the book.

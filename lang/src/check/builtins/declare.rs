@@ -1,4 +1,4 @@
-//! How a built-in is declared: once, with what each argument takes. From the declaration come the binding of
+//! How a built-in is declared: once, with the type of each argument. The declaration gives the binding of
 //! arguments, what editors and the book say, and a struct whose fields are the arguments.
 //!
 //! ```text
@@ -29,9 +29,9 @@ use crate::syntax::ast::{Argument, Block, Expr};
 pub struct BuiltinParameter {
     pub name: &'static str,
     pub takes: Takes,
-    /// Must be given. Those that must come first.
+    /// Whether it must be given. Required parameters come before optional ones.
     pub required: bool,
-    /// What stands for it where it is not given, if that is a value.
+    /// The default as text, if the parameter has one.
     pub default: Option<&'static str>,
 }
 
@@ -46,7 +46,7 @@ pub(in crate::check) struct Call<'e> {
 
 /// An argument that was given.
 pub(in crate::check) struct Arg<'e, T> {
-    /// Of the built-in.
+    /// The name of the built-in.
     pub owner: &'static str,
     pub name: &'static str,
     pub expr: &'e Expr,
@@ -73,7 +73,7 @@ pub(in crate::check) struct ArgOr<'e, T: Reads> {
     pub default: T::Value,
 }
 
-/// What a declaration writes as a default, as the value that it stands for.
+/// Converts a default, as a declaration writes it, to the value that it stands for.
 pub(in crate::check) trait Usual<Value> {
     fn usual(self) -> Value;
 }
@@ -102,7 +102,7 @@ pub(in crate::check) trait ParameterType {
     const REQUIRED: bool;
     type Field<'e>;
 
-    /// None where it must be given and is not.
+    /// `None` where a required argument is missing.
     fn field<'e>(call: &Call<'e>, name: &'static str, given: Option<&'e Expr>) -> Option<Self::Field<'e>>;
 }
 
@@ -126,7 +126,7 @@ impl<T: ArgumentType> ParameterType for Option<T> {
     }
 }
 
-/// An argument that may be left out, or not.
+/// An argument that [`Checker::read`] accepts: required, optional, or with a default.
 pub(in crate::check) trait Readable {
     type Value;
 
@@ -164,7 +164,7 @@ impl<T: Reads> Readable for ArgOr<'_, T> {
 }
 
 impl Checker {
-    /// The value of an argument; none where it is faulty, which has been reported.
+    /// The value of an argument; `None` where it is faulty, which has been reported.
     pub(in crate::check) fn read<A: Readable>(&mut self, argument: A, env: &Env) -> Option<A::Value> {
         argument.read(self, env)
     }
@@ -195,7 +195,7 @@ macro_rules! arguments {
         }
 
         impl<'e> $name<'e> {
-            /// None where any argument is taken by its name.
+            /// `None` where the built-in takes any named arguments.
             pub(in crate::check) const PARAMETERS: Option<
                 &'static [$crate::check::builtins::BuiltinParameter],
             > = $parameters;
@@ -266,7 +266,7 @@ macro_rules! read_field {
     }};
 }
 
-/// The built-ins of a family: see the head of this file.
+/// Declares the built-ins of a family: see the module's documentation.
 macro_rules! builtins {
     ($kind:ident: $names:ident, $calls:ident {
         $(
@@ -305,7 +305,7 @@ macro_rules! builtins {
         ];
 
         impl<'e> $calls<'e> {
-            /// How it is written.
+            /// The call as it is written in the program.
             #[allow(dead_code, reason = "not everything asks for the place of its call")]
             pub(in crate::check) fn written(&self) -> $crate::check::builtins::declare::Call<'e> {
                 match self {
@@ -315,7 +315,7 @@ macro_rules! builtins {
         }
 
         impl $names {
-            /// The arguments of a call; none where one that must be given was not, which has been reported.
+            /// The arguments of a call; `None` where a required one is missing, which is reported.
             pub(in crate::check) fn call<'e>(
                 self,
                 call: $crate::check::builtins::declare::Call<'e>,

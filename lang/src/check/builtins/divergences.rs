@@ -1,4 +1,4 @@
-//! Divergences that no line of the library can say, and their sides.
+//! Divergences that the standard library can't declare in the language, and the forms of their sides.
 
 use super::declare::builtins;
 use super::types::{Dimensions, Masses, Real, Role, Support};

@@ -1,5 +1,5 @@
-//! Functions of formulas: what each takes. Their names, how they are written and their documentation are in
-//! the operators' table.
+//! Functions of formulas: the parameters of each. Their names, notation and documentation are in the
+//! operators' table.
 
 use super::BuiltinKind;
 use super::declare::{BuiltinParameter, arguments};
@@ -56,7 +56,7 @@ arguments! { RewardToGo { x: Formula, discount: Schedule, over: Axis } }
 arguments! { Ema { x: Formula, rate: Fraction } }
 arguments! { Previous { x: Formula } }
 
-/// What a function takes.
+/// The parameters of a function.
 pub(super) fn parameters(kind: BuiltinKind) -> &'static [BuiltinParameter] {
     let listed = match kind {
         BuiltinKind::Bucket => Bucket::PARAMETERS,

@@ -1,4 +1,4 @@
-//! What may follow `live` besides the student's own numbers and divergences. `dpo` is a stage elsewhere.
+//! Losses: what may follow `live`, besides the student's own numbers and divergences. `dpo` is also a stage.
 
 use super::declare::builtins;
 use super::types::{Dimensions, Formula, Role, Rollout, Schedule, Support, TextSpan};

@@ -1,5 +1,5 @@
-//! The functions that need no import, a file for each family. Each is declared once, with its arguments: from
-//! that the checker binds and reads them, editors help and the book lists ([`declare`]).
+//! The functions that need no import, a file for each family. Each is declared once with its arguments
+//! ([`declare`]); the checker, editors and the book read that declaration.
 
 pub mod bounds;
 pub(in crate::check) mod constructors;
@@ -48,7 +48,7 @@ pub use weights::WeightsName;
 #[derive(Clone, Copy, Debug)]
 pub struct Builtin {
     pub name: &'static str,
-    /// In the order in which they may be given without a name: first those that must be given.
+    /// Required parameters first; arguments without a name are bound in this order.
     pub parameters: &'static [BuiltinParameter],
     /// Takes any named arguments.
     pub any_names: bool,
@@ -64,11 +64,11 @@ pub enum BuiltinKind {
     /// One argument, elementwise.
     Elementwise(Function),
     Bucket,
-    /// `min(a, b)`, `max(a, b)`; with `over`, the smallest or largest along an axis.
+    /// `min(a, b)` and `max(a, b)`; with `over`, the smallest or largest value along an axis.
     Extreme(Function, Reduction),
     Clip,
     Where,
-    /// Numbers in it, and in those that follow, are placeholders: arguments give them.
+    /// The numbers in this and later variants are placeholders; a call's arguments replace them.
     Reduce(Reduction),
     Statistic(Statistic),
     Scan(Scan<()>),
@@ -76,7 +76,7 @@ pub enum BuiltinKind {
     Divergence(DivergenceName),
     Support(SupportName),
     Measure(Measure),
-    /// They mean something after `live` only.
+    /// Has a meaning only after `live`.
     Loss(LossName),
     Schedule(ScheduleName),
     Reward(RewardName),
@@ -112,9 +112,9 @@ fn bucket() -> Builtin {
     of_formulas("bucket", "bucket(x, 27)", doc, BuiltinKind::Bucket)
 }
 
-/// What goes along an axis, or from step to step.
+/// Functions along an axis, or from step to step.
 fn along_axes() -> impl Iterator<Item = Builtin> {
-    // The smallest and the largest are found by what they are of two numbers.
+    // `min` and `max` come with the elementwise functions of the same names.
     let reductions = Reduction::EACH.into_iter().filter(|reduction| !reduction.definition().doc.is_empty());
     let reductions = reductions.map(|reduction| (reduction.definition(), BuiltinKind::Reduce(reduction)));
     let statistics =
@@ -161,7 +161,7 @@ fn elementwise(function: Function) -> Builtin {
         unreachable!("only what is called is looked up by name")
     };
     let (name, usage) = (function.name(), format!("{}({})", function.name(), parameters.join(", ")));
-    // The same words name a reduction.
+    // The same name is also a reduction.
     let extreme = |reduction| {
         let usage = format!("{usage}, or {name}(x, over: sequence)");
         (usage, BuiltinKind::Extreme(function, reduction))
@@ -173,13 +173,13 @@ fn elementwise(function: Function) -> Builtin {
         Function::Where => (usage, BuiltinKind::Where),
         _ => (usage, BuiltinKind::Elementwise(function)),
     };
-    // Once, for as long as the program runs.
+    // Leaked once, for the life of the program.
     of_formulas(name, usage.leak(), doc, kind)
 }
 
 pub fn find(name: &str) -> Option<&'static Builtin> {
     static BY_NAME: LazyLock<FxHashMap<&str, &Builtin>> =
-        // The first of a name counts.
+        // The first entry of a name wins.
         LazyLock::new(|| BUILTINS.iter().rev().map(|builtin| (builtin.name, builtin)).collect());
     BY_NAME.get(name).copied()
 }

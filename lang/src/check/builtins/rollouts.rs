@@ -1,5 +1,5 @@
-//! Rollouts: where the tokens come from that an objective judges. Each is declared with its arguments, and
-//! read below. What is true of it then is in `experiment/rollouts/kinds.rs`.
+//! Rollouts: where the tokens that an objective judges come from. Each is declared with its arguments and
+//! read below; its properties are in `experiment/rollouts/kinds.rs`.
 
 use super::declare::{Arg, builtins};
 use super::types::{
@@ -242,7 +242,7 @@ impl Checker {
         })
     }
 
-    /// `heads: 2, accept: 0.95`: one says nothing without the other. `None` where faulty.
+    /// `heads: 2, accept: 0.95`: each needs the other. `None` where faulty.
     fn heads(&mut self, given: &Sample, env: &Env) -> Option<Option<Heads>> {
         let alone = match (given.heads, given.accept) {
             (None, None) => return Some(None),
@@ -283,7 +283,7 @@ impl Checker {
         Some(Sampling { repetition_penalty, heads, ..sampling? })
     }
 
-    /// `from(teacher, sequences: 9600, ...)`: made once; `from(teacher, n: 1, ...)`: fresh every step.
+    /// `from(teacher, sequences: 9600, ...)`: generated once; `from(teacher, n: 1, ...)`: every step.
     fn written_by(&mut self, given: From, env: &Env) -> Option<RolloutSource> {
         let teacher = self.read(given.teacher, env);
         let lacks =

@@ -1,5 +1,5 @@
-//! What an argument takes, as a type: what editors and the book say of it ([`ArgumentType`]), and how its
-//! value is read where there is one way ([`Reads`]).
+//! The types of arguments: what editors and the book say of each ([`ArgumentType`]), and how its value is
+//! read where there is only one way ([`Reads`]).
 
 use std::rc::Rc;
 
@@ -15,14 +15,14 @@ pub(in crate::check) trait ArgumentType {
     const TAKES: Takes;
 }
 
-/// An argument that is read in one way wherever it is taken.
+/// An argument type that is read in the same way wherever it occurs.
 pub(in crate::check) trait Reads: ArgumentType + Sized {
     type Value;
 
     fn read(checker: &mut Checker, given: Arg<Self>, env: &Env) -> Option<Self::Value>;
 }
 
-/// Types of arguments: each with what is said of it, and, where there is one way, how it is read.
+/// Declares argument types: each with its description, and, where there is one way to read it, that way.
 macro_rules! types {
     ($(
         $(#[$meta:meta])*
@@ -70,7 +70,7 @@ types! {
     Positive: Takes::Number, |checker, given, env| -> f64 {
         checker.at_least(given.expr, given.name, env, f64::MIN_POSITIVE)
     };
-    /// Of samples: 0 takes the most probable token.
+    /// Sampling temperature; 0 takes the most probable token.
     Temperature: Takes::Number, |checker, given, env| -> f64 { checker.temperature(given.expr, env, true) };
     Seconds: Takes::Number, |checker, given, env| -> f64 {
         checker.at_least(given.expr, given.name, env, 0.001)
@@ -80,15 +80,15 @@ types! {
         let value = checker.evaluate(given.expr, env);
         checker.fraction(&value, given.expr.span, &format!("`{}`", given.name))
     };
-    /// Of a moving average: from 0, below 1.
+    /// The decay of a moving average: at least 0, below 1.
     Decay: Takes::Number, |checker, given, env| -> f64 { checker.decay(given, env) };
-    /// Tokens of a window; not the width of a model.
+    /// A number of tokens: the width of a window, not of a model.
     Window: Takes::Count, |checker, given, env| -> u32 {
         let value = checker.evaluate(given.expr, env);
         checker.whole(&value, given.expr.span, "the width of a window", 1).map(|width| width as u32)
     };
     Numbers: Takes::Numbers, |checker, given, env| -> Vec<f64> { checker.numbers(given.expr, env) };
-    /// Whole numbers, counted from 0.
+    /// Whole numbers, from 0.
     Dimensions: Takes::Numbers, |checker, given, env| -> Vec<u32> {
         checker.counts(given.expr, given.name, env)
     };
@@ -103,7 +103,7 @@ types! {
     /// `powers_of(2)`
     Powers: Takes::Number;
 
-    // Numbers that may move over training time.
+    // Numbers that may change during training.
     Schedule: Takes::Schedule, |checker, given, env| -> formula::Formula {
         checker.schedule_setting(given.expr, env)
     };
@@ -116,7 +116,7 @@ types! {
         checker.tokens_or_turns(given.expr, given.name, env)
     };
 
-    // What is known per completion or per token: where it is read says how coarse it is.
+    // Numbers per completion or per token; the code that reads one knows how fine it may be.
     Condition: Takes::Condition, |checker, given, env| -> formula::Formula {
         let value = checker.evaluate(given.expr, env);
         checker.formula(value, given.expr.span)
@@ -150,7 +150,7 @@ types! {
                               `[\"rules.json\", \"lib\"]`";
         checker.texts(Some(given.expr), WANTED, "an empty text names no file", env)
     };
-    /// Of the data.
+    /// A field of the data.
     Field: Takes::Field, |checker, given, _| -> String { checker.data_field(given.expr) };
     /// `"before" -> "after"`
     Rewriting: Takes::Text;
@@ -174,7 +174,7 @@ types! {
             [("population", formula::Deviation::Population), ("sample", formula::Deviation::Sample)];
         checker.word(given.expr, "a kind of deviation", &words)
     };
-    /// What holds where a value is missing.
+    /// The rule for missing values.
     Missing: Takes::Words(vocabulary::MISSING), |checker, given, _| -> () {
         checker.word(given.expr, "what holds where a value is missing", &[("uniform", ())])
     };
@@ -192,14 +192,14 @@ types! {
 
     // Models, teachers, data.
     Model: Takes::Model, |checker, given, env| -> ModelId { checker.model_value(given.expr, env) };
-    /// A teacher's, too.
+    /// The weights of a model, also of a teacher.
     StartWeights: Takes::Model, |checker, given, env| -> ModelId { checker.weights_of(given.expr, env) };
     Models: Takes::Models, |checker, given, env| -> Vec<ModelId> { checker.models_of(given.expr, env) };
     Domains: Takes::Domains;
     Teachers: Takes::Teachers;
-    /// Who writes a completion.
+    /// The role that writes completions.
     Author: Takes::Teacher, |checker, given, env| -> RoleOf { checker.speaker(given.expr, env) };
-    /// What a teacher can answer.
+    /// What a teacher can return.
     Capability: Takes::Capability, |checker, given, env| -> experiment::Capability {
         checker.capability(given.expr, env)
     };
@@ -210,7 +210,7 @@ types! {
     Rollout: Takes::Rollout, |checker, given, env| -> Rc<experiment::Rollout> {
         checker.rollout_value(given.expr, env)
     };
-    /// One whose completions are drawn, not read.
+    /// A rollout whose completions are sampled, not read.
     Drawn: Takes::Rollout, |checker, given, env| -> Rc<experiment::Rollout> {
         checker.drawn(given.expr, given.owner, env)
     };

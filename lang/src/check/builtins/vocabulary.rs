@@ -1,5 +1,5 @@
 //! The fixed words of the language and what they mean: the settings of every block, the words that a setting
-//! or an argument knows, the signals. The checker reads the names, editors the explanations.
+//! or an argument accepts, the signals. The checker reads the names, editors the explanations.
 
 mod keys;
 mod words;
@@ -18,7 +18,7 @@ pub struct SettingKey {
     pub doc: &'static str,
 }
 
-/// What stands in a place: after a key, for an argument.
+/// What a setting or an argument accepts.
 #[derive(Clone, Copy, Debug)]
 pub enum Takes {
     /// A whole number known before the run.
@@ -29,7 +29,7 @@ pub enum Takes {
     Numbers,
     Truth,
     Text,
-    /// A text, or one of the environment.
+    /// A text, or an environment variable.
     Secret,
     /// A number or a schedule.
     Schedule,
@@ -67,9 +67,9 @@ pub enum Takes {
     /// A list of benchmarks.
     Benchmarks,
     Benchmark,
-    /// A list of what a table shows.
+    /// A list of the metrics of a table.
     Metrics,
-    /// What a teacher can answer.
+    /// What a teacher can return.
     Capability,
     Support,
     Role,

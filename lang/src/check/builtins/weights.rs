@@ -1,4 +1,4 @@
-//! What is trained of a model, and what is done between its updates.
+//! Which weights of a model are trained, and what is done between updates.
 
 use super::declare::builtins;
 use super::types::{

@@ -11,7 +11,7 @@ use crate::check::names::modules::{ItemId, ItemProgress, ModuleId};
 use crate::check::values::evaluate::Env;
 use crate::check::values::value::Value;
 
-/// What an `experiment` says of the run as a whole.
+/// The settings of an `experiment`, which hold for the run as a whole.
 pub struct ExperimentHeader {
     pub name: String,
     pub seed: u64,
@@ -96,8 +96,8 @@ impl Checker {
         })
     }
 
-    /// Every domain of the file, in order, before anything else is evaluated: `domains` must mean all of them
-    /// everywhere.
+    /// Declares every domain of the file, in order, before anything else is evaluated: `domains` must mean
+    /// all of them everywhere.
     pub(in crate::check) fn declare_domains(&mut self, entry: ModuleId) {
         let tree = self.modules.tree(entry);
         let mut shares = Vec::new();
@@ -115,7 +115,7 @@ impl Checker {
             for id in found {
                 let tree = self.modules.tree(id.module);
                 let ItemKind::Domain { name, block } = &tree.items[id.index].kind else { continue };
-                // A second one of a name has been reported: it takes no part.
+                // A second domain of a name has been reported and takes no part.
                 if id.module == entry && self.modules.lookup_silently(entry, &name.text) != Some(id) {
                     continue;
                 }
@@ -165,7 +165,7 @@ impl Checker {
         let reward = self.required(&settings, "reward").and_then(|expr| self.reward(expr, &env));
         let origin = self.origin(name.span);
         let nowhere = || DataSource { path: String::new(), split: None, filter: None, limit: None, origin };
-        // A faulty domain is declared all the same: whatever names it is not wrong because of it.
+        // A faulty domain is declared all the same, so that no reference to it is reported too.
         self.parts.domains.write().push(Domain {
             name: name.text.clone(),
             prompts: prompts.unwrap_or_else(nowhere),
@@ -267,7 +267,7 @@ impl Checker {
     }
 }
 
-/// Without the noise of binary fractions.
+/// Rounds away the noise of binary fractions.
 pub fn rounded(number: f64) -> f64 {
     (number * 1e6).round() / 1e6
 }

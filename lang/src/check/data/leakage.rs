@@ -1,5 +1,5 @@
-//! Prompts that a model is trained on, or chosen by, and judged on: its score then says how well it
-//! remembers, or how lucky its choice was.
+//! Leakage: prompts that a model is trained on or chosen by, and also judged on. Its score then measures
+//! memory, or the luck of the choice.
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Benchmark, BenchmarkId, Comparison, DataSource, DomainId, Origin};
@@ -8,8 +8,8 @@ use crate::formula::text;
 use crate::check::Checker;
 
 impl Checker {
-    /// Held-out prompts, of domains and of `eval`s, that are prompts of a domain that is trained on, or of an
-    /// `eval` that decides about weights in training.
+    /// Warns of held-out prompts, of domains and of `eval`s, that are also prompts of a trained domain, or of
+    /// an `eval` that decides about weights in training.
     pub(in crate::check) fn warn_of_leakage(&mut self, comparisons: &[Comparison]) {
         let trained: Vec<DomainId> = (0..self.parts.domains.read().len() as u32)
             .map(DomainId)
@@ -42,7 +42,7 @@ impl Checker {
         }
     }
 
-    /// Held-out prompts by which weights are chosen in training.
+    /// Held-out prompts that also decide about weights in training.
     fn judged_twice(&self, comparisons: &[Comparison]) -> Vec<Diagnostic> {
         let (domains, benchmarks) = (self.parts.domains.read(), self.parts.benchmarks.read());
         let choosing =
@@ -75,7 +75,7 @@ impl Checker {
     }
 }
 
-/// A file as it is.
+/// A whole file as a source, without split, filter or limit.
 fn whole(path: &str, origin: Origin) -> DataSource {
     DataSource { path: path.to_owned(), split: None, filter: None, limit: None, origin }
 }

@@ -264,8 +264,8 @@ impl Checker {
         format.is_some() || self.check_format_of(model, &format!("the `eval {name}`"), origin, span)
     }
 
-    /// What comes from elsewhere may have been trained on conversations: whether its prompts are put into its
-    /// template changes every number, so it must be said.
+    /// A model from elsewhere may have been trained on conversations: whether prompts go through its template
+    /// changes every number, so the author must say it.
     fn check_format_of(&mut self, model: ModelId, prompts: &str, origin: Origin, span: Span) -> bool {
         let first = self.first_weights(model);
         let Stage::Load(Pretrained::HuggingFace { .. } | Pretrained::Gguf { .. }) = &self.model(first).stage
@@ -294,7 +294,7 @@ impl Checker {
         false
     }
 
-    /// The block of the domain or `eval` whose name stands there.
+    /// The block of the domain or `eval` whose name is at `place`.
     fn block_of_prompts(&self, place: Span) -> Option<Span> {
         let (module, _) = self.modules.files().find(|(_, file)| *file == place.file)?;
         self.modules.tree(module).items.iter().find_map(|item| match &item.kind {

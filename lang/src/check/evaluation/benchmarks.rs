@@ -1,5 +1,5 @@
-//! `eval`: held-out prompts with a verifier of their own; how models are judged, and what a table shows of
-//! it.
+//! `eval`: held-out prompts with a verifier of their own, how models are judged on them, and what a table
+//! shows.
 
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::experiment::{Benchmark, BenchmarkId, Comparison, Evaluation, Metric, Reward, RewardRange};
@@ -167,7 +167,7 @@ impl Checker {
         }
     }
 
-    /// That the metrics of a table can be had of its benchmarks, which draw their own samples.
+    /// Checks that the benchmarks of a table, which draw their own samples, can give its metrics.
     pub(in crate::check) fn check_metrics_of_benchmarks(
         &mut self,
         metrics: &[Metric],
@@ -188,7 +188,7 @@ impl Checker {
         }
     }
 
-    /// That answers of the column can be right, where a metric asks for that, and state their confidence.
+    /// Checks that answers of the column can be right, where a metric asks for that, and state a confidence.
     pub(in crate::check) fn check_metrics_of_reward(
         &mut self,
         metrics: &[Metric],
@@ -223,7 +223,7 @@ impl Checker {
         self.report(Diagnostic::error(Code::TypeMismatch, place, text).help(help));
     }
 
-    /// That every `eval` is judged on by some table or stage.
+    /// Checks that some table or stage uses every `eval`.
     pub(in crate::check) fn check_use_of_benchmarks(&mut self, comparisons: &[Comparison]) {
         if !self.has_experiment || has_errors(&self.diagnostics) {
             return; // A table may be missing because of another mistake.
@@ -249,7 +249,7 @@ impl Checker {
     }
 }
 
-/// Why a metric can't be had of so many samples of a prompt, and how many those are.
+/// Why a metric can't be computed from so many samples of a prompt, and how many those are.
 fn too_few(metric: Metric, samples: u32) -> Option<(String, String)> {
     let text = match metric {
         Metric::PassAt(k) if k > samples => format!("pass@{k} needs {k} samples of each prompt"),

@@ -7,8 +7,8 @@ use crate::source::Span;
 use crate::check::Checker;
 
 impl Checker {
-    /// Rows that are compared must have spent alike. A row that others start from, or that scores are scaled
-    /// by, is where they begin and no competitor.
+    /// Compared rows must have spent alike. A row that others start from, or that scores are normalised by,
+    /// is a baseline and not compared.
     pub(in crate::check) fn check_budget(
         &mut self,
         rows: &[Row],
@@ -35,7 +35,7 @@ impl Checker {
             for model in &row.models {
                 self.ancestry(*model, budget.teachers_charged, &mut stages);
             }
-            // Weights put together without training spend nothing of their own.
+            // Merged weights spend nothing of their own.
             let merged = row.models.iter().all(|model| matches!(self.model(*model).stage, Stage::Merge(_)));
             if merged && !budget.teachers_charged {
                 continue;
@@ -43,7 +43,7 @@ impl Checker {
             let total: Option<u64> = stages.iter().map(|stage| self.own_cost(*stage, budget.unit)).sum();
             match total {
                 Some(total) => spent.push((row.label.clone(), total)),
-                // How many tokens a completion has, and how many steps an epoch, is known when it runs.
+                // The tokens of a completion and the steps of an epoch are known only in the run.
                 None => return,
             }
         }
@@ -67,8 +67,8 @@ impl Checker {
         }
     }
 
-    /// A model and those that its training went through, each once; with `teachers`, whatever it learnt from
-    /// as well.
+    /// A model and its ancestors in training, each once; with `teachers`, everything that it learnt from as
+    /// well.
     fn ancestry(&self, model: ModelId, teachers: bool, found: &mut Vec<ModelId>) {
         if found.contains(&model) {
             return;
@@ -92,7 +92,7 @@ impl Checker {
         }
     }
 
-    /// What the stage itself takes; none where it can't be known before.
+    /// The cost of the stage itself; `None` where it can't be known before the run.
     fn own_cost(&self, model: ModelId, unit: BudgetUnit) -> Option<u64> {
         match &self.model(model).stage {
             Stage::Train(train) => unit.spent(train, 1),

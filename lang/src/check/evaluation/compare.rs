@@ -65,7 +65,7 @@ impl Checker {
                 let domain = self.domain(*domain).clone();
                 self.check_metrics_of_reward(metrics, &domain.name, &domain.reward, place);
             }
-            // Where there is no domain, the first one's samples are those of the table.
+            // Without domains, the samples of the table are those of its first benchmark.
             let known = usize::from(columns.domains.is_empty());
             let benchmarks = columns.benchmarks.get(known..).unwrap_or_default();
             self.check_metrics_of_benchmarks(metrics, benchmarks, place);
@@ -105,7 +105,7 @@ impl Checker {
         })
     }
 
-    /// How columns are judged. Benchmarks bring their own way.
+    /// How columns are judged. Benchmarks have their own settings.
     fn evaluation_of_table(
         &mut self,
         settings: &BlockSettings,
@@ -144,7 +144,7 @@ impl Checker {
         false
     }
 
-    /// `on = [math, math500]`; every domain where nothing is said.
+    /// `on = [math, math500]`; every domain by default.
     fn columns_of_table(&mut self, settings: &BlockSettings, env: &Env) -> Option<Columns> {
         let Some(expr) = settings.get("on") else {
             let domains = (0..self.parts.domains.read().len() as u32).map(DomainId).collect();
@@ -260,7 +260,7 @@ impl Checker {
         Some(rows)
     }
 
-    /// What a row is called: the name written, or the stage's.
+    /// The label of a row: as written, or the name of the stage.
     fn row_label(&self, item: &Expr) -> String {
         match &item.kind {
             ExprKind::Name(name) => name.clone(),

@@ -9,14 +9,14 @@ use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Experiment, Model};
 use crate::source::{FileId, Span};
 
-/// Models that the entry file trains and a run would not, since tables say what a run is for. It takes the
-/// whole experiment, which is not put together while a file is being written.
+/// Models that the entry file trains but a run would not, because no table needs them. It takes the whole
+/// experiment, which is not assembled while a file is being written.
 pub fn left_out(experiment: &Experiment, origins: &[Span]) -> Vec<Diagnostic> {
     let mut found: Vec<Diagnostic> = Vec::new();
     for model in experiment.left_out() {
         let Model { name, origin, .. } = experiment.model(model);
         let span = origins[origin.0 as usize];
-        // Members of a family are declared once, and what a stage makes inside is not the author's.
+        // Members of a family are declared once; models that a stage makes inside are not the author's.
         if span.file == FileId(0) && !found.iter().any(|said| said.primary.span == span) {
             let warning = Diagnostic::warning(Code::UnusedModel, span, format!("no table needs `{name}`"));
             let help = format!("add `{name}` to the `models` of a `compare`, or remove it");

@@ -46,7 +46,7 @@ impl Checker {
         }
     }
 
-    /// The `param` that an axis is about.
+    /// The `param` of an axis.
     fn swept(&mut self, module: ModuleId, axis: &Index) -> Option<Parameter> {
         let tree = self.modules.tree(module);
         let parameters: Vec<&Parameter> = tree

@@ -1,4 +1,4 @@
-//! What goes along an axis, or from step to step: reductions, statistics, scans, memory.
+//! Functions along an axis, or from step to step: reductions, statistics, scans, memory.
 
 use std::rc::Rc;
 
@@ -85,8 +85,8 @@ impl Checker {
         Some(Value::Formula(Formula::new(kind, unit, over_axis, live, origin)))
     }
 
-    /// The rollout of `on:`: other completions of the same prompts. What is known of them is a number per
-    /// prompt at most.
+    /// The rollout of `on:`: other completions of the same prompts. Numbers of it are per prompt at the
+    /// finest.
     pub(in crate::check) fn elsewhere(
         &mut self,
         expr: &Expr,
@@ -148,7 +148,7 @@ impl Checker {
         Some(Some(condition))
     }
 
-    /// What must be given unless something else is.
+    /// Reports a missing `over`.
     pub(in crate::check) fn needs_over<'e>(
         &mut self,
         over: Option<Arg<'e, types::Axis>>,
@@ -419,7 +419,7 @@ impl Checker {
         Some(Value::Formula(Formula::new(kind, unit, x_axis, false, origin)))
     }
 
-    /// What is carried over the steps of a run: `ema(x, rate: 0.9)`, `previous(x)`.
+    /// Numbers that are carried over the steps of a run: `ema(x, rate: 0.9)`, `previous(x)`.
     pub(in crate::check) fn memory(
         &mut self,
         memory: Memory,

@@ -70,11 +70,11 @@ impl Checker {
         Value::Distribution(Distribution::Blend(parts))
     }
 
-    /// Whether numbers may be the shares of a blend: each from 0 to 1, together 1. Of those that change from
-    /// token to token more than their bounds shows only in the run, which looks again.
+    /// Whether numbers may be the shares of a blend: each from 0 to 1, with sum 1. Of shares that change from
+    /// token to token only the bounds are known here; the run checks the rest.
     fn may_be_shares(&mut self, shares: &[(&Formula, Span)], span: Span) -> bool {
         const HELP: &str = "a blend of distributions is a distribution: its shares add up to 1";
-        // What binary fractions leave of a sum.
+        // The rounding error of a sum of binary fractions.
         const ROUNDING: f64 = 1e-9;
         let (mut least, mut most) = (0.0, 0.0);
         for (share, place) in shares {

@@ -1,5 +1,5 @@
-//! Divergences that are declared, in the standard library or by the author: what they are given, what their
-//! summand is, and whether it makes a divergence. [`crate::formula::Summand`] says what they mean.
+//! Declared divergences, of the standard library or the author: their arguments, their summand, and whether
+//! it makes a divergence. [`crate::formula::Summand`] says what they mean.
 
 use std::rc::Rc;
 
@@ -20,14 +20,14 @@ use crate::check::values::calls::Slots;
 use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::Value;
 
-/// How many parameters are sides: those at the front that are a name and nothing else, two at most.
+/// How many parameters are sides: the first ones that are a bare name, two at most.
 pub(in crate::check) fn sides(parameters: &[Parameter]) -> usize {
     let bare = |parameter: &&Parameter| parameter.annotation.is_none() && parameter.default.is_none();
     parameters.iter().take(2).take_while(bare).count()
 }
 
 impl Checker {
-    /// A divergence of the standard library, which is known without an import.
+    /// A divergence of the standard library, which needs no import.
     pub(in crate::check) fn standard_divergence(&self, name: &str) -> Option<ItemId> {
         self.modules.standard_item(DIVERGENCES, name)
     }
@@ -205,7 +205,7 @@ impl Checker {
         value.map_or(Value::Error, |value| Value::Formula(detached(&value)))
     }
 
-    /// Says that something looks beyond the entry that a divergence is at.
+    /// Reports an expression that needs more than the entry that a divergence is at.
     pub(in crate::check) fn beyond_entry(&mut self, what: &str, span: Span) -> Value {
         let text =
             format!("a divergence is a sum of one number per vocabulary entry, and `{what}` looks beyond it");
@@ -217,7 +217,7 @@ impl Checker {
         Value::Error
     }
 
-    /// What builtins can't be read at a vocabulary entry, by name; none where this one can.
+    /// How a built-in that can't be evaluated at a vocabulary entry is called; `None` where it can.
     pub(in crate::check) fn not_at_entry(builtin: &Builtin, given: &[Argument]) -> Option<&'static str> {
         let along =
             given.iter().any(|argument| argument.name.as_ref().is_some_and(|name| name.text == "over"));
@@ -241,7 +241,7 @@ impl Checker {
         body: &Expr,
         env: &Env,
     ) -> Option<Formula> {
-        // A body that calls itself is told so at once.
+        // A body that calls itself is reported at once.
         self.stack.calling.push(name.span);
         let value = self.body_at_entry(sides, pair, body, env);
         self.stack.calling.pop();
@@ -290,7 +290,7 @@ impl Checker {
         Some(value)
     }
 
-    /// The summand of a declaration, and what holds of it: what makes it no divergence is reported.
+    /// The summand of a declaration and its properties. Reports why it is no divergence.
     pub(in crate::check) fn summand(
         &mut self,
         id: ItemId,
@@ -338,7 +338,7 @@ impl Checker {
                 most: found.most.max(here.most),
                 zero: found.zero && here.zero,
             };
-            // A generator has been looked at.
+            // A generator has been checked already.
             if let Some(flaw) = flaw.filter(|_| !is_generator) {
                 let fatal = matches!(flaw, Flaw::NotFinite { .. });
                 self.report_flaw(name, sides, body, flaw);
@@ -351,7 +351,7 @@ impl Checker {
         Some(Summand { name: name.text.clone(), directed, standard, parameters: given, value, facts: found })
     }
 
-    /// A declaration for its own sake. A fraction is tried at one half, where a family like `jsd` is
+    /// Checks a declaration on its own. A fraction is tried at one half, where a family like `jsd` is
     /// symmetric.
     pub(in crate::check) fn divergence_item(&mut self, id: ItemId, env: &Env) {
         let tree = self.modules.tree(id.module);

@@ -1,4 +1,4 @@
-//! Divergences: their sides, supports and masses. Those that are declared have a file of their own.
+//! Divergences: their sides, supports and masses. Declared divergences are in `declared.rs`.
 
 use crate::diag::{Code, Diagnostic};
 use crate::formula::{Distribution, Divergence, DivergenceKind, Mass, Role, Signal, Support, Unit};
@@ -24,7 +24,7 @@ pub(in crate::check) struct DivergenceSettings<'e> {
     pub clip_each: Option<&'e Expr>,
 }
 
-/// The same of a built-in one.
+/// The common settings of a built-in divergence.
 macro_rules! common {
     ($given:ident) => {
         DivergenceSettings {
@@ -69,7 +69,7 @@ impl Checker {
         }
     }
 
-    /// None where a divergence stands inside a summand, or outside an objective, which is reported.
+    /// `None` where a divergence stands inside a summand or outside an objective, which is reported.
     fn beyond_one_entry(&mut self, call: Call, env: &Env) -> Option<()> {
         if env.context == EvaluationContext::Entry {
             self.beyond_entry(call.builtin.name, call.span);
@@ -245,7 +245,7 @@ impl Checker {
             Some(expr) => self.support(expr, env),
         };
         let (support, treatment) = (support?, mass?);
-        // A support that was given from outside may be another one next time.
+        // A support that is an argument may be another one in the next call.
         let is_written =
             support_place.is_none_or(|expr| matches!(&expr.kind, ExprKind::Name(name) if name == "full"));
         if support == Support::Full
@@ -264,7 +264,7 @@ impl Checker {
             return None;
         }
         match (support, treatment) {
-            // On the whole vocabulary the four agree.
+            // On the whole vocabulary the four masses agree.
             (Support::Full, _) => Some((Support::Full, Mass::Raw)),
             (support, Some(mass)) => Some((support, mass)),
             (support, None) => {
@@ -320,7 +320,7 @@ impl Checker {
 
     pub(in crate::check) fn support_call(&mut self, call: SupportCall, env: &Env) -> Option<Value> {
         let support = match call {
-            // `answers = top_k(20)`: how many entries a teacher answers with, nobody's in particular.
+            // `answers = top_k(20)`: how many entries a teacher returns, without a role.
             SupportCall::TopK(TopK { role, k: None, .. }) => {
                 return self.count(role.expr, "k", env, 1).map(|_| Value::Capability);
             }
@@ -412,7 +412,7 @@ impl Checker {
     }
 }
 
-/// Whether a support has one entry, which renormalised is 1 on both sides.
+/// Whether a support has one entry, whose probability renormalised is 1 on both sides.
 fn is_single(support: &Support) -> bool {
     matches!(support, Support::Sampled | Support::TopK { k: 1, .. })
 }

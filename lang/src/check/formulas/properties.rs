@@ -1,4 +1,4 @@
-//! Whether what is declared is a divergence, found by trying distributions.
+//! Whether a declared function is a divergence: evaluated on test distributions.
 
 use crate::diag::{Code, Diagnostic};
 use crate::formula::{Facts, Formula};
@@ -7,16 +7,16 @@ use crate::syntax::ast::{Expr, Name, Parameter};
 use crate::check::Checker;
 use crate::check::values::ranges::{Bindings, Tape};
 
-/// Where a generator is looked at: likelihood ratios from very small to very large.
+/// Likelihood ratios at which a generator is evaluated, from very small to very large.
 const RATIOS: [f64; 13] = [1e-3, 1e-2, 0.05, 0.1, 0.3, 0.6, 0.9, 1.0, 1.2, 2.0, 5.0, 30.0, 1e3];
 
-/// How far a sum may be from 0, beside the size of its summands: rounding.
+/// How far rounding may take a sum from 0, relative to the size of its summands.
 const ROUNDING: f64 = 1e-9;
 
-/// A probability that is as good as none.
+/// A probability that counts as 0.
 const NOTHING: f64 = 1e-300;
 
-/// What a divergence is tried on: distributions drawn with a fixed seed, some of them sharp.
+/// Pairs of distributions on which a divergence is tried, drawn with a fixed seed, some of them sharp.
 pub(in crate::check) fn tried() -> Vec<[Vec<f64>; 2]> {
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     let mut uniform = move || {
@@ -41,14 +41,14 @@ pub(in crate::check) fn tried() -> Vec<[Vec<f64>; 2]> {
         .collect()
 }
 
-/// Probabilities to a power, normalised.
+/// A distribution raised to a power and normalised.
 fn tempered(distribution: &[f64], power: f64) -> Vec<f64> {
     let powers: Vec<f64> = distribution.iter().map(|p| p.powf(power)).collect();
     let total: f64 = powers.iter().sum();
     powers.into_iter().map(|p| p / total).collect()
 }
 
-/// A summand that can be asked for numbers.
+/// A summand that can be evaluated.
 struct Trial<'f>(Tape<'f>, Bindings);
 
 impl Trial<'_> {
@@ -60,7 +60,7 @@ impl Trial<'_> {
         left.iter().zip(right).map(|(p, q)| self.at(*p, *q)).sum()
     }
 
-    /// The size of the summands.
+    /// The sum of the summands' magnitudes, at least 1: what rounding is relative to.
     pub(in crate::check) fn scale(&self, left: &[f64], right: &[f64]) -> f64 {
         left.iter().zip(right).filter_map(|(p, q)| self.at(*p, *q)).map(f64::abs).sum::<f64>().max(1.0)
     }
@@ -68,14 +68,14 @@ impl Trial<'_> {
 
 /// What is wrong with a summand, in words.
 pub(in crate::check) enum Flaw {
-    /// It has no number where both probabilities are between 0 and 1.
+    /// It is not finite where both probabilities are between 0 and 1.
     NotFinite {
         p: f64,
         q: f64,
         value: f64,
     },
-    /// It is not 0 where the sides agree; whether it is smallest there all the same while only the left side
-    /// moves, and while only the right one does; and whether it is the same everywhere.
+    /// It is not 0 where the sides agree. Also: whether it is still smallest there while only the left side
+    /// moves, or only the right one, and whether it is the same everywhere.
     NotZero {
         value: f64,
         smallest: [bool; 2],
@@ -88,13 +88,13 @@ pub(in crate::check) enum Flaw {
     },
 }
 
-/// Whether `value` is 0 on everything that it is tried on; false where it has no numbers yet.
+/// Whether `value` is 0 on every test input; false where it can't be evaluated yet.
 pub(in crate::check) fn is_zero(value: &Formula, step: (u32, u32)) -> bool {
     let trial = Trial(Tape::of(value), Bindings { step: step.0, steps: step.1, entry: None });
     tried().iter().all(|[p, q]| trial.sum(p, q).is_some_and(|sum| sum.abs() <= ROUNDING))
 }
 
-/// What holds of a summand at one step; none where it has no numbers yet.
+/// The properties of a summand at one step; `None` where it can't be evaluated yet.
 pub(in crate::check) fn facts(value: &Formula, (step, steps): (u32, u32)) -> Option<(Facts, Option<Flaw>)> {
     let trial = Trial(Tape::of(value), Bindings { step, steps, entry: None });
     trial.at(0.5, 0.5)?;
@@ -118,7 +118,7 @@ pub(in crate::check) fn facts(value: &Formula, (step, steps): (u32, u32)) -> Opt
                     let sum = |moved: &[f64]| {
                         if left_moves { trial.sum(moved, held) } else { trial.sum(held, moved) }
                     };
-                    // Sharper and flatter than the side that is held: there a cross-entropy falls on.
+                    // Sharper and flatter than the fixed side: there a cross-entropy keeps falling.
                     let tempered = [0.5, 2.0, 4.0].map(|power| tempered(held, power));
                     let least = trial.sum(held, held);
                     tempered.iter().chain([moved]).all(|moved| {
@@ -137,8 +137,7 @@ pub(in crate::check) fn facts(value: &Formula, (step, steps): (u32, u32)) -> Opt
         facts.zero &= apart.abs() <= ROUNDING;
     }
     facts.divergence = flaw.is_none();
-    // Of an f-divergence, which is proportional to its two numbers, the largest value is that of two sides
-    // that have nothing in common.
+    // An f-divergence is proportional to its two numbers; it is largest where the two sides are disjoint.
     let proportional = [(0.3, 0.1), (0.05, 0.4), (0.6, 0.5)].iter().all(|(p, q)| {
         let both = trial.at(*p, *q).zip(trial.at(p / 4.0, q / 4.0));
         both.is_some_and(|(whole, part)| (whole - 4.0 * part).abs() < 1e-9 * whole.abs().max(1.0))
@@ -159,7 +158,7 @@ impl Checker {
         })
     }
 
-    /// What a two-sided function is that is not a divergence.
+    /// Reports why a two-sided function is not a divergence.
     pub(in crate::check) fn report_flaw(
         &mut self,
         name: &Name,
@@ -219,8 +218,8 @@ impl Checker {
         self.report(diagnostic);
     }
 
-    /// Whether `value`, which is `q * f(p / q)`, is made by a generator: convex where it is looked at, 0 at
-    /// 1.
+    /// Whether `value`, which is `q * f(p / q)`, comes from a generator: `f` is convex at the test ratios,
+    /// and 0 at 1.
     pub(in crate::check) fn is_generator(
         &mut self,
         name: &Name,
@@ -242,7 +241,7 @@ impl Checker {
             return false;
         }
         let values: Option<Vec<f64>> = RATIOS.iter().map(|u| trial.at(*u, 1.0)).collect();
-        // A parameter without a value: convexity shows where the divergence is used.
+        // A parameter has no value yet: convexity is checked where the divergence is used.
         let Some(values) = values else { return true };
         let bend = (1..RATIOS.len() - 1).find(|&at| {
             let (a, b, c) = (RATIOS[at - 1], RATIOS[at], RATIOS[at + 1]);

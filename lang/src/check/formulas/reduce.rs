@@ -1,5 +1,5 @@
-//! `reduce`: from one number per token to one. Every step names what it puts together; a denominator and a
-//! balance between domains may follow.
+//! `reduce`: from one number per token to one number. Every step names the axis that it reduces; a
+//! denominator and a balance between domains may follow.
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Balance, Reduce, ReduceStep};
@@ -48,7 +48,7 @@ impl Checker {
         Some(Reduce { steps, denominator, balance, origin })
     }
 
-    /// Puts the steps one after the other: each starts from what the last one left.
+    /// Chains the steps: each starts from the axis that the one before left.
     fn chain(&mut self, read: &[Written]) -> Option<Vec<ReduceStep>> {
         let mut steps = Vec::new();
         let mut expected = read.first().map_or(Axis::Token, |step| step.elements);
@@ -97,7 +97,7 @@ impl Checker {
                 );
                 let diagnostic = Diagnostic::error(Code::AxisMismatch, step.span, text);
                 let diagnostic = diagnostic.help("for example `mean(token) then mean(sequence)`");
-                // Two steps the wrong way round.
+                // Two steps in the wrong order.
                 let whole = read.first().zip(read.last()).map(|(first, last)| first.span.to(last.span));
                 self.report(match (whole, read) {
                     (Some(whole), [first, second])
@@ -207,7 +207,7 @@ impl Checker {
         }
     }
 
-    /// What a sum is divided by: one positive number for the whole batch.
+    /// The denominator of a sum: one positive number for the whole batch.
     fn denominator(&mut self, expr: &Expr, env: &Env) -> Option<Formula> {
         let value = self.evaluate(expr, env);
         let formula = self.formula(value, expr.span)?;

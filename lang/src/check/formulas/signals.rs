@@ -1,4 +1,4 @@
-//! The names that mean something inside an objective only: roles, signals, their parts.
+//! Names that mean something only inside an objective: roles, signals, their parts.
 
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::experiment::{SelfCopy, TeacherWeights};
@@ -15,8 +15,8 @@ use crate::check::names::foreign;
 use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::Value;
 
-/// Whether a file may not declare this name. The roles may be: a model called `student` is what most files
-/// have, and inside an objective the role comes first.
+/// Whether a file may not declare this name. Roles may be declared: most files have a model called `student`,
+/// and inside an objective the role takes precedence.
 pub fn is_reserved(name: &str) -> bool {
     vocabulary::signal(name).is_some() && !is_role(name)
         || matches!(name, "domains" | "self" | "data" | "span")
@@ -27,12 +27,12 @@ pub fn is_role(name: &str) -> bool {
     matches!(name, "student" | "teacher" | "sampler" | "reference")
 }
 
-/// A number that has a name everywhere where no file declares another of that name.
+/// A named constant, unless a file declares another of that name.
 pub fn named_number(name: &str) -> Option<f64> {
     (name == "pi").then_some(std::f64::consts::PI)
 }
 
-/// What a schedule may read too: one number for the whole step.
+/// Signals that a schedule may read too: one number for the whole step.
 pub fn number_of_run(name: &str) -> Option<Signal> {
     Some(match name {
         "progress" => Signal::Progress,
@@ -170,8 +170,7 @@ impl Checker {
         self.signal(Signal::Of { role, part }, span)
     }
 
-    /// A teacher that is still a parameter may turn out to be composed, and its bindings have names of their
-    /// own.
+    /// A teacher that is still a parameter may turn out to be composed, and then its bindings are its fields.
     fn may_have(&self, role: &Role, field: &Name) -> bool {
         let Role::Named { teacher, .. } = role else { return false };
         self.teacher(*teacher).weights == TeacherWeights::Parameter
@@ -220,7 +219,7 @@ impl Checker {
         });
     }
 
-    /// Any tag is a span; a near miss of a usual one is taken for a slip.
+    /// Any tag is a span; a name close to a usual one is taken for a typo.
     fn named_span(&mut self, field: &Name) -> Option<NamedSpan> {
         let usual = || vocabulary::SPANS.iter().map(|span| span.name);
         if field.text == "final_turn" {
@@ -240,7 +239,7 @@ impl Checker {
         Some(NamedSpan::Tag(field.text.clone()))
     }
 
-    /// `span.answer` where a stretch itself is meant.
+    /// `span.answer` where the span itself is meant.
     pub(in crate::check) fn span_value(&mut self, expr: &Expr, env: &Env) -> Option<NamedSpan> {
         match self.evaluate(expr, env) {
             Value::Formula(formula) => match &formula.0.kind {

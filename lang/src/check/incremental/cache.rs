@@ -1,11 +1,10 @@
-//! What is kept of one analysis for the next, while a file is being written: the trees of its items, and what
-//! checking them came to.
+//! What one analysis keeps for the next while a file is being written: the trees of its items, and the
+//! results of their checks.
 //!
-//! Where the check of an item had nothing to report, it is repeated in outline
-//! ([`crate::check::incremental::recording`]) while neither the item nor anything that it looked up has
-//! changed. A change of an item concerns every check that looked up its name; where no check is kept, every
-//! item that mentions it in any sense; and so on, with the names of those. That is more than needed, and
-//! needs no knowledge of how names are resolved.
+//! A check of an item that reported nothing is repeated ([`crate::check::incremental::recording`]) while
+//! neither the item nor anything that it looked up has changed. A changed item invalidates every check that
+//! looked up its name; where no check is kept, every item that mentions it in any sense; and so on with the
+//! names of those. That is more than needed, but it needs no knowledge of how names are resolved.
 
 use std::rc::Rc;
 
@@ -20,16 +19,16 @@ use crate::syntax::ast::{Item, ItemKind, Module};
 use crate::check::incremental::recording::Check;
 use crate::check::names::modules::{GRPO_OBJECTIVE, SFT_OBJECTIVE, declared_name};
 
-/// Belongs to whoever analyses the same file again and again. It knows the files of the last analysis and no
-/// others, so it grows with them alone.
+/// For a caller that analyses the same file again and again. It keeps the files of the last analysis only, so
+/// it does not grow beyond them.
 #[derive(Default)]
 pub struct AnalysisCache {
     files: FxHashMap<String, CachedFile>,
-    /// All domains, as far as a check can tell them from others.
+    /// All domains, reduced to what other checks depend on.
     domains: Vec<Domain>,
     changed: Changed,
-    /// Not before all domains are declared. A model that a domain asks for is evaluated while the list of
-    /// domains is incomplete: repeating that check would leave out what it does for the others.
+    /// False until all domains are declared: a model that a domain needs is evaluated while their list is
+    /// incomplete, and repeating that check would leave out its effects on the others.
     keeps: bool,
 }
 
@@ -37,20 +36,20 @@ pub struct AnalysisCache {
 struct CachedFile {
     known: KnownFile,
     items: Vec<CachedItem>,
-    /// Read by the analysis that is under way.
+    /// Whether the current analysis has read it.
     used: bool,
 }
 
 struct CachedItem {
     text: String,
-    /// Hashes of all words in it, and of what it may look up besides.
+    /// Hashes of all words in it, and of names that it may look up besides.
     words: Vec<u32>,
     affected: Affected,
-    /// What its check came to, if it may be repeated.
+    /// The result of its check, if it may be repeated.
     check: Option<Rc<Check>>,
 }
 
-/// What a change of an item concerns.
+/// What a changed item invalidates.
 #[derive(Default)]
 struct Affected {
     /// Items that mention one of these words.
@@ -63,7 +62,7 @@ struct Changed {
     words: FxHashSet<u32>,
     /// By the lower half of the hash, for a quick no.
     some: Vec<u64>,
-    /// Checks that looked at the list of all domains.
+    /// Also checks that read the list of all domains.
     domains: bool,
     everything: bool,
 }
@@ -95,8 +94,8 @@ impl AnalysisCache {
         let mut next = 0;
         for (item, kept) in module.items.iter().zip(&mut items).filter(|(_, kept)| kept.is_none()) {
             let text = &text[item.span.start as usize..item.span.end as usize];
-            // Only the comments around it have changed, or it was read again because of its neighbour. What
-            // has changed places with another is another: of two with one name, the first counts.
+            // Only the comments around it have changed, or it was read again because of its neighbour. An
+            // item that moved counts as another one: of two with one name, the first is meant.
             let same =
                 gone[next..].iter().position(|gone| gone.as_ref().is_some_and(|gone| gone.text == text));
             *kept = match same {
@@ -116,7 +115,7 @@ impl AnalysisCache {
         (module, diagnostics)
     }
 
-    /// All files have been read, and these are all domains: forgets the checks that a change concerns.
+    /// After all files are read, and with all domains: forgets the checks that a change invalidates.
     pub(in crate::check) fn forget_what_changed(&mut self, domains: &[Domain]) {
         let domains: Vec<Domain> = domains.iter().map(as_checks_see_it).collect();
         self.changed.domains = domains != self.domains;
@@ -144,12 +143,12 @@ impl AnalysisCache {
         self.keeps = true;
     }
 
-    /// An analysis begins.
+    /// Begins an analysis.
     pub(in crate::check) fn begin(&mut self) {
         self.keeps = false;
     }
 
-    /// What the check of an item came to, where it may be repeated.
+    /// The result of an item's check, where it may be repeated.
     pub(in crate::check) fn check(&self, path: &str, index: usize) -> Option<Rc<Check>> {
         self.files.get(path)?.items.get(index)?.check.clone()
     }
@@ -168,15 +167,15 @@ impl CachedItem {
     fn new(item: &Item, text: &str) -> CachedItem {
         let mut words = words(text);
         let concerned = match &item.kind {
-            // Whatever it takes from elsewhere, and whatever it calls that here.
+            // Names that it imports, and their local names.
             ItemKind::Use(_) => Some(words.clone()),
-            // Nobody can refer to it.
+            // No other item can refer to it.
             ItemKind::Compare { .. } => Some(Vec::new()),
             kind => declared_name(kind).map(|name| vec![hash(&name.text)]),
         };
         let everything = concerned.is_none();
         let affected = Affected { words: concerned.unwrap_or_default(), everything };
-        // Looked up without being mentioned.
+        // Names that are looked up without being mentioned.
         words.extend([SFT_OBJECTIVE, GRPO_OBJECTIVE].map(|(_, name)| hash(name)));
         words.sort_unstable();
         words.dedup();
@@ -208,8 +207,8 @@ impl Changed {
     }
 }
 
-/// A domain without what no other item's check depends on. Places are told in diagnostics, and a check with
-/// diagnostics is not kept.
+/// A domain reduced to what checks of other items depend on. Places appear only in diagnostics, and a check
+/// with diagnostics is not kept.
 fn as_checks_see_it(domain: &Domain) -> Domain {
     let Domain { name, prompts: _, tests, validation, columns: _, format, reward, share, limit, origin: _ } =
         domain;
@@ -218,12 +217,12 @@ fn as_checks_see_it(domain: &Domain) -> Domain {
     let nothing = || Reward::ExactMatch { field: String::new() };
     Domain {
         name: name.clone(),
-        // Files are read when it runs.
+        // Files are read only when it runs.
         prompts: nowhere(),
         tests: tests.as_ref().map(|_| nowhere()),
         validation: validation.as_ref().map(|_| nowhere()),
         columns: Vec::new(),
-        // Whether it is said.
+        // Only whether there is one.
         format: format.as_ref().map(|_| PromptFormat::Text),
         // Objectives name the parts of a reward.
         reward: match reward {
@@ -237,14 +236,14 @@ fn as_checks_see_it(domain: &Domain) -> Domain {
             }
             _ => nothing(),
         },
-        // Whether there is anything to train on; how much is a matter of the run.
+        // Only whether there is anything to train on; the amount matters in the run.
         share: f64::from(u8::from(*share > 0.0)),
         limit: limit.map(|(limit, _)| (limit, Origin(0))),
         origin: Origin(0),
     }
 }
 
-/// Hashes of the words of a text. Two words with one hash cost a check too many, no more.
+/// Hashes of the words of a text. Two words with one hash cost one check too many, no more.
 fn words(text: &str) -> Vec<u32> {
     text.split(|character: char| !crate::syntax::words::is_word(character))
         .filter(|word| !word.is_empty())

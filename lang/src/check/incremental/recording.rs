@@ -1,15 +1,15 @@
-//! What the check of an item does, noted so that it can be repeated without checking.
+//! Records what the check of an item does, so that it can be repeated without checking.
 //!
-//! A check that found nothing has done four things that others may notice: it asked for the values of other
-//! items, it gave models their names, it learnt what names are worth, and it used domains and teachers.
-//! [`Checker::repeat`] does these again, in the same order, and leaves the rest out: the value of a model
-//! whose check is repeated is worked out when somebody asks for it.
+//! A check without diagnostics has four effects that others may notice: it asks for the values of other
+//! items, names models, learns what names are worth, and uses domains and teachers. [`Checker::repeat`]
+//! repeats these in the same order and leaves out the rest: the value of a model whose check is repeated is
+//! computed when it is first needed.
 //!
-//! What may be repeated rests on this: **all items that declare teachers, panels, benchmarks, axes of a
-//! sweep, or models that are loaded, are evaluated at every analysis, in the order of a fresh one.** So these
-//! tables are always those of a fresh analysis, and whoever looks through them finds what it would find
-//! there. Only the table of models has gaps, and who holds the number of a model has asked for it.
-//! [`Checker::touched`] names every part of the checker's state and says which of these it is.
+//! This is correct because **all items that declare teachers, panels, benchmarks, axes of a sweep, or loaded
+//! models are evaluated at every analysis, in the order of a fresh one.** So these tables always equal those
+//! of a fresh analysis, and code that searches them finds the same. Only the table of models has gaps, and
+//! code that holds a model's number has asked for that model. [`Checker::touched`] names every part of the
+//! checker's state and says which of these cases it is.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
@@ -27,17 +27,17 @@ use crate::check::teachers::route::{ENTRY, RouteState};
 use crate::check::values::calls::ItemEffort;
 use crate::check::values::value::Value;
 
-/// A check without diagnostics.
+/// The recorded check of an item that had no diagnostics.
 pub(in crate::check) struct Check {
     /// The items whose values it asked for.
     asked: Vec<Asked>,
     effects: Vec<Effect<RelativeSpan>>,
-    /// Of the value that it came to, for editors.
+    /// What is known of the item's value, for editors.
     info: Option<ValueInfo>,
     uses: Uses,
     /// Hashes of the names that it looked up, found or not.
     pub consulted: Vec<u32>,
-    /// It looked at the list of all domains.
+    /// Whether it read the list of all domains.
     pub domains: bool,
 }
 
@@ -46,38 +46,37 @@ struct Asked {
     name: String,
 }
 
-/// A place inside an item: that of the check itself, or one that it asked for.
+/// A place inside an item: the item of the check itself, or one that it asked for.
 struct RelativeSpan {
     asked: Option<usize>,
     start: u32,
     end: u32,
 }
 
-/// What the check of an item does that others notice, told in the order in which it happens.
+/// An effect of an item's check on others. A recording holds them in the order in which they happen.
 enum Effect<P> {
-    /// It asks for the value of an item, by its number, for the first time.
+    /// It asks for the value of an item for the first time: an index into the items asked for.
     Ask(usize),
     /// It asks for the file's route.
     Route,
-    /// It names a model, after what it is or where it is bound. Should the name be taken, the model gets
-    /// another.
+    /// It names a model after what it is or where it is bound. If the name is taken, the model gets another.
     Name(String),
-    /// It finds out what a name is worth that is declared at a place.
+    /// It learns the value of a name that is declared at a place.
     Learn(P, ValueInfo),
 }
 
-/// What stages use, and what is therefore not to be reported as unused.
+/// What stages use, and what must therefore not be reported as unused.
 #[derive(Clone, Default)]
 pub struct Uses {
     /// Domains that are trained on.
     pub trained: BTreeSet<DomainId>,
-    /// Domains of which somebody asks the teacher that the file's route gives them.
+    /// Domains whose teacher, by the file's route, is asked for.
     pub routed: BTreeSet<DomainId>,
-    /// Models.
+    /// Whether there are models.
     pub models: bool,
 }
 
-/// A check under way.
+/// The recording of a check under way.
 #[derive(Default)]
 pub struct Recording {
     asked: Vec<ItemId>,
@@ -85,14 +84,14 @@ pub struct Recording {
     declared: Vec<ModelId>,
     consulted: Vec<u32>,
     domains: bool,
-    /// It did something that must be done again each time.
+    /// Whether it did something that must be done again each time.
     uncacheable: bool,
     /// How many cycles had been found before it.
     cycles: usize,
 }
 
 impl Checker {
-    /// Checks an item for its own sake, unless it is known that there is nothing to report.
+    /// Checks an item on its own, unless it is known that there is nothing to report.
     pub(in crate::check) fn check_item_once(&mut self, id: ItemId, item: &Item) {
         match &item.kind {
             ItemKind::Model(_) => self.ask(id, item.span),
@@ -103,8 +102,8 @@ impl Checker {
         }
     }
 
-    /// What a check comes to that is worth nothing to others; none where it was known that there is nothing
-    /// to report.
+    /// Runs a check whose result nothing else needs; `None` where it was known that there is nothing to
+    /// report.
     pub(in crate::check) fn check_once<T>(
         &mut self,
         id: ItemId,
@@ -122,7 +121,7 @@ impl Checker {
         Some(found)
     }
 
-    /// Asks for the value of an item, for what this does to others.
+    /// Asks for the value of an item, for the effects on others.
     fn ask(&mut self, id: ItemId, asked_at: Span) {
         if self.modules.progress.contains_key(&id) {
             return;
@@ -160,7 +159,7 @@ impl Checker {
         })
     }
 
-    /// Evaluates what is the same whoever asks for it: nothing of that shows in it.
+    /// Evaluates what is the same whoever asks for it, outside the caller's recording.
     pub(in crate::check) fn apart<T>(
         &mut self,
         work: ItemEffort,
@@ -206,7 +205,7 @@ impl Checker {
     fn check_of(&self, recording: Recording, item: &Item, info: Option<ValueInfo>) -> Option<Check> {
         let Recording { asked: ids, effects, declared, mut consulted, domains, uncacheable, cycles } =
             recording;
-        // Where a circle begins decides what is said of it.
+        // Where a cycle begins decides what is reported of it.
         if uncacheable || self.stack.cycles > cycles {
             return None;
         }
@@ -236,7 +235,7 @@ impl Checker {
         })
     }
 
-    /// Where a span is among an item and those that it asked for.
+    /// Where a span lies: in an item, or in one of those that it asked for.
     fn place(&self, span: Span, item: &Item, asked: &[ItemId]) -> Option<RelativeSpan> {
         let inside = |item: &Item| {
             item.span.file == span.file && item.span.start <= span.start && span.end <= item.span.end
@@ -256,7 +255,7 @@ impl Checker {
         })
     }
 
-    /// What the stages of models use; none where that must be looked at each time.
+    /// What the stages of models use; `None` where that must be computed each time.
     fn uses_of(&self, declared: &[ModelId]) -> Option<Uses> {
         let mut uses = Uses { models: !declared.is_empty(), ..Uses::default() };
         for model in declared {
@@ -271,7 +270,7 @@ impl Checker {
                     uses.routed.extend(train.teachers.iter().map(|choice| choice.domain));
                 }
                 Stage::Initialise(_) | Stage::Merge(_) | Stage::Parameter => {}
-                // The first of those that load the same stands for all of them.
+                // The first of several models that load the same weights stands for all of them.
                 Stage::Load(_) => return None,
                 // Declares teachers.
                 Stage::Joint(_) | Stage::Member { .. } => return None,
@@ -280,8 +279,8 @@ impl Checker {
         Some(uses)
     }
 
-    /// Does again what the check of an item did besides diagnostic nothing, and returns the names of its
-    /// models. None where that can't be done; then nothing has been done.
+    /// Repeats the effects of an item's check, which had no diagnostics, and returns the names of its models.
+    /// `None` where that is impossible; then nothing has been done.
     fn repeat(&mut self, check: &Check, item: &Item) -> Option<VecDeque<String>> {
         let ids = check.asked.iter().map(|asked| {
             let module = self.modules.at_file(&asked.path)?;
@@ -317,9 +316,9 @@ impl Checker {
         Some(names)
     }
 
-    /// What has been touched since the last time: the list of domains, and what spoils a recording. A part of
-    /// the checker's state that is not named here does not compile: it must be said whether a check that
-    /// reads or changes it may be left out.
+    /// What has been touched since the last call: the list of domains, and anything that makes a recording
+    /// uncacheable. A new part of the checker's state does not compile until it is named here: it must be
+    /// said whether a check that reads or changes it may be left out.
     fn touched(&self) -> (bool, bool) {
         let Checker {
             cache: _,
@@ -329,21 +328,21 @@ impl Checker {
             modules: _,
             // A check with diagnostics is not kept.
             diagnostics: _,
-            // Their numbers matter to nobody, only that they lead to the same places.
+            // Their numbers do not matter, only that they lead to the same places.
             origins: _,
             known_origins: _,
             parts,
-            // Of the item that is being evaluated. Whoever takes too much, is in a cycle or comes to the end
-            // of the chain is not kept.
+            // Of the item that is being evaluated. A check that takes too much work, is in a cycle or reaches
+            // the end of the chain is not kept.
             stack: _,
             any_numbers: _,
-            // Nothing is kept of an analysis that was given up.
+            // Nothing is kept of a cancelled analysis.
             cancellation: _,
-            // Used again.
+            // Repeated.
             uses: _,
             // Asked for again.
             route: _,
-            // Told again.
+            // Recorded again.
             facts: _,
             // Set before the first check, by items that concern everything.
             seed: _,
@@ -352,7 +351,7 @@ impl Checker {
         } = self;
         let ExperimentParts {
             domains,
-            // New ones are noted.
+            // New ones are recorded.
             models,
             model_names: _,
             teachers,
@@ -361,9 +360,9 @@ impl Checker {
             panels,
             benchmarks,
             sweep,
-            // For those who ask for the experiment.
+            // Only for callers that ask for the experiment.
             objectives: _,
-            // Of the experiment, which is not put together.
+            // Of the experiment, which is not assembled.
             marks: _,
         } = parts;
         let uncacheable = [
@@ -380,14 +379,14 @@ impl Checker {
 
     // ---- What a check does while it is recorded ----
 
-    /// It can't be left out next time.
+    /// The check must be done again next time.
     pub(in crate::check) fn mark_uncacheable(&mut self) {
         if let Some(recording) = &mut self.recording {
             recording.uncacheable = true;
         }
     }
 
-    /// It asks for the value of an item.
+    /// Records that the check asks for the value of an item.
     pub(in crate::check) fn record_request(&mut self, id: ItemId) {
         if let Some(recording) = &mut self.recording
             && !recording.asked.contains(&id)
@@ -397,7 +396,7 @@ impl Checker {
         }
     }
 
-    /// It asks for the file's route.
+    /// Records that the check asks for the file's route.
     pub(in crate::check) fn route_of_file(&mut self) -> &RouteState {
         if let Some(recording) = &mut self.recording
             && !recording.effects.iter().any(|effect| matches!(effect, Effect::Route))
@@ -407,7 +406,7 @@ impl Checker {
         &self.route
     }
 
-    /// It has found out what a name is worth.
+    /// Records the value that the check has found for a name.
     pub(in crate::check) fn record(&mut self, declared: Span, value: &Value) {
         if self.parts.model_names.given.is_some() {
             return; // That has been repeated already.
@@ -419,7 +418,7 @@ impl Checker {
         }
     }
 
-    /// It makes a model; `wanted` is the name that it gets unless that is taken.
+    /// Declares a model; `wanted` is its name unless that is taken.
     pub(in crate::check) fn declare_model(&mut self, wanted: &str, stage: Stage, span: Span) -> ModelId {
         let origin = self.origin(span);
         let given = self.parts.model_names.given.as_mut().and_then(VecDeque::pop_front);
@@ -432,7 +431,7 @@ impl Checker {
         id
     }
 
-    /// The value of another item is evaluated: what happens now is that item's affair.
+    /// Pauses the recording while the value of another item is evaluated: the effects are that item's.
     fn pause_recording(&mut self) -> Option<Recording> {
         let mut recording = self.recording.take()?;
         let (domains, uncacheable) = self.touched();
@@ -451,7 +450,7 @@ impl Checker {
     }
 }
 
-/// Whether a stage asks teachers that no route gives it.
+/// Whether a stage asks teachers that do not come from a route.
 fn names_teachers(train: &Train) -> bool {
     !train.named_teachers().is_empty()
 }

@@ -1,12 +1,12 @@
-//! What the checker knows, with a note whenever an item reads or changes it.
+//! Parts of the checker's state that note whether an item reads or changes them.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
 
 use rustc_hash::FxHashSet;
 
-/// A part of the checker's state that notes whether a check had to do with it. What is noted is said where it
-/// happens: [`Tracked::read`] and [`Tracked::write`] note, [`Tracked::known`] does not.
+/// A part of the checker's state that notes whether a check has touched it: [`Tracked::read`] and
+/// [`Tracked::write`] note it, [`Tracked::known`] does not.
 #[derive(Default)]
 pub struct Tracked<T> {
     value: T,
@@ -14,24 +14,24 @@ pub struct Tracked<T> {
 }
 
 impl<T> Tracked<T> {
-    /// Whether it was read or written since the last time.
+    /// Whether it was read or written since the last call.
     pub(in crate::check) fn touched(&self) -> bool {
         self.touched.replace(false)
     }
 
-    /// The whole of it: the check that reads it depends on all that is in it.
+    /// The whole value: a check that reads it depends on everything in it.
     pub fn read(&self) -> &T {
         self.touched.set(true);
         &self.value
     }
 
-    /// The check that changes it must be done again each time.
+    /// A check that changes it must be done again each time.
     pub fn write(&mut self) -> &mut T {
         self.touched.set(true);
         &mut self.value
     }
 
-    /// For a look at what one holds the number of, which says nothing about what else there is.
+    /// For an element whose number the caller holds; that says nothing about the other elements.
     pub fn known(&self) -> &T {
         &self.value
     }
@@ -45,7 +45,7 @@ impl<T> Tracked<T> {
 }
 
 impl<T> Tracked<Vec<T>> {
-    /// Adds what the recording notes by other means.
+    /// Adds an element; the recording notes that by other means.
     pub(in crate::check) fn declare(&mut self, one: T) -> usize {
         self.value.push(one);
         self.value.len() - 1
@@ -56,7 +56,7 @@ impl<T> Tracked<Vec<T>> {
 #[derive(Default)]
 pub struct ModelNames {
     taken: FxHashSet<String>,
-    /// While the value of an item whose check was repeated is worked out: what its models were called then.
+    /// While the value of an item whose check was repeated is computed: the names its models had.
     pub(in crate::check) given: Option<VecDeque<String>>,
 }
 

@@ -1,8 +1,8 @@
-//! `// allow(code): reason`: the author has seen a warning and means what the text says.
+//! `// allow(code): reason`: the author has seen a warning and means what is written.
 //!
-//! Behind something, the comment covers its line; alone on its line, everything down to the next line that
-//! holds more than a comment. Only warnings can be silenced, only with a reason, and a comment that silences
-//! nothing is a warning itself: it would hide the next mistake.
+//! After code, the comment covers its line; alone on its line, everything up to the next line that is not
+//! just a comment. Only warnings can be silenced, and only with a reason. A comment that silences nothing is
+//! a warning itself: it would hide the next mistake.
 
 use crate::diag::{Code, Diagnostic, Fix, Severity, nearest};
 use crate::source::{FileId, SourceFile, Sources, Span};
@@ -12,19 +12,19 @@ use crate::syntax::tokens::lex;
 struct Allow {
     /// The whole comment.
     span: Span,
-    /// What stands between its parentheses.
+    /// The text between its parentheses.
     code: Span,
-    /// What it covers: the offsets of whole lines.
+    /// The range it covers: whole lines, as byte offsets.
     covers: std::ops::Range<u32>,
     has_reason: bool,
 }
 
-/// Takes out what the comments of the files silence, and adds what is wrong with the comments of the entry
-/// file. Comments of other files may be there for what only shows when these are checked by themselves;
-/// comments about what nobody has looked for are left alone: `audited` says whether gradients have been.
+/// Removes what the comments of the files silence, and reports faulty comments of the entry file. Comments of
+/// other files may be there for warnings that only a check of those files gives. Comments about checks that
+/// have not run are left alone: `audited` says whether gradients were audited.
 pub(in crate::check) fn silence(sources: &Sources, diagnostics: &mut Vec<Diagnostic>, audited: bool) {
     let wrong = diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
-    // An `allow` may silence what another `allow` is told, so those come last.
+    // An `allow` may silence the warning about another `allow`, so those come last.
     let allows = sources.files().flat_map(|(id, file)| allows(id, file));
     let (last, first): (Vec<Allow>, Vec<Allow>) =
         allows.partition(|allow| sources.text(allow.code) == Code::UnusedAllow.name());
@@ -53,7 +53,7 @@ pub(in crate::check) fn silence(sources: &Sources, diagnostics: &mut Vec<Diagnos
                 .iter()
                 .find(|diagnostic| diagnostic.severity == Severity::Error && fits(diagnostic));
             let unknown = !Code::ALL.iter().any(|code| code.name() == named);
-            // While something is wrong, what would be silenced may not have been looked for.
+            // After an error, the check that would give the warning may not have run.
             if hits || error.is_some() || unknown || !wrong {
                 let diagnostic = unused(sources, &allow, named, hits, error);
                 diagnostics.push(diagnostic);
@@ -93,8 +93,8 @@ fn unused(
     )
 }
 
-/// A comment or item with the blanks before it; with its line end, and what else the line holds after it,
-/// where nothing stands before it.
+/// A comment or item with the blanks before it; where nothing stands before it on its line, also with the
+/// rest of that line and the line end.
 pub(in crate::check) fn with_blanks(text: &str, comment: Span) -> Span {
     let (start, end) = (comment.start as usize, comment.end as usize);
     let bare = text[..start].trim_end_matches([' ', '\t']).len();
@@ -105,8 +105,8 @@ pub(in crate::check) fn with_blanks(text: &str, comment: Span) -> Span {
     Span::new(comment.file, bare, line_end)
 }
 
-/// The comment that silences a warning, once a reason is written behind it: a line of its own above. Errors
-/// have none.
+/// The edit that silences a warning: a comment on a line of its own above, where a reason is to be written.
+/// Errors have none.
 pub fn insertion(sources: &Sources, diagnostic: &Diagnostic) -> Option<Fix> {
     if diagnostic.severity == Severity::Error || diagnostic.code == Code::UnusedAllow {
         return None;
@@ -130,7 +130,7 @@ fn allows(id: FileId, file: &SourceFile) -> Vec<Allow> {
     for (at, _) in text.match_indices("allow(") {
         let line_start = text[..at].rfind('\n').map_or(0, |at| at + 1);
         let line = text[line_start..].split('\n').next().unwrap_or_default();
-        // One a line: a comment runs to the end of its line.
+        // One per line: a comment runs to the end of its line.
         if found.last().is_none_or(|last| (last.span.start as usize) < line_start) {
             found.extend(allow(id, text, line_start, line));
         }

@@ -1,6 +1,5 @@
-//! What the rest of the world calls things: PyTorch, Transformers, PEFT, TRL, verl and papers. A name of
-//! theirs is no mistyped name of ours, so that the nearest spelling would mislead; these tables know what it
-//! means here.
+//! Names that other software uses: PyTorch, Transformers, PEFT, TRL, verl and papers. Such a name is not a
+//! typo of one of ours, so the nearest spelling would mislead; these tables give its counterpart here.
 
 use crate::diag::{nearest, same_letters};
 
@@ -11,13 +10,13 @@ pub enum ForeignSetting {
     Is(&'static str),
     /// A number of epochs: `steps = 3 epochs`.
     Epochs,
-    /// `true` is written `checkpointing = all`.
+    /// `true` is written as this text: `checkpointing = all`.
     Whole(&'static str),
     /// Part of another setting: `optimizer = adamw(weight_decay: 0.1)`.
     Within { key: &'static str, before: &'static str },
-    /// In a block that may have `key`: said elsewhere; the words say where.
+    /// In a block that may have `key`, it is written elsewhere; the words say where.
     Beside { key: &'static str, words: &'static str },
-    /// Something else altogether; the words say what.
+    /// Something else; the words say what.
     Otherwise(&'static str),
 }
 
@@ -29,7 +28,7 @@ const IN_ADAPTER: ForeignSetting = Beside {
     words: "part of the adapter: `adapter = lora(rank: 16, alpha: 32, targets: [attention, feed_forward])`",
 };
 
-/// Names of theirs, and what they are here: the first that the block has.
+/// Foreign names and their counterparts here: the first one that the block has.
 const SETTINGS: &[(&[&str], &[ForeignSetting])] = &[
     (&["learning_rate", "base_lr", "max_lr", "peak_lr", "actor_lr", "step_size", "alpha_lr"], &[Is("lr")]),
     (
@@ -249,8 +248,8 @@ const SETTINGS: &[(&[&str], &[ForeignSetting])] = &[
     (&["num_seeds", "n_seeds"], &[Is("seeds")]),
 ];
 
-/// What a setting or an argument of another tool is here: one of `free`, which are those of `known` that are
-/// not given yet.
+/// The counterpart of another tool's setting or argument: one of `free`, the names of `known` that are not
+/// given yet.
 pub fn setting(name: &str, known: &[&str], free: &[&str]) -> Option<ForeignSetting> {
     let (_, ours) =
         SETTINGS.iter().find(|(theirs, _)| theirs.iter().any(|theirs| same_letters(theirs, name)))?;
@@ -272,7 +271,7 @@ impl ForeignSetting {
         }
     }
 
-    /// `key = value` as it is written here; none where that depends on more than the value.
+    /// `key = value` as it is written here; `None` where that depends on more than the value.
     pub fn written(self, value: &str) -> Option<String> {
         match self {
             Is(key) => Some(format!("{key} = {value}")),
@@ -285,7 +284,7 @@ impl ForeignSetting {
         }
     }
 
-    /// The way out, in words.
+    /// The help text: what to write instead.
     pub fn help(self) -> String {
         match self {
             Is(key) => format!("here it is called `{key}`"),
@@ -297,8 +296,8 @@ impl ForeignSetting {
     }
 }
 
-/// The key or argument that a name was meant for, and whether that is beyond doubt. A name that holds a key
-/// as a whole word, such as `total_prompts_count`, may have been meant for it.
+/// The key or argument that a name was meant for, and whether that is certain. A name that holds a key as a
+/// whole word, such as `total_prompts_count`, may have been meant for it.
 pub fn key<'a>(name: &str, known: &[&'a str]) -> Option<(&'a str, bool)> {
     if let Some(near) = nearest(name, known.iter().copied()) {
         return Some((near, true));
@@ -358,17 +357,17 @@ pub fn type_name(name: &str) -> Option<&'static str> {
     })
 }
 
-/// How a name of another library is written in an expression.
+/// How an expression writes the counterpart of another library's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Spelling {
-    /// In its place, whatever follows.
+    /// A name, in its place, whatever follows.
     Name(&'static str),
     /// The words say how.
     Otherwise(&'static str),
 }
 
-/// Functions, roles and signals. Where a name of ours is one letter away it is here only if that would
-/// mislead.
+/// Functions, roles and signals. A name that is one letter away from one of ours is here only if suggesting
+/// that one would mislead.
 const NAMES: &[(&[&str], Spelling)] = &[
     (&["clamp", "clip_by_value"], Spelling::Name("clip")),
     (&["kl_div", "kl_divergence", "kld", "kldiv"], Spelling::Name("kl")),
@@ -491,14 +490,14 @@ const NAMES: &[(&[&str], Spelling)] = &[
     ),
 ];
 
-/// What a name of an expression is here.
+/// The counterpart of a name in an expression.
 pub fn name(name: &str) -> Option<Spelling> {
     let (_, ours) =
         NAMES.iter().find(|(theirs, _)| theirs.iter().any(|theirs| same_letters(theirs, name)))?;
     Some(*ours)
 }
 
-/// Libraries that functions are taken from elsewhere: `torch.clamp`.
+/// Names of libraries in expressions: `torch.clamp`.
 pub fn is_library(name: &str) -> bool {
     matches!(
         name,

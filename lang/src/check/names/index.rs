@@ -1,10 +1,10 @@
-//! What every name resolves to, for editors: one entry a use, across all files of the analysis.
+//! What every name resolves to, for editors: one entry per use, across all files of the analysis.
 //!
 //! The evaluator follows values, so it visits a body once per call, or never: a library's `for d in domains`
-//! has no domain to turn over, and a call with a wrong argument stops before its other arguments. A rename
-//! must not miss those places. So uses are found by one walk over the trees that applies the evaluator's
-//! rules for names (locals, then signals where they are known, then the file's items, then built-ins), and
-//! only what a name is worth comes from the evaluator.
+//! has no domain to loop over, and a call with a wrong argument stops before its other arguments. A rename
+//! must not miss those places. So one walk over the trees finds all uses, with the evaluator's rules for
+//! names (locals, then signals where they are visible, then the file's items, then built-ins). Only the
+//! values of names come from the evaluator.
 
 mod contexts;
 mod declare;
@@ -43,7 +43,7 @@ pub struct Symbol {
     pub public: bool,
     /// The item that a parameter or local belongs to.
     pub owner: Option<SymbolId>,
-    /// What it is worth, where the evaluator came by.
+    /// Its value, where the evaluator has seen it.
     pub info: Option<ValueInfo>,
 }
 
@@ -110,7 +110,7 @@ impl SymbolKind {
         })
     }
 
-    /// As declared in source text, or in the reader's words.
+    /// As declared in source text, or a description for readers.
     pub fn name(self) -> &'static str {
         match self {
             SymbolKind::Param => "param",
@@ -147,11 +147,11 @@ impl SymbolKind {
 /// What a name stands for, as far as the checker knows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ValueInfo {
-    /// `a number`, `a model`, `the family `expert``
+    /// Such as `a number`, `a model`, `the family `expert``.
     pub description: String,
     pub number: Option<(Unit, Axis)>,
     pub live: bool,
-    /// Known before the run, and the same wherever it is used.
+    /// Its value, where that is known before the run and the same wherever it is used.
     pub constant: Option<f64>,
 }
 
@@ -166,14 +166,14 @@ impl ValueInfo {
     }
 }
 
-/// What the evaluator tells of the names inside objectives.
+/// The values of names inside objectives, as the evaluator found them.
 #[derive(Default)]
 pub struct RecordedValues {
     values: FxHashMap<Span, ValueInfo>,
 }
 
 impl RecordedValues {
-    /// A body is evaluated once per call; what differs between calls is no constant.
+    /// A body is evaluated once per call; a value that differs between calls is not a constant.
     pub fn record(&mut self, declared: Span, info: &ValueInfo) {
         match self.values.entry(declared) {
             Entry::Vacant(place) => {
@@ -214,20 +214,19 @@ pub enum NameTarget {
 pub struct NameUse {
     pub span: Span,
     pub target: NameTarget,
-    /// The name is declared here.
+    /// Whether the name is declared here.
     pub declares: bool,
     pub(in crate::check) context: EvaluationContext,
 }
 
 impl NameUse {
-    /// Whether another name would mean something of the run here, whatever the file declares.
+    /// Whether `name` would mean a name of the run here, whatever the file declares.
     pub fn would_be_of_run(&self, name: &str) -> bool {
         contexts::is_of_run(name, self.context)
     }
 }
 
-/// An index that is built when it is first asked for: diagnostics are needed after every keystroke, names are
-/// not.
+/// An index that is built at its first use: diagnostics are needed after every keystroke, names are not.
 pub type LazyIndex = LazyCell<NameIndex, Box<dyn FnOnce() -> NameIndex>>;
 
 /// Names and trees of one analysis.
@@ -274,7 +273,7 @@ impl NameIndex {
             .filter(move |a_use| matches!(a_use.target, NameTarget::Symbol(target) if target == id))
     }
 
-    /// The symbol that is declared at a place.
+    /// The symbol whose name is declared at a place.
     pub fn declared_at(&self, span: Span) -> Option<SymbolId> {
         self.ids().find(|id| self.symbol(*id).span == span)
     }

@@ -1,4 +1,4 @@
-//! Items: their values, evaluated when first asked for, and the check of every item for its own sake.
+//! Items: their values, evaluated when first asked for, and the check of each item on its own.
 
 use std::rc::Rc;
 
@@ -54,7 +54,7 @@ impl Checker {
         value
     }
 
-    /// All members of a circle, told once, at the first of them in the file.
+    /// Reports all members of a cycle, once, at the first of them in the file.
     fn report_cycle(&mut self, id: ItemId, asked_at: Span) {
         let first = self.stack.evaluating.iter().position(|member| *member == id).unwrap_or(0);
         let members = self.stack.evaluating[first..].iter().filter_map(|member| {
@@ -62,7 +62,7 @@ impl Checker {
             declared_name(&tree.items[member.index].kind).map(|name| (name.span, name.text.clone()))
         });
         let mut members: Vec<(Span, String)> = members.collect();
-        // The same circle, wherever it was entered.
+        // The same cycle, wherever it was entered.
         if let Some(start) = (0..members.len()).min_by_key(|at| members[*at].0) {
             members.rotate_left(start);
         }
@@ -114,7 +114,7 @@ impl Checker {
             }
             ItemKind::Model(binding) => self.binding(id, binding, false),
             ItemKind::Teacher { binding, .. } => self.binding(id, binding, true),
-            // Domains are declared before anything is evaluated; one that is not there was faulty.
+            // Domains are declared before anything is evaluated; a missing one was faulty.
             _ => Value::Error,
         }
     }
@@ -175,7 +175,7 @@ impl Checker {
         }
     }
 
-    /// Checks an item for its own sake, used or not.
+    /// Checks an item on its own, used or not.
     pub(in crate::check) fn check_item(&mut self, id: ItemId, item: &Item) {
         self.stack.work = ItemEffort::of(item);
         let module = id.module;
@@ -207,8 +207,8 @@ impl Checker {
         }
     }
 
-    /// What can be known of a body's parameters before it is used: values set from outside, their defaults,
-    /// or any value of their type.
+    /// What is known of a body's parameters before a call: values set from outside, their defaults, or any
+    /// value of their type.
     fn abstract_arguments(&mut self, module: ModuleId, owner: &str, parameters: &[Parameter]) -> Env {
         let mut env = Env::constant(module);
         for parameter in parameters {
@@ -228,7 +228,7 @@ impl Checker {
         env
     }
 
-    /// A stand-in for a parameter that has a type and no default.
+    /// A stand-in for the value of a parameter that has a type and no default.
     fn any_value(&mut self, name: &Name, annotation: &Name) -> Value {
         let origin = self.origin(name.span);
         if let Some(unit) = unit_of_type(&annotation.text) {
@@ -281,7 +281,7 @@ impl Checker {
             }
             "text" => Value::Text(name.text.clone()),
             "model" => Value::Model(self.declare_model(&name.text, Stage::Parameter, name.span)),
-            // Domains, families and objectives: whatever is done with one is checked where the item is used.
+            // Domains, families and objectives are checked where the item is used.
             _ => Value::Error,
         }
     }
@@ -305,7 +305,7 @@ impl Checker {
                     self.keep_objective(item, parameters, objective);
                 }
             }
-            // A function may be meant for a term or for a setting; the term allows everything.
+            // A function may be meant for a term or for a setting; a term allows everything.
             ItemKind::Fn { body, .. } => {
                 self.evaluate(body, &env.with_context(EvaluationContext::Term));
             }
@@ -346,7 +346,7 @@ impl Checker {
     }
 }
 
-/// What an item is called with; none where it has a value of its own.
+/// How an item is called; `None` where it has a value of its own.
 pub(in crate::check) fn callable(kind: &ItemKind) -> Option<Callable> {
     Some(match kind {
         ItemKind::Fn { .. } => Callable::Fn,

@@ -1,4 +1,4 @@
-//! Loading: a file, what it declares, what it imports.
+//! Loading: files, their declarations and their imports.
 
 use std::rc::Rc;
 
@@ -22,23 +22,23 @@ fn dotted(path: &[Name]) -> String {
     path.iter().map(|name| name.text.as_str()).collect::<Vec<_>>().join(".")
 }
 
-/// Whether a file may not declare this name. What is `called` would be taken for a built-in; the modules of
-/// the standard library are where some of these are declared.
+/// Whether a file may not declare this name. A name that is `called` would be taken for a built-in; modules
+/// of the standard library may declare the standard divergences.
 pub(crate) fn is_taken(name: &str, called: bool, standard: bool) -> bool {
     called && (builtins::find(name).is_some() || !standard && is_standard_divergence(name))
         || signals::is_reserved(name)
         || words::FOREIGN_VALUES.contains(&name)
 }
 
-/// Whether a parameter may not have this name; a role may be one for a `role`.
+/// Whether a parameter may not have this name. A parameter for a role may be called as the role.
 pub(crate) fn is_taken_for_parameters(name: &str, role: bool) -> bool {
-    // What a number is of, as well as the number itself.
+    // These name a part of something as well as a number.
     let part = matches!(name, "head" | "block" | "turn");
     let read = signals::is_reserved(name) || vocabulary::signal(name).is_some() && !role;
     read && !part || words::FOREIGN_VALUES.contains(&name)
 }
 
-/// What is written: the entry file and what it imports, each a tree, and who declares which name.
+/// The parsed text: the entry file and its imports, each a tree, and which item each name declares.
 pub(in crate::check) struct Parsed {
     pub sources: Sources,
     pub modules: Modules,
@@ -46,7 +46,7 @@ pub(in crate::check) struct Parsed {
     pub diagnostics: Vec<Diagnostic>,
 }
 
-/// Reads the entry file and, through its imports, everything it needs.
+/// Reads the entry file and, transitively, its imports.
 pub(in crate::check) fn parse_all(entry: SourceFile, load: Loader, cache: &mut AnalysisCache) -> Parsed {
     let mut files = Files {
         load,
@@ -55,7 +55,7 @@ pub(in crate::check) fn parse_all(entry: SourceFile, load: Loader, cache: &mut A
         modules: Modules::default(),
         diagnostics: Vec::new(),
     };
-    // What the standard library offers, for suggestions; nothing where the host has none.
+    // The public names of the standard library, for suggestions; empty where the host has none.
     files.modules.library = load(&["std"]).map(|source| source.text).unwrap_or_default();
     let entry = files.read(entry);
     // The modules that built-in stages take their objectives from.
@@ -80,7 +80,7 @@ impl Files<'_> {
         report_once(&mut self.diagnostics, diagnostic);
     }
 
-    /// Parses a file and, through its imports, everything it needs.
+    /// Parses a file and, transitively, its imports.
     fn read(&mut self, source: SourceFile) -> ModuleId {
         let file = self.sources.add(source);
         let source = self.sources.file(file);
@@ -144,8 +144,8 @@ impl Files<'_> {
         }
     }
 
-    /// Every parameter has a name of its own, and none of what every objective reads: whoever reads the body
-    /// must know which is meant.
+    /// Reports parameters that share a name, or that have the name of something that every objective reads: a
+    /// reader of the body must know which is meant.
     fn check_parameters(&mut self, parameters: &[Parameter]) {
         for (at, Parameter { name, annotation, .. }) in parameters.iter().enumerate() {
             // A role may be a parameter: `teacher: teacher`.
@@ -226,7 +226,7 @@ impl Files<'_> {
         }
     }
 
-    /// Nothing more is said of names that could not be imported.
+    /// Names that could not be imported: no more is reported about them.
     fn lose(&mut self, into: ModuleId, names: &[Name]) {
         if names.is_empty() {
             self.modules.lacking.insert(into);
@@ -244,7 +244,7 @@ impl Files<'_> {
             let file = || (format!("std:{DIVERGENCES}.mopd"), DIVERGENCES_TEXT.to_owned());
             own.then(file).map(|(path, text)| SourceFile { path, text })
         })?;
-        // Known before its own imports are read, so that two modules may import each other.
+        // Registered before its own imports are read, so that two modules may import each other.
         let id = ModuleId(self.modules.loaded.len() as u32);
         self.modules.by_path.insert(key, id);
         Some(self.read(source))
@@ -254,7 +254,7 @@ impl Files<'_> {
     fn find_module(&mut self, path: &[Name], names: &[Name]) -> Option<ModuleId> {
         let segments: Vec<&str> = path.iter().map(|name| name.text.as_str()).collect();
         let span = path.first()?.span.to(path.last()?.span);
-        // Under `std` itself the host lists what the library has: that is no module.
+        // For `std` itself the host lists the library's contents: that is not a module.
         let found = if segments == ["std"] { None } else { self.find_file(&segments) };
         if found.is_some() {
             return found;
@@ -286,7 +286,7 @@ impl Files<'_> {
                     .help(format!("the standard library has `{ours}`"))
                     .replace_with(format!("write `{ours}`"), ours)
             }
-            // `use std.mopd`: the module between them is left out.
+            // `use std.mopd`: the module between the two is missing.
             (["std"], [name])
                 if let (Some(module), Some(whole)) = (self.modules.of_library(&name.text), whole)
                     && !self.modules.library_modules().any(|known| known == name.text) =>
@@ -294,7 +294,7 @@ impl Files<'_> {
                 let ours = format!("std.{module}.{}", name.text);
                 diagnostic.help(format!("it is `{ours}`")).fix(format!("write `{ours}`"), whole, ours)
             }
-            // `use std.opd`: what is taken from it is left out.
+            // `use std.opd`: the names to import are missing.
             (["std"], [module]) if self.modules.library_modules().any(|known| known == module.text) => {
                 let offered: Vec<&str> = self.modules.offered(&module.text).take(4).collect();
                 diagnostic.help(format!(

@@ -1,4 +1,4 @@
-//! Settings that stand among the arguments of a call, as Python has them.
+//! Settings written among the arguments of a call, as in Python.
 
 use crate::diag::{Code, Diagnostic};
 use crate::source::Span;
@@ -33,7 +33,7 @@ impl Checker {
             Some(format!("{} = {}", name.text, self.sources.text(argument.value.span)))
         };
         let block = call.arguments.iter().map(written).collect::<Option<Vec<String>>>();
-        // Where nothing else is in the parentheses, and they are all that follows the name.
+        // Only where nothing else is in the parentheses, and nothing else follows the name.
         let whole = self.sources.text(call.span);
         let open = whole.find('(').filter(|_| call.block.is_none() && whole.ends_with(')'));
         self.report(match block.zip(open) {

@@ -1,5 +1,4 @@
-//! Names: files and what they import, items, what every use refers to, and names that nothing declares or
-//! nothing reads.
+//! Names: files and their imports, items, what every use refers to, and names that are undeclared or unused.
 
 pub mod allow;
 pub mod foreign;

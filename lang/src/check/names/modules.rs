@@ -14,12 +14,11 @@ use crate::check::incremental::cache;
 use crate::check::names::index::ValueInfo;
 use crate::check::values::value::Value;
 
-/// The objectives that `sft` and `grpo` have where nothing is said: a module of the standard library, and a
-/// name in it.
+/// The default objectives of `sft` and `grpo`: a module of the standard library, and a name in it.
 pub const SFT_OBJECTIVE: (&str, &str) = ("sft", "nll");
-/// The module whose divergences are known everywhere.
+/// The module whose divergences need no import.
 pub const DIVERGENCES: &str = "divergences";
-/// They are the language's own: known whatever the host offers. Names are looked up in it often.
+/// Part of the language: known whatever the host offers. Names are looked up in it often.
 pub(super) const DIVERGENCES_TEXT: &str = include_str!("../../../../stdlib/divergences.mopd");
 pub const GRPO_OBJECTIVE: (&str, &str) = ("rl", "grpo_loss");
 
@@ -33,14 +32,14 @@ pub struct ItemId {
     pub index: usize,
 }
 
-/// How far the value of an item has come.
+/// How far the evaluation of an item's value has come.
 #[derive(Clone, Debug)]
 pub enum ItemProgress {
     /// Being evaluated: meeting it again is a cycle.
     Started,
     Done(Value),
-    /// A model whose value nobody has needed yet: its check was repeated in outline. With the names that its
-    /// models were given, and what it is worth to editors.
+    /// A model whose value has not been needed yet, because its check was repeated: the names its models were
+    /// given, and its value as editors show it.
     Repeated {
         names: VecDeque<String>,
         info: Option<ValueInfo>,
@@ -54,20 +53,20 @@ pub struct Modules {
     /// The first module of each file: one that imports itself is loaded twice.
     pub(in crate::check) by_file: FxHashMap<Rc<str>, ModuleId>,
     pub progress: FxHashMap<ItemId, ItemProgress>,
-    /// Names whose imports have been reported: nothing more is said of them.
+    /// Names whose imports have been reported: no more is reported about them.
     pub(in crate::check) lost: FxHashSet<(ModuleId, String)>,
-    /// Modules with an import of nobody knows what.
+    /// Modules with an import whose names are unknown.
     pub(in crate::check) lacking: FxHashSet<ModuleId>,
-    /// What the standard library offers: a line `module name` for each public item.
+    /// The public items of the standard library, one line `module name` each.
     pub(in crate::check) library: String,
-    /// The names that are looked up, while the check of an item is recorded.
+    /// Hashes of the names looked up, while the check of an item is recorded.
     pub consulted: RefCell<Option<Vec<u32>>>,
 }
 
 pub(in crate::check) struct LoadedModules {
     pub(in crate::check) file: FileId,
     pub(in crate::check) path: Rc<str>,
-    /// It is a module of the standard library, whatever the host calls its file.
+    /// Whether it is a module of the standard library, whatever the host calls its file.
     pub(in crate::check) standard: bool,
     pub(in crate::check) tree: Rc<Module>,
     pub(in crate::check) names: FxHashMap<String, Declared>,
@@ -75,7 +74,7 @@ pub(in crate::check) struct LoadedModules {
     pub(in crate::check) set: FxHashMap<String, Expr>,
 }
 
-/// What a name of a file stands for.
+/// What a name refers to in a file.
 #[derive(Clone, Copy, Debug)]
 pub struct Declared {
     pub item: ItemId,
@@ -94,7 +93,7 @@ impl LoadedModules {
 }
 
 impl Modules {
-    /// One module without items.
+    /// A single module without items.
     pub(in crate::check) fn of_empty_file(path: &str, file: FileId) -> Modules {
         let module = LoadedModules::new(file, path.into(), false, Rc::default());
         Modules { loaded: vec![module], ..Modules::default() }
@@ -109,7 +108,7 @@ impl Modules {
         self.loaded[id.0 as usize].names.get(name).copied()
     }
 
-    /// The item that a name of a file stands for; no dependency is noted.
+    /// The item that a name refers to in a file; no dependency is recorded.
     pub fn lookup_silently(&self, id: ModuleId, name: &str) -> Option<ItemId> {
         self.loaded[id.0 as usize].names.get(name).map(|declared| declared.item)
     }
@@ -119,7 +118,7 @@ impl Modules {
         self.lacking.contains(&module) || self.lost.contains(&(module, name.to_owned()))
     }
 
-    /// The module of the standard library that has a public `name`; none where several have.
+    /// The module of the standard library that has a public `name`; `None` where several have.
     pub fn of_library(&self, name: &str) -> Option<&str> {
         let mut modules = self.all_of_library(name);
         modules.next().filter(|_| modules.next().is_none())
@@ -131,7 +130,7 @@ impl Modules {
         offered.filter(move |(_, offered)| *offered == name).map(|(module, _)| module)
     }
 
-    /// What a module of the standard library offers.
+    /// The public names of a module of the standard library.
     pub(in crate::check) fn offered(&self, module: &str) -> impl Iterator<Item = &str> {
         let lines = self.library.lines().filter_map(|line| line.split_once(' '));
         lines.filter(move |(known, _)| *known == module).map(|(_, name)| name)
@@ -199,7 +198,7 @@ impl Modules {
         self.loaded[id.0 as usize].standard
     }
 
-    /// The divergences that are known without an import.
+    /// The divergences that need no import.
     pub fn standard_divergences(&self) -> impl Iterator<Item = &'static str> {
         STANDARD_DIVERGENCES.iter().copied()
     }
@@ -209,7 +208,7 @@ impl Modules {
     }
 }
 
-/// The divergences that are known without an import.
+/// The divergences that need no import.
 static STANDARD_DIVERGENCES: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
     let lines = DIVERGENCES_TEXT.lines().filter_map(|line| line.strip_prefix("pub divergence "));
     lines.filter_map(|line| line.split_once('(')).map(|(name, _)| name).collect()

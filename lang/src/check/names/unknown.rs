@@ -1,6 +1,5 @@
-//! Names, settings, arguments and words that nothing declares, and what was probably meant. A suggestion is
-//! of the kind that fits the place: a function where something is called, a domain where a domain is
-//! compared.
+//! Undeclared names, settings, arguments and words, and what was probably meant. A suggestion fits the place:
+//! a function in a call, a domain in a comparison with a domain.
 
 use crate::diag::{Code, Diagnostic, nearest, same_letters};
 use crate::source::Span;
@@ -17,7 +16,7 @@ use crate::check::names::modules::import_edit;
 use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::Value;
 
-/// What may stand where a name stands, as far as the text around it tells.
+/// What a name can refer to where it stands, as far as the text around it tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wanted {
     /// `name(`
@@ -27,10 +26,10 @@ enum Wanted {
     Value,
 }
 
-/// A setting that is none, and the one that it stands for.
+/// An unknown setting's probable meaning.
 pub(in crate::check) struct Meant {
     pub key: String,
-    /// The value is one of that setting: it can be read as if the right key had been written.
+    /// Whether the value fits that setting: it can be read as if the right key had been written.
     pub same_value: bool,
 }
 
@@ -54,7 +53,7 @@ impl Checker {
         }
     }
 
-    /// The names that could stand at `span`.
+    /// The names that are visible at this place.
     fn candidates(&self, wanted: Wanted, env: &Env) -> Vec<String> {
         let mut found: Vec<String> = Vec::new();
         let declared = self.modules.names(env.module).filter(|name| {
@@ -91,20 +90,20 @@ impl Checker {
                 found.extend(vocabulary::SIGNALS.iter().map(|signal| signal.name.to_owned()));
             }
         }
-        // A module's names have no order of their own.
+        // The names of a module have no order.
         found.sort_unstable();
         found.dedup();
         found
     }
 
     pub(in crate::check) fn unknown_name(&mut self, name: &str, span: Span, env: &Env) {
-        // A body is evaluated at every use, and looking for what was meant takes its time.
+        // A body is evaluated at every use, and the search for suggestions is slow.
         let is_known = self
             .diagnostics
             .iter()
             .any(|known| known.code == Code::UnknownName && known.primary.span == span);
         if is_known || self.modules.is_lost(env.module, name) {
-            // It, or its import, has been reported.
+            // The name, or its import, has been reported.
             self.mark_uncacheable();
             return;
         }
@@ -197,8 +196,8 @@ impl Checker {
         self.report(diagnostic);
     }
 
-    /// Where an arm of a route begins that compares the domain with an undeclared short name: a forgotten
-    /// `for d in domains:`.
+    /// The start of a route's arm that compares the domain with an undeclared short name: probably a
+    /// forgotten `for d in domains:`.
     fn loop_variable(&self, name: &str, span: Span) -> Option<Span> {
         let text = &self.sources.file(span.file).text;
         let line = text[..span.start as usize].rfind(['{', '\n', ',']).map_or(0, |at| at + 1);
@@ -212,14 +211,14 @@ impl Checker {
         self.modules.all_of_library(name).map(str::to_owned).collect()
     }
 
-    /// Where a `use` can be added to the file of `env`, and its text.
+    /// Where a `use` can be inserted into the file of `env`, and its text.
     fn place_of_import(&self, env: &Env, import: &str) -> (Span, String) {
         let (file, tree) = (self.modules.file(env.module), self.modules.tree(env.module));
         let (at, text) = import_edit(&tree, &self.sources.file(file).text, import);
         (Span { file, start: at, end: at }, text)
     }
 
-    /// `torch.clamp`, `AutoModelForCausalLM.from_pretrained`; the built-in that it is here.
+    /// `torch.clamp`, `AutoModelForCausalLM.from_pretrained`: suggests the built-in for it.
     pub(in crate::check) fn foreign_library(&mut self, library: &str, field: &Name, span: Span) -> Value {
         let ours =
             builtins::find(&field.text).map(|builtin| builtin.name).or(match foreign::name(&field.text) {
@@ -287,8 +286,8 @@ impl Checker {
         Some(Value::Error)
     }
 
-    /// Reports a setting that the block does not have. `set` are the settings that it does have; none of them
-    /// was meant.
+    /// Reports a setting that the block does not have. `set` are the settings that are already written; none
+    /// of them was meant.
     pub(in crate::check) fn unknown_setting(
         &mut self,
         entry: &Entry,
@@ -373,14 +372,14 @@ impl Checker {
         };
         let diagnostic = match (same, foreign::setting(&name.text, known, known)) {
             (Some(same), _) => diagnostic.did_you_mean(&name.text, same),
-            // An axis has a name, where others count.
+            // Axes have names here, where other libraries use numbers.
             (None, Some(ForeignSetting::Is("over"))) => {
                 diagnostic.help("an axis is named: `over: sequence`, `over: group`, `over: batch`, ...")
             }
             (None, Some(ForeignSetting::Is(key))) => diagnostic
                 .help(format!("here it is called `{key}`"))
                 .replace_with(format!("change to `{key}`"), key),
-            // What the author declared with nearly this name was meant, whatever others call so.
+            // A declared name that is nearly the same was meant, whatever other tools call so.
             (None, Some(setting @ ForeignSetting::Otherwise(_)))
                 if declared.is_none() || nearest(&name.text, known.iter().copied()).is_none() =>
             {
@@ -405,8 +404,8 @@ impl Checker {
             .any(|(module, of)| of == file && self.modules.lookup_silently(module, name).is_some())
     }
 
-    /// The value in place of a text in quotes, if the text is one of `words` or a number: what was meant,
-    /// without the quotes.
+    /// The replacement of a quoted text, if the text is one of `words` or a number: probably the quotes are
+    /// wrong.
     pub(in crate::check) fn unquoted(
         &self,
         span: Span,
@@ -418,7 +417,7 @@ impl Checker {
     }
 }
 
-/// A diagnostic of a text where something else is needed: without its quotes, it might be that.
+/// A diagnostic for a text where something else is needed: without its quotes it might fit.
 pub(in crate::check) fn without_quotes(diagnostic: Diagnostic, unquoted: Option<String>) -> Diagnostic {
     match unquoted {
         Some(bare) => {
@@ -437,7 +436,7 @@ fn declared_there(diagnostic: Diagnostic, declared: Option<Span>) -> Diagnostic 
     }
 }
 
-/// Whether a spelling makes sense where the name stands.
+/// Whether a foreign name's counterpart makes sense where the name stands.
 fn fits(known: Spelling, wanted: Wanted, in_formula: bool) -> bool {
     let Spelling::Name(ours) = known else { return wanted != Wanted::Key };
     let signal = ours.contains('.') || vocabulary::signal(ours).is_some();
@@ -451,7 +450,7 @@ fn fits(known: Spelling, wanted: Wanted, in_formula: bool) -> bool {
     }
 }
 
-/// The only domain that begins as the name does: there are few, so little is enough.
+/// The only domain with the same first letters: there are few domains, so few letters are enough.
 fn begins_alike<'c>(wanted: Wanted, name: &str, candidates: &'c [String]) -> Option<&'c str> {
     let head = name.get(..3).filter(|_| wanted == Wanted::Key)?;
     let mut alike = candidates.iter().filter(|candidate| candidate.starts_with(head));
@@ -465,7 +464,7 @@ fn part_of_role(name: &str) -> Option<String> {
     (is_role(role) && known).then(|| format!("{role}.{part}"))
 }
 
-/// The names that an expression reads where nothing stands before or behind them.
+/// The names that an expression reads on their own, with nothing before or after them.
 pub(in crate::check) fn bare_names<'e>(expr: &'e Expr, found: &mut Vec<(&'e str, Span)>) {
     match &expr.kind {
         ExprKind::Name(name) => found.push((name, expr.span)),

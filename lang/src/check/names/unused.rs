@@ -1,9 +1,8 @@
-//! Names of the entry file that nothing reads: a coefficient that changes nothing is the oldest silent
-//! mistake of all.
+//! Names of the entry file that nothing reads: a coefficient without effect is the oldest silent mistake.
 //!
-//! It is enough to look for the word. A name that stands somewhere else in the body counts as read, whatever
-//! it means there, so that nothing is reported that may be in use; and the text is at hand, where the index
-//! of names would have to be built first.
+//! A search for the word is enough. A name that occurs elsewhere in the body counts as read, whatever it
+//! means there, so nothing in use is reported; and the text is at hand, while the index of names would have
+//! to be built first.
 
 use std::ops::Range;
 
@@ -21,15 +20,15 @@ use crate::check::names::modules::ModuleId;
 
 const ENTRY: ModuleId = ModuleId(0);
 
-/// A name, where it is declared, and where it could be read.
+/// A declared name, its place, and where it could be read.
 struct Declaration<'a> {
     what: &'static str,
     name: &'a str,
     span: Span,
     within: Span,
-    /// Where it may stand without being read: a state in its own next value.
+    /// Where an occurrence does not count as a read: a state in its own next value.
     itself: Option<Span>,
-    /// What follows from it, and the way out.
+    /// The consequence, for the message.
     effect: &'static str,
     help: &'static str,
 }
@@ -40,7 +39,7 @@ impl<'a> Declaration<'a> {
         Declaration { what, name: &name.text, span: name.span, within, itself: None, effect, help }
     }
 
-    /// `d` of `[d in domains]`; `within` is all that may read it.
+    /// `d` of `[d in domains]`; only `within` can read it.
     fn variable(index: &'a Index, within: Span) -> Declaration<'a> {
         let (effect, help) =
             ("all members are the same", "read it where they differ, such as `on: d`, or declare just one");
@@ -52,7 +51,7 @@ impl Checker {
     pub(in crate::check) fn warn_of_unused_names(&mut self) {
         let tree = self.modules.tree(ENTRY);
         let mut declared = Vec::new();
-        // To be swept over or imported is not to be read.
+        // To be swept over or imported does not count as a read.
         let mut passed_over = Vec::new();
         let mut imports = Vec::new();
         let file = self.modules.file(ENTRY);
@@ -143,7 +142,7 @@ fn variables_of(route: &Route) -> impl Iterator<Item = Declaration<'_>> {
     route.arms.iter().filter_map(move |arm| Some(variable(arm.index.as_ref()?, arm.span)))
 }
 
-/// What is imported and not read, with the edit that takes it out.
+/// Imported names that are not read, with the edit that removes them.
 fn unused_import(text: &str, item: &Item, import: &Use, is_read: impl Fn(&Name) -> bool) -> Vec<Diagnostic> {
     let unread: Vec<usize> = (0..import.names.len()).filter(|at| !is_read(&import.names[*at])).collect();
     let diagnostic = |span: Span, names: &str| {
@@ -172,7 +171,7 @@ fn unused_import(text: &str, item: &Item, import: &Use, is_read: impl Fn(&Name) 
     unread.into_iter().map(one).collect()
 }
 
-/// Whether the word stands somewhere but where it is declared, imported or swept over.
+/// Whether the word occurs other than where it is declared, imported or swept over.
 fn mentioned(text: &str, file: FileId, declared: &Declaration, passed_over: &[Span]) -> bool {
     let (start, end) = (declared.within.start as usize, declared.within.end as usize);
     let stands_in = |start: usize, end: usize| {
@@ -182,17 +181,17 @@ fn mentioned(text: &str, file: FileId, declared: &Declaration, passed_over: &[Sp
             !passed.any(|span| span.start <= here.start && here.end <= span.end)
         })
     };
-    // Most names are read soon after they are declared: that is where the search begins.
+    // Most names are read soon after their declaration: the search begins there.
     let own = (declared.span.start as usize, declared.span.end as usize);
     stands_in(own.1.clamp(start, end), end) || stands_in(start, own.0.clamp(start, end))
 }
 
-/// Whether `state.name` stands somewhere.
+/// Whether `state.name` occurs in the text.
 fn named_by_a_stage(text: &str, name: &str) -> bool {
     words_in(text, 0..text.len(), &format!("state.{name}")).next().is_some()
 }
 
-/// Where a word stands in a part of a text, whole and in no comment.
+/// The offsets of a whole word in a part of a text, outside comments.
 fn words_in<'a>(text: &'a str, part: Range<usize>, word: &'a str) -> impl Iterator<Item = usize> {
     let (bytes, first) = (text.as_bytes(), part.start);
     memmem::find_iter(&bytes[part], word).map(move |at| first + at).filter(move |&from| {
@@ -202,7 +201,7 @@ fn words_in<'a>(text: &'a str, part: Range<usize>, word: &'a str) -> impl Iterat
     })
 }
 
-/// Whether what follows `before` stands behind the `//` of its line.
+/// Whether the position after `before` is inside a comment.
 fn in_comment(before: &[u8]) -> bool {
     let line =
         before.iter().rposition(|byte| *byte == b'\n').map_or(before, |newline| &before[newline + 1..]);

@@ -1,4 +1,4 @@
-//! What an objective asks of its teachers, held against what they answer.
+//! Compares what an objective needs of its teachers with what they can return.
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Capability, Experiment, Origin, TeacherId, Train};
@@ -11,7 +11,7 @@ use crate::check::Checker;
 use crate::check::stages::settings::BlockSettings;
 
 impl Checker {
-    /// Capability, lineage and vocabulary of every teacher that the stage asks.
+    /// Checks capability, lineage and vocabulary of every teacher that the stage asks.
     pub(in crate::check) fn check_teachers(&mut self, train: &Train, settings: &BlockSettings) -> bool {
         let mut asked: Vec<(Role, TeacherId)> = Vec::new();
         for choice in &train.teachers {
@@ -28,7 +28,7 @@ impl Checker {
         for (role, teacher) in &asked {
             let read = train.objective.reads(role) || self.reads_named(train, *teacher);
             good &= self.check_capability(*teacher, role, train);
-            // A teacher that only writes texts is imitated, whoever it is.
+            // A teacher that only writes texts can be imitated by any student.
             if read {
                 good &= self.check_vocabulary(*teacher, role, train, settings)
                     && self.check_lineage(*teacher, train, settings.span);
@@ -37,7 +37,7 @@ impl Checker {
         good
     }
 
-    /// A role carries the name that it was read under: the teacher's own, or a parameter's.
+    /// Whether the objective reads this teacher by name: a role has the teacher's own name, or a parameter's.
     fn reads_named(&self, train: &Train, teacher: TeacherId) -> bool {
         train.objective.named_teachers().contains(&teacher)
     }
@@ -71,7 +71,7 @@ impl Checker {
     }
 }
 
-/// What a stage needs of whoever has a role, and where: of its objective, then of its rollouts.
+/// What a stage needs of a role, and where: of its objective, then of its rollouts.
 fn needs(train: &Train, role: &Role) -> Vec<(Capability, Origin)> {
     let parts = train.objective.formulas().into_iter().flat_map(Formula::parts);
     let of_parts = parts.filter_map(|part| Some((asks(&part.0, role)?, part.0.origin)));
@@ -81,8 +81,8 @@ fn needs(train: &Train, role: &Role) -> Vec<(Capability, Origin)> {
     of_parts.chain(of_rollouts).collect()
 }
 
-/// The most that the stages of an experiment need of a teacher, and as what they ask it; none where they read
-/// nothing of it. What temperatures and composed teachers need besides is known once a plan is made.
+/// The most that the stages of an experiment need of a teacher, and the name by which they read it; `None`
+/// where they read nothing of it. Needs of temperatures and composed teachers are known only in the plan.
 pub fn needed_of(experiment: &Experiment, teacher: TeacherId) -> Option<(Capability, String)> {
     let name = &experiment.teacher(teacher).name;
     let (named, teacher_role) = (Role::Named { teacher, name: name.as_str().into() }, Role::Teacher);
@@ -98,7 +98,7 @@ pub fn needed_of(experiment: &Experiment, teacher: TeacherId) -> Option<(Capabil
     experiment.models.iter().flat_map(|model| model.stage.trains()).flat_map(of_train).max()
 }
 
-/// The way out where a teacher answers less than is needed of it; `role` is what the objective calls it.
+/// The fix where a teacher returns less than is needed; `role` is its name in the objective.
 pub fn nearest_form(needed: Capability, answers: Capability, role: &str) -> String {
     match (needed, answers) {
         (Capability::Distribution, Capability::TopK(k)) => {
@@ -123,7 +123,7 @@ fn push(asked: &mut Vec<(Role, TeacherId)>, role: Role, teacher: TeacherId) {
     }
 }
 
-/// Whether a role is the one asked about: a teacher is itself under every name.
+/// Whether two roles are the same: a teacher is the same under every name.
 fn same(role: &Role, asked: &Role) -> bool {
     match (role, asked) {
         (Role::Named { teacher: a, .. }, Role::Named { teacher: b, .. }) => a == b,
@@ -131,7 +131,7 @@ fn same(role: &Role, asked: &Role) -> bool {
     }
 }
 
-/// What a part of an objective needs of `role`; none where it does not ask it.
+/// What a part of an objective needs of `role`; `None` where it does not read it.
 fn asks(node: &FormulaNode, role: &Role) -> Option<Capability> {
     match &node.kind {
         FormulaKind::Signal(Signal::Divergence(divergence))
@@ -152,7 +152,7 @@ fn of_signal(signal: &Signal, role: &Role) -> Option<Capability> {
             ModelSignal::Logp | ModelSignal::EndLogp => Capability::Sampled,
             ModelSignal::Top1 => Capability::TopK(1),
             ModelSignal::Entropy | ModelSignal::Rank => Capability::Distribution,
-            // Heads of their own: local weights have them or do not.
+            // These come from separate heads: local weights have them or not.
             ModelSignal::Mean | ModelSignal::Deviation | ModelSignal::Score | ModelSignal::Confidence => {
                 Capability::Distribution
             }
@@ -185,7 +185,7 @@ fn on_support(support: &Support, role: &Role) -> Capability {
         Support::Full | Support::Matched | Support::Unmatched => Capability::Distribution,
         Support::Sampled => Capability::Sampled,
         Support::TopK { role: of, k } if same(of, role) => Capability::TopK(*k),
-        // Another one chose the entries: only the whole distribution has them all.
+        // Another role chose the entries: only the whole distribution has them all.
         Support::TopK { .. } | Support::Nucleus { .. } => Capability::Distribution,
         Support::Union(parts) => {
             parts.iter().map(|part| on_support(part, role)).max().unwrap_or(Capability::Distribution)
@@ -196,7 +196,7 @@ fn on_support(support: &Support, role: &Role) -> Capability {
     }
 }
 
-/// What is needed of a role to choose a support.
+/// What is needed of a role that chooses a support.
 fn chooses(support: &Support, role: &Role) -> Option<Capability> {
     match support {
         Support::TopK { role: of, k } => same(of, role).then_some(Capability::TopK(*k)),

@@ -21,7 +21,7 @@ use crate::check::builtins::vocabulary;
 use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::{FamilyMembers, Value};
 
-/// What the settings of an objective come to.
+/// The settings of an objective, checked.
 #[derive(Default)]
 struct ObjectiveParts<'a> {
     terms: Vec<Term>,
@@ -31,11 +31,11 @@ struct ObjectiveParts<'a> {
     reduce: Option<Reduce>,
     lets: Vec<(String, Formula)>,
     seen: Vec<&'a Name>,
-    /// Something has been reported: no objective comes of it.
+    /// Whether something has been reported: then there is no objective.
     faulty: bool,
 }
 
-/// What stands in the block of one term.
+/// The settings of one term's block.
 #[derive(Default)]
 struct TermSettings {
     when: Option<Formula>,
@@ -137,7 +137,7 @@ impl Checker {
         Some(objective)
     }
 
-    /// A `let` that is a number, or a family of numbers.
+    /// Keeps a `let` that is a number, or a family of numbers.
     fn keep_let(&self, name: &str, value: &Value, lets: &mut Vec<(String, Formula)>) {
         match value {
             Value::Formula(formula) => lets.push((name.to_owned(), formula.clone())),
@@ -152,7 +152,7 @@ impl Checker {
         }
     }
 
-    /// `selected` is what `select` decides: not before it has, and not where there is none.
+    /// Checks that `selected` is read only after `select`, which decides it, and only where there is one.
     fn selected_is_decided(&mut self, objective: &Objective) -> bool {
         let read = |formula: &Formula| {
             let parts = formula.parts().into_iter();
@@ -181,7 +181,7 @@ impl Checker {
         diagnostic.map(|diagnostic| self.report(diagnostic)).is_none()
     }
 
-    /// `loss.<term>` is the loss of a term that there is.
+    /// Checks that `loss.<term>` names a term of the objective.
     fn losses_are_of_terms(&mut self, objective: &Objective) -> bool {
         let names = || objective.terms.iter().map(|term| term.name.as_str());
         let unknown =
@@ -244,7 +244,7 @@ impl Checker {
         parts.faulty |= !good;
     }
 
-    /// A setting that holds something `live` was meant to be a term.
+    /// Whether a setting was meant to be a term: it contains `live`.
     fn is_term(&self, entry: &Entry) -> bool {
         let known = vocabulary::OBJECTIVE.iter().any(|key| key.name == entry.key.text);
         !known
@@ -300,7 +300,7 @@ impl Checker {
         parts.faulty |= !has_term;
     }
 
-    /// A coarse term is spread over what its reduction starts from; a fine one can't be. A pair of
+    /// A term coarser than the first reduced axis is spread over it; a finer one is an error. A pair of
     /// completions has no tokens of its own to be spread over.
     fn starts_where_term_is(&mut self, value: &Formula, reduce: &Reduce) -> bool {
         let start = reduce.steps.first().map_or(Axis::Token, |step| step.elements);
@@ -376,7 +376,7 @@ impl Checker {
             )
             .label("every factor is a plain number")
             .help("mark the factor that should learn: `live student.logp`, `live ratio`, `live kl(...)`");
-            // The one number of the student's that stands in it.
+            // If `student.logp` occurs only once.
             let text = self.sources.text(value.span);
             let mut places = text.match_indices("student.logp").map(|(at, _)| at);
             self.report(match (places.next(), places.next()) {
@@ -449,8 +449,8 @@ impl Checker {
     }
 }
 
-/// Whether some formula of the objective compares the samples of one prompt. What is multiplied by 0 decides
-/// nothing: a coefficient of 0 switches a comparison off.
+/// Whether some formula of the objective compares the samples of one prompt. A factor of 0 switches a
+/// comparison off, so formulas multiplied by 0 do not count.
 pub fn reads_group(objective: &Objective) -> bool {
     use crate::formula::{FormulaKind, Function};
     let zero = |formula: &&Formula| formula.constant() == Some(0.0);
@@ -472,7 +472,7 @@ pub fn reads_group(objective: &Objective) -> bool {
 }
 
 impl Checker {
-    /// The first place where a formula of the objective passes the test.
+    /// The place of the first formula of the objective that passes the test.
     pub(in crate::check) fn first_place(
         &self,
         objective: &Objective,
@@ -482,7 +482,7 @@ impl Checker {
         parts.map(|part| self.span(part.0.origin)).min()
     }
 
-    /// Where an origin points, for a diagnostic's label.
+    /// The place of an origin, for a diagnostic's label.
     pub(in crate::check) fn place_of(
         &self,
         objective: &Objective,

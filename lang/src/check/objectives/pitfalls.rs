@@ -1,5 +1,5 @@
-//! Mistakes that were published: objectives that read well and teach something else, or nothing. Each check
-//! names its source.
+//! Published mistakes: objectives that look right and train something else, or nothing. Each check names its
+//! source.
 
 use std::rc::Rc;
 
@@ -39,12 +39,12 @@ impl Factor {
     }
 }
 
-/// The factor of a term's own part, divergences aside: they are exact at every prefix and need no sample.
+/// The factor in a term's own part, without divergences: they are exact at every prefix, without samples.
 fn factor(formula: &Formula) -> Factor {
     factor_once(formula, &mut FxHashMap::default())
 }
 
-/// A part that several others use is looked at once.
+/// The same, with a cache: a part that several others use is visited once.
 fn factor_once(formula: &Formula, known: &mut FxHashMap<*const FormulaNode, Factor>) -> Factor {
     if !formula.live() {
         return Factor::Absent;
@@ -66,8 +66,8 @@ fn factor_once(formula: &Formula, known: &mut FxHashMap<*const FormulaNode, Fact
                 _ => Factor::Other,
             },
             (Function::Divide, [value, by]) if !by.live() => scaled(factor(value), by),
-            // The ratio's own gradient is the ratio times the score: under the sampler, the mean of the
-            // score.
+            // The ratio's own gradient is the ratio times the score: under the sampler, its mean is that of
+            // the score.
             (Function::Exp, [exponent]) if is_log_ratio(exponent) => Factor::Blind,
             (Function::Where, [condition, then, otherwise]) => {
                 scaled(factor(then).and(factor(otherwise)), condition)
@@ -98,13 +98,13 @@ fn is_log_ratio(formula: &Formula) -> bool {
         )
 }
 
-/// A number that is known before the token is drawn: it depends on the prefix at most. Where that is not
-/// certain, it is not blind: a mean over the completion already depends on what was drawn.
+/// Whether a number is known before the token is drawn: it depends at most on the prefix. Where that is not
+/// certain, it is false: a mean over the completion already depends on what was drawn.
 fn is_blind(formula: &Formula) -> bool {
     formula.parts().into_iter().all(is_blind_alone)
 }
 
-/// Its parts aside.
+/// [`is_blind`] of a node without its parts.
 fn is_blind_alone(formula: &Formula) -> bool {
     match &formula.0.kind {
         FormulaKind::Number(_) | FormulaKind::Schedule(_) | FormulaKind::Apply { .. } => true,
@@ -143,7 +143,7 @@ fn reads_token(support: &Support) -> bool {
     }
 }
 
-/// Tokens that the student of this step drew as it scores them, none of them selected afterwards.
+/// Whether the student of this step drew the tokens as it scores them, and all of them are kept.
 fn is_on_policy(objective: &Objective, rollout: &Rollout) -> bool {
     let whole = |edit: &Edit| matches!(edit, Edit::FirstTurns { .. });
     rollout.edits.iter().all(whole)
@@ -160,7 +160,7 @@ fn is_on_policy(objective: &Objective, rollout: &Rollout) -> bool {
         }
 }
 
-/// Whether the partial sum can be negative: a divergence between numbers that do not add up to 1.
+/// Whether the partial sum can be negative: a divergence between values that do not sum to 1.
 fn can_be_negative(divergence: &Divergence) -> bool {
     divergence.mass == Mass::Raw
         && divergence.support != Support::Full
@@ -171,7 +171,7 @@ fn can_be_negative(divergence: &Divergence) -> bool {
         }
 }
 
-/// The value that a node holds down, where it lets nothing below 0 through.
+/// The value that a node clamps at 0 from below, if it does.
 fn held_above_zero(node: &FormulaNode) -> Option<&Formula> {
     let FormulaKind::Apply { function, operands } = &node.kind else { return None };
     let at_least_zero = |bound: &Formula| bound.constant().is_some_and(|bound| bound >= 0.0);
@@ -185,9 +185,9 @@ fn held_above_zero(node: &FormulaNode) -> Option<&Formula> {
     }
 }
 
-/// The live partial sum that makes a value negative where it is negative itself. An `exp` of it never is.
+/// The live partial sum that makes a value negative where it is negative itself. An `exp` never does.
 fn partial_sum(value: &Formula) -> Option<&Formula> {
-    // Shared parts are looked at once for each sign: they may stand for very many paths.
+    // Shared parts are visited once for each sign: the number of paths to them may be huge.
     let mut seen: FxHashSet<(*const FormulaNode, bool)> = FxHashSet::default();
     let mut pending = vec![(value, true)];
     while let Some((formula, positive)) = pending.pop() {
@@ -251,7 +251,7 @@ fn is_stale_gap(node: &FormulaNode) -> bool {
 }
 
 impl Checker {
-    /// Mistakes of an objective on the completions that it is given.
+    /// Checks an objective for mistakes on the completions of its stage.
     pub(in crate::check) fn check_pitfalls(&mut self, train: &Train, settings: &BlockSettings) -> bool {
         self.warn_of_stale_passes(train, settings);
         self.warn_of_other_teachers(train, settings);
@@ -260,8 +260,8 @@ impl Checker {
         self.check_score_functions(train, settings)
     }
 
-    /// A balance gives every domain the same target; if they are not the whole, the loss has another size
-    /// than was meant.
+    /// A balance gives every domain the same target; if the targets do not sum to 1, the loss is scaled
+    /// differently than intended.
     fn warn_of_targets(&mut self, train: &Train, settings: &BlockSettings) {
         let objective = &train.objective;
         let reductions =
@@ -282,9 +282,8 @@ impl Checker {
         );
     }
 
-    /// The mean of the score is zero: a factor that does not depend on the token drawn leaves nothing of the
-    /// gradient. That is k1 differentiated as it stands, and a divergence of whole distributions in the
-    /// place of an advantage.
+    /// The mean of the score is zero: a factor independent of the drawn token makes the gradient vanish.
+    /// Examples are k1 differentiated as it stands, and a divergence of whole distributions as an advantage.
     fn check_score_functions(&mut self, train: &Train, settings: &BlockSettings) -> bool {
         let objective = &train.objective;
         if train.keep == Keep::Correct || train.filter.is_some() {
@@ -316,8 +315,8 @@ impl Checker {
         false
     }
 
-    /// A partial sum may be negative, and a lower bound of 0 then deletes the gradient where it is: one user
-    /// of a trainer counted 415 of 467 steps.
+    /// A partial sum may be negative; a lower bound of 0 then removes its gradient. One user of a trainer
+    /// counted 415 of 467 such steps.
     pub(in crate::check) fn warn_of_clamped_divergences(&mut self, objective: &Objective) {
         for part in objective.terms.iter().flat_map(|term| term.value.parts()) {
             let Some(inside) = held_above_zero(&part.0).filter(|value| value.live()).and_then(partial_sum)
@@ -376,8 +375,8 @@ impl Checker {
         }
     }
 
-    /// Rollouts made once keep the bias of the teacher that the start was fine-tuned on, if it is not the one
-    /// that now scores them (Lightning OPD, arXiv:2604.13010).
+    /// Rollouts made once keep the bias of the teacher whose data fine-tuned the start, if another teacher
+    /// now scores them (Lightning OPD, arXiv:2604.13010).
     fn warn_of_other_teachers(&mut self, train: &Train, settings: &BlockSettings) {
         if !train.rollout.all().iter().any(|rollout| matches!(rollout.source, RolloutSource::Snapshot { .. }))
         {

@@ -12,10 +12,10 @@ use crate::formula::{Axis, Formula, FormulaKind, Signal, Unit, text};
 use crate::source::Span;
 use crate::syntax::ast::{Expr, Name};
 
-/// A state whose next value is still to be looked at: it may read what stands below it.
+/// A state whose next value is not checked yet: that may read names declared below it.
 pub(super) struct OpenState<'a> {
     name: &'a Name,
-    /// What there is one number for each of.
+    /// The state has one number per element of this axis.
     axis: Axis,
     first: f64,
     unit: Unit,
@@ -24,7 +24,7 @@ pub(super) struct OpenState<'a> {
 }
 
 impl Checker {
-    /// From here on formulas know the name.
+    /// Declares a state: formulas below it see its name.
     pub(super) fn state_begins<'a>(
         &mut self,
         (name, by): (&'a Name, Option<&Name>),
@@ -52,7 +52,7 @@ impl Checker {
         Some(OpenState { name, axis, first, unit, first_span, next })
     }
 
-    /// What `by` says that there is one number for each of.
+    /// The axis of a state, which `by` names.
     fn state_axis(&mut self, by: Option<&Name>) -> Option<Axis> {
         let Some(by) = by else { return Some(Axis::Run) };
         let diagnostic = match by.text.as_str() {
@@ -94,7 +94,7 @@ impl Checker {
         Some((number?, formula.unit()))
     }
 
-    /// What a state is after a step; `env` knows all names of the objective.
+    /// The next value of a state; `env` has all names of the objective.
     pub(super) fn state_moves(&mut self, begun: OpenState, env: &Env) -> Option<State> {
         let OpenState { name, axis: own, first, unit, first_span, next: expr } = begun;
         let value = self.evaluate(expr, env);
@@ -112,7 +112,7 @@ impl Checker {
             self.report(diagnostic.help("a state keeps its unit from step to step"));
             return None;
         }
-        // A number of the batch is one of the run until the next step.
+        // A number per batch is one of the run until the next step.
         let (most, over) = match own {
             Axis::Domain => (Axis::Domain, "domain"),
             _ => (Axis::Batch, "batch"),
@@ -152,7 +152,7 @@ impl Checker {
     }
 }
 
-/// The first number that nothing reduces to `most`.
+/// The first number that is finer than `most` without a reduction.
 fn unreduced(formula: &Formula, most: Axis) -> Option<&Formula> {
     let mut waiting = vec![formula];
     while let Some(formula) = waiting.pop() {

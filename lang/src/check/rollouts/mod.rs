@@ -1,4 +1,4 @@
-//! Rollouts: where the tokens come from that an objective judges, and what is done to them.
+//! Rollouts: where the tokens that an objective judges come from, and how they are edited.
 //! Each kind is declared, with its arguments, and read in [`crate::check::builtins::rollouts`].
 
 pub mod rewards;
@@ -20,11 +20,11 @@ use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::{Callable, Value};
 
 impl Checker {
-    /// A rollout, called or named.
+    /// A rollout, as a call or a name.
     pub(in crate::check) fn rollout_value(&mut self, expr: &Expr, env: &Env) -> Option<Rc<Rollout>> {
         match self.evaluate(expr, env) {
             Value::Rollout(rollout) => Some(rollout),
-            // A bare name: every parameter has its default.
+            // A bare name: every parameter takes its default.
             Value::Item { item, kind: Callable::Rollout } => {
                 match self.call_item(item, expr.span, &[], env) {
                     Value::Rollout(rollout) => Some(rollout),
@@ -42,7 +42,7 @@ impl Checker {
         }
     }
 
-    /// A rollout inside another that needs completions drawn, not read.
+    /// The rollout inside another one that needs sampled completions, not ones that are read.
     pub(in crate::check) fn drawn(&mut self, expr: &Expr, by: &str, env: &Env) -> Option<Rc<Rollout>> {
         let rollout = self.rollout_value(expr, env)?;
         if rollout.sampling().is_none() {
@@ -66,8 +66,8 @@ impl Checker {
         self.texts(expr, WANTED, "an empty text ends every completion before it begins", env)
     }
 
-    /// A text or a list of texts, none of them empty or twice; `wanted` says what they are, `empty` why none
-    /// is empty.
+    /// A text or a list of texts, without empty ones or duplicates; `wanted` describes them, `empty` says why
+    /// none may be empty.
     pub(in crate::check) fn texts(
         &mut self,
         expr: Option<&Expr>,
@@ -135,7 +135,7 @@ impl Checker {
         Some((top_p, top_k))
     }
 
-    /// What `sample`, `from` and `grpo` say alike of how completions are drawn.
+    /// The sampling arguments that `sample`, `from` and `grpo` share.
     pub(in crate::check) fn sampling(
         &mut self,
         (n, temperature, max_tokens): (Option<u32>, Option<f64>, Option<Formula>),
@@ -149,10 +149,10 @@ impl Checker {
         Some(Sampling { top_p, top_k, stop: stop?, ..Sampling::new(n?, temperature?, max_tokens?) })
     }
 
-    /// Who writes: the routed `teacher`, a declared one, or a model.
+    /// The role that writes: the routed `teacher`, a declared one, or a model.
     pub(in crate::check) fn speaker(&mut self, expr: &Expr, env: &Env) -> Option<Role> {
         let routed = matches!(&expr.kind, ExprKind::Name(name) if name == "teacher");
-        // Outside an objective the routed teacher has no name of its own.
+        // Outside an objective `teacher` does not name the routed teacher.
         let value = if routed {
             self.evaluate(expr, &env.with_context(EvaluationContext::Objective))
         } else {
@@ -161,7 +161,7 @@ impl Checker {
         self.teacher_role(value, expr.span, env, "a rollout is written by a teacher or a model")
     }
 
-    /// A share that may move over training time.
+    /// A share that may change during training.
     pub(in crate::check) fn share(&mut self, expr: &Expr, what: &str, env: &Env) -> Option<Formula> {
         let formula = self.schedule_setting(expr, env)?;
         if formula.constant().is_some() {
@@ -170,7 +170,7 @@ impl Checker {
         Some(formula)
     }
 
-    /// A whole number, at least 1, that may move over training time.
+    /// A whole number, at least 1, that may change during training.
     pub(in crate::check) fn tokens_or_turns(&mut self, expr: &Expr, key: &str, env: &Env) -> Option<Formula> {
         let formula = self.schedule_setting(expr, env)?;
         if formula.constant().is_some() {
@@ -274,7 +274,7 @@ impl Checker {
         }
     }
 
-    /// What an edit decides by: one bool, or one number, per completion or coarser.
+    /// The criterion of an edit: one bool, or one number, per completion or coarser.
     fn of_completions(&mut self, expr: &Expr, env: &Env, truth: bool) -> Option<Formula> {
         self.judged_by(expr, env, truth, Axis::Sequence)
     }

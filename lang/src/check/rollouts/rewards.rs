@@ -247,7 +247,7 @@ impl Checker {
         Some(weights)
     }
 
-    /// A text, or one that the environment holds.
+    /// A text, or an environment variable.
     pub(in crate::check) fn secret(&mut self, expr: &Expr, key: &str, env: &Env) -> Option<Secret> {
         match self.evaluate(expr, env) {
             Value::Secret(secret) => Some(secret),
@@ -292,7 +292,7 @@ fn function_of(text: &str) -> Option<(String, String)> {
     (is_file && is_name).then(|| (file.to_owned(), function.to_owned()))
 }
 
-/// Whether it names a host that speaks HTTP; who reads it whole says the rest.
+/// Whether a text is an HTTP address with a host; the client checks the rest.
 fn is_address(text: &str) -> bool {
     let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
     let host = rest.map(|rest| rest.split(['/', '?', '#']).next().unwrap_or_default());

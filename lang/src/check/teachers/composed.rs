@@ -10,7 +10,7 @@ use crate::check::Checker;
 use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::Value;
 
-/// A factor with which logits stay finite in single precision, whose numbers go to about 1e38.
+/// The largest factor: logits stay finite in single precision, which goes up to about 1e38.
 const MOST_FACTOR: f64 = 1e30;
 
 impl Checker {

@@ -1,4 +1,4 @@
-//! Teachers: frozen weights or the student's own, what they are shown, what they answer.
+//! Teachers: frozen weights or the student's own, what they are shown, what they return.
 
 mod composed;
 pub mod panels;
@@ -24,14 +24,14 @@ use crate::check::builtins::{self, BuiltinKind};
 use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::{Callable, Value};
 
-/// What the author wrote about where a teacher comes from.
+/// What the author wrote about the origin of a teacher.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum SaidOrigin {
     Same,
     Foreign,
 }
 
-/// By teacher, with the place.
+/// By teacher, with the place in the text.
 pub type SaidOrigins = FxHashMap<TeacherId, (SaidOrigin, Span)>;
 
 impl Checker {
@@ -106,7 +106,7 @@ impl Checker {
         declared
     }
 
-    /// What the value of a `teacher` stands for, before its settings.
+    /// The teacher that the value of a `teacher` declares, before its settings.
     fn teacher_of_expression(&mut self, inner: &Expr, name: &str, span: Span, env: &Env) -> Option<Teacher> {
         let before = self.parts.teachers.read().len();
         if let ExprKind::Where { value, bindings } = &inner.kind {
@@ -127,8 +127,8 @@ impl Checker {
                 return self.renamed(called, Some(before), name, span);
             }
             teacher @ Value::Teacher(_) => {
-                // A name, or a member of a family, may have been declared on the way too: further down in the
-                // file.
+                // A name, or a member of a family, may also have been declared during the evaluation, further
+                // down in the file.
                 let made_here = matches!(inner.kind, ExprKind::Call { .. }).then_some(before);
                 return self.renamed(teacher, made_here, name, span);
             }
@@ -140,8 +140,8 @@ impl Checker {
         Some(self.plain_teacher(name, weights, span))
     }
 
-    /// Another teacher under a name of its own. One that a call made on the way, such as `mixture` or
-    /// `served`, is taken back: `before` is how many there were.
+    /// The same teacher under another name. A teacher that a call declared during the evaluation, such as
+    /// `mixture` or `served`, is removed: `before` is the number of teachers before.
     fn renamed(&mut self, value: Value, before: Option<usize>, name: &str, span: Span) -> Option<Teacher> {
         let Value::Teacher(id) = value else { return None };
         let mut teacher = self.teacher(id).clone();
@@ -157,7 +157,7 @@ impl Checker {
         Some(teacher)
     }
 
-    /// A teacher of which nothing more is said.
+    /// A teacher with default settings.
     pub(in crate::check) fn plain_teacher(
         &mut self,
         name: &str,
@@ -178,7 +178,7 @@ impl Checker {
         }
     }
 
-    /// A parameterised teacher is made anew wherever it is named; the same one twice is one.
+    /// Declares a teacher unless an equal one exists: parameterised teachers are made anew at each use.
     fn declare_once(&mut self, teacher: Teacher) -> Value {
         match self.parts.teachers.read().iter().position(|known| *known == teacher) {
             Some(known) => Value::Teacher(TeacherId(known as u32)),
@@ -254,7 +254,7 @@ impl Checker {
         copy.map_or(Value::Error, Value::Student)
     }
 
-    /// Teachers that are not simply a model.
+    /// Calls that make a teacher.
     pub(in crate::check) fn teacher_call(&mut self, call: TeacherCall, env: &Env) -> Option<Value> {
         match call {
             TeacherCall::Served(given) => self.served(given, env),
@@ -289,7 +289,7 @@ impl Checker {
         Some(self.declare_once(teacher))
     }
 
-    /// What a server speaks.
+    /// The engine of a server, which names its protocol.
     pub(in crate::check) fn engine(&mut self, given: Arg<types::Text>, env: &Env) -> Option<String> {
         const ENGINES: &[&str] = &["vllm", "sglang", "mopd"];
         let engine = self.read(given, env)?;
@@ -307,7 +307,7 @@ impl Checker {
         None
     }
 
-    /// `env("TEACHER_KEY")`: the name of the variable. What is secret is not written into a file.
+    /// `env("TEACHER_KEY")`: the name of the variable. Secrets are not written into a file.
     pub(in crate::check) fn server_key(&mut self, given: Arg<types::Secret>, env: &Env) -> Option<String> {
         match self.read(given, env)? {
             Secret::Environment(name) => Some(name),
@@ -350,8 +350,8 @@ impl Checker {
         None
     }
 
-    /// `all`, `later_blocks(0.25)`: what a denoising student's teacher reads of positions that are not filled
-    /// yet.
+    /// `all`, `later_blocks(0.25)`: what the teacher of a denoising student sees of positions that are not
+    /// filled yet.
     fn reveals(&mut self, expr: &Expr, env: &Env) -> Option<Reveal> {
         if let ExprKind::Call { callee, arguments, block: None } = &expr.kind
             && matches!(&callee.kind, ExprKind::Name(name) if name == "later_blocks")
@@ -365,7 +365,7 @@ impl Checker {
         self.word(expr, "what is revealed (`all`, or `later_blocks(0.25)`)", &[("all", Reveal::All)])
     }
 
-    /// A teacher for a model that nobody declared as one.
+    /// A teacher for a model that is not declared as one.
     pub(in crate::check) fn teacher_of_model(&mut self, name: &str, model: ModelId, span: Span) -> Value {
         let unnamed = |known: &Teacher| {
             known.weights == TeacherWeights::Model(model) && known.name == name && known.sees.is_none()
@@ -379,7 +379,7 @@ impl Checker {
         }
     }
 
-    /// What weights can answer where nothing is said.
+    /// What weights can return by default.
     fn natural_answers(&self, weights: &TeacherWeights) -> Capability {
         let of = |role: &Role| match role {
             Role::Named { teacher, .. } => self.teacher(*teacher).answers,
@@ -389,12 +389,12 @@ impl Checker {
             TeacherWeights::Pooled { pool, members } => {
                 let least = members.iter().map(|(_, role)| of(role)).min().unwrap_or(Capability::Text);
                 match pool {
-                    // Each teacher is asked on its own.
+                    // Each teacher is asked separately.
                     Pool::Sum => least,
-                    // A mixture of truncations is not the truncation of a mixture; of one given token it is
-                    // the mean.
+                    // A mixture of truncated distributions is not the truncation of a mixture; for one given
+                    // token it is the mean.
                     Pool::Mixture if least < Capability::Distribution => least.min(Capability::Sampled),
-                    // Only the whole vocabulary says what a product of probabilities is to be divided by.
+                    // The product of probabilities needs the whole vocabulary for its normalizer.
                     Pool::Geometric if least < Capability::Distribution => Capability::Text,
                     _ => Capability::Distribution,
                 }
@@ -404,7 +404,7 @@ impl Checker {
         }
     }
 
-    /// The role of a teacher, of the student's own copies, or of a model that nobody declared as a teacher.
+    /// The role of a teacher, of the student's own copies, or of a model that is not declared as a teacher.
     pub(in crate::check) fn teacher_role(
         &mut self,
         value: Value,
@@ -424,7 +424,7 @@ impl Checker {
         self.role_of(value, span, wanted)
     }
 
-    /// The weights that a model or a teacher has.
+    /// The weights of a model or a teacher.
     pub(in crate::check) fn weights_of(&mut self, expr: &Expr, env: &Env) -> Option<ModelId> {
         match self.evaluate(expr, env) {
             Value::Model(model) => Some(model),
@@ -447,8 +447,8 @@ impl Checker {
         }
     }
 
-    /// Takes the settings off a value: `expert { sees = worked }`. A stage in the place of a model keeps its
-    /// own; weights that exist have none.
+    /// Separates the settings from a value: `expert { sees = worked }`. The settings of a stage in the place
+    /// of a model are the stage's own; existing weights have none.
     pub(in crate::check) fn split_block(&self, value: &Expr, env: &Env) -> (Expr, Option<Block>) {
         let ExprKind::Call { callee, arguments, block: Some(block) } = &value.kind else {
             return (value.clone(), None);
@@ -473,13 +473,13 @@ impl Checker {
     }
 }
 
-/// A stage whose braces are its own. Weights that are loaded have none.
+/// Whether the braces after a stage are its own. Loaded weights have none.
 fn has_settings(kind: BuiltinKind) -> bool {
     use crate::check::builtins::Constructor::{Checkpoint, Gguf, HuggingFace};
     matches!(kind, BuiltinKind::Constructor(constructor) if !matches!(constructor, HuggingFace | Gguf | Checkpoint))
 }
 
-/// Whether the logits of some model take part: then the numbers in it are those of the run.
+/// Whether an expression reads logits of some model: then its numbers are those of the run.
 pub(in crate::check) fn mentions_logits(expr: &Expr) -> bool {
     match &expr.kind {
         ExprKind::Call { callee, .. } => matches!(&callee.kind, ExprKind::Name(name) if name == "logits"),

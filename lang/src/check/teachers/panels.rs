@@ -1,4 +1,4 @@
-//! Panels: teachers that talk about a prompt before they judge.
+//! Panels: teachers that discuss a prompt before they score.
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Panel, PanelId, Teacher, TeacherId, TeacherWeights};

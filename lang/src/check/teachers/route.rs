@@ -1,5 +1,5 @@
-//! Routes: which teacher scores the prompts of which domain. Total over the domains and over what their data
-//! may say.
+//! Routes: which teacher scores the prompts of which domain. A route must cover every domain, and every value
+//! of its data.
 
 use std::rc::Rc;
 
@@ -16,7 +16,7 @@ use crate::check::values::calls::ItemEffort;
 use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::{Callable, Value};
 
-/// The entry file: the first that was loaded. Its route serves stages wherever they are written.
+/// The entry file, which is loaded first. Its route holds for stages of every file.
 pub(in crate::check) const ENTRY: ModuleId = ModuleId(0);
 
 /// The file's own route.
@@ -30,7 +30,7 @@ pub enum RouteState {
     Evaluated(Rc<Vec<TeacherChoice>>),
 }
 
-/// One arm after `for` has been spelled out.
+/// One arm of the route, for one element of its `for`.
 struct Turn<'a> {
     env: Env,
     condition: &'a Condition,
@@ -39,7 +39,7 @@ struct Turn<'a> {
     used: bool,
 }
 
-/// What a condition says of the prompts of one domain.
+/// Whether a condition holds for the prompts of one domain.
 enum Holds {
     Always,
     Never,
@@ -48,8 +48,8 @@ enum Holds {
 }
 
 impl Checker {
-    /// The teachers of a stage trained on `domains`: by its own route, or by the file's. `None` where a
-    /// diagnostic says why.
+    /// The teachers of a stage trained on `domains`: by its own route, or by the file's. `None` after a
+    /// diagnostic.
     pub(in crate::check) fn teachers_for(
         &mut self,
         own: Option<(&Route, &Env)>,
@@ -105,7 +105,7 @@ impl Checker {
         self.route.clone()
     }
 
-    /// For each domain the arms whose conditions may hold, up to the first that always does.
+    /// For each domain, the arms whose conditions may hold, up to the first that always holds.
     fn evaluate_route(&mut self, route: &Route, env: &Env, domains: &[DomainId]) -> Vec<TeacherChoice> {
         let mut turns = Vec::new();
         for arm in &route.arms {
@@ -149,8 +149,8 @@ impl Checker {
         chosen
     }
 
-    /// The teacher that a missing arm probably names: where one domain and one teacher are left, they belong
-    /// together; so do a domain and the only teacher.
+    /// The teacher that a missing arm probably names: the only teacher, or, where one domain has no arm and
+    /// one teacher is not named, that teacher.
     fn left_over(&self, route: &Route, missing: usize) -> Option<String> {
         let routed =
             |teacher: &str| route.arms.iter().any(|arm| self.sources.text(arm.target.span) == teacher);
@@ -163,7 +163,7 @@ impl Checker {
         }
     }
 
-    /// A domain without a teacher; `by_data`: for those of its prompts where no condition holds.
+    /// Reports a domain without a teacher; `by_data`: only for prompts where no condition holds.
     fn report_unrouted(&mut self, route: &Route, domain: DomainId, by_data: bool, left_over: Option<&str>) {
         let declared = self.span(self.domain(domain).origin);
         let name = self.domain(domain).name.clone();
@@ -187,7 +187,7 @@ impl Checker {
             .label("its prompts would be scored by nobody")
             .note(route.span, "this route has no arm for it")
             .help(format!("add `domain == {name} -> ...` to the route"));
-        // A family has a member for it: the arm that is missing is known.
+        // If a family has a member for the domain, the missing arm is known.
         let teachers = self.parts.teachers.read();
         let member = teachers.iter().find(|teacher| teacher.name.ends_with(&format!("[{name}]")));
         let teacher = member.map(|member| member.name.as_str()).or(left_over);
@@ -200,7 +200,7 @@ impl Checker {
         self.report(diagnostic);
     }
 
-    /// Arms that no domain comes to. One is reached where any turn of its loop is.
+    /// Reports arms that no domain reaches. An arm is reached if any element of its loop is.
     fn report_unreached(&mut self, turns: &[Turn]) {
         let reached = |span: Span| turns.iter().any(|turn| turn.span == span && turn.used);
         for span in turns.iter().map(|turn| turn.span).filter(|span| !reached(*span)) {
@@ -212,7 +212,7 @@ impl Checker {
         }
     }
 
-    /// `domain == math -> specialist[code]` behind the arm of `math`: the teacher tells which domain was
+    /// `domain == math -> specialist[code]` after the arm of `math`: the teacher tells which domain was
     /// meant.
     fn arm_of_another(&mut self, turns: &[Turn], domain: DomainId) -> bool {
         let name = self.domain(domain).name.clone();
@@ -235,7 +235,7 @@ impl Checker {
         true
     }
 
-    /// The arms for one domain, and whether the last of them always holds; none where one is faulty.
+    /// The arms for one domain, and whether the last of them always holds; `None` where one is faulty.
     fn choices(&mut self, turns: &mut [Turn], domain: DomainId) -> Option<(Vec<TeacherChoice>, bool)> {
         let mut choices = Vec::new();
         for turn in turns {
@@ -314,7 +314,7 @@ impl Checker {
         }
     }
 
-    /// Checks the file's route even if no stage asks for it, then that every teacher is chosen by some route.
+    /// Checks the file's route even if no stage uses it, then that some route chooses every teacher.
     pub(in crate::check) fn check_routes(&mut self, entry: ModuleId) {
         let tree = self.modules.tree(entry);
         let mut routes = tree.items.iter().filter_map(|item| match &item.kind {
@@ -332,7 +332,7 @@ impl Checker {
         if self.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
             return; // A teacher may be unused because of another mistake.
         }
-        // What a library declares is for others to use.
+        // The declarations of a library are for other files to use.
         if self.has_experiment {
             self.check_use_of_teachers();
             self.check_use_of_panels();
@@ -408,14 +408,14 @@ impl Checker {
         self.uses.trained.contains(&id) || self.trains().iter().any(trained)
     }
 
-    /// `judged`: the file has a table.
+    /// Warns of domains that nothing uses; `judged`: the file has a table.
     pub(in crate::check) fn check_use_of_domains(&mut self, judged: bool) {
         if self.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
             || (self.parts.models.read().is_empty() && !self.uses.models)
         {
             return;
         }
-        // Models that come trained may only be judged: then the tables use the domains.
+        // An experiment may only judge models, without training: then the tables use the domains.
         let trains = !self.uses.trained.is_empty() || !self.trains().is_empty();
         if !trains && judged {
             return;
@@ -437,7 +437,7 @@ impl Checker {
         }
     }
 
-    /// That some stage reads the validation rows of a domain.
+    /// Checks that some stage reads the validation rows of a domain.
     fn check_use_of_validation(&mut self, id: DomainId) {
         let domain = self.domain(id);
         let Some(rows) = domain.validation.clone() else { return };
@@ -459,7 +459,7 @@ impl Checker {
     }
 }
 
-/// A number that is the same for all completions of a prompt: only its data decides it.
+/// Whether a number is the same for all completions of a prompt: it depends only on the data.
 pub fn decided_by_data(formula: &Formula) -> bool {
     formula.axis() == Axis::Sequence
         && formula.parts().iter().all(|part| match &part.0.kind {

@@ -1,4 +1,4 @@
-//! Templates: texts with slots. What a teacher is shown, what a completion is rewritten to.
+//! Templates: texts with slots. They say what a teacher is shown, or what a completion is rewritten to.
 
 use std::rc::Rc;
 
@@ -14,21 +14,21 @@ use crate::check::builtins::vocabulary;
 use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::{Callable, Value};
 
-/// What a text is for: it decides which slots it may have.
+/// The use of a text, which decides which slots it may have.
 #[derive(Clone, Copy, PartialEq)]
 enum Purpose {
     /// A prompt.
     Shown,
-    /// The left of a `rewrite`.
+    /// The left side of a `rewrite`.
     Found,
-    /// The right of one.
+    /// The right side of a `rewrite`.
     Written,
 }
 
-/// A stretch of a text as it stands in the source.
+/// A piece of a text as it is written in the source.
 pub(in crate::check) enum Stretch {
     Text(String),
-    /// What stands between two braces.
+    /// The expression between two braces.
     Slot(Span),
 }
 
@@ -42,7 +42,7 @@ impl Checker {
         Value::Template(Rc::new(Template { name: name.text.clone(), pieces, origin }))
     }
 
-    /// A template, called or named.
+    /// A template, as a call or a name.
     pub(in crate::check) fn template_value(&mut self, expr: &Expr, env: &Env) -> Option<Rc<Template>> {
         match self.evaluate(expr, env) {
             Value::Template(template) => Some(template),
@@ -62,7 +62,7 @@ impl Checker {
         }
     }
 
-    /// `None` where a template is given and faulty.
+    /// `None` where there is a template and it is faulty.
     pub(in crate::check) fn optional_template(
         &mut self,
         expr: Option<&Expr>,
@@ -197,7 +197,7 @@ impl Checker {
         let (expr, diagnostics) = slot_expression(span, inside);
         for mut diagnostic in diagnostics {
             diagnostic.code = Code::TemplateSlot;
-            // An edit would be of the padded text.
+            // A fix would edit the padded text.
             diagnostic.fix = None;
             self.report(diagnostic);
         }
@@ -233,7 +233,7 @@ impl Checker {
         })
     }
 
-    /// A slot, or several put together: `None` where it is faulty, `Some(None)` where it is something else.
+    /// A slot, or several combined: `None` where it is faulty, `Some(None)` where it is something else.
     fn slot_of(&mut self, expr: &Expr, purpose: Purpose, env: &Env) -> Option<Option<TemplatePiece>> {
         let ExprKind::Call { callee, arguments, block: None } = &expr.kind else {
             return self.named_slot(expr, purpose, env);
@@ -284,7 +284,7 @@ impl Checker {
         }
     }
 
-    /// Whether the data has a field is known when the data is read; that a name is nearly another slot's is
+    /// Whether the data has a field is known only when the data is read, but a typo of another slot's name is
     /// known now.
     fn warn_of_near_slot(&mut self, field: &str, span: Span) {
         if let Some(near) = nearest(field, ["prompt", "completion", "draft", "transcript", "feedback"]) {
@@ -300,7 +300,7 @@ impl Checker {
         }
     }
 
-    /// A slot where only a slot can stand.
+    /// A slot in a place where only a slot is allowed.
     fn inner_slot(&mut self, expr: &Expr, env: &Env) -> Option<Slot> {
         match self.slot_of(expr, Purpose::Shown, env)? {
             Some(TemplatePiece::Slot(slot)) => Some(slot),
@@ -333,7 +333,7 @@ impl Checker {
                     _ if purpose == Purpose::Written && vocabulary::signal(name).is_some() => {
                         return Some(None);
                     }
-                    // Whether the data has it is known when the data is read.
+                    // Whether the data has it is known only when the data is read.
                     field => {
                         self.warn_of_near_slot(field, expr.span);
                         Slot::Data(field.to_owned())
@@ -356,7 +356,7 @@ impl Checker {
                         Some(Value::Role(role)) => role.clone(),
                         _ => return Some(None),
                     };
-                    // What it says of the student's tokens is a number; its own answers are texts.
+                    // Numbers about the student's tokens are no slots; a panel member's answers are texts.
                     if !MEMBERS.iter().any(|(word, _)| *word == field.text) {
                         return Some(None);
                     }
@@ -386,7 +386,7 @@ impl Checker {
     }
 }
 
-/// Takes a literal apart. It is read as it stands in the source, so that every slot has its place there.
+/// Splits a literal into pieces. It is read as written in the source, so that every slot has its place there.
 pub(in crate::check) fn stretches(source: &str, span: Span) -> Result<Vec<Stretch>, Box<Diagnostic>> {
     let quoted = source.strip_prefix('"').unwrap_or(source);
     let offset = span.start as usize + (source.len() - quoted.len());
@@ -440,7 +440,7 @@ pub(in crate::check) fn stretches(source: &str, span: Span) -> Result<Vec<Stretc
     Ok(stretches)
 }
 
-/// Reads what stands between braces, at its own place in the file.
+/// Parses the expression between braces, at its own place in the file.
 pub(in crate::check) fn slot_expression(span: Span, inside: &str) -> (Option<Expr>, Vec<Diagnostic>) {
     const HEAD: &str = "\nlet slot = ";
     let padding = " ".repeat((span.start as usize).saturating_sub(HEAD.len()));

@@ -1,4 +1,4 @@
-//! Calls: who is called, which argument goes where, and what comes of it.
+//! Calls: what is called, which argument goes to which parameter, and the result.
 
 use std::rc::Rc;
 
@@ -19,21 +19,21 @@ use crate::check::values::declared_type::unit_of_type;
 use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::Value;
 
-/// Calls inside calls: a bound on how deep the evaluator goes.
+/// The maximum depth of calls inside calls.
 pub(in crate::check) const DEEPEST_CALL: usize = 64;
 
-/// Calls and turns that one item may take. Functions are pasted in, so a chain of them, each using the last
-/// one twice, doubles with every link.
+/// Calls and iterations that one item may take. Functions are inlined, so in a chain of them, each using the
+/// last one twice, the work doubles with every link.
 const MOST_WORK: usize = 20_000;
 
-/// The same in a file in which that was too much for some item: others like it are given up sooner.
+/// The limit in a file where some item has exceeded [`MOST_WORK`]: others like it are given up sooner.
 const MOST_WORK_AFTERWARDS: usize = 1_000;
 
-/// What an item has taken so far.
+/// The work that an item has taken so far.
 #[derive(Clone, Copy, Default)]
 pub(in crate::check) struct ItemEffort {
     spent: usize,
-    /// Where the item is: at its name, if it has one.
+    /// The item's place: its name, if it has one.
     item: Option<Span>,
 }
 
@@ -46,7 +46,7 @@ impl ItemEffort {
 /// The arguments of a call, by parameter.
 pub(in crate::check) struct Slots<'e> {
     pub given: Vec<Option<&'e Expr>>,
-    /// Reported already.
+    /// Arguments that fit no parameter; reported already.
     pub misplaced: Vec<&'e Argument>,
 }
 
@@ -87,7 +87,7 @@ impl Checker {
                 self.call_item(item, whole.span, arguments, env)
             }
             Value::Error => {
-                // Names inside are still checked, but for bare words: what the function would have made of
+                // Names inside are still checked, except bare words: what the function would have made of
                 // them is not known.
                 for argument in
                     arguments.iter().filter(|argument| !matches!(argument.value.kind, ExprKind::Name(_)))
@@ -96,7 +96,7 @@ impl Checker {
                 }
                 Value::Error
             }
-            // A template or rollout without parameters needs no parentheses, and bears them.
+            // A template or rollout without parameters needs no parentheses, but may have them.
             value @ (Value::Template(_) | Value::Rollout(_)) if arguments.is_empty() && block.is_none() => {
                 value
             }
@@ -106,8 +106,8 @@ impl Checker {
         }
     }
 
-    /// Whether a call reads like a method of a number: `student.entropy.mean()`. A part of a role, or of a
-    /// library, is none.
+    /// Whether a call looks like a method of a number: `student.entropy.mean()`. A part of a role, or of a
+    /// library, does not count.
     fn is_method(&self, base: &Expr, field: &Name, env: &Env) -> bool {
         match &base.kind {
             ExprKind::Field { .. } => true,
@@ -122,8 +122,8 @@ impl Checker {
         }
     }
 
-    /// What a name in front of parentheses means. Values and functions do not compete: a parameter called
-    /// `alpha` hides neither the divergence nor is hidden by it.
+    /// What a name in front of parentheses refers to. Values and functions have separate namespaces: a
+    /// parameter `alpha` neither hides the divergence nor is hidden by it.
     fn callee(&mut self, callee: &Expr, env: &Env) -> Value {
         let ExprKind::Name(name) = &callee.kind else { return self.evaluate(callee, env) };
         let callable = |value: &Value| matches!(value, Value::Item { .. } | Value::Builtin(_));
@@ -220,7 +220,7 @@ impl Checker {
         let tree = self.modules.tree(id.module);
         let item = &tree.items[id.index].kind;
         let (name, parameters) = signature(item).expect("a callable item has a signature");
-        // At once, not at some depth: a body that calls itself twice would be evaluated 2^depth times.
+        // Reported at once, not at some depth: a body with two calls of itself would take 2^depth calls.
         if self.stack.calling.contains(&name.span) {
             let first = self.stack.calling.iter().position(|called| *called == name.span).unwrap_or(0);
             let names: Vec<String> = self.stack.calling[first..]
@@ -282,8 +282,8 @@ impl Checker {
         value
     }
 
-    /// Whether so many more calls or turns are within what an item may take; the first item that takes too
-    /// many is reported.
+    /// Whether an item may take this many more calls or iterations; the first item that exceeds its limit is
+    /// reported.
     pub(in crate::check) fn spend(&mut self, work: usize, span: Span) -> bool {
         let most = if self.stack.overworked { MOST_WORK_AFTERWARDS } else { MOST_WORK };
         self.stack.work.spent = self.stack.work.spent.saturating_add(work);
@@ -291,7 +291,7 @@ impl Checker {
             return true;
         }
         self.mark_uncacheable();
-        // Whatever uses something too large is too large as well: once is enough.
+        // Everything that uses a too large item is too large as well: one report is enough.
         if !std::mem::replace(&mut self.stack.overworked, true) {
             let text = format!("evaluating this takes more than {MOST_WORK} calls and iterations");
             self.report(
@@ -345,7 +345,7 @@ impl Checker {
             let (value, place) = match (given, &parameter.default) {
                 (Some(expr), _) => {
                     let env = env.named(format!("{}.{}", env.model_name, parameter.name.text));
-                    // As a schedule may be given for a number, so may a formula of `step` and `progress`.
+                    // A number may be a schedule, or a formula of `step` and `progress`.
                     let number = |annotation: &Name| {
                         unit_of_type(&annotation.text)
                             .is_some_and(|unit| !matches!(unit, Unit::Count | Unit::Bool))
@@ -361,7 +361,7 @@ impl Checker {
                     self.stack.calling.pop();
                     (value, default.span)
                 }
-                // What was misplaced may have been meant for it.
+                // A misplaced argument may have been meant for it.
                 (None, None) if !complete => (Value::Error, span),
                 (None, None) => {
                     self.report(
@@ -385,8 +385,8 @@ impl Checker {
         }
     }
 
-    /// Puts arguments into the slots of `names`: by name, or in order into those that are not named. Reports
-    /// what fits no slot or one that is taken.
+    /// Assigns arguments to the slots of `names`: by name, or in order to those that are not named. Reports
+    /// arguments that fit no slot, or a taken one.
     pub(in crate::check) fn slots<'e>(
         &mut self,
         callee: &str,
@@ -398,8 +398,7 @@ impl Checker {
         let named = |name: &str| {
             arguments.iter().filter_map(|argument| argument.name.as_ref()).any(|given| given.text == name)
         };
-        // `interleave(top_k: 25, sample(...))`: what is given by name leaves its place in the order to the
-        // next.
+        // `interleave(top_k: 25, sample(...))`: a slot that is given by name is skipped in the order.
         let mut order = (0..names.len()).filter(|slot| !named(names[*slot]));
         for argument in arguments {
             let slot = match &argument.name {
@@ -422,7 +421,7 @@ impl Checker {
         slots
     }
 
-    /// Binds the arguments of a built-in to its parameters, in order; diagnostics for what does not fit.
+    /// Binds the arguments of a built-in to its parameters, in order; reports those that do not fit.
     pub(in crate::check) fn builtin_arguments<'e>(
         &mut self,
         call: Call<'e>,

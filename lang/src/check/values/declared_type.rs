@@ -11,7 +11,7 @@ use crate::check::builtins::vocabulary::{self};
 use crate::check::names::foreign;
 use crate::check::values::value::{Callable, Value};
 
-/// What a number of a declared type measures; none for types of other things.
+/// The unit of numbers of a declared type; `None` for types of other things.
 pub(in crate::check) fn unit_of_type(annotation: &str) -> Option<Unit> {
     Some(match annotation {
         "count" => Unit::Count,
@@ -27,7 +27,7 @@ pub(in crate::check) fn unit_of_type(annotation: &str) -> Option<Unit> {
 }
 
 impl Checker {
-    /// A value given for a parameter with a type.
+    /// Checks a value given for a parameter with a type, and converts it.
     pub(in crate::check) fn coerce(&mut self, value: Value, annotation: &Name, span: Span) -> Value {
         let wanted = annotation.text.as_str();
         let types = || vocabulary::TYPES.iter().map(|word| word.name);
@@ -57,13 +57,13 @@ impl Checker {
             | (Value::Rollout(_), "rollout")
             | (Value::Template(_), "template") => true,
             (Value::Role(Role::Teacher | Role::Named { .. }), "teacher") => true,
-            // A model that is being trained beside this one is known by its role.
+            // A model that is trained beside this one is a teacher value with its role.
             (Value::Teacher(id), "model")
                 if matches!(self.teacher(*id).weights, TeacherWeights::Trained { .. }) =>
             {
                 true
             }
-            // How long a stage trains may be given in epochs; everything else that counts asks for a number.
+            // The length of a stage may be in epochs; every other count must be a number.
             (Value::Epochs(_), "count") | (Value::Benchmark(_), "eval") => true,
             (Value::List(values), "counts") => {
                 let counts: Vec<_> =
@@ -73,7 +73,7 @@ impl Checker {
                 }
                 true
             }
-            // An item whose parameters all have defaults.
+            // An item whose parameters all have defaults may stand for its value.
             (Value::Item { kind: Callable::Teacher, .. }, "teacher")
             | (Value::Item { kind: Callable::Rollout, .. }, "rollout")
             | (Value::Item { kind: Callable::Template, .. }, "template") => true,
@@ -143,7 +143,7 @@ impl Checker {
         if let Some(before) = &node.declared {
             given = given.declared(before.clone());
         }
-        // A number that moves is looked at once the length of the run is known.
+        // A number that changes during training is checked once the length of the run is known.
         let bounds = match unit {
             Unit::Fraction | Unit::Prob => Some((0.0, 1.0)),
             Unit::Count => Some((0.0, f64::from(u32::MAX))),

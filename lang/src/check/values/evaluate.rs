@@ -1,4 +1,4 @@
-//! The evaluator: expressions to values.
+//! The evaluator: from expressions to values.
 
 use std::rc::Rc;
 
@@ -18,24 +18,24 @@ use crate::check::names::modules::ModuleId;
 use crate::check::stages::settings::undecided;
 use crate::check::values::value::{MemberKey, Value};
 
-/// Where an expression stands: which names it sees, and what it may read.
+/// The environment of an expression: the names it sees, and what it may read.
 #[derive(Clone)]
 pub struct Env {
     pub module: ModuleId,
     /// Shared until something is bound: an environment is copied for every call and every setting.
     pub locals: Rc<Vec<(Rc<str>, Value)>>,
     pub context: EvaluationContext,
-    /// What a model made here is called.
+    /// The name of a model that is made here.
     pub model_name: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EvaluationContext {
-    /// Before the run: no signals.
+    /// Known before the run: no signals.
     Constant,
-    /// A number over training time: `step`, `progress` and what else the run as a whole has.
+    /// A number over training time: `step`, `progress` and other numbers of the whole run.
     Schedule,
-    /// In a guard: the numbers of steps.
+    /// In a guard: numbers of past steps.
     Guard,
     /// In the summand of a divergence: its sides and parameters, nothing of the run.
     Entry,
@@ -46,7 +46,7 @@ pub enum EvaluationContext {
 }
 
 impl EvaluationContext {
-    /// Whether signals of tokens are known there.
+    /// Whether signals of tokens are visible there.
     pub fn has_tokens(self) -> bool {
         matches!(self, EvaluationContext::Objective | EvaluationContext::Term)
     }
@@ -93,7 +93,7 @@ impl Checker {
         }
     }
 
-    /// Says that definitions are nested too deep.
+    /// Reports that definitions are nested too deep.
     pub(in crate::check) fn too_deep(&mut self, span: Span, what: &str) {
         let text = format!("{what} is made of more than {DEEPEST_CHAIN} definitions, each inside the last");
         let help = "compute it in a loop, or from fewer parts: what reads a program needs room on the stack \
@@ -130,7 +130,7 @@ impl Checker {
             ExprKind::Arrow { from, to } => self.arrow(from, to, expr.span, env),
             ExprKind::Versus { left, right } => {
                 let Some(left) = self.distribution(left, env) else {
-                    // Names inside are still checked; that the other side is no role either is the same
+                    // Names inside are still checked; if the other side is no role either, that is the same
                     // mistake.
                     self.evaluate(right, env);
                     return Value::Error;
@@ -335,8 +335,8 @@ impl Checker {
         items.into_iter().map(turn).collect()
     }
 
-    /// The turns of an index that names members: `[d in domains]`. A member that comes twice would be two of
-    /// one name.
+    /// The elements of an index that names members: `[d in domains]`. A repeated element would give two
+    /// members one name.
     pub(in crate::check) fn members(
         &mut self,
         index: &Index,
@@ -365,7 +365,7 @@ impl Checker {
         Some(turns)
     }
 
-    /// As it stands in the name of a member: `expert[sort]`.
+    /// The key as it is written in the name of a member: `expert[sort]`.
     pub(in crate::check) fn key_text(&self, key: MemberKey) -> String {
         match key {
             MemberKey::Domain(domain) => self.domain(domain).name.clone(),
@@ -448,8 +448,8 @@ impl Checker {
                 });
                 return Value::Error;
             }
-            // Things that are no numbers can be compared, too: with one side unknown, nothing is wrong with
-            // the other.
+            // Values that are not numbers can be compared, too. With one side unknown, nothing about the
+            // other is wrong.
             (Value::Error, _) | (_, Value::Error) if equality => return Value::Error,
             (Value::Domain(a), Value::Domain(b)) if equality => {
                 return self.truth((a == b) == (operator == BinaryOperator::Equal), span);

@@ -1,4 +1,4 @@
-//! A value where something of one kind is expected: a formula, a role, a distribution, one of a few words.
+//! Values where a certain kind is expected: a formula, a role, a distribution, one of a few words.
 
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::experiment::{Stage, TeacherWeights};
@@ -99,11 +99,11 @@ impl Checker {
         };
         let wanted = Stage::Member { joint: model, member };
         let found = self.parts.models.known().iter().position(|model| model.stage == wanted);
-        // The first member is the stage's own value.
+        // The first member is the value of the stage itself.
         Value::Model(found.map_or(model, |index| crate::experiment::ModelId(index as u32)))
     }
 
-    /// What a composed teacher's `where` calls `name`.
+    /// The formula that a composed teacher's `where` binds to `name`.
     pub(in crate::check) fn binding_of(&self, role: &Role, name: &str) -> Option<Formula> {
         let Role::Named { teacher, .. } = role else { return None };
         match &self.teacher(*teacher).weights {
@@ -181,7 +181,7 @@ impl Checker {
             }
             _ => Diagnostic::error(Code::UnknownValue, expr.span, format!("this must be {what}")),
         };
-        // Read as what was meant: one slip is one diagnostic.
+        // Read as the intended word: one slip is one diagnostic.
         let (diagnostic, meant) = match (&expr.kind, foreign::word(written, &known)) {
             (ExprKind::Text(text), _) if known.contains(&text.as_str()) => {
                 (unknown::without_quotes(diagnostic, Some(text.clone())), value(text))

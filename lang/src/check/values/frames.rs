@@ -1,5 +1,5 @@
-//! A bad value is the caller's mistake: a diagnostic in the body of a library's objective or stage is told at
-//! the argument that it comes from, with the place in the body beside it.
+//! A bad value is the caller's mistake: a diagnostic in the body of a library's objective or stage is
+//! reported at the argument that it comes from, with the place in the body beside it.
 
 use crate::diag::{Code, Diagnostic, Label};
 use crate::source::Span;
@@ -8,7 +8,7 @@ use crate::check::Checker;
 
 /// A call whose body is being evaluated.
 pub(in crate::check) struct Frame {
-    /// What is called.
+    /// The name of what is called.
     pub name: String,
     /// The item that declares it.
     pub body: Span,
@@ -16,7 +16,7 @@ pub(in crate::check) struct Frame {
     pub given: Vec<(String, Span)>,
 }
 
-/// What is wrong with a value, not with a name.
+/// Whether a diagnostic is about a value, not about a name.
 fn of_a_value(code: Code) -> bool {
     matches!(
         code,
@@ -25,7 +25,7 @@ fn of_a_value(code: Code) -> bool {
 }
 
 impl Checker {
-    /// The same diagnostic at the outermost argument that its value comes from.
+    /// Moves a diagnostic to the outermost argument that its value comes from.
     pub(in crate::check) fn at_the_call(&self, mut diagnostic: Diagnostic) -> Diagnostic {
         if !of_a_value(diagnostic.code) {
             return diagnostic;
@@ -46,14 +46,14 @@ impl Checker {
                 .related
                 .insert(0, Label { span: place, text: format!("read here, in `{}`", frame.name) });
             diagnostic.primary.span = *argument;
-            // An edit of the body is no way out for the caller.
+            // A fix in the body does not help the caller.
             diagnostic.fix = None;
             diagnostic.choices.clear();
         }
         diagnostic
     }
 
-    /// Whether a diagnostic, reported in its own right now, had been told at a call: then the body is at
+    /// Whether a diagnostic that is now reported on its own had been reported at a call: then the body is at
     /// fault after all.
     pub(in crate::check) fn forget_at_calls(&mut self, diagnostic: &Diagnostic) {
         let same = |known: &Diagnostic| {
@@ -66,7 +66,7 @@ impl Checker {
     }
 }
 
-/// Whether a name stands in a text as a whole word.
+/// Whether a name occurs in a text as a whole word.
 fn mentions(text: &str, name: &str) -> bool {
     text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').any(|word| word == name)
 }

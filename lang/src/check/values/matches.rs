@@ -59,7 +59,7 @@ impl Checker {
             conditions.push(formula);
         }
         self.unreachable_arms(arms, &conditions);
-        // Decided before the run: any kind of value can be chosen.
+        // Decided before the run: the branches may be values of any kind.
         let decided: Option<Vec<bool>> = conditions
             .iter()
             .map(|condition| condition.as_ref()?.constant().map(|truth| truth != 0.0))
@@ -87,9 +87,9 @@ impl Checker {
         Value::Formula(chosen)
     }
 
-    /// Arms whose condition can't hold where none above them does: the same condition again, or one that
-    /// implies it. What follows from the arguments of one use is no mistake of the arms: `dopd` with one
-    /// model as both teachers.
+    /// Reports arms whose condition can't hold where none above them does: the same condition again, or one
+    /// that implies it. Conditions that are equal only for the arguments of one use are no mistake: `dopd`
+    /// with one model as both teachers.
     fn unreachable_arms(&mut self, arms: &[MatchArm], conditions: &[Option<Formula>]) {
         let of_one_use = self.stack.frames.iter().any(|frame| !frame.given.is_empty());
         for (later, condition) in conditions.iter().enumerate() {
@@ -122,8 +122,8 @@ impl Checker {
     }
 }
 
-/// Whether one condition holds wherever the other does: the same, or a comparison of the same number with a
-/// stricter bound.
+/// Whether `wide` holds wherever `narrow` does: the same condition, or a comparison of the same number with a
+/// looser bound.
 fn implies(narrow: &Formula, wide: &Formula) -> bool {
     if same(narrow, wide) {
         return true;
@@ -142,14 +142,14 @@ fn implies(narrow: &Formula, wide: &Formula) -> bool {
     }
 }
 
-/// The same formula, wherever it was written.
+/// Whether two formulas are the same, wherever they are written.
 fn same(a: &Formula, b: &Formula) -> bool {
     const LONGEST: usize = 400;
     let (a, b) = (crate::formula::text::formula(a, LONGEST), crate::formula::text::formula(b, LONGEST));
     a == b && a.chars().count() < LONGEST
 }
 
-/// `x >= 0.5`: what is compared, how, and with what. `0.5 <= x` is the same.
+/// `x >= 0.5` as what is compared, how, and with what number. `0.5 <= x` gives the same.
 fn bounded(condition: &Formula) -> Option<(&Formula, Function, f64)> {
     use Function::{Greater, GreaterEqual, Less, LessEqual};
     let FormulaKind::Apply { function, operands } = &condition.0.kind else { return None };

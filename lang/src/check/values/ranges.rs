@@ -1,5 +1,5 @@
-//! Numbers of the run, before the run: what a schedule or an expression of `step` and `progress` is worth at
-//! every step.
+//! Numbers of the run, evaluated before it: the value of a schedule or an expression of `step` and `progress`
+//! at every step.
 
 use std::rc::Rc;
 
@@ -16,7 +16,7 @@ use mopd_ops::interval::{self, ValueInterval};
 use crate::check::Checker;
 use crate::check::formulas::properties::is_zero;
 
-/// What the names in a number of the run stand for.
+/// The values of the names in a number of the run.
 pub struct Bindings {
     pub step: u32,
     pub steps: u32,
@@ -24,7 +24,7 @@ pub struct Bindings {
     pub entry: Option<[f64; 2]>,
 }
 
-/// A number of the run, part by part: each once, operands first. A formula that uses one part twice, and that
+/// The parts of a number of the run, each once, operands first. A formula that uses one part twice, and that
 /// part another one twice, has few parts and very many paths.
 pub struct Tape<'f> {
     parts: Vec<(&'f FormulaNode, Vec<usize>)>,
@@ -59,7 +59,7 @@ impl<'f> Tape<'f> {
         Tape { parts }
     }
 
-    /// What `leaf` and `apply` make of it; none where some part is none.
+    /// Evaluates the parts with `leaf` and `apply`; `None` where some part is `None`.
     pub fn run<T: Copy>(
         &self,
         leaf: impl Fn(&FormulaNode) -> Option<T>,
@@ -81,7 +81,7 @@ impl<'f> Tape<'f> {
         values.last().copied()
     }
 
-    /// Its value where nothing but the step decides; none where something else does.
+    /// The value where it depends only on the step; `None` where it depends on anything else.
     pub fn at(&self, bindings: &Bindings) -> Option<f64> {
         let leaf = |part: &FormulaNode| match &part.kind {
             FormulaKind::Number(value) => Some(*value),
@@ -100,8 +100,8 @@ impl<'f> Tape<'f> {
     }
 }
 
-/// The smallest and largest value that a number may have from step `first` to step `last`, or a little
-/// further out; none where something else than the step decides.
+/// An interval that contains all values of a number from step `first` to step `last`; `None` where it depends
+/// on anything else than the step.
 fn bounds(number: &Tape, (first, last): (u32, u32), steps: u32) -> Option<ValueInterval> {
     let leaf = |part: &FormulaNode| match &part.kind {
         FormulaKind::Number(value) => Some((*value, *value)),
@@ -116,17 +116,17 @@ fn bounds(number: &Tape, (first, last): (u32, u32), steps: u32) -> Option<ValueI
     number.run(leaf, Function::range)
 }
 
-/// Between which values a number lies, whatever the run, its models and its data are. What is not known of a
-/// part may be anything.
+/// An interval that contains all values of a number, for any run, models and data. Unknown parts may have any
+/// value.
 pub fn whatever_happens(number: &Formula) -> ValueInterval {
-    // At most a run's length, and long enough for everything that a schedule does.
+    // The longest possible run, which is long enough for every schedule.
     let steps = u32::MAX;
     let leaf = |part: &FormulaNode| {
         let (low, high) = match &part.kind {
             FormulaKind::Number(value) => (*value, *value),
             FormulaKind::Schedule(schedule) => interval::proper(schedule.bounds(0, steps, steps)),
             FormulaKind::Signal(Signal::Of { part: ModelSignal::Entropy, .. }) => (0.0, f64::INFINITY),
-            // It may leave the range of its first value.
+            // A state may leave the range of its first value.
             FormulaKind::Signal(Signal::State { .. }) => interval::ANYTHING,
             FormulaKind::Signal(_) | FormulaKind::Variable(_) => match part.unit {
                 Unit::Prob | Unit::Fraction | Unit::Bool => (0.0, 1.0),
@@ -148,26 +148,26 @@ pub fn whatever_happens(number: &Formula) -> ValueInterval {
 /// Whether a number stays within bounds over a run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum RangeCheck {
-    /// At every step, or at all of them that can be known before.
+    /// At every step, or at every step that can be evaluated before the run.
     Within,
-    /// Not at this step, the first such one.
+    /// The first step at which it does not, and its value there.
     Leaves { step: u32, value: f64 },
-    /// More steps would have to be looked at than [`MOST_STEPS`].
+    /// This would take more than [`MOST_STEPS`] evaluations.
     Unknown,
 }
 
-/// So many steps in a row are looked at one by one.
+/// This many consecutive steps are evaluated one by one.
 const ROW: u32 = 32;
 
-/// How many steps, and intervals of steps, are looked at in all: a run of up to about half as many is decided
-/// in any case.
+/// The most steps and intervals of steps that are evaluated in all: enough to decide every run of up to about
+/// half as many steps.
 const MOST_STEPS: u32 = 250_000;
 
-/// Lengths that stand for a run in epochs, whose steps are counted when the data is read: what leaves its
-/// bounds in both does so in nearly every run.
+/// Example lengths of a run in epochs, whose steps are known only when the data is read: a number that leaves
+/// its bounds in both does so in nearly every run.
 const IN_EPOCHS: [u32; 2] = [1_000, 100_000];
 
-/// The lengths that a run may have, as far as is known before it.
+/// The possible lengths of a run, as far as they are known before it.
 fn lengths(length: Length) -> Vec<u32> {
     match length {
         Length::Steps(steps) => vec![steps],
@@ -175,15 +175,15 @@ fn lengths(length: Length) -> Vec<u32> {
     }
 }
 
-/// Whether a number keeps to its bounds in a run, and in one of how many steps it does not. One that may or
-/// may not, since the length is not known, is let through.
+/// Whether a number stays within its bounds in a run, and the length of a run in which it does not. A number
+/// that may or may not, because the length is unknown, passes.
 pub fn check_range(formula: &Formula, bounds: (f64, f64), length: Length) -> (RangeCheck, u32) {
     let stays: Vec<(RangeCheck, u32)> =
         lengths(length).into_iter().map(|steps| (first_outside(formula, bounds, steps), steps)).collect();
     *stays.iter().find(|(stay, _)| *stay == RangeCheck::Within).unwrap_or(&stays[0])
 }
 
-/// Whether a number that the step decides is at most 0 at every step, however long the run turns out to be.
+/// Whether a number that depends only on the step is at most 0 at every step, for every length of the run.
 pub fn is_never_above_0(formula: &Formula, length: Length) -> bool {
     let at_most_0 = |steps| {
         let first = Bindings { step: 0, steps, entry: None };
@@ -193,8 +193,8 @@ pub fn is_never_above_0(formula: &Formula, length: Length) -> bool {
     lengths(length).into_iter().all(at_most_0)
 }
 
-/// Whether a number keeps to its bounds at every step. Intervals of steps that are known to
-/// ([`bounds`]) are passed over; others are split, the earlier half first.
+/// Whether a number stays within its bounds at every step. Intervals of steps where [`bounds`] proves it are
+/// skipped; others are split, and the earlier half comes first.
 pub fn first_outside(formula: &Formula, (low, high): (f64, f64), steps: u32) -> RangeCheck {
     let outside = |value: f64| !value.is_finite() || !(low..=high).contains(&value);
     let tape = Tape::of(formula);
@@ -224,8 +224,8 @@ pub fn first_outside(formula: &Formula, (low, high): (f64, f64), steps: u32) -> 
     RangeCheck::Within
 }
 
-/// Every step of a short run. Of a long one, so many at equal distances, and those around which a schedule
-/// turns.
+/// Every step of a short run. Of a long one, this many at equal distances, and those around the corners of
+/// schedules.
 fn looked_at(numbers: &[Tape], steps: u32) -> Vec<u32> {
     const MANY: u32 = 4_096;
     let steps = steps.max(1);
@@ -246,12 +246,12 @@ fn looked_at(numbers: &[Tape], steps: u32) -> Vec<u32> {
     found
 }
 
-/// Without the noise of binary fractions.
+/// Rounds away the noise of binary fractions.
 pub fn readable(number: f64) -> f64 {
     significant(number, 7)
 }
 
-/// Rounded to so many digits.
+/// Rounds to this many digits.
 pub fn significant(number: f64, digits: usize) -> f64 {
     format!("{number:.*e}", digits.saturating_sub(1)).parse().unwrap_or(number)
 }
@@ -291,8 +291,8 @@ impl Checker {
         false
     }
 
-    /// Where a share reaches an end at which a family is 0 everywhere, as both ends of `jsd` are, its
-    /// gradient is 0 too.
+    /// Reports a share that reaches an end where a family is 0 everywhere, as at both ends of `jsd`: its
+    /// gradient is 0 there too.
     fn leaves_dead_ends(&mut self, summand: &Summand, length: Length) -> bool {
         let moving = |given: &&GivenParameter| {
             given.value.unit() == Unit::Fraction && given.value.constant().is_none()
@@ -301,7 +301,7 @@ impl Checker {
             let dead = |end: f64| is_zero(&with_number(&summand.value, value, end), (1, 3));
             let low = if dead(0.0) { f64::MIN_POSITIVE } else { 0.0 };
             let high = if dead(1.0) { 1.0f64.next_down() } else { 1.0 };
-            // Whether it stays within 0 and 1 is looked at where all such numbers are.
+            // Whether it stays within 0 and 1 is checked elsewhere, with all such numbers.
             let (RangeCheck::Leaves { step, value: at }, steps) = check_range(value, (low, high), length)
             else {
                 continue;
@@ -322,7 +322,7 @@ impl Checker {
         true
     }
 
-    /// The parameters of an objective's divergences, over the whole run of the stage that uses it.
+    /// Checks the parameters of an objective's divergences over the whole run of the stage that uses it.
     pub(in crate::check) fn check_ranges(&mut self, objective: &Objective, length: Length) -> bool {
         let mut good = true;
         for part in objective.formulas().into_iter().flat_map(Formula::parts) {
@@ -351,7 +351,7 @@ impl Checker {
         good
     }
 
-    /// The shares of blends are a distribution at every step.
+    /// Checks that the shares of blends are a distribution at every step.
     fn shares_add_up(&mut self, divergence: &Divergence, length: Length) -> bool {
         for side in [&divergence.left, &divergence.right] {
             let mut side = side;
@@ -391,8 +391,8 @@ impl Checker {
         true
     }
 
-    /// Numbers that move, given for parameters whose type bounds them, over the whole run of the stage that
-    /// uses them.
+    /// Checks changing numbers that are given for parameters with a bounded type, over the whole run of the
+    /// stage.
     pub(in crate::check) fn check_declared(&mut self, objective: &Objective, length: Length) -> bool {
         let mut good = true;
         for part in objective.formulas().into_iter().flat_map(Formula::parts) {

@@ -18,8 +18,8 @@ use crate::check::values::ranges::{RangeCheck, first_outside, is_never_above_0, 
 use crate::check::values::value::Value;
 
 impl Checker {
-    /// A number over training time: a plain number, a schedule, or any expression of what the run as a whole
-    /// has.
+    /// A number over training time: a plain number, a schedule, or any expression of numbers of the whole
+    /// run.
     pub(in crate::check) fn schedule_setting(&mut self, expr: &Expr, env: &Env) -> Option<Formula> {
         let value = self.evaluate(expr, &env.with_context(EvaluationContext::Schedule));
         let formula = match value {
@@ -54,7 +54,7 @@ impl Checker {
         Some(formula)
     }
 
-    /// How long a stage trains: `steps = 100`, `steps = 2 epochs`.
+    /// The length of a stage: `steps = 100`, `steps = 2 epochs`.
     pub(in crate::check) fn length(&mut self, settings: &BlockSettings, env: &Env) -> Option<Length> {
         let expr = self.required(settings, "steps")?;
         match self.evaluate(expr, env) {
@@ -83,7 +83,7 @@ impl Checker {
                 self.warn_of_rate(&rate, expr.span, length);
                 Some(rate)
             }
-            // A rate may reach 0 at its end; below 0 it would unlearn.
+            // A rate may reach 0 at its end; below 0 it would ascend the loss.
             None if !self.within(&rate, "the learning rate", (0.0, f64::INFINITY), length) => None,
             None if length.is_some_and(|length| is_never_above_0(&rate, length)) => {
                 let text = "a learning rate of 0 at every step trains nothing";
@@ -98,7 +98,7 @@ impl Checker {
         }
     }
 
-    /// Published rates of all optimizers are far below 1: above it stands a slip, often a lost `e-` or a
+    /// Published rates of all optimizers are far below 1: a larger one is a slip, often a lost `e-` or a
     /// percentage.
     fn warn_of_rate(&mut self, rate: &Formula, place: Span, length: Option<Length>) {
         if open(rate) {
@@ -110,7 +110,7 @@ impl Checker {
             (None, RangeCheck::Leaves { value, .. }) => value,
             _ => return,
         };
-        // So few digits as show that it is above.
+        // The fewest digits that show that it is above 1.
         let shown = [4, 7].into_iter().map(|digits| significant(largest, digits)).find(|shown| *shown > 1.0);
         let shown = shown.unwrap_or(largest);
         let diagnostic =
@@ -122,8 +122,8 @@ impl Checker {
         );
     }
 
-    /// Whether a number over training time keeps to its bounds at every step of a stage; a diagnostic where
-    /// it does not.
+    /// Whether a number over training time stays within its bounds at every step of a stage; reports where it
+    /// does not.
     pub(in crate::check) fn within(
         &mut self,
         formula: &Formula,
@@ -148,7 +148,7 @@ impl Checker {
             return false;
         }
         if !matches!(length, Some(Length::Steps(_))) {
-            // How many steps an epoch has is known when the data is read; the ends that a schedule goes to
+            // The steps of an epoch are known only when the data is read, but the end values of a schedule
             // are known now.
             let ends = if let FormulaKind::Schedule(schedule) = &formula.0.kind {
                 schedule.ends()
@@ -166,11 +166,11 @@ impl Checker {
                 return false;
             }
         }
-        // Where there is no length, that is an error of its own.
+        // A missing length is an error of its own.
         self.stays_within(formula, what, (low, high), length.unwrap_or(Length::Steps(1)))
     }
 
-    /// `linear(0 -> 1, over: 100 steps)` and its kin.
+    /// `linear(0 -> 1, over: 100 steps)` and the other schedules.
     pub(in crate::check) fn schedule_call(&mut self, call: ScheduleCall, env: &Env) -> Option<Formula> {
         let span = call.written().span;
         let (kind, unit) = match call {
@@ -285,7 +285,7 @@ impl Checker {
     /// `over: 100 steps`, or a share of the run: `over: 25%`.
     fn over(&mut self, expr: &Expr, env: &Env) -> Option<ScheduleLength> {
         let value = self.evaluate(expr, env);
-        // 100% and 1 are the same number: what is meant is said by how it is written.
+        // 100% and 1 are the same number: the notation tells which is meant.
         let percent = match &value {
             Value::Formula(formula) => self.sources.text(self.span(formula.0.origin)).ends_with('%'),
             _ => false,
@@ -306,7 +306,7 @@ impl Checker {
         }
     }
 
-    /// `[0 -> 1e-3, 100 -> 1e-4]`: steps that rise from 0.
+    /// `[0 -> 1e-3, 100 -> 1e-4]`: increasing steps, from 0.
     fn piecewise(&mut self, expr: &Expr, env: &Env) -> Option<Schedule> {
         const USAGE: &str = "write each as `step -> value`: `piecewise([0 -> 1e-3, 100 -> 1e-4])`";
         let values = match self.evaluate(expr, env) {
@@ -392,7 +392,7 @@ impl Checker {
         Some(Adaptive::Learned { gain: gain?, hold: hold?, discount: discount?, lr: lr? })
     }
 
-    /// What moves a schedule: one number, or one bool, per step.
+    /// What moves an adaptive schedule: one number, or one bool, per step.
     fn after_a_step(&mut self, expr: &Expr, env: &Env, truth: bool) -> Option<Formula> {
         let value = self.evaluate(expr, &env.with_context(EvaluationContext::Objective));
         let formula = self.formula(value, expr.span)?;

@@ -1,4 +1,4 @@
-//! What an expression can be worth before the run.
+//! The values that an expression can have before the run.
 
 use std::rc::Rc;
 
@@ -14,10 +14,10 @@ use crate::check::names::modules::ItemId;
 
 #[derive(Clone, Debug)]
 pub enum Value {
-    /// A number, known now or per token.
+    /// A number, known now or only per token.
     Formula(Formula),
     Text(String),
-    /// `2 epochs`: how long a stage trains, and nothing else.
+    /// `2 epochs`, which only the length of a stage can be.
     Epochs(u32),
     List(Vec<Value>),
     Domain(DomainId),
@@ -58,7 +58,7 @@ pub enum Value {
     Logits(Vec<(Formula, Role)>),
     /// `self`, `self.ema(0.99)`
     Student(SelfCopy),
-    /// `top_k(20)`, of no role: what a teacher answers. Read where it stands.
+    /// `top_k(20)` without a role: what a teacher returns. Read from the expression.
     Capability,
     Secret(Secret),
     Optimizer(Optimizer),
@@ -76,7 +76,7 @@ pub enum Value {
     Metric(Metric),
     Extrapolation(Rc<Extrapolation>),
     Validation(Rc<Validation>),
-    /// One for each domain that it is on.
+    /// One for each of its domains.
     Guards(Rc<Vec<Guard>>),
     GradientAlignment(Rc<GradientAlignment>),
     /// `powers_of(2)`
@@ -111,7 +111,7 @@ impl FamilyMembers {
 /// Above this, whole numbers have gaps.
 const MOST_KEY: f64 = 9_007_199_254_740_992.0;
 
-/// What picks a member of a family.
+/// The key of a member of a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MemberKey {
     Domain(DomainId),
@@ -120,7 +120,7 @@ pub enum MemberKey {
 }
 
 impl MemberKey {
-    /// The key that an index stands for.
+    /// The key that a value stands for.
     pub fn of(value: &Value) -> Option<MemberKey> {
         Some(match value {
             Value::Domain(domain) => MemberKey::Domain(*domain),
@@ -147,7 +147,7 @@ pub enum Callable {
 }
 
 impl Value {
-    /// In the author's words, with an article.
+    /// In the words of the language, with an article.
     pub fn describe(&self) -> String {
         match self {
             Value::Formula(formula) => match formula.0.kind {

@@ -1,4 +1,4 @@
-//! The word behind a number, `150 steps`, `4096 tokens`: it must be what the place counts.
+//! The word after a number, `150 steps`, `4096 tokens`: it must name what the setting counts.
 
 use crate::diag::{Code, Diagnostic};
 use crate::formula::FormulaKind;
@@ -8,7 +8,7 @@ use crate::syntax::words::split_word;
 use crate::check::Checker;
 use crate::check::values::value::Value;
 
-/// What a setting or argument counts; none where its number stands alone.
+/// What a setting or argument counts; `None` where its number has no word.
 fn counted(key: &str) -> Option<&'static str> {
     match key {
         "steps" | "refresh" | "every" | "over" | "hold" => Some("steps"),
@@ -17,7 +17,7 @@ fn counted(key: &str) -> Option<&'static str> {
     }
 }
 
-/// Keys whose numbers may be followed by no word at all. Of any other key, nothing is known.
+/// Keys whose numbers may have no word after them. Of other keys nothing is known.
 fn stands_alone(key: &str) -> bool {
     matches!(
         key,
@@ -51,7 +51,7 @@ fn stands_alone(key: &str) -> bool {
 }
 
 impl Checker {
-    /// The number, the word behind it, and where both stand, if that is how the value was written.
+    /// The number, the word after it, and the place of both, if the value was written in this way.
     fn word_behind(&self, value: &Value) -> Option<(&str, &'static str, Span)> {
         let Value::Formula(formula) = value else { return None };
         let FormulaKind::Number(_) = formula.0.kind else { return None };
@@ -74,7 +74,7 @@ impl Checker {
         Some(&before[start..]).filter(|key| !key.is_empty())
     }
 
-    /// Whether the word behind a number is what `key` counts; a diagnostic where it is not.
+    /// Whether the word after a number is what `key` counts; reports it where it is not.
     pub(in crate::check) fn word_fits(&mut self, value: &Value, span: Span, key: &str) -> bool {
         let Some((number, word, place)) = self.word_behind(value) else { return true };
         let wanted = counted(key);
@@ -105,7 +105,7 @@ impl Checker {
         false
     }
 
-    /// The same for a value directly behind `key =` or `key:`.
+    /// [`Self::word_fits`] for a value directly after `key =` or `key:`.
     pub(in crate::check) fn word_fits_here(&mut self, value: &Value, span: Span) -> bool {
         match self.key_before(span).map(str::to_owned) {
             Some(key) => self.word_fits(value, span, &key),
@@ -113,7 +113,7 @@ impl Checker {
         }
     }
 
-    /// `48 epochs` where no number of epochs is asked for.
+    /// `48 epochs` where no epochs are expected.
     pub(in crate::check) fn epochs_misplaced(&mut self, span: Span, diagnostic: Diagnostic) -> Diagnostic {
         let key = self.key_before(span).unwrap_or_default();
         let written = self.sources.text(span);

@@ -1,5 +1,5 @@
-//! Truths of which a part is known: `domain == sort and data.level > 3` asks nothing of the prompts of
-//! another domain.
+//! Simplifies conditions of which a part is known: `domain == sort and data.level > 3` reads nothing of the
+//! prompts of another domain.
 
 use std::rc::Rc;
 
@@ -8,10 +8,10 @@ use rustc_hash::FxHashMap;
 use super::{Formula, FormulaKind, FormulaNode, Function};
 
 impl Formula {
-    /// The same truth without the parts that are known before the run: `1 and x` is `x`, `0 and x` is `0`.
-    /// What stands inside comparisons and calls stays as it is.
+    /// The same condition without the parts that are known before the run: `1 and x` is `x`, `0 and x` is
+    /// `0`. The insides of comparisons and calls stay as they are.
     pub fn decided(&self) -> Formula {
-        // No recursion, since formulas may be deep; each part once, since they share them.
+        // Not recursive, since formulas may be deep; shared parts are visited once.
         let mut known: FxHashMap<*const FormulaNode, Formula> = FxHashMap::default();
         let mut pending = vec![self.clone()];
         while let Some(formula) = pending.last().cloned() {
@@ -35,7 +35,7 @@ impl Formula {
     }
 }
 
-/// The truths that a truth is made of.
+/// The operands of a logical operator.
 fn truths(formula: &Formula) -> &[Formula] {
     match &formula.0.kind {
         FormulaKind::Apply { function: Function::And | Function::Or | Function::Not, operands } => operands,
@@ -51,7 +51,7 @@ fn simplified(formula: &Formula, parts: &[&Formula]) -> Formula {
     match (function, parts) {
         (Function::Not, [part]) if let Some(value) = truth(part) => number(!value),
         (Function::And | Function::Or, [left, right]) => {
-            // What decides alone: falsehood of `and`, truth of `or`.
+            // The value that decides alone: false for `and`, true for `or`.
             let decides = *function == Function::Or;
             match (truth(left), truth(right)) {
                 (Some(value), _) | (_, Some(value)) if value == decides => number(decides),
@@ -65,7 +65,7 @@ fn simplified(formula: &Formula, parts: &[&Formula]) -> Formula {
     }
 }
 
-/// The same function of other parts; itself where they are its own.
+/// The same function of other operands; the formula itself where they are its own.
 fn with(formula: &Formula, operands: &[Formula], parts: &[&Formula]) -> Formula {
     if operands.iter().zip(parts).all(|(one, other)| Rc::ptr_eq(&one.0, &other.0)) {
         return formula.clone();
@@ -115,7 +115,7 @@ mod tests {
         }
     }
 
-    /// Shared parts are decided once, and a long chain is no deep stack.
+    /// Shared parts are simplified once, and a long chain needs no deep stack.
     #[test]
     fn a_long_chain_is_decided() {
         let yes = truth(FormulaKind::Number(1.0));

@@ -1,4 +1,4 @@
-//! Divergences, their supports and masses, and everything that gradient can flow through.
+//! Divergences, their supports and masses, and everything else that gradient can flow through.
 
 use std::rc::Rc;
 
@@ -11,8 +11,8 @@ use crate::experiment::Rollout;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Distribution {
     Role(Role),
-    /// `blend(teacher: a, student: 1 - a)`: a weighted sum of distributions. Where the student takes part,
-    /// its share carries gradient if the whole divergence is `live`.
+    /// `blend(teacher: a, student: 1 - a)`: a weighted sum of distributions. If the student is one of them,
+    /// its share carries gradient where the whole divergence is `live`.
     Blend(Vec<(Formula, Role)>),
     /// `detached(blend(...))`: no gradient flows through this side, even where the student is in it.
     Detached(Box<Distribution>),
@@ -34,7 +34,7 @@ impl Distribution {
         }
     }
 
-    /// Gradient flows through it where the divergence is `live`.
+    /// Whether gradient flows through it where the divergence is `live`.
     fn carries_gradient(&self) -> bool {
         !matches!(self, Distribution::Detached(_)) && self.roles().contains(&Role::Student)
     }
@@ -48,7 +48,7 @@ impl Distribution {
     }
 }
 
-/// A divergence between next-token distributions, as `kl(left || right, support: ..., mass: ...)` says it.
+/// A divergence between next-token distributions: `kl(left || right, support: ..., mass: ...)`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Divergence {
     pub kind: DivergenceKind,
@@ -77,8 +77,8 @@ impl Divergence {
         roles
     }
 
-    /// What its value measures: logarithms make nats. A total variation is a probability, powers of ratios
-    /// are numbers.
+    /// The unit of its value: nats where it contains logarithms. A total variation is a probability; powers
+    /// of ratios are plain numbers.
     pub fn unit(&self) -> Unit {
         match &self.kind {
             DivergenceKind::SortedL1 => Unit::Number,
@@ -116,12 +116,12 @@ pub enum DivergenceKind {
     /// KL between two normal distributions, summed over components: continuous actions, denoising steps. All
     /// of them, or the ones listed.
     Gaussian { dimensions: Option<Vec<u32>> },
-    /// A sum of what is declared for one entry.
+    /// A declared summand, summed over the entries.
     Entrywise(Rc<Summand>),
 }
 
 impl DivergenceKind {
-    /// As a function is written.
+    /// The name of its function.
     pub fn name(&self) -> &str {
         match self {
             DivergenceKind::Kl => "kl",
@@ -131,12 +131,12 @@ impl DivergenceKind {
         }
     }
 
-    /// It is a sum over the entries of a vocabulary, so that a support and a mass mean something.
+    /// Whether it is a sum over the entries of a vocabulary, so that support and mass have a meaning.
     pub fn over_vocabulary(&self) -> bool {
         !matches!(self, DivergenceKind::Gaussian { .. })
     }
 
-    /// Swapping the sides changes the value.
+    /// Whether swapping the sides changes the value.
     pub fn directed(&self) -> bool {
         match self {
             DivergenceKind::Kl | DivergenceKind::Gaussian { .. } => true,
@@ -146,7 +146,7 @@ impl DivergenceKind {
     }
 }
 
-/// Which vocabulary entries take part.
+/// Which vocabulary entries are included.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Support {
     Full,
@@ -160,7 +160,7 @@ pub enum Support {
         role: Role,
         p: f64,
     },
-    /// The token taken alone; with `mass: tail`, it and everything else.
+    /// Only the token taken; with `mass: tail`, that token and everything else.
     Sampled,
     /// Entries whose text both vocabularies have.
     Matched,
@@ -182,13 +182,13 @@ impl Support {
     }
 }
 
-/// What is done about the probability outside the support.
+/// What is done with the probability outside the support.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mass {
     /// Both sides divided by their mass on the support.
     Renormalized,
-    /// One more entry holds the rest.
+    /// One more entry has the remaining probability.
     Tail,
     /// Each summand of the divergence gets `- left + right`, so that left = right is a stationary point
     /// (arXiv:2606.30406, eq. 5).
@@ -197,10 +197,10 @@ pub enum Mass {
     Raw,
 }
 
-/// What gradient flows through.
+/// A quantity that gradient flows through.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Live {
-    /// `live student.logp`, `live student.score`: a number of the student's own.
+    /// `live student.logp`, `live student.score`: a number that the student computes.
     Part(ModelSignal),
     /// `live kl(...)`: exact over its support. Per token.
     Divergence(Divergence),
@@ -223,7 +223,7 @@ pub struct Preference {
     pub kind: PreferenceKind,
     pub chosen: Rollout,
     pub rejected: Rollout,
-    /// Scores of one stretch only.
+    /// Scores of this span only.
     pub on: Option<NamedSpan>,
 }
 

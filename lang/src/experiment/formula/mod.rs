@@ -1,7 +1,7 @@
 //! Typed formulas: what a term, weight or selection computes, with the unit and axis of every part.
 //!
-//! A formula is a tree with shared parts (`let` binds once, is read often). Names, functions and constants
-//! are gone: the checker has resolved, inlined and evaluated them.
+//! A formula is a tree with shared parts: a `let` is bound once and read often. It has no names, functions or
+//! constants: the checker has resolved, inlined and evaluated them.
 
 mod decided;
 mod divergences;
@@ -25,7 +25,7 @@ pub use summand::*;
 
 use crate::experiment::{Origin, Rollout, Schedule};
 
-/// Along what a number varies, coarse to fine.
+/// The axis along which a number varies, coarse to fine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Axis {
@@ -74,17 +74,17 @@ impl Axis {
     }
 }
 
-/// A schedule that the run itself moves: it can't be known before.
+/// A schedule that depends on the run: its values can't be known before.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Adaptive {
-    /// The first value; the next one when the condition holds, which is looked at every `every` steps.
+    /// Starts at the first value; goes to the next one when the condition holds, tested every `every` steps.
     Ladder { values: Vec<f64>, advance_if: Formula, every: u32 },
     /// Drawn from a learned Beta distribution, held for `hold` steps, trained to raise the discounted `gain`
     /// (arXiv:2605.11458) at the learning rate `lr`.
     Learned { gain: Formula, hold: u32, discount: f64, lr: f64 },
 }
 
-/// Formulas with fewer parts than this are walked without a table.
+/// Formulas with fewer parts than this are traversed without a hash table.
 const FEW: usize = 48;
 
 /// A formula with its type. Cheap to clone: parts are shared.
@@ -96,17 +96,17 @@ pub struct FormulaNode {
     pub kind: FormulaKind,
     pub unit: Unit,
     pub axis: Axis,
-    /// Gradient flows through some part of it.
+    /// Whether gradient flows through some part of it.
     pub live: bool,
     pub origin: Origin,
-    /// The values that it may take over a run: what the type of the parameter says that it was given for.
+    /// The bounds of the declared type of the parameter that it was given for, if any.
     pub declared: Option<DeclaredType>,
-    /// Of the tree of its parts: 1 without any.
+    /// The depth of the tree of its parts: 1 without parts.
     depth: u32,
 }
 
-/// What a parameter's type promises of a number that moves: it is looked at again where the length of the run
-/// is known.
+/// The bounds that a parameter's type promises of a number that changes: checked again once the length of the
+/// run is known.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DeclaredType {
     /// `w: fraction`
@@ -130,9 +130,9 @@ pub enum FormulaKind {
         function: Function,
         operands: Vec<Formula>,
     },
-    /// Puts the elements of the argument's axis together within each element of `over`, which is this
-    /// formula's axis. With `among`, only those where it is true; with `on`, those of another rollout of
-    /// the same prompts.
+    /// Reduces the elements of the argument's axis within each element of `over`, which is this formula's
+    /// axis. With `among`, only those where it is true; with `on`, those of another rollout of the same
+    /// prompts.
     Reduce {
         reduction: Reduction,
         operand: Formula,
@@ -147,7 +147,7 @@ pub enum FormulaKind {
         over: Axis,
         among: Option<Formula>,
     },
-    /// Runs along the argument's axis within each element of `over`.
+    /// Scans along the argument's axis within each element of `over`.
     Scan {
         scan: Scan<Formula>,
         operand: Formula,
@@ -167,7 +167,7 @@ pub enum FormulaKind {
 }
 
 impl FormulaNode {
-    /// Its direct parts, those inside divergences included.
+    /// Its direct parts, including those inside divergences.
     pub fn operands(&self) -> Vec<&Formula> {
         let mut operands = Vec::new();
         add_operands(&self.kind, &mut operands);
@@ -208,15 +208,15 @@ fn add_operands<'a>(kind: &'a FormulaKind, to: &mut Vec<&'a Formula>) {
     }
 }
 
-/// From so many levels on, a formula is compared with care: its parts may be many times as many as it has.
+/// From this depth on, a comparison visits each shared part once: there may be far more paths than parts.
 const DEEP: u32 = 12;
 
-/// From so many levels on, a formula is freed with care: on a stack that has room for it.
+/// From this depth on, a formula is freed on a stack that is large enough.
 const VERY_DEEP: u32 = 512;
 
 impl Drop for FormulaNode {
     fn drop(&mut self) {
-        // Freed level by level, each inside the one above: the stack it happens on may be a small one.
+        // Freed recursively, level by level: the current stack may be too small for that.
         if self.depth > VERY_DEEP {
             let kind = std::mem::replace(&mut self.kind, FormulaKind::Number(0.0));
             crate::stack::with_room(move || drop(kind));
@@ -234,7 +234,7 @@ impl PartialEq for FormulaNode {
 }
 
 thread_local! {
-    /// Of the comparison under way: what is being compared, and what has been. Nothing is, where it is empty.
+    /// The pairs that the comparison under way has visited; empty where none is under way.
     static COMPARED: RefCell<FxHashSet<[*const FormulaNode; 2]>> = RefCell::default();
 }
 
@@ -250,7 +250,7 @@ impl PartialEq for Formula {
         }
         let pair = [Rc::as_ptr(&self.0), Rc::as_ptr(&other.0)];
         let (first, new) = COMPARED.with_borrow_mut(|compared| (compared.is_empty(), compared.insert(pair)));
-        // Where an earlier look found a difference, the whole is different whatever is said here.
+        // If an earlier visit found a difference, the whole differs whatever is returned here.
         let same = !new || crate::stack::with_room(|| self.0 == other.0);
         if first {
             COMPARED.with_borrow_mut(FxHashSet::clear);
@@ -296,7 +296,7 @@ impl Formula {
         self.0.depth
     }
 
-    /// The same number, held to what a parameter's type promises, and to what was promised of it before.
+    /// The same number, bounded by a parameter's type, and by what was declared of it before.
     pub fn declared(&self, declared: DeclaredType) -> Formula {
         let FormulaNode { kind, unit, axis, live, origin, declared: before, depth } = &*self.0;
         let (low, high) = before.as_ref().map_or((declared.low, declared.high), |before| {
@@ -333,13 +333,13 @@ impl Formula {
         }
     }
 
-    /// Its direct parts, those inside divergences included.
+    /// Its direct parts, including those inside divergences.
     pub fn operands(&self) -> Vec<&Formula> {
         self.0.operands()
     }
 
-    /// Every part, itself included, each once. Shared parts are looked at once: a chain of `let`s that each
-    /// use the last one twice has few parts but very many paths.
+    /// Every part, itself included, each once. Shared parts are visited once: a chain of `let`s that each use
+    /// the last one twice has few parts but very many paths.
     pub fn parts(&self) -> Vec<&Formula> {
         let mut parts = Vec::new();
         self.look_through(&mut parts, |_| false);
@@ -351,13 +351,13 @@ impl Formula {
         self.look_through(&mut Vec::new(), |part| test(&part.0))
     }
 
-    /// Lists its parts, each once, up to the first that is the one looked for.
+    /// Lists the parts, each once, up to the first for which `found` is true.
     fn look_through<'a>(&'a self, parts: &mut Vec<&'a Formula>, found: impl Fn(&Formula) -> bool) -> bool {
         let mut seen: FxHashSet<*const FormulaNode> = FxHashSet::default();
         let mut waiting = vec![self];
         while let Some(formula) = waiting.pop() {
-            // Most formulas are small: looking through the list is quicker than hashing. Only a shared node
-            // can come again.
+            // Most formulas are small: searching the list is faster than hashing. Only a shared node can be
+            // reached twice.
             let again = Rc::strong_count(&formula.0) > 1
                 && if parts.len() < FEW {
                     parts.iter().any(|part| Rc::ptr_eq(&part.0, &formula.0))

@@ -1,15 +1,15 @@
-//! What can be read: roles, their parts, and the numbers of tokens, completions and the run.
+//! What an objective can read: roles, their parts, and the numbers of tokens, completions and the run.
 
 use std::rc::Rc;
 
 use super::{Axis, Divergence, StepNumber, StepWindow, Support, Unit};
 use crate::experiment::TeacherId;
 
-/// Whose probabilities.
+/// Whose probabilities are read.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
     Student,
-    /// Whatever the route chose for the prompt.
+    /// The teacher that the route chose for the prompt.
     Teacher,
     /// The policy that generated the tokens, at the temperature it used.
     Sampler,
@@ -51,15 +51,15 @@ pub enum ModelSignal {
     Mean,
     /// Its standard deviation. Per token, real.
     Deviation,
-    /// What a scalar head says of the completion: a reward model, a discriminator. Per sequence, real.
+    /// The output of a scalar head for the completion: a reward model, a discriminator. Per sequence, real.
     Score,
-    /// What a critic's head expects from here on. Per token, real.
+    /// The return that a critic's head predicts from here on. Per token, real.
     Value,
     /// The verdict on the completions of a model trained beside the student. Per sequence, bool.
     Correct,
-    /// What an acceptance head says of the token. Per token, prob.
+    /// The output of an acceptance head for the token. Per token, prob.
     Confidence,
-    /// What a member of a panel says of its own answer. Per sequence, real.
+    /// The confidence that a member of a panel states in its own answer. Per sequence, real.
     StatedConfidence,
 }
 
@@ -103,7 +103,7 @@ impl ModelSignal {
     }
 }
 
-/// A stretch of a completion.
+/// A span of a completion.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum NamedSpan {
     /// The last run of the student's own tokens.
@@ -130,15 +130,15 @@ pub enum Similarity {
     Rouge,
 }
 
-/// A number already computed: it carries no gradient.
+/// A number that is already computed: it carries no gradient.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Signal {
     Of {
         role: Role,
         part: ModelSignal,
     },
-    /// A divergence between two distributions at this prefix. Per token, nats; a number where it has no
-    /// logarithm in it.
+    /// A divergence between two distributions at this prefix. Per token, nats; a plain number where it has no
+    /// logarithm.
     Divergence(Divergence),
     /// Share of the `k` most probable entries of one that are among the other's. Per token, fraction.
     Overlap {
@@ -156,7 +156,7 @@ pub enum Signal {
         role: Role,
         p: f64,
     },
-    /// A scalar head's number for one stretch of the completion. Per sequence, real.
+    /// The output of a scalar head for one span of the completion. Per sequence, real.
     SpanScore {
         role: Role,
         span: NamedSpan,
@@ -182,28 +182,27 @@ pub enum Signal {
     Block,
     /// The output head that wrote the token, from 0. Per token, count.
     Head,
-    /// Place in a rejected draft, from 1 at its first token that did not stand; 0 in the trajectory. Per
-    /// token, count.
+    /// Index in a rejected draft, from 1 at its first rejected token; 0 in the trajectory. Per token, count.
     Offset,
-    /// The token is of the trajectory: a drafted one that the target kept, or the target's own. Per token,
-    /// bool.
+    /// Whether the token is in the trajectory: a drafted one that the target accepted, or the target's own.
+    /// Per token, bool.
     Accepted,
-    /// The denoiser has not filled this position yet. Per token, bool.
+    /// Whether the denoiser has not filled this position yet. Per token, bool.
     Masked,
     InSpan(NamedSpan),
-    /// The objective's `select` holds. Per token, bool.
+    /// Whether the objective's `select` holds. Per token, bool.
     Selected,
     /// Number of completion tokens. Per sequence, count.
     Length,
-    /// The completion was cut off before its end token. Per sequence, bool.
+    /// Whether the completion was cut off before its end token. Per sequence, bool.
     Truncated,
-    /// The teacher answered for this completion. Per sequence, bool.
+    /// Whether the teacher has scored this completion. Per sequence, bool.
     Available {
         role: Role,
     },
     /// The verifier's verdict. Per sequence, real.
     Reward,
-    /// One part of it. Per sequence, real.
+    /// One part of the reward. Per sequence, real.
     RewardPart {
         part: String,
     },
@@ -213,7 +212,7 @@ pub enum Signal {
     Data {
         field: String,
     },
-    /// A field of the data equals a text. Per sequence, bool.
+    /// Whether a field of the data equals a text. Per sequence, bool.
     DataIs {
         field: String,
         text: String,
@@ -224,14 +223,14 @@ pub enum Signal {
     Step,
     /// The loss of the step before, 1 at the first. Run, number.
     Loss,
-    /// One term's part of it, before coefficients that move. Run, number.
+    /// One term's part of the loss, before coefficients that change. Run, number.
     TermLoss {
         term: String,
     },
-    /// A number that the objective carries from step to step, as the step began with it.
+    /// A number that the objective carries from step to step, as it was when the step began.
     State {
         name: String,
-        /// The run, or the domain.
+        /// The whole run, or each domain.
         axis: Axis,
         unit: Unit,
         /// Its value in the first step.
@@ -239,7 +238,7 @@ pub enum Signal {
     },
     /// The loss on the domains' held-out prompts, when it was last computed. Run, number.
     ValidationLoss,
-    /// What a guard reads of the steps so far. Run, each in its unit.
+    /// A number of the past steps, for guards. Run, each in its unit.
     OfSteps {
         number: StepNumber,
         window: StepWindow,

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Unit;
 
-/// A number of a step.
+/// A number of a training step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StepNumber {
@@ -22,28 +22,28 @@ pub enum StepNumber {
     SignalShare,
 }
 
-/// What a number of several rows of a step is.
+/// How the numbers of several rows of a step make one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pooling {
-    /// The same in all: it is of the whole step.
+    /// All rows have the same: it is of the whole step.
     Step,
-    /// Their mean, by tokens.
+    /// The mean over tokens.
     Tokens,
-    /// Their mean, by completions.
+    /// The mean over completions.
     Completions,
-    /// Their sum: a part of the step, so that all rows together are 1.
+    /// The sum: each row has its share of the step, and all rows together have 1.
     Share,
 }
 
-/// Of which steps.
+/// Which steps a guard reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StepWindow {
-    /// The step that has just been done.
+    /// The step that has just ended.
     Now,
-    /// The mean of the first so many that have the number.
+    /// The mean over the first `steps` steps that have the number.
     First { steps: u32 },
-    /// The mean of the last so many that have it.
+    /// The mean over the last `steps` steps that have the number.
     Recent { steps: u32 },
 }
 
@@ -67,7 +67,7 @@ impl StepNumber {
         StepNumber::ALL.into_iter().find(|number| number.name() == name)
     }
 
-    /// As the column is called.
+    /// The name of its column.
     pub fn name(self) -> &'static str {
         match self {
             StepNumber::Loss => "loss",

@@ -1,22 +1,22 @@
-//! What one vocabulary entry adds to a divergence.
+//! The summand of a divergence: what one vocabulary entry adds to it.
 //!
 //! `divergence f(p || q, a: fraction) = <expression>` declares a function of two numbers: `p` is the
 //! probability that the left side of a call gives to an entry, `q` that of the right side. The divergence is
 //! its sum over the entries that the call's `support` and `mass` leave, after the call's `temperature`; the
-//! expression sees one entry at a time and nothing else of the run, its parameters aside. `f(p || q)` is
-//! called `f(student || teacher)`; `f(p, q)` promises that the order means nothing (for a family: that
-//! swapping the sides reflects its parameter, as `beta` of `jsd`), and is called `f(student, teacher)`.
-//! `f(u)`, of one variable, is the generator of an f-divergence: short for `f(p || q) = q * f(p / q)`.
+//! expression reads one entry at a time and its parameters, nothing else of the run. `f(p || q)` is called
+//! `f(student || teacher)`; `f(p, q)` promises that the order has no meaning (in a family: that swapping the
+//! sides reflects its parameter, as `beta` of `jsd`), and is called `f(student, teacher)`. `f(u)`, of one
+//! variable, is the generator of an f-divergence: short for `f(p || q) = q * f(p / q)`.
 //!
-//! Which side is the student's is the call's to say. Gradient reaches the student through its side, or both,
-//! but not through what stands in `detached(...)`: that has the same value and is a constant.
+//! The call decides which side is the student's. Gradient reaches the student through its side, or both, but
+//! not through `detached(...)`, which has the same value and is a constant.
 //!
 //! With `mass: tail` there is one more entry, the rest of both sides; with `renormalized` both sides are
-//! divided by what they hold; `raw` is the bare sum. With `generalized`, and wherever both sides are
-//! complete, the linear term `- c * (p - q)` is added, `c` the derivative by `p` where both sides agree: it
-//! sums to nothing over complete sides and makes agreement stationary entry by entry. It exists because `c`
-//! is the same at every `p` for whatever is smallest exactly where the sides agree; where it is not the same,
-//! nothing is added, and `generalized` is refused.
+//! divided by their mass on the support; `raw` is the bare sum. With `generalized`, and wherever both sides
+//! are complete, the linear term `- c * (p - q)` is added, where `c` is the derivative by `p` where both
+//! sides agree: it sums to 0 over complete sides and makes agreement stationary entry by entry. Such a term
+//! exists if `c` is the same at every `p`, which holds for every function that is smallest exactly where the
+//! sides agree; otherwise nothing is added, and `generalized` is refused.
 
 use std::rc::Rc;
 
@@ -25,11 +25,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{Formula, FormulaKind, FormulaNode, Function};
 
-/// A number of the vocabulary entry that a divergence is at.
+/// A side's probability of the vocabulary entry at which a divergence is evaluated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SideProbability {
     pub side: Side,
-    /// No gradient flows through it.
+    /// Whether no gradient flows through it.
     pub detached: bool,
 }
 
@@ -60,51 +60,51 @@ impl SideProbability {
     }
 }
 
-/// The summand of a divergence that is declared: in the standard library, or by the author.
+/// The summand of a declared divergence: of the standard library, or the author's.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Summand {
     pub name: String,
-    /// Declared with `||` between its sides.
+    /// Whether it is declared with `||` between its sides.
     pub directed: bool,
-    /// Of the standard library.
+    /// Whether it is of the standard library.
     pub standard: bool,
     pub parameters: Vec<GivenParameter>,
-    /// Of [`FormulaKind::Entry`], numbers of the run, and nothing else.
+    /// Made of [`FormulaKind::Entry`] and numbers of the run, and nothing else.
     pub value: Formula,
     pub facts: Facts,
 }
 
-/// A parameter and what it is given.
+/// A parameter and its argument.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GivenParameter {
     pub name: String,
     pub value: Formula,
-    /// It is what it would be if nothing were given.
+    /// Whether the value is the parameter's default.
     pub default: bool,
 }
 
-/// What holds of a summand on the distributions that it was tried on.
+/// Properties of a summand, as found on the test distributions.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Facts {
-    /// The sum over complete distributions is 0 where they agree and never negative.
+    /// The sum over complete distributions is never negative, and 0 where they agree.
     pub divergence: bool,
-    /// No entry's summand is negative, whatever else the sides hold.
+    /// No entry's summand is negative, whatever the other entries are.
     pub never_negative: bool,
-    /// The largest sum over complete distributions; infinity where there is none.
+    /// The largest sum over complete distributions; infinity where it is unbounded.
     pub most: f64,
     /// It is 0 everywhere.
     pub zero: bool,
 }
 
 impl Facts {
-    /// Of a summand with a parameter that has no value yet.
+    /// The properties of a summand with a parameter that has no value yet.
     pub const UNKNOWN: Facts =
         Facts { divergence: true, never_negative: false, most: f64::INFINITY, zero: false };
 }
 
 impl Summand {
-    /// It measures information: a logarithm is in it, in both parts of every choice. (The alpha divergence is
-    /// a number that has KL divergences as limits.)
+    /// Whether it measures information: it contains a logarithm, in both branches of every choice. (The alpha
+    /// divergence is a plain number that has KL divergences as limits.)
     pub fn in_nats(&self) -> bool {
         fn walk(formula: &Formula, known: &mut FxHashMap<*const FormulaNode, bool>) -> bool {
             if let Some(known) = known.get(&Rc::as_ptr(&formula.0)) {
@@ -125,7 +125,7 @@ impl Summand {
     }
 }
 
-/// The same number, through which no gradient flows to the sides.
+/// The same number, but no gradient flows through it to the sides.
 pub fn detached(formula: &Formula) -> Formula {
     rebuilt(formula, &|part| match &part.0.kind {
         FormulaKind::Entry(entry) => Some(FormulaKind::Entry(SideProbability { detached: true, ..*entry })),
@@ -133,12 +133,12 @@ pub fn detached(formula: &Formula) -> Formula {
     })
 }
 
-/// The same formula with a number in the place of one of its parts.
+/// The same formula with a number in place of one of its parts.
 pub fn with_number(formula: &Formula, part: &Formula, number: f64) -> Formula {
     rebuilt(formula, &|other| Rc::ptr_eq(&other.0, &part.0).then_some(FormulaKind::Number(number)))
 }
 
-/// An elementwise formula with other parts, where `other` says so. Shared parts stay shared.
+/// An elementwise formula with the parts replaced for which `other` returns a kind. Shared parts stay shared.
 fn rebuilt(formula: &Formula, other: &dyn Fn(&Formula) -> Option<FormulaKind>) -> Formula {
     type Known = FxHashMap<*const FormulaNode, Formula>;
     fn walk(

@@ -1,7 +1,7 @@
-//! Formulas as an author would write them, for people: normal forms, messages, hover.
+//! Formulas as an author would write them, for normal forms, messages and hovers.
 //!
-//! What the checker spelled out is folded back where the language has a word for it (`ratio`). Going from a
-//! coarse axis to a fine one is silent, as in the language.
+//! What the checker expanded is folded back where the language has a name for it (`ratio`). Broadcasting from
+//! a coarse axis to a fine one is not written, as in the language.
 
 use crate::experiment::formula::{
     Adaptive, Deviation, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, Function, Live,
@@ -20,8 +20,8 @@ pub fn formula(formula: &Formula, limit: usize) -> String {
     writer.text
 }
 
-/// A formula inside another one's name. Only one level of these is written, so that a long chain of them is
-/// no deep stack.
+/// A formula inside the name of another one. Only one level of these is written, so that a long chain of them
+/// needs no deep stack.
 fn inner(formula: &Formula) -> String {
     let nested = formula.any(|node| match &node.kind {
         FormulaKind::Signal(Signal::Divergence(divergence))
@@ -133,7 +133,7 @@ pub fn divergence(divergence: &Divergence) -> String {
     text + ")"
 }
 
-/// `, beta: 0.5`, of what is not left at its default; `between` a name and its value.
+/// `, beta: 0.5`: the parameters that are not at their defaults; `between` separates name and value.
 pub fn given(summand: &Summand, between: &str) -> String {
     let worth = |value: &Formula| match (value.unit(), value.constant()) {
         (Unit::Bool, Some(truth)) => (truth != 0.0).to_string(),
@@ -143,7 +143,7 @@ pub fn given(summand: &Summand, between: &str) -> String {
     shown.map(|given| format!(", {}{between}{}", given.name, worth(&given.value))).collect()
 }
 
-/// `student || teacher`; `student, teacher` where their order means nothing.
+/// `student || teacher`; `student, teacher` where their order has no meaning.
 pub fn sides(divergence: &Divergence) -> String {
     let between = if divergence.kind.directed() { " || " } else { ", " };
     format!("{}{between}{}", distribution(&divergence.left), distribution(&divergence.right))
@@ -194,7 +194,7 @@ pub fn mass(mass: Mass) -> &'static str {
     }
 }
 
-/// What a reduction is given besides its argument.
+/// The arguments of a reduction besides the reduced formula.
 fn reduction_arguments(reduction: Reduction) -> String {
     match reduction {
         Reduction::Quantile { q } => format!(", {}", number(q)),
@@ -202,7 +202,7 @@ fn reduction_arguments(reduction: Reduction) -> String {
     }
 }
 
-/// What a statistic is given besides its argument: the text before `over`, and the text after.
+/// The arguments of a statistic besides its formula: the text before `over`, and the text after.
 fn statistic_arguments(statistic: Statistic) -> (String, String) {
     let before = |text: String| (text, String::new());
     match statistic {
@@ -271,7 +271,7 @@ fn numbers(values: &[f64]) -> String {
     values.iter().copied().map(number).collect::<Vec<_>>().join(", ")
 }
 
-/// The shortest text that reads back as the number: `0.5`, `3e-6`.
+/// The shortest text that parses to the same number: `0.5`, `3e-6`.
 pub fn number(value: f64) -> String {
     let size = value.abs();
     if size != 0.0 && size.is_finite() && !(1e-4..1e9).contains(&size) {
@@ -281,8 +281,8 @@ pub fn number(value: f64) -> String {
     }
 }
 
-/// `exp(a - b)` of the two log-probabilities that `ratio` stands for, which is not a word of its own once
-/// checked.
+/// The name `ratio`, where a formula is the `exp(a - b)` of two log-probabilities that it stands for: a
+/// checked formula does not have the name.
 pub fn ratio(formula: &Formula) -> Option<&'static str> {
     let FormulaKind::Apply { function: Function::Exp, operands } = &formula.0.kind else { return None };
     let FormulaKind::Apply { function: Function::Subtract, operands } = &operands.first()?.0.kind else {
@@ -309,14 +309,14 @@ fn among(among: &Option<Formula>) -> String {
 
 const LOOSEST: u8 = 0;
 
-/// Deepest nesting of operators and calls that is written: nobody reads further, and the stack is finite.
+/// The deepest nesting of operators and calls that is written: deeper text is unreadable, the stack finite.
 const DEEPEST: usize = 60;
 
 struct Writer {
     text: String,
     limit: usize,
     depth: usize,
-    /// The end is reached: nothing is written any more.
+    /// Whether the limit is reached: then nothing more is written.
     cut: bool,
 }
 
@@ -398,7 +398,7 @@ impl Writer {
                         self.push(function.name());
                         self.write(operand, function.precedence() - 1);
                     }
-                    // A power leans right.
+                    // Powers are right-associative.
                     [base, exponent] if *function == Function::Power => {
                         self.write(base, Function::Power.precedence());
                         self.push("^");
@@ -423,8 +423,8 @@ impl Writer {
         self.push(")");
     }
 
-    /// Operators of one rank: they lean left, so only right operands need brackets around an operator of the
-    /// same rank. The first operand lies at the bottom of a spine that may be very long.
+    /// Operators of one precedence. They are left-associative, so only right operands need brackets around an
+    /// operator of the same precedence. The left spine may be very deep, so it is not recursive.
     fn chain(&mut self, formula: &Formula, rank: u8) {
         let mut rest = Vec::new();
         let mut first = formula;
@@ -558,7 +558,7 @@ mod tests {
         );
     }
 
-    /// Sharing makes few parts stand for very many: the text is cut, and so is the time.
+    /// Sharing makes few parts stand for very many paths: both the text and the time must be limited.
     #[test]
     fn a_formula_of_many_paths_is_cut() {
         let mut shared = signal(Signal::Reward);

@@ -1,7 +1,7 @@
-//! The kinds of sources that completions come from: what is true of each ([`RolloutSource::facts`]), what
-//! decides what it draws ([`RolloutSource::arguments`]), and how people are told
-//! ([`RolloutSource::described`]). Whatever would match on all kinds asks for these. How a kind is written is
-//! declared in `check/builtins/rollouts.rs`.
+//! The kinds of sources of completions: the properties of each ([`RolloutSource::facts`]), the arguments that
+//! decide what it draws ([`RolloutSource::arguments`]), and its description for people
+//! ([`RolloutSource::described`]). Code that would match on all kinds asks for these instead. The syntax of
+//! each kind is declared in `check/builtins/rollouts.rs`.
 
 use std::rc::Rc;
 
@@ -11,14 +11,14 @@ use crate::experiment::{Capability, ModelId, Template};
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum RolloutSource {
-    /// The student's own, fresh every step.
+    /// The student's own, sampled at every step.
     Sample(Sampling),
-    /// The student's own, fresh every step, by a server that has its weights of that step, or with `every`
-    /// those of less than so many steps before.
+    /// The student's own, sampled at every step by a server that has the weights of that step, or with
+    /// `every` those of less than `every` steps before.
     SampledBy { server: Rc<RolloutEngine>, of: Rc<Rollout>, every: u32 },
     /// A parameter of an objective that has not been given a value: any rollout.
     Parameter { name: String, sampling: Sampling },
-    /// A teacher's, made once before the first step where `sequences` is given.
+    /// A teacher's, generated once before the first step where `sequences` is given.
     From { teacher: Role, sees: Option<Rc<Template>>, sequences: Option<u32>, sampling: Sampling },
     /// A field of the data.
     Data { field: String },
@@ -30,14 +30,14 @@ pub enum RolloutSource {
     Interleave { top_k: u32, of: Rc<Rollout> },
     /// A teacher rewrites the student's draft.
     Refine { by: Role, sees: Option<Rc<Template>>, of: Rc<Rollout> },
-    /// A model as it is before the run, rolled out once.
+    /// A model as it is before the run, sampled once.
     Snapshot { model: ModelId, of: Rc<Rollout> },
     /// Part of every batch comes from a buffer.
     Replay {
         capacity: u32,
         share: Formula,
         keeps: Keeps,
-        /// What enters and stays in the buffer; per group.
+        /// The condition to enter the buffer and stay in it; per group.
         condition: Option<Formula>,
         /// Smallest numbers first; oldest first where absent. Per group.
         order: Option<Formula>,
@@ -47,11 +47,11 @@ pub enum RolloutSource {
     Speculative { block: u32, of: Rc<Rollout> },
     /// A program answers between the student's turns.
     Turns {
-        /// A command.
+        /// The command.
         environment: String,
-        /// For one reply.
+        /// The limit for one reply.
         time_limit_seconds: f64,
-        /// Files and folders that the program reads besides its sources.
+        /// Files and folders that the program depends on besides its sources.
         depends: Vec<String>,
         at_most: Formula,
         of: Rc<Rollout>,
@@ -60,37 +60,37 @@ pub enum RolloutSource {
     Denoise { steps: u32, block: u32, of: Rc<Rollout> },
     /// Prompts made from a group's completions.
     Derived { template: Rc<Template>, of: Rc<Rollout> },
-    /// Of each prompt, the first that has any completion.
+    /// For each prompt, the first rollout that has a completion.
     FirstOf { choices: Vec<Rc<Rollout>> },
     /// One prompt per turn of a recorded trajectory: the turns before it are given.
     EachTurn { history: Rc<Rollout>, of: Rc<Rollout> },
 }
 
-/// What is true of a source, whatever its kind.
+/// The properties of a source, whatever its kind.
 pub struct SourceFacts<'a> {
-    /// As it is written.
+    /// Its name in the language.
     pub name: &'static str,
     /// The rollouts whose completions become its own.
     pub inner: Vec<&'a Rollout>,
     /// Who writes its tokens.
     pub tokens: TokensOf<'a>,
-    /// The rollout that it reads for its prompts.
+    /// The rollout that its prompts are made from.
     pub history: Option<&'a Rollout>,
-    /// How it draws, where it draws itself.
+    /// Its sampling settings, where it samples itself.
     pub sampling: Option<&'a Sampling>,
-    /// Who else than the student writes some of the tokens.
+    /// The role, other than the student, that writes some of the tokens.
     pub writer: Option<&'a Role>,
-    /// Who writes what stands in the prompts that it makes.
+    /// The roles that write texts of the prompts it makes.
     pub writers_of_prompts: Vec<&'a Role>,
-    /// What the routed teacher must answer, where it has a say in each token.
+    /// What the routed teacher must return, where it affects each token.
     pub asks_teacher: Option<Capability>,
-    /// The number of it that may move over training time.
+    /// The number of it that may change during training.
     pub moving: Option<MovingNumber<'a>>,
-    /// The program of the author's that it starts: what it is, its command, on what it depends.
+    /// The author's program that it starts: what it is, its command, and its dependencies.
     pub program: Option<(&'static str, &'a str, &'a [String])>,
-    /// The model that writes as it is before the run.
+    /// The model that writes the completions as it is before the run.
     pub earlier_model: Option<ModelId>,
-    /// What decides by completions about these.
+    /// The formulas by which completions are chosen.
     pub decides_by: Vec<&'a Formula>,
 }
 
@@ -99,25 +99,25 @@ pub struct SourceFacts<'a> {
 pub enum TokensOf<'a> {
     /// The student of this step.
     Student(&'a Sampling),
-    /// Somebody else.
+    /// Another role.
     By(&'a Role, &'a Sampling),
-    /// They are read.
+    /// Nobody at this time: they are read from data.
     Data,
-    /// Whoever a parameter will stand for.
+    /// Unknown: the source is a parameter.
     Open,
     /// A model as it is before the run.
     OfModel,
-    /// Those of the rollouts inside.
+    /// The authors of the rollouts inside.
     Inside,
-    /// Those of the rollout inside, some of them as it was at earlier steps.
+    /// Those of the rollout inside, in part from earlier steps.
     Earlier,
-    /// From a mixture of the routed teacher and the student; the share is the teacher's.
+    /// A mixture of the routed teacher and the student; the share is the teacher's.
     Mixture(&'a Formula),
-    /// The student's, some of which another replaces, and why the sampler's probability is lost, where it is.
+    /// The student, with some tokens replaced; and why the sampler's probability is lost, if it is.
     Changed(Option<&'static str>),
 }
 
-/// What decides what a source draws.
+/// An argument that decides what a source draws.
 pub enum RolloutArgument<'a> {
     Rollout(&'a Rollout),
     Formula(&'a Formula),
@@ -129,15 +129,15 @@ pub enum RolloutArgument<'a> {
     Text(&'a str),
 }
 
-/// A number that may move over training time.
+/// A number that may change during training.
 pub struct MovingNumber<'a> {
     pub formula: &'a Formula,
-    /// For people.
+    /// Its description, for people.
     pub what: &'static str,
     pub range: MovingRange,
 }
 
-/// Between which bounds a moving number must stay.
+/// The bounds of a moving number.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum MovingRange {
     /// From 0 to 1.
@@ -252,7 +252,7 @@ impl RolloutSource {
                 let choices: Vec<&Rollout> = choices.iter().map(Rc::as_ref).collect();
                 SourceFacts::new("first_of", &choices, TokensOf::Inside)
             }
-            // The turns before are given, not trained on.
+            // The turns before are context and not trained on.
             Source::EachTurn { history, of } => SourceFacts {
                 history: Some(history),
                 ..SourceFacts::new("each_turn", &[of], TokensOf::Inside)
@@ -260,7 +260,7 @@ impl RolloutSource {
         }
     }
 
-    /// As it is written.
+    /// Its name in the language.
     pub fn name(&self) -> &'static str {
         self.facts().name
     }
@@ -272,7 +272,7 @@ impl RolloutSource {
         inner
     }
 
-    /// What decides what it draws, with the names that normal forms have for it; what stands first has none.
+    /// The arguments that decide what it draws, with their names in normal forms; the first ones have none.
     pub fn arguments(&self) -> Vec<(&'static str, RolloutArgument<'_>)> {
         use RolloutArgument as Of;
         use RolloutSource as Source;
@@ -337,8 +337,8 @@ impl RolloutSource {
         }
     }
 
-    /// For people, its numbers as `exact` says them. Only the outermost layer of a layered rollout is told
-    /// apart; what lies inside is what it draws from.
+    /// A description for people; `exact` formats its numbers. Only the outermost layer of a layered rollout
+    /// is described; the layers inside are what it draws from.
     pub fn described(&self, exact: &dyn Fn(&Formula) -> String) -> String {
         let sampling =
             || self.facts().sampling.or_else(|| self.inner().into_iter().find_map(Rollout::sampling));
@@ -408,7 +408,7 @@ impl RolloutSource {
     }
 }
 
-/// What tokens are drawn from, where a model says what it says.
+/// The sampling settings that change a model's distribution, as text.
 fn shape(sampling: &Sampling) -> String {
     let penalty = sampling.repetition_penalty.filter(|penalty| *penalty != 1.0);
     let temperature = match sampling.temperature {

@@ -1,4 +1,4 @@
-//! Rollouts: where the tokens that an objective judges come from, and what is done to them.
+//! Rollouts: where the tokens that an objective judges come from, and how they are edited.
 
 mod kinds;
 
@@ -9,11 +9,11 @@ use crate::experiment::formula::{Formula, Role};
 pub use kinds::{MovingNumber, MovingRange, RolloutArgument, RolloutSource, SourceFacts, TokensOf};
 use serde::{Deserialize, Serialize};
 
-/// Where the tokens that an objective judges come from.
+/// The origin of the tokens that an objective judges.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rollout {
     pub source: RolloutSource,
-    /// What is done to the completions, in order.
+    /// The edits of the completions, in order.
     pub edits: Vec<Edit>,
     pub origin: Origin,
 }
@@ -23,15 +23,15 @@ pub struct Rollout {
 pub struct RolloutEngine {
     pub engine: String,
     pub url: Secret,
-    /// As the server calls it.
+    /// Its name at the server.
     pub model: String,
-    /// The folder that weights go there by.
+    /// The folder through which weights reach the server.
     pub push: String,
-    /// The environment variable that holds the token which the server asks for.
+    /// The environment variable with the token that the server asks for.
     pub key: Option<String>,
 }
 
-/// What a buffer holds.
+/// What a replay buffer holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Keeps {
@@ -39,19 +39,19 @@ pub enum Keeps {
     Prompts,
 }
 
-/// What is done to completions after they are drawn.
+/// An edit of completions after they are drawn.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Edit {
-    /// A text pattern becomes another text.
+    /// Replaces a text pattern by another text.
     Rewrite {
         from: Rc<Template>,
         to: Rc<Template>,
     },
-    /// Completions where it does not hold are left out.
+    /// Leaves out completions where the condition does not hold.
     Keep {
         condition: Formula,
     },
-    /// Drawn again until it holds.
+    /// Resamples until the condition holds.
     Retry {
         until: Formula,
         at_most: u32,
@@ -64,16 +64,16 @@ pub enum Edit {
     FirstTurns {
         turns: Formula,
     },
-    /// So many turns are the expert's, from the data; then the student acts.
+    /// The expert's turns, from the data, come first; then the student acts.
     ExpertTurns {
         turns: ExpertTurns,
     },
-    /// A program of the author's: nothing is known about what it does.
+    /// A program of the author's, about which nothing is known.
     Through {
         command: String,
-        /// For the completions of a batch.
+        /// The limit for the completions of a batch.
         time_limit_seconds: f64,
-        /// Files and folders that the program reads besides its sources.
+        /// Files and folders that the program depends on besides its sources.
         depends: Vec<String>,
     },
 }
@@ -81,7 +81,7 @@ pub enum Edit {
 #[derive(Clone, Debug, PartialEq)]
 pub enum ExpertTurns {
     First(Formula),
-    /// All that were recorded but the last so many.
+    /// All recorded turns but the last ones, this many.
     AllBut(Formula),
 }
 
@@ -98,21 +98,21 @@ impl Edit {
         }
     }
 
-    /// The text of a completion stays what the sampler wrote.
+    /// Whether the text of a completion stays as the sampler wrote it.
     pub fn keeps_text(&self) -> bool {
         !matches!(self, Edit::Rewrite { .. } | Edit::Through { .. })
     }
 }
 
 impl Rollout {
-    /// How completions are drawn at the bottom of it; none where they come from data alone.
+    /// The sampling settings of the innermost rollout; `None` where completions come from data alone.
     pub fn sampling(&self) -> Option<&Sampling> {
         let facts = self.source.facts();
         facts.sampling.or_else(|| facts.inner.into_iter().chain(facts.history).find_map(Rollout::sampling))
     }
 
-    /// The first thing in the way of a sampler's probability: a rollout, or an edit of one, whose tokens
-    /// nobody drew with a probability that was kept.
+    /// Why the sampler's probability is unknown: the first rollout, or edit of one, whose tokens were not
+    /// sampled with a recorded probability.
     pub fn unrecorded(&self) -> Option<&'static str> {
         if let Some(edit) = self.edits.iter().find(|edit| !edit.keeps_text()) {
             return Some(match edit {
@@ -122,7 +122,7 @@ impl Rollout {
         }
         let facts = self.source.facts();
         match facts.tokens {
-            // The teacher's share of a `token_mix` is known: the mixture itself is the policy that drew.
+            // The probability under a `token_mix` is known: the mixture itself is the sampling policy.
             TokensOf::Student(_) | TokensOf::Open => None,
             TokensOf::By(..) => Some("a teacher wrote these tokens"),
             TokensOf::Data => Some("these tokens are read from the data"),
@@ -135,36 +135,36 @@ impl Rollout {
         }
     }
 
-    /// The temperature that the student's own completions are drawn at; 1 where others wrote them, or nothing
-    /// was left to chance.
+    /// The temperature at which the student's own completions are sampled; 1 where others wrote them, or
+    /// decoding was greedy.
     pub fn policy_temperature(&self) -> f64 {
         let drawn = if self.unrecorded().is_none() { self.sampling() } else { None };
         drawn.map(|sampling| sampling.temperature).filter(|temperature| *temperature > 0.0).unwrap_or(1.0)
     }
 
-    /// The number of it that may move over training time, where it has one.
+    /// The number of it that may change during training, if it has one.
     pub fn moving(&self) -> Option<&Formula> {
         self.source.facts().moving.map(|moving| moving.formula)
     }
 
-    /// Who else than the student writes some of the tokens.
+    /// The role, other than the student, that writes some of the tokens.
     pub fn writer(&self) -> Option<&Role> {
         self.source.facts().writer
     }
 
-    /// Everybody else who writes for it: tokens of completions, or what stands in the prompts that it makes.
+    /// All other roles that write for it: tokens of completions, or texts of the prompts that it makes.
     pub fn writers(&self) -> Vec<&Role> {
         let facts = self.source.facts();
         facts.writer.into_iter().chain(facts.writers_of_prompts).collect()
     }
 
-    /// Samples of one prompt.
+    /// The number of samples of one prompt.
     pub fn group(&self) -> u32 {
         let drawn = self.sampling().map_or(1, |sampling| sampling.n);
         self.edits.iter().fold(drawn, |n, edit| if let Edit::Best { of, .. } = edit { n.min(*of) } else { n })
     }
 
-    /// The programs of the author's that it starts, each with what it is and with what it depends on.
+    /// The author's programs that it starts, each with what it is and its dependencies.
     pub fn programs(&self) -> Vec<(&'static str, &str, &[String])> {
         let programs = self.all().into_iter().flat_map(|rollout| {
             let edits = rollout.edits.iter().filter_map(|edit| match edit {
@@ -176,7 +176,7 @@ impl Rollout {
         programs.collect()
     }
 
-    /// What decides by completions about these: of edits and buffers, also of the rollouts inside.
+    /// The formulas by which completions are chosen: of edits and buffers, also of the rollouts inside.
     pub fn decides_by(&self) -> Vec<&Formula> {
         let mut found = Vec::new();
         for rollout in self.all() {
@@ -202,7 +202,7 @@ impl Rollout {
         found
     }
 
-    /// The model that writes as it is before the run.
+    /// The model that writes the completions as it is before the run.
     pub(super) fn earlier_model(&self) -> Option<ModelId> {
         self.source.facts().earlier_model
     }
@@ -224,16 +224,16 @@ pub struct Sampling {
     pub temperature: f64,
     /// Longest completion, in tokens, the end token included: a number or a schedule.
     pub max_tokens: Formula,
-    /// Only the most probable entries that together hold this much are drawn.
+    /// Nucleus (top-p) sampling: only the most probable entries that together hold this much are drawn.
     pub top_p: Option<f64>,
-    /// Only so many entries are drawn.
+    /// Only this many entries are drawn, the most probable ones.
     pub top_k: Option<u32>,
     /// Logits of tokens already written are divided (positive) or multiplied (negative) by it.
     pub repetition_penalty: Option<f64>,
-    /// Several tokens a step, each by a head of its own; later ones stay where their confidence reaches
+    /// Several tokens per step, each from its own head; later ones are kept if their confidence reaches
     /// `accept`.
     pub heads: Option<Heads>,
-    /// A completion ends behind the first of these texts.
+    /// A completion ends after the first of these texts.
     pub stop: Vec<String>,
 }
 
@@ -244,7 +244,7 @@ pub struct Heads {
 }
 
 impl Sampling {
-    /// From all that the model says, up to the end of the completion.
+    /// Sampling from the full distribution, until the end of the completion.
     pub fn new(n: u32, temperature: f64, max_tokens: Formula) -> Sampling {
         Sampling {
             n,
@@ -258,12 +258,12 @@ impl Sampling {
         }
     }
 
-    /// Completions are drawn from all that the model says: its own log-probability is the sampler's.
+    /// Whether completions come from the full distribution: the model's own log-probability is the sampler's.
     pub fn is_plain(&self) -> bool {
         self.whole() && self.repetition_penalty.is_none_or(|penalty| penalty == 1.0)
     }
 
-    /// No entry is left out.
+    /// Whether no entry is left out.
     pub fn whole(&self) -> bool {
         self.top_p.is_none_or(|p| p >= 1.0) && self.top_k.is_none()
     }

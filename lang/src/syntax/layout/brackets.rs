@@ -1,4 +1,4 @@
-//! Brackets: what is open, what closes it, and what is reported where they do not match.
+//! Brackets: which are open, what closes them, and the reports where they do not match.
 
 use super::words::{self, LineHead};
 use super::{Last, MAX_DEPTH, Open, Scanner, texts};
@@ -48,7 +48,7 @@ impl Scanner<'_> {
         self.report(diagnostic);
     }
 
-    /// The fix of a bracket that is never closed: its partner behind the last thing that can belong to it.
+    /// The fix for a bracket that is never closed: its partner after the last token that can belong to it.
     pub(super) fn close(
         &self,
         diagnostic: Diagnostic,
@@ -57,7 +57,7 @@ impl Scanner<'_> {
         next: Option<usize>,
     ) -> Diagnostic {
         let mut before = &self.text[..next.unwrap_or(self.text.len())];
-        // Comments in front of what comes next belong to that.
+        // Comments before the next statement belong to that statement.
         loop {
             before = before.trim_end();
             let line = before.rfind('\n').map_or(0, |newline| newline + 1);
@@ -135,11 +135,11 @@ impl Scanner<'_> {
         }
         self.last = Last::Value;
         self.at += 1;
-        // What is closed is one more level for what is applied to it: `f(a)(b)(c)`.
+        // A closed bracket is one more level for what follows it: `f(a)(b)(c)`.
         self.count();
     }
 
-    /// One more operator in the innermost bracket.
+    /// Counts one more operator in the innermost bracket.
     pub(super) fn count(&mut self) {
         if let Some(open) = self.open.last_mut() {
             open.operators += 1;
@@ -147,7 +147,7 @@ impl Scanner<'_> {
         }
     }
 
-    /// Blanks what lies deeper than any tree may be, up to the next separator or closing bracket of this
+    /// Blanks text that is deeper than any tree may be, up to the next separator or closing bracket of this
     /// level.
     pub(super) fn too_deep(&mut self) {
         let start = self.at;

@@ -1,5 +1,5 @@
-//! Habits of other languages and tools that the grammar need not know: they are reported here and written
-//! anew for it.
+//! Habits from other languages and tools that are not in the grammar: they are reported here and rewritten
+//! for it.
 
 use super::{Last, Scanner};
 use crate::diag::{Code, Diagnostic};
@@ -11,7 +11,7 @@ impl Scanner<'_> {
         self.text[line..self.at].bytes().all(|byte| byte == b' ')
     }
 
-    /// What a merge or a page of Markdown leaves at the beginning of a line. The line is passed over.
+    /// Lines of a merge conflict or a page of Markdown. The line is skipped.
     pub(super) fn left_behind(&mut self, rest: &str) -> bool {
         let line = rest.lines().next().unwrap_or_default();
         let marker =
@@ -152,8 +152,8 @@ impl Scanner<'_> {
         true
     }
 
-    /// `2,000`: a comma between the thousands. Only where it can't separate two values: `000` begins no
-    /// number, and after `key =` or `name:` a value follows without a blank nowhere else.
+    /// `2,000`: a comma between the thousands. Only where it can't separate two values: no number begins with
+    /// `000`, and nowhere but after `key =` or `name:` is a comma followed by a value without a blank.
     pub(super) fn thousands(&mut self, start: usize, first_end: usize) {
         let group = |at: usize| {
             let digits =
@@ -189,7 +189,7 @@ impl Scanner<'_> {
         self.at = end;
     }
 
-    /// `240 // 2, ...)` within brackets that open on its line and close behind the comment: a division as in
+    /// `240 // 2, ...)` within brackets that open on its line and close after the comment: a division as in
     /// Python.
     pub(super) fn floor_division(&mut self) -> bool {
         let at = self.at;
@@ -197,7 +197,7 @@ impl Scanner<'_> {
         let Some(open) = self.open.last() else { return false };
         let on_line = matches!(open.bracket, b'(' | b'[') && open.at >= line_start;
         let rest = &self.text[at + 2..self.line_end()];
-        // Only a number, with what goes on or closes behind it: prose may begin with a word.
+        // Only a number, followed by a comma or a closing bracket: a comment in prose may begin with a word.
         let digits = rest.trim_start().trim_start_matches(|c: char| c.is_ascii_digit() || c == '_');
         let divisor =
             digits.len() < rest.trim_start().len() && digits.trim_start().starts_with([',', ')', ']']);

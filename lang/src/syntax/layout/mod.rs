@@ -1,9 +1,9 @@
-//! The pass before the grammar: which newlines separate, which comments to blank, which bracket belongs to
-//! which.
+//! The layout pass before the grammar: which newlines are separators, which comments to blank, which brackets
+//! match.
 //!
-//! The output has the length of the input, byte for byte, so every offset stays true. Whether a newline
-//! separates depends on the brackets around it and on the token before it, which a context-free grammar can't
-//! see; and a bracket without a partner is best told where it stands, not where the grammar gives up.
+//! The output has the length of the input, byte for byte, so every offset stays valid. Whether a newline is a
+//! separator depends on the brackets around it and on the token before it, which a context-free grammar can't
+//! see. And a bracket without a partner is best reported at its place, not where the grammar gives up.
 
 mod brackets;
 mod habits;
@@ -16,15 +16,15 @@ use crate::diag::{Code, Diagnostic};
 use crate::source::{FileId, Span};
 use brackets::partner;
 
-/// Stands for the newline before an item that begins while a block is still open.
+/// Replaces the newline before an item that begins while a block is still open.
 const BOUNDARY: u8 = 1;
 
-/// Deepest tree that is accepted. It bounds the recursion of every pass over the tree.
+/// The deepest tree that is accepted. It bounds the recursion of every pass over the tree.
 pub(crate) const MAX_DEPTH: usize = 256;
 
-/// A piece of a file, ready for the grammar: an item with the comments before it and whatever follows it up
-/// to the next item. All offsets count from the beginning of the piece, and nothing in it depends on what
-/// stands before.
+/// A piece of a file, ready for the grammar: an item with the comments before it and everything after it up
+/// to the next item. All offsets count from the beginning of the piece, and nothing in it depends on the text
+/// before.
 pub struct LaidOutItem {
     pub text: String,
     pub diagnostics: Vec<Diagnostic>,
@@ -35,21 +35,21 @@ pub struct LaidOutItem {
     pub context: LayoutContext,
 }
 
-/// What a layout depends on, besides the text of the piece and the first words of the next one.
+/// What a layout depends on, besides the text of the piece and the first words of the next piece.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LayoutContext {
-    /// Whether items were to end the blocks around them, where that made a difference.
+    /// The value of `items_close`, where that made a difference.
     pub items_close: Option<bool>,
-    /// Something was looked for up to the end of the file, and was not there.
+    /// Whether a search went to the end of the file without success.
     pub rest_of_file: bool,
-    /// The file ends inside a block that this piece opens.
+    /// Whether the file ends inside a block that this piece opens.
     pub unclosed_brace: bool,
 }
 
 /// A piece of a file.
 pub enum LayoutPiece {
     New(LaidOutItem),
-    /// One that the caller has: its number.
+    /// A piece that the caller already has, by its number.
     KnownPiece(usize),
 }
 
@@ -60,7 +60,7 @@ pub struct KnownPiece {
     pub unclosed_brace: bool,
 }
 
-/// The prepared text of a whole file. It has the length of the file.
+/// The laid-out text of a whole file. It has the length of the file.
 pub fn lay_out(text: &str) -> String {
     let (pieces, _) = pieces(FileId(0), text, |_, _| None);
     let texts = pieces.into_iter().map(|piece| match piece {
@@ -70,8 +70,8 @@ pub fn lay_out(text: &str) -> String {
     texts.collect()
 }
 
-/// Cuts a file into pieces, and says whether items end the blocks around them. `known` tells which piece
-/// begins at an offset, if that is known for this rule.
+/// Cuts a file into pieces, and returns whether items end the blocks around them. `known` returns the known
+/// piece at an offset, if there is one for this rule.
 pub fn pieces(
     file: FileId,
     text: &str,
@@ -101,25 +101,24 @@ pub fn pieces(
     if !unclosed_brace {
         return (pieces, false);
     }
-    // Some `{` has no partner: now items that begin a line also end the blocks around them.
+    // Some `{` has no partner: now items at the start of a line also end the blocks around them.
     (cut(true).0, true)
 }
 
-/// The first piece of `rest`, which goes on to the end of the file.
+/// The first piece of `rest`, which extends to the end of the file.
 pub fn lay_out_piece(file: FileId, rest: &str, items_close: bool) -> LaidOutItem {
     Scanner::new(file, rest, items_close).run()
 }
 
-/// A bracket that waits for its partner, or the file itself.
+/// An open bracket, or the file itself.
 struct Open {
     bracket: u8,
     at: usize,
-    /// Operators and closed brackets since the last separator: a bound on how deep the expression's tree can
-    /// be.
+    /// Operators and closed brackets since the last separator: a bound on the depth of the expression's tree.
     operators: usize,
-    /// Holds arms: `condition -> value`.
+    /// Whether it contains arms: `condition -> value`.
     arms: bool,
-    /// A `->` has led from the condition of this arm to its value.
+    /// Whether the `->` of the current arm has been passed.
     led: bool,
 }
 
@@ -127,7 +126,7 @@ struct Open {
 #[derive(Clone, Copy, PartialEq)]
 enum Last {
     Nothing,
-    /// The line goes on after it.
+    /// The line continues after it.
     Operator,
     /// The word `where`: its bindings may begin on the next line.
     Where,
@@ -140,17 +139,17 @@ struct Scanner<'a> {
     file: FileId,
     text: &'a str,
     bytes: &'a [u8],
-    /// The prepared text, as far as something in it has been replaced.
+    /// The laid-out text, up to the last replacement.
     out: Vec<u8>,
     at: usize,
-    /// The next item begins here.
+    /// Whether the next item begins here.
     complete: bool,
     open: Vec<Open>,
     depth: usize,
     last: Last,
-    /// Where the next line with something on it begins its text, and with what.
+    /// Where the text of the next line with content begins, and with what.
     next_line: (usize, LineHead),
-    /// Items that begin a line end the blocks around them.
+    /// Whether items at the start of a line end the blocks around them.
     items_close: bool,
     context: LayoutContext,
     diagnostics: Vec<Diagnostic>,
@@ -185,7 +184,7 @@ impl<'a> Scanner<'a> {
         }
         let innermost_brace = self.open.iter().rposition(|open| open.bracket == b'{');
         self.context.unclosed_brace = innermost_brace.is_some();
-        // A bracket inside an unclosed block, or else the outermost block: one report for one slip.
+        // A bracket inside an unclosed block, or else the outermost block: one report per slip.
         let open_paren = self.open.iter().rposition(|open| matches!(open.bracket, b'(' | b'['));
         if let Some(at) = open_paren.or(self.open.iter().position(|open| open.bracket == b'{')) {
             let open = &self.open[at];
@@ -197,7 +196,7 @@ impl<'a> Scanner<'a> {
         LaidOutItem { text, diagnostics, module_doc, docs, context }
     }
 
-    /// A range of the prepared text, to be written to.
+    /// A mutable range of the laid-out text.
     fn replace(&mut self, start: usize, end: usize) -> &mut [u8] {
         if self.out.len() < end {
             self.out.extend_from_slice(&self.bytes[self.out.len()..end]);
@@ -257,7 +256,7 @@ impl<'a> Scanner<'a> {
     fn newline(&mut self) {
         let at = self.at;
         self.at += 1;
-        // A run of blank lines and comments is looked over once.
+        // A run of blank lines and comments is scanned once.
         if self.at > self.next_line.0 {
             self.next_line = words::line_head(self.text, self.at);
         }
@@ -265,7 +264,7 @@ impl<'a> Scanner<'a> {
         let top = self.open.last().map_or(0, |open| open.bracket);
         let item = match head {
             LineHead::Item => true,
-            // `let` and `route` may stand in a block too: at the left margin they are taken for items.
+            // `let` and `route` may also be in a block: at the left margin they are taken for items.
             LineHead::ItemOrStatement => self.bytes[next - 1] == b'\n',
             _ => false,
         };
@@ -311,14 +310,14 @@ impl<'a> Scanner<'a> {
             self.replace(at, at + 1).fill(b' ');
             return;
         }
-        // Blank lines and comments go with the item after them. Between items nothing is open, so what comes
-        // has no past.
+        // Blank lines and comments belong to the item after them. Between items nothing is open, so what
+        // follows does not depend on what is before.
         self.complete = item && self.open.len() == 1 && self.last != Last::Nothing;
         self.separate();
         self.last = Last::Nothing;
     }
 
-    /// Everything since the last separator is behind us: siblings do not nest.
+    /// A separator: the depth starts again, since siblings do not nest.
     fn separate(&mut self) {
         if let Some(open) = self.open.last_mut() {
             self.depth -= open.operators;
@@ -373,7 +372,7 @@ impl<'a> Scanner<'a> {
         let token = words::SIGNS.iter().copied().find(|token| rest.starts_with(token)).unwrap_or(&rest[..1]);
         let leads = token == "->" && self.open.last().is_some_and(|open| open.arms && !open.led);
         if leads {
-            // The condition is behind us: it stands beside the value, not around it.
+            // The condition is complete: it is beside the value in the tree, not around it.
             self.separate();
             if let Some(open) = self.open.last_mut() {
                 open.led = true;
@@ -420,7 +419,7 @@ impl<'a> Scanner<'a> {
         self.text[self.at..].find('\n').map_or(self.bytes.len(), |length| self.at + length)
     }
 
-    /// Replaces a range by spaces (its newlines too) and goes on after it.
+    /// Replaces a range by spaces (its newlines too) and continues after it.
     fn blank(&mut self, start: usize, end: usize) {
         self.replace(start, end).fill(b' ');
         self.at = end;
@@ -430,7 +429,7 @@ impl<'a> Scanner<'a> {
         Span::new(self.file, start, end)
     }
 
-    /// One report a line and code: the second look-alike of a line says nothing new.
+    /// One report per line and code: a second look-alike on a line is no news.
     fn report(&mut self, diagnostic: Diagnostic) {
         let start = diagnostic.primary.span.start as usize;
         let repeated = self.diagnostics.iter().rev().take(8).any(|other| {

@@ -1,4 +1,4 @@
-//! Texts, comments, and the characters and quotes of other alphabets and languages.
+//! Texts, comments, and characters and quotes of other alphabets and languages.
 
 use super::{Last, Scanner, partner};
 use crate::diag::{Code, Diagnostic};
@@ -23,7 +23,7 @@ impl Scanner<'_> {
                 Diagnostic::error(Code::Syntax, span, message)
                     .help("names are made of the letters a to z, digits and `_`"),
             );
-            // Part of a word: the word goes with it, so that half a name is not taken for a name.
+            // The whole word is taken, so that half a name is not taken for a name.
             let mut end = at + length;
             while let Some(next) = self.text[end..].chars().next()
                 && (next.is_alphanumeric() || next == '_')
@@ -70,8 +70,8 @@ impl Scanner<'_> {
         }
     }
 
-    /// Blanks a string that its line does not end, but not the brackets after it that close what this line
-    /// opened.
+    /// Blanks a string that does not end on its line, but not the brackets after it that close brackets of
+    /// this line.
     pub(super) fn unterminated(&mut self, quote: usize) {
         let start = self.at;
         let line_end = self.line_end();
@@ -139,7 +139,7 @@ impl Scanner<'_> {
         self.quote(start + opening - 1, close, end);
     }
 
-    /// Puts straight quotes around `start + 1..close`, so that the grammar sees a text.
+    /// Puts straight quotes around `start + 1..close`, which the grammar reads as a text.
     pub(super) fn quote(&mut self, start: usize, close: usize, end: usize) {
         for byte in self.replace(start + 1, close) {
             if matches!(*byte, b'"' | b'\\') {
@@ -166,7 +166,7 @@ impl Scanner<'_> {
         .help("a text stands on one line, in double quotes; `\\n` inside it is a line break");
         self.report(diagnostic);
         self.blank(start, end);
-        // Stands in for the text, so that what is around it still parses.
+        // A stand-in for the text, so that the code around it still parses.
         self.replace(start, start + 2).fill(b'"');
         self.last = Last::Value;
     }
@@ -191,9 +191,9 @@ impl Scanner<'_> {
 }
 
 impl Scanner<'_> {
-    /// Controls of the direction of writing: an editor may then show another program than the one that is
-    /// read (Trojan Source, arXiv:2111.00169). In a text they may be meant, as long as it ends the
-    /// direction that it begins.
+    /// Bidirectional control characters: with them an editor may show another program than the one that is
+    /// parsed (Trojan Source, arXiv:2111.00169). They are allowed in a text that ends every direction it
+    /// begins.
     fn directions(&mut self, start: usize, end: usize) {
         let inside = &self.text[start..end];
         let controls: Vec<(usize, char)> = inside

@@ -1,4 +1,4 @@
-//! What braces hold besides statements: the arms of a `route` and of a `match`, the axes of a `sweep`.
+//! Contents of braces other than statements: the arms of a `route` and of a `match`, the axes of a `sweep`.
 
 use pest::iterators::Pair;
 
@@ -61,7 +61,7 @@ impl<'a> AstBuilder<'a> {
         Some(Arm { span, index, condition: condition?, target: target? })
     }
 
-    /// Reports the signs that other languages have between a case and its value.
+    /// Reports the signs that other languages use between a case and its value.
     fn leads_to(&mut self, pair: Pair<Rule>) {
         let Some(sign) = pair.into_inner().find(|part| part.as_rule() == Rule::foreign_arrow) else { return };
         let message = format!("an arm leads to its value with `->`, not `{}`", sign.as_str());
@@ -85,7 +85,7 @@ impl<'a> AstBuilder<'a> {
                     let slice = part.as_str();
                     self.broken(part, Broken::MatchArm);
                     let lost = Expr { span, kind: ExprKind::Error };
-                    // A broken `else` is no missing one.
+                    // A broken `else` does not count as missing.
                     let condition = if split_word(slice).0 == "else" {
                         Condition::Else
                     } else {

@@ -1,4 +1,4 @@
-//! From the pairs of the grammar to the syntax tree: items, blocks, statements.
+//! From the grammar's pairs to the syntax tree: items, blocks, statements.
 
 use super::items::ItemParts;
 use super::{Grammar, Rule, explain};
@@ -10,7 +10,7 @@ use pest::Parser;
 use pest::error::Error;
 use pest::iterators::{Pair, Pairs};
 
-/// Which catch-all took a slice.
+/// Which catch-all rule matched a slice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Broken {
     Item,
@@ -26,7 +26,7 @@ pub struct AstBuilder<'a> {
     file: FileId,
     source: &'a str,
     layout: &'a LaidOutItem,
-    /// Where the text that is being parsed begins in the piece.
+    /// The start, in the piece, of the text that is being parsed.
     base: usize,
     diagnostics: Vec<Diagnostic>,
     /// Documentation lines not yet given to an item.
@@ -37,7 +37,7 @@ pub struct AstBuilder<'a> {
     pub last_broken: Option<usize>,
 }
 
-/// What one piece of a file leaves to the next.
+/// What parsing one piece of a file passes on to the next.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Carry {
     docs: Vec<String>,
@@ -51,7 +51,7 @@ impl<'a> AstBuilder<'a> {
         AstBuilder { file, source, layout, base: 0, diagnostics: Vec::new(), docs, earlier_docs, last_broken }
     }
 
-    /// The diagnostics, and what is left to the next piece.
+    /// The diagnostics, and what is passed on to the next piece.
     pub fn finish(self) -> (Vec<Diagnostic>, Carry) {
         let docs = self.earlier_docs.into_iter().chain(self.docs.map(|(_, line)| line.clone())).collect();
         (self.diagnostics, Carry { docs, last_broken: self.last_broken })
@@ -59,7 +59,7 @@ impl<'a> AstBuilder<'a> {
 
     // ---- Places ----
 
-    /// Where a pair begins, in the piece.
+    /// The start of a pair, in the piece.
     pub fn offset(&self, pair: &Pair<Rule>) -> usize {
         self.base + pair.as_span().start()
     }
@@ -69,13 +69,13 @@ impl<'a> AstBuilder<'a> {
         self.span_at(self.offset(pair), self.offset(pair) + length)
     }
 
-    /// A place of the piece. A look-alike of an operator takes more bytes than the operator: it is in or out
-    /// as a whole.
+    /// A span of the piece. A look-alike of an operator has more bytes than the operator: it is included or
+    /// excluded as a whole.
     pub fn span_at(&self, start: usize, end: usize) -> Span {
         Span::new(self.file, self.source.floor_char_boundary(start), self.source.ceil_char_boundary(end))
     }
 
-    /// The prepared text of the whole piece.
+    /// The laid-out text of the whole piece.
     pub fn text(&self) -> &'a str {
         &self.layout.text
     }
@@ -130,7 +130,7 @@ impl<'a> AstBuilder<'a> {
         while self.docs.next_if(|(at, _)| *at < end).is_some() {}
     }
 
-    /// Reports the signs that other languages use where a value is given.
+    /// Reports signs that other languages use for assignment.
     pub(super) fn assign(&mut self, pair: Pair<Rule>, in_block: bool) {
         let Some(sign) = pair.into_inner().find(|part| part.as_rule() == Rule::foreign_assign) else {
             return;
@@ -186,8 +186,8 @@ impl<'a> AstBuilder<'a> {
         Some(Expr { span, kind })
     }
 
-    /// `first then next`, or `first by domain then next`: the first value, what there is one for each of, and
-    /// the next value.
+    /// `first then next`, or `first by domain then next`: the first value, the axis with one number per
+    /// element, and the next value.
     fn state_value(&mut self, pair: Pair<'a, Rule>) -> Option<(Expr, Option<Name>, Option<Expr>)> {
         let each = pair.clone().into_inner().find(|part| part.as_rule() == Rule::each_tail);
         let (mut by, mut moved) = (None, None);
@@ -301,11 +301,11 @@ impl<'a> AstBuilder<'a> {
 
     // ---- What could not be parsed ----
 
-    /// Reports a slice that a catch-all took, unless it only goes on from a line already reported.
+    /// Reports a slice that a catch-all rule matched, unless it only continues a line reported before.
     pub fn broken(&mut self, pair: Pair<'a, Rule>, kind: Broken) {
         let start = self.offset(&pair);
         let slice = pair.as_str().trim_end();
-        // With the blanks at its end: a text that is never closed has been blanked.
+        // Blanks at its end are included: a text that is never closed has been blanked.
         let end = start + pair.as_str().len();
         let column = self.column(start);
         let goes_on = self
@@ -330,7 +330,7 @@ impl<'a> AstBuilder<'a> {
         at - self.text()[..at].rfind(['\n', '\u{1}']).map_or(0, |newline| newline + 1)
     }
 
-    /// Parses a part of the piece again, for what can be saved of it.
+    /// Parses a part of the piece again, to recover what is valid in it.
     pub fn reparse<T>(
         &mut self,
         rule: Rule,
@@ -346,13 +346,13 @@ impl<'a> AstBuilder<'a> {
     }
 }
 
-/// An expression whose parts would only make further diagnostics: they use what this version does not have.
+/// An expression whose parts would only cause more diagnostics: it uses a feature that is not supported.
 pub(super) fn lost(expr: Expr) -> Expr {
     Expr { kind: ExprKind::Error, ..expr }
 }
 
-/// The block after a term's value belongs to the term: takes it off the last call of the value, which ends at
-/// `end`.
+/// Removes the block after a term's value, which belongs to the term, from the last call of the value. That
+/// call ends at `end`.
 fn take_block(value: &mut Expr, end: u32, text: &str) -> Option<Block> {
     let inner = match &mut value.kind {
         ExprKind::Call { block, .. } if block.as_ref().is_some_and(|block| block.span.end == end) => {
@@ -374,7 +374,7 @@ fn take_block(value: &mut Expr, end: u32, text: &str) -> Option<Block> {
     Some(block)
 }
 
-/// Takes back what braces after a bare value had made of it: a call.
+/// Undoes the call that the parser made of a bare value and the braces after it.
 fn unwrap_bare(call: &mut Expr, block: &Block, text: &str) {
     let ExprKind::Call { callee, .. } = &mut call.kind else { return };
     let before = text[..block.span.start as usize].trim_end().len() as u32;

@@ -1,11 +1,11 @@
-//! What the grammar expected, in the reader's words.
+//! What the grammar expected, in words for readers.
 
 use super::Rule;
 
 /// The most alternatives that one message lists.
 const MOST: usize = 5;
 
-/// How a rule is called in a message; none where naming it would only add noise.
+/// The name of a rule in a message; `None` where naming it would only add noise.
 fn word(rule: Rule) -> Option<&'static str> {
     Some(match rule {
         Rule::EOI => "the end of the line",
@@ -62,7 +62,7 @@ fn word(rule: Rule) -> Option<&'static str> {
     })
 }
 
-/// At most [`MOST`] alternatives, the most telling first: closing brackets and signs, then words, then
+/// At most [`MOST`] alternatives, the most informative first: closing brackets and signs, then words, then
 /// operators.
 pub fn alternatives(rules: &[Rule], in_block: bool) -> Vec<&'static str> {
     let mut words: Vec<&'static str> = rules.iter().filter_map(|rule| word(*rule)).collect();
@@ -71,7 +71,7 @@ pub fn alternatives(rules: &[Rule], in_block: bool) -> Vec<&'static str> {
     }
     words.sort_by_key(|word| (rank(word), *word));
     words.dedup();
-    // Where an expression may go on or stop, what could only go on with it is no news.
+    // Where an expression may continue with an operator, its other continuations are no news.
     if words.contains(&"an operator") {
         words.retain(|word| !matches!(*word, "`(`" | "`[`" | "`{`" | "`.`" | "`:`" | "`=`"));
     }

@@ -1,5 +1,5 @@
-//! From a slice that could not be parsed to one diagnostic: a habit of another language, a common slip, or
-//! what was expected.
+//! One diagnostic for a slice that could not be parsed: a habit of another language, a common slip, or what
+//! was expected.
 
 use super::build::{AstBuilder, Broken};
 use super::habits::{foreign, habit};
@@ -38,7 +38,7 @@ pub fn explain(builder: &AstBuilder, slice: &str, start: usize, kind: Broken) ->
                 .or_else(|| slip(&unparsed))
                 .unwrap_or_else(|| describe(builder, &error, start + at, kind != Broken::Item))
         }
-        // The slice is sound on its own, so what follows it is not: it ran into the next statement.
+        // The slice parses on its own, so the text after it does not: it ran into the next statement.
         Ok(_) => Diagnostic::error(
             Code::Syntax,
             builder.span_at(start, start + slice.len()),
@@ -57,7 +57,7 @@ pub fn describe(builder: &AstBuilder, error: &Error<Rule>, at: usize, in_block: 
     let rest = &builder.text()[at..];
     let next = rest.trim_start_matches([' ', '\t']);
     let token = token(next);
-    // At the end of a line the place is where its text ends, not where its blanks do.
+    // At the end of a line, the place is the end of its text, not of its blanks.
     let at = if token.is_empty() { at } else { at + rest.len() - next.len() };
     let span = builder.span_at(at, at + token.len());
     let found = if token.is_empty() { "the end of the line".to_owned() } else { format!("`{token}`") };

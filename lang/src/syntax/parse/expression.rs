@@ -1,4 +1,4 @@
-//! Expressions: from pairs to the tree.
+//! Expressions: from the grammar's pairs to the syntax tree.
 
 use pest::iterators::Pair;
 
@@ -101,7 +101,7 @@ impl<'a> AstBuilder<'a> {
         self.report(Diagnostic::error(Code::ForeignSyntax, span, message).replace_with(title, replacement));
     }
 
-    /// `0..8`: in most languages without its end.
+    /// `0..8`: in most languages the end is excluded.
     fn exclusive_range(&mut self, pair: &Pair<Rule>, span: Span) {
         let diagnostic = Diagnostic::error(
             Code::ForeignSyntax,
@@ -247,7 +247,7 @@ impl<'a> AstBuilder<'a> {
                     ));
                     ExprKind::List(inner)
                 } else {
-                    // The span keeps the parentheses: that tells `(a < b) == c` from a chained comparison.
+                    // The span includes the parentheses: so `(a < b) == c` differs from a chained comparison.
                     inner.pop().map_or(ExprKind::Error, |inner| inner.kind)
                 }
             }

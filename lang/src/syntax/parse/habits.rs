@@ -1,4 +1,4 @@
-//! What other languages write: found in what could not be read, and said how it is written here.
+//! Constructs of other languages in text that could not be parsed, and how they are written here.
 
 use super::build::Broken;
 use super::unparsed::Unparsed;
@@ -20,7 +20,7 @@ pub(super) fn foreign(unparsed: &Unparsed) -> Option<Diagnostic> {
                     "for example `fn soft_or(a, b) = a + b - a * b`: a function is one expression; a loss \
                      is an `objective`",
                 );
-            // With a body of several lines it is more than another word.
+            // With a body of several lines, another keyword is not enough.
             if slice.trim_end().ends_with(':') {
                 diagnostic
             } else {
@@ -103,7 +103,7 @@ fn ternary(unparsed: &Unparsed) -> Option<Diagnostic> {
     Some(chosen(unparsed, diagnostic, [condition, after_equals(value), otherwise]))
 }
 
-/// What a setting or `let` is given.
+/// The value after the `=` of a setting or `let`.
 pub(super) fn after_equals(text: &str) -> &str {
     let equals = text.char_indices().find(|(at, c)| {
         *c == '=' && !text[at + 1..].starts_with('=') && !text[..*at].ends_with(['=', '<', '>', '!'])
@@ -111,8 +111,8 @@ pub(super) fn after_equals(text: &str) -> &str {
     equals.map_or("", |(at, _)| &text[at + 1..])
 }
 
-/// With the fix `where(condition, then, otherwise)`, if the parts are so plain that it is clear where they
-/// begin and end.
+/// Adds the fix `where(condition, then, otherwise)`, if the parts are so simple that their boundaries are
+/// clear.
 pub(super) fn chosen(unparsed: &Unparsed, diagnostic: Diagnostic, parts: [&str; 3]) -> Diagnostic {
     let slice = unparsed.slice;
     let parts = parts.map(str::trim);
@@ -154,7 +154,7 @@ pub(super) fn imported(word: &str, rest: &str) -> Option<String> {
     })
 }
 
-/// Signs and words of other languages: the first of [`HABITS`] that it is.
+/// Signs and words of other languages: the diagnostic of the first of [`HABITS`] that matches.
 pub(super) fn habit(unparsed: &Unparsed) -> Option<Diagnostic> {
     HABITS.iter().find_map(|habit| habit(unparsed))
 }
@@ -220,7 +220,7 @@ fn reduce_with_commas(unparsed: &Unparsed) -> Option<Diagnostic> {
     })
 }
 
-/// What an import has behind `use`.
+/// The text after `use` in an import.
 fn import<'a>(unparsed: &Unparsed<'a, '_>) -> Option<&'a str> {
     let (first, rest) = unparsed.first();
     (first == "use" && unparsed.kind == Broken::Item).then_some(rest)
@@ -297,7 +297,7 @@ fn block_without_a_name(unparsed: &Unparsed) -> Option<Diagnostic> {
     )
 }
 
-/// `+3`; `3 + 4` is no value with a sign.
+/// `+3`; the `+` of `3 + 4` is not a sign.
 fn plus_sign(unparsed: &Unparsed) -> Option<Diagnostic> {
     let (stuck, before) = (unparsed.stuck(), unparsed.before());
     let is_sign = before.ends_with(['=', '(', ',', ':', '[', '>']);

@@ -1,5 +1,5 @@
-//! Any text can be parsed, however deep or broken; and the whole notation, which the broken texts are made
-//! of.
+//! Tests that any text can be parsed, however deep or broken; and the whole notation, from which the broken
+//! texts are made.
 
 use super::tests::{outline, read, sound};
 use crate::diag::Code;

@@ -1,4 +1,4 @@
-//! Items: what is at the top level of a file.
+//! Items: the top level of a file.
 
 use super::Rule;
 use super::build::{AstBuilder, lost};
@@ -7,7 +7,7 @@ use crate::source::Span;
 use crate::syntax::ast::*;
 use pest::iterators::{Pair, Pairs};
 
-/// What items and statements are made of.
+/// The parts of items and statements.
 #[derive(Default)]
 pub(super) struct ItemParts {
     pub(super) name: Option<Name>,
@@ -15,7 +15,7 @@ pub(super) struct ItemParts {
     pub(super) block: Option<Block>,
     pub(super) arms: Option<Route>,
     pub(super) family: Option<Index>,
-    /// `||` stands between the first two.
+    /// Whether `||` is between the first two.
     directed: bool,
     parameters: Vec<Parameter>,
     axes: Option<(Span, Vec<Index>)>,
@@ -42,7 +42,7 @@ impl<'a> AstBuilder<'a> {
         Some(Item { doc, public: public.is_some(), span, kind })
     }
 
-    /// Reports `pub` before what nobody can import.
+    /// Reports `pub` before items that can't be imported.
     fn may_be_public(&mut self, kind: &ItemKind, place: Span) {
         let what = match kind {
             ItemKind::Use(_) => "an import stays in its file",
@@ -184,7 +184,7 @@ impl<'a> AstBuilder<'a> {
         Some(Parameter { name: name?, annotation, default })
     }
 
-    /// Family and parameters of a `lone_head`.
+    /// Index and parameters of a `lone_head`.
     pub fn head_parts(&mut self, pairs: Pairs<'a, Rule>) -> (Option<Index>, Vec<Parameter>) {
         let (mut index, mut parameters) = (None, Vec::new());
         for part in pairs.flat_map(Pair::into_inner).flat_map(Pair::into_inner) {

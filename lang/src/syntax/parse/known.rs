@@ -1,8 +1,8 @@
-//! A file that is parsed again and again while it changes: the items around an edit are kept.
+//! Incremental parsing of a file that changes: the items around an edit are kept.
 //!
-//! The layout pass cuts the text at the items, and reads every piece without a look at what stands before it.
-//! So a piece whose text is the same, and the beginning of the next one, has the same tree and the same
-//! diagnostics, at another place.
+//! The layout pass cuts the text at the items and reads every piece without the text before it. So if the
+//! text of a piece and the beginning of the next one are unchanged, its tree and diagnostics are unchanged,
+//! except for their place.
 
 use std::rc::Rc;
 
@@ -17,15 +17,15 @@ use crate::syntax::ast::{Item, Module};
 use crate::syntax::layout::{self, KnownPiece, LaidOutItem, LayoutContext, LayoutPiece};
 use crate::syntax::shift::{Shift, Shifted};
 
-/// The last text of a file, with what was made of it. Trees are moved in place where nobody else holds them,
-/// so what was returned for the text before should be dropped first.
+/// The last text of a file, with its trees and diagnostics. A tree is moved in place if nothing else holds
+/// it, so the result for the text before should be dropped first.
 #[derive(Default)]
 pub struct KnownFile {
     file: Option<FileId>,
     text: String,
     chunks: Vec<Chunk>,
     tree: Rc<Module>,
-    /// By item of the last tree: where it was in the tree before, unless it is new.
+    /// By item of the current tree: its index in the tree before, unless it is new.
     before: Vec<Option<usize>>,
 }
 
@@ -34,7 +34,7 @@ struct Chunk {
     start: usize,
     end: usize,
     context: LayoutContext,
-    /// What came in from the pieces before, and what goes out.
+    /// What the pieces before passed on to it, and what it passes on.
     carried_in: Carry,
     carried_out: Carry,
     items: Vec<Rc<Item>>,
@@ -43,7 +43,7 @@ struct Chunk {
 }
 
 impl KnownFile {
-    /// Reads the file anew. The result is that of [`super::parse`].
+    /// Parses a new text of the file. The result is that of [`super::parse`].
     pub fn parse(&mut self, file: FileId, text: &str) -> (Rc<Module>, Vec<Diagnostic>) {
         // Items can't be moved in place while the old tree holds them.
         self.tree = Rc::default();
@@ -95,19 +95,18 @@ impl KnownFile {
         self.result()
     }
 
-    /// What was read last, if it was this text of this file.
+    /// The last result, if it was for this text of this file.
     pub fn unchanged(&self, file: FileId, text: &str) -> Option<(Rc<Module>, Vec<Diagnostic>)> {
         (self.file == Some(file) && self.text == text).then(|| self.result())
     }
 
-    /// By item of the last tree: where it was in the tree before, unless it is new.
+    /// By item of the current tree: its index in the tree before, unless it is new.
     pub fn before(&self) -> &[Option<usize>] {
         &self.before
     }
 
-    /// Which of the pieces have not changed from the text before to this one. There is one gap of change, as
-    /// there is when someone types; what stands in both texts but has moved against its neighbours counts
-    /// as changed.
+    /// Which pieces are unchanged between the last text and this one. The texts may differ in one range, as
+    /// when someone types: text that is in both but has moved relative to its neighbours counts as changed.
     fn same_pieces(&self, text: &str) -> impl Fn(usize, bool) -> Option<KnownPiece> {
         let before = common_prefix(self.text.as_bytes(), text.as_bytes());
         let after = common_suffix(&self.text.as_bytes()[before..], &text.as_bytes()[before..]);
@@ -119,7 +118,7 @@ impl KnownFile {
             let number = self.chunks.binary_search_by_key(&place, |chunk| chunk.start).ok()?;
             let chunk = &self.chunks[number];
             let LayoutContext { items_close: rule, rest_of_file, unclosed_brace } = chunk.context;
-            // Where a piece ends depends on how the next one begins. The last one may go on now.
+            // Where a piece ends depends on how the next one begins. The last one may continue now.
             let next_is_same = || {
                 self.chunks.get(number + 1..).is_some_and(|next| next.len() > 1 && next[0].end <= before)
                     && !rest_of_file
@@ -145,8 +144,8 @@ impl Chunk {
                 .filter_map(|pair| builder.top_level(pair))
                 .map(Rc::new)
                 .collect(),
-            // The root rule takes any text; should the grammar ever lose that property, the file still gets
-            // its report.
+            // The root rule matches any text; if the grammar ever loses that property, the file still gets a
+            // report.
             Err(error) => {
                 builder.report_raw(&error);
                 Vec::new()
@@ -202,7 +201,7 @@ mod tests {
     const FIVE: &str =
         "let a = 1\n/// two\nlet b = 2\nfn f(x) = x\n\nobjective o {\n  term t = live ratio\n}\nlet z = 9\n";
 
-    /// The items that are still those of `before` in the tree of `after`, which must be that of a new parse.
+    /// How many items of `before` are kept in the tree of `after`, which must equal that of a new parse.
     fn reused(before: &str, after: &str) -> usize {
         let mut known = KnownFile::default();
         let places = |module: &Module| module.items.iter().map(Rc::as_ptr).collect::<Vec<_>>();
@@ -221,7 +220,7 @@ mod tests {
         assert_eq!(reused(FIVE, FIVE), 5);
         assert_eq!(reused(FIVE, &FIVE.replace("x) = x", "x) = x + 1")), 3);
         assert_eq!(reused(FIVE, &FIVE.replace("live ratio", "live ratio\n  weight = 2")), 3);
-        // A comment goes with the item after it.
+        // A comment belongs to the item after it.
         assert_eq!(reused(FIVE, &FIVE.replace("let z", "// last\nlet z")), 3);
     }
 
@@ -250,17 +249,17 @@ mod tests {
 
     #[test]
     fn what_follows_decides_where_an_item_ends() {
-        // `let n` begins an item, `let not` goes on with the line before.
+        // `let n` begins an item, `let not` continues the line before.
         reused("let b = 0\nlet a = 1 +\nlet n", "let b = 0\nlet a = 1 +\nlet not");
-        // A quote closes one that stood open some items before.
+        // The quote closes one that was opened some items before.
         let open = "let a = \"\"\"\nlet b = 2\nlet c = 3\nlet d = 4\n";
         reused(open, &format!("{open}\"\"\"\n"));
     }
 
     #[test]
     fn what_an_item_leaves_to_the_next_is_not_lost() {
-        // Documentation behind an item is that of the next one; a deeper line belongs to the broken one
-        // before it.
+        // Documentation after an item belongs to the next one; a deeper line belongs to the broken one before
+        // it.
         reused("let a = 1\nlet b = 2\nlet c = 3\n", "let a = 1 /// of b\nlet b = 2\nlet c = 3\n");
         reused("let a = 1\n  let = 2\n  let = 3\nlet c = 3\n", "let = 1\n  let = 2\n  let = 3\nlet c = 3\n");
     }

@@ -23,7 +23,7 @@ impl<'a> AstBuilder<'a> {
                     }
                 }
                 Rule::suffix => {
-                    // One form for both numbers: `1 step` counts in steps.
+                    // One form for singular and plural: `1 step` counts in steps.
                     let mut name = self.name(&part);
                     if !name.text.ends_with('s') {
                         name.text.push('s');
@@ -73,7 +73,7 @@ impl<'a> AstBuilder<'a> {
     }
 }
 
-/// `120tokens`, `1k`, `2M`: a number with what it counts, or how many thousands, stuck to it.
+/// `120tokens`, `1k`, `2M`: a number with a unit or a multiplier directly after it.
 fn spelled_out(written: &str) -> Option<String> {
     let digits = written.bytes().take_while(u8::is_ascii_digit).count();
     let (number, rest) = written.split_at(digits);

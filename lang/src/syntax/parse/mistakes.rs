@@ -1,5 +1,5 @@
-//! Mistakes in the forms that need a whole program around them to be right: what the parser alone says of
-//! each. Those that stand by themselves are in `tests/suite/syntax/`.
+//! Tests of mistakes in forms that are only valid in a whole program: what the parser alone reports. Mistakes
+//! in other forms are in `tests/suite/syntax/`.
 
 use super::parse;
 use crate::source::FileId;

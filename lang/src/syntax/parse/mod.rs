@@ -1,5 +1,5 @@
-//! The parser: layout, then the grammar, then the tree, one item after another. It never fails; what it can't
-//! read it reports and passes over.
+//! The parser: layout, then the grammar, then the tree, one item after another. It never fails; text that it
+//! can't parse is reported and skipped.
 
 mod arms;
 mod build;
@@ -37,15 +37,15 @@ pub use known::KnownFile;
 #[grammar = "grammar.pest"]
 struct Grammar;
 
-/// Reads one file. Diagnostics are sorted by place; a broken item keeps its name in the tree where it has
-/// one, with [`super::ast::ExprKind::Error`] for what could not be read, so that nothing else is reported
-/// because of it.
+/// Parses one file. Diagnostics are sorted by place. A broken item keeps its name in the tree where it has
+/// one, with [`super::ast::ExprKind::Error`] for the unparsed parts, so that nothing else is reported because
+/// of it.
 pub fn parse(file: FileId, text: &str) -> (Module, Vec<Diagnostic>) {
     let (tree, diagnostics) = KnownFile::default().parse(file, text);
     (Rc::unwrap_or_clone(tree), diagnostics)
 }
 
-/// Where the items of a laid-out text stand, sound or broken.
+/// The ranges of the items of a laid-out text, valid or broken.
 pub(crate) fn top_level(laid_out: &str) -> Vec<Range<usize>> {
     let pairs = Grammar::parse(Rule::file, laid_out).map(|pairs| pairs.flat_map(Pair::into_inner).collect());
     let pairs: Vec<Pair<Rule>> = pairs.unwrap_or_default();

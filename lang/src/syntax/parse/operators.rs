@@ -1,7 +1,7 @@
 //! Precedence: from a flat run of operands and operators to a tree.
 //!
 //! Lowest to highest: `then`; `->`; `|>`; `||`; `or`; `and`; `not`; comparisons; `..=`; `+ -`; `* /`; unary
-//! `-`; `^` (from the right); `live`.
+//! `-`; `^` (right-associative); `live`.
 
 use super::build::AstBuilder;
 use crate::diag::{Code, Diagnostic};
@@ -55,8 +55,8 @@ impl Infix {
     }
 }
 
-/// Builds the tree. The run comes from the grammar, so it alternates as it should; a missing operand becomes
-/// an error node.
+/// Builds the tree. The grammar makes operands and operators alternate; a missing operand becomes an error
+/// node.
 pub fn arrange(builder: &mut AstBuilder, pieces: Vec<InfixPiece>) -> Expr {
     let mut pieces = pieces.into_iter().peekable();
     climb(builder, &mut pieces, 0)
@@ -145,8 +145,8 @@ fn chains(before: Infix, infix: Infix) -> bool {
     }
 }
 
-/// The operator at the top of an expression that is not in parentheses: with them its span would begin before
-/// its first operand's.
+/// The top operator of an expression without parentheses: with parentheses, the span would begin before that
+/// of the first operand.
 fn unparenthesised(expr: &Expr) -> Option<Infix> {
     let (first, infix) = match &expr.kind {
         ExprKind::Arrow { from, .. } => (from, Infix::Arrow),

@@ -1,5 +1,5 @@
-//! What a broken item or statement still tells: its kind and its name. Without them, every use of the name
-//! would be reported too.
+//! Recovers the kind and the name of a broken item or statement. Without them, every use of the name would be
+//! reported too.
 
 use pest::iterators::Pair;
 
@@ -27,7 +27,7 @@ impl<'a> AstBuilder<'a> {
             "import" | "from" => "use",
             "const" | "var" | "val" => "let",
             _ if words::ITEMS.contains(&keyword) => keyword,
-            // What it declares, if anything, is not known: a name that can't be found may be that.
+            // Its declarations, if any, are unknown: a name that can't be found may be one of them.
             "for" | "while" => {
                 return Some(Item {
                     doc,
@@ -68,7 +68,7 @@ impl<'a> AstBuilder<'a> {
         }
         let (word, after) = split_word(rest);
         let word_start = end - rest.len();
-        // `teacher math-guide = ...`: the name that was meant is not the first half.
+        // `teacher math-guide = ...`: the first half is not the intended name.
         let unnamed = word.is_empty() || words::RESERVED.contains(&word) || after.starts_with('-');
         if unnamed && !matches!(keyword, "experiment" | "compare" | "sweep") {
             return Some(Item {

@@ -1,4 +1,4 @@
-//! Slips that deserve more than what was expected.
+//! Slips with a better diagnostic than what was expected.
 
 use super::build::Broken;
 use super::explain::token;
@@ -7,13 +7,12 @@ use super::unparsed::Unparsed;
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::syntax::words::{self, split_word};
 
-/// The first of [`SLIPS`] that it is.
+/// The diagnostic of the first of [`SLIPS`] that matches.
 pub fn slip(unparsed: &Unparsed) -> Option<Diagnostic> {
     SLIPS.iter().find_map(|slip| slip(unparsed))
 }
 
-/// In this order: what is said of a slice as a whole comes before what is said of the place where the grammar
-/// gave up.
+/// In this order: slips of a slice as a whole come before slips at the place where the grammar gave up.
 const SLIPS: [fn(&Unparsed) -> Option<Diagnostic>; 13] = [
     begins_with_an_operator,
     item_in_a_block,
@@ -234,7 +233,7 @@ fn remainder(unparsed: &Unparsed) -> Option<Diagnostic> {
     )
 }
 
-/// An item that can't stand in a block, such as `domain sort { ... }`.
+/// Whether a slice begins an item that can't be in a block, such as `domain sort { ... }`.
 pub fn is_item_head(slice: &str) -> bool {
     let (first, rest) = split_word(slice);
     let (second, _) = split_word(rest);

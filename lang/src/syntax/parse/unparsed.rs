@@ -1,11 +1,11 @@
-//! A slice that could not be parsed, as the rules look at it that say why.
+//! A slice that could not be parsed, as the rules that explain it need it.
 
 use super::build::{AstBuilder, Broken};
 use crate::diag::{Code, Diagnostic};
 use crate::source::Span;
 use crate::syntax::words::split_word;
 
-/// An item, a statement or an arm that the grammar gave up in.
+/// An item, a statement or an arm in which the grammar gave up.
 #[derive(Clone, Copy)]
 pub struct Unparsed<'a, 'b> {
     pub builder: &'a AstBuilder<'b>,
@@ -18,22 +18,22 @@ pub struct Unparsed<'a, 'b> {
 }
 
 impl<'a> Unparsed<'a, '_> {
-    /// Its first word, empty where it begins with none, and what follows that.
+    /// Its first word, possibly empty, and the text after it.
     pub fn first(&self) -> (&'a str, &'a str) {
         split_word(self.slice)
     }
 
-    /// Its second word, and what follows that.
+    /// Its second word, and the text after it.
     pub fn second(&self) -> (&'a str, &'a str) {
         split_word(self.first().1)
     }
 
-    /// What the grammar could not go on with.
+    /// The text from the place where the grammar gave up.
     pub fn stuck(&self) -> &'a str {
         &self.slice[self.at..]
     }
 
-    /// What it read, without blanks at the end.
+    /// The text before that place, without blanks at its end.
     pub fn before(&self) -> &'a str {
         self.slice[..self.at].trim_end()
     }
@@ -43,17 +43,17 @@ impl<'a> Unparsed<'a, '_> {
         self.slice.len() - self.first().1.len()
     }
 
-    /// Of so many bytes, from a place in the slice on.
+    /// The span of `length` bytes at `from`, an offset in the slice.
     pub fn span(&self, from: usize, length: usize) -> Span {
         self.builder.span_at(self.start + from, self.start + from + length)
     }
 
-    /// Of the first word.
+    /// The span of the first word.
     pub fn first_span(&self) -> Span {
         self.span(0, self.first().0.len())
     }
 
-    /// Of what other languages write.
+    /// A diagnostic for syntax of another language.
     pub fn foreign(&self, from: usize, length: usize, message: impl Into<String>) -> Diagnostic {
         Diagnostic::error(Code::ForeignSyntax, self.span(from, length), message)
     }

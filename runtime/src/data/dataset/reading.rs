@@ -1,4 +1,4 @@
-//! Row by row: what of it is kept.
+//! Reads a dataset row by row, and keeps what was requested.
 
 use std::borrow::Cow;
 use std::ops::ControlFlow;
@@ -16,22 +16,22 @@ use crate::tokenizer::chat::Conversation;
 use crate::tokenizer::json::{Json, Object, describe};
 use crate::zip::zip_equal;
 
-/// A dataset while it is read.
+/// A dataset that is being read.
 pub(super) struct DatasetReader<'a> {
     request: DatasetRequest<'a>,
     /// The columns to read, those of needed fields first.
     pub(super) columns: Vec<String>,
     pub(super) left_out: u64,
     pub(super) places: Vec<RowPlace>,
-    /// The first of the rows that each row of a file became.
+    /// For each row of the files, the index of its first resulting row.
     trajectories: Vec<usize>,
     prompts: Builder<u8>,
     conversations: Builder<u8>,
     fields: Vec<Builder<u8>>,
     rows: Builder<u8>,
-    /// Of each route.
+    /// For each route, the arms by row.
     arms: Vec<Vec<u32>>,
-    /// Of each formula.
+    /// For each formula, the values by row.
     numbers: Vec<Vec<f32>>,
 }
 
@@ -94,7 +94,7 @@ impl<'a> DatasetReader<'a> {
         })
     }
 
-    /// Whether the row has a field that is not null.
+    /// The value of a row's field, if it has the field.
     fn value<'r>(&self, row: &'r DataRow, field: &str) -> Option<&'r Json> {
         let column = self.request.source.column(field);
         row.values[self.columns.iter().position(|known| known == column)?].as_ref()
@@ -158,7 +158,7 @@ impl<'a> DatasetReader<'a> {
         Ok(text)
     }
 
-    /// All of a row, its fields by the names that the domain gives them.
+    /// A whole row as JSON, with the field names that the domain gives.
     fn whole(&self, object: Object) -> String {
         Json::Object(self.request.source.renamed(object).into_iter().collect()).to_string()
     }
@@ -166,7 +166,7 @@ impl<'a> DatasetReader<'a> {
     /// A prompt, with its conversation, for each turn of a trajectory.
     fn turns(&self, field: &str, row: &DataRow) -> Result<Vec<(String, String)>, DataProblem> {
         let value = self.value(row, field).ok_or_else(|| self.missing(field, row))?;
-        // Tables have no lists of any structure.
+        // Tables have no columns of free structure, so lists of messages may be JSON text.
         let parsed = if let Json::String(text) = value { Json::parse(text).ok() } else { None };
         let turns = trajectory::turns(field, parsed.as_ref().unwrap_or(value))?;
         if self.request.format == &PromptFormat::Text {
@@ -186,7 +186,7 @@ impl<'a> DatasetReader<'a> {
         DataProblem::missing(self.request.source.column(field), row.present.iter().map(String::as_str))
     }
 
-    /// The first arm that holds. What only later ones read may be missing.
+    /// The index of the first condition that holds. Fields of later conditions may be missing.
     fn arm(&self, conditions: &[DataFormula], row: &DataRow) -> Result<u32, DataProblem> {
         for (arm, condition) in conditions.iter().enumerate() {
             if self.holds(condition, row, NullField::Fault)? {
@@ -217,12 +217,12 @@ impl<'a> DatasetReader<'a> {
         }
     }
 
-    /// What a template gets to know besides the messages.
+    /// The fields besides the messages that a template reads.
     fn parts(&self, row: &DataRow) -> Result<Object, DataProblem> {
         let mut parts = Object::default();
         for name in [TOOLS, DOCUMENTS, VARIABLES] {
             if let Some(value) = self.value(row, name).filter(|value| !value.is_null()) {
-                // Tables have no lists of any structure, so schemas are often kept as JSON text.
+                // Tables have no columns of free structure, so schemas are often JSON text.
                 let value = match value {
                     Json::String(text) => {
                         Json::parse(text).map_err(|error| DataProblem::not_json(text, &error))?
@@ -280,7 +280,7 @@ impl<'a> DatasetReader<'a> {
     }
 }
 
-/// What was said last that is not the assistant's.
+/// The text of the last message that is not the assistant's.
 fn last_question(messages: &[Json]) -> String {
     let asked = messages.iter().rev().find(|message| {
         message.as_object().and_then(|message| message.get("role")?.as_str()) != Some("assistant")

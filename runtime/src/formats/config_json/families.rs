@@ -1,8 +1,8 @@
-//! What tells the families' `config.json` files apart: names, and values of keys that are absent.
+//! How the families' `config.json` files differ: names, and defaults of absent keys.
 
 use crate::model::ModelFamily;
 
-/// Name of a family in `model_type`, and of the reference's class, which other tools look for.
+/// A family's name in `model_type`, and the class of transformers, which other tools look for.
 pub(super) const NAMES: [(ModelFamily, &str, &str); 10] = [
     (ModelFamily::Llama, "llama", "LlamaForCausalLM"),
     (ModelFamily::Granite, "granite", "GraniteForCausalLM"),
@@ -20,21 +20,21 @@ pub(super) fn named(name: &str) -> Option<ModelFamily> {
     NAMES.iter().find(|(_, known, _)| *known == name).map(|(family, ..)| *family)
 }
 
-/// For messages.
+/// The supported families, for messages.
 pub(super) fn names() -> String {
     NAMES.map(|(_, name, _)| format!("`{name}`")).join(", ")
 }
 
-/// The reference's own, of transformers 5.23.
+/// A family's defaults in transformers 5.23.
 pub(super) struct Defaults {
     pub vocabulary: usize,
     pub width: usize,
     pub hidden: usize,
     pub layers: usize,
     pub heads: usize,
-    /// As many as heads where absent.
+    /// None: as many as heads.
     pub key_value_heads: Option<usize>,
-    /// Width divided by heads where absent.
+    /// None: width divided by heads.
     pub head_width: Option<usize>,
     pub context: usize,
     pub tied: bool,

@@ -10,7 +10,7 @@ impl<'a> ConfigKeys<'a> {
         json.as_object().map(ConfigKeys).ok_or_else(|| "not a JSON object".to_owned())
     }
 
-    /// How many keys it has.
+    /// The number of keys.
     pub fn len(&self) -> usize {
         self.0.len()
     }
@@ -20,7 +20,7 @@ impl<'a> ConfigKeys<'a> {
         self.0.get(key).filter(|value| !value.is_null())
     }
 
-    /// Whether the key is not there at all; null is there.
+    /// Whether the key is missing. A key with the value null is not.
     pub fn absent(&self, key: &str) -> bool {
         !self.0.contains_key(key)
     }
@@ -64,7 +64,7 @@ impl<'a> ConfigKeys<'a> {
     /// A list with one element per layer.
     pub fn list(&self, key: &str, layers: usize) -> Result<Option<&'a [Value]>, String> {
         match self.array(key)? {
-            // The reference reads by index, so that a longer list is none of its concern.
+            // transformers reads by index and accepts a longer list.
             Some(list) if list.len() < layers => {
                 Err(format!("`{key}` has {} elements, but there are {layers} layers", list.len()))
             }

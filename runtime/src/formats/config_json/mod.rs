@@ -1,8 +1,8 @@
-//! `config.json`: how the transformers library writes down what a decoder is made of.
+//! `config.json`: the transformers library's description of a decoder's architecture.
 //!
-//! Each family has its own defaults for keys that are absent, and switches that it spells in its own way;
-//! here they become the features of [`Config`]. What a decoder here can't do is refused by name: a key that
-//! changes what a model computes is never passed over.
+//! Each family has its own defaults for absent keys and its own spelling of switches; here they become the
+//! features of [`Config`]. A feature that our decoder lacks is refused by name: a key that changes what a
+//! model computes is never ignored. In comments here, the *reference* is the transformers library.
 
 mod families;
 mod keys;
@@ -19,8 +19,7 @@ use crate::model::{Activation, Biases, Config, EmbeddingScale, Experts, LayerAtt
 
 pub use self::write::{TokenIds, unwritten, write};
 
-/// Reads the object of a `config.json`. An error says what is wrong with it in one line, without the file's
-/// name.
+/// Reads the object of a `config.json`. An error says what is wrong in one line, without the file's name.
 pub fn read(json: &Value) -> Result<Config, String> {
     let keys = ConfigKeys::of(json)?;
     let family = family(&keys)?;
@@ -28,7 +27,7 @@ pub fn read(json: &Value) -> Result<Config, String> {
     let defaults = Defaults::of(family);
     let size = |key: &str, default: usize| Ok::<usize, String>(keys.size(key)?.unwrap_or(default));
     let layers = size("num_hidden_layers", defaults.layers)?;
-    // Checked here, because lists are made of that length before all else is.
+    // Checked before the rest, because lists of this length are allocated next.
     if layers == 0 || layers > Config::MOST_LAYERS {
         return Err(format!("`num_hidden_layers` is {layers}"));
     }
@@ -95,15 +94,15 @@ pub fn read(json: &Value) -> Result<Config, String> {
     Ok(config)
 }
 
-/// How the reference calls what generates text, and what makes a number of it.
+/// Suffixes of the reference's classes that generate text, and of those that map a text to a score.
 const GENERATES: &str = "ForCausalLM";
 const SCORES: &str = "ForSequenceClassification";
 
-/// Of models that have one. The reference passes the key over, and the tensors too: it reads the first head
-/// alone.
+/// Our key for models with a second LM head. The reference ignores the key and the tensors: it reads only the
+/// first head.
 const SECOND_HEAD: &str = "mopd_second_head";
 
-/// Whether it is a model that scores texts. What sorts them into several classes is refused.
+/// Whether the model scores texts (one label). A classifier with several classes is refused.
 fn scalar_head(keys: &ConfigKeys) -> Result<bool, String> {
     let class = |value: &Value| value.as_str().is_some_and(|class| class.ends_with(SCORES));
     if !keys.array("architectures")?.unwrap_or_default().iter().any(class) {
@@ -133,7 +132,7 @@ fn family(keys: &ConfigKeys) -> Result<ModelFamily, String> {
     Err(format!("{reason}; supported are {}", families::names()))
 }
 
-/// Settings of the reference that no family here has, each with the value under which it does nothing.
+/// Refuses settings of the reference that no family here has, unless they have the value that does nothing.
 fn refuse_what_changes_the_model(keys: &ConfigKeys) -> Result<(), String> {
     if keys.present("quantization_config").is_some() {
         let method = keys.nested("quantization_config")?.text("quant_method")?.map(str::to_owned);
@@ -143,7 +142,7 @@ fn refuse_what_changes_the_model(keys: &ConfigKeys) -> Result<(), String> {
              unquantised weights, or a GGUF file"
         ));
     }
-    // Both let a token see those behind it.
+    // Both let a token attend to later ones.
     for (key, bidirectional) in [("use_bidirectional_attention", true), ("is_causal", false)] {
         if keys.flag(key)? == Some(bidirectional) {
             return Err(format!("`{key}` is {bidirectional}: such a model does not predict the next token"));
@@ -188,7 +187,7 @@ fn activation(keys: &ConfigKeys, family: ModelFamily) -> Result<Activation, Stri
                 Some("gelu") => Activation::Gelu,
                 _ => activation_of(keys, "hidden_act", "gelu_pytorch_tanh")?,
             };
-            // Version 4 of the reference read this key where it was given, version 5 reads the other alone.
+            // Version 4 of the reference read this key if given; version 5 reads only the other.
             if keys.present("hidden_activation").is_some()
                 && activation_of(keys, "hidden_activation", "gelu_pytorch_tanh")? != activation
             {
@@ -215,20 +214,20 @@ fn activation_of(keys: &ConfigKeys, key: &str, default: &str) -> Result<Activati
     }
 }
 
-/// What a published model multiplies by, where.
+/// The scalar multipliers of a published model.
 struct Multipliers {
     embedding: f64,
-    /// Of what attention and feed-forward part add to the stream.
+    /// Of the outputs that attention and MLP add to the residual stream.
     residual: f64,
-    /// Of products of queries and keys.
+    /// Of the products of queries and keys.
     attention: f64,
     logit: f64,
 }
 
-/// Of Granite they stand in the file (arXiv:2408.13359, section 3).
+/// Granite's file has them (arXiv:2408.13359, section 3).
 ///
-/// Its residual multiplier m needs no code of its own: a normalisation does not see how its input is scaled,
-/// so the stream divided by m is that of a decoder without the multiplier, whose embeddings are multiplied by
+/// Its residual multiplier m needs no code of its own: normalisation ignores the scale of its input, so the
+/// residual stream divided by m is that of a decoder without the multiplier whose embedding multiplier is
 /// embedding / m and whose epsilon is epsilon / m^2.
 fn multipliers(keys: &ConfigKeys, family: ModelFamily, head_width: usize) -> Result<Multipliers, String> {
     let none = Multipliers { embedding: 1.0, residual: 1.0, attention: 1.0, logit: 1.0 };
@@ -258,8 +257,8 @@ fn attention_scale(keys: &ConfigKeys, family: ModelFamily, head_width: usize) ->
     Ok(1.0 / scalar.sqrt())
 }
 
-/// Of Gemma 2 and 3: the other families have no such key, and the reference passes it over. Null is none,
-/// absence the default of Gemma 2, and none for Gemma 3.
+/// The softcap of Gemma 2 and 3; for other families the reference ignores the key. Null means no cap; absent
+/// means `default` for Gemma 2 and no cap for Gemma 3.
 fn softcap(keys: &ConfigKeys, family: ModelFamily, key: &str, default: f64) -> Result<Option<f64>, String> {
     let cap = match family {
         ModelFamily::Gemma2 if keys.absent(key) => Some(default),
@@ -272,7 +271,7 @@ fn softcap(keys: &ConfigKeys, family: ModelFamily, key: &str, default: f64) -> R
     }
 }
 
-/// Windows and rotation of each layer.
+/// The attention window of each layer, and whether it applies rotary embeddings.
 fn attention(keys: &ConfigKeys, family: ModelFamily, layers: usize) -> Result<Vec<LayerAttention>, String> {
     let full = LayerAttention { window: None, rotary: true };
     let window = |default: Option<usize>| -> Result<Option<usize>, String> {
@@ -285,12 +284,12 @@ fn attention(keys: &ConfigKeys, family: ModelFamily, layers: usize) -> Result<Ve
     let used = keys.flag("use_sliding_window")?.unwrap_or(false);
     match family {
         ModelFamily::Llama | ModelFamily::Granite | ModelFamily::Gemma => Ok(vec![full; layers]),
-        // With `layer_types` the reference reads it as `ministral`, which is the same otherwise.
+        // With `layer_types` the reference reads the file as `ministral`, which is the same otherwise.
         ModelFamily::Mistral => {
             let window = window(Some(4096))?;
             by_type(keys, layers, window, |_| window.is_some())
         }
-        // Without `max_window_layers`, unlike its relatives: all layers or none.
+        // It has no `max_window_layers`, unlike its relatives: all layers have a window, or none.
         ModelFamily::Qwen3Moe => {
             let window = if used { window(Some(4096))? } else { None };
             Ok(vec![LayerAttention { window, ..full }; layers])
@@ -324,7 +323,7 @@ fn attention(keys: &ConfigKeys, family: ModelFamily, layers: usize) -> Result<Ve
     }
 }
 
-/// `layer_types` where it is given; otherwise what the family's rule says.
+/// Applies `layer_types` if given, else the family's rule.
 fn by_type(
     keys: &ConfigKeys,
     layers: usize,
@@ -351,7 +350,7 @@ fn by_type(
     Ok(sliding.into_iter().map(layer).collect())
 }
 
-/// Of SmolLM3: which layers rotate, 1 or 0 each in `no_rope_layers`, where 1 means that they do.
+/// Which layers of SmolLM3 apply rotary embeddings. In `no_rope_layers`, 1 means that a layer does.
 fn rotary_layers(keys: &ConfigKeys, layers: usize) -> Result<Vec<bool>, String> {
     if let Some(list) = keys.list("no_rope_layers", layers)? {
         let rotary = |value: &Value| match value.as_u64() {

@@ -1,5 +1,5 @@
-//! Rotary positions in a `config.json`: flat keys (`rope_theta`, `rope_scaling`) up to version 4 of the
-//! reference, one object (`rope_parameters`) since version 5.
+//! Rotary embeddings in a `config.json`: flat keys (`rope_theta`, `rope_scaling`) up to version 4 of
+//! transformers, one object (`rope_parameters`) since version 5.
 
 use super::keys::ConfigKeys;
 use crate::model::{ModelFamily, Rope, RopeScaling};
@@ -7,7 +7,7 @@ use crate::model::{ModelFamily, Rope, RopeScaling};
 /// Base of Gemma 3's layers with a window.
 const LOCAL_THETA: f64 = 10_000.0;
 
-/// Of all layers, and of those with a window where they differ (Gemma 3).
+/// The rotary embeddings of all layers, and those of windowed layers if they differ (Gemma 3).
 pub(super) fn read(
     keys: &ConfigKeys,
     family: ModelFamily,
@@ -17,7 +17,7 @@ pub(super) fn read(
     let theta = keys.number("rope_theta")?.unwrap_or(default_theta);
     if family == ModelFamily::Gemma3 {
         let local_theta = keys.number("rope_local_base_freq")?.unwrap_or(LOCAL_THETA);
-        // Old scaling is that of layers without a window.
+        // The old key scales only layers without a window.
         let old = match keys.present("rope_scaling") {
             Some(_) => Some(keys.nested("rope_scaling")?),
             None => None,
@@ -55,7 +55,7 @@ pub(super) fn read(
     Ok((rope(keys, None, theta, context)?, None))
 }
 
-/// `parameters` is what stands in `rope_scaling` or `rope_parameters`; its own `rope_theta` wins.
+/// `parameters` is the value of `rope_scaling` or `rope_parameters`; a `rope_theta` in it wins.
 fn rope(
     keys: &ConfigKeys,
     parameters: Option<ConfigKeys>,
@@ -92,7 +92,7 @@ fn scaling(keys: &ConfigKeys, parameters: &ConfigKeys, context: usize) -> Result
             .ok_or_else(|| format!("rotary positions of type `{kind}` need `{key}`"))?;
         if value > 0.0 { Ok(value) } else { Err(format!("`{key}` is {value}, it must be above 0")) }
     };
-    // Beside the parameters it wins, as in the reference.
+    // The top-level key wins over the one in the parameters, as in the reference.
     let original_context = || match keys.size("original_max_position_embeddings")? {
         Some(original) => Ok::<usize, String>(original.max(1)),
         None => Ok(parameters.size("original_max_position_embeddings")?.unwrap_or(context).max(1)),
@@ -118,10 +118,10 @@ fn scaling(keys: &ConfigKeys, parameters: &ConfigKeys, context: usize) -> Result
         }
         "yarn" => {
             let original_context = original_context()?;
-            // Null is what both contexts say, as in the reference; absence is not allowed there either.
+            // Null means the ratio of both contexts, as in the reference, which also refuses an absent key.
             let null = parameters.present("factor").is_none() && !parameters.absent("factor");
             let factor = if null { context as f64 / original_context as f64 } else { required("factor")? };
-            // 0 means the default to the reference.
+            // The reference reads 0 as the default.
             let beta = |key: &str, default: f64| {
                 Ok::<f64, String>(parameters.number(key)?.filter(|beta| *beta != 0.0).unwrap_or(default))
             };
@@ -141,7 +141,7 @@ fn scaling(keys: &ConfigKeys, parameters: &ConfigKeys, context: usize) -> Result
     }
 }
 
-/// The factor of cosines and sines: arXiv:2309.00071, equation 22, unless the file gives its own.
+/// The factor of cosines and sines: the file's, or arXiv:2309.00071, equation 22.
 fn yarn_attention(parameters: &ConfigKeys, factor: f64) -> Result<f64, String> {
     if let Some(given) = parameters.number("attention_factor")? {
         return Ok(given);

@@ -1,4 +1,4 @@
-//! Keys and defaults against those of transformers 5.23; `model/tests/parity.rs` compares whole models.
+//! Compares keys and defaults with transformers 5.23; `model/tests/parity.rs` compares whole models.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ fn parse(json: Value) -> Config {
     read(&json).unwrap_or_else(|problem| panic!("{problem}"))
 }
 
-/// A small model of a family with further keys.
+/// The `config.json` of a small model of a family, with further keys.
 fn small(model_type: &str, more: Value) -> Value {
     let mut json = json!({
         "model_type": model_type, "vocab_size": 300, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4,
@@ -67,7 +67,7 @@ fn absent_keys_have_the_familys_default() {
     assert_eq!(sizes("gemma"), (256_000, 3072, 24_576, 28, 16, 16, 256, 8192, true, 1e4));
     assert_eq!(sizes("gemma2"), (256_000, 2304, 9216, 26, 8, 4, 256, 8192, true, 1e4));
     assert_eq!(sizes("gemma3_text"), (262_208, 2304, 9216, 26, 8, 4, 256, 131_072, true, 1e6));
-    // Null means "follows from the others", where the family has such a rule.
+    // Null means "follows from the other keys", if the family has such a rule.
     let config = parse(small("llama", json!({ "head_dim": null, "num_key_value_heads": null })));
     assert_eq!((config.head_width, config.key_value_heads), (8, 4));
     assert_eq!(config.norm, Norm { epsilon: 1e-6, offset: 0.0, after: false });
@@ -104,7 +104,7 @@ fn families_differ_by_features() {
     let uncapped =
         parse(small("gemma2", json!({ "attn_logit_softcapping": null, "final_logit_softcapping": null })));
     assert_eq!((uncapped.attention_softcap, uncapped.logit_softcap), (None, None));
-    // No key of the other families: the reference passes it over.
+    // The other families have no such key, and the reference ignores it.
     for name in ["llama", "mistral", "qwen2", "qwen3", "smollm3", "granite", "gemma"] {
         let capped =
             parse(small(name, json!({ "attn_logit_softcapping": 2.0, "final_logit_softcapping": 2.0 })));
@@ -213,7 +213,7 @@ fn rotary_positions_in_the_older_and_the_newer_way() {
         panic!()
     };
     assert!((attention - (0.05 * 4.0f64.ln() + 1.0) / (0.2 * 4.0f64.ln() + 1.0)).abs() < 1e-15);
-    // Null is what both contexts say; absence is an error.
+    // Null means the ratio of both contexts; an absent factor is an error.
     let ratio = yarn(json!({ "factor": null, "original_max_position_embeddings": 32 }));
     assert!(matches!(ratio, RopeScaling::Yarn { factor: 2.0, .. }), "{ratio:?}");
     let RopeScaling::Yarn { attention, .. } = yarn(json!({ "attention_factor": 0.7 })) else { panic!() };
@@ -286,7 +286,7 @@ fn what_is_written_is_read_as_the_same() {
     }
 }
 
-/// An inverse is rounded: what is written must be read as the same number.
+/// An inverse is rounded, but the written number must be read back as the same scale.
 #[test]
 fn scales_survive_their_inverse() {
     for number in (1..2000).map(|number| f64::from(number) * 0.37) {
@@ -310,7 +310,7 @@ fn what_cannot_be_written_is_named() {
     assert!(unwritten(&Config { attention: windows, ..llama }).unwrap().ends_with("its sliding windows"));
 }
 
-/// Published Gemma says `gelu` and means the approximation; beside it the key of version 4 may say so.
+/// Published Gemma files say `gelu` and mean the approximation; the key of version 4 may stand beside it.
 #[test]
 fn the_activation_of_gemma() {
     let of = |more: Value| read(&small("gemma", more)).map(|config| config.activation);
@@ -333,7 +333,7 @@ fn the_activation_of_gemma() {
     }
 }
 
-/// One label is a score; the reference's default is two, and what sorts texts makes no score.
+/// One label is a score. The reference's default is two, which is a classifier and is refused.
 #[test]
 fn a_model_that_scores_has_one_label() {
     let of = |labels: Value| {

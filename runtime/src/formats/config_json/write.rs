@@ -1,4 +1,4 @@
-//! From a [`Config`] to a `config.json` that the transformers library loads.
+//! Writes a [`Config`] as a `config.json` that the transformers library loads.
 
 use serde_json::{Map, Value, json};
 
@@ -6,7 +6,7 @@ use super::families::NAMES;
 use super::{GENERATES, SCORES, SECOND_HEAD, read};
 use crate::model::{Activation, Config, LayerAttention, ModelFamily, Rope, RopeScaling};
 
-/// The ids that `config.json` names, in the way it names them: a number, a list of numbers, or null.
+/// The token ids in `config.json`, each as it stands there: a number, a list of numbers, or null.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TokenIds {
     pub begin: Value,
@@ -15,15 +15,15 @@ pub struct TokenIds {
 }
 
 impl TokenIds {
-    /// What a `config.json` says.
+    /// Takes the ids from a `config.json`.
     pub fn read(json: &Value) -> TokenIds {
         let id = |key: &str| json.get(key).cloned().unwrap_or(Value::Null);
         TokenIds { begin: id("bos_token_id"), end: id("eos_token_id"), padding: id("pad_token_id") }
     }
 }
 
-/// Rotary positions are written with flat keys, which every version of the reference and the tools around it
-/// read; what those can't say is written in the newer way.
+/// Rotary embeddings are written with flat keys, which every version of the reference and related tools read;
+/// `rope_parameters` is used only for what flat keys can't express.
 pub fn write(config: &Config, ids: &TokenIds) -> Value {
     let Config { family, .. } = *config;
     let (name, class) = names(family);
@@ -31,7 +31,7 @@ pub fn write(config: &Config, ids: &TokenIds) -> Value {
     let mut keys = Map::new();
     let mut put = |key: &str, value: Value| keys.insert(key.to_owned(), value);
     if config.scalar_head {
-        // One label: a score. The LM head is in the files too; the reference passes it over.
+        // One label: a score. The LM head is in the files too; the reference ignores it.
         put("architectures", json!([class.replace(GENERATES, SCORES)]));
         put("id2label", json!({ "0": "score" }));
         put("label2id", json!({ "score": 0 }));
@@ -58,7 +58,7 @@ pub fn write(config: &Config, ids: &TokenIds) -> Value {
     put("eos_token_id", ids.end.clone());
     put("pad_token_id", ids.padding.clone());
     put("dtype", json!("float32"));
-    // The older name of the same.
+    // The older name of the same key.
     put("torch_dtype", json!("float32"));
     let activation = match config.activation {
         Activation::Silu => "silu",
@@ -72,7 +72,7 @@ pub fn write(config: &Config, ids: &TokenIds) -> Value {
         put("attention_bias", json!(config.biases.query_key_value));
     }
     if family == ModelFamily::Granite {
-        // The stream is the published one divided by its multiplier: `multipliers` of the reading side.
+        // Our residual stream is the published one divided by its multiplier: see `multipliers` in `mod.rs`.
         put("embedding_multiplier", json!(config.embedding_scale.value(false)));
         put("residual_multiplier", json!(1.0));
         put("attention_multiplier", json!(config.attention_scale));
@@ -105,7 +105,7 @@ pub fn write(config: &Config, ids: &TokenIds) -> Value {
     Value::Object(keys)
 }
 
-/// What of a model its family's `config.json` has no key for, in words; none where all of it can be written.
+/// Describes a feature for which the family's `config.json` has no key; none if the model can be written.
 pub fn unwritten(config: &Config) -> Option<String> {
     let again = match read(&write(config, &TokenIds::default())) {
         Ok(again) => again,
@@ -137,7 +137,7 @@ pub fn unwritten(config: &Config) -> Option<String> {
     Some(format!("`config.json` of `{}` cannot say its {lost}", names(config.family).0))
 }
 
-/// Published ones are whole numbers, and a whole number is what the reference's class asks for.
+/// Published scalars are whole numbers, and the reference's class requires an integer.
 fn scalar(attention_scale: f64) -> Value {
     let scalar = attention_scale.powi(-2);
     let whole = scalar.round();
@@ -147,14 +147,14 @@ fn scalar(attention_scale: f64) -> Value {
     json!(read_back_as(attention_scale, scalar, |scalar| 1.0 / scalar.sqrt()))
 }
 
-/// The number next to `near` of which `reading` makes exactly `number`: an inverse is rounded, and so is
-/// what is read.
+/// The number closest to `near` that `reading` maps to exactly `number`. Both the inverse and `reading`
+/// round.
 fn read_back_as(number: f64, near: f64, reading: impl Fn(f64) -> f64) -> f64 {
     let apart = |ulps: u64| [near.to_bits().wrapping_add(ulps), near.to_bits().wrapping_sub(ulps)];
     (0..8).flat_map(apart).map(f64::from_bits).find(|near| reading(*near) == number).unwrap_or(near)
 }
 
-/// In `model_type`, and of the reference's class.
+/// The family's `model_type`, and the reference's class.
 fn names(family: ModelFamily) -> (&'static str, &'static str) {
     let (_, name, class) =
         NAMES[NAMES.iter().position(|(known, ..)| *known == family).expect("every family has a name")];
@@ -170,7 +170,7 @@ fn windows(config: &Config) -> Vec<(&'static str, Value)> {
         ModelFamily::Llama | ModelFamily::Granite | ModelFamily::Gemma => {}
         ModelFamily::Mistral => {
             keys.push(("sliding_window", json!(window)));
-            // Where layers differ only: with them the reference reads another model type.
+            // Only if layers differ: with this key the reference reads another model type.
             if config.attention.iter().any(|layer| layer.window != window) {
                 keys.push(("layer_types", json!(types)));
             }
@@ -188,8 +188,8 @@ fn windows(config: &Config) -> Vec<(&'static str, Value)> {
                 let rotary: Vec<u8> = config.attention.iter().map(|layer| u8::from(layer.rotary)).collect();
                 keys.push(("no_rope_layers", json!(rotary)));
             } else {
-                // For tools that know no `layer_types`: exact where the layers with a window are the last
-                // ones, as published.
+                // For tools that don't know `layer_types`. Exact if the layers with a window are the last
+                // ones, as in published models.
                 let first = config.attention.iter().position(|layer| layer.window.is_some());
                 keys.push(("max_window_layers", json!(first.unwrap_or(config.layers))));
             }

@@ -1,7 +1,7 @@
-//! From GGUF's metadata to a [`Config`].
+//! Reads a [`Config`] from GGUF metadata.
 //!
-//! Some of what a family needs stands in no key, because the programs that run these files know it by the
-//! family's name; so it does here, and each such place says so.
+//! Some settings of a family have no key, because the programs that run these files derive them from the
+//! family's name. They are derived here in the same way, with a comment at each.
 
 use super::parse::{Contents, GgufValue, Metadata};
 use crate::model::{
@@ -38,7 +38,7 @@ impl<'a> MetadataKeys<'a> {
             None => Ok(None),
             Some(GgufValue::Unsigned(size)) if *size <= u32::MAX.into() => Ok(Some(*size as usize)),
             Some(GgufValue::Signed(size)) if (0..=i32::MAX.into()).contains(size) => Ok(Some(*size as usize)),
-            // One for each layer, where some files have layers that differ.
+            // A list with one size per layer, since layers differ in some files.
             Some(value @ GgufValue::Numbers(list)) => match list.get(0) {
                 Some(first) if list.iter().any(|size| size != first) => self.wrong(key, value),
                 Some(GgufValue::Unsigned(size)) if size <= u32::MAX.into() => Ok(Some(size as usize)),
@@ -92,7 +92,7 @@ const FAMILIES: [(&str, ModelFamily); 8] = [
     ("gemma3", ModelFamily::Gemma3),
 ];
 
-/// `frequencies` are the factors of the file's `rope_freqs`, if it has them.
+/// `frequencies` are the factors in the file's `rope_freqs`, if there are any.
 pub(super) fn config(contents: &Contents, frequencies: Option<&[f32]>) -> Result<Config, String> {
     let keys = MetadataKeys::of(&contents.metadata)?;
     let Some((_, family)) = FAMILIES.into_iter().find(|(name, _)| *name == keys.architecture) else {
@@ -102,7 +102,7 @@ pub(super) fn config(contents: &Contents, frequencies: Option<&[f32]>) -> Result
             keys.architecture
         ));
     };
-    // The files of both are of the architecture `llama`; only one has windows, in every layer.
+    // Llama and Mistral files both have the architecture `llama`; only Mistral has windows, in every layer.
     let windows = keys.size("attention.sliding_window")?.is_some_and(|window| window > 0);
     let family = if family == ModelFamily::Llama && windows { ModelFamily::Mistral } else { family };
     let layers = keys.required("block_count")?;
@@ -164,7 +164,7 @@ pub(super) fn config(contents: &Contents, frequencies: Option<&[f32]>) -> Result
         rope: Rope { theta, scaling: scaling(&keys, head_width, theta, context, frequencies)? },
         local_rope: local_rope(&keys, family)?,
         experts: experts(&keys, family, layers, contents)?,
-        // Files do not say how their weights began.
+        // Files don't record how their weights were initialised.
         initial_deviation: 0.02,
     };
     config.check()?;
@@ -178,7 +178,7 @@ fn is_gemma(family: ModelFamily) -> bool {
 fn norm(keys: &MetadataKeys, family: ModelFamily) -> Result<Norm, String> {
     let epsilon = keys.number("attention.layer_norm_rms_epsilon")?.filter(|epsilon| *epsilon > 0.0);
     Ok(Norm {
-        // The file has it in f32: 9.99e-6 where 1e-5 is meant.
+        // Stored in f32: 9.99e-6 if 1e-5 is meant.
         epsilon: epsilon
             .map(nearest_decimal)
             .ok_or_else(|| format!("`{}` is missing", keys.name("attention.layer_norm_rms_epsilon")))?,
@@ -187,7 +187,7 @@ fn norm(keys: &MetadataKeys, family: ModelFamily) -> Result<Norm, String> {
     })
 }
 
-/// Of layers that see a window. Gemma 3's second base stands in files since 2026 only, and was never another.
+/// Rotary embeddings of windowed layers. Files have Gemma 3's second base only since 2026; it never varied.
 fn local_rope(keys: &MetadataKeys, family: ModelFamily) -> Result<Option<Rope>, String> {
     if family != ModelFamily::Gemma3 {
         return Ok(None);
@@ -214,7 +214,7 @@ fn experts(
         count,
         per_token: keys.required("expert_used_count")?,
         hidden: keys.required("expert_feed_forward_length")?,
-        // Of every published model of the family; files without the key are run this way.
+        // True of every published model of the family; other programs assume it too if the key is absent.
         normalised: keys.flag("expert_weights_norm")?.unwrap_or(true),
         layers: (0..layers).map(has).collect(),
     }))
@@ -224,8 +224,8 @@ fn nearest_decimal(number: f64) -> f64 {
     (number as f32).to_string().parse().unwrap_or(number)
 }
 
-/// No file says what scores are scaled by; programs tell the two large Gemma models by their number of
-/// layers.
+/// The scale of attention scores. No file has it; programs recognise the two large Gemma models by their
+/// number of layers.
 fn attention_scalar(
     family: ModelFamily,
     layers: usize,
@@ -242,7 +242,7 @@ fn softcap(keys: &MetadataKeys, key: &str, default: Option<f64>) -> Result<Optio
     Ok(keys.number(key)?.or(default).filter(|cap| *cap > 0.0))
 }
 
-/// Which layers have a window, and which rotate, is known by the family.
+/// The family determines which layers have a window and which apply rotary embeddings.
 fn attention(keys: &MetadataKeys, family: ModelFamily, layers: usize) -> Result<Vec<LayerAttention>, String> {
     let window = keys.size("attention.sliding_window")?.filter(|window| *window > 0);
     let layer = |layer: usize| match family {
@@ -299,8 +299,8 @@ fn scaling(
     }
 }
 
-/// Llama 3's scaling stands in the file as what it does: what each frequency is divided by. The settings that
-/// do so are found by trying: only the factor differs among published models.
+/// Llama 3's scaling is in the file as the divisor of each frequency. The settings that give these divisors
+/// are found by trying: only the factor differs among published models.
 fn llama3(frequencies: &[f32], head_width: usize, theta: f64) -> Result<RopeScaling, String> {
     let factor = frequencies.iter().fold(0.0f32, |most, factor| most.max(*factor));
     let factor = f64::from(factor.round());

@@ -1,5 +1,5 @@
-//! GGUF: one file with configuration, tokenizer and weights, the latter often in a few bits each. They become
-//! f32.
+//! GGUF: one file with configuration, tokenizer and weights. The weights, often quantized to a few bits each,
+//! are read as f32.
 
 mod config;
 mod parse;
@@ -19,7 +19,7 @@ use crate::mapped::MappedFile;
 use crate::mapped::{RowOrder, Stored};
 use crate::model::{Config, EntryKind, ModelFamily, layout};
 
-/// What a file holds, checked; no number is read yet.
+/// The checked contents of a file; no weights are read yet.
 #[derive(Debug)]
 pub struct Gguf {
     pub config: Config,
@@ -76,24 +76,24 @@ fn numbers(tensor: Tensor) -> Option<Vec<f32>> {
     Some(numbers)
 }
 
-/// What the conversion to GGUF did to the numbers is undone as they are read.
+/// Undoes, when numbers are read, what the conversion to GGUF did to them.
 fn undo(config: &Config, name: &str, kind: EntryKind, part: Stored) -> Option<Stored> {
-    // The programs that run Llama's files turn neighbours, those of the other families halves.
+    // Files of these families store rotary pairs as neighbours, those of the others half a head apart.
     let of_llama = [ModelFamily::Llama, ModelFamily::Mistral, ModelFamily::SmolLm3];
     let turns_neighbours = of_llama.contains(&config.family);
     if turns_neighbours && [".q_proj.", ".k_proj."].iter().any(|part| name.contains(part)) {
         let part = if name.ends_with(".bias") { part.column()? } else { part };
         return part.ordered(RowOrder::Neighbours { head_width: config.head_width });
     }
-    // They know no offset of scales: it is added in the file.
+    // GGUF has no offset of norm weights: the conversion added it to them.
     if kind == EntryKind::Norm && config.norm.offset != 0.0 {
         return Some(part.shifted(-config.norm.offset as f32));
     }
     Some(part)
 }
 
-/// `blk.0.attn_q.weight` as checkpoints of the transformers library name it. Experts are stacked in one
-/// tensor.
+/// The name of `blk.0.attn_q.weight` in checkpoints of the transformers library. Experts are stacked in
+/// one tensor.
 fn published_name(name: &str, norms_after: bool) -> Option<String> {
     match name {
         "token_embd.weight" => return Some("model.embed_tokens.weight".to_owned()),

@@ -1,7 +1,7 @@
-//! The container: typed metadata, a table of tensors, their bytes. Versions 2 and 3, little-endian.
+//! The GGUF container: typed metadata, a table of tensors, their bytes. Versions 2 and 3, little-endian.
 //!
-//! Every length in the file is a claim: nothing is allocated before the bytes that it speaks of are seen to
-//! be there.
+//! Lengths in the file are not trusted: nothing is allocated before the file is known to have as many
+//! bytes.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,12 +17,12 @@ pub enum GgufValue {
     Float(f64),
     Flag(bool),
     Text(String),
-    /// Of texts or lists.
+    /// A list of texts or lists.
     List(Vec<GgufValue>),
     Numbers(GgufArray),
 }
 
-/// A list of numbers or flags, as it lies in the file: as values each would take many times its bytes.
+/// A list of numbers or flags as raw bytes: as `GgufValue`s it would take many times the memory.
 #[derive(Clone, PartialEq)]
 pub struct GgufArray {
     kind: u32,
@@ -45,7 +45,7 @@ impl GgufArray {
     }
 }
 
-/// For messages: lists may be long.
+/// For messages, which don't spell out lists: they may be long.
 impl fmt::Debug for GgufValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -62,14 +62,14 @@ impl fmt::Debug for GgufValue {
 
 pub type Metadata = BTreeMap<String, GgufValue>;
 
-/// Where a tensor lies.
+/// Where a tensor is in the file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Extent {
     pub encoding: NumberEncoding,
-    /// As everywhere here: the last dimension is the one whose numbers are neighbours. GGUF counts the other
-    /// way.
+    /// Row-major, as everywhere here: the last dimension is contiguous. GGUF lists dimensions the other way
+    /// round.
     pub shape: Vec<usize>,
-    /// Of the file's bytes.
+    /// Range of bytes in the file.
     pub range: Range<usize>,
 }
 
@@ -79,10 +79,10 @@ pub struct Contents {
     pub tensors: BTreeMap<String, Extent>,
 }
 
-/// Lists in lists, at most so deep.
+/// The deepest nesting of lists.
 const DEEPEST: usize = 3;
 
-/// Texts take some times their bytes in the file.
+/// Most values in a list; texts take several times their bytes in the file.
 const LONGEST: u64 = 1 << 22;
 
 struct Bytes<'a> {
@@ -116,7 +116,7 @@ impl<'a> Bytes<'a> {
         let length = self.u64()?;
         let at = self.at;
         let bytes = self.take(length)?;
-        // Tokens are bytes that need not be text; keys and names that are not will not be found.
+        // Tokens are bytes and need not be UTF-8.
         String::from_utf8(bytes.to_vec()).map_err(|_| format!("at byte {at} there should be text in UTF-8"))
     }
 
@@ -149,7 +149,7 @@ impl<'a> Bytes<'a> {
     }
 }
 
-/// Bytes of a number or a flag.
+/// Bytes of a number or a flag of a type.
 fn width(kind: u32) -> Option<usize> {
     match kind {
         0 | 1 | 7 => Some(1),
@@ -276,7 +276,7 @@ fn encoding(kind: u32) -> Option<NumberEncoding> {
     })
 }
 
-/// Of those that are not supported, as people name them.
+/// The usual names of unsupported types.
 fn type_name(kind: u32) -> String {
     let name = match kind {
         9 => "Q8_1",

@@ -1,5 +1,5 @@
-//! Files that `runtime/tests/fixtures/gguf/make.py` wrote with the gguf package; transformers reads the same
-//! weights from them.
+//! Reads files that `runtime/tests/fixtures/gguf/make.py` wrote with the gguf package; transformers reads the
+//! same weights from them.
 
 use std::fs;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ fn fixture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gguf").join(name)
 }
 
-/// The formula of `make.py`.
+/// The numbers that `make.py` wrote, by its formula.
 fn expected(name: &str, count: usize) -> Vec<f32> {
     let start = u64::from(crc32(name.as_bytes()));
     let number = |place: u64| (place.wrapping_mul(2_654_435_761).wrapping_add(start) % (1 << 32)) >> 24;
@@ -61,7 +61,7 @@ fn weights_and_configurations_of_four_families() {
     assert_eq!(gemma3.attention_scale, 1.0 / 8.0f64.sqrt());
 }
 
-/// Mistral's files have its architecture's name too; it can be written again, so that it can be trained.
+/// Mistral files have Llama's architecture name. The model must be writable, or it could not be trained.
 #[test]
 fn a_llama_with_windows_is_a_mistral() {
     let file = MappedFile::open(&fixture("llama.gguf")).unwrap();
@@ -71,7 +71,7 @@ fn a_llama_with_windows_is_a_mistral() {
     assert_eq!(mistral.family, ModelFamily::Mistral);
     assert!(mistral.attention.iter().all(|layer| layer.window == Some(16) && layer.rotary));
     assert_eq!(config_json::unwritten(&mistral), None);
-    // Its queries and keys are turned as Llama's are.
+    // Its queries and keys are reordered as Llama's are.
     let queries = |config: &Config| {
         let entry = layout(config).into_iter().find(|entry| entry.name.contains(".q_proj.")).unwrap();
         let place = &contents.tensors["blk.0.attn_q.weight"];
@@ -100,10 +100,10 @@ fn every_encoding_means_what_the_gguf_package_says() {
         let mut values = vec![0.0; 1024];
         stored.read(&mut values);
         for (value, expected) in values.iter().zip(expected[&name].values()) {
-            // Products of three may be rounded in another order.
+            // Products of three factors may be rounded in another order.
             assert!((value - expected).abs() <= 1e-6 * expected.abs(), "{name}: {value} {expected}");
         }
-        // A row alone is the same row.
+        // A row read alone has the same numbers.
         let mut row = vec![0.0; 512];
         stored.narrow(1, 1).unwrap().read(&mut row);
         assert_eq!(row, values[512..], "{name}");
@@ -116,18 +116,18 @@ fn damaged_files_are_errors_wherever_the_damage_is() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("bad.gguf");
     let opened = |bytes: &[u8]| {
-        // A new file each time: what is mapped must not change.
+        // A new file each time, since a mapped file must not change.
         let _ = fs::remove_file(&path);
         fs::write(&path, bytes).unwrap();
         open(&path)
     };
-    // Numbers alone are 41 KB of it: what stands before them is cut at every byte.
+    // The weights are the last 41 KB: cut the file at every byte before them.
     let header = good.len() - 41_000;
     for length in 0..header {
         assert!(opened(&good[..length]).is_err(), "{length} bytes");
     }
     assert!(opened(&good[..good.len() - 64]).is_err());
-    // Any byte at all, with what each may become; many are still files, none may be a panic or fill the
+    // Change each byte of the header. Many results are still valid files; none may panic or fill the
     // memory.
     for place in 0..header {
         for flip in [1, 128, 255] {

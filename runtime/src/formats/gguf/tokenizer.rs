@@ -1,5 +1,5 @@
-//! The tokenizer inside a GGUF file, written as the files that published models have beside their weights:
-//! what reads those reads this, and a student can be saved with them.
+//! Converts the tokenizer inside a GGUF file to the files that published models have beside their weights:
+//! the same reader reads both, and a student can be saved with them.
 
 use std::collections::BTreeMap;
 
@@ -7,11 +7,11 @@ use serde_json::{Map, Value as Json, json};
 
 use super::parse::{GgufValue, Metadata};
 
-/// How the programs that run GGUF files split text before they merge bytes, by the name in
+/// How text is split before bytes are merged: programs that run GGUF files know it by the name in
 /// `tokenizer.ggml.pre`.
 enum Splitting {
     Gpt2,
-    /// Digits alone, then as GPT-2.
+    /// Each digit alone, then as GPT-2.
     Digits,
     Pattern {
         pattern: &'static str,
@@ -20,7 +20,7 @@ enum Splitting {
     },
 }
 
-/// Contractions, letters with one sign before them, up to three digits, signs, line ends, spaces.
+/// Contractions, letters with one preceding sign, digits, signs, line ends, spaces.
 macro_rules! words_and_digits {
     ($digits:literal) => {
         concat!(
@@ -69,7 +69,7 @@ pub fn files(metadata: &Metadata) -> Result<Vec<(String, Vec<u8>)>, String> {
     ])
 }
 
-/// What the file says of its tokenizer, by the end of the key.
+/// The value of `tokenizer.ggml.<key>`.
 fn of_tokenizer<'a>(metadata: &'a Metadata, key: &str) -> Option<&'a GgufValue> {
     metadata.get(&format!("tokenizer.ggml.{key}"))
 }
@@ -88,7 +88,7 @@ fn flag(metadata: &Metadata, key: &str) -> Option<bool> {
     }
 }
 
-/// The id of the token for `eos`, `bos` and the like.
+/// The id of a special token such as `eos` or `bos`.
 fn special(metadata: &Metadata, key: &str) -> Option<u64> {
     match of_tokenizer(metadata, &format!("{key}_token_id")) {
         Some(GgufValue::Unsigned(id)) => Some(*id),
@@ -100,7 +100,7 @@ fn token<'a>(tokens: &[&'a str], id: u64) -> Option<&'a str> {
     tokens.get(usize::try_from(id).ok()?).copied()
 }
 
-/// `tokenizer.json`
+/// The content of `tokenizer.json`.
 fn tokenizer(
     metadata: &Metadata,
     tokens: &[&str],
@@ -137,7 +137,7 @@ fn vocabulary<'a>(tokens: &[&'a str]) -> Result<BTreeMap<&'a str, usize>, String
     Ok(vocabulary)
 }
 
-/// Tokens that are found in a text before it is split.
+/// The added tokens, which are found in a text before it is split.
 fn added(metadata: &Metadata, tokens: &[&str]) -> Result<Vec<Json>, String> {
     let kinds = match of_tokenizer(metadata, "token_type") {
         Some(GgufValue::Numbers(kinds)) if kinds.len() == tokens.len() => Some(kinds),
@@ -146,8 +146,8 @@ fn added(metadata: &Metadata, tokens: &[&str]) -> Result<Vec<Json>, String> {
             return Err("`tokenizer.ggml.token_type` does not have one number for each token".to_owned());
         }
     };
-    // Whatever kind a file gives them: chat templates write them as text. A beginning that is never written
-    // may be any token.
+    // End and beginning count as control tokens whatever kind the file gives them, because chat templates
+    // write them as text. A beginning token that is never added may be any token.
     let begins = flag(metadata, "add_bos_token") == Some(true);
     let marks = [special(metadata, "eos"), special(metadata, "bos").filter(|_| begins)];
     let kind = |id: usize| {
@@ -173,7 +173,7 @@ fn added(metadata: &Metadata, tokens: &[&str]) -> Result<Vec<Json>, String> {
 
 fn merges(metadata: &Metadata, vocabulary: &BTreeMap<&str, usize>) -> Result<Vec<Json>, String> {
     let pair = |merge: &str| {
-        // A space within a token is written as another character, so that the one here parts two tokens.
+        // A space within a token is written as another character, so the space here separates two tokens.
         let (left, right) =
             merge.split_once(' ').ok_or_else(|| format!("the merge {merge:?} is not of two tokens"))?;
         let merged = format!("{left}{right}");
@@ -210,8 +210,8 @@ fn pre_tokenizer(splitting: &Splitting) -> Json {
     }
 }
 
-/// What a text begins with stands in the tokenizer itself: its readers ignore the configuration's word for
-/// it.
+/// Adds the beginning token in the tokenizer itself, since its readers ignore `add_bos_token` in the
+/// configuration.
 fn post_processor(metadata: &Metadata, tokens: &[&str]) -> Json {
     let begin = || {
         let id = special(metadata, "bos").filter(|_| flag(metadata, "add_bos_token") == Some(true))?;
@@ -230,7 +230,7 @@ fn post_processor(metadata: &Metadata, tokens: &[&str]) -> Json {
     })
 }
 
-/// `tokenizer_config.json`
+/// The content of `tokenizer_config.json`.
 fn config(metadata: &Metadata, tokens: &[&str], added: &[Json]) -> Result<Json, String> {
     let mut config = Map::new();
     for (key, name) in
@@ -240,7 +240,7 @@ fn config(metadata: &Metadata, tokens: &[&str], added: &[Json]) -> Result<Json, 
         let token =
             token(tokens, id).ok_or_else(|| format!("the id of the {key} token is not in the vocabulary"))?;
         if !added.iter().any(|token| token["id"] == id) {
-            // A file that has no such token may name any other here.
+            // A file without such a token may give the id of any other here.
             continue;
         }
         config.insert(name.to_owned(), json!(token));
@@ -257,7 +257,7 @@ fn config(metadata: &Metadata, tokens: &[&str], added: &[Json]) -> Result<Json, 
     Ok(Json::Object(config))
 }
 
-/// Models that converse end a turn by another token than a text.
+/// The ids that end generation: chat models end a turn with another token than a text.
 fn ends(metadata: &Metadata) -> Vec<u64> {
     let mut ends = Vec::new();
     for id in ["eos", "eot", "eom"].into_iter().filter_map(|key| special(metadata, key)) {

@@ -1,5 +1,5 @@
-//! Files from the hub over HTTP. Nothing that the other side says becomes a path, its token goes to it alone,
-//! and how much is read of an answer has a limit.
+//! Fetches files from the hub over HTTP. Nothing in a response becomes a path, the token is sent to the hub
+//! alone, and the bytes read of a response are limited.
 
 use std::fmt::Display;
 use std::fs::{self, File, OpenOptions};
@@ -14,20 +14,20 @@ use ureq::{Agent, Body};
 
 use super::Endpoint;
 
-/// Of an answer about a repository.
+/// Most bytes of a repository's listing.
 const LONGEST_LIST: u64 = 32 << 20;
-/// Of a file that a model needs beside its weights: the largest tokenizers have some 40 MiB.
+/// Most bytes of a file other than weights: the largest tokenizers have some 40 MiB.
 pub(super) const LARGEST_COMPANION: u64 = 1 << 30;
-/// Of weights.
+/// The limit for weights.
 pub(super) const UNLIMITED: u64 = u64::MAX;
 const REDIRECTS: u32 = 10;
-/// After a connection that broke; what came before is kept.
+/// Retries after a broken connection; the bytes received so far are kept.
 const RETRIES: u32 = 3;
 const CONNECT: Duration = Duration::from_secs(30);
-/// Without a byte.
+/// The longest wait for the next byte.
 const SILENCE: Duration = Duration::from_secs(60);
 
-/// What a repository has at a revision.
+/// The files of a repository at a revision.
 #[derive(Deserialize)]
 pub(super) struct RepositoryListing {
     /// The commit.
@@ -44,31 +44,31 @@ pub(super) struct Sibling {
 #[derive(Debug)]
 pub(super) enum FetchProblem {
     Status(StatusCode),
-    /// No connection, or one that broke.
+    /// No connection, or it broke.
     Connection(String),
-    /// An answer that can't be right.
+    /// A response that can't be right.
     InvalidReply(String),
-    /// Here, not there.
+    /// A local file could not be read or written.
     Disk(io::Error),
 }
 
 enum Range {
     All,
-    /// What is from a byte on, as it is.
+    /// From this byte on, uncompressed.
     From(u64),
 }
 
 pub(super) struct HubClient<'h> {
     agent: Agent,
     endpoint: &'h Endpoint,
-    /// Proves who is asking.
+    /// The value of the authorization header.
     authorization: Option<String>,
 }
 
 impl<'h> HubClient<'h> {
     pub fn new(endpoint: &'h Endpoint, token: Option<&'h str>) -> HubClient<'h> {
         let config = Agent::config_builder()
-            // Followed here, because the token depends on where to.
+            // Redirects are followed in `get`, because the token depends on the target.
             .max_redirects(0)
             .http_status_as_error(false)
             .timeout_connect(Some(CONNECT))
@@ -78,7 +78,7 @@ impl<'h> HubClient<'h> {
         HubClient { agent: config.build().into(), endpoint, authorization }
     }
 
-    /// What `repository` is at `revision` now.
+    /// The commit and the files of `repository` at `revision` now.
     pub fn listing(&self, repository: &str, revision: &str) -> Result<RepositoryListing, FetchProblem> {
         let mut response =
             self.get(&format!("api/models/{repository}/revision/{}", encoded(revision)), Range::All)?;
@@ -95,7 +95,7 @@ impl<'h> HubClient<'h> {
             .map_err(|error| FetchProblem::InvalidReply(format!("what it says of the repository: {error}")))
     }
 
-    /// One file of a commit, to `destination`: whole, or not at all. What was cut off is gone on with.
+    /// Downloads one file of a commit to `destination`, whole or not at all. Resumes a partial download.
     pub fn file(
         &self,
         repository: &str,
@@ -115,7 +115,7 @@ impl<'h> HubClient<'h> {
             .truncate(false)
             .open(&part_path)
             .map_err(FetchProblem::Disk)?;
-        // Of two who fetch the same file, the second finds it here.
+        // If two processes fetch the same file, the second finds it complete here.
         part.lock().map_err(FetchProblem::Disk)?;
         if destination.exists() {
             return match fs::remove_file(&part_path) {
@@ -142,7 +142,7 @@ impl<'h> HubClient<'h> {
         part.sync_all().and_then(|()| fs::rename(&part_path, destination)).map_err(FetchProblem::Disk)
     }
 
-    /// Appends what `part` lacks.
+    /// Requests the bytes that `part` lacks and appends them.
     fn rest_of(&self, path: &str, part: &mut File, limit: u64) -> Result<(), FetchProblem> {
         let have = part.seek(SeekFrom::End(0)).map_err(FetchProblem::Disk)?;
         let mut response = self.get(path, Range::From(have))?;
@@ -156,7 +156,7 @@ impl<'h> HubClient<'h> {
                     ));
                 }
             },
-            // There is no rest: what is here is whole, or is not of this file.
+            // There are no further bytes: `part` is complete, or is of another file.
             StatusCode::RANGE_NOT_SATISFIABLE if have > 0 => {
                 part.set_len(0).map_err(FetchProblem::Disk)?;
                 return Err(FetchProblem::Connection(
@@ -173,7 +173,7 @@ impl<'h> HubClient<'h> {
                 "it sent the file compressed, which it was not asked to".to_owned(),
             ));
         }
-        // Without either, a file that was cut off looks like one that is whole.
+        // Without a length or chunks, a truncated file looks like a whole one.
         if total.is_none() && (limit == UNLIMITED || !named(header::TRANSFER_ENCODING, "chunked")) {
             return Err(FetchProblem::InvalidReply("it does not say how long the file is".to_owned()));
         }
@@ -185,7 +185,7 @@ impl<'h> HubClient<'h> {
             )));
         }
         part.set_len(start).and_then(|()| part.seek(SeekFrom::Start(start))).map_err(FetchProblem::Disk)?;
-        // One more than it may be, so that more is seen.
+        // One byte more than allowed, so that an excess is noticed.
         let mut body = response.body_mut().as_reader().take(most.saturating_sub(start).saturating_add(1));
         let mut buffer = vec![0; 1 << 18];
         let mut length = start;
@@ -215,20 +215,19 @@ impl<'h> HubClient<'h> {
         }
     }
 
-    /// The answer to a request, after redirections.
+    /// The response to a request, after redirects.
     fn get(&self, path: &str, range: Range) -> Result<Response<Body>, FetchProblem> {
         let mut place = address(&format!("{}/{path}", self.endpoint))?;
         for _ in 0..=REDIRECTS {
             let mut request = self.agent.get(&place);
-            // Whoever is at another address is another: a redirection must not hand on what proves who is
-            // asking.
+            // Another origin is another server: a redirect must not pass the token on to it.
             if let Some(proof) =
                 self.authorization.as_ref().filter(|_| origin(&place) == origin(&self.endpoint.uri))
             {
                 request = request.header(header::AUTHORIZATION, proof);
             }
             if let Range::From(from) = range {
-                // Compressed, it would have another length.
+                // A compressed response would have another length.
                 request = request.header(header::ACCEPT_ENCODING, "identity");
                 if from > 0 {
                     request = request.header(header::RANGE, format!("bytes={from}-"));
@@ -249,7 +248,7 @@ impl<'h> HubClient<'h> {
     }
 }
 
-/// Scheme, host and port: who is at an address. Who asks is no part of it.
+/// Scheme, host and port of an address: the server, without user name and password.
 fn origin(place: &Uri) -> (Option<&str>, Option<String>, Option<u16>) {
     let port = place.port_u16().or(match place.scheme_str() {
         Some("https") => Some(443),
@@ -274,7 +273,7 @@ pub(super) fn followed(from: &Uri, location: &str) -> Result<Uri, FetchProblem> 
             "it redirects from https to a connection that anyone can read".to_owned(),
         ));
     }
-    // A name and password there would be sent as ours.
+    // A user name and password in the target would be sent as ours.
     let mut parts = next.into_parts();
     let bare = parts
         .authority
@@ -284,7 +283,7 @@ pub(super) fn followed(from: &Uri, location: &str) -> Result<Uri, FetchProblem> 
     Uri::from_parts(parts).map_err(|_| nowhere())
 }
 
-/// An address of a server.
+/// Parses the address of a server.
 pub(super) fn address(text: &str) -> Result<Uri, FetchProblem> {
     let nowhere = || FetchProblem::InvalidReply("that is not an address".to_owned());
     let place: Uri = text.parse().map_err(|_| nowhere())?;
@@ -300,7 +299,7 @@ fn sent(response: &Response<Body>) -> Option<(u64, u64)> {
     Some((part.split_once('-')?.0.parse().ok()?, total.parse().ok()?))
 }
 
-/// A name as one part of an address.
+/// A name, percent-encoded as one segment of an address.
 fn encoded(name: &str) -> impl Display {
     const OTHERS: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
     utf8_percent_encode(name, OTHERS)
@@ -308,7 +307,7 @@ fn encoded(name: &str) -> impl Display {
 
 fn lost(error: &ureq::Error) -> FetchProblem {
     match error {
-        // Its text repeats the address, which may hold a password.
+        // The error's text repeats the address, which may hold a password.
         ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
             FetchProblem::InvalidReply("that is not an address".to_owned())
         }

@@ -15,7 +15,7 @@ fn hub(cache: &Path, endpoint: &str, offline: bool) -> Hub {
     Hub { cache: cache.to_owned(), offline, endpoint: endpoint.to_owned(), token: None }
 }
 
-/// A snapshot as `huggingface_hub` lays it out: links to blobs, and a branch that points to the commit.
+/// Makes a snapshot as `huggingface_hub` does: links to blobs, and a branch that points to the commit.
 fn cached(cache: &Path, commit: &str, files: &[&str]) {
     let repository = cache.join("models--org--tiny");
     let snapshot = repository.join("snapshots").join(commit);
@@ -45,7 +45,7 @@ fn a_folder_beside_the_source_comes_first() {
     assert_eq!(found, ModelFolder { folder: base.path().join("org/tiny"), commit: None });
     let (text, help) = message(&hub.find("org/tiny", Some("main"), base.path()).unwrap_err());
     assert!(text.contains("has no revision `main`") && help.contains("leave `revision` out"), "{text}");
-    // Elsewhere it is the repository.
+    // Relative to another folder, the name is the repository.
     let found = hub.find("org/tiny", None, &base.path().join("cache")).unwrap();
     assert_eq!(found.commit.as_deref(), Some(FIRST));
 }
@@ -82,7 +82,7 @@ fn names_and_revisions_stay_in_the_cache() {
         let (text, _) = message(&hub.find(name, None, Path::new("/nowhere")).unwrap_err());
         assert!(text.contains("names no repository"), "{name}: {text}");
     }
-    // A folder of nearly that name may be meant.
+    // A folder of a similar name is suggested.
     std::fs::create_dir_all(folder.path().join("models/small-135m")).unwrap();
     let (_, help) = message(&hub.find("./models/smal-135m", None, folder.path()).unwrap_err());
     assert_eq!(help, "did you mean `./models/small-135m`?");
@@ -92,7 +92,7 @@ fn names_and_revisions_stay_in_the_cache() {
     }
 }
 
-/// A hub with one repository; answers where it listens, and what it was asked for.
+/// A hub with one repository. Returns its address and the log of requests.
 fn serve(
     files: BTreeMap<&'static str, &'static str>,
     commit: &'static str,
@@ -190,7 +190,7 @@ fn what_the_hub_refuses_has_a_way_out() {
     assert!(text.contains("404") && help.contains("spelling"), "{text}");
     let (text, help) = find(&endpoint, "org/tiny");
     assert!(text.contains("has no safetensors files") && help.contains("save_pretrained"), "{text}");
-    // Nobody listens there.
+    // Nothing listens on that port.
     let (text, help) = find("http://127.0.0.1:9", "org/tiny");
     assert!(
         text.contains("cannot be fetched from http://127.0.0.1:9") && help.contains("without a network"),

@@ -4,7 +4,7 @@ use half::{bf16, f16};
 
 use super::*;
 
-/// A file with these tensors, the numbers given as bytes.
+/// Writes a file with these tensors, their numbers given as bytes.
 fn file(path: &Path, tensors: &[(&str, &str, &[usize], &[u8])]) {
     let mut header = Map::new();
     let mut data = Vec::new();
@@ -66,7 +66,7 @@ fn what_is_written_is_read_in_one_file_or_several() {
             write(&headers[range.clone()], &mut file, |tensor, sink| sink(&all[range.start + tensor]))
                 .unwrap();
             fs::write(folder.path().join(shard_name(index, shards.len())), &file).unwrap();
-            // The numbers stand where they can be looked at without a copy.
+            // The numbers are aligned, so that they can be read without a copy.
             assert_eq!(u64::from_le_bytes(file[..8].try_into().unwrap()) % 8, 0);
         }
         if expected > 1 {
@@ -107,10 +107,10 @@ fn hostile_files_are_errors() {
         (tensor("[4611686018427387904,4]", 0, 8), 8),
         (tensor("[-1]", 0, 8), 8),
         (tensor("[2]", 0, u64::MAX), 8),
-        // They overlap, or leave a gap.
+        // Tensors that overlap, or leave a gap.
         (two(r#"{"dtype":"F32","shape":[2],"data_offsets":[4,12]}"#), 12),
         (two(r#"{"dtype":"F32","shape":[1],"data_offsets":[12,16]}"#), 16),
-        // Together as long as numbers go: eight that nearly fill them, and the rest.
+        // The sum of the lengths overflows: eight nearly as long as a u64 can say, and the rest.
         (huge(), 8),
         ("{".repeat(100_000), 0),
         ("null".to_owned(), 0),

@@ -1,5 +1,5 @@
-//! Steps on a GPU: kernels of our own between the products of matrices, and a whole step by one call. What a
-//! step needs to know it reads from the GPU's memory, so that it is the same each time.
+//! Decode steps on a GPU: our own kernels between the matrix products, and a whole step as one CUDA graph. A
+//! step reads its tokens and positions from the GPU's memory, so that the same graph can be replayed.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -16,28 +16,28 @@ use crate::model::parameters::Layer;
 pub(super) struct OnGpu {
     kernels: DecodeKernels,
     layers: Vec<LayerScales>,
-    /// i64, `[1]`: where the new token goes.
+    /// i64, `[1]`: the place of the new token in the cache.
     place: Tensor,
     /// i64, `[rows]`: the new tokens.
     tokens: Option<Tensor>,
     capture: Capture,
 }
 
-/// What a layer's normalisations multiply with, in f32.
+/// The scales of a layer's normalisations, in f32.
 struct LayerScales {
     /// `[width]`: before attention, and before the feed-forward part.
     attention: Tensor,
     feed_forward: Tensor,
-    /// Of queries and keys, `[2, head width]`.
+    /// Scales of queries, then of keys, `[2, head width]`.
     query_key: Option<Tensor>,
 }
 
-/// A step of these tensors as one graph.
+/// A step on these tensors, captured as a CUDA graph.
 enum Capture {
-    /// None was captured yet.
+    /// Not captured yet.
     Waiting,
     Captured(Captured),
-    /// It can't be captured: experts wait for the GPU to know how many tokens each has.
+    /// A step can't be captured: experts synchronise with the GPU to count their tokens.
     Impossible,
 }
 
@@ -53,15 +53,15 @@ impl Capture {
     }
 }
 
-/// What decides which kernels a step launches: the model's shape and precision, and rows.
+/// What determines the kernels of a step: the model's configuration and precision, and the number of rows.
 type StepShape = (Arc<Config>, Kind, i64);
 
-/// Steps of these shapes were done in this process. What a kernel needs is loaded when it is first launched,
-/// which can't be captured.
+/// The shapes of steps that this process has run. A kernel is loaded at its first launch, which can't be
+/// captured.
 static LOADED: Mutex<Vec<StepShape>> = Mutex::new(Vec::new());
 
 impl OnGpu {
-    /// None where the decoder is elsewhere, or in a precision that kernels are not written for.
+    /// `None` where the decoder is not on a GPU, or kernels do not support its precision.
     pub fn of(decoder: &Decoder) -> Option<OnGpu> {
         let config = &*decoder.config;
         let [heads, groups, width] =
@@ -79,17 +79,17 @@ impl OnGpu {
         Some(OnGpu { kernels, layers, place, tokens: None, capture: Capture::new(decoder) })
     }
 
-    /// The caches are others now, or have other rows.
+    /// Drops the captured step: the caches were replaced, or have other rows.
     pub fn forget(&mut self, decoder: &Decoder) {
         (self.tokens, self.capture) = (None, Capture::new(decoder));
     }
 
-    /// Where the next token goes.
+    /// Sets the place of the next token in the cache.
     pub fn set_place(&mut self, place: i64) {
         let _ = self.place.fill_(place);
     }
 
-    /// The stream behind the last layer and the logits. Positions and place are those of the next token then.
+    /// Runs a step; returns the stream after the last layer and the logits. Advances positions and place.
     pub fn step(&mut self, generator: &Generator, tokens: &Tensor) -> (Tensor, Tensor) {
         match &mut self.tokens {
             Some(there) => there.copy_(tokens),

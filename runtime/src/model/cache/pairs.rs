@@ -1,6 +1,6 @@
-//! Rows that go on by one token or by two, in one pass. Where a row has no second token, its place of the
-//! cache is hidden from then on, as padding is. So places are no positions, and a window can't be told from
-//! them.
+//! Steps that append one or two tokens to each row, in one pass. Where a row has no second token, its place
+//! in the cache is masked from then on, like padding. So places in the cache are not positions, and windows
+//! are not supported.
 
 use tch::{Kind, Tensor, no_grad_guard};
 
@@ -11,8 +11,8 @@ use crate::tokenizer::Token;
 use crate::zip::zip_equal;
 
 impl Generator<'_> {
-    /// Appends to every row its token, and another one where there is one. Every step takes room for two
-    /// tokens of what was said to follow.
+    /// Appends to every row its first token, and its second if it has one. Every such step takes the room of
+    /// two tokens from `max_tokens`.
     pub fn step_pairs(&mut self, first: &[Token], second: &[Option<Token>]) {
         if second.iter().all(Option::is_none) {
             return self.step(first);
@@ -58,7 +58,7 @@ impl Generator<'_> {
         }
         let stands: Vec<i64> = second.iter().map(|second| i64::from(second.is_some())).collect();
         let stands = upload(&stands, decoder.device());
-        // Whoever has no second token goes on from the first.
+        // Rows without a second token continue from the first.
         let hidden = stands.eq(0).to_kind(self.bias.kind()) * HIDDEN;
         self.bias.select(3, self.filled + 1).copy_(&hidden.view([rows, 1, 1]));
         let last = Tensor::arange(rows, (Kind::Int64, decoder.device())) * 2 + &stands;

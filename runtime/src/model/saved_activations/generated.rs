@@ -1,8 +1,7 @@
-//! Activations that generation saved of what it read, in place of training's forward pass over the same
-//! tokens.
+//! Activations that generation saved, in place of training's forward pass over the same tokens.
 //!
-//! The student reads each token of its own completions in generation; with these, its gradient is made of
-//! what it computed there. Generation and training compute the same up to rounding (`book/src/devices.md`),
+//! Generation reads each token of the student's own completions, so the gradient can be computed from the
+//! activations of that pass. Generation and training compute the same up to rounding (`book/src/devices.md`),
 //! so this is the gradient of the policy that sampled.
 
 use std::collections::HashMap;
@@ -21,30 +20,30 @@ use crate::model::step::shape;
 use crate::model::{gated, packed_attention};
 use crate::tokenizer::Token;
 
-/// Activations of all tokens that a generator has read since it saves them.
+/// Activations of all tokens that a generator has read since saving began.
 pub struct GeneratedActivations {
-    /// The first layers that are run again for the gradient, as [`Decoder::trace`] has it.
+    /// How many of the first layers are recomputed in the backward pass, as in [`Decoder::trace`].
     recomputed: usize,
     passes: Vec<SavedPass>,
-    /// Where those of the tokens are that it read last, in their order.
+    /// Where the tokens of the last read are saved, in their order.
     just_read: Vec<SavedToken>,
-    /// By what a sequence read, from its first token on: where the activations of each token are.
+    /// By the tokens that a sequence has read, from its first on: where the activations of each are.
     sequences: HashMap<Vec<Token>, Vec<SavedToken>>,
 }
 
 impl GeneratedActivations {
-    /// Of no tokens yet. Of the first `recomputed` layers, what they read is saved alone.
+    /// No activations yet. Of the first `recomputed` layers, only the inputs will be saved.
     pub fn new(recomputed: usize) -> GeneratedActivations {
         let (passes, just_read, sequences) = (Vec::new(), Vec::new(), HashMap::new());
         GeneratedActivations { recomputed, passes, just_read, sequences }
     }
 
-    /// Whatever is read next is what was [just read](GeneratedActivations::just_read) then.
+    /// Begins a read: [`GeneratedActivations::just_read`] starts empty.
     pub(in crate::model) fn begin(&mut self) {
         self.just_read.clear();
     }
 
-    /// Where so many tokens are saved while they pass.
+    /// Space for the activations of a pass over so many tokens.
     pub(in crate::model) fn pass(&mut self, decoder: &Decoder, tokens: usize) -> &mut SavedPass {
         let has_head_norm = decoder.layers.iter().any(|layer| layer.query_key_norm.is_some());
         let widths = SavedWidths::new(&shape(decoder), has_head_norm);
@@ -55,18 +54,18 @@ impl GeneratedActivations {
         self.passes.last_mut().expect("it was pushed")
     }
 
-    /// Where the tokens are saved that the generator read last, in their order.
+    /// Where the tokens of the last read are saved, in their order.
     pub fn just_read(&self) -> &[SavedToken] {
         &self.just_read
     }
 
-    /// A sequence of these tokens was read, each of which is saved there.
+    /// Records that a sequence has read the tokens `read`, and where each is saved.
     pub fn insert(&mut self, read: Vec<Token>, tokens: Vec<SavedToken>) {
         assert_eq!(read.len(), tokens.len(), "activations of each token that was read");
         self.sequences.insert(read, tokens);
     }
 
-    /// What [`Decoder::trace`] would save of the batch, up to rounding. None where one of its sequences was
+    /// What [`Decoder::trace`] would save of the batch, up to rounding. `None` where one of its sequences was
     /// not generated.
     pub fn into_trace(self, decoder: &Decoder, batch: &PackedBatch) -> Option<SavedActivations> {
         let cpu = decoder.place.loops()?;
@@ -83,13 +82,13 @@ impl GeneratedActivations {
     }
 }
 
-/// Tokens of a batch whose activations are put together.
+/// The gathering of activations for the tokens of a batch.
 struct Gathering {
     cpu: Cpu,
     kind: Kind,
     recomputed: usize,
     passes: Vec<SavedPass>,
-    /// All of them, in the order of the batch; and those that predict.
+    /// All tokens, in the order of the batch; and those that predict a completion token.
     tokens: Vec<SavedToken>,
     predictors: Vec<SavedToken>,
 }
@@ -103,7 +102,7 @@ impl Gathering {
         SavedActivations { hidden: last.output.detach(), context: decoder.context(batch), layers, last }
     }
 
-    /// What is saved of it leaves: it is in memory twice for one layer at a time.
+    /// Gathers a layer and frees its saved activations: only one layer at a time is in memory twice.
     fn layer(&mut self, decoder: &Decoder, index: usize) -> SavedLayer {
         let stream = self.gather(index, Saved::Stream, &self.tokens);
         let layer = if index < self.recomputed {
@@ -117,7 +116,7 @@ impl Gathering {
 
     fn whole(&self, decoder: &Decoder, index: usize, stream: Tensor) -> Whole {
         let all = |saved| self.gather(index, saved, &self.tokens);
-        // The last layer answers only the places whose predictions matter.
+        // The last layer computes only the positions that predict a completion token.
         let answered = if index + 1 == decoder.layers.len() { &self.predictors } else { &self.tokens };
         let has_head_norm = decoder.layers[index].query_key_norm.is_some();
         Whole {
@@ -154,7 +153,7 @@ impl Gathering {
 }
 
 impl SavedActivations {
-    /// Saves what a generator reads by a forward pass of training.
+    /// Saves the activations of prompts that a generator read by a forward pass of training.
     pub(in crate::model) fn save(&self, pass: &mut SavedPass) {
         let _guard = no_grad_guard();
         let predictors: Vec<i64> = Vec::try_from(&self.context.batch.predictors).expect("a list of integers");
@@ -180,12 +179,12 @@ impl SavedActivations {
         write(pass, (last + 1, Saved::Stream), &self.last.input, Some(&predictors));
     }
 
-    /// The stream behind the last layer, `[predictors, width]`.
+    /// The stream after the last layer, `[predictors, width]`.
     pub(in crate::model) fn last_stream(&self) -> Tensor {
         self.last.input.detach()
     }
 
-    /// Keys and values of each layer, `[tokens, groups, head width]` each, where loops of our own read them.
+    /// Keys and values of each layer, `[tokens, groups, head width]` each, where our own loops ran.
     pub(in crate::model) fn keys_values(&self, decoder: &Decoder) -> impl Iterator<Item = [Tensor; 2]> {
         self.layers.iter().map(|layer| match layer {
             SavedLayer::Kept(Whole { attention: Tape::Own(attention), .. }) => {
@@ -196,7 +195,7 @@ impl SavedActivations {
     }
 }
 
-/// Writes rows of a tensor to the tokens of a pass, all of them or some, where they are saved of the layer.
+/// Writes the rows of a tensor to all tokens of a pass, or to some, if the layer saves them.
 fn write(pass: &mut SavedPass, place: (usize, Saved), rows: &Tensor, tokens: Option<&[i64]>) {
     match rows.kind() {
         Kind::BFloat16 => write_numbers::<bf16>(pass, place, rows, tokens),

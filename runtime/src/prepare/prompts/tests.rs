@@ -1,4 +1,4 @@
-//! Tokens of rows: what is asked, what is imitated, and how both outlast a run.
+//! Tests of the tokens of rows: prompts, examples to imitate, and how both are kept between runs.
 
 use std::fs;
 use std::path::Path;
@@ -37,7 +37,7 @@ const LINES: &str = r#"{"prompt": "1+1=", "answer": "2", "other": "two"}
 {"prompt": "2+2=", "answer": "", "other": "four"}
 "#;
 
-/// As a run on this store has them, which keeps whatever it makes.
+/// Prompts as a run on this store has them, with everything cached, however cheap it is.
 fn keeping(folder: &Path, lines: &str) -> Prompts {
     let store = Store::open(&folder.join("store")).unwrap();
     let mut prompts = prompts(folder, lines).cached_in(store, PromptFormat::Text);
@@ -70,7 +70,7 @@ fn an_example_is_what_its_row_says() {
     assert!(error.to_string().contains("third"), "{error}");
 }
 
-/// What nobody wrote, and prompts that are not those of the row, come back as they were put in.
+/// Examples with gaps, or with prompts other than the row's, are decoded as they were encoded.
 #[test]
 fn whatever_an_example_is_made_of_comes_back() {
     let lists = |lists: &[&[Token]]| {
@@ -100,12 +100,12 @@ fn a_template_is_filled_row_by_row() {
     let tokens = prompts.shown(&bytes, &shown).unwrap();
     assert_eq!(tokens.get(0), bytes.prompt("1+1= two?").unwrap());
     assert_eq!(tokens.get(1), bytes.prompt("2+2= four?").unwrap());
-    // With the answer's tokens and its end behind it.
+    // With the answer's tokens and the end token after it.
     let longest = prompts.longest_shown(&bytes, &shown, Some("other")).unwrap();
     let error = longest.fits(0, 14_u32).unwrap_err();
     let expected = "a.jsonl:2: template `shown` and `other` take 16 tokens, the model's context is 14";
     assert!(error.to_string().ends_with(expected), "{error}");
-    // One that changes is as long as it becomes, and at a step what it is then.
+    // A slot with a schedule counts with its longest length; at a step it has its length of that step.
     let share = Schedule::Linear { from: 1.0, to: 0.0, over: ScheduleLength::Run };
     let fading = view(vec![text("="), Piece::First { slot: slot("other"), share: share.into() }]);
     assert_eq!(prompts.shown(&bytes, &fading).unwrap().get(1), bytes.prompt("=four").unwrap());
@@ -126,7 +126,7 @@ fn tokens_outlast_a_run_and_are_read_by_the_next() {
     let first = keeping(folder.path(), LINES);
     let expected = first.examples(&bytes, "answer").unwrap();
     assert_eq!(entries(folder.path()), 2, "prompts and examples");
-    // Put in their place, other tokens tell that it was read.
+    // Other tokens put into the entry show that it is read.
     let store = Store::open(&folder.path().join("store")).unwrap();
     let mut other = crate::data::Builder::default();
     [1, 2].into_iter().for_each(|token| other.push(&[token]).unwrap());
@@ -134,7 +134,7 @@ fn tokens_outlast_a_run_and_are_read_by_the_next() {
     store.insert_tokens(&key, "", &other.finish().unwrap()).unwrap();
     let second = keeping(folder.path(), LINES);
     assert_eq!(second.tokens(&bytes).unwrap().get(1), [2]);
-    // Damaged, they are made again, which is said once.
+    // A damaged entry is made again, with one warning.
     let file = folder.path().join("store").join(&key).join("tokens.bin");
     fs::write(&file, "short").unwrap();
     let third = keeping(folder.path(), LINES);
@@ -161,8 +161,8 @@ fn other_data_another_field_and_another_format_are_other_tokens() {
     assert_eq!(key(&first, "prompts"), key(&keeping(folder.path(), LINES), "prompts"));
 }
 
-/// Rows that take no time to tokenise are no entries, nor are those that are read no faster than they are
-/// made; and a disk that can't be written costs a warning.
+/// Rows that are tokenised quickly are not cached, nor are those that are read no faster than they are made.
+/// A disk that can't be written to causes a warning.
 #[test]
 fn what_is_quickly_made_is_not_kept() {
     let seconds = Duration::from_secs;
@@ -181,7 +181,7 @@ fn what_is_quickly_made_is_not_kept() {
     assert!(said.len() == 1 && said[0].contains("a.jsonl are not kept: cannot write"), "{said:?}");
 }
 
-/// A template that writes the day writes it into every prompt that its tokenizer reads: of whoever it is.
+/// A chat template that writes the date writes it into every prompt of its tokenizer, whichever model reads.
 #[test]
 fn the_day_is_that_of_whoever_reads_the_prompts() {
     let folder = tempfile::tempdir().unwrap();

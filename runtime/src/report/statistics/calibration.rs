@@ -1,21 +1,21 @@
-//! How well stated confidences agree with how often answers are right: numbers of all answers together, which
-//! are no means over prompts.
+//! Calibration: how well stated confidences agree with the share of correct answers. These metrics are
+//! computed from all answers together and are not means over prompts.
 //!
 //! With answers in bins by their confidence, the expected calibration error is `sum_b |sum of gaps in b| /
-//! n`, `n` being all answers that state a confidence: that is `sum_b (n_b / n) |acc(b) - conf(b)|`
-//! (arXiv:1706.04599, equations 2 and 3). The Brier score is the mean square of the same gaps.
+//! n`, where `n` is the number of answers that state a confidence. It equals `sum_b (n_b / n) |acc(b) -
+//! conf(b)|` (arXiv:1706.04599, equations 2 and 3). The Brier score is the mean square of the same gaps.
 //!
-//! Their intervals are made as every other: each prompt gets the number that the statistic moves with to
-//! first order, whose mean is the statistic itself, and prompts and seeds have their variances and t
-//! quantiles. A bootstrap would draw prompts anew, which adds noise inside of the absolute values: its values
-//! of the calibration error lie above the one that was measured, and its percentiles may not even hold that.
+//! Intervals are computed as for other metrics: the statistic is linearised, so that each prompt has a number
+//! whose mean is the statistic, and prompts and seeds have their variances and t quantiles. A bootstrap would
+//! resample prompts, which adds noise inside the absolute values: its calibration errors lie above the
+//! measured one, and its percentiles may not even contain it.
 
 use mopd_compiler::plan::Metric;
 
 use crate::report::answers::{BINS, PromptAnswers};
 use crate::rollout::confidence::WHOLE;
 
-/// One number for each prompt. None without a stated confidence, and of other metrics.
+/// The linearised statistic, per prompt. `None` without a stated confidence, and for other metrics.
 pub fn linear(prompts: &[PromptAnswers], metric: Metric) -> Option<Vec<f64>> {
     let (errors, unit): (Vec<i64>, f64) = match metric {
         Metric::Ece => {
@@ -23,7 +23,7 @@ pub fn linear(prompts: &[PromptAnswers], metric: Metric) -> Option<Vec<f64>> {
             for prompt in prompts {
                 sums.iter_mut().zip(prompt.gaps.bins).for_each(|(sum, gap)| *sum += gap);
             }
-            // Where a sum is 0, either sign would do.
+            // Where a sum is 0, either sign is right.
             let signed = |(sum, gap): (&i64, i64)| if *sum < 0 { -gap } else { gap };
             (
                 prompts.iter().map(|prompt| sums.iter().zip(prompt.gaps.bins).map(signed).sum()).collect(),
@@ -39,7 +39,7 @@ pub fn linear(prompts: &[PromptAnswers], metric: Metric) -> Option<Vec<f64>> {
     }
     let stated = stated as f64;
     let value = errors.iter().sum::<i64>() as f64 / unit / stated;
-    // Of a ratio of sums, `e / n`: e_i / n less what the prompt adds to `n`.
+    // Linearisation of a ratio of sums, `e / n`: the prompt's part of `e` minus its part of `n`.
     let weight = prompts.len() as f64 / stated;
     let of_prompt = |(error, prompt): (&i64, &PromptAnswers)| {
         value + weight * (*error as f64 / unit - value * f64::from(prompt.stated))

@@ -1,4 +1,4 @@
-//! Runs side by side: every table that the first run shares with another, with the interval of each
+//! Comparison of runs: every table that the first run shares with another one, with the interval of each
 //! difference.
 
 use std::collections::BTreeMap;
@@ -13,14 +13,14 @@ use super::scale::Scale;
 use super::{combined, mean};
 use crate::report::rewards::PromptReward;
 
-/// A run as its folder tells it.
+/// A run as read from its folder.
 pub struct ComparedRun {
     pub comparisons: Vec<Comparison>,
-    /// By their ids.
+    /// Names by domain id.
     pub domains: Vec<String>,
-    /// Whether the rewards of each are from 0 to 1.
+    /// Whether the rewards of each domain are from 0 to 1.
     pub bounded: Vec<bool>,
-    /// What judges each.
+    /// The verifier of each domain.
     pub judges: Vec<Judge>,
     pub models: Vec<ComparedModel>,
     pub rewards: Vec<PromptReward>,
@@ -29,20 +29,20 @@ pub struct ComparedRun {
 /// A model of a run.
 pub struct ComparedModel {
     pub name: String,
-    /// Of all that its stage says; see [`mopd_compiler::plan::StageFacts::content_key`].
+    /// Content key of its stage; see [`mopd_compiler::plan::StageFacts::content_key`].
     pub key: String,
 }
 
-/// What judges a domain.
+/// The verifier of a domain.
 pub struct Judge {
     /// Without paths.
     pub reward: Reward,
-    /// None where the run did not note them.
+    /// Hashes of its files; `None` where the run did not record them.
     pub files: Option<Vec<FileHash>>,
 }
 
 impl Judge {
-    /// As far as is known.
+    /// Whether two verifiers are the same, as far as known.
     fn is_like(&self, other: &Judge) -> bool {
         let same_files = match (&self.files, &other.files) {
             (Some(files), Some(others)) => files == others,
@@ -52,7 +52,7 @@ impl Judge {
     }
 }
 
-/// What is behind one column of one table.
+/// The data behind one column of one table.
 struct Column<'a> {
     /// Hash of the test prompts.
     tests: &'a str,
@@ -106,7 +106,7 @@ impl ComparedRun {
 }
 
 impl ComparedSide<'_> {
-    /// The rewards of each column for a row's models, `[seed][prompt]`; none where one was not evaluated.
+    /// The rewards of each column for a row's models, `[seed][prompt]`; `None` if one was not evaluated.
     fn rewards(&self, models: &[ModelId]) -> Option<Vec<Vec<&[f64]>>> {
         let mut found = Vec::with_capacity(self.columns.len());
         for (place, column) in &self.columns {
@@ -123,14 +123,14 @@ impl ComparedSide<'_> {
         Some(found)
     }
 
-    /// Test prompts of each column.
+    /// Number of test prompts of each column.
     fn prompts(&self) -> Vec<usize> {
         let longest = |column: &Column| column.rewards.values().map(Vec::len).max().unwrap_or(0);
         self.columns.iter().map(|(_, column)| longest(column)).collect()
     }
 
-    /// The means, the mean over domains, and the normalized score where the table has one on all of its
-    /// domains: each with what its answers do to it, by column of the table.
+    /// The means, the mean over domains, and the normalized score if the table has one on all of its domains,
+    /// each with the effect of its answers by column of the table.
     fn scores(&self, models: &[ModelId]) -> Option<Vec<Option<Scored>>> {
         let rewards = self.rewards(models)?;
         let of_all =
@@ -183,17 +183,17 @@ impl ComparedSide<'_> {
     }
 }
 
-/// A number of a table, and what its answers do to it, for each column that it is of.
+/// A number of a table, and the effect of answers on it, for each column that it depends on.
 struct Scored {
     value: f64,
-    /// Whether it is the mean of rewards, which has their bounds; a normalized score is linear in them only
-    /// near where it is.
+    /// Whether it is a mean of rewards, which has their bounds; a normalized score is only locally linear in
+    /// them.
     is_mean: bool,
     columns: Vec<ScoredColumn>,
 }
 
 struct ScoredColumn {
-    /// Which of the columns that both sides have.
+    /// Index among the columns that both sides have.
     index: usize,
     rewards: Crossed,
     /// The keys of the models whose rewards these are.
@@ -201,7 +201,7 @@ struct ScoredColumn {
 }
 
 impl Scored {
-    /// Between which it must be, where that is known.
+    /// Bounds of the number, where known.
     fn bounds(&self) -> Option<(f64, f64)> {
         self.estimate().bounds().filter(|_| self.is_mean)
     }
@@ -211,16 +211,16 @@ impl Scored {
     }
 }
 
-/// The tables that both runs have, `after` less `before`.
+/// The differences `after` minus `before` in the tables that both runs have.
 ///
-/// Intervals are over seeds and test prompts, as in a run's own tables. Prompts are compared one by one where
-/// the test files are the same, and so are seeds where both trained with the same: chance that hits both
-/// alike cancels out.
+/// Intervals are over seeds and test prompts, as in a run's own tables. Prompts are paired if the test files
+/// are the same, and seeds are paired if both runs trained with the same ones, so that common variation
+/// cancels.
 pub fn compare(before: &ComparedRun, after: &ComparedRun) -> Vec<ComparedTable> {
     let mut tables = Vec::new();
     for first in &before.comparisons {
         let named = after.comparisons.iter().find(|second| second.name == first.name);
-        // One table each: whatever they are called, they are what the runs were made for.
+        // If each run has one table only, these are compared even if their names differ.
         let only = || match (before.comparisons.as_slice(), after.comparisons.as_slice()) {
             ([_], [second]) => Some(second),
             _ => None,
@@ -240,8 +240,8 @@ pub fn compare(before: &ComparedRun, after: &ComparedRun) -> Vec<ComparedTable> 
     tables
 }
 
-/// By how much the rows of each table differ: one run answers the same test prompts with the same seeds
-/// everywhere, so all is paired.
+/// Differences between the rows of each table of one run. All rows have the same test prompts and seeds, so
+/// everything is paired.
 pub fn within(run: &ComparedRun) -> Vec<RowDifferences> {
     let of_table = |comparison: &Comparison| {
         let side = run.side(comparison, &run.domains_of(comparison));
@@ -330,7 +330,7 @@ fn cell(before: &Scored, after: &Scored, same_seeds: bool, same_tests: &[bool]) 
     let less = |after: Vec<f64>, before: Vec<f64>| {
         after.into_iter().zip(before).map(|(after, before)| after - before).collect::<Vec<f64>>()
     };
-    // What is paired is one number each; what is not varies by itself.
+    // Paired seeds or prompts give one difference each; unpaired ones vary independently.
     let mut chance = Chance::default();
     let (old, new) = (before.estimate().of_seeds(), after.estimate().of_seeds());
     if same_seeds {
@@ -344,7 +344,7 @@ fn cell(before: &Scored, after: &Scored, same_seeds: bool, same_tests: &[bool]) 
         let old_bounds = old.bounds.map(negated);
         let (of_new, of_old) = (new.of_prompts(), old.of_prompts());
         if same_tests[*index] {
-            // What was made alike and does alike is one model: no prompt tells it from itself.
+            // With the same keys and rewards, both are the same model, which no unseen prompt can tell apart.
             let alike = same_seeds && *models == column.models && new.numbers == old.numbers;
             let both = new.bounds.zip(old_bounds).filter(|_| !alike);
             let both = both.map(|(new, old)| interval::sum(new, old));

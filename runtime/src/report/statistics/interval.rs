@@ -1,38 +1,38 @@
-//! 95% intervals that keep their promise with few seeds.
+//! 95% confidence intervals that reach their coverage with few seeds.
 //!
-//! Every seed answers the same test prompts, so an estimate moves with two kinds of chance: which seeds
-//! trained, and which prompts were asked. Each kind has a variance of its own, estimated from as many numbers
-//! as there are seeds or prompts, and t quantiles of its own: three seeds say little of how seeds differ. The
-//! half-width is that of Cochran and Cox (Experimental Designs, 1957, section 4.14), sum of t_i V_i /
-//! sqrt(sum of V_i): the quantile of whichever chance dominates, and never too short where both matter.
-//! What seeds and prompts do together is in either variance, so it counts twice: that errs on the wide side.
+//! Every seed answers the same test prompts, so an estimate has two sources of variance: the choice of seeds
+//! and the choice of prompts. Each variance is estimated from as many numbers as there are seeds or prompts,
+//! and has its own t quantile: three seeds say little about how seeds differ. The half-width is that of
+//! Cochran and Cox (Experimental Designs, 1957, section 4.14), sum of t_i V_i / sqrt(sum of V_i): the
+//! quantile of the dominant source, and never too short where both matter. The interaction of seeds and
+//! prompts is in both variances and counts twice, which errs on the wide side.
 //!
-//! Where the prompts that were asked agree, their variance says nothing, and yet another may fall out
-//! otherwise: the exact bound of Clopper and Pearson on the share of such prompts, which bounds the mean of
-//! what is from 0 to 1, or has other bounds.
+//! Where all prompts have the same value, their variance is 0, and yet other prompts may have other values.
+//! There, the exact bound of Clopper and Pearson on the share of such prompts bounds the mean of numbers that
+//! are from 0 to 1, or have other known bounds.
 //!
 //! A bootstrap over three seeds covers 80 to 84% where seeds matter, and Satterthwaite's degrees of freedom
 //! 88% with two.
 
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
-/// Where an interval of 95% has its upper end.
+/// Quantile of the upper end of a 95% interval.
 const UPPER: f64 = 0.975;
 
-/// Means of the same rewards differ by rounding at most.
+/// Tolerance for rounding between means of the same rewards.
 const SAME: f64 = 1e-9;
 
-/// Numbers whose mean over all seeds and prompts is an estimate, or its part.
+/// Numbers whose mean over all seeds and prompts is an estimate, or a part of one.
 #[derive(Clone, Debug)]
 pub struct Crossed {
     /// `[seed][prompt]`
     pub numbers: Vec<Vec<f64>>,
-    /// Between which each of them must be, where that is known.
+    /// Bounds of each number, where known.
     pub bounds: Option<(f64, f64)>,
 }
 
 impl Crossed {
-    /// By each prompt alone.
+    /// Means over seeds, one per prompt.
     pub fn of_prompts(&self) -> Vec<f64> {
         let prompts = self.numbers.first().map_or(0, Vec::len);
         (0..prompts)
@@ -43,23 +43,23 @@ impl Crossed {
     }
 }
 
-/// An estimate as the sum of one mean for every set of test prompts, all by the same seeds.
+/// An estimate that is the sum of one mean per set of test prompts, all with the same seeds.
 #[derive(Clone, Debug, Default)]
 pub struct Estimate {
     pub columns: Vec<Crossed>,
 }
 
-/// What one kind of chance does to an estimate.
+/// The variance of an estimate from one source.
 #[derive(Clone, Copy, Debug)]
 pub struct Component {
-    /// Of the estimate.
+    /// Variance of the estimate.
     variance: f64,
-    /// What the variance was estimated from, less one.
+    /// Degrees of freedom: one less than the number of values.
     freedom: f64,
 }
 
 impl Component {
-    /// From numbers whose mean is the estimate; none of fewer than two.
+    /// From numbers whose mean is the estimate; `None` for fewer than two.
     pub fn of(values: &[f64]) -> Option<Component> {
         let count = values.len() as f64;
         let mean = super::mean(values);
@@ -82,18 +82,18 @@ impl Estimate {
         (0..seeds).map(of_seed).collect()
     }
 
-    /// The bounds of the 95% interval, within those of what it is the mean of.
+    /// The 95% interval, clipped to the bounds of the numbers that it is the mean of.
     pub fn interval(&self) -> (f64, f64) {
         within(self.interval_around(self.value()), self.bounds())
     }
 
-    /// Between which it must be, where that is known.
+    /// Bounds of the estimate, where known.
     pub fn bounds(&self) -> Option<(f64, f64)> {
         let bounds = self.columns.iter().map(|column| column.bounds);
         bounds.reduce(|all, own| Some(sum(all?, own?))).flatten()
     }
 
-    /// The same about another value, which moves as this estimate does.
+    /// The 95% interval around another value, which has the same variances as this estimate.
     pub fn interval_around(&self, value: f64) -> (f64, f64) {
         let mut chance = Chance::default();
         chance.add_seeds(&self.of_seeds());
@@ -108,26 +108,26 @@ pub fn sum(one: (f64, f64), other: (f64, f64)) -> (f64, f64) {
     (one.0 + other.0, one.1 + other.1)
 }
 
-/// An interval of which nothing is beyond the bounds, where there are any.
+/// The interval clipped to the bounds, if any.
 pub fn within((low, high): (f64, f64), bounds: Option<(f64, f64)>) -> (f64, f64) {
     bounds.map_or((low, high), |(least, most)| (low.max(least), high.min(most)))
 }
 
-/// All that an estimate moves with, each independently of the others.
+/// The independent sources of variance of an estimate.
 #[derive(Debug, Default)]
 pub struct Chance {
     components: Vec<Component>,
-    /// By how much prompts that were not asked may lower and raise it.
+    /// The most by which unseen prompts may lower and raise the estimate.
     unseen: (f64, f64),
 }
 
 impl Chance {
-    /// The estimate by each seed alone.
+    /// Adds the seeds: the estimate by each seed alone.
     pub fn add_seeds(&mut self, values: &[f64]) {
         self.components.extend(Component::of(values));
     }
 
-    /// A part of the estimate by each prompt alone, and its bounds where they are known.
+    /// Adds a part of the estimate by its value for each prompt, with its bounds where known.
     pub fn add_prompts(&mut self, values: &[f64], bounds: Option<(f64, f64)>) {
         self.components.extend(Component::of(values));
         let (Some((least, most)), Some(first)) = (bounds, values.first()) else { return };
@@ -138,14 +138,14 @@ impl Chance {
         }
     }
 
-    /// The bounds of the 95% interval of an estimate that is `value`.
+    /// The 95% interval of an estimate with this value.
     pub fn around(&self, value: f64) -> (f64, f64) {
         let half = half_width(&self.components);
         (value - half - self.unseen.0, value + half + self.unseen.1)
     }
 }
 
-/// Of the 95% interval of an estimate that moves with each of these kinds of chance, independently.
+/// The half-width of the 95% interval of an estimate with these independent sources of variance.
 fn half_width(components: &[Component]) -> f64 {
     let variance: f64 = components.iter().map(|component| component.variance).sum();
     if variance == 0.0 {

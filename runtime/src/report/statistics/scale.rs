@@ -1,4 +1,4 @@
-//! Normalized scores: between a row that scores 0 and a row that scores 1.
+//! Normalized scores, on a scale between a row that scores 0 and a row that scores 1.
 
 use std::ops::Range;
 
@@ -7,22 +7,22 @@ use mopd_compiler::plan::results::Interval;
 use super::interval::{Crossed, Estimate};
 use super::{TableEntry, combined, mean};
 
-/// What the row that scores 1 must exceed the row that scores 0 by. Real differences are far larger: the
-/// smallest that `n` prompts can show is `1 / n`.
+/// Smallest difference of the rows that score 1 and 0. Real differences are far larger: the smallest that
+/// `n` prompts can show is `1 / n`.
 const SMALLEST_GAIN: f64 = 1e-6;
 
-/// What scores are normalized by, over all seeds and in each.
+/// The scale of normalized scores, over all seeds and for each seed.
 pub(super) struct NormalizedScale<'a> {
     zero: &'a TableEntry<'a>,
     one: &'a TableEntry<'a>,
     whole: Scale,
-    /// Empty where a seed's own has no length.
+    /// One scale per seed; empty if the scale of some seed is degenerate.
     of_seeds: Vec<Scale>,
 }
 
 impl<'a> NormalizedScale<'a> {
-    /// Of columns with these names. None where the row that scores 1 does not exceed the row that scores 0; a
-    /// reader is warned of it, and of a lead that may be chance.
+    /// The scale of columns with these names. `None`, with a warning, if the row that scores 1 does not
+    /// exceed the row that scores 0. Also warns of a difference that may be chance.
     pub fn of(
         (zero, one): (&'a TableEntry<'a>, &'a TableEntry<'a>),
         names: &[&str],
@@ -74,7 +74,7 @@ impl<'a> NormalizedScale<'a> {
         self.whole.normalized(means)
     }
 
-    /// Their mean over columns.
+    /// The mean of the row's normalized scores over columns, with its interval.
     pub fn mean_of(&self, row: &TableEntry, means: &[f64]) -> Interval {
         let mean = mean(&self.scores(means));
         let columns = self.whole.linear(means, &row.0, &self.zero.0, &self.one.0);
@@ -82,14 +82,14 @@ impl<'a> NormalizedScale<'a> {
         Interval { mean, low, high }
     }
 
-    /// The same of each seed alone.
+    /// The mean normalized score for each seed alone.
     pub fn by_seed(&self, row: &TableEntry) -> Vec<f64> {
         let seeds = self.of_seeds.iter().enumerate();
         seeds.map(|(seed, scale)| mean(&scale.normalized(&row.means(seed..seed + 1)))).collect()
     }
 }
 
-/// What 0 and 1 mean in each column.
+/// The rewards that score 0 and 1 in each column.
 pub(super) struct Scale {
     zero: Vec<f64>,
     /// `one - zero`
@@ -104,7 +104,7 @@ impl Scale {
         Scale { zero: zero.to_vec(), gain, bounded: bounded.to_vec() }
     }
 
-    /// The first column where the scale has no length.
+    /// The first column where the scale is degenerate.
     pub fn flat(&self) -> Option<usize> {
         self.gain.iter().position(|gain| *gain < SMALLEST_GAIN)
     }
@@ -119,8 +119,8 @@ impl Scale {
             .collect()
     }
 
-    /// What each answer does to the normalized score to first order, in every column: `(s - (1 - n) zero - n
-    /// one) / gain`, where n is the column's normalized score, as a share of the mean over columns.
+    /// The first-order effect of each answer on the normalized score, per column: `(s - (1 - n) zero - n one)
+    /// / gain`, where n is the column's normalized score, divided by the number of columns.
     pub fn linear<Rewards: AsRef<[f64]>>(
         &self,
         means: &[f64],

@@ -13,15 +13,15 @@ use crate::prepare::ModelSpec;
 #[derive(Serialize)]
 pub(super) struct RolloutsKey<'a> {
     computed: ComputeKey<'a>,
-    /// Of random numbers.
+    /// Stream of random numbers.
     stream: u64,
     #[serde(flatten)]
     written: WrittenKey,
-    /// In place of the prompts.
+    /// What the model sees instead of the prompts.
     #[serde(skip_serializing_if = "Option::is_none")]
     sees: Option<&'a [Piece]>,
     sampling: &'a Sampling,
-    /// The programs that edit them.
+    /// Hashes of the programs that edit the rollouts.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     edits: Vec<&'a str>,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
@@ -31,7 +31,7 @@ pub(super) struct RolloutsKey<'a> {
     data: &'a [DataKey<'a>],
 }
 
-/// How many.
+/// The number of rollouts.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum WrittenKey {
@@ -39,7 +39,7 @@ enum WrittenKey {
         sequences: u32,
         keep: Keep,
     },
-    /// Those that a stage draws: with the shares and the data, these numbers decide which.
+    /// For the prompts that a stage draws: these numbers, the shares and the data decide which.
     Prompts {
         groups: u32,
         passes: u32,
@@ -60,7 +60,7 @@ struct ShareKey<'a> {
 struct WriterKey<'a> {
     when: Option<&'a DataFormula>,
     model: &'a str,
-    /// In place of the prompts, otherwise than the student.
+    /// What this model sees instead of the prompts, if not what the student sees.
     #[serde(skip_serializing_if = "Option::is_none")]
     sees: Option<&'a [Piece]>,
 }
@@ -92,7 +92,7 @@ impl<'a> Maker<'a> {
                 Writer::Scorer(role) | Writer::Guide(role) | Writer::Editor { editor: role, .. } => {
                     let arms = train.scorers.choices(role).iter();
                     let arms = arms.filter(|arm| arm.domain == share.domain).map(|arm| {
-                        // Before the first step, the student is what the stage starts from.
+                        // Before the first step, the student is the stage's start model.
                         let model = arm.teacher.model().unwrap_or(train.start);
                         let sees = producer.kind().view().or(arm.sees.as_ref());
                         let sees = sees.map(|view| view.pieces.as_slice());

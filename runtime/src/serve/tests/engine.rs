@@ -1,4 +1,4 @@
-//! What vLLM 0.32.0 was seen to do and `mopd serve` does not.
+//! Tests of behaviour that vLLM 0.32.0 was seen to have and `mopd serve` has not.
 
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
@@ -15,7 +15,7 @@ use crate::model::tests::{random_model, tiny};
 use crate::served::{Patience, ScoredSequence, Server};
 use crate::tokenizer::Token;
 
-/// A server whose answer to a path and a body, a status and a body, is what `answer` says.
+/// A server that replies with the status and body that `answer` returns for a request's path and body.
 fn answering(answer: impl Fn(&str, &Value) -> (u16, Value) + Send + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -73,7 +73,7 @@ fn an_engine_that_answers_logits_is_found_out_before_the_first_stage() {
     }
 }
 
-/// vLLM writes a token behind what it scores, which its context has to have room for.
+/// vLLM writes a token after a sequence that it scores, which must fit into its context.
 #[test]
 fn a_sequence_that_fills_the_context_is_not_sent_to_vllm() {
     let folder = tempfile::tempdir().unwrap();
@@ -94,7 +94,7 @@ fn a_sequence_that_fills_the_context_is_not_sent_to_vllm() {
     assert!(parts.iter().all(|part| said.contains(part)), "{said}");
 }
 
-/// A folder that vLLM does not see is an error of its own to it, which no patience mends.
+/// If vLLM does not see the folder, it reports its own internal error, which retries don't fix.
 #[test]
 fn weights_that_vllm_can_not_read_end_the_run() {
     let named = Arc::new(Mutex::new(vec!["default".to_owned()]));
@@ -125,6 +125,6 @@ fn weights_that_vllm_can_not_read_end_the_run() {
     let said = client.sample(|| Ok(weights), &asked(&prompts), how.0, how.1, &control).unwrap_err();
     assert!(said.to_string().contains("status 500"), "{said}");
     assert!(said.to_string().contains("Repo id must be in the form"), "{said}");
-    // Nobody takes what is there now for the weights that were there.
+    // The version name no longer claims the old weights.
     assert_eq!(*named.lock().unwrap(), ["default", "none"]);
 }

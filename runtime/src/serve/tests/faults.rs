@@ -1,4 +1,4 @@
-//! A proxy between a run and its teacher that answers wrongly in every way that was thought of.
+//! A proxy between a run and its teacher that damages replies in many ways.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -55,9 +55,9 @@ const ALL: [Fault; 16] = [
     Fault::OtherModel,
 ];
 
-/// For an answer, in these tests.
+/// Time limit for a reply, in these tests.
 pub(super) const LIMIT: Duration = Duration::from_millis(1500);
-/// Of each request, so many times.
+/// How often each request is damaged.
 const DAMAGED: usize = 3;
 
 struct Proxy {
@@ -105,7 +105,7 @@ impl Proxy {
     }
 }
 
-/// A message: its head and its body.
+/// Reads an HTTP message: its head and its body.
 pub(super) fn message(stream: &mut TcpStream) -> std::io::Result<(String, Vec<u8>)> {
     let mut bytes = Vec::new();
     let mut byte = [0];
@@ -126,7 +126,7 @@ pub(super) fn message(stream: &mut TcpStream) -> std::io::Result<(String, Vec<u8
     Ok((head, body))
 }
 
-/// One request of a connection, which ends with it.
+/// Passes one request of a connection on, and closes the connection.
 pub(super) fn pass(
     mut client: TcpStream,
     target: &str,
@@ -154,7 +154,7 @@ pub(super) fn pass(
     server.write_all(&body)?;
     let (head, answer) = message(&mut server)?;
     let status = head.lines().next().unwrap_or_default();
-    // What is refused says nothing that could be damaged.
+    // A refusal has no numbers to damage.
     let fault = fault.filter(|fault| status.contains(" 200") || *fault == Fault::CutOff);
     let answer = fault.map_or(answer.clone(), |fault| damaged(answer, fault));
     let length = answer.len() + if fault == Some(Fault::CutOff) { 100 } else { 0 };
@@ -186,7 +186,7 @@ fn damaged(answer: Vec<u8>, fault: Fault) -> Vec<u8> {
         of_written(&mut said["meta_info"], fault);
     }
     let text = said.to_string();
-    // What some programs write for a number that is none.
+    // Some programs write NaN like this, which is not JSON.
     if fault == Fault::NotANumber { text.replace("\"nan\"", "NaN") } else { text }.into_bytes()
 }
 
@@ -240,7 +240,7 @@ fn of_sglang(meta: &mut Value, fault: Fault) {
     let last = meta["input_token_logprobs"].as_array().unwrap().len() - 1;
     let own = meta["input_token_logprobs"].as_array_mut().unwrap();
     match fault {
-        // Its answers name no model: other weights are told by their version.
+        // Its replies name no model: other weights show by their version.
         Fault::OtherIds | Fault::OtherModel => own[last][1] = json!(own[last][1].as_i64().unwrap() + 1),
         Fault::TooFewPositions => drop(own.pop()),
         Fault::TooManyPositions => own.push(json!([-1.0, 97, null])),
@@ -296,7 +296,7 @@ fn damaged_matrix(mut answer: Vec<u8>, fault: Fault) -> Vec<u8> {
             answer[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
         }
         Fault::OtherIds | Fault::OtherModel => {
-            // Of another request.
+            // The hash of another request.
             let text = String::from_utf8(answer[8..header].to_vec()).unwrap();
             let place = text.find("\"asked\":\"").unwrap() + 8 + "\"asked\":\"".len();
             answer[place] = if answer[place] == b'0' { b'1' } else { b'0' };
@@ -355,7 +355,7 @@ fn no_answer_that_is_damaged_becomes_a_number() {
     assert!(ALL.iter().all(|fault| kinds.get(fault).is_some_and(|times| *times >= 10)), "{kinds:?}");
 }
 
-/// The same of rollouts: the completions are those that the run would have sampled.
+/// Rollouts are damaged, too; the completions that are accepted are those that the run would have sampled.
 #[test]
 fn no_rollout_that_is_damaged_is_trained_on() {
     let folder = tempfile::tempdir().unwrap();
@@ -378,7 +378,7 @@ fn no_rollout_that_is_damaged_is_trained_on() {
     let kinds = proxy.kinds.lock().unwrap();
     assert!(ALL.iter().all(|fault| kinds.contains_key(fault)), "{kinds:?}");
     drop(kinds);
-    // By the other dialects, a request for each completion.
+    // In the other dialects, with a request for each completion.
     for (engine, step) in [(Engine::Sglang, 8), (Engine::Vllm, 9)] {
         let weights = random_model(&tiny(), u64::from(step));
         let (asked, pushed) = (sampling::asked(&prompts), sampling::pushed(&weights, &models, step));

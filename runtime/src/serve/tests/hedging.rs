@@ -1,4 +1,4 @@
-//! A proxy that holds one answer back: the request is sent a second time.
+//! Tests with a proxy that holds one reply back: the request is sent a second time.
 
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,21 +13,21 @@ use crate::model::tests::{random_model, tiny};
 use crate::served::{ListedTokens, Patience, ScoredSequence, ServedScores, Server};
 use crate::tokenizer::Token;
 
-/// How often it is looked whether what is held back is let go.
+/// How often to check whether the held reply is to be released.
 const LOOK: Duration = Duration::from_millis(2);
 
 /// What the proxy does to the next scoring request, each time that it comes.
 #[derive(Default)]
 struct Plan {
     faults: Vec<Option<Fault>>,
-    /// Only one with this in it: what an earlier round sent a second time may come when that round is over.
+    /// Only a request with this text: a second request of an earlier round may come after that round.
     of_round: String,
     /// That request.
     chosen: Option<Vec<u8>>,
     came: usize,
-    /// Of all scoring requests.
+    /// Number of all scoring requests.
     all: usize,
-    /// What is held back is let go.
+    /// Whether the held reply is released.
     open: Arc<AtomicBool>,
 }
 
@@ -75,7 +75,7 @@ fn before(target: &str, plan: &Arc<Mutex<Plan>>) -> String {
     url
 }
 
-/// What no other round asks, and what each of its requests has in it.
+/// A batch that no other round asks, and the text that each of its requests contains.
 fn of_round(round: Token) -> (Vec<ScoredSequence>, String) {
     let start = [100 + round; 6];
     let mut batch = readings(160);
@@ -103,19 +103,19 @@ fn a_slow_answer_is_asked_for_again_and_no_number_changes() {
         }
     };
     let through = open(&url);
-    // Whoever has asked little sends nothing twice.
+    // A client with few requests so far sends none twice.
     let straight = |batch: &[ScoredSequence]| {
         let straight = open(&server.url);
         let right = score(&straight, batch);
         assert_eq!(straight.take_hedged(), None);
         right
     };
-    // What is slow is not known yet: nothing is sent twice.
+    // There are no times to compare with yet: nothing is sent twice.
     let batch = readings(160);
     assert_eq!(score(&through, &batch), straight(&batch));
     assert_eq!(through.take_hedged(), None);
     let (mut asked, mut again) = (160, 0);
-    // The second answer is good, and is not waited long for; it is bad, and the first one counts.
+    // A good second reply counts before the first comes; with a bad second reply, the first counts.
     for (round, second, patient) in
         [(0, None, false), (1, Some(Fault::Positive), true), (2, Some(Fault::Closed), true)]
     {
@@ -125,7 +125,7 @@ fn a_slow_answer_is_asked_for_again_and_no_number_changes() {
         let faults = vec![Some(Fault::TimeOut), second];
         *plan.lock().unwrap() = Plan { faults, of_round, open: open.clone(), ..Plan::default() };
         if patient {
-            // Once the second came, and was answered.
+            // After the second request came and was answered.
             let (plan, open) = (plan.clone(), open.clone());
             std::thread::spawn(move || {
                 while plan.lock().unwrap().came < 2 {
@@ -140,7 +140,7 @@ fn a_slow_answer_is_asked_for_again_and_no_number_changes() {
         assert_eq!(open.swap(true, Ordering::Relaxed), patient, "{second:?}");
         let Plan { came, all, .. } = *plan.lock().unwrap();
         assert_eq!(came, 2, "{second:?}");
-        // One of twenty, of all that was ever asked: a round may have what those before it left.
+        // At most one in twenty of all requests so far: a round may use what earlier ones left.
         (asked, again) = (asked + 160, again + all - 160);
         assert!(again * 20 <= asked, "{second:?}: {again} requests of {asked} were sent again");
         let told = through.take_hedged().unwrap();
@@ -148,7 +148,7 @@ fn a_slow_answer_is_asked_for_again_and_no_number_changes() {
     }
 }
 
-/// Where one thread computes, a second request would stand behind the first.
+/// If one thread computes, a second request would wait for the first.
 #[test]
 fn a_server_of_one_thread_is_asked_once() {
     let folder = tempfile::tempdir().unwrap();

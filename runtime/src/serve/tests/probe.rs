@@ -1,4 +1,4 @@
-//! What `mopd doctor FILE` finds out about servers.
+//! Tests of what `mopd doctor FILE` reports about servers.
 
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
@@ -80,13 +80,13 @@ fn a_probe_says_everything_that_is_wrong_and_waits_for_nobody() {
     );
     let unset = Served { key: Some("NO_VARIABLE_HAS_THIS_NAME".to_owned()), ..open.clone() };
     says(&probed(&unset, student(&weights.tokenizer), LIMIT), &["NO_VARIABLE_HAS_THIS_NAME"]);
-    // Without a student it is known who is there.
+    // Without a student, only the server's identity is checked.
     let alone = probed(&open, None, LIMIT);
     assert!(
         alone.there && alone.weights.is_none() && alone.answers.is_none() && alone.is_usable(),
         "{alone:?}"
     );
-    // One that takes connections and says nothing; and nobody.
+    // A server that accepts connections and never replies, and no server at all.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let silent = Secret::Text(format!("http://{}", silent.local_addr().unwrap()));
     let began = Instant::now();
@@ -121,7 +121,7 @@ fn a_probe_has_a_server_of_rollouts_sample_a_token() {
         let found = probed(engine, Dtype::Float32);
         assert!(found.samples && found.ids_agree && found.is_usable(), "{found:?}");
     }
-    // Nothing was written where weights would be put.
+    // Nothing was written to the folder for weights.
     assert!(!folder.path().join("pushed").exists());
     let found = probed(Engine::Mopd, Dtype::Bfloat16);
     assert!(found.samples && !found.is_usable(), "{found:?}");

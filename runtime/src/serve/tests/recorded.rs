@@ -1,5 +1,5 @@
-//! Requests and answers held to what the engines' released packages declare: the fields of their protocol
-//! classes, written down by `runtime/tests/fixtures/engines.py` with wheel and file.
+//! Compares requests and replies with the protocol classes in the engines' released packages, whose fields
+//! `runtime/tests/fixtures/engines.py` recorded with wheel and file.
 
 use mopd_compiler::plan::{Answers, Engine};
 use serde_json::{Value, json};
@@ -83,7 +83,7 @@ fn answers_have_only_fields_that_the_engines_declare() {
     let tokens = one["choices"][0]["token_ids"].as_array().unwrap().len();
     assert!((1..=5).contains(&tokens));
     assert_eq!(one["choices"][0]["logprobs"]["token_logprobs"].as_array().unwrap().len(), tokens);
-    // The same of token ids alone, with the weights by which it was written.
+    // The API with token ids alone, which also reports the weights that wrote them.
     let ends = weights.tokenizer.ends();
     let written = said("/inference/v1/generate", conformance::rollout(Engine::Vllm, &[97, 98], ends));
     assert_known(&written, "vllm", "GenerateTokensResponse");

@@ -1,5 +1,5 @@
-//! A server that samples for a run: the completions are those that the run would have sampled, whatever
-//! weights the server began with, and whatever becomes of its answers on the way.
+//! Tests of a server that samples for a run: the completions are those that the run would have sampled,
+//! whatever weights the server began with, and however its replies are damaged.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -25,7 +25,7 @@ use crate::tokenizer::Token;
 
 const CLOSE: f64 = 1e-3;
 
-/// A server that began with other weights than those that it will be given, and the folder for these.
+/// A server that began with other weights than the run will send, and the folder for these.
 fn serving(folder: &Path) -> (Running, PathBuf) {
     let first = saved(&random_model(&tiny(), 9), folder, "first");
     let models = first.parent().unwrap().to_owned();
@@ -43,7 +43,7 @@ pub fn speaking(engine: Engine, url: &str, folder: &Path, limit: Duration) -> Sa
     SamplingServer::with_time_limit(&server, Path::new("/"), limit).unwrap()
 }
 
-/// Weights in the folder that both see.
+/// Saves weights in the folder that the run and the server share.
 pub fn pushed(weights: &Weights, folder: &Path, step: u32) -> PushedWeights {
     let model = saved(weights, folder.parent().unwrap(), &format!("step{step}"));
     let named = Pretrained::Checkpoint { folder: model.to_str().unwrap().to_owned() };
@@ -72,7 +72,7 @@ pub fn key(step: u64) -> Key {
     Key::new(3, 5, Purpose::Rollout, step)
 }
 
-/// What a run samples itself.
+/// The completions that a run samples itself.
 pub fn at_hand(weights: &Weights, prompts: &[Prompt], sampling: &Sampling, key: Key) -> Vec<Completion> {
     let (control, _events) = control();
     let decoder = Decoder::frozen(weights, Place::cpu(), Kind::Float);
@@ -109,13 +109,13 @@ fn a_server_samples_to_the_bit_what_the_run_would_sample() {
     sampled(3, 2, &Sampling { repetition_penalty: Some(1.3), stop, ..plain });
     let left: Vec<_> = std::fs::read_dir(&models).unwrap().flatten().map(|entry| entry.file_name()).collect();
     assert_eq!(left.len(), 2, "the server's own and the newest: {left:?}");
-    // In half precision it would sample otherwise.
+    // In half precision it would sample other completions.
     let said = client.check_student((&random_model(&tiny(), 1).tokenizer, 8, Dtype::Bfloat16), &control);
     let said = said.unwrap_err().to_string();
     assert!(said.contains("computes in float32, the run in bfloat16"), "{said}");
 }
 
-/// By an engine's dialect: other draws, and of each the log-probability that the trainer gives it.
+/// In an engine's dialect: other draws, each with the log-probability that the trainer computes for it.
 #[test]
 fn another_dialect_samples_by_the_weights_that_it_was_given() {
     by_the_words_of(Engine::Sglang);
@@ -158,7 +158,7 @@ fn by_the_words_of(engine: Engine) {
     }
 }
 
-/// The hash says that the weights are there, the numbers that they are not.
+/// The server reports the right hash, but its numbers show that it has other weights.
 #[test]
 fn a_canary_that_differs_ends_the_run_and_names_the_weights() {
     let folder = tempfile::tempdir().unwrap();
@@ -173,7 +173,7 @@ fn a_canary_that_differs_ends_the_run_and_names_the_weights() {
     };
     let first = pushed(&one, &models, 0);
     sample(first.clone()).unwrap();
-    // What the trainer has is what it calls step 1; what the server was given is something else.
+    // The canary is of the trainer's weights of step 1; the server was given others.
     let other = pushed(&two, &models, 1);
     let wrong = PushedWeights { canary: first.canary.clone(), ..other.clone() };
     let third = pushed(&random_model(&tiny(), 3), &models, 2);
@@ -181,20 +181,20 @@ fn a_canary_that_differs_ends_the_run_and_names_the_weights() {
         sample(PushedWeights { canary: third.canary.clone(), ..other.clone() }).unwrap_err().to_string();
     assert!(said.contains("no weights that this run gave it have these"), "{said}");
     assert!(said.contains("says that it has the weights of step 1"), "{said}");
-    // The server has them now, by its own word. Another run compares before it believes that.
+    // The server now claims to have them. Another run compares before it trusts that.
     for engine in Engine::ALL {
         let client = speaking(engine, &server.url, &models, Duration::from_secs(60));
         let how = ((&sampling, key(0)), (&*one.tokenizer, CLOSE));
         let said = client.sample(|| Ok(wrong.clone()), &asked(&prompts), how.0, how.1, &control).unwrap_err();
         assert!(said.to_string().contains("says that it has the weights of step 1"), "{engine:?}: {said}");
     }
-    // `first` was deleted as soon as others were given: it is there again, under the name of the third.
+    // `first` was deleted when others were sent; it is sent again under the name of the third.
     let again = pushed(&one, &models, 3);
     let said = sample(PushedWeights { canary: third.canary, ..again }).unwrap_err().to_string();
     assert!(said.contains("they are those of step 0"), "{said}");
 }
 
-/// Whoever asks by name is never answered by other weights.
+/// A request that names weights is never answered with others.
 #[test]
 fn weights_that_are_not_there_sample_nothing() {
     let folder = tempfile::tempdir().unwrap();
@@ -217,7 +217,7 @@ fn weights_that_are_not_there_sample_nothing() {
     let mut long = sampling.clone();
     long["n"] = json!(1024);
     assert_eq!(ask(body(&has, &long, 97)).0, 413);
-    // A run that may not give weights says so.
+    // A run that is not allowed to send weights reports so.
     let (control, _events) = control();
     let kept = start(job(&saved(&random_model(&tiny(), 4), folder.path(), "kept")));
     let client = client(&kept.url, folder.path(), Duration::from_secs(60));

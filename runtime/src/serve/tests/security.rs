@@ -13,7 +13,7 @@ use crate::model::tests::{random_model, tiny};
 use crate::serve::serve;
 use crate::served::Server;
 
-/// The status and what is said.
+/// The status and the body of a reply.
 pub fn post(url: &str, path: &str, key: Option<&str>, body: &str) -> (u16, String) {
     request(url, "POST", path, key, body)
 }
@@ -113,7 +113,7 @@ fn what_is_not_answered_is_refused_with_its_reason() {
     }
 }
 
-/// Of a request whose body is said to be so long.
+/// The status for a request that declares a body of this length.
 fn request_head(url: &str, length: u64) -> u16 {
     let mut stream = TcpStream::connect(url.strip_prefix("http://").unwrap()).unwrap();
     let head = format!("POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{{");
@@ -123,7 +123,7 @@ fn request_head(url: &str, length: u64) -> u16 {
     String::from_utf8_lossy(&said).split(' ').nth(1).unwrap().parse().unwrap()
 }
 
-/// What is wrong with an address is said without the address: it may hold a password.
+/// The message for an invalid address does not repeat the address: it may hold a password.
 #[test]
 fn no_error_repeats_what_may_be_secret() {
     let (control, _events) = control();

@@ -1,5 +1,5 @@
-//! Values as Python writes them: chat templates are written for Python's Jinja, and a model has read its
-//! `True`, `None` and spacing of JSON a million times.
+//! Formats values as Python does: chat templates are written for Python's Jinja, and models are trained on
+//! its `True`, `None` and spacing of JSON.
 
 use std::fmt::Write;
 
@@ -49,7 +49,7 @@ fn repr(value: &Value, out: &mut String) {
             }
             out.push('}');
         }
-        // Functions and the like: nothing that a model was trained on.
+        // Functions and similar values, which do not occur in training data.
         _ => out.push_str(&value.to_string()),
     }
 }
@@ -62,7 +62,7 @@ fn pairs(value: &Value) -> Vec<(Value, Value)> {
     items(value).into_iter().map(|key| (key.clone(), value.get_item(&key).unwrap_or_default())).collect()
 }
 
-/// Single quotes unless the text has some and no double ones.
+/// Quotes with single quotes, unless the text has some and no double quotes.
 fn quoted(text: &str, out: &mut String) {
     let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
     out.push(quote);
@@ -95,7 +95,7 @@ fn number(value: &Value) -> String {
     }
 }
 
-/// The shortest digits that read back as the number; with an exponent below 1e-4 and from 1e16 on.
+/// The shortest digits that parse to the number; with an exponent below 1e-4 and from 1e16 on.
 fn float(number: f64) -> String {
     if number.is_nan() {
         return "nan".to_owned();
@@ -118,7 +118,7 @@ fn float(number: f64) -> String {
 #[derive(Clone, Debug)]
 pub struct DumpsArguments {
     pub ascii: bool,
-    /// What one level is indented by; all on one line where absent.
+    /// Indentation of one level; without it, all is on one line.
     pub indent: Option<String>,
     pub between: String,
     pub after_key: String,
@@ -227,7 +227,7 @@ impl DumpsArguments {
     }
 }
 
-/// `str.strip()` and its kin know a few separators that Unicode does not call white space.
+/// White space of `str.strip()`, which includes a few separators that Unicode does not call white space.
 pub fn is_space(character: char) -> bool {
     character.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&character)
 }

@@ -1,4 +1,4 @@
-//! Chat templates: Jinja, with what the reference library gives to them.
+//! Chat templates: Jinja, with the functions and filters of the reference library.
 
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -21,25 +21,25 @@ use mopd_kernels::os::bounded;
 pub struct ChatTemplate {
     name: String,
     environment: Arc<Environment<'static>>,
-    /// `bos_token` and its kin, by name.
+    /// `bos_token` and other special tokens, by name.
     special: Vec<(&'static str, String)>,
     marks_answers: bool,
     asks_date: bool,
 }
 
-/// The tag around what the assistant writes, in templates that say it themselves.
+/// The tag around the assistant's text, in templates that mark it.
 static GENERATION: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}").expect("the pattern is constant")
 });
-/// Its replacement here: a call of a function of this name.
+/// The function whose call replaces the tag.
 const MARK: &str = "mopd_generation";
-/// Around marked text until it is cut out again. Private characters and an improbable word: nothing that a
-/// conversation has.
+/// Delimiters of marked text in the rendered text, removed afterwards. Private characters and an improbable
+/// word make sure that no conversation contains them.
 const OPEN: &str = "\u{F8FF}mopd-answer-7d1f\u{F8FE}";
 const CLOSE: &str = "\u{F8FE}mopd-answer-7d1f\u{F8FF}";
-/// Instructions that one rendering may take; no published template comes near it.
+/// Most instructions of one rendering, far more than published templates take.
 const FUEL: u64 = 50_000_000;
-/// No template of a published model takes a thousandth of it.
+/// Time limit of one rendering; templates of published models take less than a thousandth of it.
 pub(super) const TIME: Duration = Duration::from_secs(if cfg!(test) { 6 } else { 20 });
 
 impl ChatTemplate {
@@ -68,23 +68,22 @@ impl ChatTemplate {
         Ok(ChatTemplate { name, environment, special, marks_answers, asks_date })
     }
 
-    /// As the model's files name it.
+    /// Its name in the model's files.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Whether it says itself what the assistant wrote, by `{% generation %}`.
+    /// Whether it marks the assistant's text by `{% generation %}`.
     pub fn marks_answers(&self) -> bool {
         self.marks_answers
     }
 
-    /// Whether what it writes depends on the day.
+    /// Whether its text depends on the date.
     pub fn asks_date(&self) -> bool {
         self.asks_date
     }
 
-    /// The first `count` messages as the model reads them; `answer` adds what an assistant's turn begins
-    /// with.
+    /// Renders the first `count` messages; `answer` adds the beginning of an assistant's turn.
     pub fn render(
         &self,
         conversation: &Conversation,
@@ -94,7 +93,7 @@ impl ChatTemplate {
         Ok(self.render_marked(conversation, count, answer)?.0)
     }
 
-    /// Also the bytes inside `{% generation %}`.
+    /// As [`ChatTemplate::render`], and also returns the ranges of bytes inside `{% generation %}`.
     pub fn render_marked(
         &self,
         conversation: &Conversation,
@@ -129,7 +128,7 @@ impl ChatTemplate {
     }
 }
 
-/// What the reference library gives to a template.
+/// The environment that the reference library gives to templates.
 fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
@@ -158,7 +157,7 @@ fn environment() -> Environment<'static> {
     environment
 }
 
-/// What went wrong and where, without the engine's own words around it.
+/// The cause and location of an error, without the engine's other text.
 fn describe(error: &Error) -> String {
     let cause = match error.kind() {
         ErrorKind::OutOfFuel => format!("it takes more than {FUEL} instructions"),
@@ -170,7 +169,7 @@ fn describe(error: &Error) -> String {
     }
 }
 
-/// Methods of Python's types. Those that the compatibility layer has are used but where white space differs.
+/// Methods of Python's types: those of the compatibility layer, except where white space differs.
 fn method(state: &mut State, value: &Value, method: &str, arguments: &[Value]) -> Result<Value, Error> {
     if let Some(text) = value.as_str() {
         match method {
@@ -196,7 +195,7 @@ fn method(state: &mut State, value: &Value, method: &str, arguments: &[Value]) -
     minijinja_contrib::pycompat::unknown_method_callback(state, value, method, arguments)
 }
 
-/// A letter behind something else is a capital.
+/// `str.title()`: a letter after a non-letter becomes a capital.
 fn title(text: &str) -> String {
     let mut titled = String::new();
     let mut inside = false;
@@ -266,18 +265,18 @@ fn tojson(
     json.write(value).map(Value::from)
 }
 
-/// The day that templates see, as a number; 0 before anyone asked.
+/// The date that templates see, as a day number; 0 before the first use.
 static TODAY: AtomicI32 = AtomicI32::new(0);
 
-/// Looks at the clock: where a job begins. A run that goes past midnight keeps its day, which is in the keys
-/// of what it makes.
+/// Sets the date from the clock, at the start of a job. A run that goes past midnight keeps its date, which
+/// is part of the keys of its results.
 pub fn look_at_the_clock() -> NaiveDate {
     let now = chrono::DateTime::<chrono::Utc>::from(std::time::SystemTime::now()).date_naive();
     TODAY.store(now.num_days_from_ce(), Ordering::Relaxed);
     now
 }
 
-/// The day, in universal time: where a run computes changes nothing.
+/// The date in UTC, so that it does not depend on the time zone.
 pub fn today() -> NaiveDate {
     match TODAY.load(Ordering::Relaxed) {
         0 => look_at_the_clock(),
@@ -285,15 +284,15 @@ pub fn today() -> NaiveDate {
     }
 }
 
-/// The day as `strftime` writes it. What a template writes is keyed by the day, so the time of day is
-/// refused.
+/// Formats the date as `strftime` does. A template's text is keyed by the date, so formats with the time of
+/// day are refused.
 fn date(format: &str) -> Result<String, Error> {
     use std::fmt::Write;
     let refused = |problem: String| Error::new(ErrorKind::InvalidOperation, problem);
     let items = StrftimeItems::new(format).parse();
     let items = items.map_err(|_| refused(format!("{format:?} is not a date format")))?;
     let mut text = String::new();
-    // A day has no time: whatever asks for one is an error of the formatter.
+    // A date has no time of day, so that formats which need one are errors.
     write!(text, "{}", today().format_with_items(items.iter())).map_err(|_| {
         let why = "what a template writes may depend on the day, and not on the time of day: every run \
                    would be another one";

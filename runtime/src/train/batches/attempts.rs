@@ -1,5 +1,5 @@
-//! `peer.correct`: whether completions that a teacher writes itself are right (arXiv:2606.14368). It writes
-//! as many of each prompt of a step as the prompt's group has, by the same settings.
+//! `peer.correct`: whether a teacher's own completions are correct (arXiv:2606.14368). For each prompt of a
+//! step, the teacher writes as many completions as the prompt's group has, by the same settings.
 
 use std::collections::HashMap;
 
@@ -16,8 +16,8 @@ use crate::train::sequences::Sequences;
 use crate::train::views::Shown;
 use crate::zip::zip_equal;
 
-/// Fills in for each sequence whether those that are right which have its place among the role's own
-/// completions of the prompt.
+/// Sets `correct_of` in each sequence: whether the role's own completion with the same index in the group
+/// is correct.
 pub(super) fn attempt(batch: &Batch, sequences: &mut Sequences) -> Result<()> {
     let stage = batch.stage;
     let prompts = prompts(sequences);
@@ -47,7 +47,7 @@ pub(super) fn attempt(batch: &Batch, sequences: &mut Sequences) -> Result<()> {
     Ok(())
 }
 
-/// What a scorer completes itself, as long as that may get at this step.
+/// The own completions of a scorer, with the length limit of this step.
 pub(super) fn attempts(
     batch: &Batch,
     role: Role,

@@ -1,8 +1,7 @@
-//! Which prompts come, and in which order: chosen before steps by completions that are drawn of every prompt.
+//! The choice and order of prompts: made before some steps, by completions that are drawn for every prompt.
 //!
-//! Whenever prompts are chosen, completions have random numbers of their own: of the step, the prompt and the
-//! rollout. Numbers that a frozen teacher's completions have are measured once and kept, since they say the
-//! same of its distribution whenever they are drawn.
+//! At every choice, completions have their own random numbers, by step, prompt and rollout. Measures of a
+//! frozen teacher's completions are taken once and kept, since its distribution does not change.
 
 use mopd_compiler::expr::batch::{self, Layout};
 use mopd_compiler::plan::events::FailureKind;
@@ -20,21 +19,21 @@ use crate::train::sequences::Sequences;
 use crate::train::{Source, Stage};
 use crate::zip::zip_equal;
 
-/// Prompts that are looked at together. A run that is to stop does not wait for all of them.
+/// Prompts that are measured at a time. An interrupted run does not wait for all prompts.
 const TOGETHER: usize = 256;
 
 pub(super) struct CurriculumState {
     settings: plan::Curriculum,
-    /// Those of `settings`.
+    /// The producers of `settings.rollouts`.
     rollouts: Vec<Box<dyn Draws>>,
     measures: Vec<Measured>,
 }
 
-/// A number of each prompt.
+/// A measure: a number for each prompt.
 struct Measured {
-    /// The same whenever prompts are chosen.
+    /// Whether it is the same at every choice.
     fixed: bool,
-    /// By source and record, where it is fixed and was measured.
+    /// The values by source and record, where it is fixed and was measured.
     known: Option<Vec<Vec<f64>>>,
 }
 
@@ -49,12 +48,12 @@ impl CurriculumState {
         Ok(CurriculumState { settings: settings.clone(), rollouts, measures })
     }
 
-    /// Those that draw what is measured.
+    /// The producers whose completions are measured.
     pub(super) fn rollouts(&self) -> impl Iterator<Item = &dyn Draws> {
         self.rollouts.iter().map(AsRef::as_ref)
     }
 
-    /// What is kept of prompts, as bits.
+    /// The measures that are kept, as bits.
     pub(super) fn bits(&self) -> Vec<Vec<Vec<u64>>> {
         let bits = |numbers: &Vec<f64>| numbers.iter().map(|number| number.to_bits()).collect();
         let of = |measure: &Measured| measure.known.iter().flatten().map(bits).collect();
@@ -74,7 +73,7 @@ impl CurriculumState {
         Ok(())
     }
 
-    /// The choice that a step goes by, where it has not been made. `own` draws what the stage trains on.
+    /// The choice of prompts for a step, if a new one is due. `own` is the producer that the stage trains on.
     pub(super) fn due(
         &mut self,
         batch: &Batch,
@@ -86,7 +85,7 @@ impl CurriculumState {
             return Ok(None);
         }
         let choice = self.choose(batch, own, &mixture.sizes(), round)?;
-        // The experts that it asked are in no step's numbers.
+        // This load of experts belongs to no step's metrics.
         let _ = batch.student.take_expert_load();
         Ok(Some(choice))
     }
@@ -157,8 +156,8 @@ impl CurriculumState {
         Ok(PromptChoice::new(round, lists))
     }
 
-    /// Adds what is measured of some prompts, which stand behind `first` others of `all`, to the numbers that
-    /// are not known.
+    /// Adds the measures of some prompts to those that are not known. `first` is the index of the first of
+    /// these prompts among `all`.
     fn measure(
         &self,
         batch: &Batch,
@@ -174,7 +173,7 @@ impl CurriculumState {
             if wanted.is_empty() {
                 continue;
             }
-            // Prompts have numbers of their own in each rollout.
+            // The numbers of prompts differ between rollouts.
             let draws = numbered(draws, (1 + place) * all + first);
             let groups = rollout.draw(batch, &draws, Purpose::Measure)?;
             for measure in wanted {
@@ -191,8 +190,8 @@ impl CurriculumState {
         Ok(())
     }
 
-    /// The records of a source that a filter holds for, those with the largest priority first, equals as they
-    /// are shuffled; and the mean of their priority.
+    /// The records of a source that the filter holds for, by descending priority, equal ones shuffled; and
+    /// their mean priority.
     fn list(
         &self,
         stage: &Stage,

@@ -1,4 +1,4 @@
-//! `data(answer)`: completions that the data gives.
+//! `data(answer)`: completions from the data.
 
 use mopd_compiler::plan::producers::Data;
 
@@ -17,7 +17,7 @@ pub(super) struct Fixed(pub(super) Vec<Vec<Sequence>>);
 pub(super) fn make(data: &Data, making: &Making) -> Result<Fixed> {
     let Making { stage, judged, .. } = making;
     let mut examples = all_examples(stage, &data.field)?;
-    // Rollouts always are.
+    // Unlike rollouts, these are judged only if rewards are read.
     if *judged && stage.train.objective.reads_reward() {
         examples.iter_mut().try_for_each(|examples| judge(stage, examples))?;
     }
@@ -34,7 +34,7 @@ impl Draws for Fixed {
     }
 }
 
-/// What the data gives as completions, by source.
+/// The completions in a field of the data, by source.
 pub(in crate::train) fn all_examples(stage: &Stage, field: &str) -> Result<Vec<Vec<Sequence>>> {
     let sources = stage.sources.iter().enumerate();
     sources.map(|(index, source)| examples(stage, source, index, field)).collect()
@@ -71,7 +71,7 @@ fn examples(stage: &Stage, source: &Source, index: usize, field: &str) -> Result
     Ok(list)
 }
 
-/// Where a completion is cut off that has more tokens to be trained on than `limit`.
+/// Where a completion with more than `limit` trained tokens is cut off.
 fn beyond(written: &[bool], limit: u32) -> Option<usize> {
     let mut trained = (0..written.len()).filter(|token| written[*token]);
     let last = trained.nth((limit as usize).saturating_sub(1))?;

@@ -1,6 +1,6 @@
-//! `debate`: before their members score a step's completions, panels talk about its prompts
-//! (arXiv:2605.01347). What is said of a prompt is the same for all of its completions, and nobody who speaks
-//! has seen one.
+//! `debate`: panels discuss the prompts of a step before their members score its completions
+//! (arXiv:2605.01347). All completions of a prompt share one debate, and the members have not seen any of
+//! them when they speak.
 
 use std::rc::Rc;
 
@@ -23,9 +23,9 @@ use crate::zip::zip_equal;
 
 /// The panels of a part of a stage.
 pub(super) struct Panels {
-    /// Those that its objective reads, as places among the stage's.
+    /// The panels that the part's objective reads, as indices into the stage's.
     read: Vec<usize>,
-    /// The members of whom it was said that they state no confidence, by their panel.
+    /// Panel and member of those for whom the warning about missing confidence was given.
     told: Vec<(usize, usize)>,
 }
 
@@ -55,7 +55,7 @@ impl Panels {
         Panels { read: read.collect(), told: Vec::new() }
     }
 
-    /// What is said of the prompts of some sequences: of each prompt once.
+    /// The debates about the prompts of some sequences, once for each prompt.
     pub(super) fn talk(&mut self, batch: &Batch, sequences: &Sequences) -> Result<Rc<[Debate]>> {
         let prompts = prompts(sequences);
         let mut debates = Vec::new();
@@ -65,7 +65,7 @@ impl Panels {
         Ok(debates.into())
     }
 
-    /// Those of the prompts that a panel is asked about.
+    /// The debates of one panel, about the prompts for which all its members have a model.
     fn debate(&mut self, batch: &Batch, place: usize, prompts: &[Draw]) -> Result<Vec<Debate>> {
         let panel = &batch.stage.train.panels[place];
         let speaks = |prompt: &Draw| panel.members.iter().all(|role| scorer(batch, *role, *prompt).is_some());
@@ -97,7 +97,7 @@ impl Panels {
         Ok(debates.collect())
     }
 
-    /// Whoever states no confidence at all was probably not asked for one.
+    /// Warns of members that state no confidence at all: their template probably does not ask for it.
     fn tell_of_silence(&mut self, batch: &Batch, place: usize, last: &[Vec<String>]) {
         let Batch { stage, step, models, .. } = *batch;
         let panel = &stage.train.panels[place];
@@ -130,7 +130,7 @@ impl Panels {
     }
 }
 
-/// What a member says about some prompts, each with what was said of it before.
+/// The texts of a member about some prompts, each after the transcript so far.
 fn turn(batch: &Batch, turn: Turn, prompts: &[Draw], transcripts: &[String]) -> Result<Vec<String>> {
     let role = batch.stage.train.panels[turn.panel].members[turn.member];
     let of = |prompt: &Draw| scorer(batch, role, *prompt).expect("it speaks about these prompts");
@@ -155,7 +155,7 @@ fn of_scorer(
     let asked = zip_equal(prompts, transcripts).map(|(prompt, transcript)| {
         let slots = vec![(Slot::Transcript(place as u32), transcript.clone())];
         let said = TemplateInputs { slots, ..TemplateInputs::default() };
-        // Each turn by another number.
+        // Random numbers differ by turn.
         let sample = (place as u32) << 16 | number;
         TextRequest { prompt: *prompt, said, number: words::number(batch.stage, *prompt), sample }
     });

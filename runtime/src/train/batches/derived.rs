@@ -1,7 +1,7 @@
-//! `derived(two_candidates(guide), from: attempts)`: the student attempts a prompt, and completes a new one
-//! that shows some of the attempts, and what teachers write for it (arXiv:2606.18216). Rewards judge these
-//! completions as answers to the prompt of the row. Where something is missing that the new prompt shows, the
-//! group are the attempts.
+//! `derived(two_candidates(guide), from: attempts)`: the student attempts a prompt, then completes a new
+//! prompt that shows some of the attempts and texts that teachers write for it (arXiv:2606.18216). Rewards
+//! judge these completions as answers to the original prompt. If something that the new prompt shows is
+//! missing, the attempts are the group.
 
 use std::collections::HashMap;
 
@@ -30,12 +30,12 @@ pub(super) struct OfDerived {
     of: Box<dyn Draws>,
 }
 
-/// What one completes itself of each prompt that it was asked, by its place.
+/// The own completions of a writer, by index of the prompt.
 type GroupsByPrompt = HashMap<usize, Group>;
 
 pub(super) fn make(derived: &Derived, making: &Making) -> Result<OfDerived> {
     let [inside, _] = making.inside();
-    // Which attempt is shown is decided by the rewards.
+    // The rewards decide which attempt is shown.
     Ok(OfDerived {
         settings: derived.clone(),
         of: super::make(&derived.of, &Making { judged: true, ..inside })?,
@@ -46,7 +46,7 @@ impl Draws for OfDerived {
     fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Group>> {
         let Batch { stage, step, climbed, .. } = *batch;
         let mut groups = self.of.draw(batch, draws, purpose)?;
-        // What was replayed is of another prompt than what was drawn.
+        // A replayed group has another prompt than the draw.
         let of_group = |(draw, group): (&Numbered, &Group)| {
             let Sequence { source, record, .. } = group[0];
             Numbered { draw: Draw { source, record }, ..*draw }
@@ -66,7 +66,7 @@ impl Draws for OfDerived {
         }
         let asked: Vec<Numbered> = open.iter().map(|place| prompts[*place]).collect();
         let shown = Shown::Now(shown);
-        // Numbers of a later turn: the attempts had those of the first.
+        // Random numbers of turn 1: the attempts had those of turn 0.
         let mut completed =
             sample(stage, (batch.student, &shown), &asked, &sampling, batch.key(purpose).turn(1))?;
         for (place, group) in completed.iter_mut().enumerate() {
@@ -86,7 +86,7 @@ impl Draws for OfDerived {
 }
 
 impl OfDerived {
-    /// The new prompt, which `completion` tokens follow at most.
+    /// The new prompt; at most `completion` tokens follow it.
     fn prompt(
         &self,
         batch: &Batch,
@@ -113,8 +113,8 @@ impl OfDerived {
         Err(Error::new(FailureKind::Context, message).help(help))
     }
 
-    /// What stands in each of the new prompts; none where something of it is missing. Teachers are asked for
-    /// the others only.
+    /// The template inputs of each new prompt; `None` where some are missing. Teachers write only for the
+    /// others.
     fn said(
         &self,
         batch: &Batch,
@@ -163,7 +163,7 @@ impl OfDerived {
         Ok(said)
     }
 
-    /// The attempts that are shown; none where there is no such attempt.
+    /// The attempts that are shown; `None` where one of them does not exist.
     fn attempted(&self, stage: &Stage, group: &Group) -> Result<Option<TemplateInputs>> {
         let mut said = TemplateInputs::default();
         for member in self.settings.members() {
@@ -173,7 +173,7 @@ impl OfDerived {
         Ok(Some(said))
     }
 
-    /// The first that is right, wrong, or any, as text of no more tokens than a completion may have.
+    /// The text of the first sequence that is correct, wrong, or any, cut to a completion's limit.
     fn member(&self, stage: &Stage, group: &Group, member: GroupMember) -> Result<Option<String>> {
         let is = |sequence: &&Sequence| {
             let right = sequence.reward.expect("attempts and answers are judged") >= 1.0;
@@ -190,7 +190,7 @@ impl OfDerived {
         group.iter().find(is).map(text).transpose()
     }
 
-    /// What one completes itself of some of the prompts, as often as the student.
+    /// The own completions of `writer` for some of the prompts, as many as the student's.
     fn answers(
         &self,
         batch: &Batch,
@@ -200,14 +200,14 @@ impl OfDerived {
     ) -> Result<GroupsByPrompt> {
         let asked: Vec<Numbered> = open.iter().map(|place| prompts[*place]).collect();
         let Role::Scorer(scorer) = writer else { unreachable!("a teacher is a scorer") };
-        // Orders and what is shortened have the numbers of the first two turns.
+        // `shuffled` and `shortened` have the random numbers of turns 0 and 1.
         let key = batch.key(Purpose::Derived).turn(2 + scorer.0);
         let mut answers = attempts(batch, writer, &asked, (self.settings.sampling(), key))?;
         judge(batch.stage, answers.iter_mut().flatten())?;
         Ok(zip_equal(open.iter().copied(), answers).collect())
     }
 
-    /// What one writes in few words of some texts; none where that is nothing.
+    /// Short versions of some texts by `writer`; `None` where one is empty.
     fn shortened(
         &self,
         batch: &Batch,
@@ -236,7 +236,7 @@ impl OfDerived {
     }
 }
 
-/// Some of what was said, in an order.
+/// Some of the slots' texts, joined in the given order.
 fn shuffled(slots: &[Slot], said: &TemplateInputs, order: &[u32]) -> String {
     let text = |place: &u32| said.of(&slots[*place as usize]).expect("it was made before");
     order.iter().map(text).collect::<Vec<&str>>().join(Derived::BETWEEN)

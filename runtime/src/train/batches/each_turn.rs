@@ -1,5 +1,5 @@
-//! `each_turn(...)`: the student writes each of the assistant's turns in a recorded trajectory, behind what
-//! was said before it there. What is drawn is a trajectory: its turns, and the samples of each, are a group.
+//! `each_turn(...)`: the student writes each of the assistant's turns in a recorded trajectory, after the
+//! recorded turns before it. A draw is a trajectory; the samples of all its turns form one group.
 
 use std::iter::zip;
 
@@ -35,7 +35,7 @@ impl Draws for OfEachTurn {
                 let source = &stage.sources[each.draw.source];
                 zip(rows(each), 0..).map(|(record, turn): (usize, u32)| {
                     let draw = Draw { source: each.draw.source, record };
-                    // Of the samples of a trajectory, those of a turn come one after the other.
+                    // The samples of a turn have consecutive numbers among those of the trajectory.
                     let (id, sample) = (each.number, turn * n);
                     (draw, Prompt { tokens: source.tokens.get(record), id, sample, limit: source.limit })
                 })

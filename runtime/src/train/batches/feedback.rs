@@ -1,5 +1,5 @@
 //! `feedback = from(peer, ...)`: before a step's completions are scored, a model writes about each of them
-//! (arXiv:2606.14368). What it writes is shown to a teacher, and never to the student.
+//! (arXiv:2606.14368). This feedback is shown to a teacher, never to the student.
 
 use std::collections::HashMap;
 
@@ -18,8 +18,8 @@ use crate::train::sequences::Sequences;
 use crate::train::views::{text, unsaid};
 use crate::zip::zip_equal;
 
-/// Fills in what is written about each sequence. Where a text is empty, or nobody is asked, there is nothing
-/// to show.
+/// Sets the written feedback of each sequence; an empty text where the writer wrote nothing or there is no
+/// writer.
 pub(super) fn write(batch: &Batch, sequences: &mut Sequences) -> Result<()> {
     let train = batch.stage.train;
     for place in train.feedback_for(&train.objective) {
@@ -33,7 +33,7 @@ pub(super) fn write(batch: &Batch, sequences: &mut Sequences) -> Result<()> {
     Ok(())
 }
 
-/// By one writer, or by those that the route has for the prompts.
+/// The texts by one writer, or by the routed teachers of the prompts; one for each sequence.
 fn written(batch: &Batch, place: u32, sequences: &Sequences) -> Result<Vec<String>> {
     let Batch { stage, step, models, climbed, .. } = *batch;
     let Feedback { writer, sees, sampling, .. } = &stage.train.feedback[place as usize];
@@ -68,7 +68,7 @@ fn written(batch: &Batch, place: u32, sequences: &Sequences) -> Result<Vec<Strin
     Ok(all)
 }
 
-/// What a writer's template shows of a completion: itself, as a draft, and what the verifier said of it.
+/// The inputs of a writer's template for a completion: its text as a draft, and the verifier's feedback.
 fn said(batch: &Batch, view: Option<&View>, sequences: &Sequences, member: usize) -> Result<TemplateInputs> {
     let sequence = &sequences.list[member];
     let mut said = TemplateInputs::default();

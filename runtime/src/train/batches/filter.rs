@@ -1,4 +1,4 @@
-//! The `filter` of a stage, which replaces groups that it does not hold for.
+//! The `filter` of a stage, which replaces groups for which it does not hold.
 
 use mopd_compiler::expr::batch;
 use mopd_compiler::expr::interpret::interpret;
@@ -16,11 +16,11 @@ use crate::train::Stage;
 use crate::train::sequences::Sequences;
 use crate::zip::zip_equal;
 
-/// How often prompts that a filter leaves out are replaced before a step does with those it has.
+/// The most rounds of drawing; after the last one, the step trains on the groups that it has.
 const ROUNDS: usize = 10;
 
 impl Batches {
-    /// The groups that the filter holds for; for each of the others, one of another prompt of its source.
+    /// The groups for which the filter holds. Each other group is replaced by one of the same source.
     pub(super) fn filtered(
         &mut self,
         batch: &Batch,
@@ -60,13 +60,13 @@ impl Batches {
                  never",
             ));
         }
-        // Those of a source are adjacent.
+        // Groups of a source are adjacent.
         kept.sort_by_key(|group| group[0].source);
         Ok(kept)
     }
 }
 
-/// A formula of rewards and lengths, group by group.
+/// The value of a formula of rewards and lengths for each group.
 pub(super) fn of_groups(
     stage: &Stage,
     formula: &Formula,
@@ -78,7 +78,7 @@ pub(super) fn of_groups(
     of_completions(stage, formula, &sequences, Vec::new(), step, what)
 }
 
-/// The same for each element of the formula's axis, with more signals that are known.
+/// The same for each element of the formula's axis, with further signals in `known`.
 pub fn of_completions(
     stage: &Stage,
     formula: &Formula,
@@ -92,13 +92,13 @@ pub fn of_completions(
     value_of(formula, &batch, what)
 }
 
-/// What is known of completions before any model scores.
+/// The signals of completions that are known before any model scores them.
 pub(super) fn judged(stage: &Stage, sequences: &Sequences, step: u32) -> batch::Batch {
     let list = &sequences.list;
     let rewards = list.iter().map(|sequence| sequence.reward.unwrap_or(0.0) as f32).collect();
     let truncated = list.iter().map(|sequence| f32::from(u8::from(sequence.truncated))).collect();
     let mut signals = vec![(Signal::Reward, rewards), (Signal::Truncated, truncated)];
-    // Those that all verifiers have which judged some of them.
+    // Only parts of the reward that every judged completion has.
     for (part, _) in list
         .iter()
         .find(|sequence| !sequence.reward_parts.is_empty())
@@ -121,7 +121,7 @@ pub(super) fn judged(stage: &Stage, sequences: &Sequences, step: u32) -> batch::
     }
 }
 
-/// Of each element of the formula's axis.
+/// The value for each element of the formula's axis.
 pub(super) fn value_of(formula: &Formula, batch: &batch::Batch, what: &str) -> Result<Vec<f64>> {
     let values = interpret(&formula.graph, &[formula.value], batch)
         .map_err(|error| Error::new(FailureKind::Runtime, format!("{what}: {error}")))?;

@@ -1,7 +1,7 @@
-//! `first_of(tried |> keep(correct), hinted)`: of each prompt the first rollout that has a completion.
+//! `first_of(tried |> keep(correct), hinted)`: for each prompt, the first choice that has a completion.
 //!
-//! A choice is drawn for the prompts that none before it has a completion of. Choices that differ in what
-//! they leave of the same rollout choose from the same completions, which are drawn once.
+//! A choice is drawn only for prompts without a completion from an earlier choice. Choices that differ only
+//! in their edits of the same rollout share its completions, which are drawn once.
 
 use mopd_compiler::plan::Producer;
 use mopd_compiler::plan::producers::{FirstOf, SampleChoice};
@@ -14,13 +14,13 @@ use crate::random::Purpose;
 use crate::zip::zip_equal;
 
 pub(super) struct OfFirst {
-    /// What is drawn, each once.
+    /// The distinct producers.
     drawn: Vec<Box<dyn Draws>>,
-    /// Which of them, and what is left of it, in the order in which that is done.
+    /// For each choice, the index of its producer, and its edits in the order of application.
     choices: Vec<(usize, Vec<SampleChoice>)>,
 }
 
-/// Prompts of a step have numbers below it: what is drawn beside the first has others, of its own.
+/// Offset of the prompts' numbers from producer to producer: each has its own random numbers.
 const BESIDE: u32 = 1 << 28;
 
 pub(super) fn make(first: &FirstOf, making: &Making) -> Result<OfFirst> {
@@ -40,7 +40,7 @@ pub(super) fn make(first: &FirstOf, making: &Making) -> Result<OfFirst> {
     Ok(OfFirst { drawn, choices })
 }
 
-/// What is drawn, and what is left of it.
+/// The producer of a choice, and its edits in the order of application.
 fn taken_apart(producer: &Producer) -> (&Producer, Vec<SampleChoice>) {
     match producer {
         Producer::Chosen(chosen) => {
@@ -55,7 +55,7 @@ fn taken_apart(producer: &Producer) -> (&Producer, Vec<SampleChoice>) {
 impl Draws for OfFirst {
     fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Group>> {
         let mut found: Vec<Group> = vec![Group::new(); draws.len()];
-        // By what is drawn and by prompt.
+        // By producer and prompt.
         let mut known: Vec<Vec<Option<Group>>> = vec![vec![None; draws.len()]; self.drawn.len()];
         for (index, edits) in &self.choices {
             let open: Vec<usize> = (0..draws.len()).filter(|place| found[*place].is_empty()).collect();

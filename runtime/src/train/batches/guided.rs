@@ -1,5 +1,5 @@
-//! `token_mix(...)`, `interleave(...)`: the student's rollouts, where the routed teachers have a say in each
-//! token. Prompts of a teacher are written together.
+//! `token_mix(...)`, `interleave(...)`: the student's rollouts, where the routed teacher influences each
+//! token. The prompts of one teacher are completed together.
 
 use mopd_compiler::plan::producers::{self, Guided};
 use mopd_compiler::plan::{Role, Sampling};

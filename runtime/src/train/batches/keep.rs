@@ -1,5 +1,5 @@
-//! Steps that train on fewer completions than they ask for: `keep = correct` takes those alone that are
-//! right, and an edit of a rollout may leave none of a prompt.
+//! Steps that train on fewer completions than they draw: `keep = correct` keeps only correct ones, and an
+//! edit may leave no completion of a prompt.
 
 use mopd_compiler::plan::Keep;
 use mopd_compiler::plan::events::FailureKind;
@@ -12,9 +12,9 @@ use crate::train::Stage;
 use crate::train::sequences::Sequences;
 use crate::zip::zip_equal;
 
-/// Those to train on, and how many others each section of the stage asked for. A prompt without any is left
-/// out; there may be none at all. `draws` are those of the groups, absent where a filter has replaced some:
-/// then none is empty.
+/// The sequences to train on, with the number dropped from each section of the stage. A prompt without any is
+/// left out; there may be no sequences at all. `draws` has the draw of each group; it is empty where a filter
+/// may have replaced groups, and then no group is empty.
 pub(super) fn what_is_left(stage: &Stage, mut groups: Vec<Group>, draws: &[Draw]) -> Result<Sequences> {
     let asked = stage.train.rollout.group();
     let sections: Vec<usize> = match draws {

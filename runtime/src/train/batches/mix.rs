@@ -1,4 +1,4 @@
-//! `mix(share, first, second)`: each group from the first with probability `share`, else from the second.
+//! `mix(share, first, second)`: each group is from `first` with probability `share`, else from `second`.
 
 use mopd_compiler::plan::Moving;
 use mopd_compiler::plan::producers::Mix;
@@ -12,7 +12,7 @@ pub(super) struct Mixed {
     share: Moving,
     first: Box<dyn Draws>,
     second: Box<dyn Draws>,
-    /// Of the tree: another mix inside chooses by other numbers.
+    /// The number in the tree of producers, so that nested mixes have different random numbers.
     node: u32,
 }
 

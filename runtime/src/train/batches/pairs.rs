@@ -1,4 +1,4 @@
-//! Pairs of completions: the preferred one of each prompt, and the other.
+//! Pairs of completions: a chosen and a rejected one for each prompt.
 
 use mopd_compiler::plan::producers::Pairs;
 
@@ -16,7 +16,7 @@ pub(super) struct Sides {
 }
 
 pub(super) fn make(pairs: &Pairs, making: &Making) -> Result<Sides> {
-    // Both at once, where they are read.
+    // Both sides are judged together, if rewards are read.
     let [chosen, rejected] = Making { judged: false, ..*making }.inside();
     Ok(Sides {
         chosen: super::make(&pairs.chosen, &chosen)?,

@@ -1,4 +1,4 @@
-//! The prompts that batches are drawn from: of each domain by its share, or all of them in epochs.
+//! The prompts that batches are drawn from: by the domains' shares, or all prompts in epochs.
 
 use mopd_compiler::plan::Length;
 
@@ -8,12 +8,12 @@ use crate::data::mixture::Draw;
 use crate::random::{Key, Purpose, Uniforms};
 use crate::zip::zip_equal;
 
-/// The prompts of each source, or its trajectories.
+/// The number of prompts (or trajectories) of each source.
 pub(super) fn prompts(stage: &Stage) -> Vec<usize> {
     stage.sources.iter().map(|source| source.prompts.dataset.draws()).collect()
 }
 
-/// From the prompts, as long as the stage trains.
+/// The mixture of the prompts for the length of the stage.
 pub(super) fn of_prompts(stage: &Stage) -> Mixture {
     match stage.train.length {
         Length::Epochs(epochs) => Mixture::in_epochs(&prompts(stage), epochs),
@@ -21,14 +21,14 @@ pub(super) fn of_prompts(stage: &Stage) -> Mixture {
     }
 }
 
-/// From so many records of each source, by the domains' shares.
+/// The mixture of so many records of each source, by the domains' shares.
 pub(super) fn by_share(stage: &Stage, records: &[usize]) -> Mixture {
     let shares = zip_equal(&stage.sources, records).map(|(source, records)| (source.share, *records));
     Mixture::new(&shares.collect::<Vec<_>>())
 }
 
-/// An epoch visits every prompt once: where the domains' shares are others than those of their prompts, they
-/// do not hold, and that is said.
+/// Warns where the domains' shares differ from those of their prompts: epochs visit every prompt once, so the
+/// shares do not hold.
 pub(super) fn told_shares(stage: &Stage, sizes: &[usize]) {
     let all: usize = sizes.iter().sum();
     let shares = stage.sources.iter().map(|source| source.share);
@@ -56,12 +56,12 @@ pub(super) fn told_shares(stage: &Stage, sizes: &[usize]) {
     ));
 }
 
-/// The next prompts of the mixture. Epochs are shuffled by numbers of their own.
+/// The next prompts of the mixture. Each epoch is shuffled by its own random numbers.
 pub(super) fn draw(mixture: &mut Mixture, count: u32, stage: &Stage, purpose: Purpose) -> Vec<Draw> {
     mixture.next_batch(count, shuffle(stage, purpose))
 }
 
-/// The numbers that shuffle each epoch of each source.
+/// The random numbers that shuffle each epoch of each source.
 pub(super) fn shuffle(stage: &Stage, purpose: Purpose) -> impl Fn(usize, u64) -> Uniforms {
     let (seed, stream) = (stage.seed, stage.stream);
     move |source, epoch| Key::new(seed, stream, purpose, epoch).row(source as u32, 0)

@@ -1,5 +1,5 @@
-//! `refine(by: editor, of: sample(...), sees: draft_shown)`: the student drafts as in `sample`, and a teacher
-//! that reads the draft writes what is trained on.
+//! `refine(by: editor, of: sample(...), sees: draft_shown)`: the student drafts as in `sample`. A teacher
+//! reads the draft and writes the completion that is trained on.
 
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::producers::Refine;
@@ -40,7 +40,7 @@ impl Draws for Refined {
 }
 
 impl Refined {
-    /// Of prompts that have one editor.
+    /// The refined groups of prompts that have the same editor.
     fn refined(
         &self,
         batch: &Batch,
@@ -87,7 +87,7 @@ impl Refined {
         });
         let prompts: Vec<Prompt> = prompts.collect::<Result<_>>()?;
         let once = Sampling { n: 1, ..now.into_owned() };
-        // Numbers of a later turn: the draft had those of the first.
+        // Random numbers of turn 1: the draft had those of turn 0.
         let key = batch.key(purpose).turn(1);
         let written = rollout(decoder, &prompts, &once, key, stage.budget, stage.control)?;
         let drafted = zip_equal(drafts, shown.iter().map(|(draft, _)| draft.clone()));
@@ -100,7 +100,7 @@ impl Refined {
     }
 }
 
-/// A completion as text, of so many tokens at most: text of tokens that are no characters has more of them.
+/// A completion as text of at most `most` tokens: decoding bytes that form no characters can add tokens.
 pub fn text_of_at_most(tokenizer: &Tokenizer, tokens: &[Token], most: usize) -> Result<String> {
     let mut text = tokenizer.decode(tokens)?;
     loop {
@@ -108,7 +108,7 @@ pub fn text_of_at_most(tokenizer: &Tokenizer, tokens: &[Token], most: usize) -> 
         if beyond == 0 {
             return Ok(text);
         }
-        // A character has four bytes at most.
+        // A character has at most four bytes.
         (0..beyond.div_ceil(4)).for_each(|_| {
             text.pop();
         });

@@ -1,8 +1,8 @@
 //! `replay(sample(...), capacity: 10_000, share: 0.25)`: each group from a buffer of earlier ones with
 //! probability `share`, where the buffer has one of the same source, else from the producer inside.
 //!
-//! What is replayed leaves the buffer and comes back as its newest; so does what was drawn in the step, in
-//! the order of the batch. Of more than `capacity` groups, the oldest leave.
+//! Replayed groups leave the buffer. All groups of the batch then enter it as its newest, in the order of the
+//! batch. Beyond `capacity` groups, the oldest leave.
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
@@ -22,7 +22,7 @@ use crate::zip::zip_equal;
 pub(super) struct Replayed {
     settings: Replay,
     of: Box<dyn Draws>,
-    /// Of the tree: another buffer inside chooses by other numbers.
+    /// The number in the tree of producers, so that nested buffers have different random numbers.
     node: u32,
     buffer: RefCell<Buffer>,
 }
@@ -31,18 +31,18 @@ pub(super) struct Replayed {
 pub struct Buffer {
     kept: VecDeque<BufferedGroup>,
     capacity: usize,
-    /// What the last batch changes, once all of it is there.
+    /// The changes of the last batch, applied when the whole batch was drawn.
     change: Option<Change>,
 }
 
 struct Change {
-    /// Places in the buffer.
+    /// Indices in the buffer.
     leave: BTreeSet<usize>,
     enter: Vec<BufferedGroup>,
 }
 
 impl Buffer {
-    /// The last batch was drawn to its end.
+    /// Applies the changes of the last batch, after it was drawn completely.
     pub fn commit(&mut self) {
         let Some(Change { leave, enter }) = self.change.take() else { return };
         let mut place = 0..;
@@ -61,7 +61,7 @@ impl Buffer {
         (self.kept, self.change) = (kept.iter().cloned().collect(), None);
     }
 
-    /// The places of the groups of a source, in the order in which they are replayed.
+    /// The indices of a source's groups, in the order of replay.
     fn of_source(&self, source: usize) -> VecDeque<usize> {
         let mut places: Vec<usize> =
             (0..self.kept.len()).filter(|place| self.kept[*place].draw.source == source).collect();
@@ -133,7 +133,7 @@ impl Draws for Replayed {
 }
 
 impl Replayed {
-    /// For each draw the place in the buffer of the group that comes instead; none where it stays.
+    /// For each draw, the index in the buffer of the group that replaces it; `None` where nothing does.
     fn replayed(&self, batch: &Batch, draws: &[Numbered]) -> Vec<Option<usize>> {
         let buffer = self.buffer.borrow();
         let share = self.settings.share.at(batch.step, batch.stage.steps, batch.climbed);
@@ -150,7 +150,7 @@ impl Replayed {
     /// The groups of a batch that enter the buffer.
     fn entering(&self, stage: &Stage, list: &[Group], step: u32) -> Result<Vec<BufferedGroup>> {
         let Replay { keeps, condition, order, .. } = &self.settings;
-        // Of what an edit has left nothing of, there is nothing to keep.
+        // Groups that an edit has left empty are not kept.
         let mut list: Vec<Group> = list.iter().filter(|group| !group.is_empty()).cloned().collect();
         let asked = condition.is_some() || order.is_some();
         if asked && list.iter().flatten().any(|sequence| sequence.reward.is_none()) {

@@ -1,4 +1,4 @@
-//! `... |> retry(until: correct, at_most: 8)`: a completion is drawn again until a condition holds for it.
+//! `... |> retry(until: correct, at_most: 8)`: completions are drawn again until a condition holds.
 
 use mopd_compiler::plan::Formula;
 use mopd_compiler::plan::producers::Retry;
@@ -16,8 +16,8 @@ pub(super) struct Retried {
     of: Box<dyn Draws>,
 }
 
-/// Prompts of a step have numbers below it, and attempts others; what `first_of` draws beside has numbers
-/// above both.
+/// Offset of the prompts' numbers from attempt to attempt: above the numbers of a step, below those that
+/// `first_of` adds.
 const ATTEMPT: u32 = 1 << 20;
 
 pub(super) fn make(retry: &Retry, making: &Making) -> Result<Retried> {
@@ -26,8 +26,8 @@ pub(super) fn make(retry: &Retry, making: &Making) -> Result<Retried> {
 }
 
 impl Draws for Retried {
-    /// All completions of a prompt are drawn again, and those that missed are replaced: each has its random
-    /// numbers by its place in the group.
+    /// Draws all completions of a prompt again and replaces only those that missed, because random numbers go
+    /// by a completion's index in its group.
     fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Group>> {
         let mut groups = self.of.draw(batch, draws, purpose)?;
         for attempt in 1..self.at_most {

@@ -1,5 +1,5 @@
-//! `... |> rewrite("Confidence: {_}" -> "Confidence: {mean(correct, over: group)}")`: in completions, one
-//! text becomes another.
+//! `... |> rewrite("Confidence: {_}" -> "Confidence: {mean(correct, over: group)}")`: replaces a pattern in
+//! completions by a text.
 
 use mopd_compiler::plan::View;
 use mopd_compiler::plan::events::FailureKind;
@@ -18,7 +18,7 @@ use crate::rollout::Sequence;
 
 pub(super) struct Rewritten {
     pattern: Regex,
-    /// What stands in its place.
+    /// The replacement.
     text: View,
     texts: Texts,
     of: Box<dyn Draws>,
@@ -30,12 +30,12 @@ pub(super) fn make(rewrite: &Rewrite, making: &Making) -> Result<Rewritten> {
     let text = View { name: "rewrite".to_owned(), pieces: text.clone() };
     let texts = Texts::new("`rewrite`".to_owned(), "rewrite", of);
     let [inside, _] = making.inside();
-    // Of texts that are written anew, the rewards are those of the new text.
+    // The new text is judged, not the one that was drawn.
     let of = super::make(of, &Making { judged: false, ..inside })?;
     Ok(Rewritten { pattern: regex(pattern)?, text, texts, of, judged: making.judged })
 }
 
-/// A pattern, whose texts stand for themselves.
+/// The regular expression of a pattern, whose texts are matched literally.
 fn regex(pattern: &[PatternPiece]) -> Result<Regex> {
     let mut written = String::new();
     for (place, piece) in pattern.iter().enumerate() {
@@ -77,8 +77,8 @@ impl Draws for Rewritten {
 }
 
 impl Rewritten {
-    /// The sampler's log-probabilities are dropped, also where the pattern is not found: those of a batch are
-    /// known for all of its completions or for none.
+    /// Drops the sampler's log-probabilities even where the pattern is not found: a batch has them for all of
+    /// its completions or for none.
     fn rewrite(&self, batch: &Batch, sequence: &mut Sequence, numbers: Vec<String>) -> Result<()> {
         let stage = batch.stage;
         sequence.logps = None;
@@ -94,7 +94,7 @@ impl Rewritten {
         let ended = !sequence.truncated;
         *sequence = self.texts.replaced(stage, sequence.clone(), &after)?;
         if !ended {
-            // It was cut off before it ended, and its new text does not end it.
+            // The completion was truncated, so its new text must not end it either.
             let end = stage.start.tokenizer.ends();
             while sequence.completion.last().is_some_and(|token| end.contains(token)) {
                 sequence.completion.pop();

@@ -1,4 +1,4 @@
-//! Completions of drawn prompts, and what judges them.
+//! Completions of drawn prompts, and their rewards.
 
 use mopd_compiler::plan::{Sampling, View};
 
@@ -13,7 +13,7 @@ use crate::train::Stage;
 use crate::train::views::Shown;
 use crate::zip::zip_equal;
 
-/// A drawn prompt, and its number among those of the step: the key of its random numbers.
+/// A drawn prompt, and its number in the step, by which its random numbers are keyed.
 #[derive(Clone, Copy)]
 pub(super) struct Numbered {
     pub(super) number: u32,
@@ -21,20 +21,20 @@ pub(super) struct Numbered {
 }
 
 impl Numbered {
-    /// Of a draw that is a prompt: what was written before the first step is drawn by another number.
+    /// The section of a draw that is a prompt. Draws of rollouts written before the first step are not.
     pub(super) fn section(&self, stage: &Stage) -> usize {
         stage.section(self.draw.source, self.draw.record)
     }
 }
 
-/// As they were drawn, counted from `first`.
+/// Draws with consecutive numbers from `first`.
 pub(super) fn numbered(draws: &[Draw], first: usize) -> Vec<Numbered> {
     let number = |(place, draw): (usize, &Draw)| Numbered { number: (first + place) as u32, draw: *draw };
     draws.iter().enumerate().map(number).collect()
 }
 
-/// What `draw` makes of the draws that have a key in common, key by key; all of them in the order of the
-/// draws again.
+/// Calls `draw` once for each key, with the draws that have it, and returns all groups in the order of
+/// `draws`.
 pub(super) fn draw_by<K: Ord>(
     draws: &[Numbered],
     key: impl Fn(&Numbered) -> K,
@@ -52,14 +52,14 @@ pub(super) fn draw_by<K: Ord>(
     Ok(groups.into_iter().map(|(_, group)| group).collect())
 }
 
-/// So many after the other are a group.
+/// Groups of `n` consecutive sequences.
 pub(super) fn in_groups(list: impl IntoIterator<Item = Sequence>, n: usize) -> Vec<Group> {
     let mut rest = list.into_iter();
     let group = || Some(rest.by_ref().take(n).collect::<Group>()).filter(|group| !group.is_empty());
     std::iter::from_fn(group).collect()
 }
 
-/// Completions of the drawn prompts, as long as they may get at this step.
+/// Completions of the drawn prompts, with the length limit of this step.
 pub(super) fn sample_now<'a>(
     batch: &Batch,
     author: impl Into<Author<'a>>,
@@ -70,7 +70,7 @@ pub(super) fn sample_now<'a>(
     sample_shown(batch, (author, None), draws, sampling, purpose)
 }
 
-/// Those of the student, whose activations are saved where the step trains on them.
+/// The same by the student. Activations are saved where the backward pass uses them.
 pub(super) fn sample_student(
     batch: &Batch,
     draws: &[Numbered],
@@ -89,7 +89,7 @@ pub(super) fn sample_student(
     Ok(groups(draws, completions, &now))
 }
 
-/// The same by an author that may see something in place of the prompts.
+/// The same by an author that may see a view in place of the prompts.
 pub(super) fn sample_shown<'a>(
     batch: &Batch,
     (author, sees): (impl Into<Author<'a>>, Option<&View>),
@@ -103,7 +103,7 @@ pub(super) fn sample_shown<'a>(
     sample(stage, (author, &shown), draws, &now, batch.key(purpose))
 }
 
-/// Completions of the drawn prompts, as they are shown to the author.
+/// Completions of the drawn prompts, where the author reads them as in `shown`.
 pub(super) fn sample<'a>(
     stage: &Stage,
     (author, shown): (impl Into<Author<'a>>, &Shown),
@@ -116,14 +116,14 @@ pub(super) fn sample<'a>(
     Ok(groups(draws, completions, sampling))
 }
 
-/// Those of each draw.
+/// The completions as one group for each draw.
 fn groups(draws: &[Numbered], completions: Vec<Completion>, sampling: &Sampling) -> Vec<Group> {
     let n = sampling.n.max(1) as usize;
     let sequences = completions.into_iter().enumerate();
     in_groups(sequences.map(|(index, completion)| sequence(draws[index / n].draw, completion)), n)
 }
 
-/// The drawn prompts, as they are shown to whoever writes.
+/// The drawn prompts as in `shown`.
 pub(super) fn prompts<'p>(stage: &'p Stage, shown: &'p Shown, draws: &[Numbered]) -> Vec<Prompt<'p>> {
     let prompt = |(place, Numbered { number, draw }): (usize, &Numbered)| Prompt {
         tokens: shown.of_draw(stage, *draw, place),
@@ -134,7 +134,7 @@ pub(super) fn prompts<'p>(stage: &'p Stage, shown: &'p Shown, draws: &[Numbered]
     draws.iter().enumerate().map(prompt).collect()
 }
 
-/// What was written behind a drawn prompt.
+/// The sequence of a completion of a drawn prompt.
 pub(super) fn sequence(draw: Draw, completion: Completion) -> Sequence {
     let heads = Some(completion.heads).filter(|heads| !heads.is_empty());
     assert!(
@@ -149,12 +149,12 @@ pub(super) fn sequence(draw: Draw, completion: Completion) -> Sequence {
     }
 }
 
-/// Fills in the rewards, each by the verifier of its own domain.
+/// Sets the rewards, each by the verifier of the sequence's domain.
 pub(super) fn judge<'s>(stage: &Stage, sequences: impl IntoIterator<Item = &'s mut Sequence>) -> Result<()> {
     judge_by(stage, sequences, |sequence| sequence.of_trained(&sequence.completion).copied().collect())
 }
 
-/// The same, by some of the tokens.
+/// The same, where the verifier reads only the tokens that `judged` returns.
 pub(super) fn judge_by<'s>(
     stage: &Stage,
     sequences: impl IntoIterator<Item = &'s mut Sequence>,

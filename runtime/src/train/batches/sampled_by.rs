@@ -1,6 +1,6 @@
-//! `sampled_by(...)`: the student's own rollouts, fresh every step, by a server that gets its weights before.
-//! With `every` it keeps them for some steps, and so does the run: a checkpoint has them, so that a run that
-//! was killed goes on with the same completions.
+//! `sampled_by(...)`: the student's own rollouts, fresh every step, by a server to which its weights are
+//! pushed first. With `every`, the server keeps them for some steps. Checkpoints have these weights, so that
+//! a run that was killed resumes with the same completions.
 
 use std::cell::RefCell;
 use std::fs;
@@ -27,10 +27,10 @@ use crate::train::Stage;
 use crate::train::views::Shown;
 use crate::zip::zip_equal;
 
-/// Largest mean difference between the server's and the trainer's log-probabilities of the canary, in
-/// float32: both sum in another order.
+/// The largest accepted mean difference between the server's and the trainer's log-probabilities of the
+/// canary, in float32: they sum in different orders.
 const CANARY_TOLERANCE: f64 = 1e-3;
-/// The same in bfloat16, or by another engine's arithmetic.
+/// The same in bfloat16, or with another engine's arithmetic.
 const CANARY_TOLERANCE_BF16: f64 = 5e-2;
 
 pub(super) struct OfServer {
@@ -41,15 +41,15 @@ pub(super) struct OfServer {
     weights: RefCell<Option<SentWeights>>,
 }
 
-/// The weights of a step, which a server samples with until others are due.
+/// The weights of a step, which a server samples with until new ones are due.
 pub struct SentWeights {
     step: u32,
-    /// A copy where they are needed for longer than the step: another stage may have deleted the folder, as a
-    /// kill may, and the student has moved on.
+    /// A copy where they are needed for longer than the step: the student changes, and the folder may be
+    /// deleted by another stage or after a kill.
     numbers: Tensor,
-    /// What the trainer says of the canary with them.
+    /// The trainer's log-probabilities of the canary with these weights.
     canary: Vec<f32>,
-    /// The folder that they were written to last, and their hash.
+    /// The folder that they were last written to, and their hash.
     written: Option<(PathBuf, String)>,
 }
 
@@ -60,7 +60,7 @@ impl SentWeights {
         Ok(SentWeights { step, numbers, canary: canary(stage, student)?, written: None })
     }
 
-    /// As files in the server's folder, for whoever holds the server.
+    /// Writes them to the server's folder, if they are not there.
     fn push(&mut self, stage: &Stage, server: &SamplingServer) -> Result<PushedWeights> {
         let written = self.written.take().filter(|(folder, _)| folder.exists());
         let (folder, content) = written.map_or_else(|| save_weights(stage, &self.numbers, server), Ok)?;
@@ -75,7 +75,7 @@ impl SentWeights {
         PushedPosition { step: self.step, canary }
     }
 
-    /// As many as the student has.
+    /// Restores the weights of a state.
     pub(super) fn restored(
         position: &PushedPosition,
         student: &Decoder,
@@ -137,20 +137,20 @@ impl Draws for OfServer {
     }
 }
 
-/// The weights that servers sample with, of a producer and all inside it, from the outside in.
+/// The weights that servers sample with, for a producer and all inside it, from the outside in.
 fn pushed(producer: &dyn Draws) -> Vec<&RefCell<Option<SentWeights>>> {
     let inside = producer.inside().into_iter().flat_map(pushed);
     producer.pushed().into_iter().chain(inside).collect()
 }
 
 impl Batches {
-    /// Those by which prompts are chosen draw from servers too.
+    /// The weights of all servers, also of those that the choice of prompts draws from.
     fn pushed_weights(&self) -> impl Iterator<Item = &RefCell<Option<SentWeights>>> {
         let measured = self.curriculum.iter().flat_map(CurriculumState::rollouts);
         std::iter::once(&*self.producer).chain(measured).flat_map(pushed)
     }
 
-    /// The weights that servers sample with for several steps; `name` is that of a tensor of this part.
+    /// Adds the weights that servers keep for several steps to a state; `name` names this part's tensors.
     pub fn pushed(
         &self,
         tensors: &mut StateTensors,
@@ -188,14 +188,14 @@ impl Batches {
     }
 }
 
-/// Saves weights in a folder that is named by the hash of its content, which it answers with it. Equal
-/// weights have one folder.
+/// Saves weights in a folder that is named by the hash of its content; returns both. Equal weights share a
+/// folder.
 fn save_weights(stage: &Stage, numbers: &Tensor, server: &SamplingServer) -> Result<(PathBuf, String)> {
     let _guard = no_grad_guard();
     let writing = format!(".writing-{}-{:x}-{}", std::process::id(), stage.stream, stage.seed);
     let writing = server.folder().join(writing);
     let failed = |error: std::io::Error| Error::storage(&writing, error);
-    // A killed run left it.
+    // Left by a killed run.
     if writing.exists() {
         fs::remove_dir_all(&writing).map_err(failed)?;
     }

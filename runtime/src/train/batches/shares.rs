@@ -1,4 +1,4 @@
-//! The domains' shares of a step's prompts, where they follow what the objective carries from step to step.
+//! The domains' shares of a step's prompts, where they depend on the objective's states.
 
 use mopd_compiler::expr::batch::{self, Domains, Layout};
 use mopd_compiler::plan::Formula;
@@ -10,7 +10,7 @@ use crate::train::Stage;
 use crate::train::objective_states::States;
 use crate::zip::zip_equal;
 
-/// One for each source. None is negative, and some is not 0.
+/// The share of each source. None is negative, and at least one is positive.
 pub(super) fn of_step(stage: &Stage, formula: &Formula, states: &States, step: u32) -> Result<Vec<f64>> {
     let domains = Domains { of_group: Vec::new(), count: stage.sources.len() as u32 };
     let known = batch::Batch {

@@ -1,7 +1,7 @@
-//! `speculative(...)`: what the routed teachers write, sampled with the student's drafts. Prompts of a
-//! teacher are written together. Behind each trajectory come the drafts that were rejected, each a row of its
-//! own: the trajectory up to there, which is read only, and what was drafted from the first token that did
-//! not stand.
+//! `speculative(...)`: rollouts of the routed teachers, sampled with the student's drafts. The prompts of one
+//! teacher are completed together. After each trajectory come its rejected drafts, each as its own row: the
+//! trajectory up to the draft, which is not trained on, and the drafted tokens from the first rejected one
+//! on.
 
 use mopd_compiler::plan::producers::Speculative;
 use mopd_compiler::plan::{Role, Sampling};
@@ -54,17 +54,17 @@ impl Draws for OfDrafts {
             },
         )?;
         if self.judged {
-            // What was rejected is no answer.
+            // Rejected drafts are no answers.
             judge(stage, list.iter_mut().flatten().filter(|sequence| !sequence.is_rejected()))?;
         }
         Ok(list)
     }
 }
 
-/// A trajectory, then what was rejected of its drafts.
+/// The rows of a trajectory and of its rejected drafts.
 fn rows(draw: Draw, completion: Completion, rejected: Vec<Rejected>) -> Vec<Sequence> {
     let counts = DraftCounts::of(&completion.verdicts);
-    // Nobody knows the probability of a rejected token, so no row has one.
+    // The probability of a rejected token is not known, so no row has log-probabilities.
     let trajectory = Sequence {
         logps: None,
         speculation: Some(Speculation::Trajectory(counts)),

@@ -1,5 +1,5 @@
-//! `from(teacher, ...)`: rollouts that the routed teachers write, or one by name, once, before the first
-//! step, or fresh every step.
+//! `from(teacher, ...)`: rollouts of the routed teachers, or of a teacher by name: written once before the
+//! first step, or fresh every step.
 
 use std::rc::Rc;
 
@@ -25,8 +25,8 @@ use crate::zip::zip_equal;
 /// Rollouts that frozen models write before the first step, by source.
 pub type Written = Vec<Vec<Sequence>>;
 
-/// Where such rollouts are kept from one stage, or one run, to the next: what else the stage does with them
-/// changes none of them.
+/// The cache of such rollouts between stages and runs. They do not depend on what else a stage does with
+/// them.
 #[derive(Clone, Copy)]
 pub struct RolloutCache<'a> {
     pub find: &'a dyn Fn() -> Result<Option<Written>>,
@@ -39,7 +39,7 @@ struct OfTeacher {
     judged: bool,
 }
 
-/// What was written before the first step: what a step draws is one of these, not a prompt.
+/// Rollouts written before the first step. A draw is one of them, not a prompt.
 struct WrittenOnce(Fixed);
 
 pub(super) fn make(teacher: &Teacher, making: &Making) -> Result<Box<dyn Draws>> {
@@ -52,8 +52,8 @@ pub(super) fn make(teacher: &Teacher, making: &Making) -> Result<Box<dyn Draws>>
     Ok(Box::new(WrittenOnce(Fixed(written))))
 }
 
-/// What is written before the first step, where the cache does not have it: where several processes train
-/// together, by the first of them.
+/// The rollouts before the first step, from the cache or newly written. With several processes, the first one
+/// writes them.
 pub(super) fn cached_or_written(
     stage: &Stage,
     cache: Option<&RolloutCache>,
@@ -105,7 +105,7 @@ impl Draws for WrittenOnce {
     }
 }
 
-/// Who writes for a prompt.
+/// The model that writes for a prompt.
 pub(super) fn teacher_of(stage: &Stage, models: &Models, writer: Role, draw: Draw) -> Result<ModelScorer> {
     let section = stage.section(draw.source, draw.record);
     let scored = models.of_role(writer)[section];
@@ -116,7 +116,7 @@ pub fn no_teacher(source: &Source) -> Error {
     Error::new(FailureKind::Runtime, format!("no teacher is routed to the domain `{}`", source.name))
 }
 
-/// `count` rollouts in all, each by the teacher of its prompt; those to keep, by source.
+/// Writes `count` rollouts in all, each by the teacher of its prompt. Returns those to keep, by source.
 fn teacher_rollouts(
     stage: &Stage,
     models: &Models,
@@ -131,7 +131,7 @@ fn teacher_rollouts(
     let mut kept = vec![Vec::new(); stage.sources.len()];
     let mut kept_of_section = vec![0; stage.sections().len()];
     let mut first = 0;
-    // Chunks of one teacher each, so that an interruption does not wait for all of them.
+    // In chunks, each of one teacher, so that an interruption does not wait for all rollouts.
     let mut draws = numbered(&draws, 0);
     draws.sort_by_key(|draw| draw.section(stage));
     for chunk in
@@ -140,7 +140,7 @@ fn teacher_rollouts(
         stage.control.check()?;
         let (draw, section) = (chunk[0].draw, chunk[0].section(stage));
         let writer = teacher_of(stage, models, *writer, draw)?;
-        // Before the first step, the student is what it starts from.
+        // Before the first step, the student has the weights that it starts from.
         let teacher = match models.decoder(writer.model_ref) {
             Some(teacher) => teacher,
             None => Rc::new(Decoder::frozen(&stage.start, stage.place, stage.kind)),

@@ -1,5 +1,5 @@
-//! `... |> through("python3 edit.py")`: a program of the author's gets completions, and answers with the text
-//! that is trained on in their place, or leaves a completion out.
+//! `... |> through("python3 edit.py")`: a program of the author reads completions, and returns the text that
+//! is trained on in their place, or leaves a completion out.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -22,13 +22,13 @@ use crate::rollout::Sequence;
 use crate::train::Stage;
 use crate::zip::zip_equal;
 
-/// What passes completions through a program.
+/// The editing of completions by a program.
 pub(super) struct ProgramEditor {
-    /// None in a trial, where nobody's program is asked about nonsense.
+    /// `None` in a trial, which does not run programs on its random completions.
     pool: Option<ProcessPool>,
     command: String,
     texts: Texts,
-    /// So many were left out, of so many.
+    /// The number of completions left out, and of all completions.
     left_out: Cell<(usize, usize)>,
 }
 
@@ -41,7 +41,7 @@ struct Edited {
 
 pub(super) fn make(through: &Through, making: &Making) -> Result<Box<dyn Draws>> {
     let editor = Rc::new(ProgramEditor::new(through, making)?);
-    // What is written once is edited once.
+    // Rollouts that are written once are edited once.
     match &through.of {
         Producer::Teacher(of) if of.once.is_some() => {
             teacher::make(of, &Making { editor: Some(&editor), ..*making })
@@ -86,7 +86,7 @@ impl ProgramEditor {
         Ok(ProgramEditor { pool, command: command.clone(), texts, left_out: Cell::default() })
     }
 
-    /// Groups without what was left out; nobody knows any more with which probability a token was drawn.
+    /// The edited groups, without completions that were left out. Log-probabilities of tokens are dropped.
     pub(super) fn edited(&self, stage: &Stage, groups: Vec<Group>) -> Result<Vec<Group>> {
         let sizes: Vec<usize> = groups.iter().map(Vec::len).collect();
         let list = groups.concat();
@@ -110,13 +110,13 @@ impl ProgramEditor {
         Ok(sizes.into_iter().map(|size| edited.by_ref().take(size).flatten().collect()).collect())
     }
 
-    /// What is said of completions that were left out, where some were.
+    /// The message about completions that were left out, if there are any.
     pub(super) fn left_out(&self) -> Option<String> {
         let (gone, all) = self.left_out.get();
         (gone > 0).then(|| format!("`{}` left out {gone} of {all} completions", self.command))
     }
 
-    /// Each prompt of a `snapshot` has its completions.
+    /// Fails if completions were left out: each prompt of a `snapshot` needs its own.
     pub(super) fn has_answered_all(&self) -> Result<()> {
         self.left_out().map_or(Ok(()), |told| {
             let message = format!("{told}, and each prompt of a `snapshot` has its own");
@@ -126,7 +126,7 @@ impl ProgramEditor {
         })
     }
 
-    /// What the program answers to each.
+    /// The program's edit of each sequence.
     fn asked(&self, pool: &ProcessPool, stage: &Stage, list: &[Sequence]) -> Result<Vec<ProgramEdit>> {
         let texts: Vec<String> = list.iter().map(|sequence| text(stage, sequence)).collect::<Result<_>>()?;
         let dataset = |sequence: &Sequence| &stage.sources[sequence.source].prompts.dataset;
@@ -138,7 +138,7 @@ impl ProgramEditor {
                 record,
             })
             .collect();
-        // A process that failed is dropped on the way out of here, which ends it.
+        // A worker that failed is not put back: dropping it ends its process.
         let mut worker = pool.take();
         let answers = pool.batch(&mut worker, &asked, "completion", completion, stage.control);
         pool.take_warnings().into_iter().for_each(|warning| stage.control.warn(warning));
@@ -206,7 +206,7 @@ enum ProgramEdit {
     LeftOut,
 }
 
-/// What a reply says; none for a completion to leave out.
+/// The text in a reply; `None` for a completion to leave out.
 fn completion(reply: &Value) -> Result<Option<String>, String> {
     match reply.get("completion") {
         None => Err("no `completion`".to_owned()),

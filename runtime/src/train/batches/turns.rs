@@ -1,5 +1,5 @@
-//! `turns(...)`: the student's own turns, with a program's observations between them. What it wrote is
-//! trained on, observations are read only.
+//! `turns(...)`: the student's own turns, with a program's observations between them. The student's tokens
+//! are trained on; observations are only read.
 
 use mopd_compiler::expr::batch::{self, Layout};
 use mopd_compiler::expr::interpret::interpret;
@@ -19,32 +19,32 @@ use crate::train::Stage;
 use crate::zip::zip_equal;
 
 pub(super) struct OfTurns {
-    /// None in a trial, where nobody's program is asked about nonsense.
+    /// `None` in a trial, which does not run programs on its random completions.
     environment: Option<Environment>,
     command: String,
     at_most: Moving,
-    /// Only so many are trained on.
+    /// How many of the first turns are trained on; all without it.
     first_turns: Option<Formula>,
-    /// What is played before the student's.
+    /// The recorded turns that are played before the student's.
     expert_turns: Option<ExpertTurns>,
     sampling: Sampling,
     judged: bool,
 }
 
-/// What one episode has become so far.
+/// The tokens of one episode so far.
 struct Trajectory {
     number: u32,
     sample: u32,
     source: usize,
     record: usize,
-    /// The prompt, and what the environment says before the first turn.
+    /// The prompt, and the environment's observation before the first turn.
     prompt: Vec<Token>,
     observed_first: bool,
     completion: Vec<Token>,
-    /// Of each token of the completion: whether the student wrote it, and its log-probability then.
+    /// For each token of the completion, whether the student wrote it, and its log-probability then.
     written: Vec<bool>,
     logps: Vec<f32>,
-    /// Nothing more is written.
+    /// Whether the episode is over: nothing more is written.
     over: bool,
 }
 
@@ -81,8 +81,8 @@ impl Draws for OfTurns {
             played.iter().map(|one| dataset(one).object(one.record)).collect();
         let mut episodes: Vec<Episode> = zip_equal(&played, &records)
             .map(|(one, record)| {
-                // Samples of a prompt begin alike, so that a group compares what the student does. As many
-                // bits as every language's random numbers take.
+                // Samples of a prompt have the same seed, so that a group compares what the student does.
+                // 32 bits: every language's random generators take them.
                 let seed = seeds.row(one.number, 0).below(1 << 32) as u64;
                 let (domain, prompt) = (stage.sources[one.source].name, dataset(one).prompt(one.record));
                 Episode::new(Start { seed, domain, prompt, record })
@@ -98,7 +98,7 @@ impl Draws for OfTurns {
             }
             let completions = write(batch, &played, &open, &sampling, batch.key(purpose).turn(turn))?;
             for (index, completion) in zip_equal(&open, completions) {
-                // As it stands, also where it was cut off.
+                // The turn as it is, even if it was truncated.
                 episodes[*index].act(stage.start.tokenizer.decode(&completion.tokens)?);
                 played[*index].write(completion);
             }
@@ -115,7 +115,7 @@ impl Draws for OfTurns {
 }
 
 impl OfTurns {
-    /// The expert's turns: as actions they are as if the student had written them, and they are only read.
+    /// Plays the expert's turns. To the environment they are the student's actions; they are not trained on.
     fn play_expert(
         &self,
         played: &mut [Trajectory],
@@ -152,8 +152,8 @@ impl OfTurns {
         Ok(())
     }
 
-    /// What the environment says to the starts, or to the actions of a turn, behind what is there: to those
-    /// that were `asked` now.
+    /// Appends the environment's observations to the trajectories in `asked`: its answers to their start, or
+    /// to their last action.
     fn answer(
         &self,
         played: &mut [Trajectory],
@@ -164,11 +164,11 @@ impl OfTurns {
     ) -> Result<()> {
         let tokenizer = &batch.stage.start.tokenizer;
         let Some(environment) = &self.environment else {
-            // Nobody knows how long observations are: here, as long as turns.
+            // The length of observations is not known: in a trial they are as long as turns.
             let observation = vec![tokenizer.padding(); sampling.max_tokens as usize];
             return asked.iter().try_for_each(|index| {
                 let one = &mut played[*index];
-                // What is made up here must not be what leaves no room for a first turn.
+                // A made-up observation must not be the reason that a first turn has no room.
                 let room = one.room(batch).0 > observation.len();
                 if room || !one.completion.is_empty() { one.observe(&observation, batch) } else { Ok(()) }
             });
@@ -182,7 +182,7 @@ impl OfTurns {
             let Some(text) = observation.filter(|_| !one.over) else { continue };
             let tokens = tokenizer.encode(text)?;
             if tokens.is_empty() {
-                // What the student writes before and after would be one turn.
+                // The student's turns before and after it would be one turn.
                 let (command, observation) = (self.command.clone(), text.to_owned());
                 return Err(EnvironmentError::NoTokens { command, observation }.into());
             }
@@ -191,7 +191,7 @@ impl OfTurns {
         Ok(())
     }
 
-    /// With their rewards: the environment's own, or where it gives none those of the domains.
+    /// The sequences with rewards: the environment's, or the domains' verifiers' if it gives none.
     fn sequences(
         &self,
         batch: &Batch,
@@ -212,7 +212,7 @@ impl OfTurns {
             list.push(Sequence { truncated: !episode.done(), reward, reward_parts, ..one.sequence() });
         }
         if self.judged && list.iter().all(|sequence| sequence.reward.is_none()) {
-            // An answer stands where a trajectory ends.
+            // The answer is in the last turn of a trajectory.
             judge_by(batch.stage, &mut list, |sequence| {
                 let last = sequence.turns().last().unwrap_or_default();
                 sequence.completion[last].to_vec()
@@ -226,7 +226,7 @@ impl OfTurns {
     }
 }
 
-/// The part of the reward that it is.
+/// The name of the part of the reward that a signal is.
 fn part(signal: Signal) -> Option<String> {
     match signal {
         Signal::RewardPart { part } => Some(part),
@@ -234,7 +234,7 @@ fn part(signal: Signal) -> Option<String> {
     }
 }
 
-/// A whole number of the step.
+/// The value of a formula at this step, rounded to a whole number.
 fn at_step(formula: &Formula, batch: &Batch) -> Result<usize> {
     let layout = Layout { groups: 1, ..Layout::default() };
     let now = batch::Batch { layout, step: batch.step, steps: batch.stage.steps, ..batch::Batch::default() };
@@ -243,7 +243,7 @@ fn at_step(formula: &Formula, batch: &Batch) -> Result<usize> {
     Ok(values.get(formula.value)[0].round().max(0.0) as usize)
 }
 
-/// Leaves out what comes behind so many of its turns.
+/// Cuts a sequence after its first `turns` turns.
 fn cut(sequence: &mut Sequence, turns: usize) {
     let Some(last) = sequence.turns().nth(turns - 1) else { return };
     sequence.completion.truncate(last.end);
@@ -257,7 +257,7 @@ fn cut(sequence: &mut Sequence, turns: usize) {
     sequence.written = written.filter(|written| written.contains(&false));
 }
 
-/// The next turn of each trajectory that is open.
+/// The next turn of each open trajectory.
 fn write(
     batch: &Batch,
     played: &[Trajectory],
@@ -266,7 +266,7 @@ fn write(
     key: Key,
 ) -> Result<Vec<Completion>> {
     let n = sampling.n.max(1) as usize;
-    // Samples that have read nothing but their prompt read it once.
+    // Samples that have read only their prompt share its prefill.
     let alike = played.iter().all(|one| one.completion.is_empty() && !one.observed_first);
     let of_prompt = if alike { n } else { 1 };
     let sampling = Sampling { n: of_prompt as u32, ..sampling.clone() };
@@ -301,8 +301,8 @@ impl Trajectory {
         }
     }
 
-    /// Tokens that the context has room for, and tokens of the student's that the domain's limit has room
-    /// for.
+    /// How many tokens still fit into the context, and how many of the student's tokens into the domain's
+    /// limit.
     fn room(&self, batch: &Batch) -> (usize, u32) {
         let own = self.written.iter().filter(|written| **written).count();
         let limit = batch.stage.sources[self.source].limit;
@@ -312,13 +312,13 @@ impl Trajectory {
         )
     }
 
-    /// Longest turn that may follow.
+    /// The most tokens that the next turn may have.
     fn limit(&self, batch: &Batch) -> u32 {
         let (context, limit) = self.room(batch);
         limit.min(u32::try_from(context).unwrap_or(u32::MAX))
     }
 
-    /// One that leaves no room for another turn ends the episode: nobody would read it.
+    /// Appends an observation. If it leaves no room for another turn, the episode ends without it.
     fn observe(&mut self, observation: &[Token], batch: &Batch) -> Result<()> {
         if self.over {
             return Ok(());

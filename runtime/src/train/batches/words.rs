@@ -1,4 +1,4 @@
-//! What models say beside the completions: short texts, each behind what its writer is shown.
+//! Short texts that models write beside the completions, each after a prompt that its view makes.
 
 use mopd_compiler::plan::{Sampling, View};
 
@@ -14,16 +14,16 @@ use crate::train::models::{ModelRef, ModelScorer};
 use crate::train::sequences::Sequences;
 use crate::zip::zip_equal;
 
-/// What a text is asked for.
+/// A request for a text.
 pub(super) struct TextRequest {
     pub prompt: Draw,
     pub said: TemplateInputs,
-    /// The prompt's number, and that of the text among those about the prompt: the key of its random numbers.
+    /// The prompt's number, and the text's among those about the prompt: they key its random numbers.
     pub number: u32,
     pub sample: u32,
 }
 
-/// One text each, without the space around it. `no_room` is said of a prompt of so many tokens in a context.
+/// One trimmed text per request. `no_room` makes the error for a prompt of so many tokens in such a context.
 pub(super) fn texts(
     batch: &Batch,
     (model_ref, view): (ModelRef, Option<&View>),
@@ -60,19 +60,19 @@ pub(super) fn texts(
     written.iter().map(text).collect()
 }
 
-/// Each prompt has a number of its own, whoever draws it.
+/// The number of a prompt in the stage's data. It does not depend on the draw.
 pub fn number(stage: &Stage, Draw { source, record }: Draw) -> u32 {
     let before: usize = stage.sources[..source].iter().map(|each| each.tokens.len()).sum();
     (before + record) as u32
 }
 
-/// Who has a role for a prompt, where that is a model.
+/// The model that has a role for a prompt, if a model has it.
 pub(super) fn scorer(batch: &Batch, role: mopd_compiler::plan::Role, prompt: Draw) -> Option<ModelScorer> {
     let section = batch.stage.section(prompt.source, prompt.record);
     batch.models.of_role(role)[section].and_then(|scored| scored.model())
 }
 
-/// The prompts of some sequences, each once, in the order of the data.
+/// The distinct prompts of some sequences, in the order of the data.
 pub(super) fn prompts(sequences: &Sequences) -> Vec<Draw> {
     let mut prompts: Vec<(usize, usize)> =
         sequences.list.iter().map(|sequence| (sequence.source, sequence.record)).collect();

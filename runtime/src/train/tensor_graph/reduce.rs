@@ -3,11 +3,11 @@
 use mopd_compiler::plan::Reduction;
 use tch::{Kind, Tensor};
 
-/// One number per element of a coarse axis, of which there are `count`: the elements of `x` in it that `mask`
-/// lets pass, put together; `parents` says which lie where. Gradient flows as the compiler's derivative says:
-/// equal extremes share it.
+/// The reduction of the elements of `x` that `mask` lets pass, one number for each of `count` elements of a
+/// coarse axis; `parents` are their indices, `[elements of x]`. The gradient is that of the compiler's
+/// derivative: equal extremes share it.
 ///
-/// Of zeros of both signs, either may be the extreme one on a GPU, where elements come in no order.
+/// On a GPU, either of +0 and -0 may be the extreme, because elements come in no fixed order.
 ///
 /// # Panics
 /// For quantiles, which need all values at once.
@@ -19,7 +19,7 @@ pub fn reduce(
     count: usize,
 ) -> Tensor {
     let passes = mask.map(|mask| mask.ne(0.0));
-    // Chosen, not multiplied: what is left out may be NaN.
+    // A `where`, not a product: masked elements may be NaN.
     let or = |x: Tensor, left_out: f64| match &passes {
         Some(passes) => x.where_scalarother(passes, left_out),
         None => x,
@@ -29,7 +29,7 @@ pub fn reduce(
     let result = match reduction {
         Reduction::Sum => sum(x.shallow_clone()),
         Reduction::Mean => sum(x.shallow_clone()) / members().clamp_min(1.0),
-        // Whatever is not 0 is true, NaN included.
+        // Every value but 0 is true, NaN included.
         Reduction::Count => sum(x.ne(0.0)),
         Reduction::Any => sum(x.ne(0.0)).gt(0.0),
         Reduction::All => sum(x.eq(0.0)).eq(0.0),
@@ -50,8 +50,8 @@ pub fn reduce(
     result.to_kind(x.kind())
 }
 
-/// In double precision. Elements are sorted by where they go before they are added, not added as threads come
-/// by: the sum is the same every time.
+/// The sums by parent in double precision. They are deterministic: `index_put` sorts elements by index before
+/// it adds them, unlike `index_add`.
 fn sum(x: &Tensor, parents: &Tensor, count: usize) -> Tensor {
     if count == 1 {
         return x.sum_dim_intlist([0i64].as_slice(), true, Kind::Double);
@@ -60,7 +60,7 @@ fn sum(x: &Tensor, parents: &Tensor, count: usize) -> Tensor {
     zeros.index_put(&[Some(parents)], x, true)
 }
 
-/// The first or the last element that passes; 0 where there is none.
+/// The first or the last element that passes the mask; 0 where there is none.
 fn chosen(which: Reduction, x: &Tensor, passes: Option<&Tensor>, parents: &Tensor, count: usize) -> Tensor {
     let elements = x.numel() as i64;
     let (none, how) = if which == Reduction::First { (elements, "amin") } else { (-1, "amax") };
@@ -70,7 +70,6 @@ fn chosen(which: Reduction, x: &Tensor, passes: Option<&Tensor>, parents: &Tenso
     }
     let place = Tensor::full([count as i64], none, (Kind::Int64, x.device()))
         .internal_scatter_reduce(0, parents, &places, how, true);
-    // A 0 on either side, so that there is something to choose where nothing passes, or nothing is there at
-    // all.
+    // A 0 on either side is selected where no element passes or none exists.
     x.constant_pad_nd([1, 1]).index_select(0, &(place + 1))
 }

@@ -11,7 +11,7 @@ use tch::{Device, Kind};
 use super::whole::{Inputs, evaluate, to_host};
 use super::*;
 
-/// Ordinary numbers, with equal ones among them, or what breaks careless code.
+/// Ordinary numbers, some of them equal; or, if `wild`, numbers that break careless code.
 fn numbers(random: &mut Random, count: usize, wild: bool) -> Vec<f32> {
     const WILD: [f32; 8] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -0.0, 0.0, 1e-41, 3e38, 1.0];
     let number = |_| match random.below(3) {
@@ -48,7 +48,7 @@ fn graph(random: &mut Random, size: usize) -> (Graph, NodeId) {
     nodes.push(graph.signal(Signal::Progress));
     for _ in 0..size {
         let function = random.pick(Function::ALL);
-        // The live primitives come up often, and so does what was made last.
+        // Live primitives and the latest nodes are picked often.
         let mut pick = |_| match random.below(3) {
             0 => nodes[random.below(3)],
             1 => nodes[nodes.len() - 1],
@@ -56,7 +56,7 @@ fn graph(random: &mut Random, size: usize) -> (Graph, NodeId) {
         };
         let mut operands: Vec<NodeId> = (0..function.operands()).map(&mut pick).collect();
         if let (Function::Clip, &[x, one, other]) = (function, operands.as_slice()) {
-            // Bounds that cross are no bounds.
+            // Bounds must not cross.
             let bounds = [Function::Minimum, Function::Maximum].map(|of| graph.apply(of, &[one, other]));
             operands = vec![x, bounds[0], bounds[1]];
         }
@@ -74,8 +74,8 @@ fn values(tensor: &Tensor) -> Vec<f64> {
     values
 }
 
-/// Equal up to rounding of the transcendental functions, which are other code, blown up by what comes after
-/// them.
+/// Equal up to rounding of the transcendental functions, whose implementations differ, amplified by later
+/// operations.
 fn agree(a: f64, b: f64) -> bool {
     agree_to(1e-9, a, b)
 }
@@ -115,7 +115,7 @@ fn every_function_is_what_the_interpreter_says() {
     }
 }
 
-/// Values equal the interpreter's, and what libtorch differentiates equals the compiler's derivative.
+/// Values equal the interpreter's, and libtorch's derivatives equal the compiler's.
 #[test]
 fn random_graphs_agree_in_value_and_derivative() {
     let mut compared = 0;
@@ -154,7 +154,7 @@ fn random_graphs_agree_in_value_and_derivative() {
     assert!(compared > 50_000, "only {compared} derivatives were compared");
 }
 
-/// All of a graph: ragged layouts with and without domains, turns and blocks, statistics, scans, masks and
+/// Whole graphs: ragged layouts with and without domains, turns and blocks, statistics, scans, masks and
 /// memory. Every node is compared, not only the outputs.
 #[test]
 fn random_whole_graphs_agree() {
@@ -216,7 +216,7 @@ fn differentiable(random: &mut Random, size: usize) -> (Graph, NodeId) {
             let mut operands: Vec<NodeId> = (0..function.operands()).map(|_| random.pick(&nodes)).collect();
             operands[0] = operand;
             if let (Function::Clip, &[x, one, other]) = (function, operands.as_slice()) {
-                // Bounds that cross are no bounds.
+                // Bounds must not cross.
                 operands = vec![
                     x,
                     graph.apply(Function::Minimum, &[one, other]),
@@ -232,7 +232,7 @@ fn differentiable(random: &mut Random, size: usize) -> (Graph, NodeId) {
     (graph, loss)
 }
 
-/// What libtorch differentiates through whole graphs equals the compiler's derivative.
+/// libtorch's derivatives of whole graphs equal the compiler's.
 #[test]
 fn derivatives_of_random_whole_graphs_agree() {
     let (mut graphs, mut moving) = (0, 0);
@@ -279,7 +279,7 @@ fn derivatives_of_random_whole_graphs_agree() {
     assert!(graphs > 3_000 && moving > 15_000, "only {moving} derivatives of {graphs} graphs were compared");
 }
 
-/// Interpreter, audit and tensors agree on nothing, too: each is compared with the table.
+/// Reductions over no elements give what the table says, in the interpreter, the audit and on tensors.
 #[test]
 fn of_none_is_what_the_table_says() {
     let parents = Tensor::from_slice(&[0i64, 0, 2]);
@@ -288,7 +288,7 @@ fn of_none_is_what_the_table_says() {
     for reduction in
         Reduction::EACH.into_iter().filter(|reduction| !matches!(reduction, Reduction::Quantile { .. }))
     {
-        // All left out; and the second of three, which has no element.
+        // All elements masked; and the second of three groups, which has no element.
         assert_eq!(
             to_host(&super::reduce::reduce(reduction, &x, Some(&none), &parents, 3)),
             [reduction.of_none(); 3],

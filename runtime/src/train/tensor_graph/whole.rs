@@ -1,5 +1,5 @@
-//! Whole expression graphs on tensors, as objectives are. Reductions are accumulated in double precision and
-//! rounded once, as everywhere.
+//! Whole expression graphs, such as objectives, on tensors. Reductions accumulate in double precision and
+//! round once, as everywhere.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::{apply, reduce};
 
-/// What a graph is evaluated on, as tensors of one kind on one device.
+/// The inputs of a graph, as tensors of one kind on one device.
 pub struct Inputs<'a> {
     batch: &'a Batch,
     /// The live primitives, one number per token. Gradient reaches them through everything that the compiler
@@ -32,7 +32,7 @@ impl<'a> Inputs<'a> {
         Inputs { batch, live, kind, device }
     }
 
-    /// The same number `count` times.
+    /// A number, repeated `count` times.
     fn number(&self, value: f64, count: usize) -> Tensor {
         Tensor::full([count as i64], value, (self.kind, self.device))
     }
@@ -43,7 +43,7 @@ impl<'a> Inputs<'a> {
 }
 
 /// The values of `outputs`, one number per element of each node's axis. Statistics, scans, quantiles and
-/// memory are worked out on the host and put back; everything else stays where it is.
+/// memory are computed on the host and uploaded; everything else is computed on the device.
 ///
 /// # Errors
 /// Where the batch lacks something that the outputs read, or the graph or the layout is malformed.
@@ -62,7 +62,7 @@ pub fn evaluate(
     let mut parents = Parents { layout, device: inputs.device, known: HashMap::new() };
     let needed = graph.reachable(outputs);
     let mut values: Vec<Option<Tensor>> = Vec::with_capacity(graph.len());
-    // What was needed on the host so far, by node.
+    // The values that were needed on the host so far, by node.
     let mut on_host: Vec<Vec<f64>> = vec![Vec::new(); graph.len()];
     for (id, node) in graph.nodes() {
         if !needed[id.0 as usize] {
@@ -126,7 +126,7 @@ pub(super) fn to_host(tensor: &Tensor) -> Vec<f64> {
     values
 }
 
-/// Which element of one axis those of another lie in, as indices: made once per batch.
+/// The index of the coarse element that each fine element is in, by pair of axes; made once per batch.
 struct Parents<'a> {
     layout: &'a Layout,
     device: Device,

@@ -1,5 +1,5 @@
-//! Logits that are made of several scorers', some tokens at a time: hidden states of all of them are there,
-//! and their layers are not.
+//! Logits that are composed of several scorers', some tokens at a time. The hidden states of all of them are
+//! in memory, but not their layers.
 
 use mopd_compiler::plan::Pool;
 use tch::{Kind, Tensor};
@@ -13,17 +13,17 @@ pub struct Composed {
     members: Vec<ComposedPart>,
 }
 
-/// One of several.
+/// A member of a composition.
 pub struct ComposedPart {
-    /// `[tokens]`, where it is one number per token.
+    /// A number, or `[tokens]`.
     pub weight: MixtureWeight,
-    /// One after the other, together the tokens of the composition.
+    /// Consecutive parts that have the tokens of the composition in all.
     pub logits: Vec<Logits>,
 }
 
 impl Composed {
     /// # Panics
-    /// If members are not of the same tokens, or the pool makes no distribution.
+    /// If members differ in their tokens, or the pool makes no distribution.
     pub fn new(pool: Pool, members: Vec<ComposedPart>) -> Composed {
         assert!(pool != Pool::Sum, "a sum of losses is no distribution");
         let composed = Composed { pool, members };
@@ -56,11 +56,11 @@ impl Composed {
         self.members.iter().flat_map(|member| &member.logits).for_each(Logits::let_go);
     }
 
-    /// Logits `[count, vocabulary]` in single precision, whose softmax is the distribution.
+    /// Logits, `[count, vocabulary]` in single precision; their softmax is the distribution.
     pub fn rows(&self, place: Place, first: i64, count: i64, absent: Option<&Tensor>) -> Tensor {
         let mut whole: Option<Tensor> = None;
         for ComposedPart { weight, logits } in &self.members {
-            // Never written to: they may be somebody's own.
+            // Never written to: they may share memory with a member's logits.
             let logits = rows_of(place, logits, first, count, absent).to_kind(Kind::Float);
             let of_rows = |weights: &Tensor| weights.narrow(0, first, count).unsqueeze(1);
             let member = match (self.pool, weight) {
@@ -88,7 +88,7 @@ fn total(parts: &[Logits]) -> i64 {
     parts.iter().map(Logits::tokens).sum()
 }
 
-/// `count` tokens from `first` of what stands one after the other, not copied.
+/// `count` tokens from `first` of consecutive parts, not copied.
 pub fn part(parts: &[Logits], first: i64, count: i64) -> Vec<Logits> {
     let mut cut = Vec::new();
     let mut start = 0;

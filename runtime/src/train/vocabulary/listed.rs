@@ -1,6 +1,6 @@
-//! Log-probabilities of some entries at each token, as a server lists them. They are what they are: nothing
-//! divides them by a sum over the vocabulary once more. Entries that are not listed are [`ABSENT`], and the
-//! compiler has seen to it that nothing reads them, nor what they hold together.
+//! Log-probabilities of some entries at each token, as a server lists them. They are used as they are,
+//! without another normalisation over the vocabulary. Entries that are not listed are [`ABSENT`]; the
+//! compiler ensures that neither they nor their total mass are read.
 
 use tch::{Device, Kind, Tensor};
 
@@ -13,13 +13,13 @@ pub struct Listed {
     ids: Tensor,
     /// The same shape, in single precision.
     logps: Tensor,
-    /// Of the vocabulary.
+    /// The number of entries of the vocabulary.
     entries: i64,
 }
 
 impl Listed {
     /// # Panics
-    /// If a token has no entry: each has its own at least.
+    /// If a token has no entry: at least its own is listed.
     pub fn new(tokens: &[Vec<(Token, f32)>], entries: i64, device: Device) -> Listed {
         let width = tokens.iter().map(Vec::len).max().unwrap_or(1);
         let (mut ids, mut logps): (Vec<Token>, Vec<f32>) = (Vec::new(), Vec::new());

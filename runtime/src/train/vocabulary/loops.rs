@@ -1,5 +1,5 @@
-//! What most objectives ask of every step, in loops of our own: an operator of libtorch for each arithmetic
-//! operation reads and writes all entries for each of them.
+//! The computations that most objectives need at every step, in our own loops and kernels. With libtorch,
+//! each arithmetic operation would be an operator that reads and writes all entries.
 
 use mopd_kernels::Cpu;
 use mopd_kernels::cuda::{Distributions, EntryKernels};
@@ -10,7 +10,7 @@ use tch::{Kind, Tensor};
 use crate::machine::device::compiled;
 use crate::machine::place::Place;
 
-/// Leave to run them where the numbers are.
+/// Permission to run the loops of the CPU engine or the GPU's kernels.
 #[derive(Clone, Copy)]
 pub enum Loops {
     Cpu(Cpu),
@@ -18,7 +18,7 @@ pub enum Loops {
 }
 
 impl Loops {
-    /// None where operators work alone.
+    /// `None` where only libtorch operators may run.
     pub fn at(place: Place) -> Option<Loops> {
         match place.kernels() {
             Some(gpu) => compiled(EntryKernels::of(gpu)).map(Loops::Gpu),
@@ -26,7 +26,7 @@ impl Loops {
         }
     }
 
-    /// A sum over the entries of log-probabilities `[rows, entries]`: `[rows]`. None where the loops can't
+    /// A sum over the entries of log-probabilities `[rows, entries]`: `[rows]`. `None` where the loops can't
     /// read them.
     pub fn sums(self, sum: Sum, l: &Tensor, r: &Tensor) -> Option<Tensor> {
         match self {
@@ -44,7 +44,7 @@ impl Loops {
         }
     }
 
-    /// Gradients, `[rows, entries]`, times factors, `[rows, 1]`.
+    /// Gradients, `[rows, entries]`, times factors, `[rows, 1]`. `None` where the loops can't read the sides.
     pub fn gradients(self, gradient: KlGradient, [l, r]: [&Tensor; 2], factors: &Tensor) -> Option<Tensor> {
         let factors = factors.contiguous();
         match self {
@@ -67,13 +67,13 @@ fn readable(sides: [&Tensor; 2]) -> bool {
     sides.into_iter().all(is_readable)
 }
 
-/// Whether kernels read it.
+/// Whether GPU kernels can read it.
 pub(super) fn is_readable(side: &Tensor) -> bool {
     side.kind() == Kind::Float && side.is_contiguous() && side.dim() == 2
 }
 
-/// Writes 0 to all entries, `[rows, entries]`, of rows whose factor, `[rows, 1]`, is 0: also over an infinite
-/// gradient.
+/// Sets all entries, `[rows, entries]`, of rows whose factor, `[rows, 1]`, is 0 to 0, even if the gradient is
+/// infinite.
 pub(super) fn zero_rows(loops: Option<Loops>, of: &mut Tensor, factors: &Tensor) {
     match loops {
         Some(Loops::Gpu(kernels)) if of.is_contiguous() => {
@@ -89,7 +89,7 @@ mod tests {
 
     use super::*;
 
-    /// Wherever they run, against double precision; exactly 0 of equal sides and where a factor is.
+    /// On all places, against double precision; exactly 0 for equal sides and where the factor is 0.
     #[test]
     fn sums_and_gradients_are_those_of_the_definition() {
         let made = |seed: f64| {
@@ -123,13 +123,13 @@ mod tests {
             zero_rows(Some(loops), &mut grad, &factors);
             let zeros: Vec<i64> = Vec::try_from(grad.eq(0.0).all_dim(1, false).to_kind(Kind::Int64)).unwrap();
             assert_eq!(zeros, [0, 0, 1, 0, 0, 0, 0]);
-            // What has gaps is for operators.
+            // Tensors that are not contiguous are left to operators.
             assert!(loops.sums(Sum::Kl, &l.tr(), &r.tr()).is_none());
         }
     }
 
-    /// Where kernels read logits: what they say of the log-probabilities, and gradients through the softmax,
-    /// in both precisions and over the logits themselves.
+    /// Kernels that read logits give the same values and gradients as from log-probabilities, in both
+    /// precisions, also when they overwrite the logits.
     #[test]
     fn of_logits_kernels_say_the_same() {
         let made = |seed: f64| {

@@ -1,5 +1,5 @@
-//! Logits over another vocabulary, at other tokens: as columns of the student's vocabulary, in the rows of
-//! the student's tokens. See [`super::super::other_tokenizer`].
+//! Logits of a model with another vocabulary and other tokens, as columns of the student's vocabulary and
+//! rows of the student's tokens. See [`super::super::other_tokenizer`].
 
 use std::rc::Rc;
 
@@ -13,9 +13,9 @@ use crate::model::ABSENT;
 use crate::tokenizer::spans::TextSpan;
 use crate::tokenizer::{Counterparts, Token};
 
-/// Which entry of another vocabulary each column is: first the student's ids, then what only the other has.
+/// Each column's entry of another vocabulary: first the student's ids, then entries only the other has.
 pub struct Columns {
-    /// `[columns]`, 0 where there is none.
+    /// `[columns]`, 0 where there is no entry.
     ids: Tensor,
     /// `[columns]`, bool: the other vocabulary has no such entry.
     missing: Tensor,
@@ -36,12 +36,12 @@ impl Columns {
     }
 }
 
-/// [`ABSENT`] everywhere at a token where the other model has no distribution.
+/// Logits that are [`ABSENT`] in the whole row of a token where the other model has no distribution.
 pub struct Mapped {
     logits: Box<Logits>,
     /// For each token, the row of `logits`, if there is one.
     rows: Rc<[Option<i64>]>,
-    /// The tokens at hand: `rows` from here on, so many.
+    /// The range of tokens in `rows`: the first, and how many.
     first: usize,
     count: usize,
     columns: Rc<Columns>,
@@ -101,8 +101,8 @@ impl Mapped {
     }
 }
 
-/// A model's log-probabilities of some of the tokens that it predicts, `[rows]`: `rows` of `logits`, at a
-/// temperature; `absent` are ids that no token has.
+/// A model's log-probabilities of some of its `targets`, `[rows]`: those in the `rows` of `logits`, at a
+/// temperature. `absent` are ids that belong to no token.
 pub fn logps_of(
     place: Place,
     logits: &Logits,
@@ -126,19 +126,19 @@ pub fn logps_of(
     Tensor::cat(&parts, 0)
 }
 
-/// Rows of logits that are made at a time.
+/// Rows of logits that are computed at a time.
 const ROWS: usize = 64;
 
-/// Where the tokens of a role with another tokenizer begin together with the student's.
+/// The spans of a role with another tokenizer: they begin where its tokens and the student's begin together.
 pub struct Spans {
     pub role: Role,
     /// `[tokens]`, bool: a span begins here, and the role has a distribution.
     pub begins: Tensor,
-    /// `[tokens]`: the role's log-probability of what follows the first token of the span; 0 elsewhere.
+    /// `[tokens]`: the role's log-probability of the span's tokens after the first; 0 elsewhere.
     pub rest: Tensor,
-    /// The same by the student, as it is now.
+    /// The same by the student with its current weights.
     pub student_rest: Tensor,
-    /// The student's tokens that follow in a span, each with its first.
+    /// The student's tokens after the first of a span, each with the span's first token.
     pub follow: Vec<(usize, usize)>,
 }
 
@@ -153,14 +153,14 @@ impl Spans {
         }
     }
 
-    /// Of a role whose tokens are the student's, until others are set.
+    /// Spans of one token each, until `set` replaces them.
     pub fn of_tokens(role: Role, tokens: usize, device: Device) -> Spans {
         let zeros = || Tensor::zeros([tokens as i64], (Kind::Float, device));
         let begins = Tensor::ones([tokens as i64], (Kind::Bool, device));
         Spans { role, begins, rest: zeros(), student_rest: zeros(), follow: Vec::new() }
     }
 
-    /// Those of `count` tokens from `first`; `rest` is one number for each of them, 0 where nobody asks.
+    /// Sets the spans of `count` tokens from `first`. `rest` has one number for each; `None` leaves 0.
     pub fn set(&mut self, first: usize, count: usize, spans: &[TextSpan], rest: Option<Tensor>) {
         let mut begins = vec![false; count];
         for TextSpan { student, .. } in spans {
@@ -172,15 +172,15 @@ impl Spans {
         rest.into_iter().for_each(|rest| place(&self.rest).copy_(&rest));
     }
 
-    /// The student's log-probability of what follows, from its log-probability of each token.
+    /// Sets `student_rest` from the student's log-probability of each token.
     pub fn set_student(&mut self, logps: &[f32]) {
         let mut rest = vec![0.0f32; logps.len()];
         self.follow.iter().for_each(|(token, first)| rest[*first] += logps[*token]);
         self.student_rest = upload(&rest, self.rest.device());
     }
 
-    /// d loss / d log-probability of the student's tokens that follow, for that of what follows each first
-    /// token.
+    /// d loss / d log-probability of the student's tokens after the first of each span, from d loss / d
+    /// `student_rest`.
     pub fn adjoint(&self, by_rest: &[f32]) -> Vec<f32> {
         let mut adjoint = vec![0.0; by_rest.len()];
         self.follow.iter().for_each(|(token, first)| adjoint[*token] += by_rest[*first]);

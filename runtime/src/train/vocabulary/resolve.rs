@@ -1,4 +1,4 @@
-//! From the plan's signals and primitives to what is computed at one step: parameters that move have a value.
+//! From the plan's signals and primitives to what one step computes, with the values of their parameters.
 
 use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::expr::interpret::interpret;
@@ -14,15 +14,15 @@ use super::summands::{CompiledSummand, StepSummand};
 use crate::machine::transfer::upload;
 use crate::zip::zip_equal;
 
-/// What formulas inside divergences are computed from.
+/// The inputs of formulas inside divergences.
 pub struct Parameters<'a> {
-    /// With the signals that they read; see [`plan::Divergence::signals`].
+    /// The batch with the signals that they read; see [`plan::Divergence::signals`].
     pub batch: &'a Batch,
     pub device: Device,
 }
 
 impl Parameters<'_> {
-    /// None for signals that do not come from distributions.
+    /// `None` for signals that are not computed from distributions.
     pub fn quantity<'p>(&self, signal: &'p Signal) -> Result<Option<Quantity<'p>>, EvaluationError> {
         Ok(Some(match signal {
             Signal::Logp { role } => Quantity::Logp(*role),
@@ -71,7 +71,7 @@ impl Parameters<'_> {
         }))
     }
 
-    /// None for what does not come from distributions.
+    /// `None` for primitives that are not computed from distributions.
     pub fn primitive<'p>(&self, live: &'p Live) -> Result<Option<Primitive<'p>>, EvaluationError> {
         Ok(Some(match live {
             Live::Logp => Primitive::Logp,
@@ -110,8 +110,8 @@ impl Parameters<'_> {
         })
     }
 
-    /// As it is at this step: by a kernel, if there is one for what it is, maybe with the sides the other way
-    /// round.
+    /// The summand at this step: a kernel where it is recognized as one, else compiled; and whether the sides
+    /// are reversed.
     fn summand(&self, summand: &plan::Summand) -> (StepSummand, bool) {
         let own = summand.at(self.batch.step, self.batch.steps).expect("the compiler has looked");
         let Some(Recognized { kernel, reversed }) = own.recognized() else {
@@ -134,7 +134,7 @@ impl Parameters<'_> {
                 let shares = parts.iter().map(|(share, _)| self.numbers(share));
                 let mut shares = shares.collect::<Result<Vec<StepNumbers>, EvaluationError>>()?;
                 check_shares(&shares, parts.iter().map(|(_, role)| *role))?;
-                // What rounding leaves outside has no logarithm.
+                // Shares that rounding moved outside [0, 1] would have no logarithm.
                 shares
                     .iter_mut()
                     .flat_map(StepNumbers::all_mut)
@@ -157,7 +157,7 @@ impl Parameters<'_> {
         })
     }
 
-    /// As it is at this step; see [`plan::Composition::signals`].
+    /// The weight at this step; see [`plan::Composition::signals`].
     pub fn weight(&self, parameter: &DivergenceParameter) -> Result<MixtureWeight, EvaluationError> {
         self.numbers(parameter).map(|numbers| self.uploaded(numbers))
     }
@@ -188,7 +188,7 @@ impl Parameters<'_> {
     }
 }
 
-/// What a parameter is worth at one step.
+/// The value of a parameter at one step.
 enum StepNumbers {
     One(f64),
     PerToken(Vec<f64>),
@@ -210,9 +210,9 @@ impl StepNumbers {
     }
 }
 
-/// Whether numbers are the shares of a blend at every token. The checker has seen to those that it knows.
+/// Checks that shares are in [0, 1] and sum to 1 at every token. The checker did so for constants.
 fn check_shares(shares: &[StepNumbers], roles: impl Iterator<Item = Role>) -> Result<(), EvaluationError> {
-    // Signals have single precision, and those of large vocabularies are long sums.
+    // Signals have single precision, and over large vocabularies they are long sums.
     const ROUNDING: f64 = 1e-5;
     let tokens = shares.iter().find_map(|share| match share {
         StepNumbers::One(_) => None,

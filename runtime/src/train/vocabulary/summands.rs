@@ -1,16 +1,16 @@
 //! The summand of every divergence at a vocabulary entry, and its gradients.
 //!
 //! Everything is a function of two log-probabilities, `l` of the left side and `r` of the right side, as
-//! tensors of one shape; gradients are with respect to these. Each form is written so that it and its
-//! gradients are exactly 0 where `l = r`, if it is generalized: an optimiser that normalises gradients would
-//! scale rounding noise there to full steps.
+//! tensors of one shape; gradients are with respect to these. If generalized, each form and its gradients are
+//! exactly 0 where `l = r`: an optimizer that normalises gradients would otherwise scale rounding noise there
+//! to full steps.
 //!
-//! *Generalized* means that the linear function of `exp(l)` and `exp(r)` is added that makes `l = r`
-//! stationary entry by entry, for KL `- exp(l) + exp(r)` (arXiv:2606.30406, eq. 5). For a generator `f` it is
-//! `- f'(1) (exp(l) - exp(r))`. Where both sides are complete it sums to 0.
+//! *Generalized* means that a linear function of `exp(l)` and `exp(r)` is added, which makes `l = r`
+//! stationary for each entry: for KL `- exp(l) + exp(r)` (arXiv:2606.30406, eq. 5); for a generator `f`,
+//! `- f'(1) (exp(l) - exp(r))`. Over two complete distributions it sums to 0.
 //!
-//! What is hot has a form of its own in single precision; every other divergence is the compiler's graph of
-//! one entry and of its derivatives, in double precision.
+//! Frequent divergences have their own form in single precision. Every other divergence is the compiler's
+//! graph of one entry and its derivatives, in double precision.
 
 use mopd_compiler::expr::graph::NodeId;
 use mopd_compiler::expr::summand::{AtStep, LEAST_PROBABILITY};
@@ -18,7 +18,7 @@ use tch::{Kind, Tensor};
 
 use crate::train::tensor_graph;
 
-/// A divergence with its parameters as they are at this step.
+/// The summand of a divergence, with the values of its parameters at this step.
 pub enum StepSummand {
     Kl,
     Jsd { beta: f64, normalized: bool },
@@ -26,10 +26,10 @@ pub enum StepSummand {
     Compiled(Box<CompiledSummand>),
 }
 
-/// Beyond this difference of log-probabilities a mixture is one of its sides, in single precision, and `exp`
-/// is about to overflow.
+/// Beyond this difference of log-probabilities, a mixture equals one of its sides in single precision, and
+/// `exp` is about to overflow.
 const FAR: f64 = 80.0;
-/// A side with a smaller share of the mixture than this can vanish in `1 + x`.
+/// A side whose share of the mixture is smaller than this can vanish in `1 + x`.
 const SMALL_SHARE: f64 = 0.05;
 
 impl StepSummand {
@@ -56,7 +56,7 @@ impl StepSummand {
         }
     }
 
-    /// With respect to `l`. The tensor is nobody else's.
+    /// The gradient with respect to `l`, as a new tensor.
     pub fn grad_left(&self, l: &Tensor, r: &Tensor, generalized: bool) -> Tensor {
         match self {
             StepSummand::Kl => {
@@ -82,7 +82,7 @@ impl StepSummand {
         }
     }
 
-    /// With respect to `r`. The tensor is nobody else's.
+    /// The gradient with respect to `r`, as a new tensor.
     pub fn grad_right(&self, l: &Tensor, r: &Tensor, generalized: bool) -> Tensor {
         match self {
             StepSummand::Kl => {
@@ -118,12 +118,11 @@ fn above_mixture(l: &Tensor, r: &Tensor, share: f64) -> Tensor {
     apart.where_self(&difference.lt(-1.0), &near).neg()
 }
 
-/// A summand as the compiler has it, in double precision: the ratio of two probabilities has no room in
-/// single.
+/// A summand as a compiled graph, in double precision: the ratio of two probabilities may overflow in single.
 pub struct CompiledSummand {
     own: AtStep,
-    /// Where both sides agree: the derivative by the left one, and the gradients by both. None where they
-    /// differ from entry to entry: it is no divergence, and no linear function makes it stationary there.
+    /// At equal sides: the derivative by the left one, and the gradients by both. `None` where they differ
+    /// between entries: it is no divergence, and no linear function makes it stationary there.
     agreed: Option<[f64; 3]>,
 }
 
@@ -151,7 +150,7 @@ impl CompiledSummand {
         (none && grad.iter().all(|grad| same(grad))).then(|| grad.map(|grad| grad[0]))
     }
 
-    /// A node of the graph at some entries.
+    /// The values of a node of the graph at some entries.
     fn at(&self, node: NodeId, p: &Tensor, q: &Tensor) -> Tensor {
         tensor_graph::elementwise(&self.own.graph, node, &[p, q, p, q], (0, 1)).expand_as(p)
     }
@@ -160,7 +159,7 @@ impl CompiledSummand {
         [l, r].map(|side| side.to_kind(Kind::Double).exp_().clamp_min_(LEAST_PROBABILITY))
     }
 
-    /// Exactly 0 where both sides agree: the difference of two roundings is not.
+    /// Sets values to exactly 0 where both sides are equal: there they are a difference of two roundings.
     fn settled(values: Tensor, l: &Tensor, r: &Tensor) -> Tensor {
         values.masked_fill(&l.eq_tensor(r), 0.0)
     }
@@ -175,7 +174,7 @@ impl CompiledSummand {
         .to_kind(Kind::Float)
     }
 
-    /// By the left side, 0, or the right, 1.
+    /// The gradient with respect to the left side (`side` 0) or the right (1).
     fn grad(&self, side: usize, l: &Tensor, r: &Tensor, generalized: bool) -> Tensor {
         let sides = Self::sides(l, r);
         let grad = self.at(self.own.gradients[side], &sides[0], &sides[1]);

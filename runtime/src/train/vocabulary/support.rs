@@ -1,4 +1,4 @@
-//! Which vocabulary entries take part, row by row.
+//! The support of a divergence: which vocabulary entries take part, row by row.
 
 use mopd_compiler::plan::{Role, Support};
 use tch::{Kind, Tensor};
@@ -8,13 +8,13 @@ use super::rows::LogitRows;
 /// A support, resolved for some rows.
 pub enum Entries {
     All,
-    /// `[rows, k]`: as many in every row.
+    /// `[rows, k]`: equally many in every row.
     Chosen(Tensor),
-    /// `[rows, vocabulary]`, bool; with the columns behind the vocabulary, where these can take part.
+    /// `[rows, vocabulary]`, bool; also columns beyond the vocabulary, where these can take part.
     Masked(Tensor),
 }
 
-/// Roles choose by their distributions at temperature 1. Not differentiated through.
+/// The entries of a support. Roles choose by their distributions at temperature 1. Not differentiable.
 pub fn entries(support: &Support, rows: &LogitRows) -> Entries {
     match support {
         Support::Full => Entries::All,
@@ -38,20 +38,20 @@ fn combined(parts: &[Support], rows: &LogitRows, combine: impl Fn(&mut Tensor, &
     all
 }
 
-/// `[rows, k]`: the `k` most probable entries, the most probable first; all of them where there are fewer.
+/// `[rows, k]`: the `k` most probable entries, the most probable first; all entries if there are fewer.
 pub fn top(rows: &LogitRows, role: Role, k: u32) -> Tensor {
     largest(&rows.logps(role, 1.0), k.into())
 }
 
-/// `[rows, k]`: where the `k` largest numbers of each row are, the largest first, of equals the one that
-/// stands first. `topk` alone takes any of them, and models in bf16 have many.
+/// `[rows, k]`: the indices of the `k` largest numbers of each row, the largest first; of equal numbers, the
+/// first. `topk` alone takes any of equal ones, and models in bf16 have many.
 pub fn largest(values: &Tensor, k: i64) -> Tensor {
     let entries = values.size()[1];
     let k = k.min(entries);
     let (found, mut chosen) = values.topk((k + 1).min(entries), -1, true, true);
     if k < entries {
         chosen = chosen.narrow(-1, 0, k);
-        // Equals on both sides of the cut.
+        // Rows with equal numbers on both sides of the cut.
         let (last, next) = (found.narrow(-1, k - 1, 1), found.narrow(-1, k, 1));
         let tied = last.eq_tensor(&next).squeeze_dim(1).nonzero().squeeze_dim(1);
         if tied.numel() > 0 {
@@ -69,7 +69,7 @@ pub fn largest(values: &Tensor, k: i64) -> Tensor {
     chosen.gather(-1, &values.gather(-1, &chosen, false).argsort_stable(true, -1, true), false)
 }
 
-/// `[rows, vocabulary]`, bool, nobody else's.
+/// `[rows, vocabulary]`, bool, a new tensor.
 pub fn mask(entries: &Entries, rows: &LogitRows) -> Tensor {
     let (shape, device) = ([rows.len(), rows.vocabulary()], rows.targets.device());
     match entries {
@@ -79,8 +79,8 @@ pub fn mask(entries: &Entries, rows: &LogitRows) -> Tensor {
     }
 }
 
-/// The entries before which, most probable first, less than `p` is spent. Equals go in or stay out together,
-/// so that it does not matter how they were sorted.
+/// The nucleus: in descending order, the entries before which the cumulative probability is less than `p`.
+/// Equal entries are all in or all out, so that the result does not depend on how they were sorted.
 fn nucleus(logps: &Tensor, p: f64) -> Tensor {
     let (sorted, _) = logps.sort(-1, true);
     let probabilities = sorted.to_kind(Kind::Double).exp_();
@@ -89,7 +89,7 @@ fn nucleus(logps: &Tensor, p: f64) -> Tensor {
     logps.ge_tensor(&sorted.gather(-1, &last, false))
 }
 
-/// What only one of two vocabularies has, `[rows, columns]`, bool; nothing at tokens that begin no span.
+/// Entries that only one of two vocabularies has, `[rows, columns]`, bool; none at tokens that begin no span.
 fn unmatched(rows: &LogitRows, role: Role) -> Tensor {
     let (present, own) = (rows.present(role), rows.present(Role::Student));
     let begins = match rows.spans(role) {
@@ -100,7 +100,7 @@ fn unmatched(rows: &LogitRows, role: Role) -> Tensor {
     own.constant_pad_nd([0, missing]).logical_xor(&present).logical_and(&begins)
 }
 
-/// Whether the token taken is in the nucleus, `[rows]`: what is strictly more probable holds less than `p`.
+/// Whether the target is in the nucleus, `[rows]`: strictly more probable entries have less than `p` in all.
 pub fn in_nucleus(logps: &Tensor, targets: &Tensor, p: f64) -> Tensor {
     let taken = logps.gather(-1, targets, false);
     let spent = logps.to_kind(Kind::Double).exp_().masked_fill_(&logps.le_tensor(&taken), 0.0);

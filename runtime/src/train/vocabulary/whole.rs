@@ -1,5 +1,5 @@
-//! The KL divergence over a whole vocabulary on a GPU, from logits themselves: log-probabilities of all
-//! entries are never written down.
+//! The KL divergence over the full vocabulary on a GPU, directly from logits: the log-probabilities of all
+//! entries are never stored.
 
 use mopd_compiler::plan::{Role, Support};
 use mopd_kernels::cuda::{Distributions, EntryKernels};
@@ -23,26 +23,26 @@ impl Unnormalized {
         Distributions::Logits { logits: &self.logits, normalizers: &self.normalizers }
     }
 
-    /// `[rows]`, in nats.
+    /// The entropy in nats, `[rows]`.
     pub fn entropy(&self) -> Tensor {
         self.kernels.sums(Sum::Entropy, self.distributions(), self.distributions())
     }
 
-    /// Log-probabilities of the entries that `indices`, `[rows, any]`, name.
+    /// Log-probabilities of the entries in `indices`, `[rows, any]`.
     pub fn at(&self, indices: &Tensor) -> Tensor {
         self.logits.gather(-1, indices, false) - self.normalizers.unsqueeze(1)
     }
 }
 
 impl StepDivergence<'_> {
-    /// In nats, `[rows]`; none where it is another divergence or others read its distributions.
+    /// The value in nats, `[rows]`; `None` where it is another divergence or kernels cannot read its logits.
     pub(super) fn value_of_logits(&self, rows: &LogitRows) -> Option<Tensor> {
         let [left, right] = self.unnormalized(rows)?;
         Some(left.kernels.sums(Sum::Kl, left.distributions(), right.distributions()))
     }
 
     /// Writes `adjoint`, `[rows, 1]`, times d divergence / d logits of the student to `out`, `[rows,
-    /// vocabulary]`, which may be these logits; false where nothing was written.
+    /// vocabulary]`, which may be these logits. Returns false where nothing was written.
     pub(super) fn write_gradient(&self, rows: &LogitRows, adjoint: &Tensor, out: &Tensor) -> bool {
         let is_live = |side: &DivergenceSide| side.live && side.parts[0].1 == Role::Student;
         let gradient = match (is_live(&self.left), is_live(&self.right)) {
@@ -56,8 +56,7 @@ impl StepDivergence<'_> {
         true
     }
 
-    /// Both sides, where it is the KL divergence over the whole vocabulary of two distributions, and nothing
-    /// else.
+    /// Both sides, if this is the plain KL divergence of two distributions over the full vocabulary.
     fn unnormalized(&self, rows: &LogitRows) -> Option<[Unnormalized; 2]> {
         let is_plain = matches!(self.pairing, Pairing::Entrywise(StepSummand::Kl))
             && matches!(self.support, Support::Full)

@@ -13,7 +13,7 @@ use crate::problem::Problem;
 pub const STAGE: &str = "learner";
 pub const PROMPTS: &str = "prompts.jsonl";
 
-/// More than any run of steps: a prompt is not seen twice.
+/// More than a short run needs: no prompt is used twice.
 const LEAST_PROMPTS: u32 = 64;
 
 /// The source. Every teacher has a domain of its own and an equal share of the prompts.
@@ -42,8 +42,7 @@ pub fn source(arguments: &BenchDistillArgs) -> Result<String, Problem> {
         line(format!("model guide{index} = hf({})", quoted(teacher)?));
     }
     for (index, teacher) in arguments.teachers.iter().enumerate() {
-        // What is measured is what teaching costs, not what it is worth. Nobody is a stranger to a copy of
-        // itself.
+        // Only the cost is measured, not the quality. A copy of the student is not a foreign teacher.
         let (allowed, origin) = match quoted(teacher)? == quoted(&arguments.student)? {
             true => ("", ""),
             false => ("// allow(foreign-teacher): only its cost is measured\n", " { origin = foreign }"),
@@ -73,7 +72,7 @@ pub fn source(arguments: &BenchDistillArgs) -> Result<String, Problem> {
     Ok(text)
 }
 
-/// Small sums, all of about the same length.
+/// Prompts of small sums, all of about the same length.
 pub fn prompts(arguments: &BenchDistillArgs) -> String {
     let mut state = 7u64;
     let mut number = || {
@@ -89,7 +88,7 @@ pub fn prompts(arguments: &BenchDistillArgs) -> String {
     text
 }
 
-/// A folder, wherever the experiment lies, or a name on the hub; as the language writes a text.
+/// A path, made independent of the experiment's folder, or a name on the hub, as a text of the language.
 fn quoted(model: &str) -> Result<String, Problem> {
     let path = Path::new(model);
     let absolute = path.is_absolute() || model.starts_with('.') || path.is_dir();

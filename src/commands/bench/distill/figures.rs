@@ -1,4 +1,4 @@
-//! The measured times, beside their lower bound.
+//! The measured times, compared with their lower bound.
 
 use comfy_table::CellAlignment;
 use mopd_compiler::plan::Dtype;
@@ -10,14 +10,14 @@ use crate::args::BenchDistillArgs;
 use crate::commands::bench::{median, plain_table};
 use crate::figures;
 
-/// What a machine can do, and what a step asks of it.
+/// The speed of a machine, and the work of a step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Floor {
     pub rates: Rates,
     pub phases: Vec<Phase>,
-    /// Tokens of a prompt, on average.
+    /// The mean tokens of a prompt.
     pub prompt: f64,
-    /// Cores that the stage has.
+    /// The CPU cores of the stage.
     pub threads: u32,
 }
 
@@ -53,10 +53,10 @@ pub struct DistillReport<'a> {
     seen: &'a Observed,
 }
 
-/// What is asked of a step's times.
+/// Selects one of a step's times.
 type Of = fn(&Seconds) -> f64;
 
-/// The parts of a step and the whole, by name.
+/// The parts of a step and the total, by name.
 const PARTS: [(&str, Of); 4] = [
     ("rollout", |seconds| seconds.rollout),
     ("scoring", |seconds| seconds.scoring),
@@ -69,12 +69,12 @@ impl<'a> DistillReport<'a> {
         DistillReport { arguments, dtype: arguments.dtype.into(), floor, seen }
     }
 
-    /// The steps behind the first.
+    /// The steps after the first.
     fn counted(&self) -> &[StepTimes] {
         &self.seen.steps[1.min(self.seen.steps.len())..]
     }
 
-    /// Over the counted steps; that of the whole is the median of whole steps and not the sum of medians.
+    /// The median over the counted steps; the total is a median of whole steps, not a sum of medians.
     fn median(&self, of: impl Fn(&StepTimes) -> f64) -> f64 {
         median(self.counted().iter().map(of).collect())
     }
@@ -120,7 +120,7 @@ impl<'a> DistillReport<'a> {
         )
     }
 
-    /// Times in seconds, memory in bytes, rates a second.
+    /// Times in seconds, memory in bytes, rates per second.
     pub fn json(&self) -> String {
         let BenchDistillArgs {
             student, teachers, batch, new, chat, lora, micro_batch, checkpointing, ..
@@ -167,7 +167,7 @@ impl<'a> DistillReport<'a> {
     }
 }
 
-/// Seconds, to the millisecond, and those of tiny models to ten microseconds.
+/// Seconds with three decimals; short times, of tiny models, with five.
 fn shown(seconds: f64) -> String {
     if seconds < 0.1 { format!("{seconds:.5}") } else { format!("{seconds:.3}") }
 }
@@ -186,8 +186,8 @@ mod tests {
         let floor = Floor {
             rates: Rates { float32: 100.0, bfloat16: 400.0, memory: 10.0 },
             phases: vec![
-                // Three times 2 seconds of products, three times 1 of memory: in half precision memory is
-                // what takes longer.
+                // Three times 2 seconds of products, three times 1 of memory: in half precision, memory takes
+                // longer.
                 phase(StepPart::Rollout, 3.0, 200.0, 10.0),
                 phase(StepPart::Scoring, 1.0, 0.0, 5.0),
                 phase(StepPart::Update, 1.0, 400.0, 0.0),
@@ -199,7 +199,7 @@ mod tests {
         let seconds = floor.seconds(Dtype::Float32);
         assert_eq!(seconds, Seconds { rollout: 6.0, scoring: 0.5, update: 6.0 });
         assert_eq!(floor.seconds(Dtype::Bfloat16), Seconds { rollout: 3.0, scoring: 0.5, update: 3.0 });
-        // Another look at the machine found it faster in one thing and slower in another.
+        // A second measurement found the machine faster in one thing and slower in another.
         let other = Floor { rates: Rates { float32: 200.0, bfloat16: 300.0, memory: 10.0 }, ..floor.clone() };
         assert_eq!(floor.faster(&other).rates, Rates { float32: 200.0, bfloat16: 400.0, memory: 10.0 });
     }

@@ -1,8 +1,8 @@
-//! `mopd bench distill`: the time of steps of on-policy distillation, beside a lower bound for this
+//! `mopd bench distill`: the time of steps of on-policy distillation, compared with a lower bound for this
 //! machine.
 //!
-//! An experiment is generated, compiled and sent to the worker, as with `mopd run`. Before and after it,
-//! another process measures the machine, so that its memory does not count.
+//! An experiment is generated, compiled and sent to the worker, as in `mopd run`. Before and after it,
+//! another process measures the machine, so that the memory of these measurements does not count.
 
 mod experiment;
 mod figures;
@@ -23,7 +23,7 @@ use crate::render;
 use crate::worker::interrupts::Interrupts;
 use crate::worker::{self, Worker, WorkerMessage};
 
-/// What one step took.
+/// The measurements of one step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepTimes {
     pub seconds: Seconds,
@@ -31,12 +31,12 @@ pub struct StepTimes {
     pub tokens: u64,
 }
 
-/// What the run was seen to do.
+/// The measurements of the run.
 #[derive(Default)]
 pub struct Observed {
     device: String,
     steps: Vec<StepTimes>,
-    /// Of the whole worker, and while the stage ran, in bytes; the latter where the system tells.
+    /// Peak memory of the whole worker, and during the stage, in bytes; the latter where the system tells.
     peak_memory: u64,
     stage_memory: Option<u64>,
 }
@@ -70,7 +70,7 @@ pub fn distill(arguments: &BenchDistillArgs) -> Result<Status, Problem> {
     }
 }
 
-/// The machine, the run, and the machine again: what else it does may change between the two.
+/// Measures the machine, the run, and the machine again: its other load may change in between.
 fn measure(
     arguments: &BenchDistillArgs,
     run: &RunJob,
@@ -103,7 +103,7 @@ fn measure(
     })
 }
 
-/// What the machine can do, and what a step asks of it where completions have so many tokens.
+/// The speed of the machine, and the work of a step with completions of this many tokens.
 fn floor(
     run: &RunJob,
     completion: Option<f64>,
@@ -124,7 +124,7 @@ fn floor(
     found.map(ControlFlow::Continue).ok_or_else(unexpected)
 }
 
-/// Has a worker do a job. Breaks where it could not finish, which is reported.
+/// Runs a job in a worker. `Break` if it did not finish, which is reported.
 fn ask(job: &Job, compiled: &Compiled, mut note: impl FnMut(&Event)) -> Result<ControlFlow<Status>, Problem> {
     let mut progress = RunProgress::new(false, false, LOG_EVERY);
     let printer = progress.printer();
@@ -155,7 +155,7 @@ fn ask(job: &Job, compiled: &Compiled, mut note: impl FnMut(&Event)) -> Result<C
     progress.close();
     let status = worker.wait()?;
     drop(forwarding);
-    // Whatever else went wrong after a signal, the signal is the reason.
+    // After a signal, the signal is the reason for any other error.
     if interrupts.any() {
         return Ok(ControlFlow::Break(Status::Interrupted));
     }

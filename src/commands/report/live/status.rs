@@ -1,4 +1,4 @@
-//! Where a run stands, as its events tell.
+//! The state of a run, from its events.
 
 use std::collections::VecDeque;
 
@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::output::printable;
 
-/// Steps that the pace is taken from.
+/// The number of last steps that the pace is computed from.
 const RECENT: usize = 20;
 
 #[derive(Debug, Default, Serialize)]
@@ -16,7 +16,7 @@ pub struct LiveStatus {
     tasks: u32,
     done: u32,
     at_work: Vec<StageAtWork>,
-    /// Means of what is evaluated so far.
+    /// The means of the evaluations so far.
     scores: Vec<Score>,
     warnings: Vec<String>,
     /// Why the run ended before its end.
@@ -31,7 +31,7 @@ struct StageAtWork {
     steps: u32,
     metric: String,
     value: Option<f64>,
-    /// Of a step, the mean of the last ones.
+    /// Seconds per step, the mean of the last steps.
     seconds: Option<f64>,
     #[serde(skip)]
     recent: VecDeque<f64>,

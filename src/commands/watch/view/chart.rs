@@ -1,4 +1,4 @@
-//! The curves of a stage, what it was before its last edit among them, and their legend.
+//! The curves of a stage, including those before its last edit, and their legend.
 
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -10,15 +10,15 @@ use ratatui::widgets::{Axis, Block, Borders, Chart, Dataset, GraphType, Paragrap
 use super::draw::fitting;
 use super::state::{CurveMetric, Curves, StageProgress, StageView, ViewState};
 
-/// Told apart on dark and on light terminals, and by readers who confuse red with green.
+/// Distinguishable on dark and light terminals, and for readers with red-green colour blindness.
 const COLOURS: [Color; 6] =
     [Color::Blue, Color::Yellow, Color::Magenta, Color::Cyan, Color::Green, Color::Red];
-/// Of the values that a smoothed curve was made from.
+/// The colour of the raw values of a smoothed curve.
 const FAINT: Color = Color::DarkGray;
-/// Rows of the legend at most.
+/// The most rows of the legend.
 const LEGEND: usize = 3;
 
-/// A curve as it is drawn.
+/// A curve with its style.
 struct Curve {
     domain: String,
     colour: Color,
@@ -68,7 +68,7 @@ pub fn draw(frame: &mut Frame, state: &ViewState, area: Rect) {
     axes(frame, &curves, chart);
 }
 
-/// What is behind comes first.
+/// In drawing order: curves in the background come first.
 fn curves(state: &ViewState, stage: &StageView, metric: CurveMetric) -> Vec<Curve> {
     let weight = state.smoothing();
     let mut all = Vec::new();
@@ -97,11 +97,11 @@ fn curves(state: &ViewState, stage: &StageView, metric: CurveMetric) -> Vec<Curv
     all
 }
 
-/// A domain has one colour, in what it is and in what it was.
+/// A domain has the same colour before and after an edit.
 fn colour(stage: &StageView, metric: CurveMetric, domain: &str) -> Color {
     let mut domains = stage.curves.keys().filter(|(of, _)| *of == metric);
     let place = domains.position(|(_, of)| of == domain);
-    // A domain that the edit took away has none left.
+    // A domain that the edit removed has no colour.
     place.map_or(FAINT, |place| COLOURS[place % COLOURS.len()])
 }
 
@@ -113,7 +113,7 @@ fn axes(frame: &mut Frame, curves: &[Curve], area: Rect) {
         return;
     }
     let last = points().map(|(step, _)| *step).fold(1.0, f64::max);
-    // A flat curve needs some height too.
+    // A flat curve also needs some height.
     let room = ((high - low) * 0.05).max(high.abs().max(low.abs()) * 0.01).max(1e-6);
     let (low, high) = (low - room, high + room);
     let dataset = |curve| {
@@ -131,7 +131,7 @@ fn axes(frame: &mut Frame, curves: &[Curve], area: Rect) {
     frame.render_widget(chart, area);
 }
 
-/// For each domain its last value; where it is smoothed the raw one, where it was edited the one before at
+/// The last value of each domain; with the raw value if it is smoothed, and with the value before an edit at
 /// the same step.
 fn legend(curves: &[Curve], stage: &StageView, metric: CurveMetric, width: usize) -> Vec<Line<'static>> {
     let at = |domain: &str, kind: CurveKind, step: f64| {
@@ -169,7 +169,7 @@ fn legend(curves: &[Curve], stage: &StageView, metric: CurveMetric, width: usize
     lines
 }
 
-/// A value in few columns.
+/// A value in a few columns.
 fn short(value: f64) -> String {
     let size = value.abs();
     if size != 0.0 && !(1e-3..1e5).contains(&size) { format!("{value:.1e}") } else { format!("{value:.3}") }

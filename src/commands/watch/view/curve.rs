@@ -1,13 +1,13 @@
 //! Curves by step, and their smoothing.
 
-/// Points of a curve at most; beyond, every other one is dropped.
+/// The most points of a curve; beyond that, every other one is dropped.
 const POINTS: usize = 2000;
 
 /// Values by step.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Curve {
     points: Vec<(f64, f64)>,
-    /// Only every so many steps are kept.
+    /// Only steps that are multiples of this are kept.
     every: u32,
 }
 
@@ -28,13 +28,13 @@ impl Curve {
         &self.points
     }
 
-    /// Drops the points from this step on: they are computed again.
+    /// Drops the points from this step on, which will be computed again.
     pub fn cut(&mut self, step: u32) {
         self.points.retain(|(of, _)| *of < f64::from(step));
     }
 
-    /// Exponential moving average, as TensorBoard has it: divided by the sum of the weights, so that the
-    /// first points are not drawn to 0.
+    /// Exponential moving average, as in TensorBoard: divided by the sum of the weights, so that the first
+    /// points are not biased to 0.
     pub fn smoothed(&self, weight: f64) -> Vec<(f64, f64)> {
         let (mut sum, mut weights) = (0.0, 0.0);
         let average = |(step, value): &(f64, f64)| {

@@ -12,7 +12,7 @@ use super::{chart, keys};
 use crate::figures::duration;
 use crate::output::printable;
 
-/// Scrolled too far, the state is set back to what there is.
+/// A scroll position beyond the end is corrected in the state.
 pub fn draw(frame: &mut Frame, state: &mut ViewState) {
     let height = frame.area().height;
     let below = if state.diagnostics.is_empty() { (height / 4).clamp(5, 9) } else { (height / 2).min(16) };
@@ -29,7 +29,7 @@ pub fn draw(frame: &mut Frame, state: &mut ViewState) {
     frame.render_widget(heading(state, usize::from(head.width)), head);
     frame.render_widget(speed(state, usize::from(pace.width)), pace);
     stages(frame, state, left);
-    // The curve has the most of it.
+    // The curve gets most of the space.
     let rows = state.shown().map_or(0, |(stage, _)| stage.teachers.len()).min(8) as u16;
     let rows = if rows == 0 { 0 } else { (rows + 2).min(middle.height / 3).max(3) };
     let [curve, table] = Layout::vertical([Constraint::Min(5), Constraint::Length(rows)]).areas(right);
@@ -46,13 +46,13 @@ pub fn draw(frame: &mut Frame, state: &mut ViewState) {
     }
 }
 
-/// The title of a panel, bold where keys move it.
+/// The title of a panel, bold if it has the focus.
 fn panel(state: &ViewState, panel: WatchPane, title: String) -> Block<'static> {
     let style = if state.panel == panel { Style::new().add_modifier(Modifier::BOLD) } else { Style::new() };
     Block::new().borders(Borders::ALL).title(Span::styled(title, style))
 }
 
-/// As many of the parts as fit, with commas; the first is cut where it alone does not.
+/// As many of the parts as fit, separated by commas; the first one is cut if it does not fit alone.
 fn parts(all: &[String], width: usize) -> String {
     let mut text = String::new();
     for part in all.iter().filter(|part| !part.is_empty()) {
@@ -65,7 +65,7 @@ fn parts(all: &[String], width: usize) -> String {
     text
 }
 
-/// The beginning of a text, with an ellipsis where it goes on.
+/// The beginning of a text, with an ellipsis if it is cut.
 pub fn fitting(text: &str, width: usize) -> String {
     if Line::raw(text).width() <= width {
         return text.to_owned();
@@ -89,7 +89,7 @@ fn heading(state: &ViewState, width: usize) -> Paragraph<'static> {
     };
     let run = if state.run.is_empty() { String::new() } else { format!("{}; ", state.run) };
     let what = [run + &what, state.left().text()];
-    // Of a long path, its end.
+    // A long path is cut at its beginning.
     let room = (width / 2).max(width.saturating_sub(what.join(", ").chars().count() + 3));
     let skip = state.title.chars().count().saturating_sub(room);
     let title: String = state.title.chars().skip(skip).collect();
@@ -100,7 +100,7 @@ fn heading(state: &ViewState, width: usize) -> Paragraph<'static> {
     ]))
 }
 
-/// How fast the selected stage is, and what is left of it.
+/// The speed of the selected stage, and its remaining time.
 fn speed(state: &ViewState, width: usize) -> Paragraph<'static> {
     let Some((stage, _)) = state.shown() else { return Paragraph::new("") };
     let name = name(state, stage);
@@ -157,7 +157,7 @@ fn stages(frame: &mut Frame, state: &ViewState, area: Rect) {
     frame.render_stateful_widget(list, area, &mut place);
 }
 
-/// How far the student is from each teacher, drawn to the farthest.
+/// The divergence of the student from each teacher, scaled to the largest.
 fn teachers(frame: &mut Frame, state: &mut ViewState, area: Rect) {
     let Some((stage, _)) = state.shown() else { return };
     let most = stage.teachers.values().map(|value| value.abs()).fold(1e-9, f64::max);
@@ -180,7 +180,7 @@ fn teachers(frame: &mut Frame, state: &mut ViewState, area: Rect) {
     frame.render_widget(Paragraph::new(lines).block(panel(state, WatchPane::Teachers, title)), area);
 }
 
-/// The diagnostics of the last check where there are any, else the end of the log.
+/// The diagnostics of the last check, if there are any, otherwise the end of the log.
 fn words(frame: &mut Frame, state: &mut ViewState, area: Rect) {
     let (rows, width) =
         (usize::from(area.height.saturating_sub(2)), usize::from(area.width.saturating_sub(2)));
@@ -193,7 +193,7 @@ fn words(frame: &mut Frame, state: &mut ViewState, area: Rect) {
     state.log_up = state.log_up.min(most);
     state.diagnostics_down = state.diagnostics_down.min(most);
     let first = if clean { most - state.log_up } else { state.diagnostics_down };
-    // At its end, a log needs no place.
+    // At the end of the log no position is shown.
     let shown = if clean && state.log_up == 0 { String::new() } else { place(first, rows, all.len()) };
     let title = format!(" {}{shown} ", if clean { "log" } else { "diagnostics" });
     let style = if clean { Style::new() } else { Style::new().fg(Color::Yellow) };
@@ -202,12 +202,12 @@ fn words(frame: &mut Frame, state: &mut ViewState, area: Rect) {
     frame.render_widget(Paragraph::new(lines).block(block), area);
 }
 
-/// `, 3-8 of 20`; empty where all of it is shown.
+/// `, 3-8 of 20`; empty if everything is shown.
 fn place(first: usize, rows: usize, all: usize) -> String {
     if all <= rows { String::new() } else { format!(", {}-{} of {all}", first + 1, (first + rows).min(all)) }
 }
 
-/// A line in pieces of this width, broken at spaces where there are some.
+/// Wraps a line at this width, at spaces where possible.
 fn wrapped(line: &str, width: usize) -> Vec<String> {
     let (mut rows, mut rest) = (Vec::new(), line);
     while Line::raw(rest).width() > width {

@@ -1,4 +1,4 @@
-//! The keys of the terminal view: what they do, the line at the bottom and the page that `?` shows.
+//! The keys of the terminal view: their actions, the line at the bottom and the help page of `?`.
 
 use ratatui::Frame;
 use ratatui::layout::Rect;
@@ -9,17 +9,17 @@ use ratatui::widgets::{Block, Borders, Clear, Paragraph, Wrap};
 use super::Key;
 use super::state::{SMOOTHING, ViewState};
 
-/// What a key asks for.
+/// What the caller must do after a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     Nothing,
     Quit,
 }
 
-/// Rows that a page is.
+/// The rows of a page.
 const PAGE: isize = 8;
 
-/// In the line at the bottom, the most needed first: what does not fit is left out.
+/// The line at the bottom, the most important keys first: those that do not fit are left out.
 const LINE: [&str; 7] = ["? help", "q quit", "↑↓ move", "Tab panel", "m metric", "s smooth", "b before"];
 
 const HELP: [(&str, &str); 9] = [
@@ -39,7 +39,7 @@ pub fn press(state: &mut ViewState, key: Key) -> Action {
         return Action::Quit;
     }
     if state.help {
-        // Any key: whoever reads it wants the view back.
+        // Any key closes the help.
         state.help = false;
         return Action::Nothing;
     }
@@ -61,7 +61,7 @@ pub fn press(state: &mut ViewState, key: Key) -> Action {
     Action::Nothing
 }
 
-/// The keys that fit.
+/// The keys that fit in the width.
 pub fn line(width: usize) -> Paragraph<'static> {
     let mut text = String::new();
     for key in LINE {
@@ -73,7 +73,7 @@ pub fn line(width: usize) -> Paragraph<'static> {
     Paragraph::new(text).style(Style::new().add_modifier(Modifier::DIM))
 }
 
-/// Over everything else.
+/// Draws the help over everything else.
 pub fn help(frame: &mut Frame) {
     let smoothing = SMOOTHING.map(|weight| weight.to_string()).join(", ");
     let smoothing = format!("smooth curves: {smoothing}");
@@ -86,7 +86,7 @@ pub fn help(frame: &mut Frame) {
     let whole = frame.area();
     let width = lines.iter().map(Line::width).max().unwrap_or(0) as u16 + 4;
     let width = width.min(whole.width);
-    // Where it is narrow, lines wrap.
+    // In a narrow terminal lines wrap.
     let rows: usize =
         lines.iter().map(|line| line.width().div_ceil(usize::from(width.saturating_sub(4)).max(1))).sum();
     let height = (rows as u16 + 2).min(whole.height);

@@ -28,7 +28,7 @@ use crate::args::Format;
 use crate::output::{self, Style};
 use crate::problem::Problem;
 
-/// At most so often is it drawn.
+/// The shortest time between two redraws.
 const FRAME: Duration = Duration::from_millis(80);
 
 pub struct WatchView {
@@ -36,12 +36,12 @@ pub struct WatchView {
     state: ViewState,
     drawn: Option<Instant>,
     dirty: bool,
-    /// The table of the last run that ended well, for the terminal as it will be.
+    /// The table of the last finished run, to print when the view is closed.
     table: String,
 }
 
 impl WatchView {
-    /// None where there is no terminal to draw on.
+    /// `None` if there is no terminal to draw on.
     pub fn new(title: &str, key: impl Fn(Key) + Send + 'static) -> Option<WatchView> {
         let dumb = std::env::var_os("TERM").is_none_or(|name| name == "dumb" || name.is_empty());
         if dumb || !std::io::stdout().is_terminal() || !std::io::stdin().is_terminal() {
@@ -74,7 +74,7 @@ impl WatchView {
         keys::press(&mut self.state, key)
     }
 
-    /// Draws what is new. Answers how long it is to the next time, where something is left to draw.
+    /// Draws changes. Returns the time until the next call, if something is left to draw.
     pub fn refresh(&mut self) -> Result<Option<Duration>, Problem> {
         if !self.dirty {
             return Ok(None);
@@ -90,7 +90,7 @@ impl WatchView {
         Ok(None)
     }
 
-    /// Gives the terminal back and leaves the last table on it.
+    /// Restores the terminal and prints the last table.
     pub fn close(self) {
         let table = self.table.clone();
         drop(self);
@@ -100,13 +100,13 @@ impl WatchView {
 
 impl Drop for WatchView {
     fn drop(&mut self) {
-        // What can't be undone on a terminal that is gone need not be.
+        // Errors on a terminal that is gone do not matter.
         let _ = self.terminal.show_cursor();
         let _ = self.terminal.backend_mut().flush();
     }
 }
 
-/// A note becomes part of what is shown.
+/// Updates the state from a note.
 fn take(state: &mut ViewState, note: &Note) {
     const PLAIN: Style = Style { terminal: false };
     match note {

@@ -1,4 +1,4 @@
-//! How fast a stage is, and how long it will take.
+//! The speed of a stage, and the time that it will take.
 
 use std::collections::VecDeque;
 
@@ -6,7 +6,7 @@ use mopd_compiler::plan::events::MetricsRow;
 
 use crate::figures;
 
-/// The last steps that a rate is the mean of: enough to be steady, few enough to follow a change.
+/// The number of last steps for a mean rate: enough to be steady, few enough to follow a change.
 const RECENT: usize = 20;
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -25,7 +25,7 @@ impl StagePace {
         self.memory = memory.or(self.memory);
     }
 
-    /// Mean of the last steps; none before the first.
+    /// The mean of the last steps; `None` before the first.
     pub fn seconds_per_step(&self) -> Option<f64> {
         let seconds: f64 = self.recent.iter().map(|(seconds, _)| seconds).sum();
         (seconds > 0.0).then(|| seconds / self.recent.len() as f64)
@@ -54,17 +54,17 @@ impl StagePace {
     }
 }
 
-/// Of the stages that are to come or at work.
+/// The remaining time of running and waiting stages.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct TimeLeft {
     pub seconds: f64,
-    /// Stages that are not in it: no step of them was timed yet.
+    /// The number of stages that are not included: none of their steps has been timed.
     pub unknown: usize,
 }
 
 impl TimeLeft {
-    /// `running` has the seconds that are left of each stage at work, `waiting` those of each that has not
-    /// begun. As many stages run side by side as do now.
+    /// `running` has the remaining seconds of each running stage, `waiting` those of each that has not begun.
+    /// Assumes that as many stages run in parallel as now.
     pub fn of(running: &[Option<f64>], waiting: &[Option<f64>]) -> TimeLeft {
         let known = |stages: &[Option<f64>]| stages.iter().flatten().sum::<f64>();
         let longest = running.iter().flatten().copied().fold(0.0, f64::max);
@@ -73,7 +73,7 @@ impl TimeLeft {
         TimeLeft { seconds: shared.max(longest), unknown }
     }
 
-    /// `2 min 10 s left`; empty where nothing is known.
+    /// `2 min 10 s left`; empty if nothing is known.
     pub fn text(self) -> String {
         match self {
             TimeLeft { seconds: 0.0, .. } => String::new(),

@@ -10,14 +10,14 @@ use super::curve::Curve;
 use super::pace::{StagePace, TimeLeft};
 use crate::output::printable;
 
-/// Lines of the log that are kept.
+/// The most lines of the log.
 const LOG: usize = 500;
-/// Results of which curves are kept, so that an edit that is taken back finds its own again.
+/// The number of results whose curves are kept, so that they are found again when an edit is undone.
 const HISTORY: usize = 64;
-/// Weights of the moving average, as `s` goes through them; TensorBoard's own is 0.6.
+/// The weights of the moving average that `s` cycles through; TensorBoard's default is 0.6.
 pub const SMOOTHING: [f64; 4] = [0.0, 0.6, 0.9, 0.99];
 
-/// A number that steps leave.
+/// A number of each step that has a curve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CurveMetric {
     Reward,
@@ -37,7 +37,7 @@ impl CurveMetric {
     }
 }
 
-/// By metric and domain; the loss is of all domains together.
+/// By metric and domain; the loss is that of all domains.
 pub type Curves = BTreeMap<(CurveMetric, String), Curve>;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -51,14 +51,14 @@ pub enum StageProgress {
     Done {
         seconds: f64,
     },
-    /// It was under way when its run ended.
+    /// It was running when its run ended.
     Stopped {
         step: u32,
         steps: u32,
     },
 }
 
-/// What a stage was before the last edit that changed it.
+/// A stage before the last edit that changed it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StageBeforeEdit {
     /// The edit since then: `clip ±5 -> ±3`.
@@ -71,16 +71,16 @@ pub struct StageBeforeEdit {
 pub struct StageView {
     pub name: String,
     pub seed: u64,
-    /// Under which its result is in the store.
+    /// The key of its result in the store.
     key: String,
-    /// Whether it has steps: it does more than load, initialise or merge.
+    /// Whether it has steps: it does not only load, initialise or merge.
     trains: bool,
     pub progress: StageProgress,
-    /// The number that matters, as the worker names it.
+    /// The main metric and its name, from the worker.
     pub metric: Option<(String, f64)>,
     pub curves: Curves,
     pub before: Option<StageBeforeEdit>,
-    /// The curves that it had when it began once more: up to where it resumes, they are its own.
+    /// The curves from before it was started again: up to the step where it resumes, they remain its own.
     held: Curves,
     /// The last divergence from each teacher.
     pub teachers: BTreeMap<String, f64>,
@@ -122,13 +122,13 @@ impl StageView {
     }
 
     fn step(&mut self, step: u32, steps: u32, loss: f64, domains: &[DomainStep]) {
-        // The same text from its first step, with other data for example: what it was is what it is
-        // compared with.
+        // The same text from its first step, for example with other data: it is compared with its previous
+        // run.
         if !self.held.is_empty() {
             let curves = std::mem::take(&mut self.held);
             self.before = Some(StageBeforeEdit { edit: "the run before".to_owned(), curves });
         }
-        // Steps are counted from 0; this one is done.
+        // Steps are counted from 0; this one has ended.
         self.progress = StageProgress::Running { step: step + 1, steps };
         self.curves.entry((CurveMetric::Loss, "all".to_owned())).or_default().add(step, loss);
         for DomainStep { domain, teachers, divergence, reward } in domains {
@@ -145,7 +145,7 @@ impl StageView {
         }
     }
 
-    /// What there are curves of, the most telling first.
+    /// The metrics with curves, the most informative first.
     pub fn metrics(&self) -> Vec<CurveMetric> {
         let has = |metric: &CurveMetric| self.curves.keys().any(|(of, _)| of == metric);
         let mut found: Vec<CurveMetric> = CurveMetric::ALL.into_iter().filter(has).collect();
@@ -154,14 +154,14 @@ impl StageView {
         found
     }
 
-    /// Seconds that are left of it while it is at work.
+    /// The remaining seconds while it is running.
     pub fn left(&self) -> Option<f64> {
         let StageProgress::Running { step, steps } = self.progress else { return None };
         Some(f64::from(steps.saturating_sub(step)) * self.pace.seconds_per_step()?)
     }
 }
 
-/// What arrow keys move.
+/// The panel that arrow keys move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WatchPane {
     Stages,
@@ -169,41 +169,41 @@ pub enum WatchPane {
     Text,
 }
 
-/// Everything that is shown.
+/// The state of the view.
 pub struct ViewState {
     pub title: String,
-    /// In the order of the plan, seed by seed.
+    /// In the order of the plan, by seed.
     pub stages: Vec<StageView>,
     pub selected: usize,
-    /// The author has chosen a stage; before, the one that runs is shown.
+    /// Whether the author has selected a stage; until then, the running one is shown.
     chosen: bool,
-    /// The one that was chosen, shown of every stage that has it.
+    /// The selected metric, shown for every stage that has it.
     metric: Option<CurveMetric>,
-    /// A place in [`SMOOTHING`].
+    /// An index into [`SMOOTHING`].
     smoothing: usize,
-    /// Whether what a stage was before is drawn.
+    /// Whether curves from before the edit are drawn.
     pub shows_before: bool,
     pub help: bool,
     pub panel: WatchPane,
     pub log: VecDeque<String>,
-    /// Lines that the log is scrolled up from its end.
+    /// The number of lines that the log is scrolled up from its end.
     pub log_up: usize,
-    /// Of the last check; empty where it was clean.
+    /// The diagnostics of the last check; empty if there were none.
     pub diagnostics: String,
     pub diagnostics_down: usize,
     pub teachers_down: usize,
     pub running: bool,
     pub seeds: bool,
-    /// Which run of a sweep the stages are of: `run 2 of 4: clip_at=5`. Empty where there is no sweep.
+    /// The run of a sweep that the stages belong to: `run 2 of 4: clip_at=5`. Empty without a sweep.
     pub run: String,
     /// The name of that run, and its plan.
     member: String,
     plan: Option<Plan>,
-    /// Of each run of a sweep that has ended: what it was last.
+    /// The last state of each run of a sweep that has ended.
     previous: HashMap<String, (Plan, Vec<StageView>)>,
-    /// Curves by key and seed, the latest last.
+    /// Curves by key and seed, the latest at the end.
     history: VecDeque<((String, u64), Curves)>,
-    /// What a stage of this name takes, by the steps of it that were timed last.
+    /// The seconds per step of stages by name, from the last timed steps.
     timed: HashMap<String, f64>,
 }
 
@@ -235,7 +235,7 @@ impl ViewState {
         }
     }
 
-    /// A run of this plan begins; of a sweep, which one, and its name.
+    /// A run of this plan starts; of a sweep, `run` describes it and `member` is its name.
     pub fn begin(&mut self, plan: &Plan, run: &str, member: &str) {
         self.run = run.to_owned();
         let seeds =
@@ -271,7 +271,7 @@ impl ViewState {
         self.plan = Some(plan.clone());
     }
 
-    /// What the stages are becomes what they were.
+    /// Keeps the current stages as those before an edit.
     fn remember(&mut self) {
         for stage in self.stages.iter().filter(|stage| !stage.curves.is_empty()) {
             let key = (stage.key.clone(), stage.seed);
@@ -332,7 +332,7 @@ impl ViewState {
         }
     }
 
-    /// The time that is left of the stages of this run. What follows them, such as evaluation, is not in it.
+    /// The remaining time of the stages of this run, without what follows them, such as evaluation.
     pub fn left(&self) -> TimeLeft {
         let with = |progress: fn(&StageProgress) -> bool| {
             self.stages.iter().filter(move |stage| stage.trains && progress(&stage.progress))
@@ -355,7 +355,7 @@ impl ViewState {
         }
     }
 
-    /// Adds to the log, line by line. Where it is scrolled up, it stays at what is read.
+    /// Adds text to the log, line by line. If it is scrolled up, it stays at the same lines.
     pub fn say(&mut self, text: &str) {
         let before = self.log.len();
         self.log.extend(text.lines().map(printable));
@@ -365,13 +365,13 @@ impl ViewState {
         self.log.drain(..self.log.len().saturating_sub(LOG));
     }
 
-    /// Another text was checked: it is read from its beginning.
+    /// Shows the diagnostics of another text from the beginning.
     pub fn diagnose(&mut self, text: String) {
         self.diagnostics = text;
         self.diagnostics_down = 0;
     }
 
-    /// Moves the panel that has the keys; the ends hold.
+    /// Scrolls the panel that has the focus, within its bounds.
     pub fn scroll(&mut self, down: isize) {
         match self.panel {
             WatchPane::Stages => self.choose(down),
@@ -392,7 +392,7 @@ impl ViewState {
         };
     }
 
-    /// To the stage so many further; the ends hold.
+    /// Selects the stage this many rows further, within bounds.
     pub fn choose(&mut self, down: isize) {
         let last = self.stages.len().saturating_sub(1);
         self.selected = self.selected.saturating_add_signed(down).min(last);
@@ -411,7 +411,7 @@ impl ViewState {
         self.smoothing = (self.smoothing + 1) % SMOOTHING.len();
     }
 
-    /// The weight of what came before in the moving average, 0 where nothing is smoothed.
+    /// The weight of earlier values in the moving average; 0 without smoothing.
     pub fn smoothing(&self) -> f64 {
         SMOOTHING[self.smoothing]
     }
@@ -423,7 +423,7 @@ impl ViewState {
         Some((stage, metric))
     }
 
-    /// Stages that are finished or kept, of all.
+    /// The number of stages that are finished or kept, and of all stages.
     pub fn done(&self) -> (usize, usize) {
         let done =
             |stage: &&StageView| matches!(stage.progress, StageProgress::Kept | StageProgress::Done { .. });
@@ -431,8 +431,8 @@ impl ViewState {
     }
 }
 
-/// What a stage is compared with: what it was before its last edit. A text that was replaced before the stage
-/// had made a step leaves what was there before that text.
+/// The stage before its last edit, for comparison. If a text was replaced before the stage had made a step,
+/// the one before that text is kept.
 fn before_of(old: &StageView, stage: &StageView, old_plan: &Plan, plan: &Plan) -> Option<StageBeforeEdit> {
     if old.key == stage.key {
         return old.before.clone();
@@ -445,7 +445,7 @@ fn before_of(old: &StageView, stage: &StageView, old_plan: &Plan, plan: &Plan) -
     Some(StageBeforeEdit { edit: format!("{earlier}; {edit}"), curves })
 }
 
-/// What an edit did to a stage, without its name; where it did nothing to the stage itself, all that it did.
+/// The changes of an edit to a stage, without its name; if the stage itself has none, all changes.
 fn edit_of(before: &Plan, after: &Plan, stage: &str) -> String {
     let items = difference(before, after).items;
     let (setting, objective) = (format!("`{stage}`: "), format!("objective of `{stage}`: "));

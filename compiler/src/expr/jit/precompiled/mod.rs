@@ -1,5 +1,5 @@
-//! Elementary functions compiled ahead for the widest vectors of a processor. The code generator has 128 bits
-//! on every machine; these have 512 or 256. They are the same programs ([`mopd_ops::f32_ops`]), so they
+//! Elementary functions that are compiled ahead for the widest vectors of a processor: 512 or 256 bits, where
+//! the code generator has 128 on every machine. They are the same programs ([`mopd_ops::f32_ops`]), so they
 //! compute the same bits.
 
 #[cfg(target_arch = "x86_64")]
@@ -11,8 +11,8 @@ use mopd_ops::f32_ops::{self, FloatOps};
 /// Computes one function of the numbers at the first address into the numbers at the second.
 ///
 /// # Safety
-/// So many numbers are at both addresses, nothing else writes to them meanwhile, and the processor has the
-/// instructions that [`find`] asked for.
+/// Both addresses have `count` numbers, nothing else accesses the second ones meanwhile, and the processor
+/// has the instructions that [`find`] tests for.
 pub(super) type Precompiled = unsafe fn(from: *const f32, to: *mut f32, count: usize);
 
 /// A function of one operand as a program that is inlined into a loop.
@@ -31,8 +31,8 @@ macro_rules! programs {
             }
         })*
 
-        /// The function for this processor, where it is compiled ahead. `fused`: multiplication and addition
-        /// are rounded once.
+        /// The precompiled function for this processor, if there is one. `fused`: a multiplication and an
+        /// addition are rounded once.
         pub(super) fn find(function: Function, fused: bool) -> Option<Precompiled> {
             match function {
                 $(Function::$name => compiled::<$name>(fused),)*
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
     use mopd_ops::f32_ops::ScalarOps;
 
-    /// Numbers of every size and the special ones, in lengths that vectors do not divide.
+    /// Numbers of every size and the special ones, in lengths that are not multiples of a vector.
     fn numbers() -> Vec<f32> {
         let special = [0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 1.0, -1.0, 1e-41, 88.7, -104.5];
         (0..(1 << 15) + 3)
@@ -88,7 +88,7 @@ mod tests {
         for (_, compiled, name) in there.into_iter().filter(|(there, ..)| *there) {
             for (compiled, fused) in compiled.iter().zip([false, true]) {
                 for from in [&numbers[..], &numbers[1..8], &numbers[..1], &[]] {
-                    // What lies behind stays as it is.
+                    // Memory after the result must not change.
                     let mut to = vec![7.5f32; from.len() + 1];
                     // SAFETY: both have so many numbers, and the instructions were asked for.
                     unsafe { compiled(from.as_ptr(), to.as_mut_ptr(), from.len()) };

@@ -6,7 +6,7 @@ use super::Elementary;
 use crate::expr::signals::Function;
 use mopd_ops::f32_ops::{CompareOp, FloatOps};
 
-/// What both have, instruction by instruction; what differs, the masks, is given as code.
+/// The operations of both widths, by instruction; the masks, which differ, are given as code.
 macro_rules! vectors {
     (
         $name:ident: $number:ty, $integer:ty, $truth:ty, $lanes:literal;
@@ -24,7 +24,7 @@ macro_rules! vectors {
         and($aa:ident, $ab:ident) $and:expr;
         or($oa:ident, $ob:ident) $or:expr;
     ) => {
-        /// Made only in loops whose caller says that the processor has the instructions.
+        /// Created only in loops whose caller has checked that the processor has the instructions.
         struct $name<const FUSED: bool>;
 
         #[expect(
@@ -97,13 +97,13 @@ macro_rules! vectors {
                 self.add(product, c)
             }
 
-            /// The instruction gives its second operand where one is NaN or both are 0.
+            /// The instruction returns its second operand where one is NaN or both are 0.
             #[inline(always)]
             fn smaller(&mut self, a: $number, b: $number) -> $number {
                 unsafe { $min(a, b) }
             }
 
-            /// The instruction gives its second operand where one is NaN or both are 0.
+            /// The instruction returns its second operand where one is NaN or both are 0.
             #[inline(always)]
             fn larger(&mut self, a: $number, b: $number) -> $number {
                 unsafe { $max(a, b) }
@@ -260,7 +260,7 @@ vectors! {
 }
 
 /// # Safety
-/// As [`super::Precompiled`] says; AVX-512F.
+/// The requirements of [`super::Precompiled`], with AVX-512F.
 #[target_feature(enable = "avx512f")]
 pub(super) unsafe fn run_512<P: Elementary, const FUSED: bool>(from: *const f32, to: *mut f32, count: usize) {
     let mut ops = Bits512::<FUSED>;
@@ -283,7 +283,7 @@ pub(super) unsafe fn run_512<P: Elementary, const FUSED: bool>(from: *const f32,
 }
 
 /// # Safety
-/// As [`super::Precompiled`] says; AVX2 and FMA.
+/// The requirements of [`super::Precompiled`], with AVX2 and FMA.
 #[target_feature(enable = "avx2,fma")]
 pub(super) unsafe fn run_256<P: Elementary, const FUSED: bool>(from: *const f32, to: *mut f32, count: usize) {
     let mut ops = Bits256::<FUSED>;

@@ -174,7 +174,7 @@ pub static DEBATE: &[SettingKey] = &[
     ),
 ];
 
-/// Of `llama`, `qwen2`, `qwen3` and `gemma`.
+/// Settings of `llama`, `qwen2`, `qwen3` and `gemma`.
 pub static DECODER: &[SettingKey] = &[
     must("layers", Takes::Count, "Number of decoder layers."),
     must("width", Takes::Count, "Width of the residual stream; divides into `heads` heads of even size."),
@@ -217,7 +217,7 @@ pub static MERGE: &[SettingKey] = &[
     may("drop", Takes::Number, "`dare`: the fraction of each difference that is dropped at random."),
 ];
 
-/// What every stage that trains may have besides its own settings.
+/// Settings of every stage that trains, besides the stage's own.
 macro_rules! stage {
     ($($own:expr,)*) => {
         &[
@@ -369,7 +369,7 @@ pub static DPO: &[SettingKey] = stage![
     may("prompts", Takes::Count, "Prompts per step; or write `batch`."),
 ];
 
-/// What all steps of a `train` have, unless one says otherwise.
+/// Settings of all steps of a `train`, unless a step has its own.
 pub static TRAIN: &[SettingKey] = stage![
     may("prompts", Takes::Count, "Prompts per step; or write `batch`."),
     may("batch", Takes::Count, "Sequences per step; or write `prompts`."),
@@ -377,11 +377,11 @@ pub static TRAIN: &[SettingKey] = stage![
     may("rollout", Takes::Rollout, "Where completions come from."),
 ];
 
-/// Of `trains name = model { ... }`.
+/// Settings of `trains name = model { ... }`.
 pub static MEMBER: &[SettingKey] =
     &[may("sees", Takes::Template, "What the model is shown in place of the plain prompt.")];
 
-/// One kind of update of a `train`.
+/// Settings of one kind of update of a `train`.
 pub static STEP: &[SettingKey] = stage![
     must("updates", Takes::Model, "The trained model that this step updates."),
     must("objective", Takes::Objective, "The objective; `student` in it is the model that the step updates."),
@@ -411,7 +411,7 @@ pub static TERM: &[SettingKey] = &[
     may("data", Takes::Rollout, "The completions that this term is trained on; the stage's by default."),
 ];
 
-/// Of `by domain { ... }` after a `reduce`.
+/// Settings of `by domain { ... }` after a `reduce`.
 pub static BALANCE: &[SettingKey] = &[
     may(
         "target",

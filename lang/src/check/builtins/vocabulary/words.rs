@@ -32,7 +32,7 @@ pub static AXES: &[Word] = &[
     word("run", "one number for the whole run"),
 ];
 
-/// What a number per token can be put together over: nothing is finer than a token.
+/// The axes that a number per token can be reduced over: all but the finest.
 pub static OVER: &[Word] = AXES.split_at(1).1;
 
 pub static REDUCTIONS: &[Word] =

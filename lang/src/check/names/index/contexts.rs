@@ -1,4 +1,4 @@
-//! Which names of the run an expression sees, by the place it stands in: as the evaluator has it.
+//! Which names of the run an expression sees, by where it stands: the same rules as the evaluator's.
 
 use super::NameTarget;
 use super::walk::{Scope, Walk};
@@ -12,7 +12,7 @@ use crate::check::formulas::signals::number_of_run;
 use crate::check::teachers::templates::{Stretch, part_of_slot, slot_expression, stretches};
 use crate::check::values::evaluate::EvaluationContext;
 
-/// Whether a name that is no local means something of the run there, whatever the file declares.
+/// Whether a name that is not local is a name of the run there, whatever the file declares.
 pub(super) fn is_of_run(name: &str, context: EvaluationContext) -> bool {
     match context {
         EvaluationContext::Constant => false,
@@ -29,7 +29,7 @@ pub(super) fn of_setting(scope: Scope, key: &SettingKey) -> Scope {
     match (key.takes, key.name) {
         (Takes::Guards, _) => scope.within(EvaluationContext::Guard),
         (Takes::Schedule, _) | (_, "shares") => scope.within(EvaluationContext::Schedule),
-        // Of what was drawn, be it in an objective or in the stage that uses it.
+        // A condition on completions, in an objective or in the stage that uses it.
         (Takes::Condition, _) | (_, "priority") => scope.within(EvaluationContext::Objective),
         _ => scope,
     }
@@ -38,9 +38,9 @@ pub(super) fn of_setting(scope: Scope, key: &SettingKey) -> Scope {
 /// An argument of a built-in.
 pub(super) fn of_argument(scope: Scope, builtin: &Builtin, parameter: &BuiltinParameter) -> Scope {
     match (builtin.name, parameter.name) {
-        // What moves a schedule is measured after a step.
+        // Schedules move by numbers that are measured after a step.
         ("ladder", "advance_if") | ("learned", "gain") => scope.within(EvaluationContext::Objective),
-        // Of the rows of a data set.
+        // A condition on the rows of a data set.
         ("dataset", "filter") => scope.within(EvaluationContext::Objective),
         ("warn" | "stop" | "lower_lr", "condition") | ("initial" | "recent", "x") => scope,
         ("warn" | "stop" | "lower_lr" | "initial" | "recent", _) => scope.within(EvaluationContext::Constant),
@@ -53,7 +53,7 @@ impl Walk<'_> {
     /// The slots of a text.
     pub(super) fn template(&mut self, scope: &Scope, text: &Expr) {
         let sources = self.sources;
-        // What is wrong with it has been reported.
+        // Faulty texts have been reported.
         let Ok(stretches) = stretches(sources.text(text.span), text.span) else { return };
         for stretch in stretches {
             let Stretch::Slot(span) = stretch else { continue };
@@ -69,7 +69,7 @@ impl Walk<'_> {
     }
 
     /// A slot: a parameter, or what the data or the run has under this name, before any item of the file.
-    /// What is no slot is a number.
+    /// Anything that is not a slot is a number.
     fn slot(&mut self, scope: &Scope, expr: &Expr) {
         let inner = &scope.within(EvaluationContext::Objective);
         match &expr.kind {

@@ -1,4 +1,4 @@
-//! What declares a name: items, their parameters, names inside bodies.
+//! Declarations of names: items, their parameters, names inside bodies.
 
 use super::walk::Walk;
 use super::{NameTarget, NameUse, Symbol, SymbolId, SymbolKind, ValueInfo};
@@ -71,7 +71,7 @@ impl Walk<'_> {
         }
     }
 
-    /// A name that [`Self::declare_parts`] knows already, or else a new one, seen from here on.
+    /// A name that [`Self::declare_parts`] has declared, or else a new one, visible from here on.
     pub(super) fn bind_part(&mut self, name: &Name, kind: SymbolKind, extent: Span) {
         match self.parts.get(&name.span) {
             Some(known) => self.locals.push((name.text.clone(), NameTarget::Symbol(*known))),

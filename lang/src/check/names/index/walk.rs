@@ -1,4 +1,4 @@
-//! The walk over the trees that finds every name and what it means there.
+//! The walk over the trees that finds every name and what it refers to.
 
 use rustc_hash::FxHashMap;
 
@@ -50,7 +50,7 @@ pub(super) fn walk(modules: &Modules, sources: &Sources, facts: RecordedValues) 
 #[derive(Clone, Copy)]
 pub(in crate::check) struct Scope {
     pub(super) module: ModuleId,
-    /// What the evaluator would read it as: names of the run come before the file's items.
+    /// How the evaluator would read it: names of the run come before the file's items.
     pub(super) context: EvaluationContext,
 }
 
@@ -66,7 +66,7 @@ pub(in crate::check) struct Walk<'a> {
     pub(in crate::check) facts: RecordedValues,
     pub(in crate::check) index: NameIndex,
     pub(in crate::check) items: FxHashMap<ItemId, ItemSymbols>,
-    /// What an item's value declares for others to read, by the place of its name: `star.w`, `pair.guide`.
+    /// Names that an item's value declares for others, by place: `star.w`, `pair.guide`.
     pub(in crate::check) parts: FxHashMap<Span, SymbolId>,
     pub(in crate::check) locals: Vec<(String, NameTarget)>,
     pub(in crate::check) owner: Option<SymbolId>,
@@ -163,7 +163,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Defaults see the file's items alone; the parameters are bound afterwards.
+    /// Defaults see only the file's items; the parameters are bound afterwards.
     fn parameters(&mut self, scope: &Scope, id: ItemId, parameters: &[Parameter]) {
         for default in parameters.iter().filter_map(|parameter| parameter.default.as_ref()) {
             self.expr(scope, default);
@@ -214,7 +214,7 @@ impl Walk<'_> {
     }
 
     fn objective(&mut self, scope: &Scope, body: &Block) {
-        // What a state is next is computed where the step ends: it sees all names.
+        // The next value of a state is computed at the end of the step: it sees all names.
         let mut moved = Vec::new();
         for statement in &body.statements {
             match statement {
@@ -261,7 +261,7 @@ impl Walk<'_> {
 
     fn block(&mut self, scope: &Scope, block: &Block, keys: &'static [SettingKey]) {
         let outer = self.locals.len();
-        // Each of the models that are trained together is known to the settings of all.
+        // Each of the models that are trained together is visible in the settings of all.
         for statement in &block.statements {
             if let Statement::Trains { name, value } = statement {
                 self.bind_part(name, SymbolKind::Trained, name.span.to(value.span));
@@ -307,12 +307,12 @@ impl Walk<'_> {
             (ExprKind::Name(name), Takes::Support) if name == "full" => {
                 self.record(expr.span, NameTarget::Word(&vocabulary::FULL[0]))
             }
-            // Outside an objective the routed teacher has no name of its own.
+            // Outside an objective `teacher` does not name the routed teacher.
             (ExprKind::Name(name), Takes::Teacher) if name == "teacher" => {
                 self.expr(&scope.within(EvaluationContext::Objective), expr);
             }
             (ExprKind::Text(_), Takes::Template) => self.template(scope, expr),
-            // Of a `rewrite`, each side has slots.
+            // Both sides of a `rewrite` have slots.
             (ExprKind::Arrow { from, to }, Takes::Text) => {
                 self.place(scope, from, Takes::Template);
                 self.place(scope, to, Takes::Template);
@@ -381,7 +381,7 @@ impl Walk<'_> {
             }
             ExprKind::Pipe { value, through } => {
                 self.expr(scope, value);
-                // An edit reads what the rollout gave: `keep(correct)`.
+                // An edit reads the result of the rollout: `keep(correct)`.
                 self.expr(&scope.within(EvaluationContext::Objective), through);
             }
             ExprKind::Where { value, bindings } => {
@@ -463,7 +463,7 @@ impl Walk<'_> {
                 }
                 Some(NameTarget::Symbol(symbol)) => {
                     self.label(symbol, argument);
-                    // What every divergence takes, a declared one too.
+                    // The common arguments of every divergence, also of a declared one.
                     let divergence = self.index.symbols[symbol.0 as usize].kind == SymbolKind::Divergence;
                     let name = argument.name.as_ref().map(|name| name.text.as_str());
                     let common = name.filter(|name| divergence && COMMON.contains(name));

@@ -1,4 +1,4 @@
-//! A server that plays a hub that means harm, or a network that breaks.
+//! Tests against a server that plays a hostile hub or a broken network.
 
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -21,7 +21,7 @@ impl Asked {
     }
 }
 
-/// Listens until the test ends; what it was asked is noted.
+/// Starts a server that listens until the test ends. Returns its address and the log of requests.
 fn play(answer: impl Fn(&Asked, &mut TcpStream) + Send + 'static) -> (String, Arc<Mutex<Vec<Asked>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -37,7 +37,7 @@ fn play(answer: impl Fn(&Asked, &mut TcpStream) + Send + 'static) -> (String, Ar
                 .filter_map(|line| line.split_once(": ").map(|(name, value)| (name.into(), value.into())));
             let request =
                 Asked { headers: headers.collect(), path: first.split(' ').nth(1).unwrap().to_owned() };
-            // Before the answer: whoever has it may look at once.
+            // Logged before answering, because the client may look at the log as soon as it has the response.
             asked.lock().unwrap().push(request.clone());
             answer(&request, &mut stream);
         }
@@ -46,7 +46,7 @@ fn play(answer: impl Fn(&Asked, &mut TcpStream) + Send + 'static) -> (String, Ar
 }
 
 fn send(stream: &mut TcpStream, head: &str, body: &[u8]) {
-    // Whoever has enough hangs up.
+    // The client may close the connection early.
     let _ = stream.write_all(format!("HTTP/1.1 {head}\r\nConnection: close\r\n\r\n").as_bytes());
     let _ = stream.write_all(body);
 }
@@ -88,7 +88,7 @@ fn refused(hub: &Hub) -> String {
 #[test]
 fn no_header_becomes_a_path() {
     let folder = tempfile::tempdir().unwrap();
-    // Deep enough that it would be seen.
+    // Deep enough that a file written outside the cache is still in `folder`.
     let cache = folder.path().join("a/b/c/cache");
     for evil in ["../../../../evil", "/tmp/mopd-evil", "..", ".", "a/b", "\"../../evil\""] {
         let headers = format!(
@@ -190,7 +190,7 @@ fn a_token_is_for_its_hub_alone() {
         endpoint: format!("http://{home}"),
         token: Some("hf_secret".to_owned()),
     };
-    // An address without a scheme is none.
+    // An address without a scheme is refused.
     assert!(refused(&hub).contains("redirects to something that is not an address"));
     let authorization = |log: &Mutex<Vec<Asked>>| -> Vec<Option<String>> {
         log.lock().unwrap().iter().map(|asked| asked.header("authorization").map(str::to_owned)).collect()
@@ -214,7 +214,7 @@ fn a_password_of_the_address_is_used_and_not_shown() {
     );
     assert_eq!(seen.lock().unwrap()[0].header("authorization"), Some("Basic dXNlcjpwYXNzL3dvcmQ="));
     assert_eq!(seen_elsewhere.lock().unwrap()[0].header("authorization"), None);
-    // What can't be read as an address, or reached, isn't shown either.
+    // Neither is the password of an address that can't be parsed or reached.
     for endpoint in [
         "http://user:secret@127.0.0.1:9",
         "user:secret@host",
@@ -294,7 +294,7 @@ fn a_download_that_breaks_off_goes_on() {
                     total - 1,
                     total - from
                 );
-                // Once more too little.
+                // The second response is cut short too.
                 let end = if from < 400_000 { (from + 150_000).min(total) } else { total };
                 send(stream, &head, &sent[from..end]);
             }
@@ -335,7 +335,7 @@ fn answers_that_do_not_end_or_fit_are_refused() {
         .0,
         "another part",
     );
-    // Whole all the same: in pieces, with an end.
+    // A chunked response with an end is accepted.
     let (address, _) = play(|_, stream| {
         send(stream, "200 OK\r\nTransfer-Encoding: chunked", b"2\r\nab\r\n1\r\nc\r\n0\r\n\r\n")
     });

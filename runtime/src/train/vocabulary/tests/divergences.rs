@@ -20,7 +20,7 @@ fn published_numbers() {
         on(of(called(&call), Role::TEACHER, Student)).0
     };
     close(&[jsd(0.5, false), jsd(0.001, false), jsd(0.01, false)], &[0.024269, 0.000098, 0.00097], 1e-6);
-    // Continuous up to both ends, where the other one is 0.
+    // Continuous up to both ends.
     close(
         &[jsd(0.0, true), jsd(1e-6, true), jsd(1.0, true), jsd(1.0 - 1e-6, true)],
         &[forward, forward, reverse, reverse],
@@ -35,13 +35,13 @@ fn published_numbers() {
 #[test]
 fn truncated_divergences_where_student_equals_teacher() {
     let at = |left, right, mass| of_divergence(&kl(left, right, TOP_2, mass), &TEACHER, &TEACHER).1;
-    // A truncated divergence pulls mass into its support or pushes it out; the generalised one stands still.
+    // A truncated divergence moves mass into or out of its support; the generalized one has gradient 0.
     let pull = [-0.125, -0.0625, 0.1125, 0.0525, 0.0225];
     close(&at(Role::TEACHER, Student, Mass::Raw), &pull, 1e-6);
     close(&at(Student, Role::TEACHER, Mass::Raw), &pull.map(|g| -g), 1e-6);
 }
 
-/// Not almost: an optimiser that normalises gradients makes full steps of what rounding leaves.
+/// Exactly 0: an optimizer that normalises gradients would scale rounding noise to full steps.
 #[test]
 fn where_student_equals_teacher_there_is_no_gradient() {
     let number = DivergenceParameter::Number;
@@ -118,7 +118,7 @@ fn temperatures_bounds_and_blends_equal_their_definitions() {
     }
 }
 
-/// The likelier part of a blend may have no weight at all.
+/// The likelier part of a blend may have weight 0.
 #[test]
 fn a_blend_whose_likelier_part_has_no_weight_is_the_other_part() {
     let sharp = [1.0 - 4e-30, 1e-30, 1e-30, 1e-30, 1e-30];
@@ -133,7 +133,7 @@ fn a_blend_whose_likelier_part_has_no_weight_is_the_other_part() {
     close(&got.1, &expected.1, 1e-6);
 }
 
-/// What a detached side holds of the student is a constant: the gradient is that of a teacher with these
+/// The student's part of a detached side is a constant: the gradient is that of a teacher with these
 /// probabilities.
 #[test]
 fn no_gradient_flows_through_a_detached_side() {
@@ -154,7 +154,7 @@ fn no_gradient_flows_through_a_detached_side() {
 #[test]
 fn a_generator_of_ones_own_is_the_divergence_that_it_generates() {
     let own = called("written(student || teacher)");
-    // Far beyond what the ratio of two probabilities has room for in single precision.
+    // The ratio of these probabilities would overflow in single precision.
     let far = [1.0 - 4e-30, 1e-30, 1e-30, 1e-30, 1e-30];
     for student in [DISTINCT, far] {
         for (left, right) in [(Student, Role::TEACHER), (Role::TEACHER, Student)] {
@@ -174,9 +174,9 @@ fn a_generator_of_ones_own_is_the_divergence_that_it_generates() {
     }
 }
 
-/// What is detached has the value and no gradient: `detached(log(p / q)) * p` is the KL divergence, and its
-/// gradient that of the log-ratio as an advantage, which is the KL divergence's own over whole distributions;
-/// on a part of them it lacks the linear term.
+/// A detached factor has a value but no gradient: `detached(log(p / q)) * p` has the KL divergence's value,
+/// and the gradient of the log-ratio as an advantage. Over whole distributions that is the KL divergence's
+/// own; on a part of them it lacks the linear term.
 #[test]
 fn no_gradient_flows_through_what_is_detached_in_a_summand() {
     let weighed = called("weighed(student || teacher)");
@@ -197,13 +197,13 @@ fn no_gradient_flows_through_what_is_detached_in_a_summand() {
         (0..5).map(|entry| DISTINCT[entry] * (if entry < 2 { ratio(entry) } else { 0.0 } - sum)).collect();
     close(&[value], &[sum], 1e-6);
     close(&gradient, &expected, 2e-6);
-    // The student's side is the right one: all of the left is a constant.
+    // The student is the right side; the whole left side is a constant.
     let spec = plan::Divergence::between(weighed, Role::TEACHER, Student, Support::Full, Mass::Raw);
     let (_, gradient) = of_divergence(&spec, &DISTINCT, &TEACHER);
     assert!(gradient.iter().all(|grad| grad.abs() < 1e-7), "{gradient:?}");
 }
 
-/// What is no divergence is what it says: nothing is added to it, nothing is made 0.
+/// A score that is no divergence is computed as written: no term is added, nothing is set to 0.
 #[test]
 fn a_score_that_is_no_divergence_is_computed_as_it_is_written() {
     let cross_entropy = called("cross_entropy(student || teacher)");
@@ -226,7 +226,7 @@ fn a_score_that_is_no_divergence_is_computed_as_it_is_written() {
     }
 }
 
-/// By what they are, not by what they are called.
+/// Divergences are recognized by their formula, not by their name.
 #[test]
 fn known_divergences_have_kernels() {
     let batch = batch(1);
@@ -319,13 +319,13 @@ fn losses_that_are_no_divergence() {
     }
 }
 
-/// Minus the log-likelihood of drawing the first `k` of `order` one after the other, from all that is left.
+/// Minus the log-likelihood of drawing the first `k` of `order` in turn, without replacement.
 fn ranking(p: &[f64], order: &[usize], k: usize) -> f64 {
     let chance = |i: usize| p[order[i]] / order[i..].iter().map(|entry| p[*entry]).sum::<f64>();
     -(0..k.min(order.len())).map(|i| chance(i).ln()).sum::<f64>()
 }
 
-/// From 1 minus what was drawn all digits would be gone: here what is left last is 4e-17.
+/// The probability that is left last is 4e-17: 1 minus the drawn ones would have no digits.
 #[test]
 fn what_a_ranking_leaves_may_be_next_to_nothing() {
     let sharp = [1.0, 1e-9, 1e-17, 2e-17, 1e-17];
@@ -334,7 +334,7 @@ fn what_a_ranking_leaves_may_be_next_to_nothing() {
     close(&got.1, &[0.0, 0.0, 0.25 - 1.0, 0.5, 0.25], 1e-6);
 }
 
-/// The numbers that torch's autograd makes of the definition, in `references.py`.
+/// Against torch's autograd on the definition, in `references.py`.
 #[test]
 fn a_ranking_has_the_numbers_of_its_reference() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/methods/numbers/kd.in_order.json");
@@ -367,7 +367,7 @@ fn a_ranking_has_the_numbers_of_its_reference() {
     close(&gradient, &numbers_of(&known["expected"]["d loss / d logits"]), 1e-6);
 }
 
-/// Lists of lists, in order.
+/// The numbers of nested lists, in order.
 fn numbers_of(value: &serde_json::Value) -> Vec<f64> {
     match value {
         serde_json::Value::Array(rows) => rows.iter().flat_map(numbers_of).collect(),

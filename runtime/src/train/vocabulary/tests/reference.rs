@@ -1,4 +1,4 @@
-//! The definition, of one token.
+//! The definitions, for one token.
 
 use super::*;
 
@@ -34,7 +34,7 @@ pub fn support(support: &Support, of: &dyn Fn(Role) -> Vec<f64>) -> Vec<usize> {
                 })
                 .collect()
         }
-        // Both have one vocabulary.
+        // Both have the same vocabulary.
         Support::Matched { .. } => (0..5).collect(),
         Support::Unmatched { .. } => Vec::new(),
         Support::Union { of } => {
@@ -92,7 +92,7 @@ pub fn divergence(spec: &plan::Divergence, of: &dyn Fn(Role, f64) -> Vec<f64>) -
     p.iter().zip(&q).map(|(p, q)| summand(&spec.kind, *p, *q, generalized).min(bound)).sum()
 }
 
-/// Supports and detached sides stay where they are while the student moves.
+/// Supports and detached sides stay fixed in the finite differences.
 pub fn value_and_gradient(
     spec: &plan::Divergence,
     student: &[f64; 5],

@@ -1,4 +1,4 @@
-//! Numbers that have no gradient.
+//! Signals, which have no gradient.
 
 use super::*;
 
@@ -6,7 +6,7 @@ use super::*;
 fn signals() {
     let batch = batch(2);
     let parameters = Parameters { batch: &batch, device: Device::Cpu };
-    // Another order of the same numbers, so that the two share two of their three most probable tokens.
+    // A permutation of the teacher's, so that the two share two of their three most probable tokens.
     let turned = [0.03, 0.50, 0.25, 0.15, 0.07];
     let vocabulary = given(rows(&[turned, [0.2; 5]]), Some(rows(&[TEACHER, TEACHER])), &[TAKEN, 0], None);
     let values = |signal: Signal| {
@@ -26,7 +26,7 @@ fn signals() {
     close(&values(Signal::InNucleus { role: Role::TEACHER, p: 0.76 }), &[1.0, 1.0], 1e-9);
     let nucleus = |role, p| Support::Nucleus { role, p };
     close(&values(Signal::SupportSize { support: nucleus(Role::TEACHER, 0.76) }), &[3.0, 3.0], 1e-9);
-    // Equals go in together.
+    // Equal entries are all in or all out.
     close(&values(Signal::SupportSize { support: nucleus(Student, 0.3) }), &[1.0, 5.0], 1e-9);
     close(&values(Signal::SupportSize { support: TOP_2 }), &[2.0, 2.0], 1e-9);
     let sampler = Signal::Divergence(kl(Student, Role::Sampler, Support::Full, Mass::Raw));
@@ -87,7 +87,7 @@ fn parameters_move_with_the_run_and_with_the_token() {
     close(&got, &expected, 1e-6);
 }
 
-/// Numbers per token that are no shares give no distribution: neither a value nor a gradient is computed.
+/// Numbers per token that are no valid shares are an error, for values and gradients.
 #[test]
 fn the_shares_of_a_blend_are_looked_at_token_by_token() {
     let of = |shares: &dyn Fn(&mut Graph, NodeId) -> [NodeId; 2], rewards: [f32; 2]| {
@@ -130,7 +130,7 @@ fn the_shares_of_a_blend_are_looked_at_token_by_token() {
     let error = of(&twice, [0.5, 0.25]).unwrap_err();
     assert!(error.contains("are 0.250000 and 0.250000 at a token, together 0.500000"), "{error}");
     assert!(of(&rest, [0.5, f32::NAN]).unwrap_err().contains("NaN"));
-    // Rounding is no mistake, and leaves a number.
+    // A rounding error is accepted, and gives a finite value.
     let rounded = of(&rest, [0.5, 1.0 + 1e-6]).unwrap();
     assert!(rounded.iter().all(|value| value.is_finite()), "{rounded:?}");
 }
