@@ -40,6 +40,18 @@ impl Draft {
         self.left_out.push((setting.into(), why.into()));
     }
 
+    /// A number of `setting` if the language takes it. Another is a comment, and `otherwise` is written.
+    pub fn within(&mut self, setting: &str, value: f64, otherwise: f64, (takes, why): Takes) -> f64 {
+        if takes(value) {
+            return value;
+        }
+        self.leave(
+            format!("{setting} = {}", number(value)),
+            format!("{why}; written as {}", number(otherwise)),
+        );
+        otherwise
+    }
+
     pub fn text(&self, file: &Path) -> String {
         let file = file.file_name().unwrap_or_default().to_string_lossy();
         let mut text = format!("//! From {}, {}, by `mopd import`.\n", comment(&file), self.from);
@@ -78,6 +90,48 @@ impl Draft {
         text += "}\n";
         text
     }
+}
+
+/// Which numbers the language takes, and why no others.
+type Takes = (fn(f64) -> bool, &'static str);
+
+pub const SEED: Takes = (
+    |seed| (0.0..=f64::from(u32::MAX)).contains(&seed) && seed.fract() == 0.0,
+    "a seed is a whole number from 0 to 4294967295",
+);
+pub const COUNT: Takes =
+    (|count| count >= 1.0 && count.fract() == 0.0, "a count is a whole number, 1 or more");
+pub const TEMPERATURE: Takes = (
+    |temperature| (1e-30..1e30).contains(&temperature),
+    "a greedy rollout has no distribution to learn from",
+);
+pub const DIVISOR: Takes = (|divisor| (1e-30..1e30).contains(&divisor), "logits are divided by it");
+pub const DECAY: Takes = (|decay| (0.0..1.0).contains(&decay), "a decay rate is 0 or more, and less than 1");
+pub const FRACTION: Takes = (|share| (0.0..=1.0).contains(&share), "it is a fraction, from 0 to 1");
+pub const PROBABILITY: Takes = (|share| share > 0.0 && share <= 1.0, "nothing would be drawn");
+pub const RATE: Takes = (|rate| rate > 0.0, "nothing would be learnt");
+pub const EPSILON: Takes = (|epsilon| epsilon >= 1.2e-38, "single precision has no such number");
+pub const NOT_NEGATIVE: Takes = (|value| value >= 0.0, "it is 0 or more");
+
+/// A norm that no gradient reaches: nothing is clipped. Without a norm `adamw` clips at 1.
+pub const NO_CLIP: &str = "1e9";
+
+/// The matrices of a model that LoRA's `target_modules` name, as `lora` names them.
+pub fn targets(modules: &[String]) -> Option<String> {
+    let known = [
+        ("all-linear", "attention, feed_forward"),
+        ("q_proj", "query"),
+        ("k_proj", "key"),
+        ("v_proj", "value"),
+        ("o_proj", "output"),
+        ("gate_proj", "gate"),
+        ("up_proj", "up"),
+        ("down_proj", "down"),
+    ];
+    let one = |module: &String| known.iter().find(|(name, _)| *name == module).map(|(_, target)| *target);
+    let found: Option<Vec<&str>> = modules.iter().map(one).collect();
+    let found = found.filter(|found| !found.is_empty())?;
+    Some(format!("[{}]", found.join(", ")))
 }
 
 /// On one line.

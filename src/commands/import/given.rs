@@ -4,8 +4,10 @@
 use std::cell::Cell;
 use std::path::Path;
 
+use mopd_compiler::export::schema::{TRL, VERL};
 use serde_json::Value;
 
+use super::{python, shell};
 use crate::problem::Problem;
 
 /// Of which program.
@@ -15,16 +17,57 @@ pub enum SourceTool {
     Trl { class: String },
 }
 
+/// What stands behind a key.
+#[derive(Clone, Debug, PartialEq)]
+pub enum GivenValue {
+    Known(Value),
+    /// Of a program, of the shell or of the environment: its value is not in the file.
+    Expression(String),
+}
+
+pub type GivenPairs = Vec<(String, GivenValue)>;
+
+/// What became of a setting while the experiment was put together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SettingUse {
+    /// Nobody asked for it: it has no counterpart.
+    Unasked,
+    /// Somebody asked, and could not read it.
+    Unread,
+    Used,
+}
+
 pub struct GivenSetting {
     /// `actor_rollout_ref.actor.optim.lr`
     pub path: String,
-    pub value: Value,
-    used: Cell<bool>,
+    pub value: GivenValue,
+    state: Cell<SettingUse>,
 }
 
 impl GivenSetting {
+    /// As it was written.
+    pub fn shown(&self) -> String {
+        match &self.value {
+            GivenValue::Known(Value::String(text)) => text.clone(),
+            GivenValue::Known(value) => value.to_string(),
+            GivenValue::Expression(text) => text.clone(),
+        }
+    }
+
     pub fn text(&self) -> String {
-        format!("{} = {}", self.path, self.value)
+        match &self.value {
+            GivenValue::Known(value) => format!("{} = {value}", self.path),
+            GivenValue::Expression(text) if self.path.starts_with('*') => text.clone(),
+            GivenValue::Expression(text) => format!("{} = {text}", self.path),
+        }
+    }
+
+    pub fn state(&self) -> SettingUse {
+        self.state.get()
+    }
+
+    pub fn is_null(&self) -> bool {
+        self.value == GivenValue::Known(Value::Null)
     }
 }
 
@@ -40,10 +83,10 @@ impl GivenSettings {
             Problem::usage("unreadable-file", format!("can't read {}: {reason}", path.display()))
         })?;
         let ending = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
-        let (class, settings) = match ending.as_str() {
+        let (class, pairs) = match ending.as_str() {
             "yaml" | "yml" | "json" => (None, yaml(path, &text)?),
-            "sh" | "bash" => (None, overrides(&text)),
-            "py" => python(path, &text)?,
+            "sh" | "bash" => (None, shell::overrides(&text)),
+            "py" => python::arguments(path, &text).map(|(class, pairs)| (Some(class), pairs))?,
             _ => {
                 let message = format!("{} is no configuration that `mopd import` reads", path.display());
                 return Err(Problem::usage("unknown-configuration", message).help(
@@ -51,20 +94,17 @@ impl GivenSettings {
                 ));
             }
         };
-        let settings: Vec<GivenSetting> = settings
-            .into_iter()
-            .map(|(path, value)| GivenSetting { path, value, used: Cell::new(false) })
-            .collect();
-        if settings.is_empty() {
+        if class.is_none() && !pairs.iter().any(|(path, _)| is_known(path)) {
             let message = format!("{} has no settings of verl or TRL", path.display());
             return Err(Problem::usage("unknown-configuration", message).help(
                 "a YAML file of settings, `DistillationConfig(...)`, or `python3 -m verl... key=value`",
             ));
         }
-        let begins = |start: &str| settings.iter().any(|setting| setting.path.starts_with(start));
-        let verl = ["actor_rollout_ref.", "distillation.", "algorithm.", "trainer."]
-            .iter()
-            .any(|start| begins(start));
+        let settings: Vec<GivenSetting> = interpolated(pairs)
+            .into_iter()
+            .map(|(path, value)| GivenSetting { path, value, state: Cell::new(SettingUse::Unasked) })
+            .collect();
+        let verl = settings.iter().any(|setting| is_of_verl(&setting.path));
         let origin = match class {
             Some(class) => SourceTool::Trl { class },
             None if verl => SourceTool::Verl,
@@ -73,32 +113,40 @@ impl GivenSettings {
         Ok(GivenSettings { origin, settings })
     }
 
-    /// The value of a setting, which is then used; null counts as absent.
-    pub fn get(&self, path: &str) -> Option<&Value> {
-        let setting = self.settings.iter().find(|setting| setting.path == path)?;
-        setting.used.set(true);
-        (!setting.value.is_null()).then_some(&setting.value)
+    pub fn setting(&self, path: &str) -> Option<&GivenSetting> {
+        self.settings.iter().find(|setting| setting.path == path)
+    }
+
+    /// What `parse` makes of a setting. It counts as used only if that succeeds: one that was asked for and
+    /// could not be read is reported.
+    pub fn parsed<'a, T>(&'a self, path: &str, parse: impl FnOnce(&'a Value) -> Option<T>) -> Option<T> {
+        let setting = self.setting(path)?;
+        let parsed = match &setting.value {
+            GivenValue::Known(Value::Null) | GivenValue::Expression(_) => None,
+            GivenValue::Known(value) => parse(value),
+        };
+        match (&parsed, setting.state.get()) {
+            (Some(_), _) => setting.state.set(SettingUse::Used),
+            (None, SettingUse::Unasked) => setting.state.set(SettingUse::Unread),
+            (None, _) => {}
+        }
+        parsed
     }
 
     pub fn number(&self, path: &str) -> Option<f64> {
-        match self.get(path)? {
-            Value::Number(number) => number.as_f64(),
-            // `1e-6` is a text to some readers of YAML.
-            Value::String(text) => text.parse().ok(),
-            _ => None,
-        }
+        self.parsed(path, as_number)
     }
 
     pub fn text(&self, path: &str) -> Option<String> {
-        match self.get(path)? {
+        self.parsed(path, |value| match value {
             Value::String(text) => Some(text.clone()),
             Value::Array(_) | Value::Object(_) => None,
             other => Some(other.to_string()),
-        }
+        })
     }
 
     pub fn flag(&self, path: &str) -> Option<bool> {
-        match self.get(path)? {
+        self.parsed(path, |value| match value {
             Value::Bool(holds) => Some(*holds),
             Value::String(text) => match text.to_lowercase().as_str() {
                 "true" => Some(true),
@@ -106,6 +154,35 @@ impl GivenSettings {
                 _ => None,
             },
             _ => None,
+        })
+    }
+
+    /// One text or several.
+    pub fn texts(&self, path: &str) -> Option<Vec<String>> {
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        self.parsed(path, |value| match value {
+            Value::Array(values) => values.iter().map(text).collect(),
+            value => text(value).map(|text| vec![text]),
+        })
+    }
+
+    /// As it was written, for a note: that is all that becomes of it.
+    pub fn quoted(&self, path: &str) -> Option<String> {
+        let setting = self.setting(path)?;
+        setting.state.set(SettingUse::Used);
+        (!setting.is_null()).then(|| setting.shown())
+    }
+
+    /// Written as null, which the caller gives a meaning.
+    pub fn is_null(&self, path: &str) -> bool {
+        let null = self.setting(path).filter(|setting| setting.is_null());
+        null.inspect(|setting| setting.state.set(SettingUse::Used)).is_some()
+    }
+
+    /// The caller has reported it.
+    pub fn answered(&self, path: &str) {
+        if let Some(setting) = self.setting(path) {
+            setting.state.set(SettingUse::Used);
         }
     }
 
@@ -123,10 +200,31 @@ impl GivenSettings {
         }
         found
     }
+}
 
-    pub fn unused(&self) -> impl Iterator<Item = &GivenSetting> {
-        self.settings.iter().filter(|setting| !setting.used.get() && !setting.path.ends_with("_target_"))
+fn as_number(value: &Value) -> Option<f64> {
+    match value {
+        Value::Number(number) => number.as_f64(),
+        // `1e-6` is a text to some readers of YAML.
+        Value::String(text) => text.parse().ok().filter(|number: &f64| number.is_finite()),
+        _ => None,
     }
+}
+
+fn is_of_verl(path: &str) -> bool {
+    ["actor_rollout_ref.", "distillation.", "algorithm.", "trainer."]
+        .iter()
+        .any(|start| path.starts_with(start))
+}
+
+/// Whether an engine has a setting of this name, its scripts' arguments among them.
+fn is_known(path: &str) -> bool {
+    let first = path.split('.').next().unwrap_or(path);
+    let scripts = ["model_name_or_path", "dataset_name", "use_peft", "lora_r"];
+    let classes = TRL["classes"].as_object().into_iter().flatten();
+    (path.contains('.') && VERL["defaults"].get(first).is_some())
+        || scripts.contains(&first)
+        || classes.into_iter().any(|(_, class)| class["fields"].get(first).is_some())
 }
 
 fn trl_class(settings: &[GivenSetting]) -> &'static str {
@@ -140,7 +238,7 @@ fn trl_class(settings: &[GivenSetting]) -> &'static str {
     }
 }
 
-fn yaml(path: &Path, text: &str) -> Result<Vec<(String, Value)>, Problem> {
+fn yaml(path: &Path, text: &str) -> Result<GivenPairs, Problem> {
     let value: Value = serde_saphyr::from_str(text).map_err(|error| {
         let error = error.to_string();
         let line = error.lines().next().unwrap_or_default().to_owned();
@@ -149,12 +247,18 @@ fn yaml(path: &Path, text: &str) -> Result<Vec<(String, Value)>, Problem> {
             format!("{} is no YAML that can be read: {line}", path.display()),
         )
     })?;
+    if !value.is_object() {
+        let message = format!("{} is no mapping of settings", path.display());
+        return Err(
+            Problem::usage("wrong-configuration", message).help("lines such as `learning_rate: 1e-6`")
+        );
+    }
     let mut settings = Vec::new();
     flatten("", &value, &mut settings);
     Ok(settings)
 }
 
-fn flatten(path: &str, value: &Value, settings: &mut Vec<(String, Value)>) {
+pub fn flatten(path: &str, value: &Value, settings: &mut GivenPairs) {
     match value {
         Value::Object(fields) if !fields.is_empty() => {
             for (key, value) in fields {
@@ -162,185 +266,31 @@ fn flatten(path: &str, value: &Value, settings: &mut Vec<(String, Value)>) {
                 flatten(&path, value, settings);
             }
         }
-        value => settings.push((path.to_owned(), value.clone())),
+        value => settings.push((path.to_owned(), GivenValue::Known(value.clone()))),
     }
 }
 
-/// `a.b=c`, `+a.b=c` among the words of a script.
-fn overrides(text: &str) -> Vec<(String, Value)> {
-    let mut settings = Vec::new();
-    let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
-    for word in words(&lines.collect::<Vec<_>>().join("\n")) {
-        let Some((key, value)) = word.split_once('=') else { continue };
-        let key = key.trim_start_matches('+');
-        let is_path =
-            key.contains('.') && key.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
-        if is_path && !key.starts_with(['.', '-']) {
-            settings.push((key.to_owned(), scalar(value)));
-        }
-    }
-    settings
-}
-
-/// The words of a shell, quotes taken off.
-fn words(text: &str) -> Vec<String> {
-    let mut words = vec![String::new()];
-    let (mut quote, mut escaped) = (None, false);
-    for letter in text.chars() {
-        match (quote, letter) {
-            _ if escaped => {
-                if letter != '\n' {
-                    words.last_mut().expect("one").push(letter);
-                }
-                escaped = false;
+/// OmegaConf's `${data.train_batch_size}` is the value of another setting, if the file has it. What else it
+/// interpolates is not known here.
+fn interpolated(pairs: GivenPairs) -> GivenPairs {
+    let value = |pairs: &GivenPairs, written: &GivenValue| -> GivenValue {
+        let mut found = written.clone();
+        // A chain of references ends, or is a circle.
+        for _ in 0..8 {
+            let GivenValue::Known(Value::String(text)) = &found else { return found };
+            if !text.contains("${") {
+                return found;
             }
-            (None, '\\') | (Some('"'), '\\') => escaped = true,
-            (None, '\'' | '"') => quote = Some(letter),
-            (Some(open), letter) if open == letter => quote = None,
-            (None, letter) if letter.is_whitespace() => words.push(String::new()),
-            (_, letter) => words.last_mut().expect("one").push(letter),
+            let path = text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'));
+            let Some((_, next)) = path.and_then(|path| pairs.iter().find(|(key, _)| key == path)) else {
+                break;
+            };
+            found = next.clone();
         }
-    }
-    words.retain(|word| !word.is_empty());
-    words
-}
-
-fn scalar(text: &str) -> Value {
-    match text {
-        "True" | "true" => Value::Bool(true),
-        "False" | "false" => Value::Bool(false),
-        "null" | "None" => Value::Null,
-        text => serde_json::from_str(text)
-            .ok()
-            .filter(Value::is_number)
-            .or_else(|| text.parse::<f64>().ok().map(Value::from))
-            .unwrap_or_else(|| Value::String(text.to_owned())),
-    }
-}
-
-const CLASSES: [&str; 3] = ["DistillationConfig", "AsyncDistillationConfig", "GKDConfig"];
-
-/// Keyword arguments of a call, in their order.
-type Keywords = Vec<(String, Value)>;
-
-/// The keyword arguments of a configuration, and of the trainer those that name models. Only literals are
-/// read: what a program computes is not known.
-fn python(path: &Path, text: &str) -> Result<(Option<String>, Keywords), Problem> {
-    let call = |name: &str| {
-        text.match_indices(&format!("{name}(")).map(|(at, _)| at).find(|at| {
-            let before = text[..*at].chars().next_back();
-            before.is_none_or(|letter| !letter.is_alphanumeric() && letter != '_')
-        })
+        match written {
+            GivenValue::Known(Value::String(text)) => GivenValue::Expression(text.clone()),
+            other => other.clone(),
+        }
     };
-    let Some((class, at)) = CLASSES.iter().find_map(|class| Some((*class, call(class)?))) else {
-        let message = format!("{} makes no configuration that `mopd import` knows", path.display());
-        return Err(Problem::usage("unknown-configuration", message)
-            .help(format!("it looks for a call of {}", CLASSES.join(", "))));
-    };
-    let mut settings = arguments(&text[at + class.len() + 1..]);
-    let trainer = class.replace("Config", "Trainer");
-    if let Some(at) = call(&trainer) {
-        let of_trainer = arguments(&text[at + trainer.len() + 1..]);
-        let names = [("model", "model_name_or_path"), ("teacher_model", "teacher_model_name_or_path")];
-        for (name, setting) in names {
-            let found = of_trainer.iter().find(|(key, value)| key == name && value.is_string());
-            if let Some((_, value)) = found
-                && !settings.iter().any(|(key, _)| key == setting)
-            {
-                settings.push((setting.to_owned(), value.clone()));
-            }
-        }
-    }
-    let mut flat = Vec::new();
-    for (key, value) in settings {
-        flatten(&key, &value, &mut flat);
-    }
-    Ok((Some(class.to_owned()), flat))
-}
-
-/// The keyword arguments behind an opening parenthesis, up to the closing one.
-fn arguments(text: &str) -> Vec<(String, Value)> {
-    let mut found = Vec::new();
-    for argument in parts(text) {
-        let Some((key, value)) = argument.split_once('=') else { continue };
-        let key = key.trim();
-        let is_name = !key.is_empty() && key.chars().all(|letter| letter.is_alphanumeric() || letter == '_');
-        if is_name && !value.starts_with('=') {
-            found.push((key.to_owned(), literal(value.trim())));
-        }
-    }
-    found
-}
-
-/// Cut at commas that are in no bracket and no string, comments left out; up to the closing bracket.
-fn parts(text: &str) -> Vec<String> {
-    let mut parts = vec![String::new()];
-    let (mut depth, mut quote) = (0u32, None);
-    let mut letters = text.chars().peekable();
-    while let Some(letter) = letters.next() {
-        let part = parts.last_mut().expect("one");
-        match (quote, letter) {
-            (None, '#') => while letters.next_if(|letter| *letter != '\n').is_some() {},
-            (None, ')' | ']' | '}') if depth == 0 => break,
-            (None, ',') if depth == 0 => parts.push(String::new()),
-            (Some(_), '\\') => {
-                part.push(letter);
-                part.extend(letters.next());
-            }
-            _ => {
-                match (quote, letter) {
-                    (None, '\'' | '"') => quote = Some(letter),
-                    (Some(open), letter) if open == letter => quote = None,
-                    (None, '(' | '[' | '{') => depth += 1,
-                    (None, ')' | ']' | '}') => depth -= 1,
-                    _ => {}
-                }
-                part.push(letter);
-            }
-        }
-    }
-    parts
-}
-
-/// A literal; anything else is a text in brackets, which no setting takes for a value.
-fn literal(text: &str) -> Value {
-    let plain = text.replace('_', "");
-    let inside = |open: char, close: char| text.strip_prefix(open).and_then(|rest| rest.strip_suffix(close));
-    match text {
-        "True" => Value::Bool(true),
-        "False" => Value::Bool(false),
-        "None" => Value::Null,
-        _ => {
-            if let Some(text) = inside('"', '"').or_else(|| inside('\'', '\'')) {
-                return Value::String(text.replace("\\\"", "\"").replace("\\'", "'"));
-            }
-            if let Ok(number) = plain.parse::<i64>() {
-                return Value::from(number);
-            }
-            if let Ok(number) = plain.parse::<f64>() {
-                return Value::from(number);
-            }
-            if let Some(items) = inside('[', ']') {
-                let items = parts(&format!("{items})"));
-                return items
-                    .iter()
-                    .map(|item| item.trim())
-                    .filter(|item| !item.is_empty())
-                    .map(literal)
-                    .collect();
-            }
-            if let Some(items) = inside('{', '}') {
-                let mut fields = serde_json::Map::new();
-                for item in parts(&format!("{items})")) {
-                    if let Some((key, value)) = item.split_once(':')
-                        && let Value::String(key) = literal(key.trim())
-                    {
-                        fields.insert(key, literal(value.trim()));
-                    }
-                }
-                return Value::Object(fields);
-            }
-            Value::Array(vec![Value::String(text.to_owned())])
-        }
-    }
+    pairs.iter().map(|(path, written)| (path.clone(), value(&pairs, written))).collect()
 }

@@ -3,30 +3,33 @@
 
 mod draft;
 mod given;
+mod python;
+mod shell;
 mod trl;
 mod verl;
 
 use std::path::Path;
 
-use self::given::{GivenSettings, SourceTool};
+use serde_json::Value;
+
+use self::given::{GivenSetting, GivenSettings, SettingUse, SourceTool};
 use crate::args::ImportArgs;
 use crate::host;
 use crate::output;
 use crate::problem::{Problem, Status};
 
 pub fn import(arguments: &ImportArgs) -> Result<Status, Problem> {
+    if let Some(path) = arguments.out.as_ref().filter(|path| path.exists()) {
+        let message = format!("{} exists already; nothing was written", path.display());
+        return Err(Problem::usage("already-there", message).help("choose another name"));
+    }
     let given = GivenSettings::read(&arguments.file)?;
     let mut draft = match given.origin {
         SourceTool::Verl => verl::draft(&given),
         SourceTool::Trl { .. } => trl::draft(&given),
     };
-    draft.left_out.extend(given.unused().map(|setting| {
-        let why = match given.origin {
-            SourceTool::Verl => verl::reason(&setting.path),
-            SourceTool::Trl { .. } => trl::reason(&setting.path),
-        };
-        (setting.text(), why.to_owned())
-    }));
+    let left = given.settings.iter().filter_map(|setting| Some((setting.text(), left_out(setting, &given)?)));
+    draft.left_out.extend(left);
     let text = formatted(&draft.text(&arguments.file))?;
     match &arguments.out {
         None => output::result(&text),
@@ -43,6 +46,34 @@ pub fn import(arguments: &ImportArgs) -> Result<Status, Problem> {
     Ok(Status::Good)
 }
 
+/// Why a setting did not come over, if it did not: nothing that was given is dropped without a word.
+fn left_out(setting: &GivenSetting, given: &GivenSettings) -> Option<String> {
+    let default = match &given.origin {
+        SourceTool::Verl => verl::default(&setting.path),
+        SourceTool::Trl { class } => trl::default(class, &setting.path),
+    };
+    let default = default.filter(|default| !default.is_null());
+    let reason = || match given.origin {
+        SourceTool::Verl => verl::reason(&setting.path),
+        SourceTool::Trl { .. } => trl::reason(&setting.path),
+    };
+    match setting.state() {
+        SettingUse::Used => None,
+        // Null is what the engine has there anyway.
+        SettingUse::Unread if setting.is_null() && default.is_none() => None,
+        SettingUse::Unread => {
+            let what = if setting.is_null() { "has no counterpart" } else { "could not be read" };
+            Some(match default {
+                None => format!("{what}; written as if it were not given"),
+                Some(Value::String(text)) => format!("{what}; the engine's default {text} is written"),
+                Some(default) => format!("{what}; the engine's default {default} is written"),
+            })
+        }
+        SettingUse::Unasked if setting.path.ends_with("_target_") => None,
+        SettingUse::Unasked => Some(reason().to_owned()),
+    }
+}
+
 /// In the canonical style. What is written here parses and checks: anything else is a fault of this command.
 fn formatted(text: &str) -> Result<String, Problem> {
     let analysis = host::analyse_text(Path::new("imported.mopd"), text)?;
@@ -50,9 +81,8 @@ fn formatted(text: &str) -> Result<String, Problem> {
         analysis.diagnostics.iter().find(|found| found.severity == mopd_lang::diag::Severity::Error)
     {
         let message = format!("what was imported does not check: {}", fault.message);
-        return Err(
-            Problem::run("import-failed", message).help("this is a fault of mopd: please report the file")
-        );
+        return Err(Problem::run("import-failed", message)
+            .help("change that setting; where the engine takes it, please report the file"));
     }
     Ok(mopd_lang::fmt::format(text).text)
 }

@@ -3,7 +3,10 @@
 use mopd_compiler::export::schema::{TRL, fields};
 use serde_json::Value;
 
-use super::draft::{Draft, number, quoted, word};
+use super::draft::{
+    COUNT, DECAY, DIVISOR, Draft, EPSILON, FRACTION, NO_CLIP, NOT_NEGATIVE, PROBABILITY, RATE, SEED,
+    TEMPERATURE, number, quoted, targets, word,
+};
 use super::given::{GivenSettings, SourceTool};
 
 /// A configuration with the defaults of its class.
@@ -41,6 +44,11 @@ fn path_of(class: &str) -> String {
     found.expect("the class was recorded").clone()
 }
 
+/// The engine's default of a setting.
+pub fn default(class: &str, name: &str) -> Option<&'static Value> {
+    fields(&TRL, &path_of(class)).get(name).map(|field| &field["default"])
+}
+
 pub fn draft(given: &GivenSettings) -> Draft {
     let SourceTool::Trl { class } = &given.origin else { unreachable!("the caller has looked") };
     let path = path_of(class);
@@ -50,7 +58,8 @@ pub fn draft(given: &GivenSettings) -> Draft {
         name: given.text("run_name").unwrap_or_else(|| "imported".to_owned()),
         ..Draft::default()
     };
-    draft.settings.push(format!("seed = {}", settings.number("seed")));
+    let seed = draft.within("seed", settings.number("seed"), 42.0, SEED);
+    draft.settings.push(format!("seed = {seed}"));
     // What is not said is bfloat16, unless float16 is.
     let bf16 = given.flag("bf16").unwrap_or(!settings.flag("fp16"));
     if bf16 {
@@ -59,8 +68,9 @@ pub fn draft(given: &GivenSettings) -> Draft {
     start(given, &mut draft);
     let is_async = class == "AsyncDistillationConfig";
     teachers(given, is_async, &mut draft);
-    rollout(&settings, class, &mut draft);
-    objective(&settings, class, &mut draft);
+    let drawn_at = draft.within("temperature", settings.number("temperature"), 1.0, TEMPERATURE);
+    rollout(&settings, class, drawn_at, &mut draft);
+    objective(&settings, class, drawn_at, &mut draft);
     steps(&settings, &mut draft);
     optimizer(&settings, &mut draft);
     adapter(given, &mut draft);
@@ -69,7 +79,8 @@ pub fn draft(given: &GivenSettings) -> Draft {
 }
 
 fn start(given: &GivenSettings, draft: &mut Draft) {
-    let revision = given.text("model_revision").or_else(|| given.text("student_model_revision"));
+    let names = ["model_revision", "student_model_revision", "model_init_kwargs.revision"];
+    let revision = names.iter().find_map(|name| given.text(name));
     let revision = revision.map(|revision| format!(", revision: {}", quoted(&revision))).unwrap_or_default();
     match given.text("model_name_or_path") {
         Some(model) => draft.models.push(format!("model start = hf({}{revision})", quoted(&model))),
@@ -114,7 +125,8 @@ fn teachers(given: &GivenSettings, is_async: bool, draft: &mut Draft) {
         draft.note(format!("The teacher is served at {url}: put its folder or name in `large`."));
     }
     draft.domains.push(domain("prompts_of_all", "prompts.jsonl"));
-    let revision = given.text("teacher_model_revision");
+    let names_of_revision = ["teacher_model_revision", "teacher_model_init_kwargs.revision"];
+    let revision = names_of_revision.iter().find_map(|name| given.text(name));
     let revision = revision.map(|revision| format!(", revision: {}", quoted(&revision))).unwrap_or_default();
     let model = given.text("teacher_model_name_or_path").unwrap_or_else(|| {
         if names.is_empty() {
@@ -129,12 +141,13 @@ fn teachers(given: &GivenSettings, is_async: bool, draft: &mut Draft) {
     draft.arms.push("else -> large".to_owned());
 }
 
-fn rollout(settings: &Settings, class: &str, draft: &mut Draft) {
+fn rollout(settings: &Settings, class: &str, drawn_at: f64, draft: &mut Draft) {
     let gkd = class == "GKDConfig";
     let limit = if gkd { "max_new_tokens" } else { "max_completion_length" };
-    let mut sample = format!("n: 1, temperature: {}", number(settings.number("temperature")));
-    sample += &format!(", max_tokens: {}", settings.number(limit));
+    let most = draft.within(limit, settings.number(limit), 512.0, COUNT);
+    let mut sample = format!("n: 1, temperature: {}, max_tokens: {most}", number(drawn_at));
     if let Some(top_p) = settings.optional("top_p").filter(|top_p| *top_p < 1.0) {
+        let top_p = draft.within("top_p", top_p, 1.0, PROBABILITY);
         sample += &format!(", top_p: {top_p}");
     }
     if let Some(top_k) = settings.optional("top_k").filter(|top_k| *top_k > 0.0) {
@@ -145,7 +158,7 @@ fn rollout(settings: &Settings, class: &str, draft: &mut Draft) {
         draft.set("rollout", sample);
         return;
     }
-    let share = settings.number("lmbda");
+    let share = settings.number("lmbda").max(0.0);
     if settings.flag("seq_kd") {
         draft.leave("seq_kd = true", "what the teacher writes is `from(teacher, ...)`, a rollout of its own");
     }
@@ -153,41 +166,74 @@ fn rollout(settings: &Settings, class: &str, draft: &mut Draft) {
         draft.set("rollout", sample);
     } else {
         draft.note("The completions of the data are in the field `answer`.");
+        draft.note("GKD chooses between both once for each micro-batch; `mix` once for each prompt.");
         draft.set("rollout", format!("mix({}, {sample}, data(answer))", number(share)));
     }
 }
 
-fn objective(settings: &Settings, class: &str, draft: &mut Draft) {
-    let beta = settings.number("beta");
-    let gkd = class == "GKDConfig";
+/// What the divergence is taken over: `_narrow_top1_actual_support` of TRL's asynchronous trainer.
+fn support(settings: &Settings, beta: f64, draft: &mut Draft) -> String {
+    let entries = if beta == 0.0 {
+        // A server's `prompt_logprobs` lists the token taken beside the most probable ones.
+        let k = draft.within("teacher_top_k", settings.number("teacher_top_k"), 8.0, COUNT);
+        format!("union(top_k(teacher, {k}), sampled)")
+    } else if beta == 1.0 {
+        "sampled".to_owned()
+    } else {
+        draft.note(
+            "Of `beta` between 0 and 1 TRL compares two entries: the teacher's first and the token taken.",
+        );
+        "union(top_k(teacher, 1), sampled)".to_owned()
+    };
+    if beta != 0.0 {
+        let why =
+            "with `beta` other than 0 TRL compares the teacher's first entry and the token taken, at most";
+        if let Some(k) = settings.given.number("teacher_top_k") {
+            draft.leave(format!("teacher_top_k = {k}"), why);
+        }
+    }
+    let mass = if settings.flag("add_tail_bucket") {
+        "tail"
+    } else if beta == 1.0 {
+        let why = "TRL renormalises over the token taken alone, where both sides are 1 and nothing \
+                   is learnt; written with the tail";
+        draft.leave("add_tail_bucket = false", why);
+        "tail"
+    } else {
+        draft.note("Without a tail bucket both sides are renormalised over these entries.");
+        "renormalized"
+    };
+    format!(", support: {entries}, mass: {mass}")
+}
+
+fn objective(settings: &Settings, class: &str, drawn_at: f64, draft: &mut Draft) {
+    let default = settings.defaults["beta"]["default"].as_f64().unwrap_or(0.0);
+    let beta = draft.within("beta", settings.number("beta"), default, FRACTION);
     let is_async = class == "AsyncDistillationConfig";
     // Of the divergence; TRL divides the logits of both sides by it.
-    let temperature = settings.number(if is_async { "teacher_temperature" } else { "temperature" });
+    let temperature = match class {
+        "AsyncDistillationConfig" => {
+            draft.within("teacher_temperature", settings.number("teacher_temperature"), 1.0, DIVISOR)
+        }
+        // `GKDTrainer.compute_loss` passes none on: `temperature` is of the sampling alone.
+        "GKDConfig" => 1.0,
+        _ => drawn_at,
+    };
     let temperature =
         if temperature == 1.0 { String::new() } else { format!(", temperature: {}", number(temperature)) };
-    let support = match (is_async, beta == 0.0) {
-        (false, _) => String::new(),
-        (true, true) => {
-            let mass = if settings.flag("add_tail_bucket") { "tail" } else { "renormalized" };
-            if mass == "renormalized" {
-                draft.note("Without a tail bucket both sides are renormalised over the teacher's entries.");
-            }
-            format!(", support: top_k(teacher, {}), mass: {mass}", settings.number("teacher_top_k"))
-        }
-        (true, false) => {
-            draft.note(
-                "Of other `beta` than 0 TRL compares two entries: the teacher's first and the token taken.",
-            );
-            ", support: union(top_k(teacher, 1), sampled), mass: tail".to_owned()
-        }
+    let support = if is_async { support(settings, beta, draft) } else { String::new() };
+    let divergence = if beta == 0.0 {
+        format!("kl(teacher || student{support}{temperature})")
+    } else if beta == 1.0 {
+        format!("kl(student || teacher{support}{temperature})")
+    } else {
+        format!("jsd(teacher, student, beta: {}{support}{temperature})", number(beta))
     };
-    let divergence = match beta {
-        0.0 => format!("kl(teacher || student{support}{temperature})"),
-        1.0 => format!("kl(student || teacher{support}{temperature})"),
-        beta => format!("jsd(teacher, student, beta: {}{support}{temperature})", number(beta)),
-    };
-    if gkd {
-        draft.note("GKD averages over the tokens of each micro-batch; here over those of the whole step.");
+    if class == "GKDConfig" {
+        draft.note(
+            "GKD divides by the tokens that the data's completions have in the whole step, whoever wrote \
+             those that it trains on (`num_items_in_batch`); here it is the tokens that are trained.",
+        );
     }
     draft.objective.push(format!(
         "objective pull {{\nterm distill = live {divergence}\nreduce = mean(token, over: batch)\n}}"
@@ -196,8 +242,9 @@ fn objective(settings: &Settings, class: &str, draft: &mut Draft) {
 }
 
 fn steps(settings: &Settings, draft: &mut Draft) {
-    let rows = settings.number("per_device_train_batch_size").max(1.0);
-    let all = rows * settings.number("gradient_accumulation_steps").max(1.0);
+    let mut count = |name: &str, usual: f64| draft.within(name, settings.number(name), usual, COUNT);
+    let rows = count("per_device_train_batch_size", 8.0);
+    let all = rows * count("gradient_accumulation_steps", 1.0);
     draft.note(format!(
         "A step is {all} prompts on one device; with more devices, `prompts` is that many times more."
     ));
@@ -207,10 +254,11 @@ fn steps(settings: &Settings, draft: &mut Draft) {
         draft.set("micro_batch", format!("{rows}"));
     }
     let steps = settings.optional("max_steps").filter(|steps| *steps > 0.0);
+    let steps = steps.map(|steps| draft.within("max_steps", steps, steps.ceil(), COUNT));
     match steps {
         Some(steps) => draft.set("steps", format!("{steps}")),
         None => {
-            let epochs = settings.number("num_train_epochs");
+            let epochs = settings.number("num_train_epochs").max(0.0);
             if epochs.fract() != 0.0 {
                 draft.leave(format!("num_train_epochs = {epochs}"), "epochs are whole here: rounded up");
             }
@@ -224,7 +272,8 @@ fn steps(settings: &Settings, draft: &mut Draft) {
 }
 
 fn rate(settings: &Settings, steps: Option<f64>, draft: &mut Draft) {
-    let lr = number(settings.number("learning_rate"));
+    let default = settings.defaults["learning_rate"]["default"].as_f64().unwrap_or(1e-6);
+    let lr = number(draft.within("learning_rate", settings.number("learning_rate"), default, RATE));
     let kind = settings.text("lr_scheduler_type");
     let after = match kind.as_str() {
         "linear" => format!("linear({lr} -> 0)"),
@@ -236,6 +285,16 @@ fn rate(settings: &Settings, steps: Option<f64>, draft: &mut Draft) {
         }
     };
     let ratio = settings.optional("warmup_ratio").filter(|ratio| *ratio > 0.0);
+    if kind == "constant" {
+        for name in ["warmup_steps", "warmup_ratio"] {
+            if let Some(given) = settings.given.number(name).filter(|given| *given > 0.0) {
+                let why = "the scheduler `constant` has no warm-up: that is `constant_with_warmup`";
+                draft.leave(format!("{name} = {given}"), why);
+            }
+        }
+        draft.set("lr", after);
+        return;
+    }
     let warmup = match (settings.optional("warmup_steps").filter(|steps| *steps > 0.0), ratio, steps) {
         // Below 1 it is a share of the run.
         (Some(share), _, Some(steps)) if share < 1.0 => Some((share * steps).ceil()),
@@ -258,35 +317,75 @@ fn optimizer(settings: &Settings, draft: &mut Draft) {
     let name = settings.text("optim");
     if !name.is_empty() && !name.starts_with("adamw") {
         draft.leave(format!("optim = {name}"), "mopd has adamw and sgd: written as adamw");
+    } else if name.contains("bit") {
+        draft.leave(format!("optim = {name}"), "written as adamw with moments in single precision");
     }
-    let of = |name: &str| number(settings.number(name));
+    let beta1 = draft.within("adam_beta1", settings.number("adam_beta1"), 0.9, DECAY);
+    let beta2 = draft.within("adam_beta2", settings.number("adam_beta2"), 0.999, DECAY);
+    let epsilon = draft.within("adam_epsilon", settings.number("adam_epsilon"), 1e-8, EPSILON);
+    let decay = draft.within("weight_decay", settings.number("weight_decay"), 0.0, NOT_NEGATIVE);
+    let norm = settings.number("max_grad_norm");
+    let clip = if settings.given.is_null("max_grad_norm") || norm <= 0.0 {
+        draft.note(format!("Gradients are not clipped in TRL: a norm of {NO_CLIP} is never reached."));
+        NO_CLIP.to_owned()
+    } else {
+        number(norm)
+    };
     draft.set(
         "optimizer",
         format!(
-            "adamw(beta1: {}, beta2: {}, epsilon: {}, weight_decay: {}, clip_norm: {})",
-            of("adam_beta1"),
-            of("adam_beta2"),
-            of("adam_epsilon"),
-            of("weight_decay"),
-            of("max_grad_norm")
+            "adamw(beta1: {}, beta2: {}, epsilon: {}, weight_decay: {}, clip_norm: {clip})",
+            number(beta1),
+            number(beta2),
+            number(epsilon),
+            number(decay),
         ),
     );
 }
 
+/// Of a script's `use_peft`, with TRL's defaults, or of the trainer's `peft_config`, with peft's own.
 fn adapter(given: &GivenSettings, draft: &mut Draft) {
-    if given.flag("use_peft") != Some(true) {
+    let of_trainer = given.text("peft_config.kind").is_some();
+    let none = given.is_null("peft_config") || !of_trainer;
+    if none && given.flag("use_peft") != Some(true) {
         return;
     }
-    let rank = given.number("lora_r").unwrap_or(16.0);
-    let alpha = given.number("lora_alpha").unwrap_or(32.0);
-    let dropout = given.number("lora_dropout").unwrap_or(0.05);
-    let dora = given.flag("use_dora") == Some(true);
-    let kind = if dora { "dora" } else { "lora" };
-    let targets = match given.get("lora_target_modules") {
-        None => "[attention, feed_forward]".to_owned(),
-        Some(found) => {
-            draft.leave(format!("lora_target_modules = {found}"), "written as attention and feed-forward");
-            "[attention, feed_forward]".to_owned()
+    let (rank, alpha, dropout, start) =
+        if of_trainer { (8.0, 8.0, 0.0, "peft_config.") } else { (16.0, 32.0, 0.05, "") };
+    let name = |own: &str, of_script: &str| match of_trainer {
+        true => format!("{start}{own}"),
+        false => of_script.to_owned(),
+    };
+    let rank_name = name("r", "lora_r");
+    let given_rank = given.number(&rank_name).unwrap_or(rank);
+    let rank = draft.within(&rank_name, given_rank, rank, COUNT);
+    let mut alpha = given.number(&name("lora_alpha", "lora_alpha")).unwrap_or(alpha);
+    let dropout = given.number(&name("lora_dropout", "lora_dropout")).unwrap_or(dropout);
+    let kind = if given.flag(&name("use_dora", "use_dora")) == Some(true) { "dora" } else { "lora" };
+    if given.flag(&name("use_rslora", "use_rslora")) == Some(true) {
+        draft.note(
+            "rsLoRA scales by alpha / sqrt(rank) and `lora` by alpha / rank: alpha is sqrt(rank) times more.",
+        );
+        alpha *= rank.sqrt();
+    }
+    let modules = name("target_modules", "lora_target_modules");
+    let found = given.texts(&modules);
+    let targets = match found.as_deref().and_then(targets) {
+        Some(targets) => targets,
+        None => {
+            let default = "[query, value]";
+            match given.setting(&modules).filter(|setting| !setting.is_null()) {
+                Some(setting) => {
+                    given.answered(&modules);
+                    let why = format!("written as {default}: `targets` names the matrices");
+                    draft.leave(setting.text(), why);
+                }
+                None => draft.note(
+                    "peft's own choice of matrices for Llama, Qwen, Gemma and Mistral is `q_proj` and \
+                     `v_proj`; other architectures have others.",
+                ),
+            }
+            default.to_owned()
         }
     };
     let dropout = if dropout == 0.0 { String::new() } else { format!(", dropout: {}", number(dropout)) };
@@ -347,14 +446,36 @@ pub fn reason(name: &str) -> &'static str {
             "every step trains on what its own weights wrote"
         }
         "num_completions_to_print" => "what is reported; see `mopd report`",
+        "peft_config" => "what adapter the trainer makes could not be read: written as training all weights",
+        "train_dataset" | "eval_dataset" => "name the files of a domain: `prompts`, `tests`",
+        "model" | "teacher_model" => "a model that the program makes: name its folder in the experiment",
+        "processing_class" | "data_collator" | "formatting_func" => {
+            "a model's own tokenizer and chat template are used: `format` of a domain"
+        }
+        "callbacks" | "compute_metrics" | "preprocess_logits_for_metrics" => {
+            "what is reported; see `mopd report`"
+        }
+        "optimizers" => "an optimizer of the program: see `optimizer` and `lr`",
+        "quantization_config" => "how models are loaded: `dtype` of the experiment",
+        _ if name.starts_with('*') || name.starts_with("argument ") => {
+            "could not be read; whatever it sets is written as the engine's default"
+        }
+        _ if begins(&["lora_", "peft_config."]) => {
+            "of an adapter: `use_peft` makes one, `adapter` says what it has"
+        }
         "min_p" | "repetition_penalty" => {
             "tokens are drawn from another distribution; mopd has `top_p` and `top_k`"
         }
-        "gradient_checkpointing_kwargs"
-        | "model_init_kwargs"
-        | "teacher_model_init_kwargs"
-        | "torch_dtype"
-        | "dtype" => "how models are loaded: `dtype` of the experiment",
+        _ if begins(&[
+            "gradient_checkpointing_kwargs",
+            "model_init_kwargs",
+            "teacher_model_init_kwargs",
+            "torch_dtype",
+            "dtype",
+        ]) =>
+        {
+            "how models are loaded: `dtype` of the experiment"
+        }
         "remove_unused_columns" | "shuffle_dataset" | "disable_dropout" | "data_seed" => {
             "prompts come shuffled, and models have no dropout"
         }

@@ -1,9 +1,13 @@
 //! verl 0.9.1: a YAML file, or the overrides of a launch script.
 
+mod loss;
+
 use mopd_compiler::export::schema::VERL;
 use serde_json::Value;
 
-use super::draft::{Draft, number, quoted, word};
+use super::draft::{
+    COUNT, DECAY, Draft, NOT_NEGATIVE, RATE, SEED, TEMPERATURE, number, quoted, targets, word,
+};
 use super::given::GivenSettings;
 
 /// A configuration with verl's own defaults.
@@ -11,23 +15,23 @@ struct Settings<'a> {
     given: &'a GivenSettings,
 }
 
-impl Settings<'_> {
-    /// The default; none where it is written in terms of others.
-    fn default(path: &str) -> &'static Value {
-        path.split('.').fold(&VERL["defaults"], |at, part| &at[part])
-    }
+/// The engine's default of a setting; none where it is written in terms of others.
+pub fn default(path: &str) -> Option<&'static Value> {
+    path.split('.').try_fold(&VERL["defaults"], |at, part| at.get(part))
+}
 
+impl Settings<'_> {
     fn number(&self, path: &str) -> f64 {
-        self.given.number(path).or(Settings::default(path).as_f64()).unwrap_or(0.0)
+        self.given.number(path).or_else(|| default(path)?.as_f64()).unwrap_or(0.0)
     }
 
     fn text(&self, path: &str) -> String {
-        let default = || Settings::default(path).as_str().map(str::to_owned);
+        let default = || default(path)?.as_str().map(str::to_owned);
         self.given.text(path).or_else(default).unwrap_or_default()
     }
 
     fn flag(&self, path: &str) -> bool {
-        self.given.flag(path).or(Settings::default(path).as_bool()).unwrap_or(false)
+        self.given.flag(path).or_else(|| default(path)?.as_bool()).unwrap_or(false)
     }
 }
 
@@ -39,44 +43,49 @@ pub fn draft(given: &GivenSettings) -> Draft {
     let settings = Settings { given };
     let name = given.text("trainer.experiment_name").unwrap_or_else(|| "imported".to_owned());
     let mut draft = Draft { from: "a configuration of verl 0.9.1".to_owned(), name, ..Draft::default() };
-    let seed = given.number("data.seed").unwrap_or(1.0);
+    let seed = draft.within("data.seed", given.number("data.seed").unwrap_or(1.0), 1.0, SEED);
     draft.settings.push(format!("seed = {seed}"));
     if settings.text(&format!("{ROLLOUT}.dtype")) == "bfloat16" {
         draft.settings.push("dtype = bfloat16".to_owned());
     }
     let model = settings.text("actor_rollout_ref.model.path");
     draft.models.push(format!("model start = hf({})", quoted(&model)));
+    let path = format!("{ROLLOUT}.temperature");
+    let temperature = draft.within(&path, settings.number(&path), 1.0, TEMPERATURE);
     let distils = settings.flag("distillation.enabled");
-    let teachers = if distils { teachers(given, &mut draft) } else { domains(given, &mut draft) };
-    files(given, teachers, &mut draft);
+    let domains = if distils { teachers(given, temperature, &mut draft) } else { one_domain(&mut draft) };
+    files(given, domains, &mut draft);
     rewards(given, &mut draft);
-    if distils {
-        objective(&settings, &mut draft);
+    let is_exact = if distils {
         draft.recipe = "distill(start)".to_owned();
+        loss::distillation(&settings, temperature, &mut draft)
     } else {
-        grpo(&settings, &mut draft);
         draft.recipe = "grpo(start, on: domains)".to_owned();
-    }
-    let temperature = settings.number(&format!("{ROLLOUT}.temperature"));
-    let samples = settings.number(&format!("{ROLLOUT}.n"));
+        loss::grpo(&settings, &mut draft);
+        false
+    };
+    let samples = draft.within(&format!("{ROLLOUT}.n"), settings.number(&format!("{ROLLOUT}.n")), 1.0, COUNT);
     let length = given
         .number("data.max_response_length")
-        .or(given.number(&format!("{ROLLOUT}.response_length")))
+        .or_else(|| given.number(&format!("{ROLLOUT}.response_length")))
         .unwrap_or_else(|| settings.number("data.max_response_length"));
+    let length = draft.within("data.max_response_length", length, 512.0, COUNT);
     let mut sample = format!("n: {samples}, temperature: {}, max_tokens: {length}", number(temperature));
-    if let Some(top_p) = given.number(&format!("{ROLLOUT}.top_p")).filter(|top_p| *top_p < 1.0) {
-        sample += &format!(", top_p: {top_p}");
+    let top_p = given.number(&format!("{ROLLOUT}.top_p")).filter(|top_p| *top_p < 1.0);
+    let top_k = given.number(&format!("{ROLLOUT}.top_k")).filter(|top_k| *top_k > 0.0);
+    for (name, value) in [("top_p", top_p), ("top_k", top_k)] {
+        match value {
+            Some(value) if is_exact && value > 0.0 => sample += &format!(", {name}: {value}"),
+            // verl does not correct for it.
+            Some(value) => draft.leave(
+                format!("{ROLLOUT}.{name} = {value}"),
+                "tokens from a part of the distribution, scored under all of it, bias the gradient \
+                 (`mopd explain truncated-sampling`): drawn from all of it",
+            ),
+            None => {}
+        }
     }
-    if let Some(top_k) = given.number(&format!("{ROLLOUT}.top_k")).filter(|top_k| *top_k > 0.0) {
-        sample += &format!(", top_k: {top_k}");
-    }
-    if distils {
-        draft.set("rollout", format!("sample({sample})"));
-    } else {
-        draft.set("samples", format!("{samples}"));
-        draft.set("temperature", number(temperature));
-        draft.set("max_tokens", format!("{length}"));
-    }
+    draft.set("rollout", format!("sample({sample})"));
     steps(&settings, samples, &mut draft);
     optimizer(&settings, &mut draft);
     adapter(&settings, &mut draft);
@@ -84,7 +93,18 @@ pub fn draft(given: &GivenSettings) -> Draft {
 }
 
 /// One domain for each teacher's key.
-fn teachers(given: &GivenSettings, draft: &mut Draft) -> usize {
+fn teachers(given: &GivenSettings, temperature: f64, draft: &mut Draft) -> usize {
+    let heat = if temperature == 1.0 {
+        String::new()
+    } else {
+        let temperature = number(temperature);
+        draft.note(format!(
+            "verl reads teachers at temperature 1 and the student at that of the rollout, {temperature}; \
+             here every log-probability is at {temperature}, which `temperature = 1/{temperature}` of a \
+             teacher undoes."
+        ));
+        format!(", temperature = 1/{temperature}")
+    };
     let models = "distillation.teacher_models";
     let key = given.text("distillation.teacher_key").unwrap_or_else(|| "data_source".to_owned());
     let mut entries = given.below(models);
@@ -98,7 +118,7 @@ fn teachers(given: &GivenSettings, draft: &mut Draft) -> usize {
             for setting in
                 given.settings.iter().filter(|of| of.path.starts_with(&format!("{models}.teacher_model.")))
             {
-                given.get(&setting.path);
+                given.answered(&setting.path);
                 draft.leave(setting.text(), "verl drops this entry where there are others");
             }
         }
@@ -107,9 +127,9 @@ fn teachers(given: &GivenSettings, draft: &mut Draft) -> usize {
     if entries.len() < 2 {
         let entry = entries.first().map_or("teacher_model", String::as_str);
         let model = path(entry).unwrap_or_else(|| "teacher".to_owned());
-        given.get(&format!("{models}.{entry}.key"));
+        given.answered(&format!("{models}.{entry}.key"));
         draft.domains.push(domain("prompts_of_all", "prompts.jsonl"));
-        draft.teachers.push(format!("teacher large = hf({}) {{ origin = same }}", quoted(&model)));
+        draft.teachers.push(format!("teacher large = hf({}) {{ origin = same{heat} }}", quoted(&model)));
         draft.arms.push("else -> large".to_owned());
         draft
             .note("`origin` says whether a teacher descends from the student's model: `same`, or `foreign`.");
@@ -122,7 +142,9 @@ fn teachers(given: &GivenSettings, draft: &mut Draft) -> usize {
         draft.note(format!("Rows whose `{key}` is {routed} are the domain `{own}`."));
         draft.domains.push(domain(&own, &format!("{own}.jsonl")));
         let model = path(entry).unwrap_or_else(|| "teacher".to_owned());
-        draft.teachers.push(format!("teacher {own}_teacher = hf({}) {{ origin = same }}", quoted(&model)));
+        draft
+            .teachers
+            .push(format!("teacher {own}_teacher = hf({}) {{ origin = same{heat} }}", quoted(&model)));
         draft.arms.push(format!("domain == {own} -> {own}_teacher"));
         taken.push(own);
     }
@@ -130,8 +152,7 @@ fn teachers(given: &GivenSettings, draft: &mut Draft) -> usize {
     taken.len()
 }
 
-fn domains(given: &GivenSettings, draft: &mut Draft) -> usize {
-    let _ = given;
+fn one_domain(draft: &mut Draft) -> usize {
     draft.domains.push(domain("prompts_of_all", "prompts.jsonl"));
     1
 }
@@ -142,11 +163,7 @@ fn domain(name: &str, file: &str) -> String {
 
 fn files(given: &GivenSettings, domains: usize, draft: &mut Draft) {
     for name in ["data.train_files", "data.val_files"] {
-        let found = match given.get(name) {
-            Some(Value::String(text)) => text.clone(),
-            Some(other) => other.to_string(),
-            None => continue,
-        };
+        let Some(found) = given.quoted(name) else { continue };
         let what = if name == "data.train_files" { "prompts" } else { "tests" };
         let part = if domains > 1 { "Take the rows of each domain" } else { "Take the rows" };
         draft.note(format!(
@@ -168,193 +185,119 @@ fn rewards(given: &GivenSettings, draft: &mut Draft) {
         Some(path) => {
             let function = function.unwrap_or_else(|| "compute_score".to_owned());
             draft.note(format!(
-                "The reward is {function} of {path}: `reward = python(\"{path}:score\")` calls a function of lists."
+                "The reward is {function} of {path}: `reward = python(\"{path}:score\")` calls a function of \
+                 lists."
             ));
         }
         None => draft.note("verl's own rewards go by `data_source`; here a domain names its reward."),
     }
 }
 
-fn reduce(settings: &Settings, draft: &mut Draft) -> &'static str {
-    match settings.text(&format!("{ACTOR}.loss_agg_mode")).as_str() {
-        "token-mean" => "mean(token, over: batch)",
-        "seq-mean-token-mean" => "mean(token) then mean(sequence)",
-        "seq-mean-token-sum" => "sum(token) then mean(sequence)",
-        "token-sum" => "sum(token, over: batch)",
-        other => {
-            let why = "written as the mean over tokens: see `reduce`";
-            draft.leave(format!("{ACTOR}.loss_agg_mode = {other}"), why);
-            "mean(token, over: batch)"
-        }
-    }
-}
-
-fn objective(settings: &Settings, draft: &mut Draft) {
-    let of = |name: &str| format!("{LOSS}.{name}");
-    let mode = settings.text(&of("loss_mode"));
-    let as_reward = settings.flag(&of("use_policy_gradient"));
-    let reduce = reduce(settings, draft);
-    let bound = settings.given.number(&of("loss_max_clamp"));
-    let clipped = |text: &str| match bound {
-        Some(bound) => format!("clip({text}, -{0}, {0})", number(bound)),
-        None => text.to_owned(),
-    };
-    if settings.flag(&of("use_task_rewards")) {
-        let coefficient = settings.number(&of("distillation_loss_coef"));
-        draft.leave(
-            format!("{} = true, distillation_loss_coef = {coefficient}", of("use_task_rewards")),
-            "a policy gradient on rewards is a term of its own: `std.rl` has its forms",
-        );
-    }
-    if let Some(least) = settings.given.number(&of("log_prob_min_clamp")) {
-        let why = "log-probabilities have no bound; `clip` bounds their difference";
-        draft.leave(format!("{} = {least}", of("log_prob_min_clamp")), why);
-    }
-    let gap = "teacher.logp - student.logp";
-    let term = match (mode.as_str(), as_reward) {
-        ("forward_kl_topk", false) => {
-            let k = settings.number(&of("topk"));
-            draft.note("verl sets a partial sum below 0 to 0, which deletes its gradient; `mass: tail` is never below 0.");
-            if bound.is_some() {
-                let why = "a divergence over part of the entries has no bound of its own here: `clip_each` is one of each entry";
-                draft.leave(format!("{} = {}", of("loss_max_clamp"), bound.unwrap_or(0.0)), why);
-            }
-            format!("term distill = live kl(teacher || student, support: top_k(teacher, {k}), mass: tail)")
-        }
-        ("forward_kl_topk", true) => {
-            draft.note(
-                "As a reward, a divergence over entries does not depend on the token taken, so that its mean gradient \
-                 is 0; it is differentiated here.",
-            );
-            let k = settings.number(&of("topk"));
-            format!("term distill = live kl(teacher || student, support: top_k(teacher, {k}), mass: tail)")
-        }
-        ("k1" | "kl", true) => {
-            draft.note(
-                "Of one update from each batch the ratio to the policy that drew is 1, and PPO's clip does nothing.",
-            );
-            for name in ["clip_ratio", "clip_ratio_low", "clip_ratio_high"] {
-                if let Some(value) = settings.given.number(&of(name)) {
-                    draft.leave(
-                        format!("{} = {value}", of(name)),
-                        "a ratio of 1 is never clipped: `std.estimators.k1_clipped`",
-                    );
-                }
-            }
-            format!("let advantage = {}\nterm distill = -advantage * live student.logp", clipped(gap))
-        }
-        ("k1" | "kl", false) => {
-            draft.note(
-                "Differentiated directly, the mean gradient of this estimator is 0: it is written as an advantage, \
-                 whose gradient is that of KL(student || teacher).",
-            );
-            format!("let advantage = {}\nterm distill = -advantage * live student.logp", clipped(gap))
-        }
-        ("k2" | "mse", false) => "term distill = (live student.logp - teacher.logp)^2 / 2".to_owned(),
-        ("abs", false) => "term distill = abs(live student.logp - teacher.logp)".to_owned(),
-        ("k3" | "low_var_kl", false) => {
-            let gap = "teacher.logp - live student.logp";
-            format!(
-                "// allow(other-gradient): that is what the estimator is\nterm distill = exp({gap}) - 1 - ({gap})"
-            )
-        }
-        (other, as_reward) => {
-            let how = if as_reward { "as a reward" } else { "differentiated" };
-            draft.leave(
-                format!("{} = {other}", of("loss_mode")),
-                format!("{how}, it follows no divergence: written as k1"),
-            );
-            format!("let advantage = {}\nterm distill = -advantage * live student.logp", clipped(gap))
-        }
-    };
-    draft.objective.push(format!("objective pull {{\n{term}\nreduce = {reduce}\n}}"));
-    draft.set("objective", "pull");
-}
-
-fn grpo(settings: &Settings, draft: &mut Draft) {
-    let estimator = settings.text("algorithm.adv_estimator");
-    if estimator != "grpo" {
-        let why = "written as grpo: `std.rl` and `std.ppo` have others";
-        draft.leave(format!("algorithm.adv_estimator = {estimator}"), why);
-    }
-    let mode = settings.given.text(&format!("{ACTOR}.loss_agg_mode"));
-    if let Some(mode) = mode {
-        draft.leave(
-            format!("{ACTOR}.loss_agg_mode = {mode}"),
-            "an objective of its own says it: `std.rl.dapo`",
-        );
-    }
-    if settings.given.flag(&format!("{ACTOR}.use_kl_loss")) == Some(true) {
-        let coefficient = settings.number(&format!("{ACTOR}.kl_loss_coef"));
-        draft.leave(
-            format!("{ACTOR}.use_kl_loss = true, kl_loss_coef = {coefficient}"),
-            "`objective = std.kl_penalty.grpo_anchored` with `reference = start`",
-        );
-    }
-}
-
 fn steps(settings: &Settings, samples: f64, draft: &mut Draft) {
-    let prompts = settings.number("data.train_batch_size");
-    let mini = settings.given.number(&format!("{ACTOR}.ppo_mini_batch_size")).unwrap_or(prompts);
-    let epochs = settings.number(&format!("{ACTOR}.ppo_epochs")).max(1.0);
+    let count =
+        |path: &str, usual: f64, draft: &mut Draft| draft.within(path, settings.number(path), usual, COUNT);
+    let prompts = count("data.train_batch_size", 1024.0, draft);
     draft.set("prompts", format!("{prompts}"));
+    let mini_path = format!("{ACTOR}.ppo_mini_batch_size");
+    let mini = count(&mini_path, 256.0, draft);
     if mini < prompts {
-        let why = "a step is one update from the whole batch; more from each are `passes`";
-        draft.leave(format!("{ACTOR}.ppo_mini_batch_size = {mini}"), why);
+        let whose = if settings.given.setting(&mini_path).is_some() { "" } else { " (verl's default)" };
+        let updates = (prompts / mini).ceil();
+        draft.leave(
+            format!("{mini_path} = {mini}{whose}"),
+            format!(
+                "verl makes {updates} updates from the {prompts} prompts of a batch, a step here is one from \
+                 all of them: `prompts = {mini}` has as many updates, each from fresh completions"
+            ),
+        );
     }
+    let epochs = count(&format!("{ACTOR}.ppo_epochs"), 1.0, draft);
     if epochs > 1.0 {
         draft.set("passes", format!("{epochs}"));
     }
     let micro = format!("{ACTOR}.ppo_micro_batch_size_per_gpu");
     if let Some(micro) = settings.given.number(&micro)
-        && micro < prompts * samples
+        && (1.0..prompts * samples).contains(&micro)
     {
         draft.set("micro_batch", format!("{micro}"));
     }
-    match settings.given.number("trainer.total_training_steps") {
+    let total = settings.given.number("trainer.total_training_steps").filter(|steps| *steps >= 1.0);
+    match total {
         Some(steps) => draft.set("steps", format!("{steps}")),
-        None => draft.set("steps", format!("{} epochs", settings.number("trainer.total_epochs"))),
+        None => {
+            let epochs = count("trainer.total_epochs", 30.0, draft);
+            draft.set("steps", format!("{epochs} epochs"));
+        }
     }
-    let optim = format!("{ACTOR}.optim");
-    let lr = number(settings.number(&format!("{optim}.lr")));
-    let least = settings.number(&format!("{optim}.min_lr_ratio"));
-    let after = match settings.text(&format!("{optim}.lr_scheduler_type")).as_str() {
-        "cosine" => format!("cosine({lr} -> {})", number(settings.number(&format!("{optim}.lr")) * least)),
-        _ => lr,
-    };
-    let warmup = settings.number(&format!("{optim}.lr_warmup_steps"));
-    if warmup > 0.0 {
-        draft.set("lr", format!("warmup({warmup}, then: {after})"));
-    } else {
-        draft.set("lr", after);
-    }
-    if let Some(ratio) =
-        settings.given.number(&format!("{optim}.lr_warmup_steps_ratio")).filter(|ratio| *ratio > 0.0)
-    {
-        let why = "a share of a run: write `warmup(N, then: ...)`";
-        draft.leave(format!("{optim}.lr_warmup_steps_ratio = {ratio}"), why);
-    }
+    rate(settings, total, draft);
     if settings.flag("actor_rollout_ref.model.enable_gradient_checkpointing") {
         draft.set("checkpointing", "all");
     }
 }
 
+fn rate(settings: &Settings, total: Option<f64>, draft: &mut Draft) {
+    let optim = format!("{ACTOR}.optim");
+    let path = format!("{optim}.lr");
+    let highest = draft.within(&path, settings.number(&path), 1e-6, RATE);
+    let lr = number(highest);
+    // The older name overrides the newer one in 0.9.1 too.
+    let kind = settings.text(&format!("{optim}.lr_scheduler_type"));
+    let kind = settings.given.text(&format!("{optim}.warmup_style")).unwrap_or(kind);
+    let after = match kind.as_str() {
+        "cosine" => {
+            let least = settings.number(&format!("{optim}.min_lr_ratio"));
+            format!("cosine({lr} -> {})", number(highest * least))
+        }
+        "constant" => lr,
+        other => {
+            draft.leave(format!("{optim}.lr_scheduler_type = {other}"), "written as a constant");
+            lr
+        }
+    };
+    let steps = settings.number(&format!("{optim}.lr_warmup_steps"));
+    let ratio = settings.given.number(&format!("{optim}.lr_warmup_steps_ratio")).filter(|ratio| *ratio > 0.0);
+    // Steps come before a share, which verl rounds down.
+    let warmup = match (ratio, total) {
+        _ if steps > 0.0 => steps,
+        (Some(ratio), Some(total)) => (ratio * total).floor(),
+        (Some(ratio), None) => {
+            let why = "a share of a run whose steps are not known: write `warmup(N, then: ...)`";
+            draft.leave(format!("{optim}.lr_warmup_steps_ratio = {ratio}"), why);
+            0.0
+        }
+        (None, _) => 0.0,
+    };
+    draft.set("lr", if warmup > 0.0 { format!("warmup({warmup}, then: {after})") } else { after });
+}
+
 fn optimizer(settings: &Settings, draft: &mut Draft) {
     let optim = format!("{ACTOR}.optim");
-    let betas = match settings.given.get(&format!("{optim}.betas")) {
-        Some(Value::Array(betas)) => betas.iter().filter_map(Value::as_f64).collect(),
-        _ => vec![0.9, 0.999],
-    };
-    let [beta1, beta2] = betas.as_slice() else { return };
-    let clip = settings.given.number(&format!("{ACTOR}.grad_clip"));
-    let clip = clip.unwrap_or_else(|| settings.number(&format!("{optim}.clip_grad")));
-    let decay = settings.number(&format!("{optim}.weight_decay"));
+    let given = settings.given;
+    let betas = given.parsed(&format!("{optim}.betas"), |value| match value.as_array()?.as_slice() {
+        [beta1, beta2] => Some((beta1.as_f64()?, beta2.as_f64()?)),
+        _ => None,
+    });
+    let (beta1, beta2) = betas.unwrap_or((0.9, 0.999));
+    let beta1 = draft.within(&format!("{optim}.betas[0]"), beta1, 0.9, DECAY);
+    let beta2 = draft.within(&format!("{optim}.betas[1]"), beta2, 0.999, DECAY);
+    let actor_clip = format!("{ACTOR}.grad_clip");
+    if let Some(clip) = given.number(&actor_clip) {
+        draft.leave(format!("{actor_clip} = {clip}"), "verl 0.9.1 reads `optim.clip_grad` and not this");
+    }
+    // `optim.grad_clip` is the older name, and overrides the newer one.
+    let older = given.number(&format!("{optim}.grad_clip"));
+    let clip_path = format!("{optim}.clip_grad");
+    let clip = older.unwrap_or_else(|| settings.number(&clip_path));
+    let positive = (RATE.0, "verl would scale every gradient to nothing");
+    let clip = draft.within(&clip_path, clip, 1.0, positive);
+    let decay_path = format!("{optim}.weight_decay");
+    let decay = draft.within(&decay_path, settings.number(&decay_path), 0.01, NOT_NEGATIVE);
     draft.set(
         "optimizer",
         format!(
             "adamw(beta1: {}, beta2: {}, weight_decay: {}, clip_norm: {})",
-            number(*beta1),
-            number(*beta2),
+            number(beta1),
+            number(beta2),
             number(decay),
             number(clip)
         ),
@@ -365,8 +308,18 @@ fn adapter(settings: &Settings, draft: &mut Draft) {
     let model = "actor_rollout_ref.model";
     let rank = settings.number(&format!("{model}.lora_rank"));
     if rank > 0.0 {
+        let rank = draft.within(&format!("{model}.lora_rank"), rank, 16.0, COUNT);
         let alpha = settings.number(&format!("{model}.lora_alpha"));
-        let targets = "[attention, feed_forward]";
+        let modules = format!("{model}.target_modules");
+        let all = "[attention, feed_forward]".to_owned();
+        let given = settings.given.texts(&modules);
+        let targets = given.as_deref().and_then(targets).unwrap_or_else(|| {
+            if let Some(setting) = settings.given.setting(&modules) {
+                settings.given.answered(&modules);
+                draft.leave(setting.text(), format!("written as {all}: `targets` names the matrices"));
+            }
+            all.clone()
+        });
         draft.set("adapter", format!("lora(rank: {rank}, alpha: {}, targets: {targets})", number(alpha)));
     }
 }
@@ -411,9 +364,13 @@ pub fn reason(path: &str) -> &'static str {
         _ if begins(&["algorithm."]) => "of a policy gradient on rewards: `std.rl`",
         _ if begins(&["reward"]) => "a domain names its reward",
         _ if has(&["val_kwargs"]) => "tables are a `compare`",
-        _ if has(&["clip_ratio", "entropy_coeff", "kl_loss", "ppo_"]) => {
-            "of a policy gradient on rewards: `std.rl`"
+        _ if has(&["entropy_coeff"]) => {
+            "a term of its own; verl's entropy is at the temperature of the rollout, `student.entropy` at 1"
         }
+        _ if path.ends_with(".clip_ratio") => {
+            "verl reads `clip_ratio_low` and `clip_ratio_high`, which have defaults of their own"
+        }
+        _ if has(&["clip_ratio", "kl_loss", "ppo_"]) => "of a policy gradient on rewards: `std.rl`",
         _ => "mopd has no such setting",
     }
 }
