@@ -72,3 +72,39 @@ for case in cases:
     assert apart < 1e-5, (case["name"], loss, case["loss"])
 if cases:
     print(f"{len(cases)} losses by verl's own averages, within {worst:.3g}")
+
+# Learning rates over a run, by verl's own schedules as `_build_lr_scheduler` of its FSDP engine calls them.
+from verl.utils.torch_functional import (  # noqa: E402
+    get_constant_schedule_with_warmup,
+    get_cosine_schedule_with_warmup,
+)
+
+
+def schedule(optim, optimizer, total):
+    warmup = optim.lr_warmup_steps
+    if warmup <= 0:
+        warmup = int(optim.lr_warmup_steps_ratio * total)
+    if optim.lr_scheduler_type == "constant":
+        return get_constant_schedule_with_warmup(optimizer=optimizer, num_warmup_steps=warmup)
+    assert optim.lr_scheduler_type == "cosine", optim.lr_scheduler_type
+    return get_cosine_schedule_with_warmup(
+        optimizer=optimizer,
+        num_warmup_steps=warmup,
+        num_training_steps=total,
+        min_lr_ratio=optim.min_lr_ratio,
+        num_cycles=optim.num_cycles,
+        zero_indexed_step=optim.zero_indexed_step,
+    )
+
+
+for case in cases:
+    optim = OmegaConf.create(case["configuration"]).actor_rollout_ref.actor.optim
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=optim.lr)
+    scheduler = schedule(optim, optimizer, len(case["rates"]))
+    for step, rate in enumerate(case["rates"]):
+        found = optimizer.param_groups[0]["lr"]
+        assert abs(found - rate) <= 1e-9 * rate, (case["name"], step, found, rate)
+        optimizer.step()
+        scheduler.step()
+if cases:
+    print(f"{len(cases)} learning rates by verl's own schedules")

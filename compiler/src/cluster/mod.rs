@@ -8,9 +8,12 @@
 mod events;
 mod stage;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use mopd_lang::diag::nearest;
 use serde::Deserialize;
+
+use crate::plan::{Plan, Trainable};
 
 pub use stage::{Bottleneck, PoolUse, StagePrediction, simulate};
 
@@ -24,7 +27,7 @@ pub struct Cluster {
     pub pools: BTreeMap<String, CardPool>,
     /// The pool that the student writes and is trained on.
     pub student: String,
-    /// The pool of each teacher, by its name; of all others `teacher`.
+    /// The pool of each teacher, by its name, and of the reference; of all others `teacher`.
     #[serde(default)]
     pub teachers: BTreeMap<String, String>,
     pub teacher: Option<String>,
@@ -32,6 +35,10 @@ pub struct Cluster {
     /// teachers.
     #[serde(default)]
     pub parameters: BTreeMap<String, f64>,
+    /// Numbers that a stage trains, by the stage's name, where those are an adapter's or a part of the
+    /// weights.
+    #[serde(default)]
+    pub trained: BTreeMap<String, f64>,
     /// Tokens of the vocabulary, where the plan does not know them.
     pub vocabulary: Option<u32>,
     /// Tokens of a prompt, on average.
@@ -102,6 +109,10 @@ pub enum ClusterError {
     Parameters { model: String },
     #[error("the number of parameters of the served teacher `{teacher}` is not known")]
     Served { teacher: String },
+    #[error("how many numbers the adapter of `{stage}` has is known from the files of its model alone")]
+    Trained { stage: String },
+    #[error("[{table}] names `{name}`, and the experiment has {none}")]
+    UnknownName { table: &'static str, name: String, none: &'static str, near: Option<String> },
     #[error("the size of the vocabulary is known from files alone")]
     Vocabulary,
     #[error("the weights on the pool `{pool}` take {needed:.1} GB, and its cards have {has:.1} GB")]
@@ -112,19 +123,25 @@ pub enum ClusterError {
 
 impl ClusterError {
     /// The way out.
-    pub fn help(&self) -> Option<&'static str> {
-        match self {
-            ClusterError::NoPool { .. } => {
-                Some("name it under [teachers], or write `teacher = \"POOL\"` for all")
+    pub fn help(&self) -> Option<String> {
+        let text = match self {
+            ClusterError::NoPool { .. } => "name it under [teachers], or write `teacher = \"POOL\"` for all",
+            ClusterError::Parameters { .. } => "write it under [parameters]: `small = 0.6e9`",
+            ClusterError::Served { .. } => "write it under [parameters], by the teacher's name: `far = 32e9`",
+            ClusterError::Trained { stage } => {
+                return Some(format!(
+                    "write it under [trained]: `{stage} = 20e6`; LoRA of rank r has r (m + n) for a matrix \
+                     of m by n"
+                ));
             }
-            ClusterError::Parameters { .. } => Some("write it under [parameters]: `small = 0.6e9`"),
-            ClusterError::Served { .. } => {
-                Some("write it under [parameters], by the teacher's name: `far = 32e9`")
+            ClusterError::UnknownName { near, .. } => {
+                return near.as_ref().map(|near| format!("did you mean `{near}`?"));
             }
-            ClusterError::Vocabulary => Some("write `vocabulary = 151936`"),
-            ClusterError::Memory { .. } => Some("give the pool more cards, or put a teacher on another pool"),
-            _ => None,
-        }
+            ClusterError::Vocabulary => "write `vocabulary = 151936`",
+            ClusterError::Memory { .. } => "give the pool more cards, or put a teacher on another pool",
+            _ => return None,
+        };
+        Some(text.to_owned())
     }
 }
 
@@ -151,6 +168,9 @@ impl Cluster {
         for (name, parameters) in &self.parameters {
             positive(&format!("parameters of {name}"), *parameters)?;
         }
+        for (name, trained) in &self.trained {
+            positive(&format!("trained of {name}"), *trained)?;
+        }
         let mut cards: BTreeMap<&str, u32> = BTreeMap::new();
         for (name, pool) in &self.pools {
             positive(&format!("gpus of pool {name}"), f64::from(pool.gpus))?;
@@ -175,5 +195,45 @@ impl Cluster {
             }
         }
         Ok(())
+    }
+
+    /// # Errors
+    /// Names that the experiment does not have: what is said of them would say nothing.
+    pub fn check_names(&self, plan: &Plan) -> Result<(), ClusterError> {
+        let models = &plan.experiment.models;
+        let trains = || models.iter().flat_map(|model| model.stage.trains());
+        let teachers: BTreeSet<&str> = trains()
+            .flat_map(|train| train.scorers.iter())
+            .flat_map(|(_, scorer)| &scorer.choices)
+            .map(|choice| choice.name.as_str())
+            .collect();
+        let served: BTreeSet<&str> = trains()
+            .flat_map(|train| train.scorers.iter())
+            .flat_map(|(_, scorer)| &scorer.choices)
+            .filter(|choice| choice.teacher.served().is_some())
+            .map(|choice| choice.name.as_str())
+            .collect();
+        let sized: BTreeSet<&str> = models.iter().map(|model| model.name.as_str()).chain(served).collect();
+        let partly = |trainable: &Trainable| match trainable {
+            Trainable::Adapter(_) => true,
+            Trainable::Weights { only, except } => only.is_some() || !except.is_empty(),
+        };
+        let part: BTreeSet<&str> = models
+            .iter()
+            .filter(|model| model.stage.trains().iter().any(|train| partly(&train.trainable)))
+            .map(|model| model.name.as_str())
+            .collect();
+        let known = |table, written: Vec<&String>, names: &BTreeSet<&str>, none| {
+            let unknown = written.into_iter().find(|name| !names.contains(name.as_str()));
+            unknown.map_or(Ok(()), |name| {
+                let near = nearest(name, names.iter().copied()).map(str::to_owned);
+                Err(ClusterError::UnknownName { table, name: name.clone(), none, near })
+            })
+        };
+        known("teachers", self.teachers.keys().collect(), &teachers, "no such teacher")?;
+        let none = "no such model, and no such teacher on a server";
+        known("parameters", self.parameters.keys().collect(), &sized, none)?;
+        let none = "no such stage that trains an adapter or a part of the weights";
+        known("trained", self.trained.keys().collect(), &part, none)
     }
 }

@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use super::events::{ResourceId, Simulation, TaskId};
+use super::events::{ResourceId, Simulation, SimulationOutcome};
 use super::{CardPool, Cluster, ClusterError};
 use crate::expr::roles::Role;
 use crate::expr::signals::{Live, Signal, Support};
-use crate::plan::{ModelId, Objective, Plan, Producer, Stage, TokenizerSpec, Train};
-
-/// Steps that are played; more are the same again.
-const PLAYED: u32 = 32;
+use crate::plan::{
+    ModelId, Objective, Plan, Producer, Stage, TeacherChoice, TokenizerSpec, Train, Trainable, View,
+};
 
 /// Pieces that a step's completions are scored and trained in, at most.
 const PIECES: u32 = 64;
@@ -41,16 +40,22 @@ pub struct Bottleneck {
     pub kinds: Vec<(&'static str, f64)>,
 }
 
-/// One teacher of the stage.
+/// A model or a server that scores for a role of the objective.
 struct Scoring {
+    role: Role,
+    scorer: Scorer,
     pool: ResourceId,
     pool_name: String,
     parameters: f64,
     share: f64,
+    /// Bytes that it answers for a token.
+    answer: f64,
+    /// In every pass over a batch: what it says changes between them, or is not kept.
+    every_pass: bool,
 }
 
 /// A model or a server that scores.
-#[derive(PartialEq)]
+#[derive(Clone, PartialEq)]
 enum Scorer {
     Model(ModelId),
     /// By the teacher's name: nothing more is known of what a server has.
@@ -61,6 +66,7 @@ enum Scorer {
 /// Where the stage is none that writes, scores and learns, or the file says too little.
 pub fn simulate(plan: &Plan, model: ModelId, cluster: &Cluster) -> Result<StagePrediction, ClusterError> {
     cluster.check()?;
+    cluster.check_names(plan)?;
     let named = plan.experiment.model(model);
     let unfit = |why| ClusterError::Stage { stage: named.name.clone(), why };
     let Stage::Train(train) = &named.stage else { return Err(unfit("it trains no single model")) };
@@ -70,17 +76,17 @@ pub fn simulate(plan: &Plan, model: ModelId, cluster: &Cluster) -> Result<StageP
     let crate::plan::Length::Steps(steps) = train.length else {
         return Err(unfit("the number of its steps is known from the data alone"));
     };
-    let mut simulation = Simulation::default();
+    let mut empty = Simulation::default();
     let pools: BTreeMap<&str, ResourceId> =
-        cluster.pools.keys().map(|name| (name.as_str(), simulation.resource())).collect();
-    let network = simulation.resource();
+        cluster.pools.keys().map(|name| (name.as_str(), empty.resource())).collect();
+    let network = empty.resource();
     let scoring = scorings(plan, train, cluster, &pools)?;
-    let parameters = parameters(plan, train.start, cluster)?;
-    fits(cluster, parameters, &scoring)?;
+    let student_size = StudentSize::of(plan, model, train, cluster)?;
+    fits(cluster, &student_size, &scoring)?;
+    let parameters = student_size.parameters;
     let sequences = train.rollout.sequences();
     let tokens = f64::from(student.sampling.max_tokens);
     let whole = tokens + cluster.prompt_tokens;
-    let answer = answer_bytes(plan, train, cluster)?;
     let trainer = &cluster.pools[&cluster.student];
     let (flops, read) = rates(cluster, trainer);
     // A token of each sequence is drawn at once: what is slower of reading all weights and of the products.
@@ -91,58 +97,132 @@ pub fn simulate(plan: &Plan, model: ModelId, cluster: &Cluster) -> Result<StageP
     let pieces = sequences.div_ceil(piece).clamp(1, PIECES);
     let of_piece = f64::from(sequences) / f64::from(pieces);
     let own = pools[cluster.student.as_str()];
-    let played = steps.clamp(1, PLAYED);
-    let mut before: Vec<TaskId> = Vec::new();
-    for _ in 0..played {
-        let rollout = simulation.task(own, "rollout", draw * tokens + prefill, before);
-        let mut updates = Vec::new();
-        for _ in 0..pieces {
-            let mut scored = vec![rollout];
-            for teacher in scoring.iter().filter(|teacher| teacher.share > 0.0) {
-                let pool = &cluster.pools[&teacher.pool_name];
-                let sequences = of_piece * teacher.share;
-                let far = pool.node != trainer.node;
-                let over = |simulation: &mut Simulation, kind, bytes: f64, after| {
-                    let seconds = cluster.network.latency + bytes / cluster.network.bandwidth;
-                    simulation.task(network, kind, seconds, vec![after])
-                };
-                let asked = if far {
-                    over(&mut simulation, "requests", whole * sequences * 4.0, rollout)
-                } else {
-                    rollout
-                };
-                let seconds = 2.0 * teacher.parameters * whole * sequences / rates(cluster, pool).0;
-                let done = simulation.task(teacher.pool, "scores", seconds, vec![asked]);
-                let bytes = answer * tokens * sequences;
-                scored.push(if far { over(&mut simulation, "answers", bytes, done) } else { done });
+    // One batch, and the updates that are made of it.
+    let play = |passes: u32| -> SimulationOutcome {
+        let mut simulation = empty.clone();
+        let mut before = vec![simulation.task(own, "rollout", draw * tokens + prefill, Vec::new())];
+        for pass in 0..passes {
+            let mut updates = Vec::new();
+            for _ in 0..pieces {
+                let mut scored = before.clone();
+                let asked_now = |of: &&Scoring| of.share > 0.0 && (pass == 0 || of.every_pass);
+                for teacher in scoring.iter().filter(asked_now) {
+                    let pool = &cluster.pools[&teacher.pool_name];
+                    let sequences = of_piece * teacher.share;
+                    let far = pool.node != trainer.node;
+                    let over = |simulation: &mut Simulation, kind, bytes: f64, after| {
+                        let seconds = cluster.network.latency + bytes / cluster.network.bandwidth;
+                        simulation.task(network, kind, seconds, after)
+                    };
+                    let asked = if far {
+                        vec![over(&mut simulation, "requests", whole * sequences * 4.0, before.clone())]
+                    } else {
+                        before.clone()
+                    };
+                    let seconds = 2.0 * teacher.parameters * whole * sequences / rates(cluster, pool).0;
+                    let done = simulation.task(teacher.pool, "scores", seconds, asked);
+                    let bytes = teacher.answer * tokens * sequences;
+                    scored.push(if far { over(&mut simulation, "answers", bytes, vec![done]) } else { done });
+                }
+                let seconds = student_size.update() * whole * of_piece / flops;
+                updates.push(simulation.task(own, "update", seconds, scored));
             }
-            let seconds = 6.0 * parameters * whole * of_piece / flops;
-            updates.push(simulation.task(own, "update", seconds, scored));
+            before = updates;
         }
-        before = updates;
-    }
-    let outcome = simulation.run();
-    let scale = f64::from(steps) / f64::from(played);
+        simulation.run()
+    };
+    // All of one batch is done before the next is drawn, so that every batch takes the same; the last may
+    // have fewer passes.
+    let passes = train.passes.max(1);
+    let batches = [(f64::from(steps / passes), passes), (1.0, steps % passes)];
+    let played: Vec<(f64, SimulationOutcome)> = batches
+        .into_iter()
+        .filter(|(times, passes)| *times > 0.0 && *passes > 0)
+        .map(|(times, passes)| (times, play(passes)))
+        .collect();
+    let seconds: f64 = played.iter().map(|(times, outcome)| times * outcome.makespan).sum();
+    let busy = |id: ResourceId| -> f64 { played.iter().map(|(times, of)| times * of.busy[id.0]).sum() };
+    let share = |of: f64| if seconds > 0.0 { of / seconds } else { 0.0 };
     let mut names: Vec<(ResourceId, String)> =
         pools.iter().map(|(name, id)| (*id, (*name).to_owned())).collect();
     names.push((network, "the network".to_owned()));
-    let share = |seconds: f64| if outcome.makespan > 0.0 { seconds / outcome.makespan } else { 0.0 };
-    let uses =
-        names.iter().map(|(id, name)| PoolUse { name: name.clone(), idle: 1.0 - share(outcome.busy[id.0]) });
+    let uses = names.iter().map(|(id, name)| PoolUse { name: name.clone(), idle: 1.0 - share(busy(*id)) });
+    Ok(StagePrediction {
+        seconds,
+        steps,
+        uses: uses.collect(),
+        bottleneck: bottleneck(&played, &names, share),
+    })
+}
+
+/// Where most of the critical path lies.
+fn bottleneck(
+    played: &[(f64, SimulationOutcome)],
+    names: &[(ResourceId, String)],
+    share: impl Fn(f64) -> f64,
+) -> Bottleneck {
     let mut by_resource: BTreeMap<usize, Vec<(&'static str, f64)>> = BTreeMap::new();
-    for (resource, kind, seconds) in &outcome.critical {
-        by_resource.entry(resource.0).or_default().push((kind, share(*seconds)));
+    for (times, outcome) in played {
+        for (resource, kind, seconds) in &outcome.critical {
+            let kinds = by_resource.entry(resource.0).or_default();
+            let part = share(times * seconds);
+            match kinds.iter_mut().find(|(known, _)| known == kind) {
+                Some((_, sum)) => *sum += part,
+                None => kinds.push((kind, part)),
+            }
+        }
     }
     let whole = |kinds: &[(&'static str, f64)]| kinds.iter().map(|(_, share)| share).sum::<f64>();
     let most = by_resource.into_iter().max_by(|a, b| whole(&a.1).total_cmp(&whole(&b.1)));
-    let (resource, kinds) = most.expect("a step has a task");
+    let (resource, mut kinds) = most.unwrap_or_default();
+    kinds.sort_by(|a, b| b.1.total_cmp(&a.1));
     let name = names.iter().find(|(id, _)| id.0 == resource).map(|(_, name)| name.clone());
-    Ok(StagePrediction {
-        seconds: outcome.makespan * scale,
-        steps,
-        uses: uses.collect(),
-        bottleneck: Bottleneck { name: name.unwrap_or_default(), share: whole(&kinds), kinds },
-    })
+    Bottleneck { name: name.unwrap_or_default(), share: whole(&kinds), kinds }
+}
+
+/// Numbers of the student, and of those that train.
+struct StudentSize {
+    parameters: f64,
+    trained: f64,
+    /// Those that train are beside the weights, not among them.
+    adapter: bool,
+}
+
+impl StudentSize {
+    fn of(
+        plan: &Plan,
+        model: ModelId,
+        train: &Train<Objective>,
+        cluster: &Cluster,
+    ) -> Result<StudentSize, ClusterError> {
+        let parameters = parameters(plan, train.start, cluster)?;
+        let stage = &plan.experiment.model(model).name;
+        let of_file = cluster.trained.get(stage).copied();
+        let (trained, adapter) = match &train.trainable {
+            // Where some are frozen and the file does not say how many, all of them are a bound.
+            Trainable::Weights { .. } => (of_file.unwrap_or(parameters), false),
+            Trainable::Adapter(_) => {
+                let known = plan.stages[model.0 as usize].cost.trained.map(|count| count as f64);
+                let unknown = || ClusterError::Trained { stage: stage.clone() };
+                (of_file.or(known).ok_or_else(unknown)?, true)
+            }
+        };
+        Ok(StudentSize { parameters, trained, adapter })
+    }
+
+    /// Operations of an update, a token. Of each number 2 forward, 2 for the gradient of what goes in, and 2
+    /// for its own gradient, which frozen ones have none of (arXiv:2001.08361, section 2.1).
+    fn update(&self) -> f64 {
+        let beside = if self.adapter { 4.0 * self.trained } else { 0.0 };
+        4.0 * self.parameters + 2.0 * self.trained + beside
+    }
+
+    /// Weights, and of those that train what training keeps beside: a gradient and two moments in single
+    /// precision, and weights in it.
+    fn bytes(&self, weight_bytes: f64) -> f64 {
+        let beside = if self.adapter { self.trained } else { 0.0 };
+        (self.parameters + beside) * weight_bytes + self.trained * 16.0
+    }
 }
 
 /// Operations and bytes a second of all its cards.
@@ -158,60 +238,76 @@ fn parameters(plan: &Plan, model: ModelId, cluster: &Cluster) -> Result<f64, Clu
     of_file.or(known).ok_or_else(|| ClusterError::Parameters { model: name.clone() })
 }
 
-/// The teachers, each with its part of the prompts. An arm of several in a domain has an equal part of it,
-/// since the data alone says more.
+/// What the objective has scored, role by role, each scorer with its part of the prompts. An arm of several
+/// in a domain has an equal part of it, since the data alone says more.
 fn scorings(
     plan: &Plan,
     train: &Train<Objective>,
     cluster: &Cluster,
     pools: &BTreeMap<&str, ResourceId>,
 ) -> Result<Vec<Scoring>, ClusterError> {
-    let mut found: Vec<(Scorer, Scoring)> = Vec::new();
-    for share in &train.mixture {
-        let arms: Vec<_> = train.arms(share.domain).collect();
-        for choice in &arms {
-            let scorer = match (choice.teacher.spec_model(), choice.teacher.served()) {
-                (Some(model), _) => Scorer::Model(model),
-                (None, Some(_)) => Scorer::Served(choice.name.clone()),
-                (None, None) => {
-                    return Err(ClusterError::Stage {
-                        stage: choice.name.clone(),
-                        why: "a teacher that is put together, or that is the student, has no weights of its own",
-                    });
+    let mut found: Vec<Scoring> = Vec::new();
+    let reads = |role: Role| train.objectives().any(|(_, objective)| objective.reads(role));
+    for role in train.scorers.scored(reads) {
+        let choices = train.scorers.choices(role);
+        let answer = answer_bytes(plan, train, cluster, role)?;
+        // Runs keep what a role says for all passes, unless some of it would be another, or is of tokens of
+        // another tokenizer.
+        let moves = |choice: &TeacherChoice| !choice.sees.as_ref().is_none_or(View::is_fixed);
+        let every_pass = choices.iter().any(|choice| choice.own_tokens || moves(choice));
+        for share in &train.mixture {
+            let arms: Vec<_> = choices.iter().filter(|choice| choice.domain == share.domain).collect();
+            for choice in &arms {
+                let scorer = match (choice.teacher.spec_model(), choice.teacher.served()) {
+                    (Some(model), _) => Scorer::Model(model),
+                    (None, Some(_)) => Scorer::Served(choice.name.clone()),
+                    (None, None) => {
+                        return Err(ClusterError::Stage {
+                            stage: choice.name.clone(),
+                            why: "a teacher that is put together, or that is the student, has no weights of \
+                                  its own",
+                        });
+                    }
+                };
+                let part = share.share / arms.len() as f64;
+                let same = |of: &&mut Scoring| of.role == role && of.scorer == scorer;
+                if let Some(known) = found.iter_mut().find(same) {
+                    known.share += part;
+                    continue;
                 }
-            };
-            let part = share.share / arms.len() as f64;
-            if let Some((_, known)) = found.iter_mut().find(|(known, _)| *known == scorer) {
-                known.share += part;
-                continue;
-            }
-            let pool = cluster.teachers.get(&choice.name).or(cluster.teacher.as_ref());
-            let pool = pool.ok_or_else(|| ClusterError::NoPool { teacher: choice.name.clone() })?;
-            let scoring = Scoring {
-                pool: pools[pool.as_str()],
-                pool_name: pool.clone(),
-                parameters: match &scorer {
+                let pool = cluster.teachers.get(&choice.name).or(cluster.teacher.as_ref());
+                let pool = pool.ok_or_else(|| ClusterError::NoPool { teacher: choice.name.clone() })?;
+                let parameters = match &scorer {
                     Scorer::Model(model) => parameters(plan, *model, cluster)?,
                     Scorer::Served(name) => {
                         let written = cluster.parameters.get(name).copied();
                         written.ok_or_else(|| ClusterError::Served { teacher: name.clone() })?
                     }
-                },
-                share: part,
-            };
-            found.push((scorer, scoring));
+                };
+                found.push(Scoring {
+                    role,
+                    scorer,
+                    pool: pools[pool.as_str()],
+                    pool_name: pool.clone(),
+                    parameters,
+                    share: part,
+                    answer,
+                    every_pass,
+                });
+            }
         }
     }
-    Ok(found.into_iter().map(|(_, scoring)| scoring).collect())
+    Ok(found)
 }
 
-/// Weights, and of the student what training keeps beside: a gradient and two moments in single precision,
-/// and weights in it.
-fn fits(cluster: &Cluster, student: f64, scoring: &[Scoring]) -> Result<(), ClusterError> {
+/// Weights, those of a model once on a pool, and what training keeps beside.
+fn fits(cluster: &Cluster, student: &StudentSize, scoring: &[Scoring]) -> Result<(), ClusterError> {
     for (name, pool) in &cluster.pools {
-        let trained = if *name == cluster.student { student * (cluster.weight_bytes + 16.0) } else { 0.0 };
-        let teachers = scoring.iter().filter(|teacher| teacher.pool_name == *name);
-        let needed = trained + teachers.map(|teacher| teacher.parameters * cluster.weight_bytes).sum::<f64>();
+        let trained = if *name == cluster.student { student.bytes(cluster.weight_bytes) } else { 0.0 };
+        let here = || scoring.iter().filter(|of| of.pool_name == *name);
+        let first = |(at, of): &(usize, &Scoring)| !here().take(*at).any(|other| other.scorer == of.scorer);
+        let teachers = here().enumerate().filter(first);
+        let needed = trained + teachers.map(|(_, of)| of.parameters * cluster.weight_bytes).sum::<f64>();
         let has = cluster.nodes[&pool.node].memory * f64::from(pool.gpus);
         if needed > has {
             return Err(ClusterError::Memory { pool: name.clone(), needed: needed / 1e9, has: has / 1e9 });
@@ -220,10 +316,15 @@ fn fits(cluster: &Cluster, student: f64, scoring: &[Scoring]) -> Result<(), Clus
     Ok(())
 }
 
-/// Bytes that a teacher answers for a token.
-fn answer_bytes(plan: &Plan, train: &Train<Objective>, cluster: &Cluster) -> Result<f64, ClusterError> {
+/// Bytes that who has a role answers for a token.
+fn answer_bytes(
+    plan: &Plan,
+    train: &Train<Objective>,
+    cluster: &Cluster,
+    role: Role,
+) -> Result<f64, ClusterError> {
     let of_support = |support: &Support| match support {
-        Support::TopK { role: Role::TEACHER, k } => Some(8.0 * f64::from(*k)),
+        Support::TopK { role: of, k } if *of == role => Some(8.0 * f64::from(*k)),
         Support::Sampled => Some(4.0),
         _ => None,
     };
@@ -231,21 +332,20 @@ fn answer_bytes(plan: &Plan, train: &Train<Objective>, cluster: &Cluster) -> Res
     let mut whole = false;
     for objective in train.objectives().map(|(_, objective)| objective) {
         let divergences = objective.divergences();
-        for divergence in divergences.iter().filter(|divergence| divergence.roles().contains(&Role::TEACHER))
-        {
+        for divergence in divergences.iter().filter(|divergence| divergence.roles().contains(&role)) {
             match of_support(&divergence.support) {
                 Some(bytes) => most = most.max(bytes),
                 None => whole = true,
             }
         }
-        for signal in objective.signals().iter().filter(|signal| signal.roles().contains(&Role::TEACHER)) {
+        for signal in objective.signals().iter().filter(|signal| signal.roles().contains(&role)) {
             match signal {
                 Signal::Divergence(_) => {}
                 Signal::Logp { .. } | Signal::Entropy { .. } | Signal::Top1 { .. } => most = most.max(4.0),
                 _ => whole = true,
             }
         }
-        let likelihood = |live: &Live| matches!(live, Live::Likelihood { of: Role::TEACHER });
+        let likelihood = |live: &Live| matches!(live, Live::Likelihood { of } if *of == role);
         if objective.live.iter().any(|live| likelihood(&live.primitive)) {
             most = most.max(4.0);
         }

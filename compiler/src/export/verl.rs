@@ -1,8 +1,12 @@
 //! verl 0.9.1: the whole configuration, and a plugin with the objective as numbers per token.
 
-use mopd_lang::experiment::ScheduleLength;
+mod rates;
+mod temperature;
+
 use serde_json::{Value, json};
 
+use self::rates::{VerlRate, rate};
+use self::temperature::VerlTemperatures;
 use super::coverage::Coverage;
 use super::per_token::{self, Aggregation, PerToken};
 use super::rewards::rewards;
@@ -11,9 +15,7 @@ use super::stage::{ExportSettings, adamw, checkpointed, micro_batch};
 use super::{BYTES_CHAT_TEMPLATE, Export, ExportFile, TEXT_CHAT_TEMPLATE, objective_header, torch};
 use crate::expr::roles::Role;
 use crate::expr::signals::{DivergenceKind, Live, Mass, Signal, Support};
-use crate::plan::{
-    Adapter, AdapterKind, Distribution, Divergence, Dtype, OfStep, PromptFormat, Schedule, Trainable,
-};
+use crate::plan::{Adapter, AdapterKind, Distribution, Divergence, Dtype, PromptFormat, Trainable};
 
 const PLUGIN: &str = include_str!("python/mopd_verl.py");
 const LAUNCH: &str = include_str!("python/launch_verl.sh");
@@ -50,10 +52,11 @@ fn objective(settings: &ExportSettings, coverage: &mut Coverage) -> Option<Plugi
     let at = settings.origins.objective;
     let before = coverage.refused().count();
     let sampling = settings.sampling?;
+    let temperatures = VerlTemperatures { rollout: sampling.temperature, objective: objective.temperature };
     let mut live = Vec::new();
     let mut top_k = None;
     for primitive in &objective.live {
-        match live_name(&primitive.primitive, sampling.temperature) {
+        match live_name(&primitive.primitive, temperatures) {
             Ok((name, k)) => {
                 live.push(name);
                 top_k = top_k.or(k);
@@ -67,10 +70,6 @@ fn objective(settings: &ExportSettings, coverage: &mut Coverage) -> Option<Plugi
     if live.contains(&"logp") && live.contains(&"divergence") {
         let why = "with top-k distributions verl has no log-probability of the token taken";
         coverage.refuse("a divergence beside log-probabilities", at, why);
-    }
-    if (objective.temperature - sampling.temperature).abs() > 1e-12 && live.contains(&"logp") {
-        let why = "verl divides logits of student and teacher by the rollout's temperature";
-        coverage.refuse(format!("`temperature = {}` of the objective", objective.temperature), at, why);
     }
     if !objective.states.is_empty() {
         coverage.refuse("`state`", objective.states[0].origin, "a plugin carries nothing from step to step");
@@ -95,7 +94,7 @@ fn objective(settings: &ExportSettings, coverage: &mut Coverage) -> Option<Plugi
         coverage.refuse("a schedule in the objective", at, "verl tells a plugin no step");
     }
     let plain = sampling.is_plain();
-    let names = |signal: &Signal| supplied(signal, top_k.is_some(), plain);
+    let names = |signal: &Signal| supplied(signal, top_k.is_some(), plain, temperatures);
     let body = match torch::function("losses", &graph, &[losses], &names) {
         Ok(body) => body,
         Err(found) => {
@@ -135,9 +134,12 @@ fn objective(settings: &ExportSettings, coverage: &mut Coverage) -> Option<Plugi
 }
 
 /// What gradient flows through, by the plugin's name, and how many entries of the teacher it needs.
-fn live_name(live: &Live, temperature: f64) -> Result<(&'static str, Option<u32>), &'static str> {
+fn live_name(
+    live: &Live,
+    temperatures: VerlTemperatures,
+) -> Result<(&'static str, Option<u32>), &'static str> {
     let divergence = match live {
-        Live::Logp => return Ok(("logp", None)),
+        Live::Logp => return temperatures.of_live_logp().map(|()| ("logp", None)),
         Live::Divergence(divergence) => divergence,
         Live::EndLogp
         | Live::Value
@@ -150,7 +152,7 @@ fn live_name(live: &Live, temperature: f64) -> Result<(&'static str, Option<u32>
         }
         Live::Other { .. } => return Err("this version can't run it"),
     };
-    let Divergence { kind, left, right, support, mass, temperature: own, clip_each } = divergence;
+    let Divergence { kind, left, right, support, mass, temperature: _, clip_each } = divergence;
     let whole = "verl computes no divergence over the whole vocabulary, and none but KL(teacher || student) over \
                  the teacher's most probable entries";
     let Support::TopK { role: Role::TEACHER, k } = support else { return Err(whole) };
@@ -168,9 +170,7 @@ fn live_name(live: &Live, temperature: f64) -> Result<(&'static str, Option<u32>
     if clip_each.is_some() {
         return Err("verl bounds no entry of it");
     }
-    if (own - temperature).abs() > 1e-12 {
-        return Err("verl divides logits of both sides by the rollout's temperature");
-    }
+    temperatures.of_divergence(divergence)?;
     Ok(("divergence", Some(*k)))
 }
 
@@ -179,7 +179,13 @@ fn live_text(live: &Live) -> String {
 }
 
 /// What the plugin calls a signal.
-fn supplied(signal: &Signal, top_k: bool, plain: bool) -> Result<String, String> {
+fn supplied(
+    signal: &Signal,
+    top_k: bool,
+    plain: bool,
+    temperatures: VerlTemperatures,
+) -> Result<String, String> {
+    temperatures.of_signal(signal)?;
     let none = "verl gives a plugin the log-probability of the token taken, of student and teacher, and no other \
                 number of a distribution";
     let taken = "with top-k distributions verl has no log-probability of the token taken";
@@ -407,7 +413,7 @@ fn optimizer(settings: &ExportSettings, set: &mut dyn FnMut(&str, Value), covera
         coverage.approximate("`weight_decay`", at, "verl's weights of normalisations decay too");
     }
     match rate(&settings.train.learning_rate) {
-        Ok(Rate { lr, kind, warmup, least, zero_indexed }) => {
+        Ok(VerlRate { lr, kind, warmup, least, zero_indexed }) => {
             set(&format!("{optim}.lr"), json!(lr));
             set(&format!("{optim}.lr_scheduler_type"), json!(kind));
             set(&format!("{optim}.lr_warmup_steps"), json!(warmup));
@@ -416,40 +422,6 @@ fn optimizer(settings: &ExportSettings, set: &mut dyn FnMut(&str, Value), covera
             coverage.exact("`lr`", at);
         }
         Err(why) => coverage.refuse("this schedule of `lr`", at, why),
-    }
-}
-
-/// A learning rate as verl has it.
-struct Rate {
-    lr: f64,
-    kind: &'static str,
-    warmup: i64,
-    least: f64,
-    zero_indexed: bool,
-}
-
-fn rate(of: &OfStep) -> Result<Rate, &'static str> {
-    let why =
-        "verl's rates are constant, warm up linearly to a constant, or fall by half a cosine over the run";
-    let plain = |lr, kind, least| Rate { lr, kind, warmup: -1, least, zero_indexed: true };
-    let OfStep::Schedule(schedule) = of else { return Err(why) };
-    match schedule {
-        Schedule::Constant { value } => Ok(plain(*value, "constant", 0.0)),
-        Schedule::Cosine { from, to, over: ScheduleLength::Run } if *from > 0.0 => {
-            Ok(plain(*from, "cosine", to / from))
-        }
-        // Of warm-up step s from 0, (s + 1) / (steps + 1): verl counts from 1 where it is asked to.
-        Schedule::Warmup { steps, then } => match then.as_ref() {
-            Schedule::Constant { value } => Ok(Rate {
-                lr: *value,
-                kind: "constant",
-                warmup: i64::from(*steps) + 1,
-                least: 0.0,
-                zero_indexed: false,
-            }),
-            _ => Err(why),
-        },
-        _ => Err(why),
     }
 }
 

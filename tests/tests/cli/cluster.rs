@@ -1,4 +1,4 @@
-//! Stages on several machines: figures that can be reckoned by hand.
+//! Simulated stages on several machines, with figures that are computed by hand.
 
 use super::{GOOD, Place};
 
@@ -91,13 +91,32 @@ fn a_file_that_describes_nothing_is_said() {
         "memory = 1e6\n\n[network]",
         "the weights on the pool `scorers` take 0.0 GB",
     );
+    let named = |table: &str, name: &str| format!("[{table}]\n{name}\n\n[nodes.a]");
+    for (text, found) in [
+        (
+            named("teachers", "onee = \"scorers\""),
+            "[teachers] names `onee`, and the experiment has no such teacher",
+        ),
+        (named("teachers", "onee = \"scorers\""), "did you mean `one`?"),
+        // A trained student without an adapter has no other number than its model's.
+        (
+            named("trained", "student = 1e3"),
+            "[trained] names `student`, and the experiment has no such stage",
+        ),
+    ] {
+        fault("[nodes.a]", &text, found);
+    }
+    let strat =
+        "[parameters] names `strat`, and the experiment has no such model, and no such teacher on a server";
+    fault("start  = 1e6", "strat = 1e6", strat);
+    fault("start  = 1e6", "strat = 1e6", "did you mean `start`?");
     fault("latency = 0.5", "lateness = 0.5", "unknown field `lateness`");
     fault("gpus = 2", "gpus = ", "line ");
     place.mopd(&["plan", "--cluster", "c.toml", "a.mopd"]).is(2, &["--predict"]);
     place.mopd(&["plan", "--predict", "--cluster", "none.toml", "a.mopd"]).is(2, &["can't read none.toml"]);
 }
 
-/// A server is a teacher like any other, but for its weights: the file alone can tell how many they are.
+/// A served teacher is like any other, except that only the cluster file can tell how many weights it has.
 #[test]
 fn served_teachers_are_simulated() {
     let far = r#"served("vllm", url: env("FAR"), model: "m", answers: sampled) { origin = same }"#;
@@ -109,4 +128,98 @@ fn served_teachers_are_simulated() {
     place.write("c.toml", &CLUSTER.replace("expert = 4e6", "one = 4e6"));
     let said = place.mopd(&simulate).is(0, &[]);
     assert!(said.out.contains("predicted student on c.toml: 3.0 s, 1.5 s a step"), "{}", said.out);
+}
+
+/// The cluster with all on one node, so that nothing goes over the network.
+fn near() -> String {
+    CLUSTER.replace("node = \"a\"", "node = \"b\"")
+}
+
+/// The time of a step, as the command prints it.
+fn predicted(place: &Place, program: &str, cluster: &str) -> String {
+    place.write("a.mopd", program);
+    place.write("c.toml", cluster);
+    let said = place.mopd(&["plan", "--predict", "--cluster", "c.toml", "a.mopd"]).is(0, &[]);
+    let line = said.out.lines().find_map(|line| line.strip_prefix("predicted student on c.toml: "));
+    line.unwrap_or_else(|| panic!("{}", said.out)).to_owned()
+}
+
+/// With 4 passes a batch serves 4 updates: 0.064 s of rollout and 0.256 s of scores, then 4 times 0.192 s,
+/// 1.088 s.
+/// Of 6 updates the last two are of a second batch: 0.064 + 0.256 + 2 * 0.192 = 0.704 s. Together 1.792 s, a
+/// sixth of which is 299 ms.
+#[test]
+fn passes_share_a_rollout_and_its_scores() {
+    let place = Place::with(&[("a.mopd", GOOD)]);
+    let passes = |steps: u32, passes: u32| {
+        let settings =
+            format!("  steps     = {steps}\n  passes    = {passes}\n  lr        = 1e-3\n}}\n\ncompare");
+        let text = GOOD.replace("  steps     = 2\n  lr        = 1e-3\n}\n\ncompare", &settings);
+        assert_ne!(text, GOOD);
+        predicted(&place, &text, &near())
+    };
+    assert_eq!(passes(2, 1), "1.0 s, 512 ms a step");
+    assert_eq!(passes(4, 4), "1.1 s, 272 ms a step");
+    assert_eq!(passes(6, 4), "1.8 s, 299 ms a step");
+    // A hundred batches and a last one of three updates: 108.8 + 0.896 s.
+    assert_eq!(passes(403, 4), "1 min 50 s, 272 ms a step");
+}
+
+/// An adapter's gradient goes through the frozen matrices and not to them: 4 operations a number in place of
+/// 6, and 6 for each of its own. LoRA of rank 2 on four matrices of 16 by 16 has 256 numbers, next to nothing
+/// beside 1e6: 0.064 + 0.256 + 4 * 1e6 * 16 * 2 / 1e9 = 0.448 s.
+#[test]
+fn an_adapter_saves_gradients_and_moments_of_the_weights() {
+    let place = Place::with(&[("a.mopd", GOOD)]);
+    let adapter =
+        "  prompts   = 2\n  adapter   = lora(rank: 2, alpha: 4, targets: [attention])\n  steps     = 2\n";
+    let text = GOOD.replace("  prompts   = 2\n  steps     = 2\n", adapter);
+    assert_ne!(text, GOOD);
+    assert_eq!(predicted(&place, &text, &near()), "896 ms, 448 ms a step");
+    // 6 * 5e5 operations more for each of 32 tokens: 0.096 s.
+    let trained = |text: &str| text.replace("[nodes.a]", "[trained]\nstudent = 5e5\n\n[nodes.a]");
+    assert_eq!(predicted(&place, &text, &trained(&near())), "1.1 s, 544 ms a step");
+    // 1e6 weights of 2 bytes, and 16 for each that trains: 18 MB, or 2 and next to nothing.
+    let small = CLUSTER.replace("memory = 1e9\n\n[nodes.b]", "memory = 1e7\n\n[nodes.b]");
+    place.write("c.toml", &small);
+    place.write("a.mopd", GOOD);
+    let simulate = ["plan", "--predict", "--cluster", "c.toml", "a.mopd"];
+    place.mopd(&simulate).is(2, &["the weights on the pool `trainer` take 0.0 GB"]);
+    predicted(&place, &text, &small);
+    // 2 + 18 * 0.5 MB.
+    place.write("c.toml", &trained(&small));
+    place.mopd(&simulate).is(2, &["the weights on the pool `trainer` take 0.0 GB"]);
+}
+
+/// The size of an adapter depends on the shapes of the matrices, which only a loaded model's files have.
+#[test]
+fn the_file_says_how_large_the_adapter_of_a_loaded_model_is() {
+    let made = GOOD.lines().find(|line| line.starts_with("model start")).expect("a line");
+    let adapter = "  prompts   = 2\n  adapter   = lora(rank: 2, alpha: 4, targets: [attention])\n";
+    let loaded = GOOD.replace(made, "model start = hf(\"Qwen/Qwen3-0.6B\")");
+    let text = loaded.replace("  prompts   = 2\n", adapter).replace("share = 1 }", "format = chat }");
+    let place = Place::with(&[("a.mopd", &text), ("c.toml", &near())]);
+    let said = place.mopd(&["plan", "--predict", "--cluster", "c.toml", "a.mopd"]);
+    let unknown = "how many numbers the adapter of `student` has is known from the files of its model alone";
+    said.is(2, &[unknown, "write it under [trained]: `student = 20e6`"]);
+    let trained = near().replace("[nodes.a]", "[trained]\nstudent = 5e5\n\n[nodes.a]");
+    assert_eq!(predicted(&place, &text, &trained), "1.1 s, 544 ms a step");
+}
+
+/// Every model that the objective reads scores, also the reference: 1e6 weights, 2 * 1e6 * 16 * 2 operations,
+/// 0.064 s.
+#[test]
+fn a_reference_scores_on_a_pool_of_its_own_or_with_the_teachers() {
+    let objective = "objective held {\n  \
+                     let gap = teacher.logp - student.logp - 0.1 * (student.logp - reference.logp)\n  \
+                     term pull = -gap * live student.logp\n  reduce = mean(token, over: batch)\n}\n\n\
+                     model student = distill(start) {\n  objective = held\n  reference = start\n";
+    let text = GOOD
+        .replace("model student = distill(start) {\n  objective = mopd(clip_at: 5)\n", objective)
+        .replace("use std.opd.mopd\n\n", "");
+    let place = Place::with(&[("a.mopd", &text)]);
+    assert_eq!(predicted(&place, &text, &near()), "1.2 s, 576 ms a step");
+    // While a teacher of 4e6 does: 0.256 s.
+    let beside = near().replace("[nodes.a]", "[teachers]\nreference = \"trainer\"\n\n[nodes.a]");
+    assert_eq!(predicted(&place, &text, &beside), "1.0 s, 512 ms a step");
 }

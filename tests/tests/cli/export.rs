@@ -1,4 +1,4 @@
-//! Stages for engines: what is written, and what is said of it.
+//! Export of stages for engines: the files, and the messages.
 
 use super::{GOOD, Place};
 
@@ -24,7 +24,7 @@ fn a_stage_is_written_for_an_engine() {
     }
 }
 
-/// A construct that an engine does not have stops the export and is named with its place.
+/// A construct that an engine lacks stops the export and is named with its place.
 #[test]
 fn what_an_engine_lacks_is_refused_by_name() {
     let text =
@@ -84,7 +84,7 @@ fn lines(place: &Place) -> Vec<(String, String, serde_json::Value)> {
     lines
 }
 
-/// By the rules of a run: numbers may be texts, and a text may be a number.
+/// Conditions compare as in a run: numbers may be texts, and a text may be a number.
 #[test]
 fn conditions_hold_in_an_export_where_they_hold_in_a_run() {
     let place = Place::new();
@@ -119,7 +119,7 @@ fn conditions_hold_in_an_export_where_they_hold_in_a_run() {
     said.is(2, &["reads one file of JSON lines"]);
 }
 
-/// In whatever order the columns are written.
+/// The result does not depend on the order of the columns.
 #[test]
 fn columns_change_places_in_an_export() {
     let place = Place::new();
@@ -153,7 +153,7 @@ fn epochs_of_several_domains_have_each_row_as_often() {
     assert_eq!(prompts, wanted.iter().flat_map(|prompt| [*prompt; 2]).collect::<Vec<_>>());
 }
 
-/// Prompts are measured as they are written, the message of the system included.
+/// The length of a prompt includes the system message.
 #[test]
 fn a_system_message_counts_as_prompt() {
     let system = "s".repeat(1000);
@@ -167,3 +167,80 @@ fn a_system_message_counts_as_prompt() {
     let length: usize = length.and_then(|length| length.parse().ok()).expect("a length");
     assert!(length > 1000, "{length}");
 }
+
+/// verl scores with teachers at temperature 1 whatever the rollout's is, and takes the student's entropy at
+/// the rollout's: at 0.5 the exported loss would be another. `(student.logp - teacher.logp)^2 / 2` in
+/// expectation over logits `[0, 0.5, 1]` of the student and `[2, 0, -1]` of the teacher is 11.571 in a run,
+/// and 2.834 in verl.
+#[test]
+fn verl_is_refused_what_it_computes_at_another_temperature() {
+    let place = Place::new();
+    let teacher = "verl's teachers are always at temperature 1, and its student at the rollout's";
+    let entropy = "verl takes the entropy at the rollout's temperature, and a run at 1";
+    let student = "verl divides the student's logits by the rollout's temperature";
+    let own = "verl's divergence is at temperature 1 where the rollout is: leave its `temperature:` out";
+    let gap = "term d = (live student.logp - teacher.logp)^2 / 2";
+    let entries = "live kl(teacher || student, support: top_k(teacher, 4), mass: raw";
+    let divergence = format!("term d = {entries})");
+    let scaled = format!("term d = {entries}, temperature: 0.5)");
+    let weighted = format!("{gap}\n  weight = 1 + student.entropy / 5");
+    let at_one = format!("temperature = 1\n  {gap}");
+    let by_entries = "`live kl(teacher || student, top_k(teacher, 4))`";
+    for (objective, temperature, refused) in [
+        (gap, "0.5", vec![("`teacher.logp`", teacher)]),
+        (gap, "1", vec![]),
+        (&divergence, "0.5", vec![(by_entries, teacher)]),
+        (&scaled, "0.5", vec![(by_entries, teacher)]),
+        (&scaled, "1", vec![(by_entries, own)]),
+        (&divergence, "1", vec![]),
+        (&weighted, "0.5", vec![("`teacher.logp`", teacher), ("`student.entropy`", entropy)]),
+        (&weighted, "1", vec![]),
+        (&at_one, "0.5", vec![("`live student.logp`", student)]),
+    ] {
+        let text = format!(
+            "experiment \"x\" {{ seed = 1 }}\n\n\
+             domain d {{ prompts = \"d.jsonl\", reward = exact_match }}\n\n\
+             model base = llama {{ layers = 1, width = 16, heads = 2, context = 64, tokenizer = bytes }}\n\
+             model big  = sft(base, on: d) {{ target = answer, steps = 1, batch = 2, lr = 1e-3 }}\n\n\
+             teacher one = big\n\nroute {{ else -> one }}\n\n\
+             objective pull {{\n  {objective}\n  reduce = mean(token, over: batch)\n}}\n\n\
+             model student = distill(base) {{\n  objective = pull\n  \
+             rollout = sample(n: 1, temperature: {temperature}, max_tokens: 4)\n  prompts = 4\n  \
+             steps = 1\n  lr = 1e-3\n}}\n"
+        );
+        place.write("x.mopd", &text);
+        let said = place.mopd(&["export", "--engine", "verl", "--report", "x.mopd"]);
+        let lines: Vec<&str> = said.out.lines().filter(|line| line.contains("refused   ")).collect();
+        assert_eq!(lines.len(), refused.len(), "{objective} at {temperature}: {}", said.out);
+        for (construct, why) in &refused {
+            let named = lines.iter().any(|line| line.contains(construct));
+            assert!(named && said.out.contains(why), "{objective} at {temperature}: {}", said.out);
+        }
+        said.is(i32::from(!refused.is_empty()), &[]);
+    }
+}
+
+/// With a warm-up of 3 steps a run has 1/4, 2/4, 3/4 of its learning rate and then all of it. verl's constant
+/// schedule begins at 0; its cosine counts from 1 if told to.
+#[test]
+fn verl_warms_up_as_a_run_does_and_is_refused_a_cosine_that_rises() {
+    let place = Place::with(&[("a.mopd", &GOOD.replace("steps     = 2\n  lr        = 1e-3", WARM))]);
+    place.mopd(&["export", "--engine", "verl", "a.mopd"]).is(0, &[]);
+    let settings = place.read("student-verl/config.yaml");
+    let optim = settings.split("    optim:\n").nth(1).expect("of the actor");
+    for line in [
+        "lr_scheduler_type: \"cosine\"",
+        "lr_warmup_steps: 4",
+        "min_lr_ratio: 1.0",
+        "zero_indexed_step: false",
+    ] {
+        assert!(optim.contains(line), "{line}: {optim}");
+    }
+    let rises = WARM.replace("warmup(3, then: 1e-3)", "cosine(1e-3 -> 2e-3)");
+    place.write("a.mopd", &GOOD.replace("steps     = 2\n  lr        = 1e-3", &rises));
+    let said = place.mopd(&["export", "--engine", "verl", "--report", "a.mopd"]).is(1, &[]);
+    assert!(said.out.contains("refused      this schedule of `lr`"), "{}", said.out);
+    assert!(said.out.contains("verl's cosine falls"), "{}", said.out);
+}
+
+const WARM: &str = "steps     = 2\n  lr        = warmup(3, then: 1e-3)";

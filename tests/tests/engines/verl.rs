@@ -1,4 +1,5 @@
-//! verl reads what is exported for it, and its averages of the plugin's numbers are the objective's loss.
+//! verl reads an exported stage; its averages of the plugin's numbers are the objective's loss, and its
+//! learning rates are those of a run.
 
 use std::fs;
 use std::process::Command;
@@ -8,13 +9,13 @@ use mopd_compiler::export::{Export, ExportEngine, export};
 use mopd_compiler::expr::batch::{Batch, Layout};
 use mopd_compiler::expr::interpret::interpret;
 use mopd_compiler::expr::testing::Random;
-use mopd_compiler::plan::{Live, Objective, Role, Signal, Stage};
+use mopd_compiler::plan::{Live, Objective, Role, Signal, Stage, Train};
 use mopd_tests::{check, files, root};
 use serde_json::{Value, json};
 
 use super::{python, run};
 
-/// What the plugin calls a number that an objective reads.
+/// A signal's name in the plugin.
 fn name(signal: &Signal) -> Option<String> {
     match signal {
         Signal::Logp { role } => Some(format!("{}.logp", role.name())),
@@ -28,8 +29,9 @@ fn file<'a>(export: &'a Export, name: &str) -> &'a str {
     &export.files.iter().find(|file| file.name == name).expect("a file").text
 }
 
-/// Groups of two, as an engine draws them all alike.
-fn case(title: &str, export: &Export, objective: &Objective, random: &mut Random) -> Value {
+/// Groups of two, since an engine samples groups of equal size.
+fn case(title: &str, export: &Export, train: &Train<Objective>, random: &mut Random) -> Value {
+    let objective = &train.objective;
     let lengths: Vec<usize> = (0..6).map(|_| 1 + random.below(5)).collect();
     let sequence_of_token =
         lengths.iter().enumerate().flat_map(|(at, length)| vec![at as u32; *length]).collect();
@@ -64,6 +66,8 @@ fn case(title: &str, export: &Export, objective: &Objective, random: &mut Random
     let configuration = file(export, "config.yaml");
     let mode =
         configuration.lines().find_map(|line| line.strip_prefix("    loss_agg_mode: ")).expect("a mode");
+    let steps = 12;
+    let rates: Vec<f64> = (0..steps).map(|step| train.learning_rate.at(step, steps)).collect();
     json!({
         "name": title,
         "code": file(export, "objective.py"),
@@ -71,6 +75,8 @@ fn case(title: &str, export: &Export, objective: &Objective, random: &mut Random
         "lengths": lengths,
         "numbers": numbers,
         "loss": loss.get(objective.loss)[0],
+        "configuration": configuration,
+        "rates": rates,
     })
 }
 
@@ -93,7 +99,7 @@ fn verl_reads_its_folder_and_averages_to_the_loss() {
             let (_, Some((export, _))) = export(ExportEngine::Verl, request) else { continue };
             for _ in 0..3 {
                 let title = format!("{}: {}", path.display(), named.name);
-                cases.push(case(&title, &export, &train.objective, &mut random));
+                cases.push(case(&title, &export, train, &mut random));
             }
             folder = Some(export);
         }
