@@ -1,6 +1,6 @@
-//! `mopd-worker`: reads one job from standard input, answers with events on standard output. `mopd-worker
-//! serve` stays, with libtorch and what it has read in memory: one request a line, one job after the other.
-//! Either ends when standard input does.
+//! `mopd-worker`: reads one job from standard input and writes events to standard output. `mopd-worker serve`
+//! reads one request a line and runs one job after the other, keeping libtorch and the data it has read in
+//! memory. Either ends when standard input does.
 
 #![forbid(unsafe_code)]
 
@@ -25,11 +25,11 @@ use mopd_runtime::{bench, schedule, serve};
 use mopd_store::signals::{on_termination, survive_large_files};
 use tch::Device;
 
-/// Exit statuses, of this program and of each of its jobs.
+/// Exit statuses of this program and of each of its jobs.
 const SUCCESS: u8 = 0;
 const FAILED: u8 = 1;
 const USED_WRONGLY: u8 = 2;
-/// A job that was stopped.
+/// The job was stopped.
 const INTERRUPTED: u8 = 130;
 
 fn main() {
@@ -51,11 +51,11 @@ fn main() {
             USED_WRONGLY
         }
     };
-    // Each event is flushed when it is said, and whatever must be cleaned up belongs to a job, which is over.
+    // Each event was flushed when emitted, and whatever must be cleaned up belongs to a job, which is over.
     exit_at_once(status)
 }
 
-/// The job under way, for whoever may stop it.
+/// The job under way, shared with the threads and signal handlers that may stop it.
 #[derive(Clone, Default)]
 struct Current(Arc<Mutex<State>>);
 
@@ -90,14 +90,14 @@ impl Current {
         self.lock().control = None;
     }
 
-    /// The job ends at its next step; where there is none, nothing happens.
+    /// Asks the current job to end at its next step. Does nothing if no job runs.
     fn stop(&self) {
         if let Some(control) = &self.lock().control {
             control.interrupt();
         }
     }
 
-    /// The same, and no job follows it.
+    /// Stops the current job, and no job follows it.
     fn end(&self) {
         let mut state = self.lock();
         state.ending = true;
@@ -107,7 +107,7 @@ impl Current {
         }
     }
 
-    /// Nobody is there any more to tell.
+    /// Stops the current job because the process that reads the events is gone.
     fn abandon(&self) {
         let mut state = self.lock();
         state.abandoned = true;
@@ -117,8 +117,8 @@ impl Current {
         }
     }
 
-    /// Asked twice, the job does not even finish its step; asked while nothing runs, there is nothing to
-    /// finish.
+    /// Handles a signal. The first lets the job finish its step; the second ends the process at once, as does
+    /// one while no job runs.
     fn signal(&self) {
         match &self.lock().control {
             Some(control) if control.signal() => leave_unless_at_work(control),
@@ -127,8 +127,8 @@ impl Current {
     }
 }
 
-/// Ends the process where the job has nothing to keep: reading data and models, or hashing them, may take
-/// minutes.
+/// Ends the process if the job has no work to save: reading or hashing data and models may take minutes,
+/// and need not be waited for.
 fn leave_unless_at_work(control: &Control) {
     if !control.at_work() {
         control.emit(&Event::Interrupted { finished: 0, tasks: 0 });
@@ -136,7 +136,7 @@ fn leave_unless_at_work(control: &Control) {
     }
 }
 
-/// The job on the first line of standard input.
+/// Runs the job on the first line of standard input.
 fn once(current: &Current, handled: Result<()>) -> u8 {
     let read = || {
         handled?;
@@ -152,7 +152,7 @@ fn once(current: &Current, handled: Result<()>) -> u8 {
     finish(current, |control, progress| work(&job?, &device::open_cuda(), None, control, progress))
 }
 
-/// Joins in what the process that started this one trains. Nobody reads its events.
+/// Trains together with the process that started this one. Its events are not read.
 fn peer(current: &Current, handled: Result<()>) -> u8 {
     let job = handled.and_then(|()| PeerJob::read(&mut std::io::stdin().lock()));
     let stopping = current.clone();
@@ -166,7 +166,7 @@ fn peer(current: &Current, handled: Result<()>) -> u8 {
     })
 }
 
-/// Jobs, until standard input ends.
+/// Runs jobs until standard input ends.
 fn serve(current: &Current, handled: Result<()>) -> u8 {
     let (sender, requests) = channel();
     let stopping = current.clone();
@@ -184,7 +184,7 @@ fn serve(current: &Current, handled: Result<()>) -> u8 {
     SUCCESS
 }
 
-/// Reads requests to the end of standard input; where jobs are taken, they go to `jobs`.
+/// Reads requests to the end of standard input, and sends jobs to `jobs` if there is one.
 fn listen(mut jobs: Option<Sender<Result<Job>>>, current: &Current) {
     for line in std::io::stdin().lock().lines() {
         let Ok(line) = line else { break };
@@ -203,7 +203,7 @@ fn listen(mut jobs: Option<Sender<Result<Job>>>, current: &Current) {
                 Err(Error::new(FailureKind::Runtime, format!("standard input holds no request: {error}")))
             }
         };
-        // Nobody takes jobs from a worker that ends.
+        // The receiver is gone if the worker is ending.
         if let Some(jobs) = &jobs {
             let _ = jobs.send(job);
         }
@@ -211,14 +211,14 @@ fn listen(mut jobs: Option<Sender<Result<Job>>>, current: &Current) {
     current.abandon();
 }
 
-/// Does a job and says how it ended.
+/// Runs a job, emits how it ended, and returns the exit status.
 fn finish(current: &Current, work: impl FnOnce(&Control, &mut JobProgress) -> Result<Option<u64>>) -> u8 {
     let started = Instant::now();
     let control = current.begin();
     let mut progress = JobProgress::default();
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&control, &mut progress)))
         .unwrap_or_else(|panic| Err(Error::from_panic(panic.as_ref())));
-    // Whoever hears how it ended may ask for the next one, and then to stop that.
+    // First of all: a client that sees the final event may send the next job, and then stop that one.
     current.finish();
     match outcome {
         Ok(finished) => {
@@ -240,7 +240,7 @@ fn finish(current: &Current, work: impl FnOnce(&Control, &mut JobProgress) -> Re
     }
 }
 
-/// The most memory that was held, where there was a job to finish.
+/// Runs the job. Returns the most memory that was held, if there was a job to finish.
 fn work(
     job: &Job,
     cuda: &Cuda,
@@ -248,7 +248,7 @@ fn work(
     control: &Control,
     progress: &mut JobProgress,
 ) -> Result<Option<u64>> {
-    // It may have been stopped before it began.
+    // The job may have been stopped before it began.
     control.check()?;
     let wanted = |plan: &Plan| -> Result<Place> {
         let place = cuda.wanted(plan.experiment.device, plan.experiment.gpu)?;
@@ -274,8 +274,8 @@ fn work(
     };
     let versions = versions();
     let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
-    // A run gives each of its tasks threads of its own. What answers one thing at a time has all.
-    let alone = matches!(job, Job::Serve(_) | Job::Sample(_) | Job::Generate(_));
+    // A run gives each of its tasks threads of its own. Serving and sampling do one thing at a time, on all.
+    let alone = matches!(job, Job::Serve(_) | Job::Sample(_));
     tch::set_num_threads(if alone { threads as i32 } else { 1 });
     control.emit(&Event::Ready { versions: versions.clone(), device: place.name(), threads });
     if let Some(warning) = cuda.warning() {

@@ -1,5 +1,5 @@
-//! `mopd bench distill` and `mopd bench generate` on checkpoints of their own: what they run is the trainer
-//! and its rollouts, and what they print can be read by programs.
+//! `mopd bench distill` and `mopd bench generate` on checkpoints of their own: they run the trainer and its
+//! rollouts, and print what programs can read.
 
 use std::fs;
 use std::process::{Command, Output, Stdio};
@@ -10,7 +10,7 @@ use tempfile::TempDir;
 const STUDENT: &str = "out/models/student-seed1";
 const ONE: &str = "out/models/one-seed1";
 const OTHER: &str = "out/models/other-seed1";
-/// Has another tokenizer.
+/// A checkpoint with another tokenizer.
 const FOREIGN: &str = "out/models/foreign-seed1";
 
 /// A folder with these checkpoints, from a run that makes models and trains none.
@@ -133,8 +133,9 @@ fn several_teachers_and_every_setting() {
 #[test]
 fn completions_of_one_model() {
     let folder = checkpoints();
-    let short =
-        ["bench", "generate", STUDENT, "--prompt", "8", "--batch", "1,3", "--new", "2,5", "--rounds", "2"];
+    let short = [
+        "bench", "generate", STUDENT, "--prompt", "8", "--batch", "1,3,1", "--new", "2,5,2", "--rounds", "2",
+    ];
     let output = mopd(&folder, &[&short[..], &["--json"]].concat());
     assert!(output.status.success(), "{}", said(&output));
     let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
@@ -142,6 +143,8 @@ fn completions_of_one_model() {
     let shapes: Vec<[u64; 2]> =
         all.iter().map(|of| ["batch", "new"].map(|name| of[name].as_u64().expect("a number"))).collect();
     assert_eq!(shapes, [[1, 2], [3, 2], [1, 5], [3, 5]]);
+    // A run gives a model as small as this one thread, however many cores there are.
+    assert_eq!(found["threads"], 1, "{found}");
     for (of, [batch, new]) in all.iter().zip(shapes) {
         let tokens: Vec<u64> =
             of["tokens"].as_array().expect("tokens").iter().filter_map(Value::as_u64).collect();

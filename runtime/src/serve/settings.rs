@@ -103,7 +103,26 @@ pub fn count(asked: &Map<String, Value>, name: &str) -> Result<Option<i64>, Requ
     match number(asked, name)? {
         None => Ok(None),
         Some(number) if number.fract() == 0.0 && number.abs() < 1e9 => Ok(Some(number as i64)),
-        Some(number) => Err(RequestRefusal::bad(format!("`{name}` is a whole number, not {number}"))),
+        Some(number) => Err(RequestRefusal::bad(format!(
+            "`{name}` is a whole number between -1000000000 and 1000000000, not {number}"
+        ))),
+    }
+}
+
+/// What the draws of a request follow from, or not given. Engines take 64 bits, which a float does not hold.
+pub fn seed(asked: &Map<String, Value>, name: &str) -> Result<Option<u64>, RequestRefusal> {
+    // `7.0` is what some clients write for 7; from 2^53 on a float may be one of several numbers.
+    let whole = |number: f64| (0.0..9_007_199_254_740_992.0).contains(&number) && number.fract() == 0.0;
+    let of_float = |value: &Value| value.as_f64().filter(|number| whole(*number)).map(|number| number as u64);
+    match asked.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => value.as_u64().or_else(|| of_float(value)).map(Some).ok_or_else(|| {
+            RequestRefusal::bad(format!(
+                "`{name}` is a whole number from 0 to {}, not {value}: leave it out for other draws each \
+                 time",
+                u64::MAX
+            ))
+        }),
     }
 }
 

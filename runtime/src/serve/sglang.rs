@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::engine::{EngineRequest, ReadRequest, RequestRefusal, ScoreRequest, Scored};
 use super::http::{Shared, ids};
-use super::settings::{count, only, sampling, without_special_tokens};
+use super::settings::{count, only, sampling, seed, without_special_tokens};
 use super::write::WriteRequest;
 use crate::rollout::Completion;
 use crate::tokenizer::Token;
@@ -75,7 +75,7 @@ pub async fn generate(shared: &Shared, asked: &Value) -> Result<Value, RequestRe
     let (version, written): (String, Vec<Option<Completion>>) = if max_tokens == 0 {
         (shared.about().version, prompts.iter().map(|_| None).collect())
     } else {
-        let seed = count(settings, "sampling_seed")?.map(|seed| seed as u64);
+        let seed = seed(settings, "sampling_seed")?;
         let sampling = sampling(settings, 1, max_tokens)?;
         let asked_for = WriteRequest::Completions { prompts: prompts.clone(), sampling, seed };
         let (version, written) = shared.ask(EngineRequest::Write(asked_for)).await?.generated();

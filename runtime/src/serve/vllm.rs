@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::engine::{EngineRequest, ReadRequest, RequestRefusal, ScoreRequest, TokenScores};
 use super::http::{Shared, ids};
-use super::settings::{count, flag, only, sampling, without_special_tokens};
+use super::settings::{count, flag, only, sampling, seed, without_special_tokens};
 use super::write::WriteRequest;
 use crate::rollout::Completion;
 use crate::tokenizer::Token;
@@ -86,7 +86,7 @@ pub async fn completions(shared: &Shared, asked: &Value) -> Result<Value, Reques
             scored.iter().map(|of| (vec![of.next], vec![0.0], !shared.tokenizer.is_end(of.next))).collect()
         }
         _ => {
-            let seed = count(asked, "seed")?.map(|seed| seed as u64);
+            let seed = seed(asked, "seed")?;
             let asked_for = WriteRequest::Completions { prompts: prompts.clone(), sampling, seed };
             let (_, written) = shared.ask(EngineRequest::Write(asked_for)).await?.generated();
             written.into_iter().map(|of| (of.tokens, of.logps, of.truncated)).collect()
@@ -155,7 +155,7 @@ pub async fn generate(shared: &Shared, asked: &Value) -> Result<Value, RequestRe
     let max_tokens =
         u32::try_from(count(settings, "max_tokens")?.unwrap_or(16)).ok().filter(|most| *most > 0);
     let max_tokens = max_tokens.ok_or_else(|| RequestRefusal::bad("`max_tokens` is at least 1"))?;
-    let seed = count(settings, "seed")?.map(|seed| seed as u64);
+    let seed = seed(settings, "seed")?;
     let sampling = sampling(settings, 1, max_tokens)?;
     let asked_for = WriteRequest::Completions { prompts: vec![prompt.clone()], sampling, seed };
     let (version, mut written) = shared.ask(EngineRequest::Write(asked_for)).await?.generated();

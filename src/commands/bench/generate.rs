@@ -1,4 +1,4 @@
-//! `mopd bench generate`: completions of one model, alone.
+//! `mopd bench generate`: completions of one model, without training.
 
 use comfy_table::CellAlignment;
 use mopd_compiler::plan::Dtype;
@@ -13,7 +13,7 @@ use crate::output;
 use crate::problem::{Problem, Status};
 use crate::worker;
 
-/// What was measured of one shape: its rounds, one at least.
+/// The measurements of one shape: at least one round.
 struct GenerationFigures {
     shape: GenerationShape,
     rounds: Vec<GenerationRound>,
@@ -28,13 +28,13 @@ impl GenerationFigures {
         median(self.rounds.iter().map(|round| round.tokens as f64 / round.seconds).collect())
     }
 
-    /// The least time of completions of full length.
+    /// The lower bound of the time, for completions of full length.
     fn floor(&self, dtype: Dtype) -> f64 {
         let GenerationRound { phases, rates, .. } = &self.rounds[0];
         phases.iter().map(|phase| phase.seconds(*rates, dtype)).sum()
     }
 
-    /// None where some completion ended before its longest length: the floor is not of these.
+    /// `None` where some completion was shorter: the lower bound does not hold for these.
     fn times_the_floor(&self, dtype: Dtype) -> Option<f64> {
         let full = u64::from(self.shape.batch) * u64::from(self.shape.new);
         let whole = self.rounds.iter().all(|round| round.tokens == full);
@@ -51,16 +51,23 @@ impl GenerationFigures {
 }
 
 pub fn generate(arguments: &BenchGenerateArgs) -> Result<Status, Problem> {
-    let shapes = arguments
+    let written = arguments
         .new
         .iter()
         .flat_map(|&new| arguments.batch.iter().map(move |&batch| GenerationShape { batch, new }));
+    // A size that is named twice is still one size, with its rounds.
+    let mut shapes: Vec<GenerationShape> = Vec::new();
+    for shape in written {
+        if !shapes.contains(&shape) {
+            shapes.push(shape);
+        }
+    }
     let job = Job::Generate(GenerateJob {
         model: arguments.model.clone(),
         base: host::current_folder()?,
         dtype: arguments.dtype.into(),
         prompt: arguments.prompt,
-        shapes: shapes.collect(),
+        shapes,
         rounds: arguments.rounds,
     });
     let failed = |failure: &Failure| Problem::run(failure.kind.name(), failure.message.clone());
@@ -124,7 +131,7 @@ fn table(arguments: &BenchGenerateArgs, all: &[GenerationFigures]) -> String {
     )
 }
 
-/// Times in seconds, memory in bytes, rates a second.
+/// Times in seconds, memory in bytes, rates per second.
 fn json(arguments: &BenchGenerateArgs, all: &[GenerationFigures]) -> String {
     let dtype = Dtype::from(arguments.dtype);
     let one = |figures: &GenerationFigures| {

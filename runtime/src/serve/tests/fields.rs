@@ -1,4 +1,4 @@
-//! Fields of requests: done as asked, or refused with their name.
+//! Tests of request fields: each is honoured, or refused by name.
 
 use serde_json::{Value, json};
 
@@ -62,7 +62,7 @@ fn a_text_without_special_tokens_is_encoded_as_it_stands() {
     assert_eq!(ids(json!({ "add_special_tokens": false })), tokens(false));
 }
 
-/// A greedy choice is certain, whichever pass through the model makes it.
+/// A greedy choice has probability 1, whether it is written or scored.
 #[test]
 fn a_greedy_token_has_one_log_probability() {
     let (_folder, server) = running();
@@ -78,7 +78,7 @@ fn a_greedy_token_has_one_log_probability() {
     assert_eq!(longer["token_logprobs"][0], json!(0.0));
 }
 
-/// One of these once ended the requests of everybody else.
+/// Regression: one of these once ended all other clients' requests.
 #[test]
 fn temperatures_near_zero_are_drawn_at() {
     let (_folder, server) = running();
@@ -119,5 +119,49 @@ fn what_is_not_done_is_refused_with_its_name() {
         (json!({ "sampling_params": { "skip_special_tokens": false } }), "`skip_special_tokens` is true"),
     ] {
         refused(&server, "/generate", &with(asked.clone(), change), why);
+    }
+}
+
+/// Engines take 64-bit seeds; parsing them as floats would make several equal.
+#[test]
+fn seeds_of_64_bits_are_told_apart() {
+    let (_folder, server) = running();
+    let prompt = json!([97, 98, 99]);
+    let by_vllm = |seed: Value| {
+        (
+            "/v1/completions",
+            json!({ "prompt": prompt, "max_tokens": 8, "seed": seed, "return_token_ids": true }),
+        )
+    };
+    let of_tokens = |seed: Value| {
+        let sampling = json!({ "max_tokens": 8, "seed": seed });
+        ("/inference/v1/generate", json!({ "token_ids": prompt, "sampling_params": sampling }))
+    };
+    let by_sglang = |seed: Value| {
+        let sampling = json!({ "max_new_tokens": 8, "sampling_seed": seed });
+        ("/generate", json!({ "input_ids": prompt, "sampling_params": sampling }))
+    };
+    let requests: [&dyn Fn(Value) -> (&'static str, Value); 3] = [&by_vllm, &of_tokens, &by_sglang];
+    for request in requests {
+        let drawn = |seed: u64| {
+            let (path, asked) = request(json!(seed));
+            let answer = said(&server, path, &asked);
+            let tokens = answer.pointer("/choices/0/token_ids").or(answer.get("output_ids"));
+            tokens.unwrap_or_else(|| panic!("{answer}")).clone()
+        };
+        // Two of these are one number in float64.
+        let seeds = [2_147_483_648, 1 << 60, (1 << 60) + 1, u64::MAX];
+        let answers = seeds.map(drawn);
+        let (path, asked) = request(json!(2_147_483_648.0));
+        let answer = said(&server, path, &asked);
+        assert!(answer.to_string().contains(&answers[0].to_string()), "{answer}");
+        assert_eq!(answers, seeds.map(drawn));
+        for (at, answer) in answers.iter().enumerate() {
+            assert!(!answers[..at].contains(answer), "{answers:?}");
+        }
+        for wrong in [json!(-1), json!(1.5), json!("7"), json!(18_446_744_073_709_551_616.0)] {
+            let (path, asked) = request(wrong);
+            refused(&server, path, &asked, "seed` is a whole number from 0 to 18446744073709551615, not ");
+        }
     }
 }
