@@ -1,6 +1,7 @@
 //! Numbers in a readable form.
 
 use mopd_compiler::plan::events::TimeRange;
+use mopd_compiler::plan::results::PrivateStage;
 
 /// `19 200`, `1.23 M`: exact up to a hundred thousand, three figures above.
 pub fn count(n: u64) -> String {
@@ -43,7 +44,7 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-/// A predicted time; `17.0 s [14.0 s, 24.0 s]` where it may be off by more than a tenth.
+/// A predicted time; as `17.0 s [14.0 s, 24.0 s]` if the range is more than a tenth.
 pub fn predicted(seconds: f64, range: TimeRange) -> String {
     let TimeRange { least, most } = range;
     if least > 0.9 * seconds && most < 1.1 * seconds {
@@ -52,7 +53,7 @@ pub fn predicted(seconds: f64, range: TimeRange) -> String {
     format!("{} [{}, {}]", duration(seconds), duration(least), duration(most))
 }
 
-/// What was not predicted, if anything: `1 stage is not predicted: trying it would take about as long`
+/// Stages without prediction, if any: `1 stage is not predicted: trying it would take about as long`
 pub fn left_out(seconds: f64, short: u32, late: u32) -> Option<String> {
     let stages = |n: u32| format!("{n} stage{} not predicted", if n == 1 { " is" } else { "s are" });
     let short = (short > 0).then(|| format!("{}: a trial would take about as long", stages(short)));
@@ -68,7 +69,22 @@ pub fn scores_found(of_what: &str, found: u64, of: u64) -> String {
     format!("{of_what}: {} of {} scores found in the store", count(found), count(of))
 }
 
-/// A setting as one would write it: `0.001` as `1e-3`, `150`, `0.28`.
+/// `noise of 0.914 times the clip, 50 steps with a chance of 0.05 for a row: epsilon 3.9 of 4, delta 1e-5`
+pub fn privacy(stage: &PrivateStage) -> String {
+    let PrivateStage { noise_multiplier, sampling_rate, steps, epsilon, delta, budget, copies, .. } = stage;
+    let copies = copies.as_ref().map(|copies| {
+        format!("; up to {:.4} for the {} rows of one prompt together", copies.epsilon, copies.most)
+    });
+    format!(
+        "noise of {noise_multiplier:.3} times the clip, {steps} steps with a chance of {sampling_rate:.4} \
+         for a row: epsilon {epsilon:.4} of {}, delta {}{}",
+        setting(*budget),
+        setting(*delta),
+        copies.unwrap_or_default()
+    )
+}
+
+/// A setting in the language's notation: `0.001` as `1e-3`, `150`, `0.28`.
 pub fn setting(value: f64) -> String {
     if value != 0.0 && (value.abs() < 0.01 || value.abs() >= 1e6) {
         format!("{value:e}")

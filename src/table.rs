@@ -12,13 +12,13 @@ use mopd_compiler::plan::{Comparison, Evaluation, Plan};
 use crate::figures::{self, bytes, duration};
 use crate::output::{Style, counted};
 
-/// Every table with its caption, and behind it one for each further metric. The best value of a column is
-/// bold on a terminal.
+/// Every table with its caption, followed by one for each further metric. On a terminal, the best value of a
+/// column is bold.
 pub fn show(results: &Results, plan: &Plan, style: Style) -> String {
     show_merged(results, &[(String::new(), plan)], style)
 }
 
-/// The same of several runs whose tables are one: their names and plans.
+/// [`show`] for several runs with a merged table: their names and plans.
 pub fn show_merged(results: &Results, runs: &[(String, &Plan)], style: Style) -> String {
     let tables = results.tables.iter().map(|table| {
         let mut shown =
@@ -32,13 +32,13 @@ pub fn show_merged(results: &Results, runs: &[(String, &Plan)], style: Style) ->
     tables.collect::<Vec<_>>().join("\n")
 }
 
-/// What a row is called whose numbers are those of one run of several.
+/// The name of a row whose numbers are those of one of several runs.
 pub fn row_of_run(model: &str, run: &str) -> String {
     format!("{model} [{run}]")
 }
 
-/// What runs say: once where all say the same, else each text with its runs, as in `2 samples a prompt
-/// [n=2], 8 samples a prompt [n=8]`.
+/// Texts of runs: a single text if all are the same, otherwise each text with its runs, as in `2 samples a
+/// prompt [n=2], 8 samples a prompt [n=8]`.
 pub fn by_run(said: impl IntoIterator<Item = (String, String)>) -> String {
     let mut texts: Vec<(String, Vec<String>)> = Vec::new();
     for (run, text) in said {
@@ -56,7 +56,7 @@ pub fn by_run(said: impl IntoIterator<Item = (String, String)>) -> String {
     }
 }
 
-/// In the order of their first appearance.
+/// The distinct values, in the order of their first appearance.
 pub fn distinct<T: PartialEq>(values: impl IntoIterator<Item = T>) -> Vec<T> {
     let mut found = Vec::new();
     for value in values {
@@ -88,7 +88,7 @@ fn caption(table: &Table, runs: &[(String, &Plan)], seeds: &[u64], style: Style)
     };
     let intervals = |_: &str, plan: &Plan, comparison: Option<&Comparison>| {
         let own = comparison.map(|_| Intervals::of(seeds_of(plan, comparison).len()));
-        // Where runs differ, the table has none.
+        // A merged table has none if its runs differ.
         let intervals = table.intervals.or(own.filter(|_| runs.len() > 1));
         intervals.map(|intervals| intervals.name().to_owned()).unwrap_or_default()
     };
@@ -104,14 +104,14 @@ fn caption(table: &Table, runs: &[(String, &Plan)], seeds: &[u64], style: Style)
     )
 }
 
-/// The table with the rows of a run alone, where rows are told apart by their runs.
+/// The table with only the rows of one run, if rows are named by their runs.
 fn rows_of<'a>(table: &'a Table, run: &str) -> Cow<'a, Table> {
     let own = |row: &&TableRow| row.model.ends_with(&row_of_run("", run));
     let rows: Vec<TableRow> = table.rows.iter().filter(own).cloned().collect();
     if rows.is_empty() { Cow::Borrowed(table) } else { Cow::Owned(Table { rows, ..table.clone() }) }
 }
 
-/// `8 samples a prompt at temperature 1`, or how each column was sampled where they differ.
+/// `8 samples a prompt at temperature 1`, or the settings of each column if they differ.
 pub fn sampled(table: &Table, comparison: Option<&Comparison>) -> String {
     let of = |evaluation: &Evaluation| {
         let samples = format!("{} a prompt", counted(evaluation.samples() as usize, "sample"));
@@ -132,7 +132,7 @@ pub fn sampled(table: &Table, comparison: Option<&Comparison>) -> String {
     }
 }
 
-/// `200 prompts`, `200 prompts in each column`, or a number for each where they differ.
+/// `200 prompts`, `200 prompts in each column`, or a number for each column if they differ.
 pub fn prompts(table: &Table) -> String {
     let of =
         |domain: &String| table.rows.iter().find_map(|row| row.scores.get(domain)).map_or(0, |score| score.n);
@@ -148,7 +148,7 @@ pub fn prompts(table: &Table) -> String {
     }
 }
 
-/// What the run took as a whole.
+/// The time and memory of the whole run.
 pub fn whole(results: &Results, seconds: f64, peak_memory: u64) -> String {
     let before = match results.before_stages {
         short if short < 0.0995 * seconds => String::new(),
@@ -161,8 +161,8 @@ pub fn whole(results: &Results, seconds: f64, peak_memory: u64) -> String {
     format!("{}{before}, peak memory {}{predicted}", duration(seconds), bytes(peak_memory))
 }
 
-/// What each stage that trains took, beside what was expected: a line each, means over its seeds. Empty where
-/// nothing was trained.
+/// The measured and the predicted cost of each training stage: one line each, with means over its seeds.
+/// Empty without training.
 pub fn stages(records: &[StageRecord]) -> String {
     let mut by_name: BTreeMap<&str, Vec<&StageRecord>> = BTreeMap::new();
     for record in records.iter().filter(|record| record.predicted.is_some()) {
@@ -180,7 +180,7 @@ pub fn stages(records: &[StageRecord]) -> String {
         let most = predictions.iter().map(|it| it.memory).max().unwrap_or(0);
         let memory = match memory {
             Some(memory) => format!("peak memory {} (predicted {})", bytes(memory), bytes(most)),
-            // Nobody knows whose memory it was.
+            // The memory can't be attributed to one of them.
             None => format!("ran beside others (alone, peak memory {} was predicted)", bytes(most)),
         };
         format!("{name:>width$}  {:>10} (predicted {expected}), {memory}\n", duration(took))
@@ -256,8 +256,7 @@ fn empty(header: Vec<String>, style: Style) -> Grid {
     grid.load_style(presets::ASCII_MARKDOWN)
         .set_content_arrangement(ContentArrangement::Disabled)
         .set_header(header);
-    // The attribute is written only where the style allows it; comfy-table's own guess looks at the terminal
-    // alone.
+    // The attribute is written only if the style allows it; comfy-table itself only tests for a terminal.
     if style.terminal {
         grid.enforce_styling();
     } else {
@@ -266,7 +265,7 @@ fn empty(header: Vec<String>, style: Style) -> Grid {
     grid
 }
 
-/// Numbers stand at the right.
+/// Numbers are right-aligned.
 fn aligned(mut grid: Grid, columns: usize) -> Grid {
     for index in 1..columns {
         if let Some(column) = grid.column_mut(index) {
@@ -345,6 +344,7 @@ mod tests {
             rewards: None,
             stages: Vec::new(),
             guards: Vec::new(),
+            private: Vec::new(),
             before_stages: 0.0,
             predicted_memory: None,
             tables: vec![Table {

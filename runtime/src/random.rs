@@ -37,8 +37,6 @@ pub enum Purpose {
     Measure = 18,
     /// What teachers write that go on from where blocks begin.
     Agreement = 19,
-    /// Which records are in a private step, and its noise.
-    Privacy = 20,
 }
 
 /// A family of streams: one per pair of indices.
@@ -49,6 +47,15 @@ impl Key {
     /// `stream` selects the stage (or the domain, for evaluation), `step` the training step or epoch.
     pub fn new(seed: u64, stream: u64, purpose: Purpose, step: u64) -> Key {
         Key([seed, stream, purpose as u64, step])
+    }
+
+    /// Of bytes that only their owner knows: nobody else can tell the numbers.
+    pub fn of_secret(bytes: [u8; 32]) -> Key {
+        let mut words = [0; 4];
+        for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
+            *word = u64::from_le_bytes(*bytes);
+        }
+        Key(words)
     }
 
     /// Of a later turn of the same step; the first is 0.

@@ -177,7 +177,7 @@ fn a_run_is_complete_and_can_be_repeated() {
     assert_eq!(third.tables, results.tables);
 }
 
-/// What a run leaves to look at, besides its tables.
+/// Checks the files that a run leaves besides its tables.
 fn look(out: &Path) {
     let read = |file: &str| columns(&out.join(file)).unwrap();
     let numbers = |columns: &[ReadColumn], name: &str| match &columns
@@ -376,8 +376,8 @@ fn a_loss_that_is_not_finite_names_step_domain_and_term() {
     assert!(folder.path().join("out/metrics.parquet").exists());
 }
 
-/// A comparison with NaN is false: without a look at the log-probabilities themselves, a teacher that says
-/// nothing would give every token the weight 1.
+/// A comparison with NaN is false: unless the log-probabilities are checked, a teacher that returns NaN would
+/// give every token the weight 1.
 #[test]
 fn a_teacher_without_numbers_is_named_before_its_numbers_are_used() {
     let folder = folder();
@@ -428,6 +428,30 @@ fn weights_that_explode_are_noticed() {
     let (events, code) = run(&job(&b.plan, folder.path(), "out"));
     let failure = failure(&events, code);
     assert_eq!((failure.kind, failure.step), (FailureKind::NonFinite, Some(1)), "{}", failure.message);
+}
+
+/// No later step would detect that the last update overflowed.
+#[test]
+fn weights_that_overflow_in_the_last_step_are_no_result() {
+    let folder = folder();
+    let mut b = fine_tuning(1, nll());
+    let Stage::Train(train) = &mut b.plan.experiment.models[1].stage else {
+        panic!("the second model is trained")
+    };
+    train.learning_rate = Schedule::Constant { value: 1e39 }.into();
+    let (events, code) = run(&job(&b.plan, folder.path(), "out"));
+    let failure = failure(&events, code);
+    assert_eq!((failure.kind, failure.stage.as_deref()), (FailureKind::NonFinite, Some("start")));
+    let said = &failure.message;
+    assert!(
+        said.contains("the weights that it made are not finite: ") && said.contains(" numbers in `"),
+        "{said}"
+    );
+    assert!(failure.help.as_ref().is_some_and(|help| help.contains("lower `lr`")), "{:?}", failure.help);
+    let models = fs::read_dir(folder.path().join("out/models")).into_iter().flatten();
+    let names: Vec<_> = models.map(|model| model.unwrap().file_name()).collect();
+    assert!(!names.iter().any(|name| name == "start-seed1"), "{names:?}");
+    assert!(folder.path().join("out/metrics.parquet").exists());
 }
 
 #[test]
@@ -586,7 +610,7 @@ fn interruption_keeps_finished_stages() {
     assert!(folder.path().join("out/metrics.parquet").exists());
 }
 
-/// Before anything runs, and of what the store has nothing is said.
+/// Predictions are made before anything runs, and not for stages that the store has.
 #[test]
 fn what_stages_take_is_predicted() {
     let folder = folder();

@@ -42,7 +42,7 @@ pub fn plan(arguments: &PlanArgs) -> Result<Status, Problem> {
         };
     }
     let plan = plan_of(&mut analysis);
-    // What is known is shown, even of an experiment that can't run.
+    // Shows what is known, even of an experiment that can't run.
     match (&analysis.experiment, &plan) {
         (Some(_), Some(plan)) if arguments.format == PlanFormat::Json => output::result(&plan_json(plan)?),
         (Some(experiment), plan) if arguments.format == PlanFormat::Tree => {
@@ -70,8 +70,7 @@ pub fn plan(arguments: &PlanArgs) -> Result<Status, Problem> {
     Ok(if plan.is_some() { Status::Good } else { Status::Wrong })
 }
 
-/// What the programs of rewards and rollouts of an experiment are made of; `base` is the folder that they run
-/// in.
+/// The files of the programs of an experiment's rewards and rollouts; `base` is the folder they run in.
 fn programs(experiment: &Experiment, base: &Path) -> Result<Programs, Problem> {
     let mut programs = Programs::default();
     let of = |command: &str, depends: &[String], user: String| {
@@ -99,8 +98,8 @@ fn programs(experiment: &Experiment, base: &Path) -> Result<Programs, Problem> {
     Ok(programs)
 }
 
-/// Says what each stage will take, where that is asked for or nothing else can say it: behind the rest of the
-/// plan, stage by stage as it is known.
+/// Predicts the cost of each stage, where that is requested or otherwise unknown: printed after the rest of
+/// the plan, stage by stage as it becomes known.
 fn predict(plan: &plan::Plan, arguments: &PlanArgs) -> Result<(), Problem> {
     let in_files = |stage: &Stage<_>| match stage {
         Stage::Load(_) => true,
@@ -113,13 +112,18 @@ fn predict(plan: &plan::Plan, arguments: &PlanArgs) -> Result<(), Problem> {
         None if loads => PredictMode::Quick,
         None => PredictMode::Never,
     };
-    if mode == PredictMode::Never {
+    let trains = |stage: &Stage<_>| stage.trains().iter().any(|train| train.private.is_some());
+    // The noise of a private stage follows from its data.
+    let private =
+        arguments.predict.is_none() && plan.experiment.models.iter().any(|model| trains(&model.stage));
+    if mode == PredictMode::Never && !private {
         return Ok(());
     }
     match predicted(plan, mode, arguments) {
         Err(problem) if arguments.predict.is_none() => {
-            // The rest of the plan was worth showing.
-            output::error(&format!("no prediction of time and memory: {}\n", problem.message()));
+            let what = if mode == PredictMode::Never { "noise" } else { "prediction of time and memory" };
+            // The rest of the plan is useful without it.
+            output::error(&format!("no {what}: {}\n", problem.message()));
             Ok(())
         }
         other => other,
@@ -129,8 +133,10 @@ fn predict(plan: &plan::Plan, arguments: &PlanArgs) -> Result<(), Problem> {
 fn predicted(plan: &plan::Plan, mode: PredictMode, arguments: &PlanArgs) -> Result<(), Problem> {
     let processes = arguments.processes;
     let job = RunJob { predict: mode.into(), processes, ..job_of(plan, &arguments.file, Path::new("."))? };
-    output::note("measuring what the stages take on this machine\n");
-    let mut said: BTreeSet<String> = BTreeSet::new();
+    if mode != PredictMode::Never {
+        output::note("measuring what the stages take on this machine\n");
+    }
+    let (mut said, mut private): (BTreeSet<String>, BTreeSet<String>) = Default::default();
     let failed = |failure: &Failure| Problem::run("no-prediction", failure.message.clone());
     let status = worker::ask(&Job::Predict(Box::new(job)), failed, |event| match event {
         Event::Predicted { stage, prediction, .. } if said.insert(stage.clone()) => {
@@ -139,6 +145,9 @@ fn predicted(plan: &plan::Plan, mode: PredictMode, arguments: &PlanArgs) -> Resu
             let of =
                 if processes > 1 { format!(" of {processes} processes together") } else { String::new() };
             output::result(&format!("predicted {stage}: {took}, peak memory {memory}{of}\n"));
+        }
+        Event::Private(stage) if private.insert(stage.stage.clone()) => {
+            output::result(&format!("private {}: {}\n", stage.stage, figures::privacy(&stage)));
         }
         Event::PredictionEnded { seconds, short, late } => {
             if let Some(left_out) = figures::left_out(seconds, short, late) {
@@ -150,7 +159,7 @@ fn predicted(plan: &plan::Plan, mode: PredictMode, arguments: &PlanArgs) -> Resu
     if status.success() { Ok(()) } else { Err(worker::death(status)) }
 }
 
-/// What a file without an experiment has to offer.
+/// The public items of a file without an experiment.
 fn library(analysis: &Analysis, objectives: &[&NamedObjective], format: PlanFormat) {
     match format {
         PlanFormat::Json => output::result(&render::library::json(objectives)),

@@ -1,6 +1,6 @@
-//! The runs of a file: one, or one for each combination of the values of its `sweep`. They execute one
-//! after the other on one store, so that what they share is computed once. A file without a `sweep` is a
-//! sweep of one run.
+//! The runs of a file: one, or one for each combination of the values of its `sweep`. They run one after the
+//! other with one store, so that stages they share are computed once. A file without a `sweep` is a sweep of
+//! one run.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -27,24 +27,23 @@ use crate::table::{self, distinct};
 use crate::worker;
 use crate::worker::interrupts::Interrupts;
 
-/// One of the runs.
+/// One run of a sweep.
 #[derive(Debug)]
 pub struct SweepRun {
-    /// Each `param` that is swept over with its value, in the order of the sweep; none where there is no
-    /// sweep.
+    /// Each swept `param` with its value, in the order of the sweep; empty without a sweep.
     values: Vec<(String, f64)>,
-    /// None where what its values make of the file can't run.
+    /// `None` if the file can't run with these values.
     pub compiled: Option<Rc<Compiled>>,
 }
 
 impl SweepRun {
-    /// `clip_at=5,samples=1`: its folder within that of the sweep, and what tells its rows from others'.
-    /// Empty where there is no sweep.
+    /// `clip_at=5,samples=1`: the name of its folder in that of the sweep, and of its rows. Empty without a
+    /// sweep.
     pub fn name(&self) -> String {
         name(&self.values)
     }
 
-    /// Its folder of results; `folder` is that of the sweep.
+    /// Its results folder; `folder` is that of the sweep.
     pub fn out(&self, folder: &Path) -> PathBuf {
         if self.values.is_empty() { folder.to_owned() } else { folder.join(self.name()) }
     }
@@ -54,28 +53,28 @@ fn name(values: &[(String, f64)]) -> String {
     values.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(",")
 }
 
-/// At least one of its members can run.
+/// The runs of a file, of which at least one can run.
 #[derive(Debug)]
 pub struct Sweep {
     pub members: Vec<SweepRun>,
 }
 
-/// What was found out about a file.
+/// The results of checking a file.
 pub struct Checked {
-    /// Its diagnostics; where it sweeps, those of the first run that can be.
+    /// Its diagnostics; of a sweep, those of the first run that is valid.
     pub analysis: Analysis,
-    /// Other runs of a sweep, which can't be: their names and diagnostics, those that several have in common
-    /// once.
+    /// The other runs of a sweep, which are invalid: their names and diagnostics; diagnostics that several
+    /// have in common are listed once.
     pub refused: Vec<(String, Analysis)>,
-    /// None where no run of it can be.
+    /// `None` if no run is valid.
     pub sweep: Option<Sweep>,
 }
 
-/// Checks and compiles every run that a file asks for. What is set from outside is one value. `note` is told
-/// every file that was looked for, also those that are not there.
+/// Checks and compiles every run of a file. A swept `param` that is set from outside has only that value.
+/// `note` is called with every file that was looked for, also with missing ones.
 ///
 /// # Errors
-/// A file that can't be read.
+/// If the file can't be read.
 pub fn check(path: &Path, set: &[(String, String)], note: &mut dyn FnMut(&Path)) -> Result<Checked, Problem> {
     let whole = host::analyse_noting(path, set, note)?;
     let axes = whole.experiment.as_ref().map(|experiment| experiment.sweep.as_slice()).unwrap_or_default();
@@ -109,7 +108,7 @@ pub fn check(path: &Path, set: &[(String, String)], note: &mut dyn FnMut(&Path))
     Ok(Checked { analysis, refused, sweep })
 }
 
-/// Every combination of values, the last axis the fastest; without an axis, one that has none.
+/// Every combination of values; the last axis varies fastest. Without axes, a single empty one.
 fn combinations(axes: &[SweepAxis], set: &[(String, String)]) -> Vec<Vec<(String, f64)>> {
     let mut combinations = vec![Vec::new()];
     for axis in axes.iter().filter(|axis| !set.iter().any(|(name, _)| *name == axis.parameter)) {
@@ -122,12 +121,12 @@ fn combinations(axes: &[SweepAxis], set: &[(String, String)]) -> Vec<Vec<(String
     combinations
 }
 
-/// What the runs of a sweep have to say together.
+/// The combined results of a sweep.
 pub struct SweepResults {
-    /// None where none of them ended well.
+    /// `None` if no run finished.
     pub results: Option<Results>,
     pub good: usize,
-    /// The names of those that did not end well.
+    /// The names of the runs that did not finish.
     pub failed: Vec<String>,
 }
 
@@ -136,31 +135,31 @@ impl Sweep {
         self.members.iter().any(|member| !member.values.is_empty())
     }
 
-    /// Members that can run.
+    /// The members that can run.
     pub fn compiled(&self) -> impl Iterator<Item = (&SweepRun, &Rc<Compiled>)> {
         self.members.iter().filter_map(|member| Some((member, member.compiled.as_ref()?)))
     }
 
-    /// Names and plans of the members that can run.
+    /// The names and plans of the members that can run.
     pub fn plans(&self) -> Vec<(String, &Plan)> {
         self.compiled().map(|(member, compiled)| (member.name(), &compiled.plan)).collect()
     }
 
-    /// The folder of results that the members' folders lie in.
+    /// The results folder that contains the members' folders.
     pub fn folder(&self, wanted: Option<&Path>) -> PathBuf {
         let (_, first) = self.compiled().next().expect("one of them can run");
         out_folder(wanted, &first.plan)
     }
 
-    /// The folder of results as the runs need it, before the first of them begins.
+    /// Prepares the results folder before the first run.
     ///
     /// # Errors
-    /// A folder that can't be written to.
+    /// If the folder can't be written to.
     pub fn make_room(&self, folder: &Path) -> Result<(), Problem> {
         if self.is_swept() { archive::make_room(folder, None) } else { Ok(()) }
     }
 
-    /// That a member begins, where it is one of several: for people, or as an event.
+    /// The announcement of a member of a sweep at its start: as text, or as an event.
     pub fn announcement(&self, index: usize, format: Format) -> Option<String> {
         let member = self.members.get(index).filter(|_| self.is_swept())?;
         let of = self.members.len();
@@ -176,18 +175,18 @@ impl Sweep {
         })
     }
 
-    /// The tables of all members as one.
+    /// The tables of all members, merged.
     pub fn table(&self, results: &Results, style: Style) -> String {
-        // Of one that failed there is no row.
+        // A failed run has no rows.
         let ended = |(_, plan): &(String, &Plan)| results.plan.split(',').any(|hash| hash == plan.hash);
         table::show_merged(results, &self.plans().into_iter().filter(ended).collect::<Vec<_>>(), style)
     }
 
-    /// Writes into the folder of a sweep how each of its members ended, and the tables of all as one.
-    /// `results` has those of every member; none of one that failed.
+    /// Writes how each member ended, and the merged tables of all, to the folder of a sweep. `results` has
+    /// those of every member; `None` for a failed one.
     ///
     /// # Errors
-    /// A folder that can't be written to.
+    /// If the folder can't be written to.
     pub fn combined(&self, folder: &Path, results: &[Option<Results>]) -> Result<SweepResults, Problem> {
         let ended = || self.members.iter().zip(results);
         let entry = |(member, results): (&SweepRun, &Option<Results>)| {
@@ -212,7 +211,7 @@ impl Sweep {
 }
 
 impl SweepResults {
-    /// How many ended well, where their tables are, and which ones failed.
+    /// How many finished, where their tables are, and which failed, as text.
     pub fn text(&self, folder: &Path) -> String {
         let mut text = String::new();
         if self.results.is_some() {
@@ -239,7 +238,7 @@ fn write(path: &Path, value: &impl serde::Serialize) -> Result<(), Problem> {
     Ok(write_atomically(path, |file| std::io::Write::write_all(file, &text))?)
 }
 
-/// `mopd run`: one member after the other.
+/// `mopd run`: runs the members one after the other.
 pub fn run(arguments: &RunArgs, sweep: &Sweep) -> Result<Status, Problem> {
     Interrupts::handled();
     let folder = sweep.folder(arguments.out.as_deref());
@@ -263,7 +262,7 @@ pub fn run(arguments: &RunArgs, sweep: &Sweep) -> Result<Status, Problem> {
         let out = member.out(&folder);
         let ended_as = one(arguments, compiled, &out, !sweep.is_swept())?;
         if ended_as != Status::Interrupted {
-            // Before all else: a folder that is gone is also why a stage could not write to it.
+            // First, since a folder that is gone also explains why a stage could not write to it.
             lock.check()?;
         }
         match ended_as {
@@ -277,7 +276,7 @@ pub fn run(arguments: &RunArgs, sweep: &Sweep) -> Result<Status, Problem> {
                 return Ok(Status::Interrupted);
             }
             Status::Good => {
-                // The results are whole without them, and other members may have room for theirs.
+                // The results are complete without them, and other members may have space for theirs.
                 if arguments.tensorboard
                     && let Err(problem) = event_files(&out)
                 {
@@ -308,14 +307,14 @@ pub fn run(arguments: &RunArgs, sweep: &Sweep) -> Result<Status, Problem> {
     Ok(if ended.iter().any(Option::is_none) { Status::Wrong } else { status })
 }
 
-/// The results of all members as those of one run: a row whose numbers no value changes is there once, others
-/// once for each member.
+/// The results of all members as those of one run: a row that does not depend on the swept values appears
+/// once, others once for each member.
 fn combined(good: &[(&SweepRun, &Plan, &Results)]) -> Option<Results> {
     let (_, _, first) = good.first()?;
     let of_table = |index: usize, table: &Table| {
         let mut rows: Vec<TableRow> = Vec::new();
         for (place, row) in table.rows.iter().enumerate() {
-            // Equal numbers are no sign: two students may know as little.
+            // Compares keys: equal scores prove nothing, since two models may have the same by chance.
             let mut all = good.iter().map(|(_, plan, _)| RowKeys::of(plan, index, place));
             let own = all.next();
             if all.all(|other| Some(other) == own) {
@@ -351,6 +350,7 @@ fn combined(good: &[(&SweepRun, &Plan, &Results)]) -> Option<Results> {
         tables: first.tables.iter().enumerate().map(|(index, table)| of_table(index, table)).collect(),
         stages: results().flat_map(|results| results.stages.clone()).collect(),
         guards: results().flat_map(|results| results.guards.clone()).collect(),
+        private: results().flat_map(|results| results.private.clone()).collect(),
         seconds: results().map(|results| results.seconds).sum(),
         before_stages: results().map(|results| results.before_stages).sum(),
         peak_memory: results().map(|results| results.peak_memory).max().unwrap_or(0),
@@ -359,15 +359,15 @@ fn combined(good: &[(&SweepRun, &Plan, &Results)]) -> Option<Results> {
     })
 }
 
-/// All that the numbers of a row of a table depend on.
+/// Everything that the numbers of a table row depend on.
 #[derive(PartialEq)]
 struct RowKeys<'a> {
-    /// What its models are made by.
+    /// The keys of its models.
     models: Vec<&'a str>,
-    /// The same of the rows that a normalized score is between.
+    /// The keys of the rows that a normalized score is relative to.
     anchors: Option<[Vec<&'a str>; 2]>,
     columns: &'a [TableColumn],
-    /// By column: what is asked, and what an answer is worth.
+    /// By column: the prompts, and the rewards of answers.
     asked: Vec<AskedOfRow<'a>>,
     seed: u64,
     seeds: u32,
@@ -432,8 +432,7 @@ model other = sft(base, on: domains) { target = answer, steps = n, batch = 4, lr
 compare "t" { models = [base, start], samples = 2, temperature = 1, max_tokens = 4 }
 "#;
 
-    /// The members of the text with these changes, and what a run of each would leave: scores of 0, 1, ... by
-    /// member.
+    /// The members of the text with these changes, and example results of each: scores 0, 1, ... by member.
     fn swept(changes: &[(&str, &str)]) -> (Sweep, Vec<Option<Results>>) {
         let mut text = TEXT.to_owned();
         for (from, to) in changes {
@@ -483,7 +482,7 @@ compare "t" { models = [base, start], samples = 2, temperature = 1, max_tokens =
         serde_json::from_value(whole).expect("results")
     }
 
-    /// The tables of all members, and the names of their rows.
+    /// The merged tables, and the names of their rows.
     fn merged((sweep, results): &(Sweep, Vec<Option<Results>>)) -> (String, Vec<String>) {
         let folder = tempfile::tempdir().expect("a folder");
         let all = sweep.combined(folder.path(), results).expect("a folder to write to").results;
@@ -499,7 +498,7 @@ compare "t" { models = [base, start], samples = 2, temperature = 1, max_tokens =
         let caption = "t: pass@1, 2 samples a prompt at temperature 1, 20 prompts, seed 1; mean [95% \
                        interval over prompts alone: there is one seed]\n";
         assert!(text.starts_with(caption), "{text}");
-        // The same rows, in which 1 is what another model has.
+        // The same rows, but a score of 1 is that of another model.
         let score = ("max_tokens = 4", "max_tokens = 4, score = normalized(zero: start, one: other)");
         let (_, rows) = merged(&swept(&[score]));
         assert_eq!(rows, ["base [n=2]", "base [n=8]", "start [n=2]", "start [n=8]"]);
@@ -511,7 +510,7 @@ compare "t" { models = [base, start], samples = 2, temperature = 1, max_tokens =
             swept(&[("tolerance: 0", "tolerance: n"), ("n: count", "n: real"), ("steps = n", "steps = 4")]);
         let (_, rows) = merged(&swept);
         assert_eq!(rows, ["base [n=2]", "base [n=8]", "start [n=2]", "start [n=8]"]);
-        // Of a member that failed nothing is said.
+        // A failed member is left out.
         swept.1[0] = None;
         let (text, rows) = merged(&swept);
         assert!(rows == ["base", "start"] && !text.contains("n="), "{text}");

@@ -1,5 +1,5 @@
-//! The progress of a run on standard error. On a terminal one line per running stage and one for the whole
-//! move; elsewhere it is a [`log`].
+//! The progress of a run on standard error. On a terminal: one line per running stage and one for the whole
+//! run; elsewhere it is a [`log`].
 
 mod log;
 
@@ -16,39 +16,39 @@ use crate::figures;
 use crate::output::{self, Style};
 use crate::worker::killed::ActiveStage;
 
-/// Columns of a bar.
+/// The width of a bar in columns.
 const WIDTH: u32 = 24;
 
-/// How often progress is asked for what it has to say, where no event comes.
+/// The interval at which progress is updated without events.
 pub const TICK: Duration = Duration::from_secs(1);
 
-/// Seconds between the lines of a log that say where stages stand.
+/// Seconds between two reports of running stages in a log.
 pub const LOG_EVERY: f64 = 30.0;
 
 pub struct RunProgress {
-    /// Everything that moves is the one message of this bar. A bar for each stage would do, but taking bars
-    /// away while others are drawn leaves stale lines on the screen.
+    /// All bars are the single message of this one. A bar per stage would also work, but removing bars while
+    /// others are drawn leaves stale lines on the screen.
     screen: ProgressBar,
     style: Style,
-    /// Whether it is drawn. Where standard error is no terminal, it is told by lines.
+    /// Whether it is drawn. If standard error is not a terminal, it is reported as lines.
     drawn: bool,
-    /// What is told by lines: there, and in a log file.
+    /// The log: on standard error, if nothing is drawn there, and in a log file.
     log: Option<Log>,
-    /// More than one seed: stages are told apart by theirs.
+    /// Whether there are several seeds: then stages are shown with theirs.
     seeds: bool,
-    /// Asked to go on from what is kept, and nothing was found so far.
+    /// Whether a resume was requested, and nothing to resume was found yet.
     resumes: bool,
     started: Instant,
-    /// Those that run, in the order in which they began.
+    /// The running stages, by name and seed.
     stages: BTreeMap<(String, u64), StageBar>,
     begun: u32,
-    /// What stages will take may be measured now.
+    /// Whether stages may be measured for predictions now.
     predicting: bool,
-    /// Most lines that were drawn at once.
+    /// The most lines that were drawn at once.
     tallest: usize,
-    /// Columns of the longest name so far.
+    /// The width of the longest name so far, in columns.
     widest: usize,
-    /// Stages that ran, that the run came to and were kept, that the store had when it began, and all.
+    /// Numbers of stages: that ran; that the run reached and kept; in the store at its start; of all.
     pub finished: u32,
     pub kept: u32,
     found: u32,
@@ -58,13 +58,13 @@ pub struct RunProgress {
 struct StageBar {
     order: u32,
     started: Instant,
-    /// Steps that an earlier run did.
+    /// The number of steps by an earlier run.
     first: u32,
     step: u32,
     steps: u32,
-    /// Steps that the last checkpoint has.
+    /// The number of steps of the last checkpoint.
     checkpoint: Option<u32>,
-    /// The number that matters, as it was last shown.
+    /// The main metric, as last shown.
     metric: String,
 }
 
@@ -75,7 +75,7 @@ impl StageBar {
     }
 }
 
-/// Says something while progress is drawn; can be handed to another thread.
+/// Prints lines while progress is drawn; can be moved to another thread.
 #[derive(Clone)]
 pub struct ProgressPrinter {
     screen: ProgressBar,
@@ -87,14 +87,14 @@ impl ProgressPrinter {
         self.line(text, true);
     }
 
-    /// The same for what a quiet command says as well.
+    /// [`Self::say`] for lines that a quiet command also prints.
     pub fn warn(&self, text: &str) {
         self.line(text, false);
     }
 
     fn line(&self, text: &str, note: bool) {
         if self.drawn {
-            // Printed by whoever draws: it knows where its lines stand.
+            // Printed by the progress bar, which knows where its lines are.
             self.screen.println(output::safe(text.trim_end(), Style::of_stderr()));
             output::to_log_file(text);
         } else {
@@ -104,7 +104,7 @@ impl ProgressPrinter {
 }
 
 impl RunProgress {
-    /// `log_every` are the seconds between the lines of a log.
+    /// `log_every` is the interval of a log's reports in seconds.
     pub fn new(seeds: bool, resumes: bool, log_every: f64) -> RunProgress {
         let drawn = std::io::stderr().is_terminal() && !output::is_quiet();
         let log = (!drawn || output::has_log_file()).then(|| Log::every(log_every));
@@ -135,7 +135,7 @@ impl RunProgress {
         ProgressPrinter { screen: self.screen.clone(), drawn: self.drawn }
     }
 
-    /// Takes note of an event. Those that end a job are the caller's.
+    /// Updates the progress from an event. The caller handles those that end a job.
     pub fn note(&mut self, event: &Event) {
         match event {
             Event::Started { tasks, kept } => {
@@ -155,7 +155,7 @@ impl RunProgress {
                     self.resumes = false;
                 }
                 if let Some(running) = self.running(stage, *seed) {
-                    // Steps are counted from 0; this one is done.
+                    // Steps are counted from 0; this one has ended.
                     (running.step, running.steps) = (step + 1, *steps);
                     running.metric = format!("{metric} {value:.3}");
                 }
@@ -202,6 +202,7 @@ impl RunProgress {
                 ));
             }
             Event::Ready { .. }
+            | Event::Private(_)
             | Event::Predicted { .. }
             | Event::Evaluated { .. }
             | Event::Table { .. }
@@ -232,12 +233,12 @@ impl RunProgress {
         self.tick();
     }
 
-    /// The bar of a stage that has begun and not ended.
+    /// The bar of a running stage.
     fn running(&mut self, stage: &str, seed: u64) -> Option<&mut StageBar> {
         self.stages.get_mut(&(stage.to_owned(), seed))
     }
 
-    /// Says or draws how far the run is, where it is time for that.
+    /// Reports or draws the progress, if it is time.
     pub fn tick(&mut self) {
         if self.drawn && self.tasks > 0 {
             let screen = self.screen();
@@ -254,7 +255,7 @@ impl RunProgress {
         }
     }
 
-    /// A line of the log: on the screen that nothing is drawn on, and in a file.
+    /// A line of the log: on standard error if nothing is drawn there, and in the log file.
     fn logged(&self, line: &str) {
         let line = output::printable(line);
         if self.drawn { output::to_log_file(&line) } else { self.printer().say(&line) }
@@ -264,14 +265,14 @@ impl RunProgress {
         StageCounts { done: self.finished + self.kept, begun: self.begun, tasks: self.tasks }
     }
 
-    /// The stages at work with their names, in the order in which they began.
+    /// The running stages with their names, in the order in which they began.
     fn in_order(&self) -> Vec<(String, &StageBar)> {
         let mut running: Vec<_> = self.stages.iter().collect();
         running.sort_by_key(|(_, stage)| stage.order);
         running.into_iter().map(|((stage, seed), bar)| (self.name(stage, *seed), bar)).collect()
     }
 
-    /// What ends a run, line by line: with the time, where the lines before it have theirs.
+    /// The final message of a run, line by line, with the time if the lines before have it.
     pub fn say_last(&self, text: &str) {
         match self.drawn {
             true => output::error(text),
@@ -279,12 +280,12 @@ impl RunProgress {
         }
     }
 
-    /// Takes everything that moves away.
+    /// Removes everything that is drawn.
     pub fn close(&mut self) {
         self.screen.finish_and_clear();
     }
 
-    /// Each stage at work with a checkpoint, in words.
+    /// Each running stage with a checkpoint, as text.
     pub fn checkpoints(&self) -> Vec<String> {
         let of = |((name, seed), stage): (&(String, u64), &StageBar)| {
             Some(format!("{} at step {} of {}", self.name(name, *seed), stage.checkpoint?, stage.steps))
@@ -292,18 +293,18 @@ impl RunProgress {
         self.stages.iter().filter_map(of).collect()
     }
 
-    /// Stages whose results the store has, those too that the run has not come to.
+    /// The number of stages whose results are in the store, including those that the run has not reached.
     pub fn stored(&self) -> u32 {
         self.finished + self.kept.max(self.found)
     }
 
-    /// Whether some stage is not finished, as far as is known: how many there are is said once data and
+    /// Whether some stage is not finished, as far as is known: their number is only known after data and
     /// models are read.
     pub fn to_come(&self) -> bool {
         self.tasks == 0 || self.finished + self.kept < self.tasks
     }
 
-    /// The stages at work, in the order in which they began.
+    /// The running stages, in the order in which they began.
     pub fn at_work(&self) -> Vec<ActiveStage> {
         let mut running: Vec<_> = self.stages.iter().collect();
         running.sort_by_key(|(_, stage)| stage.order);
@@ -320,17 +321,17 @@ impl RunProgress {
         name(stage, seed, self.seeds)
     }
 
-    /// Replaces a stage's bar by a line that stays.
+    /// Replaces a stage's bar by a permanent line.
     fn settle(&mut self, stage: &str, seed: u64, what: &str) {
         self.stages.remove(&(stage.to_owned(), seed));
         if self.drawn {
-            // The log has lines of its own for that.
+            // The log has its own lines for that.
             let line = format!("{:>1$} {what}", self.name(stage, seed), self.widest);
             self.screen.println(output::safe(&line, self.style));
         }
     }
 
-    /// A line for each running stage, then one for the whole.
+    /// A line for each running stage, then one for the whole run.
     fn screen(&mut self) -> String {
         let mut lines: Vec<String> =
             self.in_order().into_iter().map(|(name, stage)| stage.line(&name, self.widest)).collect();
@@ -344,7 +345,7 @@ impl RunProgress {
             if self.predicting { ", measuring what they take" } else { "" },
             self.widest,
         ));
-        // Never fewer lines than before: a screen that shrinks leaves its last line behind.
+        // Never fewer lines than before: a shrinking screen leaves its last line behind.
         self.tallest = self.tallest.max(lines.len());
         lines.resize(self.tallest, String::new());
         lines.join("\n")
@@ -352,17 +353,17 @@ impl RunProgress {
 }
 
 impl StageBar {
-    /// Steps a second since it began or resumed, and the seconds that are left; none before its first step.
+    /// Steps per second since it began or resumed, and the remaining seconds; `None` before its first step.
     fn pace(&self) -> Option<(f64, f64)> {
         let done = self.step.checked_sub(self.first).filter(|done| *done > 0)?;
         let rate = f64::from(done) / self.started.elapsed().max(Duration::from_millis(1)).as_secs_f64();
         Some((rate, f64::from(self.steps.saturating_sub(self.step)) / rate))
     }
 
-    /// `width` are the columns of its name.
+    /// `width` is the number of columns for its name.
     fn line(&self, name: &str, width: usize) -> String {
         if self.steps == 0 {
-            // A merge has no steps to count.
+            // A merge has no steps.
             return format!(
                 "{name:>width$} {} so far",
                 figures::duration(self.started.elapsed().as_secs_f64())

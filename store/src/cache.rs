@@ -1,4 +1,4 @@
-//! What is in a store, which of it is whole, and letting go of what no kept run needs.
+//! Listing, verification and pruning of a store's items.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 
 use crate::files::{reason, remove_partial};
+use crate::secret::PRIVATE;
 use crate::{CHECKSUMS, Folder, Lock, StoredRuns, WriteError};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -17,40 +18,40 @@ use crate::{CHECKSUMS, Folder, Lock, StoredRuns, WriteError};
 pub enum StoreItemKind {
     /// A finished stage, or the rewards of an evaluation.
     Result,
-    /// Checkpoints of a stage that is not finished.
+    /// Checkpoints of an unfinished stage.
     Checkpoint,
-    /// What frozen models say of data, for a stage that trains on it.
+    /// Scores of frozen models for the data of a stage that trains on it.
     Scores,
     /// Weights before a number that was not finite.
     LastGood,
-    /// Something was cut off while it was written.
+    /// An incomplete item, from an interrupted write.
     Leftover,
 }
 
 /// One folder of the store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct StoreItem {
-    /// Of the folder.
+    /// Name of the folder.
     pub name: String,
     pub key: String,
     pub kind: StoreItemKind,
-    /// In words, where it is known.
+    /// A description, if known.
     pub about: String,
     pub bytes: u64,
-    /// Of them, what would be free without it: models of kept runs are links to the same bytes.
+    /// Bytes that its deletion would free: models of kept runs are links to the same bytes.
     pub exclusive: u64,
-    /// When it was written or of use last.
+    /// When it was last written or used.
     pub used: SystemTime,
     /// Folders of results of the kept runs that need it.
     pub needed_by: Vec<PathBuf>,
 }
 
-/// What to let go of, of that which no kept run needs.
+/// Which items to delete, of those that no kept run needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PrunePolicy {
-    /// What has not been of use for so long.
+    /// Items that have not been used for this long.
     pub older_than: Option<Duration>,
-    /// What was of use longest ago, until the whole takes at most so many bytes.
+    /// Least recently used items, until the store takes at most this many bytes.
     pub keep_under: Option<u64>,
     pub dry_run: bool,
 }
@@ -58,13 +59,13 @@ pub struct PrunePolicy {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Pruned {
     pub removed: Vec<StoreItem>,
-    /// Would have been, but a run is at work on them.
+    /// Items that were not removed because a run uses them now.
     pub in_use: Vec<StoreItem>,
-    /// Would have been, but a run that can't be read may need them.
+    /// Items that were not removed because a run with an unreadable file may need them.
     pub spared: Vec<StoreItem>,
-    /// The lists of needs that can't be read, and why.
+    /// The runs' files that can't be read, with the reason.
     pub unreadable: Vec<String>,
-    /// Bytes that the store takes now, and of them those that kept runs need.
+    /// Bytes that the store takes now, and the part of them that kept runs need.
     pub left: u64,
     pub needed: u64,
 }
@@ -74,18 +75,18 @@ pub struct Pruned {
 pub enum PruneVerdict {
     Whole,
     Damaged(String),
-    /// A run is at work on it.
+    /// A run uses it now.
     InUse,
 }
 
-/// How long ago something was; none of time at all where the clock has been set back since.
+/// The time since `used`; zero if the clock has been set back since.
 pub fn age(used: SystemTime, now: SystemTime) -> Duration {
     now.duration_since(used).unwrap_or(Duration::ZERO)
 }
 
 const KEY: usize = 64;
 
-/// The key and the kind of a folder's name. What is not ours has none.
+/// The key and the kind in a folder's name; `None` for other folders.
 fn parse(name: &str) -> Option<(&str, StoreItemKind)> {
     let (key, rest) = name.split_at_checked(KEY)?;
     let kind = match rest {
@@ -106,7 +107,7 @@ struct Size {
 }
 
 impl Size {
-    /// What disappears while it is looked at is not there.
+    /// Adds the size of a folder. Files that disappear meanwhile do not count.
     fn of(path: &Path, size: &mut Size) {
         for entry in fs::read_dir(path).into_iter().flatten().flatten() {
             let Ok(metadata) = entry.metadata() else { continue };
@@ -122,7 +123,7 @@ impl Size {
 }
 
 impl Folder {
-    /// Everything in the store, what was of use last first.
+    /// All items of the store, the most recently used first.
     pub fn items(&self) -> Result<Vec<StoreItem>, String> {
         let runs = self.runs()?.kept;
         let mut needs: BTreeMap<&str, Vec<(&PathBuf, &str)>> = BTreeMap::new();
@@ -137,7 +138,7 @@ impl Folder {
             Err(error) => return Err(format!("{}: {}", self.path.display(), reason(&error))),
         };
         let mut items = Vec::new();
-        // A link to a folder is not ours either.
+        // Links to folders are skipped: they are not made by this program.
         for folder in folders.flatten().filter(|folder| folder.file_type().is_ok_and(|kind| kind.is_dir())) {
             let name = folder.file_name();
             let Some((name, (key, kind))) = name.to_str().and_then(|name| Some((name, parse(name)?))) else {
@@ -172,7 +173,7 @@ impl Folder {
                 bytes: size.bytes,
                 exclusive: size.exclusive,
                 used: written(name).or(size.newest).unwrap_or(SystemTime::UNIX_EPOCH),
-                // Whoever needs a result is not helped by half of one, nor by the way to one that is there.
+                // A run needs no incomplete result, and no checkpoints of a finished one.
                 needed_by: match kind {
                     StoreItemKind::Leftover => Vec::new(),
                     StoreItemKind::Checkpoint if self.has(key) => Vec::new(),
@@ -192,14 +193,14 @@ impl Folder {
             .any(|name| matches!(parse(&name), Some((_, StoreItemKind::Result))) && self.has(&name))
     }
 
-    /// The entries in a folder of several.
+    /// The entries in an item's folder that has several.
     fn parts(&self, name: &str) -> impl Iterator<Item = String> {
         let parts = fs::read_dir(self.path(name)).into_iter().flatten().flatten();
         let parts = parts.filter_map(move |part| Some(format!("{name}/{}", part.file_name().to_str()?)));
         parts.filter(|part| self.has(part))
     }
 
-    /// Whether the entries of an item are what was written; none where it has no checksums.
+    /// The result of the verification of an item's checksums; `None` for items without checksums.
     pub fn verdict(&self, item: &StoreItem) -> Option<PruneVerdict> {
         let entries: Vec<String> = match item.kind {
             StoreItemKind::Result => vec![item.name.clone()],
@@ -209,15 +210,15 @@ impl Folder {
         let Some(reason) = entries.iter().find_map(|entry| self.verify(entry).err()) else {
             return Some(PruneVerdict::Whole);
         };
-        // Whoever is at work may have taken it away meanwhile.
+        // A running run may have deleted it meanwhile.
         match self.try_lock(&item.key) {
             Ok(None) => Some(PruneVerdict::InUse),
             _ => Some(PruneVerdict::Damaged(reason)),
         }
     }
 
-    /// Lets go of what the policy says, of that which no kept run needs and nobody is at work on. None where
-    /// runs are being written down just now: ask again.
+    /// Deletes items by the policy, of those that no kept run needs and no run uses now. Returns `None` if a
+    /// run is being registered now: try again.
     pub fn prune(&self, policy: &PrunePolicy, now: SystemTime) -> Result<Option<Pruned>, String> {
         let text = |error: WriteError| error.to_string();
         let Some(_registry) = self.try_registry().map_err(text)? else { return Ok(None) };
@@ -226,7 +227,7 @@ impl Folder {
         let needed = items.iter().filter(|item| !item.needed_by.is_empty()).map(|item| item.bytes).sum();
         let StoredRuns { gone, unreadable, .. } = self.runs()?;
         let (mut removed, mut in_use, mut spared) = (Vec::new(), Vec::new(), Vec::new());
-        // What was of use longest ago first; before all else scores, which are made again in passing.
+        // Least recently used first, but scores before all others, since they are cheap to recompute.
         let (scores, others): (Vec<StoreItem>, Vec<StoreItem>) =
             items.into_iter().rev().partition(|item| item.kind == StoreItemKind::Scores);
         for item in scores.into_iter().chain(others).filter(|item| item.needed_by.is_empty()) {
@@ -257,14 +258,14 @@ impl Folder {
         if !policy.dry_run {
             self.remove_partial();
             for path in gone {
-                // Of a run whose results are gone.
+                // The file of a run whose folder of results was deleted.
                 fs::remove_file(&path).map_err(|error| format!("{}: {}", path.display(), reason(&error)))?;
             }
         }
         Ok(Some(Pruned { removed, in_use, spared, unreadable, left, needed }))
     }
 
-    /// Parts of files that nobody writes any more, in entries and beside them.
+    /// Deletes abandoned partial files, in entries and beside them.
     fn remove_partial(&self) {
         const NOBODYS: Duration = Duration::from_secs(3600);
         for folder in fs::read_dir(&self.path).into_iter().flatten().flatten() {
@@ -274,9 +275,11 @@ impl Folder {
                         remove_partial(&folder.path(), None);
                     }
                 }
-                // Whoever writes these has no lock.
+                // These files are written without a lock.
                 None => {
-                    let ours = ["notes", "runs", "arithmetic"].iter().any(|name| folder.file_name() == *name);
+                    let ours = ["notes", "runs", "arithmetic", PRIVATE]
+                        .iter()
+                        .any(|name| folder.file_name() == *name);
                     if ours {
                         remove_partial(&folder.path(), Some(NOBODYS));
                     }

@@ -1,4 +1,4 @@
-//! Files that are either whole or absent: whatever a run leaves behind can be trusted, however the run ended.
+//! Atomic writes: a file is either complete or absent, however a run ended.
 
 use std::fs::{self, File};
 use std::io;
@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// A file could not be written; whatever stood at `path` before still does.
+/// A file could not be written; an earlier file at `path` is unchanged.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write {}: {}", path.display(), reason(source))]
 pub struct WriteError {
@@ -16,7 +16,7 @@ pub struct WriteError {
 }
 
 impl WriteError {
-    /// The way out, where there is a usual one.
+    /// Advice, where there is a usual solution.
     pub fn help(&self) -> Option<String> {
         match self.source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
@@ -38,7 +38,7 @@ impl WriteError {
     }
 }
 
-/// An input or output error in words, without the error number where it is a usual one.
+/// Describes an I/O error, without the error number if it is a common one.
 pub fn reason(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => "there is no such file or folder".to_owned(),
@@ -49,7 +49,7 @@ pub fn reason(error: &io::Error) -> String {
         io::ErrorKind::StorageFull => "the disk is full".to_owned(),
         io::ErrorKind::QuotaExceeded => "the disk quota is used up".to_owned(),
         io::ErrorKind::ReadOnlyFilesystem => "it is on a file system that can only be read".to_owned(),
-        // Of the system; what we refuse ourselves says by how much.
+        // An error of the system; this program's own limits have messages with the size.
         io::ErrorKind::FileTooLarge if error.raw_os_error().is_some() => {
             "it would be larger than this system lets a file be".to_owned()
         }
@@ -57,9 +57,9 @@ pub fn reason(error: &io::Error) -> String {
     }
 }
 
-/// Writes a file by way of a temporary one in the same folder: written, synced to the disk, then renamed. So
-/// a reader sees the old file or the new one, never a part, even after a power cut. Makes the folder if there
-/// is none.
+/// Writes a file through a temporary one in the same folder, which is synced to the disk and then renamed. A
+/// reader sees the old file or the new one, never a part, even after a power failure. Creates the folder if
+/// there is none.
 pub fn write_atomically(
     path: &Path,
     write: impl FnOnce(&mut File) -> io::Result<()>,
@@ -70,8 +70,8 @@ pub fn write_atomically(
             _ => Path::new("."),
         };
         fs::create_dir_all(folder)?;
-        // 0666 less the umask, as for any file; the default for temporary files would hide results from the
-        // group.
+        // 0666 minus the umask, as for other files; the default of temporary files would hide results from
+        // the group.
         let permissions = fs::Permissions::from_mode(0o666);
         let mut file =
             tempfile::Builder::new().prefix(PARTIAL).permissions(permissions).tempfile_in(folder)?;
@@ -84,8 +84,8 @@ pub fn write_atomically(
     attempt().map_err(|source| WriteError { path: path.to_owned(), source })
 }
 
-/// Whether files can be written into a folder, or into the nearest one above it that is there: an empty file
-/// is made and taken away again.
+/// Checks that files can be written to a folder, or to its nearest existing parent, by creating and deleting
+/// an empty file.
 pub fn try_to_write(folder: &Path) -> Result<(), WriteError> {
     let absolute = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
     let there = absolute.ancestors().find(|path| path.symlink_metadata().is_ok()).unwrap_or(&absolute);
@@ -93,7 +93,7 @@ pub fn try_to_write(folder: &Path) -> Result<(), WriteError> {
     made.map(drop).map_err(|source| WriteError { path: folder.to_owned(), source })
 }
 
-/// The names of what lies beside a path, but for hidden files, sorted; none where its folder is not there.
+/// The sorted names in a path's folder, without hidden ones; `None` where the folder does not exist.
 pub fn names_beside(path: &Path) -> Option<Vec<String>> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let entries = folder.read_dir().ok()?;
@@ -105,12 +105,12 @@ pub fn names_beside(path: &Path) -> Option<Vec<String>> {
     Some(names)
 }
 
-/// What files are called before they are whole.
-const PARTIAL: &str = ".writing-";
+/// Prefix of the names of temporary files.
+pub(crate) const PARTIAL: &str = ".writing-";
 
-/// Takes away what [`write_atomically`] left in a folder, and in the folders in it, when it was killed: parts
-/// of files that nobody writes any more, or only those that are older than `age`. What can't be taken away
-/// stays.
+/// Deletes temporary files that an interrupted [`write_atomically`] left in a folder and its subfolders: all,
+/// or only those older than `age`. The caller makes sure that no process writes them. Files that can't be
+/// deleted stay.
 pub fn remove_partial(folder: &Path, age: Option<Duration>) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let Ok(metadata) = entry.metadata() else { continue };
@@ -126,7 +126,7 @@ pub fn remove_partial(folder: &Path, age: Option<Duration>) {
     }
 }
 
-/// What a model of a run is called as a folder: `expert[sort]` of seed 3 is `expert.sort-seed3`.
+/// The name of a model's folder: `expert[sort]` of seed 3 has `expert.sort-seed3`.
 pub fn folder_of_model(model: &str, seed: u64) -> String {
     format!("{}-seed{seed}", file_name(model))
 }

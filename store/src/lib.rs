@@ -1,15 +1,16 @@
-//! The content-addressed store of results, as files: entries that are whole or do not count, locks between
-//! runs, which run needs what, and what can be let go of. What is inside an entry is its writer's matter.
+//! The content-addressed store of results, as files: entries that are complete or do not count, locks
+//! between runs, a registry of the entries that runs need, and pruning. Writers define an entry's content.
 //!
 //! ```text
 //! <key>/                  a result, valid once `checksums.json` is there, which is written last
 //! <key>.unfinished/<step> checkpoints of a stage, each such an entry
-//! <key>.scores/<hash>     what frozen models say of data, each such an entry; no run needs them
+//! <key>.scores/<hash>     scores of frozen models, each such an entry; no run needs them
 //! <key>.last-good/        weights before a number that was not finite
-//! locks/<key>             held by whoever computes that key
-//! runs/<run>.json         what a run needs
+//! locks/<key>             held by the run that computes that key
+//! runs/<run>.json         the keys that a run needs
 //! notes/                  hashes of files elsewhere
-//! arithmetic/             by what arithmetic results were made
+//! arithmetic/             the arithmetics by which results were made
+//! private/secret          the secret from which private stages draw their noise
 //! ```
 
 #![forbid(unsafe_code)]
@@ -25,6 +26,7 @@ pub mod named;
 pub mod programs;
 pub mod regular;
 mod runs;
+mod secret;
 pub mod signals;
 
 use std::collections::BTreeMap;
@@ -58,23 +60,23 @@ pub enum Lookup<T> {
     Damaged(String),
 }
 
-/// What an entry consists of.
+/// The files of an entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checksums {
-    /// What it is the result of, in words.
+    /// A description of the entry.
     #[serde(default)]
     pub about: String,
-    /// Blake3 of every other file, in hexadecimal.
+    /// BLAKE3 hash of every other file, in hexadecimal.
     pub files: BTreeMap<String, String>,
 }
 
 impl Folder {
-    /// As it is; it need not exist.
+    /// A folder that need not exist.
     pub fn at(path: &Path) -> Folder {
         Folder { path: path.to_owned() }
     }
 
-    /// Makes the folder if there is none, and finds out now whether it can be written to.
+    /// Creates the folder if there is none, and checks that it can be written to.
     pub fn open(path: &Path) -> Result<Folder, WriteError> {
         let failed = |source| WriteError { path: path.to_owned(), source };
         fs::create_dir_all(path).map_err(failed)?;
@@ -82,7 +84,7 @@ impl Folder {
         Ok(Folder::at(path))
     }
 
-    /// Where an entry is, or would be.
+    /// The folder of an entry, whether it exists or not.
     pub fn path(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
@@ -92,7 +94,7 @@ impl Folder {
         self.path(name).join(CHECKSUMS).exists()
     }
 
-    /// Reads an entry whose files are what was written.
+    /// Verifies the checksums of an entry and reads it.
     pub fn read<T>(&self, name: &str, read: impl FnOnce(&Path) -> Result<T, String>) -> Lookup<T> {
         let folder = self.path(name);
         if !self.has(name) {
@@ -107,12 +109,12 @@ impl Folder {
         }
     }
 
-    /// The files of an entry, as they are said to be.
+    /// The checksums of an entry, without verification.
     pub fn checksums(&self, name: &str) -> Result<Checksums, String> {
         read_json(&self.path(name).join(CHECKSUMS))
     }
 
-    /// Whether every file of an entry is what was written.
+    /// Checks that every file of an entry has its checksum.
     pub fn verify(&self, name: &str) -> Result<(), String> {
         for (file, expected) in &self.checksums(name)?.files {
             let found = content::hash_anew(&self.path(name).join(file))
@@ -124,8 +126,8 @@ impl Folder {
         Ok(())
     }
 
-    /// `write` fills the entry's folder and answers the hash of each file; `about` says what it is. Of an
-    /// entry that can't be written nothing stays.
+    /// Writes an entry. `write` fills its folder and returns the hash of each file; `about` describes the
+    /// entry. After a failure, nothing of the entry remains.
     pub fn write<E: From<WriteError>>(
         &self,
         name: &str,
@@ -136,7 +138,7 @@ impl Folder {
         // A damaged entry must not become valid half-way through its replacement.
         let checksums = folder.join(CHECKSUMS);
         remove_file(&checksums)?;
-        // Whoever was killed while it wrote the entry before left a part of a file.
+        // A process that was killed while it wrote the entry may have left a partial file.
         files::remove_partial(&folder, None);
         let written = write(&folder).and_then(|files| {
             let sums = Checksums { about: about.to_owned(), files };
@@ -144,13 +146,13 @@ impl Folder {
             Ok(write_atomically(&checksums, |file| file.write_all(&sums))?)
         });
         if written.is_err() {
-            // Half of it takes room, which may be what is missing.
+            // A partial entry takes space, and a lack of space may be the reason of the failure.
             let _ = fs::remove_dir_all(&folder);
         }
         written
     }
 
-    /// Takes an entry away: its checksums first, so that no half of it ever counts.
+    /// Deletes an entry, its checksums first, so that a partly deleted entry never counts.
     pub fn remove(&self, name: &str) -> Result<(), WriteError> {
         let folder = self.path(name);
         remove_file(&folder.join(CHECKSUMS))?;
@@ -162,7 +164,7 @@ impl Folder {
         }
     }
 
-    /// Notes that an entry was of use now. Where that can't be noted it seems older than it is.
+    /// Records that an entry was used now. If that fails, the entry seems older than it is.
     fn touch(&self, name: &str) {
         let file = fs::File::options().append(true).open(self.path(name).join(CHECKSUMS));
         let _ = file.and_then(|file| file.set_modified(SystemTime::now()));
@@ -178,7 +180,7 @@ fn remove_file(path: &Path) -> Result<(), WriteError> {
     }
 }
 
-/// Writes a file of an entry. Answers its hash.
+/// Writes a file of an entry. Returns its hash.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<String, WriteError> {
     write_atomically(path, |file| file.write_all(bytes))?;
     Ok(blake3::hash(bytes).to_hex().to_string())

@@ -1,8 +1,8 @@
-//! What `mopd` and `mopd-worker` say to each other. `mopd` writes one [`Job`] as a line of JSON to the
-//! worker's standard input; the worker answers with one [`Event`] a line on standard output. Standard input
-//! stays open: other lines are [`WorkerRequest`]s, and its end means that `mopd` is gone, however it ended,
-//! so that the worker stops too. A worker that was started with the word [`SERVE`] stays: all lines are
-//! requests, and its jobs end one after the other, each with an event that ends a job.
+//! The protocol between `mopd` and `mopd-worker`. `mopd` writes one [`Job`] as a line of JSON to the worker's
+//! standard input; the worker writes one [`Event`] per line to standard output. Standard input stays open:
+//! further lines are [`WorkerRequest`]s, and its end means that `mopd` has ended, in whatever way, so the
+//! worker stops too. A worker that was started with the argument [`SERVE`] stays: all lines are requests, and
+//! its jobs end one after the other, each with a final event.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +11,7 @@ pub use super::bench::{BenchDivergence, BenchJob, GenerateJob, GenerationRound, 
 use super::deltas::{Delta, DeltaJob};
 pub use super::failures::{Failure, FailureKind};
 pub use super::floor::{Phase, Rates, StepPart};
-use super::results::{ComparedTable, RowDifferences};
+use super::results::{ComparedTable, PrivateStage, RowDifferences};
 pub use super::served::ServeJob;
 pub use super::server_reports::{LONGEST_LIST, ServerReport, ServersJob};
 use super::why::StageFate;
@@ -20,53 +20,52 @@ use super::why::StageFate;
 #[serde(tag = "job", rename_all = "snake_case")]
 pub enum Job {
     Run(Box<RunJob>),
-    /// Say what of a run's files can't be read and which rewards don't answer, and run none: what `mopd
-    /// check --files` asks.
+    /// Checks a run's files and rewards and reports those that can't be read or do not answer; runs nothing.
+    /// For `mopd check --files`.
     Files(Box<RunJob>),
-    /// Ask each server that a plan names who it is and what it answers: what `mopd doctor FILE` asks.
+    /// Asks each server of a plan for its model and capabilities. For `mopd doctor FILE`.
     Servers(Box<ServersJob>),
-    /// Say what each stage of a run will take, and run none.
+    /// Predicts what each stage of a run will take; runs nothing.
     Predict(Box<RunJob>),
-    /// Say what a run would do with each stage, and run none.
+    /// Reports what a run would do with each stage; runs nothing.
     Why(Box<RunJob>),
     Sample(SampleJob),
-    /// Hold a model and answer requests about it, until asked to stop.
+    /// Loads a model and answers requests about it, until asked to stop.
     Serve(ServeJob),
-    /// Hand over tables that a run left.
+    /// Returns tables of a finished run.
     Read(ReadJob),
-    /// Say how far the tables of runs are apart.
+    /// Compares the tables of several runs.
     Compare(CompareJob),
     /// Compare the rows of each of a run's tables.
     Differences(DifferencesJob),
-    /// Say how far the weights of two models are apart.
+    /// Compares the weights of two models.
     Delta(DeltaJob),
-    /// What `mopd bench divergence` asks.
+    /// For `mopd bench divergence`.
     Bench(BenchJob),
-    /// What `mopd bench generate` asks.
+    /// For `mopd bench generate`.
     Generate(GenerateJob),
-    /// What `mopd bench distill` asks besides the run itself.
+    /// For `mopd bench distill`, besides the run itself.
     Floor(Box<FloorJob>),
-    /// Answer `Ready` and stop: what `mopd doctor` asks.
+    /// Sends `Ready` and stops. For `mopd doctor`.
     Probe,
 }
 
-/// The argument that makes a worker stay.
+/// The argument with which a worker stays for several jobs.
 pub const SERVE: &str = "serve";
 
-/// `$LD_LIBRARY_PATH` as whoever started `mopd` has it, for the programs that a worker starts: its own names
-/// libtorch first.
+/// The caller's `$LD_LIBRARY_PATH`, for the programs that a worker starts: the worker's own one has libtorch
+/// first.
 pub const CALLERS_LIBRARY_PATH: &str = "MOPD_LIBRARY_PATH";
 
-/// What a worker is asked. Only one that stays takes jobs this way.
+/// A request to a worker. Only one that was started with [`SERVE`] takes jobs this way.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case")]
 pub enum WorkerRequest {
-    /// Behind the jobs before it.
+    /// Queues a job after those before it.
     Begin { job: Job },
-    /// The job under way ends at the next step with [`Event::Interrupted`]; nothing to say where there is
-    /// none.
+    /// The current job ends at the next step with [`Event::Interrupted`]; no effect where there is none.
     Stop,
-    /// The same, and the worker ends with it. A job that has nothing to keep yet ends at once.
+    /// Like `Stop`, and then the worker ends. A job without results to keep ends at once.
     End,
 }
 
@@ -81,17 +80,17 @@ pub struct RunJob {
     pub out: String,
     /// Recompute every stage even if the store has it.
     pub fresh: bool,
-    /// Recompute these stages, by name, and whatever is made from them.
+    /// Recompute these stages, by name, and those that depend on them.
     #[serde(default)]
     pub from: Vec<String>,
-    /// Seconds between checkpoints of a stage that trains, 0 for one after every step; what keeps their cost
-    /// small where absent.
+    /// Seconds between checkpoints of a training stage; 0 for one after every step. Where absent, an interval
+    /// that keeps their cost small.
     #[serde(default)]
     pub checkpoint_every: Option<f64>,
-    /// Stages that go on from the checkpoint of another.
+    /// Stages that start from the checkpoint of another one.
     #[serde(default)]
     pub forks: Vec<Fork>,
-    /// Stages that run side by side at most; one core each.
+    /// The most stages that run in parallel; one core each.
     pub workers: Option<u32>,
     /// Processes that train each stage together.
     #[serde(default = "one", skip_serializing_if = "is_one")]
@@ -109,26 +108,26 @@ fn is_one(number: &u32) -> bool {
     *number == 1
 }
 
-/// What may be spent on finding out what stages will take, before the first one.
+/// How much time may be spent before the first stage on predicting what stages will take.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Predict {
     Never,
-    /// Some seconds, and nothing on stages that take little longer than a trial of them.
+    /// Some seconds, and none for stages that take little longer than a trial of them.
     #[default]
     Quick,
-    /// Whatever it takes.
+    /// As long as it takes.
     Full,
 }
 
-/// A stage that does not begin with its first step: it takes weights, optimiser, step and place in the data
-/// from a checkpoint of another stage, one that was edited for example. Its result is kept under a key of its
-/// own, which says so, and never taken for that of the stage run as it is written.
+/// A stage that does not begin at its first step: it takes weights, optimizer state, step and data position
+/// from a checkpoint of another stage, for example of one that was edited. Its result is stored under a key
+/// of its own, and is never used as the result of the stage run as written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fork {
     pub stage: String,
     pub seed: u64,
-    /// Of the other stage, and the number of its steps: what [`Event::Checkpoint`] said.
+    /// The key and the step of the other stage's checkpoint, from [`Event::Checkpoint`].
     pub key: String,
     pub step: u32,
 }
@@ -138,23 +137,23 @@ pub struct SampleJob {
     /// A model's folder.
     pub checkpoint: String,
     pub prompts: Vec<SamplePrompt>,
-    /// Whether the model's chat template writes the prompts.
+    /// Whether the model's chat template formats the prompts.
     pub chat: bool,
-    /// In a chat, the system's message before a prompt that has none.
+    /// In a chat, the system message before a prompt that has none.
     pub system: Option<String>,
     /// Completions of each prompt.
     pub n: u32,
     pub temperature: f64,
-    /// What the context leaves, where absent.
+    /// The rest of the context, where absent.
     pub max_tokens: Option<u32>,
     pub seed: u64,
 }
 
-/// What a model is asked.
+/// A prompt for a model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SamplePrompt {
-    /// In a chat, what the user says.
+    /// In a chat, the user's message.
     Prompt(String),
     /// A list of messages, for a chat.
     Messages(serde_json::Value),
@@ -180,12 +179,12 @@ pub struct DifferencesJob {
     pub run: String,
 }
 
-/// Measure what this machine can do, and count what a step of the plan's distillation asks of it.
+/// Measures what this machine can do, and counts what a step of the plan's distillation needs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FloorJob {
-    /// Its results and its `fresh` are not looked at: nothing runs.
+    /// Its results and its `fresh` are ignored: nothing runs.
     pub run: RunJob,
-    /// Tokens of a completion, on average; as many as may be where absent.
+    /// The mean tokens of a completion; the most possible where absent.
     pub completion: Option<f64>,
 }
 
@@ -201,8 +200,8 @@ pub enum Event {
         device: String,
         threads: u32,
     },
-    /// The whole work list, so that progress can be shown: stages, each once per seed, and how many of them
-    /// the store has.
+    /// The whole amount of work, to show progress: stages, each once per seed, and how many of them are in
+    /// the store.
     Started {
         tasks: u32,
         kept: u32,
@@ -212,21 +211,21 @@ pub enum Event {
         seed: u64,
         steps: u32,
     },
-    /// Follows [`Event::StageStarted`] where so many steps were done before, in a run that ended early.
+    /// Follows [`Event::StageStarted`] if an earlier run ended after this many steps of the stage.
     StageResumed {
         stage: String,
         seed: u64,
         step: u32,
     },
-    /// All that a stage needs to go on after so many steps is in the store, under the stage's key. Said from
-    /// time to time, and before [`Event::Interrupted`].
+    /// The state of a stage after this many steps is in the store, under the stage's key. Sent from time to
+    /// time, and before [`Event::Interrupted`].
     Checkpoint {
         stage: String,
         seed: u64,
         key: String,
         step: u32,
     },
-    /// Another run computes this result; this one waits for it and does something else meanwhile.
+    /// Another run computes this result; this run waits for it, and works on other stages meanwhile.
     Waiting {
         what: String,
     },
@@ -235,7 +234,7 @@ pub enum Event {
         stage: String,
         seed: u64,
     },
-    /// After each step. `metric` is the number that matters for this recipe.
+    /// After each step. `metric` is the main metric of this recipe.
     Step {
         stage: String,
         seed: u64,
@@ -243,17 +242,19 @@ pub enum Event {
         steps: u32,
         metric: String,
         value: f64,
-        /// Completion tokens that are trained on, of all sequences together.
+        /// The number of completion tokens that are trained on, over all sequences.
         tokens: u64,
         seconds: Seconds,
-        /// Of the whole step, all domains together.
+        /// The loss of the whole step, over all domains.
         loss: f64,
         domains: Vec<DomainStep>,
-        /// The step in `metrics.parquet`, of all models that it trained.
+        /// The rows of this step in `metrics.parquet`, for all models that it trained.
         rows: Vec<MetricsRow>,
     },
-    /// Before [`Event::StageFinished`], of a stage where what frozen models say of its data is kept: of how
-    /// many sequences it was in the store, each time one came in this run, and how many came.
+    /// What a private stage will tell of its data; in a [`Job::Predict`], before all predictions.
+    Private(PrivateStage),
+    /// Before [`Event::StageFinished`], where scores by frozen models are stored: how many sequences were
+    /// found in the store, counted each time they were used in this run, and how many were used.
     ScoresFound {
         stage: String,
         seed: u64,
@@ -264,11 +265,11 @@ pub enum Event {
         stage: String,
         seed: u64,
         seconds: f64,
-        /// Most resident memory of the worker while the stage ran, in bytes; none where the system does not
-        /// tell, or where other stages ran beside it.
+        /// Peak resident memory of the worker while the stage ran, in bytes; `None` where the system does not
+        /// tell, or where other stages ran in parallel.
         peak_memory: Option<u64>,
     },
-    /// What a stage that trains will take, measured before anything runs.
+    /// The predicted cost of a training stage, measured before anything runs.
     Predicted {
         stage: String,
         seed: u64,
@@ -278,8 +279,8 @@ pub enum Event {
     Fate {
         fate: StageFate,
     },
-    /// Stages were tried for so long. `short`: those left out since a trial would take about as long; `late`:
-    /// those that no time was left for.
+    /// The time that trials of stages took. `short`: stages left out because a trial would take about as
+    /// long; `late`: stages for which no time was left.
     PredictionEnded {
         seconds: f64,
         short: u32,
@@ -295,11 +296,11 @@ pub enum Event {
     Compared {
         tables: Vec<ComparedTable>,
     },
-    /// What a [`DifferencesJob`] asked for.
+    /// The result of a [`DifferencesJob`].
     Differences {
         tables: Vec<RowDifferences>,
     },
-    /// The next parameter of a [`DeltaJob`]; then the next group, and all.
+    /// The next parameter of a [`DeltaJob`]; after these the groups, then the total.
     Delta {
         delta: Delta,
     },
@@ -317,8 +318,8 @@ pub enum Event {
         weights: String,
         context: u32,
     },
-    /// While the completions of a prompt are written, several times a second: their tokens so far, and how
-    /// many they may have. A single completion is told as it comes: `text` follows what was told before.
+    /// While the completions of a prompt are generated, several times a second: their tokens so far, and the
+    /// most they may have. A single completion is streamed: `text` continues the text sent before.
     SampleWritten {
         prompt: u32,
         tokens: u32,
@@ -327,15 +328,15 @@ pub enum Event {
     },
     /// One completion of a [`SampleJob`].
     Sample {
-        /// The place of its prompt.
+        /// The index of its prompt.
         prompt: u32,
         text: String,
         tokens: u32,
         finished: bool,
         logp: f64,
     },
-    /// Most memory that the measured part of a [`BenchJob`] held, in bytes, beyond what it was given; none
-    /// where the system does not tell.
+    /// Peak memory of the measured part of a [`BenchJob`], in bytes, beyond its inputs; `None` where the
+    /// system does not tell.
     MeasuredMemory {
         bytes: Option<u64>,
     },
@@ -349,34 +350,33 @@ pub enum Event {
     },
     /// One round of a shape of a [`GenerateJob`].
     MeasuredGeneration(GenerationRound),
-    /// What a [`FloorJob`] asked for.
+    /// The result of a [`FloorJob`].
     MeasuredFloor {
         rates: Rates,
-        /// What a step does, one after the other.
+        /// The phases of a step, in order.
         phases: Vec<Phase>,
-        /// Tokens of a prompt, on average.
+        /// The mean tokens of a prompt.
         prompt: f64,
-        /// Cores that the stage has.
+        /// The CPU cores of the stage.
         threads: u32,
     },
     Warning {
         message: String,
     },
-    /// The next thing of a [`Job::Files`] or a [`Job::Servers`] that a run could not use.
+    /// The next problem found by a [`Job::Files`] or a [`Job::Servers`].
     Refused(Failure),
     /// The next server of a [`Job::Servers`].
     ServerFound {
         report: Box<ServerReport>,
     },
-    /// The job ends here, exit status 1; finished stages are kept.
+    /// The job ends with exit status 1; finished stages are kept.
     Failed(Failure),
-    /// The job ends here, exit status 130; finished stages are kept, and checkpoints of those that were at
-    /// work.
+    /// The job ends with exit status 130; finished stages and the checkpoints of running stages are kept.
     Interrupted {
         finished: u32,
         tasks: u32,
     },
-    /// The job ends here, exit status 0.
+    /// The job ends with exit status 0.
     Finished {
         seconds: f64,
         peak_memory: u64,
@@ -388,7 +388,7 @@ pub enum Event {
 pub struct Seconds {
     /// Rollouts and their rewards.
     pub rollout: f64,
-    /// Forward passes of all models, and everything that the objective reads.
+    /// Forward passes of all models, and all other inputs of the objective.
     pub scoring: f64,
     /// Gradient and update.
     pub update: f64,
@@ -400,11 +400,11 @@ impl Seconds {
     }
 }
 
-/// What a step did to one domain. Numbers that the stage does not have are absent.
+/// Statistics of one domain in a step. Numbers that the stage does not have are absent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DomainStep {
     pub domain: String,
-    /// Those that its prompts of this step are routed to.
+    /// The teachers that its prompts of this step are routed to.
     pub teachers: Vec<TeacherStep>,
     /// Mean over completion tokens of log p_student - log p_teacher, in nats.
     pub divergence: Option<f64>,
@@ -412,15 +412,15 @@ pub struct DomainStep {
     pub reward: Option<f64>,
 }
 
-/// What a step did to the prompts of a domain that one teacher judged.
+/// Statistics of a domain's prompts that one teacher scored in a step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TeacherStep {
     pub teacher: String,
-    /// As for the domain.
+    /// As in [`DomainStep`].
     pub divergence: Option<f64>,
 }
 
-/// A column of a table, one value per row; what is absent or no finite number is none.
+/// A column of a table, one value per row; `None` for a missing value and for one that is not finite.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ReadColumn {
     pub name: String,
@@ -436,28 +436,28 @@ pub enum ColumnValues {
     Texts(Vec<Option<String>>),
 }
 
-/// What a stage takes.
+/// The predicted cost of a stage.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Prediction {
-    /// Seconds of the whole stage, where nothing runs beside it and no reward is asked of a program.
+    /// Seconds of the whole stage, if nothing runs in parallel, without rewards by programs.
     pub seconds: f64,
-    /// Of them: rollouts; forward passes of all models; gradients and updates. The rest comes before the
-    /// first step and after the last one.
+    /// The parts of these seconds: rollouts; forward passes of all models; gradients and updates. The rest is
+    /// before the first step and after the last one.
     pub rollout: f64,
     pub scoring: f64,
     pub update: f64,
-    /// Most resident memory of the worker while the stage runs, in bytes, where nothing runs beside it.
+    /// Peak resident memory of the worker during the stage, in bytes, if nothing runs in parallel.
     pub memory: u64,
-    /// Of that, what the worker holds also while nothing runs, in bytes.
+    /// The part of this that the worker also holds while nothing runs, in bytes.
     #[serde(default)]
     pub resting: u64,
-    /// What `seconds` may turn out as, by how unlike the tried steps were, how long they waited for a core
-    /// and what may run beside the stage. None in results of versions that did not say.
+    /// The range of `seconds`, from the spread of the tried steps, the time they waited for a core, and the
+    /// stages that may run in parallel. `None` in results of older versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub range: Option<TimeRange>,
 }
 
-/// The fewest and the most seconds that something may take.
+/// The least and the most seconds that something may take.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TimeRange {
     pub least: f64,
@@ -465,14 +465,14 @@ pub struct TimeRange {
 }
 
 impl Prediction {
-    /// The seconds alone where no range was said.
+    /// The range; just `seconds` where no range was recorded.
     pub fn range(&self) -> TimeRange {
         self.range.unwrap_or(TimeRange { least: self.seconds, most: self.seconds })
     }
 }
 
 impl TimeRange {
-    /// Of one after the other.
+    /// The range of two, one after the other.
     pub fn plus(self, then: TimeRange) -> TimeRange {
         TimeRange { least: self.least + then.least, most: self.most + then.most }
     }

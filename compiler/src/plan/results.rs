@@ -1,4 +1,4 @@
-//! `results.json`: the tables of a run. Others read this file, so fields are only ever added.
+//! `results.json`: the tables of a run. Other programs read this file, so fields are only ever added.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,53 +14,56 @@ pub struct Results {
     pub plan: String,
     pub seeds: Vec<u64>,
     pub versions: Versions,
-    /// `cpu`, `cuda:0`; none in files of before, and so the data.
+    /// `cpu`, `cuda:0`; `None` in files of older versions; the same holds for `data`.
     #[serde(default)]
     pub device: Option<String>,
     #[serde(default)]
     pub data: Vec<DataHash>,
-    /// What the rewards of domains are made of, where files are among it; none in files of before.
+    /// The files of the domains' rewards, if there are any; `None` in files of older versions.
     #[serde(default)]
     pub rewards: Option<Vec<RewardFiles>>,
     pub tables: Vec<Table>,
-    /// Of every stage that this run computed, in the order in which they ended.
+    /// Every stage that this run computed, in the order in which they ended.
     #[serde(default)]
     pub stages: Vec<StageRecord>,
-    /// What guards of stages did, those of stages from the store among them.
+    /// Actions of guards, including those of stages from the store.
     #[serde(default)]
     pub guards: Vec<GuardActed>,
-    /// Wall time of the run, in seconds, stages taken from the store not counted.
+    /// What private stages tell of their data, those from the store among them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub private: Vec<PrivateStage>,
+    /// Wall time of the run in seconds, without stages from the store.
     pub seconds: f64,
-    /// Of that, what passed before the first stage: models and data were opened, stages tried.
+    /// The part of it before the first stage: opening models and data, trials of stages.
     #[serde(default)]
     pub before_stages: f64,
     /// Peak resident memory of the worker, in bytes.
     pub peak_memory: u64,
-    /// What was expected of the stages that ran side by side where this was most; none where nothing was
+    /// The predicted memory of the stages that ran in parallel at the peak; `None` where nothing was
     /// predicted.
     #[serde(default)]
     pub predicted_memory: Option<u64>,
 }
 
-/// The data of a domain as it was read.
+/// The data of a domain, as it was read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DataHash {
     pub domain: String,
     /// `prompts`, `tests` or `validation`.
     pub part: String,
     pub path: String,
-    /// Blake3 of the files' content and of what is read of them.
+    /// Blake3 of the files' content and of the settings that select from it.
     pub hash: String,
 }
 
-/// The files that the reward of a domain is made of: sources of its program, a schema.
+/// The files of a domain's reward: sources of its program, a schema.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RewardFiles {
     pub domain: String,
     pub files: Vec<FileHash>,
 }
 
-/// A file by its name, which does not depend on where the experiment lies, and Blake3 of its content.
+/// A file's name, which does not depend on the folder of the experiment, and Blake3 of its content.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct FileHash {
     pub name: String,
@@ -68,7 +71,7 @@ pub struct FileHash {
 }
 
 impl FileHash {
-    /// The names of files that only one of two lists has, or that hold something else there.
+    /// The names of files that are in only one of two lists, or have other content.
     pub fn changed(before: &[FileHash], after: &[FileHash]) -> Vec<String> {
         let [before, after] = [before, after].map(|files| files.iter().collect::<BTreeSet<_>>());
         let names: BTreeSet<&String> = before.symmetric_difference(&after).map(|file| &file.name).collect();
@@ -76,17 +79,17 @@ impl FileHash {
     }
 }
 
-/// What a stage took, and what was expected.
+/// The measured and the predicted cost of a stage.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StageRecord {
     pub stage: String,
     pub seed: u64,
     pub seconds: f64,
-    /// Most resident memory of the worker while it ran, in bytes; none where others ran beside it.
+    /// Peak resident memory of the worker during the stage, in bytes; `None` where others ran in parallel.
     pub peak_memory: Option<u64>,
-    /// None of stages that train nothing.
+    /// `None` for stages without training.
     pub predicted: Option<Prediction>,
-    /// None where none are kept.
+    /// `None` where no scores are stored.
     #[serde(default)]
     pub scores_found: Option<ScoresFound>,
 }
@@ -96,16 +99,48 @@ pub struct StageRecord {
 pub struct GuardActed {
     pub stage: String,
     pub seed: u64,
-    /// After which it did.
+    /// The step after which it acted.
     pub step: u32,
-    /// As it would be written: `warn(entropy < 0.1, for: 10 steps)`.
+    /// Its text: `warn(entropy < 0.1, for: 10 steps)`.
     pub guard: String,
-    /// What it had read: `entropy = 0.082`.
+    /// The numbers that it read: `entropy = 0.082`.
     pub numbers: String,
 }
 
-/// What frozen models say of a stage's data: of how many sequences it was in the store, each time one came,
-/// and how many came.
+/// A private stage of one seed: what it tells of a row of its data, and by what. These are the numbers that a
+/// report on its privacy states; what several stages and seeds tell of the same rows adds up.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PrivateStage {
+    pub stage: String,
+    pub seed: u64,
+    /// The longest gradient of a row.
+    pub clip: f64,
+    /// Deviation of the noise in units of the clip.
+    pub noise_multiplier: f64,
+    /// How likely a row is in the batch of a step: the largest chance, where domains differ.
+    pub sampling_rate: f64,
+    pub steps: u32,
+    /// Spent with the last step: at most the budget, since noise is in thousandths.
+    pub epsilon: f64,
+    pub delta: f64,
+    /// What the text says may be spent.
+    pub budget: f64,
+    /// None where each prompt stands in one row.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copies: Option<RowCopies>,
+}
+
+/// Rows of a private stage whose prompt stands in other rows too, of any of its domains.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RowCopies {
+    pub rows: u64,
+    /// Of the prompt of which most is told: its rows, and the epsilon of all of them together.
+    pub most: u32,
+    pub epsilon: f64,
+}
+
+/// The use of stored scores by frozen models: how many of a stage's sequences were found in the store,
+/// counted each time they were used, and how many were used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScoresFound {
     pub found: u64,
@@ -115,18 +150,18 @@ pub struct ScoresFound {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Table {
     pub name: String,
-    /// `pass@1` where all rewards are verdicts, 0 or 1 by their type, else `mean reward`; `greedy` before it
-    /// where the most probable token was taken.
+    /// `pass@1` where all rewards are verdicts, 0 or 1 by their type, otherwise `mean reward`; with `greedy`
+    /// before it where decoding was greedy.
     pub metric: String,
-    /// What intervals speak of; none in files of before, and where the runs of a sweep differ in it.
+    /// The kind of the intervals; `None` in files of older versions, and where the runs of a sweep differ.
     #[serde(default)]
     pub intervals: Option<Intervals>,
-    /// Samples per prompt, of the first column, and in the tables of a sweep of its first run; see
+    /// Samples per prompt of the first column (in the tables of a sweep: of its first run); see
     /// [`Score::samples`].
     pub samples: u32,
-    /// The columns, benchmarks among them.
+    /// The columns, including benchmarks.
     pub domains: Vec<String>,
-    /// What cells show beside their score, in order: `pass@8`, `length`.
+    /// The metrics of cells besides the score, in order: `pass@8`, `length`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub metrics: Vec<String>,
     pub rows: Vec<TableRow>,
@@ -139,11 +174,11 @@ pub struct TableRow {
     pub scores: BTreeMap<String, Score>,
     /// `mean_d (s_d - zero_d) / (one_d - zero_d)`, with its interval.
     pub normalized: Option<Interval>,
-    /// The same, one per seed, in the order of [`Results::seeds`].
+    /// The normalized score of each seed, in the order of [`Results::seeds`].
     pub normalized_by_seed: Vec<f64>,
     /// Population standard deviation over domains of the per-domain normalized score.
     pub spread: Option<f64>,
-    /// By metric and domain; a benchmark may have others than the rest of the table.
+    /// By metric and domain; a benchmark may have other metrics than the rest of the table.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metrics: BTreeMap<String, BTreeMap<String, Score>>,
 }
@@ -154,9 +189,9 @@ pub struct Score {
     pub mean: f64,
     pub low: f64,
     pub high: f64,
-    /// Test prompts.
+    /// The number of test prompts.
     pub n: u32,
-    /// Samples per prompt; none in files of before.
+    /// Samples per prompt; `None` in files of older versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub samples: Option<u32>,
     /// The mean of every seed, in the order of [`Results::seeds`].
@@ -164,11 +199,11 @@ pub struct Score {
     pub by_seed: Vec<f64>,
 }
 
-/// Whose chance an interval holds.
+/// The sources of randomness that an interval includes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Intervals {
-    /// One seed says nothing of how other seeds would have done.
+    /// A single seed does not show the variation between seeds.
     Prompts,
     PromptsAndSeeds,
 }
@@ -187,21 +222,21 @@ impl Intervals {
     }
 }
 
-/// A table that two runs have in common, as far as they do.
+/// A table that two runs have in common, with its common rows and columns.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ComparedTable {
     pub name: String,
-    /// Those that both have, in the order of the first run.
+    /// The domains of both, in the order of the first run.
     pub domains: Vec<String>,
     pub rows: Vec<ComparedRow>,
-    /// Whether both trained with the same seeds: then they are compared seed by seed.
+    /// Whether both have the same seeds: then they are compared seed by seed.
     pub same_seeds: bool,
-    /// One of them has a single seed: how other seeds would have done is not in the intervals.
+    /// Whether one of them has a single seed: then the intervals do not include the variation between seeds.
     #[serde(default)]
     pub one_seed: bool,
-    /// Domains whose test prompts are not the same in both: there nothing is paired.
+    /// Domains whose test prompts differ: their prompts are not paired.
     pub other_tests: Vec<String>,
-    /// Domains that are judged by another reward in the two: a difference there is none of the models alone.
+    /// Domains whose rewards differ: a difference there may not come from the models.
     #[serde(default)]
     pub other_rewards: Vec<String>,
     /// Rows that the other run does not have.
@@ -212,8 +247,7 @@ pub struct ComparedTable {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ComparedRow {
     pub model: String,
-    /// One per domain, then the mean over them, then the normalized score; none of what one run does not
-    /// have.
+    /// One per domain, then the mean over them, then the normalized score; `None` where one run lacks it.
     pub cells: Vec<Option<ComparedCell>>,
 }
 
@@ -225,12 +259,12 @@ pub struct ComparedCell {
     pub difference: Interval,
 }
 
-/// The rows of a run's own table: by how much each differs from each, and their means over all columns.
+/// The rows of a run's own table: the difference of each pair, and the mean of each row over all columns.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RowDifferences {
     /// The table's name.
     pub table: String,
-    /// One per row, in their order: the mean over the columns; none of a row that was not evaluated.
+    /// One per row, in order: the mean over the columns; `None` for a row that was not evaluated.
     pub means: Vec<Option<Interval>>,
     pub pairs: Vec<RowPair>,
 }
@@ -240,7 +274,7 @@ pub struct RowDifferences {
 pub struct RowPair {
     pub first: u32,
     pub second: u32,
-    /// `second - first`: one per column, then of the mean over them, then of the normalized score.
+    /// `second - first`: one per column, then for the mean over them, then for the normalized score.
     pub differences: Vec<Option<Interval>>,
 }
 

@@ -20,13 +20,13 @@ pub use length::{ContextError, ContextLength, Longest};
 pub use lists::{Builder, Lists};
 pub use mixture::Mixture;
 pub use numbers::number;
-pub use overlap::{TestOverlap, overlap};
+pub use overlap::{TestOverlap, overlap, prompt_hash};
 
 use std::path::{Path, PathBuf};
 
 use mopd_compiler::plan::DataSource;
 
-/// The files that a data source names as things stand.
+/// The files that currently match a data source.
 pub fn files(base: &Path, source: &DataSource) -> Result<Vec<PathBuf>, DataError> {
     let found = files::find(&beside(base, &source.path), source.split.as_deref())?;
     Ok(found.into_iter().map(|file| file.path).collect())
@@ -45,8 +45,8 @@ pub enum FieldKind {
     Text,
     /// A number, or a string that [`number`] can read.
     Number,
-    /// A list of messages. There is a row for each of the assistant's turns, whose prompt is what was said
-    /// before it; the row's own prompt is not read. At most one field is one.
+    /// A list of messages. Each of the assistant's turns becomes a row, whose prompt is the conversation
+    /// before it; the file's own prompt is not read. At most one field has this kind.
     Trajectory,
 }
 
@@ -64,7 +64,7 @@ impl<'a> Field<'a> {
     }
 }
 
-/// A file named in the source, as the author would name it: `sort.jsonl`, not `./sort.jsonl`.
+/// The path of a file named in the source, as the author would write it: `sort.jsonl`, not `./sort.jsonl`.
 pub fn beside(base: &Path, name: &str) -> PathBuf {
     if base == Path::new(".") { PathBuf::from(name) } else { base.join(name) }
 }

@@ -1,4 +1,4 @@
-//! Test prompts that are trained on.
+//! Detection of test prompts in the training data.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -6,15 +6,15 @@ use std::path::PathBuf;
 
 use super::{Dataset, RowPlace};
 
-/// Held-out prompts that are also trained on. Not an error: the author may mean it, but no score should be
-/// read without knowing.
+/// Held-out prompts that are also trained on. It is a warning, not an error, because the author may intend
+/// it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TestOverlap {
-    /// Test rows whose prompt is in the training data.
+    /// Number of test rows whose prompt is in the training data.
     pub prompts: u32,
-    /// The first of them.
+    /// Location of the first of them.
     pub tests: (PathBuf, RowPlace),
-    /// Where it stands in the training data.
+    /// Location of its prompt in the training data.
     pub train: (PathBuf, RowPlace),
 }
 
@@ -32,19 +32,20 @@ impl fmt::Display for TestOverlap {
     }
 }
 
-/// The test prompts that stand in the training data, if there are any.
+/// The hash of a row's prompt, so that comparisons need no copy of the data.
+pub fn prompt_hash(dataset: &Dataset, row: usize) -> blake3::Hash {
+    // A conversation is more than its last question.
+    let whole = dataset.conversation(row).map(|conversation| conversation.asked().fingerprint());
+    blake3::hash(whole.as_deref().unwrap_or(dataset.prompt(row)).as_bytes())
+}
+
+/// The test prompts that are in the training data, if any.
 pub fn overlap(train: &Dataset, tests: &Dataset) -> Option<TestOverlap> {
-    // Hashes, so that large data need not be held twice.
-    let hash = |dataset: &Dataset, row: usize| {
-        // A conversation is more than its last question.
-        let whole = dataset.conversation(row).map(|conversation| conversation.asked().fingerprint());
-        blake3::hash(whole.as_deref().unwrap_or(dataset.prompt(row)).as_bytes())
-    };
     let mut known = HashMap::new();
     for row in 0..train.len() {
-        known.entry(hash(train, row)).or_insert(row);
+        known.entry(prompt_hash(train, row)).or_insert(row);
     }
-    let shared = (0..tests.len()).filter_map(|row| Some((row, *known.get(&hash(tests, row))?)));
+    let shared = (0..tests.len()).filter_map(|row| Some((row, *known.get(&prompt_hash(tests, row))?)));
     let shared: Vec<(usize, usize)> = shared.collect();
     let (test, trained) = *shared.first()?;
     let place = |dataset: &Dataset, row| {

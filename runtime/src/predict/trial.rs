@@ -23,6 +23,7 @@ use crate::prepare::{DomainData, ModelSpec, trained, validated};
 use crate::report::metrics::StepMetrics;
 use crate::reward::Verifier;
 use crate::rollout::MemoryBudget;
+use crate::train::privacy::NoiseSecret;
 use crate::train::{self, LearnerTurn, Source, SourceTeachers};
 
 /// Steps of a trial; the first is for warming up.
@@ -334,6 +335,8 @@ impl StageTrial<'_> {
             name: "trial",
             seed: 0,
             stream: 0,
+            // Nobody sees what a trial makes.
+            secret: Some(NoiseSecret::new(&[0; 32], "trial")),
             part: 0,
             guards_from: 0,
             train,

@@ -4,14 +4,14 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use mopd_compiler::plan::results::{
-    DataHash, GuardActed, Intervals, Results, RewardFiles, StageRecord, Table,
+    DataHash, GuardActed, Intervals, PrivateStage, Results, RewardFiles, StageRecord, Table,
 };
 use mopd_compiler::plan::{Comparison, Metric, Plan, TableColumn, events::Versions};
 
 use super::statistics::{CompiledExperiment, StatisticsError, TableScores, table_rows};
 use crate::files::{WriteError, write_atomically};
 
-/// The layout of `results.json`.
+/// The version of the schema of `results.json`.
 const SCHEMA: u32 = 1;
 
 /// The seeds of a comparison: the experiment's, and those that follow it.
@@ -28,6 +28,7 @@ fn first_seeds(plan: &Plan, count: u32) -> Vec<u64> {
 pub struct RunCost {
     pub stages: Vec<StageRecord>,
     pub guards: Vec<GuardActed>,
+    pub private: Vec<PrivateStage>,
     pub seconds: f64,
     pub before_stages: f64,
     pub peak_memory: u64,
@@ -37,9 +38,9 @@ pub struct RunCost {
     pub rewards: Vec<RewardFiles>,
 }
 
-/// Puts the tables together, and says what a reader should be warned of.
+/// Assembles the results with all tables, and returns warnings for the reader.
 ///
-/// `scores` has the rewards of one comparison after the other, as they stand in the plan.
+/// `scores` has the rewards of each comparison, in the order of the plan.
 pub fn assemble(
     plan: &Plan,
     scores: &[TableScores],
@@ -66,7 +67,7 @@ pub fn assemble(
         });
     }
     let most = experiment.comparisons.iter().map(|comparison| comparison.seeds).max().unwrap_or(1);
-    // Stages side by side end in any order.
+    // Parallel stages end in any order.
     took.guards
         .sort_by(|one, next| (&one.stage, one.seed, one.step).cmp(&(&next.stage, next.seed, next.step)));
     let results = Results {
@@ -81,6 +82,7 @@ pub fn assemble(
         tables,
         stages: took.stages,
         guards: took.guards,
+        private: took.private,
         seconds: took.seconds,
         before_stages: took.before_stages,
         peak_memory: took.peak_memory,
@@ -89,7 +91,7 @@ pub fn assemble(
     Ok((results, warnings))
 }
 
-/// What the numbers of a table are called; by column, where some are greedy and others are not.
+/// The name of a table's metric; per column, if some columns are greedy and others are not.
 fn metric(experiment: &CompiledExperiment, comparison: &Comparison) -> String {
     let domain = |column: &TableColumn| experiment.domain(column.domain);
     let verdicts = comparison.columns.iter().all(|column| domain(column).reward.is_verdict());
@@ -110,7 +112,7 @@ fn metric(experiment: &CompiledExperiment, comparison: &Comparison) -> String {
     }
 }
 
-/// Writes `results.json` into a folder; answers its path.
+/// Writes `results.json` into a folder, and returns its path.
 pub fn write_results(results: &Results, folder: &Path) -> Result<PathBuf, WriteError> {
     let path = folder.join("results.json");
     write_atomically(&path, |file| {

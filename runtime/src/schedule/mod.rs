@@ -10,6 +10,7 @@ mod locking;
 mod predicted;
 mod preflight;
 mod prepared;
+mod private;
 mod processes;
 mod results;
 mod resume;
@@ -24,9 +25,7 @@ mod why;
 
 use std::collections::{BTreeSet, HashMap};
 
-use mopd_compiler::plan::{
-    DomainId, Evaluation, Length, ModelId, Objective, Plan, Share, Stage, TableColumn, Train,
-};
+use mopd_compiler::plan::{DomainId, Evaluation, ModelId, Objective, Plan, Stage, TableColumn};
 
 pub use keys::{Keys, fork_of};
 pub use preflight::files;
@@ -37,12 +36,11 @@ pub use run::{JobProgress, run};
 pub use servers::servers;
 pub use why::why;
 
-use crate::failure::Result;
-use crate::model::Weights;
+use crate::model::{Config, Weights};
+pub use crate::prepare::check::steps;
 use crate::prepare::{DomainData, ModelSpec};
 use crate::random::stream_of;
 use crate::report::results::seeds;
-use crate::train::privacy::Privacy;
 
 /// One unit of work.
 #[derive(Clone, Debug, PartialEq)]
@@ -166,23 +164,6 @@ pub fn stages(tasks: &[Task]) -> Vec<ModelId> {
     models.into_iter().collect()
 }
 
-/// What private stages may tell of their data, they keep to: that is known before anything runs.
-pub fn check_privacy(plan: &Plan, tasks: &[Task], domains: &[DomainData]) -> Result<()> {
-    for id in stages(tasks) {
-        let model = plan.experiment.model(id);
-        let steps = steps(&model.stage, domains);
-        for train in model.stage.trains() {
-            let records = |share: &Share| {
-                let data = domains[share.domain.0 as usize].rows_of(train);
-                (share.share, data.map_or(0, |data| data.dataset.draws()))
-            };
-            let sources: Vec<(f64, usize)> = train.mixture.iter().map(records).collect();
-            Privacy::new(train, steps, &sources).map_err(|error| error.at(model.origin))?;
-        }
-    }
-    Ok(())
-}
-
 /// Which tasks are computed whatever the store has: the stages in `from`, by name, and all that is made from
 /// them.
 pub fn forced(plan: &Plan, tasks: &[Task], from: &[String]) -> Vec<bool> {
@@ -209,9 +190,13 @@ fn trains(plan: &Plan, task: &Task) -> bool {
     matches!(task.work, Work::Stage(id) if !plan.experiment.model(id).stage.trains().is_empty())
 }
 
-/// The cores of each task. It depends on the models alone, not on what else is running: sums over several
-/// cores are taken in another order, and a result must not depend on who ran what when. Processes that train
-/// together divide them.
+/// The cores that compute with a model. It depends on the model alone, not on what else is running: sums over
+/// several cores are taken in another order, and a result must not depend on who ran what when.
+pub fn threads_of(config: &Config, cores: usize) -> usize {
+    if Weights::parameters(config) >= LARGE { cores.max(1) } else { 1 }
+}
+
+/// The cores of each task, by its model. Processes that train together divide them.
 pub fn threads(
     plan: &Plan,
     tasks: &[Task],
@@ -220,12 +205,8 @@ pub fn threads(
 ) -> Vec<usize> {
     let width = |task: &Task| {
         let (Work::Stage(model) | Work::Evaluate { model, .. }) = task.work;
-        let large = Weights::parameters(&specs[model.0 as usize].config) >= LARGE;
-        match large {
-            true if trains(plan, task) => (cores / processes.max(1) as usize).max(1),
-            true => cores,
-            false => 1,
-        }
+        let divided = if trains(plan, task) { cores / processes.max(1) as usize } else { cores };
+        threads_of(&specs[model.0 as usize].config, divided)
     };
     tasks.iter().map(width).collect()
 }
@@ -244,28 +225,4 @@ pub fn stream(plan: &Plan, model: ModelId, domains: &[DomainData]) -> u64 {
         .filter_map(|(train, share)| domains.get(share.domain.0 as usize)?.rows_of(train));
     let content: Vec<&str> = content.map(|prompts| prompts.dataset.hash.as_str()).collect();
     stream_of(&format!("{of_plan} {}", content.join(" ")))
-}
-
-/// Steps of a stage; what does not train has none.
-pub fn steps(stage: &Stage<Objective>, domains: &[DomainData]) -> u32 {
-    stage.trains().first().map_or(0, |train| training_steps(train, domains))
-}
-
-/// An epoch is as many prompts as the domains have together, or trajectories, or as many sequences as the
-/// teachers are asked for.
-fn training_steps(train: &Train<Objective>, domains: &[DomainData]) -> u32 {
-    let epochs = match train.length {
-        Length::Steps(steps) => return steps,
-        Length::Epochs(epochs) => epochs,
-    };
-    let rows = || {
-        let rows =
-            train.mixture.iter().filter_map(|share| domains.get(share.domain.0 as usize)?.rows_of(train));
-        rows.map(|prompts| prompts.dataset.draws() as u64).sum()
-    };
-    let all = train.rollout.producer.once().map_or_else(rows, |once| u64::from(once.sequences));
-    let batches = all.saturating_mul(u64::from(epochs)).div_ceil(u64::from(train.rollout.groups.max(1)));
-    // Each batch is as many updates as there are passes.
-    let steps = batches.saturating_mul(u64::from(train.passes.max(1)));
-    u32::try_from(steps).unwrap_or(u32::MAX)
 }

@@ -1,4 +1,4 @@
-//! What is asked before the first stage.
+//! Checks of rewards, environments and servers before the first stage.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -8,6 +8,7 @@ use mopd_compiler::plan::events::{Event, FailureKind, RunJob};
 use mopd_compiler::plan::{DomainId, ModelId, Plan, SCHEMA, Stage};
 
 use super::prepared::PreparedPlan;
+use super::private::private_stages;
 use super::{Task, Work, unsupported};
 use crate::control::Control;
 use crate::failure::{Error, Result};
@@ -25,7 +26,7 @@ pub(super) fn check_schema(plan: &Plan) -> Result<()> {
     Err(Error::new(FailureKind::Runtime, message).help("build mopd and mopd-worker from the same sources"))
 }
 
-/// Asks once who will be asked by tasks that are waited for: verifiers of domains, environments of stages.
+/// Calls each verifier, environment and server once that tasks without a stored result will use.
 pub(super) fn ask_all(
     plan: &Plan,
     prepared: &PreparedPlan,
@@ -52,8 +53,8 @@ pub(super) fn ask_all(
     ask_servers(plan, prepared, waiting, control)
 }
 
-/// Whether the ids of the stages that are waited for mean the same on their teachers' servers, and whether
-/// these answer.
+/// Checks that servers of the stages without a stored result respond, and that teachers' servers have the
+/// student's token ids.
 fn ask_servers(
     plan: &Plan,
     prepared: &PreparedPlan,
@@ -78,13 +79,13 @@ fn ask_servers(
     Ok(())
 }
 
-/// The domains whose verifiers are asked by tasks that are waited for.
+/// The domains whose verifiers are used by tasks without a stored result.
 fn judged(plan: &Plan, tasks: &[Task], waiting: impl Fn(usize) -> bool) -> BTreeSet<DomainId> {
     let waited = tasks.iter().enumerate().filter(|(index, _)| waiting(*index));
     waited.flat_map(|(_, task)| judged_by(plan, task)).collect()
 }
 
-/// The domains whose verifiers a task asks.
+/// The domains whose verifiers a task uses.
 pub(super) fn judged_by(plan: &Plan, task: &Task) -> BTreeSet<DomainId> {
     let mut judged = BTreeSet::new();
     match &task.work {
@@ -100,8 +101,8 @@ pub(super) fn judged_by(plan: &Plan, task: &Task) -> BTreeSet<DomainId> {
     judged
 }
 
-/// Says what of a plan can't be read, and which rewards don't answer; models are left alone. Where it makes
-/// all of its models itself, also whether they have room for the data.
+/// Reports which data of a plan can't be read, and which rewards don't respond, without reading models. Where
+/// a plan loads no model, also checks that sequences fit the models' contexts.
 pub fn files(job: &RunJob, place: Place, control: &Control) -> Result<()> {
     let plan = &job.plan;
     check_schema(plan)?;
@@ -131,9 +132,9 @@ pub fn files(job: &RunJob, place: Place, control: &Control) -> Result<()> {
     Ok(())
 }
 
-/// That what stages and tables read fits the models. Its warnings are those of a run.
+/// Checks that the data of stages and tables fits the models. Its warnings are those of a run.
 fn fits(plan: &Plan, tasks: &[Task], places: Places) -> Result<()> {
     let specs = model_specs(plan, places)?;
     let (domains, _) = prepare(plan, &super::stages(tasks), &specs, places)?;
-    super::check_privacy(plan, tasks, &domains)
+    private_stages(plan, tasks, &domains).map(|_| ())
 }

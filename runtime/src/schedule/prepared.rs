@@ -1,10 +1,12 @@
-//! A plan with its models and data, before anything of it runs.
+//! A plan with its models and data, read and checked before the first task.
 
 use std::path::Path;
 
-use mopd_compiler::plan::events::RunJob;
+use mopd_compiler::plan::events::{Event, RunJob};
+use mopd_compiler::plan::results::PrivateStage;
 
 use super::predicted::Predicted;
+use super::private::private_stages;
 use super::room::Room;
 use super::{Keys, Task, preflight, unsupported};
 use crate::control::Control;
@@ -21,17 +23,19 @@ use crate::tokenizer::chat;
 pub(super) struct PreparedPlan {
     pub(super) tasks: Vec<Task>,
     pub(super) specs: Vec<ModelSpec>,
-    /// Cores of each task.
+    /// Number of cores of each task.
     pub(super) widths: Vec<usize>,
     pub(super) domains: Vec<DomainData>,
-    /// Of each model's stage, the programs that its rollouts start.
+    /// For each model's stage, the programs that its rollouts start.
     pub(super) environments: Vec<Vec<ProgramFiles>>,
     pub(super) servers: Servers,
+    /// The privacy loss of private stages.
+    pub(super) private: Vec<PrivateStage>,
 }
 
 /// The keys of everything that a run computes.
 pub(super) fn keys_of(job: &RunJob, prepared: &PreparedPlan, arithmetic: &Arithmetic, place: Place) -> Keys {
-    let PreparedPlan { tasks, specs, widths, domains, environments, servers } = prepared;
+    let PreparedPlan { tasks, specs, widths, domains, environments, servers, private: _ } = prepared;
     let dtype = job.plan.experiment.dtype.name();
     let numeric =
         Numeric { arithmetic, dtype, device: arithmetic::device_of_key(place, job.plan.experiment.gpu) };
@@ -59,7 +63,8 @@ pub(super) fn prepared(
     for warning in warnings {
         control.warn(warning);
     }
-    super::check_privacy(plan, &tasks, &domains)?;
+    let (private, warnings) = private_stages(plan, &tasks, &domains)?;
+    warnings.into_iter().for_each(|warning| control.warn(warning));
     let widths = super::threads(plan, &tasks, &specs, (cores(), job.processes));
     let environments = plan.experiment.models.iter().map(|model| {
         let trains = model.stage.trains();
@@ -75,21 +80,23 @@ pub(super) fn prepared(
         widths,
         domains,
         environments,
+        private,
     })
 }
 
-/// Says what each stage of a plan will take, and runs none.
+/// Reports the predicted time and memory of each stage of a plan, without running it.
 pub fn predict(job: &RunJob, place: Place, control: &Control) -> Result<()> {
     let folder = Path::new(&job.store);
-    // What is tokenised here is there for the run that follows; where nothing can be written, it is not.
+    // The run that follows reuses tokens from the store, unless it can't be written.
     let store = Store::open(folder).ok();
     let prepared = prepared(job, None, store.as_ref(), control)?;
     unsupported::check(job, &prepared.tasks, place, |_| true)?;
+    prepared.private.iter().for_each(|stage| control.emit(&Event::Private(stage.clone())));
     let room = Room::here(workers(job, &prepared.tasks), place).among(job.processes);
     Predicted::of(job, &prepared, folder, (place, &room), control, |_| true).map(|_| ())
 }
 
-/// Tasks that may run side by side: where processes train together, one.
+/// Number of tasks that may run in parallel; 1 where several processes train together.
 pub(super) fn workers(job: &RunJob, tasks: &[Task]) -> usize {
     let most = if job.processes > 1 { 1 } else { tasks.len().max(1) };
     job.workers.map_or(cores(), |workers| workers as usize).clamp(1, most)

@@ -1,6 +1,6 @@
-//! Runs the tasks of a plan: those of small models side by side, each on one core; those of large ones one at
-//! a time, on all of them. Results do not depend on who ran what when: random numbers are keyed, and weights
-//! travel between threads as plain data.
+//! Runs the tasks of a plan: tasks of small models in parallel, each on one core; tasks of large models one
+//! at a time, on all cores. Results do not depend on the schedule: random numbers are keyed, and weights are
+//! passed between threads as plain data.
 
 use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -37,29 +37,29 @@ use crate::served::Servers;
 use crate::store::Store;
 use crate::train::Pace;
 
-/// How far a job came, for the event that ends it.
+/// The progress of a job, for its last event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct JobProgress {
     pub finished: u32,
     pub tasks: u32,
 }
 
-/// Everything that the threads share and nobody changes.
+/// The immutable state that the threads share.
 pub(super) struct Scheduler<'a> {
     pub(super) plan: &'a Plan,
     pub(super) tasks: &'a [Task],
-    /// Cores of each task.
+    /// Number of cores of each task.
     pub(super) widths: &'a [usize],
     pub(super) keys: Keys,
     pub(super) specs: &'a [ModelSpec],
     pub(super) domains: &'a [DomainData],
-    /// Of each model's stage, the programs that its rollouts start.
+    /// For each model's stage, the programs that its rollouts start.
     pub(super) environments: &'a [Vec<ProgramFiles>],
     pub(super) store: Store,
     pub(super) out: PathBuf,
     /// Folder that programs run in.
     pub(super) base: PathBuf,
-    /// Tasks that are computed whatever the store has.
+    /// Tasks that are computed even if the store has their results.
     pub(super) forced: Vec<bool>,
     pub(super) forks: &'a [Fork],
     pub(super) servers: &'a Servers,
@@ -67,51 +67,51 @@ pub(super) struct Scheduler<'a> {
     pub(super) predicted: Predicted,
     pub(super) room: Room,
     running: Tasks,
-    /// Those that train each stage together, where there are several.
+    /// The processes that train each stage together, if several.
     pub(super) processes: Option<&'a Processes>,
-    /// What stages took that this run computed.
+    /// Time and memory of the stages that this run computed.
     pub(super) records: Mutex<Vec<StageRecord>>,
-    /// What guards did.
+    /// The actions of guards.
     pub(super) guards: Mutex<Vec<GuardActed>>,
-    /// Keys of results that this run computed: also a fresh run computes nothing twice.
+    /// Keys of results that this run computed: even forced tasks are computed only once.
     pub(super) made: Mutex<HashSet<String>>,
     pub(super) said: SaidOnce,
     pub(super) place: Place,
     pub(super) control: &'a Control,
 }
 
-/// What changes, behind one lock.
+/// The mutable state, behind one lock.
 struct RunState {
-    /// Tasks that wait for others.
+    /// Tasks that have not been started.
     waiting: Vec<usize>,
     done: Vec<bool>,
     running: Vec<usize>,
-    /// Weights that some task still needs, by task.
+    /// Weights that some task still needs, by the task that produced them.
     weights: HashMap<usize, Arc<Weights>>,
     /// How many unfinished tasks need each task's weights.
     users: Vec<usize>,
-    /// What training that ended early left to look at, by task; of stages that are done, the store has it.
+    /// Records of training that failed, by task; those of finished stages are in the store.
     stopped: HashMap<usize, Record>,
-    /// By evaluation task.
+    /// Answers of evaluations, by task.
     answers: HashMap<usize, Vec<PromptAnswers>>,
     failure: Option<Error>,
     finished_stages: u32,
-    /// Most memory that tasks running side by side were predicted to take, in bytes.
+    /// Largest predicted memory of tasks running in parallel, in bytes.
     predicted_memory: Option<u64>,
-    /// A stage trained that was not tried before.
+    /// Whether a stage without a prediction was trained.
     unpredicted: bool,
 }
 
-/// A task, the weights that it needs, and the right to compute it where its result is not there.
+/// A task, the weights that it needs, and the lock to compute it if its result is not stored.
 type ReadyTask = (usize, HashMap<usize, Arc<Weights>>, Option<Lock>);
 
-/// What a task leaves behind.
+/// The output of a task.
 pub(super) enum TaskOutput {
     Weights(Arc<Weights>),
     Answers(Vec<PromptAnswers>),
 }
 
-/// A task that ended early, with what its steps left to look at.
+/// The error of a failed task, with the record of its steps.
 pub(super) struct TaskStopped {
     pub(super) error: Error,
     pub(super) record: Record,
@@ -123,8 +123,8 @@ impl From<Error> for TaskStopped {
     }
 }
 
-/// Runs a plan to its end. `progress` is kept up to date for a job that ends early; finished stages and the
-/// metrics so far are on disk in any case.
+/// Runs a plan to its end. `progress` is kept up to date, for a job that ends early; finished stages and the
+/// metrics so far are always on disk.
 pub fn run(
     job: &RunJob,
     versions: &Versions,
@@ -136,7 +136,7 @@ pub fn run(
     let started = Instant::now();
     let plan = &job.plan;
     let out = PathBuf::from(&job.out);
-    // Whether anything can be kept is known before data and models are read, which may take minutes.
+    // First, so that an unusable store is found before reading data and models, which may take minutes.
     let store = Store::open(Path::new(&job.store))?;
     let prepared = prepared(job, cache, Some(&store), control)?;
     let tasks = prepared.tasks.as_slice();
@@ -182,13 +182,13 @@ pub fn run(
         }
     });
     let state = state.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
-    // After a failure they are not waited for.
+    // After a failure, the processes are not waited for.
     if let (Some(processes), None, Ok(())) = (&processes, &state.failure, control.check()) {
         processes.end();
     }
     progress.finished = state.finished_stages;
 
-    // The folder of results may be another run's by now.
+    // If this run was abandoned, the folder of results may belong to another run by now.
     let read = || (0..tasks.len()).filter_map(|index| shared.record(&state, index).transpose());
     let written = if control.abandoned() { Ok(()) } else { write_records(read, &shared.out) };
     if let Some(failure) = state.failure {
@@ -199,6 +199,7 @@ pub fn run(
     let took = RunCost {
         stages: std::mem::take(&mut *lock(&shared.records)),
         guards: std::mem::take(&mut *lock(&shared.guards)),
+        private: prepared.private.clone(),
         seconds: started.elapsed().as_secs_f64(),
         before_stages,
         peak_memory: peak_memory(place),
@@ -214,7 +215,7 @@ pub fn run(
 }
 
 impl<'a> Scheduler<'a> {
-    /// Nothing is predicted or forced.
+    /// A scheduler without predictions or forced tasks.
     pub(super) fn new(
         job: &'a RunJob,
         prepared: &'a PreparedPlan,
@@ -222,7 +223,7 @@ impl<'a> Scheduler<'a> {
         place: Place,
         control: &'a Control,
     ) -> Scheduler<'a> {
-        let PreparedPlan { tasks, specs, widths, domains, servers, environments } = prepared;
+        let PreparedPlan { tasks, specs, widths, domains, servers, environments, private: _ } = prepared;
         Scheduler {
             predicted: Predicted::default(),
             room,
@@ -243,7 +244,7 @@ impl<'a> Scheduler<'a> {
             forks: &job.forks,
             servers,
             pace: match job.checkpoint_every {
-                // Negative numbers and what is none are as often as possible.
+                // Negative numbers and NaN mean as often as possible.
                 Some(seconds) => Pace::Every(Duration::try_from_secs_f64(seconds).unwrap_or_default()),
                 None => Pace::Sparing,
             },
@@ -277,8 +278,8 @@ impl Scheduler<'_> {
         }
     }
 
-    /// One thread: takes the task with the longest critical path that is ready, until none is left or the job
-    /// is over.
+    /// The loop of one thread: takes the ready task with the longest critical path, until none is left or the
+    /// job is over.
     fn work(&self, state: &Mutex<RunState>, changed: &Condvar) {
         loop {
             let (task, inputs, guard) = {
@@ -297,8 +298,8 @@ impl Scheduler<'_> {
                             continue;
                         }
                     }
-                    // Woken by whoever finishes; looks up now and then in case the job was interrupted, or
-                    // another run has finished what is waited for.
+                    // Woken when a task finishes, and by a timeout, in case the job was interrupted or
+                    // another run has finished a result that this one waits for.
                     let timeout = std::time::Duration::from_millis(200);
                     state = changed
                         .wait_timeout(state, timeout)
@@ -315,10 +316,10 @@ impl Scheduler<'_> {
         }
     }
 
-    /// Of the tasks whose inputs are done the one with the longest critical path, the earliest among equals,
-    /// with its lock where that is needed. Of tasks with the same key, one is run at a time, here and in
-    /// other runs: the others find its result in the store. A task that wants several cores waits until
-    /// it is alone, and one that has to be computed until there is memory for it.
+    /// The ready task with the longest critical path, the earliest among equals, with its lock if that is
+    /// needed. Of tasks with the same key, one runs at a time, in this and other runs, and the others find
+    /// its result in the store. A task that needs several cores waits until no other runs, and one that has
+    /// to be computed waits until there is memory for it.
     fn take(&self, state: &mut RunState) -> Result<Option<ReadyTask>> {
         let same_key = |a: usize, b: usize| self.keys.of(a) == self.keys.of(b);
         let ready = |&task: &usize| {
@@ -338,7 +339,7 @@ impl Scheduler<'_> {
             let predicted = self.predicted.memory(self.tasks, &together);
             let guard = match self.access(task)? {
                 Access::Read => None,
-                // Another may take less.
+                // Another candidate may need less memory.
                 Access::Compute(_) if !state.running.is_empty() && !self.room.admits(predicted) => continue,
                 Access::Compute(held) => {
                     state.unpredicted |= self.trains_unpredicted(task);
@@ -389,7 +390,7 @@ impl Scheduler<'_> {
             Err(TaskStopped { error, record }) => {
                 state.stopped.insert(index, record);
                 self.control.stop();
-                // After a failure, the other threads leave their work; that is no failure of theirs.
+                // After a failure, the other threads are interrupted, which is not a failure of theirs.
                 if state.failure.is_none() && matches!(error, Error::Failed(_)) {
                     state.failure = Some(error.during(&self.name(task), task.seed));
                 }
@@ -397,7 +398,7 @@ impl Scheduler<'_> {
         }
     }
 
-    /// What a task's training left to look at; none where it did not train or did not begin.
+    /// The record of a task's training; `None` where it did not train or did not begin.
     fn record(&self, state: &RunState, index: usize) -> Result<Option<Record>> {
         if let Some(record) = state.stopped.get(&index) {
             return Ok(Some(record.clone()));
@@ -407,7 +408,7 @@ impl Scheduler<'_> {
         if !state.done[index] || matches!(model.stage, Stage::Load(_)) {
             return Ok(None);
         }
-        // Another experiment may have made it under another name.
+        // Another experiment may have computed it under another name.
         Ok(Some(self.store.record(self.keys.of(index))?.of_stage(&model.name)))
     }
 

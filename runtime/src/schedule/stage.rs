@@ -1,4 +1,4 @@
-//! A stage: found in the store, or computed, stored and published.
+//! Execution of a stage: it is found in the store, or computed, stored and published.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -25,13 +25,15 @@ use crate::random::stream_of;
 use crate::report::Record;
 use crate::store::state::TrainState;
 use crate::store::{Ancestor, CheckpointProvenance, Lookup, adapter};
+use crate::train::privacy::NoiseSecret;
 use crate::train::restore::RestoreMode;
 use crate::train::{
     self, Checkpoints, LearnerTurn, RolloutCache, ScoreCache, Source, SourceTeachers, TrainedModel, Written,
+    check_weights,
 };
 use crate::zip::zip_equal;
 
-/// A stage at work.
+/// A stage that is being executed.
 pub(super) struct StageJob<'a> {
     index: usize,
     id: ModelId,
@@ -41,23 +43,23 @@ pub(super) struct StageJob<'a> {
     inputs: &'a HashMap<usize, Arc<Weights>>,
 }
 
-/// What a stage computed.
+/// The result of a computed stage.
 pub(super) struct StageOutput {
     weights: Weights,
     record: Record,
     adapter: adapter::AdapterFiles,
-    /// The other models that it trained.
+    /// Further models that the stage trained.
     others: Vec<TrainedModel>,
-    /// None where no model's scores are kept.
+    /// `None` where no model's scores are stored.
     scores_found: Option<ScoresFound>,
-    /// That runs before this one took.
+    /// Time that earlier runs spent on this stage.
     seconds_before: f64,
-    /// Most memory of the other processes that trained it.
+    /// Sum of the peak memory of the other processes that trained it.
     memory_beside: u64,
 }
 
 impl StageOutput {
-    /// By nothing that leaves anything beside weights.
+    /// The output of a stage that produces weights only.
     fn new(weights: Weights) -> StageOutput {
         StageOutput {
             weights,
@@ -93,6 +95,7 @@ impl Scheduler<'_> {
         }
         self.check_unchanged(index)?;
         let computed = self.compute(&job, steps)?;
+        let computed = self.finite(&job, computed)?;
         self.store_result(&job, &computed)?;
         Ok(self.publish(&job, computed, started, running)?)
     }
@@ -107,11 +110,11 @@ impl Scheduler<'_> {
         StageJob { index, id, name, seed, key: self.keys.of(index), inputs }
     }
 
-    /// A stage whose result is in the store, published.
+    /// Finds and publishes a stage whose result is in the store.
     fn find(&self, job: &StageJob, guard: &mut Option<Lock>) -> Result<Option<TaskOutput>> {
         let StageJob { key, name, seed, .. } = *job;
         let find = || {
-            // A stage that trained several models is there when all of them are.
+            // A stage with several models is found if all of them are.
             for other in self.keys.beside(job.index) {
                 match self.store.find(other) {
                     Lookup::Found(_) => {}
@@ -136,8 +139,8 @@ impl Scheduler<'_> {
         Ok(Some(TaskOutput::Weights(Arc::new(entry.weights))))
     }
 
-    /// A model that is read from files. Nothing is computed, so that there is nothing to keep or to publish:
-    /// it would be a copy.
+    /// A model loaded from files. It is neither stored nor published, because that would only copy the
+    /// files.
     fn loaded(&self, job: &StageJob) -> Option<TaskOutput> {
         let loaded = self.specs[job.id.0 as usize].loaded.as_ref()?;
         let (stage, seed) = (job.name.to_owned(), job.seed);
@@ -181,20 +184,20 @@ impl Scheduler<'_> {
     /// The weights of a stage's input.
     fn input(&self, job: &StageJob, wanted: ModelId) -> Arc<Weights> {
         let found = self.maker(job, wanted);
-        // Two models with one key are one model: whoever trains with them holds one copy.
+        // Two models with the same key are the same model, and share one copy.
         let needs = &self.tasks[job.index].needs;
         let same = needs.iter().find(|need| self.keys.of(**need) == self.keys.of(*found)).unwrap_or(found);
         job.inputs[same].clone()
     }
 
-    /// The task that makes a stage's input.
+    /// The task that produces a stage's input.
     fn maker(&self, job: &StageJob, wanted: ModelId) -> &usize {
         let mut needs = self.tasks[job.index].needs.iter();
         let found = needs.find(|need| self.tasks[**need].work == Work::Stage(wanted));
         found.expect("a stage's inputs are among its needs")
     }
 
-    /// Where others find a stage's input: its name on the hub, or the folder that it is in.
+    /// Public location of a stage's input: its name on the hub, or its folder.
     fn found_at(&self, job: &StageJob, wanted: ModelId) -> String {
         let folder = match &self.plan.experiment.model(wanted).stage {
             Stage::Load(Pretrained::HuggingFace { name, .. }) if !self.base.join(name).is_dir() => {
@@ -210,7 +213,7 @@ impl Scheduler<'_> {
         std::path::absolute(&folder).unwrap_or(folder).to_string_lossy().into_owned()
     }
 
-    /// The domains that a stage trains on, with some of their rows.
+    /// The domains that a stage trains on, with the prompts that `rows` selects.
     fn sources<'s>(
         &'s self,
         settings: &Train<Objective>,
@@ -236,7 +239,7 @@ impl Scheduler<'_> {
         Ok(sources)
     }
 
-    /// Trains the models of a stage, each in its turn.
+    /// Trains the models of a stage, in turns.
     fn train(
         &self,
         job: &StageJob,
@@ -261,7 +264,7 @@ impl Scheduler<'_> {
         }
     }
 
-    /// The same from a state on, in this process.
+    /// Trains them from a given state, in this process.
     pub(super) fn train_from(
         &self,
         job: &StageJob,
@@ -271,7 +274,7 @@ impl Scheduler<'_> {
     ) -> Result<StageOutput, Box<train::Stopped>> {
         let failed =
             |error: Error| Box::new(train::Stopped { error, last_good: None, record: Record::default() });
-        let StageJob { index, id, name, seed, .. } = *job;
+        let StageJob { index, id, name, seed, key, .. } = *job;
         let peers = self.processes.map(|processes| &processes.peers);
         let stream = super::stream(self.plan, id, self.domains);
         let mut stages = Vec::with_capacity(learners.len());
@@ -280,8 +283,9 @@ impl Scheduler<'_> {
             stages.push(train::Stage {
                 name,
                 seed,
-                // Each draws for itself.
+                // Each learner has its own random numbers.
                 stream: if place == 0 { stream } else { stream_of(&format!("{stream} learner {place}")) },
+                secret: self.secret(settings, key).map_err(failed)?,
                 part: 0,
                 train: settings,
                 turn,
@@ -310,7 +314,7 @@ impl Scheduler<'_> {
             });
         }
         let began = Instant::now();
-        // The first process writes.
+        // Only the first process writes.
         let writes = peers.is_none_or(Peers::is_first);
         let keep = |state: &TrainState| if writes { self.keep(index, name, state) } else { Ok(()) };
         let writing = RefCell::new(None);
@@ -334,7 +338,7 @@ impl Scheduler<'_> {
         let checkpoints = Checkpoints {
             from,
             rollouts: Some(RolloutCache { find: &find, keep: &keep_written }),
-            // Each process scores its part of a batch, which is no batch of the cache.
+            // Each process scores a part of a batch, and the cache has whole batches.
             scores: peers.is_none().then_some(scores),
             pace: self.pace,
             keep: &keep,
@@ -351,6 +355,11 @@ impl Scheduler<'_> {
         })
     }
 
+    /// The secret of the noise of a private stage with this key; `None` for other stages.
+    fn secret(&self, settings: &Train<Objective>, key: &str) -> Result<Option<NoiseSecret>> {
+        settings.private.map(|_| Ok(NoiseSecret::new(&self.store.secret()?, key))).transpose()
+    }
+
     fn provenance(&self, job: &StageJob, weights: &Weights) -> CheckpointProvenance {
         let ancestor = |need: &usize| Ancestor {
             name: self.name(&self.tasks[*need]),
@@ -364,7 +373,7 @@ impl Scheduler<'_> {
     fn store_result(&self, job: &StageJob, computed: &StageOutput) -> Result<()> {
         let StageOutput { weights, record, adapter, others, .. } = computed;
         self.check_unchanged(job.index)?;
-        // The others first: with the stage's own model, all are there.
+        // The other models first: when the stage's own model is stored, all are.
         for (key, TrainedModel { weights, adapter }) in zip_equal(self.keys.beside(job.index), others) {
             let provenance = self.provenance(&StageJob { key, ..*job }, weights);
             self.store.insert(key, &provenance, weights, &Record::default(), adapter)?;
@@ -376,7 +385,24 @@ impl Scheduler<'_> {
         Ok(())
     }
 
-    /// Makes a stored result appear among those of the run, and says that it is there.
+    /// Fails unless all weights of a stage are finite: other numbers would spread to later stages.
+    fn finite(&self, job: &StageJob, computed: StageOutput) -> Result<StageOutput, TaskStopped> {
+        let trains = !self.plan.experiment.model(job.id).stage.trains().is_empty();
+        let help = if trains {
+            "none of it is kept as a result: lower `lr`, or look at what the optimizer divides by: the steps \
+             before are in `metrics.parquet`"
+        } else {
+            "none of it is kept as a result. Its inputs are finite: merge them with smaller weights"
+        };
+        let others = computed.others.iter().map(|other| &other.weights);
+        let checked = std::iter::once(&computed.weights).chain(others).try_for_each(check_weights);
+        match checked.map_err(|error| error.behind(&format!("`{}`: ", job.name)).help(help)) {
+            Ok(()) => Ok(computed),
+            Err(error) => Err(TaskStopped { error, record: computed.record }),
+        }
+    }
+
+    /// Adds a stored result to the run's results, and emits its event.
     fn publish(
         &self,
         job: &StageJob,
@@ -387,7 +413,7 @@ impl Scheduler<'_> {
         let (stage, seed) = (job.name.to_owned(), job.seed);
         let StageOutput { record, scores_found, seconds_before, memory_beside, .. } = computed;
         self.store.publish(job.key, &self.out, job.name, seed)?;
-        // Later stages read them where they are kept: what waits for its use takes no memory.
+        // Later stages read the weights from the store, so that unused ones take no memory.
         let weights = self.store.weights(job.key)?;
         let seconds = seconds_before.max(0.0) + started.elapsed().as_secs_f64();
         let peak_memory = running.peak_memory().map(|own| own + memory_beside);
@@ -411,7 +437,7 @@ impl Scheduler<'_> {
         Ok(TaskOutput::Weights(Arc::new(weights)))
     }
 
-    /// Somebody may have deleted models while others were trained.
+    /// Publishes models again that were deleted from the run's folder while others were trained.
     pub(super) fn publish_what_is_gone(&self) -> Result<()> {
         for (index, task) in self.tasks.iter().enumerate() {
             let Work::Stage(id) = task.work else { continue };
@@ -426,7 +452,7 @@ impl Scheduler<'_> {
         Ok(())
     }
 
-    /// Training that ended early: keeps the weights before the step that failed.
+    /// Handles training that failed: stores the weights before the failed step.
     fn stopped(&self, job: &StageJob, stopped: train::Stopped) -> TaskStopped {
         let train::Stopped { mut error, last_good, record } = stopped;
         if let Some(weights) = last_good {

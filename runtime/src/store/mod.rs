@@ -1,6 +1,6 @@
-//! Finished stages, kept under a key that says what they computed: one folder each with the model (see
-//! [`Checkpoint`]), the stage's metrics, and `checksums.json`, which is written last. An entry without valid
-//! checksums does not count.
+//! The store of finished stages, under content keys: one folder each with the model (see [`Checkpoint`]), the
+//! stage's metrics, and `checksums.json`, which is written last. An entry without valid checksums does not
+//! count.
 
 pub mod adapter;
 mod checkpoint;
@@ -31,11 +31,11 @@ pub use checkpoint::{Ancestor, Checkpoint, CheckpointProvenance, Forked, check_c
 pub use mopd_store::Lookup;
 pub use scores::ScoreEntry;
 
-/// Of a stage that trains: the rows of its steps, and what was seen of its tokens. They become files of the
-/// run.
+/// Files of a training stage: the metrics of its steps, and its token reports. They are copied to the run's
+/// results.
 const METRICS: &str = "metrics.json";
 const TOKENS: &str = "tokens.json";
-/// What arithmetic made the results: a file for each.
+/// Folder of the arithmetics that made results, with a file for each.
 const ARITHMETIC: &str = "arithmetic";
 const VALUE: &str = "value.json";
 
@@ -52,7 +52,7 @@ pub struct StoredStage {
 }
 
 impl Store {
-    /// Makes the folder if there is none, and finds out now whether it can be written to.
+    /// Creates the folder if there is none, and checks that it can be written to.
     pub fn open(folder: &Path) -> Result<Store> {
         Ok(Store { folder: Folder::open(folder)? })
     }
@@ -67,22 +67,22 @@ impl Store {
         self.folder.has(key)
     }
 
-    /// The right to compute a result; none where another run has it.
+    /// The lock to compute a result; `None` if another run holds it.
     pub fn try_lock(&self, key: &str) -> Result<Option<Lock>> {
         Ok(self.folder.try_lock(key)?)
     }
 
-    /// Writes down what a run needs, so that nothing of it is pruned. False where something is being pruned
-    /// just now.
+    /// Registers the keys that a run needs, so that they are not pruned. Returns false if the store is being
+    /// pruned now.
     pub fn register(&self, run: &StoredRun) -> Result<bool> {
         Ok(self.folder.register(run)?)
     }
 
-    /// Notes that results are made here by this arithmetic. The first time, it says so where others were made
-    /// by another one: nobody finds those.
+    /// Records that results are made by this arithmetic. The first time, returns a warning if the store has
+    /// results of another one, which this run can't use.
     pub fn note_arithmetic(&self, here: &Arithmetic) -> Result<Option<String>> {
         let folder = self.path(ARITHMETIC);
-        // Asked first: whoever makes results notes before by what arithmetic.
+        // Checked first, because every run records its arithmetic before it makes results.
         let results = self.folder.has_results();
         let files = fs::read_dir(&folder).into_iter().flatten().flatten();
         let mut noted: Vec<_> = files
@@ -90,7 +90,7 @@ impl Store {
                 Some((file.metadata().ok()?.modified().ok()?, read_json::<Arithmetic>(&file.path()).ok()?))
             })
             .collect();
-        // In the same listing as the others: another run may note the same at any moment.
+        // From the same listing as the others, because another run may record the same at any time.
         if noted.iter().any(|(_, arithmetic)| arithmetic == here) {
             return Ok(None);
         }
@@ -118,7 +118,7 @@ impl Store {
         })
     }
 
-    /// What a stage that is there left to look at. Unlike [`Store::find`], it trusts the files.
+    /// The record of a stored stage. Unlike [`Store::find`], it does not verify checksums.
     pub fn record(&self, key: &str) -> Result<Record> {
         let folder = self.path(key);
         read_record(&folder).map_err(|reason| {
@@ -127,22 +127,33 @@ impl Store {
         })
     }
 
-    /// The weights of an entry, which stay in its files. Unlike [`Store::find`], it trusts them.
+    /// The weights of an entry, mapped from its files. Unlike [`Store::find`], it does not verify checksums.
     pub fn weights(&self, key: &str) -> Result<Weights> {
         Ok(Checkpoint::load(&self.path(key))?.weights)
     }
 
-    /// A folder for what is worth remembering about files elsewhere; see [`content::hash`].
+    /// The secret of the store, from which private stages draw their noise.
+    pub fn secret(&self) -> Result<[u8; 32]> {
+        self.folder.secret().map_err(|problem| {
+            let message = format!("cannot read what private stages draw their noise from: {problem}");
+            Error::new(FailureKind::Storage, message).help(
+                "the file is its owner's alone. Without it, private stages that are not finished go on with \
+                 other noise, which is as private: move it away, or run in another folder",
+            )
+        })
+    }
+
+    /// The folder for remembered hashes of files elsewhere; see [`content::hash`].
     pub fn notes(folder: &Path) -> PathBuf {
         folder.join("notes")
     }
 
-    /// Any other small result, under a key of its own.
+    /// Finds another small result under its key.
     pub fn find_value<T: DeserializeOwned>(&self, key: &str) -> Lookup<T> {
         self.folder.read(key, |folder| read_json(&folder.join(VALUE)))
     }
 
-    /// `adapter` are the files of the adapter that the weights were merged with, where there is one.
+    /// Stores a finished stage. `adapter` has the files of the adapter merged into the weights, if any.
     pub fn insert(
         &self,
         key: &str,
@@ -164,7 +175,7 @@ impl Store {
         })
     }
 
-    /// `about` says what it is, in words.
+    /// Stores another small result; `about` describes it.
     pub fn insert_value<T: Serialize>(&self, key: &str, about: &str, value: &T) -> Result<()> {
         self.folder.write(key, about, |folder| {
             let sum = write_json(&folder.join(VALUE), value)?;
@@ -172,7 +183,7 @@ impl Store {
         })
     }
 
-    /// Weights of a stage that could not be finished, for a look at what went wrong. Returns the folder.
+    /// Stores weights of a failed stage, to inspect what went wrong. Returns the folder.
     pub fn keep_last_good(
         &self,
         key: &str,
@@ -184,7 +195,7 @@ impl Store {
         Ok(folder)
     }
 
-    /// Whether all files of a model are where [`Store::publish`] puts them.
+    /// Whether all files of a model are in the folder of [`Store::publish`].
     pub fn is_published(&self, key: &str, out: &Path, model: &str, seed: u64) -> bool {
         let folder = out.join("models").join(folder_of_model(model, seed));
         let sums = self.folder.checksums(key);
@@ -193,10 +204,10 @@ impl Store {
         })
     }
 
-    /// Makes a finished model appear as `models/<name>-seed<seed>` in the folder of results.
+    /// Adds a finished model as `models/<name>-seed<seed>` to the folder of results.
     pub fn publish(&self, key: &str, out: &Path, model: &str, seed: u64) -> Result<PathBuf> {
         let folder = out.join("models").join(folder_of_model(model, seed));
-        // Somebody may delete the folder while it is filled; whoever does so twice means it.
+        // The user may delete the folder while it is filled, so this is tried twice.
         self.link_into(&folder, key).or_else(|_| self.link_into(&folder, key))?;
         Ok(folder)
     }
@@ -208,11 +219,16 @@ impl Store {
             Error::new(FailureKind::Storage, format!("cannot read {}: {problem}", entry.display()))
                 .help("run again: what is damaged is computed anew")
         })?;
-        // What an earlier run left there would be loaded first.
+        // Files of an earlier run would take precedence when the folder is loaded.
         for stale in [safetensors::MODEL, safetensors::INDEX].map(|name| folder.join(name)) {
             if stale.exists() {
                 fs::remove_file(&stale).map_err(|error| Error::storage(&stale, error))?;
             }
+        }
+        // An adapter that is not this model's.
+        let stale = folder.join(adapter::FOLDER);
+        if stale.exists() && !sums.files.keys().any(|name| Path::new(name).starts_with(adapter::FOLDER)) {
+            fs::remove_dir_all(&stale).map_err(|error| Error::storage(&stale, error))?;
         }
         for name in sums.files.keys().filter(|name| is_of_model(name)) {
             let (from, to) = (entry.join(name), folder.join(name));
@@ -222,7 +238,7 @@ impl Store {
             if to.exists() {
                 fs::remove_file(&to).map_err(|error| Error::storage(&to, error))?;
             }
-            // A link costs nothing; across file systems it has to be a copy.
+            // A link takes no space; across file systems, the file has to be copied.
             if fs::hard_link(&from, &to).is_err() {
                 fs::copy(&from, &to).map_err(|error| Error::storage(&to, error))?;
             }
@@ -233,7 +249,7 @@ impl Store {
 
 fn read_record(folder: &Path) -> Result<Record, String> {
     let rows = read_json(&folder.join(METRICS))?;
-    // Earlier versions kept none.
+    // Earlier versions stored none.
     let tokens =
         if folder.join(TOKENS).exists() { read_json(&folder.join(TOKENS))? } else { TokenLog::default() };
     Ok(Record { rows, tokens })

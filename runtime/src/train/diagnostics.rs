@@ -43,7 +43,7 @@ pub struct StepTotals {
 
 /// One row per domain that the step has sequences of, and per teacher that judged some of them: of the terms
 /// of a part, which are named where there are `several`. Nothing was `evaluated` of a part that has no
-/// sequences.
+/// sequences; a private step moves the weights without any, and then every domain has its row.
 pub fn diagnose(
     stage: &Stage,
     sequences: &Sequences,
@@ -55,12 +55,16 @@ pub fn diagnose(
     let terms = terms(objective, several, stage.turn.name);
     let sections = stage.sections();
     let dropped = |index: usize| Some(f64::from(sequences.dropped.as_ref()?[index]));
-    let empty = |index: usize| {
-        let dropped = dropped(index).filter(|dropped| *dropped > 0.0)?;
-        Some(StepMetrics { dropped: Some(dropped), ..row(stage, &sections[index], &terms, numbers) })
+    let nothing = |index: usize| StepMetrics {
+        dropped: dropped(index),
+        ..row(stage, &sections[index], &terms, numbers)
     };
+    let empty = |index: usize| Some(nothing(index)).filter(|row| row.dropped.is_some_and(|of| of > 0.0));
     let Some((batch, outputs)) = evaluated else {
-        return (0..sections.len()).filter_map(empty).collect();
+        let of_noise = stage.train.private.is_some();
+        return (0..sections.len())
+            .filter_map(|index| empty(index).or(of_noise.then(|| nothing(index))))
+            .collect();
     };
     let signal = outputs.get(objective.signal);
     let [student_logps, teacher_logps, entropies] =

@@ -134,10 +134,12 @@ impl<'a> Learners<'a> {
             (stage, model, trained, average)
         };
         let left: Vec<_> = self.0.into_iter().map(left).collect();
-        let answer = |(stage, model, trained, average): (&Stage, Rc<Decoder>, Trained, _)| {
+        let answer = |(stage, model, trained, average): (&Stage, Rc<Decoder>, Trained, Option<_>)| {
+            // An average of merged matrices is the merge of no adapter.
+            let adapted = trained.adapter().filter(|_| average.is_none());
             let weights = weights(stage, &model, &trained, average);
             drop(model);
-            let adapter = trained.adapter().map_or_else(
+            let adapter = adapted.map_or_else(
                 || Ok(adapter::AdapterFiles::new()),
                 |adapted| peft::files(adapted, &stage.start_place),
             )?;

@@ -79,10 +79,11 @@ use self::models::Models;
 pub use self::models::fits_in_memory;
 use self::monitor::Monitor;
 use self::non_finite::Classified;
+pub use self::non_finite::check_weights;
 use self::objective::Outputs;
 use self::optimizer::OptimizerState;
 use self::part::{Evaluated, EvaluatedParts, Rollouts, Scoring, StagePart};
-use self::privacy::Privacy;
+use self::privacy::{NoiseSecret, Privacy};
 pub use self::route::{RoutedTeacher, SourceTeachers};
 pub use self::steps::{train, train_in_turns};
 use self::trained::Trained;
@@ -105,14 +106,16 @@ use crate::store::adapter;
 use crate::tokenizer::Token;
 use crate::zip::zip_equal;
 
-/// A stage that trains, with everything it reads; or a part of it, which has other terms and their rollout.
+/// A training stage with everything it reads, or one part of it, which has its own terms and rollout.
 #[derive(Clone)]
 pub struct Stage<'a> {
     pub name: &'a str,
     pub seed: u64,
     /// Selects the stage's random numbers.
     pub stream: u64,
-    /// Of the parts of a stage, this one's number: what is drawn for a part is drawn for it alone.
+    /// What a private stage draws its noise from.
+    pub secret: Option<NoiseSecret>,
+    /// The number of this part among the stage's parts. [`Stage::key`] mixes it into random keys.
     pub part: u32,
     pub train: &'a Train<Objective>,
     /// When the model learns.
@@ -123,38 +126,38 @@ pub struct Stage<'a> {
     /// The domains trained on, in the order of the mixture.
     pub sources: Vec<Source<'a>>,
     pub start: Arc<Weights>,
-    /// Where others find that: a name on the hub, or a folder.
+    /// Where other programs find `start`: a name on the hub, or a folder.
     pub start_place: String,
     /// Teachers, references, and models that write rollouts.
     pub models: HashMap<ModelId, Arc<Weights>>,
-    /// Whether these stay in memory together; decided by their size where absent.
+    /// Whether `models` stay in memory together; `None`: their size decides.
     pub models_fit: Option<bool>,
-    /// Sequences that go through a model together; all of a step where absent.
+    /// Sequences per forward pass; `None`: all of a step.
     pub micro_batch: Option<u32>,
-    /// What generation may take.
+    /// The memory that generation may use.
     pub budget: MemoryBudget,
-    /// The first so many layers are computed again for the gradient.
+    /// How many of the first layers are recomputed in the backward pass (checkpointing).
     pub recomputed: usize,
-    /// Whether generation saves what the gradient reads, by its settings.
+    /// Whether generation's settings let it save the activations that the gradient reads.
     pub saves_activations: bool,
-    /// The prompts by which weights are extrapolated, where they are.
+    /// The benchmark that decides how far weights are extrapolated, where the stage does that.
     pub judge: Option<&'a DomainData>,
-    /// The domains with their validation rows in place of those trained on; none where the stage does not
+    /// The domains with their validation rows in place of those trained on; empty where the stage does not
     /// validate.
     pub validation: Vec<Source<'a>>,
     pub place: Place,
-    /// What all models compute in: single precision, or half with what is trained in single.
+    /// Compute dtype of all models: f32, or bf16 with trained parameters in f32.
     pub kind: Kind,
     pub environments: Environments<'a>,
-    /// Where its served teachers are.
+    /// The servers of its served teachers.
     pub servers: &'a Servers,
-    /// The processes that train it together, where there are several.
+    /// The processes that train the stage together, where there are several.
     pub peers: Option<&'a Peers>,
     pub control: &'a Control,
 }
 
 impl Stage<'_> {
-    /// The stage with its terms on its own rollout, then with each of the others' (`own`).
+    /// The parts of the stage: its terms on the stage's rollout, then one part for each of `own`.
     fn parts<'p>(&'p self, own: &'p [Train<Objective>]) -> Vec<Stage<'p>> {
         let own = own.iter().zip(1..).map(|(train, part)| Stage {
             train,
@@ -165,13 +168,13 @@ impl Stage<'_> {
         std::iter::once(self.clone()).chain(own).collect()
     }
 
-    /// Whose steps its guards look at.
+    /// The stage as its guards need it.
     fn guarded_stage(&self) -> GuardedStage<'_> {
         let Stage { name, seed, steps, train, turn, guards_from: from, .. } = *self;
         GuardedStage { name, seed, steps, train, turn: turn.name, from }
     }
 
-    /// Of random numbers of the part's own; `index` is below 2^48.
+    /// The key of random numbers that only this part draws; `index` is below 2^48.
     pub fn key(&self, purpose: Purpose, index: u64) -> Key {
         Key::new(self.seed, self.stream, purpose, u64::from(self.part) << 48 | index)
     }
@@ -183,9 +186,9 @@ pub struct Source<'a> {
     pub name: &'a str,
     pub origin: Origin,
     pub share: f64,
-    /// Who judges its prompts.
+    /// The routed teachers of its prompts.
     pub route: SourceTeachers,
-    /// The scorers after the routed teacher, from the reference on; none where one has nothing to say here.
+    /// The scorers after the routed teacher, from the reference on; `None` where one does not score here.
     pub scorers: Vec<Option<TeacherChoice>>,
     pub prompts: &'a Prompts,
     /// The prompts as the student reads them.
@@ -198,41 +201,42 @@ pub struct Source<'a> {
 /// Why training stopped early, with the diagnostics of the steps before.
 pub struct Stopped {
     pub error: Error,
-    /// The weights before the step that failed, where it failed for a number that is not finite.
+    /// The weights before the failed step, where it failed because of a number that is not finite.
     pub last_good: Option<Weights>,
     pub record: Record,
 }
 
-/// A model that was trained, with the adapter that its weights were merged with.
+/// A model that was trained, with the adapter that its weights were merged with: none where they are an
+/// average.
 pub struct TrainedModel {
     pub weights: Weights,
     pub adapter: adapter::AdapterFiles,
 }
 
-/// What training leaves.
+/// The result of training.
 pub struct Finished {
     pub weights: Weights,
     /// The adapter that the weights were merged with.
     pub adapter: adapter::AdapterFiles,
-    /// Of the other models that were trained.
+    /// The other models that were trained.
     pub others: Vec<TrainedModel>,
     pub record: Record,
-    /// None where no model's scores are kept.
+    /// `None` where no model's scores are cached.
     pub found: Option<ScoresFound>,
-    /// That it took, from the first step on.
+    /// Training time in seconds, from the first step on.
     pub seconds: f64,
 }
 
 /// A model that learns, with everything that it learns from.
 struct Trainer<'a> {
     stage: &'a Stage<'a>,
-    /// Its place among those that learn in the stage.
+    /// The index of this model among the stage's learners.
     place: usize,
     model: Rc<Decoder>,
     trained: Trained,
-    /// Whether it is known that the weights are no longer those that the stage began with.
+    /// Whether the weights are known to differ from those that the stage began with.
     moved: bool,
-    /// The moving average of the weights and its rate, where that is the stage's answer.
+    /// The rate and the moving average of the weights, where the average is the stage's result.
     average: Option<(f64, Tensor)>,
     models: Models,
     optimizer: OptimizerState,
@@ -241,7 +245,7 @@ struct Trainer<'a> {
     validator: Option<Validator<'a>>,
     /// The terms on the stage's rollout, then those with completions of their own.
     parts: Vec<StagePart<'a>>,
-    /// It was said that a step had nothing to train on.
+    /// Whether the warning about a step with nothing to train on was given.
     said_nothing_left: bool,
     losses: Losses,
     guards: Guards<'a>,
@@ -264,7 +268,7 @@ impl<'a> Trainer<'a> {
         Trainer::among(stages, 0, &[student(&stages[0])], cache, scores)
     }
 
-    /// The one in its `place` among the models that learn in a stage.
+    /// The trainer of the learner at index `place`. `stages` are the parts of its stage.
     fn among(
         stages: &'a [Stage<'a>],
         place: usize,
@@ -308,18 +312,18 @@ impl<'a> Trainer<'a> {
         })
     }
 
-    /// What a step trains on, part by part: a batch of its own, or the last one's for another pass.
+    /// The rollouts of a step, part by part: a new batch, or the last one's for another pass.
     fn rollouts_of(&mut self, step: u32) -> Result<Vec<Rollouts>> {
         let Trainer { model, moved, models, parts, losses, .. } = self;
         let states = &losses.states;
         let rollouts = parts.iter_mut().map(|part| part.rollouts_of((model, *moved), models, states, step));
         let rollouts = rollouts.collect::<Result<_>>()?;
-        // Whoever is stopped before draws the same again.
+        // A run that is stopped before this draws the same prompts again.
         parts.iter().for_each(|part| part.batches.commit());
         Ok(rollouts)
     }
 
-    /// Where the parts stand in the data.
+    /// The position of each part in the data.
     fn positions(&self) -> Vec<MixturePosition> {
         self.parts.iter().map(|part| part.batches.position()).collect()
     }
@@ -333,13 +337,13 @@ impl<'a> Trainer<'a> {
         self.parts[part].scoring((&self.model, &self.trained), &self.models, &self.losses)
     }
 
-    /// A part's terms on its batch and their gradient, with the weights as they are. An error says whether
+    /// The terms of a part on its batch and their gradient, at the current weights. An error says whether
     /// the numbers were finite so far.
     fn evaluate(&self, part: usize, rollouts: &Rollouts, step: u32) -> Result<Evaluated, Classified> {
         self.parts[part].evaluate(&self.scoring(part), rollouts, step, &|of| self.trained.gradient(of))
     }
 
-    /// All parts, with the sum of their gradients.
+    /// Evaluates all parts and sums their gradients.
     fn evaluate_all(&self, rollouts: &[Rollouts], step: u32) -> Result<EvaluatedParts, Classified> {
         let mut all = EvaluatedParts::default();
         for (part, rollouts) in rollouts.iter().enumerate() {
@@ -361,8 +365,8 @@ impl<'a> Trainer<'a> {
         Ok(all)
     }
 
-    /// One update of the weights; what it did joins the record. An error says whether the numbers were finite
-    /// so far.
+    /// One update of the weights, whose metrics are added to `record`. An error says whether the numbers were
+    /// finite so far.
     fn step(&mut self, step: u32, record: &mut Record) -> Result<Event, Classified> {
         self.validate(step).map_err(non_finite::classify)?;
         self.moved = self.moved || record.moved();
@@ -371,7 +375,7 @@ impl<'a> Trainer<'a> {
         self.update(rollouts, started, step, record)
     }
 
-    /// The same on rollouts that were `started` then.
+    /// The rest of `step`, on rollouts that were begun at `started`.
     fn update(
         &mut self,
         rollouts: Vec<Rollouts>,
@@ -385,7 +389,7 @@ impl<'a> Trainer<'a> {
             self.evaluate_all(&rollouts, step)?;
         let gradient = match &self.privacy {
             None => gradient.map(|sum| self.trained.gradient(sum)),
-            // Where no record was drawn, the noise moves the weights all the same, or it would tell.
+            // Noise is added even where no record was drawn: leaving it out would reveal that.
             Some(privacy) => {
                 drop(gradient);
                 Some(privacy.gradient(self, &rollouts[0], step)?)
@@ -458,8 +462,8 @@ impl<'a> Trainer<'a> {
     }
 }
 
-/// What a stage's student begins with: a model that is to learn scores has a scalar head, one that draws two
-/// tokens in a step a second head, and no other has that.
+/// The weights that a stage's student begins with. A model that learns scores gets a scalar head; a model
+/// that draws two tokens per step gets a second head, and every other model loses it.
 pub fn beginning(train: &Train<Objective>, start: &Arc<Weights>, (seed, stream): (u64, u64)) -> Arc<Weights> {
     let start = if train.trains_scalar_head() { start.with_scalar_head() } else { start.clone() };
     match train.trains_second_head() {
@@ -468,7 +472,7 @@ pub fn beginning(train: &Train<Objective>, start: &Arc<Weights>, (seed, stream):
     }
 }
 
-/// What a model of a stage starts as.
+/// The student of a stage before its first step.
 fn student(stage: &Stage) -> Rc<Decoder> {
     Rc::new(Decoder::trainable(&stage.start, stage.place, stage.kind))
 }

@@ -15,6 +15,7 @@ use super::scores::score;
 use super::sequences::Sequences;
 use super::{Stage, Trainer};
 use crate::failure::{Error, Result};
+use crate::model::{Weights, layout};
 use crate::zip::zip_equal;
 
 /// An error with whether the numbers were finite when it happened.
@@ -37,6 +38,30 @@ pub fn check_learning_rate(stage: &Stage) -> Result<()> {
         Err(Error::new(FailureKind::NonFinite, message)
             .help("a learning rate is a finite number that is not below 0, at every step"))
     })
+}
+
+/// Looks at every number of weights that training or a merge made.
+pub fn check_weights(weights: &Weights) -> Result<()> {
+    let mut bad = Vec::new();
+    for entry in layout(&weights.config) {
+        let count = weights.of(&entry).iter().filter(|value| !value.is_finite()).count();
+        if count > 0 {
+            bad.push((count, entry));
+        }
+    }
+    weights.release();
+    let Some((count, first)) = bad.first() else { return Ok(()) };
+    let (name, of) = (&first.name, first.len());
+    let rest = match &bad[1..] {
+        [] => String::new(),
+        others => {
+            let (count, parameters) = (others.iter().map(|(count, _)| count).sum::<usize>(), others.len());
+            format!(", and {count} in {parameters} of the parameters behind it")
+        }
+    };
+    let message =
+        format!("the weights that it made are not finite: {count} of {of} numbers in `{name}`{rest}");
+    Err(Error::new(FailureKind::NonFinite, message))
 }
 
 /// Checks every number per token that the objective or the diagnostics read.

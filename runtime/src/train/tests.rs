@@ -1,4 +1,4 @@
-//! Steps against a plain implementation in double precision: one sequence at a time, every tensor whole,
+//! Steps against a plain implementation in double precision: one sequence at a time, whole tensors,
 //! derivatives by libtorch.
 
 use std::cell::RefCell;
@@ -80,12 +80,12 @@ mod validation;
 mod views;
 mod writers;
 
-/// Two domains of ragged answers.
+/// Two domains with answers of different lengths.
 struct Fixture {
     folder: tempfile::TempDir,
     prompts: Vec<Prompts>,
     verifier: Verifier,
-    /// What stages that extrapolate go by.
+    /// The benchmark of stages that extrapolate.
     judge: DomainData,
     control: Control,
 }
@@ -128,7 +128,7 @@ impl Fixture {
         Fixture { folder, prompts, verifier, judge, control: Control::new(Vec::new()) }
     }
 
-    /// Models: 0 is where the student starts, and the reference; 1 and 2 are teachers. By name it is 2.
+    /// Model 0 is the student's start and the reference; 1 and 2 are teachers, 2 also the teacher by name.
     fn stage<'a>(
         &'a self,
         train: &'a Train<Objective>,
@@ -154,6 +154,7 @@ impl Fixture {
             name: "student",
             seed: 1,
             stream: 2,
+            secret: Some(NoiseSecret::new(&[7; 32], "student")),
             part: 0,
             train,
             turn: LearnerTurn::ALONE,
@@ -275,15 +276,15 @@ impl Reference {
         &self.leaves.iter().find(|(known, _)| *known == name).unwrap_or_else(|| panic!("no {name}")).1
     }
 
-    /// Log-probabilities at the completion's places, `[tokens, vocabulary]`, over the rows that are the
-    /// tokenizer's.
+    /// Log-probabilities at the completion's positions, `[tokens, vocabulary]`, over the rows that belong to
+    /// tokens.
     fn logps(&self, prompt: &[Token], completion: &[Token]) -> Tensor {
         let matrix = self.part(if self.weights.config.tied { "model.embed_tokens" } else { "lm_head" });
         let matrix = matrix.narrow(0, 0, self.weights.tokenizer.vocabulary() as i64);
         self.hidden(prompt, completion).matmul(&matrix.tr()).log_softmax(-1, Kind::Double)
     }
 
-    /// What the scalar head says before each token of the completion, `[tokens]`.
+    /// The output of the scalar head before each token of the completion, `[tokens]`.
     fn scalars(&self, prompt: &[Token], completion: &[Token]) -> Tensor {
         self.hidden(prompt, completion).matmul(&self.part("score").view([-1]))
     }
@@ -338,7 +339,7 @@ impl Reference {
     /// d loss / d parameters, in the order of the layout.
     fn gradient(&self, loss: &Tensor) -> Vec<f64> {
         let leaves: Vec<&Tensor> = self.leaves.iter().map(|(_, leaf)| leaf).collect();
-        // Of what the loss does not read, the gradient is 0.
+        // Parameters that the loss does not read have gradient 0.
         let loss = leaves.iter().fold(loss.shallow_clone(), |loss, leaf| loss + leaf.sum(Kind::Double) * 0.0);
         let gradients = Tensor::run_backward(&[loss], &leaves, false, false);
         let flat: Vec<Tensor> = gradients.iter().map(|gradient| gradient.reshape([-1])).collect();
@@ -346,8 +347,8 @@ impl Reference {
     }
 }
 
-/// The terms of one sequence, `[tokens]`: of the student's log-probabilities, the teacher's, and the tokens
-/// taken.
+/// The terms of one sequence, `[tokens]`, from the student's log-probabilities, the teacher's, and the
+/// tokens.
 type Terms = fn(&Tensor, &Tensor, &Tensor) -> Tensor;
 
 /// The objectives, each with its formula.
@@ -381,7 +382,7 @@ fn expected(stage: &Stage, sequences: &Sequences, models: &[Arc<Weights>], terms
         .iter()
         .map(|sequence| {
             let prompt = sequence.prompt(stage);
-            // Places of the completion that are trained on.
+            // The indices of the completion's trained tokens.
             let written = |place: &usize| sequence.written.as_ref().is_none_or(|written| written[*place]);
             let places: Vec<i64> =
                 (0..sequence.completion.len()).filter(written).map(|place| place as i64).collect();
@@ -408,7 +409,7 @@ fn first_step<'a>(stage: &'a Stage<'a>) -> (f64, Vec<f32>, Rollouts) {
     (f64::from(outputs.get(stage.train.objective.loss)[0]), gradient, rollouts)
 }
 
-/// The largest difference, as a share of the largest that is expected.
+/// The largest difference, relative to the largest expected value.
 fn apart(got: &[f32], expected: &[f64]) -> f64 {
     assert_eq!(got.len(), expected.len());
     let largest = expected.iter().fold(0.0f64, |largest, value| largest.max(value.abs()));
@@ -416,7 +417,7 @@ fn apart(got: &[f32], expected: &[f64]) -> f64 {
         / largest
 }
 
-/// Sequences of 2 to 8 tokens behind prompts of 6 to 14; tied and untied; every division into micro-batches.
+/// Completions of 2 to 8 tokens after prompts of 6 to 14; tied and untied; every division into micro-batches.
 #[test]
 fn loss_and_gradient_equal_the_reference_however_the_batch_is_divided() {
     let fixture = Fixture::new();
@@ -460,8 +461,8 @@ fn trained_to_the_end(stage: &Stage) -> (Vec<f32>, Vec<StepMetrics>) {
     (finished.weights.values().into_owned(), finished.record.rows)
 }
 
-/// Two models of one checkpoint are one; a teacher that is kept and one that is fetched for every step say
-/// the same, to the bit.
+/// Two models of one checkpoint are one. A teacher that stays in memory and one that is loaded at every step
+/// give the same bits.
 #[test]
 fn one_teacher_is_the_same_however_it_is_reached() {
     let fixture = Fixture::new();
@@ -474,7 +475,7 @@ fn one_teacher_is_the_same_however_it_is_reached() {
     let shared = [models[0].clone(), models[1].clone(), models[1].clone()];
     let two_names = fixture.stage(&train, ROUTED, &shared);
     assert_eq!(trained_to_the_end(&two_names).0, expected);
-    // Let go after every use.
+    // Freed after every use.
     let mut trainer = Trainer::new(&stage).unwrap();
     trainer.models = Models::one_at_a_time(&stage);
     for step in 0..stage.steps {
@@ -492,8 +493,7 @@ fn one_teacher_is_the_same_however_it_is_reached() {
     assert_eq!(to_vec(trainer.model.flat()), expected);
 }
 
-/// A teacher that is the student: nothing but rounding is left of the divergence, here far below 1e-5 nats a
-/// token.
+/// With the student as its teacher, the divergence is only rounding, here far below 1e-5 nats per token.
 #[test]
 fn a_student_that_is_its_teacher_diverges_by_rounding_alone() {
     let fixture = Fixture::new();
@@ -510,7 +510,7 @@ fn a_student_that_is_its_teacher_diverges_by_rounding_alone() {
     }
 }
 
-/// `vocab_size` is the student's own: the tokens of its tokenizer, not the rows of its embedding, some of
+/// `vocab_size` is the number of tokens of the student's tokenizer, not of rows of its embedding, some of
 /// which are padding. Against double precision: minus entropy / log(tokens) times the log-probability of each
 /// token.
 #[test]

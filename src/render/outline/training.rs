@@ -1,4 +1,4 @@
-//! A stage that trains: its teachers, its rollouts, its optimizer, and its objective in normal form.
+//! A training stage: its teachers, its rollouts, its optimizer, and its objective in normal form.
 
 use mopd_compiler::plan::NormalForm;
 use mopd_lang::experiment::{
@@ -27,7 +27,7 @@ fn normal_form(train: &Train) -> NormalForm {
 pub fn training(train: &Train, experiment: &Experiment) -> OutlineRows {
     let domain = |id: DomainId| experiment.domain(id).name.as_str();
     let share = |share: &Share| format!("{} {}", domain(share.domain), percent(share.share));
-    // An epoch has every prompt of every domain once: shares do not hold there.
+    // An epoch contains every prompt of every domain once: shares have no effect.
     let by_prompts = matches!(train.length, Length::Epochs(_)) && train.mixture.len() > 1;
     let domains = match train.rollout.source {
         RolloutSource::From { .. } => joined(&train.mixture, share),
@@ -89,7 +89,11 @@ pub fn training(train: &Train, experiment: &Experiment) -> OutlineRows {
     rows.push(("optimizer", optimizer(&train.optimizer)));
     rows.extend(weights(&train.trainable, experiment).map(|weights| ("trained weights", weights)));
     rows.extend(train.ema.map(|rate| {
-        ("output", format!("moving average of the weights, {} kept at every step", setting(rate)))
+        let no_adapter = match train.trainable {
+            Trainable::Adapter(_) => "; no `adapter/`, for an average of merged weights is none",
+            _ => "",
+        };
+        ("output", format!("moving average of the weights, {} kept at every step{no_adapter}", setting(rate)))
     }));
     rows.extend(execution(train).map(|execution| ("execution", execution)));
     rows.extend(train.validation.as_ref().map(|settings| ("validation", validation(settings))));
@@ -115,7 +119,7 @@ fn length(train: &Train) -> String {
     }
 }
 
-/// What a step holds at a time, where it is not all.
+/// The parts of a step that are computed at a time, if not all at once.
 fn execution(train: &Train) -> Option<String> {
     let at_once = train.execution.micro_batch;
     let at_once = at_once.map(|sequences| format!("{} at once", counted(sequences as usize, "sequence")));
@@ -164,7 +168,7 @@ fn guard(guard: &Guard, experiment: &Experiment) -> String {
     format!("{}{on}{held}: {then}", formula(condition))
 }
 
-/// How much of a slot teachers see, where the run itself finds that.
+/// The share of a slot that teachers see, if the run learns it.
 fn learned(share: &Formula) -> Option<String> {
     let FormulaKind::Adaptive(Adaptive::Learned { gain, hold, discount, lr }) = &share.0.kind else {
         return None;
@@ -179,7 +183,7 @@ fn learned(share: &Formula) -> Option<String> {
     ))
 }
 
-/// The panels whose members a stage asks, and what they say at most.
+/// The panels of a stage's teachers, and the most text that they write.
 fn panels<'a>(train: &Train, experiment: &'a Experiment) -> impl Iterator<Item = String> + 'a {
     let asked = train.named_teachers();
     let of_stage = move |panel: &&Panel| panel.members.iter().any(|member| asked.contains(member));
@@ -208,7 +212,7 @@ fn panels<'a>(train: &Train, experiment: &'a Experiment) -> impl Iterator<Item =
     })
 }
 
-/// When, how far, by whom it is judged, and how often that is asked.
+/// The steps of the extrapolation, its factor, the benchmark, and the number of evaluations.
 fn extrapolation(extrapolation: &Extrapolation, length: Length, experiment: &Experiment) -> String {
     let Extrapolation { factor, rounds, powers_of, judged_by, weights, origin: _ } = extrapolation;
     let judge = &experiment.benchmarks[judged_by.0 as usize].name;
@@ -231,14 +235,14 @@ fn extrapolation(extrapolation: &Extrapolation, length: Length, experiment: &Exp
     )
 }
 
-/// A part of a stage as a stage of its own.
+/// A part of a stage as a separate stage.
 fn on_its_own(part: &Train) -> Train {
     let mut part = part.clone();
     part.objective.terms.iter_mut().for_each(|term| term.data = None);
     part
 }
 
-/// Which weights a stage changes, where not all.
+/// Which weights a stage changes, if not all.
 fn weights(trainable: &Trainable, experiment: &Experiment) -> Option<String> {
     let listed = |filters: &[WeightFilter]| {
         joined(filters, |filter| match filter {
@@ -332,7 +336,7 @@ fn tokens(train: &Train) -> String {
             let of = if prompts == "prompt" { "trajectory" } else { "trajectories" };
             format!("{}; all turns of {count} {of} a step", normal_form(train).prefixes)
         }
-        // The layered ones are told as the normal form tells them.
+        // Layered rollouts are shown as in the normal form.
         _ => format!("{}; {size} a step", normal_form(train).prefixes),
     }
 }

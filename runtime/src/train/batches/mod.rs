@@ -1,5 +1,5 @@
-//! What a step trains on: what the stage's producer makes of the prompts that are drawn. A kind of producer
-//! has a file of the name that it has in the plan (`compiler/src/plan/producers`), with how it draws.
+//! The batches of a stage: its producer makes sequences for the drawn prompts. Each kind of producer has a
+//! file here, with the same name as in the plan (`compiler/src/plan/producers`).
 
 mod attempts;
 mod chosen;
@@ -74,22 +74,22 @@ trait Draws {
     /// A group for each draw, in their order.
     fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Group>>;
 
-    /// The group of a draw, where it is the same whenever the draw comes.
+    /// The group of a draw, where it is the same every time; else empty.
     fn fixed(&self, _: Draw) -> Vec<&Sequence> {
         Vec::new()
     }
 
-    /// The records of each source that draws are of, where these are not its prompts.
+    /// The number of records of each source, where draws are of the producer's records, not of prompts.
     fn records(&self) -> Option<Vec<usize>> {
         None
     }
 
-    /// Those that it draws from.
+    /// The producers that it draws from.
     fn inside(&self) -> Vec<&dyn Draws> {
         Vec::new()
     }
 
-    /// What it keeps from step to step.
+    /// The replay buffer that it keeps from step to step.
     fn buffer(&self) -> Option<&RefCell<Buffer>> {
         None
     }
@@ -100,28 +100,28 @@ trait Draws {
     }
 }
 
-/// Of it and all inside it, from the outside in.
+/// The buffers of a producer and of all inside it, from the outside in.
 fn buffers(producer: &dyn Draws) -> Vec<&RefCell<Buffer>> {
     let inside = producer.inside().into_iter().flat_map(buffers);
     producer.buffer().into_iter().chain(inside).collect()
 }
 
-/// What a producer is made from.
+/// The arguments that a producer is made from.
 #[derive(Clone, Copy)]
 struct Making<'a> {
     stage: &'a Stage<'a>,
     models: &'a Models,
     cache: Option<&'a RolloutCache<'a>>,
-    /// Sequences are handed on with their rewards, where somebody looks at them.
+    /// Whether the producer judges its sequences; false inside a producer that judges later.
     judged: bool,
-    /// What is written before the first step passes through it.
+    /// The program that edits rollouts written before the first step.
     editor: Option<&'a Rc<ProgramEditor>>,
-    /// Its number in the tree of producers, of two inside each.
+    /// The producer's number in the binary tree of producers.
     node: u32,
 }
 
 impl Making<'_> {
-    /// For the two producers inside.
+    /// The arguments for the two producers inside.
     fn inside(self) -> [Self; 2] {
         [1, 2].map(|place| Making { node: 2 * self.node + place, ..self })
     }
@@ -155,15 +155,15 @@ fn make(producer: &Producer, making: &Making) -> Result<Box<dyn Draws>> {
 #[derive(Clone, Copy)]
 struct Batch<'a> {
     stage: &'a Stage<'a>,
-    /// As it is now.
+    /// The student with its current weights.
     student: &'a Decoder,
     models: &'a Models,
     step: u32,
-    /// How often each ladder of the objective was.
+    /// How often each ladder of the objective was climbed.
     climbed: &'a [u32],
-    /// What is learned, as it is now.
+    /// The current value of `learned(...)`.
     learned: Option<f64>,
-    /// Where activations of the student's completions are saved, if the step's gradient is made of them.
+    /// Where activations of the student's completions are saved, if the backward pass uses them.
     activations: Option<&'a RefCell<GeneratedActivations>>,
 }
 
@@ -172,7 +172,7 @@ impl Batch<'_> {
         Now { step: self.step, learned: self.learned }
     }
 
-    /// Of the step's random numbers.
+    /// The key of the step's random numbers.
     fn key(&self, purpose: Purpose) -> Key {
         self.stage.key(purpose, u64::from(self.step))
     }
@@ -182,20 +182,19 @@ impl Batch<'_> {
 pub struct Batches {
     mixture: Mixture,
     producer: Box<dyn Draws>,
-    /// What chooses prompts, where something does.
+    /// The choice of prompts, where the stage has one.
     curriculum: Option<CurriculumState>,
     panels: Panels,
-    /// How often each ladder of the objective was.
+    /// How often each ladder of the objective was climbed.
     climbed: Vec<u32>,
-    /// What learns how much of a slot is shown, where something does.
+    /// The policy of `learned(...)`, where the stage has one.
     policy: Option<LearnedPolicy>,
-    /// Where generation saves activations of the batch that is drawn, if it does.
+    /// Where generation saves activations of the current batch, if it does.
     activations: Option<RefCell<GeneratedActivations>>,
 }
 
 impl Batches {
-    /// Teachers whose rollouts are imitated write them here, before the first step, unless they are in the
-    /// cache.
+    /// Rollouts that are written before the first step are written here, unless they are in the cache.
     pub fn new(stage: &Stage, models: &Models, cache: Option<&RolloutCache>) -> Result<Batches> {
         let making = Making { stage, models, cache, judged: true, editor: None, node: 0 };
         let producer = make(&stage.train.rollout.producer, &making)?;
@@ -224,14 +223,14 @@ impl Batches {
         self.mixture.position()
     }
 
-    /// Before a step: what the run finds for it is there from now on.
+    /// Before a step: draws the value of `learned(...)`, if none is held.
     pub fn begin(&mut self, stage: &Stage, step: u32) {
         if let Some(policy) = &mut self.policy {
             policy.begin(stage, step);
         }
     }
 
-    /// Before a batch is drawn: the domains' shares of it, where they follow states.
+    /// Before a batch is drawn: sets the domains' shares, where they follow states.
     pub fn keep_to(&mut self, stage: &Stage, states: &States, step: u32) -> Result<()> {
         if let Some(formula) = &stage.train.shares {
             self.mixture.keep_to(&shares::of_step(stage, formula, states, step)?);
@@ -239,24 +238,24 @@ impl Batches {
         Ok(())
     }
 
-    /// What is learned, as it is in this step.
+    /// The value of `learned(...)` in this step.
     pub fn learned(&self) -> Option<f64> {
         self.policy.as_ref().and_then(LearnedPolicy::value)
     }
 
-    /// After a step: `gain` is what that step brought.
+    /// After a step with this gain.
     pub fn learn(&mut self, gain: f64) {
         if let Some(policy) = &mut self.policy {
             policy.learn(gain);
         }
     }
 
-    /// What was learned so far, as bits; nothing where nothing is.
+    /// The state of the learned policy, as bits; empty without one.
     pub fn policy(&self) -> Vec<u64> {
         self.policy.as_ref().map(LearnedPolicy::numbers).unwrap_or_default()
     }
 
-    /// The same as it was when a state of the same stage was left.
+    /// Restores the learned policy from a state of the same stage.
     pub fn restore_policy(&mut self, numbers: &[u64]) -> Result<(), String> {
         match (&mut self.policy, numbers) {
             (Some(policy), numbers) => policy.restore(numbers),
@@ -265,12 +264,12 @@ impl Batches {
         }
     }
 
-    /// What stays as it was measured of prompts, as bits.
+    /// The measures of prompts that are kept, as bits.
     pub fn measured(&self) -> Vec<Vec<Vec<u64>>> {
         self.curriculum.as_ref().map(CurriculumState::bits).unwrap_or_default()
     }
 
-    /// The same as it was when a state of the same stage was left.
+    /// Restores the kept measures from a state of the same stage.
     pub fn restore_measured(&mut self, bits: &[Vec<Vec<u64>>]) -> Result<(), String> {
         match (&mut self.curriculum, bits) {
             (Some(curriculum), bits) => curriculum.restore(bits, &self.mixture.sizes()),
@@ -279,12 +278,12 @@ impl Batches {
         }
     }
 
-    /// How many prompts of a source were chosen, and the mean of their priority; none where none are chosen.
+    /// The number of chosen prompts of a source, and their mean priority; `None` without a choice of prompts.
     pub fn chosen(&self, source: usize) -> Option<(usize, Option<f64>)> {
         self.mixture.choice().map(|choice| choice.of_source(source))
     }
 
-    /// After `step`, whose numbers decide which ladders are climbed.
+    /// After `step`: climbs each ladder that is due and for which `advances` holds.
     pub fn climb(&mut self, ladders: &[Ladder], step: u32, advances: impl Fn(&Ladder) -> bool) {
         for (climbed, ladder) in zip_equal(&mut self.climbed, ladders) {
             let looked_at = (step + 1).is_multiple_of(ladder.every);
@@ -298,7 +297,7 @@ impl Batches {
         &self.climbed
     }
 
-    /// The groups that are kept for later steps, buffer by buffer.
+    /// The groups in the replay buffers, buffer by buffer.
     pub fn buffered_groups(&self) -> Vec<Vec<BufferedGroup>> {
         buffers(&*self.producer).into_iter().map(|buffer| buffer.borrow().state()).collect()
     }
@@ -315,7 +314,7 @@ impl Batches {
         Ok(())
     }
 
-    /// The ladders as they were when a state of the same stage was left.
+    /// Restores the ladders from a state of the same stage.
     pub fn restore_climbed(&mut self, climbed: &[u32], ladders: &[Ladder]) -> Result<(), String> {
         let fits = climbed.len() == ladders.len()
             && climbed.iter().zip(ladders).all(|(climbed, ladder)| *climbed < ladder.values);
@@ -326,12 +325,12 @@ impl Batches {
         Ok(())
     }
 
-    /// Goes to where the batches of the same stage, or of one with as many sources, stood.
+    /// Restores the position in the data, of the same stage or of one with as many sources.
     pub fn restore(&mut self, position: &MixturePosition, stage: &Stage) -> Result<(), String> {
         self.mixture.restore(position, shuffle(stage, Purpose::Shuffle))
     }
 
-    /// The sequences of the next step, with what generation saves of them.
+    /// The sequences of the next step, with the activations that generation saved.
     pub fn next_saving(
         &mut self,
         stage: &Stage,
@@ -345,7 +344,7 @@ impl Batches {
         Ok((sequences?, saved.into_inner()))
     }
 
-    /// The sequences of the next step. `student` is as it is now.
+    /// The sequences of the next step. `student` has the current weights.
     pub fn next(
         &mut self,
         stage: &Stage,
@@ -386,17 +385,17 @@ impl Batches {
         if stage.train.rollout.leaves_out() {
             return keep::what_is_left(stage, groups, &draws);
         }
-        // Trajectories are drawn whole; of what they are drawn for, there is no one prompt.
+        // A group of a whole trajectory has no single prompt, so its draw is not kept.
         if stage.routes_by_data() || stage.train.trajectory().is_some() {
-            // Only now, so that another route changes no prompt's random numbers.
+            // Sorted only after drawing, so that the route does not change a prompt's random numbers.
             groups.sort_by_key(|group| stage.section_of(&group[0]));
             return Ok(Sequences::of_groups(groups, stage.sources.len()));
         }
         Ok(Sequences::of_groups(groups, stage.sources.len()).drawn(draws))
     }
 
-    /// What a step trains on, that of a source together, and what was drawn for each group; nothing where a
-    /// filter has replaced some.
+    /// The groups of a step, those of a source adjacent, and the draw of each; no draws where a filter may
+    /// have replaced some.
     fn drawn(&mut self, batch: &Batch) -> Result<(Vec<Group>, Vec<Draw>)> {
         let stage = batch.stage;
         if let Some(curriculum) = &mut self.curriculum
@@ -412,13 +411,18 @@ impl Batches {
             return Ok((Vec::new(), Vec::new()));
         }
         if draws.is_empty() {
-            // A fork may begin behind the end of its own epochs.
+            // A fork may begin after the end of its own epochs.
             let message = "every prompt has been visited as often as the stage's epochs say: there is none \
                            left to train on";
             return Err(Error::new(FailureKind::Runtime, message)
                 .help("give the stage more epochs, or `steps` as a number"));
         }
-        let groups = self.produced(batch, &numbered(&draws, 0))?;
+        let numbered = match stage.train.private {
+            // The rollouts of a record may not depend on which other records are in the step.
+            Some(_) => model::by_record(stage, &draws),
+            None => numbered(&draws, 0),
+        };
+        let groups = self.produced(batch, &numbered)?;
         let drawn = match &stage.train.filter {
             Some(filter) => (self.filtered(batch, groups, filter)?, Vec::new()),
             None => (groups, draws),
@@ -426,31 +430,31 @@ impl Batches {
         Ok(drawn)
     }
 
-    /// What the producer makes of draws: each process of its part of them, where there are several.
+    /// The producer's groups for some draws. With several processes, each draws its part.
     fn produced(&self, batch: &Batch, draws: &[Numbered]) -> Result<Vec<Group>> {
         let batch = Batch { activations: self.activations.as_ref(), ..*batch };
         exchange::draw(batch.stage, draws, |draws| self.producer.draw(&batch, draws, Purpose::Rollout))
     }
 
-    /// What was drawn last is kept for later steps.
+    /// Applies the last batch's changes to the replay buffers.
     pub fn commit(&self) {
         buffers(&*self.producer).into_iter().for_each(|buffer| buffer.borrow_mut().commit());
     }
 
-    /// The sequences of a draw, where they are the same whenever it comes.
+    /// The sequences of a draw, where they are the same every time; else empty.
     pub fn fixed(&self, draw: Draw) -> Vec<&Sequence> {
         self.producer.fixed(draw)
     }
 
-    /// When each sequence of the stage comes for the first time; none where they are new in every step, or
-    /// where what comes follows from the run itself. Nothing was drawn yet.
+    /// The batches in which records occur for the first time; `None` where sequences are new in every step,
+    /// or where the draws depend on the run. Nothing may have been drawn yet.
     pub fn first_epoch(&self, stage: &Stage) -> Option<FirstEpoch> {
         let known = !stage.train.rollout.producer.fresh() && stage.train.shares.is_none();
         known.then(|| first_epoch(stage, self.mixture.clone()))
     }
 }
 
-/// When each record of a mixture of which nothing was drawn yet comes for the first time.
+/// The batches in which the records of a fresh mixture occur for the first time.
 fn first_epoch(stage: &Stage, mut mixture: Mixture) -> FirstEpoch {
     let batches = stage.steps.div_ceil(stage.train.passes.max(1));
     let groups = stage.train.rollout.groups;

@@ -1,5 +1,5 @@
-//! `snapshot(model, sample(...))`: rollouts of a model that does not change, written before the first step,
-//! once for each prompt that the stage draws. A side of a pair is drawn at every step.
+//! `snapshot(model, sample(...))`: rollouts of a frozen model, written before the first step, once for each
+//! prompt that the stage draws. As a side of a pair, they are drawn anew at every step.
 
 use std::rc::Rc;
 
@@ -26,11 +26,11 @@ pub(super) struct OfModel {
     editor: Option<Rc<ProgramEditor>>,
 }
 
-/// Of each source, a group for each record that the stage draws.
+/// The rollouts that were written before the first step: a group for each record that the stage draws.
 struct WrittenForPrompts {
     writer: OfModel,
     written: Written,
-    /// By source and record, where its group begins.
+    /// By source and record, the index in `written` where its group begins.
     places: Vec<Vec<Option<usize>>>,
 }
 
@@ -58,8 +58,8 @@ pub(super) fn make(Model { once, model, sampling }: &Model, making: &Making) -> 
 }
 
 impl OfModel {
-    /// In the order in which the stage draws the prompts: those that are new in a batch are written together,
-    /// so that it takes no more memory than a batch that is drawn at every step.
+    /// The rollouts for all prompts, in the order in which the stage draws them. Prompts that are new in a
+    /// batch are completed together, so memory does not exceed that of rollouts drawn at every step.
     fn for_all_prompts(&self, stage: &Stage, models: &Models) -> Result<Written> {
         let mut written = vec![Vec::new(); stage.sources.len()];
         let first = first_epoch(stage, of_prompts(stage));
@@ -71,7 +71,7 @@ impl OfModel {
         Ok(written)
     }
 
-    /// Those of some prompts, whenever they are drawn.
+    /// The rollouts for some prompts; they do not depend on the step.
     fn once(&self, stage: &Stage, models: &Models, draws: &[Draw]) -> Result<Vec<Group>> {
         let key = stage.key(Purpose::TeacherRollout, 0);
         let writer = models.decoder(self.model).expect("it is frozen, not the student");
@@ -87,8 +87,8 @@ impl OfModel {
     }
 }
 
-/// Each prompt by a number of its own, whenever it is drawn.
-fn by_record(stage: &Stage, draws: &[Draw]) -> Vec<Numbered> {
+/// Draws with numbers that depend only on the record, not on the step.
+pub(super) fn by_record(stage: &Stage, draws: &[Draw]) -> Vec<Numbered> {
     let before = |source: usize| stage.sources[..source].iter().map(|each| each.tokens.len()).sum::<usize>();
     let number = |draw: &Draw| (before(draw.source) + draw.record) as u32;
     draws.iter().map(|draw| Numbered { number: number(draw), draw: *draw }).collect()
@@ -105,7 +105,7 @@ impl Draws for WrittenForPrompts {
     fn draw(&self, batch: &Batch, draws: &[Numbered], _: Purpose) -> Result<Vec<Group>> {
         let missing: Vec<Draw> =
             draws.iter().map(|each| each.draw).filter(|draw| self.fixed(*draw).is_empty()).collect();
-        // A fork goes on from where another stage stood, and may draw what this one would not have.
+        // A fork resumes at another stage's position, and may draw prompts that have no rollouts.
         let mut late = Vec::new();
         if !missing.is_empty() {
             late = self.writer.once(batch.stage, batch.models, &missing)?;

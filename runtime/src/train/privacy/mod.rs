@@ -3,9 +3,12 @@
 //! noise is as large as the budget wants for that many steps.
 
 mod accountant;
+mod copies;
+
+pub use copies::{SharedRows, copies};
 
 use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::{Length, Objective, Train};
+use mopd_compiler::plan::{Length, Objective, Private, Train};
 use tch::{Kind, Tensor, no_grad_guard};
 
 use super::non_finite::Classified;
@@ -17,7 +20,7 @@ use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
 use crate::machine::transfer::upload;
 use crate::model::Gradient;
-use crate::random::Purpose;
+use crate::random::Key;
 use crate::zip::zip_equal;
 
 /// Numbers of the noise that are drawn from one stream.
@@ -31,6 +34,27 @@ pub struct Privacy {
     pub noise: f64,
     /// Records of a batch, on average.
     pub records: f64,
+    /// How likely a record is in a batch, source by source.
+    pub rates: Vec<f64>,
+    pub steps: u32,
+    pub budget: Private,
+}
+
+/// What the noise of a private stage is drawn from, and which records are in its steps. Weights keep their
+/// secrets only from those who know neither: so both follow from what the owner of the store alone knows.
+#[derive(Clone, Copy)]
+pub struct NoiseSecret([u8; 32]);
+
+impl NoiseSecret {
+    /// `result` is the key of the stage's result. It has all that the stage does, so that two stages which
+    /// differ in anything draw independently: from the same noise, two of them would tell the gradient.
+    pub fn new(of_store: &[u8; 32], result: &str) -> NoiseSecret {
+        NoiseSecret(*blake3::keyed_hash(of_store, result.as_bytes()).as_bytes())
+    }
+
+    fn key(&self, step: u32) -> Key {
+        Key::of_secret(*blake3::keyed_hash(&self.0, &step.to_le_bytes()).as_bytes())
+    }
 }
 
 /// How likely a record is in a batch, source by source: `sources` are shares with numbers of records.
@@ -56,7 +80,8 @@ impl Privacy {
     /// If no noise keeps to the budget, or a batch is larger than the data.
     pub fn new(train: &Train<Objective>, steps: u32, sources: &[(f64, usize)]) -> Result<Option<Privacy>> {
         let Some(private) = train.private else { return Ok(None) };
-        let rate = rates(train, sources).into_iter().fold(0.0, f64::max);
+        let rates = rates(train, sources);
+        let rate = rates.iter().copied().fold(0.0, f64::max);
         let groups = train.rollout.groups;
         if rate > 1.0 {
             let message = format!(
@@ -76,7 +101,18 @@ impl Privacy {
             return Err(Error::new(FailureKind::Runtime, message)
                 .help("give it a larger `epsilon` or `delta`, fewer steps, or fewer `prompts` a step"));
         };
-        Ok(Some(Privacy { clip: private.clip, noise, records: f64::from(groups) }))
+        let (clip, records) = (private.clip, f64::from(groups));
+        Ok(Some(Privacy { clip, noise, records, rates, steps, budget: private }))
+    }
+
+    /// How likely a record is in a batch: the largest chance of all sources.
+    pub fn rate(&self) -> f64 {
+        self.rates.iter().copied().fold(0.0, f64::max)
+    }
+
+    /// What all steps tell of a record: at most the budget.
+    pub fn epsilon(&self) -> f64 {
+        accountant::epsilon(self.rate(), self.noise, self.steps, self.budget.delta)
     }
 
     pub fn of_stage(stage: &Stage) -> Result<Option<Privacy>> {
@@ -118,9 +154,9 @@ impl Privacy {
         Ok(Gradient::whole(sum, trainer.stage.place))
     }
 
-    /// The same numbers for the same seed, stage and step.
+    /// The same numbers for the same store, stage and step.
     fn add_noise(&self, stage: &Stage, sum: &mut Tensor, step: u32) {
-        let key = stage.key(Purpose::Privacy, u64::from(step));
+        let key = key(stage, step);
         let deviation = self.noise * self.clip;
         for (chunk, start) in (0..sum.numel()).step_by(CHUNK).enumerate() {
             let count = CHUNK.min(sum.numel() - start);
@@ -133,6 +169,11 @@ impl Privacy {
     }
 }
 
+/// Of a step's random numbers.
+fn key(stage: &Stage, step: u32) -> Key {
+    stage.secret.expect("a private stage has a secret").key(step)
+}
+
 fn sources(stage: &Stage) -> Vec<(f64, usize)> {
     stage.sources.iter().map(|source| (source.share, source.tokens.len())).collect()
 }
@@ -140,7 +181,7 @@ fn sources(stage: &Stage) -> Vec<(f64, usize)> {
 /// The records of a step, those of a source together: each is there by a chance of its own, as the accountant
 /// has it.
 pub fn draws(stage: &Stage, step: u32) -> Vec<Draw> {
-    let key = stage.key(Purpose::Privacy, u64::from(step));
+    let key = key(stage, step);
     let sources = sources(stage);
     let mut draws = Vec::new();
     for (source, (rate, (_, records))) in zip_equal(rates(stage.train, &sources), sources).enumerate() {

@@ -2,7 +2,7 @@
 
 use mopd_compiler::plan::Private;
 
-use super::super::privacy::{Privacy, draws};
+use super::super::privacy::{NoiseSecret, Privacy, copies, draws};
 use super::*;
 use crate::rollout::Sequence;
 
@@ -79,6 +79,123 @@ fn noise_and_draws_are_as_the_accountant_has_them() {
         let mean = f64::from(steps) * records as f64 * rate;
         assert!((f64::from(drawn) - mean).abs() < 4.0 * mean.sqrt(), "{drawn} {mean}");
     }
+}
+
+/// Of two stages that differ in anything, or of two stores: where noise is shared, two models that were
+/// trained with other clips or budgets give the gradient, which is what the noise hides.
+#[test]
+fn noise_and_draws_of_two_stages_are_independent() {
+    let (fixture, models) = (Fixture::new(), models(true));
+    let train = private(train(direct(Support::Full, Mass::Raw), 1));
+    let secrets = [(7, "student"), (7, "the same with another budget"), (8, "student")];
+    let drawn = secrets.map(|(store, key)| {
+        let secret = Some(NoiseSecret::new(&[store; 32], key));
+        let stage = Stage { secret, ..fixture.stage(&train, ROUTED, &models) };
+        let (trainer, privacy) = (Trainer::new(&stage).unwrap(), Privacy::of_stage(&stage).unwrap().unwrap());
+        let nobody = Rollouts::new(&stage, Sequences::new(Vec::new(), 1, 2));
+        let gradient = privacy.gradient(&trainer, &nobody, 0).map_err(|(error, _)| error).unwrap();
+        let records: Vec<bool> = (0..200)
+            .flat_map(|step| {
+                let drawn = draws(&stage, step);
+                (0..7).map(move |record| drawn.iter().any(|draw| (draw.source, draw.record) == (0, record)))
+            })
+            .collect();
+        (to_vec(&gradient.part(0..gradient.parameters())), records)
+    });
+    let cosine = |one: &[f64], other: &[f64]| {
+        let dot = |a: &[f64], b: &[f64]| zip_equal(a, b).map(|(a, b)| a * b).sum::<f64>();
+        dot(one, other) / (dot(one, one) * dot(other, other)).sqrt()
+    };
+    for (one, other) in [(0, 1), (0, 2), (1, 2)] {
+        let noise =
+            [one, other].map(|stage| drawn[stage].0.iter().map(|x| f64::from(*x)).collect::<Vec<_>>());
+        let close = cosine(&noise[0], &noise[1]).abs();
+        assert!(close < 4.0 / (noise[0].len() as f64).sqrt(), "noise {one} {other}: {close}");
+        let there = [one, other].map(|stage| {
+            let all = &drawn[stage].1;
+            let mean = all.iter().filter(|there| **there).count() as f64 / all.len() as f64;
+            all.iter().map(|there| f64::from(u8::from(*there)) - mean).collect::<Vec<_>>()
+        });
+        let close = cosine(&there[0], &there[1]).abs();
+        assert!(close < 4.0 / (there[0].len() as f64).sqrt(), "records {one} {other}: {close}");
+    }
+}
+
+/// What a record gives depends on no other: its completions neither.
+#[test]
+fn completions_of_a_record_are_the_same_whoever_is_in_the_step() {
+    let (fixture, models) = (Fixture::new(), models(true));
+    let mut train = private(train(direct(Support::Full, Mass::Raw), 1));
+    train.rollout = Rollout::new(5, Producer::student(Sampling::new(2, 1.0, 6)));
+    let mut known = HashMap::new();
+    let mut moved = 0;
+    for store in 0..8 {
+        let secret = Some(NoiseSecret::new(&[store; 32], "student"));
+        let stage = Stage { secret, ..fixture.stage(&train, ROUTED, &models) };
+        let rollouts = Trainer::new(&stage).unwrap().rollouts_of(0).unwrap().remove(0);
+        for (place, group) in rollouts.sequences.groups().enumerate() {
+            let of = (group[0].source, group[0].record);
+            let completions: Vec<Vec<i64>> =
+                group.iter().map(|sequence| sequence.completion.clone()).collect();
+            let (before, same) = known.entry(of).or_insert((place, completions.clone()));
+            assert_eq!(*same, completions, "{of:?}");
+            moved += usize::from(*before != place);
+        }
+    }
+    assert!(moved > 0, "no record stood elsewhere in two steps");
+}
+
+/// The noise moves the weights where no record is drawn, so the step has its rows: one of each domain.
+#[test]
+fn a_step_without_a_record_has_rows() {
+    let (fixture, models) = (Fixture::new(), models(true));
+    let mut train = private(train(direct(Support::Full, Mass::Raw), 1));
+    train.rollout.groups = 1;
+    let stage = fixture.stage(&train, ROUTED, &models);
+    let step = (0..100).find(|step| draws(&stage, *step).is_empty()).unwrap();
+    let (mut trainer, mut record) = (Trainer::new(&stage).unwrap(), Record::default());
+    trainer.step(step, &mut record).map_err(|(error, _)| error).unwrap();
+    assert!(to_vec(trainer.model.flat()) != *models[0].values());
+    let names: Vec<(&str, u32)> = record.rows.iter().map(|row| (row.domain.as_str(), row.step)).collect();
+    assert_eq!(names, [("copy", step), ("flip", step)]);
+    for row in &record.rows {
+        assert_eq!((row.token_share, row.tokens, row.loss), (0.0, None, 0.0));
+        assert!(row.gradient_norm > 0.0 && row.learning_rate > 0.0);
+    }
+    assert!(record.moved(), "or a later step would take the weights for those of the start");
+}
+
+/// The bounds as a program of their own has them; by how the number of copies in a batch is distributed, the
+/// steps tell 2.832.
+#[test]
+fn of_a_prompt_with_several_rows_more_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = |name: &str, prompts: &[&str]| {
+        let line = |prompt: &&str| format!("{{\"prompt\": \"{prompt}\", \"answer\": \"a\"}}\n");
+        let path = folder.path().join(name);
+        std::fs::write(&path, prompts.iter().map(line).collect::<String>()).unwrap();
+        load(&path)
+    };
+    let one = rows("one.jsonl", &["p", "q", "r", "q"]);
+    let other = rows("other.jsonl", &["s", "q", "t", "p", "u"]);
+    let privacy = Privacy {
+        clip: 1.0,
+        noise: 4.0,
+        records: 2.0,
+        rates: vec![0.25, 0.2],
+        steps: 10,
+        budget: Private { clip: 1.0, epsilon: 1.0, delta: 1e-5 },
+    };
+    let found = copies(&privacy, &[&one.dataset, &other.dataset]).unwrap();
+    assert_eq!((found.rows, found.first, found.most), (5, (0, 0), vec![2, 1]));
+    assert!((found.epsilon - 3.1932601048965417).abs() < 1e-9, "{}", found.epsilon);
+    assert!((privacy.epsilon() - 0.9042864657367962).abs() < 1e-9, "of one");
+    // Where every row is in every batch, three are one that counts three times.
+    let all = Privacy { noise: 30.0, rates: vec![1.0], steps: 1, ..privacy };
+    let three = copies(&all, &[&rows("three.jsonl", &["q", "q", "q"]).dataset]).unwrap();
+    let privacy = Privacy { noise: 10.0, ..all };
+    assert_eq!((three.epsilon, three.most), (privacy.epsilon(), vec![3]));
+    assert!(copies(&privacy, &[&rows("apart.jsonl", &["p", "q"]).dataset]).is_none());
 }
 
 /// A budget that the steps exceed, a batch beyond the data, and a fork are refused.

@@ -179,6 +179,10 @@ fn an_adapter_changes_its_targets_alone() {
                 .any(|module| entry.name.contains(module));
         assert_eq!(end[range.clone()] != start[range], trains, "{}", entry.name);
     }
+    // Matrices that are averaged are the merge of no adapter.
+    let averaged = Train { ema: Some(0.9), ..train.clone() };
+    let averaged = super::super::train(&Stage { train: &averaged, ..stage.clone() }, None);
+    assert!(averaged.map_err(|stopped| stopped.error).unwrap().adapter.is_empty());
     let [(config_name, config), (model_name, model)] = &finished.adapter[..] else { panic!("two files") };
     assert_eq!((*config_name, *model_name), ("adapter_config.json", "adapter_model.safetensors"));
     let config: serde_json::Value = serde_json::from_slice(config).unwrap();

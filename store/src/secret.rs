@@ -1,0 +1,70 @@
+//! The secret of a store, which only its owner can read.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use crate::Folder;
+use crate::files::{PARTIAL, reason};
+
+/// Its folder and file.
+pub(crate) const PRIVATE: &str = "private";
+const SECRET: &str = "secret";
+
+impl Folder {
+    /// Random bytes from the operating system, drawn once for this store. They occur nowhere else, and only
+    /// the owner may read the file, because they allow the noise to be computed.
+    pub fn secret(&self) -> Result<[u8; 32], String> {
+        let path = self.path(PRIVATE).join(SECRET);
+        let found = match read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => draw(&path).and_then(|()| read(&path)),
+            found => found,
+        };
+        found.map_err(|error| format!("{}: {}", path.display(), reason(&error)))
+    }
+}
+
+fn read(path: &Path) -> io::Result<[u8; 32]> {
+    let cut =
+        |_| io::Error::new(io::ErrorKind::InvalidData, "it does not have the 32 bytes that were written");
+    fs::read(path)?.try_into().map_err(cut)
+}
+
+/// Writes the secret atomically; if several runs draw at once, the first one's counts.
+fn draw(path: &Path) -> io::Result<()> {
+    let mut drawn = [0; 32];
+    File::open("/dev/urandom")?.read_exact(&mut drawn)?;
+    let folder = path.parent().unwrap_or(path);
+    fs::create_dir_all(folder)?;
+    // Only the owner can read a temporary file, and the permissions stay after the rename.
+    let mut file = tempfile::Builder::new().prefix(PARTIAL).tempfile_in(folder)?;
+    file.write_all(&drawn)?;
+    file.as_file().sync_all()?;
+    match file.persist_noclobber(path) {
+        Err(failure) if failure.error.kind() != io::ErrorKind::AlreadyExists => Err(failure.error),
+        _ => File::open(folder)?.sync_all(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_store_keeps_a_secret_of_its_own() {
+        let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let [one, other] = [&one, &other].map(|folder| Folder::open(folder.path()).unwrap());
+        let secret = one.secret().unwrap();
+        assert!(secret == one.secret().unwrap() && secret != other.secret().unwrap());
+        let path = one.path(PRIVATE).join(SECRET);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        // Another run was first.
+        draw(&path).unwrap();
+        assert_eq!(secret, one.secret().unwrap());
+        assert!(one.items().unwrap().is_empty(), "it is no result, and is not pruned");
+        fs::write(&path, &secret[..31]).unwrap();
+        assert!(one.secret().unwrap_err().contains("32 bytes"));
+    }
+}
