@@ -60,16 +60,21 @@ impl AdamWGradient<'_> {
 }
 
 /// The numbers of one step. Products are taken in single precision. `cuda/adamw.cu` has the same fields.
+///
+/// What is near 1 stands here as its distance from 1, taken in double precision: single precision would round
+/// most of that distance away, and the bias corrections would no longer fit the moments.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct AdamWUpdate {
     /// The gradient is multiplied by it: clipping.
     pub scale: f32,
-    pub beta1: f32,
-    pub beta2: f32,
+    /// 1 - beta1: the weight of a gradient in the first moment.
+    pub mean_weight: f32,
+    /// 1 - beta2: the weight of its square in the second.
+    pub square_weight: f32,
     pub epsilon: f32,
-    /// Parameters are multiplied by it: 1 - learning rate * weight decay.
-    pub keep: f32,
+    /// Learning rate * weight decay: the share of a parameter that is taken off.
+    pub decay: f32,
     /// Learning rate / (1 - beta1^t).
     pub rate: f32,
     /// 1 / (1 - beta2^t).
@@ -223,10 +228,10 @@ pub fn joined(high: bf16, low: i16) -> f32 {
 #[inline(always)]
 fn moved(parameter: f32, gradient: f32, mean: &mut f32, square: &mut f32, update: AdamWUpdate) -> f32 {
     let gradient = gradient * update.scale;
-    *mean += (gradient - *mean) * (1.0 - update.beta1);
-    *square = *square * update.beta2 + gradient * gradient * (1.0 - update.beta2);
+    *mean = (*mean - *mean * update.mean_weight) + gradient * update.mean_weight;
+    *square = (*square - *square * update.square_weight) + gradient * gradient * update.square_weight;
     let denominator = (*square * update.correction).sqrt() + update.epsilon;
-    parameter * update.keep - update.rate * *mean / denominator
+    parameter - (parameter * update.decay + update.rate * *mean / denominator)
 }
 
 #[cfg(test)]
@@ -255,6 +260,26 @@ mod tests {
         }
     }
 
+    /// What decay takes off and what the gradient does are added before the parameter is rounded: each alone
+    /// may be less than half a unit in its last place.
+    #[test]
+    fn a_parameter_is_rounded_once() {
+        let (mut parameter, mut mean, mut square) = ([1.0f32], [0.0], [0.0]);
+        let small = f32::EPSILON * 0.24;
+        let update = AdamWUpdate {
+            scale: 1.0,
+            mean_weight: 1.0,
+            square_weight: 1.0,
+            epsilon: f32::MIN_POSITIVE,
+            decay: small,
+            rate: small,
+            correction: 1.0,
+        };
+        let parameters = AdamWParameters::F32(&mut parameter);
+        step(Cpu::new(1), parameters, &mut mean, &mut square, AdamWGradient::F32(&[0.5]), update);
+        assert_eq!(parameter, [1.0f32.next_down()]);
+    }
+
     /// Algorithm 2 in f64, over every form of parameters and gradient, by any number of threads.
     #[test]
     fn steps_equal_the_definition() {
@@ -262,10 +287,10 @@ mod tests {
         let number = |at: usize, seed: usize| ((at * 31 + seed * 17) % 257) as f32 / 128.0 - 1.0;
         let update = AdamWUpdate {
             scale: 0.5,
-            beta1: 0.9,
-            beta2: 0.95,
+            mean_weight: 0.1,
+            square_weight: 0.05,
             epsilon: 1e-8,
-            keep: 0.999,
+            decay: 0.001,
             rate: 0.01,
             correction: 2.0,
         };

@@ -1,7 +1,6 @@
-//! Whom `value`, `score` and `bradley_terry` can be asked of: a model that some stage has trained a scalar
-//! head of.
+//! Which models support `value`, `score` and `bradley_terry`: those whose scalar head some stage has trained.
 
-use mopd_lang::diag::Diagnostic;
+use mopd_lang::diag::{Code, Diagnostic};
 
 use crate::plan::{
     Model, ModelId, Objective, Role, Signal, Stage, Teacher, TeacherChoice, Train, Trainable, scalar_heads,
@@ -11,7 +10,7 @@ use crate::refusal::{Origins, refused};
 const HELP: &str = "a step of a stage `train` gives a model one: `live bradley_terry(...)`, `live mse(student.score, ...)` \
                     or `live mse(student.value, ...)`";
 
-/// What is asked of models without one.
+/// What is asked of models without one, and merges of models of which only some have one.
 pub fn unfit(models: &[Model<Objective>], origins: Origins) -> Vec<Diagnostic> {
     let heads = scalar_heads(models);
     let trains = models.iter().flat_map(|model| {
@@ -31,7 +30,28 @@ pub fn unfit(models: &[Model<Objective>], origins: Origins) -> Vec<Diagnostic> {
         };
         of_stage(train, &has, of_model(train.start), origins)
     });
-    unfit.collect()
+    unfit.chain(merged(models, &heads, origins)).collect()
+}
+
+/// Merges are computed weight by weight, so that either all of their models have a scalar head or none.
+fn merged(models: &[Model<Objective>], heads: &[Option<bool>], origins: Origins) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    for model in models {
+        let Stage::Merge(merge) = &model.stage else { continue };
+        let all = || merge.base.iter().chain(&merge.models);
+        let first = |has: bool| all().find(|id| heads.get(id.0 as usize).copied().flatten() == Some(has));
+        let (Some(with), Some(without)) = (first(true), first(false)) else { continue };
+        let [with, without] = [with, without].map(|id| &models[id.0 as usize].name);
+        let text = format!("`{with}` has a scalar head and `{without}` has none: they can't be merged");
+        let diagnostic = Diagnostic::error(Code::TypeMismatch, origins.span(model.origin), text)
+            .label("computed weight by weight")
+            .help(
+                "merge models that all have one, or none of which has: `live bradley_terry(...)` and `live \
+                   mse(student.score, ...)` give one to a model",
+            );
+        found.push(diagnostic);
+    }
+    found
 }
 
 fn of_stage(

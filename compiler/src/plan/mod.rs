@@ -1,5 +1,5 @@
-//! The plan: what the compiler makes and the runtime executes. Typed, versioned, serialisable; it knows no
-//! source text but a table of places to point at when something fails.
+//! The plan: the compiler's output and the runtime's input. Typed, versioned, serialisable; of the source
+//! text it only has a table of places, for messages of failures.
 
 mod agreement;
 mod alignment;
@@ -23,6 +23,7 @@ pub mod results;
 mod rewards;
 mod saved_activations;
 mod scalar_heads;
+mod schedules;
 mod scorers;
 mod second_heads;
 mod served;
@@ -86,12 +87,12 @@ pub const SCHEMA: u32 = 3;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     pub schema: u32,
-    /// Hash of the experiment's meaning: names of models, comments and layout do not enter.
+    /// Hash of the experiment's meaning: without names of models, comments and layout.
     pub hash: String,
     pub experiment: Experiment<Objective>,
     /// One per model, in the same order.
     pub stages: Vec<StageFacts>,
-    /// What [`Origin`] points into.
+    /// The places that [`Origin`] indexes.
     pub places: Vec<SourcePlace>,
 }
 
@@ -101,35 +102,35 @@ impl Plan {
     }
 }
 
-/// What the compiler found out about a stage.
+/// Facts about a stage that the compiler computes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StageFacts {
     /// Hash of what the stage computes: its settings and the keys of its inputs. Data and seed are added at
     /// run time.
     pub key: String,
-    /// The same without the paths of files: part of the key of its result, to which the content of the files
+    /// [`Self::key`] without the paths of files: part of the key of its result, to which the files' content
     /// is added at run time.
     #[serde(default)]
     pub content_key: String,
-    /// Hash of its own settings, whatever its inputs and files are: in no key, but it tells a stage that was
-    /// edited from one whose inputs were.
+    /// Hash of its own settings, without its inputs and files. Not part of any key; it distinguishes a stage
+    /// that was edited from one whose inputs were.
     #[serde(default)]
     pub own_settings: String,
     /// Selects the stage's random numbers: a hash of its recipe and its lineage; the content of its data is
-    /// added at run time. Two stages that differ only in objective, reward, optimiser or length draw the
-    /// same prompts and the same uniforms, so that comparisons are paired.
+    /// added at run time. Two stages that differ only in objective, reward, optimizer or length draw the same
+    /// prompts and the same uniforms, so comparisons are paired.
     pub stream: u64,
     pub cost: Cost,
 }
 
-/// Predicted cost, an upper bound: every sequence is taken to be as long as its limits allow. What only the
-/// files of a model or of a domain know is absent.
+/// Predicted cost, an upper bound: every sequence is assumed to be as long as its limits allow. A number that
+/// depends on the files of a model or a domain is absent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Cost {
     pub parameters: Option<u64>,
-    /// Those that are trained.
+    /// Trained parameters.
     pub trained: Option<u64>,
-    /// Sequences trained on.
+    /// The number of sequences that are trained on.
     pub sequences: Option<u64>,
     pub tokens: Option<u64>,
     pub flops: Option<f64>,
@@ -153,49 +154,49 @@ pub struct SourcePlace {
 pub struct Objective {
     pub name: String,
     pub graph: Graph,
-    /// One number.
+    /// A single number.
     pub loss: NodeId,
     pub live: Vec<LivePrimitive>,
     pub terms: Vec<Term>,
-    /// Of terms whose losses some formula of the stage reads in the next step.
+    /// The losses of terms that some formula of the stage reads in the next step.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub term_losses: Vec<TermLoss>,
-    /// Of each term by itself, where the stage compares them.
+    /// The gradients of the terms, where the stage compares them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub term_gradients: Vec<TermGradient>,
     /// Per token: sum over live primitives of |d (sum of weighted terms) / d primitive|, before `reduce`,
-    /// times the primitive where it is a divergence: the signal that shares of |signal| are computed
-    /// from. For a policy gradient it is the size of the advantage, for a divergence its weighted value.
+    /// times the primitive where it is a divergence: the signal whose shares are reported. In a policy
+    /// gradient it is the size of the advantage, in a divergence its weighted value.
     pub signal: NodeId,
-    /// Per token: 1 where some `clip` of the objective is at its bound. Absent where the objective has no
+    /// Per token: 1 where some `clip` of the objective is at its bound. Absent in an objective without
     /// `clip`.
     pub clipped: Option<NodeId>,
-    /// Per token: 1 where the token is selected. Absent where the objective has no `select`.
+    /// Per token: 1 where the token is selected. Absent in an objective without `select`.
     pub selected: Option<NodeId>,
-    /// Per token: 1 where the token is of a block. It reads no number of a block, and is evaluated first.
+    /// Per token: 1 where the token is in a block. It reads no number of a block, and is evaluated first.
     /// Absent where no number of a block is read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chosen: Option<NodeId>,
-    /// Per token: what `weight` says, times the term's own where there is one term. Absent where nothing is
-    /// weighted.
+    /// Per token: the objective's `weight`, times the term's own weight if there is only one term. Absent
+    /// where there are no weights.
     #[serde(default)]
     pub weight: Option<NodeId>,
-    /// Per token: what `by domain` multiplies the token's domain with, or would where it only observes; of
-    /// several such reductions the first. Absent where nothing is balanced.
+    /// Per token: the factor that `by domain` gives the token's domain, or would give if it did not only
+    /// observe; of several such reductions the first one's. Absent without a balance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub domain_weight: Option<NodeId>,
     /// Logits of student, teacher and reference are divided by it in every log-probability of a token taken
     /// or of ending, and in divergences with the sampler on a side.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub temperature: f64,
-    /// By which the stage's rollouts change.
+    /// The ladders that the stage's rollouts depend on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ladders: Vec<Ladder>,
-    /// The numbers that it carries from step to step. Its signals call them by name, in every part of the
+    /// The numbers that it carries from step to step. Signals refer to them by name, in every part of the
     /// stage.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub states: Vec<State>,
-    /// By which what its teachers see changes.
+    /// The learned number that the teachers' templates depend on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub learned: Option<Learned>,
     pub normal_form: NormalForm,
@@ -206,15 +207,15 @@ fn one() -> f64 {
     1.0
 }
 
-/// What says nothing is left out: plans of before have the keys that they had.
+/// A value of 1 is left out, so that the keys of older plans do not change.
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
 fn is_one(value: &f64) -> bool {
     *value == 1.0
 }
 
 impl Objective {
-    /// Every node whose value the runtime asks for: what it trains on and reports, and what is carried over
-    /// to the next step.
+    /// Every node whose value the runtime needs: for training and reports, and those that are carried over to
+    /// the next step.
     pub fn outputs(&self) -> Vec<NodeId> {
         let mut outputs = self.results();
         outputs.extend(self.graph.carried(&outputs).into_iter().map(|(_, source)| source));
@@ -241,18 +242,18 @@ impl Objective {
             .collect()
     }
 
-    /// Everything that is read, inside divergences too; with repetition.
+    /// All signals that it reads, including those inside divergences; with repetition.
     pub fn signals(&self) -> Vec<Signal> {
         let signals = self.graph.signals(&self.outputs());
         signals.into_iter().chain(self.signals_inside()).collect()
     }
 
-    /// What numbers inside divergences are computed from, with repetition.
+    /// The signals that numbers inside divergences depend on, with repetition.
     pub fn signals_inside(&self) -> Vec<Signal> {
         self.divergences().iter().flat_map(Divergence::signals).collect()
     }
 
-    /// Those that are read, then those that gradient flows through.
+    /// The divergences that it reads as signals, then the live ones.
     pub fn divergences(&self) -> Vec<Divergence> {
         let of_signals = self.graph.signals(&self.outputs()).into_iter().filter_map(|signal| match signal {
             Signal::Divergence(divergence) => Some(divergence),
@@ -265,7 +266,7 @@ impl Objective {
         of_signals.chain(of_live).collect()
     }
 
-    /// The fields of the data that the student is asked about ([`Signal::RecordedLogp`]), each once.
+    /// The fields of the data whose log-probability it reads ([`Signal::RecordedLogp`]), each once.
     pub fn recorded(&self) -> Vec<&str> {
         let mut fields: Vec<&str> = Vec::new();
         for (_, node) in self.graph.nodes() {
@@ -278,7 +279,7 @@ impl Objective {
         fields
     }
 
-    /// The roles whose distributions must be computed, the student's aside.
+    /// Whether the distribution of a role must be computed, apart from the student's.
     pub fn reads(&self, role: Role) -> bool {
         let live =
             self.live.iter().any(|live| role == Role::Student || live.primitive.roles().contains(&role));
@@ -303,7 +304,7 @@ pub struct Term {
 }
 
 impl Train<Objective> {
-    /// The numbers of a row that its objectives and composed teachers read, each once.
+    /// The numbers of a data row that its objectives and composed teachers read, each once.
     pub fn data_signals(&self) -> Vec<(Signal, DataFormula)> {
         let objectives = self.objectives().flat_map(|(_, objective)| objective.signals());
         let mut found: Vec<(Signal, DataFormula)> = Vec::new();
@@ -317,8 +318,8 @@ impl Train<Objective> {
         found
     }
 
-    /// Whether nobody beside the student writes for it, so that its other models only score: no completions,
-    /// attempts, answers of panels, feedback, or prompts derived from completions.
+    /// Whether only the student writes, and the other models only score: they write no completions, attempts,
+    /// panel discussions, feedback, or texts of derived prompts.
     pub fn only_student_writes(&self) -> bool {
         let by_student = |producer: &Producer| {
             producer.drawn().iter().all(|(writer, _)| *writer == producers::Writer::Student)
@@ -338,25 +339,25 @@ impl Train<Objective> {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct State {
     pub name: String,
-    /// The run, or the domain.
+    /// The axis: the run, or the domain.
     #[serde(default = "run", skip_serializing_if = "is_run")]
     pub axis: Axis,
-    /// In the first step.
+    /// Its value in the first step.
     pub first: f64,
-    /// What it is in the next step: one number, or one for each domain.
+    /// Its value in the next step: one number, or one for each domain.
     pub next: NodeId,
     pub origin: Origin,
 }
 
-/// What a term adds to the loss where nothing is weighted.
+/// A term's share of the loss, without weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TermLoss {
     pub term: String,
-    /// One number.
+    /// A single number.
     pub loss: NodeId,
 }
 
-/// The slots that make two objectives comparable line by line.
+/// Slots that make two objectives comparable line by line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NormalForm {
     pub prefixes: String,
@@ -368,8 +369,7 @@ pub struct NormalForm {
     pub evaluation: String,
     pub shaping: String,
     pub realisation: String,
-    /// The formula of every term in full: two objectives with the same slots are the same. Plans written
-    /// before it was here lack it.
+    /// The formula of every term in full: two objectives with equal slots are equal. Missing in old plans.
     #[serde(default)]
     pub terms: String,
 }

@@ -2,7 +2,7 @@
 // what `adamw.rs` does on the CPU. Compiled while running; THREADS is defined by `adamw.rs`.
 
 struct Update {
-  float scale, beta1, beta2, epsilon, keep, rate, correction;
+  float scale, mean_weight, square_weight, epsilon, decay, rate, correction;
 };
 
 __device__ inline float load_bf16(unsigned short bits) { return __uint_as_float((unsigned)bits << 16); }
@@ -19,8 +19,8 @@ extern "C" __global__ void step(void *values, short *low, float *mean, float *sq
   for (long long at = (long long)blockIdx.x * THREADS + threadIdx.x; at < count; at += stride) {
     const float number = number_of(gradient, is_bf16, at) * update.scale;
     float first = mean[at], second = square[at];
-    first += (number - first) * (1.0f - update.beta1);
-    second = second * update.beta2 + number * number * (1.0f - update.beta2);
+    first = (first - first * update.mean_weight) + number * update.mean_weight;
+    second = (second - second * update.square_weight) + number * number * update.square_weight;
     mean[at] = first;
     square[at] = second;
     const float denominator = sqrtf(second * update.correction) + update.epsilon;
@@ -32,7 +32,7 @@ extern "C" __global__ void step(void *values, short *low, float *mean, float *sq
     } else {
       parameter = ((float *)values)[at];
     }
-    parameter = parameter * update.keep - update.rate * first / denominator;
+    parameter = parameter - (parameter * update.decay + update.rate * first / denominator);
     if (low) {
       const unsigned bits = __float_as_uint(parameter);
       ((unsigned short *)values)[at] = (bits + 0x8000) >> 16;

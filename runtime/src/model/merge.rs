@@ -3,9 +3,12 @@
 use mopd_compiler::plan::MergeMethod;
 use mopd_compiler::plan::events::FailureKind;
 
+use serde_json::{Map, Value};
+
 use crate::failure::{Error, Result};
-use crate::model::Weights;
+use crate::model::{Config, Weights};
 use crate::random::{Key, Purpose};
+use crate::tokenizer;
 
 /// Merges `models` (at least one). `base` is the ancestor that differences are taken from; the plain average
 /// needs none. `seed` and `stream` select DARE's random numbers.
@@ -17,13 +20,46 @@ pub fn merge(
     stream: u64,
 ) -> Result<Weights> {
     let first = base.or(models.first().copied()).ok_or_else(|| failure("a merge of no models"))?;
-    if models.iter().any(|model| model.config != first.config) {
+    // Who prepares a run has said so by name, before anything was trained.
+    if models.iter().any(|model| !differing_settings(&first.config, &model.config).is_empty()) {
         return Err(failure("models of different architectures cannot be merged"));
+    }
+    if models
+        .iter()
+        .any(|model| tokenizer::vocabulary_difference(&first.tokenizer, &model.tokenizer).is_some())
+    {
+        return Err(failure("models of different tokenizers cannot be merged"));
     }
     let base = base.map(Weights::values);
     let models: Vec<_> = models.iter().map(|model| model.values()).collect();
     let models: Vec<&[f32]> = models.iter().map(AsRef::as_ref).collect();
     Ok(first.with_values(merged(method, base.as_deref(), &models, seed, stream)?))
+}
+
+/// What two decoders differ in, as their configurations call it, with both values where they are short. Not
+/// the deviation that random weights were drawn with: nothing of it is left.
+pub fn differing_settings(one: &Config, other: &Config) -> Vec<String> {
+    let settings = |config: &Config| match serde_json::to_value(config) {
+        Ok(Value::Object(settings)) => settings,
+        _ => Map::new(),
+    };
+    let (one, other) = (settings(one), settings(other));
+    let short = |value: Option<&Value>| match value {
+        None | Some(Value::Null) => Some("none".to_owned()),
+        Some(Value::Array(_) | Value::Object(_)) => None,
+        Some(Value::String(text)) => Some(text.clone()),
+        Some(value) => Some(value.to_string()),
+    };
+    let mut names: Vec<&String> = one.keys().chain(other.keys()).collect();
+    names.sort();
+    names.dedup();
+    let differ = names.into_iter().filter(|name| *name != "initial_deviation");
+    let differ = differ.filter(|name| one.get(*name) != other.get(*name));
+    let said = differ.map(|name| match (short(one.get(name)), short(other.get(name))) {
+        (Some(one), Some(other)) => format!("`{name}` ({one} and {other})"),
+        _ => format!("`{name}`"),
+    });
+    said.collect()
 }
 
 fn merged(
@@ -185,6 +221,7 @@ mod tests {
         let b = random_model(&Config { layers: 1, attention: tiny().attention[..1].to_vec(), ..tiny() }, 1);
         let error = merge(&MergeMethod::Average, None, &[&a, &b], 0, 0).unwrap_err();
         assert_eq!(error.to_string(), "models of different architectures cannot be merged");
+        assert_eq!(differing_settings(&a.config, &b.config), ["`attention`", "`layers` (2 and 1)"]);
         let error = merge(&MergeMethod::Ties { scale: 1.0, density: 0.2 }, None, &[&a], 0, 0).unwrap_err();
         assert_eq!(error.to_string(), "ties needs a base model");
     }

@@ -1,6 +1,6 @@
 //! Whether data has what a stage or a table asks of it, and a model room for its tests.
 
-use mopd_compiler::plan::{Comparison, DomainId, Evaluation, TableColumn, Train};
+use mopd_compiler::plan::{Comparison, DomainId, Evaluation, Length, Objective, Stage, TableColumn, Train};
 
 use super::{DomainData, ModelSpec, tested, trained};
 use crate::failure::Result;
@@ -39,6 +39,51 @@ pub fn more_than_rows<O>(stage: &str, train: &Train<O>, domains: &[DomainData]) 
         let asked = train.rollout.producer.kind().asked(groups);
         format!("`{stage}`: {asked} in a step, and its data has {rows} rows: some of them come several times")
     })
+}
+
+/// Steps of a stage; what does not train has none. All that learn in one do so for as many.
+pub fn steps(stage: &Stage<Objective>, domains: &[DomainData]) -> u32 {
+    stage.trains().first().map_or(0, |train| training_steps(train, domains))
+}
+
+/// An epoch is as many prompts as the domains have together, or trajectories, or as many sequences as the
+/// teachers are asked for.
+fn training_steps(train: &Train<Objective>, domains: &[DomainData]) -> u32 {
+    let epochs = match train.length {
+        Length::Steps(steps) => return steps,
+        Length::Epochs(epochs) => epochs,
+    };
+    let rows = || {
+        let rows =
+            train.mixture.iter().filter_map(|share| domains.get(share.domain.0 as usize)?.rows_of(train));
+        rows.map(|prompts| prompts.dataset.draws() as u64).sum()
+    };
+    let all = train.rollout.producer.once().map_or_else(rows, |once| u64::from(once.sequences));
+    let batches = all.saturating_mul(u64::from(epochs)).div_ceil(u64::from(train.rollout.groups.max(1)));
+    // Each batch is as many updates as there are passes.
+    let steps = batches.saturating_mul(u64::from(train.passes.max(1)));
+    u32::try_from(steps).unwrap_or(u32::MAX)
+}
+
+/// Schedules that go on behind the last step of a stage whose steps are known only here, since they are
+/// counted in epochs. Where the text says them, the checker has looked: `unfinished-schedule`.
+pub fn unfinished_schedules(name: &str, stage: &Stage<Objective>, domains: &[DomainData]) -> Vec<String> {
+    let mut said: Vec<String> = Vec::new();
+    let of_stage = steps(stage, domains);
+    let in_epochs = |train: &&Train<Objective>| matches!(train.length, Length::Epochs(_));
+    let trains = stage.trains().into_iter().filter(in_epochs);
+    for (what, schedule) in trains.flat_map(Train::schedules) {
+        let Some(step) = schedule.unreached(of_stage) else { continue };
+        let text = format!(
+            "`{name}`: the stage ends before this schedule does: {what} goes on to step {step}, and its \
+             epochs are {of_stage} steps. Give it the length of the stage, `over: 100%` or fewer steps, or \
+             train for longer (`mopd explain unfinished-schedule`)"
+        );
+        if !said.contains(&text) {
+            said.push(text);
+        }
+    }
+    said
 }
 
 /// Columns of a table whose file has fewer tests than are asked for.

@@ -2,8 +2,9 @@
 //! fields, lengths, rewards.
 
 pub mod cache;
-mod check;
+pub mod check;
 pub mod load;
+mod merges;
 pub mod probe;
 pub mod prompts;
 mod template_tokens;
@@ -26,8 +27,9 @@ use mopd_store::programs::CommandSources;
 use mopd_store::regular;
 
 use self::cache::DataCache;
-use self::check::{check_evaluation, fewer_tests, fits, idle_arms, more_than_rows};
+use self::check::{check_evaluation, fewer_tests, fits, idle_arms, more_than_rows, unfinished_schedules};
 use self::load::LoadedModel;
+use self::merges::check_merge;
 use self::prompts::{MESSAGES, Prompts};
 use self::training::check_training;
 use self::unchanged::Unchanged;
@@ -184,6 +186,8 @@ pub fn prepare(
         if spec.loaded.is_none() {
             check_can_be_saved(&spec.config).map_err(|error| error.at(model.origin))?;
         }
+        check_merge(plan, &model.stage, specs).map_err(|error| error.at(model.origin))?;
+        warnings.extend(unfinished_schedules(&model.name, &model.stage, &domains));
         for train in model.stage.trains() {
             check_training(train, train.start, &domains, specs).map_err(|error| error.at(model.origin))?;
             if let Some(extrapolation) = &train.extrapolation {

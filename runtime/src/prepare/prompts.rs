@@ -16,7 +16,7 @@ use crate::failure::{Error, Result};
 use crate::store::{Lookup, Store};
 use crate::tokenizer::Token;
 use crate::tokenizer::Tokenizer;
-use crate::tokenizer::chat::{self, ChatError, ChatTemplate, Conversation, Example};
+use crate::tokenizer::chat::{self, AnswerTokens, ChatError, ChatTemplate, Conversation, Example};
 use crate::zip::zip_equal;
 
 /// What took less to make is made again sooner than anybody misses it.
@@ -26,7 +26,7 @@ const READ_BACK: f64 = 100e6;
 /// How often it is asked whether another run is done.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// Raised whenever the same rows become other tokens, or are written down otherwise.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// The field of a row that is its whole conversation: training on it is training on all of the assistant's
 /// turns.
@@ -173,7 +173,7 @@ impl Prompts {
         row: usize,
         answer: &str,
         said: &TemplateInputs,
-    ) -> Result<Example> {
+    ) -> Result<AnswerTokens> {
         let text = match sees {
             None => self.dataset.prompt(row).to_owned(),
             Some((view, moment)) => self.filled(view, moment, row, said)?,
@@ -182,17 +182,17 @@ impl Prompts {
             None => of.asked(),
             Some((view, _)) => of.asking(&text, view.has_prompt()),
         });
-        let example = match conversation {
+        let answered = match conversation {
             None => tokenizer
                 .prompt(&text)
-                .and_then(|prompt| Ok(Example::new(prompt, tokenizer.completion(&text, answer)?)))
+                .and_then(|prompt| {
+                    let completion = tokenizer.completion(&text, answer)?;
+                    Ok(AnswerTokens { prompt, opening: Vec::new(), completion })
+                })
                 .map_err(ChatError::from),
-            // A conversation that ends with the question: its template may leave an empty answer out.
-            Some(conversation) if answer.is_empty() => chat::prompt(tokenizer, conversation)
-                .map(|prompt| Example::new(prompt, tokenizer.ends()[..1].to_vec())),
-            Some(conversation) => chat::example(tokenizer, &conversation.answered(answer)),
+            Some(conversation) => chat::answer(tokenizer, conversation, answer),
         };
-        example.map_err(|error| self.wrong(row, error))
+        answered.map_err(|error| self.wrong(row, error))
     }
 
     /// Rows to imitate: their prompts and a field, or their conversations.

@@ -13,7 +13,7 @@ use crate::failure::{Error, Result};
 use crate::model::change::first_difference;
 use crate::model::layout;
 use crate::quote::quote;
-use crate::tokenizer::{Counterparts, Tokenizer, difference};
+use crate::tokenizer::{Counterparts, ONE_VOCABULARY, Tokenizer, difference, vocabulary_difference};
 
 /// That what a stage reads fits the models that read it.
 pub fn check_training(
@@ -88,6 +88,16 @@ impl<'a> StageModels<'a> {
             return Err(
                 Error::new(FailureKind::Runtime, message).help("name models of the student's architecture")
             );
+        }
+        for other in self.train.trainable.models() {
+            let Some(difference) = vocabulary_difference(self.tokenizer(), &self.spec(other).tokenizer)
+            else {
+                continue;
+            };
+            let said = difference.between("the student", "one of these");
+            let message =
+                format!("`changed` compares models of another tokenizer than the student's: {said}");
+            return Err(Error::new(FailureKind::Runtime, message).help(ONE_VOCABULARY));
         }
         Ok(())
     }
@@ -253,7 +263,7 @@ impl<'a> StageDomain<'a> {
             let (student, other) = (self.stage.spec(self.stage.model), self.stage.spec(other));
             if own_tokens {
                 // How long completions get in its tokens is known when they are there.
-                Counterparts::new(tokenizer, &other.tokenizer, &name)?;
+                Counterparts::new(tokenizer, &other.tokenizer, self.prompts.dataset.is_chat(), &name)?;
                 self.prompts.longest_prompt(&other.tokenizer)?.fits(1, other.context())?;
                 continue;
             }

@@ -1,22 +1,22 @@
-//! Whether two models mean the same by the same numbers.
+//! Comparison of two models' token ids.
 
 use std::fmt;
 
 use super::Tokenizer;
 use crate::tokenizer::Token;
 
-/// The first thing by which two tokenizers differ. A teacher reads its student's token ids as they are, so
-/// none may.
+/// The first difference of two tokenizers. A teacher reads its student's token ids unchanged, so there must
+/// be none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TokenizerDifference {
-    /// One splits text by bytes, the other by a vocabulary of its own.
+    /// One is the byte tokenizer, the other has a vocabulary.
     Kind,
     Id {
         id: Token,
         student: Option<String>,
         teacher: Option<String>,
     },
-    /// What prompts begin with.
+    /// The tokens at the beginning of prompts.
     Begin {
         student: Vec<String>,
         teacher: Vec<String>,
@@ -28,21 +28,13 @@ pub enum TokenizerDifference {
     },
 }
 
-/// Compares by the map from ids to tokens and by special ids. Sizes say nothing: different vocabularies may
-/// be equally large, and an embedding may have more rows than the vocabulary has ids.
+/// Compares the maps from ids to tokens, and special ids. Sizes are not compared: different vocabularies may
+/// have the same size, and an embedding may have more rows than the vocabulary has ids.
 pub fn difference(student: &Tokenizer, teacher: &Tokenizer) -> Option<TokenizerDifference> {
-    let (one, other) = match (student, teacher) {
-        (Tokenizer::Bytes, Tokenizer::Bytes) => return None,
-        (Tokenizer::Pretrained(one), Tokenizer::Pretrained(other)) if one == other => return None,
-        (Tokenizer::Pretrained(one), Tokenizer::Pretrained(other)) => (one, other),
-        _ => return Some(TokenizerDifference::Kind),
-    };
-    for id in 0..one.vocabulary().max(other.vocabulary()) as Token {
-        let (student, teacher) = (one.token(id), other.token(id));
-        if student != teacher {
-            return Some(TokenizerDifference::Id { id, student, teacher });
-        }
+    if let Some(difference) = vocabulary_difference(student, teacher) {
+        return Some(difference);
     }
+    let (Tokenizer::Pretrained(one), Tokenizer::Pretrained(other)) = (student, teacher) else { return None };
     let spelled = |tokens: &[Token]| -> Vec<String> {
         tokens.iter().map(|&id| one.token(id).unwrap_or_default()).collect()
     };
@@ -66,8 +58,33 @@ pub fn difference(student: &Tokenizer, teacher: &Tokenizer) -> Option<TokenizerD
     None
 }
 
+/// The first id that is another token in the other model. Begin and end tokens are not compared: an instruct
+/// model may end its turns with another token than its base model.
+pub fn vocabulary_difference(student: &Tokenizer, teacher: &Tokenizer) -> Option<TokenizerDifference> {
+    let (one, other) = match (student, teacher) {
+        (Tokenizer::Bytes, Tokenizer::Bytes) => return None,
+        (Tokenizer::Pretrained(one), Tokenizer::Pretrained(other)) if one == other => return None,
+        (Tokenizer::Pretrained(one), Tokenizer::Pretrained(other)) => (one, other),
+        _ => return Some(TokenizerDifference::Kind),
+    };
+    (0..one.vocabulary().max(other.vocabulary()) as Token).find_map(|id| {
+        let (student, teacher) = (one.token(id), other.token(id));
+        (student != teacher).then_some(TokenizerDifference::Id { id, student, teacher })
+    })
+}
+
 impl fmt::Display for TokenizerDifference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.between("the student", "the teacher"))
+    }
+}
+
+/// Advice for operations that combine two models element by element.
+pub const ONE_VOCABULARY: &str = "the rows of an embedding belong to tokens: name models of one vocabulary";
+
+impl TokenizerDifference {
+    /// Describes the difference in a message; `one` and `other` are the models' names.
+    pub fn between(&self, one: &str, other: &str) -> String {
         let quoted = |token: &Option<String>| match token {
             Some(token) => format!("{token:?}"),
             None => "no token".to_owned(),
@@ -77,37 +94,20 @@ impl fmt::Display for TokenizerDifference {
             tokens => tokens.iter().map(|token| format!("{token:?}")).collect::<Vec<_>>().join(", "),
         };
         match self {
-            TokenizerDifference::Kind => write!(f, "one splits text by bytes, the other by a vocabulary"),
+            TokenizerDifference::Kind => "one splits text by bytes, the other by a vocabulary".to_owned(),
             TokenizerDifference::Id { id, student, teacher } => {
-                write!(
-                    f,
-                    "the id {id} is {} to the student and {} to the teacher",
-                    quoted(student),
-                    quoted(teacher)
-                )
+                format!("the id {id} is {} to {one} and {} to {other}", quoted(student), quoted(teacher))
             }
             TokenizerDifference::Begin { student, teacher } => {
-                write!(
-                    f,
-                    "the student's prompts begin with {}, the teacher's with {}",
-                    list(student),
-                    list(teacher)
-                )
+                format!("{one}'s prompts begin with {}, {other}'s with {}", list(student), list(teacher))
             }
             TokenizerDifference::End { student, teacher } => {
-                write!(
-                    f,
-                    "the student ends a completion with {}, the teacher with {}",
-                    list(student),
-                    list(teacher)
-                )
+                format!("{one} ends a completion with {}, {other} with {}", list(student), list(teacher))
             }
         }
     }
-}
 
-impl TokenizerDifference {
-    /// The way out.
+    /// Advice for teachers.
     pub fn help(&self) -> &'static str {
         match self {
             TokenizerDifference::Kind | TokenizerDifference::Id { .. } => {

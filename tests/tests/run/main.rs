@@ -7,6 +7,7 @@ mod elements;
 mod guards;
 mod keys;
 mod leftovers;
+mod merges;
 mod methods;
 mod preflight;
 mod private;
@@ -107,7 +108,7 @@ impl Bench {
         self.write(name, &text.replace(from, to));
     }
 
-    /// Without trials where nothing is said of them: they take a third of such a run.
+    /// Runs without trials unless `arguments` ask for them: they take a third of such a run.
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(mopd_tests::mopd());
         command.current_dir(self.folder.path()).args(["run", "tiny.mopd"]).args(arguments);
@@ -137,7 +138,7 @@ impl Bench {
             .expect("the student's weights")
     }
 
-    /// Runs, expects exit status 1, and returns everything said.
+    /// Runs, expects exit status 1, and returns the whole output.
     fn fails(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments);
         assert_eq!(output.status.code(), Some(1), "{}", text(&output));
@@ -147,7 +148,7 @@ impl Bench {
     }
 }
 
-/// What the page holds that `mopd report` makes of a run.
+/// The data in the page that `mopd report` makes of a run.
 fn report_page(folder: &Path, out: &str) -> Value {
     let mut command = Command::new(mopd_tests::mopd());
     let output = command.current_dir(folder).args(["report", out]).output().expect("mopd starts");
@@ -237,7 +238,7 @@ fn an_inline_copy_of_a_library_objective_trains_the_same_and_an_edited_copy_does
     }
 }
 
-/// Where teacher and student are one model there is nothing to learn: not almost nothing, nothing.
+/// If teacher and student are the same model, the gradient is exactly zero.
 #[test]
 fn a_teacher_equal_to_the_student_moves_no_weight() {
     let bench = Bench::new();
@@ -255,8 +256,7 @@ fn a_teacher_equal_to_the_student_moves_no_weight() {
     }
 }
 
-/// Of everything that compares two distributions, in one objective: where both are one, each term is exactly
-/// 0.
+/// An objective of everything that compares two distributions: if both are equal, each term is exactly 0.
 #[test]
 fn no_divergence_of_equals_moves_a_weight() {
     let bench = Bench::new();
@@ -313,8 +313,8 @@ objective reads {
     assert!(bench.student("out") != start);
 }
 
-/// Both versions of a divergence agree, whether logits are given or made; the figures are those of what was
-/// asked.
+/// Both versions of a divergence agree, whether logits are given or computed; the figures are for the sizes
+/// that were asked for.
 #[test]
 fn a_divergence_is_measured_against_its_plain_version() {
     for (of, width) in [("kl", None), ("jsd", Some("16")), ("top-k", None)] {
@@ -405,8 +405,7 @@ fn the_first_step_is_on_policy_at_every_temperature() {
     }
 }
 
-/// The names and parameters of every objective in the standard library, as `module.name`.
-/// Objectives that need more than numbers of this version's kinds: a panel, another rollout, a template.
+/// Types of parameters that can't be given here, such as a panel, another rollout or a template.
 const NOT_TRIED: &[&str] = &["panel", "rollout", "template", "model", "eval", "counts", "text", "objective"];
 
 /// Every public objective of the library with a stage that trains on it; none where a parameter can't be
@@ -590,7 +589,7 @@ fn a_malformed_line_is_named_with_file_and_line() {
     assert_says(&bench.fails(&[]), &["last.jsonl:9:"]);
 }
 
-/// A field that a stage asks for is the stage's mistake, not the domain's.
+/// A missing field that a stage asks for is reported at the stage, not at the domain.
 #[test]
 fn a_field_that_no_row_has_is_shown_where_it_is_asked_for() {
     let bench = Bench::new();

@@ -1,11 +1,11 @@
-//! What is found before the first stage, and what is said while one trains.
+//! What is found before the first stage, and what is reported while one trains.
 
 use std::fs;
 use std::process::{Command, Output, Stdio};
 
 use super::{Bench, assert_says, text};
 
-/// A judge that notes how often it was started, and says half of everything.
+/// A reward program that records how often it was started, and returns 0.5 for everything.
 const JUDGE: &str = "import json, sys
 open('started', 'a').write('x')
 for line in sys.stdin:
@@ -134,7 +134,7 @@ fn a_dry_run_refuses_what_a_run_would() {
     }
 }
 
-/// Numbers of prompts that no file has.
+/// A number of prompts that exceeds the file's is reported.
 #[test]
 fn more_prompts_than_there_are_is_said() {
     let bench = Bench::new();
@@ -149,6 +149,27 @@ fn more_prompts_than_there_are_is_said() {
             "`tiny table`: the table asks for 50 test prompts of `copy`, which has 4",
         ],
     );
+}
+
+/// The number of steps in an epoch is known only when the data is read.
+#[test]
+fn a_schedule_that_outlasts_its_epochs_is_said() {
+    let bench = Bench::new();
+    let rate = "  steps     = 6\n  lr        = 1e-3";
+    bench.edit(
+        "tiny.mopd",
+        rate,
+        "  steps     = 2 epochs\n  lr        = warmup(100, linear(1e-3 -> 0, over: 50 steps))",
+    );
+    let late = "`student`: the stage ends before this schedule does: the learning rate goes on to step 100, and its \
+                epochs are 4 steps";
+    for output in [check(&bench, &[]), bench.run(&[])] {
+        assert!(output.status.success(), "{}", text(&output));
+        assert_says(&text(&output), &[late, "`mopd explain unfinished-schedule`"]);
+    }
+    bench.edit("tiny.mopd", "warmup(100, linear(1e-3 -> 0, over: 50 steps))", "warmup(3, linear(1e-3 -> 0))");
+    let output = check(&bench, &[]);
+    assert!(output.status.success() && !text(&output).contains("the stage ends"), "{}", text(&output));
 }
 
 /// Started from another folder, a run does not find what it has.
@@ -213,7 +234,7 @@ fn a_student_that_stopped_changing_is_said_once() {
     assert_says(&said, &["warning: `start` (seed 1), step 20: no weight", "raise `lr`"]);
 }
 
-/// What is wrong with the last stage is known before the first one is trained.
+/// An error in the last stage is found before the first one is trained.
 #[test]
 fn a_trial_that_fails_is_said_before_the_first_stage() {
     let bench = Bench::new();
@@ -228,7 +249,7 @@ fn a_trial_that_fails_is_said_before_the_first_stage() {
     assert!(trial < said.find("error[non-finite]: the term `t` is not finite").expect(&said), "{said}");
 }
 
-/// What a plan would do, and why, a line for each stage.
+/// What a run of the plan would do, and why: a line for each stage.
 fn why(bench: &Bench) -> String {
     let mut command = Command::new(mopd_tests::mopd());
     command.current_dir(bench.folder.path()).args(["plan", "--why", "tiny.mopd"]).stdin(Stdio::null());
@@ -304,7 +325,7 @@ fn a_model_that_is_larger_than_the_memory_is_refused_at_once() {
     assert!(!said.contains("stage_started") && began.elapsed().as_secs() < 60, "{said}");
 }
 
-/// Two runs of one text are two experiments where something else judges: their scores can't be compared.
+/// Two runs of one text with different reward programs are two experiments: their scores can't be compared.
 #[test]
 fn runs_with_other_rewards_and_data_are_not_the_same_experiment() {
     let bench = Bench::new();

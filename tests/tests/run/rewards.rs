@@ -1,4 +1,4 @@
-//! Rewards, from the text to the trained weights: of several parts, by schemas, tests and servers.
+//! Rewards, from the text to the trained weights: with several parts, by schemas, by tests and by servers.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::states::curve;
 use super::{Bench, assert_says, text};
 
-/// A policy that is paid by one number of the verifier.
+/// A policy that is rewarded by one number of the verifier.
 fn source(reward: &str, read: &str) -> String {
     format!(
         r#"
@@ -41,7 +41,7 @@ compare "parts" {{ models = [start, student], samples = 2, temperature = 1, max_
 
 const LETTERS: &str = r#"regex("[a-d]+")"#;
 
-/// What a part says is what its verifier says alone.
+/// A part of a reward is what its verifier alone would return.
 #[test]
 fn an_objective_reads_one_part() {
     let bench = Bench::new();
@@ -104,7 +104,7 @@ fn planned(bench: &Bench, arguments: &[&str]) -> String {
     text(&output.expect("mopd starts"))
 }
 
-/// Each part has a curve of its own, the mean of what it says.
+/// Each part has a curve of its own, its mean.
 #[test]
 fn parts_have_curves() {
     let bench = Bench::new();
@@ -216,8 +216,8 @@ fn tests_judge_what_is_written() {
     assert!(said.contains("need `python3`") && !said.contains("stage_started"), "{said}");
 }
 
-/// A server that gives half of a point for each of the first three letters of the alphabet, at most one; what
-/// it was asked is counted.
+/// A server that gives 0.5 for each of the first three letters of the alphabet, at most 1, and counts its
+/// requests.
 fn serve(answer: impl Fn(&[Value]) -> String + Send + Sync + 'static) -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let url = format!("http://{}/judge", listener.local_addr().expect("its address"));
@@ -261,7 +261,7 @@ fn letters(list: &[Value]) -> String {
     serde_json::to_string(&list.iter().map(of).collect::<Vec<f64>>()).expect("numbers")
 }
 
-/// The same rewards as those of a program that judges alike train the same weights.
+/// A server and a program that give the same rewards train the same weights.
 #[test]
 fn a_server_judges_as_a_program_does() {
     let (url, asked) = serve(letters);
@@ -307,7 +307,12 @@ fn a_server_that_fails_is_named_with_what_it_said() {
         &bench.fails(&[]),
         &["gave an invalid answer: a `reward` that is not a number from 0 to 1 at place 0", "domain copy {"],
     );
-    bench.write("tiny.mopd", &source("http(\"http://127.0.0.1:1/judge\")", "reward"));
+    // A port that was free a moment ago: a fixed one may have a server.
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
+    bench.write("tiny.mopd", &source(&format!("http(\"http://{free}/judge\")"), "reward"));
     let said = bench.fails(&["--out", "out"]);
-    assert_says(&said, &["http://127.0.0.1:1/judge could not be reached", "start the server before the run"]);
+    assert_says(
+        &said,
+        &[&format!("http://{free}/judge could not be reached"), "start the server before the run"],
+    );
 }

@@ -1041,6 +1041,16 @@ fn scalar_heads() {
     let heads = plan::scalar_heads(&compiled(&sound).experiment.models);
     assert_eq!(heads[4], Some(true), "the student is to learn one");
     assert_eq!(heads[0], Some(false), "{heads:?}");
+
+    // Merged weight by weight, all have one or none has.
+    let Stage::Merge(merge) = &mut sound.models[5].stage else { panic!("it is merged") };
+    merge.models.push(ModelId(4));
+    let said = refusals_of(&sound);
+    let [message] = said.as_slice() else { panic!("{said:?}") };
+    assert!(message.contains("has a scalar head and") && message.contains("can't be merged"), "{message}");
+    let Stage::Merge(merge) = &mut sound.models[5].stage else { panic!("it is merged") };
+    merge.models = vec![ModelId(4)];
+    assert_eq!(refusals_of(&sound), [""; 0]);
 }
 
 fn preference(objective: &Objective) -> Preference {

@@ -1,10 +1,10 @@
-//! What differs between two runs in what they read: data and the files of rewards. No plan holds these.
+//! The differences between two runs in what they read, which no plan contains: data and files of rewards.
 
 use std::fmt;
 
 use super::super::results::{DataHash, FileHash, Results};
 
-/// Something that both runs read under one name, and that was not the same.
+/// An input with one name in both runs and different content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum InputChange {
     Data {
@@ -14,7 +14,7 @@ pub enum InputChange {
     },
     Reward {
         domain: String,
-        /// That changed, came or went.
+        /// Files that changed, were added or were removed.
         files: Vec<String>,
     },
 }
@@ -32,8 +32,8 @@ impl fmt::Display for InputChange {
     }
 }
 
-/// Domain by domain; nothing is said of what one of the runs did not note, or of domains that one did not
-/// read.
+/// The changes by domain. Inputs that one of the runs did not record, and domains that one did not read, are
+/// left out.
 pub fn input_changes(before: &Results, after: &Results) -> Vec<InputChange> {
     let same_part = |one: &DataHash, other: &DataHash| one.domain == other.domain && one.part == other.part;
     let data = after.data.iter().filter_map(|data| {
@@ -75,6 +75,7 @@ mod tests {
             tables: Vec::new(),
             stages: Vec::new(),
             guards: Vec::new(),
+            private: Vec::new(),
             seconds: 0.0,
             before_stages: 0.0,
             peak_memory: 0,
@@ -101,7 +102,7 @@ mod tests {
             ]
         );
         assert_eq!(input_changes(&before, &before), []);
-        // A run of an earlier mopd did not note the files of rewards.
+        // A run of an earlier version did not record the files of rewards.
         let unknown = Results { rewards: None, ..after };
         assert_eq!(input_changes(&before, &unknown).len(), 1);
     }

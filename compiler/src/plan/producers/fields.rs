@@ -1,5 +1,5 @@
-//! A producer written down. The plan and the keys of results have the same words in the same order, which
-//! stays as it is, whatever a field is called in the program.
+//! The serialised form of a producer. The plan and the keys of results have the same names in the same order,
+//! which must never change, whatever the fields are called in the program.
 
 use serde::{Serialize, Serializer};
 
@@ -7,7 +7,7 @@ use super::{DerivedText, Keeps, ModelId, PatternPiece, Sampling};
 use crate::plan::views::Piece;
 use crate::plan::{Formula, Keep, Moving, Role, RolloutServer, View};
 
-/// Names and values, in their order.
+/// Names and values, in order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Fields(Vec<(&'static str, FieldValue)>);
 
@@ -36,7 +36,7 @@ pub enum FieldValue {
 }
 
 impl Fields {
-    /// Of a kind, by its word in plans.
+    /// The fields of a kind, with its name in plans.
     pub fn of(kind: &str) -> Fields {
         Fields::default().with("from", FieldValue::Text(kind.to_owned()))
     }
@@ -46,7 +46,19 @@ impl Fields {
         self
     }
 
-    /// The groups of a step, where they are its own.
+    /// The numbers that move over training time, also those inside.
+    pub fn moving(&self) -> Vec<Moving> {
+        let of = |value: &FieldValue| match value {
+            FieldValue::Moving(moving) => vec![moving.clone()],
+            FieldValue::Sampling(sampling) => sampling.max_tokens_moves.iter().cloned().collect(),
+            FieldValue::Fields(fields) => fields.moving(),
+            FieldValue::Each(all) => all.iter().flat_map(Fields::moving).collect(),
+            _ => Vec::new(),
+        };
+        self.0.iter().flat_map(|(_, value)| of(value)).collect()
+    }
+
+    /// The groups of a step, if the producer is a stage's own.
     pub fn with_groups(self, name: &'static str, groups: Option<u32>) -> Fields {
         match groups {
             Some(groups) => self.with(name, FieldValue::Count(groups)),

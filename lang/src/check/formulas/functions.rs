@@ -1,5 +1,5 @@
-//! Numbers made of numbers: elementwise functions, reductions, statistics, scans, and what is carried from
-//! step to step.
+//! Functions of numbers: elementwise functions, reductions, statistics, scans, and numbers carried from step
+//! to step.
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::Pool;
@@ -17,6 +17,10 @@ use crate::check::builtins::formulas::{
 use crate::check::builtins::types::Reads;
 use crate::check::values::evaluate::Env;
 use crate::check::values::value::Value;
+
+/// Help for a `where` between losses of two units.
+const ONE_TERM_EACH: &str = "the terms of an objective may have units of their own: write one for each case, \
+                             with `{ when = ... }` and `{ when = not ... }`";
 
 impl Checker {
     pub(in crate::check) fn formula_call(
@@ -86,7 +90,7 @@ impl Checker {
         }
     }
 
-    /// A number, and where it is written.
+    /// A formula, and where it is written.
     pub(in crate::check) fn placed<T: Reads<Value = Formula>>(
         &mut self,
         given: Arg<T>,
@@ -109,7 +113,9 @@ impl Checker {
                 Some(common) => unit = common,
                 None => {
                     let message = format!("`{name}` mixes {} and {}", unit.name(), part.unit().name());
-                    self.unit_mismatch(span, &message, &[(parts[0].1, &parts[0].0), (*place, part)], None);
+                    let sides = [(parts[0].1, &parts[0].0), (*place, part)];
+                    let live = name == "where" && parts.iter().any(|(part, _)| part.live());
+                    self.unit_mismatch(span, &message, &sides, live.then_some(ONE_TERM_EACH));
                     return None;
                 }
             }
@@ -161,7 +167,7 @@ impl Checker {
         Some(self.apply(Function::Where, operands, unit, span))
     }
 
-    /// floor(clip(x, 0, 1) * n), and the last part for 1 itself.
+    /// floor(clip(x, 0, 1) * n); 1 itself is in the last bucket.
     fn bucket(&mut self, given: Bucket, env: &Env) -> Option<Value> {
         let span = given.call.span;
         let mut value = self.read(given.x, env)?;

@@ -85,7 +85,9 @@ impl Checker {
             LossCall::Dpo(given) => {
                 let outside = env.with_context(EvaluationContext::Objective);
                 let completions = (self.read(given.chosen, &outside), self.read(given.rejected, &outside));
-                let beta = self.preference_beta(given.beta.expr, &outside)?;
+                let value = self.evaluate(given.beta.expr, &outside);
+                let beta = self.formula(value, given.beta.expr.span)?;
+                let beta = self.preference_beta(beta, given.beta.expr.span)?;
                 self.preference(PreferenceKind::Dpo { beta }, completions, None, given.rejected.expr.span)
             }
             LossCall::BradleyTerry(given) => {
@@ -114,13 +116,12 @@ impl Checker {
         live.map_or(Value::Error, |live| self.primitive(live, span))
     }
 
-    fn preference_beta(&mut self, expr: &Expr, env: &Env) -> Option<Formula> {
-        let value = self.evaluate(expr, env);
-        let beta = self.formula(value, expr.span)?;
+    /// Of `live dpo(...)` and of the stage `dpo`.
+    pub(in crate::check) fn preference_beta(&mut self, beta: Formula, place: Span) -> Option<Formula> {
         if beta.axis() > Axis::Run || beta.constant().is_some_and(|beta| beta <= 0.0) {
             let text = "`beta` is one positive number for the whole step";
             self.report(
-                Diagnostic::error(Code::OutOfRange, expr.span, text)
+                Diagnostic::error(Code::OutOfRange, place, text)
                     .help("it says how far the student may leave the reference; 0.1 is usual"),
             );
             return None;
@@ -128,8 +129,8 @@ impl Checker {
         Some(beta)
     }
 
-    /// Two completions of one prompt, one better than the other.
-    fn preference(
+    /// Two completions of one prompt, one better than the other. `place` is where the other is named.
+    pub(in crate::check) fn preference(
         &mut self,
         kind: PreferenceKind,
         (chosen, rejected): (Option<Rc<Rollout>>, Option<Rc<Rollout>>),
@@ -140,9 +141,12 @@ impl Checker {
         let own = |rollout: &Rollout| {
             matches!(rollout.source, RolloutSource::Sample(_)) && rollout.edits.is_empty()
         };
-        if own(&chosen) && own(&rejected) {
+        let same = (&chosen.source, &chosen.edits) == (&rejected.source, &rejected.edits);
+        if same || own(&chosen) && own(&rejected) {
             let text = "chosen and rejected completions come from the same source: nothing tells them apart";
-            self.report(Diagnostic::error(Code::OutOfRange, place, text));
+            self.report(Diagnostic::error(Code::OutOfRange, place, text).help(
+                "name another field of the data, another writer, or keep the best of a group by a reward",
+            ));
             return None;
         }
         Some(Live::Preference(Rc::new(Preference { kind, chosen, rejected, on })))

@@ -13,6 +13,7 @@ use crate::check::builtins::constructors::{ConstructorCall, Llama, Merge as Merg
 use crate::check::builtins::declare::{Arg, Call};
 use crate::check::builtins::types::Text;
 use crate::check::builtins::vocabulary;
+use crate::check::stages::lineage::tokenizer_text;
 use crate::check::stages::settings::undecided;
 use crate::check::values::evaluate::Env;
 use crate::check::values::value::Value;
@@ -196,6 +197,8 @@ impl Checker {
         let Call { block, span, .. } = given.call;
         let settings = self.settings(block, "merge", span, vocabulary::MERGE, false);
         self.keep_marks(&settings, &env.model_name);
+        let models_expr = given.models.expr;
+        let base_place = given.base.as_ref().map_or(span, |base| base.expr.span);
         let models = self.read(given.models, env);
         let base = self.read(given.base, env)?;
         let methods = [
@@ -268,26 +271,62 @@ impl Checker {
             );
             return None;
         }
+        if method == MergeMethod::Average && base.is_some() {
+            let text = "`average` takes no differences: the `base` changes nothing of it";
+            self.report(
+                Diagnostic::error(Code::UnusedSetting, base_place, text)
+                    .help("remove it, or write `method = task_arithmetic` with a `scale`"),
+            );
+            return None;
+        }
         let models = models?;
+        if let Some(again) = (1..models.len()).find(|at| models[..*at].contains(&models[*at])) {
+            self.report_twice(models_expr, &models, again);
+            return None;
+        }
         for other in models.iter().chain(&base) {
-            // Weights that are loaded have a shape that only their files know.
-            let shapes = (self.architecture(*other), self.architecture(models[0]));
-            if let (Some(shape), Some(first)) = shapes
-                && shape != first
-            {
-                let text = format!(
-                    "`{}` and `{}` have different shapes",
-                    self.model(models[0]).name,
-                    self.model(*other).name
-                );
+            if let Some(text) = self.unlike(models[0], *other) {
                 self.report(
                     Diagnostic::error(Code::TypeMismatch, span, text)
-                        .help("only weights of one architecture can be merged"),
+                        .help("only weights of one architecture and one tokenizer can be merged"),
                 );
                 return None;
             }
         }
         Some(Merge { method, base, models })
+    }
+
+    /// A model that is merged with itself would count twice.
+    fn report_twice(&mut self, list: &Expr, models: &[ModelId], again: usize) {
+        let model = models[again];
+        let text = format!("`{}` is in this list twice, and would count twice", self.model(model).name);
+        let place = |at: Option<usize>| match &list.kind {
+            ExprKind::List(items) => at.and_then(|at| items.get(at)).map(|item| item.span),
+            _ => None,
+        };
+        let first = place(models.iter().position(|known| *known == model));
+        let diagnostic =
+            Diagnostic::error(Code::DuplicateName, place(Some(again)).unwrap_or(list.span), text);
+        let diagnostic = match first {
+            Some(first) => diagnostic.label("again here").note(first, "first here"),
+            None => diagnostic,
+        };
+        self.report(diagnostic.help("name each model once"));
+    }
+
+    /// That the elements of two models don't stand for the same, where the file says so: weights that are
+    /// loaded have a shape and a tokenizer that only their files know.
+    pub(in crate::check) fn unlike(&self, one: ModelId, other: ModelId) -> Option<String> {
+        let (shape, others) = (self.architecture(one)?, self.architecture(other)?);
+        let [one, other] = [one, other].map(|model| &self.model(model).name);
+        if shape.tokenizer != others.tokenizer {
+            let tokenizers = [shape, others].map(|shape| tokenizer_text(&shape.tokenizer));
+            let [own, theirs] = tokenizers;
+            return Some(format!("`{one}` and `{other}` have different tokenizers: {own} and {theirs}"));
+        }
+        // Of the deviation that random weights were drawn with nothing is left.
+        let others = Architecture { initial_deviation: shape.initial_deviation, ..others.clone() };
+        (*shape != others).then(|| format!("`{one}` and `{other}` have different shapes"))
     }
 
     /// A family or a list of models.

@@ -354,7 +354,7 @@ fn add(found: &mut Vec<ModelId>, model: ModelId) {
     }
 }
 
-fn tokenizer_text(tokenizer: &TokenizerSpec) -> String {
+pub(in crate::check) fn tokenizer_text(tokenizer: &TokenizerSpec) -> String {
     match tokenizer {
         TokenizerSpec::Bytes => "`bytes`".into(),
         TokenizerSpec::File(path) => format!("{path:?}"),

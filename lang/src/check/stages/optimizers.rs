@@ -51,7 +51,7 @@ impl Checker {
                 Optimizer::AdamW(experiment::AdamW {
                     beta1: self.read(given.beta1, env)?,
                     beta2: self.read(given.beta2, env)?,
-                    epsilon: self.read(given.epsilon, env)?,
+                    epsilon: self.denominator_offset(given.epsilon, span, env)?,
                     weight_decay: self.read(given.weight_decay, env)?,
                     clip_norm: self.clip_norm(given.clip_norm, span, env)?,
                 })
@@ -86,7 +86,34 @@ impl Checker {
             self.report(Diagnostic::error(Code::OutOfRange, given.expr.span, text));
             return None;
         }
+        if rate as f32 >= 1.0 {
+            let text = format!("`{}` is 1 in single precision, in which moments are kept", given.name);
+            self.report(
+                Diagnostic::error(Code::OutOfRange, given.expr.span, text)
+                    .label(format!("this is {rate}: nothing would ever be forgotten"))
+                    .help("write a rate from 0 to 0.9999999"),
+            );
+            return None;
+        }
         Some(rate)
+    }
+
+    /// `epsilon` of AdamW. Where no gradient has come yet the denominator is this number alone, beside a
+    /// moment of 0; parameters and moments are in single precision.
+    fn denominator_offset(&mut self, given: ArgOr<NotNegative>, span: Span, env: &Env) -> Option<f64> {
+        let place = given.given.as_ref().map_or(span, |given| given.expr.span);
+        let epsilon = self.read(given, env)?;
+        if (f64::from(f32::MIN_POSITIVE)..=f64::from(f32::MAX)).contains(&epsilon) {
+            return Some(epsilon);
+        }
+        let said = if epsilon == 0.0 { "0".to_owned() } else { format!("{epsilon:e}") };
+        let text = "`epsilon` must be from 1.2e-38 to 3.4e38, where single precision has its numbers";
+        self.report(
+            Diagnostic::error(Code::OutOfRange, place, text)
+                .label(format!("this is {said}"))
+                .help("it keeps weights without a gradient from becoming 0 / 0; 1e-8 is usual"),
+        );
+        None
     }
 
     fn clip_norm(&mut self, given: ArgOr<NotNegative>, span: Span, env: &Env) -> Option<f64> {

@@ -4,10 +4,10 @@ use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{
-    BatchSize, Edit, Keep, ModelId, Objective, Recipe, Reduce, ReduceStep, Rollout, RolloutSource, Share,
-    Term,
+    BatchSize, Edit, Keep, ModelId, Objective, Origin, Recipe, Reduce, ReduceStep, Rollout, RolloutSource,
+    Share, Term,
 };
-use crate::formula::{Axis, Formula, FormulaKind, Live, Preference, PreferenceKind, Reduction, Unit};
+use crate::formula::{Axis, Formula, FormulaKind, Live, PreferenceKind, Reduction, Unit};
 
 use crate::check::Checker;
 use crate::check::names::modules::{GRPO_OBJECTIVE, SFT_OBJECTIVE};
@@ -38,16 +38,9 @@ fn own_completions(objective: &Objective) -> Option<Rollout> {
     own?.into_iter().next()
 }
 
-/// What `dpo` trains on: one pair of completions a prompt.
-pub(in crate::check) fn preference(
-    chosen: Rollout,
-    rejected: Rollout,
-    beta: Formula,
-    origin: crate::experiment::Origin,
-) -> Objective {
-    let preference = Preference { kind: PreferenceKind::Dpo { beta }, chosen, rejected, on: None };
-    let live = FormulaKind::Live(Live::Preference(Rc::new(preference)));
-    let value = Formula::new(live, Unit::Nats, Axis::Group, true, origin);
+/// What `dpo` trains on: `pair`, one pair of completions a prompt.
+fn preference(pair: Live, origin: Origin) -> Objective {
+    let value = Formula::new(FormulaKind::Live(pair), Unit::Nats, Axis::Group, true, origin);
     let term =
         Term { name: "preference".into(), value, when: None, weight: None, reduce: None, data: None, origin };
     let step = ReduceStep {
@@ -225,19 +218,21 @@ impl Checker {
         let size = self.size(settings, "batch", env);
         let side = |checker: &mut Checker, key: &str| {
             let expr = checker.required(settings, key)?;
-            checker.rollout_value(expr, env).map(Rc::unwrap_or_clone)
+            checker.rollout_value(expr, env)
         };
         let (chosen, rejected) = (side(self, "chosen"), side(self, "rejected"));
         let beta_place = self.required(settings, "beta");
-        let beta = beta_place.and_then(|expr| self.schedule_setting(expr, env));
+        let beta = beta_place.and_then(|expr| {
+            let beta = self.schedule_setting(expr, env)?;
+            self.preference_beta(beta, expr.span)
+        });
         self.required(settings, "reference");
-        let objective = match (&chosen, rejected, beta) {
-            (Some(chosen), Some(rejected), Some(beta)) => {
-                let origin = self.origin(settings.span);
-                Some(Rc::new(preference(chosen.clone(), rejected, beta, origin)))
-            }
-            _ => None,
-        };
-        RecipeParts { recipe: Recipe::Dpo, start, mixture, rollout: chosen, size, keep: Keep::All, objective }
+        let rollout = chosen.as_deref().cloned();
+        let place = settings.place(&["rejected"]);
+        let objective = beta.and_then(|beta| {
+            let pair = self.preference(PreferenceKind::Dpo { beta }, (chosen, rejected), None, place)?;
+            Some(Rc::new(preference(pair, self.origin(settings.span))))
+        });
+        RecipeParts { recipe: Recipe::Dpo, start, mixture, rollout, size, keep: Keep::All, objective }
     }
 }

@@ -122,11 +122,8 @@ impl Checker {
             self.report(Diagnostic::error(Code::TypeMismatch, place, text).help(help));
             return None;
         };
-        let shapes = (self.architecture(after), self.architecture(before));
-        if let (Some(shape), Some(other)) = shapes
-            && shape != other
-        {
-            self.report_shapes(place, after, before);
+        if let Some(text) = self.unlike(after, before) {
+            self.report_unlike(place, text);
             return None;
         }
         Some(ChangedElements { after, before, beyond: beyond? })
@@ -146,12 +143,10 @@ impl Checker {
         }
     }
 
-    fn report_shapes(&mut self, place: Span, one: ModelId, other: ModelId) {
-        let text =
-            format!("`{}` and `{}` have different shapes", self.model(one).name, self.model(other).name);
+    fn report_unlike(&mut self, place: Span, text: String) {
         self.report(
             Diagnostic::error(Code::TypeMismatch, place, text)
-                .help("elements can be compared only between models of one architecture"),
+                .help("elements can be compared only between models of one architecture and one tokenizer"),
         );
     }
 
@@ -341,12 +336,8 @@ impl Checker {
                     }));
                 }
                 for ChangedElements { after, .. } in train.trainable.changes() {
-                    let shapes = (self.architecture(train.start), self.architecture(*after));
-                    if let (Some(shape), Some(other)) = shapes
-                        && shape != other
-                    {
-                        let place = settings.place(&["train_only", "freeze"]);
-                        self.report_shapes(place, train.start, *after);
+                    if let Some(text) = self.unlike(train.start, *after) {
+                        self.report_unlike(settings.place(&["train_only", "freeze"]), text);
                         good = false;
                     }
                 }

@@ -30,35 +30,36 @@ impl AdamWState {
 
     /// Moves the parameters in `range`. Weight decay is decoupled and leaves the normalisations alone.
     pub fn step(&self, parameters: &mut Master, range: Range<usize>, gradient: &Tensor, step: Step) {
-        let keep = 1.0 - step.learning_rate * self.settings.weight_decay;
+        let decay = step.learning_rate * self.settings.weight_decay;
         let middle = self.decayed.clamp(range.start, range.end);
-        for (part, keep) in [(range.start..middle, keep), (middle..range.end, 1.0)] {
+        for (part, decay) in [(range.start..middle, decay), (middle..range.end, 0.0)] {
             let gradient = gradient.narrow(0, (part.start - range.start) as i64, part.len() as i64);
-            self.step_part(&mut parameters.part(part.clone()), part, &gradient, keep, step);
+            self.step_part(&mut parameters.part(part.clone()), part, &gradient, decay, step);
         }
     }
 
-    /// `parameters` are those in `range`; each is multiplied by `keep`.
+    /// `parameters` are those in `range`; of each, the share `decay` is taken off.
     fn step_part(
         &self,
         parameters: &mut Master,
         range: Range<usize>,
         gradient: &Tensor,
-        keep: f64,
+        decay: f64,
         step: Step,
     ) {
         let Step { scale, learning_rate, steps, place } = step;
         let plan::AdamW { beta1, beta2, epsilon, .. } = self.settings;
+        let (mean_weight, square_weight) = (1.0 - beta1, 1.0 - beta2);
         let correction1 = 1.0 - beta1.powi(steps);
         let correction2 = 1.0 - beta2.powi(steps);
         let [mut mean, mut square] =
             [&self.mean, &self.square].map(|moment| moment.narrow(0, range.start as i64, range.len() as i64));
         let update = AdamWUpdate {
             scale: scale as f32,
-            beta1: beta1 as f32,
-            beta2: beta2 as f32,
+            mean_weight: mean_weight as f32,
+            square_weight: square_weight as f32,
             epsilon: epsilon as f32,
-            keep: keep as f32,
+            decay: decay as f32,
             rate: (learning_rate / correction1) as f32,
             correction: (1.0 / correction2) as f32,
         };
@@ -70,13 +71,16 @@ impl AdamWState {
             (place.loops(), gradient_here(gradient), parameters.here())
         else {
             let gradient = gradient.to_kind(Kind::Float) * scale;
-            let _ = mean.lerp_(&gradient, 1.0 - beta1);
-            let _ = square.g_mul_scalar_(beta2);
-            let _ = square.addcmul_(&gradient, &(&gradient * (1.0 - beta2)));
+            let moved = |moment: &mut Tensor, next: &Tensor, weight: f64| {
+                let _ = moment.g_sub_(&(&*moment * weight));
+                let _ = moment.g_add_(&(next * weight));
+            };
+            moved(&mut mean, &gradient, mean_weight);
+            moved(&mut square, &(&gradient * &gradient), square_weight);
             let denominator = (&square / correction2).sqrt_() + epsilon;
             let mut single = parameters.to_f32();
-            let _ = single.g_mul_scalar_(keep);
-            let _ = single.addcdiv_(&(&mean * (-learning_rate / correction1)), &denominator);
+            let taken_off = &single * decay + &mean * (learning_rate / correction1) / denominator;
+            let _ = single.g_sub_(&taken_off);
             parameters.set(&single);
             return;
         };
@@ -180,6 +184,43 @@ mod tests {
             let rounding = if kind == Kind::Float { 0.0 } else { 1.0 / 256.0 };
             for (own, single) in to_vec(model.flat()).iter().zip(to_vec(&master.to_f32())) {
                 assert!((own - single).abs() <= rounding * single.abs(), "{own} {single}");
+            }
+        }
+    }
+
+    /// The first step is the learning rate in the direction of the gradient, however near 1 the decay rates
+    /// are: the weights of the moments are as exact as the corrections of their bias. Without moments so is
+    /// every later one, also where gradients get much smaller.
+    #[test]
+    fn the_first_step_is_the_learning_rate() {
+        let nearest = f64::from(1.0f32.next_down());
+        let rate = 1e-2;
+        let weights = random_model(&tiny(), 1);
+        for ((beta1, beta2), place) in
+            [(0.9, 0.999), (0.9, 0.99999), (0.9, 0.9999999), (0.9, nearest), (nearest, 0.999), (0.0, 0.0)]
+                .into_iter()
+                .flat_map(|betas| Place::tested().into_iter().map(move |place| (betas, place)))
+        {
+            let settings =
+                plan::AdamW { beta1, beta2, epsilon: 1e-30, weight_decay: 0.0, clip_norm: f64::MAX };
+            let mut master = Master::of_model(&weights.flat(Kind::Float, place.device), &weights);
+            let mut optimizer = OptimizerState::new(&plan::Optimizer::AdamW(settings), &master, 0);
+            let scales: &[f64] = if beta1 == 0.0 { &[1.0, -1e-6, 1e-3] } else { &[0.1] };
+            for scale in scales {
+                let before = to_vec(&master.to_f32());
+                let gradient: Vec<f32> =
+                    (0..before.len()).map(|at| (scale * (1.0 + at as f64 * 0.37).sin()) as f32).collect();
+                let tensor = Tensor::from_slice(&gradient).to_device(place.device);
+                let whole = Gradient::whole(tensor, place);
+                let norm = gradient_norm(&whole);
+                optimizer.step(&mut master, whole, norm, rate);
+                for ((now, then), gradient) in to_vec(&master.to_f32()).iter().zip(&before).zip(&gradient) {
+                    let moved = (f64::from(*then) - f64::from(*now)) / rate * f64::from(gradient.signum());
+                    assert!(
+                        (moved - 1.0).abs() < 1e-4,
+                        "{beta1}, {beta2}, {place:?}: {moved} for {gradient}"
+                    );
+                }
             }
         }
     }
