@@ -1,10 +1,10 @@
-//! The memory of libtorch's tensors, lent as slices, and products of bf16 tensors that stay in f32.
+//! Borrows the memory of libtorch's tensors as slices, and multiplies bf16 tensors with results in f32.
 //!
-//! Several tensors may share memory (a parameter is a view of its model's vector), so that `&mut Tensor` does
-//! not say that nobody else has the numbers. So what is lent is noted, as [`std::cell::RefCell`] does it:
-//! whoever asks for memory to write that is lent, or to read that is lent for writing, is told by a panic.
-//! What libtorch's own operators do meanwhile is not seen; nobody calls one on memory that is lent for
-//! writing.
+//! Several tensors may share memory (a parameter is a view of its model's vector), so that a `&mut Tensor`
+//! does not guarantee exclusive access to its numbers. Therefore borrows are checked at run time, as by
+//! [`std::cell::RefCell`]: a mutable borrow of memory that is borrowed already, or any borrow of memory that
+//! is borrowed mutably, panics. Accesses by libtorch's own operators are not tracked: they must not be called
+//! on memory that is borrowed mutably.
 
 use std::ffi::c_int;
 use std::ops::{Deref, DerefMut, Range};
@@ -18,13 +18,13 @@ use crate::features::CpuFeatures;
 use crate::gemm::{Grid, multiply_small};
 use crate::symbols::bf16_gemm;
 
-/// A number that a tensor may be made of.
+/// An element type of tensors.
 pub trait Element: Copy + sealed::Sealed + 'static {
     const KIND: Kind;
 }
 
 mod sealed {
-    /// Of the types of this module only: [`super::Element::KIND`] says how memory is read.
+    /// Only for the types of this module, because [`super::Element::KIND`] decides how memory is read.
     pub trait Sealed {}
 }
 
@@ -41,13 +41,13 @@ macro_rules! elements {
 
 elements!(f32 => Float, f64 => Double, bf16 => BFloat16, f16 => Half, i16 => Int16);
 
-/// A part of memory that is lent: where it is, and whether it may be written.
+/// A borrow of a range of memory, in bytes; `exclusive` if mutable.
 struct Loan {
     range: Range<usize>,
     exclusive: bool,
 }
 
-/// All loans. A few at a time: more than a list would be slower.
+/// All current borrows. There are only a few at a time, so a list is fastest.
 static LENT: Mutex<Vec<(Range<usize>, bool)>> = Mutex::new(Vec::new());
 
 impl Loan {
@@ -76,13 +76,13 @@ impl Drop for Loan {
     }
 }
 
-/// A tensor's numbers, to be read.
+/// A shared borrow of a tensor's numbers.
 pub struct View<'a, T> {
     numbers: &'a [T],
     _loan: Loan,
 }
 
-/// A tensor's numbers, to be written.
+/// A mutable borrow of a tensor's numbers.
 pub struct ViewMut<'a, T> {
     numbers: &'a mut [T],
     _loan: Loan,
@@ -114,29 +114,29 @@ fn is_here<T: Element>(tensor: &Tensor) -> bool {
     tensor.device() == Device::Cpu && tensor.kind() == T::KIND && tensor.is_contiguous()
 }
 
-/// A tensor's numbers, where they are of that kind, in order, and in the processor's memory.
+/// Borrows a tensor's numbers; `None` unless they are of type `T`, contiguous and on the CPU.
 ///
 /// # Panics
-/// Where they are lent for writing.
+/// If they are borrowed mutably.
 pub fn view<T: Element>(tensor: &Tensor) -> Option<View<'_, T>> {
     is_here::<T>(tensor).then(|| {
         let (start, length) = (tensor.data_ptr(), tensor.numel());
         let _loan = Loan::new(start.addr(), length * size_of::<T>(), false);
-        // SAFETY: `numel` numbers of that kind, as long as the tensor lives, and nobody writes them while
-        // they are lent.
+        // SAFETY: there are `numel` numbers of that type while the tensor lives, and nobody writes them while
+        // they are borrowed.
         View { numbers: unsafe { slice(start.cast(), length) }, _loan }
     })
 }
 
-/// The same to be written.
+/// As [`view`], but mutable.
 ///
 /// # Panics
-/// Where some of them are lent.
+/// If some of them are borrowed.
 pub fn view_mut<T: Element>(tensor: &mut Tensor) -> Option<ViewMut<'_, T>> {
     is_here::<T>(tensor).then(|| {
         let (start, length) = (tensor.data_ptr(), tensor.numel());
         let _loan = Loan::new(start.addr(), length * size_of::<T>(), true);
-        // SAFETY: as above, and nobody reads them while they are lent.
+        // SAFETY: as above, and nobody reads them while they are borrowed mutably.
         let numbers = unsafe {
             if length == 0 { &mut [][..] } else { std::slice::from_raw_parts_mut(start.cast::<T>(), length) }
         };
@@ -145,14 +145,14 @@ pub fn view_mut<T: Element>(tensor: &mut Tensor) -> Option<ViewMut<'_, T>> {
 }
 
 /// # Safety
-/// As for [`std::slice::from_raw_parts`], but of nothing the pointer may be anything.
+/// As for [`std::slice::from_raw_parts`], but with length 0 the pointer may be anything.
 unsafe fn slice<'a, T>(start: *const T, length: usize) -> &'a [T] {
     // SAFETY: by the caller's promise.
     if length == 0 { &[] } else { unsafe { std::slice::from_raw_parts(start, length) } }
 }
 
-/// A tensor that is held together with the loan of its numbers, so that whoever has it can read them from any
-/// thread for as long as he wants.
+/// A tensor together with a shared borrow of its numbers, which can be read from any thread while this value
+/// lives.
 pub struct Held<T> {
     start: *const T,
     length: usize,
@@ -160,13 +160,13 @@ pub struct Held<T> {
     _tensor: Mutex<Tensor>,
 }
 
-// SAFETY: the tensor is only kept alive; its numbers are read, and nobody writes them while they are lent.
+// SAFETY: the tensor is only kept alive; its numbers are only read, and nobody writes them while borrowed.
 unsafe impl<T: Sync> Sync for Held<T> {}
 // SAFETY: as above.
 unsafe impl<T: Sync> Send for Held<T> {}
 
 impl<T: Element> Held<T> {
-    /// None where [`view`] has none.
+    /// `None` where [`view`] returns `None`.
     pub fn new(tensor: Tensor) -> Option<Held<T>> {
         let (start, length) = (view::<T>(&tensor)?.as_ptr(), tensor.numel());
         let _loan = Loan::new(start.addr(), length * size_of::<T>(), false);
@@ -176,18 +176,18 @@ impl<T: Element> Held<T> {
 
 impl<T> AsRef<[T]> for Held<T> {
     fn as_ref(&self) -> &[T] {
-        // SAFETY: the tensor lives as long as `self`, and is not written while its numbers are lent.
+        // SAFETY: the tensor lives as long as `self`, and is not written while its numbers are borrowed.
         unsafe { slice(self.start, self.length) }
     }
 }
 
-/// A matrix in bf16, transposed or not, with rows that may be apart.
+/// A borrowed bf16 matrix, possibly transposed, with any row stride.
 struct Lent<'a> {
     grid: Grid<'a, bf16>,
     _loan: Loan,
 }
 
-/// None where the library's product can't read it.
+/// Borrows a matrix; `None` where the matrix library's product can't read it.
 fn lend(matrix: &Tensor) -> Option<Lent<'_>> {
     let ([rows, columns], [down, across]) = (pair(matrix.size())?, pair(matrix.stride())?);
     let fits = matrix.device() == Device::Cpu
@@ -205,8 +205,8 @@ fn lend(matrix: &Tensor) -> Option<Lent<'_>> {
     let length = (lines - 1) * stride + width;
     let start = matrix.data_ptr().cast_const().cast::<bf16>();
     let _loan = Loan::new(start.addr(), length * size_of::<bf16>(), false);
-    // SAFETY: from its first number to its last, as long as the tensor lives, and nobody writes them while
-    // they are lent.
+    // SAFETY: the range from the first number to the last lives as long as the tensor, and nobody writes it
+    // while it is borrowed.
     let grid = Grid::new(unsafe { slice(start, length) }, lines, width, stride);
     Some(Lent { grid: if transposed { grid.transposed() } else { grid }, _loan })
 }
@@ -215,15 +215,15 @@ fn pair(of: Vec<i64>) -> Option<[i64; 2]> {
     of.try_into().ok()
 }
 
-/// Both, where the library can multiply them.
+/// Borrows both factors, where the matrix library can multiply them.
 fn factors<'a>(a: &'a Tensor, b: &'a Tensor) -> Option<[Lent<'a>; 2]> {
     bf16_gemm()?;
     Some([lend(a)?, lend(b)?])
 }
 
-/// `a b`, `[rows, inner]` times `[inner, columns]`, in f32, whatever precision both are in. Either may be a
-/// transposed view. libtorch's own operator rounds the product of bf16 matrices to bf16: of logits, two or
-/// three digits would be left.
+/// `a b`, `[rows, inner]` times `[inner, columns]`, in f32 for any precision of the factors. Either may be a
+/// transposed view. libtorch's own operator rounds the product of bf16 matrices to bf16, which would leave
+/// two or three digits of logits.
 pub fn multiply(_: Cpu, a: &Tensor, b: &Tensor) -> Tensor {
     let _guard = no_grad_guard();
     let Some([left, right]) = factors(a, b) else {
@@ -234,7 +234,32 @@ pub fn multiply(_: Cpu, a: &Tensor, b: &Tensor) -> Tensor {
     product
 }
 
-/// Adds `a b` to `sum`, which is in f32 and contiguous.
+/// Whether the matrix library can compute [`multiply_by_rows`] for rows of this length.
+pub fn multiplies_rows(_: Cpu, inner: usize) -> bool {
+    bf16_gemm().is_some() && (1..=c_int::MAX as usize).contains(&inner)
+}
+
+/// `a b'` for consecutive rows of `b` in a slice, such as a part of a mapped file. Writes the columns of
+/// `product`, f32 and contiguous, that start at `first`. `a` is `[rows, inner]`, bf16 and contiguous. With
+/// [`columns_at_once`] rows per call, the bits equal those of [`multiply`].
+pub fn multiply_by_rows(_: Cpu, a: &Tensor, b: &[bf16], product: &mut Tensor, first: usize) {
+    let [rows, inner] = pair(a.size()).expect("a matrix").map(|size| size as usize);
+    let [of_product, columns] = pair(product.size()).expect("a matrix").map(|size| size as usize);
+    let of_b = b.len() / inner;
+    assert!(
+        of_product == rows && of_b * inner == b.len() && first + of_b <= columns,
+        "a product of another shape"
+    );
+    let a = view::<bf16>(a).expect("rows in bf16, in order");
+    let (a, b) = (Grid::new(&a, rows, inner, inner), Grid::new(b, of_b, inner, inner).transposed());
+    let mut numbers = view_mut::<f32>(product).expect("a product in f32, in order");
+    if rows > 0 {
+        // SAFETY: it writes some columns of each row of the product, which is `columns` wide.
+        unsafe { multiply_small(a, b, 0.0, numbers.as_mut_ptr().add(first), columns) };
+    }
+}
+
+/// Adds `a b` to `sum`, which is f32 and contiguous.
 pub fn add_product(_: Cpu, sum: &mut Tensor, a: &Tensor, b: &Tensor) {
     let _guard = no_grad_guard();
     match factors(a, b) {
@@ -246,7 +271,7 @@ pub fn add_product(_: Cpu, sum: &mut Tensor, a: &Tensor, b: &Tensor) {
     }
 }
 
-/// `a b + beta sum` into `sum`, which is in f32, contiguous and of their shape.
+/// Writes `a b + beta sum` to `sum`, which is f32, contiguous and of the product's shape.
 fn multiply_lent(a: &Lent, b: &Lent, beta: f32, sum: &mut Tensor) {
     let ([rows, inner], [_, columns]) = (a.grid.shape(), b.grid.shape());
     if rows == 0 {
@@ -256,15 +281,15 @@ fn multiply_lent(a: &Lent, b: &Lent, beta: f32, sum: &mut Tensor) {
     let mut numbers = view_mut::<f32>(sum).expect("a sum in f32, in order");
     for first in (0..columns).step_by(block) {
         let part = b.grid.columns(first..columns.min(first + block));
-        // SAFETY: of each row of the sum, which is `columns` wide, some columns.
+        // SAFETY: it writes some columns of each row of the sum, which is `columns` wide.
         unsafe { multiply_small(a.grid, part, beta, numbers.as_mut_ptr().add(first), columns) };
     }
 }
 
-/// Columns of a matrix of bf16 that are multiplied at a time. The matrix library packs a part of each of
-/// them, and keeps the memory: of an `lm_head` of 49,152 entries, 12 MiB. Where the processor has no
-/// instructions for bf16, it makes a copy of them in f32: of a whole `lm_head`, twice what itself takes.
-fn columns_at_once(inner: usize) -> usize {
+/// Columns of a bf16 matrix to multiply per call. The matrix library packs part of each column and keeps that
+/// memory: 12 MiB for an `lm_head` of 49,152 entries. On CPUs without bf16 instructions it copies them to
+/// f32, which takes twice the memory of the matrix itself.
+pub fn columns_at_once(inner: usize) -> usize {
     const PACKED: usize = 4096;
     const COPIED: usize = 4 << 20;
     if CpuFeatures::detect().has_bf16() { PACKED } else { (COPIED / inner.max(1)).max(1) }
@@ -337,6 +362,29 @@ mod tests {
         assert_eq!(multiply(cpu, &a[0].narrow(0, 0, 0), &b[0]).size(), [0, columns]);
         let single = a[0].to_kind(Kind::Float);
         assert!(multiply(cpu, &single, &b[0]).equal(&single.mm(&b[0].to_kind(Kind::Float))));
+    }
+
+    /// A matrix in a slice gives the same bits as the same matrix in a tensor.
+    #[test]
+    fn a_matrix_in_a_slice_is_multiplied_as_a_tensor() {
+        let matrix = |rows: i64, columns: i64| {
+            let numbers = Tensor::arange(rows * columns, (Kind::Double, Device::Cpu));
+            (numbers * 0.37).sin().view([rows, columns]).to_kind(Kind::BFloat16)
+        };
+        let (cpu, inner) = (Cpu::new(1), 1000);
+        if !multiplies_rows(cpu, inner) {
+            return;
+        }
+        let at_once = columns_at_once(inner);
+        let outputs = at_once + 300;
+        let (a, b) = (matrix(7, inner as i64), matrix(outputs as i64, inner as i64));
+        let expected = multiply(cpu, &a, &b.tr());
+        let mut product = Tensor::full([7, outputs as i64], 9.0, (Kind::Float, Device::Cpu));
+        let b = view::<bf16>(&b).unwrap();
+        for (index, part) in b.chunks(at_once * inner).enumerate() {
+            multiply_by_rows(cpu, &a, part, &mut product, index * at_once);
+        }
+        assert!(product.equal(&expected));
     }
 
     /// As many columns as are multiplied at a time, and more; whole numbers, so that no order rounds.

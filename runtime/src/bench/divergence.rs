@@ -1,4 +1,4 @@
-//! `mopd bench divergence`: the two passes over the vocabulary against what they replace.
+//! `mopd bench divergence`: compares the two passes over the vocabulary with the plain code they replace.
 
 use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::expr::graph::{Graph, LiveId};
@@ -42,12 +42,12 @@ pub fn bench(job: &BenchJob, place: Place, control: &Control) -> Result<()> {
                 let started = place.now();
                 let expected = inputs.plain();
                 let plain_seconds = (place.now() - started).as_secs_f64();
-                // The gradient takes the place of given logits: each run has its own.
+                // The gradient overwrites given logits, so each run has its own copy.
                 let student = inputs.student.copy();
                 let started = place.now();
                 let got = inputs.chunked(student);
                 let chunked_seconds = (place.now() - started).as_secs_f64();
-                // The first run brings code and memory in.
+                // The first run warms up; its gradients are compared.
                 if run == 0 {
                     let gradients = expected
                         .gradients
@@ -67,11 +67,11 @@ pub fn bench(job: &BenchJob, place: Place, control: &Control) -> Result<()> {
     Ok(())
 }
 
-/// Given logits, or hidden states with their matrices.
+/// Given logits, or hidden states with their LM heads.
 struct BenchInputs<'a> {
     job: &'a BenchJob,
     place: Place,
-    /// Logits or hidden states, a row a token.
+    /// Logits or hidden states, one row per token.
     student: Tensor,
     teacher: Tensor,
     /// `[vocabulary, width]`
@@ -83,7 +83,7 @@ struct BenchInputs<'a> {
 struct Outcome {
     /// `[tokens]`
     values: Tensor,
-    /// Of the logits, or of hidden states and matrix.
+    /// Gradients of the logits, or of hidden states and LM head.
     gradients: Vec<Tensor>,
 }
 
@@ -92,7 +92,7 @@ impl BenchInputs<'_> {
         let _guard = no_grad_guard();
         tch::manual_seed(1);
         let (tokens, vocabulary) = (i64::from(job.tokens), i64::from(job.vocabulary));
-        // Filled in place: nothing of how they were made stays in the process's memory.
+        // Filled in place, so that no temporary adds to the memory that is measured.
         let random = |shape: [i64; 2], deviation: f64| {
             Tensor::empty(shape, (Kind::Float, place.device)).normal_(0.0, deviation)
         };
@@ -107,7 +107,7 @@ impl BenchInputs<'_> {
         BenchInputs { job, place, student, teacher, matrices, adjoint, targets }
     }
 
-    /// As it is usually written: log-softmax of both, the divergence, and libtorch's derivative of it.
+    /// The usual code: log-softmax of both, the divergence, and autograd.
     fn plain(&self) -> Outcome {
         let leaf = |tensor: &Tensor| tensor.detach().set_requires_grad(true);
         let mut leaves = vec![leaf(&self.student)];
@@ -168,13 +168,13 @@ impl BenchInputs<'_> {
         let hidden = student.shallow_clone();
         let teacher = vec![(Role::TEACHER, vec![logits(self.teacher.shallow_clone(), of_teacher)])];
         let vocabulary =
-            Vocabulary::new(self.place, &self.targets, logits(student, of_student), teacher, None, 0);
+            Vocabulary::new(self.place, &self.targets, logits(student, of_student), teacher, None, &[0]);
         let [_, mut values] = vocabulary.read(&[], &[primitive()]);
         let values = values.swap_remove(0);
         let live = [(primitive(), self.adjoint.shallow_clone())];
         let gradients = match of_student {
             None => {
-                // Logits that are given are written over.
+                // Given logits are overwritten by their gradient.
                 vocabulary.gradient(&live, |_| {});
                 vec![hidden]
             }
@@ -188,7 +188,7 @@ impl BenchInputs<'_> {
     }
 }
 
-/// `jsd(left, right, beta: BETA)`, as the compiler makes it of the standard library's text.
+/// `jsd(left, right, beta: BETA)`, as the compiler builds it from the standard library's text.
 fn jensen_shannon() -> Summand {
     use Function::{Add, Divide, Log, Multiply};
     let mut graph = Graph::default();
@@ -205,7 +205,7 @@ fn jensen_shannon() -> Summand {
     Summand { graph, value }
 }
 
-/// The largest difference, as a share of the largest that is expected.
+/// The largest difference, relative to the largest expected magnitude.
 fn relative(expected: &Tensor, got: &Tensor) -> f64 {
     let largest = |tensor: &Tensor| tensor.abs().max().double_value(&[]);
     largest(&(expected - got)) / largest(expected).max(f64::MIN_POSITIVE)

@@ -1,10 +1,12 @@
-//! Numbers as they stand in a mapped file, turned into f32 when somebody asks.
+//! Matrices in memory-mapped files, converted to f32 when read.
 
 mod encoding;
 mod file;
 
 use std::ops::Range;
 use std::sync::Arc;
+
+use half::bf16;
 
 pub use self::encoding::NumberEncoding;
 pub use self::file::MappedFile;
@@ -13,29 +15,29 @@ pub use self::file::MappedFile;
 #[derive(Clone, Debug)]
 pub struct Stored {
     file: Arc<MappedFile>,
-    /// Of the file's bytes.
+    /// Range of bytes in the file.
     range: Range<usize>,
     encoding: NumberEncoding,
     /// A vector has one row.
     rows: usize,
     columns: usize,
     order: RowOrder,
-    /// Added to every number.
+    /// Added to every number when read.
     shift: f32,
 }
 
-/// How the rows of a projection to queries or keys are ordered.
+/// The order of the rows of a query or key projection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RowOrder {
-    /// The pair that rotary positions turn is half a head apart, as everywhere here.
+    /// The two rows of a rotary pair are half a head apart, as everywhere here.
     Halves,
-    /// The pair are neighbours, as in GGUF files of Llama: row `2 i + j` of a head is row `j * head_width / 2
-    /// + i` here.
+    /// The two rows of a rotary pair are neighbours, as in GGUF files of Llama: row `2 i + j` of a head is
+    /// row `j * head_width / 2 + i` here.
     Neighbours { head_width: usize },
 }
 
 impl Stored {
-    /// None where the range lies outside the file or does not hold as many numbers.
+    /// None if the range lies outside the file or does not hold `rows * columns` numbers.
     pub fn new(
         file: Arc<MappedFile>,
         range: Range<usize>,
@@ -49,7 +51,12 @@ impl Stored {
         (inside && stored.range.len() == expected).then_some(stored)
     }
 
-    /// How many numbers.
+    /// Rows and columns.
+    pub fn shape(&self) -> [usize; 2] {
+        [self.rows, self.columns]
+    }
+
+    /// The number of elements.
     pub fn len(&self) -> usize {
         self.rows * self.columns
     }
@@ -62,7 +69,7 @@ impl Stored {
         self.encoding
     }
 
-    /// Some rows as a matrix of their own; none where there are not as many.
+    /// Rows `first..first + rows` as a matrix; none if there are fewer, or rows are reordered.
     pub fn narrow(&self, first: usize, rows: usize) -> Option<Stored> {
         if first.checked_add(rows)? > self.rows || self.order != RowOrder::Halves {
             return None;
@@ -72,13 +79,13 @@ impl Stored {
         Some(Stored { range: start..start + rows * row, rows, ..self.clone() })
     }
 
-    /// A vector as a matrix of one column; none where it is written in blocks.
+    /// A vector as a matrix of one column; none if it is a matrix, or encoded in blocks.
     pub fn column(self) -> Option<Stored> {
         let stored = Stored { rows: self.columns, columns: 1, ..self };
         (self.rows == 1 && stored.encoding.bytes(1).is_some()).then_some(stored)
     }
 
-    /// The same numbers, taken to be ordered like this; none where rows do not make whole heads.
+    /// The same bytes with rows in this order; none if the rows don't make whole heads.
     pub fn ordered(self, order: RowOrder) -> Option<Stored> {
         match order {
             RowOrder::Neighbours { head_width }
@@ -96,7 +103,7 @@ impl Stored {
         Stored { shift, ..self }
     }
 
-    /// Whether the bytes are the numbers in order.
+    /// Whether the numbers are in order and unshifted in the file.
     fn is_plain(&self) -> bool {
         self.order == RowOrder::Halves && self.shift == 0.0
     }
@@ -109,33 +116,42 @@ impl Stored {
         &self.file.bytes()[self.range.clone()]
     }
 
-    /// The bytes as they are, where they are the numbers in order.
+    /// The encoded bytes, if the numbers are in order and unshifted.
     pub fn plain_bytes(&self) -> Option<&[u8]> {
         self.is_plain().then(|| self.bytes())
     }
 
-    /// Copies such bytes from the one at `start` on: see [`MappedFile::copy`].
+    /// Copies [`Stored::plain_bytes`] from `start` on: see [`MappedFile::copy`].
     pub fn copy_plain(&self, start: usize, into: &mut [u8]) {
         assert!(self.is_plain() && start + into.len() <= self.range.len(), "bytes in order, and no others");
         self.file.copy(self.range.start + start, into);
     }
 
-    /// The numbers where they are, if they are f32 and the file places them well.
+    /// The numbers in the mapping, without a copy, if they are f32, in order and aligned.
     pub fn as_f32(&self) -> Option<&[f32]> {
-        if self.encoding != NumberEncoding::F32 || !self.is_plain() || cfg!(target_endian = "big") {
-            return None;
-        }
-        bytemuck::try_cast_slice(self.bytes()).ok().filter(|numbers: &&[f32]| numbers.len() == self.len())
+        self.numbers(NumberEncoding::F32)
     }
 
-    /// Writes all numbers, row by row; `into` has as many places.
+    /// [`Stored::as_f32`] for bf16.
+    pub fn as_bf16(&self) -> Option<&[bf16]> {
+        self.numbers(NumberEncoding::Bf16)
+    }
+
+    fn numbers<T: bytemuck::Pod>(&self, encoding: NumberEncoding) -> Option<&[T]> {
+        if self.encoding != encoding || !self.is_plain() || cfg!(target_endian = "big") {
+            return None;
+        }
+        bytemuck::try_cast_slice(self.bytes()).ok().filter(|numbers: &&[T]| numbers.len() == self.len())
+    }
+
+    /// Decodes all numbers into `into`, row-major; it must have [`Stored::len`] elements.
     pub fn read(&self, into: &mut [f32]) {
         assert_eq!(into.len(), self.len(), "places for a stored matrix");
         self.read_rows(0, into);
     }
 
-    /// The same, and lets go of what it looked at: of a large matrix no more than a piece is in memory beside
-    /// the numbers.
+    /// [`Stored::read`], which also releases the pages that it has read: no more than a piece of a large
+    /// matrix is in memory beside the numbers.
     pub fn read_once(&self, into: &mut [f32]) {
         assert_eq!(into.len(), self.len(), "places for a stored matrix");
         let mut rest = into;
@@ -147,7 +163,7 @@ impl Stored {
         }
     }
 
-    /// Writes whole rows from `first` on, as many as `into` has places for.
+    /// Decodes whole rows from `first` on, as many as fit into `into`.
     fn read_rows(&self, first: usize, into: &mut [f32]) {
         let row = self.row_bytes();
         match self.order {
@@ -169,7 +185,7 @@ impl Stored {
         }
     }
 
-    /// Hands out all numbers in order, some whole rows at a time, so that they need not all be in memory.
+    /// Passes all numbers to `take` in order, some whole rows at a time, so not all need be in memory.
     pub fn for_each_block(&self, mut take: impl FnMut(&[f32])) {
         const NUMBERS: usize = 1 << 16;
         if let Some(numbers) = self.as_f32() {
@@ -184,24 +200,24 @@ impl Stored {
         }
     }
 
-    /// The same numbers in pieces of whole rows, in order: of a large matrix only a piece need be in memory
-    /// at one time.
+    /// Splits the matrix into pieces of whole rows, in order, so that only one piece of a large matrix need
+    /// be in memory at a time.
     pub fn pieces(&self) -> Vec<Stored> {
         const BYTES: usize = 16 << 20;
         let rows = (BYTES / self.row_bytes().max(1)).max(1);
         let pieces =
             (0..self.rows).step_by(rows).map(|first| self.narrow(first, rows.min(self.rows - first)));
-        // Rows in another order can't be told apart.
+        // Reordered rows can't be split, so they are one piece.
         pieces.collect::<Option<Vec<Stored>>>().unwrap_or_else(|| vec![self.clone()])
     }
 
-    /// Says that all of them will be looked at now, so that the system brings them at once and not page by
+    /// Advises the system that all numbers will be read now, so that it loads them at once and not page by
     /// page.
     pub fn expect(&self) {
         self.file.expect(self.range.clone());
     }
 
-    /// Lets go of the memory that looking at the numbers took.
+    /// Releases the memory that reading the numbers took.
     pub fn release(&self) {
         self.file.release(self.range.clone());
     }

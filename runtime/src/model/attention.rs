@@ -9,22 +9,21 @@ use super::{Config, LayerAttention};
 use crate::machine::place::Place;
 use mopd_kernels::cuda::FlashAttention;
 
-/// Added to the score of a place that must not be looked at. Finite, so that a row of nothing else stays
-/// finite.
+/// Added to the score of a masked position. Finite, so that a fully masked row stays finite.
 pub(super) const HIDDEN: f64 = -1e30;
 
-/// How attention reads the sequences of a batch, where our own loops do not run.
+/// The layout in which attention reads the sequences of a batch, where our own loops do not run.
 pub(super) enum SequenceLayout {
     /// Padded to the longest.
     Padded(Masks),
-    /// End to end, as all other parts of a layer read them.
+    /// Packed, as in all other parts of a layer.
     Packed(FlashAttention),
 }
 
 impl SequenceLayout {
     pub fn of(place: Place, config: &Config, kind: Kind, batch: &PackedBatch) -> SequenceLayout {
         let ([_, longest], tokens) = (batch.shape, batch.token_count());
-        // It has windows and grouped heads, but no caps.
+        // FlashAttention supports windows and grouped heads, but no softcap.
         let is_flash = |gpu| {
             config.attention_softcap.is_none()
                 && FlashAttention::is_written_for(gpu, kind, config.head_width as i64)
@@ -37,9 +36,9 @@ impl SequenceLayout {
     }
 }
 
-/// What the attention of a layer read.
+/// The keys and values that the attention of a layer read.
 pub(super) enum AttentionRead {
-    /// In our own loops, with all that they kept for the backward pass.
+    /// By our own loops, with what they saved for the backward pass.
     Own(SavedForBackward),
     /// `[sequences, longest, groups, head width]`, padded as the batch is.
     Padded { keys: Tensor, values: Tensor },
@@ -48,7 +47,7 @@ pub(super) enum AttentionRead {
 }
 
 impl AttentionRead {
-    /// What our own loops kept.
+    /// What our own loops saved for the backward pass.
     pub fn saved_for_backward(self) -> Option<SavedForBackward> {
         match self {
             AttentionRead::Own(kept) => Some(kept),
@@ -68,14 +67,14 @@ impl AttentionRead {
     }
 }
 
-/// What every layer of a batch may look at. One mask for each distinct window, made once.
+/// The attention masks of all layers. One mask for each distinct window, made once.
 pub(super) struct Masks {
-    /// Added to scores, `[length, length]`; none where everything before is seen.
+    /// Window, and the mask that is added to scores, `[length, length]`; no mask for plain causal attention.
     masks: Vec<(Option<usize>, Option<Tensor>)>,
 }
 
 impl Masks {
-    /// Of sequences of `length` tokens at most.
+    /// Masks for sequences of at most `length` tokens.
     pub fn new(config: &Config, length: usize, kind: Kind, device: Device) -> Masks {
         let mut masks: Vec<(Option<usize>, Option<Tensor>)> = Vec::new();
         for layer in &config.attention {
@@ -83,7 +82,7 @@ impl Masks {
             if masks.iter().any(|(made, _)| *made == window) {
                 continue;
             }
-            // The library's own causal attention is the fastest, but it has neither windows nor caps.
+            // libtorch's causal attention is the fastest, but it has neither windows nor caps.
             let plain = window.is_none() && config.attention_softcap.is_none();
             masks.push((window, (!plain).then(|| triangle(length, window, device).to_kind(kind))));
         }
@@ -96,7 +95,7 @@ impl Masks {
     }
 }
 
-/// A window that hides something.
+/// The window of a layer, if it is shorter than the sequence.
 fn window(layer: &LayerAttention, length: usize) -> Option<usize> {
     layer.window.filter(|window| *window < length)
 }
@@ -111,7 +110,7 @@ fn triangle(length: usize, window: Option<usize>, device: Device) -> Tensor {
     }
 }
 
-/// Keys and values of grouped heads, `[rows, groups, length, head width]`, one for every head.
+/// Keys or values of grouped heads, `[rows, groups, length, head width]`, repeated for every head.
 fn for_every_head(config: &Config, of_groups: &Tensor) -> Tensor {
     let [rows, groups, length, width] = of_groups.size()[..] else { unreachable!("it has four axes") };
     let shared = config.heads as i64 / groups;
@@ -123,14 +122,14 @@ fn for_every_head(config: &Config, of_groups: &Tensor) -> Tensor {
     ])
 }
 
-/// Whether a GPU has an attention for grouped heads that needs no scores of whole sequences: in half
-/// precision, without a mask. What is left to it otherwise makes `[heads, length, length]` numbers.
+/// Whether a GPU has an attention kernel for grouped heads that does not store all scores: in half precision,
+/// without a mask. Otherwise `[heads, length, length]` numbers would be stored.
 fn has_grouped_kernel(kind: Kind, mask: Option<&Tensor>) -> bool {
     kind == Kind::BFloat16 && mask.is_none()
 }
 
 /// Causal attention; queries are `[rows, heads, length, head width]`, keys and values have fewer heads where
-/// they are grouped. Answers the queries' shape.
+/// they are grouped. The result has the shape of the queries.
 pub(super) fn attend(
     place: Place,
     config: &Config,
@@ -184,14 +183,14 @@ pub(super) fn attend(
 }
 
 /// `cap * tanh(x / cap)` (arXiv:2408.00118, section 2).
-pub(super) fn cap(x: Tensor, cap: Option<f64>) -> Tensor {
+pub fn cap(x: Tensor, cap: Option<f64>) -> Tensor {
     match cap {
         Some(cap) => (x / cap).tanh_() * cap,
         None => x,
     }
 }
 
-/// Over the last axis, in f32 where the numbers are narrower.
+/// Softmax over the last axis, in f32 where the inputs are narrower.
 pub(super) fn wide_softmax(scores: &Tensor) -> Tensor {
     scores.softmax(-1, if scores.kind() == Kind::Double { Kind::Double } else { Kind::Float })
 }

@@ -27,6 +27,7 @@ mod streamed;
 mod weights;
 
 pub use adapter::Adapted;
+pub use attention::cap;
 pub use cache::Generator;
 pub use config::{
     Activation, Biases, Config, EmbeddingScale, Experts, LayerAttention, ModelFamily, Norm, Rope, RopeScaling,
@@ -43,9 +44,9 @@ pub use second_head::{CERTAIN, SecondHeadGrad, SecondPass};
 pub use streamed::{ScoringDecoder, StreamedDecoder};
 pub use weights::Weights;
 
-/// The logit of an id that no token has, in place of what the LM head says: its probability is 0 at any
-/// temperature in use. It is finite, so that a difference of two such log-probabilities is a number, which
-/// probability 0 then makes 0.
+/// The logit of an id that belongs to no token, in place of the LM head's output: its probability is 0 at any
+/// temperature in use. It is finite, so that the difference of two such log-probabilities is a number, whose
+/// product with probability 0 is 0.
 pub const ABSENT: f32 = -1e8;
 
 #[cfg(test)]

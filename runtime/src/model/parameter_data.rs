@@ -1,5 +1,5 @@
-//! Where a model's numbers are: in memory; or in mapped files, which are looked at when somebody asks; or in
-//! another model's, with an adapter that is merged into them then.
+//! The storage of a model's parameters: in memory; in mapped files that are read on demand; or as another
+//! model's parameters with an adapter that is merged on demand.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -18,7 +18,7 @@ use mopd_kernels::os::advise_huge_pages;
 use mopd_kernels::round_to_bf16;
 use mopd_kernels::tensor::{Element, ViewMut, view_mut};
 
-/// All numbers of a model in the order of its layout.
+/// All parameters of a model in the order of its layout.
 #[derive(Clone, Debug)]
 pub(super) enum ParameterData {
     Owned(Arc<Vec<f32>>),
@@ -30,7 +30,7 @@ pub(super) enum ParameterData {
 #[derive(Debug)]
 pub(super) struct EntryParts {
     parts: Vec<Stored>,
-    /// Where each begins among all numbers, and at the end how many there are.
+    /// Where each part begins in the flat vector, then the number of parameters.
     offsets: Vec<usize>,
 }
 
@@ -68,7 +68,7 @@ impl ParameterData {
         }
     }
 
-    /// All of them.
+    /// All parameters.
     pub fn values(&self) -> Cow<'_, [f32]> {
         match self {
             ParameterData::Owned(values) => Cow::Borrowed(values),
@@ -92,7 +92,7 @@ impl ParameterData {
         }
     }
 
-    /// Those of one entry; without a copy where they are f32.
+    /// The parameters of one entry, without a copy where they are stored as f32.
     pub fn of(&self, entry: &ParameterEntry) -> Cow<'_, [f32]> {
         match self {
             ParameterData::Owned(values) => Cow::Borrowed(&values[entry.offset..entry.offset + entry.len()]),
@@ -113,7 +113,12 @@ impl ParameterData {
         }
     }
 
-    /// Some of them, whole parts, as one vector on a device, written there once.
+    /// One entry in its file, if the parameters are in files.
+    pub fn in_file(&self, entry: &ParameterEntry) -> Option<&Stored> {
+        if let ParameterData::Stored(parts) = self { Some(parts.of(entry)) } else { None }
+    }
+
+    /// A range of whole entries as one vector on a device, without a second copy there.
     pub fn vector(&self, range: Range<usize>, kind: Kind, device: Device) -> Tensor {
         match self {
             ParameterData::Owned(values) => converted(&values[range], kind, device),
@@ -138,7 +143,7 @@ impl ParameterData {
         }
     }
 
-    /// All of them, part by part.
+    /// Calls `look` with all parameters, part by part.
     pub fn for_each_part(&self, mut look: impl FnMut(&[f32])) {
         match self {
             ParameterData::Owned(values) => look(values),
@@ -155,7 +160,7 @@ impl ParameterData {
         }
     }
 
-    /// Lets go of the memory that looking at mapped files took.
+    /// Releases the memory of mapped files that were read.
     pub fn release(&self) {
         match self {
             ParameterData::Owned(_) => {}
@@ -165,11 +170,11 @@ impl ParameterData {
     }
 }
 
-/// Bytes of a vector that is worth large pages: a model that stays. Layers that come and go take memory that
-/// is there.
+/// Vectors of at least so many bytes get huge pages, which pay off for models that stay in memory. Smaller
+/// ones, such as layers that are loaded and freed, reuse memory.
 const STAYS: usize = 64 << 20;
 
-/// For so many numbers.
+/// An uninitialised tensor of `count` elements.
 fn empty(count: usize, kind: Kind, device: Device) -> Tensor {
     let mut tensor = Tensor::empty([count as i64], (kind, device));
     if count * kind.elt_size_in_bytes() >= STAYS {
@@ -183,7 +188,7 @@ fn empty(count: usize, kind: Kind, device: Device) -> Tensor {
     tensor
 }
 
-/// Numbers as a tensor; where it can be, written there once and by all threads.
+/// Numbers as a tensor; on the CPU converted in parallel, without a second copy.
 fn converted(numbers: &[f32], kind: Kind, device: Device) -> Tensor {
     if device != Device::Cpu || !matches!(kind, Kind::Float | Kind::BFloat16) {
         return upload(numbers, device).to_kind(kind);
@@ -201,7 +206,7 @@ fn converted(numbers: &[f32], kind: Kind, device: Device) -> Tensor {
     tensor
 }
 
-/// Writes a part into a contiguous tensor of as many numbers, and lets go of what it looked at.
+/// Writes a part into a contiguous tensor of the same length, and releases the file's memory.
 fn place(part: &Stored, tensor: &Tensor) {
     let mut first = 0;
     for piece in part.pieces() {
@@ -220,12 +225,12 @@ fn place(part: &Stored, tensor: &Tensor) {
     }
 }
 
-/// The numbers of a new tensor on the CPU, or of a part of one, of the kind that it was made of.
+/// The elements of a contiguous tensor on the CPU, or of a part of one, which has kind `T`.
 fn here<T: Element>(tensor: &mut Tensor) -> ViewMut<'_, T> {
     view_mut(tensor).expect("a contiguous tensor on the CPU")
 }
 
-/// The same on the CPU.
+/// Writes a part into a contiguous tensor on the CPU.
 fn write(part: &Stored, tensor: &mut Tensor) {
     let plain = part.plain_bytes().is_some() && cfg!(target_endian = "little");
     match (tensor.kind(), part.encoding()) {
@@ -234,7 +239,7 @@ fn write(part: &Stored, tensor: &mut Tensor) {
         (Kind::Float, NumberEncoding::F32) if plain => copy::<f32>(part, tensor),
         (Kind::BFloat16, NumberEncoding::F32) if plain => {
             side_by_side(&mut here::<bf16>(tensor), |mut first, into| {
-                // What is read stays in a core's cache until it is rounded.
+                // A block stays in a core's cache between reading and rounding.
                 let mut numbers = [0.0f32; 1 << 13];
                 for into in into.chunks_mut(numbers.len()) {
                     let numbers = &mut numbers[..into.len()];
@@ -263,16 +268,16 @@ fn write(part: &Stored, tensor: &mut Tensor) {
     }
 }
 
-/// Numbers that are stored as the tensor has them.
+/// Copies numbers that are stored in the tensor's kind.
 fn copy<T: Element + bytemuck::Pod>(part: &Stored, tensor: &mut Tensor) {
     let mut numbers = here::<T>(tensor);
     side_by_side(bytemuck::cast_slice_mut::<T, u8>(&mut numbers), |first, into| part.copy_plain(first, into));
 }
 
-/// Fills parts by all threads at once, each told where its part begins: large models are read again for every
-/// step.
+/// Fills a slice in parallel; `fill` gets the index where its part begins. Large models are read again at
+/// every step.
 fn side_by_side<T: Send>(into: &mut [T], fill: impl Fn(usize, &mut [T]) + Sync) {
-    /// Below it, threads would take longer to begin than to read.
+    /// Below this, starting threads would take longer than reading.
     const FEW: usize = 1 << 16;
     if into.len() < FEW { fill(0, into) } else { place::host().fill(into, 1 << 12, fill) }
 }

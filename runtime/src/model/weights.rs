@@ -1,6 +1,6 @@
 //! Weights as plain data: one flat vector, in memory, in mapped files or with an adapter merged into it, and
-//! the layout that gives its parts names. Threads, merges and the store use this form; [`super::Decoder`]
-//! turns it into tensors.
+//! the layout that names its parts. Threads, merges and the store use this form; [`super::Decoder`] turns it
+//! into tensors.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -15,7 +15,7 @@ use crate::mapped::Stored;
 use crate::random::{Key, Purpose};
 use crate::tokenizer::Tokenizer;
 
-/// The weights of one model, and the tokenizer that its embedding is indexed by.
+/// The weights of one model, and the tokenizer whose ids index its embedding.
 #[derive(Clone, Debug)]
 pub struct Weights {
     pub config: Arc<Config>,
@@ -43,38 +43,38 @@ impl Weights {
         Weights { config, tokenizer, numbers: ParameterData::Merged(Arc::new(merged)) }
     }
 
-    /// The same kind of model with other numbers.
+    /// The same model with other values.
     pub fn with_values(&self, values: Vec<f32>) -> Weights {
         Weights::new(self.config.clone(), self.tokenizer.clone(), values)
     }
 
-    /// All of them, in the order of [`layout`]; of weights that stay in their files a copy.
+    /// All weights in the order of [`layout`]; a copy if they are in files or merged.
     pub fn values(&self) -> Cow<'_, [f32]> {
         self.numbers.values()
     }
 
-    /// Those of one entry; without a copy unless they are stored in another type.
+    /// The weights of one entry, without a copy where they are stored as f32.
     pub fn of(&self, entry: &ParameterEntry) -> Cow<'_, [f32]> {
         self.numbers.of(entry)
     }
 
-    /// All of them as one vector of a floating-point `kind` on a device, in the order of [`layout`]. What
-    /// comes from files is written there once, and the files' memory is let go of.
+    /// All weights as one vector of a floating-point `kind` on a device, in the order of [`layout`]. Files
+    /// are read directly into it, and their memory is released.
     pub fn flat(&self, kind: Kind, device: Device) -> Tensor {
         self.vector(0..self.numbers.len(), kind, device)
     }
 
-    /// The same of some entries, which are neighbours in the layout.
+    /// The same for a range of whole entries.
     pub fn vector(&self, range: Range<usize>, kind: Kind, device: Device) -> Tensor {
         self.numbers.vector(range, kind, device)
     }
 
-    /// All of them, in single precision, part by part in the order of [`layout`].
+    /// Calls `look` with all weights in single precision, part by part in the order of [`layout`].
     pub fn for_each_part(&self, look: impl FnMut(&[f32])) {
         self.numbers.for_each_part(look);
     }
 
-    /// Lets go of the memory that looking at mapped files took; they can be looked at again.
+    /// Releases the memory of mapped files that were read; they can be read again.
     pub fn release(&self) {
         self.numbers.release();
     }
@@ -108,13 +108,13 @@ impl Weights {
         Weights::new(config, tokenizer, values)
     }
 
-    /// The same model with a scalar head of zeros, if it has none: at first it says 0 of everything.
+    /// The same model with a scalar head, if it has none. The new head is 0, so that its first outputs are 0.
     pub fn with_scalar_head(self: &Arc<Weights>) -> Arc<Weights> {
         self.reshaped(Config { scalar_head: true, ..(*self.config).clone() }, |entry| vec![0.0; entry.len()])
     }
 
-    /// The same model with a second head, if it has none. At first that says what the first one does, and
-    /// that it is right as often as not.
+    /// The same model with a second head, if it has none. At first its hidden states equal the first head's,
+    /// and its acceptance probability is 1/2.
     pub fn with_second_head(self: &Arc<Weights>, key: Key) -> Arc<Weights> {
         let config = Config { second_head: true, ..(*self.config).clone() };
         let deviation = config.initial_deviation;
@@ -139,7 +139,7 @@ impl Weights {
         })
     }
 
-    /// The same numbers in another configuration; `fill` makes those of entries that are new.
+    /// The same weights in another configuration; `fill` makes those of new entries.
     fn reshaped(
         self: &Arc<Weights>,
         config: Config,
@@ -160,8 +160,8 @@ impl Weights {
         Arc::new(Weights::new(Arc::new(config), self.tokenizer.clone(), values))
     }
 
-    /// Those of one entry, in its shape, in a floating-point `kind` on a device. Of files, what was looked at
-    /// is let go of.
+    /// The weights of one entry, in its shape, in a floating-point `kind` on a device. Memory of files that
+    /// were read is released.
     pub fn tensor(&self, entry: &ParameterEntry, kind: Kind, device: Device) -> Tensor {
         let shape: Vec<i64> = entry.shape.iter().map(|size| *size as i64).collect();
         self.vector(entry.offset..entry.offset + entry.len(), kind, device).view(shape.as_slice())
@@ -169,13 +169,23 @@ impl Weights {
 
     /// The LM head alone, `[vocabulary, width]`, in a floating-point `kind`.
     pub fn lm_head(&self, kind: Kind, device: Device) -> Tensor {
-        let entries = layout(&self.config);
-        let name = if self.config.tied { "model.embed_tokens.weight" } else { "lm_head.weight" };
-        let own = entries.iter().find(|entry| entry.name == name).expect("every layout has an LM head");
-        self.tensor(own, kind, device)
+        self.tensor(&self.lm_head_entry(), kind, device)
     }
 
-    /// The scalar head alone, `[1, width]`, in a floating-point `kind`; none where there is none.
+    /// The LM head in its file, if the weights are in files.
+    pub fn lm_head_in_file(&self) -> Option<&Stored> {
+        self.numbers.in_file(&self.lm_head_entry())
+    }
+
+    fn lm_head_entry(&self) -> ParameterEntry {
+        let name = if self.config.tied { "model.embed_tokens.weight" } else { "lm_head.weight" };
+        layout(&self.config)
+            .into_iter()
+            .find(|entry| entry.name == name)
+            .expect("every layout has an LM head")
+    }
+
+    /// The scalar head alone, `[1, width]`, in a floating-point `kind`; `None` if there is none.
     pub fn scalar_head(&self, kind: Kind, device: Device) -> Option<Tensor> {
         let entries = layout(&self.config);
         let own = entries.iter().find(|entry| entry.is_scalar_head())?;
@@ -223,7 +233,7 @@ mod tests {
         }
     }
 
-    /// Whatever a family stores: normalisations multiply by 1, biases add nothing.
+    /// For every family, whatever it stores: normalisations multiply by 1, biases add 0.
     #[test]
     fn what_is_not_a_matrix_begins_neutral() {
         for family in [plan::Family::Llama, plan::Family::Qwen2, plan::Family::Qwen3, plan::Family::Gemma] {

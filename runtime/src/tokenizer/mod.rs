@@ -1,4 +1,4 @@
-//! From text and conversations to tokens and back.
+//! Conversion of text and conversations to tokens and back.
 
 mod added;
 mod bytes;
@@ -22,7 +22,7 @@ use self::chat::{ChatError, ChatTemplate, Conversation};
 use crate::failure::Error;
 
 pub use bytes::{BEGIN, END, PADDING};
-pub use compare::{TokenizerDifference, difference};
+pub use compare::{ONE_VOCABULARY, TokenizerDifference, difference, vocabulary_difference};
 pub use counterparts::Counterparts;
 pub use files::TokenizerFiles;
 pub use pretrained::PretrainedTokenizer;
@@ -31,10 +31,10 @@ pub use token_bytes::TokenBytes;
 /// An index into the vocabulary.
 pub type Token = i64;
 
-/// Bytes of a text.
+/// A range of bytes of a text.
 pub type ByteSpan = Range<usize>;
 
-/// What a model's embedding is indexed by.
+/// The tokenizer of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Tokenizer {
     /// A token is a byte of UTF-8.
@@ -48,7 +48,7 @@ pub enum Tokenizer {
 pub struct TokenizerError {
     pub file: PathBuf,
     pub problem: String,
-    /// The way out, where there is a usual one.
+    /// Advice, where there is a usual solution.
     pub help: Option<String>,
 }
 
@@ -91,7 +91,7 @@ impl From<ChatError> for Error {
 }
 
 impl Tokenizer {
-    /// Number of ids, holes included; an embedding may have more rows, which are padding.
+    /// Number of ids, including ids without a token; an embedding may have more rows, which are padding.
     pub fn vocabulary(&self) -> usize {
         match self {
             Tokenizer::Bytes => bytes::VOCABULARY,
@@ -99,7 +99,7 @@ impl Tokenizer {
         }
     }
 
-    /// Number of tokens, ids that no token has not counted: what `vocab_size` is in a formula.
+    /// Number of tokens, without ids that have none: `vocab_size` in formulas.
     pub fn tokens(&self) -> usize {
         match self {
             Tokenizer::Bytes => bytes::VOCABULARY,
@@ -107,8 +107,8 @@ impl Tokenizer {
         }
     }
 
-    /// The ids below [`Tokenizer::vocabulary`] that no token has. A distribution over the next token gives
-    /// them nothing, as it gives nothing to padded rows.
+    /// The ids below [`Tokenizer::vocabulary`] without a token. Next-token distributions give them
+    /// probability 0, as they do to padding rows.
     pub fn absent(&self) -> &[Token] {
         match self {
             Tokenizer::Bytes => &[],
@@ -116,7 +116,7 @@ impl Tokenizer {
         }
     }
 
-    /// Blake3 of what it does, in hexadecimal.
+    /// BLAKE3 hash of its behaviour, in hexadecimal.
     pub fn hash(&self) -> String {
         match self {
             Tokenizer::Bytes => blake3::hash(b"bytes").to_hex().to_string(),
@@ -124,7 +124,7 @@ impl Tokenizer {
         }
     }
 
-    /// The tokens of a text as it stands, nothing added.
+    /// The tokens of a text, with nothing added.
     pub fn encode(&self, text: &str) -> Result<Vec<Token>, TokenizerError> {
         match self {
             Tokenizer::Bytes => Ok(bytes::encode(text)),
@@ -132,7 +132,7 @@ impl Tokenizer {
         }
     }
 
-    /// The tokens of a text, nothing added, and the bytes that each was made from.
+    /// The tokens of a text, with nothing added, and the bytes of the text that each covers.
     pub fn encode_with_spans(&self, text: &str) -> Result<Vec<(Token, ByteSpan)>, TokenizerError> {
         match self {
             Tokenizer::Bytes => Ok(text
@@ -144,6 +144,15 @@ impl Tokenizer {
         }
     }
 
+    /// The tokens of a text that continues another one, with their bytes: without the space that some
+    /// tokenizers write before every text.
+    pub fn continuation(&self, text: &str) -> Result<Vec<(Token, ByteSpan)>, TokenizerError> {
+        match self {
+            Tokenizer::Bytes => self.encode_with_spans(text),
+            Tokenizer::Pretrained(tokenizer) => tokenizer.continuation(text),
+        }
+    }
+
     /// A prompt of plain text, ready for a completion.
     pub fn prompt(&self, text: &str) -> Result<Vec<Token>, TokenizerError> {
         match self {
@@ -152,11 +161,11 @@ impl Tokenizer {
         }
     }
 
-    /// What a model that read `prompt` would write to say `completion`: its tokens and the one that ends it.
+    /// The tokens of `completion` after `prompt`, and an end token.
     ///
-    /// Where the tokens of both texts together begin with the prompt's, the rest of them; otherwise, where a
-    /// token would cross the border, the completion's own tokens, as a sampler that starts at the border
-    /// must write them.
+    /// If the tokens of both texts together begin with the prompt's, these are the remaining ones. Otherwise
+    /// a token would cross the border, and these are the tokens of the completion alone, as a sampler that
+    /// starts at the border would draw them.
     pub fn completion(&self, prompt: &str, completion: &str) -> Result<Vec<Token>, TokenizerError> {
         let mut tokens = match self {
             Tokenizer::Bytes => bytes::encode(completion),
@@ -166,7 +175,7 @@ impl Tokenizer {
                 if whole.starts_with(&before) {
                     whole.split_off(before.len())
                 } else {
-                    tokenizer.encode(completion)?
+                    tokenizer.continuation(completion)?.into_iter().map(|(token, _)| token).collect()
                 }
             }
         };
@@ -174,8 +183,8 @@ impl Tokenizer {
         Ok(tokens)
     }
 
-    /// The text up to the first token that ends a completion, without special tokens. What is not UTF-8,
-    /// which a model may well sample, becomes U+FFFD.
+    /// The text up to the first end token, without special tokens. Bytes that are not UTF-8, which a model
+    /// may sample, become U+FFFD.
     pub fn decode(&self, tokens: &[Token]) -> Result<String, TokenizerError> {
         let written =
             tokens.iter().position(|&token| self.is_end(token)).map_or(tokens, |end| &tokens[..end]);
@@ -185,8 +194,8 @@ impl Tokenizer {
         }
     }
 
-    /// All of the text that a model reads: special tokens by their names, and what stands behind an end as
-    /// well, where a chat has several. A special token of [`Tokenizer::Bytes`] has no name.
+    /// The whole text that a model reads: special tokens by their names, and also the text after an end
+    /// token, of which a chat may have several. Special tokens of [`Tokenizer::Bytes`] have no names.
     pub fn as_read(&self, tokens: &[Token]) -> Result<String, TokenizerError> {
         match self {
             Tokenizer::Bytes => Ok(bytes::decode(tokens)),
@@ -194,7 +203,7 @@ impl Tokenizer {
         }
     }
 
-    /// The tokens that end a completion, the one that [`Tokenizer::completion`] writes first; at least one.
+    /// The end tokens of completions, first the one that [`Tokenizer::completion`] appends; at least one.
     pub fn ends(&self) -> &[Token] {
         match self {
             Tokenizer::Bytes => &[END],
@@ -206,7 +215,7 @@ impl Tokenizer {
         self.ends().contains(&token)
     }
 
-    /// Fills a batch up to a rectangle: any id will do, nobody looks at it.
+    /// The id that pads a batch to a rectangle; its value has no effect.
     pub fn padding(&self) -> Token {
         match self {
             Tokenizer::Bytes => PADDING,
@@ -222,8 +231,8 @@ impl Tokenizer {
         }
     }
 
-    /// How the model writes conversations; `tools` says whether the conversation has any, for which some
-    /// models have a template of its own. None where its files have no template.
+    /// The model's chat template for a conversation: some models have another one for conversations with
+    /// tools. `None` where its files have no template.
     pub fn template(&self, conversation: &Conversation) -> Option<&ChatTemplate> {
         let named = |name: &str| self.templates().iter().find(|template| template.name() == name);
         conversation.has_tools().then(|| named("tool_use")).flatten().or_else(|| named("default"))

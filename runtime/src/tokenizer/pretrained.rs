@@ -1,4 +1,4 @@
-//! The tokenizer that a published model was trained with.
+//! The tokenizer of a published model.
 
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,14 +16,14 @@ use super::{ByteSpan, TokenizerError};
 use crate::tokenizer::Token;
 use crate::tokenizer::chat::{ChatError, ChatTemplate};
 
-/// A `tokenizer.json` and what the files beside it add.
+/// A `tokenizer.json` with the settings of the files beside it.
 #[derive(Clone)]
 pub struct PretrainedTokenizer(Arc<Inner>);
 
 struct Inner {
     tokenizer: Arc<tokenizers::Tokenizer>,
     files: TokenizerFiles,
-    /// What a prompt of plain text begins with; a chat template writes its own.
+    /// The tokens at the beginning of a plain-text prompt; chat templates write their own.
     before: Vec<Token>,
     begin: Option<Token>,
     ends: Vec<Token>,
@@ -33,40 +33,42 @@ struct Inner {
     templates: Vec<ChatTemplate>,
     hash: String,
     growth: Growth,
+    /// Whether it writes a space before every text.
+    adds_space: bool,
 }
 
-/// What a tokenizer does.
+/// The hashed description of a tokenizer's behaviour.
 #[derive(Serialize)]
 struct TokenizerContent<'a> {
-    /// As the library writes it.
+    /// The `tokenizer.json` as the library writes it.
     canonical: String,
     before: &'a [Token],
     ends: &'a [Token],
     templates: &'a [(String, String)],
-    /// What templates write for `bos_token` and its kin.
+    /// Values of `bos_token` and similar variables of templates.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     special: Vec<(&'static str, String)>,
 }
 
-/// Ids that no token has, beyond as many as there are tokens: published vocabularies have some hundreds.
+/// Most ids without a token, plus as many as there are tokens; published vocabularies have some hundreds.
 const HOLES: usize = 1 << 16;
 
-/// Those in use now, by the content of their file: a vocabulary takes tens of megabytes, and a student and
-/// all its teachers usually have one.
+/// Tokenizers in use, by the hash of their file: a vocabulary takes tens of megabytes, and a student and its
+/// teachers usually share one.
 static IN_USE: Mutex<Vec<(blake3::Hash, Weak<tokenizers::Tokenizer>)>> = Mutex::new(Vec::new());
 
-/// The library panics over some parts that it does not expect, when it reads them or when it comes to use
+/// Turns panics into errors: the library panics on some unexpected parts of a file, when it reads or uses
 /// them.
 fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Result<T> {
-    // What it was at work on is not looked at again, or is as it was.
+    // After a panic, the values are not used again, or are unchanged.
     catch_unwind(AssertUnwindSafe(work))
         .unwrap_or_else(|_| Err("a part of it is not what a tokenizer has".into()))
 }
 
-/// What a `tokenizer.json` says.
+/// The tokenizer of a `tokenizer.json`, shared with other users of the same content.
 fn shared(content: &[u8]) -> tokenizers::Result<Arc<tokenizers::Tokenizer>> {
     let hash = blake3::hash(content);
-    // A panic in here leaves the list as it was.
+    // A panic under the lock leaves the list unchanged.
     let mut in_use = IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(known) =
         in_use.iter().find(|(known, _)| *known == hash).and_then(|(_, known)| known.upgrade())
@@ -75,8 +77,8 @@ fn shared(content: &[u8]) -> tokenizers::Result<Arc<tokenizers::Tokenizer>> {
     }
     serde_json::from_slice::<serde::de::IgnoredAny>(content)?;
     let mut tokenizer = guarded(|| tokenizers::Tokenizer::from_bytes(content))?;
-    // Some files remember how their authors cut and padded batches; a run does neither behind the author's
-    // back.
+    // Some files store their authors' truncation and padding of batches; a run must not apply these
+    // silently.
     tokenizer.with_truncation(None)?;
     tokenizer.with_padding(None);
     let tokenizer = Arc::new(tokenizer);
@@ -91,7 +93,7 @@ impl std::fmt::Debug for PretrainedTokenizer {
     }
 }
 
-/// Two tokenizers are equal if they do the same, wherever they were read.
+/// Two tokenizers are equal if they behave the same, even if read from different folders.
 impl PartialEq for PretrainedTokenizer {
     fn eq(&self, other: &PretrainedTokenizer) -> bool {
         self.0.hash == other.0.hash
@@ -155,8 +157,9 @@ impl PretrainedTokenizer {
         let decoder = serde_json::to_value(tokenizer.get_decoder()).unwrap_or_default();
         check_decoder(&decoder).map_err(|error| files.error(TOKENIZER, error))?;
         growth.check("a").map_err(|error| files.error(TOKENIZER, error))?;
+        let adds_space = adds_space(&tokenizer);
         check_added_tokens(&tokenizer, &files)?;
-        // As in the reference library, `add_bos_token` of tokenizer_config.json does not count beside a
+        // As in the reference library, `add_bos_token` of tokenizer_config.json is ignored if there is a
         // `tokenizer.json`.
         let before = guarded(|| before(&tokenizer)).map_err(|error| files.error(TOKENIZER, error))?;
         if let Some(&id) = before.iter().find(|&&id| id as usize >= vocabulary) {
@@ -176,7 +179,7 @@ impl PretrainedTokenizer {
         let templates = templates.collect::<Result<Vec<ChatTemplate>, TokenizerError>>()?;
         let canonical = tokenizer.to_string(false).map_err(|error| files.error(TOKENIZER, error))?;
         if templates.is_empty() {
-            // Nobody reads them.
+            // Only templates read them.
             special.clear();
         }
         let content = TokenizerContent {
@@ -199,22 +202,23 @@ impl PretrainedTokenizer {
             templates,
             hash,
             growth,
+            adds_space,
         };
         Ok(PretrainedTokenizer(Arc::new(inner)))
     }
 
-    /// What was read, to be saved with a model that uses it.
+    /// The files that were read, to be saved with models that use the tokenizer.
     pub fn files(&self) -> &TokenizerFiles {
         &self.0.files
     }
 
-    /// Blake3 of what it does: vocabulary, merges, splitting, special tokens, chat templates. Not of where it
-    /// was read.
+    /// BLAKE3 hash of its behaviour: vocabulary, merges, splitting, special tokens, chat templates. It does
+    /// not depend on the folder.
     pub fn hash(&self) -> &str {
         &self.0.hash
     }
 
-    /// Number of ids, holes included: the largest and one.
+    /// Number of ids, including ids without a token: the largest id plus one.
     pub fn vocabulary(&self) -> usize {
         self.0.vocabulary
     }
@@ -224,7 +228,7 @@ impl PretrainedTokenizer {
         self.0.vocabulary - self.0.absent.len()
     }
 
-    /// The ids below [`PretrainedTokenizer::vocabulary`] that no token has.
+    /// The ids below [`PretrainedTokenizer::vocabulary`] without a token.
     pub fn absent(&self) -> &[Token] {
         &self.0.absent
     }
@@ -261,27 +265,41 @@ impl PretrainedTokenizer {
         })
     }
 
-    /// The tokens of a text as it stands. Special tokens that it spells out become themselves; none is added.
+    /// The tokens of a text. Special tokens that the text spells out are encoded as such; none is added.
     pub fn encode(&self, text: &str) -> Result<Vec<Token>, TokenizerError> {
         Ok(self.encoding(text)?.get_ids().iter().map(|&id| Token::from(id)).collect())
     }
 
-    /// The tokens of a text and the bytes that each was made from.
+    /// The tokens of a text and the bytes of the text that each covers.
     pub fn encode_with_spans(&self, text: &str) -> Result<Vec<(Token, ByteSpan)>, TokenizerError> {
         let encoding = self.encoding(text)?;
         let spans = encoding.get_offsets().iter().map(|&(start, end)| start..end);
         Ok(encoding.get_ids().iter().map(|&id| Token::from(id)).zip(spans).collect())
     }
 
-    /// What a plain text begins with, then its tokens.
+    /// The tokens of a text that continues another one, with their bytes: without the space that the
+    /// tokenizer may write before every text.
+    pub fn continuation(&self, text: &str) -> Result<Vec<(Token, ByteSpan)>, TokenizerError> {
+        if self.0.adds_space {
+            for border in BORDERS {
+                let tail = after(border, self.encode_with_spans(&format!("{border}{text}"))?);
+                if let Some(tail) = tail {
+                    return Ok(tail);
+                }
+            }
+        }
+        self.encode_with_spans(text)
+    }
+
+    /// The tokens at the beginning of plain texts, then those of the text.
     pub fn prompt(&self, text: &str) -> Result<Vec<Token>, TokenizerError> {
         let mut tokens = self.0.before.clone();
         tokens.extend(self.encode(text)?);
         Ok(tokens)
     }
 
-    /// The text of tokens, special ones left out. Ids that no token has, as rows of a padded embedding are,
-    /// are left out too.
+    /// The text of tokens, without special ones and without ids that have no token, such as padding rows of
+    /// an embedding.
     pub fn decode(&self, tokens: &[Token]) -> Result<String, TokenizerError> {
         self.text(tokens, true)
     }
@@ -297,12 +315,12 @@ impl PretrainedTokenizer {
             .map_err(|error| self.0.files.error(TOKENIZER, format!("cannot decode: {error}")))
     }
 
-    /// What a prompt of plain text begins with.
+    /// The tokens at the beginning of a plain-text prompt.
     pub fn before(&self) -> &[Token] {
         &self.0.before
     }
 
-    /// Special tokens are no text: decoding leaves them out.
+    /// Whether it is a special token, which has no text and is left out by decoding.
     pub fn is_special(&self, id: Token) -> bool {
         let added = self.0.tokenizer.get_added_vocabulary().get_added_tokens_decoder();
         u32::try_from(id).is_ok_and(|id| added.get(&id).is_some_and(|token| token.special))
@@ -317,19 +335,43 @@ impl PretrainedTokenizer {
         self.0.files.error(TOKENIZER, problem)
     }
 
-    /// A token's own spelling, none where no token has the id.
+    /// A token's spelling; `None` where no token has the id.
     pub fn token(&self, id: Token) -> Option<String> {
         self.0.tokenizer.id_to_token(u32::try_from(id).ok()?)
     }
 }
 
-/// What the post-processor writes before a text. What it writes behind one, an end token as a rule, has no
-/// place in a prompt.
+/// Texts that tokens of other texts rarely begin with: to see the tokens of a text that continues one.
+const BORDERS: [&str; 3] = ["\n", "|", ")"];
+
+/// The tokens after `border`, with which their text begins; `None` if a token crosses its end.
+fn after(border: &str, tokens: Vec<(Token, ByteSpan)>) -> Option<Vec<(Token, ByteSpan)>> {
+    let length = border.len();
+    let (before, after): (Vec<_>, Vec<_>) = tokens.into_iter().partition(|(_, place)| place.start < length);
+    let shifted = after.into_iter().map(|(token, place)| (token, place.start - length..place.end - length));
+    before.iter().all(|(_, place)| place.end <= length).then(|| shifted.collect())
+}
+
+/// Whether the tokenizer writes a space before a text: its first token then differs from that after a border.
+fn adds_space(tokenizer: &tokenizers::Tokenizer) -> bool {
+    let tokens = |text: String| -> Option<Vec<(Token, ByteSpan)>> {
+        let encoding = guarded(|| tokenizer.encode(text, false)).ok()?;
+        let places = encoding.get_offsets().iter().map(|&(start, end)| start..end);
+        Some(encoding.get_ids().iter().map(|&id| Token::from(id)).zip(places).collect())
+    };
+    let ids = |tokens: Vec<(Token, ByteSpan)>| tokens.into_iter().map(|(id, _)| id).collect::<Vec<Token>>();
+    let alone = tokens("a".to_owned()).map(ids);
+    let behind = |border: &str| after(border, tokens(format!("{border}a"))?).map(ids);
+    BORDERS.iter().any(|border| behind(border).is_some_and(|behind| Some(behind) != alone))
+}
+
+/// The tokens that the post-processor adds before a text. Those after it, usually an end token, do not belong
+/// in a prompt.
 fn before(tokenizer: &tokenizers::Tokenizer) -> tokenizers::Result<Vec<Token>> {
-    // Any token stands for a text: no text need be one that the vocabulary can spell.
+    // A dummy token represents the text, since the vocabulary may not be able to spell any given text.
     let text = Encoding::from_tokens(vec![tokenizers::Token::new(0, "a".to_owned(), (0, 1))], 0);
     let full = tokenizer.post_process(text, None, true)?;
-    // 1 is what was added.
+    // The mask is 1 for added tokens.
     let place = full.get_special_tokens_mask().iter().position(|added| *added == 0);
     let place = place.ok_or("its `post_processor` leaves the text out")?;
     Ok(full.get_ids()[..place].iter().map(|&id| Token::from(id)).collect())

@@ -1,45 +1,50 @@
-//! One text as tokens of two tokenizers: where they begin together.
+//! Alignment of one text's tokens by two tokenizers.
 
 use std::ops::Range;
 
-/// Tokens of either that are the same piece of the text, and no part of them is.
+/// The fewest tokens of both tokenizers that cover the same piece of the text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TextSpan {
     pub student: Range<usize>,
     pub teacher: Range<usize>,
 }
 
-/// What a token adds to a text.
+/// The end of a token in a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenEnd {
-    /// It is text up to this byte.
+    /// The token ends at this byte.
     At(usize),
-    /// It ends inside of what is no text, or behind the place up to which both tokenise the same text.
+    /// It ends inside invalid UTF-8, or after the point up to which both tokenizers spell the same text.
     Nowhere,
-    /// It is no text.
+    /// It has no text, such as a special token.
     NoText,
 }
 
-/// The spans of a text that `pieces` spell, those of a teacher, as the student's tokens do that end at
-/// `student`.
+/// The alignment of one text's tokens by two tokenizers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TextAlignment {
+    pub spans: Vec<TextSpan>,
+    /// Whether both spell the same text up to their last tokens, so that the tokens after it can be compared.
+    pub to_the_end: bool,
+}
+
+/// Aligns a text's tokens by two tokenizers: the student's, with ends `student`, and a teacher's, whose bytes
+/// are `pieces`.
 pub fn spans_of<'a>(
     text: &str,
     student: &[TokenEnd],
     pieces: impl Iterator<Item = Option<&'a [u8]>>,
-) -> Vec<TextSpan> {
-    let (teacher, skipped) = ends_in(text, pieces);
-    let compared = |end: &TokenEnd| match end {
-        TokenEnd::At(end) if *end <= skipped => TokenEnd::NoText,
-        end => *end,
-    };
-    spans(&student.iter().map(compared).collect::<Vec<TokenEnd>>(), &teacher)
+) -> TextAlignment {
+    spans(student, ends_in(text, pieces))
 }
 
-/// A span with a token that is no text is none: what stands beside it says nothing of it.
-fn spans(student: &[TokenEnd], teacher: &[TokenEnd]) -> Vec<TextSpan> {
+/// Aligns tokens by their ends. Spans with a token without text are dropped: they are not comparable.
+fn spans(student: &[TokenEnd], teacher: TeacherEnds) -> TextAlignment {
+    let TeacherEnds { ends: teacher, before, mut surplus } = teacher;
     let mut spans = Vec::new();
-    let mut from = TextSpan { student: 0..0, teacher: 0..0 };
-    let (mut of_student, mut of_teacher) = (0, 0);
+    let mut from = TextSpan { student: 0..0, teacher: before..before };
+    let (mut of_student, mut of_teacher) = (0, before);
+    let mut has_text = true;
     while let (Some(own), Some(other)) = (student.get(of_student), teacher.get(of_teacher)) {
         match (own, other) {
             (TokenEnd::At(own), TokenEnd::At(other)) if own == other => {
@@ -50,7 +55,9 @@ fn spans(student: &[TokenEnd], teacher: &[TokenEnd]) -> Vec<TextSpan> {
                     teacher: from.teacher.start..of_teacher,
                 };
                 let is_text = |ends: &[TokenEnd]| !ends.contains(&TokenEnd::NoText);
-                if is_text(&student[span.student.clone()]) && is_text(&teacher[span.teacher.clone()]) {
+                has_text = is_text(&student[span.student.clone()]) && is_text(&teacher[span.teacher.clone()]);
+                let has_surplus = std::mem::take(&mut surplus);
+                if has_text && !has_surplus {
                     spans.push(span);
                 }
                 from = TextSpan { student: of_student..of_student, teacher: of_teacher..of_teacher };
@@ -60,11 +67,12 @@ fn spans(student: &[TokenEnd], teacher: &[TokenEnd]) -> Vec<TextSpan> {
             _ => of_student += 1,
         }
     }
-    spans
+    let all = (from.student.start, from.teacher.start) == (student.len(), teacher.len());
+    TextAlignment { spans, to_the_end: has_text && all }
 }
 
-/// A text as its bytes, and where each of the pieces that it is made of ends in it. Bytes that are no UTF-8
-/// become U+FFFD: a piece that ends inside of them ends nowhere.
+/// The text of pieces of bytes, and the end of each piece in it. Invalid UTF-8 becomes U+FFFD, and a piece
+/// that ends inside it is [`TokenEnd::Nowhere`].
 pub fn text_of<'a>(pieces: impl Iterator<Item = Option<&'a [u8]>>) -> (String, Vec<TokenEnd>) {
     let mut bytes = Vec::new();
     let mut ends = Vec::new();
@@ -73,7 +81,7 @@ pub fn text_of<'a>(pieces: impl Iterator<Item = Option<&'a [u8]>>) -> (String, V
         ends.push(piece.map(|_| bytes.len()));
     }
     let mut text = String::new();
-    // Where the valid chunk of each byte begins, in bytes and in text, and what is no text behind it.
+    // Of each valid chunk: its bytes, its start in the text, and the length of invalid bytes after it.
     let mut chunks: Vec<(Range<usize>, usize, usize)> = Vec::new();
     let mut at = 0;
     for chunk in bytes.utf8_chunks() {
@@ -100,31 +108,51 @@ pub fn text_of<'a>(pieces: impl Iterator<Item = Option<&'a [u8]>>) -> (String, V
     (text, ends)
 }
 
-/// Where tokens end in `text`, which they were made from: up to where they spell something else. White space
-/// before either is left out, as some tokenizers and templates add it and others take it away; so much of the
-/// text is.
-fn ends_in<'a>(text: &str, pieces: impl Iterator<Item = Option<&'a [u8]>>) -> (Vec<TokenEnd>, usize) {
+/// The ends of a teacher's tokens in a text.
+struct TeacherEnds {
+    ends: Vec<TokenEnd>,
+    /// The number of tokens before the text: white space that a tokenizer or a template adds there.
+    before: usize,
+    /// Whether the first span has white space of one side alone.
+    surplus: bool,
+}
+
+/// The ends of pieces in `text`, which they were made from, up to the first byte that differs.
+///
+/// Some tokenizers and templates add white space before a text, and others remove it. The white space that
+/// both sides have, next to the text, is compared. A token that begins with white space of one side alone is
+/// not: where one side predicts `▁The`, the other predicts `The`, and the same belief would look like a
+/// contradiction.
+fn ends_in<'a>(text: &str, pieces: impl Iterator<Item = Option<&'a [u8]>>) -> TeacherEnds {
     let mut spelled: Vec<u8> = Vec::new();
     let mut ends = Vec::new();
     for piece in pieces {
         spelled.extend_from_slice(piece.unwrap_or_default());
         ends.push(piece.map(|_| spelled.len()));
     }
-    let blank = |bytes: &[u8]| bytes.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
-    let (skipped, added) = if text.as_bytes().starts_with(&spelled[..1.min(spelled.len())]) {
-        (0, 0)
-    } else {
-        (blank(text.as_bytes()), blank(&spelled))
-    };
-    let pairs = text.as_bytes()[skipped..].iter().zip(&spelled[added..]);
+    let text = text.as_bytes();
+    let (own, other) = (&text[..leading_space(text)], &spelled[..leading_space(&spelled)]);
+    let common = own.iter().rev().zip(other.iter().rev()).take_while(|(own, other)| own == other).count();
+    let (skipped, added) = (own.len() - common, other.len() - common);
+    let pairs = text[skipped..].iter().zip(&spelled[added..]);
     let same = pairs.take_while(|(one, other)| one == other).count();
+    // The template's tokens of white space count as prompt. The student's own do not: it wrote them, and the
+    // teacher does not read them.
+    let is_space = |end: &&Option<usize>| end.is_some_and(|end| end <= added);
+    let before = if added == 0 { 0 } else { ends.iter().take_while(is_space).count() };
+    let begins = before.checked_sub(1).and_then(|last| ends[last]).unwrap_or(0);
     let place = |end: Option<usize>| match end {
-        None => TokenEnd::NoText,
-        Some(end) if end <= added => TokenEnd::NoText,
-        Some(end) if end - added <= same => TokenEnd::At(end - added + skipped),
-        Some(_) => TokenEnd::Nowhere,
+        Some(end) if end >= added && end - added <= same => TokenEnd::At(end - added + skipped),
+        Some(end) if end >= added => TokenEnd::Nowhere,
+        _ => TokenEnd::NoText,
     };
-    (ends.into_iter().map(place).collect(), skipped)
+    let ends = ends.into_iter().map(place).collect();
+    TeacherEnds { ends, before, surplus: skipped > 0 || begins < added }
+}
+
+/// The number of bytes of ASCII white space at the beginning of a text.
+pub fn leading_space(text: &[u8]) -> usize {
+    text.iter().take_while(|byte| byte.is_ascii_whitespace()).count()
 }
 
 #[cfg(test)]
@@ -138,7 +166,8 @@ mod tests {
 
     fn cut(student: &[&[u8]], teacher: &[&[u8]]) -> Vec<(Range<usize>, Range<usize>)> {
         let (text, own) = text_of(pieces(student));
-        spans_of(&text, &own, pieces(teacher)).into_iter().map(|span| (span.student, span.teacher)).collect()
+        let spans = spans_of(&text, &own, pieces(teacher)).spans;
+        spans.into_iter().map(|span| (span.student, span.teacher)).collect()
     }
 
     #[test]
@@ -152,14 +181,39 @@ mod tests {
         assert_eq!(cut(&[], &[]), []);
     }
 
-    /// A space that one tokenizer writes before a text does not shift what comes after it.
+    /// White space that one side alone has before a text does not shift what comes after it. Its token is
+    /// compared with nothing: the other side predicts one without it.
     #[test]
     fn white_space_before_a_text_is_left_out() {
-        assert_eq!(cut(&[b"the", b" cat"], &[b" the", b" cat"]), [(0..1, 0..1), (1..2, 1..2)]);
-        assert_eq!(cut(&[b" the", b" cat"], &[b"the", b" cat"]), [(0..1, 0..1), (1..2, 1..2)]);
-        // A token of its own is nothing that the other could have written.
-        assert_eq!(cut(&[b"the"], &[b" ", b"the"]), []);
+        assert_eq!(cut(&[b"the", b" cat"], &[b" the", b" cat"]), [(1..2, 1..2)]);
+        assert_eq!(cut(&[b" the", b" cat"], &[b"the", b" cat"]), [(1..2, 1..2)]);
+        assert_eq!(cut(&[b"the", b"re", b"!"], &[b" th", b"ere", b"!"]), [(2..3, 2..3)]);
+        // A token of its own comes from the teacher's template, and the text begins after it.
+        assert_eq!(cut(&[b"the", b"!"], &[b" ", b"the", b"!"]), [(0..1, 1..2), (1..2, 2..3)]);
+        // The student wrote this one, and the teacher does not read it.
         assert_eq!(cut(&[b" ", b"the", b"!"], &[b"the", b"!"]), [(2..3, 1..2)]);
+    }
+
+    /// Only the surplus is left out.
+    #[test]
+    fn white_space_of_both_sides_is_compared() {
+        assert_eq!(cut(&[b" 4", b"!"], &[b" 4", b"!"]), [(0..1, 0..1), (1..2, 1..2)]);
+        assert_eq!(cut(&[b" 4", b"!"], &[b" ", b" 4", b"!"]), [(0..1, 1..2), (1..2, 2..3)]);
+        assert_eq!(cut(&[b" 4", b"!"], &[b"  ", b"4", b"!"]), [(1..2, 2..3)]);
+        assert_eq!(cut(&[b"  ", b"4", b"!"], &[b" ", b"4", b"!"]), [(1..2, 1..2), (2..3, 2..3)]);
+        assert_eq!(cut(&[b"\n\n", b"4", b"!"], &[b" ", b"4", b"!"]), [(2..3, 2..3)]);
+    }
+
+    /// The tokens after a text are compared if both sides spell all of it.
+    #[test]
+    fn texts_are_followed_to_their_ends() {
+        let to_the_end = |student: &[&[u8]], teacher: &[&[u8]]| {
+            let (text, own) = text_of(pieces(student));
+            spans_of(&text, &own, pieces(teacher)).to_the_end
+        };
+        assert!(to_the_end(&[b"4"], &[b" 4"]) && to_the_end(&[], &[]) && to_the_end(&[], &[b" "]));
+        assert!(!to_the_end(&[b"4", b"2"], &[b"4"]) && !to_the_end(&[b"4"], &[b"4", b" "]));
+        assert!(!to_the_end(&[b"a", b"<s>"], &[b"a"]) && !to_the_end(&[b"<s>", b"a"], &[b"a"]));
     }
 
     /// Characters that tokens cut: both recover behind them.

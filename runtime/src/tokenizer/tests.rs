@@ -106,6 +106,29 @@ fn a_completion_follows_its_prompt() {
     }
 }
 
+/// The tokens of a completion spell it, without the space that some tokenizers write before every text.
+#[test]
+fn a_completion_begins_where_its_prompt_ends() {
+    for name in ["gemma", "llama2", "llama3", "mistral", "qwen3", "smollm", "unigram"] {
+        let tokenizer = pretrained(name);
+        let bytes = TokenBytes::of(&tokenizer).unwrap();
+        for (prompt, completion) in
+            [("q: ", "The tool"), ("q: ", " 4 and more"), ("q:", " in the"), ("x", "yz"), ("in", "to")]
+        {
+            let tokens = tokenizer.completion(prompt, completion).unwrap();
+            let (_, text) = tokens.split_last().unwrap();
+            let spelled: Vec<u8> =
+                text.iter().flat_map(|token| bytes.get(*token).unwrap()).copied().collect();
+            let spelled = String::from_utf8(spelled).unwrap();
+            // Unigram's normaliser makes one space of several.
+            let folded = name == "unigram" && prompt.ends_with(' ');
+            let wanted = if folded { completion.trim_start() } else { completion };
+            let spelled = if folded { spelled.trim_start() } else { &spelled };
+            assert_eq!(spelled, wanted, "{name}: {prompt:?}");
+        }
+    }
+}
+
 #[test]
 fn bytes_are_tokens() {
     assert_eq!(Tokenizer::Bytes.prompt("aé").unwrap(), [256, 97, 0xC3, 0xA9]);

@@ -1,5 +1,5 @@
-//! From d loss / d primitive, per token, into the weights: through the heads into the last hidden states, and
-//! from there through the student's layers.
+//! The backward pass, from d loss / d primitive per token to the weights: through the heads into the last
+//! hidden states, and from there through the student's layers.
 
 use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::plan::{Live, Objective};
@@ -8,17 +8,18 @@ use tch::{Kind, Tensor, no_grad_guard};
 use super::data_signals::missing;
 use super::part::{Rollouts, Scoring};
 use super::scores::{ScoringPass, failed};
+use super::spans::rest_primitive;
 use super::views::Shown;
-use super::vocabulary::{Parameters, Primitive};
+use super::vocabulary::Parameters;
 use crate::failure::Result;
 use crate::machine::transfer::upload;
 use crate::model::{Gradient, HeadGrads};
 use crate::zip::zip_equal;
 
 impl ScoringPass {
-    /// d loss / d the parameters that train, in single precision or in the model's own. `adjoints` are d
-    /// loss / d primitive, per token, in the objective's order; `batch` is what [`super::scores::score`]
-    /// answered.
+    /// d loss / d trained parameters, in single precision or in the model's own. `adjoints` are d loss /
+    /// d primitive, per token, in the objective's order; `batch` is the one that [`super::scores::score`]
+    /// returned.
     pub fn gradient(
         self,
         scoring: &Scoring,
@@ -30,7 +31,7 @@ impl ScoringPass {
         let objective = &stage.train.objective;
         let followed = self.adjoint_of_rest(objective, adjoints);
         let ScoringPass { hidden, second, trace, micro_batches, vocabulary, .. } = self;
-        // Of several micro-batches, gradients add up.
+        // With several micro-batches, their gradients are accumulated.
         let make = if trace.is_some() { Gradient::zero } else { Gradient::sum };
         let mut gradient = trained.no_gradient(model, make);
         let device = hidden.device();
@@ -49,7 +50,9 @@ impl ScoringPass {
                 (None, _) => of_head = Some(of_tokens),
             }
         }
-        live.extend(followed.map(|adjoint| (Primitive::Logp, upload(&adjoint, device))));
+        if let Some(adjoint) = followed {
+            live.push((rest_primitive(objective)?, upload(&adjoint, device)));
+        }
         let compared = scoring.models.compared(model);
         let mut heads = HeadGrads::default();
         let mut grad_hidden = None;
@@ -88,14 +91,14 @@ impl ScoringPass {
             let grad_hidden = grad_hidden.index_select(0, &upload(&tokens, device));
             let trace =
                 model.trace(&rollouts.sequences.packed(stage, members, &Shown::Own), stage.recomputed);
-            // The heads have their share of all tokens already.
+            // The first micro-batch takes the heads' gradients, which are of all tokens already.
             model.write_gradient(trace, &grad_hidden, std::mem::take(&mut heads), &mut gradient);
         }
         Ok(gradient)
     }
 }
 
-/// That a loss reads how likely tokens stand only of those that might not.
+/// Checks that the confidence has a gradient only at tokens of the second head.
 fn check_confidence(objective: &Objective, second: &[i64], adjoint: &[f32]) -> Result<()> {
     let mut of_first = vec![true; adjoint.len()];
     second.iter().for_each(|place| of_first[*place as usize] = false);
@@ -111,8 +114,8 @@ fn accumulation_kind(kind: Kind) -> Kind {
     if kind == Kind::Double { Kind::Double } else { Kind::Float }
 }
 
-/// From d loss / d what a scalar head says, `[tokens]`: d loss / d hidden states, `[tokens, width]`, in
-/// single precision where they are in half, and d loss / d the head, `[1, width]`.
+/// From d loss / d output of a scalar head, `[tokens]`: d loss / d hidden states, `[tokens, width]`, in
+/// single precision where they are in half, and d loss / d head, `[1, width]`.
 fn through_scalar_head(adjoint: &Tensor, hidden: &Tensor, head: &Tensor) -> (Tensor, Tensor) {
     let _guard = no_grad_guard();
     let kind = accumulation_kind(hidden.kind());

@@ -1,9 +1,9 @@
-//! The models beside the student: scorers, and whoever writes completions.
+//! The models beside the student: scorers, and models that write completions.
 //!
-//! One of them at a time is in memory, unless all together are small: it scores what is its own, a layer at a
-//! time, and makes room for the next, or for the student's gradient. So memory does not grow with their
-//! number, nor with their depth unless they write. Weights that are equal are one model, whatever it is
-//! called.
+//! Only one of them is in memory at a time, unless all together are small: it scores its sequences layer by
+//! layer, and is freed before the next model or the student's backward pass needs memory. So memory does not
+//! grow with the number of models, nor with their depth unless they write. Models with equal weights are one
+//! model, whatever their names.
 
 use std::cell::RefCell;
 use std::collections::hash_map::Entry;
@@ -17,7 +17,7 @@ use tch::{Kind, Tensor, no_grad_guard};
 use super::Stage;
 use super::other_tokenizer::OtherTokenizer;
 use super::route::Section;
-use super::vocabulary::{Fetched, LmHead};
+use super::vocabulary::{Fetched, LmHead, LmHeadInFile};
 use crate::failure::Result;
 use crate::machine::place::Place;
 use crate::model::{Config, Decoder, ScoringDecoder, StreamedDecoder, Weights};
@@ -33,7 +33,7 @@ pub enum ModelRef {
     Student,
     /// An index into the copies of the student.
     Copy(usize),
-    /// Another model that learns in the stage, as it is now.
+    /// Another model that the stage trains, as it is now.
     Learner(usize),
 }
 
@@ -41,10 +41,12 @@ pub enum ModelRef {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ModelScorer {
     pub model_ref: ModelRef,
-    /// An index into the views: what they read in place of the prompts.
+    /// An index into the views: what the model reads in place of the prompts.
     pub view: Option<usize>,
-    /// It has another tokenizer than the student, and reads the text.
+    /// Whether its tokenizer differs from the student's; it then reads the text.
     pub own_tokens: bool,
+    /// Whether it then reads conversations, which its own chat template renders.
+    pub chat: bool,
 }
 
 /// Where the distributions of a scorer come from.
@@ -65,7 +67,7 @@ pub struct ServedScorer {
 }
 
 impl ScorerRef {
-    /// None where no model alone is scored.
+    /// The model, or `None` for a composition or a served teacher.
     pub fn model(self) -> Option<ModelScorer> {
         match self {
             ScorerRef::Model(scorer) => Some(scorer),
@@ -78,7 +80,7 @@ impl ScorerRef {
 #[derive(Clone)]
 pub enum FrozenDecoder {
     Held(Rc<Decoder>),
-    /// It only scores, and was not to stay.
+    /// For scoring only, layer by layer: the model is not to stay in memory.
     Streamed(Rc<StreamedDecoder>),
 }
 
@@ -91,44 +93,44 @@ impl FrozenDecoder {
     }
 }
 
-/// Whether models of so many parameters in all stay in memory together. Others are read anew for every step,
-/// which on the CPU takes far less time than a step of theirs.
+/// Whether models with this total number of parameters stay in memory together. Otherwise they are read again
+/// at every step, which on the CPU takes far less time than their forward passes.
 pub fn fits_in_memory(place: Place, parameters: usize) -> bool {
     parameters <= place.sizes.resident
 }
 
 pub struct Models {
-    /// Of the stage's served teachers, each once.
+    /// The distinct served teachers of the stage.
     servers: Vec<Served>,
     place: Place,
     kind: Kind,
     frozen: Vec<Arc<Weights>>,
     of_model: HashMap<ModelId, usize>,
-    /// All, or the one that was needed last.
+    /// All models that were needed so far, or only the last one of them.
     resident: RefCell<HashMap<usize, FrozenDecoder>>,
-    /// LM heads of models that may stay, but of which nothing else was needed so far.
+    /// LM heads of models that stay in memory, where nothing else of them was needed so far.
     lm_heads: RefCell<HashMap<usize, Tensor>>,
     keeps_all: bool,
-    /// Rows of the student's LM head that tokens have. Some checkpoints are padded beyond the tokenizer's
-    /// ids, and not alike; padding is never drawn, and no probability is given to it.
+    /// Rows of the student's LM head that belong to tokens. Some checkpoints are padded beyond the
+    /// tokenizer's ids, by different amounts; padding is never drawn and has no probability.
     entries: i64,
-    /// By index into the frozen models: those with another tokenizer, beside the student's.
-    other_tokenizers: HashMap<usize, OtherTokenizer>,
+    /// Tokenizers that differ from the student's, by index into the frozen models.
+    other_tokenizers: HashMap<(usize, bool), OtherTokenizer>,
     copies: Vec<Copy>,
-    /// All models that learn in the stage, in their order.
+    /// All models that the stage trains, in their order.
     learners: Vec<Rc<Decoder>>,
     compositions: Vec<Composition>,
     views: Vec<View>,
-    /// By scorer, then by section.
+    /// The scorer of each role, by role and section.
     scorers: Vec<Vec<Option<ScorerRef>>>,
 }
 
-/// The rows of an LM head that tokens have.
+/// The rows of an LM head that belong to tokens.
 fn first_rows(lm_head: &Tensor, entries: i64) -> Tensor {
     lm_head.detach().narrow(0, 0, entries)
 }
 
-/// The place of an element in a list of different ones, where it is put if it was not there.
+/// The index of an element in a list of distinct elements; appends it if it is missing.
 fn place<T: Clone + PartialEq>(list: &mut Vec<T>, element: &T) -> usize {
     list.iter().position(|known| known == element).unwrap_or_else(|| {
         list.push(element.clone());
@@ -136,24 +138,24 @@ fn place<T: Clone + PartialEq>(list: &mut Vec<T>, element: &T) -> usize {
     })
 }
 
-/// The student as it was, or as it was on average.
+/// A copy of the student: its weights at an earlier step, or their moving average.
 struct Copy {
     of: StudentCopy,
     decoder: Rc<Decoder>,
-    /// Of an average that computes in half precision: in single, because half could not hold what one step
-    /// adds.
+    /// The average in single precision where the copy computes in half: half precision could not hold what
+    /// one step adds.
     average: Option<Tensor>,
 }
 
 impl Models {
-    /// No model is loaded before it is needed.
+    /// The models of a stage. None is loaded before it is needed.
     ///
     /// # Errors
     /// If the vocabulary of a teacher with another tokenizer can't be compared with the student's.
     pub fn new(stage: &Stage) -> Result<Models> {
         let mut frozen: Vec<Arc<Weights>> = Vec::new();
         let mut of_model = HashMap::new();
-        // Those whose change chooses elements are looked at once, and ask for no room.
+        // Models that only choose the trained elements by their change are read once and not kept.
         let compared: HashSet<ModelId> = stage.train.trainable.models().collect();
         let asked: HashSet<ModelId> = stage.train.asked().chain([stage.train.start]).collect();
         let apart = |id: &ModelId| compared.contains(id) && !asked.contains(id);
@@ -175,7 +177,8 @@ impl Models {
         let mut views: Vec<View> = Vec::new();
         let mut servers: Vec<Served> = Vec::new();
         let mut other_tokenizers = HashMap::new();
-        let mut scored = |name: &str, teacher: &Teacher, sees: &Option<View>, own_tokens: bool| {
+        let mut scored = |of: usize, name: &str, teacher: &Teacher, sees: &Option<View>, own_tokens: bool| {
+            let chat = own_tokens && stage.sources[of].prompts.dataset.is_chat();
             let model_ref = match teacher {
                 Teacher::Composed(composition) => {
                     return Ok(ScorerRef::Composed(place(&mut compositions, composition)));
@@ -200,18 +203,18 @@ impl Models {
                 }
             };
             if let (true, ModelRef::Frozen(index)) = (own_tokens, model_ref)
-                && let Entry::Vacant(place) = other_tokenizers.entry(index)
+                && let Entry::Vacant(place) = other_tokenizers.entry((index, chat))
             {
                 let (student, teacher) = (&stage.start.tokenizer, &frozen[index]);
-                place.insert(OtherTokenizer::new(student, teacher, &format!("the teacher `{name}`"))?);
+                place.insert(OtherTokenizer::new(student, teacher, chat, &format!("the teacher `{name}`"))?);
             }
             let view = sees.as_ref().map(|view| place(&mut views, view));
-            Ok(ScorerRef::Model(ModelScorer { model_ref, view, own_tokens }))
+            Ok(ScorerRef::Model(ModelScorer { model_ref, view, own_tokens, chat }))
         };
         let sections = stage.sections();
         let routed = |section: &Section| {
             let routed = section.teacher?;
-            Some(scored(&routed.name, &routed.weights, &routed.sees, routed.own_tokens))
+            Some(scored(section.source, &routed.name, &routed.weights, &routed.sees, routed.own_tokens))
         };
         let routed: Vec<Option<ScorerRef>> =
             sections.iter().map(routed).map(Option::transpose).collect::<Result<_>>()?;
@@ -220,7 +223,7 @@ impl Models {
         for index in 0..beside {
             let mut own = |section: &Section| {
                 let choice: &TeacherChoice = stage.sources[section.source].scorers.get(index)?.as_ref()?;
-                Some(scored(&choice.name, &choice.teacher, &choice.sees, choice.own_tokens))
+                Some(scored(section.source, &choice.name, &choice.teacher, &choice.sees, choice.own_tokens))
             };
             let own = sections.iter().map(&mut own).map(Option::transpose);
             scorers.push(own.collect::<Result<_>>()?);
@@ -250,24 +253,24 @@ impl Models {
         })
     }
 
-    /// The same with the models that learn in the stage.
+    /// The same with the models that the stage trains.
     pub fn beside(self, learners: &[Rc<Decoder>]) -> Models {
         Models { learners: learners.to_vec(), ..self }
     }
 
-    /// As where the models are too large to stay.
+    /// The models of a stage as if they were too large to stay in memory.
     #[cfg(test)]
     pub fn one_at_a_time(stage: &Stage) -> Models {
         Models { keeps_all: false, ..Models::new(stage).unwrap() }
     }
 
-    /// How many frozen models are in memory, layers and all.
+    /// How many frozen models are in memory with their layers.
     #[cfg(test)]
     pub fn loaded(&self) -> usize {
         self.resident.borrow().len()
     }
 
-    /// Who has a role for the prompts of each section.
+    /// The scorer that has a role for the prompts of each section.
     pub fn of_role(&self, role: Role) -> &[Option<ScorerRef>] {
         match role {
             Role::Scorer(id) => &self.scorers[id.0 as usize],
@@ -277,28 +280,28 @@ impl Models {
         }
     }
 
-    /// The model that has a role for the prompts of a section; none where nobody has, or no model alone.
+    /// The model that has a role for the prompts of a section; `None` where no model has it alone.
     #[cfg(test)]
     pub fn model(&self, role: Role, section: usize) -> Option<ModelRef> {
         Some(self.of_role(role)[section]?.model()?.model_ref)
     }
 
-    /// The vocabulary of a model with another tokenizer, beside the student's.
+    /// The tokenizer of a model, where it differs from the student's.
     pub fn other_tokenizer(
         &self,
-        ModelScorer { model_ref, own_tokens, .. }: ModelScorer,
+        ModelScorer { model_ref, own_tokens, chat, .. }: ModelScorer,
     ) -> Option<&OtherTokenizer> {
         let ModelRef::Frozen(index) = model_ref else { return None };
-        self.other_tokenizers.get(&index).filter(|_| own_tokens)
+        self.other_tokenizers.get(&(index, chat)).filter(|_| own_tokens)
     }
 
-    /// Whether a model that has the role has another tokenizer.
+    /// Whether any model that has the role has another tokenizer than the student.
     pub fn own_tokens(&self, role: Role) -> bool {
         let scorers = self.of_role(role).iter().flatten().filter_map(|scored| scored.model());
         scorers.into_iter().any(|scorer| scorer.own_tokens)
     }
 
-    /// What a scorer reads in place of the prompts; nothing of one that is made of others.
+    /// What a scorer reads in place of the prompts; `None` for a composition.
     pub fn sees(&self, scored: ScorerRef) -> Option<&View> {
         let view = match scored {
             ScorerRef::Model(ModelScorer { view, .. }) | ScorerRef::Served(ServedScorer { view, .. }) => view,
@@ -311,7 +314,7 @@ impl Models {
         stage.servers.get(&self.servers[scorer.server])
     }
 
-    /// Rows of an LM head that tokens of the student have.
+    /// Rows of an LM head that belong to tokens of the student.
     pub fn entries(&self) -> i64 {
         self.entries
     }
@@ -329,7 +332,7 @@ impl Models {
         ModelRef::Frozen(self.of_model[&id])
     }
 
-    /// A model with all its layers, for one that writes. None for the student itself.
+    /// A model with all its layers, for generation. `None` for the student itself.
     pub fn decoder(&self, model_ref: ModelRef) -> Option<Rc<Decoder>> {
         let ModelRef::Frozen(index) = model_ref else { return self.learning(model_ref) };
         if let Some(FrozenDecoder::Held(decoder)) = self.resident.borrow().get(&index) {
@@ -342,7 +345,7 @@ impl Models {
         Some(decoder)
     }
 
-    /// A model for one that scores: of one that may not stay, a layer at a time. None for the student itself.
+    /// A model for scoring: layer by layer if it may not stay in memory. `None` for the student itself.
     pub fn scoring_decoder(&self, model_ref: ModelRef) -> Option<FrozenDecoder> {
         let index = match model_ref {
             ModelRef::Frozen(index) if !self.keeps_all => index,
@@ -358,7 +361,7 @@ impl Models {
         Some(decoder)
     }
 
-    /// A copy of the student, or another model that learns.
+    /// A copy of the student, or another model that the stage trains.
     fn learning(&self, model_ref: ModelRef) -> Option<Rc<Decoder>> {
         match model_ref {
             ModelRef::Copy(index) => Some(self.copies[index].decoder.clone()),
@@ -367,28 +370,28 @@ impl Models {
         }
     }
 
-    /// Before a frozen model is loaded, or two would be in memory at once.
+    /// Frees memory before a frozen model is loaded, so that two are never in memory at once.
     fn make_room(&self, index: usize) {
         self.let_go();
         self.lm_heads.borrow_mut().remove(&index);
     }
 
-    /// Makes room for the student's own forward and backward pass.
+    /// Frees models that may not stay, before the student's own forward and backward pass.
     pub fn let_go(&self) {
         if !self.keeps_all {
             self.resident.borrow_mut().clear();
         }
     }
 
-    /// One that does not change while the student learns, and its configuration.
+    /// The id and configuration of a frozen model; `None` for a model that changes while the student learns.
     pub fn frozen(&self, model_ref: ModelRef) -> Option<(ModelId, &Config)> {
         let ModelRef::Frozen(index) = model_ref else { return None };
-        // Models of one content are one, by whatever name: the first.
+        // Models with equal weights are one model: the smallest id stands for all.
         let id = self.of_model.iter().filter(|(_, known)| **known == index).map(|(id, _)| *id).min()?;
         Some((id, &self.frozen[index].config))
     }
 
-    /// What bounds a model's logits; `student` bounds those of the student and its copies.
+    /// The softcap of a model's logits; that of the student and its copies is `student`'s.
     pub fn softcap(&self, model_ref: ModelRef, student: &Decoder) -> Option<f64> {
         match model_ref {
             ModelRef::Frozen(index) => self.frozen[index].config.logit_softcap,
@@ -408,16 +411,23 @@ impl Models {
         }
     }
 
-    /// The part of a model's LM head that is compared with others', where the model was needed otherwise
-    /// (`scored`) or not. Of a model that may not stay it is fetched when it is needed; `only` where nothing
-    /// else is loaded before that: then what is there is taken.
+    /// The rows of a model's LM head that belong to tokens. `scored` is the model if its layers are loaded.
+    /// The LM head of a model that may not stay is multiplied from its file, or fetched when it is needed;
+    /// `only`: no other model is loaded before that, so a loaded LM head is used.
     pub fn lm_head(&self, model_ref: ModelRef, scored: Option<ScoringDecoder>, only: bool) -> LmHead {
         let ModelRef::Frozen(index) = model_ref else {
             let lm_head = scored.expect("the student and its copies are in memory").lm_head();
             return LmHead::Held(first_rows(lm_head, self.entries));
         };
         let (weights, kind, device) = (self.frozen[index].clone(), self.kind, self.place.device);
-        let entries = weights.tokenizer.vocabulary() as i64;
+        let entries = weights.tokenizer.vocabulary();
+        if !self.keeps_all
+            && let Some(stored) = weights.lm_head_in_file().and_then(|stored| stored.narrow(0, entries))
+            && let Some(in_file) = LmHeadInFile::new(self.place, kind, stored)
+        {
+            return LmHead::InFile(in_file);
+        }
+        let entries = entries as i64;
         let fetch = move || weights.lm_head(kind, device).narrow(0, 0, entries);
         if !self.keeps_all {
             let at_hand = scored.filter(|_| only).map(|scored| first_rows(scored.lm_head(), entries));
@@ -431,13 +441,13 @@ impl Models {
         }
     }
 
-    /// The part of the LM head of the student, or of a copy of it, that is compared with others'.
+    /// The rows that belong to tokens of the LM head of the student or of a copy of it.
     pub fn compared(&self, decoder: &Decoder) -> Tensor {
         first_rows(decoder.lm_head(), self.entries)
     }
 
-    /// Follows the student after an update; `done` is the number of updates so far, `single` answers the
-    /// student's numbers in single precision.
+    /// Updates the copies after an update of the student. `done` is the number of updates so far, `single`
+    /// returns the student's weights in single precision.
     pub fn follow(&mut self, student: &Decoder, single: impl Fn() -> Tensor, done: u32) {
         let _guard = no_grad_guard();
         for copy in &mut self.copies {
@@ -458,7 +468,7 @@ impl Models {
         }
     }
 
-    /// The copies of the student, under names. Whoever is frozen does not change.
+    /// Adds the copies of the student to a state. Frozen models are not part of it.
     pub fn state(&self, tensors: &mut StateTensors) {
         for (index, copy) in self.copies.iter().enumerate() {
             tensors.put(format!("copy.{index}"), copy.decoder.flat());
@@ -478,7 +488,7 @@ impl Models {
         })
     }
 
-    /// Whether what the models that have a role say of a completion changes while the student learns.
+    /// Whether the scores of a role for a given completion change while the student learns.
     pub fn moves(&self, role: Role) -> bool {
         let moves = |scored: &ScorerRef| {
             let fixed = self.sees(*scored).is_none_or(View::is_fixed);

@@ -1,7 +1,9 @@
-//! A teacher with another tokenizer: it reads the text of a step's completions as tokens of its own, and its
-//! distributions stand where a token of both begins (GOLD, spans by bytes; arXiv:2402.12030 compares by
+//! A teacher with another tokenizer: it reads the text of a step's completions in its own tokens, and its
+//! distributions are compared where tokens of both begin (GOLD, spans by bytes; arXiv:2402.12030 compares by
 //! rank).
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -18,28 +20,58 @@ use crate::failure::{Error, Result};
 use crate::model::{PackedBatch, ScoringDecoder, Weights};
 use crate::prepare::prompts::TemplateInputs;
 use crate::rollout::Sequence;
-use crate::tokenizer::chat::Example;
-use crate::tokenizer::spans::{TextSpan, spans_of, text_of};
+use crate::tokenizer::chat::{AnswerTokens, Example};
+use crate::tokenizer::spans::{TextAlignment, TextSpan, leading_space, spans_of, text_of};
 use crate::tokenizer::{Counterparts, Token, Tokenizer};
 
-/// What a student is compared with.
+/// The tokenizer of such a teacher, with the counterparts of the student's tokens.
 pub struct OtherTokenizer {
     tokenizer: Arc<Tokenizer>,
-    /// The longest sequence that it reads, in its own tokens.
+    /// The longest sequence that the teacher reads, in its own tokens.
     context: usize,
     counterparts: Counterparts,
+    /// Whether the prompts are conversations.
+    chat: bool,
+    /// The teacher, as messages name it.
+    who: String,
+    compared: RefCell<TokensCompared>,
+}
+
+/// How much of the completions was compared so far.
+#[derive(Default)]
+struct TokensCompared {
+    /// Whether any completion had a span.
+    any: bool,
+    /// The number of completions without a span while no completion had one.
+    without: usize,
+    /// By source: tokens in no span, all tokens, and how many in no span the next warning waits for.
+    tokens: HashMap<usize, [usize; 3]>,
+}
+
+/// Completions of which none has a span before a run ends: the teacher reads other texts.
+const WITHOUT: usize = 8;
+
+/// A sequence as the teacher reads it.
+struct SequenceReading {
+    example: Example,
+    spans: Vec<TextSpan>,
+    /// The number of trained tokens, without the end token.
+    tokens: usize,
+    /// Whether the text is not blank.
+    has_text: bool,
 }
 
 impl OtherTokenizer {
     /// # Errors
     /// If the vocabularies can't be compared.
-    pub fn new(student: &Tokenizer, teacher: &Weights, who: &str) -> Result<OtherTokenizer> {
-        let counterparts = Counterparts::new(student, &teacher.tokenizer, who)?;
+    pub fn new(student: &Tokenizer, teacher: &Weights, chat: bool, who: &str) -> Result<OtherTokenizer> {
+        let counterparts = Counterparts::new(student, &teacher.tokenizer, chat, who)?;
         let (tokenizer, context) = (teacher.tokenizer.clone(), teacher.config.context);
-        Ok(OtherTokenizer { tokenizer, context, counterparts })
+        let (who, compared) = (who.to_owned(), RefCell::default());
+        Ok(OtherTokenizer { tokenizer, context, counterparts, chat, who, compared })
     }
 
-    /// Ids that no token of the teacher has.
+    /// Ids in the teacher's vocabulary that belong to no token.
     pub fn absent(&self) -> &[Token] {
         self.tokenizer.absent()
     }
@@ -49,7 +81,7 @@ impl OtherTokenizer {
         Rc::new(Columns::new(&self.counterparts, device))
     }
 
-    /// What the teacher reads of some sequences of a step that follow each other.
+    /// Consecutive sequences of a step as the teacher reads them.
     pub fn reading(
         &self,
         stage: &Stage,
@@ -60,29 +92,57 @@ impl OtherTokenizer {
     ) -> Result<Retokenized> {
         let sees = sees.map(|view| (view, now.moment(stage)));
         let mut reading = Retokenized::default();
-        let mut has_text = false;
         for member in members {
-            let (read, of_sequence, text) = self.sequence(stage, sees, &sequences.list[member])?;
-            has_text |= text;
-            reading.add(read, of_sequence, sequences.tokens(member).len());
-        }
-        if has_text && reading.spans.is_empty() {
-            let message = "no token of the teacher begins where one of its student's does: it reads other texts \
-                           than the completions";
-            return Err(Error::new(FailureKind::Data, message).help(
-                "a chat template that changes answers, or a tokenizer that changes texts, can't be aligned",
-            ));
+            let sequence = &sequences.list[member];
+            let SequenceReading { example, spans, tokens, has_text } =
+                self.sequence(stage, sees, sequence)?;
+            if has_text {
+                self.count(stage, sequence.source, &spans, tokens)?;
+            }
+            reading.add(example, spans, sequences.tokens(member).len());
         }
         Ok(reading)
     }
 
-    /// What the teacher reads of a sequence, with the spans of the completion, and whether it says anything.
+    /// Counts a completion's tokens that are in no span, and warns where they are a tenth of a domain's.
+    fn count(&self, stage: &Stage, source: usize, spans: &[TextSpan], tokens: usize) -> Result<()> {
+        let mut compared = self.compared.borrow_mut();
+        compared.any |= !spans.is_empty();
+        compared.without += usize::from(!compared.any);
+        if compared.without >= WITHOUT && !compared.any {
+            let message = format!(
+                "no token of {} begins where one of its student's does, in {WITHOUT} completions: it reads \
+                 other texts than the completions",
+                self.who
+            );
+            return Err(Error::new(FailureKind::Data, message).help(
+                "a chat template that changes answers, or a tokenizer that changes texts, can't be aligned",
+            ));
+        }
+        let [apart, all, next] = compared.tokens.entry(source).or_insert([0, 0, 1]);
+        // A span of the end tokens lies behind these.
+        let within: usize =
+            spans.iter().map(|span| span.student.end.min(tokens) - span.student.start.min(tokens)).sum();
+        *apart += tokens - within;
+        *all += tokens;
+        if *apart >= *next && *apart * 10 >= *all {
+            *next = *apart * 10;
+            stage.control.warn(format!(
+                "{apart} of {all} tokens of completions of `{}` so far are compared with nothing of {}: there \
+                 its chat template or its tokenizer writes other text or white space, or its context ends",
+                stage.sources[source].name, self.who
+            ));
+        }
+        Ok(())
+    }
+
+    /// A sequence as the teacher reads it, the spans of its completion, and whether the text is not blank.
     fn sequence(
         &self,
         stage: &Stage,
         sees: Option<(&View, Moment)>,
         sequence: &Sequence,
-    ) -> Result<(Example, Vec<TextSpan>, bool)> {
+    ) -> Result<SequenceReading> {
         let source = &stage.sources[sequence.source];
         let goes_on = |written: &Vec<bool>| written.contains(&false);
         if sequence.prompt.is_some() || sequence.written.as_ref().is_some_and(goes_on) {
@@ -99,37 +159,48 @@ impl OtherTokenizer {
         let ended = sequence.completion.last().is_some_and(|token| student.is_end(*token));
         let written = &sequence.completion[..sequence.completion.len() - usize::from(ended)];
         let (text, ends) = text_of(written.iter().map(|token| self.counterparts.student.get(*token)));
-        let Example { prompt, mut completion, written: mut mask } = source.prompts.answered(
-            &self.tokenizer,
-            sees,
-            sequence.record,
-            &text,
-            &TemplateInputs::draft(sequence.draft.as_deref()),
-        )?;
+        let said = TemplateInputs::draft(sequence.draft.as_deref());
+        let answer = &text[self.added(stage, sequence, &text)?..];
+        let AnswerTokens { mut prompt, opening, mut completion } =
+            source.prompts.answered(&self.tokenizer, sees, sequence.record, answer, &said)?;
+        // No student predicts the text that the teacher's template writes before an answer.
+        prompt.extend(opening);
         let end = completion.iter().position(|token| self.tokenizer.is_end(*token));
         let length = end.map_or(completion.len(), |end| end + usize::from(ended)).max(1);
         if prompt.len() >= self.context {
             return Err(self.too_long(source.name, prompt.len()));
         }
-        // What lies behind its context is compared with nothing: in its own tokens a completion may be longer
-        // than in its student's.
+        // Tokens beyond the teacher's context are not compared: in its tokens a completion may be longer than
+        // in the student's.
         let length = length.min(self.context - prompt.len());
         completion.truncate(length);
-        mask.truncate(length);
         let end = end.filter(|end| *end < length);
-        let own = |at: usize| mask[at] && end != Some(at);
-        let read: Vec<Token> = (0..length).filter(|at| own(*at)).map(|at| completion[at]).collect();
-        let mut spans =
-            spans_of(&text, &ends, read.iter().map(|token| self.counterparts.teacher.get(*token)));
-        // Ends are compared where all that stands before them is.
-        let whole = spans.last().map_or((0, 0), |last| (last.student.end, last.teacher.end));
-        if ended && end.is_some_and(|end| mask[end]) && whole == (written.len(), read.len()) {
+        let read = &completion[..end.unwrap_or(length)];
+        let bytes = read.iter().map(|token| self.counterparts.teacher.get(*token));
+        let TextAlignment { mut spans, to_the_end } = spans_of(&text, &ends, bytes);
+        // The end tokens are compared only if they end the same text.
+        if ended && end.is_some() && to_the_end {
             spans.push(TextSpan {
                 student: written.len()..written.len() + 1,
                 teacher: read.len()..read.len() + 1,
             });
         }
-        Ok((Example { prompt, completion, written: mask }, spans, !text.trim().is_empty()))
+        let (tokens, has_text) = (written.len(), !text.trim().is_empty());
+        Ok(SequenceReading { example: Example::new(prompt, completion), spans, tokens, has_text })
+    }
+
+    /// The length of the white space that the student's own tokenizer or chat template writes before an
+    /// answer. `text` begins with it, and the teacher reads the answer without it.
+    fn added(&self, stage: &Stage, sequence: &Sequence, text: &str) -> Result<usize> {
+        let space = leading_space(text.as_bytes());
+        if !self.chat || space == 0 {
+            return Ok(0);
+        }
+        let (prompts, said) = (stage.sources[sequence.source].prompts, TemplateInputs::default());
+        let student = &stage.start.tokenizer;
+        let answered = prompts.answered(student, None, sequence.record, &text[space..], &said)?;
+        let spelled = answered.completion.iter().map(|token| self.counterparts.student.get(*token));
+        Ok(leading_space(text_of(spelled).0.as_bytes()).min(space))
     }
 
     fn too_long(&self, domain: &str, prompt: usize) -> Error {
@@ -145,16 +216,16 @@ impl OtherTokenizer {
 #[derive(Default)]
 pub struct Retokenized {
     list: Vec<Example>,
-    /// Among the tokens of these sequences that are trained on, and those that the teacher predicts.
+    /// Spans, as ranges of these sequences' trained tokens and of the tokens that the teacher predicts.
     pub spans: Vec<TextSpan>,
-    /// Tokens that are trained on.
+    /// The number of trained tokens.
     pub tokens: usize,
-    /// Tokens that the teacher predicts.
+    /// The number of tokens that the teacher predicts.
     predicted: usize,
 }
 
 impl Retokenized {
-    /// `tokens` of the sequence are trained on.
+    /// `tokens` is the number of the sequence's trained tokens.
     fn add(&mut self, read: Example, spans: Vec<TextSpan>, tokens: usize) {
         let of_teacher = read.written.iter().filter(|written| **written).count();
         for TextSpan { student, teacher } in spans {
@@ -169,7 +240,7 @@ impl Retokenized {
         self.list.push(read);
     }
 
-    /// The teacher's last hidden states at the tokens that it predicts, `[predicted, width]`, and these
+    /// The teacher's last hidden states for the tokens that it predicts, `[predicted, width]`, and these
     /// tokens.
     pub fn hidden(&self, stage: &Stage, decoder: ScoringDecoder) -> (Tensor, Vec<Token>) {
         let most = stage.micro_batch.map_or(self.list.len(), |size| size.max(1) as usize).max(1);
@@ -191,7 +262,7 @@ impl Retokenized {
         (hidden, targets)
     }
 
-    /// For each token that is trained on, the row of the teacher's token that begins a span with it.
+    /// For each trained token, the row of the teacher's token that begins a span together with it.
     pub fn rows(&self) -> Vec<Option<i64>> {
         let mut rows = vec![None; self.tokens];
         for span in &self.spans {
@@ -200,8 +271,8 @@ impl Retokenized {
         rows
     }
 
-    /// The teacher's log-probability of what follows the first token in each span, `[tokens]`, 0 at tokens
-    /// that begin none; `logps` answers it for some of the tokens that are predicted.
+    /// The teacher's log-probability of the rest of each span after its first token, `[tokens]`, 0 at tokens
+    /// that begin no span; `logps` returns log-probabilities of predicted tokens by row.
     pub fn rest(&self, logps: impl Fn(&[i64]) -> Tensor) -> Tensor {
         let rows: Vec<i64> = self
             .spans

@@ -1,9 +1,8 @@
-//! What every role thinks of the completion tokens: the numbers that the objective asks for, and the gradient
-//! of its loss.
+//! The scores of every role at the completion tokens: the signals and live primitives of the objective.
 //!
-//! The last hidden states of every role are made first, in micro-batches where the stage has them, and put
-//! together: from then on the step is one batch, and no number knows how the sequences were divided. Where
-//! they were, the gradient makes the student's hidden states once more, micro-batch by micro-batch.
+//! The last hidden states of every role are computed first, in micro-batches where the stage has them, and
+//! concatenated: from then on the step is one batch, and no number depends on how the sequences were divided.
+//! With several micro-batches, the backward pass recomputes the student's hidden states for each of them.
 
 use std::cell::{OnceCell, RefCell};
 use std::ops::Range;
@@ -22,7 +21,7 @@ use super::data_signals::{given, missing, of_data};
 use super::models::{FrozenDecoder, ModelScorer, ScorerRef};
 use super::part::{Rollouts, Scoring};
 use super::sequences::Sequences;
-use super::spans::rest_of;
+use super::spans::{rest_of, rest_primitive};
 use super::views::{Shown, available};
 use super::vocabulary::{LmHead, Logits, Mapped, Parameters, Primitive, Quantity, Spans, Vocabulary};
 use super::{Source, Stage, panels, served};
@@ -32,33 +31,33 @@ use crate::machine::transfer::upload;
 use crate::model::{CERTAIN, SavedActivations, ScoringDecoder, SecondPass};
 use crate::zip::zip_equal;
 
-/// The student's forward pass, from which the gradient is made.
+/// The student's forward pass, from which the gradient is computed.
 pub struct ScoringPass {
     /// The student's last hidden states, `[tokens, width]`, without gradient.
     pub(super) hidden: Tensor,
-    /// Where a second head made some of them.
+    /// The pass of the second head, where it computed some of the hidden states.
     pub(super) second: Option<Rc<SecondPass>>,
-    /// Where they were made from, if there is one micro-batch.
+    /// The activations of the layers, if there is one micro-batch.
     pub(super) trace: Option<SavedActivations>,
     pub(super) micro_batches: Vec<Vec<usize>>,
     pub vocabulary: Vocabulary,
-    /// Of the student's tokenizer.
+    /// The number of tokens of the student's tokenizer.
     tokens: usize,
-    /// d live divergence / d log of what follows in a span by the student, of those that count whole spans:
-    /// per token.
+    /// For each live divergence that counts whole spans, per token: d divergence / d log of the student's
+    /// probability of the rest of the span.
     pub(super) by_rest: RefCell<Vec<Vec<f32>>>,
 }
 
-/// What diagnostics read of every step, besides what the objective does.
+/// The signals that diagnostics read at every step, besides those of the objective.
 pub const STUDENT_LOGP: Signal = Signal::Logp { role: Role::Student };
 pub const TEACHER_LOGP: Signal = Signal::Logp { role: Role::TEACHER };
 pub const STUDENT_ENTROPY: Signal = Signal::Entropy { role: Role::Student };
 
-/// Everything that the objective's graph and the diagnostics read at this step.
+/// Computes everything that the objective's graph and the diagnostics read at this step.
 pub fn score(scoring: &Scoring, rollouts: &Rollouts, step: u32) -> Result<(Batch, ScoringPass)> {
     let objective = &scoring.stage.train.objective;
     let sequences = &rollouts.sequences;
-    // The others first: then their weights can leave before the student's activations come.
+    // The other models first, so that their weights are freed before the student's activations are computed.
     let (mut others, mut spans) = (Vec::new(), Vec::new());
     for (index, role) in scoring.roles.iter().copied().enumerate() {
         let known =
@@ -95,9 +94,9 @@ pub fn score(scoring: &Scoring, rollouts: &Rollouts, step: u32) -> Result<(Batch
     }
     let mut batch = Batch { layout, signals, step, steps: scoring.stage.steps, ..Batch::default() };
     compose(scoring, sequences, &mut forward, &mut batch)?;
-    forward.read_rest(objective, sequences, &mut batch)?;
+    forward.read_rest(objective)?;
     let mut wanted = objective.graph.signals(&objective.outputs());
-    // They are worked out before the divergences are.
+    // Parameters of divergences read these signals, so they are computed first.
     forward.read(&objective.signals_inside(), &[], objective, sequences, &mut batch)?;
     wanted.extend([STUDENT_LOGP, STUDENT_ENTROPY]);
     if scoring.roles.contains(&Role::TEACHER) && !scoring.models.own_tokens(Role::TEACHER) {
@@ -107,7 +106,7 @@ pub fn score(scoring: &Scoring, rollouts: &Rollouts, step: u32) -> Result<(Batch
     Ok((batch, forward))
 }
 
-/// 1 for each sequence for which a role has all that it reads, otherwise 0.
+/// 1 for each sequence for which a role has everything that it reads, otherwise 0: `[sequences]`.
 fn availability(scoring: &Scoring, role: Role, sequences: &Sequences) -> Result<Vec<f32>> {
     let mut values = vec![0.0; sequences.list.len()];
     for run in runs(scoring, role, sequences)? {
@@ -119,10 +118,10 @@ fn availability(scoring: &Scoring, role: Role, sequences: &Sequences) -> Result<
     Ok(values)
 }
 
-/// The logits of a role at every completion token, each by the model that has it for the prompt, in the order
-/// of the batch; where its tokens and the student's begin together, if it has another tokenizer. What does
-/// not change while the student learns is kept for the next pass over the same rollouts. `last`: no other
-/// role comes after it.
+/// The logits of a role at every completion token, by the model that has the role for the prompt, in batch
+/// order. With another tokenizer, also the spans: where its tokens and the student's begin together.
+/// Logits that do not change while the student learns are kept for the next pass over the same rollouts.
+/// `last`: this is the last role to be scored.
 fn logits_of(
     scoring: &Scoring,
     role: Role,
@@ -167,7 +166,7 @@ fn logits_of(
             let lm_head = models.lm_head(model_ref, loaded.get().is_some().then(decoder), only);
             let logits = Logits::Projected { hidden, lm_head, softcap, scalar_head };
             let (objective, there) = (&stage.train.objective, (stage.place, &logits));
-            let rest = rest_of(objective, role, &reading, other, there, &targets);
+            let rest = rest_of(objective, role, &reading, other, there, &targets)?;
             spans.set(tokens.start, reading.tokens, &reading.spans, rest);
             let mapped = Mapped::new(logits, reading.rows(), other.columns(stage.place.device));
             parts[*run] = Some(Logits::Mapped(mapped));
@@ -191,8 +190,8 @@ fn logits_of(
                 hidden(stage, decoder(), sequences, &micro_batches, &shown)
             }
         };
-        // The LM head of the only model stays while its layers go. Of several, others would be needed
-        // before the last one's.
+        // The LM head of a single model stays in memory while its layers are freed. With several models, the
+        // heads of others would be read before that of the last one.
         let only = last && passes.len() == 1;
         let lm_head = models.lm_head(model_ref, loaded.get().is_some().then(decoder), only);
         let logits = Logits::Projected { hidden, lm_head, softcap, scalar_head };
@@ -207,19 +206,19 @@ fn logits_of(
     Ok((parts, spans))
 }
 
-/// Sequences that follow each other and have one scorer for a role.
+/// Consecutive sequences that have the same scorer for a role.
 pub struct ScoringRun {
-    /// None where nobody asks the role.
+    /// `None` where no scorer has the role.
     pub scored: Option<ScorerRef>,
     sources: Range<usize>,
     pub members: Range<usize>,
-    /// Those trained on, among the tokens of the step.
+    /// The range of their completion tokens among those of the step.
     pub tokens: Range<usize>,
 }
 
-/// Sequences of a section are adjacent, so runs end to end are in the order of the batch. Sections that
-/// follow each other with one model are one run: it is less work, and a model equal to the student then sees
-/// the student's own batch and answers with the same bits.
+/// The runs of a role. Sequences of a section are adjacent, so the concatenated runs have the order of the
+/// batch. Consecutive sections with one model are one run: that is less work, and a model that equals the
+/// student then computes the student's own batch, with the same bits.
 pub fn runs(scoring: &Scoring, role: Role, sequences: &Sequences) -> Result<Vec<ScoringRun>> {
     let Scoring { stage, models, .. } = *scoring;
     let all = stage.sections();
@@ -232,7 +231,7 @@ pub fn runs(scoring: &Scoring, role: Role, sequences: &Sequences) -> Result<Vec<
         let Some(sequence) = sequences.list[members.clone()].first() else { continue };
         let source = &stage.sources[sequence.source];
         let sources = all[sections.start].source..all[sections.end - 1].source + 1;
-        // Others are composed of it, of the prompts that these are asked about.
+        // A role that the objective does not read is only a part of compositions, on the prompts they score.
         let asked = matches!(role, Role::TEACHER | Role::REFERENCE) || stage.train.objective.reads(role);
         if run[0].is_none() && asked {
             return Err(nobody(scoring, role, source));
@@ -243,7 +242,7 @@ pub fn runs(scoring: &Scoring, role: Role, sequences: &Sequences) -> Result<Vec<
     Ok(runs)
 }
 
-/// A domain has no scorer for a role.
+/// The error for a domain that has no scorer for a role.
 pub fn nobody(scoring: &Scoring, role: Role, source: &Source) -> Error {
     match role {
         Role::TEACHER => no_teacher(source),
@@ -254,8 +253,8 @@ pub fn nobody(scoring: &Scoring, role: Role, source: &Source) -> Error {
     }
 }
 
-/// The runs that go through a model together, as indices. Where the data routes (`by_data`), domain after
-/// domain has the same few teachers: each is asked once.
+/// The runs that go through a model together, as indices. Where the data routes (`by_data`), all domains
+/// share a few teachers: each teacher then has one pass for all its runs.
 fn passes(runs: &[ScoringRun], by_data: bool) -> Vec<(ScorerRef, Vec<usize>)> {
     let mut passes: Vec<(ScorerRef, Vec<usize>)> = Vec::new();
     for (index, run) in runs.iter().enumerate() {
@@ -269,7 +268,7 @@ fn passes(runs: &[ScoringRun], by_data: bool) -> Vec<(ScorerRef, Vec<usize>)> {
     passes
 }
 
-/// Each run of a pass gets its tokens, which stand one after the other.
+/// Gives each run of a pass its part of `logits`, which are in the order of the runs.
 fn give(parts: &mut [Option<Logits>], runs: &[ScoringRun], pass: &[usize], logits: &Logits) {
     let mut first = 0;
     for run in pass {
@@ -297,15 +296,15 @@ pub fn hidden(
     in_order(&parts, micro_batches.iter().flatten().copied(), sequences, stage.place.device)
 }
 
-/// The tokens of some sequences, `[tokens, width]`, in the sequences' order; `parts` are those of `members`
-/// end to end.
+/// The rows of some sequences' tokens, `[tokens, width]`, in the order of the sequences. The concatenated
+/// `parts` have them in the order of `members`.
 pub fn in_order(
     parts: &[Tensor],
     members: impl Iterator<Item = usize>,
     sequences: &Sequences,
     device: Device,
 ) -> Tensor {
-    // Places in the step's order, then in that of the sequences at hand.
+    // Pairs of a token's index in the step and its row in the concatenated `parts`.
     let mut places: Vec<(usize, i64)> =
         members.flat_map(|member| sequences.tokens(member)).zip(0..).collect();
     let rows: i64 = parts.iter().map(|part| part.size()[0]).sum();
@@ -351,7 +350,7 @@ impl ScoringPass {
         if let Some((Role::Student, temperature)) = sampler
             && stage.train.passes > 1
         {
-            // Only in the first pass is the student still the policy that sampled.
+            // The student equals the policy that sampled only in the first pass.
             let mut policy = rollouts.policy.borrow_mut();
             let policy = policy.get_or_insert_with(|| {
                 let lm_head = LmHead::Held(scoring.models.compared(model).copy());
@@ -371,7 +370,7 @@ impl ScoringPass {
             of_student(&hidden),
             others,
             sampler,
-            model.tokenizer.ends()[0],
+            model.tokenizer.ends(),
         )
         .without(model.tokenizer.absent())
         .at(stage.train.objective.temperature);
@@ -380,7 +379,7 @@ impl ScoringPass {
         Ok(ScoringPass { hidden, second, trace, micro_batches, vocabulary, tokens, by_rest })
     }
 
-    /// The same pass, without what the student's layers kept: they are gone through again where it is used.
+    /// The same pass without the saved activations: its gradient recomputes the student's layers.
     pub fn without_activations(&self) -> ScoringPass {
         ScoringPass {
             hidden: self.hidden.shallow_clone(),
@@ -393,8 +392,8 @@ impl ScoringPass {
         }
     }
 
-    /// Adds signals that are not there yet, and values of primitives. One pass over the vocabulary, where
-    /// something needs it.
+    /// Adds signals that the batch does not have yet, and values of primitives, with at most one pass over
+    /// the vocabulary.
     pub fn read(
         &self,
         signals: &[Signal],
@@ -422,7 +421,7 @@ impl ScoringPass {
         let parameters = Parameters { batch, device: self.hidden.device() };
         let (mut quantities, mut computed) = (Vec::new(), Vec::new());
         for signal in asked {
-            // Others follow from the layout and the step.
+            // A signal without a quantity follows from the layout and the step.
             if let Some(quantity) = parameters.quantity(signal).map_err(|error| failed(error, objective))? {
                 quantities.push(quantity);
                 computed.push(signal.clone());
@@ -439,8 +438,8 @@ impl ScoringPass {
             quantities.push(Quantity::ByRest(divergence));
         }
         if !of_spans.is_empty() {
-            // What follows in a span has a gradient too.
-            primitives.push(Primitive::Logp);
+            // The probability of the rest of a span has a gradient too.
+            primitives.push(rest_primitive(objective)?);
         }
         let asked = computed.len();
         let [of_signals, of_live] = match quantities.is_empty() && primitives.is_empty() {
@@ -463,19 +462,19 @@ impl ScoringPass {
         Ok(())
     }
 
-    /// The log-odds that tokens stand.
+    /// The log-odds that each token is accepted.
     fn confidence_logits(&self) -> Vec<f32> {
         let (tokens, certain) = (self.hidden.size()[0], |tokens: i64| vec![CERTAIN; tokens as usize]);
         self.second.as_ref().map_or_else(|| certain(tokens), |pass| to_vec(&pass.logits(tokens)))
     }
 
-    /// How likely they do: those of the first head always.
+    /// The probability that each token is accepted: 1 for tokens of the first head.
     fn confidence(&self) -> Vec<f32> {
         let sigmoid = |odds: f32| (1.0 / (1.0 + f64::from(-odds).exp())) as f32;
         self.confidence_logits().into_iter().map(sigmoid).collect()
     }
 
-    /// What the scalar head of a role says at each token.
+    /// The output of a role's scalar head at each token.
     fn scalars(&self, role: Role, objective: &Objective) -> Result<Vec<f32>> {
         let head = format!("the scalar head of the {}", role.name());
         let values = self.vocabulary.scalars(role);
@@ -483,8 +482,8 @@ impl ScoringPass {
     }
 }
 
-/// Whose logits the completions were drawn from, and at which temperature; none where nobody asks for more
-/// than the recorded log-probabilities.
+/// The role whose logits the completions were drawn from, and the temperature; `None` where the objective
+/// reads no more than the recorded log-probabilities.
 fn sampler(scoring: &Scoring) -> Result<Option<(Role, f64)>> {
     let train = &scoring.stage.train;
     let known = producers::sampler(&train.objective, &train.rollout);

@@ -1,27 +1,27 @@
 //! Divergences that count entries with the probability of their whole span, where a teacher has another
-//! tokenizer: what follows the first token in it is read before them, and has a gradient of its own.
+//! tokenizer. The span's tokens after the first are read before them, and have a gradient of their own.
 
-use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::plan::{Divergence, Live, LivePrimitive, Mass, Objective, Role, Signal, Support};
 use tch::Tensor;
 
+use super::data_signals::missing;
 use super::other_tokenizer::{OtherTokenizer, Retokenized};
-use super::scores::{STUDENT_LOGP, ScoringPass};
-use super::sequences::Sequences;
-use super::vocabulary::{Logits, Spans, logps_of};
+use super::scores::ScoringPass;
+use super::vocabulary::{Logits, Primitive, Quantity, Spans, logps_of};
 use crate::failure::Result;
 use crate::machine::place::Place;
+use crate::machine::transfer::to_vec;
 use crate::tokenizer::Token;
 use crate::zip::zip_equal;
 
 /// Whether a divergence counts entries with the probability of their whole span: that of the first token
-/// times those of what follows it. The whole vocabulary, and what is normalised anew, are distributions of
-/// the first token alone.
+/// times those of the tokens after it. The full vocabulary and renormalised supports are distributions of the
+/// first token alone.
 pub fn is_of_spans(divergence: &Divergence) -> bool {
     divergence.mass == Mass::Raw && divergence.support != Support::Full
 }
 
-/// Whether an objective asks for the probability of whole spans by a role.
+/// Whether an objective reads a role's probability of whole spans.
 fn reads_spans(objective: &Objective, role: Role) -> bool {
     let of_role = |divergence: &Divergence| is_of_spans(divergence) && divergence.roles().contains(&role);
     let signals = objective.graph.signals(&objective.outputs());
@@ -32,8 +32,32 @@ fn reads_spans(objective: &Objective, role: Role) -> bool {
             .any(|live| matches!(&live.primitive, Live::Divergence(divergence) if of_role(divergence)))
 }
 
-/// The role's log-probability of what follows the first token in each span, `[tokens]`; none where nobody
-/// asks. `logits` are of the `targets` that it reads.
+/// The temperature of the divergences that count whole spans. It applies to all tokens of a span alike.
+///
+/// # Errors
+/// If there are several such temperatures.
+fn temperature(objective: &Objective) -> Result<f64> {
+    let signals = objective.graph.signals(&objective.outputs());
+    let read = signals.iter().filter_map(|signal| match signal {
+        Signal::Divergence(divergence) => Some(divergence),
+        _ => None,
+    });
+    let live = objective.live.iter().filter_map(|live| match &live.primitive {
+        Live::Divergence(divergence) => Some(divergence),
+        _ => None,
+    });
+    let mut of_spans = read.chain(live).filter(|divergence| is_of_spans(divergence)).map(|d| d.temperature);
+    let first = of_spans.next().unwrap_or(1.0);
+    if of_spans.any(|temperature| temperature != first) {
+        let why = "divergences with `mass: raw` between two tokenizers have one temperature in this version";
+        return Err(missing("a second temperature of such a divergence", why, objective)
+            .help("give all of them the same `temperature`"));
+    }
+    Ok(first)
+}
+
+/// The role's log-probability of each span's tokens after the first, `[tokens]`; `None` where the objective
+/// does not read it. `logits` are those of `targets`.
 pub fn rest_of(
     objective: &Objective,
     role: Role,
@@ -41,32 +65,34 @@ pub fn rest_of(
     other: &OtherTokenizer,
     (place, logits): (Place, &Logits),
     targets: &[Token],
-) -> Option<Tensor> {
-    reads_spans(objective, role).then(|| {
-        reading.rest(|rows| logps_of(place, logits, rows, targets, other.absent(), objective.temperature))
-    })
+) -> Result<Option<Tensor>> {
+    if !reads_spans(objective, role) {
+        return Ok(None);
+    }
+    let temperature = temperature(objective)?;
+    Ok(Some(reading.rest(|rows| logps_of(place, logits, rows, targets, other.absent(), temperature))))
+}
+
+/// The student's log-probability of a token after the first of a span.
+pub fn rest_primitive(objective: &Objective) -> Result<Primitive<'static>> {
+    Ok(Primitive::LogpAt { temperature: temperature(objective)? })
 }
 
 impl ScoringPass {
-    /// What follows in spans by the student, where somebody with another tokenizer is asked about them.
-    pub fn read_rest(
-        &mut self,
-        objective: &Objective,
-        sequences: &Sequences,
-        batch: &mut Batch,
-    ) -> Result<()> {
+    /// Sets the student's log-probability of each span's tokens after the first, where a divergence reads it.
+    pub fn read_rest(&mut self, objective: &Objective) -> Result<()> {
         let counts = |spans: &Spans| !spans.follow.is_empty() && reads_spans(objective, spans.role);
         if !self.vocabulary.spans.iter().any(counts) {
             return Ok(());
         }
-        self.read(&[STUDENT_LOGP], &[], objective, sequences, batch)?;
-        let logps = batch.signal(&STUDENT_LOGP).expect("it was just read");
-        self.vocabulary.spans.iter_mut().for_each(|spans| spans.set_student(logps));
+        let quantity = Quantity::Primitive(rest_primitive(objective)?);
+        let logps = to_vec(&self.vocabulary.values(&[quantity])[0]);
+        self.vocabulary.spans.iter_mut().for_each(|spans| spans.set_student(&logps));
         Ok(())
     }
 
-    /// The live divergences that count whole spans, and these spans, where some have several tokens of the
-    /// student.
+    /// The live divergences that count whole spans, with their index and the spans, where some spans have
+    /// several tokens of the student.
     pub fn of_spans<'o>(&self, objective: &'o Objective) -> Vec<(usize, &'o Divergence, &Spans)> {
         let of_spans = |(index, live): (usize, &'o LivePrimitive)| {
             let Live::Divergence(divergence) = &live.primitive else { return None };
@@ -77,8 +103,8 @@ impl ScoringPass {
         objective.live.iter().enumerate().filter_map(of_spans).collect()
     }
 
-    /// d loss / d log-probability of the student's tokens that follow in spans; none where nothing counts
-    /// them.
+    /// d loss / d log-probability of the student's tokens after the first of each span; `None` where no
+    /// divergence counts them.
     pub fn adjoint_of_rest(&self, objective: &Objective, adjoints: &[&[f32]]) -> Option<Vec<f32>> {
         let by_rest = self.by_rest.borrow();
         let of_spans = zip_equal(self.of_spans(objective), by_rest.iter());

@@ -1,4 +1,4 @@
-//! The loss on rows that no stage is trained on, as the student is between two of its updates.
+//! The loss on validation rows, which no stage is trained on, between two updates.
 
 use mopd_compiler::plan::{Role, Validation};
 use tch::{Kind, Tensor, no_grad_guard};
@@ -14,16 +14,16 @@ use crate::machine::transfer::upload;
 use crate::model::Decoder;
 use crate::rollout::Sequence;
 
-/// Rows that go through the student together, at most.
+/// The most rows per forward pass.
 const TOGETHER: u32 = 16;
 
-/// As many of them as a stage has room for: never more than a step trains on at once.
+/// Rows per forward pass that a stage has memory for: at most as many as a step trains on at once.
 pub fn rows_at_once(stage: &Stage) -> usize {
     let step = stage.train.rollout.sequences();
     stage.micro_batch.unwrap_or(step).clamp(1, TOGETHER) as usize
 }
 
-/// The sum over all tokens of log p, at temperature 1. `lm_head` is the student's.
+/// The sum of log p over all tokens, at temperature 1. `lm_head` is the student's.
 pub fn logp(stage: &Stage, sequences: &Sequences, student: &Decoder, lm_head: &Tensor) -> f64 {
     let members: Vec<usize> = (0..sequences.list.len()).collect();
     let packed = sequences.packed(stage, &members, &Shown::Own);
@@ -35,23 +35,23 @@ pub fn logp(stage: &Stage, sequences: &Sequences, student: &Decoder, lm_head: &T
     };
     let targets = upload(&sequences.targets(), stage.place.device);
     let vocabulary =
-        Vocabulary::new(stage.place, &targets, logits, Vec::new(), None, student.tokenizer.ends()[0])
+        Vocabulary::new(stage.place, &targets, logits, Vec::new(), None, student.tokenizer.ends())
             .without(student.tokenizer.absent());
     let logps = vocabulary.values(&[Quantity::Logp(Role::Student)]);
     logps[0].sum(Kind::Double).double_value(&[])
 }
 
-/// Of a stage that validates.
+/// The validation of a stage.
 pub struct Validator<'a> {
     settings: &'a Validation,
     /// The stage, with the validation rows of its domains in place of those that it trains on.
     stage: Stage<'a>,
-    /// Those of similar length together.
+    /// The rows, sorted by length, in batches.
     batches: Vec<Sequences>,
 }
 
 impl<'a> Validator<'a> {
-    /// None where the stage does not validate.
+    /// `None` where the stage does not validate.
     pub fn new(stage: &Stage<'a>) -> Result<Option<Validator<'a>>> {
         let Some(settings) = &stage.train.validation else { return Ok(None) };
         let stage = Stage { sources: stage.validation.clone(), ..stage.clone() };
@@ -81,18 +81,18 @@ impl<'a> Validator<'a> {
             sum -= logp(&self.stage, sequences, student, lm_head);
             count += sequences.layout.tokens();
         }
-        // The experts that it asked are in no step's numbers.
+        // This load of experts belongs to no step's metrics.
         let _ = student.take_expert_load();
         Ok(sum / count as f64)
     }
 }
 
 impl Trainer<'_> {
-    /// Before a step, where it is time.
+    /// Computes the validation loss before a step, if it is due.
     pub(super) fn validate(&mut self, step: u32) -> Result<()> {
         let Trainer { model, models, validator: Some(validator), losses, .. } = self else { return Ok(()) };
         if validator.is_due(losses.validated, step) {
-            // As bits: JSON has no infinity.
+            // Sent as bits: JSON has no infinity.
             let loss = || validator.loss(model, &models.compared(model)).map(f64::to_bits);
             let loss = f64::from_bits(exchange::of_first(self.stage, loss)?);
             losses.validated = Some(Validated { step, loss });

@@ -1,4 +1,4 @@
-//! Conversations: messages, the template that makes text of them, and which of its tokens the assistant
+//! Conversations: messages, the template that renders them as text, and the tokens that the assistant
 //! wrote.
 
 mod python;
@@ -15,24 +15,24 @@ use super::TokenizerError;
 use super::json::{Json, Object, describe};
 use mopd_kernels::os::bounded::Exceeded;
 
-pub use response::{Example, example, prompt};
+pub use response::{AnswerTokens, Example, answer, example, prompt, turn_end};
 pub use template::{ChatTemplate, look_at_the_clock, today};
 
-/// What people and models said to each other, in order, and what the template gets to know besides.
+/// Messages in order, and further variables of the template.
 #[derive(Clone, Debug)]
 pub struct Conversation {
     /// At least one.
     messages: Vec<Message>,
     tools: Option<Value>,
     documents: Option<Value>,
-    /// Further names that the template may read, such as `enable_thinking`.
+    /// Further variables of the template, such as `enable_thinking`.
     variables: Vec<(String, Value)>,
 }
 
 #[derive(Clone, Debug)]
 struct Message {
     role: ChatRole,
-    /// The object as it was written, in the order of its keys.
+    /// The message's object, with its keys in their original order.
     value: Value,
 }
 
@@ -53,30 +53,30 @@ const ROLES: [(&str, ChatRole); 5] = [
     ("tool", ChatRole::Tool),
 ];
 
-/// Names under which models' reasoning is passed; the first is what templates read.
+/// Keys for a model's reasoning in messages; templates read the first.
 const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
-/// Why a conversation cannot be made into tokens.
+/// Why a conversation can't be converted to tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ChatError {
-    /// The template itself is wrong.
+    /// The template is invalid.
     Template(String),
-    /// It refused the conversation, or does not cope with it.
+    /// The template refused the conversation, or failed on it.
     Render(String),
-    /// It was stopped: it took too much.
+    /// The template exceeded a limit of resources.
     Bounds {
         template: String,
         exceeded: Exceeded,
     },
     /// The model has no template.
     NoTemplate,
-    /// Not a list of messages, in words that say what was found.
+    /// Not a list of messages; the text describes what was found.
     Messages(String),
-    /// Rendered up to a turn, the text is not a beginning of the whole. Messages are counted from 1.
+    /// The text rendered up to a turn is not a prefix of the whole. Messages are counted from 1.
     Unstable {
         message: usize,
     },
-    /// Nobody answered: there is nothing to train on.
+    /// The assistant has no message, so there is nothing to train on.
     NoAnswer,
     Tokenizer(TokenizerError),
 }
@@ -113,7 +113,7 @@ impl fmt::Display for ChatError {
 }
 
 impl ChatError {
-    /// The way out.
+    /// Advice on how to solve the problem.
     pub fn help(&self) -> Option<String> {
         Some(match self {
             ChatError::Template(_) => "the template is in `chat_template.jinja` or under `chat_template` in \
@@ -142,15 +142,15 @@ impl ChatError {
 }
 
 impl Conversation {
-    /// A question, as a user would put it.
+    /// A user's question.
     pub fn question(system: Option<&str>, prompt: &str) -> Conversation {
         let messages = system.map(|system| plain("system", ChatRole::System, system));
         let messages = messages.into_iter().chain([plain("user", ChatRole::User, prompt)]).collect();
         Conversation { messages, tools: None, documents: None, variables: Vec::new() }
     }
 
-    /// A list of messages, each an object with a `role`. `system` stands before them unless they have a
-    /// system message.
+    /// From a list of messages, each an object with a `role`. `system` is put first unless they have a system
+    /// message.
     pub fn new(messages: &Json, system: Option<&str>) -> Result<Conversation, ChatError> {
         let wrong = |problem: String| Err(ChatError::Messages(problem));
         let Json::Array(list) = messages else {
@@ -184,20 +184,20 @@ impl Conversation {
         self
     }
 
-    /// Further names that the template reads.
+    /// Further variables of the template.
     pub fn with_variables(mut self, variables: &Object) -> Conversation {
         self.variables =
             variables.iter().map(|(name, value)| (name.clone(), Value::from(Serde(value)))).collect();
         self
     }
 
-    /// With an answer at the end.
+    /// The same with an answer at the end.
     pub fn answered(mut self, answer: &str) -> Conversation {
         self.messages.push(plain("assistant", ChatRole::Assistant, answer));
         self
     }
 
-    /// Without the assistant's messages at the end: what a model is asked.
+    /// The same without the assistant's messages at the end: the prompt of a model.
     pub fn asked(mut self) -> Conversation {
         let asked = self
             .messages
@@ -208,8 +208,8 @@ impl Conversation {
         self
     }
 
-    /// What a model is asked, with another text as its question: in place of what was said last, or of the
-    /// whole conversation but its system message.
+    /// The prompt of a model with another text as the question: instead of the last message, or of the whole
+    /// conversation except its system message.
     pub fn asking(self, text: &str, after_its_turns: bool) -> Conversation {
         let mut conversation = self.asked();
         let asked = conversation.messages.pop().map_or(ChatRole::User, |message| message.role);
@@ -227,7 +227,7 @@ impl Conversation {
         self.messages.iter().map(|message| message.role)
     }
 
-    /// Equal for equal conversations.
+    /// A text that is equal for equal conversations.
     pub fn fingerprint(&self) -> String {
         let messages: Vec<String> = self.messages.iter().map(|message| message.value.to_string()).collect();
         format!("{messages:?} {:?} {:?}", self.tools, self.documents)
@@ -237,7 +237,7 @@ impl Conversation {
         self.tools.is_some()
     }
 
-    /// What the template reads; absent tools and documents are none, as in the reference library.
+    /// The template's variables; absent tools and documents are `none`, as in the reference library.
     fn context(&self, count: usize) -> impl Iterator<Item = (String, Value)> {
         let messages: Value = self.messages[..count].iter().map(|message| message.value.clone()).collect();
         let of = |value: &Option<Value>| value.clone().unwrap_or(Value::from(()));
@@ -278,7 +278,7 @@ fn message(number: usize, value: &Json) -> Result<Message, ChatError> {
     if *role != ChatRole::Assistant && fields.get("content").is_none() {
         return wrong("has no `content`".to_owned());
     }
-    // Older names of the reasoning are filled in from each other, as the reference library does.
+    // All keys for reasoning get the same value, as in the reference library.
     let reasoning = REASONING.iter().find_map(|name| fields.get(*name).filter(|value| !value.is_null()));
     let value = match reasoning {
         None => Value::from(Serde(value)),

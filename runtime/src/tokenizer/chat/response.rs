@@ -1,4 +1,4 @@
-//! Which tokens of a conversation the assistant wrote.
+//! Finds the tokens of a conversation that the assistant wrote.
 
 use super::{ChatError, ChatRole, ChatTemplate, Conversation};
 use crate::tokenizer::Token;
@@ -7,12 +7,12 @@ use crate::tokenizer::{ByteSpan, Tokenizer};
 /// A conversation to train on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Example {
-    /// Up to the first token that the assistant wrote; never empty.
+    /// Tokens before the first one that the assistant wrote; never empty.
     pub prompt: Vec<Token>,
-    /// From there up to the last one; never empty.
+    /// Tokens from there up to the last one that the assistant wrote; never empty.
     pub completion: Vec<Token>,
-    /// Per token of the completion: whether the assistant wrote it. Others are what users and tools answered
-    /// meanwhile.
+    /// Per token of the completion, whether the assistant wrote it. The others were written by users and
+    /// tools between its turns.
     pub written: Vec<bool>,
 }
 
@@ -24,8 +24,21 @@ impl Example {
     }
 }
 
-/// What a model is asked: the conversation without the assistant's last messages, and what its turn begins
-/// with.
+/// An answer to a prompt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AnswerTokens {
+    pub prompt: Vec<Token>,
+    /// The text that a chat template writes before the answer, such as an empty thought. No model wrote it.
+    pub opening: Vec<Token>,
+    /// The answer and the token that ends it.
+    pub completion: Vec<Token>,
+}
+
+/// The tokens of a text with their places in it, and whether the assistant wrote each.
+type Marked = (Vec<(Token, ByteSpan)>, Vec<bool>);
+
+/// The prompt of a model: the conversation without the assistant's last messages, and the beginning of the
+/// assistant's turn.
 pub fn prompt(tokenizer: &Tokenizer, conversation: Conversation) -> Result<Vec<Token>, ChatError> {
     let conversation = conversation.asked();
     let template = tokenizer.template(&conversation).ok_or(ChatError::NoTemplate)?;
@@ -33,11 +46,11 @@ pub fn prompt(tokenizer: &Tokenizer, conversation: Conversation) -> Result<Vec<T
     Ok(tokenizer.encode(&text)?)
 }
 
-/// Tokens of the whole conversation, and what is to be trained on: the assistant's turns, each up to the
-/// token that ends it.
+/// The tokens of the whole conversation, with the assistant's turns, each up to its end token, marked for
+/// training.
 ///
-/// Where the template marks them, by its marks. Otherwise by rendering the conversation up to each turn's
-/// beginning and end: both must be beginnings of the whole.
+/// The turns are found by the template's marks, if it has any. Otherwise the conversation is rendered up to
+/// each turn's beginning and end, which must both be prefixes of the whole.
 pub fn example(tokenizer: &Tokenizer, conversation: &Conversation) -> Result<Example, ChatError> {
     let template = tokenizer.template(conversation).ok_or(ChatError::NoTemplate)?;
     let count = conversation.roles().len();
@@ -46,36 +59,108 @@ pub fn example(tokenizer: &Tokenizer, conversation: &Conversation) -> Result<Exa
     if spans.is_empty() {
         return Err(ChatError::NoAnswer);
     }
-    let (mut tokens, mut written) = tokens(tokenizer, &text, &spans)?;
-    // What follows an end token, a line break as a rule, is the template's, not the assistant's.
+    let (places, written) = turns(tokenizer, &text, &spans)?;
+    let tokens: Vec<Token> = places.into_iter().map(|(token, _)| token).collect();
+    let (first, last) = ends_of(&written)?;
+    Ok(Example {
+        prompt: tokens[..first].to_vec(),
+        completion: tokens[first..=last].to_vec(),
+        written: written[first..=last].to_vec(),
+    })
+}
+
+/// The tokens of an answer to the last question of a conversation. Earlier turns of the assistant are prompt.
+pub fn answer(
+    tokenizer: &Tokenizer,
+    conversation: Conversation,
+    answer: &str,
+) -> Result<AnswerTokens, ChatError> {
+    let asked = conversation.asked();
+    if answer.is_empty() {
+        // The template may leave an empty answer out.
+        let end = turn_end(tokenizer, &asked);
+        return Ok(AnswerTokens {
+            prompt: prompt(tokenizer, asked)?,
+            opening: Vec::new(),
+            completion: vec![end],
+        });
+    }
+    let answered = asked.clone().answered(answer);
+    let template = tokenizer.template(&answered).ok_or(ChatError::NoTemplate)?;
+    let count = answered.roles().len();
+    let (text, marked) = template.render_marked(&answered, count, false)?;
+    let span = match template.marks_answers() {
+        true => marked.last().cloned().ok_or(ChatError::NoAnswer)?,
+        false => turn(template, &answered, count - 1, &text)?,
+    };
+    let opening = opening(template, asked, &text, &span, answer);
+    let (places, written) = turns(tokenizer, &text, &[span])?;
+    let (first, last) = ends_of(&written)?;
+    let of_opening = places[first..last].iter().take_while(|(_, place)| place.end <= opening).count();
+    let mut tokens: Vec<Token> = places[..=last].iter().map(|(token, _)| *token).collect();
+    let completion = tokens.split_off(first + of_opening);
+    let opening = tokens.split_off(first);
+    Ok(AnswerTokens { prompt: tokens, opening, completion })
+}
+
+/// The token that ends an answer in a conversation: the template's, or the tokenizer's own where the template
+/// writes none.
+pub fn turn_end(tokenizer: &Tokenizer, asked: &Conversation) -> Token {
+    let answered = answer(tokenizer, asked.clone(), "a").ok();
+    let last = answered.and_then(|answered| answered.completion.last().copied());
+    last.filter(|last| tokenizer.is_end(*last)).unwrap_or(tokenizer.ends()[0])
+}
+
+/// An answer that no conversation has, to find the text that a template writes before one.
+const PROBE: &str = "mopd-answer-7d1f";
+
+/// The end of the text that the template writes between a prompt and an answer, such as an empty thought.
+/// White space alone does not count: it may be part of the answer's first token.
+fn opening(template: &ChatTemplate, asked: Conversation, text: &str, turn: &ByteSpan, answer: &str) -> usize {
+    let probe = asked.answered(PROBE);
+    let end = template.render(&probe, probe.roles().len(), false).ok().and_then(|probed| {
+        let end = probed.rfind(PROBE)?;
+        let same = text.starts_with(&probed[..end]) && text[end..].trim_start().starts_with(answer.trim());
+        same.then_some(end)
+    });
+    let writes = |end: &usize| *end > turn.start && !text[turn.start..*end].trim().is_empty();
+    end.filter(writes).unwrap_or(turn.start)
+}
+
+/// The tokens of a text with their places, and which of them the assistant wrote: those of its turns, which
+/// are `spans`, up to the token that ends each.
+fn turns(tokenizer: &Tokenizer, text: &str, spans: &[ByteSpan]) -> Result<Marked, ChatError> {
+    let (mut tokens, mut written) = tokens(tokenizer, text, spans)?;
+    // Text after an end token, usually a line break, comes from the template, not the assistant.
     let mut turn = 0;
     while turn < tokens.len() {
         let length = written[turn..].iter().take_while(|&&written| written).count();
-        let end = tokens[turn..turn + length].iter().rposition(|&token| tokenizer.is_end(token));
+        let end = tokens[turn..turn + length].iter().rposition(|(token, _)| tokenizer.is_end(*token));
         if let Some(end) = end {
             written[turn + end + 1..turn + length].fill(false);
         }
         turn += length.max(1);
     }
-    // A template without end tokens: the model would never learn to stop.
-    if written.last() == Some(&true) && !tokens.last().is_some_and(|&last| tokenizer.is_end(last)) {
-        tokens.push(tokenizer.ends()[0]);
+    // The template has no end token here: without one, the model would never learn to stop.
+    if written.last() == Some(&true) && !tokens.last().is_some_and(|(last, _)| tokenizer.is_end(*last)) {
+        tokens.push((tokenizer.ends()[0], text.len()..text.len()));
         written.push(true);
     }
+    Ok((tokens, written))
+}
+
+/// The first and the last token that the assistant wrote.
+fn ends_of(written: &[bool]) -> Result<(usize, usize), ChatError> {
     let (Some(first), Some(last)) =
         (written.iter().position(|&written| written), written.iter().rposition(|&written| written))
     else {
         return Err(ChatError::NoAnswer);
     };
     if first == 0 {
-        // A token is predicted from those before it.
+        // A token needs at least one token before it to be predicted from.
         return Err(ChatError::Render("nothing stands before the assistant's first token".to_owned()));
     }
-    Ok(Example {
-        prompt: tokens[..first].to_vec(),
-        completion: tokens[first..=last].to_vec(),
-        written: written[first..=last].to_vec(),
-    })
+    Ok((first, last))
 }
 
 /// The bytes of each of the assistant's turns.
@@ -84,30 +169,30 @@ fn answers(
     conversation: &Conversation,
     text: &str,
 ) -> Result<Vec<ByteSpan>, ChatError> {
-    let mut spans = Vec::new();
-    for (index, role) in conversation.roles().enumerate() {
-        if role != ChatRole::Assistant {
-            continue;
-        }
-        let unstable = ChatError::Unstable { message: index + 1 };
-        // What another turn of the assistant precedes is a continuation: no prompt is written for it.
-        let before = template.render(conversation, index, true)?;
-        let after = template.render(conversation, index + 1, false)?;
-        if !(text.starts_with(&before) && text.starts_with(&after) && before.len() <= after.len()) {
-            return Err(unstable);
-        }
-        spans.push(before.len()..after.len());
-    }
-    Ok(spans)
+    let of_assistant = |(index, role)| (role == ChatRole::Assistant).then_some(index);
+    let turns = conversation.roles().enumerate().filter_map(of_assistant);
+    turns.map(|index| turn(template, conversation, index, text)).collect()
 }
 
-/// The tokens of a text and which of them lie within the spans. A token that crosses the border of a span is
-/// split there, as a sampler that starts at the border splits it.
-fn tokens(
-    tokenizer: &Tokenizer,
+/// The bytes of one of the assistant's turns.
+fn turn(
+    template: &ChatTemplate,
+    conversation: &Conversation,
+    index: usize,
     text: &str,
-    spans: &[ByteSpan],
-) -> Result<(Vec<Token>, Vec<bool>), ChatError> {
+) -> Result<ByteSpan, ChatError> {
+    // A message after another one of the assistant continues its turn, without a new prompt.
+    let before = template.render(conversation, index, true)?;
+    let after = template.render(conversation, index + 1, false)?;
+    if !(text.starts_with(&before) && text.starts_with(&after) && before.len() <= after.len()) {
+        return Err(ChatError::Unstable { message: index + 1 });
+    }
+    Ok(before.len()..after.len())
+}
+
+/// The tokens of a text, and which of them are within the spans. The text is split at the borders of spans,
+/// as for a sampler that starts at the border.
+fn tokens(tokenizer: &Tokenizer, text: &str, spans: &[ByteSpan]) -> Result<Marked, ChatError> {
     let whole = tokenizer.encode_with_spans(text)?;
     let within = |token: &ByteSpan| {
         spans.iter().any(|span| span.start <= token.start && token.end <= span.end && !token.is_empty())
@@ -117,15 +202,19 @@ fn tokens(
         spans.iter().any(|span| border(span.start) || border(span.end))
     };
     if !whole.iter().any(|(_, token)| crosses(token)) {
-        return Ok(whole.into_iter().map(|(token, place)| (token, within(&place))).unzip());
+        let written = whole.iter().map(|(_, place)| within(place)).collect();
+        return Ok((whole, written));
     }
     let (mut tokens, mut written, mut done) = (Vec::new(), Vec::new(), 0);
     let pieces =
         spans.iter().flat_map(|span| [(span.start, false), (span.end, true)]).chain([(text.len(), false)]);
     for (border, inside) in pieces {
-        let piece = tokenizer.encode(&text[done..border])?;
+        let piece = match done {
+            0 => tokenizer.encode_with_spans(&text[..border])?,
+            _ => tokenizer.continuation(&text[done..border])?,
+        };
         written.resize(written.len() + piece.len(), inside);
-        tokens.extend(piece);
+        tokens.extend(piece.into_iter().map(|(token, place)| (token, done + place.start..done + place.end)));
         done = border;
     }
     Ok((tokens, written))

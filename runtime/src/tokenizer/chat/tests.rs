@@ -199,6 +199,52 @@ fn a_token_across_a_border_is_split_there() {
     assert!(example.written.iter().all(|&written| written));
 }
 
+/// Qwen3's template writes an empty thought before an answer without one.
+#[test]
+fn text_that_a_template_writes_before_an_answer_is_apart() {
+    let qwen = pretrained("qwen3");
+    let encode = |text: &str| qwen.encode(text).unwrap();
+    let asked = || Conversation::question(None, "What is 2+2?");
+    let thought = "<think>\n\n</think>\n\n";
+    // The student may write any part of the thought itself.
+    for (text, opening) in [
+        ("4", thought),
+        ("<think>", thought),
+        ("think", thought),
+        ("<think>\n\n</think>\n\n4", ""),
+        ("<think>\nSix.\n</think>\n\n4", ""),
+    ] {
+        let found = answer(&qwen, asked(), text).unwrap();
+        assert_eq!(found.prompt, prompt(&qwen, asked()).unwrap(), "{text}");
+        assert_eq!(found.opening, encode(opening), "{text}");
+        let end = qwen.ends()[0];
+        assert_eq!(found.completion, [encode(text), vec![end]].concat(), "{text}");
+    }
+    // Earlier turns are prompt.
+    let smollm = pretrained("smollm");
+    let messages = r#"[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "c"}]"#;
+    let chat = || Conversation::new(&Json::parse(messages).unwrap(), None).unwrap();
+    let found = answer(&smollm, chat(), "d").unwrap();
+    assert_eq!(found.prompt, prompt(&smollm, chat()).unwrap());
+    assert_eq!(found.completion, [smollm.encode("d").unwrap(), vec![smollm.ends()[0]]].concat());
+}
+
+/// The end token of a turn is the template's.
+#[test]
+fn an_empty_answer_ends_like_any_other() {
+    let gemma = pretrained("gemma");
+    let asked = || Conversation::question(None, "What is 2+2?");
+    let end = gemma.encode("<end_of_turn>").unwrap();
+    assert!(gemma.ends()[0] != end[0]);
+    for text in ["", "4"] {
+        let found = answer(&gemma, asked(), text).unwrap();
+        assert_eq!(found.prompt, prompt(&gemma, asked()).unwrap());
+        assert_eq!(found.completion, [gemma.encode(text).unwrap(), end.clone()].concat());
+    }
+    assert_eq!(turn_end(&gemma, &asked()), end[0]);
+}
+
 #[test]
 fn a_prompt_is_what_comes_before_the_answer() {
     let chat = Conversation::new(

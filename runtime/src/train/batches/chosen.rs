@@ -1,4 +1,4 @@
-//! `... |> keep(correct)`, `... |> best(reward, of: 1)`: some of the completions that are drawn of each
+//! `... |> keep(correct)`, `... |> best(reward, of: 1)`: some of the completions that are drawn for each
 //! prompt.
 
 use mopd_compiler::expr;
@@ -42,7 +42,7 @@ impl Draws for OfChosen {
     }
 }
 
-/// What is left of each group.
+/// The chosen sequences of each group.
 pub(super) fn choose(batch: &Batch, choice: &SampleChoice, mut groups: Vec<Group>) -> Result<Vec<Group>> {
     let what = match choice {
         SampleChoice::Keep { .. } => "the condition of a `keep`",
@@ -64,7 +64,7 @@ pub(super) fn choose(batch: &Batch, choice: &SampleChoice, mut groups: Vec<Group
     Ok(groups.into_iter().map(&mut left).collect())
 }
 
-/// The `count` with the largest numbers, of equal ones the first, in their order.
+/// The `count` sequences with the largest numbers, the first of equal ones, in their original order.
 fn best(group: Vec<(Sequence, f64)>, count: usize) -> Group {
     let mut order: Vec<usize> = (0..group.len()).collect();
     // The sort is stable.
@@ -74,8 +74,8 @@ fn best(group: Vec<(Sequence, f64)>, count: usize) -> Group {
     chosen.map(|(_, (sequence, _))| sequence).collect()
 }
 
-/// What is computed of completions that no step trains on yet, a number for each sequence; judges those that
-/// are not, where it reads rewards.
+/// The value of a formula for each sequence, before a step trains on them. Judges sequences without a reward
+/// where the formula reads rewards.
 pub(super) fn numbers(
     batch: &Batch,
     (formula, what): (&Formula, &str),
@@ -107,7 +107,7 @@ pub(super) fn numbers(
     }
 }
 
-/// What the student says of completions that no step trains on yet: those of the signals that it supplies.
+/// The signals of completions that the student supplies, before a step trains on them.
 fn of_student(batch: &Batch, sequences: &Sequences, wanted: &[Signal]) -> Result<Vec<(Signal, Vec<f32>)>> {
     let Batch { stage, student, models, .. } = *batch;
     let _guard = no_grad_guard();
@@ -118,7 +118,7 @@ fn of_student(batch: &Batch, sequences: &Sequences, wanted: &[Signal]) -> Result
         Logits::Projected { hidden, lm_head, softcap: student.config.logit_softcap, scalar_head: None };
     let targets = upload(&sequences.targets(), stage.place.device);
     let vocabulary =
-        Vocabulary::new(stage.place, &targets, logits, Vec::new(), None, student.tokenizer.ends()[0])
+        Vocabulary::new(stage.place, &targets, logits, Vec::new(), None, student.tokenizer.ends())
             .without(student.tokenizer.absent())
             .at(stage.train.objective.temperature);
     let layout = expr::batch::Batch { layout: sequences.layout.clone(), ..expr::batch::Batch::default() };

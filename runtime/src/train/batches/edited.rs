@@ -1,4 +1,4 @@
-//! Completions with another text than the one that was drawn: what edits have in common.
+//! Completions whose text was replaced: what edits have in common.
 
 use std::cell::Cell;
 
@@ -10,49 +10,50 @@ use crate::failure::{Error, Result};
 use crate::prepare::prompts::TemplateInputs;
 use crate::rollout::Sequence;
 use crate::tokenizer::Token;
-use crate::tokenizer::chat::Example;
+use crate::tokenizer::chat::AnswerTokens;
 use crate::train::Stage;
 
-/// Puts other texts in the place of completions.
+/// Replaces the text of completions.
 pub(super) struct Texts {
-    /// Who has the texts, as messages name it.
+    /// The author of the texts, as messages name it.
     writer: String,
     /// The edit's word.
     edit: &'static str,
-    /// Tokens of a completion, at most.
+    /// The most tokens of a completion.
     most: u32,
-    /// How many were cut off.
+    /// The number of completions that were cut off.
     cut: Cell<usize>,
 }
 
-/// What was written, without what ends it.
+/// The text of the trained tokens, without the token that ends it.
 pub(super) fn text(stage: &Stage, sequence: &Sequence) -> Result<String> {
     let tokens: Vec<Token> = sequence.of_trained(&sequence.completion).copied().collect();
     Ok(stage.start.tokenizer.decode(&tokens)?)
 }
 
 impl Texts {
-    /// Of completions that `of` draws.
+    /// For completions that `of` draws.
     pub fn new(writer: String, edit: &'static str, of: &Producer) -> Texts {
         let most = of.sampling().expect("somebody draws").max_tokens;
         Texts { writer, edit, most, cut: Cell::default() }
     }
 
-    /// A completion with another text, which is all of it: it ends there. Nobody drew its tokens, or has
-    /// judged them.
+    /// A completion with `text` as its whole text, ended after it. Its tokens have no log-probabilities, and
+    /// it has no reward yet.
     pub fn replaced(&self, stage: &Stage, sequence: Sequence, text: &str) -> Result<Sequence> {
         let Texts { writer, edit, .. } = self;
         let source = &stage.sources[sequence.source];
         let sees = stage.train.sees.as_ref().filter(|view| !view.of_completions());
         let sees = sees.map(|view| (view, Moment::Most));
-        let Example { prompt, mut completion, written } = source.prompts.answered(
+        // The text that a template writes before an answer is not the completion's.
+        let AnswerTokens { prompt, mut completion, .. } = source.prompts.answered(
             &stage.start.tokenizer,
             sees,
             sequence.record,
             text,
             &TemplateInputs::default(),
         )?;
-        if prompt != source.tokens.get(sequence.record) || written.contains(&false) {
+        if prompt != source.tokens.get(sequence.record) {
             let message = format!(
                 "with the text of {writer} the conversation of a prompt of `{}` begins otherwise than without",
                 source.name

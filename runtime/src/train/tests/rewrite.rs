@@ -87,6 +87,58 @@ fn a_text_becomes_another_with_the_group_s_number() {
     }
 }
 
+/// Qwen3's template writes an empty thought before an answer: that is no token of the new completion.
+#[test]
+fn a_new_text_has_its_own_tokens_alone() {
+    let mut fixture = Fixture { verifier: verifier(), ..Fixture::new() };
+    for (name, prompts) in zip_equal(["copy", "flip"], &mut fixture.prompts) {
+        let path = fixture.folder.path().join(format!("{name}.jsonl"));
+        let source = DataSource::file(path.to_str().unwrap());
+        let (format, fields) = (PromptFormat::Chat { system: None }, [Field::text("answer")]);
+        let (source, format, fields) = (&source, &format, fields.as_slice());
+        let request =
+            DatasetRequest { source, format, fields, whole: true, routes: &[], numbers: &[], notes: None };
+        *prompts = Prompts::new(Dataset::read(Path::new("."), request).unwrap());
+    }
+    let tokenizer = Arc::new(crate::tokenizer::tests::pretrained("qwen3"));
+    let vocabulary = tokenizer.vocabulary();
+    let config = crate::model::Config { vocabulary, context: 128, ..tiny() };
+    let model = |seed| {
+        let mut weights = random_model(&config, seed);
+        weights.tokenizer = tokenizer.clone();
+        Arc::new(weights)
+    };
+    let models: Vec<Arc<Weights>> = (0..3).map(model).collect();
+    let drawn = |producer: Producer| {
+        let mut train = train(mopd(1.0), 1);
+        train.rollout = Rollout::new(6, producer);
+        let stage = fixture.stage(&train, ROUTED, &models);
+        let mut trainer = Trainer::new(&stage).unwrap();
+        let steps = (0..3).flat_map(|step| trainer.rollouts_of(step).unwrap().remove(0).sequences.list);
+        steps.collect::<Vec<Sequence>>()
+    };
+    let plain = drawn(Producer::student(sampling(4)));
+    let edited = drawn(rewritten("e", Producer::student(sampling(4))));
+    let mut compared = 0;
+    for ((before, after), share) in zip_equal(zip_equal(&plain, &edited), shares(&plain)) {
+        let text = tokenizer.decode(&before.completion).unwrap();
+        // A first token may join with a line break of the template, which also reads thoughts in an answer.
+        if !text.contains('e')
+            || text.contains("think>")
+            || !text.starts_with(|letter: char| letter.is_ascii_alphanumeric())
+        {
+            continue;
+        }
+        let expected = text.replace('e', &format!("<{}", views::number(share)));
+        let mut tokens = tokenizer.encode(&expected).unwrap();
+        tokens.extend((!before.truncated).then_some(tokenizer.ends()[0]));
+        tokens.truncate(6);
+        assert_eq!(after.completion, tokens, "{text}");
+        compared += 1;
+    }
+    assert!(compared > 3, "{compared}");
+}
+
 /// The teacher scores behind the share of the group that is right: loss and gradient in float64.
 #[test]
 fn a_teacher_is_shown_a_number_of_the_group() {

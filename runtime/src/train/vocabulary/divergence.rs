@@ -1,6 +1,6 @@
 //! A divergence over some rows: its value per token, and its gradients with respect to the student's
-//! log-probabilities. The gradients are written down rather than left to libtorch: nothing of the forward
-//! computation has to be kept for them.
+//! log-probabilities. The gradients are explicit formulas instead of autograd's, so that nothing of the
+//! forward computation has to be saved.
 
 use mopd_compiler::plan::{Mass, Role, Support};
 use tch::{Kind, Tensor};
@@ -13,52 +13,52 @@ use super::support::{Entries, entries};
 use crate::zip::zip_equal;
 use mopd_kernels::entries::{KlGradient, Sum};
 
-/// A divergence with all parameters as they are at this step.
+/// A divergence with the values of its parameters at this step.
 pub struct StepDivergence<'a> {
     pub pairing: Pairing,
     pub left: DivergenceSide,
     pub right: DivergenceSide,
     pub support: &'a Support,
     pub mass: Mass,
-    /// Logits of both sides are divided by it, and by the policy's where the sampler is on a side.
+    /// Divides the logits of both sides. If one side is the sampler, the policy's temperature does too.
     pub temperature: f64,
     pub clip_each: Option<f64>,
     /// Where a role has another tokenizer, entries count with the probability of their whole span.
     pub of_spans: bool,
 }
 
-/// Which entry of the right side an entry of the left is compared with.
+/// Which entry of the right side is compared with an entry of the left.
 pub enum Pairing {
-    /// That of the same token.
+    /// The entry of the same token.
     Entrywise(StepSummand),
-    /// The most probable with the most probable, and so on: half of the absolute difference.
+    /// The entry of the same rank by probability; the summand is half of the absolute difference.
     Sorted,
 }
 
 /// A distribution: a weighted sum of roles' distributions.
 pub struct DivergenceSide {
     pub parts: Vec<(MixtureWeight, Role)>,
-    /// Gradient flows through the student's part.
+    /// Whether gradient flows through the student's part.
     pub live: bool,
 }
 
 pub enum MixtureWeight {
     Number(f64),
-    /// `[tokens]`, of the whole step.
+    /// `[tokens]`, for all tokens of the step.
     PerToken(Tensor),
 }
 
-/// Log-probability of a tail that holds no entry: `exp` is 0, and differences of two are.
+/// Log-probability of a tail without entries: its `exp` is 0, and so is the difference of two.
 const NOTHING: f64 = -1e4;
 
-/// A sum of weights times probabilities, relative to the largest, has lost its digits below this.
+/// Below this, a sum of weights times probabilities relative to the largest one has lost its digits.
 const VANISHING: f64 = 1e-30;
 
 impl StepDivergence<'_> {
-    /// In nats (total variation and sorted L1: probabilities), `[rows]`.
+    /// The values in nats (total variation and sorted L1: probabilities), `[rows]`.
     ///
-    /// The support is chosen on values: it is not differentiated through. Where it is the whole vocabulary,
-    /// nothing is outside it and all kinds of mass agree.
+    /// The choice of the support is not differentiated. Where it is the full vocabulary, nothing is outside
+    /// it and all kinds of mass agree.
     pub fn values(&self, rows: &LogitRows) -> Tensor {
         if let Some(values) = self.value_of_logits(rows) {
             return values;
@@ -74,26 +74,26 @@ impl StepDivergence<'_> {
         if let Some(bound) = self.clip_each {
             let _ = summands.clamp_max_(bound);
         }
-        // Those of ranks are of no entry: beyond the support both sides have nothing.
+        // Summands by rank need no mask: beyond the support both sides are 0.
         if !matches!(self.pairing, Pairing::Sorted) {
             compared.blank(&mut summands);
         }
         let sums = summands.sum_dim_intlist([-1].as_slice(), false, Kind::Float);
         match self.spans(rows) {
-            // One side has no distribution there.
+            // The role has a distribution only where a span begins.
             Some(spans) => sums.masked_fill(&rows.column(&spans.begins).squeeze_dim(1).logical_not(), 0.0),
             None => sums,
         }
     }
 
-    /// Of the role beside the student that has another tokenizer, if one has.
+    /// The spans of the role with another tokenizer, if there is one.
     pub(super) fn spans<'r>(&self, rows: &LogitRows<'r>) -> Option<&'r Spans> {
         let parts = self.left.parts.iter().chain(&self.right.parts);
         parts.filter_map(|(_, role)| rows.spans(*role)).next()
     }
 
-    /// d divergence / d log of what follows by the student, `[rows]`: all entries of the student count with
-    /// it.
+    /// d divergence / d log of the student's probability of the rest of the span, `[rows]`: it is a factor of
+    /// all entries of the student.
     pub fn by_rest(&self, rows: &LogitRows) -> Tensor {
         let one = Tensor::ones([rows.len(), 1], (Kind::Float, rows.targets.device()));
         let mut grad = LogpGrad::default();
@@ -101,7 +101,7 @@ impl StepDivergence<'_> {
         grad.total().unwrap_or_else(|| one.zeros_like().squeeze_dim(1))
     }
 
-    /// Adds `adjoint`, `[rows, 1]`, times d divergence / d log-probability of the student, of all entries of
+    /// Adds `adjoint`, `[rows, 1]`, times d divergence / d log-probability of the student, for all entries of
     /// the vocabulary.
     pub fn accumulate_grad(&self, rows: &LogitRows, adjoint: &Tensor, grad: &mut LogpGrad) {
         let compared = self.compared(rows);
@@ -141,14 +141,14 @@ impl StepDivergence<'_> {
             }
             compared.blank(&mut on_side);
             on_side *= adjoint;
-            // Of a token that is not selected an infinite gradient is nothing.
+            // Tokens that are not selected have gradient 0, even if it is infinite here.
             zero_rows(rows.loops(), &mut on_side, adjoint);
             self.through_mass(rows, &compared, own, on_side, grad);
         }
     }
 
-    /// What a role's logits are divided by. The sampler's were divided when it drew: what it is compared with
-    /// is the policy that is trained, not a model at temperature 1.
+    /// What a role's logits are divided by. The sampler's logits were already divided when it drew, so they
+    /// are compared with the trained policy at its temperature, not with a model at temperature 1.
     pub(super) fn temperature_of(&self, role: Role, rows: &LogitRows) -> f64 {
         let with_sampler = || {
             [&self.left, &self.right].iter().any(|side| side.parts.iter().any(|(_, of)| *of == Role::Sampler))
@@ -160,7 +160,7 @@ impl StepDivergence<'_> {
         }
     }
 
-    /// Whether it is the KL divergence over the whole vocabulary and nothing else.
+    /// Whether it is the plain KL divergence over the full vocabulary.
     fn is_plain(&self, compared: &Compared) -> bool {
         matches!(self.pairing, Pairing::Entrywise(StepSummand::Kl))
             && matches!(compared.entries, Entries::All)
@@ -168,7 +168,7 @@ impl StepDivergence<'_> {
             && self.clip_each.is_none()
     }
 
-    /// From gradients by what is compared to gradients by the student's log-probabilities.
+    /// From gradients by the compared values to gradients by the student's log-probabilities.
     fn through_mass(
         &self,
         rows: &LogitRows,
@@ -191,7 +191,7 @@ impl StepDivergence<'_> {
                 Some(blended) => &grad * (weighted(&own.parts[index], weight, rows) - blended).exp_(),
                 None => grad.shallow_clone(),
             };
-            // What a tail loses or gains, its entries do in proportion.
+            // The gradient of the tail goes to its entries in proportion to their probabilities.
             let spread = compared.tail.then(|| {
                 let (inside, tail) =
                     (rows.logps(Role::Student, temperature), own.parts[index].narrow(1, count, 1));
@@ -205,7 +205,7 @@ impl StepDivergence<'_> {
                 };
                 spread
             });
-            // Columns behind the vocabulary are nothing that the student has.
+            // The student has no entries in columns beyond its vocabulary.
             let columns = |of: Tensor| of.narrow(1, 0, of.size()[1].min(rows.vocabulary()));
             let on_entries = columns(part.narrow(1, 0, count));
             match &compared.entries {
@@ -238,8 +238,7 @@ impl StepDivergence<'_> {
         let whole = matches!(entries, Entries::All);
         let tail = self.mass == Mass::Tail && !whole;
         let renormalized = self.mass == Mass::Renormalized && !whole;
-        // A bound on summands is one on the summands as they are written, without terms that only vanish in
-        // the sum.
+        // `clip_each` bounds the plain summands, without the terms that vanish only in the sum.
         let generalized = match self.mass {
             Mass::Generalized => true,
             Mass::Raw if !whole => false,
@@ -261,8 +260,8 @@ impl StepDivergence<'_> {
         Compared { entries, outside, tail, renormalized, generalized, left, right }
     }
 
-    /// How many columns both sides are compared in: the vocabulary, and behind it what only a role with
-    /// another has, where that can take part.
+    /// The number of columns that are compared: the vocabulary, then the entries that only a role with
+    /// another vocabulary has, where these can take part.
     fn columns(&self, rows: &LogitRows, entries: &Entries) -> i64 {
         match entries {
             Entries::Masked(inside) => inside.size()[1],
@@ -287,7 +286,8 @@ impl StepDivergence<'_> {
         let spans = self.spans(rows).filter(|_| self.of_spans);
         let columns = self.columns(rows, entries);
         let part = |role: Role| {
-            let full = in_columns(&rows.logps(role, self.temperature_of(role, rows)), columns);
+            let own = rows.logps(role, self.temperature_of(role, rows));
+            let full = in_columns(&own, columns);
             let full = match spans {
                 Some(spans) if spans.role == role => full + rows.column(&spans.rest),
                 Some(spans) if role == Role::Student => full + rows.column(&spans.student_rest),
@@ -297,7 +297,9 @@ impl StepDivergence<'_> {
                 Entries::Chosen(indices) => full.gather(-1, indices, false),
                 Entries::All | Entries::Masked(_) => full.shallow_clone(),
             };
-            if tail { Tensor::cat(&[on_entries, self::tail(&full, entries)], -1) } else { on_entries }
+            // A role with another vocabulary may have columns behind those that are compared.
+            let whole = || in_columns(&own, columns.max(own.size()[1]));
+            if tail { Tensor::cat(&[on_entries, self::tail(&whole(), entries)], -1) } else { on_entries }
         };
         let parts: Vec<Tensor> = side.parts.iter().map(|(_, role)| part(*role)).collect();
         let blended = (parts.len() > 1).then(|| blend(side, &parts, rows));
@@ -310,7 +312,7 @@ impl StepDivergence<'_> {
             }
         };
         if let Some(outside) = outside {
-            // Any number that both sides have does; sorting wants them last.
+            // Any value does if both sides have it; for sorting, these entries must come last.
             let filler = if matches!(self.pairing, Pairing::Sorted) { f64::NEG_INFINITY } else { 0.0 };
             logps = logps.masked_fill(outside, filler);
         }
@@ -323,7 +325,7 @@ struct Compared<'a> {
     entries: Entries,
     /// Entries of a masked support that take no part, `[rows, entries]`, bool.
     outside: Option<Tensor>,
-    /// The last entry is the tail.
+    /// Whether the last entry is the tail.
     tail: bool,
     renormalized: bool,
     /// See [`super::summands`].
@@ -340,18 +342,18 @@ impl Compared<'_> {
     }
 }
 
-/// A side, `[rows, entries]` everything.
+/// A side; all tensors are `[rows, entries]`.
 struct OnSupport<'a> {
     side: &'a DivergenceSide,
     /// Log-probabilities of each role.
     parts: Vec<Tensor>,
-    /// Those of the weighted sum, where there are several roles.
+    /// Log-probabilities of the weighted sum, where there are several roles.
     blended: Option<Tensor>,
-    /// After what `mass` says.
+    /// Log-probabilities after `mass` was applied.
     logps: Tensor,
 }
 
-/// Log of a role's share of a blend.
+/// The log of weight times probability, for one role of a blend.
 fn weighted(part: &Tensor, weight: &MixtureWeight, rows: &LogitRows) -> Tensor {
     match weight {
         MixtureWeight::Number(weight) => part + weight.ln(),
@@ -359,7 +361,7 @@ fn weighted(part: &Tensor, weight: &MixtureWeight, rows: &LogitRows) -> Tensor {
     }
 }
 
-/// Log-probabilities of a weighted sum: exactly those of its parts where these are equal and weights add up
+/// Log-probabilities of a weighted sum; exactly those of its parts where these are equal and the weights sum
 /// to 1.
 fn blend(side: &DivergenceSide, parts: &[Tensor], rows: &LogitRows) -> Tensor {
     let highest = parts[1..].iter().fold(parts[0].shallow_clone(), |highest, part| highest.maximum(part));
@@ -371,13 +373,13 @@ fn blend(side: &DivergenceSide, parts: &[Tensor], rows: &LogitRows) -> Tensor {
         }
     });
     let sum = shares.reduce(|sum, share| sum + share).expect("a side has at least one part");
-    // The highest may have no weight, and the others vanish beside it.
+    // The highest part may have weight 0, and then the others vanish relative to it.
     let logs = zip_equal(&side.parts, parts).map(|((weight, _), part)| weighted(part, weight, rows));
     let in_logs = logs.reduce(|sum, part| sum.logaddexp(&part)).expect("a side has at least one part");
     in_logs.where_self(&sum.lt(VANISHING), &(highest + sum.log()))
 }
 
-/// With no probability in columns that it does not have; without those that are not compared.
+/// Log-probabilities in exactly `columns` columns: missing ones have probability 0, others are cut off.
 fn in_columns(logps: &Tensor, columns: i64) -> Tensor {
     match columns - logps.size()[1] {
         0 => logps.shallow_clone(),
@@ -386,19 +388,21 @@ fn in_columns(logps: &Tensor, columns: i64) -> Tensor {
     }
 }
 
-/// Log of the probability outside the support, `[rows, 1]`. Summed over the complement rather than taken from
-/// 1, where all digits would cancel.
+/// Log of the probability outside the support, `[rows, 1]`. It is summed over the complement, because 1 minus
+/// the inside would cancel all digits.
 fn tail(full: &Tensor, entries: &Entries) -> Tensor {
     let outside = match entries {
         Entries::All => full.full_like(f64::NEG_INFINITY),
         Entries::Chosen(indices) => full.scatter_value(-1, indices, f64::NEG_INFINITY),
-        Entries::Masked(inside) => full.masked_fill(inside, f64::NEG_INFINITY),
+        Entries::Masked(inside) => {
+            let behind = full.size()[1] - inside.size()[1];
+            full.masked_fill(&inside.constant_pad_nd([0, behind]), f64::NEG_INFINITY)
+        }
     };
     outside.logsumexp([-1].as_slice(), true).clamp_min_(NOTHING)
 }
 
-/// Probabilities from the largest to the smallest, of equals the first first, and where each was; a tail
-/// stays behind.
+/// Probabilities in descending order (stable), and the index that each had. A tail stays last.
 fn sorted(logps: &Tensor, tail: bool) -> (Tensor, Tensor) {
     let count = logps.size()[1] - i64::from(tail);
     let values = logps.narrow(1, 0, count);
@@ -418,7 +422,7 @@ fn grad_sorted(own: &Tensor, other: &Tensor, tail: bool) -> Tensor {
     grad.zeros_like().scatter_(-1, &places, &grad)
 }
 
-/// What is said of ranks, said of entries.
+/// Values by rank, moved to the entries that have these ranks.
 fn unsorted(of_ranks: &Tensor, own: &OnSupport, tail: bool) -> Tensor {
     of_ranks.zeros_like().scatter_(-1, &sorted(&own.logps, tail).1, of_ranks)
 }

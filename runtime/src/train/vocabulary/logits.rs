@@ -1,8 +1,9 @@
-//! Where next-token logits come from: given, projected from hidden states, composed of others'.
+//! The sources of next-token logits: given, projected from hidden states, composed of others.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use mopd_kernels::{Cpu, tensor};
 use tch::{Device, Kind, Tensor};
 
 use super::composed::Composed;
@@ -10,33 +11,68 @@ use super::listed::Listed;
 use super::mapped::Mapped;
 use super::masked;
 use crate::machine::place::Place;
-use crate::model::logits;
+use crate::mapped::Stored;
+use crate::model::{cap, logits};
 
-/// Where next-token logits of consecutive tokens come from.
+/// The source of the next-token logits of consecutive tokens.
 pub enum Logits {
-    /// `[tokens, vocabulary]`. [`Vocabulary::gradient`] writes the student's over.
+    /// `[tokens, vocabulary]`. [`Vocabulary::gradient`] overwrites the student's.
     Given(Tensor),
     /// The product of the last hidden states, `[tokens, width]`, and the LM head, `[vocabulary,
     /// width]`; with a `softcap` c, c * tanh(product / c).
     Projected { hidden: Tensor, lm_head: LmHead, softcap: Option<f64>, scalar_head: Option<Tensor> },
-    /// Made of others', in single precision.
+    /// Composed of others, in single precision.
     Composed(Composed),
-    /// Of a model with another vocabulary.
+    /// Logits of a model with another vocabulary.
     Mapped(Mapped),
     /// Log-probabilities of some entries.
     Listed(Listed),
-    /// Of so many tokens, which nobody asks about.
+    /// No logits: so many tokens for which no scorer has the role.
     Absent(i64),
 }
 
 /// An LM head, `[vocabulary, width]`.
 pub enum LmHead {
     Held(Tensor),
-    /// Made when the tokens that it is for have their turn, and let go when others have.
+    /// Made when its tokens are processed, and freed after them.
     Fetched(Fetched),
+    InFile(LmHeadInFile),
 }
 
-/// A tensor that can be made anew.
+/// An LM head in bf16 that stays in its mapped file. A product reads some thousand rows at a time, so the
+/// head takes no memory of its own.
+#[derive(Clone)]
+pub struct LmHeadInFile {
+    cpu: Cpu,
+    stored: Stored,
+}
+
+impl LmHeadInFile {
+    /// `None` where its numbers would have to be converted first, or where the CPU engine may not run.
+    pub fn new(place: Place, kind: Kind, stored: Stored) -> Option<LmHeadInFile> {
+        let (cpu, [_, width]) = (place.loops()?, stored.shape());
+        let is_readable = kind == Kind::BFloat16 && tensor::multiplies_rows(cpu, width);
+        (is_readable && stored.as_bf16().is_some()).then_some(LmHeadInFile { cpu, stored })
+    }
+
+    /// Logits `[rows, vocabulary]` of hidden states `[rows, width]`, in single precision, with the same bits
+    /// as from the matrix in memory.
+    fn logits(&self, hidden: &Tensor) -> Tensor {
+        let [entries, width] = self.stored.shape();
+        let mut logits = Tensor::empty([hidden.size()[0], entries as i64], (Kind::Float, Device::Cpu));
+        let at_once = tensor::columns_at_once(width);
+        for first in (0..entries).step_by(at_once) {
+            let part = self.stored.narrow(first, at_once.min(entries - first)).expect("some of its rows");
+            part.expect();
+            let numbers = part.as_bf16().expect("looked at when it was made");
+            tensor::multiply_by_rows(self.cpu, hidden, numbers, &mut logits, first);
+            part.release();
+        }
+        logits
+    }
+}
+
+/// A tensor that is made on demand.
 #[derive(Clone)]
 pub struct Fetched {
     make: Rc<dyn Fn() -> Tensor>,
@@ -59,10 +95,29 @@ impl Fetched {
 }
 
 impl LmHead {
-    pub(super) fn get(&self) -> Tensor {
+    pub(super) fn entries(&self) -> i64 {
         match self {
-            LmHead::Held(lm_head) => lm_head.shallow_clone(),
-            LmHead::Fetched(fetched) => fetched.get(),
+            LmHead::Held(lm_head) => lm_head.size()[0],
+            LmHead::Fetched(fetched) => fetched.get().size()[0],
+            LmHead::InFile(lm_head) => lm_head.stored.shape()[0] as i64,
+        }
+    }
+
+    /// See [`model::logits`](logits).
+    fn logits(&self, place: Place, hidden: &Tensor, softcap: Option<f64>) -> Tensor {
+        match self {
+            LmHead::Held(lm_head) => logits(place, hidden, lm_head, softcap),
+            LmHead::Fetched(fetched) => logits(place, hidden, &fetched.get(), softcap),
+            LmHead::InFile(lm_head) => cap(lm_head.logits(hidden), softcap),
+        }
+    }
+
+    /// The same matrix, not copied.
+    fn share(&self) -> LmHead {
+        match self {
+            LmHead::Held(lm_head) => LmHead::Held(lm_head.shallow_clone()),
+            LmHead::Fetched(fetched) => LmHead::Fetched(fetched.clone()),
+            LmHead::InFile(lm_head) => LmHead::InFile(lm_head.clone()),
         }
     }
 }
@@ -82,12 +137,9 @@ impl Logits {
         match self {
             Logits::Given(logits) => Logits::Given(logits.shallow_clone()),
             Logits::Projected { hidden, lm_head, softcap, scalar_head } => {
-                let lm_head = match lm_head {
-                    LmHead::Held(lm_head) => LmHead::Held(lm_head.shallow_clone()),
-                    LmHead::Fetched(fetched) => LmHead::Fetched(fetched.clone()),
-                };
                 let scalar_head = scalar_head.as_ref().map(Tensor::shallow_clone);
-                Logits::Projected { hidden: hidden.shallow_clone(), lm_head, softcap: *softcap, scalar_head }
+                let (hidden, lm_head) = (hidden.shallow_clone(), lm_head.share());
+                Logits::Projected { hidden, lm_head, softcap: *softcap, scalar_head }
             }
             Logits::Composed(composed) => Logits::Composed(composed.part(0, self.tokens())),
             Logits::Mapped(mapped) => Logits::Mapped(mapped.part(0, self.tokens())),
@@ -111,8 +163,8 @@ impl Logits {
         part
     }
 
-    /// What the model's scalar head says at each token, `[tokens]`, in single precision or in double; 0 where
-    /// nobody is asked. None for what has no such head.
+    /// The output of the model's scalar head at each token, `[tokens]`, in single precision or in double; 0
+    /// where no scorer has the role. `None` without such a head.
     pub(super) fn scalars(&self, device: Device) -> Option<Tensor> {
         match self {
             Logits::Projected { hidden, scalar_head: Some(head), .. } => {
@@ -147,7 +199,7 @@ impl Logits {
         }
     }
 
-    /// Those of some rows, `[rows]`, of logits that are a model's own.
+    /// The logits of some rows, `[rows]`, of a model's own logits.
     pub(super) fn chosen(&self, rows: &Tensor) -> Logits {
         let mut chosen = self.share();
         match &mut chosen {
@@ -161,17 +213,17 @@ impl Logits {
         chosen
     }
 
-    /// More columns than the student's vocabulary has ids, where some of another's have no counterpart.
+    /// The number of columns of a mapped vocabulary; more than the student's ids if some have no counterpart.
     pub(super) fn columns(&self) -> Option<i64> {
         if let Logits::Mapped(mapped) = self { Some(mapped.columns()) } else { None }
     }
 
-    /// `absent` are ids that no token has.
+    /// `[count, columns]`; `absent` are ids that belong to no token.
     pub(super) fn rows(&self, place: Place, first: i64, count: i64, absent: Option<&Tensor>) -> Tensor {
         let logits = match self {
             Logits::Given(logits) => logits.narrow(0, first, count),
             Logits::Projected { hidden, lm_head, softcap, .. } => {
-                logits(place, &hidden.narrow(0, first, count), &lm_head.get(), *softcap)
+                lm_head.logits(place, &hidden.narrow(0, first, count), *softcap)
             }
             Logits::Composed(composed) => composed.rows(place, first, count, absent),
             Logits::Mapped(mapped) => mapped.rows(place, first, count),

@@ -1,17 +1,16 @@
 //! Everything that is computed over the vocabulary axis, some tokens at a time.
 //!
-//! A step needs numbers per token from next-token distributions, and later the gradient of the loss into the
-//! student's logits. A plain implementation holds several tensors of tokens times vocabulary in single
-//! precision, for either model and for each operation that is differentiated. Here logits themselves are made
-//! from the last hidden states in blocks of rows, and inside a block everything else in chunks that stay in
-//! the processor's cache: memory does not grow with the number of tokens but by hidden states, and not with
-//! the vocabulary at all.
+//! A step needs numbers per token from next-token distributions, and later d loss / d logits of the student.
+//! A plain implementation holds several tensors of tokens times vocabulary in single precision, for each
+//! model and for each operation that is differentiated. Here logits are computed from the last hidden states
+//! in blocks of rows, and everything inside a block in chunks that fit the CPU's cache. So only the hidden
+//! states grow with the number of tokens, and no memory grows with tokens times vocabulary.
 //!
-//! There are two passes. The first, without gradient, answers [`Quantity`]s and the values of live
-//! [`Primitive`]s. The objective's program turns these into the loss's derivative by each primitive of each
-//! token; with it the second pass answers d loss / d logits block by block, to be multiplied by the output
-//! matrix at once. What the second pass needs of the distributions, d primitive / d logits, is known in the
-//! first: as much of it as has room is kept, and of the rest the logits are made once more.
+//! There are two passes. The first, without gradient, computes [`Quantity`]s and the values of live
+//! [`Primitive`]s. The objective's program turns these into d loss / d primitive per token. From that, the
+//! second pass computes d loss / d logits block by block, each multiplied by the LM head at once. The first
+//! pass already computes d primitive / d logits: it is kept for as many blocks as fit in memory, and the
+//! second pass recomputes the logits of the others.
 
 mod composed;
 mod divergence;
@@ -37,7 +36,7 @@ use tch::{Kind, Tensor, no_grad_guard};
 pub use self::composed::{Composed, ComposedPart, part};
 pub use self::divergence::MixtureWeight;
 pub use self::listed::Listed;
-pub use self::logits::{Fetched, LmHead, Logits};
+pub use self::logits::{Fetched, LmHead, LmHeadInFile, Logits};
 use self::loops::{Loops, zero_rows};
 pub use self::mapped::{Columns, Mapped, Spans, logps_of};
 pub use self::quantities::{Primitive, Quantity};
@@ -50,7 +49,7 @@ use crate::model::{ABSENT, LmHeadGrad};
 use crate::tokenizer::Token;
 use crate::zip::zip_equal;
 
-/// Logits that were just made, [`ABSENT`] where there is no token.
+/// Sets new logits to [`ABSENT`] at ids that belong to no token.
 fn masked(mut logits: Tensor, absent: Option<&Tensor>) -> Tensor {
     if let Some(absent) = absent {
         let _ = logits.index_fill_(1, absent, f64::from(ABSENT));
@@ -61,28 +60,28 @@ fn masked(mut logits: Tensor, absent: Option<&Tensor>) -> Tensor {
 /// The distributions of a step, of all roles.
 pub struct Vocabulary {
     place: Place,
-    /// `[tokens]`: the tokens taken.
+    /// `[tokens]`: the tokens of the completions.
     pub targets: Tensor,
     pub student: Logits,
-    /// Those of every other role that is read: one after the other, together as many tokens as the student
-    /// has.
+    /// The logits of every other role that is read, in consecutive parts with as many tokens as the student's
+    /// in all.
     pub others: Vec<(Role, Vec<Logits>)>,
-    /// Whose logits the completions were drawn from, and at which temperature.
+    /// The role whose logits the completions were drawn from, and the temperature.
     pub sampler: Option<(Role, f64)>,
-    /// Of the policy that is trained: see [`mopd_compiler::plan::Objective::temperature`].
+    /// The temperature of the trained policy: see [`mopd_compiler::plan::Objective::temperature`].
     pub temperature: f64,
-    /// The token that ends a completion.
-    pub end: Token,
-    /// Of the roles that have another tokenizer.
+    /// The tokens that end a completion, `[ends]`.
+    pub ends: Tensor,
+    /// The spans of roles with another tokenizer.
     pub spans: Vec<Spans>,
     /// Ids that no token has, if there are any.
     absent: Option<Tensor>,
-    /// By the first token of a block: d live primitive / d logits of the student, `[block, vocabulary]`, in
+    /// By a block's first token: d live primitive / d logits of the student, `[block, vocabulary]` each, in
     /// the order of the primitives.
     kept: RefCell<HashMap<i64, Vec<Tensor>>>,
 }
 
-/// Rows of so many numbers of the vocabulary's width: one at least.
+/// The number of rows of `vocabulary` elements in so many elements; at least 1.
 fn rows_in(numbers: i64, vocabulary: i64) -> i64 {
     (numbers / vocabulary.max(1)).max(1)
 }
@@ -91,7 +90,7 @@ fn rows_in(numbers: i64, vocabulary: i64) -> i64 {
 struct Block {
     first: i64,
     student: Tensor,
-    /// Of other roles, made when they are asked for.
+    /// Logits of other roles, computed when they are first read.
     others: RefCell<Vec<(Role, Tensor)>>,
 }
 
@@ -102,7 +101,7 @@ impl Vocabulary {
         student: Logits,
         others: Vec<(Role, Vec<Logits>)>,
         sampler: Option<(Role, f64)>,
-        end: Token,
+        ends: &[Token],
     ) -> Vocabulary {
         let tokens = targets.numel() as i64;
         assert_eq!(student.tokens(), tokens, "the student's logits are of the tokens taken");
@@ -110,6 +109,7 @@ impl Vocabulary {
             let of_role: i64 = parts.iter().map(Logits::tokens).sum();
             assert_eq!(of_role, tokens, "the logits of the {} are of the tokens taken", role.name());
         }
+        let ends = upload(ends, targets.device());
         let (targets, temperature, absent) = (targets.shallow_clone(), 1.0, None);
         Vocabulary {
             place,
@@ -118,14 +118,14 @@ impl Vocabulary {
             others,
             sampler,
             temperature,
-            end,
+            ends,
             spans: Vec::new(),
             absent,
             kept: RefCell::default(),
         }
     }
 
-    /// The same logits, without what a pass over them kept for the gradient.
+    /// The same logits, without the gradients that a pass over them kept.
     pub fn share(&self) -> Vocabulary {
         let others =
             self.others.iter().map(|(role, parts)| (*role, parts.iter().map(Logits::share).collect()));
@@ -136,17 +136,17 @@ impl Vocabulary {
             others: others.collect(),
             sampler: self.sampler,
             temperature: self.temperature,
-            end: self.end,
+            ends: self.ends.shallow_clone(),
             spans: self.spans.iter().map(Spans::share).collect(),
             absent: self.absent.as_ref().map(Tensor::shallow_clone),
             kept: RefCell::default(),
         }
     }
 
-    /// Those of a scorer, one after the other.
+    /// The logits of a scorer, in consecutive parts.
     ///
     /// # Panics
-    /// If there are none: the caller knows whom a step scores.
+    /// If the pass does not have them.
     pub fn logits(&self, role: Role) -> &[Logits] {
         let given = self.others.iter().find(|(of, _)| *of == role);
         let (_, given) =
@@ -154,7 +154,7 @@ impl Vocabulary {
         given
     }
 
-    /// Puts a role's logits in the place of those that were given: what others are composed of comes first.
+    /// Replaces a role's logits: compositions are computed after the logits of their members.
     pub fn replace(&mut self, role: Role, parts: Vec<Logits>) {
         let of_role: i64 = parts.iter().map(Logits::tokens).sum();
         assert_eq!(of_role, self.tokens(), "the logits of the {} are of the tokens taken", role.name());
@@ -162,12 +162,12 @@ impl Vocabulary {
         known.expect("a role that is scored").1 = parts;
     }
 
-    /// The same for a policy of another temperature.
+    /// The same for a policy with another temperature.
     pub fn at(self, temperature: f64) -> Vocabulary {
         Vocabulary { temperature, ..self }
     }
 
-    /// With no probability for these ids, of whichever model.
+    /// The same with probability 0 for these ids, for all models.
     pub fn without(self, absent: &[Token]) -> Vocabulary {
         let ids = || upload(absent, self.targets.device());
         Vocabulary { absent: (!absent.is_empty()).then(ids), ..self }
@@ -177,18 +177,18 @@ impl Vocabulary {
         self.student.tokens()
     }
 
-    /// Each quantity of every token, `[tokens]` each.
+    /// The quantities at every token, `[tokens]` each.
     pub fn values(&self, quantities: &[Quantity]) -> Vec<Tensor> {
         let [values, _] = self.read(quantities, &[]);
         values
     }
 
-    /// Each quantity and each live primitive of every token, `[tokens]` each. [`Vocabulary::gradient`] is
-    /// asked for the same primitives.
+    /// The quantities and the live primitives at every token, `[tokens]` each. A later call of
+    /// [`Vocabulary::gradient`] must have the same primitives.
     pub fn read(&self, quantities: &[Quantity], live: &[Primitive]) -> [Vec<Tensor>; 2] {
         let _guard = no_grad_guard();
-        // Made before the blocks, with the gradients below: tensors that stay between larger ones that go
-        // would break up the heap until none of the next block's fits into what the last left.
+        // Allocated before the blocks, like the gradients below: long-lived tensors between larger
+        // temporary ones would fragment the heap until the next block's no longer fit into freed memory.
         let empty = || Tensor::empty([self.tokens()], (Kind::Float, self.targets.device()));
         let values: [Vec<Tensor>; 2] =
             [quantities.iter().map(|_| empty()).collect(), live.iter().map(|_| empty()).collect()];
@@ -219,11 +219,11 @@ impl Vocabulary {
         values
     }
 
-    /// Tensors for the gradients of a block of so many tokens by each primitive, if they fit into the room
-    /// that is left. Logits that are given need not be made again: no gradients are kept beside them.
+    /// Tensors for the gradients of each primitive in a block of `count` tokens, if they fit into the `room`
+    /// that is left. No gradients are kept where logits are given, since these need not be recomputed.
     fn room_for_grad(&self, count: i64, primitives: usize, room: &mut usize) -> Option<Vec<Tensor>> {
         let Logits::Projected { hidden, .. } = &self.student else { return None };
-        // As the products with the LM head want them.
+        // The kind that the products with the LM head take.
         let kind = hidden.kind();
         let size = [count, self.vocabulary()];
         let bytes = primitives * (size[0] * size[1]) as usize * kind.elt_size_in_bytes();
@@ -232,7 +232,7 @@ impl Vocabulary {
         Some((0..primitives).map(|_| empty()).collect())
     }
 
-    /// d loss / d logits of the student, for d loss / d primitive `[tokens]`. Ends the use of the logits.
+    /// d loss / d logits of the student, from d loss / d primitive `[tokens]`. Overwrites the logits.
     pub fn gradient(self, live: &[(Primitive, Tensor)], mut give: impl FnMut(ByLogits)) {
         let _guard = no_grad_guard();
         for (_, adjoint) in live {
@@ -253,15 +253,15 @@ impl Vocabulary {
             for rows in self.chunks(&block) {
                 let mut logits = block.student.narrow(0, rows.first - first, rows.len());
                 let live = live.iter().map(|(primitive, adjoint)| (primitive, rows.column(adjoint)));
-                // Written over: nobody reads the logits of these rows after it.
+                // The gradient overwrites the logits of these rows, which are not read any more.
                 self.grad_logits(&rows, live, &mut logits);
             }
             give(ByLogits { first, grad: block.student, scale: None });
         }
     }
 
-    /// d loss / d logits of some rows into `out`, `[rows, vocabulary]`, which may be the logits themselves;
-    /// for d loss / d primitive, `[rows, 1]`. 0 where there is no token.
+    /// Writes d loss / d logits of some rows to `out`, `[rows, vocabulary]`, which may be the logits
+    /// themselves; `live` has d loss / d primitive, `[rows, 1]`. 0 at ids that belong to no token.
     fn grad_logits<'p>(
         &self,
         rows: &LogitRows,
@@ -273,7 +273,7 @@ impl Vocabulary {
             && self.student.softcap().is_none()
             && divergence.write_gradient(rows, adjoint, out)
         {
-            // There is no probability where there is no token, and no gradient.
+            // Ids that belong to no token have probability 0, so their gradient is 0.
             return;
         }
         if out.kind() == Kind::BFloat16 {
@@ -284,14 +284,14 @@ impl Vocabulary {
         }
         let mut grad = LogpGrad::default();
         for (primitive, adjoint) in live {
-            // Where a token is not selected nothing is computed; nor can an infinite gradient become NaN.
-            // On a GPU to ask would cost more than to compute: it waits for all that came before.
+            // Rows without a selected token are skipped, which also keeps an infinite gradient from becoming
+            // NaN. On a GPU the test would cost more than the computation: it waits for all earlier kernels.
             let selects = || adjoint.count_nonzero(None).int64_value(&[]) > 0;
             if self.place.loops().is_none() || selects() {
                 primitive.accumulate_grad(rows, &adjoint, &mut grad);
             }
         }
-        // d cap(x) / d x = 1 - (cap(x) / c)^2, before the logits are written over.
+        // d cap(x) / d x = 1 - (cap(x) / c)^2, before the logits are overwritten.
         let bent = self.student.softcap().map(|cap| -(rows.logits() / cap).square_() + 1.0);
         grad.into_logits(rows, out);
         if let Some(bent) = bent {
@@ -302,8 +302,8 @@ impl Vocabulary {
         }
     }
 
-    /// [`Vocabulary::gradient`] carried on to hidden states, `[tokens, width]`, in single precision where
-    /// they are in half, and to the LM head, `[vocabulary, width]`, where its gradient is asked for.
+    /// [`Vocabulary::gradient`] through the LM head: d loss / d hidden states, `[tokens, width]`, in single
+    /// precision where they are in half, and d loss / d LM head, `[vocabulary, width]`, if `of_lm_head`.
     pub fn projected_gradient(
         self,
         live: &[(Primitive, Tensor)],
@@ -320,7 +320,7 @@ impl Vocabulary {
             let grad = if half { grad.to_kind(Kind::BFloat16) } else { grad };
             let product = if half { place.multiply(&grad, lm_head) } else { grad.mm(lm_head) };
             match scale {
-                // A row of the gradients is scaled where it is smaller: in the product.
+                // The scale is applied to the product, which is narrower than the gradient's rows.
                 Some(scale) => {
                     grad_hidden.push(product * &scale);
                     if let Some(sum) = &mut grad_lm_head {
@@ -338,7 +338,7 @@ impl Vocabulary {
         (Tensor::cat(&grad_hidden, 0), grad_lm_head)
     }
 
-    /// What the scalar head of a role says at each token, `[tokens]`; none where one of its models has no
+    /// The output of a role's scalar head at each token, `[tokens]`; `None` where one of its models has no
     /// such head.
     pub fn scalars(&self, role: Role) -> Option<Tensor> {
         let _guard = no_grad_guard();
@@ -354,7 +354,7 @@ impl Vocabulary {
 
     fn blocks(&self) -> impl Iterator<Item = (i64, i64)> + use<> {
         let (tokens, most) = (self.tokens(), rows_in(self.place.sizes.block, self.vocabulary()));
-        // About equal ones: a product of a few rows takes as long to prepare as one of many.
+        // Blocks of about equal size: a product of a few rows has the same overhead as one of many.
         let rows = (tokens as u64).div_ceil((tokens as u64).div_ceil(most as u64).max(1)).max(1) as i64;
         (0..tokens).step_by(rows as usize).map(move |first| (first, rows.min(tokens - first)))
     }
@@ -362,7 +362,7 @@ impl Vocabulary {
     fn vocabulary(&self) -> i64 {
         match &self.student {
             Logits::Given(logits) => logits.size()[1],
-            Logits::Projected { lm_head, .. } => lm_head.get().size()[0],
+            Logits::Projected { lm_head, .. } => lm_head.entries(),
             Logits::Composed(_) | Logits::Mapped(_) | Logits::Listed(_) | Logits::Absent(_) => {
                 unreachable!("the student is a model")
             }
@@ -404,16 +404,16 @@ impl Vocabulary {
 
 /// d loss / d logits of a block.
 pub struct ByLogits {
-    /// Its first token.
+    /// The block's first token.
     first: i64,
     /// `[block, vocabulary]`
     grad: Tensor,
-    /// `[block, 1]`: to multiply the rows with; nothing where they are whole.
+    /// `[block, 1]`: the rows must be multiplied by it; `None` where they are complete.
     scale: Option<Tensor>,
 }
 
 impl ByLogits {
-    /// The first token, and `[block, vocabulary]`.
+    /// The first token, and the complete gradient, `[block, vocabulary]`.
     pub fn whole(self) -> (i64, Tensor) {
         let ByLogits { first, grad, scale } = self;
         let kind = grad.kind();
@@ -430,24 +430,24 @@ fn scaled_grad(
 ) -> ByLogits {
     let mut parts = grad.into_iter().zip(adjoints).map(|(mut grad, adjoint)| {
         let adjoint = adjoint.unsqueeze(1);
-        // An infinite gradient of a token that is not selected is nothing.
+        // Tokens that are not selected have gradient 0, even if it is infinite here.
         zero_rows(Loops::at(place), &mut grad, &adjoint);
         (grad, adjoint)
     });
     let one = parts.next().expect("gradients are kept of live primitives");
-    // Of several the sum is whole: there is nothing left to multiply it with.
+    // The sum over several primitives is complete: its scale is 1.
     let (grad, scale) =
         parts.fold(one, |(sum, scale), (grad, adjoint)| (sum * scale + grad * &adjoint, adjoint.ones_like()));
     ByLogits { first, grad, scale: Some(scale) }
 }
 
-/// Whether a role's rows are log-probabilities already: some come from a server that lists a few entries.
+/// Whether a role's rows are log-probabilities, because some come from a server that lists a few entries.
 fn are_listed(parts: &[Logits]) -> bool {
     parts.iter().any(|part| matches!(part, Logits::Listed(_)))
 }
 
-/// `count` tokens from `first` of what stands one after the other: logits, or log-probabilities where some
-/// [`are_listed`].
+/// The rows of `count` tokens from `first` of consecutive parts: logits, or log-probabilities where some
+/// parts [`are_listed`].
 fn rows_of(place: Place, parts: &[Logits], first: i64, count: i64, absent: Option<&Tensor>) -> Tensor {
     let listed = are_listed(parts);
     let composed = listed || parts.iter().any(|part| matches!(part, Logits::Composed(_) | Logits::Mapped(_)));
@@ -464,14 +464,14 @@ fn rows_of(place: Place, parts: &[Logits], first: i64, count: i64, absent: Optio
             } else {
                 rows
             };
-            // Of several models, those with fewer columns have nothing in the others.
+            // Models with fewer columns have probability 0 in the missing ones.
             let missing = columns.map_or(0, |columns| columns - rows.size()[1]);
             let rows = if missing > 0 { rows.pad([0, missing], "constant", f64::from(ABSENT)) } else { rows };
             if to - from == count {
                 whole = Some(rows);
             } else {
-                // Written to their places as they come: side by side, the parts and the whole would be twice
-                // as much.
+                // Parts are written to their places one by one: concatenating them would take twice the
+                // memory.
                 let whole = whole.get_or_insert_with(|| {
                     let kind = if composed { Kind::Float } else { rows.kind() };
                     Tensor::empty([count, rows.size()[1]], (kind, rows.device()))
@@ -479,7 +479,7 @@ fn rows_of(place: Place, parts: &[Logits], first: i64, count: i64, absent: Optio
                 whole.narrow(0, from - first, to - from).copy_(&rows);
             }
         }
-        // Only what the next tokens need too is held on to: a block may have tokens of every model.
+        // Only the part that the next tokens need is kept: a block may have tokens of every model.
         if end <= first + count || start >= first + count {
             logits.let_go();
         }

@@ -1,4 +1,4 @@
-//! Every number per token that comes from whole next-token distributions.
+//! All numbers per token that are computed from whole next-token distributions.
 
 use mopd_compiler::plan::{Role, Support};
 use tch::{Kind, Tensor};
@@ -9,7 +9,7 @@ use super::rows::{LogitRows, LogpGrad};
 use super::support::{Entries, entries, in_nucleus, mask, top};
 use mopd_kernels::entries::Sum;
 
-/// What can be asked of a distribution.
+/// A number per token, computed from distributions.
 pub enum Quantity<'a> {
     Primitive(Primitive<'a>),
     Logp(Role),
@@ -31,15 +31,19 @@ pub enum Quantity<'a> {
         p: f64,
     },
     SupportSize(&'a Support),
-    /// d divergence / d log of what follows in a span by the student: see [`StepDivergence::by_rest`].
+    /// d divergence / d log of the student's probability of the rest of a span: [`StepDivergence::by_rest`].
     ByRest(StepDivergence<'a>),
 }
 
-/// What gradient can flow through.
+/// A number per token through which gradient can flow.
 pub enum Primitive<'a> {
-    /// The student's log-probability of the token taken.
+    /// The student's log-probability of the completion's token.
     Logp,
-    /// The student's log-probability of ending.
+    /// The same with logits divided by a temperature of its own, in place of the policy's.
+    LogpAt {
+        temperature: f64,
+    },
+    /// The student's log-probability of ending: of any token that ends a completion.
     EndLogp,
     Divergence(StepDivergence<'a>),
     /// Minus the student's log-probability of the role's most probable token.
@@ -60,9 +64,7 @@ impl Quantity<'_> {
         match self {
             Quantity::Primitive(primitive) => primitive.values(rows),
             Quantity::Logp(role) => rows.scored_at(*role, &rows.targets).squeeze_dim(1),
-            Quantity::EndLogp(role) => {
-                rows.scored_at(*role, &rows.targets.full_like(rows.end)).squeeze_dim(1)
-            }
+            Quantity::EndLogp(role) => rows.scored_at(*role, &rows.ends).logsumexp([-1].as_slice(), false),
             Quantity::Entropy(role) => match rows.unnormalized(*role, 1.0) {
                 Some(unnormalized) => unnormalized.entropy(),
                 None => entropy(rows.loops(), &rows.logps(*role, 1.0)),
@@ -84,7 +86,7 @@ impl Quantity<'_> {
                     Entries::All => probabilities,
                     Entries::Chosen(indices) => probabilities.gather(-1, &indices, false),
                     Entries::Masked(inside) => {
-                        // What another vocabulary has beyond this one.
+                        // Only columns that both have: another vocabulary may have more.
                         let columns = probabilities.size()[1].min(inside.size()[1]);
                         let inside = inside.narrow(1, 0, columns);
                         probabilities.narrow(1, 0, columns).masked_fill(&inside.logical_not(), 0.0)
@@ -106,6 +108,9 @@ impl Primitive<'_> {
     pub fn values(&self, rows: &LogitRows) -> Tensor {
         match self {
             Primitive::Logp => Quantity::Logp(Role::Student).values(rows),
+            Primitive::LogpAt { temperature } => {
+                rows.logps(Role::Student, *temperature).gather(-1, &rows.targets, false).squeeze_dim(1)
+            }
             Primitive::EndLogp => Quantity::EndLogp(Role::Student).values(rows),
             Primitive::Divergence(divergence) => divergence.values(rows),
             Primitive::Likelihood { of } => {
@@ -119,13 +124,20 @@ impl Primitive<'_> {
         }
     }
 
-    /// Adds `adjoint`, `[rows, 1]`, times d primitive / d log-probability of the student, of all entries of
+    /// Adds `adjoint`, `[rows, 1]`, times d primitive / d log-probability of the student, for all entries of
     /// the vocabulary.
     pub fn accumulate_grad(&self, rows: &LogitRows, adjoint: &Tensor, grad: &mut LogpGrad) {
         match self {
             Primitive::Logp => grad.add_at(rows, rows.temperature(), &rows.targets, adjoint),
+            Primitive::LogpAt { temperature } => grad.add_at(rows, *temperature, &rows.targets, adjoint),
             Primitive::EndLogp => {
-                grad.add_at(rows, rows.temperature(), &rows.targets.full_like(rows.end), adjoint)
+                let logps = rows.scored_at(Role::Student, &rows.ends);
+                grad.add_at(
+                    rows,
+                    rows.temperature(),
+                    &rows.ends,
+                    &(logps.softmax(-1, Kind::Float) * adjoint),
+                );
             }
             Primitive::Divergence(divergence) => divergence.accumulate_grad(rows, adjoint, grad),
             Primitive::Likelihood { of } => {
@@ -133,7 +145,7 @@ impl Primitive<'_> {
             }
             Primitive::Ranking { role, k } => {
                 let (logps, order, remaining) = ranking(rows, *role, *k);
-                // The i-th entry is a candidate in the first i choices, and what is outside in all of them.
+                // The i-th entry is a candidate in the first i choices, an entry outside in all of them.
                 let drawn = remaining.neg().logcumsumexp(-1);
                 let all = drawn.narrow(-1, drawn.size()[1] - 1, 1);
                 let outside = (rows.logps(Role::Student, 1.0) + all).exp_();
@@ -150,15 +162,15 @@ fn entropy(loops: Option<Loops>, logps: &Tensor) -> Tensor {
     here.unwrap_or_else(|| -(logps.exp() * logps).sum_dim_intlist([-1].as_slice(), false, Kind::Float))
 }
 
-/// The student's log-probabilities of the role's `k` most probable entries, in the role's order; which they
-/// are; and the log of what is left to draw from when it is each one's turn: it, those behind it, and all
-/// entries outside. `[rows, k]` each.
+/// For the role's `k` most probable entries, in the role's order, `[rows, k]` each: the student's
+/// log-probabilities; the entries; and the log of the probability that remains when each is drawn (its own,
+/// that of later ones, and that of all entries outside).
 fn ranking(rows: &LogitRows, role: Role, k: u32) -> (Tensor, Tensor, Tensor) {
     let order = top(rows, role, k);
     let full = rows.logps(Role::Student, 1.0);
     let logps = full.gather(-1, &order, false);
     let behind = logps.flip([-1].as_slice()).logcumsumexp(-1).flip([-1].as_slice());
-    // Summed rather than taken from 1, where all digits would cancel.
+    // Summed over the entries outside, because 1 minus the others would cancel all digits.
     let outside = full.scatter_value(-1, &order, f64::NEG_INFINITY).logsumexp([-1].as_slice(), true);
     (logps, order, behind.logaddexp(&outside))
 }

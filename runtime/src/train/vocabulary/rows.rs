@@ -1,4 +1,4 @@
-//! A chunk of tokens, and what every role makes of them.
+//! A chunk of tokens, with the distributions of every role.
 
 use std::cell::RefCell;
 
@@ -9,24 +9,23 @@ use super::loops::{Loops, is_readable};
 use super::whole::Unnormalized;
 use super::{Block, Spans, Vocabulary, are_listed};
 use crate::model::ABSENT;
-use crate::tokenizer::Token;
 
-/// Next-token logits of some tokens. Distributions are made when they are asked for and kept as long as the
-/// chunk.
+/// Next-token logits of some tokens. Distributions are computed when they are first read, and kept as long as
+/// the chunk.
 pub struct LogitRows<'a> {
-    /// The first of them among the tokens of the step.
+    /// The index of the first row among the tokens of the step.
     pub first: i64,
-    /// `[rows, 1]`: the tokens taken.
+    /// `[rows, 1]`: the tokens of the completions.
     pub targets: Tensor,
     /// `[rows, vocabulary]`
     student: Tensor,
     vocabulary: &'a Vocabulary,
     block: &'a Block,
-    /// The token that ends a completion.
-    pub end: Token,
-    /// By whose logits they were made from and the temperature.
+    /// `[rows, ends]`: the tokens that end a completion, in every row.
+    pub ends: Tensor,
+    /// Log-probabilities by role and temperature.
     logps: RefCell<Vec<(Role, f64, Tensor)>>,
-    /// By whose logits they are of.
+    /// Normalizers of logits by role.
     normalizers: RefCell<Vec<(Role, Tensor)>>,
 }
 
@@ -36,9 +35,9 @@ impl<'a> LogitRows<'a> {
         let first = block.first + from;
         let targets = vocabulary.targets.narrow(0, first, count).unsqueeze(1);
         let student = block.student.narrow(0, from, count);
-        let end = vocabulary.end;
+        let ends = vocabulary.ends.unsqueeze(0).expand([count, -1], false);
         let (logps, normalizers) = (RefCell::default(), RefCell::default());
-        LogitRows { first, targets, student, vocabulary, block, end, logps, normalizers }
+        LogitRows { first, targets, student, vocabulary, block, ends, logps, normalizers }
     }
 
     pub fn len(&self) -> i64 {
@@ -49,23 +48,23 @@ impl<'a> LogitRows<'a> {
         self.student.size()[1]
     }
 
-    /// Leave to run our own loops on what is here; none where operators work alone.
+    /// Permission to run our own loops or kernels; `None` where only libtorch operators may run.
     pub fn loops(&self) -> Option<Loops> {
         Loops::at(self.vocabulary.place)
     }
 
-    /// The temperature of the policy that is trained.
+    /// The temperature of the trained policy.
     pub fn temperature(&self) -> f64 {
         self.vocabulary.temperature
     }
 
-    /// Log-probabilities `[rows, vocabulary]` as the objective's `logp` has them: those of the sampler as it
-    /// drew, the others' at the temperature of the policy.
+    /// Log-probabilities `[rows, vocabulary]` as in the objective's `logp`: the sampler's at the temperature
+    /// of sampling, the others' at that of the policy.
     pub fn scored(&self, role: Role) -> Tensor {
         self.logps(role, self.temperature_scored(role))
     }
 
-    /// The same of the entries that `indices`, `[rows, any]`, name.
+    /// The same at the entries in `indices`, `[rows, any]`.
     pub fn scored_at(&self, role: Role, indices: &Tensor) -> Tensor {
         match self.unnormalized(role, self.temperature_scored(role)) {
             Some(unnormalized) => unnormalized.at(indices),
@@ -77,13 +76,13 @@ impl<'a> LogitRows<'a> {
         if role == Role::Sampler { 1.0 } else { self.temperature() }
     }
 
-    /// Where the role beside the student begins tokens with it, if it has another tokenizer.
+    /// The spans of a role, if it has another tokenizer.
     pub fn spans(&self, role: Role) -> Option<&'a Spans> {
         self.vocabulary.spans.iter().find(|spans| spans.role == role)
     }
 
-    /// `[rows, columns]`, bool: what a model has logits of at these tokens, nobody else's. Columns behind the
-    /// vocabulary are what only another has.
+    /// `[rows, columns]`, bool, a new tensor: where a role has logits at these tokens. Columns beyond the
+    /// vocabulary are entries that only another vocabulary has.
     pub fn present(&self, role: Role) -> Tensor {
         self.role_logits(role).gt(f64::from(ABSENT) / 2.0)
     }
@@ -102,11 +101,11 @@ impl<'a> LogitRows<'a> {
         &self.student
     }
 
-    /// Log-probabilities `[rows, vocabulary]` in single precision, `role`'s logits divided by `temperature`;
-    /// the sampler's by the temperature that it drew at as well. Never to be written to.
+    /// Log-probabilities `[rows, vocabulary]` in single precision, of `role`'s logits over `temperature`; the
+    /// sampler's are also divided by its sampling temperature. Not to be written to.
     ///
     /// # Panics
-    /// If the pass was not given what `role` reads: the caller looks before it starts one.
+    /// If the pass does not have the role's logits.
     pub fn logps(&self, role: Role, temperature: f64) -> Tensor {
         let (role, temperature) = self.resolved(role, temperature);
         let mut known = self.logps.borrow_mut();
@@ -119,7 +118,7 @@ impl<'a> LogitRows<'a> {
             known.push((role, temperature, logits.shallow_clone()));
             return logits;
         }
-        // Half precision inside a divergence makes it negative: everything after the logits is single.
+        // Half precision could make a divergence negative: everything after the logits is in single.
         let logits = logits.to_kind(Kind::Float);
         let logits = if temperature == 1.0 { logits } else { logits / temperature };
         let logps = logits.log_softmax(-1, Kind::Float);
@@ -127,8 +126,8 @@ impl<'a> LogitRows<'a> {
         logps
     }
 
-    /// What log-probabilities of [`Self::logps`] are made of, where kernels read it: none where others do,
-    /// and where logits are divided by a temperature.
+    /// Logits and normalizers of [`Self::logps`], for GPU kernels; `None` where no kernel reads them, and
+    /// where logits are divided by a temperature.
     pub(super) fn unnormalized(&self, role: Role, temperature: f64) -> Option<Unnormalized> {
         let (role, temperature) = self.resolved(role, temperature);
         let Some(Loops::Gpu(kernels)) = self.loops() else { return None };
@@ -151,13 +150,13 @@ impl<'a> LogitRows<'a> {
         Some(Unnormalized { kernels, logits, normalizers })
     }
 
-    /// Whether a role's rows are log-probabilities already.
+    /// Whether a role's rows are log-probabilities instead of logits.
     fn is_listed(&self, role: Role) -> bool {
         matches!(role, Role::Scorer(_)) && are_listed(self.vocabulary.logits(role))
     }
 
-    /// The role that has the logits, and the temperature that they are divided by: the sampler is another
-    /// role at the temperature that it drew at.
+    /// The role that has the logits, and the temperature that divides them: the sampler is another role at
+    /// its sampling temperature.
     fn resolved(&self, role: Role, temperature: f64) -> (Role, f64) {
         match role {
             Role::Sampler => {
@@ -169,7 +168,7 @@ impl<'a> LogitRows<'a> {
         }
     }
 
-    /// The rows of a number per token, `[rows, 1]`.
+    /// These rows of a tensor over all tokens of the step, `[rows, 1]`.
     pub fn column(&self, per_token: &Tensor) -> Tensor {
         assert_eq!(
             per_token.numel() as i64,
@@ -187,7 +186,7 @@ pub struct LogpGrad {
 }
 
 impl LogpGrad {
-    /// Adds to all entries; takes the tensor, which must be nobody else's.
+    /// Adds to all entries. Takes the tensor, which must not share memory with others.
     pub fn add(&mut self, temperature: f64, grad: Tensor) {
         match self.find(temperature) {
             Some(sum) => *sum += grad,
@@ -195,7 +194,7 @@ impl LogpGrad {
         }
     }
 
-    /// Adds to the entries that `indices`, `[rows, any]`, name.
+    /// Adds to the entries in `indices`, `[rows, any]`.
     pub fn add_at(&mut self, rows: &LogitRows, temperature: f64, indices: &Tensor, grad: &Tensor) {
         if self.find(temperature).is_none() {
             let zeros = Tensor::zeros([rows.len(), rows.vocabulary()], (Kind::Float, grad.device()));
@@ -205,7 +204,7 @@ impl LogpGrad {
         let _ = sum.scatter_add_(-1, indices, grad);
     }
 
-    /// The sum over the vocabulary, `[rows]`; none where nothing was added.
+    /// The sum over the vocabulary, `[rows]`; `None` where nothing was added.
     pub fn total(&self) -> Option<Tensor> {
         let sums = self
             .by_temperature
@@ -218,9 +217,8 @@ impl LogpGrad {
         self.by_temperature.iter_mut().find(|(known, _)| *known == temperature).map(|(_, sum)| sum)
     }
 
-    /// d loss / d logits of the student, written to `out`, `[rows, vocabulary]`. It may be the logits
-    /// themselves: they are not read any more once they are written over: log-probabilities at every
-    /// temperature are made before.
+    /// Writes d loss / d logits of the student to `out`, `[rows, vocabulary]`. It may be the logits
+    /// themselves: the log-probabilities at every temperature are computed before they are overwritten.
     pub fn into_logits(self, rows: &LogitRows, out: &mut Tensor) {
         let logps: Vec<Tensor> = self
             .by_temperature

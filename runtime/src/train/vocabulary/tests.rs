@@ -5,6 +5,7 @@
 mod composed;
 mod divergences;
 mod listed;
+mod mapped;
 mod passes;
 mod reference;
 mod signals;
@@ -33,7 +34,7 @@ const TEACHER: [f64; 5] = [0.50, 0.25, 0.15, 0.07, 0.03];
 const STUDENT: [f64; 5] = [0.30, 0.30, 0.20, 0.15, 0.05];
 /// The same with distinct probabilities, so that what is most probable is well defined.
 const DISTINCT: [f64; 5] = [0.32, 0.28, 0.20, 0.15, 0.05];
-/// The token taken.
+/// The token of the completion.
 const TAKEN: i64 = 2;
 const TOP_2: Support = Support::TopK { role: Role::TEACHER, k: 2 };
 const MASSES: [Mass; 4] = [Mass::Renormalized, Mass::Tail, Mass::Generalized, Mass::Raw];
@@ -42,12 +43,12 @@ fn kl(left: Role, right: Role, support: Support, mass: Mass) -> plan::Divergence
     plan::Divergence::between(DivergenceKind::Kl, left, right, support, mass)
 }
 
-/// What `call`, in the language, is compiled to.
+/// The compiled form of `call`, in the language.
 fn called(call: &str) -> DivergenceKind {
     kinds_of(&[call]).swap_remove(0)
 }
 
-/// By language and compiler, with the standard library's text and some declarations.
+/// The same for several calls, by the real compiler, with the standard library and some declarations.
 fn kinds_of(calls: &[&str]) -> Vec<DivergenceKind> {
     let terms: String =
         calls.iter().enumerate().map(|(at, call)| format!("  term t{at} = live {call}\n")).collect();
@@ -79,7 +80,7 @@ fn kinds_of(calls: &[&str]) -> Vec<DivergenceKind> {
     kinds
 }
 
-/// An entry's summand, and what is added to it with `generalized`, in double precision.
+/// The summand of an entry, and the linear term that `generalized` adds, in double precision.
 type Reference = Box<dyn Fn(f64, f64) -> [f64; 2] + Send + Sync>;
 
 /// Every divergence with its definition.
@@ -161,7 +162,7 @@ fn given(student: Tensor, teacher: Option<Tensor>, targets: &[i64], place: Optio
         Logits::Given(student),
         others,
         Some((Student, 2.0)),
-        END,
+        &[END],
     )
 }
 

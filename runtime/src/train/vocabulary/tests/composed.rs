@@ -1,4 +1,4 @@
-//! Teachers that are made of others, against distributions that are put together in double precision.
+//! Teachers that are composed of others, against distributions computed in double precision.
 
 use mopd_compiler::plan::Pool;
 
@@ -10,7 +10,7 @@ const THIRD: [f64; 5] = [0.22, 0.18, 0.26, 0.04, 0.30];
 /// The token that ends a completion here.
 const LAST: Token = 4;
 
-/// How a distribution is made.
+/// The construction of a distribution.
 #[derive(Clone, Debug)]
 enum Made {
     Of([f64; 5]),
@@ -21,7 +21,7 @@ enum Made {
 use Made::{Mixture, Of, Sum};
 
 impl Made {
-    /// Probabilities: products of powers, or weighted sums.
+    /// The probabilities: products of powers, or weighted sums.
     fn expected(&self) -> [f64; 5] {
         let of = |entry: usize| match self {
             Of(probabilities) => probabilities[entry],
@@ -46,7 +46,7 @@ impl Made {
             Logits::Composed(Composed::new(pool, parts.iter().map(part).collect()))
         };
         match self {
-            // Logits are known up to a number that all entries have.
+            // Logits are determined up to a constant.
             Of(probabilities) => Logits::Given(rows(&[*probabilities]) + 3.5),
             Sum(parts) => composed(Pool::Logits, parts),
             Mixture(parts) => composed(Pool::Mixture, parts),
@@ -54,8 +54,7 @@ impl Made {
     }
 }
 
-/// Extrapolation beyond a teacher, its mild form, a geometric mean, a temperature, mixtures, and these inside
-/// each other.
+/// Extrapolation beyond a teacher, its mild form, a geometric mean, a temperature, mixtures, and nested ones.
 fn kinds_of_teachers() -> Vec<Made> {
     let (teacher, other, third) = (Of(TEACHER), Of(OTHER), Of(THIRD));
     vec![
@@ -74,7 +73,14 @@ fn kinds_of_teachers() -> Vec<Made> {
 fn read(made: &Made, per_token: bool) -> Vocabulary {
     let others = vec![(Role::TEACHER, vec![made.logits(per_token)])];
     let student = Logits::Given(rows(&[DISTINCT]));
-    Vocabulary::new(Place::cpu(), &Tensor::from_slice(&[TAKEN]), student, others, Some((Student, 2.0)), LAST)
+    Vocabulary::new(
+        Place::cpu(),
+        &Tensor::from_slice(&[TAKEN]),
+        student,
+        others,
+        Some((Student, 2.0)),
+        &[LAST],
+    )
 }
 
 /// Value and gradient of every kind of divergence, to every kind of teacher.
@@ -113,7 +119,7 @@ fn divergences_to_composed_teachers_equal_their_definitions() {
     }
 }
 
-/// Everything else that reads a teacher.
+/// All other signals that read a teacher.
 #[test]
 fn signals_of_composed_teachers_equal_their_definitions() {
     let batch = batch(1);
@@ -154,8 +160,8 @@ fn signals_of_composed_teachers_equal_their_definitions() {
     }
 }
 
-/// A role of which some tokens have a model and others a composition, each token with a weight of its own:
-/// however tokens are divided into blocks, and members into parts.
+/// A role with a model at some tokens and a composition at others, with one weight per token, for all
+/// divisions of tokens into blocks and of members into parts.
 #[test]
 fn tokens_of_a_composition_are_found_wherever_they_stand() {
     let (tokens, width, entries) = (9, 6, 17);
@@ -206,17 +212,17 @@ fn tokens_of_a_composition_are_found_wherever_they_stand() {
         let others = vec![(Role::TEACHER, parts.iter().map(Logits::share).collect())];
         let place = in_parts(2 * entries, block * entries, 0);
         let student = Logits::projected(&student, &own);
-        let vocabulary = Vocabulary::new(place, &targets, student, others, None, END);
+        let vocabulary = Vocabulary::new(place, &targets, student, others, None, &[END]);
         let got = &vocabulary.values(&[Quantity::Logp(Role::TEACHER)])[0];
         let apart = largest_difference(got, &expected);
-        // Of single precision, beside weights of some units.
+        // The rounding of single precision, with weights of a few units.
         assert!(apart < 2e-5, "{block}: {apart:e}");
-        // No matrix stays behind the last token.
+        // No LM head is held after the last token.
         assert!(of_one.held.borrow().is_none() && of_other.held.borrow().is_none(), "{block}");
     }
 }
 
-/// Ids without a token have no probability in any member: they take nothing of a mixture's.
+/// Ids that belong to no token have probability 0 in every member, and so in a mixture.
 #[test]
 fn a_mixture_has_no_probability_where_there_is_no_token() {
     let absent: [Token; 2] = [0, 3];
@@ -226,7 +232,7 @@ fn a_mixture_has_no_probability_where_there_is_no_token() {
     let pass = |pool: Pool| {
         let teacher = Composed::new(pool, vec![part(0.4, TEACHER), part(0.6, OTHER)]);
         let others = vec![(Role::TEACHER, vec![Logits::Composed(teacher)])];
-        Vocabulary::new(Place::cpu(), &Tensor::from_slice(&[TAKEN]), made(DISTINCT), others, None, END)
+        Vocabulary::new(Place::cpu(), &Tensor::from_slice(&[TAKEN]), made(DISTINCT), others, None, &[END])
             .without(&absent)
     };
     let there = |of: [f64; 5]| of[TAKEN as usize] / (1.0 - of[0] - of[3]);

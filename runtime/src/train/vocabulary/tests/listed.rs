@@ -1,15 +1,15 @@
-//! A teacher of which a server lists some entries, beside one at hand in the same step: both against the
-//! definition in double precision.
+//! A teacher whose server lists some entries, and a local one in the same step: both against the definition
+//! in double precision.
 
 use super::*;
 
-/// Of the teacher, the token's own entry and its two most probable ones.
+/// The teacher's log-probabilities of the token's entry and of its two most probable ones.
 fn listed() -> Logits {
     let entry = |id: i64| (id, TEACHER[id as usize].ln() as f32);
     Logits::Listed(Listed::new(&[vec![entry(TAKEN), entry(0), entry(1)]], 5, Device::Cpu))
 }
 
-/// At hand: logits, which a constant does not change.
+/// Logits of the local teacher; a constant does not change them.
 fn at_hand() -> Logits {
     Logits::Given(rows(&[TEACHER]) + 3.0)
 }
@@ -17,7 +17,7 @@ fn at_hand() -> Logits {
 fn mixed() -> Vocabulary {
     let others = vec![(Role::TEACHER, vec![listed(), at_hand()])];
     let targets = Tensor::from_slice(&[TAKEN, TAKEN]);
-    Vocabulary::new(Place::cpu(), &targets, Logits::Given(rows(&[STUDENT, STUDENT])), others, None, END)
+    Vocabulary::new(Place::cpu(), &targets, Logits::Given(rows(&[STUDENT, STUDENT])), others, None, &[END])
 }
 
 #[test]
@@ -25,7 +25,7 @@ fn what_is_listed_is_taken_as_it_is() {
     let batch = batch(2);
     let parameters = Parameters { batch: &batch, device: Device::Cpu };
     let directions = [(Student, Role::TEACHER), (Role::TEACHER, Student)];
-    // What a tail holds of a list is not known well enough: the compiler refuses it.
+    // The tail of a list is not known well enough: the compiler refuses it.
     let masses = MASSES.into_iter().filter(|mass| *mass != Mass::Tail);
     for support in [TOP_2, Support::Sampled, Support::TopK { role: Role::TEACHER, k: 1 }] {
         for (mass, (left, right)) in masses.clone().flat_map(|mass| directions.map(|of| (mass, of))) {
@@ -63,7 +63,7 @@ fn numbers_of_a_token_come_from_its_list() {
     }
 }
 
-/// The parts of a step stay where they are.
+/// A part of a list has the rows of its tokens.
 #[test]
 fn a_list_is_cut_by_tokens() {
     let of = |place: usize| vec![(place as i64, -(place as f32) - 0.5), (4, -2.0)];

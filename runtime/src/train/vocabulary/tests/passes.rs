@@ -1,8 +1,11 @@
-//! Gradients of many tokens, however they are divided: chunks, blocks, what is kept, half precision.
+//! Gradients of many tokens, for all divisions into chunks and blocks, kept gradients, and half precision.
+
+use half::bf16;
 
 use super::*;
+use crate::mapped::{MappedFile, NumberEncoding, Stored};
 
-/// Values and gradients by libtorch's own differentiation, over whole tensors.
+/// Values and gradients by libtorch's autograd, over whole tensors.
 fn plain(spec: &plan::Divergence, student: &Tensor, teacher: &Tensor, adjoint: &Tensor) -> (Tensor, Tensor) {
     let student = student.detach().set_requires_grad(true);
     let (p, q) = (student.log_softmax(-1, Kind::Float), teacher.log_softmax(-1, Kind::Float));
@@ -75,7 +78,7 @@ fn chunks_that_do_not_divide_the_tokens_equal_the_whole_and_the_plain_version() 
     }
 }
 
-/// From hidden states, with two teachers: gradients of hidden states and of the LM head.
+/// Gradients of hidden states and of the LM head, with two teachers.
 #[test]
 fn projected_logits_give_the_gradients_of_the_plain_version() {
     let (tokens, width, vocabulary) = (23, 8, 57);
@@ -106,7 +109,7 @@ fn projected_logits_give_the_gradients_of_the_plain_version() {
             Logits::projected(&hidden, &lm_head),
             vec![(Role::TEACHER, teacher)],
             None,
-            0,
+            &[0],
         );
         let [_, mut got] = pass.read(&[], &[primitive()]);
         let got = got.swap_remove(0);
@@ -119,8 +122,8 @@ fn projected_logits_give_the_gradients_of_the_plain_version() {
     }
 }
 
-/// Gradients that were kept and gradients that are made again: of one primitive and of two, where some tokens
-/// have no share, one of them with a gradient that is infinite.
+/// Kept and recomputed gradients are equal: for one primitive and for two, where some tokens have adjoint 0,
+/// one of them with an infinite gradient.
 #[test]
 fn what_is_kept_between_the_passes_changes_no_gradient() {
     let (tokens, width, vocabulary) = (13, 8, 57);
@@ -149,8 +152,14 @@ fn what_is_kept_between_the_passes_changes_no_gradient() {
                 let teacher = vec![(Role::TEACHER, vec![Logits::projected(&of_teacher, &lm_head)])];
                 let targets = Tensor::zeros([tokens], (Kind::Int64, Device::Cpu));
                 let place = in_parts(3 * vocabulary, 4 * vocabulary, kept);
-                let pass =
-                    Vocabulary::new(place, &targets, Logits::projected(&hidden, &lm_head), teacher, None, 0);
+                let pass = Vocabulary::new(
+                    place,
+                    &targets,
+                    Logits::projected(&hidden, &lm_head),
+                    teacher,
+                    None,
+                    &[0],
+                );
                 let live = || {
                     let divergence = Primitive::Divergence(parameters.divergence(&divergence).unwrap());
                     [divergence, Primitive::Logp].into_iter().take(count).collect::<Vec<Primitive>>()
@@ -192,7 +201,7 @@ fn logits_in_half_precision_are_computed_with_in_single() {
     }
 }
 
-/// A token that is not selected costs nothing, and its infinities stay where they are.
+/// A token that is not selected has gradient 0, even if its own gradient is infinite.
 #[test]
 fn no_gradient_comes_from_a_token_without_a_share() {
     let teacher = rows(&[TEACHER, TEACHER]);
@@ -210,7 +219,7 @@ fn no_gradient_comes_from_a_token_without_a_share() {
     assert_eq!(to_vec(&gradient.get(1)), [0.0; 5]);
 }
 
-/// However many models' tokens are in a block, one matrix at a time is in memory.
+/// A block may have tokens of several models, but only one LM head at a time is in memory.
 #[test]
 fn a_matrix_leaves_behind_its_last_token() {
     let rows = |from: i64, tokens: i64| {
@@ -229,7 +238,7 @@ fn a_matrix_leaves_behind_its_last_token() {
     let held = || matrices.iter().map(|lm_head| lm_head.held.borrow().is_some()).collect::<Vec<bool>>();
     let whole = rows_of(Place::cpu(), &parts, 0, 8, None);
     assert_eq!(held(), [false; 4]);
-    // The second model's other token comes with the next block.
+    // The second model's other token is in the next block.
     let first = rows_of(Place::cpu(), &parts, 0, 3, None);
     assert_eq!(held(), [false, true, false, false]);
     let second = rows_of(Place::cpu(), &parts, 3, 5, None);
@@ -238,5 +247,43 @@ fn a_matrix_leaves_behind_its_last_token() {
     for (part, lm_head) in matrices.iter().enumerate() {
         let expected = rows(7, 2).linear::<&Tensor>(&lm_head.get(), None);
         assert_eq!(to_vec(&whole.narrow(0, 2 * part as i64, 2)), to_vec(&expected));
+    }
+}
+
+/// An LM head in its file gives the same logits as in memory, to the bit.
+#[test]
+fn a_matrix_in_its_file_makes_the_same_logits() {
+    let (entries, width) = (9000, 96);
+    let numbers = |rows: i64, step: f64| {
+        let numbers = Tensor::arange(rows * width, (Kind::Double, Device::Cpu)) * step;
+        numbers.sin().view([rows, width]).to_kind(Kind::BFloat16)
+    };
+    let (hidden, lm_head) = (numbers(5, 0.61), numbers(entries, 0.37));
+    let bytes: Vec<u8> = to_vec(&lm_head).into_iter().flat_map(|x| bf16::from_f32(x).to_le_bytes()).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("numbers");
+    std::fs::write(&path, &bytes).unwrap();
+    let file = MappedFile::open(&path).unwrap();
+    let stored = |encoding| {
+        Stored::new(file.clone(), 0..bytes.len(), encoding, entries as usize, width as usize).unwrap()
+    };
+    let projected = |lm_head, softcap| {
+        let hidden = hidden.shallow_clone();
+        Logits::Projected { hidden, lm_head, softcap, scalar_head: None }.rows(Place::cpu(), 1, 4, None)
+    };
+    let in_file = |place, kind, encoding| LmHeadInFile::new(place, kind, stored(encoding));
+    if let Some(in_file) = in_file(Place::cpu(), Kind::BFloat16, NumberEncoding::Bf16) {
+        for softcap in [None, Some(3.0)] {
+            let found = projected(LmHead::InFile(in_file.clone()), softcap);
+            assert!(found.equal(&projected(LmHead::Held(lm_head.shallow_clone()), softcap)));
+        }
+    }
+    // A head that needs conversion is loaded, and so is every head where our own loops may not run.
+    for (place, kind, encoding) in [
+        (Place::cpu(), Kind::Float, NumberEncoding::Bf16),
+        (Place::cpu(), Kind::BFloat16, NumberEncoding::F16),
+        (Place::operators(), Kind::BFloat16, NumberEncoding::Bf16),
+    ] {
+        assert!(in_file(place, kind, encoding).is_none(), "{place:?} {kind:?} {encoding:?}");
     }
 }

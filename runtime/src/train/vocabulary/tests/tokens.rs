@@ -1,15 +1,15 @@
-//! Which distribution is meant: at which temperature, over which tokens, and which of equals come first.
+//! The distributions that signals read: their temperature, their tokens, and the order of equal entries.
 
 use super::*;
 
-/// A policy at a temperature: log-probabilities of the token taken are at it, and so is what the sampler is
-/// compared with; entropies and divergences of models are not. Against the definition in double precision;
-/// the order of the primitives is nobody's business.
+/// With a policy's temperature, log-probabilities of completion tokens are at it, and so is the side that is
+/// compared with the sampler; entropies and divergences of models are not. Against the definition in double
+/// precision; the order of the primitives does not matter.
 #[test]
 fn log_probabilities_are_at_the_temperature_of_the_policy() {
     const POLICY: f64 = 0.6;
-    /// The token that ends a completion here.
-    const LAST: Token = 4;
+    /// The tokens that end a completion here.
+    const ENDS: [Token; 2] = [4, 0];
     let logits = DISTINCT.map(f64::ln);
     let at = |logits: &[f64], temperature: f64| {
         softmax(&logits.iter().map(|x| x / temperature).collect::<Vec<f64>>())
@@ -27,7 +27,7 @@ fn log_probabilities_are_at_the_temperature_of_the_policy() {
             student,
             others,
             Some((Student, POLICY)),
-            LAST,
+            &ENDS,
         )
         .at(POLICY)
     };
@@ -35,10 +35,11 @@ fn log_probabilities_are_at_the_temperature_of_the_policy() {
         f64::from(to_vec(&vocabulary().values(&[parameters.quantity(signal).unwrap().unwrap()])[0])[0])
     };
     let taken = TAKEN as usize;
+    let ends = |p: &[f64]| ENDS.map(|end| p[end as usize]).iter().sum::<f64>();
     for (role, logits) in [(Student, logits), (Role::TEACHER, teacher), (Role::Sampler, logits)] {
         assert!((value(&Signal::Logp { role }) - at(&logits, POLICY)[taken].ln()).abs() < 1e-6, "{role:?}");
         assert!(
-            (value(&Signal::EndLogp { role }) - at(&logits, POLICY)[LAST as usize].ln()).abs() < 1e-6,
+            (value(&Signal::EndLogp { role }) - ends(&at(&logits, POLICY)).ln()).abs() < 1e-6,
             "{role:?}"
         );
     }
@@ -57,22 +58,24 @@ fn log_probabilities_are_at_the_temperature_of_the_policy() {
             < 1e-6
     );
 
-    // 2 log p(taken) at 0.6, plus 3 KL(student || teacher) at 1, plus 5 KL(sampler || student): of a sampler
-    // that has been left behind.
+    // 2 log p(taken) at 0.6, plus 3 KL(student || teacher) at 1, plus 5 KL(sampler || student), with the
+    // sampler at the student's earlier weights, plus 7 log p(ending), plus 11 log p(taken) at 1.7.
     let loss = |moved: &[f64]| {
         2.0 * at(moved, POLICY)[taken].ln()
             + 3.0 * between(&at(moved, 1.0), &at(&teacher, 1.0))
             + 5.0 * between(&at(&teacher, POLICY), &at(moved, POLICY))
+            + 7.0 * ends(&at(moved, POLICY)).ln()
+            + 11.0 * at(moved, 1.7)[taken].ln()
     };
     let (_, expected) = reference::finite_differences(&logits, loss);
     let exact = Live::Divergence(full(Student, Role::TEACHER));
     let left_behind = Live::Divergence(full(Role::Sampler, Student));
-    let live = [(Live::Logp, 2.0f32), (exact, 3.0), (left_behind, 5.0)];
-    for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2], [1, 2, 0]] {
+    let live = [(Live::Logp, 2.0f32), (exact, 3.0), (left_behind, 5.0), (Live::EndLogp, 7.0)];
+    for order in [[0, 1, 2, 3], [2, 1, 3, 0], [1, 0, 2, 3], [3, 1, 2, 0]] {
         let mut vocabulary = vocabulary();
         vocabulary.others.push((Role::Sampler, vec![Logits::Given(rows(&[TEACHER]))]));
         vocabulary.sampler = Some((Role::Sampler, POLICY));
-        let live: Vec<_> = order
+        let mut live: Vec<_> = order
             .iter()
             .map(|index| {
                 (
@@ -81,6 +84,7 @@ fn log_probabilities_are_at_the_temperature_of_the_policy() {
                 )
             })
             .collect();
+        live.push((Primitive::LogpAt { temperature: 1.7 }, Tensor::from_slice(&[11.0f32])));
         let mut gradient = Vec::new();
         vocabulary.gradient(&live, |rows| gradient = to_vec(&rows.whole().1));
         let gradient: Vec<f64> = gradient.into_iter().map(f64::from).collect();
@@ -88,8 +92,8 @@ fn log_probabilities_are_at_the_temperature_of_the_policy() {
     }
 }
 
-/// Ids that no token has, in the middle of the vocabulary: all is as in a vocabulary without them, whatever
-/// their logits would be.
+/// Ids that belong to no token, in the middle of the vocabulary: results equal those of a vocabulary without
+/// them, whatever their logits.
 #[test]
 fn ids_without_a_token_have_no_probability() {
     let (tokens, width, entries) = (6, 8, 23);
@@ -114,7 +118,7 @@ fn ids_without_a_token_have_no_probability() {
                 Logits::projected(&hidden, lm_head),
                 teacher,
                 None,
-                0,
+                &[0],
             )
             .without(absent);
             let live = || [Primitive::Divergence(parameters.divergence(&spec).unwrap()), Primitive::Logp];
@@ -143,7 +147,7 @@ fn ids_without_a_token_have_no_probability() {
     }
 }
 
-/// Most logits of models in bf16 have equals: which of them belong is no accident.
+/// Most logits of models in bf16 have equal ones: the choice among them is deterministic.
 #[test]
 fn of_equals_the_lower_id_comes_first() {
     use super::support::largest;
@@ -158,7 +162,7 @@ fn of_equals_the_lower_id_comes_first() {
         (random >> 33) % below
     };
     for (entries, values) in [(1, 1), (5, 1), (7, 2), (50, 3), (1000, 4), (1000, 1000)] {
-        // Large and small, and masked entries, which are as small as can be.
+        // Large and small logits, and masked entries, which have the smallest.
         let row = |next: &mut dyn FnMut(u64) -> u64| -> Vec<f32> {
             (0..entries)
                 .map(|_| match next(values + 1) {
@@ -179,7 +183,7 @@ fn of_equals_the_lower_id_comes_first() {
             );
         }
     }
-    // What is no number is seen, not left out.
+    // NaN is chosen, not hidden.
     let odd = Tensor::from_slice(&[1.0f32, 2.0, f32::NAN, 1.0, 1.0]).view([1, 5]);
     assert_eq!(Vec::<i64>::try_from(largest(&odd, 3).view([-1])).unwrap(), [2, 1, 0]);
 }
@@ -195,12 +199,12 @@ fn supports_of_equals() {
         to_vec(&vocabulary.values(&[quantity])[0]).into_iter().map(f64::from).collect::<Vec<f64>>()
     };
     let top = |role, k| Support::TopK { role, k };
-    // Of the teacher's five equals the first two; of the student's, 1 and 3, then 4, then 0.
+    // The first two of the teacher's five equal entries; for the student 1 and 3, then 4, then 0.
     close(&value(Signal::Mass { role: Student, support: top(Role::TEACHER, 2) }), &[0.4], 1e-6);
     close(&value(Signal::Mass { role: Student, support: top(Student, 1) }), &[0.3], 1e-6);
     close(&value(Signal::Mass { role: Role::TEACHER, support: top(Student, 4) }), &[0.8], 1e-6);
     close(&value(Signal::Overlap { left: Role::TEACHER, right: Student, k: 2 }), &[0.5], 1e-6);
-    // Nuclei have no order: equals go in together. Nor do ranks: equals have the best of theirs.
+    // Nuclei and ranks do not depend on order: equal entries are all in, and share the best rank.
     close(&value(Signal::SupportSize { support: Support::Nucleus { role: Student, p: 0.25 } }), &[2.0], 1e-9);
     close(&value(Signal::Rank { role: Student }), &[4.0], 1e-9);
     close(&value(Signal::Top1 { role: Student }), &[0.3], 1e-6);
