@@ -1,4 +1,6 @@
-//! What a server answered, read once for all who ask servers: of rewards, of teachers.
+//! Reads the replies of HTTP servers, for all clients here: of rewards and of teachers.
+
+use std::io::Read;
 
 use ureq::http::{Response, StatusCode};
 use ureq::{Body, Error};
@@ -7,10 +9,10 @@ use serde_json::Value;
 
 use crate::quote::{quote, quote_sentence};
 
-/// Bytes of what a server says when it refuses.
+/// Most bytes that are read of a server's error message.
 const WORDS: u64 = 2000;
 
-/// An answer that is not good.
+/// Why a reply is not usable.
 pub enum Refused {
     /// The body did not arrive, or is longer than is read.
     Lost(Error),
@@ -22,12 +24,12 @@ pub enum Refused {
 /// `answered`, `answered /v1/models`.
 pub fn body(mut response: Response<Body>, longest: u64, answered: &str) -> Result<Vec<u8>, Refused> {
     let status = response.status();
-    let limit = if status.is_success() { longest } else { WORDS };
-    let said = response.body_mut().with_config().limit(limit).read_to_vec();
     if status.is_success() {
-        return said.map_err(Refused::Lost);
+        return response.body_mut().with_config().limit(longest).read_to_vec().map_err(Refused::Lost);
     }
-    let said = said.unwrap_or_default();
+    // A long error page is cut. A limit of the body would fail, and nothing would be left of it.
+    let mut said = Vec::new();
+    let _ = response.body_mut().as_reader().take(WORDS).read_to_end(&mut said);
     Err(Refused::Status(
         status,
         match (sentence(&said), String::from_utf8_lossy(&said).trim()) {
@@ -38,7 +40,7 @@ pub fn body(mut response: Response<Body>, longest: u64, answered: &str) -> Resul
     ))
 }
 
-/// What a server says in words, where it puts them into JSON: as OpenAI, vLLM and FastAPI do.
+/// The error message in a JSON reply, where OpenAI, vLLM and FastAPI put it.
 fn sentence(said: &[u8]) -> Option<String> {
     let said: Value = serde_json::from_slice(said).ok()?;
     let places = [&said["error"]["message"], &said["error"], &said["message"], &said["detail"]];

@@ -1,6 +1,6 @@
-//! What arithmetic this machine does: all that decides the bits of a result besides the plan, its inputs and
-//! its seed. It is a part of the key of every computed result, so that nobody reads a result that this
-//! machine would not have computed.
+//! A description of this machine's arithmetic: everything that decides the bits of a result besides the plan,
+//! its inputs and its seed. It is part of the key of every computed result, so that no run reads a result
+//! that this machine would not have computed.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,14 +15,14 @@ use tch::Device;
 use crate::machine::place::Place;
 use mopd_kernels::{CpuFeatures, symbols};
 
-/// Raised whenever the bits of any result may differ from those that the same plan gave before: another order
-/// of a sum, another rounding, another use of random numbers, another meaning of a setting.
-pub const NUMERIC_VERSION: u32 = 14;
+/// Increased whenever the bits of any result of an unchanged plan may differ from before: another order of a
+/// sum, another rounding, another use of random numbers, another meaning of a setting.
+pub const NUMERIC_VERSION: u32 = 15;
 
-/// The same of what a GPU computes alone: its kernels, and which rows it computes together.
+/// The same for changes that affect GPUs only: their kernels, and which rows they compute together.
 const GPU_VERSION: u32 = 3;
 
-/// Of the keys of stores that do not say it.
+/// The version of keys in stores written before it was recorded.
 fn unsaid() -> u32 {
     2
 }
@@ -35,22 +35,22 @@ pub struct Arithmetic {
     #[serde(default = "unsaid")]
     pub keys: u32,
     pub architecture: String,
-    /// Instruction sets of the processor by which libraries choose their loops, as the system names them.
+    /// The CPU's instruction sets by which libraries choose their loops, as the system names them.
     pub instructions: Vec<String>,
-    /// Those that the loops of this program use.
+    /// The instruction set that this program's own loops use.
     pub kernels: String,
-    /// Whether compiled objectives multiply and add in one rounding.
+    /// Whether compiled objectives use fused multiply-add.
     pub fused: bool,
     pub libtorch: LibtorchBuild,
     /// Environment variables that make libraries choose other loops.
     pub variables: BTreeMap<String, String>,
 }
 
-/// A version has several builds, with other libraries inside.
+/// Identifies a build of libtorch; a version has several builds, which bundle different libraries.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LibtorchBuild {
     pub version: String,
-    /// Of the file that is loaded; none where the system does not tell.
+    /// Size of the loaded library file; `None` where the system does not report it.
     pub bytes: Option<u64>,
 }
 
@@ -84,7 +84,7 @@ const INSTRUCTIONS: [&str; 27] = [
     "svebf16",
 ];
 
-/// libtorch, MKL, oneDNN, cuBLAS, and the C library, whose functions have variants too.
+/// Variables of libtorch, MKL, oneDNN, cuBLAS and the C library, which also has variants of functions.
 const VARIABLES: [&str; 14] = [
     symbols::SWITCH,
     "ATEN_CPU_CAPABILITY",
@@ -103,7 +103,7 @@ const VARIABLES: [&str; 14] = [
 ];
 
 impl Arithmetic {
-    /// `libtorch` is its version.
+    /// `libtorch` is libtorch's version.
     pub fn of_this_machine(libtorch: &str) -> Arithmetic {
         let variable = |name: &&str| {
             Some(((*name).to_owned(), std::env::var(name).ok().filter(|value| !value.is_empty())?))
@@ -120,7 +120,7 @@ impl Arithmetic {
         }
     }
 
-    /// In what another one differs, in words.
+    /// Describes the differences of another machine's arithmetic from this one.
     pub fn difference(&self, other: &Arithmetic) -> String {
         let mut parts = Vec::new();
         let mut part = |what: &str, theirs: String, ours: String| {
@@ -159,7 +159,7 @@ fn bytes(count: Option<u64>) -> String {
     count.map_or("unknown size".to_owned(), |count| format!("{count} bytes"))
 }
 
-/// What a result of some number type on some device depends on.
+/// Everything numeric that a result depends on: arithmetic, compute dtype and device.
 #[derive(Serialize)]
 pub struct Numeric<'a> {
     pub arithmetic: &'a Arithmetic,
@@ -167,9 +167,9 @@ pub struct Numeric<'a> {
     pub device: String,
 }
 
-/// As a key has it: a GPU with its model, which others compute otherwise than, with the version of what it
-/// computes, what an experiment lets it do, how many bytes of gradients by logits it keeps (others are
-/// computed once more, and rounded otherwise), and without kernels of our own where they can't be compiled.
+/// The device as a part of keys. For a GPU: its model, `GPU_VERSION`, the experiment's settings, the bytes
+/// of gradients by logits that are kept (the rest is recomputed, with other roundings), and whether kernels
+/// of this program can't be compiled.
 pub fn device_of_key(place: Place, gpu: GpuArithmetic) -> String {
     let name = place.name();
     if place.device == Device::Cpu {
@@ -195,7 +195,7 @@ fn model(information: &str) -> Option<String> {
     Some(line.trim().to_owned())
 }
 
-/// Those of the first processor: a machine has processors of one kind.
+/// The instruction sets of the first CPU: all CPUs of a machine are of one kind.
 fn instructions(cpuinfo: &str) -> Vec<String> {
     let line = cpuinfo
         .lines()
@@ -205,7 +205,7 @@ fn instructions(cpuinfo: &str) -> Vec<String> {
     INSTRUCTIONS.iter().filter(|name| flags.contains(name)).map(|name| (*name).to_owned()).collect()
 }
 
-/// Bytes of a library that this process has loaded.
+/// Size in bytes of a library file that this process has loaded.
 fn loaded(name: &str) -> Option<u64> {
     let maps = fs::read_to_string("/proc/self/maps").ok()?;
     let path = maps.lines().find_map(|line| {

@@ -1,8 +1,7 @@
-//! Guards: they look at the numbers of each step, and act.
+//! Guards: conditions on the metrics of each step, with an action.
 //!
-//! What a guard has seen is in the rows that steps leave, which a checkpoint and a result have: whoever goes
-//! on from there looks at them again. So nothing of a guard is stored, and one that is changed, or new, sees
-//! the steps before it too.
+//! Guards have no stored state. They read only the metrics of the steps, which checkpoints and results
+//! contain: a resumed stage replays them. So a guard that was changed or added also sees the earlier steps.
 
 use std::collections::VecDeque;
 
@@ -14,40 +13,40 @@ use super::diagnostics::terms;
 use crate::failure::Error;
 use crate::report::metrics::StepMetrics;
 
-/// Whose steps are looked at.
+/// The stage whose steps guards read.
 #[derive(Clone, Copy)]
 pub struct GuardedStage<'a> {
     pub name: &'a str,
     pub seed: u64,
     pub steps: u32,
     pub train: &'a Train<Objective>,
-    /// Of several models that learn, whose turn it is.
+    /// The name of the model's turn, where the stage trains several models.
     pub turn: Option<&'a str>,
-    /// The first step that is looked at: those before a fork are of another stage.
+    /// The first step that guards read: steps before a fork belong to another stage.
     pub from: u32,
 }
 
-/// The guards of a model that learns.
+/// The guards of one trained model.
 pub struct Guards<'a> {
     stage: GuardedStage<'a>,
-    /// Of the rows that they read.
+    /// The value of `terms` in the rows that they read.
     terms: Option<String>,
     watches: Vec<Watch<'a>>,
-    /// What the learning rate is multiplied with.
+    /// The factor on the learning rate.
     pub factor: f64,
-    /// What they did since somebody asked.
+    /// The guards that acted since the last `take_acted`.
     acted: Vec<Acted<'a>>,
 }
 
 struct Watch<'a> {
     guard: &'a Guard,
     windows: Vec<Window>,
-    /// Steps in a row for which the condition has held.
+    /// The number of consecutive steps at which the condition has held.
     held: u32,
     tested: bool,
 }
 
-/// What is known of a number over some steps.
+/// The values of a metric over a window of steps.
 struct Window {
     number: StepNumber,
     window: StepWindow,
@@ -71,7 +70,7 @@ impl<'a> Guards<'a> {
         Guards { stage, terms, watches, factor: 1.0, acted: Vec::new() }
     }
 
-    /// After a step: its rows of the first terms.
+    /// Tests the guards after a step; `rows` are the rows of its first part.
     pub fn look(&mut self, step: u32, rows: &[&StepMetrics]) {
         if rows.is_empty() {
             return;
@@ -86,7 +85,7 @@ impl<'a> Guards<'a> {
         }
     }
 
-    /// The same with all rows of the steps so far.
+    /// Tests the guards at all steps so far, from their rows.
     pub fn replay(&mut self, rows: &[StepMetrics]) {
         let own = rows.iter().filter(|row| row.terms == self.terms && row.step >= self.stage.from);
         let own: Vec<&StepMetrics> = own.collect();
@@ -95,12 +94,12 @@ impl<'a> Guards<'a> {
         }
     }
 
-    /// What they did since the last time.
+    /// The guards that acted since the last call.
     pub fn take_acted(&mut self) -> Vec<Acted<'a>> {
         std::mem::take(&mut self.acted)
     }
 
-    /// Of guards that no step had all numbers for.
+    /// Warnings about guards that no step had all metrics for.
     pub fn untested(&self) -> impl Iterator<Item = String> {
         self.watches.iter().filter(|watch| !watch.tested).map(|watch| {
             let (guard, stage) = (watch.guard.written(), self.stage.name);
@@ -116,14 +115,14 @@ impl<'a> Watch<'a> {
         Watch { guard, windows, held: 0, tested: false }
     }
 
-    /// What it read, where it acts.
+    /// The values that the guard read, if it acts.
     fn look(&mut self, step: u32, steps: u32, rows: &[&StepMetrics]) -> Option<String> {
         let Watch { guard, windows, held, tested } = self;
         let on = guard.on.as_ref().map(|domain| domain.name.as_str());
         let mut is_absent = false;
         for window in &mut *windows {
             let value = pooled(rows, window.number, on);
-            // A mean over the last steps is still there, as it was: that is no new number of this step.
+            // A mean over recent steps keeps its old value, which says nothing of this step.
             is_absent |= value.is_none() && matches!(window.window, StepWindow::Recent { .. });
             window.push(value);
         }
@@ -133,7 +132,7 @@ impl<'a> Watch<'a> {
         let read = |number: StepNumber, of: StepWindow| {
             windows.iter().find(|known| (known.number, known.window) == (number, of))?.value()
         };
-        // A step without a number is none of those in a row, and does not break them off either.
+        // A step without a value is not counted, and does not end the consecutive steps.
         let holds = guard.holds(step, steps, read)?;
         *tested = true;
         if !holds {
@@ -170,7 +169,7 @@ impl Window {
         }
     }
 
-    /// None until there are as many as it wants.
+    /// The mean of the window; `None` until it is full.
     fn value(&self) -> Option<f64> {
         let wanted = match self.window {
             StepWindow::Now => 1,
@@ -190,7 +189,7 @@ impl Acted<'_> {
         self.guard.action == GuardAction::Stop
     }
 
-    /// What is said of it, without a place.
+    /// What happened, without stage, seed and step.
     fn happened(&self) -> String {
         let Guard { text, steps, on, .. } = self.guard;
         let on = on.as_ref().map(|domain| format!(" on `{}`", domain.name)).unwrap_or_default();
@@ -201,7 +200,7 @@ impl Acted<'_> {
         format!("`{text}`{on} {held} ({})", self.numbers)
     }
 
-    /// One line.
+    /// The message in one line.
     pub fn message(&self) -> String {
         let then = match self.guard.action {
             GuardAction::LowerRate { by } => {
@@ -212,7 +211,7 @@ impl Acted<'_> {
         format!("`{}` (seed {}), step {}: {}{then}", self.stage, self.seed, self.step, self.happened())
     }
 
-    /// Of one that stops the stage.
+    /// The error of a guard that stops the stage.
     pub fn error(&self, help: &str) -> Error {
         let message = format!("a guard stopped `{}`: {}", self.stage, self.happened());
         Error::new(FailureKind::Guard, message).at(self.guard.origin).at_step(self.step).help(help)
@@ -229,9 +228,14 @@ impl Acted<'_> {
     }
 }
 
-/// A number of a step, of a domain where one is named.
-fn pooled(rows: &[&StepMetrics], number: StepNumber, on: Option<&str>) -> Option<f64> {
-    let rows = || rows.iter().copied().filter(|row| on.is_none_or(|name| row.domain == name));
+/// A metric of a step, pooled over domains or of the domain `on`.
+fn pooled(step: &[&StepMetrics], number: StepNumber, on: Option<&str>) -> Option<f64> {
+    // A step without tokens has no loss and no shares of them: its rows have zeros there.
+    let of_tokens = matches!(number, StepNumber::Loss | StepNumber::TokenShare);
+    if of_tokens && step.iter().all(|row| (row.token_share, row.loss) == (0.0, 0.0)) {
+        return None;
+    }
+    let rows = || step.iter().copied().filter(|row| on.is_none_or(|name| row.domain == name));
     let mean = |weight: fn(&StepMetrics) -> f64| {
         let known = rows().filter_map(|row| Some((finite(value(row, number)?)?, weight(row))));
         let (sum, whole) =
@@ -242,17 +246,22 @@ fn pooled(rows: &[&StepMetrics], number: StepNumber, on: Option<&str>) -> Option
         Pooling::Step => rows().next().and_then(|row| value(row, number)),
         Pooling::Tokens => mean(|row| row.token_share),
         Pooling::Completions => mean(|row| row.prompt_share),
-        Pooling::Share => rows().filter_map(|row| value(row, number)).reduce(|sum, share| sum + share),
+        Pooling::Share => {
+            let of_all = step.iter().any(|row| value(row, number).is_some());
+            let own = rows().filter_map(|row| value(row, number)).reduce(|sum, share| sum + share);
+            // A domain without rows in this step has a share of 0.
+            own.or((of_all && rows().next().is_none()).then_some(0.0))
+        }
     };
     pooled.and_then(finite)
 }
 
-/// JSON has no other numbers: in a checkpoint they are absent.
+/// `None` for values that are not finite: JSON, and so a checkpoint, does not have them.
 fn finite(value: f64) -> Option<f64> {
     Some(value).filter(|value| value.is_finite())
 }
 
-/// The column of the number.
+/// The column of a metric.
 fn value(row: &StepMetrics, number: StepNumber) -> Option<f64> {
     match number {
         StepNumber::Loss => Some(row.loss),

@@ -174,6 +174,10 @@ fn a_server_that_refuses_is_named_with_what_it_said() {
         assert_eq!(error.to_string(), format!("the reward server {url} {wanted}"));
         assert_eq!(asked.lock().unwrap().len(), 1);
     }
+    // Of a page that is longer than is read, the beginning is quoted.
+    let (url, _) = serve(|_, _| said("404 Not Found", &"x".repeat(5000)));
+    let error = judge(&of(&url, 30.0, 8), 2, &undisturbed()).unwrap_err().to_string();
+    assert!(error.contains("answered with status 404 Not Found: \"xxxx"), "{error}");
     let (url, asked) = serve(|_, _| said("500 Internal Server Error", "KeyError"));
     let error = judge(&of(&url, 30.0, 8), 2, &undisturbed()).unwrap_err();
     let wanted =

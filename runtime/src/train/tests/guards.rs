@@ -101,6 +101,18 @@ fn numbers_of_rows_are_those_of_the_step() {
     assert_eq!(acts("warn(length > 0 tokens)", &length), [(0, "length = 2.4000".to_owned())]);
     let shares = acts("warn(token_share < 0.5, on: copy)", &entropy);
     assert_eq!(shares, [(0, "token_share = 0.2500".to_owned())]);
+    // A domain that nothing of the step is of.
+    let copy: Vec<StepMetrics> = entropy.iter().filter(|row| row.domain == "copy").cloned().collect();
+    assert_eq!(acts("warn(token_share < 0.1, on: flip)", &copy).len(), 1);
+    // Of a step without tokens there is neither a loss nor a share, and its gradient is that of noise.
+    let mut idle = entropy.clone();
+    for row in &mut idle {
+        (row.token_share, row.loss, row.gradient_norm) = (0.0, 0.0, 3.0);
+    }
+    for guard in ["warn(loss < 1)", "warn(token_share < 1, on: copy)"] {
+        assert!(acts(guard, &idle).is_empty(), "{guard}");
+    }
+    assert_eq!(acts("warn(gradient_norm > 2)", &idle).len(), 1);
     // A row without the number does not count.
     let one = rows(&[[None, Some(2.0)]], |row| &mut row.reward);
     assert_eq!(acts("warn(reward > 1)", &one), [(0, "reward = 2.0000".to_owned())]);
