@@ -49,7 +49,7 @@ impl Key {
         Key([seed, stream, purpose as u64, step])
     }
 
-    /// Of bytes that only their owner knows: nobody else can tell the numbers.
+    /// A key from secret bytes: without them, its numbers can't be predicted.
     pub fn of_secret(bytes: [u8; 32]) -> Key {
         let mut words = [0; 4];
         for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {

@@ -29,7 +29,7 @@ pub struct Results {
     /// Actions of guards, including those of stages from the store.
     #[serde(default)]
     pub guards: Vec<GuardActed>,
-    /// What private stages tell of their data, those from the store among them.
+    /// The privacy loss of private stages, including those from the store.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub private: Vec<PrivateStage>,
     /// Wall time of the run in seconds, without stages from the store.
@@ -107,25 +107,25 @@ pub struct GuardActed {
     pub numbers: String,
 }
 
-/// A private stage of one seed: what it tells of a row of its data, and by what. These are the numbers that a
-/// report on its privacy states; what several stages and seeds tell of the same rows adds up.
+/// The privacy loss of a private stage with one seed, and the settings that it follows from: the numbers that
+/// a report on privacy states. The losses of several stages and seeds on the same rows add up.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PrivateStage {
     pub stage: String,
     pub seed: u64,
-    /// The longest gradient of a row.
+    /// The largest norm of a row's gradient.
     pub clip: f64,
-    /// Deviation of the noise in units of the clip.
+    /// Standard deviation of the noise, in units of the clip.
     pub noise_multiplier: f64,
-    /// How likely a row is in the batch of a step: the largest chance, where domains differ.
+    /// Probability that a step's batch has a row: the largest one, where domains differ.
     pub sampling_rate: f64,
     pub steps: u32,
-    /// Spent with the last step: at most the budget, since noise is in thousandths.
+    /// Epsilon after the last step. At most the budget, because the noise is rounded up to thousandths.
     pub epsilon: f64,
     pub delta: f64,
-    /// What the text says may be spent.
+    /// The epsilon that the program allows.
     pub budget: f64,
-    /// None where each prompt stands in one row.
+    /// `None` where each prompt occurs in one row only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copies: Option<RowCopies>,
 }
@@ -134,7 +134,7 @@ pub struct PrivateStage {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RowCopies {
     pub rows: u64,
-    /// Of the prompt of which most is told: its rows, and the epsilon of all of them together.
+    /// The prompt with the largest loss: its number of rows, and their epsilon together.
     pub most: u32,
     pub epsilon: f64,
 }

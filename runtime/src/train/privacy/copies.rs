@@ -5,22 +5,23 @@ use std::collections::BTreeSet;
 use super::{Privacy, accountant};
 use crate::data::{Dataset, prompt_hash};
 
-/// Parts of delta that are looked at: each is half of the one before.
+/// How many parts of delta are tried; each is half of the previous one.
 const HALVINGS: i32 = 200;
 
-/// What is told of a row is bounded for each by itself: of several rows with one prompt, more is told.
+/// Rows that share their prompt with other rows. The budget bounds the privacy loss of a single row; several
+/// rows with one prompt together lose more.
 pub struct SharedRows {
-    /// Draws whose prompt is that of another draw.
+    /// The number of draws whose prompt is also another draw's.
     pub rows: usize,
     /// The first of them: its source and its number there.
     pub first: (usize, usize),
-    /// Of the prompt of which most is told, its draws in each source.
+    /// The draws in each source of the prompt with the largest loss.
     pub most: Vec<u32>,
-    /// What is told of these together.
+    /// The privacy loss of these draws together.
     pub epsilon: f64,
 }
 
-/// Of the data of each source. None where no prompt comes twice.
+/// Finds shared prompts in the data of all sources; `None` where there are none.
 pub fn copies(privacy: &Privacy, sources: &[&Dataset]) -> Option<SharedRows> {
     let mut draws: Vec<([u8; 32], usize, usize)> = Vec::new();
     for (source, dataset) in sources.iter().enumerate() {
@@ -40,15 +41,14 @@ pub fn copies(privacy: &Privacy, sources: &[&Dataset]) -> Option<SharedRows> {
     Some(SharedRows { rows, first: first?, most, epsilon })
 }
 
-/// What all steps tell of so many rows of each source together, by the lesser of two bounds.
+/// The privacy loss of this many rows of each source together, over all steps: the smaller of two bounds.
 fn epsilon(privacy: &Privacy, counts: &[u32]) -> f64 {
     let rows = counts.iter().sum();
     one_by_one(privacy, rows).unwrap_or(f64::INFINITY).min(all_at_once(privacy, counts))
 }
 
-/// Rows are taken away one after the other, each at its own epsilon, and at the part of delta that is left to
-/// it: (e, d) for each is (n e, d (1 + exp(e) + ... + exp((n - 1) e))) for all. None where no part is small
-/// enough.
+/// Group privacy: if each row has (e, d), all n rows have (n e, d (1 + exp(e) + ... + exp((n - 1) e))).
+/// `None` where no tried part of delta is small enough.
 fn one_by_one(privacy: &Privacy, rows: u32) -> Option<f64> {
     let delta = privacy.budget.delta;
     (0..HALVINGS).find_map(|halvings| {
@@ -60,8 +60,8 @@ fn one_by_one(privacy: &Privacy, rows: u32) -> Option<f64> {
     })
 }
 
-/// With or without the rows, the sum of a step differs only where one of them is drawn, by at most the clip
-/// for each; a divergence is convex, so that it is largest where all of them come whenever one does.
+/// Without the rows, the sum of a step differs only if one of them is drawn, by at most the clip for each.
+/// The divergence is convex, so it is largest if all rows are drawn together: one row with n times the clip.
 fn all_at_once(privacy: &Privacy, counts: &[u32]) -> f64 {
     let rows: u32 = counts.iter().sum();
     let none = |(count, rate): (&u32, &f64)| (1.0 - rate).powf(f64::from(*count));
