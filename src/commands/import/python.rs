@@ -381,7 +381,7 @@ mod tests {
                     \x20   a=2 * 64, b=(0.9, 0.95), c=\"x\" \"y\", d=f(1, 2), e=None, f=-inf)\n";
         let known = [
             "GKDConfig",
-            "learning_rate = 3e-5",
+            "learning_rate = 0.00003",
             "beta = 0.5",
             "max_steps ? BS",
             "seed ? N",

@@ -187,8 +187,8 @@ mod tests {
         let script = "LR=1e-5\nSAME=$LR\nBS=1; BS=2\nTOP=${2:-3}\n\
                       run a.lr=${LR} a.same=\"$SAME\" a.bs=$BS a.top=$TOP a.no='$LR' a.out=$(nproc)";
         let known = [
-            ("a.lr", "1e-5"),
-            ("a.same", "1e-5"),
+            ("a.lr", "0.00001"),
+            ("a.same", "0.00001"),
             ("a.bs", "? $BS"),
             ("a.top", "? $TOP"),
             ("a.no", "\"$LR\""),

@@ -1050,7 +1050,7 @@ fn scalar_heads() {
     assert!(message.contains("has a scalar head and") && message.contains("can't be merged"), "{message}");
     let Stage::Merge(merge) = &mut sound.models[5].stage else { panic!("it is merged") };
     merge.models = vec![ModelId(4)];
-    assert_eq!(refusals_of(&sound), [""; 0]);
+    compiled(&sound);
 }
 
 fn preference(objective: &Objective) -> Preference {
