@@ -384,7 +384,8 @@ fn a_teacher_without_numbers_is_named_before_its_numbers_are_used() {
     let mut b = Builder::new();
     let domain = b.domain("copy", 1.0);
     let base = b.model("base", Stage::Initialise(tiny()));
-    let broken = b.model("broken", Stage::Initialise(Architecture { initial_deviation: 3e38, ..tiny() }));
+    // Its weights are finite, and its products are not.
+    let broken = b.model("broken", Stage::Initialise(Architecture { initial_deviation: 1e18, ..tiny() }));
     let forgiving = objective("forgiving", Live::Logp, |graph, logp| {
         let teacher = graph.signal(Signal::Logp { role: Role::TEACHER });
         let low = graph.constant(Axis::Run, -5.0);
