@@ -2,11 +2,14 @@
 
 use super::{Bench, assert_says, text};
 
-/// A tokenizer of words, in this order.
+/// A tokenizer of words, with ids in this order, and an end token.
 fn tokenizer(words: impl Iterator<Item = u32>) -> String {
+    let words = words.map(|word| format!("w{word}")).chain(["</s>".to_owned()]);
     let ids: serde_json::Map<String, serde_json::Value> =
-        words.enumerate().map(|(id, word)| (format!("w{word}"), id.into())).collect();
-    serde_json::json!({ "version": "1.0", "added_tokens": [], "pre_tokenizer": { "type": "Whitespace" },
+        words.enumerate().map(|(id, word)| (word, id.into())).collect();
+    let end = serde_json::json!({ "id": ids["</s>"], "content": "</s>", "special": true, "single_word": false,
+        "lstrip": false, "rstrip": false, "normalized": false });
+    serde_json::json!({ "version": "1.0", "added_tokens": [end], "pre_tokenizer": { "type": "Whitespace" },
         "model": { "type": "WordLevel", "vocab": ids, "unk_token": "w0" } })
     .to_string()
 }
@@ -14,14 +17,17 @@ fn tokenizer(words: impl Iterator<Item = u32>) -> String {
 /// Models of earlier runs: two of one shape whose words have different ids, and one that is narrower.
 fn bench() -> Bench {
     let bench = Bench::new();
-    bench.write("one.json", &tokenizer(0..40));
-    bench.write("other.json", &tokenizer((0..40).rev()));
+    for (folder, words) in [("one", tokenizer(0..40)), ("other", tokenizer((0..40).rev()))] {
+        std::fs::create_dir(bench.path(folder)).expect("a folder");
+        bench.write(&format!("{folder}/tokenizer.json"), &words);
+        bench.write(&format!("{folder}/tokenizer_config.json"), "{ \"eos_token\": \"</s>\" }");
+    }
     let model = |name: &str, width: u32, tokenizer: &str| {
         format!(
             "model {name} = llama {{ layers = 1, width = {width}, heads = 2, context = 24, tokenizer = {tokenizer:?} }}\n"
         )
     };
-    let models = [("one", 32, "one.json"), ("other", 32, "other.json"), ("narrow", 16, "one.json")];
+    let models = [("one", 32, "one"), ("other", 32, "other"), ("narrow", 16, "one")];
     let models: String =
         models.iter().map(|(name, width, tokenizer)| model(name, *width, tokenizer)).collect();
     bench.write("tiny.mopd", &format!("experiment \"models\" {{ seed = 1 }}\n{models}"));

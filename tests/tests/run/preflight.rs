@@ -163,12 +163,11 @@ fn a_schedule_that_outlasts_its_epochs_is_said() {
     );
     let late = "`student`: the stage ends before this schedule does: the learning rate goes on to step 100, and its \
                 epochs are 4 steps";
-    for output in [check(&bench, &[]), bench.run(&[])] {
-        assert!(output.status.success(), "{}", text(&output));
-        assert_says(&text(&output), &[late, "`mopd explain unfinished-schedule`"]);
-    }
+    let output = bench.run(&[]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert_says(&text(&output), &[late, "`mopd explain unfinished-schedule`"]);
     bench.edit("tiny.mopd", "warmup(100, linear(1e-3 -> 0, over: 50 steps))", "warmup(3, linear(1e-3 -> 0))");
-    let output = check(&bench, &[]);
+    let output = bench.run(&[]);
     assert!(output.status.success() && !text(&output).contains("the stage ends"), "{}", text(&output));
 }
 
