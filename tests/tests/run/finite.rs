@@ -4,8 +4,8 @@ use std::fs;
 
 use super::{Bench, assert_says, text};
 
-/// A comparison with NaN is false: unless the log-probabilities are checked, a teacher that returns NaN would give
-/// every token the weight 1.
+/// A comparison with NaN is false: unless the log-probabilities are checked, a teacher that returns NaN would
+/// give every token the weight 1.
 #[test]
 fn a_teacher_without_numbers_is_named_before_its_numbers_are_used() {
     let bench = Bench::new();
@@ -28,7 +28,7 @@ fn a_teacher_without_numbers_is_named_before_its_numbers_are_used() {
         "tiny.mopd",
         &format!(
             "experiment \"broken\" {{ seed = 1 }}\n{domain}{base}model broken = checkpoint(\"made/models/base-seed1\")\n\
-             teacher guide = broken\nroute {{ else -> guide }}\n{objective}{student}{table}"
+             teacher guide = broken {{ origin = foreign }}\nroute {{ else -> guide }}\n{objective}{student}{table}"
         ),
     );
     let output = bench.run(&["--out", "out"]);
