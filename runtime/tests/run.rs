@@ -400,7 +400,7 @@ fn a_model_without_numbers_is_no_teacher() {
     let (events, code) = run(&job(&b.plan, folder.path(), "out"));
     let failure = failure(&events, code);
     assert_eq!((failure.kind, failure.step), (FailureKind::NonFinite, None));
-    let message = "`broken`: the weights that it made are not finite: ";
+    let message = "`broken`: the resulting weights are not finite: ";
     assert!(failure.message.starts_with(message), "{}", failure.message);
 }
 
@@ -431,7 +431,7 @@ fn weights_that_overflow_in_the_last_step_are_no_result() {
     assert_eq!((failure.kind, failure.stage.as_deref()), (FailureKind::NonFinite, Some("start")));
     let said = &failure.message;
     assert!(
-        said.contains("the weights that it made are not finite: ") && said.contains(" numbers in `"),
+        said.contains("the resulting weights are not finite: ") && said.contains(" numbers in `"),
         "{said}"
     );
     assert!(failure.help.as_ref().is_some_and(|help| help.contains("lower `lr`")), "{:?}", failure.help);

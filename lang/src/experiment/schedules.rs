@@ -109,7 +109,7 @@ impl Schedule {
         }
     }
 
-    /// The steps of a run at which its slope changes.
+    /// The steps of a run at which the schedule changes from one piece to the next, or ends.
     pub fn turns(&self, steps: u32) -> Vec<u32> {
         match self {
             Schedule::Constant { .. } => Vec::new(),

@@ -43,8 +43,7 @@ pub fn generate(job: &GenerateJob, place: Place, control: &Control) -> Result<()
     drop(weights);
     let budget = Room::here(1, place).generation(true);
     let rates = rates(Product::of(&config, place), threads, place, control)?;
-    // The first time through a size pays for first touches of memory, and for kernels that are loaded: it
-    // draws what the first round does, and does not count.
+    // A warm-up round that is not counted: it pays for first touches of memory and for loading kernels.
     let rounds = std::iter::once((0, false)).chain((0..job.rounds).map(|round| (round, true)));
     for (round, counted) in rounds {
         for &shape in &job.shapes {

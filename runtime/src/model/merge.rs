@@ -20,7 +20,7 @@ pub fn merge(
     stream: u64,
 ) -> Result<Weights> {
     let first = base.or(models.first().copied()).ok_or_else(|| failure("a merge of no models"))?;
-    // Who prepares a run has said so by name, before anything was trained.
+    // `prepare::merges` refuses such a merge by its models' names, before anything is trained.
     if models.iter().any(|model| !differing_settings(&first.config, &model.config).is_empty()) {
         return Err(failure("models of different architectures cannot be merged"));
     }
@@ -36,8 +36,8 @@ pub fn merge(
     Ok(first.with_values(merged(method, base.as_deref(), &models, seed, stream)?))
 }
 
-/// What two decoders differ in, as their configurations call it, with both values where they are short. Not
-/// the deviation that random weights were drawn with: nothing of it is left.
+/// The settings in which two configurations differ, with both values where they are short. The deviation of
+/// random initial weights is left out: trained weights don't depend on it.
 pub fn differing_settings(one: &Config, other: &Config) -> Vec<String> {
     let settings = |config: &Config| match serde_json::to_value(config) {
         Ok(Value::Object(settings)) => settings,

@@ -93,10 +93,10 @@ impl<'a> Private<'a> {
         let times: Vec<String> = times.map(|((name, _), count)| format!("{count} in `{name}`")).collect();
         let (budget, delta) = (self.privacy.budget.epsilon, self.privacy.budget.delta);
         Some(format!(
-            "`{stage}`: {rows} rows of its data have the prompt of another of its rows, the first of them \
-             {}{line} of `{name}`. The budget of epsilon {budget} is for one row: of a prompt with several \
-             ({}), all of them together may tell epsilon {epsilon:.4} at delta {delta:e}. Keep each prompt \
-             in one row of one domain, or read the budget so",
+            "`{stage}`: {rows} rows of its data share their prompt with another row, the first of them \
+             {}{line} of `{name}`. The budget of epsilon {budget} bounds the privacy loss of one row; the rows \
+             of one prompt ({}) together have a loss of up to epsilon {epsilon:.4} at delta {delta:e}. Keep \
+             each prompt in one row of one domain, or account for the larger epsilon",
             file.display(),
             times.join(", "),
         ))

@@ -389,10 +389,10 @@ impl Scheduler<'_> {
     fn finite(&self, job: &StageJob, computed: StageOutput) -> Result<StageOutput, TaskStopped> {
         let trains = !self.plan.experiment.model(job.id).stage.trains().is_empty();
         let help = if trains {
-            "none of it is kept as a result: lower `lr`, or look at what the optimizer divides by: the steps \
-             before are in `metrics.parquet`"
+            "the result is not stored: lower `lr`, or raise the optimizer's `epsilon`. The metrics of the steps \
+             are in `metrics.parquet`"
         } else {
-            "none of it is kept as a result. Its inputs are finite: merge them with smaller weights"
+            "the result is not stored: its inputs are finite, so merge them with smaller weights"
         };
         let others = computed.others.iter().map(|other| &other.weights);
         let checked = std::iter::once(&computed.weights).chain(others).try_for_each(check_weights);

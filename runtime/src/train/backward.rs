@@ -8,7 +8,6 @@ use tch::{Kind, Tensor, no_grad_guard};
 use super::data_signals::missing;
 use super::part::{Rollouts, Scoring};
 use super::scores::{ScoringPass, failed};
-use super::spans::rest_primitive;
 use super::views::Shown;
 use super::vocabulary::Parameters;
 use crate::failure::Result;
@@ -29,7 +28,7 @@ impl ScoringPass {
     ) -> Result<Gradient> {
         let Scoring { stage, model, trained, .. } = *scoring;
         let objective = &stage.train.objective;
-        let followed = self.adjoint_of_rest(objective, adjoints);
+        let followed = self.adjoint_of_rest(objective, adjoints).zip(self.rest_primitive(objective)?);
         let ScoringPass { hidden, second, trace, micro_batches, vocabulary, .. } = self;
         // With several micro-batches, their gradients are accumulated.
         let make = if trace.is_some() { Gradient::zero } else { Gradient::sum };
@@ -50,9 +49,7 @@ impl ScoringPass {
                 (None, _) => of_head = Some(of_tokens),
             }
         }
-        if let Some(adjoint) = followed {
-            live.push((rest_primitive(objective)?, upload(&adjoint, device)));
-        }
+        live.extend(followed.map(|(adjoint, rest)| (rest, upload(&adjoint, device))));
         let compared = scoring.models.compared(model);
         let mut heads = HeadGrads::default();
         let mut grad_hidden = None;

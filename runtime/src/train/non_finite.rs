@@ -56,11 +56,10 @@ pub fn check_weights(weights: &Weights) -> Result<()> {
         [] => String::new(),
         others => {
             let (count, parameters) = (others.iter().map(|(count, _)| count).sum::<usize>(), others.len());
-            format!(", and {count} in {parameters} of the parameters behind it")
+            format!(", and {count} in {parameters} other parameters")
         }
     };
-    let message =
-        format!("the weights that it made are not finite: {count} of {of} numbers in `{name}`{rest}");
+    let message = format!("the resulting weights are not finite: {count} of {of} numbers in `{name}`{rest}");
     Err(Error::new(FailureKind::NonFinite, message))
 }
 

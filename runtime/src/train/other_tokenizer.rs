@@ -128,8 +128,8 @@ impl OtherTokenizer {
         if *apart >= *next && *apart * 10 >= *all {
             *next = *apart * 10;
             stage.control.warn(format!(
-                "{apart} of {all} tokens of completions of `{}` so far are compared with nothing of {}: there \
-                 its chat template or its tokenizer writes other text or white space, or its context ends",
+                "{apart} of {all} completion tokens of `{}` so far are not compared with {}: its chat template or \
+                 tokenizer writes other text or white space there, or its context ends",
                 stage.sources[source].name, self.who
             ));
         }

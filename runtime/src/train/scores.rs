@@ -21,7 +21,7 @@ use super::data_signals::{given, missing, of_data};
 use super::models::{FrozenDecoder, ModelScorer, ScorerRef};
 use super::part::{Rollouts, Scoring};
 use super::sequences::Sequences;
-use super::spans::{rest_of, rest_primitive};
+use super::spans::rest_of;
 use super::views::{Shown, available};
 use super::vocabulary::{LmHead, Logits, Mapped, Parameters, Primitive, Quantity, Spans, Vocabulary};
 use super::{Source, Stage, panels, served};
@@ -439,7 +439,7 @@ impl ScoringPass {
         }
         if !of_spans.is_empty() {
             // The probability of the rest of a span has a gradient too.
-            primitives.push(rest_primitive(objective)?);
+            primitives.extend(self.rest_primitive(objective)?);
         }
         let asked = computed.len();
         let [of_signals, of_live] = match quantities.is_empty() && primitives.is_empty() {

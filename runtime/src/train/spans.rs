@@ -21,39 +21,34 @@ pub fn is_of_spans(divergence: &Divergence) -> bool {
     divergence.mass == Mass::Raw && divergence.support != Support::Full
 }
 
-/// Whether an objective reads a role's probability of whole spans.
-fn reads_spans(objective: &Objective, role: Role) -> bool {
-    let of_role = |divergence: &Divergence| is_of_spans(divergence) && divergence.roles().contains(&role);
-    let signals = objective.graph.signals(&objective.outputs());
-    signals.iter().any(|signal| matches!(signal, Signal::Divergence(divergence) if of_role(divergence)))
-        || objective
-            .live
-            .iter()
-            .any(|live| matches!(&live.primitive, Live::Divergence(divergence) if of_role(divergence)))
-}
-
-/// The temperature of the divergences that count whole spans. It applies to all tokens of a span alike.
-///
-/// # Errors
-/// If there are several such temperatures.
-fn temperature(objective: &Objective) -> Result<f64> {
-    let signals = objective.graph.signals(&objective.outputs());
-    let read = signals.iter().filter_map(|signal| match signal {
+/// The divergences of an objective that count whole spans.
+fn of_spans(objective: &Objective) -> Vec<Divergence> {
+    let read = objective.graph.signals(&objective.outputs()).into_iter().filter_map(|signal| match signal {
         Signal::Divergence(divergence) => Some(divergence),
         _ => None,
     });
     let live = objective.live.iter().filter_map(|live| match &live.primitive {
-        Live::Divergence(divergence) => Some(divergence),
+        Live::Divergence(divergence) => Some(divergence.clone()),
         _ => None,
     });
-    let mut of_spans = read.chain(live).filter(|divergence| is_of_spans(divergence)).map(|d| d.temperature);
-    let first = of_spans.next().unwrap_or(1.0);
-    if of_spans.any(|temperature| temperature != first) {
+    read.chain(live).filter(is_of_spans).collect()
+}
+
+/// The temperature of the divergences that count whole spans of these roles, for all tokens of a span; `None`
+/// where there is no such divergence.
+///
+/// # Errors
+/// If there are several such temperatures.
+fn temperature(objective: &Objective, roles: &[Role]) -> Result<Option<f64>> {
+    let mut all = of_spans(objective);
+    all.retain(|divergence| divergence.roles().iter().any(|role| roles.contains(role)));
+    let Some(first) = all.first().map(|divergence| divergence.temperature) else { return Ok(None) };
+    if all.iter().any(|divergence| divergence.temperature != first) {
         let why = "divergences with `mass: raw` between two tokenizers have one temperature in this version";
         return Err(missing("a second temperature of such a divergence", why, objective)
             .help("give all of them the same `temperature`"));
     }
-    Ok(first)
+    Ok(Some(first))
 }
 
 /// The role's log-probability of each span's tokens after the first, `[tokens]`; `None` where the objective
@@ -66,26 +61,26 @@ pub fn rest_of(
     (place, logits): (Place, &Logits),
     targets: &[Token],
 ) -> Result<Option<Tensor>> {
-    if !reads_spans(objective, role) {
-        return Ok(None);
-    }
-    let temperature = temperature(objective)?;
+    let Some(temperature) = temperature(objective, &[role])? else { return Ok(None) };
     Ok(Some(reading.rest(|rows| logps_of(place, logits, rows, targets, other.absent(), temperature))))
 }
 
-/// The student's log-probability of a token after the first of a span.
-pub fn rest_primitive(objective: &Objective) -> Result<Primitive<'static>> {
-    Ok(Primitive::LogpAt { temperature: temperature(objective)? })
-}
-
 impl ScoringPass {
+    /// The student's log-probability of a token after the first of a span; `None` where no divergence counts
+    /// whole spans.
+    pub fn rest_primitive(&self, objective: &Objective) -> Result<Option<Primitive<'static>>> {
+        let roles: Vec<Role> = self.vocabulary.spans.iter().map(|spans| spans.role).collect();
+        let temperature = temperature(objective, &roles)?;
+        Ok(temperature.map(|temperature| Primitive::LogpAt { temperature }))
+    }
+
     /// Sets the student's log-probability of each span's tokens after the first, where a divergence reads it.
     pub fn read_rest(&mut self, objective: &Objective) -> Result<()> {
-        let counts = |spans: &Spans| !spans.follow.is_empty() && reads_spans(objective, spans.role);
-        if !self.vocabulary.spans.iter().any(counts) {
+        let Some(rest) = self.rest_primitive(objective)? else { return Ok(()) };
+        if self.vocabulary.spans.iter().all(|spans| spans.follow.is_empty()) {
             return Ok(());
         }
-        let quantity = Quantity::Primitive(rest_primitive(objective)?);
+        let quantity = Quantity::Primitive(rest);
         let logps = to_vec(&self.vocabulary.values(&[quantity])[0]);
         self.vocabulary.spans.iter_mut().for_each(|spans| spans.set_student(&logps));
         Ok(())

@@ -46,7 +46,7 @@ pub fn import(arguments: &ImportArgs) -> Result<Status, Problem> {
     Ok(Status::Good)
 }
 
-/// Why a setting did not come over, if it did not: nothing that was given is dropped without a word.
+/// The reason why a setting was not imported, or `None` for one that was. No setting is dropped silently.
 fn left_out(setting: &GivenSetting, given: &GivenSettings) -> Option<String> {
     let default = match &given.origin {
         SourceTool::Verl => verl::default(&setting.path),

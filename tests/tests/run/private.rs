@@ -143,10 +143,9 @@ fn a_prompt_in_two_domains_is_warned_of() {
     assert!(output.status.success(), "{}", text(&output));
     let said = text(&output).split_whitespace().collect::<Vec<_>>().join(" ");
     for part in [
-        "`student`: 16 rows of its data have the prompt of another of its rows, the first of them copy.jsonl:1 of \
-         `copy`",
-        "The budget of epsilon 3 is for one row",
-        "(1 in `copy`, 1 in `twin`), all of them together may tell epsilon",
+        "`student`: 16 rows of its data share their prompt with another row, the first of them copy.jsonl:1 of `copy`",
+        "The budget of epsilon 3 bounds the privacy loss of one row",
+        "(1 in `copy`, 1 in `twin`) together have a loss of up to epsilon",
     ] {
         assert!(said.contains(part), "{part}\n{said}");
     }

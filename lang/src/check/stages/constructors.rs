@@ -272,7 +272,7 @@ impl Checker {
             return None;
         }
         if method == MergeMethod::Average && base.is_some() {
-            let text = "`average` takes no differences: the `base` changes nothing of it";
+            let text = "`average` uses no differences, so it has no use for a `base`";
             self.report(
                 Diagnostic::error(Code::UnusedSetting, base_place, text)
                     .help("remove it, or write `method = task_arithmetic` with a `scale`"),

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::{Axis, Divergence, StepNumber, StepWindow, Support, Unit};
 use crate::experiment::TeacherId;
 
-/// Whose probabilities are read.
+/// The model whose probabilities a signal or a divergence reads.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
     Student,

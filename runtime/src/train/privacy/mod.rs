@@ -34,20 +34,20 @@ pub struct Privacy {
     pub noise: f64,
     /// Records of a batch, on average.
     pub records: f64,
-    /// How likely a record is in a batch, source by source.
+    /// Probability that a batch has a record, per source.
     pub rates: Vec<f64>,
     pub steps: u32,
     pub budget: Private,
 }
 
-/// What the noise of a private stage is drawn from, and which records are in its steps. Weights keep their
-/// secrets only from those who know neither: so both follow from what the owner of the store alone knows.
+/// The source of a private stage's noise and of the records in its batches. The privacy guarantee holds only
+/// against readers who know neither, so both are derived from a secret of the store.
 #[derive(Clone, Copy)]
 pub struct NoiseSecret([u8; 32]);
 
 impl NoiseSecret {
-    /// `result` is the key of the stage's result. It has all that the stage does, so that two stages which
-    /// differ in anything draw independently: from the same noise, two of them would tell the gradient.
+    /// `result` is the key of the stage's result, which includes all its settings. So any two different
+    /// stages draw independently; with the same noise, their weights together would reveal the gradient.
     pub fn new(of_store: &[u8; 32], result: &str) -> NoiseSecret {
         NoiseSecret(*blake3::keyed_hash(of_store, result.as_bytes()).as_bytes())
     }
@@ -81,7 +81,7 @@ impl Privacy {
     pub fn new(train: &Train<Objective>, steps: u32, sources: &[(f64, usize)]) -> Result<Option<Privacy>> {
         let Some(private) = train.private else { return Ok(None) };
         let rates = rates(train, sources);
-        let rate = rates.iter().copied().fold(0.0, f64::max);
+        let rate = largest(&rates);
         let groups = train.rollout.groups;
         if rate > 1.0 {
             let message = format!(
@@ -105,12 +105,12 @@ impl Privacy {
         Ok(Some(Privacy { clip, noise, records, rates, steps, budget: private }))
     }
 
-    /// How likely a record is in a batch: the largest chance of all sources.
+    /// The largest probability of a source that a batch has a record.
     pub fn rate(&self) -> f64 {
-        self.rates.iter().copied().fold(0.0, f64::max)
+        largest(&self.rates)
     }
 
-    /// What all steps tell of a record: at most the budget.
+    /// The privacy loss of a record over all steps: at most the budget.
     pub fn epsilon(&self) -> f64 {
         accountant::epsilon(self.rate(), self.noise, self.steps, self.budget.delta)
     }
@@ -169,7 +169,11 @@ impl Privacy {
     }
 }
 
-/// Of a step's random numbers.
+fn largest(rates: &[f64]) -> f64 {
+    rates.iter().copied().fold(0.0, f64::max)
+}
+
+/// The key of a step's random numbers.
 fn key(stage: &Stage, step: u32) -> Key {
     stage.secret.expect("a private stage has a secret").key(step)
 }
