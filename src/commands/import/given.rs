@@ -85,7 +85,7 @@ impl GivenSettings {
         let ending = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
         let (class, pairs) = match ending.as_str() {
             "yaml" | "yml" | "json" => (None, yaml(path, &text)?),
-            "sh" | "bash" => (None, shell::overrides(&text)),
+            "sh" | "bash" => (None, shell::overrides(path, &text)?),
             "py" => python::arguments(path, &text).map(|(class, pairs)| (Some(class), pairs))?,
             _ => {
                 let message = format!("{} is no configuration that `mopd import` reads", path.display());

@@ -16,9 +16,9 @@ use self::given::{GivenSetting, GivenSettings, SettingUse, SourceTool};
 use crate::args::ImportArgs;
 use crate::host;
 use crate::output;
-use crate::problem::{Problem, Status};
+use crate::problem::{CommandStatus, Problem};
 
-pub fn import(arguments: &ImportArgs) -> Result<Status, Problem> {
+pub fn import(arguments: &ImportArgs) -> Result<CommandStatus, Problem> {
     if let Some(path) = arguments.out.as_ref().filter(|path| path.exists()) {
         let message = format!("{} exists already; nothing was written", path.display());
         return Err(Problem::usage("already-there", message).help("choose another name"));
@@ -43,7 +43,7 @@ pub fn import(arguments: &ImportArgs) -> Result<Status, Problem> {
             ));
         }
     }
-    Ok(Status::Good)
+    Ok(CommandStatus::Success)
 }
 
 /// The reason why a setting was not imported, or `None` for one that was. No setting is dropped silently.

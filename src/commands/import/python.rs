@@ -1,9 +1,17 @@
-//! The arguments of a configuration and of its trainer in a Python program. Literals are read, and names that
-//! the module gives one literal; what a program computes is not known.
+//! The arguments of a configuration and of its trainer in a Python program, which ruff parses. What literals
+//! come to is known, and names that the module gives one value; what a program computes is not.
 
-use std::ops::Range;
+use std::collections::HashMap;
+use std::fmt::Display;
 use std::path::Path;
 
+use ruff_python_ast::token::{TokenKind, Tokens};
+use ruff_python_ast::visitor::source_order::{SourceOrderVisitor, TraversalSignal, walk_body};
+use ruff_python_ast::{
+    AnyNodeRef, ArgOrKeyword, Expr, ExprAttribute, ExprCall, Keyword, Number, Operator, Stmt, StmtClassDef,
+    UnaryOp,
+};
+use ruff_text_size::{Ranged, TextRange};
 use serde_json::Value;
 
 use super::given::{GivenPairs, GivenValue};
@@ -11,23 +19,39 @@ use crate::problem::Problem;
 
 const CLASSES: [&str; 3] = ["DistillationConfig", "AsyncDistillationConfig", "GKDConfig"];
 
+/// How far names and expressions are followed: a chain of names ends, or is a circle.
+const DEEPEST: usize = 64;
+
+/// Methods that change a list or a dictionary.
+const CHANGES: [&str; 9] =
+    ["append", "clear", "extend", "insert", "pop", "popitem", "remove", "setdefault", "update"];
+
 /// The class of the configuration, and what it and its trainer are given.
 pub fn arguments(path: &Path, text: &str) -> Result<(String, GivenPairs), Problem> {
-    let source = PythonSource::new(text);
-    let Some((class, at)) = CLASSES.iter().find_map(|class| Some((*class, source.call(class)?))) else {
+    let unreadable = |at: usize, what: &dyn Display| {
+        let line = (1 + text[..at].matches('\n').count()).min(text.lines().count());
+        let message = format!("{} is no Python that can be read: line {line}: {what}", path.display());
+        Problem::usage("wrong-configuration", message).help("`python3 -m py_compile FILE` says more")
+    };
+    if let Some(at) = too_deep(text) {
+        return Err(unreadable(at, &"too many brackets within each other"));
+    }
+    let parsed = ruff_python_parser::parse_module(text)
+        .map_err(|fault| unreadable(fault.location.start().to_usize(), &fault.error))?;
+    let module = PythonModule::new(text, parsed.tokens(), parsed.suite());
+    let call = |class: &str| module.names.calls.iter().find(|call| called(call) == Some(class)).copied();
+    let Some((class, config)) = CLASSES.iter().find_map(|class| Some((*class, call(class)?))) else {
         let message = format!("{} makes no configuration that `mopd import` knows", path.display());
         return Err(Problem::usage("unknown-configuration", message)
             .help(format!("it looks for a call of {}", CLASSES.join(", "))));
     };
-    let mut settings = GivenPairs::new();
-    source.given(at, &["output_dir"], &mut settings);
+    let mut settings = module.given(config, &["output_dir"]);
+    module.set_later(config, &mut settings);
     let trainer = class.replace("Config", "Trainer");
-    if let Some(at) = source.call(&trainer) {
+    if let Some(trainer) = call(&trainer) {
         let order: &[&str] =
             if class.starts_with("Async") { &["model", "args"] } else { &["model", "teacher_model", "args"] };
-        let mut of_trainer = GivenPairs::new();
-        source.given(at, order, &mut of_trainer);
-        for (name, value) in of_trainer {
+        for (name, value) in module.given(trainer, order) {
             let setting = match name.as_str() {
                 // The configuration itself.
                 "args" => continue,
@@ -46,307 +70,382 @@ pub fn arguments(path: &Path, text: &str) -> Result<(String, GivenPairs), Proble
     Ok((class.to_owned(), settings))
 }
 
-/// A program, and beside every byte what it is: of a comment `#`, inside a string `_`, of code itself.
-struct PythonSource<'a> {
-    text: &'a str,
-    code: Vec<u8>,
-    /// Open brackets before every byte.
-    depth: Vec<u32>,
+/// Where more brackets are open than Python itself takes, 200: a parser calls itself for each.
+fn too_deep(text: &str) -> Option<usize> {
+    let mut open: usize = 0;
+    text.bytes().position(|byte| {
+        match byte {
+            b'(' | b'[' | b'{' => open += 1,
+            b')' | b']' | b'}' => open = open.saturating_sub(1),
+            _ => {}
+        }
+        open > 200
+    })
 }
 
-impl<'a> PythonSource<'a> {
-    fn new(text: &'a str) -> PythonSource<'a> {
-        let bytes = text.as_bytes();
-        let mut code = bytes.to_vec();
-        let mut at = 0;
-        while at < bytes.len() {
-            match bytes[at] {
-                b'#' => {
-                    while at < bytes.len() && bytes[at] != b'\n' {
-                        code[at] = b'#';
-                        at += 1;
-                    }
-                }
-                quote @ (b'"' | b'\'') => {
-                    let width = if bytes[at..].starts_with(&[quote; 3]) { 3 } else { 1 };
-                    at += width;
-                    while at < bytes.len() && !bytes[at..].starts_with(&[quote; 3][..width]) {
-                        if width == 1 && bytes[at] == b'\n' {
-                            break;
-                        }
-                        let escaped = usize::from(bytes[at] == b'\\');
-                        for inside in code.iter_mut().skip(at).take(1 + escaped) {
-                            *inside = b'_';
-                        }
-                        at += 1 + escaped;
-                    }
-                    at = (at + width).min(bytes.len());
-                }
-                _ => at += 1,
-            }
+/// What a call calls, without the module that it is in.
+fn called(call: &ExprCall) -> Option<&str> {
+    match &*call.func {
+        Expr::Name(name) => Some(&name.id),
+        Expr::Attribute(attribute) => Some(&attribute.attr),
+        _ => None,
+    }
+}
+
+/// What a program does with names.
+#[derive(Default)]
+struct PythonNames<'t> {
+    calls: Vec<&'t ExprCall>,
+    classes: HashMap<&'t str, &'t StmtClassDef>,
+    /// How often a name gets a value or its value is changed, anywhere.
+    times: HashMap<&'t str, usize>,
+    /// `args = GKDConfig(...)`
+    objects: Vec<(&'t str, &'t ExprCall)>,
+    /// `args.seed = 1`, and `args.seed += 1` without the value.
+    members: Vec<(&'t ExprAttribute, TextRange, Option<&'t Expr>)>,
+}
+
+impl<'t> PythonNames<'t> {
+    fn named(&mut self, name: &'t str) {
+        *self.times.entry(name).or_default() += 1;
+    }
+
+    /// `a.b = 1`, `a["b"] = 1` and `a.update(b=1)` change `a`.
+    fn changed(&mut self, object: &'t Expr) {
+        match object {
+            Expr::Name(name) => self.named(&name.id),
+            Expr::Attribute(member) => self.changed(&member.value),
+            Expr::Subscript(member) => self.changed(&member.value),
+            _ => {}
         }
-        let mut open: u32 = 0;
-        let depth = code.iter().map(|byte| {
-            let before = open;
-            match byte {
-                b'(' | b'[' | b'{' => open += 1,
-                b')' | b']' | b'}' => open = open.saturating_sub(1),
+    }
+
+    fn assigned(&mut self, target: &'t Expr, statement: TextRange, value: Option<&'t Expr>) {
+        match (target, value) {
+            (Expr::Attribute(member), _) => self.members.push((member, statement, value)),
+            (Expr::Name(name), Some(Expr::Call(call))) => self.objects.push((&name.id, call)),
+            _ => {}
+        }
+    }
+}
+
+impl<'t> SourceOrderVisitor<'t> for PythonNames<'t> {
+    fn enter_node(&mut self, node: AnyNodeRef<'t>) -> TraversalSignal {
+        match node {
+            AnyNodeRef::ExprCall(call) => {
+                self.calls.push(call);
+                if let Expr::Attribute(method) = &*call.func
+                    && CHANGES.contains(&&*method.attr)
+                {
+                    self.changed(&method.value);
+                }
+            }
+            AnyNodeRef::StmtAssign(assign) => {
+                for target in &assign.targets {
+                    self.assigned(target, assign.range, Some(&assign.value));
+                }
+            }
+            AnyNodeRef::StmtAugAssign(assign) => self.assigned(&assign.target, assign.range, None),
+            AnyNodeRef::ExprName(name) if !name.ctx.is_load() => self.named(&name.id),
+            AnyNodeRef::ExprAttribute(member) if !member.ctx.is_load() => self.changed(&member.value),
+            AnyNodeRef::ExprSubscript(member) if !member.ctx.is_load() => self.changed(&member.value),
+            AnyNodeRef::Parameter(parameter) => self.named(&parameter.name),
+            AnyNodeRef::Alias(alias) => self.named(alias.asname.as_ref().unwrap_or(&alias.name)),
+            AnyNodeRef::StmtFunctionDef(function) => self.named(&function.name),
+            AnyNodeRef::StmtClassDef(class) => {
+                self.named(&class.name);
+                self.classes.insert(&class.name, class);
+            }
+            _ => {}
+        }
+        TraversalSignal::Traverse
+    }
+}
+
+struct PythonModule<'t> {
+    text: &'t str,
+    tokens: &'t Tokens,
+    names: PythonNames<'t>,
+    /// What the module says at its own level, not in a function, a branch or a loop, that a name is.
+    values: HashMap<&'t str, &'t Expr>,
+}
+
+impl<'t> PythonModule<'t> {
+    fn new(text: &'t str, tokens: &'t Tokens, body: &'t [Stmt]) -> PythonModule<'t> {
+        let mut module = PythonModule { text, tokens, names: PythonNames::default(), values: HashMap::new() };
+        walk_body(&mut module.names, body);
+        for statement in body {
+            match statement {
+                Stmt::Assign(assign) => {
+                    assign.targets.iter().for_each(|target| module.assigned(target, &assign.value));
+                }
+                Stmt::AnnAssign(assign) => {
+                    assign.value.iter().for_each(|value| module.assigned(&assign.target, value));
+                }
                 _ => {}
             }
-            before
-        });
-        let depth = depth.collect();
-        PythonSource { text, code, depth }
+        }
+        module
     }
 
-    /// Where the arguments of a call begin. A name in a comment or a string is no call.
-    fn call(&self, name: &str) -> Option<usize> {
-        let whole = format!("{name}(");
-        (0..self.code.len()).find_map(|at| {
-            let is_start = at == 0 || !is_of_name(self.code[at - 1]);
-            (is_start && self.code[at..].starts_with(whole.as_bytes())).then_some(at + whole.len())
-        })
-    }
-
-    /// Cut at commas of the bracket that was opened before `start`, up to its end.
-    fn parts(&self, start: usize) -> Vec<Range<usize>> {
-        let Some(&inside) = self.depth.get(start) else { return Vec::new() };
-        let mut parts = Vec::new();
-        let mut from = start;
-        for at in start..self.code.len() {
-            if self.depth[at] != inside {
-                continue;
+    fn assigned(&mut self, target: &'t Expr, value: &'t Expr) {
+        match (target, value) {
+            (Expr::Name(name), _) => {
+                self.values.insert(&name.id, value);
             }
-            match self.code[at] {
-                b')' | b']' | b'}' => {
-                    parts.push(from..at);
-                    break;
-                }
-                b',' => {
-                    parts.push(from..at);
-                    from = at + 1;
-                }
-                _ => {}
+            (Expr::Tuple(targets), Expr::Tuple(values)) if targets.len() == values.len() => {
+                targets.iter().zip(values).for_each(|(target, value)| self.assigned(target, value));
             }
+            _ => {}
         }
-        parts.into_iter().map(|part| self.trimmed(part)).filter(|part| !part.is_empty()).collect()
     }
 
-    /// Whether the bracket that was opened before `start` closes with the last byte of a range: that of
-    /// `[1] + [2]` does not.
-    fn is_closed_by(&self, start: usize, range: &Range<usize>) -> bool {
-        let inside = self.depth.get(start);
-        let close =
-            (start..range.end).find(|at| self.depth.get(*at) == inside && b")]}".contains(&self.code[*at]));
-        close.is_some_and(|close| close + 1 == range.end)
-    }
-
-    /// Without white space and comments at its ends.
-    fn trimmed(&self, range: Range<usize>) -> Range<usize> {
-        let (mut start, mut end) = (range.start, range.end);
-        let is_blank = |at: usize| self.code[at] == b'#' || self.code[at].is_ascii_whitespace();
-        while start < end && is_blank(start) {
-            start += 1;
-        }
-        while start < end && is_blank(end - 1) {
-            end -= 1;
-        }
-        start..end
-    }
-
-    fn of_code(&self, range: &Range<usize>) -> &[u8] {
-        &self.code[range.clone()]
+    /// Whether the program gives a name one value and never changes it.
+    fn is_constant(&self, name: &str) -> bool {
+        self.names.times.get(name) == Some(&1)
     }
 
     /// On one line, without comments.
-    fn shown(&self, range: &Range<usize>) -> String {
-        let letters = self.text[range.clone()].char_indices();
-        let kept = letters.filter(|(at, _)| self.code[range.start + at] != b'#').map(|(_, letter)| letter);
-        kept.collect::<String>().split_whitespace().collect::<Vec<_>>().join(" ")
+    fn shown(&self, node: impl Ranged) -> String {
+        let tokens = self.tokens.in_range(node.range()).iter();
+        let (mut text, mut from) = (String::new(), node.start());
+        for comment in tokens.filter(|token| token.kind() == TokenKind::Comment) {
+            text += &self.text[from.to_usize()..comment.start().to_usize()];
+            from = comment.end();
+        }
+        text += &self.text[from.to_usize()..node.end().to_usize()];
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
     }
 
     /// What a call is given; `order` names its first arguments.
-    fn given(&self, start: usize, order: &[&str], settings: &mut GivenPairs) {
-        for (number, part) in self.parts(start).into_iter().enumerate() {
-            let code = self.of_code(&part);
-            if code.starts_with(b"**") {
-                let inner = self.resolved(self.trimmed(part.start + 2..part.end));
-                if !self.fields("", &inner, settings) {
-                    let shown = self.shown(&part);
-                    settings.push((shown.clone(), GivenValue::Expression(shown)));
+    fn given(&self, call: &'t ExprCall, order: &[&str]) -> GivenPairs {
+        let mut settings = GivenPairs::new();
+        for (number, argument) in call.arguments.arguments_source_order().enumerate() {
+            let name = match argument {
+                ArgOrKeyword::Keyword(Keyword { arg: Some(name), .. }) => name.to_string(),
+                ArgOrKeyword::Keyword(keyword) => {
+                    settings.extend(self.fields("", &keyword.value, 0).unwrap_or_else(|| {
+                        let shown = self.shown(keyword);
+                        vec![(shown.clone(), GivenValue::Expression(shown))]
+                    }));
+                    continue;
                 }
+                ArgOrKeyword::Arg(_) => match order.get(number) {
+                    Some(name) => (*name).to_owned(),
+                    None => format!("argument {}", number + 1),
+                },
+            };
+            settings.extend(self.setting(&name, argument.value(), 0));
+        }
+        settings
+    }
+
+    /// `args.seed = 1` after `args = GKDConfig(...)`. It is sure to run at the module's own level.
+    fn set_later(&self, config: &ExprCall, settings: &mut GivenPairs) {
+        let object = self.names.objects.iter().find(|(_, call)| std::ptr::eq(*call, config));
+        for (member, statement, value) in &self.names.members {
+            let is_same = object.is_some_and(|(object, _)| self.shown(&*member.value) == *object);
+            if !is_same || statement.start() < config.end() {
                 continue;
             }
-            let length = code.iter().take_while(|byte| is_of_name(**byte)).count();
-            let blank = code[length..].iter().take_while(|byte| byte.is_ascii_whitespace()).count();
-            let sign = length + blank;
-            let is_named = length > 0 && code.get(sign) == Some(&b'=') && code.get(sign + 1) != Some(&b'=');
-            let (name, value) = if is_named {
-                let name = self.text[part.start..part.start + length].to_owned();
-                (name, self.trimmed(part.start + sign + 1..part.end))
-            } else {
-                let name = order.get(number).map(|name| (*name).to_owned());
-                (name.unwrap_or_else(|| format!("argument {}", number + 1)), part)
-            };
-            self.setting(&name, value, settings);
+            settings.retain(|(known, _)| *known != *member.attr && !is_below(known, &member.attr));
+            let is_sure = self.text[..statement.start().to_usize()].ends_with('\n');
+            match value.filter(|_| is_sure) {
+                Some(value) => settings.extend(self.setting(&member.attr, value, 0)),
+                None => {
+                    let changed = format!("changed by `{}`", self.shown(statement));
+                    settings.push((member.attr.to_string(), GivenValue::Expression(changed)));
+                }
+            }
         }
     }
 
     /// One setting, or those of a dictionary or of peft's configuration below it.
-    fn setting(&self, name: &str, written: Range<usize>, settings: &mut GivenPairs) {
-        let range = self.resolved(written.clone());
-        if self.fields(name, &range, settings) {
-            return;
-        }
-        let value = match self.literal(&range) {
-            Some(value) => GivenValue::Known(value),
-            None => GivenValue::Expression(self.shown(&written)),
+    fn setting(&self, name: &str, written: &'t Expr, depth: usize) -> GivenPairs {
+        self.fields(name, written, depth).unwrap_or_else(|| {
+            let value = self.value(written, depth).map(GivenValue::Known);
+            vec![(name.to_owned(), value.unwrap_or_else(|| GivenValue::Expression(self.shown(written))))]
+        })
+    }
+
+    /// The fields of `{"a": 1}`, of `dict(a=1)`, of two joined by `|` and of `LoraConfig(r=8)`.
+    fn fields(&self, path: &str, written: &'t Expr, depth: usize) -> Option<GivenPairs> {
+        let below = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+        let mut found = GivenPairs::new();
+        // Of several values for one key the last holds.
+        let mut add = |fields: GivenPairs| {
+            found.retain(|(known, _)| !fields.iter().any(|(key, _)| known == key || is_below(known, key)));
+            found.extend(fields);
         };
-        settings.push((name.to_owned(), value));
-    }
-
-    /// The fields of `{"a": 1}`, of `dict(a=1)` and of `LoraConfig(r=8)`; whether it is one of them.
-    fn fields(&self, name: &str, range: &Range<usize>, settings: &mut GivenPairs) -> bool {
-        let code = self.of_code(range);
-        let below = |key: &str| if name.is_empty() { key.to_owned() } else { format!("{name}.{key}") };
-        if let Some(call) = [&b"dict("[..], b"LoraConfig(", b"peft.LoraConfig("]
-            .into_iter()
-            .find(|call| code.starts_with(call) && self.is_closed_by(range.start + call.len(), range))
-        {
-            let mut inner = GivenPairs::new();
-            self.given(range.start + call.len(), &[], &mut inner);
-            if call != b"dict(" {
-                settings.push((below("kind"), GivenValue::Known(Value::from("lora"))));
+        match self.resolved(written, depth)? {
+            Expr::Call(call) if called(call) == Some("LoraConfig") => {
+                add(vec![(below("kind"), GivenValue::Known(Value::from("lora")))]);
+                add(self.given(call, &[]).into_iter().map(|(key, value)| (below(&key), value)).collect());
             }
-            settings.extend(inner.into_iter().map(|(key, value)| (below(&key), value)));
-            return true;
-        }
-        if !(code.starts_with(b"{") && self.is_closed_by(range.start + 1, range)) {
-            return false;
-        }
-        let mut found = Vec::new();
-        for part in self.parts(range.start + 1) {
-            let colon =
-                part.clone().find(|at| self.code[*at] == b':' && self.depth[*at] == self.depth[part.start]);
-            let key = colon.and_then(|colon| self.literal(&self.trimmed(part.start..colon)));
-            let (Some(colon), Some(Value::String(key))) = (colon, key) else { return false };
-            found.push((key, self.trimmed(colon + 1..part.end)));
-        }
-        if found.is_empty() {
-            return false;
-        }
-        for (key, value) in found {
-            self.setting(&below(&key), value, settings);
-        }
-        true
-    }
-
-    /// What a name stands for, if the module says it once.
-    fn resolved(&self, range: Range<usize>) -> Range<usize> {
-        let mut range = range;
-        // A chain of names ends, or is a circle.
-        for _ in 0..8 {
-            let code = self.of_code(&range);
-            let is_name = code.first().is_some_and(|first| !first.is_ascii_digit())
-                && code.iter().all(|byte| is_of_name(*byte));
-            match is_name.then(|| self.constant(code)).flatten() {
-                Some(next) => range = next,
-                None => break,
-            }
-        }
-        range
-    }
-
-    /// The value of `NAME = ...` at the module's own level. A name that is set twice, or within a function or
-    /// a loop, has no value that the text shows.
-    fn constant(&self, name: &[u8]) -> Option<Range<usize>> {
-        let mut found = None;
-        let mut start = 0;
-        for line in self.code.split_inclusive(|byte| *byte == b'\n') {
-            let (at, end) = (start, start + line.len());
-            start = end;
-            let indent = line.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
-            if self.depth[at] != 0 || !line[indent..].starts_with(name) {
-                // Within brackets a name with `=` is an argument.
-                continue;
-            }
-            let rest = &line[indent + name.len()..];
-            let Some(sign) = rest.iter().position(|byte| *byte == b'=') else { continue };
-            let before = &rest[..sign];
-            let is_plain =
-                before.iter().all(u8::is_ascii_whitespace) || before.trim_ascii_start().starts_with(b":");
-            let is_update = before.trim_ascii().iter().all(|byte| b"+-*/%|&^@".contains(byte));
-            if rest.get(sign + 1) == Some(&b'=') || !(is_plain || is_update) {
-                continue;
-            }
-            if found.is_some() || indent > 0 || !is_plain {
-                return None;
-            }
-            let value = at + name.len() + sign + 1;
-            let stop = (value..self.code.len())
-                .find(|at| b"\n;".contains(&self.code[*at]) && self.depth[*at] == 0)
-                .unwrap_or(self.code.len());
-            found = Some(self.trimmed(value..stop));
-        }
-        found.filter(|range| !range.is_empty())
-    }
-
-    fn literal(&self, range: &Range<usize>) -> Option<Value> {
-        let range = self.resolved(range.clone());
-        let code = self.of_code(&range);
-        match code {
-            b"True" => return Some(Value::Bool(true)),
-            b"False" => return Some(Value::Bool(false)),
-            b"None" => return Some(Value::Null),
-            _ => {}
-        }
-        match code.first()? {
-            quote @ (b'"' | b'\'') => self.string(&range, *quote).map(Value::String),
-            b'[' | b'(' if self.is_closed_by(range.start + 1, &range) => {
-                let parts = self.parts(range.start + 1);
-                match (code[0], parts.as_slice()) {
-                    (b'(', [only]) => self.literal(only),
-                    _ => parts.iter().map(|part| self.literal(part)).collect(),
+            Expr::Call(call) if called(call) == Some("dict") => {
+                for argument in call.arguments.arguments_source_order() {
+                    add(match argument {
+                        ArgOrKeyword::Keyword(Keyword { arg: Some(key), value, .. }) => {
+                            self.setting(&below(key), value, depth + 1)
+                        }
+                        other => self.fields(path, other.value(), depth + 1)?,
+                    });
                 }
             }
-            b'0'..=b'9' | b'.' | b'-' | b'+' => self.number(&range),
+            Expr::Dict(dict) => {
+                for item in &dict.items {
+                    add(match &item.key {
+                        Some(key) => self.setting(
+                            &below(self.value(key, depth + 1)?.as_str()?),
+                            &item.value,
+                            depth + 1,
+                        ),
+                        None => self.fields(path, &item.value, depth + 1)?,
+                    });
+                }
+            }
+            Expr::BinOp(both) if both.op == Operator::BitOr => {
+                add(self.fields(path, &both.left, depth + 1)?);
+                add(self.fields(path, &both.right, depth + 1)?);
+            }
+            _ => return None,
+        }
+        (!found.is_empty()).then_some(found)
+    }
+
+    /// What a name, `cfg.lr` or `kw["lr"]` stands for, if the module says it once.
+    fn resolved(&self, written: &'t Expr, depth: usize) -> Option<&'t Expr> {
+        let next = match written {
+            Expr::Name(name) if self.is_constant(&name.id) => self.values.get(name.id.as_str()).copied(),
+            Expr::Attribute(member) => self.member(&member.value, &member.attr, depth + 1),
+            Expr::Subscript(member) => match &*member.slice {
+                Expr::StringLiteral(key) => self.member(&member.value, key.value.to_str(), depth + 1),
+                _ => None,
+            },
+            _ => None,
+        };
+        let is_near = depth < DEEPEST;
+        next.map_or(Some(written), |next| self.resolved(next, depth + 1)).filter(|_| is_near)
+    }
+
+    /// `lr` of `{"lr": 1e-5}`, of `Config(lr=1e-5)` and of `class Config: lr: float = 1e-5`.
+    fn member(&self, object: &'t Expr, name: &str, depth: usize) -> Option<&'t Expr> {
+        let class = match (depth < DEEPEST).then(|| self.resolved(object, depth))?? {
+            Expr::Dict(dict) => {
+                let mut found = None;
+                for item in &dict.items {
+                    let key = self.value(item.key.as_ref()?, depth + 1)?;
+                    found = if key == name { Some(&item.value) } else { found };
+                }
+                return found;
+            }
+            Expr::Call(call) if call.arguments.args.is_empty() => {
+                let class = called(call)?;
+                let is_plain =
+                    ["dict", "SimpleNamespace"].contains(&class) || self.dataclass(class).is_some();
+                let keywords = || call.arguments.keywords.iter();
+                if !is_plain || keywords().any(|keyword| keyword.arg.is_none()) {
+                    return None;
+                }
+                let given = keywords().find(|keyword| keyword.arg.as_deref() == Some(name));
+                match given {
+                    Some(keyword) => return Some(&keyword.value),
+                    None => class,
+                }
+            }
+            Expr::Name(class) => &class.id,
+            _ => return None,
+        };
+        self.dataclass(class)?.body.iter().find_map(|statement| match statement {
+            Stmt::AnnAssign(field) if matches!(&*field.target, Expr::Name(of) if of.id == name) => {
+                field.value.as_deref()
+            }
+            _ => None,
+        })
+    }
+
+    /// A class that does nothing but hold fields.
+    fn dataclass(&self, name: &str) -> Option<&'t StmtClassDef> {
+        let class = self.names.classes.get(name).filter(|_| self.is_constant(name))?;
+        let mut decorators = class.decorator_list.iter();
+        let is_decorated = decorators.any(|decorator| self.shown(decorator).contains("dataclass"));
+        let is_plain = class.arguments.is_none() && !self.shown(*class).contains("__post_init__");
+        (is_decorated && is_plain).then_some(class)
+    }
+
+    /// What literals come to, and what is computed from them alone.
+    fn value(&self, written: &'t Expr, depth: usize) -> Option<Value> {
+        let all = |values: &'t [Expr]| values.iter().map(|value| self.value(value, depth + 1)).collect();
+        match self.resolved(written, depth)? {
+            Expr::BooleanLiteral(literal) => Some(Value::Bool(literal.value)),
+            Expr::NoneLiteral(_) => Some(Value::Null),
+            Expr::StringLiteral(literal) => Some(Value::from(literal.value.to_str())),
+            Expr::NumberLiteral(literal) => match &literal.value {
+                Number::Int(whole) => whole.as_i64().map(Value::from),
+                Number::Float(real) => finite(*real),
+                Number::Complex { .. } => None,
+            },
+            Expr::List(list) => all(&list.elts),
+            Expr::Tuple(tuple) => all(&tuple.elts),
+            Expr::Dict(dict) => {
+                let items = dict.items.iter().map(|item| {
+                    let key = self.value(item.key.as_ref()?, depth + 1)?;
+                    Some((key.as_str()?.to_owned(), self.value(&item.value, depth + 1)?))
+                });
+                items.collect::<Option<_>>().map(Value::Object)
+            }
+            Expr::UnaryOp(unary) => match (unary.op, self.value(&unary.operand, depth + 1)?) {
+                (UnaryOp::UAdd, Value::Number(number)) => Some(Value::Number(number)),
+                (UnaryOp::USub, value) => computed(value, Operator::Mult, Value::from(-1)),
+                _ => None,
+            },
+            Expr::BinOp(both) => {
+                computed(self.value(&both.left, depth + 1)?, both.op, self.value(&both.right, depth + 1)?)
+            }
             _ => None,
         }
     }
-
-    /// One string between its quotes, not several beside each other.
-    fn string(&self, range: &Range<usize>, quote: u8) -> Option<String> {
-        let code = self.of_code(range);
-        let width = if code.len() >= 6 && code.starts_with(&[quote; 3]) { 3 } else { 1 };
-        let inside = code.get(width..code.len().checked_sub(width)?)?;
-        if !code.ends_with(&[quote; 3][..width]) || !inside.iter().all(|byte| *byte == b'_') {
-            return None;
-        }
-        let text = &self.text[range.start + width..range.end - width];
-        Some(text.replace("\\\"", "\"").replace("\\'", "'"))
-    }
-
-    /// A number, or one divided by or multiplied with another: `1/2`.
-    fn number(&self, range: &Range<usize>) -> Option<Value> {
-        let text = self.shown(range).replace('_', "");
-        if let Ok(whole) = text.parse::<i64>() {
-            return Some(Value::from(whole));
-        }
-        let real = |text: &str| text.trim().parse::<f64>().ok().filter(|number| number.is_finite());
-        let both = |sign: char| {
-            let (left, right) = text.split_once(sign)?;
-            Some((real(left)?, real(right)?))
-        };
-        let quotient = || both('/').map(|(left, right)| left / right);
-        let product = || both('*').map(|(left, right)| left * right);
-        let value = real(&text).or_else(quotient).or_else(product).filter(|number| number.is_finite())?;
-        let is_whole = value.fract() == 0.0 && value.abs() < 1e15 && text.contains('*');
-        Some(if is_whole { Value::from(value as i64) } else { Value::from(value) })
-    }
 }
 
-fn is_of_name(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || byte == b'_' || byte >= 0x80
+fn is_below(path: &str, above: &str) -> bool {
+    path.strip_prefix(above).is_some_and(|rest| rest.starts_with('.'))
+}
+
+fn finite(number: f64) -> Option<Value> {
+    number.is_finite().then(|| Value::from(number))
+}
+
+/// As Python computes: whole numbers stay whole, but for `/`.
+fn computed(left: Value, operator: Operator, right: Value) -> Option<Value> {
+    if let (Some(left), Some(right), Operator::Add) = (left.as_str(), right.as_str(), operator) {
+        return Some(Value::from(format!("{left}{right}")));
+    }
+    if let (Some(left), Some(right)) = (left.as_i64(), right.as_i64()) {
+        let whole = match operator {
+            Operator::Add => left.checked_add(right),
+            Operator::Sub => left.checked_sub(right),
+            Operator::Mult => left.checked_mul(right),
+            Operator::Pow if right >= 0 => left.checked_pow(right.try_into().ok()?),
+            // Python rounds down, which this does for a divisor above 0.
+            Operator::FloorDiv if right > 0 => Some(left.div_euclid(right)),
+            Operator::Mod if right > 0 => Some(left.rem_euclid(right)),
+            _ => None,
+        };
+        // A quotient is rounded once where both are exact in binary64.
+        let is_real = operator == Operator::Div || (operator == Operator::Pow && right < 0);
+        if !is_real || left.unsigned_abs().max(right.unsigned_abs()) >= 1 << 53 {
+            return whole.map(Value::from);
+        }
+    }
+    let (left, right) = (left.as_f64()?, right.as_f64()?);
+    finite(match operator {
+        Operator::Add => left + right,
+        Operator::Sub => left - right,
+        Operator::Mult => left * right,
+        Operator::Div => left / right,
+        Operator::Pow => left.powf(right),
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
@@ -388,7 +487,7 @@ mod tests {
             "top ? HIDDEN",
             "a = 128",
             "b = [0.9,0.95]",
-            "c ? \"x\" \"y\"",
+            "c = \"xy\"",
             "d ? f(1, 2)",
             "e = null",
             "f ? -inf",
@@ -418,5 +517,85 @@ mod tests {
             "peft_config.target_modules = [\"q_proj\"]",
         ];
         assert_eq!(of(text), known);
+    }
+
+    #[test]
+    fn literals_are_those_of_python() {
+        let text = "NAME = (\"Qwen/\"\n        'Qwen3')\nLR, SEED = 2e-6, 0x10\n\
+                    args = GKDConfig(f'out/{LR}', learning_rate=LR, seed=SEED, a=1_000, b=-1e-8, c=r'a\\n',\n\
+                    \x20   d='t\\x41\\u00e9\\'', e=NAME + '-4B', f=[{'x': 1}], g=b'x', h=1j,\n\
+                    \x20   i=1e400, j=-(2),\n\
+                    \x20   k=10 ** -5, l=7 // 2, m=-7 % 4, n=2 ** 62 * 4, o=1 / 0, p=2 * 0.5)\n";
+        let known = [
+            "GKDConfig",
+            "output_dir ? f'out/{LR}'",
+            "learning_rate = 2e-6",
+            "seed = 16",
+            "a = 1000",
+            "b = -1e-8",
+            "c = \"a\\\\n\"",
+            "d = \"tA\u{e9}'\"",
+            "e = \"Qwen/Qwen3-4B\"",
+            "f = [{\"x\":1}]",
+            "g ? b'x'",
+            "h ? 1j",
+            "i ? 1e400",
+            "j = -2",
+            "k = 0.00001",
+            "l = 3",
+            "m = 1",
+            "n ? 2 ** 62 * 4",
+            "o ? 1 / 0",
+            "p = 1.0",
+        ];
+        assert_eq!(of(text), known);
+    }
+
+    #[test]
+    fn dictionaries_and_dataclasses_have_fields() {
+        let text = "@dataclass\nclass Cfg:\n    lr: float = 1e-4\n    top_p: float = 0.9\n\
+                    class Own:\n    def __init__(self, lr):\n        self.lr = lr / 2\n\
+                    cfg = Cfg(lr=3e-5)\nown = Own(lr=1)\nbase = {'beta': 0.5, 'kw': {'a': {'b': 1}}}\n\
+                    args = GKDConfig(learning_rate=cfg.lr, top_p=cfg.top_p, own=own.lr, c=base['beta'],\n\
+                    \x20   **(base | {'beta': 0.25}), **dict({'x': 1}, x=2), **{'y': 1, **more()})\n";
+        let known = [
+            "GKDConfig",
+            "learning_rate = 0.00003",
+            "top_p = 0.9",
+            "own ? own.lr",
+            "c = 0.5",
+            "kw.a.b = 1",
+            "beta = 0.25",
+            "x = 2",
+            "**{'y': 1, **more()} ? **{'y': 1, **more()}",
+        ];
+        assert_eq!(of(text), known);
+    }
+
+    #[test]
+    fn what_changes_is_not_what_it_was() {
+        let text = "kw = dict(a=1)\nkw['a'] = 2\nmore = ['x']\nmore.append('y')\nLR = 1e-5\n\
+                    from other import SEED\nSEED = 1\n\
+                    def f(LR):\n    args = GKDConfig(kw, learning_rate=LR, tags=more, seed=SEED,\n\
+                    \x20       beta=0.5, b=1)\n\
+                    \x20   args.beta = 1.0\n    args.b += 1\n";
+        let known = [
+            "GKDConfig",
+            "output_dir ? kw",
+            "learning_rate ? LR",
+            "tags ? more",
+            "seed ? SEED",
+            "beta ? changed by `args.beta = 1.0`",
+            "b ? changed by `args.b += 1`",
+        ];
+        assert_eq!(of(text), known);
+        let text = "args = GKDConfig(beta=0.5, seed=1)\nargs.beta = 1.0\nargs.kw = {'a': 1}\n";
+        assert_eq!(of(text), ["GKDConfig", "seed = 1", "beta = 1.0", "kw.a = 1"]);
+    }
+
+    #[test]
+    fn a_class_is_no_call() {
+        let text = "class GKDConfig(Base):\n    pass\n";
+        assert!(arguments(Path::new("a.py"), text).is_err());
     }
 }

@@ -1,10 +1,12 @@
 //! The overrides of a launch script: `a.b=c` and `+a.b=c` among its words.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use serde_json::Value;
 
 use super::given::{GivenPairs, GivenValue, flatten};
+use crate::problem::Problem;
 
 /// A word of a script, quotes taken off.
 #[derive(Default)]
@@ -14,10 +16,19 @@ struct ShellWord {
     open: bool,
 }
 
+/// What a script gives each of its variables: a value, or several or one that only the shell knows.
+type ShellVariables = HashMap<String, Option<String>>;
+
 /// Of several overrides of one setting Hydra takes the last.
-pub fn overrides(text: &str) -> GivenPairs {
+pub fn overrides(path: &Path, text: &str) -> Result<GivenPairs, Problem> {
+    let text = &without_documents(text);
+    let words = variables(text).and_then(|variables| words(text, &variables)).map_err(|line| {
+        let message =
+            format!("{} is no script that can be read: line {line}: a quote is not closed", path.display());
+        Problem::usage("wrong-configuration", message).help("`bash -n FILE` says more")
+    })?;
     let mut settings = GivenPairs::new();
-    for word in words(text, &variables(text)) {
+    for word in words {
         let Some((key, value)) = word.text.split_once('=') else { continue };
         let key = key.trim_start_matches('+');
         let is_path =
@@ -35,39 +46,64 @@ pub fn overrides(text: &str) -> GivenPairs {
             settings.push((path, value));
         }
     }
-    settings
+    Ok(settings)
 }
 
-/// `NAME=value` of a script. A name with several values, or with one that the shell computes, stays unknown:
-/// which holds depends on the path through the script.
-fn variables(text: &str) -> HashMap<String, String> {
-    let mut known = HashMap::new();
+/// Without the text of here-documents, which are no words; their lines stay, empty.
+fn without_documents(text: &str) -> String {
+    let (mut lines, mut kept) = (text.lines(), String::new());
+    while let Some(line) = lines.next() {
+        kept.extend([line, "\n"]);
+        let after =
+            line.rsplit_once("<<").filter(|(before, _)| !before.ends_with('<')).map(|(_, after)| after);
+        let end = after.and_then(|after| after.trim_start_matches('-').split_whitespace().next());
+        let end = end.map(|end| end.trim_matches(['\'', '"', '\\']));
+        // Without its end it is none, but a shift in an expression or part of a text.
+        if let Some(length) = end.and_then(|end| lines.clone().position(|line| line.trim_start() == end)) {
+            lines.nth(length);
+            kept += &"\n".repeat(length + 1);
+        }
+    }
+    kept
+}
+
+/// `NAME=value` of a script. Which of several values holds depends on the path through the script.
+fn variables(text: &str) -> Result<ShellVariables, usize> {
+    let mut known = ShellVariables::new();
     // A value may name a variable before it.
     for _ in 0..4 {
-        let mut found: HashMap<String, Option<String>> = HashMap::new();
-        for word in words(text, &known) {
-            let Some((name, value)) = word.text.split_once('=') else { continue };
-            let is_name = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
-                && name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
-            if is_name {
-                let value = (!word.open && !found.contains_key(name)).then(|| value.to_owned());
+        let mut found = ShellVariables::new();
+        let mut before = String::new();
+        for word in words(text, &known)? {
+            let (name, value) = match word.text.split_once('=') {
+                // A loop gives its variable several values; `NAME+=value` is another one.
+                None if before == "for" => (word.text.as_str(), None),
+                None => ("", None),
+                Some((name, value)) => match name.strip_suffix('+') {
+                    Some(name) => (name, None),
+                    None => (name, (!word.open).then(|| value.to_owned())),
+                },
+            };
+            if is_name(name) {
+                let value = value.filter(|_| !found.contains_key(name));
                 found.insert(name.to_owned(), value);
             }
+            before = word.text;
         }
-        let next: HashMap<_, _> =
-            found.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
-        if next == known {
+        if found == known {
             break;
         }
-        known = next;
+        known = found;
     }
-    known
+    Ok(known)
 }
 
-/// The words of a script: quotes off, comments out, `$NAME` and `${NAME}` replaced where they are known.
-fn words(text: &str, variables: &HashMap<String, String>) -> Vec<ShellWord> {
+/// The words of a script: quotes off, comments out, `$NAME`, `${NAME}` and `${NAME:-value}` replaced where
+/// they are known. The line of a quote that is not closed is an error.
+fn words(text: &str, variables: &ShellVariables) -> Result<Vec<ShellWord>, usize> {
     let (mut words, mut word) = (Vec::new(), ShellWord::default());
     let mut quote = None;
+    let mut quoted = text.chars().peekable();
     let mut letters = text.chars().peekable();
     while let Some(letter) = letters.next() {
         match (quote, letter) {
@@ -81,12 +117,16 @@ fn words(text: &str, variables: &HashMap<String, String>) -> Vec<ShellWord> {
                     word.text.push(next);
                 }
             },
-            (None, '\'' | '"') => quote = Some(letter),
+            (None, '\'' | '"') => {
+                quote = Some(letter);
+                quoted = letters.clone();
+            }
             (Some(open), letter) if open == letter => quote = None,
             (None, '#') if word.text.is_empty() => {
                 while letters.next_if(|letter| *letter != '\n').is_some() {}
             }
-            (None, letter) if letter.is_whitespace() || letter == ';' => {
+            // Brackets hold the values of an array.
+            (None, letter) if letter.is_whitespace() || ";()".contains(letter) => {
                 words.push(std::mem::take(&mut word));
             }
             (None | Some('"'), '`') => {
@@ -94,31 +134,29 @@ fn words(text: &str, variables: &HashMap<String, String>) -> Vec<ShellWord> {
                 word.open = true;
             }
             (None | Some('"'), '$') => {
-                let (shown, name) = reference(&mut letters);
-                match name.and_then(|name| variables.get(&name)) {
-                    Some(value) => word.text += value,
-                    None => {
-                        word.text += &shown;
-                        word.open = true;
-                    }
-                }
+                let shown = reference(&mut letters);
+                let known = value(&shown, variables);
+                word.open |= known.is_none();
+                word.text += known.unwrap_or(&shown);
             }
             (_, letter) => word.text.push(letter),
         }
     }
+    if quote.is_some() {
+        return Err(text.lines().count() + 1 - quoted.filter(|letter| *letter == '\n').count());
+    }
     words.push(word);
     words.retain(|word| !word.text.is_empty());
-    words
+    Ok(words)
 }
 
-/// What follows a `$`: as it is written, and the name if it is no more than that.
-fn reference(letters: &mut std::iter::Peekable<std::str::Chars>) -> (String, Option<String>) {
-    let is_of_name = |letter: &char| letter.is_ascii_alphanumeric() || *letter == '_';
-    let mut name = String::new();
+/// A `$` and what belongs to it, as it is written.
+fn reference(letters: &mut std::iter::Peekable<std::str::Chars>) -> String {
+    let mut shown = "$".to_owned();
     match letters.peek() {
         Some(open @ ('{' | '(')) => {
             let (open, close) = if *open == '{' { ('{', '}') } else { ('(', ')') };
-            let (mut shown, mut depth) = ("$".to_owned(), 0);
+            let mut depth = 0;
             for letter in letters.by_ref() {
                 shown.push(letter);
                 depth += i32::from(letter == open) - i32::from(letter == close);
@@ -126,18 +164,33 @@ fn reference(letters: &mut std::iter::Peekable<std::str::Chars>) -> (String, Opt
                     break;
                 }
             }
-            let inside = shown.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'));
-            let name = inside.filter(|inside| inside.chars().all(|letter| is_of_name(&letter)));
-            let name = name.map(str::to_owned);
-            (shown, name)
         }
         _ => {
-            while let Some(letter) = letters.next_if(is_of_name) {
-                name.push(letter);
+            while let Some(letter) =
+                letters.next_if(|letter| letter.is_ascii_alphanumeric() || *letter == '_')
+            {
+                shown.push(letter);
             }
-            (format!("${name}"), Some(name))
         }
     }
+    shown
+}
+
+/// What `$NAME`, `${NAME}` or `${NAME:-value}` stands for.
+fn value<'t>(shown: &'t str, variables: &'t ShellVariables) -> Option<&'t str> {
+    let inside = shown.strip_prefix("${").and_then(|rest| rest.strip_suffix('}')).unwrap_or(&shown[1..]);
+    let (name, default) = inside.split_once(":-").map_or((inside, None), |(name, value)| (name, Some(value)));
+    match variables.get(name) {
+        Some(Some(value)) if default.is_none() || !value.is_empty() => Some(value),
+        Some(None) => None,
+        // Where the script leaves a variable to the environment, its default is what the file says.
+        _ => default.filter(|default| is_name(name) && !default.contains(['$', '`', '"', '\'', '\\'])),
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    text.starts_with(|letter: char| letter.is_ascii_alphabetic() || letter == '_')
+        && text.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_')
 }
 
 /// As Hydra reads a value.
@@ -170,7 +223,11 @@ mod tests {
             GivenValue::Known(value) => value.to_string(),
             GivenValue::Expression(text) => format!("? {text}"),
         };
-        overrides(text).into_iter().map(|(path, value)| (path, shown(value))).collect()
+        overrides(Path::new("a.sh"), text)
+            .expect("a script")
+            .into_iter()
+            .map(|(path, value)| (path, shown(value)))
+            .collect()
     }
 
     fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -201,6 +258,32 @@ mod tests {
     fn lists_are_lists() {
         let script = "x a.betas='[0.9,0.95]' a.files=\"['x.parquet','y.parquet']\"";
         let known = [("a.betas", "[0.9,0.95]"), ("a.files", "[\"x.parquet\",\"y.parquet\"]")];
+        assert_eq!(of(script), pairs(&known));
+    }
+
+    #[test]
+    fn a_default_holds_where_the_script_sets_nothing() {
+        let script = "LR=${LR:-1e-5}\nTOP=4\nTOP=5\nNONE=\nfor SEED in 1 2; do\n\
+                      run a.lr=$LR a.p=\"${P:-0.9}\" a.top=${TOP:-3} a.none=${NONE:-7} a.seed=${SEED:-1} \\\n\
+                      a.arg=${1:-2} a.home=${DIR:-$HOME} a.list=${LIST[@]:-1}\ndone";
+        let known = [
+            ("a.lr", "0.00001"),
+            ("a.p", "0.9"),
+            ("a.top", "? ${TOP:-3}"),
+            ("a.none", "7"),
+            ("a.seed", "? ${SEED:-1}"),
+            ("a.arg", "? ${1:-2}"),
+            ("a.home", "? ${DIR:-$HOME}"),
+            ("a.list", "? ${LIST[@]:-1}"),
+        ];
+        assert_eq!(of(script), pairs(&known));
+    }
+
+    #[test]
+    fn the_values_of_an_array_are_words_and_a_here_document_has_none() {
+        let script = "cat <<'EOF' > note\nIt's a.b=9\nEOF\nARGS=(a.b=1\n  a.c=x) # a.c=y\n\
+                      ARGS+=(a.d=2)\nrun \"${ARGS[@]}\" a.e=$((1 << 2)) a.f=3\n";
+        let known = [("a.b", "1"), ("a.c", "\"x\""), ("a.d", "2"), ("a.e", "? $((1 << 2))"), ("a.f", "3")];
         assert_eq!(of(script), pairs(&known));
     }
 }

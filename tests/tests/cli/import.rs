@@ -20,7 +20,7 @@ fn configurations_become_experiments_that_check() {
         let text = place.mopd(&["import", &name]).is(0, &[]).out;
         place.write("imported.mopd", &text);
         let said = place.mopd(&["check", "imported.mopd"]).is(0, &[]);
-        // Data is not there, a divergence may be other than people think; nothing else is said.
+        // The data is missing, and some divergences have known warnings; there must be no other diagnostics.
         let known = ["missing-file", "truncated-sampling", "clipped-ratio", "partial-mass", "stale-signal"];
         for line in said.err.lines().filter(|line| line.contains("warning[")) {
             assert!(known.iter().any(|code| line.contains(code)), "{name}: {line}");
@@ -115,7 +115,7 @@ fn a_part_of_the_optimizer_that_cannot_be_read_leaves_the_others() {
     let optim = "actor_rollout_ref: {actor: {optim: {betas: [0.9], weight_decay: 0.2, clip_grad: 0.5}}}\n";
     let text = imported("a.yaml", optim);
     has(&text, &["betas = [0.9]: could not be read", "weight_decay: 0.2, clip_norm: 0.5)"]);
-    // With verl's one sample of each prompt GRPO's advantage is the reward.
+    // With verl's single sample per prompt, GRPO's advantage is the reward.
     has(&text, &["let advantage = reward\n"]);
 }
 
@@ -203,6 +203,28 @@ fn what_is_no_configuration_is_said() {
     place.write("d.sh", "echo nothing\n");
     place.mopd(&["import", "d.sh"]).is(2, &["has no settings of verl or TRL"]);
     place.mopd(&["import", "none.yaml"]).is(2, &["can't read none.yaml: there is no such file"]);
+}
+
+#[test]
+fn what_cannot_be_parsed_is_said_with_its_line() {
+    let place = Place::new();
+    let deep = format!("x = {}\n", "(".repeat(100_000));
+    let programs = [
+        ("a = 1\nargs = GKDConfig(\n    beta=0.5\n    seed=1)\n", "line 4: Expected `,`, found name"),
+        ("args = GKDConfig(beta='0.5)\nb = 1\n", "line 1: missing closing quote in string literal"),
+        ("args = GKDConfig(beta=0.5\n", "line 1: unexpected EOF"),
+        ("if a:\nargs = GKDConfig(beta=0.5)\n", "line 2: Expected an indented block"),
+        (&deep, "line 1: too many brackets within each other"),
+    ];
+    for (text, message) in programs {
+        place.write("a.py", text);
+        let known = format!("error[wrong-configuration]: a.py is no Python that can be read: {message}");
+        place.mopd(&["import", "a.py"]).is(2, &[&known]);
+    }
+    place.write("a.sh", "LR=1\npython3 -m verl.trainer.main_ppo \\\n  trainer.a=\"b \\\n  trainer.c=d\n");
+    let known =
+        "error[wrong-configuration]: a.sh is no script that can be read: line 3: a quote is not closed";
+    place.mopd(&["import", "a.sh"]).is(2, &[known]);
 }
 
 #[test]
