@@ -4,10 +4,10 @@ use std::path::Path;
 
 use crate::args::NewArgs;
 use crate::output;
-use crate::problem::{Problem, Status};
+use crate::problem::{CommandStatus, Problem};
 use crate::starter;
 
-pub fn new(arguments: &NewArgs) -> Result<Status, Problem> {
+pub fn new(arguments: &NewArgs) -> Result<CommandStatus, Problem> {
     let folder = &arguments.name;
     let name = experiment_name(folder)?;
     // An empty folder is accepted: people may create one first.
@@ -29,9 +29,11 @@ pub fn new(arguments: &NewArgs) -> Result<Status, Problem> {
     }
     // The first file is the experiment.
     let file = folder.join(&files[0].0);
-    output::note(&format!("made {}; `mopd run {}` runs it\n", folder.display(), file.display()));
+    // In the new folder, so that its results and its store are there too.
+    let run = format!("cd {} && mopd run {}", folder.display(), files[0].0);
+    output::note(&format!("made {}; `{run}` runs it\n", folder.display()));
     output::result(&format!("{}\n", file.display()));
-    Ok(Status::Good)
+    Ok(CommandStatus::Success)
 }
 
 fn experiment_name(folder: &Path) -> Result<String, Problem> {
@@ -40,7 +42,7 @@ fn experiment_name(folder: &Path) -> Result<String, Problem> {
     if !name.is_empty() && name.chars().all(good) && !name.starts_with('-') {
         return Ok(name.to_owned());
     }
-    Err(Problem::usage("bad-name", format!("`{}` can't name an experiment", folder.display()))
+    Err(Problem::usage("bad-name", format!("`{}` cannot be the name of an experiment", folder.display()))
         .help("use letters, digits, `-` and `_`, such as `mopd new first-try`"))
 }
 
