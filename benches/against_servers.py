@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""Completions of `mopd serve` and of other servers: tokens a second and latencies, with one and with several clients.
+"""Compares completions of `mopd serve` and other servers: tokens a second and latencies, with one and with several clients.
 
     benches/against_servers.py MODEL --mopd target/release/mopd [--dtype float32]
         [--rival 'llama.cpp=llama-server -m model.gguf --port {port} --parallel 16 ...']
         [--rival 'transformers=transformers serve MODEL --port {port} ...']
         [--clients 1,4,16] [--requests 4] [--prompt 64] [--new 64] [--rounds 2] [--quiet COMMAND]
 
-Each server is started, asked by so many clients at a time through `POST /v1/completions`, and stopped; a round does so with all of them in
-turn. A client sends its requests one after the other; every request has a text of its own of about `--prompt` tokens, so that nothing is
-found in a cache, and asks for `--new` tokens at temperature 1. What was written is counted by the answer's own `usage`. Medians over the
+Each server is started, gets requests of some clients at a time through `POST /v1/completions`, and is stopped; a round does so with all of
+them in turn. A client sends its requests one after the other; every request has its own text of about `--prompt` tokens, so that no cache
+helps, and asks for `--new` tokens at temperature 1. Written tokens are counted by the `usage` of the reply. Medians over the
 rounds are printed, with the lowest and the highest rate.
 
-`--quiet` is put in front of each server: a command that keeps others off the machine meanwhile.
+`--quiet` is put in front of each server: a command that keeps other programs off the machine meanwhile.
 """
 import argparse
 import concurrent.futures
@@ -73,7 +73,7 @@ class Server:
 
 
 def name_of(url):
-    """What a server calls its only model; none where it lists several, or can't list them."""
+    """The name of a server's only model; `None` if it lists several, or can't list them."""
     try:
         with urllib.request.urlopen(f"{url}/v1/models", timeout=60) as answer:
             listed = [entry["id"] for entry in json.load(answer)["data"]]
@@ -90,7 +90,7 @@ def one_request(url, model, arguments, seed):
 
 
 def measured(server, model, arguments, clients):
-    """Tokens a second of all clients together, and the latency of each request."""
+    """Tokens a second over all clients, and the latency of each request."""
 
     def client(number):
         seeds = [1000 * clients + 100 * number + request for request in range(arguments.requests)]
@@ -124,7 +124,7 @@ def main():
             server = Server(command, arguments.quiet)
             try:
                 model = name_of(server.url) or arguments.model
-                # What a server prepares when it is asked for the first time is not counted.
+                # The first requests are not counted, because servers may prepare things for them.
                 one_request(server.url, model, arguments, seed=0)
                 for count in counts:
                     rate, took = measured(server, model, arguments, count)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Steps of on-policy distillation in mopd and in TRL, measured in turn on the same weights.
+"""Compares steps of on-policy distillation in mopd and in TRL, in turn and on the same weights.
 
     benches/against_trl.py STUDENT TEACHER --mopd target/release/mopd --python venv/bin/python --trl trl_distill.py
                            [--rounds 2] [--batch 8] [--new 64] [--steps 6] [--dtype float32] [--quiet COMMAND]
@@ -7,13 +7,13 @@
 TRL's script is started as `PYTHON TRL STUDENT TEACHER --batch N --new N --steps N --dtype NAME`, in a Python that has torch and trl. It
 trains with trl's DistillationTrainer on as many prompts a step, forces every completion to its full length, and ends with a line of JSON:
 `step_s` (seconds of each step) and `peak_rss_gib`, or `peak_gpu_gib` on a GPU; `parts_s` (seconds of `rollout`, `scoring` and `update`, one
-list each), where it tells them apart. A script without them is measured as a whole. Prompts go through the student's chat template on both sides.
+list each), if it tells them apart. A script without them is measured as a whole. Prompts go through the student's chat template on both sides.
 
-Each round runs mopd and then TRL, so that what else the machine does falls on both. A ratio is of figures of one round; medians
+Each round runs mopd and then TRL, so that other load on the machine affects both. A ratio compares figures of one round; medians
 over the rounds are printed, with the lowest and the highest. The first step of each run is not counted. A completion that ends early is
-less work: tokens a second count what was written.
+less work: tokens a second count the written tokens.
 
-`--quiet` is put in front of each single run: a command that keeps others off the machine meanwhile.
+`--quiet` is put in front of each single run: a command that keeps other programs off the machine meanwhile.
 """
 import argparse
 import json

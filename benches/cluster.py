@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What `mopd plan --predict --cluster` says of a stage with served teachers, and what the stage takes.
+"""Compares predictions of `mopd plan --predict --cluster` for a stage with served teachers with the measured time of the stage.
 
     benches/cluster.py MODEL --mopd target/release/mopd --parameters 70e6 [--steps 5] [--cores 0 1]
 
@@ -35,7 +35,7 @@ class SetUp:
 
 
 SET_UPS = [SetUp(1, 8, 32), SetUp(2, 8, 32), SetUp(3, 12, 32), SetUp(4, 8, 32), SetUp(2, 4, 96)]
-# Words of a prompt; a word of `against_servers` is about a token.
+# Words of a prompt; a word of `against_servers` has about one token.
 PROMPT = 48
 
 
@@ -70,7 +70,7 @@ model student = distill(base) {{
 
 
 def started(arguments, set_up, folder, work):
-    """What `work` makes of the experiment of a set-up while its teachers are served."""
+    """Calls `work` on the experiment of a set-up while its teachers are served. Returns its result."""
     servers = []
     try:
         for _ in range(set_up.teachers):
@@ -90,7 +90,7 @@ def output_of(command, folder):
 
 
 def measured(arguments, set_up, folder):
-    """Seconds of the parts of a step, the first step left out: medians."""
+    """Medians of the seconds of a step's parts, without the first step."""
 
     def work(file):
         command = [arguments.mopd, "run", str(file), "--fresh", "--predict", "never", "--format", "json"]
@@ -103,7 +103,7 @@ def measured(arguments, set_up, folder):
 
 
 def rates(arguments, folder):
-    """Of the two nodes, from runs of other sizes: operations a second, and bytes a second of the student's."""
+    """The rates of the two nodes, from runs of other sizes: operations a second, and bytes a second of the student's."""
     sizes = SetUp(1, 6, 48)
     runs = [measured(arguments, sizes, folder) for _ in range(3)]
     parts = {part: statistics.median(run[part] for run in runs) for part in runs[0]}
@@ -115,7 +115,7 @@ def rates(arguments, folder):
 
 
 def predicted(arguments, set_up, folder, cluster):
-    """Seconds of a step, and the bottleneck."""
+    """The predicted seconds of a step, and the bottleneck."""
     (folder / "cluster.toml").write_text(cluster)
 
     def work(file):

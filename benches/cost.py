@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What a step of distillation costs, against batch, length, vocabulary, teachers, and what is trained and kept.
+"""Measures the cost of a distillation step against batch, length, vocabulary, teachers, and what is trained and kept.
 
     benches/cost.py measure --mopd target/release/mopd --csv cost.csv [--quiet COMMAND] [--only batch] [--dtype float32]
     benches/cost.py plot --csv cost.csv --svg book/src/cost.svg
@@ -19,7 +19,7 @@ import tempfile
 
 HERE = pathlib.Path(__file__).resolve().parent
 TOKENIZER = HERE.parent / "tests" / "reference" / "text" / "smollm"
-# Small enough that all points take minutes, large enough that products and not calls take the time: 21 million parameters.
+# Small enough that all points take minutes, large enough that products, not calls, take the time: 21 million parameters.
 SHAPE = {"layers": 8, "width": 384, "heads": 6, "key-value-heads": 2, "hidden": 1024}
 BASE = {"batch": 8, "new": 64, "vocabulary": 16384, "teachers": 1, "options": ""}
 LONG = {**BASE, "batch": 16, "new": 192}
@@ -37,7 +37,7 @@ COLUMNS = (["sweep", "dtype", *BASE, "tokens", "prompt_tokens"] + [f"{part}_seco
 
 
 def checkpoints(folder, vocabulary, count):
-    """A student and so many teachers, made where they are not there yet."""
+    """A student and this many teachers, made where they do not exist yet."""
     paths = [folder / str(vocabulary) / str(index) for index in range(count + 1)]
     for seed, path in enumerate(paths):
         if not (path / "model.safetensors").exists():
@@ -80,7 +80,7 @@ def measure(arguments):
 def plot(arguments):
     import matplotlib
     matplotlib.use("svg")
-    # Text stays text, and one file is drawn the same every time.
+    # Keeps text as text, and makes the file the same every time.
     matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "cost", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
     import matplotlib.pyplot as pyplot
 

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""A per-token weight in mopd and in a rival, measured in turn.
+"""Compares a per-token weight in mopd and in a rival, in turn.
 
     benches/expr.py --mopd target/release/mopd --python venv/bin/python --rival token_expr.py [--rounds 5] [--tokens N]...
 
 The rival is started as `PYTHON RIVAL TOKENS 1` (one thread) and ends with a line of JSON in which every key ending in `_s` is a
 time in seconds for one call. It should compute the weight that `mopd bench expr --json` shows as `source`, on as many tokens.
 
-Each round runs mopd and then the rival, so that what else the machine does falls on both. A ratio is the rival's time over
+Each round runs mopd and then the rival, so that other load on the machine affects both. A ratio is the rival's time over
 mopd's in the same round; medians over the rounds are printed, with the lowest and the highest ratio.
 """
 import argparse
@@ -40,7 +40,7 @@ def main():
             ours.append(figures)
             last = output([arguments.python, arguments.rival, str(tokens), "1"]).strip().splitlines()[-1]
             for name, value in json.loads(last).items():
-                # A way that does not run there says so in words.
+                # A variant that can't run there has a text instead of a number.
                 if name.endswith("_s") and isinstance(value, (int, float)):
                     rivals.setdefault(name, []).append(value)
                     ratios.setdefault(name, []).append(value / mine)

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Completions of one model, alone: tokens a second of `mopd`, llama.cpp and transformers.
+"""Compares completions of one model alone by `mopd`, llama.cpp and transformers: tokens a second.
 
     benches/generation.py MODEL --mopd target/release/mopd --python venv/bin/python
         [--llama llama-batched-bench --gguf model.gguf] [--dtype float32]
         [--batch 1,8,32] [--new 64] [--prompt 64] [--threads 2] [--rounds 3]
 
-What is counted is whole rollouts: the prompts are read and so many tokens are written behind each, and the rate is new tokens by the time
+Whole rollouts are measured: the prompts are read and `--new` tokens are written after each; the rate is new tokens by the time
 of both. `mopd` samples at temperature 1 and keeps the log-probability of each token, transformers samples at temperature 1 without them,
-`llama-batched-bench` (a program of llama.cpp) neither samples nor has log-probabilities: it decodes tokens that are given. The GGUF has the
-numbers of `--dtype`. Each shape is measured in a process of its own, all programs in turn, round after round; medians are printed.
+`llama-batched-bench` (a program of llama.cpp) neither samples nor has log-probabilities: it decodes given tokens. The GGUF has the
+numbers of `--dtype`. Each shape is measured in its own process, all programs in turn, round after round; medians are printed.
 """
 import argparse
 import json

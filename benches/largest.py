@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""How much memory a step of distillation takes with models in the shapes of Qwen3, by prediction and, where it fits, measured.
+"""Predicts, and where it fits measures, the memory of a distillation step with models in the shapes of Qwen3.
 
     benches/largest.py FOLDER --tokenizer TOKENIZER --mopd target/release/mopd [--sizes 0.6B,1.7B,4B] [--teachers 1,4,16]
                        [--trained full,lora] [--dtype bfloat16] [--batch 8] [--new 64] [--measure GIB]
 
-Checkpoints are written into FOLDER: all numbers are zero, but one in each file, so that no two have the same content. Files of zeros
-take no room on a disk that leaves holes. Memory depends on shapes alone. Each student has teachers of its own shape. A prediction is that of
+Checkpoints are written into FOLDER: all numbers are zero except one in each file, so that no two have the same content. Files of zeros
+take no room on a disk with sparse files. Memory depends on shapes alone. Each student has teachers of its own shape. A prediction is that of
 `mopd plan --predict=full` for `micro_batch = 1` and `checkpointing = all`; with `--measure`, stages that are predicted to
 take at most so many GiB run for two steps. Prints a table in Markdown.
 """
@@ -20,7 +20,7 @@ import tempfile
 
 import random_checkpoint
 
-# Width, layers, hidden units of the feed-forward part, heads, heads of keys and values; as `config.json` of the models has them.
+# Width, layers, hidden units of the feed-forward part, heads, heads of keys and values, as in the models' `config.json`.
 SHAPES = {"0.6B": (1024, 28, 3072, 16, 8), "1.7B": (2048, 28, 6144, 16, 8), "4B": (2560, 36, 9728, 32, 8)}
 VOCABULARY, HEAD = 151_936, 128
 
@@ -44,7 +44,7 @@ def shapes(width, layers, hidden, heads, key_value_heads):
 
 
 def write(folder, size, tokenizer, number):
-    """A checkpoint in bfloat16 whose first number has the bits of `number`."""
+    """Writes a checkpoint in bfloat16 whose first number has the bits of `number`."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in random_checkpoint.TOKENIZER_FILES:
         if (tokenizer / name).exists():
@@ -97,7 +97,7 @@ def mopd(arguments, *command, at):
 
 
 def entry(trained, student, teachers, arguments):
-    """Memory in GiB, as predicted and as measured; the latter where it was asked for and is within the bound."""
+    """Memory in GiB, predicted and measured; the latter if it is requested and within the bound."""
     with tempfile.TemporaryDirectory(dir=arguments.folder) as work:
         work = pathlib.Path(work)
         prompts = [{"prompt": f"State the final answer to: {n} + 7", "answer": str(n + 7)} for n in range(200, 328)]

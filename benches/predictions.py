@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What `mopd run` predicts for five plans and what they then take, on a machine that does nothing else and on a busy one.
+"""Compares the predictions of `mopd run` for five plans with what they take, on an idle machine and on a busy one.
 
     benches/predictions.py STUDENT TEACHER --mopd target/release/mopd [--busy 1,0] [--plans kl,teachers,...] [--scale 1]
 
@@ -16,7 +16,7 @@ import tempfile
 
 
 def distill(settings=(), domains=("sums",), dtype="float32"):
-    """Full KL, with a teacher for each domain."""
+    """An experiment with full KL and a teacher for each domain."""
     def source(files, scale):
         lines = ["use std.opd.mopd_full", "", f'experiment "predictions" {{ seed = 1, dtype = {dtype} }}']
         lines += [f'domain {name} {{ prompts = "prompts.jsonl", format = text, reward = exact_match, share = 1/{len(domains)} }}'

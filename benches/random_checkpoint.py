@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Writes decoders of any shape with random weights, as `save_pretrained` would: for measuring, since speed and memory do not
-depend on what the numbers are.
+"""Writes decoders of any shape with random weights, as `save_pretrained` would: for measurements, because speed and memory do not
+depend on the values.
 
     benches/random_checkpoint.py FOLDER... --tokenizer TOKENIZER [--layers 30] [--width 576] [--vocabulary 49152] [--seed 0]
 
-TOKENIZER is a folder with a tokenizer.json; it is copied, with the other files of a tokenizer that lie beside it. The embedding may have
-more rows than it has ids. Several folders get different weights of one shape: the first that of `--seed`, the next that of the number
-behind it. Needs numpy. The defaults are the shape of SmolLM2-135M.
+TOKENIZER is a folder with a tokenizer.json; it is copied, with the other files of a tokenizer beside it. The embedding may have
+more rows than the tokenizer has ids. Several folders get different weights of one shape: the first by `--seed`, each next one by the
+following number. Needs numpy. The defaults are the shape of SmolLM2-135M.
 """
 import argparse
 import json
@@ -40,7 +40,7 @@ def tensors(sizes, random):
 
 
 def special_ids(tokenizer):
-    """The ids of the tokens that begin and end a text, where the tokenizer has the usual ones."""
+    """The ids of the tokens that begin and end a text, if the tokenizer has the usual ones."""
     text = json.loads((tokenizer / "tokenizer.json").read_text())
     ids = {token["content"]: token["id"] for token in text.get("added_tokens", [])}
     ids.update({token: id for token, id in dict(text["model"].get("vocab", {})).items() if token not in ids}
@@ -54,7 +54,7 @@ def special_ids(tokenizer):
 
 
 def save(tensors, file):
-    """In the format of safetensors, which machines that measure may not have: a length, a header in JSON, the numbers."""
+    """Writes the safetensors format without its package, which a machine may lack: a length, a header in JSON, the numbers."""
     header, end = {"__metadata__": {"format": "pt"}}, 0
     for name, tensor in tensors.items():
         header[name] = {"dtype": "F32", "shape": tensor.shape, "data_offsets": [end, end + tensor.nbytes]}

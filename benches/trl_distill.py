@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Steps of on-policy distillation by trl's DistillationTrainer, for `against_trl.py`; written for trl 1.16.
+"""Measures steps of on-policy distillation by trl's DistillationTrainer, for `against_trl.py`; written for trl 1.16.
 
     benches/trl_distill.py STUDENT TEACHER [--batch 8] [--new 64] [--steps 6] [--dtype float32]
 
 The reverse divergence over the whole vocabulary (`beta = 1`), prompts like those of `mopd bench distill`, through the student's chat template, and
 completions that can't end early. The last line is JSON: `step_s`, seconds of each step; `parts_s`, the same divided as mopd divides them:
 `rollout` is generation, `scoring` both models' forward passes with the loss, `update` the rest; `peak_rss_gib`, memory of the process, and
-`peak_gpu_gib`, memory of the GPU that tensors took at most, where there is one.
+`peak_gpu_gib`, the most GPU memory that tensors took, if there is a GPU.
 """
 import argparse
 import json
@@ -20,7 +20,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 def clocked(owner, name, spent, now):
-    """Adds the seconds that a method takes to `spent`, where the owner has it."""
+    """Adds the seconds that a method takes to `spent`, if the owner has the method."""
     method = getattr(owner, name, None)
     if method is None:
         return False
@@ -62,7 +62,7 @@ def main():
     methods = {"rollout": "_generate_and_score_completions", "scoring": "compute_loss"}
 
     def now():
-        """The time, once everything that was asked of a GPU is done."""
+        """The time, after all work on a GPU is done."""
         if on_gpu:
             torch.cuda.synchronize()
         return time.perf_counter()

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Packs what a machine with a GPU and no network needs to try mopd: `bundle.py PROGRAMS FOLDER`, what `./x gpu` runs.
+"""Packs everything to try mopd on a machine with a GPU and no network: `bundle.py PROGRAMS FOLDER`, which `./x gpu` runs.
 
-Writes FOLDER/mopd-gpu.tar.xz, at most 64 MiB: the two programs without libtorch, the quickstart, `parity.mopd`, and what both gave on this
-machine's CPU, recorded now. There, with torch 2.11 and CUDA:
+Writes FOLDER/mopd-gpu.tar.xz, at most 64 MiB: the two programs without libtorch, the quickstart, `parity.mopd`, and the results of both on
+this machine's CPU, recorded now. On the other machine, with torch 2.11 and CUDA:
 
     tar xf mopd-gpu.tar.xz && mopd-gpu/run
 """
@@ -28,8 +28,8 @@ exec python3 "$here/check.py" "$here" "$@"
 
 
 def tokenizer(folder):
-    """Bytes as tokens, in the format of tokenizers."""
-    # The letters that byte-level tokenizers write for bytes: themselves where they can be seen, others from 256 on.
+    """Writes a tokenizer of bytes in the format of tokenizers."""
+    # The letters that byte-level tokenizers write for bytes: the byte itself if it is visible, else one from 256 on.
     seen = [*range(33, 127), *range(161, 173), *range(174, 256)]
     letters, next_letter = {}, 256
     for byte in range(256):
@@ -48,7 +48,7 @@ def tokenizer(folder):
 
 
 def record(folder, out):
-    """What the CPU gives."""
+    """The results on the CPU."""
     checks = check.Checks(folder, out, "cpu")
     parity = {}
     for dtype in check.TOLERANCES:

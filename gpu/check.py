@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What mopd does on this machine's GPU, beside what a CPU did: started by `run` in the bundle that `./x gpu` makes.
+"""Checks mopd on this machine's GPU against results of a CPU: started by `run` in the bundle that `./x gpu` makes.
 
     check.py BUNDLE [--out FOLDER] [--cpu] [--skip quickstart] [--skip step]
 
@@ -11,8 +11,8 @@ last check. Checks, in turn:
   quickstart   the table of examples/quickstart.mopd beside the recorded one
   step         steps of distillation between two models of Qwen3-0.6B's size in bfloat16: seconds, tokens a second, memory
 
-Prints a table and writes check.json beside the results. The exit status is 1 where a check fails. `--cpu` runs the same on the CPU, small:
-that is how the bundle itself is tested.
+Prints a table and writes check.json beside the results. The exit status is 1 if a check fails. `--cpu` runs the same on the CPU, small:
+this is how the bundle itself is tested.
 """
 import argparse
 import hashlib
@@ -24,8 +24,8 @@ import statistics
 import subprocess
 import sys
 
-# Of a loss, relative to the larger of it and 1: what other orders of sums leave, and in bfloat16 roundings between operators. Of each stage's
-# first step, and of half of all steps: a token that is drawn otherwise, since its probability was rounded otherwise, moves what follows by more.
+# Tolerance of a loss, relative to the larger of it and 1: for other orders of sums, and in bfloat16 roundings between operators. It applies to
+# each stage's first step, and to half of all steps: a token that is drawn differently, because of rounding, changes the rest by more.
 TOLERANCES = {"float32": 2e-4, "bfloat16": 5e-2}
 
 
@@ -53,7 +53,7 @@ class Checks:
         return done.stdout
 
     def run(self, source, name, dtype):
-        """Runs a file of the bundle on the device in a folder of its own, from nothing: its events."""
+        """Runs a file of the bundle from nothing on the device, in its own folder. Returns events and results folder."""
         text = source.read_text()
         header = f'{{ seed = 1, device = {self.device}, dtype = {dtype} }}'
         assert "{ seed = 1 }" in text, f"{source} has a header"
@@ -94,7 +94,7 @@ class Checks:
         apart = {cell: abs(cells[cell] - recorded[cell]) for cell in recorded}
         worst = max(apart, key=apart.get)
         seconds = next(event["seconds"] for event in events if event["event"] == "finished")
-        # Three seeds are few: one cell that is far off is no fault by itself, half of them are.
+        # With three seeds, a single cell that is far off is no fault, but half of them are.
         far = sum(distance > 0.15 for distance in apart.values())
         self.say(
             "quickstart", far * 2 < len(apart),
@@ -123,7 +123,7 @@ def losses_of(events):
 
 
 def weights_of(results):
-    """Of each model, a hash of its weights."""
+    """A hash of the weights of each model."""
     files = sorted((results / "models").glob("*/*.safetensors"))
     return {file.parent.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
@@ -136,7 +136,7 @@ def cells_of(results):
     }
 
 
-# Qwen3-0.6B's, with heads of 64 for its 128: `random_checkpoint.py` has no width of heads.
+# The size of Qwen3-0.6B, with heads of 64 instead of 128, because `random_checkpoint.py` can't set the width of heads.
 SIZES = {"layers": 28, "width": 1024, "heads": 16, "key-value-heads": 8, "hidden": 3072, "vocabulary": 151936}
 SMALL = {"layers": 2, "width": 64, "heads": 4, "key-value-heads": 2, "hidden": 128, "vocabulary": 512}
 

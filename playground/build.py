@@ -25,7 +25,7 @@ def target_installed() -> bool:
 
 
 def compiled(target: pathlib.Path) -> bytes:
-    # Deep texts are checked in deep calls; without names and debug information, half of the size.
+    # Deeply nested texts need deep recursion; without names and debug information, the file has half of the size.
     flags = "-C link-arg=-zstack-size=8388608 -C strip=symbols"
     environment = {**os.environ, f"CARGO_TARGET_{TARGET.upper().replace('-', '_')}_RUSTFLAGS": flags}
     command = ["cargo", "build", "--locked", "--release", "--target", TARGET, "--package", "mopd-playground"]
@@ -50,7 +50,7 @@ def main() -> None:
         print(f"setup: this Rust can't compile to WebAssembly: `rustup target add {TARGET}`", file=sys.stderr)
         sys.exit(2)
     out = pathlib.Path(sys.argv[1])
-    # Its own folder: other flags than those of the programs.
+    # Its own folder, because its flags differ from those of the programs.
     program = compiled(out / "build")
     (out / "index.html").write_text(page(program))
     print(out / "index.html")

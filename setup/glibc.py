@@ -1,8 +1,8 @@
-"""Lets programs run with an older glibc than that of the machine that builds them: what a linker needs of that one, in
-a folder.
+"""Lets programs run with an older glibc than that of the machine that builds them: puts the libraries of the older
+glibc, for the linker, into a folder.
 
 The libraries come from zig, a C compiler that knows which function each version of glibc has (`pip install ziglang`).
-They have names and no code. Without it, programs need the glibc of the machine that builds them, or a newer one.
+Those libraries have symbols and no code. Without zig, programs need the builder's glibc, or a newer one.
 """
 
 import importlib.util
@@ -13,11 +13,11 @@ import re
 import subprocess
 import sys
 
-# That of libtorch's own package, manylinux_2_28.
+# The version that libtorch's own package needs, manylinux_2_28.
 VERSION = "2.28"
 
-# What GCC 12 and newer headers ask for and libraries of that time have not, by what they have. In C, and weak where it
-# belongs to C++: it is linked with programs that have no C++, too.
+# Symbols that headers of GCC 12 and newer need and that libraries of that time lack, made from ones that they have.
+# In C, and weak where they belong to C++, because this is also linked with programs without C++.
 MISSING = """
 #define HIDDEN __attribute__((visibility("hidden")))
 #define OSTREAM _ZNSt7__cxx1119basic_ostringstreamIcSt11char_traitsIcESaIcEEC1Ev
@@ -45,7 +45,7 @@ def available():
 
 
 def libraries(folder):
-    """Fills the folder; answers what a C compiler is told to link against it."""
+    """Fills the folder. Returns the arguments with which a C compiler links against it."""
     folder.mkdir(parents=True, exist_ok=True)
     program = folder / "program.c"
     program.write_text("int main(void) { return 0; }\n")
@@ -68,5 +68,5 @@ def libraries(folder):
     source.write_text(MISSING)
     compiled = folder / "missing.o"
     subprocess.run([os.environ.get("CC", "cc"), "-O1", "-fPIC", "-c", str(source), "-o", str(compiled)], check=True)
-    # The machine's libstdc++ asks for the machine's glibc; it is not what the programs will run with.
+    # The machine's libstdc++ needs the machine's newer glibc, but programs will run with another libstdc++.
     return [f"-B{folder}", f"-L{folder}", str(compiled), "-Wl,--allow-shlib-undefined"]

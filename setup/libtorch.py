@@ -1,6 +1,6 @@
-"""Finds or fetches libtorch and prints the folder to use as LIBTORCH. `libtorch.py fetch PINS` does not look elsewhere first:
-so `mopd setup` starts it, which has looked, with the text of libtorch.txt. `fetch-cuda` fetches the whole torch and NVIDIA's
-libraries that it names, some 5 GB, for machines with a GPU.
+"""Finds or fetches libtorch and prints the folder to use as LIBTORCH. `libtorch.py fetch PINS` only fetches; `mopd setup`, which
+has searched already, starts it so, with the text of libtorch.txt. `fetch-cuda` fetches the whole torch and the libraries of
+NVIDIA that it names, some 5 GB, for machines with a GPU.
 
 In this order: the folder in $LIBTORCH; the torch of this Python environment, where its version matches; the wheels
 named in libtorch.txt, downloaded by pip once, checked against their checksums, and kept outside the checkout so that
@@ -39,7 +39,7 @@ def say(text):
 
 
 def installed():
-    """The torch of this Python environment, if it is the version that tch binds."""
+    """The folder of torch in this Python environment, if it has the version that tch binds."""
     try:
         found = importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
@@ -58,7 +58,7 @@ def cache():
 
 
 def download(pins, into):
-    """Pinned wheels, checksummed by pip itself."""
+    """Downloads the pinned wheels; pip verifies their checksums."""
     for requirement, platform, digest in pins:
         say(f"setup: fetching {requirement}")
         with tempfile.NamedTemporaryFile("w", suffix=".txt") as pin:
@@ -73,7 +73,7 @@ def download(pins, into):
 
 
 def assemble(wheels, folder):
-    """Headers and the few libraries that are linked, in the layout that tch expects."""
+    """Unpacks the headers and the few linked libraries in the layout that tch expects."""
     (folder / "lib").mkdir(parents=True)
     for wheel in wheels.glob("*.whl"):
         with zipfile.ZipFile(wheel) as archive:
@@ -92,14 +92,14 @@ def assemble(wheels, folder):
 
 
 def libraries(metadata):
-    """What of NVIDIA a torch asks for, each with its version: `nvidia-nccl-cu13==2.28.9`, `cuda-toolkit[cublas]==13.0.2`."""
+    """The packages of NVIDIA that torch requires, with versions: `nvidia-nccl-cu13==2.28.9`, `cuda-toolkit[cublas]==13.0.2`."""
     asked = [line.removeprefix("Requires-Dist: ").split(";")[0].strip() for line in metadata.splitlines()
              if line.startswith("Requires-Dist: ")]
     return [requirement for requirement in asked if requirement.startswith(("nvidia-", "cuda-toolkit"))]
 
 
 def with_cuda():
-    """All of torch and the libraries beside it, where its own paths look for them."""
+    """Fetches all of torch with the libraries beside it, where torch's own paths find them."""
     root = cache()
     root.mkdir(parents=True, exist_ok=True)
     folder = root / f"libtorch-{VERSION}-cuda"

@@ -1,9 +1,9 @@
 """Builds mopd and mopd-worker into a wheel, with the module `mopd` of Python and without libtorch: `package.py FOLDER`, or as
 the build backend of pyproject.toml.
 
-The programs have no path of this machine in them, and the wheel's tag is the oldest glibc that they run with; both are
-read from the programs themselves. Nothing but Python and what builds mopd is needed; where the package `ziglang` is too,
-the programs run with an older glibc than this machine's (`glibc.py`).
+The programs contain no path of this machine, and the wheel's tag is the oldest glibc that they run with; both are checked
+in the programs themselves. Only Python and what builds mopd is needed; with the package `ziglang`, the programs run with an
+older glibc than this machine's (`glibc.py`).
 """
 
 import base64
@@ -22,7 +22,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent
 PROGRAMS = ["mopd", "mopd-worker"]
 
-# The libstdc++ (GLIBCXX_3.4.N, CXXABI_1.3.P) that systems with a glibc (2.M) have at least: PEP 600's profiles, (M, N, P).
+# The least versions of libstdc++ (GLIBCXX_3.4.N, CXXABI_1.3.P) on systems with a glibc (2.M): PEP 600's profiles, (M, N, P).
 PROFILES = [(17, 19, 7), (24, 22, 10), (28, 24, 11), (31, 28, 12), (34, 29, 13), (35, 30, 13), (39, 33, 15)]
 
 
@@ -33,7 +33,7 @@ def toml(path):
 
 
 def environment():
-    """What cargo and the C++ compiler are told, and the paths that must not be in what they make."""
+    """The environment for cargo and the C++ compiler, and the paths that must not be in the programs."""
     found = dict(os.environ)
     if not found.get("LIBTORCH"):
         said = subprocess.run([sys.executable, str(HERE / "libtorch.py")], check=True, stdout=subprocess.PIPE, text=True)
@@ -80,7 +80,7 @@ def build():
 
 
 def tag(programs):
-    """The oldest profile whose systems have what the programs ask of the C and C++ libraries."""
+    """The tag of the oldest profile whose systems have the C and C++ libraries that the programs need."""
     if sys.platform != "linux":
         sys.exit("wheel: wheels are built on Linux only")
     everything = b"\0".join(programs.values())
@@ -107,19 +107,19 @@ def metadata(project, version):
 
 
 def module():
-    """The files of the module, by their place in the wheel."""
+    """The files of the module, by their path in the wheel."""
     folder = ROOT / "python"
     files = sorted(path for path in (folder / "mopd").iterdir() if path.suffix == ".py" or path.name == "py.typed")
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def package(folder):
-    """Builds the programs and writes the wheel; answers its name."""
+    """Builds the programs and writes the wheel. Returns its name."""
     return write(folder, build())
 
 
 def write(folder, programs):
-    """Writes a wheel with these programs; answers its name."""
+    """Writes a wheel with these programs. Returns its name."""
     project = toml(ROOT / "pyproject.toml")["project"]
     version = toml(ROOT / "Cargo.toml")["workspace"]["package"]["version"]
     platform_tag = tag(programs)

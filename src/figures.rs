@@ -76,8 +76,8 @@ pub fn privacy(stage: &PrivateStage) -> String {
         format!("; up to {:.4} for the {} rows of one prompt together", copies.epsilon, copies.most)
     });
     format!(
-        "noise of {noise_multiplier:.3} times the clip, {steps} steps with a chance of {sampling_rate:.4} \
-         for a row: epsilon {epsilon:.4} of {}, delta {}{}",
+        "noise multiplier {noise_multiplier:.3}, {steps} steps with sampling rate {sampling_rate:.4}: \
+        epsilon {epsilon:.4} of {}, delta {}{}",
         setting(*budget),
         setting(*delta),
         copies.unwrap_or_default()
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_predicted_is_said_with_the_reason() {
+    fn missing_predictions_are_shown_with_the_reason() {
         assert_eq!(left_out(3.0, 0, 0), None);
         let short = "1 stage is not predicted: a trial would take about as long";
         assert_eq!(left_out(3.0, 1, 0).as_deref(), Some(short));
@@ -137,13 +137,13 @@ mod tests {
     }
 
     #[test]
-    fn counts() {
+    fn count_formats_large_numbers() {
         let shown = [0, 999, 19_200, 99_999, 100_000, 1_234_567, 999_999].map(count);
         assert_eq!(shown, ["0", "999", "19 200", "99 999", "100 k", "1.23 M", "1.00 M"]);
     }
 
     #[test]
-    fn units() {
+    fn flops_and_bytes_have_their_units() {
         assert_eq!(flops(2.81e12), "2.81 TFLOP");
         assert_eq!(flops(0.0), "0 FLOP");
         assert_eq!(bytes(6 * 1024 * 1024 + 150_000), "6.14 MiB");
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn durations() {
+    fn duration_formats_seconds_to_days() {
         let shown = [0.0, 0.85, 0.9999, 12.34, 59.96, 245.0, 7800.0, 800_000.0, f64::NAN].map(duration);
         assert_eq!(
             shown,
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn settings() {
+    fn setting_and_percent_are_short() {
         assert_eq!([1e-3, 3e-4, 0.28, 5.0, 0.0, 2e7].map(setting), ["1e-3", "3e-4", "0.28", "5", "0", "2e7"]);
         assert_eq!([1.0 / 3.0, 0.5, 1.0].map(percent), ["33.3%", "50%", "100%"]);
     }

@@ -268,11 +268,8 @@ pub fn decode(shown: &str, bytes: Vec<u8>) -> Result<String, Problem> {
     String::from_utf8(bytes).map_err(|error| {
         let good = error.utf8_error().valid_up_to();
         let line = error.as_bytes()[..good].iter().filter(|byte| **byte == b'\n').count() + 1;
-        Problem::usage(
-            "not-text",
-            format!("{shown} is not UTF-8 text: line {line} holds bytes that are no character"),
-        )
-        .help("save the file as UTF-8")
+        Problem::usage("not-text", format!("{shown} is not UTF-8 text: line {line} has invalid bytes"))
+            .help("save the file as UTF-8")
     })
 }
 
@@ -316,8 +313,15 @@ pub fn as_text(path: &Path) -> Result<String, Problem> {
 /// # Errors
 /// If the folder no longer exists, or its path is not UTF-8.
 pub fn current_folder() -> Result<String, Problem> {
-    let here = std::env::current_dir()
-        .map_err(|error| Problem::usage("no-folder", format!("the current folder is gone: {error}")))?;
+    let here = std::env::current_dir().map_err(|error| {
+        Problem::usage(
+            "no-folder",
+            format!(
+                "the current folder does not exist any more: \
+            {error}"
+            ),
+        )
+    })?;
     as_text(&here)
 }
 

@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn the_folder_of_downloads() {
+    fn cache_folder_follows_environment_variables() {
         let some = |text: &str| Some(OsString::from(text));
         assert_eq!(cache(some("/a"), some("/b"), some("/c")), Some("/a".into()));
         assert_eq!(cache(None, some("/b"), some("/c")), Some("/b/mopd".into()));

@@ -32,7 +32,7 @@ use clap::Parser;
 fn main() -> ExitCode {
     crash::install_hook();
     // If the handler can't be installed, a file that is too large ends the program, as by default.
-    let _ = mopd_store::signals::survive_large_files();
+    let _ = mopd_store::signals::ignore_sigxfsz();
     let arguments = args::Cli::parse_from(args::joined(std::env::args_os()));
     let begun = commands::begin(&arguments.output);
     match begun.and_then(|()| commands::dispatch(arguments.command)) {

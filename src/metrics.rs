@@ -97,7 +97,7 @@ mod tests {
 
     /// One step of two domains; the first one has two teachers, with a fifth and two fifths of the prompts.
     #[test]
-    fn what_a_domains_teachers_have_is_put_together() {
+    fn metrics_of_teachers_are_combined_by_domain() {
         let column = |name: &str, values| ReadColumn { name: name.to_owned(), values };
         let texts =
             |values: [&str; 3]| ColumnValues::Texts(values.map(|text| Some(text.to_owned())).to_vec());

@@ -310,7 +310,7 @@ mod tests {
     const HOSTILE: &str = "a\u{1b}[2J\tb\nc\u{7}é\u{9b}31m\u{202e}\u{2066}\r\u{7f}\u{feff}\u{200b}z";
 
     #[test]
-    fn what_steers_a_terminal_is_spelled_out() {
+    fn control_characters_are_escaped() {
         let wanted = "a\\u001b[2J\tb\nc\\u0007é\\u009b31m\\u202e\\u2066\\u000d\\u007f\\ufeff\\u200bz";
         assert_eq!(printable(HOSTILE), wanted);
         for style in [Style::PLAIN, Style { terminal: true }] {

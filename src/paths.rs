@@ -45,7 +45,7 @@ fn named<'a>(experiment: &'a Experiment, folder: &Path) -> Vec<(&'a str, Origin)
         let path = match &model.stage {
             Stage::Load(Pretrained::Gguf { file }) => file,
             Stage::Load(Pretrained::Checkpoint { folder }) => folder,
-            Stage::Load(Pretrained::HuggingFace { name, .. }) => match NamedModel::of(name, folder) {
+            Stage::Load(Pretrained::HuggingFace { name, .. }) => match NamedModel::resolve(name, folder) {
                 NamedModel::Nowhere(_) => name,
                 NamedModel::Folder(_) | NamedModel::Repository => continue,
             },
@@ -86,7 +86,7 @@ pub fn to_fetch(experiment: &Experiment, folder: &Path) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     for model in &experiment.models {
         if let Stage::Load(Pretrained::HuggingFace { name, .. }) = &model.stage
-            && NamedModel::of(name, folder) == NamedModel::Repository
+            && NamedModel::resolve(name, folder) == NamedModel::Repository
             && !cached.contains(name)
             && !found.contains(name)
         {

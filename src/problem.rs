@@ -11,29 +11,29 @@ use crate::output::{self, Style};
 
 /// The exit status, as documented for the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Status {
-    Good,
+pub enum CommandStatus {
+    Success,
     /// The experiment or its run is wrong.
-    Wrong,
+    Failure,
     /// The command was used wrongly, or a file can't be read or written.
-    Usage,
+    UsageError,
     /// Interrupted; the same command resumes it.
     Interrupted,
 }
 
-impl Status {
+impl CommandStatus {
     pub fn number(self) -> u8 {
         match self {
-            Status::Good => 0,
-            Status::Wrong => 1,
-            Status::Usage => 2,
-            Status::Interrupted => 130,
+            CommandStatus::Success => 0,
+            CommandStatus::Failure => 1,
+            CommandStatus::UsageError => 2,
+            CommandStatus::Interrupted => 130,
         }
     }
 }
 
-impl From<Status> for ExitCode {
-    fn from(status: Status) -> ExitCode {
+impl From<CommandStatus> for ExitCode {
+    fn from(status: CommandStatus) -> ExitCode {
         ExitCode::from(status.number())
     }
 }
@@ -56,23 +56,23 @@ pub struct Problem {
     /// One line that is understandable on its own.
     message: String,
     help: Option<String>,
-    status: Status,
+    status: CommandStatus,
 }
 
 impl Problem {
     /// Wrong use, or an input that can't be read: exit status 2.
     pub fn usage(name: &'static str, message: impl Into<String>) -> Problem {
-        Problem { name, message: message.into(), help: None, status: Status::Usage }
+        Problem { name, message: message.into(), help: None, status: CommandStatus::UsageError }
     }
 
     /// The run failed: exit status 1.
     pub fn run(name: &'static str, message: impl Into<String>) -> Problem {
-        Problem { status: Status::Wrong, ..Problem::usage(name, message) }
+        Problem { status: CommandStatus::Failure, ..Problem::usage(name, message) }
     }
 
     /// Stopped by a signal.
     pub fn interrupted() -> Problem {
-        Problem { status: Status::Interrupted, ..Problem::usage("interrupted", "interrupted") }
+        Problem { status: CommandStatus::Interrupted, ..Problem::usage("interrupted", "interrupted") }
     }
 
     /// A documented feature that this version lacks.
@@ -90,7 +90,7 @@ impl Problem {
         self
     }
 
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> CommandStatus {
         self.status
     }
 
@@ -107,7 +107,7 @@ impl Problem {
     }
 
     pub fn text(&self, style: Style) -> String {
-        if self.status == Status::Interrupted {
+        if self.status == CommandStatus::Interrupted {
             return format!("{}\n", output::printable(&self.message));
         }
         let mut text = format!(

@@ -5,7 +5,9 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use mopd_compiler::plan::events::{Event, MetricsRow};
 use serde::Serialize;
@@ -38,7 +40,7 @@ impl EventFile {
     ///
     /// # Errors
     /// If the file can't be written.
-    pub fn of(out: &Path) -> Result<EventFile, (PathBuf, io::Error)> {
+    pub fn open(out: &Path) -> Result<EventFile, (PathBuf, io::Error)> {
         let path = out.join(EVENTS);
         match whole_lines(&path) {
             Ok(file) => Ok(EventFile { path, file }),
@@ -74,25 +76,30 @@ fn whole_lines(path: &Path) -> io::Result<File> {
 #[derive(Default)]
 pub struct EventsSoFar {
     pub read: u64,
+    /// The file that was read: its inode, and when it was created, because inodes are used again.
+    file: Option<(u64, Option<SystemTime>)>,
     /// By stage and seed: the rows of each step.
     steps: BTreeMap<(String, u64), BTreeMap<u32, Vec<MetricsRow>>>,
 }
 
 impl EventsSoFar {
-    /// Reads what was added, and calls `heard` with each event. A shorter file is another one: then it starts
-    /// again from the beginning, and returns that.
+    /// Reads what was added, and calls `heard` with each event. Reads nothing of another file than before: a
+    /// run that begins again makes a new one, which may be as long by now.
     ///
     /// # Errors
     /// If the file exists and can't be read.
-    pub fn follow(&mut self, out: &Path, mut heard: impl FnMut(&Event)) -> io::Result<Followed> {
+    pub fn follow(&mut self, out: &Path, mut heard: impl FnMut(&Event)) -> io::Result<FollowOutcome> {
         let mut file = match File::open(out.join(EVENTS)) {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Followed::Absent),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(FollowOutcome::Absent),
             Err(error) => return Err(error),
         };
-        if file.metadata()?.len() < self.read {
-            return Ok(Followed::Another);
+        let about = file.metadata()?;
+        let identity = (about.ino(), about.created().ok());
+        if about.len() < self.read || self.file.is_some_and(|before| before != identity) {
+            return Ok(FollowOutcome::Another);
         }
+        self.file = Some(identity);
         file.seek(SeekFrom::Start(self.read))?;
         let mut added = Vec::new();
         file.read_to_end(&mut added)?;
@@ -105,7 +112,7 @@ impl EventsSoFar {
             heard(&event);
         }
         self.read += whole as u64;
-        Ok(Followed::Read)
+        Ok(FollowOutcome::Read)
     }
 
     fn note(&mut self, event: &Event) {
@@ -125,7 +132,7 @@ impl EventsSoFar {
 
 /// The result of following a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Followed {
+pub enum FollowOutcome {
     Read,
     Absent,
     Another,
@@ -164,13 +171,13 @@ mod tests {
     fn steps_done_again_take_the_place_of_those_before() {
         let folder = tempfile::tempdir().unwrap();
         let mut so_far = EventsSoFar::default();
-        assert_eq!(so_far.follow(folder.path(), |_| ()).unwrap(), Followed::Absent);
-        let mut file = EventFile::of(folder.path()).unwrap();
+        assert_eq!(so_far.follow(folder.path(), |_| ()).unwrap(), FollowOutcome::Absent);
+        let mut file = EventFile::open(folder.path()).unwrap();
         for at in 0..4 {
             file.note(&step("a", at, f64::from(at))).unwrap();
         }
         file.note(&step("b", 0, 100.0)).unwrap();
-        assert_eq!(so_far.follow(folder.path(), |_| ()).unwrap(), Followed::Read);
+        assert_eq!(so_far.follow(folder.path(), |_| ()).unwrap(), FollowOutcome::Read);
         assert_eq!(losses(&so_far), [0.0, 1.0, 2.0, 3.0, 100.0]);
         // Killed in the middle of a line; the next run resumes from the checkpoint after two steps.
         drop(file);
@@ -178,15 +185,22 @@ mod tests {
         let before = std::fs::read(&path).unwrap();
         std::fs::write(&path, [&before[..], &b"{\"event\":\"st"[..]].concat()).unwrap();
         so_far.follow(folder.path(), |_| panic!("a line without an end")).unwrap();
-        let mut file = EventFile::of(folder.path()).unwrap();
+        let mut file = EventFile::open(folder.path()).unwrap();
         file.note(&step("a", 2, 20.0)).unwrap();
         let mut heard = 0;
         so_far.follow(folder.path(), |_| heard += 1).unwrap();
         assert_eq!((heard, losses(&so_far)), (1, vec![0.0, 1.0, 20.0, 100.0]));
-        // Finished: the file is removed; the file of another run is recognised by its length.
+        // Finished: the file is removed. The file of another run is recognised, even if it is longer by now.
         file.note(&Event::Finished { seconds: 1.0, peak_memory: 1 }).unwrap();
-        assert_eq!(so_far.follow(folder.path(), |_| ()).unwrap(), Followed::Absent);
-        EventFile::of(folder.path()).unwrap().note(&step("a", 0, 7.0)).unwrap();
-        assert_eq!(so_far.follow(folder.path(), |_| ()).unwrap(), Followed::Another);
+        assert_eq!(so_far.follow(folder.path(), |_| ()).unwrap(), FollowOutcome::Absent);
+        let mut file = EventFile::open(folder.path()).unwrap();
+        file.note(&step("a", 0, 7.0)).unwrap();
+        assert_eq!(so_far.follow(folder.path(), |_| ()).unwrap(), FollowOutcome::Another);
+        (1..9).for_each(|at| file.note(&step("a", at, 7.0)).unwrap());
+        assert!(std::fs::metadata(&path).unwrap().len() > so_far.read);
+        assert_eq!(so_far.follow(folder.path(), |_| panic!("another run")).unwrap(), FollowOutcome::Another);
+        let mut again = EventsSoFar::default();
+        assert_eq!(again.follow(folder.path(), |_| ()).unwrap(), FollowOutcome::Read);
+        assert_eq!(losses(&again), [7.0; 9]);
     }
 }

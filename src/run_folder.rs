@@ -36,15 +36,16 @@ impl RunFolder {
         let plan_file = path.join("plan.json");
         if !plan_file.is_file() {
             let what = if path.is_dir() { "it has no plan.json" } else { "there is no such folder" };
-            return Err(Problem::usage("no-run", format!("{} is no run: {what}", path.display()))
-                .help("`mopd run a.mopd` leaves one, runs/NAME where it is told nothing else"));
+            return Err(Problem::usage("no-run", format!("{} is not a run: {what}", path.display()))
+                .help("`mopd run a.mopd` writes one, by default to runs/NAME"));
         }
         let schema: Schema = json(&plan_file)?;
         if schema.schema != SCHEMA {
             let message =
-                format!("{} has schema {}, this mopd reads {SCHEMA}", plan_file.display(), schema.schema);
+                format!("{} has schema {}, but this mopd reads {SCHEMA}", plan_file.display(), schema.schema);
             return Err(Problem::usage("other-version", message).help(
-                "run the experiment again with this mopd; what has the same key is not computed again",
+                "run the experiment again with this mopd; results with the same key are not computed \
+                again",
             ));
         }
         let plan: Plan = json(&plan_file)?;
@@ -110,7 +111,7 @@ fn text(path: &Path) -> Result<String, Problem> {
 
 fn json<T: DeserializeOwned>(path: &Path) -> Result<T, Problem> {
     serde_json::from_str(&text(path)?).map_err(|error| {
-        Problem::usage("can't-read", format!("{} is not what a run leaves: {error}", path.display()))
+        Problem::usage("can't-read", format!("{} is not a file of a run: {error}", path.display()))
             .help("run the experiment again: finished stages are kept")
     })
 }

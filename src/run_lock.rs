@@ -18,9 +18,8 @@ pub fn check_folder(folder: &Path) -> Result<(), Problem> {
     let there = folder.ancestors().find(|path| path.symlink_metadata().is_ok());
     let Some(file) = there.filter(|path| !path.is_dir()) else { return Ok(()) };
     let message =
-        format!("{} can't be the folder of results: {} is a file", folder.display(), file.display());
-    Err(Problem::usage("can't-write", message)
-        .help("name a folder, or one that is yet to be made: `--out DIR`"))
+        format!("{} cannot be the folder of results: {} is a file", folder.display(), file.display());
+    Err(Problem::usage("can't-write", message).help("name a folder, which may be new: `--out DIR`"))
 }
 
 /// The lock of a results folder, released when dropped.
@@ -41,8 +40,8 @@ impl RunLock {
                 if holder.is_empty() { String::new() } else { format!(": {}", printable(holder.trim())) };
             let message = format!("another run writes to {}{holder}", folder.display());
             return Err(Problem::usage("folder-in-use", message).help(
-                "wait until it ends, or give this one a folder of its own with `--out DIR`; what both need \
-                 is computed once either way",
+                "wait until it ends, or give this run its own folder with `--out DIR`; results that both \
+                need are computed only once",
             ));
         };
         // The last holder may have been killed during a write.
@@ -65,13 +64,13 @@ impl RunLock {
             return Ok(());
         }
         let message = format!(
-            "the folder of results, {}, was deleted or replaced while the run was under way: the plan and \
-             the text beside the results are missing",
+            "the folder of results, {}, was deleted or replaced during the run: the plan and the source \
+            text are missing there",
             self.folder.display()
         );
         Err(Problem::run("results-gone", message).help(
-            "run the same command again: finished stages are kept in the store, so that only the results \
-             are written again",
+            "run the same command again: finished stages are kept in the store, so only the results are \
+            written again",
         ))
     }
 }

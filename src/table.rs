@@ -87,7 +87,7 @@ fn caption(table: &Table, runs: &[(String, &Plan)], seeds: &[u64], style: Style)
         format!("{} {}", if seeds.len() == 1 { "seed" } else { "seeds" }, seeds.join(", "))
     };
     let intervals = |_: &str, plan: &Plan, comparison: Option<&Comparison>| {
-        let own = comparison.map(|_| Intervals::of(seeds_of(plan, comparison).len()));
+        let own = comparison.map(|_| Intervals::for_seeds(seeds_of(plan, comparison).len()));
         // A merged table has none if its runs differ.
         let intervals = table.intervals.or(own.filter(|_| runs.len() > 1));
         intervals.map(|intervals| intervals.name().to_owned()).unwrap_or_default()
@@ -395,7 +395,7 @@ merging: pass@1, 8 samples a prompt, 200 prompts, seed 1; mean [95% interval ove
     }
 
     #[test]
-    fn what_a_run_took_is_beside_what_was_expected() {
+    fn table_shows_time_and_memory_beside_predictions() {
         let mut results = results(Vec::new());
         assert_eq!(whole(&results, 20.0, 3 << 30), "20.0 s, peak memory 3.00 GiB");
         (results.before_stages, results.predicted_memory) = (4.0, Some(1 << 30));

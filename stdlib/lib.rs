@@ -6,7 +6,7 @@
 /// Module name and text of every file, in alphabetical order. `build.rs` lists them.
 pub const MODULES: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/modules.rs"));
 
-/// The path that people see and the text of `std.<name>`.
+/// The displayed path and the text of the module `std.<name>`.
 pub fn module(name: &str) -> Option<(String, &'static str)> {
     MODULES
         .iter()
@@ -14,7 +14,7 @@ pub fn module(name: &str) -> Option<(String, &'static str)> {
         .map(|(module, text)| (format!("std:{module}.mopd"), *text))
 }
 
-/// What the library offers: a line `module name` for every public item.
+/// The index of the library: a line `module name` for every public item.
 pub fn index() -> &'static str {
     static INDEX: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
         let mut index = String::new();
@@ -34,8 +34,8 @@ pub fn index() -> &'static str {
     &INDEX
 }
 
-/// The text of a module of the library, or under `std` itself what [`index`] lists: what a checker asks its
-/// host for.
+/// The path and text of a module of the library, or of [`index`] for `std` itself: the checker asks its
+/// host for these.
 pub fn source(path: &[&str]) -> Option<(String, String)> {
     match path {
         ["std"] => Some(("std:".to_owned(), index().to_owned())),

@@ -1,4 +1,4 @@
-//! From a checked experiment to a plan.
+//! The compiler, from a checked experiment to a plan.
 
 #![deny(unsafe_code)]
 

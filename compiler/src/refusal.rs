@@ -1,4 +1,4 @@
-//! Refusals: what this version can't execute, reported by name at its place.
+//! Refusals: constructs that this version can't execute, reported by name at their place.
 
 use std::fmt::Display;
 
@@ -9,32 +9,32 @@ use mopd_lang::source::{FileId, Span};
 
 use crate::expr::roles::Role;
 
-/// A conversion from the language's types to the runtime's; its error is one refusal.
+/// The result of a conversion from the language's types to the runtime's. The error is one refusal.
 pub type Converted<T> = Result<T, Box<Diagnostic>>;
 
-/// The table that origins index, with the names of the current stage.
+/// The table that origins index, and the meaning of names in the current stage.
 #[derive(Clone, Copy)]
 pub struct Origins<'a> {
     pub spans: &'a [Span],
     /// The roles of the current stage.
     pub roles: &'a StageRoles,
-    /// The ladders that its rollouts depend on, in the order of the plan.
+    /// The ladders that the stage's rollouts depend on, in the order of the plan.
     pub ladders: &'a [Formula],
-    /// The models that are trained in turns in it, and the index of the current one.
+    /// The models that the stage trains in turns, and the index of the current one.
     pub learners: (&'a [JointMember], usize),
 }
 
-/// What the names of teachers refer to in a stage.
+/// The meaning of teachers' names in a stage.
 #[derive(Default)]
 pub struct StageRoles {
     /// The scorers after the reference, in order.
     pub named: Vec<NamedScorer>,
     pub sums: Vec<SummedTeachers>,
-    /// Those that may lack an input for a completion, or a discussion of its prompt.
+    /// The roles that may lack an input for a completion, or a discussion of its prompt.
     pub partial: Vec<Role>,
-    /// The panels of its members, in the order of the plan.
+    /// The panels whose members score, in the order of the plan.
     pub panels: Vec<PanelId>,
-    /// The teachers that a model writes feedback for, in the order of the plan.
+    /// The teachers for which a model writes feedback, in the order of the plan.
     pub feedback: Vec<TeacherId>,
     /// The learned schedules in the teachers' templates; this version runs a single one.
     pub learned: Vec<Formula>,
@@ -92,33 +92,37 @@ impl<'a> Origins<'a> {
         self.spans[origin.0 as usize]
     }
 
-    pub fn at(self, origin: Origin) -> At<'a> {
-        At { span: self.span(origin), roles: self.roles }
+    pub fn at(self, origin: Origin) -> FormulaContext<'a> {
+        FormulaContext { span: self.span(origin), roles: self.roles }
     }
 }
 
-/// The place of a formula, and what the names of teachers in it refer to.
+/// The place of a formula, and the meaning of teachers' names in it.
 #[derive(Clone, Copy)]
-pub struct At<'a> {
+pub struct FormulaContext<'a> {
     pub span: Span,
     pub roles: &'a StageRoles,
 }
 
-impl From<At<'_>> for Span {
-    fn from(at: At) -> Span {
+impl From<FormulaContext<'_>> for Span {
+    fn from(at: FormulaContext) -> Span {
         at.span
     }
 }
 
-/// The diagnostic that this version can't execute `construct`, a noun phrase.
+/// The diagnostic which says that this version can't execute `construct`, a noun phrase.
 pub fn refused(at: impl Into<Span>, construct: impl Display) -> Box<Diagnostic> {
-    Diagnostic::error(Code::NotSupported, at.into(), format!("{construct} is not supported yet"))
+    let construct = construct.to_string();
+    // A relative clause at the end of the noun phrase is closed.
+    let clause = construct.rsplit_once(", which ").map(|(_, clause)| clause);
+    let comma = if clause.is_some_and(|clause| !clause.contains(',')) { "," } else { "" };
+    Diagnostic::error(Code::NotSupported, at.into(), format!("{construct}{comma} is not supported yet"))
         .label("part of the language, but this version can't run it")
         .into()
 }
 
-/// The role of a stage that a checked role refers to.
-pub fn role(role: &CheckedRole, at: At) -> Converted<Role> {
+/// The role of the plan for a checked role.
+pub fn role(role: &CheckedRole, at: FormulaContext) -> Converted<Role> {
     if let Some(sum) = at.roles.sum(role) {
         let construct = format!("`{}`, teachers added up by `sum`, outside of a divergence", sum.name);
         let help =

@@ -4,7 +4,9 @@
 //! Numbers without their own source are for one pair of distributions over five tokens, the teacher's and the
 //! student's below, with gradients with respect to the student's logits.
 
-use mopd_compiler::audit::{Audit, Expected, ObjectiveUse, Sampler, ToyModel, Verdict, audit, expected};
+use mopd_compiler::audit::{
+    Audit, ExpectedGradient, ObjectiveUse, Sampler, ToyModel, Verdict, audit, expected,
+};
 use mopd_lang::experiment::{Objective, TeacherId};
 use mopd_lang::formula::Role;
 use mopd_lang::source::SourceFile;
@@ -31,11 +33,12 @@ fn term(value: &str) -> Objective {
     objective(&format!("term t = {value}"))
 }
 
-fn at(value: &str, student: &[f64], teacher: &[f64]) -> Expected {
-    expected(&term(value), 0, &ToyModel::of(student, teacher)).unwrap_or_else(|why| panic!("{value}: {why}"))
+fn at(value: &str, student: &[f64], teacher: &[f64]) -> ExpectedGradient {
+    expected(&term(value), 0, &ToyModel::from_distributions(student, teacher))
+        .unwrap_or_else(|why| panic!("{value}: {why}"))
 }
 
-fn here(value: &str) -> Expected {
+fn here(value: &str) -> ExpectedGradient {
     at(value, &STUDENT, &TEACHER)
 }
 
@@ -124,7 +127,7 @@ fn every_estimator_is_told_by_its_gradient() {
 #[test]
 fn off_policy_the_estimators_need_their_weight() {
     let sampler = [0.10, 0.20, 0.20, 0.20, 0.30];
-    let toy = || ToyModel::of(&STUDENT, &TEACHER).with(Role::Sampler, &sampler);
+    let toy = || ToyModel::from_distributions(&STUDENT, &TEACHER).with(Role::Sampler, &sampler);
     let on = |value: &str| expected(&term(value), 0, &toy()).expect("it can be enumerated").gradient;
     let k2 = "(live student.logp - teacher.logp)^2 / 2";
     close(&on(&format!("ratio * ({k2})")), &REVERSE, 1e-5);
@@ -214,7 +217,8 @@ fn declared_divergences_of_tiny_probabilities_are_the_known_ones() {
         let analysis = mopd_lang::analyse(SourceFile { path: "o.mopd".into(), text }, &|_| None);
         let own = analysis.objectives.first().unwrap_or_else(|| panic!("{:?}", analysis.diagnostics));
         for (student, teacher) in [(some, tiny), (tiny, some), (tiny, tiny)] {
-            let found = expected(&own.objective, 0, &ToyModel::of(&student, &teacher)).expect("a number");
+            let found = expected(&own.objective, 0, &ToyModel::from_distributions(&student, &teacher))
+                .expect("a number");
             let known = at(known, &student, &teacher);
             close(&[found.value], &[known.value], 1e-12);
             close(&found.gradient, &known.gradient, 1e-12);
@@ -336,7 +340,9 @@ fn three_ways_to_pool_teachers_are_three_objectives() {
     let find =
         |name: &str| named.iter().find(|role| role.name() == name).cloned().unwrap_or_else(|| role(0, name));
     let toy = |student: &[f64], pooled: &[f64]| {
-        ToyModel::of(student, pooled).with(find("first"), &TEACHER).with(find("second"), &second)
+        ToyModel::from_distributions(student, pooled)
+            .with(find("first"), &TEACHER)
+            .with(find("second"), &second)
     };
     let geometric = {
         let product: Vec<f64> = TEACHER.iter().zip(&second).map(|(a, b)| (a * b).sqrt()).collect();
@@ -417,7 +423,7 @@ fn masks_and_weights_bias_only_where_they_read_the_token() {
 }
 
 #[test]
-fn what_follows_a_token_counts_as_far_as_the_discount_says() {
+fn audit_discount_sets_how_much_later_tokens_count() {
     let with = |discount: &str| {
         verdict(&format!(
             "reward_to_go(student.logp - teacher.logp, discount: {discount}, over: sequence) * live \
@@ -470,7 +476,7 @@ fn a_schedule_is_looked_at_three_times() {
 }
 
 #[test]
-fn what_cant_be_enumerated_is_named() {
+fn audit_names_constructs_that_toy_models_lack() {
     for (value, why) in [
         ("live gaussian_kl(teacher || student)", "`gaussian_kl` is between continuous actions"),
         ("live mse(student.mean, teacher.mean)", "`mse` is between numbers"),

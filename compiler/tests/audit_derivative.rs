@@ -123,7 +123,7 @@ fn by_graph(objective: &plan::Objective) -> Vec<f64> {
 
 #[test]
 fn dual_numbers_and_symbolic_derivative_agree() {
-    let toy = ToyModel::of(&STUDENT, &TEACHER).with(formula::Role::Sampler, &SAMPLER);
+    let toy = ToyModel::from_distributions(&STUDENT, &TEACHER).with(formula::Role::Sampler, &SAMPLER);
     let mut moved = 0;
     for value in VALUES {
         let both = compiled(value);

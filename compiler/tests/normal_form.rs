@@ -73,7 +73,7 @@ fn factors_logarithms_shares_and_arguments_are_printed() {
 
 /// Long formulas are written out as well, and formulas inside formulas.
 #[test]
-fn nothing_is_cut() {
+fn normal_form_is_never_truncated() {
     let long = |last: &str| {
         let sum: Vec<String> =
             (0..25).map(|place| format!("{}.5 * student.top1 * teacher.top1", place + 1)).collect();
@@ -210,8 +210,8 @@ impl Chance {
 /// Value and gradient on toy models in which no two numbers are equal by chance.
 fn meaning(objective: &Objective) -> Option<Vec<f64>> {
     let toys = [
-        ToyModel::of(&[0.31, 0.29, 0.19, 0.15, 0.06], &[0.48, 0.24, 0.16, 0.08, 0.04]),
-        ToyModel::of(&[0.11, 0.19, 0.23, 0.41, 0.06], &[0.07, 0.43, 0.16, 0.21, 0.13]),
+        ToyModel::from_distributions(&[0.31, 0.29, 0.19, 0.15, 0.06], &[0.48, 0.24, 0.16, 0.08, 0.04]),
+        ToyModel::from_distributions(&[0.11, 0.19, 0.23, 0.41, 0.06], &[0.07, 0.43, 0.16, 0.21, 0.13]),
     ];
     let mut numbers = Vec::new();
     for toy in toys {

@@ -1,4 +1,4 @@
-"""An environment for `turns`: a table that nobody can know without asking.
+"""An environment for `turns`: a table that can only be known by asking.
 
 The student is told a key. Its first turn is what it looks up, its second one is its answer. Half a point for a
 key that the table has, and the other half for the value of the key that was asked for. Each seed has a table of

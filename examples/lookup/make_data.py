@@ -1,4 +1,4 @@
-"""Writes the data of `lookup.mopd`: the same every time."""
+"""Writes the data of `lookup.mopd`, the same every time."""
 
 import json
 from pathlib import Path

@@ -162,16 +162,28 @@ pub fn set_arithmetic(deterministic: bool, tf32: bool) {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::c_int;
+
     use super::*;
 
-    /// Where there is no GPU nothing is known and nothing fails.
+    /// Without a GPU, each function says that it did nothing; with one, the numbers fit together.
     #[test]
-    fn a_machine_without_a_gpu_is_no_error() {
-        if memory(0).is_none() {
-            reset_peak_memory(0);
-            empty_cache();
-            synchronize(0);
-            set_arithmetic(true, false);
+    fn functions_report_whether_there_is_a_gpu() {
+        let there = memory(0).is_some();
+        let done = [
+            ffi::mopd_reset_peak_memory(0),
+            ffi::mopd_empty_cache(),
+            ffi::mopd_synchronize(0),
+            ffi::mopd_set_arithmetic(1, 0),
+        ];
+        assert_eq!(done, [c_int::from(there); 4]);
+        // No machine has this one.
+        assert_eq!(memory(1 << 10), None);
+        if let Some(DeviceMemory { free, total, held, peak }) = memory(0) {
+            assert!(
+                0 < total && free <= total && held <= peak && peak <= total,
+                "{free} {total} {held} {peak}"
+            );
         }
     }
 }

@@ -1,4 +1,4 @@
-//! AdamW (arXiv:1711.05101, algorithm 2) in one pass: every number is read and written once.
+//! AdamW (arXiv:1711.05101, algorithm 2) in one pass over memory: every number is read and written once.
 
 use half::bf16;
 
@@ -7,12 +7,12 @@ use crate::lanes::LANES;
 use crate::thread_pool::DisjointSlices;
 use crate::{Scalar, with_cpu_features};
 
-/// The parameters to be moved.
+/// The parameters to update.
 pub enum AdamWParameters<'a> {
     F32(&'a mut [f32]),
-    /// A single-precision number in two halves: `high` is it, rounded to the nearest half-precision number,
-    /// and what the model computes with; `low` is the rest. Together they take the place of one number
-    /// and not of one and a half.
+    /// Each f32 number in two halves: `high` is the number rounded to the nearest bf16, which the model
+    /// computes with; `low` has the remaining bits. Together they take the memory of one f32, instead of that
+    /// of an f32 and a bf16.
     Split {
         high: &'a mut [bf16],
         low: &'a mut [i16],
@@ -27,7 +27,7 @@ pub enum AdamWGradient<'a> {
 }
 
 impl<'a> AdamWParameters<'a> {
-    /// The first so many, and the others.
+    /// Splits before index `middle`.
     pub fn split_at(self, middle: usize) -> [AdamWParameters<'a>; 2] {
         match self {
             AdamWParameters::F32(values) => {
@@ -59,21 +59,21 @@ impl AdamWGradient<'_> {
     }
 }
 
-/// The numbers of one step. Products are taken in single precision. `cuda/adamw.cu` has the same fields.
+/// The constants of one step. Products are taken in single precision. `cuda/adamw.cu` has the same fields.
 ///
-/// What is near 1 stands here as its distance from 1, taken in double precision: single precision would round
-/// most of that distance away, and the bias corrections would no longer fit the moments.
+/// Constants near 1 are stored as their distance from 1, computed in double precision: single precision would
+/// round most of that distance away, and the bias corrections would no longer match the moments.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct AdamWUpdate {
-    /// The gradient is multiplied by it: clipping.
+    /// The factor of the gradient, for clipping.
     pub scale: f32,
     /// 1 - beta1: the weight of a gradient in the first moment.
     pub mean_weight: f32,
     /// 1 - beta2: the weight of its square in the second.
     pub square_weight: f32,
     pub epsilon: f32,
-    /// Learning rate * weight decay: the share of a parameter that is taken off.
+    /// Learning rate * weight decay: the share of a parameter that is subtracted.
     pub decay: f32,
     /// Learning rate / (1 - beta1^t).
     pub rate: f32,
@@ -81,7 +81,7 @@ pub struct AdamWUpdate {
     pub correction: f32,
 }
 
-/// Numbers that a thread works through at a time.
+/// Numbers per piece of a thread's work.
 const PIECE: usize = 1 << 14;
 
 /// One step. All slices have the same length.
@@ -116,7 +116,7 @@ fn step_by<G: Scalar + Sync>(
             let parameters = DisjointSlices::new(parameters);
             cpu.parallel(|worker| {
                 for range in pieces(worker.range(length, PIECE)) {
-                    // SAFETY: workers have parts of their own.
+                    // SAFETY: workers have disjoint ranges.
                     let (parameters, mean, square) = unsafe {
                         (
                             parameters.slice_mut(range.clone()),
@@ -140,7 +140,7 @@ fn step_by<G: Scalar + Sync>(
             let (high, low) = (DisjointSlices::new(high), DisjointSlices::new(low));
             cpu.parallel(|worker| {
                 for range in pieces(worker.range(length, PIECE)) {
-                    // SAFETY: workers have parts of their own.
+                    // SAFETY: workers have disjoint ranges.
                     let (high, low, mean, square) = unsafe {
                         (
                             high.slice_mut(range.clone()),
@@ -163,7 +163,7 @@ fn step_by<G: Scalar + Sync>(
     }
 }
 
-/// The sum of squares, in f64. Not finite where some number is not.
+/// The sum of squares, in f64; not finite if an element is not.
 pub fn sum_of_squares(cpu: Cpu, gradient: AdamWGradient) -> f64 {
     match gradient {
         AdamWGradient::F32(gradient) => sum_of(cpu, gradient),
@@ -189,11 +189,11 @@ fn sum_of<G: Scalar + Sync>(cpu: Cpu, gradient: &[G]) -> f64 {
                     }
                 }
             });
-            // SAFETY: every piece has a number of its own.
+            // SAFETY: every piece has its own sum.
             unsafe { parts.slice_mut(piece..piece + 1)[0] = lanes.iter().sum() };
         }
     });
-    // By pieces, so that the sum does not depend on who summed what.
+    // Piece by piece, so that the sum does not depend on the number of threads.
     sums.iter().sum()
 }
 
@@ -206,23 +206,38 @@ fn pieces(range: std::ops::Range<usize>) -> impl Iterator<Item = std::ops::Range
 pub fn split(value: f32) -> (bf16, i16) {
     let bits = value.to_bits();
     let high = (bits.wrapping_add(0x8000) >> 16) as u16;
-    // What is left when the high half, as a whole number, is taken off: the wrapped difference of the low
-    // halves.
+    // The number's bits minus those of the high half, as integers: the wrapped difference of their low 16
+    // bits.
     (bf16::from_bits(high), bits as u16 as i16)
 }
 
-/// The low half of a number whose high one was rounded to the nearest, ties to the even one. Of a tie that
-/// went down there is none: it gets that of the nearest number below.
+/// The low half of a number whose high half was rounded to nearest, ties to even. A tie that was rounded down
+/// can't be represented: it gets the low half of the next smaller number.
 pub fn low_half(value: f32, high: bf16) -> i16 {
     let low = value.to_bits() as u16 as i16;
     if low == i16::MIN && u32::from(high.to_bits()) == value.to_bits() >> 16 { i16::MAX } else { low }
 }
 
-/// The number that [`split`] was given.
+/// The inverse of [`split`].
 pub fn joined(high: bf16, low: i16) -> f32 {
     // Rounding up carried 1 into the high half exactly where the low half is negative.
     let carried = u32::from(high.to_bits()).wrapping_sub(u32::from(low < 0));
     f32::from_bits((carried << 16) | u32::from(low as u16))
+}
+
+/// [`joined`] of each pair, in their order.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn joined_values(high: &[bf16], low: &[i16]) -> Vec<f32> {
+    assert!(high.len() == low.len(), "each high half has a low half");
+    let mut values = vec![0.0; high.len()];
+    with_cpu_features(|| {
+        for ((value, high), low) in values.iter_mut().zip(high).zip(low) {
+            *value = joined(*high, *low);
+        }
+    });
+    values
 }
 
 #[inline(always)]
@@ -239,7 +254,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn halves_make_the_number_and_the_high_one_is_the_nearest() {
+    fn split_f32_joins_to_the_same_and_the_high_half_is_the_nearest_bf16() {
         let mut bits = 1u32;
         for _ in 0..200_000 {
             bits = bits.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -260,7 +275,7 @@ mod tests {
         }
     }
 
-    /// What decay takes off and what the gradient does are added before the parameter is rounded: each alone
+    /// The changes by weight decay and by the gradient are added before the parameter is rounded: each alone
     /// may be less than half a unit in its last place.
     #[test]
     fn a_parameter_is_rounded_once() {
@@ -280,7 +295,7 @@ mod tests {
         assert_eq!(parameter, [1.0f32.next_down()]);
     }
 
-    /// Algorithm 2 in f64, over every form of parameters and gradient, by any number of threads.
+    /// Against algorithm 2 in f64, for all types of parameters and gradient and any number of threads.
     #[test]
     fn steps_equal_the_definition() {
         let length = PIECE + 777;

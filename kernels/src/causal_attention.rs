@@ -9,10 +9,10 @@ use std::ops::Range;
 
 use crate::Cpu;
 use crate::functions::exp;
-use crate::gemm::{Factor, Grid, multiply_small};
+use crate::gemm::{Factor, MatrixView, multiply_small};
 use crate::lanes::LANES;
 use crate::thread_pool::DisjointSlices;
-use crate::{Loop, Scalar, with_cpu_features};
+use crate::{Scalar, SimdKernel, with_cpu_features};
 
 /// The shape of a layer's attention.
 #[derive(Clone, Copy)]
@@ -77,9 +77,14 @@ fn part<'a, T>(
     first: usize,
     columns: usize,
     stride: usize,
-) -> Grid<'a, T> {
+) -> MatrixView<'a, T> {
     let begin = tokens.start * stride + first;
-    Grid::new(&numbers[begin..(tokens.end - 1) * stride + first + columns], tokens.len(), columns, stride)
+    MatrixView::new(
+        &numbers[begin..(tokens.end - 1) * stride + first + columns],
+        tokens.len(),
+        columns,
+        stride,
+    )
 }
 
 /// Checks that sequences are disjoint, because workers write to the rows of their own sequences.
@@ -110,7 +115,8 @@ pub(crate) fn forward<T: Factor + Send + Sync>(
                 let values = part(projected, &block.keys, heads.value(group), width, stride);
                 let queries = part(projected, &block.queries, head * width, width, stride);
                 weigh(heads, &block, queries, keys, &mut scores, &mut weights);
-                let weights = Grid::new(&weights, block.queries.len(), block.keys.len(), block.keys.len());
+                let weights =
+                    MatrixView::new(&weights, block.queries.len(), block.keys.len(), block.keys.len());
                 // SAFETY: the output has a row of `width` for every query of the block.
                 unsafe { multiply_small(weights, values, 0.0, output.as_mut_ptr(), width) };
                 for (query, output) in block.queries.clone().zip(output.chunks_exact(width)) {
@@ -131,8 +137,8 @@ pub(crate) fn forward<T: Factor + Send + Sync>(
 fn weigh<T: Factor>(
     heads: &AttentionHeads,
     block: &Block,
-    queries: Grid<T>,
-    keys: Grid<T>,
+    queries: MatrixView<T>,
+    keys: MatrixView<T>,
     scores: &mut Vec<f32>,
     weights: &mut Vec<T>,
 ) {
@@ -163,7 +169,7 @@ struct Softmax<'a, T> {
     weights: &'a mut [T],
 }
 
-impl<T: Scalar> Loop for Softmax<'_, T> {
+impl<T: Scalar> SimdKernel for Softmax<'_, T> {
     #[inline(always)]
     fn run(self) {
         let Softmax { scale, scores, weights } = self;
@@ -217,10 +223,10 @@ pub(crate) fn backward<T: Factor + Send + Sync>(
             let (sequence, group) = (&sequences[item / heads.groups], item % heads.groups);
             for head in group * per_group..(group + 1) * per_group {
                 for block in blocks(heads, sequence) {
-                    let given = Given { projected, attended, grad_attended, head, group, block };
+                    let inputs = AttentionInputs { projected, attended, grad_attended, head, group, block };
                     // SAFETY: workers have disjoint pairs of sequence and group, and therefore disjoint
                     // queries, keys and values.
-                    unsafe { given.backward(heads, &mut scratch, &grad_projected) };
+                    unsafe { inputs.backward(heads, &mut scratch, &grad_projected) };
                 }
             }
         }
@@ -228,7 +234,7 @@ pub(crate) fn backward<T: Factor + Send + Sync>(
 }
 
 /// A block of one head.
-struct Given<'a, T> {
+struct AttentionInputs<'a, T> {
     projected: &'a [T],
     attended: &'a [T],
     grad_attended: &'a [f32],
@@ -256,7 +262,7 @@ impl<T> Default for Scratch<T> {
     }
 }
 
-impl<T: Factor> Given<'_, T> {
+impl<T: Factor> AttentionInputs<'_, T> {
     /// With weights P, values V, outputs O = P V and scores S: dV = P' dO, dP = dO V', dS = P (dP - sum(dO
     /// O)), dQ = dS K, dK = dS' Q (arXiv:2205.14135, appendix B.4).
     ///
@@ -268,7 +274,7 @@ impl<T: Factor> Given<'_, T> {
         scratch: &mut Scratch<T>,
         grad_projected: &DisjointSlices<f32>,
     ) {
-        let Given { projected, attended, grad_attended, head, group, block } = self;
+        let AttentionInputs { projected, attended, grad_attended, head, group, block } = self;
         let (stride, width) = (heads.projected(), heads.width);
         let (rows, columns) = (block.queries.len(), block.keys.len());
         let keys = part(projected, &block.keys, heads.key(*group), width, stride);
@@ -285,7 +291,7 @@ impl<T: Factor> Given<'_, T> {
                 *to = T::from_f32(*from);
             }
         }
-        let grad_rows = Grid::new(grad_output, rows, width, width);
+        let grad_rows = MatrixView::new(grad_output, rows, width, width);
         // SAFETY: the buffer has that length.
         unsafe { multiply_small(grad_rows, values.transposed(), 0.0, grad_weights.as_mut_ptr(), columns) };
         for (row, query) in block.queries.clone().enumerate() {
@@ -299,8 +305,10 @@ impl<T: Factor> Given<'_, T> {
                 grad_scores: &mut grad_scores[range],
             });
         }
-        let (weights, grad_scores) =
-            (Grid::new(weights, rows, columns, columns), Grid::new(grad_scores, rows, columns, columns));
+        let (weights, grad_scores) = (
+            MatrixView::new(weights, rows, columns, columns),
+            MatrixView::new(grad_scores, rows, columns, columns),
+        );
         // SAFETY: these are rows of the block's tokens, `stride` apart, within the buffer; only the caller
         // accesses them.
         unsafe {
@@ -336,7 +344,7 @@ struct GradScores<'a, T> {
     grad_scores: &'a mut [T],
 }
 
-impl<T: Scalar> Loop for GradScores<'_, T> {
+impl<T: Scalar> SimdKernel for GradScores<'_, T> {
     #[inline(always)]
     fn run(self) {
         let GradScores { scale, output, grad_output, weights, grad_weights, grad_scores } = self;

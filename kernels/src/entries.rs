@@ -7,7 +7,7 @@ use crate::Cpu;
 use crate::functions::exp;
 use crate::lanes::{folded, summed};
 use crate::thread_pool::DisjointSlices;
-use crate::{Loop, with_cpu_features};
+use crate::{SimdKernel, with_cpu_features};
 
 /// The summand over the entries of a row; `l`, `r` are log-probabilities of the left and right side.
 #[derive(Clone, Copy)]
@@ -55,7 +55,7 @@ pub fn sums(cpu: Cpu, sum: Sum, width: usize, l: &[f32], r: &[f32], to: &mut [f3
             let range = piece(index, pieces, width);
             // SAFETY: every piece has its own sum.
             let to = unsafe { &mut places.slice_mut(index..index + 1)[0] };
-            with_cpu_features(Summed { sum, l: &l[range.clone()], r: &r[range], to });
+            with_cpu_features(RowSum { sum, l: &l[range.clone()], r: &r[range], to });
         }
     });
     for (to, parts) in to.iter_mut().zip(parts.chunks(pieces)) {
@@ -81,7 +81,7 @@ pub fn gradients(
             let range = piece(index, pieces, width);
             // SAFETY: pieces are disjoint.
             let to = unsafe { to.slice_mut(range.clone()) };
-            with_cpu_features(Graded {
+            with_cpu_features(RowGradient {
                 gradient,
                 l: &l[range.clone()],
                 r: &r[range],
@@ -98,17 +98,17 @@ fn piece(index: usize, pieces: usize, width: usize) -> Range<usize> {
     row + piece..row + (piece + PIECE).min(width)
 }
 
-struct Summed<'a> {
+struct RowSum<'a> {
     sum: Sum,
     l: &'a [f32],
     r: &'a [f32],
     to: &'a mut f32,
 }
 
-impl Loop for Summed<'_> {
+impl SimdKernel for RowSum<'_> {
     #[inline(always)]
     fn run(self) {
-        let Summed { sum, l, r, to } = self;
+        let RowSum { sum, l, r, to } = self;
         *to = match sum {
             Sum::Kl => summed(l, r, |l, r| {
                 let (p, q) = (exp(l), exp(r));
@@ -119,7 +119,7 @@ impl Loop for Summed<'_> {
     }
 }
 
-struct Graded<'a> {
+struct RowGradient<'a> {
     gradient: KlGradient,
     l: &'a [f32],
     r: &'a [f32],
@@ -127,10 +127,10 @@ struct Graded<'a> {
     to: &'a mut [f32],
 }
 
-impl Loop for Graded<'_> {
+impl SimdKernel for RowGradient<'_> {
     #[inline(always)]
     fn run(self) {
-        let Graded { gradient, l, r, factor, to } = self;
+        let RowGradient { gradient, l, r, factor, to } = self;
         if factor == 0.0 {
             return to.fill(0.0);
         }
@@ -161,7 +161,7 @@ mod tests {
         }
     }
 
-    /// Against double precision, whatever the threads; of equal sides exactly 0.
+    /// Against double precision, with any number of threads; exactly 0 for equal sides.
     #[test]
     fn sums_and_gradients_are_those_of_the_definition() {
         for (rows, width) in [(1, 7), (3, PIECE + 21), (2, 3 * PIECE)] {

@@ -51,13 +51,13 @@ impl CpuFeatures {
 }
 
 /// A loop that is compiled for each instruction set.
-pub trait Loop {
+pub trait SimdKernel {
     /// Must be `#[inline(always)]`: a called function would be compiled for the narrowest registers.
     fn run(self);
 }
 
 /// A closure is inlined where it is short.
-impl<F: FnOnce()> Loop for F {
+impl<F: FnOnce()> SimdKernel for F {
     #[inline(always)]
     fn run(self) {
         self();
@@ -66,15 +66,15 @@ impl<F: FnOnce()> Loop for F {
 
 /// Runs a loop with the widest registers that the CPU has. The choice changes no result, because the compiler
 /// neither fuses nor reorders operations.
-pub fn with_cpu_features(work: impl Loop) {
+pub fn with_cpu_features(work: impl SimdKernel) {
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-        fn with_avx512(work: impl Loop) {
+        fn with_avx512(work: impl SimdKernel) {
             work.run();
         }
         #[target_feature(enable = "avx2")]
-        fn with_avx2(work: impl Loop) {
+        fn with_avx2(work: impl SimdKernel) {
             work.run();
         }
         match CpuFeatures::detect() {

@@ -73,7 +73,7 @@ mod tests {
     use super::{Activation, exp, gelu};
 
     #[test]
-    fn both_forms_of_gelu_are_the_definition() {
+    fn gelu_equals_its_definition() {
         for step in -800..800 {
             let x = step as f32 / 100.0 + 0.003;
             let exact = f64::from(x);
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_the_exponential() {
+    fn exp_equals_the_exponential_in_f64() {
         for step in -8_690..8_790 {
             let x = step as f32 / 100.0 + 0.003;
             let expected = f64::from(x).exp();

@@ -5,7 +5,7 @@ use crate::Cpu;
 use crate::functions::Activation;
 use crate::lanes::LANES;
 use crate::thread_pool::DisjointSlices;
-use crate::{Loop, Scalar, with_cpu_features};
+use crate::{Scalar, SimdKernel, with_cpu_features};
 
 /// From rows of `[gate, up]`, `2 * inner` each: stores them in `kept`, and activation(gate) * up, `inner`
 /// each, in `product`.
@@ -43,7 +43,7 @@ struct Forward<'a, T> {
     product: &'a mut [T],
 }
 
-impl<T: Scalar> Loop for Forward<'_, T> {
+impl<T: Scalar> SimdKernel for Forward<'_, T> {
     #[inline(always)]
     fn run(self) {
         // The match is outside of the loop, so that it is not evaluated for every number.
@@ -108,7 +108,7 @@ struct Backward<'a, T> {
     grad_up: &'a mut [T],
 }
 
-impl<T: Scalar> Loop for Backward<'_, T> {
+impl<T: Scalar> SimdKernel for Backward<'_, T> {
     #[inline(always)]
     fn run(self) {
         match self.activation {
@@ -167,7 +167,7 @@ struct Normalisation<'a, T> {
     grad_x: &'a mut [f32],
 }
 
-impl<T: Scalar> Loop for Normalisation<'_, T> {
+impl<T: Scalar> SimdKernel for Normalisation<'_, T> {
     #[inline(always)]
     fn run(self) {
         let Normalisation { epsilon, x, scale, grad_normed, grad_x } = self;

@@ -14,7 +14,7 @@ const TRANSPOSED: c_int = 112;
 
 /// A row-major matrix with a row stride, possibly read as its transpose.
 #[derive(Clone, Copy)]
-pub struct Grid<'a, T> {
+pub struct MatrixView<'a, T> {
     numbers: &'a [T],
     rows: usize,
     columns: usize,
@@ -24,31 +24,31 @@ pub struct Grid<'a, T> {
     transposed: bool,
 }
 
-impl<'a, T> Grid<'a, T> {
+impl<'a, T> MatrixView<'a, T> {
     /// `numbers` begin with the first row's first number.
-    pub fn new(numbers: &'a [T], rows: usize, columns: usize, stride: usize) -> Grid<'a, T> {
+    pub fn new(numbers: &'a [T], rows: usize, columns: usize, stride: usize) -> MatrixView<'a, T> {
         assert!(
             columns <= stride && (rows == 0 || (rows - 1) * stride + columns <= numbers.len()),
             "a matrix beyond its numbers"
         );
-        Grid { numbers, rows, columns, stride, transposed: false }
+        MatrixView { numbers, rows, columns, stride, transposed: false }
     }
 
     /// Its transpose.
-    pub fn transposed(self) -> Grid<'a, T> {
-        Grid { transposed: !self.transposed, ..self }
+    pub fn transposed(self) -> MatrixView<'a, T> {
+        MatrixView { transposed: !self.transposed, ..self }
     }
 
     /// Some of its columns.
-    pub fn columns(self, range: Range<usize>) -> Grid<'a, T> {
+    pub fn columns(self, range: Range<usize>) -> MatrixView<'a, T> {
         let [_, columns] = self.shape();
         assert!(range.start <= range.end && range.end <= columns, "a matrix has no such columns");
         let first = if self.transposed { range.start * self.stride } else { range.start };
         let numbers = &self.numbers[first.min(self.numbers.len())..];
         if self.transposed {
-            Grid { numbers, rows: range.len(), ..self }
+            MatrixView { numbers, rows: range.len(), ..self }
         } else {
-            Grid { numbers, columns: range.len(), ..self }
+            MatrixView { numbers, columns: range.len(), ..self }
         }
     }
 
@@ -58,7 +58,7 @@ impl<'a, T> Grid<'a, T> {
     }
 }
 
-impl<T: Scalar> Grid<'_, T> {
+impl<T: Scalar> MatrixView<'_, T> {
     fn at(&self, row: usize, column: usize) -> f32 {
         let (row, column) = if self.transposed { (column, row) } else { (row, column) };
         self.numbers[row * self.stride + column].as_f32()
@@ -71,16 +71,28 @@ pub trait Factor: Scalar {
     ///
     /// # Safety
     /// As for [`multiply_small`].
-    unsafe fn by_library(a: Grid<Self>, b: Grid<Self>, beta: f32, to: *mut f32, stride: usize) -> bool
+    unsafe fn by_library(
+        a: MatrixView<Self>,
+        b: MatrixView<Self>,
+        beta: f32,
+        to: *mut f32,
+        stride: usize,
+    ) -> bool
     where
         Self: Sized;
 }
 
 impl Factor for bf16 {
-    unsafe fn by_library(a: Grid<bf16>, b: Grid<bf16>, beta: f32, to: *mut f32, stride: usize) -> bool {
+    unsafe fn by_library(
+        a: MatrixView<bf16>,
+        b: MatrixView<bf16>,
+        beta: f32,
+        to: *mut f32,
+        stride: usize,
+    ) -> bool {
         let Some(gemm) = bf16_gemm() else { return false };
         let ([rows, inner], [_, columns]) = (a.shape(), b.shape());
-        let layout = |grid: &Grid<bf16>| if grid.transposed { TRANSPOSED } else { AS_IT_IS };
+        let layout = |grid: &MatrixView<bf16>| if grid.transposed { TRANSPOSED } else { AS_IT_IS };
         let [rows, columns, inner, stride_a, stride_b, stride] =
             [rows, columns, inner, a.stride, b.stride, stride].map(|size| size as c_int);
         let (from_a, from_b) = (a.numbers.as_ptr().cast(), b.numbers.as_ptr().cast());
@@ -108,10 +120,16 @@ impl Factor for bf16 {
 }
 
 impl Factor for f32 {
-    unsafe fn by_library(a: Grid<f32>, b: Grid<f32>, beta: f32, to: *mut f32, stride: usize) -> bool {
+    unsafe fn by_library(
+        a: MatrixView<f32>,
+        b: MatrixView<f32>,
+        beta: f32,
+        to: *mut f32,
+        stride: usize,
+    ) -> bool {
         let Some(gemm) = f32_gemm() else { return false };
         let ([rows, inner], [_, columns]) = (a.shape(), b.shape());
-        let layout = |grid: &Grid<f32>| if grid.transposed { c"T" } else { c"N" };
+        let layout = |grid: &MatrixView<f32>| if grid.transposed { c"T" } else { c"N" };
         let [rows, columns, inner, stride_a, stride_b, stride] =
             [rows, columns, inner, a.stride, b.stride, stride].map(|size| size as c_int);
         // A row-major matrix read column-major is its transpose; and (a b)' = b' a'.
@@ -143,7 +161,13 @@ impl Factor for f32 {
 /// # Safety
 /// The product's rows at `to` are valid for reads and writes, and no other thread accesses them during the
 /// call.
-pub unsafe fn multiply_small<T: Factor>(a: Grid<T>, b: Grid<T>, beta: f32, to: *mut f32, stride: usize) {
+pub unsafe fn multiply_small<T: Factor>(
+    a: MatrixView<T>,
+    b: MatrixView<T>,
+    beta: f32,
+    to: *mut f32,
+    stride: usize,
+) {
     let ([rows, inner], [inner_of_b, columns]) = (a.shape(), b.shape());
     assert!(inner == inner_of_b && columns <= stride, "matrices of other shapes");
     // SAFETY: the caller's promise.
@@ -166,14 +190,14 @@ pub unsafe fn multiply_small<T: Factor>(a: Grid<T>, b: Grid<T>, beta: f32, to: *
 mod tests {
     use super::*;
 
-    /// In both precisions, transposed or not, a part of a wider matrix, added to what is there or not.
+    /// Both precisions, transposed matrices, parts of wider matrices, with and without adding to the output.
     #[test]
     fn small_products_are_those_of_the_definition() {
-        fn grid<T>(numbers: &[T], rows: usize, columns: usize, transposed: bool) -> Grid<'_, T> {
+        fn grid<T>(numbers: &[T], rows: usize, columns: usize, transposed: bool) -> MatrixView<'_, T> {
             if transposed {
-                Grid::new(numbers, columns, rows, 11).transposed()
+                MatrixView::new(numbers, columns, rows, 11).transposed()
             } else {
-                Grid::new(numbers, rows, columns, 11)
+                MatrixView::new(numbers, rows, columns, 11)
             }
         }
         fn look<T: Factor>(numbers: impl Fn(usize, usize) -> Vec<T>) {

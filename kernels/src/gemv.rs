@@ -4,11 +4,11 @@
 //! a few times, so memory bandwidth bounds the time. A general product first packs the matrix into another
 //! layout; these loops read it in place, `[outputs, inputs]`, along the inputs.
 
-mod ahead;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod prefetch_cursor;
 mod rows;
 
 use std::mem::MaybeUninit;
@@ -16,7 +16,7 @@ use std::ops::Range;
 
 use half::bf16;
 
-use self::ahead::{Ahead, Onward};
+use self::prefetch_cursor::{PrefetchCursor, WeightsToPrefetch};
 use self::rows::{COPIES, StridedRows};
 use crate::lanes::LANES;
 use crate::thread_pool::DisjointSlices;
@@ -122,7 +122,7 @@ pub unsafe fn multiply(
     assert!(range.end * x.inputs <= matrix.elements(), "the matrix has no such outputs");
     let (rows, features) = (x.count(), CpuFeatures::detect());
     let row_bytes = x.inputs * matrix.element();
-    let onward = Onward { matrix, inputs: x.inputs, left: range.end, next };
+    let onward = WeightsToPrefetch { matrix, inputs: x.inputs, left: range.end, next };
     let wide = is_wide(matrix, features);
     let most_rows = if wide { 8 } else { 4 };
     let passes = rows.div_ceil(most_rows);
@@ -143,7 +143,7 @@ pub unsafe fn multiply(
     } else {
         block * row_bytes
     };
-    let mut ahead = Ahead::new(onward, range.start, distance, passes);
+    let mut ahead = PrefetchCursor::new(onward, range.start, distance, passes);
     for start in range.clone().step_by(block) {
         let outputs = start..(start + block).min(range.end);
         let mut row = 0;
@@ -222,7 +222,7 @@ impl Strip<'_> {
         &self,
         tile: (usize, usize),
         features: CpuFeatures,
-        ahead: &mut Ahead,
+        ahead: &mut PrefetchCursor,
         carried: &mut Carried,
         sums: &mut StripSums,
     ) {
@@ -252,7 +252,7 @@ impl Strip<'_> {
     unsafe fn of<const R: usize, const O: usize>(
         &self,
         features: CpuFeatures,
-        ahead: &mut Ahead,
+        ahead: &mut PrefetchCursor,
         carried: &mut Carried,
         sums: &mut StripSums,
     ) {
@@ -280,7 +280,7 @@ impl Strip<'_> {
         &self,
         place: usize,
         features: CpuFeatures,
-        ahead: &mut Ahead,
+        ahead: &mut PrefetchCursor,
         carried: &mut MaybeUninit<Registers>,
         to: &mut StripSums,
     ) {
@@ -428,8 +428,8 @@ mod tests {
         }
     }
 
-    /// What a row gives does not depend on the rows beside it: neither on how many there are, nor on whether
-    /// its inputs are summed part by part.
+    /// A row's outputs do not depend on the other rows: neither on their number, nor on whether inputs are
+    /// summed part by part.
     #[test]
     fn products_do_not_depend_on_the_batch() {
         for (inputs, outputs) in [(83, 29), (1700, 26), (2048, 27), (9000, 25)] {

@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_number_counts_once() {
+    fn folds_over_lanes_count_every_number_once() {
         for count in [0usize, 1, 15, 16, 17, 64, 71] {
             let numbers: Vec<f32> = (1..=count).map(|number| number as f32).collect();
             let sum = (count * (count + 1) / 2) as f32;

@@ -57,7 +57,7 @@ pub mod tensor;
 pub mod thread_pool;
 mod training;
 
-pub use features::{CpuFeatures, Loop, with_cpu_features};
+pub use features::{CpuFeatures, SimdKernel, with_cpu_features};
 pub use scalar::{Scalar, round_to_bf16, round_to_bf16_in_place};
 pub use thread_pool::Cpu;
 pub use training::TrainingScalar;

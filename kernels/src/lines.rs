@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_begin_at_a_line() {
+    fn buffers_begin_at_a_cache_line() {
         let mut lines = Lines::<bf16>::default();
         assert!(lines.is_empty());
         for length in [33, 1, 100] {

@@ -16,7 +16,7 @@ use crate::lanes::{LANES, folded, summed};
 use crate::lines::LINE;
 #[cfg(target_arch = "x86_64")]
 pub use crate::registers::LoadF32;
-use crate::{CpuFeatures, Loop, Scalar, with_cpu_features};
+use crate::{CpuFeatures, Scalar, SimdKernel, with_cpu_features};
 
 /// On other architectures, numbers are read one by one.
 #[cfg(not(target_arch = "x86_64"))]
@@ -31,7 +31,7 @@ pub const PAGE: usize = LANES;
 
 /// The cached keys and values of one row and one key-value head: `[PAGE, head width]` keys and as many values
 /// per page.
-pub struct Cached<'a, T> {
+pub struct CachedKeysValues<'a, T> {
     pages: &'a [*mut u8],
     /// Offsets of keys and values in every page, in numbers.
     begin: [usize; 2],
@@ -39,17 +39,17 @@ pub struct Cached<'a, T> {
     numbers: PhantomData<&'a mut [T]>,
 }
 
-impl<T> Clone for Cached<'_, T> {
+impl<T> Clone for CachedKeysValues<'_, T> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<T> Copy for Cached<'_, T> {}
+impl<T> Copy for CachedKeysValues<'_, T> {}
 
-impl<'a, T: Copy> Cached<'a, T> {
-    pub fn new(pages: &'a [*mut u8], begin: [usize; 2], width: usize) -> Cached<'a, T> {
-        Cached { pages, begin, width, numbers: PhantomData }
+impl<'a, T: Copy> CachedKeysValues<'a, T> {
+    pub fn new(pages: &'a [*mut u8], begin: [usize; 2], width: usize) -> CachedKeysValues<'a, T> {
+        CachedKeysValues { pages, begin, width, numbers: PhantomData }
     }
 
     /// The key and the value at position `place`.
@@ -68,7 +68,7 @@ impl<'a, T: Copy> Cached<'a, T> {
     /// The keys (`which` 0) or values (1) of `page` at positions in `places`, of which it has at least one.
     ///
     /// # Safety
-    /// As for [`Cached::slots`], but other code may read.
+    /// As for [`CachedKeysValues::slots`], but other code may read.
     #[inline(always)]
     unsafe fn piece(&self, which: usize, page: usize, places: &Range<usize>) -> &'a [T] {
         let (first, end) = (places.start.max(page * PAGE), places.end.min((page + 1) * PAGE));
@@ -82,7 +82,7 @@ impl<'a, T: Copy> Cached<'a, T> {
 }
 
 #[cfg(target_arch = "x86_64")]
-impl<T: Copy> Cached<'_, T> {
+impl<T: Copy> CachedKeysValues<'_, T> {
     /// The address of the next page's keys or values; for the last page, its own.
     #[inline(always)]
     fn ahead(&self, which: usize, page: usize, places: &Range<usize>) -> *const T {
@@ -129,10 +129,10 @@ pub struct ScoreRule {
 /// `scratch` is reused between calls.
 ///
 /// # Safety
-/// As for [`Cached::slots`], but other code may read the keys and values.
+/// As for [`CachedKeysValues::slots`], but other code may read the keys and values.
 pub unsafe fn attend<T: LoadF32>(
     queries: &[f32],
-    cached: Cached<T>,
+    cached: CachedKeysValues<T>,
     places: Range<usize>,
     scores: ScoreRule,
     scratch: &mut Vec<f32>,
@@ -141,21 +141,22 @@ pub unsafe fn attend<T: LoadF32>(
     let width = cached.width;
     assert!(queries.len() == attended.len() && queries.len().is_multiple_of(width));
     assert!(places.start < places.end && places.end <= cached.pages.len() * PAGE);
-    Seen { width, cached, places: [places.start, places.end], scores }.by(queries, scratch, attended);
+    AttendedKeysValues { width, cached, places: [places.start, places.end], scores }
+        .by(queries, scratch, attended);
 }
 
 /// The keys and values that queries attend to.
 #[derive(Clone, Copy)]
-struct Seen<'a, T: Copy> {
+struct AttendedKeysValues<'a, T: Copy> {
     width: usize,
     /// Readable at `places`, by the promise to [`attend`].
-    cached: Cached<'a, T>,
+    cached: CachedKeysValues<'a, T>,
     /// Start and end of the range of positions.
     places: [usize; 2],
     scores: ScoreRule,
 }
 
-impl<T: LoadF32> Seen<'_, T> {
+impl<T: LoadF32> AttendedKeysValues<'_, T> {
     fn by(self, queries: &[f32], scratch: &mut Vec<f32>, attended: &mut [f32]) {
         let width = self.width;
         #[cfg(target_arch = "x86_64")]
@@ -183,36 +184,40 @@ impl<T: LoadF32> Seen<'_, T> {
                     }
                 }),
                 CpuFeatures::Any => {
-                    parts.for_each(|(queries, attended)| self.plainly(queries, scratch, attended))
+                    parts.for_each(|(queries, attended)| self.attend_one_by_one(queries, scratch, attended))
                 }
             }
             return;
         }
-        self.plainly(queries, scratch, attended);
+        self.attend_one_by_one(queries, scratch, attended);
     }
 
     /// Computes one query after the other.
-    fn plainly(self, queries: &[f32], scratch: &mut Vec<f32>, attended: &mut [f32]) {
+    fn attend_one_by_one(self, queries: &[f32], scratch: &mut Vec<f32>, attended: &mut [f32]) {
         let width = self.width;
         for (query, attended) in queries.chunks_exact(width).zip(attended.chunks_exact_mut(width)) {
-            with_cpu_features(Plain { query, seen: self, scratch: &mut *scratch, attended });
+            with_cpu_features(PortableAttention { query, seen: self, scratch: &mut *scratch, attended });
         }
     }
 }
 
 /// One query, in loops that the compiler vectorises.
-struct Plain<'a, T: Copy> {
+struct PortableAttention<'a, T: Copy> {
     query: &'a [f32],
-    seen: Seen<'a, T>,
+    seen: AttendedKeysValues<'a, T>,
     scratch: &'a mut Vec<f32>,
     attended: &'a mut [f32],
 }
 
-impl<T: Scalar> Loop for Plain<'_, T> {
+impl<T: Scalar> SimdKernel for PortableAttention<'_, T> {
     #[inline(always)]
     fn run(self) {
-        let Plain { query, seen: Seen { width, cached, places: [first, end], scores }, scratch, attended } =
-            self;
+        let PortableAttention {
+            query,
+            seen: AttendedKeysValues { width, cached, places: [first, end], scores },
+            scratch,
+            attended,
+        } = self;
         let places = first..end;
         // Not by extending the vector from an iterator: that would call a function that is compiled for the
         // narrowest registers.
@@ -305,12 +310,12 @@ mod tests {
         scores: ScoreRule,
     ) {
         let block = PAGE * width;
-        // Something stands before, between and behind.
+        // NaN stands before, between and after the two blocks.
         let begin = [3, 3 + block + 5];
         let mut pages: Vec<Vec<T>> =
             vec![vec![T::from_f32(f32::NAN); 2 * block + 10]; places.end.div_ceil(PAGE)];
         let starts: Vec<*mut u8> = pages.iter_mut().map(|page| page.as_mut_ptr().cast()).collect();
-        let mut cached = Cached::<T>::new(&starts, begin, width);
+        let mut cached = CachedKeysValues::<T>::new(&starts, begin, width);
         for place in 0..places.end {
             // SAFETY: the pages have these blocks.
             let slots = unsafe { cached.slots(place) };

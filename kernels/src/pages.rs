@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::lines::Lines;
-use crate::paged_attention::Cached;
+use crate::paged_attention::CachedKeysValues;
 pub use crate::paged_attention::PAGE;
 
 /// The layout of keys and values in a page: `[layers, 2, key-value heads, PAGE, head width]`.
@@ -213,7 +213,7 @@ impl Pages {
         );
         let mut starts = Vec::new();
         self.starts(sequence, &mut starts);
-        let cached = |group| Cached::<T>::new(&starts, self.layout.places(layer, group), width);
+        let cached = |group| CachedKeysValues::<T>::new(&starts, self.layout.places(layer, group), width);
         for group in 0..groups {
             let mut cached = cached(group);
             for token in 0..sequence.length {
@@ -276,9 +276,9 @@ mod tests {
         assert_eq!(pages.held(), 0);
     }
 
-    /// Else it would be memory of somebody else.
+    /// Unsafe code relies on these checks: without them, it would access other memory.
     #[test]
-    fn what_a_page_has_not_is_refused() {
+    fn pages_refuse_foreign_and_out_of_range_access() {
         let refused = |attempt: &dyn Fn()| {
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(attempt)).expect_err("a panic");
         };
@@ -330,7 +330,8 @@ mod tests {
             let mut starts = Vec::new();
             pages.starts(sample, &mut starts);
             for (layer, group) in [(0, 0), (1, 1)] {
-                let mut cached = Cached::<f32>::new(&starts, pages.layout().places(layer, group), 4);
+                let mut cached =
+                    CachedKeysValues::<f32>::new(&starts, pages.layout().places(layer, group), 4);
                 // SAFETY: the sample has the pages.
                 unsafe { cached.slots(tokens) }.into_iter().for_each(|slot| slot.fill(index as f32));
                 for token in 0..tokens {

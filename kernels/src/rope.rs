@@ -6,7 +6,7 @@ use crate::Cpu;
 use crate::causal_attention::AttentionHeads;
 use crate::lanes::LANES;
 use crate::thread_pool::DisjointSlices;
-use crate::{Loop, Scalar, with_cpu_features};
+use crate::{Scalar, SimdKernel, with_cpu_features};
 
 /// The operations on a token's projections, whose heads are in the order of [`AttentionHeads::projected`].
 #[derive(Clone, Copy)]
@@ -99,7 +99,7 @@ struct Forward<'a, T> {
     scratch: &'a mut [f32],
 }
 
-impl<T: Scalar> Loop for Forward<'_, T> {
+impl<T: Scalar> SimdKernel for Forward<'_, T> {
     #[inline(always)]
     fn run(self) {
         let Forward { epilogue, token, projected, mut read, output, scratch } = self;
@@ -212,7 +212,7 @@ struct Backward<'a, T> {
     scratch: &'a mut [f32],
 }
 
-impl<T: Scalar> Loop for Backward<'_, T> {
+impl<T: Scalar> SimdKernel for Backward<'_, T> {
     #[inline(always)]
     fn run(self) {
         let Backward { epilogue, token, grad_output, mut norm, grad_projected, scratch } = self;

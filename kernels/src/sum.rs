@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_number_is_in_the_sum_once() {
+    fn sum_counts_every_number_once() {
         for length in [0, 1, 63, 64, 65, 321, 1000] {
             let numbers: Vec<f32> = (0..length).map(|number| number as f32).collect();
             for threads in 1..4 {

@@ -26,7 +26,7 @@ use crate::CpuFeatures;
 /// The environment variable that turns this module off.
 pub const SWITCH: &str = "MOPD_LIBRARY_SYMBOLS";
 
-fn on() -> bool {
+fn is_enabled() -> bool {
     static ON: OnceLock<bool> = OnceLock::new();
     *ON.get_or_init(|| std::env::var_os(SWITCH).is_none_or(|value| value != "off"))
 }
@@ -36,7 +36,7 @@ fn on() -> bool {
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 #[unsafe(no_mangle)]
 pub extern "C" fn mkl_serv_intel_cpu_true() -> c_int {
-    c_int::from(on() || by_the_library())
+    c_int::from(is_enabled() || by_the_library())
 }
 
 /// The result of oneMKL's own version.
@@ -72,7 +72,7 @@ extern "C" fn ask_for_reproducible_products() {
 fn find(name: &CStr) -> Option<*mut c_void> {
     // SAFETY: the name is a C string; the handle means all libraries that are loaded already.
     let address = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
-    (on() && !address.is_null()).then_some(address)
+    (is_enabled() && !address.is_null()).then_some(address)
 }
 
 /// `C = alpha op(A) op(B) + beta C` with A and B of bf16.

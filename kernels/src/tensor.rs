@@ -3,8 +3,14 @@
 //! Several tensors may share memory (a parameter is a view of its model's vector), so that a `&mut Tensor`
 //! does not guarantee exclusive access to its numbers. Therefore borrows are checked at run time, as by
 //! [`std::cell::RefCell`]: a mutable borrow of memory that is borrowed already, or any borrow of memory that
-//! is borrowed mutably, panics. Accesses by libtorch's own operators are not tracked: they must not be called
-//! on memory that is borrowed mutably.
+//! is borrowed mutably, panics.
+//!
+//! What a safe caller can rely on: no two borrows of this module conflict, from any thread and through any
+//! tensor. What it must ensure itself, since nothing checks it: **while a borrow lives, no operator of
+//! libtorch writes that memory, and while a mutable one lives, none reads it**, through this tensor or
+//! another that shares its memory. (`tch` has the same gap: its tensors can be cloned, sent to a thread, and
+//! written there.) So a borrow stays within the function that takes it, between two operators. An
+//! [`OwnedView`] may live longer: it has the weights of a model that is not trained meanwhile.
 
 use std::ffi::c_int;
 use std::ops::{Deref, DerefMut, Range};
@@ -15,7 +21,7 @@ use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use crate::Cpu;
 use crate::features::CpuFeatures;
-use crate::gemm::{Grid, multiply_small};
+use crate::gemm::{MatrixView, multiply_small};
 use crate::symbols::bf16_gemm;
 
 /// An element type of tensors.
@@ -42,33 +48,34 @@ macro_rules! elements {
 elements!(f32 => Float, f64 => Double, bf16 => BFloat16, f16 => Half, i16 => Int16);
 
 /// A borrow of a range of memory, in bytes; `exclusive` if mutable.
-struct Loan {
+struct StorageBorrow {
     range: Range<usize>,
     exclusive: bool,
 }
 
 /// All current borrows. There are only a few at a time, so a list is fastest.
-static LENT: Mutex<Vec<(Range<usize>, bool)>> = Mutex::new(Vec::new());
+static ACTIVE_BORROWS: Mutex<Vec<(Range<usize>, bool)>> = Mutex::new(Vec::new());
 
-impl Loan {
-    fn new(start: usize, bytes: usize, exclusive: bool) -> Loan {
+impl StorageBorrow {
+    fn new(start: usize, bytes: usize, exclusive: bool) -> StorageBorrow {
         let range = start..start + bytes;
-        let mut lent = LENT.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lent = ACTIVE_BORROWS.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = lent.iter().any(|(other, writes)| {
             (exclusive || *writes) && range.start < other.end && other.start < range.end
         });
         if taken {
             drop(lent);
-            panic!("a tensor's memory is lent already");
+            let access = if exclusive { "mutably" } else { "immutably" };
+            panic!("cannot borrow a tensor's storage of {bytes} bytes {access}: it is already borrowed");
         }
         lent.push((range.clone(), exclusive));
-        Loan { range, exclusive }
+        StorageBorrow { range, exclusive }
     }
 }
 
-impl Drop for Loan {
+impl Drop for StorageBorrow {
     fn drop(&mut self) {
-        let mut lent = LENT.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lent = ACTIVE_BORROWS.lock().unwrap_or_else(PoisonError::into_inner);
         let own = lent.iter().rposition(|(range, writes)| *range == self.range && *writes == self.exclusive);
         if let Some(own) = own {
             lent.swap_remove(own);
@@ -79,13 +86,13 @@ impl Drop for Loan {
 /// A shared borrow of a tensor's numbers.
 pub struct View<'a, T> {
     numbers: &'a [T],
-    _loan: Loan,
+    _borrow: StorageBorrow,
 }
 
 /// A mutable borrow of a tensor's numbers.
 pub struct ViewMut<'a, T> {
     numbers: &'a mut [T],
-    _loan: Loan,
+    _borrow: StorageBorrow,
 }
 
 impl<T> Deref for View<'_, T> {
@@ -114,33 +121,34 @@ fn is_here<T: Element>(tensor: &Tensor) -> bool {
     tensor.device() == Device::Cpu && tensor.kind() == T::KIND && tensor.is_contiguous()
 }
 
-/// Borrows a tensor's numbers; `None` unless they are of type `T`, contiguous and on the CPU.
+/// Borrows a tensor's numbers; `None` unless they are of type `T`, contiguous and on the CPU. No operator of
+/// libtorch may write them meanwhile, as the head of this module says.
 ///
 /// # Panics
 /// If they are borrowed mutably.
 pub fn view<T: Element>(tensor: &Tensor) -> Option<View<'_, T>> {
     is_here::<T>(tensor).then(|| {
         let (start, length) = (tensor.data_ptr(), tensor.numel());
-        let _loan = Loan::new(start.addr(), length * size_of::<T>(), false);
-        // SAFETY: there are `numel` numbers of that type while the tensor lives, and nobody writes them while
-        // they are borrowed.
-        View { numbers: unsafe { slice(start.cast(), length) }, _loan }
+        let _borrow = StorageBorrow::new(start.addr(), length * size_of::<T>(), false);
+        // SAFETY: there are `numel` numbers of that type while the tensor lives. No mutable borrow of them
+        // exists, by the loan, and no operator writes them, by the contract of this module.
+        View { numbers: unsafe { slice(start.cast(), length) }, _borrow }
     })
 }
 
-/// As [`view`], but mutable.
+/// As [`view`], but mutable: no operator of libtorch may read or write the numbers meanwhile.
 ///
 /// # Panics
 /// If some of them are borrowed.
 pub fn view_mut<T: Element>(tensor: &mut Tensor) -> Option<ViewMut<'_, T>> {
     is_here::<T>(tensor).then(|| {
         let (start, length) = (tensor.data_ptr(), tensor.numel());
-        let _loan = Loan::new(start.addr(), length * size_of::<T>(), true);
-        // SAFETY: as above, and nobody reads them while they are borrowed mutably.
+        let _borrow = StorageBorrow::new(start.addr(), length * size_of::<T>(), true);
+        // SAFETY: as above, and by loan and contract nothing reads them while they are borrowed mutably.
         let numbers = unsafe {
             if length == 0 { &mut [][..] } else { std::slice::from_raw_parts_mut(start.cast::<T>(), length) }
         };
-        ViewMut { numbers, _loan }
+        ViewMut { numbers, _borrow }
     })
 }
 
@@ -153,28 +161,29 @@ unsafe fn slice<'a, T>(start: *const T, length: usize) -> &'a [T] {
 
 /// A tensor together with a shared borrow of its numbers, which can be read from any thread while this value
 /// lives.
-pub struct Held<T> {
+pub struct OwnedView<T> {
     start: *const T,
     length: usize,
-    _loan: Loan,
+    _borrow: StorageBorrow,
     _tensor: Mutex<Tensor>,
 }
 
-// SAFETY: the tensor is only kept alive; its numbers are only read, and nobody writes them while borrowed.
-unsafe impl<T: Sync> Sync for Held<T> {}
+// SAFETY: the tensor is only kept alive; its numbers are only read, and nothing writes them while borrowed,
+// by the loan and the contract of this module.
+unsafe impl<T: Sync> Sync for OwnedView<T> {}
 // SAFETY: as above.
-unsafe impl<T: Sync> Send for Held<T> {}
+unsafe impl<T: Sync> Send for OwnedView<T> {}
 
-impl<T: Element> Held<T> {
+impl<T: Element> OwnedView<T> {
     /// `None` where [`view`] returns `None`.
-    pub fn new(tensor: Tensor) -> Option<Held<T>> {
+    pub fn new(tensor: Tensor) -> Option<OwnedView<T>> {
         let (start, length) = (view::<T>(&tensor)?.as_ptr(), tensor.numel());
-        let _loan = Loan::new(start.addr(), length * size_of::<T>(), false);
-        Some(Held { start, length, _loan, _tensor: Mutex::new(tensor) })
+        let _borrow = StorageBorrow::new(start.addr(), length * size_of::<T>(), false);
+        Some(OwnedView { start, length, _borrow, _tensor: Mutex::new(tensor) })
     }
 }
 
-impl<T> AsRef<[T]> for Held<T> {
+impl<T> AsRef<[T]> for OwnedView<T> {
     fn as_ref(&self) -> &[T] {
         // SAFETY: the tensor lives as long as `self`, and is not written while its numbers are borrowed.
         unsafe { slice(self.start, self.length) }
@@ -182,13 +191,13 @@ impl<T> AsRef<[T]> for Held<T> {
 }
 
 /// A borrowed bf16 matrix, possibly transposed, with any row stride.
-struct Lent<'a> {
-    grid: Grid<'a, bf16>,
-    _loan: Loan,
+struct BorrowedMatrix<'a> {
+    grid: MatrixView<'a, bf16>,
+    _borrow: StorageBorrow,
 }
 
 /// Borrows a matrix; `None` where the matrix library's product can't read it.
-fn lend(matrix: &Tensor) -> Option<Lent<'_>> {
+fn borrow_matrix(matrix: &Tensor) -> Option<BorrowedMatrix<'_>> {
     let ([rows, columns], [down, across]) = (pair(matrix.size())?, pair(matrix.stride())?);
     let fits = matrix.device() == Device::Cpu
         && matrix.kind() == Kind::BFloat16
@@ -204,11 +213,11 @@ fn lend(matrix: &Tensor) -> Option<Lent<'_>> {
     };
     let length = (lines - 1) * stride + width;
     let start = matrix.data_ptr().cast_const().cast::<bf16>();
-    let _loan = Loan::new(start.addr(), length * size_of::<bf16>(), false);
-    // SAFETY: the range from the first number to the last lives as long as the tensor, and nobody writes it
-    // while it is borrowed.
-    let grid = Grid::new(unsafe { slice(start, length) }, lines, width, stride);
-    Some(Lent { grid: if transposed { grid.transposed() } else { grid }, _loan })
+    let _borrow = StorageBorrow::new(start.addr(), length * size_of::<bf16>(), false);
+    // SAFETY: the range from the first number to the last lives as long as the tensor, and no other code
+    // writes it while it is borrowed.
+    let grid = MatrixView::new(unsafe { slice(start, length) }, lines, width, stride);
+    Some(BorrowedMatrix { grid: if transposed { grid.transposed() } else { grid }, _borrow })
 }
 
 fn pair(of: Vec<i64>) -> Option<[i64; 2]> {
@@ -216,9 +225,9 @@ fn pair(of: Vec<i64>) -> Option<[i64; 2]> {
 }
 
 /// Borrows both factors, where the matrix library can multiply them.
-fn factors<'a>(a: &'a Tensor, b: &'a Tensor) -> Option<[Lent<'a>; 2]> {
+fn factors<'a>(a: &'a Tensor, b: &'a Tensor) -> Option<[BorrowedMatrix<'a>; 2]> {
     bf16_gemm()?;
-    Some([lend(a)?, lend(b)?])
+    Some([borrow_matrix(a)?, borrow_matrix(b)?])
 }
 
 /// `a b`, `[rows, inner]` times `[inner, columns]`, in f32 for any precision of the factors. Either may be a
@@ -230,7 +239,7 @@ pub fn multiply(_: Cpu, a: &Tensor, b: &Tensor) -> Tensor {
         return a.to_kind(Kind::Float).mm(&b.to_kind(Kind::Float));
     };
     let mut product = Tensor::empty([a.size()[0], b.size()[1]], (Kind::Float, Device::Cpu));
-    multiply_lent(&left, &right, 0.0, &mut product);
+    multiply_borrowed(&left, &right, 0.0, &mut product);
     product
 }
 
@@ -251,7 +260,8 @@ pub fn multiply_by_rows(_: Cpu, a: &Tensor, b: &[bf16], product: &mut Tensor, fi
         "a product of another shape"
     );
     let a = view::<bf16>(a).expect("rows in bf16, in order");
-    let (a, b) = (Grid::new(&a, rows, inner, inner), Grid::new(b, of_b, inner, inner).transposed());
+    let (a, b) =
+        (MatrixView::new(&a, rows, inner, inner), MatrixView::new(b, of_b, inner, inner).transposed());
     let mut numbers = view_mut::<f32>(product).expect("a product in f32, in order");
     if rows > 0 {
         // SAFETY: it writes some columns of each row of the product, which is `columns` wide.
@@ -265,14 +275,14 @@ pub fn add_product(_: Cpu, sum: &mut Tensor, a: &Tensor, b: &Tensor) {
     match factors(a, b) {
         Some([left, right]) => {
             assert!(sum.size() == [a.size()[0], b.size()[1]], "a sum of another shape");
-            multiply_lent(&left, &right, 1.0, sum);
+            multiply_borrowed(&left, &right, 1.0, sum);
         }
         None => drop(sum.addmm_(&a.to_kind(Kind::Float), &b.to_kind(Kind::Float))),
     }
 }
 
 /// Writes `a b + beta sum` to `sum`, which is f32, contiguous and of the product's shape.
-fn multiply_lent(a: &Lent, b: &Lent, beta: f32, sum: &mut Tensor) {
+fn multiply_borrowed(a: &BorrowedMatrix, b: &BorrowedMatrix, beta: f32, sum: &mut Tensor) {
     let ([rows, inner], [_, columns]) = (a.grid.shape(), b.grid.shape());
     if rows == 0 {
         return;
@@ -300,12 +310,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_that_is_lent_is_not_lent_for_writing() {
+    fn borrowed_storage_is_not_borrowed_mutably() {
         let whole = Tensor::zeros([6], (Kind::Float, Device::Cpu));
         let [mut first, mut again, mut other] =
             [(0, 3), (2, 2), (3, 3)].map(|(start, length)| whole.narrow(0, start, length));
-        let refused =
-            |lend: &mut dyn FnMut()| std::panic::catch_unwind(std::panic::AssertUnwindSafe(lend)).is_err();
+        let refused = |borrow_matrix: &mut dyn FnMut()| {
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(borrow_matrix)).is_err()
+        };
         {
             let _first = view_mut::<f32>(&mut first).unwrap();
             // Parts that are apart, of one vector.
@@ -317,7 +328,7 @@ mod tests {
             let _read = (view::<f32>(&whole).unwrap(), view::<f32>(&other).unwrap());
             assert!(refused(&mut || drop(view_mut::<f32>(&mut again))));
         }
-        let held = Held::<f32>::new(whole.shallow_clone()).unwrap();
+        let held = OwnedView::<f32>::new(whole.shallow_clone()).unwrap();
         assert!(refused(&mut || drop(view_mut::<f32>(&mut again))));
         assert_eq!(held.as_ref(), [0.0, 0.0, 0.0, 7.0, 7.0, 7.0]);
         drop(held);
@@ -329,8 +340,8 @@ mod tests {
         assert!(view_mut::<f32>(&mut Tensor::zeros([0], (Kind::Float, Device::Cpu))).unwrap().is_empty());
     }
 
-    /// Of two numbers in bf16 every product is exact in single precision, so all that may differ is the order
-    /// of the sum.
+    /// Every product of two bf16 numbers is exact in single precision, so results may differ only by the
+    /// order of the sums.
     #[test]
     fn products_are_those_in_single_precision() {
         let matrix = |rows: i64, columns: i64, seed: i64| {
@@ -347,7 +358,7 @@ mod tests {
         let b = [matrix(inner, columns, 2), matrix(columns, inner, 2).tr()];
         for a in &a {
             for b in &b {
-                assert!(lend(a).is_some() && lend(b).is_some());
+                assert!(borrow_matrix(a).is_some() && borrow_matrix(b).is_some());
                 let exact = a.to_kind(Kind::Double).mm(&b.to_kind(Kind::Double));
                 let product = multiply(cpu, a, b);
                 assert_eq!(product.kind(), Kind::Float);
@@ -387,7 +398,7 @@ mod tests {
         assert!(product.equal(&expected));
     }
 
-    /// As many columns as are multiplied at a time, and more; whole numbers, so that no order rounds.
+    /// One call's columns, and more; the numbers are integers, so that no order of sums rounds.
     #[test]
     fn wide_products_are_made_block_by_block() {
         let (rows, inner) = (3, 1 << 20);

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// The token that permits CPU loops, with their number of threads. The runtime creates it in one place, where
-/// it knows that its tensors are on the CPU.
+/// its tensors are known to be on the CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cpu {
     threads: usize,
@@ -218,8 +218,8 @@ pub struct DisjointSlices<'a, T> {
     _borrowed: std::marker::PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: it is a slice whose parts are handed out under the condition that [`DisjointSlices::slice_mut`]
-// states.
+// SAFETY: a part is used by one worker at a time, as [`DisjointSlices::slice_mut`] requires, so elements are
+// only sent. [`DisjointSlices::as_slice`] shares them, and requires `T: Sync`.
 unsafe impl<T: Send> Sync for DisjointSlices<'_, T> {}
 
 impl<'a, T> DisjointSlices<'a, T> {
@@ -232,7 +232,7 @@ impl<'a, T> DisjointSlices<'a, T> {
     }
 
     /// # Safety
-    /// Between two barriers, no element is in parts of two workers unless all of them only read it.
+    /// No element is in two parts that are used between the same two barriers.
     #[allow(clippy::mut_from_ref, reason = "the caller keeps the parts apart")]
     pub unsafe fn slice_mut(&self, range: Range<usize>) -> &mut [T] {
         assert!(range.start <= range.end && range.end <= self.length);
@@ -250,7 +250,10 @@ impl<'a, T> DisjointSlices<'a, T> {
 
     /// # Safety
     /// Until the next barrier no worker writes to the buffer.
-    pub unsafe fn as_slice(&self) -> &[T] {
+    pub unsafe fn as_slice(&self) -> &[T]
+    where
+        T: Sync,
+    {
         // SAFETY: in bounds, and shared by the caller's promise.
         unsafe { std::slice::from_raw_parts(self.start, self.length) }
     }
@@ -268,17 +271,17 @@ mod tests {
             parallel(count, |worker| {
                 for round in 0..50u64 {
                     let part = worker.range(37, 4);
-                    // SAFETY: parts are apart; a barrier stands between writing and reading.
+                    // SAFETY: parts are disjoint; a barrier separates writing and reading.
                     for (offset, value) in unsafe { a.slice_mut(part.clone()) }.iter_mut().enumerate() {
                         *value = round + (part.start + offset) as u64;
                     }
                     worker.barrier();
-                    // SAFETY: nobody writes `a` before the next barrier.
+                    // SAFETY: no worker writes `a` before the next barrier.
                     let sum = unsafe { a.as_slice() }.iter().sum::<u64>();
                     // SAFETY: parts are apart.
                     unsafe { b.slice_mut(part) }.fill(sum);
                     worker.barrier();
-                    // SAFETY: nobody writes `b` before the next barrier.
+                    // SAFETY: no worker writes `b` before the next barrier.
                     assert!(unsafe { b.as_slice() }.iter().all(|&value| value == 37 * round + 36 * 37 / 2));
                     worker.barrier();
                 }
@@ -309,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_ends_all() {
+    fn panic_of_one_worker_ends_all_workers() {
         let failed = std::panic::catch_unwind(|| {
             parallel(3, |worker| {
                 assert!(worker.index != 1, "on purpose");

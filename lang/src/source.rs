@@ -1,5 +1,5 @@
-//! Source files and positions in them. All code inside the compiler uses byte offsets; lines and columns are
-//! for people.
+//! Source files and positions in them. Code uses byte offsets internally; lines and columns are for
+//! people.
 
 /// A source file of this analysis: an index into [`Sources`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

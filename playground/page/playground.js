@@ -1,7 +1,7 @@
 "use strict";
-// The page around the program: asks it, and shows what it answers.
+// The page around the program: sends it requests, and shows its responses.
 
-/** The few calls of the system interface that the program makes: it reads its question and writes its answer. */
+/** The few system calls that the program makes: it reads its request and writes its response. */
 function system(question) {
   const input = new TextEncoder().encode(question);
   const written = [];
@@ -55,7 +55,7 @@ function system(question) {
     },
     sched_yield: () => done,
   };
-  // Whatever else is linked in is never needed: it says so if it is.
+  // Other calls are not needed; they return an error.
   const imports = new Proxy(calls, { get: (known, name) => known[name] ?? (() => absent), has: () => true });
   return {
     imports,

@@ -4,8 +4,8 @@
 
 #![forbid(unsafe_code)]
 
-use mopd_compiler::audit::{self, Audited};
-use mopd_compiler::trial::{self, NoTrial, Trial, TrialNumbers};
+use mopd_compiler::audit::{self, AuditedObjective};
+use mopd_compiler::trial::{self, Trial, TrialError, TrialNumbers};
 use mopd_lang::check::{Analysis, analyse_audited};
 use mopd_lang::diag::{self, Severity};
 use mopd_lang::experiment::Objective;
@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 
 #[derive(Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case")]
-enum Question {
+enum PlaygroundRequest {
     /// The results of `mopd check`, `mopd audit` and `mopd fmt`.
     Check { text: String },
     /// The result of `mopd try` for an objective; without numbers, it returns example numbers.
@@ -25,33 +25,33 @@ enum Question {
 
 #[derive(Debug, Serialize)]
 struct Checked {
-    diagnostics: Vec<Found>,
-    /// None if the text can't be parsed.
+    diagnostics: Vec<FoundDiagnostic>,
+    /// `None` if the text can't be parsed.
     formatted: Option<String>,
-    objectives: Vec<Described>,
+    objectives: Vec<DescribedObjective>,
 }
 
 #[derive(Debug, Serialize)]
-struct Found {
+struct FoundDiagnostic {
     severity: &'static str,
     code: &'static str,
     message: String,
     label: String,
     help: Option<String>,
-    /// UTF-16 places in the text, as a browser counts.
+    /// UTF-16 offsets in the text, as browsers count.
     start: usize,
     end: usize,
-    /// The text of `mopd explain`.
+    /// The page that `mopd explain` shows.
     page: &'static str,
 }
 
 #[derive(Debug, Serialize)]
-struct Described {
+struct DescribedObjective {
     name: String,
     models: Vec<String>,
-    /// What `mopd check` calls the slots of an objective.
+    /// The slots of the objective's normal form, by name.
     normal_form: Map<String, Value>,
-    /// For each term, what its gradient follows.
+    /// Each term, with the divergence that its gradient follows.
     audit: Vec<(String, Vec<String>)>,
     whole: Option<String>,
 }
@@ -63,8 +63,8 @@ fn main() {
 
 fn answered(question: &str) -> Value {
     match serde_json::from_str(question) {
-        Ok(Question::Check { text }) => json!(check(text)),
-        Ok(Question::Try { text, objective, numbers }) => match tried(text, &objective, numbers) {
+        Ok(PlaygroundRequest::Check { text }) => json!(check(text)),
+        Ok(PlaygroundRequest::Try { text, objective, numbers }) => match tried(text, &objective, numbers) {
             Ok(answer) => answer,
             Err(why) => json!({ "problem": why }),
         },
@@ -72,7 +72,7 @@ fn answered(question: &str) -> Value {
     }
 }
 
-/// A page has no files: the library's modules are all that a text can import.
+/// Finds a module of the library, the only files that a text in a page can import.
 fn library(name: &[&str]) -> Option<SourceFile> {
     let [folder, module] = name else { return None };
     let (path, text) = mopd_std::module(module).filter(|_| *folder == "std")?;
@@ -103,12 +103,12 @@ fn check(text: String) -> Checked {
     }
 }
 
-fn shown(found: &diag::Diagnostic, analysis: &Analysis, text: &str) -> Found {
+fn shown(found: &diag::Diagnostic, analysis: &Analysis, text: &str) -> FoundDiagnostic {
     let span = found.primary.span;
     let own = span.file == FileId(0);
     let units = |at: u32| text.get(..at as usize).unwrap_or(text).encode_utf16().count();
     let place = if own { String::new() } else { format!("in {}: ", analysis.sources.file(span.file).path) };
-    Found {
+    FoundDiagnostic {
         severity: match found.severity {
             Severity::Error => "error",
             Severity::Warning => "warning",
@@ -123,15 +123,15 @@ fn shown(found: &diag::Diagnostic, analysis: &Analysis, text: &str) -> Found {
     }
 }
 
-/// Every objective, as the stages use it where they do.
-fn described(analysis: &Analysis) -> Vec<Described> {
-    let of = |Audited { models, audit }: Audited| {
+/// Every objective; if stages use it, as they use it.
+fn described(analysis: &Analysis) -> Vec<DescribedObjective> {
+    let of = |AuditedObjective { models, audit }: AuditedObjective| {
         let objective = objective(analysis, models.first().unwrap_or(&audit.objective))?;
         let normal_form = match json!(mopd_compiler::normal_form(objective, None)) {
             Value::Object(slots) => slots,
             _ => Map::new(),
         };
-        Some(Described {
+        Some(DescribedObjective {
             name: audit.objective.clone(),
             models,
             normal_form,
@@ -162,8 +162,8 @@ fn tried(text: String, name: &str, numbers: Option<Value>) -> Result<Value, Stri
     let numbers: TrialNumbers = serde_json::from_value(numbers).map_err(|error| error.to_string())?;
     match trial::run(objective, &analysis.origins, &numbers) {
         Ok(trial) => Ok(table(&trial)),
-        Err(NoTrial::Objective(found)) => Err(found.message),
-        Err(NoTrial::Numbers(faults)) => Err(faults.join("; ")),
+        Err(TrialError::Objective(found)) => Err(found.message),
+        Err(TrialError::Numbers(faults)) => Err(faults.join("; ")),
     }
 }
 
@@ -248,7 +248,7 @@ model pair = train {
     }
 
     #[test]
-    fn what_is_wrong_has_its_place_as_a_browser_counts() {
+    fn diagnostics_have_utf16_offsets() {
         let text = format!("// 𝒜\n{}", TEXT.replace("teacher)", "techer)"));
         let answer = answered(&json!({ "ask": "check", "text": text }).to_string());
         let found = &answer["diagnostics"][0];

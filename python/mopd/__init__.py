@@ -5,8 +5,8 @@
 >>> run.tables[0]
 >>> run.metrics
 
-Everything is done by the program `mopd` of the same package; this module starts it and reads what it says and
-leaves.
+The program `mopd` of the same package does everything; this module starts it and reads its output and its
+results.
 """
 
 from ._check import Diagnostic, Fix, Label, Place, check

@@ -13,7 +13,7 @@ from ._program import Error, Source, input_of, program
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where something stands. Lines and columns count from 1; columns are UTF-16 units, as in editors."""
+    """A place in a text. Lines and columns count from 1; columns are UTF-16 units, as in editors."""
 
     file: str
     line: int
@@ -27,7 +27,7 @@ class Place:
 
 @dataclasses.dataclass(frozen=True)
 class Label:
-    """A place that a diagnostic speaks of, and what it says of it."""
+    """A place that a diagnostic refers to, with a text about it."""
 
     place: Place
     text: str
@@ -40,7 +40,7 @@ class Fix:
     title: str
     place: Place
     replacement: str
-    #: Nothing else can have been meant: `mopd check --fix` would apply it.
+    #: Whether the fix is certain: `mopd check --fix` would apply it.
     certain: bool
 
 
@@ -48,13 +48,13 @@ class Fix:
 class Diagnostic:
     """An error or a warning of the compiler."""
 
-    #: A stable name, which `mopd explain` explains.
+    #: A stable name; `mopd explain` has a page for it.
     code: str
     #: `error` or `warning`.
     severity: str
     message: str
     place: Place
-    #: The way out.
+    #: How to fix it.
     help: Optional[str]
     #: The place again, with what is wrong there, and other places that explain it.
     labels: Tuple[Label, ...]

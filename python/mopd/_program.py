@@ -1,4 +1,4 @@
-"""The program `mopd`: where it is, and what it is handed."""
+"""The program `mopd`: its path, and its arguments."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ Source = Union[str, "os.PathLike[str]"]
 
 
 class Error(Exception):
-    """What `mopd` refuses or what went wrong, in its words."""
+    """A refusal or an error of `mopd`, with its message."""
 
 
 def program() -> str:
-    """The path of the program `mopd`: the one that `$MOPD_BIN` names, else that of the installed package, else
-    the first on the `PATH`."""
+    """The path of the program `mopd`: the one in `$MOPD_BIN`, else that of the installed package, else the
+    first on the `PATH`."""
     named = os.environ.get("MOPD_BIN")
     if named:
         return os.path.abspath(named)
@@ -46,13 +46,13 @@ def input_of(source: Source, folder: Optional[Source]) -> Tuple[str, Optional[st
     if isinstance(source, str) and ("\n" in source or not source.rstrip().endswith(".mopd")):
         return "-", source
     path = os.fspath(source)
-    # The program may work in another folder.
+    # Absolute, because the program may run in another folder.
     return (path if folder is None else os.path.abspath(path)), None
 
 
 def options(**given: object) -> List[str]:
-    """`fresh=True, workers=2` as `--fresh --workers 2`; what is None or False is left out, of a list every
-    element is given."""
+    """`fresh=True, workers=2` as `--fresh --workers 2`. None and False are left out; every element of a list
+    is given."""
     words: List[str] = []
     for name, value in given.items():
         flag = "--" + name.replace("_", "-")

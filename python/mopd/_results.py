@@ -1,4 +1,4 @@
-"""What a run leaves behind: its tables, and its Parquet files as frames of polars or pandas."""
+"""The results of a run: its tables, and its Parquet files as frames of polars or pandas."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any, Dict, List, Optional
 
 from ._program import Error, Source
 
-#: Looked for in this order.
+#: In the order of preference.
 FRAMES = ("polars", "pandas")
 
 
 def load(run: Source, *, frames: Optional[str] = None) -> Run:
     """The run in a folder of results, such as `runs/quickstart`.
 
-    `frames` is `"polars"` or `"pandas"`: what its tables are read with. By default it is polars where that is
-    installed, else pandas; neither is needed until a frame is asked for.
+    `frames` is the library that reads frames, `"polars"` or `"pandas"`. By default it is polars if that is
+    installed, else pandas; neither is needed until a frame is read.
     """
     path = pathlib.Path(run)
     if not (path / "plan.json").is_file() and not (path / "sweep.json").is_file():
@@ -31,7 +31,7 @@ def load(run: Source, *, frames: Optional[str] = None) -> Run:
 
 
 class Run:
-    """A run that was loaded. Its frames are read when they are asked for."""
+    """A loaded run. Its frames are read at their first use."""
 
     def __init__(self, path: pathlib.Path, frames: Optional[str] = None) -> None:
         #: The folder of its results.
@@ -66,7 +66,7 @@ class Run:
 
     @property
     def members(self) -> List[Run]:
-        """The runs of a sweep that ended well; none of another run."""
+        """The runs of a sweep that finished; empty for a run without a sweep."""
         file = self.path / "sweep.json"
         if not file.is_file():
             return []
@@ -109,14 +109,14 @@ class Run:
 
 
 class Table:
-    """A table of a run. A notebook shows it as one; `print` writes Markdown."""
+    """A table of a run. A notebook shows it as a table; `print` writes Markdown."""
 
     def __init__(self, said: Dict[str, Any], frames: Optional[str] = None) -> None:
         self._frames = frames
-        #: As in `results.json`.
+        #: The table as in `results.json`.
         self.said = said
         self.name: str = said["name"]
-        #: What a score is: `pass@1`, `mean reward`.
+        #: The name of the score: `pass@1`, `mean reward`.
         self.metric: str = said["metric"]
         #: Its columns.
         self.domains: List[str] = said["domains"]
@@ -125,7 +125,7 @@ class Table:
 
     def frame(self) -> Any:
         """A frame: a row for each model, domain and metric, with `mean`, `low`, `high` and `n`. The normalized
-        score, which is of all domains, has none as its domain."""
+        score covers all domains, so its domain is null."""
         rows = []
         for row in self.said["rows"]:
             scores = [(self.metric, domain, score) for domain, score in row["scores"].items()]
@@ -161,7 +161,7 @@ class Table:
         head, *rows = self._grid()
         lines = ["".join(f"<th>{html.escape(cell)}</th>" for cell in head)]
         for first, *cells in rows:
-            # A number of a domain stays in one line.
+            # Each number of a domain stays on one line.
             numbers = (f'<td style="text-align: right; white-space: nowrap">{html.escape(cell)}</td>' for cell in cells)
             lines.append(f"<th>{html.escape(first)}</th>{''.join(numbers)}")
         caption = f"{self.name}: {self.metric}, mean [95% interval]"

@@ -17,7 +17,7 @@ from typing import IO, Any, Callable, Deque, Dict, Mapping, Optional, Sequence, 
 from ._program import Error, Source, input_of, options, program
 from ._results import Run, load
 
-#: Of the program's standard error, what an exception says where the program did not name a failure.
+#: Number of lines of the program's standard error that an exception can quote.
 LINES_KEPT = 200
 
 
@@ -28,12 +28,12 @@ class RunError(Error):
         message = failure.get("message") or report or "the run failed"
         hint = failure.get("help")
         super().__init__(f"{message}\n  help: {hint}" if hint else message)
-        #: What failed: `data`, `reward`, ...; None where nothing had begun, as with a mistake in the text.
+        #: The kind of failure: `data`, `reward`, ...; None if nothing had begun, as with a mistake in the text.
         self.kind: Optional[str] = failure.get("kind")
         self.stage: Optional[str] = failure.get("stage")
         self.seed: Optional[int] = failure.get("seed")
         self.step: Optional[int] = failure.get("step")
-        #: The last lines that the program wrote for people, diagnostics among them.
+        #: The last lines of the program's standard error, including diagnostics.
         self.report = report
 
 
@@ -97,7 +97,7 @@ def run(
         stderr=subprocess.PIPE,
         encoding="utf-8",
         errors="replace",
-        # A Ctrl-C of the terminal is handed on once, by us; and where we are killed, the run ends too.
+        # Ctrl-C at the terminal reaches only this process, which passes it on. If it is killed, the run ends.
         start_new_session=True,
         preexec_fn=lambda: libc.prctl(_PARENT_DEATH, signal.SIGTERM),
     )
@@ -109,7 +109,7 @@ def run(
     with process:
         try:
             if process.stdin is not None and text is not None:
-                # One that ended already says itself why.
+                # A program that has ended already reports why.
                 with contextlib.suppress(BrokenPipeError):
                     process.stdin.write(text)
                     process.stdin.close()
@@ -136,7 +136,7 @@ def run(
 
 
 def _value(given: object) -> str:
-    """As the language writes it."""
+    """The value in the language's notation."""
     return str(given).lower() if isinstance(given, bool) else str(given)
 
 
@@ -153,10 +153,10 @@ def _hand_on(stream: Union[IO[str], None], kept: Deque[str], quiet: bool) -> Non
 
 
 def _end(process: "subprocess.Popen[str]") -> None:
-    """Asks it to end after its step, and waits; the next interrupt ends it at once."""
+    """Asks the program to end after its step, and waits; the next interrupt ends it at once."""
     process.send_signal(signal.SIGINT)
     try:
-        # What it still says is read, or it would wait for us.
+        # Reads the remaining output, because the program would wait for that.
         for _ in process.stdout or ():
             pass
         process.wait()

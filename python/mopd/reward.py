@@ -1,4 +1,4 @@
-"""Rewards by a function: what `reward = python("judge.py:score")` starts, with the file and the function.
+"""Rewards by a function: `reward = python("judge.py:score")` starts this with the file and the function.
 
 It speaks the protocol of reward commands: a line of JSON for each completion in, a line for each out. The
 requests of a batch say how many follow in it (`left`), so the function gets each batch as one list.
@@ -18,13 +18,13 @@ import sys
 import traceback
 from typing import Any, Callable, Dict, List, NamedTuple
 
-#: Of a traceback, what is handed on.
+#: Number of lines of a traceback that are passed on.
 LINES = 8
 
-#: What a function that returned something else is told.
+#: The help if a function returned something else.
 RETURNS = "the function gets a list of completions and returns a list with a number for each"
 
-#: What can be iterated over and is no list: of a dictionary that gives keys, and a set has no order.
+#: Iterables that are not lists: a dictionary would give its keys, and a set has no order.
 NO_LISTS = (collections.abc.Mapping, collections.abc.Set, str, bytes, bytearray)
 
 
@@ -38,8 +38,8 @@ class Completion(NamedTuple):
 
 
 def serve(file: str, function: str) -> None:
-    # What the function prints, and programs that it starts, belongs on standard error; what it reads is
-    # nobody's request.
+    # The function may print and start programs: their output goes to standard error, and they can't read the
+    # requests.
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
@@ -61,7 +61,7 @@ def serve(file: str, function: str) -> None:
 
 def load(file: str, function: str) -> Callable[[List[Completion]], Any]:
     path = os.path.abspath(file)
-    # Imports of the file find what lies beside it, as when it is run as a program.
+    # Imports in the file find modules beside it, as when it is run as a program.
     sys.path.insert(0, os.path.dirname(path))
     name = os.path.splitext(os.path.basename(path))[0]
     spec = importlib.util.spec_from_file_location(name, path)
@@ -79,7 +79,7 @@ def load(file: str, function: str) -> Callable[[List[Completion]], Any]:
 def judged(
     judge: Callable[[List[Completion]], Any], batch: List[Dict[str, Any]], file: str
 ) -> List[Dict[str, Any]]:
-    """A reply for each of a batch; one where there is something wrong with all of it."""
+    """A reply for each request of a batch, or a single one for an error of the whole batch."""
     completions = [Completion(each["prompt"], each["completion"], each["record"]) for each in batch]
     try:
         given = judge(completions)
@@ -96,14 +96,14 @@ def judged(
 
 
 def reply(id: int, given: Any) -> Dict[str, Any]:
-    """`given` is a number, or a number and words about the completion."""
+    """The reply for `given`: a number, or a number and a feedback text."""
     words = None
     if isinstance(given, tuple) and len(given) == 2:
         given, words = given
     try:
         reward = None if isinstance(given, (str, bytes)) else float(given)
     except Exception:
-        # Of an integer that is too large, OverflowError; of a tensor with several numbers, RuntimeError.
+        # OverflowError for an integer that is too large, RuntimeError for a tensor with several numbers.
         reward = None
     if reward is None or not math.isfinite(reward):
         error = f"it returned {told(given)}, which is not a number, for a completion\n{RETURNS}"
@@ -112,19 +112,19 @@ def reply(id: int, given: Any) -> Dict[str, Any]:
 
 
 def told(value: Any) -> str:
-    """As Python writes it, the middle left out if it is long."""
+    """The value in Python's notation, with the middle left out if it is long."""
     try:
         text = repr(value)
     except Exception:
-        # As of an integer with more than 4300 digits.
+        # For example an integer with more than 4300 digits.
         text = f"a value of type {type(value).__name__}"
     return text if len(text) <= 200 else f"{text[:150]} ... {text[-45:]}"
 
 
 def explained(error: BaseException, file: str) -> str:
-    """The traceback's last line and its place, and behind that the end of the traceback."""
+    """The traceback's last line and its place, followed by the end of the traceback."""
     last = traceback.format_exception_only(type(error), error)[-1].strip()
-    # Neither this program nor Python's machinery for imports.
+    # Leaves out this program and Python's import machinery.
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
     frames = [frame for frame in frames if frame.filename != __file__] if "__file__" in globals() else frames
     folder = os.path.dirname(os.path.abspath(file))
@@ -139,7 +139,7 @@ def explained(error: BaseException, file: str) -> str:
 
 
 def shown(path: str) -> str:
-    """A path as it is nearest from the folder of the experiment."""
+    """A path relative to the experiment's folder, or unchanged if it is outside."""
     relative = os.path.relpath(path)
     return path if relative.startswith("..") else relative
 

@@ -1,11 +1,11 @@
-"""Passes what a run does on to an experiment tracker: what `mopd run --tracker` starts.
+"""Passes the events of a run on to an experiment tracker: started by `mopd run --tracker`.
 
     mopd run --tracker "python3 -m mopd.track wandb" mine.mopd
     mopd run --tracker "python3 -m mopd.track mlflow" mine.mopd
 
 One run of mopd is one run of the tracker. Numbers are named `STAGE/TAG`, with the tags of the event files:
-`student-seed1/loss`, `student-seed1/reward/sort`. Scores of tables are named `score/MODEL-seedN/DOMAIN`. Where the
-tracker keeps runs is said by its own settings (WANDB_PROJECT, WANDB_MODE, MLFLOW_TRACKING_URI, ...).
+`student-seed1/loss`, `student-seed1/reward/sort`. Scores of tables are named `score/MODEL-seedN/DOMAIN`. The
+tracker's own settings say where it keeps runs (WANDB_PROJECT, WANDB_MODE, MLFLOW_TRACKING_URI, ...).
 
 For another tracker, write a class with these three methods and pass it to `follow`.
 """
@@ -28,7 +28,7 @@ class Wandb:
         self.stages: set = set()
 
     def step(self, stage: str, step: int, numbers: Dict[str, float]) -> None:
-        # Stages train side by side: each has an axis of its own.
+        # Stages train in parallel, so each has its own step axis.
         if stage not in self.stages:
             self.stages.add(stage)
             self.run.define_metric(f"{stage}/step")
@@ -61,7 +61,7 @@ class Mlflow:
 
 
 def name_in_mlflow(name: str) -> str:
-    """A name with the characters that MLflow allows: of `expert[sort]`, `expert.sort`."""
+    """The name with characters that MLflow allows: `expert.sort` for `expert[sort]`."""
     name = name.replace("[", ".").replace("]", "")
     return "".join(c if c.isalnum() or c in "_-. /" else "_" for c in name)
 
@@ -71,7 +71,7 @@ def settings(run: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def follow(tracker: Any, lines: Iterable[str]) -> None:
-    """Tells a tracker what the lines say that `mopd run --tracker` sends."""
+    """Passes the lines that `mopd run --tracker` sends to a tracker."""
     good, scores = False, {}
     begun = False
     for event in events(lines):
@@ -90,7 +90,7 @@ def follow(tracker: Any, lines: Iterable[str]) -> None:
 
 
 def events(lines: Iterable[str]) -> Iterator[Dict[str, Any]]:
-    """The events of a run, as it goes on."""
+    """The events of a run, as they come."""
     for line in lines:
         if line.strip():
             yield json.loads(line)

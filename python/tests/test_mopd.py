@@ -1,4 +1,4 @@
-"""What the module makes of the program's words; the program is a script that plays one, and keeps how it was called."""
+"""Tests of the module's handling of the program's output; a script plays the program, and records how it was called."""
 
 import contextlib
 import io
@@ -30,7 +30,7 @@ RANGE = {"start": {"line": 2, "character": 4}, "end": {"line": 2, "character": 9
 
 
 class Played(unittest.TestCase):
-    """A folder of its own, in which the program `mopd` is a script of Python."""
+    """Tests in a separate folder, in which the program `mopd` is a Python script."""
 
     def setUp(self):
         folder = tempfile.TemporaryDirectory()
@@ -100,7 +100,7 @@ class Check(Played):
 class Run(Played):
     def setUp(self):
         super().setUp()
-        # Shells start what runs in the background with interrupts ignored, and children inherit that.
+        # Shells start background processes with interrupts ignored, and children inherit that.
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
         self.addCleanup(signal.signal, signal.SIGINT, before)
 

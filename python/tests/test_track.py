@@ -18,7 +18,7 @@ FINISHED = {"event": "finished", "seconds": 1.0, "peak_memory": 1}
 
 
 def told(tracker: str, module: ModuleType, lines: list) -> None:
-    """Runs `python3 -m mopd.track`, with a module in the tracker's place."""
+    """Runs `python3 -m mopd.track`, with a fake module of the tracker."""
     text = "".join(json.dumps(line) + "\n" for line in lines)
     with mock.patch.dict(sys.modules, {tracker: module}), mock.patch.object(sys, "argv", ["track", tracker]):
         with mock.patch.object(sys, "stdin", io.StringIO(text)):
@@ -45,7 +45,7 @@ class Track(unittest.TestCase):
         first = mlflow.log_metrics.call_args_list[0]
         self.assertEqual(first, mock.call({"student-seed1/loss": 2.0, "student-seed1/reward/a_b": 0.5}, step=0))
         self.assertEqual(track.name_in_mlflow("expert[sort]-seed1/loss"), "expert.sort-seed1/loss")
-        # Nobody said that the run was finished.
+        # There was no event that the run finished.
         mlflow.end_run.assert_called_once_with("FAILED")
 
     def test_a_package_that_is_not_there(self) -> None:

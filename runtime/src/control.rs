@@ -1,4 +1,4 @@
-//! What a running job shares with the outside: the events it emits, and the flags that tell it to stop.
+//! A running job's interface to the outside: the events it emits, and the flags that tell it to stop.
 
 use std::io::Write;
 use std::sync::Mutex;

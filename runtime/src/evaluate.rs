@@ -115,7 +115,7 @@ pub fn answers(
                 confidence: probability(text),
             })
             .collect();
-        answered.extend(judged.chunks(n).map(PromptAnswers::of));
+        answered.extend(judged.chunks(n).map(PromptAnswers::from_answers));
         for warning in domain.verifier.take_warnings() {
             control.warn(warning);
         }

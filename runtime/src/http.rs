@@ -1,4 +1,4 @@
-//! Reads the replies of HTTP servers, for all clients here: of rewards and of teachers.
+//! Reads the replies of HTTP servers, for the clients of rewards and of teachers.
 
 use std::io::Read;
 
@@ -9,28 +9,28 @@ use serde_json::Value;
 
 use crate::quote::{quote, quote_sentence};
 
-/// Most bytes that are read of a server's error message.
-const WORDS: u64 = 2000;
+/// Most bytes to read of a server's error message.
+const MAX_ERROR_BYTES: u64 = 2000;
 
 /// Why a reply is not usable.
-pub enum Refused {
-    /// The body did not arrive, or is longer than is read.
+pub enum HttpFailure {
+    /// The body did not arrive, or exceeds the limit.
     Lost(Error),
-    /// What was answered, in words behind the server's name.
+    /// The status of a failure, and its description, to be written after the server's name.
     Status(StatusCode, String),
 }
 
-/// The body of a good answer, of `longest` bytes at most. `answered` begins the words about any other:
-/// `answered`, `answered /v1/models`.
-pub fn body(mut response: Response<Body>, longest: u64, answered: &str) -> Result<Vec<u8>, Refused> {
+/// The body of a successful reply, of at most `longest` bytes. `answered` begins the description of any other
+/// reply: `answered`, `answered /v1/models`.
+pub fn body(mut response: Response<Body>, longest: u64, answered: &str) -> Result<Vec<u8>, HttpFailure> {
     let status = response.status();
     if status.is_success() {
-        return response.body_mut().with_config().limit(longest).read_to_vec().map_err(Refused::Lost);
+        return response.body_mut().with_config().limit(longest).read_to_vec().map_err(HttpFailure::Lost);
     }
-    // A long error page is cut. A limit of the body would fail, and nothing would be left of it.
+    // Cuts a long error page. With a limit on the body, reading it would fail and the text would be lost.
     let mut said = Vec::new();
-    let _ = response.body_mut().as_reader().take(WORDS).read_to_end(&mut said);
-    Err(Refused::Status(
+    let _ = response.body_mut().as_reader().take(MAX_ERROR_BYTES).read_to_end(&mut said);
+    Err(HttpFailure::Status(
         status,
         match (sentence(&said), String::from_utf8_lossy(&said).trim()) {
             (Some(sentence), _) => format!("{answered} with status {status}: {}", quote_sentence(&sentence)),

@@ -1,7 +1,7 @@
 //! Executes a plan with libtorch.
 //!
 //! Its modules, from the bottom layer to the top. Each imports only modules before it, and a test checks
-//! that (`tests/tests/rooms.rs`):
+//! that (`tests/tests/layering.rs`):
 //!
 //! - `zip`, `quote`, `http`, `table`, [`failure`], [`control`], [`random`]: small shared utilities;
 //!   [`peers`]: processes that train together; [`machine`]: devices, memory, arithmetic; `program`: child
@@ -10,7 +10,7 @@
 //!   decoders and their weights; [`formats`]: file formats of other projects' models;
 //! - [`data`]: rows of a domain; [`reward`]: scores of completions; `environment`: multi-turn environments
 //!   that answer completions; [`rollout`]: completions sampled from a model;
-//! - [`report`]: what a run reports; [`store`]: results under their keys; `served`: clients of model
+//! - [`report`]: what a run reports; [`store`]: results under their keys; `remote`: clients of model
 //!   servers; [`prepare`]: models and data of a plan, read and checked; [`evaluate`]: how well a model does
 //!   on held-out prompts;
 //! - [`train`]: the one training loop; [`predict`]: time and memory that a stage will take; [`schedule`]:
@@ -39,12 +39,12 @@ pub mod prepare;
 mod program;
 mod quote;
 pub mod random;
+pub mod remote;
 pub mod report;
 pub mod reward;
 pub mod rollout;
 pub mod schedule;
 pub mod serve;
-pub mod served;
 pub mod store;
 pub mod table;
 pub mod tokenizer;

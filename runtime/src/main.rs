@@ -13,7 +13,7 @@ use mopd_compiler::plan::Plan;
 use mopd_compiler::plan::events::{Event, FailureKind, Job, SERVE, Versions, WorkerRequest};
 use mopd_kernels::os::{disable_trim, exit_at_once};
 use mopd_runtime::control::Control;
-use mopd_runtime::failure::{Error, Result};
+use mopd_runtime::failure::{Error, Result, caught, install_hook};
 use mopd_runtime::machine::device;
 use mopd_runtime::machine::device::Cuda;
 use mopd_runtime::machine::memory::{peak_memory, release_free};
@@ -22,23 +22,22 @@ use mopd_runtime::prepare::cache::DataCache;
 use mopd_runtime::report::{delta, read};
 use mopd_runtime::schedule::{JobProgress, PEER, PeerJob, sample};
 use mopd_runtime::{bench, schedule, serve};
-use mopd_store::signals::{on_termination, survive_large_files};
+use mopd_store::signals::{ignore_sigxfsz, on_termination};
 use tch::Device;
 
 /// Exit statuses of this program and of each of its jobs.
 const SUCCESS: u8 = 0;
 const FAILED: u8 = 1;
-const USED_WRONGLY: u8 = 2;
+const USAGE_ERROR: u8 = 2;
 /// The job was stopped.
 const INTERRUPTED: u8 = 130;
 
 fn main() {
-    // A panic is reported as a failure of the job; its trace would only hide that message.
-    std::panic::set_hook(Box::new(|_| {}));
+    install_hook();
     disable_trim();
     let current = Current::default();
     let on_signal = current.clone();
-    let handled = survive_large_files().and_then(|()| on_termination(move || on_signal.signal()));
+    let handled = ignore_sigxfsz().and_then(|()| on_termination(move || on_signal.signal()));
     let handled = handled
         .map_err(|error| Error::new(FailureKind::Runtime, format!("signals cannot be handled: {error}")));
     let mut arguments = std::env::args().skip(1);
@@ -47,8 +46,8 @@ fn main() {
         (Some(SERVE), None) => serve(&current, handled),
         (Some(PEER), None) => peer(&current, handled),
         _ => {
-            eprintln!("mopd-worker is started by mopd; alone it knows no argument but `{SERVE}`");
-            USED_WRONGLY
+            eprintln!("mopd-worker is started by mopd; its only argument is `{SERVE}`");
+            USAGE_ERROR
         }
     };
     // Each event was flushed when emitted, and whatever must be cleaned up belongs to a job, which is over.
@@ -103,7 +102,7 @@ impl Current {
         state.ending = true;
         if let Some(control) = &state.control {
             control.interrupt();
-            leave_unless_at_work(control);
+            exit_if_idle(control);
         }
     }
 
@@ -113,7 +112,7 @@ impl Current {
         state.abandoned = true;
         if let Some(control) = &state.control {
             control.abandon();
-            leave_unless_at_work(control);
+            exit_if_idle(control);
         }
     }
 
@@ -121,7 +120,7 @@ impl Current {
     /// one while no job runs.
     fn signal(&self) {
         match &self.lock().control {
-            Some(control) if control.signal() => leave_unless_at_work(control),
+            Some(control) if control.signal() => exit_if_idle(control),
             _ => exit_at_once(INTERRUPTED),
         }
     }
@@ -129,7 +128,7 @@ impl Current {
 
 /// Ends the process if the job has no work to save: reading or hashing data and models may take minutes,
 /// and need not be waited for.
-fn leave_unless_at_work(control: &Control) {
+fn exit_if_idle(control: &Control) {
     if !control.at_work() {
         control.emit(&Event::Interrupted { finished: 0, tasks: 0 });
         exit_at_once(INTERRUPTED);
@@ -143,7 +142,13 @@ fn once(current: &Current, handled: Result<()>) -> u8 {
         let mut text = String::new();
         let read = std::io::stdin().read_line(&mut text).map_err(|error| error.to_string());
         read.and_then(|_| serde_json::from_str(&text).map_err(|error| error.to_string())).map_err(|error| {
-            Error::new(FailureKind::Runtime, format!("standard input holds no job: {error}"))
+            Error::new(
+                FailureKind::Runtime,
+                format!(
+                    "cannot read a job from standard input: \
+                {error}"
+                ),
+            )
         })
     };
     let job = read();
@@ -199,9 +204,13 @@ fn listen(mut jobs: Option<Sender<Result<Job>>>, current: &Current) {
                 jobs = None;
                 continue;
             }
-            Err(error) => {
-                Err(Error::new(FailureKind::Runtime, format!("standard input holds no request: {error}")))
-            }
+            Err(error) => Err(Error::new(
+                FailureKind::Runtime,
+                format!(
+                    "cannot read a request from standard \
+                    input: {error}"
+                ),
+            )),
         };
         // The receiver is gone if the worker is ending.
         if let Some(jobs) = &jobs {
@@ -216,8 +225,7 @@ fn finish(current: &Current, work: impl FnOnce(&Control, &mut JobProgress) -> Re
     let started = Instant::now();
     let control = current.begin();
     let mut progress = JobProgress::default();
-    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&control, &mut progress)))
-        .unwrap_or_else(|panic| Err(Error::from_panic(panic.as_ref())));
+    let outcome = caught(|| work(&control, &mut progress)).flatten();
     // First of all: a client that sees the final event may send the next job, and then stop that one.
     current.finish();
     match outcome {
@@ -274,7 +282,7 @@ fn work(
     };
     let versions = versions();
     let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
-    // A run gives each of its tasks threads of its own. Serving and sampling do one thing at a time, on all.
+    // A run's tasks have their own numbers of threads. Serving and sampling do one thing at a time, on all.
     let alone = matches!(job, Job::Serve(_) | Job::Sample(_));
     tch::set_num_threads(if alone { threads as i32 } else { 1 });
     control.emit(&Event::Ready { versions: versions.clone(), device: place.name(), threads });
@@ -292,7 +300,7 @@ fn work(
         Job::Files(job) => schedule::files(job, place, control)?,
         Job::Servers(job) => schedule::servers(job, control)?,
         Job::Predict(job) => schedule::predict(job, place, control)?,
-        Job::Why(job) => schedule::why(job, &versions, place, control)?,
+        Job::Why(job) => schedule::explain_reruns(job, &versions, place, control)?,
         Job::Bench(job) => bench::divergence::bench(job, place, control)?,
         Job::Generate(job) => bench::generate::generate(job, place, control)?,
         Job::Floor(job) => bench::floor::floor(job, place, control)?,

@@ -90,7 +90,7 @@ fn mutated(seed: &[u8], random: &mut Random) -> Vec<u8> {
 }
 
 /// Mutates each file `MOPD_MUTATIONS` times; `read` returns the error for a mutated file, if there is one.
-fn each(seeds: &[PathBuf], read: impl Fn(&[u8], &Path) -> Option<Error>) {
+fn mutate_each(seeds: &[PathBuf], read: impl Fn(&[u8], &Path) -> Option<Error>) {
     let rounds = std::env::var("MOPD_MUTATIONS").ok().and_then(|count| count.parse().ok()).unwrap_or(100);
     let folder = tempfile::tempdir().unwrap();
     let mut refused = 0;
@@ -154,24 +154,24 @@ fn dataset(name: &str, bytes: &[u8], folder: &Path, format: &PromptFormat) -> Op
 }
 
 #[test]
-fn data() {
+fn mutated_data_files_cause_no_panic() {
     let folder = tempfile::tempdir().unwrap();
     let chat = PromptFormat::Chat { system: Some("s".to_owned()) };
     let lines = "{\"prompt\": \"2+2=\", \"answer\": \"4\", \"hard\": true, \"more\": {\"a\": [1, 2.5, \
                  null]}}\n{\"answer\": 12, \"prompt\": \"é\\n\\u00e9\"}\n";
     let lines = written(&folder, "seed.jsonl", lines);
-    each(&[lines], |bytes, folder| dataset("a.jsonl", bytes, folder, &PromptFormat::Text));
+    mutate_each(&[lines], |bytes, folder| dataset("a.jsonl", bytes, folder, &PromptFormat::Text));
     let talks = "{\"messages\": [{\"role\": \"user\", \"content\": \"hi\"}, {\"role\": \"assistant\", \
                  \"content\": \"yes\"}], \"answer\": \"a\", \"tools\": [{\"type\": \"function\"}]}\n";
     let talks = written(&folder, "talks.jsonl", talks);
-    each(&[talks], |bytes, folder| dataset("b.jsonl", bytes, folder, &chat));
+    mutate_each(&[talks], |bytes, folder| dataset("b.jsonl", bytes, folder, &chat));
     let cells =
         written(&folder, "seed.csv", "prompt,answer,more\n\"a, \"\"b\"\"\",4,x\nc,\"two\nlines\",y\n");
-    each(&[cells], |bytes, folder| dataset("c.csv", bytes, folder, &PromptFormat::Text));
+    mutate_each(&[cells], |bytes, folder| dataset("c.csv", bytes, folder, &PromptFormat::Text));
 }
 
 #[test]
-fn gguf_files() {
+fn mutated_gguf_files_cause_no_panic() {
     let mut seeds: Vec<_> =
         fixtures("tests/fixtures/gguf").read_dir().unwrap().map(|entry| entry.unwrap().path()).collect();
     seeds.retain(|path| path.extension().is_some_and(|ending| ending == "gguf"));
@@ -189,19 +189,19 @@ fn gguf_files() {
     let readable = models.into_iter().filter(|path| gguf::open(path).is_ok()).collect::<Vec<_>>();
     assert!(readable.len() > 2);
     // Most of such a file is weights: change its head.
-    each(&readable, |bytes, folder| open(bytes, folder).err());
+    mutate_each(&readable, |bytes, folder| open(bytes, folder).err());
     assert!(!tokenizers.is_empty());
-    each(&tokenizers, |bytes, _| {
+    mutate_each(&tokenizers, |bytes, _| {
         let files = gguf::parse(bytes).and_then(|contents| gguf::tokenizer::files(&contents.metadata));
         files.err().map(|problem| Error::new(FailureKind::Model, problem))
     });
 }
 
 #[test]
-fn configurations_and_safetensors() {
+fn mutated_configs_and_safetensors_cause_no_panic() {
     let folders = below(&fixtures("tests/fixtures/architectures"));
     let configs: Vec<_> = folders.iter().map(|folder| folder.join("config.json")).collect();
-    each(&configs, |bytes, folder| {
+    mutate_each(&configs, |bytes, folder| {
         fs::write(folder.join("config.json"), bytes).unwrap();
         huggingface::config(folder).err()
     });
@@ -211,7 +211,7 @@ fn configurations_and_safetensors() {
         .filter(|path| path.exists())
         .take(3)
         .collect();
-    each(&weights, |bytes, folder| {
+    mutate_each(&weights, |bytes, folder| {
         let path = folder.join(safetensors::MODEL);
         let _ = fs::remove_file(&path);
         fs::write(&path, bytes).unwrap();
@@ -220,7 +220,7 @@ fn configurations_and_safetensors() {
 }
 
 #[test]
-fn tokenizers() {
+fn mutated_tokenizers_cause_no_panic() {
     for folder in below(&fixtures("../tests/reference/text")) {
         let others: Vec<_> = folder
             .read_dir()
@@ -229,7 +229,7 @@ fn tokenizers() {
             .filter(|path| path.is_file())
             .collect();
         for name in ["tokenizer.json", "tokenizer_config.json"] {
-            each(&[folder.join(name)], |bytes, place| {
+            mutate_each(&[folder.join(name)], |bytes, place| {
                 for other in &others {
                     fs::copy(other, place.join(other.file_name().unwrap())).unwrap();
                 }

@@ -44,7 +44,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_terminal_acts_on_is_spelled_out() {
+    fn quote_escapes_terminal_control_characters() {
         assert_eq!(quote("a\u{1b}[2J\u{9b}\n\u{202e}\u{2066}b"), r#""a\u{1b}[2J\u{9b}\n\u{202e}\u{2066}b""#);
     }
 }

@@ -1,11 +1,11 @@
-//! Random numbers without state: every draw is a function of what it is for, so it depends neither on how
+//! Random numbers without state: a draw is a function of its purpose and place, so it depends neither on how
 //! work was split into batches nor on which thread came first.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-/// What a draw is for. Purposes never share numbers.
+/// The purpose of a draw. Purposes never share numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     Initialise = 1,
@@ -15,27 +15,27 @@ pub enum Purpose {
     Evaluate = 5,
     Drop = 6,
     Sample = 7,
-    /// What an objective chooses at random.
+    /// Random selections by an objective.
     Select = 9,
     /// Which of several sources a sequence comes from.
     Mix = 10,
-    /// What an environment does by chance.
+    /// Seeds of environments.
     Environment = 11,
-    /// What panels say.
+    /// Turns of panels.
     Debate = 12,
-    /// What is answered to a benchmark that decides in a stage.
+    /// Answers to the benchmark that judges extrapolated weights.
     Judge = 13,
-    /// Completions of others whose correctness an objective reads.
+    /// Completions of other models whose correctness an objective reads.
     Attempt = 14,
-    /// What others write about completions.
+    /// Feedback that models write about completions.
     Feedback = 15,
-    /// What stands in derived prompts: what teachers write for them, and in which order.
+    /// Derived prompts: the texts that teachers write for them, and the order of their parts.
     Derived = 16,
-    /// Numbers that the run itself finds.
+    /// Values of `learned` settings.
     Learned = 17,
-    /// Completions by which prompts are chosen.
+    /// Completions that measure prompts, to choose among them.
     Measure = 18,
-    /// What teachers write that go on from where blocks begin.
+    /// Teachers' continuations of the student's blocks.
     Agreement = 19,
 }
 
@@ -58,7 +58,7 @@ impl Key {
         Key(words)
     }
 
-    /// Of a later turn of the same step; the first is 0.
+    /// The key of a further turn of the same step; the first is 0.
     pub fn turn(self, turn: u32) -> Key {
         let Key([seed, stream, purpose, step]) = self;
         Key([seed, stream, purpose, step | u64::from(turn) << 32])

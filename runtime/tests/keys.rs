@@ -3,15 +3,15 @@
 #[expect(dead_code, reason = "no worker is started here")]
 mod support;
 
-use mopd_compiler::plan::producers::Once;
+use mopd_compiler::plan::producers::PrecomputedRollouts;
 use mopd_compiler::plan::*;
 use mopd_runtime::machine::arithmetic::{Arithmetic, LibtorchBuild, Numeric};
-use mopd_runtime::prepare::{Places, model_specs, prepare};
+use mopd_runtime::prepare::{ReadContext, model_specs, prepare};
+use mopd_runtime::remote::NO_SERVERS;
 use mopd_runtime::schedule::{self, Keys, tasks};
-use mopd_runtime::served::NO_SERVERS;
 use support::*;
 
-/// A new model, one that imitates it on rollouts, one that learns from rewards, and a table.
+/// A random model, a model that imitates its rollouts, one that learns from rewards, and a table.
 fn plan() -> Plan {
     let mut builder = Builder::new();
     let domains = [builder.domain("copy", 0.5), builder.domain("flip", 0.5)];
@@ -31,7 +31,7 @@ fn plan() -> Plan {
     let student = builder.train("student", Recipe::Distill, training(imitator, rollout));
     builder.compare(&domains, &[("student", student)], 2, 2);
     for (stage, settings) in builder.plan.stages.iter_mut().zip(["start", "imitator", "student"]) {
-        // The compiler's own are pinned beside it.
+        // The compiler's tests pin its own content keys.
         stage.content_key = settings.to_owned();
     }
     builder.plan
@@ -46,7 +46,7 @@ fn keys_among(plan: &Plan, version: u32, processes: u32) -> Vec<String> {
     let folder = tempfile::tempdir().unwrap();
     write_data(folder.path());
     let tasks = tasks(plan);
-    let places = Places { base: folder.path(), notes: folder.path(), cache: None, store: None };
+    let places = ReadContext { base: folder.path(), notes: folder.path(), cache: None, store: None };
     let specs = model_specs(plan, places).unwrap();
     let (domains, _) = prepare(plan, &schedule::stages(&tasks), &specs, places).unwrap();
     let arithmetic = Arithmetic {
@@ -96,21 +96,23 @@ fn another_numeric_version_and_another_setting_are_other_keys() {
     let (before, after) = (keys(&plan, 3), keys(&plan, 4));
     assert!(before.iter().zip(&after).all(|(before, after)| before != after));
     let Stage::Train(train) = &mut other.experiment.models[1].stage else { panic!("it is trained") };
-    let Some(Once { keep, .. }) = train.rollout.producer.once_mut() else { panic!("a teacher writes") };
+    let Some(PrecomputedRollouts { keep, .. }) = train.rollout.producer.once_mut() else {
+        panic!("a teacher writes")
+    };
     *keep = Keep::All;
     let after = keys(&other, 3);
     let same: Vec<bool> = before.iter().zip(&after).map(|(before, after)| before == after).collect();
-    // Two seeds: of the imitator only its rollouts here, as its settings are not what the plan says.
+    // For each of two seeds, only the key of the imitator's rollouts changes: `plan` sets its content key.
     assert_eq!(same.iter().filter(|same| !**same).count(), 2);
 }
 
-/// The keys of trained models and of what depends on them; not of random models or a teacher's completions.
+/// Several processes change keys of trained models and their dependents, but not of random models.
 #[test]
 fn several_processes_have_keys_of_their_own_for_what_they_train() {
     let plan = plan();
     let (one, two, three) = (keys(&plan, 3), keys_among(&plan, 3, 2), keys_among(&plan, 3, 3));
     let same: Vec<bool> = one.iter().zip(&two).map(|(one, two)| one == two).collect();
-    // Of each seed the start, the imitator, what it imitates, and the student; then evaluations.
+    // For each seed: the start, the imitator, the rollouts that it imitates, the student; then evaluations.
     let of_seed = [true, false, true, false];
     assert_eq!(same, [&of_seed[..], &of_seed[..], &[false; 4][..]].concat());
     assert!(two.iter().zip(&three).zip(same).all(|((two, three), same)| (two == three) == same));

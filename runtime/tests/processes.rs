@@ -12,7 +12,7 @@ use support::*;
 
 const STUDENT: u32 = 40;
 
-/// A base, fine-tuning, an expert by reinforcement, a student of both on its own completions, and a table.
+/// A base, fine-tuning, an expert by rewards, a student of both on its own completions, and a table.
 fn chain() -> Builder {
     let mut b = Builder::new();
     let domains = [b.domain("copy", 0.5), b.domain("flip", 0.5)];
@@ -57,7 +57,7 @@ fn losses(events: &[Event], wanted: &str) -> Vec<f64> {
     events.iter().filter_map(of).collect()
 }
 
-/// The largest difference, relative to the largest change of the other from the start.
+/// The largest difference of two models' weights, relative to the largest change of `other` from the start.
 fn distance(one: &[f32], other: &[f32], start: &[f32]) -> f64 {
     let largest = |pairs: &mut dyn Iterator<Item = (&f32, &f32)>| {
         pairs.map(|(one, other)| f64::from((one - other).abs())).fold(0.0, f64::max)
@@ -96,9 +96,9 @@ fn two_and_four_processes_are_one_but_for_rounding() {
         assert!((drawn[0] - known[0]).abs() < 1e-3, "{} {}", drawn[0], known[0]);
         assert!(off < 1e-4, "{processes}: {off:e}");
         assert!(apart("start") < 1e-2, "{processes}: {:e}", apart("start"));
-        // The completions of later stages are drawn: a token that is another by rounding leads elsewhere.
+        // Later stages sample completions: rounding may change a token, and then everything after it.
         assert_eq!(drawn.len(), STUDENT as usize);
-        // The same again has the same bits, and is another result than that of one process.
+        // A repetition has the same bits, and another result than a run of one process.
         let again = folder();
         assert_eq!(run(&with(processes, &plan, again.path())).1, 0);
         assert!(
@@ -120,7 +120,7 @@ fn children(parent: u32) -> Vec<u32> {
     let of = |entry: fs::DirEntry| {
         let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
         let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
-        // Behind the name, which is in brackets: the state, then the parent.
+        // After the name in brackets: the state, then the parent.
         let own: u32 = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
         (own == parent).then_some(pid)
     };
@@ -171,8 +171,8 @@ fn resumed(events: &[Event]) -> Vec<(String, u32)> {
     events.iter().filter_map(of).collect()
 }
 
-/// Killed in the middle of a step, whichever process it is, a run says which it was, goes on from its last
-/// checkpoint, and ends with the bits of one that was not cut.
+/// If any process is killed in the middle of a step, the run reports which, resumes from its last checkpoint,
+/// and ends with the bits of an uninterrupted run.
 #[test]
 fn a_process_that_is_killed_stops_the_run_and_the_next_one_ends_the_same() {
     let plan = chain().plan;
@@ -188,7 +188,7 @@ fn a_process_that_is_killed_stops_the_run_and_the_next_one_ends_the_same() {
             let Some(Event::Failed(failure)) = events.last() else { panic!("{:?}", events.last()) };
             assert_eq!(failure.message, format!("process {rank} of 3 was killed (signal 9)"));
             assert_eq!((code, failure.kind), (Some(1), FailureKind::Runtime));
-            assert!(failure.help.as_deref().unwrap().contains("goes on from its last checkpoint"));
+            assert!(failure.help.as_deref().unwrap().contains("resumes from its last checkpoint"));
             assert_eq!(failure.stage.as_deref(), Some("student"));
         } else {
             assert_eq!(code, None, "the worker is gone");
@@ -209,7 +209,7 @@ fn processes_that_are_asked_to_stop_keep_the_step_they_are_at() {
     let whole = folder();
     assert_eq!(run(&with(2, &plan, whole.path())).1, 0);
     let folder = folder();
-    // Too seldom to be the reason for a checkpoint.
+    // The interval is too long to cause a checkpoint by itself.
     let job = RunJob { checkpoint_every: Some(1e6), ..with(2, &plan, folder.path()) };
     for (step, rank) in [(4, 0), (9, 1)] {
         let (events, code) = cut(&job, "-TERM", rank, at(step));
@@ -236,7 +236,7 @@ fn refused(plan: &Plan, processes: u32) -> String {
 }
 
 #[test]
-fn what_several_processes_cannot_train_is_refused_by_name() {
+fn stages_unsupported_with_processes_are_refused_by_name() {
     let changed = |change: &dyn Fn(&mut Train<Objective>)| {
         let mut plan = chain().plan;
         for model in &mut plan.experiment.models {
@@ -257,12 +257,12 @@ fn what_several_processes_cannot_train_is_refused_by_name() {
         "a private stage",
     );
     unsupported(
-        &|train| train.alignment = Some(GradientAlignment { between: Between::Domains, every: 2 }),
+        &|train| train.alignment = Some(GradientAlignment { between: GradientPartition::Domains, every: 2 }),
         "`gradient_alignment`",
     );
     assert_eq!(
         refused(&changed(&|train| train.rollout.groups = 3), 4),
-        "`student`: 4 processes can't share what a step trains on, `prompts = 3`"
+        "`student`: 4 processes cannot split the data of a step, `prompts = 3`"
     );
-    assert_eq!(refused(&chain().plan, 65), "a run has 1 to 64 processes, not 65");
+    assert_eq!(refused(&chain().plan, 65), "a run can have 1 to 64 processes, not 65");
 }

@@ -17,7 +17,7 @@ use support::*;
 /// Steps of the student: enough that a signal comes before the last.
 const STUDENT: u32 = 80;
 
-/// A base, fine-tuning, an expert by reinforcement in two passes, a student of it, and a table.
+/// A base, fine-tuning, an expert by reinforcement learning in two passes, a student of it, and a table.
 fn chain() -> Builder {
     let mut b = Builder::new();
     let domains = [b.domain("copy", 0.5), b.domain("flip", 0.5)];
@@ -124,11 +124,11 @@ fn a_run_that_is_killed_over_and_over_ends_the_same() {
             events.inspect(note).collect::<Vec<_>>()
         });
         if kills < 6 {
-            // From the first step on: how long a program takes to begin says nothing. Where none comes, all
-            // stages are done. Fractions of the whole that are no multiples of one another.
+            // Counted from the first step on, because the time to start varies. If no step comes, all stages
+            // are done. The fractions of the whole are no multiples of one another.
             let _ = trains.recv();
             std::thread::sleep(took.mul_f64(0.1 + 0.11 * f64::from(kills % 4)));
-            // It may be over already.
+            // It may have ended already.
             let _ = child.kill();
         }
         let status = child.wait().unwrap();
@@ -155,10 +155,10 @@ fn a_run_that_is_killed_over_and_over_ends_the_same() {
 }
 
 #[test]
-fn asked_to_stop_a_run_keeps_the_step_it_is_at() {
+fn stopped_run_keeps_its_current_step() {
     let folder = folder();
     let plan = chain().plan;
-    // Too seldom to be the reason for a checkpoint.
+    // The interval is too long to cause a checkpoint by itself.
     let job = RunJob { checkpoint_every: Some(1e6), ..job(&plan, folder.path(), "out") };
     let (events, code) =
         cut(&job, "-TERM", |event| matches!(event, Event::Step { stage, step: 4, .. } if stage == "student"));
@@ -171,7 +171,7 @@ fn asked_to_stop_a_run_keeps_the_step_it_is_at() {
     let whole = self::folder();
     run(&self::job(&plan, whole.path(), "out"));
     assert!(outcome(folder.path(), "out") == outcome(whole.path(), "out"));
-    // The series has every step, those of the first run too.
+    // The metrics include the steps of the interrupted run.
     let rows = |folder: &Path| fs::metadata(folder.join("out/metrics.parquet")).unwrap().len();
     assert!(rows(folder.path()).abs_diff(rows(whole.path())) < 2000, "as many rows");
 }
@@ -194,7 +194,7 @@ fn from_a_stage_on_everything_is_computed_again() {
         (vec!["base".to_owned(), "start".to_owned()], vec!["expert".to_owned(), "student".to_owned()])
     );
     assert!(outcome(folder.path(), "out") == expected);
-    // Cut off, `--from` begins the stage anew, a run without it goes on.
+    // After an interruption, `--from` starts the stage again, and a run without it resumes.
     let at = |event: &Event| matches!(event, Event::Checkpoint { stage, step: 3, .. } if stage == "expert");
     let (_, code) = cut(&from, "-KILL", at);
     assert_eq!(code, None);
@@ -229,13 +229,13 @@ fn a_stage_can_be_forked_from_another_ones_checkpoint() {
     let provenance: serde_json::Value = serde_json::from_str(&provenance).unwrap();
     assert_eq!(provenance["forked"], serde_json::json!({ "key": key, "step": step }));
     let of_fork = outcome(folder.path(), "out");
-    // The same fork is kept; the same text without it is another result.
+    // The same fork is found in the store; the text without a fork is another result.
     let (events, _) = run(&forked);
     assert!(events.iter().any(|event| matches!(event, Event::StageKept { stage, .. } if stage == "student")));
     let (events, _) = run(&plain);
     assert_eq!(steps_of(&events, "student").count(), STUDENT as usize);
     assert!(outcome(folder.path(), "out") != of_fork);
-    // What is not there can't be forked from.
+    // A missing checkpoint can't be forked from.
     let (events, code) = run(&RunJob { forks: vec![fork(77)], ..plain });
     let Some(Event::Failed(failure)) = events.last() else { panic!("{code} {events:?}") };
     assert_eq!(failure.kind, FailureKind::Storage);
@@ -246,8 +246,8 @@ fn a_stage_can_be_forked_from_another_ones_checkpoint() {
     );
 }
 
-/// If the last checkpoint is damaged, a warning says so and the one before is used; without any, the stage
-/// starts over.
+/// If the last checkpoint is damaged, a warning reports it and the one before is used; without any, the stage
+/// starts again.
 #[test]
 fn a_damaged_checkpoint_is_said_and_passed_over() {
     let plan = chain().plan;
@@ -281,7 +281,7 @@ fn a_damaged_checkpoint_is_said_and_passed_over() {
     }
 }
 
-/// A disk that cannot take a checkpoint costs the checkpoint and no more.
+/// If a checkpoint can't be written, the run reports it and goes on.
 #[test]
 fn where_no_checkpoint_can_be_written_training_goes_on() {
     let folder = folder();
@@ -291,7 +291,7 @@ fn where_no_checkpoint_can_be_written_training_goes_on() {
     let (events, _) = cut(&job, "-KILL", at);
     let (key, _) = checkpoints(&events, "student").next().expect("a checkpoint");
     let states = folder.path().join("store").join(format!("{key}.unfinished"));
-    // Something that is no folder in every place that is left, for whoever may write everywhere too.
+    // Puts files in place of the checkpoints' folders, which also stops a user who may write anywhere.
     for step in 5..8 {
         let _ = fs::remove_dir_all(states.join(format!("{step:010}")));
         fs::write(states.join(format!("{step:010}")), "").unwrap();
@@ -352,9 +352,9 @@ fn runs_on_one_store_share_the_work() {
     assert!(locks.count() <= 1, "who ends takes its locks away");
 }
 
-/// The store knows what a run needs as long as its results are there.
+/// What a run needs is not pruned while its folder of results exists.
 #[test]
-fn what_a_run_needs_is_not_pruned() {
+fn results_that_a_run_needs_are_not_pruned() {
     let folder = folder();
     assert_eq!(run(&job(&chain().plan, folder.path(), "out")).1, 0);
     let store = mopd_store::Folder::at(&folder.path().join("store"));
@@ -401,7 +401,7 @@ fn imitation(learning_rate: f64) -> Plan {
     b.plan
 }
 
-/// What a frozen model writes before the first step depends on neither the objective nor the learning rate.
+/// Rollouts that a frozen model writes before the first step depend neither on objective nor learning rate.
 #[test]
 fn rollouts_of_frozen_models_are_written_once() {
     let folder = folder();
@@ -418,11 +418,11 @@ fn rollouts_of_frozen_models_are_written_once() {
     assert_eq!(written.len(), 1);
     assert_eq!(run(&job(&imitation(1e-2), folder.path(), "two")).1, 0);
     assert_eq!(rollouts(), written);
-    // Read from the store they are what they were when they were written.
+    // Read from the store, rollouts are as they were written.
     let fresh = RunJob { fresh: true, ..job(&imitation(1e-2), folder.path(), "three") };
     assert_eq!(run(&fresh).1, 0);
     assert!(weights("two") == weights("three") && weights("one") != weights("two"));
-    // Damaged, they are written again.
+    // Damaged rollouts are written again.
     let path = folder.path().join("store").join(&written[0]).join("value.json");
     let mut bytes = fs::read(&path).unwrap();
     let middle = bytes.len() / 2;
@@ -433,7 +433,7 @@ fn rollouts_of_frozen_models_are_written_once() {
     let (events, code) = run(&job(&imitation(3e-3), folder.path(), "five"));
     assert_eq!((code, warnings(&events)), (0, vec![]), "`--from` wrote them anew");
     assert!(weights("four") == weights("one"));
-    // Behind another prompt they are others.
+    // With other prompts, the rollouts are others.
     let mut shown = imitation(1e-3);
     let pieces = vec![Piece::Slot(Slot::Prompt), Piece::Text(" now".to_owned())];
     for (model, stage) in shown.experiment.models.iter_mut().zip(&mut shown.stages) {

@@ -155,7 +155,7 @@ fn a_run_is_complete_and_can_be_repeated() {
         assert_eq!(read("first"), read("second"), "{file}");
     }
 
-    // Computed anew, on one thread: the same bits.
+    // Recomputed with one thread, all bits are the same.
     let (events, code) = run(&RunJobWith { fresh: true, workers: 1 }.of(&plan, folder.path(), "third"));
     assert_eq!(code, 0, "{:?}", events.last());
     for model in ["start", "expert.copy", "student", "full", "top", "imitator", "average", "dropped"] {
@@ -200,7 +200,7 @@ fn look(out: &Path) {
         other => panic!("{name}: {other:?}"),
     };
 
-    // Steps of rollouts by the student know what their divergence is worth; imitation has none.
+    // Steps with the student's own rollouts have a divergence floor; imitation has none.
     let metrics = read("metrics.parquet");
     let (stages, floors) = (texts(&metrics, "stage"), numbers(&metrics, "divergence_floor"));
     for (stage, floor) in stages.iter().zip(floors) {
@@ -209,8 +209,8 @@ fn look(out: &Path) {
         assert!(floor.is_none_or(|floor| (0.0..1e-5).contains(&floor)), "{stage}: {floor:?}");
     }
 
-    // Every token that is kept adds up to the text that the model wrote, and has the numbers that the
-    // objective used.
+    // The texts of recorded tokens add up to the text that the model wrote, and their numbers are those of
+    // the objective.
     let samples = read("samples.parquet");
     let (stages, signals) = (texts(&samples, "stage"), numbers(&samples, "signal"));
     let (advantages, divergences) = (numbers(&samples, "advantage"), numbers(&samples, "divergence"));
@@ -233,7 +233,7 @@ fn look(out: &Path) {
     }
     assert!(seen.iter().all(|tokens| *tokens > 50), "{seen:?}");
 
-    // Every token of every step is in some bin, over its position as over its entropy.
+    // Every token of every step is in a bin, both by position and by entropy.
     let bins = read("weights.parquet");
     let over = texts(&bins, "over");
     let tokens = numbers(&bins, "tokens");
@@ -247,7 +247,7 @@ fn look(out: &Path) {
     assert!(counted("position") > 1000.0);
     assert_eq!(counted("position"), counted("entropy"));
 
-    // Seven rows, two domains, two seeds, each with its prompts.
+    // Seven rows, two domains, two seeds, each with all prompts.
     let rewards = read("rewards.parquet");
     let (prompts, values) = (numbers(&rewards, "prompt"), numbers(&rewards, "reward"));
     assert_eq!(prompts.iter().filter(|prompt| **prompt == Some(0.0)).count(), 28);
@@ -333,11 +333,11 @@ fn a_damaged_entry_is_rebuilt_with_a_warning() {
     let before = weights(folder.path(), "first", "start-seed1");
     for entry in fs::read_dir(folder.path().join("store")).unwrap() {
         let path = entry.unwrap().path().join("model.safetensors");
-        // What runs need, and their locks, are kept there too.
+        // The list of needed entries and the locks are in the store too.
         let Ok(mut bytes) = fs::read(&path) else { continue };
         let last = bytes.len() - 1;
         bytes[last] ^= 1;
-        // In a new file: the published model is a link to the old one.
+        // Writes a new file, because the published model is a link to the old one.
         fs::remove_file(&path).unwrap();
         fs::write(&path, bytes).unwrap();
     }
@@ -376,7 +376,7 @@ fn a_loss_that_is_not_finite_names_step_domain_and_term() {
     assert!(folder.path().join("out/metrics.parquet").exists());
 }
 
-/// A model whose weights are not finite is no result, so no later stage reads it.
+/// A model with weights that are not finite is not a result, so no later stage reads it.
 #[test]
 fn a_model_without_numbers_is_no_teacher() {
     let folder = folder();
@@ -417,7 +417,7 @@ fn weights_that_explode_are_noticed() {
     assert_eq!((failure.kind, failure.step), (FailureKind::NonFinite, Some(1)), "{}", failure.message);
 }
 
-/// No later step would detect that the last update overflowed.
+/// Weights that overflow in the last update are found, although no further step would show it.
 #[test]
 fn weights_that_overflow_in_the_last_step_are_no_result() {
     let folder = folder();
@@ -462,7 +462,7 @@ fn the_sampler_at_temperature_1_is_the_student() {
         Rollout::new(8, Producer::student(sampling))
     };
     for (index, (left, right)) in pairs.iter().enumerate() {
-        // The weight is a difference that must be exactly 0, so the update must be nothing.
+        // The weight is a difference that is exactly 0, so the update must be 0.
         let idle = objective("idle", Live::Logp, |graph, logp| {
             let (left, right) = (graph.signal(left.clone()), graph.signal(right.clone()));
             let difference = graph.apply(Function::Subtract, &[left, right]);
@@ -524,7 +524,7 @@ fn missing_data_and_bad_folders_are_named() {
     assert!(failed.message.contains("flip.train.jsonl"), "{}", failed.message);
 
     write_data(folder.path());
-    // The run before has made it: whether anything can be kept is known before data is read.
+    // The store is made before data is read: an unusable one is found early.
     fs::remove_dir_all(folder.path().join("store")).unwrap();
     fs::write(folder.path().join("store"), "").unwrap();
     let (events, code) = run(&job(&plan, folder.path(), "out"));
@@ -597,9 +597,9 @@ fn interruption_keeps_finished_stages() {
     assert!(folder.path().join("out/metrics.parquet").exists());
 }
 
-/// Predictions are made before anything runs, and not for stages that the store has.
+/// Predictions come before the first stage, and only for stages that are not in the store.
 #[test]
-fn what_stages_take_is_predicted() {
+fn time_and_memory_of_stages_are_predicted() {
     let folder = folder();
     let job = job(&fine_tuning(3, nll()).plan, folder.path(), "out");
     let predicted = |events: &[Event]| {
@@ -614,7 +614,7 @@ fn what_stages_take_is_predicted() {
     let found = predicted(&events);
     let [(stage, 1, prediction)] = &found[..] else { panic!("one stage trains: {events:?}") };
     assert_eq!(stage, "start");
-    // A model of some thousand numbers in a process of libtorch.
+    // A tiny model: the memory is mostly that of a process with libtorch.
     assert!(prediction.seconds > 0.0 && (1 << 20..1 << 34).contains(&prediction.memory), "{prediction:?}");
     assert!(
         prediction.update > 0.0
@@ -633,7 +633,7 @@ fn what_stages_take_is_predicted() {
 }
 
 #[test]
-fn nobody_listening_ends_the_worker() {
+fn closed_event_stream_ends_the_worker() {
     let folder = folder();
     let mut child =
         start(&Job::Run(Box::new(job(&fine_tuning(1_000_000, nll()).plan, folder.path(), "out"))));
@@ -661,7 +661,7 @@ fn a_checkpoint_answers_a_prompt() {
             max_tokens,
             seed: 1,
         })));
-        // How far they are is told by the clock.
+        // These events depend on the time.
         events.retain(|event| !matches!(event, Event::SampleWritten { .. }));
         (events, code)
     };
@@ -683,7 +683,7 @@ fn a_checkpoint_answers_a_prompt() {
 }
 
 #[test]
-fn a_probe_and_nonsense() {
+fn probe_job_reports_versions() {
     let (events, code) = finish(start(&Job::Probe));
     assert_eq!(code, 0);
     assert!(

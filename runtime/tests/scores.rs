@@ -18,11 +18,11 @@ const ROWS: u64 = 54;
 const STEPS: u32 = 9;
 /// Sequences that are scored.
 const OF: u64 = 12 * STEPS as u64;
-/// Those without stored scores when they are drawn: each row once, and one that comes twice in the batch in
-/// which the second epoch begins.
+/// Sequences without stored scores when they are drawn: each row once, and one row that occurs twice in the
+/// batch in which the second epoch begins.
 const NEW: u64 = 55;
 
-/// A small student of a teacher with more than ten million parameters, which nobody trains.
+/// A small student of a frozen teacher with more than ten million parameters.
 fn plan(objective: Objective) -> Plan {
     let mut b = Builder::new();
     let domains = [b.domain("copy", 0.5), b.domain("flip", 0.5)];
@@ -98,7 +98,7 @@ fn an_edited_objective_finds_what_the_teacher_said() {
     assert!(student(folder.path(), "other") != student(folder.path(), "one"));
     assert!(files(folder.path()) == made);
 
-    // Computed again is computed again: from then on it is found.
+    // Recomputed scores replace stored ones, which later runs find.
     for again in [
         RunJob { fresh: true, ..job(&one, folder.path(), "one") },
         RunJob { from: vec!["student".to_owned()], ..job(&one, folder.path(), "one") },
@@ -122,13 +122,13 @@ fn another_teacher_and_other_data_find_nothing() {
     assert_eq!(stored_files(folder.path()).len(), 2);
     let data = folder.path().join("copy.train.jsonl");
     fs::write(&data, fs::read_to_string(&data).unwrap().replace("copy ab", "copy ba")).unwrap();
-    // Other data comes in another order: more than one row may come twice in the batch between the epochs.
+    // Other data has another order: several rows may occur twice in the batch between two epochs.
     let [(found_then, OF)] = found(&good(&job(&one, folder.path(), "data")))[..] else {
         panic!("scores are found once")
     };
     assert!(found_then <= OF - ROWS && found_then > OF - ROWS - 6, "{found_then}");
     assert_eq!(stored_files(folder.path()).len(), 3);
-    // As many steps more find what there is.
+    // A longer run finds the scores of the steps before.
     let mut longer = one;
     longer.stages[2].content_key = "longer".to_owned();
     let Stage::Train(train) = &mut longer.experiment.models[2].stage else { panic!("it trains") };
@@ -138,13 +138,13 @@ fn another_teacher_and_other_data_find_nothing() {
 
 /// Damaged scores are reported and computed again; a failed write is reported once, and the run goes on.
 #[test]
-fn damage_and_a_store_that_takes_nothing_change_no_bit() {
+fn damaged_scores_and_failed_writes_change_no_result() {
     let folder = folder();
     let one = plan(mopd(5.0));
     good(&job(&one, folder.path(), "one"));
     let (expected, made) = (student(folder.path(), "one"), files(folder.path()));
     let again = || {
-        // The student is gone, as if it had been pruned.
+        // Deletes the student's result, as pruning would.
         for entry in fs::read_dir(folder.path().join("store")).unwrap().map(|entry| entry.unwrap().path()) {
             if fs::read_to_string(entry.join("checksums.json")).is_ok_and(|sums| sums.contains("student")) {
                 fs::remove_dir_all(entry).unwrap();
@@ -164,19 +164,20 @@ fn damage_and_a_store_that_takes_nothing_change_no_bit() {
         matches!(warnings(&events)[..], [said] if said.contains("stored scores are damaged") && said.contains("hidden.bin"))
     );
     assert!(found(&events)[0].0 < OF && files(folder.path()) == made);
-    // Gone between two runs.
+    // Deletes the scores between two runs.
     fs::remove_dir_all(&stored_files(folder.path())[0]).unwrap();
     let events = again();
     assert_eq!((found(&events), warnings(&events)), (vec![(OF - NEW, OF)], vec![]));
     assert!(files(folder.path()) == made);
-    // Where their folder should be is a file: nothing can be kept in it.
+    // Puts a file in place of their folder, so that no scores can be stored.
     let place = stored_files(folder.path())[0].clone();
     fs::remove_dir_all(&place).unwrap();
     fs::write(&place, "").unwrap();
     let events = again();
     assert_eq!(found(&events), [(0, OF)]);
     assert!(
-        matches!(warnings(&events)[..], [said] if said.contains("scores of teacher for student, seed 1 are not kept")
+        matches!(warnings(&events)[..], [said] if said.contains("scores of teacher for student, seed 1 \
+            cannot be stored")
             && said.contains("cannot write")),
         "{:?}",
         warnings(&events)
@@ -213,7 +214,7 @@ fn a_run_that_is_killed_in_the_second_epoch_ends_the_same() {
     }
 }
 
-/// Two runs at once, which differ in their objectives: together they ask the teacher once for every row.
+/// Two simultaneous runs with different objectives score every row once between them.
 #[test]
 fn two_runs_at_once_make_scores_once() {
     let folder = folder();
@@ -239,10 +240,10 @@ fn two_runs_at_once_make_scores_once() {
     }
 }
 
-/// Where the completions are new in every step, or the teacher is small, the store has no scores and the run
-/// says nothing of them.
+/// If every step has new completions, or the teacher is small, no scores are stored, and the run reports
+/// none.
 #[test]
-fn what_is_not_worth_it_is_not_kept() {
+fn scores_that_save_no_time_are_not_stored() {
     let folder = folder();
     let mut small = plan(mopd(5.0));
     small.experiment.models[0].stage = Stage::Initialise(tiny());

@@ -9,8 +9,8 @@ use super::{Format, Overrides, PredictMode};
 /// Create a starter experiment: a commented file with data, ready to run
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  mopd new pilot && mopd run pilot/pilot.mopd\n  mopd new --example quickstart first \
-                  && mopd run first/quickstart.mopd"
+    after_help = "Examples:\n  mopd new pilot && cd pilot && mopd run pilot.mopd\n  mopd new --example quickstart first \
+                  && cd first && mopd run quickstart.mopd"
 )]
 pub struct NewArgs {
     /// The folder to create; its last part names the starter
@@ -102,14 +102,14 @@ pub struct PlanArgs {
     #[arg(long, value_enum, value_name = "HOW", num_args = 0..=1, require_equals = true,
           default_missing_value = "full")]
     pub predict: Option<PredictMode>,
-    /// With `--predict`: on the machines that a TOML file describes, by a simulation, in place of this one
+    /// With `--predict`: simulate the machines that a TOML file describes, instead of measuring this one
     #[arg(long, value_name = "FILE", requires = "predict")]
     pub cluster: Option<PathBuf>,
-    /// Instead, say what a run would do with each stage, keep it or train it, and which part of what it
-    /// depends on is another than in the run before
+    /// Instead, report whether a run would keep or train each stage, and which of its inputs have changed
+    /// since the previous run
     #[arg(long, conflicts_with = "predict")]
     pub why: bool,
-    /// With `--predict` and `--why`: of a run with so many processes, as `mopd run` has them
+    /// With `--predict` and `--why`: the number of processes of the run, as in `mopd run`
     #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "cluster",
           value_parser = clap::value_parser!(u32).range(1..=64))]
     pub processes: u32,

@@ -1,4 +1,4 @@
-//! What the command line accepts. Each command has a struct of arguments, which its file in `commands` reads.
+//! The command line. Each command has a struct of arguments, which its file in `commands` reads.
 
 mod bench;
 mod experiment;
@@ -22,9 +22,10 @@ pub use self::shell::*;
 const EXAMPLES: &str = "\
 Examples:
   mopd new pilot                        a starter experiment with data, in the folder pilot
-  mopd check pilot/pilot.mopd           report its diagnostics
-  mopd plan pilot/pilot.mopd            its stages, objectives and cost
-  mopd run pilot/pilot.mopd             run it; finished stages are kept
+  cd pilot
+  mopd check pilot.mopd                 report its diagnostics
+  mopd plan pilot.mopd                  its stages, objectives and cost
+  mopd run pilot.mopd                   run it; finished stages are kept
   mopd explain unit-mismatch            what a diagnostic code means
 
 Exit status: 0 success; 1 the experiment is wrong or the run failed; 2 the command was used wrongly \
@@ -41,20 +42,20 @@ pub struct Cli {
     pub output: OutputArgs,
 }
 
-/// What every command takes.
+/// The output options, which every command has.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Output")]
 pub struct OutputArgs {
-    /// Colours; `auto` is those of a terminal, unless NO_COLOR is set
+    /// Colours; `auto` means on terminals, unless NO_COLOR is set
     #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t = Color::Auto)]
     pub color: Color,
-    /// Say on standard error only what is wrong
+    /// Report only problems on standard error
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
-    /// Also say which programs, folders and results of the store are used
+    /// Also report which programs, folders and results of the store are used
     #[arg(short, long, global = true)]
     pub verbose: bool,
-    /// Append what goes to standard error to this file, too, each line with its time
+    /// Also append standard error to this file, each line with its time
     #[arg(long, global = true, value_name = "FILE")]
     pub log_file: Option<PathBuf>,
 }
@@ -178,7 +179,7 @@ impl From<ComputeDtype> for Dtype {
     }
 }
 
-/// What may be spent on predictions; see [`Predict`].
+/// The time that predictions may take; see [`Predict`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PredictMode {
     Never,

@@ -36,12 +36,12 @@ pub struct RunArgs {
     /// several times
     #[arg(long, value_name = "STAGE", conflicts_with = "fresh")]
     pub from: Vec<String>,
-    /// Look whether the run could begin: at all that it reads but the weights of models, at its rewards,
-    /// which are asked once, and at the folders that it writes to. Say what would run and where the results
+    /// Check whether the run could begin: everything that it reads except the weights of models, its rewards,
+    /// which are called once, and the folders that it writes to. Report what would run and where the results
     /// would go, and change nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// Resume from what is kept. A run always does; with this option it reports if nothing is kept
+    /// Resume from stored stages and checkpoints. A run always does; this option reports if there are none
     #[arg(long, conflicts_with_all = ["fresh", "from"])]
     pub resume: bool,
     /// Interval of checkpoints of a stage that trains: `30s`, `10min`, `1h`; `0s` is after every step
@@ -61,7 +61,7 @@ pub struct RunArgs {
     /// for half a minute at most, and not stages that are over as soon as their trial; `full`, all of them
     #[arg(long, value_enum, value_name = "HOW", default_value_t = PredictMode::Quick)]
     pub predict: PredictMode,
-    /// Interval of the lines that say where the stages at work stand, if standard error is no terminal
+    /// Interval of the lines about running stages, if standard error is not a terminal
     /// [default: 30s]
     #[arg(long, value_name = "TIME", value_parser = seconds)]
     pub log_every: Option<f64>,
@@ -201,7 +201,7 @@ Examples:
   mopd ls experiments/*/runs
   mopd ls --format json | jq 'select(.state == \"unfinished\").folder'")]
 pub struct LsArgs {
-    /// Folders with runs in them, or below
+    /// Folders to search for runs, with their subfolders
     #[arg(value_name = "DIR", default_value = "runs")]
     pub folders: Vec<PathBuf>,
     /// `json` is one object per line
@@ -295,7 +295,7 @@ pub struct ExportArgs {
     /// Write no files: only the report of coverage
     #[arg(long, requires = "engine")]
     pub report: bool,
-    /// Of the report
+    /// Format of the report
     #[arg(long, value_enum, default_value_t = Format::Human, requires = "engine")]
     pub format: Format,
     /// The folder for the files [default: tensorboard in the run's folder; STAGE-ENGINE]
@@ -350,7 +350,7 @@ pub struct EvalArgs {
     /// `python("judge.py:score")`, which `judge.py:score` is short for
     #[arg(long, value_name = "REWARD")]
     pub reward: String,
-    /// Fields that stand in columns of another name: `prompt=question,answer=solution`
+    /// Fields whose columns have other names: `prompt=question,answer=solution`
     #[arg(long, value_name = "FIELD=COLUMN,...")]
     pub fields: Option<String>,
     /// Completions of each prompt
@@ -362,16 +362,16 @@ pub struct EvalArgs {
     /// Longest completion, in tokens
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_tokens: u32,
-    /// A further number of the table, as an experiment has it: `pass_at(8)`, `length`, `distinct`
+    /// A further metric of the table, as in an experiment: `pass_at(8)`, `length`, `distinct`
     #[arg(long, value_name = "METRIC")]
     pub metric: Vec<String>,
-    /// Put prompts as the model's chat template puts what a user says
+    /// Format prompts with the model's chat template, as a user's message
     #[arg(long)]
     pub chat: bool,
-    /// The system's message
+    /// System message
     #[arg(long, value_name = "TEXT", requires = "chat")]
     pub system: Option<String>,
-    /// Of the random numbers
+    /// Seed of the random numbers
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
     /// Folder for results: results.json, rewards.parquet
@@ -403,10 +403,10 @@ pub struct SampleArgs {
     /// JSON lines with a prompt each; `-` for standard input
     #[arg(long, value_name = "FILE")]
     pub prompts: Option<PathBuf>,
-    /// Put prompts as the model's chat template puts what a user says
+    /// Format prompts with the model's chat template, as a user's message
     #[arg(long)]
     pub chat: bool,
-    /// The system's message, before prompts that have none
+    /// System message, before prompts that have none
     #[arg(long, value_name = "TEXT", requires = "chat")]
     pub system: Option<String>,
     /// Number of completions of each prompt
@@ -441,7 +441,7 @@ right version; what an earlier `mopd setup` downloaded. Where there is none, the
 pip, or with a GPU all of torch and NVIDIA's libraries, into ~/.cache/mopd (or $XDG_CACHE_HOME/mopd, or $MOPD_CACHE) and compared with the checksums that mopd has. \
                         Prints the folder.")]
 pub struct SetupArgs {
-    /// With CUDA, some 5 GB, though no GPU is found here
+    /// Include CUDA, some 5 GB, even if no GPU is found here
     #[arg(long)]
     pub cuda: bool,
 }
@@ -449,7 +449,7 @@ pub struct SetupArgs {
 /// Show versions, device and memory of this machine, what is missing, and an experiment's servers
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
-    /// Experiment, or `-` for standard input: its servers are asked who they are and what they answer
+    /// Experiment whose servers are probed: their identities and what they support; `-` for standard input
     #[arg(value_name = "FILE")]
     pub file: Option<PathBuf>,
 

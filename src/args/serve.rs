@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::{ComputeDtype, Format};
 
-/// Serve a model to runs on other machines, and to what speaks the dialects of vLLM and SGLang
+/// Serve a model to runs on other machines, and to clients of the vLLM and SGLang APIs
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -18,29 +18,29 @@ It answers until it is stopped.")]
 pub struct ServeArgs {
     /// A folder under models/ of a run, one as `save_pretrained` writes it, or a name on the hub
     pub model: String,
-    /// As requests call it [default: MODEL as it is written]
+    /// The model's name in requests [default: MODEL as it is written]
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
-    /// Address to listen at; others than this machine's own need `--key`
+    /// Address to listen at; addresses that other machines can reach need `--key`
     #[arg(long, value_name = "HOST", default_value = "127.0.0.1")]
     pub host: String,
-    /// 0 for any that is free
+    /// Port; 0 for any free one
     #[arg(long, default_value_t = 8000)]
     pub port: u16,
     /// Name of the environment variable with the key that requests must have
     #[arg(long, value_name = "VARIABLE")]
     pub key: Option<String>,
-    /// What the model computes in
+    /// Compute dtype of the model
     #[arg(long, value_enum, default_value_t = ComputeDtype::Float32)]
     pub dtype: ComputeDtype,
-    /// Requests may have the weights replaced by those of a folder inside this one
+    /// Allow requests to replace the weights by those of a folder inside this one
     #[arg(long, value_name = "FOLDER")]
     pub allow_updates: Option<PathBuf>,
-    /// Tokens of a request at most, all its sequences together
+    /// Most tokens of a request, over all its sequences
     #[arg(long, value_name = "N", default_value_t = 1 << 18)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     pub max_request_tokens: u32,
-    /// Entries of a token at most that are listed beside its own [default: all]
+    /// Most entries that are listed for a token, besides its own [default: all]
     #[arg(long, value_name = "K")]
     pub max_logprobs: Option<u32>,
     /// `json` writes the worker's events to standard output, one per line

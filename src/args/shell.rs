@@ -1,4 +1,4 @@
-//! Commands for the shell: what it completes, and its manual.
+//! Commands for shells: completions, and manual pages.
 
 use std::path::PathBuf;
 

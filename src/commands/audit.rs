@@ -6,10 +6,10 @@ use super::{no_experiment, report};
 use crate::args::{AuditArgs, AuditFormat};
 use crate::host;
 use crate::output::{self, Style};
-use crate::problem::{Problem, Status};
+use crate::problem::{CommandStatus, Problem};
 use crate::render;
 
-pub fn audit(arguments: &AuditArgs) -> Result<Status, Problem> {
+pub fn audit(arguments: &AuditArgs) -> Result<CommandStatus, Problem> {
     let mut analysis = host::analyse_file(&arguments.file, &arguments.overrides.set)?;
     let entries = audit::of_file(&analysis);
     if entries.is_empty() && !analysis.has_errors() && analysis.experiment.is_none() {
@@ -22,5 +22,5 @@ pub fn audit(arguments: &AuditArgs) -> Result<Status, Problem> {
         }
     }
     report(&analysis);
-    Ok(if analysis.has_errors() { Status::Wrong } else { Status::Good })
+    Ok(if analysis.has_errors() { CommandStatus::Failure } else { CommandStatus::Success })
 }

@@ -11,9 +11,9 @@ use super::run::STORE;
 use crate::args::{CacheAction, CacheArgs, Format};
 use crate::figures::{bytes, duration};
 use crate::output::{self, counted, printable};
-use crate::problem::{Problem, Status};
+use crate::problem::{CommandStatus, Problem};
 
-pub fn cache(arguments: &CacheArgs) -> Result<Status, Problem> {
+pub fn cache(arguments: &CacheArgs) -> Result<CommandStatus, Problem> {
     let path = arguments.store.clone().unwrap_or_else(|| PathBuf::from(STORE));
     if !path.is_dir() {
         let problem = Problem::usage("no-store", format!("there is no store at {}", path.display()));
@@ -37,24 +37,28 @@ pub fn cache(arguments: &CacheArgs) -> Result<Status, Problem> {
 }
 
 fn unreadable(why: String) -> Problem {
-    Problem::usage("unreadable-store", format!("the store can't be read: {why}"))
+    Problem::usage("unreadable-store", format!("cannot read the store: {why}"))
 }
 
 /// Warns of lists of needed entries that can't be read. Returns whether there are any.
 fn warn_of(unreadable: &[String]) -> bool {
     for why in unreadable {
-        output::error(&format!("warning: it is not known what a run needs: {}\n", printable(why)));
+        output::error(&format!(
+            "warning: cannot read the list of results that a run needs: \
+            {}\n",
+            printable(why)
+        ));
     }
     if !unreadable.is_empty() {
         output::error(
-            "run that experiment again, which writes its list anew, or delete the file where the run is not \
-             wanted any more\n",
+            "run that experiment again, which writes the list again, or delete the file if the run is not \
+            needed any more\n",
         );
     }
     !unreadable.is_empty()
 }
 
-fn list(folder: &Folder, format: Format) -> Result<Status, Problem> {
+fn list(folder: &Folder, format: Format) -> Result<CommandStatus, Problem> {
     let items = folder.items().map_err(unreadable)?;
     warn_of(&folder.runs().map_err(unreadable)?.unreadable);
     let now = SystemTime::now();
@@ -65,11 +69,11 @@ fn list(folder: &Folder, format: Format) -> Result<Status, Problem> {
                 "freed_bytes": item.exclusive, "unused_seconds": seconds, "needed_by": item.needed_by });
             output::result(&format!("{text}\n"));
         }
-        return Ok(Status::Good);
+        return Ok(CommandStatus::Success);
     }
     if items.is_empty() {
         output::note("the store is empty\n");
-        return Ok(Status::Good);
+        return Ok(CommandStatus::Success);
     }
     output::result(&format!("{}\n", grid(&items, now)));
     let total = |wanted: fn(&StoreItem) -> bool| {
@@ -80,7 +84,7 @@ fn list(folder: &Folder, format: Format) -> Result<Status, Problem> {
         unneeded => format!("{} of it not needed by any kept run", bytes(unneeded)),
     };
     output::note(&format!("{} in total, {unneeded}\n", bytes(total(|_| true))));
-    Ok(Status::Good)
+    Ok(CommandStatus::Success)
 }
 
 fn grid(items: &[StoreItem], now: SystemTime) -> Grid {
@@ -108,7 +112,7 @@ fn described(item: &StoreItem) -> String {
     match item.kind {
         StoreItemKind::Result | StoreItemKind::Scores => about,
         StoreItemKind::Checkpoint => format!("{about}: checkpoints"),
-        StoreItemKind::LastGood => format!("{about}: weights before a number that was not finite"),
+        StoreItemKind::LastGood => format!("{about}: weights before a step with a non-finite number"),
         StoreItemKind::Leftover => "cut off while it was written".to_owned(),
     }
 }
@@ -119,14 +123,14 @@ fn short(path: &Path) -> String {
     path.strip_prefix(here).unwrap_or(path).display().to_string()
 }
 
-fn verify(folder: &Folder) -> Result<Status, Problem> {
+fn verify(folder: &Folder) -> Result<CommandStatus, Problem> {
     let items = folder.items().map_err(unreadable)?;
     let (mut whole, mut damaged) = (0, 0);
     for item in &items {
         match folder.verdict(item) {
             None => {}
             Some(PruneVerdict::Whole) => whole += 1,
-            Some(PruneVerdict::InUse) => output::error(&format!("{} is being written just now\n", item.name)),
+            Some(PruneVerdict::InUse) => output::error(&format!("{} is being written\n", item.name)),
             Some(PruneVerdict::Damaged(reason)) => {
                 damaged += 1;
                 output::result(&format!("{}  {}: {}\n", item.name, described(item), printable(&reason)));
@@ -136,21 +140,21 @@ fn verify(folder: &Folder) -> Result<Status, Problem> {
     output::error(&format!("{whole} whole, {damaged} damaged\n"));
     let runs = warn_of(&folder.runs().map_err(unreadable)?.unreadable);
     if damaged == 0 {
-        return Ok(if runs { Status::Wrong } else { Status::Good });
+        return Ok(if runs { CommandStatus::Failure } else { CommandStatus::Success });
     }
-    output::error("what is damaged is computed again by the next run that needs it\n");
-    Ok(Status::Wrong)
+    output::error("the next run that needs a damaged result computes it again\n");
+    Ok(CommandStatus::Failure)
 }
 
 /// How many times to check whether runs are being recorded, which takes milliseconds.
 const PATIENCE: u32 = 100;
 
-fn prune(folder: &Folder, policy: &PrunePolicy) -> Result<Status, Problem> {
-    let failed = |why: String| Problem::run("not-pruned", format!("the store can't be pruned: {why}"));
+fn prune(folder: &Folder, policy: &PrunePolicy) -> Result<CommandStatus, Problem> {
+    let failed = |why: String| Problem::run("not-pruned", format!("cannot prune the store: {why}"));
     for _ in 0..PATIENCE {
         if let Some(pruned) = folder.prune(policy, SystemTime::now()).map_err(failed)? {
             say(&pruned, policy);
-            return Ok(Status::Good);
+            return Ok(CommandStatus::Success);
         }
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -167,7 +171,7 @@ fn say(pruned: &Pruned, policy: &PrunePolicy) {
     warn_of(&pruned.unreadable);
     if !pruned.spared.is_empty() {
         output::error(&format!(
-            "{} left, because that run may need them\n",
+            "{} kept, because that run may need them\n",
             counted(pruned.spared.len(), "result")
         ));
     }
@@ -186,8 +190,8 @@ fn say(pruned: &Pruned, policy: &PrunePolicy) {
     if policy.keep_under.is_some_and(|limit| pruned.left > limit) {
         let needed = bytes(pruned.needed);
         output::error(&format!(
-            "that is more than asked for: kept runs need {needed}. A run is kept as long as its folder of \
-             results is there\n"
+            "that is more than requested: kept runs need {needed}. A run is kept as long as its folder of \
+            results exists\n"
         ));
     }
 }

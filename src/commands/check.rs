@@ -9,11 +9,11 @@ use mopd_lang::source::FileId;
 use super::{files, plan_of};
 use crate::args::{CheckArgs, CheckFormat};
 use crate::output::{self, Style, counted};
-use crate::problem::{Problem, Status};
+use crate::problem::{CommandStatus, Problem};
 use crate::{host, paths, render};
 
-pub fn check(arguments: &CheckArgs) -> Result<Status, Problem> {
-    let mut status = Status::Good;
+pub fn check(arguments: &CheckArgs) -> Result<CommandStatus, Problem> {
+    let mut status = CommandStatus::Success;
     let mut json = Vec::new();
     let mut sarif = Vec::new();
     let mut all = Vec::new();
@@ -29,7 +29,7 @@ pub fn check(arguments: &CheckArgs) -> Result<Status, Problem> {
                     CheckFormat::Sarif => sarif.push(render::sarif::of_problem(&problem, path)),
                     CheckFormat::Human | CheckFormat::Short => {}
                 }
-                status = Status::Usage;
+                status = CommandStatus::UsageError;
                 continue;
             }
         };
@@ -53,9 +53,9 @@ pub fn check(arguments: &CheckArgs) -> Result<Status, Problem> {
             }
         }
         if diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
-            && status == Status::Good
+            && status == CommandStatus::Success
         {
-            status = Status::Wrong;
+            status = CommandStatus::Failure;
         }
         let fetched = match (&plan, &analysis.experiment) {
             (Some(_), Some(experiment)) => paths::to_fetch(experiment, &host::folder_of(path)),
@@ -87,11 +87,11 @@ pub fn check(arguments: &CheckArgs) -> Result<Status, Problem> {
                 }
             }
             output::error(&format!(
-                "{} of {} can't be used in a run\n",
+                "{} of {} cannot be used in a run\n",
                 counted(refused.len(), "part"),
                 path.display()
             ));
-            status = if status == Status::Good { Status::Wrong } else { status };
+            status = if status == CommandStatus::Success { CommandStatus::Failure } else { status };
         } else if diagnostics.is_empty() && arguments.format == CheckFormat::Human {
             output::note(&clean(&analysis, plan.is_some(), Style::of_stderr()));
         }
@@ -118,7 +118,7 @@ fn fix(path: &Path) -> Result<(), Problem> {
         return Ok(());
     }
     if host::is_standard_input(path) {
-        let message = "`--fix` changes files in place, and standard input is none";
+        let message = "`--fix` changes files in place, but standard input is not a file";
         return Err(Problem::usage("mixed-input", message).help("leave `--fix` out, or name the file"));
     }
     let text = host::read_text(path)?;

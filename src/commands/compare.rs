@@ -8,7 +8,7 @@ use mopd_compiler::plan::results::{ComparedCell, ComparedTable};
 use crate::args::{CompareArgs, CompareFormat};
 use crate::host::as_text;
 use crate::output::{self, Style, counted, printable};
-use crate::problem::{Problem, Status};
+use crate::problem::{CommandStatus, Problem};
 use crate::run_folder::{REWARDS, RunFolder};
 use crate::worker;
 
@@ -27,19 +27,19 @@ pub struct MeaningChange {
     circumstances: Vec<String>,
 }
 
-pub fn compare(arguments: &CompareArgs) -> Result<Status, Problem> {
+pub fn compare(arguments: &CompareArgs) -> Result<CommandStatus, Problem> {
     let runs = arguments.runs.iter().map(|path| RunFolder::open(path)).collect::<Result<Vec<_>, _>>()?;
     for run in &runs {
         if !run.path.join(REWARDS).is_file() {
             let message =
-                format!("{} has no {REWARDS}, which the tables are compared by", run.path.display());
+                format!("{} has no {REWARDS}, which a comparison of tables needs", run.path.display());
             return Err(Problem::usage("no-results", message).help(
-                "an unfinished run has none, nor has one of an earlier mopd: run the experiment again, \
-                 finished stages are kept",
+                "an unfinished run, or one by an earlier mopd, does not have it: run the experiment \
+                again; finished stages are kept",
             ));
         }
         if run.results.is_none() {
-            let message = format!("{} was not finished: it has no results of its plan", run.path.display());
+            let message = format!("{} is not finished: it has no results for its plan", run.path.display());
             return Err(Problem::usage("no-results", message)
                 .help("run the experiment again: finished stages are kept"));
         }
@@ -61,7 +61,7 @@ pub fn compare(arguments: &CompareArgs) -> Result<Status, Problem> {
         CompareFormat::Csv => csv(&pairs),
     };
     output::result(&text);
-    Ok(Status::Good)
+    Ok(CommandStatus::Success)
 }
 
 /// The differences between two runs other than their results.
@@ -174,13 +174,13 @@ pub fn notes(table: &ComparedTable) -> Vec<String> {
     )];
     if !table.other_tests.is_empty() {
         notes.push(format!(
-            "other test prompts, so nothing is paired there: {}",
+            "the test prompts differ, so nothing is paired there: {}",
             table.other_tests.join(", ")
         ));
     }
     if !table.other_rewards.is_empty() {
         notes.push(format!(
-            "different rewards, so differences there and over all domains do not compare the models: {}",
+            "the rewards differ, so differences there and over all domains do not compare the models: {}",
             table.other_rewards.join(", ")
         ));
     }
@@ -231,7 +231,7 @@ fn text(pairs: &[Pair], style: Style) -> String {
             }
         }
         if pair.tables.is_empty() {
-            out += "\nno table of the one has a domain in common with the other's\n";
+            out += "\nthe tables of the two runs have no domain in common\n";
         }
         out += "\n";
     }
@@ -427,7 +427,7 @@ merging
     }
 
     #[test]
-    fn what_another_reward_judged_is_not_clear() {
+    fn comparison_under_another_reward_is_unclear() {
         let mut pair = pair();
         pair.tables[0].other_rewards.push("a_b".into());
         let files = vec!["judge.py".into()];
@@ -436,7 +436,7 @@ merging
         let said = "a -> b: the same plan with different data or reward files\n  domain `a_b`: different reward files: judge.py\n";
         assert!(text.starts_with(said), "{text}");
         assert!(
-            text.contains("| +0.25 [+0.12, +0.38]   |") && text.contains("different rewards, so"),
+            text.contains("| +0.25 [+0.12, +0.38]   |") && text.contains("the rewards differ, so"),
             "{text}"
         );
     }

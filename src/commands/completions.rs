@@ -4,12 +4,12 @@ use clap::CommandFactory;
 
 use crate::args::{Cli, CompletionsArgs};
 use crate::output;
-use crate::problem::{Problem, Status};
+use crate::problem::{CommandStatus, Problem};
 
-pub fn completions(arguments: &CompletionsArgs) -> Result<Status, Problem> {
+pub fn completions(arguments: &CompletionsArgs) -> Result<CommandStatus, Problem> {
     let mut script = Vec::new();
     clap_complete::generate(arguments.shell, &mut Cli::command(), "mopd", &mut script);
     // Verbatim, since a shell reads it.
     output::verbatim(&String::from_utf8_lossy(&script));
-    Ok(Status::Good)
+    Ok(CommandStatus::Success)
 }

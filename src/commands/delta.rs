@@ -13,13 +13,13 @@ use serde_json::json;
 use crate::args::{DeltaArgs, Format};
 use crate::host::{as_text, folder_of};
 use crate::output::{self, printable};
-use crate::problem::{Problem, Status};
+use crate::problem::{CommandStatus, Problem};
 use crate::run_folder::RunFolder;
 use crate::worker;
 
-pub fn delta(arguments: &DeltaArgs) -> Result<Status, Problem> {
+pub fn delta(arguments: &DeltaArgs) -> Result<CommandStatus, Problem> {
     if !arguments.beyond.is_finite() || arguments.beyond < 0.0 {
-        let message = "`--beyond` is a difference of weights: a number that is not negative";
+        let message = "`--beyond` is a difference of weights: it must be at least 0";
         return Err(Problem::usage("out-of-range", message));
     }
     let pair = |model: &Path, from: Option<&Path>| {
@@ -63,14 +63,18 @@ pub fn delta(arguments: &DeltaArgs) -> Result<Status, Problem> {
             output::result(&format!("{all}\n"));
         }
     }
-    Ok(Status::Good)
+    Ok(CommandStatus::Success)
 }
 
 /// The model that a run's model was trained from. A path like `RUN/models/student-seed1` gives the run.
 fn beginning(model: &Path) -> Result<PathBuf, Problem> {
     let shown = model.display();
-    let unknown =
-        |why: String| Problem::usage("no-model-before", why).help("name the model before: `--from FOLDER`");
+    let unknown = |why: String| {
+        Problem::usage("no-model-before", why).help(
+            "name the model to compare with: \
+            `--from FOLDER`",
+        )
+    };
     let folder = model
         .canonicalize()
         .map_err(|_| Problem::usage("no-checkpoint", format!("there is no folder {shown}")))?;
@@ -78,7 +82,7 @@ fn beginning(model: &Path) -> Result<PathBuf, Problem> {
     let run = models.filter(|models| models.ends_with("models")).and_then(Path::parent);
     let (Some(models), Some(run)) = (models, run.filter(|run| run.join("plan.json").is_file())) else {
         return Err(unknown(format!(
-            "{shown} is not in the `models` of a run, which would say what it began from"
+            "{shown} is not in the folder `models` of a run, so its starting model is not known"
         )));
     };
     let plan = RunFolder::open(run)?.plan;
@@ -90,7 +94,7 @@ fn beginning(model: &Path) -> Result<PathBuf, Problem> {
         Some(Stage::Merge(merge)) if merge.base.is_none() => {
             let names = merge.models.iter().map(|id| format!("`{}`", plan.experiment.model(*id).name));
             return Err(unknown(format!(
-                "{shown} is merged from {} and began from none of them",
+                "{shown} is a merge of {}, so it has no single starting model",
                 names.collect::<Vec<_>>().join(", ")
             )));
         }
@@ -107,16 +111,16 @@ fn beginning(model: &Path) -> Result<PathBuf, Problem> {
     match (before.is_dir(), loaded) {
         (true, _) => Ok(before),
         (false, Some(loaded)) if loaded.is_dir() => {
-            output::note(&format!("`{}` is as it lies in {} now\n", start.name, loaded.display()));
+            output::note(&format!("`{}` is read from {} as it is now\n", start.name, loaded.display()));
             Ok(loaded)
         }
         (false, Some(loaded)) => Err(unknown(format!(
-            "{shown} began from `{}`, which is not in {} any more, seen from here",
+            "{shown} started from `{}`, which is not found in {} any more",
             start.name,
             loaded.display()
         ))),
         (false, None) => Err(unknown(format!(
-            "{shown} began from `{}`, which the run did not write: there is no {}",
+            "{shown} started from `{}`, which the run did not write: there is no {}",
             start.name,
             before.display()
         ))),
@@ -133,7 +137,7 @@ fn base_of(plan: &Plan, origin: Origin) -> PathBuf {
 fn folder_of_loaded(pretrained: &Pretrained, base: &Path) -> Option<PathBuf> {
     match pretrained {
         Pretrained::Checkpoint { folder } => Some(base.join(folder)),
-        Pretrained::HuggingFace { name, revision } => match NamedModel::of(name, base) {
+        Pretrained::HuggingFace { name, revision } => match NamedModel::resolve(name, base) {
             NamedModel::Folder(folder) | NamedModel::Nowhere(folder) => Some(folder),
             NamedModel::Repository => {
                 let cache = named::hub_cache()?;
@@ -234,16 +238,17 @@ model summed  = task_arithmetic(base, expert, scale: 0.5)
         let problem = beginning(&model("average")).expect_err("there is no model before");
         assert_eq!(problem.name(), "no-model-before");
         assert!(
-            problem
-                .message()
-                .ends_with("is merged from `expert[copy]`, `expert[last]` and began from none of them"),
+            problem.message().ends_with(
+                "is a merge of `expert[copy]`, `expert[last]`, so it has no single starting \
+                    model"
+            ),
             "{}",
             problem.message()
         );
         assert!(problem.help_text().is_some_and(|help| help.contains("--from")));
         // The model before is the one that changes were added to.
         for model in [model("summed"), first] {
-            let before = beginning(&model).expect("the model before");
+            let before = beginning(&model).expect("the model to compare with");
             assert!(before.ends_with("models/base-seed1"), "{}", before.display());
         }
     }

@@ -17,12 +17,12 @@ use crate::args::{Format, RunArgs};
 use crate::host::{self, as_text};
 use crate::libtorch;
 use crate::output::{self, Style, counted};
-use crate::problem::{Problem, Status};
+use crate::problem::{CommandStatus, Problem};
 use crate::render;
 use crate::run_lock::{self, LOCK};
 use crate::worker;
 
-pub fn dry_run(arguments: &RunArgs, sweep: &Sweep, folder: &Path) -> Result<Status, Problem> {
+pub fn dry_run(arguments: &RunArgs, sweep: &Sweep, folder: &Path) -> Result<CommandStatus, Problem> {
     let worker = worker::find()?;
     let libtorch = libtorch::find()?.libtorch;
     for (_, compiled) in sweep.compiled() {
@@ -31,14 +31,14 @@ pub fn dry_run(arguments: &RunArgs, sweep: &Sweep, folder: &Path) -> Result<Stat
     if Lock::is_held(&folder.join(LOCK)) {
         let message = format!("another run writes to {} now", folder.display());
         return Err(Problem::usage("folder-in-use", message)
-            .help("wait until it ends, or give this one a folder of its own with `--out DIR`"));
+            .help("wait until it ends, or give this run its own folder with `--out DIR`"));
     }
     run_lock::check_folder(folder)?;
     for written in [folder, Path::new(STORE)] {
         try_to_write(written)?;
     }
     if refused(arguments, sweep)? {
-        return Ok(Status::Wrong);
+        return Ok(CommandStatus::Failure);
     }
     let analysis = host::check_file(&arguments.file)?;
     missing(&analysis);
@@ -61,7 +61,7 @@ pub fn dry_run(arguments: &RunArgs, sweep: &Sweep, folder: &Path) -> Result<Stat
         let runs: Vec<Value> = runs.iter().map(of_run).collect::<Result<_, _>>()?;
         let line = json!({ "event": "dry_run", "out": as_text(folder)?, "store": STORE, "runs": runs });
         output::result(&format!("{line}\n"));
-        return Ok(Status::Good);
+        return Ok(CommandStatus::Success);
     }
     for (member, plan) in &runs {
         let name = if sweep.is_swept() { format!(" [{}]", member.name()) } else { String::new() };
@@ -75,14 +75,14 @@ pub fn dry_run(arguments: &RunArgs, sweep: &Sweep, folder: &Path) -> Result<Stat
             stages.join(", "),
         ));
     }
-    output::result(&format!("results in {}{}\n", folder.display(), what_is_there(folder, &runs)));
+    output::result(&format!("results in {}{}\n", folder.display(), folder_state(folder, &runs)));
     output::result(&format!("finished stages are taken from {STORE}; `mopd plan --why` says which\n"));
     let libtorch = libtorch.map_or_else(String::new, |it| format!(", libtorch {}", it.folder.display()));
     output::result(&format!("worker {}{libtorch}\n", worker.display()));
     if arguments.processes > 1 {
         output::result(&format!("{} processes train each stage together\n", arguments.processes));
     }
-    Ok(Status::Good)
+    Ok(CommandStatus::Success)
 }
 
 /// Reports everything that the runs could not use, once each. Returns whether there is any.
@@ -119,16 +119,20 @@ fn seeds(plan: &Plan) -> u32 {
 }
 
 /// The state of the results folder.
-fn what_is_there(folder: &Path, runs: &[(&SweepRun, &Plan)]) -> String {
+fn folder_state(folder: &Path, runs: &[(&SweepRun, &Plan)]) -> String {
     if !folder.join("results.json").is_file() {
         return String::new();
     }
     let same =
         matches!(runs, [(_, plan)] if super::ls::plan_of(folder).as_deref() == Some(plan.hash.as_str()));
     match same {
-        true => ", where those of the same plan are".to_owned(),
+        true => ", which has those of the same plan".to_owned(),
         false => {
-            format!(", where those of another plan are; they move to {}", folder.join("previous").display())
+            format!(
+                ", which has those of another plan; they are moved to \
+                {}",
+                folder.join("previous").display()
+            )
         }
     }
 }

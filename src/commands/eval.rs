@@ -11,13 +11,13 @@ use super::run;
 use crate::args::{Cli, Command, EvalArgs, Format, RunArgs};
 use crate::host::{self, WrittenPart};
 use crate::output::{self, printable};
-use crate::problem::{Problem, Status};
+use crate::problem::{CommandStatus, Problem};
 
-pub fn eval(arguments: &EvalArgs) -> Result<Status, Problem> {
+pub fn eval(arguments: &EvalArgs) -> Result<CommandStatus, Problem> {
     for file in &arguments.on {
         if !Path::new(file).is_file() {
             return Err(Problem::usage("unreadable-file", format!("there is no file {file}"))
-                .help("`--on` names JSON lines with a `prompt` each"));
+                .help("`--on` must be a file of JSON lines with a field `prompt`"));
         }
     }
     let experiment = experiment(arguments)?;
@@ -26,7 +26,7 @@ pub fn eval(arguments: &EvalArgs) -> Result<Status, Problem> {
     }
     host::set_standard_input(experiment.text, experiment.parts);
     let Some(arguments) = run_arguments(arguments) else {
-        return Err(Problem::usage("bad-name", "the folder of `--out` can't be used"));
+        return Err(Problem::usage("bad-name", "the folder of `--out` cannot be used"));
     };
     run::run(&arguments)
 }
@@ -131,9 +131,10 @@ fn columns(fields: &str) -> Result<String, Problem> {
     let column = |pair: &str| {
         let Some((field, column)) = pair.split_once('=').filter(|(_, column)| !column.trim().is_empty())
         else {
-            let message = format!("`--fields` says `FIELD=COLUMN`, not `{}`", pair.trim());
+            let message = format!("`--fields` must be `FIELD=COLUMN`, not `{}`", pair.trim());
             return Err(Problem::usage("usage", message).help(
-                "for example `--fields prompt=question,answer=solution`: the prompt stands in `question`",
+                "for example `--fields prompt=question,answer=solution`: the prompt is in the column \
+                `question`",
             ));
         };
         let (field, column) = (field.trim(), column.trim());

@@ -4,13 +4,13 @@ use mopd_lang::diag::{Code, nearest};
 
 use crate::args::ExplainArgs;
 use crate::output::{self, Style};
-use crate::problem::{Problem, Status};
+use crate::problem::{CommandStatus, Problem};
 use crate::render::markdown;
 
-pub fn explain(arguments: &ExplainArgs) -> Result<Status, Problem> {
+pub fn explain(arguments: &ExplainArgs) -> Result<CommandStatus, Problem> {
     let Some(name) = &arguments.code else {
         output::result(&all());
-        return Ok(Status::Good);
+        return Ok(CommandStatus::Success);
     };
     // Forms that people paste: `error[unit-mismatch]`, `[unit-mismatch]`, `unit_mismatch`.
     let name =
@@ -23,7 +23,7 @@ pub fn explain(arguments: &ExplainArgs) -> Result<Status, Problem> {
     };
     if let Some(page) = code.or_else(problem) {
         output::result(&markdown::show(&page, Style::of_stdout()));
-        return Ok(Status::Good);
+        return Ok(CommandStatus::Success);
     }
     let problem = Problem::usage("unknown-code", format!("there is no diagnostic code `{name}`"));
     Err(
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn each_has_a_sentence() {
+    fn every_problem_has_a_summary() {
         for (name, text) in problems() {
             let summary = summary(text);
             assert!(text.len() > 30 && summary.len() > 10 && !summary.contains('\n'), "{name}: {summary}");

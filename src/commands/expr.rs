@@ -15,13 +15,13 @@ use super::report;
 use crate::args::{Emit, ExprArgs};
 use crate::host;
 use crate::output;
-use crate::problem::{Problem, Status};
+use crate::problem::{CommandStatus, Problem};
 
-pub fn expr(arguments: &ExprArgs) -> Result<Status, Problem> {
+pub fn expr(arguments: &ExprArgs) -> Result<CommandStatus, Problem> {
     let analysis = host::analyse_file(&arguments.file, &[])?;
     report(&analysis);
     if analysis.has_errors() {
-        return Ok(Status::Wrong);
+        return Ok(CommandStatus::Failure);
     }
     let (name, part) = match arguments.name.split_once('.') {
         Some((name, part)) => (name, Some(part)),
@@ -34,7 +34,7 @@ pub fn expr(arguments: &ExprArgs) -> Result<Status, Problem> {
             let mut analysis = analysis;
             analysis.diagnostics = vec![*diagnostic];
             report(&analysis);
-            return Ok(Status::Wrong);
+            return Ok(CommandStatus::Failure);
         }
     };
     let roots = roots(&expressions, name, part)?;
@@ -64,7 +64,7 @@ pub fn expr(arguments: &ExprArgs) -> Result<Status, Problem> {
         text += &format!("; {name} is %{}\n", id.0);
     }
     output::result(&text);
-    Ok(Status::Good)
+    Ok(CommandStatus::Success)
 }
 
 /// An objective of a file, by name.
@@ -74,7 +74,7 @@ pub(super) fn objective<'a>(analysis: &'a Analysis, name: &str) -> Result<&'a Na
     objectives.iter().find(|named| named.objective.name == name).ok_or_else(|| {
         let problem = Problem::usage("unknown-name", format!("the file has no objective `{name}`"));
         match (imported(analysis, name), nearest(name, names())) {
-            (Some(file), _) => problem.help(format!("it is imported: give `{file}` as the file")),
+            (Some(file), _) => problem.help(format!("it is imported: name the file `{file}`")),
             (None, Some(meant)) => problem.help(format!("did you mean `{meant}`?")),
             (None, None) if objectives.is_empty() => problem.help("it declares none"),
             (None, None) => problem.help(format!("it has: {}", names().collect::<Vec<_>>().join(", "))),

@@ -8,42 +8,42 @@ use mopd_lang::source::{SourceFile, Sources};
 use crate::args::FmtArgs;
 use crate::host::{self, reason};
 use crate::output;
-use crate::problem::{Problem, Status};
+use crate::problem::{CommandStatus, Problem};
 use crate::render;
 
-pub fn fmt(arguments: &FmtArgs) -> Result<Status, Problem> {
+pub fn fmt(arguments: &FmtArgs) -> Result<CommandStatus, Problem> {
     if arguments.paths.iter().any(|path| host::is_standard_input(path)) {
         if arguments.paths.len() > 1 {
             return Err(Problem::usage(
                 "mixed-input",
-                "`-` can't be combined with other paths: standard input goes to standard output",
+                "`-` cannot be combined with other paths: standard input is formatted to standard output",
             ));
         }
         return standard_input(arguments.check);
     }
-    let mut status = Status::Good;
+    let mut status = CommandStatus::Success;
     for path in &arguments.paths {
         let files = files_in(path);
         for file in files.as_deref().unwrap_or_default() {
             match format_file(file, arguments.check) {
-                Ok(Status::Good) => {}
-                Ok(worse) if status == Status::Good => status = worse,
+                Ok(CommandStatus::Success) => {}
+                Ok(worse) if status == CommandStatus::Success => status = worse,
                 Ok(_) => {}
                 Err(problem) => {
                     problem.report();
-                    status = Status::Usage;
+                    status = CommandStatus::UsageError;
                 }
             }
         }
         if let Err(problem) = files {
             problem.report();
-            status = Status::Usage;
+            status = CommandStatus::UsageError;
         }
     }
     Ok(status)
 }
 
-fn standard_input(check: bool) -> Result<Status, Problem> {
+fn standard_input(check: bool) -> Result<CommandStatus, Problem> {
     let text = host::standard_input()?;
     let formatted = fmt::format(&text);
     let changed = formatted.text != text;
@@ -56,7 +56,7 @@ fn standard_input(check: bool) -> Result<Status, Problem> {
 }
 
 /// Formats a file, and reports it if it changes.
-fn format_file(path: &Path, check: bool) -> Result<Status, Problem> {
+fn format_file(path: &Path, check: bool) -> Result<CommandStatus, Problem> {
     let text = host::read_text(path)?;
     let formatted = fmt::format(&text);
     let changed = formatted.text != text;
@@ -70,11 +70,15 @@ fn format_file(path: &Path, check: bool) -> Result<Status, Problem> {
 }
 
 /// Reports text that does not parse.
-fn judge(path: &str, text: String, formatted: Formatted, unformatted: bool) -> Status {
+fn judge(path: &str, text: String, formatted: Formatted, unformatted: bool) -> CommandStatus {
     let mut sources = Sources::default();
     sources.add(SourceFile { path: path.to_owned(), text });
     output::error(&render::short::diagnostics(&formatted.diagnostics, &sources));
-    if unformatted || !formatted.diagnostics.is_empty() { Status::Wrong } else { Status::Good }
+    if unformatted || !formatted.diagnostics.is_empty() {
+        CommandStatus::Failure
+    } else {
+        CommandStatus::Success
+    }
 }
 
 /// The file itself, or every .mopd file below a folder, sorted by name. Hidden folders, such as a run's

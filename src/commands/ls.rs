@@ -13,13 +13,13 @@ use crate::args::{Format, LsArgs};
 use crate::figures::duration;
 use crate::host::reason;
 use crate::output::{self, counted, printable};
-use crate::problem::{Problem, Status};
+use crate::problem::{CommandStatus, Problem};
 use crate::run_lock::LOCK;
 
 /// The deepest level of folders that is searched.
 const DEEP: usize = 5;
 
-struct Listed {
+struct ListedRun {
     folder: PathBuf,
     experiment: String,
     state: State,
@@ -27,7 +27,7 @@ struct Listed {
     when: SystemTime,
     seconds: Option<f64>,
     tables: Vec<String>,
-    /// Of a sweep: the runs that finished, and all runs.
+    /// For a sweep, the numbers of finished runs and of all runs.
     members: Option<(usize, usize)>,
 }
 
@@ -53,11 +53,11 @@ impl State {
 #[derive(Deserialize)]
 struct PlanFile {
     hash: String,
-    experiment: Named,
+    experiment: ExperimentName,
 }
 
 #[derive(Deserialize)]
-struct Named {
+struct ExperimentName {
     name: String,
 }
 
@@ -68,25 +68,25 @@ struct ResultsFile {
     #[serde(default)]
     seconds: Option<f64>,
     #[serde(default)]
-    tables: Vec<Named>,
+    tables: Vec<ExperimentName>,
 }
 
 #[derive(Deserialize)]
 struct SweepFile {
-    members: Vec<Member>,
+    members: Vec<SweepMemberFile>,
 }
 
 #[derive(Deserialize)]
-struct Member {
+struct SweepMemberFile {
     good: bool,
 }
 
-pub fn ls(arguments: &LsArgs) -> Result<Status, Problem> {
+pub fn ls(arguments: &LsArgs) -> Result<CommandStatus, Problem> {
     let mut runs = Vec::new();
     for folder in &arguments.folders {
         visit(folder, 0, &mut runs).map_err(|error| {
             Problem::usage("no-run", format!("can't read {}: {}", folder.display(), reason(&error)))
-                .help("`mopd run a.mopd` leaves a run, in runs/NAME where it is told nothing else")
+                .help("`mopd run a.mopd` writes a run, by default to runs/NAME")
         })?;
     }
     runs.sort_by(|one, other| one.folder.cmp(&other.folder));
@@ -99,14 +99,14 @@ pub fn ls(arguments: &LsArgs) -> Result<Status, Problem> {
                 "time": when, "seconds": run.seconds, "tables": run.tables, "members": members });
             output::result(&format!("{line}\n"));
         }
-        return Ok(Status::Good);
+        return Ok(CommandStatus::Success);
     }
     if runs.is_empty() {
         output::note("no runs here\n");
-        return Ok(Status::Good);
+        return Ok(CommandStatus::Success);
     }
     output::result(&format!("{}\n", grid(&runs)));
-    Ok(Status::Good)
+    Ok(CommandStatus::Success)
 }
 
 /// The hash of the plan whose results are in a folder.
@@ -114,7 +114,7 @@ pub fn plan_of(folder: &Path) -> Option<String> {
     read::<ResultsFile>(&folder.join("results.json")).map(|results| results.plan)
 }
 
-fn visit(folder: &Path, depth: usize, found: &mut Vec<Listed>) -> std::io::Result<()> {
+fn visit(folder: &Path, depth: usize, found: &mut Vec<ListedRun>) -> std::io::Result<()> {
     if let Some(run) = run(folder) {
         // Its subfolders belong to it: the runs of a sweep, the previous run.
         found.push(run);
@@ -131,7 +131,7 @@ fn visit(folder: &Path, depth: usize, found: &mut Vec<Listed>) -> std::io::Resul
     Ok(())
 }
 
-fn run(folder: &Path) -> Option<Listed> {
+fn run(folder: &Path) -> Option<ListedRun> {
     let plan: Option<PlanFile> = read(&folder.join("plan.json"));
     let sweep: Option<SweepFile> = read(&folder.join("sweep.json"));
     if plan.is_none() && sweep.is_none() {
@@ -157,7 +157,7 @@ fn run(folder: &Path) -> Option<Listed> {
     };
     let (seconds, tables) = results.map_or((None, Vec::new()), |results| (results.seconds, results.tables));
     let tables = tables.into_iter().map(|table| table.name).collect();
-    Some(Listed { folder: folder.to_owned(), experiment, state, when, seconds, tables, members })
+    Some(ListedRun { folder: folder.to_owned(), experiment, state, when, seconds, tables, members })
 }
 
 /// `None` also for a file that does not come from a run.
@@ -165,7 +165,7 @@ fn read<T: for<'a> Deserialize<'a>>(path: &Path) -> Option<T> {
     serde_json::from_slice(&std::fs::read(path).ok()?).ok()
 }
 
-fn grid(runs: &[Listed]) -> Grid {
+fn grid(runs: &[ListedRun]) -> Grid {
     let now = SystemTime::now();
     let mut grid = Grid::new();
     grid.load_style(presets::ASCII_MARKDOWN).set_content_arrangement(ContentArrangement::Disabled);

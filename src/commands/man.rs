@@ -8,14 +8,14 @@ use mopd_lang::diag::nearest;
 
 use crate::args::{Cli, ManArgs};
 use crate::output;
-use crate::problem::{Problem, Status};
+use crate::problem::{CommandStatus, Problem};
 
-pub fn man(arguments: &ManArgs) -> Result<Status, Problem> {
+pub fn man(arguments: &ManArgs) -> Result<CommandStatus, Problem> {
     let mut mopd = Cli::command();
     mopd.build();
     if let Some(folder) = &arguments.out {
         pages(&mopd, folder)?;
-        return Ok(Status::Good);
+        return Ok(CommandStatus::Success);
     }
     let command = match &arguments.command {
         None => mopd,
@@ -23,7 +23,7 @@ pub fn man(arguments: &ManArgs) -> Result<Status, Problem> {
     };
     // Verbatim, since `man` reads it.
     output::verbatim(&page(command)?);
-    Ok(Status::Good)
+    Ok(CommandStatus::Success)
 }
 
 /// Writes the page of mopd and those of all commands, including subcommands; returns the names of the files.

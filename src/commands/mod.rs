@@ -44,7 +44,7 @@ use mopd_lang::source::{FileId, Sources, Span};
 use crate::args::{Color, Command, OutputArgs};
 use crate::host;
 use crate::output::{self, Style};
-use crate::problem::{Problem, Status};
+use crate::problem::{CommandStatus, Problem};
 use crate::render;
 
 const BUILT: &[&str] = &[
@@ -96,7 +96,7 @@ pub fn begin(arguments: &OutputArgs) -> Result<(), Problem> {
     Ok(())
 }
 
-pub fn dispatch(command: Command) -> Result<Status, Problem> {
+pub fn dispatch(command: Command) -> Result<CommandStatus, Problem> {
     match command {
         Command::New(arguments) => new::new(&arguments),
         Command::Check(arguments) => check::check(&arguments),
@@ -124,11 +124,11 @@ pub fn dispatch(command: Command) -> Result<Status, Problem> {
         Command::Cache(arguments) => cache::cache(&arguments),
         Command::Completions(arguments) => completions::completions(&arguments),
         Command::Man(arguments) => man::man(&arguments),
-        Command::Other(words) => Err(other(&words)),
+        Command::Other(words) => Err(unknown_command(&words)),
     }
 }
 
-fn other(words: &[OsString]) -> Problem {
+fn unknown_command(words: &[OsString]) -> Problem {
     let word = words.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
     let problem = Problem::usage("unknown-command", format!("mopd has no command `{word}`"));
     match nearest(&word, BUILT.iter().copied()) {
@@ -193,7 +193,7 @@ fn no_experiment(sources: &Sources) -> Diagnostic {
         Span::new(entry, end, end),
         format!("{} declares no `experiment`", sources.file(entry).path),
     )
-    .label("nothing here says what to run")
+    .label("no `experiment` in this file")
     .help("add `experiment \"name\" { seed = 1 }`, or name the file that uses this one")
 }
 

@@ -16,19 +16,19 @@ use crate::args::{PlanArgs, PlanFormat, PredictMode};
 use crate::figures;
 use crate::host::{self, folder_of};
 use crate::output::{self, Style};
-use crate::problem::{Problem, Status};
+use crate::problem::{CommandStatus, Problem};
 use crate::render::outline::Programs;
 use crate::render::{self, outline};
 use crate::worker;
 
-pub fn plan(arguments: &PlanArgs) -> Result<Status, Problem> {
+pub fn plan(arguments: &PlanArgs) -> Result<CommandStatus, Problem> {
     if arguments.format == PlanFormat::Dot {
         return Err(Problem::not_supported("`--format dot`").help("the formats are tree and json"));
     }
     if arguments.predict.is_some() && arguments.format == PlanFormat::Json {
         return Err(Problem::usage(
             "no-prediction",
-            "a plan as JSON has no predictions: they are of one machine".to_owned(),
+            "a plan as JSON has no predictions, because they hold for one machine only".to_owned(),
         )
         .help("leave out `--format json`, or `--predict`"));
     }
@@ -37,8 +37,8 @@ pub fn plan(arguments: &PlanArgs) -> Result<Status, Problem> {
         let plan = plan_to_run(&mut analysis);
         report(&analysis);
         return match plan {
-            Some(plan) => why::why(&plan, arguments).map(|()| Status::Good),
-            None => Ok(Status::Wrong),
+            Some(plan) => why::why(&plan, arguments).map(|()| CommandStatus::Success),
+            None => Ok(CommandStatus::Failure),
         };
     }
     let plan = plan_of(&mut analysis);
@@ -60,21 +60,25 @@ pub fn plan(arguments: &PlanArgs) -> Result<Status, Problem> {
             if !objectives.is_empty() {
                 library(&analysis, &objectives, arguments.format);
                 report(&analysis);
-                return Ok(Status::Good);
+                return Ok(CommandStatus::Success);
             }
-            analysis.diagnostics.push(super::no_experiment(&analysis.sources));
+            let mut missing = super::no_experiment(&analysis.sources);
+            if let Some(help) = missing.help.as_mut().filter(|_| !analysis.objectives.is_empty()) {
+                help.push_str(", or write `pub objective` to see its normal form");
+            }
+            analysis.diagnostics.push(missing);
         }
         _ => {}
     }
     report(&analysis);
-    Ok(if plan.is_some() { Status::Good } else { Status::Wrong })
+    Ok(if plan.is_some() { CommandStatus::Success } else { CommandStatus::Failure })
 }
 
 /// The files of the programs of an experiment's rewards and rollouts; `base` is the folder they run in.
 fn programs(experiment: &Experiment, base: &Path) -> Result<Programs, Problem> {
     let mut programs = Programs::default();
     let of = |command: &str, depends: &[String], user: String| {
-        CommandSources::of(command, depends, base).map_err(|error| {
+        CommandSources::find(command, depends, base).map_err(|error| {
             Problem::usage("can't-read", format!("{user}: {error}"))
                 .help("paths are relative to the folder of the experiment's file")
         })

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::args::{Format, SampleArgs};
 use crate::host;
 use crate::output::{self, Style, counted, hanging, printable};
-use crate::problem::{Problem, Status};
+use crate::problem::{CommandStatus, Problem};
 use crate::worker;
 
 const CHECKPOINTS: &str = "`mopd run` leaves a checkpoint of every model and seed in its results, such as \
@@ -27,7 +27,7 @@ struct SampledText {
     logp: f64,
 }
 
-pub fn sample(arguments: &SampleArgs) -> Result<Status, Problem> {
+pub fn sample(arguments: &SampleArgs) -> Result<CommandStatus, Problem> {
     let checkpoint = arguments.checkpoint.display();
     if !arguments.checkpoint.is_dir() {
         return Err(
@@ -39,7 +39,7 @@ pub fn sample(arguments: &SampleArgs) -> Result<Status, Problem> {
         if !files.iter().any(|file| arguments.checkpoint.join(file).is_file()) {
             return Err(Problem::usage(
                 "no-checkpoint",
-                format!("{checkpoint} is no checkpoint: it has no {}", files[0]),
+                format!("{checkpoint} is not a checkpoint: it has no {}", files[0]),
             )
             .help(CHECKPOINTS));
         }
@@ -57,7 +57,7 @@ pub fn sample(arguments: &SampleArgs) -> Result<Status, Problem> {
         seed: arguments.seed,
     });
     let style = Style::of_stdout();
-    let mut written = Written::new(arguments);
+    let mut written = CompletionProgress::new(arguments);
     let mut completions: Vec<SampledText> = Vec::new();
     let mut finished = false;
     let failed = |failure: &Failure| Problem::run(failure.kind.name(), failure.message.clone());
@@ -102,12 +102,12 @@ pub fn sample(arguments: &SampleArgs) -> Result<Status, Problem> {
             serde_json::to_string_pretty(&completions).expect("strings and numbers can always be written");
         output::result(&(text + "\n"));
     }
-    Ok(Status::Good)
+    Ok(CommandStatus::Success)
 }
 
 /// The progress of completions: at a terminal, the text of a single completion as it comes; otherwise the
 /// number of tokens, from time to time.
-struct Written {
+struct CompletionProgress {
     shows_text: bool,
     /// The part of the current completion that is on the screen.
     shown: String,
@@ -118,10 +118,10 @@ struct Written {
 /// The interval between two reports of the number of tokens.
 const PACE: Duration = Duration::from_secs(10);
 
-impl Written {
-    fn new(arguments: &SampleArgs) -> Written {
+impl CompletionProgress {
+    fn new(arguments: &SampleArgs) -> CompletionProgress {
         let person = arguments.format == Format::Human && std::io::stdout().is_terminal();
-        Written {
+        CompletionProgress {
             shows_text: person && arguments.n == 1,
             shown: String::new(),
             began: None,
@@ -171,15 +171,16 @@ fn prompts(arguments: &SampleArgs) -> Result<Vec<SamplePrompt>, Problem> {
     let prompts = lines
         .map(|(line, number)| {
             let wrong = |why: &str| {
-                Problem::usage("no-prompt", format!("line {number} of {} {why}", file.display()))
-                    .help("a line is an object such as {\"prompt\": \"17 + 25?\"}; in a chat, also {\"messages\": [...]}")
+                Problem::usage("no-prompt", format!("line {number} of {} {why}", file.display())).help(
+                    "a line is an object such as {\"prompt\": \"17 + 25?\"}; in a chat, also {\"messages\": [...]}",
+                )
             };
             let line: Value = serde_json::from_str(line).map_err(|_| wrong("is not JSON"))?;
             match (line.get("prompt"), line.get("messages")) {
                 (Some(Value::String(text)), _) => Ok(SamplePrompt::Prompt(text.clone())),
                 (_, Some(messages)) if arguments.chat => Ok(SamplePrompt::Messages(messages.clone())),
-                (_, Some(_)) => Err(wrong("has `messages`, which only a model that is asked with `--chat` gets")),
-                _ => Err(wrong("has no `prompt` that is a text")),
+                (_, Some(_)) => Err(wrong("has `messages`, which need `--chat`")),
+                _ => Err(wrong("has no string `prompt`")),
             }
         })
         .collect::<Result<Vec<_>, _>>()?;

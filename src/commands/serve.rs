@@ -5,10 +5,10 @@ use mopd_compiler::plan::events::{Event, Failure, Job, ServeJob};
 use crate::args::{Format, ServeArgs};
 use crate::host;
 use crate::output::{self, printable};
-use crate::problem::{Problem, Status};
+use crate::problem::{CommandStatus, Problem};
 use crate::worker;
 
-pub fn serve(arguments: &ServeArgs) -> Result<Status, Problem> {
+pub fn serve(arguments: &ServeArgs) -> Result<CommandStatus, Problem> {
     // An IPv6 address contains colons.
     let host = match arguments.host.as_str() {
         host if host.contains(':') && !host.starts_with('[') => format!("[{host}]"),

@@ -10,7 +10,7 @@ use crate::args::SetupArgs;
 use crate::host::reason;
 use crate::libtorch::{self, Libtorch, LibtorchSource, PINS};
 use crate::output;
-use crate::problem::{Problem, Status};
+use crate::problem::{CommandStatus, Problem};
 
 /// The download script, which `./x` also uses.
 const FETCH: &str = include_str!("../../setup/libtorch.py");
@@ -19,7 +19,7 @@ const FETCH: &str = include_str!("../../setup/libtorch.py");
 const GPU: &str = "/dev/nvidia0";
 
 /// Prints the folder on standard output, so that a shell can assign it to `LIBTORCH`.
-pub fn setup(arguments: &SetupArgs) -> Result<Status, Problem> {
+pub fn setup(arguments: &SetupArgs) -> Result<CommandStatus, Problem> {
     let cuda = arguments.cuda || Path::new(GPU).exists();
     let found = libtorch::find()?;
     if let Some(ignored) = found.ignored {
@@ -30,26 +30,26 @@ pub fn setup(arguments: &SetupArgs) -> Result<Status, Problem> {
     if let Some(libtorch) = found.libtorch.filter(|libtorch| chosen(libtorch) || !cuda || libtorch.has_cuda())
     {
         if cuda && !libtorch.has_cuda() {
-            output::error("warning: this libtorch has no CUDA half, so that the processor is used\n");
+            output::error("warning: this libtorch has no CUDA libraries, so the CPU is used\n");
         }
         let (version, source) = (libtorch::version(), libtorch.source.text());
         output::error(&format!("setup: libtorch {version} is here already ({source})\n"));
         output::result(&format!("{}\n", libtorch.folder.display()));
-        return Ok(Status::Good);
+        return Ok(CommandStatus::Success);
     }
     if cuda {
         output::note("setup: for a GPU, all of torch and NVIDIA's libraries are fetched, some 5 GB\n");
     }
     let folder = fetch(if cuda { "fetch-cuda" } else { "fetch" })?;
     output::result(&folder);
-    Ok(Status::Good)
+    Ok(CommandStatus::Success)
 }
 
 /// `what` is the script's argument.
 fn fetch(what: &str) -> Result<String, Problem> {
     let program = python();
     let failed = |error: std::io::Error| {
-        Problem::usage("no-libtorch", format!("{program} can't be started: {}", reason(&error)))
+        Problem::usage("no-libtorch", format!("cannot start {program}: {}", reason(&error)))
             .help(format!("the download needs Python 3 with pip. Otherwise: {}", libtorch::how_to_get()))
     };
     // Script on standard input, pins as an argument: an installed mopd has no files of its own.
@@ -68,6 +68,6 @@ fn fetch(what: &str) -> Result<String, Problem> {
     match output.status.success() {
         true => Ok(folder),
         false => Err(Problem::run("no-libtorch", "libtorch could not be downloaded")
-            .help("what is above says why. The same command goes on with what is missing")),
+            .help("the lines above have the reason. The same command continues with the missing files")),
     }
 }

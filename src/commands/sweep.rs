@@ -13,12 +13,12 @@ use mopd_lang::experiment::SweepAxis;
 use mopd_store::write_atomically;
 use serde_json::{Map, Value, json};
 
-use super::run::{event_files, one, results};
+use super::run::{event_files, results, run_plan};
 use super::{Compiled, archive, dry_run, plan_to_run};
 use crate::args::{Format, RunArgs};
 use crate::host::{self, as_text};
 use crate::output::{self, Style};
-use crate::problem::{Problem, Status};
+use crate::problem::{CommandStatus, Problem};
 use crate::progress::utc;
 use crate::render;
 use crate::run_folder::out_folder;
@@ -60,7 +60,7 @@ pub struct Sweep {
 }
 
 /// The results of checking a file.
-pub struct Checked {
+pub struct CheckedSweep {
     /// Its diagnostics; of a sweep, those of the first run that is valid.
     pub analysis: Analysis,
     /// The other runs of a sweep, which are invalid: their names and diagnostics; diagnostics that several
@@ -75,7 +75,11 @@ pub struct Checked {
 ///
 /// # Errors
 /// If the file can't be read.
-pub fn check(path: &Path, set: &[(String, String)], note: &mut dyn FnMut(&Path)) -> Result<Checked, Problem> {
+pub fn check(
+    path: &Path,
+    set: &[(String, String)],
+    note: &mut dyn FnMut(&Path),
+) -> Result<CheckedSweep, Problem> {
     let whole = host::analyse_noting(path, set, note)?;
     let axes = whole.experiment.as_ref().map(|experiment| experiment.sweep.as_slice()).unwrap_or_default();
     let combinations = combinations(axes, set);
@@ -105,7 +109,7 @@ pub fn check(path: &Path, set: &[(String, String)], note: &mut dyn FnMut(&Path))
     }
     let analysis = shown.unwrap_or_else(|| refused.remove(0).1);
     let sweep = members.iter().any(|member| member.compiled.is_some()).then_some(Sweep { members });
-    Ok(Checked { analysis, refused, sweep })
+    Ok(CheckedSweep { analysis, refused, sweep })
 }
 
 /// Every combination of values; the last axis varies fastest. Without axes, a single empty one.
@@ -239,7 +243,7 @@ fn write(path: &Path, value: &impl serde::Serialize) -> Result<(), Problem> {
 }
 
 /// `mopd run`: runs the members one after the other.
-pub fn run(arguments: &RunArgs, sweep: &Sweep) -> Result<Status, Problem> {
+pub fn run(arguments: &RunArgs, sweep: &Sweep) -> Result<CommandStatus, Problem> {
     Interrupts::handled();
     let folder = sweep.folder(arguments.out.as_deref());
     if arguments.dry_run {
@@ -248,7 +252,7 @@ pub fn run(arguments: &RunArgs, sweep: &Sweep) -> Result<Status, Problem> {
     worker::find()?;
     let lock = RunLock::take(&folder)?;
     sweep.make_room(&folder)?;
-    let (mut ended, mut status) = (Vec::new(), Status::Good);
+    let (mut ended, mut status) = (Vec::new(), CommandStatus::Success);
     for (index, member) in sweep.members.iter().enumerate() {
         let Some(compiled) = &member.compiled else {
             ended.push(None);
@@ -260,22 +264,22 @@ pub fn run(arguments: &RunArgs, sweep: &Sweep) -> Result<Status, Problem> {
             (None, _) => {}
         }
         let out = member.out(&folder);
-        let ended_as = one(arguments, compiled, &out, !sweep.is_swept())?;
-        if ended_as != Status::Interrupted {
+        let ended_as = run_plan(arguments, compiled, &out, !sweep.is_swept())?;
+        if ended_as != CommandStatus::Interrupted {
             // First, since a folder that is gone also explains why a stage could not write to it.
             lock.check()?;
         }
         match ended_as {
-            Status::Interrupted => {
+            CommandStatus::Interrupted => {
                 if sweep.is_swept() {
                     output::error(&format!(
                         "{index} of {} runs of the sweep are finished\n",
                         sweep.members.len()
                     ));
                 }
-                return Ok(Status::Interrupted);
+                return Ok(CommandStatus::Interrupted);
             }
-            Status::Good => {
+            CommandStatus::Success => {
                 // The results are complete without them, and other members may have space for theirs.
                 if arguments.tensorboard
                     && let Err(problem) = event_files(&out)
@@ -285,7 +289,7 @@ pub fn run(arguments: &RunArgs, sweep: &Sweep) -> Result<Status, Problem> {
                 }
                 ended.push(Some(results(&out)?));
             }
-            Status::Wrong | Status::Usage => ended.push(None),
+            CommandStatus::Failure | CommandStatus::UsageError => ended.push(None),
         }
     }
     let mut left = ended.iter().any(Option::is_some);
@@ -304,7 +308,7 @@ pub fn run(arguments: &RunArgs, sweep: &Sweep) -> Result<Status, Problem> {
             json!({ "event": "results", "out": as_text(&folder)?, "time": utc() })
         ));
     }
-    Ok(if ended.iter().any(Option::is_none) { Status::Wrong } else { status })
+    Ok(if ended.iter().any(Option::is_none) { CommandStatus::Failure } else { status })
 }
 
 /// The results of all members as those of one run: a row that does not depend on the swept values appears
@@ -315,7 +319,7 @@ fn combined(good: &[(&SweepRun, &Plan, &Results)]) -> Option<Results> {
         let mut rows: Vec<TableRow> = Vec::new();
         for (place, row) in table.rows.iter().enumerate() {
             // Compares keys: equal scores prove nothing, since two models may have the same by chance.
-            let mut all = good.iter().map(|(_, plan, _)| RowKeys::of(plan, index, place));
+            let mut all = good.iter().map(|(_, plan, _)| RowKeys::new(plan, index, place));
             let own = all.next();
             if all.all(|other| Some(other) == own) {
                 rows.push(row.clone());
@@ -382,7 +386,7 @@ struct AskedOfRow<'a> {
 }
 
 impl RowKeys<'_> {
-    fn of(plan: &Plan, table: usize, row: usize) -> Option<RowKeys<'_>> {
+    fn new(plan: &Plan, table: usize, row: usize) -> Option<RowKeys<'_>> {
         let experiment = &plan.experiment;
         let Comparison { rows, columns, normalized, seeds, .. } = experiment.comparisons.get(table)?;
         let keys = |models: &[ModelId]| {
@@ -413,7 +417,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_plain() {
+    fn run_name_lists_its_values() {
         let member =
             SweepRun { values: vec![("clip_at".to_owned(), 5.0), ("lr".to_owned(), 3e-4)], compiled: None };
         assert_eq!(member.name(), "clip_at=5,lr=0.0003");
@@ -467,7 +471,7 @@ compare "t" { models = [base, start], samples = 2, temperature = 1, max_tokens =
         let table = Table {
             name: name.clone(),
             metric: if greedy { "greedy" } else { "pass@1" }.to_owned(),
-            intervals: Some(Intervals::of(*seeds as usize)),
+            intervals: Some(Intervals::for_seeds(*seeds as usize)),
             samples: columns[0].evaluation.samples(),
             domains: vec!["copy".to_owned()],
             metrics: metrics.clone(),

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use mopd_compiler::trial::{self, NoTrial, TrialNumbers, UnmetExpectation};
+use mopd_compiler::trial::{self, TrialError, TrialNumbers, UnmetExpectation};
 use mopd_lang::Analysis;
 use mopd_lang::diag::Diagnostic;
 use mopd_lang::experiment::{Objective, Stage};
@@ -12,17 +12,17 @@ use super::{expr, report};
 use crate::args::{Format, TryArgs};
 use crate::host;
 use crate::output::{self, Style};
-use crate::problem::{Problem, Status};
+use crate::problem::{CommandStatus, Problem};
 use crate::render;
 
-pub fn trial(arguments: &TryArgs) -> Result<Status, Problem> {
+pub fn trial(arguments: &TryArgs) -> Result<CommandStatus, Problem> {
     let numbers = arguments.numbers.as_deref().map(read).transpose()?;
     let mut set = arguments.overrides.set.clone();
     set.extend(numbers.iter().flat_map(|numbers| numbers.settings(&arguments.name)));
     let mut analysis = host::analyse_file(&arguments.file, &set)?;
     report(&analysis);
     if analysis.has_errors() {
-        return Ok(Status::Wrong);
+        return Ok(CommandStatus::Failure);
     }
     let objective = objective(&analysis, &arguments.name)?;
     let open = open_parameters(&analysis, &arguments.name, &set);
@@ -34,7 +34,7 @@ pub fn trial(arguments: &TryArgs) -> Result<Status, Problem> {
                     example["arguments"] = values.collect();
                 }
                 output::result(&format!("{}\n", render::trial::numbers(&example)));
-                Status::Good
+                CommandStatus::Success
             }
             Err(diagnostic) => refused(&mut analysis, *diagnostic),
         });
@@ -51,8 +51,8 @@ pub fn trial(arguments: &TryArgs) -> Result<Status, Problem> {
     }
     let trial = match trial::run(&objective, &analysis.origins, numbers) {
         Ok(trial) => trial,
-        Err(NoTrial::Objective(diagnostic)) => return Ok(refused(&mut analysis, *diagnostic)),
-        Err(NoTrial::Numbers(faults)) => return Err(unfit(path, &arguments.name, &faults)),
+        Err(TrialError::Objective(diagnostic)) => return Ok(refused(&mut analysis, *diagnostic)),
+        Err(TrialError::Numbers(faults)) => return Err(unfit(path, &arguments.name, &faults)),
     };
     let differences = trial::differences(&trial, numbers);
     match arguments.format {
@@ -60,7 +60,7 @@ pub fn trial(arguments: &TryArgs) -> Result<Status, Problem> {
         Format::Json => output::result(&format!("{}\n", json!(trial))),
     }
     for name in &trial.unread {
-        output::error(&format!("note: `{name}` is given and not read\n"));
+        output::error(&format!("note: `{name}` is given but not read\n"));
     }
     let as_expected = expected(numbers, &differences);
     let Some(unlike) = render::trial::unlike(&trial) else { return Ok(as_expected) };
@@ -68,7 +68,7 @@ pub fn trial(arguments: &TryArgs) -> Result<Status, Problem> {
     if matches!(arguments.format, Format::Json) {
         output::error(&format!("differs: {unlike}\n"));
     }
-    Ok(Status::Wrong)
+    Ok(CommandStatus::Failure)
 }
 
 /// An objective of the file by name, or that of a trained model.
@@ -123,7 +123,7 @@ fn read(path: &Path) -> Result<TrialNumbers, Problem> {
     };
     serde_json::from_str(&text).map_err(|error| {
         Problem::usage("unfit-numbers", format!("{}: {error}", shown(path)))
-            .help("`mopd try FILE OBJECTIVE` without numbers prints some to begin with")
+            .help("`mopd try FILE OBJECTIVE` without numbers prints some to start with")
     })
 }
 
@@ -131,28 +131,28 @@ fn shown(path: &Path) -> String {
     if path.as_os_str() == "-" { "standard input".to_owned() } else { path.display().to_string() }
 }
 
-fn refused(analysis: &mut Analysis, diagnostic: Diagnostic) -> Status {
+fn refused(analysis: &mut Analysis, diagnostic: Diagnostic) -> CommandStatus {
     analysis.diagnostics = vec![diagnostic];
     report(analysis);
-    Status::Wrong
+    CommandStatus::Failure
 }
 
 fn unfit(path: &Path, name: &str, faults: &[String]) -> Problem {
     let message = format!("{} does not fit `{name}`: {}", shown(path), faults.join("; "));
     Problem::usage("unfit-numbers", message)
-        .help("`mopd try FILE OBJECTIVE` without numbers prints some to begin with")
+        .help("`mopd try FILE OBJECTIVE` without numbers prints some to start with")
 }
 
-fn expected(numbers: &TrialNumbers, differences: &[UnmetExpectation]) -> Status {
+fn expected(numbers: &TrialNumbers, differences: &[UnmetExpectation]) -> CommandStatus {
     for UnmetExpectation { name, what } in differences {
         output::error(&format!("differs: `{name}`: {what}\n"));
     }
     match (differences.is_empty(), numbers.expected.len()) {
-        (false, _) => Status::Wrong,
-        (true, 0) => Status::Good,
+        (false, _) => CommandStatus::Failure,
+        (true, 0) => CommandStatus::Success,
         (true, count) => {
             output::error(&format!("{} as expected\n", output::counted(count, "value")));
-            Status::Good
+            CommandStatus::Success
         }
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use mopd_compiler::plan::Plan;
 use mopd_compiler::plan::difference::{
-    DifferenceKind, Fate, PlanDifference, SettingChange, difference, reruns,
+    ChangeKind, DifferenceKind, PlanDifference, SettingChange, difference, reruns,
 };
 use mopd_compiler::plan::events::{Event, Failure, Job, RunJob};
 use mopd_compiler::plan::why::{EarlierRun, KeyPart, StageFate};
@@ -44,14 +44,14 @@ pub fn why(plan: &Plan, arguments: &PlanArgs) -> Result<(), Problem> {
         if several { format!("{} (seed {})", fate.stage, fate.seed) } else { fate.stage.clone() }
     };
     let width = fates.iter().map(|fate| name(fate).chars().count()).max().unwrap_or(0);
-    let mut reasons = Reasons { plan, fates: &fates, differences: BTreeMap::new() };
+    let mut reasons = RerunReasons { plan, fates: &fates, differences: BTreeMap::new() };
     let mut text = String::new();
     for fate in &fates {
         let name = name(fate);
         let padding = " ".repeat(width - name.chars().count());
         let what = match fate.kept {
             true => "kept".to_owned(),
-            false => format!("{}{}", style.yellow("trained"), printable(&reasons.of(fate))),
+            false => format!("{}{}", style.yellow("trained"), printable(&reasons.describe(fate))),
         };
         text += &format!("{}{padding}  {what}\n", style.bold(&printable(&name)));
     }
@@ -60,16 +60,16 @@ pub fn why(plan: &Plan, arguments: &PlanArgs) -> Result<(), Problem> {
     Ok(())
 }
 
-struct Reasons<'a> {
+struct RerunReasons<'a> {
     plan: &'a Plan,
     fates: &'a [StageFate],
     /// By the earlier run's folder: differences from its plan, and from the finished one before it.
     differences: BTreeMap<String, Vec<PlanDifference>>,
 }
 
-impl Reasons<'_> {
+impl RerunReasons<'_> {
     /// The text after `trained`.
-    fn of(&mut self, fate: &StageFate) -> String {
+    fn describe(&mut self, fate: &StageFate) -> String {
         let resumes = match fate.checkpoint {
             Some(step) => format!(", from the checkpoint at step {step} on"),
             None => String::new(),
@@ -128,7 +128,7 @@ impl Reasons<'_> {
         let of = |difference: &PlanDifference| {
             let mut found: Vec<String> = Vec::new();
             for item in &difference.items {
-                let Fate::Changed { settings, objective } = &item.fate else { continue };
+                let ChangeKind::Changed { settings, objective } = &item.fate else { continue };
                 let changes = settings.iter().chain(objective).map(SettingChange::to_string);
                 match item.kind {
                     DifferenceKind::Stage if item.name == fate.stage => found.extend(changes),

@@ -38,7 +38,7 @@ pub struct EditorClient {
 
 impl EditorClient {
     /// Reads the parameters of `initialize`. A missing or invalid one counts as not supported.
-    pub fn of(params: &Value) -> EditorClient {
+    pub fn from_initialize(params: &Value) -> EditorClient {
         let flag = |path: &str| params.pointer(path).and_then(Value::as_bool).unwrap_or(false);
         let encodings = params.pointer("/capabilities/general/positionEncodings").and_then(Value::as_array);
         let utf8 = encodings.is_some_and(|known| known.iter().any(|encoding| encoding == "utf-8"));

@@ -19,8 +19,8 @@ impl CheckFailure {
     pub fn message(&self) -> String {
         match self {
             CheckFailure::Slow => format!(
-                "this file is not checked: it took longer than {} s, and was given up\nhelp: `mopd check` \
-                 takes the time it needs",
+                "this file is not checked: the check was stopped after {} s\nhelp: `mopd check` has no \
+                time limit",
                 MOST_TIME.as_secs()
             ),
             CheckFailure::Panic(said) => format!(
@@ -69,7 +69,7 @@ pub fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
 mod tests {
     use std::rc::Rc;
 
-    use mopd_lang::check::{AnalysisCache, GoOn, analyse_while};
+    use mopd_lang::check::{AnalysisCache, CancellationCheck, analyse_while};
     use mopd_lang::source::FileId;
 
     use super::*;
@@ -105,7 +105,7 @@ mod tests {
     #[test]
     fn a_check_that_is_given_up_has_names_and_no_diagnostics() {
         let text = long() + "let wrong = nowhere\n";
-        let stop: GoOn = Rc::new(|| false);
+        let stop: CancellationCheck = Rc::new(|| false);
         let check = || analyse_while(source(&text), &|_| None, &mut AnalysisCache::default(), Some(stop));
         let found = checked(source(&text), &|_| None, check);
         assert_eq!(found.failure, Some(CheckFailure::Slow));

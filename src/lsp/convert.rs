@@ -33,7 +33,7 @@ impl<'a> LineIndex<'a> {
         LineIndex { text, encoding, starts }
     }
 
-    pub fn of(sources: &'a Sources, file: FileId, encoding: PositionEncoding) -> LineIndex<'a> {
+    pub fn from_file(sources: &'a Sources, file: FileId, encoding: PositionEncoding) -> LineIndex<'a> {
         LineIndex::new(&sources.file(file).text, encoding)
     }
 

@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read() {
+    fn written_message_is_read_back() {
         let sent = Message::from(lsp_server::Notification::new("exit".to_owned(), serde_json::Value::Null));
         let mut bytes = Vec::new();
         write(&mut bytes, &sent).expect("a vector takes everything");

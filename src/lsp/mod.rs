@@ -8,15 +8,16 @@ mod capabilities;
 mod check;
 mod convert;
 mod dispatch;
+mod document_host;
 mod frames;
-mod intake;
 mod library;
+mod message_queue;
 mod planned;
 mod publish;
 mod requests;
 mod session;
-mod surroundings;
 mod uri;
+mod whole;
 
 use std::io::{self, BufReader, Write};
 use std::sync::Arc;
@@ -24,14 +25,14 @@ use std::sync::Arc;
 use lsp_server::{Connection, ErrorCode, Message, Notification, Request, Response};
 use mopd_lang::stack;
 
-use crate::problem::{Problem, Status};
+use crate::problem::{CommandStatus, Problem};
 use capabilities::EditorClient;
-use intake::Intake;
-use session::{Refreshed, Session};
+use message_queue::MessageQueue;
+use session::{RefreshOutcome, Session};
 
 /// Serves until the client ends the session. Status 0 after `shutdown` and `exit`, 1 if the client left
 /// without them.
-pub fn serve() -> Result<Status, Problem> {
+pub fn serve() -> Result<CommandStatus, Problem> {
     let (connection, editor) = Connection::memory();
     let Connection { sender, receiver } = editor;
     let reader = std::thread::spawn(move || -> io::Result<()> {
@@ -72,8 +73,8 @@ pub fn serve() -> Result<Status, Problem> {
 }
 
 /// A whole session, with any transport.
-pub fn talk(connection: &Connection) -> Status {
-    let intake = Arc::new(Intake::default());
+pub fn talk(connection: &Connection) -> CommandStatus {
+    let intake = Arc::new(MessageQueue::default());
     let (receiver, sender, takes) =
         (connection.receiver.clone(), connection.sender.clone(), Arc::clone(&intake));
     std::thread::spawn(move || {
@@ -84,17 +85,17 @@ pub fn talk(connection: &Connection) -> Status {
         }
         takes.close();
     });
-    let Some(client) = initialize(connection, &intake) else { return Status::Wrong };
+    let Some(client) = initialize(connection, &intake) else { return CommandStatus::Failure };
     let session = Session::new(client, Arc::clone(&intake));
     Server { connection, session, intake, shut_down: false }.run()
 }
 
 /// The handshake: all messages before it are refused.
-fn initialize(connection: &Connection, intake: &Intake) -> Option<EditorClient> {
+fn initialize(connection: &Connection, intake: &MessageQueue) -> Option<EditorClient> {
     while let Some(message) = intake.next() {
         match message {
             Message::Request(request) if request.method == "initialize" => {
-                let client = EditorClient::of(&request.params);
+                let client = EditorClient::from_initialize(&request.params);
                 let result = capabilities::result(&client);
                 connection.sender.send(Response::new_ok(request.id, result).into()).ok()?;
                 return Some(client);
@@ -114,24 +115,24 @@ fn initialize(connection: &Connection, intake: &Intake) -> Option<EditorClient> 
 struct Server<'a> {
     connection: &'a Connection,
     session: Session,
-    intake: Arc<Intake>,
+    intake: Arc<MessageQueue>,
     shut_down: bool,
 }
 
 impl Server<'_> {
-    fn run(&mut self) -> Status {
+    fn run(&mut self) -> CommandStatus {
         loop {
             if self.intake.is_empty() {
                 self.refresh();
             }
-            let Some(message) = self.intake.next() else { return Status::Wrong };
+            let Some(message) = self.intake.next() else { return CommandStatus::Failure };
             match message {
                 Message::Request(request) => {
                     self.request(request);
                     self.intake.answered();
                 }
                 Message::Notification(notification) if notification.method == "exit" => {
-                    return if self.shut_down { Status::Good } else { Status::Wrong };
+                    return if self.shut_down { CommandStatus::Success } else { CommandStatus::Failure };
                 }
                 Message::Notification(notification) => self.notification(notification),
                 Message::Response(_) => {}
@@ -157,12 +158,12 @@ impl Server<'_> {
             ));
         }
         let id = request.id.clone();
-        if self.refresh() == Refreshed::Interrupted && !self.intake.is_cancelled() {
+        if self.refresh() == RefreshOutcome::Interrupted && !self.intake.is_cancelled() {
             let text = "the text has changed since".to_owned();
             return self.send(Response::new_err(id, ErrorCode::ContentModified as i32, text));
         }
         let response = dispatch::respond(&self.session, request);
-        self.send(if self.intake.is_cancelled() { intake::refusal(id) } else { response });
+        self.send(if self.intake.is_cancelled() { message_queue::refusal(id) } else { response });
     }
 
     fn notification(&mut self, notification: Notification) {
@@ -178,7 +179,7 @@ impl Server<'_> {
     }
 
     /// Checks documents that have changed, and sends the results to the editor.
-    fn refresh(&mut self) -> Refreshed {
+    fn refresh(&mut self) -> RefreshOutcome {
         let refreshed = self.session.refresh();
         for message in self.session.take_messages() {
             self.send(message);

@@ -1,19 +1,18 @@
-//! What a run of an open text would do: its plan, compared with that of the last run in its results folder.
+//! The effect of running an open text: its plan, compared with that of the last run in its results folder.
 
 use std::path::{Path, PathBuf};
 
-use mopd_compiler::expr::jit;
-use mopd_compiler::plan::difference::{DifferenceKind, Fate, PlanDifference, difference};
+use mopd_compiler::plan::difference::{ChangeKind, DifferenceKind, PlanDifference, difference};
 use mopd_compiler::plan::{Plan, Stage, StageFacts};
 
-use super::session::{Document, Session};
+use super::session::{Document, RefreshInterruption, Session};
 use super::uri;
 use crate::figures::{count, flops};
 use crate::host;
 use crate::run_folder::{RunFolder, out_folder};
 
-pub struct Planned {
-    plan: Plan,
+pub struct DocumentPlan<'a> {
+    plan: &'a Plan,
     last: Option<LastRun>,
 }
 
@@ -23,28 +22,27 @@ struct LastRun {
     difference: PlanDifference,
 }
 
-impl Planned {
-    /// `None` if the text can't run, or is not in a folder.
-    pub fn of(session: &Session, document: &Document) -> Option<Planned> {
-        let path = uri::to_path(&document.uri)?;
-        let whole = session.whole(document);
-        if whole.has_errors() {
-            return None;
-        }
-        let experiment = whole.experiment.as_ref()?;
-        let plan = mopd_compiler::compile(experiment, &whole.origins, &whole.sources, jit::fuses()).ok()?;
-        let out = out_folder(None, &plan);
+impl<'a> DocumentPlan<'a> {
+    /// `None` if the text can't run, or is not in a folder. The last run is read each time: it may be going
+    /// on.
+    pub fn compile(
+        session: &Session,
+        document: &'a Document,
+    ) -> Result<Option<DocumentPlan<'a>>, RefreshInterruption> {
+        let Some(path) = uri::to_path(&document.uri) else { return Ok(None) };
+        let Some(plan) = document.whole.plan(session, document)? else { return Ok(None) };
+        let out = out_folder(None, plan);
         // Runs are started in the project's folder, or in that of the file.
         let roots = session.client.roots.iter().filter_map(uri::to_path);
         let last = std::iter::once(host::folder_of(&path)).chain(roots).find_map(|folder| {
             let run = RunFolder::open(&folder.join(&out)).ok()?;
             Some(LastRun {
                 finished: run.results.is_some(),
-                difference: difference(&run.plan, &plan),
+                difference: difference(&run.plan, plan),
                 folder: out.clone(),
             })
         });
-        Some(Planned { plan, last })
+        Ok(Some(DocumentPlan { plan, last }))
     }
 
     /// `1 of 9 stages reruns, 8 kept, against runs/quickstart`
@@ -58,7 +56,7 @@ impl Planned {
         }
     }
 
-    /// What would happen to the stages with this name; `None` for names without a stage, and without an
+    /// The fate of the stages with this name in a run; `None` for names without a stage, and without an
     /// earlier run.
     pub fn fate(&self, name: &str) -> Option<String> {
         let LastRun { folder, difference, .. } = self.last.as_ref()?;
@@ -76,13 +74,13 @@ impl Planned {
             .iter()
             .filter(|item| item.kind == DifferenceKind::Stage && members.contains(&item.name.as_str()))
             .filter_map(|item| match &item.fate {
-                Fate::Changed { settings, objective } => {
+                ChangeKind::Changed { settings, objective } => {
                     let all: Vec<String> =
                         settings.iter().chain(objective).map(ToString::to_string).collect();
                     Some(all.join(", "))
                 }
-                Fate::Added => Some("new".to_owned()),
-                Fate::Removed | Fate::Renamed { .. } => None,
+                ChangeKind::Added => Some("new".to_owned()),
+                ChangeKind::Removed | ChangeKind::Renamed { .. } => None,
             })
             .collect();
         let mut changes: Vec<String> = changes.into_iter().filter(|text| !text.is_empty()).collect();
@@ -126,7 +124,7 @@ impl Planned {
     }
 
     /// The stages with this name; the name of a family means all its members.
-    fn stages<'a>(&'a self, name: &'a str) -> impl Iterator<Item = (&'a str, &'a StageFacts)> {
+    fn stages<'s>(&'s self, name: &'s str) -> impl Iterator<Item = (&'s str, &'s StageFacts)> {
         let models = self.plan.experiment.models.iter().zip(&self.plan.stages);
         models
             .filter(move |(model, _)| model.name.split('[').next() == Some(name))

@@ -167,7 +167,7 @@ impl<'a> Converter<'a> {
         let mut lines = self.lines.borrow_mut();
         let lines = lines
             .entry(span.file)
-            .or_insert_with(|| LineIndex::of(&self.analysis.sources, span.file, self.client.encoding));
+            .or_insert_with(|| LineIndex::from_file(&self.analysis.sources, span.file, self.client.encoding));
         lines.range_of(span)
     }
 }

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use lsp_server::{Message, Notification};
 use lsp_types::{Location, TextDocumentContentChangeEvent, Uri};
-use mopd_lang::check::{Analysis, AnalysisCache, Auditor, GoOn, analyse, analyse_audited, analyse_while};
+use mopd_lang::check::{
+    Analysis, AnalysisCache, Auditor, CancellationCheck, analyse_audited, analyse_cancellable, analyse_while,
+};
 use mopd_lang::diag::Severity;
 use mopd_lang::ide::LibraryModule;
 use mopd_lang::source::{FileId, SourceFile, Span};
@@ -19,8 +21,9 @@ use serde_json::json;
 use super::capabilities::EditorClient;
 use super::check::{CheckFailure, CheckOutcome, MOST_TIME, checked, guarded};
 use super::convert::LineIndex;
-use super::intake::Intake;
+use super::message_queue::MessageQueue;
 use super::publish::{Converter, Published};
+use super::whole::WholeDocument;
 use super::{library, uri};
 use crate::{host, paths};
 
@@ -36,11 +39,13 @@ pub struct Document {
     memory: AnalysisCache,
     /// The paths that the analysis asked for, whether they exist or not.
     imports: BTreeSet<String>,
+    /// Its experiment and plan, once a request has needed them.
+    pub whole: WholeDocument,
 }
 
 /// Whether all documents are up to date.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refreshed {
+pub enum RefreshOutcome {
     Whole,
     /// A text has changed meanwhile, or the current request was cancelled.
     Interrupted,
@@ -48,7 +53,7 @@ pub enum Refreshed {
 
 /// Why some files were not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Interrupted {
+pub enum RefreshInterruption {
     /// A text has changed meanwhile, or the current request was cancelled.
     Changed,
     OutOfTime,
@@ -71,28 +76,32 @@ pub struct Session {
     /// longer than a keystroke may.
     to_audit: BTreeSet<String>,
     published: Published,
+    /// Whether diagnostics may differ from the published ones.
+    unpublished: bool,
     messages: Vec<Message>,
     /// The modules of the standard library, read once.
     standard: Vec<Rc<LibraryModule>>,
     /// The modules in the folders of documents, with the text that each was read from: completion needs them
     /// at each keystroke, and they rarely change.
     beside: RefCell<BTreeMap<String, (String, Rc<LibraryModule>)>>,
-    intake: Arc<Intake>,
+    intake: Arc<MessageQueue>,
     /// [`PATIENCE`] and [`MOST_TIME`].
     patience: Duration,
     most_time: Duration,
 }
 
 impl Session {
-    pub fn new(client: EditorClient, intake: Arc<Intake>) -> Session {
+    pub fn new(client: EditorClient, intake: Arc<MessageQueue>) -> Session {
         let modules = mopd_std::MODULES.iter();
-        let standard = modules.map(|(name, text)| Rc::new(LibraryModule::of(&["std", name], text))).collect();
+        let standard =
+            modules.map(|(name, text)| Rc::new(LibraryModule::from_text(&["std", name], text))).collect();
         Session {
             client,
             documents: BTreeMap::new(),
             stale: BTreeSet::new(),
             to_audit: BTreeSet::new(),
             published: Published::default(),
+            unpublished: false,
             messages: Vec::new(),
             standard,
             beside: RefCell::default(),
@@ -114,6 +123,7 @@ impl Session {
             failure: None,
             memory: AnalysisCache::default(),
             imports: BTreeSet::new(),
+            whole: WholeDocument::default(),
         };
         self.documents.insert(path.clone(), document);
         self.mark_importers(&path);
@@ -149,6 +159,8 @@ impl Session {
         self.to_audit.remove(&path);
         if self.documents.remove(&path).is_some() {
             self.messages.extend(self.published.clear(uri));
+            // Diagnostics of one document may be shown in another.
+            self.unpublished = true;
         }
     }
 
@@ -185,20 +197,22 @@ impl Session {
     }
 
     /// Checks changed documents and queues their diagnostics for the editor.
-    pub fn refresh(&mut self) -> Refreshed {
+    pub fn refresh(&mut self) -> RefreshOutcome {
         while let Some(path) = self.stale.pop_first() {
             let Some(document) = self.documents.get_mut(&path) else { continue };
             // The old analysis is dropped first: shared data can't be changed in place.
             document.analysis = Analysis::unread(&path);
+            document.whole = WholeDocument::default();
+            self.unpublished = true;
             let (text, mut memory) = (document.text.clone(), std::mem::take(&mut document.memory));
-            let go_on = self.patience();
-            let (mut checked, imports) = self.check(&path, text.clone(), &mut memory, &go_on);
+            let keep_going = self.patience();
+            let (mut checked, imports) = self.check(&path, text.clone(), &mut memory, &keep_going);
             if checked.failure.is_none() && self.to_audit.contains(&path) {
-                self.audit(&path, text, &mut checked, &go_on);
+                self.audit(&path, text, &mut checked, &keep_going);
             }
             // A cancelled audit is incomplete.
-            let cut =
-                checked.failure == Some(CheckFailure::Slow) || (self.to_audit.contains(&path) && !go_on());
+            let cut = checked.failure == Some(CheckFailure::Slow)
+                || (self.to_audit.contains(&path) && !keep_going());
             let interrupted = cut && self.intake.interrupts();
             if let Some(document) = self.documents.get_mut(&path) {
                 (document.analysis, document.memory, document.imports) = (checked.analysis, memory, imports);
@@ -206,7 +220,7 @@ impl Session {
             }
             if interrupted {
                 self.stale.insert(path);
-                return Refreshed::Interrupted;
+                return RefreshOutcome::Interrupted;
             }
             if let Some(failure @ CheckFailure::Panic(_)) =
                 self.documents.get(&path).and_then(|document| document.failure.as_ref())
@@ -217,13 +231,15 @@ impl Session {
             }
             self.to_audit.remove(&path);
         }
-        let news = self.published.update(&self.documents, &self.client);
-        self.messages.extend(news);
-        Refreshed::Whole
+        if std::mem::take(&mut self.unpublished) {
+            let news = self.published.update(&self.documents, &self.client);
+            self.messages.extend(news);
+        }
+        RefreshOutcome::Whole
     }
 
     /// Whether the current work is still wanted, and within its time.
-    fn patience(&self) -> GoOn {
+    pub fn patience(&self) -> CancellationCheck {
         let (began, intake) = (Instant::now(), Arc::clone(&self.intake));
         let (patience, most_time) = (self.patience, self.most_time);
         Rc::new(move || {
@@ -233,7 +249,7 @@ impl Session {
     }
 
     /// Adds the diagnostics of the gradient audit, and paths that do not exist.
-    fn audit(&self, path: &str, text: String, checked: &mut CheckOutcome, go_on: &GoOn) {
+    fn audit(&self, path: &str, text: String, checked: &mut CheckOutcome, keep_going: &CancellationCheck) {
         if checked.analysis.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
             return;
         }
@@ -241,7 +257,7 @@ impl Session {
         let entry = SourceFile { path: path.to_owned(), text };
         let file = Path::new(path);
         let auditor: Auditor = &|experiment, origins| {
-            let mut found = mopd_compiler::audit::diagnostics_while(experiment, origins, &|| go_on());
+            let mut found = mopd_compiler::audit::diagnostics_while(experiment, origins, &|| keep_going());
             // A text that was never saved has no folder.
             if file.is_file() {
                 found.extend(paths::missing(experiment, origins, &host::folder_of(file)));
@@ -265,9 +281,9 @@ impl Session {
         path: &str,
         text: String,
         memory: &mut AnalysisCache,
-        go_on: &GoOn,
+        keep_going: &CancellationCheck,
     ) -> (CheckOutcome, BTreeSet<String>) {
-        let (checked, imports, unreadable) = self.analyse(path, text, memory, go_on);
+        let (checked, imports, unreadable) = self.analyse(path, text, memory, keep_going);
         let log = |text| {
             Notification::new("window/logMessage".to_owned(), json!({ "type": 2, "message": text })).into()
         };
@@ -281,14 +297,15 @@ impl Session {
         path: &str,
         text: String,
         memory: &mut AnalysisCache,
-        go_on: &GoOn,
+        keep_going: &CancellationCheck,
     ) -> (CheckOutcome, BTreeSet<String>, Vec<String>) {
         let imports = RefCell::new(BTreeSet::new());
         let unreadable = RefCell::new(Vec::new());
         let load = |name: &[&str]| self.load(path, name, &imports, &unreadable);
         let entry = SourceFile { path: path.to_owned(), text };
         let whole = entry.clone();
-        let checked = checked(whole, &load, || analyse_while(entry, &load, memory, Some(Rc::clone(go_on))));
+        let checked =
+            checked(whole, &load, || analyse_while(entry, &load, memory, Some(Rc::clone(keep_going))));
         (checked, imports.into_inner(), unreadable.into_inner())
     }
 
@@ -330,32 +347,40 @@ impl Session {
 
     /// The analyses of all closed files that may name this declaration of another file; an error if some
     /// can't be analysed in time.
-    pub fn closed_naming(&self, name: &str) -> Result<Vec<Analysis>, Interrupted> {
+    pub fn closed_naming(&self, name: &str) -> Result<Vec<Analysis>, RefreshInterruption> {
         let naming = self.closed_files().filter(|file| file.text.contains(name) && file.text.contains("use"));
-        let go_on = self.patience();
+        let keep_going = self.patience();
         let mut analyses = Vec::new();
         for file in naming {
             let path = file.path.clone();
-            analyses.push(self.analyse(&path, file.text, &mut AnalysisCache::default(), &go_on).0.analysis);
-            if !go_on() {
-                let news = self.intake.interrupts();
-                return Err(if news { Interrupted::Changed } else { Interrupted::OutOfTime });
+            analyses
+                .push(self.analyse(&path, file.text, &mut AnalysisCache::default(), &keep_going).0.analysis);
+            if !keep_going() {
+                return Err(self.interruption());
             }
         }
         Ok(analyses)
+    }
+
+    /// Why [`Session::patience`] has ended.
+    pub fn interruption(&self) -> RefreshInterruption {
+        match self.intake.interrupts() {
+            true => RefreshInterruption::Changed,
+            false => RefreshInterruption::OutOfTime,
+        }
     }
 
     pub fn document(&self, uri: &Uri) -> Option<&Document> {
         self.documents.get(&path_of(uri))
     }
 
-    /// The analysis of a document with its experiment and objectives, which are too slow to assemble at each
-    /// keystroke.
-    pub fn whole(&self, document: &Document) -> Analysis {
+    /// The analysis of a document with its experiment and objectives.
+    pub(super) fn analyse_whole(&self, document: &Document) -> Analysis {
         let path = path_of(&document.uri);
         let (imports, unreadable) = (RefCell::default(), RefCell::default());
         let load = |name: &[&str]| self.load(&path, name, &imports, &unreadable);
-        analyse(SourceFile { path: path.clone(), text: document.text.clone() }, &load)
+        let entry = SourceFile { path: path.clone(), text: document.text.clone() };
+        analyse_cancellable(entry, &load, self.patience())
     }
 
     pub fn lines<'a>(&self, document: &'a Document) -> LineIndex<'a> {
@@ -369,7 +394,7 @@ impl Session {
 
     /// A place of an analysis, as a location of the protocol.
     pub fn location(&self, analysis: &Analysis, span: Span) -> Option<Location> {
-        let lines = LineIndex::of(&analysis.sources, span.file, self.client.encoding);
+        let lines = LineIndex::from_file(&analysis.sources, span.file, self.client.encoding);
         Some(Location { uri: self.uri(&analysis.sources.file(span.file).path)?, range: lines.range_of(span) })
     }
 
@@ -405,7 +430,7 @@ impl Session {
         match known.get(path) {
             Some((read, module)) if *read == text => Rc::clone(module),
             _ => {
-                let module = Rc::new(LibraryModule::of(&[name], &text));
+                let module = Rc::new(LibraryModule::from_text(&[name], &text));
                 known.insert(path.to_owned(), (text, Rc::clone(&module)));
                 module
             }
@@ -434,43 +459,4 @@ fn path_of(uri: &Uri) -> String {
 pub const ENTRY: FileId = mopd_lang::ide::ENTRY;
 
 #[cfg(test)]
-mod tests {
-    use lsp_server::Request;
-
-    use super::*;
-
-    /// A partial result is an error: a rename would leave the other files unchanged.
-    #[test]
-    fn the_files_of_a_folder_are_all_read_or_none_are() {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("parts.mopd"), "pub let half = 0.5\n").unwrap();
-        for name in ["a", "b"] {
-            let text = "use\tparts.{half}\nlet x = half\n";
-            std::fs::write(folder.path().join(format!("{name}.mopd")), text).unwrap();
-        }
-        let intake = Arc::new(Intake::default());
-        let params = json!({ "rootUri": format!("file://{}", folder.path().display()) });
-        let mut session = Session::new(EditorClient::of(&params), Arc::clone(&intake));
-        assert_eq!(session.closed_naming("half").map(|analyses| analyses.len()), Ok(2));
-        session.patience = Duration::ZERO;
-        intake.put(Notification::new("textDocument/didChange".to_owned(), json!({})).into());
-        assert_eq!(session.closed_naming("half").err(), Some(Interrupted::Changed));
-        intake.next();
-        session.most_time = Duration::ZERO;
-        assert_eq!(session.closed_naming("half").err(), Some(Interrupted::OutOfTime));
-    }
-
-    #[test]
-    fn what_is_cancelled_is_not_answered_from_half_a_check() {
-        let intake = Arc::new(Intake::default());
-        let request = Request::new(1.into(), "textDocument/hover".to_owned(), json!({}));
-        intake.put(request.into());
-        intake.next();
-        let session = Session::new(EditorClient::of(&json!({})), Arc::clone(&intake));
-        let go_on = session.patience();
-        assert!(go_on());
-        intake.put(Notification::new("$/cancelRequest".to_owned(), json!({ "id": 1 })).into());
-        std::thread::sleep(PATIENCE);
-        assert!(!go_on());
-    }
-}
+mod tests;

@@ -17,7 +17,7 @@ pub struct Log {
     told: Instant,
     /// The number of predictions and evaluations so far.
     predicted: u32,
-    /// Of the predicted stages: the total seconds, and the largest memory in bytes.
+    /// Totals of the predicted stages: the sum of seconds, and the largest memory in bytes.
     seconds: f64,
     memory: u64,
     evaluated: u32,
@@ -111,7 +111,7 @@ impl Log {
         }
     }
 
-    /// What happens while no stage is running.
+    /// A description of the work while no stage is running.
     pub fn between(&self, counts: StageCounts) -> String {
         let StageCounts { done, begun, tasks } = counts;
         if tasks == 0 {

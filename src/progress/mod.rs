@@ -150,8 +150,10 @@ impl RunProgress {
             }
             Event::Step { stage, seed, step, steps, metric, value, .. } => {
                 if self.resumes && self.kept == 0 {
-                    self.printer()
-                        .say("nothing of this experiment is kept here: it begins with its first stage\n");
+                    self.printer().say(
+                        "the store has no stage of this experiment: the run starts from its first \
+                            stage\n",
+                    );
                     self.resumes = false;
                 }
                 if let Some(running) = self.running(stage, *seed) {

@@ -1,13 +1,13 @@
 //! Results of the gradient audit, as text and as JSON.
 
-use mopd_compiler::audit::{Audited, sum};
+use mopd_compiler::audit::{AuditedObjective, sum};
 
 use crate::output::Style;
 
 /// The most models named in one line; the rest are counted.
 const NAMED: usize = 4;
 
-pub fn text(entries: &[Audited], style: Style) -> String {
+pub fn text(entries: &[AuditedObjective], style: Style) -> String {
     let mut out = String::new();
     for (place, entry) in entries.iter().enumerate() {
         if place > 0 {
@@ -41,6 +41,6 @@ fn models(names: &[String]) -> String {
 }
 
 /// A list of objectives.
-pub fn json(entries: &[Audited]) -> String {
+pub fn json(entries: &[AuditedObjective]) -> String {
     serde_json::to_string_pretty(entries).expect("strings and numbers can always be written") + "\n"
 }

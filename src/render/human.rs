@@ -311,7 +311,7 @@ error[unit-mismatch]: nats minus real
     }
 
     #[test]
-    fn the_hint_comes_once() {
+    fn explain_hint_is_printed_once() {
         let sources = sources(&[("a.mopd", "x")]);
         let at = span(&sources, 0, "x");
         let errors =

@@ -19,7 +19,7 @@ struct LibraryEntry<'a> {
 }
 
 impl<'a> LibraryEntry<'a> {
-    fn of(named: &'a NamedObjective) -> LibraryEntry<'a> {
+    fn new(named: &'a NamedObjective) -> LibraryEntry<'a> {
         let NamedObjective { doc, parameters, objective, .. } = named;
         LibraryEntry { name: &objective.name, parameters, doc, normal_form: normal_form(named) }
     }
@@ -47,7 +47,7 @@ pub fn tree(path: &str, objectives: &[&NamedObjective], style: Style) -> String 
 
 /// [`tree`] as JSON.
 pub fn json(objectives: &[&NamedObjective]) -> String {
-    let entries: Vec<LibraryEntry> = objectives.iter().map(|named| LibraryEntry::of(named)).collect();
+    let entries: Vec<LibraryEntry> = objectives.iter().map(|named| LibraryEntry::new(named)).collect();
     serde_json::to_string_pretty(&entries).expect("strings can always be written") + "\n"
 }
 

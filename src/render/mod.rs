@@ -44,7 +44,7 @@ pub struct MarkedSpan<'a> {
 }
 
 impl<'a> MarkedSpan<'a> {
-    fn of(label: &'a Label, sources: &'a Sources) -> MarkedSpan<'a> {
+    fn new(label: &'a Label, sources: &'a Sources) -> MarkedSpan<'a> {
         let file = sources.file(label.span.file);
         MarkedSpan {
             path: &file.path,
@@ -63,7 +63,7 @@ pub fn of_diagnostic<'a>(diagnostic: &'a Diagnostic, sources: &'a Sources) -> Re
         message: &diagnostic.message,
         marks: std::iter::once(&diagnostic.primary)
             .chain(&diagnostic.related)
-            .map(|label| MarkedSpan::of(label, sources))
+            .map(|label| MarkedSpan::new(label, sources))
             .collect(),
         notes: Vec::new(),
         help: diagnostic.help.as_deref(),

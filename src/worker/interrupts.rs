@@ -8,7 +8,7 @@ use mopd_store::signals::on_termination;
 
 use super::{Kill, Requests, Worker};
 use crate::output;
-use crate::problem::Status;
+use crate::problem::CommandStatus;
 
 #[derive(Default)]
 pub struct Interrupts(Mutex<SignalState>);
@@ -39,7 +39,7 @@ impl Interrupts {
             Interrupts::default()
         });
         if new && let Err(error) = on_termination(|| interrupts.heard()) {
-            output::error(&format!("warning: Ctrl-C ends this without a report: {error}\n"));
+            output::error(&format!("warning: Ctrl-C will stop this without a report: {error}\n"));
         }
         interrupts
     }
@@ -53,10 +53,10 @@ impl Interrupts {
         state.count += 1;
         match (&state.worker, state.count) {
             (Some(worker), 1) => worker.stop(),
-            (Some(worker), _) => worker.kill.now(),
+            (Some(worker), _) => worker.kill.kill(),
             // The next job is not started.
             (None, 1) => {}
-            (None, _) => std::process::exit(Status::Interrupted.number().into()),
+            (None, _) => std::process::exit(CommandStatus::Interrupted.number().into()),
         }
     }
 

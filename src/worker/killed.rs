@@ -46,10 +46,9 @@ pub fn of_run(plan: &Plan, at_work: &[ActiveStage], to_come: bool) -> Problem {
 }
 
 const ANYWHERE: &str = "lower `max_tokens`, `prompts`, `samples` or `batch`, set `micro_batch` or \
-                        `checkpointing`, or take a smaller model; `mopd plan --predict` says what each \
-                        stage needs";
+    `checkpointing`, or take a smaller model; `mopd plan --predict` shows the memory of each stage";
 
-/// If it is not known what the worker was doing.
+/// The report if the worker's activity is not known.
 pub fn somewhere() -> Problem {
     Problem::run("worker-died", cause(memory_ran_out())).help(ANYWHERE)
 }
@@ -67,7 +66,7 @@ fn cause(memory: bool) -> &'static str {
 fn described(memory: bool, plan: &Plan, at_work: &[ActiveStage], to_come: bool) -> Problem {
     if at_work.is_empty() && to_come {
         // Models and data are being read, and the cost of the next stages is measured.
-        return Problem::run("worker-died", format!("{}; the next stage had not begun", cause(memory)))
+        return Problem::run("worker-died", format!("{}; the next stage had not started", cause(memory)))
             .help(ANYWHERE);
     }
     let place = |stage: &ActiveStage| {
@@ -105,8 +104,8 @@ fn described(memory: bool, plan: &Plan, at_work: &[ActiveStage], to_come: bool) 
         ways.push(format!("run fewer stages in parallel ({} were): `--workers 1`", at_work.len()));
     }
     ways.push(
-        "take a smaller model or a machine with more memory; `mopd plan --predict` says what each stage \
-         needs"
+        "take a smaller model or a machine with more memory; `mopd plan --predict` shows the memory of \
+        each stage"
             .to_owned(),
     );
     Problem::run("worker-died", format!("{}; {places}", cause(memory))).help(ways.join(";\n"))
@@ -115,7 +114,7 @@ fn described(memory: bool, plan: &Plan, at_work: &[ActiveStage], to_come: bool) 
 /// The settings of a stage that take memory, as written, and those that trade time for it.
 fn settings(train: &Train<Objective>) -> String {
     let Rollout { producer, groups, .. } = &train.rollout;
-    let mut lower = vec![producer.kind().asked(*groups)];
+    let mut lower = vec![producer.kind().groups_setting(*groups)];
     if let Some(sampling) = producer.sampling() {
         if sampling.n > 1 {
             lower.push(format!("the {} samples of a prompt", sampling.n));
@@ -124,7 +123,7 @@ fn settings(train: &Train<Objective>) -> String {
     }
     let fewer = match train.execution.micro_batch {
         Some(micro_batch) => format!("lower `micro_batch = {micro_batch}` first"),
-        None => "set `micro_batch = 1`, which changes nothing but the rounding of sums".to_owned(),
+        None => "set `micro_batch = 1`, which only changes the rounding of sums".to_owned(),
     };
     format!("{fewer}, or lower {}", lower.join(", "))
 }

@@ -30,7 +30,7 @@ pub fn find() -> Result<PathBuf, Problem> {
         let path = PathBuf::from(named);
         return match path.is_file() {
             true => Ok(path),
-            false => Err(missing(&format!("$MOPD_WORKER names {}, which is no file", path.display()))),
+            false => Err(missing(&format!("$MOPD_WORKER is {}, which is not a file", path.display()))),
         };
     }
     let file = format!("{NAME}{}", std::env::consts::EXE_SUFFIX);
@@ -45,7 +45,7 @@ pub fn find() -> Result<PathBuf, Problem> {
 }
 
 fn missing(why: &str) -> Problem {
-    Problem::usage("no-worker", format!("{why}: without it nothing can be trained or sampled")).help(
+    Problem::usage("no-worker", format!("{why}: it is needed for training and sampling")).help(
         "install mopd again, whose package has it (with cargo: the package `mopd-runtime`), or build it with \
          `./x build` in a checkout of mopd, which fetches libtorch too,\nor set MOPD_WORKER to a mopd-worker \
          that is built already",
@@ -79,7 +79,7 @@ pub enum WorkerMessage {
 pub struct Kill(Arc<Mutex<Child>>);
 
 impl Kill {
-    pub fn now(&self) {
+    pub fn kill(&self) {
         let mut child = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // It may have ended already.
         let _ = child.kill();
@@ -157,7 +157,7 @@ impl Worker {
         match serde_json::from_str(&line) {
             Ok(event) => Ok(Some(WorkerMessage::Event(event))),
             Err(error) if line.starts_with("{\"event\"") => {
-                self.killer().now();
+                self.killer().kill();
                 Err(Problem::run(
                     "worker-protocol",
                     format!("the worker sent an event that mopd does not know: {error}"),
@@ -214,7 +214,7 @@ impl Worker {
                 Err(error) => {
                     return Err(Problem::run(
                         "worker-failed",
-                        format!("can't wait for the worker: {}", reason(&error)),
+                        format!("cannot wait for the worker: {}", reason(&error)),
                     ));
                 }
             }
@@ -290,7 +290,7 @@ impl Requests {
 
 fn in_writing(message: &impl Serialize) -> Result<Vec<u8>, Problem> {
     serde_json::to_vec(message).map_err(|error| {
-        Problem::run("worker-failed", format!("the plan can't be written down for the worker: {error}"))
+        Problem::run("worker-failed", format!("cannot serialize the plan for the worker: {error}"))
     })
 }
 
@@ -328,9 +328,9 @@ pub fn death(status: ExitStatus) -> Problem {
                 15 => ", a request to stop",
                 _ => "",
             };
-            problem(&format!("the worker died of signal {signal}{meaning}")).help(
-                "run the command again: finished stages are kept. If it dies again, `mopd doctor` may tell \
-                 why",
+            problem(&format!("the worker was killed by signal {signal}{meaning}")).help(
+                "run the command again: finished stages are kept. If it fails again, `mopd doctor` may \
+                show the reason",
             )
         }
         // The exit status of the dynamic linker for missing libraries, after it has named one.
@@ -341,7 +341,7 @@ pub fn death(status: ExitStatus) -> Problem {
         None => {
             let code = status.code().map_or_else(|| "none".to_owned(), |code| code.to_string());
             problem(&format!("the worker exited without reporting a result (exit status {code})"))
-                .help("what it wrote above may tell why; `mopd doctor` checks its set-up")
+                .help("its output above may show the reason; `mopd doctor` checks the installation")
         }
     }
 }

@@ -19,7 +19,7 @@ const WORTH_REMEMBERING: u64 = 1 << 20;
 pub struct FileStamp(u64, u64, u64, (i64, i64), (i64, i64));
 
 impl FileStamp {
-    pub fn of(found: &Metadata) -> FileStamp {
+    pub fn from_metadata(found: &Metadata) -> FileStamp {
         let (modified, changed) = ((found.mtime(), found.mtime_nsec()), (found.ctime(), found.ctime_nsec()));
         FileStamp(found.dev(), found.ino(), found.len(), modified, changed)
     }
@@ -68,19 +68,19 @@ pub struct HashedFile {
 
 impl HashedFile {
     /// Hashes a regular file of at most `limit` bytes.
-    pub fn of(path: &Path, limit: u64) -> io::Result<HashedFile> {
+    pub fn hash(path: &Path, limit: u64) -> io::Result<HashedFile> {
         let file = regular::open_within(path, limit)?;
-        let stamp = FileStamp::of(&file.metadata()?);
+        let stamp = FileStamp::from_metadata(&file.metadata()?);
         Ok(HashedFile { path: path.to_owned(), hash: regular::hash_open(&file, limit)?, stamp })
     }
 
-    /// As [`HashedFile::of`], but without reading a file whose hash is remembered. `notes` is a folder that
+    /// As [`HashedFile::hash`], but without reading a file whose hash is remembered. `notes` is a folder that
     /// need not exist; a hash that can't be stored there is computed again the next time.
     pub fn remembered(path: &Path, notes: &Path) -> io::Result<HashedFile> {
         let real = fs::canonicalize(path)?;
         let file = regular::open(&real)?;
         let found = file.metadata()?;
-        let stamp = FileStamp::of(&found);
+        let stamp = FileStamp::from_metadata(&found);
         let hashed = |hash: String| HashedFile { path: path.to_owned(), hash, stamp };
         if found.len() < WORTH_REMEMBERING {
             return regular::hash_open(&file, u64::MAX).map(hashed);
@@ -100,14 +100,16 @@ impl HashedFile {
     /// The state of the file at its path, which is only read if its stamp differs.
     pub fn state(&mut self) -> FileState {
         match fs::metadata(&self.path) {
-            Ok(found) if FileStamp::of(&found) == self.stamp => FileState::Unchanged,
+            Ok(found) if FileStamp::from_metadata(&found) == self.stamp => FileState::Unchanged,
             _ => regular::open(&self.path).map_or(FileState::Changed, |file| self.state_of(&file)),
         }
     }
 
     /// The same for an open file, even if the path has another file by now.
     pub fn state_of(&mut self, file: &File) -> FileState {
-        let Ok(stamp) = file.metadata().map(|found| FileStamp::of(&found)) else { return FileState::Changed };
+        let Ok(stamp) = file.metadata().map(|found| FileStamp::from_metadata(&found)) else {
+            return FileState::Changed;
+        };
         if stamp == self.stamp {
             return FileState::Unchanged;
         }
@@ -147,25 +149,25 @@ mod tests {
         assert_eq!(first, blake3::hash(&content).to_hex().as_str());
         assert_eq!(fs::read_dir(&notes).unwrap().count(), 1);
         assert_eq!(hash(&path, &notes).unwrap(), first);
-        // Another file in the same place, as tools replace checkpoints.
+        // Replaces the file by another one, as tools replace checkpoints.
         content[7] = 2;
         fs::write(folder.path().join("new"), &content).unwrap();
         fs::rename(folder.path().join("new"), &path).unwrap();
         assert_eq!(hash(&path, &notes).unwrap(), blake3::hash(&content).to_hex().as_str());
-        // A note that is damaged is none.
+        // A damaged note is ignored.
         let note = fs::read_dir(&notes).unwrap().next().unwrap().unwrap().path();
         fs::write(&note, "{").unwrap();
         assert_eq!(hash(&path, &notes).unwrap(), blake3::hash(&content).to_hex().as_str());
         assert!(hash(&folder.path().join("absent"), &notes).is_err());
     }
 
-    /// By its path and by what is open: only the first sees a file that took the place of another.
+    /// Checks the file at the path and the open file: only the path shows that another file replaced it.
     #[test]
     fn a_file_that_was_written_to_is_not_what_was_hashed() {
         use FileState::{Changed, Rewritten, Unchanged};
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("judge.py");
-        // Each has a time of its own, however coarse those of the file system are.
+        // Each write has its own time, even where the file system's times are coarse.
         let mut time = std::time::SystemTime::UNIX_EPOCH;
         let mut write = |name: &str, text: &str| {
             fs::write(folder.path().join(name), text).unwrap();
@@ -173,7 +175,7 @@ mod tests {
             File::options().write(true).open(folder.path().join(name)).unwrap().set_modified(time).unwrap();
         };
         write("judge.py", "0.25");
-        let mut known = HashedFile::of(&path, u64::MAX).unwrap();
+        let mut known = HashedFile::hash(&path, u64::MAX).unwrap();
         let open = regular::open(&path).unwrap();
         assert_eq!((known.state(), known.state_of(&open)), (Unchanged, Unchanged));
         // A new link changes its stamp, but not its content.
@@ -183,13 +185,13 @@ mod tests {
         assert_eq!((known.state(), known.state_of(&open)), (Unchanged, Unchanged));
         assert_ne!(known.stamp, before);
         assert_eq!(known.stamp.of_content().4, (0, 0));
-        // An edit that is undone, even without a check in between.
+        // An edit that is undone is noticed, with and without a check in between.
         write("judge.py", "0.75");
         assert_eq!((known.state(), known.state_of(&open)), (Changed, Changed));
         write("judge.py", "0.25");
         assert_eq!((known.state(), known.state_of(&open)), (Rewritten, Rewritten));
         assert_eq!(known.state(), Rewritten, "it is asked again");
-        let mut known = HashedFile::of(&path, u64::MAX).unwrap();
+        let mut known = HashedFile::hash(&path, u64::MAX).unwrap();
         write("new", "0.25");
         fs::rename(folder.path().join("new"), &path).unwrap();
         assert_eq!((known.state(), known.state_of(&open)), (Rewritten, Unchanged));
@@ -200,7 +202,7 @@ mod tests {
         assert_eq!((known.state(), known.state_of(&open)), (Changed, Unchanged));
     }
 
-    /// As on file systems of a network.
+    /// Some network file systems assign a new inode number at every lookup.
     #[test]
     fn a_file_that_is_numbered_anew_is_the_same() {
         let stamp = |inode, changed| FileStamp(1, inode, 4, (60, 0), (changed, 0));

@@ -16,6 +16,11 @@ pub struct WriteError {
 }
 
 impl WriteError {
+    /// What is in the way: the path itself, or the file that is named as if it were one of its folders.
+    fn blocking_path(&self) -> &Path {
+        self.path.ancestors().find(|path| path.is_file()).unwrap_or(&self.path)
+    }
+
     /// Advice, where there is a usual solution.
     pub fn help(&self) -> Option<String> {
         match self.source.kind() {
@@ -23,15 +28,20 @@ impl WriteError {
                 Some("free some space and run again: finished stages are kept".to_owned())
             }
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Some(
-                "run in a folder where you may write: `.mopd` is made there; `--out` is another folder for \
-                 results"
+                "run in a folder that you can write to: `.mopd` is created there; `--out DIR` sets \
+                another folder for results"
                     .to_owned(),
             ),
             io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory | io::ErrorKind::AlreadyExists => {
-                Some("move away what stands there and run again: finished stages are kept".to_owned())
+                Some(format!(
+                    "rename or delete {} and run again: finished stages are kept",
+                    self.blocking_path().display()
+                ))
             }
             io::ErrorKind::FileTooLarge => Some(
-                "raise the limit of files (`ulimit -f`) and run again: finished stages are kept".to_owned(),
+                "raise the limit of file sizes (`ulimit -f`) and run again: finished stages are \
+                kept"
+                    .to_owned(),
             ),
             _ => None,
         }
@@ -44,14 +54,14 @@ pub fn reason(error: &io::Error) -> String {
         io::ErrorKind::NotFound => "there is no such file or folder".to_owned(),
         io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
         io::ErrorKind::IsADirectory => "it is a folder".to_owned(),
-        io::ErrorKind::NotADirectory => "a file stands where a folder is needed".to_owned(),
-        io::ErrorKind::AlreadyExists => "there is something of that name already".to_owned(),
+        io::ErrorKind::NotADirectory => "part of this path is a file, but must be a folder".to_owned(),
+        io::ErrorKind::AlreadyExists => "it exists already".to_owned(),
         io::ErrorKind::StorageFull => "the disk is full".to_owned(),
         io::ErrorKind::QuotaExceeded => "the disk quota is used up".to_owned(),
-        io::ErrorKind::ReadOnlyFilesystem => "it is on a file system that can only be read".to_owned(),
+        io::ErrorKind::ReadOnlyFilesystem => "the file system is read-only".to_owned(),
         // An error of the system; this program's own limits have messages with the size.
         io::ErrorKind::FileTooLarge if error.raw_os_error().is_some() => {
-            "it would be larger than this system lets a file be".to_owned()
+            "the file would exceed the limit of file sizes".to_owned()
         }
         _ => error.to_string(),
     }
@@ -190,16 +200,19 @@ mod tests {
         fs::write(folder.path().join("taken"), "").unwrap();
         let path = folder.path().join("taken/results.json");
         let error = write_atomically(&path, |_| Ok(())).unwrap_err();
-        let expected = format!("cannot write {}: there is something of that name already", path.display());
+        let expected = format!("cannot write {}: it exists already", path.display());
         assert_eq!(error.to_string(), expected);
-        assert!(error.help().unwrap().starts_with("move away what stands there"));
+        let taken = folder.path().join("taken");
+        assert!(
+            error.help().unwrap().starts_with(&format!("rename or delete {} and run again", taken.display()))
+        );
     }
 
     #[test]
     fn a_file_that_the_system_finds_too_large_is_told_apart_from_one_that_we_do() {
         const EFBIG: i32 = 27;
         let of_system = io::Error::from_raw_os_error(EFBIG);
-        assert_eq!(reason(&of_system), "it would be larger than this system lets a file be");
+        assert_eq!(reason(&of_system), "the file would exceed the limit of file sizes");
         let ours = io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 7");
         assert_eq!(reason(&ours), "it is larger than 7");
     }
@@ -210,7 +223,7 @@ mod tests {
         fs::write(folder.path().join("taken"), "").unwrap();
         assert!(try_to_write(&folder.path().join("new/deeper")).is_ok());
         let error = try_to_write(&folder.path().join("taken/deeper")).unwrap_err();
-        assert!(error.to_string().ends_with("a file stands where a folder is needed"), "{error}");
+        assert!(error.to_string().ends_with("part of this path is a file, but must be a folder"), "{error}");
         assert_eq!(names(folder.path()), ["taken"]);
     }
 }

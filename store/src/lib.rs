@@ -42,6 +42,7 @@ pub use cache::{PrunePolicy, PruneVerdict, Pruned, StoreItem, StoreItemKind, age
 pub use files::{WriteError, write_atomically};
 pub use lock::Lock;
 pub use runs::{StoredRun, StoredRuns};
+pub use secret::random_bytes;
 
 const CHECKSUMS: &str = "checksums.json";
 
@@ -51,12 +52,12 @@ pub struct Folder {
     path: PathBuf,
 }
 
-/// What looking for a result found.
+/// The result of a search for an entry.
 #[derive(Debug)]
 pub enum Lookup<T> {
     Found(T),
     Absent,
-    /// Some file of the entry is not what was written; the reason, for a warning.
+    /// Some file of the entry differs from what was written; the reason, for a warning.
     Damaged(String),
 }
 
@@ -120,7 +121,10 @@ impl Folder {
             let found = content::hash_anew(&self.path(name).join(file))
                 .map_err(|error| format!("{file}: {}", files::reason(&error)))?;
             if found != *expected {
-                return Err(format!("{file} is not what was written"));
+                return Err(format!(
+                    "the checksum of {file} is wrong: the file has changed since it \
+                    was written"
+                ));
             }
         }
         Ok(())

@@ -35,7 +35,7 @@ impl Lock {
                 let exclusive = match file.try_lock() {
                     Ok(()) => true,
                     Err(TryLockError::WouldBlock) => return Ok(None),
-                    Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => false,
+                    Err(TryLockError::Error(error)) if no_locks(&error) => false,
                     Err(TryLockError::Error(error)) => return Err(error),
                 };
                 let lock = Lock { path: path.to_owned(), file, exclusive };
@@ -43,7 +43,7 @@ impl Lock {
                 if lock.in_place()? {
                     return Ok(Some(lock));
                 }
-                lock.let_go();
+                lock.release();
             }
         };
         attempt().map_err(|source| WriteError { path: path.to_owned(), source })
@@ -72,9 +72,15 @@ impl Lock {
     }
 
     /// Releases the lock without deleting the file at the path, which is another process's.
-    fn let_go(mut self) {
+    fn release(mut self) {
         self.path = PathBuf::new();
     }
+}
+
+/// Whether the file system has no locks. NFS without a lock daemon says ENOLCK, for which the standard
+/// library has no kind.
+fn no_locks(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::Unsupported || error.raw_os_error() == Some(libc::ENOLCK)
 }
 
 impl Folder {
@@ -91,5 +97,20 @@ impl Drop for Lock {
             let _ = fs::remove_file(&self.path);
         }
         let _ = self.file.unlock();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Such a file system can't be mounted here, so this tests how its errors are read.
+    #[test]
+    fn a_file_system_may_have_no_locks() {
+        for code in [libc::ENOLCK, libc::ENOTSUP, libc::ENOSYS] {
+            let error = io::Error::from_raw_os_error(code);
+            assert!(no_locks(&error), "{error}");
+        }
+        assert!(!no_locks(&io::Error::from_raw_os_error(libc::EIO)));
     }
 }

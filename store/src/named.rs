@@ -23,7 +23,7 @@ pub enum NamedModel {
 
 impl NamedModel {
     /// A folder is relative to `base`.
-    pub fn of(name: &str, base: &Path) -> NamedModel {
+    pub fn resolve(name: &str, base: &Path) -> NamedModel {
         let folder = base.join(name);
         match (folder.is_dir(), is_repository(name)) {
             (true, _) => NamedModel::Folder(folder),
@@ -109,7 +109,7 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let base = place.path();
         fs::create_dir_all(base.join("models/small")).unwrap();
-        let of = |name: &str| NamedModel::of(name, base);
+        let of = |name: &str| NamedModel::resolve(name, base);
         assert_eq!(of("models/small"), NamedModel::Folder(base.join("models/small")));
         assert_eq!(of("./models/small"), NamedModel::Folder(base.join("./models/small")));
         for name in ["gpt2", "models/smal", "Qwen/Qwen3-0.6B"] {

@@ -40,7 +40,7 @@ pub struct CommandSources {
 /// A path in `depends` that can't be hashed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`depends` names {}, which can't be read: {why}", path.display())]
-pub struct Unreadable {
+pub struct UnreadableDependency {
     pub path: PathBuf,
     pub why: String,
 }
@@ -50,7 +50,11 @@ impl CommandSources {
     ///
     /// # Errors
     /// If a path of `depends` does not exist or can't be read.
-    pub fn of(command: &str, depends: &[String], base: &Path) -> Result<CommandSources, Unreadable> {
+    pub fn find(
+        command: &str,
+        depends: &[String],
+        base: &Path,
+    ) -> Result<CommandSources, UnreadableDependency> {
         let mut program = CommandSources::default();
         let mut scripts = BTreeSet::new();
         for (folder, named) in named(command, base) {
@@ -100,7 +104,7 @@ impl CommandSources {
         if path.is_dir() {
             return self.folder(&path, word, scripts);
         }
-        let Ok(file) = HashedFile::of(&path, u64::MAX) else { return };
+        let Ok(file) = HashedFile::hash(&path, u64::MAX) else { return };
         if is_script(&path)
             && let Some(parent) = path.parent()
             && !is_installed(parent)
@@ -152,9 +156,9 @@ impl CommandSources {
         }
     }
 
-    fn depends(&mut self, written: &str, base: &Path) -> Result<(), Unreadable> {
+    fn depends(&mut self, written: &str, base: &Path) -> Result<(), UnreadableDependency> {
         let path = base.join(written);
-        let unreadable = |why: String| Unreadable { path: path.clone(), why };
+        let unreadable = |why: String| UnreadableDependency { path: path.clone(), why };
         if path.is_dir() {
             let files = walk(&path, |_| true).and_then(|files| hashed(&files)).map_err(unreadable)?;
             for (name, file) in files {
@@ -162,7 +166,7 @@ impl CommandSources {
             }
             return Ok(());
         }
-        let file = HashedFile::of(&path, u64::MAX).map_err(|error| unreadable(reason(&error)))?;
+        let file = HashedFile::hash(&path, u64::MAX).map_err(|error| unreadable(reason(&error)))?;
         self.add(written.to_owned(), file);
         Ok(())
     }
@@ -306,7 +310,7 @@ fn walk(root: &Path, wanted: impl Fn(&Path) -> bool) -> Result<Vec<(String, Path
                     folders.push((path, depth + 1));
                 }
             } else if found_there.is_file() && wanted(&path) {
-                let name = name_within(&path, root).ok_or("a file that lies elsewhere")?;
+                let name = name_within(&path, root).ok_or("a file in another folder")?;
                 found.push((name, path));
                 if found.len() > FILES_AT_MOST {
                     return Err(format!("more than {FILES_AT_MOST} files"));
@@ -325,7 +329,7 @@ fn hashed(files: &[(String, PathBuf)]) -> Result<Vec<(String, HashedFile)>, Stri
         let length = fs::metadata(path).map_or(0, |found| found.len());
         left = left.checked_sub(length).ok_or_else(|| format!("more than {} MiB", BYTES_AT_MOST >> 20))?;
         let file =
-            HashedFile::of(path, BYTES_AT_MOST).map_err(|error| format!("{name}: {}", reason(&error)))?;
+            HashedFile::hash(path, BYTES_AT_MOST).map_err(|error| format!("{name}: {}", reason(&error)))?;
         hashes.push((name.clone(), file));
     }
     Ok(hashes)
@@ -351,7 +355,7 @@ mod tests {
     }
 
     fn of(command: &str, folder: &TempDir) -> CommandSources {
-        CommandSources::of(command, &[], folder.path()).unwrap()
+        CommandSources::find(command, &[], folder.path()).unwrap()
     }
 
     fn names(command: &str, folder: &TempDir) -> Vec<String> {
@@ -394,7 +398,7 @@ mod tests {
         );
         assert_eq!(names("RULES=rules.json true", &folder), ["rules.json"]);
         assert_eq!(names("true '--rules' \"rules.json\"; exit", &folder), ["rules.json"]);
-        // The command's words are those of the folder that it went to.
+        // After `cd`, words are relative to the new folder.
         let found = names("cd v && python3 verify.py rules.json", &folder);
         assert!(
             ["v/lib.py", "verify.py", "rules.json"].iter().all(|name| found.contains(&(*name).to_owned())),
@@ -404,11 +408,11 @@ mod tests {
         let of_v = of("cd v && python3 verify.py rules.json", &folder);
         let rules = folder.path().join("v/rules.json");
         assert!(of_v.hashed.iter().any(|file| file.path == rules), "{:?}", of_v.hashed);
-        // Where Python finds a module, it finds what that imports.
+        // Imports are followed from where Python finds the module.
         assert!(names("python3 -m pkg.judge", &folder).contains(&"pkg/other.py".to_owned()));
         assert!(of("python3 -m installed", &folder).unseen[0].contains("installed module `installed`"));
         assert_eq!(names("true", &folder), Vec::<String>::new());
-        // A command in a command, and folders.
+        // Commands within a command, and folders.
         assert!(names("bash -c 'cd v && python3 verify.py'", &folder).contains(&"v/lib.py".to_owned()));
         fs::write(folder.path().join("my rules.json"), "{}").unwrap();
         assert!(names("true 'my rules.json'", &folder).contains(&"my rules.json".to_owned()));
@@ -431,7 +435,7 @@ mod tests {
         let files = ["verify.py", "lib/a.py"];
         let (one, other) = (folder(&files), folder(&files));
         let hash = |folder: &TempDir| {
-            CommandSources::of("python3 verify.py", &["lib".to_owned()], folder.path()).unwrap().hash()
+            CommandSources::find("python3 verify.py", &["lib".to_owned()], folder.path()).unwrap().hash()
         };
         assert_eq!(hash(&one), hash(&other));
         fs::rename(other.path().join("lib/a.py"), other.path().join("lib/b.py")).unwrap();
@@ -439,11 +443,11 @@ mod tests {
     }
 
     #[test]
-    fn what_it_depends_on_is_hashed_whatever_it_is() {
+    fn declared_dependencies_of_a_command_are_hashed() {
         let folder = folder(&["verify.py", "rules.json", "lists/words.txt"]);
         let depends = |paths: &[&str]| {
             let paths: Vec<String> = paths.iter().map(|path| (*path).to_owned()).collect();
-            CommandSources::of("python3 verify.py", &paths, folder.path())
+            CommandSources::find("python3 verify.py", &paths, folder.path())
         };
         let found = depends(&["rules.json", "lists/"]).unwrap();
         assert_eq!(found.names().collect::<Vec<_>>(), ["lists/words.txt", "rules.json", "verify.py"]);
@@ -453,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn links_and_crowds_end() {
+    fn dependency_search_ends_with_symlink_cycles_and_many_files() {
         let folder = folder(&["v/verify.py", "elsewhere/lib.py"]);
         let at = |name: &str| folder.path().join(name);
         symlink("..", at("v/up")).unwrap();

@@ -103,7 +103,7 @@ mod tests {
         for error in [read(&path, (3 << 20) - 1).unwrap_err(), hash(&path, (3 << 20) - 1).unwrap_err()] {
             assert_eq!(reason(&error), "it is larger than 2 MiB");
         }
-        // Its length is given as 0.
+        // The system reports its length as 0.
         assert!(!read(Path::new("/proc/self/status"), 1 << 20).unwrap().is_empty());
         assert_eq!(
             reason(&read(Path::new("/proc/self/status"), 10).unwrap_err()),
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn what_never_ends_or_waits_is_not_opened() {
+    fn pipes_devices_and_sockets_are_not_opened() {
         let folder = tempfile::tempdir().unwrap();
         let pipe = folder.path().join("pipe");
         assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());

@@ -1,7 +1,7 @@
 //! The secret of a store, which only its owner can read.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::Path;
 
 use crate::Folder;
@@ -10,6 +10,16 @@ use crate::files::{PARTIAL, reason};
 /// Its folder and file.
 pub(crate) const PRIVATE: &str = "private";
 const SECRET: &str = "secret";
+
+/// Random bytes from the operating system, which nobody can guess.
+///
+/// # Panics
+/// If the system has none to give, as hash tables of the standard library do.
+pub fn random_bytes<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).expect("the system gives random bytes");
+    bytes
+}
 
 impl Folder {
     /// Random bytes from the operating system, drawn once for this store. They occur nowhere else, and only
@@ -25,15 +35,13 @@ impl Folder {
 }
 
 fn read(path: &Path) -> io::Result<[u8; 32]> {
-    let cut =
-        |_| io::Error::new(io::ErrorKind::InvalidData, "it does not have the 32 bytes that were written");
+    let cut = |_| io::Error::new(io::ErrorKind::InvalidData, "the file must have 32 bytes");
     fs::read(path)?.try_into().map_err(cut)
 }
 
 /// Writes the secret atomically; if several runs draw at once, the first one's counts.
 fn draw(path: &Path) -> io::Result<()> {
-    let mut drawn = [0; 32];
-    File::open("/dev/urandom")?.read_exact(&mut drawn)?;
+    let drawn: [u8; 32] = random_bytes();
     let folder = path.parent().unwrap_or(path);
     fs::create_dir_all(folder)?;
     // Only the owner can read a temporary file, and the permissions stay after the rename.
@@ -64,6 +72,7 @@ mod tests {
         draw(&path).unwrap();
         assert_eq!(secret, one.secret().unwrap());
         assert!(one.items().unwrap().is_empty(), "it is no result, and is not pruned");
+        assert_ne!(random_bytes::<16>(), random_bytes());
         fs::write(&path, &secret[..31]).unwrap();
         assert!(one.secret().unwrap_err().contains("32 bytes"));
     }

@@ -30,7 +30,7 @@ pub fn on_termination(mut heard: impl FnMut() + Send + 'static) -> io::Result<()
 ///
 /// # Errors
 /// If the system refuses a handler.
-pub fn survive_large_files() -> io::Result<()> {
+pub fn ignore_sigxfsz() -> io::Result<()> {
     // The flag is not read: the write that caused the signal fails.
     signal_hook::flag::register(SIGXFSZ, Arc::default()).map(drop)
 }
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_ignored_is_read_from_a_mask() {
+    fn ignored_signals_are_parsed_from_the_mask() {
         assert_eq!(ignored("Name:\tmopd\nSigIgn:\t0000000000001001\nSigCgt:\t0\n"), Some(0x1001));
         assert_eq!(ignored("Name:\tmopd\n"), None);
     }

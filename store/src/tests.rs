@@ -13,7 +13,7 @@ fn key(digit: char) -> String {
     std::iter::repeat_n(digit, 64).collect()
 }
 
-/// An entry of one file of so many bytes, used so long ago.
+/// Writes an entry with one file of `bytes` bytes, last used `ago` seconds ago.
 fn put(folder: &Folder, name: &str, bytes: usize, ago: u64) {
     folder
         .write(name, "a stage", |folder| {
@@ -46,8 +46,14 @@ fn an_entry_is_whole_or_does_not_count() {
     bytes[50] ^= 1;
     fs::write(&file, bytes).unwrap();
     let Lookup::Damaged(reason) = folder.read("a", |_| Ok(())) else { panic!("not noticed") };
-    assert!(reason.ends_with("file is not what was written"), "{reason}");
-    // Its replacement fails half-way: nothing counts, rather than the damaged one.
+    assert!(
+        reason.ends_with(
+            "the checksum of file is wrong: the file has changed since it was \
+        written"
+        ),
+        "{reason}"
+    );
+    // The replacement fails half-way: then neither the damaged entry nor the new one counts.
     let failed = |folder: &Path| {
         Err(WriteError { path: folder.to_owned(), source: std::io::ErrorKind::StorageFull.into() })
     };
@@ -57,19 +63,19 @@ fn an_entry_is_whole_or_does_not_count() {
 }
 
 #[test]
-fn one_at_a_time_has_a_lock_and_whoever_dies_lets_go() {
+fn lock_is_exclusive_and_released_when_its_process_dies() {
     let (_place, folder) = folder();
     let held = folder.try_lock("a").unwrap().expect("nobody has it");
     assert!(held.exclusive());
     assert!(folder.try_lock("a").unwrap().is_none() && folder.try_lock("b").unwrap().is_some());
     drop(held);
-    // What is left of a run that was killed is a file that nobody holds.
+    // A killed run leaves a lock file that no process holds.
     fs::write(folder.path("locks/a"), "").unwrap();
     drop(folder.try_lock("a").unwrap().expect("nobody holds it"));
     assert_eq!(fs::read_dir(folder.path("locks")).unwrap().count(), 0);
 }
 
-/// Many threads, each with a file of its own, as processes have: never two inside, and each gets in.
+/// Many threads, each with its own open file, as separate processes have: one at a time holds the lock.
 #[test]
 fn a_lock_is_held_by_one_however_many_try() {
     let (_place, folder) = folder();
@@ -93,7 +99,7 @@ fn a_lock_is_held_by_one_however_many_try() {
 }
 
 #[test]
-fn what_a_kept_run_needs_is_never_pruned() {
+fn results_of_a_kept_run_are_never_pruned() {
     let (place, folder) = folder();
     for (index, digit) in ['a', 'b', 'c', 'd'].into_iter().enumerate() {
         put(&folder, &key(digit), 1000, 100 * (4 - index as u64));
@@ -114,11 +120,11 @@ fn what_a_kept_run_needs_is_never_pruned() {
         |policy: &PrunePolicy| folder.prune(policy, SystemTime::now()).unwrap().expect("nobody registers");
     assert_eq!(names(&of(&PrunePolicy { dry_run: true, ..everything }).removed), ['c', 'd']);
     assert_eq!(folder.items().unwrap().len(), 5, "a dry run takes nothing away");
-    // Its results are deleted: nobody needs `b` any more.
+    // With its results deleted, the run no longer needs `b`.
     fs::remove_dir(&gone).unwrap();
     let older = PrunePolicy { older_than: Some(Duration::from_secs(250)), ..PrunePolicy::default() };
     assert_eq!(names(&of(&older).removed), ['b']);
-    // Someone computes `c`.
+    // Another run computes `c`.
     let computing = folder.try_lock(&key('c')).unwrap();
     let pruned = of(&everything);
     assert_eq!((names(&pruned.removed), names(&pruned.in_use)), (vec!['d'], vec!['c']));
@@ -130,21 +136,21 @@ fn what_a_kept_run_needs_is_never_pruned() {
 }
 
 #[test]
-fn what_was_of_use_longest_ago_goes_first_until_the_rest_fits() {
+fn prune_removes_least_recently_used_until_the_rest_fits() {
     let (_place, folder) = folder();
     for (digit, ago) in [('a', 300), ('b', 100), ('c', 200)] {
         put(&folder, &key(digit), 10_000, ago);
     }
-    // Looked up, it is of use.
+    // A lookup counts as use.
     assert!(matches!(folder.read(&key('a'), |_| Ok(())), Lookup::Found(())));
     let policy = PrunePolicy { keep_under: Some(25_000), ..PrunePolicy::default() };
     let pruned = folder.prune(&policy, SystemTime::now()).unwrap().unwrap();
     assert_eq!(names(&pruned.removed), ['c']);
 }
 
-/// Scores are made again in passing: they go before what takes longer, however old that is.
+/// Scores are cheap to recompute: they are pruned before other items, however old those are.
 #[test]
-fn scores_go_first() {
+fn prune_removes_scores_first() {
     let (_place, folder) = folder();
     put(&folder, &key('a'), 10_000, 300);
     for (batch, ago) in [("one", 20), ("two", 10)] {
@@ -155,7 +161,7 @@ fn scores_go_first() {
     assert!(items[0].bytes > 20_000 && items[0].needed_by.is_empty());
     assert_eq!(folder.verdict(&items[0]), Some(PruneVerdict::Whole));
     let policy = PrunePolicy { keep_under: Some(15_000), ..PrunePolicy::default() };
-    // A run that writes one of them has the folder's lock.
+    // A run that writes scores holds the lock of their folder.
     let writing = folder.try_lock(&key('b')).unwrap();
     let pruned = folder.prune(&PrunePolicy { dry_run: true, ..policy }, SystemTime::now()).unwrap().unwrap();
     assert_eq!((names(&pruned.in_use), names(&pruned.removed)), (vec!['b'], vec!['a']));
@@ -165,9 +171,9 @@ fn scores_go_first() {
     assert!(folder.has(&key('a')) && !folder.path(&format!("{}.scores", key('b'))).exists());
 }
 
-/// A clock that was set back makes entries of the future: they are as new as can be, never infinitely old.
+/// If the clock was set back, entries have times in the future: their age is 0.
 #[test]
-fn entries_of_the_future_are_new() {
+fn entries_with_future_times_count_as_new() {
     let (_place, folder) = folder();
     put(&folder, &key('a'), 10, 0);
     let before = SystemTime::now() - Duration::from_secs(86400 * 365);
@@ -177,7 +183,7 @@ fn entries_of_the_future_are_new() {
 }
 
 #[test]
-fn what_is_not_ours_is_left_alone() {
+fn prune_leaves_foreign_files_alone() {
     let (place, folder) = folder();
     fs::create_dir(folder.path("my notes")).unwrap();
     fs::write(folder.path(&key('f')), "a file").unwrap();
@@ -192,7 +198,7 @@ fn what_is_not_ours_is_left_alone() {
 }
 
 #[test]
-fn damage_is_found_by_looking() {
+fn check_finds_damaged_entries() {
     let (_place, folder) = folder();
     put(&folder, &key('a'), 10, 1);
     put(&folder, &key('b'), 10, 2);
@@ -211,8 +217,7 @@ fn damage_is_found_by_looking() {
     assert_eq!(folder.verdict(&items[1]), Some(PruneVerdict::InUse));
 }
 
-/// A list of needs that can't be read protects what nobody knows: no result is pruned, but what no run needs
-/// in any case.
+/// If the list of a run's needs can't be read, no result is pruned, only items that no run ever needs.
 #[test]
 fn a_damaged_list_of_needs_protects_results() {
     let (_place, folder) = folder();
@@ -229,7 +234,7 @@ fn a_damaged_list_of_needs_protects_results() {
     assert!(folder.has(&key('a')) && !folder.path(&format!("{}.unfinished", key('a'))).exists());
 }
 
-/// The kill came between the result and the end of its checkpoints.
+/// A run was killed after its result was stored and before its checkpoints were deleted.
 #[test]
 fn checkpoints_of_a_finished_stage_are_needed_by_nobody() {
     let (place, folder) = folder();
@@ -260,7 +265,7 @@ fn parts_of_files_that_a_kill_left_go_away() {
         left.iter().for_each(|path| fs::write(path, "half").unwrap());
     };
     leave();
-    // The entry is written again.
+    // Writing the entry again removes partial files in it.
     put(&folder, &key('a'), 10, 0);
     assert!(!left.iter().any(|path| path.exists()));
     leave();

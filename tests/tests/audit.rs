@@ -1,7 +1,7 @@
-//! Tests that the audit reports a gradient that is exactly 0, its sign, and what it is without one of its
+//! Tests of the gradient audit: gradients that are exactly 0, wrong signs, and gradients without one of their
 //! parts.
 
-use mopd_compiler::audit::{Audited, ObjectiveUse, audit, diagnostics, of_experiment, of_file};
+use mopd_compiler::audit::{AuditedObjective, ObjectiveUse, audit, diagnostics, of_experiment, of_file};
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::experiment::Objective;
 use mopd_lang::source::{SourceFile, Span};
@@ -38,12 +38,12 @@ fn objective(body: &str) -> Objective {
     }
 }
 
-/// The audit's lines on the one term of such an objective.
+/// The audit's lines on the single term of such an objective.
 fn says(body: &str) -> Vec<String> {
     audit(&objective(body), &ObjectiveUse::unknown()).terms[0].lines()
 }
 
-/// The diagnostics on an experiment with these lines, those of its text first.
+/// The diagnostics of an experiment with these lines, first those of the checker.
 fn checked(teachers: &str, body: &str, stage: &str) -> Vec<Diagnostic> {
     let text = format!("{SETUP}{teachers}objective o {{\n{body}\n{REDUCE}\n}}\n{stage}");
     let entry = SourceFile { path: "a.mopd".into(), text };
@@ -54,7 +54,7 @@ fn codes(found: &[Diagnostic]) -> Vec<Code> {
     found.iter().map(|diagnostic| diagnostic.code).collect()
 }
 
-/// What the audit says of the objective `o` of a sound experiment.
+/// The audit's lines on the objective `o` of an experiment without errors.
 fn audited(teachers: &str, body: &str) -> Vec<String> {
     audited_in(teachers, body, STAGE)
 }
@@ -63,7 +63,7 @@ fn audited_in(teachers: &str, body: &str, stage: &str) -> Vec<String> {
     let text = format!("{SETUP}{teachers}objective o {{\n{body}\n{REDUCE}\n}}\n{stage}");
     let analysis = mopd_lang::analyse(SourceFile { path: "a.mopd".into(), text }, &load);
     let experiment = analysis.experiment.unwrap_or_else(|| panic!("{body}: {:?}", analysis.diagnostics));
-    let own = |audited: &Audited| audited.audit.objective == "o";
+    let own = |audited: &AuditedObjective| audited.audit.objective == "o";
     of_experiment(&experiment).into_iter().find(own).expect("it is used").audit.terms[0].lines()
 }
 
@@ -115,7 +115,7 @@ fn a_teacher_that_is_the_student_teaches_nothing() {
     }
 }
 
-/// The same forms with another model in the student's place.
+/// The same forms with another model in place of the student.
 #[test]
 fn a_teacher_that_reads_more_or_is_older_teaches() {
     for teachers in [
@@ -160,10 +160,10 @@ fn a_weight_in_the_formula_keeps_the_sign() {
         let found = says(&format!("term t = {weight} * {gap} * live student.logp"));
         assert!(found[0].contains("would follow -1.00 * grad KL(student || teacher)"), "{found:?}");
     }
-    // A constant stays where it is: it is no weight.
+    // A constant stays in the term and is not a weight.
     let found = says(&format!("term t = -0.25 * exp(teacher.logp) * {gap} * live student.logp"));
     assert!(found[0].contains("would follow 0.25 * grad KL(student || teacher)"), "{found:?}");
-    // What is negative itself takes its sign along no more than a minus does.
+    // A negative factor keeps its sign, just as a minus does.
     let found = says(&format!("term t = student.logp * {gap} * live student.logp"));
     assert!(found[0].contains("would follow 1.00 * grad KL(student || teacher)"), "{found:?}");
 }
@@ -242,10 +242,10 @@ fn a_declared_divergence_is_told_beside_a_known_one() {
     );
 }
 
-/// A number carried over from the last step is like one of this step: a selection by it keeps some tokens and
-/// drops others.
+/// A number carried over from the previous step is treated like one of this step: a selection by it keeps
+/// some tokens and drops others.
 #[test]
-fn what_is_carried_over_selects_some() {
+fn selection_by_a_carried_number_keeps_some_tokens() {
     let said = says(
         "select = student.entropy > previous(mean(student.entropy, over: batch))\nterm t = live kl(student \
          || teacher)",
@@ -291,7 +291,7 @@ fn a_wrong_sign_is_told() {
     for body in [
         format!("term t = -{gap} * live student.logp"),
         "term t = live kl(student || teacher)".into(),
-        // Weights that change sign with the token, the step or the prefix are no wrong sign.
+        // Weights whose sign varies with token, step or prefix are not reported as wrong.
         "term t = (2 * progress - 1) * live kl(student || teacher)".into(),
         "term t = 1.25 * live kl(student || teacher) - 0.25 * live kl(student || detached(blend(teacher: \
          0.5, student: 0.5)))"
@@ -304,7 +304,7 @@ fn a_wrong_sign_is_told() {
 }
 
 #[test]
-fn what_cant_teach_is_told() {
+fn terms_without_gradient_are_reported() {
     let gap = "(teacher.logp - student.logp)";
     for (body, code) in [
         ("term t = 0 * live kl(student || teacher)".to_owned(), Code::ZeroGradient),
@@ -333,7 +333,7 @@ fn what_cant_teach_is_told() {
             "select = correct and not correct\nterm t = live kl(student || teacher)".to_owned(),
             Code::NeverHolds,
         ),
-        // The completions of the stage have 16 tokens at most.
+        // The stage's completions have at most 16 tokens.
         ("select = position >= 16\nterm t = live kl(student || teacher)".to_owned(), Code::NeverHolds),
         ("select = length > 16\nterm t = live kl(student || teacher)".to_owned(), Code::NeverHolds),
     ] {
@@ -341,7 +341,7 @@ fn what_cant_teach_is_told() {
         assert_eq!(codes(&found), [code], "{body}: {found:?}");
     }
     for body in [
-        // Small as it may be, it is a gradient.
+        // However small, this is a gradient.
         "weight = exp(-length)\nterm t = live kl(student || teacher)".to_owned(),
         "weight = linear(0 -> 1)\nterm t = live kl(student || teacher)".to_owned(),
         "select = student.top1 > 0.99\nterm t = live kl(student || teacher)".to_owned(),
@@ -359,8 +359,8 @@ fn what_cant_teach_is_told() {
     }
 }
 
-/// A coefficient given from outside that switches one term off is not reported. If it switches off all terms,
-/// it is an error.
+/// A coefficient from outside that switches off one of several terms is not reported. If it switches off all
+/// terms, it is an error.
 #[test]
 fn a_term_switched_off_beside_others_is_no_mistake() {
     let objective = "objective o(beta: number) {\nterm t = live kl(student || teacher)\nterm u = beta * \
@@ -459,7 +459,7 @@ fn a_student_that_sees_a_template_is_not_the_one_on_the_plain_prompt() {
     }
 }
 
-/// The same for a model that is trained in turns.
+/// The same for a model that learns in turns with others.
 #[test]
 fn a_model_trained_in_turns_sees_its_template() {
     let found = |guide: &str| {
@@ -533,10 +533,17 @@ fn a_number_that_the_run_moves_is_no_zero() {
         said[0].ends_with("* grad KL(student || teacher)") && said[0].starts_with("follows "),
         "{said:?}"
     );
-    assert!(said[1].starts_with("with price = ") && said[1].ends_with(", which the run moves"), "{said:?}");
+    assert!(
+        said[1].starts_with("with price = ")
+            && said[1].ends_with(
+                ", which changes during the \
+        run"
+            ),
+        "{said:?}"
+    );
     let said = audited(ONE, &format!("term t = {domains} * {kl}"));
     assert!(said[0].starts_with("follows w * grad KL(student || teacher)"), "{said:?}");
-    // The teacher is the student, whatever the price.
+    // The teacher is the student itself, so the gradient is 0 for any coefficient.
     assert_eq!(codes(&checked(NOW, &state(kl), STAGE)), [Code::ZeroGradient]);
     assert_eq!(
         codes(&checked(ONE, "term t = loss * (live student.logp - live student.logp)", STAGE)),
@@ -544,7 +551,7 @@ fn a_number_that_the_run_moves_is_no_zero() {
     );
 }
 
-/// In the first pass over its rollouts the student is the policy that sampled them, in later ones it is not.
+/// Only in the first pass over its rollouts is the student the policy that sampled them.
 #[test]
 fn a_trust_region_is_for_the_later_passes() {
     for value in [
@@ -557,7 +564,7 @@ fn a_trust_region_is_for_the_later_passes() {
         let found = checked(ONE, &body, &stage_with("passes = 2"));
         assert!(!codes(&found).contains(&Code::ZeroGradient), "{value}: {found:?}");
     }
-    // Single tokens pull in the first pass: that is noise.
+    // In the first pass, single tokens have a gradient, which is noise.
     let own = "sample(n: 1, temperature: 1, max_tokens: 16)";
     let twice = stage_on(&format!("mix(0.5, {own}, {own})")).replace("lr = 1e-3", "lr = 1e-3, passes = 2");
     let found = checked(ONE, "term t = -live student.logp", &twice);
@@ -574,7 +581,7 @@ fn a_trust_region_is_for_the_later_passes() {
     );
 }
 
-/// One of several sources of tokens may teach nothing.
+/// A term may have no gradient for one of several sources of tokens, but not for all.
 #[test]
 fn a_term_is_silent_where_all_its_tokens_are() {
     let own = "sample(n: 1, temperature: 1, max_tokens: 16)";
@@ -586,7 +593,7 @@ fn a_term_is_silent_where_all_its_tokens_are() {
     let none = found(&format!("mix(0.5, {own}, sample(n: 1, temperature: 1, max_tokens: 8))"));
     assert_eq!(codes(&none), [Code::ZeroGradient]);
     assert_eq!(none[0].severity, mopd_lang::diag::Severity::Error);
-    // The objective's second stage has no other source: of a warning and an error the error is told.
+    // The objective's second stage has no other source. Of a warning and an error, the error is reported.
     let (first, second) =
         (stage_on(&format!("mix(0.5, {own}, data(answer))")), stage_on("mix(0.5, OWN, OWN)"));
     let second = second.replace("OWN", own).replace("model student", "model again");
@@ -603,7 +610,7 @@ fn a_filter_is_a_part_of_what_is_trained_on() {
         said[0].starts_with("biased: without `filter` it would follow 1.00 * grad KL(student || teacher)"),
         "{said:?}"
     );
-    // It chooses prompts by completions that are not trained on.
+    // These completions choose prompts and are not trained on.
     let tried = format!("{ONE}rollout tried = from(one, n: 4, temperature: 1, max_tokens: 16)\n");
     let stage = stage_with("filter = mean(reward, over: group, on: tried) < 1");
     assert_eq!(audited_in(&tried, gap, &stage), ["follows 1.00 * grad KL(student || teacher)"]);
@@ -634,7 +641,7 @@ fn objectives_that_no_stage_uses_are_audited() {
     assert_eq!(of_file(&library).len(), 1, "it is not public");
 }
 
-/// The spans of diagnostics are inside their files, whatever they are about.
+/// The spans of all diagnostics are inside their files.
 #[test]
 fn diagnostics_point_at_what_is_wrong() {
     let found = checked(ONE, "select = student.top1 > 1\nterm t = live kl(student || teacher)", STAGE);

@@ -1,5 +1,5 @@
-//! `mopd bench distill` and `mopd bench generate` on checkpoints of their own: they run the trainer and its
-//! rollouts, and print what programs can read.
+//! `mopd bench distill` and `mopd bench generate` on small checkpoints: they run the trainer and its
+//! rollouts, and print JSON for programs.
 
 use std::fs;
 use std::process::{Command, Output, Stdio};
@@ -13,7 +13,7 @@ const OTHER: &str = "out/models/other-seed1";
 /// A checkpoint with another tokenizer.
 const FOREIGN: &str = "out/models/foreign-seed1";
 
-/// A folder with these checkpoints, from a run that makes models and trains none.
+/// A folder with these checkpoints, made by a run that trains nothing.
 fn checkpoints() -> TempDir {
     let folder = TempDir::new().expect("a temporary folder");
     let names = ["student", "one", "other", "foreign"];
@@ -35,7 +35,7 @@ fn checkpoints() -> TempDir {
         "model": { "type": "WordLevel", "vocab": ids, "unk_token": "w0" } });
     fs::write(foreign.join("tokenizer.json"), tokenizer.to_string()).expect("a tokenizer");
     let about = fs::read_to_string(foreign.join("mopd.json")).expect("what the model is");
-    // It is one with the file that the run keeps.
+    // The published file is a link to the store's.
     fs::remove_file(foreign.join("mopd.json")).expect("what the model is");
     fs::write(foreign.join("mopd.json"), about.replace("\"bytes\": true", "\"bytes\": false"))
         .expect("what the model is");
@@ -44,7 +44,7 @@ fn checkpoints() -> TempDir {
 
 fn mopd(folder: &TempDir, arguments: &[&str]) -> Output {
     let mut command = Command::new(mopd_tests::mopd());
-    // What is left behind would be found here.
+    // Temporary files left behind would be found in this folder.
     command.env("TMPDIR", folder.path()).current_dir(folder.path()).args(arguments).stdin(Stdio::null());
     command.output().expect("mopd starts")
 }
@@ -68,7 +68,7 @@ fn steps_are_measured_and_counted() {
     assert_eq!((&found["dtype"], &found["objective"]), (&"float32".into(), &"full".into()));
     let tokens = found["tokens"].as_f64().expect("tokens");
     assert!((4.0..=32.0).contains(&tokens), "{found}");
-    // "State the final answer to: 123 + 456 - 789" in bytes, and the mark of a beginning.
+    // "State the final answer to: 123 + 456 - 789" in bytes, and the begin token.
     assert!((42.0..=43.0).contains(&found["prompt_tokens"].as_f64().expect("prompts")), "{found}");
     for part in ["rollout", "scoring", "update", "step"] {
         for what in ["seconds", "floor", "tokens_per_second", "times_the_floor"] {
@@ -95,7 +95,7 @@ fn steps_are_measured_and_counted() {
         "AdamW",
     ];
     assert_eq!(names, expected);
-    // The first step is left out of every median.
+    // The first step is not included in any median.
     let rollouts: Vec<f64> = found["steps"]
         .as_array()
         .expect("steps")
@@ -109,7 +109,7 @@ fn steps_are_measured_and_counted() {
 #[test]
 fn several_teachers_and_every_setting() {
     let folder = checkpoints();
-    // A teacher that is the student, too.
+    // A teacher that is also the student.
     let found = figures(&folder, &[STUDENT, STUDENT]);
     assert_eq!(found["teachers"], serde_json::json!([STUDENT]));
     let found = figures(&folder, &[STUDENT, ONE, OTHER, "--objective", "sampled", "--lora", "2"]);
@@ -131,7 +131,7 @@ fn several_teachers_and_every_setting() {
 }
 
 #[test]
-fn completions_of_one_model() {
+fn bench_measures_completions_of_one_model() {
     let folder = checkpoints();
     let short = [
         "bench", "generate", STUDENT, "--prompt", "8", "--batch", "1,3,1", "--new", "2,5,2", "--rounds", "2",
@@ -143,12 +143,12 @@ fn completions_of_one_model() {
     let shapes: Vec<[u64; 2]> =
         all.iter().map(|of| ["batch", "new"].map(|name| of[name].as_u64().expect("a number"))).collect();
     assert_eq!(shapes, [[1, 2], [3, 2], [1, 5], [3, 5]]);
-    // A run gives a model as small as this one thread, however many cores there are.
+    // A run uses one thread for a model as small as this, with any number of cores.
     assert_eq!(found["threads"], 1, "{found}");
     for (of, [batch, new]) in all.iter().zip(shapes) {
         let tokens: Vec<u64> =
             of["tokens"].as_array().expect("tokens").iter().filter_map(Value::as_u64).collect();
-        // An end token may come before.
+        // An end token may end it earlier.
         assert!(
             tokens.len() == 2 && tokens.iter().all(|tokens| (batch..=batch * new).contains(tokens)),
             "{of}"
@@ -168,7 +168,7 @@ fn completions_of_one_model() {
 }
 
 #[test]
-fn what_is_wrong_is_said() {
+fn bench_reports_invalid_arguments() {
     let folder = checkpoints();
     let refused = |arguments: &[&str], parts: &[&str]| {
         let output = mopd(&folder, &[&["bench", "distill", "--batch", "4"][..], arguments].concat());
@@ -180,7 +180,7 @@ fn what_is_wrong_is_said() {
     refused(&[STUDENT, "./none"], &["none", "guide0"]);
     refused(&["no/such\\\"model", ONE], &["start"]);
     refused(&[STUDENT, FOREIGN, "--new", "8"], &["the teacher `t0` has another tokenizer than its student"]);
-    // 64 tokens, if nothing else is said.
+    // 64 tokens by default.
     refused(&[STUDENT, ONE], &["96", "tokens"]);
     refused(&[STUDENT, ONE, "--chat"], &["template"]);
     refused(&[STUDENT, ONE, "--checkpointing", "some"], &["expected a number of layers, or `all`"]);

@@ -1,4 +1,4 @@
-//! Every program that the book, the README and the examples show is one that the checker accepts.
+//! Every program in the book, the README and the examples is accepted by the checker.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
@@ -10,7 +10,7 @@ use mopd_tests::{Fence, fences, files};
 const PAGES: [&str; 3] = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"];
 
 #[test]
-fn what_the_pages_at_the_root_point_at_is_there() {
+fn links_of_root_pages_exist() {
     let root = mopd_tests::root();
     let mut missing = Vec::new();
     let mut count = 0;
@@ -66,7 +66,7 @@ fn places(page: &str) -> BTreeSet<String> {
 fn links(page: &str) -> Vec<String> {
     let mut found = Vec::new();
     for line in prose(page) {
-        // What stands in backquotes is no link; a link's text may.
+        // Text in backquotes is not a link; the text of a link may be in backquotes.
         let text: String = line.split('`').step_by(2).collect();
         let targets = text.split("](").skip(1).filter_map(|rest| rest.split_once(')'));
         found.extend(targets.map(|(link, _)| link.to_owned()).filter(|link| !link.contains("://")));
@@ -74,7 +74,7 @@ fn links(page: &str) -> Vec<String> {
     found
 }
 
-/// `folder` and a link from a page in it, without `..`.
+/// The path of a link from a page in `folder`, without `..`.
 fn joined(folder: &Path, link: &str) -> PathBuf {
     let mut path = folder.to_owned();
     for part in link.split('/') {
@@ -102,7 +102,7 @@ fn every_link_of_the_book_leads_to_a_place_in_it() {
             let target = if path.is_empty() { page.clone() } else { joined(page.parent().unwrap(), path) };
             let found = match pages.get(&target) {
                 Some(target) => place.is_empty() || places(target).contains(place),
-                // A picture or another file that mdBook copies.
+                // A picture or other file, which mdBook copies.
                 None => target.starts_with(&book) && place.is_empty() && target.is_file(),
             };
             if !found {

@@ -1,5 +1,5 @@
-//! Thousands of definitions that name each other: long chains are checked and planned, longer ones give a
-//! diagnostic, and none crashes the program. Tests run on stacks of 2 MB, smaller than those of the program.
+//! Thousands of definitions that refer to each other: long chains are checked and planned, longer ones give a
+//! diagnostic, and none crashes. Tests run on stacks of 2 MB, smaller than those of the program.
 
 use mopd_lang::diag::Code;
 use mopd_lang::source::SourceFile;
@@ -44,24 +44,24 @@ fn objective(lets: &str, last: &str) -> String {
 }
 
 #[test]
-fn lets_that_name_the_one_before() {
+fn deep_chain_of_lets() {
     is_sound(&("let a0 = 1\n".to_owned() + &lines(1..5_000, |n| format!("let a{n} = a{} + 1", n - 1))));
 }
 
 #[test]
-fn lets_that_name_the_one_behind() {
+fn deep_chain_of_forward_lets() {
     is_sound(&(lines(0..5_000, |n| format!("let a{n} = a{} + 1", n + 1)) + "let a5000 = 1\n"));
 }
 
 #[test]
-fn lets_of_an_objective() {
+fn deep_chain_of_lets_in_an_objective() {
     let lets = lines(1..4_000, |n| format!("  let a{n} = a{} + 0.5 * student.entropy", n - 1));
     is_sound(&objective(&format!("  let a0 = student.logp - teacher.logp\n{lets}"), "a3999"));
 }
 
-/// Few parts and very many paths.
+/// Few definitions with very many paths through them.
 #[test]
-fn lets_that_use_the_one_before_twice() {
+fn chain_of_lets_with_exponentially_many_paths() {
     let lets = lines(1..300, |n| format!("  let a{n} = 0.5 * a{} + 0.5 * a{}", n - 1, n - 1));
     is_sound(&objective(&format!("  let a0 = teacher.logp - student.logp\n{lets}"), "a299"));
     let live = lines(1..60, |n| format!("  let a{n} = 0.5 * a{} + 0.5 * a{}", n - 1, n - 1));
@@ -69,7 +69,7 @@ fn lets_that_use_the_one_before_twice() {
 }
 
 #[test]
-fn models_in_either_order() {
+fn deep_chain_of_models_in_either_order() {
     let stage =
         |of: usize| format!("sft(m{of}, on: d) {{ target = answer, steps = 1, batch = 1, lr = 1e-3 }}");
     is_sound(&format!(
@@ -82,9 +82,9 @@ fn models_in_either_order() {
     ));
 }
 
-/// Few teachers and very many paths to the first: each is visited once.
+/// Few teachers with very many paths to the first: each is visited once.
 #[test]
-fn teachers_made_of_teachers() {
+fn deep_chain_of_composed_teachers() {
     for (count, made) in [
         (60, "mixture([A, B], weights: equal)"),
         (60, "geometric([A, B], weights: equal)"),
@@ -139,7 +139,7 @@ fn a_teacher_seen_from_above_stays_itself() {
              data.hard == \"yes\" -> view\n  for x in domains: domain == x -> all[x]\n}\n",
             "all[d]",
         ),
-        // What the view lacks takes nothing with it, either.
+        // The same where the view's template does not exist.
         (
             "teacher view = plain { sees = nothing }\nteacher plain = m1\nroute {\n  data.hard == \"yes\" \
              -> view\n  else -> plain\n}\n",
@@ -166,7 +166,7 @@ fn a_teacher_seen_from_above_stays_itself() {
     }
 }
 
-/// Merges of merges, likewise.
+/// The same for merges of merges.
 #[test]
 fn models_merged_of_two_before() {
     let merge = |n: usize| format!("model m{n} = merge([m{}, m{}]) {{ method = average }}", n - 1, n - 2);
@@ -184,7 +184,7 @@ fn models_merged_of_two_before() {
 }
 
 #[test]
-fn what_is_too_deep_is_said_once() {
+fn too_deep_chain_is_reported_once() {
     let forward = lines(0..20_000, |n| format!("let a{n} = a{} + 1", n + 1)) + "let a20000 = 1\n";
     let lets = lines(1..12_000, |n| format!("  let a{n} = a{} + student.entropy", n - 1));
     let deep = objective(&format!("  let a0 = student.entropy\n{lets}"), "a11999");
@@ -202,9 +202,9 @@ fn what_is_too_deep_is_said_once() {
     }
 }
 
-/// An editor checks again after every keystroke, and reuses what it can.
+/// An editor checks again after every keystroke, and reuses earlier results.
 #[test]
-fn what_is_kept_between_keystrokes_is_no_deeper() {
+fn incremental_check_accepts_the_same_depth() {
     let mut memory = mopd_lang::AnalysisCache::default();
     let text = format!(
         "{SETUP}{}model m800 = base\n",

@@ -1,4 +1,4 @@
-//! Teachers that are composed of others: their plans, which ones are refused and where, and that they train.
+//! Composed teachers: their plans, their refusals with places, and training with them.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -12,8 +12,7 @@ use mopd_lang::diag::Diagnostic;
 use mopd_tests::{check_text, listing};
 use serde_json::Value;
 
-/// Two domains with an expert each, what `items` adds, and a student of the objective `o`, which is
-/// `objective`.
+/// Two domains with an expert each, the given `items`, and a student of the objective `o` with this text.
 fn program(items: &str, objective: &str, rollout: &str) -> String {
     let read = |name: &str| items.contains(name) || objective.contains(name);
     let first = if read("first") { "teacher first = one\n" } else { "" };
@@ -118,7 +117,7 @@ fn plans_say_what_a_teacher_is_made_of() {
         }
         let inputs: Vec<&str> = train_inputs(&plan);
         assert!(inputs.contains(&"one"), "{inputs:?}");
-        // A plan survives its text.
+        // A plan is the same after serialisation.
         let text = serde_json::to_string(&plan).expect("a plan is plain data");
         assert_eq!(serde_json::from_str::<Plan>(&text).expect("its own text"), plan);
     }
@@ -167,7 +166,7 @@ fn members_are_scored_where_they_are_needed() {
         named.iter().map(|scorer| (scorer.name.as_str(), scorer.choices.len())).collect::<Vec<_>>(),
         [("first", 1), ("second", 1)]
     );
-    // A weight is a number per token, of all of them.
+    // A weight is a number per token, for all tokens.
     let plan = planned(
         "teacher t = logits(first) + tv(first, second) * logits(second)\nroute { domain == copy -> t, else -> second }",
     );
@@ -196,7 +195,7 @@ fn a_sum_of_teachers_is_a_sum_of_divergences() {
         };
         let [ours, by_hand] = [items, by_hand].map(plan);
         let (mut ours, mut by_hand) = (computed(train(&ours)), computed(train(&by_hand)));
-        // Neither is in an order that anybody wrote.
+        // The order of both is arbitrary.
         ours.1.sort_by(|a, b| a.0.cmp(&b.0));
         by_hand.1.sort_by(|a, b| a.0.cmp(&b.0));
         assert!(ours.1.len() == 2 && (ours.0 - by_hand.0).abs() < 1e-12, "{items}: {} {}", ours.0, by_hand.0);
@@ -210,7 +209,7 @@ fn a_sum_of_teachers_is_a_sum_of_divergences() {
 /// The loss of two tokens, and d loss / d primitive at the second; every divergence has a number of its own.
 fn computed(train: &Train<Objective>) -> (f64, Vec<(String, f64)>) {
     let objective = &train.objective;
-    // Scorers by name: their order is nobody's business.
+    // Scorers are identified by name, because their order is arbitrary.
     let text = |value: Value| value.to_string();
     let by_name = |value: Value| {
         let role = |role: Role| text(serde_json::to_value(role).expect("plain data"));
@@ -240,7 +239,7 @@ fn computed(train: &Train<Objective>) -> (f64, Vec<(String, f64)>) {
 
 /// Each refusal names the construct, its place, and the way out.
 #[test]
-fn what_is_not_supported_is_refused_by_name() {
+fn unsupported_composed_teachers_are_refused_by_name() {
     for (items, objective, rollout, said, at, help) in [
         (
             "teacher t = sum([first, second], weights: equal)\nroute { else -> t }",
@@ -262,23 +261,26 @@ fn what_is_not_supported_is_refused_by_name() {
             "teacher t = mixture([first, second], weights: equal)\nroute { else -> t }",
             FULL,
             "from(teacher, n: 1, temperature: 1, max_tokens: 6)",
-            "rollouts of `t`, which is no model of its own, is not supported yet",
+            "sampling from `t`, which has its own temperature or is composed of other teachers is not \
+            supported yet",
             "from(",
-            "let one of the teachers",
+            "sample from one of the teachers",
         ),
         (
             "teacher t = one { temperature = 2 }\nroute { else -> t }",
             FULL,
             "from(teacher, n: 1, temperature: 1, max_tokens: 6)",
-            "rollouts of `t`, which is no model of its own, is not supported yet",
+            "sampling from `t`, which has its own temperature or is composed of other teachers is not \
+            supported yet",
             "from(",
-            "let one of the teachers",
+            "sample from one of the teachers",
         ),
         (
             "teacher t = mixture([first, second], weights: equal)\nroute { else -> t }",
             FULL,
             "token_mix(0.2, sample(n: 1, temperature: 1, max_tokens: 6))",
-            "rollouts of `t`, which is no model of its own, is not supported yet",
+            "sampling from `t`, which has its own temperature or is composed of other teachers is not \
+            supported yet",
             "token_mix(",
             "route prompts to it",
         ),
@@ -286,7 +288,8 @@ fn what_is_not_supported_is_refused_by_name() {
             "teacher t = logits(first) + ema(mean(student.entropy, over: batch), rate: 0.9) * logits(second)\nroute { else -> t }",
             FULL,
             SAMPLED,
-            "a number inside a divergence that is ranked among others, or carried over from other steps, is not supported yet",
+            "a ranked number, or one that is carried over from other steps, inside a divergence is not \
+            supported yet",
             "ema(",
             "",
         ),
@@ -346,7 +349,7 @@ fn composed_teachers_train() {
     for (name, teacher, term) in teachers {
         items += &format!("teacher {name} = {teacher}\n");
         for (how, of) in [("named", name), ("routed", "teacher")] {
-            // `teacher` has no bindings of its own.
+            // `teacher` itself has no bindings.
             let term = if term.contains("T.w") {
                 term.replace("T.w", &format!("{name}.w"))
             } else {

@@ -72,7 +72,7 @@ fn point_3_no_rule_of_the_grammar_is_named_and_lists_are_short() {
         .into_iter()
         .filter(|(_, diagnostic)| matches!(diagnostic.code, Code::Syntax | Code::ForeignSyntax))
     {
-        // What stands in backquotes is the author's.
+        // Text in backquotes is the author's.
         let ours: String = diagnostic.message.split('`').step_by(2).collect();
         assert!(!rule(&ours) && !rule(&diagnostic.primary.text), "{name}: {}", diagnostic.message);
         if let Some(list) = diagnostic.message.split("expected ").nth(1) {
@@ -162,7 +162,7 @@ fn point_7_independent_mistakes_are_told_at_once_each_once_in_order() {
         analysis.diagnostics.is_sorted_by_key(|diagnostic| diagnostic.primary.span),
         "in the order of the file"
     );
-    // A function that is used twice has its mistake once.
+    // A mistake in a function that is used twice is reported once.
     let diagnostic = only(&format!(
         "fn odd(a) = exp(student.top1) + a\nobjective o {{\n  weight = odd(1) + odd(2)\n  {TERM}"
     ));

@@ -27,7 +27,7 @@ fn said(edits: &[(&str, &str)]) -> Vec<String> {
 }
 
 #[test]
-fn what_has_no_meaning_is_no_difference() {
+fn edits_without_meaning_are_no_difference() {
     assert!(edited(&[]).is_empty());
     assert!(
         edited(&[
@@ -39,7 +39,7 @@ fn what_has_no_meaning_is_no_difference() {
 }
 
 #[test]
-fn the_last_stages_objective() {
+fn difference_in_the_last_stages_objective() {
     let found = edited(&[("clip_at: 5", "clip_at: 3")]);
     assert_eq!(
         found.items.iter().map(ToString::to_string).collect::<Vec<_>>(),
@@ -77,7 +77,7 @@ fn a_states_values_are_said_by_its_name() {
 }
 
 #[test]
-fn a_ladder_is_said() {
+fn difference_in_a_ladder_is_listed() {
     let climbed = |bound: &str, every: &str| {
         let ladder = format!(
             "schedule longer = ladder([4, 8], advance_if: mean(student.entropy, over: batch) < {bound}, \
@@ -108,7 +108,7 @@ fn another_objective_is_said_by_its_slots() {
 }
 
 #[test]
-fn settings_and_schedules() {
+fn difference_in_settings_and_schedules() {
     let found = edited(&[("steps     = 160", "steps     = 200"), ("1e-3 -> 0", "2e-3 -> 0")]);
     let student = found
         .items
@@ -195,7 +195,7 @@ fn a_share_that_is_learned() {
 
 /// The choice of prompts and their order.
 #[test]
-fn a_choice_of_prompts() {
+fn difference_in_a_curriculum() {
     let text = "experiment \"t\" { seed = 1 }\n\
                 domain d { prompts = \"d.jsonl\", reward = exact_match }\n\
                 model base = llama { layers = 1, width = 16, heads = 2, context = 64, tokenizer = bytes }\n\
@@ -247,7 +247,7 @@ fn a_name_is_a_name() {
     assert!(found.reruns.is_empty(), "{:?}", found.reruns);
     let said: Vec<String> = found.items.iter().map(ToString::to_string).collect();
     assert_eq!(said[0], "`begin` was called `start`");
-    // Its row of the table has another label.
+    // Its row of the table also has another label.
     assert_eq!(said.len(), 2, "{said:?}");
 }
 
@@ -298,7 +298,7 @@ fn of(before: &[(String, Plan)], after: &[(String, Plan)]) -> (Vec<String>, Plan
 }
 
 #[test]
-fn what_all_runs_of_a_sweep_share_is_said_and_counted_once() {
+fn shared_change_of_a_sweep_is_counted_once() {
     let steps = |steps| ("steps     = 160", steps);
     let bounds = [("clip_at=1", "clip_at: 1"), ("clip_at=5", "clip_at: 5")];
     let swept = |edit: (&'static str, &'static str)| {
@@ -310,7 +310,7 @@ fn what_all_runs_of_a_sweep_share_is_said_and_counted_once() {
     let (said, found) = of(&before, &swept(steps("steps     = 200")));
     assert!(said.contains(&"`student`: steps 160 -> 200".to_owned()), "{said:?}");
     assert!(said.iter().all(|item| !item.contains('[')), "{said:?}");
-    // Its objective is that of all runs, the other's is each run's own.
+    // One objective is shared by all runs; the other differs from run to run.
     assert!(found.reruns.contains(&"student".to_owned()), "{:?}", found.reruns);
     for run in ["clip_at=1", "clip_at=5"] {
         assert!(found.reruns.contains(&format!("student_sampled [{run}]")), "{:?}", found.reruns);
@@ -339,7 +339,7 @@ fn runs_that_come_go_and_change_their_name() {
         of(&before, &alone).0,
         ["the run without a sweep was called `bound=5`", "run `bound=1` is gone"]
     );
-    // What an edit does to one run alone is said of that run.
+    // A change in a single run is reported for that run.
     let faster = ("1e-3 -> 0", "2e-3 -> 0");
     let edited = runs(&[("bound=1", &[one[0], faster]), ("bound=5", &five)]);
     assert!(

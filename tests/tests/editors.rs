@@ -7,13 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use mopd_lang::check::builtins::{self, BuiltinKind};
-use mopd_lang::check::vocabulary::{self, SignalName, Takes, Word};
+use mopd_lang::check::vocabulary::{self, ArgumentKind, SignalName, Word};
 use mopd_lang::syntax::{ITEMS, RESERVED};
 use serde_json::Value;
 
 type Words = BTreeSet<String>;
 
-/// The words of a grammar, by the scope or capture that they are given.
+/// The words of a grammar, by the scope or capture that it gives them.
 struct Grammar {
     file: &'static str,
     words: BTreeMap<String, Words>,
@@ -33,8 +33,8 @@ impl Grammar {
     fn tree_sitter() -> Self {
         let file = "editors/tree-sitter-mopd/queries/highlights.scm";
         let mut words: BTreeMap<String, Words> = BTreeMap::new();
-        // Texts belong to the capture after them (`["let" "fn"] @keyword`), in an `#any-of?` to the one
-        // before them.
+        // A text belongs to the capture after it (`["let" "fn"] @keyword`); in an `#any-of?`, to the capture
+        // before it.
         let (mut waiting, mut any_of): (Words, Option<String>) = (Words::new(), None);
         let mut starts_any_of = false;
         for token in tokens(&read(file)) {
@@ -261,7 +261,7 @@ fn fixed_words() -> BTreeSet<&'static str> {
         .iter()
         .flat_map(|function| function.parameters.iter().map(|parameter| parameter.takes));
     let lists = settings.chain(arguments).filter_map(|takes| match takes {
-        Takes::Words(words) => Some(words),
+        ArgumentKind::Words(words) => Some(words),
         _ => None,
     });
     lists.flat_map(names).collect()
@@ -292,7 +292,7 @@ fn the_colours_of_vs_code_know_every_word() {
 fn the_colours_of_tree_sitter_know_every_word() {
     let grammar = Grammar::tree_sitter();
     let pest = read("lang/grammar.pest");
-    // These are nodes of their own and named as such.
+    // The grammar has nodes for these words, named as the words.
     let node = |word: &&str| matches!(*word, "true" | "false" | "else" | "lambda");
     let known = ["constant.builtin", "variable.builtin", "function.builtin"];
     let lacking = [

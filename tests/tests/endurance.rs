@@ -31,7 +31,7 @@ fn folder() -> (TempDir, String) {
     (folder, file.file_name().and_then(|name| name.to_str()).expect("a plain name").to_owned())
 }
 
-/// Everything but results.
+/// Copies everything except results.
 fn copy(from: &Path, to: &Path) {
     for entry in fs::read_dir(from).expect("a folder").flatten() {
         let (path, name) = (entry.path(), entry.file_name());
@@ -114,7 +114,7 @@ fn kills_leave_no_trace() {
     assert!(start(whole.path(), &file, "out", &[]).wait().expect("it ends").success());
     let took = begun.elapsed();
     let expected = outcome(whole.path(), "out");
-    // What guards say is said again by whoever goes on.
+    // A resumed run repeats the warnings of guards.
     let usual: Vec<Value> =
         of(&events(whole.path(), "out"), "warning").map(|warning| warning["message"].clone()).collect();
     eprintln!("uninterrupted: {:.1} s, {} models", took.as_secs_f64(), expected.len() - 1);
@@ -129,7 +129,7 @@ fn kills_leave_no_trace() {
             if of_chain < last {
                 std::thread::sleep(took.mul_f64(0.02 + 1.5 / f64::from(each) * moments.next()));
                 if run.try_wait().expect("it is ours").is_none() {
-                    // All of it at once; or mopd alone, whose worker notices and may still be at work when
+                    // Kills the whole group; or mopd alone, whose worker notices this and may still run when
                     // the next run starts.
                     let whole = moments.next() < 0.8;
                     kill(&if whole { format!("-{}", run.id()) } else { run.id().to_string() });

@@ -55,7 +55,7 @@ fn faults_of(name: &str, text: &str) -> String {
 }
 
 #[test]
-fn what_the_project_shows_is_formatted() {
+fn programs_in_book_and_examples_are_formatted() {
     let texts = shown();
     assert!(texts.len() > 15, "the fences were not found");
     let mut faults = String::new();

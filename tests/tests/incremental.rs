@@ -46,7 +46,7 @@ impl Author {
             }
             9 => text.insert_str(start, &self.clipboard),
             10 => {
-                // Lines move.
+                // Moves lines.
                 let line = |at: usize| text[..at].rfind('\n').map_or(0, |at| at + 1);
                 let (from, to) = (line(start), line(end));
                 let moved = text[from..to].to_owned();
@@ -54,7 +54,7 @@ impl Author {
                 text.replace_range(from..to, "");
             }
             11..15 => {
-                // A name becomes another one, a number another number.
+                // Replaces a name by another name, or a number by another number.
                 let words: Vec<(usize, &str)> = words(text).collect();
                 if !words.is_empty() {
                     let (from, to) = (words[self.dice.roll(words.len())], words[self.dice.roll(words.len())]);
@@ -69,7 +69,7 @@ impl Author {
 
     fn place(&mut self, text: &str) -> usize {
         let at = self.dice.roll(text.len() + 1);
-        // Often where a line begins or ends.
+        // Often the beginning of a line.
         match self.dice.roll(3) {
             0 => text[..text.floor_char_boundary(at)].rfind('\n').map_or(0, |at| at + 1),
             _ => text.floor_char_boundary(at),
@@ -127,7 +127,7 @@ fn a_file_that_is_parsed_again_has_the_tree_and_the_diagnostics_of_a_new_one() {
                 format!("{:?}", parse(file, &text)),
                 "{name}, round {round}:\n{text}"
             );
-            // Whether someone still holds the last tree makes no difference.
+            // Some rounds keep a reference to the last tree, which must make no difference.
             held = (round % 3 == 0).then_some(again);
             author.edit(&mut text);
             if text.len() > 4 * original.len() + 4_000 {
@@ -159,7 +159,7 @@ fn write_on(name: &str, files: &BTreeMap<Vec<String>, String>, seed: u64, rounds
     let mut now = files.clone();
     let keys: Vec<&Vec<String>> = files.keys().collect();
     for round in 0..rounds {
-        // Now and then, one of the files is not there.
+        // Now and then, one of the files is missing.
         let missing = (author.dice.roll(6) == 0).then(|| keys[author.dice.roll(keys.len())].clone());
         let load = |module: &[&str]| {
             let key: Vec<String> = module.iter().map(|&segment| segment.to_owned()).collect();
@@ -179,7 +179,7 @@ fn write_on(name: &str, files: &BTreeMap<Vec<String>, String>, seed: u64, rounds
             now.clone_from(files);
             continue;
         }
-        // Mostly the entry.
+        // Edits the entry most of the time.
         let key = if author.dice.roll(3) > 0 { &Vec::new() } else { keys[author.dice.roll(keys.len())] };
         author.edit(now.get_mut(key).expect("one of the files"));
     }
@@ -215,7 +215,7 @@ fn write_on_both(name: &str, entry: &str, mine: &str, seeds: std::ops::Range<u64
 }
 
 #[test]
-fn what_bodies_name_may_change_in_any_file() {
+fn incremental_check_equals_full_check_for_bodies() {
     const ENTRY: &str = "use mine.{half, scale, lone, mean_of, gentle}\n\nexperiment \"e\" { seed = 1 }\n\ndomain sort { \
          prompts = \"s\", tests = \"t\", reward = exact_match, share = 1/2 }\ndomain other { prompts = \
          \"s\", tests = \"t\", reward = exact_match, share = half }\n\nlet bound = 2 * scale\nparam width: \
@@ -240,8 +240,8 @@ fn what_bodies_name_may_change_in_any_file() {
 }
 
 #[test]
-fn what_models_and_tables_name_may_change_in_any_file() {
-    // Many that depend on each other: families, routes by domain and by data, teachers that nobody declared,
+fn incremental_check_equals_full_check_for_models_and_tables() {
+    // Many items that depend on each other: families, routes by domain and by data, undeclared teachers,
     // tables with stages of their own, names that are taken, weights that are loaded twice, an `eval`, a
     // budget, a joint stage, a panel.
     const ENTRY: &str = "use std.opd.mopd\nuse std.baselines.{mix_rl, cascade_rl}\nuse mine.{longer, from_library, \

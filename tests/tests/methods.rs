@@ -16,8 +16,8 @@ fn every_method_checks() {
     for path in programs {
         let text = fs::read_to_string(&path).expect("a program");
         let analysis = check(&path.file_name().expect("a file").to_string_lossy(), &text);
-        // That a teacher is a stranger is what some papers are about; any other warning would be about a
-        // published recipe.
+        // A foreign teacher is the subject of some papers; any other warning would be about a published
+        // recipe.
         let meant = |diagnostic: &Diagnostic| {
             diagnostic.severity == Severity::Warning && diagnostic.code == Code::ForeignTeacher
         };
@@ -73,7 +73,7 @@ fn the_reference_says_what_every_objective_follows() {
                 audited += usize::from(
                     !term.findings.iter().any(|found| matches!(found.verdict, Verdict::NotAudited { .. })),
                 );
-                // That a large support became a small one is so in every second row.
+                // Every second row would note that a large support was made small.
                 let mut told = term.clone();
                 told.findings
                     .iter_mut()
@@ -142,7 +142,7 @@ fn the_book_has_a_table_of_all_methods() {
         .iter()
         .map(|path| {
             let name = path.file_stem().expect("a file").to_string_lossy().into_owned();
-            // A third name is that of the terms whose completions the numbers are of.
+            // A third part of the name is the first of the terms whose completions the numbers belong to.
             name.split('.').take(2).collect::<Vec<_>>().join(".")
         })
         .collect();
@@ -160,7 +160,7 @@ fn the_book_has_a_table_of_all_methods() {
         let mut objectives: Vec<String> = Vec::new();
         let audits = mopd_compiler::audit::of_experiment(experiment);
         let own = |name: &str| text.contains(&format!("pub objective {name}"));
-        // Where it trains on objectives of its own, how its teachers came to be is nothing to it.
+        // If the experiment trains on objectives of this module, the objectives of its teachers are left out.
         let any_own = audits.iter().any(|audited| own(&audited.audit.objective));
         for audited in audits.iter().filter(|audited| !any_own || own(&audited.audit.objective)) {
             let name = format!("{}.{}", row.module, audited.audit.objective);
@@ -256,7 +256,7 @@ fn the_table_of_methods_is_whole() {
             let _ = writeln!(faults, "{name}.mopd stands in {times} rows");
         }
     }
-    // What others take their loss from is no method of its own.
+    // Modules that only provide losses for others are not methods.
     for (module, _) in mopd_std::MODULES.iter().filter(|(module, _)| !["sft", "divergences"].contains(module))
     {
         if !rows.iter().any(|row| row.module == *module) {

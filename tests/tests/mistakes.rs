@@ -295,7 +295,7 @@ fn fixed(case: &Case) -> Option<(String, Analysis)> {
 fn same(fixed: &str, expected: &str) -> bool {
     let (mut fixed, mut expected) = (plain_program(fixed), expected.to_owned());
     if let Some(rest) = expected.strip_prefix('+') {
-        // The line that is added may stand anywhere.
+        // The added line may be at any place.
         expected = rest.to_owned();
         let mut expected = plain_program(&expected);
         fixed.sort();
@@ -334,7 +334,7 @@ fn score(case: &Case, expected: &Expected, story: &mut String) -> [Option<bool>;
     let offered = fixed(case);
     let wanted =
         offered.as_ref().is_some_and(|(text, _)| expected.fixed.iter().any(|expected| same(text, expected)));
-    // What is left may be warnings of what the mistake had made useless; on its own line nothing is left.
+    // Warnings about other lines may remain, where the mistake had made something unused.
     let left = |diagnostic: &Diagnostic, analysis: &Analysis| {
         let span = diagnostic.primary.span;
         diagnostic.severity == Severity::Error
@@ -387,7 +387,7 @@ fn score(case: &Case, expected: &Expected, story: &mut String) -> [Option<bool>;
 }
 
 #[test]
-fn what_is_said_about_mistakes() {
+fn diagnostics_of_common_mistakes_keep_their_scores() {
     let cases = corpus();
     let (mut story, mut table, mut false_alarms) = (String::new(), String::new(), String::new());
     let mut totals = [(0, 0); 8];

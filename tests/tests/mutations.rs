@@ -1,11 +1,11 @@
-//! Thousands of programs with a few tokens changed: the checker answers every text, and quickly. The programs
-//! are those of the library, the examples, the suite, the pages of the codes and the catalogue of methods;
-//! numbers are replaced by ones that overflow.
+//! Thousands of programs with a few tokens changed: the checker returns for every text, quickly and without a
+//! panic. The programs are those of the library, the examples, the suite, the pages of the codes and the
+//! catalogue of methods; numbers are replaced by ones that overflow.
 //!
 //! Every program is checked as an editor checks it; a valid one is also planned and shown, and one in
 //! `AUDITED` of those is audited, which takes a hundred times as long. Most are made from small programs: the
-//! time of a check grows with their length, but what it finds with their number. `a_few_mutated_programs` is
-//! part of every test run. The long run is
+//! time of a check grows with their length, but what it finds with their number.
+//! `few_mutated_programs_do_not_crash_the_checker` is part of every test run. The long run is
 //!
 //! ```text
 //! MOPD_MUTATIONS=10000000 cargo test --release --package mopd-tests --test mutations -- --ignored --nocapture
@@ -28,7 +28,7 @@ use mopd_tests::{fences, files, root};
 /// A program that takes longer fails the test like a panic. Generous, since the machine may be busy.
 const MOST_TIME: Duration = Duration::from_secs(20);
 
-/// One in so many valid programs is audited in the long run.
+/// One in this many valid programs is audited in the long run.
 const AUDITED: u64 = 16;
 
 /// In bytes; fifteen of sixteen programs are made from one of these.
@@ -132,7 +132,7 @@ fn corpus() -> Corpus {
             texts.extend(fences(&read(&path)).into_iter().map(|fence| fence.text));
         }
     }
-    // Huge ones, made to reach a limit, say nothing that smaller ones do not.
+    // Very long programs, made to reach a limit, show nothing that shorter ones do not.
     texts.retain(|text| text.len() < 20_000);
     let small = texts.iter().filter(|text| text.len() < SMALL).map(|text| tokens(text)).collect();
     let programs: Vec<Vec<String>> = texts.iter().map(|text| tokens(text)).collect();
@@ -159,7 +159,7 @@ fn mutant(corpus: &Corpus, number: u64) -> String {
         }
         let at = random.below(tokens.len());
         match random.below(12) {
-            // Half of all changes: a number becomes another one.
+            // Half of all changes replace a number by another one.
             0..6 => {
                 let numbers: Vec<usize> = (0..tokens.len()).filter(|at| is_number(&tokens[*at])).collect();
                 if !numbers.is_empty() {
@@ -208,7 +208,7 @@ fn digest(program: &str, memory: &mut AnalysisCache, audited: bool) -> bool {
             text::formula(&term.value, 200);
         }
         let _ = mopd_compiler::expressions(&named.objective, &analysis.origins);
-        // It takes a hundred times as long as everything else.
+        // An audit takes a hundred times as long as everything else.
         if audited {
             mopd_compiler::audit::audit(&named.objective, &mopd_compiler::audit::ObjectiveUse::unknown());
         }
@@ -223,7 +223,7 @@ fn digest(program: &str, memory: &mut AnalysisCache, audited: bool) -> bool {
 /// One in `audited` sound ones is audited.
 fn run(corpus: &Arc<Corpus>, first: u64, last: u64, audited: u64, report: bool) -> Vec<(u64, String)> {
     let current = Arc::new((AtomicU64::new(first), Mutex::new(Instant::now())));
-    // A program that never comes to an end can't be stopped from here: its number is said, and all ends.
+    // A check that never ends can't be stopped: this thread prints the program's number and ends the process.
     let watched = (Arc::clone(&current), Arc::clone(corpus));
     std::thread::spawn(move || {
         while Arc::strong_count(&watched.0) > 1 {
@@ -269,13 +269,13 @@ fn settle(faults: &[(u64, String)]) {
 }
 
 #[test]
-fn a_few_mutated_programs() {
+fn few_mutated_programs_do_not_crash_the_checker() {
     settle(&run(&Arc::new(corpus()), 0, 1_500, 1, false));
 }
 
 #[test]
 #[ignore = "as long as one likes: see the head of this file"]
-fn many_mutated_programs() {
+fn many_mutated_programs_do_not_crash_the_checker() {
     let setting =
         |name: &str, usual: u64| std::env::var(name).map_or(usual, |text| text.parse().expect("a number"));
     let (count, first) = (setting("MOPD_MUTATIONS", 100_000), setting("MOPD_MUTATIONS_FROM", 0));

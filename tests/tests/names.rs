@@ -41,7 +41,7 @@ fn page() -> String {
 
 /// Checks names that are visible outside the file that declares them and stand for several types.
 #[test]
-fn a_type_name_means_one_thing_or_the_page_says_why_not() {
+fn type_names_are_unique_or_listed() {
     let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (file, text) in sources() {
         for (keyword, name) in text.lines().filter_map(declared) {
@@ -68,7 +68,7 @@ fn a_type_name_means_one_thing_or_the_page_says_why_not() {
 
 /// The page has a command with the replaced words; none of them names a type, a function or a module.
 #[test]
-fn words_that_were_replaced_are_no_names() {
+fn replaced_words_are_not_used_as_names() {
     let page = page();
     let start = page.find("(struct|enum|trait|type|fn|mod) (").expect("the command");
     let words = page[start..].split('(').nth(2).and_then(|rest| rest.split(')').next()).expect("the words");

@@ -30,7 +30,7 @@ fn the_front_end_answers_in_a_browser() {
     };
     let Some(browser) = browser() else { return };
 
-    // As it opens: the example is right, its objective is described, and can be tried.
+    // The initial state: the example is valid, its objective is described, and can be evaluated.
     let tried = "document.getElementById('try').click();
                  await until(() => document.getElementById('loss'));";
     let (dom, log) = opened(browser, &page, tried);
@@ -45,7 +45,7 @@ fn the_front_end_answers_in_a_browser() {
     assert!(loss.parse::<f64>().is_ok_and(f64::is_finite), "{loss}");
     assert!(dom.contains("d loss / d student.logp"), "the gradients are shown");
 
-    // A mistake has its code, its line and its page; the button leads there.
+    // A mistake is shown with its code, line and page; the button selects its place.
     let mistake = "const text = document.getElementById('text');
                    text.value = text.value.replace('live student.logp', 'live student.logpp');
                    text.dispatchEvent(new Event('input'));

@@ -31,7 +31,7 @@ fn good(output: Output) -> String {
 }
 
 #[test]
-fn its_own_tests_pass() {
+fn python_module_passes_its_own_tests() {
     let mut python = python(&root().join("python/tests"));
     let said = good(python.args(["-W", "error", "-m", "unittest", "-v"]).output().expect("python3 starts"));
     assert!(said.contains("\nOK\n") && !said.contains("skipped"), "{said}");
@@ -39,7 +39,7 @@ fn its_own_tests_pass() {
 
 /// The page's blocks, one after the other, with real runs.
 #[test]
-fn the_page_runs() {
+fn python_page_of_the_book_runs() {
     let page = fs::read_to_string(root().join("book/src/python.md")).expect("the page");
     let blocks: Vec<&str> = page
         .split("\n```python\n")

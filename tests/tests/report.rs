@@ -119,7 +119,7 @@ fn page() -> (String, PathBuf) {
     let place = shared();
     let out = place.path("page.html");
     if !out.exists() {
-        // Made elsewhere and moved, for another test may be reading.
+        // Written elsewhere and renamed, because another test may be reading.
         let beside = tempfile::Builder::new()
             .suffix(".html")
             .tempfile_in(place.folder.path())
@@ -192,7 +192,7 @@ fn the_page_is_whole_and_asks_for_nothing() {
         (&Value::from(6), &Value::Null),
         "no text became an element"
     );
-    // From every number to where it comes from.
+    // Every number links to the stage that it comes from.
     let ids = texts(&page["ids"]);
     let known: BTreeSet<&str> = ids.iter().copied().collect();
     assert_eq!(known.len(), ids.len(), "ids are unique");
@@ -201,7 +201,7 @@ fn the_page_is_whole_and_asks_for_nothing() {
         assert!(known.contains(&target[1..]), "{target} leads nowhere");
     }
     assert!(texts(&page["targets"]).iter().filter(|target| target.starts_with("#stage-")).count() > 20);
-    // The source and the plan's hash are there, as text.
+    // The source and the plan's hash appear as text.
     let text = page["text"].as_str().expect("a text");
     let plan: Value =
         serde_json::from_str(&fs::read_to_string(shared().path("run/plan.json")).expect("the plan"))
@@ -258,9 +258,9 @@ fn every_chart_has_its_numbers() {
     for metric in ["loss", "seconds", "tokens_per_second", "memory"] {
         assert_eq!(has(student, metric, "step"), 1, "{metric}");
     }
-    // Two domains, over position and over entropy.
+    // Two domains, each by position and by entropy.
     assert_eq!(student["histograms"].as_array().map(Vec::len), Some(4));
-    // Two of each domain at the first step, with the hostile prompt as it was.
+    // Two samples of each domain at the first step, with the hostile prompt unchanged.
     let samples = student["samples"].as_array().expect("samples");
     let first: Vec<_> = samples.iter().filter(|sample| sample["step"] == 0).collect();
     assert_eq!(first.len(), 4);
@@ -274,7 +274,7 @@ fn every_chart_has_its_numbers() {
             assert_eq!(sample[numbers].as_array().map(Vec::len), Some(tokens), "{numbers}");
         }
     }
-    // The graph knows who made whom, and the cost what it took.
+    // The graph has an edge for each input of a stage, and stages have their times.
     assert!(data["edges"].as_array().is_some_and(|edges| edges.len() >= 8));
     assert!(student["seconds"].as_f64().is_some_and(|seconds| seconds > 0.0));
     let rows = data["tables"][0]["rows"].as_array().expect("rows");
@@ -316,7 +316,7 @@ fn the_answer_stands_on_top() {
                 };
                 let [mean, low, high] = [0, 1, 2].map(|at| shown[at].as_f64().expect("a number"));
                 assert!((mean - expected).abs() < 1e-3 && low <= mean && mean <= high, "{cells} {expected}");
-                // Seen from the other row, it is the same.
+                // From the other row, the difference is the same with the opposite sign.
                 let back = &references[of]["rows"][to];
                 let back = &back[if domain == "copy" { 0 } else { 1 }];
                 assert_eq!(back[1].as_f64().expect("a number"), -high, "{cells}");
@@ -345,7 +345,7 @@ fn rows_and_completions_are_laid_side_by_side() {
     fs::write(page.path(), text.replacen("</body>", script, 1)).expect("a page");
     let (dom, log) = opened(browser, page.path(), "", &[]);
     assert_eq!(log, "");
-    // Three rows beside the one, in two domains.
+    // Three other rows, in two domains.
     assert_eq!(dom.matches("class=\"difference").count(), 6);
     assert!(dom.contains("its difference to start, with a 95% interval over prompts and seeds"));
     assert!(dom.contains(&format!("{0} of {0}", all.len())), "the table counts its samples");
@@ -410,7 +410,7 @@ fn runs_share_a_page() {
         figure.split("</figure>").next().expect("its end").to_owned()
     };
     let points = |figure: &str| attributes(figure, "data-points")[0].parse::<usize>().expect("a number");
-    // Both students, in two domains.
+    // Both runs' students, in two domains.
     let plain = with("");
     assert_eq!(points(&plain), 2 * (6 + 3));
     assert!(plain.contains("run: student, copy") && plain.contains("short: student, last"), "{plain}");
@@ -419,11 +419,11 @@ fn runs_share_a_page() {
     assert!(seeds.contains("exponential moving averages over points (factor 0.9)"), "{seeds}");
     let zoomed =
         with("overlay.querySelector('[aria-label=\"X axis from\"]').value = '4'; set('Metric', 'loss');");
-    // Steps 4 and 5 of the longer one; the loss is of the whole step.
+    // Steps 4 and 5 of the longer run; the loss is that of the whole step.
     assert_eq!(points(&zoomed), 2);
 }
 
-/// Milliseconds of the browser's clock that scripts of a page have.
+/// The time in milliseconds that a page's scripts get, by the browser's clock.
 const TIME: u32 = 10_000;
 
 /// The page as a browser has it when its scripts are done, and what it logged.
@@ -532,7 +532,7 @@ fn weights_that_differ_are_what_the_histograms_show() {
             figure.contains("weight from") && figure.matches("% of the column</title>").count() > 3,
             "{figure}"
         );
-        // Halves of halves are all written as such.
+        // Negative powers of 2 are written as fractions.
         assert!(
             figure.contains(">1/16<") && figure.contains(">1/2<") && !figure.contains(">0.5<"),
             "{figure}"
@@ -662,7 +662,7 @@ fn a_run_in_progress_is_served_while_it_grows() {
     assert!(at_work.iter().any(|stage| stage["steps"] == 40000), "{first}");
     assert!(get("/").1.contains("id=\"live\""));
 
-    // Reads only, of its own address only.
+    // The server accepts only reads, and only with its own address as host.
     for (request, status) in [
         (format!("POST / HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0"), 405),
         (format!("DELETE /state HTTP/1.1\r\nHost: {address}"), 405),
@@ -692,13 +692,13 @@ fn a_run_in_progress_is_served_while_it_grows() {
     let version = last["version"].as_str().expect("a version");
     assert_eq!(get(&format!("/state?since={version}")).0, 204, "nothing new");
 
-    // A page to keep has the steps too.
+    // A page that is written to a file has the steps too.
     place.good(&["report", "run"]);
     let page = parsed(&place.path("run/report.html"));
     assert!(page["text"].as_str().expect("a text").contains("This run was not finished"));
     assert_eq!(points(&page["data"][0]), points(&last));
 
-    // An edit, and an end.
+    // The same run with another setting, up to its end.
     place.good(&["run", "tiny.mopd", "--out", "run", "--set", "steps=5"]);
     assert!(!place.path("run/events.jsonl").exists());
     assert_eq!(state()["finished"], true);
@@ -772,7 +772,7 @@ fn a_rerun_that_is_killed_shows_no_numbers_of_the_run_before() {
         assert!(lines.any(|line| line.contains(r#""event":"step""#) && line.contains(r#""step":3,"#)));
         let group = format!("-{}", child.id());
         assert!(Command::new("kill").args([signal, "--", &group]).status().expect("kill starts").success());
-        // To the end of its output, or it would wait for somebody who reads.
+        // Reads to the end, because the process would block if nobody read its output.
         lines.for_each(drop);
         child.wait().expect("it ends");
 
@@ -781,7 +781,7 @@ fn a_rerun_that_is_killed_shows_no_numbers_of_the_run_before() {
         assert!(page["text"].as_str().expect("a text").contains("This run was not finished"), "{signal}");
         place.refused(&["compare", "run", "run"], &["has no rewards.parquet", "finished stages are kept"]);
 
-        // The run before is whole, in a folder of its own.
+        // The previous run is complete, in its own folder.
         assert!(fs::read(place.path("run/previous/results.json")).expect("results") == results, "{signal}");
         place.good(&["report", "run/previous"]);
         let page = parsed(&place.path("run/previous/report.html"));
@@ -792,7 +792,7 @@ fn a_rerun_that_is_killed_shows_no_numbers_of_the_run_before() {
                 .contains("steps: count = 6")
         );
 
-        // What is finished then is compared with it.
+        // The new run, once finished, can be compared with the previous one.
         long("steps: count = 5");
         place.good(&["run", "tiny.mopd", "--out", "run"]);
         let said = place.good(&["compare", "run/previous", "run"]);
@@ -804,11 +804,11 @@ fn a_rerun_that_is_killed_shows_no_numbers_of_the_run_before() {
 }
 
 #[test]
-fn what_is_no_run_is_refused_in_words() {
+fn report_refuses_folders_that_are_no_runs() {
     let place = shared();
-    place.refused(&["report", "nowhere"], &["nowhere is no run: there is no such folder", "mopd run"]);
+    place.refused(&["report", "nowhere"], &["nowhere is not a run: there is no such folder", "mopd run"]);
     fs::create_dir_all(place.path("empty")).expect("a folder");
-    place.refused(&["report", "empty"], &["empty is no run: it has no plan.json"]);
+    place.refused(&["report", "empty"], &["empty is not a run: it has no plan.json"]);
     place.refused(&["compare", "run"], &["2 values required"]);
     let broken = place.path("broken");
     fs::create_dir_all(&broken).expect("a folder");
@@ -820,9 +820,9 @@ fn what_is_no_run_is_refused_in_words() {
     fs::write(broken.join("rewards.parquet"), "PAR1").expect("writing");
     place.refused(&["compare", "run", "broken"], &["can't read", "rewards.parquet"]);
     fs::write(broken.join("plan.json"), "{\"schema\": 1}").expect("writing");
-    place.refused(&["report", "broken"], &["has schema 1, this mopd reads"]);
+    place.refused(&["report", "broken"], &["has schema 1, but this mopd reads"]);
     fs::write(broken.join("plan.json"), "[").expect("writing");
-    place.refused(&["report", "broken"], &["plan.json is not what a run leaves"]);
+    place.refused(&["report", "broken"], &["plan.json is not a file of a run"]);
 }
 
 #[test]
@@ -857,7 +857,7 @@ fn runs_are_compared_in_meaning_and_in_result() {
         (row[6].parse::<f64>().expect("a number") - expected.as_f64().expect("a number")).abs() < 1e-12,
         "{row:?} {expected}"
     );
-    // What was trained alike differs by nothing at all.
+    // Models with the same key differ by exactly 0.
     for line in lines.iter().filter(|line| line[3] == "expert") {
         assert_eq!(&line[7..10], ["0", "0", "0"], "{line:?}");
     }
@@ -926,7 +926,7 @@ fn a_run_leaves_the_same_event_files_on_request() {
         assert!(file("events") == file("run/tensorboard"), "{name}");
     }
 
-    // A seed less: its series go, and what is not ours stays.
+    // With one seed less, the series of the other are removed; files of others stay.
     fs::create_dir_all(place.path("run/tensorboard/other")).expect("a folder");
     fs::write(place.path("run/tensorboard/other/notes"), "mine").expect("writing");
     fs::write(place.path("tiny.mopd"), SOURCE.replace("seeds       = 2", "seeds       = 1"))
@@ -936,7 +936,7 @@ fn a_run_leaves_the_same_event_files_on_request() {
         all.into_iter().filter(|name| name.ends_with("seed1")).chain(["other".to_owned()]).collect();
     assert_eq!(series(), left);
 
-    // Where they can't be written, the results are there and the exit status says so.
+    // If event files can't be written, the results exist and the exit status is that of an error.
     fs::remove_dir_all(place.path("run/tensorboard")).expect("removing");
     fs::write(place.path("run/tensorboard"), "a file in their place").expect("writing");
     fs::remove_file(place.path("run/results.json")).expect("removing");

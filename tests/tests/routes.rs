@@ -142,7 +142,7 @@ domain short { prompts = "short.jsonl", tests = "copy.jsonl", reward = exact_mat
         pairs.iter().map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
     };
     assert!(apart(&two) < 1e-5, "{}", apart(&two));
-    // The other way round it is another student.
+    // With the teachers exchanged, it is another student.
     let swapped = Case::new(
         &source(ONE, "copy", "domain == copy and data.level > 3 -> low, else -> high", ON_DATA),
         &lines(&WORDS, level),
@@ -200,7 +200,7 @@ fn routed_stages_run_and_are_kept() {
 }
 
 #[test]
-fn what_a_route_cannot_read_is_said_before_the_first_step() {
+fn unreadable_route_field_is_reported_before_the_first_step() {
     let text = source(ONE, "copy", BY_LEVEL, ON_DATA);
     for (more, problem) in [
         (

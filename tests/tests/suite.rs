@@ -139,7 +139,7 @@ fn cases(page: &str, text: &str, faults: &mut String) -> Vec<Case> {
     cases
 }
 
-/// Reads the expectations off a program's comments.
+/// Parses the expected diagnostics in a program's comments.
 fn expectations(case: &Case, faults: &mut String) -> Vec<Expected> {
     let mut found = Vec::new();
     let mut waiting = Vec::new();
@@ -208,13 +208,13 @@ fn analyse(case: &Case) -> Analysis {
 /// The diagnostics that are compared for a case.
 fn diagnostics<'a>(case: &Case, analysis: &'a Analysis) -> Vec<&'a Diagnostic> {
     let fragment = case.tag.iter().any(|word| word == "fragment");
-    // What a setup imports is there for all of its programs.
+    // Not every program uses everything that its setup imports.
     let of_setup = |diagnostic: &Diagnostic| {
         let (line, _) =
             analysis.sources.position(diagnostic.primary.span.file, diagnostic.primary.span.start);
         diagnostic.code == Code::UnusedName && diagnostic.primary.span.file == ENTRY && line < case.setup
     };
-    // A fragment has no experiment, and that is no diagnostic about the case.
+    // A fragment need not have an experiment.
     let of_fragment = |diagnostic: &Diagnostic| fragment && diagnostic.code == Code::MissingExperiment;
     analysis
         .diagnostics
@@ -311,7 +311,7 @@ fn render(case: &Case, analysis: &Analysis) -> String {
     text
 }
 
-/// What the gradients of a program's objectives follow.
+/// The audit of a program's objectives, as text.
 fn audits(analysis: &Analysis) -> String {
     let audits: Vec<Audit> = match &analysis.experiment {
         Some(experiment) => {
@@ -394,7 +394,7 @@ fn every_code_has_a_program_that_triggers_it_and_one_that_nearly_does() {
         }
     }
     let mut faults = String::new();
-    // What only who has the files can find is tested where there are files.
+    // `missing-file` is only found if the files are read; it has tests elsewhere.
     for code in Code::ALL.iter().filter(|code| **code != Code::MissingFile) {
         let name = code.name();
         if !triggered.iter().any(|heading| heading == name) {
@@ -490,7 +490,7 @@ fn every_trap_of_the_book_has_its_programs_and_every_program_its_row() {
                 let _ = writeln!(faults, "traps.md:{line}: `{code}` is no code, or its link leads elsewhere");
             }
         }
-        // `estimators`, *the heading*
+        // The form is: `estimators`, *the heading*
         let place = program.split_once(", ").and_then(|(page, heading)| {
             Some((page.strip_prefix('`')?.strip_suffix('`')?, heading.strip_prefix('*')?.strip_suffix('*')?))
         });
@@ -544,7 +544,7 @@ fn no_text_makes_the_checker_panic() {
     for at in boundaries.iter().step_by(7) {
         diagnostics_have_places(&text[..*at]);
     }
-    // Every word left out, and every word in the place of its neighbour.
+    // Leaves out each word in turn, and replaces each word by its neighbour.
     let mut words = Vec::new();
     let mut at = 0;
     for word in text.split_inclusive(|character: char| !character.is_alphanumeric() && character != '_') {

@@ -61,7 +61,7 @@ fn read(path: &Path) -> Value {
 }
 
 #[test]
-fn what_members_share_is_computed_once() {
+fn sweep_computes_shared_stages_once() {
     let folder = folder(SOURCE);
     let output = run(folder.path(), &["--format", "json"]);
     assert!(output.status.success(), "{}", said(&output));
@@ -74,7 +74,7 @@ fn what_members_share_is_computed_once() {
             events.iter().filter(|event| event["event"] == "stage_finished" && event["stage"] == stage);
         made.count()
     };
-    // Two rates, two bounds.
+    // Two learning rates and two bounds.
     assert_eq!(["base", "other", "start", "student"].map(count), [1, 1, 2, 4]);
     assert_eq!(events.iter().filter(|event| event["event"] == "member").count(), 4);
     let list = read(&folder.path().join("out/sweep.json"));
@@ -91,8 +91,8 @@ fn what_members_share_is_computed_once() {
         ["other", "start", "student"]
     );
 
-    // Again, nothing is computed; a value from outside leaves one axis. Every member has event files if they
-    // are asked for.
+    // Run again, nothing is computed. A value from outside leaves one axis. With `--tensorboard` every member
+    // has event files.
     let output = run(folder.path(), &["--set", "rate=1e-3", "--tensorboard"]);
     for member in ["bound=1", "bound=5"] {
         let series = folder.path().join("out").join(member).join("tensorboard/student-seed1");
@@ -108,7 +108,7 @@ fn what_members_share_is_computed_once() {
 
 #[test]
 fn a_member_that_fails_leaves_the_others_alone() {
-    // Weights that explode.
+    // With this rate, weights overflow.
     let folder = folder(&SOURCE.replace("rate in [1e-3, 3e-3], bound in [1, 5]", "rate in [1e30, 1e-3]"));
     let output = run(folder.path(), &[]);
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
@@ -135,7 +135,7 @@ fn values_that_the_file_can_not_take_are_named_before_anything_runs() {
     let output = run(folder.path(), &[]);
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     let said = said(&output);
-    // What two of them have in common is said once.
+    // A diagnostic that two members share is printed once.
     assert_eq!(said.matches("error[out-of-range]").count(), 1, "{said}");
     let (refused, begun) = (said.find("bound=1,many=0 can't run:"), said.find("run 2 of 4: bound=1,many=2"));
     assert!(refused.is_some() && refused < begun, "{said}");
@@ -144,7 +144,7 @@ fn values_that_the_file_can_not_take_are_named_before_anything_runs() {
             && said.contains("failed: bound=1,many=0; bound=5,many=0"),
         "{said}"
     );
-    // Where none of them can run, none begins.
+    // If no member can run, none is started.
     fs::write(folder.path().join("tiny.mopd"), source.replace("many in [0, 2]", "many in [0]"))
         .expect("an edit");
     let output = run(folder.path(), &[]);

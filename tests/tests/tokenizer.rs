@@ -99,7 +99,7 @@ fn a_model_from_scratch_has_the_tokenizer_of_a_file() {
     assert_eq!(computed(&results), 4);
     let score = &results["tables"][0]["rows"][1]["scores"]["copy"]["mean"];
     assert!(score.as_f64().expect("a score") > 0.8, "{score}");
-    // Every model is saved with it, and reads with it.
+    // Every model is saved with the tokenizer, and uses it.
     for file in ["tokenizer.json", "tokenizer_config.json"] {
         let saved = fs::read(case.path(&format!("out/models/student-seed1/{file}"))).expect("the tokenizer");
         assert_eq!(saved, fs::read(case.path("words").join(file)).expect("the tokenizer"));
@@ -108,16 +108,16 @@ fn a_model_from_scratch_has_the_tokenizer_of_a_file() {
         case.mopd(&["sample", "out/models/start-seed1", "--prompt", "copy: quick =", "--temperature", "0"]);
     assert!(said(&sampled).contains("quick"), "{}", said(&sampled));
 
-    // The plan tells what only the files know.
+    // The plan shows what is known only from the files.
     let plan = said(&case.mopd(&["plan", "words.mopd"]));
     assert!(plan.contains("tokenizer \"words/tokenizer.json\"") && plan.contains("predicted"), "{plan}");
 
-    // The folder is the same tokenizer.
+    // The folder of a tokenizer means the same as its file.
     let folder = Case::new("words");
     folder.run();
     assert!(folder.weights("student") == case.weights("student"), "other weights");
 
-    // What the file says is part of every stage's key; when it was written is not.
+    // The file's content is part of every stage's key; its time is not.
     let tokenizer = case.path("words/tokenizer.json");
     let text = fs::read_to_string(&tokenizer).expect("the tokenizer");
     fs::write(&tokenizer, &text).expect("writing");

@@ -41,7 +41,7 @@ compare "table" {{ models = [start, {}], samples = 1, temperature = 1.0, max_tok
 "#,
         compared.join(", ")
     );
-    // A reward that is seldom the same for all samples of a prompt.
+    // A reward that seldom is the same for all samples of a prompt.
     let judge = "import json, sys\nfor line in sys.stdin:\n    job = json.loads(line)\n    \
                  print(json.dumps({\"id\": job[\"id\"], \"reward\": min(1, len(set(job[\"completion\"])) / \
                  8)}), flush=True)\n";
@@ -129,7 +129,7 @@ fn the_student_teaches_itself() {
              = 4\n  steps = 5\n  lr = 3e-3\n}}\n"
         )
     };
-    // Beside what holds it back, something that moves it.
+    // At first the divergence has no gradient, so a second term moves the student.
     let mut models = "objective follow {\n  term seek = -zscore(reward, over: group, deviation: sample) * \
                       live student.logp\n  term stay = live kl(student || teacher)\n  reduce = mean(token) \
                       then mean(sequence)\n}\n"

@@ -1,5 +1,5 @@
-//! Bounds of a formula's parts, known without evaluating it: where no gradient can pass, whatever is drawn,
-//! and conditions that never hold.
+//! Bounds of a formula's parts, known without evaluating it. They show parts that no gradient can pass,
+//! whatever is drawn, and conditions that never hold.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -11,15 +11,15 @@ use super::teachers::Teachers;
 use super::view::TermView;
 use crate::lower::ordered;
 
-/// Why a term carries no gradient, or a condition never holds.
+/// The cause of a term without gradient, or of a condition that never holds.
 pub(super) struct Culprit<'a> {
     /// The part that causes it.
     pub part: &'a Formula,
-    pub why: Why,
+    pub cause: ZeroGradientCause,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Why {
+pub(super) enum ZeroGradientCause {
     /// `select` or `when` never holds.
     Never(&'static str),
     /// A weight that is 0.
@@ -38,18 +38,18 @@ pub(super) struct Bounds<'a> {
     parts: Vec<&'a Formula>,
     places: HashMap<*const FormulaNode, usize>,
     ranges: Vec<ValueRange>,
-    /// By part: the part that stops all gradient, and why; `None` where some may pass.
-    dead: Vec<Option<(usize, Why)>>,
+    /// For each part, the part that stops all its gradient, and why; `None` if some gradient may pass.
+    dead: Vec<Option<(usize, ZeroGradientCause)>>,
 }
 
 impl<'a> Bounds<'a> {
-    pub fn of(roots: &[&'a Formula], facts: &RunFacts) -> Bounds<'a> {
+    pub fn new(roots: &[&'a Formula], facts: &RunFacts) -> Bounds<'a> {
         let parts = ordered(roots.iter().copied(), Formula::operands);
         let places = parts.iter().enumerate().map(|(place, part)| (Rc::as_ptr(&part.0), place)).collect();
         let mut bounds = Bounds { parts, places, ranges: Vec::new(), dead: Vec::new() };
         for place in 0..bounds.parts.len() {
             let formula = bounds.parts[place];
-            let range = range::of_formula(formula, facts, &bounds.given(place));
+            let range = range::of_formula(formula, facts, &bounds.operand_ranges(place));
             bounds.ranges.push(range);
             let dead = bounds.stops(place, facts);
             bounds.dead.push(dead);
@@ -66,7 +66,7 @@ impl<'a> Bounds<'a> {
         self.parts[place].operands().into_iter().map(|operand| self.places[&Rc::as_ptr(&operand.0)])
     }
 
-    /// The part that makes another part 0.
+    /// The part because of which a part is 0.
     fn source(&self, place: usize) -> usize {
         let literal = |place: usize| matches!(self.parts[place].0.kind, FormulaKind::Number(_));
         let mut at = place;
@@ -78,25 +78,29 @@ impl<'a> Bounds<'a> {
         at
     }
 
-    /// What stops all gradient of a part.
-    fn stops(&self, place: usize, facts: &RunFacts) -> Option<(usize, Why)> {
+    /// The part that stops all gradient of a part, and why. `None` if some gradient may pass.
+    fn stops(&self, place: usize, facts: &RunFacts) -> Option<(usize, ZeroGradientCause)> {
         let formula = self.parts[place];
         if !formula.live() {
             return None;
         }
         let inner: Vec<usize> = self.operands(place).collect();
         let live = |place: usize| self.parts[place].live();
-        // If none of these carries gradient: the reason of the first.
+        // If none of these carries gradient, the reason of the first.
         let all = |places: &[usize]| {
-            let found: Option<Vec<(usize, Why)>> =
+            let found: Option<Vec<(usize, ZeroGradientCause)>> =
                 places.iter().filter(|at| live(**at)).map(|at| self.dead[*at]).collect();
             found.and_then(|found| found.first().copied())
         };
         let zero = |at: usize| {
             let own = matches!(self.parts[at].0.kind, FormulaKind::Number(_));
-            self.ranges[at]
-                .is_zero()
-                .then(|| if own { (place, Why::Factor) } else { (self.source(at), Why::Factor) })
+            self.ranges[at].is_zero().then(|| {
+                if own {
+                    (place, ZeroGradientCause::Factor)
+                } else {
+                    (self.source(at), ZeroGradientCause::Factor)
+                }
+            })
         };
         // The gradient of this factor of a product.
         let scaled = |at: usize, by: usize| {
@@ -104,7 +108,8 @@ impl<'a> Bounds<'a> {
         };
         match &formula.0.kind {
             FormulaKind::Live(Live::Divergence(divergence)) => {
-                is_of_itself(divergence, facts, &self.given(place)).then_some((place, Why::Same))
+                is_of_itself(divergence, facts, &self.operand_ranges(place))
+                    .then_some((place, ZeroGradientCause::Same))
             }
             FormulaKind::Apply { function, .. } => match (function, inner.as_slice()) {
                 (Function::Multiply, [left, right]) => {
@@ -123,11 +128,13 @@ impl<'a> Bounds<'a> {
                         && self.ranges[*exponent].low > 1.0
                         && !live(*exponent) =>
                 {
-                    Some((self.source(*base), Why::Factor))
+                    Some((self.source(*base), ZeroGradientCause::Factor))
                 }
-                (Function::Abs, [x]) if self.ranges[*x].is_zero() => Some((self.source(*x), Why::Factor)),
+                (Function::Abs, [x]) if self.ranges[*x].is_zero() => {
+                    Some((self.source(*x), ZeroGradientCause::Factor))
+                }
                 (Function::Minimum | Function::Maximum, [left, right]) => {
-                    // Only the bound is chosen, once the other operand can't reach it.
+                    // The other operand can't reach the bound, so always the bound is chosen.
                     let (a, b) = (self.ranges[*left], self.ranges[*right]);
                     let first = if *function == Function::Minimum { a.high < b.low } else { a.low > b.high };
                     let second = if *function == Function::Minimum { b.high < a.low } else { b.low > a.high };
@@ -138,7 +145,7 @@ impl<'a> Bounds<'a> {
                     } else {
                         &inner
                     };
-                    self.chosen(place, cases, Why::Bounds)
+                    self.chosen(place, cases, ZeroGradientCause::Bounds)
                 }
                 (Function::Clip, [x, low, high]) => {
                     let (value, low_range, high_range) =
@@ -147,9 +154,11 @@ impl<'a> Bounds<'a> {
                         || value.high < low_range.low
                         || value.low > high_range.high;
                     let bounds = if fixed { &inner[1..] } else { &inner[..] };
-                    self.chosen(place, bounds, Why::Bounds)
+                    self.chosen(place, bounds, ZeroGradientCause::Bounds)
                 }
-                (Function::Relu, [x]) if self.ranges[*x].high <= 0.0 => Some((place, Why::Bounds)),
+                (Function::Relu, [x]) if self.ranges[*x].high <= 0.0 => {
+                    Some((place, ZeroGradientCause::Bounds))
+                }
                 (Function::Where, [condition, then, otherwise]) => {
                     let truth = self.ranges[*condition];
                     let cases: &[usize] = match () {
@@ -157,8 +166,8 @@ impl<'a> Bounds<'a> {
                         () if truth.is_true() => &[*then],
                         () => &[*then, *otherwise],
                     };
-                    match self.chosen(place, cases, Why::Factor) {
-                        Some((at, _)) if at == place => Some((*condition, Why::Factor)),
+                    match self.chosen(place, cases, ZeroGradientCause::Factor) {
+                        Some((at, _)) if at == place => Some((*condition, ZeroGradientCause::Factor)),
                         found => found,
                     }
                 }
@@ -169,9 +178,14 @@ impl<'a> Bounds<'a> {
         }
     }
 
-    /// If none of the possible choices carries gradient: the reason of the first live one, or the choice
-    /// itself where none is live.
-    fn chosen(&self, place: usize, cases: &[usize], why: Why) -> Option<(usize, Why)> {
+    /// If no possible choice carries gradient: the reason of the first live one, or the choice itself if none
+    /// is live.
+    fn chosen(
+        &self,
+        place: usize,
+        cases: &[usize],
+        why: ZeroGradientCause,
+    ) -> Option<(usize, ZeroGradientCause)> {
         let live: Vec<usize> = cases.iter().copied().filter(|at| self.parts[*at].live()).collect();
         match live.as_slice() {
             [] => Some((place, why)),
@@ -179,41 +193,46 @@ impl<'a> Bounds<'a> {
         }
     }
 
-    fn given(&self, place: usize) -> Vec<ValueRange> {
+    fn operand_ranges(&self, place: usize) -> Vec<ValueRange> {
         self.operands(place).map(|operand| self.ranges[operand]).collect()
     }
 
-    fn culprit(&self, (place, why): (usize, Why)) -> Culprit<'a> {
-        Culprit { part: self.parts[place], why }
+    fn culprit(&self, (place, why): (usize, ZeroGradientCause)) -> Culprit<'a> {
+        Culprit { part: self.parts[place], cause: why }
     }
 }
 
-/// What stops all gradient of a term; `None` where some may pass.
+/// The cause that stops all gradient of a term. `None` if some gradient may pass.
 pub(super) fn silent<'a>(view: &TermView<'a>, facts: &RunFacts) -> Option<Culprit<'a>> {
-    let bounds = Bounds::of(&view.formulas(), facts);
+    let bounds = Bounds::new(&view.formulas(), facts);
     for (name, condition) in [("select", view.select), ("when", view.when)] {
-        if let Some(part) = condition.filter(|condition| never(condition, &bounds)) {
-            return Some(Culprit { part, why: Why::Never(name) });
+        if let Some(part) = condition.filter(|condition| cannot_hold(condition, &bounds)) {
+            return Some(Culprit { part, cause: ZeroGradientCause::Never(name) });
         }
     }
     for weight in view.weight.into_iter().chain(view.own_weight) {
         if bounds.range(weight).is_zero() {
             let place = bounds.places[&Rc::as_ptr(&weight.0)];
-            return Some(Culprit { part: bounds.parts[bounds.source(place)], why: Why::Weight });
+            return Some(Culprit {
+                part: bounds.parts[bounds.source(place)],
+                cause: ZeroGradientCause::Weight,
+            });
         }
     }
     let place = bounds.places[&Rc::as_ptr(&view.value.0)];
     bounds.dead[place].map(|found| bounds.culprit(found))
 }
 
-/// Whether a number is at most 0, whatever is drawn.
-pub(super) fn is_negative(formula: &Formula) -> bool {
+/// Whether a number is never above 0 whatever is drawn, and not always 0, so that its sign, where it has one,
+/// is negative.
+pub(super) fn never_positive(formula: &Formula) -> bool {
     let facts = RunFacts { teachers: &Teachers::default(), steps: None, reward: ALL, longest: f64::INFINITY };
-    Bounds::of(&[formula], &facts).range(formula).high <= 0.0
+    let range = Bounds::new(&[formula], &facts).range(formula);
+    range.high <= 0.0 && !range.is_zero()
 }
 
 /// Whether a condition can't hold.
-pub(super) fn never(condition: &Formula, bounds: &Bounds) -> bool {
+pub(super) fn cannot_hold(condition: &Formula, bounds: &Bounds) -> bool {
     bounds.range(condition).is_zero() || contradicts_itself(condition)
 }
 

@@ -5,66 +5,66 @@ use mopd_lang::experiment::{Experiment, Objective, Origin, Reward, Stage, Term, 
 use mopd_lang::formula::{Formula, FormulaKind, Role, text};
 use mopd_lang::source::Span;
 
-use super::bounds::{self, Bounds, Culprit, Why};
+use super::bounds::{self, Bounds, Culprit, ZeroGradientCause};
 use super::judge::Query;
 use super::range::{self, RunFacts};
 use super::sampler::Sampler;
-use super::sign::Away;
+use super::sign::RepelledFrom;
 use super::teachers::Teachers;
 use super::toy_model::{RunNumbers, ToyMoment};
-use super::verdict::When;
-use super::view::{Left, TermView};
+use super::verdict::RunPhase;
+use super::view::{SampleFilter, TermView};
 use super::{ObjectiveUse, USUAL_STEPS, filter, moments};
 
-/// Diagnostics about the objectives of a sound experiment, as its stages use them. Its [`Origin`]s index
+/// The diagnostics about the objectives of a sound experiment, as its stages use them. Its [`Origin`]s index
 /// `origins`.
 pub fn diagnostics(experiment: &Experiment, origins: &[Span]) -> Vec<Diagnostic> {
     diagnostics_while(experiment, origins, &|| true)
 }
 
-/// [`diagnostics`], as far as it comes before `go_on` returns false.
+/// [`diagnostics`], stopped when `keep_going` returns false.
 pub fn diagnostics_while(
     experiment: &Experiment,
     origins: &[Span],
-    go_on: &dyn Fn() -> bool,
+    keep_going: &dyn Fn() -> bool,
 ) -> Vec<Diagnostic> {
-    let mut looking = Looking { experiment, origins, go_on, seen: Vec::new(), found: Vec::new() };
+    let mut looking = AuditPass { experiment, origins, keep_going, seen: Vec::new(), found: Vec::new() };
     for model in &experiment.models {
         match &model.stage {
-            Stage::Train(train) => looking.at(train),
-            Stage::Joint(joint) => joint.steps.iter().for_each(|step| looking.at(&step.train)),
+            Stage::Train(train) => looking.audit_stage(train),
+            Stage::Joint(joint) => joint.steps.iter().for_each(|step| looking.audit_stage(&step.train)),
             _ => {}
         }
     }
     looking.found
 }
 
-/// A use of an objective, reduced to what decides its diagnostics. Stages of a family share one.
+/// A use of an objective, reduced to what its diagnostics depend on. The stages of a family share one.
 #[derive(PartialEq)]
-struct Seen<'a> {
+struct AuditedUse<'a> {
     objective: &'a Objective,
     usage: ObjectiveUse,
     filter: Option<&'a Formula>,
     verdicts: Vec<&'a Reward>,
 }
 
-struct Looking<'a> {
+struct AuditPass<'a> {
     experiment: &'a Experiment,
     origins: &'a [Span],
-    go_on: &'a dyn Fn() -> bool,
-    seen: Vec<Seen<'a>>,
+    keep_going: &'a dyn Fn() -> bool,
+    seen: Vec<AuditedUse<'a>>,
     found: Vec<Diagnostic>,
 }
 
-/// A term on tokens that are sampled in one way, with one kind of teachers.
+/// A term on tokens that one sampler draws, with one kind of teachers.
 #[derive(Clone, Copy)]
-struct Case<'a, 'b> {
+struct AuditCase<'a, 'b> {
     objective: &'a Objective,
     term: &'a Term,
-    left: Left<'a>,
+    samples: SampleFilter<'a>,
     sampler: &'b Sampler,
-    /// For tokens of later passes: the sampler that drew them in the first pass.
-    drawn: Option<&'b Sampler>,
+    /// The temperature of the policy that is trained on the rollout.
+    policy_temperature: f64,
     teachers: &'b Teachers,
     steps: u32,
     longest: f64,
@@ -83,19 +83,16 @@ enum Vanishing {
     Nothing,
 }
 
-impl<'a, 'b> Case<'a, 'b> {
-    /// Without the filter: it tests what was drawn, and toy models are too small to satisfy it.
+impl<'a, 'b> AuditCase<'a, 'b> {
+    /// The term without its filter, which tests what was drawn: toy models are too small to satisfy it.
     fn view(&self) -> TermView<'a> {
-        TermView::of(self.objective, self.term, Left { filter: None, ..self.left })
+        TermView::new(self.objective, self.term, SampleFilter { filter: None, ..self.samples })
     }
 
     fn query_of(&self, view: TermView<'a>, step: u32, run: RunNumbers) -> Option<Query<'a>> {
-        let view = match self.drawn {
-            Some(drawn) => view.of_policy(drawn),
-            None => view,
-        };
         let moment = ToyMoment { step: (step, self.steps), run, longest: self.longest };
-        Query::of(view, self.sampler, self.teachers, moment).ok()
+        let view = view.of_policy(Some(self.policy_temperature));
+        Query::new(view, self.sampler, self.teachers, moment).ok()
     }
 
     fn query(&self, step: u32) -> Option<Query<'a>> {
@@ -103,12 +100,12 @@ impl<'a, 'b> Case<'a, 'b> {
     }
 
     /// The case for the tokens of later passes.
-    fn later(&self) -> Option<Case<'a, 'b>> {
+    fn later(&self) -> Option<AuditCase<'a, 'b>> {
         let again = self.passes > 1 && matches!(self.sampler, Sampler::Student { .. });
-        again.then_some(Case { sampler: &Sampler::LATER_PASSES, drawn: Some(self.sampler), ..*self })
+        again.then_some(AuditCase { sampler: &Sampler::LATER_PASSES, ..*self })
     }
 
-    /// `tokens that the student drew, on prompts that go to now`
+    /// The case as text: `tokens that the student drew, on prompts that go to now`.
     fn on(&self) -> String {
         self.sampler.text() + &self.teachers.text()
     }
@@ -123,12 +120,12 @@ impl<'a, 'b> Case<'a, 'b> {
     }
 }
 
-impl<'a> Looking<'a> {
-    fn at(&mut self, train: &'a Train) {
-        let usage = ObjectiveUse::of(self.experiment, train);
+impl<'a> AuditPass<'a> {
+    fn audit_stage(&mut self, train: &'a Train) {
+        let usage = ObjectiveUse::from_stage(self.experiment, train);
         let verdicts =
             train.mixture.iter().map(|share| &self.experiment.domain(share.domain).reward).collect();
-        let seen = Seen { objective: &train.objective, usage, filter: train.filter.as_ref(), verdicts };
+        let seen = AuditedUse { objective: &train.objective, usage, filter: train.filter.as_ref(), verdicts };
         if self.seen.contains(&seen) {
             return;
         }
@@ -140,35 +137,37 @@ impl<'a> Looking<'a> {
             longest,
         };
         if let Some(filter) = &train.filter {
-            let bounds = Bounds::of(&[filter], &facts(&seen.usage.casts[0]));
-            if bounds::never(filter, &bounds) {
+            let bounds = Bounds::new(&[filter], &facts(&seen.usage.casts[0]));
+            if bounds::cannot_hold(filter, &bounds) {
                 self.never("filter", filter, train.rollout.origin);
             }
         }
         self.silent(&train.objective, &seen.usage, &facts);
         for term in &train.objective.terms {
             let (rollout, left, passes) = match &term.data {
-                Some(data) => (data.as_ref(), Left::default(), 1),
-                None => (&train.rollout, Left { kept: seen.usage.kept, filter: filter(train) }, passes),
+                Some(data) => (data.as_ref(), SampleFilter::default(), 1),
+                None => {
+                    (&train.rollout, SampleFilter { kept: seen.usage.kept, filter: filter(train) }, passes)
+                }
             };
-            let own = TermView::of(&train.objective, term, left);
+            let own = TermView::new(&train.objective, term, left);
             let casts = &seen.usage.casts
                 [..if own.others().contains(&Role::Teacher) { seen.usage.casts.len() } else { 1 }];
-            let samplers = Sampler::of(rollout);
-            let mut cases: Vec<Case> = Vec::new();
+            let (samplers, policy_temperature) =
+                (Sampler::from_rollout(rollout), rollout.policy_temperature());
+            let mut cases: Vec<AuditCase> = Vec::new();
             for sampler in samplers.iter().filter(|sampler| !matches!(sampler, Sampler::Unknown { .. })) {
                 for teachers in
                     casts.iter().filter(|teachers| bounds::silent(&own, &facts(teachers)).is_none())
                 {
                     let (objective, rollout) = (&train.objective, rollout.origin);
                     let steps = steps.unwrap_or(USUAL_STEPS);
-                    let drawn = None;
-                    cases.push(Case {
+                    cases.push(AuditCase {
                         objective,
                         term,
-                        left,
+                        samples: left,
                         sampler,
-                        drawn,
+                        policy_temperature,
                         teachers,
                         steps,
                         longest,
@@ -185,7 +184,7 @@ impl<'a> Looking<'a> {
         self.seen.push(seen);
     }
 
-    /// Reports terms that can't give any gradient.
+    /// Reports terms that can't have any gradient.
     fn silent<'f>(
         &mut self,
         objective: &'a Objective,
@@ -193,7 +192,7 @@ impl<'a> Looking<'a> {
         facts: &dyn Fn(&'f Teachers) -> RunFacts<'f>,
     ) {
         let silent = |term: &'a Term, teachers: &'f Teachers| {
-            bounds::silent(&TermView::of(objective, term, Left::default()), &facts(teachers))
+            bounds::silent(&TermView::new(objective, term, SampleFilter::default()), &facts(teachers))
         };
         let culprits: Vec<Vec<Option<Culprit>>> = objective
             .terms
@@ -210,13 +209,16 @@ impl<'a> Looking<'a> {
             else {
                 continue;
             };
-            if let Why::Never(name) = culprit.why {
+            if let ZeroGradientCause::Never(name) = culprit.cause {
                 self.never(name, culprit.part, term.origin);
                 continue;
             }
             let (place, literal) = self.place(culprit.part);
-            // A coefficient of 0 that is an argument switches one of several terms off.
-            if literal && !nothing && matches!(culprit.why, Why::Factor | Why::Weight) {
+            // An argument 0 as a coefficient switches one of several terms off, which is intended.
+            if literal
+                && !nothing
+                && matches!(culprit.cause, ZeroGradientCause::Factor | ZeroGradientCause::Weight)
+            {
                 continue;
             }
             let whose = if always { String::new() } else { teachers.text() };
@@ -226,27 +228,30 @@ impl<'a> Looking<'a> {
                 false => Diagnostic::warning(Code::ZeroGradient, place, text),
             };
             let part = text::formula(culprit.part, 60);
-            diagnostic = diagnostic.label(match culprit.why {
-                Why::Same => format!("`{part}` compares a distribution with itself"),
+            diagnostic = diagnostic.label(match culprit.cause {
+                ZeroGradientCause::Same => format!("`{part}` compares a distribution with itself"),
                 _ if literal => "this is 0".to_owned(),
-                Why::Bounds => format!("`{part}` leaves nothing of what it bounds"),
+                ZeroGradientCause::Bounds => format!(
+                    "`{part}` sets everything that it bounds to a \
+                    constant"
+                ),
                 _ => format!("`{part}` is 0 throughout"),
             });
-            if literal && culprit.why == Why::Bounds {
+            if literal && culprit.cause == ZeroGradientCause::Bounds {
                 diagnostic = diagnostic.note(
                     self.span(culprit.part.0.origin),
-                    format!("`{part}` leaves nothing of what it bounds"),
+                    format!("`{part}` sets everything that it bounds to a constant"),
                 );
             } else if place != self.span(term.origin) {
                 diagnostic = diagnostic.note(self.span(term.origin), "the term");
             }
-            self.add(diagnostic.help(match culprit.why {
-                Why::Same => {
+            self.add(diagnostic.help(match culprit.cause {
+                ZeroGradientCause::Same => {
                     "a teacher that is `self`, as it is now, is the student; with `sees` it reads more, \
                      `self.ema(0.99)` is older"
                 }
-                Why::Bounds => "give bounds that leave values between them",
-                _ => "leave out a term that is not wanted, or give it a factor other than 0",
+                ZeroGradientCause::Bounds => "give bounds that leave values between them",
+                _ => "remove the term, or give it a factor other than 0",
             }));
         }
     }
@@ -278,12 +283,12 @@ impl<'a> Looking<'a> {
         self.add(diagnostic);
     }
 
-    /// Checks a term on all the tokens that it is trained on; `known` where `cases` has all of them. False
+    /// Checks a term on all the tokens that it is trained on. `known`: whether `cases` has all of them. False
     /// when the time is up.
-    fn of_term(&mut self, cases: &[Case], known: bool) -> bool {
-        let mut vanishing: Vec<(&Case, Vanishing)> = Vec::new();
+    fn of_term(&mut self, cases: &[AuditCase], known: bool) -> bool {
+        let mut vanishing: Vec<(&AuditCase, Vanishing)> = Vec::new();
         for case in cases {
-            if !(self.go_on)() {
+            if !(self.keep_going)() {
                 return false;
             }
             match vanishes(case) {
@@ -295,7 +300,7 @@ impl<'a> Looking<'a> {
         for (case, how) in vanishing {
             let later = case.later().is_some_and(|later| vanishes(&later).is_none());
             match how {
-                // The term matters in later passes.
+                // The term has an effect in later passes.
                 Vanishing::Nothing if later => {}
                 Vanishing::Cancels if nowhere && !later => self.zero(case),
                 Vanishing::Nothing if nowhere => self.nothing(case),
@@ -305,22 +310,22 @@ impl<'a> Looking<'a> {
         true
     }
 
-    fn case(&mut self, case: &Case) {
+    fn case(&mut self, case: &AuditCase) {
         if matches!(case.sampler, Sampler::Student { .. }) {
             self.misleading(case);
         }
-        let filtered = || TermView { left: case.left, ..case.view() };
+        let filtered = || TermView { samples: case.samples, ..case.view() };
         let query = |step: u32| case.query_of(filtered(), step, RunNumbers::AtStep);
         let queries: Vec<Query> = case.steps().into_iter().filter_map(query).collect();
         if !queries.is_empty() && queries.iter().all(|query| query.ignores_teacher() == Ok(true)) {
             self.ignores_teacher(case);
         } else {
-            self.leads_away(case, &queries);
+            self.report_repelling_term(case, &queries);
         }
     }
 
     /// Reports that no token has a gradient, whatever is drawn.
-    fn nothing(&mut self, case: &Case) {
+    fn nothing(&mut self, case: &AuditCase) {
         let text = "no gradient comes from this term, whatever is drawn";
         let place = self.span(case.term.origin);
         let diagnostic = match case.objective.terms.len() {
@@ -334,20 +339,20 @@ impl<'a> Looking<'a> {
         );
     }
 
-    fn zero(&mut self, case: &Case) {
+    fn zero(&mut self, case: &AuditCase) {
         let text = "the mean gradient of this term is exactly 0, over everything that can be drawn";
         let diagnostic = Diagnostic::error(Code::ZeroGradient, self.span(case.term.origin), text)
             .label("each token pulls, and together they cancel")
             .note(self.span(case.rollout), format!("these are {}", case.sampler.text()))
             .help(
-                "multiply by what is known of the token itself, or differentiate a divergence: `live \
-                 kl(student || teacher)`",
+                "multiply by a number of the sampled token, or differentiate a divergence: `live \
+                kl(student || teacher)`",
             );
         self.add(diagnostic);
     }
 
-    /// Reports a gradient that vanishes on some of the tokens only, or in the first pass over them.
-    fn zero_somewhere(&mut self, case: &Case, how: Vanishing, later: bool) {
+    /// Reports a gradient that vanishes on some of the tokens, or only in the first pass over them.
+    fn zero_somewhere(&mut self, case: &AuditCase, how: Vanishing, later: bool) {
         let pass = match case.passes {
             passes if later => format!(" in the first of {passes} passes"),
             _ => String::new(),
@@ -363,8 +368,12 @@ impl<'a> Looking<'a> {
             Vanishing::Nothing => "0 in every toy model, for every outcome",
         };
         let (which, help) = match later {
-            true => ("these are", "later passes do train, for these tokens are an earlier student's then"),
-            false => ("some of these are", "the others do train; leave these out where they are not wanted"),
+            true => (
+                "these are",
+                "later passes do train, because these tokens were then sampled by an \
+                earlier student",
+            ),
+            false => ("some of these are", "the others do train; remove these if they are not needed"),
         };
         let diagnostic = Diagnostic::warning(Code::ZeroGradient, self.span(case.term.origin), text)
             .label(label)
@@ -373,12 +382,15 @@ impl<'a> Looking<'a> {
         self.add(diagnostic);
     }
 
-    /// Reports a value that estimates one divergence and a gradient that follows another one, on tokens that
+    /// Reports a value that estimates one divergence while the gradient follows another one, on tokens that
     /// are sampled from the policy that is scored.
-    fn misleading(&mut self, case: &Case) {
-        let scored_at = case.view().scored_at(case.sampler);
+    fn misleading(&mut self, case: &AuditCase) {
+        let scored_at = case.objective.temperature.unwrap_or(case.policy_temperature);
         let drawn_so = case.sampler.is_on_policy(scored_at);
-        let plain = Case { sampler: if drawn_so { case.sampler } else { &Sampler::ON_POLICY }, ..*case };
+        let plain = match drawn_so {
+            true => *case,
+            false => AuditCase { sampler: &Sampler::ON_POLICY, policy_temperature: 1.0, ..*case },
+        };
         let Some((value, gradient)) = plain.query(case.steps / 2).and_then(|query| query.misleading()) else {
             return;
         };
@@ -395,12 +407,10 @@ impl<'a> Looking<'a> {
         )));
     }
 
-    fn ignores_teacher(&mut self, case: &Case) {
+    fn ignores_teacher(&mut self, case: &AuditCase) {
         let text = "this term reads a teacher, and its gradient is the same for every teacher";
         let diagnostic = Diagnostic::warning(Code::NoTeacherSignal, self.span(case.term.origin), text)
-            .label(
-                "what the teacher says is added to something, and multiplies nothing that carries gradient",
-            )
+            .label("the teacher's number is only added; it does not multiply anything that carries gradient")
             .note(self.span(case.rollout), format!("on {}", case.sampler.text()))
             .help(
                 "make it a factor, `(student.logp - teacher.logp) * live student.logp`, or differentiate a \
@@ -410,23 +420,23 @@ impl<'a> Looking<'a> {
     }
 
     /// Reports a sign error: a minus too many, or too few.
-    fn leads_away(&mut self, case: &Case, queries: &[Query]) {
-        let found: Vec<Option<Away>> =
-            queries.iter().map(|query| query.leads_away().unwrap_or_default()).collect();
+    fn report_repelling_term(&mut self, case: &AuditCase, queries: &[Query]) {
+        let found: Vec<Option<RepelledFrom>> =
+            queries.iter().map(|query| query.repelled_from().unwrap_or_default()).collect();
         let Some(Some(away)) = found.first().cloned() else { return };
         if found.iter().any(|other| other.as_ref() != Some(&away)) {
             return;
         }
-        // Beside another term, a teacher may be there as a negative example.
-        if matches!(away, Away::From(Role::Named { .. })) && case.objective.terms.len() > 1 {
+        // Beside other terms, a teacher may be meant as a negative example.
+        if matches!(away, RepelledFrom::Role(Role::Named { .. })) && case.objective.terms.len() > 1 {
             return;
         }
         let what = match &away {
-            Away::From(role) => format!("moves the student away from `{}`", role.name()),
-            Away::Data => "makes the text that it is trained on less likely".to_owned(),
-            Away::Reward => "lowers the expected reward".to_owned(),
+            RepelledFrom::Role(role) => format!("moves the student away from `{}`", role.name()),
+            RepelledFrom::Data => "makes the text that it is trained on less likely".to_owned(),
+            RepelledFrom::Reward => "lowers the expected reward".to_owned(),
         };
-        let verdict = queries[0].judge(When::Throughout).verdict.text();
+        let verdict = queries[0].judge(RunPhase::Throughout).verdict.text();
         let diagnostic =
             Diagnostic::warning(Code::WrongSign, self.span(case.term.origin), format!("this term {what}"))
                 .label(format!("a term is minimised; this one {verdict}"))
@@ -439,7 +449,7 @@ impl<'a> Looking<'a> {
         self.origins[origin.0 as usize]
     }
 
-    /// Adds a diagnostic; of two with the same code and place, an error replaces a warning.
+    /// Adds a diagnostic. Of two with the same code and place, an error replaces a warning.
     fn add(&mut self, diagnostic: Diagnostic) {
         let same =
             |known: &&mut Diagnostic| known.code == diagnostic.code && known.primary == diagnostic.primary;
@@ -453,23 +463,23 @@ impl<'a> Looking<'a> {
     }
 }
 
-/// How the mean gradient vanishes in the middle of the run, at its start and at its end, and for any number
-/// that changes during the run; `None` where it does not, or that is not known.
-fn vanishes(case: &Case) -> Option<Vanishing> {
+/// How the mean gradient vanishes in the middle of the run, at its start and at its end, and for any values
+/// of numbers that change. `None` if it does not vanish, or that is not known.
+fn vanishes(case: &AuditCase) -> Option<Vanishing> {
     let (mut moves, mut silent) = (false, false);
     let at_steps = case.steps().into_iter().map(|step| (step, RunNumbers::AtStep));
-    // A number may be 0 at all of these steps and not between them.
+    // A number may be 0 at all of these steps and not in between.
     let between = case.view().moves_unseen().then_some((case.steps / 2, RunNumbers::Arbitrary));
     for (step, run) in at_steps.chain(between) {
         let query = case.query_of(case.view(), step, run)?;
         match query.vanishes() {
-            // A coefficient that is 0 only for a while is intended.
+            // A coefficient that is 0 for some time is intended.
             Ok((true, moved)) => moves |= moved,
             _ => return None,
         }
         silent |= query.may_be_silent();
     }
-    match (moves, case.left.filter) {
+    match (moves, case.samples.filter) {
         // A mean of 0 over all samples need not be 0 over those that a filter keeps.
         (true, Some(_)) => None,
         (true, None) => Some(Vanishing::Cancels),

@@ -1,4 +1,4 @@
-//! Divergences of small distributions, with their derivatives by the student's logits.
+//! Divergences between small distributions, with their derivatives by the student's logits.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -19,18 +19,18 @@ use crate::lower::{FormulaGraph, GraphLeaf};
 pub(crate) struct TokenContext<'a> {
     pub toy: &'a ToyModel,
     pub prefix: usize,
-    /// The token taken, if one is.
+    /// The token taken, if there is one.
     pub token: Option<usize>,
     /// Whether upper bounds of summands are applied.
     pub bounds: bool,
 }
 
-/// Why the audit can't answer for a toy model, in words.
+/// The reason why the audit can't evaluate a toy model, in words.
 pub(crate) type AuditRefusal = String;
 
 impl TokenContext<'_> {
-    /// The log-probabilities of a role at a temperature; the student's carry gradient by the logits after
-    /// this prefix. Everything is computed from these: small probabilities would underflow.
+    /// The log-probabilities of a role at a temperature. The student's have derivatives by the logits after
+    /// this prefix. Everything is computed from these, because small probabilities would underflow.
     pub fn log_probabilities(
         &self,
         role: &Role,
@@ -92,7 +92,7 @@ impl TokenContext<'_> {
         live: bool,
         parameters: &mut dyn Iterator<Item = f64>,
     ) -> Result<Vec<Dual>, AuditRefusal> {
-        // The sampler's probabilities are already at the trained policy's temperature: see `divergence`.
+        // The sampler's probabilities are already at the temperature of the trained policy; see `divergence`.
         let of = |role: &Role| {
             if *role == Role::Sampler { temperature / self.toy.temperature } else { temperature }
         };
@@ -113,7 +113,7 @@ impl TokenContext<'_> {
         }
     }
 
-    /// By entry: whether a support contains it.
+    /// For each entry, whether a support contains it.
     pub fn members(&self, support: &Support) -> Result<Vec<bool>, AuditRefusal> {
         let entries = self.toy.size.vocabulary;
         let several = |parts: &[Support], joined: fn(bool, bool) -> bool, empty: bool| {
@@ -132,7 +132,7 @@ impl TokenContext<'_> {
             Support::Nucleus { role, p } => {
                 let logp: Vec<f64> =
                     self.log_probabilities(role, 1.0, false)?.into_iter().map(|logp| logp.value).collect();
-                // In the nucleus if strictly more probable entries hold less than `p`: equals go together.
+                // An entry is in the nucleus if strictly more probable ones hold less than `p`: equals agree.
                 let held = |entry: usize| {
                     let before = logp.iter().filter(|other| **other > logp[entry]);
                     before.map(|logp| logp.exp()).sum::<f64>()
@@ -154,7 +154,7 @@ impl TokenContext<'_> {
         }
     }
 
-    /// A role's entries, the most probable first; of equals, the one with the lower id.
+    /// A role's entries, the most probable first. Of equals, the one with the lower id comes first.
     pub fn order(&self, role: &Role) -> Result<Vec<usize>, AuditRefusal> {
         let logp = self.log_probabilities(role, 1.0, false)?;
         let mut order: Vec<usize> = (0..logp.len()).collect();
@@ -171,7 +171,7 @@ impl TokenContext<'_> {
     }
 
     /// Minus the log-likelihood that the student, sampling without replacement, draws a support's entries in
-    /// the order of its role (Plackett and Luce).
+    /// the order of the support's role (Plackett and Luce).
     pub fn ranking(&self, support: &Support) -> Result<Dual, AuditRefusal> {
         fn judge(support: &Support) -> Option<&Role> {
             match support {
@@ -184,7 +184,7 @@ impl TokenContext<'_> {
         let (members, logps) = (self.members(support)?, self.log_probabilities(&Role::Student, 1.0, true)?);
         let (mut left, mut total) = (vec![true; logps.len()], Dual::plain(0.0));
         for entry in self.order(role)?.into_iter().filter(|entry| members[*entry]) {
-            // The sum over the remaining entries, not 1 minus the others, where all digits would cancel.
+            // The remaining entries are summed. 1 minus the others would lose all digits.
             let remaining = logps.iter().zip(&left).filter(|(_, left)| **left).map(|(logp, _)| (1.0, logp));
             total = total.add(&log_sum(remaining).subtract(&logps[entry]));
             left[entry] = false;
@@ -193,7 +193,7 @@ impl TokenContext<'_> {
     }
 
     /// A divergence at this place. `parameters` are the values of its formulas, in their order. The
-    /// derivative is by the logits after this prefix alone, and only where the divergence is live.
+    /// derivative is by the logits after this prefix only, and only if the divergence is live.
     pub fn divergence(&self, of: &Divergence, parameters: &[f64], live: bool) -> Result<Dual, AuditRefusal> {
         let mut parameters = parameters.iter().copied();
         let own: Vec<f64> = match &of.kind {
@@ -225,11 +225,11 @@ impl TokenContext<'_> {
         }
         let mut generalized = false;
         match of.mass {
-            // A bound on summands applies to them with their correction, whatever the support.
+            // A bound applies to summands with their correction, on every support.
             Mass::Generalized => generalized = true,
             _ if full => {}
             Mass::Raw => {}
-            // After the sorted entries: it is compared with the other side's remainder.
+            // The tail comes after the sorted entries, because it is compared with the other side's tail.
             Mass::Tail => {
                 l.push(log_sum(on(&left, false).iter().map(|logp| (1.0, logp))));
                 r.push(log_sum(on(&right, false).iter().map(|logp| (1.0, logp))));
@@ -244,7 +244,7 @@ impl TokenContext<'_> {
         let bound = of.clip_each.filter(|_| self.bounds).map(Dual::plain);
         let entries = match kind {
             DivergenceKind::Entrywise(summand) => {
-                Some(EntryGraph { graph: self.toy.entry_graphs.of(summand, &own)?, step: self.toy.step })
+                Some(EntryGraph { graph: self.toy.entry_graphs.graph(summand, &own)?, step: self.toy.step })
             }
             _ => None,
         };
@@ -273,7 +273,7 @@ fn chosen(entries: usize, which: &[usize]) -> Vec<bool> {
     (0..entries).map(|entry| which.contains(&entry)).collect()
 }
 
-/// The summand of one entry, from both sides' log-probabilities; `entries` is its graph, if it is declared.
+/// The summand of one entry, from both sides' log-probabilities. `entries` is its graph if it is declared.
 fn summand(
     kind: &DivergenceKind,
     entries: Option<&EntryGraph>,
@@ -313,8 +313,8 @@ fn gradients_where_equal(
     Ok([by(one(), vec![], 1.0)?, by(one(), vec![], 0.0)?, by(vec![], one(), 0.0)?])
 }
 
-/// From log-probabilities. In quotients and powers, a probability that is too small is replaced by the
-/// smallest usable one, as in a run; logarithms are exact.
+/// The summand from log-probabilities. In quotients and powers, a probability that is too small is replaced
+/// by the smallest usable one, as in a run. Logarithms are exact.
 fn entrywise(entries: &EntryGraph, l: &Dual, r: &Dual) -> Result<Dual, AuditRefusal> {
     let least = LEAST_PROBABILITY.ln();
     let of = |[l, r]: [&Dual; 2], entry: SideProbability| {
@@ -330,7 +330,7 @@ fn entrywise(entries: &EntryGraph, l: &Dual, r: &Dual) -> Result<Dual, AuditRefu
     if l.value >= least && r.value >= least {
         return entries.value(&probability);
     }
-    // An entry of probability 0 has no logarithm.
+    // An entry of probability 0 gets a finite logarithm.
     let finite = |logp: &Dual| match logp.value == f64::NEG_INFINITY {
         true => Dual::plain(least),
         false => logp.clone(),
@@ -355,7 +355,7 @@ impl EntryGraph {
             .ok_or_else(|| "the divergence holds more than arithmetic and its parameters".into())
     }
 
-    /// The value where probabilities are too small for a logarithm of them.
+    /// The value where probabilities underflow, and their logarithms are given as well.
     fn value_of_small(
         &self,
         probability: &dyn Fn(SideProbability) -> Dual,
@@ -372,11 +372,11 @@ impl EntryGraph {
     }
 }
 
-/// No more graphs than this are cached: parameters differ from token to token.
+/// The most graphs in the cache. Parameters may differ from token to token.
 const MOST_GRAPHS: usize = 16;
 
-/// A cache of summands' graphs with the values of their parameters: all tokens of all toy models of a kind
-/// use the same few.
+/// A cache of summands' graphs with the values of their parameters. All tokens of all toy models of a kind
+/// share a few graphs.
 #[derive(Clone, Debug, Default)]
 pub(super) struct EntryGraphs(Rc<RefCell<Vec<KnownGraph>>>);
 
@@ -388,8 +388,8 @@ struct KnownGraph {
 }
 
 impl EntryGraphs {
-    /// `own` are the values of the summand's parameters.
-    fn of(&self, summand: &Summand, own: &[f64]) -> Result<Rc<FormulaGraph>, AuditRefusal> {
+    /// The graph of a summand. `own` are the values of its parameters.
+    fn graph(&self, summand: &Summand, own: &[f64]) -> Result<Rc<FormulaGraph>, AuditRefusal> {
         let mut known = self.0.borrow_mut();
         let same = |known: &&KnownGraph| Rc::ptr_eq(&known.summand.0, &summand.value.0) && known.own == own;
         if let Some(known) = known.iter().find(same) {

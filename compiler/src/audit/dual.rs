@@ -1,14 +1,14 @@
-//! Dual numbers: values with their derivative by the student's logits.
+//! Dual numbers: values with their derivatives by the student's logits.
 
 use mopd_lang::formula::Function;
 use mopd_ops::FunctionValue;
 use mopd_ops::expr::{Arguments, NumberOps};
 
-/// A sum is 0 where it is below this share of its parts' size: the rest is rounding error.
+/// A sum below this share of the size of its parts counts as 0, because the rest is rounding error.
 const ROUNDING: f64 = 1e-13;
 
-/// `sum`, of two parts of these sizes; exactly 0 where they cancel. So the difference of two computations of
-/// one number is 0, with no gradient, instead of 1e-17, which would count as a small one.
+/// `sum`, of two parts of these sizes, or exactly 0 where they cancel. So the difference of two computations
+/// of one number is 0 without gradient, instead of 1e-17, which would count as a small number.
 fn cancelled(sum: f64, left: f64, right: f64) -> f64 {
     if sum.is_finite() && sum.abs() <= ROUNDING * (left.abs() + right.abs()) { 0.0 } else { sum }
 }
@@ -16,7 +16,7 @@ fn cancelled(sum: f64, left: f64, right: f64) -> f64 {
 /// The most operands of any function.
 const MOST_OPERANDS: usize = 3;
 
-/// A number and its derivative by every logit; the derivative is empty where no gradient flows.
+/// A number and its derivative by every logit. The derivative is empty where no gradient flows.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Dual {
     pub value: f64,
@@ -75,12 +75,12 @@ impl Dual {
     }
 }
 
-/// The log of a weighted sum of probabilities, from their logs: also for probabilities that underflow in
+/// The log of a weighted sum of probabilities, from their logs. Works for probabilities that underflow in
 /// double precision.
 pub(super) fn log_sum<'a>(parts: impl IntoIterator<Item = (f64, &'a Dual)>) -> Dual {
     let parts: Vec<(f64, &Dual)> = parts.into_iter().filter(|(weight, _)| *weight != 0.0).collect();
     let highest = parts.iter().map(|(_, part)| part.value).fold(f64::NEG_INFINITY, f64::max);
-    // NaN must not be lost here.
+    // A NaN does not equal minus infinity, and is kept.
     if parts.iter().all(|(_, part)| part.value == f64::NEG_INFINITY) {
         return Dual::plain(f64::NEG_INFINITY);
     }

@@ -1,5 +1,5 @@
-//! The value of a term and its derivative, for one sample: evaluates the graph that is compiled, node by
-//! node, with dual numbers.
+//! The value of a term and its derivative, for one sample. The graph that is also compiled is evaluated node
+//! by node, with dual numbers.
 
 use std::collections::HashMap;
 
@@ -19,7 +19,7 @@ pub(super) struct Evaluator<'a> {
     lowered: &'a FormulaGraph,
     /// Whether `clip`, and `min` and `max` with a bound, are applied.
     bounds: bool,
-    /// The layout of its samples, and the numbers from earlier steps.
+    /// The layout of a sample, and the numbers carried from earlier steps.
     batch: Batch,
 }
 
@@ -27,7 +27,7 @@ pub(super) struct Evaluator<'a> {
 pub(super) struct NodeValues<'a> {
     graph: &'a Graph,
     layout: &'a Layout,
-    /// One number for a node that is the same for all elements.
+    /// The values of each node; a single one if it is the same for all elements.
     nodes: Vec<Vec<Dual>>,
 }
 
@@ -45,7 +45,7 @@ impl NodeValues<'_> {
         }
     }
 
-    /// The value at the coarser element that contains an element of `axis`.
+    /// The value at the element that contains element `element` of `axis`.
     pub fn around(&self, node: NodeId, axis: Axis, element: usize) -> &Dual {
         self.at(node, self.layout.parent(axis, self.graph.axis(node), element))
     }
@@ -53,8 +53,8 @@ impl NodeValues<'_> {
 
 impl<'a> Evaluator<'a> {
     /// # Errors
-    /// A missing number of an earlier step.
-    pub fn of(
+    /// If a number of an earlier step is missing.
+    pub fn new(
         toy: &'a ToyModel,
         lowered: &'a FormulaGraph,
         bounds: bool,
@@ -69,7 +69,7 @@ impl<'a> Evaluator<'a> {
         &self.batch.layout
     }
 
-    /// Numbers carried from an earlier step, on another batch: they do not depend on what is drawn here.
+    /// Numbers carried from an earlier step, on another batch, so that they do not depend on the sample.
     fn carried(&self) -> Result<HashMap<NodeId, f64>, AuditRefusal> {
         let memories: Vec<(NodeId, NodeId)> = self
             .lowered
@@ -82,18 +82,18 @@ impl<'a> Evaluator<'a> {
             })
             .collect();
         let Some(toy) = self.toy.before.as_ref().filter(|_| !memories.is_empty()) else {
-            // One earlier step is enough: what that step carried from before it may be any number.
+            // One earlier step is enough: the numbers that it carries from before may be arbitrary.
             let chance = self.toy.chance("memory", &[]);
             return Ok(memories.into_iter().map(|(id, _)| (id, chance)).collect());
         };
-        let earlier = Evaluator::of(toy, self.lowered, self.bounds)?;
+        let earlier = Evaluator::new(toy, self.lowered, self.bounds)?;
         let tokens = toy.typical();
-        let values = earlier.run(&ToySample::of(toy, &tokens, self.bounds))?;
+        let values = earlier.run(&ToySample::new(toy, &tokens, self.bounds))?;
         Ok(memories.into_iter().map(|(id, operand)| (id, values.at(operand, 0).value)).collect())
     }
 
     /// # Errors
-    /// What the toy model lacks, in words.
+    /// A description of what the toy model lacks.
     pub fn run(&self, sample: &ToySample) -> Result<NodeValues<'_>, AuditRefusal> {
         let (graph, layout) = (&self.lowered.graph, self.layout());
         let mut values = NodeValues { graph, layout, nodes: Vec::with_capacity(graph.len()) };
@@ -126,7 +126,7 @@ impl<'a> Evaluator<'a> {
                 };
                 sample.leaf(leaf, layout, &parameters)?
             }
-            // Its values are those of its operand: see [`NodeValues::at`].
+            // The values are those of its operand: see [`NodeValues::at`].
             Operation::Broadcast { .. } => Vec::new(),
             Operation::Apply { function, operands } => {
                 if let Some(unbounded) = bounded(graph, id).filter(|_| !self.bounds) {
@@ -169,8 +169,8 @@ impl<'a> Evaluator<'a> {
     }
 }
 
-/// The value of a formula that depends on one element only, at a step of the run; `None` where a leaf has no
-/// value, or where it is not such a formula.
+/// The value of a formula that depends on one element only, at a step of the run. `None` if a leaf has no
+/// value, or the formula is not of this kind.
 pub(super) fn elementwise(
     lowered: &FormulaGraph,
     step: (u32, u32),
@@ -197,8 +197,8 @@ pub(super) fn elementwise(
     values.swap_remove(lowered.roots[0].0 as usize)
 }
 
-/// [`elementwise`] of probabilities whose logarithms are given: the logarithm of a product, a quotient, a
-/// power or a sum of them is computed from these logarithms, however small the probabilities are.
+/// [`elementwise`] of probabilities that are given by their logarithms. The logarithm of a product, quotient,
+/// power or sum of them is computed from these logarithms, however small the probabilities are.
 pub(super) fn of_probabilities(
     lowered: &FormulaGraph,
     step: (u32, u32),
@@ -245,7 +245,7 @@ pub(super) fn of_probabilities(
     values.swap_remove(lowered.roots[0].0 as usize)
 }
 
-/// The logarithm of a function of positive numbers, from their logarithms; `None` where that is impossible.
+/// The logarithm of a function of positive numbers, from their logarithms. `None` if that is impossible.
 fn log_of_apply<'a>(
     function: Function,
     operands: &[NodeId],
@@ -263,7 +263,7 @@ fn log_of_apply<'a>(
     }
 }
 
-/// The operand of a node that bounds it by constants.
+/// The operand that a node bounds by constants. `None` if it does not.
 pub(super) fn bounded(graph: &Graph, id: NodeId) -> Option<NodeId> {
     let Operation::Apply { function, operands } = &graph.node(id).operation else { return None };
     let of_run = |id: &NodeId| match graph.node(*id).operation {
@@ -282,7 +282,7 @@ pub(super) fn bounded(graph: &Graph, id: NodeId) -> Option<NodeId> {
     }
 }
 
-/// Value and gradient as in the operators' table; a sum cancels as that of two numbers does.
+/// A reduction, with the value and gradient of the operators' table. Its sums cancel as sums of two do.
 fn reduced(reduction: Reduction, members: &[&Dual]) -> Dual {
     match reduction {
         Reduction::Sum | Reduction::Mean if !members.is_empty() => {
@@ -314,7 +314,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_none_is_what_the_table_says() {
+    fn reductions_over_no_elements_have_the_tables_values() {
         for reduction in Reduction::EACH {
             assert_eq!(reduced(reduction, &[]), Dual::plain(reduction.of_none()), "{reduction:?}");
         }

@@ -1,5 +1,5 @@
 //! The exact expected gradient of a term in a toy model: the mean of its derivative over everything that can
-//! be drawn. The sampling itself is not differentiated: prefixes and samples are constants, as in trainers.
+//! be drawn. Sampling is not differentiated: prefixes and samples are constants, as in trainers.
 
 use mopd_lang::formula::{Axis, Formula};
 
@@ -11,31 +11,31 @@ use super::toy_model::ToyModel;
 use super::view::TermView;
 use crate::lower::FormulaGraph;
 
-/// Which parts of a term are applied.
+/// The parts of a term that are applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Counting {
+pub(super) struct AppliedParts {
     /// `clip`, and `min` and `max` with a bound.
     pub bounds: bool,
     /// `select`, `weight` and `when`.
     pub gates: bool,
 }
 
-pub(super) const ALL: Counting = Counting { bounds: true, gates: true };
+pub(super) const ALL: AppliedParts = AppliedParts { bounds: true, gates: true };
 
 /// A term lowered for evaluation.
 pub(super) struct CompiledTerm {
     lowered: FormulaGraph,
     /// The finest axis of value, factors and masks.
     axis: Axis,
-    /// How many of the last roots are conditions: `when`, `filter`.
+    /// The number of conditions (`when`, `filter`), which are the last roots.
     conditions: usize,
     kept: bool,
 }
 
 /// Expected gradient and value of a term.
 pub(super) struct Expectation {
-    /// By the student's logits, prefix after prefix: per token that follows the prefix. 0 after prefixes that
-    /// never occur.
+    /// The derivative by the student's logits, prefix after prefix, per token that follows the prefix. 0
+    /// after prefixes that never occur.
     pub gradient: Vec<f64>,
     /// The mean over the term's own elements.
     pub value: f64,
@@ -45,30 +45,30 @@ pub(super) struct Expectation {
 
 impl CompiledTerm {
     /// # Errors
-    /// What a graph can't express.
-    pub fn of(view: &TermView, counting: Counting) -> Result<CompiledTerm, AuditRefusal> {
+    /// A description of the first construct that a graph can't express.
+    pub fn new(view: &TermView, counting: AppliedParts) -> Result<CompiledTerm, AuditRefusal> {
         let gates = counting.gates;
         let factors = view.weight.into_iter().chain(view.own_weight).filter(|_| gates);
-        let conditions: Vec<&Formula> = view.when.into_iter().chain(view.left.filter).collect();
+        let conditions: Vec<&Formula> = view.when.into_iter().chain(view.samples.filter).collect();
         let conditions = if gates { conditions } else { Vec::new() };
         let roots: Vec<&Formula> =
             std::iter::once(view.value).chain(factors).chain(conditions.iter().copied()).collect();
-        let lowered = FormulaGraph::of(view.select.filter(|_| gates), &roots)?;
+        let lowered = FormulaGraph::from_formulas(view.select.filter(|_| gates), &roots)?;
         let all = lowered.roots.iter().chain(&lowered.select);
         let axis = all.map(|root| lowered.graph.axis(*root)).max().unwrap_or(Axis::Token);
-        Ok(CompiledTerm { lowered, axis, conditions: conditions.len(), kept: view.left.kept && gates })
+        Ok(CompiledTerm { lowered, axis, conditions: conditions.len(), kept: view.samples.kept && gates })
     }
 
     /// # Errors
-    /// What the toy model lacks, or numbers that are not finite.
-    pub fn expectation(&self, toy: &ToyModel, counting: Counting) -> Result<Expectation, AuditRefusal> {
+    /// A description of what the toy model lacks, or of numbers that are not finite.
+    pub fn expectation(&self, toy: &ToyModel, counting: AppliedParts) -> Result<Expectation, AuditRefusal> {
         let size = toy.size;
-        let evaluator = Evaluator::of(toy, &self.lowered, counting.bounds)?;
+        let evaluator = Evaluator::new(toy, &self.lowered, counting.bounds)?;
         let mut gradient = vec![0.0; size.logits()];
         let mut visits = vec![0.0; size.prefixes()];
         let (mut value, mut largest) = (0.0, 0.0f64);
         for tokens in size.outcomes() {
-            let sample = ToySample::of(toy, &tokens, counting.bounds);
+            let sample = ToySample::new(toy, &tokens, counting.bounds);
             let probability = sample.probability();
             if probability == 0.0 {
                 continue;

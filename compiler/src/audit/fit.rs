@@ -1,4 +1,4 @@
-//! Least squares: writes a vector as a multiple, or a linear combination, of known vectors.
+//! Least squares: expresses a vector as a multiple, or a linear combination, of known vectors.
 
 /// The largest residual, as a share of the whole, that counts as rounding error.
 const EXACT: f64 = 1e-8;
@@ -16,7 +16,7 @@ pub(super) fn cosine(a: &[f64], b: &[f64]) -> f64 {
     if size > 0.0 { dot(a, b) / size } else { 0.0 }
 }
 
-/// How far `a` is from `b`, as a share of `b`.
+/// The distance from `a` to `b`, as a share of the norm of `b`.
 pub(super) fn distance(a: &[f64], b: &[f64]) -> f64 {
     norm(&difference(a, b)) / norm(b)
 }
@@ -25,8 +25,8 @@ pub(super) fn difference(a: &[f64], b: &[f64]) -> Vec<f64> {
     a.iter().zip(b).map(|(a, b)| a - b).collect()
 }
 
-/// The coefficients with which `whole` is the sum of `parts`; `None` where it is not such a sum, or where one
-/// part is not needed.
+/// The coefficients with which `whole` is the sum of `parts`. `None` if it is no such sum, or if a part is
+/// not needed.
 pub(super) fn coefficients(whole: &[f64], parts: &[&[f64]]) -> Option<Vec<f64>> {
     let rows: Vec<Vec<f64>> = parts
         .iter()
@@ -44,7 +44,7 @@ pub(super) fn coefficients(whole: &[f64], parts: &[&[f64]]) -> Option<Vec<f64>> 
     (norm(&rest) <= EXACT * norm(whole)).then_some(found)
 }
 
-/// Gaussian elimination; the right side is the last column. `None` where the equations are linearly
+/// Gaussian elimination; the right side is the last column. `None` if the equations are linearly
 /// dependent.
 fn solve(mut rows: Vec<Vec<f64>>) -> Option<Vec<f64>> {
     let count = rows.len();
@@ -74,8 +74,8 @@ fn solve(mut rows: Vec<Vec<f64>>) -> Option<Vec<f64>> {
     Some(found)
 }
 
-/// Whether each block of `whole` is a multiple of that block of `part`; if so, the smallest and the largest
-/// factor.
+/// The smallest and the largest factor, if each block of `whole` is a multiple of that block of
+/// `part`.
 pub(super) fn per_block(whole: &[f64], part: &[f64], block: usize) -> Option<(f64, f64)> {
     let all = norm(whole);
     let mut range: Option<(f64, f64)> = None;
@@ -92,7 +92,7 @@ pub(super) fn per_block(whole: &[f64], part: &[f64], block: usize) -> Option<(f6
         let (least, most) = range.unwrap_or((factor, factor));
         range = Some((least.min(factor), most.max(factor)));
     }
-    // With one block, or blocks of two numbers with sum 0, it always is a multiple.
+    // One block, or blocks of two numbers with sum 0, are always multiples.
     range.filter(|_| counted > 1 && block > 2)
 }
 

@@ -5,22 +5,22 @@ use std::rc::Rc;
 use mopd_lang::formula::{Formula, FormulaKind, ModelSignal as Number, Role, Signal, text};
 
 use super::divergence::{AuditRefusal, EntryGraphs};
-use super::expectation::{ALL, Counting};
+use super::expectation::{ALL, AppliedParts};
 use super::fit::{coefficients, cosine, difference, distance, norm};
-use super::known::{KnownGradients, LEAST, Measured, gradients, measure};
+use super::known::{KnownGradients, LEAST, MeasuredGradient, gradients, measure};
 use super::named::{Named, candidates};
 use super::parameter_values::ParameterValues;
 use super::sampler::Sampler;
 use super::teachers::Teachers;
 use super::toy_model::{RunNumbers, ToyModel, ToyModelSpec, ToyMoment, Variation};
 use super::variants;
-use super::verdict::{GradientMultiple, NearestTask, TermVerdict, Verdict, When};
+use super::verdict::{GradientMultiple, NearestTask, RunPhase, TermVerdict, Verdict};
 use super::view::TermView;
 
 /// The most roles that a term may depend on: every toy model has distributions of all of them.
 const MOST_ROLES: usize = 64;
 
-/// A term, the tokens that it is trained on and the step of the run.
+/// A term, with the tokens that it is trained on and the step of the run.
 pub(super) struct Query<'a> {
     pub(super) view: TermView<'a>,
     pub(super) spec: ToyModelSpec,
@@ -28,8 +28,8 @@ pub(super) struct Query<'a> {
 
 impl<'a> Query<'a> {
     /// # Errors
-    /// Why the audit can't answer for a toy model, in words.
-    pub fn of(
+    /// The reason why the audit can't evaluate a toy model, in words.
+    pub fn new(
         view: TermView<'a>,
         sampler: &Sampler,
         teachers: &Teachers,
@@ -61,9 +61,9 @@ impl<'a> Query<'a> {
         }
         let (roles, teachers) = (teachers.closure(roles, step, MOST_ROLES), teachers.clone());
         if roles.len() > MOST_ROLES {
-            return Err(format!("more than {MOST_ROLES} teachers have to do with it"));
+            return Err(format!("it reads more than {MOST_ROLES} teachers"));
         }
-        let (values, temperature) = (Rc::new(ParameterValues::of(&view)), view.scored_at(sampler));
+        let (values, temperature) = (Rc::new(ParameterValues::new(&view)), view.scored_at(sampler));
         let spec = ToyModelSpec {
             size,
             toys,
@@ -84,14 +84,14 @@ impl<'a> Query<'a> {
     pub fn measure(
         &self,
         view: &TermView,
-        counting: Counting,
+        counting: AppliedParts,
         variation: Variation,
-    ) -> Result<Measured, AuditRefusal> {
+    ) -> Result<MeasuredGradient, AuditRefusal> {
         measure(view, counting, &self.spec.toys(variation))
     }
 
-    /// Whether the mean gradient is 0 in all usual toy models, and whether single outcomes still have one. A
-    /// single, smaller toy model is enough in most cases.
+    /// Whether the mean gradient is 0 in all usual toy models, and whether single outcomes still have one. In
+    /// most cases one smaller toy model decides.
     pub fn vanishes(&self) -> Result<(bool, bool), AuditRefusal> {
         let mut moved = false;
         let smallest = ToyModelSpec { size: self.spec.size.smallest(), ..self.spec.clone() };
@@ -107,12 +107,12 @@ impl<'a> Query<'a> {
     }
 
     /// The gradient and the values of the term as written, in the usual toy models.
-    pub fn usual(&self) -> Result<Measured, AuditRefusal> {
+    pub fn usual_gradient(&self) -> Result<MeasuredGradient, AuditRefusal> {
         self.measure(&self.view, ALL, Variation::Usual)
     }
 
-    /// [`Self::usual`] in the given toy models.
-    pub fn within(&self, toys: &[ToyModel]) -> Result<Measured, AuditRefusal> {
+    /// [`Self::usual_gradient`] in the given toy models.
+    pub fn gradient_in(&self, toys: &[ToyModel]) -> Result<MeasuredGradient, AuditRefusal> {
         measure(&self.view, ALL, toys)
     }
 
@@ -133,7 +133,7 @@ impl<'a> Query<'a> {
         self.spec.teachers.is_made_of_student(role, self.spec.step)
     }
 
-    /// Whether there is only one token: then the mean value is that of one prefix.
+    /// Whether there is only one token, so that the mean value is that of one prefix.
     pub fn is_one_token(&self) -> bool {
         self.spec.size.tokens() == 1
     }
@@ -143,13 +143,18 @@ impl<'a> Query<'a> {
         self.spec.size.vocabulary
     }
 
-    /// Whether some condition of the formula may stop all gradient here, though not elsewhere.
+    /// Whether some condition of the formula may stop all gradient in toy models, but not elsewhere.
     pub fn may_be_silent(&self) -> bool {
         self.view.conditions()
     }
 
-    /// The named divergence that the term's value may estimate, by comparing values.
-    pub fn estimated(&self, measured: &Measured, named: &[Named], toys: &[ToyModel]) -> Option<usize> {
+    /// The named divergence that the term's value may estimate, found by comparing values.
+    pub fn estimated(
+        &self,
+        measured: &MeasuredGradient,
+        named: &[Named],
+        toys: &[ToyModel],
+    ) -> Option<usize> {
         if !self.is_one_token() || measured.values.iter().all(|value| value.abs() < 1e-12) {
             return None;
         }
@@ -169,20 +174,20 @@ impl<'a> Query<'a> {
         self.spec.sampler.text() + &self.spec.teachers.text()
     }
 
-    pub fn judge(&self, when: When) -> TermVerdict {
+    pub fn judge(&self, when: RunPhase) -> TermVerdict {
         self.judged(when).unwrap_or_else(|why| TermVerdict::not_audited(when, self.on(), why))
     }
 
-    fn judged(&self, when: When) -> Result<TermVerdict, AuditRefusal> {
-        let usual = self.usual()?;
-        // A state that is 0 at first hides what it multiplies; one domain hides what compares several.
+    fn judged(&self, when: RunPhase) -> Result<TermVerdict, AuditRefusal> {
+        let usual = self.usual_gradient()?;
+        // A state that is 0 at first hides its factor, and with one domain comparisons of domains are hidden.
         let hidden = self.view.has_state() || self.view.compares_domains();
         if usual.is_zero() && hidden && self.spec.run == RunNumbers::AtStep {
             let moment =
                 ToyMoment { step: self.spec.step, run: RunNumbers::Apart, longest: self.spec.longest };
             let view = self.view.with_value(self.view.value);
-            let apart = Query::of(view, &self.spec.sampler, &self.spec.teachers, moment)?;
-            if !apart.usual()?.is_zero() {
+            let apart = Query::new(view, &self.spec.sampler, &self.spec.teachers, moment)?;
+            if !apart.usual_gradient()?.is_zero() {
                 return apart.judged(when);
             }
         }
@@ -194,10 +199,10 @@ impl<'a> Query<'a> {
         }
         let toys = self.toys();
         let named = self.candidates();
-        let known = KnownGradients::of(&named, &toys, self.block())?;
+        let known = KnownGradients::new(&named, &toys, self.block())?;
         let verdict = self.verdict(&usual, &known)?;
         let value_estimates = match self.estimated(&usual, &named, &toys).map(|index| &named[index]) {
-            // A divergence with two names gets the name of the gradient.
+            // If one divergence has two names, that of the gradient is used.
             Some(value) if coefficients(&usual.gradient, &[&gradients(value, &toys)?]).is_some() => {
                 Some(verdict.one_gradient().unwrap_or(&value.name).to_owned())
             }
@@ -207,7 +212,7 @@ impl<'a> Query<'a> {
         notes.extend(self.beside_declared(&verdict, &usual.gradient, &known));
         notes.extend(self.at_temperature_one());
         notes.extend(self.untried(&toys));
-        // Where models are very far apart, or equal, some formulas have no value: then there is no note.
+        // Between very different or equal models, some formulas have no value. Then there is no note.
         notes.extend(self.steep(&verdict).unwrap_or_default());
         let stationary_at_teacher = match &verdict {
             Verdict::Follows { .. }
@@ -226,7 +231,7 @@ impl<'a> Query<'a> {
         Ok(TermVerdict { when, on: self.on(), verdict, value_estimates, stationary_at_teacher, notes })
     }
 
-    /// The nearest well-known gradient, where the one followed is that of a divergence which the author
+    /// The nearest well-known gradient, if the term follows the gradient of a divergence that the author
     /// declares.
     fn beside_declared(&self, verdict: &Verdict, gradient: &[f64], known: &KnownGradients) -> Option<String> {
         let of = match verdict {
@@ -255,7 +260,7 @@ impl<'a> Query<'a> {
     pub fn reads_teacher(&self) -> bool {
         let teaches = |role: &Role| matches!(role, Role::Teacher | Role::Named { .. });
         self.view.any(|node| match &node.kind {
-            // Verdicts and critics judge completions: they are not teachers, whatever their role.
+            // Verdicts and critics judge completions. They are no teachers, whatever their role.
             FormulaKind::Signal(Signal::Of { part, role }) => {
                 teaches(role)
                     && matches!(
@@ -272,11 +277,11 @@ impl<'a> Query<'a> {
         })
     }
 
-    fn verdict(&self, usual: &Measured, known: &KnownGradients) -> Result<Verdict, AuditRefusal> {
+    fn verdict(&self, usual: &MeasuredGradient, known: &KnownGradients) -> Result<Verdict, AuditRefusal> {
         if usual.is_zero() {
             if usual.largest <= LEAST && self.may_be_silent() {
                 return Ok(Verdict::NotAudited {
-                    why: "no gradient passes its conditions in toy models this small".into(),
+                    why: "its conditions hold for no token in toy models this small".into(),
                 });
             }
             return Ok(Verdict::Zero);
@@ -287,7 +292,7 @@ impl<'a> Query<'a> {
         }
         if let Some(found) = self.beside_task(gradient, known)? {
             let near = !matches!(&found, Verdict::Task(task) if task.nearest.is_empty());
-            // The gradient without one of its parts is more informative than that nothing is near.
+            // A named gradient without one of its parts is more informative than that nothing is near.
             let biased = if near { None } else { self.biased(gradient, known) };
             return Ok(biased.unwrap_or(found));
         }
@@ -301,7 +306,7 @@ impl<'a> Query<'a> {
         Ok(Verdict::Unnamed { nearest, cosine })
     }
 
-    /// Subtracts what is independent of the teacher: the rest may have a name.
+    /// Subtracts the part of the gradient that is independent of the teacher. The rest may have a name.
     fn beside_task(&self, gradient: &[f64], known: &KnownGradients) -> Result<Option<Verdict>, AuditRefusal> {
         let task =
             |gradient: &[f64]| NearestTask { reads_teacher: self.reads_teacher(), ..known.task(gradient) };
@@ -325,7 +330,7 @@ impl<'a> Query<'a> {
         Ok(None)
     }
 
-    /// Names each summand separately, where all of them have names.
+    /// Names each summand separately, if all of them have names.
     fn by_summands(&self, known: &KnownGradients) -> Option<Verdict> {
         let summands = variants::summands(self.view.value);
         if summands.len() < 2 {
@@ -360,7 +365,7 @@ impl<'a> Query<'a> {
         }
     }
 
-    /// If the gradient has a name without a bound, mask, weight or summand, that part is a bias.
+    /// If the gradient without a bound, mask, weight or summand has a name, that part is a bias.
     fn biased(&self, gradient: &[f64], known: &KnownGradients) -> Option<Verdict> {
         let bounded = variants::has_bounds(&self.view);
         let gates = self.view.gates();
@@ -368,12 +373,12 @@ impl<'a> Query<'a> {
         gated.dedup();
         let gated = gated.iter().map(|name| format!("`{name}`")).collect::<Vec<String>>().join(" and ");
         let tries = [
-            (bounded, "its bounds".to_owned(), Counting { bounds: false, gates: true }),
-            (!gates.is_empty(), gated.clone(), Counting { bounds: true, gates: false }),
+            (bounded, "its bounds".to_owned(), AppliedParts { bounds: false, gates: true }),
+            (!gates.is_empty(), gated.clone(), AppliedParts { bounds: true, gates: false }),
             (
                 bounded && !gates.is_empty(),
                 format!("{gated} and its bounds"),
-                Counting { bounds: false, gates: false },
+                AppliedParts { bounds: false, gates: false },
             ),
         ];
         for (possible, by, counting) in tries {
@@ -386,8 +391,8 @@ impl<'a> Query<'a> {
                 return Some(bias(gradient, &plain.gradient, of, by));
             }
         }
-        // With and without bounds, with and without gates: a weight that depends on the token is often inside
-        // them. A single gradient without a weight is more informative than one with a weight.
+        // With and without bounds, with and without gates, which often contain a weight that depends on the
+        // token. A single gradient without a weight is more informative than one with a weight.
         let parts = variants::without_parts(self.view.value);
         let mut best: Option<(bool, f64, Verdict)> = None;
         for (bounds, gates_act) in [(true, true), (false, true), (true, false), (false, false)] {
@@ -395,7 +400,7 @@ impl<'a> Query<'a> {
                 continue;
             }
             for (left_out, value) in &parts {
-                let counting = Counting { bounds, gates: gates_act };
+                let counting = AppliedParts { bounds, gates: gates_act };
                 let Ok(plain) = self.measure(&self.view.with_value(value), counting, Variation::Usual) else {
                     continue;
                 };
@@ -417,7 +422,7 @@ impl<'a> Query<'a> {
                     best = Some((exact, near, bias(gradient, &plain.gradient, of, by)));
                 }
             }
-            // The fewest parts that explain it are enough.
+            // The fewest parts that explain the gradient are enough.
             if best.as_ref().is_some_and(|(exact, ..)| *exact) {
                 break;
             }

@@ -1,7 +1,7 @@
 //! Measured gradients, and their identification with named ones.
 
 use super::divergence::AuditRefusal;
-use super::expectation::{CompiledTerm, Counting};
+use super::expectation::{AppliedParts, CompiledTerm};
 use super::fit::{coefficients, cosine, norm, per_block};
 use super::named::Named;
 use super::toy_model::ToyModel;
@@ -11,19 +11,19 @@ use super::view::TermView;
 /// A mean gradient below this share of the largest single outcome counts as 0.
 const NOTHING: f64 = 1e-10;
 
-/// A smaller gradient counts as 0. It may be far below rounding: sums that cancel are exactly 0 already
-/// (`dual::cancelled`), and `exp(-length)` is a small weight, not 0.
+/// The norm below which a gradient counts as 0. It may be far below rounding errors: sums that cancel are
+/// exactly 0 already (`dual::cancelled`), and `exp(-length)` is a small weight, not 0.
 pub(super) const LEAST: f64 = 1e-100;
 
 /// A gradient in all toy models of a kind, concatenated, and the mean values.
-pub(super) struct Measured {
+pub(super) struct MeasuredGradient {
     pub gradient: Vec<f64>,
     pub values: Vec<f64>,
     pub largest: f64,
 }
 
-impl Measured {
-    /// Whether the gradient is 0: single outcomes have gradients that cancel in the mean, or none has one.
+impl MeasuredGradient {
+    /// Whether the gradient is 0, because outcomes cancel in the mean or have no gradient.
     pub fn is_zero(&self) -> bool {
         norm(&self.gradient) <= (NOTHING * self.largest).max(LEAST)
     }
@@ -31,11 +31,11 @@ impl Measured {
 
 pub(super) fn measure(
     view: &TermView,
-    counting: Counting,
+    counting: AppliedParts,
     toys: &[ToyModel],
-) -> Result<Measured, AuditRefusal> {
-    let compiled = CompiledTerm::of(view, counting)?;
-    let mut measured = Measured { gradient: Vec::new(), values: Vec::new(), largest: 0.0 };
+) -> Result<MeasuredGradient, AuditRefusal> {
+    let compiled = CompiledTerm::new(view, counting)?;
+    let mut measured = MeasuredGradient { gradient: Vec::new(), values: Vec::new(), largest: 0.0 };
     for toy in toys {
         let expectation = compiled.expectation(toy, counting)?;
         measured.gradient.extend(expectation.gradient);
@@ -62,7 +62,7 @@ pub(super) struct KnownGradients<'a> {
 }
 
 impl<'a> KnownGradients<'a> {
-    pub fn of(
+    pub fn new(
         named: &'a [Named],
         toys: &[ToyModel],
         block: usize,
@@ -70,7 +70,7 @@ impl<'a> KnownGradients<'a> {
         let mut known = KnownGradients { named: Vec::new(), gradients: Vec::new(), block };
         for named in named {
             let own = gradients(named, toys)?;
-            // A gradient of 0 is not identified with any; a teacher equal to the student has one.
+            // A gradient of 0 matches nothing. A teacher equal to the student has one.
             if norm(&own) > LEAST {
                 known.named.push(named);
                 known.gradients.push(own);
@@ -79,8 +79,8 @@ impl<'a> KnownGradients<'a> {
         Ok(known)
     }
 
-    /// The named gradient, sum of named gradients, or named gradient with a weight per prefix that this one
-    /// equals. One is preferred to two, and better known names come first.
+    /// The named gradient, the sum of named gradients, or the named gradient with a weight per prefix that
+    /// equals this gradient. One is preferred to two, and better known names come first.
     pub fn identify(&self, gradient: &[f64]) -> Option<Verdict> {
         let count = self.named.len();
         let follows = |which: &[usize]| -> Option<Verdict> {
@@ -110,7 +110,7 @@ impl<'a> KnownGradients<'a> {
         single.or_else(pair).or_else(weighted).or_else(triple)
     }
 
-    /// The only named gradient that this is a multiple of.
+    /// The only named gradient of which this gradient is a multiple.
     pub fn multiple_of(&self, gradient: &[f64]) -> Option<String> {
         let own = self
             .named
@@ -130,11 +130,11 @@ impl<'a> KnownGradients<'a> {
         all.max_by(|(_, a), (_, b)| a.abs().total_cmp(&b.abs())).unwrap_or_default()
     }
 
-    /// The named gradient nearest to one that reads no teacher.
+    /// The named gradient nearest to this one, among those that read no teacher.
     pub fn task(&self, gradient: &[f64]) -> NearestTask {
         let own = self.named.iter().zip(&self.gradients).filter(|(named, _)| !named.teaches);
         let near = own.map(|(named, own)| (named.name.clone(), cosine(gradient, own)));
-        // A smaller cosine is no resemblance.
+        // Smaller cosines are no resemblance.
         let near = near.filter(|(_, cosine)| cosine.abs() > 0.5);
         let (nearest, cosine) = near.max_by(|(_, a), (_, b)| a.abs().total_cmp(&b.abs())).unwrap_or_default();
         NearestTask { reads_teacher: false, nearest, cosine }

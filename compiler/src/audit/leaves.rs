@@ -8,18 +8,18 @@ use super::toy_model::ToyModel;
 use crate::expr::batch::Layout;
 use crate::lower::GraphLeaf;
 
-/// How many tokens of a real completion one toy token stands for where positions are counted, so that a
-/// condition on positions holds for some tokens and not for others. The last one stands for the rest of the
-/// [`length`].
+/// The number of tokens of a real completion that one toy token represents where positions are counted, so
+/// that a condition on positions holds for some tokens and not for others. The last token represents the rest
+/// of the [`length`].
 const STRETCH: usize = 100;
 
-/// The most tokens that the last token of a completion stands for.
+/// The most tokens that the last token of a completion represents.
 const LONGEST_END: f64 = 200.0;
 
 /// One sample of all tokens of a toy model.
 pub(super) struct ToySample<'a> {
     pub toy: &'a ToyModel,
-    /// By token, sequence after sequence.
+    /// The tokens, sequence after sequence.
     pub tokens: &'a [usize],
     /// The prefix of each token.
     pub prefixes: Vec<usize>,
@@ -28,7 +28,7 @@ pub(super) struct ToySample<'a> {
 }
 
 impl<'a> ToySample<'a> {
-    pub fn of(toy: &'a ToyModel, tokens: &'a [usize], bounds: bool) -> ToySample<'a> {
+    pub fn new(toy: &'a ToyModel, tokens: &'a [usize], bounds: bool) -> ToySample<'a> {
         let size = toy.size;
         let prefix = |token: usize| {
             let first = token / size.length * size.length;
@@ -56,7 +56,7 @@ impl<'a> ToySample<'a> {
         }
     }
 
-    /// The leaf's value per element of its axis. `parameters` are the values of its formulas, by token.
+    /// The leaf's value, one per element of its axis. `parameters` are the values of its formulas, by token.
     pub fn leaf(
         &self,
         leaf: &GraphLeaf,
@@ -91,7 +91,7 @@ impl<'a> ToySample<'a> {
             .collect()
     }
 
-    /// A derivative by the logits after one prefix, embedded in one by all logits.
+    /// Embeds a derivative by the logits after one prefix into one by all logits.
     fn embedded(&self, local: Dual, prefix: usize) -> Dual {
         let size = self.toy.size;
         if size.prefixes() == 1 || local.gradient.is_empty() {
@@ -146,7 +146,7 @@ impl<'a> ToySample<'a> {
                 return Err(format!("`{}.{}` can't be enumerated", role.name(), part.name()));
             }
             Signal::Position => (position * STRETCH) as f64,
-            // Counted from the end of the stretch that the token stands for.
+            // Counted from the end of the stretch that the token represents.
             Signal::Remaining => {
                 let first = token - position;
                 let length = length(self.toy, prompt, &self.tokens[first..first + size.length]);
@@ -218,14 +218,14 @@ pub(super) fn reward(toy: &ToyModel, prompt: usize, tokens: &[usize]) -> f64 {
     [1.0, 0.0, 0.4][(context + prompt + toy.seed as usize) % 3]
 }
 
-/// The tokens of a completion: an arbitrary function of it, like the reward. The end of a completion may be a
-/// few tokens or as many as the stage allows.
+/// The number of tokens of a completion, which is an arbitrary function of the completion, like the reward.
+/// The last toy token may represent a few tokens, or as many as the stage allows.
 pub(super) fn length(toy: &ToyModel, prompt: usize, tokens: &[usize]) -> usize {
     let text: Vec<usize> = std::iter::once(prompt).chain(tokens.iter().copied()).collect();
     (tokens.len() - 1) * STRETCH + LONGEST_END.min(toy.longest).powf(toy.chance("length", &text)) as usize
 }
 
-/// The name of a number that is given to a whole completion.
+/// The name of a number that judges a whole completion, if the signal is one.
 pub(super) fn judgement(signal: &Signal) -> Option<String> {
     match signal {
         Signal::RewardPart { .. }

@@ -1,12 +1,12 @@
-//! The gradient audit: which known gradient a term's gradient equals, whatever its formula looks like.
+//! The gradient audit: finds the named gradient that a term's gradient equals, whatever its formula is.
 //!
 //! A term is evaluated in toy models of a few tokens, over everything that can be drawn in them, with its
 //! exact derivative by the student's logits. The mean gradient is compared with the gradients of the named
 //! divergences in the same toy models. The term follows the one that agrees in all of them, to the precision
-//! of the arithmetic: numbers decide, not the form of the text.
+//! of the arithmetic. Numbers decide, not the form of the text.
 //!
-//! Prefixes and samples are constants, as in trainers: a verdict holds given the prefixes. The averaging over
-//! tokens and completions (`reduce`) is ignored: it weighs prefixes, and the plan shows it.
+//! Prefixes and samples are constants, as in trainers, so a verdict holds given the prefixes. The averaging
+//! over tokens and completions (`reduce`) is ignored: it weighs prefixes, and is shown in the plan.
 
 mod bounds;
 mod diagnostics;
@@ -34,7 +34,7 @@ mod verdict;
 mod view;
 
 use mopd_lang::Analysis;
-use mopd_lang::experiment::{Experiment, Keep, Length, Objective, Stage, Term, Train};
+use mopd_lang::experiment::{Experiment, Keep, Length, Objective, Rollout, Stage, Term, Train};
 use mopd_lang::formula::{Formula, FormulaKind, FormulaNode, Role};
 use serde::Serialize;
 
@@ -45,21 +45,24 @@ pub use teachers::Teachers;
 pub(crate) use token::{compares_vocabularies, is_live_of_distributions, is_of_distributions};
 pub use toy_model::ToyModel;
 pub(crate) use toy_model::normalised;
-pub use verdict::{Audit, GradientMultiple, NearestTask, TermAudit, TermVerdict, Verdict, When, sum};
+pub use verdict::{Audit, GradientMultiple, NearestTask, RunPhase, TermAudit, TermVerdict, Verdict, sum};
 
 use expectation::{ALL, CompiledTerm};
 use judge::Query;
 use toy_model::{RunNumbers, ToyMoment};
-use view::{Left, TermView};
+use view::{SampleFilter, TermView};
 
-/// The steps of a run of unknown length.
+/// The number of steps that is assumed for a run of unknown length.
 const USUAL_STEPS: u32 = 1_000;
 
 /// How a stage uses an objective.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ObjectiveUse {
-    /// The samplers of the tokens of a term without data of its own; empty where they are not known.
+    /// The samplers of tokens for terms without data of their own; empty if they are not known.
     pub samplers: Vec<Sampler>,
+    /// The temperature of the policy that is trained on the stage's rollout, where the objective does not set
+    /// it; `None` if the rollout is not known.
+    pub policy_temperature: Option<f64>,
     /// The teachers: one entry for each kind of teacher that the route chooses.
     pub casts: Vec<Teachers>,
     /// Whether only completions that the verifier accepts are trained on.
@@ -68,18 +71,19 @@ pub struct ObjectiveUse {
     pub filter: Option<Formula>,
     /// Passes over each batch of rollouts, with one update each.
     pub passes: u32,
-    /// The steps of the run; `None` where they are not known.
+    /// The steps of the run; `None` if they are not known.
     pub steps: Option<u32>,
-    /// The most tokens of a completion; infinite where that is not known.
+    /// The most tokens of a completion; infinite if that is not known.
     pub longest: f64,
 }
 
 impl ObjectiveUse {
-    /// For an objective that no stage uses yet: its terms are audited on the student's own completions, and
+    /// The use of an objective without a stage: its terms are audited on the student's own completions, and
     /// also on data if they vanish on those.
     pub fn unknown() -> ObjectiveUse {
         ObjectiveUse {
             samplers: Vec::new(),
+            policy_temperature: None,
             casts: vec![Teachers::default()],
             kept: false,
             filter: None,
@@ -89,14 +93,15 @@ impl ObjectiveUse {
         }
     }
 
-    pub fn of(experiment: &Experiment, train: &Train) -> ObjectiveUse {
+    pub fn from_stage(experiment: &Experiment, train: &Train) -> ObjectiveUse {
         let steps = match train.length {
             Length::Steps(steps) => Some(steps.max(1)),
             Length::Epochs(_) => None,
         };
-        let casts = Teachers::of(experiment, train);
+        let casts = Teachers::for_stage(experiment, train);
         ObjectiveUse {
-            samplers: Sampler::of(&train.rollout),
+            samplers: Sampler::from_rollout(&train.rollout),
+            policy_temperature: Some(train.rollout.policy_temperature()),
             casts,
             kept: train.keep == Keep::Correct,
             filter: filter(train).cloned(),
@@ -106,17 +111,17 @@ impl ObjectiveUse {
         }
     }
 
-    /// The part of the completions that a term is trained on.
-    fn left(&self, term: &Term) -> Left<'_> {
+    /// The restrictions on the completions that a term is trained on.
+    fn sample_filter(&self, term: &Term) -> SampleFilter<'_> {
         match term.data {
-            Some(_) => Left::default(),
-            None => Left { kept: self.kept, filter: self.filter.as_ref() },
+            Some(_) => SampleFilter::default(),
+            None => SampleFilter { kept: self.kept, filter: self.filter.as_ref() },
         }
     }
 }
 
-/// A stage's filter on its own samples. A filter that chooses prompts beforehand tests completions other than
-/// those trained on, and is left out.
+/// A stage's filter on its own samples. `None` for a filter that chooses prompts beforehand, because it tests
+/// completions other than those trained on.
 fn filter(train: &Train) -> Option<&Formula> {
     let beforehand = train.priority.is_some() || train.refresh.is_some();
     let of_others = |node: &FormulaNode| matches!(node.kind, FormulaKind::Reduce { on: Some(_), .. });
@@ -125,7 +130,7 @@ fn filter(train: &Train) -> Option<&Formula> {
 
 /// An audited objective and its uses. In the JSON, fields are only ever added.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Audited {
+pub struct AuditedObjective {
     /// The models that are trained on it, in the order of the experiment; empty for an objective that no
     /// stage uses.
     pub models: Vec<String>,
@@ -134,33 +139,33 @@ pub struct Audited {
 }
 
 /// The audits of a file's objectives: those of an experiment as its stages use them, then the unused ones.
-pub fn of_file(analysis: &Analysis) -> Vec<Audited> {
+pub fn of_file(analysis: &Analysis) -> Vec<AuditedObjective> {
     let mut found = analysis.experiment.as_ref().map(of_experiment).unwrap_or_default();
     let used: Vec<String> = found.iter().map(|audited| audited.audit.objective.clone()).collect();
     for named in &analysis.objectives {
         if !used.contains(&named.objective.name) {
             let audit = audit(&named.objective, &ObjectiveUse::unknown());
-            found.push(Audited { models: Vec::new(), audit });
+            found.push(AuditedObjective { models: Vec::new(), audit });
         }
     }
     found
 }
 
 /// Every objective of an experiment, as its stages use it.
-pub fn of_experiment(experiment: &Experiment) -> Vec<Audited> {
-    let mut found: Vec<Audited> = Vec::new();
+pub fn of_experiment(experiment: &Experiment) -> Vec<AuditedObjective> {
+    let mut found: Vec<AuditedObjective> = Vec::new();
     for (name, train) in trained(experiment) {
-        let audit = audit(&train.objective, &ObjectiveUse::of(experiment, train));
+        let audit = audit(&train.objective, &ObjectiveUse::from_stage(experiment, train));
         match found.iter_mut().find(|known| known.audit == audit) {
             Some(known) => known.models.push(name),
-            None => found.push(Audited { models: vec![name], audit }),
+            None => found.push(AuditedObjective { models: vec![name], audit }),
         }
     }
     found
 }
 
-/// The stages that train on an objective, by the name of the model; a step of models that are trained
-/// together by both names.
+/// The stages that train on an objective, by the name of the model. A step of a `train` has the names of the
+/// model and the step.
 pub fn trained(experiment: &Experiment) -> Vec<(String, &Train)> {
     let mut found = Vec::new();
     for model in &experiment.models {
@@ -187,29 +192,32 @@ pub fn audit(objective: &Objective, usage: &ObjectiveUse) -> Audit {
 /// The audit of one term of an objective; `term` is its index.
 pub fn audit_term<'a>(objective: &'a Objective, term: usize, usage: &'a ObjectiveUse) -> TermAudit {
     let own = &objective.terms[term];
-    let view = || TermView::of(objective, own, usage.left(own));
-    let streams = own.data.as_deref().map_or_else(|| usage.samplers.clone(), Sampler::of);
-    // The routed teacher matters only to terms that read it.
+    let policy = own.data.as_deref().map(Rollout::policy_temperature).or(usage.policy_temperature);
+    let view = || TermView::new(objective, own, usage.sample_filter(own)).of_policy(policy);
+    let streams = own.data.as_deref().map_or_else(|| usage.samplers.clone(), Sampler::from_rollout);
+    // The routed teacher has an effect only on terms that read it.
     let mut casts: Vec<&Teachers> = usage.casts.iter().collect();
     if !view().others().contains(&Role::Teacher) {
         casts.truncate(1);
     }
     let steps = usage.steps.unwrap_or(USUAL_STEPS);
-    let seen = |view: &dyn Fn() -> TermView<'a>, sampler: &Sampler| -> Vec<TermVerdict> {
-        casts.iter().flat_map(|teachers| on(view, sampler, teachers, (steps, usage.longest))).collect()
+    let on = |sampler: &Sampler| -> Vec<TermVerdict> {
+        casts
+            .iter()
+            .flat_map(|teachers| audit_on_sampler(&view, sampler, teachers, (steps, usage.longest)))
+            .collect()
     };
-    let on = |sampler: &Sampler| seen(&view, sampler);
     let zero = |findings: &[TermVerdict]| findings.iter().all(|finding| finding.verdict == Verdict::Zero);
     if !streams.is_empty() {
         let later = usage.passes > 1 && own.data.is_none();
         let mut findings: Vec<TermVerdict> = Vec::new();
         for sampler in &streams {
             let first = on(sampler);
-            // A term for later passes vanishes in the first one.
+            // A term for later passes vanishes in the first pass.
             let silent = later && matches!(sampler, Sampler::Student { .. }) && zero(&first);
             findings.extend(first);
             if silent {
-                findings.extend(seen(&|| view().of_policy(sampler), &Sampler::LATER_PASSES));
+                findings.extend(on(&Sampler::LATER_PASSES));
             }
         }
         return TermAudit { term: own.name.clone(), findings };
@@ -221,26 +229,26 @@ pub fn audit_term<'a>(objective: &'a Objective, term: usize, usage: &'a Objectiv
     TermAudit { term: own.name.clone(), findings }
 }
 
-/// The times of the run at which a term is audited.
-fn moments(view: &TermView, steps: u32) -> Vec<(When, u32)> {
+/// The parts of the run at which a term is audited, with their steps.
+fn moments(view: &TermView, steps: u32) -> Vec<(RunPhase, u32)> {
     if view.moves() {
-        vec![(When::Start, 0), (When::Middle, steps / 2), (When::End, steps.saturating_sub(1))]
+        vec![(RunPhase::Start, 0), (RunPhase::Middle, steps / 2), (RunPhase::End, steps.saturating_sub(1))]
     } else {
-        vec![(When::Throughout, 0)]
+        vec![(RunPhase::Throughout, 0)]
     }
 }
 
-/// The audit of a term on tokens that are sampled in one way.
-fn on<'a>(
+/// The audit of a term on the tokens of one sampler.
+fn audit_on_sampler<'a>(
     view: &dyn Fn() -> TermView<'a>,
     sampler: &Sampler,
     teachers: &Teachers,
     (steps, longest): (u32, f64),
 ) -> Vec<TermVerdict> {
     let moments = moments(&view(), steps);
-    let at = |(when, step): &(When, u32)| {
+    let at = |(when, step): &(RunPhase, u32)| {
         let moment = ToyMoment { step: (*step, steps), run: RunNumbers::AtStep, longest };
-        match Query::of(view(), sampler, teachers, moment) {
+        match Query::new(view(), sampler, teachers, moment) {
             Ok(query) => query.judge(*when),
             Err(why) => TermVerdict::not_audited(*when, sampler.text() + &teachers.text(), why),
         }
@@ -252,12 +260,12 @@ fn on<'a>(
     });
     if same {
         found.truncate(1);
-        found[0].when = When::Throughout;
+        found[0].when = RunPhase::Throughout;
     }
     found
 }
 
-/// The sum of all terms, where it is known.
+/// The sum of all terms, if it is known.
 fn whole(objective: &Objective, terms: &[TermAudit]) -> Option<Vec<GradientMultiple>> {
     let own = objective.terms.iter().any(|term| term.reduce.is_some() || term.data.is_some());
     if own || terms.len() < 2 {
@@ -283,10 +291,10 @@ fn whole(objective: &Objective, terms: &[TermAudit]) -> Option<Vec<GradientMulti
 
 /// A term's exact expected value and gradient in one toy model.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Expected {
-    /// In the unit of the term, in most cases nats: per token where it has one number per token.
+pub struct ExpectedGradient {
+    /// The value in the unit of the term, usually nats; per token if the term has one number per token.
     pub value: f64,
-    /// By the student's logits, in the order of the vocabulary entries.
+    /// The derivative by the student's logits, in the order of the vocabulary entries.
     pub gradient: Vec<f64>,
 }
 
@@ -294,12 +302,12 @@ pub struct Expected {
 /// model's sampler draws. Only the `live` parts of the term are differentiated.
 ///
 /// # Errors
-/// If the term reads something that the toy model lacks, or that can't be enumerated; in words.
-pub fn expected(objective: &Objective, term: usize, toy: &ToyModel) -> Result<Expected, String> {
-    let view = TermView::of(objective, &objective.terms[term], Left::default());
+/// A description of what the term reads that the toy model lacks, or that can't be enumerated.
+pub fn expected(objective: &Objective, term: usize, toy: &ToyModel) -> Result<ExpectedGradient, String> {
+    let view = TermView::new(objective, &objective.terms[term], SampleFilter::default());
     if let Some(why) = view.refusal() {
         return Err(why);
     }
-    let expectation = CompiledTerm::of(&view, ALL)?.expectation(toy, ALL)?;
-    Ok(Expected { value: expectation.value, gradient: expectation.gradient })
+    let expectation = CompiledTerm::new(&view, ALL)?.expectation(toy, ALL)?;
+    Ok(ExpectedGradient { value: expectation.value, gradient: expectation.gradient })
 }

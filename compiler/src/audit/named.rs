@@ -1,4 +1,4 @@
-//! The named gradients, with which that of a term is compared.
+//! The named gradients, with which a term's gradient is compared.
 
 use std::rc::Rc;
 
@@ -15,7 +15,7 @@ use super::sampler::Sampler;
 use super::toy_model::{ToyModel, ToyModelSpec};
 use super::view::TermView;
 
-/// What a named gradient is the gradient of.
+/// The function that a named gradient is the gradient of.
 pub(super) enum GradientSource {
     /// A divergence, at every prefix, with the values of its formulas.
     Divergence(Divergence, Vec<f64>),
@@ -56,7 +56,7 @@ pub(super) struct Named {
     pub teaches: bool,
 }
 
-/// Every gradient that a term is compared with, the best known first.
+/// All gradients that a term is compared with, the best known first.
 pub(super) fn candidates(view: &TermView, spec: &ToyModelSpec) -> Vec<Named> {
     let mut candidates = Candidates { view, spec, others: others(view, &spec.sampler), found: Vec::new() };
     candidates.kl();
@@ -70,7 +70,7 @@ pub(super) fn candidates(view: &TermView, spec: &ToyModelSpec) -> Vec<Named> {
     candidates.found
 }
 
-/// The roles that teach: those that the term reads, and the writer of the tokens.
+/// The roles that may teach: those that the term reads, and the writer of the tokens.
 fn others(view: &TermView, sampler: &Sampler) -> Vec<Role> {
     let mut others = view.others();
     match sampler {
@@ -94,7 +94,7 @@ fn plain(kind: DivergenceKind, left: &Role, right: &Role) -> Divergence {
     }
 }
 
-/// `KL(student || teacher)`
+/// The name of a divergence between two roles: `KL(student || teacher)`.
 fn name_between(kind: &str, left: &Role, right: &Role, between: &str) -> String {
     format!("{kind}({}{between}{})", left.name(), right.name())
 }
@@ -107,7 +107,7 @@ struct Candidates<'a> {
 }
 
 impl Candidates<'_> {
-    /// Adds a candidate, unless its name is already there: the earlier one is better known.
+    /// Adds a candidate, unless its name is already there: earlier candidates are better known.
     fn give(&mut self, name: String, source: GradientSource, teaches: bool) {
         if !self.found.iter().any(|known| known.name == name) {
             self.found.push(Named { name, source, teaches });
@@ -122,7 +122,7 @@ impl Candidates<'_> {
         self.spec.sampler.is_on_policy(self.scored_at())
     }
 
-    /// Both directions of KL, and at the temperature at which log-ratios of the tokens follow them.
+    /// Both directions of KL, at temperature 1 and at that of the scored log-probabilities.
     fn kl(&mut self) {
         let student = Role::Student;
         for temperature in [1.0, self.scored_at()] {
@@ -141,7 +141,7 @@ impl Candidates<'_> {
         }
     }
 
-    /// Log-likelihoods of completions that the current student did not write.
+    /// Log-likelihoods, for completions that the current student did not write.
     fn log_likelihoods(&mut self) {
         if self.is_on_policy() {
             return;
@@ -157,7 +157,7 @@ impl Candidates<'_> {
         self.give(kept.into(), GradientSource::Kept, true);
     }
 
-    /// Of whole completions: their rewards, and their probabilities.
+    /// Functions of whole completions: their rewards, and their probabilities.
     fn outcomes(&mut self) {
         let length = self.spec.size.length;
         if !self.is_on_policy() && length != 1 {
@@ -208,7 +208,7 @@ impl Candidates<'_> {
     fn own(&mut self) {
         for divergence in self.view.divergences() {
             let Some(parameters) = parameters(divergence, self.spec) else { continue };
-            // On the whole vocabulary, the other masses are the same; on a support, the masses that are
+            // On the whole vocabulary, the other masses are the same. On a support, the masses that are
             // stationary at the teacher come first.
             let variants: Vec<Mass> = match (&divergence.support, divergence.mass) {
                 (Support::Full, mass) => vec![mass],
@@ -222,7 +222,7 @@ impl Candidates<'_> {
                     self.give(name, GradientSource::Divergence(variant, parameters.clone()), true);
                 }
             }
-            if divergence.support != Support::Full && !reads_token(&divergence.support) {
+            if divergence.support != Support::Full && !divergence.support.reads_token() {
                 let name = format!("the student's mass on {}", text::support(&divergence.support));
                 self.give(name, GradientSource::Mass(divergence.support.clone()), false);
             }
@@ -238,7 +238,7 @@ impl Candidates<'_> {
         }
     }
 
-    /// Divergences that are often about as near as others.
+    /// Divergences that are often nearly as close as others.
     fn about_as_good(&mut self) {
         let student = Role::Student;
         for role in self.others.clone() {
@@ -278,7 +278,7 @@ fn standard() -> Rc<Vec<Standard>> {
     STANDARD.with(Rc::clone)
 }
 
-/// The values of a divergence's formulas, where they are the same at every token.
+/// The values of a divergence's formulas, if they are the same at every token.
 fn parameters(divergence: &Divergence, spec: &ToyModelSpec) -> Option<Vec<f64>> {
     let worth = |formula: &&Formula| match &formula.0.kind {
         FormulaKind::Number(value) => Some(*value),
@@ -294,13 +294,13 @@ impl NamedOutcome {
         match self {
             NamedOutcome::Reward => "minus the expected reward".into(),
             NamedOutcome::Correct => "minus the share of correct completions".into(),
-            // Without a minus: it is a number to minimise.
+            // Without a minus, because it is a number to minimise.
             NamedOutcome::Length => "the expected length".into(),
             NamedOutcome::Judged(signal) => format!("minus the expected {}", text::signal(signal)),
         }
     }
 
-    fn of(&self, toy: &ToyModel, prompt: usize, tokens: &[usize]) -> f64 {
+    fn outcome(&self, toy: &ToyModel, prompt: usize, tokens: &[usize]) -> f64 {
         let reward = reward(toy, prompt, tokens);
         match self {
             NamedOutcome::Reward => reward,
@@ -313,7 +313,7 @@ impl NamedOutcome {
 }
 
 impl Named {
-    /// Whether it is of a divergence that the author declares.
+    /// Whether it belongs to a divergence that the author declares.
     pub fn is_declared(&self) -> bool {
         match &self.source {
             GradientSource::Divergence(Divergence { kind: DivergenceKind::Entrywise(own), .. }, _) => {
@@ -323,18 +323,20 @@ impl Named {
         }
     }
 
-    /// Its gradient by all logits of a toy model, per token that follows each prefix.
+    /// The gradient by all logits of a toy model, per token that follows each prefix.
     pub fn gradient(&self, toy: &ToyModel) -> Result<Vec<f64>, AuditRefusal> {
         let size = toy.size;
         let here = |prefix: usize| TokenContext { toy, prefix, token: None, bounds: true };
         let student = |prefix: usize| here(prefix).log_probabilities(&Role::Student, 1.0, true);
         match &self.source {
             GradientSource::Policy(outcome) => {
-                completions(toy, |prompt, tokens| Ok(-outcome.of(toy, prompt, tokens)), true)
+                completions(toy, |prompt, tokens| Ok(-outcome.outcome(toy, prompt, tokens)), true)
             }
-            GradientSource::Kept => {
-                completions(toy, |prompt, tokens| Ok(-NamedOutcome::Correct.of(toy, prompt, tokens)), false)
-            }
+            GradientSource::Kept => completions(
+                toy,
+                |prompt, tokens| Ok(-NamedOutcome::Correct.outcome(toy, prompt, tokens)),
+                false,
+            ),
             GradientSource::Sequences(role) => completions(
                 toy,
                 |prompt, tokens| {
@@ -356,7 +358,7 @@ impl Named {
                     let context = here(prefix);
                     let local: Dual = match source {
                         GradientSource::Divergence(divergence, parameters)
-                            if reads_token(&divergence.support) =>
+                            if divergence.support.reads_token() =>
                         {
                             let mut mean = Dual::plain(0.0);
                             for (token, logp) in toy.sampler_logp(prefix).iter().enumerate() {
@@ -401,7 +403,7 @@ impl Named {
         }
     }
 
-    /// Its value, where the toy model has only one prefix.
+    /// The value, if the toy model has only one prefix.
     pub fn value(&self, toy: &ToyModel) -> Option<f64> {
         match &self.source {
             GradientSource::Divergence(divergence, parameters) if toy.size.prefixes() == 1 => {
@@ -413,16 +415,8 @@ impl Named {
     }
 }
 
-fn reads_token(support: &Support) -> bool {
-    match support {
-        Support::Sampled => true,
-        Support::Union(parts) | Support::Intersection(parts) => parts.iter().any(reads_token),
-        _ => false,
-    }
-}
-
-/// The sum over all completions of probability, a number of the completion and the student's score of all its
-/// tokens, per token that follows a prefix. Completions are the student's own, or the sampler's.
+/// The sum over all completions of the probability, a number of the completion and the student's score of all
+/// its tokens, per token that follows a prefix. Completions are the student's own, or the sampler's.
 fn completions(
     toy: &ToyModel,
     worth: impl Fn(usize, &[usize]) -> Result<f64, AuditRefusal>,

@@ -4,7 +4,7 @@ use mopd_lang::formula::{Axis, Formula, FormulaKind, FormulaNode, Function, Sign
 
 use super::divergence::AuditRefusal;
 use super::evaluate::Evaluator;
-use super::expectation::{ALL, Counting};
+use super::expectation::{ALL, AppliedParts};
 use super::fit::{cosine, difference, distance, norm};
 use super::judge::{Query, quoted};
 use super::known::KnownGradients;
@@ -12,34 +12,34 @@ use super::leaves::ToySample;
 use super::sampler::Sampler;
 use super::toy_model::{ToyModel, ToyModelSpec, Variation};
 use super::variants;
-use super::verdict::{Verdict, away};
+use super::verdict::{Verdict, distance_text};
 use crate::lower::FormulaGraph;
 
-/// A bias below this comes from a bound that hardly applies.
+/// The size below which a bias is due to a bound that hardly applies.
 const HARDLY: f64 = 1e-6;
 
 impl Query<'_> {
-    /// The divergence that the mean value is a multiple of, and the other one that the gradient follows.
+    /// The divergence that the mean value is a multiple of, and the different one that the gradient follows.
     pub(super) fn misleading(&self) -> Option<(String, String)> {
         if !self.is_one_token() {
             return None;
         }
-        // Only the two directions of KL, in a few toy models: for most terms this is enough to rule it out,
-        // and the comparison with all others is not needed.
+        // Only the two directions of KL, in a few toy models. For most terms this rules it out, and the
+        // comparison with all others is not needed.
         let named = self.candidates();
         let directions = named.iter().take_while(|named| named.name.starts_with("KL(")).count();
         let toys = self.toys();
         let first = &toys[..toys.len().min(2)];
-        self.estimated(&self.within(first).ok()?, &named[..directions], first)?;
-        let usual = self.usual().ok()?;
+        self.estimated(&self.gradient_in(first).ok()?, &named[..directions], first)?;
+        let usual = self.usual_gradient().ok()?;
         let value = self.estimated(&usual, &named[..directions], &toys)?;
-        let known = KnownGradients::of(&named, &toys, self.block()).ok()?;
+        let known = KnownGradients::new(&named, &toys, self.block()).ok()?;
         let gradient = known.multiple_of(&usual.gradient)?;
         (gradient != named[value].name).then(|| (named[value].name.clone(), gradient))
     }
 
-    /// At another sampling temperature an estimate has no meaning; its author took it for what it would be at
-    /// 1.
+    /// The divergence that the value would estimate at temperature 1. At another sampling temperature the
+    /// estimate has no meaning.
     pub(super) fn at_temperature_one(&self) -> Option<String> {
         let Sampler::Student { .. } = self.spec.sampler else { return None };
         if self.spec.sampler.is_on_policy(self.spec.temperature) {
@@ -64,7 +64,7 @@ impl Query<'_> {
         if !named || !variants::has_bounds(&self.view) || self.spec.roles.is_empty() {
             return Ok(None);
         }
-        let free = self.measure(&self.view, Counting { bounds: false, gates: true }, Variation::Steep)?;
+        let free = self.measure(&self.view, AppliedParts { bounds: false, gates: true }, Variation::Steep)?;
         let bound = self.measure(&self.view, ALL, Variation::Steep)?.gradient;
         if free.is_zero() || norm(&difference(&bound, &free.gradient)) <= HARDLY * norm(&free.gradient) {
             return Ok(None);
@@ -72,11 +72,11 @@ impl Query<'_> {
         let (far, angle) = (distance(&bound, &free.gradient), cosine(&bound, &free.gradient));
         Ok(Some(format!(
             "where models differ by many nats its bounds act: {} from that (cosine {angle:.3})",
-            away(far)
+            distance_text(far)
         )))
     }
 
-    /// Conditions of cases that never change in these toy models: only one of their branches was tested.
+    /// Conditions of cases that never change in these toy models, so that only one branch was tested.
     pub(super) fn untried(&self, toys: &[ToyModel]) -> Vec<String> {
         let mut conditions: Vec<&Formula> = Vec::new();
         for part in self.view.formulas().into_iter().flat_map(Formula::parts) {
@@ -106,7 +106,7 @@ impl Query<'_> {
             }
         }
         if !open.is_empty() {
-            notes.push(format!("with {} for want of a value", open.join(", ")));
+            notes.push(format!("with {} because there is no default", open.join(", ")));
         }
         let mut begun: Vec<String> = Vec::new();
         for part in self.view.formulas().into_iter().flat_map(Formula::parts) {
@@ -120,7 +120,7 @@ impl Query<'_> {
             }
         }
         if !begun.is_empty() {
-            notes.push(format!("with {}, which the run moves", begun.join(", ")));
+            notes.push(format!("with {}, which changes during the run", begun.join(", ")));
         }
         if self.view.any(|node| matches!(node.kind, FormulaKind::Signal(Signal::VocabularySize))) {
             notes.push(format!("vocab_size is {} here", self.spec.size.vocabulary));
@@ -151,12 +151,12 @@ impl Query<'_> {
 
 /// For each condition, whether it is ever false and ever true in these toy models.
 fn truths(conditions: &[&Formula], toys: &[ToyModel]) -> Result<Vec<[bool; 2]>, AuditRefusal> {
-    let lowered = FormulaGraph::of(None, conditions)?;
+    let lowered = FormulaGraph::from_formulas(None, conditions)?;
     let mut seen = vec![[false; 2]; conditions.len()];
     for toy in toys {
-        let evaluator = Evaluator::of(toy, &lowered, true)?;
+        let evaluator = Evaluator::new(toy, &lowered, true)?;
         for tokens in toy.size.outcomes() {
-            let values = evaluator.run(&ToySample::of(toy, &tokens, true))?;
+            let values = evaluator.run(&ToySample::new(toy, &tokens, true))?;
             for (seen, root) in seen.iter_mut().zip(&lowered.roots) {
                 for element in 0..evaluator.layout().len(lowered.graph.axis(*root)) {
                     seen[usize::from(values.at(*root, element).truth())] = true;
@@ -167,7 +167,7 @@ fn truths(conditions: &[&Formula], toys: &[ToyModel]) -> Result<Vec<[bool; 2]>, 
     Ok(seen)
 }
 
-/// Rounds away the noise of binary fractions.
+/// Rounds away the errors of binary fractions.
 fn readable(number: f64) -> f64 {
     (number * 1e6).round() / 1e6
 }

@@ -1,5 +1,5 @@
-//! Values for parameters without one: from the range that the unit declares, near its lower or upper end
-//! where the formula uses the parameter as a bound, and all different, so that a difference of two is not 0.
+//! Values for parameters without one: in the range of the unit, near its lower or upper end where the formula
+//! uses the parameter as a bound, and all different, so that no difference of two is 0.
 
 use std::rc::Rc;
 
@@ -19,7 +19,7 @@ enum UsedAs {
 }
 
 impl ParameterValues {
-    pub fn of(view: &TermView) -> ParameterValues {
+    pub fn new(view: &TermView) -> ParameterValues {
         let parts: Vec<&Formula> = view.formulas().into_iter().flat_map(Formula::parts).collect();
         let mut bounds: Vec<(Rc<str>, UsedAs)> = Vec::new();
         for part in &parts {
@@ -54,7 +54,7 @@ impl ParameterValues {
                 });
                 let taken = |value: &f64| values.0.iter().any(|(_, known)| known == value);
                 let whole = part.unit() == Unit::Count;
-                // Integers stay integers; two of these may be equal.
+                // Integers stay integers, so two of them may be equal.
                 let value = if whole { Some(usual) } else { value.take(200).find(|value| !taken(value)) };
                 values.0.push((name.clone(), value.unwrap_or(usual)));
             }

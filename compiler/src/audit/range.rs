@@ -1,4 +1,4 @@
-//! The range of a number, whatever is drawn: interval arithmetic over formulas. The results hold for every
+//! The range of a number, whatever is drawn, by interval arithmetic over formulas. The results hold for every
 //! model, prompt and step.
 
 use std::rc::Rc;
@@ -32,7 +32,7 @@ impl ValueRange {
     }
 
     /// The range of these values, in any order; unbounded if one is NaN.
-    fn of(values: &[f64]) -> ValueRange {
+    fn from_values(values: &[f64]) -> ValueRange {
         if values.iter().any(|value| value.is_nan()) {
             return ALL;
         }
@@ -47,7 +47,7 @@ impl ValueRange {
 
     /// The range of an increasing function.
     fn map(self, rising: impl Fn(f64) -> f64) -> ValueRange {
-        ValueRange::of(&[rising(self.low), rising(self.high)])
+        ValueRange::from_values(&[rising(self.low), rising(self.high)])
     }
 
     pub fn is_zero(self) -> bool {
@@ -60,7 +60,7 @@ impl ValueRange {
     }
 
     fn sum(self) -> ValueRange {
-        // 0 for no element, unbounded for many.
+        // The sum of no elements is 0, and that of many is unbounded.
         let end = |value: f64, far: f64| if value == 0.0 { 0.0 } else { far };
         ValueRange {
             low: end(self.low.min(0.0), f64::NEG_INFINITY),
@@ -69,18 +69,18 @@ impl ValueRange {
     }
 }
 
-/// What the ranges of signals depend on.
+/// The facts that the ranges of signals depend on.
 pub(super) struct RunFacts<'a> {
     pub teachers: &'a Teachers,
-    /// The steps of the run; `None` where they are not known.
+    /// The steps of the run; `None` if they are not known.
     pub steps: Option<u32>,
-    /// The rewards of all domains that are trained on.
+    /// The range of rewards, over all domains that are trained on.
     pub reward: ValueRange,
-    /// The most tokens of a completion; infinite where the file does not say.
+    /// The most tokens of a completion; infinite if the file does not say.
     pub longest: f64,
 }
 
-/// The most tokens of a completion, where the student writes it and no edit changes it.
+/// The most tokens of a completion, if the student writes it and no edit changes it.
 pub(super) fn longest(train: &Train) -> f64 {
     let own_data = train.objective.terms.iter().any(|term| term.data.is_some());
     match &train.rollout.source {
@@ -91,9 +91,9 @@ pub(super) fn longest(train: &Train) -> f64 {
     }
 }
 
-/// The range of what the verifiers of domains can return.
+/// The range of the results of domains' verifiers.
 pub(super) fn verdicts<'a>(rewards: impl Iterator<Item = &'a Reward>) -> ValueRange {
-    fn of(reward: &Reward) -> ValueRange {
+    fn verdict_range(reward: &Reward) -> ValueRange {
         match reward {
             Reward::ExactMatch { .. }
             | Reward::Numeric { .. }
@@ -102,21 +102,21 @@ pub(super) fn verdicts<'a>(rewards: impl Iterator<Item = &'a Reward>) -> ValueRa
             | Reward::UnitTests { .. } => SHARE,
             Reward::Command { .. } | Reward::Python { .. } | Reward::Http { .. } => ALL,
             Reward::Parts { parts } => parts.iter().fold(ValueRange::at(0.0), |sum, part| {
-                let own = of(&part.reward);
+                let own = verdict_range(&part.reward);
                 add(sum, product(own, ValueRange::at(part.weight)))
             }),
         }
     }
-    rewards.map(of).reduce(ValueRange::with).unwrap_or(ALL)
+    rewards.map(verdict_range).reduce(ValueRange::with).unwrap_or(ALL)
 }
 
-/// The range of a formula whose operands have these ranges.
+/// The range of a formula, given the ranges of its operands.
 pub(super) fn of_formula(formula: &Formula, facts: &RunFacts, given: &[ValueRange]) -> ValueRange {
     let none = |range: ValueRange| range.with(ValueRange::at(0.0));
     let range = match &formula.0.kind {
         FormulaKind::Number(value) => ValueRange::at(*value),
         FormulaKind::Schedule(schedule) => scheduled(schedule),
-        FormulaKind::Adaptive(Adaptive::Ladder { values, .. }) => ValueRange::of(values),
+        FormulaKind::Adaptive(Adaptive::Ladder { values, .. }) => ValueRange::from_values(values),
         FormulaKind::Adaptive(Adaptive::Learned { .. }) => SHARE,
         FormulaKind::Entry(_) => SHARE,
         FormulaKind::Variable(_) => match formula.unit() {
@@ -202,8 +202,8 @@ fn reads_length(formula: &Formula) -> bool {
         .any(|part| matches!(&part.0.kind, FormulaKind::Signal(signal) if of_length(signal)))
 }
 
-/// Whether two formulas are one shared part, or the same signal. Larger formulas are not compared: shared
-/// parts may have very many paths.
+/// Whether two formulas are one shared part, or the same signal. Larger formulas are not compared, because
+/// shared parts may have very many paths.
 pub(super) fn is_one(left: &Formula, right: &Formula) -> bool {
     Rc::ptr_eq(&left.0, &right.0)
         || match (&left.0.kind, &right.0.kind) {
@@ -214,7 +214,7 @@ pub(super) fn is_one(left: &Formula, right: &Formula) -> bool {
         }
 }
 
-/// Whether two formulas read one number under two names: a teacher that is the student, and the student.
+/// Whether two formulas read one number under two names, as for a teacher that is the student.
 fn is_same(left: &Formula, right: &Formula, facts: &RunFacts) -> bool {
     let read = |formula: &Formula| match &formula.0.kind {
         FormulaKind::Signal(Signal::Of {
@@ -268,7 +268,7 @@ fn of_signal(signal: &Signal, facts: &RunFacts, given: &[ValueRange]) -> ValueRa
         Signal::Position | Signal::Remaining => ValueRange { low: 0.0, high: (facts.longest - 1.0).max(0.0) },
         Signal::Length => ValueRange { low: 0.0, high: facts.longest },
         Signal::Reward => facts.reward,
-        // If the weights of a reward's parts sum to less than 1. The sum is rounded.
+        // The weights of the reward's parts sum to less than 1, up to the rounding of the sum.
         Signal::Correct if facts.reward.high < 1.0 - 1e-9 => NEVER,
         Signal::SpanScore { .. }
         | Signal::RewardPart { .. }
@@ -303,7 +303,7 @@ fn of_divergence(divergence: &Divergence, facts: &RunFacts, given: &[ValueRange]
     }
 }
 
-/// Whether a parameter or its sides make a divergence 0 everywhere.
+/// Whether a divergence is 0 everywhere, because of a parameter or its sides.
 pub(super) fn is_of_itself(divergence: &Divergence, facts: &RunFacts, given: &[ValueRange]) -> bool {
     let parameters = match &divergence.kind {
         DivergenceKind::Entrywise(own) if own.facts.zero => return true,
@@ -317,7 +317,7 @@ pub(super) fn is_of_itself(divergence: &Divergence, facts: &RunFacts, given: &[V
     left.is_some() && left == right
 }
 
-/// The roles of a side, with the shares of a blend that are not 0; `None` where these are not known.
+/// The roles of a side, with the shares of a blend that are not 0. `None` if the shares are not known.
 fn side<'r>(
     side_: &Distribution,
     facts: &RunFacts,
@@ -328,7 +328,7 @@ fn side<'r>(
         Distribution::Role(role) => parts.push((owner(role, facts), 1.0)),
         Distribution::Detached(inner) => return side(inner, facts, shares),
         Distribution::Blend(blend) => {
-            // Consumes all shares, so that the other side's come next.
+            // Takes all shares of this side, so that the other side's come next.
             let given: Vec<Option<&ValueRange>> = blend.iter().map(|_| shares.next()).collect();
             for ((_, role), share) in blend.iter().zip(given) {
                 let share = share.filter(|share| share.low == share.high)?.low;
@@ -351,11 +351,11 @@ pub(super) fn scheduled(schedule: &Schedule) -> ValueRange {
         Schedule::Constant { value } => ValueRange::at(*value),
         Schedule::Linear { from, to, .. }
         | Schedule::Cosine { from, to, .. }
-        | Schedule::Exponential { from, to, .. } => ValueRange::of(&[*from, *to]),
+        | Schedule::Exponential { from, to, .. } => ValueRange::from_values(&[*from, *to]),
         Schedule::Piecewise { pieces } => {
-            ValueRange::of(&pieces.iter().map(|(_, value)| *value).collect::<Vec<f64>>())
+            ValueRange::from_values(&pieces.iter().map(|(_, value)| *value).collect::<Vec<f64>>())
         }
-        Schedule::Alternate { values, .. } => ValueRange::of(values),
+        Schedule::Alternate { values, .. } => ValueRange::from_values(values),
         Schedule::Warmup { then, .. } => scheduled(then).with(ValueRange::at(0.0)),
     }
 }
@@ -365,9 +365,14 @@ fn add(a: ValueRange, b: ValueRange) -> ValueRange {
 }
 
 fn product(a: ValueRange, b: ValueRange) -> ValueRange {
-    // 0 times an unbounded value is 0: no signal is infinite.
+    // 0 times an unbounded value is 0, because no signal is infinite.
     let times = |a: f64, b: f64| if a == 0.0 || b == 0.0 { 0.0 } else { a * b };
-    ValueRange::of(&[times(a.low, b.low), times(a.low, b.high), times(a.high, b.low), times(a.high, b.high)])
+    ValueRange::from_values(&[
+        times(a.low, b.low),
+        times(a.low, b.high),
+        times(a.high, b.low),
+        times(a.high, b.high),
+    ])
 }
 
 fn apply(function: Function, operands: &[Formula], given: &[ValueRange]) -> ValueRange {
@@ -395,7 +400,7 @@ fn apply(function: Function, operands: &[Formula], given: &[ValueRange]) -> Valu
         (Multiply, [x, y]) => product(*x, *y),
         (Divide, [x, _]) if x.is_zero() => ValueRange::at(0.0),
         (Divide, [x, y]) if y.low > 0.0 || y.high < 0.0 => {
-            product(*x, ValueRange::of(&[1.0 / y.low, 1.0 / y.high]))
+            product(*x, ValueRange::from_values(&[1.0 / y.low, 1.0 / y.high]))
         }
         (Divide, [x, y]) if x.low >= 0.0 && y.low >= 0.0 => POSITIVE,
         (Power, [x, y]) if x.low >= 0.0 && y.low == y.high && y.low > 0.0 => {

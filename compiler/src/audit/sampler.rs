@@ -1,4 +1,4 @@
-//! The samplers of the tokens that a term is trained on, as far as they matter to the audit.
+//! The samplers of the tokens that a term is trained on, as far as the audit depends on them.
 
 use mopd_lang::experiment::{Edit, Rollout, Sampling, TokensOf};
 use mopd_lang::formula::Role;
@@ -6,10 +6,10 @@ use mopd_lang::formula::text;
 
 use super::toy_model::{ToyModel, normalised, scores};
 
-/// One way in which tokens are sampled.
+/// A way in which tokens are sampled.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Sampler {
-    /// By the student of this step.
+    /// From the student of this step.
     Student {
         temperature: f64,
         top_p: Option<f64>,
@@ -19,9 +19,10 @@ pub enum Sampler {
         role: Role,
         temperature: f64,
     },
-    /// From a mixture: this share of `teacher`, and the rest of the student.
+    /// From a mixture: this share of `teacher`, and the rest of the student, both at the temperature.
     Mixture {
         teacher: f64,
+        temperature: f64,
     },
     /// From a distribution that does not depend on the models: data, or an earlier student.
     Elsewhere {
@@ -34,7 +35,7 @@ pub enum Sampler {
 }
 
 impl Sampler {
-    /// How a library's objective is usually trained.
+    /// The usual sampler for a library's objective.
     pub const ON_POLICY: Sampler = Sampler::Student { temperature: 1.0, top_p: None, top_k: None };
 
     /// The tokens of later passes over the student's samples.
@@ -51,7 +52,7 @@ impl Sampler {
         }
     }
 
-    /// The temperature of the policy trained on such tokens, where the objective has no setting for it: see
+    /// The temperature of the policy trained on such tokens, if the objective does not set it. See
     /// [`mopd_lang::experiment::Rollout::policy_temperature`].
     pub fn policy_temperature(&self) -> f64 {
         match self {
@@ -60,14 +61,14 @@ impl Sampler {
         }
     }
 
-    /// Every way in which some tokens of a rollout are sampled.
-    pub fn of(rollout: &Rollout) -> Vec<Sampler> {
+    /// The samplers of all tokens of a rollout.
+    pub fn from_rollout(rollout: &Rollout) -> Vec<Sampler> {
         let mut found = Vec::new();
         collect(rollout, &mut found);
         found
     }
 
-    /// As text: `on tokens that ...`.
+    /// The sampler as text: `on tokens that ...`.
     pub fn text(&self) -> String {
         match self {
             Sampler::Student { temperature, top_p, top_k } => {
@@ -87,14 +88,18 @@ impl Sampler {
             Sampler::By { role, temperature } => {
                 format!("tokens that {} drew at temperature {}", role.name(), text::number(*temperature))
             }
-            Sampler::Mixture { teacher } => {
-                format!(
+            Sampler::Mixture { teacher, temperature } => {
+                let mut text = format!(
                     "tokens drawn from {} of the teacher and the rest of the student",
                     text::number(*teacher)
-                )
+                );
+                if *temperature != 1.0 {
+                    text += &format!(" at temperature {}", text::number(*temperature));
+                }
+                text
             }
             Sampler::Elsewhere { name } => format!("tokens of {name}"),
-            Sampler::Unknown { why } => format!("tokens of which nothing is known ({why})"),
+            Sampler::Unknown { why } => format!("tokens of an unknown distribution ({why})"),
         }
     }
 
@@ -122,12 +127,13 @@ impl Sampler {
             Sampler::By { role, temperature } => {
                 own(role).map_or_else(|| elsewhere(role.name()), |logp| at(&logp, *temperature))
             }
-            Sampler::Mixture { teacher } => {
+            Sampler::Mixture { teacher, temperature } => {
                 let theirs = own(&Role::Teacher).unwrap_or_else(|| elsewhere("teacher"));
+                let theirs = at(&theirs, *temperature);
                 let mix = |(theirs, ours): (&f64, &f64)| {
                     (teacher * theirs.exp() + (1.0 - teacher) * ours.exp()).ln()
                 };
-                theirs.iter().zip(&student()).map(mix).collect()
+                theirs.iter().zip(&at(&student(), *temperature)).map(mix).collect()
             }
             Sampler::Elsewhere { name } => elsewhere(name),
             Sampler::Unknown { .. } => elsewhere("sampler"),
@@ -166,7 +172,10 @@ fn collect(rollout: &Rollout, found: &mut Vec<Sampler>) {
         TokensOf::Data | TokensOf::Open => give(Sampler::Elsewhere { name: "data" }),
         TokensOf::OfModel => give(Sampler::Elsewhere { name: "an earlier model" }),
         TokensOf::Mixture(share) => match share.constant() {
-            Some(teacher) => give(Sampler::Mixture { teacher }),
+            Some(teacher) => {
+                let temperature = rollout.sampling().map_or(1.0, |sampling| sampling.temperature);
+                give(Sampler::Mixture { teacher, temperature });
+            }
             None => give(unknown("a share that moves is the teacher's".into())),
         },
         TokensOf::Earlier | TokensOf::Inside => {

@@ -1,4 +1,4 @@
-//! The direction in which a term moves the student: the commonest mistake is a sign, and one minus too many
+//! The direction in which a term moves the student. The commonest mistake is a sign: one minus too many
 //! teaches the opposite.
 
 use mopd_lang::formula::{
@@ -14,25 +14,25 @@ use super::named::{GradientSource, Named, NamedOutcome};
 use super::sampler::Sampler;
 use super::toy_model::Variation;
 
-/// A gradient with a larger cosine than this is a mixture, not a wrong sign.
+/// A gradient whose cosine is above this is a mixture, not a wrong sign.
 const OPPOSITE: f64 = -0.5;
 
-/// A gradient that leads the wrong way in this many toy models counts as doing so in all.
+/// The number of toy models in which a gradient must lead the wrong way.
 const ENOUGH: usize = 3;
 
-/// What a term moves the student away from.
+/// The target that a term moves the student away from.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Away {
-    From(Role),
-    /// The text that it is trained on.
+pub(super) enum RepelledFrom {
+    Role(Role),
+    /// The text that the term is trained on.
     Data,
     Reward,
 }
 
 impl Query<'_> {
     /// The role that the mean gradient leads away from, in every toy model. It is compared with both
-    /// directions of KL: so weights, masks and bounds, and divergences without a name, make no difference.
-    pub fn leads_away(&self) -> Result<Option<Away>, AuditRefusal> {
+    /// directions of KL, so weights, masks and bounds, and divergences without a name, make no difference.
+    pub fn repelled_from(&self) -> Result<Option<RepelledFrom>, AuditRefusal> {
         let mut toys = self.toys();
         toys.truncate(ENOUGH);
         if measure(&self.view, ALL, &toys[..1])?.is_zero() {
@@ -58,11 +58,11 @@ impl Query<'_> {
                 most = along.into_iter().fold(most, f64::max);
             }
             if most > 0.0 {
-                // A part of it leads towards some role: the rest may be meant to keep a distance.
+                // A part leads towards some role, and the rest may be meant to keep a distance.
                 return Ok(None);
             }
             if most < OPPOSITE && away.is_none() {
-                away = Some(Away::From(role.clone()));
+                away = Some(RepelledFrom::Role(role.clone()));
             }
         }
         if !compared.is_empty() {
@@ -74,7 +74,7 @@ impl Query<'_> {
                 && cosines(GradientSource::Policy(NamedOutcome::Reward))?
                     .iter()
                     .all(|cosine| *cosine < OPPOSITE);
-            return Ok(opposite.then_some(Away::Reward));
+            return Ok(opposite.then_some(RepelledFrom::Reward));
         }
         // A term that reads a verdict, or a field of the data, may be meant to unlearn.
         let judges = self.reads(|signal| {
@@ -99,7 +99,7 @@ impl Query<'_> {
         let imitates = matches!(self.sampler(), Sampler::Elsewhere { .. } | Sampler::By { .. });
         let opposite =
             imitates && !judges && cosines(GradientSource::Sampled)?.iter().all(|cosine| *cosine < OPPOSITE);
-        Ok(opposite.then_some(Away::Data))
+        Ok(opposite.then_some(RepelledFrom::Data))
     }
 
     /// The roles that the value itself depends on, without weights and masks.
@@ -127,8 +127,8 @@ impl Query<'_> {
         self.view.any(|node| matches!(&node.kind, FormulaKind::Signal(signal) if test(signal)))
     }
 
-    /// Whether the term reads a teacher, but the gradient is the same for every teacher. Conditions are
-    /// assumed to hold elsewhere.
+    /// Whether the term reads a teacher, but has the same gradient for every teacher. Conditions are assumed
+    /// to hold elsewhere.
     pub fn ignores_teacher(&self) -> Result<bool, AuditRefusal> {
         let is_own = |role: &Role| *role != Role::Student && self.is_made_of_student(role);
         let own = |formula: &Formula| {

@@ -1,4 +1,4 @@
-//! The models behind the roles, as far as they matter to the audit: a teacher may be the student itself, or
+//! The models of the roles, as far as the audit depends on them: a teacher may be the student itself, or
 //! composed of others.
 
 use std::collections::HashSet;
@@ -14,10 +14,10 @@ use super::evaluate::elementwise;
 use super::toy_model::{ToyModel, normalised};
 use crate::lower::{FormulaGraph, GraphLeaf};
 
-/// Where a role's distributions come from.
+/// The source of a role's distributions.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum DistributionSource {
-    /// Its own weights, or another prompt than the student's.
+    /// Weights of its own, or a prompt other than the student's.
     Own,
     /// The student of this step, on the student's own prompt.
     Student,
@@ -31,7 +31,7 @@ pub(super) enum DistributionSource {
 #[derive(Clone, Debug, PartialEq)]
 struct TeacherModel {
     weights: Weights,
-    /// Its logits are divided by this.
+    /// The divisor of its logits.
     temperature: f64,
 }
 
@@ -44,23 +44,23 @@ enum Weights {
 }
 
 /// The declared teachers of an experiment, and the one that a route chooses for some prompts. Without an
-/// experiment every teacher has its own distributions.
+/// experiment, every teacher has distributions of its own.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Teachers {
     named: Rc<Vec<TeacherModel>>,
     routed: Option<TeacherModel>,
-    /// The name of the routed teacher, where other prompts have another kind of teacher.
+    /// The name of the routed teacher, if other prompts have another kind of teacher.
     routed_name: Option<String>,
 }
 
 impl Teachers {
-    /// One for each kind of teacher that a stage's route chooses.
-    pub fn of(experiment: &Experiment, train: &Train) -> Vec<Teachers> {
+    /// The teachers of a stage, once for each kind of teacher that its route chooses.
+    pub fn for_stage(experiment: &Experiment, train: &Train) -> Vec<Teachers> {
         let named: Rc<Vec<TeacherModel>> = Rc::new(
             experiment
                 .teachers
                 .iter()
-                .map(|teacher| TeacherModel::of(teacher, train.sees.as_deref()))
+                .map(|teacher| TeacherModel::new(teacher, train.sees.as_deref()))
                 .collect(),
         );
         let mut casts: Vec<Teachers> = Vec::new();
@@ -80,7 +80,7 @@ impl Teachers {
         casts
     }
 
-    /// `, on prompts that go to now`, where that makes a difference.
+    /// The text `, on prompts that go to now`, if that makes a difference.
     pub(super) fn text(&self) -> String {
         self.routed_name.as_ref().map(|name| format!(", on prompts that go to {name}")).unwrap_or_default()
     }
@@ -118,18 +118,18 @@ impl Teachers {
         self.played(role).map_or(1.0, |played| played.temperature)
     }
 
-    /// Whether its distributions are the student's own.
+    /// Whether the role's distributions are the student's own.
     pub(super) fn is_student(&self, role: &Role, step: (u32, u32)) -> bool {
         self.source(role, step) == DistributionSource::Student && self.temperature(role) == 1.0
     }
 
-    /// Whether it is declared as the student of this step, unchanged.
+    /// Whether the role is declared as the student of this step, unchanged.
     fn is_current(&self, role: &Role) -> bool {
         self.played(role)
             .is_some_and(|played| played.weights == Weights::Student && played.temperature == 1.0)
     }
 
-    /// Whether its distributions depend only on the student.
+    /// Whether the role's distributions depend only on the student.
     pub(super) fn is_made_of_student(&self, role: &Role, step: (u32, u32)) -> bool {
         let (mut seen, mut waiting) = (HashSet::new(), vec![role.clone()]);
         while let Some(role) = waiting.pop() {
@@ -145,8 +145,8 @@ impl Teachers {
         true
     }
 
-    /// These roles, and those that they are composed of, each once, without student and sampler. Stops at one
-    /// more than `most`.
+    /// These roles, and those that they are composed of, each once, without student and sampler. Stops when
+    /// there is one more than `most`.
     pub(super) fn closure(&self, roles: Vec<Role>, step: (u32, u32), most: usize) -> Vec<Role> {
         let mut found = roles;
         let mut at = 0;
@@ -171,7 +171,7 @@ impl Teachers {
         }
     }
 
-    /// Log-probabilities of a composed role, in a toy model that already has its parts.
+    /// The log-probabilities of a composed role, in a toy model that already has its parts.
     pub(super) fn distribution(&self, role: &Role, toy: &ToyModel, prefix: usize) -> Vec<f64> {
         let part = |part: &Role| match toy.logp(part, prefix) {
             Some(known) => known.to_vec(),
@@ -201,8 +201,8 @@ impl Teachers {
 }
 
 impl TeacherModel {
-    /// `student` is the template of the student, if it sees one in place of the plain prompt.
-    fn of(teacher: &Teacher, student: Option<&Template>) -> TeacherModel {
+    /// `student` is the student's template, if it sees one in place of the plain prompt.
+    fn new(teacher: &Teacher, student: Option<&Template>) -> TeacherModel {
         // A model with another prompt than the student has another distribution. The members of a composed
         // teacher have prompts of their own.
         let own_prompt = match &teacher.weights {
@@ -222,9 +222,9 @@ impl TeacherModel {
     }
 }
 
-/// A number of the run at a step; `None` where it depends on anything else.
+/// A number of the run at a step. `None` if it depends on anything else.
 fn number(formula: &Formula, step: (u32, u32)) -> Option<f64> {
-    let lowered = FormulaGraph::of(None, &[formula]).ok()?;
+    let lowered = FormulaGraph::from_formulas(None, &[formula]).ok()?;
     let leaf = |leaf: &GraphLeaf| match leaf.formula.0.kind {
         FormulaKind::Signal(Signal::Step) => Some(Dual::plain(f64::from(step.0))),
         FormulaKind::Signal(Signal::Progress) => {

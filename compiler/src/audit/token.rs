@@ -1,5 +1,5 @@
-//! Numbers of one token that depend only on distributions: computed as in the runtime, but in f64, and for
-//! live ones with the derivative by the student's logits.
+//! Numbers of one token that depend only on distributions. They are computed as in the runtime, but in f64,
+//! and live ones with the derivative by the student's logits.
 
 use std::borrow::Cow;
 
@@ -43,7 +43,7 @@ pub(crate) fn is_live_of_distributions(live: &Live) -> bool {
     }
 }
 
-/// Whether it has a support that is chosen by two vocabularies.
+/// Whether a formula's support depends on two vocabularies.
 pub(crate) fn compares_vocabularies(kind: &FormulaKind) -> bool {
     fn is_matched(support: &Support) -> bool {
         match support {
@@ -62,12 +62,12 @@ pub(crate) fn compares_vocabularies(kind: &FormulaKind) -> bool {
 }
 
 impl TokenContext<'_> {
-    /// A signal of the token; `None` where it does not depend on distributions alone. `parameters` are the
+    /// A signal of the token. `None` if it does not depend on distributions alone. `parameters` are the
     /// values of its formulas.
     pub fn signal(&self, signal: &Signal, parameters: &[f64]) -> Option<Result<f64, AuditRefusal>> {
         Some(match signal {
             Signal::Of { role, part: ModelSignal::Logp } => {
-                self.scored(role).and_then(|logp| Ok(logp[self.taken()?]))
+                self.scored(role).and_then(|logp| Ok(logp[self.drawn_token()?]))
             }
             Signal::Of { role, part: ModelSignal::EndLogp } => {
                 self.scored(role).map(|logp| logp[logp.len() - 1])
@@ -80,7 +80,7 @@ impl TokenContext<'_> {
                 self.plain(role).map(|logp| logp.iter().copied().fold(f64::NEG_INFINITY, f64::max).exp())
             }
             Signal::Of { role, part: ModelSignal::Rank } => self.plain(role).and_then(|logp| {
-                let taken = logp[self.taken()?];
+                let taken = logp[self.drawn_token()?];
                 Ok(1.0 + logp.iter().filter(|other| **other > taken).count() as f64)
             }),
             Signal::Divergence(divergence) => {
@@ -90,7 +90,7 @@ impl TokenContext<'_> {
             Signal::Mass { role, support } => self.mass(role, support),
             Signal::InNucleus { role, p } => {
                 let support = Support::Nucleus { role: role.clone(), p: *p };
-                self.taken().and_then(|taken| Ok(f64::from(u8::from(self.members(&support)?[taken]))))
+                self.drawn_token().and_then(|taken| Ok(f64::from(u8::from(self.members(&support)?[taken]))))
             }
             Signal::SupportSize { support } => self
                 .members(support)
@@ -99,11 +99,11 @@ impl TokenContext<'_> {
         })
     }
 
-    /// A live primitive.
+    /// The value of a live primitive, with its derivative.
     pub fn live(&self, live: &Live, parameters: &[f64]) -> Result<Dual, AuditRefusal> {
         let student = || self.log_probabilities(&Role::Student, 1.0, true);
         match live {
-            Live::Part(ModelSignal::Logp) => self.log_probability(self.taken()?),
+            Live::Part(ModelSignal::Logp) => self.log_probability(self.drawn_token()?),
             Live::Part(ModelSignal::EndLogp) => self.log_probability(self.toy.size.vocabulary - 1),
             Live::Part(ModelSignal::Entropy) => self.entropy(),
             Live::Part(ModelSignal::Top1) => Ok(student()?[self.order(&Role::Student)?[0]].exp()),
@@ -114,7 +114,7 @@ impl TokenContext<'_> {
         }
     }
 
-    fn taken(&self) -> Result<usize, AuditRefusal> {
+    fn drawn_token(&self) -> Result<usize, AuditRefusal> {
         self.token.ok_or_else(|| "no token is drawn here".into())
     }
 

@@ -20,7 +20,7 @@ pub struct Size {
     pub vocabulary: usize,
     pub prompts: usize,
     pub samples: usize,
-    /// 1 or 2.
+    /// The number of tokens of a completion, 1 or 2.
     pub length: usize,
     /// The number of domains of the prompts: 1 or 2.
     pub domains: usize,
@@ -42,8 +42,8 @@ impl Size {
         Size { vocabulary, prompts, samples, domains: self.domains.min(prompts), ..self }
     }
 
-    /// The layout of one sample: every completion is one turn and one block. The first prompt is of the first
-    /// domain, the others of the last one.
+    /// The layout of one sample. Every completion is one turn and one block. The first prompt is in the first
+    /// domain, the others are in the last one.
     pub fn layout(self) -> Layout {
         let number = |index: usize| index as u32;
         Layout {
@@ -60,7 +60,7 @@ impl Size {
         }
     }
 
-    /// Prefixes that a token can follow, in all prompts.
+    /// The number of prefixes that a token can follow, in all prompts.
     pub fn prefixes(self) -> usize {
         self.prompts * self.prefixes_of_prompt()
     }
@@ -69,7 +69,7 @@ impl Size {
         (0..self.length).map(|position| self.vocabulary.pow(position as u32)).sum()
     }
 
-    /// The student's logits: one per prefix and entry.
+    /// The number of the student's logits: one per prefix and entry.
     pub fn logits(self) -> usize {
         self.prefixes() * self.vocabulary
     }
@@ -86,13 +86,13 @@ impl Size {
         numbers(self.vocabulary, self.length)
     }
 
-    /// All outcomes: the tokens of all sequences, concatenated.
+    /// All outcomes, each with the tokens of all sequences, concatenated.
     pub fn outcomes(self) -> impl Iterator<Item = Vec<usize>> {
         numbers(self.vocabulary, self.tokens())
     }
 }
 
-/// Every number with this many digits.
+/// All numbers with this many digits, as digits.
 fn numbers(base: usize, digits: usize) -> impl Iterator<Item = Vec<usize>> {
     (0..base.pow(digits as u32)).map(move |mut number| {
         (0..digits)
@@ -108,11 +108,11 @@ fn numbers(base: usize, digits: usize) -> impl Iterator<Item = Vec<usize>> {
 /// The values of numbers that change during a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RunNumbers {
-    /// States at their first value, schedules at their value at the step; all prompts are of one domain.
+    /// States have their first value, schedules their value at the step, and all prompts are of one domain.
     AtStep,
-    /// As `AtStep`, with arbitrary states and, where numbers of domains are compared, with two domains.
+    /// As `AtStep`, but with arbitrary states and, if numbers of domains are compared, with two domains.
     Apart,
-    /// All are arbitrary, and so is the size of the vocabulary: a result of 0 then holds at every step.
+    /// All numbers are arbitrary, also the size of the vocabulary. A result of 0 then holds at every step.
     Arbitrary,
 }
 
@@ -122,7 +122,7 @@ pub(super) struct ToyMoment {
     /// The step, and the number of steps of the run.
     pub step: (u32, u32),
     pub run: RunNumbers,
-    /// The most tokens of a completion; infinite where that is not known.
+    /// The most tokens of a completion; infinite if that is not known.
     pub longest: f64,
 }
 
@@ -162,11 +162,11 @@ fn hashed(seed: u64, name: &str, of: &[usize]) -> f64 {
 #[derive(Clone, Debug)]
 pub struct ToyModel {
     pub(super) size: Size,
-    /// By role: the log-probability of every entry after every prefix.
+    /// For each role, the log-probability of every entry after every prefix.
     roles: Vec<(Role, Vec<Vec<f64>>)>,
     /// Log-probabilities of the sampler.
     sampler: Vec<Vec<f64>>,
-    /// The temperature of the trained policy: of log-probabilities of tokens, except the sampler's.
+    /// The temperature of the trained policy, at which log-probabilities of tokens are, except the sampler's.
     pub(super) temperature: f64,
     /// Whether tokens are sampled from the student as they are scored.
     pub(super) on_policy: bool,
@@ -175,17 +175,17 @@ pub struct ToyModel {
     /// The step, and the number of steps of the run.
     pub(super) step: (u32, u32),
     pub(super) run: RunNumbers,
-    /// The most tokens of a completion, infinite where that is not known.
+    /// The most tokens of a completion; infinite if that is not known.
     pub(super) longest: f64,
-    /// The entries that both of two vocabularies have; `None` where that is not known.
+    /// The entries that two vocabularies share; `None` if that is not known.
     pub(super) matched: Option<Vec<usize>>,
     /// Pairs (k, entries): `top_k` of `k` entries is scaled down to this many entries here.
     pub(super) supports: Vec<(u32, usize)>,
     /// The values of parameters without one.
     pub(super) values: Rc<ParameterValues>,
     pub(super) entry_graphs: EntryGraphs,
-    /// The same run a step earlier, for numbers that are carried from step to step; `None` in a toy model
-    /// that is itself an earlier step.
+    /// The same run one step earlier, for numbers that are carried from step to step. `None` in a toy model
+    /// that is such an earlier step.
     pub(super) before: Option<Rc<ToyModel>>,
 }
 
@@ -194,8 +194,8 @@ impl ToyModel {
     /// probabilities of the same entries.
     ///
     /// # Panics
-    /// If they are not of one length.
-    pub fn of(student: &[f64], teacher: &[f64]) -> ToyModel {
+    /// If their lengths differ.
+    pub fn from_distributions(student: &[f64], teacher: &[f64]) -> ToyModel {
         let size = Size { vocabulary: student.len(), prompts: 1, samples: 1, length: 1, domains: 1 };
         let toy = ToyModel {
             size,
@@ -251,7 +251,7 @@ impl ToyModel {
         }
     }
 
-    /// Sets the entries that both of two vocabularies have, if that is known.
+    /// Sets the entries that two vocabularies share, if they are known.
     pub(crate) fn with_matched(self, matched: Option<Vec<usize>>) -> ToyModel {
         ToyModel { matched, ..self }
     }
@@ -284,7 +284,7 @@ impl ToyModel {
         self.roles.iter().find(|(known, _)| known == role).map(|(_, known)| known[prefix].as_slice())
     }
 
-    /// Log-probabilities as the objective's `logp` has them: at the temperature of the trained policy.
+    /// Log-probabilities as in the objective's `logp`, at the temperature of the trained policy.
     pub(super) fn scored(&self, role: &Role, prefix: usize) -> Option<Cow<'_, [f64]>> {
         let logp = self.logp(role, prefix)?;
         let plain = *role == Role::Sampler || self.temperature == 1.0;
@@ -317,7 +317,7 @@ impl ToyModel {
         self.size.vocabulary
     }
 
-    /// The number of entries that `top_k` of `k` has here.
+    /// The number of entries of `top_k` with this `k` in the toy model.
     pub(super) fn entries(&self, k: u32) -> usize {
         self.supports.iter().find(|(written, _)| *written == k).map_or(k as usize, |(_, entries)| *entries)
     }
@@ -348,17 +348,17 @@ fn logs(probabilities: &[f64]) -> Vec<f64> {
     probabilities.iter().map(|p| p.ln()).collect()
 }
 
-/// How a toy model differs from the usual one.
+/// The difference of a toy model from the usual one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Variation {
     Usual,
-    /// As usual, with other teachers.
+    /// The usual one with other teachers.
     OtherTeachers,
-    /// Every other model is the student.
+    /// All other models equal the student.
     Agreed,
     /// The models differ by many nats.
     Steep,
-    /// As usual, with tokens from another sampler.
+    /// The usual one with tokens from another sampler.
     OtherSampler,
 }
 
@@ -373,7 +373,7 @@ const EARLIER: u64 = 1 << 32;
 pub(super) struct ToyModelSpec {
     pub size: Size,
     pub toys: u64,
-    /// All roles but student and sampler, with those that they are composed of.
+    /// All roles except student and sampler, with those that they are composed of.
     pub roles: Vec<Role>,
     pub teachers: Teachers,
     pub sampler: Sampler,
@@ -418,7 +418,7 @@ impl ToyModelSpec {
             entry_graphs: self.entry_graphs.clone(),
             before: None,
         };
-        // Where only teachers or the sampler vary, the student is the same.
+        // If only teachers or the sampler vary, the student is the same.
         let reference = seed == 0 && self.size.vocabulary == 5 && self.size.prefixes() == 1;
         let same = matches!(variation, Variation::Usual | Variation::OtherTeachers | Variation::OtherSampler);
         let plain = reference && matches!(variation, Variation::Usual | Variation::OtherSampler);
@@ -446,7 +446,7 @@ impl ToyModelSpec {
             toy.set(role.clone(), known);
         }
         toy.set(Role::Student, student);
-        // Composed roles come after their parts: each role is computed once, however many are composed of it.
+        // Composed roles come after their parts, so that each role is computed once.
         let mut waiting: Vec<&Role> = self.roles.iter().filter(|role| !own(role)).collect();
         while !waiting.is_empty() {
             let made = |part: &Role| !self.roles.contains(part) || toy.logp(part, 0).is_some();

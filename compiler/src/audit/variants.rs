@@ -5,26 +5,26 @@ use std::rc::Rc;
 
 use mopd_lang::formula::{Axis, Formula, FormulaKind, FormulaNode, Function};
 
-use super::bounds::is_negative;
+use super::bounds::never_positive;
 use super::evaluate::bounded;
 use super::judge::quoted;
 use super::view::TermView;
 use crate::lower::FormulaGraph;
 
-/// A formula with more summands than this is not split.
+/// The most summands into which a formula is split.
 const MOST_SUMMANDS: usize = 12;
 
-/// No more parts than this are left out, one at a time.
+/// The most parts that are left out, one at a time.
 const MOST_VARIANTS: usize = 12;
 
 /// Whether some part is bounded by constants.
 pub(super) fn has_bounds(view: &TermView) -> bool {
-    let lowered = FormulaGraph::of(None, &view.formulas());
+    let lowered = FormulaGraph::from_formulas(None, &view.formulas());
     lowered.is_ok_and(|FormulaGraph { graph, .. }| graph.nodes().any(|(id, _)| bounded(&graph, id).is_some()))
         || view.formulas().into_iter().flat_map(Formula::parts).any(clipped)
 }
 
-/// A divergence whose summands are bounded.
+/// Whether a part is a divergence whose summands are bounded.
 fn clipped(part: &Formula) -> bool {
     use mopd_lang::formula::{Live, Signal};
     match &part.0.kind {
@@ -41,14 +41,14 @@ fn rebuilt(formula: &Formula, function: Function, operands: Vec<Formula>) -> For
     Formula::new(FormulaKind::Apply { function, operands }, formula.unit(), axis, live, formula.0.origin)
 }
 
-/// The live summands of a formula, with products and cases multiplied out; only the formula itself if there
-/// are too many.
+/// The live summands of a formula, with products and cases multiplied out. If there are too many, only the
+/// formula itself.
 pub(super) fn summands(formula: &Formula) -> Vec<Formula> {
     let found = expand(formula, 0, &mut HashMap::new());
     if found.len() > MOST_SUMMANDS { vec![formula.clone()] } else { found }
 }
 
-/// A shared part is expanded once; a part with too many summands is not expanded.
+/// Expands a formula. A shared part is expanded once, and one with too many summands not at all.
 fn expand(
     formula: &Formula,
     depth: usize,
@@ -106,21 +106,21 @@ fn expand(
     found
 }
 
-/// The formula without one factor or summand, for each that is not live and differs from token to token, with
-/// the text of that part. A product keeps its sign and all other factors.
+/// The formula without one factor or summand, for each one that is not live and differs from token to token,
+/// with the text of that part. A product keeps its sign and all other factors.
 pub(super) fn without_parts(formula: &Formula) -> Vec<(String, Formula)> {
     let mut found = Vec::new();
     let leaves = |dropped: &Formula| !dropped.live() && dropped.axis() > Axis::Run;
-    // Factors of a product that is split as a whole.
+    // The factors inside a product that is split as a whole.
     let mut inside: HashSet<*const FormulaNode> = HashSet::new();
     for part in formula.parts() {
         let FormulaKind::Apply { function, operands } = &part.0.kind else { continue };
         match (function, operands.as_slice()) {
-            // A product that is shared is split on its own: it can be replaced everywhere at once.
+            // A shared product is split separately, since it can be replaced everywhere at once.
             (Function::Multiply | Function::Divide, _)
                 if !inside.contains(&Rc::as_ptr(&part.0)) || Rc::strong_count(&part.0) > 1 =>
             {
-                let product = Factors::of(part, &mut inside);
+                let product = Factors::new(part, &mut inside);
                 for place in 0..product.factors.len() {
                     let (dropped, _) = &product.factors[place];
                     if leaves(dropped) {
@@ -157,12 +157,12 @@ pub(super) fn without_parts(formula: &Formula) -> Vec<(String, Formula)> {
 struct Factors<'a> {
     whole: &'a Formula,
     negative: bool,
-    /// In source order; the bool is true for a divisor.
+    /// The factors in source order. The bool marks a divisor.
     factors: Vec<(&'a Formula, bool)>,
 }
 
 impl<'a> Factors<'a> {
-    fn of(whole: &'a Formula, inside: &mut HashSet<*const FormulaNode>) -> Factors<'a> {
+    fn new(whole: &'a Formula, inside: &mut HashSet<*const FormulaNode>) -> Factors<'a> {
         let mut product = Factors { whole, negative: false, factors: Vec::new() };
         let mut pending = vec![(whole, false)];
         while let Some((formula, divides)) = pending.pop() {
@@ -190,7 +190,7 @@ impl<'a> Factors<'a> {
         product
     }
 
-    /// All factors but one; `None` where no live factor would be left.
+    /// The product of all factors but one. `None` if no live factor would be left.
     fn without(&self, place: usize) -> Option<Formula> {
         let rest =
             || self.factors.iter().enumerate().filter(|(other, _)| *other != place).map(|(_, factor)| factor);
@@ -203,7 +203,7 @@ impl<'a> Factors<'a> {
             product = rebuilt(self.whole, Function::Divide, vec![product, (*factor).clone()]);
         }
         // A factor that is left out takes its magnitude with it, but not its sign.
-        let negative = self.negative != is_negative(self.factors[place].0);
+        let negative = self.negative != never_positive(self.factors[place].0);
         Some(if negative { rebuilt(self.whole, Function::Negate, vec![product]) } else { product })
     }
 }

@@ -2,15 +2,15 @@
 
 use serde::Serialize;
 
-/// What a gradient follows: its relation to named gradients.
+/// The relation of a gradient to named gradients.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "verdict", rename_all = "snake_case")]
 pub enum Verdict {
-    /// The gradient is a sum of multiples of named ones, the same everywhere; a single one in most cases.
+    /// The gradient is a sum of fixed multiples of named gradients, usually of a single one.
     Follows {
         parts: Vec<GradientMultiple>,
     },
-    /// The gradient is a named one times a number of each prefix, within these two bounds.
+    /// The gradient is a named one, multiplied at each prefix by a number between these two bounds.
     Weighted {
         of: String,
         least: f64,
@@ -25,10 +25,10 @@ pub enum Verdict {
         parts: Vec<GradientMultiple>,
         task: NearestTask,
     },
-    /// It is independent of every teacher.
+    /// The gradient is independent of every teacher.
     Task(NearestTask),
-    /// Without the quoted parts of the formula it would follow `of`. With the relative distance from that
-    /// gradient, and the cosine of the angle between them.
+    /// Without the quoted parts of the formula, the gradient would follow `of`. Also the relative distance
+    /// from that gradient, and the cosine of the angle between the two.
     Biased {
         of: Box<Verdict>,
         by: String,
@@ -37,7 +37,7 @@ pub enum Verdict {
     },
     /// The mean gradient is exactly 0.
     Zero,
-    /// Neither a named gradient, nor a sum of some.
+    /// The gradient is neither a named one nor a sum of some.
     Unnamed {
         nearest: String,
         cosine: f64,
@@ -47,7 +47,7 @@ pub enum Verdict {
     },
 }
 
-/// `times` the gradient of `of`.
+/// A multiple, `times`, of the gradient of `of`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct GradientMultiple {
     pub of: String,
@@ -57,7 +57,7 @@ pub struct GradientMultiple {
 /// The named gradient nearest to one that is independent of teachers.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct NearestTask {
-    /// Whether the term reads a teacher nevertheless.
+    /// Whether the term reads a teacher although its gradient does not depend on it.
     pub reads_teacher: bool,
     pub nearest: String,
     pub cosine: f64,
@@ -66,20 +66,20 @@ pub struct NearestTask {
 /// A part of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum When {
+pub enum RunPhase {
     Throughout,
     Start,
     Middle,
     End,
 }
 
-impl When {
+impl RunPhase {
     fn text(self) -> &'static str {
         match self {
-            When::Throughout => "",
-            When::Start => "at the start: ",
-            When::Middle => "in the middle: ",
-            When::End => "at the end: ",
+            RunPhase::Throughout => "",
+            RunPhase::Start => "at the start: ",
+            RunPhase::Middle => "in the middle: ",
+            RunPhase::End => "at the end: ",
         }
     }
 }
@@ -87,21 +87,21 @@ impl When {
 /// A verdict with its conditions and notes.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TermVerdict {
-    pub when: When,
-    /// The tokens for which it holds.
+    pub when: RunPhase,
+    /// The tokens for which the verdict holds.
     pub on: String,
     #[serde(flatten)]
     pub verdict: Verdict,
     /// The divergence that the mean value is a multiple of, if any.
     pub value_estimates: Option<String>,
-    /// Whether the gradient vanishes where the student equals every role it is compared with; `None` where
-    /// that has no meaning.
+    /// Whether the gradient vanishes where the student equals every role that it is compared with. `None`
+    /// where that has no meaning.
     pub stationary_at_teacher: Option<bool>,
     pub notes: Vec<String>,
 }
 
 impl TermVerdict {
-    pub(super) fn not_audited(when: When, on: String, why: String) -> TermVerdict {
+    pub(super) fn not_audited(when: RunPhase, on: String, why: String) -> TermVerdict {
         let verdict = Verdict::NotAudited { why };
         TermVerdict {
             when,
@@ -113,7 +113,7 @@ impl TermVerdict {
         }
     }
 
-    /// The divergence of the value and that of the gradient, if they differ: then the reported loss is not
+    /// The divergence of the value and that of the gradient, if they differ. The reported loss is then not
     /// what is trained.
     pub fn misleads(&self) -> Option<(&str, &str)> {
         let value = self.value_estimates.as_deref()?;
@@ -126,7 +126,7 @@ impl TermVerdict {
         }
     }
 
-    /// The text, one line for each statement.
+    /// The verdict as text, one line for each statement.
     pub fn lines(&self) -> Vec<String> {
         let mut lines = vec![format!("{}{}", self.when.text(), self.verdict.text())];
         if let Some((value, gradient)) = self.misleads() {
@@ -142,7 +142,7 @@ impl TermVerdict {
     }
 }
 
-/// A term's findings: several if the sampler of the tokens or a schedule makes a difference.
+/// The findings about a term: several if the sampler of the tokens or a schedule makes a difference.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TermAudit {
     pub term: String,
@@ -150,7 +150,7 @@ pub struct TermAudit {
 }
 
 impl TermAudit {
-    /// The text, one line for each statement.
+    /// The findings as text, one line for each statement.
     pub fn lines(&self) -> Vec<String> {
         let several = self.findings.iter().any(|finding| finding.on != self.findings[0].on);
         let mut lines = Vec::new();
@@ -176,7 +176,7 @@ pub struct Audit {
 }
 
 impl Verdict {
-    /// The only gradient that it follows, with or without a weight per prefix.
+    /// The only gradient that is followed, with or without a weight per prefix.
     pub(super) fn one_gradient(&self) -> Option<&str> {
         match self {
             Verdict::Follows { parts } => match parts.as_slice() {
@@ -188,7 +188,7 @@ impl Verdict {
         }
     }
 
-    /// One line: `follows 1.00 * grad KL(student || teacher)`.
+    /// The verdict in one line: `follows 1.00 * grad KL(student || teacher)`.
     pub fn text(&self) -> String {
         match self {
             Verdict::Follows { parts } => {
@@ -216,7 +216,7 @@ impl Verdict {
             Verdict::Biased { of, by, distance, cosine } => format!(
                 "biased: without {by} it {}; with it, {} (cosine {cosine:.3})",
                 of.text().replacen("follows", "would follow", 1),
-                away(*distance)
+                distance_text(*distance)
             ),
             Verdict::Zero => "carries no signal: the mean gradient is exactly 0".into(),
             Verdict::Unnamed { nearest, cosine } => {
@@ -236,7 +236,7 @@ impl NearestTask {
     }
 }
 
-/// `0.50 * grad KL(teacher || student) - 1.00 * grad ...`
+/// A sum as text: `0.50 * grad KL(teacher || student) - 1.00 * grad ...`.
 pub fn sum(parts: &[GradientMultiple]) -> String {
     let mut text = String::new();
     for (place, part) in parts.iter().enumerate() {
@@ -251,8 +251,8 @@ pub fn sum(parts: &[GradientMultiple]) -> String {
     text
 }
 
-/// A relative distance as text: `12% away`, or, if it is large, how many times.
-pub(super) fn away(distance: f64) -> String {
+/// A relative distance as text: `12% away`, or a multiple if it is large.
+pub(super) fn distance_text(distance: f64) -> String {
     match distance {
         far if far < 10.0 => format!("{}% away", (far * 100.0).round()),
         far if far < 1000.0 => format!("{far:.0} times its size away"),
@@ -260,7 +260,7 @@ pub(super) fn away(distance: f64) -> String {
     }
 }
 
-/// With two decimals, or with two significant digits.
+/// A number with two decimals, or with two significant digits.
 fn number(value: f64) -> String {
     if value == 0.0 || (0.01..1e6).contains(&value.abs()) {
         format!("{value:.2}")

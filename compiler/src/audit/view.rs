@@ -1,4 +1,4 @@
-//! A term with its weights and masks, and the properties that the audit needs before it evaluates anything.
+//! A term with its weights and masks, and its properties that the audit needs before it evaluates anything.
 
 use mopd_lang::experiment::{Objective, Term};
 use mopd_lang::formula::{
@@ -10,7 +10,7 @@ use super::divergence::AuditRefusal;
 use super::sampler::Sampler;
 use super::toy_model::Size;
 
-/// Formulas with more parts than this are not audited: nobody writes them by hand.
+/// The most parts of a formula that is audited. Formulas written by hand are far smaller.
 const MOST_PARTS: usize = 2_000;
 
 /// A term with its weights and masks.
@@ -20,29 +20,29 @@ pub(super) struct TermView<'a> {
     pub weight: Option<&'a Formula>,
     pub own_weight: Option<&'a Formula>,
     pub when: Option<&'a Formula>,
-    pub left: Left<'a>,
-    /// The objective's temperature for scoring tokens, if it sets one.
+    pub samples: SampleFilter<'a>,
+    /// The temperature of the trained policy, if the objective or the rollout decides it.
     pub temperature: Option<f64>,
 }
 
-/// Which completions of a stage reach its terms: all by default.
+/// The restrictions on the completions of a stage that reach its terms: none by default.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Left<'a> {
-    /// Whether only those that the verifier accepts.
+pub(super) struct SampleFilter<'a> {
+    /// Whether only completions that the verifier accepts are included.
     pub kept: bool,
-    /// Only those whose prompts meet this condition.
+    /// A condition on the prompts that are included.
     pub filter: Option<&'a Formula>,
 }
 
 impl<'a> TermView<'a> {
-    pub fn of(objective: &'a Objective, term: &'a Term, left: Left<'a>) -> TermView<'a> {
+    pub fn new(objective: &'a Objective, term: &'a Term, left: SampleFilter<'a>) -> TermView<'a> {
         TermView {
             value: &term.value,
             select: objective.select.as_ref(),
             weight: objective.weight.as_ref(),
             own_weight: term.weight.as_ref(),
             when: term.when.as_ref(),
-            left,
+            samples: left,
             temperature: objective.temperature,
         }
     }
@@ -52,12 +52,13 @@ impl<'a> TermView<'a> {
         self.temperature.unwrap_or_else(|| sampler.policy_temperature())
     }
 
-    /// Scored at the temperature at which the student sampled these tokens in an earlier pass.
-    pub fn of_policy(self, drawn: &Sampler) -> TermView<'a> {
-        TermView { temperature: Some(self.scored_at(drawn)), ..self }
+    /// The term on a rollout with this policy temperature. All tokens of the rollout are scored at it, also
+    /// those that come from elsewhere, or from an earlier student.
+    pub fn of_policy(self, temperature: Option<f64>) -> TermView<'a> {
+        TermView { temperature: self.temperature.or(temperature), ..self }
     }
 
-    /// Another value with the same weights and masks.
+    /// The term with another value, and the same weights and masks.
     pub fn with_value(&self, value: &'a Formula) -> TermView<'a> {
         TermView { value, ..*self }
     }
@@ -69,7 +70,7 @@ impl<'a> TermView<'a> {
             named("weight", self.weight),
             named("weight", self.own_weight),
             named("when", self.when),
-            named("filter", self.left.filter),
+            named("filter", self.samples.filter),
         ]
         .into_iter()
         .flatten()
@@ -84,7 +85,7 @@ impl<'a> TermView<'a> {
         self.formulas().iter().any(|formula| formula.any(test))
     }
 
-    /// Its divergences, live ones first, each once.
+    /// The term's divergences, live ones first, each once.
     pub fn divergences(&self) -> Vec<&'a Divergence> {
         let mut found: Vec<&Divergence> = Vec::new();
         for live in [true, false] {
@@ -127,8 +128,8 @@ impl<'a> TermView<'a> {
         found
     }
 
-    /// The smallest toy model in which everything in the term has a meaning, and how many of them are
-    /// evaluated.
+    /// The smallest size of a toy model in which every part of the term has a meaning, and the number of toy
+    /// models to evaluate.
     pub fn size(&self) -> Result<(Size, u64), AuditRefusal> {
         let of_token =
             |node: &FormulaNode| matches!(node.kind, FormulaKind::Live(Live::Part(ModelSignal::Logp)));
@@ -159,8 +160,8 @@ impl<'a> TermView<'a> {
                 Axis::Token | Axis::Vocab => {}
             }
         }
-        // If values depend only on the prefix, the samples of a prompt agree after one token, and differences
-        // within the group are 0: from the second token on, their prefixes differ.
+        // If values depend only on the prefix, the samples of a prompt agree at the first token, and
+        // differences within the group are 0. From the second token on, their prefixes differ.
         sequence |= group && !batch && !scores;
         let size =
             |vocabulary, prompts, samples, length| Size { vocabulary, prompts, samples, length, domains: 1 };
@@ -180,8 +181,8 @@ impl<'a> TermView<'a> {
         })
     }
 
-    /// Scales `top_k` down to a small vocabulary: every `k` that is too large becomes one that leaves entries
-    /// outside, in the same order.
+    /// Scales `top_k` down to a small vocabulary: every `k` that is too large is replaced by one that leaves
+    /// some entries out, in the same order.
     pub fn supports(&self, vocabulary: usize) -> Vec<(u32, usize)> {
         fn collect(support: &Support, found: &mut Vec<u32>) {
             match support {
@@ -218,7 +219,7 @@ impl<'a> TermView<'a> {
         found
     }
 
-    /// Whether it depends on the step.
+    /// Whether the term depends on the step.
     pub fn moves(&self) -> bool {
         self.any(|node| {
             matches!(
@@ -230,7 +231,7 @@ impl<'a> TermView<'a> {
         })
     }
 
-    /// Whether it depends on a number that changes during the run and has only a few values in toy models.
+    /// Whether the term depends on a number that changes in the run, but has few values in toy models.
     pub fn moves_unseen(&self) -> bool {
         let unseen = |signal: &Signal| matches!(signal, Signal::State { .. } | Signal::VocabularySize);
         self.moves()
@@ -242,7 +243,7 @@ impl<'a> TermView<'a> {
         self.any(|node| matches!(node.kind, FormulaKind::Signal(Signal::State { .. })))
     }
 
-    /// Whether numbers of domains and of the whole batch occur together: with one domain, both are equal.
+    /// Whether the term has numbers of domains and of the batch, which are equal if there is one domain.
     pub fn compares_domains(&self) -> bool {
         let over = |wanted: Axis| {
             self.any(|node| match &node.kind {
@@ -254,7 +255,7 @@ impl<'a> TermView<'a> {
         over(Axis::Domain) && (over(Axis::Batch) || over(Axis::Run))
     }
 
-    /// Why a toy model can't decide on this term, if so.
+    /// The reason why a toy model can't decide on this term, if there is one.
     pub fn refusal(&self) -> Option<AuditRefusal> {
         let parts: Vec<&Formula> = self.formulas().into_iter().flat_map(Formula::parts).collect();
         if parts.len() > MOST_PARTS {
@@ -266,8 +267,8 @@ impl<'a> TermView<'a> {
     /// Whether some bound or condition may stop the gradient.
     pub fn conditions(&self) -> bool {
         use Function::*;
-        self.left.kept
-            || self.left.filter.is_some()
+        self.samples.kept
+            || self.samples.filter.is_some()
             || self.select.is_some()
             || self.when.is_some()
             || self.any(|node| match &node.kind {
@@ -335,7 +336,7 @@ fn refusal(node: &FormulaNode) -> Option<AuditRefusal> {
         FormulaKind::Statistic {
             statistic: Statistic::SampleWithoutReplacement { .. } | Statistic::Balance,
             ..
-        } => whole("which elements it draws is left to chance"),
+        } => whole("it selects elements at random"),
         FormulaKind::Statistic { statistic: Statistic::Chunks { .. }, .. } => {
             whole("`chunks` are windows of longer completions")
         }

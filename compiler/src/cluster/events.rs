@@ -1,5 +1,5 @@
-//! A simulator of discrete events: tasks that take time on something that does one at a time, in the order in
-//! which they can begin.
+//! A discrete-event simulator: tasks of given lengths on resources that run one task at a time, in the order
+//! in which the tasks become ready.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -15,10 +15,10 @@ pub struct TaskId(pub usize);
 #[derive(Clone, Debug)]
 struct Task {
     resource: ResourceId,
-    /// What it is, for people: tasks of one kind are added up.
+    /// The task's kind, for people: lengths of one kind are summed.
     kind: &'static str,
     seconds: f64,
-    /// Tasks that end before it begins.
+    /// The tasks that must end before this one begins.
     after: Vec<TaskId>,
 }
 
@@ -28,18 +28,18 @@ pub struct Simulation {
     tasks: Vec<Task>,
 }
 
-/// What came of it.
+/// The result of a simulation. Times are in seconds.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SimulationOutcome {
     pub makespan: f64,
     /// By resource.
     pub busy: Vec<f64>,
-    /// The tasks that nothing but their own length keeps from ending earlier: by resource and kind, the
-    /// longest first. Their lengths sum to the makespan.
+    /// The critical path, which ends with the last task: seconds by resource and kind, the longest first.
+    /// They sum to the makespan.
     pub critical: Vec<(ResourceId, &'static str, f64)>,
 }
 
-/// A number that is ordered: no time is NaN.
+/// A time in seconds with a total order. It is never NaN.
 #[derive(Clone, Copy, PartialEq)]
 struct Time(f64);
 
@@ -64,7 +64,7 @@ impl Simulation {
     }
 
     /// # Panics
-    /// If it is after a task that does not exist yet, which makes loops impossible.
+    /// If `after` names a task that does not exist yet (which rules out cycles), or `seconds` is no length.
     pub fn task(
         &mut self,
         resource: ResourceId,
@@ -78,15 +78,15 @@ impl Simulation {
         TaskId(self.tasks.len() - 1)
     }
 
-    /// Of tasks that wait for one resource, the one that could begin first begins first; of equals, the one
-    /// that was added first.
+    /// Runs all tasks. Where several wait for one resource, the one that became ready first begins; of
+    /// equals, the one that was added first.
     pub fn run(&self) -> SimulationOutcome {
         let mut waiting: Vec<usize> = self.tasks.iter().map(|task| task.after.len()).collect();
         let mut users: Vec<Vec<usize>> = vec![Vec::new(); self.tasks.len()];
         for (at, task) in self.tasks.iter().enumerate() {
             task.after.iter().for_each(|before| users[before.0].push(at));
         }
-        // What kept each task from beginning earlier: another's end, on its resource or before it.
+        // The task whose end let each task begin: a predecessor, or the task before it on its resource.
         let mut cause: Vec<Option<usize>> = vec![None; self.tasks.len()];
         let mut ready_at = vec![0.0f64; self.tasks.len()];
         let mut queues: Vec<BinaryHeap<Reverse<(Time, usize)>>> = vec![BinaryHeap::new(); self.resources];
@@ -136,7 +136,7 @@ impl Simulation {
                 if let Some(begun) = start(resource, now, &mut queues, &mut running, &mut events)
                     && ready_at[begun] < now
                 {
-                    // It waited for what was on its resource.
+                    // It was ready earlier, and waited for its resource.
                     cause[begun] = Some(ended);
                 }
             }
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_begin_first_begins_first() {
+    fn simulation_starts_the_earliest_possible_task_first() {
         let mut simulation = Simulation::default();
         let (a, b) = (simulation.resource(), simulation.resource());
         let slow = simulation.task(a, "slow", 3.0, vec![]);

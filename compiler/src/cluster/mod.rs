@@ -1,8 +1,8 @@
-//! What a stage would take on several machines: a simulation of its steps over a description of nodes,
-//! graphics cards and the network between them.
+//! Predicts how long a stage would take on several machines, by simulating its steps over a description of
+//! nodes, GPUs and the network between them.
 //!
-//! It computes from numbers of operations and bytes, as a plan knows them: completions are as long as their
-//! limits, and every card reaches the rate that its node says. `benches/cluster.py` holds it to measured
+//! It computes with the numbers of operations and bytes in a plan: completions are as long as their limits,
+//! and every GPU reaches the rate given for its node. `benches/cluster.py` compares it with measured
 //! runs.
 
 mod events;
@@ -17,7 +17,7 @@ use crate::plan::{Plan, Trainable};
 
 pub use stage::{Bottleneck, PoolUse, StagePrediction, simulate};
 
-/// A file of the author's.
+/// A description of a cluster, as the author's file has it.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cluster {
@@ -25,26 +25,26 @@ pub struct Cluster {
     #[serde(default)]
     pub network: Network,
     pub pools: BTreeMap<String, CardPool>,
-    /// The pool that the student writes and is trained on.
+    /// The pool that the student generates and is trained on.
     pub student: String,
-    /// The pool of each teacher, by its name, and of the reference; of all others `teacher`.
+    /// The pool of each teacher, by its name, and of the reference. `teacher` is the pool of all others.
     #[serde(default)]
     pub teachers: BTreeMap<String, String>,
     pub teacher: Option<String>,
-    /// Parameters of models, by name, where the plan does not know them: those that are loaded; and of served
-    /// teachers.
+    /// Numbers of parameters by name, where the plan does not have them: of models that are loaded, and of
+    /// served teachers.
     #[serde(default)]
     pub parameters: BTreeMap<String, f64>,
-    /// Numbers that a stage trains, by the stage's name, where those are an adapter's or a part of the
+    /// Numbers of trained parameters by the stage's name, where the stage trains an adapter or a part of the
     /// weights.
     #[serde(default)]
     pub trained: BTreeMap<String, f64>,
-    /// Tokens of the vocabulary, where the plan does not know them.
+    /// Tokens in the vocabulary, where the plan does not have the number.
     pub vocabulary: Option<u32>,
-    /// Tokens of a prompt, on average.
+    /// Mean tokens of a prompt.
     #[serde(default = "prompt_tokens")]
     pub prompt_tokens: f64,
-    /// Bytes of a weight.
+    /// Bytes per weight.
     #[serde(default = "weight_bytes")]
     pub weight_bytes: f64,
 }
@@ -61,20 +61,20 @@ fn weight_bytes() -> f64 {
 #[serde(deny_unknown_fields)]
 pub struct ClusterNode {
     pub gpus: u32,
-    /// Operations a second of one card, as they are reached.
+    /// Operations per second that one GPU reaches.
     pub flops: f64,
-    /// Bytes a second that one card reads from its memory, as they are reached.
+    /// Bytes per second that one GPU reads from its memory, as reached.
     pub memory_bandwidth: f64,
-    /// Bytes of memory of one card.
+    /// Bytes of memory of one GPU.
     pub memory: f64,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Network {
-    /// Bytes a second from one node to another.
+    /// Bytes per second from one node to another.
     pub bandwidth: f64,
-    /// Seconds until the first byte is there.
+    /// Seconds until the first byte arrives.
     pub latency: f64,
 }
 
@@ -84,7 +84,7 @@ impl Default for Network {
     }
 }
 
-/// Cards of one node that work on one thing at a time.
+/// GPUs of one node that run one task at a time.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CardPool {
@@ -92,37 +92,40 @@ pub struct CardPool {
     pub gpus: u32,
 }
 
-/// What is wrong with a description, in the author's words.
+/// A mistake in a description, in the author's words.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ClusterError {
-    #[error("the pool `{pool}` is on `{node}`, which is no node of the file")]
+    #[error("the pool `{pool}` is on the node `{node}`, which the file does not define")]
     UnknownNode { pool: String, node: String },
-    #[error("`{user}` is on the pool `{pool}`, which the file does not have")]
+    #[error("`{user}` is on the pool `{pool}`, which the file does not define")]
     UnknownPool { user: String, pool: String },
     #[error("the file has no pool for the teacher `{teacher}`")]
     NoPool { teacher: String },
-    #[error("the pools of node `{node}` have {asked} cards together, and the node has {has}")]
+    #[error("the pools of node `{node}` have {asked} cards in total, but the node has {has}")]
     TooManyCards { node: String, asked: u32, has: u32 },
     #[error("`{what}` must be more than 0")]
     NotPositive { what: String },
-    #[error("the number of parameters of `{model}` is known from its files alone")]
+    #[error("the number of parameters of `{model}` can only be read from its files")]
     Parameters { model: String },
     #[error("the number of parameters of the served teacher `{teacher}` is not known")]
     Served { teacher: String },
-    #[error("how many numbers the adapter of `{stage}` has is known from the files of its model alone")]
+    #[error(
+        "the number of parameters of the adapter of `{stage}` can only be computed from the files of \
+        its model"
+    )]
     Trained { stage: String },
-    #[error("[{table}] names `{name}`, and the experiment has {none}")]
+    #[error("[{table}] names `{name}`, but the experiment has {none}")]
     UnknownName { table: &'static str, name: String, none: &'static str, near: Option<String> },
-    #[error("the size of the vocabulary is known from files alone")]
+    #[error("the size of the vocabulary can only be read from files")]
     Vocabulary,
-    #[error("the weights on the pool `{pool}` take {needed:.1} GB, and its cards have {has:.1} GB")]
+    #[error("the weights on the pool `{pool}` take {needed:.1} GB, but its cards have {has:.1} GB")]
     Memory { pool: String, needed: f64, has: f64 },
     #[error("`{stage}` is not simulated: {why}")]
     Stage { stage: String, why: &'static str },
 }
 
 impl ClusterError {
-    /// The way out.
+    /// How the author can mend it.
     pub fn help(&self) -> Option<String> {
         let text = match self {
             ClusterError::NoPool { .. } => "name it under [teachers], or write `teacher = \"POOL\"` for all",
@@ -147,7 +150,7 @@ impl ClusterError {
 
 impl Cluster {
     /// # Errors
-    /// Names that lead to nothing, and numbers that are none.
+    /// For names that are not declared in the file, and for numbers that are not positive.
     pub fn check(&self) -> Result<(), ClusterError> {
         let positive = |what: &str, value: f64| {
             let holds = value.is_finite() && value > 0.0;
@@ -198,7 +201,7 @@ impl Cluster {
     }
 
     /// # Errors
-    /// Names that the experiment does not have: what is said of them would say nothing.
+    /// For names that the experiment does not have: their settings would have no effect.
     pub fn check_names(&self, plan: &Plan) -> Result<(), ClusterError> {
         let models = &plan.experiment.models;
         let trains = || models.iter().flat_map(|model| model.stage.trains());

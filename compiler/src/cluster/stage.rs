@@ -1,8 +1,8 @@
-//! The tasks of a stage: rollouts, teachers' scores in pieces, what goes over the network, updates.
+//! Simulates a stage: rollouts, teachers' scores in pieces, transfers over the network, and updates.
 
 use std::collections::BTreeMap;
 
-use super::events::{ResourceId, Simulation, SimulationOutcome};
+use super::events::{ResourceId, Simulation, SimulationOutcome, TaskId};
 use super::{CardPool, Cluster, ClusterError};
 use crate::expr::roles::Role;
 use crate::expr::signals::{Live, Signal, Support};
@@ -10,15 +10,15 @@ use crate::plan::{
     ModelId, Objective, Plan, Producer, Stage, TeacherChoice, TokenizerSpec, Train, Trainable, View,
 };
 
-/// Pieces that a step's completions are scored and trained in, at most.
+/// The largest number of pieces in which a step's completions are scored and trained.
 const PIECES: u32 = 64;
 
-/// What a stage would take.
+/// The predicted duration of a stage, in seconds, and the use of its pools.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StagePrediction {
     pub seconds: f64,
     pub steps: u32,
-    /// In the order of the file, then the network.
+    /// The pools in the order of their names, then the network.
     pub uses: Vec<PoolUse>,
     pub bottleneck: Bottleneck,
 }
@@ -26,17 +26,17 @@ pub struct StagePrediction {
 #[derive(Clone, Debug, PartialEq)]
 pub struct PoolUse {
     pub name: String,
-    /// Share of the time that it has nothing to do.
+    /// The share of the time in which it is idle, 0 to 1.
     pub idle: f64,
 }
 
-/// What most of the time is spent with, one after the other.
+/// The pool, or the network, with the largest part of the critical path.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Bottleneck {
     pub name: String,
-    /// Its part of the critical path.
+    /// Its share of the critical path, 0 to 1.
     pub share: f64,
-    /// The same by what is done there.
+    /// That share by kind of task.
     pub kinds: Vec<(&'static str, f64)>,
 }
 
@@ -48,40 +48,40 @@ struct Scoring {
     pool_name: String,
     parameters: f64,
     share: f64,
-    /// Bytes that it answers for a token.
+    /// Bytes that it returns for a token.
     answer: f64,
-    /// In every pass over a batch: what it says changes between them, or is not kept.
+    /// Whether it scores again in every pass over a batch: its scores change between passes, or are not kept.
     every_pass: bool,
 }
 
-/// A model or a server that scores.
+/// A model or a server that computes scores.
 #[derive(Clone, PartialEq)]
 enum Scorer {
     Model(ModelId),
-    /// By the teacher's name: nothing more is known of what a server has.
+    /// The teacher's name. Nothing else identifies the model of a server.
     Served(String),
 }
 
 /// # Errors
-/// Where the stage is none that writes, scores and learns, or the file says too little.
+/// If the stage is not one that samples from the student, scores and trains, or if the file lacks a number.
 pub fn simulate(plan: &Plan, model: ModelId, cluster: &Cluster) -> Result<StagePrediction, ClusterError> {
     cluster.check()?;
     cluster.check_names(plan)?;
     let named = plan.experiment.model(model);
     let unfit = |why| ClusterError::Stage { stage: named.name.clone(), why };
-    let Stage::Train(train) = &named.stage else { return Err(unfit("it trains no single model")) };
+    let Stage::Train(train) = &named.stage else { return Err(unfit("it does not train a single model")) };
     let Producer::Student(student) = &train.rollout.producer else {
-        return Err(unfit("its completions are not the student's"));
+        return Err(unfit("its completions are not sampled by the student"));
     };
     let crate::plan::Length::Steps(steps) = train.length else {
-        return Err(unfit("the number of its steps is known from the data alone"));
+        return Err(unfit("the number of its steps can only be computed from the data"));
     };
     let mut empty = Simulation::default();
     let pools: BTreeMap<&str, ResourceId> =
         cluster.pools.keys().map(|name| (name.as_str(), empty.resource())).collect();
     let network = empty.resource();
     let scoring = scorings(plan, train, cluster, &pools)?;
-    let student_size = StudentSize::of(plan, model, train, cluster)?;
+    let student_size = StudentSize::from_plan(plan, model, train, cluster)?;
     fits(cluster, &student_size, &scoring)?;
     let parameters = student_size.parameters;
     let sequences = train.rollout.sequences();
@@ -89,7 +89,7 @@ pub fn simulate(plan: &Plan, model: ModelId, cluster: &Cluster) -> Result<StageP
     let whole = tokens + cluster.prompt_tokens;
     let trainer = &cluster.pools[&cluster.student];
     let (flops, read) = rates(cluster, trainer);
-    // A token of each sequence is drawn at once: what is slower of reading all weights and of the products.
+    // One token of every sequence per forward: bound by reading all weights, or by the products.
     let draw =
         (2.0 * parameters * f64::from(sequences) / flops).max(parameters * cluster.weight_bytes / read);
     let prefill = 2.0 * parameters * cluster.prompt_tokens * f64::from(sequences) / flops;
@@ -97,48 +97,27 @@ pub fn simulate(plan: &Plan, model: ModelId, cluster: &Cluster) -> Result<StageP
     let pieces = sequences.div_ceil(piece).clamp(1, PIECES);
     let of_piece = f64::from(sequences) / f64::from(pieces);
     let own = pools[cluster.student.as_str()];
-    // One batch, and the updates that are made of it.
-    let play = |passes: u32| -> SimulationOutcome {
-        let mut simulation = empty.clone();
-        let mut before = vec![simulation.task(own, "rollout", draw * tokens + prefill, Vec::new())];
-        for pass in 0..passes {
-            let mut updates = Vec::new();
-            for _ in 0..pieces {
-                let mut scored = before.clone();
-                let asked_now = |of: &&Scoring| of.share > 0.0 && (pass == 0 || of.every_pass);
-                for teacher in scoring.iter().filter(asked_now) {
-                    let pool = &cluster.pools[&teacher.pool_name];
-                    let sequences = of_piece * teacher.share;
-                    let far = pool.node != trainer.node;
-                    let over = |simulation: &mut Simulation, kind, bytes: f64, after| {
-                        let seconds = cluster.network.latency + bytes / cluster.network.bandwidth;
-                        simulation.task(network, kind, seconds, after)
-                    };
-                    let asked = if far {
-                        vec![over(&mut simulation, "requests", whole * sequences * 4.0, before.clone())]
-                    } else {
-                        before.clone()
-                    };
-                    let seconds = 2.0 * teacher.parameters * whole * sequences / rates(cluster, pool).0;
-                    let done = simulation.task(teacher.pool, "scores", seconds, asked);
-                    let bytes = teacher.answer * tokens * sequences;
-                    scored.push(if far { over(&mut simulation, "answers", bytes, vec![done]) } else { done });
-                }
-                let seconds = student_size.update() * whole * of_piece / flops;
-                updates.push(simulation.task(own, "update", seconds, scored));
-            }
-            before = updates;
-        }
-        simulation.run()
+    let work = BatchWork {
+        cluster,
+        trainer,
+        scoring: &scoring,
+        network,
+        own,
+        draw: draw * tokens + prefill,
+        update: student_size.update() * whole * of_piece / flops,
+        pieces,
+        sequences: of_piece,
+        tokens,
+        whole,
     };
-    // All of one batch is done before the next is drawn, so that every batch takes the same; the last may
-    // have fewer passes.
+    // A batch is finished before the next one is drawn, so all batches take equally long, except that the
+    // last may have fewer passes.
     let passes = train.passes.max(1);
     let batches = [(f64::from(steps / passes), passes), (1.0, steps % passes)];
     let played: Vec<(f64, SimulationOutcome)> = batches
         .into_iter()
         .filter(|(times, passes)| *times > 0.0 && *passes > 0)
-        .map(|(times, passes)| (times, play(passes)))
+        .map(|(times, passes)| (times, work.simulate(empty.clone(), passes)))
         .collect();
     let seconds: f64 = played.iter().map(|(times, outcome)| times * outcome.makespan).sum();
     let busy = |id: ResourceId| -> f64 { played.iter().map(|(times, of)| times * of.busy[id.0]).sum() };
@@ -155,7 +134,66 @@ pub fn simulate(plan: &Plan, model: ModelId, cluster: &Cluster) -> Result<StageP
     })
 }
 
-/// Where most of the critical path lies.
+/// The work of one batch. Times are in seconds, sizes those of a piece.
+struct BatchWork<'a> {
+    cluster: &'a Cluster,
+    trainer: &'a CardPool,
+    scoring: &'a [Scoring],
+    network: ResourceId,
+    /// The student's pool.
+    own: ResourceId,
+    /// To draw the whole batch.
+    draw: f64,
+    /// To update the student on a piece.
+    update: f64,
+    pieces: u32,
+    sequences: f64,
+    /// Of a completion.
+    tokens: f64,
+    /// Of a prompt and its completion.
+    whole: f64,
+}
+
+impl BatchWork<'_> {
+    /// Simulates one batch and the updates that it is used for.
+    fn simulate(&self, mut simulation: Simulation, passes: u32) -> SimulationOutcome {
+        let mut before = vec![simulation.task(self.own, "rollout", self.draw, Vec::new())];
+        for pass in 0..passes {
+            let mut updates = Vec::new();
+            for _ in 0..self.pieces {
+                let mut scored = before.clone();
+                let asked_now = |of: &&Scoring| of.share > 0.0 && (pass == 0 || of.every_pass);
+                for teacher in self.scoring.iter().filter(asked_now) {
+                    scored.push(self.score(&mut simulation, teacher, &before));
+                }
+                updates.push(simulation.task(self.own, "update", self.update, scored));
+            }
+            before = updates;
+        }
+        simulation.run()
+    }
+
+    /// Adds the scores of one teacher for one piece, which can be computed after `before`.
+    fn score(&self, simulation: &mut Simulation, teacher: &Scoring, before: &[TaskId]) -> TaskId {
+        let pool = &self.cluster.pools[&teacher.pool_name];
+        let sequences = self.sequences * teacher.share;
+        let far = pool.node != self.trainer.node;
+        let over = |simulation: &mut Simulation, kind, bytes: f64, after| {
+            let seconds = self.cluster.network.latency + bytes / self.cluster.network.bandwidth;
+            simulation.task(self.network, kind, seconds, after)
+        };
+        let asked = match far {
+            true => vec![over(simulation, "requests", self.whole * sequences * 4.0, before.to_vec())],
+            false => before.to_vec(),
+        };
+        let seconds = 2.0 * teacher.parameters * self.whole * sequences / rates(self.cluster, pool).0;
+        let done = simulation.task(teacher.pool, "scores", seconds, asked);
+        let bytes = teacher.answer * self.tokens * sequences;
+        if far { over(simulation, "answers", bytes, vec![done]) } else { done }
+    }
+}
+
+/// The resource with the largest part of the critical path.
 fn bottleneck(
     played: &[(f64, SimulationOutcome)],
     names: &[(ResourceId, String)],
@@ -180,16 +218,16 @@ fn bottleneck(
     Bottleneck { name: name.unwrap_or_default(), share: whole(&kinds), kinds }
 }
 
-/// Numbers of the student, and of those that train.
+/// Numbers of parameters of the student: all, and trained ones.
 struct StudentSize {
     parameters: f64,
     trained: f64,
-    /// Those that train are beside the weights, not among them.
+    /// Whether the trained parameters are an adapter's, in addition to the weights.
     adapter: bool,
 }
 
 impl StudentSize {
-    fn of(
+    fn from_plan(
         plan: &Plan,
         model: ModelId,
         train: &Train<Objective>,
@@ -199,7 +237,7 @@ impl StudentSize {
         let stage = &plan.experiment.model(model).name;
         let of_file = cluster.trained.get(stage).copied();
         let (trained, adapter) = match &train.trainable {
-            // Where some are frozen and the file does not say how many, all of them are a bound.
+            // Where some are frozen and the file does not say how many, the number of all is an upper bound.
             Trainable::Weights { .. } => (of_file.unwrap_or(parameters), false),
             Trainable::Adapter(_) => {
                 let known = plan.stages[model.0 as usize].cost.trained.map(|count| count as f64);
@@ -210,22 +248,22 @@ impl StudentSize {
         Ok(StudentSize { parameters, trained, adapter })
     }
 
-    /// Operations of an update, a token. Of each number 2 forward, 2 for the gradient of what goes in, and 2
-    /// for its own gradient, which frozen ones have none of (arXiv:2001.08361, section 2.1).
+    /// Operations of an update per token. For each parameter: 2 forward, 2 for the gradient of the input, and
+    /// 2 for its own gradient unless it is frozen (arXiv:2001.08361, section 2.1).
     fn update(&self) -> f64 {
         let beside = if self.adapter { 4.0 * self.trained } else { 0.0 };
         4.0 * self.parameters + 2.0 * self.trained + beside
     }
 
-    /// Weights, and of those that train what training keeps beside: a gradient and two moments in single
-    /// precision, and weights in it.
+    /// Bytes of the weights and of the training state: for each trained parameter a gradient, two moments and
+    /// the weight itself in single precision.
     fn bytes(&self, weight_bytes: f64) -> f64 {
         let beside = if self.adapter { self.trained } else { 0.0 };
         (self.parameters + beside) * weight_bytes + self.trained * 16.0
     }
 }
 
-/// Operations and bytes a second of all its cards.
+/// Operations and bytes per second of all GPUs of a pool.
 fn rates(cluster: &Cluster, pool: &CardPool) -> (f64, f64) {
     let node = &cluster.nodes[&pool.node];
     (node.flops * f64::from(pool.gpus), node.memory_bandwidth * f64::from(pool.gpus))
@@ -238,8 +276,8 @@ fn parameters(plan: &Plan, model: ModelId, cluster: &Cluster) -> Result<f64, Clu
     of_file.or(known).ok_or_else(|| ClusterError::Parameters { model: name.clone() })
 }
 
-/// What the objective has scored, role by role, each scorer with its part of the prompts. An arm of several
-/// in a domain has an equal part of it, since the data alone says more.
+/// The scorers that the objective reads, role by role, each with its share of the prompts. Several arms in a
+/// domain get equal shares, because only the data has the true ones.
 fn scorings(
     plan: &Plan,
     train: &Train<Objective>,
@@ -251,8 +289,8 @@ fn scorings(
     for role in train.scorers.scored(reads) {
         let choices = train.scorers.choices(role);
         let answer = answer_bytes(plan, train, cluster, role)?;
-        // Runs keep what a role says for all passes, unless some of it would be another, or is of tokens of
-        // another tokenizer.
+        // Runs keep the scores of a role for all passes, unless some teacher's prompts change, or its tokens
+        // are those of another tokenizer.
         let moves = |choice: &TeacherChoice| !choice.sees.as_ref().is_none_or(View::is_fixed);
         let every_pass = choices.iter().any(|choice| choice.own_tokens || moves(choice));
         for share in &train.mixture {
@@ -300,7 +338,7 @@ fn scorings(
     Ok(found)
 }
 
-/// Weights, those of a model once on a pool, and what training keeps beside.
+/// Checks that weights (one copy of a model per pool) and training state fit in the memory of each pool.
 fn fits(cluster: &Cluster, student: &StudentSize, scoring: &[Scoring]) -> Result<(), ClusterError> {
     for (name, pool) in &cluster.pools {
         let trained = if *name == cluster.student { student.bytes(cluster.weight_bytes) } else { 0.0 };
@@ -316,7 +354,7 @@ fn fits(cluster: &Cluster, student: &StudentSize, scoring: &[Scoring]) -> Result
     Ok(())
 }
 
-/// Bytes that who has a role answers for a token.
+/// Bytes that the scorer of a role returns for a token.
 fn answer_bytes(
     plan: &Plan,
     train: &Train<Objective>,

@@ -1,18 +1,18 @@
-//! What an export says of every construct of a stage: exact, approximate or refused.
+//! The report of an export: for every construct of a stage whether it is exact, approximate or refused.
 
 use mopd_lang::experiment::Origin;
 use serde::Serialize;
 
-/// How much of a construct an engine has.
+/// How well an engine supports a construct.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "coverage", rename_all = "snake_case")]
 pub enum EngineSupport {
     Exact,
-    /// Something else is computed, in a way that is said.
+    /// The engine computes something else; `how` says what.
     Approximate {
         how: String,
     },
-    /// The engine can't express it: nothing is written.
+    /// The engine can't express it, so no files are written.
     Refused {
         why: String,
     },
@@ -27,7 +27,7 @@ impl EngineSupport {
         }
     }
 
-    /// How, or why.
+    /// The text of `how` or `why`.
     pub fn detail(&self) -> Option<&str> {
         match self {
             EngineSupport::Exact => None,
@@ -37,16 +37,16 @@ impl EngineSupport {
     }
 }
 
-/// One construct.
+/// The verdict on one construct.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CoverageLine {
     pub construct: String,
     pub verdict: EngineSupport,
-    /// Where it stands, or the stage that it belongs to.
+    /// The construct in the source, or the stage that it belongs to.
     pub origin: Origin,
 }
 
-/// Of one stage and one engine, in the order of the stage's settings.
+/// The report for one stage and one engine, in the order of the stage's settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Coverage {
     pub lines: Vec<CoverageLine>,
@@ -76,7 +76,7 @@ impl Coverage {
         self.lines.iter().filter(|line| matches!(line.verdict, EngineSupport::Refused { .. }))
     }
 
-    /// The worst of its lines.
+    /// The worst verdict of its lines, as a word.
     pub fn whole(&self) -> &'static str {
         let has = |word: &str| self.lines.iter().any(|line| line.verdict.word() == word);
         ["refused", "approximate"].into_iter().find(|word| has(word)).unwrap_or("exact")

@@ -1,8 +1,8 @@
-//! A stage for an engine that people already run: its configuration with every default written, the objective
-//! as code, and what is exact, approximate or refused of it.
+//! Exports a stage to another training engine: the engine's configuration with every default written out, the
+//! objective as code, and a report of what is exact, approximate or refused.
 //!
-//! What an engine can't express is refused by name ([`coverage`]); nothing is left out silently. The
-//! objective is printed from the graph that the interpreter, machine code and tensors compute ([`torch`]).
+//! Every construct that an engine can't express is refused by name ([`coverage`]). The objective is printed
+//! from the graph that the interpreter, machine code and tensors compute ([`torch`]).
 
 pub mod coverage;
 pub mod patterns;
@@ -38,7 +38,7 @@ impl ExportEngine {
         }
     }
 
-    /// The release that files are written for.
+    /// The release of the engine that the files are written for.
     pub fn version(self) -> &'static str {
         match self {
             ExportEngine::Verl => "0.9.1",
@@ -49,7 +49,7 @@ impl ExportEngine {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExportFile {
-    /// Within the folder.
+    /// The file's path within the export's folder.
     pub name: String,
     pub text: String,
 }
@@ -60,14 +60,14 @@ impl ExportFile {
     }
 }
 
-/// The files of an export, its rows aside.
+/// The files of an export, except the rows of data.
 pub struct Export {
     pub files: Vec<ExportFile>,
-    /// Prompts are lists of messages, those of plain text too.
+    /// Whether prompts are written as lists of messages, also those of plain text.
     pub messages: bool,
 }
 
-/// A stage for an engine. Files are there only where nothing is refused.
+/// Exports a stage to an engine. There are files only where nothing is refused.
 pub fn export<'a>(
     engine: ExportEngine,
     request: ExportRequest<'a>,
@@ -85,9 +85,9 @@ pub fn export<'a>(
     (coverage, whole.then_some((export, settings)))
 }
 
-/// The messages' texts alone.
+/// A chat template that writes only the messages' texts.
 const TEXT_CHAT_TEMPLATE: &str = "{% for message in messages %}{{ message['content'] }}{% endfor %}";
-/// The same behind the token that begins a prompt of bytes.
+/// The same after the token that begins a prompt of bytes.
 const BYTES_CHAT_TEMPLATE: &str =
     "<|begin|>{% for message in messages %}{{ message['content'] }}{% endfor %}";
 
@@ -99,7 +99,7 @@ fn objective_header(engine: &str, objective: &Objective) -> String {
     )
 }
 
-/// As an author would call it.
+/// The source text of a live primitive.
 fn live_text(live: &Live) -> String {
     match live {
         Live::Logp => "live student.logp".to_owned(),
@@ -137,12 +137,12 @@ fn live_text(live: &Live) -> String {
     }
 }
 
-/// The tokenizer of bytes as `tokenizers` reads it: a token a byte, ids that are the bytes.
+/// The tokenizer of bytes in the format of `tokenizers`: each byte is a token, whose id is the byte.
 fn bytes_tokenizer() -> [ExportFile; 2] {
     let mut vocabulary = serde_json::Map::new();
     let mut spare = 256u32..;
     for byte in 0u32..256 {
-        // Printable bytes are themselves, the others stand behind all of Latin-1 in their order.
+        // As in byte-level BPE: printable bytes map to themselves, the others to 256 and up in order.
         let printable = matches!(byte, 33..=126 | 161..=172 | 174..=255);
         let letter = if printable { Some(byte) } else { spare.next() };
         let letter = letter.and_then(char::from_u32).expect("a letter of the first blocks");

@@ -1,10 +1,10 @@
-//! Patterns of the `regex` crate in the syntax of Python's `re`.
+//! Translates patterns of the `regex` crate to the syntax of Python's `re`.
 
 use std::iter::Peekable;
 use std::str::Chars;
 
-/// The pattern for Python, or what of it Python's `re` does not have. The pattern has been checked to be one
-/// of the `regex` crate.
+/// The pattern for Python. The error is the part of it that `re` does not have. `pattern` must be valid for
+/// the `regex` crate.
 pub fn python_pattern(pattern: &str) -> Result<String, String> {
     let printer = PatternPrinter {
         rest: pattern.chars().peekable(),
@@ -16,7 +16,7 @@ pub fn python_pattern(pattern: &str) -> Result<String, String> {
     printer.print()
 }
 
-/// What holds in a group from here on.
+/// The flags in effect at a position in a group.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 struct PatternFlags {
     ignores_case: bool,
@@ -27,19 +27,19 @@ struct PatternFlags {
 /// A group while it is printed.
 #[derive(Clone, Default)]
 struct OpenGroup {
-    /// Where it begins.
+    /// The offset in the output at which it begins.
     start: usize,
     flags: PatternFlags,
-    /// What those begin with that are open within it: Python has flags of whole groups alone, so `a(?i)b|c`
-    /// is `a(?i:b)|(?i:c)`.
+    /// The openings of groups for flags set within this group. Python has flags for whole groups only, so
+    /// `a(?i)b|c` becomes `a(?i:b)|(?i:c)`.
     inner: Vec<&'static str>,
 }
 
-/// What a repetition repeats.
+/// The item that a following repetition applies to.
 #[derive(Clone, Copy, Default)]
 struct PatternItem {
     start: usize,
-    /// Python repeats it in a group only: an assertion, or what is repeated already.
+    /// Whether Python repeats it only within a group: it is an assertion or a repetition.
     needs_group: bool,
 }
 
@@ -77,7 +77,7 @@ impl PatternPrinter<'_> {
                 }
                 '.' => self.item(if self.group.flags.dot_is_any { "(?s:.)" } else { "." }, false),
                 '^' => self.item(if self.group.flags.many_lines { "(?m:^)" } else { r"\A" }, true),
-                // Python's `$` is true before a line feed at the end, too.
+                // Python's `$` also matches before a line feed at the end.
                 '$' => self.item(if self.group.flags.many_lines { "(?m:$)" } else { r"\Z" }, true),
                 letter => self.item(&letter.to_string(), false),
             }
@@ -108,7 +108,7 @@ impl PatternPrinter<'_> {
         let half = letter == 'b' && self.rest.peek() == Some(&'{');
         match letter {
             'b' if !half => self.item(r"\b", true),
-            // Python's own is false in an empty text.
+            // Python's `\B` does not match in an empty text.
             'B' => self.item(r"(?!\b)", true),
             'A' => self.item(r"\A", true),
             'z' => self.item(r"\Z", true),
@@ -121,7 +121,7 @@ impl PatternPrinter<'_> {
         Ok(())
     }
 
-    /// What stands for letters, in classes and outside.
+    /// The translation of an escape, in a class or outside.
     fn escaped(&mut self, letter: char) -> Result<String, String> {
         Ok(match letter {
             'p' | 'P' => return Err(format!("`\\{letter}`, letters by a property")),
@@ -140,7 +140,7 @@ impl PatternPrinter<'_> {
         })
     }
 
-    /// A letter by its number, in so many digits or in braces.
+    /// A character given by its number, in `digits` hexadecimal digits or in braces.
     fn numbered(&mut self, digits: usize) -> Result<String, String> {
         let number: String = if self.rest.next_if_eq(&'{').is_some() {
             self.rest.by_ref().take_while(|letter| *letter != '}').collect()
@@ -169,7 +169,7 @@ impl PatternPrinter<'_> {
                 let outside = self.group.flags.ignores_case;
                 begin = case(outside, inside.ignores_case).unwrap_or("(?:").to_owned();
                 if !all_follow {
-                    // The flags of the rest of this group.
+                    // These flags hold for the rest of this group.
                     if let Some(begin) = case(outside, inside.ignores_case) {
                         self.group.inner.push(begin);
                         self.python += begin;
@@ -187,7 +187,7 @@ impl PatternPrinter<'_> {
         Ok(())
     }
 
-    /// Reads flags. Whether they are those of a group that follows.
+    /// Reads flags into `flags`. Returns whether they belong to a group that follows.
     fn flags(&mut self, flags: &mut PatternFlags) -> Result<bool, String> {
         let mut value = true;
         loop {
@@ -198,7 +198,7 @@ impl PatternPrinter<'_> {
                 'i' => flags.ignores_case = value,
                 'm' => flags.many_lines = value,
                 's' => flags.dot_is_any = value,
-                // That is how both are without flags.
+                // These values are the defaults of both engines.
                 'u' if value => {}
                 'x' | 'U' | 'R' if !value => {}
                 flag => return Err(format!("the flag `{}{flag}`", if value { "" } else { "-" })),
@@ -217,7 +217,7 @@ impl PatternPrinter<'_> {
         self.group = self.groups.pop().unwrap_or_default();
     }
 
-    /// A class of letters, whose `[` has been read.
+    /// Translates a character class, after its `[`.
     fn class(&mut self) -> Result<String, String> {
         let mut class = "[".to_owned();
         if self.rest.next_if_eq(&'^').is_some() {
@@ -266,7 +266,7 @@ impl PatternPrinter<'_> {
         }
     }
 
-    /// `[:alpha:]`, of which the first letter has been read.
+    /// The members of `[:alpha:]` and the like, after the first `[`.
     fn named_class(&mut self) -> Result<&'static str, String> {
         let name: String = self.rest.by_ref().take_while(|letter| *letter != ']').collect();
         Ok(match name.trim_matches(':') {
@@ -289,7 +289,7 @@ impl PatternPrinter<'_> {
     }
 }
 
-/// What begins a group where the case of letters counts otherwise than around it.
+/// The opening of a group that changes case sensitivity, where `inside` differs from `outside`.
 fn case(outside: bool, inside: bool) -> Option<&'static str> {
     match (outside, inside) {
         (false, true) => Some("(?i:"),
@@ -298,7 +298,7 @@ fn case(outside: bool, inside: bool) -> Option<&'static str> {
     }
 }
 
-/// A letter that stands for itself, in a class too.
+/// The text that matches a character literally, also in a class.
 fn literal(letter: char) -> String {
     match letter {
         '\n' => r"\n".to_owned(),

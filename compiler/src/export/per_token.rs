@@ -1,5 +1,5 @@
-//! A loss as one number per token, of which an engine makes one number: what an engine can do that sees a
-//! part of the batch at a time, whole sequences of it.
+//! Splits a loss into one number per token and an aggregation of them, for engines that see only a part of
+//! the batch at a time (whole sequences).
 
 use crate::expr::graph::{Graph, NodeId, Operation};
 use crate::expr::signals::{Axis, Function, Reduction, Signal};
@@ -21,22 +21,22 @@ pub enum Aggregation {
 
 pub struct PerToken {
     pub graph: Graph,
-    /// Per token.
+    /// The loss per token, before aggregation.
     pub losses: NodeId,
     pub aggregation: Aggregation,
 }
 
-/// One summand of a loss.
+/// A summand of a loss, with its own aggregation.
 struct Part {
-    /// Per token.
+    /// Its value per token.
     value: NodeId,
     aggregation: Aggregation,
 }
 
-/// Splits a loss. Groups of a batch have the same size, as all engines draw them.
+/// Splits a loss. Groups of a batch must have equal sizes, as all engines draw them.
 ///
 /// # Errors
-/// Where a sequence's share of the loss depends on other sequences, or parts are put together in ways that
+/// If a sequence's share of the loss depends on other sequences, or if the summands need aggregations that
 /// no engine has at once.
 pub fn split(of: &Graph, loss: NodeId) -> Result<PerToken, Vec<Unprintable>> {
     let mut graph = of.clone();
@@ -124,7 +124,7 @@ fn parts(graph: &mut Graph, id: NodeId) -> Result<Vec<Part>, Unprintable> {
     }
 }
 
-/// Whether it is one number, the same at every token, that follows from the step or is written.
+/// Whether it is one number for the whole run or step, made of constants and the step alone.
 fn of_run(graph: &Graph, id: NodeId) -> bool {
     let needed = graph.reachable(&[id]);
     graph.nodes().filter(|(id, _)| needed[id.0 as usize]).all(|(_, node)| {
@@ -133,7 +133,7 @@ fn of_run(graph: &Graph, id: NodeId) -> bool {
     })
 }
 
-/// What is put together over the batch.
+/// The per-token value and aggregation of a reduction to one number per batch.
 fn reduced(
     graph: &mut Graph,
     reduction: Reduction,
@@ -175,7 +175,7 @@ fn reduced(
     }
 }
 
-/// The mean over sequences of a number of each.
+/// The part for the mean over sequences of `value`, a number per sequence.
 fn of_sequences(graph: &mut Graph, value: NodeId) -> Part {
     if let Operation::Reduce { reduction, operand, mask } = graph.node(value).operation.clone()
         && graph.axis(operand) == Axis::Token
@@ -191,7 +191,7 @@ fn of_sequences(graph: &mut Graph, value: NodeId) -> Part {
             _ => {}
         }
     }
-    // Spread over the tokens.
+    // The number is spread evenly over the tokens of its sequence.
     let value = graph.broadcast(value, Axis::Token);
     let value = over_length(graph, value);
     Part { value, aggregation: Aggregation::MeanOfSequenceSums }
@@ -213,7 +213,7 @@ fn across(construct: &str) -> Unprintable {
     unprintable(construct, "an engine hands out a part of the batch at a time, so that others are not known")
 }
 
-/// Everything below that puts several sequences together.
+/// All nodes that the losses depend on and that combine several sequences.
 fn across_sequences(graph: &Graph, losses: NodeId) -> Vec<Unprintable> {
     let needed = graph.reachable(&[losses]);
     let mut found = Vec::new();

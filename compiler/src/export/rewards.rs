@@ -1,14 +1,14 @@
-//! Verifiers as Python: those that are built in.
+//! The built-in verifiers as Python.
 
 use super::coverage::Coverage;
 use super::patterns::python_pattern;
 use super::stage::ExportSettings;
 use crate::plan::{Reward, RewardPart};
 
-/// The Python that judges.
+/// The Python module that judges completions.
 pub const REWARDS: &str = include_str!("python/mopd_rewards.py");
 
-/// The rewards of the stage's domains as `rewards.json`, and what is said of them.
+/// The rewards of the stage's domains, as the content of `rewards.json`. Adds their lines to the report.
 pub fn rewards(settings: &ExportSettings, coverage: &mut Coverage) -> serde_json::Value {
     let read = settings.train.objectives().any(|(_, objective)| objective.reads_reward());
     let mut all = serde_json::Map::new();
@@ -42,7 +42,7 @@ pub fn rewards(settings: &ExportSettings, coverage: &mut Coverage) -> serde_json
     serde_json::Value::Object(all)
 }
 
-/// The reward as Python judges it, or why it is not carried over.
+/// The reward with its pattern translated for Python, or the reason why it can't be exported.
 fn carried(reward: &Reward) -> Result<Reward, String> {
     let why = match reward {
         Reward::ExactMatch { .. } | Reward::Numeric { .. } => return Ok(reward.clone()),

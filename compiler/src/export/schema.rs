@@ -1,4 +1,4 @@
-//! What released engines accept, recorded from their packages: names, types and defaults of their settings.
+//! The settings that released engines accept, recorded from their packages: names, types and defaults.
 //! [`record.py`](schemas/record.py) writes the files.
 
 use std::sync::LazyLock;
@@ -19,11 +19,11 @@ pub fn fields<'a>(schema: &'a Value, class: &str) -> &'a Map<String, Value> {
     schema["classes"][class]["fields"].as_object().expect("the class was recorded")
 }
 
-/// A whole configuration that begins as an engine's defaults.
+/// A complete configuration of an engine, which starts with its defaults.
 pub struct Configuration(pub Value);
 
 impl Configuration {
-    /// The defaults of `verl`, with those that its classes have and its files leave out.
+    /// The defaults of `verl`: those of its files, completed by those of its classes.
     pub fn verl() -> Configuration {
         let mut whole = VERL["defaults"].clone();
         complete(&mut whole);
@@ -38,7 +38,7 @@ impl Configuration {
     }
 
     /// # Panics
-    /// If the engine has no such setting: a misspelt one would change nothing.
+    /// If the engine has no such setting. A misspelt setting would have no effect.
     pub fn set(&mut self, path: &str, value: impl Into<Value>) {
         let mut at = &mut self.0;
         for part in path.split('.') {
@@ -47,7 +47,7 @@ impl Configuration {
         *at = value.into();
     }
 
-    /// A setting that the engine's defaults lack, where it takes any name.
+    /// Adds an entry to a table of the configuration that takes any name.
     pub fn insert(&mut self, path: &str, key: &str, value: Value) {
         let mut at = &mut self.0;
         for part in path.split('.') {
@@ -57,16 +57,16 @@ impl Configuration {
     }
 }
 
-/// A class's own default where the engine's file says nothing: whichever way a configuration is read, it is
-/// the same.
+/// Fills in the defaults of classes where verl's own files have no value. The configuration then means the
+/// same with either reader.
 fn complete(value: &mut Value) {
     let Some(table) = value.as_object_mut() else { return };
     if let Some(class) = table.get("_target_").and_then(Value::as_str)
         && let Some(fields) = VERL["classes"][class]["fields"].as_object()
     {
         for (name, field) in fields {
-            // What the program fills in while it runs is no setting, and a default that was not recorded
-            // is one of a class that it makes itself.
+            // These fields are filled in by verl while it runs. A default that was not recorded is an object
+            // that the class makes itself.
             let own = ["global_batch_info", "loss_settings"].contains(&name.as_str());
             if let Some(default) = field.get("default").filter(|default| !default.is_null() && !own)
                 && !table.contains_key(name)
@@ -78,7 +78,7 @@ fn complete(value: &mut Value) {
     table.values_mut().for_each(complete);
 }
 
-/// As YAML that every reader of it takes for the same: texts in quotes, numbers with a point before an
+/// YAML that all readers parse alike: texts are quoted, and numbers have a decimal point before the
 /// exponent.
 pub fn yaml(value: &Value) -> String {
     let mut text = String::new();
@@ -119,7 +119,7 @@ fn below(value: &Value, depth: usize, text: &mut String) {
     }
 }
 
-/// `n` and `y` are truth values in YAML 1.1.
+/// A key, quoted where YAML 1.1 could read it as something else: `n` and `y` are booleans there.
 fn yaml_key(key: &str) -> String {
     let plain = key.len() > 1 && key.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_');
     let word = !["on", "off", "yes", "no", "true", "false", "null"].contains(&key.to_lowercase().as_str());

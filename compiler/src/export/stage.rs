@@ -1,5 +1,5 @@
-//! A stage as an engine is asked to run it: whose weights, which data, what is drawn, what is refused by
-//! every engine. What an engine has its own way of is in its file.
+//! The settings of a stage that all engines share (weights, data, sampling), and the refusals common to all.
+//! Engine-specific settings are in the engine's file.
 
 use mopd_lang::experiment as checked;
 
@@ -10,41 +10,41 @@ use crate::plan::{
     Plan, Producer, PromptFormat, Recipe, Sampling, Stage, Teacher, Train, Trainable, WeightFilter,
 };
 
-/// What is exported.
+/// The stage to export, and where its inputs are.
 #[derive(Clone, Copy)]
 pub struct ExportRequest<'a> {
     pub plan: &'a Plan,
-    /// What the plan was made from: it knows where settings stand.
+    /// The experiment that the plan was made from, which has the source positions of settings.
     pub checked: &'a checked::Experiment,
-    /// The stage.
+    /// The stage, as the model that it makes.
     pub model: ModelId,
-    /// The folder that a run leaves a model in, by the model's name.
+    /// The folder in which a run leaves a model, as a function of the model's name.
     pub folder: &'a dyn Fn(&str) -> String,
-    /// How many rows each domain of the stage has, and the longest of their prompts in bytes, where the data
-    /// was read.
+    /// For each domain of the stage the number of rows and the longest prompt in bytes. `None` where the data
+    /// was not read.
     pub rows: Option<&'a [RowFacts]>,
 }
 
-/// What the rows of a domain are like.
+/// The number of rows of a domain, and the length in bytes of its longest prompt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RowFacts {
     pub rows: u32,
     pub longest_prompt: u32,
 }
 
-/// A teacher, and the prompts that it scores.
+/// A teacher and its name in the rows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ExportedTeacher {
-    /// What the routing column says: its name, as one word.
+    /// The value of the routing column: the teacher's name as one word.
     pub key: String,
     pub weights: WeightsSource,
 }
 
-/// Whose prompts a row of a domain are: the first that holds.
+/// A case of a domain's route. The first whose condition holds for a row decides.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RoutingCase {
     pub when: Option<DataFormula>,
-    /// Index into the teachers.
+    /// The index of the teacher.
     pub teacher: usize,
 }
 
@@ -55,7 +55,7 @@ pub struct DomainPart<'a> {
     pub arms: Vec<RoutingCase>,
 }
 
-/// What every engine asks of a stage.
+/// The settings of a stage that every engine needs.
 pub struct ExportSettings<'a> {
     pub name: String,
     pub train: &'a Train<Objective>,
@@ -66,18 +66,18 @@ pub struct ExportSettings<'a> {
     pub reference: Option<WeightsSource>,
     pub teachers: Vec<ExportedTeacher>,
     pub domains: Vec<DomainPart<'a>>,
-    /// None where the student does not write.
+    /// `None` where completions are not the student's.
     pub sampling: Option<&'a Sampling>,
     pub groups: u32,
-    /// Of each prompt.
+    /// Samples of each prompt.
     pub samples: u32,
-    /// None where it is a number of epochs and the data was not read.
+    /// `None` where the length is in epochs and the data was not read.
     pub steps: Option<u32>,
     /// In bytes; 0 where the data was not read.
     pub longest_prompt: u32,
 }
 
-/// Where the parts of a stage stand.
+/// The source positions of the parts of a stage.
 #[derive(Clone, Copy)]
 pub struct StageOrigins {
     pub model: Origin,
@@ -85,7 +85,7 @@ pub struct StageOrigins {
     pub objective: Origin,
 }
 
-/// The stages that can be exported: those that train one model.
+/// The training stages of a plan. Those of `train` are among them; [`settings`] refuses them.
 pub fn trained(plan: &Plan) -> impl Iterator<Item = (ModelId, &Model<Objective>)> {
     let models = plan.experiment.models.iter().enumerate();
     models.filter_map(|(at, model)| {
@@ -93,7 +93,7 @@ pub fn trained(plan: &Plan) -> impl Iterator<Item = (ModelId, &Model<Objective>)
     })
 }
 
-/// Reads a stage. None where it trains several models, which is refused.
+/// The settings of a stage, with their lines of the report. `None` where it trains several models.
 pub fn settings<'a>(request: ExportRequest<'a>, coverage: &mut Coverage) -> Option<ExportSettings<'a>> {
     let ExportRequest { plan, checked, model: id, .. } = request;
     let model = plan.experiment.model(id);
@@ -270,11 +270,11 @@ fn teachers(
     }
 }
 
-/// One word, unlike those before.
+/// The name as one word of ASCII letters, digits and `_`, made unique among `others`.
 fn word(name: &str, others: &[ExportedTeacher]) -> String {
     let letter = |letter: char| if letter.is_ascii_alphanumeric() { letter } else { '_' };
     let plain = name.chars().map(letter).collect::<String>().trim_matches('_').to_owned();
-    // An engine drops an entry that has this name.
+    // verl drops an entry of this name.
     let plain = if plain.is_empty() || plain == "teacher_model" { format!("teacher_{plain}") } else { plain };
     let taken = |key: &str| others.iter().any(|other| other.key == key);
     let mut key = plain.clone();
@@ -301,7 +301,7 @@ fn data(settings: &ExportSettings, coverage: &mut Coverage) {
         if let PromptFormat::Chat { .. } = format {
             coverage.exact(format!("`format = chat` of domain `{name}`"), *origin);
         }
-        // Read by other stages and tables.
+        // Only other stages and tables read these two.
         let _ = (tests, validation);
     }
     if settings.domains.len() > 1 {
@@ -366,7 +366,7 @@ fn rollout(settings: &mut ExportSettings, coverage: &mut Coverage) {
     settings.sampling = Some(&student.sampling);
 }
 
-/// What no engine has.
+/// Refuses the constructs that no engine has.
 fn refusals(settings: &ExportSettings, of_checked: Option<&checked::Train>, coverage: &mut Coverage) {
     let Train {
         recipe,
@@ -415,11 +415,11 @@ fn refusals(settings: &ExportSettings, of_checked: Option<&checked::Train>, cove
     refuse(curriculum.is_some(), "a choice of prompts before steps", "rows come in the order of the file");
     refuse(shares.is_some(), "`shares` that move", "rows come in the order of the file");
     refuse(!own_data.is_empty(), "terms with completions of their own", "a step has one rollout");
-    refuse(private.is_some(), "`optimizer = dp_sgd`", "gradients are not clipped per example");
+    refuse(private.is_some(), "`optimizer = private_adamw(...)`", "gradients are not clipped per example");
     refuse(ema.is_some(), "`ema` of the weights", "the weights of the last step are what is saved");
     refuse(extrapolation.is_some(), "`extrapolate`", "steps are the optimiser's");
     refuse(validation.is_some(), "`validate`", "the loss on other rows is not computed");
-    refuse(alignment.is_some(), "`alignment`", "gradients of parts of the loss are not compared");
+    refuse(alignment.is_some(), "`gradient_alignment`", "gradients of parts of the loss are not compared");
     if let Trainable::Weights { only, except } = trainable {
         let parts = only.iter().flatten().chain(except);
         let changed = parts.clone().any(|part| matches!(part, WeightFilter::Changed(_)));
@@ -438,7 +438,7 @@ fn refusals(settings: &ExportSettings, of_checked: Option<&checked::Train>, cove
     }
 }
 
-/// What an optimizer is to an engine: AdamW, and nothing else.
+/// The optimizer, if it is AdamW. Any other is refused.
 pub fn adamw<'a>(settings: &'a ExportSettings, coverage: &mut Coverage) -> Option<&'a crate::plan::AdamW> {
     match &settings.train.optimizer {
         Optimizer::AdamW(adamw) => Some(adamw),
@@ -449,7 +449,7 @@ pub fn adamw<'a>(settings: &'a ExportSettings, coverage: &mut Coverage) -> Optio
     }
 }
 
-/// Sequences that go through the model at once: of a whole batch the largest part that divides it.
+/// Sequences per forward pass: the largest divisor of the batch that is at most `micro_batch`.
 pub fn micro_batch(settings: &ExportSettings) -> u32 {
     let all = settings.groups.saturating_mul(settings.samples).max(1);
     let wanted = settings.train.execution.micro_batch.unwrap_or(all).clamp(1, all);

@@ -1,8 +1,8 @@
-//! Expression graphs as Python that computes them with torch: the sibling of the runtime's tensor operations,
-//! as text. A function gets a `Batch` of `mopd_tensors.py`, which has what is not elementwise.
+//! Prints expression graphs as Python code for torch: the textual counterpart of the runtime's tensor
+//! operations. A function gets a `Batch` of `mopd_tensors.py`, which has the operations across elements.
 //!
-//! Values and gradients are those of the interpreter and of the compiler's derivative, to rounding: gradient
-//! flows through elementwise functions and reductions, and nothing else, as there.
+//! Values and gradients equal those of the interpreter and the compiler's derivative up to rounding. As
+//! there, gradient flows only through elementwise functions and reductions.
 
 use std::fmt::Write as _;
 
@@ -13,24 +13,24 @@ use serde_json::Value;
 use crate::expr::graph::{Graph, NodeId, Operation};
 use crate::expr::signals::{Axis, Deviation, Function, Reduction, Scan, Signal, Statistic};
 
-/// The Python that generated code calls.
+/// The Python module that generated code calls.
 pub const TENSORS: &str = include_str!("python/mopd_tensors.py");
 
-/// A node that there is no code for.
+/// A node that can't be printed as code.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unprintable {
-    /// A noun phrase.
+    /// The construct, as a noun phrase.
     pub construct: String,
     pub why: String,
 }
 
-/// What an engine calls a number without gradient, or why it has none.
+/// The engine's name of a signal, or the reason why the engine does not have it.
 pub type Names<'a> = dyn Fn(&Signal) -> Result<String, String> + 'a;
 
-/// A function of a batch that returns the values of `outputs`, in their order.
+/// A function of a batch that returns the values of `outputs` in order.
 ///
 /// # Errors
-/// Everything in it that can't be said, each once.
+/// All nodes that can't be printed, each once.
 pub fn function(
     name: &str,
     graph: &Graph,
@@ -57,11 +57,11 @@ pub fn function(
     if missing.is_empty() { Ok(text) } else { Err(missing) }
 }
 
-/// A function of one number per vocabulary entry: live primitives are its arguments by name, beside `step`
+/// A function of one number per vocabulary entry. Its arguments are the live primitives, by name, and `step`
 /// and `steps`.
 ///
 /// # Panics
-/// If the graph is not elementwise: the compiler makes summands of nothing else.
+/// If the graph is not elementwise. The compiler makes only elementwise summands.
 pub fn elementwise(name: &str, graph: &Graph, value: NodeId, live: &[&str]) -> String {
     let needed = graph.reachable(&[value]);
     let mut text = format!("def {name}({}, step, steps):\n", live.join(", "));
@@ -90,7 +90,7 @@ fn variable(id: NodeId) -> String {
     format!("n{}", id.0)
 }
 
-/// A finite number, as Python reads it back bit by bit.
+/// A finite number as a Python literal that is read back bit for bit.
 pub fn number(value: f64) -> String {
     format!("{value:?}")
 }
@@ -100,14 +100,14 @@ fn at_step(schedule: &mopd_lang::experiment::Schedule, at: &str) -> String {
     format!("mt.schedule({}, {at})", literal(&shape))
 }
 
-/// JSON as a literal of Python.
+/// JSON as a Python literal.
 pub fn literal(value: &Value) -> String {
     match value {
         Value::Null => "None".to_owned(),
         Value::Bool(true) => "True".to_owned(),
         Value::Bool(false) => "False".to_owned(),
         Value::Number(number) => number.to_string(),
-        // JSON's escapes are Python's, but for a pair of surrogates, which `serde_json` does not write.
+        // JSON's escapes are valid in Python, except surrogate pairs, which `serde_json` does not write.
         Value::String(_) => value.to_string(),
         Value::Array(items) => format!("[{}]", items.iter().map(literal).collect::<Vec<_>>().join(", ")),
         Value::Object(fields) => {
@@ -119,7 +119,7 @@ pub fn literal(value: &Value) -> String {
     }
 }
 
-/// A completion is one turn in every engine, and a turn one block.
+/// The axis in the engines, where a completion is one turn and a turn is one block.
 fn axis(axis: Axis) -> &'static str {
     match axis {
         Axis::Run => "run",
@@ -204,7 +204,7 @@ fn expression(graph: &Graph, id: NodeId, names: &Names) -> Result<String, Unprin
     })
 }
 
-/// As an author would call it.
+/// The source text of a signal.
 pub fn signal_name(signal: &Signal) -> String {
     let of = |role: &crate::expr::signals::Role, name: &str| format!("{}.{name}", role.name());
     match signal {
@@ -234,7 +234,7 @@ pub fn signal_name(signal: &Signal) -> String {
     }
 }
 
-/// One function, of tensors of one shape.
+/// The code of a function of tensors of one shape.
 fn applied(function: Function, operands: &[String]) -> String {
     use Function::*;
     if let Some(body) = function.body() {
@@ -277,7 +277,7 @@ fn applied(function: Function, operands: &[String]) -> String {
     }
 }
 
-/// The body of a function, as one expression.
+/// Prints the body of a function as one expression.
 struct Inline<'a> {
     like: &'a str,
 }

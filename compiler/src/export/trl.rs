@@ -1,4 +1,4 @@
-//! TRL 1.16.0: a trainer of its own on top of the released one, whose loss is the objective's graph.
+//! Export to TRL 1.16.0: a subclass of its trainer, whose loss is the objective's graph.
 
 use std::cell::RefCell;
 
@@ -11,7 +11,9 @@ use super::stage::{ExportSettings, adamw, checkpointed, micro_batch};
 use super::{Export, ExportFile, live_text, objective_header, torch};
 use crate::expr::roles::Role;
 use crate::expr::signals::{DivergenceKind, DivergenceParameter, Live, Mass, Signal};
-use crate::plan::{Adapter, AdapterKind, Divergence, Dtype, Objective, OfStep, PromptFormat, Trainable};
+use crate::plan::{
+    Adapter, AdapterKind, Divergence, Dtype, Objective, PromptFormat, StepFunction, Trainable,
+};
 
 const TRAINER: &str = include_str!("python/mopd_trl.py");
 const DISTRIBUTIONS: &str = include_str!("python/mopd_distributions.py");
@@ -40,12 +42,12 @@ pub fn export(settings: &ExportSettings, coverage: &mut Coverage) -> Export {
     Export { files, messages: false }
 }
 
-/// The divergences that are sums over entries, each a function of its own.
+/// The code of the entrywise divergences, one function each.
 #[derive(Default)]
 struct Summands(RefCell<Vec<String>>);
 
 impl Summands {
-    /// A divergence as `mopd_distributions.py` reads it.
+    /// A divergence in the JSON format that `mopd_distributions.py` reads.
     fn spec(&self, divergence: &Divergence) -> Result<Map<String, Value>, String> {
         let Divergence { kind, left, right, support, mass, temperature, clip_each } = divergence;
         let mut spec = Map::new();
@@ -105,8 +107,8 @@ fn objective(settings: &ExportSettings, coverage: &mut Coverage) -> Option<Strin
     let reads: RefCell<Vec<String>> = RefCell::default();
     let names = |signal: &Signal| {
         let name = match supplied(signal, plain, &summands)? {
-            Supplied::Named(name) => name,
-            Supplied::Distribution(spec) => {
+            TrlInput::Named(name) => name,
+            TrlInput::Distribution(spec) => {
                 let mut known = distributions.borrow_mut();
                 match known.iter().find(|(_, other)| *other == spec) {
                     Some((name, _)) => name.clone(),
@@ -160,12 +162,12 @@ fn objective(settings: &ExportSettings, coverage: &mut Coverage) -> Option<Strin
         torch::literal(&Value::Object(distributions)),
         torch::literal(&json!(reads.into_inner())),
         table.join(", "),
-        // One output is one value; the trainer takes the only element of it.
+        // A function with one output returns a single value, and the trainer takes its only element.
         body,
     ))
 }
 
-/// What is kept from step to step.
+/// Refuses the values of an objective that are carried from step to step.
 fn carried(objective: &Objective, settings: &ExportSettings, coverage: &mut Coverage) {
     let at = settings.origins.objective;
     for state in &objective.states {
@@ -180,14 +182,14 @@ fn carried(objective: &Objective, settings: &ExportSettings, coverage: &mut Cove
     }
 }
 
-enum Supplied {
-    /// Given by name.
+enum TrlInput {
+    /// The name of a number that the trainer has.
     Named(String),
-    /// Made of whole distributions.
+    /// The specification of a number that is computed from whole distributions.
     Distribution(Value),
 }
 
-/// A live primitive as `mopd_distributions.py` reads it.
+/// A live primitive in the JSON format that `mopd_distributions.py` reads.
 fn live_spec(live: &Live, summands: &Summands) -> Result<Value, String> {
     match live {
         Live::Logp => Ok(json!({"live": "logp"})),
@@ -211,14 +213,14 @@ fn known_roles(roles: &[Role]) -> Result<(), String> {
     if roles.iter().all(known) { Ok(()) } else { Err("a prompt has one teacher".to_owned()) }
 }
 
-fn supplied(signal: &Signal, plain: bool, summands: &Summands) -> Result<Supplied, String> {
+fn supplied(signal: &Signal, plain: bool, summands: &Summands) -> Result<TrlInput, String> {
     known_roles(&signal.roles())?;
     if signal.roles().contains(&Role::Sampler) && !plain {
         return Err("with `top_p` or `top_k` tokens are drawn by another distribution".to_owned());
     }
     let spec =
-        |signal: &Signal| serde_json::to_value(signal).map(Supplied::Distribution).map_err(|e| e.to_string());
-    let named = |name: &str| Ok(Supplied::Named(name.to_owned()));
+        |signal: &Signal| serde_json::to_value(signal).map(TrlInput::Distribution).map_err(|e| e.to_string());
+    let named = |name: &str| Ok(TrlInput::Named(name.to_owned()));
     match signal {
         Signal::Logp { .. }
         | Signal::Entropy { .. }
@@ -232,7 +234,7 @@ fn supplied(signal: &Signal, plain: bool, summands: &Summands) -> Result<Supplie
         Signal::Divergence(divergence) => {
             let mut spec = summands.spec(divergence)?;
             spec.insert("signal".into(), json!("divergence"));
-            Ok(Supplied::Distribution(Value::Object(spec)))
+            Ok(TrlInput::Distribution(Value::Object(spec)))
         }
         Signal::Position => named("position"),
         Signal::Length => named("length"),
@@ -280,7 +282,7 @@ fn configuration(settings: &ExportSettings, coverage: &mut Coverage) -> Configur
     set("logging_steps", json!(1));
     set("save_strategy", json!("no"));
     set("report_to", json!("none"));
-    // The trainer's loss is another.
+    // TRL's own loss, which reads it, is replaced.
     set("beta", json!(1.0));
     if let Some(sampling) = settings.sampling {
         set("temperature", json!(sampling.temperature));
@@ -299,7 +301,7 @@ fn configuration(settings: &ExportSettings, coverage: &mut Coverage) -> Configur
     configuration
 }
 
-/// What `train.py` is told besides.
+/// The settings of `train.py` that TRL's configuration does not have.
 fn stage(settings: &ExportSettings, coverage: &mut Coverage) -> Value {
     let at = settings.origins.model;
     let weights =
@@ -345,11 +347,11 @@ fn stage(settings: &ExportSettings, coverage: &mut Coverage) -> Value {
     })
 }
 
-/// The learning rate as a function of the step.
+/// The learning rate as Python code, a function of the step.
 fn rate(settings: &ExportSettings, coverage: &mut Coverage) -> Option<String> {
     let at = settings.origins.model;
     match &settings.train.learning_rate {
-        OfStep::Schedule(schedule) => {
+        StepFunction::Schedule(schedule) => {
             coverage.exact("`lr`", at);
             let shape = serde_json::to_value(schedule).ok()?;
             Some(format!(
@@ -357,7 +359,7 @@ fn rate(settings: &ExportSettings, coverage: &mut Coverage) -> Option<String> {
                 torch::literal(&shape)
             ))
         }
-        OfStep::Formula(_) => {
+        StepFunction::Formula(_) => {
             coverage.refuse("a formula for `lr`", at, "the exporter writes schedules");
             None
         }

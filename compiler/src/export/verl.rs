@@ -1,4 +1,4 @@
-//! verl 0.9.1: the whole configuration, and a plugin with the objective as numbers per token.
+//! Export to verl 0.9.1: the complete configuration, and a plugin that computes the objective per token.
 
 mod rates;
 mod temperature;
@@ -20,7 +20,7 @@ use crate::plan::{Adapter, AdapterKind, Distribution, Divergence, Dtype, PromptF
 const PLUGIN: &str = include_str!("python/mopd_verl.py");
 const LAUNCH: &str = include_str!("python/launch_verl.sh");
 
-/// A token of a prompt takes a byte at least; a template adds its own.
+/// Tokens added to the longest prompt for the chat template. A token of the prompt has at least one byte.
 const TEMPLATE_TOKENS: u32 = 256;
 
 pub fn export(settings: &ExportSettings, coverage: &mut Coverage) -> Export {
@@ -39,7 +39,7 @@ pub fn export(settings: &ExportSettings, coverage: &mut Coverage) -> Export {
     Export { files, messages: true }
 }
 
-/// The objective as the plugin's code.
+/// The objective as code of the plugin, and the settings that follow from it.
 struct PluginObjective {
     code: String,
     aggregation: Aggregation,
@@ -133,7 +133,7 @@ fn objective(settings: &ExportSettings, coverage: &mut Coverage) -> Option<Plugi
     Some(PluginObjective { code, aggregation, reads, top_k })
 }
 
-/// What gradient flows through, by the plugin's name, and how many entries of the teacher it needs.
+/// The plugin's name of a live primitive, and the number of the teacher's top entries that it needs.
 fn live_name(
     live: &Live,
     temperatures: VerlTemperatures,
@@ -178,7 +178,7 @@ fn live_text(live: &Live) -> String {
     super::live_text(live)
 }
 
-/// What the plugin calls a signal.
+/// The plugin's name of a signal.
 fn supplied(
     signal: &Signal,
     top_k: bool,
@@ -266,15 +266,15 @@ fn configuration(
     configuration
 }
 
-/// A file of the export.
-fn here(file: &str) -> String {
+/// The path of a file in the export's folder.
+fn export_path(file: &str) -> String {
     format!("${{oc.env:MOPD_EXPORT}}/{file}")
 }
 
 fn prompts(settings: &ExportSettings, set: &mut dyn FnMut(&str, Value)) {
     let prompt_length = (settings.longest_prompt + TEMPLATE_TOKENS).next_multiple_of(64);
-    set("data.train_files", json!([here("train.jsonl")]));
-    set("data.val_files", json!([here("train.jsonl")]));
+    set("data.train_files", json!([export_path("train.jsonl")]));
+    set("data.val_files", json!([export_path("train.jsonl")]));
     set("data.val_max_samples", json!(1));
     set("data.max_prompt_length", json!(prompt_length));
     set("data.train_batch_size", json!(settings.groups));
@@ -297,7 +297,7 @@ fn actor(settings: &ExportSettings, set: &mut dyn FnMut(&str, Value), dtype: &st
     set("actor_rollout_ref.model.enable_gradient_checkpointing", json!(checkpointed(settings)));
 }
 
-/// What the loss reads.
+/// The settings of the loss, which follow from the signals that the objective reads.
 fn loss(objective: &PluginObjective, set: &mut dyn FnMut(&str, Value)) {
     let reads = |what: &str| objective.reads.iter().any(|name| name == what);
     set(&format!("{ACTOR}.loss_agg_mode"), json!(aggregation_name(objective.aggregation)));
@@ -312,7 +312,7 @@ fn loss(objective: &PluginObjective, set: &mut dyn FnMut(&str, Value)) {
 fn trainer(settings: &ExportSettings, set: &mut dyn FnMut(&str, Value)) {
     set("algorithm.adv_estimator", json!("grpo"));
     set("critic.enable", json!(false));
-    set("reward.custom_reward_function.path", json!(here("mopd_rewards.py")));
+    set("reward.custom_reward_function.path", json!(export_path("mopd_rewards.py")));
     set("reward.custom_reward_function.name", json!("compute_score"));
     set("trainer.total_epochs", json!(1));
     set("trainer.total_training_steps", settings.steps.map_or(Value::Null, |steps| json!(steps)));
@@ -324,7 +324,7 @@ fn trainer(settings: &ExportSettings, set: &mut dyn FnMut(&str, Value)) {
     set("trainer.save_freq", settings.steps.map_or(json!(-1), |steps| json!(steps)));
     set("trainer.test_freq", json!(-1));
     set("trainer.val_before_train", json!(false));
-    set("trainer.default_local_dir", json!(here("checkpoints")));
+    set("trainer.default_local_dir", json!(export_path("checkpoints")));
 }
 
 fn distillation(settings: &ExportSettings, set: &mut dyn FnMut(&str, Value)) {
@@ -332,7 +332,7 @@ fn distillation(settings: &ExportSettings, set: &mut dyn FnMut(&str, Value)) {
     set(&format!("{LOSS}.loss_mode"), json!("mopd"));
     set(&format!("{LOSS}.use_task_rewards"), json!(false));
     set(&format!("{LOSS}.use_policy_gradient"), json!(false));
-    // Its own default bounds a loss at 10.
+    // By default, verl bounds a loss at 10.
     set(&format!("{LOSS}.loss_max_clamp"), Value::Null);
     set(&format!("{LOSS}.log_prob_min_clamp"), Value::Null);
     set("distillation.n_gpus_per_node", json!(settings.teachers.len()));
@@ -386,7 +386,7 @@ fn rollout(settings: &ExportSettings, set: &mut dyn FnMut(&str, Value), dtype: &
     let rollout = "actor_rollout_ref.rollout";
     set("data.max_response_length", json!(sampling.max_tokens));
     set(&format!("{rollout}.name"), json!("vllm"));
-    // Nothing reads it: no reward model is asked. Left open, it would be an error.
+    // Nothing reads it, since there is no reward model, but verl reports an error if it is not set.
     set("reward.reward_model.rollout.name", json!("vllm"));
     set(&format!("{rollout}.temperature"), json!(sampling.temperature));
     set(&format!("{rollout}.top_k"), sampling.top_k.map_or(json!(-1), |k| json!(k)));
@@ -435,7 +435,7 @@ fn teachers(settings: &ExportSettings, configuration: &mut Configuration) {
         configuration.set(&format!("{entry}.inference.tensor_model_parallel_size"), json!(1));
         return;
     }
-    // verl takes the entry that is called so out where there are others.
+    // With several teachers, verl removes the entry `teacher_model`.
     let template = configuration.0["distillation"]["teacher_models"]["teacher_model"].clone();
     for teacher in &settings.teachers {
         let mut entry = template.clone();

@@ -1,16 +1,16 @@
-//! Where the weights of models are, for an engine that reads folders.
+//! The locations of models' weights, for engines that read folders.
 
 use super::coverage::Coverage;
 use super::stage::ExportRequest;
 use crate::plan::{ModelId, Plan, Pretrained, Stage, TokenizerSpec};
 
-/// Where the weights of a model are.
+/// The location of a model's weights.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WeightsSource {
     /// A folder, or a name on the hub.
     pub path: String,
     pub revision: Option<String>,
-    /// By the tokenizer of bytes, which has no file.
+    /// Whether the tokenizer is that of bytes, which has no file.
     pub bytes: bool,
 }
 
@@ -38,7 +38,7 @@ pub fn weights(
             coverage.refuse(construct, model.origin, why);
             None
         }
-        // The folder that a run leaves, in the layout of `save_pretrained`.
+        // The folder in which a run leaves the model, in the layout of `save_pretrained`.
         Stage::Initialise(_)
         | Stage::Train(_)
         | Stage::Merge(_)
@@ -51,7 +51,7 @@ pub fn weights(
     }
 }
 
-/// Whether a model descends from one with the tokenizer of bytes.
+/// Whether a model descends from a model with the tokenizer of bytes.
 fn bytes(plan: &Plan, id: ModelId) -> bool {
     match &plan.experiment.model(id).stage {
         Stage::Initialise(architecture) => architecture.tokenizer == TokenizerSpec::Bytes,

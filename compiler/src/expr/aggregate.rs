@@ -1,6 +1,6 @@
-//! All operations that are not elementwise: reductions, statistics, scans over ragged axes, and memory. They
-//! accumulate in f64 in the order of the elements, whatever the precision of the rest. The interpreter and
-//! the compiled program share them, and so do tensors, for operations that have no tensor implementation.
+//! Evaluates the operations that are not elementwise: reductions, statistics, scans over ragged axes, and
+//! memory. They accumulate in f64 in the order of the elements, whatever the precision of the rest. The
+//! interpreter, the compiled program and (for operations without a tensor implementation) tensors use them.
 
 use crate::expr::signals::{Axis, Reduction, Scan, Statistic};
 
@@ -8,11 +8,11 @@ use super::batch::{Batch, Layout};
 use super::graph::{Graph, NodeId, Operation};
 
 /// The values of a node that is not elementwise, one per element of its axis. `value` returns an operand's
-/// value, by node and element. The graph and the batch's layout must have been checked ([`Graph::check`],
+/// value at an element. The graph and the batch's layout must have been checked ([`Graph::check`],
 /// [`Layout::check`]).
 ///
 /// # Panics
-/// If the node is a leaf or elementwise: the caller evaluates those.
+/// If the node is a leaf or elementwise, which the caller must evaluate.
 pub fn evaluate(graph: &Graph, id: NodeId, batch: &Batch, value: impl Fn(NodeId, usize) -> f64) -> Vec<f64> {
     let (layout, axis) = (&batch.layout, graph.axis(id));
     let of = |id: NodeId| {
@@ -176,10 +176,10 @@ mod tests {
     }
 
     #[test]
-    fn of_none_is_what_the_table_says() {
+    fn reductions_over_no_elements_have_the_tables_values() {
         for reduction in Reduction::EACH {
             assert_eq!(reduced(reduction, Axis::Sequence, [0; 6]), [reduction.of_none(); 3], "{reduction:?}");
-            // In a batch where other sequences have elements.
+            // The same in a batch where other sequences have elements.
             assert_eq!(
                 reduced(reduction, Axis::Sequence, [1, 1, 1, 0, 1, 1])[1],
                 reduction.of_none(),
@@ -262,7 +262,7 @@ mod tests {
         assert_eq!(scanned(Scan::Product, mask), [1.0, 2.0, 2.0, 4.0, -1.0, -1.0]);
         assert_eq!(scanned(Scan::Minimum, mask), [0.0, 2.0, 2.0, 4.0, -1.0, -1.0]);
         assert_eq!(scanned(Scan::Next, mask), [2.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
-        // A masked element is not a step: it discounts nothing.
+        // A masked element is skipped, without a discount.
         assert_eq!(scanned(Scan::RewardToGo { discount: 0.5 }, [1, 0, 1, 1, 1, 1])[0], 4.0);
     }
 

@@ -1,4 +1,4 @@
-//! The numbers that a graph is evaluated on: one training batch, ragged, without padding.
+//! The input of a graph's evaluation: one training batch, ragged, without padding.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -16,12 +16,12 @@ pub struct Layout {
     pub sequence_of_token: Vec<u32>,
     pub group_of_sequence: Vec<u32>,
     pub groups: u32,
-    /// Absent where all prompts are of one domain.
+    /// The domains of the prompts; `None` where all have one domain.
     pub domains: Option<Domains>,
-    /// Absent where every sequence is one turn.
-    pub turns: Option<Runs>,
-    /// Absent where every turn is one block.
-    pub blocks: Option<Runs>,
+    /// The turns; `None` where every sequence is one turn.
+    pub turns: Option<TokenPartition>,
+    /// The blocks; `None` where every turn is one block.
+    pub blocks: Option<TokenPartition>,
 }
 
 /// The domain of each group's prompt.
@@ -33,17 +33,17 @@ pub struct Domains {
 
 /// A partition of the tokens into runs, each inside one element of the next coarser axis.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Runs {
+pub struct TokenPartition {
     pub of_token: Vec<u32>,
     /// The sequence of each turn, or the turn of each block.
     pub parent: Vec<u32>,
 }
 
-impl Runs {
-    /// The partition into blocks by the tokens that are `chosen`, one number each, 0 where not: adjacent
-    /// chosen tokens of a turn form a block. The tokens between form runs too, since every token is in one,
-    /// but no objective reads numbers of those.
-    pub fn of_chosen(layout: &Layout, chosen: &[f32]) -> Runs {
+impl TokenPartition {
+    /// The partition into blocks by the mask `chosen`, one number per token, 0 for not chosen: adjacent
+    /// chosen tokens of a turn form a block. The tokens between form runs, too, since every token must be in
+    /// one, but no objective reads numbers of those.
+    pub fn of_chosen(layout: &Layout, chosen: &[f32]) -> TokenPartition {
         assert_eq!(chosen.len(), layout.tokens(), "each token is chosen or not");
         let (mut of_token, mut parent): (Vec<u32>, Vec<u32>) = Default::default();
         let mut last = None;
@@ -56,7 +56,7 @@ impl Runs {
             }
             of_token.push(parent.len() as u32 - 1);
         }
-        Runs { of_token, parent }
+        TokenPartition { of_token, parent }
     }
 }
 
@@ -91,7 +91,8 @@ impl Layout {
             return index;
         }
         let of = |parents: &[u32], index: usize| parents[index] as usize;
-        let through = |runs: &Option<Runs>| runs.as_ref().map_or(index, |runs| of(&runs.parent, index));
+        let through =
+            |runs: &Option<TokenPartition>| runs.as_ref().map_or(index, |runs| of(&runs.parent, index));
         match (fine, coarse) {
             (_, Axis::Run | Axis::Batch) => 0,
             (Axis::Token, Axis::Block) if let Some(blocks) = &self.blocks => of(&blocks.of_token, index),
@@ -121,13 +122,13 @@ impl Layout {
         }
     }
 
-    /// Whether every parent exists.
+    /// Checks that every parent exists.
     ///
     /// # Errors
     /// If a parent does not exist, or if runs of tokens do not fit their sequences.
     pub fn check(&self) -> Result<(), EvaluationError> {
         let missing = |element, parent| Err(EvaluationError::Layout { element, parent });
-        // Without an early exit: so the loop can be vectorized.
+        // No early exit, so that the loop can be vectorized.
         let inside = |parents: &[u32], limit: usize| {
             let limit = u32::try_from(limit).unwrap_or(u32::MAX);
             parents.iter().fold(true, |inside, parent| inside & (*parent < limit))
@@ -146,7 +147,7 @@ impl Layout {
         for (runs, axis, coarser) in
             [(&self.turns, Axis::Turn, Axis::Sequence), (&self.blocks, Axis::Block, Axis::Turn)]
         {
-            let Some(Runs { of_token, parent }) = runs else { continue };
+            let Some(TokenPartition { of_token, parent }) = runs else { continue };
             if of_token.len() != self.tokens() || !inside(of_token, parent.len()) {
                 return missing("token", axis.name());
             }
@@ -186,7 +187,7 @@ impl Batch {
     /// The values of a signal in the batch, one per element of its axis.
     ///
     /// # Panics
-    /// If their number is wrong: they would be read as those of other elements.
+    /// If their number is wrong, because they would be read at other elements.
     pub fn signal(&self, wanted: &Signal) -> Option<&[f32]> {
         let values = self.given(wanted)?;
         assert_eq!(
@@ -279,15 +280,18 @@ mod tests {
             ..Layout::default()
         };
         let chosen = [0.0, 1.0, 1.0, 0.0, 1.0, 1.0, 0.0];
-        let blocks = Runs::of_chosen(&layout, &chosen);
-        assert_eq!(blocks, Runs { of_token: vec![0, 1, 1, 2, 3, 4, 5], parent: vec![0, 0, 0, 0, 1, 1] });
+        let blocks = TokenPartition::of_chosen(&layout, &chosen);
+        assert_eq!(
+            blocks,
+            TokenPartition { of_token: vec![0, 1, 1, 2, 3, 4, 5], parent: vec![0, 0, 0, 0, 1, 1] }
+        );
         assert_eq!(Layout { blocks: Some(blocks), ..layout.clone() }.check(), Ok(()));
         // Turns partition them further.
-        let turns = Runs { of_token: vec![0, 0, 1, 1, 1, 2, 2], parent: vec![0, 0, 1] };
+        let turns = TokenPartition { of_token: vec![0, 0, 1, 1, 1, 2, 2], parent: vec![0, 0, 1] };
         let layout = Layout { turns: Some(turns), ..layout };
-        let blocks = Runs::of_chosen(&layout, &chosen);
+        let blocks = TokenPartition::of_chosen(&layout, &chosen);
         let parent = vec![0, 0, 1, 1, 1, 2, 2];
-        assert_eq!(blocks, Runs { of_token: vec![0, 1, 2, 3, 4, 5, 6], parent });
+        assert_eq!(blocks, TokenPartition { of_token: vec![0, 1, 2, 3, 4, 5, 6], parent });
         assert_eq!(Layout { blocks: Some(blocks), ..layout }.check(), Ok(()));
     }
 }

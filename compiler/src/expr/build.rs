@@ -1,4 +1,4 @@
-//! Building graphs: operands are broadcast to one axis, constants are folded, and operations that change
+//! Builds graphs: operands are broadcast to one axis, constants are folded, and operations that change
 //! nothing in IEEE arithmetic are left out.
 
 use mopd_lang::experiment::Schedule;
@@ -46,15 +46,20 @@ impl Graph {
         }
     }
 
-    /// An existing node, or a constant, with the value of `function(operands)`. A product with 0 is not
-    /// simplified: that would hide infinity and NaN.
+    /// Added from left to right; `None` without nodes.
+    pub fn sum(&mut self, nodes: impl IntoIterator<Item = NodeId>) -> Option<NodeId> {
+        nodes.into_iter().reduce(|left, right| self.apply(Function::Add, &[left, right]))
+    }
+
+    /// An existing node, or a constant, with the value of `function(operands)`. A product with 0 is kept,
+    /// because folding it would hide infinity and NaN.
     fn simplified(&mut self, axis: Axis, function: Function, operands: &[NodeId]) -> Option<NodeId> {
         use Function::*;
         let constants: Vec<Option<f64>> =
             operands.iter().map(|operand| self.constant_value(*operand)).collect();
         if let Some(values) = constants.iter().copied().collect::<Option<Vec<f64>>>() {
             let folded = function.value(&values);
-            // JSON has no infinity and NaN; computed at run time, they are reported there.
+            // JSON has no infinity and NaN. They are computed, and reported, at run time.
             return folded.is_finite().then(|| self.constant(axis, folded));
         }
         match (function, operands, constants.as_slice()) {
@@ -63,13 +68,15 @@ impl Graph {
                 Some(self.apply(Negate, &[x]))
             }
             (Divide, &[x, _], [_, Some(1.0)]) | (Power, &[x, _], [_, Some(1.0)]) => Some(x),
+            // Also where x is NaN (IEEE 754).
+            (Power, _, [_, Some(0.0)]) => Some(self.constant(axis, 1.0)),
             (Add, &[x, _], [_, Some(0.0)])
             | (Add, &[_, x], [Some(0.0), _])
             | (Subtract, &[x, _], [_, Some(0.0)]) => Some(x),
             (Where, &[_, then, otherwise], [Some(condition), ..]) => {
                 Some(if *condition != 0.0 { then } else { otherwise })
             }
-            // The common minuend or subtrahend cancels, and possibly a model's whole forward pass with it.
+            // A common minuend or subtrahend cancels, possibly with a model's whole forward pass.
             (Subtract, &[left, right], _) => {
                 let (a, b) = self.difference(left)?;
                 let (c, d) = self.difference(right)?;
@@ -92,7 +99,7 @@ impl Graph {
         }
     }
 
-    /// `operand` at `axis`, its own or a finer one.
+    /// `operand` broadcast to `axis`, which is its own or a finer one.
     pub fn broadcast(&mut self, operand: NodeId, axis: Axis) -> NodeId {
         let from = self.axis(operand);
         debug_assert!(from <= axis, "a broadcast goes to a finer axis");
@@ -201,7 +208,7 @@ mod tests {
         let negated = graph.apply(Function::Negate, &[x]);
         assert_eq!(graph.apply(Function::Multiply, &[minus_one, x]), negated);
         assert_eq!(graph.apply(Function::Negate, &[negated]), x);
-        // A number that is subtracted on both sides is not computed.
+        // A number that both sides subtract is not computed.
         let (y, z) = (
             graph.signal(Signal::Logp { role: Role::Student }),
             graph.signal(Signal::Logp { role: Role::Sampler }),
@@ -210,7 +217,9 @@ mod tests {
             (graph.apply(Function::Subtract, &[x, z]), graph.apply(Function::Subtract, &[y, z]));
         let direct = graph.apply(Function::Subtract, &[x, y]);
         assert_eq!(graph.apply(Function::Subtract, &[first, second]), direct);
-        // 0 * infinity is NaN, which must not be lost.
+        let power = graph.apply(Function::Power, &[x, zero]);
+        assert_eq!((graph.constant_value(power), graph.axis(power)), (Some(1.0), Axis::Token));
+        // 0 * infinity is NaN, which must be kept.
         let product = graph.apply(Function::Multiply, &[zero, x]);
         assert_eq!(graph.constant_value(product), None);
     }

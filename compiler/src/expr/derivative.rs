@@ -19,12 +19,12 @@ pub struct NotDifferentiable {
     pub operation: &'static str,
 }
 
-/// For each of `with_respect_to`, the derivative of `of`, which has a single element (batch or run axis),
-/// with respect to that live primitive: a node on the token axis, one partial derivative per token. Constant
-/// 0 where `of` does not depend on it differentiably.
+/// The derivative of `of`, which has a single element (batch or run axis), with respect to each live
+/// primitive in `with_respect_to`: a node on the token axis, one partial derivative per token. Constant 0
+/// where `of` does not depend on it differentiably.
 ///
 /// # Errors
-/// Where `of` depends on one of them through a quantile, a statistic, a scan or memory.
+/// If `of` depends on one of them through a quantile, a statistic, a scan or memory.
 pub fn adjoints(
     graph: &mut Graph,
     of: NodeId,
@@ -33,7 +33,7 @@ pub fn adjoints(
     adjoints_beside(graph, of, with_respect_to, &[])
 }
 
-/// [`adjoints`] where no gradient flows through the `constants`, whatever they are computed from.
+/// [`adjoints`] where no gradient flows through the nodes `constants`.
 ///
 /// # Errors
 /// As [`adjoints`].
@@ -403,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn ties_and_bounds() {
+    fn derivative_at_ties_and_bounds() {
         let gradient = |build: &dyn Fn(&mut Graph, NodeId) -> NodeId, at: f32| {
             let mut graph = Graph::default();
             let live = graph.live(LiveId(0));

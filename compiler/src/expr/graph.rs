@@ -1,9 +1,9 @@
 //! The expression graph: the representation that the interpreter, Cranelift and the plan share.
 //!
 //! Every node has an axis, and its value is one number per element of that axis (`Batch` and `Run` have one
-//! element). All operands of an elementwise node have the node's axis: going from coarse to fine is a node of
+//! element). All operands of an elementwise node have the node's axis. Going from coarse to fine is a node of
 //! its own (`Broadcast`), and so is going from fine to coarse (`Reduce`). Nodes are in topological order and
-//! hash-consed: the same computation is one node.
+//! hash-consed: equal computations are one node.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -55,7 +55,7 @@ pub enum Operation {
         operand: NodeId,
     },
     /// From a finer axis to this node's. With a `mask` (same axis as the operand), only elements where it is
-    /// not 0 are included; a reduction over none is 0.
+    /// not 0 are included. The result for none is [`Reduction::of_none`].
     Reduce {
         reduction: Reduction,
         operand: NodeId,
@@ -89,7 +89,7 @@ pub enum Operation {
     },
 }
 
-/// A hash of the fields that distinguish nearly all nodes; [`Node::is`] decides.
+/// Hashes the fields that distinguish nearly all nodes; [`Node::is`] compares exactly.
 impl Hash for Node {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.axis.hash(state);
@@ -115,7 +115,7 @@ impl Hash for Node {
 }
 
 impl Node {
-    /// Whether both are one computation; constants are compared by bits: 0 and -0 differ, NaN equals itself.
+    /// Whether both are one computation. Constants are compared by bits: 0 and -0 differ, NaN equals itself.
     fn is(&self, other: &Node) -> bool {
         match (&self.operation, &other.operation) {
             (Operation::Constant { value }, Operation::Constant { value: other_value }) => {
@@ -154,8 +154,8 @@ pub struct MalformedGraph {
 
 impl Graph {
     /// Whether a multiplication and an addition within a function of f32 numbers are rounded once (a fused
-    /// multiply-add) or twice. Results differ in the last bit, so the graph decides and generated code obeys,
-    /// on any machine. It does not matter to the interpreter (f64), nor to tensors (libtorch's functions).
+    /// multiply-add) or twice. Results differ in the last bit, so this is part of the graph, and generated
+    /// code follows it on any machine. The interpreter (f64) and tensors (libtorch's functions) ignore it.
     pub fn fused(&self) -> bool {
         self.fused
     }
@@ -186,7 +186,7 @@ impl Graph {
         self.nodes.is_empty()
     }
 
-    /// Whether one of its numbers is computed over several prompts of a step.
+    /// Whether some number is computed over several prompts of a step.
     pub fn compares_prompts(&self) -> bool {
         self.nodes().any(|(_, node)| match &node.operation {
             Operation::Reduce { .. } => node.axis <= Axis::Domain,
@@ -264,7 +264,7 @@ impl Graph {
         signals
     }
 
-    /// Whether `roots` depend on the step, or on the step before.
+    /// Whether `roots` depend on the step, or on values of the previous step.
     pub fn moves(&self, roots: &[NodeId]) -> bool {
         let needed = self.reachable(roots);
         self.nodes().any(|(id, node)| {
@@ -287,8 +287,8 @@ impl Graph {
             .collect()
     }
 
-    /// Whether the graph keeps the rules at the top of this module. Evaluation relies on them: generated code
-    /// accesses memory accordingly.
+    /// Checks the rules at the top of this module. Evaluation relies on them: generated code accesses memory
+    /// accordingly.
     pub fn check(&self) -> Result<(), MalformedGraph> {
         for (node, Node { axis, operation }) in self.nodes() {
             let problem = |problem| Err(MalformedGraph { node, problem });
@@ -405,7 +405,7 @@ impl Graph {
         text
     }
 
-    /// Whether every one of `ids` is a node.
+    /// Whether all `ids` are nodes of the graph.
     pub fn has(&self, ids: &[NodeId]) -> bool {
         ids.iter().all(|id| (id.0 as usize) < self.nodes.len())
     }

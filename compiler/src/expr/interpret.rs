@@ -13,8 +13,8 @@ pub fn interpret(graph: &Graph, outputs: &[NodeId], batch: &Batch) -> Result<Val
     evaluate(graph, outputs, batch, Function::value, |x| x)
 }
 
-/// Evaluates with other elementwise functions, and applies `round` to the value of every node: to emulate a
-/// program in single precision.
+/// Evaluates with other elementwise functions, and applies `round` to the value of every node. This emulates
+/// a program in single precision.
 pub(super) fn evaluate(
     graph: &Graph,
     outputs: &[NodeId],

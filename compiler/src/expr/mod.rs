@@ -1,4 +1,4 @@
-//! Expressions: one graph, its derivative, and its lowerings.
+//! Expressions: the graph, its derivative, and the ways to evaluate it.
 
 pub mod aggregate;
 pub mod batch;

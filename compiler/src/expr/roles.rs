@@ -1,4 +1,4 @@
-//! The distributions that a formula reads.
+//! Roles: the models whose distributions a formula reads.
 
 use serde::{Deserialize, Serialize};
 
@@ -28,7 +28,7 @@ impl Role {
         Role::Scorer(ScorerId(2 + place as u32))
     }
 
-    /// Its name; for a named teacher of an objective, its index in the stage's list.
+    /// The name of the role. A teacher that an objective reads by name is named by its index.
     pub fn name(self) -> String {
         match self {
             Role::Student => "student".to_owned(),
@@ -40,7 +40,7 @@ impl Role {
     }
 }
 
-/// A role in plans and keys.
+/// The form of a role in plans and keys.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum WrittenRole {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::graph::{Graph, NodeId};
 pub use super::roles::Role;
 
-/// A number that is already computed: it carries no gradient.
+/// A number without gradient that the runtime supplies.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "signal", rename_all = "snake_case")]
 pub enum Signal {
@@ -24,7 +24,7 @@ pub enum Signal {
     EndLogp { role: Role },
     /// The output of a role's scalar head for the prefix, which ends before the token. Per token, real.
     Value { role: Role },
-    /// Share of the `k` most probable entries of one that are among the other's. Per token, fraction.
+    /// Share of the `k` most probable entries of one role that are among the other's. Per token, fraction.
     Overlap { left: Role, right: Role, k: u32 },
     /// Probability that `role` gives to a support. Per token, prob.
     Mass { role: Role, support: Support },
@@ -38,13 +38,13 @@ pub enum Signal {
     Position,
     /// Whether the token is between `<tag>` and `</tag>`. Per token, bool.
     InSpan { tag: String },
-    /// In a trajectory that is sampled with drafts: 1 for tokens of the trajectory, 0 for tokens of a draft,
-    /// from the first rejected one on. Per token, bool.
+    /// In a trajectory that is sampled with drafts: 1 for the tokens of the trajectory, 0 for the tokens of a
+    /// draft from the first rejected one on. Per token, bool.
     Accepted,
     /// The head that wrote the token: 0 for the first of a step, 1 for the second. Per token, count.
     Head,
-    /// The probability, by the student's second head and before sampling, that its token is kept; 1 for
-    /// tokens of the first head, which always are. Per token, prob.
+    /// The probability that the token is kept, by the student's second head and before sampling. 1 for tokens
+    /// of the first head, which are always kept. Per token, prob.
     Confidence,
     /// Index in such a draft, from 1 at the first rejected token; 0 in the trajectory. Per token, count.
     Offset,
@@ -58,20 +58,20 @@ pub enum Signal {
     Correct,
     /// 1 for the preferred completion of a pair, 0 for the other. Per sequence, bool.
     Chosen,
-    /// 1 if a role has an input for the completion; for a member of a panel, if it answered. Per sequence,
-    /// bool.
+    /// Whether a role has an input for the completion; for a member of a panel, whether it made a statement.
+    /// Per sequence, bool.
     Available { role: Role },
-    /// Whether a completion by a role is right: for the same prompt, with the same settings, and at the same
-    /// index among those of the prompt. Per sequence, bool.
+    /// Whether a role's own completion is right: the one for the same prompt, with the same settings, at the
+    /// same index among those of the prompt. Per sequence, bool.
     CorrectOf { role: Role },
-    /// How similar a role's continuations from the start of a block are to the block: over `samples`
-    /// continuations, as long as the block, the sum of 1 minus edit distance / longer length. Per block,
+    /// The similarity of a role's continuations from the start of a block to the block: the sum, over
+    /// `samples` continuations as long as the block, of 1 minus edit distance / longer length. Per block,
     /// number.
     Agreement { role: Role, samples: u32 },
     /// The confidence that a member of a panel stated for the prompt; NaN where it stated none. Per sequence,
     /// real.
     StatedConfidence { role: Role },
-    /// The score that one part of the verifier gives the completion, in [0, 1]. Per sequence, fraction.
+    /// The score of the completion by one part of the verifier, in [0, 1]. Per sequence, fraction.
     RewardPart { part: String },
     /// step / steps. Run, fraction.
     Progress,
@@ -81,7 +81,7 @@ pub enum Signal {
     Loss,
     /// The last loss of one term, before `weight`; 1 at the first step. Run, number.
     TermLoss { term: String },
-    /// A number that the objective carries from step to step, as the step began with it. Run, or domain.
+    /// A number that is carried from step to step, at the beginning of the step. Run, or domain.
     State {
         name: String,
         #[serde(default = "run", skip_serializing_if = "is_run")]
@@ -94,7 +94,7 @@ pub enum Signal {
     /// The student's mean log-probability, at temperature 1 and before the step, of the tokens of a field in
     /// the rows of the step's prompts. Batch, logp.
     RecordedLogp { field: String },
-    /// A measure of completions that are drawn of each prompt before steps, to choose prompts. Group, number.
+    /// A measure of completions drawn for each prompt before steps, to choose prompts. Group, number.
     Measured { measure: u32 },
     /// Number of tokens that the student's tokenizer has. Run, count.
     VocabularySize,
@@ -102,10 +102,10 @@ pub enum Signal {
     Data { field: String },
     /// Whether a field of the prompt's row is this text. Per sequence, bool.
     DataIs { field: String, text: String },
-    /// A number drawn uniformly from [0, 1) for each element, a different one for each `draw`: used by random
+    /// A number drawn uniformly from [0, 1) for each element, independent for each `draw`, for random
     /// selections.
     Uniform { draw: u32, axis: Axis },
-    /// A signal of the language, as its text, that the runtime does not supply: a plan that runs contains
+    /// A signal of the language, as text, that the runtime does not supply. A plan that runs contains
     /// none.
     Other { text: String, axis: Axis },
 }
@@ -160,7 +160,7 @@ impl Signal {
         }
     }
 
-    /// Whether it needs rewards of completions.
+    /// Whether it depends on the rewards of completions.
     pub fn is_of_reward(&self) -> bool {
         matches!(self, Signal::Reward | Signal::Correct | Signal::RewardPart { .. })
     }
@@ -221,11 +221,11 @@ impl Signal {
 #[serde(untagged)]
 pub enum DivergenceParameter {
     Number(f64),
-    /// Computed at every step, from numbers without gradient, by its own graph.
+    /// Computed at every step by a graph of its own, from numbers without gradient.
     Formula(Box<Formula>),
 }
 
-/// A graph of its own, and the node with its value.
+/// A graph of its own, with the node of its value.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Formula {
     pub graph: Graph,
@@ -280,9 +280,9 @@ pub struct Divergence {
     pub right: Distribution,
     pub support: Support,
     pub mass: Mass,
-    /// Logits of both sides are divided by it.
+    /// The divisor of the logits of both sides.
     pub temperature: f64,
-    /// Upper bound of every vocabulary entry's summand; where it binds, that entry passes no gradient.
+    /// An upper bound on every vocabulary entry's summand. An entry above it passes no gradient.
     pub clip_each: Option<f64>,
 }
 
@@ -306,6 +306,18 @@ impl Divergence {
         roles.sort();
         roles.dedup();
         roles
+    }
+
+    /// The roles whose distributions are its sides, with repetition.
+    pub fn sides(&self) -> Vec<Role> {
+        [self.left.roles(), self.right.roles()].concat()
+    }
+
+    /// Whether it counts entries with the probability of their whole span where a side has another tokenizer:
+    /// that of the first token times those of the tokens after it. The full vocabulary and renormalised
+    /// supports are distributions of the first token alone.
+    pub fn is_of_spans(&self) -> bool {
+        self.mass == Mass::Raw && self.support != Support::Full
     }
 
     /// The weights of its sides.
@@ -337,7 +349,7 @@ pub enum DivergenceKind {
 }
 
 /// The summand of one entry. Live primitives 0 and 1 of the graph are the entry's probabilities on the left
-/// and the right side, 2 and 3 the same as constants; apart from these it reads only the step. See
+/// and the right side; 2 and 3 are the same as constants. Apart from these it reads only the step. See
 /// [`Summand::at`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summand {
@@ -345,7 +357,7 @@ pub struct Summand {
     pub value: NodeId,
 }
 
-/// Which vocabulary entries are included.
+/// The set of vocabulary entries that are included.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "support", rename_all = "snake_case")]
 pub enum Support {
@@ -355,16 +367,16 @@ pub enum Support {
         role: Role,
         k: u32,
     },
-    /// The smallest set of most probable entries of `role` with mass `p` or more; entries of equal
-    /// probability are in or out together.
+    /// The smallest set of most probable entries of `role` with mass `p` or more. Entries of equal
+    /// probability are all included or all excluded.
     Nucleus {
         role: Role,
         p: f64,
     },
     /// The token taken alone.
     Sampled,
-    /// The entries whose text is also in `role`'s vocabulary: all, where its tokenizer is the student's.
-    /// Empty at a token that begins no span, where `role` has no distribution.
+    /// The entries whose text is also in `role`'s vocabulary. Where `role` has the student's tokenizer, these
+    /// are all. Empty at a token that begins no span, where `role` has no distribution.
     Matched {
         role: Role,
     },
@@ -381,7 +393,7 @@ pub enum Support {
 }
 
 impl Support {
-    /// The roles whose probabilities choose the entries.
+    /// The roles whose probabilities determine the entries.
     pub fn roles(&self) -> Vec<Role> {
         match self {
             Support::Full | Support::Sampled => Vec::new(),
@@ -416,7 +428,7 @@ pub enum Live {
     /// sampling from the whole vocabulary without replacement, draws the role's `k` most probable entries in
     /// its order.
     Ranking { role: Role, k: u32 },
-    /// A primitive of the language, as its text, that the runtime does not supply: a plan that runs contains
+    /// A primitive of the language, as text, that the runtime does not supply. A plan that runs contains
     /// none.
     Other { text: String },
 }

@@ -1,4 +1,4 @@
-//! The summand of a divergence at one step of the run: its parameters become numbers and its derivatives are
+//! The summand of a divergence at one step of the run: its parameters become numbers, and its derivatives are
 //! built. If the runtime has a kernel for it, it is recognised by its normal form, whatever its name and
 //! notation.
 //!
@@ -12,17 +12,17 @@ use super::derivative::{NotDifferentiable, adjoints};
 use super::graph::{Graph, LiveId, NodeId, Operation};
 use crate::expr::signals::{Axis, Function, Reduction, Summand};
 
-/// A smaller probability counts as this one wherever a summand is computed. Derivatives divide by squares,
-/// and would be 0 / 0 where these underflow. Third powers of it, and quotients of two, do not underflow or
-/// overflow in double precision.
+/// The smallest probability: smaller ones are replaced by it when a summand is computed. Derivatives divide
+/// by squares, and would be 0 / 0 where these underflow. Third powers of this number, and quotients of two,
+/// do not underflow or overflow in double precision.
 pub const LEAST_PROBABILITY: f64 = 1e-100;
 
 /// A summand with the values of its parameters.
 #[derive(Clone, Debug)]
-pub struct AtStep {
+pub struct SummandGraph {
     pub graph: Graph,
     pub value: NodeId,
-    /// Its derivatives by `p` and `q`, and by the detached `p` and `q`.
+    /// The derivatives of the value by `p` and `q`, and by the detached `p` and `q`.
     pub gradients: [NodeId; 4],
 }
 
@@ -46,8 +46,8 @@ pub struct Recognized {
 
 impl Summand {
     /// # Errors
-    /// If something in it has no derivative.
-    pub fn at(&self, step: u32, steps: u32) -> Result<AtStep, NotDifferentiable> {
+    /// If some operation in it has no derivative.
+    pub fn at(&self, step: u32, steps: u32) -> Result<SummandGraph, NotDifferentiable> {
         let batch = Batch { step, steps, ..Batch::default() };
         let mut graph = Graph::default();
         let needed = self.graph.reachable(&[self.value]);
@@ -78,10 +78,10 @@ impl Summand {
         }
         let value = known[self.value.0 as usize].expect("it is needed");
         let value = graph.broadcast(value, Axis::Token);
-        // It is elementwise, so the derivative of the sum by each number is that of its own summand.
+        // Elementwise: the derivative of the sum by each number is that of the number's own summand.
         let sum = graph.reduce(Reduction::Sum, value, Axis::Batch, None);
         let gradients = adjoints(&mut graph, sum, &[0, 1, 2, 3].map(LiveId))?;
-        Ok(AtStep { graph, value, gradients: [gradients[0], gradients[1], gradients[2], gradients[3]] })
+        Ok(SummandGraph { graph, value, gradients: [gradients[0], gradients[1], gradients[2], gradients[3]] })
     }
 }
 
@@ -98,15 +98,15 @@ fn applied(graph: &mut Graph, function: Function, operands: &[NodeId]) -> NodeId
     }
 }
 
-/// The factors of products, which have integer exponents and are summed.
+/// The factors of a product, which have integer exponents.
 #[derive(Clone, Debug, PartialEq)]
 enum Atom {
     Live(u32),
     /// The logarithm of a sum whose coefficients sum to 1, or of a single atom.
     Log(Sum),
-    /// A sum of several products, as a denominator.
+    /// A sum of several products, in a denominator.
     Whole(Sum),
-    /// Anything else: equal nodes are one node.
+    /// Any other node; equal nodes are one atom.
     Node(NodeId),
 }
 
@@ -117,7 +117,7 @@ type Sum = BTreeMap<Product, f64>;
 /// Sums with more products than this are not expanded.
 const MOST: usize = 64;
 
-/// Coefficients are equal if they differ by less.
+/// Coefficients that differ by less than this are equal.
 const ROUNDING: f64 = 1e-12;
 
 struct Expansion<'g> {
@@ -167,21 +167,21 @@ impl Expansion<'_> {
         Sum::from([(vec![(self.atom(atom), 1)], 1.0)])
     }
 
-    fn of(&mut self, id: NodeId) -> Sum {
+    fn expand(&mut self, id: NodeId) -> Sum {
         use Function::*;
         match &self.graph.node(id).operation {
             Operation::Constant { value } => plus(Sum::new(), &Sum::from([(vec![], *value)]), 1.0),
             Operation::Live { live } => self.of_atom(Atom::Live(live.0)),
             Operation::Apply { function, operands } => match (function, operands.as_slice()) {
-                (Negate, [x]) => plus(Sum::new(), &self.of(*x), -1.0),
-                (Add, [x, y]) => plus(self.of(*x), &self.of(*y), 1.0),
-                (Subtract, [x, y]) => plus(self.of(*x), &self.of(*y), -1.0),
+                (Negate, [x]) => plus(Sum::new(), &self.expand(*x), -1.0),
+                (Add, [x, y]) => plus(self.expand(*x), &self.expand(*y), 1.0),
+                (Subtract, [x, y]) => plus(self.expand(*x), &self.expand(*y), -1.0),
                 (Multiply, [x, y]) => {
-                    let (x, y) = (self.of(*x), self.of(*y));
+                    let (x, y) = (self.expand(*x), self.expand(*y));
                     if x.len() * y.len() > MOST { self.of_atom(Atom::Node(id)) } else { times(&x, &y) }
                 }
                 (Divide, [x, y]) => {
-                    let (x, y) = (self.of(*x), self.of(*y));
+                    let (x, y) = (self.expand(*x), self.expand(*y));
                     let (below, by) = match y.iter().next() {
                         None => return self.of_atom(Atom::Node(id)),
                         Some((product, coefficient)) if y.len() == 1 => (product.clone(), *coefficient),
@@ -191,7 +191,7 @@ impl Expansion<'_> {
                     above.collect()
                 }
                 (Log, [x]) => {
-                    let x = self.of(*x);
+                    let x = self.expand(*x);
                     self.log(&x).unwrap_or_else(|| self.of_atom(Atom::Node(id)))
                 }
                 _ => self.of_atom(Atom::Node(id)),
@@ -200,7 +200,7 @@ impl Expansion<'_> {
         }
     }
 
-    /// `None` where the argument may be negative.
+    /// The logarithm of a sum. `None` where the sum may be negative.
     fn log(&mut self, of: &Sum) -> Option<Sum> {
         if of.len() != 1 {
             let total: f64 = of.values().sum();
@@ -237,11 +237,11 @@ fn times(left: &Sum, right: &Sum) -> Sum {
     product
 }
 
-impl AtStep {
-    /// The kernel that computes it, if there is one.
+impl SummandGraph {
+    /// The kernel for the summand, if there is one.
     pub fn recognized(&self) -> Option<Recognized> {
         let mut form = Expansion { graph: &self.graph, atoms: Vec::new() };
-        let sum = form.of(self.value);
+        let sum = form.expand(self.value);
         // No kernel has more products than this.
         if sum.len() > 4 {
             return None;
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_almost_one_is_none() {
+    fn near_divergences_are_not_fused() {
         use Function::*;
         let twice: Build = |g, [p, q]| {
             let (ratio, two) = (g.apply(Divide, &[p, q]), constant(g, 2.0));

@@ -1,18 +1,18 @@
-//! Random graphs and batches for the tests: deterministic, so that a failure can be repeated from its number.
-//! Always here: behind a feature for tests, every crate above this one would be compiled twice.
+//! Random graphs and batches for tests, determined by a number so that failures can be repeated. Always
+//! compiled: behind a feature for tests, every crate above this one would be compiled twice.
 
 use mopd_lang::experiment::{Schedule, ScheduleLength};
 
 use crate::expr::signals::{Axis, Deviation, Function, Memory, Reduction, Role, Scan, Signal, Statistic};
 
-use super::batch::{Batch, Domains, Layout, Runs};
+use super::batch::{Batch, Domains, Layout, TokenPartition};
 use super::graph::{Graph, LiveId, NodeId, Operation};
 
 /// The axes that a number can have, coarse to fine.
 pub const AXES: [Axis; 8] =
     [Axis::Run, Axis::Batch, Axis::Domain, Axis::Group, Axis::Sequence, Axis::Turn, Axis::Block, Axis::Token];
 
-/// Draws of random numbers that batches have, for every axis.
+/// The number of random draws that batches have for every axis.
 const DRAWS: u32 = 2;
 
 /// SplitMix64.
@@ -40,7 +40,7 @@ impl Random {
         (self.below(1025) as f32 - 512.0) / 256.0
     }
 
-    /// Mostly ordinary; now and then what breaks careless code.
+    /// A mostly ordinary number, but sometimes one that breaks careless code.
     pub fn wild_number(&mut self) -> f32 {
         match self.below(24) {
             0 => f32::NAN,
@@ -55,8 +55,8 @@ impl Random {
         }
     }
 
-    /// Ragged: 1 to 4 groups of 1 to 4 sequences of 1 to 7 tokens. Domains, turns and blocks are there in
-    /// half of them.
+    /// A ragged layout: 1 to 4 groups of 1 to 4 sequences of 1 to 7 tokens. Half of them have domains, turns
+    /// and blocks.
     pub fn layout(&mut self) -> Layout {
         let mut layout = Layout { groups: 1 + self.below(4) as u32, ..Layout::default() };
         for group in 0..layout.groups {
@@ -81,8 +81,8 @@ impl Random {
     }
 
     /// Cuts the tokens in each element of `coarser` into runs.
-    fn runs(&mut self, layout: &Layout, coarser: Axis) -> Runs {
-        let mut runs = Runs { of_token: Vec::new(), parent: Vec::new() };
+    fn runs(&mut self, layout: &Layout, coarser: Axis) -> TokenPartition {
+        let mut runs = TokenPartition { of_token: Vec::new(), parent: Vec::new() };
         for token in 0..layout.tokens() {
             let parent = layout.parent(Axis::Token, coarser, token) as u32;
             if runs.parent.last() != Some(&parent) || self.below(3) == 0 {
@@ -174,7 +174,7 @@ impl Random {
         }
     }
 
-    /// `size` operations over leaves, of any kind, and up to 4 of them as outputs.
+    /// A graph of `size` operations of any kind over leaves, with up to 4 of them as outputs.
     pub fn graph(&mut self, size: usize, live: usize) -> (Graph, Vec<NodeId>) {
         let mut graph = Graph::default();
         let mut nodes: Vec<NodeId> = (0..4).map(|_| self.leaf(&mut graph, live)).collect();
@@ -229,7 +229,7 @@ impl Random {
                     let function = self.pick(Function::ALL);
                     let operands: Vec<NodeId> = (0..function.operands()).map(|_| self.pick(&nodes)).collect();
                     if self.below(4) == 0 {
-                        // Without simplification.
+                        // A node that is not simplified.
                         let axis =
                             operands.iter().map(|operand| graph.axis(*operand)).max().unwrap_or(Axis::Run);
                         let operands =

@@ -22,7 +22,7 @@ impl<T> Values<T> {
     }
 }
 
-/// Why a graph can't be evaluated on a batch.
+/// The reason why a graph can't be evaluated on a batch.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EvaluationError {
     #[error("the batch has no `{signal}`, which the objective reads")]
@@ -33,9 +33,9 @@ pub enum EvaluationError {
     Length { what: String, found: usize, expected: usize },
     #[error("a {element} of the batch lies in a {parent} that does not exist")]
     Layout { element: &'static str, parent: &'static str },
-    #[error("an output was asked for that the graph does not have")]
+    #[error("an output was requested that the graph does not have")]
     MissingNode,
-    /// Found at run time: the shares of a blend depend on the batch.
+    /// Found only at run time, because the shares of a blend depend on the batch.
     #[error(
         "the shares of the blend of {roles} are {shares} at a token, together {total}; shares lie between 0 \
          and 1 and add up to 1: hold them with `clip(..., 0, 1)`, and write the last one as the rest"

@@ -1,4 +1,4 @@
-//! Formulas over the elements of an axis, over several values of one element, and over steps.
+//! Lowers functions over the elements of an axis, over several values of one element, and over steps.
 
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::formula::{Formula, FormulaKind, FormulaNode};
@@ -63,8 +63,8 @@ impl Lowering<'_> {
         Ok(self.graph.memory(memory, operand))
     }
 
-    /// The operand of a reduction, statistic or scan, and the mask of the elements that `among` selects: all
-    /// where it is missing.
+    /// The operand of a reduction, statistic or scan, and the mask of the elements that `among` selects.
+    /// Without a mask, all are included.
     pub(super) fn peers(
         &mut self,
         formula: &FormulaNode,
@@ -79,14 +79,14 @@ impl Lowering<'_> {
         let axis = self.graph.axis(operand);
         if axis <= over {
             let message =
-                format!("`{name}` has nothing to go through: its argument is one number per {}", over.name());
+                format!("`{name}` has nothing to run over: its argument is one number per {}", over.name());
             return Err(self.error(formula, Code::AxisMismatch, message));
         }
         Ok((operand, among.map(|among| self.graph.broadcast(among, axis))))
     }
 
     /// The softmax of `members[index]` among the members that `among` selects; 0 for the others. If one of
-    /// their values is missing, which is NaN, all selected ones have the same share.
+    /// their values is missing, which is NaN, all selected members have equal shares.
     pub(super) fn across(&mut self, members: &[NodeId], among: &[NodeId], index: usize) -> NodeId {
         use Function::*;
         let graph = &mut self.graph;

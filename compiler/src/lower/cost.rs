@@ -1,5 +1,5 @@
 //! Upper bounds of the cost of every stage. Costs that depend on files which are read at run time, such as
-//! the size of a loaded model, are unknown here: the worker reads these files and predicts them.
+//! the size of a loaded model, are `None` here: the worker reads these files and predicts them.
 
 use crate::plan::producers::Writer;
 use crate::plan::{
@@ -9,27 +9,27 @@ use crate::plan::{
 
 /// Bytes per trained parameter: weight and gradient, in f32.
 const TRAINING_BYTES: u64 = 8;
-/// Per number of the optimizer's state.
+/// Bytes per number of the optimizer's state.
 const MOMENT_BYTES: u64 = 4;
-/// The sum of the records' gradients, in f32, besides the gradient of the current record.
+/// Bytes per parameter for the sum of the records' gradients in f32, besides the current record's gradient.
 const PRIVATE_BYTES: u64 = 4;
-/// Another gradient besides that of the step, in f32.
+/// Bytes per parameter for another gradient besides that of the step, in f32.
 const GRADIENT_BYTES: u64 = 4;
-/// The weights at the last extrapolation; and, while candidates are evaluated and there is no gradient, the
-/// current weights and the candidate's.
+/// Bytes per parameter for the weights at the last extrapolation and, while candidates are evaluated and
+/// there is no gradient, the current weights and the candidate's.
 const EXTRAPOLATED_BYTES: u64 = 8;
-/// For each single element that is trained: its index, and its value in the vector of trained elements.
+/// Bytes per single trained element: its index, and its value in the vector of trained elements.
 const ELEMENT_BYTES: u64 = 8;
-/// The weight itself.
+/// Bytes per weight.
 const WEIGHT_BYTES: u64 = 4;
 /// Floating-point operations per parameter and token (arXiv:2001.08361, section 2.1): forward, and forward
 /// with backward.
 const FORWARD: f64 = 2.0;
 const TRAINING: f64 = 6.0;
 
-/// One per model, in order.
+/// The costs of all models, in order.
 pub(super) fn costs(experiment: &Experiment<Objective>) -> Vec<Cost> {
-    // `None` where the shape is in a file.
+    // `None` where a model's shape is in a file.
     let mut architectures: Vec<Option<&Architecture>> = Vec::new();
     let mut costs: Vec<Cost> = Vec::new();
     for model in &experiment.models {
@@ -44,7 +44,7 @@ pub(super) fn costs(experiment: &Experiment<Objective>) -> Vec<Cost> {
                     let own = training(&learner.train, of(learner.train.start), &costs);
                     own.in_every(learner.every)
                 });
-                (inherited, each.reduce(Cost::beside).unwrap_or_else(|| weights_alone(None)))
+                (inherited, each.reduce(Cost::jointly_with).unwrap_or_else(|| weights_alone(None)))
             }
             Stage::Learner { .. } => (inherited, weights_alone(inherited.and_then(parameters))),
             Stage::Merge(merge) => {
@@ -73,8 +73,8 @@ impl Cost {
         }
     }
 
-    /// The cost of two models that are trained in the same stage: both are in memory.
-    fn beside(self, other: Cost) -> Cost {
+    /// The cost of two models that are trained in one stage, so that both are in memory.
+    fn jointly_with(self, other: Cost) -> Cost {
         let sum = |one: Option<u64>, other: Option<u64>| Some(one?.saturating_add(other?));
         Cost {
             parameters: sum(self.parameters, other.parameters),
@@ -137,7 +137,7 @@ fn memory(train: &Train<Objective>, parameters: u64, trained: u64) -> u64 {
     frozen.saturating_add(trained.saturating_mul(each))
 }
 
-/// The number of sequences of a stage's rollout. `None` where the number of steps, or of rows, is in a file.
+/// The number of sequences of a stage's rollout. `None` where the number of steps or rows is in a file.
 fn sequences(rollout: &Rollout, steps: Option<u64>) -> Option<u64> {
     let rows = u64::from(rollout.group()).saturating_mul(u64::from(rollout.producer.kind().rows()?));
     let each_step = u64::from(rollout.groups).saturating_mul(rows);
@@ -148,13 +148,13 @@ fn sequences(rollout: &Rollout, steps: Option<u64>) -> Option<u64> {
 struct Size {
     steps: f64,
     context: f64,
-    /// Every sequence is assumed to fill the context, since prompts are not known before the data is read.
+    /// Tokens of all sequences, each as long as the context: prompts are not known before the data is read.
     tokens: f64,
 }
 
-/// Parameters of the models that a stage computes with.
+/// The sizes of the models that a stage computes with, in parameters.
 struct Models<'a> {
-    /// Parameters of the student, and how many of them are trained.
+    /// Parameters of the student; `trained` of them are trained.
     student: u64,
     trained: u64,
     scorers: Vec<(Role, u64)>,
@@ -167,13 +167,13 @@ impl Models<'_> {
         let choice = |teacher: &Teacher| match teacher {
             Teacher::Model(model) => of(*model),
             Teacher::Student(_) => Some(student),
-            // Its members are scorers themselves.
+            // The members are scorers of their own.
             Teacher::Composed(_) => Some(0),
             // The server computes it.
             Teacher::Served(_) => Some(0),
             Teacher::Learner { start, .. } => of(*start),
         };
-        // Where several models share the work: the largest.
+        // Where several models share the work, the largest is assumed.
         let scorer = |scorer: &Scorer| {
             let models = scorer.choices.iter().map(|of| choice(&of.teacher)).collect::<Option<Vec<u64>>>();
             models.map(|models| models.into_iter().max().unwrap_or(0))
@@ -212,17 +212,24 @@ impl Operations<'_> {
         let times = if self.train.private.is_some() { 2.0 } else { 1.0 };
         let updates = self.update() * self.size.tokens + self.scoring() + self.continued();
         let aligned = self.aligned();
-        Some(times * updates + aligned + self.sampling()? + self.talk() + self.beside() + self.recorded())
+        Some(
+            times * updates
+                + aligned
+                + self.sampling()?
+                + self.talk()
+                + self.side_generation()
+                + self.recorded(),
+        )
     }
 
-    /// Per token. Frozen weights have no gradients, but their inputs do. Includes the student's forward pass,
-    /// which a CPU skips where generation [saves activations](Train::saves_activations): an upper bound.
+    /// Operations of an update per token. Frozen weights have no gradients, but their inputs do. An upper
+    /// bound: the student's forward pass is included, which a CPU skips where generation
     /// [saves activations](Train::saves_activations).
     fn update(&self) -> f64 {
         (TRAINING - FORWARD) * self.models.student as f64 + FORWARD * self.models.trained as f64
     }
 
-    /// Per parameter of a model that reads all completions. Each rollout serves as many updates as passes.
+    /// Operations per parameter of a model that reads all completions. `passes` updates share a rollout.
     fn rollouts(&self) -> f64 {
         FORWARD * self.size.tokens / f64::from(self.train.passes.max(1))
     }
@@ -244,7 +251,7 @@ impl Operations<'_> {
         scores.map(|(_, parameters)| FORWARD * *parameters as f64 * self.size.tokens).sum()
     }
 
-    /// The discussions of panels, once for the completions of a prompt.
+    /// Operations of the panels' discussions, one for the completions of a prompt.
     fn talk(&self) -> f64 {
         let turns = self.rollouts() / f64::from(self.rollout.group().max(1));
         let spoken = |panel: &Panel| {
@@ -254,15 +261,15 @@ impl Operations<'_> {
         self.train.panels.iter().map(spoken).sum()
     }
 
-    /// The feedback about each completion, and others' completions of the same prompts.
-    fn beside(&self) -> f64 {
+    /// Operations of writing feedback about completions, and others' completions of the same prompts.
+    fn side_generation(&self) -> f64 {
         let feedback = self.train.feedback_for(self.objective).into_iter();
         let feedback = feedback.map(|place| self.train.feedback[place as usize].writer);
         let writers = feedback.chain(self.objective.attempts());
         writers.map(|role| self.rollouts() * self.models.scorer(role).unwrap_or(0) as f64).sum()
     }
 
-    /// Continuations from the starts of blocks, each after its prefix.
+    /// Operations of continuing completions from the starts of blocks, each after its prefix.
     fn continued(&self) -> f64 {
         let sequences = self.size.tokens / self.size.context;
         let each = self.objective.agreements().into_iter().map(|agreement| {
@@ -273,13 +280,13 @@ impl Operations<'_> {
         each.sum()
     }
 
-    /// Recorded texts, one for each prompt of a step.
+    /// Operations of reading recorded texts, one for each prompt of a step.
     fn recorded(&self) -> f64 {
         let prompts = self.size.steps * f64::from(self.rollout.groups) * self.size.context;
         FORWARD * self.models.student as f64 * prompts * self.objective.recorded().len() as f64
     }
 
-    /// Gradients of parts of the loss, each through the student alone.
+    /// Operations of the gradients of parts of the loss, each through the student alone.
     fn aligned(&self) -> f64 {
         let (Some(alignment), Length::Steps(steps)) = (self.train.alignment, self.train.length) else {
             return 0.0;
@@ -289,10 +296,10 @@ impl Operations<'_> {
     }
 }
 
-/// Embedding `V W`; per layer queries and output `2 W^2`, keys and values `2 W (kv_heads W / heads)`, SwiGLU
-/// `3 W H`, two norms `2 W`; a last norm `W`; a separate LM head `V W` where not tied. Further parameters of
-/// some families, biases and norms of heads, are less than a thousandth and left out. `None` where the
-/// vocabulary is in a file.
+/// The number of parameters: embedding `V W`; per layer queries and output `2 W^2`, keys and values `2 W
+/// (kv_heads W / heads)`, SwiGLU `3 W H`, two norms `2 W`; a last norm `W`; an LM head `V W` if not tied.
+/// Further parameters of some families (biases, norms of heads) are less than a thousandth and left out.
+/// `None` where the vocabulary is in a file.
 pub(super) fn parameters(architecture: &Architecture) -> Option<u64> {
     let width = u64::from(architecture.width);
     let matrices = Projection::ATTENTION.iter().chain(Projection::FEED_FORWARD).map(|projection| {

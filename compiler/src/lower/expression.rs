@@ -1,6 +1,6 @@
-//! Formulas in full, as text: different formulas have different texts, and equal ones the same text, whatever
-//! their names and layout were. Parts that are read more than once are defined after the formula, each once:
-//! so the text is about as long as the formula is large.
+//! Prints formulas in full: different formulas have different texts, and equal formulas have equal texts,
+//! whatever their names and layout. Parts that are read more than once are defined after the formula, each
+//! once, so that the length of the text is about proportional to the formula's size.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -15,18 +15,18 @@ use mopd_lang::formula::{
 
 use super::postorder::ordered;
 
-/// A part that is read more than once gets a name if its own text is longer than this.
+/// A part that is read more than once gets a name if its text is longer than this.
 const SHORT: usize = 24;
 
-/// Any part whose text is longer than this gets a name too: longer text is unreadable, and texts inside texts
-/// would grow quadratically.
+/// Every part whose text is longer than this gets a name: longer text is unreadable, and nested texts would
+/// grow quadratically.
 const LONG: usize = 600;
 
 /// A formula: `-x1 * live student.logp with x1 = clip(...)`.
 pub(super) fn exact(formula: &Formula) -> String {
-    let parts = Parts::of(formula);
+    let parts = Parts::new(formula);
     let mut written =
-        Written { names: 0, generators: Vec::new(), definitions: Vec::new(), texts: Vec::new() };
+        FormulaWriter { names: 0, generators: Vec::new(), definitions: Vec::new(), texts: Vec::new() };
     for (place, part) in parts.list.iter().enumerate() {
         let operands: Vec<&Text> = part.operands.iter().map(|operand| &written.texts[*operand]).collect();
         let own = text_of(part.formula, &operands, &mut written.generators);
@@ -55,20 +55,20 @@ pub(super) fn exact(formula: &Formula) -> String {
     whole
 }
 
-/// The first generator of a name needs no number.
+/// The suffix of a generator among those of one name; the first has none.
 fn number_of(place: usize) -> String {
     if place == 0 { String::new() } else { format!("#{}", place + 1) }
 }
 
-struct Written {
+struct FormulaWriter {
     names: usize,
-    /// Declared divergences that it reads: two with the same name are kept apart.
+    /// The declared divergences that the formula reads. Several with one name are told apart.
     generators: Vec<(String, Formula)>,
     definitions: Vec<String>,
     texts: Vec<Text>,
 }
 
-/// The text of a part, and its precedence.
+/// The text of a part, and the precedence of its operator.
 struct Text {
     text: String,
     rank: u8,
@@ -77,7 +77,7 @@ struct Text {
 const CALL: u8 = 9;
 
 impl Text {
-    /// The text inside an operator of this precedence.
+    /// The text as an operand of an operator of this precedence.
     fn within(&self, tighter_than: u8) -> String {
         if self.rank <= tighter_than { format!("({})", self.text) } else { self.text.clone() }
     }
@@ -89,14 +89,14 @@ struct PartText<'a> {
     readers: usize,
 }
 
-/// The parts of a formula, operands before users. Parts that compute the same are merged, whether a `let`
-/// shares them or not.
+/// The parts of a formula, operands before users. Parts that compute the same are merged, whether or not they
+/// share a `let`.
 struct Parts<'a> {
     list: Vec<PartText<'a>>,
 }
 
 impl<'a> Parts<'a> {
-    fn of(root: &'a Formula) -> Parts<'a> {
+    fn new(root: &'a Formula) -> Parts<'a> {
         let mut known: HashMap<*const FormulaNode, usize> = HashMap::new();
         let mut equal: HashMap<String, usize> = HashMap::new();
         let mut list: Vec<PartText> = Vec::new();
@@ -120,7 +120,7 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// The operands that are written; a name that stands for several parts has none.
+/// The operands that are written. A name that stands for several parts has none.
 fn operands(formula: &Formula) -> Vec<&Formula> {
     if text::ratio(formula).is_some() { Vec::new() } else { formula.operands() }
 }
@@ -298,7 +298,7 @@ fn preference(of: &Preference, beta: &str) -> String {
     }
 }
 
-/// A rollout as an author would write it, with everything that decides what it draws.
+/// A rollout as an author would write it, with every setting that affects its completions.
 pub(super) fn rollout(of: &Rollout) -> String {
     let mut written = source(&of.source);
     for edit in &of.edits {
@@ -361,7 +361,7 @@ fn sampling(of: &Sampling) -> String {
     )
 }
 
-/// A name is unique in its file, but another file may have another template of the same name.
+/// The text of a template. Names are unique only in a file, so a digest of the content is included.
 fn template(of: &Template) -> String {
     fn slot(of: &Slot) -> String {
         match of {
@@ -387,7 +387,7 @@ fn template(of: &Template) -> String {
     });
     let pieces: Vec<String> = pieces.collect();
     let digest = pieces.join(" ");
-    // A text that is too long is replaced by its hash, which differs for another text.
+    // A long text is replaced by its hash, which differs for different texts.
     let shown =
         if digest.len() <= 60 { digest } else { blake3::hash(digest.as_bytes()).to_hex()[..16].to_owned() };
     format!("{} {{{shown}}}", of.name)

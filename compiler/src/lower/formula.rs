@@ -1,7 +1,7 @@
 //! Lowers typed formulas to graph nodes.
 //!
-//! Formulas share parts, so each part is lowered once and looked up by its address: traversing them as a tree
-//! could take exponential time. It is not recursive: a sum of ten thousand summands is a deep formula.
+//! Formulas share parts, so each part is lowered once and looked up by its address: traversing them as trees
+//! could take exponential time. Lowering is not recursive, because a sum of ten thousand summands is deep.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -10,7 +10,7 @@ use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::experiment::Origin;
 use mopd_lang::formula::{self as checked, Formula, FormulaKind, FormulaNode};
 
-use super::executable::formula::{self as executable, Elsewhere, ExecutableKind};
+use super::executable::formula::{self as executable, CrossRolloutReads, ExecutableKind};
 use super::executable::sums;
 use super::leaves::GraphLeaf;
 use super::parts::{operands, switched_off};
@@ -19,7 +19,7 @@ use crate::expr::graph::{Graph, LiveId, NodeId, Operation};
 use crate::plan::{Axis, Function, Live, Signal};
 use crate::refusal::{Origins, refused};
 
-/// A live primitive and the first place that reads it.
+/// A live primitive, and the place that first reads it.
 pub(super) struct PrimitiveUse {
     pub live: Live,
     pub origin: Origin,
@@ -29,51 +29,51 @@ pub(super) struct PrimitiveUse {
 pub(super) struct Lowering<'a> {
     pub graph: Graph,
     pub primitives: Vec<PrimitiveUse>,
-    /// With [`Supply::Leaves`], the leaves of the graph.
+    /// With [`LeafScope::GraphLeaves`], the leaves of the graph.
     pub leaves: Vec<GraphLeaf>,
-    /// Formulas whose value is given, by address.
+    /// Formulas whose value is given, by their address.
     pub given: HashMap<*const FormulaNode, f64>,
-    /// Nodes that no gradient flows through, whatever they are computed from.
+    /// Nodes that no gradient flows through, whatever they depend on.
     pub constants: Vec<NodeId>,
     /// Per token: the weight of its domain, where a reduction has a balance.
     pub domain_weight: Option<NodeId>,
     /// The size of the student's vocabulary, where it is known before the run.
     vocabulary: Option<u32>,
-    /// The nodes of `loss` and `loss.<term>` where these mean the losses of the current step.
+    /// The nodes of `loss` and `loss.<term>`, where these refer to the losses of the current step.
     losses: Vec<(Signal, NodeId)>,
-    /// Whether numbers of blocks are allowed: in an objective, which defines the blocks.
+    /// Whether numbers of blocks are allowed, as in an objective, which defines the blocks.
     pub blocks: bool,
     /// The mask of the objective's `select`, per token, once it is lowered.
     pub(super) selected: Option<NodeId>,
     /// The node of each lowered formula, by address; the objective keeps the formulas alive.
     known: HashMap<*const FormulaNode, NodeId>,
-    /// The place of the formula that a node was first made for.
+    /// The place of the formula for which a node was first made.
     places: HashMap<NodeId, Origin>,
-    /// By address of a random formula: the number of its random draw, which is the same wherever it is
-    /// lowered.
+    /// The number of the random draw of each random formula, by its address. The draw is the same wherever
+    /// the formula is lowered.
     pub(super) draws: HashMap<*const FormulaNode, u32>,
-    /// Signals and primitives whose names are abbreviated, with what they are.
+    /// The signals and primitives with abbreviated names, with these names.
     cut: Vec<(String, FormulaKind)>,
-    elsewhere: Elsewhere<'a>,
-    pub(super) supply: Supply,
+    elsewhere: CrossRolloutReads<'a>,
+    pub(super) supply: LeafScope,
     /// Whether losses on scores and pairs are computed from leaves, instead of being leaves themselves.
     pub(super) opens_losses: bool,
-    origins: Origins<'a>,
+    pub(super) origins: Origins<'a>,
 }
 
-/// Which signals and live primitives have values.
+/// The signals and live primitives that have values.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Supply {
-    /// Those that the runtime computes; formulas that read others are refused.
-    Runtime,
+pub(super) enum LeafScope {
+    /// Those that the runtime computes. Formulas that read others are refused.
+    RuntimeOnly,
     /// All signals and primitives of the language.
-    Anything,
-    /// All; whoever evaluates the graph supplies a value for each [`GraphLeaf`].
-    Leaves,
+    AllSignals,
+    /// All. The evaluator of the graph supplies a value for each [`GraphLeaf`].
+    GraphLeaves,
 }
 
 impl<'a> Lowering<'a> {
-    pub fn new(supply: Supply, origins: Origins<'a>) -> Lowering<'a> {
+    pub fn new(supply: LeafScope, origins: Origins<'a>) -> Lowering<'a> {
         Lowering {
             graph: Graph::default(),
             primitives: Vec::new(),
@@ -89,7 +89,7 @@ impl<'a> Lowering<'a> {
             places: HashMap::new(),
             draws: HashMap::new(),
             cut: Vec::new(),
-            elsewhere: Elsewhere::Refused,
+            elsewhere: CrossRolloutReads::Refused,
             supply,
             opens_losses: false,
             origins,
@@ -101,7 +101,7 @@ impl<'a> Lowering<'a> {
         Lowering { vocabulary, ..self }
     }
 
-    /// Computes losses on scores and on pairs from given numbers.
+    /// Enables the computation of losses on scores and on pairs from given numbers.
     pub fn opening_losses(self) -> Lowering<'a> {
         Lowering { opens_losses: true, ..self }
     }
@@ -111,15 +111,15 @@ impl<'a> Lowering<'a> {
         self.selected = Some(mask);
     }
 
-    /// Sets the losses of the current step: at its end, where states are updated.
+    /// Sets the losses of the current step, for the update of states at its end.
     pub fn end_of_step(&mut self, losses: Vec<(Signal, NodeId)>) {
         self.losses = losses;
-        // A `let` that reads a loss may have been lowered with that of the step before.
+        // A `let` that reads a loss may have been lowered with that of the previous step.
         self.known.clear();
     }
 
     /// Sets how reductions over other rollouts are converted.
-    pub fn read(&mut self, elsewhere: Elsewhere<'a>) {
+    pub fn read(&mut self, elsewhere: CrossRolloutReads<'a>) {
         self.elsewhere = elsewhere;
     }
 
@@ -127,7 +127,7 @@ impl<'a> Lowering<'a> {
         self.losses.iter().find(|(known, _)| known == of).map(|(_, node)| *node)
     }
 
-    /// The place of the formula that a node was made for.
+    /// The place of the formula for which a node was made.
     pub fn place(&self, node: NodeId) -> Option<Origin> {
         self.places.get(&node).copied()
     }
@@ -168,18 +168,18 @@ impl<'a> Lowering<'a> {
     fn parts<'f>(&self, formula: &'f FormulaNode) -> Vec<&'f Formula> {
         match formula.kind {
             _ if self.given.contains_key(&std::ptr::from_ref(formula)) => Vec::new(),
-            // It becomes a signal of its own.
+            // The reduction becomes a signal of its own.
             FormulaKind::Reduce { on: Some(_), .. } if self.elsewhere.is_read() => Vec::new(),
-            FormulaKind::Signal(_) | FormulaKind::Live(_) if self.supply == Supply::Leaves => {
+            FormulaKind::Signal(_) | FormulaKind::Live(_) if self.supply == LeafScope::GraphLeaves => {
                 formula.operands()
             }
             _ => operands(formula),
         }
     }
 
-    /// A leaf, whose operands are lowered already. Equal leaves are merged.
+    /// The leaf of a formula whose operands are lowered. Equal leaves are merged.
     pub(super) fn leaf(&mut self, formula: &Formula) -> Option<NodeId> {
-        if self.supply != Supply::Leaves {
+        if self.supply != LeafScope::GraphLeaves {
             return None;
         }
         if let Some(value) = self.given.get(&Rc::as_ptr(&formula.0)) {
@@ -229,7 +229,7 @@ impl<'a> Lowering<'a> {
             self.primitives.iter().zip(0..).map(|(primitive, index)| {
                 (LiveId(index), matches!(primitive.live, Live::Logp | Live::EndLogp))
             });
-        // With leaves there are no primitives.
+        // If there are leaves, there are no primitives.
         let leaves = self.leaves.iter().filter_map(|leaf| {
             let FormulaKind::Live(live) = &leaf.formula.0.kind else { return None };
             let Operation::Live { live: id } = self.graph.node(leaf.node).operation else { return None };
@@ -244,11 +244,11 @@ impl<'a> Lowering<'a> {
         primitives.chain(leaves).collect()
     }
 
-    /// A formula whose operands are lowered; if it reads teachers combined by `sum`, once for each.
+    /// Lowers a formula whose operands are lowered; if it reads teachers combined by `sum`, once for each.
     fn summed(&mut self, formula: &Formula) -> Result<NodeId, Box<Diagnostic>> {
         let members = match self.supply {
-            Supply::Runtime => sums::members(formula, self.origins.roles),
-            Supply::Anything | Supply::Leaves => None,
+            LeafScope::RuntimeOnly => sums::members(formula, self.origins.roles),
+            LeafScope::AllSignals | LeafScope::GraphLeaves => None,
         };
         let Some(members) = members else { return self.node(&formula.0) };
         let mut sum = None;
@@ -260,7 +260,7 @@ impl<'a> Lowering<'a> {
         Ok(sum.expect("several teachers are added up"))
     }
 
-    /// A formula whose operands are lowered.
+    /// Lowers a formula whose operands are lowered.
     fn node(&mut self, formula: &FormulaNode) -> Result<NodeId, Box<Diagnostic>> {
         let span = self.origins.span(formula.origin);
         Ok(match self.executable(formula)? {
@@ -312,7 +312,7 @@ impl<'a> Lowering<'a> {
                 let target = self.operand(formula);
                 self.cross_entropy(target, formula.origin)
             }
-            // A product with a literal 0 is switched off: neither it nor what only it reads is computed.
+            // A literal factor 0 switches the product off, with all parts that only it reads.
             ExecutableKind::Apply(Function::Multiply) if switched_off(formula) => {
                 self.graph.constant(formula.axis, 0.0)
             }
@@ -342,24 +342,26 @@ impl<'a> Lowering<'a> {
         })
     }
 
-    /// What a formula is converted to, apart from its operands, with the given supply.
+    /// The executable form of a formula, apart from its operands, with the given supply.
     fn executable(&mut self, formula: &FormulaNode) -> Result<ExecutableKind, Box<Diagnostic>> {
         let site = self.origins.at(formula.origin);
         Ok(match self.supply {
-            Supply::Runtime if formula.axis == Axis::Block && !self.blocks => {
+            LeafScope::RuntimeOnly if formula.axis == Axis::Block && !self.blocks => {
                 let span = self.origins.span(formula.origin);
                 return Err(refused(span, "one number per block in this place"));
             }
-            Supply::Runtime => executable::kind_with(formula, site, self.elsewhere)?,
-            Supply::Anything | Supply::Leaves => match executable::kind_of_anything(formula, site)? {
-                ExecutableKind::Signal(Signal::Other { text, axis }) => {
-                    ExecutableKind::Signal(Signal::Other { text: self.distinct(text, formula), axis })
+            LeafScope::RuntimeOnly => executable::kind_with(formula, site, self.elsewhere)?,
+            LeafScope::AllSignals | LeafScope::GraphLeaves => {
+                match executable::kind_of_anything(formula, site)? {
+                    ExecutableKind::Signal(Signal::Other { text, axis }) => {
+                        ExecutableKind::Signal(Signal::Other { text: self.distinct(text, formula), axis })
+                    }
+                    ExecutableKind::Live(Live::Other { text }) => {
+                        ExecutableKind::Live(Live::Other { text: self.distinct(text, formula) })
+                    }
+                    kind => kind,
                 }
-                ExecutableKind::Live(Live::Other { text }) => {
-                    ExecutableKind::Live(Live::Other { text: self.distinct(text, formula) })
-                }
-                kind => kind,
-            },
+            }
         })
     }
 
@@ -387,7 +389,7 @@ impl<'a> Lowering<'a> {
         self.graph.live(LiveId(index as u32))
     }
 
-    /// A unique name: long texts are abbreviated, and two with the same abbreviation must still differ.
+    /// A unique name. Long texts are abbreviated; two with equal abbreviations get different names.
     fn distinct(&mut self, text: String, formula: &FormulaNode) -> String {
         if !text.contains("...") {
             return text;

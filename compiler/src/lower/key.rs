@@ -1,8 +1,8 @@
-//! Hashes of meaning. What a stage computes is written down as JSON without names and places, with every
-//! model replaced by its own key and every domain by its content, and hashed. So renaming, comments and
-//! unrelated changes keep a key, and any number that enters the computation changes it. A stage has two keys:
-//! one that knows files by their paths, which tells texts apart, and one that does not know them
-//! ([`Files`]), for results, to which the files' content is added at run time.
+//! Keys: hashes of the meaning of stages. The computation of a stage is written as JSON without names and
+//! places, with every model replaced by its own key and every domain by its content, and hashed. So renaming,
+//! comments and unrelated changes keep a key, and any number that enters the computation changes it. A stage
+//! has two keys ([`FileScope`]): one includes the paths of files and identifies the text; the other does
+//! not and identifies results, after the files' content is added at run time.
 
 use serde::Serialize;
 
@@ -13,44 +13,44 @@ use crate::plan::views::Piece;
 use crate::plan::{
     Architecture, Comparison, Composition, CurriculumMeaning, DataFormula, DataSource, Domain, DomainId,
     Evaluation, Experiment, Extrapolation, Feedback, FeedbackMeaning, Formula, GradientAlignment, Guard,
-    GuardMeaning, Ladder, Learned, Learner, Length, Live, MergeMethod, ModelId, Objective, OfStep, Optimizer,
-    Panel, PanelMeaning, Pretrained, Private, PromptFormat, Recipe, Reward, Rounding, ServedMeaning, Stage,
-    StudentCopy, TableColumn, Teacher, TeacherChoice, TermGradient, TokenizerSpec, Train, Trainable,
-    Validation, WeightGroup,
+    GuardMeaning, Ladder, Learned, Learner, Length, Live, MergeMethod, ModelId, Objective, Optimizer, Panel,
+    PanelMeaning, Pretrained, Private, PromptFormat, Recipe, Reward, Rounding, ServedMeaning, Stage,
+    StepFunction, StudentCopy, TableColumn, Teacher, TeacherChoice, TermGradient, TokenizerSpec, Train,
+    Trainable, Validation, WeightGroup,
 };
 
-/// Raised whenever the same settings select other random numbers.
+/// Raised whenever equal settings select different random numbers than before.
 const STREAMS: u32 = 1;
 
-/// What is known of data, tokenizers, models of others and what rewards depend on.
+/// The part of files in a key: data, tokenizers, loaded models, dependencies of rewards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Files {
+pub(super) enum FileScope {
     ByPath,
-    /// Nothing here: the content is added at run time, in the order of a stage's mixture and inputs.
+    /// They are left out. Their content is added at run time, in the order of the mixture and the inputs.
     ByContent,
-    /// Nothing either, and no keys of inputs: what is hashed is no key, but tells a stage that was edited
-    /// from one whose inputs were.
+    /// They are left out, with the keys of inputs. The hash is no key, but distinguishes a stage that was
+    /// edited from one whose inputs were.
     OwnSettings,
 }
 
-/// What a domain is to a stage. Its share is in the stage's mixture; its tests are for comparisons only.
+/// The meaning of a domain for a stage. Its share is in the mixture; its tests are for comparisons only.
 #[derive(Serialize)]
 struct DomainMeaning<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     prompts: Option<&'a DataSource>,
-    /// Where the domain stands in the stage's mixture.
+    /// The domain's index in the stage's mixture.
     #[serde(skip_serializing_if = "Option::is_none")]
     place: Option<usize>,
     format: &'a PromptFormat,
     limit: Option<u32>,
-    /// None where the stage asks no verifier.
+    /// `None` where the stage uses no verifier.
     #[serde(skip_serializing_if = "Option::is_none")]
     reward: Option<Reward>,
 }
 
 impl DomainMeaning<'_> {
-    fn known(self, files: Files, place: Option<usize>) -> Self {
-        if files == Files::ByPath {
+    fn without_files(self, files: FileScope, place: Option<usize>) -> Self {
+        if files == FileScope::ByPath {
             return self;
         }
         let reward = self.reward.map(|reward| reward.without_paths());
@@ -67,21 +67,21 @@ fn domain_of<'a>(
     experiment: &'a Experiment<Objective>,
     train: &Train<Objective>,
     id: DomainId,
-    files: Files,
+    files: FileScope,
 ) -> DomainMeaning<'a> {
     let mut meaning = domain(experiment, id);
     meaning.reward = meaning.reward.filter(|_| train.is_judged());
-    meaning.known(files, train.mixture.iter().position(|share| share.domain == id))
+    meaning.without_files(files, train.mixture.iter().position(|share| share.domain == id))
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "snake_case")]
 enum StageMeaning<'a> {
     Initialise(Architecture),
-    /// None where files are not known by their paths.
+    /// `None` where files are left out.
     Load(Option<&'a Pretrained>),
     Train(Box<TrainMeaning<'a>>),
-    /// The place of its turn, how often it comes, and what it learns.
+    /// For each learner, the position of its turn, its interval in steps, and its training.
     Joint(Vec<(u32, u32, TrainMeaning<'a>)>),
     Learner(String, u32),
     Merge {
@@ -100,7 +100,7 @@ struct TrainMeaning<'a> {
     sees: Option<&'a [Piece]>,
     teachers: Vec<ArmMeaning<'a>>,
     references: Vec<(DomainMeaning<'a>, String)>,
-    /// Those that the objective reads by name, in the order in which it does.
+    /// The scorers that the objective reads by name, in the order in which it does.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     scorers: Vec<Vec<ArmMeaning<'a>>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -122,9 +122,9 @@ struct TrainMeaning<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     private: Option<Private>,
     length: Length,
-    learning_rate: &'a OfStep,
+    learning_rate: &'a StepFunction,
     ema: Option<f64>,
-    /// Those that change a result.
+    /// The guards that change a result.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     guards: Vec<GuardMeaning<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -141,24 +141,24 @@ struct TrainMeaning<'a> {
 struct ValidationMeaning<'a> {
     #[serde(flatten)]
     settings: &'a Validation,
-    /// In the order of the mixture.
+    /// The validation rows of each domain, in the order of the mixture.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     rows: Vec<&'a Option<DataSource>>,
 }
 
 impl<'a> ValidationMeaning<'a> {
-    fn of(
+    fn new(
         experiment: &'a Experiment<Objective>,
         train: &'a Train<Objective>,
-        files: Files,
+        files: FileScope,
     ) -> Option<ValidationMeaning<'a>> {
         let settings = train.validation.as_ref()?;
         let rows = match files {
-            Files::ByPath => {
+            FileScope::ByPath => {
                 let domains = train.mixture.iter().map(|share| experiment.domain(share.domain));
                 domains.map(|domain| &domain.validation).collect()
             }
-            Files::ByContent | Files::OwnSettings => Vec::new(),
+            FileScope::ByContent | FileScope::OwnSettings => Vec::new(),
         };
         Some(ValidationMeaning { settings, rows })
     }
@@ -175,13 +175,13 @@ struct ExtrapolationMeaning<'a> {
 }
 
 impl<'a> ExtrapolationMeaning<'a> {
-    fn of(
+    fn new(
         experiment: &'a Experiment<Objective>,
         extrapolation: &'a Extrapolation,
-        files: Files,
+        files: FileScope,
     ) -> ExtrapolationMeaning<'a> {
         let Extrapolation { factor, rounds, powers_of, judged_by, evaluation, weights } = extrapolation;
-        let judged_by = domain(experiment, *judged_by).known(files, None);
+        let judged_by = domain(experiment, *judged_by).without_files(files, None);
         let (factor, rounds, powers_of) = (*factor, *rounds, *powers_of);
         ExtrapolationMeaning { factor, rounds, powers_of, weights, judged_by, evaluation }
     }
@@ -195,12 +195,12 @@ enum ArmMeaning<'a> {
     Where(DomainMeaning<'a>, &'a DataFormula, TeacherMeaning<'a>),
 }
 
-/// `of` is the key of a model.
+/// The arms of a route. `of` is the key of a model.
 fn arms<'a>(
     experiment: &'a Experiment<Objective>,
     train: &'a Train<Objective>,
     choices: &'a [TeacherChoice],
-    files: Files,
+    files: FileScope,
     of: &dyn Fn(&ModelId) -> String,
 ) -> Vec<ArmMeaning<'a>> {
     let arm = |choice: &'a TeacherChoice| {
@@ -237,14 +237,14 @@ struct TeacherMeaning<'a> {
 enum WeightsMeaning<'a> {
     Model(String),
     Student(StudentCopy),
-    /// Its roles are places in the list of scorers.
+    /// The roles are indices into the list of scorers.
     Composed(&'a Composition),
-    /// Its place in the stage.
+    /// The learner's index in the stage.
     Learner(u32),
     Served(ServedMeaning<'a>),
 }
 
-/// An objective without its name, its terms' names and its normal form, which only describes.
+/// An objective without its name, its terms' names and its normal form, which are only descriptive.
 #[derive(Serialize)]
 struct ObjectiveMeaning<'a> {
     graph: &'a Graph,
@@ -263,18 +263,18 @@ struct ObjectiveMeaning<'a> {
     temperature: Option<f64>,
     #[serde(skip_serializing_if = "<[Ladder]>::is_empty")]
     ladders: &'a [Ladder],
-    /// As the graph's signals call them.
+    /// The states, with the names that the graph's signals use.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     states: Vec<(&'a str, f64, NodeId)>,
     #[serde(skip_serializing_if = "Option::is_none")]
     learned: Option<&'a Learned>,
-    /// Columns have the terms' names.
+    /// The terms' names are part of it, because columns have them.
     #[serde(skip_serializing_if = "<[TermGradient]>::is_empty")]
     term_gradients: &'a [TermGradient],
 }
 
 impl<'a> ObjectiveMeaning<'a> {
-    fn of(objective: &'a Objective) -> ObjectiveMeaning<'a> {
+    fn new(objective: &'a Objective) -> ObjectiveMeaning<'a> {
         ObjectiveMeaning {
             graph: &objective.graph,
             loss: objective.loss,
@@ -295,8 +295,8 @@ impl<'a> ObjectiveMeaning<'a> {
     }
 }
 
-/// One per model, in order.
-pub(super) fn keys(experiment: &Experiment<Objective>, files: Files) -> Vec<String> {
+/// The keys of all models, in order.
+pub(super) fn keys(experiment: &Experiment<Objective>, files: FileScope) -> Vec<String> {
     texts(experiment, files).iter().map(|text| hashed(text)).collect()
 }
 
@@ -304,8 +304,8 @@ fn hashed(text: &str) -> String {
     blake3::hash(text.as_bytes()).to_hex().to_string()
 }
 
-/// What the keys are hashes of.
-pub(super) fn texts(experiment: &Experiment<Objective>, files: Files) -> Vec<String> {
+/// The texts whose hashes are the keys.
+pub(super) fn texts(experiment: &Experiment<Objective>, files: FileScope) -> Vec<String> {
     let (mut keys, mut texts): (Vec<String>, Vec<String>) = Default::default();
     for model in &experiment.models {
         let inputs = model.stage.inputs();
@@ -313,40 +313,40 @@ pub(super) fn texts(experiment: &Experiment<Objective>, files: Files) -> Vec<Str
             let key = &keys[id.0 as usize];
             let place = inputs.iter().position(|input| input == id).expect("it is an input of its stage");
             match files {
-                Files::ByPath => key.clone(),
-                // Two models from files that are not known here have the same key.
-                Files::ByContent => format!("{key} input {place}"),
-                Files::OwnSettings => format!("input {place}"),
+                FileScope::ByPath => key.clone(),
+                // Two models from files that are left out have equal keys.
+                FileScope::ByContent => format!("{key} input {place}"),
+                FileScope::OwnSettings => format!("input {place}"),
             }
         };
         let meaning = match &model.stage {
             Stage::Initialise(architecture) => {
                 let mut architecture = architecture.clone();
                 if let TokenizerSpec::File(path) = &mut architecture.tokenizer
-                    && files != Files::ByPath
+                    && files != FileScope::ByPath
                 {
                     path.clear();
                 }
                 StageMeaning::Initialise(architecture)
             }
-            Stage::Load(pretrained) => StageMeaning::Load((files == Files::ByPath).then_some(pretrained)),
+            Stage::Load(pretrained) => StageMeaning::Load((files == FileScope::ByPath).then_some(pretrained)),
             Stage::Merge(merge) => StageMeaning::Merge {
                 method: &merge.method,
                 base: merge.base.as_ref().map(of),
                 models: merge.models.iter().map(of).collect(),
             },
             Stage::Train(train) => {
-                StageMeaning::Train(Box::new(TrainMeaning::of(experiment, train, files, &of)))
+                StageMeaning::Train(Box::new(TrainMeaning::new(experiment, train, files, &of)))
             }
             Stage::Joint(joint) => {
                 let learners = joint.learners.iter().map(|Learner { turn, every, train, .. }| {
-                    (*turn, *every, TrainMeaning::of(experiment, train, files, &of))
+                    (*turn, *every, TrainMeaning::new(experiment, train, files, &of))
                 });
                 StageMeaning::Joint(learners.collect())
             }
             Stage::Learner { joint, learner, .. } => StageMeaning::Learner(of(joint), *learner),
         };
-        // Where it is computed is added at run time.
+        // The device and its settings are added at run time.
         texts.push(text("mopd stage", VERSION, &(experiment.dtype, meaning)));
         keys.extend(texts.last().map(|text| hashed(text)));
     }
@@ -354,15 +354,15 @@ pub(super) fn texts(experiment: &Experiment<Objective>, files: Files) -> Vec<Str
 }
 
 impl<'a> TrainMeaning<'a> {
-    /// `of` is the key of a model.
-    fn of(
+    /// The meaning of a training loop. `of` is the key of a model.
+    fn new(
         experiment: &'a Experiment<Objective>,
         train: &'a Train<Objective>,
-        files: Files,
+        files: FileScope,
         of: &dyn Fn(&ModelId) -> String,
     ) -> TrainMeaning<'a> {
         let arms = |scorer| arms(experiment, train, scorer, files, of);
-        let extrapolation = |of| ExtrapolationMeaning::of(experiment, of, files);
+        let extrapolation = |of| ExtrapolationMeaning::new(experiment, of, files);
         TrainMeaning {
             recipe: train.recipe,
             start: of(&train.start),
@@ -386,13 +386,13 @@ impl<'a> TrainMeaning<'a> {
             filter: &train.filter,
             curriculum: train.curriculum.as_ref().map(|known| known.meaning(&|id| FieldValue::Text(of(&id)))),
             shares: train.shares.as_ref(),
-            objective: ObjectiveMeaning::of(&train.objective),
+            objective: ObjectiveMeaning::new(&train.objective),
             own_data: train
                 .own_data
                 .iter()
                 .map(|own| {
                     let prefixes = own.rollout.key(&|id| FieldValue::Text(of(&id)));
-                    (prefixes, ObjectiveMeaning::of(&own.objective))
+                    (prefixes, ObjectiveMeaning::new(&own.objective))
                 })
                 .collect(),
             trainable: train.trainable.map(of),
@@ -403,7 +403,7 @@ impl<'a> TrainMeaning<'a> {
             ema: train.ema,
             guards: train.guards.iter().filter_map(Guard::meaning).collect(),
             extrapolation: train.extrapolation.as_ref().map(extrapolation),
-            validation: ValidationMeaning::of(experiment, train, files),
+            validation: ValidationMeaning::new(experiment, train, files),
             alignment: train.alignment,
             rounding: train.rounding(),
         }
@@ -414,13 +414,13 @@ impl<'a> TrainMeaning<'a> {
 #[serde(rename_all = "snake_case")]
 enum StreamMeaning {
     Initialise,
-    /// Shares, and at run time prompts: another verifier judges the same rollouts.
+    /// The mixture as shares; prompts are added at run time. The verifier does not affect random numbers.
     Train {
         recipe: Recipe,
         start: u64,
         mixture: Vec<f64>,
     },
-    /// Shares, model by model.
+    /// The shares of each model.
     Joint(Vec<(u64, Vec<f64>)>),
     Learner(u64, u32),
     Merge {
@@ -429,13 +429,13 @@ enum StreamMeaning {
     },
 }
 
-/// One per model, in order: what its random numbers depend on besides the seed.
+/// For each model, in order, the number that selects its random numbers besides the seed.
 pub(super) fn streams(experiment: &Experiment<Objective>) -> Vec<u64> {
     let mut streams: Vec<u64> = Vec::new();
     for model in &experiment.models {
         let of = |id: &ModelId| streams[id.0 as usize];
         let meaning = match &model.stage {
-            // Trained from whatever weights, the same prompts are drawn.
+            // The same prompts are drawn for any initial weights.
             Stage::Initialise(_) | Stage::Load(_) => StreamMeaning::Initialise,
             Stage::Train(train) => {
                 let mixture = train.mixture.iter().map(|share| share.share).collect();

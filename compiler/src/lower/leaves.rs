@@ -1,11 +1,11 @@
-//! Formulas as a graph for evaluation without the runtime: the same nodes as in a plan, but everything that
+//! Formulas as a graph for evaluation without the runtime. It has the nodes of a plan, but every number that
 //! the runtime would supply is a leaf that keeps its formula.
 
 use std::rc::Rc;
 
 use mopd_lang::formula::{Axis, Formula};
 
-use super::formula::{Lowering, Supply};
+use super::formula::{LeafScope, Lowering};
 use crate::expr::graph::{Graph, NodeId};
 use crate::refusal::Origins;
 
@@ -14,7 +14,7 @@ use crate::refusal::Origins;
 pub(crate) struct GraphLeaf {
     pub node: NodeId,
     pub formula: Formula,
-    /// The numbers inside a divergence, in the order of its formulas.
+    /// The nodes of the formulas inside a divergence, in their order.
     pub operands: Vec<NodeId>,
 }
 
@@ -22,24 +22,24 @@ pub(crate) struct GraphLeaf {
 #[derive(Clone, Debug)]
 pub(crate) struct FormulaGraph {
     pub graph: Graph,
-    /// `select`, on its own axis.
+    /// The mask of `select`, on its own axis.
     pub select: Option<NodeId>,
-    /// In the order of the formulas.
+    /// The nodes of the formulas, in their order.
     pub roots: Vec<NodeId>,
     leaves: Vec<GraphLeaf>,
-    /// By node: the index of the leaf that it is.
+    /// For each node, the index of its leaf, if it is one.
     leaf_of_node: Vec<Option<usize>>,
-    /// By node: whether a root depends on it.
+    /// For each node, whether a root depends on it.
     needed: Vec<bool>,
 }
 
 impl FormulaGraph {
-    /// `select` is the mask of `selected` in the formulas; without it, all tokens are selected.
+    /// The graph of some formulas. `select` is the mask of `selected` in them; without it, all are selected.
     ///
     /// # Errors
-    /// What a graph can't express, in words.
-    pub fn of(select: Option<&Formula>, formulas: &[&Formula]) -> Result<FormulaGraph, String> {
-        let mut lowering = Lowering::new(Supply::Leaves, Origins::new(&[]));
+    /// A description of the first construct that a graph can't express.
+    pub fn from_formulas(select: Option<&Formula>, formulas: &[&Formula]) -> Result<FormulaGraph, String> {
+        let mut lowering = Lowering::new(LeafScope::GraphLeaves, Origins::new(&[]));
         let select = select.map(|select| lowered(&mut lowering, select)).transpose()?;
         if let Some(select) = select {
             let mask = lowering.graph.broadcast(select, Axis::Token);
@@ -50,12 +50,12 @@ impl FormulaGraph {
         Ok(FormulaGraph::new(lowering, select, roots?))
     }
 
-    /// The graph of one formula, with these values for some of its parts.
+    /// The graph of one formula, with given values for some of its parts.
     ///
     /// # Errors
-    /// What a graph can't express, in words.
+    /// A description of the first construct that a graph can't express.
     pub fn with(given: &[(&Formula, f64)], formula: &Formula) -> Result<FormulaGraph, String> {
-        let mut lowering = Lowering::new(Supply::Leaves, Origins::new(&[]));
+        let mut lowering = Lowering::new(LeafScope::GraphLeaves, Origins::new(&[]));
         lowering.given = given.iter().map(|(part, value)| (Rc::as_ptr(&part.0), *value)).collect();
         let root = lowered(&mut lowering, formula)?;
         Ok(FormulaGraph::new(lowering, None, vec![root]))
@@ -80,7 +80,7 @@ impl FormulaGraph {
         FormulaGraph { graph, select, roots, leaves, leaf_of_node, needed }
     }
 
-    /// All leaves; those inside another one come before it.
+    /// All leaves. Leaves inside another one come before it.
     pub fn leaves(&self) -> &[GraphLeaf] {
         &self.leaves
     }

@@ -1,5 +1,5 @@
-//! The normal form of an objective: the slots that almost every distillation objective fills, computed from
-//! its typed formulas, so also for objectives that this version can't execute. Anything unrecognised is
+//! The normal form of an objective: the slots that almost every distillation objective fills. It is computed
+//! from typed formulas, so objectives that this version can't execute have one, too. Anything unrecognised is
 //! called a custom expression. The slots classify; the last one, all formulas in full, identifies.
 
 mod reading;
@@ -16,10 +16,10 @@ use reading::{FormulaParts, FormulaReading};
 use super::expression::{self, exact};
 use crate::plan::NormalForm;
 
-/// Describes an objective. `rollout` is the rollout of the stage that uses it, and which completions it
-/// keeps; an objective of a library has no stage yet.
+/// Describes an objective. `rollout` is the rollout of its stage, with the completions that are kept; an
+/// objective of a library has no stage yet.
 pub fn normal_form(objective: &Objective, rollout: Option<(&Rollout, Keep)>) -> NormalForm {
-    let parts = FormulaParts::of(objective.terms.iter().map(|term| &term.value));
+    let parts = FormulaParts::new(objective.terms.iter().map(|term| &term.value));
     let live = parts.live();
     let scored_at = match rollout {
         Some((rollout, _)) => objective.temperature_on(rollout),
@@ -120,7 +120,7 @@ fn states(objective: &Objective) -> String {
     each.collect()
 }
 
-/// The temperature of log-probabilities, where it is not 1.
+/// The temperature of log-probabilities as text, empty for 1.
 fn at_temperature(temperature: f64) -> String {
     if temperature == 1.0 { String::new() } else { format!(", at temperature {}", text::number(temperature)) }
 }
@@ -171,13 +171,13 @@ fn prefixes(objective: &Objective, rollout: Option<(&Rollout, Keep)>) -> String 
     let own = objective.terms.iter().filter_map(|term| {
         term.data.as_ref().map(|data| format!("`{}` on {}", term.name, own_rollout(data)))
     });
-    // Where every term has its own data, nothing else is drawn.
+    // If every term has its own data, the stage's rollout is not drawn.
     let drawn = objective.terms.iter().any(|term| term.data.is_none());
     let stage = || rollout.map_or("the stage's choice".to_owned(), |(rollout, _)| self::rollout(rollout));
     drawn.then(stage).into_iter().chain(own).collect::<Vec<String>>().join("; ")
 }
 
-/// The rollout of a term, with its sampling settings, which are shown nowhere else.
+/// The rollout of a term, with its sampling settings, which no other slot shows.
 fn own_rollout(of: &Rollout) -> String {
     match &of.source {
         RolloutSource::Data { .. } | RolloutSource::Parameter { .. } if of.edits.is_empty() => rollout(of),
@@ -221,7 +221,7 @@ fn token_allocation(objective: &Objective) -> String {
         .join("; ")
 }
 
-/// Which tokens the statistics and reductions of weights and terms include, where there is a `select`.
+/// The tokens that the statistics and reductions of weights and terms include, if there is a `select`.
 fn statistics(objective: &Objective) -> Option<String> {
     let is_selected = |node: &FormulaNode| matches!(node.kind, FormulaKind::Signal(Signal::Selected));
     let (mut all, mut narrowed) = (false, false);
@@ -304,7 +304,7 @@ fn shaping(parts: &FormulaParts) -> String {
             [_, low, high] => format!("clip to [{}, {}]", exact(low), exact(high)),
             _ => "clip".into(),
         }),
-        // Exponentials and logarithms are parts of ratios and their logs, which have slots of their own.
+        // Exponentials and logarithms belong to ratios and their logs, which have slots of their own.
         FormulaKind::Apply { function, .. }
             if *function == Power || (function.is_call() && !matches!(function, Exp | Log | Where)) =>
         {
@@ -326,7 +326,7 @@ fn is_negation(low: &Formula, high: &Formula) -> bool {
     }
 }
 
-/// Each once, in order.
+/// The texts, each once, in order.
 fn listed(parts: impl Iterator<Item = String>, separator: &str) -> String {
     let mut once: Vec<String> = Vec::new();
     for part in parts {

@@ -1,4 +1,4 @@
-//! Which parts of a formula become nodes.
+//! Selects the parts of a formula that become nodes.
 
 use mopd_lang::formula::{self as checked, Formula, FormulaKind, FormulaNode};
 

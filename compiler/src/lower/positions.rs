@@ -34,7 +34,7 @@ pub fn turn(graph: &mut Graph) -> NodeId {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::expr::batch::{Batch, Layout, Runs};
+    use crate::expr::batch::{Batch, Layout, TokenPartition};
     use crate::expr::interpret::interpret;
 
     #[test]
@@ -45,7 +45,7 @@ mod tests {
             sequence_of_token: vec![0, 0, 0, 0, 0, 1, 1],
             group_of_sequence: vec![0, 0],
             groups: 1,
-            turns: Some(Runs { of_token: vec![0, 0, 1, 2, 2, 3, 3], parent: vec![0, 0, 0, 1] }),
+            turns: Some(TokenPartition { of_token: vec![0, 0, 1, 2, 2, 3, 3], parent: vec![0, 0, 0, 1] }),
             ..Layout::default()
         };
         let values = interpret(&graph, &of_token, &Batch { layout, ..Batch::default() }).unwrap();

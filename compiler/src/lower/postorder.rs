@@ -1,13 +1,13 @@
-//! Formulas share parts: traversing them as trees could take exponential time. Code that searches a formula
-//! uses this list instead.
+//! Formulas in postorder. Formulas share parts, so traversing them as trees could take exponential time; code
+//! that searches a formula uses this list instead.
 
 use std::collections::HashSet;
 use std::rc::Rc;
 
 use mopd_lang::formula::{Formula, FormulaNode};
 
-/// The parts of some formulas, each once, operands before users, in the order in which they are read. Not
-/// recursive: a sum of ten thousand summands is a deep formula.
+/// The parts of some formulas, each once, operands before users, in the order in which they are read. It is
+/// not recursive, because a sum of ten thousand summands is a deep formula.
 pub(crate) fn ordered<'a>(
     roots: impl IntoIterator<Item = &'a Formula>,
     operands: impl Fn(&'a Formula) -> Vec<&'a Formula>,

@@ -1,18 +1,18 @@
-//! Outputs of scalar heads, and losses on two completions of a prompt.
+//! Lowers outputs of scalar heads, and losses on two completions of a prompt.
 
 use mopd_lang::experiment::Origin;
 use mopd_lang::formula::{self as checked, Formula, FormulaKind, FormulaNode};
 
-use super::formula::{Lowering, Supply};
+use super::formula::{LeafScope, Lowering};
 use super::positions;
 use crate::expr::graph::{Graph, NodeId};
 use crate::plan::{Axis, Function, Live, Reduction, Role, Signal};
 
-/// Where a score is read from the values of a scalar head. A value comes before its token, so the score of a
-/// text is the value before the token that follows the text.
+/// The position of a score among the values of a scalar head. A value is computed before its token, so the
+/// score of a text is the value before the token that follows the text.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Read {
-    /// Every value, without a score.
+pub enum ScorePosition {
+    /// Every token's value, without a score.
     EachToken,
     /// At the last token of the completion, which is the end token unless it was cut off.
     Completion,
@@ -22,31 +22,31 @@ pub enum Read {
 
 impl Lowering<'_> {
     /// Reads a score from `value`, which is per token.
-    pub(super) fn score(&mut self, value: NodeId, on: Read, origin: Origin) -> NodeId {
+    pub(super) fn score(&mut self, value: NodeId, on: ScorePosition, origin: Origin) -> NodeId {
         let here = match on {
-            Read::EachToken => return value,
-            Read::Completion => {
+            ScorePosition::EachToken => return value,
+            ScorePosition::Completion => {
                 let (remaining, none) = (self.remaining(origin), self.graph.constant(Axis::Run, 0.0));
                 self.graph.apply(Function::Equal, &[remaining, none])
             }
-            Read::Span { tag } => self.behind(tag, origin),
+            ScorePosition::Span { tag } => self.after_tag(tag, origin),
         };
         self.graph.reduce(Reduction::Sum, value, Axis::Sequence, Some(here))
     }
 
     /// The output of the student's own head, with its gradient.
-    pub(super) fn live_score(&mut self, on: Read, origin: Origin) -> NodeId {
+    pub(super) fn live_score(&mut self, on: ScorePosition, origin: Origin) -> NodeId {
         let value = self.live_part(checked::ModelSignal::Value, Live::Value, origin);
         self.score(value, on, origin)
     }
 
-    /// Whether the token is the one after the last token inside a tag, or that last token itself where none
+    /// Whether the token is the one after the last token inside a tag, or that last token itself if none
     /// follows.
-    fn behind(&mut self, tag: String, origin: Origin) -> NodeId {
+    fn after_tag(&mut self, tag: String, origin: Origin) -> NodeId {
         use Function::*;
         let inside = checked::Signal::InSpan(checked::NamedSpan::Tag(tag.clone()));
-        let inside = self.known(inside, Signal::InSpan { tag }, origin);
-        let position = self.known(checked::Signal::Position, Signal::Position, origin);
+        let inside = self.given_or_signal(inside, Signal::InSpan { tag }, origin);
+        let position = self.given_or_signal(checked::Signal::Position, Signal::Position, origin);
         let remaining = self.remaining(origin);
         let graph = &mut self.graph;
         let (any, one) =
@@ -61,13 +61,15 @@ impl Lowering<'_> {
 
     fn remaining(&mut self, origin: Origin) -> NodeId {
         match self.supply {
-            Supply::Leaves => self.known(checked::Signal::Remaining, Signal::Length, origin),
-            Supply::Runtime | Supply::Anything => positions::remaining(&mut self.graph),
+            LeafScope::GraphLeaves => {
+                self.given_or_signal(checked::Signal::Remaining, Signal::Length, origin)
+            }
+            LeafScope::RuntimeOnly | LeafScope::AllSignals => positions::remaining(&mut self.graph),
         }
     }
 
-    /// A signal: the language's where it is given, or the runtime's, which computes it.
-    fn known(&mut self, given: checked::Signal, computed: Signal, origin: Origin) -> NodeId {
+    /// The language's signal if it is given; else the signal that the runtime computes.
+    fn given_or_signal(&mut self, given: checked::Signal, computed: Signal, origin: Origin) -> NodeId {
         let (unit, axis) = (given.unit(), given.axis());
         self.given_or(FormulaKind::Signal(given), (unit, axis), origin, |lowering| {
             lowering.graph.signal(computed)
@@ -89,16 +91,16 @@ impl Lowering<'_> {
         computed: impl FnOnce(&mut Self) -> NodeId,
     ) -> NodeId {
         match self.supply {
-            Supply::Leaves => {
+            LeafScope::GraphLeaves => {
                 let live = matches!(given, FormulaKind::Live(_));
                 let formula = Formula::new(given, unit, axis, live, origin);
                 self.leaf(&formula).expect("a signal is a leaf")
             }
-            Supply::Runtime | Supply::Anything => computed(self),
+            LeafScope::RuntimeOnly | LeafScope::AllSignals => computed(self),
         }
     }
 
-    /// A loss computed from given numbers, with [`Lowering::opening_losses`]; otherwise it is a leaf.
+    /// With [`Lowering::opening_losses`], a loss computed from given numbers. `None` where it stays a leaf.
     pub(super) fn of_given(&mut self, formula: &FormulaNode) -> Option<NodeId> {
         let FormulaKind::Live(live) = &formula.kind else { return None };
         if !self.opens_losses {
@@ -106,7 +108,9 @@ impl Lowering<'_> {
         }
         let (origin, operands) = (formula.origin, formula.operands());
         Some(match live {
-            checked::Live::Part(checked::ModelSignal::Score) => self.live_score(Read::Completion, origin),
+            checked::Live::Part(checked::ModelSignal::Score) => {
+                self.live_score(ScorePosition::Completion, origin)
+            }
             checked::Live::SquaredError { part, dimensions: None, .. } => {
                 let (on, target) = (read_of(part)?, self.lowered(operands[0]));
                 self.squared_error(on, target, origin)
@@ -116,9 +120,11 @@ impl Lowering<'_> {
                     let beta = self.lowered(operands[0]);
                     self.dpo(beta, origin)
                 }
-                (checked::PreferenceKind::BradleyTerry, None) => self.bradley_terry(Read::Completion, origin),
+                (checked::PreferenceKind::BradleyTerry, None) => {
+                    self.bradley_terry(ScorePosition::Completion, origin)
+                }
                 (checked::PreferenceKind::BradleyTerry, Some(checked::NamedSpan::Tag(tag))) => {
-                    self.bradley_terry(Read::Span { tag: tag.clone() }, origin)
+                    self.bradley_terry(ScorePosition::Span { tag: tag.clone() }, origin)
                 }
                 _ => return None,
             },
@@ -133,7 +139,7 @@ impl Lowering<'_> {
         let student = self.live_part(checked::ModelSignal::Logp, Live::Logp, origin);
         let reference =
             checked::Signal::Of { role: checked::Role::Reference, part: checked::ModelSignal::Logp };
-        let reference = self.known(reference, Signal::Logp { role: Role::REFERENCE }, origin);
+        let reference = self.given_or_signal(reference, Signal::Logp { role: Role::REFERENCE }, origin);
         let graph = &mut self.graph;
         let log_ratio = graph.apply(Function::Subtract, &[student, reference]);
         let log_ratio = graph.reduce(Reduction::Sum, log_ratio, Axis::Sequence, self.selected);
@@ -143,14 +149,14 @@ impl Lowering<'_> {
     }
 
     /// -log sigmoid(score(chosen) - score(rejected)) of each pair (arXiv:2203.02155, eq. 1).
-    pub(super) fn bradley_terry(&mut self, on: Read, origin: Origin) -> NodeId {
+    pub(super) fn bradley_terry(&mut self, on: ScorePosition, origin: Origin) -> NodeId {
         let score = self.live_score(on, origin);
         let margin = margin(&mut self.graph, score);
         minus_log_sigmoid(&mut self.graph, margin)
     }
 
     /// The squared difference between the head's output and the target.
-    pub(super) fn squared_error(&mut self, on: Read, target: NodeId, origin: Origin) -> NodeId {
+    pub(super) fn squared_error(&mut self, on: ScorePosition, target: NodeId, origin: Origin) -> NodeId {
         let read = self.live_score(on, origin);
         let error = self.graph.apply(Function::Subtract, &[read, target]);
         self.graph.apply(Function::Multiply, &[error, error])
@@ -164,8 +170,8 @@ impl Lowering<'_> {
         self.graph.apply(Function::Sigmoid, &[logit])
     }
 
-    /// -(y log c + (1 - y) log(1 - c)) of the confidence c and a target y, from the logit of c: the logarithm
-    /// of c itself would be infinite where c rounds to 0 or 1.
+    /// -(y log c + (1 - y) log(1 - c)) of the confidence c and a target y. It is computed from the logit of
+    /// c, because log c would be infinite where c rounds to 0.
     pub(super) fn cross_entropy(&mut self, target: NodeId, origin: Origin) -> NodeId {
         use Function::*;
         let logit = self.live(Live::ConfidenceLogit, origin);
@@ -180,11 +186,11 @@ impl Lowering<'_> {
     }
 }
 
-/// How the part of a role is read from a scalar head, if it is.
-pub(super) fn read_of(part: &checked::ModelSignal) -> Option<Read> {
+/// How a part of a role is read from a scalar head. `None` for other parts.
+pub(super) fn read_of(part: &checked::ModelSignal) -> Option<ScorePosition> {
     match part {
-        checked::ModelSignal::Value => Some(Read::EachToken),
-        checked::ModelSignal::Score => Some(Read::Completion),
+        checked::ModelSignal::Value => Some(ScorePosition::EachToken),
+        checked::ModelSignal::Score => Some(ScorePosition::Completion),
         _ => None,
     }
 }
@@ -198,7 +204,7 @@ fn margin(graph: &mut Graph, of: NodeId) -> NodeId {
 }
 
 /// log(1 + exp(-x)) without overflow. At 0, where training starts from the reference, the derivative must be
-/// -1/2: so there is no `abs`, and no tie between `min` and `max` in the branch that is taken.
+/// -1/2, so there is no `abs`, and no tie of `min` and `max` in the branch that is taken.
 fn minus_log_sigmoid(graph: &mut Graph, x: NodeId) -> NodeId {
     use Function::*;
     let zero = graph.constant(Axis::Run, 0.0);

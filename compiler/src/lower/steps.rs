@@ -1,21 +1,23 @@
-//! The steps from a checked experiment to a plan, a type each: the settings are converted to an
-//! [`ExecutableExperiment`], the objectives are [`Lowered`] to graphs, and the [`Plan`] adds what follows
-//! from all of it: keys, costs, places.
+//! The steps from a checked experiment to a plan, with a type each: the settings are converted to an
+//! [`ExecutableExperiment`], the objectives are [`Lowered`] to graphs, and the [`Plan`] adds keys, costs and
+//! places.
 
-use mopd_lang::diag::Diagnostic;
+use mopd_lang::check::allow::is_allowed;
+use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::experiment as checked;
 use mopd_lang::source::Sources;
 
 use super::executable::settings::SettingsConverter;
-use super::key::{self, Files};
-use super::{cost, executable, finite, scalar_heads, second_heads, trained};
+use super::key::{self, FileScope};
+use super::unsupported::{scalar_heads, second_heads};
+use super::{cost, executable, finite, trained};
 use crate::plan::{
-    Comparison, Domain, Experiment, Joint, Learner, Model, ModelId, Objective, Plan, SCHEMA, SourcePlace,
-    Stage, StageFacts, Train,
+    Comparison, Domain, Experiment, Joint, Learner, Model, ModelId, Objective, Plan, SCHEMA, Schedule,
+    SourcePlace, Stage, StageFacts, Train,
 };
 use crate::refusal::Origins;
 
-/// The settings of an experiment as the runtime executes them. The objectives are still the checker's.
+/// The settings of an experiment as the runtime executes them, with the checker's objectives.
 pub(super) struct ExecutableExperiment<'a> {
     checked: &'a checked::Experiment,
     origins: Origins<'a>,
@@ -32,7 +34,7 @@ pub(super) struct Lowered<'a> {
     origins: Origins<'a>,
 }
 
-/// Without duplicates: the members of a family share their objective and its errors.
+/// Refusals without duplicates: the members of a family share their objective and its errors.
 struct Refusals(Vec<Diagnostic>);
 
 impl Refusals {
@@ -46,7 +48,10 @@ impl Refusals {
 }
 
 impl<'a> ExecutableExperiment<'a> {
-    pub(super) fn of(experiment: &'a checked::Experiment, origins: Origins<'a>) -> ExecutableExperiment<'a> {
+    pub(super) fn from_checked(
+        experiment: &'a checked::Experiment,
+        origins: Origins<'a>,
+    ) -> ExecutableExperiment<'a> {
         let mut settings = SettingsConverter::new(experiment, origins);
         let mut domains: Vec<Domain> =
             experiment.domains.iter().filter_map(|domain| settings.domain(domain)).collect();
@@ -82,8 +87,8 @@ impl<'a> ExecutableExperiment<'a> {
             }
         }
         if refusals.0.is_empty() {
-            refusals.add(scalar_heads::unfit(&lowered, origins));
-            refusals.add(second_heads::unfit(&lowered, origins));
+            refusals.add(scalar_heads::refusals(&lowered, origins));
+            refusals.add(second_heads::refusals(&lowered, origins));
         }
         if !refusals.0.is_empty() {
             refusals.0.sort_by_key(|refusal| (refusal.primary.span, refusal.code));
@@ -109,10 +114,10 @@ impl Lowered<'_> {
     /// Adds the key of each stage's result, the costs, and the places in the source.
     pub(super) fn plan(self, sources: &Sources) -> Plan {
         let Lowered { experiment, origins } = self;
-        let (keys, streams) = (key::keys(&experiment, Files::ByPath), key::streams(&experiment));
+        let (keys, streams) = (key::keys(&experiment, FileScope::ByPath), key::streams(&experiment));
         let hash = key::plan(&experiment, &keys);
-        let content_keys = key::keys(&experiment, Files::ByContent);
-        let keys = keys.into_iter().zip(content_keys).zip(key::keys(&experiment, Files::OwnSettings));
+        let content_keys = key::keys(&experiment, FileScope::ByContent);
+        let keys = keys.into_iter().zip(content_keys).zip(key::keys(&experiment, FileScope::OwnSettings));
         let stages = keys.zip(streams).zip(cost::costs(&experiment));
         let stages = stages
             .map(|((((key, content_key), own_settings), stream), cost)| StageFacts {
@@ -121,6 +126,7 @@ impl Lowered<'_> {
                 own_settings,
                 stream,
                 cost,
+                allowed_schedules: Vec::new(),
             })
             .collect();
         let places = origins.spans.iter().map(|span| SourcePlace {
@@ -130,6 +136,17 @@ impl Lowered<'_> {
         });
         Plan { schema: SCHEMA, hash, experiment, stages, places: places.collect() }
     }
+}
+
+/// The schedules that a comment lets be longer than their stage, whose steps only a run knows.
+pub(super) fn allowed_schedules(
+    stage: &checked::Stage,
+    origins: Origins,
+    sources: &Sources,
+) -> Vec<Schedule> {
+    let is_allowed = |origin| is_allowed(sources, Code::UnfinishedSchedule, origins.span(origin));
+    let schedules = stage.schedules_in_epochs().into_iter();
+    schedules.filter(|(origin, _)| is_allowed(*origin)).map(|(_, schedule)| schedule.clone()).collect()
 }
 
 /// The vocabulary size of each model's tokenizer, where it is known without reading a file.

@@ -19,19 +19,19 @@ impl Agreement {
         Signal::Agreement { role: self.role, samples: self.samples }
     }
 
-    /// The most tokens of a completion that are in a block.
+    /// The most tokens of a completion that are in blocks.
     pub fn longest(&self) -> u32 {
         self.blocks.saturating_mul(self.width)
     }
 
-    /// The most tokens that are written for a completion.
+    /// The most tokens that the role writes for a completion.
     pub fn written(&self) -> f64 {
         f64::from(self.samples) * f64::from(self.longest())
     }
 }
 
 impl Objective {
-    /// In the order of the graph's nodes.
+    /// The continuations that the objective needs, in the order of the graph's nodes.
     pub fn agreements(&self) -> Vec<Agreement> {
         let choice = self.chosen.map(|chosen| &self.graph.node(chosen).operation);
         let Some(Operation::Statistic { statistic: Statistic::Chunks { most, width }, .. }) = choice else {

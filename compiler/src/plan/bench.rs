@@ -3,15 +3,15 @@
 use serde::{Deserialize, Serialize};
 
 use super::Dtype;
-use super::floor::{Phase, Rates};
+use super::roofline::{MachineRates, Phase};
 
-/// Measures a divergence and its gradient: ours, and a plain version that libtorch differentiates.
+/// Measures a divergence and its gradient: mopd's, and a plain version that libtorch differentiates.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BenchJob {
     pub vocabulary: u32,
     pub tokens: u32,
-    /// The logits of both models are the product of hidden states of this width and a matrix, computed and
-    /// differentiated inside the measured part; where absent, logits are given.
+    /// The width of hidden states. The logits of both models are then products of hidden states and a matrix,
+    /// computed and differentiated inside the measured part. If absent, logits are given.
     pub width: Option<u32>,
     pub divergence: BenchDivergence,
     pub measure: Measure,
@@ -37,7 +37,7 @@ pub enum Measure {
     Time { runs: u32 },
 }
 
-/// Lets a model generate completions and nothing else: for `mopd bench generate`.
+/// Measures generation alone, for `mopd bench generate`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GenerateJob {
     /// A folder, or a name on the hub.
@@ -47,16 +47,16 @@ pub struct GenerateJob {
     pub dtype: Dtype,
     /// Tokens of each prompt.
     pub prompt: u32,
-    /// The shapes are run one after the other, this many rounds.
+    /// The shapes, which are run one after the other in each of `rounds` rounds.
     pub shapes: Vec<GenerationShape>,
     pub rounds: u32,
 }
 
-/// A batch of completions, each of another prompt.
+/// A batch of completions, each of its own prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GenerationShape {
     pub batch: u32,
-    /// The most tokens of a completion: an end token ends it.
+    /// The most tokens of a completion, which an end token may end earlier.
     pub new: u32,
 }
 
@@ -67,13 +67,13 @@ pub struct GenerationRound {
     pub seconds: f64,
     /// The number of generated tokens, over all completions.
     pub tokens: u64,
-    /// The peak memory in bytes beyond what the process had before; `None` where the system does not tell.
+    /// The peak memory in bytes beyond what the process had before. `None` if the system reports none.
     pub memory: Option<u64>,
-    /// The memory in bytes that a run's prediction has for it.
+    /// The memory in bytes that a run would predict for it.
     pub predicted_memory: u64,
-    /// Its phases in order, if every completion has its full length.
+    /// The phases in order, if every completion has its full length.
     pub phases: Vec<Phase>,
-    pub rates: Rates,
-    /// The CPU cores that it has.
+    pub rates: MachineRates,
+    /// The number of CPU cores used.
     pub threads: u32,
 }

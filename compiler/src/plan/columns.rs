@@ -43,7 +43,7 @@ pub const OF_STEP: [&str; 12] = [
     "seconds",
     "memory",
 ];
-/// The other columns: keys of the row, and numbers that are shown in other ways or not at all.
+/// Other columns: keys of the row, and numbers that are shown elsewhere or not at all.
 pub const OTHERS: [&str; 12] = [
     "seed",
     "stage",

@@ -1,4 +1,4 @@
-//! Tables: which models answer which held-out prompts, and the metrics of the answers.
+//! Tables: the evaluated models, their held-out prompts, and the metrics of their completions.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -23,14 +23,14 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// The models that it evaluates, each with the index of its column.
+    /// The models that the table evaluates, each with the index of its column.
     pub fn evaluations(&self) -> BTreeSet<(ModelId, usize)> {
         let normalized = self.normalized.iter().flat_map(|normalized| [&normalized.zero, &normalized.one]);
         let rows = self.rows.iter().map(|row| &row.models).chain(normalized);
         rows.flat_map(|models| models.iter().copied().zip(0..self.columns.len())).collect()
     }
 
-    /// The metrics of its cells besides the score, each once, in the order of the columns.
+    /// The metrics of the cells besides the score, each once, in the order of the columns.
     pub fn metrics(&self) -> Vec<Metric> {
         let mut metrics: Vec<Metric> = Vec::new();
         for metric in self.columns.iter().flat_map(|column| &column.metrics) {
@@ -46,9 +46,9 @@ impl Comparison {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TableColumn {
     pub domain: DomainId,
-    /// A benchmark has its own settings.
+    /// The settings of the evaluation. A benchmark has its own.
     pub evaluation: Evaluation,
-    /// The metrics of its cells besides the score.
+    /// The metrics of the cells besides the score.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub metrics: Vec<Metric>,
 }
@@ -56,9 +56,9 @@ pub struct TableColumn {
 /// How a model is judged on held-out prompts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
-    /// `n` samples a prompt: the score is their mean reward. Temperature 0 is greedy, one sample.
+    /// `n` samples per prompt, whose mean reward is the score. Temperature 0 is greedy, with one sample.
     pub sampling: Sampling,
-    /// At most this many test prompts of a domain, the first ones of the file; all where absent.
+    /// The most test prompts of a domain, the first ones of the file; all where absent.
     pub prompts: Option<u32>,
 }
 
@@ -67,13 +67,13 @@ impl Evaluation {
         self.sampling.temperature == 0.0
     }
 
-    /// Samples per prompt: greedy completions are all the same, so one is enough.
+    /// The samples per prompt. Greedy completions are all equal, so one is enough.
     pub fn samples(&self) -> u32 {
         if self.is_greedy() { 1 } else { self.sampling.n.max(1) }
     }
 }
 
-/// A metric of a cell besides its score: a mean over prompts, except for metrics of all answers together.
+/// A metric of a cell besides its score: a mean over prompts, or a metric of all completions together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "metric", rename_all = "snake_case")]
 pub enum Metric {
@@ -85,14 +85,14 @@ pub enum Metric {
     Length,
     /// The expected calibration error of the answers that state a confidence (arXiv:1706.04599, equation 3).
     Ece,
-    /// Of the same answers: the mean squared difference between confidence and correctness (1 or 0).
+    /// The mean squared difference between confidence and correctness (1 or 0), over the same answers.
     Brier,
     /// The share of answers that state a confidence.
     Stated,
 }
 
 impl Metric {
-    /// Whether it is between 0 and 1.
+    /// Whether its values are between 0 and 1.
     pub fn is_share(self) -> bool {
         !matches!(self, Metric::Length)
     }

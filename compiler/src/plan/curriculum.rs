@@ -5,24 +5,24 @@ use serde::{Deserialize, Serialize, Serializer};
 use super::producers::{FieldValue, Fields, Producer};
 use super::{Formula, ModelId, Scorers, Signal, View};
 
-/// Before the first step, and again every `refresh` steps, completions are drawn of every prompt of the
-/// stage. Prompts for which `filter` is false are left out; the others come in the order of `priority`, until
-/// prompts are chosen again.
+/// Chooses prompts before the first step, and again every `refresh` steps, from completions that are drawn
+/// for every prompt of the stage. Prompts for which `filter` is false are left out. The others are used in
+/// the order of `priority`, until prompts are chosen again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Curriculum {
     /// One bool per prompt; true for all where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filter: Option<Formula>,
-    /// One number per prompt, the largest first; in shuffled order where absent.
+    /// One number per prompt, the largest first. If absent, the order is shuffled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub priority: Option<Formula>,
-    /// The steps between two choices; a single choice where absent.
+    /// The steps between two choices. If absent, there is a single choice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refresh: Option<u32>,
-    /// Completions that are drawn of each prompt, besides those that the stage trains on.
+    /// Completions drawn for each prompt, besides those that the stage trains on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rollouts: Vec<Producer>,
-    /// The measures that formulas read of them ([`Signal::Measured`]).
+    /// The measures of these completions that formulas read ([`Signal::Measured`]).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub measures: Vec<CurriculumMeasure>,
 }
@@ -30,7 +30,7 @@ pub struct Curriculum {
 /// A measure: one number per prompt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CurriculumMeasure {
-    /// The index of the rollout whose completions it measures.
+    /// The index of the measured rollout.
     pub rollout: u32,
     pub value: Formula,
 }
@@ -41,20 +41,20 @@ impl Curriculum {
         self.refresh.map_or(0, |steps| step / steps.max(1))
     }
 
-    /// The most choices of a stage of this many steps.
+    /// The number of choices in a stage of `steps` steps, at most.
     pub fn rounds(&self, steps: u32) -> u32 {
         self.refresh.map_or(1, |refresh| steps.div_ceil(refresh.max(1))).max(1)
     }
 
-    /// Whether it reads completions like those that the stage trains on.
+    /// Whether a formula reads completions like those that the stage trains on.
     pub fn reads_own(&self) -> bool {
         let of_own = |signal: &Signal| !matches!(signal, Signal::Measured { .. }) && !is_of_run(signal);
         let formulas = self.filter.iter().chain(&self.priority);
         formulas.flat_map(|formula| formula.graph.signals(&[formula.value])).any(|signal| of_own(&signal))
     }
 
-    /// Whether a measure is the same at every choice: its completions are those of a frozen teacher, whose
-    /// prompts and weights never change during the run.
+    /// Whether a measure is the same at every choice, because its completions are those of a frozen teacher,
+    /// whose prompts and weights do not change during the run.
     pub fn is_fixed(&self, measure: &CurriculumMeasure, scorers: &Scorers) -> bool {
         let Some(Producer::Teacher(teacher)) = self.rollouts.get(measure.rollout as usize) else {
             return false;
@@ -71,7 +71,7 @@ impl Curriculum {
         frozen && !moves
     }
 
-    /// The part of a stage's key.
+    /// The curriculum's part of a stage's key.
     pub(crate) fn meaning(&self, model: &dyn Fn(ModelId) -> FieldValue) -> CurriculumMeaning<'_> {
         let Curriculum { filter, priority, refresh, rollouts, measures } = self;
         let rollouts = rollouts.iter().map(|producer| producer.kind().key(None, model)).collect();
@@ -79,7 +79,7 @@ impl Curriculum {
     }
 }
 
-/// Whether a number is of the run, the same for all prompts.
+/// Whether a signal is a number of the run, equal for all prompts.
 pub(crate) fn is_of_run(signal: &Signal) -> bool {
     matches!(signal, Signal::Step | Signal::Progress)
 }

@@ -1,9 +1,9 @@
-//! Where prompts come from, and formulas of rows.
+//! Sources of prompts, and formulas of rows.
 
 use std::borrow::Cow;
 
 pub use mopd_lang::experiment::DATA_ENDINGS;
-use mopd_lang::experiment::Origin;
+use mopd_lang::experiment::{Origin, named_sources};
 use mopd_lang::formula::{Axis, Formula, FormulaKind, Function, Signal, Unit, text};
 use serde::{Deserialize, Serialize};
 
@@ -22,9 +22,9 @@ pub struct DataSource {
     pub split: Option<String>,
     /// Columns of fields with other names; every other field is the column of its own name.
     pub columns: Vec<FieldColumn>,
-    /// Only rows where it is not 0 are read.
+    /// A condition; only rows where it is not 0 are read.
     pub filter: Option<DataFormula>,
-    /// Only this many rows, the first where the filter holds.
+    /// The most rows that are read, counted where the filter holds; all where absent.
     pub limit: Option<u32>,
 }
 
@@ -39,8 +39,8 @@ impl DataSource {
         self.columns.iter().find(|column| column.field == field).map_or(field, |column| &column.column)
     }
 
-    /// A whole row, with fields by the names that the domain gives them. Every column is looked up before any
-    /// is renamed: `columns` may swap two names.
+    /// A whole row, with fields under the names that the domain gives them. Every column is looked up before
+    /// any is renamed, since `columns` may swap two names.
     pub fn renamed<V: Clone>(&self, row: impl IntoIterator<Item = (String, V)>) -> Vec<(String, V)> {
         let mut row: Vec<(String, V)> = row.into_iter().collect();
         let value = |column: &String| row.iter().find(|(name, _)| name == column).map(|(_, value)| value);
@@ -60,7 +60,7 @@ impl DataSource {
     }
 }
 
-/// Whether a path that does not name a file is a glob pattern.
+/// Whether a path that names no existing file is a glob pattern.
 pub fn is_file_pattern(path: &str) -> bool {
     path.contains(['*', '?', '['])
 }
@@ -84,7 +84,7 @@ pub fn number_of_text(text: &str) -> Option<f64> {
 }
 
 /// The number of the next prompts from each source. `owed` has what each source is owed, with the sum
-/// `prompts`; the quotas have the same sum, and the difference stays in `owed`.
+/// `prompts`. The quotas have the same sum, and the difference stays in `owed`.
 pub fn quotas(owed: &mut [f64], prompts: u32) -> Vec<u32> {
     let mut quotas = vec![0; owed.len()];
     // One at a time to the source that is owed most: the largest remainder method, without negative quotas.
@@ -102,22 +102,22 @@ pub fn quotas(owed: &mut [f64], prompts: u32) -> Vec<u32> {
 pub enum DataValue<'a> {
     Null,
     Bool(bool),
-    /// A string itself, or a number as it is written in JSON.
+    /// A string, or a number in its JSON notation.
     Text(Cow<'a, str>),
     /// A list or an object.
     Other,
 }
 
-/// What a null field means in a formula.
+/// The meaning of a null field in a formula.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NullField {
     /// Its value is unknown: no condition on it holds.
     Unknown,
-    /// It is an error of the row.
+    /// The row is in error.
     Fault,
 }
 
-/// Why a formula has no value for a row.
+/// The reason why a formula has no value for a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DataFault<'f> {
     Missing { field: &'f str },
@@ -125,18 +125,16 @@ pub enum DataFault<'f> {
 }
 
 impl Domain {
-    /// Its data sources, by the names of their settings.
+    /// The domain's data sources, by the names of their settings.
     pub fn sources(&self) -> impl Iterator<Item = (&'static str, &DataSource)> {
-        let others = [("tests", &self.tests), ("validation", &self.validation)].into_iter();
-        let others = others.filter_map(|(name, source)| Some((name, source.as_ref()?)));
-        std::iter::once(("prompts", &self.prompts)).chain(others)
+        named_sources(&self.prompts, self.tests.as_ref(), self.validation.as_ref())
     }
 }
 
 /// A number that depends only on a row. True is 1, false is 0.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DataFormula {
-    /// Operands come before their users; the last node is the value.
+    /// The nodes, operands before their users. The last node is the value.
     pub nodes: Vec<DataNode>,
 }
 
@@ -174,7 +172,7 @@ impl DataFormula {
         Some(DataFormula { nodes: vec![node] })
     }
 
-    /// The fields that it reads, without repetition.
+    /// The fields that the formula reads, without repetition.
     pub fn fields(&self) -> Vec<&str> {
         let mut fields: Vec<&str> = Vec::new();
         for node in &self.nodes {
@@ -187,8 +185,8 @@ impl DataFormula {
         fields
     }
 
-    /// Its value for a row: `number` returns a field with a number or a bool, `is` compares a field with a
-    /// text.
+    /// The formula's value for a row. `number` returns a field with a number or a bool, `is` compares a field
+    /// with a text.
     pub fn value(&self, number: impl Fn(&str) -> f64, is: impl Fn(&str, &str) -> bool) -> f64 {
         let mut values: Vec<f64> = Vec::with_capacity(self.nodes.len());
         for node in &self.nodes {
@@ -199,7 +197,7 @@ impl DataFormula {
                 DataNode::Apply { function, operands } => {
                     let operands: Vec<f64> =
                         operands.iter().filter_map(|at| values.get(*at as usize).copied()).collect();
-                    // A plan that does not come from the compiler may have any number of operands.
+                    // A plan that the compiler did not write may have any number of operands.
                     if operands.len() == function.operands() { function.value(&operands) } else { f64::NAN }
                 }
             });
@@ -207,7 +205,7 @@ impl DataFormula {
         values.last().copied().unwrap_or(f64::NAN)
     }
 
-    /// Its value for a row; `value` returns a field.
+    /// The formula's value for a row. `value` returns a field.
     pub fn of_row<'v>(
         &self,
         null: NullField,
@@ -239,7 +237,7 @@ impl DataFormula {
         Ok(self.value(|field| value(field).as_ref().and_then(number).unwrap_or(f64::NAN), is))
     }
 
-    /// Whether it holds for the row; NaN is false.
+    /// Whether the condition holds for the row. NaN is false.
     pub fn holds<'v>(
         &self,
         null: NullField,
@@ -249,7 +247,7 @@ impl DataFormula {
         Ok(value != 0.0 && !value.is_nan())
     }
 
-    /// The formula as an author would write it; cut where it is long.
+    /// The formula as an author would write it, abbreviated if long.
     pub fn text(&self) -> String {
         let mut formulas: Vec<Formula> = Vec::with_capacity(self.nodes.len());
         for node in &self.nodes {
@@ -292,7 +290,7 @@ mod tests {
         row.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect()
     }
 
-    /// In whatever order the columns are written.
+    /// The result does not depend on the order of the columns.
     #[test]
     fn columns_are_renamed_at_once() {
         let row = [("answer", 1), ("question", 2)];

@@ -3,15 +3,15 @@
 use mopd_lang::experiment::WeightGroup;
 use serde::{Deserialize, Serialize};
 
-/// Compares two models, and their difference with that of two others.
+/// Compares two models, and optionally their difference with that of two other models.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DeltaJob {
     /// The folders of the two models.
     pub after: String,
     pub before: String,
-    /// The two models of another difference, of the same shape: after, before.
+    /// The two models of another difference, of the same shape: `after`, `before`.
     pub beside: Option<(String, String)>,
-    /// Entries count as changed beyond this difference.
+    /// The difference above which an entry counts in [`Delta::changed_beyond`].
     pub beyond: f64,
     /// Whether to compute singular values.
     pub ranks: bool,
@@ -24,7 +24,7 @@ pub struct Delta {
     pub name: String,
     /// `None` for all parameters.
     pub group: Option<WeightGroup>,
-    /// Empty for a group and for all.
+    /// The parameter's shape; empty for a group and for `all`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shape: Vec<u64>,
     pub entries: u64,
@@ -38,7 +38,7 @@ pub struct Delta {
     pub changed_in_bfloat16: u64,
     /// Entries that differ by more than [`DeltaJob::beyond`].
     pub changed_beyond: u64,
-    /// Only of a matrix that changed.
+    /// The rank of the change. Only for a matrix that changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rank: Option<Rank>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -61,7 +61,7 @@ pub struct Rank {
 pub struct DeltaOverlap {
     /// `None` if one of the changes is 0.
     pub cosine: Option<f64>,
-    /// Of the entries that differ by more than [`DeltaJob::beyond`]: the size of the intersection divided by
-    /// that of the union; `None` where both are empty.
+    /// The entries that differ by more than [`DeltaJob::beyond`] in both changes, divided by those that do in
+    /// either; `None` where there are none.
     pub jaccard: Option<f64>,
 }

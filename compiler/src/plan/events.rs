@@ -1,8 +1,8 @@
 //! The protocol between `mopd` and `mopd-worker`. `mopd` writes one [`Job`] as a line of JSON to the worker's
 //! standard input; the worker writes one [`Event`] per line to standard output. Standard input stays open:
-//! further lines are [`WorkerRequest`]s, and its end means that `mopd` has ended, in whatever way, so the
-//! worker stops too. A worker that was started with the argument [`SERVE`] stays: all lines are requests, and
-//! its jobs end one after the other, each with a final event.
+//! further lines are [`WorkerRequest`]s, and its end means that `mopd` has ended for any reason, so the
+//! worker stops, too. A worker that was started with the argument [`SERVE`] stays: all lines are requests,
+//! and its jobs run one after the other, each with a final event.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,8 +10,8 @@ use super::Plan;
 pub use super::bench::{BenchDivergence, BenchJob, GenerateJob, GenerationRound, GenerationShape, Measure};
 use super::deltas::{Delta, DeltaJob};
 pub use super::failures::{Failure, FailureKind};
-pub use super::floor::{Phase, Rates, StepPart};
 use super::results::{ComparedTable, PrivateStage, RowDifferences};
+pub use super::roofline::{MachineRates, Phase, StepPart};
 pub use super::served::ServeJob;
 pub use super::server_reports::{LONGEST_LIST, ServerReport, ServersJob};
 use super::why::StageFate;
@@ -20,23 +20,23 @@ use super::why::StageFate;
 #[serde(tag = "job", rename_all = "snake_case")]
 pub enum Job {
     Run(Box<RunJob>),
-    /// Checks a run's files and rewards and reports those that can't be read or do not answer; runs nothing.
-    /// For `mopd check --files`.
+    /// Checks a run's files and rewards, and reports those that can't be read or do not respond. Runs
+    /// nothing. For `mopd check --files`.
     Files(Box<RunJob>),
-    /// Asks each server of a plan for its model and capabilities. For `mopd doctor FILE`.
+    /// Requests the model and the capabilities of each server of a plan. For `mopd doctor FILE`.
     Servers(Box<ServersJob>),
-    /// Predicts what each stage of a run will take; runs nothing.
+    /// Predicts the cost of each stage of a run. Runs nothing.
     Predict(Box<RunJob>),
-    /// Reports what a run would do with each stage; runs nothing.
+    /// Reports what a run would do with each stage. Runs nothing.
     Why(Box<RunJob>),
     Sample(SampleJob),
-    /// Loads a model and answers requests about it, until asked to stop.
+    /// Loads a model and serves requests until it is stopped.
     Serve(ServeJob),
     /// Returns tables of a finished run.
     Read(ReadJob),
     /// Compares the tables of several runs.
     Compare(CompareJob),
-    /// Compare the rows of each of a run's tables.
+    /// Compares the rows of each table of a run.
     Differences(DifferencesJob),
     /// Compares the weights of two models.
     Delta(DeltaJob),
@@ -53,8 +53,8 @@ pub enum Job {
 /// The argument with which a worker stays for several jobs.
 pub const SERVE: &str = "serve";
 
-/// The caller's `$LD_LIBRARY_PATH`, for the programs that a worker starts: the worker's own one has libtorch
-/// first.
+/// The variable with the caller's `$LD_LIBRARY_PATH`, for programs that a worker starts: in the worker's own
+/// one, libtorch comes first.
 pub const CALLERS_LIBRARY_PATH: &str = "MOPD_LIBRARY_PATH";
 
 /// A request to a worker. Only one that was started with [`SERVE`] takes jobs this way.
@@ -63,9 +63,9 @@ pub const CALLERS_LIBRARY_PATH: &str = "MOPD_LIBRARY_PATH";
 pub enum WorkerRequest {
     /// Queues a job after those before it.
     Begin { job: Job },
-    /// The current job ends at the next step with [`Event::Interrupted`]; no effect where there is none.
+    /// Ends the current job at the next step with [`Event::Interrupted`]. No effect if there is none.
     Stop,
-    /// Like `Stop`, and then the worker ends. A job without results to keep ends at once.
+    /// Like `Stop`, then ends the worker. A job without results to store ends at once.
     End,
 }
 
@@ -78,21 +78,21 @@ pub struct RunJob {
     pub store: String,
     /// Folder for results.
     pub out: String,
-    /// Recompute every stage even if the store has it.
+    /// Whether to recompute every stage, even if the store has it.
     pub fresh: bool,
-    /// Recompute these stages, by name, and those that depend on them.
+    /// Stages to recompute, by name, with all that depend on them.
     #[serde(default)]
     pub from: Vec<String>,
-    /// Seconds between checkpoints of a training stage; 0 for one after every step. Where absent, an interval
-    /// that keeps their cost small.
+    /// Seconds between checkpoints of a training stage; 0 for a checkpoint after every step. If absent, an
+    /// interval that keeps their cost small.
     #[serde(default)]
     pub checkpoint_every: Option<f64>,
-    /// Stages that start from the checkpoint of another one.
+    /// Stages that start from the checkpoint of another stage.
     #[serde(default)]
     pub forks: Vec<Fork>,
-    /// The most stages that run in parallel; one core each.
+    /// The most stages that run in parallel, each on one core.
     pub workers: Option<u32>,
-    /// Processes that train each stage together.
+    /// The number of processes that train each stage together.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub processes: u32,
     #[serde(default)]
@@ -108,21 +108,21 @@ fn is_one(number: &u32) -> bool {
     *number == 1
 }
 
-/// How much time may be spent before the first stage on predicting what stages will take.
+/// The time to spend on predictions before the first stage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Predict {
     Never,
-    /// Some seconds, and none for stages that take little longer than a trial of them.
+    /// Some seconds, but none for stages that take little longer than a trial of them.
     #[default]
     Quick,
-    /// As long as it takes.
+    /// All the time that is needed.
     Full,
 }
 
 /// A stage that does not begin at its first step: it takes weights, optimizer state, step and data position
-/// from a checkpoint of another stage, for example of one that was edited. Its result is stored under a key
-/// of its own, and is never used as the result of the stage run as written.
+/// from the checkpoint of another stage, such as a stage before an edit. Its result has a key of its own, and
+/// is never used as the result of the stage as written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fork {
     pub stage: String,
@@ -139,12 +139,12 @@ pub struct SampleJob {
     pub prompts: Vec<SamplePrompt>,
     /// Whether the model's chat template formats the prompts.
     pub chat: bool,
-    /// In a chat, the system message before a prompt that has none.
+    /// The system message before a prompt without one, in a chat.
     pub system: Option<String>,
     /// Completions of each prompt.
     pub n: u32,
     pub temperature: f64,
-    /// The rest of the context, where absent.
+    /// The most tokens of a completion; the rest of the context where absent.
     pub max_tokens: Option<u32>,
     pub seed: u64,
 }
@@ -153,38 +153,38 @@ pub struct SampleJob {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SamplePrompt {
-    /// In a chat, the user's message.
+    /// A text; in a chat, the user's message.
     Prompt(String),
     /// A list of messages, for a chat.
     Messages(serde_json::Value),
 }
 
-/// Read Parquet files.
+/// Reads Parquet files.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ReadJob {
     pub files: Vec<String>,
 }
 
-/// Compare the first run with each of the others.
+/// Compares the first run with each of the others.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CompareJob {
-    /// Folders.
+    /// The folders of the runs.
     pub runs: Vec<String>,
 }
 
-/// Compare the rows of each of a run's tables, prompt by prompt and seed by seed.
+/// Compares the rows of each table of a run, prompt by prompt and seed by seed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DifferencesJob {
     /// The run's folder.
     pub run: String,
 }
 
-/// Measures what this machine can do, and counts what a step of the plan's distillation needs.
+/// Measures the rates of this machine, and counts the work of a step of the plan's distillation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FloorJob {
-    /// Its results and its `fresh` are ignored: nothing runs.
+    /// The run. Its folder of results and its `fresh` are ignored, since nothing runs.
     pub run: RunJob,
-    /// The mean tokens of a completion; the most possible where absent.
+    /// The mean tokens of a completion; the maximum where absent.
     pub completion: Option<f64>,
 }
 
@@ -194,13 +194,13 @@ pub type MetricsRow = serde_json::Map<String, serde_json::Value>;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
-    /// First event of every job.
+    /// The first event of every job.
     Ready {
         versions: Versions,
         device: String,
         threads: u32,
     },
-    /// The whole amount of work, to show progress: stages, each once per seed, and how many of them are in
+    /// The total work, for progress: the number of stages, each once per seed, and how many of them are in
     /// the store.
     Started {
         tasks: u32,
@@ -217,7 +217,7 @@ pub enum Event {
         seed: u64,
         step: u32,
     },
-    /// The state of a stage after this many steps is in the store, under the stage's key. Sent from time to
+    /// The state of a stage after this many steps has been stored under the stage's key. Sent from time to
     /// time, and before [`Event::Interrupted`].
     Checkpoint {
         stage: String,
@@ -225,16 +225,16 @@ pub enum Event {
         key: String,
         step: u32,
     },
-    /// Another run computes this result; this run waits for it, and works on other stages meanwhile.
+    /// Another run computes this result. This run waits for it, and meanwhile works on other stages.
     Waiting {
         what: String,
     },
-    /// Taken from the store.
+    /// The stage's result was taken from the store.
     StageKept {
         stage: String,
         seed: u64,
     },
-    /// After each step. `metric` is the main metric of this recipe.
+    /// Sent after each step. `metric` is the recipe's main metric.
     Step {
         stage: String,
         seed: u64,
@@ -248,12 +248,12 @@ pub enum Event {
         /// The loss of the whole step, over all domains.
         loss: f64,
         domains: Vec<DomainStep>,
-        /// The rows of this step in `metrics.parquet`, for all models that it trained.
+        /// The rows of this step in `metrics.parquet`, for all models that were trained in it.
         rows: Vec<MetricsRow>,
     },
-    /// What a private stage will tell of its data; in a [`Job::Predict`], before all predictions.
+    /// The privacy loss of a private stage; in a [`Job::Predict`], before all predictions.
     Private(PrivateStage),
-    /// Before [`Event::StageFinished`], where scores by frozen models are stored: how many sequences were
+    /// Sent before [`Event::StageFinished`] if scores of frozen models are stored: how many sequences were
     /// found in the store, counted each time they were used in this run, and how many were used.
     ScoresFound {
         stage: String,
@@ -265,8 +265,8 @@ pub enum Event {
         stage: String,
         seed: u64,
         seconds: f64,
-        /// Peak resident memory of the worker while the stage ran, in bytes; `None` where the system does not
-        /// tell, or where other stages ran in parallel.
+        /// Peak resident memory of the worker while the stage ran, in bytes. `None` where the system does not
+        /// report it, or where other stages ran in parallel.
         peak_memory: Option<u64>,
     },
     /// The predicted cost of a training stage, measured before anything runs.
@@ -279,8 +279,8 @@ pub enum Event {
     Fate {
         fate: StageFate,
     },
-    /// The time that trials of stages took. `short`: stages left out because a trial would take about as
-    /// long; `late`: stages for which no time was left.
+    /// The time that trials of stages took. `short` are stages without a trial, because it would take about
+    /// as long; `late` are stages for which no time was left.
     PredictionEnded {
         seconds: f64,
         short: u32,
@@ -300,7 +300,7 @@ pub enum Event {
     Differences {
         tables: Vec<RowDifferences>,
     },
-    /// The next parameter of a [`DeltaJob`]; after these the groups, then the total.
+    /// The next parameter of a [`DeltaJob`]; after the parameters the groups, then the total.
     Delta {
         delta: Delta,
     },
@@ -309,7 +309,7 @@ pub enum Event {
         file: String,
         columns: Vec<ReadColumn>,
     },
-    /// A [`ServeJob`] takes requests from now on.
+    /// A [`ServeJob`] accepts requests from now on.
     Serving {
         /// `http://127.0.0.1:8000`
         url: String,
@@ -318,8 +318,8 @@ pub enum Event {
         weights: String,
         context: u32,
     },
-    /// While the completions of a prompt are generated, several times a second: their tokens so far, and the
-    /// most they may have. A single completion is streamed: `text` continues the text sent before.
+    /// Sent several times a second while the completions of a prompt are generated: their tokens so far, and
+    /// the maximum. A single completion is streamed: `text` continues the text sent before.
     SampleWritten {
         prompt: u32,
         tokens: u32,
@@ -335,13 +335,13 @@ pub enum Event {
         finished: bool,
         logp: f64,
     },
-    /// Peak memory of the measured part of a [`BenchJob`], in bytes, beyond its inputs; `None` where the
-    /// system does not tell.
+    /// Peak memory of the measured part of a [`BenchJob`], in bytes, beyond its inputs. `None` where the
+    /// system does not report it.
     MeasuredMemory {
         bytes: Option<u64>,
     },
-    /// Seconds of each run of a [`BenchJob`], and the largest difference of values and of gradients, each
-    /// relative to the largest of the plain version.
+    /// Seconds of each run of a [`BenchJob`], and the largest difference of values and of gradients, relative
+    /// to the largest of the plain version.
     MeasuredTime {
         plain: Vec<f64>,
         chunked: Vec<f64>,
@@ -352,7 +352,7 @@ pub enum Event {
     MeasuredGeneration(GenerationRound),
     /// The result of a [`FloorJob`].
     MeasuredFloor {
-        rates: Rates,
+        rates: MachineRates,
         /// The phases of a step, in order.
         phases: Vec<Phase>,
         /// The mean tokens of a prompt.
@@ -369,9 +369,9 @@ pub enum Event {
     ServerFound {
         report: Box<ServerReport>,
     },
-    /// The job ends with exit status 1; finished stages are kept.
+    /// The job ends with exit status 1. Finished stages are stored.
     Failed(Failure),
-    /// The job ends with exit status 130; finished stages and the checkpoints of running stages are kept.
+    /// The job ends with exit status 130. Finished stages and the checkpoints of running ones are stored.
     Interrupted {
         finished: u32,
         tasks: u32,
@@ -400,11 +400,11 @@ impl Seconds {
     }
 }
 
-/// Statistics of one domain in a step. Numbers that the stage does not have are absent.
+/// Statistics of one domain in a step. `None` for numbers that the stage does not have.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DomainStep {
     pub domain: String,
-    /// The teachers that its prompts of this step are routed to.
+    /// The teachers that the domain's prompts of this step were routed to.
     pub teachers: Vec<TeacherStep>,
     /// Mean over completion tokens of log p_student - log p_teacher, in nats.
     pub divergence: Option<f64>,
@@ -416,11 +416,11 @@ pub struct DomainStep {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TeacherStep {
     pub teacher: String,
-    /// As in [`DomainStep`].
+    /// The same as in [`DomainStep`].
     pub divergence: Option<f64>,
 }
 
-/// A column of a table, one value per row; `None` for a missing value and for one that is not finite.
+/// A column of a table, one value per row. `None` for values that are missing or not finite.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ReadColumn {
     pub name: String,
@@ -439,16 +439,16 @@ pub enum ColumnValues {
 /// The predicted cost of a stage.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Prediction {
-    /// Seconds of the whole stage, if nothing runs in parallel, without rewards by programs.
+    /// Seconds of the whole stage if nothing runs in parallel, without rewards by programs.
     pub seconds: f64,
-    /// The parts of these seconds: rollouts; forward passes of all models; gradients and updates. The rest is
-    /// before the first step and after the last one.
+    /// The parts of these seconds: rollouts; forward passes of all models; gradients and updates. The rest
+    /// comes before the first step and after the last one.
     pub rollout: f64,
     pub scoring: f64,
     pub update: f64,
     /// Peak resident memory of the worker during the stage, in bytes, if nothing runs in parallel.
     pub memory: u64,
-    /// The part of this that the worker also holds while nothing runs, in bytes.
+    /// The part of `memory` that the worker also uses while nothing runs, in bytes.
     #[serde(default)]
     pub resting: u64,
     /// The range of `seconds`, from the spread of the tried steps, the time they waited for a core, and the
@@ -457,7 +457,7 @@ pub struct Prediction {
     pub range: Option<TimeRange>,
 }
 
-/// The least and the most seconds that something may take.
+/// A range of seconds, from the least to the most.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TimeRange {
     pub least: f64,
@@ -465,14 +465,14 @@ pub struct TimeRange {
 }
 
 impl Prediction {
-    /// The range; just `seconds` where no range was recorded.
+    /// The range, or just `seconds` where no range was recorded.
     pub fn range(&self) -> TimeRange {
         self.range.unwrap_or(TimeRange { least: self.seconds, most: self.seconds })
     }
 }
 
 impl TimeRange {
-    /// The range of two, one after the other.
+    /// The range of the sum, for two in sequence.
     pub fn plus(self, then: TimeRange) -> TimeRange {
         TimeRange { least: self.least + then.least, most: self.most + then.most }
     }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Origin;
 
-/// Why a job could not be finished, in the author's terms.
+/// The reason why a job failed, in the author's terms.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Failure {
     pub kind: FailureKind,
@@ -12,7 +12,7 @@ pub struct Failure {
     pub message: String,
     /// How to fix it.
     pub help: Option<String>,
-    /// The item in the source that it belongs to.
+    /// The item in the source that the failure belongs to.
     pub origin: Option<Origin>,
     pub stage: Option<String>,
     pub seed: Option<u64>,
@@ -26,13 +26,13 @@ pub enum FailureKind {
     Data,
     /// A prompt and its longest completion do not fit the model's context.
     Context,
-    /// A reward program crashed, hung or answered nonsense.
+    /// A reward program crashed, hung or returned an invalid result.
     Reward,
-    /// An environment crashed, hung or answered nonsense.
+    /// An environment crashed, hung or returned an invalid result.
     Environment,
-    /// A program that edits completions crashed, hung or answered nonsense.
+    /// A program that edits completions crashed, hung or returned an invalid result.
     Edit,
-    /// A model's files are missing or malformed, or what they describe cannot be run.
+    /// A model's files are missing or malformed, or describe a model that can't be run.
     Model,
     /// A loss, gradient or log-probability is not finite.
     NonFinite,
@@ -42,7 +42,7 @@ pub enum FailureKind {
     Memory,
     /// Results could not be written.
     Storage,
-    /// Libtorch, a device or the plan itself.
+    /// An error of libtorch, a device or the plan itself.
     Runtime,
 }
 

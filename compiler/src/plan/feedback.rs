@@ -7,15 +7,15 @@ use super::{DomainId, Objective, Role, Sampling, Scorers, Signal, Train, View};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Feedback {
-    /// The name of the teacher whose template shows it.
+    /// The name of the teacher whose template shows the feedback.
     pub name: String,
     /// The scorer of the stage that writes it.
     pub writer: Role,
-    /// The writer's template, where the completion is the draft; where absent, the writer's template as a
+    /// The writer's template, in which the completion is the draft. If absent, the writer's template as a
     /// scorer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sees: Option<View>,
-    /// How it is sampled.
+    /// The sampling settings of the feedback.
     pub sampling: Sampling,
 }
 
@@ -37,13 +37,13 @@ impl Feedback {
         self.sees.as_ref()
     }
 
-    /// The most tokens that its writer reads and writes besides a prompt; `completion` is a completion's.
+    /// The most tokens that the writer reads and writes besides a prompt. `completion` is in tokens.
     pub fn tokens(&self, completion: u32) -> u32 {
         let drafts = self.sees.as_ref().map_or(0, View::drafts);
         completion.saturating_mul(drafts).saturating_add(self.sampling.max_tokens)
     }
 
-    /// Whether it is written for completions of a domain.
+    /// Whether the feedback is written for completions of a domain.
     pub fn is_written(&self, scorers: &Scorers, domain: DomainId) -> bool {
         scorers.choices(self.writer).iter().any(|choice| choice.domain == domain)
     }
@@ -58,8 +58,8 @@ impl<O> Train<O> {
         self.sees.iter().chain(scorers).chain(writers).any(View::has_feedback)
     }
 
-    /// The indices of the stage's feedback that an objective needs: feedback that is shown to scorers that it
-    /// reads, or whose `available` it reads.
+    /// The indices of the stage's feedback that an objective needs: feedback shown to scorers that it reads,
+    /// or whose `available` it reads.
     pub fn feedback_for(&self, objective: &Objective) -> Vec<u32> {
         let mut readers = self.scorers.scored(|role| objective.reads(role));
         readers.extend(objective.signals().into_iter().filter_map(|signal| match signal {
@@ -76,7 +76,7 @@ impl<O> Train<O> {
 }
 
 impl Objective {
-    /// The roles whose own completions it reads the correctness of, each once.
+    /// The roles for which the objective reads whether their own completions are right, each once.
     pub fn attempts(&self) -> Vec<Role> {
         let mut roles: Vec<Role> = self
             .signals()

@@ -1,20 +1,20 @@
-//! Guards: they watch the numbers of a stage's steps and act on them.
+//! Guards, which watch the numbers of a stage's steps and act when a condition holds.
 
 pub use mopd_lang::experiment::GuardAction;
 pub use mopd_lang::formula::{Pooling, StepNumber, StepWindow};
 use serde::{Deserialize, Serialize};
 
-use super::{Formula, Origin, Signal, moving};
+use super::{Formula, Origin, Signal, step_functions};
 
-/// A guard acts when its condition has held for this many steps in a row.
+/// A guard. It acts when its condition has held for `steps` steps in a row.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Guard {
-    /// Its condition as an author would write it.
+    /// The condition as an author would write it.
     pub text: String,
     /// One bool, made of [`Signal::OfSteps`], [`Signal::Step`] and [`Signal::Progress`].
     pub condition: Formula,
     pub steps: u32,
-    /// The domain whose numbers it reads; all together where absent.
+    /// The domain whose numbers it reads; where absent, those of all domains together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on: Option<GuardedDomain>,
     pub action: GuardAction,
@@ -23,14 +23,14 @@ pub struct Guard {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GuardedDomain {
-    /// Its index in the stage's mixture.
+    /// The domain's index in the stage's mixture.
     pub place: u32,
-    /// Its name in the rows of steps.
+    /// The domain's name in the rows of steps.
     pub name: String,
 }
 
 impl Guard {
-    /// Whether its condition holds after `step` of `steps`; `None` where a number that it reads is missing.
+    /// Whether the condition holds after `step` of `steps`. `None` where a number that it reads is missing.
     pub fn holds(
         &self,
         step: u32,
@@ -42,10 +42,10 @@ impl Guard {
             _ => None,
         };
         let Formula { graph, value } = &self.condition;
-        moving::value(graph, *value, (step, steps), &of_steps).map(|value| value != 0.0)
+        step_functions::value(graph, *value, (step, steps), &of_steps).map(|value| value != 0.0)
     }
 
-    /// The step numbers that it reads.
+    /// The step numbers that the condition reads.
     pub fn reads(&self) -> Vec<(StepNumber, StepWindow)> {
         let signals = self.condition.graph.signals(&[self.condition.value]);
         let read = signals.into_iter().filter_map(|signal| match signal {
@@ -55,7 +55,7 @@ impl Guard {
         read.collect()
     }
 
-    /// `stop(entropy < 0.1, for: 5 steps, on: math)`
+    /// The guard's text: `stop(entropy < 0.1, for: 5 steps, on: math)`.
     pub fn written(&self) -> String {
         let mut arguments = vec![self.text.clone()];
         if let GuardAction::LowerRate { by } = self.action {
@@ -68,7 +68,7 @@ impl Guard {
         format!("{}({})", self.action.name(), arguments.join(", "))
     }
 
-    /// Its part of a stage's key: `None` if it changes no result. One that stops a stage leaves no result.
+    /// The guard's part of a stage's key; `None` if it changes no result. A stopped stage has no result.
     pub(crate) fn meaning(&self) -> Option<GuardMeaning<'_>> {
         let Guard { text: _, condition, steps, on, action, origin: _ } = self;
         let GuardAction::LowerRate { by } = action else { return None };

@@ -1,5 +1,5 @@
-//! The plan: the compiler's output and the runtime's input. Typed, versioned, serialisable; of the source
-//! text it only has a table of places, for messages of failures.
+//! The plan: the compiler's output and the runtime's input. Typed, versioned, serialisable. Of the source
+//! text it has only a table of places, for messages of failures.
 
 mod agreement;
 mod alignment;
@@ -14,13 +14,12 @@ pub mod events;
 mod extrapolation;
 mod failures;
 mod feedback;
-mod floor;
 mod guards;
-mod moving;
 mod panels;
 pub mod producers;
 pub mod results;
 mod rewards;
+mod roofline;
 mod saved_activations;
 mod scalar_heads;
 mod schedules;
@@ -30,13 +29,14 @@ mod served;
 mod server_reports;
 mod settings;
 mod stages;
+mod step_functions;
 pub(crate) mod template;
 mod validation;
 pub mod views;
 pub mod why;
 
 pub use agreement::Agreement;
-pub use alignment::{Between, GradientAlignment, TermGradient};
+pub use alignment::{GradientAlignment, GradientPartition, TermGradient};
 pub use comparisons::{Comparison, Evaluation, Metric, Normalized, Row, TableColumn};
 pub use curriculum::{Curriculum, CurriculumMeasure};
 pub(crate) use curriculum::{CurriculumMeaning, is_of_run};
@@ -49,8 +49,6 @@ pub use feedback::Feedback;
 pub(crate) use feedback::FeedbackMeaning;
 pub(crate) use guards::GuardMeaning;
 pub use guards::{Guard, GuardAction, GuardedDomain, Pooling, StepNumber, StepWindow};
-pub use moving::{Ladder, Learned, Moving, OfStep};
-pub(crate) use moving::{is_of_steps, moving, schedule};
 pub use panels::Panel;
 pub(crate) use panels::PanelMeaning;
 pub use producers::{Producer, Rollout};
@@ -70,6 +68,8 @@ pub use settings::{
     TokenizerSpec, Train, Trainable, WeightFilter, WeightGroup,
 };
 pub use stages::{Joint, Learner, Stage};
+pub use step_functions::{AdaptiveSchedule, Ladder, Learned, StepFunction};
+pub(crate) use step_functions::{adaptive_schedule, is_of_steps, schedule};
 pub use validation::Validation;
 pub use views::View;
 
@@ -87,7 +87,7 @@ pub const SCHEMA: u32 = 3;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     pub schema: u32,
-    /// Hash of the experiment's meaning: without names of models, comments and layout.
+    /// Hash of the experiment's meaning, without names of models, comments and layout.
     pub hash: String,
     pub experiment: Experiment<Objective>,
     /// One per model, in the same order.
@@ -105,26 +105,30 @@ impl Plan {
 /// Facts about a stage that the compiler computes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StageFacts {
-    /// Hash of what the stage computes: its settings and the keys of its inputs. Data and seed are added at
+    /// Hash of the stage's computation: its settings and the keys of its inputs. Data and seed are added at
     /// run time.
     pub key: String,
-    /// [`Self::key`] without the paths of files: part of the key of its result, to which the files' content
-    /// is added at run time.
+    /// [`Self::key`] without the paths of files: the part of its result's key to which the files' content is
+    /// added at run time.
     #[serde(default)]
     pub content_key: String,
-    /// Hash of its own settings, without its inputs and files. Not part of any key; it distinguishes a stage
-    /// that was edited from one whose inputs were.
+    /// Hash of the stage's own settings, without its inputs and files. Not part of any key; it distinguishes
+    /// a stage that was edited from one whose inputs were.
     #[serde(default)]
     pub own_settings: String,
-    /// Selects the stage's random numbers: a hash of its recipe and its lineage; the content of its data is
-    /// added at run time. Two stages that differ only in objective, reward, optimizer or length draw the same
-    /// prompts and the same uniforms, so comparisons are paired.
+    /// Selects the stage's random numbers: a hash of its recipe and its lineage, to which the content of its
+    /// data is added at run time. Two stages that differ only in objective, reward, optimizer or length draw
+    /// the same prompts and the same uniforms, so comparisons are paired.
     pub stream: u64,
     pub cost: Cost,
+    /// The schedules that may be longer than a stage in epochs, according to a comment
+    /// `// allow(unfinished-schedule): ...`. Not part of any key.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allowed_schedules: Vec<Schedule>,
 }
 
-/// Predicted cost, an upper bound: every sequence is assumed to be as long as its limits allow. A number that
-/// depends on the files of a model or a domain is absent.
+/// Predicted cost, an upper bound: every sequence is assumed to be as long as its limits allow. `None` for a
+/// number that depends on the files of a model or a domain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Cost {
     pub parameters: Option<u64>,
@@ -142,7 +146,7 @@ pub struct Cost {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourcePlace {
     pub file: String,
-    /// Byte offsets.
+    /// Byte offsets, half-open.
     pub start: u32,
     pub end: u32,
 }
@@ -164,35 +168,35 @@ pub struct Objective {
     /// The gradients of the terms, where the stage compares them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub term_gradients: Vec<TermGradient>,
-    /// Per token: sum over live primitives of |d (sum of weighted terms) / d primitive|, before `reduce`,
-    /// times the primitive where it is a divergence: the signal whose shares are reported. In a policy
-    /// gradient it is the size of the advantage, in a divergence its weighted value.
+    /// Per token: the sum over live primitives of |d (sum of weighted terms) / d primitive|, before `reduce`,
+    /// times the primitive if it is a divergence. This is the signal whose shares are reported: in a policy
+    /// gradient the size of the advantage, in a divergence its weighted value.
     pub signal: NodeId,
-    /// Per token: 1 where some `clip` of the objective is at its bound. Absent in an objective without
+    /// Per token: 1 where some `clip` of the objective is at its bound. `None` in an objective without
     /// `clip`.
     pub clipped: Option<NodeId>,
-    /// Per token: 1 where the token is selected. Absent in an objective without `select`.
+    /// Per token: 1 where the token is selected. `None` in an objective without `select`.
     pub selected: Option<NodeId>,
     /// Per token: 1 where the token is in a block. It reads no number of a block, and is evaluated first.
-    /// Absent where no number of a block is read.
+    /// `None` where no number of a block is read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chosen: Option<NodeId>,
-    /// Per token: the objective's `weight`, times the term's own weight if there is only one term. Absent
-    /// where there are no weights.
+    /// Per token: the objective's `weight`, times the term's own weight if there is only one term. `None`
+    /// without weights.
     #[serde(default)]
     pub weight: Option<NodeId>,
-    /// Per token: the factor that `by domain` gives the token's domain, or would give if it did not only
-    /// observe; of several such reductions the first one's. Absent without a balance.
+    /// Per token: the factor that `by domain` gives the token's domain, or would give if it only observes. Of
+    /// several such reductions it is that of the first. `None` without a balance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub domain_weight: Option<NodeId>,
-    /// Logits of student, teacher and reference are divided by it in every log-probability of a token taken
+    /// The divisor of the logits of student, teacher and reference in every log-probability of a token taken
     /// or of ending, and in divergences with the sampler on a side.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub temperature: f64,
     /// The ladders that the stage's rollouts depend on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ladders: Vec<Ladder>,
-    /// The numbers that it carries from step to step. Signals refer to them by name, in every part of the
+    /// The numbers that are carried from step to step. Signals refer to them by name, in every part of the
     /// stage.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub states: Vec<State>,
@@ -214,8 +218,8 @@ fn is_one(value: &f64) -> bool {
 }
 
 impl Objective {
-    /// Every node whose value the runtime needs: for training and reports, and those that are carried over to
-    /// the next step.
+    /// Every node whose value the runtime needs: for training, for reports, and to carry it over to the next
+    /// step.
     pub fn outputs(&self) -> Vec<NodeId> {
         let mut outputs = self.results();
         outputs.extend(self.graph.carried(&outputs).into_iter().map(|(_, source)| source));
@@ -242,7 +246,7 @@ impl Objective {
             .collect()
     }
 
-    /// All signals that it reads, including those inside divergences; with repetition.
+    /// All signals that the objective reads, also inside divergences, with repetition.
     pub fn signals(&self) -> Vec<Signal> {
         let signals = self.graph.signals(&self.outputs());
         signals.into_iter().chain(self.signals_inside()).collect()
@@ -253,7 +257,7 @@ impl Objective {
         self.divergences().iter().flat_map(Divergence::signals).collect()
     }
 
-    /// The divergences that it reads as signals, then the live ones.
+    /// The divergences that are read as signals, then the live ones.
     pub fn divergences(&self) -> Vec<Divergence> {
         let of_signals = self.graph.signals(&self.outputs()).into_iter().filter_map(|signal| match signal {
             Signal::Divergence(divergence) => Some(divergence),
@@ -266,7 +270,7 @@ impl Objective {
         of_signals.chain(of_live).collect()
     }
 
-    /// The fields of the data whose log-probability it reads ([`Signal::RecordedLogp`]), each once.
+    /// The fields of the data whose log-probability is read ([`Signal::RecordedLogp`]), each once.
     pub fn recorded(&self) -> Vec<&str> {
         let mut fields: Vec<&str> = Vec::new();
         for (_, node) in self.graph.nodes() {
@@ -279,7 +283,7 @@ impl Objective {
         fields
     }
 
-    /// Whether the distribution of a role must be computed, apart from the student's.
+    /// Whether the objective needs the distribution of a role, besides the student's.
     pub fn reads(&self, role: Role) -> bool {
         let live =
             self.live.iter().any(|live| role == Role::Student || live.primitive.roles().contains(&role));
@@ -304,7 +308,7 @@ pub struct Term {
 }
 
 impl Train<Objective> {
-    /// The numbers of a data row that its objectives and composed teachers read, each once.
+    /// The numbers of a data row that the stage's objectives and composed teachers read, each once.
     pub fn data_signals(&self) -> Vec<(Signal, DataFormula)> {
         let objectives = self.objectives().flat_map(|(_, objective)| objective.signals());
         let mut found: Vec<(Signal, DataFormula)> = Vec::new();
@@ -318,8 +322,8 @@ impl Train<Objective> {
         found
     }
 
-    /// Whether only the student writes, and the other models only score: they write no completions, attempts,
-    /// panel discussions, feedback, or texts of derived prompts.
+    /// Whether only the student writes, while the other models only score: they write no completions,
+    /// attempts, panel discussions, feedback, or texts of derived prompts.
     pub fn only_student_writes(&self) -> bool {
         let by_student = |producer: &Producer| {
             producer.drawn().iter().all(|(writer, _)| *writer == producers::Writer::Student)
@@ -335,21 +339,21 @@ impl Train<Objective> {
     }
 }
 
-/// A number that is the same for a whole step, or one for each domain.
+/// A number that is carried from step to step: one for the run, or one for each domain.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct State {
     pub name: String,
-    /// The axis: the run, or the domain.
+    /// The axis, which is the run or the domain.
     #[serde(default = "run", skip_serializing_if = "is_run")]
     pub axis: Axis,
-    /// Its value in the first step.
+    /// The value in the first step.
     pub first: f64,
-    /// Its value in the next step: one number, or one for each domain.
+    /// The value in the next step: one number, or one for each domain.
     pub next: NodeId,
     pub origin: Origin,
 }
 
-/// A term's share of the loss, without weights.
+/// A term's loss, without weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TermLoss {
     pub term: String,
@@ -369,7 +373,7 @@ pub struct NormalForm {
     pub evaluation: String,
     pub shaping: String,
     pub realisation: String,
-    /// The formula of every term in full: two objectives with equal slots are equal. Missing in old plans.
+    /// The formulas of all terms in full: objectives with equal slots are equal. Missing in old plans.
     #[serde(default)]
     pub terms: String,
 }

@@ -7,11 +7,11 @@ use super::{Role, Sampling};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Panel {
     pub name: String,
-    /// Its teachers, in the order of their turns. Each reads its template as a scorer.
+    /// The teachers in the order of their turns. Each reads its template as a scorer.
     pub members: Vec<Role>,
-    /// Turns of each member.
+    /// The number of turns of each member.
     pub rounds: u32,
-    /// How a turn is sampled.
+    /// The sampling settings of a turn.
     pub sampling: Sampling,
     /// The range of the integer that each member states in its last turn.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -33,7 +33,7 @@ impl Panel {
         PanelMeaning { members, rounds: *rounds, sampling, confidence: *confidence }
     }
 
-    /// Turns of all members together.
+    /// The number of turns of all members together.
     pub fn turns(&self) -> u32 {
         self.rounds.saturating_mul(self.members.len() as u32)
     }
@@ -43,7 +43,7 @@ impl Panel {
         self.turns().saturating_mul(self.sampling.max_tokens)
     }
 
-    /// The text before a turn in a transcript: the speaker, by index.
+    /// The text before a turn in a transcript, which names the speaker by index.
     pub fn label(member: usize) -> String {
         format!("Expert {}: ", member + 1)
     }

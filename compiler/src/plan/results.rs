@@ -14,16 +14,16 @@ pub struct Results {
     pub plan: String,
     pub seeds: Vec<u64>,
     pub versions: Versions,
-    /// `cpu`, `cuda:0`; `None` in files of older versions; the same holds for `data`.
+    /// `cpu`, `cuda:0`. Like `data`, `None` in files of older versions.
     #[serde(default)]
     pub device: Option<String>,
     #[serde(default)]
     pub data: Vec<DataHash>,
-    /// The files of the domains' rewards, if there are any; `None` in files of older versions.
+    /// The files of the domains' rewards, if there are any. `None` in files of older versions.
     #[serde(default)]
     pub rewards: Option<Vec<RewardFiles>>,
     pub tables: Vec<Table>,
-    /// Every stage that this run computed, in the order in which they ended.
+    /// Every stage that this run computed, in the order in which the stages ended.
     #[serde(default)]
     pub stages: Vec<StageRecord>,
     /// Actions of guards, including those of stages from the store.
@@ -34,25 +34,25 @@ pub struct Results {
     pub private: Vec<PrivateStage>,
     /// Wall time of the run in seconds, without stages from the store.
     pub seconds: f64,
-    /// The part of it before the first stage: opening models and data, trials of stages.
+    /// The part of `seconds` before the first stage: opening models and data, trials of stages.
     #[serde(default)]
     pub before_stages: f64,
     /// Peak resident memory of the worker, in bytes.
     pub peak_memory: u64,
-    /// The predicted memory of the stages that ran in parallel at the peak; `None` where nothing was
+    /// The predicted memory of the stages that ran in parallel at the peak. `None` where nothing was
     /// predicted.
     #[serde(default)]
     pub predicted_memory: Option<u64>,
 }
 
-/// The data of a domain, as it was read.
+/// A data source of a domain, as it was read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DataHash {
     pub domain: String,
     /// `prompts`, `tests` or `validation`.
     pub part: String,
     pub path: String,
-    /// Blake3 of the files' content and of the settings that select from it.
+    /// Blake3 of the files' content and of the settings that select rows from it.
     pub hash: String,
 }
 
@@ -63,7 +63,7 @@ pub struct RewardFiles {
     pub files: Vec<FileHash>,
 }
 
-/// A file's name, which does not depend on the folder of the experiment, and Blake3 of its content.
+/// A file's name, independent of the folder of the experiment, and Blake3 of its content.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct FileHash {
     pub name: String,
@@ -71,7 +71,7 @@ pub struct FileHash {
 }
 
 impl FileHash {
-    /// The names of files that are in only one of two lists, or have other content.
+    /// The names of files that are in only one of two lists, or whose content differs.
     pub fn changed(before: &[FileHash], after: &[FileHash]) -> Vec<String> {
         let [before, after] = [before, after].map(|files| files.iter().collect::<BTreeSet<_>>());
         let names: BTreeSet<&String> = before.symmetric_difference(&after).map(|file| &file.name).collect();
@@ -85,7 +85,7 @@ pub struct StageRecord {
     pub stage: String,
     pub seed: u64,
     pub seconds: f64,
-    /// Peak resident memory of the worker during the stage, in bytes; `None` where others ran in parallel.
+    /// Peak resident memory of the worker during the stage, in bytes. `None` where others ran in parallel.
     pub peak_memory: Option<u64>,
     /// `None` for stages without training.
     pub predicted: Option<Prediction>,
@@ -94,30 +94,30 @@ pub struct StageRecord {
     pub scores_found: Option<ScoresFound>,
 }
 
-/// A guard of a stage that acted.
+/// An action of a guard.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GuardActed {
     pub stage: String,
     pub seed: u64,
     /// The step after which it acted.
     pub step: u32,
-    /// Its text: `warn(entropy < 0.1, for: 10 steps)`.
+    /// The guard's text: `warn(entropy < 0.1, for: 10 steps)`.
     pub guard: String,
-    /// The numbers that it read: `entropy = 0.082`.
+    /// The numbers that the condition read: `entropy = 0.082`.
     pub numbers: String,
 }
 
-/// The privacy loss of a private stage with one seed, and the settings that it follows from: the numbers that
-/// a report on privacy states. The losses of several stages and seeds on the same rows add up.
+/// The privacy loss of a private stage with one seed, and the settings that determine it: the numbers that a
+/// report on privacy states. The losses of several stages and seeds on the same rows add up.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PrivateStage {
     pub stage: String,
     pub seed: u64,
     /// The largest norm of a row's gradient.
     pub clip: f64,
-    /// Standard deviation of the noise, in units of the clip.
+    /// Standard deviation of the noise, as a multiple of the clip.
     pub noise_multiplier: f64,
-    /// Probability that a step's batch has a row: the largest one, where domains differ.
+    /// Probability that a step's batch contains a row; the largest one, if domains differ.
     pub sampling_rate: f64,
     pub steps: u32,
     /// Epsilon after the last step. At most the budget, because the noise is rounded up to thousandths.
@@ -130,16 +130,16 @@ pub struct PrivateStage {
     pub copies: Option<RowCopies>,
 }
 
-/// Rows of a private stage whose prompt stands in other rows too, of any of its domains.
+/// Rows of a private stage whose prompt occurs in other rows, too, of any of its domains.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RowCopies {
     pub rows: u64,
-    /// The prompt with the largest loss: its number of rows, and their epsilon together.
+    /// The number of rows with the prompt whose loss is largest; `epsilon` is their total.
     pub most: u32,
     pub epsilon: f64,
 }
 
-/// The use of stored scores by frozen models: how many of a stage's sequences were found in the store,
+/// The use of stored scores of frozen models: how many of a stage's sequences were found in the store,
 /// counted each time they were used, and how many were used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScoresFound {
@@ -150,10 +150,10 @@ pub struct ScoresFound {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Table {
     pub name: String,
-    /// `pass@1` where all rewards are verdicts, 0 or 1 by their type, otherwise `mean reward`; with `greedy`
-    /// before it where decoding was greedy.
+    /// `pass@1` if all rewards are verdicts (0 or 1 by their type), otherwise `mean reward`; with `greedy`
+    /// before it if decoding was greedy.
     pub metric: String,
-    /// The kind of the intervals; `None` in files of older versions, and where the runs of a sweep differ.
+    /// The kind of the intervals. `None` in files of older versions, and where the runs of a sweep differ.
     #[serde(default)]
     pub intervals: Option<Intervals>,
     /// Samples per prompt of the first column (in the tables of a sweep: of its first run); see
@@ -170,7 +170,7 @@ pub struct Table {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TableRow {
     pub model: String,
-    /// By domain.
+    /// The scores by domain.
     pub scores: BTreeMap<String, Score>,
     /// `mean_d (s_d - zero_d) / (one_d - zero_d)`, with its interval.
     pub normalized: Option<Interval>,
@@ -178,7 +178,7 @@ pub struct TableRow {
     pub normalized_by_seed: Vec<f64>,
     /// Population standard deviation over domains of the per-domain normalized score.
     pub spread: Option<f64>,
-    /// By metric and domain; a benchmark may have other metrics than the rest of the table.
+    /// Metrics by name and domain. A benchmark may have other metrics than the rest of the table.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metrics: BTreeMap<String, BTreeMap<String, Score>>,
 }
@@ -199,21 +199,21 @@ pub struct Score {
     pub by_seed: Vec<f64>,
 }
 
-/// The sources of randomness that an interval includes.
+/// The randomness that an interval includes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Intervals {
-    /// A single seed does not show the variation between seeds.
+    /// Only prompts: a single seed does not show the variation between seeds.
     Prompts,
     PromptsAndSeeds,
 }
 
 impl Intervals {
-    pub fn of(seeds: usize) -> Intervals {
+    pub fn for_seeds(seeds: usize) -> Intervals {
         if seeds > 1 { Intervals::PromptsAndSeeds } else { Intervals::Prompts }
     }
 
-    /// `95% interval ...`
+    /// The text after `95% interval`.
     pub fn name(self) -> &'static str {
         match self {
             Intervals::Prompts => "over prompts alone: there is one seed",
@@ -226,20 +226,20 @@ impl Intervals {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ComparedTable {
     pub name: String,
-    /// The domains of both, in the order of the first run.
+    /// The domains that both have, in the order of the first run.
     pub domains: Vec<String>,
     pub rows: Vec<ComparedRow>,
-    /// Whether both have the same seeds: then they are compared seed by seed.
+    /// Whether both have the same seeds, so that they are compared seed by seed.
     pub same_seeds: bool,
-    /// Whether one of them has a single seed: then the intervals do not include the variation between seeds.
+    /// Whether one has a single seed, so that intervals do not include the variation between seeds.
     #[serde(default)]
     pub one_seed: bool,
-    /// Domains whose test prompts differ: their prompts are not paired.
+    /// Domains whose test prompts differ, so that their prompts are not paired.
     pub other_tests: Vec<String>,
-    /// Domains whose rewards differ: a difference there may not come from the models.
+    /// Domains whose rewards differ, so that a difference may not come from the models.
     #[serde(default)]
     pub other_rewards: Vec<String>,
-    /// Rows that the other run does not have.
+    /// Rows that only the first run has.
     pub only_before: Vec<String>,
     pub only_after: Vec<String>,
 }
@@ -247,7 +247,7 @@ pub struct ComparedTable {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ComparedRow {
     pub model: String,
-    /// One per domain, then the mean over them, then the normalized score; `None` where one run lacks it.
+    /// One per domain, then the mean over domains, then the normalized score. `None` where one run lacks it.
     pub cells: Vec<Option<ComparedCell>>,
 }
 
@@ -264,7 +264,7 @@ pub struct ComparedCell {
 pub struct RowDifferences {
     /// The table's name.
     pub table: String,
-    /// One per row, in order: the mean over the columns; `None` for a row that was not evaluated.
+    /// The mean over the columns of each row, in order. `None` for a row that was not evaluated.
     pub means: Vec<Option<Interval>>,
     pub pairs: Vec<RowPair>,
 }
@@ -274,7 +274,7 @@ pub struct RowDifferences {
 pub struct RowPair {
     pub first: u32,
     pub second: u32,
-    /// `second - first`: one per column, then for the mean over them, then for the normalized score.
+    /// `second - first`: one per column, then the mean over columns, then the normalized score.
     pub differences: Vec<Option<Interval>>,
 }
 

@@ -1,20 +1,20 @@
-//! Rewards of domains.
+//! Whether a stage needs rewards of its completions.
 
 pub use mopd_lang::experiment::{Reward, RewardPart, RewardRange, Secret};
 
 use super::{Keep, Objective, Producer, Signal, Train, View};
 
 impl Objective {
-    /// Whether it reads rewards.
+    /// Whether the objective reads rewards.
     pub fn reads_reward(&self) -> bool {
         self.signals().iter().any(Signal::is_of_reward)
     }
 }
 
 impl Train<Objective> {
-    /// Whether completions are rewarded: always if they are written for the stage, which reports their
-    /// reward; completions from the data only if something reads rewards. If not, rewards are not part of the
-    /// stage's key.
+    /// Whether completions are rewarded. Those that are written for the stage always are, because their
+    /// reward is reported; completions from the data only if something reads rewards. If they are not,
+    /// rewards are not part of the stage's key.
     pub fn is_judged(&self) -> bool {
         let of_data = |producer: &Producer| {
             matches!(producer, Producer::Data(_) | Producer::Pairs(_) | Producer::Mix(_))

@@ -1,5 +1,5 @@
 //! Whether generation saves activations of the student's completions, so that their gradient needs no forward
-//! pass; and which settings of a step's execution affect the rounding of its result, and so the key.
+//! pass; and the execution settings that affect the rounding of a step's result, and therefore its key.
 
 use serde::Serialize;
 
@@ -7,18 +7,18 @@ use super::{Checkpointing, Producer, Rollout, Train};
 
 #[derive(Serialize)]
 pub struct Rounding {
-    /// It changes the order of sums.
+    /// Changes the order of sums.
     micro_batch: Option<u32>,
-    /// Recomputed layers give the same bits as a forward pass, but not as the activations that generation
+    /// Recomputed layers have the bits of a forward pass, but not those of the activations that generation
     /// saves.
     #[serde(skip_serializing_if = "Option::is_none")]
     checkpointing: Option<Checkpointing>,
 }
 
 impl<O> Train<O> {
-    /// Whether a step trains on the completions of a rollout as the student wrote them, and would hold all
-    /// their activations at once anyway. Saved activations are useless for completions that a filter leaves
-    /// out, and for examples with a gradient each.
+    /// Whether a step trains on the completions of a rollout as the student wrote them, and holds all their
+    /// activations at once anyway. Saved activations are useless for completions that a filter leaves out,
+    /// and for examples with a gradient each.
     pub fn saves_activations(&self, rollout: &Rollout) -> bool {
         let rewritten = self.sees.as_ref().is_some_and(|view| view.of_completions());
         let as_written = matches!(rollout.producer, Producer::Student(_)) && !rewritten;

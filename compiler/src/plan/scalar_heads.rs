@@ -1,18 +1,18 @@
-//! Which models have a scalar head: one number per prefix besides the next-token distribution, as in reward
+//! The models with a scalar head: one number per prefix besides the next-token distribution, as in reward
 //! models, discriminators and critics.
 
 use super::{Live, Model, ModelId, Objective, Stage, Train};
 
 impl Train<Objective> {
-    /// Whether its objective trains the student's own scalar head. A student without one starts with a head
-    /// of zeros.
+    /// Whether an objective trains the student's own scalar head. A student without one starts with a head of
+    /// zeros.
     pub fn trains_scalar_head(&self) -> bool {
         let mut live = self.objectives().flat_map(|(_, objective)| &objective.live);
         live.any(|live| live.primitive == Live::Value)
     }
 }
 
-/// By model, whether it has one; `None` where that depends on its files.
+/// For each model, whether it has a scalar head. `None` where that depends on its files.
 pub fn scalar_heads(models: &[Model<Objective>]) -> Vec<Option<bool>> {
     let mut found: Vec<Option<bool>> = Vec::with_capacity(models.len());
     for model in models {

@@ -1,15 +1,15 @@
-//! What of a stage moves by a schedule.
+//! The numbers of a stage that follow a schedule.
 
 use super::producers::FieldValue;
-use super::{Moving, Objective, OfStep, Rollout, Schedule, Train};
+use super::{AdaptiveSchedule, Objective, Rollout, Schedule, StepFunction, Train};
 use crate::expr::graph::{Graph, Operation};
 
 impl Train<Objective> {
-    /// The schedules of a stage, each with what moves by it, for people.
+    /// The schedules of a stage, each with a description of its number for people.
     pub fn schedules(&self) -> Vec<(&'static str, Schedule)> {
         let rate = match &self.learning_rate {
-            OfStep::Schedule(schedule) => vec![schedule.clone()],
-            OfStep::Formula(formula) => of_graph(&formula.graph).collect(),
+            StepFunction::Schedule(schedule) => vec![schedule.clone()],
+            StepFunction::Formula(formula) => of_graph(&formula.graph).collect(),
         };
         let objectives = self.objectives().flat_map(|(_, objective)| of_graph(&objective.graph));
         let rollouts = self.rollouts().flat_map(of_rollout);
@@ -30,8 +30,8 @@ fn of_graph(graph: &Graph) -> impl Iterator<Item = Schedule> {
 fn of_rollout(rollout: &Rollout) -> Vec<Schedule> {
     let moving = rollout.fields(&FieldValue::Model).moving();
     let by_schedule = moving.into_iter().filter_map(|moving| match moving {
-        Moving::Schedule(schedule) => Some(schedule),
-        Moving::Ladder { .. } => None,
+        AdaptiveSchedule::Schedule(schedule) => Some(schedule),
+        AdaptiveSchedule::Ladder { .. } => None,
     });
     by_schedule.collect()
 }

@@ -1,5 +1,5 @@
-//! Scorers: the models, besides the student, whose distributions an objective reads, in a list that formulas
-//! index.
+//! Scorers: the models, besides the student, whose distributions an objective reads. Formulas refer to them
+//! by their index in a list.
 
 use mopd_lang::experiment::{DomainId, ModelId};
 use serde::{Deserialize, Serialize};
@@ -8,10 +8,10 @@ use super::settings::{Teacher, TeacherChoice};
 use crate::expr::roles::{Role, ScorerId};
 use crate::expr::signals::{DivergenceParameter, Signal};
 
-/// A model that reads the student's tokens, chosen by prompt.
+/// A role whose model, chosen by prompt, scores the student's tokens.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Scorer {
-    /// Its name in the objective.
+    /// The role's name in the objective.
     pub name: String,
     /// For each domain, the first choice that holds for a prompt decides.
     pub choices: Vec<TeacherChoice>,
@@ -27,7 +27,7 @@ pub struct Composition {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pool {
-    /// The weighted sum of logits: with a single member whose weight is 1 / T, a temperature.
+    /// The weighted sum of logits. With a single member of weight 1 / T, it is a temperature.
     Logits,
     /// The weighted sum of probabilities.
     Mixture,
@@ -45,7 +45,7 @@ impl Pool {
     }
 }
 
-/// The student or a scorer, as a member of a composition. No gradient flows through it.
+/// A member of a composition, the student or a scorer. No gradient flows through it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Member {
     pub weight: DivergenceParameter,
@@ -53,13 +53,13 @@ pub struct Member {
 }
 
 impl Composition {
-    /// The roles whose distributions it combines, then those that its weights depend on.
+    /// The roles whose distributions are combined, then those that the weights depend on.
     pub fn roles(&self) -> impl Iterator<Item = Role> {
         let members = self.members.iter().map(|member| member.role);
         members.chain(self.signals().into_iter().flat_map(|signal| signal.roles()))
     }
 
-    /// The signals that its weights depend on.
+    /// The signals that the weights depend on.
     pub fn signals(&self) -> Vec<Signal> {
         self.members.iter().flat_map(|member| member.weight.signals()).collect()
     }
@@ -68,11 +68,11 @@ impl Composition {
 /// The scorers of a stage: the routed teacher, the reference, then the teachers that the objective reads by
 /// name or that write completions, and the members of composed ones. The first two may be empty.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(from = "Written", into = "Written")]
+#[serde(from = "SerializedScorers", into = "SerializedScorers")]
 pub struct Scorers(Vec<Scorer>);
 
 impl Scorers {
-    /// `routed` are the arms of the route, domain by domain; `references` the reference models.
+    /// `routed` are the arms of the route, domain by domain; `references` are the reference models.
     pub fn new(
         routed: Vec<TeacherChoice>,
         references: impl IntoIterator<Item = (DomainId, ModelId)>,
@@ -111,7 +111,7 @@ impl Scorers {
         self.0[1].choices.iter().filter_map(|choice| Some((choice.domain, choice.teacher.model()?)))
     }
 
-    /// The models of a role, domain by domain.
+    /// The choices of a role, domain by domain.
     pub fn choices(&self, role: Role) -> &[TeacherChoice] {
         let Role::Scorer(ScorerId(place)) = role else { return &[] };
         self.0.get(place as usize).map_or(&[], |scorer| &scorer.choices)
@@ -123,7 +123,7 @@ impl Scorers {
         &self.0[2..]
     }
 
-    /// For the prompts of a domain, the teacher of each scorer after the routed one.
+    /// For the prompts of a domain, the teacher of each scorer after the routed teacher.
     pub fn beside_the_routed(&self, domain: DomainId) -> Vec<Option<TeacherChoice>> {
         let of = |scorer: &Scorer| scorer.choices.iter().find(|choice| choice.domain == domain).cloned();
         self.0[1..].iter().map(of).collect()
@@ -145,8 +145,8 @@ impl Scorers {
         self.0.iter().flat_map(|scorer| &scorer.choices).filter_map(|choice| choice.teacher.model())
     }
 
-    /// The scorers whose distributions are needed: those that are `read`, and the members of composed ones.
-    /// In the order of the list.
+    /// The scorers whose distributions are needed: those that are `read`, and the members of composed ones,
+    /// in the order of the list.
     pub fn scored(&self, read: impl Fn(Role) -> bool) -> Vec<Role> {
         let mut scored: Vec<Role> = self.iter().map(|(role, _)| role).filter(|role| read(*role)).collect();
         let mut at = 0;
@@ -178,23 +178,23 @@ impl Scorers {
 
 /// The serialised form of scorers in plans.
 #[derive(Clone, Serialize, Deserialize)]
-struct Written {
+struct SerializedScorers {
     teachers: Vec<TeacherChoice>,
-    references: Vec<WrittenReference>,
+    references: Vec<SerializedReference>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     scorers: Vec<Scorer>,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
-struct WrittenReference {
+struct SerializedReference {
     domain: DomainId,
     reference: ModelId,
 }
 
-impl From<Scorers> for Written {
-    fn from(scorers: Scorers) -> Written {
-        let reference = |(domain, reference)| WrittenReference { domain, reference };
-        Written {
+impl From<Scorers> for SerializedScorers {
+    fn from(scorers: Scorers) -> SerializedScorers {
+        let reference = |(domain, reference)| SerializedReference { domain, reference };
+        SerializedScorers {
             teachers: scorers.routed().to_vec(),
             references: scorers.references().map(reference).collect(),
             scorers: scorers.named().to_vec(),
@@ -202,8 +202,8 @@ impl From<Scorers> for Written {
     }
 }
 
-impl From<Written> for Scorers {
-    fn from(Written { teachers, references, scorers }: Written) -> Scorers {
+impl From<SerializedScorers> for Scorers {
+    fn from(SerializedScorers { teachers, references, scorers }: SerializedScorers) -> Scorers {
         let references = references.into_iter().map(|written| (written.domain, written.reference));
         Scorers::new(teachers, references, scorers)
     }

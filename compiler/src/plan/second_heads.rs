@@ -1,17 +1,17 @@
-//! Which models have a second head: it predicts the token after the next one, and the probability that this
+//! The models with a second head, which predicts the token after the next one, and the probability that this
 //! token is kept.
 
 use super::{Model, ModelId, Producer, Stage, Train};
 
 impl<O> Train<O> {
-    /// Whether its student samples two tokens per step. One without a second head starts with a new one.
+    /// Whether the student samples two tokens per step. If it has no second head, it starts with a new one.
     pub fn trains_second_head(&self) -> bool {
         matches!(&self.rollout.producer, Producer::Student(student) if student.sampling.accept.is_some())
     }
 }
 
-/// By model, whether it has one; `None` where that depends on its files. A stage that samples one token per
-/// step drops the head: it would not fit the changed weights.
+/// For each model, whether it has a second head. `None` where that depends on its files. A stage that samples
+/// one token per step drops the head, which would not fit the changed weights.
 pub fn second_heads<O>(models: &[Model<O>]) -> Vec<Option<bool>> {
     let mut found: Vec<Option<bool>> = Vec::with_capacity(models.len());
     for model in models {

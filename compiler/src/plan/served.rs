@@ -1,4 +1,4 @@
-//! Models behind servers: they get token ids, and return numbers or completions of the student.
+//! Models on servers: they get token ids, and return numbers or the student's completions.
 
 use std::fmt;
 
@@ -7,15 +7,15 @@ use serde::{Deserialize, Serialize};
 
 use super::{Dtype, Secret};
 
-/// A model that another program has loaded, on this machine or another one.
+/// A teacher that another program has loaded, on this machine or another one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Served {
     pub engine: Engine,
     pub url: Secret,
-    /// Its name at the server.
+    /// The model's name at the server.
     pub model: String,
     pub answers: Answers,
-    /// The environment variable with the token that the server asks for.
+    /// The environment variable with the token that the server requires.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
 }
@@ -25,11 +25,11 @@ pub struct Served {
 pub struct RolloutServer {
     pub engine: Engine,
     pub url: Secret,
-    /// Its name at the server.
+    /// The model's name at the server.
     pub model: String,
     /// The folder through which weights reach the server, as this machine sees it.
     pub push: String,
-    /// The environment variable with the token that the server asks for.
+    /// The environment variable with the token that the server requires.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
 }
@@ -39,11 +39,11 @@ pub struct RolloutServer {
 pub struct ServeJob {
     /// A model's folder, or its name on the hub.
     pub model: String,
-    /// The base folder of a relative path.
+    /// The base folder of a relative `model`.
     pub base: String,
     /// The model's name in requests.
     pub name: String,
-    /// `127.0.0.1:8000`; port 0 chooses a free port.
+    /// `127.0.0.1:8000`. Port 0 chooses a free port.
     pub address: String,
     /// The environment variable with the token that requests must have.
     #[serde(default)]
@@ -54,7 +54,7 @@ pub struct ServeJob {
     pub dtype: Dtype,
     /// The most tokens of a request, over all its sequences.
     pub tokens: u32,
-    /// The most entries listed per token, besides its own; all where absent.
+    /// The most entries listed per token, besides the token's own; all where absent.
     pub entries: Option<u32>,
 }
 
@@ -66,7 +66,7 @@ pub enum Engine {
     Vllm,
     /// `/generate` with `return_logprob`.
     Sglang,
-    /// `mopd serve`: last hidden states, and once the LM head.
+    /// `mopd serve`: last hidden states, and the LM head once.
     Mopd,
 }
 
@@ -86,7 +86,7 @@ impl Engine {
     }
 }
 
-/// What a server returns for each token, from least to most.
+/// A server's output for each token, from least to most informative.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Answers {
@@ -99,8 +99,8 @@ pub enum Answers {
 }
 
 impl Answers {
-    /// The request for a server with this capability; `None` for one that only writes.
-    pub(crate) fn of(capability: Capability) -> Option<Answers> {
+    /// The output with this capability. `None` for one that only writes.
+    pub(crate) fn from_capability(capability: Capability) -> Option<Answers> {
         match capability {
             Capability::Text => None,
             Capability::Sampled => Some(Answers::Sampled),
@@ -129,7 +129,7 @@ impl fmt::Display for Answers {
     }
 }
 
-/// A served teacher in keys: without the server's address. The server reports its weights when the run
+/// A served teacher in keys, without the server's address. The server reports its weights when the run
 /// starts.
 #[derive(Serialize)]
 pub(crate) struct ServedMeaning<'a> {

@@ -6,51 +6,51 @@ use super::events::RunJob;
 use super::failures::Failure;
 use super::{Answers, Engine};
 
-/// Longer lists of entries are tried only if the experiment needs them.
+/// The longest list of entries that is tried, unless the experiment needs a longer one.
 pub const LONGEST_LIST: u32 = 1024;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServersJob {
-    /// The run, of which nothing is executed.
+    /// The run. Nothing of it is executed.
     pub run: RunJob,
-    /// Whether to read students, to compare tokenizers and contexts with those of servers. False where one
-    /// would have to be downloaded first.
+    /// Whether to read students, to compare tokenizers and contexts with those of servers. False if one would
+    /// have to be downloaded first.
     pub read_models: bool,
 }
 
-/// The properties of a server, as found.
+/// The properties that a server was found to have.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServerReport {
-    /// The models whose stages use it.
+    /// The stages that use the server, by their models.
     pub stages: Vec<String>,
-    /// The teacher behind it; `None` where it samples the student's rollouts.
+    /// The teacher on the server. `None` for a server that samples the student's rollouts.
     pub teacher: Option<String>,
     pub engine: Engine,
-    /// Without parts that may be secret; `None` where it can't be read.
+    /// The address without parts that may be secret. `None` where it can't be read.
     pub url: Option<String>,
     /// The model's name in the experiment.
     pub model: String,
-    /// Whether it answers the request for its model.
+    /// Whether the server responds to the request for its model.
     pub there: bool,
-    /// The path of the model that it was started with.
+    /// The path of the model that the server was started with.
     pub root: Option<String>,
-    /// Its name for its weights; with `mopd serve`, a hash of their content.
+    /// The server's name for its weights; with `mopd serve`, a hash of their content.
     pub weights: Option<String>,
     /// Longest sequence, in tokens.
     pub context: Option<u64>,
-    /// Its compute dtype, if it reports one.
+    /// The server's compute dtype, if it is reported.
     pub dtype: Option<String>,
-    /// Whether its token ids were compared with the student's, and are the same.
+    /// Whether the server's token ids were compared with the student's, and are equal.
     pub ids_agree: bool,
-    /// What the experiment needs for each token of a teacher.
+    /// The output that the experiment needs for each token of a teacher.
     pub asked: Option<Answers>,
-    /// The most that it can return: no list longer than [`LONGEST_LIST`] was tried.
+    /// The most that the server can return. No list longer than [`LONGEST_LIST`] was tried.
     pub answers: Option<Answers>,
-    /// Why it does not return what is needed.
+    /// The reason why it does not return what is needed.
     pub falls_short: Option<Failure>,
     /// Whether a server of rollouts sampled a token on request.
     pub samples: bool,
-    /// Other things that a run could not use.
+    /// Other properties that a run could not use.
     pub problems: Vec<Failure>,
 }
 

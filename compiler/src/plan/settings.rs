@@ -15,8 +15,9 @@ use super::data::{DataFormula, DataSource};
 use super::producers::SampledBy;
 use super::stages::Stage;
 use super::{
-    Comparison, Composition, Curriculum, Extrapolation, Feedback, Formula, GradientAlignment, Guard, Moving,
-    OfStep, Panel, Producer, Reward, Rollout, Scorers, Served, Validation, View,
+    AdaptiveSchedule, Comparison, Composition, Curriculum, Extrapolation, Feedback, Formula,
+    GradientAlignment, Guard, Panel, Producer, Reward, Rollout, Scorers, Served, StepFunction, Validation,
+    View,
 };
 
 /// One experiment. Models are in topological order: a model's inputs come before it.
@@ -27,7 +28,7 @@ pub struct Experiment<O> {
     pub seed: u64,
     /// Folder for results, relative to where the command runs.
     pub out: Option<String>,
-    /// The best available one where absent.
+    /// The device; the best available one where absent.
     pub device: Option<Device>,
     pub dtype: Dtype,
     #[serde(default, skip_serializing_if = "GpuArithmetic::is_default")]
@@ -63,8 +64,8 @@ pub struct Domain {
     pub reward: Reward,
     /// Its share of the prompts where several domains are mixed; the shares of all domains sum to 1.
     pub share: f64,
-    /// Longest completion in this domain, in tokens, the end token included; the rollout's limit also
-    /// applies.
+    /// Longest completion in this domain, in tokens, the end token included. The rollout's limit applies as
+    /// well.
     pub limit: Option<u32>,
     pub origin: Origin,
 }
@@ -78,7 +79,7 @@ pub struct Model<O> {
     pub origin: Origin,
 }
 
-/// One training loop. SFT, GRPO and distillation differ in where prefixes come from and in the objective.
+/// A training loop. SFT, GRPO and distillation differ in the source of prefixes and in the objective.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Train<O> {
     pub recipe: Recipe,
@@ -86,13 +87,13 @@ pub struct Train<O> {
     pub start: ModelId,
     /// The domains trained on and their shares, which sum to 1.
     pub mixture: Vec<Share>,
-    /// The student's template in place of the prompts.
+    /// The template that replaces the prompts for the student.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sees: Option<View>,
     /// The other models whose distributions the objective reads.
     #[serde(flatten)]
     pub scorers: Scorers,
-    /// Scorers that discuss a prompt first.
+    /// Panels of scorers, which discuss a prompt first.
     #[serde(default = "Vec::new", skip_serializing_if = "Vec::is_empty")]
     pub panels: Vec<Panel>,
     /// Texts that models write about completions before these are scored.
@@ -102,33 +103,33 @@ pub struct Train<O> {
     pub rollout: Rollout,
     /// Passes over each batch of rollouts, with one update each.
     pub passes: u32,
-    /// Per group: a prompt whose rollouts do not meet it is replaced by the next one (arXiv:2503.14476, eq.
-    /// 11).
+    /// A condition per group. A prompt whose rollouts do not meet it is replaced by the next one
+    /// (arXiv:2503.14476, eq. 11).
     pub filter: Option<Formula>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub curriculum: Option<Curriculum>,
-    /// Per domain, from states: the weights that the domains' shares of a step's prompts are proportional to,
-    /// in place of those of `mixture`.
+    /// Weights per domain, from states, that the domains' shares of a step's prompts are proportional to.
+    /// They replace the shares of `mixture`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shares: Option<Formula>,
     pub objective: O,
-    /// Terms with completions of their own: their gradients are added to those of `objective`.
+    /// Terms with completions of their own. Their gradients are added to those of `objective`.
     #[serde(default = "Vec::new", skip_serializing_if = "Vec::is_empty")]
     pub own_data: Vec<OwnData<O>>,
     pub trainable: Trainable,
     pub optimizer: Optimizer,
-    /// The privacy of records; none where absent.
+    /// The differential privacy of records; `None` without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub private: Option<Private>,
     pub length: Length,
-    pub learning_rate: OfStep,
+    pub learning_rate: StepFunction,
     /// The decay of an exponential moving average of the weights, which is then the stage's result. Where
     /// absent, the result is the weights after the last step.
     pub ema: Option<f64>,
-    /// In the order in which they are evaluated.
+    /// The guards, in the order in which they are evaluated.
     #[serde(default = "Vec::new", skip_serializing_if = "Vec::is_empty")]
     pub guards: Vec<Guard>,
-    /// Extrapolation of the weights, where it helps.
+    /// The extrapolation of the weights between steps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extrapolation: Option<Extrapolation>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -146,7 +147,7 @@ pub enum Optimizer {
 }
 
 impl Optimizer {
-    /// Numbers of its state per parameter, in single precision.
+    /// The numbers of the optimizer's state per parameter, in single precision.
     pub fn moments(&self) -> u64 {
         match self {
             Optimizer::AdamW(_) => 2,
@@ -155,8 +156,8 @@ impl Optimizer {
     }
 }
 
-/// Each record's gradient is clipped, and noise is added to their sum, so that all steps together are
-/// (`epsilon`, `delta`)-differentially private.
+/// Differential privacy: each record's gradient is clipped, and noise is added to their sum, so that all
+/// steps together are (`epsilon`, `delta`)-differentially private.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Private {
     pub clip: f64,
@@ -164,7 +165,7 @@ pub struct Private {
     pub delta: f64,
 }
 
-/// Terms of an objective that are trained on completions of their own, besides the stage's rollout. They are
+/// Terms of an objective that are trained on completions of their own, besides the stage's rollout. These are
 /// drawn for the prompts of the same step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OwnData<O> {
@@ -175,7 +176,7 @@ pub struct OwnData<O> {
 }
 
 impl<O: Clone> Train<O> {
-    /// One stage for each of `own_data`, with only its terms, on its completions.
+    /// One stage for each of `own_data`, with only these terms, on their completions.
     pub fn own_parts(&self) -> Vec<Train<O>> {
         let part = |OwnData { rollout, objective }: OwnData<O>| Train {
             rollout,
@@ -190,15 +191,18 @@ impl<O: Clone> Train<O> {
 impl<O> Train<O> {
     /// The models that must exist before the stage, with repetition.
     pub fn inputs(&self) -> Vec<ModelId> {
-        std::iter::once(self.start).chain(self.asked()).chain(self.trainable.models()).collect()
+        std::iter::once(self.start)
+            .chain(self.scorer_and_writer_models())
+            .chain(self.trainable.models())
+            .collect()
     }
 
     /// The models that score or write.
-    pub fn asked(&self) -> impl Iterator<Item = ModelId> {
+    pub fn scorer_and_writer_models(&self) -> impl Iterator<Item = ModelId> {
         self.scorers.models().chain(self.producers().flat_map(Producer::models))
     }
 
-    /// Its teachers on servers, with repetition.
+    /// The stage's teachers on servers, with repetition.
     pub fn served(&self) -> impl Iterator<Item = &Served> {
         let choices = self.scorers.iter().flat_map(|(_, scorer)| &scorer.choices);
         choices.filter_map(|choice| choice.teacher.served())
@@ -213,7 +217,7 @@ impl<O> Train<O> {
         })
     }
 
-    /// The stage's rollout, then those of terms with completions of their own.
+    /// The stage's rollout, then the rollouts of terms with completions of their own.
     pub fn rollouts(&self) -> impl Iterator<Item = &Rollout> {
         std::iter::once(&self.rollout).chain(self.own_data.iter().map(|own| &own.rollout))
     }
@@ -258,27 +262,27 @@ impl<O> Train<O> {
         self.scorers.routed().iter().filter(move |choice| choice.domain == domain)
     }
 
-    /// The conditions on the data of a prompt for the first arm of a domain, the second, and so on, without
-    /// the last arm, which takes the rest; empty where one teacher has all prompts.
+    /// The conditions on a prompt's data for the arms of a domain, in order, without the last arm, which
+    /// takes all other prompts. Empty where one teacher has all prompts.
     pub fn conditions(&self, domain: DomainId) -> Vec<DataFormula> {
         self.arms(domain).map_while(|choice| choice.when.clone()).collect()
     }
 }
 
-/// One arm of a route that covers all prompts: of a domain's arms, the first that holds for a prompt decides.
+/// An arm of a route that covers all prompts. Among a domain's arms, the first that applies decides.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TeacherChoice {
     pub domain: DomainId,
-    /// The prompts for which it holds; all where absent, as in a domain's last arm.
+    /// The condition on the prompt; absent for all prompts, as in a domain's last arm.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub when: Option<DataFormula>,
     /// `specialist[sort]`
     pub name: String,
     pub teacher: Teacher,
-    /// Its template in place of the prompt.
+    /// The template that replaces the prompt for the teacher.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sees: Option<View>,
-    /// Whether it tokenizes the student's text with its own tokenizer; the two are then compared where a
+    /// Whether it tokenizes the student's text with its own tokenizer. The two are then compared where a
     /// token of both begins (`align = tokens`).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub own_tokens: bool,
@@ -289,11 +293,11 @@ pub struct TeacherChoice {
 #[serde(rename_all = "snake_case")]
 pub enum Teacher {
     Model(ModelId),
-    /// The student, with its weights of some time.
+    /// The student, with its weights of some step.
     Student(StudentCopy),
     /// Composed of other scorers.
     Composed(Composition),
-    /// Another model of the same stage, by index, with its current weights. It begins as `start`.
+    /// Another model of the same stage, by index, with its current weights. Its initial weights are `start`.
     Learner {
         learner: u32,
         start: ModelId,
@@ -303,7 +307,7 @@ pub enum Teacher {
 }
 
 impl Teacher {
-    /// The model that must exist before the stage, if the teacher has its weights.
+    /// The model whose weights the teacher has, which must exist before the stage. `None` for other teachers.
     pub fn model(&self) -> Option<ModelId> {
         match self {
             Teacher::Model(model) => Some(*model),
@@ -311,7 +315,7 @@ impl Teacher {
         }
     }
 
-    /// The model with its specification: itself, or the one that it begins as.
+    /// The model that has the teacher's specification: itself, or its start.
     pub fn spec_model(&self) -> Option<ModelId> {
         if let Teacher::Learner { start, .. } = self { Some(*start) } else { self.model() }
     }
@@ -328,9 +332,9 @@ impl Teacher {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StudentCopy {
-    /// Those of the current step.
+    /// The weights of the current step.
     Current,
-    /// An average: rate * itself + (1 - rate) * the student's weights, after every step.
+    /// An average, updated after every step: rate * average + (1 - rate) * weights.
     Average { rate: f64 },
     /// A copy, renewed every `steps` steps.
     Every { steps: u32 },
@@ -340,24 +344,24 @@ pub enum StudentCopy {
 pub struct Sampling {
     /// Samples per prompt: the size of a group.
     pub n: u32,
-    /// 0 is greedy.
+    /// The sampling temperature; 0 is greedy.
     pub temperature: f64,
     /// Longest completion, in tokens, the end token included.
     pub max_tokens: u32,
-    /// `max_tokens` at each step, if it changes: then `max_tokens` is the largest of these.
+    /// `max_tokens` at each step, if it changes. The field `max_tokens` is then the largest value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_tokens_moves: Option<Moving>,
-    /// Nucleus sampling: from the fewest most probable entries with this mass; all where absent.
+    pub max_tokens_moves: Option<AdaptiveSchedule>,
+    /// Nucleus sampling from the fewest most probable entries with this mass; from all where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top_p: Option<f64>,
-    /// Sampling from this many most probable entries, before `top_p`; all where absent.
+    /// Sampling from this many most probable entries, before `top_p`; from all where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top_k: Option<u32>,
-    /// Logits of tokens of prompt and completion are divided (positive) or multiplied (negative) by it.
+    /// Logits of tokens of prompt and completion are divided by it if positive, and multiplied if negative.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repetition_penalty: Option<f64>,
-    /// Two tokens are sampled per step, the second by its own head: it is kept if that head's confidence is
-    /// at least this. One token per step where absent.
+    /// Two tokens are sampled per step, the second by its own head, and kept if that head's confidence is at
+    /// least this. One token per step where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accept: Option<f64>,
     /// A completion ends after the first of these texts, which stays part of it.
@@ -381,7 +385,7 @@ impl Sampling {
         }
     }
 
-    /// The settings at `step` of `steps`; `climbed` has the rung of each ladder. `max_tokens` is rounded to
+    /// The settings at `step` of `steps`. `climbed` has the rung of each ladder. `max_tokens` is rounded to
     /// the nearest integer.
     pub fn at(&self, step: u32, steps: u32, climbed: &[u32]) -> Cow<'_, Sampling> {
         let Some(moves) = &self.max_tokens_moves else { return Cow::Borrowed(self) };
@@ -393,8 +397,8 @@ impl Sampling {
         })
     }
 
-    /// Whether tokens are sampled from the full distribution at the temperature: their log-probabilities are
-    /// then the model's own.
+    /// Whether tokens are sampled from the full distribution at the temperature, so that their
+    /// log-probabilities are the model's own.
     pub fn is_plain(&self) -> bool {
         self.top_p.is_none() && self.top_k.is_none() && self.repetition_penalty.is_none()
     }

@@ -1,4 +1,4 @@
-//! Stages: how a model is made, from which others, and which models are trained in it.
+//! Stages: the way a model is made, its inputs, and the models that are trained in it.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +15,7 @@ pub enum Stage<O> {
     Merge(Merge),
     /// Several models that are trained in turns; this is the first of them.
     Joint(Joint<O>),
-    /// Another model of a joint stage, by its index in [`Joint::learners`]. It begins as `start`.
+    /// Another model of a joint stage, by its index in [`Joint::learners`]. Its initial weights are `start`.
     Learner {
         joint: ModelId,
         learner: u32,
@@ -23,7 +23,7 @@ pub enum Stage<O> {
     },
 }
 
-/// Several models that are trained in turns. Each step has a turn for each of them.
+/// Several models that are trained in turns. Each step has a turn for each model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Joint<O> {
     pub learners: Vec<Learner<O>>,
@@ -36,15 +36,15 @@ pub struct Learner<O> {
     pub name: String,
     /// The name of the step that updates it.
     pub step: String,
-    /// The position of its turn in a step.
+    /// The position of the model's turn in a step.
     pub turn: u32,
-    /// It is updated every `every` steps, in the last of them.
+    /// The interval of updates in steps. The update is in the last step of each interval.
     pub every: u32,
     pub train: Train<O>,
 }
 
 impl<O> Stage<O> {
-    /// The training loops, one for each model: most stages have one.
+    /// The training loops, one for each model. Most stages have one.
     pub fn trains(&self) -> Vec<&Train<O>> {
         match self {
             Stage::Train(train) => vec![train.as_ref()],
@@ -53,7 +53,7 @@ impl<O> Stage<O> {
         }
     }
 
-    /// The model that its weights start from, with the same architecture.
+    /// The model that the initial weights come from, with the same architecture.
     pub fn start(&self) -> Option<ModelId> {
         match self {
             Stage::Initialise(_) | Stage::Load(_) => None,

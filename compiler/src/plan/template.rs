@@ -1,5 +1,5 @@
-//! Templates of scorers: a plan has those that are filled with a data row, a draft, the verifier's message
-//! and completions of the group.
+//! Converts templates of scorers: those that are filled with a data row, a draft, the verifier's message and
+//! completions of the group.
 
 use mopd_lang::experiment::{Slot as CheckedSlot, Template, TemplatePiece};
 
@@ -13,12 +13,12 @@ use mopd_lang::source::Span;
 /// Converts a template without numbers; `at` is the place of its reader.
 pub(crate) fn view(template: &Template, at: Span, origins: Origins) -> Converted<View> {
     let none = none_here(template, at);
-    let pieces = pieces(template, Others::default(), at, origins, &none)?;
+    let pieces = pieces(template, TemplateContext::default(), at, origins, &none)?;
     Ok(View { name: template.name.clone(), pieces })
 }
 
-/// Converts a template with numbers, which `number` lowers: one per sequence. If a model writes feedback for
-/// it, `others` has its index in the stage.
+/// Converts a template with numbers, one per sequence, which `number` lowers. If a model writes feedback for
+/// it, `others` has the feedback's index in the stage.
 pub(crate) fn view_with_numbers(
     template: &Template,
     feedback: Option<u32>,
@@ -26,17 +26,17 @@ pub(crate) fn view_with_numbers(
     origins: Origins,
     number: Number,
 ) -> Converted<View> {
-    let pieces = pieces(template, Others { panel: None, feedback }, at, origins, number)?;
+    let pieces = pieces(template, TemplateContext { panel: None, feedback }, at, origins, number)?;
     Ok(View { name: template.name.clone(), pieces })
 }
 
-/// Converts a template for the members of a panel of the stage. They have not seen a completion yet.
+/// Converts a template for the members of a panel. There is no completion yet when they read it.
 pub(crate) fn view_of_panel(template: &Template, panel: u32, at: Span, origins: Origins) -> Converted<View> {
-    let others = Others { panel: Some(panel), feedback: None };
+    let others = TemplateContext { panel: Some(panel), feedback: None };
     let pieces = pieces(template, others, at, origins, &none_here(template, at))?;
     let view = View { name: template.name.clone(), pieces };
     if view.slots().any(|slot| slot.of_completion() && *slot != Slot::Transcript(panel)) {
-        let construct = format!("the template `{}` of a panel, which shows a completion,", view.name);
+        let construct = format!("a slot about a completion in the template `{}` of a panel", view.name);
         return Err(refused(at, construct));
     }
     Ok(view)
@@ -44,12 +44,12 @@ pub(crate) fn view_of_panel(template: &Template, panel: u32, at: Span, origins: 
 
 /// The panel and the feedback of the stage that fill a template.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Others {
+pub(crate) struct TemplateContext {
     pub panel: Option<u32>,
     pub feedback: Option<u32>,
 }
 
-/// How a number in a template is converted.
+/// The conversion of a number in a template.
 type Number<'a> = &'a dyn Fn(&Formula) -> Converted<plan::Formula>;
 
 fn none_here(template: &Template, at: Span) -> impl Fn(&Formula) -> Converted<plan::Formula> {
@@ -59,7 +59,7 @@ fn none_here(template: &Template, at: Span) -> impl Fn(&Formula) -> Converted<pl
 /// The pieces of a template, or of a `rewrite`.
 pub(crate) fn pieces(
     template: &Template,
-    Others { panel, feedback }: Others,
+    TemplateContext { panel, feedback }: TemplateContext,
     at: Span,
     origins: Origins,
     number: Number,
@@ -96,7 +96,7 @@ fn share(of: &Formula, origins: Origins) -> Converted<SlotShare> {
                 Some(0) => Ok(SlotShare::LEARNED),
                 Some(_) => Err(refused(origins.span(of.0.origin), "a second `learned(...)` in one stage")),
                 None => {
-                    let construct = format!("{what} that is learned, of anything but a teacher's template,");
+                    let construct = format!("{what} that is learned outside of a teacher's template");
                     Err(refused(origins.span(of.0.origin), construct))
                 }
             }

@@ -1,4 +1,4 @@
-//! Views: what a scorer reads in place of the prompt. The student's tokens follow, unchanged.
+//! Views: the text that a scorer reads in place of the prompt. The student's tokens follow it unchanged.
 
 use std::borrow::Cow;
 
@@ -34,7 +34,7 @@ pub enum Piece {
     Number(Formula),
 }
 
-/// How much of a slot is shown.
+/// The share of a slot that is shown.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum SlotShare {
@@ -87,7 +87,7 @@ impl Piece {
         }
     }
 
-    /// The field of the data that it reads.
+    /// The field of the data that the piece reads.
     pub fn field(&self) -> Option<&str> {
         if let Some(Slot::Data(field)) = self.slot() { Some(field) } else { None }
     }
@@ -96,7 +96,7 @@ impl Piece {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Slot {
-    /// The prompt as text; of a conversation, the last message that is not the assistant's.
+    /// The prompt as text; for a conversation, the last message that is not the assistant's.
     Prompt,
     /// A field of the data.
     Data(String),
@@ -104,18 +104,18 @@ pub enum Slot {
     Draft,
     /// The verifier's message about the completion.
     Feedback,
-    /// Another model's feedback about the completion: an index into the stage's feedback; may be empty.
+    /// Another model's feedback about the completion, by its index in the stage. It may be empty.
     WrittenFeedback(u32),
     /// Another completion of the prompt, which may not exist.
     Group(GroupMember),
-    /// The discussion of the prompt by a panel: an index into the stage's panels.
+    /// The discussion of the prompt by a panel, by the panel's index in the stage.
     Transcript(u32),
-    /// A text made for a derived prompt: an index into the texts of its producer.
+    /// A text made for a derived prompt, by its index in the texts of the producer.
     Made(u32),
 }
 
 impl Slot {
-    /// Whether it depends on the completion, or on the completions of the step.
+    /// Whether the slot depends on the completion, or on the completions of the step.
     pub fn of_completion(&self) -> bool {
         match self {
             Slot::Draft
@@ -129,7 +129,7 @@ impl Slot {
     }
 }
 
-/// The time that decides the shares in a view.
+/// The time at which the shares in a view are taken.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Moment {
     Step {
@@ -152,7 +152,7 @@ impl View {
         self.pieces.iter().filter_map(Piece::slot)
     }
 
-    /// The fields of the data that it reads, each once.
+    /// The fields of the data that the view reads, each once.
     pub fn fields(&self) -> Vec<&str> {
         let mut fields: Vec<&str> = Vec::new();
         for field in self.pieces.iter().filter_map(Piece::field) {
@@ -163,7 +163,7 @@ impl View {
         fields
     }
 
-    /// Whether it contains the prompt. If not, it has no turn of a conversation either.
+    /// Whether the view contains the prompt. If not, it contains no turn of a conversation either.
     pub fn has_prompt(&self) -> bool {
         self.slots().any(|slot| *slot == Slot::Prompt)
     }
@@ -173,7 +173,7 @@ impl View {
         self.slots().any(|slot| *slot == Slot::Draft)
     }
 
-    /// How many times it contains a draft.
+    /// The number of drafts in the view.
     pub fn drafts(&self) -> u32 {
         self.slots().filter(|slot| **slot == Slot::Draft).count() as u32
     }
@@ -183,40 +183,40 @@ impl View {
         self.slots().any(|slot| *slot == Slot::Feedback)
     }
 
-    /// The panel whose discussion it contains.
+    /// The panel whose discussion the view contains.
     pub fn panel(&self) -> Option<u32> {
         self.slots().find_map(|slot| if let Slot::Transcript(panel) = slot { Some(*panel) } else { None })
     }
 
-    /// The stage's feedback that it contains, as indices, with repetition.
+    /// The stage's feedback that the view contains, as indices, with repetition.
     pub fn written_feedback(&self) -> impl Iterator<Item = u32> {
         self.slots()
             .filter_map(|slot| if let Slot::WrittenFeedback(place) = slot { Some(*place) } else { None })
     }
 
-    /// Whether it may lack something: a group may have no such member, and a writer may write nothing.
+    /// Whether a slot may have no content: a group may lack the member, and a writer may write nothing.
     pub fn may_lack(&self) -> bool {
         self.slots().any(|slot| matches!(slot, Slot::Group(_) | Slot::WrittenFeedback(_) | Slot::Made(_)))
     }
 
-    /// Whether it differs between the completions of a row.
+    /// Whether the view differs between the completions of a row.
     pub fn of_completions(&self) -> bool {
         self.slots().any(Slot::of_completion) || self.numbers().next().is_some()
     }
 
-    /// The numbers that are computed for each completion, in its order.
+    /// The numbers that are computed for each completion, in the order of the view.
     pub fn numbers(&self) -> impl Iterator<Item = &Formula> {
         self.pieces
             .iter()
             .filter_map(|piece| if let Piece::Number(formula) = piece { Some(formula) } else { None })
     }
 
-    /// Whether it is the same for a row at every step.
+    /// Whether the view of a row is the same at every step.
     pub fn is_fixed(&self) -> bool {
         !self.of_completions() && !self.moves()
     }
 
-    /// Whether a share of a slot changes during the run.
+    /// Whether a shown share of a slot changes during the run.
     pub fn moves(&self) -> bool {
         self.pieces.iter().any(|piece| match piece {
             Piece::Text(_) | Piece::Slot(_) | Piece::Number(_) => false,
@@ -226,8 +226,8 @@ impl View {
         })
     }
 
-    /// Its text: `slot` returns a row's content of a slot, and `numbers` are the values of [`View::numbers`];
-    /// missing ones are left out.
+    /// The view's text. `slot` returns a row's content of a slot, and `numbers` are the values of
+    /// [`View::numbers`]; missing ones are left out.
     pub fn filled<'a>(
         &self,
         moment: Moment,
@@ -246,7 +246,7 @@ impl View {
                 }
                 Piece::Last { slot: of, share } => {
                     let text = slot(of);
-                    let hidden = text.chars().count() - shown(text, share.at(moment));
+                    let hidden = text.chars().count() - shared_characters(text, share.at(moment));
                     Cow::Borrowed(&text[place_of(text, hidden)..])
                 }
             }
@@ -264,15 +264,15 @@ pub fn number(value: f64) -> String {
     }
 }
 
-/// The number of characters in this share of a text.
-fn shown(text: &str, share: f64) -> usize {
+/// The number of characters in a share of a text.
+fn shared_characters(text: &str, share: f64) -> usize {
     let all = text.chars().count();
     // Rounding may make 1/3 of 3 slightly less than 1.
     ((share.clamp(0.0, 1.0) * all as f64 + 1e-9).floor() as usize).min(all)
 }
 
 fn place(text: &str, share: f64) -> usize {
-    place_of(text, shown(text, share))
+    place_of(text, shared_characters(text, share))
 }
 
 /// The byte offset of a character.

@@ -1,4 +1,4 @@
-//! What a run would do with the stages of a plan, and why: for `mopd plan --why`.
+//! What a run would do with the stages of a plan, and why. For `mopd plan --why`.
 
 use std::fmt;
 
@@ -11,16 +11,16 @@ pub struct StageFate {
     pub seed: u64,
     /// Whether its result is in the store.
     pub kept: bool,
-    /// The number of steps of the last checkpoint under its key.
+    /// The number of steps of the last checkpoint under the stage's key.
     pub checkpoint: Option<u32>,
-    /// The earlier run that is most similar in the stage's dependencies; `None` if no run had a stage of its
+    /// The earlier run whose dependencies of the stage are most similar. `None` if no run had a stage of its
     /// name and seed.
     pub before: Option<EarlierRun>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EarlierRun {
-    /// Its folder of results.
+    /// The run's folder of results.
     pub out: String,
     /// The parts of the key that differ; empty if the key is the same.
     pub changed: Vec<KeyPart>,
@@ -32,21 +32,21 @@ pub struct EarlierRun {
 pub enum KeyPart {
     Settings,
     Tokenizer,
-    /// The rows of a domain that it trains on, validates on, or is judged by.
+    /// The rows of a domain that the stage trains on, validates on, or is judged by.
     Data {
         domain: String,
     },
-    /// The program or files of its reward.
+    /// The program or files of a domain's reward.
     Program {
         domain: String,
-        /// The files that changed, were added or were removed; empty where they are not known.
+        /// The files that changed, were added or were removed; empty if they are not known.
         files: Vec<String>,
     },
     /// The date, which a chat template contains.
     Day {
         domain: String,
     },
-    /// Programs that its rollouts start.
+    /// The programs that the stage's rollouts start.
     RolloutPrograms {
         files: Vec<String>,
     },
@@ -57,7 +57,7 @@ pub enum KeyPart {
     },
     /// The arithmetic of the machine, mopd and libtorch, or the number of cores.
     Arithmetic,
-    /// The number of processes that train it together.
+    /// The number of processes that train the stage together.
     Processes,
     Fork,
 }

@@ -1,24 +1,24 @@
-//! Numbers of blocks, which are given per token: the blocks depend on other numbers, so their count is not
-//! known beforehand.
+//! Numbers of blocks. They are given per token, because the blocks depend on other numbers, so that their
+//! count is not known beforehand.
 
-use crate::expr::batch::{Batch, Layout, Runs};
+use crate::expr::batch::{Batch, Layout, TokenPartition};
 use crate::expr::graph::NodeId;
 use crate::expr::interpret::interpret;
 use crate::lower::FormulaGraph;
 
-/// The tokens that are in a block, computed as in a run.
+/// The tokens that are in blocks, computed as in a run.
 pub(super) struct Blocks {
     chosen: Vec<f32>,
-    runs: Runs,
+    runs: TokenPartition,
 }
 
 impl Blocks {
     /// # Errors
     /// If something that `chosen` reads is missing.
-    pub fn of(formulas: &FormulaGraph, chosen: NodeId, batch: &Batch) -> Result<Blocks, String> {
+    pub fn from_selection(formulas: &FormulaGraph, chosen: NodeId, batch: &Batch) -> Result<Blocks, String> {
         let values = interpret(&formulas.graph, &[chosen], batch).map_err(|error| error.to_string())?;
         let chosen: Vec<f32> = values.get(chosen).iter().map(|value| *value as f32).collect();
-        let runs = Runs::of_chosen(&batch.layout, &chosen);
+        let runs = TokenPartition::of_chosen(&batch.layout, &chosen);
         Ok(Blocks { chosen, runs })
     }
 

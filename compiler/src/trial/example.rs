@@ -1,4 +1,4 @@
-//! Example numbers to start from.
+//! Example numbers for an objective.
 
 use mopd_lang::formula::{Axis, FormulaKind, Role, Signal};
 use serde_json::{Map, Value, json};
@@ -10,11 +10,11 @@ use crate::lower::FormulaGraph;
 /// The vocabulary entries of the tokens of the two completions.
 const TOKENS: [&[usize]; 2] = [&[0, 2, 1], &[1, 0]];
 const REWARDS: [f64; 2] = [1.0, 0.0];
-/// Values for all other numbers.
+/// The values of all other numbers.
 const NUMBERS: [f64; 3] = [0.4, 0.7, 0.3];
 
 /// One prompt with two completions, with every distribution and number that the graph depends on.
-pub(super) fn of(formulas: &FormulaGraph) -> Value {
+pub(super) fn example_numbers(formulas: &FormulaGraph) -> Value {
     let leaves = formulas.leaves();
     let mut wanted: Vec<Role> = Vec::new();
     for role in leaves.iter().flat_map(roles) {
@@ -61,7 +61,7 @@ pub(super) fn of(formulas: &FormulaGraph) -> Value {
     Value::Object(run)
 }
 
-/// Whether a signal is computed from the step and from lengths.
+/// Whether a signal is computed from the step and the lengths of completions.
 fn follows(signal: &Signal) -> bool {
     matches!(
         signal,
@@ -91,7 +91,7 @@ impl Example {
                 for (index, completion) in self.completions.iter_mut().enumerate() {
                     let value = match axis {
                         Axis::Token => json!(&NUMBERS[index..index + TOKENS[index].len()]),
-                        // The same for all tokens of a block.
+                        // All tokens of a block have one number.
                         Axis::Block => json!(vec![NUMBERS[index]; TOKENS[index].len()]),
                         _ if name == "reward" => json!(REWARDS[index]),
                         _ => json!(NUMBERS[index]),
@@ -103,7 +103,7 @@ impl Example {
     }
 }
 
-/// Probabilities of three entries: another distribution for every role and token.
+/// Probabilities of three entries, different for every role and token.
 fn distribution(role: usize, token: usize) -> [f64; 3] {
     let each = [0.53, 0.29, 0.18];
     let turned = |entry: usize| each[(entry + role + 2 * token) % 3];

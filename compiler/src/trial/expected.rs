@@ -1,8 +1,8 @@
-//! Compares the results with those that a file of numbers expects.
+//! Compares the results of a trial with the expected results in its file of numbers.
 
 use super::{Trial, TrialNumbers};
 
-/// The largest deviation of a number, relative to the largest of its list.
+/// The largest accepted deviation of a number, relative to the largest number of its list.
 const TOLERANCE: f64 = 1e-5;
 
 /// An expectation that is not met.
@@ -26,17 +26,17 @@ pub fn differences(trial: &Trial, numbers: &TrialNumbers) -> Vec<UnmetExpectatio
         }
         let Some(computed) = computed(trial, name) else {
             let known: Vec<String> = names(trial).map(|name| format!("`{name}`")).collect();
-            wrong(format!("is nothing that comes out: {}", known.join(", ")));
+            wrong(format!("is not an output; the outputs are {}", known.join(", ")));
             continue;
         };
         for (arithmetic, numbers) in computed {
             if numbers.len() != wanted.len() {
-                wrong(format!("{} numbers expected, {} come out", wanted.len(), numbers.len()));
+                wrong(format!("expected {} numbers, found {}", wanted.len(), numbers.len()));
                 break;
             }
             let largest = wanted.iter().fold(0.0_f64, |largest, wanted| largest.max(wanted.abs()));
             let bound = TOLERANCE * if largest > 0.0 { largest } else { 1.0 };
-            // NaN equals nothing.
+            // NaN agrees with nothing.
             let agrees = |wanted: f64, found: f64| (wanted - found).abs() <= bound;
             let pairs = wanted.iter().zip(&numbers).enumerate();
             let mut differing = pairs.filter(|(_, (wanted, found))| !agrees(**wanted, **found));
@@ -61,7 +61,7 @@ fn names(trial: &Trial) -> impl Iterator<Item = String> {
     std::iter::once("loss".to_owned()).chain(parts).chain(gradients).chain(logits)
 }
 
-/// The results of a name, by arithmetic.
+/// The results with a name, one list per arithmetic.
 fn computed(trial: &Trial, name: &str) -> Option<Vec<(&'static str, Vec<f64>)>> {
     if name == "d loss / d logits" {
         return Some(vec![("f64", trial.logits.as_ref()?.concat())]);

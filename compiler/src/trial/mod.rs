@@ -1,10 +1,10 @@
-//! Evaluates an objective on given numbers: its loss, every part of it, and the derivative of the loss,
-//! without a model or a run. For `mopd try`.
+//! Evaluates an objective on given numbers, for `mopd try`: its loss, every part of it, and the derivative of
+//! the loss, without a model or a run.
 //!
-//! The graph is that of a run; what the runtime would supply is given by name: the distribution of a role, or
-//! a number under its name in the language. It is evaluated by the interpreter in f64 and by the compiled
-//! code in f32, on the same numbers, rounded to f32 as in a run. If distributions are given, the derivative
-//! is continued to the student's logits, in f64.
+//! The graph is that of a run. Inputs from the runtime are given by name instead: the distribution of a role,
+//! or a number under its name in the language. The graph is evaluated by the interpreter in f64 and by the
+//! compiled code in f32, on the same numbers, rounded to f32 as in a run. If distributions are given, the
+//! derivative is continued to the student's logits, in f64.
 
 mod blocks;
 mod example;
@@ -27,7 +27,7 @@ use crate::expr::interpret::interpret;
 use crate::expr::signals::Axis;
 use crate::expr::values::{EvaluationError, Values};
 use crate::lower::{WholeObjective, whole};
-use supply::{Supplied, supply};
+use supply::{TrialInputs, supply};
 
 /// The results of an objective on some numbers.
 #[derive(Clone, Debug, Serialize)]
@@ -37,7 +37,7 @@ pub struct Trial {
     pub parts: Vec<TrialValue>,
     /// Derivatives of the loss by the live numbers.
     pub gradients: Vec<TrialValue>,
-    /// By token and entry: the derivative of the loss by the student's logits. `None` where a live number was
+    /// The derivative of the loss by the student's logits, by token and entry. `None` where a live number was
     /// given directly, so that its logits are unknown.
     pub logits: Option<Vec<Vec<f64>>>,
     /// Prompt, completion and position of each token.
@@ -46,44 +46,44 @@ pub struct Trial {
     pub unread: Vec<String>,
 }
 
-/// One number per element of an axis, by the interpreter and by the compiled code.
+/// One number per element of an axis, from the interpreter and from the compiled code.
 #[derive(Clone, Debug, Serialize)]
 pub struct TrialValue {
     pub name: String,
     pub axis: Axis,
     pub f64: Vec<f64>,
-    /// `None` where the code generator refuses the expression; a run interprets it, too.
+    /// `None` where the code generator refuses the expression. A run then uses the interpreter, too.
     pub f32: Option<Vec<f32>>,
 }
 
-/// Why there is no trial.
+/// The reason why there is no trial.
 #[derive(Debug)]
-pub enum NoTrial {
+pub enum TrialError {
     /// An error in the objective, with its place.
     Objective(Box<Diagnostic>),
     /// Errors in the numbers.
     Numbers(Vec<String>),
 }
 
-impl From<Box<Diagnostic>> for NoTrial {
-    fn from(diagnostic: Box<Diagnostic>) -> NoTrial {
-        NoTrial::Objective(diagnostic)
+impl From<Box<Diagnostic>> for TrialError {
+    fn from(diagnostic: Box<Diagnostic>) -> TrialError {
+        TrialError::Objective(diagnostic)
     }
 }
 
-/// The objective's [`Origin`](mopd_lang::experiment::Origin)s index `origins`.
+/// Evaluates an objective. Its [`Origin`](mopd_lang::experiment::Origin)s index `origins`.
 ///
 /// # Errors
-/// A part of the objective that has no value on numbers alone; missing numbers, or a wrong number of them.
-pub fn run(objective: &Objective, origins: &[Span], numbers: &TrialNumbers) -> Result<Trial, NoTrial> {
+/// A part of the objective that has no value on numbers alone; missing numbers, or lists of a wrong length.
+pub fn run(objective: &Objective, origins: &[Span], numbers: &TrialNumbers) -> Result<Trial, TrialError> {
     let objective =
-        &part::chosen(objective, &numbers.terms).map_err(|fault| NoTrial::Numbers(vec![fault]))?;
+        &part::chosen(objective, &numbers.terms).map_err(|fault| TrialError::Numbers(vec![fault]))?;
     let WholeObjective { formulas, loss, chosen, parts, gradients } = whole(objective, origins)?;
     let temperature = objective.temperature.unwrap_or(1.0);
-    let Supplied { batch, by_logits, unread } =
-        supply(&formulas, chosen, numbers, temperature).map_err(NoTrial::Numbers)?;
+    let TrialInputs { batch, by_logits, unread } =
+        supply(&formulas, chosen, numbers, temperature).map_err(TrialError::Numbers)?;
     let graph = &formulas.graph;
-    let fault = |error: &dyn std::fmt::Display| NoTrial::Numbers(vec![error.to_string()]);
+    let fault = |error: &dyn std::fmt::Display| TrialError::Numbers(vec![error.to_string()]);
     let exact = interpret(graph, &formulas.roots, &batch).map_err(|error| fault(&error))?;
     let compiled = compiled(graph, &formulas.roots, &batch).map_err(|error| fault(&error))?;
     let value = |name: &str, node: NodeId| TrialValue {
@@ -123,8 +123,8 @@ pub fn run(objective: &Objective, origins: &[Span], numbers: &TrialNumbers) -> R
     })
 }
 
-/// With the machine code that a run would use; `None` where there is no code generator for the expression or
-/// the machine.
+/// The values by the machine code of a run. `None` where there is no code generator for the expression or the
+/// machine.
 #[cfg(not(target_family = "wasm"))]
 fn compiled(graph: &Graph, roots: &[NodeId], batch: &Batch) -> Result<Option<Values<f32>>, EvaluationError> {
     crate::expr::jit::Program::compile(graph, roots).ok().map(|program| program.run(batch)).transpose()
@@ -135,15 +135,15 @@ fn compiled(_: &Graph, _: &[NodeId], _: &Batch) -> Result<Option<Values<f32>>, E
     Ok(None)
 }
 
-/// Example numbers to start from: everything that an objective reads, for a prompt with two completions.
-/// Where terms have completions of their own, everything that its first part reads.
+/// Example numbers: all inputs of an objective, for a prompt with two completions. Where terms have
+/// completions of their own, the inputs of the first part.
 ///
 /// # Errors
 /// A part of the objective that has no value on numbers alone.
 pub fn example(objective: &Objective, origins: &[Span]) -> Result<serde_json::Value, Box<Diagnostic>> {
     let parts = objective.parts();
     let first = parts.first().unwrap_or(objective);
-    let mut example = example::of(&whole(first, origins)?.formulas);
+    let mut example = example::example_numbers(&whole(first, origins)?.formulas);
     if parts.len() > 1 {
         example["terms"] = first.terms.iter().map(|term| term.name.as_str()).collect();
     }

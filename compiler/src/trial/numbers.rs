@@ -1,4 +1,4 @@
-//! The given numbers, as JSON.
+//! The given numbers of a trial, as JSON.
 
 use std::collections::BTreeMap;
 
@@ -6,15 +6,15 @@ use mopd_lang::formula::Axis;
 use serde::{Deserialize, Serialize};
 
 use crate::audit::normalised;
-use crate::expr::batch::{Domains, Layout, Runs};
+use crate::expr::batch::{Domains, Layout, TokenPartition};
 
-/// The largest deviation from 1 of a sum of probabilities: people write 0.333.
+/// The largest accepted deviation of a sum of probabilities from 1, since people write 0.333.
 const SUM: f64 = 5e-3;
 
 /// A batch: prompts with their completions.
 #[derive(Clone, Debug, Deserialize)]
 pub struct TrialNumbers {
-    /// From 0.
+    /// The step, from 0.
     #[serde(default)]
     pub step: u32,
     #[serde(default = "one")]
@@ -22,10 +22,10 @@ pub struct TrialNumbers {
     /// Values for the objective's parameters, by name: numbers, or texts in the language.
     #[serde(default)]
     pub arguments: BTreeMap<String, serde_json::Value>,
-    /// The terms that are trained on these completions, where terms have completions of their own.
+    /// The terms that are trained on these completions, if terms have completions of their own.
     #[serde(default)]
     pub terms: Vec<String>,
-    /// The entries that the vocabularies of student and teacher share, counted from 0; `None` where not
+    /// The entries that the vocabularies of student and teacher share, counted from 0. `None` where not
     /// given.
     pub matched: Option<Vec<usize>>,
     pub prompts: Vec<TrialPrompt>,
@@ -53,7 +53,7 @@ pub struct TrialCompletion {
     pub tokens: Option<Vec<usize>>,
     /// The number of tokens of each turn.
     pub turns: Option<Vec<usize>>,
-    /// By name: numbers of the completion and of its tokens, and distributions of roles.
+    /// Numbers of the completion and of its tokens, and distributions of roles, by name.
     #[serde(flatten)]
     pub given: GivenNumbers,
 }
@@ -73,14 +73,14 @@ fn one() -> u32 {
 }
 
 impl TrialNumbers {
-    /// Its `arguments` as the settings of an objective's parameters: `mopd.clip_at`, `5`.
+    /// The `arguments` as settings of an objective's parameters: `mopd.clip_at`, `5`.
     pub fn settings(&self, objective: &str) -> Vec<(String, String)> {
         let text =
             |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         self.arguments.iter().map(|(name, value)| (format!("{objective}.{name}"), text(value))).collect()
     }
 
-    /// Completions in order, with their names in messages.
+    /// The completions in order, with their names for messages.
     pub fn completions(&self) -> impl Iterator<Item = (String, &TrialCompletion)> {
         self.prompts.iter().enumerate().flat_map(|(prompt, of)| {
             of.completions.iter().enumerate().map(move |(completion, of)| {
@@ -137,7 +137,7 @@ impl TrialNumbers {
             group_of_sequence: group_of_sequence.collect(),
             groups: self.prompts.len() as u32,
             domains: Some(Domains { of_group, count: names.len() as u32 }),
-            turns: turns.then_some(Runs { of_token, parent }),
+            turns: turns.then_some(TokenPartition { of_token, parent }),
             blocks: None,
         })
     }
@@ -157,13 +157,13 @@ impl TrialNumbers {
         places
     }
 
-    /// A number by name, one per element of its axis; `None` where it is not given. Numbers of blocks are
-    /// given per token.
+    /// A number by name, one value per element of its axis. `None` where it is not given. Numbers of blocks
+    /// are given per token.
     ///
-    /// If it `may_lack` a value, `null` stands for that: the number is then NaN.
+    /// With `may_lack`, `null` stands for a missing value, which becomes NaN.
     ///
     /// # Errors
-    /// A value of the wrong type, or one that is given for some elements only.
+    /// A value of the wrong type, or values for some elements only.
     pub(super) fn numbers(&self, name: &str, axis: Axis, may_lack: bool) -> Result<Option<Vec<f64>>, String> {
         let number = |value: &serde_json::Value| {
             if may_lack && value.is_null() { Ok(f64::NAN) } else { number(value) }
@@ -211,16 +211,19 @@ impl TrialNumbers {
             Axis::Domain | Axis::Vocab => {}
         }
         match missing {
-            Some(place) if given => Err(format!("{place}: `{name}` is missing, and is given elsewhere")),
+            Some(place) if given => Err(format!(
+                "{place}: `{name}` is missing, but other completions have \
+                it"
+            )),
             Some(_) => Ok(None),
             None => Ok(given.then_some(found)),
         }
     }
 
-    /// A role's log-probabilities of every entry, by token; `None` where they are not given.
+    /// A role's log-probabilities of every entry, by token. `None` where they are not given.
     ///
     /// # Errors
-    /// Values that are not a distribution, or that are given for some completions only.
+    /// Values that are no distribution, or distributions for some completions only.
     pub(super) fn distributions(&self, role: &str) -> Result<Option<Vec<Vec<f64>>>, String> {
         let (mut found, mut missing) = (Vec::new(), None);
         for (place, completion) in self.completions() {
@@ -232,9 +235,7 @@ impl TrialNumbers {
             let value = match value.as_str() {
                 Some(other) => {
                     completion.given.get(other).filter(|value| !value.is_string()).ok_or_else(|| {
-                        format!(
-                            "{place}: `{role}` is said to be `{other}`, whose distributions are not given"
-                        )
+                        format!("{place}: `{role}` refers to `{other}`, whose distributions are not given")
                     })?
                 }
                 None => value,
@@ -251,14 +252,14 @@ impl TrialNumbers {
         }
         match missing {
             Some(place) if !found.is_empty() => {
-                Err(format!("{place}: `{role}` is missing, and is given elsewhere"))
+                Err(format!("{place}: `{role}` is missing, but other completions have it"))
             }
             Some(_) => Ok(None),
             None => Ok(Some(found)),
         }
     }
 
-    /// The vocabulary entry of each token; `None` where not given.
+    /// The vocabulary entry of each token. `None` where not given.
     pub(super) fn tokens(&self) -> Option<Vec<usize>> {
         self.completions()
             .map(|(_, completion)| completion.tokens.clone())
@@ -266,7 +267,7 @@ impl TrialNumbers {
             .map(|tokens| tokens.concat())
     }
 
-    /// Every name under which something is given.
+    /// All names under which numbers are given.
     pub(super) fn names(&self) -> impl Iterator<Item = &String> {
         let prompts = self.prompts.iter().flat_map(|prompt| prompt.given.keys());
         self.given.keys().chain(prompts).chain(self.completions().flat_map(|(_, of)| of.given.keys()))
@@ -274,7 +275,7 @@ impl TrialNumbers {
 }
 
 impl TrialCompletion {
-    /// The number of tokens: the length of every list that is given per token.
+    /// The number of tokens, which is the length of every list that is given per token.
     fn len(&self) -> Result<usize, String> {
         let lists = self.given.iter().filter_map(|(name, value)| {
             let rows = value.as_array().or_else(|| value.get("logits")?.as_array())?;
@@ -286,7 +287,7 @@ impl TrialCompletion {
         let turns = self.turns.as_ref().map(|turns| ("turns", turns.iter().sum()));
         let mut known = tokens.into_iter().chain(turns).chain(lists);
         let Some((first, length)) = known.next() else {
-            return Err("nothing says how many tokens it has: give `tokens`, or a list per token".into());
+            return Err("its number of tokens is not known: give `tokens`, or a list per token".into());
         };
         if let Some((other, differs)) = known.find(|(_, other)| *other != length) {
             return Err(format!("`{first}` is for {length} tokens, `{other}` for {differs}"));
@@ -313,7 +314,7 @@ fn list(value: &serde_json::Value, tokens: usize) -> Result<Vec<f64>, String> {
     rows.iter().map(number).collect()
 }
 
-/// Reads probabilities, or `{"logits": ...}`.
+/// Reads probabilities, or logits as `{"logits": ...}`.
 fn distributions(value: &serde_json::Value) -> Result<Vec<Vec<f64>>, String> {
     let logits = value.get("logits");
     let rows = logits.unwrap_or(value).as_array();
@@ -325,13 +326,13 @@ fn distributions(value: &serde_json::Value) -> Result<Vec<Vec<f64>>, String> {
             row.as_array().ok_or_else(|| format!("must have a list of entries for token {token}"))?;
         let row: Vec<f64> = entries.iter().map(number).collect::<Result<_, _>>()?;
         if row.is_empty() || found.first().is_some_and(|first| first.len() != row.len()) {
-            return Err(format!("has {} entries for token {token}, and others elsewhere", row.len()));
+            return Err(format!("has {} entries for token {token}, but another number elsewhere", row.len()));
         }
         let sum: f64 = row.iter().sum();
         if logits.is_none() && (row.iter().any(|p| *p < 0.0) || (sum - 1.0).abs() > SUM) {
             return Err(format!(
-                "is no distribution for token {token}: its probabilities add up to {sum}. Logits are written \
-                 {{\"logits\": [...]}}"
+                "is not a distribution for token {token}: its probabilities add up to {sum}. Write logits \
+                as {{\"logits\": [...]}}"
             ));
         }
         found.push(match logits {

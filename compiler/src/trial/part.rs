@@ -1,12 +1,12 @@
-//! Terms with completions of their own: the numbers are for one batch of completions, so for the terms on it.
-//! The loss of the objective is the sum over its batches.
+//! Selects a part of an objective. The numbers are for one batch of completions, hence for the terms trained
+//! on it. The objective's loss is the sum over its batches.
 
 use mopd_lang::experiment::Objective;
 
 /// The part of the objective that consists of `terms`. Without names there must be a single part.
 ///
 /// # Errors
-/// Names that are not exactly the terms on one batch.
+/// If the names are not exactly the terms on one batch.
 pub(super) fn chosen(objective: &Objective, terms: &[String]) -> Result<Objective, String> {
     let mut parts = objective.parts();
     let consists = |part: &Objective| {

@@ -1,5 +1,5 @@
-//! The leaves of an objective's graph: given by name, or computed from given distributions and from the
-//! completions' lengths.
+//! Supplies the leaves of an objective's graph: numbers given by name, or computed from given distributions
+//! and from the completions' lengths.
 
 use std::collections::BTreeSet;
 
@@ -17,30 +17,30 @@ use crate::expr::signals;
 use crate::lower::{FormulaGraph, GraphLeaf};
 
 /// All inputs of the graph.
-pub(super) struct Supplied {
+pub(super) struct TrialInputs {
     pub batch: Batch,
-    /// By live leaf: its derivative by the student's logits, by token and entry; `None` where it was given as
-    /// a number.
+    /// For each live leaf, its derivative by the student's logits, by token and entry. `None` where the leaf
+    /// was given as a number.
     pub by_logits: Vec<(LiveId, Option<Vec<Vec<f64>>>)>,
     pub unread: Vec<String>,
 }
 
-/// One leaf's numbers, one per element of its axis.
-struct Numbered {
+/// The numbers of one leaf, one per element of its axis.
+struct LeafValues {
     values: Vec<f64>,
     by_logits: Option<Vec<Vec<f64>>>,
 }
 
 /// # Errors
-/// Everything that is missing or does not fit, a sentence each.
+/// Everything that is missing or does not fit, in one sentence each.
 pub(super) fn supply(
     formulas: &FormulaGraph,
     chosen: Option<NodeId>,
     numbers: &TrialNumbers,
     temperature: f64,
-) -> Result<Supplied, Vec<String>> {
+) -> Result<TrialInputs, Vec<String>> {
     let layout = numbers.layout()?;
-    let source = Source::of(formulas, numbers, &layout, temperature)?;
+    let source = LeafSource::new(formulas, numbers, &layout, temperature)?;
     let mut batch = Batch { layout, step: numbers.step, steps: numbers.steps, ..Batch::default() };
     batch.live = vec![Vec::new(); formulas.leaves().len()];
     let (mut faults, mut by_logits) = (Vec::new(), Vec::new());
@@ -51,15 +51,15 @@ pub(super) fn supply(
     for leaf in others.into_iter().chain(of_blocks) {
         let of_block = leaf.formula.axis() == Axis::Block;
         if let (Some(chosen), None, true, true) = (chosen, &blocks, of_block, faults.is_empty()) {
-            blocks = Some(Blocks::of(formulas, chosen, &batch).map_err(|fault| vec![fault])?);
+            blocks = Some(Blocks::from_selection(formulas, chosen, &batch).map_err(|fault| vec![fault])?);
         }
-        // The numbers inside a leaf come first: leaves are in this order.
-        let inside = inside(formulas, leaf, &batch);
+        // The numbers inside a leaf are computed first, because leaves are in this order.
+        let inside = operand_values(formulas, leaf, &batch);
         let of_leaf = inside.and_then(|inside| source.leaf(leaf, &inside, &batch.layout));
         let of_leaf = match (of_leaf, &blocks) {
-            (Ok(Numbered { values, .. }), Some(blocks)) if of_block => {
+            (Ok(LeafValues { values, .. }), Some(blocks)) if of_block => {
                 let numbers = blocks.numbers(&given_as(leaf), &values);
-                numbers.map(|values| Numbered { values, by_logits: None })
+                numbers.map(|values| LeafValues { values, by_logits: None })
             }
             (of_leaf, _) => of_leaf,
         };
@@ -101,15 +101,15 @@ pub(super) fn supply(
         return Err(faults);
     }
     if let (Some(chosen), None) = (chosen, &blocks) {
-        blocks = Some(Blocks::of(formulas, chosen, &batch).map_err(|fault| vec![fault])?);
+        blocks = Some(Blocks::from_selection(formulas, chosen, &batch).map_err(|fault| vec![fault])?);
     }
     blocks.iter().for_each(|blocks| blocks.divide(&mut batch.layout));
     let read = source.read.into_inner();
     let unread: BTreeSet<&String> = numbers.names().filter(|name| !read.contains(*name)).collect();
-    Ok(Supplied { unread: unread.into_iter().cloned().collect(), batch, by_logits })
+    Ok(TrialInputs { unread: unread.into_iter().cloned().collect(), batch, by_logits })
 }
 
-/// The first of the two completions of each prompt.
+/// Marks the first of the two completions of each prompt.
 fn preferred(layout: &Layout) -> Result<Vec<f32>, String> {
     let of_group = |group: u32| layout.group_of_sequence.iter().filter(|of| **of == group).count();
     if (0..layout.groups).any(|group| of_group(group) != 2) {
@@ -120,7 +120,7 @@ fn preferred(layout: &Layout) -> Result<Vec<f32>, String> {
     Ok((0..layout.group_of_sequence.len()).map(|sequence| (1 - sequence % 2) as f32).collect())
 }
 
-/// The random numbers that it reads, and the names under which they are given.
+/// The random numbers that the graph reads, with the names under which they are given.
 pub(super) fn random_choices(formulas: &FormulaGraph) -> Vec<(String, signals::Signal)> {
     let signals = formulas.graph.signals(&formulas.roots).into_iter();
     let named = signals.filter_map(|signal| match signal {
@@ -143,11 +143,11 @@ pub(super) fn given_as(leaf: &GraphLeaf) -> String {
         FormulaKind::Variable(name) => name.to_string(),
         _ => text::formula(&leaf.formula, 60),
     };
-    // The whole vocabulary is the default.
+    // `support: full` is the default and not written.
     name.replace(", support: full", "")
 }
 
-/// The roles whose distributions a leaf is computed from; empty where it is not computed from distributions.
+/// The roles whose distributions a leaf is computed from; empty if it is not computed so.
 pub(super) fn roles(leaf: &GraphLeaf) -> Vec<Role> {
     match &leaf.formula.0.kind {
         FormulaKind::Signal(signal) if is_of_distributions(signal) => signal.roles(),
@@ -156,36 +156,36 @@ pub(super) fn roles(leaf: &GraphLeaf) -> Vec<Role> {
     }
 }
 
-/// By token: the numbers inside a leaf, computed from the leaves before it.
-fn inside(formulas: &FormulaGraph, leaf: &GraphLeaf, batch: &Batch) -> Result<Vec<Vec<f64>>, String> {
+/// The numbers inside a leaf, by token, computed from the leaves before it.
+fn operand_values(formulas: &FormulaGraph, leaf: &GraphLeaf, batch: &Batch) -> Result<Vec<Vec<f64>>, String> {
     let tokens = batch.layout.tokens();
     if leaf.operands.is_empty() {
         return Ok(vec![Vec::new(); tokens]);
     }
     let values = interpret(&formulas.graph, &leaf.operands, batch)
-        .map_err(|_| format!("`{}` can't be worked out without what is missing", given_as(leaf)))?;
+        .map_err(|_| format!("`{}` cannot be computed without the missing numbers", given_as(leaf)))?;
     let of = |node: &NodeId, token| {
         values.get(*node)[batch.layout.parent(Axis::Token, formulas.graph.axis(*node), token)]
     };
     Ok((0..tokens).map(|token| leaf.operands.iter().map(|node| of(node, token)).collect()).collect())
 }
 
-struct Source<'a> {
+struct LeafSource<'a> {
     numbers: &'a TrialNumbers,
-    /// All roles whose distributions are given; `None` if there are none.
+    /// The given distributions of all roles. `None` if there are none.
     distributions: Option<ToyModel>,
     known: Vec<Role>,
     tokens: Option<Vec<usize>>,
     read: std::cell::RefCell<BTreeSet<String>>,
 }
 
-impl<'a> Source<'a> {
-    fn of(
+impl<'a> LeafSource<'a> {
+    fn new(
         formulas: &FormulaGraph,
         numbers: &'a TrialNumbers,
         layout: &Layout,
         temperature: f64,
-    ) -> Result<Source<'a>, Vec<String>> {
+    ) -> Result<LeafSource<'a>, Vec<String>> {
         let mut wanted: Vec<Role> = Vec::new();
         for role in formulas.leaves().iter().flat_map(roles) {
             if !wanted.contains(&role) {
@@ -208,7 +208,8 @@ impl<'a> Source<'a> {
             let (role, others) = (role.name(), known[0].len());
             if others != entries {
                 faults.push(format!(
-                    "`{role}` has {others} entries and `{}` {entries}: all distributions are over one vocabulary",
+                    "`{role}` has {others} entries, but `{}` has {entries}: all distributions must be \
+                    over one vocabulary",
                     found[0].0.name()
                 ));
             }
@@ -218,14 +219,14 @@ impl<'a> Source<'a> {
             let beyond = completion.tokens.iter().flatten().find(|token| entries > 0 && **token >= entries);
             if let Some(token) = beyond {
                 faults.push(format!(
-                    "{place}: token {token} is none of the {entries} entries, which are counted from 0"
+                    "{place}: token {token} is not one of the {entries} entries, which are counted from 0"
                 ));
             }
         }
         let beyond = numbers.matched.iter().flatten().find(|entry| entries > 0 && **entry >= entries);
         if let Some(entry) = beyond {
             faults.push(format!(
-                "`matched` has {entry}, which is none of the {entries} entries, which are counted from 0"
+                "`matched` has {entry}, which is not one of the {entries} entries (counted from 0)"
             ));
         }
         if !faults.is_empty() {
@@ -236,7 +237,7 @@ impl<'a> Source<'a> {
         let distributions = (!found.is_empty())
             .then(|| ToyModel::of_tokens((layout.tokens(), entries), found, temperature, step))
             .map(|known| known.with_matched(numbers.matched.clone()));
-        Ok(Source { numbers, distributions, known, tokens, read: read.into() })
+        Ok(LeafSource { numbers, distributions, known, tokens, read: read.into() })
     }
 
     fn given(&self, name: &str, axis: Axis) -> Result<Option<Vec<f64>>, String> {
@@ -251,21 +252,21 @@ impl<'a> Source<'a> {
         Ok(found)
     }
 
-    fn leaf(&self, leaf: &GraphLeaf, inside: &[Vec<f64>], layout: &Layout) -> Result<Numbered, String> {
+    fn leaf(&self, leaf: &GraphLeaf, inside: &[Vec<f64>], layout: &Layout) -> Result<LeafValues, String> {
         let (name, axis) = (given_as(leaf), leaf.formula.axis());
-        // A member of a panel may not have stated its confidence.
+        // A member of a panel may have stated no confidence.
         let part = |signal: &Signal| matches!(signal, Signal::Of { part: ModelSignal::StatedConfidence, .. });
         let may_lack = matches!(&leaf.formula.0.kind, FormulaKind::Signal(signal) if part(signal));
         if let Some(values) = self.given_or_lacking(&name, axis, may_lack)? {
-            return Ok(Numbered { values, by_logits: None });
+            return Ok(LeafValues { values, by_logits: None });
         }
-        let plain = |values| Ok(Numbered { values, by_logits: None });
+        let plain = |values| Ok(LeafValues { values, by_logits: None });
         if let FormulaKind::Signal(signal) = &leaf.formula.0.kind {
             if let Some(values) = self.of_layout(signal, layout)? {
                 return plain(values);
             }
             if let Signal::State { axis, first, .. } = signal {
-                // The file has one number, which is used for every domain.
+                // The file has one number, which holds for every domain.
                 let number = self.given(&name, Axis::Run)?.map_or(*first, |given| given[0]);
                 return plain(vec![number; layout.len(*axis)]);
             }
@@ -305,7 +306,7 @@ impl<'a> Source<'a> {
         })
     }
 
-    /// Numbers that are computed from lengths, step, rewards and vocabularies.
+    /// The numbers of a signal that is computed from lengths, step, rewards and vocabularies.
     fn of_layout(&self, signal: &Signal, layout: &Layout) -> Result<Option<Vec<f64>>, String> {
         let tokens = 0..layout.tokens();
         let first = |sequence: u32| layout.sequence_of_token.partition_point(|of| *of < sequence);
@@ -347,7 +348,7 @@ impl<'a> Source<'a> {
         leaf: &GraphLeaf,
         distributions: &ToyModel,
         inside: &[Vec<f64>],
-    ) -> Result<Numbered, String> {
+    ) -> Result<LeafValues, String> {
         let (mut values, mut by_logits) = (Vec::new(), Vec::new());
         for (token, inside) in inside.iter().enumerate() {
             let context = TokenContext {
@@ -370,6 +371,6 @@ impl<'a> Source<'a> {
             }
         }
         let live = matches!(leaf.formula.0.kind, FormulaKind::Live(_));
-        Ok(Numbered { values, by_logits: live.then_some(by_logits) })
+        Ok(LeafValues { values, by_logits: live.then_some(by_logits) })
     }
 }

@@ -1,4 +1,4 @@
-//! The kernels of `adamw.cu`, over tensors: [`crate::adamw`] on a GPU.
+//! The kernels of `adamw.cu` for tensors: [`crate::adamw`] on a GPU.
 
 use std::ffi::{c_int, c_longlong};
 use std::ptr::null_mut;
@@ -10,8 +10,8 @@ use super::driver::{Function, compile, launch};
 use super::{Gpu, argument};
 use crate::adamw::AdamWUpdate;
 
-/// Threads of a block, and blocks at most: enough to keep every GPU of today busy, and the same for all,
-/// since sums are taken block by block.
+/// Threads per block, and most blocks: enough to occupy every current GPU, and the same on all of them,
+/// because sums are taken block by block.
 const THREADS: u32 = 256;
 const BLOCKS: u32 = 2048;
 
@@ -22,7 +22,7 @@ pub struct AdamWKernels {
     sum_of_squares: Function,
 }
 
-/// The parameters to be moved, `[numbers]`; see [`crate::adamw::AdamWParameters`].
+/// The parameters to update, `[numbers]`; see [`crate::adamw::AdamWParameters`].
 #[derive(Clone, Copy)]
 pub enum AdamWTensors<'a> {
     F32(&'a Tensor),
@@ -30,11 +30,11 @@ pub enum AdamWTensors<'a> {
 }
 
 impl AdamWKernels {
-    /// Compiled once in a process.
+    /// Compiles the kernels once per process.
     ///
     /// # Errors
-    /// If CUDA's compiler is missing or refuses.
-    pub fn of(gpu: Gpu) -> Result<AdamWKernels, String> {
+    /// If CUDA's compiler is missing or fails.
+    pub fn compile(gpu: Gpu) -> Result<AdamWKernels, String> {
         static COMPILED: OnceLock<Result<AdamWKernels, String>> = OnceLock::new();
         let compiled = COMPILED.get_or_init(|| {
             let names = [c"step", c"sum_of_squares"];
@@ -74,8 +74,8 @@ impl AdamWKernels {
             argument(&mut count),
             argument(&mut update),
         ];
-        // SAFETY: types and order are those of `adamw.cu`, kinds and sizes were checked. Libtorch gives
-        // memory to nobody else before its stream has come past the kernel.
+        // SAFETY: types and order are those of `adamw.cu`, kinds and sizes were checked. libtorch does not
+        // reuse memory before its stream has passed the kernel.
         unsafe { launch(self.step, [blocks(count), 1], THREADS, self.gpu.stream(), &mut arguments) };
     }
 
@@ -94,7 +94,7 @@ impl AdamWKernels {
         sums.sum(Kind::Double).double_value(&[])
     }
 
-    /// Where it is, whether it is in bf16, and how many numbers it has.
+    /// Its address, whether it is in bf16, and the number of its elements.
     fn gradient(&self, gradient: &Tensor) -> (*mut std::ffi::c_void, c_int, c_longlong) {
         let count = gradient.numel() as i64;
         let is_bf16 = gradient.kind() == Kind::BFloat16;

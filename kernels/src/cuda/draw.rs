@@ -25,7 +25,7 @@ impl DrawKernel {
     ///
     /// # Errors
     /// If CUDA's compiler is missing or fails.
-    pub fn of(gpu: Gpu, piece: usize) -> Result<DrawKernel, String> {
+    pub fn compile(gpu: Gpu, piece: usize) -> Result<DrawKernel, String> {
         static COMPILED: OnceLock<Result<DrawKernel, String>> = OnceLock::new();
         assert_eq!(piece % 32, 0, "each lane of a warp has as many");
         let compiled = COMPILED.get_or_init(|| {

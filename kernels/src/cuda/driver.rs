@@ -119,7 +119,7 @@ pub(super) fn capability(gpu: Gpu) -> Result<[i32; 2], String> {
 /// Compiles a source for a GPU, and returns its functions of these names.
 ///
 /// # Errors
-/// With the message of the compiler or the driver.
+/// If the compiler or the driver fails, with its message.
 pub(super) fn compile<const N: usize>(
     gpu: Gpu,
     source: &str,

@@ -84,7 +84,7 @@ impl EntryKernels {
     ///
     /// # Errors
     /// If CUDA's compiler is missing or fails.
-    pub fn of(gpu: Gpu) -> Result<EntryKernels, String> {
+    pub fn compile(gpu: Gpu) -> Result<EntryKernels, String> {
         static COMPILED: OnceLock<Result<EntryKernels, String>> = OnceLock::new();
         let compiled = COMPILED.get_or_init(|| {
             let names = EntryKernel::ALL.map(EntryKernel::name);

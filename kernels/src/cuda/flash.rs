@@ -46,7 +46,7 @@ impl FlashAttention {
     /// whose number divides that of queries. Differentiable.
     ///
     /// # Panics
-    /// With libtorch's message, like other operators.
+    /// If libtorch's operator fails, with its message.
     pub fn attend(&self, [query, key, value]: [&Tensor; 3], scale: f64, window: Option<usize>) -> Tensor {
         for of in [query, key, value] {
             assert_eq!(of.size()[0], self.tokens, "a query, a key and a value for each token");

@@ -45,9 +45,9 @@ mod tests {
 
     use super::*;
 
-    /// Where there is no GPU nothing is captured; on one, a replay does everything again.
+    /// Without a GPU, nothing is captured; on one, a replay runs all captured work again.
     #[test]
-    fn what_is_captured_is_done_by_replays() {
+    fn cuda_graph_replay_repeats_captured_work() {
         let gpu = Gpu::new(0);
         if crate::accelerator::memory(0).is_none() {
             assert!(CudaGraph::capture(gpu, || panic!("nothing is done")).is_none());
@@ -67,7 +67,7 @@ mod tests {
                 (f64::from(count), f64::from(2 * count))
             );
         }
-        // What waits can't be captured, and what follows is as if nothing had been.
+        // Work that waits for the GPU can't be captured; later captures succeed all the same.
         assert!(CudaGraph::capture(gpu, || counter.double_value(&[0])).is_none());
         assert!(CudaGraph::capture(gpu, add).is_some());
     }

@@ -103,7 +103,7 @@ mod tests {
 
     use super::*;
 
-    /// Where there is no GPU there is none; on one, numbers are copied as they are, one list after the other.
+    /// Without a GPU, there is no such memory; on one, lists of numbers are copied unchanged one by one.
     #[test]
     fn numbers_are_copied_as_they_are() {
         let gpu = Gpu::new(0);

@@ -4,7 +4,7 @@ use super::pass::Pass;
 use super::saved::Saved;
 use super::{LayerWeights, PIECE, Tables};
 use crate::gemv::{GemvOutput, InputRows, Prefetch, multiply};
-use crate::paged_attention::{Cached, LoadF32, ScoreRule, attend};
+use crate::paged_attention::{CachedKeysValues, LoadF32, ScoreRule, attend};
 use crate::thread_pool::PoolWorker;
 use crate::{round_to_bf16_in_place, with_cpu_features};
 
@@ -81,7 +81,11 @@ impl Pass<'_> {
 
     /// For an item (a row and a key-value head): the row's projections, the head's index, its pages, and the
     /// row's position in them.
-    fn row_of<T: LoadF32>(&self, index: usize, item: usize) -> (&[f32], usize, Cached<'_, T>, usize) {
+    fn row_of<T: LoadF32>(
+        &self,
+        index: usize,
+        item: usize,
+    ) -> (&[f32], usize, CachedKeysValues<'_, T>, usize) {
         let shape = &self.decoder.shape;
         let (row, group) = (item / shape.key_value_heads, item % shape.key_value_heads);
         let stride = (shape.heads + 2 * shape.key_value_heads) * shape.head_width;
@@ -89,7 +93,7 @@ impl Pass<'_> {
         let projected = unsafe { self.projected.as_slice() };
         let (pages, position) = self.pages.rows[row].clone();
         let places = self.pages.layout.places(index, group);
-        let cached = Cached::<T>::new(&self.pages.starts[pages], places, shape.head_width);
+        let cached = CachedKeysValues::<T>::new(&self.pages.starts[pages], places, shape.head_width);
         (&projected[row * stride..][..stride], group, cached, position)
     }
 

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::pass::{Normed, Pass};
+use super::pass::{NormalisedRows, Pass};
 use super::saved::Saved;
 use super::{Gated, LinearWeights, PIECE};
 use crate::functions::{Activation, exp, gelu};
@@ -15,7 +15,7 @@ impl Pass<'_> {
         &self,
         worker: &PoolWorker,
         (index, gated): (usize, &Gated),
-        normed: &Normed,
+        normed: &NormalisedRows,
         after: Option<&[f32]>,
         then: Option<Prefetch>,
     ) {
@@ -33,7 +33,7 @@ impl Pass<'_> {
         if self.inner == hidden && f32.len() == self.rows * hidden {
             return self.residual(worker, &gated.down, InputRows { inputs: hidden, f32, bf16 }, after, then);
         }
-        let compact = Normed {
+        let compact = NormalisedRows {
             f32: f32.chunks(self.inner).take(self.rows).flat_map(|row| &row[..hidden]).copied().collect(),
             bf16: bf16
                 .chunks(self.inner.max(1))
@@ -126,7 +126,7 @@ impl Pass<'_> {
         worker: &PoolWorker,
         experts: &[Gated],
         chosen: &[Vec<(usize, f32)>],
-        normed: &Normed,
+        normed: &NormalisedRows,
     ) {
         let width = self.decoder.shape.width;
         let slots = chosen.first().map_or(0, Vec::len);

@@ -38,12 +38,12 @@ pub struct Pass<'a> {
 
 /// A worker's own copy of normalised rows.
 #[derive(Default)]
-pub struct Normed {
+pub struct NormalisedRows {
     pub f32: Vec<f32>,
     pub bf16: Vec<bf16>,
 }
 
-impl Normed {
+impl NormalisedRows {
     pub fn rows(&self, inputs: usize) -> InputRows<'_> {
         InputRows { inputs, f32: &self.f32, bf16: &self.bf16 }
     }
@@ -64,7 +64,7 @@ impl Normed {
 impl Pass<'_> {
     pub fn work(&self, worker: &PoolWorker) {
         let shape = &self.decoder.shape;
-        let mut normed = Normed::default();
+        let mut normed = NormalisedRows::default();
         for (index, layer) in self.decoder.weights.layers.iter().enumerate() {
             self.save_stream(worker, index, Saved::Stream);
             self.normalise(&layer.norm_attention, &mut normed);
@@ -126,7 +126,7 @@ impl Pass<'_> {
     fn save_stream(&self, worker: &PoolWorker, layer: usize, as_what: Saved) {
         let Some(saved) = &self.saved else { return };
         let width = self.decoder.shape.width;
-        // SAFETY: between the barriers around this nobody writes the stream.
+        // SAFETY: between the barriers around this no worker writes the stream.
         let stream = unsafe { self.stream.as_slice() };
         for row in worker.range(self.rows, 1) {
             // SAFETY: workers have rows of their own.
@@ -136,8 +136,8 @@ impl Pass<'_> {
 
     /// RMSNorm of all rows of the stream. Every worker computes all of them, which takes less time than a
     /// barrier.
-    fn normalise(&self, scale: &[f32], normed: &mut Normed) {
-        // SAFETY: between the barriers around this nobody writes the stream.
+    fn normalise(&self, scale: &[f32], normed: &mut NormalisedRows) {
+        // SAFETY: between the barriers around this no worker writes the stream.
         let stream = unsafe { self.stream.as_slice() };
         normed.f32.resize(stream.len(), 0.0);
         for (row, to) in stream.chunks_exact(scale.len()).zip(normed.f32.chunks_exact_mut(scale.len())) {

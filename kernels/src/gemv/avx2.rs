@@ -2,19 +2,19 @@
 
 use std::arch::x86_64::*;
 
-use super::{Ahead, Sums};
+use super::{PrefetchCursor, Sums};
 use crate::registers::{LoadF32, sums_of_eight};
 
 const LANES: usize = 8;
 
 /// Multiplies `R` rows with `O` outputs. `R * O` sums, `O` weights and one row's inputs are in registers at a
-/// time. `ahead` says what to prefetch.
+/// time. `ahead` prefetches the next weights.
 #[target_feature(enable = "avx2,fma")]
 pub fn tile<const R: usize, const O: usize, T: LoadF32>(
     x: &[f32],
     weights: &[T],
     inputs: usize,
-    ahead: &mut Ahead,
+    ahead: &mut PrefetchCursor,
     sums: &mut Sums,
 ) {
     assert!(x.len() == R * inputs && weights.len() == O * inputs);

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::{Ahead, Register, Registers, Sums};
+use super::{PrefetchCursor, Register, Registers, Sums};
 use crate::lanes::LANES;
 use crate::lines::LINE;
 
@@ -87,7 +87,7 @@ macro_rules! tile {
             (x, stride): (&[$number], usize),
             weights: &[$number],
             part: Range<usize>,
-            ahead: &mut Ahead,
+            ahead: &mut PrefetchCursor,
             carried: &mut MaybeUninit<Registers>,
             sums: &mut Sums,
         ) {
@@ -170,7 +170,7 @@ macro_rules! tile {
 }
 
 tile! {
-    /// Multiplies `R` rows with `O` outputs, whose weights are contiguous. `ahead` says what to prefetch.
+    /// Multiplies `R` rows with `O` outputs, whose weights are contiguous. `ahead` prefetches later ones.
     f32_tile of f32, LANES, features "avx512f,avx512bw,avx512dq",
     whole |place: *const f32| _mm512_loadu_ps(place),
     some |mask, place: *const f32| _mm512_maskz_loadu_ps(mask, place),

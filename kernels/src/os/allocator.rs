@@ -31,13 +31,13 @@ pub fn disable_trim() {
 /// While this value lives, large blocks are mapped from the system one by one, and unmapped when freed. It
 /// occupies the heap's free blocks meanwhile, because the allocator would use those first and keep them.
 /// Their pages are not touched.
-pub struct BlocksOfTheSystem {
+pub struct MmapLargeBlocksGuard {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     taken: Vec<*mut libc::c_void>,
 }
 
-impl BlocksOfTheSystem {
-    pub fn above(bytes: usize) -> BlocksOfTheSystem {
+impl MmapLargeBlocksGuard {
+    pub fn new(bytes: usize) -> MmapLargeBlocksGuard {
         #[cfg(all(target_os = "linux", target_env = "gnu"))]
         {
             let threshold = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
@@ -61,17 +61,17 @@ impl BlocksOfTheSystem {
                 unsafe { libc::free(block) };
                 size /= 2;
             }
-            BlocksOfTheSystem { taken }
+            MmapLargeBlocksGuard { taken }
         }
         #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
         {
             let _ = bytes;
-            BlocksOfTheSystem {}
+            MmapLargeBlocksGuard {}
         }
     }
 }
 
-impl Drop for BlocksOfTheSystem {
+impl Drop for MmapLargeBlocksGuard {
     fn drop(&mut self) {
         disable_trim();
         #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -86,7 +86,7 @@ impl Drop for BlocksOfTheSystem {
 mod tests {
     use super::*;
 
-    /// In a process of its own, with one heap, as a worker has it.
+    /// Runs in a process of its own with a single heap, like a worker.
     #[test]
     fn blocks_beside_a_used_heap_come_from_the_system() {
         const ALONE: &str = "MOPD_TEST_ALONE";
@@ -104,18 +104,18 @@ mod tests {
         }
         disable_trim();
         let in_heap = |block: &Vec<u8>| {
-            // SAFETY: it only says where the heap ends.
+            // SAFETY: the call only returns the heap's end.
             block.as_ptr().addr() < unsafe { libc::sbrk(0) }.addr()
         };
         let block = |mebibytes: usize| Vec::<u8>::with_capacity(mebibytes << 20);
-        // Free places between others that stay.
+        // Free blocks between others that stay.
         let mut blocks: Vec<_> = (1..40).map(block).collect();
         assert!(blocks.iter().all(in_heap));
         let stay: Vec<_> = blocks.iter_mut().step_by(2).map(std::mem::take).collect();
         drop(blocks);
         assert!(in_heap(&block(3)));
         {
-            let _exact = BlocksOfTheSystem::above(64 << 10);
+            let _exact = MmapLargeBlocksGuard::new(64 << 10);
             assert!(!(1..50).map(block).any(|of_system| in_heap(&of_system)));
         }
         assert!((1..50).map(block).all(|of_heap| in_heap(&of_heap)));

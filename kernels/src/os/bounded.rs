@@ -25,11 +25,11 @@ const STACK: usize = 64 << 20;
 /// Bytes of the stack that are reserved for the allocator.
 const RESERVE: usize = 512 << 10;
 /// Interval at which the caller checks whether the thread was stopped.
-const LOOK: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The limit that was exceeded.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Exceeded {
+pub enum LimitExceeded {
     Memory,
     Depth,
     /// The time limit, in seconds.
@@ -38,13 +38,13 @@ pub enum Exceeded {
     Panic(String),
 }
 
-impl fmt::Display for Exceeded {
+impl fmt::Display for LimitExceeded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Exceeded::Memory => write!(f, "takes more than {} MiB of memory", MEMORY >> 20),
-            Exceeded::Depth => write!(f, "nests deeper than {} MiB of stack hold", STACK >> 20),
-            Exceeded::Time(seconds) => write!(f, "takes longer than {seconds} s"),
-            Exceeded::Panic(words) => write!(f, "makes the template engine fail: {words}"),
+            LimitExceeded::Memory => write!(f, "takes more than {} MiB of memory", MEMORY >> 20),
+            LimitExceeded::Depth => write!(f, "nests deeper than {} MiB of stack hold", STACK >> 20),
+            LimitExceeded::Time(seconds) => write!(f, "takes longer than {seconds} s"),
+            LimitExceeded::Panic(words) => write!(f, "makes the template engine fail: {words}"),
         }
     }
 }
@@ -63,11 +63,11 @@ thread_local! {
     static HELD: Cell<isize> = const { Cell::new(0) };
     /// The lowest address that its stack may reach.
     static FLOOR: Cell<usize> = const { Cell::new(0) };
-    static COMPANION: RefCell<Option<Companion>> = const { RefCell::new(None) };
+    static SANDBOX_THREAD: RefCell<Option<SandboxThread>> = const { RefCell::new(None) };
 }
 
 /// The thread that runs this thread's bounded work.
-struct Companion {
+struct SandboxThread {
     jobs: Sender<Box<dyn FnOnce() + Send>>,
     state: &'static AtomicU8,
 }
@@ -77,13 +77,13 @@ struct Companion {
 pub fn run<T: Send + 'static>(
     time: Duration,
     work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, Exceeded> {
-    let failed = |words: &dyn fmt::Display| Exceeded::Panic(words.to_string());
-    let companion = match COMPANION.take() {
-        Some(companion) => companion,
+) -> Result<T, LimitExceeded> {
+    let failed = |words: &dyn fmt::Display| LimitExceeded::Panic(words.to_string());
+    let sandbox = match SANDBOX_THREAD.take() {
+        Some(sandbox) => sandbox,
         None => start().map_err(|error| failed(&error))?,
     };
-    let (state, (answer, answered)) = (companion.state, channel());
+    let (state, (answer, answered)) = (sandbox.state, channel());
     state.store(RUNS, Ordering::SeqCst);
     let job = move || {
         HELD.set(0);
@@ -93,22 +93,22 @@ pub fn run<T: Send + 'static>(
         // The caller may have given up waiting.
         let _ = answer.send(result);
     };
-    companion.jobs.send(Box::new(job)).map_err(|_| failed(&"its thread is gone"))?;
+    sandbox.jobs.send(Box::new(job)).map_err(|_| failed(&"its thread is gone"))?;
     let began = Instant::now();
     loop {
-        match answered.recv_timeout(LOOK) {
+        match answered.recv_timeout(POLL_INTERVAL) {
             Ok(result) => {
-                COMPANION.set(Some(companion));
+                SANDBOX_THREAD.set(Some(sandbox));
                 return result.map_err(|panic| failed(&words(panic.as_ref())));
             }
             Err(RecvTimeoutError::Disconnected) => return Err(failed(&"its thread is gone")),
             Err(RecvTimeoutError::Timeout) => match state.load(Ordering::SeqCst) {
-                STOPPED_FOR_MEMORY => return Err(Exceeded::Memory),
-                STOPPED_FOR_DEPTH => return Err(Exceeded::Depth),
+                STOPPED_FOR_MEMORY => return Err(LimitExceeded::Memory),
+                STOPPED_FOR_DEPTH => return Err(LimitExceeded::Depth),
                 _ if began.elapsed() > time => {
                     // Fails if the thread stopped itself at this moment; it stays stopped then.
                     let _ = state.compare_exchange(RUNS, TO_BE_STOPPED, Ordering::SeqCst, Ordering::SeqCst);
-                    return Err(Exceeded::Time(time.as_secs()));
+                    return Err(LimitExceeded::Time(time.as_secs()));
                 }
                 _ => {}
             },
@@ -121,7 +121,7 @@ fn words(panic: &(dyn Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
 }
 
-fn start() -> std::io::Result<Companion> {
+fn start() -> std::io::Result<SandboxThread> {
     static HANDLER: Once = Once::new();
     HANDLER.call_once(fault::install);
     let state: &'static AtomicU8 = Box::leak(Box::new(AtomicU8::new(RUNS)));
@@ -131,18 +131,18 @@ fn start() -> std::io::Result<Companion> {
         fault::own_signal_stack();
         work.into_iter().for_each(|job| job());
     })?;
-    Ok(Companion { jobs, state })
+    Ok(SandboxThread { jobs, state })
 }
 
 /// The allocator of every program that links this crate.
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 /// The system's allocator, which counts the allocations of threads with bounded work.
-struct Counting;
+struct CountingAllocator;
 
 // SAFETY: every call is passed on to the system's allocator.
-unsafe impl GlobalAlloc for Counting {
+unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size() as isize);
         // SAFETY: by the caller's promise, here and below.
@@ -289,16 +289,16 @@ mod fault {
             libc::pthread_attr_destroy(attributes.as_mut_ptr());
             found
         };
-        if found { start.addr() } else { about_here() }
+        if found { start.addr() } else { stack_end_estimate() }
     }
 
     #[cfg(not(target_os = "linux"))]
     pub fn stack_end() -> usize {
-        about_here()
+        stack_end_estimate()
     }
 
     /// An estimate for a thread that has just started; the system uses some of its stack itself.
-    fn about_here() -> usize {
+    fn stack_end_estimate() -> usize {
         let local = 0u8;
         ptr::from_ref(&local).addr().saturating_sub(STACK) + (1 << 20)
     }
@@ -327,25 +327,25 @@ mod tests {
         if level == u64::MAX { 0 } else { deep_with_memory(numbers[0] + 1) + numbers[1] }
     }
 
-    /// Each ends with an error, and what comes after works.
+    /// Each excess ends with an error, and later work succeeds.
     #[test]
     fn too_much_is_stopped_and_the_process_goes_on() {
         assert_eq!(run(TIME, || 6 * 7), Ok(42));
-        assert_eq!(run(TIME, || vec![1u8; 10 << 30].len()), Err(Exceeded::Memory));
-        assert_eq!(run(TIME, || deep(0)), Err(Exceeded::Depth));
-        assert_eq!(run(TIME, || deep_with_memory(0)), Err(Exceeded::Depth));
+        assert_eq!(run(TIME, || vec![1u8; 10 << 30].len()), Err(LimitExceeded::Memory));
+        assert_eq!(run(TIME, || deep(0)), Err(LimitExceeded::Depth));
+        assert_eq!(run(TIME, || deep_with_memory(0)), Err(LimitExceeded::Depth));
         let growing = || {
             let mut kept = Vec::new();
             loop {
                 kept.push(vec![0u8; 1000]);
             }
         };
-        assert_eq!(run::<()>(TIME, growing), Err(Exceeded::Memory));
+        assert_eq!(run::<()>(TIME, growing), Err(LimitExceeded::Memory));
         let taken_and_freed = || (0..10_000).map(|_| vec![0u8; 1 << 20].len()).sum::<usize>();
         assert_eq!(run(TIME, taken_and_freed), Ok(10_000 << 20), "what was given back does not count");
         assert_eq!(
             run(TIME, || -> u8 { panic!("on purpose") }),
-            Err(Exceeded::Panic("on purpose".to_owned()))
+            Err(LimitExceeded::Panic("on purpose".to_owned()))
         );
         assert_eq!(run(TIME, || 6 * 7), Ok(42));
         // Other threads use the allocator as before, also for more.

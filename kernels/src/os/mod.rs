@@ -7,8 +7,8 @@ mod library;
 mod mapping;
 mod process;
 
-pub use allocator::{BlocksOfTheSystem, disable_trim, trim_heap};
+pub use allocator::{MmapLargeBlocksGuard, disable_trim, trim_heap};
 pub use huge_pages::advise_huge_pages;
 pub use library::{Library, load_library};
 pub use mapping::Mapping;
-pub use process::{exit_at_once, kill};
+pub use process::{ProcessId, exit_at_once};

@@ -6,7 +6,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Seen, pages_of, prefetch, softmax};
+use super::{AttendedKeysValues, pages_of, prefetch, softmax};
 use crate::registers::{LoadF32, sums_of_eight};
 
 const LANES: usize = 8;
@@ -16,11 +16,11 @@ const LANES: usize = 8;
 #[target_feature(enable = "avx2,fma")]
 pub fn attend<const Q: usize, const K: usize, const R: usize, T: LoadF32>(
     queries: &[f32],
-    seen: Seen<T>,
+    seen: AttendedKeysValues<T>,
     scratch: &mut Vec<f32>,
     attended: &mut [f32],
 ) {
-    let Seen { width, cached, places: [start, end], scores } = seen;
+    let AttendedKeysValues { width, cached, places: [start, end], scores } = seen;
     let (range, places) = (start..end, end - start);
     assert!(width.is_multiple_of(LANES) && queries.len() == Q * width && attended.len() == Q * width);
     // For each query, a number per position.

@@ -4,7 +4,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{PAGE, Seen, pages_of, prefetch, softmax};
+use super::{AttendedKeysValues, PAGE, pages_of, prefetch, softmax};
 use crate::lanes::LANES;
 use crate::registers::LoadF32;
 
@@ -18,11 +18,11 @@ const SPAN: usize = 4;
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 pub fn attend<const Q: usize, T: LoadF32>(
     queries: &[f32],
-    seen: Seen<T>,
+    seen: AttendedKeysValues<T>,
     scratch: &mut Vec<f32>,
     attended: &mut [f32],
 ) {
-    let Seen { width, cached, places: [start, end], scores } = seen;
+    let AttendedKeysValues { width, cached, places: [start, end], scores } = seen;
     let (range, places) = (start..end, end - start);
     assert!(width.is_multiple_of(LANES) && queries.len() == Q * width && attended.len() == Q * width);
     // `[Q, room]`: for each query, a number per position, and space for a full register at the last page.
@@ -91,11 +91,11 @@ unsafe fn means<const Q: usize, const R: usize, T: LoadF32>(
     weights: &[f32],
     room: usize,
     totals: &[f32; Q],
-    seen: Seen<T>,
+    seen: AttendedKeysValues<T>,
     at: usize,
     attended: &mut [f32],
 ) {
-    let Seen { width, cached, places: [start, end], .. } = seen;
+    let AttendedKeysValues { width, cached, places: [start, end], .. } = seen;
     let range = start..end;
     let mut sums = [[_mm512_setzero_ps(); R]; Q];
     let mut place = 0;

@@ -1,4 +1,4 @@
-//! The declaration of a function along an axis, whatever it computes.
+//! The table entry of a function along an axis.
 
 use crate::Unit;
 
@@ -6,7 +6,7 @@ use crate::Unit;
 #[derive(Clone, Copy, Debug)]
 pub struct OperatorEntry {
     pub name: &'static str,
-    /// Its syntax, for help texts.
+    /// The syntax of a call, for help texts.
     pub usage: &'static str,
     /// One sentence.
     pub doc: &'static str,

@@ -6,9 +6,9 @@ use crate::Function;
 pub enum OpExpr {
     /// An operand, by position.
     Operand(usize),
-    /// The function's output: only in a gradient.
+    /// The function's output. Occurs only in gradients.
     Output,
-    /// The gradient that reaches the output: only in a gradient.
+    /// The gradient of the output. Occurs only in gradients.
     Gradient,
     Constant(f64),
     Apply(Function, &'static [OpExpr]),
@@ -17,7 +17,7 @@ pub enum OpExpr {
     Local(usize),
 }
 
-/// Evaluates expressions: with numbers, nodes of a graph, vectors of machine code, or tensors.
+/// Evaluates expressions with one kind of values: numbers, graph nodes, vectors of machine code, tensors.
 pub trait Backend {
     type Value: Clone;
     fn constant(&mut self, value: f64) -> Self::Value;
@@ -27,7 +27,7 @@ pub trait Backend {
 /// The values of the names in an expression.
 pub struct Arguments<'a, V> {
     pub operands: &'a [V],
-    /// Output and gradient; `None` for the body of a function.
+    /// The output and its gradient; `None` for the body of a function.
     pub reverse: Option<[&'a V; 2]>,
 }
 
@@ -70,7 +70,7 @@ impl OpExpr {
             }
             OpExpr::Apply(function, operands) => {
                 let mut of = |at: usize| operands[at].within(backend, arguments, locals);
-                // Not collected in a `Vec`: the audit evaluates many of these.
+                // Small arrays instead of a `Vec`, because the audit evaluates many of these.
                 match operands.len() {
                     1 => {
                         let operands = [of(0)];
@@ -90,7 +90,7 @@ impl OpExpr {
     }
 }
 
-/// Evaluates with plain numbers.
+/// Evaluates expressions with plain numbers.
 pub struct NumberOps;
 
 impl Backend for NumberOps {

@@ -1,4 +1,4 @@
-//! The declaration of an elementwise function, and what is derived from it.
+//! The declaration of an elementwise function, and what follows from it.
 
 use crate::expr::{Arguments, NumberOps, OpExpr};
 use crate::interval::{self, ValueInterval};
@@ -11,12 +11,12 @@ pub struct FunctionDefinition {
     pub notation: Notation,
     pub units: Units,
     pub value: FunctionValue,
-    /// The gradient of each operand, from [`OpExpr::Gradient`] of the output; `None` where the function is
-    /// constant in that operand almost everywhere. Empty: in all of them.
+    /// The gradient of each operand, from [`OpExpr::Gradient`] of the output. `None` where the function is
+    /// constant in that operand almost everywhere. Empty if that holds for all operands.
     ///
     /// Where there is no derivative, one is chosen as in automatic differentiation: `min` and `max` of two
     /// equals pass the gradient to the first, `clip` passes it inside and at its bounds, `abs` and `relu`
-    /// have derivative 0 at 0.
+    /// have derivative 0 at 0, `x^0` has derivative 0 everywhere, and `0^y` for every y from 0.
     pub gradients: &'static [Option<OpExpr>],
     pub range: Range,
     pub accuracy: Accuracy,
@@ -26,7 +26,7 @@ pub struct FunctionDefinition {
 pub enum Notation {
     /// `name(x)`, with its parameters' names, and one line for documentation.
     Call { parameters: &'static [&'static str], doc: &'static str },
-    /// `-x`; the larger the precedence, the tighter it binds.
+    /// `-x`. A larger precedence binds tighter.
     Prefix { precedence: u8 },
     /// `a + b`
     Infix { precedence: u8 },
@@ -37,12 +37,12 @@ pub enum Units {
     One(fn(Unit) -> Result<Unit, Mismatch>),
     /// `None` where the two units don't fit together.
     Two(fn(Unit, Unit) -> Option<Unit>),
-    /// All operands, except a bool before them, have the same unit as the result.
+    /// All operands and the result have one unit, except for a bool before them.
     Shared,
 }
 
-/// The value in f64. Transcendental functions come from `libm`, not from the system: its code, and so its
-/// results, are the same on every machine.
+/// The value in f64. Transcendental functions come from `libm`, not from the system, so that results are the
+/// same on every machine.
 pub enum FunctionValue {
     Native(fn(&[f64]) -> f64),
     /// One of the operands, by position.
@@ -51,18 +51,18 @@ pub enum FunctionValue {
     Body(OpExpr),
 }
 
-/// The range of the results, from intervals of the operands.
+/// The range of the results, given intervals of the operands.
 pub enum Range {
-    /// Of an increasing function of one operand: the ends of its interval give the ends of the result.
+    /// For an increasing function of one operand: the ends of the interval give the ends of the result.
     Increasing,
     /// Computed from the intervals of the operands, none of which is unknown.
     Of(fn(&[ValueInterval]) -> ValueInterval),
-    /// Of a function with a bool result: whether it is decided, and how.
+    /// For a function with a bool result: its value, if the intervals decide it.
     Truth(fn(&[ValueInterval]) -> Option<bool>),
 }
 
-/// The largest error of the f32 program, for all operands, with or without fused multiply-add: in units in
-/// the last place of the exact result. 0.5 is correct rounding, 0 is exact.
+/// The largest error of the f32 program for any operands, with or without fused multiply-add, in units in the
+/// last place of the exact result. 0.5 is correct rounding, 0 is exact.
 pub struct Accuracy {
     pub ulp: f64,
     /// How the program computes it.
@@ -106,7 +106,7 @@ impl Function {
         }
     }
 
-    /// Whether gradient can pass.
+    /// Whether gradient passes through the function.
     pub fn is_differentiable(self) -> bool {
         !self.definition().gradients.is_empty()
     }
@@ -125,7 +125,7 @@ impl Function {
         }
     }
 
-    /// The expression of other functions that it is defined by, if it is.
+    /// The expression of other functions that defines it, if there is one.
     pub fn body(self) -> Option<&'static OpExpr> {
         match &self.definition().value {
             FunctionValue::Body(body) => Some(body),
@@ -156,25 +156,25 @@ impl Function {
     }
 }
 
-/// Whether the second of two numbers is the minimum; of two equals the first one is; NaN is below all.
+/// Whether the minimum is the second number. Of two equals it is the first; NaN is below all.
 #[inline]
 pub(crate) fn second_is_minimum(a: f64, b: f64) -> bool {
     b < a || b.is_nan()
 }
 
-/// Whether the second of two numbers is the maximum; of two equals the first one is; NaN is above all.
+/// Whether the maximum is the second number. Of two equals it is the first; NaN is above all.
 #[inline]
 pub(crate) fn second_is_maximum(a: f64, b: f64) -> bool {
     b > a || b.is_nan()
 }
 
-/// The smaller; the first of two equals; NaN if either is NaN.
+/// The smaller number. Of two equals it is the first; NaN if either is NaN.
 #[inline]
 pub fn minimum(a: f64, b: f64) -> f64 {
     if second_is_minimum(a, b) { b } else { a }
 }
 
-/// The larger; the first of two equals; NaN if either is NaN.
+/// The larger number. Of two equals it is the first; NaN if either is NaN.
 #[inline]
 pub fn maximum(a: f64, b: f64) -> f64 {
     if second_is_maximum(a, b) { b } else { a }
@@ -244,6 +244,40 @@ mod tests {
             }
         }
         assert!(compared > 100, "{compared}");
+    }
+
+    /// The numbers are those of PyTorch 2 (`a**b` of two float64 tensors, `backward()`).
+    #[test]
+    fn gradients_of_powers_at_0_are_those_of_pytorch() {
+        const INFINITY: f64 = f64::INFINITY;
+        for (x, y, expected) in [
+            (0.0, 0.0, [0.0, 0.0]),
+            (-0.0, 0.0, [0.0, 0.0]),
+            (0.0, -0.0, [0.0, 0.0]),
+            (0.0, 0.5, [INFINITY, 0.0]),
+            (0.0, 1.0, [1.0, 0.0]),
+            (0.0, 2.0, [0.0, 0.0]),
+            (0.0, 3.0, [0.0, 0.0]),
+            (0.0, -1.0, [-INFINITY, -INFINITY]),
+            (0.0, -0.5, [-INFINITY, -INFINITY]),
+            (0.5, 0.0, [0.0, -std::f64::consts::LN_2]),
+            (-2.0, 0.0, [0.0, f64::NAN]),
+            (INFINITY, 0.0, [0.0, INFINITY]),
+            (f64::NAN, 0.0, [0.0, f64::NAN]),
+            (0.0, f64::NAN, [f64::NAN, f64::NAN]),
+        ] {
+            let operands = &[x, y];
+            let output = Function::Power.value(operands);
+            for (position, expected) in expected.into_iter().enumerate() {
+                let gradient = Function::Power.gradient(position).expect("both operands have one");
+                let arguments = Arguments { operands, reverse: Some([&output, &1.0]) };
+                let exact = gradient.evaluate(&mut NumberOps, arguments);
+                assert!(
+                    exact == expected || exact.is_nan() && expected.is_nan(),
+                    "{x}^{y} by operand {position}: {exact} is not {expected}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Interval arithmetic: never too narrow, sometimes too wide.
+//! Interval arithmetic. Intervals are never too narrow, but may be too wide.
 //!
 //! Rounding is monotone, so the ends of a monotone function bound its computed values in between, to the bit.
 
@@ -7,7 +7,7 @@ use crate::Function;
 /// Lowest and highest value.
 pub type ValueInterval = (f64, f64);
 
-/// Any number, or NaN: for example a logarithm whose argument may be negative.
+/// Any number or NaN, such as a logarithm whose argument may be negative.
 pub const ANYTHING: ValueInterval = (f64::NEG_INFINITY, f64::INFINITY);
 /// The interval of an unknown bool.
 const EITHER: ValueInterval = (0.0, 1.0);
@@ -137,7 +137,7 @@ pub(crate) fn not_equal(x: &[ValueInterval]) -> Option<bool> {
 }
 
 fn below(a: ValueInterval, b: ValueInterval, or_equal: bool) -> Option<bool> {
-    // A value that may be NaN is not known to be below anything.
+    // A value that may be NaN can't be ordered.
     if [a, b].contains(&ANYTHING) {
         return None;
     }
@@ -145,7 +145,7 @@ fn below(a: ValueInterval, b: ValueInterval, or_equal: bool) -> Option<bool> {
     if always { Some(true) } else { never.then_some(false) }
 }
 
-/// The interval of a function that is monotone in each operand, whatever the other is.
+/// The interval of a function that is monotone in each operand.
 fn corners(function: Function, x: &[ValueInterval]) -> ValueInterval {
     let (a, b) = (x[0], x[1]);
     let values = [(a.0, b.0), (a.0, b.1), (a.1, b.0), (a.1, b.1)].map(|(a, b)| function.value(&[a, b]));
@@ -155,7 +155,7 @@ fn corners(function: Function, x: &[ValueInterval]) -> ValueInterval {
     (values.into_iter().fold(f64::INFINITY, f64::min), values.into_iter().fold(f64::NEG_INFINITY, f64::max))
 }
 
-/// `x^2`, `x^3`: for x that may be 0 or negative.
+/// The interval of `x^2`, `x^3` and so on, for x that may be 0 or negative.
 fn whole_power(x: ValueInterval, exponent: f64) -> ValueInterval {
     let power = |x: f64| Function::Power.value(&[x, exponent]);
     if exponent < 0.0 || exponent.fract() != 0.0 {
@@ -175,7 +175,7 @@ pub(crate) fn cosine(x: &[ValueInterval]) -> ValueInterval {
     if low.is_infinite() || high.is_infinite() {
         return ANYTHING;
     }
-    // Multiples of pi are known only to this precision.
+    // Multiples of pi are known only to limited precision.
     let slack = 1e-9 * (1.0 + low.abs().max(high.abs()));
     if high - low >= TAU || slack > 0.1 {
         return (-1.0, 1.0);

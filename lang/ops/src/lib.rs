@@ -1,4 +1,4 @@
-//! The operators of the language, below its checker and its compiler: each is declared once, here.
+//! The operators of the language, below its checker and its compiler. Each is declared once, here.
 //!
 //! An elementwise function is one entry of the table in [`table`], a [`FunctionDefinition`]:
 //!
@@ -12,10 +12,10 @@
 //! | `accuracy` | the error that tests hold the f32 program to, and the book's table |
 //!
 //! A `value` is a Rust function of `f64` numbers, one of the operands, or an [`OpExpr`] of other functions.
-//! In the last case no program in single precision is needed: machine code ([`f32_ops`]) and tensors evaluate
-//! the same expression. So a function that is composed of others needs only its entry and its page of tests.
-//! A function with its own program in single precision needs that in [`f32_ops`], and a line where the
-//! runtime names libtorch's kernels.
+//! In the last case no program in single precision is needed, since machine code ([`f32_ops`]) and tensors
+//! evaluate the same expression: such a function needs only its entry and its page of tests. Any other
+//! function needs a program in [`f32_ops`], and a line in the runtime's table of libtorch's
+//! kernels.
 //!
 //! Functions along an axis have one entry each too ([`OperatorEntry`]): [`Reduction`]s, [`Statistic`]s,
 //! [`Scan`]s and [`Memory`], with the name, arguments and documentation that the checker, editors and the

@@ -1,5 +1,5 @@
-//! Reductions: many numbers to one. To add one, add a variant, its entry in [`Reduction::definition`] and its
-//! step for one more number.
+//! Reductions of many numbers to one. To add one, add a variant, its entry in [`Reduction::definition`], and
+//! its update for one more number.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,7 +7,7 @@ use crate::entry::{OperatorEntry, same};
 use crate::statistic::quantile;
 use crate::{Function, Unit, maximum, minimum};
 
-/// Many numbers to one; [`Reduction::of_none`] where there is none.
+/// A reduction of many numbers to one. For none, the result is [`Reduction::of_none`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reduction {
@@ -35,7 +35,7 @@ fn averaged(of: Unit) -> Unit {
 }
 
 impl Reduction {
-    /// One of each, for tests of all; the quantile's number is a placeholder.
+    /// One reduction of each kind, for tests. The quantile's number is a placeholder.
     pub const EACH: [Reduction; 10] = [
         Reduction::Mean,
         Reduction::Sum,
@@ -111,20 +111,19 @@ impl Reduction {
         self.definition().name
     }
 
-    /// Whether it takes bools only.
+    /// Whether it accepts only bools.
     pub fn of_truths(self) -> bool {
         matches!(self, Reduction::Any | Reduction::All | Reduction::Count)
     }
 
-    /// The result for no elements, in all implementations. `all` of none is true, as `any` of none is false;
-    /// a result without a value, such as a mean, is 0, so that a completion without selected tokens adds
-    /// nothing.
+    /// The result for no elements, in all implementations: true for `all`, as false for `any`. Where there is
+    /// no value, as for a mean, it is 0, so that a completion without selected tokens adds nothing.
     pub fn of_none(self) -> f64 {
         if self == Reduction::All { 1.0 } else { 0.0 }
     }
 
-    /// The accumulator after one more element; `first` marks the first one. Elements are accumulated in their
-    /// order, from [`Reduction::of_none`]; `None` for a reduction that needs all elements at once.
+    /// The accumulator after one more element; `first` marks the first one. Elements are accumulated in
+    /// order, from [`Reduction::of_none`]. `None` for a reduction that needs all elements at once.
     #[inline]
     pub fn step(self, so_far: f64, first: bool, x: f64) -> Option<f64> {
         let truth = |holds: bool| f64::from(u8::from(holds));
@@ -135,7 +134,7 @@ impl Reduction {
             Reduction::Maximum => maximum(so_far, x),
             Reduction::First => so_far,
             Reduction::Last => x,
-            // Whatever is not 0 is true, NaN included.
+            // Every number but 0 is true, also NaN.
             Reduction::Count => so_far + truth(x != 0.0),
             Reduction::Any => truth(so_far != 0.0 || x != 0.0),
             Reduction::All => truth(so_far != 0.0 && x != 0.0),
@@ -195,9 +194,9 @@ impl Reduction {
 /// How the gradient of a reduction is distributed, in all implementations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReductionGradient {
-    /// It is 0 almost everywhere.
+    /// The gradient is 0 almost everywhere.
     Zero,
-    /// It is not supported.
+    /// A gradient is not supported.
     Refused,
     /// To some elements: the whole gradient to each, or divided by their number.
     To { receivers: Receivers, divided: bool },
@@ -208,7 +207,7 @@ pub enum Receivers {
     All,
     First,
     Last,
-    /// Those that equal the result.
+    /// The elements that equal the result.
     Attaining,
 }
 
@@ -238,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn of_none_is_the_value_of_nothing() {
+    fn reduction_over_no_elements_is_its_identity() {
         for reduction in Reduction::EACH {
             assert_eq!(reduction.value(&[]), reduction.of_none(), "{reduction:?}");
         }

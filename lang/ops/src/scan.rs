@@ -104,12 +104,12 @@ impl Scan<()> {
 }
 
 impl Scan<f64> {
-    /// The value before the first element.
+    /// The accumulator before the first element.
     pub fn start(self) -> f64 {
         if self == Scan::Product { 1.0 } else { 0.0 }
     }
 
-    /// The value after one more element; `first` marks the first one.
+    /// The accumulator after one more element; `first` marks the first one.
     #[inline]
     pub fn step(self, so_far: f64, first: bool, x: f64) -> f64 {
         match self {
@@ -135,9 +135,9 @@ fn product(of: Unit) -> Unit {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "memory", rename_all = "snake_case")]
 pub enum Memory {
-    /// rate * (its last value) + (1 - rate) * x
+    /// rate * (previous value) + (1 - rate) * x
     Ema { rate: f64 },
-    /// x of the step before.
+    /// The x of the previous step.
     Previous,
 }
 
@@ -167,7 +167,7 @@ impl Memory {
         self.definition().name
     }
 
-    /// The value from the current x and the value carried from the step before; `None` at the first step.
+    /// The value, from the current x and the value carried from the previous step (`None` at the first step).
     pub fn value(self, now: f64, before: Option<f64>) -> f64 {
         match (self, before) {
             (_, None) => now,

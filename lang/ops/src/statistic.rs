@@ -1,13 +1,13 @@
-//! Statistics: each number compared with its peers. To add one, add a variant, its entry in
-//! [`Statistic::definition`] and what it computes in `compare`.
+//! Statistics, which compare each number with its peers. To add one, add a variant, its entry in
+//! [`Statistic::definition`], and its computation in `compare`.
 
 use serde::{Deserialize, Serialize};
 
 use crate::entry::{OperatorEntry, same};
 use crate::{Unit, maximum, minimum};
 
-/// Added to the standard deviation of a z-score, so that almost equal values are not amplified. The value of
-/// GRPO implementations (arXiv:2402.03300, section 4.1.2, gives the formula without it).
+/// Added to the standard deviation of a z-score, so that almost equal values are not amplified. GRPO
+/// implementations use this value (arXiv:2402.03300, section 4.1.2, gives the formula without it).
 pub const ZSCORE_EPSILON: f64 = 1e-4;
 
 /// A comparison of each number with its peers along an axis; the result has the argument's axis.
@@ -54,7 +54,7 @@ fn centred(of: Unit) -> Unit {
 }
 
 impl Statistic {
-    /// One of each, for tests of all; their numbers are placeholders.
+    /// One statistic of each kind, for tests. Their numbers are placeholders.
     pub const EACH: [Statistic; 12] = [
         Statistic::Zscore { deviation: Deviation::Sample },
         Statistic::Center,
@@ -153,7 +153,7 @@ impl Statistic {
         self.definition().name
     }
 
-    /// Whether it takes bools; the others take numbers.
+    /// Whether it accepts bools; all others accept numbers.
     pub fn of_truths(self) -> bool {
         self == Statistic::Balance
     }
@@ -173,7 +173,7 @@ impl Statistic {
         matches!(self, Statistic::SampleWithoutReplacement { .. } | Statistic::Balance)
     }
 
-    /// The values for one non-empty group of peers; if random, `noise` has a number from [0, 1) for each.
+    /// The values for one non-empty group of peers. Random ones use `noise`, one number from [0, 1) each.
     pub fn values(self, values: &[f64], noise: &[f64]) -> Vec<f64> {
         match self {
             Statistic::SampleWithoutReplacement { keep } => sample_without_replacement(values, keep, noise),
@@ -182,14 +182,14 @@ impl Statistic {
         }
     }
 
-    /// The values of a statistic that is not random, without the epsilon in the deviation of a z-score: the
-    /// formula rather than the arithmetic.
+    /// The values of a statistic that is not random, without the epsilon in the deviation of a z-score, for
+    /// comparison with the formula.
     pub fn exact(self, values: &[f64]) -> Option<Vec<f64>> {
         (!self.chooses_at_random()).then(|| compare(self, values, 0.0))
     }
 }
 
-/// For one non-empty group, without random numbers; `epsilon` is added to the deviation of a z-score.
+/// The values for one non-empty group. `epsilon` is added to the deviation of a z-score.
 fn compare(statistic: Statistic, values: &[f64], epsilon: f64) -> Vec<f64> {
     let lowest = values.iter().copied().fold(values[0], minimum);
     let highest = values.iter().copied().fold(values[0], maximum);
@@ -276,7 +276,7 @@ fn top(values: &[f64], count: usize) -> Vec<f64> {
     results
 }
 
-/// Share of the others that are smaller; equals count half; 0 for a single value. NaN if any value is NaN.
+/// Share of the others that are smaller; equals count half. 0 for a single value. NaN if any value is NaN.
 fn rank(values: &[f64]) -> Vec<f64> {
     if values.iter().any(|x| x.is_nan()) {
         return vec![f64::NAN; values.len()];
@@ -305,7 +305,7 @@ fn chunks(values: &[f64], most: usize, width: usize) -> Vec<f64> {
 
 /// 1 for `ceil(keep * n)` elements, drawn one after the other with probabilities proportional to `weights`:
 /// those with the smallest -log(u) / weight (Efraimidis and Spirakis, 2006). An element of weight 0 is never
-/// drawn; NaN always is, so that it shows.
+/// drawn. NaN always is, so that it shows.
 fn sample_without_replacement(weights: &[f64], keep: f64, noise: &[f64]) -> Vec<f64> {
     let keys = weights.iter().zip(noise).map(|(weight, u)| match weight {
         weight if weight.is_nan() => f64::NAN,
@@ -318,7 +318,7 @@ fn sample_without_replacement(weights: &[f64], keep: f64, noise: &[f64]) -> Vec<
     top(&keys, kept_count(keep, weights.len()).min(drawable))
 }
 
-/// 1 for as many true elements as false ones; of the larger side, those with the largest random numbers.
+/// 1 for as many true elements as false ones, on the larger side for those with the largest `noise`.
 fn balance(values: &[f64], noise: &[f64]) -> Vec<f64> {
     let holds = values.iter().filter(|x| **x != 0.0).count();
     let each = holds.min(values.len() - holds);
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn minmax_and_softmax() {
+    fn minmax_and_softmax_match_known_values() {
         assert_eq!(compared(Statistic::Minmax, &[2.0, 4.0, 3.0]), [0.0, 1.0, 0.5]);
         assert_eq!(compared(Statistic::Minmax, &[2.0, 2.0]), [0.0, 0.0]);
         let softmax = compared(Statistic::Softmax, &[1000.0, 1000.0 + 3.0f64.ln()]);
@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn peers_and_windows() {
+    fn peer_and_window_statistics_match_known_values() {
         assert_eq!(compared(Statistic::Center, &[1.0, 2.0, 6.0]), [-2.0, -1.0, 3.0]);
         assert_eq!(compared(Statistic::LeaveOneOut, &[1.0, 2.0, 6.0]), [4.0, 3.5, 1.5]);
         assert_eq!(compared(Statistic::LeaveOneOut, &[5.0]), [0.0]);

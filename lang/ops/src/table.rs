@@ -45,7 +45,7 @@ const fn call(parameters: &'static [&'static str], doc: &'static str) -> Notatio
     Notation::Call { parameters, doc }
 }
 
-/// Whether x is at least 0; and -|x|.
+/// Whether x is at least 0. Below it: -|x|.
 const AT_LEAST_0: OpExpr = Apply(GreaterEqual, &[X, ZERO]);
 const MINUS_SIZE: OpExpr = Apply(Where, &[AT_LEAST_0, Apply(Negate, &[X]), X]);
 
@@ -260,12 +260,37 @@ functions! {
         notation: Notation::Infix { precedence: 8 },
         units: Units::Two(unit::power),
         value: FunctionValue::Native(|x| libm::pow(x[0], x[1])),
+        // As in PyTorch, x^0 has derivative 0 for every x, and 0^y for every y from 0. The formulas alone
+        // give 0 * infinity there.
         gradients: &[
             Some(Apply(
-                Multiply,
-                &[Gradient, Apply(Multiply, &[Y, Apply(Power, &[X, Apply(Subtract, &[Y, ONE])])])],
+                Where,
+                &[
+                    Apply(Equal, &[Y, ZERO]),
+                    ZERO,
+                    Apply(
+                        Multiply,
+                        &[Gradient, Apply(Multiply, &[Y, Apply(Power, &[X, Apply(Subtract, &[Y, ONE])])])],
+                    ),
+                ],
             )),
-            Some(Apply(Multiply, &[Gradient, Apply(Multiply, &[Output, Apply(Log, &[X])])])),
+            Some(Let(
+                &[Apply(Multiply, &[Output, Apply(Log, &[X])]), Apply(GreaterEqual, &[Y, ZERO])],
+                &Apply(
+                    Multiply,
+                    &[
+                        Gradient,
+                        Apply(
+                            Where,
+                            &[
+                                Apply(Equal, &[X, ZERO]),
+                                Apply(Where, &[Local(1), ZERO, Local(0)]),
+                                Local(0),
+                            ],
+                        ),
+                    ],
+                ),
+            )),
         ],
         range: Range::Of(interval::power),
         accuracy: Accuracy {
@@ -351,7 +376,7 @@ functions! {
         range: Range::Truth(interval::greater_equal),
         accuracy: TRUTH,
     },
-    // Everything but 0 is true, NaN included.
+    // Every number but 0 is true, also NaN.
     And = FunctionDefinition {
         name: "and",
         notation: Notation::Infix { precedence: 2 },

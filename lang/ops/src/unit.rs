@@ -1,6 +1,6 @@
-//! The units of numbers, and which of them fit together.
+//! The units of numbers, and the rules of combining them.
 
-/// What a number measures.
+/// The unit of a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Unit {
     /// A plain number: a literal or a product. In a sum it takes the unit of the other side.
@@ -37,7 +37,7 @@ impl Unit {
     }
 }
 
-/// Why a function does not accept a unit, and how to fix it.
+/// The reason why a function does not accept a unit, and a fix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mismatch {
     pub message: &'static str,
@@ -52,7 +52,7 @@ const LOG_OF_LOG: Mismatch = Mismatch {
     help: Some("drop the `log`, or take `exp` first"),
 };
 
-/// Any number gives a plain number.
+/// A plain number from any number; an error for a bool.
 pub(crate) fn plain_number(of: Unit) -> Result<Unit, Mismatch> {
     if of == Unit::Bool { Err(NO_NUMBER) } else { Ok(Unit::Number) }
 }
@@ -124,7 +124,7 @@ pub fn common_unit(left: Unit, right: Unit) -> Option<Unit> {
         (Unit::Bool, _) | (_, Unit::Bool) => None,
         (Unit::Number, other) | (other, Unit::Number) => Some(other),
         (l, r) if plain(l) && plain(r) => Some(Unit::Number),
-        // The author chooses what a reward is: its bounds may be ratios or fractions as well as anything
+        // The author defines rewards, so their bounds may be ratios or fractions as well as anything
         // else.
         (Unit::Real, r) if plain(r) => Some(Unit::Real),
         (l, Unit::Real) if plain(l) => Some(Unit::Real),
@@ -136,7 +136,7 @@ pub(crate) fn equality(left: Unit, right: Unit) -> Option<Unit> {
     common_unit(left, right).map(|_| Unit::Bool)
 }
 
-/// The unit of an order comparison: bools have no order.
+/// The unit of an order comparison. Bools have no order.
 pub(crate) fn order(left: Unit, right: Unit) -> Option<Unit> {
     common_unit(left, right).filter(|unit| *unit != Unit::Bool).map(|_| Unit::Bool)
 }

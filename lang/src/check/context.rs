@@ -8,7 +8,7 @@ use crate::check::names::modules::ItemId;
 use crate::check::teachers::SaidOrigins;
 use crate::check::values::calls::ItemEffort;
 use crate::check::values::frames::Frame;
-use crate::check::{GoOn, NamedObjective};
+use crate::check::{CancellationCheck, NamedObjective};
 
 /// How many expressions are evaluated between two checks for cancellation.
 const BETWEEN_LOOKS: u32 = 512;
@@ -20,9 +20,9 @@ pub(in crate::check) struct ExperimentParts {
     pub models: Tracked<Vec<Model>>,
     pub model_names: ModelNames,
     pub teachers: Tracked<Vec<Teacher>>,
-    /// By teacher: whether some route, objective or rollout asks for it.
+    /// For each teacher, whether some route, objective or rollout uses it.
     pub used_teachers: Tracked<Vec<bool>>,
-    /// What the author wrote about the origins of teachers.
+    /// The origins of teachers as the author declared them.
     pub said_origins: Tracked<SaidOrigins>,
     pub panels: Tracked<Vec<Panel>>,
     pub benchmarks: Tracked<Vec<Benchmark>>,
@@ -31,11 +31,11 @@ pub(in crate::check) struct ExperimentParts {
     pub marks: Vec<MarkedSetting>,
 }
 
-/// What is being evaluated, and how much work it has taken so far.
+/// The calls under evaluation, and the work spent on them.
 #[derive(Default)]
 pub(in crate::check) struct CallStack {
-    /// The items whose bodies are being evaluated, by the spans of their names: a call of one of them never
-    /// ends.
+    /// The items whose bodies are under evaluation, by the spans of their names. A call of one of them would
+    /// never end.
     pub calling: Vec<Span>,
     /// The same calls, with the arguments of their callers.
     pub frames: Vec<Frame>,
@@ -53,7 +53,7 @@ pub(in crate::check) struct CallStack {
 
 /// Lets the caller cancel an analysis.
 pub(in crate::check) struct Cancellation {
-    pub go_on: Option<GoOn>,
+    pub keep_going: Option<CancellationCheck>,
     /// Expressions before the next check.
     pub until_look: u32,
     pub stopped: bool,
@@ -61,18 +61,18 @@ pub(in crate::check) struct Cancellation {
 
 impl Default for Cancellation {
     fn default() -> Cancellation {
-        Cancellation { go_on: None, until_look: BETWEEN_LOOKS, stopped: false }
+        Cancellation { keep_going: None, until_look: BETWEEN_LOOKS, stopped: false }
     }
 }
 
 impl Cancellation {
     /// Whether the analysis is cancelled.
     pub fn gives_up(&mut self) -> bool {
-        let Some(go_on) = &self.go_on else { return false };
+        let Some(keep_going) = &self.keep_going else { return false };
         self.until_look -= 1;
         if self.until_look == 0 {
             self.until_look = BETWEEN_LOOKS;
-            self.stopped |= !go_on();
+            self.stopped |= !keep_going();
         }
         self.stopped
     }

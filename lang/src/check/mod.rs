@@ -7,25 +7,25 @@
 //! SourceFile -- parse_all --> Parsed -- Checker::check --> Checked -- audited --> Analysis
 //! ```
 //!
-//! 1. **[`Parsed`]**: files ([`names::load`]). The entry file and what it imports are parsed into
-//!    [`crate::syntax::ast`], and [`names::modules`] knows who declares which name. In an editor, trees of
-//!    unchanged items come from [`incremental::cache`].
+//! 1. **[`Parsed`]**: files ([`names::load`]). The entry file and its imports are parsed into
+//! [`crate::syntax::ast`], and the declarations of names are collected in [`names::modules`]. In an editor,
+//! trees of unchanged items come from [`incremental::cache`].
 //! 2. **[`Checked`]**: the [`Checker`] takes what was parsed and goes through it in this order
 //!    ([`Checker::check`]). Its context is in [`context`]: the experiment's [`ExperimentParts`]
 //!    so far, the [`CallStack`], the [`Cancellation`] of an editor.
 //!    - Values from outside ([`names::overrides`]), then domains ([`data`]): every route and objective is
 //!      checked against the list of all of them.
-//!    - Items, one after the other, each evaluated when first asked for ([`values::evaluate`]). What is
-//!      known before the run (numbers, domains, models, objectives) becomes a [`values::value::Value`]; what
-//!      is known only per token becomes a typed [`crate::formula::Formula`], built in [`formulas`]:
+//!    - Items, one after the other, each evaluated when first needed ([`values::evaluate`]). A value known
+//!      before the run (number, domain, model, objective) becomes a [`values::value::Value`]; a number known
+//!      only per token becomes a typed [`crate::formula::Formula`], built in [`formulas`]:
 //!      operators, functions, reductions, divergences, signals.
-//!      A call binds its arguments in [`values::calls`]; what is built in is declared in [`builtins`], with
-//!      its arguments, the words and keys of blocks in [`builtins::vocabulary`].
+//!      A call binds its arguments in [`values::calls`]. Built-ins are declared in [`builtins`], with their
+//!      arguments, and the words and keys of blocks in [`builtins::vocabulary`].
 //!      Teachers, panels, templates and routes: [`teachers`]. Rollouts and rewards: [`rollouts`].
-//!      Objectives and the mistakes one can make in them: [`objectives`].
-//!      Stages, that is models: [`stages`]. Each is checked as a whole in [`stages::stage_checks`], and
-//!      whether its completions have what its objective reads in `stages/rollout_checks.rs`.
-//!    - The file's route ([`teachers::route`]), held against every domain.
+//!      Objectives and common mistakes in them: [`objectives`].
+//!      Stages, that is models: [`stages`]. Each is checked as a whole in [`stages::stage_checks`], and its
+//!      completions against its objective in `stages/rollout_checks.rs`.
+//!    - The file's route ([`teachers::route`]), checked against every domain.
 //!    - Bodies of functions, objectives and stages of the entry file, with any arguments.
 //!    - The experiment as a whole: unrouted and unused domains, leakage between training and test data
 //!      ([`data::leakage`]), tables of results ([`evaluation`]), unused names ([`names::unused`]).
@@ -40,6 +40,7 @@ mod formulas;
 mod incremental;
 mod names;
 mod objectives;
+mod reported;
 mod rollouts;
 mod stages;
 mod teachers;
@@ -68,26 +69,28 @@ use names::load::{Parsed, parse_all};
 pub use names::modules::is_standard_divergence;
 use names::modules::{ItemId, ModuleId, Modules};
 pub(crate) use names::modules::{declared_name, import_edit};
+use names::unknown_name::NameCandidates;
 pub use names::{allow, index};
 pub use objectives::capability::{nearest_form, needed_of};
+use reported::ReportedDiagnostics;
 use teachers::route;
 use values::calls;
 use values::value::Value;
 
-/// Everything known about one file and what it imports. Checking never fails: it returns what could be
-/// understood, and a list of diagnostics, sorted by place.
+/// The result of an analysis: everything known about one file and its imports. Checking never fails: faults
+/// are in the list of diagnostics, sorted by place.
 pub struct Analysis {
     pub sources: Sources,
     pub diagnostics: Vec<Diagnostic>,
     /// Present where no diagnostic is an error and the file declares an `experiment`.
     pub experiment: Option<Experiment>,
-    /// Every objective of the entry file that is sound, with any value for a parameter without a default.
+    /// Every sound objective of the entry file; a parameter without a default may have any value.
     pub objectives: Vec<NamedObjective>,
     /// The places that [`crate::experiment::Origin`] indexes.
     pub origins: Vec<Span>,
-    /// What every name refers to.
+    /// The targets of all names.
     pub index: index::LazyIndex,
-    /// Whether it was cancelled before its end: then there are no diagnostics.
+    /// Whether the analysis was cancelled. Then there are no diagnostics.
     pub stopped: bool,
 }
 
@@ -103,7 +106,7 @@ pub struct NamedObjective {
 }
 
 impl Analysis {
-    /// The analysis of a file that has not been read yet: no text, no names.
+    /// The analysis of an empty file, for a file that has not been read yet.
     pub fn unread(path: &str) -> Analysis {
         let mut sources = Sources::default();
         let file = sources.add(SourceFile { path: path.to_owned(), text: String::new() });
@@ -127,7 +130,13 @@ pub fn analyse(entry: SourceFile, load: Loader) -> Analysis {
 /// [`analyse`] with values set from outside, as `--set name=value` does: `seed`, or any `param` of the entry
 /// file.
 pub fn analyse_with(entry: SourceFile, load: Loader, overrides: &[(String, String)]) -> Analysis {
-    analyse_cold(entry, load, overrides, None)
+    analyse_cold(entry, load, overrides, None, Cancellation::default())
+}
+
+/// [`analyse`], cancelled as soon as `keep_going` returns false: then [`Analysis::stopped`] is set.
+pub fn analyse_cancellable(entry: SourceFile, load: Loader, keep_going: CancellationCheck) -> Analysis {
+    let cancellation = Cancellation { keep_going: Some(keep_going), ..Cancellation::default() };
+    analyse_cold(entry, load, &[], None, cancellation)
 }
 
 fn analyse_cold(
@@ -135,50 +144,51 @@ fn analyse_cold(
     load: Loader,
     overrides: &[(String, String)],
     audit: Option<Auditor>,
+    cancellation: Cancellation,
 ) -> Analysis {
     stack::with_room(|| {
         let mut cache = AnalysisCache::default();
         let parsed = parse_all(entry, load, &mut cache);
-        Checker::new(parsed, cache, Cancellation::default()).check(overrides).0.audited(audit)
+        Checker::new(parsed, cache, cancellation).check(overrides).0.audited(audit)
     })
 }
 
-/// Finds what else is wrong with an experiment whose text has no errors. Gets the places of its parts, too.
+/// Finds further mistakes in an experiment whose text has no errors. Also gets the places of its parts.
 pub type Auditor<'a> = &'a dyn Fn(&Experiment, &[Span]) -> Vec<Diagnostic>;
 
-/// [`analyse_with`], and `audit` on top where nothing else is an error.
+/// [`analyse_with`], followed by `audit` if there are no errors.
 pub fn analyse_audited(
     entry: SourceFile,
     load: Loader,
     overrides: &[(String, String)],
     audit: Auditor,
 ) -> Analysis {
-    analyse_cold(entry, load, overrides, Some(audit))
+    analyse_cold(entry, load, overrides, Some(audit), Cancellation::default())
 }
 
-/// [`analyse`] for a file that is being written: what has not changed since the last call is not checked
-/// again. Diagnostics and index are the same; experiment and objectives are not assembled. It is quickest
-/// where the last result has been dropped.
+/// [`analyse`] for a file that is being edited: items that have not changed since the last call are not
+/// checked again. Diagnostics and index are the same; experiment and objectives are not assembled. It is
+/// fastest if the last result has been dropped.
 pub fn analyse_edited(entry: SourceFile, load: Loader, cache: &mut AnalysisCache) -> Analysis {
     analyse_while(entry, load, cache, None)
 }
 
-/// Whether to go on; called again and again during an analysis.
-pub type GoOn = Rc<dyn Fn() -> bool>;
+/// Whether to go on. Called repeatedly during an analysis.
+pub type CancellationCheck = Rc<dyn Fn() -> bool>;
 
-/// [`analyse_edited`], cancelled as soon as `go_on` returns false: [`Analysis::stopped`] is set. Then trees
-/// and names are there, diagnostics are not.
+/// [`analyse_edited`], cancelled as soon as `keep_going` returns false: then [`Analysis::stopped`] is set,
+/// and there are trees and names but no diagnostics.
 pub fn analyse_while(
     entry: SourceFile,
     load: Loader,
     cache: &mut AnalysisCache,
-    go_on: Option<GoOn>,
+    keep_going: Option<CancellationCheck>,
 ) -> Analysis {
     // The cache stays empty if the checker panics: a half-changed cache can't be trusted.
     let mut known = std::mem::take(cache);
     let (checked, known) = stack::with_room(|| {
         let parsed = parse_all(entry, load, &mut known);
-        Checker::new(parsed, known, Cancellation { go_on, ..Cancellation::default() }).check(&[])
+        Checker::new(parsed, known, Cancellation { keep_going, ..Cancellation::default() }).check(&[])
     });
     if !checked.stopped {
         *cache = known;
@@ -188,33 +198,35 @@ pub fn analyse_while(
     Analysis { experiment: None, objectives: Vec::new(), ..analysis }
 }
 
-/// Trees and names alone: what can be known of a text that is not checked.
+/// Trees and names only, without a check.
 pub fn outline(entry: SourceFile, load: Loader) -> Analysis {
     let mut cache = AnalysisCache::default();
     let parsed = stack::with_room(|| parse_all(entry, load, &mut cache));
     Checked::unchecked(parsed.sources, parsed.modules, index::RecordedValues::default()).audited(None)
 }
 
-/// How many definitions may be under evaluation, each needed by the one before, and how many levels a formula
-/// may have. A file of thousands of `let`s, each naming the last one, is far below that.
+/// The largest number of definitions under evaluation, each needed by the one before, and of levels of a
+/// formula. Files of thousands of `let`s, each naming the last one, stay far below it.
 pub const DEEPEST_CHAIN: usize = 10_000;
 
-/// Checks what was parsed.
+/// The checker, which takes the parsed files.
 struct Checker {
     cache: AnalysisCache,
     sources: Sources,
     modules: Modules,
-    diagnostics: Vec<Diagnostic>,
+    diagnostics: ReportedDiagnostics,
+    /// The names that unknown ones may have meant.
+    candidates: NameCandidates,
     origins: Vec<Span>,
     known_origins: FxHashMap<Span, Origin>,
     parts: ExperimentParts,
     stack: CallStack,
     cancellation: Cancellation,
-    /// Records what the check of an item does, where that may be kept.
+    /// The recording of the current item's check, where it may be stored.
     recording: Option<recording::Recording>,
-    /// What items use whose checks were repeated.
-    uses: recording::Uses,
-    /// The entry file's route, evaluated when a stage first asks for it.
+    /// The domains and teachers used by items whose checks were repeated.
+    uses: recording::UsedDeclarations,
+    /// The entry file's route, evaluated when a stage first needs it.
     route: route::RouteState,
     facts: index::RecordedValues,
     /// `--set seed=2`
@@ -222,8 +234,8 @@ struct Checker {
     entry: ModuleId,
     /// Whether the entry file is an experiment, not a library.
     has_experiment: bool,
-    /// Whether an objective is being checked on its own: then a number that its parameters leave open may
-    /// have any value.
+    /// Whether an objective is being checked on its own. Numbers that depend on its parameters may then have
+    /// any value.
     any_numbers: bool,
 }
 
@@ -239,33 +251,6 @@ struct Checked {
     stopped: bool,
 }
 
-/// Whether two messages differ at most in which member of a family they are about: `expert[sort]`,
-/// `expert[reverse]`.
-fn same_but_for_members(a: &str, b: &str) -> bool {
-    let plain = |text: &str| {
-        let mut inside = false;
-        let kept = text.chars().filter(|c| {
-            inside = inside && *c != ']' || *c == '[';
-            !inside
-        });
-        kept.collect::<String>()
-    };
-    a == b || a.contains('[') && b.contains('[') && plain(a) == plain(b)
-}
-
-/// Adds a diagnostic. The body of a function or objective is checked at every use; a mistake in it is still
-/// one mistake.
-fn report_once(diagnostics: &mut Vec<Diagnostic>, diagnostic: Diagnostic) {
-    let seen = |known: &Diagnostic| {
-        known.code == diagnostic.code
-            && known.primary.span == diagnostic.primary.span
-            && same_but_for_members(&known.message, &diagnostic.message)
-    };
-    if !diagnostics.iter().any(seen) {
-        diagnostics.push(diagnostic);
-    }
-}
-
 impl Checker {
     fn new(parsed: Parsed, cache: AnalysisCache, cancellation: Cancellation) -> Checker {
         let Parsed { sources, modules, entry, diagnostics } = parsed;
@@ -276,13 +261,14 @@ impl Checker {
             sources,
             modules,
             diagnostics,
+            candidates: NameCandidates::default(),
             origins: Vec::new(),
             known_origins: FxHashMap::default(),
             parts: ExperimentParts::default(),
             stack: CallStack::default(),
             cancellation,
             recording: None,
-            uses: recording::Uses::default(),
+            uses: recording::UsedDeclarations::default(),
             route: route::RouteState::default(),
             facts: index::RecordedValues::default(),
             seed: None,
@@ -296,7 +282,7 @@ impl Checker {
         self.mark_uncacheable();
         let diagnostic = self.at_the_call(diagnostic);
         self.forget_at_calls(&diagnostic);
-        report_once(&mut self.diagnostics, diagnostic);
+        self.diagnostics.add(diagnostic);
     }
 
     fn origin(&mut self, span: Span) -> Origin {
@@ -337,16 +323,16 @@ impl Checker {
         if self.cancellation.stopped {
             return (Checked::unchecked(self.sources, self.modules, self.facts), self.cache);
         }
-        // After an error, a name may be unread because of it; and a file without an experiment has only
-        // begun.
-        if self.has_experiment && !has_errors(&self.diagnostics) {
+        // After an error, a name may be unread because of the error. A file without an experiment has only
+        // been begun.
+        if self.has_experiment && !self.diagnostics.has_errors() {
             self.warn_of_unused_names();
         }
         let checked = Checked {
             sources: self.sources,
             modules: self.modules,
             facts: self.facts,
-            diagnostics: self.diagnostics,
+            diagnostics: self.diagnostics.into_vec(),
             experiment,
             objectives: self.parts.objectives,
             origins: self.origins,
@@ -358,14 +344,14 @@ impl Checker {
     /// Checks every item of the entry file and assembles the experiment.
     fn experiment(&mut self, entry: ModuleId) -> Option<Experiment> {
         self.declare_domains(entry);
-        self.cache.forget_what_changed(self.parts.domains.read());
+        self.cache.invalidate(self.parts.domains.read());
         let module = self.modules.tree(entry);
         let header = self.experiment_header(&module, entry);
         let mut comparisons = Vec::new();
         for (index, item) in module.items.iter().enumerate() {
             let id = ItemId { module: entry, index };
             if let ItemKind::Compare { name, block } = &item.kind {
-                self.stack.work = calls::ItemEffort::of(item);
+                self.stack.work = calls::ItemEffort::new(item);
                 let comparison =
                     self.check_once(id, item, |checker| checker.comparison(entry, item, name, block));
                 comparisons.extend(comparison.flatten());
@@ -374,8 +360,8 @@ impl Checker {
             }
         }
         self.file_route(entry);
-        // Bodies are checked with any arguments, after all parts of the experiment: what they declare on the
-        // way is not part of it.
+        // Bodies are checked with any arguments, after all parts of the experiment. The models and teachers
+        // that they declare are not part of it.
         let real = (
             self.parts.models.read().len(),
             self.parts.teachers.read().len(),
@@ -425,7 +411,7 @@ fn has_errors(diagnostics: &[Diagnostic]) -> bool {
 }
 
 impl Checked {
-    /// A cancelled analysis: trees and names alone.
+    /// The result of a cancelled analysis: trees and names only.
     fn unchecked(sources: Sources, modules: Modules, facts: index::RecordedValues) -> Checked {
         Checked {
             sources,
@@ -439,7 +425,7 @@ impl Checked {
         }
     }
 
-    /// Adds what `audit` finds, where nothing is an error, and removes what comments allow.
+    /// Adds the diagnostics of `audit` if there are no errors, and removes those that comments allow.
     fn audited(mut self, audit: Option<Auditor>) -> Analysis {
         let audited = match (&self.experiment, audit) {
             (Some(experiment), Some(audit)) if !has_errors(&self.diagnostics) => {
@@ -450,7 +436,9 @@ impl Checked {
             _ => false,
         };
         if !self.stopped {
-            allow::silence(&self.sources, &mut self.diagnostics, audited);
+            let experiment = self.experiment.as_ref();
+            let later = experiment.map(|experiment| allow::of_runs(experiment, &self.origins));
+            allow::silence(&self.sources, &mut self.diagnostics, &later.unwrap_or_default(), audited);
         }
         self.diagnostics.sort_by_key(|diagnostic| (diagnostic.primary.span, diagnostic.code));
         let failed = has_errors(&self.diagnostics);

@@ -1,5 +1,5 @@
-//! The registry of diagnostic codes, one per line: `mopd explain`, the book and the tests read it. The page
-//! of a code is `lang/codes/NAME.md`.
+//! The registry of diagnostic codes, one per line, for `mopd explain`, the book and the tests. The page of a
+//! code is `lang/codes/NAME.md`.
 
 macro_rules! codes {
     ($($variant:ident = $name:literal, $summary:literal;)*) => {
@@ -15,12 +15,12 @@ macro_rules! codes {
                 match self { $(Code::$variant => $name),* }
             }
 
-            /// One line: what went wrong.
+            /// What went wrong, in one line.
             pub fn summary(self) -> &'static str {
                 match self { $(Code::$variant => $summary),* }
             }
 
-            /// The page that `mopd explain` prints: Markdown.
+            /// The page that `mopd explain` prints, in Markdown.
             pub fn page(self) -> &'static str {
                 match self { $(Code::$variant => include_str!(concat!("../../codes/", $name, ".md"))),* }
             }
@@ -29,8 +29,8 @@ macro_rules! codes {
 }
 
 impl Code {
-    /// Whether the check of an editor can't find it: it needs the gradient audit, the files, or the whole
-    /// experiment.
+    /// Whether the check in an editor can't report it, because it needs the gradient audit, the files, or the
+    /// whole experiment.
     pub fn needs_audit(self) -> bool {
         matches!(
             self,
@@ -40,6 +40,7 @@ impl Code {
                 | Code::WrongSign
                 | Code::NoTeacherSignal
                 | Code::NeverHolds
+                | Code::UnfinishedSchedule
                 | Code::UnusedModel
         )
     }
@@ -97,6 +98,8 @@ codes! {
     OffPolicyRatio = "off-policy-ratio", "the sampling probability is read where none was recorded";
     TruncatedSampling = "truncated-sampling",
         "completions sampled from a truncated distribution and scored with the full one";
+    MixedTemperatures = "mixed-temperatures",
+        "log-probabilities at one temperature of completions drawn at several";
     PrivateStatistics = "private-statistics", "a statistic across examples in a private stage";
     UntrainedMember = "untrained-member", "a model of `train` that no step updates";
     UnequalBudget = "unequal-budget", "rows of one table that spent different amounts";

@@ -6,9 +6,9 @@ use crate::source::{FileId, Span};
 /// The most rounds of applying fixes and checking. One fix may uncover the next; a few rounds are usual.
 const MOST_ROUNDS: usize = 32;
 
-/// `text`, the file `file`, with the fixes applied that `wanted` accepts, and their number; `None` where
-/// there is nothing to apply. Of two that overlap, the first in the text is applied: the other diagnostic
-/// comes back at the next check, if it still holds.
+/// The text of `file` with the fixes applied that `wanted` accepts, and their number. `None` where there is
+/// nothing to apply. Of two fixes that overlap, the first in the text is applied; the other diagnostic is
+/// reported again at the next check, if it still holds.
 pub fn apply_once(
     text: &str,
     file: FileId,
@@ -23,7 +23,7 @@ pub fn apply_once(
     let (mut inserted, mut count) = (None, 0);
     for fix in &fixes {
         let (start, end) = (fix.span.start as usize, fix.span.end as usize);
-        // Two insertions at one place are done once: both diagnostics ask for the same.
+        // Two insertions at one place are applied once, because both diagnostics have the same fix.
         if start < done || (start == end && inserted == Some((start, end))) {
             continue;
         }
@@ -40,9 +40,9 @@ pub fn apply_once(
     (fixed != text).then_some((fixed, count))
 }
 
-/// Applies the certain fixes of a text until none is left, with `check` giving the diagnostics of each state.
-/// Returns the last text and the number of fixes; `None` where there was nothing to fix, or where fixes undo
-/// each other.
+/// Applies the certain fixes of a text until none is left. `check` returns the diagnostics of a text.
+/// Returns the last text and the number of fixes, or `None` where there was nothing to fix, or where fixes
+/// undo each other.
 pub fn apply_certain(
     text: &str,
     file: FileId,
@@ -58,8 +58,8 @@ pub fn apply_certain(
     (count > 0).then_some((text, count))
 }
 
-/// The edit that adds a last setting to a block of `text`: its place and its text. That is a line of its own
-/// where the closing brace has one.
+/// The edit that adds a last setting to a block of `text`: its place and its text. The setting gets a line of
+/// its own if the closing brace has one.
 pub fn setting_at_end(text: &str, block: Span, setting: &str) -> (Span, String) {
     let (start, close) = (block.start as usize, block.end.saturating_sub(1) as usize);
     let line = text[..close].rfind('\n').map_or(0, |end| end + 1);
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_only_likely_is_left_to_the_author() {
+    fn uncertain_fixes_are_not_applied() {
         assert_eq!(fixed("experiment \"a\" { seed = 1, dtipe = float32 }\n"), None);
     }
 
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_fixes_that_overlap_one_is_applied_at_a_time() {
+    fn overlapping_fixes_are_applied_one_at_a_time() {
         let at = |start: u32, end: u32, replacement: &str| {
             let span = crate::source::Span { file: FILE, start, end };
             Diagnostic::error(crate::diag::Code::Syntax, span, "").replace_with("", replacement)

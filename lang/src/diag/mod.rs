@@ -2,11 +2,14 @@
 
 mod codes;
 mod fixes;
+mod nearest;
 
 use std::path::Path;
 
 pub use codes::Code;
 pub use fixes::{apply_certain, apply_once};
+pub(crate) use nearest::folded;
+pub use nearest::{nearest, nearest_file, same_letters};
 
 use crate::source::Span;
 use fixes::setting_at_end;
@@ -60,12 +63,12 @@ pub struct Fix {
     pub applicability: Applicability,
 }
 
-/// How sure it is that a fix is what the author meant.
+/// How certain a fix is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Applicability {
-    /// Nothing else can have been meant: `mopd check --fix` applies it.
+    /// Only this can have been meant: `mopd check --fix` applies it.
     Certain,
-    /// Likely, such as the nearest name: a person decides.
+    /// Likely, such as the nearest name: the author decides.
     Possible,
 }
 
@@ -154,8 +157,8 @@ impl Diagnostic {
         self
     }
 
-    /// `did you mean ...?`, with the offending text replaced. Likely, unless the name differs in case and
-    /// underscores only.
+    /// Adds help `did you mean ...?` and a fix that replaces the offending text. The fix is certain only if
+    /// the names differ just in case and underscores.
     pub fn did_you_mean(self, written: &str, meant: &str) -> Diagnostic {
         let diagnostic =
             self.help(format!("did you mean `{meant}`?")).replace_with(format!("change to `{meant}`"), meant);
@@ -163,106 +166,13 @@ impl Diagnostic {
     }
 }
 
-/// Whether two names differ in case and underscores only: `LONGEST` and `longest`, `batch_size` and
-/// `batchSize`.
-pub fn same_letters(a: &str, b: &str) -> bool {
-    fn letters(name: &str) -> impl Iterator<Item = char> {
-        name.chars().filter(|c| !matches!(c, '_' | '-')).flat_map(char::to_lowercase)
-    }
-    letters(a).eq(letters(b))
-}
-
-fn sorted(name: &str) -> Vec<char> {
-    let mut letters: Vec<char> = name.chars().collect();
-    letters.sort_unstable();
-    letters
-}
-
-/// The candidate nearest to a mistyped name, if one is near enough to be meant.
-pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let length = name.chars().count();
-    let limit = (length / 3).max(1);
-    // Each missing or extra character is an edit; this rules out most names of a long file.
-    let possible = |candidate: &&str| {
-        candidate.chars().count().abs_diff(length) <= limit || same_letters(candidate, name)
-    };
-    candidates
-        .into_iter()
-        .filter(possible)
-        .map(|candidate| match same_letters(candidate, name) {
-            true => (0, candidate),
-            false => (strsim::damerau_levenshtein(name, candidate), candidate),
-        })
-        // In a short word, another letter makes a different word: `gpu` is no slip for `cpu`, as `tpi` is for
-        // `tip`.
-        .filter(|(distance, candidate)| {
-            *distance == 0
-                || length > 3
-                || candidate.chars().count() != length
-                || sorted(candidate) == sorted(name)
-        })
-        .filter(|(distance, _)| *distance <= limit)
-        .min()
-        .map(|(_, candidate)| candidate)
-}
-
-/// [`nearest`] for paths. A shared folder and ending do not mean that one path is a slip for the other:
-/// `data/by.jsonl` is not meant for `data/of.jsonl`.
-pub fn nearest_file<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let meant = |candidate: &&'a str| {
-        let (mut ours, mut theirs) = (name, *candidate);
-        if let (Some((our_folder, our_name)), Some((their_folder, their_name))) =
-            (ours.rsplit_once('/'), theirs.rsplit_once('/'))
-            && our_folder == their_folder
-        {
-            (ours, theirs) = (our_name, their_name);
-        }
-        while let (Some((our_head, our_end)), Some((their_head, their_end))) =
-            (ours.rsplit_once('.'), theirs.rsplit_once('.'))
-            && our_end == their_end
-        {
-            (ours, theirs) = (our_head, their_head);
-        }
-        nearest(ours, [theirs]).is_some()
-    };
-    let candidates = candidates.into_iter().filter(meant);
-    candidates
-        .map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate))
-        .min()
-        .map(|(_, candidate)| candidate)
-}
-
-/// The help where a file that an experiment names does not exist. `beside` has the names in the folder where
-/// it would be.
+/// The help for a file that does not exist. `beside` are the names in the folder where it was looked
+/// for.
 pub fn missing_file_help(file: &str, beside: &[String]) -> String {
     let path = Path::new(file);
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     match nearest_file(&name, beside.iter().map(String::as_str)) {
         Some(meant) => format!("did you mean `{}`?", path.with_file_name(meant).display()),
         None => "paths are relative to the folder of the experiment's file".to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::nearest_file;
-
-    #[test]
-    fn a_file_is_meant_by_the_part_that_differs() {
-        let files = ["of.jsonl", "sort.test.jsonl", "sort.train.jsonl", "readme"];
-        for (name, meant) in [
-            ("by.jsonl", None),
-            ("by.test.jsonl", None),
-            ("srot.test.jsonl", Some("sort.test.jsonl")),
-            ("sort.tests.jsonl", Some("sort.test.jsonl")),
-            ("sort_train.jsonl", Some("sort.train.jsonl")),
-            ("sort.test.json", Some("sort.test.jsonl")),
-            ("README", Some("readme")),
-        ] {
-            assert_eq!(nearest_file(name, files), meant, "{name}");
-        }
-        let folders = ["../models/large-7b", "../models/small-135m"];
-        assert_eq!(nearest_file("../models/smal-135m", folders), Some("../models/small-135m"));
-        assert_eq!(nearest_file("../models/tiny", folders), None);
     }
 }

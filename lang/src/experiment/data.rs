@@ -1,4 +1,4 @@
-//! Where prompts come from and how they become a model's input.
+//! Sources of prompts, and the format in which prompts become a model's input.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,9 +16,9 @@ pub struct DataSource {
     pub path: String,
     /// The split, of a folder with several.
     pub split: Option<String>,
-    /// Only rows where it holds are read; it depends on the data alone.
+    /// A condition on the data alone; only rows where it holds are read.
     pub filter: Option<Formula>,
-    /// Only this many rows, the first where the filter holds.
+    /// The most rows that are read, counted where the filter holds; all where absent.
     pub limit: Option<u32>,
     pub origin: Origin,
 }
@@ -34,10 +34,10 @@ pub struct FieldColumn {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "format", rename_all = "snake_case")]
 pub enum PromptFormat {
-    /// As it is.
+    /// The prompt as plain text.
     #[default]
     Text,
-    /// As a message of a conversation, or as the data's own conversation, by the model's own template.
+    /// A message of a conversation, or the data's own conversation, formatted by the model's own template.
     Chat {
         /// The system message, where the data has none of its own.
         system: Option<String>,

@@ -1,13 +1,37 @@
-//! What a stage depends on, and which of its numbers the run finds; this needs its teachers.
+//! The models and teachers that a stage depends on, and its numbers that are known only in the run.
 
-use super::{ModelId, Rollout, Teacher, TeacherId, TeacherWeights, TemplatePiece, Train};
+use super::{
+    Length, ModelId, Origin, Rollout, Schedule, Stage, Teacher, TeacherId, TeacherWeights, TemplatePiece,
+    Train,
+};
 use crate::experiment::formula::{Adaptive, Formula, FormulaKind, Role};
+
+impl Stage {
+    /// The schedules that may be longer than the stage, whose steps are counted in epochs and therefore known
+    /// only when its data is read.
+    pub fn schedules_in_epochs(&self) -> Vec<(Origin, &Schedule)> {
+        let in_epochs = |train: &&Train| matches!(train.length, Length::Epochs(_));
+        let schedules = self.trains().into_iter().filter(in_epochs).flat_map(Train::schedules);
+        schedules.filter(|(_, schedule)| schedule.unreached(1).is_some()).collect()
+    }
+}
 
 impl Train {
     /// Every rollout of the stage, including those that choose its prompts and those inside others.
     pub fn rollouts(&self) -> Vec<&Rollout> {
         let choose = self.measured().into_iter().flat_map(Rollout::all);
         self.objective.rollouts(&self.rollout).into_iter().chain(choose).collect()
+    }
+
+    /// The schedules of its numbers, each with its place in the text.
+    pub fn schedules(&self) -> Vec<(Origin, &Schedule)> {
+        let drawn = self.rollouts().into_iter().filter_map(Rollout::moving);
+        let formulas = self.objective.formulas().into_iter().chain(drawn).chain([&self.learning_rate]);
+        let schedules = formulas.flat_map(Formula::parts).filter_map(|part| match &part.0.kind {
+            FormulaKind::Schedule(schedule) => Some((part.0.origin, schedule)),
+            _ => None,
+        });
+        schedules.collect()
     }
 
     /// The rollouts, besides the stage's own, that are measured to choose prompts.
@@ -20,13 +44,13 @@ impl Train {
         on.collect()
     }
 
-    /// Whether prompts are chosen before steps, by completions drawn of every prompt. Otherwise a `filter`
-    /// acts on the completions that a step has drawn.
+    /// Whether prompts are chosen before steps, by completions drawn for every prompt. Otherwise a `filter`
+    /// applies to the completions of a step.
     pub fn chooses_prompts(&self) -> bool {
         self.priority.is_some() || self.refresh.is_some() || !self.measured().is_empty()
     }
 
-    /// The ladders that its rollouts read, each once.
+    /// The ladders that the stage's rollouts read, each once.
     pub fn ladders(&self) -> Vec<Formula> {
         let mut found: Vec<Formula> = Vec::new();
         for moving in self.rollouts().into_iter().filter_map(Rollout::moving) {
@@ -38,10 +62,10 @@ impl Train {
         found
     }
 
-    /// The learned schedules in what its teachers see, each once.
+    /// The learned schedules in the templates of the stage's teachers, each once.
     pub fn learned(&self, teachers: &[Teacher]) -> Vec<Formula> {
         let mut found: Vec<Formula> = Vec::new();
-        for id in self.asked(teachers) {
+        for id in self.reachable_teachers(teachers) {
             let pieces = teachers[id.0 as usize].sees.iter().flat_map(|template| &template.pieces);
             for share in pieces.filter_map(TemplatePiece::share) {
                 let learned = matches!(share.0.kind, FormulaKind::Adaptive(Adaptive::Learned { .. }));
@@ -53,8 +77,8 @@ impl Train {
         found
     }
 
-    /// The declared teachers that it uses by name: those that the objective reads, then those that write for
-    /// its rollouts.
+    /// The declared teachers that the stage uses by name: first those that the objective reads, then those
+    /// that write for its rollouts.
     pub fn named_teachers(&self) -> Vec<TeacherId> {
         let mut found = self.objective.named_teachers();
         let writers = self.rollouts().into_iter().flat_map(Rollout::writers);
@@ -72,17 +96,18 @@ impl Train {
         inputs.extend(self.reference.iter().map(|(_, model)| *model));
         inputs.extend(self.rollouts().into_iter().filter_map(Rollout::earlier_model));
         inputs.extend(self.trainable.models());
-        let models =
-            self.asked(teachers).into_iter().filter_map(|id| match &teachers[id.0 as usize].weights {
+        let models = self.reachable_teachers(teachers).into_iter().filter_map(|id| {
+            match &teachers[id.0 as usize].weights {
                 TeacherWeights::Model(model) => Some(*model),
                 _ => None,
-            });
+            }
+        });
         inputs.extend(models);
         inputs
     }
 
-    /// The declared teachers that it uses, and those that these are composed of or listen to.
-    fn asked(&self, teachers: &[Teacher]) -> Vec<TeacherId> {
+    /// The declared teachers that the stage uses, with those that these are composed of or listen to.
+    fn reachable_teachers(&self, teachers: &[Teacher]) -> Vec<TeacherId> {
         let mut waiting: Vec<TeacherId> = self.teachers.iter().map(|choice| choice.teacher).collect();
         waiting.extend(self.named_teachers());
         let mut seen = Vec::new();

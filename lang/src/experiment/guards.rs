@@ -1,17 +1,17 @@
-//! Guards: they watch the numbers of a stage's steps and act on them.
+//! Guards, which watch the numbers of a stage's steps and act when a condition holds.
 
 use serde::{Deserialize, Serialize};
 
 use super::formula::Formula;
 use super::{DomainId, Origin};
 
-/// A guard acts when its condition has held for this many steps in a row.
+/// A guard. It acts when its condition has held for `steps` steps in a row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Guard {
     /// One bool per step, made of [`super::formula::Signal::OfSteps`].
     pub condition: Formula,
     pub steps: u32,
-    /// The domain whose numbers it reads; all together where absent.
+    /// The domain whose numbers it reads; where absent, those of all domains together.
     pub on: Option<DomainId>,
     pub action: GuardAction,
     pub origin: Origin,

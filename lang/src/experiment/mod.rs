@@ -33,8 +33,8 @@ pub use tables::*;
 pub use teachers::*;
 pub use trainable::*;
 
-/// The place in the source that something comes from: an index into a table of places, so that a failure at
-/// run time can point there.
+/// The place in the source that a value comes from: an index into a table of places. A failure in the run can
+/// then name its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Origin(pub u32);
 
@@ -75,7 +75,7 @@ pub struct Experiment {
     pub models: Vec<Model>,
     pub benchmarks: Vec<Benchmark>,
     pub comparisons: Vec<Comparison>,
-    /// The grid of experiments that this file stands for; empty for one.
+    /// The grid of experiments in this file; empty for a single experiment.
     pub sweep: Vec<SweepAxis>,
     /// The sources of values, as the author marked them. They change no result.
     pub marks: Vec<MarkedSetting>,
@@ -94,8 +94,8 @@ impl Experiment {
         &self.teachers[id.0 as usize]
     }
 
-    /// The models that no table needs and a run therefore leaves out. None where there is no table, since
-    /// then all are trained.
+    /// The models that no table needs, so that a run leaves them out. Empty where there is no table: then all
+    /// are trained.
     pub fn left_out(&self) -> Vec<ModelId> {
         if self.comparisons.is_empty() {
             return Vec::new();
@@ -115,7 +115,7 @@ impl Experiment {
         let made = |stage: &Stage| match stage {
             Stage::Initialise(_) | Stage::Load(_) | Stage::Parameter => false,
             Stage::Train(_) | Stage::Merge(_) | Stage::Joint(_) => true,
-            // Models that are trained together with a needed one are trained as well.
+            // Models trained together with a needed one are needed as well.
             Stage::Member { joint, .. } => !needed[joint.0 as usize],
         };
         let left_out =
@@ -154,7 +154,7 @@ impl Dtype {
 /// How a GPU computes. The CPU has no such settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GpuArithmetic {
-    /// Whether it computes the same bits each time, where libtorch has an operator that does.
+    /// Whether it computes the same bits each time, where libtorch has a deterministic operator.
     pub deterministic: bool,
     /// Whether factors of float32 matrix products may be rounded to TF32, which has 10 bits of mantissa.
     pub tf32: bool,
@@ -219,11 +219,20 @@ pub struct Domain {
     pub origin: Origin,
 }
 
+/// The data sources of a domain, before or after it was made executable, by the names of their settings.
+pub fn named_sources<'d, S>(
+    prompts: &'d S,
+    tests: Option<&'d S>,
+    validation: Option<&'d S>,
+) -> impl Iterator<Item = (&'static str, &'d S)> {
+    let others = [("tests", tests), ("validation", validation)].into_iter();
+    let others = others.filter_map(|(name, source)| Some((name, source?)));
+    std::iter::once(("prompts", prompts)).chain(others)
+}
+
 impl Domain {
     /// Its data sources, by the names of their settings.
     pub fn sources(&self) -> impl Iterator<Item = (&'static str, &DataSource)> {
-        let others = [("tests", &self.tests), ("validation", &self.validation)].into_iter();
-        let others = others.filter_map(|(name, source)| Some((name, source.as_ref()?)));
-        std::iter::once(("prompts", &self.prompts)).chain(others)
+        named_sources(&self.prompts, self.tests.as_ref(), self.validation.as_ref())
     }
 }

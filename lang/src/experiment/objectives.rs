@@ -11,10 +11,10 @@ use crate::experiment::formula::{Axis, Formula, FormulaKind, FormulaNode, Live, 
 pub struct Objective {
     pub name: String,
     pub terms: Vec<Term>,
-    /// Per-token mask; tokens where it is false are left out of the terms' `reduce`. Statistics and
+    /// Per-token mask. Tokens where it is false are left out of the terms' `reduce`. Statistics and
     /// reductions inside formulas include all trained tokens, unless they have `among: selected`.
     pub select: Option<Formula>,
-    /// Multiplies every term.
+    /// A factor of every term.
     pub weight: Option<Formula>,
     /// The setting `temperature = ...`: see [`Objective::temperature_on`].
     pub temperature: Option<f64>,
@@ -23,20 +23,20 @@ pub struct Objective {
     pub reduce: Option<Reduce>,
     /// Its `let`s that are numbers, in source order. Formulas contain them already; these are for display.
     pub lets: Vec<(String, Formula)>,
-    /// The numbers that it carries from step to step, in source order.
+    /// The numbers that are carried from step to step, in source order.
     pub states: Vec<State>,
     pub origin: Origin,
 }
 
-/// `state beta = 0.04 then clip(...)`: a number of the run, or with `by domain` one for each domain.
-/// Formulas read it as [`Signal::State`], the value that the step began with; at the end of the step all
-/// states move at once.
+/// `state beta = 0.04 then clip(...)`: a number of the run or, with `by domain`, one for each domain.
+/// Formulas read it as [`Signal::State`], its value at the beginning of the step. At the end of the step all
+/// states are updated at once.
 ///
 /// [`Signal::State`]: crate::experiment::formula::Signal::State
 #[derive(Clone, Debug, PartialEq)]
 pub struct State {
     pub name: String,
-    /// The run: one number; or the domain: one number for each.
+    /// [`Axis::Run`] for one number, [`Axis::Domain`] for one per domain.
     pub axis: Axis,
     pub first: f64,
     /// Made of the step's numbers, including the losses of the same step.
@@ -45,7 +45,7 @@ pub struct State {
 }
 
 impl Objective {
-    /// Every formula in it, in source order.
+    /// Every formula of the objective, in source order.
     pub fn formulas(&self) -> Vec<&Formula> {
         let mut formulas: Vec<&Formula> = self.select.iter().chain(&self.weight).collect();
         for term in &self.terms {
@@ -58,10 +58,10 @@ impl Objective {
         formulas
     }
 
-    /// The temperature of the trained policy: logits of student, teachers and reference are divided by it in
-    /// every `logp` and `end_logp`, and in divergences with `sampler` on a side. Where the student draws the
-    /// completions it is the sampling temperature, so that the ratio to the sampler starts at 1; where others
-    /// wrote them, and where pairs are compared, it is 1.
+    /// The temperature of the trained policy. Logits of student, teachers and reference are divided by it in
+    /// every `logp` and `end_logp`, and in divergences with `sampler` on a side. If the student draws the
+    /// completions, it is the sampling temperature, so that the ratio to the sampler starts at 1. If they
+    /// come from elsewhere, or pairs are compared, it is 1.
     pub fn temperature_on(&self, rollout: &Rollout) -> f64 {
         let pairs = |node: &FormulaNode| matches!(node.kind, FormulaKind::Live(Live::Preference(_)));
         match self.temperature {
@@ -106,20 +106,20 @@ impl Objective {
 pub struct Term {
     pub name: String,
     pub value: Formula,
-    /// Where the term applies: it is 0 elsewhere. Denominators still count every element, except in a
-    /// `reduce` step with `among: when`.
+    /// The condition under which the term applies; elsewhere it is 0. Denominators still count every element,
+    /// except in a `reduce` step with `among: when`.
     pub when: Option<Formula>,
-    /// Multiplies this term alone.
+    /// A factor of this term alone.
     pub weight: Option<Formula>,
-    /// Its own reduction.
+    /// The term's own reduction.
     pub reduce: Option<Reduce>,
-    /// Its own completions.
+    /// The term's own completions.
     pub data: Option<Rc<Rollout>>,
     pub origin: Origin,
 }
 
-/// Which completions a term is trained on: its own (`data`), and those that it compares in pairs. Neither is
-/// the stage's rollout.
+/// The completions of a term that are not the stage's rollout: its own (`data`), and those that it compares
+/// in pairs.
 pub type Completions<'a> = (Option<&'a Rollout>, Vec<&'a Rollout>);
 
 impl Term {
@@ -127,7 +127,7 @@ impl Term {
         (self.data.as_deref(), self.preferences())
     }
 
-    /// The completions that it compares in pairs.
+    /// The completions that the term compares in pairs.
     pub fn preferences(&self) -> Vec<&Rollout> {
         let mut sides = Vec::new();
         for part in self.value.parts() {
@@ -139,7 +139,7 @@ impl Term {
     }
 }
 
-/// The reduction from one number per token to one.
+/// The reduction from one number per token to one number per batch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reduce {
     pub steps: Vec<ReduceStep>,
@@ -158,7 +158,7 @@ pub struct ReduceStep {
     pub elements: Axis,
     /// The axis that is left: `sequence` after `mean(token)`, `batch` after `mean(token, over: batch)`.
     pub over: Axis,
-    /// Only elements where the term's `when` holds somewhere.
+    /// Whether only elements count where the term's `when` holds somewhere.
     pub among_when: bool,
 }
 

@@ -1,23 +1,23 @@
-//! How weights are updated: optimizers, extrapolation; and what is measured of it: a validation loss,
-//! gradients of parts of the loss.
+//! Settings of updates: optimizers and extrapolation; and measurements beside them: a validation loss, and
+//! the alignment of gradients.
 
 use super::{BenchmarkId, Origin};
 use serde::{Deserialize, Serialize};
 
-/// Longer steps between optimiser steps, kept while a benchmark improves (arXiv:2605.11739).
+/// Extrapolates the weights along their change so far while a benchmark improves (arXiv:2605.11739).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Extrapolation {
     pub factor: f64,
     pub rounds: u32,
-    /// It extrapolates at steps that are powers of this.
+    /// The base: the weights are extrapolated at steps that are powers of it.
     pub powers_of: u32,
     pub judged_by: BenchmarkId,
-    /// Only these weights; all where empty.
+    /// The weights that are extrapolated; all where empty.
     pub weights: Vec<WeightGroup>,
     pub origin: Origin,
 }
 
-/// The loss on rows that no stage is trained on.
+/// A loss on rows that no stage is trained on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Validation {
     /// The field whose text is predicted.
@@ -32,7 +32,7 @@ pub struct Validation {
 /// The cosines between the gradients of a loss's parts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GradientAlignment {
-    pub between: Between,
+    pub between: GradientPartition,
     /// The steps between two measurements; the first is of the first step.
     pub every: u32,
     pub origin: Origin,
@@ -41,23 +41,23 @@ pub struct GradientAlignment {
 /// The parts of a loss whose gradients add up to that of the whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Between {
+pub enum GradientPartition {
     /// The terms of the objective.
     Terms,
     /// The domains, each with the completions of its prompts.
     Domains,
 }
 
-impl Between {
+impl GradientPartition {
     pub fn name(self) -> &'static str {
         match self {
-            Between::Terms => "terms",
-            Between::Domains => "domains",
+            GradientPartition::Terms => "terms",
+            GradientPartition::Domains => "domains",
         }
     }
 }
 
-/// How many powers of `base` are among the integers from 1 to `last`.
+/// The number of powers of `base` among the integers from 1 to `last`.
 pub fn powers_up_to(base: u32, last: u32) -> u32 {
     last.checked_ilog(base.max(2)).map_or(0, |exponent| exponent + 1)
 }
@@ -68,7 +68,7 @@ pub fn powers_up_to(base: u32, last: u32) -> u32 {
 pub enum WeightGroup {
     Attention,
     FeedForward,
-    /// Also the LM head.
+    /// The embedding, and the LM head.
     Embedding,
     Norm,
 }

@@ -1,12 +1,12 @@
-//! The parts of an objective: its terms may have completions of their own.
+//! Splits an objective by the completions that its terms are trained on.
 
 use super::objectives::Completions;
 use super::{Keep, Objective, Train};
 
 impl Objective {
-    /// One objective for each set of completions that terms are trained on: the terms on the stage's rollout,
-    /// then those with completions of their own, in the order of the terms. The first part's numbers update
-    /// the states.
+    /// One objective for each set of completions: first the terms on the stage's rollout, then those with
+    /// completions of their own, in the order of the terms. Only the first part keeps the states, and its
+    /// numbers update them.
     pub fn parts(&self) -> Vec<Objective> {
         let mut parts: Vec<(Completions<'_>, Objective)> = Vec::new();
         for term in &self.terms {
@@ -25,7 +25,7 @@ impl Objective {
 }
 
 impl Train {
-    /// One stage for each part of the objective. Where all terms have completions of their own, the stage's
+    /// One stage for each part of the objective. If all terms have completions of their own, the stage's
     /// rollout is that of the first term.
     pub fn parts(&self) -> Vec<Train> {
         let parts = self.objective.parts().into_iter().map(|objective| {

@@ -1,4 +1,4 @@
-//! Rewards: how completions are judged.
+//! Rewards: the verifiers of completions.
 
 use regex_syntax::hir::{Capture, Hir, HirKind};
 use serde::{Deserialize, Serialize};
@@ -27,7 +27,7 @@ impl RewardRange {
     }
 }
 
-/// How a completion is judged.
+/// A verifier of completions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Reward {
@@ -43,20 +43,20 @@ pub enum Reward {
         command: String,
         time_limit_seconds: f64,
         batch: u32,
-        /// Files and folders that it depends on besides its own sources, relative to the source file.
+        /// Files and folders that the program depends on besides its sources, relative to the source file.
         #[serde(default)]
         depends: Vec<String>,
         #[serde(default, skip_serializing_if = "RewardRange::is_unit")]
         range: RewardRange,
     },
-    /// A Python function that is called with lists of completions, in a worker process of ours.
+    /// A Python function that gets lists of completions, in a worker process of mopd.
     Python {
         /// Relative to the source file.
         file: String,
         function: String,
         time_limit_seconds: f64,
         batch: u32,
-        /// As for `Command`.
+        /// The same for the function.
         #[serde(default)]
         depends: Vec<String>,
         #[serde(default, skip_serializing_if = "RewardRange::is_unit")]
@@ -71,7 +71,7 @@ pub enum Reward {
         url: Secret,
         time_limit_seconds: f64,
         batch: u32,
-        /// The version of its behaviour: only a part of keys.
+        /// The version of the server's behaviour. It only enters keys.
         version: Option<String>,
         #[serde(default, skip_serializing_if = "RewardRange::is_unit")]
         range: RewardRange,
@@ -91,17 +91,17 @@ pub enum Secret {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RewardPart {
-    /// Different from the names of the other parts.
+    /// The name of the part, unique among the parts.
     pub name: String,
     pub weight: f64,
     pub reward: Reward,
 }
 
 impl Reward {
-    /// The group of a pattern that must equal the data field.
+    /// The name of the group of a pattern that must equal the data field.
     pub const ANSWER_GROUP: &'static str = "answer";
 
-    /// Whether a pattern, already validated, has that group: only then is the data field read.
+    /// Whether a validated pattern has that group. Only then is the data field read.
     pub fn has_answer_group(pattern: &str) -> bool {
         fn has(part: &Hir) -> bool {
             match part.kind() {
@@ -116,7 +116,7 @@ impl Reward {
         regex_syntax::parse(pattern).is_ok_and(|pattern| has(&pattern))
     }
 
-    /// The same reward without paths that only say where a file is.
+    /// The reward without paths that only locate files.
     pub fn without_paths(&self) -> Reward {
         let mut reward = self.clone();
         match &mut reward {
@@ -134,7 +134,7 @@ impl Reward {
         reward
     }
 
-    /// Whether it is always 0 or 1: then its mean is a share, pass@1.
+    /// Whether the reward is always 0 or 1, so that its mean is a share (pass@1).
     pub fn is_verdict(&self) -> bool {
         match self {
             Reward::ExactMatch { .. }
@@ -148,7 +148,7 @@ impl Reward {
         }
     }
 
-    /// The values that it may have.
+    /// The range of its values.
     pub fn range(&self) -> RewardRange {
         match self {
             Reward::Command { range, .. } | Reward::Python { range, .. } | Reward::Http { range, .. } => {
@@ -161,11 +161,11 @@ impl Reward {
         }
     }
 
-    /// The programs that judge, each with what it depends on besides its own sources.
+    /// The programs that judge, each with its dependencies besides its own sources.
     pub fn commands(&self) -> Vec<(&str, &[String])> {
         match self {
             Reward::Command { command, depends, .. } => vec![(command, depends)],
-            // Its file is located like the script of a command.
+            // The file is located in the same way as the script of a command.
             Reward::Python { file, depends, .. } => vec![(file, depends)],
             Reward::Parts { parts } => parts.iter().flat_map(|part| part.reward.commands()).collect(),
             _ => Vec::new(),

@@ -1,4 +1,4 @@
-//! Numbers over training time.
+//! Schedules: numbers over training time.
 
 use serde::{Deserialize, Serialize};
 
@@ -134,8 +134,8 @@ impl Schedule {
         }
     }
 
-    /// The number of steps that a run must exceed to reach the end of the schedule, where a run of `steps`
-    /// steps does not.
+    /// The number of steps that a run must exceed to reach the end of the schedule. `None` if a run of
+    /// `steps` steps reaches it.
     pub fn unreached(&self, steps: u32) -> Option<u32> {
         let beyond = |step: u32| (step >= steps).then_some(step);
         match self {
@@ -160,7 +160,7 @@ impl Schedule {
         }
     }
 
-    /// How many warm-ups enclose it.
+    /// The number of warm-ups at its head.
     pub fn warmups(&self) -> usize {
         let mut schedule = self;
         let mut found = 0;

@@ -1,4 +1,4 @@
-//! Models and the stages that make them: where weights come from, how they are trained, how they are merged.
+//! Models and the stages that make them: sources of weights, training, merging.
 
 use std::rc::Rc;
 
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 /// A model: the result of a stage applied to other models.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Model {
-    /// The author's name for it: `start`, `expert[sort]`.
+    /// The author's name: `start`, `expert[sort]`.
     pub name: String,
     pub stage: Stage,
     pub origin: Origin,
@@ -37,7 +37,7 @@ pub enum Stage {
     Parameter,
 }
 
-/// The source of existing weights. Architecture and tokenizer are read with them.
+/// The source of existing weights, which have an architecture and a tokenizer of their own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "source", rename_all = "snake_case")]
 pub enum Pretrained {
@@ -76,13 +76,13 @@ pub struct JointStep {
     pub name: String,
     /// Index into [`Joint::members`].
     pub updates: usize,
-    /// It runs every `every` steps; 1 for each step.
+    /// The interval of the update in steps; 1 for every step.
     pub every: u32,
     pub train: Train,
 }
 
 impl Stage {
-    /// The training loops in it.
+    /// The training loops of the stage.
     pub fn trains(&self) -> Vec<&Train> {
         match self {
             Stage::Train(train) => vec![train.as_ref()],
@@ -175,7 +175,7 @@ impl TokenizerSpec {
     }
 }
 
-/// One training loop. The recipes differ in where prefixes come from and in the objective.
+/// A training loop. The recipes differ in the source of prefixes and in the objective.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Train {
     pub recipe: Recipe,
@@ -183,27 +183,27 @@ pub struct Train {
     pub start: ModelId,
     /// The domains trained on and their shares, which sum to 1.
     pub mixture: Vec<Share>,
-    /// Which teacher scores which prompts, in order: the first that holds decides. Empty where nothing reads
+    /// The teachers of prompts, in order; the first choice that applies decides. Empty where nothing reads
     /// the routed teacher.
     pub teachers: Vec<TeacherChoice>,
     /// The role `reference` by domain; empty where there is none.
     pub reference: Vec<(DomainId, ModelId)>,
-    /// What the student sees in place of the plain prompt.
+    /// The template that replaces the prompt for the student.
     pub sees: Option<Rc<Template>>,
     /// Passes over each batch of rollouts, with one update each.
     pub passes: u32,
     pub rollout: Rollout,
     pub size: BatchSize,
-    /// Which rollouts of teachers are imitated; from other sources, all are trained on.
+    /// Which of a teacher's rollouts are imitated. From other sources, all are trained on.
     pub keep: Keep,
-    /// Only prompts where this holds are trained on; per group.
+    /// The condition under which prompts are trained on; per group.
     pub filter: Option<Formula>,
-    /// Prompts with larger numbers come first; per group.
+    /// The order of prompts, larger numbers first; per group.
     pub priority: Option<Formula>,
-    /// Steps after which filter and priority are computed again; only once where absent.
+    /// Steps between computations of filter and priority; where absent, they are computed once.
     pub refresh: Option<u32>,
-    /// The weights that the domains' shares of a step's prompts are proportional to, per domain; the
-    /// mixture's shares where absent.
+    /// Weights that the domains' shares of a step's prompts are proportional to, per domain. Where absent,
+    /// the shares are the mixture's.
     pub shares: Option<Formula>,
     pub objective: Objective,
     pub optimizer: Optimizer,
@@ -217,7 +217,7 @@ pub struct Train {
     /// The decay of an exponential moving average of the weights, which is then the stage's result. Where
     /// absent, the result is the weights after the last step.
     pub ema: Option<f64>,
-    /// In the order in which they are evaluated.
+    /// The guards, in the order in which they are evaluated.
     pub guards: Vec<Guard>,
 }
 
@@ -230,9 +230,9 @@ pub struct Adapter {
     pub alpha: f64,
     /// The dropout rate of an adapter's inputs during training.
     pub dropout: f64,
-    /// The matrices that have one.
+    /// The matrices that get an adapter.
     pub targets: Vec<Projection>,
-    /// Only in these layers, counted from 0, both ends included; in all where absent.
+    /// The layers that get adapters, counted from 0, both ends included; all where absent.
     pub layers: Option<(u32, u32)>,
 }
 
@@ -298,7 +298,7 @@ impl Projection {
     }
 }
 
-/// How a step is computed. It affects memory use; results are the same, up to the rounding of sums.
+/// How a step is computed. This affects memory; results are the same up to the rounding of sums.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Execution {
     /// Sequences per forward and backward pass; the whole batch where absent.
@@ -312,7 +312,7 @@ pub struct Execution {
 pub enum Checkpointing {
     #[default]
     None,
-    /// The first layers, this many.
+    /// This many layers, from the first.
     Layers(u32),
     All,
 }
@@ -344,7 +344,7 @@ pub enum BatchSize {
     Sequences(u32),
 }
 
-/// The constructor's name, for people.
+/// The constructor of a stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Recipe {
@@ -381,7 +381,7 @@ pub struct TeacherChoice {
     /// A condition on the prompt's data; the last choice of every domain has none.
     pub when: Option<Formula>,
     pub teacher: TeacherId,
-    /// The place of the arm's target.
+    /// The place of the target of the arm.
     pub origin: Origin,
 }
 

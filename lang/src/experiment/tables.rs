@@ -27,7 +27,7 @@ pub struct Comparison {
     pub origin: Origin,
 }
 
-/// One row. A family puts each member in its own domain's column.
+/// One row. Each member of a family is in its own domain's column.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     pub label: String,
@@ -50,13 +50,13 @@ pub struct Evaluation {
     /// 0 is greedy, one sample.
     pub temperature: f64,
     pub max_tokens: u32,
-    /// Nucleus (top-p) sampling: only the most probable entries that together hold this much are drawn.
+    /// The mass of nucleus (top-p) sampling.
     pub top_p: Option<f64>,
-    /// Only this many entries are drawn, the most probable ones.
+    /// The number of most probable entries that can be drawn.
     pub top_k: Option<u32>,
     /// A completion ends after the first of these texts.
     pub stop: Vec<String>,
-    /// At most this many test prompts of a domain, the first ones of the file; all where absent.
+    /// The most test prompts of a domain, the first ones of the file; all where absent.
     pub prompts: Option<u32>,
 }
 
@@ -84,7 +84,7 @@ pub enum Metric {
     Distinct,
     /// Mean number of completion tokens.
     Length,
-    /// How well the stated confidence of answers agrees with how often they are right.
+    /// The agreement between stated confidences and how often answers are right.
     Calibration,
     /// Mean entropy of the next-token distribution.
     Entropy,
@@ -102,7 +102,7 @@ impl std::fmt::Display for Metric {
     }
 }
 
-/// What all rows of one table must have spent the same amount of.
+/// The cost that must be equal for all rows of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
     pub unit: BudgetUnit,
@@ -131,7 +131,7 @@ impl BudgetUnit {
     }
 }
 
-/// Sequences of a step, where it draws a fixed number, of one kind, and no others are written for them.
+/// Sequences of a step. `None` where their number or kind varies, or further ones are written for them.
 fn sequences(train: &Train) -> Option<u64> {
     let Rollout { source, edits, .. } = &train.rollout;
     let plain =

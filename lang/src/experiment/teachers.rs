@@ -1,4 +1,4 @@
-//! Teachers: their weights, what they are shown, what they can return.
+//! Teachers: their weights, what they are shown, and what they can return.
 
 use std::rc::Rc;
 
@@ -24,7 +24,7 @@ impl Template {
         })
     }
 
-    /// The roles that write texts in it: answers of their own, and shortened texts.
+    /// The roles that write texts in the template: their own completions, and shortened texts.
     pub fn writers(&self) -> Vec<&Role> {
         let all = self.slots().flat_map(Slot::all);
         all.filter_map(|slot| match slot {
@@ -40,12 +40,12 @@ pub enum TemplatePiece {
     Text(String),
     /// `{prompt}`, `{hint}`
     Slot(Slot),
-    /// `{first(solution, exposure)}`: this share of the slot, from the beginning.
+    /// `{first(solution, exposure)}`: a share of the slot, from the beginning.
     First {
         slot: Slot,
         share: Formula,
     },
-    /// This share of the slot, from the end.
+    /// `{last(solution, exposure)}`: a share of the slot, from the end.
     Last {
         slot: Slot,
         share: Formula,
@@ -57,7 +57,7 @@ pub enum TemplatePiece {
 }
 
 impl TemplatePiece {
-    /// The share of a slot that is shown, where that is only a part.
+    /// The share of a slot that is shown, if only a part is.
     pub fn share(&self) -> Option<&Formula> {
         match self {
             TemplatePiece::First { share, .. } | TemplatePiece::Last { share, .. } => Some(share),
@@ -117,27 +117,27 @@ pub enum GroupMember {
     Other,
 }
 
-/// A teacher: frozen weights, what they are shown, what they can return.
+/// A teacher: its weights, its template, and its possible output.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Teacher {
     /// `specialist[sort]`
     pub name: String,
     pub weights: TeacherWeights,
     pub sees: Option<Rc<Template>>,
-    /// Its logits are divided by this.
+    /// The divisor of its logits.
     pub temperature: f64,
     pub answers: Capability,
-    /// The author declares that it does not descend from the student's checkpoint.
+    /// Whether the author declared that it does not descend from the student's checkpoint.
     pub foreign: bool,
     pub align: Alignment,
-    /// What it sees of the finished completion where the student has masks.
+    /// The positions of the finished completion that it sees where the student has masks.
     pub reveals: Option<Reveal>,
     /// The source of `{feedback}` in its template; the verifier's message where absent.
     pub feedback: Option<Rc<Rollout>>,
     pub origin: Origin,
 }
 
-/// What a denoising student's teacher sees of positions that are not filled yet.
+/// The unfilled positions that a denoising student's teacher sees.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Reveal {
     All,
@@ -158,10 +158,10 @@ pub enum TeacherWeights {
         engine: String,
         url: Secret,
         model: String,
-        /// The environment variable with the token that the server asks for.
+        /// The environment variable with the token that the server requires.
         key: Option<String>,
     },
-    /// A linear combination of logits. `bindings` are those of its `where`.
+    /// A linear combination of logits. `bindings` are the names of its `where`.
     Composed {
         logits: Vec<(Formula, Role)>,
         bindings: Vec<(String, Formula)>,
@@ -182,11 +182,11 @@ pub enum TeacherWeights {
 /// Which weights of the student are used.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum SelfCopy {
-    /// Those of the current step.
+    /// The weights of the current step.
     Current,
-    /// Those before the first step.
+    /// The weights before the first step.
     Initial,
-    /// An average: rate * itself + (1 - rate) * the student's weights, after every step.
+    /// An average, updated after every step: rate * average + (1 - rate) * weights.
     Ema { rate: f64 },
     /// A copy, renewed every `steps` steps.
     Every { steps: u32 },
@@ -213,7 +213,7 @@ impl Pool {
     }
 }
 
-/// What a teacher can return, from least to most.
+/// A teacher's possible output, from least to most informative.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Capability {
     /// Completions only.
@@ -237,7 +237,7 @@ impl std::fmt::Display for Capability {
     }
 }
 
-/// How the student's tokens are found in the teacher's input.
+/// How the student's tokens are matched to positions of the teacher's input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Alignment {
     /// The same tokens at the end of both inputs.

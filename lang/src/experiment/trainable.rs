@@ -1,4 +1,4 @@
-//! Which weights a stage changes.
+//! The weights that a stage changes.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,11 +6,11 @@ use super::ModelId;
 use super::optimizers::WeightGroup;
 use super::stages::Adapter;
 
-/// Which weights a stage changes. `M` names models: their index in the experiment, or another name elsewhere.
+/// The weights that a stage changes. `M` is the type that names models.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "trains", rename_all = "snake_case")]
 pub enum Trainable<M = ModelId> {
-    /// The model's own: those in `only` (all where absent) that are not in `except`.
+    /// The model's own weights: those in `only` (all where absent) that are not in `except`.
     Weights { only: Option<Vec<WeightFilter<M>>>, except: Vec<WeightFilter<M>> },
     /// An adapter: small matrices beside frozen weights.
     Adapter(Adapter),
@@ -56,7 +56,7 @@ impl<M> Trainable<M> {
         })
     }
 
-    /// The same with other names for models.
+    /// The same with model names mapped by `of`.
     pub fn map<N>(&self, of: impl Fn(&M) -> N) -> Trainable<N> {
         let filter = |filter: &WeightFilter<M>| match filter {
             WeightFilter::Group(group) => WeightFilter::Group(*group),
@@ -85,14 +85,14 @@ impl Trainable {
         self.changes().flat_map(|changed| [changed.after, changed.before])
     }
 
-    /// Whether all of the model's own parameters are trained: then the optimizer's state is at least as large
+    /// Whether all of the model's own parameters are trained. The optimizer's state is then at least as large
     /// as the model.
     pub fn is_all(&self) -> bool {
         matches!(self, Trainable::Weights { only: None, except } if except.is_empty())
     }
 
-    /// An upper bound of what is trained, whatever elements `changed` chooses.
-    pub fn whatever_changed(&self) -> Trainable {
+    /// An upper bound of the trained weights: all elements, whichever ones `changed` selects.
+    pub fn as_fully_trainable(&self) -> Trainable {
         let whole = |filter: &WeightFilter| !matches!(filter, WeightFilter::Changed(_));
         let mut trainable = self.clone();
         if let Trainable::Weights { only, except } = &mut trainable {

@@ -1,13 +1,13 @@
-//! Alignment: adjacent lines have their `=`, their `->`, their tables and their comments in one column.
+//! Alignment of `=`, `->`, tables and comments of adjacent lines in columns.
 
 use super::WIDTH;
 use super::print::{Printed, Printer, width};
 use super::tree::{GroupRole, LayoutNode, TokenGroup, TreeEntry, is_token};
 use crate::syntax::tokens::TokenKind;
 
-/// The form of a line, which decides with which adjacent lines it is aligned.
+/// The form of a line. Adjacent lines of one form are aligned.
 #[derive(PartialEq)]
-enum Shape<'a> {
+enum LineShape<'a> {
     /// `head = rest`, `condition -> value`, `name in values`. At the top level only items of one kind are
     /// aligned.
     Sides { kind: Option<&'a str>, operator: &'static str },
@@ -15,15 +15,15 @@ enum Shape<'a> {
     Table { kind: Option<&'a str> },
 }
 
-/// A line that is aligned, and the piece before which it is split.
-struct Split<'a> {
-    shape: Shape<'a>,
+/// An alignable line, and the index of the piece before which it is split.
+struct SplitLine<'a> {
+    shape: LineShape<'a>,
     at: usize,
 }
 
 /// Aligns the one-line entries of a block, or of the file.
 pub fn entries(printer: &Printer, printed: &mut [Printed], top: bool) {
-    let splits: Vec<Option<Split>> = printed.iter().map(|printed| split(printed, top)).collect();
+    let splits: Vec<Option<SplitLine>> = printed.iter().map(|printed| split(printed, top)).collect();
     let mut start = 0;
     while start < printed.len() {
         let mut end = start + 1;
@@ -43,12 +43,12 @@ pub fn entries(printer: &Printer, printed: &mut [Printed], top: bool) {
     }
 }
 
-/// Whether it is on the line directly after the entry before it.
+/// Whether the entry is on the line directly after the previous entry.
 fn follows(printed: &Printed) -> bool {
     !printed.entry.blank_before && printed.entry.leading.is_empty()
 }
 
-fn split<'a>(printed: &Printed<'a, '_>, top: bool) -> Option<Split<'a>> {
+fn split<'a>(printed: &Printed<'a, '_>, top: bool) -> Option<SplitLine<'a>> {
     let entry = printed.entry;
     if printed.lines.len() > 1 || entry.verbatim {
         return None;
@@ -66,22 +66,24 @@ fn split<'a>(printed: &Printed<'a, '_>, top: bool) -> Option<Split<'a>> {
     // The value of a setting may contain an arrow, the value of an arm the `=` of a `where`.
     let arrow = find("->");
     if let Some(at) = find("=").filter(|at| arrow.is_none_or(|arrow| at < &arrow)) {
-        return plain_before(at).then_some(Split { shape: Shape::Sides { kind, operator: "=" }, at });
+        return plain_before(at).then_some(SplitLine { shape: LineShape::Sides { kind, operator: "=" }, at });
     }
     if let Some(at) = arrow {
         return (word(0) != Some("for"))
-            .then_some(Split { shape: Shape::Sides { kind, operator: "->" }, at });
+            .then_some(SplitLine { shape: LineShape::Sides { kind, operator: "->" }, at });
     }
     if word(0) != Some("for") && word(1) == Some("in") {
-        return Some(Split { shape: Shape::Sides { kind, operator: "in" }, at: 1 });
+        return Some(SplitLine { shape: LineShape::Sides { kind, operator: "in" }, at: 1 });
     }
     // A block with nothing after it: `domain sort { ... }`, `step follow { ... }`; inside a block also `route
     // { ... }`.
     let at = bracket.filter(|at| at + 1 == pieces.len() && block(entry, *at).is_some())?;
     match (top, at) {
-        (true, 2..) => Some(Split { shape: Shape::Table { kind }, at }),
-        (false, 2) if word(0) == Some("step") => Some(Split { shape: Shape::Table { kind: word(0) }, at }),
-        (false, 1) => Some(Split { shape: Shape::Sides { kind, operator: "=" }, at }),
+        (true, 2..) => Some(SplitLine { shape: LineShape::Table { kind }, at }),
+        (false, 2) if word(0) == Some("step") => {
+            Some(SplitLine { shape: LineShape::Table { kind: word(0) }, at })
+        }
+        (false, 1) => Some(SplitLine { shape: LineShape::Sides { kind, operator: "=" }, at }),
         _ => None,
     }
 }
@@ -93,7 +95,7 @@ fn block<'a, 't>(entry: &'t TreeEntry<'a>, at: usize) -> Option<&'t TokenGroup<'
     }
 }
 
-/// Aligns what begins with piece `at` of each entry, and the entries of their blocks too where these form a
+/// Aligns the parts of entries from piece `at` on, and also the entries of their blocks where these form a
 /// table.
 fn line_up(printer: &Printer, printed: &mut [Printed], at: &[usize]) {
     let mut heads = Vec::new();

@@ -20,8 +20,8 @@ pub fn edits(text: &str) -> Vec<TextEdit> {
     between(text, &format(text).text)
 }
 
-/// The edits of formatting that change only the lines that a range touches. Where these lines can't be
-/// formatted alone, the items that they belong to are formatted as a whole.
+/// The edits of formatting that change only the lines that a range touches. If these lines can't be formatted
+/// alone, their items are formatted as a whole.
 pub fn edits_in(text: &str, range: Range<usize>) -> Vec<TextEdit> {
     let lines = lines_of(text, range);
     let section = section(text, &lines);
@@ -52,8 +52,8 @@ fn edits_of_lines(text: &str, lines: Range<usize>) -> Vec<TextEdit> {
     Vec::new()
 }
 
-/// The part of a file around a range whose layout does not depend on the rest: from one blank line outside of
-/// all brackets to another. A long file should not be parsed again for every line that is typed.
+/// The part of a file around a range whose layout does not depend on the rest: between blank lines outside of
+/// all brackets. This avoids parsing a long file again for every typed line.
 fn section(text: &str, range: &Range<usize>) -> Range<usize> {
     let mut section = 0..text.len();
     let mut depth = 0usize;
@@ -86,7 +86,7 @@ fn section(text: &str, range: &Range<usize>) -> Range<usize> {
     section
 }
 
-/// The edits for when the bracket before an offset has just been typed: on the lines of the block that it
+/// The edits after the bracket before an offset has been typed: on the lines of the block that it
 /// closes.
 pub fn edits_on_close(text: &str, offset: usize) -> Vec<TextEdit> {
     let mut open = Vec::new();
@@ -97,7 +97,7 @@ pub fn edits_on_close(text: &str, offset: usize) -> Vec<TextEdit> {
                 let partner = open.pop();
                 if token.end == offset {
                     let mut edits = partner.map_or_else(Vec::new, |start| edits_in(text, start..offset));
-                    // The author may go on after the bracket.
+                    // The author may continue to type after the bracket.
                     edits.retain(|edit| edit.range.end <= offset && edit.range.start < offset);
                     return edits;
                 }
@@ -108,7 +108,7 @@ pub fn edits_on_close(text: &str, offset: usize) -> Vec<TextEdit> {
     Vec::new()
 }
 
-/// The edits for when a line has just been ended: on the line before that of the offset.
+/// The edits after a line has been ended: on the line before that of the offset.
 pub fn edits_on_newline(text: &str, offset: usize) -> Vec<TextEdit> {
     match text[..offset].rfind('\n') {
         Some(end) => edits_in(text, end..end),
@@ -128,14 +128,14 @@ pub fn applied(text: &str, edits: &[TextEdit]) -> String {
     new + &text[at..]
 }
 
-/// From the beginning of the first line of a range to the end of its last, without the line end.
+/// The range from the start of a range's first line to the end of its last, without the line end.
 fn lines_of(text: &str, range: Range<usize>) -> Range<usize> {
     let start = text[..range.start].rfind('\n').map_or(0, |at| at + 1);
     let end = text[range.end..].find('\n').map_or(text.len(), |at| range.end + at);
     start..end
 }
 
-/// The gaps that differ. If the texts differ in more than gaps, one edit replaces everything.
+/// The differing gaps as edits. If the texts differ in more than gaps, one edit replaces everything.
 fn between(old: &str, new: &str) -> Vec<TextEdit> {
     let mut found = Vec::new();
     let (mut before, mut after) = (old, new);
@@ -156,8 +156,8 @@ fn between(old: &str, new: &str) -> Vec<TextEdit> {
     }
 }
 
-/// Blanks, line breaks and commas; also a byte order mark, which can occur outside quotes only at the start
-/// of a text.
+/// The gap at the start of a text: blanks, line breaks and commas; also a byte order mark, which outside of
+/// quotes occurs only at the start.
 fn gap(text: &str) -> &str {
     let end = text.trim_start_matches([' ', '\t', '\r', '\n', '\x0c', ',', '\u{feff}']);
     &text[..text.len() - end.len()]
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn where_a_line_alone_can_not_be_changed_its_item_is() {
+    fn format_range_extends_to_the_item_if_a_line_is_not_enough() {
         // The comma moves to the line above.
         becomes(
             "let  a=1\nlet b = f(c // one\n, d)\nlet  e=2",
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_parse_is_left_alone() {
+    fn edits_leave_unparsable_items_unchanged() {
         let text = "let  a=1\nmodel m = f( {\n   b=1\n}\n";
         becomes(text, "b=1", text);
     }

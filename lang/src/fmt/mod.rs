@@ -1,8 +1,8 @@
-//! The formatter: one canonical layout. Only blanks, line breaks and the commas between entries change; every
-//! other token stays.
+//! The formatter, which gives a file its canonical layout. Only blanks, line breaks and the commas between
+//! entries change; every other token stays.
 //!
-//! The rules are in the book (`formatting.md`). The author decides whether something is on one line or on
-//! several; the formatter decides the rest. Text that does not parse is left as it is.
+//! The rules are in the book (`formatting.md`). The author decides whether something is on one line or
+//! several, the formatter everything else. Text that does not parse is left as it is.
 
 mod align;
 mod edits;
@@ -27,8 +27,8 @@ pub const WIDTH: usize = 160;
 
 pub struct Formatted {
     pub text: String,
-    /// What does not parse and was left as it is; places are those of the given text. Parts of the language
-    /// that are not supported yet are formatted, and are not among these.
+    /// Errors of the parts that do not parse and were left as they are, with places in the given text. Parts
+    /// of the language that are not supported yet are formatted, and are not among these.
     pub diagnostics: Vec<Diagnostic>,
 }
 
@@ -37,9 +37,9 @@ pub fn format(text: &str) -> Formatted {
     let (module, diagnostics) = parse(FileId(0), text);
     let wrong = diagnostics.iter().filter(|diagnostic| diagnostic.code != Code::NotSupported);
     let faults: Vec<usize> = wrong.map(|diagnostic| diagnostic.primary.span.start as usize).collect();
-    // Whatever the text contains, it must parse to the same afterwards; error recovery depends on layout.
-    let before = Meaning::new(module, &diagnostics);
-    let keeps = |formatted: &String| Meaning::of(formatted) == before;
+    // The result must always parse to the same tree. Error recovery depends on layout, so this is checked.
+    let before = ParseResult::new(module, &diagnostics);
+    let keeps = |formatted: &String| ParseResult::from_text(formatted) == before;
     let attempts = [false, true].into_iter().map(|whole_items| arranged(text, &faults, whole_items));
     let attempts = attempts.take(if faults.is_empty() { 1 } else { 2 });
     let formatted = { attempts }.find(keeps).unwrap_or_else(|| text.to_owned());
@@ -50,7 +50,7 @@ pub fn format(text: &str) -> Formatted {
 
 /// Whether two texts parse to the same.
 fn same_meaning(one: &str, other: &str) -> bool {
-    Meaning::of(one) == Meaning::of(other)
+    ParseResult::from_text(one) == ParseResult::from_text(other)
 }
 
 /// The ranges of a text's items.
@@ -60,23 +60,23 @@ fn top_level_items(text: &str) -> Vec<Range<usize>> {
 
 /// The result of parsing a text, without places: its tree and its diagnostics.
 #[derive(PartialEq)]
-struct Meaning {
+struct ParseResult {
     tree: Module,
     diagnostics: Vec<(Code, String)>,
 }
 
-impl Meaning {
-    fn of(text: &str) -> Meaning {
+impl ParseResult {
+    fn from_text(text: &str) -> ParseResult {
         let (module, diagnostics) = parse(FileId(0), text);
-        Meaning::new(module, &diagnostics)
+        ParseResult::new(module, &diagnostics)
     }
 
-    fn new(mut tree: Module, diagnostics: &[Diagnostic]) -> Meaning {
+    fn new(mut tree: Module, diagnostics: &[Diagnostic]) -> ParseResult {
         tree.items.shift(Shift::Erase);
         let mut diagnostics: Vec<(Code, String)> =
             diagnostics.iter().map(|diagnostic| (diagnostic.code, diagnostic.message.clone())).collect();
         diagnostics.sort();
-        Meaning { tree, diagnostics }
+        ParseResult { tree, diagnostics }
     }
 }
 
@@ -92,8 +92,8 @@ fn arranged(text: &str, faults: &[usize], whole_items: bool) -> String {
     print::file(text, &tree::build(&source, &tokens))
 }
 
-/// The tokens of a text for layout: all comments are the same kind, and so is all foreign text, which is left
-/// as it is.
+/// The tokens of a text for layout. All comments have one kind, and all foreign text, which is left as it
+/// is, another.
 fn tokens_of(text: &str) -> Vec<SyntaxToken> {
     let seen = |token: SyntaxToken| match token.kind {
         TokenKind::Doc => SyntaxToken { kind: TokenKind::Comment, ..token },
@@ -107,8 +107,8 @@ fn tokens_of(text: &str) -> Vec<SyntaxToken> {
     tokens::lex(text).into_iter().map(seen).collect()
 }
 
-/// The token to blame for an error. An error is often found after something is missing, at a separator or a
-/// closing bracket: then the token before is to blame.
+/// The token that causes an error. An error is often found only at the separator or closing bracket after
+/// something missing; then the token before is the cause.
 fn blamed(tokens: &[SyntaxToken], fault: usize) -> usize {
     let next = tokens.partition_point(|token| token.end <= fault);
     let blameless = |token: &SyntaxToken| {
@@ -124,8 +124,8 @@ fn blamed(tokens: &[SyntaxToken], fault: usize) -> usize {
     before.map_or(fault, |token| token.end)
 }
 
-/// Joins each item whose brackets do not match, and text outside items, into one foreign token. Also returns
-/// where items begin.
+/// Joins each item with unmatched brackets, and text outside items, into one foreign token. Also returns the
+/// starts of items.
 fn joined(
     text: &str,
     tokens: &[SyntaxToken],
@@ -150,7 +150,7 @@ fn joined(
         while matches!(tokens[end - 1].kind, TokenKind::Newline | TokenKind::Comment) {
             end -= 1;
         }
-        // Text on the item's line, after it, that the grammar did not cover stays where it is.
+        // Text after the item on its line that the grammar did not cover stays where it is.
         let mut whole = item.is_some();
         while let Some(next) = tokens.get(end)
             && !matches!(next.kind, TokenKind::Newline | TokenKind::Comment)

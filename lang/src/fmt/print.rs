@@ -5,9 +5,11 @@ use std::ops::Range;
 use super::WIDTH;
 use super::align;
 use super::spacing::{begins_bindings, begins_tail, blank_before, ends_for_head, is_infix};
-use super::tree::{Body, Comment, Gap, GroupRole, LayoutNode, SourcePiece, TokenGroup, TreeEntry, is_token};
+use super::tree::{
+    Body, Comment, GroupRole, LayoutNode, LeadingTrivia, SourcePiece, TokenGroup, TreeEntry, is_token,
+};
 
-/// Columns by which a body is indented.
+/// Columns of indentation per level.
 const STEP: usize = 2;
 
 pub struct PrintedLine<'a> {
@@ -125,8 +127,8 @@ impl<'s> Printer<'s> {
         self.lines(entry, indent, &broken, true).into_iter().map(|(line, _)| line).collect()
     }
 
-    /// The lines of an entry, each with the pieces that begin on it; with those inside its brackets only if
-    /// `whole`.
+    /// The lines of an entry, each with its pieces. With `whole`, lines inside its brackets are
+    /// included.
     fn lines<'a>(
         &self,
         entry: &TreeEntry<'a>,
@@ -139,7 +141,7 @@ impl<'s> Printer<'s> {
         let mut line = PrintedLine { indent, text: String::new(), comment: None };
         let mut first = 0;
         let mut level = 0;
-        // The column of the further bindings of a `where`: below the first.
+        // The column of further bindings of a `where`, below the first.
         let mut bindings = None;
         for (at, piece) in pieces.iter().enumerate() {
             if at > 0 && breaks_before(pieces, at) {
@@ -227,7 +229,7 @@ fn own_line<'a>(comment: &Comment<'a>, indent: usize) -> PrintedLine<'a> {
     PrintedLine { indent, text: comment.text.to_owned(), comment: None }
 }
 
-/// Whether the author wrote it on several lines.
+/// Whether the author wrote the group on several lines.
 fn must_break(group: &TokenGroup) -> bool {
     group.lines && !(group.body.entries.is_empty() && group.body.tail.is_empty() && group.opening.is_none())
 }
@@ -236,11 +238,11 @@ fn may_break(group: &TokenGroup) -> bool {
     group.role != GroupRole::Single && !group.body.entries.is_empty()
 }
 
-/// Whether a new line begins with piece `at`: where a comment forces it, or where the author broke the line
-/// at an operator. The operator stays on the line before, as everywhere outside brackets; `|>` and `where`
-/// begin the new line.
+/// Whether a new line begins with piece `at`: because of a comment, or because the author broke the line at
+/// an operator. The operator stays on the line before, as outside brackets; `|>` and `where` begin the new
+/// line.
 fn breaks_before(pieces: &[SourcePiece], at: usize) -> bool {
-    let Gap { newline, comments } = &pieces[at].before;
+    let LeadingTrivia { newline, comments } = &pieces[at].before;
     if !comments.is_empty() {
         return true;
     }

@@ -1,4 +1,4 @@
-//! Where there is a blank between two tokens of one line.
+//! The blanks between two tokens of one line.
 
 use super::tree::{LayoutNode, SourcePiece, is_token, is_value};
 use crate::syntax::tokens::TokenKind;
@@ -23,14 +23,14 @@ pub fn blank_before(pieces: &[SourcePiece], at: usize) -> bool {
     }
 }
 
-/// `-` and `!` as prefix operators.
+/// Whether a piece is `-` or `!` as a prefix operator.
 pub fn is_prefix(pieces: &[SourcePiece], at: usize) -> bool {
     let sign = is_token(&pieces[at].node, "-") || is_token(&pieces[at].node, "!");
     sign && (at == 0 || !is_value(pieces, at - 1))
 }
 
-/// The `/` of a ratio of two plain numbers, such as `1/3`, which reads as one number. False where an adjacent
-/// operator of the same or higher precedence would make that reading wrong.
+/// Whether a piece is the `/` of a ratio of two plain numbers, such as `1/3`, which reads as one number.
+/// False where an adjacent operator of the same or higher precedence would contradict that.
 fn is_ratio(pieces: &[SourcePiece], at: usize) -> bool {
     let node = |at: usize| pieces.get(at).map(|piece| &piece.node);
     let number = |at: usize| matches!(node(at), Some(LayoutNode::Token(TokenKind::Number, _)));
@@ -45,7 +45,7 @@ fn is_ratio(pieces: &[SourcePiece], at: usize) -> bool {
         && !one_of(at + 2, &["^", "**", "."])
 }
 
-/// A binary operator, after which a line may go on.
+/// Whether a piece is a binary operator, after which a line may continue.
 pub fn is_infix(pieces: &[SourcePiece], at: usize) -> bool {
     match &pieces[at].node {
         LayoutNode::Token(TokenKind::Sign, ":") => ends_for_head(pieces, at),
@@ -55,7 +55,7 @@ pub fn is_infix(pieces: &[SourcePiece], at: usize) -> bool {
         LayoutNode::Token(TokenKind::Word, "and" | "or" | "then") => {
             at > 0 && !is_token(&pieces[at - 1].node, ".")
         }
-        // Between the bindings of a `where`; elsewhere a comma ends the entry or is in the head of a `for`.
+        // A comma between the bindings of a `where`. Others end the entry or are in the head of a `for`.
         LayoutNode::Token(TokenKind::Comma, _) => {
             let mut before = (0..at).rev();
             before
@@ -71,7 +71,7 @@ pub fn begins_tail(pieces: &[SourcePiece], at: usize) -> bool {
     is_token(&pieces[at].node, "|>") || begins_bindings(pieces, at)
 }
 
-/// The word `where` before bindings; before a parenthesis it is the function.
+/// Whether a piece is the word `where` before bindings. Before a parenthesis it is the function.
 pub fn begins_bindings(pieces: &[SourcePiece], at: usize) -> bool {
     let word = |node: &LayoutNode| matches!(node, LayoutNode::Token(TokenKind::Word, _));
     is_token(&pieces[at].node, "where")
@@ -80,7 +80,7 @@ pub fn begins_bindings(pieces: &[SourcePiece], at: usize) -> bool {
         && pieces.get(at + 1).is_some_and(|next| word(&next.node))
 }
 
-/// The colon of `for ...:`, not that of a label or a type.
+/// Whether a piece is the colon of `for ...:`, not that of a label or a type.
 pub fn ends_for_head(pieces: &[SourcePiece], at: usize) -> bool {
     let mut before = pieces[..at].iter().rev();
     is_token(&pieces[at].node, ":")

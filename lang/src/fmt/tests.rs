@@ -14,7 +14,7 @@ fn becomes(text: &str, expected: &str) {
 }
 
 #[test]
-fn nothing_is_nothing() {
+fn format_empty_input_is_empty() {
     becomes("", "");
     becomes(" \n\t\r\n", "");
     becomes("// only this", "// only this\n");
@@ -60,7 +60,7 @@ fn the_author_decides_what_stands_on_one_line() {
 }
 
 #[test]
-fn what_is_too_wide_is_broken_blocks_first() {
+fn format_breaks_wide_lines_at_blocks_first() {
     let long = "w".repeat(70);
     becomes(
         &format!("model a = f({long}, {long}) {{ b = 1, c = 2 }}"),
@@ -174,7 +174,7 @@ fn line_endings_tabs_and_byte_order_marks() {
 }
 
 #[test]
-fn what_does_not_parse_is_left_as_it_stands() {
+fn format_leaves_unparsable_lines_unchanged() {
     let formatted =
         format("let  a=1\nmodel b = f {\n c  =  = 2 // why\n   dd=3\n e=4\n}\nlet   g==  2\nlet h=3");
     assert_eq!(
@@ -185,13 +185,13 @@ fn what_does_not_parse_is_left_as_it_stands() {
     // Brackets without partners: the whole item.
     let formatted = format("let  a=1\nmodel b = f( {\n   c=3\n}\nlet  d=[1,2]");
     assert_eq!(formatted.text, "let a = 1\nmodel b = f( {\n   c=3\n}\nlet d = [1, 2]\n");
-    // What belongs to no item.
+    // Text that belongs to no item.
     let formatted = format("let  a=1\n/* two\n   lines */\n)  )\nlet  b=2 # why  not\nlet  c=3");
     assert_eq!(formatted.text, "let a = 1\n/* two\n   lines */\n)  )\nlet  b=2 # why  not\nlet c = 3\n");
 }
 
 #[test]
-fn ranges_and_pipes() {
+fn format_ranges_and_pipes() {
     becomes("let a = b|>c( 1 )|>d", "let a = b |> c(1) |> d\n");
     becomes("let a = b |>\nc(1) |>\n d", "let a = b\n  |> c(1)\n  |> d\n");
     becomes("teacher a[r in 0 ..= 26]=b(r)", "teacher a[r in 0..=26] = b(r)\n");
@@ -215,7 +215,7 @@ fn arms_of_a_match_have_their_arrows_in_one_column() {
 }
 
 #[test]
-fn what_trails_a_value() {
+fn format_clauses_after_values() {
     becomes("teacher a=b+w*c where w=15*d,v = 1", "teacher a = b + w * c where w = 15 * d, v = 1\n");
     stays("teacher a = b + w * c\n  where w = 15 * d,\n        v = where(e, 1, 2) // why\n");
     becomes("teacher a =\nb where\nw = 1", "teacher a =\n  b\n  where w = 1\n");
@@ -260,7 +260,7 @@ fn items_and_statements_of_every_kind() {
 }
 
 #[test]
-fn any_depth_and_any_bytes() {
+fn format_accepts_any_depth_and_any_bytes() {
     let nested = |depth: usize| format!("let a = {}1{}\n", "f(".repeat(depth), ")".repeat(depth));
     let broken = format(&nested(120)).text;
     assert!(broken.contains("\n  f("), "{broken}");

@@ -1,6 +1,6 @@
-//! From tokens to a tree of brackets and entries that holds every comment.
+//! Builds a tree of brackets and entries from tokens, with every comment.
 //!
-//! It has less detail than the syntax tree: only separators and grouping, which layout depends on.
+//! It has less detail than the syntax tree: only the separators and groups that layout depends on.
 
 use std::ops::Range;
 
@@ -11,20 +11,20 @@ const OPERATOR_WORDS: [&str; 8] = ["and", "or", "not", "then", "live", "for", "i
 
 pub struct Comment<'a> {
     pub text: &'a str,
-    /// Whether nothing is before it on its line.
+    /// Whether the comment is the first on its line.
     pub own_line: bool,
     pub blank_before: bool,
 }
 
-/// What is in the source before a token of an entry.
+/// The blanks and comments before a token of an entry.
 #[derive(Default)]
-pub struct Gap<'a> {
+pub struct LeadingTrivia<'a> {
     pub newline: bool,
     pub comments: Vec<Comment<'a>>,
 }
 
 pub struct SourcePiece<'a> {
-    pub before: Gap<'a>,
+    pub before: LeadingTrivia<'a>,
     pub node: LayoutNode<'a>,
 }
 
@@ -70,23 +70,23 @@ pub struct TreeEntry<'a> {
     pub pieces: Vec<SourcePiece<'a>>,
     pub trailing: Option<&'a str>,
     pub span: Range<usize>,
-    /// Whether it does not parse: then it is printed as it is.
+    /// Whether it does not parse, and is therefore printed as it is.
     pub verbatim: bool,
 }
 
-/// What the builder needs besides the tokens.
+/// The inputs of the builder besides the tokens.
 pub struct LexedSource<'a> {
     pub text: &'a str,
     /// The same text after the layout pass: the remaining newlines are separators.
     pub laid_out: &'a str,
-    /// Where items begin.
+    /// The offsets at which items begin.
     pub items: &'a [usize],
-    /// Where the parser reported errors.
+    /// The offsets at which the parser reported errors.
     pub faults: &'a [usize],
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Inside {
+enum BodyKind {
     File,
     Block,
     Brackets,
@@ -100,11 +100,11 @@ struct TreeBuilder<'a> {
 /// The tree of a whole file. Brackets must be balanced and not nested deeper than the layout pass allows.
 pub fn build<'a>(source: &'a LexedSource<'a>, tokens: &'a [SyntaxToken]) -> Body<'a> {
     let mut builder = TreeBuilder { source, tokens: tokens.iter() };
-    builder.body(Inside::File).body
+    builder.body(BodyKind::File).body
 }
 
-/// A body, and what its end says about the brackets around it.
-struct Closed<'a> {
+/// A body, with its opening comment and its closing bracket.
+struct ClosedBody<'a> {
     body: Body<'a>,
     opening: Option<&'a str>,
     close: &'a str,
@@ -114,9 +114,9 @@ struct Closed<'a> {
 
 impl<'a> TreeBuilder<'a> {
     /// Reads up to the closing bracket, or to the end of the file.
-    fn body(&mut self, inside: Inside) -> Closed<'a> {
+    fn body(&mut self, inside: BodyKind) -> ClosedBody<'a> {
         let source = self.source;
-        let mut draft = Draft {
+        let mut draft = BodyBuilder {
             source,
             body: Body::default(),
             entry: None,
@@ -128,7 +128,7 @@ impl<'a> TreeBuilder<'a> {
         let mut lines = false;
         while let Some(token) = self.tokens.next() {
             let text = &source.text[token.start..token.end];
-            if inside == Inside::File && source.items.binary_search(&token.start).is_ok() {
+            if inside == BodyKind::File && source.items.binary_search(&token.start).is_ok() {
                 draft.finish();
             }
             match token.kind {
@@ -136,29 +136,29 @@ impl<'a> TreeBuilder<'a> {
                     lines = true;
                     draft.newlines += 1;
                     draft.fresh = false;
-                    if inside == Inside::Block && source.laid_out.as_bytes()[token.start] == b'\n' {
+                    if inside == BodyKind::Block && source.laid_out.as_bytes()[token.start] == b'\n' {
                         draft.finish();
                     }
                 }
-                TokenKind::Comment if draft.fresh && draft.is_empty() && inside != Inside::File => {
+                TokenKind::Comment if draft.fresh && draft.is_empty() && inside != BodyKind::File => {
                     opening = Some(text)
                 }
                 TokenKind::Comment => draft.comment(text),
-                TokenKind::Comma if inside != Inside::File && !draft.in_for_head() => {
+                TokenKind::Comma if inside != BodyKind::File && !draft.in_for_head() => {
                     draft.finish();
                     (draft.newlines, draft.fresh) = (0, true);
                 }
-                TokenKind::Close if inside != Inside::File => {
+                TokenKind::Close if inside != BodyKind::File => {
                     let body = draft.close();
-                    return Closed { body, opening, close: text, end: token.end, lines };
+                    return ClosedBody { body, opening, close: text, end: token.end, lines };
                 }
                 TokenKind::Open => {
                     let role = draft.role(text);
                     let gap = draft.gap(token);
                     let braces = text == "{";
-                    let inner = self.body(if braces { Inside::Block } else { Inside::Brackets });
+                    let inner = self.body(if braces { BodyKind::Block } else { BodyKind::Brackets });
                     lines |= inner.lines;
-                    let Closed { body, opening, close, .. } = inner;
+                    let ClosedBody { body, opening, close, .. } = inner;
                     draft.push(
                         gap,
                         LayoutNode::Group(TokenGroup {
@@ -178,24 +178,24 @@ impl<'a> TreeBuilder<'a> {
                 }
             }
         }
-        Closed { body: draft.close(), opening, close: "", end: source.text.len(), lines }
+        ClosedBody { body: draft.close(), opening, close: "", end: source.text.len(), lines }
     }
 }
 
 /// A body under construction.
-struct Draft<'a> {
+struct BodyBuilder<'a> {
     source: &'a LexedSource<'a>,
     body: Body<'a>,
     entry: Option<TreeEntry<'a>>,
-    /// Since the last token.
+    /// Comments since the last token.
     comments: Vec<Comment<'a>>,
-    /// Since the last token or comment.
+    /// Newlines since the last token or comment.
     newlines: usize,
-    /// On the line of the last token.
+    /// Whether no newline came since the last token.
     fresh: bool,
 }
 
-impl<'a> Draft<'a> {
+impl<'a> BodyBuilder<'a> {
     fn is_empty(&self) -> bool {
         self.entry.is_none() && self.body.entries.is_empty()
     }
@@ -203,7 +203,7 @@ impl<'a> Draft<'a> {
     fn comment(&mut self, text: &'a str) {
         let comment = Comment { text, own_line: !self.fresh, blank_before: self.newlines > 1 };
         self.newlines = 0;
-        // After a comma: it belongs to what stands before the comma.
+        // A comment after a comma belongs to the entry before the comma.
         if self.entry.is_none()
             && self.fresh
             && self.comments.is_empty()
@@ -217,9 +217,9 @@ impl<'a> Draft<'a> {
     }
 
     /// The gap before the token that comes next.
-    fn gap(&mut self, token: &SyntaxToken) -> Gap<'a> {
+    fn gap(&mut self, token: &SyntaxToken) -> LeadingTrivia<'a> {
         let blank_before = self.newlines > 1;
-        let gap = Gap { newline: !self.fresh, comments: std::mem::take(&mut self.comments) };
+        let gap = LeadingTrivia { newline: !self.fresh, comments: std::mem::take(&mut self.comments) };
         (self.newlines, self.fresh) = (0, true);
         if self.entry.is_some() {
             return gap;
@@ -234,18 +234,18 @@ impl<'a> Draft<'a> {
             span,
             verbatim: false,
         });
-        Gap::default()
+        LeadingTrivia::default()
     }
 
-    fn push(&mut self, before: Gap<'a>, node: LayoutNode<'a>, end: usize) {
+    fn push(&mut self, before: LeadingTrivia<'a>, node: LayoutNode<'a>, end: usize) {
         if let Some(entry) = &mut self.entry {
             entry.pieces.push(SourcePiece { before, node });
             entry.span.end = end;
         }
     }
 
-    /// Ends the entry, if there is one: a comment on its line belongs to it, comments on later lines to the
-    /// next entry.
+    /// Ends the current entry, if there is one. A comment on its line belongs to it, comments on later lines
+    /// to the next entry.
     fn finish(&mut self) {
         let Some(mut entry) = self.entry.take() else { return };
         if self.comments.first().is_some_and(|comment| !comment.own_line) {
@@ -298,7 +298,7 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// Whether a fault is in a statement inside the entry: then the entry itself is not faulty.
+/// Whether a fault is in a statement inside the entry, so that the entry itself is not faulty.
 fn covered(entry: &TreeEntry, fault: usize) -> bool {
     entry.pieces.iter().any(|piece| match &piece.node {
         LayoutNode::Token(..) => false,

@@ -1,17 +1,17 @@
-//! Completion: what can be written at the cursor, the likeliest first.
+//! Completion: proposals for the cursor, the likeliest first.
 
 use std::rc::Rc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::context::CompletionContext;
+use super::host::IdeHost;
 use super::place::CompletionPlace;
 use super::scope::{self, LocalName};
-use super::surroundings::Surroundings;
 use super::{ENTRY, LibraryModule, describe, hover, outside, values};
 use crate::check::builtins::{self, Builtin, BuiltinKind, BuiltinParameter};
 use crate::check::index::{NameTarget, SymbolId, SymbolKind};
-use crate::check::vocabulary::{self, SignalName, Takes, Word};
+use crate::check::vocabulary::{self, ArgumentKind, SignalName, Word};
 use crate::check::{Analysis, DIVERGENCE_SETTINGS, is_standard_divergence};
 use crate::source::Span;
 use crate::syntax::words;
@@ -66,12 +66,7 @@ pub struct CompletionEntry {
     pub candidates: Vec<Candidate>,
 }
 
-pub fn complete(
-    source: &str,
-    offset: u32,
-    analysis: &Analysis,
-    around: &dyn Surroundings,
-) -> CompletionEntry {
+pub fn complete(source: &str, offset: u32, analysis: &Analysis, around: &dyn IdeHost) -> CompletionEntry {
     let context = CompletionContext::new(source, offset as usize);
     let mut replace = Span::new(ENTRY, context.word_start, offset as usize);
     let mut list = List { analysis, names: named_items(analysis), candidates: Vec::new() };
@@ -87,7 +82,7 @@ pub fn complete(
             list.keyword("for", "for d in domains: ...", 1);
             list.keyword("else", "every other domain", 1);
             list.add("domain", CandidateKind::Signal, "the domain that is being routed", "", "domain == ", 0);
-            list.scope(&context, Takes::Domains);
+            list.scope(&context, ArgumentKind::Domains);
         }
         CompletionPlace::Teacher => {
             list.scope_of(&context, |kind| matches!(kind, SymbolKind::Teacher | SymbolKind::Turn))
@@ -127,7 +122,7 @@ pub fn complete(
 
 pub(super) struct List<'a> {
     pub(super) analysis: &'a Analysis,
-    /// The items that are visible in the file, by name: they explain the names that tokens declare.
+    /// The items visible in the file by name, for descriptions of names that tokens declare.
     names: FxHashMap<String, SymbolId>,
     pub(super) candidates: Vec<Candidate>,
 }
@@ -208,8 +203,8 @@ impl List<'_> {
         self.add(name, CandidateKind::Symbol(kind), &detail, &doc, name, rank);
     }
 
-    /// The names in scope that are accepted in a place; those whose kind fits come first.
-    pub(super) fn scope(&mut self, context: &CompletionContext, takes: Takes) {
+    /// Adds the names in scope that a place accepts. Those whose kind fits come first.
+    pub(super) fn scope(&mut self, context: &CompletionContext, takes: ArgumentKind) {
         for (name, kind, local) in self.in_scope(context) {
             let rank = if fits(kind, takes) { 0 } else { 3 };
             if rank == 3 && !self.may_fit(&name, kind, takes) {
@@ -219,11 +214,11 @@ impl List<'_> {
         }
     }
 
-    /// Whether a name of another kind may still be accepted: a `let` may hold anything.
-    fn may_fit(&self, name: &str, kind: SymbolKind, takes: Takes) -> bool {
+    /// Whether a name of another kind may still be accepted, since a `let` may hold any value.
+    fn may_fit(&self, name: &str, kind: SymbolKind, takes: ArgumentKind) -> bool {
         use SymbolKind as S;
         // These places accept any kind.
-        if matches!(takes, Takes::Formula | Takes::Condition) {
+        if matches!(takes, ArgumentKind::Formula | ArgumentKind::Condition) {
             return true;
         }
         let holds_anything = matches!(kind, S::Let | S::LocalLet | S::Param | S::Fn | S::Where | S::Carried);
@@ -239,7 +234,7 @@ impl List<'_> {
         }
     }
 
-    /// Name, kind, and whether it is local. Inside an objective a role hides an item with its name.
+    /// The name and kind of each name in scope, and whether it is local. In objectives, roles hide items.
     pub(super) fn in_scope(&self, context: &CompletionContext) -> Vec<(String, SymbolKind, bool)> {
         let declared = scope::declared(context);
         let own = declared.iter().map(|LocalName { name, kind, local }| ((*name).to_owned(), *kind, *local));
@@ -255,27 +250,32 @@ impl List<'_> {
 }
 
 /// Whether a symbol is accepted in a place.
-pub(super) fn fits(kind: SymbolKind, takes: Takes) -> bool {
+pub(super) fn fits(kind: SymbolKind, takes: ArgumentKind) -> bool {
     use SymbolKind as S;
     // A parameter may be anything.
     if kind == S::Parameter {
-        return !matches!(takes, Takes::Words(_) | Takes::Field | Takes::Role | Takes::Reduce);
+        return !matches!(
+            takes,
+            ArgumentKind::Words(_) | ArgumentKind::Field | ArgumentKind::Role | ArgumentKind::Reduce
+        );
     }
     match takes {
-        Takes::Model | Takes::Models => matches!(kind, S::Model | S::Stage | S::Carried | S::Turn),
-        Takes::Domains => matches!(kind, S::Domain | S::Turn),
-        Takes::Objective => kind == S::Objective,
-        Takes::Reward => kind == S::Reward,
-        Takes::Rollout => kind == S::Rollout,
-        Takes::Teacher | Takes::Teachers => matches!(kind, S::Teacher | S::Turn | S::Panel),
-        Takes::Template => kind == S::Template,
-        Takes::Benchmark | Takes::Benchmarks => kind == S::Eval,
-        Takes::Schedule
-        | Takes::Count
-        | Takes::Number
-        | Takes::Numbers
-        | Takes::Formula
-        | Takes::Condition => {
+        ArgumentKind::Model | ArgumentKind::Models => {
+            matches!(kind, S::Model | S::Stage | S::Carried | S::Turn)
+        }
+        ArgumentKind::Domains => matches!(kind, S::Domain | S::Turn),
+        ArgumentKind::Objective => kind == S::Objective,
+        ArgumentKind::Reward => kind == S::Reward,
+        ArgumentKind::Rollout => kind == S::Rollout,
+        ArgumentKind::Teacher | ArgumentKind::Teachers => matches!(kind, S::Teacher | S::Turn | S::Panel),
+        ArgumentKind::Template => kind == S::Template,
+        ArgumentKind::Benchmark | ArgumentKind::Benchmarks => kind == S::Eval,
+        ArgumentKind::Schedule
+        | ArgumentKind::Count
+        | ArgumentKind::Number
+        | ArgumentKind::Numbers
+        | ArgumentKind::Formula
+        | ArgumentKind::Condition => {
             matches!(kind, S::Fn | S::Schedule | S::Param | S::Let | S::LocalLet | S::State)
         }
         _ => false,
@@ -395,7 +395,7 @@ fn keys(list: &mut List, owner: &str, present: &[String]) {
     }
 }
 
-/// The names of the arguments that are not given yet, required ones first.
+/// Adds the names of the arguments that are not given yet, required ones first.
 fn arguments(list: &mut List, callee: &str, given: &[String]) {
     let written: Vec<(String, String, bool)> = match (builtins::find(callee), list.names.get(callee)) {
         (Some(builtin), _) => {

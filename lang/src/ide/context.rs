@@ -1,8 +1,8 @@
-//! The context of the cursor, from the tokens before it: in which block, at a key or at a value, in which
-//! argument of which call.
+//! The context of the cursor, from the tokens before it: the block, key or value, and argument of a call that
+//! it is in.
 //!
-//! The text may be half typed. A line that begins an item closes everything that is open before it, as in the
-//! parser.
+//! The text may be half typed. As in the parser, a line that begins an item closes everything that is open
+//! before it.
 
 use crate::syntax::tokens::{SyntaxToken, TokenKind, lex};
 use crate::syntax::words::{self, LineHead};
@@ -18,7 +18,7 @@ pub struct CompletionContext<'a> {
     pub item: usize,
     /// The brackets open at the cursor: indices of their tokens.
     pub(super) open: Vec<usize>,
-    /// Words before the cursor that begin a setting on a line of their own, with the `{` of their block.
+    /// Words before the cursor that begin a setting on their own line, with the `{` of their block.
     settings: Vec<(usize, usize)>,
     /// Whether the cursor is in a comment, text or number.
     pub(super) inert: bool,
@@ -107,7 +107,7 @@ impl<'a> CompletionContext<'a> {
                         self.open.clear();
                         self.item = index;
                     }
-                    // `key =` begins a setting, even if a bracket within the block is still open.
+                    // `key =` begins a setting, even if a bracket inside the block is still open.
                     LineHead::Entry | LineHead::Statement => self.end_statement(index),
                     _ if self.follows_a_value(index) => self.end_statement(index),
                     _ if self.open.is_empty()
@@ -137,7 +137,7 @@ impl<'a> CompletionContext<'a> {
         }
     }
 
-    /// A setting of the innermost block begins at `index`: brackets that are open inside were never closed.
+    /// Notes that a setting of the innermost block begins at `index`: brackets open inside were never closed.
     fn end_statement(&mut self, index: usize) {
         if let Some(block) = self.open.iter().rposition(|open| self.text(*open) == "{") {
             self.open.truncate(block + 1);
@@ -168,7 +168,7 @@ impl<'a> CompletionContext<'a> {
     pub fn sees_signals(&self) -> bool {
         match self.item_keyword() {
             "fn" => true,
-            // An edit reads the result of the rollout.
+            // An edit reads the result of its rollout.
             "rollout" => (self.item..self.cut).any(|at| self.is(at, "|>")),
             "objective" => self.open.iter().any(|open| self.text(*open) == "{"),
             _ => false,
@@ -186,8 +186,8 @@ impl<'a> CompletionContext<'a> {
         block.map_or(self.cut, |block| self.segment(*block, self.cut))
     }
 
-    /// The first token after the last separator between the bracket at `open` and `end`, at that bracket's
-    /// depth.
+    /// The first token after the last separator between the bracket at `open` and `end`, at the depth of that
+    /// bracket.
     pub(super) fn segment(&self, open: usize, end: usize) -> usize {
         if self.settings.contains(&(end, open)) {
             return end;
@@ -203,7 +203,7 @@ impl<'a> CompletionContext<'a> {
                     start = index + 1
                 }
                 TokenKind::Comma if depth == 0 => start = index + 1,
-                // Brackets open inside were never closed: the parser takes a new setting for a new statement.
+                // The parser takes a new setting for a new statement: brackets open inside were never closed.
                 TokenKind::Word if self.settings.contains(&(index, open)) => (depth, start) = (0, index),
                 _ => {}
             }
@@ -213,7 +213,7 @@ impl<'a> CompletionContext<'a> {
             .unwrap_or(end)
     }
 
-    /// Whether a newline is a separator: the token before it ends a statement.
+    /// Whether a newline is a separator, because the token before it ends a statement.
     fn ends_statement(&self, newline: usize) -> bool {
         match self.before(newline) {
             None => true,
@@ -270,7 +270,7 @@ impl<'a> CompletionContext<'a> {
         }
     }
 
-    /// The commas of a bracket before `end`, at its own depth.
+    /// The number of commas in the bracket at `open` before `end`, at its own depth.
     pub fn commas(&self, open: usize, end: usize) -> usize {
         let mut depth = 0;
         let mut commas = 0;

@@ -40,7 +40,7 @@ pub fn head(item: &Item, source: &str) -> String {
     }
 }
 
-/// `clip_at: nats = 5`
+/// The declaration of a parameter: `clip_at: nats = 5`.
 pub fn written(parameter: &Parameter, source: &str) -> String {
     let mut text = parameter.name.text.clone();
     if let Some(annotation) = &parameter.annotation {
@@ -126,13 +126,13 @@ pub fn written_parameters(analysis: &Analysis, id: SymbolId) -> Vec<(String, Str
     listed.iter().map(|parameter| (parameter.name.text.clone(), written(parameter, source))).collect()
 }
 
-/// `nats[token]`; for a number known before the run, without an axis.
+/// `nats[token]`, or `nats` for a number known before the run.
 pub fn unit_and_axis(info: &ValueInfo) -> Option<String> {
     let (unit, axis) = info.number?;
     Some(if axis == Axis::Run { unit.name().to_owned() } else { format!("{}[{}]", unit.name(), axis.name()) })
 }
 
-/// What is known of a value, in one line: `nats[token], live`, `= 60`, `a model`.
+/// A value in one line: `nats[token], live`, `= 60`, `a model`.
 pub fn info(info: &ValueInfo) -> String {
     let mut text = match (info.constant, unit_and_axis(info)) {
         (Some(value), _) => format!("= {value}"),

@@ -1,11 +1,11 @@
-//! Hovers: what a name is, in Markdown.
+//! Hovers: descriptions of names, in Markdown.
 
 use super::complete::named_items;
 use super::context::CompletionContext;
 use super::{ENTRY, describe, keywords};
 use crate::check::builtins::{self, Builtin};
 use crate::check::index::{NameTarget, SymbolId, SymbolKind};
-use crate::check::vocabulary::{SettingKey, Takes};
+use crate::check::vocabulary::{ArgumentKind, SettingKey};
 use crate::check::{Analysis, bounds};
 use crate::source::Span;
 use crate::syntax::tokens::TokenKind;
@@ -113,7 +113,7 @@ fn module(analysis: &Analysis, file: crate::source::FileId) -> String {
     if doc.is_empty() { format!("`{path}`") } else { format!("`{path}`\n\n{doc}") }
 }
 
-/// The first form of its usage, and the others.
+/// The first form of a built-in's usage, and the other forms.
 fn first_usage(builtin: &Builtin) -> (&'static str, &'static str) {
     builtin.usage.split_once(", or ").unwrap_or((builtin.usage, ""))
 }
@@ -139,11 +139,11 @@ fn builtin_text(builtin: &Builtin) -> String {
 pub fn key_text(key: &SettingKey) -> String {
     let need = if key.required { "must be set" } else { "may be left out" };
     let mut text = format!("`{}` ({need}): {}", key.name, key.doc);
-    if let Takes::Count = key.takes {
-        let bound = bounds::of(key.name);
+    if let ArgumentKind::Count = key.takes {
+        let bound = bounds::for_setting(key.name);
         text += &format!(" At most {}: {}.", bounds::written(bound.most), bound.because);
     }
-    if let Takes::Words(words) = key.takes {
+    if let ArgumentKind::Words(words) = key.takes {
         for word in words {
             text += &format!("\n- `{}`: {}", word.name, word.doc);
         }

@@ -11,7 +11,7 @@ pub struct Inlay {
     pub text: String,
 }
 
-/// In order of place.
+/// The hints of the entry file, in order of place.
 pub fn inlays(analysis: &Analysis) -> Vec<Inlay> {
     let declared = analysis.index.uses_in(ENTRY).iter().filter(|a_use| a_use.declares);
     let hint = |a_use: &crate::check::index::NameUse| {

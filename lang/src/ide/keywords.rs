@@ -5,7 +5,7 @@ use crate::check::Analysis;
 use crate::source::Span;
 use crate::syntax::tokens::{TokenKind, lex};
 
-/// The hover of the keyword at an offset of the entry file; none in comments and texts.
+/// The hover of the keyword at an offset of the entry file. `None` in comments and texts.
 pub(super) fn keyword(analysis: &Analysis, offset: u32) -> Option<Hover> {
     let source = &analysis.sources.file(ENTRY).text;
     let offset = offset as usize;
@@ -18,7 +18,7 @@ pub(super) fn keyword(analysis: &Analysis, offset: u32) -> Option<Hover> {
     Some(Hover { span, markdown: format!("```mopd\n{word}\n```\n\n{text}") })
 }
 
-/// One paragraph.
+/// The description of a keyword, one paragraph.
 fn text(word: &str) -> Option<&'static str> {
     Some(match word {
         "experiment" => "The run as a whole: its name, its `seed`, the folder of its results.",

@@ -1,5 +1,5 @@
-//! Links from a text to files, modules and papers. They are found in tokens, so that half-typed text has them
-//! too.
+//! Links from a text to files, modules and papers. They are found by tokens, so that half-typed text has
+//! them, too.
 
 use super::ENTRY;
 use crate::check::Analysis;
@@ -9,8 +9,8 @@ use crate::syntax::tokens::{TokenKind, lex};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
-    /// A text, or a word of one, that may name a file, relative to the file it is in. Whether that file
-    /// exists, the host knows.
+    /// A text, or a word of one, that may name a file, relative to the file it is in. The host checks whether
+    /// it exists.
     File(String),
     /// The module that a `use` names.
     Module(FileId),
@@ -25,7 +25,7 @@ pub struct Link {
     pub to: Destination,
 }
 
-/// Every link of the entry file, in order. Candidates for files may overlap: a whole text comes before its
+/// Every link of the entry file, in order. Candidates for files may overlap: a whole text precedes its
 /// words.
 pub fn links(source: &str, analysis: &Analysis) -> Vec<Link> {
     let mut found: Vec<Link> = Vec::new();
@@ -39,7 +39,7 @@ pub fn links(source: &str, analysis: &Analysis) -> Vec<Link> {
                 let Some(inside) = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')) else {
                     continue;
                 };
-                // Nobody writes escapes in a path.
+                // Paths contain no escapes.
                 if inside.is_empty() || inside.contains('\\') {
                     continue;
                 }
@@ -69,7 +69,7 @@ pub fn links(source: &str, analysis: &Analysis) -> Vec<Link> {
     found
 }
 
-/// `arXiv:2606.30406v2`: identifiers as they are since 2007.
+/// `arXiv:2606.30406v2`: identifiers in the format used since 2007.
 fn papers(offset: usize, text: &str) -> impl Iterator<Item = Link> {
     const PREFIX: &str = "arxiv:";
     let lower = text.to_ascii_lowercase();

@@ -1,12 +1,13 @@
 //! Features of editors, as plain data with byte offsets. Every feature is a function of a text and its
 //! [`Analysis`]; the host handles the protocol.
 //!
-//! Definitions, renames and hover need meaning and read the analysis. Completion and signatures must work in
-//! half-typed lines: they read the tokens before the cursor, and the analysis only for explanations.
+//! Definitions, renames and hovers need the meaning of names and use the analysis. Completion and signatures
+//! must work in half-typed lines: they use the tokens before the cursor, and the analysis for descriptions.
 
 mod complete;
 mod context;
 mod describe;
+mod host;
 mod hover;
 mod inlay;
 mod keywords;
@@ -19,7 +20,6 @@ mod rename;
 mod scope;
 mod semantic;
 mod signature;
-mod surroundings;
 mod symbols;
 #[cfg(test)]
 mod testing;
@@ -29,15 +29,15 @@ mod values;
 
 pub use complete::{Candidate, CandidateKind, CompletionEntry, Import, complete};
 pub use describe::signature as signature_of;
+pub use host::{FolderEntry, IdeHost};
 pub use hover::{Hover, hover};
 pub use inlay::{Inlay, inlays};
 pub use links::{Destination, Link, links};
 pub use references::{Definition, declared_target, definition, highlights, references};
 pub use regions::{Fold, FoldKind, folds, selections};
 pub use rename::{RenameProblem, check_new_name, renameable};
-pub use semantic::{Meaning, SemanticToken, semantic_tokens};
+pub use semantic::{SemanticToken, SemanticTokenKind, semantic_tokens};
 pub use signature::{Signature, signature_help};
-pub use surroundings::{FolderEntry, Surroundings};
 pub use symbols::{Outline, declarations, outline};
 
 use crate::source::FileId;
@@ -64,8 +64,8 @@ pub struct LibraryItem {
 }
 
 impl LibraryModule {
-    /// Reads the public items of a module. Parsing is enough: nothing here depends on values.
-    pub fn of(path: &[&str], text: &str) -> LibraryModule {
+    /// The public items of a module. Parsing is enough, since nothing here depends on values.
+    pub fn from_text(path: &[&str], text: &str) -> LibraryModule {
         let (tree, _) = parse(ENTRY, text);
         let items = tree.items.iter().filter(|item| item.public).filter_map(|item| {
             let name = crate::check::declared_name(&item.kind)?;

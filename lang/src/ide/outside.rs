@@ -5,25 +5,25 @@ use rustc_hash::FxHashSet;
 
 use super::complete::{Candidate, CandidateKind, List, fits, item_kind};
 use super::context::CompletionContext;
+use super::host::IdeHost;
 use super::place::TextPlace;
-use super::surroundings::Surroundings;
 use super::{ENTRY, Import};
 use crate::check::index::SymbolKind;
-use crate::check::vocabulary::Takes;
+use crate::check::vocabulary::ArgumentKind;
 use crate::check::{import_edit, is_standard_divergence};
 use crate::syntax::tokens::TokenKind;
 
-/// Last, after all names in scope.
+/// The rank of these candidates: after all names in scope.
 const RANK: u8 = 9;
 
-/// The public names of modules that are accepted in a place and are not in scope, each with the `use` that it
-/// needs.
-pub fn importable(list: &mut List, context: &CompletionContext, takes: Takes, around: &dyn Surroundings) {
-    let formula = matches!(takes, Takes::Formula | Takes::Condition);
+/// Adds the public names of modules that a place accepts and that are not in scope, each with the `use` that
+/// it needs.
+pub fn importable(list: &mut List, context: &CompletionContext, takes: ArgumentKind, around: &dyn IdeHost) {
+    let formula = matches!(takes, ArgumentKind::Formula | ArgumentKind::Condition);
     let wanted = |kind: SymbolKind, name: &str| match kind {
         // A divergence of the standard library needs no import.
         SymbolKind::Divergence => formula && !is_standard_divergence(name),
-        // Numbers that a module declares for its own use are rarely meant.
+        // The numbers of a module are mostly for its own use.
         SymbolKind::Let | SymbolKind::Param => false,
         _ => fits(kind, takes),
     };
@@ -51,9 +51,9 @@ pub fn importable(list: &mut List, context: &CompletionContext, takes: Takes, ar
     }
 }
 
-/// Completions of a text that names something: the entries of the folder typed so far, or models. `typed` is
-/// the text so far. Returns how many of its last bytes are replaced.
-pub fn text(list: &mut List, place: TextPlace, typed: &str, around: &dyn Surroundings) -> usize {
+/// Adds completions of a text that names something: models, or the entries of the folder typed so far.
+/// `typed` is the text so far. Returns how many of its last bytes are replaced.
+pub fn text(list: &mut List, place: TextPlace, typed: &str, around: &dyn IdeHost) -> usize {
     // Each word of a command may be a path.
     let path = match place {
         TextPlace::Command => typed.rsplit(' ').next().unwrap_or(typed),
@@ -93,8 +93,8 @@ fn ends_with(name: &str, endings: &[&str]) -> bool {
     endings.iter().any(|ending| name.ends_with(ending))
 }
 
-/// The fields of the data: of the domain around the cursor, or else of every domain of the file.
-pub fn fields(list: &mut List, context: &CompletionContext, around: &dyn Surroundings) {
+/// Adds the fields of the data of the domain around the cursor, or else of every domain of the file.
+pub fn fields(list: &mut List, context: &CompletionContext, around: &dyn IdeHost) {
     let own = data_paths(context, Some(context.item));
     let paths = if own.is_empty() { data_paths(context, None) } else { own };
     let mut seen = FxHashSet::default();

@@ -1,8 +1,8 @@
-//! What is expected at the cursor: an item, a setting, the value of a setting, an argument.
+//! What can be written at the cursor: an item, a setting, the value of a setting, an argument.
 
 use super::context::CompletionContext;
 use crate::check::is_role;
-use crate::check::vocabulary::{self, Takes};
+use crate::check::vocabulary::{self, ArgumentKind};
 use crate::syntax::tokens::TokenKind;
 use crate::syntax::words::{self, LineHead};
 
@@ -16,7 +16,7 @@ pub enum CompletionPlace {
     Import {
         path: Vec<String>,
     },
-    /// A setting of a block, such as `grpo`, `domain`, `objective`; with the settings that it has already.
+    /// A setting of a block, such as `grpo`, `domain`, `objective`, and the settings that the block has.
     Key {
         owner: String,
         present: Vec<String>,
@@ -31,7 +31,7 @@ pub enum CompletionPlace {
     /// The target of an arm.
     Teacher,
     Value {
-        takes: Takes,
+        takes: ArgumentKind,
         callee: Option<String>,
         given: Vec<String>,
     },
@@ -67,7 +67,7 @@ pub enum TextPlace {
     Python,
 }
 
-pub(super) fn value(takes: Takes) -> CompletionPlace {
+pub(super) fn value(takes: ArgumentKind) -> CompletionPlace {
     CompletionPlace::Value { takes, callee: None, given: Vec::new() }
 }
 
@@ -81,12 +81,12 @@ impl CompletionContext<'_> {
         }
     }
 
-    /// The place inside a text: its meaning depends on what it is the value of.
+    /// The place inside a text, whose meaning depends on its setting or argument.
     fn in_text(&self, start: usize) -> CompletionPlace {
         let place = match self.place_of(self.open.len(), self.cut) {
-            CompletionPlace::Value { takes: Takes::Dataset, .. } => TextPlace::Data,
+            CompletionPlace::Value { takes: ArgumentKind::Dataset, .. } => TextPlace::Data,
             // The first argument of functions that read files.
-            CompletionPlace::Value { takes: Takes::Text, callee: Some(callee), .. } => {
+            CompletionPlace::Value { takes: ArgumentKind::Text, callee: Some(callee), .. } => {
                 match callee.as_str() {
                     "dataset" => TextPlace::Data,
                     "hf" => TextPlace::Model,
@@ -165,16 +165,16 @@ impl CompletionContext<'_> {
             Some(last) if Some(last) == assigned => {
                 CompletionPlace::Value { takes, callee: None, given: Vec::new() }
             }
-            _ => value(Takes::Formula),
+            _ => value(ArgumentKind::Formula),
         };
         match (self.item_keyword(), assigned) {
             ("param", None) if last.is_some_and(|last| self.is(last, ":")) => CompletionPlace::Type,
             (_, None) => CompletionPlace::Nothing,
-            ("model" | "stage" | "teacher", _) => value(Takes::Model),
-            ("rollout", _) => value(Takes::Rollout),
-            ("schedule", _) => value(Takes::Schedule),
-            ("reward", _) => value(Takes::Reward),
-            _ => value(Takes::Formula),
+            ("model" | "stage" | "teacher", _) => value(ArgumentKind::Model),
+            ("rollout", _) => value(ArgumentKind::Rollout),
+            ("schedule", _) => value(ArgumentKind::Schedule),
+            ("reward", _) => value(ArgumentKind::Reward),
+            _ => value(ArgumentKind::Formula),
         }
     }
 
@@ -200,7 +200,7 @@ impl CompletionContext<'_> {
         match owner {
             "route" => return self.in_route(start, end),
             // A condition or a value: both are expressions.
-            "match" => return value(Takes::Formula),
+            "match" => return value(ArgumentKind::Formula),
             "sweep" => return self.in_sweep(start, end),
             _ => {}
         }
@@ -215,25 +215,27 @@ impl CompletionContext<'_> {
             return CompletionPlace::Nothing;
         };
         if let_or_term {
-            return value(Takes::Formula);
+            return value(ArgumentKind::Formula);
         }
         let keys = vocabulary::keys(owner).unwrap_or_default();
-        let takes =
-            keys.iter().find(|key| key.name == self.text(start)).map_or(Takes::Formula, |key| key.takes);
+        let takes = keys
+            .iter()
+            .find(|key| key.name == self.text(start))
+            .map_or(ArgumentKind::Formula, |key| key.takes);
         match (takes, self.before(end)) {
-            (Takes::Reduce, Some(last)) if last == assigned || self.is(last, "then") => value(takes),
+            (ArgumentKind::Reduce, Some(last)) if last == assigned || self.is(last, "then") => value(takes),
             (_, Some(last)) if last == assigned => value(takes),
-            _ => value(Takes::Formula),
+            _ => value(ArgumentKind::Formula),
         }
     }
 
-    /// An axis is a `param` of the file; after `in` come its values.
+    /// The place in a `sweep`: an axis is a `param` of the file, and its values follow `in`.
     fn in_sweep(&self, start: usize, end: usize) -> CompletionPlace {
         if start == end {
             return CompletionPlace::Parameter;
         }
         if (start..end).any(|at| self.is(at, "in")) {
-            value(Takes::Formula)
+            value(ArgumentKind::Formula)
         } else {
             CompletionPlace::Nothing
         }
@@ -242,7 +244,7 @@ impl CompletionContext<'_> {
     fn in_route(&self, start: usize, end: usize) -> CompletionPlace {
         let Some(last) = self.before(end).filter(|last| *last >= start) else { return CompletionPlace::Arm };
         if self.is(last, "in") {
-            return value(Takes::Domains);
+            return value(ArgumentKind::Domains);
         }
         if (start..end).any(|at| self.is(at, "->")) {
             return CompletionPlace::Teacher;
@@ -293,13 +295,13 @@ impl CompletionContext<'_> {
     fn in_parentheses(&self, open: usize, depth: usize, end: usize) -> CompletionPlace {
         let start = self.segment(open, end);
         let callee = self.before(open).filter(|callee| self.kind(*callee) == TokenKind::Word);
-        let Some(callee) = callee else { return value(Takes::Formula) };
+        let Some(callee) = callee else { return value(ArgumentKind::Formula) };
         let declares = self.before(callee).is_some_and(|keyword| self.begins_item(keyword));
         let last = self.before(end);
         if declares {
             return match last.map(|last| self.text(last)) {
                 Some(":") => CompletionPlace::Type,
-                Some("=") => value(Takes::Formula),
+                Some("=") => value(ArgumentKind::Formula),
                 _ => CompletionPlace::Nothing,
             };
         }
@@ -307,7 +309,7 @@ impl CompletionContext<'_> {
         if self.in_reduction(open, depth) {
             let given = self.labels(open);
             return CompletionPlace::Value {
-                takes: Takes::Words(vocabulary::AXES),
+                takes: ArgumentKind::Words(vocabulary::AXES),
                 callee: Some(name.to_owned()),
                 given,
             };
@@ -324,7 +326,7 @@ impl CompletionContext<'_> {
             let takes = self.positional(name, self.commas(open, end));
             return CompletionPlace::Value { takes, callee: Some(name.to_owned()), given: self.labels(open) };
         }
-        if labelled { value(self.labelled(name, self.text(start))) } else { value(Takes::Formula) }
+        if labelled { value(self.labelled(name, self.text(start))) } else { value(ArgumentKind::Formula) }
     }
 
     /// Whether this call is a step of a `reduce`.
@@ -337,17 +339,17 @@ impl CompletionContext<'_> {
             && self.owner(self.open[block]) == "objective"
     }
 
-    fn positional(&self, callee: &str, position: usize) -> Takes {
+    fn positional(&self, callee: &str, position: usize) -> ArgumentKind {
         if position == 0 && crate::check::is_standard_divergence(callee) {
-            return Takes::Role;
+            return ArgumentKind::Role;
         }
         let builtin = crate::check::builtins::find(callee);
         let parameter = builtin.and_then(|builtin| builtin.parameters.get(position));
-        parameter.map_or(Takes::Formula, |parameter| parameter.takes)
+        parameter.map_or(ArgumentKind::Formula, |parameter| parameter.takes)
     }
 
-    fn labelled(&self, callee: &str, label: &str) -> Takes {
-        // The common arguments of every divergence, also of a declared one.
+    fn labelled(&self, callee: &str, label: &str) -> ArgumentKind {
+        // `support:` and the other arguments common to all divergences, also to declared ones.
         let of_divergence = || {
             crate::check::DIVERGENCE_SETTINGS
                 .contains(&label)
@@ -356,7 +358,7 @@ impl CompletionContext<'_> {
         };
         let builtin = crate::check::builtins::find(callee).or_else(of_divergence);
         let parameter = builtin.and_then(|builtin| builtin.parameter(label));
-        parameter.map_or(Takes::Formula, |parameter| parameter.takes)
+        parameter.map_or(ArgumentKind::Formula, |parameter| parameter.takes)
     }
 
     /// The arguments that are given by name in the call at `open`.
@@ -380,7 +382,7 @@ impl CompletionContext<'_> {
     fn in_brackets(&self, open: usize, depth: usize, end: usize) -> CompletionPlace {
         let last = self.before(end);
         if last.is_some_and(|last| self.is(last, "in")) {
-            return value(Takes::Domains);
+            return value(ArgumentKind::Domains);
         }
         let touches = open > 0
             && self.kind(open - 1) == TokenKind::Word
@@ -388,12 +390,12 @@ impl CompletionContext<'_> {
         if touches {
             // `expert[math]`; in `model expert[d in domains]` the author chooses a new name.
             let declares = open >= 2 && matches!(self.text(open - 2), "model" | "teacher" | "let" | "term");
-            return if declares { CompletionPlace::Nothing } else { value(Takes::Domains) };
+            return if declares { CompletionPlace::Nothing } else { value(ArgumentKind::Domains) };
         }
         // A list: its elements have the kind that the list accepts.
         match self.place_of(depth - 1, open) {
             CompletionPlace::Value { takes, .. } if self.segment(open, end) == end => value(takes),
-            _ => value(Takes::Formula),
+            _ => value(ArgumentKind::Formula),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Where a name is declared, and where it is used.
+//! The declarations and uses of names.
 
 use super::ENTRY;
 use crate::check::Analysis;
@@ -9,7 +9,7 @@ use crate::source::{FileId, Span};
 pub struct Definition {
     /// The name at the cursor.
     pub from: Span,
-    /// The name where it is declared.
+    /// The name in its declaration.
     pub name: Span,
     /// The whole declaration.
     pub extent: Span,
@@ -38,7 +38,7 @@ pub fn declared_target(analysis: &Analysis, file: FileId, offset: u32) -> Option
     }
 }
 
-/// Every place of the analysis that names a symbol; its declaration is included on request.
+/// Every place of the analysis that names a symbol, with or without its declaration.
 pub fn references(analysis: &Analysis, id: SymbolId, with_declaration: bool) -> Vec<Span> {
     analysis
         .index
@@ -48,7 +48,7 @@ pub fn references(analysis: &Analysis, id: SymbolId, with_declaration: bool) -> 
         .collect()
 }
 
-/// The uses within the file of a symbol or another word. The flag marks the declaration.
+/// The uses of a symbol or another word within the file. The flag marks its declaration.
 pub fn highlights(analysis: &Analysis, offset: u32) -> Vec<(Span, bool)> {
     let Some(found) = analysis.index.at(ENTRY, offset) else { return Vec::new() };
     let same = |target: NameTarget| match (found.target, target) {

@@ -1,4 +1,4 @@
-//! Folding ranges and growing selections. Both read tokens: they work in any text.
+//! Folding ranges and growing selections. Both are based on tokens, so they work in any text.
 
 use crate::syntax::tokens::{SyntaxToken, TokenKind, lex};
 
@@ -18,7 +18,7 @@ pub struct Fold {
     pub kind: FoldKind,
 }
 
-/// Brackets, runs of comment lines and runs of `use` lines, where they take more than one line.
+/// Folding ranges for brackets, runs of comment lines and runs of `use` lines that take several lines.
 pub fn folds(source: &str) -> Vec<Fold> {
     let tokens = lex(source);
     let mut found: Vec<Fold> = pairs(source, &tokens)
@@ -112,8 +112,8 @@ pub fn selections(source: &str, offset: usize) -> Vec<(usize, usize)> {
     growing
 }
 
-/// From a line that begins at the left margin to the last line before the next such line: comments above
-/// belong to the item.
+/// The item around an offset: from a line at the left margin to the last line before the next one. Comments
+/// above belong to the item.
 fn item_around(source: &str, offset: usize) -> (usize, usize) {
     let begins = |line: &str| line.starts_with(|character: char| character.is_ascii_alphabetic());
     let mut start = 0;

@@ -1,4 +1,4 @@
-//! Whether a name can be renamed, and to what.
+//! Checks whether a name can be renamed, and to which names.
 
 use super::ENTRY;
 use super::references::declared_target;
@@ -26,7 +26,7 @@ pub fn renameable(analysis: &Analysis, offset: u32) -> Result<(SymbolId, Span), 
     Ok((id, found.span))
 }
 
-/// Whether a symbol can be renamed to `new`, as far as this analysis sees: in every file that uses it,
+/// Checks that a symbol can be renamed to `new`, as far as this analysis shows: in every file that uses it,
 /// nothing else may have that name.
 pub fn check_new_name(analysis: &Analysis, id: SymbolId, new: &str) -> Result<(), RenameProblem> {
     let bytes = new.as_bytes();
@@ -68,7 +68,7 @@ pub fn check_new_name(analysis: &Analysis, id: SymbolId, new: &str) -> Result<()
     for other in analysis.index.ids().map(|other| analysis.index.symbol(other)) {
         let same_owner = symbol.owner.is_some() && other.owner == symbol.owner;
         let item_of_same_file = other.owner.is_none() && files.contains(&other.span.file);
-        // An item renamed to the name of a local would be hidden by it there.
+        // A local would hide the renamed item.
         let local_of_user =
             symbol.owner.is_none() && other.owner.is_some() && files.contains(&other.span.file);
         if other.name == new && (same_owner || item_of_same_file || local_of_user) {

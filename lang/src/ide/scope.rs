@@ -1,5 +1,5 @@
-//! The names that the text declares before and around the cursor, found in tokens: so they are known while
-//! the file does not parse.
+//! The names that are declared before and around the cursor. They are found by tokens, so that they are known
+//! while the file does not parse.
 
 use super::context::CompletionContext;
 use crate::check::index::SymbolKind;

@@ -1,4 +1,4 @@
-//! Semantic tokens: colours that a grammar of regular expressions can't decide.
+//! Semantic tokens, for colours that regular expressions can't determine.
 
 use rustc_hash::FxHashMap;
 
@@ -10,7 +10,7 @@ use crate::syntax::tokens::{TokenKind, lex};
 use crate::syntax::words;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Meaning {
+pub enum SemanticTokenKind {
     Comment,
     Text,
     Number,
@@ -37,14 +37,14 @@ pub enum Meaning {
 pub struct SemanticToken {
     pub start: u32,
     pub end: u32,
-    pub meaning: Meaning,
+    pub meaning: SemanticTokenKind,
     pub declares: bool,
-    /// Whether it is part of the language or its library.
+    /// Whether it belongs to the language or the standard library.
     pub library: bool,
     pub documentation: bool,
 }
 
-/// In order; no token spans a line break.
+/// The tokens of a text in order. No token spans a line break.
 pub fn semantic_tokens(source: &str, analysis: &Analysis) -> Vec<SemanticToken> {
     let uses: FxHashMap<u32, &NameUse> =
         analysis.index.uses_in(ENTRY).iter().map(|a_use| (a_use.span.start, a_use)).collect();
@@ -54,10 +54,10 @@ pub fn semantic_tokens(source: &str, analysis: &Analysis) -> Vec<SemanticToken> 
         let next = tokens.get(at + 1).map_or("", |next| next.text(source));
         let plain = |meaning| Some((meaning, false, false));
         let meaning = match token.kind {
-            TokenKind::Comment | TokenKind::Doc => plain(Meaning::Comment),
-            TokenKind::Text | TokenKind::OpenText => plain(Meaning::Text),
-            TokenKind::Number => plain(Meaning::Number),
-            TokenKind::Sign if !matches!(token.text(source), "." | ":") => plain(Meaning::Operator),
+            TokenKind::Comment | TokenKind::Doc => plain(SemanticTokenKind::Comment),
+            TokenKind::Text | TokenKind::OpenText => plain(SemanticTokenKind::Text),
+            TokenKind::Number => plain(SemanticTokenKind::Number),
+            TokenKind::Sign if !matches!(token.text(source), "." | ":") => plain(SemanticTokenKind::Operator),
             TokenKind::Word => match uses.get(&(token.start as u32)) {
                 Some(a_use) => Some(of_use(a_use, analysis)),
                 None => of_word(
@@ -84,35 +84,35 @@ pub fn semantic_tokens(source: &str, analysis: &Analysis) -> Vec<SemanticToken> 
     found
 }
 
-fn of_use(a_use: &NameUse, analysis: &Analysis) -> (Meaning, bool, bool) {
+fn of_use(a_use: &NameUse, analysis: &Analysis) -> (SemanticTokenKind, bool, bool) {
     match a_use.target {
         NameTarget::Symbol(id) => {
             let symbol = analysis.index.symbol(id);
             let meaning = match symbol.kind {
-                SymbolKind::Fn | SymbolKind::Stage | SymbolKind::Divergence => Meaning::Function,
-                SymbolKind::Objective => Meaning::Class,
+                SymbolKind::Fn | SymbolKind::Stage | SymbolKind::Divergence => SemanticTokenKind::Function,
+                SymbolKind::Objective => SemanticTokenKind::Class,
                 SymbolKind::Parameter | SymbolKind::Turn | SymbolKind::Carried | SymbolKind::Where => {
-                    Meaning::Parameter
+                    SemanticTokenKind::Parameter
                 }
-                _ => Meaning::Variable,
+                _ => SemanticTokenKind::Variable,
             };
             (meaning, a_use.declares, analysis.sources.file(symbol.span.file).path.starts_with("std:"))
         }
-        NameTarget::Module(_) => (Meaning::Namespace, false, false),
-        NameTarget::Builtin(_) => (Meaning::Function, false, true),
+        NameTarget::Module(_) => (SemanticTokenKind::Namespace, false, false),
+        NameTarget::Builtin(_) => (SemanticTokenKind::Function, false, true),
         NameTarget::Signal(_) | NameTarget::Part(_) | NameTarget::Domains | NameTarget::RoutedDomain => {
-            (Meaning::Signal, false, true)
+            (SemanticTokenKind::Signal, false, true)
         }
         NameTarget::Word(word) if vocabulary::TYPES.iter().any(|a_type| std::ptr::eq(a_type, word)) => {
-            (Meaning::Type, false, true)
+            (SemanticTokenKind::Type, false, true)
         }
-        NameTarget::Word(_) => (Meaning::EnumMember, false, true),
-        NameTarget::Key(_) => (Meaning::Property, false, true),
-        NameTarget::Field => (Meaning::Property, false, false),
+        NameTarget::Word(_) => (SemanticTokenKind::EnumMember, false, true),
+        NameTarget::Key(_) => (SemanticTokenKind::Property, false, true),
+        NameTarget::Field => (SemanticTokenKind::Property, false, false),
     }
 }
 
-fn of_word(word: &str, next: &str, begins_line: bool) -> Option<(Meaning, bool, bool)> {
+fn of_word(word: &str, next: &str, begins_line: bool) -> Option<(SemanticTokenKind, bool, bool)> {
     let keyword = words::RESERVED.contains(&word) || (begins_line && words::ITEMS.contains(&word));
     let begins = |bytes: &[u8]| next.bytes().next().is_some_and(|first| bytes.contains(&first));
     let named = begins_line
@@ -124,11 +124,11 @@ fn of_word(word: &str, next: &str, begins_line: bool) -> Option<(Meaning, bool, 
         || matches!(word, "where" | "by") && next.bytes().next().is_some_and(words::is_word_byte)
         || matches!(word, "state" | "trains" | "step") && named;
     if keyword {
-        Some((Meaning::Keyword, false, false))
+        Some((SemanticTokenKind::Keyword, false, false))
     } else if next == ":" {
-        Some((Meaning::Parameter, false, false))
+        Some((SemanticTokenKind::Parameter, false, false))
     } else if next == "=" {
-        Some((Meaning::Property, false, false))
+        Some((SemanticTokenKind::Property, false, false))
     } else {
         None
     }

@@ -12,7 +12,7 @@ pub struct Signature {
     pub label: String,
     /// Byte ranges of the parameters in `label`.
     pub parameters: Vec<(usize, usize)>,
-    /// The parameter at the cursor; `None` where the cursor is past the last, or after an unknown name.
+    /// The parameter at the cursor. `None` where the cursor is past the last, or after an unknown name.
     pub active: Option<usize>,
     pub doc: String,
 }

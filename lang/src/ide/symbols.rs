@@ -14,7 +14,7 @@ pub struct Outline {
     pub kind: Option<SymbolKind>,
     pub detail: String,
     pub extent: Span,
-    /// Within `extent`.
+    /// The span of the name, within `extent`.
     pub name_span: Span,
     pub children: Vec<Outline>,
 }
@@ -66,7 +66,7 @@ pub fn outline(analysis: &Analysis, file: FileId) -> Vec<Outline> {
 pub fn declarations(text: &str) -> Vec<Outline> {
     let (tree, _) = parse(ENTRY, text);
     let declared = tree.items.iter().filter_map(|item| {
-        let (name, kind) = (crate::check::declared_name(&item.kind)?, SymbolKind::of(&item.kind)?);
+        let (name, kind) = (crate::check::declared_name(&item.kind)?, SymbolKind::from_item(&item.kind)?);
         Some(Outline {
             name: name.text.clone(),
             kind: Some(kind),
@@ -111,7 +111,7 @@ fn of_symbol(analysis: &Analysis, id: SymbolId, ids: &[SymbolId]) -> Outline {
     }
 }
 
-/// Editors refuse an outline whose name lies outside its extent.
+/// The name's span, moved into its extent: editors refuse an outline whose name lies outside.
 fn within(name: Span, extent: Span) -> Span {
     if extent.start <= name.start && name.end <= extent.end { name } else { extent }
 }

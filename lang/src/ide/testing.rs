@@ -1,8 +1,8 @@
-//! Programs with a `<CURSOR>` in them.
+//! Programs for tests, with a `<CURSOR>` in them.
 
 use std::rc::Rc;
 
-use super::{LibraryModule, Surroundings};
+use super::{IdeHost, LibraryModule};
 use crate::check::{Analysis, analyse};
 use crate::source::SourceFile;
 
@@ -17,7 +17,7 @@ pub const MODULES: &[(&str, &str)] = &[
     ("sft", include_str!("../../../stdlib/sft.mopd")),
 ];
 
-/// The text without its cursor, and where that was.
+/// The text without its cursor, and the cursor's offset.
 pub fn cursor(marked: &str) -> (String, u32) {
     let offset = marked.find("<CURSOR>").expect("a cursor");
     (marked.replacen("<CURSOR>", "", 1), offset as u32)
@@ -34,7 +34,7 @@ pub fn check(text: &str) -> Analysis {
     analyse(SourceFile { path: "a.mopd".to_owned(), text: text.to_owned() }, &load)
 }
 
-/// A small experiment that is right.
+/// A small experiment without mistakes.
 pub const GOOD: &str = r#"use std.opd.mopd
 
 experiment "tiny" { seed = 1 }
@@ -71,8 +71,8 @@ model student = distill(start) {
 compare "tiny" { models = [start, student], samples = 2, temperature = 1.0, max_tokens = longest, seeds = 1 }
 "#;
 
-/// Modules alone.
-impl<F: Fn() -> Vec<LibraryModule>> Surroundings for F {
+/// Surroundings that have only modules.
+impl<F: Fn() -> Vec<LibraryModule>> IdeHost for F {
     fn modules(&self) -> Vec<Rc<LibraryModule>> {
         self().into_iter().map(Rc::new).collect()
     }

@@ -1,11 +1,11 @@
-//! What editors are told, at a `<CURSOR>`.
+//! Tests of the features of editors at a `<CURSOR>`.
 
 mod completion;
 
 use super::testing::{GOOD, check, cursor};
 use super::*;
 
-/// `GOOD` with its `from` replaced, so that the rest of a file stands around the line at hand.
+/// `GOOD` with `from` replaced by `to`, so that the tested line has a whole file around it.
 fn within(from: &str, to: &str) -> String {
     assert!(GOOD.contains(from), "{from}");
     GOOD.replacen(from, to, 1)
@@ -228,20 +228,20 @@ fn words_are_coloured_by_what_they_mean() {
         let at = GOOD.find(text).expect("it is there") as u32;
         tokens.iter().find(|token| token.start == at).map(|token| token.meaning)
     };
-    assert_eq!(meaning("experiment"), Some(Meaning::Keyword));
-    assert_eq!(meaning("bytes"), Some(Meaning::EnumMember));
-    assert_eq!(meaning("llama"), Some(Meaning::Function));
-    assert_eq!(meaning("teacher.logp"), Some(Meaning::Signal));
-    assert_eq!(meaning("mopd(clip"), Some(Meaning::Class));
-    assert_eq!(meaning("seed"), Some(Meaning::Property));
-    assert_eq!(meaning("count = 4"), Some(Meaning::Type));
-    assert_eq!(meaning("/// How"), Some(Meaning::Comment));
+    assert_eq!(meaning("experiment"), Some(SemanticTokenKind::Keyword));
+    assert_eq!(meaning("bytes"), Some(SemanticTokenKind::EnumMember));
+    assert_eq!(meaning("llama"), Some(SemanticTokenKind::Function));
+    assert_eq!(meaning("teacher.logp"), Some(SemanticTokenKind::Signal));
+    assert_eq!(meaning("mopd(clip"), Some(SemanticTokenKind::Class));
+    assert_eq!(meaning("seed"), Some(SemanticTokenKind::Property));
+    assert_eq!(meaning("count = 4"), Some(SemanticTokenKind::Type));
+    assert_eq!(meaning("/// How"), Some(SemanticTokenKind::Comment));
     let text = "let match = 1\nlet step = 2\nlet a = match { step > 1 -> match, else -> where(step, 1, 2) } \
                 where w = 1\nsweep { step in [1] }\nmodel m = train {\n  trains x = y\n  step z { every = 1 \
                 }\n  step = 3\n}\nobjective o { reduce = sum(token) by domain { target = 1 } }\nobjective p {\n  state x = 1 then x\n  \
                 state = 2\n}\n";
     let tokens = semantic_tokens(text, &check(text));
-    let keywords = tokens.iter().filter(|token| token.meaning == Meaning::Keyword);
+    let keywords = tokens.iter().filter(|token| token.meaning == SemanticTokenKind::Keyword);
     let keywords: Vec<&str> = keywords.map(|token| &text[token.start as usize..token.end as usize]).collect();
     let expected = [
         "let",
@@ -293,7 +293,7 @@ fn a_selection_grows_to_the_file() {
 
 // ---- Names of the run ----
 
-/// What stands at each place of the symbol that is declared by `declaration`, with what is around it.
+/// The text at each place of the symbol that is declared by `declaration`, with its surroundings.
 fn places(text: &str, declaration: &str) -> Vec<String> {
     let analysis = check(text);
     let errors: Vec<_> = analysis.diagnostics.iter().map(|found| found.message.as_str()).collect();
@@ -306,7 +306,7 @@ fn places(text: &str, declaration: &str) -> Vec<String> {
     found.map(|span| format!("{}: {}", line(span.start as usize), analysis.sources.text(span))).collect()
 }
 
-/// The experiment `GOOD` with its lengths on a ladder and with a guard.
+/// The experiment `GOOD` with a ladder for its lengths and with a guard.
 fn moved() -> String {
     let ladder = "schedule longer = ladder([4, 8], advance_if: mean(student.entropy, over: batch) >= 0.4)\n";
     let text = within("let longest = 8\n", &format!("let gradient_norm = 7\n{ladder}"));
@@ -357,6 +357,6 @@ fn a_name_that_is_taken_is_refused() {
         assert!(!may("divergence mine", new), "{new}");
     }
     assert!(may("model expert", "reference") && may("let wave", "alpha") && may("divergence mine", "ours"));
-    // Composed, it would be the role.
+    // In a composed teacher it would refer to the role.
     assert!(!may("model base", "reference"));
 }

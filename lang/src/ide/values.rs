@@ -1,12 +1,12 @@
-//! Completion of values: built-ins that fit, then the names in scope, then names to import.
+//! Completion of values: built-ins that fit, then names in scope, then names to import.
 
 use super::complete::{CandidateKind, List, standard_divergences};
 use super::context::CompletionContext;
+use super::host::IdeHost;
 use super::outside;
-use super::surroundings::Surroundings;
 use crate::check::builtins::{BuiltinKind, DataName, GuardName, SupportName, TeacherName, WeightsName};
 use crate::check::index::{SymbolId, SymbolKind};
-use crate::check::vocabulary::{self, Takes};
+use crate::check::vocabulary::{self, ArgumentKind};
 use crate::formula::StepNumber;
 
 /// The step numbers that a guard can read.
@@ -19,80 +19,84 @@ pub fn step_numbers(list: &mut List, context: &CompletionContext) {
     }
     let inside = |kind| matches!(kind, BuiltinKind::Guard(GuardName::Initial | GuardName::Recent));
     list.builtins(|builtin| inside(builtin.kind), 1);
-    list.scope(context, Takes::Number);
+    list.scope(context, ArgumentKind::Number);
 }
 
-pub fn values(list: &mut List, context: &CompletionContext, takes: Takes, around: &dyn Surroundings) {
+pub fn values(list: &mut List, context: &CompletionContext, takes: ArgumentKind, around: &dyn IdeHost) {
     match takes {
-        Takes::Words(words) => return list.words(words, CandidateKind::Word, 0),
-        Takes::Truth => {
+        ArgumentKind::Words(words) => return list.words(words, CandidateKind::Word, 0),
+        ArgumentKind::Truth => {
             list.add("true", CandidateKind::Word, "", "", "true", 0);
             list.add("false", CandidateKind::Word, "", "", "false", 0);
         }
-        Takes::Field => return outside::fields(list, context, around),
-        // Nothing to suggest: the author writes these.
-        Takes::Text | Takes::Texts | Takes::Range => return,
-        Takes::Dataset => {
+        ArgumentKind::Field => return outside::fields(list, context, around),
+        // The author invents these.
+        ArgumentKind::Text | ArgumentKind::Texts | ArgumentKind::Range => return,
+        ArgumentKind::Dataset => {
             return list.builtins(|builtin| builtin.kind == BuiltinKind::Data(DataName::Dataset), 0);
         }
-        Takes::Columns => {
+        ArgumentKind::Columns => {
             return list.builtins(|builtin| builtin.kind == BuiltinKind::Data(DataName::Columns), 0);
         }
-        Takes::Adapter => {
+        ArgumentKind::Adapter => {
             return list.builtins(
                 |builtin| matches!(builtin.kind, BuiltinKind::Weights(WeightsName::Lora | WeightsName::Dora)),
                 0,
             );
         }
-        Takes::Layers => return list.add("all", CandidateKind::Word, "every layer", "", "all", 0),
-        Takes::Weights => {
+        ArgumentKind::Layers => return list.add("all", CandidateKind::Word, "every layer", "", "all", 0),
+        ArgumentKind::Weights => {
             list.words(vocabulary::WEIGHTS, CandidateKind::Word, 0);
             return list.builtins(|builtin| builtin.kind == BuiltinKind::Weights(WeightsName::Layers), 0);
         }
-        Takes::Secret => {
+        ArgumentKind::Secret => {
             return list
                 .builtins(|builtin| builtin.kind == BuiltinKind::Teacher(TeacherName::Environment), 0);
         }
-        Takes::Metrics => {
+        ArgumentKind::Metrics => {
             list.words(vocabulary::METRICS, CandidateKind::Word, 0);
             return list.builtins(|builtin| builtin.kind == BuiltinKind::Data(DataName::PassAt), 0);
         }
-        Takes::Capability => {
+        ArgumentKind::Capability => {
             list.words(vocabulary::CAPABILITIES, CandidateKind::Word, 0);
             return list.builtins(|builtin| builtin.kind == BuiltinKind::Support(SupportName::TopK), 0);
         }
-        Takes::Reduce => return list.builtins(|builtin| matches!(builtin.name, "mean" | "sum"), 0),
-        Takes::Role => return list.signals(&vocabulary::SIGNALS[..4], 0),
-        Takes::Support => {
+        ArgumentKind::Reduce => return list.builtins(|builtin| matches!(builtin.name, "mean" | "sum"), 0),
+        ArgumentKind::Role => return list.signals(&vocabulary::SIGNALS[..4], 0),
+        ArgumentKind::Support => {
             list.words(vocabulary::FULL, CandidateKind::Word, 0);
             return list.builtins(|builtin| matches!(builtin.kind, BuiltinKind::Support(_)), 0);
         }
-        Takes::Rollout => list.builtins(|builtin| matches!(builtin.kind, BuiltinKind::Rollout(_)), 1),
-        Takes::Optimizer => {
+        ArgumentKind::Rollout => list.builtins(|builtin| matches!(builtin.kind, BuiltinKind::Rollout(_)), 1),
+        ArgumentKind::Optimizer => {
             return list.builtins(|builtin| matches!(builtin.kind, BuiltinKind::Optimizer(_)), 0);
         }
-        Takes::Guards => return list.builtins(|builtin| guards(builtin.kind), 0),
-        Takes::Score => {
+        ArgumentKind::Guards => return list.builtins(|builtin| guards(builtin.kind), 0),
+        ArgumentKind::Score => {
             return list.builtins(|builtin| builtin.kind == BuiltinKind::Data(DataName::Normalized), 0);
         }
-        Takes::Reward => list.builtins(|builtin| matches!(builtin.kind, BuiltinKind::Reward(_)), 0),
-        Takes::Schedule => list.builtins(|builtin| matches!(builtin.kind, BuiltinKind::Schedule(_)), 1),
-        Takes::Model => list.builtins(|builtin| matches!(builtin.kind, BuiltinKind::Constructor(_)), 1),
-        Takes::Domains => {
+        ArgumentKind::Reward => list.builtins(|builtin| matches!(builtin.kind, BuiltinKind::Reward(_)), 0),
+        ArgumentKind::Schedule => {
+            list.builtins(|builtin| matches!(builtin.kind, BuiltinKind::Schedule(_)), 1)
+        }
+        ArgumentKind::Model => {
+            list.builtins(|builtin| matches!(builtin.kind, BuiltinKind::Constructor(_)), 1)
+        }
+        ArgumentKind::Domains => {
             list.add("domains", CandidateKind::Signal, "every domain of the experiment", "", "domains", 0)
         }
         _ => {}
     }
     let signals = context.sees_signals();
-    if matches!(takes, Takes::Formula | Takes::Condition) {
+    if matches!(takes, ArgumentKind::Formula | ArgumentKind::Condition) {
         list.builtins(|builtin| !signals || belongs_in_formula(builtin.kind), 2);
         for id in standard_divergences(list.analysis).collect::<Vec<SymbolId>>() {
             let name = list.analysis.index.symbol(id).name.clone();
             list.symbol(&name, SymbolKind::Divergence, 2);
         }
     }
-    if signals && matches!(takes, Takes::Formula | Takes::Condition | Takes::Number) {
-        // Objectives mostly read roles.
+    if signals && matches!(takes, ArgumentKind::Formula | ArgumentKind::Condition | ArgumentKind::Number) {
+        // Objectives read mostly roles.
         let (roles, others) = vocabulary::SIGNALS.split_at(4);
         list.signals(roles, 0);
         list.signals(others, 1);

@@ -1,4 +1,4 @@
-//! The syntax tree: what the author wrote, with a span on every node. Nothing in it is resolved or checked.
+//! The syntax tree: the text as written, with a span on every node. Nothing in it is resolved or checked.
 
 use std::rc::Rc;
 
@@ -16,7 +16,7 @@ pub struct Name {
 pub struct Module {
     /// The `//!` comment at the head of the file.
     pub doc: String,
-    /// Shared with the cache that keeps them between two parses of a changing text.
+    /// The items, shared with the cache that keeps them between two parses of a changing text.
     pub items: Vec<Rc<Item>>,
 }
 
@@ -170,7 +170,7 @@ pub struct Binding {
 pub struct Block {
     pub span: Span,
     pub statements: Vec<Statement>,
-    /// Whether something in it could not be parsed and has been reported: that may be what seems to be
+    /// Whether a part of it could not be parsed and has been reported. That part may hold what seems to be
     /// missing.
     pub broken: bool,
 }

@@ -9,12 +9,12 @@ use super::ast::*;
 use crate::diag::{Diagnostic, Fix, Label};
 use crate::source::{FileId, Span};
 
-/// What happens to the spans of a tree.
+/// A change of the spans of a tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shift {
-    /// They move to a file, by a number of bytes (modulo 2^32: also backwards).
+    /// Moves them to a file, by a number of bytes (modulo 2^32, hence also backwards).
     Move { file: FileId, by: u32 },
-    /// They all become the same: two trees that differ only in spans become equal.
+    /// Makes them all equal, so that two trees that differ only in spans are equal.
     Erase,
 }
 
@@ -63,7 +63,7 @@ impl<A: Shifted, B: Shifted> Shifted for (A, B) {
     }
 }
 
-/// In place if it is not shared.
+/// Shifts in place if the value is not shared.
 impl<T: Shifted + Clone> Shifted for Rc<T> {
     fn shift(&mut self, shift: Shift) {
         Rc::make_mut(self).shift(shift);

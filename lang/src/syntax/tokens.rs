@@ -1,7 +1,7 @@
-//! The tokens of any text, however broken, including comments and newlines: for the formatter, features of
-//! editors and `// allow(...)` comments. [`super::layout`] is the other pass over a text: it repairs habits
-//! from other languages for the grammar, and uses the same rules for where words, numbers, texts and signs
-//! end.
+//! The tokens of any text, however broken, including comments and newlines: for the formatter, editors and
+//! `// allow(...)` comments. The other pass over a text is [`super::layout`], which rewrites syntax of other
+//! languages for the grammar. Both have the same rules for the ends of words, numbers, texts and
+//! signs.
 
 use super::layout::string_end;
 use super::words;
@@ -9,7 +9,7 @@ use super::words;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenKind {
     Newline,
-    /// Up to the end of its line, without trailing blanks.
+    /// A comment up to the end of its line, without trailing blanks.
     Comment,
     /// `///` or `//!`
     Doc,
@@ -110,13 +110,13 @@ fn line(rest: &str) -> usize {
     trimmed(rest.split('\n').next().unwrap_or(rest)).len()
 }
 
-/// A text without trailing blanks and line breaks: those that [`lex`] skips. Any other space, such as a
-/// no-break space, is part of its token.
+/// A text without trailing blanks and line breaks, as [`lex`] skips them. Any other space, such as a no-break
+/// space, is part of its token.
 pub fn trimmed(text: &str) -> &str {
     text.trim_end_matches([' ', '\t', '\r', '\x0c', '\n'])
 }
 
-/// A piece of text on one line: without its comments, with single blanks.
+/// A piece of text on one line, without comments and with single blanks.
 pub fn on_one_line(text: &str) -> String {
     let mut line = String::new();
     let mut end = 0;

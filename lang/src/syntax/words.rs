@@ -1,6 +1,6 @@
 //! The words of the language, for the layout pass and the error messages.
 
-/// Words that begin an item, in the order in which a reader should learn them.
+/// Words that begin an item, in the order in which to learn them.
 pub const ITEMS: &[&str] = &[
     "experiment",
     "domain",
@@ -33,7 +33,7 @@ pub const RESERVED: &[&str] = &[
     "pub",
 ];
 
-/// Values as other languages write them. They are read as values everywhere, never as names.
+/// Other languages' words for values. They are read as values everywhere, never as names.
 pub const FOREIGN_VALUES: &[&str] = &["True", "False", "None", "null", "nil"];
 
 /// The beginning of a line.
@@ -70,13 +70,13 @@ pub fn word_length(bytes: &[u8]) -> usize {
     bytes.iter().take_while(|byte| is_word_byte(**byte)).count()
 }
 
-/// The word that `text` begins with, and what follows it after blanks. The word may be empty.
+/// The word at the beginning of `text`, possibly empty, and the text after it and its blanks.
 pub fn split_word(text: &str) -> (&str, &str) {
     let (word, rest) = text.split_at(word_length(text.as_bytes()));
     (word, rest.trim_start_matches([' ', '\t']))
 }
 
-/// The start of the first line with content at or after `from`, and what it begins with.
+/// The start of the first line with content at or after `from`, and the kind of its beginning.
 pub fn line_head(text: &str, from: usize) -> (usize, LineHead) {
     let mut at = from;
     loop {
@@ -128,12 +128,12 @@ fn assigns(rest: &str) -> bool {
     rest.starts_with('=') && !rest.starts_with("==")
 }
 
-/// Signs of more than one character; where several have the same beginning, the longest comes first. Some
-/// belong to other languages.
+/// Signs of more than one character; longer ones come before their beginnings. Some belong to other
+/// languages.
 pub const SIGNS: &[&str] = &["..=", "->", "==", "!=", "<=", ">=", "||", "&&", "**", "..", "|>", ":=", "=>"];
 
 /// Length of the number at the beginning of `bytes`. As in the grammar, everything that begins like a number
-/// is one token, and the parser checks its form.
+/// is one token; the parser checks its form.
 pub fn number_length(bytes: &[u8]) -> usize {
     let digit = |at: usize| bytes.get(at).is_some_and(u8::is_ascii_digit);
     let mut end = 1;

@@ -31,12 +31,12 @@ use std::path::Path;
 use mopd_compiler::plan::events::{Event, FailureKind, FloorJob, Phase, StepPart};
 use mopd_compiler::plan::{Adapter, AdapterKind, Dtype, Producer, Role, Stage, Trainable};
 
-use super::machine::{self, Product};
+use super::machine::{self, ProductShape};
 use crate::control::Control;
 use crate::failure::{Error, Result};
 use crate::machine::place::Place;
 use crate::model::{Config, EntryKind, Weights, layout};
-use crate::prepare::{Places, model_specs, prepare, trained};
+use crate::prepare::{ReadContext, model_specs, prepare, trained};
 use crate::schedule;
 use crate::store::Store;
 use crate::train::SourceTeachers;
@@ -78,7 +78,7 @@ struct Matrices {
 }
 
 impl Matrices {
-    fn of(config: &Config) -> Matrices {
+    fn new(config: &Config) -> Matrices {
         let (mut plain, mut experts) = (0.0, 0.0);
         for entry in layout(config) {
             let of_layer = entry.kind == EntryKind::Matrix && entry.name.starts_with("model.layers.");
@@ -118,17 +118,17 @@ fn seen(from: f64, to: f64, window: Option<usize>) -> f64 {
 
 /// The weights of a student that are trained.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Updated {
-    /// All weights: so many numbers.
+pub enum UpdatedWeights {
+    /// All weights, with this many numbers.
     Weights { numbers: f64 },
-    /// An adapter of so many numbers.
+    /// An adapter with this many numbers.
     Adapter { numbers: f64 },
 }
 
 /// The phases of writing the completions of a step.
 pub fn rollout_phases(student: &Config, tokens: &StepTokens, dtype: Dtype) -> Vec<Phase> {
     let StepTokens { sequences, groups, prompt, completion } = *tokens;
-    let (bytes, own) = (bytes_of(dtype), Matrices::of(student));
+    let (bytes, own) = (bytes_of(dtype), Matrices::new(student));
     let phase = |name: &str, times: f64, flops: f64, bytes: f64| Phase {
         part: StepPart::Rollout,
         name: name.to_owned(),
@@ -176,11 +176,11 @@ pub fn phases(
     student: &Config,
     teachers: &[(&Config, f64)],
     tokens: &StepTokens,
-    updated: Updated,
+    updated: UpdatedWeights,
     dtype: Dtype,
 ) -> Vec<Phase> {
     let sequences = tokens.sequences;
-    let (bytes, own) = (bytes_of(dtype), Matrices::of(student));
+    let (bytes, own) = (bytes_of(dtype), Matrices::new(student));
     let phase = |part, name: &str, times: f64, flops: f64, bytes: f64| Phase {
         part,
         name: name.to_owned(),
@@ -194,7 +194,7 @@ pub fn phases(
         share * (sequences * layers + 2.0 * tokens.predicted() * matrices.output)
     };
     for (config, share) in teachers {
-        let matrices = Matrices::of(config);
+        let matrices = Matrices::new(config);
         let read = matrices.read(share * sequences * tokens.length()) + matrices.output;
         phases.push(phase(
             StepPart::Scoring,
@@ -210,9 +210,9 @@ pub fn phases(
     phases.push(phase(StepPart::Scoring, "the student's logits", 1.0, logits, bytes * own.output));
 
     let (back, numbers) = match updated {
-        Updated::Weights { numbers } => (2.0 * through, numbers),
+        UpdatedWeights::Weights { numbers } => (2.0 * through, numbers),
         // Attention has no weights: its backward pass has two products for each one in any case.
-        Updated::Adapter { numbers } => {
+        UpdatedWeights::Adapter { numbers } => {
             let attended = sequences * attention(student, 0.0, tokens.length());
             (through + attended + 4.0 * sequences * tokens.length() * numbers, numbers)
         }
@@ -248,7 +248,8 @@ pub fn floor(job: &FloorJob, place: Place, control: &Control) -> Result<()> {
     let base = Path::new(&job.run.base);
     let wrong = |message: &str| Error::new(FailureKind::Runtime, message);
     let tasks = schedule::tasks(plan);
-    let places = Places { base, notes: &Store::notes(Path::new(&job.run.store)), cache: None, store: None };
+    let places =
+        ReadContext { base, notes: &Store::notes(Path::new(&job.run.store)), cache: None, store: None };
     let specs = model_specs(plan, places)?;
     let (domains, _) = prepare(plan, &schedule::stages(&tasks), &specs, places)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -298,12 +299,12 @@ pub fn floor(job: &FloorJob, place: Place, control: &Control) -> Result<()> {
     };
     let updated = match &train.trainable {
         Trainable::Weights { only: None, except } if except.is_empty() => {
-            Updated::Weights { numbers: Weights::parameters(student) as f64 }
+            UpdatedWeights::Weights { numbers: Weights::parameters(student) as f64 }
         }
         Trainable::Weights { .. } => {
             return Err(wrong("what is counted is training of all weights, or of an adapter"));
         }
-        Trainable::Adapter(adapter) => Updated::Adapter { numbers: numbers(adapter, student) },
+        Trainable::Adapter(adapter) => UpdatedWeights::Adapter { numbers: numbers(adapter, student) },
     };
     // A step has no more teachers than prompts.
     teachers.truncate(groups as usize);
@@ -313,7 +314,7 @@ pub fn floor(job: &FloorJob, place: Place, control: &Control) -> Result<()> {
     let phases = phases(student, &teachers, &tokens, updated, plan.experiment.dtype);
 
     tch::set_num_threads(threads as i32);
-    let rates = machine::rates(Product::of(student, place), threads, place, control)?;
+    let rates = machine::rates(ProductShape::new(student, place), threads, place, control)?;
     control.emit(&Event::MeasuredFloor { rates, phases, prompt: tokens.prompt, threads: threads as u32 });
     Ok(())
 }
@@ -345,16 +346,16 @@ mod tests {
     fn a_step_is_counted_by_hand() {
         use StepPart::{Rollout, Scoring, Update};
         let config = small();
-        let updated = Updated::Weights { numbers: Weights::parameters(&config) as f64 };
+        let updated = UpdatedWeights::Weights { numbers: Weights::parameters(&config) as f64 };
         let phases = phases(&config, &[(&config, 1.0)], &TOKENS, updated, Dtype::Float32);
         let weights = 4.0 * 280.0;
         let expected = [
-            // 3 tokens x 480; 1 + 2 + 3 looks of 16 operations in 2 layers; one prediction of 80.
+            // 3 tokens x 480; 1 + 2 + 3 attended positions of 16, in 2 layers; one prediction of 80.
             (Rollout, 1.0, 1440.0 + 192.0 + 80.0, weights),
-            // 2 sequences x (480 + 80 + 4 looks of 16 in 2 layers); of 4 tokens the keys and values, 2 + 2
-            // numbers in each layer.
+            // 2 sequences x (480 + 80 + 4 attended positions of 16 in 2 layers); keys and values of 4 tokens,
+            // 2 + 2 numbers in each layer.
             (Rollout, 1.0, 2.0 * (560.0 + 128.0), weights + 4.0 * 2.0 * 32.0),
-            // 2 sequences x (4 x 480 + 10 looks of 16 in 2 layers) and 4 predictions.
+            // 2 sequences x (4 x 480 + 10 attended positions of 16 in 2 layers) and 4 predictions.
             (Scoring, 1.0, 2.0 * (1920.0 + 320.0) + 320.0, weights),
             // 4 predictions of 80, of the LM head's 40 numbers.
             (Scoring, 1.0, 320.0, 4.0 * 40.0),
@@ -367,8 +368,9 @@ mod tests {
     #[test]
     fn half_precision_halves_what_is_read_and_not_what_is_trained() {
         let config = small();
-        let of =
-            |dtype| phases(&config, &[(&config, 1.0)], &TOKENS, Updated::Weights { numbers: 300.0 }, dtype);
+        let of = |dtype| {
+            phases(&config, &[(&config, 1.0)], &TOKENS, UpdatedWeights::Weights { numbers: 300.0 }, dtype)
+        };
         let (single, half) = (of(Dtype::Float32), of(Dtype::Bfloat16));
         for (single, half) in single.iter().zip(&half).take(5) {
             assert_eq!((half.flops, half.bytes), (single.flops, single.bytes / 2.0), "{}", half.name);
@@ -379,7 +381,7 @@ mod tests {
     #[test]
     fn teachers_share_the_sequences_and_not_the_weights() {
         let config = small();
-        let updated = Updated::Weights { numbers: 300.0 };
+        let updated = UpdatedWeights::Weights { numbers: 300.0 };
         let one = phases(&config, &[(&config, 1.0)], &TOKENS, updated, Dtype::Float32);
         let four = phases(&config, &[(&config, 0.25); 4], &TOKENS, updated, Dtype::Float32);
         let scoring = |phases: &[Phase], of: fn(&Phase) -> f64| -> f64 {
@@ -405,7 +407,8 @@ mod tests {
         assert_eq!(numbers(&adapter(AdapterKind::Lora, None), &config), 2.0 * 3.0 * (8.0 + 10.0));
         assert_eq!(numbers(&adapter(AdapterKind::Lora, Some((1, 1))), &config), 3.0 * (8.0 + 10.0));
         assert_eq!(numbers(&adapter(AdapterKind::Dora, None), &config), 2.0 * (3.0 * (8.0 + 10.0) + 8.0));
-        let phases = phases(&config, &[], &TOKENS, Updated::Adapter { numbers: 108.0 }, Dtype::Float32);
+        let phases =
+            phases(&config, &[], &TOKENS, UpdatedWeights::Adapter { numbers: 108.0 }, Dtype::Float32);
         let update: Vec<f64> =
             phases.iter().filter(|phase| phase.part == StepPart::Update).map(|phase| phase.flops).collect();
         // As much as the student's forward pass, attention once more, and two products of 2 x 108 for each of
@@ -426,12 +429,12 @@ mod tests {
     }
 
     #[test]
-    fn of_experts_a_token_uses_its_own() {
+    fn expert_weights_are_read_only_for_routed_tokens() {
         let experts =
             Experts { count: 4, per_token: 2, hidden: 5, normalised: true, layers: vec![true, true] };
         let config = Config { experts: Some(experts), ..small() };
         // Attention 48 and the router 4 x 4 in each layer; an expert has 3 x 20.
-        let matrices = Matrices::of(&config);
+        let matrices = Matrices::new(&config);
         assert_eq!((matrices.plain, matrices.experts), (128.0, 480.0));
         assert_eq!(matrices.used, 128.0 + 240.0);
         // One token reads two experts of a layer, two tokens may need all four.

@@ -1,5 +1,5 @@
-//! `mopd bench generate`: completions of one model, alone, as a run would write them, beside the least time
-//! that they can take.
+//! `mopd bench generate`: times a single model that writes completions as in a run, beside a lower bound of
+//! that time.
 
 use std::path::Path;
 use std::time::Instant;
@@ -8,7 +8,7 @@ use mopd_compiler::plan::events::{Event, FailureKind, GenerateJob, GenerationRou
 use mopd_compiler::plan::{Pretrained, Sampling};
 
 use super::floor::{StepTokens, rollout_phases};
-use super::machine::{Product, rates};
+use super::machine::{ProductShape, rates};
 use crate::control::Control;
 use crate::failure::{Error, Result};
 use crate::machine::device::kind;
@@ -18,11 +18,11 @@ use crate::model::Decoder;
 use crate::prepare::load::load;
 use crate::random::{Key, Purpose};
 use crate::rollout::{Prompt, memory, rollout};
-use crate::schedule::{self, Room};
+use crate::schedule::{self, DeviceMemoryBudget};
 use crate::tokenizer::Token;
 
-/// Emits one event for each shape and counted round, in turn: what else the machine does meets all shapes
-/// alike.
+/// Emits one event for each shape and counted round. Shapes take turns, so that other load on the machine
+/// affects all of them alike.
 pub fn generate(job: &GenerateJob, place: Place, control: &Control) -> Result<()> {
     let named = Pretrained::HuggingFace { name: job.model.clone(), revision: None };
     let weights = load(&named, Path::new(&job.base), None)?.weights;
@@ -36,13 +36,13 @@ pub fn generate(job: &GenerateJob, place: Place, control: &Control) -> Result<()
         return Err(Error::new(FailureKind::Runtime, message).help("lower `--prompt` or `--new`"));
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    // As many as a run gives the model.
+    // As many threads as a run gives the model.
     let threads = schedule::threads_of(&config, cores);
     tch::set_num_threads(threads as i32);
     let decoder = Decoder::frozen(&weights, place, kind(job.dtype));
     drop(weights);
-    let budget = Room::here(1, place).generation(true);
-    let rates = rates(Product::of(&config, place), threads, place, control)?;
+    let budget = DeviceMemoryBudget::detect(1, place).generation(true);
+    let rates = rates(ProductShape::new(&config, place), threads, place, control)?;
     // A warm-up round that is not counted: it pays for first touches of memory and for loading kernels.
     let rounds = std::iter::once((0, false)).chain((0..job.rounds).map(|round| (round, true)));
     for (round, counted) in rounds {
@@ -85,7 +85,7 @@ pub fn generate(job: &GenerateJob, place: Place, control: &Control) -> Result<()
     Ok(())
 }
 
-/// The prompt of a number: which tokens it has does not matter, but that no two prompts begin alike.
+/// The tokens of prompt number `of`: arbitrary ones, but no two prompts begin alike.
 fn tokens(of: u32, length: u32, vocabulary: usize) -> Vec<Token> {
     let modulus = vocabulary as u64;
     (0..u64::from(length)).map(|at| ((u64::from(of) * 7919 + at * 104_729 + 11) % modulus) as Token).collect()

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use mopd_compiler::plan::events::Rates;
+use mopd_compiler::plan::events::MachineRates;
 use tch::{Kind, Tensor, no_grad_guard};
 
 use crate::control::Control;
@@ -13,20 +13,20 @@ use mopd_kernels::{Cpu, sum::sum};
 
 /// The shape of a matrix product, `[rows, inputs]` times `[inputs, outputs]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Product {
+pub struct ProductShape {
     pub rows: i64,
     pub inputs: i64,
     pub outputs: i64,
 }
 
-impl Product {
+impl ProductShape {
     /// The product of a model's MLP, with more rows than a small step has: with few rows the matrix library
     /// leaves cores idle, and a GPU most of its own, but the machine's best rate is wanted.
-    pub fn of(config: &Config, place: Place) -> Product {
+    pub fn new(config: &Config, place: Place) -> ProductShape {
         // The width of one expert, if layers have experts.
         let inner = config.experts.as_ref().map_or(config.hidden, |experts| experts.hidden);
         let rows = if place.kernels().is_some() { 1 << 14 } else { 1 << 10 };
-        Product { rows, inputs: config.width as i64, outputs: inner as i64 }
+        ProductShape { rows, inputs: config.width as i64, outputs: inner as i64 }
     }
 }
 
@@ -40,7 +40,7 @@ const NUMBERS: usize = 1 << 27;
 const PASSES: usize = 6;
 
 /// The highest rates measured, with `threads` threads on a CPU.
-pub fn rates(product: Product, threads: usize, place: Place, control: &Control) -> Result<Rates> {
+pub fn rates(product: ProductShape, threads: usize, place: Place, control: &Control) -> Result<MachineRates> {
     let float32 = products(product, Kind::Float, place);
     control.check()?;
     let bfloat16 = products(product, Kind::BFloat16, place);
@@ -49,14 +49,14 @@ pub fn rates(product: Product, threads: usize, place: Place, control: &Control) 
         Some(cpu) => reading(cpu.with_threads(threads)),
         None => reading_there(place),
     };
-    Ok(Rates { float32, bfloat16, memory })
+    Ok(MachineRates { float32, bfloat16, memory })
 }
 
 /// Floating-point operations a second, by the faster of the two ways in which models multiply. Which one is
 /// faster depends on the CPU: without AVX-512, libtorch's operator in bf16 is several times slower.
-fn products(product: Product, kind: Kind, place: Place) -> f64 {
+fn products(product: ProductShape, kind: Kind, place: Place) -> f64 {
     let _guard = no_grad_guard();
-    let Product { rows, inputs, outputs } = product;
+    let ProductShape { rows, inputs, outputs } = product;
     let random = |shape: [i64; 2]| Tensor::randn(shape, (Kind::Float, place.device)).to_kind(kind);
     // As in a model, the matrix is stored as `[outputs, inputs]`.
     let (left, right) = (random([rows, inputs]), random([outputs, inputs]));
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn every_rate_is_a_number() {
-        let product = Product { rows: 4, inputs: 8, outputs: 16 };
+        let product = ProductShape { rows: 4, inputs: 8, outputs: 16 };
         let rates = rates(product, 1, Place::cpu(), &Control::new(std::io::sink())).unwrap();
         for rate in [rates.float32, rates.bfloat16, rates.memory] {
             assert!(rate.is_finite() && rate > 1e3, "{rates:?}");

@@ -11,12 +11,17 @@ use mopd_store::regular;
 
 use super::error::{DataError, DataProblem, RowPlace};
 use super::lines::BYTE_ORDER_MARK;
-use super::rows::{Take, Wanted, line};
+use super::rows::{RowProjection, RowVisitor, line};
 use crate::tokenizer::json::{Json, Object};
 
 /// Reads a file. Blank lines, a byte-order mark and carriage returns before a line's end are skipped. Line
 /// breaks inside quotes are text.
-pub fn read(path: &Path, separator: u8, wanted: Wanted, take: &mut Take) -> Result<String, DataError> {
+pub fn read(
+    path: &Path,
+    separator: u8,
+    wanted: RowProjection,
+    take: &mut RowVisitor,
+) -> Result<String, DataError> {
     let unreadable = |error: std::io::Error| DataError::of_file(path, DataProblem::unreadable(path, &error));
     let mut file = BufReader::with_capacity(1 << 20, regular::open(path).map_err(unreadable)?);
     let mut hasher = blake3::Hasher::new();

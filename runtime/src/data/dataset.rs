@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use self::reading::DatasetReader;
 use super::error::{DataError, DataProblem, RowPlace};
 use super::lists::{Builder, Lists};
-use super::rows::{self, Wanted};
+use super::rows::{self, RowProjection};
 use super::{Field, FieldKind, files};
 use crate::tokenizer::chat::Conversation;
 use crate::tokenizer::json::{Json, Object};
@@ -113,13 +113,13 @@ impl Dataset {
     /// Reads a data source. Every row must have a prompt and the requested fields; it may have others.
     pub fn read(base: &Path, request: DatasetRequest) -> Result<Dataset, DataError> {
         let source = request.source;
-        let path = super::beside(base, &source.path);
+        let path = super::path_as_written(base, &source.path);
         let files = files::find(&path, source.split.as_deref())?;
         let mut reading = DatasetReader::new(request);
         let (mut hashes, mut first) = (Vec::new(), Vec::new());
         for file in &files {
             first.push(reading.places.len());
-            let wanted = Wanted { columns: &reading.columns.clone(), whole: request.whole };
+            let wanted = RowProjection { columns: &reading.columns.clone(), whole: request.whole };
             hashes.push(rows::read(file, wanted, request.notes, &mut |row| reading.take(row))?);
         }
         if reading.places.is_empty() {

@@ -188,7 +188,7 @@ impl fmt::Display for DataProblem {
             DataProblem::Chat { error } => error.fmt(f),
             DataProblem::Trajectory { field, problem } => write!(f, "the trajectory in `{field}` {problem}"),
             DataProblem::NoTokens => {
-                write!(f, "the prompt is empty, and the tokenizer begins it with no token")
+                write!(f, "the prompt is empty, and the tokenizer adds no token at its beginning")
             }
             DataProblem::Compressed => write!(f, "the file is compressed"),
             DataProblem::NotParquet { cause } => write!(f, "not a parquet file that can be read: {cause}"),
@@ -207,7 +207,11 @@ impl fmt::Display for DataProblem {
             DataProblem::Pattern { cause } => write!(f, "not a pattern of file names: {cause}"),
             DataProblem::NoMatch => write!(f, "no file matches the pattern"),
             DataProblem::NoData => write!(f, "the folder has no data files"),
-            DataProblem::NoSplits { split } => write!(f, "a file has no splits, but `{split}` is asked for"),
+            DataProblem::NoSplits { split } => write!(
+                f,
+                "a file has no splits, but the split `{split}` \
+                is requested"
+            ),
             DataProblem::NoSuchSplit { split, present, .. } => {
                 write!(f, "there is no split `{split}`; found `{}`", present.join("`, `"))
             }
@@ -250,21 +254,20 @@ impl DataError {
             }
             DataProblem::Missing { .. } => "paths are relative to the experiment's file".to_owned(),
             DataProblem::Unreadable { .. } => {
-                "it must be a text file that you may read, with one JSON object a line".to_owned()
+                "it must be a readable text file with one JSON object per line".to_owned()
             }
-            DataProblem::TooLong { .. } => "each row stands on a line of its own; a quote that is never closed \
-                                        makes one of all"
+            DataProblem::TooLong { .. } => "each row needs its own line; an unclosed quote joins all rows \
+                into one"
                 .to_owned(),
-            DataProblem::CarriageReturns => {
-                "save the CSV file with line feeds: LF or CRLF".to_owned()
-            }
+            DataProblem::CarriageReturns => "save the CSV file with line feeds: LF or CRLF".to_owned(),
             DataProblem::Empty if matches!(ending(&self.file).as_deref(), Some("csv" | "tsv")) => {
-                "write the names of the columns in the first line, then one row a line".to_owned()
+                "write the names of the columns in the first line, then one row per line".to_owned()
             }
             DataProblem::Empty => {
-                "write one JSON object a line, such as {\"prompt\": \"2+2=\", \"answer\": \"4\"}".to_owned()
+                "write one JSON object per line, such as {\"prompt\": \"2+2=\", \"answer\": \"4\"}".to_owned()
             }
-            DataProblem::NotUtf8 { utf16: true, .. } => "it looks like UTF-16: save the file as UTF-8".to_owned(),
+            DataProblem::NotUtf8 { utf16: true, .. } => "it looks like UTF-16: save the file as UTF-8"
+                .to_owned(),
             DataProblem::NotUtf8 { .. } => "save the file as UTF-8".to_owned(),
             DataProblem::NotJson { .. } => {
                 "each line must be one whole JSON object; write line breaks inside text as \\n".to_owned()
@@ -286,13 +289,15 @@ impl DataError {
             DataProblem::Compressed => {
                 "unpack it first, or save it as parquet, which is compressed by itself".to_owned()
             }
-            DataProblem::NotParquet { .. } => "write it again with the program that made it".to_owned(),
+            DataProblem::NotParquet { .. } => "write it again with the program that wrote it".to_owned(),
             DataProblem::ColumnKind { column, .. } => {
                 format!("save `{column}` as text, 64-bit numbers, bools, or lists or structs of them")
             }
             DataProblem::OpenQuote => "close it, or double the quotes that are part of the text".to_owned(),
-            DataProblem::ColumnTwice { .. } => "give each column a name of its own in the first line".to_owned(),
-            DataProblem::CellCount { .. } => "put text with separators or line breaks between quotes".to_owned(),
+            DataProblem::ColumnTwice { .. } => "give each column a name of its own in the first line"
+                .to_owned(),
+            DataProblem::CellCount { .. } => "put text with separators or line breaks between quotes"
+                .to_owned(),
             DataProblem::AllLeftOut { .. } => "change the domain's `filter`".to_owned(),
             DataProblem::Pattern { .. } | DataProblem::NoMatch => {
                 "paths are relative to the experiment's file".to_owned()
@@ -309,7 +314,7 @@ impl DataError {
 }
 
 /// The name of a similar file in the folder of a missing one, if any.
-fn meant_beside(path: &Path) -> Option<String> {
+fn similar_file(path: &Path) -> Option<String> {
     let beside = names_beside(path)?;
     let name = path.file_name()?.to_string_lossy();
     nearest_file(&name, beside.iter().map(String::as_str)).map(str::to_owned)
@@ -320,7 +325,7 @@ impl DataProblem {
         if error.kind() != io::ErrorKind::NotFound {
             return DataProblem::Unreadable { cause: mopd_store::files::reason(error) };
         }
-        let meant = meant_beside(path).map(|meant| path.with_file_name(meant).display().to_string());
+        let meant = similar_file(path).map(|meant| path.with_file_name(meant).display().to_string());
         DataProblem::Missing { meant, folder_missing: names_beside(path).is_none() }
     }
 

@@ -205,7 +205,7 @@ mod tests {
         assert_eq!(help, "choose one, such as dataset(\"...\", split: \"extra\")");
         assert_eq!(
             found(&folder, "validation.jsonl", Some("train")).unwrap_err().0,
-            "a file has no splits, but `train` is asked for"
+            "a file has no splits, but the split `train` is requested"
         );
         assert_eq!(found(&folder, "*.arrow", None).unwrap_err().0, "no file matches the pattern");
     }
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_file_is_shows_in_its_first_bytes() {
+    fn file_layout_is_detected_from_first_bytes() {
         let folder = tempfile::tempdir().unwrap();
         let of = |name: &str, content: &[u8]| {
             let path = folder.path().join(name);

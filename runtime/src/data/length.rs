@@ -26,7 +26,7 @@ pub struct Longest {
 
 impl Longest {
     /// `lengths` are those of all rows in tokens, in order. The first of equals is taken.
-    pub fn of(dataset: &Dataset, target: Option<&str>, lengths: impl Iterator<Item = usize>) -> Longest {
+    pub fn find(dataset: &Dataset, target: Option<&str>, lengths: impl Iterator<Item = usize>) -> Longest {
         let longest = lengths
             .enumerate()
             .fold((0, 0), |best, (row, tokens)| if tokens > best.1 { (row, tokens) } else { best });
@@ -113,10 +113,10 @@ impl fmt::Display for ContextError {
             None => write!(f, "{prompt} takes {tokens} tokens")?,
         }
         if *said > 0 {
-            write!(f, ", what others say of it up to {said}")?;
+            write!(f, ", feedback or the texts of a panel up to {said}")?;
         }
         if *shown > 0 {
-            write!(f, ", what is shown and written of attempts up to {shown}")?;
+            write!(f, ", the shown attempts up to {shown}")?;
         }
         if *completion > 0 {
             write!(f, " and its completion up to {completion}")?;
@@ -135,9 +135,10 @@ impl ContextError {
             ways.push(format!("set `context = {needed}` or more"));
         }
         if said > 0 {
-            ways.push("give whoever speaks a smaller `max_tokens`, a panel fewer `rounds`".to_owned());
+            let way = "lower `max_tokens` of the panel or of the feedback, or `rounds` of the panel";
+            ways.push(way.to_owned());
         } else if shown > 0 {
-            ways.push("give the attempts or a `short(...)` a smaller `max_tokens`".to_owned());
+            ways.push("lower `max_tokens` of the attempts or of `short(...)`".to_owned());
         } else if self.completion > 0 && room > 0 {
             let set = if self.context.fixed { "set " } else { "" };
             ways.push(format!("{set}`max_tokens = {room}` or less"));

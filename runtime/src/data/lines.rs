@@ -7,13 +7,13 @@ use std::path::Path;
 use mopd_store::regular;
 
 use super::error::{DataError, DataProblem, RowPlace};
-use super::rows::{DataRow, Take, Wanted, line};
+use super::rows::{DataRow, RowProjection, RowVisitor, line};
 use crate::tokenizer::json::{Json, describe};
 
 pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
 /// Reads a file. Blank lines, a byte-order mark and carriage returns before a line's end are skipped.
-pub fn read(path: &Path, wanted: Wanted, take: &mut Take) -> Result<String, DataError> {
+pub fn read(path: &Path, wanted: RowProjection, take: &mut RowVisitor) -> Result<String, DataError> {
     let unreadable = |error: std::io::Error| DataError::of_file(path, DataProblem::unreadable(path, &error));
     let mut file = BufReader::with_capacity(1 << 20, regular::open(path).map_err(unreadable)?);
     let mut hasher = blake3::Hasher::new();
@@ -39,7 +39,7 @@ pub fn read(path: &Path, wanted: Wanted, take: &mut Take) -> Result<String, Data
     }
 }
 
-fn row(line: &[u8], place: RowPlace, wanted: Wanted) -> Result<DataRow, DataProblem> {
+fn row(line: &[u8], place: RowPlace, wanted: RowProjection) -> Result<DataRow, DataProblem> {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     let line = std::str::from_utf8(line).map_err(|error| DataProblem::not_utf8(line, &error))?;

@@ -137,13 +137,13 @@ impl Mixture {
         Mixture { end: Some(all * u64::from(epochs)), ..Mixture::new(&sources) }
     }
 
-    /// The same with shares that may change at every batch: see [`Mixture::keep_to`].
+    /// The same with shares that may change at every batch: see [`Mixture::set_shares`].
     pub fn with_moving_shares(self) -> Mixture {
         Mixture { owed: Some(vec![0.0; self.sources.len()]), ..self }
     }
 
     /// Sets the shares of the next batch. They need not sum to 1; none is negative, and some is not 0.
-    pub fn keep_to(&mut self, shares: &[f64]) {
+    pub fn set_shares(&mut self, shares: &[f64]) {
         assert!(self.owed.is_some(), "what rounding took of shares that move is carried over");
         assert_eq!(shares.len(), self.sources.len(), "one share for each source");
         let whole: f64 = shares.iter().sum();
@@ -214,7 +214,7 @@ impl Mixture {
     ) -> Result<(), String> {
         let (ours, theirs) = (self.sources.len(), position.sources.len());
         if ours != theirs {
-            return Err(format!("{theirs} sources of prompts, where the stage has {ours}"));
+            return Err(format!("it has {theirs} sources of prompts, but the stage has {ours}"));
         }
         if position.choice.as_ref().is_some_and(|choice| !choice.fits(&self.sources)) {
             return Err("it has chosen prompts that the stage does not have".to_owned());
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn what_rounding_took_is_given_later() {
+    fn mixture_carries_rounding_remainder() {
         // One prompt a step over three equal sources: each gets exactly every third.
         let mut mixture = Mixture::new(&[(1.0 / 3.0, 5), (1.0 / 3.0, 5), (1.0 / 3.0, 5)]);
         let batches: Vec<_> = (0..300).map(|_| mixture.next_batch(1, keyed)).collect();
@@ -346,8 +346,8 @@ mod tests {
         }
     }
 
-    /// Whatever the sizes and the batch: each prompt of each source once an epoch, and nothing behind the
-    /// last.
+    /// For any sizes and any batch: each prompt of each source comes once an epoch, and no prompt comes after
+    /// the last epoch.
     #[test]
     fn epochs_visit_every_prompt_of_every_source_equally() {
         for (sizes, epochs, batch) in
@@ -362,7 +362,7 @@ mod tests {
                 assert_eq!(draws.len(), batch.min(all - total), "batch {step}");
                 total += draws.len();
                 draws.iter().for_each(|draw| visits[draw.source][draw.record] += 1);
-                // No source is an epoch ahead: the first one ends for all together.
+                // No source is an epoch ahead of another: all of them end in the same batch.
                 let done = visits.iter().flatten();
                 assert!(done.clone().max().unwrap() - done.min().unwrap() <= 2, "{sizes:?}, batch {step}");
             }
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_restored_draws_the_same() {
+    fn restored_mixture_draws_the_same() {
         let whole = || Mixture::new(&[(0.7, 11), (0.3, 4)]);
         let mut through = whole();
         for batch in 0..20 {
@@ -386,20 +386,20 @@ mod tests {
         assert!(Mixture::new(&[(1.0, 3)]).restore(&through.position(), keyed).is_err());
     }
 
-    /// Shares that stay are met as those of a mixture that knows them; what shares that move leave over is
-    /// given later.
+    /// Moving shares that stay the same are met as fixed ones are. Where they change, the rounding error is
+    /// carried over.
     #[test]
-    fn shares_may_be_others_at_every_batch() {
+    fn mixture_shares_may_change_at_every_batch() {
         let shares = [0.46, 0.34, 0.2];
         let sources = shares.map(|share| (share, 100));
         let (mut fixed, mut moving) = (Mixture::new(&sources), Mixture::new(&sources).with_moving_shares());
         for _ in 0..20 {
-            moving.keep_to(&shares.map(|share| 7.0 * share));
+            moving.set_shares(&shares.map(|share| 7.0 * share));
             assert_eq!(moving.next_batch(10, keyed), fixed.next_batch(10, keyed));
         }
         let whole = || Mixture::new(&[(0.5, 7), (0.5, 3)]).with_moving_shares();
         let mut mixture = whole();
-        // (4, 0); (1.5, 1.5), of which equals go to the first; (-0.5 + 0.25, 0.5 + 0.75); (-0.25 + 2, 0.25).
+        // Owed: (4, 0); (1.5, 1.5), a tie for the first; (-0.5 + 0.25, 0.5 + 0.75); (-0.25 + 2, 0.25).
         let batches = [
             ([1.0, 0.0], 4, [4, 0]),
             ([3.0, 3.0], 3, [2, 1]),
@@ -410,23 +410,23 @@ mod tests {
             let mut resumed = whole();
             let written = serde_json::to_string(&mixture.position()).unwrap();
             resumed.restore(&serde_json::from_str(&written).unwrap(), keyed).unwrap();
-            resumed.keep_to(&shares);
-            mixture.keep_to(&shares);
+            resumed.set_shares(&shares);
+            mixture.set_shares(&shares);
             let draws = mixture.next_batch(prompts, keyed);
             assert_eq!(resumed.next_batch(prompts, keyed), draws);
             assert_eq!(counts(&draws, 2), expected, "{shares:?}");
         }
-        // A stage whose shares stay goes on from what it had; one whose shares move, from nothing owed.
+        // After `restore`, fixed shares count all prompts so far, and moving shares owe nothing.
         let mut fixed = Mixture::new(&[(0.5, 7), (0.5, 3)]);
         fixed.restore(&mixture.position(), keyed).unwrap();
         assert_eq!(counts(&fixed.next_batch(6, keyed), 2), [0, 6]);
         mixture.restore(&fixed.position(), keyed).unwrap();
-        mixture.keep_to(&[1.0, 1.0]);
+        mixture.set_shares(&[1.0, 1.0]);
         assert_eq!(counts(&mixture.next_batch(2, keyed), 2), [1, 1]);
     }
 
-    /// What was chosen comes in its order and then again; shares stay; a position has the choice, and how far
-    /// it is.
+    /// Chosen prompts come in their order, and then again; shares stay. A position includes the choice and
+    /// how far it was drawn.
     #[test]
     fn chosen_prompts_come_in_their_order() {
         let whole = || Mixture::new(&[(0.5, 7), (0.5, 3)]);
@@ -447,7 +447,7 @@ mod tests {
         let mut anew = whole();
         anew.restore(&mixture.position().without_choice(), keyed).unwrap();
         assert!(anew.choice().is_none());
-        // Another stage's prompts.
+        // A position of another stage's prompts is refused.
         let mut smaller = Mixture::new(&[(0.5, 6), (0.5, 3)]);
         assert!(smaller.restore(&mixture.position(), keyed).is_err());
     }

@@ -28,7 +28,7 @@ use mopd_compiler::plan::DataSource;
 
 /// The files that currently match a data source.
 pub fn files(base: &Path, source: &DataSource) -> Result<Vec<PathBuf>, DataError> {
-    let found = files::find(&beside(base, &source.path), source.split.as_deref())?;
+    let found = files::find(&path_as_written(base, &source.path), source.split.as_deref())?;
     Ok(found.into_iter().map(|file| file.path).collect())
 }
 
@@ -65,7 +65,7 @@ impl<'a> Field<'a> {
 }
 
 /// The path of a file named in the source, as the author would write it: `sort.jsonl`, not `./sort.jsonl`.
-pub fn beside(base: &Path, name: &str) -> PathBuf {
+pub fn path_as_written(base: &Path, name: &str) -> PathBuf {
     if base == Path::new(".") { PathBuf::from(name) } else { base.join(name) }
 }
 

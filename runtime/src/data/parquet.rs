@@ -15,11 +15,16 @@ use parquet::schema::types::{ColumnDescriptor, Type};
 use serde_json::Number;
 
 use super::error::{DataError, DataProblem, RowPlace};
-use super::rows::{DataRow, Take, Wanted};
+use super::rows::{DataRow, RowProjection, RowVisitor};
 use crate::content;
 use crate::tokenizer::json::{Json, Object};
 
-pub fn read(path: &Path, wanted: Wanted, notes: Option<&Path>, take: &mut Take) -> Result<String, DataError> {
+pub fn read(
+    path: &Path,
+    wanted: RowProjection,
+    notes: Option<&Path>,
+    take: &mut RowVisitor,
+) -> Result<String, DataError> {
     let of_file = |problem| DataError::of_file(path, problem);
     let unreadable = |error: io::Error| of_file(DataProblem::unreadable(path, &error));
     let refused =

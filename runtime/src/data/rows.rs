@@ -9,9 +9,9 @@ use super::files::{DataFile, FileLayout};
 use super::{cells, lines, parquet};
 use crate::tokenizer::json::{Json, Object};
 
-/// What to read of each row.
+/// The parts of each row to read.
 #[derive(Clone, Copy, Debug)]
-pub struct Wanted<'a> {
+pub struct RowProjection<'a> {
     /// Columns, without repetition.
     pub columns: &'a [String],
     /// Whether to read the whole row, too.
@@ -30,16 +30,16 @@ pub struct DataRow {
 }
 
 /// A callback that takes rows, and breaks when it has enough.
-pub type Take<'a> = dyn FnMut(DataRow) -> Result<ControlFlow<()>, DataProblem> + 'a;
+pub type RowVisitor<'a> = dyn FnMut(DataRow) -> Result<ControlFlow<()>, DataProblem> + 'a;
 
 /// Reads a file row by row, with only a part of it in memory. Returns the hash of the whole file in
 /// hexadecimal, even if `take` stops early. `notes` is as in [`super::DatasetRequest`]; files that are always
 /// read as a whole are hashed on the way.
 pub fn read(
     file: &DataFile,
-    wanted: Wanted,
+    wanted: RowProjection,
     notes: Option<&Path>,
-    take: &mut Take,
+    take: &mut RowVisitor,
 ) -> Result<String, DataError> {
     match file.layout {
         FileLayout::Lines => lines::read(&file.path, wanted, take),
@@ -60,7 +60,7 @@ pub(super) fn line(file: &mut impl BufRead, record: &mut Vec<u8>) -> io::Result<
     Ok(if count > room { Err(DataProblem::TooLong { mebibytes: LONGEST >> 20 }) } else { Ok(count) })
 }
 
-impl Wanted<'_> {
+impl RowProjection<'_> {
     /// Makes a row of a JSON object.
     pub fn of_object(self, place: RowPlace, mut object: Object) -> DataRow {
         let complete = self.columns.iter().all(|column| object.get(column).is_some());

@@ -1,4 +1,4 @@
-//! What a data file may look like, and what is said about one that cannot be used.
+//! Tests of data files: accepted forms, and messages about files that can't be used.
 
 use std::fs;
 
@@ -81,7 +81,7 @@ fn a_very_long_line_is_a_line() {
     let long = "x".repeat(5_000_000);
     let data = load(format!("{{\"prompt\": \"{long}\", \"answer\": \"\"}}\n"));
     assert_eq!(data.prompt(0).len(), 5_000_000);
-    // A bad one is not repeated whole.
+    // The message does not repeat the whole line.
     let (message, _) = refused(format!("{{\"prompt\": \"{long}\"\n"), ANSWER);
     assert!(message.len() < 250, "{}", message.len());
     assert!(
@@ -117,7 +117,7 @@ fn a_file_without_lines_is_refused() {
     for content in ["", "\n\n", "\u{FEFF}", " \r\n"] {
         let (message, help) = refused(content, ANSWER);
         assert_eq!(message, ": the file has no lines");
-        assert!(help.contains("one JSON object a line"), "{help}");
+        assert!(help.contains("one JSON object per line"), "{help}");
     }
 }
 
@@ -234,9 +234,9 @@ fn a_sequence_beyond_the_context_is_named() {
         "{\"prompt\": \"abcdé\", \"answer\": 12}\n",
         "{\"prompt\": \"fghijk\", \"answer\": \"\"}\n",
     ));
-    // Begin, then a token a byte; the first of equals.
+    // A begin token and a token per byte; of equally long prompts, the first is reported.
     let prompts = (0..3).map(|row| Tokenizer::Bytes.prompt(data.prompt(row)).unwrap().len());
-    let longest = Longest::of(&data, None, prompts.clone());
+    let longest = Longest::find(&data, None, prompts.clone());
     assert_eq!((longest.place, longest.tokens), (RowPlace::Line(2), 7));
     assert_eq!(longest.fits(9, 16_u32), Ok(()));
     let error = longest.fits(10, 16_u32).unwrap_err();
@@ -256,20 +256,21 @@ fn a_sequence_beyond_the_context_is_named() {
     assert_eq!(
         error.to_string(),
         format!(
-            "{path}:2: the template `tried` takes 7 tokens, what is shown and written of attempts up to 5 and its \
-             completion up to 5, the model's context is 16"
+            "{path}:2: the template `tried` takes 7 tokens, the shown attempts up to 5 and its completion \
+            up to 5, the model's context is 16"
         )
     );
     assert_eq!(
         error.help(),
-        "set `context = 17` or more, or give the attempts or a `short(...)` a smaller `max_tokens`, or shorten the line"
+        "set `context = 17` or more, or lower `max_tokens` of the attempts or of `short(...)`, or shorten \
+        the line"
     );
 
     let answers = (0..3).map(|row| {
         Tokenizer::Bytes.completion(data.prompt(row), data.text(row, "answer").unwrap()).unwrap().len()
     });
     let longest =
-        Longest::of(&data, Some("answer"), prompts.zip(answers).map(|(prompt, answer)| prompt + answer));
+        Longest::find(&data, Some("answer"), prompts.zip(answers).map(|(prompt, answer)| prompt + answer));
     assert_eq!((longest.place, longest.tokens), (RowPlace::Line(1), 4 + 15 + 1));
     let error = longest.fits(0, 16_u32).unwrap_err();
     assert_eq!(
@@ -305,7 +306,7 @@ mod trajectories;
 
 /// Not regular files: a pipe would wait for its other end, a device never ends.
 #[test]
-fn what_is_not_a_file_is_said_so() {
+fn data_file_that_is_a_pipe_or_device_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let pipe = folder.path().join("pipe.jsonl");
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
@@ -319,7 +320,7 @@ fn what_is_not_a_file_is_said_so() {
         }
         let (message, help) = complaint(&path, ANSWER);
         assert_eq!(message, ": cannot read the file: it is a pipe, not a regular file");
-        assert!(help.starts_with("it must be a text file"), "{help}");
+        assert!(help.starts_with("it must be a readable text file"), "{help}");
     }
     assert_eq!(
         complaint(Path::new("/dev/zero"), ANSWER).0,
@@ -328,9 +329,9 @@ fn what_is_not_a_file_is_said_so() {
     assert_eq!(complaint(folder.path(), ANSWER).0, ": the folder has no data files");
 }
 
-/// Quadratic, these would take minutes.
+/// Reading must not take quadratic time, which would be minutes here.
 #[test]
-fn rows_of_many_columns() {
+fn rows_with_100000_columns_are_read_in_linear_time() {
     const COLUMNS: usize = 100_000;
     let members: Vec<_> = (0..COLUMNS).map(|column| format!("\"c{column}\": {column}")).collect();
     let data = load(format!("{{\"prompt\": \"p\", {}, \"answer\": \"a\"}}\n", members.join(", ")));
@@ -344,7 +345,7 @@ fn rows_of_many_columns() {
     assert_eq!((data.text(1, "answer").unwrap(), data.object(1).len()), ("b", COLUMNS + 2));
     fs::write(&path, format!("prompt,answer,{},c7\n", names.join(","))).unwrap();
     assert!(complaint(&path, ANSWER).0.contains("c7"));
-    // A text of many lines in one cell.
+    // A cell with a text of many lines.
     fs::write(&path, format!("prompt,answer\n\"{}\",a\n", "line\n".repeat(200_000))).unwrap();
     assert_eq!(read(&path, ANSWER).unwrap().prompt(0).lines().count(), 200_000);
 }

@@ -24,12 +24,12 @@ pub fn turns<'a>(field: &str, messages: &'a Json) -> Result<Vec<Turn<'a>>, DataP
         |problem: &str| DataProblem::Trajectory { field: field.to_owned(), problem: problem.to_owned() };
     let written = |place: usize| roles[place] == ChatRole::Assistant;
     if written(0) {
-        return Err(wrong("begins with the assistant, so nothing stands before its first turn"));
+        return Err(wrong("begins with the assistant, so its first turn has no prompt"));
     }
     let begins = (1..roles.len()).filter(|place| written(*place) && !written(*place - 1));
     let turns: Vec<Turn> = begins.map(|place| Turn { before: &list[..place] }).collect();
     if turns.is_empty() {
-        return Err(wrong("has no message of the role `assistant`, so there is no turn to write"));
+        return Err(wrong("has no message with the role `assistant`, so there is no turn to train on"));
     }
     Ok(turns)
 }
@@ -43,7 +43,8 @@ impl Turn<'_> {
                 Some(Json::String(text)) => lines.push(text),
                 _ => {
                     let problem = format!(
-                        "has a message {number} whose `content` is no text, and prompts are plain text here"
+                        "has a message {number} whose `content` is not a string, but prompts are plain \
+                        text here"
                     );
                     return Err(DataProblem::Trajectory { field: field.to_owned(), problem });
                 }

@@ -28,24 +28,25 @@ pub enum EnvironmentError {
         quote(prompt)
     )]
     TimedOut { command: String, limit: Duration, prompt: String, stderr: String },
-    #[error("the environment `{command}` returned invalid output: {why} in {}", quote(line))]
+    #[error("the environment `{command}` returned invalid output: {why}; the line was {}", quote(line))]
     InvalidOutput { command: String, why: String, line: String },
     #[error("{message}")]
     Refused { message: String, help: String },
     #[error(
-        "the environment `{command}` gave {of} with a sum of {sum} for the prompt {}, which is not from 0 to 1",
+        "the environment `{command}` returned {of} with a sum of {sum} for the prompt {}; the sum must be \
+        from 0 to 1",
         quote(prompt)
     )]
     Reward { command: String, of: String, sum: f64, prompt: String },
     #[error(
-        "the environment `{command}` gave a reward without the part `{part}`, which the objective reads, for the \
-         prompt {}",
+        "the environment `{command}` returned a reward without the part `{part}` for the prompt {}; the \
+        objective reads this part",
         quote(prompt)
     )]
     Part { command: String, part: String, prompt: String },
     #[error(
-        "the environment `{command}` ended the episode of the prompt {} in the expert's turns, before the \
-         student's first one",
+        "the environment `{command}` ended the episode of the prompt {} during the expert's turns, before \
+        the student's first turn",
         quote(prompt)
     )]
     Over { command: String, prompt: String },
@@ -69,8 +70,8 @@ impl EnvironmentError {
     /// The way out; more than one line if it quotes the program's own output.
     pub fn help(&self) -> String {
         match self {
-            EnvironmentError::Over { .. } => "play fewer of the expert's turns, such as `expert_turns(all_but: 1)`, or \
-                                              leave the data line out"
+            EnvironmentError::Over { .. } => "replay fewer of the expert's turns, such as \
+                `expert_turns(all_but: 1)`, or remove the data line"
                 .to_owned(),
             EnvironmentError::Refused { help, .. } => help.clone(),
             EnvironmentError::Setting { .. } => "`time_limit` must be more than 0 seconds".to_owned(),
@@ -80,7 +81,7 @@ impl EnvironmentError {
             EnvironmentError::Ended { how, stderr, .. } => program::how_it_ended(how, stderr),
             EnvironmentError::TimedOut { stderr, .. } => {
                 let words = program::last_words(stderr);
-                format!("raise `time_limit`, or look at what it does with that prompt; {words}")
+                format!("raise `time_limit`, or check what the environment does with that prompt; {words}")
             }
             EnvironmentError::InvalidOutput { .. } => {
                 "for every line {\"id\": 0, \"seed\": ...} or {\"id\": 0, \"action\": ...} it must write one line \
@@ -93,10 +94,12 @@ impl EnvironmentError {
                 "the reward of an episode is the sum of those of its replies: scale them".to_owned()
             }
             EnvironmentError::Part { part, .. } => format!(
-                "let it say \"parts\": {{\"{part}\": 0.5}} beside \"reward\", or give no reward: then the domain's \
-                 reward judges the last turn"
+                "return \"parts\": {{\"{part}\": 0.5}} together with \"reward\", or return no reward: \
+                then the domain's reward judges the last turn"
             ),
-            EnvironmentError::NoTokens { .. } => "the model's tokenizer has none for this text".to_owned(),
+            EnvironmentError::NoTokens { .. } => "the model's tokenizer makes no tokens of this \
+                text"
+                .to_owned(),
             EnvironmentError::Stopped => String::new(),
         }
     }

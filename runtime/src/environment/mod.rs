@@ -77,12 +77,12 @@ pub struct Episode<'a> {
 struct Request<'a> {
     id: u64,
     #[serde(flatten)]
-    what: What<'a>,
+    what: EnvironmentMessage<'a>,
 }
 
 #[derive(Serialize)]
 #[serde(untagged)]
-enum What<'a> {
+enum EnvironmentMessage<'a> {
     Start(Start<'a>),
     Action {
         action: &'a str,
@@ -129,10 +129,10 @@ impl<'a> Episode<'a> {
         sums
     }
 
-    fn what(&self, number: usize) -> What<'_> {
+    fn message(&self, number: usize) -> EnvironmentMessage<'_> {
         match number.checked_sub(1) {
-            None => What::Start(self.start),
-            Some(action) => What::Action { action: &self.actions[action] },
+            None => EnvironmentMessage::Start(self.start),
+            Some(action) => EnvironmentMessage::Action { action: &self.actions[action] },
         }
     }
 
@@ -161,7 +161,7 @@ impl Environment {
     pub fn answer(&self, episodes: &mut [Episode], control: &Control) -> Result<(), EnvironmentError> {
         // `talk` drops a process that failed, which ends it.
         let mut worker = self.worker.take();
-        let answered = self.pool.talk(&mut worker, |worker| self.exchange(worker, episodes, control));
+        let answered = self.pool.with_process(&mut worker, |worker| self.exchange(worker, episodes, control));
         self.worker.replace(worker);
         answered.map_err(|failure| self.error(failure, episodes))
     }
@@ -170,7 +170,7 @@ impl Environment {
     pub fn end(&self, episodes: &[Episode]) {
         let mut lines = Vec::new();
         for episode in episodes.iter().filter(|episode| !episode.done()) {
-            write(&mut lines, episode.id, What::End { end: true });
+            write(&mut lines, episode.id, EnvironmentMessage::End { end: true });
         }
         if let Some(worker) = &*self.worker.borrow() {
             worker.send(lines);
@@ -197,7 +197,7 @@ impl Environment {
                 episode.id = worker.reserve(1);
             }
             for number in episode.asked..episode.requests() {
-                write(&mut lines, episode.id, episode.what(number));
+                write(&mut lines, episode.id, episode.message(number));
             }
             episode.asked = episode.requests();
             waiting.insert(episode.id, index);
@@ -209,7 +209,7 @@ impl Environment {
             deadline = self.pool.deadline();
             let invalid = |why: &str| ProcessProblem::invalid(why, &line);
             let (id, reply) = program::reply(&line)?;
-            let index = waiting.get(&id).ok_or_else(|| invalid("an `id` that was not asked"))?;
+            let index = waiting.get(&id).ok_or_else(|| invalid("an `id` that no request has"))?;
             let episode = &mut episodes[*index];
             if episode.heard == episode.asked {
                 return Err(invalid("a second reply for one request"));
@@ -219,7 +219,8 @@ impl Environment {
             match episode.replies.get(episode.heard) {
                 Some(before) if *before != reply => {
                     return Err(invalid(
-                        "another reply than before it was restarted, to the same actions with the same seed,",
+                        "the reply differs from the one before the restart, for the same actions and the \
+                        same seed",
                     ));
                 }
                 Some(_) => {}
@@ -250,10 +251,10 @@ impl Environment {
             Some(Value::Object(parts)) if reward.is_some() => {
                 let number = |(name, part): (&String, &Value)| Some((name.clone(), part.as_f64()?));
                 let parts: Option<Vec<_>> = parts.iter().map(number).collect();
-                parts.ok_or("`parts` that are not numbers by their names")?
+                parts.ok_or("`parts` that are not an object of numbers")?
             }
             Some(Value::Object(_)) => return Err("`parts` without a `reward`".to_owned()),
-            Some(_) => return Err("`parts` that are not numbers by their names".to_owned()),
+            Some(_) => return Err("`parts` that are not an object of numbers".to_owned()),
         };
         let done = match given("done") {
             None => false,
@@ -268,11 +269,15 @@ impl Environment {
             };
         }
         if observation.is_none() && !done {
-            return Err("no `observation`, though the episode is not `done`,".to_owned());
+            return Err("no `observation`, although the episode is not `done`".to_owned());
         }
         match self.rewards.get() {
-            Some(true) if reward.is_none() => Err("no `reward`, where others had one,".to_owned()),
-            Some(false) if reward.is_some() => Err("a `reward`, where others had none,".to_owned()),
+            Some(true) if reward.is_none() => {
+                Err("no `reward`, although earlier episodes had one".to_owned())
+            }
+            Some(false) if reward.is_some() => {
+                Err("a `reward`, although earlier episodes had none".to_owned())
+            }
             _ => {
                 self.rewards.set(Some(reward.is_some()));
                 Ok(Reply { observation, reward, parts, done })
@@ -349,7 +354,7 @@ impl Environment {
     }
 }
 
-fn write(lines: &mut Vec<u8>, id: u64, what: What) {
+fn write(lines: &mut Vec<u8>, id: u64, what: EnvironmentMessage) {
     serde_json::to_writer(&mut *lines, &Request { id, what }).expect("text and JSON values are JSON");
     lines.push(b'\n');
 }

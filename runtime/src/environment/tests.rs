@@ -109,7 +109,7 @@ fn one_process_plays_episodes_side_by_side() {
     assert!(world.file("asked").contains("{\"id\":4,\"end\":true}\n"), "{}", world.file("asked"));
 }
 
-/// A sum of decimal fractions that is 1 in exact arithmetic counts as 1 (`correct`); so for parts.
+/// A sum of decimal fractions that is exactly 1 counts as 1 (`correct`), for rewards and for their parts.
 #[test]
 fn rewards_that_add_up_to_a_whole_number_are_that_number() {
     let environment = Environment::new("true", 1.0, ".".as_ref()).unwrap();
@@ -140,7 +140,7 @@ fn rewards_that_add_up_to_a_whole_number_are_that_number() {
     assert!(reward(&[1.0 + 1e-8]).is_err() && reward(&[-1e-8]).is_err() && reward(&[f64::NAN]).is_err());
 }
 
-/// A new process gets all requests of the episodes that are not over; only a warning tells of it.
+/// A new process gets all requests of the episodes that are not over; the only sign of it is a warning.
 #[test]
 fn a_process_that_dies_or_hangs_is_replaced_once() {
     for (action, limit, how) in
@@ -179,7 +179,7 @@ fn a_process_that_dies_or_hangs_is_replaced_once() {
 fn another_reply_after_a_restart_is_refused() {
     let unlike = PLAYS.replace("{request['action']}!", "{request['action']}{starts}!");
     let error = ToyEnvironment::new(&unlike, 60.0).play(&["a", "die"]).unwrap_err();
-    assert!(error.to_string().contains("another reply than before it was restarted"), "{error}");
+    assert!(error.to_string().contains("the reply differs from the one before the restart"), "{error}");
     assert!(error.help().contains("With the same seed, the same actions must have the same replies"));
 }
 
@@ -193,38 +193,38 @@ fn nonsense_is_quoted_with_what_is_wrong() {
         )
     };
     for (program, actions, why) in [
-        (first("print('seven', flush=True)"), 0, "not JSON in \"seven\""),
+        (first("print('seven', flush=True)"), 0, "not JSON; the line was \"seven\""),
         (first("print('{}', flush=True)"), 0, "no `id` that is a whole number"),
-        (first("print('{\"id\": 9}', flush=True)"), 0, "an `id` that was not asked"),
+        (first("print('{\"id\": 9}', flush=True)"), 0, "an `id` that no request has"),
         (first("reply({'id': 0})"), 0, "a second reply for one request"),
         (first("reply(request, observation=3)"), 0, "an `observation` that is not a text"),
         (first("reply(request, error=5)"), 0, "an `error` that is not a text"),
         (first("reply(request, reward=1)"), 0, "a `reward` before the first action"),
         (first("reply(request, done=True)"), 0, "`done` before the first action"),
         (first("reply(request, done='no')"), 0, "a `done` that is not true or false"),
-        (then("reply(request)"), 1, "no `observation`, though the episode is not `done`,"),
-        (then("reply(request, observation='')"), 1, "no `observation`, though the episode is not `done`,"),
+        (then("reply(request)"), 1, "no `observation`, although the episode is not `done`"),
+        (then("reply(request, observation='')"), 1, "no `observation`, although the episode is not `done`"),
         (then("reply(request, done=True, reward='all')"), 1, "a `reward` that is not a number"),
         (then("reply(request, done=True, parts={'a': 1})"), 1, "`parts` without a `reward`"),
         (
             then("reply(request, done=True, reward=1, parts=[1])"),
             1,
-            "`parts` that are not numbers by their names",
+            "`parts` that are not an object of numbers",
         ),
         (
             then("reply(request, done=True, reward=1, parts={'a': 'all'})"),
             1,
-            "`parts` that are not numbers by their names",
+            "`parts` that are not an object of numbers",
         ),
         (
             then("reply(request, observation='x', **({'reward': 0.5} if request['id'] else {}))"),
             1,
-            "a `reward`, where others had none,",
+            "a `reward`, although earlier episodes had none",
         ),
         (
             then("reply(request, observation='x', **({} if request['id'] else {'reward': 0.5}))"),
             1,
-            "no `reward`, where others had one,",
+            "no `reward`, although earlier episodes had one",
         ),
     ] {
         let error = ToyEnvironment::new(&program, 60.0).play(&["a", "b"][..actions]).unwrap_err();
@@ -236,8 +236,8 @@ fn nonsense_is_quoted_with_what_is_wrong() {
         ToyEnvironment::new(&then("reply(request, done=True, reward=2)"), 60.0).play(&["a"]).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the environment `python3 env.py` gave rewards with a sum of 2 for the prompt \"3 + 4\", which is not from \
-         0 to 1"
+        "the environment `python3 env.py` returned rewards with a sum of 2 for the prompt \"3 + 4\"; the sum \
+         must be from 0 to 1"
     );
     let penalty = then(
         "reply(request, done=request['action'] == 'b', observation='x', reward=0.6 if request['action'] == 'b' else -0.1)",
@@ -266,18 +266,18 @@ fn parts_of_rewards_are_sums_by_their_names() {
     );
     assert_eq!(
         parts(replies(), &["form", "key"]).unwrap_err(),
-        "the environment `python3 env.py` gave a reward without the part `key`, which the objective reads, for the \
-         prompt \"sort\""
+        "the environment `python3 env.py` returned a reward without the part `key` for the prompt \"sort\"; \
+         the objective reads this part"
     );
     assert_eq!(
         parts(vec![of(&[("form", 0.75)]), of(&[("form", 0.75)])], &[]).unwrap_err(),
-        "the environment `python3 env.py` gave parts `form` of rewards with a sum of 1.5 for the prompt \"sort\", \
-         which is not from 0 to 1"
+        "the environment `python3 env.py` returned parts `form` of rewards with a sum of 1.5 for the prompt \
+         \"sort\"; the sum must be from 0 to 1"
     );
 }
 
 #[test]
-fn whoever_waits_for_a_reply_can_be_stopped() {
+fn waiting_for_a_reply_ends_when_the_job_is_stopped() {
     let world = ToyEnvironment::new("time.sleep(60)", 60.0);
     let control = Control::new(std::io::sink());
     control.interrupt();

@@ -128,7 +128,7 @@ impl Hub {
         }
         // The name may be meant as a folder, above all one without a slash.
         let no_folder = format!("there is no folder {}, and ", base.join(name).display());
-        self.of_repository(name, revision).map_err(|error| error.behind(&no_folder))
+        self.of_repository(name, revision).map_err(|error| error.with_prefix(&no_folder))
     }
 
     fn of_repository(&self, name: &str, revision: &str) -> Result<ModelFolder> {
@@ -159,7 +159,7 @@ impl Hub {
         let commit = listing.sha;
         if !is_commit(&commit) || is_commit(revision) && !commit.eq_ignore_ascii_case(revision) {
             let message = format!(
-                "{endpoint} answers that {name} is at {}, which is not a commit of {revision}",
+                "{endpoint} replied that {name} is at {}, which is not a commit of {revision}",
                 quote(&commit)
             );
             return Err(Error::new(FailureKind::Model, message));
@@ -177,7 +177,7 @@ impl Hub {
         };
         if !present(CONFIG) {
             let message =
-                format!("the repository {name} has no {CONFIG}: it holds no model that can be loaded");
+                format!("the repository {name} has no {CONFIG}, so it has no model that can be loaded");
             return Err(Error::new(FailureKind::Model, message));
         }
         fetch(CONFIG, LARGEST_COMPANION)?;
@@ -211,7 +211,7 @@ impl Hub {
 /// # Errors
 /// If it is neither, or a folder with a `revision`.
 pub fn own_folder(name: &str, revision: Option<&str>, base: &Path) -> Result<Option<PathBuf>> {
-    let folder = match NamedModel::of(name, base) {
+    let folder = match NamedModel::resolve(name, base) {
         NamedModel::Folder(folder) => folder,
         NamedModel::Repository => return Ok(None),
         NamedModel::Nowhere(folder) => {
@@ -236,7 +236,7 @@ pub fn own_folder(name: &str, revision: Option<&str>, base: &Path) -> Result<Opt
 
 fn failed(name: &str, revision: &str, endpoint: &Endpoint, trouble: FetchProblem) -> Error {
     let text = match &trouble {
-        FetchProblem::Status(status) => format!("it answers {status}"),
+        FetchProblem::Status(status) => format!("the server replied {status}"),
         FetchProblem::Connection(text) | FetchProblem::InvalidReply(text) => text.clone(),
         FetchProblem::Disk(error) => {
             format!("it cannot be stored in the cache: {}", mopd_store::files::reason(error))
@@ -245,8 +245,8 @@ fn failed(name: &str, revision: &str, endpoint: &Endpoint, trouble: FetchProblem
     let message = format!("{name} (revision {revision}) cannot be fetched from {endpoint}: {text}");
     let help = match &trouble {
         FetchProblem::Status(status) if [401, 403].contains(&status.as_u16()) => {
-            "the repository does not exist, or one must ask for access: accept its terms on its page and set \
-             HF_TOKEN"
+            "the repository does not exist, or you need access to it: accept its terms on its page and \
+            set HF_TOKEN"
                 .to_owned()
         }
         FetchProblem::Status(status) if status.as_u16() == 404 => {

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::tensors::assemble;
 use super::{LARGEST_TEXT, config_json, safetensors, unreadable};
 use crate::failure::{Error, Result};
-use crate::mapped::Stored;
+use crate::mapped::MappedTensor;
 use crate::model::{Config, Weights};
 use crate::quote::quote;
 use crate::tokenizer::{PretrainedTokenizer, Tokenizer};
@@ -36,7 +36,7 @@ pub fn config(folder: &Path) -> Result<Config> {
 }
 
 /// Locates the tensors of a model, in the order of its layout; their numbers are not read yet.
-pub fn parts(folder: &Path, config: &Config) -> Result<Vec<Stored>> {
+pub fn parts(folder: &Path, config: &Config) -> Result<Vec<MappedTensor>> {
     assemble(config, &safetensors::open(folder)?).map_err(|problem| unreadable(folder, problem))
 }
 

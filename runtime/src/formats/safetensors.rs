@@ -36,14 +36,14 @@ pub fn open(folder: &Path) -> Result<Tensors> {
     for (shard, names) in read_index(&index)? {
         let path = folder.join(&shard);
         if !path.exists() {
-            return Err(unreadable(&index, format!("the file {shard} that it names is missing")));
+            return Err(unreadable(&index, format!("it names the file {shard}, which is missing")));
         }
         let file = add(&path, &mut tensors)?;
         for name in names {
             if tensors.get(&name).is_none_or(|tensor| !Arc::ptr_eq(&tensor.file, &file)) {
                 return Err(unreadable(
                     &index,
-                    format!("the tensor {name} is not in {shard}, where it says"),
+                    format!("it says that the tensor {name} is in {shard}, but it is not"),
                 ));
             }
         }
@@ -99,8 +99,8 @@ fn absent(folder: &Path) -> crate::failure::Error {
     let error = unreadable(folder, format!("there is no {MODEL} and no {INDEX} in it"));
     if present("pytorch_model.bin") || present("pytorch_model.bin.index.json") {
         return error.help(
-            "its weights are in PyTorch's own format, which can run code when it is read: load it with \
-             transformers and save it with `save_pretrained`, which writes safetensors",
+            "its weights are in PyTorch's own format, which can run code when it is loaded: load it with \
+            transformers and save it with `save_pretrained`, which writes safetensors",
         );
     }
     if present("adapter_model.safetensors") {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::mapped::MappedFile;
-use crate::mapped::{NumberEncoding, Stored};
+use crate::mapped::{MappedTensor, NumberEncoding};
 use crate::model::{Config, ParameterEntry, layout};
 
 /// A tensor in a file, of any number of dimensions, row-major.
@@ -23,8 +23,8 @@ pub type Tensors = BTreeMap<String, Tensor>;
 
 impl Tensor {
     /// The tensor as a `rows` x `columns` matrix, or `None` if it has another number of elements.
-    fn matrix(&self, rows: usize, columns: usize) -> Option<Stored> {
-        Stored::new(self.file.clone(), self.range.clone(), self.encoding, rows, columns)
+    fn matrix(&self, rows: usize, columns: usize) -> Option<MappedTensor> {
+        MappedTensor::new(self.file.clone(), self.range.clone(), self.encoding, rows, columns)
     }
 
     fn bytes(&self) -> &[u8] {
@@ -56,7 +56,7 @@ pub fn is_derived(name: &str) -> bool {
 
 /// The parts of a model in the order of [`layout`]. Every tensor must be there with its shape, and none may
 /// be left over: an unused tensor means that the checkpoint is of another model.
-pub fn assemble(config: &Config, tensors: &Tensors) -> Result<Vec<Stored>, String> {
+pub fn assemble(config: &Config, tensors: &Tensors) -> Result<Vec<MappedTensor>, String> {
     check_size(config, tensors)?;
     let mut used = BTreeSet::new();
     let mut parts = Vec::new();
@@ -80,7 +80,7 @@ pub fn assemble(config: &Config, tensors: &Tensors) -> Result<Vec<Stored>, Strin
         return Err(format!(
             "{} missing: {}",
             count(missing.len(), "tensor is", "tensors are"),
-            some(&missing)
+            first_names(&missing)
         ));
     }
     check_tied(config, tensors)?;
@@ -92,9 +92,9 @@ pub fn assemble(config: &Config, tensors: &Tensors) -> Result<Vec<Stored>, Strin
         .collect();
     if !extra.is_empty() {
         return Err(format!(
-            "{} the configuration has no place for: {}",
-            count(extra.len(), "tensor is there that", "tensors are there that"),
-            some(&extra)
+            "the configuration does not describe {} of the file: {}",
+            count(extra.len(), "tensor", "tensors"),
+            first_names(&extra)
         ));
     }
     Ok(parts)
@@ -131,7 +131,7 @@ fn find(
     config: &Config,
     tensors: &Tensors,
     entry: &ParameterEntry,
-) -> Result<Option<(String, Stored)>, String> {
+) -> Result<Option<(String, MappedTensor)>, String> {
     let (rows, columns) = match entry.shape.as_slice() {
         [columns] => (1, *columns),
         [rows, columns] => (*rows, *columns),
@@ -148,11 +148,11 @@ fn find(
         }
     };
     let unsized_part =
-        || format!("the tensor {} does not hold as many numbers as its shape says", entry.name);
+        || format!("the tensor {} does not have as many numbers as its shape requires", entry.name);
     if let Some(tensor) = shaped(&entry.name, &entry.shape)? {
         return Ok(Some((entry.name.clone(), tensor.matrix(rows, columns).ok_or_else(unsized_part)?)));
     }
-    let (Some(experts), Some(Expert { prefix, index, part })) = (&config.experts, Expert::of(&entry.name))
+    let (Some(experts), Some(Expert { prefix, index, part })) = (&config.experts, Expert::parse(&entry.name))
     else {
         return Ok(None);
     };
@@ -186,7 +186,7 @@ struct Expert<'a> {
 }
 
 impl Expert<'_> {
-    fn of(name: &str) -> Option<Expert<'_>> {
+    fn parse(name: &str) -> Option<Expert<'_>> {
         let (before, behind) = name.split_once(".experts.")?;
         let (index, part) = behind.split_once('.')?;
         let prefix = &name[..before.len() + ".experts".len()];
@@ -212,8 +212,8 @@ fn check_tied(config: &Config, tensors: &Tensors) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "the configuration has `tie_word_embeddings` true, but {OUTPUT} is there and differs from \
-         {EMBEDDING}: set it to false if both are meant"
+        "the configuration has `tie_word_embeddings` true, but {OUTPUT} exists and differs from \
+        {EMBEDDING}: set it to false if the model uses both"
     ))
 }
 
@@ -222,7 +222,7 @@ fn count(number: usize, one: &str, many: &str) -> String {
 }
 
 /// The first names of a list that may be long, for a message.
-fn some(names: &[String]) -> String {
+fn first_names(names: &[String]) -> String {
     const MOST: usize = 4;
     let shown = names.iter().take(MOST).map(String::as_str).collect::<Vec<_>>().join(", ");
     if names.len() > MOST { format!("{shown} and {} more", names.len() - MOST) } else { shown }

@@ -86,7 +86,7 @@ fn save(weights: &Weights, folder: &Path) -> PathBuf {
 
 #[test]
 fn saved_models_give_the_logits_of_the_reference() {
-    // `saved.py` loads these with transformers.
+    // If set, the folder where `saved.py` finds these models, to load them with transformers.
     let kept = std::env::var_os("MOPD_SAVED").map(PathBuf::from);
     for name in families() {
         let weights = huggingface::weights(&fixtures().join(&name), Arc::new(Tokenizer::Bytes)).unwrap();
@@ -113,7 +113,7 @@ fn saved_models_give_the_logits_of_the_reference() {
 fn weights_become_tensors_of_any_kind() {
     use tch::Kind;
 
-    // In bfloat16 in the file, so that every kind can hold the numbers.
+    // The file is in bfloat16, so all three types represent its numbers exactly.
     let weights = huggingface::weights(&fixtures().join("llama"), Arc::new(Tokenizer::Bytes)).unwrap();
     let values = weights.values().into_owned();
     let owned = weights.with_values(values.clone());
@@ -124,8 +124,7 @@ fn weights_become_tensors_of_any_kind() {
             assert_eq!(to_vec(&flat), values);
         }
     }
-    // Numbers that need more than a type has are rounded to the nearest, ties to even, wherever they come
-    // from.
+    // Numbers that a type can't represent are rounded to nearest, ties to even, from files and from memory.
     let folder = tempfile::tempdir().unwrap();
     let uneven =
         weights.with_values(values.iter().enumerate().map(|(i, value)| value + i as f32 * 1e-5).collect());
@@ -155,7 +154,7 @@ fn an_adapter_is_no_model() {
         problem(),
         "merge it into \"org/base\" with PEFT (`merge_and_unload`), save that, and name its folder"
     );
-    // An adapter in the folder of a whole model, as a run writes it.
+    // An adapter beside a `config.json`, as in the folder of a run's model.
     fs::write(folder.path().join("config.json"), "{}").unwrap();
     assert_eq!(
         problem(),

@@ -17,13 +17,13 @@ use mopd_kernels::{CpuFeatures, symbols};
 
 /// Increased whenever the bits of any result of an unchanged plan may differ from before: another order of a
 /// sum, another rounding, another use of random numbers, another meaning of a setting.
-pub const NUMERIC_VERSION: u32 = 15;
+pub const NUMERIC_VERSION: u32 = 16;
 
 /// The same for changes that affect GPUs only: their kernels, and which rows they compute together.
 const GPU_VERSION: u32 = 3;
 
 /// The version of keys in stores written before it was recorded.
-fn unsaid() -> u32 {
+fn unrecorded_keys_version() -> u32 {
     2
 }
 
@@ -32,7 +32,7 @@ pub struct Arithmetic {
     /// [`NUMERIC_VERSION`].
     pub version: u32,
     /// [`keys::VERSION`].
-    #[serde(default = "unsaid")]
+    #[serde(default = "unrecorded_keys_version")]
     pub keys: u32,
     pub architecture: String,
     /// The CPU's instruction sets by which libraries choose their loops, as the system names them.
@@ -180,7 +180,7 @@ pub fn device_of_key(place: Place, gpu: GpuArithmetic) -> String {
     let mut models: Vec<String> = texts.filter_map(|text| model(&text)).collect();
     models.sort();
     models.dedup();
-    let kernels = place.kernels().is_some_and(|gpu| EntryKernels::of(gpu).is_ok());
+    let kernels = place.kernels().is_some_and(|gpu| EntryKernels::compile(gpu).is_ok());
     let allowed =
         [(!kernels, "operators alone"), (!gpu.deterministic, "nondeterministic"), (gpu.tf32, "tf32")];
     let kept = format!("{} bytes kept", place.sizes.kept);
@@ -218,7 +218,7 @@ fn loaded(name: &str) -> Option<u64> {
 pub mod tests {
     use super::*;
 
-    /// Some machine's.
+    /// An example.
     pub fn some() -> Arithmetic {
         Arithmetic {
             version: 2,
@@ -232,7 +232,7 @@ pub mod tests {
         }
     }
 
-    /// A key is made of this text: a change of it empties every store, so that it is never made in passing.
+    /// Keys are made from this text: a change of it empties every store, so it must be deliberate.
     #[test]
     fn the_text_in_a_key_is_pinned() {
         let numeric = Numeric { arithmetic: &some(), dtype: "float32", device: "cpu".to_owned() };
@@ -247,7 +247,7 @@ pub mod tests {
         );
     }
 
-    /// What a GPU may do is in the key of its results, and in no key of the CPU's.
+    /// The experiment's settings for GPUs are in the keys of a GPU's results, and not in those of the CPU.
     #[test]
     fn a_gpu_is_keyed_with_what_it_may_do() {
         let usual = GpuArithmetic::default();
@@ -264,11 +264,11 @@ pub mod tests {
     }
 
     #[test]
-    fn this_machine_is_asked() {
+    fn arithmetic_of_this_machine_is_complete() {
         let here = Arithmetic::of_this_machine("2.11.0");
         assert_eq!(here, Arithmetic::of_this_machine("2.11.0"));
         assert_eq!(here.version, NUMERIC_VERSION);
-        // On the systems that tell.
+        // On systems that report it.
         if cfg!(all(target_os = "linux", target_arch = "x86_64")) {
             assert!(here.libtorch.bytes.is_some_and(|bytes| bytes > 1 << 20), "{here:?}");
             assert!(here.instructions.contains(&"sse4_1".to_owned()), "{here:?}");
@@ -276,7 +276,7 @@ pub mod tests {
     }
 
     #[test]
-    fn what_differs_is_said() {
+    fn arithmetic_difference_names_each_field() {
         let (here, mut other) = (some(), some());
         assert_eq!(here.difference(&other), "");
         other.version = 1;
@@ -291,7 +291,7 @@ pub mod tests {
     }
 
     #[test]
-    fn what_the_system_tells_is_read() {
+    fn cpu_flags_and_gpu_model_are_parsed_from_proc() {
         assert_eq!(
             instructions("processor\t: 0\nflags\t\t: fpu avx2 sse4_1 avx\nflags\t\t: fma\n"),
             ["sse4_1", "avx", "avx2"]

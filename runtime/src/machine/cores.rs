@@ -5,12 +5,12 @@ use std::time::Duration;
 
 /// For each thread of the process, by its id, how long it was ready to run but had no core. Empty where the
 /// system does not report it.
-pub struct CoreWaits(HashMap<String, Duration>);
+pub struct CoreContention(HashMap<String, Duration>);
 
-impl CoreWaits {
+impl CoreContention {
     /// As Linux counts them (`Documentation/scheduler/sched-stats.rst`): the second number of a thread's
     /// `schedstat`, in nanoseconds.
-    pub fn now() -> CoreWaits {
+    pub fn now() -> CoreContention {
         let waited = |thread: std::fs::DirEntry| {
             let counted = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
             let nanoseconds = counted.split_whitespace().nth(1)?.parse().ok()?;
@@ -18,11 +18,11 @@ impl CoreWaits {
             Some((number, Duration::from_nanos(nanoseconds)))
         };
         let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
-        CoreWaits(threads.filter_map(waited).collect())
+        CoreContention(threads.filter_map(waited).collect())
     }
 
     /// The longest wait of a thread since `before`.
-    pub fn longest_since(&self, before: &CoreWaits) -> Duration {
+    pub fn longest_since(&self, before: &CoreContention) -> Duration {
         let since = |(number, waited): (&String, &Duration)| {
             waited.saturating_sub(before.0.get(number).copied().unwrap_or_default())
         };
@@ -38,7 +38,7 @@ mod tests {
 
     #[test]
     fn where_more_threads_run_than_there_are_cores_one_waits() {
-        let before = CoreWaits::now();
+        let before = CoreContention::now();
         if before.0.is_empty() {
             return;
         }
@@ -53,7 +53,7 @@ mod tests {
                 });
             }
             std::thread::sleep(Duration::from_millis(200));
-            let waited = CoreWaits::now().longest_since(&before);
+            let waited = CoreContention::now().longest_since(&before);
             over.store(true, Ordering::Relaxed);
             waited
         });

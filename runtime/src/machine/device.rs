@@ -79,10 +79,11 @@ impl Cuda {
                     Cuda::Unusable(reason) => format!("libtorch's CUDA library cannot be opened: {reason}"),
                     Cuda::NoDevice | Cuda::Ready => "libtorch finds no GPU".to_owned(),
                 };
-                let message =
-                    format!("the experiment asks for `device = cuda`, and there is none here: {why}");
-                Err(Error::new(FailureKind::Runtime, message)
-                    .help("remove `device` to run on what there is, or set LIBTORCH to a libtorch with CUDA"))
+                let message = format!("the experiment has `device = cuda`, but no GPU can be used: {why}");
+                Err(Error::new(FailureKind::Runtime, message).help(
+                    "remove `device` to run on the available device, or set LIBTORCH to a libtorch \
+                        with CUDA",
+                ))
             }
         }
     }
@@ -133,7 +134,7 @@ pub fn compiled<T>(kernels: std::result::Result<T, String>) -> Option<T> {
     static SAID: Once = Once::new();
     kernels
         .map_err(|why| {
-            SAID.call_once(|| eprintln!("libtorch's operators do what kernels of mopd would: {why}"))
+            SAID.call_once(|| eprintln!("libtorch's operators are used in place of mopd's kernels: {why}"))
         })
         .ok()
 }
@@ -151,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reasons_are_told_apart() {
+    fn missing_cuda_is_told_apart_from_broken_cuda() {
         assert_eq!(
             failed("libtorch_cuda.so: cannot open shared object file: No such file or directory"),
             Cuda::Absent

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use mopd_kernels::accelerator;
-use mopd_kernels::os::{BlocksOfTheSystem, trim_heap};
+use mopd_kernels::os::{MmapLargeBlocksGuard, trim_heap};
 use tch::Device;
 
 use super::place::Place;
@@ -103,7 +103,7 @@ mod group {
 
     #[cfg(test)]
     #[test]
-    fn what_is_left_of_a_limit_counts_files_in_memory_as_free() {
+    fn cgroup_limit_counts_page_cache_as_free() {
         let folder = tempfile::tempdir().unwrap();
         let write = |file: &str, text: &str| std::fs::write(folder.path().join(file), text).unwrap();
         let files = ["memory.max", "memory.current"];
@@ -159,8 +159,8 @@ pub fn release_free() {
 /// Runs `f` while every block above 64 KiB goes back to the system as soon as it is freed, so that the memory
 /// held is the memory needed, even for models that are so small that the allocator would keep what they
 /// free. This is slow.
-pub fn exactly<T>(f: impl FnOnce() -> T) -> T {
-    let _exact = BlocksOfTheSystem::above(64 << 10);
+pub fn with_exact_memory<T>(f: impl FnOnce() -> T) -> T {
+    let _exact = MmapLargeBlocksGuard::new(64 << 10);
     f()
 }
 

@@ -185,9 +185,9 @@ pub fn host() -> Cpu {
 mod tests {
     use super::*;
 
-    /// Products of bf16 keep the digits of f32 in every place, and what is added is added.
+    /// Products of bf16 have the precision of f32 in every place, and `add_product` adds to the sum.
     #[test]
-    fn places_multiply_alike() {
+    fn products_of_bf16_have_f32_precision_in_every_place() {
         let numbers = |rows: i64, columns: i64, kind| {
             (Tensor::arange(rows * columns, (Kind::Double, Device::Cpu)) * 0.37)
                 .sin()

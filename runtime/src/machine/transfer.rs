@@ -82,12 +82,12 @@ pub fn to_vec_f64(tensor: &Tensor) -> Vec<f64> {
 pub struct StagingBuffer {
     place: Place,
     pinned: Option<Pinned>,
-    coming: Option<Coming>,
+    pending: Option<PendingDownload>,
 }
 
 /// A download that has not been taken.
-enum Coming {
-    /// A copy of so many numbers to page-locked memory.
+enum PendingDownload {
+    /// A copy of this many numbers to page-locked memory.
     Pinned(usize),
     /// A tensor, copied when it is taken.
     Tensor(Tensor),
@@ -95,7 +95,7 @@ enum Coming {
 
 impl StagingBuffer {
     pub fn new(place: Place) -> StagingBuffer {
-        StagingBuffer { place, pinned: None, coming: None }
+        StagingBuffer { place, pinned: None, pending: None }
     }
 
     /// Starts to copy numbers to a tensor on the device, `[numbers]`.
@@ -111,20 +111,20 @@ impl StagingBuffer {
     /// Starts to copy a tensor's numbers, after all work launched before; see [`StagingBuffer::take`].
     pub fn download(&mut self, tensor: &Tensor) {
         let count = tensor.numel();
-        self.coming = Some(match self.room(count) {
+        self.pending = Some(match self.room(count) {
             Some(pinned) => {
                 pinned.download(tensor);
-                Coming::Pinned(count)
+                PendingDownload::Pinned(count)
             }
-            None => Coming::Tensor(tensor.shallow_clone()),
+            None => PendingDownload::Tensor(tensor.shallow_clone()),
         });
     }
 
     /// Waits for the last download and returns its numbers.
     pub fn take(&mut self) -> Vec<f64> {
-        match self.coming.take().expect("there was a download") {
-            Coming::Tensor(tensor) => to_vec_f64(&tensor),
-            Coming::Pinned(count) => {
+        match self.pending.take().expect("there was a download") {
+            PendingDownload::Tensor(tensor) => to_vec_f64(&tensor),
+            PendingDownload::Pinned(count) => {
                 note_to_host(count * size_of::<f64>());
                 self.pinned.as_ref().expect("it is where they come to").read(count)
             }
@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_crosses_is_counted_by_thread() {
+    fn transferred_bytes_are_counted_per_thread() {
         let before = transferred();
         let tensor = upload(&[1i64, 2, 3], Device::Cpu);
         assert_eq!(to_vec(&tensor), [1.0, 2.0, 3.0]);

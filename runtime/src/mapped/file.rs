@@ -30,7 +30,7 @@ impl MappedFile {
         }
         let file = File::open(path)?;
         // A published checkpoint is another hard link to the same content.
-        let identity = FileStamp::of(&file.metadata()?).of_content();
+        let identity = FileStamp::from_metadata(&file.metadata()?).of_content();
         let mut mapped = MAPPED.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let mapped = mapped.get_or_insert_with(HashMap::new);
         if let Some(shared) = mapped.get(&identity).and_then(Weak::upgrade) {
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_let_go_of_can_be_read_again() {
+    fn released_pages_can_be_read_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a");
         let bytes: Vec<u8> = (0..50_000u32).map(|index| index as u8).collect();
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_file_is_refused() {
+    fn mapping_a_folder_or_an_absent_file_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         assert!(MappedFile::open(folder.path()).is_err());
         assert!(MappedFile::open(&folder.path().join("absent")).is_err());

@@ -13,7 +13,7 @@ pub use self::file::MappedFile;
 
 /// One matrix or vector in a file.
 #[derive(Clone, Debug)]
-pub struct Stored {
+pub struct MappedTensor {
     file: Arc<MappedFile>,
     /// Range of bytes in the file.
     range: Range<usize>,
@@ -36,7 +36,7 @@ pub enum RowOrder {
     Neighbours { head_width: usize },
 }
 
-impl Stored {
+impl MappedTensor {
     /// None if the range lies outside the file or does not hold `rows * columns` numbers.
     pub fn new(
         file: Arc<MappedFile>,
@@ -44,10 +44,11 @@ impl Stored {
         encoding: NumberEncoding,
         rows: usize,
         columns: usize,
-    ) -> Option<Stored> {
+    ) -> Option<MappedTensor> {
         let expected = encoding.bytes(columns)?.checked_mul(rows)?;
         let inside = range.start <= range.end && range.end <= file.bytes().len();
-        let stored = Stored { file, range, encoding, rows, columns, order: RowOrder::Halves, shift: 0.0 };
+        let stored =
+            MappedTensor { file, range, encoding, rows, columns, order: RowOrder::Halves, shift: 0.0 };
         (inside && stored.range.len() == expected).then_some(stored)
     }
 
@@ -70,23 +71,23 @@ impl Stored {
     }
 
     /// Rows `first..first + rows` as a matrix; none if there are fewer, or rows are reordered.
-    pub fn narrow(&self, first: usize, rows: usize) -> Option<Stored> {
+    pub fn narrow(&self, first: usize, rows: usize) -> Option<MappedTensor> {
         if first.checked_add(rows)? > self.rows || self.order != RowOrder::Halves {
             return None;
         }
         let row = self.row_bytes();
         let start = self.range.start + first * row;
-        Some(Stored { range: start..start + rows * row, rows, ..self.clone() })
+        Some(MappedTensor { range: start..start + rows * row, rows, ..self.clone() })
     }
 
     /// A vector as a matrix of one column; none if it is a matrix, or encoded in blocks.
-    pub fn column(self) -> Option<Stored> {
-        let stored = Stored { rows: self.columns, columns: 1, ..self };
+    pub fn column(self) -> Option<MappedTensor> {
+        let stored = MappedTensor { rows: self.columns, columns: 1, ..self };
         (self.rows == 1 && stored.encoding.bytes(1).is_some()).then_some(stored)
     }
 
     /// The same bytes with rows in this order; none if the rows don't make whole heads.
-    pub fn ordered(self, order: RowOrder) -> Option<Stored> {
+    pub fn ordered(self, order: RowOrder) -> Option<MappedTensor> {
         match order {
             RowOrder::Neighbours { head_width }
                 if head_width == 0
@@ -95,12 +96,12 @@ impl Stored {
             {
                 None
             }
-            order => Some(Stored { order, ..self }),
+            order => Some(MappedTensor { order, ..self }),
         }
     }
 
-    pub fn shifted(self, shift: f32) -> Stored {
-        Stored { shift, ..self }
+    pub fn shifted(self, shift: f32) -> MappedTensor {
+        MappedTensor { shift, ..self }
     }
 
     /// Whether the numbers are in order and unshifted in the file.
@@ -121,7 +122,7 @@ impl Stored {
         self.is_plain().then(|| self.bytes())
     }
 
-    /// Copies [`Stored::plain_bytes`] from `start` on: see [`MappedFile::copy`].
+    /// Copies [`MappedTensor::plain_bytes`] from `start` on: see [`MappedFile::copy`].
     pub fn copy_plain(&self, start: usize, into: &mut [u8]) {
         assert!(self.is_plain() && start + into.len() <= self.range.len(), "bytes in order, and no others");
         self.file.copy(self.range.start + start, into);
@@ -132,7 +133,7 @@ impl Stored {
         self.numbers(NumberEncoding::F32)
     }
 
-    /// [`Stored::as_f32`] for bf16.
+    /// [`MappedTensor::as_f32`] for bf16.
     pub fn as_bf16(&self) -> Option<&[bf16]> {
         self.numbers(NumberEncoding::Bf16)
     }
@@ -144,13 +145,13 @@ impl Stored {
         bytemuck::try_cast_slice(self.bytes()).ok().filter(|numbers: &&[T]| numbers.len() == self.len())
     }
 
-    /// Decodes all numbers into `into`, row-major; it must have [`Stored::len`] elements.
+    /// Decodes all numbers into `into`, row-major; it must have [`MappedTensor::len`] elements.
     pub fn read(&self, into: &mut [f32]) {
         assert_eq!(into.len(), self.len(), "places for a stored matrix");
         self.read_rows(0, into);
     }
 
-    /// [`Stored::read`], which also releases the pages that it has read: no more than a piece of a large
+    /// Like [`MappedTensor::read`], but releases the pages that it has read: no more than a piece of a large
     /// matrix is in memory beside the numbers.
     pub fn read_once(&self, into: &mut [f32]) {
         assert_eq!(into.len(), self.len(), "places for a stored matrix");
@@ -202,13 +203,13 @@ impl Stored {
 
     /// Splits the matrix into pieces of whole rows, in order, so that only one piece of a large matrix need
     /// be in memory at a time.
-    pub fn pieces(&self) -> Vec<Stored> {
+    pub fn pieces(&self) -> Vec<MappedTensor> {
         const BYTES: usize = 16 << 20;
         let rows = (BYTES / self.row_bytes().max(1)).max(1);
         let pieces =
             (0..self.rows).step_by(rows).map(|first| self.narrow(first, rows.min(self.rows - first)));
         // Reordered rows can't be split, so they are one piece.
-        pieces.collect::<Option<Vec<Stored>>>().unwrap_or_else(|| vec![self.clone()])
+        pieces.collect::<Option<Vec<MappedTensor>>>().unwrap_or_else(|| vec![self.clone()])
     }
 
     /// Advises the system that all numbers will be read now, so that it loads them at once and not page by

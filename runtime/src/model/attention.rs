@@ -21,7 +21,7 @@ pub(super) enum SequenceLayout {
 }
 
 impl SequenceLayout {
-    pub fn of(place: Place, config: &Config, kind: Kind, batch: &PackedBatch) -> SequenceLayout {
+    pub fn new(place: Place, config: &Config, kind: Kind, batch: &PackedBatch) -> SequenceLayout {
         let ([_, longest], tokens) = (batch.shape, batch.token_count());
         // FlashAttention supports windows and grouped heads, but no softcap.
         let is_flash = |gpu| {
@@ -38,7 +38,7 @@ impl SequenceLayout {
 
 /// The keys and values that the attention of a layer read.
 pub(super) enum AttentionRead {
-    /// By our own loops, with what they saved for the backward pass.
+    /// Read by our own loops, with the activations that they saved for the backward pass.
     Own(SavedForBackward),
     /// `[sequences, longest, groups, head width]`, padded as the batch is.
     Padded { keys: Tensor, values: Tensor },
@@ -47,7 +47,7 @@ pub(super) enum AttentionRead {
 }
 
 impl AttentionRead {
-    /// What our own loops saved for the backward pass.
+    /// The activations that our own loops saved for the backward pass; `None` where they did not run.
     pub fn saved_for_backward(self) -> Option<SavedForBackward> {
         match self {
             AttentionRead::Own(kept) => Some(kept),

@@ -66,7 +66,7 @@ impl<'a> Generator<'a> {
         let rows = prompts.len() as i64;
         let longest = prompts.iter().map(|prompt| prompt.len()).max().unwrap_or(1);
         let most = (longest + max_tokens) as i64;
-        let mut on_gpu = OnGpu::of(decoder);
+        let mut on_gpu = OnGpu::new(decoder);
         let capacity = most.min(longest as i64 + growth(on_gpu.as_ref())) as usize;
         let mut bias = vec![0.0f32; prompts.len() * capacity];
         for (row, prompt) in prompts.iter().enumerate() {

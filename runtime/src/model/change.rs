@@ -1,4 +1,4 @@
-//! How two models of one shape differ, element by element.
+//! The differences of two models of one shape, element by element.
 
 use super::{ParameterEntry, Weights, layout};
 

@@ -98,7 +98,7 @@ fn is_one(number: &f64) -> bool {
 
 impl EmbeddingScale {
     /// Gemma's is the square root of the width; most models have none.
-    pub fn of(gemma: bool, width: usize) -> EmbeddingScale {
+    pub fn new(gemma: bool, width: usize) -> EmbeddingScale {
         if gemma { EmbeddingScale::Rounded((width as f64).sqrt()) } else { EmbeddingScale::Exact(1.0) }
     }
 
@@ -167,9 +167,9 @@ pub enum RopeScaling {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Experts {
     pub count: usize,
-    /// How many a token uses.
+    /// The number of experts that a token uses.
     pub per_token: usize,
-    /// Inner width of one.
+    /// The inner width of an expert.
     pub hidden: usize,
     /// The weights of the chosen experts are divided by their sum.
     pub normalised: bool,
@@ -183,7 +183,7 @@ impl Config {
 
     /// The configuration of a model that the language makes from scratch: `llama { ... }`, `qwen2 { ... }`,
     /// `qwen3 { ... }`, `gemma { ... }`.
-    pub fn of(architecture: &plan::Architecture) -> Config {
+    pub fn new(architecture: &plan::Architecture) -> Config {
         let head_width = (architecture.width / architecture.heads.max(1)) as usize;
         let gemma = architecture.family == plan::Family::Gemma;
         Config {
@@ -215,7 +215,7 @@ impl Config {
                 after: false,
             },
             activation: if gemma { Activation::Gelu } else { Activation::Silu },
-            embedding_scale: EmbeddingScale::of(gemma, architecture.width as usize),
+            embedding_scale: EmbeddingScale::new(gemma, architecture.width as usize),
             attention_scale: 1.0 / (head_width as f64).sqrt(),
             attention_softcap: None,
             logit_softcap: None,
@@ -257,7 +257,7 @@ impl Config {
         }
         if !self.head_width.is_multiple_of(2) {
             return Err(format!(
-                "a head must have an even width, not {}: rotary positions turn pairs",
+                "a head must have an even width, not {}: rotary positions rotate pairs",
                 self.head_width
             ));
         }
@@ -289,7 +289,7 @@ impl Config {
             {
                 let Experts { count, per_token, hidden, .. } = experts;
                 return Err(format!(
-                    "{per_token} of {count} experts of width {hidden} make no feed-forward part"
+                    "{per_token} of {count} experts of width {hidden} cannot form a feed-forward part"
                 ));
             }
         }

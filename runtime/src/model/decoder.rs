@@ -56,7 +56,7 @@ enum DecoderUse {
     Streaming,
 }
 
-/// What the layers of one forward pass share.
+/// The inputs that all layers of a forward pass share.
 pub(super) struct ForwardContext {
     pub batch: PackedBatch,
     rotary: Rotaries,
@@ -209,7 +209,7 @@ impl Decoder {
     }
 
     /// The residual stream after the last layer, where completion tokens are predicted: `[completion tokens,
-    /// width]`. `each` gets what each layer's attention read, from the first layer on.
+    /// width]`. `each` gets every layer's [`AttentionRead`], from the first layer on.
     pub(super) fn pass(&self, batch: &PackedBatch, mut each: impl FnMut(AttentionRead)) -> Tensor {
         let context = self.context(batch);
         self.layers.iter().fold(self.embed(&batch.tokens), |stream, layer| {
@@ -219,7 +219,7 @@ impl Decoder {
         })
     }
 
-    /// The stream after a layer, and what its attention read.
+    /// The stream after a layer, and the keys and values that its attention read.
     pub(super) fn through_layer(
         &self,
         layer: &Layer,
@@ -241,13 +241,13 @@ impl Decoder {
             batch: batch.shallow_clone(),
             rotary_f32: rotary.to_f32(),
             rotary,
-            sequence_layout: SequenceLayout::of(self.place, &self.config, kind, batch),
+            sequence_layout: SequenceLayout::new(self.place, &self.config, kind, batch),
         }
     }
 
-    /// The first half of a layer: the stream, `[tokens, width]`, plus the output of attention; and what
-    /// attention read. The last layer returns only positions that predict a completion token: after the last
-    /// attention, the others are not needed.
+    /// The first half of a layer: the stream, `[tokens, width]`, plus the output of attention; and the keys
+    /// and values that were read. The last layer returns only positions that predict a completion token:
+    /// after the last attention, the others are not needed.
     pub(super) fn attention_block(
         &self,
         layer: &Layer,
@@ -276,10 +276,10 @@ impl Decoder {
             return None;
         }
         let head_norm = layer.query_key_norm.as_ref().map(|scales| self.scale(scales).detach());
-        PackedAttention::of(self.place.loops()?, &self.config, layer, head_norm)
+        PackedAttention::new(self.place.loops()?, &self.config, layer, head_norm)
     }
 
-    /// What a layer's attention needs to know of a batch.
+    /// The sequences and positions of a batch for a layer's attention.
     pub(super) fn places<'a>(&self, layer: &Layer, context: &'a ForwardContext) -> BatchPlaces<'a> {
         BatchPlaces {
             sequences: &context.batch.sequences,
@@ -288,8 +288,8 @@ impl Decoder {
         }
     }
 
-    /// The second half of a layer: the stream plus the output of experts or of the gated unit; and what our
-    /// own loops saved for the backward pass.
+    /// The second half of a layer: the stream plus the output of experts or of the gated unit; and the
+    /// activations that our own loops saved for the backward pass.
     pub(super) fn mlp_block(&self, layer: &Layer, stream: &Tensor) -> (Tensor, Option<SavedForBackward>) {
         let normed = self.normalise(stream, &layer.norm_feed_forward);
         if let Some(unit) = self.unit(layer) {
@@ -307,7 +307,7 @@ impl Decoder {
         if layer.after_feed_forward.is_some() {
             return None;
         }
-        GatedUnit::of(self.place.loops()?, &layer.feed_forward, self.config.activation)
+        GatedUnit::new(self.place.loops()?, &layer.feed_forward, self.config.activation)
     }
 
     /// Whether our own loops save all activations that the gradient reads, so that generation can save them.
@@ -337,7 +337,7 @@ impl Decoder {
     }
 
     /// The output of the heads before the output projection, `[tokens, heads * head width]`, in the `last`
-    /// layer only where a completion token is predicted; and what the heads read.
+    /// layer only where a completion token is predicted; and the keys and values that were read.
     fn attention(
         &self,
         layer: &Layer,

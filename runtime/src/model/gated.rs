@@ -47,7 +47,7 @@ pub(super) struct UnitGradients {
 
 impl<'a> GatedUnit<'a> {
     /// `None` where the loops do not support the layer.
-    pub fn of(cpu: Cpu, feed_forward: &'a FeedForward, activation: Activation) -> Option<GatedUnit<'a>> {
+    pub fn new(cpu: Cpu, feed_forward: &'a FeedForward, activation: Activation) -> Option<GatedUnit<'a>> {
         let FeedForward::Gated {
             gate_up: Linear { weight: gate_up, bias: None },
             down: Linear { weight: down, bias: None },

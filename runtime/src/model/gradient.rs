@@ -30,7 +30,7 @@ pub enum GradientOf {
     All,
     /// Those in some ranges: other pieces are neither written nor allocated.
     Ranges(Vec<Range<usize>>),
-    /// Those of an adapter: gradients of the model's matrices that are written are carried on to them.
+    /// Those of an adapter. Written gradients of the model's matrices are converted to these.
     Adapter(Rc<Adapted>),
 }
 
@@ -212,7 +212,7 @@ mod tests {
     use super::*;
     use crate::machine::transfer::to_vec;
 
-    /// A place with pieces of so many elements.
+    /// A place with pieces of `piece` elements.
     fn place(piece: usize) -> Place {
         let mut place = Place::cpu();
         place.sizes.piece = piece;

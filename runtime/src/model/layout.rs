@@ -176,7 +176,7 @@ impl Entries {
         let mut norm = |part: &str, width: usize| {
             self.add(Some(layer), part, vec![width], EntryKind::Norm, WeightGroup::Norm);
         };
-        let names = NormNames::of(config);
+        let names = NormNames::new(config);
         norm(names.attention, config.width);
         if let Some(after) = names.after_attention {
             norm(after, config.width);
@@ -202,7 +202,7 @@ pub(super) struct NormNames {
 }
 
 impl NormNames {
-    pub fn of(config: &Config) -> NormNames {
+    pub fn new(config: &Config) -> NormNames {
         let attention = "input_layernorm";
         if config.norm.after {
             NormNames {

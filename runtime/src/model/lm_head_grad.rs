@@ -101,7 +101,7 @@ mod tests {
 
     /// For all combinations of added and kept tokens, and all sizes of requested row ranges.
     #[test]
-    fn rows_are_those_of_the_product() {
+    fn lm_head_gradient_rows_equal_the_product() {
         let numbers = |rows: i64, columns: i64, seed: i64| {
             (Tensor::arange_start(seed, seed + rows * columns, (Kind::Double, Device::Cpu)) * 0.7)
                 .sin()

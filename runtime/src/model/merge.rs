@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use crate::failure::{Error, Result};
 use crate::model::{Config, Weights};
 use crate::random::{Key, Purpose};
-use crate::tokenizer;
+use crate::tokenizer::{ONE_VOCABULARY, Tokenizer, TokenizerDifference, vocabulary_difference};
 
 /// Merges `models` (at least one). `base` is the ancestor that differences are taken from; the plain average
 /// needs none. `seed` and `stream` select DARE's random numbers.
@@ -20,15 +20,12 @@ pub fn merge(
     stream: u64,
 ) -> Result<Weights> {
     let first = base.or(models.first().copied()).ok_or_else(|| failure("a merge of no models"))?;
-    // `prepare::merges` refuses such a merge by its models' names, before anything is trained.
-    if models.iter().any(|model| !differing_settings(&first.config, &model.config).is_empty()) {
-        return Err(failure("models of different architectures cannot be merged"));
-    }
-    if models
-        .iter()
-        .any(|model| tokenizer::vocabulary_difference(&first.tokenizer, &model.tokenizer).is_some())
-    {
-        return Err(failure("models of different tokenizers cannot be merged"));
+    // `prepare::merges` asks the same before anything is trained, and knows the models' names.
+    for other in models {
+        let [one, two] = [first, other].map(|model| (&*model.config, &*model.tokenizer));
+        if let Some(conflict) = MergeConflict::find(one, two) {
+            return Err(conflict.between(["a model", "another one"]));
+        }
     }
     let base = base.map(Weights::values);
     let models: Vec<_> = models.iter().map(|model| model.values()).collect();
@@ -36,9 +33,53 @@ pub fn merge(
     Ok(first.with_values(merged(method, base.as_deref(), &models, seed, stream)?))
 }
 
+/// Why two models can't be merged: a weight of one has another meaning in the other.
+#[derive(Debug, PartialEq)]
+pub enum MergeConflict {
+    /// Whether the first or the second has a scalar head, and the other has none.
+    ScalarHead([bool; 2]),
+    Settings(Vec<String>),
+    Vocabulary(TokenizerDifference),
+}
+
+impl MergeConflict {
+    /// The first conflict of two models, if there is one.
+    pub fn find(one: (&Config, &Tokenizer), other: (&Config, &Tokenizer)) -> Option<MergeConflict> {
+        let heads = [one.0.scalar_head, other.0.scalar_head];
+        if heads[0] != heads[1] {
+            return Some(MergeConflict::ScalarHead(heads));
+        }
+        let settings = differing_settings(one.0, other.0);
+        if !settings.is_empty() {
+            return Some(MergeConflict::Settings(settings));
+        }
+        vocabulary_difference(one.1, other.1).map(MergeConflict::Vocabulary)
+    }
+
+    /// The error of a merge of these two, by their names.
+    pub fn between(&self, [one, other]: [&str; 2]) -> Error {
+        let (why, help) = match self {
+            MergeConflict::ScalarHead(has) => {
+                let [with, without] = if has[0] { [one, other] } else { [other, one] };
+                let help = "merge models that all have a scalar head, or models without one";
+                (format!("{with} has a scalar head, {without} has none"), help)
+            }
+            MergeConflict::Settings(settings) => (
+                format!("they have different architectures: {}", settings.join(", ")),
+                "only weights of one architecture can be merged",
+            ),
+            MergeConflict::Vocabulary(difference) => (
+                format!("they have different tokenizers: {}", difference.between(one, other)),
+                ONE_VOCABULARY,
+            ),
+        };
+        failure(&format!("{one} and {other} can't be merged: {why}")).help(help)
+    }
+}
+
 /// The settings in which two configurations differ, with both values where they are short. The deviation of
 /// random initial weights is left out: trained weights don't depend on it.
-pub fn differing_settings(one: &Config, other: &Config) -> Vec<String> {
+fn differing_settings(one: &Config, other: &Config) -> Vec<String> {
     let settings = |config: &Config| match serde_json::to_value(config) {
         Ok(Value::Object(settings)) => settings,
         _ => Map::new(),
@@ -170,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn average_and_task_arithmetic_by_hand() {
+    fn average_and_task_arithmetic_equal_hand_computed_values() {
         let (base, a, b) = (([1.0, 2.0]), ([2.0, 2.0]), ([4.0, 0.0]));
         close(merged(&MergeMethod::Average, None, &[&a, &b], 0, 0).unwrap(), &[3.0, 1.0]);
         let method = MergeMethod::TaskArithmetic { scale: 0.5 };
@@ -181,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn ties_by_hand() {
+    fn ties_merge_equals_hand_computed_values() {
         let base = [0.0; 5];
         // At density 0.6 each keeps its three largest changes.
         let a = [3.0, -2.0, 1.0, 0.1, 0.2];
@@ -192,7 +233,7 @@ mod tests {
         let expected = [-5.0, 4.0, 2.0, 0.0, 0.6].map(|change: f32| change * 0.5);
         let method = MergeMethod::Ties { scale: 0.5, density: 0.6 };
         close(merged(&method, Some(&base), &[&a, &b, &c], 0, 0).unwrap(), &expected);
-        // With everything kept and one model, it is that model.
+        // With one model and everything kept, the result is that model.
         let method = MergeMethod::Ties { scale: 1.0, density: 1.0 };
         close(merged(&method, Some(&base), &[&a], 0, 0).unwrap(), &a);
         let method = MergeMethod::Ties { scale: 1.0, density: 0.0 };
@@ -220,8 +261,15 @@ mod tests {
         let a = random_model(&tiny(), 1);
         let b = random_model(&Config { layers: 1, attention: tiny().attention[..1].to_vec(), ..tiny() }, 1);
         let error = merge(&MergeMethod::Average, None, &[&a, &b], 0, 0).unwrap_err();
-        assert_eq!(error.to_string(), "models of different architectures cannot be merged");
-        assert_eq!(differing_settings(&a.config, &b.config), ["`attention`", "`layers` (2 and 1)"]);
+        assert_eq!(
+            error.to_string(),
+            "a model and another one can't be merged: they have different architectures: `attention`, \
+            `layers` (2 and 1)"
+        );
+        let mut c = random_model(&tiny(), 1);
+        c.tokenizer = std::sync::Arc::new(crate::tokenizer::tests::pretrained("qwen3"));
+        let error = merge(&MergeMethod::Average, None, &[&a, &c], 0, 0).unwrap_err();
+        assert!(error.to_string().contains("they have different tokenizers"), "{error}");
         let error = merge(&MergeMethod::Ties { scale: 1.0, density: 0.2 }, None, &[&a], 0, 0).unwrap_err();
         assert_eq!(error.to_string(), "ties needs a base model");
     }

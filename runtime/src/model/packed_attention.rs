@@ -31,7 +31,7 @@ pub(super) struct PackedAttention<'a> {
     head_norm: Option<(Tensor, f64)>,
 }
 
-/// What a layer's attention needs to know of a batch.
+/// The sequences and positions of a batch, as a layer's attention reads them.
 pub(super) struct BatchPlaces<'a> {
     /// The tokens of each sequence.
     pub sequences: &'a [Range<usize>],
@@ -85,7 +85,7 @@ pub(super) enum AttentionMatrix {
 impl<'a> PackedAttention<'a> {
     /// `None` where the loops do not support the layer. `head_norm` has the scales as they are multiplied,
     /// offset included.
-    pub fn of(
+    pub fn new(
         cpu: Cpu,
         config: &Config,
         layer: &'a Layer,

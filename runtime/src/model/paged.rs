@@ -36,7 +36,7 @@ pub struct PagedGenerator<'a> {
     pages: Pages,
     stepper: decode::StepDecoder,
     logits: Vec<f32>,
-    /// Where activations of all tokens that it reads are saved, if they are.
+    /// Receives the activations of all tokens that are read, where they are saved.
     activations: Option<&'a mut GeneratedActivations>,
 }
 
@@ -115,7 +115,7 @@ impl<'a> PagedGenerator<'a> {
         sequences
     }
 
-    /// Whether prompts with so many tokens in all are read by [`PagedGenerator::read_rows`].
+    /// Whether prompts with `tokens` tokens in total are read by [`PagedGenerator::read_rows`].
     pub fn reads_rows(&self, tokens: usize) -> bool {
         // A step reads an expert's matrices again for each row, so it is slow for many rows. In half
         // precision, prompts are rounded between products as in training; steps are not.

@@ -13,7 +13,7 @@ use super::adapter::Merged;
 use super::{ParameterEntry, Weights, layout};
 use crate::machine::place;
 use crate::machine::transfer::{note_to_device, upload};
-use crate::mapped::{NumberEncoding, Stored};
+use crate::mapped::{MappedTensor, NumberEncoding};
 use mopd_kernels::os::advise_huge_pages;
 use mopd_kernels::round_to_bf16;
 use mopd_kernels::tensor::{Element, ViewMut, view_mut};
@@ -29,13 +29,13 @@ pub(super) enum ParameterData {
 /// One part per entry of the layout.
 #[derive(Debug)]
 pub(super) struct EntryParts {
-    parts: Vec<Stored>,
+    parts: Vec<MappedTensor>,
     /// Where each part begins in the flat vector, then the number of parameters.
     offsets: Vec<usize>,
 }
 
 impl EntryParts {
-    pub fn new(parts: Vec<Stored>) -> EntryParts {
+    pub fn new(parts: Vec<MappedTensor>) -> EntryParts {
         let mut offsets = vec![0];
         for part in &parts {
             offsets.push(offsets[offsets.len() - 1] + part.len());
@@ -47,7 +47,7 @@ impl EntryParts {
         self.offsets[self.parts.len()]
     }
 
-    fn of(&self, entry: &ParameterEntry) -> &Stored {
+    fn of(&self, entry: &ParameterEntry) -> &MappedTensor {
         let index = self.offsets.partition_point(|offset| *offset <= entry.offset) - 1;
         let part = &self.parts[index];
         assert_eq!(
@@ -114,7 +114,7 @@ impl ParameterData {
     }
 
     /// One entry in its file, if the parameters are in files.
-    pub fn in_file(&self, entry: &ParameterEntry) -> Option<&Stored> {
+    pub fn in_file(&self, entry: &ParameterEntry) -> Option<&MappedTensor> {
         if let ParameterData::Stored(parts) = self { Some(parts.of(entry)) } else { None }
     }
 
@@ -148,7 +148,7 @@ impl ParameterData {
         match self {
             ParameterData::Owned(values) => look(values),
             ParameterData::Stored(all) => {
-                for piece in all.parts.iter().flat_map(Stored::pieces) {
+                for piece in all.parts.iter().flat_map(MappedTensor::pieces) {
                     piece.for_each_block(&mut look);
                     piece.release();
                 }
@@ -164,14 +164,14 @@ impl ParameterData {
     pub fn release(&self) {
         match self {
             ParameterData::Owned(_) => {}
-            ParameterData::Stored(all) => all.parts.iter().for_each(Stored::release),
+            ParameterData::Stored(all) => all.parts.iter().for_each(MappedTensor::release),
             ParameterData::Merged(merged) => merged.base().release(),
         }
     }
 }
 
-/// Vectors of at least so many bytes get huge pages, which pay off for models that stay in memory. Smaller
-/// ones, such as layers that are loaded and freed, reuse memory.
+/// Bytes from which on vectors get huge pages, which pay off for models that stay in memory. Smaller vectors,
+/// such as layers that are loaded and freed, reuse memory.
 const STAYS: usize = 64 << 20;
 
 /// An uninitialised tensor of `count` elements.
@@ -207,7 +207,7 @@ fn converted(numbers: &[f32], kind: Kind, device: Device) -> Tensor {
 }
 
 /// Writes a part into a contiguous tensor of the same length, and releases the file's memory.
-fn place(part: &Stored, tensor: &Tensor) {
+fn place(part: &MappedTensor, tensor: &Tensor) {
     let mut first = 0;
     for piece in part.pieces() {
         let (count, here) = (piece.len() as i64, tensor.device() == Device::Cpu);
@@ -231,7 +231,7 @@ fn here<T: Element>(tensor: &mut Tensor) -> ViewMut<'_, T> {
 }
 
 /// Writes a part into a contiguous tensor on the CPU.
-fn write(part: &Stored, tensor: &mut Tensor) {
+fn write(part: &MappedTensor, tensor: &mut Tensor) {
     let plain = part.plain_bytes().is_some() && cfg!(target_endian = "little");
     match (tensor.kind(), part.encoding()) {
         (Kind::BFloat16, NumberEncoding::Bf16) if plain => copy::<bf16>(part, tensor),
@@ -269,7 +269,7 @@ fn write(part: &Stored, tensor: &mut Tensor) {
 }
 
 /// Copies numbers that are stored in the tensor's kind.
-fn copy<T: Element + bytemuck::Pod>(part: &Stored, tensor: &mut Tensor) {
+fn copy<T: Element + bytemuck::Pod>(part: &MappedTensor, tensor: &mut Tensor) {
     let mut numbers = here::<T>(tensor);
     side_by_side(bytemuck::cast_slice_mut::<T, u8>(&mut numbers), |first, into| part.copy_plain(first, into));
 }
@@ -282,7 +282,7 @@ fn side_by_side<T: Send>(into: &mut [T], fill: impl Fn(usize, &mut [T]) + Sync) 
     if into.len() < FEW { fill(0, into) } else { place::host().fill(into, 1 << 12, fill) }
 }
 
-fn convert<T>(part: &Stored, into: &mut [T], convert: impl Fn(&[f32], &mut [T])) {
+fn convert<T>(part: &MappedTensor, into: &mut [T], convert: impl Fn(&[f32], &mut [T])) {
     let mut rest = into;
     part.for_each_block(|numbers| {
         let (these, others) = std::mem::take(&mut rest).split_at_mut(numbers.len());

@@ -156,10 +156,10 @@ impl<'a> ParameterViews<'a> {
 
     /// The parameters of one layer.
     pub fn layer(&mut self, config: &Config, index: usize) -> Layer {
-        let mut of = OfLayer { index, reader: LayerBlock::Attention(index), parameters: self };
+        let mut of = LayerParameters { index, reader: LayerBlock::Attention(index), parameters: self };
         let projections = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"];
         let biases = &config.biases;
-        let names = NormNames::of(config);
+        let names = NormNames::new(config);
         let norm_attention = of.norm(names.attention);
         let after_attention = names.after_attention.map(|name| of.norm(name));
         let query_key = of.linear(&projections[..2], biases.query_key_value);
@@ -202,14 +202,14 @@ impl<'a> ParameterViews<'a> {
     }
 }
 
-struct OfLayer<'p, 'a> {
+struct LayerParameters<'p, 'a> {
     index: usize,
     /// The block that reads the next parameters.
     reader: LayerBlock,
     parameters: &'p mut ParameterViews<'a>,
 }
 
-impl OfLayer<'_, '_> {
+impl LayerParameters<'_, '_> {
     fn names<S: AsRef<str>>(&self, parts: &[S], what: &str) -> Vec<String> {
         parts.iter().map(|part| format!("model.layers.{}.{}.{what}", self.index, part.as_ref())).collect()
     }

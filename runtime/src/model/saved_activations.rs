@@ -35,13 +35,13 @@ pub struct SavedActivations {
 }
 
 enum SavedLayer {
-    Kept(Whole),
+    Kept(LayerActivations),
     /// The layer's input.
     Recomputed(Tensor),
 }
 
 /// The saved activations of one layer.
-struct Whole {
+struct LayerActivations {
     stream: Tensor,
     attention: Tape<packed_attention::SavedForBackward>,
     /// The stream between the halves.
@@ -220,7 +220,7 @@ impl Decoder {
     }
 
     /// Runs one layer; returns the activations that its gradient needs, and its output.
-    fn whole(&self, layer: &Layer, stream: &Tensor, context: &ForwardContext) -> (Whole, Tensor) {
+    fn whole(&self, layer: &Layer, stream: &Tensor, context: &ForwardContext) -> (LayerActivations, Tensor) {
         let run = |stream: &Tensor| {
             let (answer, read) = self.attention_block(layer, stream, context);
             (answer, read.saved_for_backward())
@@ -228,7 +228,7 @@ impl Decoder {
         let (attention, middle) = Tape::new(self.packed_attention(layer).is_some(), stream, run);
         let run = |middle: &Tensor| self.mlp_block(layer, middle);
         let (feed_forward, answer) = Tape::new(self.unit(layer).is_some(), &middle, run);
-        (Whole { stream: stream.shallow_clone(), attention, middle, feed_forward }, answer)
+        (LayerActivations { stream: stream.shallow_clone(), attention, middle, feed_forward }, answer)
     }
 
     /// d loss / d all parameters, by [`Decoder::write_gradient`].
@@ -270,7 +270,7 @@ impl Decoder {
             if lowest.is_none_or(|lowest| index < lowest) {
                 break;
             }
-            let Whole { stream, attention, middle, feed_forward } = match layer {
+            let LayerActivations { stream, attention, middle, feed_forward } = match layer {
                 SavedLayer::Kept(whole) => whole,
                 SavedLayer::Recomputed(stream) => self.recompute(index, &stream, &context),
             };
@@ -316,7 +316,7 @@ impl Decoder {
     }
 
     /// Recomputes a layer's activations. Its experts were counted in the forward pass.
-    fn recompute(&self, index: usize, stream: &Tensor, context: &ForwardContext) -> Whole {
+    fn recompute(&self, index: usize, stream: &Tensor, context: &ForwardContext) -> LayerActivations {
         self.uncounted(|| self.whole(&self.layers[index], stream, context).0)
     }
 

@@ -5,14 +5,14 @@ use mopd_kernels::Cpu;
 use mopd_kernels::decode::{
     self, DecoderWeights, ExpertsShape, Gated, LayerWeights, LinearWeights, Mlp, Shape, Tables, WeightMatrix,
 };
-use mopd_kernels::tensor::Held;
+use mopd_kernels::tensor::OwnedView;
 use tch::Tensor;
 
 use super::Decoder;
 use super::rope::Rotaries;
 use crate::machine::transfer::to_vec;
 
-/// `None` where steps do not support the decoder's kind.
+/// The decoder for steps on the CPU; `None` where its kind is not supported.
 pub(super) fn stepper(decoder: &Decoder, rotary: &Rotaries, cpu: Cpu) -> Option<decode::StepDecoder> {
     let config = decoder.config.clone();
     let linear = |name: &str| {
@@ -95,9 +95,9 @@ pub(super) fn stepper(decoder: &Decoder, rotary: &Rotaries, cpu: Cpu) -> Option<
 /// A matrix that shares the decoder's memory, which must not be written to meanwhile.
 fn held(tensor: Tensor) -> Option<WeightMatrix> {
     let tensor = tensor.detach().contiguous();
-    match Held::new(tensor.shallow_clone()) {
+    match OwnedView::new(tensor.shallow_clone()) {
         Some(numbers) => Some(WeightMatrix::F32(Box::new(numbers))),
-        None => Some(WeightMatrix::Bf16(Box::new(Held::new(tensor)?))),
+        None => Some(WeightMatrix::Bf16(Box::new(OwnedView::new(tensor)?))),
     }
 }
 

@@ -114,7 +114,7 @@ mod tests {
 
     /// For any number of batches per loading of the layers.
     #[test]
-    fn a_layer_at_a_time_says_what_all_say() {
+    fn streamed_layers_give_the_output_of_the_whole_model() {
         let experts =
             Experts { count: 3, per_token: 2, hidden: 5, normalised: true, layers: vec![true, false] };
         let biases = Biases { query_key_value: true, output: true, feed_forward: true };

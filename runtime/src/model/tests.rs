@@ -22,7 +22,7 @@ pub fn tiny() -> Config {
 
 /// Two key-value heads for four heads, so that grouping matters.
 pub fn of_family(family: plan::Family) -> Config {
-    Config::of(&Architecture {
+    Config::new(&Architecture {
         family,
         layers: 2,
         width: 16,

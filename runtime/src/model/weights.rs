@@ -11,7 +11,7 @@ use tch::{Device, Kind, Tensor};
 use super::adapter::Merged;
 use super::parameter_data::{EntryParts, ParameterData};
 use super::{Config, EntryKind, ParameterEntry, layout};
-use crate::mapped::Stored;
+use crate::mapped::MappedTensor;
 use crate::random::{Key, Purpose};
 use crate::tokenizer::Tokenizer;
 
@@ -31,7 +31,7 @@ impl Weights {
     }
 
     /// Weights that stay in their files; `parts` are in the order of [`layout`], one per entry.
-    pub fn stored(config: Arc<Config>, tokenizer: Arc<Tokenizer>, parts: Vec<Stored>) -> Weights {
+    pub fn stored(config: Arc<Config>, tokenizer: Arc<Tokenizer>, parts: Vec<MappedTensor>) -> Weights {
         let numbers = ParameterData::Stored(Arc::new(EntryParts::new(parts)));
         assert_eq!(numbers.len(), Weights::parameters(&config), "weights of another configuration");
         Weights { config, tokenizer, numbers }
@@ -173,7 +173,7 @@ impl Weights {
     }
 
     /// The LM head in its file, if the weights are in files.
-    pub fn lm_head_in_file(&self) -> Option<&Stored> {
+    pub fn lm_head_in_file(&self) -> Option<&MappedTensor> {
         self.numbers.in_file(&self.lm_head_entry())
     }
 
@@ -235,7 +235,7 @@ mod tests {
 
     /// For every family, whatever it stores: normalisations multiply by 1, biases add 0.
     #[test]
-    fn what_is_not_a_matrix_begins_neutral() {
+    fn norms_start_at_one_and_biases_at_zero() {
         for family in [plan::Family::Llama, plan::Family::Qwen2, plan::Family::Qwen3, plan::Family::Gemma] {
             let config = Arc::new(of_family(family));
             let weights = Weights::initialise(config.clone(), Arc::new(Tokenizer::Bytes), 1, 2);
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn initial_deviations() {
+    fn initial_weights_have_the_specified_deviations() {
         let architecture = tiny();
         let initialise = |seed| Weights::initialise(Arc::new(tiny()), Arc::new(Tokenizer::Bytes), seed, 2);
         let weights = initialise(1);

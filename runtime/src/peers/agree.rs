@@ -10,7 +10,7 @@ use crate::failure::{Error, Result};
 
 /// Why a process did not complete its work.
 #[derive(Serialize, Deserialize)]
-enum Stopped {
+enum ProcessStop {
     Interrupted,
     Failed(Box<Failure>),
 }
@@ -27,9 +27,9 @@ impl Peers {
             Ok(bytes) => [vec![DONE], bytes].concat(),
             Err(error) => {
                 let stopped = match error {
-                    Error::Failed(failure) if !control.interrupted() => Stopped::Failed(failure),
+                    Error::Failed(failure) if !control.interrupted() => ProcessStop::Failed(failure),
                     // Reward programs were stopped along with the run, so their failures are no cause.
-                    Error::Failed(_) | Error::Interrupted => Stopped::Interrupted,
+                    Error::Failed(_) | Error::Interrupted => ProcessStop::Interrupted,
                 };
                 [vec![STOPPED], serde_json::to_vec(&stopped).expect("a failure is plain data")].concat()
             }
@@ -40,8 +40,8 @@ impl Peers {
                 Some((&DONE, bytes)) => all.push(bytes.to_vec()),
                 Some((_, bytes)) => {
                     match serde_json::from_slice(bytes).map_err(|error| unreadable(rank, &error))? {
-                        Stopped::Interrupted => return Err(Error::Interrupted),
-                        Stopped::Failed(failure) => drop(failed.get_or_insert(failure)),
+                        ProcessStop::Interrupted => return Err(Error::Interrupted),
+                        ProcessStop::Failed(failure) => drop(failed.get_or_insert(failure)),
                     }
                 }
                 None => return Err(unreadable(rank, &"nothing")),
@@ -63,11 +63,11 @@ impl Peers {
 
 /// The error for a message that can't be parsed.
 pub fn unreadable(rank: usize, what: &dyn std::fmt::Display) -> Error {
-    apart(&format!("process {rank} sent what can't be read ({what})"))
+    apart(&format!("process {rank} sent a message that cannot be parsed ({what})"))
 }
 
 /// The error for processes that are not doing the same.
 pub fn apart(what: &str) -> Error {
     Error::new(FailureKind::Runtime, format!("the processes disagree: {what}"))
-        .help("this is a mistake in mopd: run without `--processes`, and report it")
+        .help("this is a bug in mopd: run without `--processes`, and report it")
 }

@@ -10,7 +10,7 @@ const STALLED: Duration = Duration::from_secs(60);
 
 /// The header of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Head {
+pub struct MessageHeader {
     pub what: u8,
     /// The number of the collective that it belongs to.
     pub number: u64,
@@ -18,22 +18,22 @@ pub struct Head {
     pub length: u64,
 }
 
-impl Head {
+impl MessageHeader {
     const BYTES: usize = 17;
 
-    fn to_bytes(self) -> [u8; Head::BYTES] {
-        let mut bytes = [0; Head::BYTES];
+    fn to_bytes(self) -> [u8; MessageHeader::BYTES] {
+        let mut bytes = [0; MessageHeader::BYTES];
         bytes[0] = self.what;
         bytes[1..9].copy_from_slice(&self.number.to_le_bytes());
         bytes[9..].copy_from_slice(&self.length.to_le_bytes());
         bytes
     }
 
-    fn from_bytes(bytes: [u8; Head::BYTES]) -> Head {
+    fn from_bytes(bytes: [u8; MessageHeader::BYTES]) -> MessageHeader {
         let number = |from: usize| {
             u64::from_le_bytes(bytes[from..from + 8].try_into().expect("eight bytes of a head"))
         };
-        Head { what: bytes[0], number: number(1), length: number(9) }
+        MessageHeader { what: bytes[0], number: number(1), length: number(9) }
     }
 }
 
@@ -48,18 +48,18 @@ impl PeerLink {
         Ok(PeerLink(Arc::new(stream)))
     }
 
-    pub fn send(&self, head: Head, bytes: &[u8]) -> io::Result<()> {
+    pub fn send(&self, head: MessageHeader, bytes: &[u8]) -> io::Result<()> {
         let mut stream = &*self.0;
         stream.write_all(&head.to_bytes())?;
         stream.write_all(bytes)
     }
 
     /// Waits for the next message.
-    pub fn receive(&self) -> io::Result<(Head, Vec<u8>)> {
+    pub fn receive(&self) -> io::Result<(MessageHeader, Vec<u8>)> {
         let mut stream = &*self.0;
-        let mut head = [0; Head::BYTES];
+        let mut head = [0; MessageHeader::BYTES];
         stream.read_exact(&mut head)?;
-        let head = Head::from_bytes(head);
+        let head = MessageHeader::from_bytes(head);
         if head.length == 0 {
             return Ok((head, Vec::new()));
         }

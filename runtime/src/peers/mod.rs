@@ -22,8 +22,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use mopd_compiler::plan::events::FailureKind;
 
 pub use self::agree::{apart, unreadable};
-pub use self::join::{Meeting, RunSecret};
-use self::link::{Head, PeerLink};
+pub use self::join::{Rendezvous, RunSecret};
+use self::link::{MessageHeader, PeerLink};
 use crate::failure::{Error, Result};
 
 /// Numbers of a part that are sent at a time, to keep buffers small.
@@ -124,7 +124,9 @@ impl Peers {
                 .map(|bytes| f64::from_le_bytes(bytes.try_into().expect("eight bytes")))
                 .collect();
             if numbers.len() != own.len() {
-                return Err(self.unlike(rank, &format!("{} numbers to add to {}", numbers.len(), own.len())));
+                return Err(
+                    self.mismatch(rank, &format!("{} numbers to add to {}", numbers.len(), own.len()))
+                );
             }
             match rank {
                 0 => sum = numbers,
@@ -148,7 +150,7 @@ impl Peers {
             for (rank, bytes) in self.exchange(Collective::ReduceScatter, &own)?.into_iter().enumerate() {
                 let numbers = from_bytes(&bytes);
                 if numbers.len() != count {
-                    return Err(self.unlike(rank, &format!("{} numbers to add to {count}", numbers.len())));
+                    return Err(self.mismatch(rank, &format!("{} numbers to add to {count}", numbers.len())));
                 }
                 match rank {
                     0 => sum.extend(numbers),
@@ -174,8 +176,8 @@ impl Peers {
             for (rank, bytes) in all.into_iter().enumerate() {
                 let (range, numbers) = (of(rank), from_bytes(&bytes));
                 if numbers.len() != range.len() {
-                    let what = format!("{} numbers where {} belong", numbers.len(), range.len());
-                    return Err(self.unlike(rank, &what));
+                    let what = format!("{} numbers, expected {}", numbers.len(), range.len());
+                    return Err(self.mismatch(rank, &what));
                 }
                 put(range, &numbers);
             }
@@ -193,7 +195,7 @@ impl Peers {
         let mut state = self.lock();
         state.done += 1;
         let (what, number) = (what as u8, state.done);
-        let head = |bytes: &[u8]| Head { what, number, length: bytes.len() as u64 };
+        let head = |bytes: &[u8]| MessageHeader { what, number, length: bytes.len() as u64 };
         let links = || state.links.iter().enumerate().filter_map(|(rank, link)| Some((rank, link.as_ref()?)));
         // Send and receive at the same time: two processes that only sent could block each other.
         let received = std::thread::scope(|scope| {
@@ -213,7 +215,8 @@ impl Peers {
                     }
                     Ok((head, _)) => {
                         let why = format!(
-                            "it is at collective {} of kind {}, and this process at {number} of kind {what}",
+                            "it is at collective {} of kind {}, but this process is at {number} of \
+                            kind {what}",
                             head.number, head.what
                         );
                         failed = Some((rank, why));
@@ -245,7 +248,7 @@ impl Peers {
     }
 
     /// The error for a process at another collective than this one.
-    fn unlike(&self, rank: usize, what: &str) -> Error {
+    fn mismatch(&self, rank: usize, what: &str) -> Error {
         apart(&format!("process {rank} of {} sent {what}", self.size))
     }
 }

@@ -8,24 +8,24 @@ use super::*;
 /// Runs `work` on `size` connected threads and returns their results by rank.
 pub fn among<T: Send>(size: usize, work: impl Fn(&Peers) -> T + Sync) -> Vec<T> {
     let secret = RunSecret::new();
-    let meeting = Meeting::new(size, secret).unwrap();
+    let meeting = Rendezvous::new(size, secret).unwrap();
     let port = meeting.port();
     std::thread::scope(|scope| {
         let (work, mut threads) = (&work, Vec::new());
         for rank in 1..size {
-            threads.push(scope.spawn(move || work(&Meeting::join(port, rank, size, secret).unwrap())));
+            threads.push(scope.spawn(move || work(&Rendezvous::join(port, rank, size, secret).unwrap())));
         }
         let first = work(&meeting.first(|| Ok(())).unwrap());
         std::iter::once(first).chain(threads.into_iter().map(|thread| thread.join().unwrap())).collect()
     })
 }
 
-/// Numbers whose sum depends on the order.
+/// Numbers whose sum depends on the order of addition.
 fn number(rank: usize, place: usize) -> f32 {
     [1e8, 1.0, -1e8, 3.0e-3][(rank + place) % 4] + place as f32
 }
 
-/// Also for parts of unequal length, for fewer numbers than processes, and for none.
+/// Also tests parts of unequal length, fewer numbers than processes, and no numbers.
 #[test]
 fn sums_are_made_in_the_order_of_the_processes() {
     for size in 2..5 {
@@ -64,7 +64,7 @@ fn long_vectors_are_summed_piece_by_piece() {
 }
 
 #[test]
-fn everybody_gets_what_everybody_has() {
+fn all_gather_and_broadcast_reach_every_process() {
     let all = among(3, |peers| {
         let own = vec![peers.rank() as u8; 2 * peers.rank()];
         peers.barrier().unwrap();
@@ -86,7 +86,7 @@ fn large_messages_cross() {
 }
 
 #[test]
-fn a_process_that_goes_is_seen_by_all() {
+fn exit_of_one_process_is_seen_by_all() {
     let said = among(3, |peers| {
         peers.barrier().unwrap();
         if peers.rank() == 2 {
@@ -118,9 +118,9 @@ fn processes_at_different_places_are_told_apart() {
 
 /// A port scanner, a browser or a process without the secret does not end the wait for peers.
 #[test]
-fn strangers_are_turned_away() {
+fn connections_without_the_secret_are_ignored() {
     let secret = RunSecret::new();
-    let meeting = Meeting::new(2, secret).unwrap();
+    let meeting = Rendezvous::new(2, secret).unwrap();
     let port = meeting.port();
     std::thread::scope(|scope| {
         let joined = scope.spawn(move || {
@@ -134,11 +134,11 @@ fn strangers_are_turned_away() {
             // Whether the read fails or not, nothing was sent.
             let _ = browser.read_to_end(&mut answer);
             assert_eq!(answer, b"");
-            let Err(refused) = Meeting::join(port, 1, 2, RunSecret::new()) else {
+            let Err(refused) = Rendezvous::join(port, 1, 2, RunSecret::new()) else {
                 panic!("without the secret")
             };
-            assert!(refused.to_string().contains("process 1 of 2 can't join"), "{refused}");
-            Meeting::join(port, 1, 2, secret).unwrap().all_gather(b"b").unwrap()
+            assert!(refused.to_string().contains("process 1 of 2 cannot join"), "{refused}");
+            Rendezvous::join(port, 1, 2, secret).unwrap().all_gather(b"b").unwrap()
         });
         let peers = meeting.first(|| Ok(())).unwrap();
         assert_eq!(peers.all_gather(b"a").unwrap(), [b"a", b"b"]);
@@ -149,19 +149,19 @@ fn strangers_are_turned_away() {
 #[test]
 fn another_version_is_refused_on_both_sides() {
     let secret = RunSecret::new();
-    let meeting = Meeting::new(2, secret).unwrap();
+    let meeting = Rendezvous::new(2, secret).unwrap();
     let port = meeting.port();
     std::thread::scope(|scope| {
         let came = scope.spawn(move || super::join::tests::join_with_version(port, secret, 99));
         let Err(refused) = meeting.first(|| Ok(())) else { panic!("it is of another version") };
         assert!(refused.to_string().contains("version 99"), "{refused}");
-        assert_eq!(came.join().unwrap(), 1, "it is told which one this is");
+        assert_eq!(came.join().unwrap(), super::join::VERSION, "it is told which one this is");
     });
 }
 
 /// The wait for peers ends with the error of `check`.
 #[test]
-fn a_meeting_ends_where_nobody_will_come() {
-    let meeting = Meeting::new(2, RunSecret::new()).unwrap();
+fn rendezvous_ends_with_the_error_of_check() {
+    let meeting = Rendezvous::new(2, RunSecret::new()).unwrap();
     assert!(matches!(meeting.first(|| Err(Error::Interrupted)), Err(Error::Interrupted)));
 }

@@ -23,13 +23,13 @@ impl StageTrial<'_> {
         };
         let all: f64 = self.train.rollouts().map(rows).sum();
         let layers = (layer * layers + matrix) as f64;
-        let talk = self.spoken(batch) * layers * 2.0;
-        let beside = self.beside_completions(batch) * layers * 2.0;
+        let talk = self.panel_tokens(batch) * layers * 2.0;
+        let beside = self.other_tokens_of_completions(batch) * layers * 2.0;
         8.0 * batch * (all / own) * self.length() * layers + talk + beside
     }
 
     /// The most tokens that panels write about the prompts of `batch` sequences.
-    fn spoken(&self, batch: f64) -> f64 {
+    fn panel_tokens(&self, batch: f64) -> f64 {
         let each: u32 = self.train.panels.iter().map(Panel::tokens).sum();
         f64::from(each) * batch / f64::from(self.train.rollout.group().max(1))
     }
@@ -45,11 +45,11 @@ impl StageTrial<'_> {
 
     /// Tokens that other models read and write for `completions` completions of the student: feedback about
     /// them, attempts, derived prompts and continuations.
-    fn beside_completions(&self, completions: f64) -> f64 {
+    fn other_tokens_of_completions(&self, completions: f64) -> f64 {
         let about = self.train.feedback.iter().map(|feedback| f64::from(feedback.tokens(self.completion)));
         let beside: f64 = about.map(|tokens| tokens + self.length()).sum();
         let attempts = self.train.objective.attempts().len() as f64 * self.length();
-        let derived: f64 = self.derived().map(|derived| self.beside_derived(derived)).sum();
+        let derived: f64 = self.derived().map(|derived| self.other_tokens_of_derived(derived)).sum();
         let continued = self.train.objectives().flat_map(|(_, objective)| objective.agreements());
         let continued: f64 = continued.map(|of| f64::from(of.blocks) * self.length() + of.written()).sum();
         completions * (beside + attempts + derived + continued)
@@ -61,7 +61,7 @@ impl StageTrial<'_> {
 
     /// Tokens read and written for a completion of a derived prompt: an attempt, answers, and the shortened
     /// texts of its group.
-    fn beside_derived(&self, derived: &Derived) -> f64 {
+    fn other_tokens_of_derived(&self, derived: &Derived) -> f64 {
         let whole = (1 + derived.answering().len()) as f64 * self.length();
         let shown = |view| f64::from(derived.shown(view, self.completion, 1));
         let short = |(_, view, most): (_, _, u32)| shown(view) + f64::from(most) + self.length();
@@ -75,7 +75,7 @@ impl StageTrial<'_> {
         let config = &self.shapes.configs[self.model.0 as usize];
         let parameters = 4.0 * Weights::parameters(config) as f64;
         let written =
-            if self.train.producers().any(Producer::fresh) { self.completion * self.turns() } else { 0 };
+            if self.train.producers().any(Producer::is_redrawn) { self.completion * self.turns() } else { 0 };
         // One token of every prompt is written per read of the weights.
         let spoken: u32 = self.train.panels.iter().map(Panel::tokens).sum();
         let about: u32 = self.train.feedback.iter().map(|feedback| feedback.sampling.max_tokens).sum();
@@ -101,7 +101,7 @@ impl StageTrial<'_> {
             Trainable::Adapter(_) => 4.0,
             Trainable::Weights { .. } => 12.0 + 4.0 * self.train.optimizer.moments() as f64,
         };
-        own * self.parameters(self.model, usize::MAX) + 4.0 * self.beside_at_once(usize::MAX)
+        own * self.parameters(self.model, usize::MAX) + 4.0 * self.other_parameters_at_once(usize::MAX)
     }
 
     /// Parameters of a model that is cut to `layers` layers.
@@ -111,9 +111,9 @@ impl StageTrial<'_> {
 
     /// Parameters of the models other than the student that are in memory at once, cut to `layers` layers: of
     /// all of them if all fit, else of the largest.
-    fn beside_at_once(&self, layers: usize) -> f64 {
+    fn other_parameters_at_once(&self, layers: usize) -> f64 {
         let layers = if self.streams() { layers.min(1) } else { layers };
-        let each = self.beside().into_iter().map(|id| self.parameters(id, layers));
+        let each = self.other_models().into_iter().map(|id| self.parameters(id, layers));
         if self.models_fit() { each.sum() } else { each.fold(0.0, f64::max) }
     }
 
@@ -125,12 +125,12 @@ impl StageTrial<'_> {
 
     /// Bytes of the models that are in memory while a teacher scores: a student of `own` layers with its
     /// moments, and the largest of the teachers of `others` layers, or all of them if all fit.
-    pub fn while_scored(&self, own: usize, others: usize) -> f64 {
+    pub fn memory_while_scoring(&self, own: usize, others: usize) -> f64 {
         let computed = self.kind.elt_size_in_bytes() as f64;
         // Also in half precision: the rest of each float32 weight is kept beside its bfloat16 part.
         let all = 4.0 + 4.0 * self.train.optimizer.moments() as f64;
         let each = if self.train.trainable.is_all() { all } else { computed };
-        each * self.parameters(self.model, own) + computed * self.beside_at_once(others)
+        each * self.parameters(self.model, own) + computed * self.other_parameters_at_once(others)
     }
 
     /// Multiplications and additions of a forward pass over one token.

@@ -21,8 +21,8 @@ const TRIED: usize = 64;
 /// About how many rows share one read of the weights.
 const TOGETHER: f64 = 256.0;
 
-/// What extrapolation in a stage takes.
-pub struct Judging {
+/// The cost of extrapolation in a stage.
+pub struct ExtrapolationCost {
     /// Seconds of one evaluation.
     pub seconds: f64,
     /// Bytes of the weights as the last extrapolation left them.
@@ -34,7 +34,12 @@ pub struct Judging {
 impl StageTrial<'_> {
     /// Measured on the first prompts, with a model of the stage's shape; estimated if that would take more
     /// than `most` seconds.
-    pub fn judging(&self, of: &Extrapolation, machine: &MachineSpeed, most: f64) -> Result<Judging> {
+    pub fn judging(
+        &self,
+        of: &Extrapolation,
+        machine: &MachineSpeed,
+        most: f64,
+    ) -> Result<ExtrapolationCost> {
         let data = &self.domains[of.judged_by.0 as usize];
         let spec = self.spec();
         let tokens = tested(data)?.tokens(&spec.tokenizer)?;
@@ -65,7 +70,7 @@ impl StageTrial<'_> {
         };
         let answers = answers_memory(&spec, data, &of.evaluation, self.kind, self.budget)? as f64;
         let base = 4.0 * Weights::parameters(&spec.config) as f64;
-        Ok(Judging { seconds, base, answers })
+        Ok(ExtrapolationCost { seconds, base, answers })
     }
 
     /// The sampling of a trial. Completions are capped, since a model with made-up weights never ends one.

@@ -13,7 +13,7 @@ mod choosing;
 mod estimate;
 mod judging;
 mod machine;
-mod taken;
+mod measurement;
 mod trial;
 mod validating;
 
@@ -27,27 +27,27 @@ use crate::prepare::{DomainData, ModelSpec};
 use crate::rollout::MemoryBudget;
 use crate::tokenizer::Tokenizer;
 use mopd_compiler::plan::events::Prediction;
-use mopd_compiler::plan::producers::Once;
+use mopd_compiler::plan::producers::PrecomputedRollouts;
 use mopd_compiler::plan::{ModelId, Objective, Plan, Producer, Reward, Share, Stage, Train, Trainable};
 
 pub use machine::MachineSpeed;
-use taken::Taken;
+use measurement::TrialMeasurement;
 use trial::StageTrial;
 
 /// Most multiplications and additions of a step in a shallow trial: about a second on one core of a usual
 /// CPU.
 const MOST_WORK: f64 = 2e11;
 
-/// A step of at most so many estimated seconds is tried whole, however long the stage is.
+/// A step of at most this many estimated seconds is tried whole, however long the stage is.
 const FEW_SECONDS: f64 = 8.0;
 /// The limit for stages of at least [`MANY_STEPS`] steps, of which the trial is a small part.
 const MORE_SECONDS: f64 = 30.0;
 const MANY_STEPS: u32 = 20;
-/// A trial is worth it if the stage takes more than so many times as long.
+/// A trial is worth it if the stage takes more than this many times as long.
 const WORTH: f64 = 2.0;
 /// About how many steps the shallow trials of a deep model have.
 const SHALLOW: f64 = 10.0;
-/// A step of more than so many seconds is tried once after the first, a shorter one twice.
+/// A step of more than this many seconds is tried once after the first, a shorter one twice.
 const LONG: f64 = 1.0;
 /// Prompts of a domain that a teacher answers together.
 const TOGETHER: u32 = 256;
@@ -56,7 +56,7 @@ const ELEMENT_BYTES: u64 = 8;
 /// The fraction of the free memory that a trial may need.
 const FREE: f64 = 0.7;
 
-/// What is known of every model of a plan before it is trained, by [`ModelId`].
+/// The shape and the start weights of every model of a plan before it is trained, by [`ModelId`].
 pub struct Shapes {
     configs: Vec<Arc<Config>>,
     tokenizers: Vec<Arc<Tokenizer>>,
@@ -90,7 +90,7 @@ impl Shapes {
     }
 }
 
-/// What a training stage will take if it runs alone on this machine. None for other stages and, unless
+/// Time and memory of a training stage that runs alone on this machine. `None` for other stages and, unless
 /// `thorough`, for a stage that takes hardly longer than a trial of it. If several models learn in turns,
 /// the times of their turns add up, and the memory of a turn includes the weights and moments of all
 /// models.
@@ -107,7 +107,7 @@ pub fn predict(
     let of_stage = stage.trains();
     // No elements have changed before training, so a stage that trains only changed ones is tried with all.
     let whole = |train: &&Train<Objective>| Train {
-        trainable: train.trainable.whatever_changed(),
+        trainable: train.trainable.as_fully_trainable(),
         ..(*train).clone()
     };
     let tried: Vec<Train<Objective>> = of_stage.iter().map(whole).collect();
@@ -152,7 +152,7 @@ pub fn predict(
     Ok(whole)
 }
 
-/// What `steps` turns of one learner take; none if that is not worth a trial.
+/// Time and memory of `steps` turns of one learner; `None` if that is not worth a trial.
 fn turn(
     plan: &Plan,
     (learners, learner): (&[&Train<Objective>], usize),
@@ -167,7 +167,7 @@ fn turn(
     let kind = kind(plan.experiment.dtype);
     // In a trial, completions that the stage writes once per prompt are drawn at every step.
     let mut afresh = train.clone();
-    afresh.each_rollout(|rollout| rollout.producer.draw_afresh());
+    afresh.each_rollout(|rollout| rollout.producer.redraw_each_step());
     let trial = StageTrial {
         train: &afresh,
         learners,
@@ -186,7 +186,7 @@ fn turn(
         return Ok(None);
     }
     let fits = machine.free.is_none_or(|free| trial.needed() <= FREE * free);
-    let taken = match most_sequences(&trial, machine, most) {
+    let measured = match most_sequences(&trial, machine, most) {
         Some(part) if fits && part >= batch => whole(&trial, trial.estimated(batch, machine))?,
         Some(part) if fits => {
             let (less, more) = (trial.whole(part, 2, None)?, trial.whole(2 * part, 2, None)?);
@@ -195,18 +195,18 @@ fn turn(
             };
             // Completions that teachers write once are written before the first step.
             let around = train.rollout.producer.once().map_or(less.around, |once| at(once.sequences).around);
-            Taken { around, memory: memory(train, less, more, at(batch)), ..at(batch) }
+            TrialMeasurement { around, memory: memory(train, less, more, at(batch)), ..at(batch) }
         }
         _ => extrapolated(&trial)?,
     };
     let (judged, memory) = match &train.extrapolation {
-        None => (0.0, taken.memory),
+        None => (0.0, measured.memory),
         Some(of) => {
             let judging = trial.judging(of, machine, most)?;
             // During an evaluation memory holds the old and the candidate weights and the moments, but no
             // activations of a step.
-            let held = taken.resting + trial.needed() + judging.answers;
-            (judging.seconds * of.evaluations(steps) as f64, taken.memory.max(held) + judging.base)
+            let held = measured.resting + trial.needed() + judging.answers;
+            (judging.seconds * of.evaluations(steps) as f64, measured.memory.max(held) + judging.base)
         }
     };
     let validated = match &train.validation {
@@ -215,20 +215,20 @@ fn turn(
     };
     // Each part's gradient goes back through the student's layers separately, as it does with micro-batches.
     let through = if train.execution.micro_batch.is_some() { 1.0 } else { 1.5 };
-    let each = taken.update * through * train.aligned() as f64;
+    let each = measured.update * through * train.aligned() as f64;
     let aligned = train.alignment.map_or(0.0, |of| each * f64::from(of.times(steps)));
     let chosen = match &train.curriculum {
         None => 0.0,
-        Some(of) => trial.choosing(of, taken.rollout * f64::from(train.passes.max(1)), steps),
+        Some(of) => trial.choosing(of, measured.rollout * f64::from(train.passes.max(1)), steps),
     };
     let saved = 4.0 * Weights::parameters(&shapes.configs[model.0 as usize]) as f64 / machine.written;
     let steps = f64::from(steps);
-    let rollout = taken.rollout * steps * part_written(train, domains, steps) + chosen;
-    let (scoring, update) = (taken.scoring * steps, taken.update * steps + aligned);
-    let (stepping, rest) = (rollout + scoring + update, taken.around + judged + validated + saved);
-    let range = taken.range(stepping, rest);
+    let rollout = measured.rollout * steps * part_written(train, domains, steps) + chosen;
+    let (scoring, update) = (measured.scoring * steps, measured.update * steps + aligned);
+    let (stepping, rest) = (rollout + scoring + update, measured.around + judged + validated + saved);
+    let range = measured.range(stepping, rest);
     let memory = memory as u64 + aligned_bytes(train, &shapes.configs[model.0 as usize]);
-    let resting = taken.resting as u64;
+    let resting = measured.resting as u64;
     let seconds = stepping + rest;
     Ok(Some(Prediction { seconds, rollout, scoring, update, memory, resting, range: Some(range) }))
 }
@@ -263,7 +263,7 @@ fn aligned_bytes(train: &Train<Objective>, config: &Config) -> u64 {
 /// The fraction of the groups drawn in `steps` steps that must be written, if a prompt has the same
 /// completions whenever it is drawn.
 fn part_written(train: &Train<Objective>, domains: &[DomainData], steps: f64) -> f64 {
-    if !train.producers().all(|producer| producer.kind().once_a_prompt()) {
+    if !train.producers().all(|producer| producer.kind().cached_per_prompt()) {
         return 1.0;
     }
     let drawn = (steps / f64::from(train.passes.max(1))).ceil() * f64::from(train.rollout.groups);
@@ -290,10 +290,10 @@ fn most_sequences(trial: &StageTrial, machine: &MachineSpeed, seconds: f64) -> O
 }
 
 /// Tries whole steps of the stage with its own models.
-fn whole(trial: &StageTrial, estimated: f64) -> Result<Taken> {
+fn whole(trial: &StageTrial, estimated: f64) -> Result<TrialMeasurement> {
     let tried = tried(estimated);
     let batch = sequences(trial.train);
-    let Some(Once { sequences: written, .. }) = trial.train.rollout.producer.once() else {
+    let Some(PrecomputedRollouts { sequences: written, .. }) = trial.train.rollout.producer.once() else {
         return trial.whole(batch, tried, None);
     };
     // Teachers write all completions before the first step, domain by domain, many at once.
@@ -307,7 +307,7 @@ fn whole(trial: &StageTrial, estimated: f64) -> Result<Taken> {
     }
     let more = trial.whole(batch, 1, Some(many))?;
     let at = |sequences: u32| less.extrapolated(more, f64::from(sequences - few) / f64::from(many - few));
-    Ok(Taken { around: at(written).around, memory: at(chunk.clamp(few, written)).memory, ..less })
+    Ok(TrialMeasurement { around: at(written).around, memory: at(chunk.clamp(few, written)).memory, ..less })
 }
 
 /// Layers of the deeper of two trials, for a model of `layers` layers. A larger difference in depth reduces
@@ -322,13 +322,14 @@ fn further(layers: usize) -> f64 {
 }
 
 /// Extrapolates from trials with shallow models and, if need be, few sequences.
-fn extrapolated(trial: &StageTrial) -> Result<Taken> {
+fn extrapolated(trial: &StageTrial) -> Result<TrialMeasurement> {
     let train = trial.train;
     let student = trial.shapes.configs[trial.model.0 as usize].layers;
-    let teachers = train.asked().map(|id| trial.shapes.configs[id.0 as usize].layers).max();
+    let teachers =
+        train.scorer_and_writer_models().map(|id| trial.shapes.configs[id.0 as usize].layers).max();
     let batch = sequences(train);
     let (first, second) = sizes(train, batch, trial.work(batch, 1));
-    let at = |batch: u32| -> Result<Taken> {
+    let at = |batch: u32| -> Result<TrialMeasurement> {
         let one = trial.cut(batch, 1, 1)?;
         let whole = match teachers {
             // Models of one depth grow together.
@@ -342,31 +343,40 @@ fn extrapolated(trial: &StageTrial) -> Result<Taken> {
         };
         // A shallow model takes most memory while it has logits, when its teachers' layers are freed; a deep
         // one may take most while a teacher scores.
-        let grown = trial.while_scored(student, teachers.unwrap_or(student)) - trial.while_scored(1, 1);
-        Ok(Taken { memory: whole.memory.max(one.memory + grown), ..whole })
+        let grown = trial.memory_while_scoring(student, teachers.unwrap_or(student))
+            - trial.memory_while_scoring(1, 1);
+        Ok(TrialMeasurement { memory: whole.memory.max(one.memory + grown), ..whole })
     };
-    let taken = match second {
+    let measured = match second {
         None => at(first)?,
         Some(second) => {
             let (less, more) = (at(first)?, at(second)?);
             let all = less.extrapolated(more, f64::from(batch - first) / f64::from(second - first));
-            Taken { memory: memory(train, less, more, all), ..all }
+            TrialMeasurement { memory: memory(train, less, more, all), ..all }
         }
     };
-    Ok(taken.times_written(train))
+    Ok(measured.times_written(train))
 }
 
 /// The memory of a step, from two trials with fewer sequences and their extrapolation. With micro-batches,
 /// more sequences are only more parts, one after the other, and need no more memory.
-fn memory(train: &Train<Objective>, less: Taken, more: Taken, extrapolated: Taken) -> f64 {
+fn memory(
+    train: &Train<Objective>,
+    less: TrialMeasurement,
+    more: TrialMeasurement,
+    extrapolated: TrialMeasurement,
+) -> f64 {
     if train.execution.micro_batch.is_some() { less.memory.max(more.memory) } else { extrapolated.memory }
 }
 
-impl Taken {
+impl TrialMeasurement {
     /// Scales the time around the steps to all that teachers write once: in the trial they wrote one batch.
-    fn times_written(self, train: &Train<Objective>) -> Taken {
-        let Some(Once { sequences, .. }) = train.rollout.producer.once() else { return self };
-        Taken { around: self.around * f64::from(sequences) / f64::from(train.rollout.groups.max(1)), ..self }
+    fn times_written(self, train: &Train<Objective>) -> TrialMeasurement {
+        let Some(PrecomputedRollouts { sequences, .. }) = train.rollout.producer.once() else { return self };
+        TrialMeasurement {
+            around: self.around * f64::from(sequences) / f64::from(train.rollout.groups.max(1)),
+            ..self
+        }
     }
 }
 

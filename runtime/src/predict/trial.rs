@@ -1,22 +1,22 @@
-//! A few steps of a stage: its own, or smaller ones.
+//! Trials: a few steps of a stage, as they will be or with fewer sequences and shallower models.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
 use mopd_compiler::plan::events::TimeRange;
-use mopd_compiler::plan::producers::Once;
+use mopd_compiler::plan::producers::PrecomputedRollouts;
 use mopd_compiler::plan::{
     Keep, ModelId, Objective, Reward, RewardPart, Share, Train, Trainable, WeightFilter,
 };
 use tch::{Device, Kind};
 
-use super::taken::Taken;
+use super::measurement::TrialMeasurement;
 use super::{Shapes, cut, some_weights};
 use crate::control::Control;
 use crate::environment::Environments;
 use crate::failure::Result;
-use crate::machine::{cores::CoreWaits, memory, place::Place};
+use crate::machine::{cores::CoreContention, memory, place::Place};
 use crate::model::{Config, Weights};
 use crate::prepare::prompts::Prompts;
 use crate::prepare::{DomainData, ModelSpec, trained, validated};
@@ -28,46 +28,46 @@ use crate::train::{self, LearnerTurn, Source, SourceTeachers};
 
 /// Steps of a trial; the first is for warming up.
 const STEPS: u32 = 4;
-/// Of one that takes long.
+/// Steps of a trial that takes long.
 const FEW_STEPS: u32 = 3;
 
 pub struct StageTrial<'a> {
     pub train: &'a Train<Objective>,
-    /// All that learn in the stage, and which of them this is.
+    /// All learners of the stage, and the index of the one that is tried.
     pub learners: &'a [&'a Train<Objective>],
     pub learner: usize,
-    /// Of its specification.
+    /// Index of the trained model's shape.
     pub model: ModelId,
     pub domains: &'a [DomainData],
     pub shapes: &'a Shapes,
     pub place: Place,
     pub kind: Kind,
-    /// What generation may take.
+    /// Memory budget of generation.
     pub budget: MemoryBudget,
-    /// Tokens of a completion, on average, as far as they can be known without writing any.
+    /// Mean tokens of a completion, as far as they are known without writing any.
     pub completion: u32,
 }
 
-/// What a trial trains with.
+/// The size of a trial.
 #[derive(Clone, Copy)]
 enum Size {
-    /// So many sequences, and models of their own depth: those that it will have, where they exist. Teachers
-    /// that write before the first step write so many.
+    /// Steps of `batch` sequences, and models of full depth, with their own weights where these exist.
+    /// `written` is the number of sequences that teachers write before the first step; else `batch`.
     Whole { batch: u32, written: Option<u32> },
-    /// So many sequences, a student of `own` layers and teachers of `others`; numbers of no account.
+    /// Steps of `batch` sequences, a student of `own` layers, teachers of `others`; made-up weights.
     Cut { batch: u32, own: usize, others: usize },
 }
 
-/// What a trial has of each model.
+/// The models of a trial.
 struct TrialModels {
     of: HashMap<ModelId, Arc<Weights>>,
-    /// Those whose numbers are made up, each shape once. A trial has them in the host's memory; a run has its
-    /// own in files.
+    /// Made-up weights, each shape once. A trial has them in the host's memory; a run has its own weights in
+    /// files.
     made: Vec<Weights>,
 }
 
 impl TrialModels {
-    /// Of a place's memory, bytes of those that are made up.
+    /// Bytes that the made-up weights take of a place's memory: none of a GPU's.
     fn made_bytes(&self, place: Place) -> u64 {
         let bytes = |made: &Weights| 4 * Weights::parameters(&made.config) as u64;
         if place.device == Device::Cpu { self.made.iter().map(bytes).sum() } else { 0 }
@@ -75,40 +75,44 @@ impl TrialModels {
 }
 
 impl StageTrial<'_> {
-    /// What is known of the trained model.
+    /// The specification of the trained model.
     pub fn spec(&self) -> ModelSpec {
         let index = self.model.0 as usize;
         let (config, tokenizer) = (self.shapes.configs[index].clone(), self.shapes.tokenizers[index].clone());
         ModelSpec { config, tokenizer, loaded: None, of_files: false }
     }
 
-    /// Whether the weights that it begins with, or some like them, are there.
+    /// Whether weights of the model's shape exist before the run: its own, or those that it starts from.
     pub fn exists(&self) -> bool {
         self.shapes.weights[self.model.0 as usize].is_some()
     }
 
-    /// Weights of its own depth.
+    /// The model's start weights at full depth, made up where they do not exist.
     pub fn start(&self) -> Arc<Weights> {
         Arc::new(self.weights(self.model, Size::Whole { batch: 1, written: None }, &mut Vec::new()))
     }
 
-    /// Steps of the stage with `batch` sequences and else as they will be, of several not the first.
-    /// `written` is how many sequences teachers write before the first step; a batch where absent. On a busy
-    /// machine steps are unlike, so these are tried twice.
-    pub fn whole(&self, batch: u32, steps: u32, written: Option<u32>) -> Result<Taken> {
+    /// Measures `steps` steps as they will be, but with `batch` sequences; the first of several is a warm-up.
+    /// `written` is how many sequences teachers write before the first step, `batch` where absent. On a busy
+    /// machine times vary, so the steps are tried twice.
+    pub fn whole(&self, batch: u32, steps: u32, written: Option<u32>) -> Result<TrialMeasurement> {
         let size = Size::Whole { batch, written };
-        let taken = self.run(size, steps)?;
-        if steps > 1 && taken.on_busy_cores() { Ok(taken.or(self.run(size, steps)?)) } else { Ok(taken) }
+        let measured = self.run(size, steps)?;
+        if steps > 1 && measured.on_busy_cores() {
+            Ok(measured.or(self.run(size, steps)?))
+        } else {
+            Ok(measured)
+        }
     }
 
-    /// Steps with `batch` sequences, a student of `own` layers and teachers of `others`. Their memory is that
-    /// without what the allocator keeps, so that it can be extrapolated.
-    pub fn cut(&self, batch: u32, own: usize, others: usize) -> Result<Taken> {
+    /// Measures steps of `batch` sequences, a student of `own` layers and teachers of `others`. The memory
+    /// excludes what the allocator keeps, so that it can be extrapolated.
+    pub fn cut(&self, batch: u32, own: usize, others: usize) -> Result<TrialMeasurement> {
         let steps = if self.work(batch, own.max(others)) > 2e9 { FEW_STEPS } else { STEPS };
         self.run(Size::Cut { batch, own, others }, steps)
     }
 
-    /// One that says 1 of everything, with the parts of the domains' own.
+    /// A reward of 1 for every completion, with the parts that the rewards of the domains have.
     fn reward(&self) -> Reward {
         let any = || Reward::Regex { pattern: String::new(), field: String::new() };
         let domains = self.train.mixture.iter().map(|share| &self.domains[share.domain.0 as usize]);
@@ -118,44 +122,44 @@ impl StageTrial<'_> {
         if names.is_empty() { any() } else { Reward::Parts { parts: names.iter().map(part).collect() } }
     }
 
-    fn run(&self, size: Size, steps: u32) -> Result<Taken> {
+    fn run(&self, size: Size, steps: u32) -> Result<TrialMeasurement> {
         let train = self.settings(size);
-        // Verifiers of the author's are not asked about nonsense.
+        // The author's verifiers are not called on meaningless completions.
         let verifier = Verifier::new(&self.reward(), ".".as_ref())?;
         // A rollout serves as many steps as there are passes.
         let passes = train.passes.max(1);
         let steps = steps.saturating_mul(passes);
         let resting = memory::reset_peak_of(self.place).unwrap_or(0);
         let models = self.models(size);
-        let (started, waits) = (Instant::now(), CoreWaits::now());
+        let (started, waits) = (Instant::now(), CoreContention::now());
         let rows = self.train(&train, &verifier, steps, &models)?;
         let seconds = started.elapsed().as_secs_f64();
-        let waited = CoreWaits::now().longest_since(&waits).as_secs_f64();
+        let waited = CoreContention::now().longest_since(&waits).as_secs_f64();
         if matches!(size, Size::Cut { .. }) {
             memory::reset_peak_of(self.place);
             let saves = self.train.rollouts().any(|rollout| self.train.saves_activations(rollout));
-            // To the first step that has what generation saved, which the first of all has not.
+            // Up to the first step with activations that generation saved; the very first step has none.
             let steps = if saves { passes + 1 } else { 1 };
-            memory::exactly(|| self.train(&train, &verifier, steps, &models))?;
+            memory::with_exact_memory(|| self.train(&train, &verifier, steps, &models))?;
         }
         let memory =
             memory::peak_of(self.place).unwrap_or(0).saturating_sub(models.made_bytes(self.place)) as f64;
 
-        // One row a domain and teacher; all of a step say the same.
+        // One row per domain and teacher; all rows of a step have the same times.
         let each: Vec<_> = (0..steps).filter_map(|step| rows.iter().find(|row| row.step == step)).collect();
         let warm = &each[if steps > passes { passes as usize } else { 0 }.min(each.len())..];
-        // What disturbs a step only makes it longer, and layers multiply it.
+        // A disturbance only makes a step longer, and extrapolation over layers multiplies it.
         let least = |of: fn(&StepMetrics) -> f64| warm.iter().map(|row| of(row)).reduce(f64::min);
-        // Only the first of a rollout's steps has drawn it.
+        // Only the first of the steps that share a rollout draws it.
         let drawn = warm.iter().filter(|row| row.step.is_multiple_of(passes)).map(|row| row.rollout_seconds);
         let drawn = drawn.reduce(f64::min).unwrap_or(0.0);
-        // All steps of a rollout together, whichever has drawn it.
+        // Mean over the steps that share a rollout, whichever of them drew it.
         let steps_of = |rows: &[&StepMetrics]| {
             rows.iter().map(|row| row.rollout_seconds + row.scoring_seconds + row.update_seconds).sum::<f64>()
                 / f64::from(passes)
         };
         let each_step: Vec<f64> = warm.chunks_exact(passes as usize).map(steps_of).collect();
-        Ok(Taken {
+        Ok(TrialMeasurement {
             around: (seconds - each.iter().map(|row| row.seconds).sum::<f64>()).max(0.0),
             rollout: drawn / f64::from(passes),
             scoring: least(|row| row.scoring_seconds).unwrap_or(0.0),
@@ -170,19 +174,19 @@ impl StageTrial<'_> {
         })
     }
 
-    /// The stage's settings, with what a trial can't have left out.
+    /// The stage's settings, without those that a trial can't follow.
     fn settings(&self, size: Size) -> Train<Objective> {
         let mut train = self.train.clone();
         let (Size::Whole { batch, .. } | Size::Cut { batch, .. }) = size;
-        // Models that exist end where they end.
+        // Models that exist end their completions by themselves.
         let clipped =
             !(matches!(size, Size::Whole { .. }) && self.shapes.weights[self.model.0 as usize].is_some());
         let groups = (batch / train.rollout.group()).max(1);
         train.each_rollout(|rollout| {
             rollout.groups = groups;
-            // Nothing that models of a trial write is right.
-            rollout.settle();
-            // As long as they ever get.
+            // Completions of a trial are never right: conditions get the outcome that costs most.
+            rollout.assume_conditions();
+            // A moving limit is at its longest.
             rollout.producer.each_sampling(&mut |sampling| sampling.max_tokens_moves = None);
             if clipped {
                 rollout.producer.each_sampling(&mut |sampling| {
@@ -192,11 +196,11 @@ impl StageTrial<'_> {
         });
         if let Some(once) = train.rollout.producer.once_mut() {
             let written = if let Size::Whole { written: Some(written), .. } = size { written } else { batch };
-            *once = Once { sequences: written, keep: Keep::All };
+            *once = PrecomputedRollouts { sequences: written, keep: Keep::All };
         }
-        // Nor is it unlike.
+        // Completions of a trial are meaningless, so a filter might leave out all of them.
         train.filter = None;
-        // What that takes is measured apart.
+        // The cost of these is predicted separately.
         (train.extrapolation, train.curriculum, train.alignment) = (None, None, None);
         if let Some(validation) = &mut train.validation {
             (validation.rows, validation.every) = (Some(1), u32::MAX);
@@ -204,7 +208,7 @@ impl StageTrial<'_> {
         if matches!(size, Size::Whole { .. }) {
             return train;
         }
-        // Of the layers that are named, shallow models may have none.
+        // Shallow models may have none of the named layers.
         match &mut train.trainable {
             Trainable::Adapter(adapter) => adapter.layers = None,
             Trainable::Weights { only, except } => {
@@ -243,23 +247,23 @@ impl StageTrial<'_> {
     }
 
     /// The models beside the student, each once.
-    pub fn beside(&self) -> BTreeSet<ModelId> {
-        // The others that learn are in memory like models that do not.
+    pub fn other_models(&self) -> BTreeSet<ModelId> {
+        // Other learners are in memory, like models that are not trained.
         let learners = self.learners.iter().map(|other| other.start);
-        self.train.asked().chain(learners.filter(|id| *id != self.train.start)).collect()
+        self.train.scorer_and_writer_models().chain(learners.filter(|id| *id != self.train.start)).collect()
     }
 
-    /// As it will be, however small the models are here.
+    /// Whether the models fit in memory at full depth, however small those of the trial are.
     pub fn models_fit(&self) -> bool {
-        // Whatever a stage starts from is one of its models.
-        let mut models = self.beside();
+        // The start model counts too.
+        let mut models = self.other_models();
         models.insert(self.train.start);
         let count = |id: &ModelId| Weights::parameters(&self.shapes.configs[id.0 as usize]);
         train::fits_in_memory(self.place, models.iter().map(count).sum())
     }
 
-    /// The shape of a model whose numbers are made up for a trial; none where the model exists and is tried
-    /// whole.
+    /// The shape of a model's made-up weights; `None` where the model's own weights exist and have the wanted
+    /// depth.
     fn made_up(&self, id: ModelId, size: Size) -> Option<Config> {
         let config = &self.shapes.configs[id.0 as usize];
         match size {
@@ -271,17 +275,20 @@ impl StageTrial<'_> {
         }
     }
 
-    /// Of all that learn in the stage, what they begin with and ask.
+    /// The start models of all learners, and the models that they use.
     fn models(&self, size: Size) -> TrialModels {
-        let read = self.learners.iter().flat_map(|learner| learner.asked().chain([learner.start]));
+        let read = self
+            .learners
+            .iter()
+            .flat_map(|learner| learner.scorer_and_writer_models().chain([learner.start]));
         let ids: BTreeSet<ModelId> = read.collect();
         let mut made = Vec::new();
         let of = ids.into_iter().map(|id| (id, Arc::new(self.weights(id, size, &mut made)))).collect();
         TrialModels { of, made }
     }
 
-    /// A model's own weights, or some that `made` has of its shape: of many teachers, each would have an
-    /// embedding of its own.
+    /// A model's own weights, or made-up ones. Models of one shape share the latter through `made`: otherwise
+    /// each of many teachers would have its own embedding.
     fn weights(&self, id: ModelId, size: Size, made: &mut Vec<Weights>) -> Weights {
         let index = id.0 as usize;
         let Some(config) = self.made_up(id, size) else {
@@ -298,7 +305,7 @@ impl StageTrial<'_> {
         weights
     }
 
-    /// The rows of so many steps.
+    /// The metrics of this many steps.
     fn train(
         &self,
         train: &Train<Objective>,
@@ -310,7 +317,7 @@ impl StageTrial<'_> {
         let mut stages = Vec::with_capacity(self.learners.len());
         for (place, other) in self.learners.iter().copied().enumerate() {
             let own = place == self.learner;
-            // The others are there, and it is never their turn.
+            // The other learners are present, but it is never their turn.
             let every = if own { 1 } else { u32::MAX };
             let turn = LearnerTurn { name: None, place: place as u32, every };
             let settings = if own { train } else { other };
@@ -335,7 +342,7 @@ impl StageTrial<'_> {
             name: "trial",
             seed: 0,
             stream: 0,
-            // Nobody sees what a trial makes.
+            // The result of a trial is discarded, so its noise need not be secret.
             secret: Some(NoiseSecret::new(&[0; 32], "trial")),
             part: 0,
             guards_from: 0,
@@ -345,12 +352,12 @@ impl StageTrial<'_> {
             sources: self.sources(train, |data| trained(data, train), verifier)?,
             start: train::beginning(train, start, (0, 0)),
             start_place: String::new(),
-            models: train.asked().map(|id| (id, models.of[&id].clone())).collect(),
+            models: train.scorer_and_writer_models().map(|id| (id, models.of[&id].clone())).collect(),
             models_fit: Some(self.models_fit()),
             budget: self.budget,
             micro_batch: train.execution.micro_batch,
             recomputed: train.execution.checkpointing.layers(),
-            // As the stage does it, whose filter a trial leaves out.
+            // As in the stage itself: a trial's settings have no filter.
             saves_activations: self.train.saves_activations(&self.train.rollout),
             judge: None,
             validation: match train.validation {
@@ -360,7 +367,7 @@ impl StageTrial<'_> {
             place: self.place,
             kind: self.kind,
             environments: Environments::Untouched,
-            servers: &crate::served::NO_SERVERS,
+            servers: &crate::remote::NO_SERVERS,
             peers: None,
             control,
         })
@@ -372,7 +379,7 @@ mod tests {
     use super::*;
     use crate::model::tests::{random_model, tiny};
 
-    /// What is made up is the host's, however much of it a GPU has besides.
+    /// Made-up weights take the host's memory, and none of a GPU's.
     #[test]
     fn made_up_models_take_no_memory_of_a_gpu() {
         let weights = random_model(&tiny(), 1);

@@ -65,7 +65,7 @@ impl DataCache {
 /// Stamps the files; none if one can't be accessed, which reading it will report.
 fn identified(files: Vec<PathBuf>) -> Option<Vec<(PathBuf, FileStamp)>> {
     let stamped = |path: PathBuf| {
-        let stamp = FileStamp::of(&fs::metadata(&path).ok()?);
+        let stamp = FileStamp::from_metadata(&fs::metadata(&path).ok()?);
         Some((path, stamp))
     };
     files.into_iter().map(stamped).collect()
@@ -82,7 +82,7 @@ mod tests {
     use crate::data::{Dataset, DatasetRequest};
 
     #[test]
-    fn what_did_not_change_is_read_once() {
+    fn unchanged_data_is_read_once() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.jsonl");
         let line = |prompt: &str| format!("{{\"prompt\": \"{prompt}\"}}\n");

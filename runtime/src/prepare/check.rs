@@ -1,6 +1,8 @@
 //! Whether data has what a stage or a table asks of it, and a model room for its tests.
 
-use mopd_compiler::plan::{Comparison, DomainId, Evaluation, Length, Objective, Stage, TableColumn, Train};
+use mopd_compiler::plan::{
+    Comparison, DomainId, Evaluation, Length, Model, ModelId, Objective, Plan, Stage, TableColumn, Train,
+};
 
 use super::{DomainData, ModelSpec, tested, trained};
 use crate::failure::Result;
@@ -36,8 +38,11 @@ pub fn more_than_rows<O>(stage: &str, train: &Train<O>, domains: &[DomainData]) 
     let rows: usize = rows.map(|prompts| prompts.dataset.draws()).sum();
     let groups = train.rollout.groups;
     (groups as usize > rows).then(|| {
-        let asked = train.rollout.producer.kind().asked(groups);
-        format!("`{stage}`: {asked} in a step, and its data has {rows} rows: some of them come several times")
+        let asked = train.rollout.producer.kind().groups_setting(groups);
+        format!(
+            "`{stage}`: {asked} in a step, but its data has {rows} rows: some rows are used several \
+            times in one step"
+        )
     })
 }
 
@@ -67,13 +72,19 @@ fn training_steps(train: &Train<Objective>, domains: &[DomainData]) -> u32 {
 
 /// Schedules that go on behind the last step of a stage whose steps are known only here, since they are
 /// counted in epochs. Where the text says them, the checker has looked: `unfinished-schedule`.
-pub fn unfinished_schedules(name: &str, stage: &Stage<Objective>, domains: &[DomainData]) -> Vec<String> {
+/// Those that comments allow are left out.
+pub fn unfinished_schedules(plan: &Plan, id: ModelId, domains: &[DomainData]) -> Vec<String> {
+    let Model { name, stage, .. } = plan.experiment.model(id);
+    let allowed = plan.stages.get(id.0 as usize).map_or(&[][..], |facts| &facts.allowed_schedules);
     let mut said: Vec<String> = Vec::new();
     let of_stage = steps(stage, domains);
     let in_epochs = |train: &&Train<Objective>| matches!(train.length, Length::Epochs(_));
     let trains = stage.trains().into_iter().filter(in_epochs);
     for (what, schedule) in trains.flat_map(Train::schedules) {
         let Some(step) = schedule.unreached(of_stage) else { continue };
+        if allowed.contains(&schedule) {
+            continue;
+        }
         let text = format!(
             "`{name}`: the stage ends before this schedule does: {what} goes on to step {step}, and its \
              epochs are {of_stage} steps. Give it the length of the stage, `over: 100%` or fewer steps, or \
@@ -93,7 +104,7 @@ pub fn fewer_tests(comparison: &Comparison, domains: &[DomainData]) -> Vec<Strin
         let (asked, there) = (column.evaluation.prompts?, data.tests.as_ref()?.dataset.len());
         (asked as usize > there).then(|| {
             format!(
-                "`{}`: the table asks for {asked} test prompts of `{}`, which has {there}",
+                "`{}`: the table needs {asked} test prompts of `{}`, which has {there}",
                 comparison.name, data.name
             )
         })

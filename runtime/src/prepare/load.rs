@@ -10,7 +10,7 @@ use mopd_compiler::plan::events::FailureKind;
 use mopd_store::content::HashedFile;
 use serde::Serialize;
 
-use super::unchanged::Unchanged;
+use super::unchanged::HashedFiles;
 use crate::failure::{Error, Result};
 use crate::formats::hub::{self, Hub};
 use crate::formats::{gguf, huggingface, safetensors};
@@ -28,7 +28,7 @@ pub struct LoadedModel {
     /// depend on where the model was found.
     pub content: String,
     /// The hashed weight files, to check that they have not changed since.
-    pub unchanged: Unchanged,
+    pub unchanged: HashedFiles,
 }
 
 /// Loads a model. `base` is the folder that paths are relative to; `notes`, if given, is a folder that keeps
@@ -39,13 +39,13 @@ pub fn load(pretrained: &Pretrained, base: &Path, notes: Option<&Path>) -> Resul
             let found = Hub::from_environment().find(name, revision.as_deref(), base)?;
             of_folder(&found.folder)?
         }
-        Pretrained::Checkpoint { folder } => of_folder(&data::beside(base, folder))?,
-        Pretrained::Gguf { file } => of_gguf(&data::beside(base, file))?,
+        Pretrained::Checkpoint { folder } => of_folder(&data::path_as_written(base, folder))?,
+        Pretrained::Gguf { file } => of_gguf(&data::path_as_written(base, file))?,
     };
     let hashed = |file: &PathBuf| {
         let hashed = match notes {
             Some(notes) => HashedFile::remembered(file, notes),
-            None => HashedFile::of(file, u64::MAX),
+            None => HashedFile::hash(file, u64::MAX),
         };
         // The existing mapping, which the weights are in.
         hashed.and_then(|hashed| Ok((hashed, MappedFile::open(file)?))).map_err(|error| {
@@ -54,7 +54,7 @@ pub fn load(pretrained: &Pretrained, base: &Path, notes: Option<&Path>) -> Resul
     };
     let files = files.iter().map(hashed).collect::<Result<Vec<_>>>()?;
     let content = content_hash(&weights, files.iter().map(|(file, _)| file.hash.clone()).collect());
-    Ok(LoadedModel { weights, content, unchanged: Unchanged::model(files) })
+    Ok(LoadedModel { weights, content, unchanged: HashedFiles::model(files) })
 }
 
 /// Checks that a model is where the plan says, without reading its weights. The contents of a hub repository
@@ -66,8 +66,8 @@ pub fn look(pretrained: &Pretrained, base: &Path) -> Result<()> {
             Some(folder) => folder,
             None => return Ok(()),
         },
-        Pretrained::Checkpoint { folder } => data::beside(base, folder),
-        Pretrained::Gguf { file } => return gguf::open(&data::beside(base, file)).map(|_| ()),
+        Pretrained::Checkpoint { folder } => data::path_as_written(base, folder),
+        Pretrained::Gguf { file } => return gguf::open(&data::path_as_written(base, file)).map(|_| ()),
     };
     huggingface::config(&folder)?;
     safetensors::files(&folder).map(|_| ())
@@ -100,14 +100,14 @@ struct ModelContent<'a> {
 }
 
 /// A model and the files that hold its weights.
-type Opened = (Weights, Vec<PathBuf>);
+type OpenedModel = (Weights, Vec<PathBuf>);
 
-fn of_folder(folder: &Path) -> Result<Opened> {
+fn of_folder(folder: &Path) -> Result<OpenedModel> {
     let weights = Checkpoint::load(folder)?.weights;
     Ok((weights, safetensors::files(folder)?))
 }
 
-fn of_gguf(path: &Path) -> Result<Opened> {
+fn of_gguf(path: &Path) -> Result<OpenedModel> {
     let opened = gguf::open(path)?;
     let unreadable = |problem: String| {
         Error::new(FailureKind::Model, format!("cannot read {}: {problem}", path.display()))
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_is_named() {
+    fn missing_models_are_errors_with_their_path() {
         let folder = tempfile::tempdir().unwrap();
         let problem =
             |pretrained: Pretrained| load(&pretrained, folder.path(), None).unwrap_err().to_string();

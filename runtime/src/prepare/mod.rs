@@ -32,7 +32,7 @@ use self::load::LoadedModel;
 use self::merges::check_merge;
 use self::prompts::{MESSAGES, Prompts};
 use self::training::check_training;
-use self::unchanged::Unchanged;
+use self::unchanged::HashedFiles;
 use crate::data::{self, ContextLength, Dataset, DatasetRequest, Field, FieldKind, overlap};
 use crate::failure::{Error, Result};
 use crate::model::{Config, Weights};
@@ -43,7 +43,7 @@ use crate::zip::zip_equal;
 
 /// Where to look.
 #[derive(Clone, Copy)]
-pub struct Places<'a> {
+pub struct ReadContext<'a> {
     /// Folder that paths are relative to.
     pub base: &'a Path,
     /// Folder to remember hashes in; see [`crate::content::hash`].
@@ -79,7 +79,7 @@ pub struct ProgramFiles {
     pub hash: String,
     pub files: Vec<FileHash>,
     /// Those that are read again after they were hashed.
-    pub unchanged: Unchanged,
+    pub unchanged: HashedFiles,
 }
 
 /// What is known of a model before its weights are.
@@ -100,8 +100,8 @@ impl ModelSpec {
 }
 
 /// The specification of every model: that of the weights it descends from.
-pub fn model_specs(plan: &Plan, places: Places) -> Result<Vec<ModelSpec>> {
-    let Places { base, notes, .. } = places;
+pub fn model_specs(plan: &Plan, places: ReadContext) -> Result<Vec<ModelSpec>> {
+    let ReadContext { base, notes, .. } = places;
     let heads = plan::scalar_heads(&plan.experiment.models);
     let second_heads = plan::second_heads(&plan.experiment.models);
     let mut specs: Vec<ModelSpec> = Vec::new();
@@ -110,7 +110,7 @@ pub fn model_specs(plan: &Plan, places: Places) -> Result<Vec<ModelSpec>> {
             let spec = specs.get(from.0 as usize).ok_or_else(|| {
                 Error::new(
                     FailureKind::Runtime,
-                    format!("the plan uses a model before it makes it: `{}`", model.name),
+                    format!("the plan uses the model `{}` before it is made", model.name),
                 )
             })?;
             Ok::<ModelSpec, Error>(ModelSpec { loaded: None, ..spec.clone() })
@@ -120,11 +120,11 @@ pub fn model_specs(plan: &Plan, places: Places) -> Result<Vec<ModelSpec>> {
                 let tokenizer = match &architecture.tokenizer {
                     plan::TokenizerSpec::Bytes => Tokenizer::Bytes,
                     plan::TokenizerSpec::File(path) => {
-                        let loaded = tokenizer::PretrainedTokenizer::load(&data::beside(base, path));
+                        let loaded = tokenizer::PretrainedTokenizer::load(&data::path_as_written(base, path));
                         Tokenizer::Pretrained(loaded.map_err(|error| Error::from(error).at(model.origin))?)
                     }
                 };
-                let config = Config { vocabulary: tokenizer.vocabulary(), ..Config::of(architecture) };
+                let config = Config { vocabulary: tokenizer.vocabulary(), ..Config::new(architecture) };
                 config.check().map_err(|problem| {
                     Error::new(FailureKind::Runtime, format!("`{}`: {problem}", model.name)).at(model.origin)
                 })?;
@@ -163,7 +163,7 @@ pub fn prepare(
     plan: &Plan,
     stages: &[ModelId],
     specs: &[ModelSpec],
-    places: Places,
+    places: ReadContext,
 ) -> Result<(Vec<DomainData>, Vec<String>)> {
     let mut domains = Vec::new();
     let mut warnings = Vec::new();
@@ -187,7 +187,7 @@ pub fn prepare(
             check_can_be_saved(&spec.config).map_err(|error| error.at(model.origin))?;
         }
         check_merge(plan, &model.stage, specs).map_err(|error| error.at(model.origin))?;
-        warnings.extend(unfinished_schedules(&model.name, &model.stage, &domains));
+        warnings.extend(unfinished_schedules(plan, *id, &domains));
         for train in model.stage.trains() {
             check_training(train, train.start, &domains, specs).map_err(|error| error.at(model.origin))?;
             if let Some(extrapolation) = &train.extrapolation {
@@ -224,7 +224,7 @@ fn load(
     id: DomainId,
     domain: &Domain,
     stages: &[ModelId],
-    places: Places,
+    places: ReadContext,
 ) -> Result<DomainData> {
     let verifier = Verifier::new(&domain.reward, places.base)?;
     let commands = domain.reward.commands().into_iter();
@@ -232,13 +232,13 @@ fn load(
     let mut programs: Vec<ProgramFiles> = commands.map(of).collect::<Result<_>>()?;
     for file in domain.reward.files() {
         let hash = regular::hash(&places.base.join(file), u64::MAX).map_err(|error| {
-            let error = Error::new(FailureKind::Reward, format!("{file} can't be read: {}", reason(&error)));
+            let error = Error::new(FailureKind::Reward, format!("cannot read {file}: {}", reason(&error)));
             let beside = names_beside(&places.base.join(file)).unwrap_or_default();
             error.help(missing_file_help(file, &beside))
         })?;
         let files = vec![FileHash { name: file.to_owned(), hash: hash.clone() }];
         // The verifier has read it already.
-        programs.push(ProgramFiles { hash, files, unchanged: Unchanged::program(FailureKind::Reward, []) });
+        programs.push(ProgramFiles { hash, files, unchanged: HashedFiles::program(FailureKind::Reward, []) });
     }
     let trains = || stages.iter().flat_map(|stage| trains_of(plan, *stage));
     let fields: Vec<Field> = verifier.needed();
@@ -290,7 +290,7 @@ fn trains_of(plan: &Plan, stage: ModelId) -> impl Iterator<Item = (Origin, &Trai
 /// The rows of a domain that some stages train on, with all that these read of them; in turns, where a field
 /// with trajectories is given. Nobody judges turns, so what the verifier reads is in none of those.
 fn trained_on(
-    places: Places,
+    places: ReadContext,
     (id, domain): (DomainId, &Domain),
     stages: &[(Origin, &Train<plan::Objective>)],
     (judged, trajectory): (&[Field], Option<&str>),
@@ -333,7 +333,7 @@ fn validation(
     id: DomainId,
     domain: &Domain,
     stages: &[ModelId],
-    places: Places,
+    places: ReadContext,
 ) -> Result<Option<Arc<Prompts>>> {
     let trains = stages.iter().flat_map(|stage| trains_of(plan, *stage));
     let (mut fields, mut asked): (Vec<Field>, Vec<(&str, Origin)>) = Default::default();
@@ -374,25 +374,25 @@ pub fn programs<O>(train: &Train<O>, base: &Path) -> Result<Vec<ProgramFiles>> {
 }
 
 fn program(command: &str, depends: &[String], base: &Path, kind: FailureKind) -> Result<ProgramFiles> {
-    let program = CommandSources::of(command, depends, base).map_err(|error| {
+    let program = CommandSources::find(command, depends, base).map_err(|error| {
         Error::new(kind, error.to_string()).help("paths are relative to the folder of the experiment's file")
     })?;
     let file = |(name, hash): (&str, &str)| FileHash { name: name.to_owned(), hash: hash.to_owned() };
     let (hash, files) = (program.hash(), program.files().map(file).collect());
-    Ok(ProgramFiles { hash, files, unchanged: Unchanged::program(kind, program.hashed) })
+    Ok(ProgramFiles { hash, files, unchanged: HashedFiles::program(kind, program.hashed) })
 }
 
 /// The rows of a data source, with the fields that are read of them, and which of these a stage asked for:
 /// one that is missing is its mistake.
 fn rows(
-    places: Places,
+    places: ReadContext,
     source: &DataSource,
     domain: &Domain,
     (fields, asked): (&[Field], &[(&str, Origin)]),
     (routes, numbers): (&[Vec<DataFormula>], &[DataFormula]),
     whole: bool,
 ) -> Result<Arc<Prompts>> {
-    let Places { base, notes, cache, store } = places;
+    let ReadContext { base, notes, cache, store } = places;
     let own = |field: &&Field| field.name != MESSAGES || field.kind == FieldKind::Trajectory;
     let fields: Vec<Field> = fields.iter().filter(own).copied().collect();
     let request = DatasetRequest {
@@ -484,7 +484,7 @@ pub fn validated(data: &DomainData) -> Result<&Prompts> {
             FailureKind::Data,
             format!("the domain `{}` has no validation rows, but a stage validates on them", data.name),
         )
-        .help("give the domain `validation = \"...\"`, a file laid out like its prompts")
+        .help("set `validation = \"...\"` of the domain to a file with the format of its prompts")
     })
 }
 
@@ -495,6 +495,6 @@ pub fn tested(data: &DomainData) -> Result<&Prompts> {
             FailureKind::Data,
             format!("the domain `{}` has no tests, but a comparison evaluates it", data.name),
         )
-        .help("give the domain `tests = \"...\"`, a file laid out like its prompts")
+        .help("set `tests = \"...\"` of the domain to a file with the format of its prompts")
     })
 }

@@ -10,14 +10,14 @@ use mopd_compiler::plan::{self, DomainId, ModelId, Plan, Served, Stage, Train};
 use serde_json::{Map, Value};
 
 use super::load::look as look_for_model;
-use super::{DomainData, Places, load, programs, turns};
+use super::{DomainData, ReadContext, load, programs, turns};
 use crate::control::Control;
 use crate::data::{self, Dataset, overlap};
 use crate::environment::{Environment, Episode, Start};
 use crate::failure::{Error, Result};
+use crate::remote::Server;
+use crate::remote::sampling::SamplingServer;
 use crate::reward::RewardInput;
-use crate::served::Server;
-use crate::served::sampling::SamplingServer;
 use crate::tokenizer::PretrainedTokenizer;
 
 /// The field whose text is the completion for a record, if the record has it.
@@ -51,7 +51,7 @@ pub struct FirstRow {
 }
 
 impl FirstRow {
-    pub fn of(data: &DomainData) -> Option<FirstRow> {
+    pub fn find(data: &DomainData) -> Option<FirstRow> {
         let dataset = &data.train.as_ref()?.dataset;
         Some(FirstRow {
             domain: data.name.clone(),
@@ -99,7 +99,7 @@ pub fn begin<'a, O>(
 pub fn look(
     plan: &Plan,
     stages: &[ModelId],
-    places: Places,
+    places: ReadContext,
     control: &Control,
     mut found: impl FnMut(Error),
 ) -> Result<()> {
@@ -116,7 +116,7 @@ pub fn look(
                         .for_each(|overlap| control.warn(overlap.to_string()));
                 }
             }
-            rows[id as usize] = FirstRow::of(&data);
+            rows[id as usize] = FirstRow::find(&data);
             ask(&data, control)
         });
         match checked {
@@ -132,7 +132,7 @@ pub fn look(
         if let Stage::Initialise(architecture) = &model.stage
             && let plan::TokenizerSpec::File(path) = &architecture.tokenizer
             && named.insert(path)
-            && let Err(error) = PretrainedTokenizer::load(&data::beside(places.base, path))
+            && let Err(error) = PretrainedTokenizer::load(&data::path_as_written(places.base, path))
         {
             found(Error::from(error).at(model.origin));
         }

@@ -16,7 +16,7 @@ use crate::failure::{Error, Result};
 use crate::store::{Lookup, Store};
 use crate::tokenizer::Token;
 use crate::tokenizer::Tokenizer;
-use crate::tokenizer::chat::{self, AnswerTokens, ChatError, ChatTemplate, Conversation, Example};
+use crate::tokenizer::chat::{self, AnswerTokens, ChatError, ChatTemplate, Conversation, TrainingExample};
 use crate::zip::zip_equal;
 
 /// What took less to make is made again sooner than anybody misses it.
@@ -24,7 +24,7 @@ const AT_LEAST: Duration = Duration::from_secs(1);
 /// Bytes a second that are read back and checked, on a slow disk.
 const READ_BACK: f64 = 100e6;
 /// How often it is asked whether another run is done.
-const PATIENCE: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Raised whenever the same rows become other tokens, or are written down otherwise.
 const VERSION: u32 = 3;
 
@@ -195,11 +195,19 @@ impl Prompts {
         answered.map_err(|error| self.wrong(row, error))
     }
 
+    /// The token that ends an answer to a row: the chat template's, or the tokenizer's own.
+    pub fn end_of_answer(&self, tokenizer: &Tokenizer, row: usize) -> Token {
+        match self.dataset.conversation(row) {
+            None => tokenizer.ends()[0],
+            Some(conversation) => chat::turn_end(tokenizer, &conversation.asked()),
+        }
+    }
+
     /// Rows to imitate: their prompts and a field, or their conversations.
     pub fn examples(&self, tokenizer: &Tokenizer, field: &str) -> Result<Examples> {
         let prompts = self.tokens(tokenizer)?;
         let rows = self.lists(&format!("examples with `{field}`"), tokenizer, |row| {
-            let Example { prompt, completion, written } =
+            let TrainingExample { prompt, completion, written } =
                 self.example(tokenizer, row, field, prompts.get(row))?;
             let mut list = Vec::with_capacity(1 + completion.len());
             if prompt == prompts.get(row) {
@@ -263,7 +271,7 @@ impl Prompts {
                 return Ok(lists);
             }
             match store.try_lock(key) {
-                Ok(None) => std::thread::sleep(PATIENCE),
+                Ok(None) => std::thread::sleep(POLL_INTERVAL),
                 Ok(Some(lock)) => break Some(lock),
                 Err(_) => break None,
             }
@@ -272,7 +280,7 @@ impl Prompts {
         match store.tokens(key) {
             Lookup::Found(lists) => return Ok(lists),
             Lookup::Damaged(reason) => {
-                self.warn(format!("stored tokens are damaged and will be made again: {reason}"))
+                self.warn(format!("stored tokens are damaged and will be computed again: {reason}"))
             }
             Lookup::Absent => {}
         }
@@ -281,7 +289,7 @@ impl Prompts {
         if lock.is_some() && worth(started.elapsed(), Store::bytes_of_tokens(&lists)) {
             let about = format!("{} as tokens: {what}", self.dataset.path.display());
             if let Err(error) = store.insert_tokens(key, &about, &lists) {
-                self.warn(format!("the tokens of {} are not kept: {error}", self.dataset.path.display()));
+                self.warn(format!("the tokens of {} cannot be stored: {error}", self.dataset.path.display()));
             }
         }
         Ok(lists)
@@ -331,12 +339,18 @@ impl Prompts {
     }
 
     /// A row to imitate: its prompt, which is known where it is text, and a field, or its conversation.
-    fn example(&self, tokenizer: &Tokenizer, row: usize, field: &str, prompt: &[Token]) -> Result<Example> {
+    fn example(
+        &self,
+        tokenizer: &Tokenizer,
+        row: usize,
+        field: &str,
+        prompt: &[Token],
+    ) -> Result<TrainingExample> {
         let answer = || self.field(row, field);
         let Some(conversation) = self.dataset.conversation(row) else {
             let completion = tokenizer.completion(self.dataset.prompt(row), answer()?);
             let completion = completion.map_err(|error| self.wrong(row, error.into()))?;
-            return Ok(Example::new(prompt.to_vec(), completion));
+            return Ok(TrainingExample::new(prompt.to_vec(), completion));
         };
         let conversation =
             if field == MESSAGES { conversation } else { conversation.asked().answered(answer()?) };
@@ -355,7 +369,7 @@ impl Prompts {
     }
 
     pub fn longest_prompt(&self, tokenizer: &Tokenizer) -> Result<Longest> {
-        Ok(Longest::of(&self.dataset, None, self.tokens(tokenizer)?.lengths()))
+        Ok(Longest::find(&self.dataset, None, self.tokens(tokenizer)?.lengths()))
     }
 
     /// The longest that is read: the prompt, or a template in its place, and a field where the data has the
@@ -379,27 +393,27 @@ impl Prompts {
     fn longest_shown(&self, tokenizer: &Tokenizer, view: &View, field: Option<&str>) -> Result<Longest> {
         let shown = self.shown(tokenizer, view)?;
         let Some(field) = field else {
-            return Ok(Longest::of(&self.dataset, None, shown.lengths()).seen_as(&view.name));
+            return Ok(Longest::find(&self.dataset, None, shown.lengths()).seen_as(&view.name));
         };
         let examples = self.examples(tokenizer, field)?;
         if let Some(row) = (0..self.dataset.len()).find(|row| examples.parts(*row).0.is_some()) {
             let (file, place) = self.dataset.place(row);
             let message = format!(
-                "{}{place}: with its answer the conversation begins otherwise than without, so the template `{}` \
-                 can't stand in place of its prompt",
+                "{}{place}: the conversation with its answer does not begin with the conversation without \
+                it, so the template `{}` cannot replace its prompt",
                 file.display(),
                 view.name
             );
             return Err(Error::new(FailureKind::Data, message)
-                .help("give prompt and answer as two fields, or train on `sample(...)`"));
+                .help("write prompt and answer as two fields, or train on `sample(...)`"));
         }
         let lengths = shown.lengths().zip(0..).map(|(prompt, row)| prompt + examples.parts(row).1.len());
-        Ok(Longest::of(&self.dataset, Some(field), lengths).seen_as(&view.name))
+        Ok(Longest::find(&self.dataset, Some(field), lengths).seen_as(&view.name))
     }
 
     /// The longest sequence of fine-tuning on a field.
     fn longest_example(&self, tokenizer: &Tokenizer, field: &str) -> Result<Longest> {
-        Ok(Longest::of(&self.dataset, Some(field), self.examples(tokenizer, field)?.lengths()))
+        Ok(Longest::find(&self.dataset, Some(field), self.examples(tokenizer, field)?.lengths()))
     }
 }
 

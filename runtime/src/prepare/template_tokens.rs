@@ -46,7 +46,7 @@ pub fn for_feedback<O>(
 }
 
 /// A model that reads a view made of attempts.
-pub struct OfAttempts<'t> {
+pub struct AttemptsReader<'t> {
     /// The model that shortens a text; none for the student.
     pub writer: Option<Role>,
     /// What it reads in place of the prompts.
@@ -61,17 +61,17 @@ pub fn for_derived<'t, O>(
     train: &'t Train<O>,
     tokenizer: &Tokenizer,
     limit: Option<u32>,
-) -> Result<Vec<OfAttempts<'t>>> {
+) -> Result<Vec<AttemptsReader<'t>>> {
     let between = tokenizer.encode(Derived::BETWEEN)?.len() as u32;
     let mut readers = Vec::new();
     for derived in train.producers().flat_map(Producer::derives) {
         let completion = derived.sampling().max_tokens(limit);
         let shown = |view| derived.shown(view, completion, between);
         let view = &derived.sees;
-        readers.push(OfAttempts { writer: None, view, shown: shown(view), completion });
+        readers.push(AttemptsReader { writer: None, view, shown: shown(view), completion });
         readers.extend(derived.shorts().map(|(writer, view, most)| {
             let shown = shown(view).saturating_add(most);
-            OfAttempts { writer: Some(writer), view, shown, completion: 0 }
+            AttemptsReader { writer: Some(writer), view, shown, completion: 0 }
         }));
     }
     Ok(readers)

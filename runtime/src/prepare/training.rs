@@ -5,7 +5,7 @@ use mopd_compiler::plan::producers::Writer;
 use mopd_compiler::plan::{DomainId, ModelId, Objective, Producer, Role, Sampling, Train};
 
 use super::prompts::Prompts;
-use super::template_tokens::{OfAttempts, for_derived, for_feedback, with_completions, with_words};
+use super::template_tokens::{AttemptsReader, for_derived, for_feedback, with_completions, with_words};
 use super::{DomainData, ModelSpec, trained, validated};
 use crate::data::{ContextLength, DataProblem};
 use crate::environment::{EXPERT_TURNS, recorded};
@@ -13,7 +13,7 @@ use crate::failure::{Error, Result};
 use crate::model::change::first_difference;
 use crate::model::layout;
 use crate::quote::quote;
-use crate::tokenizer::{Counterparts, ONE_VOCABULARY, Tokenizer, difference, vocabulary_difference};
+use crate::tokenizer::{ONE_VOCABULARY, Tokenizer, VocabularyMap, difference, vocabulary_difference};
 
 /// That what a stage reads fits the models that read it.
 pub fn check_training(
@@ -83,8 +83,10 @@ impl<'a> StageModels<'a> {
             // A stage gives some heads to models that have none.
             let [own, others] = [&own, &others].map(|all| all.iter().filter(|entry| !entry.is_given()));
             let Some((own, others)) = first_difference(own, others) else { continue };
-            let message =
-                format!("`changed` compares models of another shape than the student's: {others}, not {own}");
+            let message = format!(
+                "`changed` compares models with another shape than the student's: {others}, not \
+                    {own}"
+            );
             return Err(
                 Error::new(FailureKind::Runtime, message).help("name models of the student's architecture")
             );
@@ -96,7 +98,7 @@ impl<'a> StageModels<'a> {
             };
             let said = difference.between("the student", "one of these");
             let message =
-                format!("`changed` compares models of another tokenizer than the student's: {said}");
+                format!("`changed` compares models with another tokenizer than the student's: {said}");
             return Err(Error::new(FailureKind::Runtime, message).help(ONE_VOCABULARY));
         }
         Ok(())
@@ -162,7 +164,7 @@ impl<'a> StageDomain<'a> {
             let message =
                 format!("`turns` of `{name}`, whose prompts are conversations, is not supported yet");
             return Err(Error::new(FailureKind::Data, message).help(
-                "write its prompts as plain text, and what is to stand between turns in the observations",
+                "write its prompts as plain text, and put the text between turns into the observations",
             ));
         }
         if environments().any(|turns| turns.expert_turns.is_some()) { experts(self.prompts) } else { Ok(()) }
@@ -183,7 +185,7 @@ impl<'a> StageDomain<'a> {
             let longest = self.prompts.longest(tokenizer, sees, None)?;
             longest.fits(sampling.max_tokens(self.data.limit), shortest)?;
         }
-        for (writer, sampling, view) in self.writing().flat_map(Producer::shown) {
+        for (writer, sampling, view) in self.writing().flat_map(Producer::writer_templates) {
             let (Writer::Scorer(role) | Writer::Editor { editor: role, .. }) = writer else { continue };
             let longest = self.prompts.longest(tokenizer, Some(view), None)?;
             let completions = with_completions(view, sampling.max_tokens(self.data.limit));
@@ -235,7 +237,8 @@ impl<'a> StageDomain<'a> {
     /// Completions of which others are made.
     fn derived_fit(&self) -> Result<()> {
         let (train, tokenizer) = (self.train(), self.stage.tokenizer());
-        for OfAttempts { writer, view, shown, completion } in for_derived(train, tokenizer, self.data.limit)?
+        for AttemptsReader { writer, view, shown, completion } in
+            for_derived(train, tokenizer, self.data.limit)?
         {
             let longest = self.prompts.longest(tokenizer, Some(view), None)?.with_shown(shown);
             let context = writer.map_or(self.stage.context(None), |role| self.context_of(role));
@@ -263,7 +266,7 @@ impl<'a> StageDomain<'a> {
             let (student, other) = (self.stage.spec(self.stage.model), self.stage.spec(other));
             if own_tokens {
                 // How long completions get in its tokens is known when they are there.
-                Counterparts::new(tokenizer, &other.tokenizer, self.prompts.dataset.is_chat(), &name)?;
+                VocabularyMap::new(tokenizer, &other.tokenizer, self.prompts.dataset.is_chat(), &name)?;
                 self.prompts.longest_prompt(&other.tokenizer)?.fits(1, other.context())?;
                 continue;
             }
@@ -275,9 +278,10 @@ impl<'a> StageDomain<'a> {
             if own < needed {
                 let message =
                     format!("{name} has a context of {own} tokens, less than its student's {needed}");
-                return Err(
-                    Error::new(FailureKind::Context, message).help("give it at least the student's context")
-                );
+                return Err(Error::new(FailureKind::Context, message).help(
+                    "it needs at least the student's \
+                        context",
+                ));
             }
         }
         Ok(())

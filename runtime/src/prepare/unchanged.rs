@@ -12,7 +12,7 @@ use crate::mapped::MappedFile;
 
 /// Files with the state in which they were hashed.
 #[derive(Clone, Debug)]
-pub struct Unchanged {
+pub struct HashedFiles {
     /// The kind of failure that a change of these files is.
     kind: FailureKind,
     files: Arc<Mutex<Vec<KnownFile>>>,
@@ -25,20 +25,20 @@ struct KnownFile {
     mapped: Option<Arc<MappedFile>>,
 }
 
-impl Unchanged {
+impl HashedFiles {
     /// The files of a program, whose processes open them by path.
-    pub fn program(kind: FailureKind, files: impl IntoIterator<Item = HashedFile>) -> Unchanged {
-        Unchanged::new(kind, files.into_iter().map(|hashed| KnownFile { hashed, mapped: None }))
+    pub fn program(kind: FailureKind, files: impl IntoIterator<Item = HashedFile>) -> HashedFiles {
+        HashedFiles::new(kind, files.into_iter().map(|hashed| KnownFile { hashed, mapped: None }))
     }
 
     /// The files of a model, whose weights are read through the mapping.
-    pub fn model(files: Vec<(HashedFile, Arc<MappedFile>)>) -> Unchanged {
+    pub fn model(files: Vec<(HashedFile, Arc<MappedFile>)>) -> HashedFiles {
         let known = |(hashed, mapped)| KnownFile { hashed, mapped: Some(mapped) };
-        Unchanged::new(FailureKind::Model, files.into_iter().map(known))
+        HashedFiles::new(FailureKind::Model, files.into_iter().map(known))
     }
 
-    fn new(kind: FailureKind, files: impl Iterator<Item = KnownFile>) -> Unchanged {
-        Unchanged { kind, files: Arc::new(Mutex::new(files.collect())) }
+    fn new(kind: FailureKind, files: impl Iterator<Item = KnownFile>) -> HashedFiles {
+        HashedFiles { kind, files: Arc::new(Mutex::new(files.collect())) }
     }
 
     /// Checks that the files are unchanged. Reads only files whose times or length have changed. `base` is
@@ -63,28 +63,26 @@ impl Unchanged {
         let (message, help) = match (&file.mapped, state) {
             (Some(_), _) => (
                 format!(
-                    "`{path}` was written to while the run was reading it: what it computed \
-                     since is not kept"
+                    "`{path}` was changed while the run was reading it: results that were computed since \
+                    are not kept"
                 ),
-                "run again: what is finished is kept. To replace a model, write a new folder, or a new file \
-                 that you rename over the old one: what has begun goes on with the old one",
+                "run again: finished stages are kept. To replace a model, write a new folder, or write a \
+                new file and rename it over the old one: a run that has begun continues with the old one",
             ),
             (None, FileState::Rewritten) => (
                 format!(
-                    "`{path}` was written to while the run was under way: it is as it was, but the program \
-                     may have read something else in between, so what it answered since is not kept"
+                    "`{path}` was written to during the run. Its content is the same as before, but the \
+                    program may have read something else in between, so its answers since then are not \
+                    kept"
                 ),
-                "run again: stages go on from their last checkpoint. A program that writes files while it \
-                 runs must write them elsewhere, in a temporary folder",
+                "run again: stages resume from their last checkpoint. A program that writes files while \
+                it runs must write them to a temporary folder",
             ),
             (None, _) => (
-                format!(
-                    "`{path}` changed while the run was under way: what the program answered \
-                     since is not kept"
-                ),
-                "run again: what is finished is kept, and what the program judges or writes is made with it \
-                 as it is now; with the file as it was, stages go on from their last checkpoint. A program \
-                 that writes files while it runs must write them elsewhere, in a temporary folder",
+                format!("`{path}` changed during the run: the program's answers since then are not kept"),
+                "run again: finished stages are kept, and the program's answers are computed with the new \
+                file; with the old file, stages resume from their last checkpoint. A program that writes \
+                files while it runs must write them to a temporary folder",
             ),
         };
         Err(Error::new(self.kind, message).help(help))
@@ -99,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_to_is_named_also_where_it_is_undone() {
+    fn files_written_during_a_run_are_named_even_if_restored() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         // Each write gets a distinct time, however coarse the file system's clock is.
@@ -111,10 +109,10 @@ mod tests {
         };
         write("judge.py", "0.25");
         write("model", "1.0");
-        let hashed = |name: &str| HashedFile::of(&path(name), u64::MAX).unwrap();
-        let program = || Unchanged::program(FailureKind::Reward, [hashed("judge.py")]);
-        let model = || Unchanged::model(vec![(hashed("model"), MappedFile::open(&path("model")).unwrap())]);
-        let said = |files: &Unchanged| files.check(folder.path()).err().map(|error| error.to_string());
+        let hashed = |name: &str| HashedFile::hash(&path(name), u64::MAX).unwrap();
+        let program = || HashedFiles::program(FailureKind::Reward, [hashed("judge.py")]);
+        let model = || HashedFiles::model(vec![(hashed("model"), MappedFile::open(&path("model")).unwrap())]);
+        let said = |files: &HashedFiles| files.check(folder.path()).err().map(|error| error.to_string());
         let begins =
             |said: Option<String>, with: &str| assert!(said.is_some_and(|said| said.starts_with(with)));
         let (first, first_model) = (program(), model());
@@ -124,16 +122,16 @@ mod tests {
         assert_eq!([said(&first), said(&first_model)], [None, None]);
         write("judge.py", "0.75");
         write("model", "2.0");
-        begins(said(&first), "`judge.py` changed while the run was under way");
-        begins(said(&first_model), "`model` was written to while the run was reading it");
+        begins(said(&first), "`judge.py` changed during the run");
+        begins(said(&first_model), "`model` was changed while the run was reading it");
         // The old content again: a process may have read the other one in between.
         write("judge.py", "0.25");
         write("model", "1.0");
         begins(
             said(&first.clone()),
-            "`judge.py` was written to while the run was under way: it is as it was",
+            "`judge.py` was written to during the run. Its content is the same as before",
         );
-        begins(said(&first_model), "`model` was written to while the run was reading it");
+        begins(said(&first_model), "`model` was changed while the run was reading it");
         // A process opens the new file at the path; the mapping is still of the old one.
         let (program, model) = (program(), model());
         for name in ["judge.py", "model"] {

@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use mopd_kernels::os::ProcessId;
+
 /// The variable in the environment of all processes of such a program.
 const VARIABLE: &str = "MOPD_PROGRAM";
 
@@ -59,7 +61,7 @@ impl DescendantMark {
             if left.is_empty() {
                 return;
             }
-            left.into_iter().for_each(mopd_kernels::os::kill);
+            left.into_iter().for_each(ProcessId::kill);
             thread::sleep(Duration::from_millis(1));
         }
     }
@@ -85,13 +87,14 @@ fn guard() -> std::io::Result<Child> {
 }
 
 /// The ids of processes that have `entry` in their environment. Empty if the system has no `/proc`.
-fn with_entry(entry: &[u8]) -> Vec<i32> {
+fn with_entry(entry: &[u8]) -> Vec<ProcessId> {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let numbers = processes.filter_map(|process| process.file_name().to_str()?.parse::<i32>().ok());
+    let numbers = processes.filter_map(|process| process.file_name().to_str()?.parse::<u32>().ok());
     numbers
         .filter(|number| {
             let environment = fs::read(format!("/proc/{number}/environ")).unwrap_or_default();
             environment.split(|byte| *byte == 0).any(|found| found == entry)
         })
+        .filter_map(ProcessId::new)
         .collect()
 }

@@ -19,11 +19,11 @@ pub use self::worker::ChildProcess;
 use self::worker::Received;
 
 /// How often a wait for an answer checks whether the job is to stop.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The processes of one command: as many as the most threads that have used it at once.
 pub struct ProcessPool {
-    /// What it is for, a noun: "reward command".
+    /// The kind of the command in messages, a noun: "reward command".
     what: &'static str,
     /// The command as messages show it.
     pub command: String,
@@ -70,7 +70,7 @@ pub enum ProgramFailure {
 }
 
 /// Why not all of a batch was answered.
-pub struct Unanswered {
+pub struct BatchFailure {
     pub failure: ProgramFailure,
     /// How many of the batch were answered.
     pub given: usize,
@@ -78,7 +78,7 @@ pub struct Unanswered {
     pub open: Option<usize>,
 }
 
-impl Unanswered {
+impl BatchFailure {
     /// The request to report: the one that the program refused, else the first without an answer.
     pub fn place(&self) -> Option<usize> {
         match self.failure {
@@ -147,7 +147,7 @@ impl ProcessPool {
 
     /// Calls `with` on a process. If the process dies or does not answer in time, calls it once more on a new
     /// one.
-    pub fn talk<T>(
+    pub fn with_process<T>(
         &self,
         slot: &mut Option<ChildProcess>,
         mut with: impl FnMut(&mut ChildProcess) -> Result<T, ProcessProblem>,
@@ -211,15 +211,15 @@ impl ProcessPool {
         what: &str,
         read: impl Fn(&Value) -> Result<T, String>,
         control: &Control,
-    ) -> Result<Vec<T>, Unanswered> {
+    ) -> Result<Vec<T>, BatchFailure> {
         let mut answers: Vec<Option<T>> = Vec::new();
-        let outcome = self.talk(slot, |worker| {
+        let outcome = self.with_process(slot, |worker| {
             answers = batch.iter().map(|_| None).collect();
             self.exchange(worker, batch, &mut answers, (what, &read), control)
         });
         match outcome {
             Ok(()) => Ok(answers.into_iter().flatten().collect()),
-            Err(failure) => Err(Unanswered {
+            Err(failure) => Err(BatchFailure {
                 failure,
                 given: answers.iter().flatten().count(),
                 open: answers.iter().position(Option::is_none),
@@ -253,7 +253,7 @@ impl ProcessPool {
             let (id, reply) = reply(&line)?;
             let place = id.checked_sub(first).and_then(|place| usize::try_from(place).ok());
             let place = place.filter(|place| *place < answers.len());
-            let place = place.ok_or_else(|| invalid("an `id` that was not asked"))?;
+            let place = place.ok_or_else(|| invalid("an `id` that no request has"))?;
             if answers[place].is_some() {
                 return Err(invalid(&format!("a second {what} for one `id`")));
             }
@@ -279,7 +279,7 @@ pub fn line(
         if control.check().is_err() {
             return Err(ProcessProblem::Stopped);
         }
-        let next_look = Instant::now() + LOOK;
+        let next_look = Instant::now() + POLL_INTERVAL;
         match worker.receive(Some(deadline.map_or(next_look, |deadline| deadline.min(next_look)))) {
             Received::Line(line) => return Ok(String::from_utf8_lossy(&line).into_owned()),
             Received::Closed => return Err(ProcessProblem::Ended),
@@ -315,7 +315,7 @@ pub fn refusal(program: &str, prompt: &str, why: &str) -> (String, String) {
 /// The help text for a process that ended.
 pub fn how_it_ended(how: &str, stderr: &str) -> String {
     if how == "exit status 127" && stderr.is_empty() {
-        return "exit status 127 is the shell's way to say that it did not find the program".to_owned();
+        return "exit status 127 means that the shell did not find the program".to_owned();
     }
     last_words(stderr)
 }

@@ -1,11 +1,13 @@
 //! A process that runs once and reports success by its exit status.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use mopd_kernels::os::ProcessId;
 
 use super::descendants::DescendantMark;
 use crate::control::Control;
@@ -22,16 +24,16 @@ pub enum Ended {
 }
 
 /// On drop, kills a process's group and all that it started, and reaps the process.
-struct Running {
+struct RunningProcess {
     child: Child,
     mark: DescendantMark,
 }
 
-impl Drop for Running {
+impl Drop for RunningProcess {
     fn drop(&mut self) {
-        if let Ok(group) = i32::try_from(self.child.id()) {
+        if let Some(process) = ProcessId::of(&self.child) {
             // The group that `process_group(0)` made: the child is not reaped yet, or was a moment ago.
-            mopd_kernels::os::kill(-group);
+            process.kill_group();
         }
         self.mark.kill();
         // It fails only if the child was reaped before.
@@ -39,28 +41,18 @@ impl Drop for Running {
     }
 }
 
-/// Starts a process in a group of its own, writes `input` to it, which must fit into a pipe's buffer, and
-/// waits for its end. Its standard error goes to `stderr`; its standard output is discarded.
-pub fn run(
-    mut command: Command,
-    input: &[u8],
-    stderr: File,
-    limit: Duration,
-    control: &Control,
-) -> io::Result<Ended> {
+/// Starts a process in a group of its own, and waits for its end. It has no input; its standard error goes to
+/// `stderr`, and its standard output is discarded.
+pub fn run(mut command: Command, stderr: File, limit: Duration, control: &Control) -> io::Result<Ended> {
     let mark = DescendantMark::new();
     let child = command
         .envs([mark.variable()])
-        .stdin(Stdio::piped())
+        .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(stderr)
         .process_group(0)
         .spawn()?;
-    let mut running = Running { child, mark };
-    if let Some(mut pipe) = running.child.stdin.take() {
-        // The write fails if the process has ended already.
-        let _ = pipe.write_all(input);
-    }
+    let mut running = RunningProcess { child, mark };
     let deadline = Instant::now().checked_add(limit);
     loop {
         if let Some(status) = running.child.try_wait()? {

@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use mopd_compiler::plan::events::CALLERS_LIBRARY_PATH;
+use mopd_kernels::os::ProcessId;
 
 use super::descendants::DescendantMark;
 
@@ -170,10 +171,10 @@ impl ChildProcess {
         if std::mem::replace(&mut self.killed, true) {
             return;
         }
-        if let Ok(group) = i32::try_from(self.child.id()) {
+        if let Some(process) = ProcessId::of(&self.child) {
             // The group that `process_group(0)` made: the child is not reaped yet, or was a moment ago, and
             // the system assigns process ids in turn, so the id is not reused yet.
-            mopd_kernels::os::kill(-group);
+            process.kill_group();
         }
         self.mark.kill();
         // Reaps the child: no zombie. It fails only if that was done before.

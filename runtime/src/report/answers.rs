@@ -35,13 +35,13 @@ pub struct PromptAnswers {
     /// Number of samples that state a confidence; statistics of confidences are of these only.
     pub stated: u32,
     /// Differences between stated confidences and outcomes.
-    pub gaps: Gaps,
+    pub gaps: CalibrationGaps,
 }
 
 /// Differences between a confidence and the outcome, which is [`WHOLE`] if the answer is correct, else 0.
 /// Integers, so that sums are exact.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Gaps {
+pub struct CalibrationGaps {
     /// Sums of confidence minus outcome, over the answers in each [`bin`].
     pub bins: [i64; BINS],
     /// Sum of squares over all answers.
@@ -59,10 +59,10 @@ fn bin(confidence: i64) -> usize {
 impl PromptAnswers {
     /// # Panics
     /// If there is no completion.
-    pub fn of(answers: &[Answer]) -> PromptAnswers {
+    pub fn from_answers(answers: &[Answer]) -> PromptAnswers {
         assert!(!answers.is_empty(), "a prompt has at least one completion");
         let samples = answers.len() as f64;
-        let mut gaps = Gaps::default();
+        let mut gaps = CalibrationGaps::default();
         for answer in answers {
             let Some(confidence) = answer.confidence else { continue };
             let gap = confidence - if answer.reward >= 1.0 { WHOLE } else { 0 };
@@ -119,7 +119,7 @@ mod tests {
             tokens: 1,
             confidence: None,
         };
-        PromptAnswers::of(&(0..samples).map(of).collect::<Vec<_>>())
+        PromptAnswers::from_answers(&(0..samples).map(of).collect::<Vec<_>>())
     }
 
     /// By going through all subsets.
@@ -149,12 +149,13 @@ mod tests {
     #[test]
     fn a_sample_is_correct_with_the_whole_reward() {
         let answer = |reward, text, tokens| Answer { reward, text, tokens, confidence: None };
-        let found = PromptAnswers::of(&[answer(1.0, "a", 2), answer(0.5, "b", 3), answer(0.0, "a", 7)]);
+        let found =
+            PromptAnswers::from_answers(&[answer(1.0, "a", 2), answer(0.5, "b", 3), answer(0.0, "a", 7)]);
         assert_eq!((found.samples, found.correct, found.distinct), (3, 1, 2));
         assert_eq!((found.mean_reward(), found.length), (0.5, 4.0));
         assert_eq!(found.metric(Metric::Distinct), Some(2.0 / 3.0));
         assert_eq!(found.metric(Metric::Length), Some(4.0));
-        assert_eq!((found.metric(Metric::Stated), found.gaps), (Some(0.0), Gaps::default()));
+        assert_eq!((found.metric(Metric::Stated), found.gaps), (Some(0.0), CalibrationGaps::default()));
     }
 
     #[test]
@@ -164,9 +165,13 @@ mod tests {
     }
 
     #[test]
-    fn who_states_nothing_is_not_counted() {
+    fn answers_without_confidence_are_not_counted() {
         let answer = |reward, confidence| Answer { reward, text: "", tokens: 1, confidence };
-        let found = PromptAnswers::of(&[answer(1.0, Some(8500)), answer(0.0, Some(3000)), answer(0.0, None)]);
+        let found = PromptAnswers::from_answers(&[
+            answer(1.0, Some(8500)),
+            answer(0.0, Some(3000)),
+            answer(0.0, None),
+        ]);
         assert_eq!((found.stated, found.metric(Metric::Stated)), (2, Some(2.0 / 3.0)));
         assert_eq!(found.gaps.bins, [0, 0, 3000, 0, 0, 0, 0, 0, -1500, 0]);
         assert_eq!(found.gaps.squares, 9_000_000 + 2_250_000);

@@ -12,7 +12,7 @@ use tch::{Kind, Tensor};
 use crate::control::Control;
 use crate::failure::{Error, Result};
 use crate::formats::huggingface;
-use crate::mapped::Stored;
+use crate::mapped::MappedTensor;
 use crate::model::change::{first_difference, is_beyond};
 use crate::model::{ParameterEntry, layout};
 use crate::zip::zip_equal;
@@ -20,9 +20,12 @@ use crate::zip::zip_equal;
 /// Emits one [`Event::Delta`] per parameter, then one per group and one for all.
 pub fn delta(job: &DeltaJob, control: &Control) -> Result<()> {
     let after = Folder::open(&job.after)?;
-    let before = Folder::open(&job.before)?.like(&after)?;
+    let before = Folder::open(&job.before)?.check_same_parameters(&after)?;
     let beside = match &job.beside {
-        Some((one, other)) => Some((Folder::open(one)?.like(&after)?, Folder::open(other)?.like(&after)?)),
+        Some((one, other)) => Some((
+            Folder::open(one)?.check_same_parameters(&after)?,
+            Folder::open(other)?.check_same_parameters(&after)?,
+        )),
         None => None,
     };
     let mut groups: Vec<(WeightGroup, Sums)> = Vec::new();
@@ -63,7 +66,7 @@ pub fn delta(job: &DeltaJob, control: &Control) -> Result<()> {
 struct Folder {
     path: String,
     entries: Vec<ParameterEntry>,
-    parts: Vec<Stored>,
+    parts: Vec<MappedTensor>,
 }
 
 impl Folder {
@@ -74,12 +77,12 @@ impl Folder {
     }
 
     /// Checks that its parameters are those of `other`.
-    fn like(self, other: &Folder) -> Result<Folder> {
+    fn check_same_parameters(self, other: &Folder) -> Result<Folder> {
         let Some((theirs, own)) = first_difference(&other.entries, &self.entries) else { return Ok(self) };
         let message =
             format!("{} and {} have different parameters: {theirs} and {own}", other.path, self.path);
         Err(Error::new(FailureKind::Model, message)
-            .help("name the model that training began from: it has the same shape"))
+            .help("name the model that training started from: it has the same shape"))
     }
 
     fn numbers(&self, index: usize) -> Result<Vec<f32>> {
@@ -93,7 +96,8 @@ impl Folder {
                 let message =
                     format!("{broken} of {} entries of `{name}` in {path} are not finite", numbers.len());
                 Err(Error::new(FailureKind::Model, message).help(
-                    "a change is measured between finite weights; name a model from before training diverged",
+                    "a change can only be measured between finite weights: name a model from before \
+                    training diverged",
                 ))
             }
         }

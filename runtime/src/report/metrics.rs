@@ -160,7 +160,7 @@ impl StepMetrics {
         fields
     }
 
-    /// Without what differs from one run to the next.
+    /// The same without times and memory, which differ from one run to the next.
     #[cfg(test)]
     pub fn without_times(self) -> StepMetrics {
         StepMetrics {
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_back() {
+    fn written_metrics_are_read_back() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.parquet");
         let states = [("beta".to_owned(), 0.06)].into();
@@ -403,7 +403,7 @@ mod tests {
         assert_eq!(column("seconds"), ColumnValues::Numbers(vec![Some(0.125); 2]));
     }
 
-    /// What is in no list is in no curve and in no tracker.
+    /// A column that is in none of the lists would be in no curve and in no tracker.
     #[test]
     fn every_column_is_one_that_is_shown_or_known_not_to_be() {
         let mut listed = [&OF_DOMAIN[..], &OF_STEP, &OTHERS].concat();

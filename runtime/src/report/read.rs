@@ -85,7 +85,7 @@ fn rewards(path: &Path) -> Result<Vec<PromptReward>> {
         Error::new(
             FailureKind::Data,
             format!(
-                "{} is not what a run leaves: its column `{name}` is missing or incomplete",
+                "{} is not a file of a run: its column `{name}` is missing or incomplete",
                 path.display()
             ),
         )
@@ -136,7 +136,7 @@ fn rewards(path: &Path) -> Result<Vec<PromptReward>> {
 pub fn columns(path: &Path) -> Result<Vec<ReadColumn>> {
     let failed = |error: String| {
         Error::new(FailureKind::Data, format!("can't read {}: {error}", path.display()))
-            .help("`mopd run` writes it anew; stages that are kept are not run again")
+            .help("`mopd run` writes it again; finished stages are not run again")
     };
     let file = File::open(path).map_err(|error| failed(error.to_string()))?;
     every(file).map_err(|error| failed(error.to_string()))
@@ -219,7 +219,8 @@ mod tests {
             prompt: 0,
             reward: f64::NAN,
         };
-        let answers = PromptAnswers::of(&[Answer { reward: 1.0, text: "a", tokens: 3, confidence: None }]);
+        let answers =
+            PromptAnswers::from_answers(&[Answer { reward: 1.0, text: "a", tokens: 3, confidence: None }]);
         write(&[row.clone(), PromptReward { reward: 0.5, ..row }], &[answers; 2], &path).unwrap();
         let columns = columns(&path).unwrap();
         let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
@@ -232,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_table_is_said_in_words() {
+    fn unreadable_metrics_file_is_an_error_with_its_path() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.parquet");
         for content in [None, Some("PAR1 but no more"), Some("")] {

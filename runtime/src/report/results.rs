@@ -59,7 +59,7 @@ pub fn assemble(
         tables.push(Table {
             name: comparison.name.clone(),
             metric: metric(experiment, comparison),
-            intervals: Some(Intervals::of(seeds.len())),
+            intervals: Some(Intervals::for_seeds(seeds.len())),
             samples: comparison.columns.first().map_or(1, |column| column.evaluation.samples()),
             domains: names.collect(),
             metrics: comparison.metrics().iter().map(Metric::to_string).collect(),

@@ -6,7 +6,7 @@ use mopd_compiler::plan::results::{Score, TableRow};
 use mopd_compiler::plan::{Comparison, DomainId, Metric, ModelId, Objective, Row};
 
 use super::answers::PromptAnswers;
-use interval::{Crossed, Estimate};
+use interval::{Estimate, SeedPromptMatrix};
 use scale::NormalizedScale;
 
 mod calibration;
@@ -85,10 +85,10 @@ pub fn table_rows(
     let anchors = anchors.as_ref();
     let bounded: Vec<bool> = (0..sizes.len()).map(|column| domain(column).reward.range().is_unit()).collect();
     let scale =
-        anchors.and_then(|(zero, one)| NormalizedScale::of((zero, one), &names, &bounded, seeds, &mut warn));
+        anchors.and_then(|(zero, one)| NormalizedScale::new((zero, one), &names, &bounded, seeds, &mut warn));
     for (name, size) in names.iter().zip(&sizes) {
         if *size == 1 {
-            warn(format!("one test prompt on `{name}`: its intervals say nothing of other prompts"));
+            warn(format!("`{name}` has one test prompt: its intervals cannot account for other prompts"));
         }
     }
 
@@ -136,15 +136,15 @@ fn metrics_of_row(
             let estimated: Option<Vec<Vec<f64>>> = seeds.iter().map(estimate).collect();
             if let Some(numbers) = estimated {
                 let bounds = metric.is_share().then_some((0.0, 1.0));
-                let estimate = Estimate { columns: vec![Crossed { numbers, bounds }] };
+                let estimate = Estimate { columns: vec![SeedPromptMatrix { numbers, bounds }] };
                 let score = score_of(&estimate, column.evaluation.samples());
                 found.entry(metric.to_string()).or_default().insert(name, score);
             } else if *metric == Metric::Ece {
                 let of: Vec<String> =
                     (seeds.iter().filter(|seed| estimate(seed).is_none())).map(u64::to_string).collect();
                 warn(format!(
-                    "no `calibration` of `{}` on `{name}`: with seed {} no answer states a confidence, such as \
-                     `Confidence: 85`, a whole number from 0 to 100; a prompt can ask for one",
+                    "no `calibration` of `{}` on `{name}`: with seed {}, no answer states a confidence \
+                    such as `Confidence: 85`, a whole number from 0 to 100; let the prompt ask for one",
                     row.label,
                     of.join(", "),
                 ));
@@ -169,7 +169,7 @@ fn score_of(estimate: &Estimate, samples: u32) -> Score {
 }
 
 /// A weighted sum of rewards by seed and prompt; `bounded` if they are from 0 to 1.
-fn combined<Rewards: AsRef<[f64]>>(parts: &[(f64, &Vec<Rewards>)], bounded: bool) -> Crossed {
+fn combined<Rewards: AsRef<[f64]>>(parts: &[(f64, &Vec<Rewards>)], bounded: bool) -> SeedPromptMatrix {
     let (_, first) = parts[0];
     let numbers = (0..first.len())
         .map(|seed| {
@@ -178,7 +178,7 @@ fn combined<Rewards: AsRef<[f64]>>(parts: &[(f64, &Vec<Rewards>)], bounded: bool
             (0..first[seed].as_ref().len()).map(at).collect()
         })
         .collect();
-    Crossed { numbers, bounds: bounded.then(|| bounds(parts)) }
+    SeedPromptMatrix { numbers, bounds: bounded.then(|| bounds(parts)) }
 }
 
 /// The bounds of a weighted sum of rewards from 0 to 1. Weights of the same rewards are added up first, so

@@ -8,7 +8,7 @@ use mopd_store::programs::python;
 
 use super::{Judgement, RewardError, RewardInput, verdict};
 use crate::control::Control;
-use crate::program::{self, ChildProcess, ProcessPool, ProgramFailure, Unanswered};
+use crate::program::{self, BatchFailure, ChildProcess, ProcessPool, ProgramFailure};
 use crate::quote::quote;
 
 /// The program that calls a function for each batch of requests; also part of the Python package.
@@ -103,7 +103,7 @@ impl CommandReward {
             Err(unanswered) => unanswered,
         };
         let prompt = unanswered.place().map_or("", |index| batch[index].prompt).to_owned();
-        let Unanswered { failure, given, .. } = unanswered;
+        let BatchFailure { failure, given, .. } = unanswered;
         let (program, limit) = (self.pool.name(), self.pool.limit);
         Err(match failure {
             ProgramFailure::Stopped => RewardError::Stopped,

@@ -36,8 +36,8 @@ pub enum RewardError {
     )]
     Ended { program: String, how: String, prompt: String, stderr: String },
     #[error(
-        "the {program} gave {given} of {asked} rewards within its time limit of {} s; \
-         restarting it did not help; the first prompt without a reward is {}",
+        "the {program} returned {given} of {asked} rewards within its time limit of {} s; restarting it \
+        did not help; the first prompt without a reward is {}",
         limit.as_secs_f64(),
         quote(prompt)
     )]
@@ -47,7 +47,7 @@ pub enum RewardError {
     Stopped,
     #[error("{message}")]
     Refused { message: String, help: String },
-    #[error("the {program} returned invalid output: {why} in {}", quote(line))]
+    #[error("the {program} returned invalid output: {why}; the line was {}", quote(line))]
     InvalidOutput { program: String, why: String, line: String, help: &'static str },
 }
 
@@ -95,7 +95,8 @@ impl RewardError {
             RewardError::Stopped => String::new(),
             RewardError::TimedOut { stderr, .. } => {
                 format!(
-                    "raise `time_limit`, lower `batch`, or look at what it does with that prompt; {}",
+                    "raise `time_limit`, lower `batch`, or check what the program does with that prompt; \
+                    {}",
                     program::last_words(stderr)
                 )
             }

@@ -13,7 +13,8 @@ use ureq::{Agent, Error};
 
 use super::{Judgement, RewardError, RewardInput, verdict};
 use crate::control::Control;
-use crate::http::{self, Refused};
+use crate::failure::{self, caught};
+use crate::http::{self, HttpFailure};
 use crate::quote::quote;
 
 /// Most requests of one call in flight.
@@ -23,7 +24,7 @@ const RETRIES: u32 = 4;
 /// Pause before the first retry; each further one is twice as long.
 const PAUSE: Duration = Duration::from_millis(300);
 /// Interval of checks whether the job is to stop.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Largest response, in bytes.
 const LONGEST: u64 = 64 << 20;
 
@@ -41,7 +42,7 @@ struct Server {
 }
 
 /// Why a request has no usable response.
-enum Trouble {
+enum RewardRequestError {
     /// A transient problem.
     Passing {
         what: String,
@@ -114,7 +115,11 @@ impl Http {
                 let (place, count) = (asked, batches[asked].len());
                 // In a thread, so that this one can check whether the job is to stop. The thread is not
                 // joined then: it ends by itself within its time limit.
-                thread::spawn(move || answered.send((place, server.ask(&body, count, &stop))));
+                thread::spawn(move || {
+                    // A panic must be heard of as well, or the run would wait for the answer for ever.
+                    let said = caught(|| server.ask(&body, count, &stop));
+                    answered.send((place, said.unwrap_or_else(|error| Err(server.unreadable(&error)))))
+                });
                 (asked, open) = (asked + 1, open + 1);
             }
             if open == 0 {
@@ -123,7 +128,7 @@ impl Http {
             if control.check().is_err() {
                 break Err(RewardError::Stopped);
             }
-            match replies.recv_timeout(LOOK) {
+            match replies.recv_timeout(POLL_INTERVAL) {
                 Ok((place, Ok(said))) => {
                     verdicts[place] = said;
                     open -= 1;
@@ -149,17 +154,19 @@ impl Server {
         loop {
             let (what, help) = match self.post(body).and_then(|said| verdicts(&said, count, self.range)) {
                 Ok(verdicts) => return Ok(verdicts),
-                Err(Trouble::Lasting { what, help }) => (what, help),
-                Err(Trouble::Passing { what, .. }) if attempt < RETRIES && !stop.load(Ordering::Relaxed) => {
+                Err(RewardRequestError::Lasting { what, help }) => (what, help),
+                Err(RewardRequestError::Passing { what, .. })
+                    if attempt < RETRIES && !stop.load(Ordering::Relaxed) =>
+                {
                     let warning =
-                        format!("the reward server {} {what} and was asked again", shown(&self.uri));
+                        format!("the reward server {} {what}; the request was sent again", shown(&self.uri));
                     self.warnings.lock().unwrap_or_else(PoisonError::into_inner).push(warning);
                     thread::sleep(PAUSE * 2_u32.pow(attempt));
                     attempt += 1;
                     continue;
                 }
-                Err(Trouble::Passing { what, help }) => {
-                    (format!("{what}; asking again {attempt} times did not help"), help.to_owned())
+                Err(RewardRequestError::Passing { what, help }) => {
+                    (format!("{what}; {attempt} retries did not help"), help.to_owned())
                 }
             };
             return Err(RewardError::Server {
@@ -169,47 +176,60 @@ impl Server {
         }
     }
 
-    fn post(&self, body: &[u8]) -> Result<Vec<u8>, Trouble> {
+    fn unreadable(&self, error: &failure::Error) -> RewardError {
+        RewardError::Server {
+            what: format!(
+                "the reward server {} gave an answer that mopd can't read: {error}",
+                shown(&self.uri)
+            ),
+            help: ANSWER.to_owned(),
+        }
+    }
+
+    fn post(&self, body: &[u8]) -> Result<Vec<u8>, RewardRequestError> {
         let request = self.agent.post(&self.uri).header("Content-Type", "application/json");
         let response = request.send(body).map_err(|error| self.lost(&error))?;
         let (status, what) = match http::body(response, LONGEST, "answered") {
             Ok(body) => return Ok(body),
-            Err(Refused::Lost(error)) => return Err(self.lost(&error)),
-            Err(Refused::Status(status, what)) => (status, what),
+            Err(HttpFailure::Lost(error)) => return Err(self.lost(&error)),
+            Err(HttpFailure::Status(status, what)) => (status, what),
         };
         if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
-            return Err(Trouble::Passing { what, help: "look at what the server says of the request" });
+            return Err(RewardRequestError::Passing {
+                what,
+                help: "read the server's message about the request",
+            });
         }
         let help = if status.is_redirection() {
-            "redirections are not followed: write the address that it leads to"
+            "redirects are not followed: write the address that it redirects to"
         } else {
-            "look at the path of the URL, and at what the server says of the request"
+            "check the path of the URL, and read the server's message about the request"
         };
-        Err(Trouble::Lasting { what, help: help.to_owned() })
+        Err(RewardRequestError::Lasting { what, help: help.to_owned() })
     }
 
-    fn lost(&self, error: &Error) -> Trouble {
+    fn lost(&self, error: &Error) -> RewardRequestError {
         match error {
-            Error::Timeout(_) => Trouble::Lasting {
+            Error::Timeout(_) => RewardRequestError::Lasting {
                 what: format!("gave no answer within its time limit of {} s", self.limit.as_secs_f64()),
                 help: "raise `time_limit`, or lower `batch`".to_owned(),
             },
             // The error's own text repeats the address, which may contain a password.
-            Error::BadUri(_) | Error::Http(_) => Trouble::Lasting {
-                what: "can't be asked: that is not an address".to_owned(),
+            Error::BadUri(_) | Error::Http(_) => RewardRequestError::Lasting {
+                what: "has an address that is not valid".to_owned(),
                 help: "it looks like http://localhost:8000/judge".to_owned(),
             },
-            Error::BodyExceedsLimit(limit) => Trouble::Lasting {
+            Error::BodyExceedsLimit(limit) => RewardRequestError::Lasting {
                 what: format!("answered with more than {} MiB", limit >> 20),
                 help: ANSWER.to_owned(),
             },
-            Error::Protocol(error) => Trouble::Lasting {
+            Error::Protocol(error) => RewardRequestError::Lasting {
                 what: format!("does not speak HTTP: {error}"),
-                help: "look at the port of the URL, and whether it is http or https".to_owned(),
+                help: "check the port of the URL, and whether it is http or https".to_owned(),
             },
-            other => Trouble::Passing {
+            other => RewardRequestError::Passing {
                 what: format!("could not be reached: {other}"),
-                help: "start the server before the run, and look at the host and port of the URL",
+                help: "start the server before the run, and check the host and port of the URL",
             },
         }
     }
@@ -221,9 +241,12 @@ const ANSWER: &str = "to a list [{\"prompt\": ..., \"completion\": ..., \"record
                       any`";
 
 /// Parses the judgements of `count` completions from a response.
-fn verdicts(said: &[u8], count: usize, range: RewardRange) -> Result<Vec<Judgement>, Trouble> {
-    let wrong = |why: String| Trouble::Lasting {
-        what: format!("gave an invalid answer: {why} in {}", quote(String::from_utf8_lossy(said).trim())),
+fn verdicts(said: &[u8], count: usize, range: RewardRange) -> Result<Vec<Judgement>, RewardRequestError> {
+    let wrong = |why: String| RewardRequestError::Lasting {
+        what: format!(
+            "gave an invalid answer: {why}; the answer was {}",
+            quote(String::from_utf8_lossy(said).trim())
+        ),
         help: ANSWER.to_owned(),
     };
     let list: Value = serde_json::from_slice(said).map_err(|_| wrong("not JSON".to_owned()))?;

@@ -15,20 +15,20 @@ const LARGEST: u64 = 16 << 20;
 /// Default URI of the schema.
 const ADDRESS: &str = "schema:///";
 /// Most characters of feedback.
-const WORDS: usize = 300;
+const MAX_EXCERPT: usize = 300;
 
 pub(super) struct JsonSchema {
     validator: Validator,
 }
 
 /// A retriever that fails: a schema must be one file, because only its content is part of keys.
-struct Nowhere;
+struct RefusingRetriever;
 
-impl Retrieve for Nowhere {
+impl Retrieve for RefusingRetriever {
     fn retrieve(&self, uri: &Uri<String>) -> Result<Value, Box<dyn Error + Send + Sync>> {
         let named = uri.as_str().trim_start_matches(ADDRESS);
         Err(format!(
-            "`$ref` to another file or address ({named}) is not supported: copy what it names into `$defs`"
+            "`$ref` to another file or address ({named}) is not supported: copy its target into `$defs`"
         )
         .into())
     }
@@ -46,7 +46,7 @@ impl JsonSchema {
             .with_pattern_options(PatternOptions::regex())
             // With this base, references to other files reach the retriever.
             .with_base_uri(ADDRESS)
-            .with_retriever(Nowhere);
+            .with_retriever(RefusingRetriever);
         let validator = options.build(&schema).map_err(|error| {
             let mut causes = vec![error.to_string()];
             let mut source = error.source();
@@ -74,10 +74,10 @@ impl JsonSchema {
             }),
         };
         match words {
-            None => Judgement::of(true),
+            None => Judgement::from_verdict(true),
             Some(words) => {
-                let words = words.chars().take(WORDS).collect();
-                Judgement { feedback: Some(words), ..Judgement::of(false) }
+                let words = words.chars().take(MAX_EXCERPT).collect();
+                Judgement { feedback: Some(words), ..Judgement::from_verdict(false) }
             }
         }
     }

@@ -171,7 +171,7 @@ impl Verifier {
     pub fn judge(&self, answers: &[RewardInput], control: &Control) -> Result<Vec<Judgement>, RewardError> {
         match &self.judge {
             Judge::Rule(rule) => {
-                answers.iter().map(|answer| Ok(Judgement::of(rule.accepts(answer)?))).collect()
+                answers.iter().map(|answer| Ok(Judgement::from_verdict(rule.accepts(answer)?))).collect()
             }
             Judge::Command(command) => command.judge(answers, control),
             Judge::JsonSchema(schema) => {
@@ -221,7 +221,7 @@ fn verdict(reply: &Value, range: RewardRange) -> Result<Judgement, String> {
 
 impl Judgement {
     /// The judgement of a rule.
-    fn of(accepted: bool) -> Judgement {
+    fn from_verdict(accepted: bool) -> Judgement {
         let words = if accepted { "correct" } else { "wrong" };
         let feedback = Some(words.to_owned());
         Judgement { reward: f64::from(u8::from(accepted)), feedback, parts: Vec::new() }

@@ -1,4 +1,4 @@
-//! What each verifier accepts, and what is said about one that cannot judge. Commands are real processes.
+//! Tests of verifiers: accepted completions, and errors of verifiers. Commands are real processes.
 
 mod built_in;
 mod command;
@@ -18,8 +18,8 @@ use tempfile::TempDir;
 
 use super::*;
 
-/// Nobody asks it to stop.
-fn undisturbed() -> Control {
+/// A control that nobody stops.
+fn uncancellable() -> Control {
     Control::new(std::io::sink())
 }
 
@@ -29,7 +29,7 @@ fn record(value: Value) -> Map<String, Value> {
 
 fn judge_one(verifier: &Verifier, completion: &str, fields: Value) -> f64 {
     let record = record(fields);
-    verifier.judge(&[RewardInput { prompt: "p", completion, record: &record }], &undisturbed()).unwrap()[0]
+    verifier.judge(&[RewardInput { prompt: "p", completion, record: &record }], &uncancellable()).unwrap()[0]
         .reward
 }
 
@@ -73,7 +73,7 @@ impl Program {
 
     /// Judges completions `c0`, `c1`, ... of prompts `p0`, `p1`, ...
     fn judge(&self, count: usize) -> Result<Vec<f64>, RewardError> {
-        self.judge_until(count, &undisturbed())
+        self.judge_until(count, &uncancellable())
     }
 
     fn judge_until(&self, count: usize, control: &Control) -> Result<Vec<f64>, RewardError> {

@@ -1,5 +1,5 @@
-//! Rewards by tests: a separate process runs the completion's Python code, then the tests of its data
-//! line.
+//! Rewards by tests: a process runs the completion's Python code, and another one, the judge, runs the tests
+//! of its data line.
 //!
 //! A process with limits is not a sandbox: the code may read and write what its user may.
 
@@ -23,46 +23,23 @@ const MEMORY: u64 = 2 << 20;
 /// Limit of the size of a file that it writes, in blocks of 512 bytes.
 const FILE: u64 = 64 << 11;
 /// Bytes of its output that are read, and how much of that becomes feedback.
-const SAID: u64 = 256 << 10;
-const WORDS: usize = 500;
+const MAX_OUTPUT: u64 = 256 << 10;
+const MAX_EXCERPT: usize = 500;
 
-/// Runs `solution.py` and `tests.py` of the parent folder as one program, and writes a file when the tests
-/// have ended, so that a completion that ends the process itself passes nothing. Messages of exceptions do
-/// not depend on the folder's path.
-///
-/// The completion may redefine any name, such as `exec`, `compile` and `open`, so the harness looks up the
-/// functions that it uses before the completion runs.
-const HARNESS: &str = r#"
-def run(names, exec=exec, compile=compile, open=open, isinstance=isinstance, type=type, len=len,
-        Anything=BaseException, Exit=SystemExit):
-    import linecache, os, sys, traceback
-    from os import _exit
-    from traceback import format_exception, walk_tb
-    del names["run"]
-    lines, stderr = linecache.cache, sys.stderr
-    mark, here = sys.stdin.readline(), os.path.dirname(os.getcwd())
-    sys.stdin = open(os.devnull)
-    files = [(file, os.path.join(here, file)) for file in ("solution.py", "tests.py")]
-    end = os.path.join(here, "passed")
-    for file, path in files:
-        with open(path, encoding="utf-8", newline="") as text:
-            source = text.read()
-        lines[file] = (len(source), None, source.splitlines(True), file)
-        try:
-            exec(compile(source, file, "exec", dont_inherit=True), names)
-        except Anything as error:
-            seen = error.__traceback__.tb_next
-            frames = [frame.f_code.co_filename for frame, _ in walk_tb(seen)]
-            # `unittest.main()` ends so; the completion must not.
-            if isinstance(error, Exit) and not error.code and file == "tests.py" \
-                    and "solution.py" not in frames:
-                break
-            stderr.write("".join(format_exception(type(error), error, seen)))
-            stderr.flush()
-            _exit(1)
-    with open(end, "w") as passed:
-        passed.write(mark)
-run(globals())
+/// The judge, which starts the process of the completion's code. Its exit status is the verdict: the code
+/// runs in no process that could report it.
+const JUDGE: &str = include_str!("judge.py");
+/// Makes the judge a module of its own, so that the code and the tests find an empty `__main__`.
+const START: &str = r#"
+def run(source):
+    import types
+    del globals()["run"]
+    judge = types.ModuleType("judge")
+    # `unittest` leaves frames of modules with `__unittest` out of what it prints.
+    vars(judge).update(__file__="<judge>", __unittest=True)
+    exec(compile(source, "<judge>", "exec", dont_inherit=True), vars(judge))
+    judge.main(globals())
+run(__import__("sys").argv.pop())
 "#;
 
 pub(super) struct UnitTests {
@@ -79,7 +56,7 @@ impl UnitTests {
             help: "`time_limit` must be more than 0 seconds".to_owned(),
         })?;
         let found = Command::new("python3")
-            .args(["-c", "import linecache, traceback"])
+            .args(["-c", "import json, linecache, struct, traceback"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -126,7 +103,7 @@ impl UnitTests {
 
     fn run(&self, answer: &RewardInput, control: &Control) -> Result<Judgement, RewardError> {
         let tests = text(answer, &self.field)?;
-        let _turn = Turn::wait();
+        let _turn = ProcessSlot::wait();
         if control.check().is_err() {
             return Err(RewardError::Stopped);
         }
@@ -143,25 +120,21 @@ impl UnitTests {
         fs::write(place.join("tests.py"), tests.as_bytes()).map_err(failed)?;
         let said = place.join("said");
         let stderr = File::create_new(&said).map_err(failed)?;
-        // The code does not know this mark, so it can't write the file itself.
-        let mark = format!("{:032x}\n", rand_mark(place));
-        let ended =
-            once::run(self.command(&work), mark.as_bytes(), stderr, self.limit, control).map_err(failed)?;
+        let ended = once::run(self.command(&work), stderr, self.limit, control).map_err(failed)?;
         let passed = match ended {
             Ended::Stopped => return Err(RewardError::Stopped),
-            Ended::TimedOut => return Ok(wrong(format!("no end within {} s", self.limit.as_secs_f64()))),
-            Ended::By(status) => {
-                status.success()
-                    && regular::read(&place.join("passed"), 1024).is_ok_and(|found| found == mark.as_bytes())
+            Ended::TimedOut => {
+                return Ok(wrong(format!("it did not end within {} s", self.limit.as_secs_f64())));
             }
+            Ended::By(status) => status.success(),
         };
         if passed {
-            return Ok(Judgement::of(true));
+            return Ok(Judgement::from_verdict(true));
         }
-        let said = regular::read(&said, SAID).unwrap_or_default();
+        let said = regular::read(&said, MAX_OUTPUT).unwrap_or_default();
         let said = String::from_utf8_lossy(&said);
         let said = said.trim();
-        let start = said.char_indices().rev().nth(WORDS - 1).map_or(0, |(at, _)| at);
+        let start = said.char_indices().rev().nth(MAX_EXCERPT - 1).map_or(0, |(at, _)| at);
         Ok(match &said[start..] {
             "" => wrong("it ended before the last line of the tests".to_owned()),
             last => wrong(last.to_owned()),
@@ -173,10 +146,11 @@ impl UnitTests {
     fn command(&self, folder: &Path) -> Command {
         let seconds = self.limit.as_secs().saturating_add(2);
         let limits = format!(
-            "ulimit -c 0; ulimit -v {MEMORY}; ulimit -f {FILE}; ulimit -t {seconds}; exec python3 -s -B -c \"$1\""
+            "ulimit -c 0; ulimit -v {MEMORY}; ulimit -f {FILE}; ulimit -t {seconds}; \
+             exec python3 -s -B -c \"$1\" \"$2\""
         );
         let mut command = Command::new("sh");
-        command.args(["-c", &limits, "sh", HARNESS]).current_dir(folder).env_clear();
+        command.args(["-c", &limits, "sh", START, JUDGE]).current_dir(folder).env_clear();
         if let Some(path) = std::env::var_os("PATH") {
             command.env("PATH", path);
         }
@@ -191,7 +165,7 @@ impl UnitTests {
 }
 
 fn wrong(words: String) -> Judgement {
-    Judgement { feedback: Some(words), ..Judgement::of(false) }
+    Judgement { feedback: Some(words), ..Judgement::from_verdict(false) }
 }
 
 /// The content of the last Python code fence, or the whole text. An unclosed fence ends with the text.
@@ -212,35 +186,28 @@ fn code(completion: &str) -> String {
     open.or(found).unwrap_or_else(|| completion.to_owned())
 }
 
-/// A random number for each run.
-fn rand_mark(place: &Path) -> u128 {
-    use std::hash::{BuildHasher, RandomState};
-    let half = || u128::from(RandomState::new().hash_one(place));
-    half() << 64 | half()
-}
-
 fn cores() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// A slot for one of the processes that may run at the same time.
-struct Turn;
+struct ProcessSlot;
 
 static RUNNING: Mutex<usize> = Mutex::new(0);
 static ENDED: Condvar = Condvar::new();
 
-impl Turn {
-    fn wait() -> Turn {
+impl ProcessSlot {
+    fn wait() -> ProcessSlot {
         let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
         while *running >= cores() {
             running = ENDED.wait(running).unwrap_or_else(PoisonError::into_inner);
         }
         *running += 1;
-        Turn
+        ProcessSlot
     }
 }
 
-impl Drop for Turn {
+impl Drop for ProcessSlot {
     fn drop(&mut self) {
         *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
         ENDED.notify_one();

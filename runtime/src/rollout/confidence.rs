@@ -3,7 +3,7 @@
 /// The integer after the last word `confidence` (case-insensitive) that is followed by a number, with neither
 /// letters nor digits between the two. `None` where the number is not an integer, or outside of the range.
 pub fn confidence((low, high): (i64, i64), text: &str) -> Option<i64> {
-    let Stated { marks, number, .. } = stated(text)?;
+    let StatedConfidence { marks, number, .. } = stated(text)?;
     if number.contains(SEPARATORS) {
         return None;
     }
@@ -19,14 +19,14 @@ pub const WHOLE: i64 = 10_000;
 /// Reads the same number as a probability, in units of 1 / [`WHOLE`]. `85`, `85%` and `85.5` are percent; a
 /// number up to 1 is the probability itself (`0.85`, `.85`, `1`), unless a percent sign follows it.
 pub fn probability(text: &str) -> Option<i64> {
-    let Stated { number, percent, .. } = stated(text)?;
+    let StatedConfidence { number, percent, .. } = stated(text)?;
     let number: f64 = number.replace(',', ".").parse().ok()?;
     let probability = if number <= 1.0 && !percent { number } else { number / 100.0 };
     (probability <= 1.0).then(|| (probability * WHOLE as f64).round() as i64)
 }
 
 /// The number after the word `confidence`.
-struct Stated<'t> {
+struct StatedConfidence<'t> {
     /// The text between word and number.
     marks: &'t str,
     /// Digits, with at most one decimal separator between or before them.
@@ -37,7 +37,7 @@ struct Stated<'t> {
 
 const SEPARATORS: [char; 2] = ['.', ','];
 
-fn stated(text: &str) -> Option<Stated<'_>> {
+fn stated(text: &str) -> Option<StatedConfidence<'_>> {
     const WORD: &str = "confidence";
     // ASCII lowercase keeps the length in bytes, so offsets are those of `text`.
     let lower = text.to_ascii_lowercase();
@@ -54,7 +54,7 @@ fn stated(text: &str) -> Option<Stated<'_>> {
             end += if decimals > 0 { 1 + decimals } else { 0 };
         }
         let percent = rest[end..].trim_start().starts_with('%');
-        (whole > 0).then_some(Stated { marks: &rest[..begin], number: &rest[begin..end], percent })
+        (whole > 0).then_some(StatedConfidence { marks: &rest[..begin], number: &rest[begin..end], percent })
     };
     lower.match_indices(WORD).filter_map(|(at, _)| behind(at)).last()
 }

@@ -9,10 +9,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::flying_row::{FlyingRow, ReadPrompt};
+use super::active_sequence::{ActiveSequence, PrefilledPrompt};
 use super::request::OpenRollout;
 use super::{
-    Author, Completion, Drawer, MemoryBudget, READ, ROWS, RolloutRequest, Stop, Watch, append, drawer,
+    Author, Completion, CompletionObserver, HostSampler, MemoryBudget, READ, ROWS, RolloutRequest, Stop,
+    append, host_sampler,
 };
 use crate::control::Control;
 use crate::failure::{Error, Result};
@@ -23,7 +24,7 @@ use mopd_kernels::pages::{PagedSequence, pages_of};
 
 /// Resources that a rollout took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FlightStats {
+pub struct ContinuousBatchStats {
     /// Bytes of all pages.
     pub pages: usize,
     /// Largest number of rows in flight.
@@ -32,19 +33,19 @@ pub struct FlightStats {
     pub preempted: usize,
 }
 
-/// Identifies a request of a flight; older requests have smaller ids.
+/// Identifies a request of a batch; older requests have smaller ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(u64);
 
 /// A request and its completions; those of a prompt are adjacent.
 pub type FinishedRequest = (RequestId, Result<Vec<Completion>>);
 
-pub struct Flight<'a> {
+pub struct ContinuousBatch<'a> {
     author: Author<'a>,
     generator: PagedGenerator<'a>,
     /// Has as many pages as `generator`, because it reads the same tokens.
     guide: Option<PagedGenerator<'a>>,
-    drawer: Drawer<'a>,
+    host_sampler: HostSampler<'a>,
     budget: MemoryBudget,
     /// Requests that are not finished.
     open: BTreeMap<RequestId, OpenRollout>,
@@ -52,40 +53,44 @@ pub struct Flight<'a> {
     /// Number of units of prompts that were prefilled.
     turns: u64,
     /// Waiting rows with prefilled prompts, the oldest first.
-    ready: VecDeque<FlyingRow>,
+    ready: VecDeque<ActiveSequence>,
     /// Rows in flight, the oldest first.
-    flying: Vec<FlyingRow>,
+    active: Vec<ActiveSequence>,
     /// Whether a row was preempted and none has ended since.
     full: bool,
-    took: FlightStats,
+    took: ContinuousBatchStats,
 }
 
-impl<'a> Flight<'a> {
+impl<'a> ContinuousBatch<'a> {
     /// For sequences of up to `longest` tokens at first. `None` where a model can't be decoded by pages.
-    pub fn new(author: impl Into<Author<'a>>, longest: usize, budget: MemoryBudget) -> Option<Flight<'a>> {
+    pub fn new(
+        author: impl Into<Author<'a>>,
+        longest: usize,
+        budget: MemoryBudget,
+    ) -> Option<ContinuousBatch<'a>> {
         let author = author.into();
         let generator = |model| PagedGenerator::new(model, longest);
-        Some(Flight {
+        Some(ContinuousBatch {
             author,
             generator: generator(author.model)?,
             guide: match author.guide {
                 None => None,
                 Some(guide) => Some(generator(guide.model)?),
             },
-            drawer: Drawer::new(author),
+            host_sampler: HostSampler::new(author),
             budget,
             open: BTreeMap::new(),
             asked: 0,
             turns: 0,
             ready: VecDeque::new(),
-            flying: Vec::new(),
+            active: Vec::new(),
             full: false,
-            took: FlightStats::default(),
+            took: ContinuousBatchStats::default(),
         })
     }
 
     /// Saves the activations of the tokens that it reads: see [`PagedGenerator::save`].
-    pub fn saving(mut self, activations: &'a mut GeneratedActivations) -> Flight<'a> {
+    pub fn saving(mut self, activations: &'a mut GeneratedActivations) -> ContinuousBatch<'a> {
         self.generator.save(activations);
         self
     }
@@ -96,8 +101,8 @@ impl<'a> Flight<'a> {
         mut self,
         request: RolloutRequest,
         control: &Control,
-        watch: Watch,
-    ) -> Result<(Vec<Completion>, FlightStats)> {
+        watch: CompletionObserver,
+    ) -> Result<(Vec<Completion>, ContinuousBatchStats)> {
         let request = self.add(request);
         loop {
             control.check()?;
@@ -126,11 +131,11 @@ impl<'a> Flight<'a> {
     /// Drops a request and frees the pages of its rows.
     pub fn cancel(&mut self, id: RequestId) {
         self.open.remove(&id);
-        let own = |row: &FlyingRow| row.request == id;
+        let own = |row: &ActiveSequence| row.request == id;
         let ready = std::mem::take(&mut self.ready).into_iter();
-        let (mut gone, waiting): (Vec<FlyingRow>, Vec<FlyingRow>) = ready.partition(own);
+        let (mut gone, waiting): (Vec<ActiveSequence>, Vec<ActiveSequence>) = ready.partition(own);
         self.ready = waiting.into();
-        gone.extend(self.flying.extract_if(.., |row| own(row)));
+        gone.extend(self.active.extract_if(.., |row| own(row)));
         gone.into_iter().for_each(|row| self.end_sequences(row.sequence, row.guide));
         self.full = false;
     }
@@ -150,9 +155,9 @@ impl<'a> Flight<'a> {
     /// requests that this finished.
     pub fn advance(&mut self) -> Vec<FinishedRequest> {
         let mut done = Vec::new();
-        while self.admit() || (self.reads_on() && self.read(&mut done)) {}
-        if !self.flying.is_empty() {
-            self.took.rows = self.took.rows.max(self.flying.len());
+        while self.admit() || (self.should_prefill() && self.read(&mut done)) {}
+        if !self.active.is_empty() {
+            self.took.rows = self.took.rows.max(self.active.len());
             self.make_room();
             self.step(&mut done);
         }
@@ -161,7 +166,7 @@ impl<'a> Flight<'a> {
 
     /// Most pages while `rows` rows are in flight. The buffer of logits never shrinks.
     fn room(&mut self, rows: usize) -> usize {
-        let bytes = self.budget.0.saturating_sub(rows.max(self.took.rows) * self.drawer.row_bytes());
+        let bytes = self.budget.0.saturating_sub(rows.max(self.took.rows) * self.host_sampler.row_bytes());
         let guide = self.guide.as_mut().map_or(0, |guide| guide.pages().layout().bytes());
         bytes / (self.generator.pages().layout().bytes() + guide)
     }
@@ -173,7 +178,7 @@ impl<'a> Flight<'a> {
 
     /// Expected pages of a row at its end: at least those for its tokens so far, which it had before a
     /// preemption, too.
-    fn expected_pages(&self, row: &FlyingRow) -> usize {
+    fn expected_pages(&self, row: &ActiveSequence) -> usize {
         let open = &self.open[&row.request];
         row.pages(open.expected().max(open.completions[row.index].tokens.len() + 1))
     }
@@ -182,26 +187,26 @@ impl<'a> Flight<'a> {
     /// in flight.
     fn admit(&mut self) -> bool {
         let Some(row) = self.ready.front() else { return false };
-        if !self.flying.is_empty() {
-            let left = |row: &FlyingRow| self.expected_pages(row).saturating_sub(row.pages_now());
-            let wanted = self.flying.iter().chain([row]).map(left).sum::<usize>();
-            let rows = self.flying.len() + 1;
+        if !self.active.is_empty() {
+            let left = |row: &ActiveSequence| self.expected_pages(row).saturating_sub(row.pages_now());
+            let wanted = self.active.iter().chain([row]).map(left).sum::<usize>();
+            let rows = self.active.len() + 1;
             if self.full || rows > ROWS || self.generator.pages().held() + wanted > self.room(rows) {
                 return false;
             }
             // Free pages count, too, because they stay allocated.
-            let taken = self.bytes() + rows * self.drawer.row_bytes();
+            let taken = self.bytes() + rows * self.host_sampler.row_bytes();
             if rows > self.took.rows && taken > self.budget.0 {
                 return false;
             }
         }
-        self.flying.extend(self.ready.pop_front());
+        self.active.extend(self.ready.pop_front());
         true
     }
 
     /// Whether to prefill more prompts: no row waits, and there is room for new ones.
-    fn reads_on(&self) -> bool {
-        self.ready.is_empty() && !self.full && self.flying.len() <= ROWS / 4 * 3
+    fn should_prefill(&self) -> bool {
+        self.ready.is_empty() && !self.full && self.active.len() <= ROWS / 4 * 3
     }
 
     /// The request whose prompts are prefilled next. Requests take turns, so that a short one does not wait
@@ -232,7 +237,7 @@ impl<'a> Flight<'a> {
                 break;
             }
             pages += lengths().map(pages_of).sum::<usize>();
-            let rows = self.flying.len();
+            let rows = self.active.len();
             if rows + units.len() > 0 && self.generator.pages().held() + pages > self.room(rows) {
                 break;
             }
@@ -270,7 +275,7 @@ impl<'a> Flight<'a> {
         let read = zip_equal(sequences, lengths).map(|(sequence, length)| {
             let own = saved.split_off(..length.min(saved.len())).expect("no more than there are");
             let guide = of_guide.as_mut().and_then(Iterator::next);
-            ReadPrompt { sequence, guide, saved: own.to_vec() }
+            PrefilledPrompt { sequence, guide, saved: own.to_vec() }
         });
         let mut read = read.collect::<Vec<_>>().into_iter();
         let mut first = 0;
@@ -287,7 +292,7 @@ impl<'a> Flight<'a> {
         id: RequestId,
         unit: &[usize],
         first: usize,
-        read: Vec<ReadPrompt>,
+        read: Vec<PrefilledPrompt>,
         done: &mut Vec<FinishedRequest>,
     ) {
         let open = self.open.get_mut(&id).expect("it has prompts");
@@ -300,16 +305,16 @@ impl<'a> Flight<'a> {
             .iter()
             .map(|&(place, sample)| prompts[unit[place]].borrowed().uniforms(*key, sample))
             .collect();
-        let drawn = |((place, _), uniforms): ((usize, usize), _)| drawer::DrawRow {
+        let drawn = |((place, _), uniforms): ((usize, usize), _)| host_sampler::DrawRow {
             sampling,
             uniforms,
             place: first + place,
             seen: [prompts[unit[place]].tokens.as_slice(), &[]],
             verdicts: &[],
         };
-        let mut drawn: Vec<drawer::DrawRow> =
+        let mut drawn: Vec<host_sampler::DrawRow> =
             zip_equal(rows.iter().copied(), &mut uniforms).map(drawn).collect();
-        let draws = self.drawer.draw(
+        let draws = self.host_sampler.draw(
             &mut drawn,
             self.generator.logits(),
             self.guide.as_mut().map(PagedGenerator::logits),
@@ -321,9 +326,9 @@ impl<'a> Flight<'a> {
             let (index, most) = (unit[place] * n + sample, sampling.max_tokens(prompt.limit) as usize);
             match append(&mut open.completions[index], draw, most, &stop) {
                 Ok(true) => {
-                    let ReadPrompt { sequence, guide, saved } = &read[place];
+                    let PrefilledPrompt { sequence, guide, saved } = &read[place];
                     let guide = self.guide.as_mut().zip(guide.as_ref());
-                    self.ready.push_back(FlyingRow {
+                    self.ready.push_back(ActiveSequence {
                         request: id,
                         index,
                         uniforms,
@@ -340,7 +345,7 @@ impl<'a> Flight<'a> {
             }
         }
         ended.into_iter().for_each(|index| open.end(index));
-        for (prompt, ReadPrompt { sequence, guide, saved }) in zip_equal(unit, read) {
+        for (prompt, PrefilledPrompt { sequence, guide, saved }) in zip_equal(unit, read) {
             // Completions that end with their first token have read the prompt only.
             if let Some(activations) = self.generator.activations() {
                 activations.insert(self.open[&id].request.prompts[*prompt].tokens.clone(), saved);
@@ -365,10 +370,10 @@ impl<'a> Flight<'a> {
     /// rows are preempted. The oldest is never preempted, so that all rows end eventually.
     fn make_room(&mut self) {
         let (mut row, mut growing) = (0, 0);
-        while row < self.flying.len() {
-            if self.generator.pages().grows(&self.flying[row].sequence) {
-                let room = self.room(self.flying.len());
-                if self.flying.len() > 1 && self.generator.pages().held() + growing + 1 > room {
+        while row < self.active.len() {
+            if self.generator.pages().grows(&self.active[row].sequence) {
+                let room = self.room(self.active.len());
+                if self.active.len() > 1 && self.generator.pages().held() + growing + 1 > room {
                     self.preempt();
                     continue;
                 }
@@ -379,7 +384,7 @@ impl<'a> Flight<'a> {
     }
 
     fn preempt(&mut self) {
-        if let Some(mut row) = self.flying.pop() {
+        if let Some(mut row) = self.active.pop() {
             self.generator.pages().shorten(&mut row.sequence, row.prompt);
             if let (Some(guide), Some(sequence)) = (&mut self.guide, &mut row.guide) {
                 guide.pages().shorten(sequence, row.prompt);
@@ -402,18 +407,18 @@ impl<'a> Flight<'a> {
 
     /// Feeds one token of every row in flight, and draws the next where the row is not rereading.
     fn step(&mut self, done: &mut Vec<FinishedRequest>) {
-        let fed = |row: &FlyingRow| self.open[&row.request].completions[row.index].tokens[row.fed];
-        let tokens: Vec<_> = self.flying.iter().map(fed).collect();
-        self.generator.step(self.flying.iter_mut().map(|row| &mut row.sequence), &tokens);
+        let fed = |row: &ActiveSequence| self.open[&row.request].completions[row.index].tokens[row.fed];
+        let tokens: Vec<_> = self.active.iter().map(fed).collect();
+        self.generator.step(self.active.iter_mut().map(|row| &mut row.sequence), &tokens);
         if let Some(guide) = &mut self.guide {
-            guide.step(self.flying.iter_mut().filter_map(|row| row.guide.as_mut()), &tokens);
+            guide.step(self.active.iter_mut().filter_map(|row| row.guide.as_mut()), &tokens);
         }
         if let Some(activations) = self.generator.activations() {
-            zip_equal(&mut self.flying, activations.just_read())
+            zip_equal(&mut self.active, activations.just_read())
                 .for_each(|(row, saved)| row.saved.push(*saved));
         }
         let (mut places, mut rows) = (Vec::new(), Vec::new());
-        for (place, row) in self.flying.iter_mut().enumerate() {
+        for (place, row) in self.active.iter_mut().enumerate() {
             row.fed += 1;
             let OpenRollout { request, completions, .. } = &self.open[&row.request];
             // A preempted row that rereads its completion draws nothing.
@@ -423,14 +428,14 @@ impl<'a> Flight<'a> {
                 let seen = [prompts[row.index / request.n()].tokens.as_slice(), completion];
                 let uniforms = &mut row.uniforms;
                 places.push(place);
-                rows.push(drawer::DrawRow { sampling, uniforms, place, seen, verdicts });
+                rows.push(host_sampler::DrawRow { sampling, uniforms, place, seen, verdicts });
             }
         }
         let guide = self.guide.as_mut().map(PagedGenerator::logits);
-        let draws = self.drawer.draw(&mut rows, self.generator.logits(), guide);
-        let (mut over, mut failed) = (vec![false; self.flying.len()], BTreeMap::new());
+        let draws = self.host_sampler.draw(&mut rows, self.generator.logits(), guide);
+        let (mut over, mut failed) = (vec![false; self.active.len()], BTreeMap::new());
         for (place, draw) in zip_equal(places, draws) {
-            let FlyingRow { request, index, most, .. } = self.flying[place];
+            let ActiveSequence { request, index, most, .. } = self.active[place];
             let OpenRollout { request: of, completions, .. } =
                 self.open.get_mut(&request).expect("a row in flight is of an open request");
             let stop = Stop::new(&of.sampling.stop, &self.author.model.tokenizer);
@@ -442,7 +447,7 @@ impl<'a> Flight<'a> {
             }
         }
         let mut ended = BTreeSet::new();
-        for (row, over) in zip_equal(std::mem::take(&mut self.flying), over) {
+        for (row, over) in zip_equal(std::mem::take(&mut self.active), over) {
             if over {
                 let open = self.open.get_mut(&row.request).expect("as above");
                 open.end(row.index);
@@ -453,7 +458,7 @@ impl<'a> Flight<'a> {
                 self.end_sequences(row.sequence, row.guide);
                 ended.insert(row.request);
             } else {
-                self.flying.push(row);
+                self.active.push(row);
             }
         }
         ended.extend(failed.keys());

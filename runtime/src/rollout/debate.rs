@@ -12,12 +12,12 @@ pub struct Debate {
     pub prompt: Draw,
     pub transcript: String,
     /// One per member.
-    pub stances: Vec<Stance>,
+    pub stances: Vec<TurnSummary>,
 }
 
 /// A summary of a member's last turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stance {
+pub struct TurnSummary {
     /// Whether the turn's text is not empty.
     pub answered: bool,
     /// The confidence that it stated; `None` where it stated none.

@@ -1,6 +1,6 @@
 //! Sampling with a second model, the guide, that reads the same tokens and helps to choose each next one.
 
-use super::sampler::{SampledToken, Scratch, Weighed, pick, summed, weigh};
+use super::sampler::{SampledToken, Scratch, TokenDistribution, pick, summed, weigh};
 use super::speculative::{DraftVerdict, Verification, verified};
 use crate::random::Uniforms;
 use crate::tokenizer::Token;
@@ -54,8 +54,8 @@ pub(super) fn draw(
 /// Draws from the mixture. The weights of the model with the larger share are not rescaled: where the other
 /// model's share is 0, this equals drawing from the one model, to the bit.
 fn mixed(
-    own: &Weighed,
-    guide: &Weighed,
+    own: &TokenDistribution,
+    guide: &TokenDistribution,
     share: f64,
     uniform: f64,
     (mixture, ends): (&mut Vec<f32>, &mut Vec<f64>),
@@ -74,8 +74,8 @@ fn mixed(
 /// `top_k`, a token's probability is m times the second model's, plus the first model's where the token is
 /// among the `top_k`.
 fn replaced(
-    own: &Weighed,
-    guide: &Weighed,
+    own: &TokenDistribution,
+    guide: &TokenDistribution,
     top_k: u32,
     uniforms: &mut Uniforms,
     order: &mut Vec<u32>,
@@ -122,7 +122,7 @@ mod tests {
         weights.into_iter().map(|weight| weight / total).collect()
     }
 
-    /// Each token as often as `expected` says, with the log-probability of that.
+    /// Checks that tokens are drawn as often as `expected`, and come with its log-probabilities.
     fn follows(guidance: GuidanceStep, sampling: &Sampling, expected: &[f64]) {
         let (mut uniforms, mut scratch, n) = (uniforms(), GuidedScratch::default(), 40_000);
         let mut counts = [0.0; 5];
@@ -152,7 +152,7 @@ mod tests {
                 );
             }
         }
-        // Each is truncated alone, then they are mixed: the two best of one, and of the other.
+        // Each distribution is truncated to its own two best entries before they are mixed.
         let two = Sampling { top_k: Some(2), ..Sampling::new(1, 1.0, 1) };
         let (a, b) = (2f64.exp() / (1f64.exp() + 2f64.exp()), 1.5f64.exp() / (0.5f64.exp() + 1.5f64.exp()));
         follows(
@@ -165,7 +165,7 @@ mod tests {
     #[test]
     fn tokens_outside_the_top_are_replaced() {
         let (own, guide) = (softmax(&OWN, 1.0), softmax(&GUIDE, 1.0));
-        // By the guide: 1, then 2 before 3, which is as probable.
+        // The guide's order: 1, then 2 before 3, which is equally probable.
         for (top_k, top) in [(1, vec![1]), (2, vec![1, 2]), (3, vec![1, 2, 3]), (5, vec![0, 1, 2, 3, 4])] {
             let kept: f64 = top.iter().map(|entry| own[*entry]).sum();
             let of = |entry: usize| {
@@ -177,9 +177,9 @@ mod tests {
         }
     }
 
-    /// The same tokens and the same log-probabilities, to the bit.
+    /// Without the guide's influence, tokens and log-probabilities are those of the first model, to the bit.
     #[test]
-    fn without_a_say_the_first_model_draws_as_alone() {
+    fn guidance_of_share_zero_equals_unguided() {
         let sampling = Sampling { top_p: Some(0.95), ..Sampling::new(1, 0.8, 1) };
         let by = |guidance: Option<GuidanceStep>, logits: [&[f32]; 2]| -> Vec<SampledToken> {
             let (mut uniforms, mut scratch) = (uniforms(), GuidedScratch::default());

@@ -5,7 +5,8 @@ use mopd_compiler::plan::Sampling;
 
 use super::tensor_sampler::DeviceVocabulary;
 use super::{
-    Author, Completion, Drawer, MemoryBudget, Prompt, ROWS, Stop, Watch, ahead, append, drawer, units,
+    Author, Completion, CompletionObserver, HostSampler, MemoryBudget, Prompt, ROWS, Stop, append,
+    host_sampler, prefetch, units,
 };
 use crate::control::Control;
 use crate::failure::Result;
@@ -21,7 +22,7 @@ pub fn rollout<'a>(
     (sampling, key): (&Sampling, Key),
     budget: MemoryBudget,
     control: &Control,
-    watch: Watch,
+    watch: CompletionObserver,
 ) -> Result<Vec<Completion>> {
     let (author, n) = (author.into(), sampling.n.max(1) as usize);
     let mut completions = vec![Completion::default(); prompts.len() * n];
@@ -62,7 +63,7 @@ fn write_unit(
     prompts: &[Prompt],
     unit: &[usize],
     (sampling, key): (&Sampling, Key),
-    (control, watch): (&Control, Watch),
+    (control, watch): (&Control, CompletionObserver),
     completions: &mut [Completion],
 ) -> Result<()> {
     let n = sampling.n.max(1) as usize;
@@ -89,12 +90,12 @@ fn write_unit(
     if n > 1 {
         select(&mut generator, &mut guide, &places);
     }
-    if let Some(vocabulary) = DeviceVocabulary::of(author, sampling) {
+    if let Some(vocabulary) = DeviceVocabulary::for_author(author, sampling) {
         let rows = zip_equal(rows, places).collect();
         let of_draws = (&vocabulary, sampling.temperature, &stop);
-        return ahead::write(&mut generator, of_draws, rows, (control, watch), completions);
+        return prefetch::write(&mut generator, of_draws, rows, (control, watch), completions);
     }
-    let mut drawer = Drawer::new(author);
+    let mut host_sampler = HostSampler::new(author);
     let mut width = rows.len();
     for step in 0..longest {
         control.check()?;
@@ -102,9 +103,9 @@ fn write_unit(
         for (StepRow { index, uniforms, .. }, &place) in zip_equal(&mut rows, &places) {
             let Completion { tokens, verdicts, .. } = &completions[*index];
             let seen = [prompts[*index / n].tokens, tokens.as_slice()];
-            drawn.push(drawer::DrawRow { sampling, uniforms, place, seen, verdicts });
+            drawn.push(host_sampler::DrawRow { sampling, uniforms, place, seen, verdicts });
         }
-        let draws = drawer.draw(&mut drawn, generator.logits(), guide.as_mut().map(Generator::logits));
+        let draws = host_sampler.draw(&mut drawn, generator.logits(), guide.as_mut().map(Generator::logits));
         let mut inputs = vec![author.model.tokenizer.padding(); width];
         let (mut alive, mut alive_places) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
         for (number, ((row, place), draw)) in zip_equal(zip_equal(rows, places), draws).enumerate() {

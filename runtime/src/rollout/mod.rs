@@ -1,16 +1,16 @@
 //! Completions sampled from a model.
 
-mod ahead;
+mod active_sequence;
 pub mod confidence;
 mod continuous;
 mod debate;
-mod drawer;
-mod flying_row;
 mod guided;
+mod host_sampler;
 mod in_step;
 mod paired;
 #[cfg(test)]
 mod precision;
+mod prefetch;
 mod request;
 mod sampler;
 mod sequence;
@@ -32,14 +32,14 @@ use crate::random::{Key, Uniforms};
 use crate::tokenizer::Token;
 use mopd_kernels::pages::{PAGE, pages_of};
 
-pub use continuous::{Flight, RequestId};
-pub use debate::{Debate, Stance};
+pub use continuous::{ContinuousBatch, RequestId};
+pub use debate::{Debate, TurnSummary};
 pub use guided::GuidanceStep;
 pub use request::{OwnedPrompt, RolloutRequest};
 pub use sequence::{Sequence, Speculation};
-pub use speculative::{DraftCounts, DraftVerdict, Rejected, Verification, speculative};
+pub use speculative::{DraftCounts, DraftVerdict, RejectedTail, Verification, speculative};
 
-use drawer::Drawer;
+use host_sampler::HostSampler;
 use sampler::SampledToken;
 use stop::Stop;
 
@@ -79,7 +79,7 @@ impl<'a> From<&'a Decoder> for Author<'a> {
 }
 
 /// A callback that sees the completions while they are generated.
-pub type Watch<'a> = &'a mut dyn FnMut(&[Completion]) -> Result<()>;
+pub type CompletionObserver<'a> = &'a mut dyn FnMut(&[Completion]) -> Result<()>;
 
 /// A prompt and the `id` that keys its random draws.
 #[derive(Clone, Copy, Debug)]
@@ -191,7 +191,7 @@ pub fn rollout_watched<'a>(
     key: Key,
     budget: MemoryBudget,
     control: &Control,
-    watch: Watch,
+    watch: CompletionObserver,
 ) -> Result<Vec<Completion>> {
     written(author.into(), prompts, (sampling, key), (budget, None), control, watch)
 }
@@ -202,12 +202,12 @@ fn written(
     (sampling, key): (&Sampling, Key),
     (budget, activations): (MemoryBudget, Option<&mut GeneratedActivations>),
     control: &Control,
-    watch: Watch,
+    watch: CompletionObserver,
 ) -> Result<Vec<Completion>> {
     if sampling.max_tokens == 0 {
         return Err(Error::new(
             FailureKind::Runtime,
-            "a completion needs at least one token: `max_tokens` is 0",
+            "`max_tokens` is 0, but a completion needs at least one token",
         ));
     }
     if prompts.is_empty() {
@@ -218,7 +218,7 @@ fn written(
         return paired::rollout(author.model, prompts, (sampling, accept), key, control);
     }
     let request = RolloutRequest::new(prompts, sampling, key);
-    match Flight::new(author, request.lengths().max().unwrap_or(1), budget) {
+    match ContinuousBatch::new(author, request.lengths().max().unwrap_or(1), budget) {
         Some(flight) => {
             let flight = match activations {
                 Some(activations) => flight.saving(activations),

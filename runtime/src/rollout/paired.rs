@@ -4,7 +4,7 @@
 use mopd_compiler::plan::Sampling;
 use tch::{Kind, Tensor};
 
-use super::{Completion, Drawer, Prompt, READ, ROWS, Stop, append, drawer, units};
+use super::{Completion, HostSampler, Prompt, READ, ROWS, Stop, append, host_sampler, units};
 use crate::control::Control;
 use crate::failure::Result;
 use crate::machine::transfer::to_vec;
@@ -63,7 +63,7 @@ impl Unit<'_> {
     fn write(&self, key: Key, control: &Control, completions: &mut [Completion]) -> Result<()> {
         let Unit { decoder, prompts, unit, sampling, .. } = *self;
         let n = sampling.n.max(1) as usize;
-        let mut drawer = Drawer::new(decoder.into());
+        let mut host_sampler = HostSampler::new(decoder.into());
         let row = |row: usize| {
             let (prompt, sample) = (unit[row / n], row % n);
             let most = sampling.max_tokens(prompts[prompt].limit) as usize;
@@ -81,7 +81,7 @@ impl Unit<'_> {
             let hidden = generator.hidden();
             let places: Vec<usize> = rows.iter().map(|row| row.place).collect();
             let of = rows.iter_mut().collect();
-            let goes_on = self.draw(&mut drawer, of, &places, 0, generator.logits(), completions)?;
+            let goes_on = self.draw(&mut host_sampler, of, &places, 0, generator.logits(), completions)?;
             let going = zip_equal(rows, goes_on).filter(|(_, goes_on)| *goes_on);
             let mut drawn: Vec<SampledRow> = going
                 .map(|(row, _)| {
@@ -89,7 +89,7 @@ impl Unit<'_> {
                     SampledRow { row, first, second: None, ended: false }
                 })
                 .collect();
-            self.draw_seconds(&mut drawer, &mut drawn, &hidden, completions)?;
+            self.draw_seconds(&mut host_sampler, &mut drawn, &hidden, completions)?;
             drawn.retain(|drawn| !drawn.ended);
             if drawn.is_empty() {
                 return Ok(());
@@ -111,7 +111,7 @@ impl Unit<'_> {
     /// which their first tokens were predicted.
     fn draw_seconds(
         &self,
-        drawer: &mut Drawer,
+        host_sampler: &mut HostSampler,
         drawn: &mut [SampledRow],
         hidden: &Tensor,
         completions: &mut [Completion],
@@ -136,7 +136,7 @@ impl Unit<'_> {
             zip_equal(drawn, stands).filter(|(_, stands)| *stands).map(|(drawn, _)| drawn).collect();
         let places: Vec<usize> = (0..standing.len()).collect();
         let rows = standing.iter_mut().map(|drawn| &mut drawn.row).collect();
-        let goes_on = self.draw(drawer, rows, &places, 1, &mut logits, completions)?;
+        let goes_on = self.draw(host_sampler, rows, &places, 1, &mut logits, completions)?;
         for (drawn, goes_on) in zip_equal(standing, goes_on) {
             drawn.second = completions[drawn.row.index].tokens.last().copied();
             drawn.ended = !goes_on;
@@ -147,7 +147,7 @@ impl Unit<'_> {
     /// Draws a token of every row from the logits at its place, and records `head`. Returns which rows go on.
     fn draw(
         &self,
-        drawer: &mut Drawer,
+        host_sampler: &mut HostSampler,
         mut rows: Vec<&mut Row>,
         places: &[usize],
         head: u8,
@@ -160,9 +160,9 @@ impl Unit<'_> {
             let Completion { tokens, verdicts, .. } = &completions[row.index];
             let seen = [self.prompts[row.index / n].tokens, tokens.as_slice()];
             let uniforms = &mut row.uniforms;
-            drawing.push(drawer::DrawRow { sampling: self.sampling, uniforms, place, seen, verdicts });
+            drawing.push(host_sampler::DrawRow { sampling: self.sampling, uniforms, place, seen, verdicts });
         }
-        let draws = drawer.draw(&mut drawing, logits, None);
+        let draws = host_sampler.draw(&mut drawing, logits, None);
         let stop = Stop::new(&self.sampling.stop, &self.decoder.tokenizer);
         let mut goes_on = Vec::with_capacity(rows.len());
         for (row, draw) in zip_equal(rows, draws) {

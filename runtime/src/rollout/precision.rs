@@ -1,4 +1,4 @@
-//! What samples and what trains have one distribution, in half precision too.
+//! Tests that the sampler and the trainer compute the same distribution, in half precision too.
 
 use std::sync::Arc;
 
@@ -13,26 +13,26 @@ use crate::model::{PackedBatch, Weights, logits};
 use crate::random::Purpose;
 use crate::tokenizer::Tokenizer;
 
-/// Weights as models begin with: 99 of 100 tokens are within 1e-3, and none is beyond 2e-3. In a model as
-/// narrow as this one roundings do not average out.
+/// With initial weights, 99 of 100 tokens are within 1e-3, and none is beyond 2e-3. In a model as narrow as
+/// this one, roundings do not average out.
 #[test]
 fn the_trainer_finds_the_samplers_log_probabilities_in_bf16() {
     let weights = Weights::initialise(Arc::new(tiny()), Arc::new(Tokenizer::Bytes), 8, 0);
     for place in Place::tested() {
-        let Apart { first, most, largest, .. } = apart(&weights, place);
+        let LogpGap { first, most, largest, .. } = logp_gap(&weights, place);
         assert!(first < 1e-3, "{place:?}: first tokens {first}");
         assert!(most < 1e-3 && largest < 2e-3, "{place:?}: others {most}, at most {largest}");
     }
 }
 
-/// Weights that blow up every rounding. With our own loops the first token's logits are the trainer's,
-/// whatever is read beside a prompt; with operators, and at later tokens, activations were summed in another
-/// order and rounded to half precision on the way: most tokens are within 1e-2 all the same.
+/// These weights amplify every rounding. With our own loops the first token's logits are the trainer's,
+/// whatever is read beside a prompt. With operators, and at later tokens, activations are summed in another
+/// order and rounded to half precision in between; still, most tokens are within 1e-2.
 #[test]
 fn large_weights_blow_up_no_more_than_roundings() {
     for place in Place::tested() {
         let first_within = if place.loops().is_some() { 1e-3 } else { 0.05 };
-        let Apart { first, median, largest, .. } = apart(&random_model(&tiny(), 8), place);
+        let LogpGap { first, median, largest, .. } = logp_gap(&random_model(&tiny(), 8), place);
         assert!(first < first_within, "{place:?}: the first tokens are off by {first}");
         assert!(
             median < 1e-2 && largest < 0.2,
@@ -41,17 +41,17 @@ fn large_weights_blow_up_no_more_than_roundings() {
     }
 }
 
-/// How far log-probabilities are apart.
-struct Apart {
-    /// Of first tokens, at most.
+/// Absolute differences of log-probabilities.
+struct LogpGap {
+    /// The largest among first tokens.
     first: f32,
-    /// Of later ones: half of them, 99 of 100, all.
+    /// Among later tokens: the median, the 99th percentile, the largest.
     median: f32,
     most: f32,
     largest: f32,
 }
 
-fn apart(weights: &Weights, place: Place) -> Apart {
+fn logp_gap(weights: &Weights, place: Place) -> LogpGap {
     let decoder = Decoder::frozen(weights, place, Kind::BFloat16);
     let prompts: Vec<Vec<Token>> =
         (0..60).map(|i| (0..1 + i % 7).map(|j| 97 + (3 * i + j) % 26).collect()).collect();
@@ -88,5 +88,5 @@ fn apart(weights: &Weights, place: Place) -> Apart {
     let part = |part: f64| later[((later.len() - 1) as f64 * part) as usize];
     let (median, most, largest) = (part(0.5), part(0.99), part(1.0));
     println!("{place:?}: first {first:.1e}, later {median:.1e}, {most:.1e}, at most {largest:.1e}");
-    Apart { first, median, most, largest }
+    LogpGap { first, median, most, largest }
 }

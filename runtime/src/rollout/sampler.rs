@@ -56,7 +56,7 @@ pub(super) fn scale(temperature: f64) -> f32 {
 }
 
 /// The distribution that a token is drawn from: the weights of all entries, divided by their sum.
-pub(super) struct Weighed<'s> {
+pub(super) struct TokenDistribution<'s> {
     pub(super) logits: &'s [f32],
     pub(super) weights: &'s [f32],
     ends: &'s [f64],
@@ -112,7 +112,7 @@ pub(super) fn weigh<'s>(
     sampling: &Sampling,
     seen: [&[Token]; 2],
     scratch: &'s mut Scratch,
-) -> Option<Weighed<'s>> {
+) -> Option<TokenDistribution<'s>> {
     let Scratch { penalised, weights, order, ends } = scratch;
     let temperature = bounded(sampling.temperature);
     let (logits, largest) = shaped(logits, sampling, seen, penalised)?;
@@ -130,7 +130,7 @@ pub(super) fn weigh<'s>(
         truncate(weights, sampling.top_k, sampling.top_p, order);
     }
     let total = summed(weights, ends);
-    Some(Weighed { logits, weights, ends, largest, temperature, total })
+    Some(TokenDistribution { logits, weights, ends, largest, temperature, total })
 }
 
 /// The sum of weights; writes the cumulative sums at the end of each piece to `ends`.
@@ -173,7 +173,7 @@ pub(super) fn pick(weights: &[f32], ends: &[f64], uniform: f64) -> Option<usize>
     index
 }
 
-impl Weighed<'_> {
+impl TokenDistribution<'_> {
     pub(super) fn pick(&self, uniform: f64) -> Option<usize> {
         pick(self.weights, self.ends, uniform)
     }
@@ -266,7 +266,7 @@ mod tests {
         Key::new(1, 0, Purpose::Sample, 0).row(0, 0)
     }
 
-    fn plainly(logits: &[f32], temperature: f64, uniforms: &mut Uniforms) -> Option<SampledToken> {
+    fn draw_unfiltered(logits: &[f32], temperature: f64, uniforms: &mut Uniforms) -> Option<SampledToken> {
         draw(logits, &Sampling::new(1, temperature, 1), [&[], &[]], uniforms, &mut Scratch::default())
     }
 
@@ -280,7 +280,7 @@ mod tests {
             let (mut uniforms, n) = (uniforms(), 40_000);
             let mut counts = [0.0; 4];
             for _ in 0..n {
-                let draw = plainly(&logits, temperature, &mut uniforms).unwrap();
+                let draw = draw_unfiltered(&logits, temperature, &mut uniforms).unwrap();
                 let expected = (weights[draw.token as usize] / total).ln();
                 // As exact as single precision is.
                 assert!((draw.logp - expected).abs() < 1e-6);
@@ -294,14 +294,14 @@ mod tests {
 
     #[test]
     fn temperature_zero_is_greedy_and_certain() {
-        let draw = plainly(&[1.0, 3.0, 3.0], 0.0, &mut uniforms()).unwrap();
+        let draw = draw_unfiltered(&[1.0, 3.0, 3.0], 0.0, &mut uniforms()).unwrap();
         assert_eq!(draw, SampledToken::new(1, 0.0));
     }
 
     #[test]
     fn logits_that_are_not_finite_are_refused() {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            assert_eq!(plainly(&[0.0, bad], 1.0, &mut uniforms()), None);
+            assert_eq!(draw_unfiltered(&[0.0, bad], 1.0, &mut uniforms()), None);
         }
     }
 
@@ -323,7 +323,8 @@ mod tests {
         let drawn: Vec<SampledToken> = (0..100).map(|_| draw().unwrap()).collect();
         assert!(drawn.iter().all(|of| (of.logp - 0.5f64.ln()).abs() < 1e-12));
         assert!([0, 1].iter().all(|token| drawn.iter().any(|of| of.token == *token)));
-        let hot = plainly(&logits, f64::MAX, &mut Key::new(1, 0, Purpose::Sample, 0).row(0, 0)).unwrap();
+        let hot =
+            draw_unfiltered(&logits, f64::MAX, &mut Key::new(1, 0, Purpose::Sample, 0).row(0, 0)).unwrap();
         assert!((hot.logp - 0.25f64.ln()).abs() < 1e-12);
     }
 
@@ -419,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn of_equals_the_lower_entry_stays() {
+    fn top_k_ties_keep_the_lower_index() {
         let sampling = Sampling { top_k: Some(2), ..Sampling::new(1, 1.0, 1) };
         let mut uniforms = uniforms();
         for _ in 0..100 {

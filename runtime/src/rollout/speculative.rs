@@ -8,7 +8,7 @@
 use mopd_compiler::plan::Sampling;
 use serde::{Deserialize, Serialize};
 
-use super::sampler::{SampledToken, Weighed, pick, summed};
+use super::sampler::{SampledToken, TokenDistribution, pick, summed};
 use super::stop::Stop;
 use super::{Author, Completion, GuidanceStep, Guide, MemoryBudget, Prompt, rollout};
 use crate::control::Control;
@@ -40,7 +40,7 @@ pub struct Verification {
 
 /// The rejected tail of a draft.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rejected {
+pub struct RejectedTail {
     /// Index in the completion of the token that replaces the tail's first one.
     pub at: usize,
     /// From the first rejected token to the end of the draft.
@@ -48,7 +48,7 @@ pub struct Rejected {
 }
 
 /// Number of accepted tokens of the current draft at the end of `verdicts`.
-fn stood(verdicts: &[DraftVerdict]) -> usize {
+fn accepted_tokens(verdicts: &[DraftVerdict]) -> usize {
     verdicts.iter().rev().take_while(|verdict| **verdict == DraftVerdict::Stood).count()
 }
 
@@ -56,8 +56,8 @@ fn stood(verdicts: &[DraftVerdict]) -> usize {
 /// with probability min(1, p / q), for p the teacher's probability and q the student's; otherwise the teacher
 /// draws from the normalised residual max(0, p - q). The result is distributed as p.
 pub(super) fn verified(
-    own: &Weighed,
-    teacher: &Weighed,
+    own: &TokenDistribution,
+    teacher: &TokenDistribution,
     Verification { block, rejects }: Verification,
     verdicts: &[DraftVerdict],
     uniforms: &mut Uniforms,
@@ -69,7 +69,7 @@ pub(super) fn verified(
         verdict: Some(verdict),
     };
     assert_eq!(own.weights.len(), teacher.weights.len(), "both have one tokenizer");
-    if stood(verdicts) >= block as usize {
+    if accepted_tokens(verdicts) >= block as usize {
         return Some(drawn(teacher.pick(uniforms.uniform())?, DraftVerdict::Added));
     }
     let draft = own.pick(uniforms.uniform())?;
@@ -89,7 +89,7 @@ pub(super) fn verified(
 }
 
 /// A rejected draft whose remaining tokens are still to be drawn.
-struct Open {
+struct UnfinishedDraft {
     /// Index into the list of rejected drafts.
     index: usize,
     /// Prompt, trajectory up to the draft's first rejected token, and that token.
@@ -110,24 +110,24 @@ pub fn speculative(
     (sampling, key): (&Sampling, Key),
     budget: MemoryBudget,
     control: &Control,
-) -> Result<Vec<(Completion, Vec<Rejected>)>> {
+) -> Result<Vec<(Completion, Vec<RejectedTail>)>> {
     let guide = Guide { model: teacher, guidance: GuidanceStep::Verify(verification) };
     let author = Author { model: student, guide: Some(guide) };
     let completions = rollout(author, prompts, sampling, key, budget, control)?;
     let n = sampling.n.max(1) as usize;
     let stop = Stop::new(&sampling.stop, &student.tokenizer);
-    let (mut rejected, mut open): (Vec<(usize, Rejected)>, Vec<Open>) = Default::default();
+    let (mut rejected, mut open): (Vec<(usize, RejectedTail)>, Vec<UnfinishedDraft>) = Default::default();
     for (index, completion) in completions.iter().enumerate() {
         let prompt = &prompts[index / n];
         let most = sampling.max_tokens(prompt.limit) as usize;
         for (at, verdict) in completion.verdicts.iter().enumerate() {
             let DraftVerdict::Corrected { draft } = *verdict else { continue };
-            let left = verification.block as usize - stood(&completion.verdicts[..at]);
+            let left = verification.block as usize - accepted_tokens(&completion.verdicts[..at]);
             let room = left.min(most - at) - 1;
             let before = &completion.tokens[..at];
             if room > 0 && !ends(&[before, &[draft]].concat(), student, &stop)? {
                 let sample = prompt.sample + (index % n) as u32;
-                open.push(Open {
+                open.push(UnfinishedDraft {
                     index: rejected.len(),
                     context: [prompt.tokens, before, &[draft]].concat(),
                     id: prompt.id,
@@ -136,12 +136,12 @@ pub fn speculative(
                     room: room as u32,
                 });
             }
-            rejected.push((index, Rejected { at, tokens: vec![draft] }));
+            rejected.push((index, RejectedTail { at, tokens: vec![draft] }));
         }
     }
     let further: Vec<Prompt> = open
         .iter()
-        .map(|Open { context, id, number, room, .. }| Prompt {
+        .map(|UnfinishedDraft { context, id, number, room, .. }| Prompt {
             tokens: context,
             id: *id,
             sample: *number,
@@ -152,8 +152,8 @@ pub fn speculative(
         // A stop text may begin before the draft, so it is searched for below, in the whole completion.
         let drafting = Sampling { n: 1, stop: Vec::new(), ..sampling.clone() };
         let drafted = rollout(student, &further, &drafting, key.turn(1), budget, control)?;
-        for (Open { index, .. }, drafted) in zip_equal(&open, drafted) {
-            let (completion, Rejected { at, tokens }) = &mut rejected[*index];
+        for (UnfinishedDraft { index, .. }, drafted) in zip_equal(&open, drafted) {
+            let (completion, RejectedTail { at, tokens }) = &mut rejected[*index];
             let before = &completions[*completion].tokens[..*at];
             for token in drafted.tokens {
                 tokens.push(token);
@@ -188,7 +188,7 @@ pub struct DraftCounts {
 }
 
 impl DraftCounts {
-    pub fn of(verdicts: &[DraftVerdict]) -> DraftCounts {
+    pub fn from_verdicts(verdicts: &[DraftVerdict]) -> DraftCounts {
         let count =
             |is: fn(&DraftVerdict) -> bool| verdicts.iter().filter(|verdict| is(verdict)).count() as u32;
         let stood = count(|verdict| *verdict == DraftVerdict::Stood);

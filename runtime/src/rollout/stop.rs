@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_token_that_completes_a_text_ends() {
+    fn stop_text_ends_with_the_token_that_completes_it() {
         let texts = ["\n\n".to_owned(), "Question:".to_owned()];
         let stop = Stop::new(&texts, &Tokenizer::Bytes);
         let ends = |text: &str| {

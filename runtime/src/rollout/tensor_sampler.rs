@@ -8,7 +8,7 @@ use mopd_kernels::cuda::DrawKernel;
 use tch::{Kind, Tensor, no_grad_guard};
 
 use super::Author;
-use super::drawer::VocabularyMask;
+use super::host_sampler::VocabularyMask;
 use super::sampler::{PIECE, SampledToken, bounded, scale};
 use crate::machine::device::compiled;
 use crate::machine::place::Place;
@@ -30,8 +30,8 @@ pub struct DeviceVocabulary {
 
 impl DeviceVocabulary {
     /// The vocabulary for draws on the device of the author's model; `None` where the host draws.
-    pub fn of(author: Author, sampling: &Sampling) -> Option<DeviceVocabulary> {
-        let (place, tokens) = (author.model.place, VocabularyMask::of(author.model));
+    pub fn for_author(author: Author, sampling: &Sampling) -> Option<DeviceVocabulary> {
+        let (place, tokens) = (author.model.place, VocabularyMask::new(author.model));
         let draws = place.loops().is_none() && author.guide.is_none() && draws(sampling);
         draws.then(|| DeviceVocabulary::new(tokens.count, tokens.absent, place))
     }
@@ -57,7 +57,7 @@ pub fn launch(
     if let Some(absent) = &vocabulary.absent {
         let _ = logits.shallow_clone().index_fill_(1, absent, f64::from(ABSENT));
     }
-    match place.kernels().and_then(|gpu| compiled(DrawKernel::of(gpu, PIECE))) {
+    match place.kernels().and_then(|gpu| compiled(DrawKernel::compile(gpu, PIECE))) {
         Some(kernel) => kernel.draw(logits, vocabulary.count, temperature, places, uniforms),
         None => {
             let rows = logits.narrow(1, 0, vocabulary.count as i64).index_select(0, places);
@@ -128,7 +128,7 @@ mod tests {
     use crate::random::{Key, Purpose};
     use crate::zip::zip_equal;
 
-    /// [`launch`], of which the host waits for what it answers.
+    /// [`launch`], followed by a wait for its result.
     fn draw(
         place: Place,
         logits: &Tensor,
@@ -148,7 +148,7 @@ mod tests {
         draws
     }
 
-    /// Logits of a few rows, padded beyond the tokens; with one token that has no probability to speak of.
+    /// Logits of a few rows, padded beyond the tokens, with one token of negligible probability.
     fn logits(rows: usize, width: usize, seed: usize) -> Vec<f32> {
         let number = |at: usize| (((at + seed) * 7919 % 10_007) as f32 / 500.0) - 10.0;
         (0..rows * width).map(|at| if at % width == 3 { -1e4 } else { number(at) }).collect()
@@ -167,7 +167,7 @@ mod tests {
             for temperature in [0.0, 1e-40, 0.3, 1.0, 2.0] {
                 let sampling = Sampling::new(1, temperature, 1);
                 assert!(draws(&sampling));
-                // A place may have several rows.
+                // Several rows may have the same place.
                 let rows: Vec<usize> = (0..96).map(|row| row * 7 % 64).collect();
                 let uniforms: Vec<f64> = (0..96).map(|row| key.row(row, 0).uniform()).collect();
                 let vocabulary = DeviceVocabulary::new(count, &[], place);
@@ -186,12 +186,12 @@ mod tests {
                 }
             }
         }
-        // 2,400 draws at each place; a uniform falls on the border between two entries in one of millions.
+        // 2,400 draws at each place; one uniform number in millions falls on the border between two entries.
         assert_eq!(apart, 0);
     }
 
     #[test]
-    fn what_has_no_token_is_not_drawn_and_bad_logits_are_told() {
+    fn masked_entries_are_not_drawn_and_nan_logits_are_reported() {
         for place in Place::tested().split_off(1) {
             let there = Tensor::from_slice(&[0.0f32, 9.0, 1.0, f32::NAN, 0.0, 0.0]).view([2, 3]);
             let there = there.to_device(place.device);

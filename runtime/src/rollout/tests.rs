@@ -1,4 +1,4 @@
-//! Completions do not depend on what they are sampled beside.
+//! Tests that completions do not depend on the others that are sampled at the same time.
 
 mod saving;
 
@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tch::Device;
 
-use super::continuous::{Flight, FlightStats};
+use super::continuous::{ContinuousBatch, ContinuousBatchStats};
 use super::*;
 use crate::machine::place::Place;
 use crate::machine::transfer::to_vec;
@@ -18,8 +18,8 @@ use crate::tokenizer::{END, PretrainedTokenizer, Tokenizer};
 
 const ENOUGH: MemoryBudget = MemoryBudget(usize::MAX);
 
-/// Nobody asks it to stop.
-fn undisturbed() -> Control {
+/// A control that nobody stops.
+fn uncancellable() -> Control {
     Control::new(std::io::sink())
 }
 
@@ -39,12 +39,12 @@ fn sampling(n: u32, temperature: f64) -> Sampling {
     Sampling::new(n, temperature, 12)
 }
 
-/// Likes the end token enough that completions have many lengths.
+/// A model that prefers the end token enough to give completions of many lengths.
 fn decoder() -> Decoder {
     Decoder::frozen(&decoder_weights(2.5), Place::cpu(), Kind::Float)
 }
 
-/// So many times as much as other tokens.
+/// Weights with the end token's row of the LM head multiplied by `liking`.
 fn decoder_weights(liking: f32) -> Weights {
     let weights = random_model(&tiny(), 8);
     let width = weights.config.width;
@@ -60,40 +60,41 @@ fn completions_do_not_depend_on_the_batch() {
     let (decoder, prompts) = (decoder(), prompts());
     let key = Key::new(1, 2, Purpose::Rollout, 3);
     let together =
-        rollout(&decoder, &requests(&prompts), &sampling(3, 1.0), key, ENOUGH, &undisturbed()).unwrap();
+        rollout(&decoder, &requests(&prompts), &sampling(3, 1.0), key, ENOUGH, &uncancellable()).unwrap();
     assert_eq!(together.len(), 60);
     let lengths: std::collections::HashSet<usize> = together.iter().map(|c| c.tokens.len()).collect();
     assert!(lengths.len() > 4, "{lengths:?}");
     for (request, group) in requests(&prompts).into_iter().zip(together.chunks(3)) {
         for (alone, completion) in
-            rollout(&decoder, &[request], &sampling(3, 1.0), key, ENOUGH, &undisturbed())
+            rollout(&decoder, &[request], &sampling(3, 1.0), key, ENOUGH, &uncancellable())
                 .unwrap()
                 .iter()
                 .zip(group)
         {
             assert_eq!(alone.tokens, completion.tokens);
         }
-        // A smaller group is the beginning of a larger one.
+        // The samples of a smaller group are the first ones of a larger group.
         assert_eq!(
-            rollout(&decoder, &[request], &sampling(1, 1.0), key, ENOUGH, &undisturbed()).unwrap()[0].tokens,
+            rollout(&decoder, &[request], &sampling(1, 1.0), key, ENOUGH, &uncancellable()).unwrap()[0]
+                .tokens,
             group[0].tokens
         );
     }
 }
 
-/// More prompts than are read at once come back in their own order.
+/// With more prompts than one prefill reads, completions are in the order of the prompts.
 #[test]
-fn prompts_keep_their_places() {
+fn completions_are_in_the_order_of_the_prompts() {
     let decoder = decoder();
     let prompts: Vec<Vec<Token>> =
         (0..300i64).map(|i| (0..1 + i * 7 % 11).map(|j| 97 + (3 * i + j) % 26).collect()).collect();
     let key = Key::new(1, 2, Purpose::Rollout, 3);
     let settings = Sampling { max_tokens: 2, ..sampling(2, 1.0) };
-    let together = rollout(&decoder, &requests(&prompts), &settings, key, ENOUGH, &undisturbed()).unwrap();
+    let together = rollout(&decoder, &requests(&prompts), &settings, key, ENOUGH, &uncancellable()).unwrap();
     assert_eq!(together.len(), 600);
     for place in [0, 1, 77, 160, 298, 299] {
-        let alone =
-            rollout(&decoder, &[requests(&prompts)[place]], &settings, key, ENOUGH, &undisturbed()).unwrap();
+        let alone = rollout(&decoder, &[requests(&prompts)[place]], &settings, key, ENOUGH, &uncancellable())
+            .unwrap();
         let tokens =
             |completions: &[Completion]| completions.iter().map(|c| c.tokens.clone()).collect::<Vec<_>>();
         assert_eq!(tokens(&alone), tokens(&together[2 * place..][..2]), "prompt {place}");
@@ -108,7 +109,7 @@ fn completions_end_at_the_end_token_or_are_cut_off() {
         &sampling(2, 1.0),
         Key::new(1, 2, Purpose::Rollout, 0),
         ENOUGH,
-        &undisturbed(),
+        &uncancellable(),
     )
     .unwrap();
     for completion in &completions {
@@ -124,10 +125,10 @@ fn completions_end_at_the_end_token_or_are_cut_off() {
     assert!(completions.iter().any(|completion| !completion.truncated));
 }
 
-/// From the whole forward pass over what a row had read, by definition: which tokens could be drawn, and
-/// their log-probability. By loops, and by tensors.
+/// The possible tokens and their log-probabilities equal those computed by definition from a forward pass
+/// over the whole sequence. By loops, and by operators.
 #[test]
-fn what_is_drawn_from_is_what_the_settings_say() {
+fn candidates_and_log_probabilities_follow_the_settings() {
     let prompts = prompts();
     let key = Key::new(1, 2, Purpose::Rollout, 3);
     let settings =
@@ -135,7 +136,7 @@ fn what_is_drawn_from_is_what_the_settings_say() {
     for kind in [Kind::Float, Kind::Double] {
         let decoder = Decoder::frozen(&decoder_weights(2.5), Place::cpu(), kind);
         let completions =
-            rollout(&decoder, &requests(&prompts), &settings, key, ENOUGH, &undisturbed()).unwrap();
+            rollout(&decoder, &requests(&prompts), &settings, key, ENOUGH, &uncancellable()).unwrap();
         let (mut tokens, mut left_out) = (0, 0);
         for (index, completion) in completions.iter().enumerate() {
             for (place, (&token, &logp)) in
@@ -183,14 +184,14 @@ fn a_text_that_stops_cuts_behind_itself_and_changes_nothing_before() {
     let (decoder, prompts) = (decoder(), prompts());
     let key = Key::new(1, 2, Purpose::Rollout, 3);
     let whole =
-        rollout(&decoder, &requests(&prompts), &sampling(2, 1.0), key, ENOUGH, &undisturbed()).unwrap();
+        rollout(&decoder, &requests(&prompts), &sampling(2, 1.0), key, ENOUGH, &uncancellable()).unwrap();
     let text = |completion: &Completion| decoder.tokenizer.decode(&completion.tokens).unwrap();
-    // Two letters that are written somewhere behind the beginning.
+    // Two letters somewhere after the beginning, as stop text.
     let mut pairs = whole.iter().flat_map(|completion| completion.tokens[1..].windows(2));
     let pair = pairs.find(|pair| pair.iter().all(|token| (32..127).contains(token))).unwrap();
     let stop = decoder.tokenizer.decode(pair).unwrap();
     let sampling = Sampling { stop: vec![stop.clone()], ..sampling(2, 1.0) };
-    let cut = rollout(&decoder, &requests(&prompts), &sampling, key, ENOUGH, &undisturbed()).unwrap();
+    let cut = rollout(&decoder, &requests(&prompts), &sampling, key, ENOUGH, &uncancellable()).unwrap();
     let mut stopped = 0;
     for (whole, cut) in whole.iter().zip(&cut) {
         assert_eq!(cut.tokens, whole.tokens[..cut.tokens.len()]);
@@ -219,7 +220,7 @@ fn the_trainer_finds_the_samplers_log_probabilities() {
             &sampling(1, temperature),
             Key::new(1, 2, Purpose::Rollout, 0),
             ENOUGH,
-            &undisturbed(),
+            &uncancellable(),
         )
         .unwrap();
         let pairs = prompts.iter().zip(&completions);
@@ -238,10 +239,9 @@ fn the_trainer_finds_the_samplers_log_probabilities() {
 fn greedy_takes_the_largest_logit_of_the_forward_pass() {
     let (decoder, prompts) = (decoder(), prompts());
     let key = Key::new(1, 2, Purpose::Evaluate, 0);
-    for (prompt, completion) in prompts
-        .iter()
-        .zip(rollout(&decoder, &requests(&prompts), &sampling(1, 0.0), key, ENOUGH, &undisturbed()).unwrap())
-    {
+    for (prompt, completion) in prompts.iter().zip(
+        rollout(&decoder, &requests(&prompts), &sampling(1, 0.0), key, ENOUGH, &uncancellable()).unwrap(),
+    ) {
         let batch =
             PackedBatch::new(std::iter::once((prompt.as_slice(), completion.tokens.as_slice())), Device::Cpu);
         let logits = to_vec(&decoder.logits(&batch));
@@ -252,9 +252,9 @@ fn greedy_takes_the_largest_logit_of_the_forward_pass() {
     }
 }
 
-/// Of eight rows, tokens are 0, 1, 4 and 5: the others would have nearly all of the mass.
+/// Of eight rows of the LM head, 0, 1, 4 and 5 are tokens; the other rows would have nearly all of the mass.
 #[test]
-fn what_is_no_token_is_never_drawn() {
+fn ids_without_a_token_are_never_drawn() {
     let folder = tempfile::tempdir().unwrap();
     let vocabulary = serde_json::json!({ "a": 0, "b": 1, "c": 4, "</s>": 5 });
     let end = serde_json::json!({ "id": 5, "content": "</s>", "single_word": false, "lstrip": false, "rstrip": false,
@@ -286,7 +286,7 @@ fn what_is_no_token_is_never_drawn() {
                 &sampling(8, temperature),
                 key,
                 ENOUGH,
-                &undisturbed(),
+                &uncancellable(),
             )
             .unwrap();
             let tokens: Vec<Token> =
@@ -304,17 +304,17 @@ fn fly(
     prompts: &[Vec<Token>],
     sampling: &Sampling,
     budget: MemoryBudget,
-) -> (Vec<Completion>, FlightStats) {
+) -> (Vec<Completion>, ContinuousBatchStats) {
     let key = Key::new(1, 2, Purpose::Rollout, 3);
     let request = RolloutRequest::new(&requests(prompts), sampling, key);
-    Flight::new(decoder, 1, budget).unwrap().run(request, &undisturbed(), &mut |_| Ok(())).unwrap()
+    ContinuousBatch::new(decoder, 1, budget).unwrap().run(request, &uncancellable(), &mut |_| Ok(())).unwrap()
 }
 
 fn made_up(length: usize, seed: usize) -> Vec<Token> {
     (0..length).map(|at| 97 + ((3 * seed + at * at) % 26) as Token).collect()
 }
 
-/// From one row at a time to all at once: the same tokens and the same log-probabilities, to the bit.
+/// For budgets from one row to all rows: the same tokens and log-probabilities, to the bit.
 #[test]
 fn completions_do_not_depend_on_the_budget() {
     let weights = decoder_weights(1.5);
@@ -340,8 +340,8 @@ fn completions_do_not_depend_on_the_budget() {
     }
 }
 
-/// Requests that come while others are written: each has the bits that it has alone, whatever the budget, and
-/// what is cancelled leaves nothing behind.
+/// A request that comes while others are written has the bits that it has alone, whatever the budget, and a
+/// cancelled request leaves nothing behind.
 #[test]
 fn requests_do_not_depend_on_each_other() {
     let weights = decoder_weights(1.5);
@@ -364,31 +364,31 @@ fn requests_do_not_depend_on_each_other() {
             })
             .collect();
         let alone = asked.iter().map(|request| {
-            let flight = Flight::new(&decoder, 1, ENOUGH).unwrap();
-            flight.run(request.clone(), &undisturbed(), &mut |_| Ok(())).unwrap().0
+            let batch = ContinuousBatch::new(&decoder, 1, ENOUGH).unwrap();
+            batch.run(request.clone(), &uncancellable(), &mut |_| Ok(())).unwrap().0
         });
         let alone: Vec<Vec<Completion>> = alone.collect();
         let page = page_layout(&decoder.config, kind).bytes();
         for pages in [usize::MAX / page, 60, 0] {
-            let mut flight = Flight::new(&decoder, 1, MemoryBudget(pages * page)).unwrap();
+            let mut batch = ContinuousBatch::new(&decoder, 1, MemoryBudget(pages * page)).unwrap();
             let mut waiting: VecDeque<RolloutRequest> = asked.iter().cloned().collect();
             let (mut ids, mut found) = (Vec::new(), BTreeMap::new());
-            let unwanted = flight.add(asked[5].clone());
+            let unwanted = batch.add(asked[5].clone());
             for step in 0.. {
                 if step % 3 == 0 {
-                    ids.extend(waiting.pop_front().map(|request| flight.add(request)));
+                    ids.extend(waiting.pop_front().map(|request| batch.add(request)));
                 }
                 if step == 7 {
-                    flight.cancel(unwanted);
+                    batch.cancel(unwanted);
                 }
-                for (id, completions) in flight.advance() {
+                for (id, completions) in batch.advance() {
                     found.insert(id, completions.unwrap());
                 }
-                if waiting.is_empty() && flight.is_idle() {
+                if waiting.is_empty() && batch.is_idle() {
                     break;
                 }
             }
-            assert_eq!(flight.held(), 0, "pages are given back");
+            assert_eq!(batch.held(), 0, "pages are given back");
             for (id, alone) in ids.iter().zip(&alone) {
                 assert!(found[id] == *alone, "{kind:?}, {pages} pages, {id:?}");
             }
@@ -397,7 +397,7 @@ fn requests_do_not_depend_on_each_other() {
     }
 }
 
-/// A short request comes while a long one is written, which has prompts left to read.
+/// A short request does not wait for a long one that has prompts left to read.
 #[test]
 fn a_short_request_does_not_wait_for_a_long_one() {
     let decoder = Decoder::frozen(&decoder_weights(0.0), Place::cpu(), Kind::Float);
@@ -409,15 +409,15 @@ fn a_short_request_does_not_wait_for_a_long_one() {
             Key::new(1, 2, Purpose::Rollout, 3),
         )
     };
-    let mut flight = Flight::new(&decoder, 1, ENOUGH).unwrap();
-    flight.add(request(1000, 40));
-    flight.advance();
-    let short = flight.add(request(1, 4));
-    let steps = (1..).find(|_| flight.advance().iter().any(|(id, _)| *id == short)).unwrap();
+    let mut batch = ContinuousBatch::new(&decoder, 1, ENOUGH).unwrap();
+    batch.add(request(1000, 40));
+    batch.advance();
+    let short = batch.add(request(1, 4));
+    let steps = (1..).find(|_| batch.advance().iter().any(|(id, _)| *id == short)).unwrap();
     assert!(steps < 50, "{steps} steps");
 }
 
-/// Another model that reads along is shaped otherwise; by loops, with little memory, and by tensors.
+/// A guide of another shape reads the same tokens: by loops, with little memory, and by operators.
 #[test]
 fn a_guide_reads_what_is_written() {
     let guide = crate::model::Config { layers: 1, ..tiny() };
@@ -435,9 +435,9 @@ fn a_guide_reads_what_is_written() {
     ] {
         let by = |guidance| Author { model: &own, guide: Some(Guide { model: &guide, guidance }) };
         let fly = |guidance, budget| {
-            Flight::new(by(guidance), 1, budget)
+            ContinuousBatch::new(by(guidance), 1, budget)
                 .unwrap()
-                .run(RolloutRequest::new(&requests, &sampling, key), &undisturbed(), &mut |_| Ok(()))
+                .run(RolloutRequest::new(&requests, &sampling, key), &uncancellable(), &mut |_| Ok(()))
                 .unwrap()
         };
         let (expected, all) = fly(guidance, ENOUGH);
@@ -450,11 +450,15 @@ fn a_guide_reads_what_is_written() {
             preempted += took.preempted;
         }
         assert!(preempted > 0, "no budget was too small for what came");
-        let in_step =
-            in_step::rollout(by(guidance), &requests, (&sampling, key), ENOUGH, &undisturbed(), &mut |_| {
-                Ok(())
-            })
-            .unwrap();
+        let in_step = in_step::rollout(
+            by(guidance),
+            &requests,
+            (&sampling, key),
+            ENOUGH,
+            &uncancellable(),
+            &mut |_| Ok(()),
+        )
+        .unwrap();
         for (one, other) in crate::zip::zip_equal(&in_step, &expected) {
             assert_eq!((&one.tokens, one.truncated), (&other.tokens, other.truncated));
             assert!(one.logps.iter().zip(&other.logps).all(|(a, b)| (a - b).abs() < 1e-3));
@@ -462,8 +466,8 @@ fn a_guide_reads_what_is_written() {
     }
 }
 
-/// One long prompt among short ones, and completions that may be long and end soon: memory is what the
-/// tokens take that exist.
+/// One long prompt among short ones, and completions that may be long but end soon: memory follows the actual
+/// tokens.
 #[test]
 fn memory_follows_the_tokens_that_exist() {
     let decoder = Decoder::frozen(&decoder_weights(6.0), Place::cpu(), Kind::Float);
@@ -479,9 +483,9 @@ fn memory_follows_the_tokens_that_exist() {
     assert!(took.pages * 20 < 64 * pages_of(900 + 1500) * page, "room for all that may come: {took:?}");
 }
 
-/// Where every completion is as long as it may be.
+/// Predicted and actual memory agree where every completion has its largest length.
 #[test]
-fn what_is_predicted_is_what_is_taken() {
+fn predicted_memory_equals_actual_memory() {
     let decoder = Decoder::frozen(&decoder_weights(0.0), Place::cpu(), Kind::Float);
     let config = &*decoder.config;
     let (page, row) = (page_layout(config, Kind::Float).bytes(), 4 * config.vocabulary);
@@ -508,13 +512,13 @@ fn what_is_predicted_is_what_is_taken() {
     }
 }
 
-/// The model of [`decoder`] wherever operators work alone.
+/// The model of [`decoder`] at every place that has operators only.
 fn by_operators() -> Vec<Decoder> {
     let places = Place::tested().split_off(1);
     places.into_iter().map(|place| Decoder::frozen(&decoder_weights(2.5), place, Kind::Float)).collect()
 }
 
-/// The two ways to generate agree as far as rounding lets them.
+/// Lockstep and continuous generation agree up to rounding.
 #[test]
 fn rows_in_step_write_the_same() {
     let decoder = decoder();
@@ -523,7 +527,7 @@ fn rows_in_step_write_the_same() {
     let key = Key::new(1, 2, Purpose::Rollout, 3);
     for settings in [Sampling::new(1, 0.0, 150), Sampling::new(4, 1.0, 150)] {
         let continuous =
-            rollout(&decoder, &requests(&prompts), &settings, key, ENOUGH, &undisturbed()).unwrap();
+            rollout(&decoder, &requests(&prompts), &settings, key, ENOUGH, &uncancellable()).unwrap();
         // With tokens drawn on the host and by operators; all rows together, and few at a time.
         let budgets = [ENOUGH, MemoryBudget(1 << 18)];
         let by_operators = on_tensors.iter().flat_map(|author| budgets.map(|budget| (author, budget)));
@@ -533,7 +537,7 @@ fn rows_in_step_write_the_same() {
                 &requests(&prompts),
                 (&settings, key),
                 budget,
-                &undisturbed(),
+                &uncancellable(),
                 &mut |_| Ok(()),
             )
             .unwrap();
@@ -545,10 +549,10 @@ fn rows_in_step_write_the_same() {
     }
 }
 
-/// Completions of a million tokens, on either way to generate: a second would be enough for a thousandth
-/// of them.
+/// A stop ends completions of up to a million tokens within a second, in lockstep and in continuous
+/// generation.
 #[test]
-fn whoever_asks_to_stop_is_heard_before_completions_end() {
+fn stopping_ends_long_completions_within_a_second() {
     let decoder = Decoder::frozen(&decoder_weights(0.0), Place::cpu(), Kind::Float);
     let (prompts, settings) = (prompts(), Sampling::new(8, 1.0, 200_000));
     let key = Key::new(1, 2, Purpose::Rollout, 3);
@@ -571,7 +575,7 @@ fn whoever_asks_to_stop_is_heard_before_completions_end() {
     }
 }
 
-/// What looks on sees every completion grow to what it is in the end, on either way to generate.
+/// A watcher sees every completion grow to its final form, in lockstep and in continuous generation.
 #[test]
 fn completions_are_watched_while_they_are_written() {
     let decoder = decoder();
@@ -586,7 +590,7 @@ fn completions_are_watched_while_they_are_written() {
         };
         let requests = requests(&prompts);
         let whole =
-            rollout_watched(author, &requests, &settings, key, ENOUGH, &undisturbed(), &mut watch).unwrap();
+            rollout_watched(author, &requests, &settings, key, ENOUGH, &uncancellable(), &mut watch).unwrap();
         assert!(seen.len() > 1 && seen.last() == Some(&whole), "{} of {whole:?}", seen.len());
         for (before, after) in seen.iter().zip(&seen[1..]) {
             let grows = |(one, other): (&Completion, &Completion)| other.tokens.starts_with(&one.tokens);

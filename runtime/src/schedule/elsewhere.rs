@@ -35,7 +35,8 @@ pub(super) fn hint(job: &RunJob, tasks: &[Task], keys: &Keys) -> Option<String> 
     let (count, folder) = best?;
     let folder = folder.strip_prefix(&here).unwrap_or(&folder);
     Some(format!(
-        "{} here has no stage of this run, but {} has {count} of its {}: run the command from {} to use them",
+        "{} in this folder has no stage of this run, but {} has {count} of its {}: run the command from \
+        {} to use them",
         job.store,
         folder.join(&job.store).display(),
         stages().count(),

@@ -15,7 +15,7 @@ pub struct Tasks {
 }
 
 /// A running task.
-pub struct Running<'a> {
+pub struct RunningTask<'a> {
     tasks: &'a Tasks,
     /// The task's number, if no other task ran when it began.
     exclusive: Option<usize>,
@@ -26,18 +26,18 @@ impl Tasks {
         Tasks { place, running: AtomicUsize::new(0), begun: AtomicUsize::new(0) }
     }
 
-    pub fn begin(&self) -> Running<'_> {
+    pub fn begin(&self) -> RunningTask<'_> {
         let others = self.running.fetch_add(1, Ordering::SeqCst);
         let number = self.begun.fetch_add(1, Ordering::SeqCst);
         // The previous task's free memory is fragmented by small blocks in use: without a trim, large blocks
         // of this task would add to it.
         trim_heap();
         let exclusive = (others == 0 && reset_peak_of(self.place).is_some()).then_some(number);
-        Running { tasks: self, exclusive }
+        RunningTask { tasks: self, exclusive }
     }
 }
 
-impl Running<'_> {
+impl RunningTask<'_> {
     /// Peak memory of this process on the models' device since the task began, in bytes; `None` if another
     /// task ran meanwhile, or if the system does not report it.
     pub fn peak_memory(&self) -> Option<u64> {
@@ -46,7 +46,7 @@ impl Running<'_> {
     }
 }
 
-impl Drop for Running<'_> {
+impl Drop for RunningTask<'_> {
     fn drop(&mut self) {
         self.tasks.running.fetch_sub(1, Ordering::SeqCst);
     }
@@ -66,7 +66,7 @@ mod tests {
         drop(second);
         assert_eq!(first.peak_memory(), None, "the other has been there");
         drop(first);
-        // Where the system tells at all.
+        // Where the system reports it.
         assert_eq!(tasks.begin().peak_memory().is_some(), exclusive);
     }
 }

@@ -3,9 +3,9 @@
 use mopd_compiler::plan::events::{FailureKind, RunJob};
 use mopd_compiler::plan::{Dtype, Model, ModelId, Objective, Plan, Stage, Train, Trainable};
 
+use super::memory_budget::DeviceMemoryBudget;
 use super::predicted::Predicted;
 use super::prepared::PreparedPlan;
-use super::room::Room;
 use super::{Task, Work};
 use crate::control::Control;
 use crate::failure::{Error, Result};
@@ -21,10 +21,10 @@ const TIGHT: f64 = 0.9;
 pub(super) fn weights(
     job: &RunJob,
     prepared: &PreparedPlan,
-    room: &Room,
+    device_memory: &DeviceMemoryBudget,
     waiting: impl Fn(usize) -> bool,
 ) -> Result<()> {
-    let Some(bytes) = room.bytes() else { return Ok(()) };
+    let Some(bytes) = device_memory.bytes() else { return Ok(()) };
     let plan = &job.plan;
     for (_, task) in prepared.tasks.iter().enumerate().filter(|(index, _)| waiting(*index)) {
         let Work::Stage(id) = task.work else { continue };
@@ -35,14 +35,14 @@ pub(super) fn weights(
             let what = if model.stage.trains().is_empty() {
                 "its weights alone are"
             } else {
-                "what trains, with its gradients and moments, is alone"
+                "its trained weights with gradients and moments alone are"
             };
             let message = format!(
-                "`{}` can't fit in memory: {what} {needed}, and there is room for {bytes}",
+                "`{}` cannot fit in memory: {what} {needed}, but only {bytes} are available",
                 model.name
             );
-            let way = "take a smaller model or a machine with more memory; of a large model, an `adapter`, `freeze` or \
-                       `sgd` needs less than all of its weights with AdamW";
+            let way = "take a smaller model or a machine with more memory; training a large model with an \
+                `adapter`, `freeze` or `sgd` needs less memory than training all weights with AdamW";
             return Err(Error::new(FailureKind::Memory, message).help(way).at(model.origin));
         }
     }
@@ -62,7 +62,9 @@ pub(super) fn least(job: &RunJob, specs: &[ModelSpec], id: ModelId) -> u64 {
             let trains = stage.trains();
             trains
                 .into_iter()
-                .map(|train| each(train, experiment.dtype, job.processes) * parameters(train.start))
+                .map(|train| {
+                    bytes_per_parameter(train, experiment.dtype, job.processes) * parameters(train.start)
+                })
                 .sum()
         }
     }
@@ -70,7 +72,7 @@ pub(super) fn least(job: &RunJob, specs: &[ModelSpec], id: ModelId) -> u64 {
 
 /// Least bytes per parameter of a trained model, over all processes that train it. Each process has all
 /// parameters, but the moments are sharded.
-fn each(train: &Train<Objective>, dtype: Dtype, processes: u32) -> u64 {
+fn bytes_per_parameter(train: &Train<Objective>, dtype: Dtype, processes: u32) -> u64 {
     let computed = if dtype == Dtype::Bfloat16 { 2 } else { 4 };
     if train.trainable.is_all() {
         u64::from(processes) * (4 + computed) + 4 * train.optimizer.moments()
@@ -84,10 +86,10 @@ pub(super) fn predicted(
     plan: &Plan,
     tasks: &[Task],
     predicted: &Predicted,
-    room: &Room,
+    device_memory: &DeviceMemoryBudget,
     control: &Control,
 ) -> Result<()> {
-    let Some(bytes) = room.bytes() else { return Ok(()) };
+    let Some(bytes) = device_memory.bytes() else { return Ok(()) };
     let mut told: Vec<ModelId> = Vec::new();
     for task in tasks {
         let Work::Stage(id) = task.work else { continue };
@@ -95,9 +97,9 @@ pub(super) fn predicted(
         told.push(id);
         let model = plan.experiment.model(id);
         let (name, needed) = (&model.name, prediction.memory);
-        let numbers = format!("{}, and there is room for {}", gib(needed), gib(bytes));
+        let numbers = format!("{}, but only {} are available", gib(needed), gib(bytes));
         if needed > bytes {
-            let message = format!("`{name}` can't fit in memory: it is predicted to take {numbers}");
+            let message = format!("`{name}` cannot fit in memory: it is predicted to take {numbers}");
             return Err(Error::new(FailureKind::Memory, message).help(lower(model)).at(model.origin));
         }
         if needed as f64 > TIGHT * bytes as f64 {
@@ -119,7 +121,7 @@ fn lower(model: &Model<Objective>) -> String {
         if train.execution.checkpointing.layers() == 0 {
             ways.push("set `checkpointing = all`".to_owned());
         }
-        ways.push(format!("lower {}", train.rollout.producer.kind().asked(train.rollout.groups)));
+        ways.push(format!("lower {}", train.rollout.producer.kind().groups_setting(train.rollout.groups)));
         if let Some(sampling) = train.rollout.producer.sampling() {
             ways.push(format!("lower `max_tokens = {}`", sampling.max_tokens));
         }
@@ -129,7 +131,7 @@ fn lower(model: &Model<Objective>) -> String {
     }
     ways.dedup();
     format!(
-        "{}, or take a machine with more memory; `--predict=never` tries it all the same",
+        "{}, or take a machine with more memory; `--predict=never` runs it without this check",
         ways.join(", ")
     )
 }

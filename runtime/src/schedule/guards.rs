@@ -6,11 +6,10 @@ use mopd_compiler::plan::{Learner, ModelId, Stage};
 use super::run::{Scheduler, lock};
 use crate::failure::Result;
 use crate::report::Record;
-use crate::train::guards::{Acted, GuardedStage, Guards};
+use crate::train::guards::{GuardedStage, Guards, TriggeredGuard};
 
 /// Help for a guard that stops a stage whose result is in the store.
-const KEPT: &str =
-    "its result is in the store: with the guard changed or removed, the next run takes it from there";
+const KEPT: &str = "its result is in the store: if the guard is changed or removed, the next run uses it";
 
 impl Scheduler<'_> {
     /// The first step that a stage's guards check.
@@ -20,23 +19,23 @@ impl Scheduler<'_> {
 
     /// Replays a stage's guards on a result from the store and reports what they do. If they stop the stage,
     /// the result is not used.
-    pub(super) fn look_back(&self, index: usize, id: ModelId, record: &Record) -> Result<()> {
-        let acted = self.guarded(index, id, record);
-        if let Some(stop) = acted.iter().find(|acted| acted.stops()) {
+    pub(super) fn replay_guards(&self, index: usize, id: ModelId, record: &Record) -> Result<()> {
+        let triggered = self.guarded(index, id, record);
+        if let Some(stop) = triggered.iter().find(|triggered| triggered.stops()) {
             return Err(stop.error(KEPT));
         }
-        acted.iter().for_each(|acted| self.control.warn(acted.message()));
-        lock(&self.guards).extend(acted.iter().map(Acted::record));
+        triggered.iter().for_each(|triggered| self.control.warn(triggered.message()));
+        lock(&self.guards).extend(triggered.iter().map(TriggeredGuard::record));
         Ok(())
     }
 
     /// Records what guards did in a stage that has just been computed.
     pub(super) fn keep_guards(&self, index: usize, id: ModelId, record: &Record) {
-        lock(&self.guards).extend(self.guarded(index, id, record).iter().map(Acted::record));
+        lock(&self.guards).extend(self.guarded(index, id, record).iter().map(TriggeredGuard::record));
     }
 
     /// Replays the guards of a stage on the recorded rows of its steps.
-    fn guarded(&self, index: usize, id: ModelId, record: &Record) -> Vec<Acted<'_>> {
+    fn guarded(&self, index: usize, id: ModelId, record: &Record) -> Vec<TriggeredGuard<'_>> {
         let model = self.plan.experiment.model(id);
         let trained = match &model.stage {
             Stage::Train(train) => vec![(&**train, None)],
@@ -48,11 +47,11 @@ impl Scheduler<'_> {
         };
         let steps = super::steps(&model.stage, self.domains);
         let (name, seed, from) = (model.name.as_str(), self.tasks[index].seed, self.guards_from(index));
-        let acted = trained.into_iter().flat_map(|(train, turn)| {
+        let triggered = trained.into_iter().flat_map(|(train, turn)| {
             let mut guards = Guards::new(GuardedStage { name, seed, steps, train, turn, from });
             guards.replay(&record.rows);
-            guards.take_acted()
+            guards.take_triggered()
         });
-        acted.collect()
+        triggered.collect()
     }
 }

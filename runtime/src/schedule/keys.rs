@@ -21,7 +21,7 @@ use crate::machine::arithmetic::Numeric;
 use crate::model::Weights;
 use crate::prepare::prompts::Prompts;
 use crate::prepare::{DomainData, ModelSpec};
-use crate::served::Servers;
+use crate::remote::Servers;
 use crate::tokenizer;
 use crate::zip::zip_equal;
 
@@ -120,7 +120,7 @@ struct DataKey<'a> {
 
 impl<'a> DataKey<'a> {
     /// `readers` are the tokenizers of the models that read the prompts.
-    fn of<'t>(
+    fn new<'t>(
         data: &'a DomainData,
         prompts: Option<&'a Prompts>,
         readers: impl IntoIterator<Item = &'t tokenizer::Tokenizer>,
@@ -177,7 +177,7 @@ fn learner_key(joint: &str, learner: u32) -> String {
 }
 
 /// The inputs from which keys are made.
-struct Maker<'a> {
+struct KeyInputs<'a> {
     plan: &'a Plan,
     tasks: &'a [Task],
     specs: &'a [ModelSpec],
@@ -201,7 +201,8 @@ impl Keys {
         (widths, processes): (&[usize], u32),
         forks: &[Fork],
     ) -> Keys {
-        let maker = Maker { plan, tasks, specs, domains, environments, servers, numeric, forks, processes };
+        let maker =
+            KeyInputs { plan, tasks, specs, domains, environments, servers, numeric, forks, processes };
         let mut made: Vec<TaskKeys> = Vec::with_capacity(tasks.len());
         for (task, width) in zip_equal(tasks, widths) {
             made.push(maker.task(task, *width, &made));
@@ -219,13 +220,13 @@ impl Keys {
     }
 
     /// Keys of the other models that a stage trains.
-    pub fn beside(&self, task: usize) -> &[String] {
+    pub fn other_models(&self, task: usize) -> &[String] {
         &self.tasks[task].beside
     }
 
     /// Keys of all results of a task.
     pub fn all_of(&self, task: usize) -> impl Iterator<Item = &str> {
-        std::iter::once(self.of(task)).chain(self.beside(task).iter().map(String::as_str))
+        std::iter::once(self.of(task)).chain(self.other_models(task).iter().map(String::as_str))
     }
 
     /// The key of a model's scores of a stage's data, where they are stored.
@@ -244,7 +245,7 @@ impl Keys {
     }
 }
 
-impl<'a> Maker<'a> {
+impl<'a> KeyInputs<'a> {
     /// `before` are the keys of the earlier tasks, which include its inputs.
     fn task(&self, task: &Task, cores: usize, before: &[TaskKeys]) -> TaskKeys {
         let several = self.processes > 1 && super::trains(self.plan, task);
@@ -272,7 +273,7 @@ impl<'a> Maker<'a> {
         train.mixture.iter().map(|share| {
             let data = &self.domains[share.domain.0 as usize];
             let rows = data.rows_of(train).map(|rows| &**rows);
-            let key = DataKey::of(data, rows, readers(train, share.domain, self.specs));
+            let key = DataKey::new(data, rows, readers(train, share.domain, self.specs));
             DataKey { program: key.program.filter(|_| train.is_judged()), ..key }
         })
     }
@@ -282,7 +283,7 @@ impl<'a> Maker<'a> {
         train.mixture.iter().filter(|_| train.validation.is_some()).map(|share| {
             let data = &self.domains[share.domain.0 as usize];
             // Validation computes a loss and uses no verifier.
-            DataKey { program: None, ..DataKey::of(data, data.validation.as_deref(), [&*spec.tokenizer]) }
+            DataKey { program: None, ..DataKey::new(data, data.validation.as_deref(), [&*spec.tokenizer]) }
         })
     }
 
@@ -328,7 +329,7 @@ impl<'a> Maker<'a> {
                 key.data = self.data(train).collect();
                 key.judge = train.extrapolation.as_ref().map(|extrapolation| {
                     let data = &self.domains[extrapolation.judged_by.0 as usize];
-                    DataKey::of(data, data.tests.as_deref(), [&*spec.tokenizer])
+                    DataKey::new(data, data.tests.as_deref(), [&*spec.tokenizer])
                 });
                 key.validation = self.validation(train).collect();
                 let result_of = |wanted: ModelId| {
@@ -402,7 +403,7 @@ impl<'a> Maker<'a> {
             prompts: *prompts,
             reward: reward.without_paths(),
             format,
-            data: DataKey::of(data, data.tests.as_deref(), [&*self.spec(model).tokenizer]),
+            data: DataKey::new(data, data.tests.as_deref(), [&*self.spec(model).tokenizer]),
             model: &before[task.needs[0]].result,
         }
     }
@@ -423,7 +424,7 @@ fn readers<'f>(
 /// The models whose scores of the stage's completions can be stored: frozen ones, where completions are not
 /// sampled anew in every step.
 fn scorers(train: &Train<Objective>) -> BTreeSet<ModelId> {
-    train.scorers.models().filter(|_| !train.rollout.producer.fresh()).collect()
+    train.scorers.models().filter(|_| !train.rollout.producer.is_redrawn()).collect()
 }
 
 /// Whether a model is so large that reading stored scores is faster than scoring. The rule is by size,
@@ -445,7 +446,7 @@ mod tests {
     use crate::model::tests::tiny;
     use crate::tokenizer::tests::pretrained;
 
-    /// How many tokenizers read the prompts, with a teacher of another family.
+    /// How many tokenizers read the prompts, if `teacher` has another one.
     fn tokenizers(teacher: &str) -> usize {
         let plan = compiled::plan(format!(
             "use std.cross_tokenizer.uld\n\
@@ -469,7 +470,7 @@ mod tests {
         found.len()
     }
 
-    /// What its template makes of the prompts is in the key.
+    /// The key of a domain includes what each reader's chat template makes of the prompts.
     #[test]
     fn a_teacher_with_another_tokenizer_reads_the_prompts_by_its_own() {
         assert_eq!(tokenizers(" { origin = foreign, align = tokens }"), 2);

@@ -19,20 +19,22 @@ use crate::failure::{Error, Result};
 use crate::store::{Lookup, Store};
 
 /// Interval of checks whether another run is done.
-const PATIENCE: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What the store allows a task to do.
+/// The access of a task to its result in the store.
 pub(super) enum Access {
     /// Its result is stored, or it computes nothing.
     Read,
     Compute(Lock),
     /// Another run computes the result.
     Elsewhere,
+    /// It has to be computed, and there is no memory for it now.
+    NoMemory,
 }
 
 /// Messages that are emitted once only.
 #[derive(Default)]
-pub(super) struct SaidOnce {
+pub(super) struct EmittedMessages {
     waiting: Mutex<HashSet<String>>,
     no_locks: Mutex<bool>,
 }
@@ -44,25 +46,31 @@ impl Scheduler<'_> {
     }
 
     /// Whether a result is computed even if the store has it.
-    fn anew(&self, task: usize) -> bool {
+    fn is_forced(&self, task: usize) -> bool {
         self.forced[task] && !lock(&self.made).contains(self.keys.of(task))
     }
 
-    pub(super) fn access(&self, task: usize) -> Result<Access> {
+    /// `admitted`: there is memory to compute it. Reads the store, so no mutex is held meanwhile.
+    pub(super) fn access(&self, task: usize, admitted: bool) -> Result<Access> {
         let loads = |work: &Work| matches!(work, Work::Stage(id) if is_load(self.plan, *id));
         let there = || self.keys.all_of(task).all(|key| self.store.has(key));
-        if loads(&self.tasks[task].work) || (there() && !self.anew(task)) {
+        if loads(&self.tasks[task].work) || (there() && !self.is_forced(task)) {
             return Ok(Access::Read);
         }
+        // Without the lock, which other runs would wait for.
+        if !admitted {
+            return Ok(Access::NoMemory);
+        }
         let Some(held) = self.store.try_lock(self.keys.of(task))? else {
-            if lock(&self.said.waiting).insert(self.keys.of(task).to_owned()) {
+            if lock(&self.emitted.waiting).insert(self.keys.of(task).to_owned()) {
                 self.control.emit(&Event::Waiting { what: self.about(task) });
             }
             return Ok(Access::Elsewhere);
         };
-        if !held.exclusive() && !std::mem::replace(&mut *lock(&self.said.no_locks), true) {
+        if !held.exclusive() && !std::mem::replace(&mut *lock(&self.emitted.no_locks), true) {
             self.control.warn(
-                "the store is on a file system without locks: two runs at once may compute the same twice",
+                "the store is on a file system without locks: two runs at the same time may compute the \
+                same result twice",
             );
         }
         Ok(Access::Compute(held))
@@ -76,7 +84,7 @@ impl Scheduler<'_> {
         guard: &mut Option<Lock>,
         find: impl Fn() -> Lookup<T>,
     ) -> Result<Option<T>> {
-        if self.anew(task) {
+        if self.is_forced(task) {
             return Ok(None);
         }
         match (find(), &guard) {
@@ -110,11 +118,11 @@ impl Scheduler<'_> {
             if let Some(held) = self.store.try_lock(key)? {
                 return Ok(held);
             }
-            if lock(&self.said.waiting).insert(all.to_owned()) {
+            if lock(&self.emitted.waiting).insert(all.to_owned()) {
                 self.control.emit(&Event::Waiting { what: about() });
             }
             self.control.check()?;
-            std::thread::sleep(PATIENCE);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 }
@@ -167,7 +175,7 @@ pub(super) fn register(
     let run = StoredRun { experiment: plan.experiment.name.clone(), out, needs };
     while !store.register(&run)? {
         control.check()?;
-        std::thread::sleep(PATIENCE);
+        std::thread::sleep(POLL_INTERVAL);
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What has to be done for a plan, and in which order: stages per seed, then evaluations.
+//! The tasks of a plan and their order: stages per seed, then evaluations.
 
 mod elsewhere;
 mod exclusive;
@@ -7,34 +7,34 @@ mod guards;
 mod inputs;
 mod keys;
 mod locking;
+mod memory_budget;
 mod predicted;
 mod preflight;
 mod prepared;
 mod private;
 mod processes;
+mod rerun_reasons;
 mod results;
 mod resume;
-mod room;
 mod run;
 pub mod sample;
 mod scores;
 mod servers;
 mod stage;
 mod unsupported;
-mod why;
 
 use std::collections::{BTreeSet, HashMap};
 
 use mopd_compiler::plan::{DomainId, Evaluation, ModelId, Objective, Plan, Stage, TableColumn};
 
 pub use keys::{Keys, fork_of};
+pub use memory_budget::DeviceMemoryBudget;
 pub use preflight::files;
 pub use prepared::predict;
 pub use processes::{PEER, PeerJob, follow};
-pub use room::Room;
+pub use rerun_reasons::explain_reruns;
 pub use run::{JobProgress, run};
 pub use servers::servers;
-pub use why::why;
 
 use crate::model::{Config, Weights};
 pub use crate::prepare::check::steps;
@@ -82,8 +82,8 @@ pub fn closure(plan: &Plan, wanted: impl IntoIterator<Item = ModelId>) -> Vec<Mo
     (0..models.len()).filter(|&index| needed[index]).map(|index| ModelId(index as u32)).collect()
 }
 
-/// The tasks of a plan: what its comparisons read; all models where it has none. Stages come first, seed by
-/// seed in the order of the plan, then evaluations.
+/// The tasks of a plan: those that its comparisons need, or all models where it has no comparison. Stages
+/// come first, seed by seed in the order of the plan, then evaluations.
 pub fn tasks(plan: &Plan) -> Vec<Task> {
     let comparisons = &plan.experiment.comparisons;
     let mut wanted: Vec<(u64, BTreeSet<ModelId>)> = Vec::new();
@@ -164,12 +164,12 @@ pub fn stages(tasks: &[Task]) -> Vec<ModelId> {
     models.into_iter().collect()
 }
 
-/// Which tasks are computed whatever the store has: the stages in `from`, by name, and all that is made from
-/// them.
+/// Which tasks are computed even if the store has their results: the stages named in `from`, and all tasks
+/// that depend on them.
 pub fn forced(plan: &Plan, tasks: &[Task], from: &[String]) -> Vec<bool> {
     let mut forced: Vec<bool> = Vec::with_capacity(tasks.len());
     for task in tasks {
-        // Whoever wants another model of a stage wants the stage.
+        // A stage is also named by each further model that it trains.
         let beside = |made: ModelId, stage: &Stage<Objective>| matches!(stage, Stage::Learner { joint, .. } if *joint == made);
         let named = match task.work {
             Work::Stage(made) => plan.experiment.models.iter().zip(0..).any(|(model, id)| {
@@ -185,18 +185,18 @@ pub fn forced(plan: &Plan, tasks: &[Task], from: &[String]) -> Vec<bool> {
 /// Parameters from which on a model's products keep several cores busy.
 const LARGE: usize = 10_000_000;
 
-/// Whether it is a stage that trains.
+/// Whether a task is a stage that trains.
 fn trains(plan: &Plan, task: &Task) -> bool {
     matches!(task.work, Work::Stage(id) if !plan.experiment.model(id).stage.trains().is_empty())
 }
 
-/// The cores that compute with a model. It depends on the model alone, not on what else is running: sums over
-/// several cores are taken in another order, and a result must not depend on who ran what when.
+/// Number of cores that compute with a model. It depends on the model alone: sums over several cores are
+/// taken in another order, and a result must not depend on which tasks ran when.
 pub fn threads_of(config: &Config, cores: usize) -> usize {
     if Weights::parameters(config) >= LARGE { cores.max(1) } else { 1 }
 }
 
-/// The cores of each task, by its model. Processes that train together divide them.
+/// Number of cores of each task, by its model. Processes that train together divide them.
 pub fn threads(
     plan: &Plan,
     tasks: &[Task],
@@ -211,8 +211,8 @@ pub fn threads(
     tasks.iter().map(width).collect()
 }
 
-/// Selects a stage's random numbers: by what the plan says, and by the content of its prompts, wherever they
-/// lie.
+/// Selects a stage's random numbers by the plan and the content of the stage's prompts, wherever these are
+/// stored.
 pub fn stream(plan: &Plan, model: ModelId, domains: &[DomainData]) -> u64 {
     let of_plan = plan.stages[model.0 as usize].stream;
     let trains = plan.experiment.model(model).stage.trains();

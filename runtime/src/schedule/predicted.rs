@@ -5,12 +5,12 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::memory_budget::DeviceMemoryBudget;
 use super::prepared::PreparedPlan;
-use super::room::Room;
 use super::{Task, Work, fits};
 use crate::control::Control;
 use crate::evaluate;
-use crate::failure::{Error, Result};
+use crate::failure::{Error, Result, caught};
 use crate::machine::device::kind;
 use crate::machine::memory;
 use crate::machine::place::Place;
@@ -36,11 +36,11 @@ pub struct Predicted {
 impl Predicted {
     /// Predicts the tasks without a stored result. Each stage is tried once for all its seeds, as far as
     /// `mode` allows. Emits each prediction as soon as it is known.
-    pub fn of(
+    pub fn new(
         job: &RunJob,
         prepared: &PreparedPlan,
         store: &Path,
-        (place, room): (Place, &Room),
+        (place, device_memory): (Place, &DeviceMemoryBudget),
         control: &Control,
         waiting: impl Fn(usize) -> bool,
     ) -> Result<Predicted> {
@@ -54,7 +54,7 @@ impl Predicted {
         let Predicted { mut stages, mut least, mut evaluations, .. } = Predicted::default();
         for (index, task) in tasks.iter().enumerate().filter(|(index, _)| waiting(*index)) {
             control.check()?;
-            let budget = room.generation(widths[index] > 1);
+            let budget = device_memory.generation(widths[index] > 1);
             if let Work::Stage(id) = task.work {
                 least.entry(id).or_insert_with(|| fits::least(job, specs, id));
             }
@@ -87,19 +87,23 @@ impl Predicted {
                 // On a thread of its own, like the stage itself, because the system's allocator has
                 // memory per thread.
                 let measured = std::thread::scope(|scope| {
-                    let thread = scope.spawn(|| {
+                    let measure = || {
                         tch::set_num_threads(widths[index] as i32);
                         let machine =
                             machine.get_or_insert_with(|| MachineSpeed::measure(place, kind, store));
                         let thorough = mode == Predict::Full;
                         predict(plan, id, (domains, &shapes), steps, machine, (place, budget), thorough)
-                    });
-                    thread.join().unwrap_or_else(|panic| Err(Error::from_panic(panic.as_ref())))
+                    };
+                    let thread = scope.spawn(|| caught(measure).flatten());
+                    thread.join().expect("panics are caught in the thread")
                 });
                 match measured {
                     Ok(Some(prediction)) => {
                         let prediction = of_all(prediction, job, id, &shapes);
-                        stages.insert(id, beside(prediction, room.side_by_side(widths[index] > 1)));
+                        stages.insert(
+                            id,
+                            widened_for_parallel(prediction, device_memory.parallel_tasks(widths[index] > 1)),
+                        );
                     }
                     Ok(None) => short += 1,
                     Err(Error::Interrupted) => return Err(Error::Interrupted),
@@ -164,7 +168,7 @@ fn of_all(one: Prediction, job: &RunJob, id: ModelId, shapes: &Shapes) -> Predic
 }
 
 /// A wider range of time, for tasks that run in parallel and share caches and memory bandwidth.
-fn beside(alone: Prediction, tasks: usize) -> Prediction {
+fn widened_for_parallel(alone: Prediction, tasks: usize) -> Prediction {
     let TimeRange { least, most } = alone.range();
     Prediction { range: Some(TimeRange { least, most: most * tasks as f64 }), ..alone }
 }
@@ -176,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_worker_holds_is_held_once() {
+    fn resting_memory_is_counted_once() {
         let stage = |memory, resting| Prediction {
             seconds: 1.0,
             rollout: 0.0,

@@ -15,14 +15,14 @@ use crate::failure::{Error, Result};
 use crate::machine::place::Place;
 use crate::prepare::cache::DataCache;
 use crate::prepare::probe::{BegunEnvironments, FirstRow, ask, begin, look};
-use crate::prepare::{Places, model_specs, prepare};
+use crate::prepare::{ReadContext, model_specs, prepare};
 use crate::store::Store;
 
 pub(super) fn check_schema(plan: &Plan) -> Result<()> {
     if plan.schema == SCHEMA {
         return Ok(());
     }
-    let message = format!("the plan has schema {}, this worker reads {SCHEMA}", plan.schema);
+    let message = format!("the plan has schema {}, but this worker supports {SCHEMA}", plan.schema);
     Err(Error::new(FailureKind::Runtime, message).help("build mopd and mopd-worker from the same sources"))
 }
 
@@ -38,7 +38,7 @@ pub(super) fn ask_all(
     for domain in judged(plan, tasks, &waiting) {
         ask(&domains[domain.0 as usize], control)?;
     }
-    let rows: Vec<Option<FirstRow>> = domains.iter().map(FirstRow::of).collect();
+    let rows: Vec<Option<FirstRow>> = domains.iter().map(FirstRow::find).collect();
     let stages = tasks.iter().enumerate().filter_map(|(index, task)| match task.work {
         Work::Stage(id) => waiting(index).then_some(id),
         Work::Evaluate { .. } => None,
@@ -108,7 +108,7 @@ pub fn files(job: &RunJob, place: Place, control: &Control) -> Result<()> {
     check_schema(plan)?;
     let (base, store) = (Path::new(&job.base), Path::new(&job.store));
     let cache = DataCache::default();
-    let places = Places { base, notes: &Store::notes(store), cache: Some(&cache), store: None };
+    let places = ReadContext { base, notes: &Store::notes(store), cache: Some(&cache), store: None };
     let tasks = super::tasks(plan);
     let fine = Cell::new(true);
     let refuse = |error: Error| {
@@ -133,7 +133,7 @@ pub fn files(job: &RunJob, place: Place, control: &Control) -> Result<()> {
 }
 
 /// Checks that the data of stages and tables fits the models. Its warnings are those of a run.
-fn fits(plan: &Plan, tasks: &[Task], places: Places) -> Result<()> {
+fn fits(plan: &Plan, tasks: &[Task], places: ReadContext) -> Result<()> {
     let specs = model_specs(plan, places)?;
     let (domains, _) = prepare(plan, &super::stages(tasks), &specs, places)?;
     private_stages(plan, tasks, &domains).map(|_| ())

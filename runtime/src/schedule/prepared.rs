@@ -5,17 +5,17 @@ use std::path::Path;
 use mopd_compiler::plan::events::{Event, RunJob};
 use mopd_compiler::plan::results::PrivateStage;
 
+use super::memory_budget::DeviceMemoryBudget;
 use super::predicted::Predicted;
 use super::private::private_stages;
-use super::room::Room;
 use super::{Keys, Task, preflight, unsupported};
 use crate::control::Control;
 use crate::failure::Result;
 use crate::machine::arithmetic::{self, Arithmetic, Numeric};
 use crate::machine::place::Place;
 use crate::prepare::cache::DataCache;
-use crate::prepare::{DomainData, ModelSpec, Places, ProgramFiles, model_specs, prepare, programs};
-use crate::served::Servers;
+use crate::prepare::{DomainData, ModelSpec, ProgramFiles, ReadContext, model_specs, prepare, programs};
+use crate::remote::Servers;
 use crate::store::Store;
 use crate::tokenizer::chat;
 
@@ -57,7 +57,7 @@ pub(super) fn prepared(
     chat::look_at_the_clock();
     let base = Path::new(&job.base);
     let tasks = super::tasks(plan);
-    let places = Places { base, notes: &Store::notes(Path::new(&job.store)), cache, store };
+    let places = ReadContext { base, notes: &Store::notes(Path::new(&job.store)), cache, store };
     let specs = model_specs(plan, places)?;
     let (domains, warnings) = prepare(plan, &super::stages(&tasks), &specs, places)?;
     for warning in warnings {
@@ -92,8 +92,9 @@ pub fn predict(job: &RunJob, place: Place, control: &Control) -> Result<()> {
     let prepared = prepared(job, None, store.as_ref(), control)?;
     unsupported::check(job, &prepared.tasks, place, |_| true)?;
     prepared.private.iter().for_each(|stage| control.emit(&Event::Private(stage.clone())));
-    let room = Room::here(workers(job, &prepared.tasks), place).among(job.processes);
-    Predicted::of(job, &prepared, folder, (place, &room), control, |_| true).map(|_| ())
+    let device_memory =
+        DeviceMemoryBudget::detect(workers(job, &prepared.tasks), place).per_process(job.processes);
+    Predicted::new(job, &prepared, folder, (place, &device_memory), control, |_| true).map(|_| ())
 }
 
 /// Number of tasks that may run in parallel; 1 where several processes train together.

@@ -94,9 +94,9 @@ impl<'a> Private<'a> {
         let (budget, delta) = (self.privacy.budget.epsilon, self.privacy.budget.delta);
         Some(format!(
             "`{stage}`: {rows} rows of its data share their prompt with another row, the first of them \
-             {}{line} of `{name}`. The budget of epsilon {budget} bounds the privacy loss of one row; the rows \
-             of one prompt ({}) together have a loss of up to epsilon {epsilon:.4} at delta {delta:e}. Keep \
-             each prompt in one row of one domain, or account for the larger epsilon",
+            {}{line} of `{name}`. The budget of epsilon {budget} bounds the privacy loss of one row; the \
+            rows of one prompt ({}) together lose up to epsilon {epsilon:.4} at delta {delta:e}. Keep \
+            each prompt in one row of one domain, or account for the larger epsilon",
             file.display(),
             times.join(", "),
         ))

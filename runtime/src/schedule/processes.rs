@@ -6,7 +6,6 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io::{BufRead, Write};
 use std::os::unix::process::ExitStatusExt as _;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Child, Command as Program, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -16,16 +15,16 @@ use mopd_compiler::plan::{ModelId, Stage};
 use serde::{Deserialize, Serialize};
 
 use super::Work;
+use super::memory_budget::DeviceMemoryBudget;
 use super::prepared::{PreparedPlan, cores, keys_of, prepared};
-use super::room::Room;
 use super::run::{Scheduler, lock};
 use crate::control::Control;
-use crate::failure::{Error, Result};
+use crate::failure::{Error, Result, caught};
 use crate::machine::arithmetic::Arithmetic;
 use crate::machine::memory::{peak_of, reset_peak_of};
 use crate::machine::place::Place;
 use crate::model::Weights;
-use crate::peers::{Meeting, Peers, RunSecret, unreadable};
+use crate::peers::{Peers, Rendezvous, RunSecret, unreadable};
 use crate::store::{Lookup, Store};
 use crate::train::LearnerTurn;
 use crate::train::restore::RestoreMode;
@@ -52,8 +51,12 @@ impl PeerJob {
     pub fn read(input: &mut impl BufRead) -> Result<PeerJob> {
         let mut text = String::new();
         let read = input.read_line(&mut text).map_err(|error| error.to_string());
-        read.and_then(|_| serde_json::from_str(&text).map_err(|error| error.to_string()))
-            .map_err(|error| failed(format!("standard input holds no job of a process: {error}")))
+        read.and_then(|_| serde_json::from_str(&text).map_err(|error| error.to_string())).map_err(|error| {
+            failed(format!(
+                "cannot read a job of a process from standard input: \
+                {error}"
+            ))
+        })
     }
 
     pub fn run(&self) -> &RunJob {
@@ -86,11 +89,10 @@ impl Processes {
     pub fn start(job: &RunJob, control: &Control) -> Result<Processes> {
         let (size, secret) = (job.processes as usize, RunSecret::new());
         if size > cores() {
-            control
-                .warn(format!("{size} processes share {} cores, so that they wait for each other", cores()));
+            control.warn(format!("{size} processes share {} cores, so they wait for each other", cores()));
         }
-        let meeting = Meeting::new(size, secret)?;
-        let mut started = Started(Vec::with_capacity(size));
+        let meeting = Rendezvous::new(size, secret)?;
+        let mut started = ChildProcesses(Vec::with_capacity(size));
         for rank in 1..size {
             let job = PeerJob { run: job.clone(), rank, port: meeting.port(), secret };
             started.0.push(start(&job)?);
@@ -98,7 +100,7 @@ impl Processes {
         let children = RefCell::new(&mut started.0);
         let peers = meeting.first(|| {
             control.check()?;
-            match gone(&mut children.borrow_mut()) {
+            match find_ended(&mut children.borrow_mut()) {
                 Some((rank, status)) => Err(died(rank, size, status)),
                 None => Ok(()),
             }
@@ -111,23 +113,23 @@ impl Processes {
 
     /// Makes the others join a stage.
     pub fn train(&self, control: &Control, task: usize, key: &str, from: Option<u32>) -> Result<()> {
-        self.tell(&Command::Train { task, key: key.to_owned(), from })?;
+        self.send(&Command::Train { task, key: key.to_owned(), from })?;
         self.peers.all_or_none(control, Ok(()))
     }
 
     /// Tells the others to end.
     pub fn end(&self) {
         // A process that is gone need not be told.
-        let _ = self.tell(&Command::End);
+        let _ = self.send(&Command::End);
     }
 
-    fn tell(&self, command: &Command) -> Result<()> {
+    fn send(&self, command: &Command) -> Result<()> {
         let command = serde_json::to_vec(command).expect("a command is plain data");
         self.peers.broadcast(0, &command).map(|_| ())
     }
 
     /// Sum of the peak memory of the other processes in a finished stage; to be called by all processes.
-    pub fn memory_beside(&self, own: Option<u64>) -> u64 {
+    pub fn memory_of_others(&self, own: Option<u64>) -> u64 {
         let own = if self.peers.is_first() { 0 } else { own.unwrap_or(0) };
         // The stage is finished: a process lost now is an error of the next stage.
         self.peers.all_reduce(&[own as f64]).map_or(0, |all| all[0] as u64)
@@ -142,7 +144,7 @@ impl Processes {
         let mut children = lock(&self.children);
         // Connections close a little before the system reports how the process ended.
         while began.elapsed() < Duration::from_secs(2) {
-            if let Some((rank, status)) = gone(&mut children) {
+            if let Some((rank, status)) = find_ended(&mut children) {
                 return died(rank, self.peers.size(), status);
             }
             std::thread::sleep(Duration::from_millis(10));
@@ -154,14 +156,14 @@ impl Processes {
 impl Drop for Processes {
     fn drop(&mut self) {
         self.peers.close();
-        drop(Started(std::mem::take(&mut lock(&self.children))));
+        drop(ChildProcesses(std::mem::take(&mut lock(&self.children))));
     }
 }
 
 /// Child processes, killed on drop if they do not end by themselves.
-struct Started(Vec<Child>);
+struct ChildProcesses(Vec<Child>);
 
-impl Drop for Started {
+impl Drop for ChildProcesses {
     fn drop(&mut self) {
         let began = Instant::now();
         for child in &mut self.0 {
@@ -178,7 +180,7 @@ impl Drop for Started {
 
 fn start(job: &PeerJob) -> Result<Child> {
     let failed = |error: std::io::Error| {
-        failed(format!("process {} of {} can't be started: {error}", job.rank, job.run.processes))
+        failed(format!("cannot start process {} of {}: {error}", job.rank, job.run.processes))
     };
     let mut child = Program::new(std::env::current_exe().map_err(failed)?)
         .arg(PEER)
@@ -194,7 +196,7 @@ fn start(job: &PeerJob) -> Result<Child> {
 }
 
 /// A process that ended, with its status; preferably one killed by a signal, as others end in consequence.
-fn gone(children: &mut [Child]) -> Option<(usize, ExitStatus)> {
+fn find_ended(children: &mut [Child]) -> Option<(usize, ExitStatus)> {
     let ended = children.iter_mut().enumerate().filter_map(|(place, child)| {
         let status = child.try_wait().ok().flatten()?;
         Some((place + 1, status))
@@ -202,13 +204,13 @@ fn gone(children: &mut [Child]) -> Option<(usize, ExitStatus)> {
     ended.min_by_key(|(rank, status)| (status.code().is_some(), *rank))
 }
 
-const AGAIN: &str = "run the same command again: stages that are finished are kept, and the one at work goes \
-                     on from its last checkpoint";
+const AGAIN: &str = "run the same command again: finished stages are kept, and the active stage resumes \
+    from its last checkpoint";
 
 fn died(rank: usize, size: usize, status: ExitStatus) -> Error {
     let (how, why) = match status.signal() {
-        Some(9) => ("was killed (signal 9)".to_owned(), "; where memory had run out, take fewer processes"),
-        Some(signal) => (format!("died of signal {signal}"), ""),
+        Some(9) => ("was killed (signal 9)".to_owned(), "; if memory ran out, use fewer processes"),
+        Some(signal) => (format!("was killed by signal {signal}"), ""),
         None => (format!("ended ({status})"), ""),
     };
     failed(format!("process {rank} of {size} {how}")).help(format!("{AGAIN}{why}"))
@@ -221,7 +223,7 @@ fn failed(message: impl Into<String>) -> Error {
 /// The work of a process other than the first: it reads what the run reads, and joins its stages.
 pub fn follow(job: &PeerJob, versions: &Versions, place: Place, control: &Control) -> Result<()> {
     let run = &job.run;
-    let peers = Meeting::join(job.port, job.rank, run.processes as usize, job.secret)?;
+    let peers = Rendezvous::join(job.port, job.rank, run.processes as usize, job.secret)?;
     control.begin_work();
     let read = || {
         let store = Store::open(std::path::Path::new(&run.store))?;
@@ -229,22 +231,20 @@ pub fn follow(job: &PeerJob, versions: &Versions, place: Place, control: &Contro
     };
     let (prepared, store) = peers.all_or_none(control, read())?;
     let keys = keys_of(run, &prepared, &Arithmetic::of_this_machine(&versions.libtorch), place);
-    let room = Room::here(1, place).among(run.processes);
+    let device_memory = DeviceMemoryBudget::detect(1, place).per_process(run.processes);
     let processes = Processes { peers, children: Mutex::default() };
-    let made = (keys, store, room, Some(&processes));
+    let made = (keys, store, device_memory, Some(&processes));
     let scheduler = Scheduler::new(run, &prepared, made, place, control);
     loop {
         let command = processes.peers.broadcast(0, &[])?;
         match serde_json::from_slice(&command).map_err(|error| unreadable(0, &error))? {
             Command::End => return Ok(()),
             Command::Train { task, key, from } => {
-                let join = AssertUnwindSafe(|| scheduler.join_in(&prepared, task, &key, from));
-                catch_unwind(join).unwrap_or_else(|panic| {
-                    let error = Error::from_panic(panic.as_ref());
+                let joined = caught(|| scheduler.join_in(&prepared, task, &key, from));
+                joined.inspect_err(|error| {
                     // The first process only sees that this one is gone, so the reason is printed here.
                     eprintln!("process {} of {}: {error}", job.rank, run.processes);
-                    Err(error)
-                })?;
+                })??;
             }
         }
     }
@@ -256,8 +256,8 @@ impl Scheduler<'_> {
         let processes = self.processes.expect("there is a first one");
         let read = || {
             if self.keys.of(task) != key {
-                let message = "a process has read other models or data than the first one: files have \
-                               changed meanwhile, or the day";
+                let message = "a process has read other models or data than the first one: files \
+                    have changed in between, or the date has";
                 return Err(failed(message).help("run the same command again"));
             }
             let state = match from {
@@ -265,7 +265,7 @@ impl Scheduler<'_> {
                 Some(step) => match self.store.state(key, step) {
                     Lookup::Found(state) => Some((state, RestoreMode::Resume)),
                     Lookup::Absent | Lookup::Damaged(_) => {
-                        let message = format!("a process can't read the checkpoint of step {step}");
+                        let message = format!("a process cannot read the checkpoint of step {step}");
                         return Err(failed(message).help("run the same command again"));
                     }
                 },
@@ -289,7 +289,7 @@ impl Scheduler<'_> {
         let job = self.job(task, id, &inputs);
         let trained = self.train_from(&job, &[(settings, LearnerTurn::ALONE)], steps, state);
         trained.map_err(|stopped| stopped.error)?;
-        processes.memory_beside(peak_of(self.place));
+        processes.memory_of_others(peak_of(self.place));
         Ok(())
     }
 

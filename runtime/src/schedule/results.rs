@@ -32,7 +32,7 @@ impl Scheduler<'_> {
         for warning in warnings {
             self.control.warn(warning);
         }
-        self.publish_what_is_gone()?;
+        self.republish_missing()?;
         write_results(&results, &self.out)?;
         Ok(())
     }

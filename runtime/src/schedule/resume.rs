@@ -10,7 +10,7 @@ use super::run::{Scheduler, lock};
 use crate::failure::{Error, Result};
 use crate::store::state::TrainState;
 use crate::store::{Forked, Lookup};
-use crate::train::Written;
+use crate::train::RolloutsBySource;
 use crate::train::restore::RestoreMode;
 
 impl Scheduler<'_> {
@@ -52,12 +52,16 @@ impl Scheduler<'_> {
             fork.stage, fork.step, fork.key
         );
         Err(Error::new(FailureKind::Storage, message)
-            .help("run it without the fork: it begins with its first step"))
+            .help("run it without the fork: it then starts from its first step"))
     }
 
     /// The stored rollouts of frozen models for a stage, written for it or for another one with the same
     /// key. Where there are none, `guard` gets the lock to write them.
-    pub(super) fn rollouts(&self, index: usize, guard: &mut Option<Lock>) -> Result<Option<Written>> {
+    pub(super) fn rollouts(
+        &self,
+        index: usize,
+        guard: &mut Option<Lock>,
+    ) -> Result<Option<RolloutsBySource>> {
         let Some(key) = self.keys.of_rollouts(index) else { return Ok(None) };
         let about = || rollouts_of(&self.about(index));
         let forced = self.forced[index] && !lock(&self.made).contains(key);
@@ -69,7 +73,7 @@ impl Scheduler<'_> {
                 }
                 Lookup::Damaged(reason) if guard.is_some() => {
                     self.control
-                        .warn(format!("stored rollouts are damaged and will be written again: {reason}"));
+                        .warn(format!("stored rollouts are damaged and will be sampled again: {reason}"));
                 }
                 _ => {}
             }
@@ -80,7 +84,7 @@ impl Scheduler<'_> {
         Ok(None)
     }
 
-    pub(super) fn keep_rollouts(&self, index: usize, written: &Written) -> Result<()> {
+    pub(super) fn keep_rollouts(&self, index: usize, written: &RolloutsBySource) -> Result<()> {
         let Some(key) = self.keys.of_rollouts(index) else { return Ok(()) };
         self.store.insert_value(key, &rollouts_of(&self.about(index)), written)?;
         lock(&self.made).insert(key.to_owned());

@@ -3,7 +3,6 @@
 //! passed between threads as plain data.
 
 use std::collections::{HashMap, HashSet};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -15,25 +14,25 @@ use mopd_store::Lock;
 use tch::Kind;
 
 use super::exclusive::Tasks;
-use super::locking::{self, Access, SaidOnce};
+use super::locking::{self, Access, EmittedMessages};
+use super::memory_budget::DeviceMemoryBudget;
 use super::predicted::Predicted;
 use super::prepared::{PreparedPlan, keys_of, prepared, workers};
 use super::processes::Processes;
-use super::room::Room;
-use super::{Keys, Task, Work, elsewhere, fits, preflight, unsupported, why};
+use super::{Keys, Task, Work, elsewhere, fits, preflight, rerun_reasons, unsupported};
 use crate::control::Control;
 use crate::evaluate::{evaluate, score};
-use crate::failure::{Error, Result};
+use crate::failure::{Error, Result, caught};
 use crate::machine::arithmetic::Arithmetic;
 use crate::machine::memory::peak_memory;
 use crate::machine::{device::kind, place::Place};
 use crate::model::Weights;
 use crate::prepare::cache::DataCache;
 use crate::prepare::{DomainData, ModelSpec, ProgramFiles};
+use crate::remote::Servers;
 use crate::report::answers::PromptAnswers;
 use crate::report::results::RunCost;
 use crate::report::{Record, write_records};
-use crate::served::Servers;
 use crate::store::Store;
 use crate::train::Pace;
 
@@ -65,7 +64,7 @@ pub(super) struct Scheduler<'a> {
     pub(super) servers: &'a Servers,
     pub(super) pace: Pace,
     pub(super) predicted: Predicted,
-    pub(super) room: Room,
+    pub(super) device_memory: DeviceMemoryBudget,
     running: Tasks,
     /// The processes that train each stage together, if several.
     pub(super) processes: Option<&'a Processes>,
@@ -75,7 +74,7 @@ pub(super) struct Scheduler<'a> {
     pub(super) guards: Mutex<Vec<GuardActed>>,
     /// Keys of results that this run computed: even forced tasks are computed only once.
     pub(super) made: Mutex<HashSet<String>>,
-    pub(super) said: SaidOnce,
+    pub(super) emitted: EmittedMessages,
     pub(super) place: Place,
     pub(super) control: &'a Control,
 }
@@ -85,7 +84,10 @@ struct RunState {
     /// Tasks that have not been started.
     waiting: Vec<usize>,
     done: Vec<bool>,
+    /// Tasks that run, or that a thread is about to begin.
     running: Vec<usize>,
+    /// How many tasks have ended.
+    changes: usize,
     /// Weights that some task still needs, by the task that produced them.
     weights: HashMap<usize, Arc<Weights>>,
     /// How many unfinished tasks need each task's weights.
@@ -157,21 +159,22 @@ pub fn run(
     }
     control.emit(&Event::Started { tasks: progress.tasks, kept: kept as u32 });
     locking::register(plan, tasks, &keys, &out, &store, control)?;
-    why::note(&prepared, &keys, &store, job);
+    rerun_reasons::record(&prepared, &keys, &store, job);
     if let Some(warning) = store.note_arithmetic(&arithmetic)? {
         control.warn(warning);
     }
     let workers = workers(job, tasks);
-    let room = Room::here(workers, place).among(job.processes);
-    fits::weights(job, &prepared, &room, waiting)?;
-    let predicted = Predicted::of(job, &prepared, Path::new(&job.store), (place, &room), control, waiting)?;
-    fits::predicted(plan, tasks, &predicted, &room, control)?;
+    let device_memory = DeviceMemoryBudget::detect(workers, place).per_process(job.processes);
+    fits::weights(job, &prepared, &device_memory, waiting)?;
+    let predicted =
+        Predicted::new(job, &prepared, Path::new(&job.store), (place, &device_memory), control, waiting)?;
+    fits::predicted(plan, tasks, &predicted, &device_memory, control)?;
     let before_stages = started.elapsed().as_secs_f64();
 
     let trains = |index: usize| waiting(index) && super::trains(plan, &tasks[index]);
     let several = job.processes > 1 && (0..tasks.len()).any(trains);
     let processes = several.then(|| Processes::start(job, control)).transpose()?;
-    let made = (keys, store, room, processes.as_ref());
+    let made = (keys, store, device_memory, processes.as_ref());
     let shared = Scheduler { predicted, forced, ..Scheduler::new(job, &prepared, made, place, control) };
     let state = Mutex::new(shared.initial_state());
     control.begin_work();
@@ -219,14 +222,14 @@ impl<'a> Scheduler<'a> {
     pub(super) fn new(
         job: &'a RunJob,
         prepared: &'a PreparedPlan,
-        (keys, store, room, processes): (Keys, Store, Room, Option<&'a Processes>),
+        (keys, store, device_memory, processes): (Keys, Store, DeviceMemoryBudget, Option<&'a Processes>),
         place: Place,
         control: &'a Control,
     ) -> Scheduler<'a> {
         let PreparedPlan { tasks, specs, widths, domains, servers, environments, private: _ } = prepared;
         Scheduler {
             predicted: Predicted::default(),
-            room,
+            device_memory,
             running: Tasks::at(place),
             processes,
             records: Mutex::default(),
@@ -250,7 +253,7 @@ impl<'a> Scheduler<'a> {
             },
             guards: Mutex::default(),
             made: Mutex::default(),
-            said: SaidOnce::default(),
+            emitted: EmittedMessages::default(),
             place,
             control,
         }
@@ -267,6 +270,7 @@ impl Scheduler<'_> {
             waiting: (0..self.tasks.len()).collect(),
             done: vec![false; self.tasks.len()],
             running: Vec::new(),
+            changes: 0,
             weights: HashMap::new(),
             users,
             stopped: HashMap::new(),
@@ -278,83 +282,92 @@ impl Scheduler<'_> {
         }
     }
 
-    /// The loop of one thread: takes the ready task with the longest critical path, until none is left or the
-    /// job is over.
+    /// The loop of one thread, until no task is left or the job is over.
     fn work(&self, state: &Mutex<RunState>, changed: &Condvar) {
+        while let Some((task, inputs, guard)) = self.next(state, changed) {
+            // Both libtorch's own pool and the ones it calls keep this setting per thread.
+            tch::set_num_threads(self.widths[task] as i32);
+            let outcome =
+                caught(|| self.execute(task, &inputs, guard)).unwrap_or_else(|error| Err(error.into()));
+            self.finish(&mut lock(state), task, outcome);
+            changed.notify_all();
+        }
+        changed.notify_all();
+    }
+
+    /// The next task that can begin, with its lock if it has to be computed. A task is claimed first, as if
+    /// it ran, and the store is read after the mutex is released: on a network's file system that takes time.
+    fn next(&self, run: &Mutex<RunState>, changed: &Condvar) -> Option<ReadyTask> {
+        let mut state = lock(run);
+        // Tasks that can't begin now, although they are ready.
+        let (mut passed, mut seen) = (Vec::new(), state.changes);
         loop {
-            let (task, inputs, guard) = {
-                let mut state = lock(state);
-                loop {
-                    if state.waiting.is_empty() || self.control.check().is_err() {
-                        changed.notify_all();
-                        return;
-                    }
-                    match self.take(&mut state) {
-                        Ok(Some(task)) => break task,
-                        Ok(None) => {}
-                        Err(error) => {
-                            state.failure.get_or_insert(error);
-                            self.control.stop();
-                            continue;
-                        }
-                    }
-                    // Woken when a task finishes, and by a timeout, in case the job was interrupted or
-                    // another run has finished a result that this one waits for.
-                    let timeout = std::time::Duration::from_millis(200);
+            if state.waiting.is_empty() || self.control.check().is_err() {
+                return None;
+            }
+            let Some((task, admitted)) = self.take_ready_task(&mut state, &passed) else {
+                // Woken when a task finishes, and by a timeout, in case the job was interrupted or another
+                // run has finished a result that this one waits for.
+                if state.changes == seen {
+                    let timeout = Duration::from_millis(200);
                     state = changed
                         .wait_timeout(state, timeout)
                         .unwrap_or_else(|poisoned| poisoned.into_inner())
                         .0;
                 }
+                (passed, seen) = (Vec::new(), state.changes);
+                continue;
             };
-            // Both libtorch's own pool and the ones it calls keep this setting per thread.
-            tch::set_num_threads(self.widths[task] as i32);
-            let outcome = catch_unwind(AssertUnwindSafe(|| self.execute(task, &inputs, guard)))
-                .unwrap_or_else(|panic| Err(Error::from_panic(panic.as_ref()).into()));
-            self.finish(&mut lock(state), task, outcome);
-            changed.notify_all();
+            drop(state);
+            let access = self.access(task, admitted);
+            state = lock(run);
+            match access {
+                Ok(Access::Read) => return Some(self.begin(&mut state, task, None)),
+                Ok(Access::Compute(held)) => return Some(self.begin(&mut state, task, Some(held))),
+                // Another candidate may need less memory.
+                Ok(Access::Elsewhere | Access::NoMemory) => passed.push(task),
+                Err(error) => {
+                    state.failure.get_or_insert(error);
+                    self.control.stop();
+                }
+            }
+            state.running.retain(|&running| running != task);
         }
     }
 
-    /// The ready task with the longest critical path, the earliest among equals, with its lock if that is
-    /// needed. Of tasks with the same key, one runs at a time, in this and other runs, and the others find
-    /// its result in the store. A task that needs several cores waits until no other runs, and one that has
-    /// to be computed waits until there is memory for it.
-    fn take(&self, state: &mut RunState) -> Result<Option<ReadyTask>> {
+    /// Claims the ready task with the longest critical path, the earliest among equals, that was not passed
+    /// over. Of tasks with the same key, one runs at a time, in this and other runs, and the others find its
+    /// result in the store. A task that needs several cores waits until no other runs. The second value says
+    /// whether there is memory to compute the task now.
+    fn take_ready_task(&self, state: &mut RunState, passed: &[usize]) -> Option<(usize, bool)> {
         let same_key = |a: usize, b: usize| self.keys.of(a) == self.keys.of(b);
-        let ready = |&task: &usize| {
-            self.tasks[task].needs.iter().all(|need| state.done[*need])
-                && !state.running.iter().any(|&running| same_key(running, task))
+        let ready = |task: &usize| {
+            !passed.contains(task)
+                && self.tasks[*task].needs.iter().all(|need| state.done[*need])
+                && !state.running.iter().any(|&running| same_key(running, *task))
         };
-        let mut candidates: Vec<usize> = state.waiting.iter().copied().filter(ready).collect();
-        candidates.sort_by(|a, b| {
-            self.tasks[*b].critical_path.total_cmp(&self.tasks[*a].critical_path).then(a.cmp(b))
-        });
+        let longest_path = |a: &usize, b: &usize| {
+            let path = |task: &usize| self.tasks[*task].critical_path;
+            path(b).total_cmp(&path(a)).then(a.cmp(b))
+        };
+        let task = state.waiting.iter().copied().filter(ready).min_by(longest_path)?;
         let wide = |task: usize| self.widths[task] > 1;
-        for task in candidates {
-            if state.running.iter().any(|&running| wide(running) || wide(task)) {
-                return Ok(None);
-            }
-            let together: Vec<usize> = state.running.iter().copied().chain([task]).collect();
-            let predicted = self.predicted.memory(self.tasks, &together);
-            let guard = match self.access(task)? {
-                Access::Read => None,
-                // Another candidate may need less memory.
-                Access::Compute(_) if !state.running.is_empty() && !self.room.admits(predicted) => continue,
-                Access::Compute(held) => {
-                    state.unpredicted |= self.trains_unpredicted(task);
-                    Some(held)
-                }
-                Access::Elsewhere => continue,
-            };
-            state.waiting.retain(|&waiting| waiting != task);
-            state.running.push(task);
-            state.predicted_memory = state.predicted_memory.max(predicted);
-            let inputs =
-                self.tasks[task].needs.iter().map(|need| (*need, state.weights[need].clone())).collect();
-            return Ok(Some((task, inputs, guard)));
+        if state.running.iter().any(|&running| wide(running) || wide(task)) {
+            return None;
         }
-        Ok(None)
+        let alone = state.running.is_empty();
+        state.running.push(task);
+        Some((task, alone || self.device_memory.admits(self.predicted.memory(self.tasks, &state.running))))
+    }
+
+    /// Begins a claimed task.
+    fn begin(&self, state: &mut RunState, task: usize, guard: Option<Lock>) -> ReadyTask {
+        state.unpredicted |= guard.is_some() && self.trains_unpredicted(task);
+        state.waiting.retain(|&waiting| waiting != task);
+        let predicted = self.predicted.memory(self.tasks, &state.running);
+        state.predicted_memory = state.predicted_memory.max(predicted);
+        let inputs = self.tasks[task].needs.iter().map(|need| (*need, state.weights[need].clone())).collect();
+        (task, inputs, guard)
     }
 
     fn trains_unpredicted(&self, index: usize) -> bool {
@@ -365,6 +378,7 @@ impl Scheduler<'_> {
 
     fn finish(&self, state: &mut RunState, index: usize, outcome: Result<TaskOutput, TaskStopped>) {
         state.running.retain(|&task| task != index);
+        state.changes += 1;
         let task = &self.tasks[index];
         match outcome {
             Ok(outcome) => {
@@ -392,7 +406,7 @@ impl Scheduler<'_> {
                 self.control.stop();
                 // After a failure, the other threads are interrupted, which is not a failure of theirs.
                 if state.failure.is_none() && matches!(error, Error::Failed(_)) {
-                    state.failure = Some(error.during(&self.name(task), task.seed));
+                    state.failure = Some(error.in_stage(&self.name(task), task.seed));
                 }
             }
         }
@@ -444,7 +458,7 @@ impl Scheduler<'_> {
                     None => {
                         self.check_unchanged(index)?;
                         let weights = &inputs[&task.needs[0]];
-                        let budget = self.room.generation(self.widths[index] > 1);
+                        let budget = self.device_memory.generation(self.widths[index] > 1);
                         let on = (self.place, self.kind(), budget);
                         let answers = evaluate(weights, data, evaluation, task.seed, on, self.control)?;
                         self.check_unchanged(index)?;

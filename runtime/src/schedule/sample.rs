@@ -13,7 +13,7 @@ use crate::machine::place::Place;
 use crate::model::{Decoder, Weights};
 use crate::random::{Key, Purpose, stream_of};
 use crate::rollout::{Completion, Prompt, rollout_watched};
-use crate::schedule::Room;
+use crate::schedule::DeviceMemoryBudget;
 use crate::store::Checkpoint;
 use crate::tokenizer::chat::{self, ChatError, Conversation};
 use crate::tokenizer::json::Json;
@@ -77,9 +77,10 @@ fn complete(
     }
     let sampling = Sampling::new(job.n, job.temperature, max_tokens);
     let key = Key::new(job.seed, stream, Purpose::Sample, 0);
-    let budget = Room::here(1, decoder.place).generation(true);
+    let budget = DeviceMemoryBudget::detect(1, decoder.place).generation(true);
     let most = job.n.saturating_mul(max_tokens);
-    let mut told = Told { prompt: index as u32, most, at: Instant::now(), text: String::new() };
+    let mut reported =
+        ReportedCompletion { prompt: index as u32, most, at: Instant::now(), text: String::new() };
     let completions = rollout_watched(
         decoder,
         &[Prompt { tokens: &tokens, id: 0, sample: 0, limit: None }],
@@ -87,7 +88,7 @@ fn complete(
         key,
         budget,
         control,
-        &mut |completions| told.look(completions, &weights.tokenizer, control),
+        &mut |completions| reported.look(completions, &weights.tokenizer, control),
     )?;
     for completion in completions {
         control.emit(&Event::Sample {
@@ -102,14 +103,14 @@ fn complete(
 }
 
 /// The part of a prompt's completion that has been reported so far.
-struct Told {
+struct ReportedCompletion {
     prompt: u32,
     most: u32,
     at: Instant,
     text: String,
 }
 
-impl Told {
+impl ReportedCompletion {
     fn look(&mut self, completions: &[Completion], tokenizer: &Tokenizer, control: &Control) -> Result<()> {
         if self.at.elapsed() < PACE {
             return Ok(());

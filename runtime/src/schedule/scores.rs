@@ -16,7 +16,7 @@ use crate::store::{Lookup, ScoreEntry};
 use crate::train::ScoredBatch;
 
 /// Interval of checks whether another run has written a batch.
-const PATIENCE: Duration = Duration::from_millis(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// A running stage's state for the use of stored scores.
 #[derive(Default)]
@@ -84,7 +84,7 @@ impl Scheduler<'_> {
             Err(error) => {
                 if !known.said.replace(true) {
                     self.control.warn(format!(
-                        "the {} are not kept, and are computed again where they are needed: {error}",
+                        "the {} cannot be stored and will be computed again when needed: {error}",
                         about()
                     ));
                 }
@@ -111,7 +111,7 @@ impl Scheduler<'_> {
                 return Ok(held);
             }
             self.control.check()?;
-            std::thread::sleep(PATIENCE);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 

@@ -13,25 +13,25 @@ use mopd_compiler::plan::{ModelId, Plan, RolloutServer, Served};
 use super::preflight::check_schema;
 use crate::control::Control;
 use crate::failure::{Error, Result};
-use crate::prepare::{Places, model_specs};
-use crate::served::probe::{Findings, ProbingStudent, TIME_LIMIT, probe_sampling, probe_teacher};
+use crate::prepare::{ReadContext, model_specs};
+use crate::remote::probe::{Findings, ProbingStudent, TIME_LIMIT, probe_sampling, probe_teacher};
 use crate::store::Store;
 
 /// Time limit of all probes, which run in parallel: the ids of a large vocabulary take hundreds of
 /// requests.
-const PATIENCE: Duration = Duration::from_secs(60);
+const SERVER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Interval of checks whether the job is to stop.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 #[derive(Clone, PartialEq)]
-enum AskedServer {
+enum ProbedServer {
     Teacher(Served),
     Rollouts(RolloutServer),
 }
 
 /// A server, the start model of its student, and the report that says which teacher needs it.
-struct Asked {
-    server: AskedServer,
+struct ServerProbe {
+    server: ProbedServer,
     start: ModelId,
     report: ServerReport,
 }
@@ -41,7 +41,7 @@ pub fn servers(job: &ServersJob, control: &Control) -> Result<()> {
     let plan = &job.run.plan;
     check_schema(plan)?;
     let (base, store) = (Path::new(&job.run.base), Path::new(&job.run.store));
-    let places = Places { base, notes: &Store::notes(store), cache: None, store: None };
+    let places = ReadContext { base, notes: &Store::notes(store), cache: None, store: None };
     let specs = match job.read_models.then(|| model_specs(plan, places)).transpose() {
         Ok(specs) => specs,
         Err(Error::Interrupted) => return Err(Error::Interrupted),
@@ -54,8 +54,8 @@ pub fn servers(job: &ServersJob, control: &Control) -> Result<()> {
     let (done, ended) = channel();
     let asked = asked(plan);
     let mut findings = Vec::new();
-    for (place, Asked { server, start, report }) in asked.into_iter().enumerate() {
-        let found = Arc::new(Findings::of(report));
+    for (place, ServerProbe { server, start, report }) in asked.into_iter().enumerate() {
+        let found = Arc::new(Findings::new(report));
         findings.push((found.clone(), false));
         let spec = specs.as_ref().map(|specs| &specs[start.0 as usize]);
         let spec = spec.map(|spec| (spec.tokenizer.clone(), spec.config.context));
@@ -66,8 +66,8 @@ pub fn servers(job: &ServersJob, control: &Control) -> Result<()> {
             let student =
                 student.map(|(tokenizer, context)| ProbingStudent { tokenizer, context: *context, dtype });
             match &server {
-                AskedServer::Teacher(served) => probe_teacher(served, student, TIME_LIMIT, &found),
-                AskedServer::Rollouts(server) => {
+                ProbedServer::Teacher(served) => probe_teacher(served, student, TIME_LIMIT, &found),
+                ProbedServer::Rollouts(server) => {
                     probe_sampling(server, &base, student, TIME_LIMIT, &found);
                 }
             }
@@ -75,25 +75,24 @@ pub fn servers(job: &ServersJob, control: &Control) -> Result<()> {
         });
     }
     drop(done);
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + SERVER_TIMEOUT;
     while Instant::now() < until {
         control.check()?;
-        match ended.recv_timeout(LOOK) {
+        match ended.recv_timeout(POLL_INTERVAL) {
             Ok(place) => findings[place].1 = true,
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
         }
     }
     for (found, ended) in findings {
-        let mut report = found.so_far();
+        let mut report = found.report_so_far();
         if !ended {
             let message = format!(
-                "what the server {} answers was not known after {} s",
+                "the server {} did not answer within {} s",
                 report.url.as_deref().unwrap_or_default(),
-                PATIENCE.as_secs()
+                SERVER_TIMEOUT.as_secs()
             );
-            let slow =
-                Error::new(FailureKind::Model, message).help("look at its log: it may have much to do");
+            let slow = Error::new(FailureKind::Model, message).help("read its log: it may be overloaded");
             if let Error::Failed(slow) = slow {
                 report.problems.push(*slow);
             }
@@ -104,10 +103,10 @@ pub fn servers(job: &ServersJob, control: &Control) -> Result<()> {
 }
 
 /// The servers of a plan, once for each pair of teacher and start model.
-fn asked(plan: &Plan) -> Vec<Asked> {
-    let mut all: Vec<Asked> = Vec::new();
-    let mut add = |server: AskedServer, start: ModelId, (stage, teacher): (&str, Option<&str>)| {
-        let same = |known: &&mut Asked| {
+fn asked(plan: &Plan) -> Vec<ServerProbe> {
+    let mut all: Vec<ServerProbe> = Vec::new();
+    let mut add = |server: ProbedServer, start: ModelId, (stage, teacher): (&str, Option<&str>)| {
+        let same = |known: &&mut ServerProbe| {
             known.server == server && known.start == start && known.report.teacher.as_deref() == teacher
         };
         if let Some(known) = all.iter_mut().find(same) {
@@ -117,21 +116,21 @@ fn asked(plan: &Plan) -> Vec<Asked> {
             return;
         }
         let (engine, model, asked) = match &server {
-            AskedServer::Teacher(served) => (served.engine, served.model.clone(), Some(served.answers)),
-            AskedServer::Rollouts(server) => (server.engine, server.model.clone(), None),
+            ProbedServer::Teacher(served) => (served.engine, served.model.clone(), Some(served.answers)),
+            ProbedServer::Rollouts(server) => (server.engine, server.model.clone(), None),
         };
         let report = ServerReport::unasked(stage, teacher, engine, &model);
-        all.push(Asked { server, start, report: ServerReport { asked, ..report } });
+        all.push(ServerProbe { server, start, report: ServerReport { asked, ..report } });
     };
     for model in &plan.experiment.models {
         for train in model.stage.trains() {
             let choices = train.scorers.iter().flat_map(|(_, scorer)| &scorer.choices);
             for (choice, served) in choices.filter_map(|choice| Some((choice, choice.teacher.served()?))) {
                 let of = (model.name.as_str(), Some(choice.name.as_str()));
-                add(AskedServer::Teacher(served.clone()), train.start, of);
+                add(ProbedServer::Teacher(served.clone()), train.start, of);
             }
             for SampledBy { server, .. } in train.sampled_by() {
-                add(AskedServer::Rollouts(server.clone()), train.start, (&model.name, None));
+                add(ProbedServer::Rollouts(server.clone()), train.start, (&model.name, None));
             }
         }
     }

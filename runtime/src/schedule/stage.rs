@@ -10,7 +10,7 @@ use mopd_compiler::plan::results::{ScoresFound, StageRecord};
 use mopd_compiler::plan::{Learner, ModelId, Objective, Pretrained, Stage, Train};
 use mopd_store::Lock;
 
-use super::exclusive::Running;
+use super::exclusive::RunningTask;
 use super::run::{Scheduler, TaskOutput, TaskStopped, lock};
 use super::{Work, scores};
 use crate::data;
@@ -28,8 +28,8 @@ use crate::store::{Ancestor, CheckpointProvenance, Lookup, adapter};
 use crate::train::privacy::NoiseSecret;
 use crate::train::restore::RestoreMode;
 use crate::train::{
-    self, Checkpoints, LearnerTurn, RolloutCache, ScoreCache, Source, SourceTeachers, TrainedModel, Written,
-    check_weights,
+    self, Checkpoints, LearnerTurn, RolloutCache, RolloutsBySource, ScoreCache, Source, SourceTeachers,
+    TrainedModel, check_weights,
 };
 use crate::zip::zip_equal;
 
@@ -55,7 +55,7 @@ pub(super) struct StageOutput {
     /// Time that earlier runs spent on this stage.
     seconds_before: f64,
     /// Sum of the peak memory of the other processes that trained it.
-    memory_beside: u64,
+    memory_of_others: u64,
 }
 
 impl StageOutput {
@@ -68,7 +68,7 @@ impl StageOutput {
             others: Vec::new(),
             scores_found: None,
             seconds_before: 0.0,
-            memory_beside: 0,
+            memory_of_others: 0,
         }
     }
 }
@@ -79,7 +79,7 @@ impl Scheduler<'_> {
         index: usize,
         id: ModelId,
         inputs: &HashMap<usize, Arc<Weights>>,
-        running: &Running,
+        running: &RunningTask,
         guard: &mut Option<Lock>,
     ) -> Result<TaskOutput, TaskStopped> {
         let job = self.job(index, id, inputs);
@@ -115,7 +115,7 @@ impl Scheduler<'_> {
         let StageJob { key, name, seed, .. } = *job;
         let find = || {
             // A stage with several models is found if all of them are.
-            for other in self.keys.beside(job.index) {
+            for other in self.keys.other_models(job.index) {
                 match self.store.find(other) {
                     Lookup::Found(_) => {}
                     Lookup::Absent => return Lookup::Absent,
@@ -126,7 +126,7 @@ impl Scheduler<'_> {
         };
         let Some(entry) = self.stored(job.index, guard, find)? else { return Ok(None) };
         self.drop_leftovers(key, guard.is_some());
-        self.look_back(job.index, job.id, &entry.record)?;
+        self.replay_guards(job.index, job.id, &entry.record)?;
         let beside = matches!(self.plan.experiment.model(job.id).stage, Stage::Learner { .. });
         if beside && lock(&self.made).contains(key) {
             let stage = name.to_owned();
@@ -172,8 +172,10 @@ impl Scheduler<'_> {
             }
             Stage::Learner { joint, .. } => {
                 let joint = &self.plan.experiment.model(*joint).name;
-                let message =
-                    format!("the store lost `{}` while it was needed; `{joint}` makes it", job.name);
+                let message = format!(
+                    "`{}` was removed from the store while it was needed; `{joint}` computes it",
+                    job.name
+                );
                 Err(Error::new(FailureKind::Storage, message)
                     .help(format!("run again with `--from {joint}`"))
                     .into())
@@ -207,7 +209,7 @@ impl Scheduler<'_> {
                 Pretrained::HuggingFace { name: folder, .. }
                 | Pretrained::Checkpoint { folder }
                 | Pretrained::Gguf { file: folder },
-            ) => data::beside(&self.base, folder),
+            ) => data::path_as_written(&self.base, folder),
             _ => self.store.path(self.keys.of(*self.maker(job, wanted))),
         };
         std::path::absolute(&folder).unwrap_or(folder).to_string_lossy().into_owned()
@@ -256,10 +258,10 @@ impl Scheduler<'_> {
         let together = processes.train(self.control, job.index, job.key, step);
         together.map_err(|error| processes.explained(error))?;
         match self.train_from(job, learners, steps, from) {
-            Ok(output) => Ok(StageOutput { memory_beside: processes.memory_beside(None), ..output }),
+            Ok(output) => Ok(StageOutput { memory_of_others: processes.memory_of_others(None), ..output }),
             Err(stopped) => {
                 let error = processes.explained(stopped.error);
-                Err(self.stopped(job, train::Stopped { error, ..*stopped }))
+                Err(self.stopped(job, train::StoppedTraining { error, ..*stopped }))
             }
         }
     }
@@ -271,9 +273,10 @@ impl Scheduler<'_> {
         learners: &[(&Train<Objective>, LearnerTurn)],
         steps: u32,
         from: Option<(TrainState, RestoreMode)>,
-    ) -> Result<StageOutput, Box<train::Stopped>> {
-        let failed =
-            |error: Error| Box::new(train::Stopped { error, last_good: None, record: Record::default() });
+    ) -> Result<StageOutput, Box<train::StoppedTraining>> {
+        let failed = |error: Error| {
+            Box::new(train::StoppedTraining { error, last_good: None, record: Record::default() })
+        };
         let StageJob { index, id, name, seed, key, .. } = *job;
         let peers = self.processes.map(|processes| &processes.peers);
         let stream = super::stream(self.plan, id, self.domains);
@@ -296,7 +299,7 @@ impl Scheduler<'_> {
                 start_place: self.found_at(job, settings.start),
                 models: inputs.map(|id| (id, self.input(job, id))).collect(),
                 models_fit: None,
-                budget: self.room.generation(self.widths[index] > 1),
+                budget: self.device_memory.generation(self.widths[index] > 1),
                 micro_batch: settings.execution.micro_batch,
                 recomputed: settings.execution.checkpointing.layers(),
                 saves_activations: settings.saves_activations(&settings.rollout),
@@ -319,10 +322,13 @@ impl Scheduler<'_> {
         let keep = |state: &TrainState| if writes { self.keep(index, name, state) } else { Ok(()) };
         let writing = RefCell::new(None);
         let find = || self.rollouts(index, &mut writing.borrow_mut());
-        let keep_written = |written: &Written| {
+        let keep_written = |written: &RolloutsBySource| {
             self.check_unchanged(index)?;
             if let Err(error) = self.keep_rollouts(index, written) {
-                self.control.warn(format!("the rollouts of the teachers of `{name}` are not kept: {error}"));
+                self.control.warn(format!(
+                    "the rollouts of the teachers of `{name}` cannot be stored: \
+                    {error}"
+                ));
             }
             // Others may read them now.
             writing.take();
@@ -351,7 +357,7 @@ impl Scheduler<'_> {
             others: finished.others,
             scores_found: finished.found,
             seconds_before: finished.seconds - began.elapsed().as_secs_f64(),
-            memory_beside: 0,
+            memory_of_others: 0,
         })
     }
 
@@ -374,7 +380,7 @@ impl Scheduler<'_> {
         let StageOutput { weights, record, adapter, others, .. } = computed;
         self.check_unchanged(job.index)?;
         // The other models first: when the stage's own model is stored, all are.
-        for (key, TrainedModel { weights, adapter }) in zip_equal(self.keys.beside(job.index), others) {
+        for (key, TrainedModel { weights, adapter }) in zip_equal(self.keys.other_models(job.index), others) {
             let provenance = self.provenance(&StageJob { key, ..*job }, weights);
             self.store.insert(key, &provenance, weights, &Record::default(), adapter)?;
             lock(&self.made).insert(key.clone());
@@ -396,7 +402,7 @@ impl Scheduler<'_> {
         };
         let others = computed.others.iter().map(|other| &other.weights);
         let checked = std::iter::once(&computed.weights).chain(others).try_for_each(check_weights);
-        match checked.map_err(|error| error.behind(&format!("`{}`: ", job.name)).help(help)) {
+        match checked.map_err(|error| error.with_prefix(&format!("`{}`: ", job.name)).help(help)) {
             Ok(()) => Ok(computed),
             Err(error) => Err(TaskStopped { error, record: computed.record }),
         }
@@ -408,20 +414,20 @@ impl Scheduler<'_> {
         job: &StageJob,
         computed: StageOutput,
         started: Instant,
-        running: &Running,
+        running: &RunningTask,
     ) -> Result<TaskOutput> {
         let (stage, seed) = (job.name.to_owned(), job.seed);
-        let StageOutput { record, scores_found, seconds_before, memory_beside, .. } = computed;
+        let StageOutput { record, scores_found, seconds_before, memory_of_others, .. } = computed;
         self.store.publish(job.key, &self.out, job.name, seed)?;
         // Later stages read the weights from the store, so that unused ones take no memory.
         let weights = self.store.weights(job.key)?;
         let seconds = seconds_before.max(0.0) + started.elapsed().as_secs_f64();
-        let peak_memory = running.peak_memory().map(|own| own + memory_beside);
+        let peak_memory = running.peak_memory().map(|own| own + memory_of_others);
         if let Some(ScoresFound { found, of }) = scores_found {
             self.control.emit(&Event::ScoresFound { stage: stage.clone(), seed, found, of });
         }
         for train in self.plan.experiment.model(job.id).stage.trains() {
-            self.servers.tell_hedged(train, self.control);
+            self.servers.warn_hedged(train, self.control);
         }
         self.keep_guards(job.index, job.id, &record);
         let predicted = self.predicted.stage(job.id);
@@ -438,7 +444,7 @@ impl Scheduler<'_> {
     }
 
     /// Publishes models again that were deleted from the run's folder while others were trained.
-    pub(super) fn publish_what_is_gone(&self) -> Result<()> {
+    pub(super) fn republish_missing(&self) -> Result<()> {
         for (index, task) in self.tasks.iter().enumerate() {
             let Work::Stage(id) = task.work else { continue };
             let model = self.plan.experiment.model(id);
@@ -453,17 +459,17 @@ impl Scheduler<'_> {
     }
 
     /// Handles training that failed: stores the weights before the failed step.
-    fn stopped(&self, job: &StageJob, stopped: train::Stopped) -> TaskStopped {
-        let train::Stopped { mut error, last_good, record } = stopped;
+    fn stopped(&self, job: &StageJob, stopped: train::StoppedTraining) -> TaskStopped {
+        let train::StoppedTraining { mut error, last_good, record } = stopped;
         if let Some(weights) = last_good {
             error = match self.store.keep_last_good(job.key, &self.provenance(job, &weights), &weights) {
                 Ok(folder) => error.help(format!(
-                    "the weights before that step are in {}; lower `lr`, or bound what the objective \
-                     divides by or exponentiates",
+                    "the weights before that step are in {}; lower `lr`, or bound the numbers that the \
+                    objective divides by or exponentiates",
                     folder.display()
                 )),
                 Err(storage) => {
-                    error.help(format!("the weights before that step could not be kept: {storage}"))
+                    error.help(format!("the weights before that step could not be stored: {storage}"))
                 }
             };
         }

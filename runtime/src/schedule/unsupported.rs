@@ -22,33 +22,36 @@ pub(super) fn check(
     }
     let processes = job.processes;
     if !(2..=MOST).contains(&processes) {
-        let help = "each process has all weights: as many as there are cores, at most";
-        return Err(failed(&format!("a run has 1 to {MOST} processes, not {processes}")).help(help));
+        let help = "each process holds all weights; use at most as many processes as there are cores";
+        return Err(failed(&format!("a run can have 1 to {MOST} processes, not {processes}")).help(help));
     }
     if matches!(place.device, tch::Device::Cuda(_)) {
-        return Err(unsupported("a GPU, which processes share by NCCL,"));
+        return Err(unsupported("a GPU"));
     }
     if !job.forks.is_empty() {
-        return Err(unsupported("a stage that goes on from the checkpoint of another"));
+        return Err(unsupported("a stage that starts from a checkpoint of another stage"));
     }
     for (_, task) in tasks.iter().enumerate().filter(|(index, _)| waiting(*index)) {
         let Work::Stage(id) = task.work else { continue };
         let model = job.plan.experiment.model(id);
         let named = |what: &str| unsupported(&format!("`{}`: {what}", model.name)).at(model.origin);
         match &model.stage {
-            Stage::Joint(_) => return Err(named("a stage of several models that learn")),
+            Stage::Joint(_) => return Err(named("a stage that trains several models")),
             Stage::Train(train) => {
                 if let Some(what) = of_stage(train) {
                     return Err(named(&what));
                 }
                 if let Some(rollout) = train.rollouts().find(|rollout| rollout.groups < processes) {
-                    let asked = rollout.producer.kind().asked(rollout.groups);
+                    let asked = rollout.producer.kind().groups_setting(rollout.groups);
                     let message = format!(
-                        "`{}`: {processes} processes can't share what a step trains on, {asked}",
+                        "`{}`: {processes} processes cannot split the data of a step, {asked}",
                         model.name
                     );
                     return Err(failed(&message)
-                        .help("give each process a prompt at least: fewer processes, or more prompts a step")
+                        .help(
+                            "each process needs at least one prompt: use fewer processes, or more \
+                            prompts per step",
+                        )
                         .at(model.origin));
                 }
             }
@@ -75,7 +78,7 @@ fn of_stage(train: &Train<Objective>) -> Option<String> {
         (train.alignment.is_some(), "`gradient_alignment`"),
         (train.curriculum.is_some(), "a choice of prompts (`priority`, `refresh`)"),
         (!train.panels.is_empty(), "a panel"),
-        (!train.feedback.is_empty(), "feedback that models write"),
+        (!train.feedback.is_empty(), "feedback that a model writes"),
         (train.trains_scalar_head(), "a student that learns values (`student.value`)"),
         (train.trains_second_head(), "a student with a second head"),
         (train.served().next().is_some(), "a teacher on a server"),
@@ -93,7 +96,8 @@ fn of_stage(train: &Train<Objective>) -> Option<String> {
         ),
     ];
     let found = settings.into_iter().chain(scorers).find(|(there, _)| *there);
-    let undivided = || train.producers().flat_map(Producer::all).find_map(|of| of.kind().undivided());
+    let undivided =
+        || train.producers().flat_map(Producer::all).find_map(|of| of.kind().unshardable_reason());
     let found = found.map(|(_, what)| what).or_else(undivided).map(str::to_owned);
     found.or_else(|| train.objectives().find_map(|(_, objective)| of_objective(objective, train)))
 }
@@ -102,7 +106,7 @@ fn of_objective(objective: &Objective, train: &Train<Objective>) -> Option<Strin
     let sampler = producers::sampler(objective, &train.rollout);
     let parts = [
         (objective.chosen.is_some() || !objective.agreements().is_empty(), "a term over blocks"),
-        (!objective.recorded().is_empty(), "what the student thinks of recorded text"),
+        (!objective.recorded().is_empty(), "the student's log-probabilities of recorded text"),
         (!objective.attempts().is_empty(), "`correct` of a teacher"),
         (objective.learned.is_some(), "`learned(...)`"),
         (

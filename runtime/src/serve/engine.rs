@@ -8,8 +8,8 @@ use super::write::WriteRequest;
 use crate::machine::place::Place;
 use crate::machine::transfer::{to_vec, upload};
 use crate::model::{ABSENT, Decoder, PackedBatch, Weights, logits};
+use crate::remote::own;
 use crate::rollout::Completion;
-use crate::served::own;
 use crate::tokenizer::Token;
 use crate::train::vocabulary::largest;
 
@@ -91,7 +91,7 @@ pub struct Scored {
     pub next: Token,
 }
 
-pub enum Told {
+pub enum EngineReply {
     Bytes(Vec<u8>),
     Scored(Vec<Scored>),
     Generated {
@@ -102,20 +102,20 @@ pub enum Told {
     Updated,
 }
 
-impl Told {
+impl EngineReply {
     pub fn bytes(self) -> ResponseBody {
-        let Told::Bytes(bytes) = self else { unreachable!("a matrix is asked for") };
+        let EngineReply::Bytes(bytes) = self else { unreachable!("a matrix is asked for") };
         ResponseBody::Bytes(bytes)
     }
 
     pub fn scored(self) -> Vec<Scored> {
-        let Told::Scored(scored) = self else { unreachable!("scores are asked for") };
+        let EngineReply::Scored(scored) = self else { unreachable!("scores are asked for") };
         scored
     }
 
     /// The completions, after the version name of the weights that wrote them.
     pub fn generated(self) -> (String, Vec<Completion>) {
-        let Told::Generated { version, completions } = self else {
+        let EngineReply::Generated { version, completions } = self else {
             unreachable!("completions are asked for")
         };
         (version, completions)
@@ -136,37 +136,39 @@ impl ServingEngine {
         ServingEngine { weights, decoder, place, kind, limits }
     }
 
-    pub fn read(&self, asked: ReadRequest, shared: &Shared) -> Result<Told, RequestRefusal> {
+    pub fn read(&self, asked: ReadRequest, shared: &Shared) -> Result<EngineReply, RequestRefusal> {
         let _guard = no_grad_guard();
         let count =
             |tokens: usize| shared.metrics.tokens.with_label_values(&["scored"]).inc_by(tokens as u64);
         match asked {
-            ReadRequest::LmHead => Ok(Told::Bytes(own::SentTensor::of(&self.lm_head()).write(
-                "lm_head",
-                &shared.about().content,
-                &[],
-            ))),
+            ReadRequest::LmHead => Ok(EngineReply::Bytes(
+                own::SentTensor::from_tensor(&self.lm_head()).write("lm_head", &shared.about().content, &[]),
+            )),
             ReadRequest::Hidden { batch, body } => {
                 let hidden = self.hidden(&batch)?;
                 count(hidden.size()[0] as usize);
-                Ok(Told::Bytes(own::SentTensor::of(&hidden).write("hidden", &shared.about().content, &body)))
+                Ok(EngineReply::Bytes(own::SentTensor::from_tensor(&hidden).write(
+                    "hidden",
+                    &shared.about().content,
+                    &body,
+                )))
             }
             ReadRequest::Score(score) => {
                 let scored = self.score(&score)?;
                 count(scored.iter().map(|of| of.positions.len()).sum());
-                Ok(Told::Scored(scored))
+                Ok(EngineReply::Scored(scored))
             }
         }
     }
 
-    pub fn update(&mut self, update: &WeightsUpdate, shared: &Shared) -> Result<Told, RequestRefusal> {
+    pub fn update(&mut self, update: &WeightsUpdate, shared: &Shared) -> Result<EngineReply, RequestRefusal> {
         let weights = update.load(&self.weights)?;
         let _guard = no_grad_guard();
         // The old model is freed before the new one is made, so that memory holds one at a time.
         self.decoder = Decoder::frozen(&weights.weights, self.place, self.kind);
         self.weights = weights.weights;
         update.note(weights.content, shared);
-        Ok(Told::Updated)
+        Ok(EngineReply::Updated)
     }
 
     /// `[vocabulary, width]`: the rows of the LM head that belong to tokens, without padding.
@@ -181,14 +183,14 @@ impl ServingEngine {
         }
         if let Some(longest) = lengths.iter().max().filter(|longest| **longest > context) {
             return Err(RequestRefusal::bad(format!(
-                "{longest} tokens are more than the context of {context}"
+                "a sequence has {longest} tokens, more than the context of {context}"
             )));
         }
         let all: usize = lengths.iter().sum();
         if all > tokens {
             return Err(RequestRefusal::new(
                 413,
-                format!("a request has at most {tokens} tokens, this one {all}"),
+                format!("the request has {all} tokens; at most {tokens} are supported"),
             ));
         }
         Ok(())
@@ -204,15 +206,19 @@ impl ServingEngine {
         for own::SentSequence { prompt, completion, scored } in &batch.sequences {
             if prompt.is_empty() || completion.is_empty() {
                 return Err(RequestRefusal::bad(
-                    "a sequence has a prompt and a completion, a token each at least",
+                    "each sequence needs a prompt and a completion of at least one token",
                 ));
             }
-            if scored.as_ref().is_some_and(|scored| scored.len() != completion.len()) {
-                return Err(RequestRefusal::bad("`scored` says something of every token of the completion"));
+            if let Some(scored) = scored.as_ref().filter(|scored| scored.len() != completion.len()) {
+                return Err(RequestRefusal::bad(format!(
+                    "`scored` must have one entry per completion token: got {} for {}",
+                    scored.len(),
+                    completion.len()
+                )));
             }
             if let Some(id) = prompt.iter().chain(completion).find(|id| !(0..entries).contains(*id)) {
                 return Err(RequestRefusal::bad(format!(
-                    "{id} is no token id: they go from 0 to {}",
+                    "{id} is not a token id: ids go from 0 to {}",
                     entries - 1
                 )));
             }
@@ -228,15 +234,17 @@ impl ServingEngine {
         let ScoreRequest { sequences, start, top, chosen } = score;
         let lengths: Vec<usize> = sequences.iter().map(Vec::len).collect();
         self.fits(&lengths)?;
-        if sequences.iter().any(|ids| ids.len() <= *start) {
-            return Err(RequestRefusal::bad("nothing stands where the log-probabilities are to begin"));
+        if let Some(shortest) = lengths.iter().min().filter(|length| *length <= start) {
+            return Err(RequestRefusal::bad(format!(
+                "log-probabilities are to start at token {start}, but the text has only {shortest} tokens"
+            )));
         }
         let vocabulary = self.weights.tokenizer.vocabulary() as i64;
         let asked = top.map_or(vocabulary, i64::from);
         if self.limits.entries.is_some_and(|most| asked > i64::from(most)) {
             let most = self.limits.entries.unwrap_or_default();
             return Err(RequestRefusal::bad(format!(
-                "at most {most} entries of a token are listed (`--max-logprobs`)"
+                "at most {most} entries per token can be requested (`--max-logprobs`)"
             )));
         }
         // One token is appended, which is predicted but never read, to get the distribution after the last.

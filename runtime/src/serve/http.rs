@@ -16,19 +16,19 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::engine::{EngineRequest, Limits, ReadRequest, RequestRefusal, Told};
+use super::engine::{EngineReply, EngineRequest, Limits, ReadRequest, RequestRefusal};
 use super::metrics::Metrics;
 use super::update::{self, Updates};
 use super::write::WriteRequest;
-use super::{About, sglang, vllm};
-use crate::served::sampling::RolloutBatch;
-use crate::served::{ServerIdentity, own};
+use super::{ServedModelInfo, sglang, vllm};
+use crate::remote::sampling::RolloutBatch;
+use crate::remote::{ServerIdentity, own};
 use crate::tokenizer::{Token, Tokenizer};
 
 /// Most bytes of a request's body: ids as text take several bytes each.
 const LARGEST: usize = 64 << 20;
 /// Time limit for a body to arrive.
-const PATIENCE: Duration = Duration::from_secs(60);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// State shared by the request threads and the model's thread.
 pub struct Shared {
@@ -37,7 +37,7 @@ pub struct Shared {
     pub key: Option<blake3::Hash>,
     pub queue: SyncSender<QueuedRequest>,
     pub metrics: Metrics,
-    pub about: RwLock<About>,
+    pub about: RwLock<ServedModelInfo>,
     pub tokenizer: Arc<Tokenizer>,
     pub softcap: Option<f64>,
     pub dtype: Dtype,
@@ -48,7 +48,7 @@ pub struct Shared {
 /// A request in the queue of the model's thread.
 pub struct QueuedRequest {
     pub asked: EngineRequest,
-    pub reply: oneshot::Sender<Result<Told, RequestRefusal>>,
+    pub reply: oneshot::Sender<Result<EngineReply, RequestRefusal>>,
 }
 
 pub enum ResponseBody {
@@ -58,7 +58,7 @@ pub enum ResponseBody {
 }
 
 impl Shared {
-    pub fn about(&self) -> About {
+    pub fn about(&self) -> ServedModelInfo {
         self.about.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -76,14 +76,18 @@ impl Shared {
     }
 
     /// Queues a request for the model's thread and waits for its reply.
-    pub async fn ask(&self, asked: EngineRequest) -> Result<Told, RequestRefusal> {
+    pub async fn ask(&self, asked: EngineRequest) -> Result<EngineReply, RequestRefusal> {
         let (reply, told) = oneshot::channel();
         self.queue.try_send(QueuedRequest { asked, reply }).map_err(|error| match error {
-            TrySendError::Full(_) => RequestRefusal::new(503, "too many requests wait: come back later"),
-            TrySendError::Disconnected(_) => RequestRefusal::new(503, "the server is ending"),
+            TrySendError::Full(_) => RequestRefusal::new(
+                503,
+                "too many requests are waiting: try \
+                again later",
+            ),
+            TrySendError::Disconnected(_) => RequestRefusal::new(503, "the server is shutting down"),
         })?;
         self.metrics.waiting.inc();
-        told.await.unwrap_or_else(|_| Err(RequestRefusal::new(503, "the server is ending")))
+        told.await.unwrap_or_else(|_| Err(RequestRefusal::new(503, "the server is shutting down")))
     }
 
     fn may(&self, request: &Request) -> bool {
@@ -155,12 +159,12 @@ async fn of_request(shared: &Shared, path: &str, request: Request) -> Result<Res
         if method == Method::GET {
             Ok(())
         } else {
-            Err(RequestRefusal::new(405, "only GET is answered here"))
+            Err(RequestRefusal::new(405, "this path supports only GET"))
         }
     };
     let posted = || -> Result<Value, RequestRefusal> {
         if method != Method::POST {
-            return Err(RequestRefusal::new(405, "only POST is answered here"));
+            return Err(RequestRefusal::new(405, "this path supports only POST"));
         }
         serde_json::from_slice(&body)
             .map_err(|error| RequestRefusal::bad(format!("the body is not JSON: {error}")))
@@ -175,20 +179,24 @@ async fn of_request(shared: &Shared, path: &str, request: Request) -> Result<Res
         }
         own::LM_HEAD => {
             get()?;
-            shared.ask(EngineRequest::Read(ReadRequest::LmHead)).await.map(Told::bytes)
+            shared.ask(EngineRequest::Read(ReadRequest::LmHead)).await.map(EngineReply::bytes)
         }
         own::HIDDEN => {
             let batch: own::SentBatch = serde_json::from_value(posted()?).map_err(|error| {
-                RequestRefusal::bad(format!("the body is no batch of sequences: {error}"))
+                RequestRefusal::bad(format!("the body is not a batch of sequences: {error}"))
             })?;
             let hidden = ReadRequest::Hidden { batch, body: body.to_vec() };
-            shared.ask(EngineRequest::Read(hidden)).await.map(Told::bytes)
+            shared.ask(EngineRequest::Read(hidden)).await.map(EngineReply::bytes)
         }
         own::ROLLOUTS => {
-            let batch: RolloutBatch = serde_json::from_value(posted()?)
-                .map_err(|error| RequestRefusal::bad(format!("the body is no batch of prompts: {error}")))?;
+            let batch: RolloutBatch = serde_json::from_value(posted()?).map_err(|error| {
+                RequestRefusal::bad(format!(
+                    "the body is not a batch of prompts: \
+                    {error}"
+                ))
+            })?;
             let rollouts = WriteRequest::Rollouts { batch, body: body.to_vec() };
-            shared.ask(EngineRequest::Write(rollouts)).await.map(Told::bytes)
+            shared.ask(EngineRequest::Write(rollouts)).await.map(EngineReply::bytes)
         }
         "/v1/completions" => vllm::completions(shared, &posted()?).await.map(ResponseBody::Json),
         "/generate" => sglang::generate(shared, &posted()?).await.map(ResponseBody::Json),
@@ -203,21 +211,21 @@ async fn of_request(shared: &Shared, path: &str, request: Request) -> Result<Res
         "/update_weight_version" => update::version_of_vllm(shared, &posted()?).map(ResponseBody::Json),
         // There is no prefix cache to reset.
         "/reset_prefix_cache" => Ok(ResponseBody::Json(json!({ "success": true }))),
-        _ => Err(RequestRefusal::new(404, "there is no such path")),
+        _ => Err(RequestRefusal::new(404, "unknown path")),
     }
 }
 
 async fn read(request: Request) -> Result<axum::body::Bytes, RequestRefusal> {
-    let too_long = || RequestRefusal::new(413, format!("a body has at most {} MiB", LARGEST >> 20));
+    let too_long = || RequestRefusal::new(413, format!("the body is larger than {} MiB", LARGEST >> 20));
     let said =
         request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if said.is_some_and(|length| length > LARGEST as u64) {
         return Err(too_long());
     }
-    match timeout(PATIENCE, to_bytes(request.into_body(), LARGEST)).await {
+    match timeout(REQUEST_TIMEOUT, to_bytes(request.into_body(), LARGEST)).await {
         Ok(Ok(body)) => Ok(body),
         Ok(Err(_)) => Err(too_long()),
-        Err(_) => Err(RequestRefusal::new(408, "the body did not arrive")),
+        Err(_) => Err(RequestRefusal::new(408, "the body did not arrive in full")),
     }
 }
 
@@ -248,19 +256,29 @@ fn model_info(shared: &Shared) -> Value {
 
 /// Parses a list of token ids; an id outside the vocabulary is refused.
 pub fn ids(shared: &Shared, value: &Value) -> Result<Vec<Token>, RequestRefusal> {
-    let list = value.as_array().ok_or_else(|| RequestRefusal::bad("token ids are a list of numbers"))?;
+    let list = value.as_array().ok_or_else(|| {
+        RequestRefusal::bad(
+            "token ids must be a list of \
+        numbers",
+        )
+    })?;
     let entries = shared.tokenizer.vocabulary() as i64;
     let id = |value: &Value| {
         let id = value.as_i64().filter(|id| (0..entries).contains(id));
         id.ok_or_else(|| {
-            RequestRefusal::bad(format!("{value} is no token id: they go from 0 to {}", entries - 1))
+            RequestRefusal::bad(format!("{value} is not a token id: ids go from 0 to {}", entries - 1))
         })
     };
     list.iter().map(id).collect()
 }
 
 fn tokenize(shared: &Shared, asked: &Value) -> Result<ResponseBody, RequestRefusal> {
-    let text = asked["prompt"].as_str().ok_or_else(|| RequestRefusal::bad("`prompt` is a text"))?;
+    let text = asked["prompt"].as_str().ok_or_else(|| {
+        RequestRefusal::bad(
+            "`prompt` must be a \
+        string",
+        )
+    })?;
     let special = asked["add_special_tokens"].as_bool().unwrap_or(true);
     let tokens = if special { shared.tokenizer.prompt(text) } else { shared.tokenizer.encode(text) };
     let tokens = tokens.map_err(|error| RequestRefusal::bad(error.to_string()))?;

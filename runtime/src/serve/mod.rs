@@ -1,7 +1,7 @@
 //! `mopd serve`: a model behind HTTP, for runs on other machines and for clients of the vLLM and SGLang APIs.
 //! Some threads read and check requests; one holds the model. Completions of several requests are written
-//! together, a token at a time; other requests are answered one after the other, between two tokens. No
-//! number of a reply depends on concurrent requests.
+//! together, a token at a time; between two tokens, at most one other request is answered. No number of a
+//! reply depends on concurrent requests.
 
 mod engine;
 mod http;
@@ -13,7 +13,6 @@ mod vllm;
 mod write;
 
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, sync_channel};
 use std::sync::{Arc, RwLock};
@@ -22,26 +21,26 @@ use std::time::Duration;
 use mopd_compiler::plan::Pretrained;
 use mopd_compiler::plan::events::{Event, FailureKind, ServeJob};
 
-use self::engine::{EngineRequest, Limits, RequestRefusal, ServingEngine, Told};
+use self::engine::{EngineReply, EngineRequest, Limits, RequestRefusal, ServingEngine};
 use self::http::{QueuedRequest, Shared};
 use self::metrics::Metrics;
 use self::update::{Updates, WeightsUpdate};
 use self::write::{ReplySender, RequestBatcher};
 use crate::control::Control;
-use crate::failure::{Error, Result};
+use crate::failure::{self, Error, Result};
 use crate::machine::device::kind;
 use crate::machine::place::Place;
 use crate::prepare::load::{LoadedModel, load};
 use crate::tokenizer::Tokenizer;
 
 /// Most requests in the queue, and most that are written together; others are told to retry.
-const WAITING: usize = 256;
+const MAX_REQUESTS: usize = 256;
 /// How often to check whether the job is to stop.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What the server reports of its current model.
+/// The server's description of its current model.
 #[derive(Clone, Debug)]
-pub struct About {
+pub struct ServedModelInfo {
     /// A hash of its weights, its configuration and its tokenizer.
     pub content: String,
     /// The version name that the last update gave the weights; the hash if there was none.
@@ -64,8 +63,8 @@ pub fn serve(job: &ServeJob, place: Place, control: &Control) -> Result<()> {
     let context = weights.config.context;
     let limits = Limits { tokens: job.tokens as usize, entries: job.entries, context };
     let tokenizer: Arc<Tokenizer> = weights.tokenizer.clone();
-    let about = About { version: content.clone(), content, files: job.model.clone() };
-    let (queue, waiting) = sync_channel::<QueuedRequest>(WAITING);
+    let about = ServedModelInfo { version: content.clone(), content, files: job.model.clone() };
+    let (queue, waiting) = sync_channel::<QueuedRequest>(MAX_REQUESTS);
     let shared = Arc::new(Shared {
         name: job.name.clone(),
         key: key.map(|key| blake3::hash(key.as_bytes())),
@@ -128,9 +127,9 @@ fn answer_until_update(
     let (mut batcher, mut update) = (RequestBatcher::new(engine, shared), None);
     loop {
         control.check()?;
-        while update.is_none() && batcher.requests() < WAITING {
+        while update.is_none() && batcher.requests() < MAX_REQUESTS {
             let next = if batcher.is_idle() {
-                waiting.recv_timeout(LOOK)
+                waiting.recv_timeout(POLL_INTERVAL)
             } else {
                 waiting.try_recv().map_err(|error| match error {
                     TryRecvError::Empty => RecvTimeoutError::Timeout,
@@ -148,7 +147,12 @@ fn answer_until_update(
                 continue;
             }
             match asked {
-                EngineRequest::Read(asked) => drop(reply.send(caught(|| engine.read(asked, shared)))),
+                EngineRequest::Read(asked) => {
+                    let _ = reply.send(caught(|| engine.read(asked, shared)));
+                    // One forward pass per token: a client that keeps the queue full of these does not stop
+                    // the completions of others.
+                    break;
+                }
                 EngineRequest::Write(asked) => batcher.add(asked, reply, control),
                 EngineRequest::Update(asked) => update = Some((asked, reply)),
             }
@@ -162,9 +166,10 @@ fn answer_until_update(
 }
 
 /// Turns a panic, such as one of a tensor operation, into a refusal of this request.
-fn caught(answer: impl FnOnce() -> Result<Told, RequestRefusal>) -> Result<Told, RequestRefusal> {
-    catch_unwind(AssertUnwindSafe(answer))
-        .unwrap_or_else(|panic| Err(RequestRefusal::internal(Error::from_panic(panic.as_ref()).to_string())))
+fn caught(
+    answer: impl FnOnce() -> Result<EngineReply, RequestRefusal>,
+) -> Result<EngineReply, RequestRefusal> {
+    failure::caught(answer).unwrap_or_else(|error| Err(RequestRefusal::internal(error.to_string())))
 }
 
 fn read_key(name: &str) -> Result<String> {
@@ -180,7 +185,7 @@ fn listen(address: &str, has_key: bool) -> Result<TcpListener> {
     let places: Vec<SocketAddr> = address.to_socket_addrs().map(Iterator::collect).unwrap_or_default();
     let Some(place) = places.first() else {
         return Err(wrong(
-            format!("{address} is no address to listen at"),
+            format!("cannot listen at {address}: not an address"),
             "such as 127.0.0.1 and port 8000",
         ));
     };

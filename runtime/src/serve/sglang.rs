@@ -1,5 +1,5 @@
-//! SGLang's `/generate`, as far as runs need it: input ids, their log-probabilities from a place on, entries
-//! by name, and completions.
+//! SGLang's `/generate`, as far as runs need it: input ids, their log-probabilities from a position on, those
+//! of chosen tokens, and completions.
 
 use serde_json::{Map, Value, json};
 
@@ -33,7 +33,7 @@ const SAMPLING: &[&str] = &[
 ];
 
 pub async fn generate(shared: &Shared, asked: &Value) -> Result<Value, RequestRefusal> {
-    let asked = asked.as_object().ok_or_else(|| RequestRefusal::bad("the body is an object"))?;
+    let asked = asked.as_object().ok_or_else(|| RequestRefusal::bad("the body must be an object"))?;
     only(asked, KNOWN)?;
     let none = Map::new();
     let settings = asked.get("sampling_params").and_then(Value::as_object).unwrap_or(&none);
@@ -43,25 +43,30 @@ pub async fn generate(shared: &Shared, asked: &Value) -> Result<Value, RequestRe
     if let Some(list) = settings.get("stop_token_ids").filter(ends)
         && !ids(shared, list)?.iter().all(|id| shared.tokenizer.is_end(*id))
     {
-        return Err(RequestRefusal::bad("`stop_token_ids` are the model's own end tokens here"));
+        return Err(RequestRefusal::bad("`stop_token_ids` may only be the model's own end tokens"));
     }
     let (prompts, several) = inputs(shared, asked)?;
     let n = u32::try_from(count(settings, "n")?.unwrap_or(1)).ok().filter(|n| *n == 1);
-    n.ok_or_else(|| RequestRefusal::bad("`n` is 1 here: send the input once for each completion"))?;
+    n.ok_or_else(|| RequestRefusal::bad("`n` must be 1: send the input once for each completion"))?;
     let max_tokens = u32::try_from(count(settings, "max_new_tokens")?.unwrap_or(128));
-    let max_tokens = max_tokens.map_err(|_| RequestRefusal::bad("`max_new_tokens` is 0 or more"))?;
+    let max_tokens = max_tokens.map_err(|_| RequestRefusal::bad("`max_new_tokens` must be 0 or more"))?;
     let logprobs = asked.get("return_logprob") == Some(&json!(true));
     let start = count(asked, "logprob_start_len")?.unwrap_or(-1);
     let top = count(asked, "top_logprobs_num")?.unwrap_or(0);
-    let top = u32::try_from(top).map_err(|_| RequestRefusal::bad("`top_logprobs_num` is 0 or more"))?;
+    let top = u32::try_from(top).map_err(|_| {
+        RequestRefusal::bad(
+            "`top_logprobs_num` must be 0 or \
+        more",
+        )
+    })?;
     let chosen = match asked.get("token_ids_logprob") {
         None | Some(Value::Null) => Vec::new(),
         Some(list) => ids(shared, list)?,
     };
     if logprobs && max_tokens > 0 && (top > 0 || !chosen.is_empty()) {
         return Err(RequestRefusal::bad(
-            "`top_logprobs_num` and `token_ids_logprob` list entries of input tokens here, with \
-             `max_new_tokens` of 0",
+            "`top_logprobs_num` and `token_ids_logprob` are supported for input tokens only: set \
+            `max_new_tokens` to 0",
         ));
     }
     let scored = match usize::try_from(start) {
@@ -108,7 +113,7 @@ pub async fn generate(shared: &Shared, asked: &Value) -> Result<Value, RequestRe
     Ok(if several { Value::Array(answers) } else { answers.swap_remove(0) })
 }
 
-/// Nothing is known of the token where numbers begin.
+/// Adds the log-probabilities of an input to `meta`. The token at `start` has none.
 fn of_input(
     meta: &mut Value,
     prompt: &[Token],
@@ -133,7 +138,7 @@ fn of_input(
     }
 }
 
-/// One input, or a list of them.
+/// The inputs of a request, and whether they came as a list.
 fn inputs(shared: &Shared, asked: &Map<String, Value>) -> Result<(Vec<Vec<Token>>, bool), RequestRefusal> {
     let of_text =
         |text: &str| shared.tokenizer.prompt(text).map_err(|error| RequestRefusal::bad(error.to_string()));
@@ -143,10 +148,15 @@ fn inputs(shared: &Shared, asked: &Map<String, Value>) -> Result<(Vec<Vec<Token>
         }
         (Some(list @ Value::Array(_)), _) => (vec![ids(shared, list)?], false),
         (_, Some(Value::String(text))) => (vec![of_text(text)?], false),
-        _ => return Err(RequestRefusal::bad("`input_ids` is a list of token ids, or a list of such lists")),
+        _ => {
+            return Err(RequestRefusal::bad(
+                "`input_ids` must be a list of token ids, or a list of \
+            such lists",
+            ));
+        }
     };
     if prompts.is_empty() || prompts.iter().any(Vec::is_empty) {
-        return Err(RequestRefusal::bad("an input has a token at least"));
+        return Err(RequestRefusal::bad("an input needs at least one token"));
     }
     Ok((prompts, several))
 }

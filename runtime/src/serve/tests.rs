@@ -27,7 +27,7 @@ use crate::machine::place::Place;
 use crate::machine::transfer::to_vec;
 use crate::model::tests::{random_model, tiny};
 use crate::model::{Decoder, PackedBatch, Weights};
-use crate::served::{Patience, ScoredSequence, ServedScores, Server};
+use crate::remote::{CancelToken, ScoredSequence, ServedScores, Server};
 use crate::store::{CheckpointProvenance, Store};
 use crate::tokenizer::Token;
 
@@ -143,7 +143,7 @@ fn whole_distributions_cross_to_the_bit() {
     client.compare_tokenizer(&weights.tokenizer, &control).unwrap();
     let entries = weights.tokenizer.vocabulary();
     let batches = [readings(5), readings(9)];
-    let scores = client.score(&batches, entries, Patience::of(&control)).unwrap();
+    let scores = client.score(&batches, entries, CancelToken::new(&control)).unwrap();
     let ServedScores::Hidden { batches: hidden, lm_head, softcap } = scores else { panic!("hidden states") };
     assert_eq!((hidden.len(), softcap), (2, None));
     let decoder = Decoder::frozen(&weights, Place::cpu(), Kind::Float);
@@ -156,7 +156,7 @@ fn whole_distributions_cross_to_the_bit() {
 
 /// The scores of both dialects are those of a local model, up to rounding in another batch.
 #[test]
-fn both_dialects_say_what_a_model_at_hand_says() {
+fn scores_of_both_dialects_equal_a_local_model() {
     const CLOSE: f64 = 1e-5;
     let folder = tempfile::tempdir().unwrap();
     let weights = random_model(&tiny(), 1);
@@ -175,7 +175,8 @@ fn both_dialects_say_what_a_model_at_hand_says() {
     ] {
         let client = Server::open(&served(engine, &server.url, answers), &control).unwrap();
         client.compare_tokenizer(&weights.tokenizer, &control).unwrap();
-        let scores = client.score(std::slice::from_ref(&readings), entries, Patience::of(&control)).unwrap();
+        let scores =
+            client.score(std::slice::from_ref(&readings), entries, CancelToken::new(&control)).unwrap();
         let ServedScores::Listed(listed) = scores else { panic!("listed entries") };
         let listed: Vec<_> = listed.into_iter().flat_map(|of| of.tokens).collect();
         assert_eq!(listed.len(), tokens.len(), "{engine:?} {answers:?}");
@@ -209,7 +210,7 @@ fn an_id_without_a_token_is_no_entry_of_a_list() {
     let entries = weights.tokenizer.vocabulary();
     let scored = |answers| {
         let client = Server::open(&served(Engine::Vllm, &server.url, answers), &control).unwrap();
-        let scores = client.score(&[readings(2)], entries, Patience::of(&control)).unwrap();
+        let scores = client.score(&[readings(2)], entries, CancelToken::new(&control)).unwrap();
         (client, scores)
     };
     let (client, scores) = scored(Answers::TopK(3));
@@ -217,7 +218,10 @@ fn an_id_without_a_token_is_no_entry_of_a_list() {
     // The most probable entry that is not the token itself.
     let absent = listed[0].tokens[0][1].0;
     let said = client.check_listed(&scores, &[absent]).unwrap_err().to_string();
-    assert!(said.contains(&format!("lists the token {absent}, which the tokenizer lacks")), "{said}");
+    assert!(
+        said.contains(&format!("returned the token {absent}, which the tokenizer does not have")),
+        "{said}"
+    );
     client.check_listed(&scores, &[]).unwrap();
     // In a whole distribution, its probability is spread over the other entries.
     let (client, scores) = scored(Answers::Distribution);
@@ -240,7 +244,7 @@ fn weights_are_replaced_from_an_allowed_folder_and_a_run_notices() {
     let old = open(Engine::Mopd, Answers::Distribution);
     let old_by_name = open(Engine::Sglang, Answers::Sampled);
     let entries = one.tokenizer.vocabulary();
-    old.score(&[readings(2)], entries, Patience::of(&control)).map(drop).unwrap();
+    old.score(&[readings(2)], entries, CancelToken::new(&control)).map(drop).unwrap();
     let post =
         |path: &str, body: serde_json::Value| security::post(&server.url, path, None, &body.to_string()).0;
     let outside = first.to_str().unwrap();
@@ -249,7 +253,8 @@ fn weights_are_replaced_from_an_allowed_folder_and_a_run_notices() {
     assert_eq!(post("/update_weights_from_disk", serde_json::json!({ "model_path": "../../.." })), 403);
     let update = serde_json::json!({ "model_path": name, "weight_version": "step 10" });
     assert_eq!(post("/update_weights_from_disk", update), 200);
-    let said = old.score(&[readings(2)], entries, Patience::of(&control)).map(drop).unwrap_err().to_string();
+    let said =
+        old.score(&[readings(2)], entries, CancelToken::new(&control)).map(drop).unwrap_err().to_string();
     assert!(said.contains("serves") && said.contains("when the run began"), "{said}");
     let new = open(Engine::Mopd, Answers::Distribution);
     assert_ne!(new.identity().hash(), old.identity().hash());
@@ -257,13 +262,13 @@ fn weights_are_replaced_from_an_allowed_folder_and_a_run_notices() {
     assert_eq!(is.identity().weights.as_deref(), Some("step 10"));
     assert_ne!(was.hash(), is.identity().hash());
     let ServedScores::Hidden { batches, .. } =
-        new.score(&[readings(3)], entries, Patience::of(&control)).unwrap()
+        new.score(&[readings(3)], entries, CancelToken::new(&control)).unwrap()
     else {
         panic!("hidden states")
     };
     let own = Decoder::frozen(&two, Place::cpu(), Kind::Float).hidden(&packed(&readings(3)));
     assert_eq!(to_vec(&batches[0]), to_vec(&own));
-    // In the other engine's dialect.
+    // By vLLM's request.
     let rpc = serde_json::json!({ "method": "reload_weights", "kwargs": { "weights_path": name } });
     assert_eq!(post("/collective_rpc", rpc), 200);
 }

@@ -8,7 +8,7 @@ use mopd_compiler::plan::Pretrained;
 use mopd_compiler::plan::events::FailureKind;
 use serde_json::{Value, json};
 
-use super::About;
+use super::ServedModelInfo;
 use super::engine::{EngineRequest, RequestRefusal};
 use super::http::Shared;
 use crate::failure::{Error, Result};
@@ -30,8 +30,11 @@ impl Updates {
     pub fn within(folder: &Path) -> Result<Updates> {
         let found = folder.canonicalize().ok().filter(|folder| folder.is_dir());
         let folder = found.ok_or_else(|| {
-            let message = format!("{} is no folder that weights could be taken from", folder.display());
-            Error::new(FailureKind::Runtime, message).help("make it, or leave `--allow-updates` out")
+            let message = format!("{} is not a folder, so no weights can be read from it", folder.display());
+            Error::new(FailureKind::Runtime, message).help(
+                "create it, or leave `--allow-updates` \
+                out",
+            )
         })?;
         Ok(Updates { folder })
     }
@@ -40,7 +43,13 @@ impl Updates {
     fn find(&self, path: &str, version: Option<String>) -> Result<WeightsUpdate, RequestRefusal> {
         let inside = self.folder.join(path).canonicalize().ok();
         let inside = inside.filter(|path| path.starts_with(&self.folder) && path.is_dir());
-        let folder = inside.ok_or_else(|| RequestRefusal::new(403, "weights are not taken from there"))?;
+        let folder = inside.ok_or_else(|| {
+            RequestRefusal::new(
+                403,
+                "weights must be in the folder \
+            of `--allow-updates`",
+            )
+        })?;
         Ok(WeightsUpdate { folder, version })
     }
 }
@@ -49,11 +58,16 @@ impl WeightsUpdate {
     /// # Errors
     /// If the weights can't be read or are of another model.
     pub fn load(&self, known: &Weights) -> Result<LoadedModel, RequestRefusal> {
-        let folder = self.folder.to_str().ok_or_else(|| RequestRefusal::bad("the path is not text"))?;
+        let folder = self.folder.to_str().ok_or_else(|| {
+            RequestRefusal::bad(
+                "the path is not valid \
+            UTF-8",
+            )
+        })?;
         let named = Pretrained::Checkpoint { folder: folder.to_owned() };
         let loaded = load(&named, Path::new("/"), None);
         let loaded =
-            loaded.map_err(|error| RequestRefusal::bad(format!("these weights can't be read: {error}")))?;
+            loaded.map_err(|error| RequestRefusal::bad(format!("cannot read these weights: {error}")))?;
         if *loaded.weights.config != *known.config
             || loaded.weights.tokenizer.hash() != known.tokenizer.hash()
         {
@@ -65,7 +79,7 @@ impl WeightsUpdate {
     pub fn note(&self, content: String, shared: &Shared) {
         let name = self.folder.file_name().map(|name| name.to_string_lossy().into_owned());
         let version = self.version.clone().unwrap_or_else(|| content.clone());
-        let about = About { content, version, files: name.unwrap_or_default() };
+        let about = ServedModelInfo { content, version, files: name.unwrap_or_default() };
         *shared.about.write().unwrap_or_else(PoisonError::into_inner) = about;
     }
 }
@@ -77,7 +91,12 @@ fn allowed(shared: &Shared) -> Result<&Updates, RequestRefusal> {
 
 async fn update(shared: &Shared, path: &Value, version: &Value) -> Result<(), RequestRefusal> {
     let updates = allowed(shared)?;
-    let path = path.as_str().ok_or_else(|| RequestRefusal::bad("the path of the weights is a text"))?;
+    let path = path.as_str().ok_or_else(|| {
+        RequestRefusal::bad(
+            "the path of the weights must be a \
+        string",
+        )
+    })?;
     let update = updates.find(path, version.as_str().map(str::to_owned))?;
     shared.ask(EngineRequest::Update(update)).await.map(|_| ())
 }
@@ -91,7 +110,7 @@ pub async fn of_sglang(shared: &Shared, asked: &Value) -> Result<Value, RequestR
 /// Handles `/collective_rpc` with `reload_weights`.
 pub async fn of_vllm(shared: &Shared, asked: &Value) -> Result<Value, RequestRefusal> {
     if asked["method"] != json!("reload_weights") {
-        return Err(RequestRefusal::bad("only `reload_weights` is answered here"));
+        return Err(RequestRefusal::bad("only `reload_weights` is supported here"));
     }
     update(shared, &asked["kwargs"]["weights_path"], &Value::Null).await?;
     Ok(json!({ "results": [null] }))
@@ -100,8 +119,12 @@ pub async fn of_vllm(shared: &Shared, asked: &Value) -> Result<Value, RequestRef
 /// Handles `/update_weight_version`: renames the version of the current weights.
 pub fn version_of_vllm(shared: &Shared, asked: &Value) -> Result<Value, RequestRefusal> {
     allowed(shared)?;
-    let version =
-        asked["new_version"].as_str().ok_or_else(|| RequestRefusal::bad("`new_version` is a text"))?;
+    let version = asked["new_version"].as_str().ok_or_else(|| {
+        RequestRefusal::bad(
+            "`new_version` must be a \
+            string",
+        )
+    })?;
     shared.about.write().unwrap_or_else(PoisonError::into_inner).version = version.to_owned();
     Ok(json!({ "success": true, "new_version": version }))
 }

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::engine::{EngineRequest, ReadRequest, RequestRefusal, ScoreRequest, TokenScores};
 use super::http::{Shared, ids};
-use super::settings::{count, flag, only, sampling, seed, without_special_tokens};
+use super::settings::{self, count, flag, only, sampling, without_special_tokens};
 use super::write::WriteRequest;
 use crate::rollout::Completion;
 use crate::tokenizer::Token;
@@ -34,7 +34,7 @@ const GENERATE: &[&str] = &[
     "sampling_params",
     "return_token_ids",
     "request_id",
-    // Nothing is remembered of a prompt.
+    // Has no effect: no prompt is cached.
     "cache_salt",
 ];
 const SAMPLING: &[&str] = &[
@@ -51,8 +51,14 @@ const SAMPLING: &[&str] = &[
     "spaces_between_special_tokens",
 ];
 
+/// The seed of a request. As vLLM's sampling parameters have it, -1 is none.
+fn seed(asked: &Map<String, Value>) -> Result<Option<u64>, RequestRefusal> {
+    let is_none = asked.get("seed").and_then(Value::as_f64) == Some(-1.0);
+    if is_none { Ok(None) } else { settings::seed(asked, "seed") }
+}
+
 pub async fn completions(shared: &Shared, asked: &Value) -> Result<Value, RequestRefusal> {
-    let asked = asked.as_object().ok_or_else(|| RequestRefusal::bad("the body is an object"))?;
+    let asked = asked.as_object().ok_or_else(|| RequestRefusal::bad("the body must be an object"))?;
     only(asked, KNOWN)?;
     is_served(shared, asked)?;
     without_special_tokens(asked)?;
@@ -62,16 +68,19 @@ pub async fn completions(shared: &Shared, asked: &Value) -> Result<Value, Reques
     let top = match count(asked, "prompt_logprobs")? {
         None => None,
         Some(-1) => Some(None),
-        Some(k) => {
-            Some(Some(u32::try_from(k).map_err(|_| RequestRefusal::bad("`prompt_logprobs` is -1 or more"))?))
-        }
+        Some(k) => Some(Some(u32::try_from(k).map_err(|_| {
+            RequestRefusal::bad(
+                "`prompt_logprobs` must be \
+                -1 or more",
+            )
+        })?)),
     };
     let max_tokens = count(asked, "max_tokens")?.unwrap_or(16);
     let max_tokens = u32::try_from(max_tokens).ok().filter(|tokens| *tokens > 0);
-    let max_tokens = max_tokens.ok_or_else(|| RequestRefusal::bad("`max_tokens` is at least 1"))?;
+    let max_tokens = max_tokens.ok_or_else(|| RequestRefusal::bad("`max_tokens` must be at least 1"))?;
     let n = count(asked, "n")?.unwrap_or(1);
     let n = u32::try_from(n).ok().filter(|n| (1..=1024).contains(n));
-    let n = n.ok_or_else(|| RequestRefusal::bad("`n` is from 1 to 1024"))?;
+    let n = n.ok_or_else(|| RequestRefusal::bad("`n` must be from 1 to 1024"))?;
     let sampling = sampling(asked, n, max_tokens)?;
     let scored = match top {
         None => None,
@@ -80,13 +89,13 @@ pub async fn completions(shared: &Shared, asked: &Value) -> Result<Value, Reques
             Some(shared.ask(EngineRequest::Read(ReadRequest::Score(score))).await?.scored())
         }
     };
-    // One greedy token is known from the pass over the prompt. Its choice is certain, as where it is drawn.
+    // The pass over the prompt gives one greedy token. Greedy choice is certain: its log-probability is 0.
     let written: Vec<(Vec<Token>, Vec<f32>, bool)> = match &scored {
         Some(scored) if max_tokens == 1 && sampling.temperature == 0.0 && n == 1 => {
             scored.iter().map(|of| (vec![of.next], vec![0.0], !shared.tokenizer.is_end(of.next))).collect()
         }
         _ => {
-            let seed = seed(asked, "seed")?;
+            let seed = seed(asked)?;
             let asked_for = WriteRequest::Completions { prompts: prompts.clone(), sampling, seed };
             let (_, written) = shared.ask(EngineRequest::Write(asked_for)).await?.generated();
             written.into_iter().map(|of| (of.tokens, of.logps, of.truncated)).collect()
@@ -130,9 +139,9 @@ pub async fn completions(shared: &Shared, asked: &Value) -> Result<Value, Reques
     }))
 }
 
-/// One completion of token ids, with the name of the weights by which it was written.
+/// One completion as token ids, with the version name of the weights that wrote it.
 pub async fn generate(shared: &Shared, asked: &Value) -> Result<Value, RequestRefusal> {
-    let asked = asked.as_object().ok_or_else(|| RequestRefusal::bad("the body is an object"))?;
+    let asked = asked.as_object().ok_or_else(|| RequestRefusal::bad("the body must be an object"))?;
     only(asked, GENERATE)?;
     is_served(shared, asked)?;
     let none = Map::new();
@@ -146,16 +155,16 @@ pub async fn generate(shared: &Shared, asked: &Value) -> Result<Value, RequestRe
     let ends = shared.tokenizer.ends();
     let ignored = settings.get("ignore_eos") == Some(&json!(true));
     if !stops.iter().all(|id| ends.contains(id)) || (ignored && !ends.iter().all(|id| stops.contains(id))) {
-        return Err(RequestRefusal::bad("`stop_token_ids` are the model's own end tokens here"));
+        return Err(RequestRefusal::bad("`stop_token_ids` may only be the model's own end tokens"));
     }
     let prompt = ids(shared, asked.get("token_ids").unwrap_or(&Value::Null))?;
     if prompt.is_empty() {
-        return Err(RequestRefusal::bad("a prompt has a token at least"));
+        return Err(RequestRefusal::bad("a prompt needs at least one token"));
     }
     let max_tokens =
         u32::try_from(count(settings, "max_tokens")?.unwrap_or(16)).ok().filter(|most| *most > 0);
-    let max_tokens = max_tokens.ok_or_else(|| RequestRefusal::bad("`max_tokens` is at least 1"))?;
-    let seed = seed(settings, "seed")?;
+    let max_tokens = max_tokens.ok_or_else(|| RequestRefusal::bad("`max_tokens` must be at least 1"))?;
+    let seed = seed(settings)?;
     let sampling = sampling(settings, 1, max_tokens)?;
     let asked_for = WriteRequest::Completions { prompts: vec![prompt.clone()], sampling, seed };
     let (version, mut written) = shared.ask(EngineRequest::Write(asked_for)).await?.generated();
@@ -186,25 +195,26 @@ fn is_served(shared: &Shared, asked: &Map<String, Value>) -> Result<(), RequestR
     match asked.get("model").filter(|model| !model.is_null() && **model != json!(shared.name)) {
         None => Ok(()),
         Some(model) => {
-            let message = format!("there is no model {model}, but \"{}\"", shared.name);
+            let message = format!("there is no model {model}; this server has \"{}\"", shared.name);
             Err(RequestRefusal::new(404, message))
         }
     }
 }
 
-/// Whether the tokens of a completion are said with their log-probabilities; no others are listed beside
-/// them.
+/// Whether to return the log-probabilities of a completion's tokens; those of other tokens are not
+/// supported.
 fn tells_logprobs(asked: &Map<String, Value>) -> Result<bool, RequestRefusal> {
     match count(asked, "logprobs")? {
         None => Ok(false),
         Some(0 | 1) => Ok(true),
         Some(_) => Err(RequestRefusal::bad(
-            "`logprobs` is 0 or 1 here: only the tokens of a completion have log-probabilities",
+            "`logprobs` must be 0 or 1: only the sampled tokens of a completion have \
+            log-probabilities",
         )),
     }
 }
 
-/// By id, as text: the most probable ones, and the token's own.
+/// Entries by token id, as text: the `top` most probable ones (all if absent), and the token's own.
 fn entries(position: &TokenScores, top: Option<u32>) -> Value {
     let mut entries = Map::new();
     let mut put = |id: Token, logp: f32, rank: u32| {
@@ -221,8 +231,8 @@ fn entries(position: &TokenScores, top: Option<u32>) -> Value {
     Value::Object(entries)
 }
 
-/// Token ids, lists of them, a text or texts; texts get the tokens that begin one, where they are to have
-/// `special` tokens.
+/// Prompts: token ids, a text, or a list of these. With `special`, the tokens that begin a prompt are added
+/// to a text.
 fn prompts(shared: &Shared, prompt: &Value, special: bool) -> Result<Vec<Vec<Token>>, RequestRefusal> {
     let of_text = |text: &str| {
         let tokens = if special { shared.tokenizer.prompt(text) } else { shared.tokenizer.encode(text) };
@@ -236,10 +246,15 @@ fn prompts(shared: &Shared, prompt: &Value, special: bool) -> Result<Vec<Vec<Tok
         Value::String(text) => vec![of_text(text)?],
         Value::Array(list) if list.iter().all(Value::is_number) => vec![ids(shared, prompt)?],
         Value::Array(list) => list.iter().map(one).collect::<Result<_, _>>()?,
-        _ => return Err(RequestRefusal::bad("`prompt` is a list of token ids, a text, or a list of these")),
+        _ => {
+            return Err(RequestRefusal::bad(
+                "`prompt` must be a list of token ids, a string, or a \
+            list of these",
+            ));
+        }
     };
     if prompts.iter().any(Vec::is_empty) {
-        return Err(RequestRefusal::bad("a prompt has a token at least"));
+        return Err(RequestRefusal::bad("a prompt needs at least one token"));
     }
     Ok(prompts)
 }

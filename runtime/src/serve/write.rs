@@ -1,21 +1,20 @@
 //! Completions, batched over several requests.
 
 use std::collections::BTreeMap;
-use std::hash::{BuildHasher, RandomState};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use mopd_compiler::plan::Sampling;
+use mopd_store::random_bytes;
 use tokio::sync::oneshot::Sender;
 
-use super::engine::{RequestRefusal, ServingEngine, Told};
+use super::engine::{EngineReply, RequestRefusal, ServingEngine};
 use super::http::Shared;
 use super::settings;
 use crate::control::Control;
-use crate::failure::Error;
+use crate::failure::{Error, caught};
 use crate::random::{Key, Purpose, stream_of};
-use crate::rollout::{Completion, Flight, OwnedPrompt, RequestId, RolloutRequest, rollout};
-use crate::schedule::Room;
-use crate::served::sampling::{RolloutBatch, SentRollouts};
+use crate::remote::sampling::{RolloutBatch, SentRollouts};
+use crate::rollout::{Completion, ContinuousBatch, OwnedPrompt, RequestId, RolloutRequest, rollout};
+use crate::schedule::DeviceMemoryBudget;
 use crate::tokenizer::Token;
 
 /// A request for completions.
@@ -34,7 +33,7 @@ pub enum WriteRequest {
 }
 
 /// The channel for the reply to a request.
-pub type ReplySender = Sender<Result<Told, RequestRefusal>>;
+pub type ReplySender = Sender<Result<EngineReply, RequestRefusal>>;
 
 /// The form of the reply.
 enum AnswerForm {
@@ -44,11 +43,11 @@ enum AnswerForm {
 
 impl AnswerForm {
     /// `version` is read on the thread that replaces weights, so that it is the version that wrote these.
-    fn answer(self, completions: Vec<Completion>, version: String) -> Told {
+    fn answer(self, completions: Vec<Completion>, version: String) -> EngineReply {
         match self {
-            AnswerForm::Completions => Told::Generated { version, completions },
+            AnswerForm::Completions => EngineReply::Generated { version, completions },
             AnswerForm::Rollouts { weights, body } => {
-                Told::Bytes(SentRollouts::of(completions, weights, &body).bytes())
+                EngineReply::Bytes(SentRollouts::new(completions, weights, &body).bytes())
             }
         }
     }
@@ -60,13 +59,13 @@ pub struct RequestBatcher<'a> {
     engine: &'a ServingEngine,
     shared: &'a Shared,
     /// None while nothing is written, so that its memory is free for other work.
-    flight: Option<Flight<'a>>,
+    batch: Option<ContinuousBatch<'a>>,
     waiting: BTreeMap<RequestId, (ReplySender, AnswerForm)>,
 }
 
 impl<'a> RequestBatcher<'a> {
     pub fn new(engine: &'a ServingEngine, shared: &'a Shared) -> RequestBatcher<'a> {
-        RequestBatcher { engine, shared, flight: None, waiting: BTreeMap::new() }
+        RequestBatcher { engine, shared, batch: None, waiting: BTreeMap::new() }
     }
 
     pub fn is_idle(&self) -> bool {
@@ -87,12 +86,12 @@ impl<'a> RequestBatcher<'a> {
             }
         };
         let decoder = &self.engine.decoder;
-        let budget = || Room::here(1, decoder.place).generation(true);
-        if self.flight.is_none() {
-            self.flight = Flight::new(decoder, 1, budget());
+        let budget = || DeviceMemoryBudget::detect(1, decoder.place).generation(true);
+        if self.batch.is_none() {
+            self.batch = ContinuousBatch::new(decoder, 1, budget());
         }
-        if let Some(flight) = &mut self.flight {
-            self.waiting.insert(flight.add(request), (reply, form));
+        if let Some(batch) = &mut self.batch {
+            self.waiting.insert(batch.add(request), (reply, form));
             return;
         }
         let RolloutRequest { prompts, sampling, key } = &request;
@@ -103,25 +102,25 @@ impl<'a> RequestBatcher<'a> {
 
     /// Writes one more token of every completion. Cancels requests whose client is gone.
     pub fn advance(&mut self) {
-        let Some(flight) = &mut self.flight else { return };
+        let Some(batch) = &mut self.batch else { return };
         let gone = self.waiting.extract_if(.., |_, (reply, _)| reply.is_closed());
-        gone.for_each(|(id, _)| flight.cancel(id));
-        match catch_unwind(AssertUnwindSafe(|| flight.advance())) {
+        gone.for_each(|(id, _)| batch.cancel(id));
+        match caught(|| batch.advance()) {
             Ok(finished) => {
                 for (id, written) in finished {
                     let (reply, form) = self.waiting.remove(&id).expect("it was asked for");
                     let _ = reply.send(self.answer(form, written));
                 }
             }
-            Err(panic) => {
-                let message = Error::from_panic(panic.as_ref()).to_string();
+            Err(error) => {
+                let message = error.to_string();
                 for (reply, _) in std::mem::take(&mut self.waiting).into_values() {
                     let _ = reply.send(Err(RequestRefusal::internal(message.clone())));
                 }
             }
         }
         if self.is_idle() {
-            self.flight = None;
+            self.batch = None;
         }
     }
 
@@ -129,7 +128,7 @@ impl<'a> RequestBatcher<'a> {
         &self,
         form: AnswerForm,
         written: Result<Vec<Completion>, Error>,
-    ) -> Result<Told, RequestRefusal> {
+    ) -> Result<EngineReply, RequestRefusal> {
         let written = written.map_err(|error| RequestRefusal::internal(error.to_string()))?;
         let tokens: usize = written.iter().map(|of| of.tokens.len()).sum();
         self.shared.metrics.tokens.with_label_values(&["written"]).inc_by(tokens as u64);
@@ -140,7 +139,7 @@ impl<'a> RequestBatcher<'a> {
     fn checked(&self, asked: WriteRequest) -> Result<(RolloutRequest, AnswerForm), RequestRefusal> {
         let (request, form) = match asked {
             WriteRequest::Completions { prompts, sampling, seed } => {
-                let seed = seed.unwrap_or_else(|| RandomState::new().hash_one(&prompts));
+                let seed = seed.unwrap_or_else(|| u64::from_le_bytes(random_bytes()));
                 let key = Key::new(seed, stream_of("serve"), Purpose::Sample, 0);
                 let prompt = |(tokens, id)| OwnedPrompt { tokens, id, sample: 0, limit: None };
                 let prompts = prompts.into_iter().zip(0..).map(prompt).collect();
@@ -149,7 +148,7 @@ impl<'a> RequestBatcher<'a> {
             WriteRequest::Rollouts { batch, body } => {
                 let has = self.shared.about().content;
                 if batch.weights != has {
-                    let message = format!("it has the weights {has}, not {}", batch.weights);
+                    let message = format!("the server has the weights {has}, not {}", batch.weights);
                     return Err(RequestRefusal::new(409, message));
                 }
                 settings::check(&batch, self.engine.weights.tokenizer.vocabulary())?;

@@ -122,8 +122,8 @@ impl Checkpoint {
 
 fn unreadable(path: &Path, cause: impl std::fmt::Display) -> Error {
     Error::new(FailureKind::Model, format!("cannot read {}: {cause}", path.display())).help(
-        "a checkpoint is a folder with `config.json` and `model.safetensors`, such as those in `models/` of \
-         a run",
+        "a checkpoint is a folder with `config.json` and `model.safetensors`, like those in `models/` of \
+        a run",
     )
 }
 
@@ -135,7 +135,10 @@ pub fn check_can_be_saved(config: &Config) -> Result<()> {
     match config_json::unwritten(config) {
         None => Ok(()),
         Some(problem) => Err(Error::new(FailureKind::Model, format!("the model cannot be saved: {problem}"))
-            .help("start from a model of a family that has the feature; as a teacher this one can be used")),
+            .help(
+                "start from a model of a family with this feature; this model can only be used as a \
+                teacher",
+            )),
     }
 }
 
@@ -230,7 +233,7 @@ mod tests {
     #[test]
     fn a_model_survives_its_folder() {
         for (tied, largest) in [(true, LARGEST_FILE), (false, LARGEST_FILE), (false, 10_000)] {
-            // With a second head too.
+            // Also with a second head.
             let (folder, weights, sums) = saved(&Config { tied, second_head: tied, ..tiny() }, largest);
             let loaded = Checkpoint::load(folder.path()).unwrap();
             assert_eq!(loaded.weights.values(), weights.values());
@@ -260,23 +263,20 @@ mod tests {
         let set = |key: &'static str, value: serde_json::Value| error(&|config| config[key] = value.clone());
         assert!(set("intermediate_size", json!(32)).contains("but the configuration asks for [32, 16]"));
         assert!(set("num_hidden_layers", json!(3)).contains("9 tensors are missing: model.layers.2."));
-        assert!(
-            set("num_hidden_layers", json!(1))
-                .contains("that the configuration has no place for: model.layers.1.")
-        );
+        assert!(set("num_hidden_layers", json!(1)).contains("of the file: model.layers.1."));
         assert!(set("tie_word_embeddings", json!(false)).contains("lm_head.weight is missing"));
         assert!(set("num_hidden_layers", json!(4000)).contains("weights or more, but there are only"));
         assert!(set("num_attention_heads", json!(0)).contains("config.json"));
     }
 
-    /// Found before a stage begins, by the feature's name.
+    /// A feature that can't be saved is named before a stage begins.
     #[test]
-    fn what_no_family_has_is_named() {
+    fn model_that_cannot_be_saved_is_refused_with_the_feature() {
         assert!(check_can_be_saved(&tiny()).is_ok());
         let error = check_can_be_saved(&Config { logit_softcap: Some(30.0), ..tiny() }).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "the model cannot be saved: `config.json` of `llama` cannot say its soft cap of logits"
+            "the model cannot be saved: `config.json` of `llama` has no setting for its soft cap of logits"
         );
     }
 

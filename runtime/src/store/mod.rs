@@ -97,7 +97,7 @@ impl Store {
         noted.sort_by_key(|(at, _)| *at);
         let how = match noted.last() {
             Some((_, last)) => Some(here.difference(last)),
-            None if results => Some("an earlier version of mopd made them".to_owned()),
+            None if results => Some("an earlier version of mopd computed them".to_owned()),
             None => None,
         };
         let text = serde_json::to_vec(here).expect("arithmetic is plain data");
@@ -105,8 +105,9 @@ impl Store {
         write_whole(&own, &text)?;
         Ok(how.map(|how| {
             format!(
-                "the store has results of other arithmetic ({how}): they are kept and not used, and what is \
-                 needed is computed again; `mopd cache prune` lets go of what no run needs"
+                "the store has results that were computed with other arithmetic ({how}): they are kept \
+                but not used, and the needed ones are computed again; `mopd cache prune` deletes what no \
+                run needs"
             )
         }))
     }
@@ -123,7 +124,7 @@ impl Store {
         let folder = self.path(key);
         read_record(&folder).map_err(|reason| {
             Error::new(FailureKind::Storage, format!("cannot read the metrics of a finished stage: {reason}"))
-                .help("run again: what is damaged is computed anew")
+                .help("run again: damaged results are computed again")
         })
     }
 
@@ -135,10 +136,13 @@ impl Store {
     /// The secret of the store, from which private stages draw their noise.
     pub fn secret(&self) -> Result<[u8; 32]> {
         self.folder.secret().map_err(|problem| {
-            let message = format!("cannot read what private stages draw their noise from: {problem}");
+            let message = format!(
+                "cannot read the secret from which private stages draw their noise: \
+                {problem}"
+            );
             Error::new(FailureKind::Storage, message).help(
-                "the file is its owner's alone. Without it, private stages that are not finished go on with \
-                 other noise, which is as private: move it away, or run in another folder",
+                "only its owner may read the file. Without it, unfinished private stages continue with \
+                other noise, which is equally private: move the file away, or run in another folder",
             )
         })
     }
@@ -217,7 +221,7 @@ impl Store {
         let entry = self.path(key);
         let sums = self.folder.checksums(key).map_err(|problem| {
             Error::new(FailureKind::Storage, format!("cannot read {}: {problem}", entry.display()))
-                .help("run again: what is damaged is computed anew")
+                .help("run again: damaged results are computed again")
         })?;
         // Files of an earlier run would take precedence when the folder is loaded.
         for stale in [safetensors::MODEL, safetensors::INDEX].map(|name| folder.join(name)) {
@@ -225,7 +229,7 @@ impl Store {
                 fs::remove_file(&stale).map_err(|error| Error::storage(&stale, error))?;
             }
         }
-        // An adapter that is not this model's.
+        // The adapter of another model.
         let stale = folder.join(adapter::FOLDER);
         if stale.exists() && !sums.files.keys().any(|name| Path::new(name).starts_with(adapter::FOLDER)) {
             fs::remove_dir_all(&stale).map_err(|error| Error::storage(&stale, error))?;
@@ -249,7 +253,7 @@ impl Store {
 
 fn read_record(folder: &Path) -> Result<Record, String> {
     let rows = read_json(&folder.join(METRICS))?;
-    // Earlier versions stored none.
+    // Earlier versions stored no tokens.
     let tokens =
         if folder.join(TOKENS).exists() { read_json(&folder.join(TOKENS))? } else { TokenLog::default() };
     Ok(Record { rows, tokens })
@@ -286,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_inserted_is_found_and_nothing_else() {
+    fn store_finds_inserted_entries_only() {
         let (_folder, store, weights) = filled();
         let Lookup::Found(entry) = store.find("key") else { panic!("not found") };
         assert_eq!(entry.weights.values(), weights.values());
@@ -315,7 +319,7 @@ mod tests {
         fs::remove_file(store.path("key").join("model.safetensors")).unwrap();
         let Lookup::Damaged(reason) = store.find("key") else { panic!("not noticed") };
         assert!(reason.contains("model.safetensors"), "{reason}");
-        // Rebuilt, it counts again.
+        // An entry that is written again counts.
         store.insert("key", &provenance(), &weights, &Record::default(), &Vec::new()).unwrap();
         assert!(matches!(store.find("key"), Lookup::Found(_)));
     }
@@ -329,9 +333,9 @@ mod tests {
         assert_eq!(store.note_arithmetic(&here).unwrap(), None);
         let later = Arithmetic { version: 3, ..here.clone() };
         let said = store.note_arithmetic(&later).unwrap().expect("other arithmetic");
-        assert!(said.contains("numeric version 2, here 3") && said.contains("kept and not used"), "{said}");
+        assert!(said.contains("numeric version 2, here 3") && said.contains("kept but not used"), "{said}");
         assert_eq!([&later, &here].map(|known| store.note_arithmetic(known).unwrap()), [None, None]);
-        // Of a version that noted nothing.
+        // A store of a version that did not record arithmetics.
         let (_folder, store, _) = filled();
         fs::rename(store.path("key"), store.path(&"a".repeat(64))).unwrap();
         assert!(
@@ -342,7 +346,7 @@ mod tests {
         );
     }
 
-    /// Runs that start together note the same arithmetic: none takes another's note for another arithmetic.
+    /// Runs that start together record the same arithmetic, and none takes another's record for a difference.
     #[test]
     fn the_same_arithmetic_is_noted_by_many_at_once() {
         let here = crate::machine::arithmetic::tests::some();

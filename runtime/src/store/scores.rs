@@ -119,7 +119,7 @@ mod tests {
         let Lookup::Damaged(reason) = store.scores(place, &one(0..4), false) else {
             panic!("a range beside the damage")
         };
-        assert!(reason.contains("hidden.bin is not what was written"), "{reason}");
+        assert!(reason.contains("checksum of hidden.bin is wrong"), "{reason}");
         std::fs::write(&path, &whole[..99]).unwrap();
         for trusted in [false, true] {
             assert!(matches!(store.scores(place, &one(0..4), trusted), Lookup::Damaged(_)));

@@ -30,7 +30,7 @@ impl StateTensors {
         let found = self.get(name)?;
         if (found.size(), found.kind()) != (into.size(), into.kind()) {
             let (theirs, ours) = ((found.size(), found.kind()), (into.size(), into.kind()));
-            return Err(format!("`{name}` is {theirs:?} in it, where the stage has {ours:?}"));
+            return Err(format!("`{name}` is {theirs:?} in it, but the stage has {ours:?}"));
         }
         into.shallow_clone().copy_(found);
         Ok(())

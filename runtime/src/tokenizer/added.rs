@@ -44,7 +44,7 @@ pub fn check_added_tokens(
         Some(found) => Ok(*found),
         None => {
             let what = match tokenizer.token_to_id(token) {
-                Some(_) => "which is no added token of tokenizer.json: texts would be split within it",
+                Some(_) => "which is not an added token of tokenizer.json: texts would be split inside it",
                 None => "which tokenizer.json does not have",
             };
             Err(refuse(file, key, token, what.to_owned()))

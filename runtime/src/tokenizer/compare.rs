@@ -80,7 +80,8 @@ impl fmt::Display for TokenizerDifference {
 }
 
 /// Advice for operations that combine two models element by element.
-pub const ONE_VOCABULARY: &str = "the rows of an embedding belong to tokens: name models of one vocabulary";
+pub const ONE_VOCABULARY: &str = "each row of an embedding belongs to one token: name models with the \
+    same vocabulary";
 
 impl TokenizerDifference {
     /// Describes the difference in a message; `one` and `other` are the models' names.
@@ -111,8 +112,8 @@ impl TokenizerDifference {
     pub fn help(&self) -> &'static str {
         match self {
             TokenizerDifference::Kind | TokenizerDifference::Id { .. } => {
-                "a teacher scores its student's own tokens: choose one of the same vocabulary, or write `{ align = \
-                 tokens }` after it and compare by text, as `std.cross_tokenizer` does"
+                "a teacher scores its student's tokens: choose a teacher with the same vocabulary, or \
+                write `{ align = tokens }` after it and compare by text, as `std.cross_tokenizer` does"
             }
             TokenizerDifference::Begin { .. } => "give both the same `post_processor` in tokenizer.json",
             TokenizerDifference::End { .. } => {

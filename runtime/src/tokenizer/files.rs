@@ -45,8 +45,8 @@ impl TokenizerFiles {
                     "a tokenizer is a folder, or the `tokenizer.json` in it",
                 )
                 .help(
-                    "call it `tokenizer.json`, and put the `tokenizer_config.json` that names its \
-                     `eos_token` beside it",
+                    "name it `tokenizer.json`, and put the `tokenizer_config.json` with its `eos_token` \
+                    next to it",
                 ));
             }
             _ => path,
@@ -213,7 +213,7 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, TokenizerError> {
         |error: std::io::Error| TokenizerError::new(path, format!("cannot read the file: {error}"));
     match fs::metadata(path) {
         Ok(metadata) if metadata.len() > LARGEST => {
-            Err(TokenizerError::new(path, format!("{} bytes are no tokenizer's", metadata.len())))
+            Err(TokenizerError::new(path, format!("{} bytes are too many for a tokenizer", metadata.len())))
         }
         Ok(metadata) if metadata.is_file() => fs::read(path).map(Some).map_err(unreadable),
         Ok(_) => Ok(None),

@@ -27,15 +27,15 @@ impl GrowthStep {
     }
 }
 
-pub struct Growth(Vec<GrowthStep>);
+pub struct NormalizerGrowth(Vec<GrowthStep>);
 
-impl Growth {
-    pub fn of(tokenizer: &tokenizers::Tokenizer) -> Growth {
+impl NormalizerGrowth {
+    pub fn new(tokenizer: &tokenizers::Tokenizer) -> NormalizerGrowth {
         let mut steps = Vec::new();
         if let Some(rule) = tokenizer.get_normalizer() {
             flatten(rule, &mut steps);
         }
-        Growth(steps)
+        NormalizerGrowth(steps)
     }
 
     /// Checks that a text does not become too long.

@@ -70,9 +70,9 @@ impl From<serde_json::Value> for Json {
     }
 }
 
-struct Build;
+struct JsonVisitor;
 
-impl<'de> Visitor<'de> for Build {
+impl<'de> Visitor<'de> for JsonVisitor {
     type Value = Json;
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
@@ -126,7 +126,7 @@ impl<'de> Visitor<'de> for Build {
 
 impl<'de> Deserialize<'de> for Json {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Json, D::Error> {
-        deserializer.deserialize_any(Build)
+        deserializer.deserialize_any(JsonVisitor)
     }
 }
 
@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn members_keep_their_order() {
+    fn json_objects_keep_member_order() {
         let text = r#"{"z":1,"a":[{"y":null,"b":1.5}],"m":{"k":true,"c":-7},"z2":"\"é\""}"#;
         let json = Json::parse(text).unwrap();
         assert_eq!(json.to_string(), text);

@@ -4,13 +4,13 @@ mod added;
 mod bytes;
 pub mod chat;
 mod compare;
-mod counterparts;
 mod files;
 mod growth;
 pub mod json;
 mod pretrained;
 pub mod spans;
 mod token_bytes;
+mod vocabulary_map;
 
 use std::fmt;
 use std::ops::Range;
@@ -23,10 +23,10 @@ use crate::failure::Error;
 
 pub use bytes::{BEGIN, END, PADDING};
 pub use compare::{ONE_VOCABULARY, TokenizerDifference, difference, vocabulary_difference};
-pub use counterparts::Counterparts;
 pub use files::TokenizerFiles;
 pub use pretrained::PretrainedTokenizer;
 pub use token_bytes::TokenBytes;
+pub use vocabulary_map::VocabularyMap;
 
 /// An index into the vocabulary.
 pub type Token = i64;

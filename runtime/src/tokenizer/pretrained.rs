@@ -11,7 +11,7 @@ use tokenizers::Encoding;
 
 use super::added::check_added_tokens;
 use super::files::{GENERATION, TOKENIZER, TokenizerFiles};
-use super::growth::{Growth, check_decoder};
+use super::growth::{NormalizerGrowth, check_decoder};
 use super::{ByteSpan, TokenizerError};
 use crate::tokenizer::Token;
 use crate::tokenizer::chat::{ChatError, ChatTemplate};
@@ -32,7 +32,7 @@ struct Inner {
     absent: Vec<Token>,
     templates: Vec<ChatTemplate>,
     hash: String,
-    growth: Growth,
+    growth: NormalizerGrowth,
     /// Whether it writes a space before every text.
     adds_space: bool,
 }
@@ -62,7 +62,7 @@ static IN_USE: Mutex<Vec<(blake3::Hash, Weak<tokenizers::Tokenizer>)>> = Mutex::
 fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Result<T> {
     // After a panic, the values are not used again, or are unchanged.
     catch_unwind(AssertUnwindSafe(work))
-        .unwrap_or_else(|_| Err("a part of it is not what a tokenizer has".into()))
+        .unwrap_or_else(|_| Err("it has a part that is not supported in a tokenizer".into()))
 }
 
 /// The tokenizer of a `tokenizer.json`, shared with other users of the same content.
@@ -153,7 +153,7 @@ impl PretrainedTokenizer {
         let padding = id(&settings.padding, "padding")?
             .or(settings.generation_padding.map(Token::from).filter(|&id| (id as usize) < vocabulary))
             .unwrap_or(end);
-        let growth = Growth::of(&tokenizer);
+        let growth = NormalizerGrowth::new(&tokenizer);
         let decoder = serde_json::to_value(tokenizer.get_decoder()).unwrap_or_default();
         check_decoder(&decoder).map_err(|error| files.error(TOKENIZER, error))?;
         growth.check("a").map_err(|error| files.error(TOKENIZER, error))?;

@@ -7,6 +7,20 @@ use std::ops::Range;
 pub struct TextSpan {
     pub student: Range<usize>,
     pub teacher: Range<usize>,
+    /// Whether both sides' tokens spell the same bytes. Where the student's are not UTF-8, the teacher reads
+    /// U+FFFD in their place: both predict what comes after the same text at the span's beginning, but its
+    /// tokens stand for different texts.
+    pub same_text: bool,
+}
+
+/// The text of tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpelledText {
+    pub text: String,
+    /// The end of each token.
+    pub ends: Vec<TokenEnd>,
+    /// The places of those U+FFFD that stand for bytes that are not UTF-8, ascending.
+    pub replaced: Vec<usize>,
 }
 
 /// The end of a token in a text.
@@ -28,21 +42,19 @@ pub struct TextAlignment {
     pub to_the_end: bool,
 }
 
-/// Aligns a text's tokens by two tokenizers: the student's, with ends `student`, and a teacher's, whose bytes
-/// are `pieces`.
-pub fn spans_of<'a>(
-    text: &str,
-    student: &[TokenEnd],
-    pieces: impl Iterator<Item = Option<&'a [u8]>>,
-) -> TextAlignment {
-    spans(student, ends_in(text, pieces))
+/// Aligns a text's tokens by two tokenizers: the student's, which spell it, and a teacher's, whose bytes are
+/// `pieces`.
+pub fn spans_of<'a>(student: &SpelledText, pieces: impl Iterator<Item = Option<&'a [u8]>>) -> TextAlignment {
+    spans(student, ends_in(&student.text, pieces))
 }
 
 /// Aligns tokens by their ends. Spans with a token without text are dropped: they are not comparable.
-fn spans(student: &[TokenEnd], teacher: TeacherEnds) -> TextAlignment {
+fn spans(student: &SpelledText, teacher: TeacherEnds) -> TextAlignment {
+    let SpelledText { ends: student, replaced, .. } = student;
     let TeacherEnds { ends: teacher, before, mut surplus } = teacher;
     let mut spans = Vec::new();
-    let mut from = TextSpan { student: 0..0, teacher: before..before };
+    // Where the open span begins: a token of each side, and a place in the text.
+    let (mut own_start, mut other_start, mut place) = (0, before, 0);
     let (mut of_student, mut of_teacher) = (0, before);
     let mut has_text = true;
     while let (Some(own), Some(other)) = (student.get(of_student), teacher.get(of_teacher)) {
@@ -51,8 +63,9 @@ fn spans(student: &[TokenEnd], teacher: TeacherEnds) -> TextAlignment {
                 of_student += 1;
                 of_teacher += 1;
                 let span = TextSpan {
-                    student: from.student.start..of_student,
-                    teacher: from.teacher.start..of_teacher,
+                    student: own_start..of_student,
+                    teacher: other_start..of_teacher,
+                    same_text: !replaced.iter().any(|at| (place..*own).contains(at)),
                 };
                 let is_text = |ends: &[TokenEnd]| !ends.contains(&TokenEnd::NoText);
                 has_text = is_text(&student[span.student.clone()]) && is_text(&teacher[span.teacher.clone()]);
@@ -60,27 +73,27 @@ fn spans(student: &[TokenEnd], teacher: TeacherEnds) -> TextAlignment {
                 if has_text && !has_surplus {
                     spans.push(span);
                 }
-                from = TextSpan { student: of_student..of_student, teacher: of_teacher..of_teacher };
+                (own_start, other_start, place) = (of_student, of_teacher, *own);
             }
             (TokenEnd::At(own), TokenEnd::At(other)) if own > other => of_teacher += 1,
             (TokenEnd::At(_), TokenEnd::Nowhere | TokenEnd::NoText) => of_teacher += 1,
             _ => of_student += 1,
         }
     }
-    let all = (from.student.start, from.teacher.start) == (student.len(), teacher.len());
+    let all = (own_start, other_start) == (student.len(), teacher.len());
     TextAlignment { spans, to_the_end: has_text && all }
 }
 
 /// The text of pieces of bytes, and the end of each piece in it. Invalid UTF-8 becomes U+FFFD, and a piece
 /// that ends inside it is [`TokenEnd::Nowhere`].
-pub fn text_of<'a>(pieces: impl Iterator<Item = Option<&'a [u8]>>) -> (String, Vec<TokenEnd>) {
+pub fn text_of<'a>(pieces: impl Iterator<Item = Option<&'a [u8]>>) -> SpelledText {
     let mut bytes = Vec::new();
     let mut ends = Vec::new();
     for piece in pieces {
         bytes.extend_from_slice(piece.unwrap_or_default());
         ends.push(piece.map(|_| bytes.len()));
     }
-    let mut text = String::new();
+    let (mut text, mut replaced) = (String::new(), Vec::new());
     // Of each valid chunk: its bytes, its start in the text, and the length of invalid bytes after it.
     let mut chunks: Vec<(Range<usize>, usize, usize)> = Vec::new();
     let mut at = 0;
@@ -89,6 +102,7 @@ pub fn text_of<'a>(pieces: impl Iterator<Item = Option<&'a [u8]>>) -> (String, V
         chunks.push((at..at + valid, text.len(), invalid));
         text.push_str(chunk.valid());
         if invalid > 0 {
+            replaced.push(text.len());
             text.push(char::REPLACEMENT_CHARACTER);
         }
         at += valid + invalid;
@@ -105,7 +119,7 @@ pub fn text_of<'a>(pieces: impl Iterator<Item = Option<&'a [u8]>>) -> (String, V
         }
     };
     let ends = ends.into_iter().map(place).collect();
-    (text, ends)
+    SpelledText { text, ends, replaced }
 }
 
 /// The ends of a teacher's tokens in a text.
@@ -165,8 +179,7 @@ mod tests {
     }
 
     fn cut(student: &[&[u8]], teacher: &[&[u8]]) -> Vec<(Range<usize>, Range<usize>)> {
-        let (text, own) = text_of(pieces(student));
-        let spans = spans_of(&text, &own, pieces(teacher)).spans;
+        let spans = spans_of(&text_of(pieces(student)), pieces(teacher)).spans;
         spans.into_iter().map(|span| (span.student, span.teacher)).collect()
     }
 
@@ -176,25 +189,25 @@ mod tests {
         assert_eq!(same, [(0..1, 0..1), (1..2, 1..2)]);
         let split = cut(&[b"th", b"e", b" ca", b"t", b"!"], &[b"the", b" ", b"cat", b"!"]);
         assert_eq!(split, [(0..2, 0..1), (2..4, 1..3), (4..5, 3..4)]);
-        // Nothing is common but the end.
+        // Only the end is common.
         assert_eq!(cut(&[b"ab", b"c"], &[b"a", b"bc"]), [(0..2, 0..2)]);
         assert_eq!(cut(&[], &[]), []);
     }
 
-    /// White space that one side alone has before a text does not shift what comes after it. Its token is
-    /// compared with nothing: the other side predicts one without it.
+    /// White space that only one side has before a text does not shift the rest. Its token is in no span: the
+    /// other side predicts one without it.
     #[test]
     fn white_space_before_a_text_is_left_out() {
         assert_eq!(cut(&[b"the", b" cat"], &[b" the", b" cat"]), [(1..2, 1..2)]);
         assert_eq!(cut(&[b" the", b" cat"], &[b"the", b" cat"]), [(1..2, 1..2)]);
         assert_eq!(cut(&[b"the", b"re", b"!"], &[b" th", b"ere", b"!"]), [(2..3, 2..3)]);
-        // A token of its own comes from the teacher's template, and the text begins after it.
+        // A separate white-space token of the teacher comes from its template; the text begins after it.
         assert_eq!(cut(&[b"the", b"!"], &[b" ", b"the", b"!"]), [(0..1, 1..2), (1..2, 2..3)]);
-        // The student wrote this one, and the teacher does not read it.
+        // A separate white-space token of the student is its own text, and the teacher does not read it.
         assert_eq!(cut(&[b" ", b"the", b"!"], &[b"the", b"!"]), [(2..3, 1..2)]);
     }
 
-    /// Only the surplus is left out.
+    /// Only white space that the other side lacks is left out.
     #[test]
     fn white_space_of_both_sides_is_compared() {
         assert_eq!(cut(&[b" 4", b"!"], &[b" 4", b"!"]), [(0..1, 0..1), (1..2, 1..2)]);
@@ -208,15 +221,14 @@ mod tests {
     #[test]
     fn texts_are_followed_to_their_ends() {
         let to_the_end = |student: &[&[u8]], teacher: &[&[u8]]| {
-            let (text, own) = text_of(pieces(student));
-            spans_of(&text, &own, pieces(teacher)).to_the_end
+            spans_of(&text_of(pieces(student)), pieces(teacher)).to_the_end
         };
         assert!(to_the_end(&[b"4"], &[b" 4"]) && to_the_end(&[], &[]) && to_the_end(&[], &[b" "]));
         assert!(!to_the_end(&[b"4", b"2"], &[b"4"]) && !to_the_end(&[b"4"], &[b"4", b" "]));
         assert!(!to_the_end(&[b"a", b"<s>"], &[b"a"]) && !to_the_end(&[b"<s>", b"a"], &[b"a"]));
     }
 
-    /// Characters that tokens cut: both recover behind them.
+    /// After a character that tokens split differently, spans begin again.
     #[test]
     fn spans_recover_behind_a_cut_character() {
         let student: [&[u8]; 4] = [b"a", b"\xf0\x9f", b"\xa6\x80", b"b"];
@@ -224,28 +236,43 @@ mod tests {
         assert_eq!(cut(&student, &teacher), [(0..3, 0..2), (3..4, 2..3)]);
     }
 
-    /// What is no UTF-8 becomes U+FFFD where the other reads it.
+    /// Invalid UTF-8 becomes U+FFFD where the other side reads it.
     #[test]
     fn spans_recover_behind_what_is_no_text() {
-        let (text, ends) = text_of(pieces(&[b"a", b"\xff", b"b\xf0\x9f", b"c"]));
+        let SpelledText { text, ends, replaced } = text_of(pieces(&[b"a", b"\xff", b"b\xf0\x9f", b"c"]));
         assert_eq!(text, "a\u{fffd}b\u{fffd}c");
-        assert_eq!(ends, [At(1), At(4), At(8), At(9)]);
-        let (_, ends) = text_of(pieces(&[b"a\xf0", b"\x9fc"]));
-        assert_eq!(ends, [Nowhere, At(5)]);
+        assert_eq!((ends, replaced), (vec![At(1), At(4), At(8), At(9)], vec![1, 5]));
+        assert_eq!(text_of(pieces(&[b"a\xf0", b"\x9fc"])).ends, [Nowhere, At(5)]);
         assert_eq!(cut(&[b"a\xf0", b"\x9fc"], &[b"a", "\u{fffd}c".as_bytes()]), [(0..2, 0..2)]);
     }
 
-    /// A special token in a text is compared with nothing, and neither is what stands for the same text.
+    /// The teacher's U+FFFD is not what the student wrote, unless it wrote that character. A character that
+    /// tokens of both cut at the same byte has the same bytes on both sides.
+    #[test]
+    fn bytes_that_are_no_text_are_another_text() {
+        let same = |student: &[&[u8]], teacher: &[&[u8]]| -> Vec<bool> {
+            let spans = spans_of(&text_of(pieces(student)), pieces(teacher)).spans;
+            spans.into_iter().map(|span| span.same_text).collect()
+        };
+        let replacement = "\u{fffd}".as_bytes();
+        let other: [&[u8]; 4] = [b"a", b"\xef", b"\xbf\xbd", b"b"];
+        assert_eq!(same(&[b"a", b"\xff", b"b"], &other), [true, false, true]);
+        assert_eq!(same(&[b"a", replacement, b"b"], &other), [true, true, true]);
+        assert_eq!(same(&[b"a", b"\xc3"], &[b"a", replacement]), [true, false], "cut off at the end");
+        assert_eq!(same(&[b"\xc3", b"\xa9"], &[b"\xc3", b"\xa9"]), [true, true]);
+        assert_eq!(same(&[b"a\xff", b"b"], &[b"a", b"\xef\xbf", b"\xbdb"]), [false]);
+    }
+
+    /// A special token is in no span, and neither is the other side's token of the same text.
     #[test]
     fn tokens_without_text_are_in_no_span() {
         assert_eq!(cut(&[b"a", b"<s>", b"b", b"c"], &[b"a", b"b", b"c"]), [(0..1, 0..1), (3..4, 2..3)]);
-        let (_, ends) = text_of(pieces(&[b"a", b"<s>"]));
-        assert_eq!(ends, [At(1), NoText]);
+        assert_eq!(text_of(pieces(&[b"a", b"<s>"])).ends, [At(1), NoText]);
     }
 
-    /// A tokenizer that changes the text (lower case, other spaces) is followed up to there.
+    /// Where a tokenizer changes the text (lower case, other spaces), spans end.
     #[test]
-    fn behind_another_spelling_there_are_no_spans() {
+    fn spans_end_where_spellings_differ() {
         assert_eq!(cut(&[b"a", b"B", b"c"], &[b"a", b"b", b"c"]), [(0..1, 0..1)]);
     }
 }

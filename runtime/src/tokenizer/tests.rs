@@ -1,4 +1,4 @@
-//! Against what the reference library answers: see `tests/reference/text.py`.
+//! Compares with the reference library; `tests/reference/text.py` recorded its results.
 
 use std::fs;
 use std::path::PathBuf;
@@ -69,7 +69,7 @@ fn texts_are_tokenised_as_by_the_reference() {
             );
             let Tokenizer::Pretrained(own) = &tokenizer else { unreachable!() };
             assert_eq!(own.decode(&bare).unwrap(), case["decoded"].as_str().unwrap(), "{name}: {text:?}");
-            // A prompt ends where a completion begins: what the reference adds behind a text is left away.
+            // A completion follows the prompt, so a token that the reference adds at the end is not included.
             let ended = name == "unigram";
             let mut prompt = tokenizer.prompt(text).unwrap();
             prompt.extend(ended.then(|| tokenizer.ends()[0]));
@@ -98,7 +98,7 @@ fn a_completion_follows_its_prompt() {
                 "{name}: {prompt:?}"
             );
         }
-        // What a model writes after the end, and ids that no token has, are no text.
+        // Tokens after the end token, and ids without a token, have no text.
         let mut tokens = tokenizer.completion("", "clips").unwrap();
         tokens.insert(1, tokenizer.vocabulary() as Token + 5);
         tokens.extend(tokenizer.encode(" more").unwrap());
@@ -111,7 +111,7 @@ fn a_completion_follows_its_prompt() {
 fn a_completion_begins_where_its_prompt_ends() {
     for name in ["gemma", "llama2", "llama3", "mistral", "qwen3", "smollm", "unigram"] {
         let tokenizer = pretrained(name);
-        let bytes = TokenBytes::of(&tokenizer).unwrap();
+        let bytes = TokenBytes::new(&tokenizer).unwrap();
         for (prompt, completion) in
             [("q: ", "The tool"), ("q: ", " 4 and more"), ("q:", " in the"), ("x", "yz"), ("in", "to")]
         {
@@ -146,7 +146,7 @@ fn bytes_are_tokens() {
 fn every_end_token_of_the_generation_settings_ends_a_completion() {
     let tokenizer = pretrained("llama3");
     let id = |text: &str| tokenizer.encode(text).unwrap()[0];
-    // The tokenizer's own first: it is what training data ends with.
+    // The tokenizer's own end token comes first: training data ends with it.
     assert_eq!(tokenizer.ends(), [id("<|eot_id|>"), id("<|end_of_text|>"), id("<|eom_id|>")]);
     assert_eq!(tokenizer.prompt("a").unwrap()[0], id("<|begin_of_text|>"));
     let Tokenizer::Pretrained(llama2) = pretrained("llama2") else { unreachable!() };
@@ -160,12 +160,12 @@ fn two_tokenizers_are_compared_by_what_ids_mean() {
     assert_eq!(difference(&qwen, &Tokenizer::Bytes), Some(TokenizerDifference::Kind));
     assert!(matches!(difference(&qwen, &llama), Some(TokenizerDifference::Id { .. })));
 
-    // The same somewhere else is the same.
+    // The same files in another folder are the same tokenizer.
     let folder = copy("qwen3");
     assert_eq!(difference(&qwen, &load(&folder)), None);
     assert_eq!(qwen, load(&folder));
 
-    // As many tokens, two of them exchanged.
+    // The same number of tokens, two of them swapped.
     change(&folder, "tokenizer.json", |tokenizer| {
         let vocabulary = tokenizer["model"]["vocab"].as_object_mut().unwrap();
         let (a, b) = (vocabulary["a"].clone(), vocabulary["b"].clone());
@@ -197,7 +197,7 @@ fn two_tokenizers_are_compared_by_what_ids_mean() {
 }
 
 #[test]
-fn what_it_does_is_hashed_and_where_it_lies_is_not() {
+fn tokenizer_hash_covers_behaviour_and_not_the_path() {
     let folder = copy("smollm");
     let same = load(&folder);
     assert_eq!(same.hash(), pretrained("smollm").hash());
@@ -205,17 +205,17 @@ fn what_it_does_is_hashed_and_where_it_lies_is_not() {
     let other = load(&folder);
     assert_ne!(other.hash(), same.hash());
 
-    // Templates write `bos_token`: another one makes other prompts.
+    // Templates write `bos_token`, so another one changes prompts.
     change(&folder, "tokenizer_config.json", |config| config["bos_token"] = json!("<|endoftext|>"));
     assert_ne!(load(&folder).hash(), other.hash());
     assert_ne!(load(&folder), other);
-    // Without templates nobody reads it.
+    // Without templates it is not used.
     let (folder, same) = (copy("llama2"), pretrained("llama2"));
     change(&folder, "tokenizer_config.json", |config| config["bos_token"] = json!("</s>"));
     assert_eq!(load(&folder), same);
 }
 
-/// The begin token is found without a text: this vocabulary has digits alone.
+/// The begin token is found even if the vocabulary has digits only, and can spell no other text.
 #[test]
 fn prompts_begin_as_they_do_whatever_the_vocabulary_spells() {
     let folder = tempfile::tempdir().unwrap();
@@ -240,7 +240,7 @@ fn prompts_begin_as_they_do_whatever_the_vocabulary_spells() {
     assert_eq!(load(&folder).prompt("").unwrap(), [0]);
 }
 
-/// What transformers would add to `tokenizer.json`, or read otherwise, is refused: ids would differ.
+/// Tokens that transformers would add to `tokenizer.json`, or read differently, are refused.
 #[test]
 fn tokens_that_the_files_name_are_added_tokens() {
     let refused = |name: &str, file: &str, edit: &dyn Fn(&mut Value)| {
@@ -265,7 +265,7 @@ fn tokens_that_the_files_name_are_added_tokens() {
         assert!(help.contains("save_pretrained"), "{help}");
     }
     let (problem, _) = config("extra_special_tokens", json!(["a"]));
-    assert!(problem.contains("which is no added token of tokenizer.json"), "{problem}");
+    assert!(problem.contains("which is not an added token of tokenizer.json"), "{problem}");
     let (problem, _) = refused("llama3", "special_tokens_map.json", &|map| {
         map["additional_special_tokens"] = json!(["<new>"])
     });
@@ -274,7 +274,7 @@ fn tokens_that_the_files_name_are_added_tokens() {
         tokenizer["added_tokens"].as_array_mut().unwrap().retain(|token| token["content"] != "<|im_end|>");
         tokenizer["model"]["vocab"]["<|im_end|>"] = json!(562);
     });
-    assert!(problem.contains("\"<|im_end|>\", which is no added token"), "{problem}");
+    assert!(problem.contains("\"<|im_end|>\", which is not an added token"), "{problem}");
     let (problem, _) = config("added_tokens_decoder", json!({ "570": { "content": "<|eot_id|>" } }));
     assert_eq!(
         problem,
@@ -289,7 +289,7 @@ fn tokens_that_the_files_name_are_added_tokens() {
     let (problem, _) = config("split_special_tokens", json!(true));
     assert!(problem.starts_with("`split_special_tokens` is true"), "{problem}");
 
-    // As version 4 of the reference saved them before its configurations had them; ids do not count there.
+    // Version 4 of the reference saved them like this at first; ids are ignored there.
     let old = |tokens: Value, config: Value| {
         let folder = copy("llama3");
         fs::write(folder.path().join("added_tokens.json"), tokens.to_string()).unwrap();
@@ -306,7 +306,7 @@ fn tokens_that_the_files_name_are_added_tokens() {
     let listed = json!({ "565": { "content": "<|eot_id|>" } });
     assert_eq!(old(new, listed), Ok(pretrained("llama3")), "the newer list is the one that counts");
 
-    // All added tokens listed again, as version 4 of the reference saves them.
+    // Lists all added tokens again, as version 4 of the reference does.
     let folder = copy("llama3");
     let path = folder.path().join("tokenizer.json");
     let tokenizer: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
@@ -340,7 +340,7 @@ fn files_that_make_no_tokenizer_are_refused_in_words() {
     fs::write(&other, "{}").unwrap();
     let error = PretrainedTokenizer::load(&other).unwrap_err();
     assert_eq!(error.problem, "a tokenizer is a folder, or the `tokenizer.json` in it");
-    assert!(error.help.is_some_and(|help| help.starts_with("call it `tokenizer.json`")));
+    assert!(error.help.is_some_and(|help| help.starts_with("name it `tokenizer.json`")));
 
     let folder = copy("smollm");
     let tokens = load(&folder).vocabulary();
@@ -380,10 +380,10 @@ fn files_that_make_no_tokenizer_are_refused_in_words() {
     );
 }
 
-/// Of each file.
+/// Number of edits of each file.
 const EDITS: usize = 200;
 
-/// Numbers that are the same every time.
+/// Pseudorandom numbers, always the same.
 struct Draws(u64);
 
 impl Draws {
@@ -393,7 +393,7 @@ impl Draws {
     }
 }
 
-/// Single edits of files that are whole: each loads or is refused, and what loads encodes or says why not.
+/// After a single edit, a file is loaded or refused, and a loaded tokenizer encodes or reports an error.
 #[test]
 fn damaged_files_are_refused_without_a_panic() {
     let mut draws = Draws(3);
@@ -405,7 +405,7 @@ fn damaged_files_are_refused_without_a_panic() {
         let mut refused = 0;
         for edit in 0..EDITS {
             let damaged = match edit % 3 {
-                // Another byte, a part that is gone, a number that is large.
+                // Replaces a byte, removes a part, or inserts a large number.
                 0 => {
                     let mut bytes = whole.clone().into_bytes();
                     let at = draws.below(bytes.len());
@@ -442,7 +442,7 @@ fn damaged_files_are_refused_without_a_panic() {
     }
 }
 
-/// What is said of a tokenizer that was changed, when it is loaded or when it encodes `text`.
+/// The error of a changed tokenizer, when it is loaded or when it encodes `text`; empty if there is none.
 fn spoilt(text: &str, edit: impl FnOnce(&mut Value)) -> String {
     let folder = copy("smollm");
     change(&folder, "tokenizer.json", edit);
@@ -478,8 +478,8 @@ fn a_normaliser_does_not_fill_the_memory() {
 }
 
 #[test]
-fn honest_normalisers_are_left_alone() {
-    // Many rules, none of which meets what another made: only taken together would they be long.
+fn normalisers_within_the_limit_are_accepted() {
+    // Many rules that do not apply to each other's results, so that no text becomes long.
     let rules: Vec<_> =
         (0..60).map(|index| replace(json!({ "String": format!("\u{1}{index}") }), &"▁".repeat(4))).collect();
     for rule in [

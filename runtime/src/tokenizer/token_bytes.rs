@@ -12,7 +12,7 @@ pub struct TokenBytes(Vec<Option<Box<[u8]>>>);
 impl TokenBytes {
     /// # Errors
     /// If the tokenizer's tokens are not pieces of the text, such as WordPiece's `##ing`.
-    pub fn of(tokenizer: &Tokenizer) -> Result<TokenBytes, TokenizerError> {
+    pub fn new(tokenizer: &Tokenizer) -> Result<TokenBytes, TokenizerError> {
         match tokenizer {
             Tokenizer::Bytes => {
                 let byte = |id| u8::try_from(id).ok().map(|byte| Box::from([byte]));
@@ -34,9 +34,8 @@ impl TokenBytes {
 
 impl PretrainedTokenizer {
     fn token_bytes(&self) -> Result<Vec<Option<Box<[u8]>>>, TokenizerError> {
-        let spelling = Spelling::of(&self.decoder()).map_err(|decoder| {
-            self.error(format!("its decoder `{decoder}` does not put pieces of text together"))
-        })?;
+        let spelling = Spelling::parse(&self.decoder())
+            .map_err(|decoder| self.error(format!("its decoder `{decoder}` does not join pieces of text")))?;
         let bytes = |id: Token| {
             if self.is_special(id) {
                 return None;
@@ -57,7 +56,7 @@ enum Spelling {
 
 impl Spelling {
     /// From the `decoder` of a `tokenizer.json`; the error is the name of an unsupported decoder.
-    fn of(decoder: &Value) -> Result<Spelling, String> {
+    fn parse(decoder: &Value) -> Result<Spelling, String> {
         let parts = match decoder["decoders"].as_array() {
             Some(parts) => parts.as_slice(),
             None => std::slice::from_ref(decoder),
@@ -127,12 +126,12 @@ mod tests {
 
     const TEXTS: [&str; 4] = ["sort: 3 1 2\nThe  größte 数 🦀!", " a", "x", "# the token\tand\r\n'll"];
 
-    /// For every kind of tokenizer, the bytes of a text's tokens are the text, a space before it aside.
+    /// For every kind of tokenizer, the bytes of a text's tokens make the text, except for a space before it.
     #[test]
     fn tokens_of_a_text_are_its_pieces() {
         for name in ["gemma", "llama2", "llama3", "mistral", "qwen3", "smollm", "unigram"] {
             let tokenizer = pretrained(name);
-            let bytes = TokenBytes::of(&tokenizer).unwrap();
+            let bytes = TokenBytes::new(&tokenizer).unwrap();
             for text in TEXTS {
                 // Unigram's normaliser folds white space.
                 if name == "unigram" && text.contains(['\t', '\n']) {
@@ -147,7 +146,7 @@ mod tests {
             let end = tokenizer.ends()[0];
             assert_eq!(bytes.get(end), None, "{name}: the end of a completion is no text");
         }
-        let bytes = TokenBytes::of(&Tokenizer::Bytes).unwrap();
+        let bytes = TokenBytes::new(&Tokenizer::Bytes).unwrap();
         assert_eq!(bytes.iter().count(), 256);
         assert_eq!(bytes.get(65), Some(b"A".as_slice()));
         assert_eq!(bytes.get(crate::tokenizer::END), None);
@@ -163,6 +162,6 @@ mod tests {
     #[test]
     fn pieces_of_words_are_no_pieces_of_text() {
         let decoder = serde_json::json!({"type": "WordPiece", "prefix": "##"});
-        assert!(matches!(Spelling::of(&decoder), Err(name) if name == "WordPiece"));
+        assert!(matches!(Spelling::parse(&decoder), Err(name) if name == "WordPiece"));
     }
 }

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use mopd_compiler::expr::batch::{Batch, Runs};
+use mopd_compiler::expr::batch::{Batch, TokenPartition};
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{Agreement, Axis, Objective, Sampling, Signal};
 use tch::no_grad_guard;
@@ -17,9 +17,9 @@ use super::Stage;
 use super::batches::number;
 use super::models::ScorerRef;
 use super::part::Scoring;
-use super::scores::{ScoringRun, nobody, runs};
+use super::scores::{ScoringRun, missing_scorer, runs};
 use super::sequences::Sequences;
-use super::views::Shown;
+use super::views::ScorerPrompts;
 use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
 use crate::random::Purpose;
@@ -28,7 +28,7 @@ use crate::tokenizer::{Token, TokenBytes, Tokenizer};
 use crate::zip::zip_equal;
 
 /// Sets placeholders (0) before blocks are known. The choice of the blocks does not read them.
-pub fn stand_in(objective: &Objective, batch: &mut Batch) {
+pub fn fill_placeholders(objective: &Objective, batch: &mut Batch) {
     let blocks = batch.layout.len(Axis::Block);
     set(batch, objective.agreements().iter().map(|agreement| (agreement.signal(), vec![0.0; blocks])));
 }
@@ -68,11 +68,11 @@ impl Agreements {
             return Ok(None);
         }
         let tokenizer = stage.start.tokenizer.clone();
-        let bytes = TokenBytes::of(&tokenizer)?;
+        let bytes = TokenBytes::new(&tokenizer)?;
         Ok(Some(Agreements { asked, tokenizer, bytes }))
     }
 
-    /// Adds the agreements of a batch whose blocks are known; `chosen` says which tokens are in one.
+    /// Adds the agreements of a batch whose blocks are known; `chosen` marks the tokens in blocks.
     pub fn add(
         &self,
         scoring: &Scoring,
@@ -91,7 +91,7 @@ impl Agreements {
             self.fill(&mut values, scoring, sequences, &blocks, (agreement, place, step))?;
             signals.push((agreement.signal(), values));
         }
-        scoring.models.let_go();
+        scoring.models.release();
         set(batch, signals.into_iter());
         Ok(())
     }
@@ -124,13 +124,13 @@ impl Agreements {
             }
             let Some(scorer) = scored.and_then(ScorerRef::model) else {
                 let source = &stage.sources[sequences.list[members.start].source];
-                return Err(nobody(scoring, agreement.role, source));
+                return Err(missing_scorer(scoring, agreement.role, source));
             };
             let decoder = models.decoder(scorer.model_ref);
             let decoder = decoder.as_deref().unwrap_or(scoring.model);
             let context = decoder.config.context;
             let sees = (models.view(scorer), context);
-            let shown = Shown::new(stage, sees, sequences, members, scoring.now(step))?;
+            let shown = ScorerPrompts::new(stage, sees, sequences, members, scoring.now(step))?;
             let before = own.iter().map(|Block { member, tokens, .. }| {
                 let sequence = &sequences.list[*member];
                 [shown.prompt(stage, sequence, *member), &sequence.completion[..tokens.start]].concat()
@@ -182,7 +182,7 @@ impl Agreements {
 }
 
 /// The blocks of a batch, in its order.
-fn blocks(sequences: &Sequences, runs: &Runs, chosen: &[f32]) -> Vec<Block> {
+fn blocks(sequences: &Sequences, runs: &TokenPartition, chosen: &[f32]) -> Vec<Block> {
     let mut blocks: Vec<Block> = Vec::new();
     for (member, sequence) in sequences.list.iter().enumerate() {
         let places: Vec<usize> = (0..sequence.completion.len()).collect();
@@ -225,10 +225,10 @@ fn similarity(one: &[u32], other: &[u32]) -> f64 {
 
 fn no_room(before: usize, block: usize, context: usize) -> Error {
     let message = format!(
-        "what a teacher reads before a block has {before} tokens, and {block} follow: more than a context of {context}"
+        "a teacher reads {before} tokens before a block of {block}: more than its context of {context}"
     );
     Error::new(FailureKind::Context, message)
-        .help("give it a longer context, or the completions fewer `max_tokens`")
+        .help("give it a longer context, or lower `max_tokens` of the completions")
 }
 
 /// The mean similarity of the continuations to the blocks among the tokens in `range`; `None` without
@@ -275,7 +275,7 @@ mod tests {
     #[test]
     fn bytes_of_no_character_are_units() {
         let tokenizer = Arc::new(Tokenizer::Bytes);
-        let bytes = TokenBytes::of(&tokenizer).unwrap();
+        let bytes = TokenBytes::new(&tokenizer).unwrap();
         let agreements = Agreements { asked: Vec::new(), tokenizer, bytes };
         let end = Tokenizer::Bytes.ends()[0];
         let text = |bytes: &[u8], last: Token| {

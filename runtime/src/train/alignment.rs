@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use mopd_compiler::expr::batch::Batch;
-use mopd_compiler::plan::Between;
+use mopd_compiler::plan::GradientPartition;
 use tch::{Kind, Tensor, no_grad_guard};
 
 use super::objective::Outputs;
@@ -45,14 +45,14 @@ pub fn prepared(
         adjoints,
     };
     match alignment.between {
-        Between::Terms => {
+        GradientPartition::Terms => {
             let of_term = objective.term_gradients.iter().map(|term| {
                 let adjoints = term.adjoints.iter().map(|adjoint| outputs.get(*adjoint).to_vec());
                 prepared(&term.term, adjoints.collect())
             });
             of_term.collect()
         }
-        Between::Domains => {
+        GradientPartition::Domains => {
             let (sequences, adjoints) = (&rollouts.sequences, super::adjoints(objective, outputs));
             let sources = stage.sources.iter().enumerate();
             let there = sources.filter(|(index, _)| sequences.list.iter().any(|own| own.source == *index));

@@ -8,7 +8,7 @@ use tch::{Kind, Tensor, no_grad_guard};
 use super::data_signals::missing;
 use super::part::{Rollouts, Scoring};
 use super::scores::{ScoringPass, failed};
-use super::views::Shown;
+use super::views::ScorerPrompts;
 use super::vocabulary::Parameters;
 use crate::failure::Result;
 use crate::machine::transfer::upload;
@@ -86,8 +86,8 @@ impl ScoringPass {
                 .map(|token| token as i64)
                 .collect();
             let grad_hidden = grad_hidden.index_select(0, &upload(&tokens, device));
-            let trace =
-                model.trace(&rollouts.sequences.packed(stage, members, &Shown::Own), stage.recomputed);
+            let trace = model
+                .trace(&rollouts.sequences.packed(stage, members, &ScorerPrompts::Own), stage.recomputed);
             // The first micro-batch takes the heads' gradients, which are of all tokens already.
             model.write_gradient(trace, &grad_hidden, std::mem::take(&mut heads), &mut gradient);
         }
@@ -104,7 +104,7 @@ fn check_confidence(objective: &Objective, second: &[i64], adjoint: &[f32]) -> R
     }
     let why = "the token of a first head always stands";
     Err(missing("`live student.confidence` of tokens of the first head", why, objective)
-        .help("say which tokens the term is of: `{ when = head == 1 }`"))
+        .help("restrict the term to the second head: `{ when = head == 1 }`"))
 }
 
 fn accumulation_kind(kind: Kind) -> Kind {

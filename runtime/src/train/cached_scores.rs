@@ -22,7 +22,7 @@ use super::models::{ModelRef, ModelScorer, Models};
 use super::part::Scoring;
 use super::scores::{hidden, in_order};
 use super::sequences::Sequences;
-use super::views::Shown;
+use super::views::ScorerPrompts;
 use crate::machine::transfer::upload;
 use crate::model::ScoringDecoder;
 
@@ -181,8 +181,10 @@ impl<'a> CachedScores<'a> {
                 }
                 None => {
                     let sequences = self.sequences(scoring, &scorer.sources, number);
-                    let micro_batches = sequences.micro_batches(stage, 0..sequences.list.len(), &Shown::Own);
-                    let whole = hidden(stage, (scorer.decoder)(), &sequences, &micro_batches, &Shown::Own);
+                    let micro_batches =
+                        sequences.micro_batches(stage, 0..sequences.list.len(), &ScorerPrompts::Own);
+                    let whole =
+                        hidden(stage, (scorer.decoder)(), &sequences, &micro_batches, &ScorerPrompts::Own);
                     (self.cache.keep)(scored, &to_bytes(&whole));
                     let rows: Vec<i64> = tokens.into_iter().flatten().map(|token| token as i64).collect();
                     // Usually all rows in their order are wanted.
@@ -193,8 +195,8 @@ impl<'a> CachedScores<'a> {
             order.extend(wanted.iter().map(|(member, _)| *member));
         }
         if !beyond.is_empty() {
-            let micro_batches = sequences.micro_batches(stage, beyond.iter().copied(), &Shown::Own);
-            parts.push(hidden(stage, (scorer.decoder)(), sequences, &micro_batches, &Shown::Own));
+            let micro_batches = sequences.micro_batches(stage, beyond.iter().copied(), &ScorerPrompts::Own);
+            parts.push(hidden(stage, (scorer.decoder)(), sequences, &micro_batches, &ScorerPrompts::Own));
             order.extend(beyond);
         }
         Some(in_order(&parts, order.into_iter(), sequences, stage.place.device))
@@ -213,7 +215,8 @@ impl<'a> CachedScores<'a> {
             return known.clone();
         }
         let sequences = self.sequences(scoring, sources, number);
-        let micro_batches = sequences.micro_batches(scoring.stage, 0..sequences.list.len(), &Shown::Own);
+        let micro_batches =
+            sequences.micro_batches(scoring.stage, 0..sequences.list.len(), &ScorerPrompts::Own);
         let starts = (0..sequences.list.len()).map(|index| sequences.tokens(index).start as u64);
         let starts = starts.chain([sequences.layout.tokens() as u64]).collect();
         let batch = Rc::new(CachedBatch {

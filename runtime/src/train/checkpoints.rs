@@ -86,14 +86,14 @@ impl<'a> CheckpointWriter<'a> {
         when: WriteWhen,
         control: &Control,
     ) {
-        let position = LearnersPosition::of(state);
+        let position = LearnersPosition::from_state(state);
         match (self.keep)(state) {
             Ok(()) => (self.kept, self.failed) = (position, false),
             // A disk that stays full gives one warning, and another when training stops and loses steps.
             Err(error) if when == WriteWhen::Now || !self.failed => {
                 self.failed = true;
                 let next = match when {
-                    WriteWhen::Now => "so the next run goes on from an earlier one",
+                    WriteWhen::Now => "so the next run resumes from an earlier one",
                     WriteWhen::Due => "training goes on",
                 };
                 let step = position.step;

@@ -6,7 +6,7 @@ use mopd_compiler::plan::{Member, Role};
 
 use super::models::ScorerRef;
 use super::part::Scoring;
-use super::scores::{ScoringPass, failed, nobody, runs};
+use super::scores::{ScoringPass, failed, missing_scorer, runs};
 use super::sequences::Sequences;
 use super::vocabulary::{Composed, ComposedPart, Logits, MixtureWeight, Parameters, part};
 use crate::failure::Result;
@@ -78,7 +78,7 @@ impl Composing<'_> {
             if logits.iter().any(|logits| matches!(logits, Logits::Absent(_))) {
                 let sequence = self.batch.layout.sequence_of_token[first as usize] as usize;
                 let source = &stage.sources[self.sequences.list[sequence].source];
-                return Err(nobody(self.scoring, *role, source));
+                return Err(missing_scorer(self.scoring, *role, source));
             }
             Ok(ComposedPart { weight, logits })
         };

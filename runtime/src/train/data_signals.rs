@@ -12,7 +12,7 @@ use crate::rollout::Sequence;
 pub fn given(signal: &Signal, objective: &Objective, sequences: &Sequences) -> Result<Option<Vec<f32>>> {
     let per_sequence = |value: fn(&Sequence) -> Option<f32>, what: &str| {
         let values: Option<Vec<f32>> = sequences.list.iter().map(value).collect();
-        values.map(Some).ok_or_else(|| missing(what, "the completions were not judged", objective))
+        values.map(Some).ok_or_else(|| missing(what, "the completions have no rewards", objective))
     };
     match signal {
         Signal::Logp { role: Role::Sampler } => {
@@ -36,7 +36,7 @@ pub fn given(signal: &Signal, objective: &Objective, sequences: &Sequences) -> R
         }
         Signal::Head => match sequences.heads() {
             Some(heads) => Ok(Some(heads.into_iter().map(f32::from).collect())),
-            None => Err(missing("`head`", "its completions are drawn by one head", objective)),
+            None => Err(missing("`head`", "its completions are sampled with one head", objective)),
         },
         Signal::Truncated => {
             per_sequence(|sequence| Some(f32::from(u8::from(sequence.truncated))), "truncated")
@@ -49,24 +49,24 @@ pub fn given(signal: &Signal, objective: &Objective, sequences: &Sequences) -> R
         Signal::CorrectOf { role } => {
             let of = |sequence: &Sequence| Some(f32::from(u8::from(sequence.correct_of(*role)?)));
             let values: Option<Vec<f32>> = sequences.list.iter().map(of).collect();
-            let why = "no completions of a teacher's own were judged";
+            let why = "the teachers' own completions have no rewards";
             values.map(Some).ok_or_else(|| missing("`correct` of a teacher", why, objective))
         }
         Signal::RewardPart { part } => {
             let of = |sequence: &Sequence| sequence.reward_part(part).map(|reward| reward as f32);
             let values: Option<Vec<f32>> = sequences.list.iter().map(of).collect();
-            let why = "no verifier of parts judged the completions";
+            let why = "the reward has no parts";
             values.map(Some).ok_or_else(|| missing(&format!("`reward.{part}`"), why, objective))
         }
         Signal::Chosen => {
             per_sequence(|sequence| sequence.chosen.map(|chosen| f32::from(u8::from(chosen))), "chosen")
         }
-        Signal::Other { text, .. } => Err(missing(text, "this version can't compute it", objective)),
+        Signal::Other { text, .. } => Err(missing(text, "this version cannot compute it", objective)),
         _ => Ok(None),
     }
 }
 
-/// One number for each token: `value` of whether its row is a rejected draft, and of its index among the
+/// One number per token: `value` of whether its row is a rejected draft, and of the token's index among the
 /// row's trained tokens.
 fn drafted(
     objective: &Objective,
@@ -89,7 +89,7 @@ pub fn of_data(stage: &Stage, sequences: &Sequences) -> Result<Vec<(Signal, Vec<
         let of_sources = stage.sources.iter().map(|source| source.prompts.dataset.numbers(&formula));
         let numbers: Option<Vec<&[f32]>> = of_sources.collect();
         let numbers = numbers.ok_or_else(|| {
-            missing(&formula.text(), "the data was read without it", &stage.train.objective)
+            missing(&formula.text(), "the data was read without this field", &stage.train.objective)
         })?;
         let of_sequences = sequences.list.iter().map(|sequence| numbers[sequence.source][sequence.record]);
         Ok((signal, of_sequences.collect()))

@@ -1,4 +1,4 @@
-//! What a step did to every domain: the numbers that show early when one domain drowns another.
+//! The metrics of a step for every domain. They show early when one domain dominates the others.
 
 use std::collections::BTreeMap;
 
@@ -17,33 +17,32 @@ use crate::report::metrics::StepMetrics;
 use crate::rollout::{Sequence, Speculation};
 use crate::zip::zip_equal;
 
-/// The numbers of a step that belong to no domain.
+/// Metrics of a whole step, not of a domain.
 pub struct StepTotals {
     pub step: u32,
     pub loss: f64,
-    /// Where it was computed before the step.
+    /// `None` where it was not computed before this step.
     pub validation_loss: Option<f64>,
-    /// As the step began with them.
+    /// The values that the step began with.
     pub states: BTreeMap<String, f64>,
     pub learning_rate: f64,
-    /// What is learned, as it was in the step.
+    /// The value of `learned(...)` in the step.
     pub learned: Option<f64>,
-    /// Of each source: how many prompts were chosen and the mean of their priority; none where none are
-    /// chosen.
+    /// By source: the number of chosen prompts and their mean priority; `None` where prompts are not chosen.
     pub chosen: Vec<Option<(usize, Option<f64>)>>,
     pub gradient_norm: f64,
-    /// Of parts of the loss, where their gradients are compared.
+    /// For parts of the loss: norms of their gradients, and cosines between them.
     pub alignment: BTreeMap<String, f64>,
     pub seconds: Seconds,
-    /// Of the student, where it has experts.
+    /// Of the student, if it has experts.
     pub experts: Option<ExpertLoad>,
-    /// Of the weights, where single elements of them train.
+    /// The share of the weights that is trained, where single elements are chosen.
     pub trained_share: Option<f64>,
 }
 
-/// One row per domain that the step has sequences of, and per teacher that judged some of them: of the terms
-/// of a part, which are named where there are `several`. Nothing was `evaluated` of a part that has no
-/// sequences; a private step moves the weights without any, and then every domain has its row.
+/// One row per domain of the step's sequences and per teacher that scored some of them. With `several` parts,
+/// it names the part's terms. `evaluated` is `None` for a part without sequences, which has rows for dropped
+/// completions only; a private step updates the weights anyway, and has a row for every domain.
 pub fn diagnose(
     stage: &Stage,
     sequences: &Sequences,
@@ -125,7 +124,7 @@ pub fn diagnose(
                 let missing = zip_equal(own, &missing[members]);
                 missing.filter(|(sequence, missing)| **missing && !sequence.is_rejected()).count() as f64
             }),
-            unstated: panels::unstated(stage, sequences, own),
+            unstated: panels::unstated_confidences(stage, sequences, own),
             accepted: acceptance.map(|[accepted, _]| accepted),
             accepted_length: acceptance.map(|[_, length]| length),
             tokens_per_step: tokens_per_step(own),
@@ -142,8 +141,8 @@ pub fn diagnose(
     rows
 }
 
-/// What rows of these terms are called: nothing where there are no others. Of several models that learn, by
-/// whose turn it is.
+/// The label of these terms' rows: their names where there are `several` parts, after the model's `turn`
+/// where several models learn; otherwise `None`.
 pub fn terms(objective: &Objective, several: bool, turn: Option<&str>) -> Option<String> {
     let names = objective.terms.iter().map(|term| term.name.as_str());
     let terms = several.then(|| names.collect::<Vec<&str>>().join(", "));
@@ -153,8 +152,8 @@ pub fn terms(objective: &Objective, several: bool, turn: Option<&str>) -> Option
     }
 }
 
-/// The sequences for which some role that the objective asks about had nothing to read; none where it asks
-/// about nobody.
+/// For each sequence, whether a role whose availability the objective reads had no input; `None` where it
+/// reads none.
 fn unavailable(batch: &Batch, sequences: usize) -> Option<Vec<bool>> {
     let asked = batch.signals.iter().filter(|(signal, _)| matches!(signal, Signal::Available { .. }));
     let asked: Vec<&Vec<f32>> = asked.map(|(_, values)| values).collect();
@@ -162,12 +161,12 @@ fn unavailable(batch: &Batch, sequences: usize) -> Option<Vec<bool>> {
         .then(|| (0..sequences).map(|place| asked.iter().any(|values| values[place] == 0.0)).collect())
 }
 
-/// Those that are completions, not what was rejected of drafts.
+/// The completions, without rejected drafts.
 fn completions(own: &[Sequence]) -> impl Iterator<Item = &Sequence> {
     own.iter().filter(|sequence| !sequence.is_rejected())
 }
 
-/// What each part of the verifier said of the completions, on average; none of what some were not judged by.
+/// The mean of each part of the reward, except parts that some completion lacks.
 fn reward_parts(own: &[Sequence]) -> BTreeMap<String, f64> {
     let names = completions(own).next().map_or(&[][..], |first| &first.reward_parts);
     let mean = |name: &String| {
@@ -177,8 +176,8 @@ fn reward_parts(own: &[Sequence]) -> BTreeMap<String, f64> {
     names.iter().filter_map(|(name, _)| mean(name)).collect()
 }
 
-/// Where completions are sampled with drafts: of the drafted tokens that were verified, the share that stood;
-/// and tokens of a completion per draft, those that stood and the teacher's own behind them.
+/// For speculative decoding: the share of the verified drafted tokens that were accepted; and tokens of a
+/// completion per draft, the accepted ones and the teacher's own after them.
 fn acceptance(own: &[Sequence]) -> Option<[f64; 2]> {
     let (mut tokens, mut blocks, mut stood, mut verified) = (0, 0, 0, 0);
     for sequence in own {
@@ -188,36 +187,36 @@ fn acceptance(own: &[Sequence]) -> Option<[f64; 2]> {
         stood += counts.stood;
         verified += counts.stood + counts.rejected;
     }
-    // Each draft has a first token, which is verified.
+    // The first token of every draft is verified, so `blocks` is positive too.
     (verified > 0).then(|| [f64::from(stood) / f64::from(verified), tokens as f64 / f64::from(blocks)])
 }
 
-/// Tokens of completions for each step in which two were drawn at most.
+/// Completion tokens per decoding step, where a step draws up to two tokens.
 fn tokens_per_step(own: &[Sequence]) -> Option<f64> {
     let steps: usize = own.iter().map(Sequence::steps).sum::<Option<usize>>()?;
     let tokens: usize = own.iter().map(|sequence| sequence.completion.len()).sum();
     (steps > 0).then(|| tokens as f64 / steps as f64)
 }
 
-/// Of what others wrote of the same prompts, the share that is right; none where nobody asks.
+/// The share of correct completions among other models' for the same prompts, if the objective reads them.
 fn correct_of_others(own: &[Sequence]) -> Option<f64> {
     let asked = || own.iter().flat_map(|sequence| &sequence.correct_of);
     let right = asked().filter(|(_, right)| *right).count();
     (asked().count() > 0).then(|| right as f64 / asked().count() as f64)
 }
 
-/// Of the completions, the share whose prompts were derived; none in a stage that derives none.
+/// The share of completions whose prompts were derived; `None` in a stage that derives none.
 fn derived(stage: &Stage, own: &[Sequence]) -> Option<f64> {
     (!stage.train.rollout.producer.derives().is_empty()).then(|| share(own, |sequence| sequence.derived))
 }
 
-/// Of the completions, the share that is replayed; none in a stage that replays nothing.
+/// The share of completions that are replayed; `None` in a stage that replays none.
 fn replayed(stage: &Stage, own: &[Sequence]) -> Option<f64> {
     stage.train.rollout.producer.replays().then(|| share(own, |sequence| sequence.replayed))
 }
 
-/// Of the completions that a server sampled: how many updates old its weights are in this step; none where
-/// none did.
+/// The mean age, in updates, of the weights that a server sampled the completions with; `None` without such
+/// completions.
 fn staleness(own: &[Sequence], step: u32) -> Option<f64> {
     let ages = completions(own).filter_map(|sequence| sequence.sampled_at);
     let ages: Vec<f64> = ages.map(|at| f64::from(step.saturating_sub(at))).collect();
@@ -228,7 +227,7 @@ fn share(of: &[Sequence], which: impl Fn(&Sequence) -> bool) -> f64 {
     of.iter().filter(|sequence| which(sequence)).count() as f64 / of.len() as f64
 }
 
-/// What the whole step has in common, without a sequence.
+/// A row with the metrics that do not depend on the sequences.
 fn row(stage: &Stage, section: &Section, terms: &Option<String>, numbers: &StepTotals) -> StepMetrics {
     let chosen = numbers.chosen[section.source];
     StepMetrics {
@@ -286,9 +285,9 @@ fn row(stage: &Stage, section: &Section, terms: &Option<String>, numbers: &StepT
     }
 }
 
-/// What the student said of its tokens while it sampled them, where its weights are still the same, and it
-/// is scored at the temperature that it sampled at, from the same entries: then whatever it says now differs
-/// by rounding alone.
+/// The log-probabilities of the tokens at sampling, if the student sampled them with its current weights, at
+/// the objective's temperature and from the whole vocabulary. Its scores then differ from these by rounding
+/// only.
 fn sampled(stage: &Stage, sequences: &Sequences, step: u32) -> Option<Vec<f32>> {
     let Ok((Writer::Student, sampling)) = stage.train.rollout.producer.kind().policy() else {
         return None;

@@ -1,4 +1,4 @@
-//! Which of a model's own weights a stage trains: whole parameters, or single elements that another stage
+//! The model's own weights that a stage trains: whole parameters, or single elements that another stage
 //! changed, a subnetwork (arXiv:2505.11711, arXiv:2606.13657).
 //!
 //! The trained elements are concatenated in a vector of their own, and only they have a gradient: clipping by
@@ -143,18 +143,18 @@ impl Elements {
             if change.found == 0 {
                 let (beyond, largest) = (change.beyond(), change.largest);
                 let message = format!(
-                    "no element changed by more than {beyond:e}: the largest change is {largest:e}, so \
-                     `changed` names nothing"
+                    "no element changed by more than {beyond:e} (the largest change is {largest:e}), so \
+                    `changed` selects nothing"
                 );
-                return Err(Error::new(FailureKind::Runtime, message)
-                    .help(
-                        "lower `beyond`, or name a stage that moved its weights further: `mopd delta` says how far",
-                    ));
+                return Err(Error::new(FailureKind::Runtime, message).help(
+                    "lower `beyond`, or name a stage that changed its weights more: `mopd delta` \
+                        shows the changes",
+                ));
             }
         }
         if values.is_empty() {
             return Err(Error::new(FailureKind::Runtime, "no weight is left to train")
-                .help("`train_only` and `freeze` name groups of weights and layers that the model has"));
+                .help("check `train_only` and `freeze`: they name groups of weights and layers"));
         }
         let chosen = by_change.then(|| {
             let hash = hash.finalize();

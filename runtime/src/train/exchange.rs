@@ -1,19 +1,17 @@
-//! What the processes that train a stage together exchange in a step. Each process draws, judges and scores
-//! the completions of its part of the prompts, and runs the backward pass for its tokens. In between, all
-//! have the whole batch: its sequences and the numbers that its objective reads, so a statistic over the
-//! batch equals that of a single process. Nothing of the size of the vocabulary is sent. Gradients are
+//! The data that the processes of a stage exchange in a step. Each process draws, judges and scores the
+//! completions of its part of the prompts, and runs the backward pass for its tokens. In between, all have
+//! the whole batch: its sequences and the numbers that its objective reads, so a statistic over the batch
+//! equals that of a single process. Nothing of the size of the vocabulary is sent. Gradients are
 //! reduce-scattered to the processes that keep the optimizer's moments; the updated weights are all-gathered.
 
 use std::ops::Range;
 
 use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::plan::{Axis, Signal};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use super::Stage;
-use super::batches::Group;
+use super::batches::{Group, RolloutsBySource};
 use super::master::Master;
 use super::optimizer;
 use super::sequences::Sequences;
@@ -32,23 +30,51 @@ pub fn all_or_none<T>(stage: &Stage, own: Result<T>) -> Result<T> {
 }
 
 /// The value of `own` in the first process.
-pub fn first_wants(stage: &Stage, own: bool) -> Result<bool> {
+pub fn decision_of_first(stage: &Stage, own: bool) -> Result<bool> {
     let Some(peers) = stage.peers else { return Ok(own) };
     Ok(peers.broadcast(0, &[u8::from(own)])? == [1])
 }
 
-/// The value that the first process makes, or its error.
-pub fn of_first<T: Serialize + DeserializeOwned>(
+/// The bits of the number that the first process computes, or its error.
+pub fn number_of_first(stage: &Stage, compute: impl FnOnce() -> Result<u64>) -> Result<u64> {
+    let Some(peers) = stage.peers else { return compute() };
+    let all = bytes_of_first(stage, peers, || Ok(compute()?.to_le_bytes().to_vec()))?;
+    Ok(u64::from_le_bytes(all.try_into().map_err(|_| unreadable(0, &"a number"))?))
+}
+
+/// The rollouts that the first process makes, or its error.
+pub fn rollouts_of_first(
     stage: &Stage,
-    make: impl FnOnce() -> Result<T>,
-) -> Result<T> {
+    make: impl FnOnce() -> Result<RolloutsBySource>,
+) -> Result<RolloutsBySource> {
     let Some(peers) = stage.peers else { return make() };
-    let own = match peers.is_first() {
-        true => make().map(|made| serde_json::to_vec(&made).expect("what is made is plain data")),
-        false => Ok(Vec::new()),
-    };
-    let all = peers.agreed(stage.control, own)?;
-    serde_json::from_slice(&all[0]).map_err(|error| unreadable(0, &error))
+    groups_from_bytes(0, &bytes_of_first(stage, peers, || Ok(groups_to_bytes(make()?)))?)
+}
+
+fn bytes_of_first(stage: &Stage, peers: &Peers, make: impl FnOnce() -> Result<Vec<u8>>) -> Result<Vec<u8>> {
+    let own = if peers.is_first() { make() } else { Ok(Vec::new()) };
+    Ok(peers.agreed(stage.control, own)?.swap_remove(0))
+}
+
+/// Groups as bytes. Log-probabilities are sent as numbers, because JSON has none that are not finite: the
+/// step reports those, wherever they were drawn.
+fn groups_to_bytes(mut groups: Vec<Group>) -> Vec<u8> {
+    let logps = groups.iter_mut().flatten().filter_map(|sequence| sequence.logps.as_mut());
+    let values = logps.map(std::mem::take).collect();
+    let named = serde_json::to_vec(&groups).expect("sequences are plain data");
+    BatchNumbers { named, values }.to_bytes()
+}
+
+fn groups_from_bytes(rank: usize, bytes: &[u8]) -> Result<Vec<Group>> {
+    let BatchNumbers { named, values } =
+        BatchNumbers::from_bytes(bytes).ok_or_else(|| unreadable(rank, &"sequences"))?;
+    let mut groups: Vec<Group> = serde_json::from_slice(&named).map_err(|error| unreadable(rank, &error))?;
+    let logps = groups.iter_mut().flatten().filter_map(|sequence| sequence.logps.as_mut());
+    let mut values = values.into_iter();
+    for logps in logps {
+        *logps = values.next().ok_or_else(|| unreadable(rank, &"too few log-probabilities"))?;
+    }
+    Ok(groups)
 }
 
 /// The groups of all draws; each process draws its part.
@@ -56,13 +82,13 @@ pub fn draw<D>(stage: &Stage, draws: &[D], draw: impl Fn(&[D]) -> Result<Vec<Gro
     let Some(peers) = stage.peers else { return draw(draws) };
     let own = &draws[peers.shard(draws.len())];
     let own = if own.is_empty() { Ok(Vec::new()) } else { draw(own) };
-    let own = own.map(|groups| serde_json::to_vec(&groups).expect("sequences are plain data"));
+    let own = own.map(groups_to_bytes);
     let mut groups: Vec<Group> = Vec::with_capacity(draws.len());
     for (rank, bytes) in peers.agreed(stage.control, own)?.into_iter().enumerate() {
-        let own: Vec<Group> = serde_json::from_slice(&bytes).map_err(|error| unreadable(rank, &error))?;
+        let own: Vec<Group> = groups_from_bytes(rank, &bytes)?;
         let expected = shard(draws.len(), rank, peers.size()).len();
         if own.len() != expected {
-            return Err(apart(&format!("process {rank} has {} of {expected} groups", own.len())));
+            return Err(apart(&format!("process {rank} has {} groups instead of {expected}", own.len())));
         }
         groups.extend(own);
     }
@@ -77,30 +103,30 @@ pub fn own_part(peers: &Peers, sequences: &Sequences, domains: usize) -> (Sequen
 /// The signals and live primitives of the whole batch, from those of each process. `own` is `Ok(None)` where
 /// this process has no part; `whole` is the batch without its numbers.
 pub fn signals(stage: &Stage, peers: &Peers, own: Result<Option<&Batch>>, whole: Batch) -> Result<Batch> {
-    let own = own.map(|own| own.map_or_else(Vec::new, |batch| Numbers::of(batch).to_bytes()));
+    let own = own.map(|own| own.map_or_else(Vec::new, |batch| BatchNumbers::from_batch(batch).to_bytes()));
     let all = peers.agreed(stage.control, own)?;
     let mut known = Vec::new();
     for (rank, bytes) in all.iter().enumerate().filter(|(_, bytes)| !bytes.is_empty()) {
-        known.push(Numbers::from_bytes(bytes).ok_or_else(|| unreadable(rank, &"numbers of a batch"))?);
+        known.push(BatchNumbers::from_bytes(bytes).ok_or_else(|| unreadable(rank, &"numbers of a batch"))?);
     }
     joined(known, whole)
 }
 
-/// The numbers of a batch, without its layout.
+/// Numbers and what they are of.
 #[derive(Debug, PartialEq)]
-struct Numbers {
-    /// The signals in their order, as JSON.
+struct BatchNumbers {
+    /// For a batch its signals in their order, for rollouts the sequences without log-probabilities; as JSON.
     named: Vec<u8>,
-    /// The values of each signal, then of each live primitive.
+    /// The values of each signal, then of each live primitive; or each sequence's log-probabilities.
     values: Vec<Vec<f32>>,
 }
 
-impl Numbers {
-    fn of(batch: &Batch) -> Numbers {
+impl BatchNumbers {
+    fn from_batch(batch: &Batch) -> BatchNumbers {
         let named: Vec<&Signal> = batch.signals.iter().map(|(signal, _)| signal).collect();
         let named = serde_json::to_vec(&named).expect("signals are plain data");
         let values = batch.signals.iter().map(|(_, values)| values).chain(&batch.live).cloned().collect();
-        Numbers { named, values }
+        BatchNumbers { named, values }
     }
 
     /// The names and then each list of values, each after its length (u64, little-endian).
@@ -115,7 +141,7 @@ impl Numbers {
         bytes
     }
 
-    fn from_bytes(bytes: &[u8]) -> Option<Numbers> {
+    fn from_bytes(bytes: &[u8]) -> Option<BatchNumbers> {
         fn take<'b>(bytes: &mut &'b [u8], each: usize) -> Option<&'b [u8]> {
             let (length, rest) = bytes.split_at_checked(8)?;
             let length = u64::from_le_bytes(length.try_into().ok()?);
@@ -129,16 +155,24 @@ impl Numbers {
         while !rest.is_empty() {
             values.push(from_bytes(take(&mut rest, size_of::<f32>())?));
         }
-        Some(Numbers { named, values })
+        Some(BatchNumbers { named, values })
     }
 }
 
 /// The concatenated numbers of the parts. Numbers of the whole batch must be equal in all processes.
-fn joined(parts: Vec<Numbers>, whole: Batch) -> Result<Batch> {
+fn joined(parts: Vec<BatchNumbers>, whole: Batch) -> Result<Batch> {
     let Some(first) = parts.first() else { return Ok(whole) };
     let signals: Vec<Signal> = serde_json::from_slice(&first.named).map_err(|error| unreadable(0, &error))?;
-    if parts.iter().any(|part| (&part.named, part.values.len()) != (&first.named, first.values.len())) {
-        return Err(apart("they know other signals"));
+    let other = |part: &&BatchNumbers| (&part.named, part.values.len()) != (&first.named, first.values.len());
+    if let Some((rank, part)) = parts.iter().enumerate().find(|(_, part)| other(part)) {
+        let text = |part: &BatchNumbers| String::from_utf8_lossy(&part.named).into_owned();
+        return Err(apart(&format!(
+            "process {rank} computed the signals {} ({} lists of values), process 0 {} ({} lists)",
+            text(part),
+            part.values.len(),
+            text(first),
+            first.values.len()
+        )));
     }
     let lists = |place: usize| parts.iter().map(move |part| &part.values[place]);
     let end_to_end = |place: usize, axis: Axis, what: &dyn Fn() -> String| {
@@ -146,7 +180,7 @@ fn joined(parts: Vec<Numbers>, whole: Batch) -> Result<Batch> {
         let expected = whole.layout.len(axis);
         match list.len() == expected {
             true => Ok(list),
-            false => Err(apart(&format!("{} values of {} where {expected} belong", list.len(), what()))),
+            false => Err(apart(&format!("{} values of {}, expected {expected}", list.len(), what()))),
         }
     };
     let mut of_signals = Vec::with_capacity(signals.len());
@@ -156,13 +190,13 @@ fn joined(parts: Vec<Numbers>, whole: Batch) -> Result<Batch> {
             Axis::Run | Axis::Batch | Axis::Domain => {
                 let bits = |list: &Vec<f32>| list.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
                 if lists(place).any(|list| bits(list) != bits(&first.values[place])) {
-                    return Err(apart(&format!("{signal:?} is not the same")));
+                    return Err(apart(&format!("the values of {signal:?} differ")));
                 }
                 first.values[place].clone()
             }
             Axis::Group | Axis::Sequence | Axis::Token => end_to_end(place, axis, &|| format!("{signal:?}"))?,
             Axis::Turn | Axis::Block | Axis::Vocab => {
-                return Err(apart(&format!("{signal:?} is of no part of a batch")));
+                return Err(apart(&format!("{signal:?} belongs to no axis of a batch")));
             }
         };
         of_signals.push((signal, values));
@@ -219,7 +253,7 @@ pub fn own_moments(peers: &Peers, tensors: &StateTensors, length: usize) -> Resu
         let tensor = match optimizer::is_state(name) {
             false => tensor.shallow_clone(),
             true if tensor.numel() != length => {
-                return Err(format!("`{name}` has {} numbers where {length} belong", tensor.numel()));
+                return Err(format!("`{name}` has {} numbers, expected {length}", tensor.numel()));
             }
             true => tensor.narrow(0, owned.start as i64, owned.len() as i64),
         };
@@ -255,6 +289,7 @@ mod tests {
     use mopd_compiler::plan::Role;
 
     use super::*;
+    use crate::rollout::Sequence;
 
     fn part(tokens: &[f32], loss: f32) -> Batch {
         let logp = Signal::Logp { role: Role::Student };
@@ -273,11 +308,13 @@ mod tests {
     }
 
     fn join(parts: &[Batch], tokens: usize) -> Result<Batch> {
-        let parts = parts.iter().map(|part| Numbers::from_bytes(&Numbers::of(part).to_bytes()).unwrap());
+        let parts = parts
+            .iter()
+            .map(|part| BatchNumbers::from_bytes(&BatchNumbers::from_batch(part).to_bytes()).unwrap());
         joined(parts.collect(), whole(tokens))
     }
 
-    /// Also for numbers that JSON does not have.
+    /// The numbers include some that JSON does not have.
     #[test]
     fn parts_of_a_batch_are_put_end_to_end() {
         let batch = join(&[part(&[1.0, f32::NAN], 0.5), part(&[f32::NEG_INFINITY], 0.5)], 3).unwrap();
@@ -287,7 +324,22 @@ mod tests {
         assert_eq!(bits(&batch.live[0][2..]), bits(&[f32::INFINITY]));
     }
 
-    /// Also for a process without tokens.
+    #[test]
+    fn rollouts_keep_every_bit_of_their_log_probabilities() {
+        let sequence = |logps: Option<Vec<f32>>| Sequence { logps, ..Sequence::new(0, 1, vec![7, 8]) };
+        let odd = vec![f32::NAN, f32::NEG_INFINITY, -0.0];
+        let groups =
+            vec![vec![sequence(Some(odd.clone())), sequence(None)], vec![], vec![sequence(Some(vec![-0.1]))]];
+        let bytes = groups_to_bytes(groups);
+        let read = groups_from_bytes(0, &bytes).unwrap();
+        let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(read[0][0].logps.as_ref().unwrap()), bits(&odd));
+        assert_eq!((&read[0][1], &read[2][0]), (&sequence(None), &sequence(Some(vec![-0.1]))));
+        assert_eq!((read.len(), read[1].len()), (3, 0));
+        assert!(groups_from_bytes(0, &bytes[..bytes.len() - 1]).is_err(), "a message that was cut off");
+    }
+
+    /// One of the processes has no tokens.
     #[test]
     fn loads_of_experts_add_up() {
         let load = |peers: &Peers| match peers.rank() {
@@ -305,11 +357,11 @@ mod tests {
         let said = |parts: &[Batch], tokens| join(parts, tokens).unwrap_err().to_string();
         let (one, other) = (part(&[1.0, 2.0], 0.5), part(&[3.0], 0.5));
         assert!(said(&[one.clone(), other.clone()], 4).contains("3 values of"), "too few tokens");
-        assert!(said(&[one.clone(), part(&[3.0], 0.25)], 3).contains("is not the same"), "another loss");
+        assert!(said(&[one.clone(), part(&[3.0], 0.25)], 3).contains("differ"), "another loss");
         let mut unlike = other;
         unlike.signals.pop();
-        assert!(said(&[one, unlike], 3).contains("other signals"));
-        let bytes = Numbers::of(&part(&[1.0], 0.0)).to_bytes();
-        assert_eq!(Numbers::from_bytes(&bytes[..bytes.len() - 1]), None, "a message that was cut off");
+        assert!(said(&[one, unlike], 3).contains("computed the signals"));
+        let bytes = BatchNumbers::from_batch(&part(&[1.0], 0.0)).to_bytes();
+        assert_eq!(BatchNumbers::from_bytes(&bytes[..bytes.len() - 1]), None, "a message that was cut off");
     }
 }

@@ -14,7 +14,7 @@ use tch::{Tensor, no_grad_guard};
 
 use super::Trainer;
 use super::master::Master;
-use super::trained::Trained;
+use super::trained::TrainedParameters;
 use crate::evaluate;
 use crate::failure::{Error, Result};
 use crate::model::Decoder;
@@ -53,14 +53,16 @@ impl<'a> Extrapolator<'a> {
     pub fn new(
         train: &'a Train<Objective>,
         judge: Option<&'a DomainData>,
-        (trained, model): (&Trained, &Decoder),
+        (trained, model): (&TrainedParameters, &Decoder),
     ) -> Result<Option<Extrapolator<'a>>> {
         let Some((settings, judge)) = train.extrapolation.as_ref().zip(judge) else { return Ok(None) };
         let ranges = trained.ranges_of(&settings.weights);
         if ranges.is_empty() {
-            let message = "none of the weights that are trained is among those that are extrapolated";
-            return Err(Error::new(FailureKind::Runtime, message)
-                .help("`weights` of `extrapolate` names groups that `train_only` and `freeze` leave"));
+            let message = "no trained weight is in the groups that are extrapolated";
+            return Err(Error::new(FailureKind::Runtime, message).help(
+                "set `weights` of `extrapolate` to groups that are trained (see `train_only` and \
+                    `freeze`)",
+            ));
         }
         let base = selected(&trained.parameters(model).0, &ranges);
         Ok(Some(Extrapolator { settings, judge, ranges, base, steps: 0 }))
@@ -170,7 +172,7 @@ impl Trainer<'_> {
     ) -> Result<()> {
         let Trainer { model, trained, extrapolator: Some(extrapolator), .. } = self else { return Ok(()) };
         let settings = extrapolator.settings;
-        if extrapolator.steps == steps || !settings.comes(steps) {
+        if extrapolator.steps == steps || !settings.is_due(steps) {
             return Ok(());
         }
         let _guard = no_grad_guard();

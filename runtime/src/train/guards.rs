@@ -31,14 +31,14 @@ pub struct Guards<'a> {
     stage: GuardedStage<'a>,
     /// The value of `terms` in the rows that they read.
     terms: Option<String>,
-    watches: Vec<Watch<'a>>,
+    watches: Vec<GuardWatch<'a>>,
     /// The factor on the learning rate.
     pub factor: f64,
-    /// The guards that acted since the last `take_acted`.
-    acted: Vec<Acted<'a>>,
+    /// The guards that acted since the last `take_triggered`.
+    triggered: Vec<TriggeredGuard<'a>>,
 }
 
-struct Watch<'a> {
+struct GuardWatch<'a> {
     guard: &'a Guard,
     windows: Vec<Window>,
     /// The number of consecutive steps at which the condition has held.
@@ -54,7 +54,7 @@ struct Window {
 }
 
 /// A guard that acted.
-pub struct Acted<'a> {
+pub struct TriggeredGuard<'a> {
     pub guard: &'a Guard,
     stage: &'a str,
     seed: u64,
@@ -66,8 +66,8 @@ impl<'a> Guards<'a> {
     pub fn new(stage: GuardedStage<'a>) -> Guards<'a> {
         let GuardedStage { train, turn, .. } = stage;
         let terms = terms(&train.objective, !train.own_data.is_empty(), turn);
-        let watches = train.guards.iter().map(Watch::new).collect();
-        Guards { stage, terms, watches, factor: 1.0, acted: Vec::new() }
+        let watches = train.guards.iter().map(GuardWatch::new).collect();
+        Guards { stage, terms, watches, factor: 1.0, triggered: Vec::new() }
     }
 
     /// Tests the guards after a step; `rows` are the rows of its first part.
@@ -81,7 +81,7 @@ impl<'a> Guards<'a> {
             if let GuardAction::LowerRate { by } = watch.guard.action {
                 self.factor *= by;
             }
-            self.acted.push(Acted { guard: watch.guard, stage, seed, step, numbers });
+            self.triggered.push(TriggeredGuard { guard: watch.guard, stage, seed, step, numbers });
         }
     }
 
@@ -95,29 +95,32 @@ impl<'a> Guards<'a> {
     }
 
     /// The guards that acted since the last call.
-    pub fn take_acted(&mut self) -> Vec<Acted<'a>> {
-        std::mem::take(&mut self.acted)
+    pub fn take_triggered(&mut self) -> Vec<TriggeredGuard<'a>> {
+        std::mem::take(&mut self.triggered)
     }
 
     /// Warnings about guards that no step had all metrics for.
     pub fn untested(&self) -> impl Iterator<Item = String> {
         self.watches.iter().filter(|watch| !watch.tested).map(|watch| {
             let (guard, stage) = (watch.guard.written(), self.stage.name);
-            format!("`{stage}`: the guard `{guard}` was never tested, since no step had all that it reads")
+            format!(
+                "`{stage}`: the guard `{guard}` was never tested, because no step had all numbers \
+                that it reads"
+            )
         })
     }
 }
 
-impl<'a> Watch<'a> {
-    fn new(guard: &'a Guard) -> Watch<'a> {
+impl<'a> GuardWatch<'a> {
+    fn new(guard: &'a Guard) -> GuardWatch<'a> {
         let window = |(number, window)| Window { number, window, values: VecDeque::new() };
         let windows = guard.reads().into_iter().map(window).collect();
-        Watch { guard, windows, held: 0, tested: false }
+        GuardWatch { guard, windows, held: 0, tested: false }
     }
 
     /// The values that the guard read, if it acts.
     fn look(&mut self, step: u32, steps: u32, rows: &[&StepMetrics]) -> Option<String> {
-        let Watch { guard, windows, held, tested } = self;
+        let GuardWatch { guard, windows, held, tested } = self;
         let on = guard.on.as_ref().map(|domain| domain.name.as_str());
         let mut is_absent = false;
         for window in &mut *windows {
@@ -184,13 +187,13 @@ impl Window {
     }
 }
 
-impl Acted<'_> {
+impl TriggeredGuard<'_> {
     pub fn stops(&self) -> bool {
         self.guard.action == GuardAction::Stop
     }
 
     /// What happened, without stage, seed and step.
-    fn happened(&self) -> String {
+    fn description(&self) -> String {
         let Guard { text, steps, on, .. } = self.guard;
         let on = on.as_ref().map(|domain| format!(" on `{}`", domain.name)).unwrap_or_default();
         let held = match steps {
@@ -208,12 +211,12 @@ impl Acted<'_> {
             }
             GuardAction::Warn | GuardAction::Stop => String::new(),
         };
-        format!("`{}` (seed {}), step {}: {}{then}", self.stage, self.seed, self.step, self.happened())
+        format!("`{}` (seed {}), step {}: {}{then}", self.stage, self.seed, self.step, self.description())
     }
 
     /// The error of a guard that stops the stage.
     pub fn error(&self, help: &str) -> Error {
-        let message = format!("a guard stopped `{}`: {}", self.stage, self.happened());
+        let message = format!("a guard stopped `{}`: {}", self.stage, self.description());
         Error::new(FailureKind::Guard, message).at(self.guard.origin).at_step(self.step).help(help)
     }
 

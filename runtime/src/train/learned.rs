@@ -111,7 +111,7 @@ impl LearnedPolicy {
 
     /// Restores the state that `numbers` returned.
     pub fn restore(&mut self, numbers: &[u64]) -> Result<(), String> {
-        let problem = || "it does not say what its policy has learned".to_owned();
+        let problem = || "it has no valid state of the learned policy".to_owned();
         let &[a, b, value, gains, sum, count, mean, squares] = numbers else { return Err(problem()) };
         let [a, b, value, gains, sum, count, mean, squares] =
             [a, b, value, gains, sum, count, mean, squares].map(f64::from_bits);
@@ -230,7 +230,7 @@ mod tests {
 
     /// Draws as in a stage, with gains for values that are high, low, or near 0.3.
     #[test]
-    fn it_moves_to_where_gains_are_higher() {
+    fn learned_policy_moves_towards_higher_gains() {
         let learned = |gain: &dyn Fn(f64) -> f64| {
             let mut policy = policy(3, 0.9, 0.1);
             for step in 0..1800u32 {
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn what_it_has_learned_is_written_down() {
+    fn learned_policy_state_survives_saving() {
         let mut one = policy(3, 0.9, 0.1);
         one.value = Some(0.25);
         for gain in [1.0, -2.0, 0.5] {
@@ -261,7 +261,7 @@ mod tests {
         let mut other = policy(3, 0.9, 0.1);
         other.restore(&one.numbers()).unwrap();
         assert_eq!(other, one);
-        let problem = "it does not say what its policy has learned";
+        let problem = "it has no valid state of the learned policy";
         assert_eq!(other.restore(&one.numbers()[1..]), Err(problem.to_owned()));
         assert_eq!(policy(1, 0.9, 0.1).restore(&one.numbers()), Err(problem.to_owned()), "it holds for less");
     }

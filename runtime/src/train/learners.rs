@@ -1,12 +1,12 @@
-//! The models that learn in a stage, and what they have between two turns. Most stages train one.
+//! The models that a stage trains (its learners), and their position between turns. Most stages train one.
 
 use std::rc::Rc;
 
 use tch::Tensor;
 
-use super::guards::Acted;
+use super::guards::TriggeredGuard;
 use super::restore::RestoreMode;
-use super::trained::Trained;
+use super::trained::TrainedParameters;
 use super::{RolloutCache, ScoreCache, Stage, TrainedModel, Trainer, exchange, peft, student};
 use crate::failure::Result;
 use crate::machine::transfer::to_vec;
@@ -16,31 +16,31 @@ use crate::store::adapter;
 use crate::store::state::{StateTensors, TrainState};
 use crate::zip::zip_equal;
 
-/// Between two turns.
+/// A position between two turns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LearnersPosition {
     /// Steps done.
     pub step: u32,
-    /// Turns of the next one that are done.
+    /// Turns done in the next step.
     pub turn: u32,
 }
 
 impl LearnersPosition {
-    /// Before the first turn of a step.
+    /// The position before the first turn of `step`.
     pub fn before(step: u32) -> LearnersPosition {
         LearnersPosition { step, turn: 0 }
     }
 
-    pub fn of(state: &TrainState) -> LearnersPosition {
+    pub fn from_state(state: &TrainState) -> LearnersPosition {
         LearnersPosition { step: state.position.step, turn: state.position.turn }
     }
 }
 
-/// The models that learn in a stage.
+/// The models that a stage trains.
 pub(super) struct Learners<'a>(pub(super) Vec<Trainer<'a>>);
 
 impl<'a> Learners<'a> {
-    /// Of each model, the parts of its stage.
+    /// `parts` has the parts of each model's stage.
     pub(super) fn new(
         parts: &'a [Vec<Stage<'a>>],
         cache: Option<RolloutCache>,
@@ -53,34 +53,34 @@ impl<'a> Learners<'a> {
         Ok(Learners(parts.iter().enumerate().map(trainer).collect::<Result<_>>()?))
     }
 
-    /// Whose turn it is.
+    /// The index of the model whose turn it is.
     pub(super) fn of_turn(&self, turn: u32) -> usize {
         let its = |trainer: &Trainer| trainer.stage.turn.place == turn;
         self.0.iter().position(its).expect("each turn is one model's")
     }
 
-    /// A state with what other processes keep of it.
-    pub(super) fn make_whole(&self, state: &mut TrainState) -> Result<()> {
+    /// Completes a state with the optimizer's moments that other processes keep.
+    pub(super) fn gather_state(&self, state: &mut TrainState) -> Result<()> {
         let trainer = &self.0[0];
         let Some(peers) = trainer.stage.peers else { return Ok(()) };
         let parameters = trainer.trained.parameters(&trainer.model).0.len();
         exchange::whole_moments(peers, &mut state.tensors, parameters)
     }
 
-    /// What comes after so many steps.
+    /// Extrapolates the weights of each model after `steps` steps, where its stage does that.
     pub(super) fn extrapolate(&mut self, steps: u32, record: &mut Record) -> Result<()> {
         self.0.iter_mut().try_for_each(|trainer| trainer.extrapolate(steps, record))
     }
 
-    /// What guards did after the steps that a record has.
-    pub(super) fn look_back(&mut self, record: &Record) -> Vec<Acted<'a>> {
+    /// Replays a record's steps in the guards; returns the actions that they took.
+    pub(super) fn replay_guards(&mut self, record: &Record) -> Vec<TriggeredGuard<'a>> {
         self.0.iter_mut().for_each(|trainer| trainer.guards.replay(&record.rows));
-        self.acted()
+        self.triggered()
     }
 
-    /// What guards did since the last time.
-    pub(super) fn acted(&mut self) -> Vec<Acted<'a>> {
-        self.0.iter_mut().flat_map(|trainer| trainer.guards.take_acted()).collect()
+    /// The guards' actions since the last call.
+    pub(super) fn triggered(&mut self) -> Vec<TriggeredGuard<'a>> {
+        self.0.iter_mut().flat_map(|trainer| trainer.guards.take_triggered()).collect()
     }
 
     pub(super) fn state(
@@ -103,7 +103,7 @@ impl<'a> Learners<'a> {
     pub(super) fn restore(&mut self, state: &TrainState, mode: RestoreMode) -> Result<(), String> {
         let (has, trains) = (1 + state.position.others.len(), self.0.len());
         if has != trains {
-            return Err(format!("it is of {has} models, where the stage trains {trains}"));
+            return Err(format!("it has {has} models, but the stage trains {trains}"));
         }
         let (first, others) = self.0.split_first_mut().expect("a stage trains a model");
         match first.stage.peers {
@@ -126,40 +126,46 @@ impl<'a> Learners<'a> {
         })
     }
 
-    /// The models that were trained: the stage's own, then the others.
+    /// The trained models: that of the stage itself, then the others.
     pub(super) fn trained_models(self) -> Result<(TrainedModel, Vec<TrainedModel>)> {
-        // What is only needed to go on leaves before the answers take their room.
+        // Frees what only further training needs before the results take memory.
         let left = |trainer| {
             let Trainer { stage, model, trained, average, .. } = trainer;
             (stage, model, trained, average)
         };
         let left: Vec<_> = self.0.into_iter().map(left).collect();
-        let answer = |(stage, model, trained, average): (&Stage, Rc<Decoder>, Trained, Option<_>)| {
-            // An average of merged matrices is the merge of no adapter.
-            let adapted = trained.adapter().filter(|_| average.is_none());
-            let weights = weights(stage, &model, &trained, average);
-            drop(model);
-            let adapter = adapted.map_or_else(
-                || Ok(adapter::AdapterFiles::new()),
-                |adapted| peft::files(adapted, &stage.start_place),
-            )?;
-            Ok(TrainedModel { weights, adapter })
-        };
+        let answer =
+            |(stage, model, trained, average): (&Stage, Rc<Decoder>, TrainedParameters, Option<_>)| {
+                // An average of merged matrices is not the merge of any adapter.
+                let adapted = trained.adapter().filter(|_| average.is_none());
+                let weights = weights(stage, &model, &trained, average);
+                drop(model);
+                let adapter = adapted.map_or_else(
+                    || Ok(adapter::AdapterFiles::new()),
+                    |adapted| peft::files(adapted, &stage.start_place),
+                )?;
+                Ok(TrainedModel { weights, adapter })
+            };
         let mut answers = left.into_iter().map(answer);
         let first = answers.next().expect("a stage trains a model")?;
         Ok((first, answers.collect::<Result<_>>()?))
     }
 }
 
-/// Of what a checkpoint has of another model than the first.
+/// The prefix of the names of a model's tensors in a checkpoint; the first model has none.
 fn prefix(place: usize) -> String {
     format!("learner.{place}.")
 }
 
-/// The weights that a stage answers.
-fn weights(stage: &Stage, model: &Decoder, trained: &Trained, average: Option<(f64, Tensor)>) -> Weights {
+/// The weights that are the result of a stage.
+fn weights(
+    stage: &Stage,
+    model: &Decoder,
+    trained: &TrainedParameters,
+    average: Option<(f64, Tensor)>,
+) -> Weights {
     match average {
-        Some((_, average)) => stage.start.with_values(to_vec(&trained.with_the_frozen(average))),
+        Some((_, average)) => stage.start.with_values(to_vec(&trained.with_frozen_parameters(average))),
         None => trained.weights(model),
     }
 }

@@ -1,5 +1,5 @@
-//! What objectives read from earlier steps: `loss` and `loss.<term>` of the last one, `loss.validation`,
-//! states.
+//! Numbers of earlier steps that objectives read: `loss` and `loss.<term>` of the last step,
+//! `loss.validation`, and states.
 
 use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::plan::{Objective, Signal, TermLoss};
@@ -14,13 +14,13 @@ pub struct Losses {
     /// The loss of each term, in the order of the parts.
     of_terms: Vec<(Signal, f32)>,
     /// The last loss on validation rows, where the stage has computed one.
-    pub validated: Option<Validated>,
+    pub validated: Option<ValidationLoss>,
     pub states: States,
 }
 
 /// A loss on validation rows, in nats per token, and the step before which it was computed.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Validated {
+pub struct ValidationLoss {
     pub step: u32,
     pub loss: f64,
 }
@@ -61,7 +61,8 @@ impl Losses {
     /// The signals: one value each, except states with one value for each domain.
     pub fn signals(&self) -> impl Iterator<Item = (Signal, Vec<f32>)> {
         let total = (Signal::Loss, self.total as f32);
-        let validated = self.validated.map(|Validated { loss, .. }| (Signal::ValidationLoss, loss as f32));
+        let validated =
+            self.validated.map(|ValidationLoss { loss, .. }| (Signal::ValidationLoss, loss as f32));
         let all = std::iter::once(total).chain(self.of_terms.iter().cloned()).chain(validated);
         all.map(|(signal, loss)| (signal, vec![loss])).chain(self.states.signals())
     }
@@ -80,7 +81,7 @@ impl Losses {
     pub fn restore(&mut self, position: &[u64]) -> Result<(), String> {
         let Some((total, of_terms)) = position.split_first() else { return Ok(()) };
         if of_terms.len() != self.of_terms.len() {
-            return Err("it has the losses of other terms".to_owned());
+            return Err("it has losses of other terms than the stage".to_owned());
         }
         self.total = f64::from_bits(*total);
         for ((_, loss), bits) in zip_equal(&mut self.of_terms, of_terms) {

@@ -9,8 +9,7 @@ use tch::{Device, Kind, Tensor, no_grad_guard};
 use crate::machine::transfer::{to_host, to_vec};
 use crate::model::Weights;
 use crate::store::state::StateTensors;
-use crate::zip::zip_equal;
-use mopd_kernels::adamw::{AdamWGradient, AdamWParameters, joined, low_half};
+use mopd_kernels::adamw::{AdamWGradient, AdamWParameters, joined_values, low_half};
 use mopd_kernels::cuda::AdamWTensors;
 use mopd_kernels::tensor::{View, ViewMut, view, view_mut};
 
@@ -113,7 +112,7 @@ impl Master {
         let [high, low] = [&self.values, low].map(to_host);
         let (high, low) = (view::<bf16>(&high), view::<i16>(&low));
         let (high, low) = high.zip(low).expect("they are contiguous, of these types, and here");
-        zip_equal(&*high, &*low).map(|(high, low)| joined(*high, *low)).collect()
+        joined_values(&high, &low)
     }
 
     /// Sets all elements. `single` may be the vector that [`Master::to_f32`] returned, changed in place.
@@ -140,15 +139,15 @@ impl Master {
     }
 
     /// The elements as the CPU's loops take them; `None` where they are on another device.
-    pub fn here(&mut self) -> Option<ParametersHere<'_>> {
+    pub fn host_view_mut(&mut self) -> Option<HostParameters<'_>> {
         match &mut self.low {
-            None => Some(ParametersHere::F32(view_mut(&mut self.values)?)),
-            Some(low) => Some(ParametersHere::Split(view_mut(&mut self.values)?, view_mut(low)?)),
+            None => Some(HostParameters::F32(view_mut(&mut self.values)?)),
+            Some(low) => Some(HostParameters::Split(view_mut(&mut self.values)?, view_mut(low)?)),
         }
     }
 }
 
-/// [`joined`] on tensors: single precision from high and low halves.
+/// [`mopd_kernels::adamw::joined`] on tensors: single precision from high and low halves.
 fn joined_tensors(high: &Tensor, low: &Tensor) -> Tensor {
     // Rounding up carried 1 into the high half where the low one is negative.
     let carried = high.view_dtype(Kind::Int16).to_kind(Kind::Int) - low.lt(0).to_kind(Kind::Int);
@@ -159,38 +158,38 @@ fn joined_tensors(high: &Tensor, low: &Tensor) -> Tensor {
 }
 
 /// Parameters in the host's memory.
-pub enum ParametersHere<'a> {
+pub enum HostParameters<'a> {
     F32(ViewMut<'a, f32>),
     Split(ViewMut<'a, bf16>, ViewMut<'a, i16>),
 }
 
-impl ParametersHere<'_> {
+impl HostParameters<'_> {
     pub fn parameters(&mut self) -> AdamWParameters<'_> {
         match self {
-            ParametersHere::F32(values) => AdamWParameters::F32(values),
-            ParametersHere::Split(high, low) => AdamWParameters::Split { high, low },
+            HostParameters::F32(values) => AdamWParameters::F32(values),
+            HostParameters::Split(high, low) => AdamWParameters::Split { high, low },
         }
     }
 }
 
 /// A gradient in the host's memory.
-pub enum GradientHere<'a> {
+pub enum HostGradient<'a> {
     F32(View<'a, f32>),
     Bf16(View<'a, bf16>),
 }
 
-impl GradientHere<'_> {
+impl HostGradient<'_> {
     pub fn gradient(&self) -> AdamWGradient<'_> {
         match self {
-            GradientHere::F32(values) => AdamWGradient::F32(values),
-            GradientHere::Bf16(values) => AdamWGradient::Bf16(values),
+            HostGradient::F32(values) => AdamWGradient::F32(values),
+            HostGradient::Bf16(values) => AdamWGradient::Bf16(values),
         }
     }
 }
 
 /// A gradient's elements, where they are contiguous in the host's memory.
-pub fn gradient_here(gradient: &Tensor) -> Option<GradientHere<'_>> {
-    view(gradient).map(GradientHere::F32).or_else(|| view(gradient).map(GradientHere::Bf16))
+pub fn host_gradient(gradient: &Tensor) -> Option<HostGradient<'_>> {
+    view(gradient).map(HostGradient::F32).or_else(|| view(gradient).map(HostGradient::Bf16))
 }
 
 #[cfg(test)]
@@ -218,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_spread_are_numbers_in_single_precision() {
+    fn master_weights_sample_is_in_single_precision() {
         let weights = awkward();
         for kind in [Kind::Float, Kind::BFloat16] {
             let decoder = Decoder::trainable(&weights, Place::cpu(), kind);
@@ -254,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn tensors_join_and_split_as_numbers_do() {
+    fn split_tensors_equal_split_numbers() {
         let weights = awkward();
         let mut master = Master::of_model(&weights.flat(Kind::BFloat16, Device::Cpu), &weights);
         assert_eq!(to_vec(&master.to_f32()), master.numbers());

@@ -39,11 +39,11 @@ pub mod peft;
 pub mod privacy;
 mod progress;
 mod recorded_text;
+mod remote_scores;
 pub mod restore;
 mod route;
 mod scores;
 mod sequences;
-mod served;
 mod spans;
 mod steps;
 mod tensor_graph;
@@ -67,7 +67,7 @@ use mopd_compiler::plan::results::ScoresFound;
 use mopd_compiler::plan::{ModelId, Objective, Origin, TeacherChoice, Train};
 use tch::{Kind, Tensor};
 
-pub use self::batches::{RolloutCache, Written};
+pub use self::batches::{RolloutCache, RolloutsBySource};
 pub use self::cached_scores::{AT_MOST, ScoreCache, ScoredBatch};
 pub use self::checkpoints::{Checkpoints, Pace};
 use self::diagnostics::{StepTotals, diagnose};
@@ -82,11 +82,11 @@ use self::non_finite::Classified;
 pub use self::non_finite::check_weights;
 use self::objective::Outputs;
 use self::optimizer::OptimizerState;
-use self::part::{Evaluated, EvaluatedParts, Rollouts, Scoring, StagePart};
+use self::part::{EvaluatedBatch, EvaluatedParts, Rollouts, Scoring, StagePart};
 use self::privacy::{NoiseSecret, Privacy};
 pub use self::route::{RoutedTeacher, SourceTeachers};
 pub use self::steps::{train, train_in_turns};
-use self::trained::Trained;
+use self::trained::TrainedParameters;
 use self::validation::Validator;
 use crate::control::Control;
 use crate::data::Lists;
@@ -98,10 +98,10 @@ use crate::model::{Decoder, Weights};
 use crate::peers::Peers;
 use crate::prepare::{DomainData, prompts::Prompts};
 use crate::random::{Key, Purpose};
+use crate::remote::Servers;
 use crate::report::Record;
 use crate::reward::Verifier;
 use crate::rollout::MemoryBudget;
-use crate::served::Servers;
 use crate::store::adapter;
 use crate::tokenizer::Token;
 use crate::zip::zip_equal;
@@ -113,12 +113,12 @@ pub struct Stage<'a> {
     pub seed: u64,
     /// Selects the stage's random numbers.
     pub stream: u64,
-    /// What a private stage draws its noise from.
+    /// The secret that a private stage derives its noise and its draws from.
     pub secret: Option<NoiseSecret>,
     /// The number of this part among the stage's parts. [`Stage::key`] mixes it into random keys.
     pub part: u32,
     pub train: &'a Train<Objective>,
-    /// When the model learns.
+    /// The model's turn in a step.
     pub turn: LearnerTurn<'a>,
     pub steps: u32,
     /// The first step that guards look at.
@@ -199,7 +199,7 @@ pub struct Source<'a> {
 }
 
 /// Why training stopped early, with the diagnostics of the steps before.
-pub struct Stopped {
+pub struct StoppedTraining {
     pub error: Error,
     /// The weights before the failed step, where it failed because of a number that is not finite.
     pub last_good: Option<Weights>,
@@ -214,7 +214,7 @@ pub struct TrainedModel {
 }
 
 /// The result of training.
-pub struct Finished {
+pub struct FinishedTraining {
     pub weights: Weights,
     /// The adapter that the weights were merged with.
     pub adapter: adapter::AdapterFiles,
@@ -233,7 +233,7 @@ struct Trainer<'a> {
     /// The index of this model among the stage's learners.
     place: usize,
     model: Rc<Decoder>,
-    trained: Trained,
+    trained: TrainedParameters,
     /// Whether the weights are known to differ from those that the stage began with.
     moved: bool,
     /// The rate and the moving average of the weights, where the average is the stage's result.
@@ -246,7 +246,7 @@ struct Trainer<'a> {
     /// The terms on the stage's rollout, then those with completions of their own.
     parts: Vec<StagePart<'a>>,
     /// Whether the warning about a step with nothing to train on was given.
-    said_nothing_left: bool,
+    warned_empty_step: bool,
     losses: Losses,
     guards: Guards<'a>,
     monitor: Monitor,
@@ -279,9 +279,9 @@ impl<'a> Trainer<'a> {
         let stage = &stages[0];
         let model = learners[place].clone();
         let key = Key::new(stage.seed, stage.stream, Purpose::Initialise, 1);
-        let trained = Trained::new(stage, &model, key)?;
+        let trained = TrainedParameters::new(stage, &model, key)?;
         let average = stage.train.ema.map(|rate| (rate, trained.to_f32(&model).copy()));
-        let models = Models::new(stage)?.beside(learners);
+        let models = Models::new(stage)?.with_learners(learners);
         let optimizer = update::optimizer(stage, &trained, &model);
         let privacy = Privacy::of_stage(stage)?;
         let extrapolator = Extrapolator::new(stage.train, stage.judge, (&trained, &model))?;
@@ -305,7 +305,7 @@ impl<'a> Trainer<'a> {
             extrapolator,
             validator,
             parts,
-            said_nothing_left: false,
+            warned_empty_step: false,
             losses,
             guards: Guards::new(stage.guarded_stage()),
             monitor: Monitor::new(stage),
@@ -337,22 +337,30 @@ impl<'a> Trainer<'a> {
         self.parts[part].scoring((&self.model, &self.trained), &self.models, &self.losses)
     }
 
-    /// The terms of a part on its batch and their gradient, at the current weights. An error says whether
+    /// The terms of a part on its batch and their gradient, at the current weights. An error includes whether
     /// the numbers were finite so far.
-    fn evaluate(&self, part: usize, rollouts: &Rollouts, step: u32) -> Result<Evaluated, Classified> {
+    fn evaluate(&self, part: usize, rollouts: &Rollouts, step: u32) -> Result<EvaluatedBatch, Classified> {
         self.parts[part].evaluate(&self.scoring(part), rollouts, step, &|of| self.trained.gradient(of))
     }
 
-    /// Evaluates all parts and sums their gradients.
+    /// Evaluates all parts and sums their gradients. A private stage reads the gradients of its records, and
+    /// not that of the batch, unless the step reports it.
     fn evaluate_all(&self, rollouts: &[Rollouts], step: u32) -> Result<EvaluatedParts, Classified> {
         let mut all = EvaluatedParts::default();
+        let compared = self.stage.train.alignment.is_some_and(|alignment| alignment.is_due(step));
         for (part, rollouts) in rollouts.iter().enumerate() {
             if rollouts.sequences.list.is_empty() {
                 all.each.push(None);
                 continue;
             }
             let begun = Instant::now();
-            let Evaluated { batch, outputs, gradient, of_parts, scored } =
+            if self.privacy.is_some() && !compared {
+                let (batch, outputs, scored) = self.parts[part].terms(&self.scoring(part), rollouts, step)?;
+                all.scoring += scored - begun;
+                all.each.push(Some((batch, outputs)));
+                continue;
+            }
+            let EvaluatedBatch { batch, outputs, gradient, of_parts, scored } =
                 self.evaluate(part, rollouts, step)?;
             alignment::join(&mut all.of_parts, of_parts);
             all.scoring += scored - begun;
@@ -365,8 +373,8 @@ impl<'a> Trainer<'a> {
         Ok(all)
     }
 
-    /// One update of the weights, whose metrics are added to `record`. An error says whether the numbers were
-    /// finite so far.
+    /// One update of the weights, whose metrics are added to `record`. An error includes whether the numbers
+    /// were finite so far.
     fn step(&mut self, step: u32, record: &mut Record) -> Result<Event, Classified> {
         self.validate(step).map_err(non_finite::classify)?;
         self.moved = self.moved || record.moved();
@@ -390,15 +398,13 @@ impl<'a> Trainer<'a> {
         let gradient = match &self.privacy {
             None => gradient.map(|sum| self.trained.gradient(sum)),
             // Noise is added even where no record was drawn: leaving it out would reveal that.
-            Some(privacy) => {
-                drop(gradient);
-                Some(privacy.gradient(self, &rollouts[0], step)?)
-            }
+            Some(privacy) => Some(privacy.gradient(self, &rollouts[0], step)?),
         };
-        if gradient.is_none() && !std::mem::replace(&mut self.said_nothing_left, true) {
+        if gradient.is_none() && !std::mem::replace(&mut self.warned_empty_step, true) {
             self.stage.control.warn(format!(
-                "`{}`: nothing of what step {step} drew was kept, so it leaves the weights as they are. Later steps \
-                 like it are not listed: `dropped` in `metrics.parquet` counts what is left out",
+                "`{}`: all completions of step {step} were dropped, so it does not change the weights. \
+                This warning is given once: `dropped` in `metrics.parquet` counts the dropped \
+                completions of every step",
                 self.stage.name
             ));
         }

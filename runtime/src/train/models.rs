@@ -17,11 +17,11 @@ use tch::{Kind, Tensor, no_grad_guard};
 use super::Stage;
 use super::other_tokenizer::OtherTokenizer;
 use super::route::Section;
-use super::vocabulary::{Fetched, LmHead, LmHeadInFile};
+use super::vocabulary::{LazyTensor, LmHead, LmHeadInFile};
 use crate::failure::Result;
 use crate::machine::place::Place;
 use crate::model::{Config, Decoder, ScoringDecoder, StreamedDecoder, Weights};
-use crate::served::Server;
+use crate::remote::Server;
 use crate::store::state::StateTensors;
 
 /// A model by its weights.
@@ -80,7 +80,7 @@ impl ScorerRef {
 #[derive(Clone)]
 pub enum FrozenDecoder {
     Held(Rc<Decoder>),
-    /// For scoring only, layer by layer: the model is not to stay in memory.
+    /// For scoring only, layer by layer: the model does not fit in memory.
     Streamed(Rc<StreamedDecoder>),
 }
 
@@ -116,7 +116,7 @@ pub struct Models {
     entries: i64,
     /// Tokenizers that differ from the student's, by index into the frozen models.
     other_tokenizers: HashMap<(usize, bool), OtherTokenizer>,
-    copies: Vec<Copy>,
+    copies: Vec<CopiedStudent>,
     /// All models that the stage trains, in their order.
     learners: Vec<Rc<Decoder>>,
     compositions: Vec<Composition>,
@@ -139,7 +139,7 @@ fn place<T: Clone + PartialEq>(list: &mut Vec<T>, element: &T) -> usize {
 }
 
 /// A copy of the student: its weights at an earlier step, or their moving average.
-struct Copy {
+struct CopiedStudent {
     of: StudentCopy,
     decoder: Rc<Decoder>,
     /// The average in single precision where the copy computes in half: half precision could not hold what
@@ -157,7 +157,8 @@ impl Models {
         let mut of_model = HashMap::new();
         // Models that only choose the trained elements by their change are read once and not kept.
         let compared: HashSet<ModelId> = stage.train.trainable.models().collect();
-        let asked: HashSet<ModelId> = stage.train.asked().chain([stage.train.start]).collect();
+        let asked: HashSet<ModelId> =
+            stage.train.scorer_and_writer_models().chain([stage.train.start]).collect();
         let apart = |id: &ModelId| compared.contains(id) && !asked.contains(id);
         let mut ids: Vec<&ModelId> = stage.models.keys().filter(|id| !apart(id)).collect();
         ids.sort();
@@ -172,7 +173,7 @@ impl Models {
                 }),
             );
         }
-        let mut copies: Vec<Copy> = Vec::new();
+        let mut copies: Vec<CopiedStudent> = Vec::new();
         let mut compositions: Vec<Composition> = Vec::new();
         let mut views: Vec<View> = Vec::new();
         let mut servers: Vec<Served> = Vec::new();
@@ -197,7 +198,7 @@ impl Models {
                         let decoder = Rc::new(Decoder::frozen(&stage.start, stage.place, stage.kind));
                         let apart = matches!(kind, StudentCopy::Average { .. }) && stage.kind != Kind::Float;
                         let average = apart.then(|| stage.start.flat(Kind::Float, stage.place.device));
-                        copies.push(Copy { of: *kind, decoder, average });
+                        copies.push(CopiedStudent { of: *kind, decoder, average });
                         copies.len() - 1
                     }))
                 }
@@ -254,7 +255,7 @@ impl Models {
     }
 
     /// The same with the models that the stage trains.
-    pub fn beside(self, learners: &[Rc<Decoder>]) -> Models {
+    pub fn with_learners(self, learners: &[Rc<Decoder>]) -> Models {
         Models { learners: learners.to_vec(), ..self }
     }
 
@@ -301,7 +302,7 @@ impl Models {
         scorers.into_iter().any(|scorer| scorer.own_tokens)
     }
 
-    /// What a scorer reads in place of the prompts; `None` for a composition.
+    /// The view that a scorer reads in place of the prompts, if any; a composition has none.
     pub fn sees(&self, scored: ScorerRef) -> Option<&View> {
         let view = match scored {
             ScorerRef::Model(ModelScorer { view, .. }) | ScorerRef::Served(ServedScorer { view, .. }) => view,
@@ -319,7 +320,7 @@ impl Models {
         self.entries
     }
 
-    /// What a model reads in place of the prompts.
+    /// The view that a model reads in place of the prompts, if any.
     pub fn view(&self, scorer: ModelScorer) -> Option<&View> {
         scorer.view.map(|view| &self.views[view])
     }
@@ -372,12 +373,12 @@ impl Models {
 
     /// Frees memory before a frozen model is loaded, so that two are never in memory at once.
     fn make_room(&self, index: usize) {
-        self.let_go();
+        self.release();
         self.lm_heads.borrow_mut().remove(&index);
     }
 
     /// Frees models that may not stay, before the student's own forward and backward pass.
-    pub fn let_go(&self) {
+    pub fn release(&self) {
         if !self.keeps_all {
             self.resident.borrow_mut().clear();
         }
@@ -431,7 +432,7 @@ impl Models {
         let fetch = move || weights.lm_head(kind, device).narrow(0, 0, entries);
         if !self.keeps_all {
             let at_hand = scored.filter(|_| only).map(|scored| first_rows(scored.lm_head(), entries));
-            return LmHead::Fetched(Fetched::new(fetch, at_hand));
+            return LmHead::Fetched(LazyTensor::new(fetch, at_hand));
         }
         match scored.or(self.resident.borrow().get(&index).map(FrozenDecoder::scoring)) {
             Some(scored) => LmHead::Held(first_rows(scored.lm_head(), entries)),

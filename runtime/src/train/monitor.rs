@@ -1,8 +1,8 @@
 //! Warnings about a stage while it trains, independent of its guards: a reward that is the same for all
 //! completions, groups without an advantage, weights that do not change. Each warning is given once.
 //!
-//! The monitor reads only what a step has anyway, and has no state in checkpoints: a resumed stage is watched
-//! from there on.
+//! The monitor reads only numbers that a step has anyway, and has no state in checkpoints: for a resumed
+//! stage it starts again.
 
 use tch::{Kind, Tensor};
 
@@ -41,7 +41,7 @@ struct Rewards {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Trouble {
+enum TrainingWarning {
     /// All completions of the last `steps` steps have this reward.
     Constant {
         reward: f64,
@@ -65,7 +65,7 @@ impl Monitor {
     pub fn new(stage: &Stage) -> Monitor {
         let train = stage.train;
         // Where completions are dropped by their rewards, the others may well share one reward.
-        let read = train.objective.reads_reward() && !train.rollout.leaves_out();
+        let read = train.objective.reads_reward() && !train.rollout.may_drop();
         let sources = if read { stage.sources.len() } else { 0 };
         let rewards = (0..sources).map(|_| Rewards::of_stage(stage.steps)).collect();
         Monitor { rewards, weights: Weights::default() }
@@ -106,7 +106,7 @@ impl Rewards {
     }
 
     /// A step without a completion of the domain is not counted, and does not end the consecutive steps.
-    fn look(&mut self, groups: &[Vec<f64>]) -> Option<Trouble> {
+    fn look(&mut self, groups: &[Vec<f64>]) -> Option<TrainingWarning> {
         let first = *groups.first()?.first()?;
         let same = groups.iter().flatten().all(|reward| *reward == first);
         self.same = match self.same {
@@ -123,37 +123,37 @@ impl Rewards {
             && !self.said_same
         {
             (self.said_same, self.said_flat) = (true, true);
-            return Some(Trouble::Constant { reward, steps });
+            return Some(TrainingWarning::Constant { reward, steps });
         }
         if self.flat >= STEPS && !self.said_flat {
             self.said_flat = true;
-            return Some(Trouble::NoAdvantage);
+            return Some(TrainingWarning::NoAdvantage);
         }
         None
     }
 }
 
-impl Trouble {
+impl TrainingWarning {
     fn message(self, domain: &str) -> String {
         match self {
-            Trouble::Constant { reward, steps } => {
+            TrainingWarning::Constant { reward, steps } => {
                 let why = if reward <= 0.0 {
-                    "the task is too hard for the student, its completions are cut off (`max_tokens`), or the \
-                     reward reads them otherwise than they are written"
+                    "the task is too hard for the student, its completions are cut off (`max_tokens`), or \
+                    the reward expects another format than they have"
                 } else if reward >= 1.0 {
                     "the student has learned the task, or the reward accepts everything"
                 } else {
                     "the reward does not depend on the completion"
                 };
                 format!(
-                    "every completion of `{domain}` in the last {steps} steps had the reward {reward}, so there \
-                     is nothing to learn from it: {why}"
+                    "every completion of `{domain}` in the last {steps} steps had the reward {reward}, so \
+                    the reward gives no signal: {why}"
                 )
             }
-            Trouble::NoAdvantage => format!(
-                "in the last {STEPS} steps no group of `{domain}` had two different rewards, so every advantage \
-                 in a group was 0: draw more samples of a prompt, raise `temperature`, leave out prompts that \
-                 are too easy or too hard (`filter`), or reward finer"
+            TrainingWarning::NoAdvantage => format!(
+                "in the last {STEPS} steps no group of `{domain}` had two different rewards, so every \
+                advantage in a group was 0: draw more samples of a prompt, raise `temperature`, leave \
+                out prompts that are too easy or too hard (`filter`), or use a finer reward"
             ),
         }
     }
@@ -216,11 +216,11 @@ mod tests {
     use super::*;
 
     /// The warnings about a domain in steps with these rewards, with their steps.
-    fn said(steps: impl Iterator<Item = Vec<Vec<f64>>>) -> Vec<(usize, Trouble)> {
+    fn said(steps: impl Iterator<Item = Vec<Vec<f64>>>) -> Vec<(usize, TrainingWarning)> {
         said_in(1000, steps)
     }
 
-    fn said_in(all: u32, steps: impl Iterator<Item = Vec<Vec<f64>>>) -> Vec<(usize, Trouble)> {
+    fn said_in(all: u32, steps: impl Iterator<Item = Vec<Vec<f64>>>) -> Vec<(usize, TrainingWarning)> {
         let mut rewards = Rewards::of_stage(all);
         steps.enumerate().filter_map(|(step, groups)| Some((step, rewards.look(&groups)?))).collect()
     }
@@ -230,38 +230,41 @@ mod tests {
         let last = STEPS as usize - 1;
         assert_eq!(
             said((0..50).map(|_| vec![vec![0.0; 4]; 2])),
-            [(last, Trouble::Constant { reward: 0.0, steps: STEPS })]
+            [(last, TrainingWarning::Constant { reward: 0.0, steps: STEPS })]
         );
         assert_eq!(
             said((0..50).map(|_| vec![vec![0.5]])),
-            [(last, Trouble::Constant { reward: 0.5, steps: STEPS })]
+            [(last, TrainingWarning::Constant { reward: 0.5, steps: STEPS })]
         );
-        // In a short stage, at its end.
+        // A short stage gives the warning at its end.
         assert_eq!(
             said_in(8, (0..8).map(|_| vec![vec![0.0; 4]])),
-            [(7, Trouble::Constant { reward: 0.0, steps: 8 })]
+            [(7, TrainingWarning::Constant { reward: 0.0, steps: 8 })]
         );
         assert_eq!(said_in(3, (0..3).map(|_| vec![vec![0.0; 4]])), []);
         assert_eq!(said_in(8, (0..8).map(|_| vec![vec![1.0; 4]])), []);
         let sometimes = |step: usize| vec![vec![0.0, f64::from(u8::from(step % 10 == 9))]];
         assert_eq!(said((0..50).map(sometimes)), []);
-        // From one constant to another.
+        // The rewards change from one constant to another.
         let moved = |step: usize| vec![vec![if step < 10 { 0.0 } else { 1.0 }; 2]];
         assert_eq!(
             said((0..50).map(moved)),
-            [(last, Trouble::NoAdvantage), (last + 10, Trouble::Constant { reward: 1.0, steps: STEPS })]
+            [
+                (last, TrainingWarning::NoAdvantage),
+                (last + 10, TrainingWarning::Constant { reward: 1.0, steps: STEPS })
+            ]
         );
     }
 
     #[test]
     fn groups_without_an_advantage_are_said_once_and_groups_of_one_are_none() {
         let flat = |step: usize| vec![vec![1.0; 4], vec![f64::from(u8::from(step.is_multiple_of(2))); 4]];
-        assert_eq!(said((0..50).map(flat)), [(STEPS as usize - 1, Trouble::NoAdvantage)]);
+        assert_eq!(said((0..50).map(flat)), [(STEPS as usize - 1, TrainingWarning::NoAdvantage)]);
         let alone = |step: usize| vec![vec![1.0], vec![f64::from(u8::from(step.is_multiple_of(2)))]];
         assert_eq!(said((0..50).map(alone)), []);
         // Steps without the domain do not count.
         let seldom = |step: usize| if step.is_multiple_of(2) { flat(step / 2) } else { Vec::new() };
-        assert_eq!(said((0..50).map(seldom)), [(2 * (STEPS as usize - 1), Trouble::NoAdvantage)]);
+        assert_eq!(said((0..50).map(seldom)), [(2 * (STEPS as usize - 1), TrainingWarning::NoAdvantage)]);
     }
 
     #[test]

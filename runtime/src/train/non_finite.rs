@@ -1,7 +1,7 @@
-//! A number that is not finite stops the stage: what is said about it.
+//! Checks for numbers that are not finite, and the errors with which they stop a stage.
 //!
-//! Signals are looked at before the objective's program runs: a comparison with NaN is false, so `where`
-//! could make a legal weight of a log-probability that is none.
+//! Signals are checked before the objective's program runs: a comparison with NaN is false, so `where` could
+//! turn an invalid log-probability into a valid weight.
 
 use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::plan::events::FailureKind;
@@ -18,17 +18,17 @@ use crate::failure::{Error, Result};
 use crate::model::{Weights, layout};
 use crate::zip::zip_equal;
 
-/// An error with whether the numbers were finite when it happened.
+/// An error, and whether all numbers up to it were finite.
 pub type Classified = (Error, bool);
 
-/// Sampling finds bad logits before the step itself does.
+/// Sampling finds logits that are not finite before the step's own checks do.
 pub fn classify(error: Error) -> Classified {
     let finite = !matches!(&error, Error::Failed(failure) if failure.kind == FailureKind::NonFinite);
     (error, finite)
 }
 
-/// Looks at every step's learning rate before the first: one that is computed may divide by 0, or fall below
-/// it where the number of steps follows from the data.
+/// Checks the learning rate of every step before the first one: a computed rate may divide by 0, or become
+/// negative where the number of steps follows from the data.
 pub fn check_learning_rate(stage: &Stage) -> Result<()> {
     let rate = |step| (step, stage.train.learning_rate.at(step, stage.steps));
     let unfit = (0..stage.steps).map(rate).find(|(_, rate)| !(rate.is_finite() && *rate >= 0.0));
@@ -36,11 +36,11 @@ pub fn check_learning_rate(stage: &Stage) -> Result<()> {
         let message =
             format!("the learning rate of `{}` is {rate} at step {step} of {}", stage.name, stage.steps);
         Err(Error::new(FailureKind::NonFinite, message)
-            .help("a learning rate is a finite number that is not below 0, at every step"))
+            .help("a learning rate must be finite and at least 0 at every step"))
     })
 }
 
-/// Looks at every number of weights that training or a merge made.
+/// Checks all weights that training or a merge made.
 pub fn check_weights(weights: &Weights) -> Result<()> {
     let mut bad = Vec::new();
     for entry in layout(&weights.config) {
@@ -67,28 +67,28 @@ pub fn check_weights(weights: &Weights) -> Result<()> {
 pub fn check_signals(stage: &Stage, sequences: &Sequences, batch: &Batch) -> Result<(), Classified> {
     let objective = &stage.train.objective;
     for (signal, values) in batch.signals.iter().filter(|(signal, _)| signal.axis() == Axis::Token) {
-        if let Some(bad) = Bad::among(values, stage, sequences) {
+        if let Some(bad) = NonFiniteSite::find(values, stage, sequences) {
             return Err((bad.failure(&named(signal, bad.teacher.as_deref())).at(objective.origin), false));
         }
     }
     for (primitive, values) in zip_equal(&objective.live, &batch.live) {
-        if let Some(bad) = Bad::among(values, stage, sequences) {
+        if let Some(bad) = NonFiniteSite::find(values, stage, sequences) {
             return Err((bad.failure("a live primitive of the objective").at(primitive.origin), false));
         }
     }
     Ok(())
 }
 
-/// Checks the terms, the adjoints, the loss, what the states are next and what a policy is paid.
+/// Checks the terms, the adjoints, the loss, the next values of the states, and the gain of `learned(...)`.
 pub fn check(stage: &Stage, sequences: &Sequences, outputs: &Outputs) -> Result<(), Classified> {
     let objective = &stage.train.objective;
     for term in &objective.terms {
-        if let Some(bad) = Bad::among(outputs.get(term.value), stage, sequences) {
+        if let Some(bad) = NonFiniteSite::find(outputs.get(term.value), stage, sequences) {
             return Err((bad.failure(&format!("the term `{}`", term.name)).at(term.origin), false));
         }
     }
     for primitive in &objective.live {
-        if let Some(bad) = Bad::among(outputs.get(primitive.adjoint), stage, sequences) {
+        if let Some(bad) = NonFiniteSite::find(outputs.get(primitive.adjoint), stage, sequences) {
             return Err((bad.failure("the loss's derivative").at(primitive.origin), false));
         }
     }
@@ -107,7 +107,7 @@ pub fn check(stage: &Stage, sequences: &Sequences, outputs: &Outputs) -> Result<
             _ => Some((&next[0], String::new())).filter(|(next, _)| !next.is_finite()),
         };
         if let Some((next, of)) = bad {
-            let message = format!("the state `{}` would be {next}{of} in the next step", state.name);
+            let message = format!("the state `{}` is {next}{of} after this step", state.name);
             let error = Error::new(FailureKind::NonFinite, message).at(state.origin);
             return Err((error.help("bound it, as in `clip(..., 0.001, 1)`"), false));
         }
@@ -115,13 +115,13 @@ pub fn check(stage: &Stage, sequences: &Sequences, outputs: &Outputs) -> Result<
     if let Some(learned) = &objective.learned
         && !outputs.get(learned.gain)[0].is_finite()
     {
-        let message = "the gain of `learned(...)` is not finite, so nothing can be learned from it";
+        let message = "the gain of `learned(...)` is not finite";
         return Err((Error::new(FailureKind::NonFinite, message).at(objective.origin), false));
     }
     Ok(())
 }
 
-/// The gradient overflowed on the way through the model: finds the first domain for which it does.
+/// The error for a gradient that overflowed on its way through the model, with the first domain that does so.
 pub fn gradient(
     trainer: &Trainer,
     rollouts: &[Rollouts],
@@ -157,17 +157,17 @@ fn overflowing<'a>(
 }
 
 /// Numbers per token that are not finite.
-struct Bad {
+struct NonFiniteSite {
     domain: String,
     teacher: Option<String>,
-    /// Where the first is, in the author's words.
+    /// Where the first one is, as messages name it: sequence, file, line and position.
     place: String,
     count: usize,
     of: usize,
 }
 
-impl Bad {
-    fn among(values: &[f32], stage: &Stage, sequences: &Sequences) -> Option<Bad> {
+impl NonFiniteSite {
+    fn find(values: &[f32], stage: &Stage, sequences: &Sequences) -> Option<NonFiniteSite> {
         let token = values.iter().position(|value| !value.is_finite())?;
         let index = sequences.layout.sequence_of_token[token];
         let position = sequences.layout.sequence_of_token[..token]
@@ -179,7 +179,7 @@ impl Bad {
         let source = &stage.sources[sequence.source];
         let dataset = &source.prompts.dataset;
         let (file, line) = dataset.place(sequence.record);
-        Some(Bad {
+        Some(NonFiniteSite {
             domain: source.name.to_owned(),
             teacher: source.route.teacher(sequence.record).map(|teacher| teacher.name.clone()),
             place: format!("sequence {index} (the prompt of {}{line}), position {position}", file.display()),
@@ -189,7 +189,7 @@ impl Bad {
     }
 
     fn failure(&self, what: &str) -> Error {
-        let Bad { domain, place, count, of, .. } = self;
+        let NonFiniteSite { domain, place, count, of, .. } = self;
         let message = format!(
             "{what} is not finite for the domain `{domain}`: first at {place}; {count} of {of} tokens"
         );
@@ -197,7 +197,7 @@ impl Bad {
     }
 }
 
-/// A signal, and the teacher that has it from its weights.
+/// The name of a signal in messages, with the teacher whose weights it was computed from.
 fn named(signal: &Signal, teacher: Option<&str>) -> String {
     let (what, role) = match signal {
         Signal::Logp { role } => ("the log-probability of the token taken", Some(*role)),

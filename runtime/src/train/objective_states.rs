@@ -10,12 +10,12 @@ use crate::zip::zip_equal;
 
 /// States by name, with the values that the next step reads: in the program's single precision.
 pub struct States {
-    numbers: BTreeMap<String, Numbers>,
+    numbers: BTreeMap<String, DomainNumbers>,
     /// The domains of the stage, in the order of the mixture.
     domains: Vec<String>,
 }
 
-struct Numbers {
+struct DomainNumbers {
     axis: Axis,
     /// One, or one for each domain.
     values: Vec<f64>,
@@ -31,7 +31,7 @@ impl States {
         let states = objectives.into_iter().flat_map(|objective| &objective.states);
         let numbers = states.map(|state| {
             let count = if state.axis == Axis::Domain { domains.len() } else { 1 };
-            (state.name.clone(), Numbers { axis: state.axis, values: vec![state.first; count] })
+            (state.name.clone(), DomainNumbers { axis: state.axis, values: vec![state.first; count] })
         });
         States { numbers: numbers.collect(), domains }
     }
@@ -41,7 +41,7 @@ impl States {
     pub fn learn(&mut self, objective: &Objective, batch: &Batch, outputs: &Outputs) {
         let present = present(&batch.layout);
         for state in &objective.states {
-            let Numbers { axis, values } =
+            let DomainNumbers { axis, values } =
                 self.numbers.get_mut(&state.name).expect("they are those of the objective");
             let next = outputs.get(state.next);
             match axis {
@@ -59,7 +59,7 @@ impl States {
 
     /// The signals, with one value each or one for each domain.
     pub fn signals(&self) -> impl Iterator<Item = (Signal, Vec<f32>)> {
-        self.numbers.iter().map(|(name, Numbers { axis, values })| {
+        self.numbers.iter().map(|(name, DomainNumbers { axis, values })| {
             let values = values.iter().map(|value| *value as f32).collect();
             (Signal::State { name: name.clone(), axis: *axis }, values)
         })

@@ -14,22 +14,22 @@ use tch::{Device, Kind, Tensor};
 
 use super::Stage;
 use super::sequences::Sequences;
-use super::views::Now;
+use super::views::StepContext;
 use super::vocabulary::Columns;
 use crate::failure::{Error, Result};
 use crate::model::{PackedBatch, ScoringDecoder, Weights};
 use crate::prepare::prompts::TemplateInputs;
 use crate::rollout::Sequence;
-use crate::tokenizer::chat::{AnswerTokens, Example};
-use crate::tokenizer::spans::{TextAlignment, TextSpan, leading_space, spans_of, text_of};
-use crate::tokenizer::{Counterparts, Token, Tokenizer};
+use crate::tokenizer::chat::{AnswerTokens, TrainingExample};
+use crate::tokenizer::spans::{SpelledText, TextAlignment, TextSpan, leading_space, spans_of, text_of};
+use crate::tokenizer::{Token, Tokenizer, VocabularyMap};
 
 /// The tokenizer of such a teacher, with the counterparts of the student's tokens.
 pub struct OtherTokenizer {
     tokenizer: Arc<Tokenizer>,
     /// The longest sequence that the teacher reads, in its own tokens.
     context: usize,
-    counterparts: Counterparts,
+    counterparts: VocabularyMap,
     /// Whether the prompts are conversations.
     chat: bool,
     /// The teacher, as messages name it.
@@ -53,7 +53,7 @@ const WITHOUT: usize = 8;
 
 /// A sequence as the teacher reads it.
 struct SequenceReading {
-    example: Example,
+    example: TrainingExample,
     spans: Vec<TextSpan>,
     /// The number of trained tokens, without the end token.
     tokens: usize,
@@ -65,7 +65,7 @@ impl OtherTokenizer {
     /// # Errors
     /// If the vocabularies can't be compared.
     pub fn new(student: &Tokenizer, teacher: &Weights, chat: bool, who: &str) -> Result<OtherTokenizer> {
-        let counterparts = Counterparts::new(student, &teacher.tokenizer, chat, who)?;
+        let counterparts = VocabularyMap::new(student, &teacher.tokenizer, chat, who)?;
         let (tokenizer, context) = (teacher.tokenizer.clone(), teacher.config.context);
         let (who, compared) = (who.to_owned(), RefCell::default());
         Ok(OtherTokenizer { tokenizer, context, counterparts, chat, who, compared })
@@ -88,7 +88,7 @@ impl OtherTokenizer {
         sees: Option<&View>,
         sequences: &Sequences,
         members: impl Iterator<Item = usize>,
-        now: Now,
+        now: StepContext,
     ) -> Result<Retokenized> {
         let sees = sees.map(|view| (view, now.moment(stage)));
         let mut reading = Retokenized::default();
@@ -111,12 +111,13 @@ impl OtherTokenizer {
         compared.without += usize::from(!compared.any);
         if compared.without >= WITHOUT && !compared.any {
             let message = format!(
-                "no token of {} begins where one of its student's does, in {WITHOUT} completions: it reads \
-                 other texts than the completions",
+                "in {WITHOUT} completions, no token of {} begins at the same position as a token of its \
+                student: it reads other text than the completions",
                 self.who
             );
             return Err(Error::new(FailureKind::Data, message).help(
-                "a chat template that changes answers, or a tokenizer that changes texts, can't be aligned",
+                "a chat template that changes answers, or a tokenizer that changes text, cannot be \
+                aligned",
             ));
         }
         let [apart, all, next] = compared.tokens.entry(source).or_insert([0, 0, 1]);
@@ -147,20 +148,21 @@ impl OtherTokenizer {
         let goes_on = |written: &Vec<bool>| written.contains(&false);
         if sequence.prompt.is_some() || sequence.written.as_ref().is_some_and(goes_on) {
             let message = format!(
-                "conversations that go on after an answer, as those of `{}` do, with a teacher that has another \
-                 tokenizer, are not supported yet",
+                "conversations that continue after an answer (those of `{}`) are not supported yet with a \
+                teacher that has another tokenizer",
                 source.name
             );
             return Err(Error::new(FailureKind::Data, message)
                 .at(source.origin)
-                .help("train on `sample(...)`, or give prompt and answer as two fields"));
+                .help("train on `sample(...)`, or write prompt and answer as two fields"));
         }
         let student = &stage.start.tokenizer;
         let ended = sequence.completion.last().is_some_and(|token| student.is_end(*token));
         let written = &sequence.completion[..sequence.completion.len() - usize::from(ended)];
-        let (text, ends) = text_of(written.iter().map(|token| self.counterparts.student.get(*token)));
+        let spelled = text_of(written.iter().map(|token| self.counterparts.student.get(*token)));
+        let SpelledText { text, .. } = &spelled;
         let said = TemplateInputs::draft(sequence.draft.as_deref());
-        let answer = &text[self.added(stage, sequence, &text)?..];
+        let answer = &text[self.added(stage, sequence, text)?..];
         let AnswerTokens { mut prompt, opening, mut completion } =
             source.prompts.answered(&self.tokenizer, sees, sequence.record, answer, &said)?;
         // No student predicts the text that the teacher's template writes before an answer.
@@ -177,16 +179,17 @@ impl OtherTokenizer {
         let end = end.filter(|end| *end < length);
         let read = &completion[..end.unwrap_or(length)];
         let bytes = read.iter().map(|token| self.counterparts.teacher.get(*token));
-        let TextAlignment { mut spans, to_the_end } = spans_of(&text, &ends, bytes);
+        let TextAlignment { mut spans, to_the_end } = spans_of(&spelled, bytes);
         // The end tokens are compared only if they end the same text.
         if ended && end.is_some() && to_the_end {
             spans.push(TextSpan {
                 student: written.len()..written.len() + 1,
                 teacher: read.len()..read.len() + 1,
+                same_text: true,
             });
         }
         let (tokens, has_text) = (written.len(), !text.trim().is_empty());
-        Ok(SequenceReading { example: Example::new(prompt, completion), spans, tokens, has_text })
+        Ok(SequenceReading { example: TrainingExample::new(prompt, completion), spans, tokens, has_text })
     }
 
     /// The length of the white space that the student's own tokenizer or chat template writes before an
@@ -200,12 +203,13 @@ impl OtherTokenizer {
         let student = &stage.start.tokenizer;
         let answered = prompts.answered(student, None, sequence.record, &text[space..], &said)?;
         let spelled = answered.completion.iter().map(|token| self.counterparts.student.get(*token));
-        Ok(leading_space(text_of(spelled).0.as_bytes()).min(space))
+        Ok(leading_space(text_of(spelled).text.as_bytes()).min(space))
     }
 
     fn too_long(&self, domain: &str, prompt: usize) -> Error {
         let message = format!(
-            "a prompt of `{domain}` is {prompt} tokens of a teacher with another tokenizer, whose context is {}",
+            "a prompt of `{domain}` has {prompt} tokens for a teacher with another tokenizer, whose \
+            context is {}",
             self.context
         );
         Error::new(FailureKind::Context, message).help("choose a teacher with a longer context")
@@ -215,7 +219,7 @@ impl OtherTokenizer {
 /// The sequences of a step as a teacher with another tokenizer reads them.
 #[derive(Default)]
 pub struct Retokenized {
-    list: Vec<Example>,
+    list: Vec<TrainingExample>,
     /// Spans, as ranges of these sequences' trained tokens and of the tokens that the teacher predicts.
     pub spans: Vec<TextSpan>,
     /// The number of trained tokens.
@@ -226,13 +230,14 @@ pub struct Retokenized {
 
 impl Retokenized {
     /// `tokens` is the number of the sequence's trained tokens.
-    fn add(&mut self, read: Example, spans: Vec<TextSpan>, tokens: usize) {
+    fn add(&mut self, read: TrainingExample, spans: Vec<TextSpan>, tokens: usize) {
         let of_teacher = read.written.iter().filter(|written| **written).count();
-        for TextSpan { student, teacher } in spans {
+        for TextSpan { student, teacher, same_text } in spans {
             assert!(student.end <= tokens && teacher.end <= of_teacher, "spans are of the sequence's tokens");
             self.spans.push(TextSpan {
                 student: self.tokens + student.start..self.tokens + student.end,
                 teacher: self.predicted + teacher.start..self.predicted + teacher.end,
+                same_text,
             });
         }
         self.tokens += tokens;
@@ -254,7 +259,7 @@ impl Retokenized {
         let targets: Vec<Token> = self
             .list
             .iter()
-            .flat_map(|Example { completion, written, .. }| {
+            .flat_map(|TrainingExample { completion, written, .. }| {
                 completion.iter().zip(written).filter(|(_, written)| **written).map(|(token, _)| *token)
             })
             .collect();
@@ -272,19 +277,14 @@ impl Retokenized {
     }
 
     /// The teacher's log-probability of the rest of each span after its first token, `[tokens]`, 0 at tokens
-    /// that begin no span; `logps` returns log-probabilities of predicted tokens by row.
+    /// that begin no span, and where the teacher's tokens spell another text than the student's; `logps`
+    /// returns log-probabilities of predicted tokens by row.
     pub fn rest(&self, logps: impl Fn(&[i64]) -> Tensor) -> Tensor {
-        let rows: Vec<i64> = self
-            .spans
-            .iter()
-            .flat_map(|span| span.teacher.start + 1..span.teacher.end)
-            .map(|row| row as i64)
-            .collect();
-        let begins: Vec<i64> = self
-            .spans
-            .iter()
-            .flat_map(|span| vec![span.student.start as i64; span.teacher.len() - 1])
-            .collect();
+        let whole = || self.spans.iter().filter(|span| span.same_text);
+        let rows: Vec<i64> =
+            whole().flat_map(|span| span.teacher.start + 1..span.teacher.end).map(|row| row as i64).collect();
+        let begins: Vec<i64> =
+            whole().flat_map(|span| vec![span.student.start as i64; span.teacher.len() - 1]).collect();
         let rest = Tensor::zeros([self.tokens as i64], (Kind::Float, Device::Cpu));
         if rows.is_empty() {
             return rest;

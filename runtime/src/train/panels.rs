@@ -5,10 +5,10 @@ use mopd_compiler::plan::{Role, Signal};
 
 use super::Stage;
 use super::sequences::Sequences;
-use crate::rollout::{Sequence, Stance};
+use crate::rollout::{Sequence, TurnSummary};
 
 /// The index of the panel that a role is a member of, and its index among the members.
-fn seat(stage: &Stage, role: Role) -> Option<(u32, usize)> {
+fn panel_and_member(stage: &Stage, role: Role) -> Option<(u32, usize)> {
     stage.train.panels.iter().zip(0..).find_map(|(panel, place)| {
         let member = panel.members.iter().position(|member| *member == role)?;
         Some((place, member))
@@ -17,7 +17,7 @@ fn seat(stage: &Stage, role: Role) -> Option<(u32, usize)> {
 
 /// A signal of a member of a panel, for each sequence; `None` for other signals.
 pub fn signal(stage: &Stage, signal: &Signal, sequences: &Sequences) -> Option<Vec<f32>> {
-    let (role, value): (Role, fn(Stance) -> f32) = match signal {
+    let (role, value): (Role, fn(TurnSummary) -> f32) = match signal {
         Signal::Available { role } => (*role, |stance| f32::from(u8::from(stance.answered))),
         Signal::StatedConfidence { role } => (*role, |stance| {
             // A missing confidence is NaN: `softmax(..., missing: uniform)` tests for that.
@@ -25,8 +25,8 @@ pub fn signal(stage: &Stage, signal: &Signal, sequences: &Sequences) -> Option<V
         }),
         _ => return None,
     };
-    let (panel, member) = seat(stage, role)?;
-    let silent = Stance { answered: false, confidence: None };
+    let (panel, member) = panel_and_member(stage, role)?;
+    let silent = TurnSummary { answered: false, confidence: None };
     let stance = |sequence: &Sequence| {
         sequences.debate(panel, sequence).map_or(silent, |debate| debate.stances[member])
     };
@@ -35,7 +35,7 @@ pub fn signal(stage: &Stage, signal: &Signal, sequences: &Sequences) -> Option<V
 
 /// How often members of panels stated no confidence, on the prompts of the sequences `own`; `None` where no
 /// panel on these prompts asks for it.
-pub fn unstated(stage: &Stage, sequences: &Sequences, own: &[Sequence]) -> Option<f64> {
+pub fn unstated_confidences(stage: &Stage, sequences: &Sequences, own: &[Sequence]) -> Option<f64> {
     let asked = |panel: u32| stage.train.panels[panel as usize].confidence.is_some();
     let here = |prompt| own.iter().any(|sequence| (sequence.source, sequence.record) == prompt);
     let debates = sequences.debates.iter().filter(|debate| asked(debate.panel));

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use mopd_compiler::expr::batch::{Batch, Runs};
+use mopd_compiler::expr::batch::{Batch, TokenPartition};
 use mopd_compiler::expr::graph::NodeId;
 use mopd_compiler::plan::producers::Writer;
 use mopd_compiler::plan::{Ladder, Role};
@@ -21,12 +21,12 @@ use super::models::Models;
 use super::non_finite::{self, Classified};
 use super::objective::{ObjectiveProgram, Outputs};
 use super::objective_states::States;
-use super::recorded_text::Recorded;
+use super::recorded_text::RecordedTexts;
 use super::scores::{ScoringPass, score};
 use super::sequences::Sequences;
 use super::text_spans::Tags;
-use super::trained::Trained;
-use super::views::Now;
+use super::trained::TrainedParameters;
+use super::views::StepContext;
 use super::vocabulary::Logits;
 use super::{Stage, adjoints, exchange, noise};
 use crate::failure::{Error, Result};
@@ -42,7 +42,7 @@ pub struct StagePart<'a> {
     agreements: Option<Agreements>,
     pub batches: Batches,
     pub kept: Option<CachedScores<'a>>,
-    recorded: Recorded,
+    recorded: RecordedTexts,
     /// The rollouts of the current passes.
     pub rollouts: Option<Rollouts>,
     /// The numbers that the objective carries over from the previous step.
@@ -114,8 +114,16 @@ enum Pass {
     Own(Option<Box<(Batch, ScoringPass)>>),
 }
 
+/// A batch with the inputs and outputs of the objective, before the backward pass.
+struct ForwardBatch {
+    batch: Batch,
+    outputs: Outputs,
+    pass: Pass,
+    scored: Instant,
+}
+
 /// A batch with the inputs and outputs of the objective, and d loss / d parameters.
-pub struct Evaluated {
+pub struct EvaluatedBatch {
     pub batch: Batch,
     pub outputs: Outputs,
     pub gradient: Gradient,
@@ -128,7 +136,7 @@ pub struct Evaluated {
 /// The results of all parts of a stage.
 #[derive(Default)]
 pub struct EvaluatedParts {
-    /// The sum over the parts; `None` where no part has anything to train on.
+    /// The sum over the parts; `None` where no part has anything to train on, and in a private stage.
     pub gradient: Option<Gradient>,
     pub of_parts: Gradients,
     /// For each part, inputs and outputs of its objective; `None` where it had nothing to train on.
@@ -144,21 +152,21 @@ pub struct Scoring<'a> {
     /// The student.
     pub model: &'a Decoder,
     /// The student's trained parameters.
-    pub trained: &'a Trained,
+    pub trained: &'a TrainedParameters,
     pub models: &'a Models,
     pub roles: &'a [Role],
     pub batches: &'a Batches,
     pub tags: Option<&'a Tags>,
     pub kept: Option<&'a CachedScores<'a>>,
     /// Texts whose log-probability the student computes.
-    pub recorded: &'a Recorded,
+    pub recorded: &'a RecordedTexts,
     /// The losses of the previous step.
     pub losses: &'a Losses,
 }
 
 impl Scoring<'_> {
-    pub fn now(&self, step: u32) -> Now {
-        Now { step, learned: self.batches.learned() }
+    pub fn now(&self, step: u32) -> StepContext {
+        StepContext { step, learned: self.batches.learned() }
     }
 }
 
@@ -179,14 +187,14 @@ impl<'a> StagePart<'a> {
         let agreements = Agreements::of_stage(stage)?;
         let batches = Batches::new(stage, models, cache)?;
         let kept = CachedScores::new(stage, scores, models, &batches, &roles);
-        let recorded = Recorded::of_stage(stage)?;
+        let recorded = RecordedTexts::of_stage(stage)?;
         let (rollouts, carried) = (None, HashMap::new());
         Ok(StagePart { stage, roles, program, tags, agreements, batches, kept, recorded, rollouts, carried })
     }
 
     pub fn scoring<'t>(
         &'t self,
-        (model, trained): (&'t Decoder, &'t Trained),
+        (model, trained): (&'t Decoder, &'t TrainedParameters),
         models: &'t Models,
         losses: &'t Losses,
     ) -> Scoring<'t> {
@@ -208,7 +216,7 @@ impl<'a> StagePart<'a> {
         match self.rollouts.take() {
             Some(rollouts) if !step.is_multiple_of(self.stage.train.passes.max(1)) => Ok(rollouts),
             _ => {
-                self.batches.keep_to(self.stage, states, step)?;
+                self.batches.set_shares(self.stage, states, step)?;
                 if !(moved && self.stage.saves_activations && model.saves_activations()) {
                     let sequences = self.batches.next(self.stage, model, models, step)?;
                     return Ok(Rollouts::new(self.stage, sequences));
@@ -220,14 +228,42 @@ impl<'a> StagePart<'a> {
     }
 
     /// The terms on a batch and their gradient. `trained` maps the gradient of all weights to that of the
-    /// trained parameters. An error says whether the numbers were finite so far.
+    /// trained parameters. An error includes whether the numbers were finite so far.
     pub fn evaluate(
         &self,
         scoring: &Scoring,
         rollouts: &Rollouts,
         step: u32,
         trained: &dyn Fn(Gradient) -> Gradient,
-    ) -> Result<Evaluated, Classified> {
+    ) -> Result<EvaluatedBatch, Classified> {
+        let plain = |error: Error| (error, true);
+        let ForwardBatch { batch, outputs, pass, scored } = self.forward(scoring, rollouts, step)?;
+        let adjoints = adjoints(&self.stage.train.objective, &outputs);
+        let forward = match pass {
+            Pass::Whole(forward) => forward,
+            Pass::Own(own) => {
+                let gradient = own_gradient(scoring, rollouts, own, &adjoints).map_err(plain)?;
+                return Ok(EvaluatedBatch { batch, outputs, gradient, of_parts: Vec::new(), scored });
+            }
+        };
+        let of_parts = alignment::prepared(scoring, &forward, rollouts, &outputs, step);
+        let gradient = forward.gradient(scoring, rollouts, &batch, &adjoints).map_err(plain)?;
+        let of_parts = alignment::gradients(of_parts, scoring, rollouts, &batch, trained).map_err(plain)?;
+        Ok(EvaluatedBatch { batch, outputs, gradient, of_parts, scored })
+    }
+
+    /// The terms on a batch without their gradient, and when their inputs were computed.
+    pub fn terms(
+        &self,
+        scoring: &Scoring,
+        rollouts: &Rollouts,
+        step: u32,
+    ) -> Result<(Batch, Outputs, Instant), Classified> {
+        let ForwardBatch { batch, outputs, scored, .. } = self.forward(scoring, rollouts, step)?;
+        Ok((batch, outputs, scored))
+    }
+
+    fn forward(&self, scoring: &Scoring, rollouts: &Rollouts, step: u32) -> Result<ForwardBatch, Classified> {
         let plain = |error: Error| (error, true);
         let objective = &self.stage.train.objective;
         let (mut batch, pass) = self.scored(scoring, rollouts, step).map_err(plain)?;
@@ -236,11 +272,11 @@ impl<'a> StagePart<'a> {
         noise::add(self.stage, objective, step, &mut batch);
         batch.carried.clone_from(&self.carried);
         if let Some(chosen) = objective.chosen {
-            // The program itself says which tokens form a block, so its terms apply to the same tokens.
-            agreement::stand_in(objective, &mut batch);
+            // The program itself determines which tokens form a block, so its terms apply to the same tokens.
+            agreement::fill_placeholders(objective, &mut batch);
             let outputs = self.program.run(&batch).map_err(plain)?;
             let chosen = outputs.get(chosen);
-            batch.layout.blocks = Some(Runs::of_chosen(&batch.layout, chosen));
+            batch.layout.blocks = Some(TokenPartition::of_chosen(&batch.layout, chosen));
             if let Some(agreements) = &self.agreements {
                 let asked = agreements.add(scoring, &rollouts.sequences, chosen, step, &mut batch);
                 asked.map_err(plain)?;
@@ -248,18 +284,7 @@ impl<'a> StagePart<'a> {
         }
         let outputs = self.program.run(&batch).map_err(plain)?;
         non_finite::check(self.stage, &rollouts.sequences, &outputs)?;
-        let adjoints = adjoints(objective, &outputs);
-        let forward = match pass {
-            Pass::Whole(forward) => forward,
-            Pass::Own(own) => {
-                let gradient = own_gradient(scoring, rollouts, own, &adjoints).map_err(plain)?;
-                return Ok(Evaluated { batch, outputs, gradient, of_parts: Vec::new(), scored });
-            }
-        };
-        let of_parts = alignment::prepared(scoring, &forward, rollouts, &outputs, step);
-        let gradient = forward.gradient(scoring, rollouts, &batch, &adjoints).map_err(plain)?;
-        let of_parts = alignment::gradients(of_parts, scoring, rollouts, &batch, trained).map_err(plain)?;
-        Ok(Evaluated { batch, outputs, gradient, of_parts, scored })
+        Ok(ForwardBatch { batch, outputs, pass, scored })
     }
 
     /// The objective's inputs for the whole batch. Where several processes train together, each computes them

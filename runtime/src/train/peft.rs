@@ -1,4 +1,4 @@
-//! An adapter as the PEFT library lays it out: `adapter_config.json` and `adapter_model.safetensors`.
+//! An adapter in the format of the PEFT library: `adapter_config.json` and `adapter_model.safetensors`.
 
 use std::collections::BTreeMap;
 
@@ -12,10 +12,10 @@ use crate::failure::{Error, Result};
 use crate::model::Adapted;
 use crate::store::adapter::AdapterFiles;
 
-/// `base` is where the model is that the adapter changes: a name on the hub, or a folder.
+/// The files of an adapter. `base` is the place of the model that it changes: a name on the hub, or a folder.
 ///
 /// # Errors
-/// Where a number is not one that the format has.
+/// If the adapter cannot be serialised.
 pub fn files(adapted: &Adapted, base: &str) -> Result<AdapterFiles> {
     let failed = |error: &dyn std::fmt::Display| {
         Error::new(FailureKind::Runtime, format!("cannot save an adapter: {error}"))

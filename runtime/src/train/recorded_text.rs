@@ -14,13 +14,13 @@ use crate::failure::Result;
 use crate::rollout::Sequence;
 
 /// The texts of each field that the objective reads, by source and row.
-pub struct Recorded(Vec<(String, Vec<Vec<Sequence>>)>);
+pub struct RecordedTexts(Vec<(String, Vec<Vec<Sequence>>)>);
 
-impl Recorded {
-    pub fn of_stage(stage: &Stage) -> Result<Recorded> {
+impl RecordedTexts {
+    pub fn of_stage(stage: &Stage) -> Result<RecordedTexts> {
         let fields = stage.train.objective.recorded();
         let texts = fields.into_iter().map(|field| Ok((field.to_owned(), all_examples(stage, field)?)));
-        Ok(Recorded(texts.collect::<Result<_>>()?))
+        Ok(RecordedTexts(texts.collect::<Result<_>>()?))
     }
 
     /// One number per field: the mean over all tokens of the rows, end tokens included.

@@ -1,4 +1,4 @@
-//! The state of training between two steps, from which it goes on as if it had never stopped.
+//! Saves and restores the state between two steps, so that training continues as if it had never stopped.
 //!
 //! Random numbers are keyed by step, prompt and sample, so they need no state. What can be recomputed with
 //! the same bits is left out: the order of an epoch, frozen models' hidden states, rollouts that teachers
@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use mopd_compiler::expr::graph::NodeId;
 
 use super::Trainer;
-use super::losses::Validated;
+use super::losses::ValidationLoss;
 use super::part::{Rollouts, StagePart};
 use super::sequences::Sequences;
 use super::vocabulary::{LmHead, Logits};
@@ -22,7 +22,7 @@ use crate::store::state::{
 };
 use crate::zip::zip_equal;
 
-/// How a stage goes on from a state.
+/// Whether a stage resumes its own state or continues from another stage's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RestoreMode {
     /// The state is the stage's own.
@@ -50,7 +50,7 @@ impl Trainer<'_> {
         let first = parts.remove(0);
         let (turn, others) = (0, Vec::new());
         let losses = self.losses.position();
-        let validated = self.losses.validated.map(|Validated { step, loss }| (step, loss.to_bits()));
+        let validated = self.losses.validated.map(|ValidationLoss { step, loss }| (step, loss.to_bits()));
         let position = TrainPosition {
             step,
             turn,
@@ -67,14 +67,19 @@ impl Trainer<'_> {
         TrainState { position, tensors, record }
     }
 
-    /// Restores the state. An error says how state and stage differ; the trainer is then unusable.
+    /// Restores the state. An error describes how state and stage differ; the trainer is then unusable.
     pub(super) fn restore(&mut self, state: &TrainState, mode: RestoreMode) -> Result<(), String> {
         let TrainState { position, tensors, .. } = state;
         if mode == RestoreMode::Fork && self.privacy.is_some() {
-            return Err("what its steps told of the data is not in this stage's privacy budget".to_owned());
+            return Err(
+                "this stage's privacy budget does not account for the steps before the fork".to_owned()
+            );
         }
         if position.step > self.stage.steps {
-            return Err(format!("it is of step {}, beyond the stage's {}", position.step, self.stage.steps));
+            return Err(format!(
+                "it is from step {}, but the stage has only {}",
+                position.step, self.stage.steps
+            ));
         }
         self.trained.restore(&self.model, tensors)?;
         self.optimizer.restore(tensors, position.updates)?;
@@ -100,14 +105,14 @@ impl Trainer<'_> {
         }
         if all.len() != self.parts.len() {
             return Err(format!(
-                "it has {} sets of completions, where the stage has {}",
+                "it has {} sets of completions, but the stage has {}",
                 all.len(),
                 self.parts.len()
             ));
         }
         self.losses.restore(&position.losses)?;
         self.losses.states.restore(&position.states)?;
-        let validated = |(step, loss)| Validated { step, loss: f64::from_bits(loss) };
+        let validated = |(step, loss)| ValidationLoss { step, loss: f64::from_bits(loss) };
         self.losses.validated = position.validated.map(validated);
         let model = &self.model;
         zip_equal(&mut self.parts, all)
@@ -187,22 +192,23 @@ impl StagePart<'_> {
         tensors: &StateTensors,
     ) -> Result<Rollouts, String> {
         let sources = &self.stage.sources;
-        let known =
-            |sequence: &Sequence| self.stage.knows(Draw { source: sequence.source, record: sequence.record });
+        let known = |sequence: &Sequence| {
+            self.stage.contains(Draw { source: sequence.source, record: sequence.record })
+        };
         if !sequences.iter().all(known) {
-            return Err("its rollouts are of prompts that the stage does not have".to_owned());
+            return Err("its rollouts have prompts that the stage does not have".to_owned());
         }
         let sizes = match of_group {
             GroupSizes::Alike(size) => vec![*size; sequences.len() / size.max(&1)],
             GroupSizes::Each(sizes) => sizes.clone(),
         };
         if sizes.contains(&0) || sizes.iter().sum::<usize>() != sequences.len() {
-            return Err("its rollouts are in groups that do not fit".to_owned());
+            return Err("its rollouts have groups of another size".to_owned());
         }
         let mut rest = sequences.iter().cloned();
         let groups = sizes.iter().map(|size| rest.by_ref().take(*size).collect()).collect::<Vec<_>>();
         if self.kept.is_some() && draws.len() != groups.len() {
-            return Err("it does not say where its sequences stand in the data".to_owned());
+            return Err("it has no valid positions of its sequences in the data".to_owned());
         }
         let device = self.stage.place.device;
         let policy = match tensors.0.contains_key(&self.name("policy.hidden")) {
@@ -215,7 +221,7 @@ impl StagePart<'_> {
             false => None,
         };
         if dropped.as_ref().is_some_and(|dropped| dropped.len() != self.stage.sections().len()) {
-            return Err("its rollouts are of teachers that the stage does not have".to_owned());
+            return Err("its rollouts have teachers that the stage does not have".to_owned());
         }
         let sequences = Sequences::of_groups(groups, sources.len())
             .drawn(draws.clone())

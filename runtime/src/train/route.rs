@@ -1,4 +1,4 @@
-//! Which teacher scores which prompt. Where the data decides, that happens row by row when it is read.
+//! The routing of prompts to teachers. Routes by data are evaluated row by row when the data is read.
 
 use std::sync::Arc;
 
@@ -24,14 +24,14 @@ pub struct SourceTeachers {
 pub struct RoutedTeacher {
     pub name: String,
     pub weights: Teacher,
-    /// What it reads in place of the prompt.
+    /// The view that it reads in place of the prompt.
     pub sees: Option<View>,
     /// Whether it has another tokenizer: see [`TeacherChoice::own_tokens`].
     pub own_tokens: bool,
 }
 
 impl RoutedTeacher {
-    fn of(choice: &TeacherChoice) -> RoutedTeacher {
+    fn from_choice(choice: &TeacherChoice) -> RoutedTeacher {
         let TeacherChoice { domain: _, when: _, name, teacher, sees, own_tokens } = choice.clone();
         RoutedTeacher { name, weights: teacher, sees, own_tokens }
     }
@@ -41,7 +41,7 @@ impl SourceTeachers {
     /// One teacher for every prompt.
     #[cfg(test)]
     pub fn all(choice: &TeacherChoice) -> SourceTeachers {
-        SourceTeachers { teachers: vec![RoutedTeacher::of(choice)], of_record: None }
+        SourceTeachers { teachers: vec![RoutedTeacher::from_choice(choice)], of_record: None }
     }
 
     /// The teachers of a stage for the prompts of a domain; none where the stage has no route.
@@ -53,7 +53,7 @@ impl SourceTeachers {
         let mut teachers: Vec<RoutedTeacher> = Vec::new();
         let mut of_arm = Vec::new();
         for arm in train.arms(domain).take(conditions.len() + 1) {
-            let teacher = RoutedTeacher::of(arm);
+            let teacher = RoutedTeacher::from_choice(arm);
             let known = teachers.iter().position(|known| *known == teacher);
             of_arm.push(known.unwrap_or(teachers.len()) as u32);
             if known.is_none() {
@@ -65,7 +65,7 @@ impl SourceTeachers {
         }
         let arms = dataset.arms(&conditions).ok_or_else(|| {
             let message =
-                format!("{} was read without the fields that a route reads", dataset.path.display());
+                format!("{} was read without the fields that the route needs", dataset.path.display());
             Error::new(FailureKind::Runtime, message)
         })?;
         let of_record = arms.iter().enumerate().map(|(record, arm)| {
@@ -138,7 +138,7 @@ impl Stage<'_> {
     }
 
     /// Whether the stage has the prompt.
-    pub fn knows(&self, Draw { source, record }: Draw) -> bool {
+    pub fn contains(&self, Draw { source, record }: Draw) -> bool {
         self.sources.get(source).is_some_and(|source| record < source.prompts.dataset.len())
     }
 

@@ -22,9 +22,9 @@ use super::models::{FrozenDecoder, ModelScorer, ScorerRef};
 use super::part::{Rollouts, Scoring};
 use super::sequences::Sequences;
 use super::spans::rest_of;
-use super::views::{Shown, available};
-use super::vocabulary::{LmHead, Logits, Mapped, Parameters, Primitive, Quantity, Spans, Vocabulary};
-use super::{Source, Stage, panels, served};
+use super::views::{ScorerPrompts, available};
+use super::vocabulary::{LmHead, Logits, MappedLogits, Parameters, Primitive, Quantity, Spans, Vocabulary};
+use super::{Source, Stage, panels, remote_scores};
 use crate::failure::{Error, Result};
 use crate::machine::transfer::to_vec;
 use crate::machine::transfer::upload;
@@ -73,7 +73,7 @@ pub fn score(scoring: &Scoring, rollouts: &Rollouts, step: u32) -> Result<(Batch
         };
         others.push((role, logits));
     }
-    scoring.models.let_go();
+    scoring.models.release();
 
     let recorded = scoring.recorded.signals(scoring, sequences)?;
     let mut forward = ScoringPass::new(scoring, rollouts, others, spans)?;
@@ -138,7 +138,7 @@ fn logits_of(
         .then(|| Spans::of_tokens(role, sequences.layout.tokens(), stage.place.device));
     let mut parts: Vec<Option<Logits>> = runs.iter().map(|_| None).collect();
     let passes = passes(&runs, stage.routes_by_data());
-    let of_servers = served::logits(scoring, &passes, &runs, sequences, step)?;
+    let of_servers = remote_scores::logits(scoring, &passes, &runs, sequences, step)?;
     for ((scored, pass), of_server) in zip_equal(&passes, of_servers) {
         let scorer = match scored {
             ScorerRef::Model(scorer) => scorer,
@@ -168,7 +168,7 @@ fn logits_of(
             let (objective, there) = (&stage.train.objective, (stage.place, &logits));
             let rest = rest_of(objective, role, &reading, other, there, &targets)?;
             spans.set(tokens.start, reading.tokens, &reading.spans, rest);
-            let mapped = Mapped::new(logits, reading.rows(), other.columns(stage.place.device));
+            let mapped = MappedLogits::new(logits, reading.rows(), other.columns(stage.place.device));
             parts[*run] = Some(Logits::Mapped(mapped));
             continue;
         }
@@ -184,8 +184,8 @@ fn logits_of(
             Some(kept) => kept,
             None => {
                 let members = || pass.iter().flat_map(|run| runs[*run].members.clone());
-                let context = decoder().config().context;
-                let shown = Shown::new(stage, (sees, context), sequences, members(), scoring.now(step))?;
+                let view = (sees, decoder().config().context);
+                let shown = ScorerPrompts::new(stage, view, sequences, members(), scoring.now(step))?;
                 let micro_batches = sequences.micro_batches(stage, members(), &shown);
                 hidden(stage, decoder(), sequences, &micro_batches, &shown)
             }
@@ -234,7 +234,7 @@ pub fn runs(scoring: &Scoring, role: Role, sequences: &Sequences) -> Result<Vec<
         // A role that the objective does not read is only a part of compositions, on the prompts they score.
         let asked = matches!(role, Role::TEACHER | Role::REFERENCE) || stage.train.objective.reads(role);
         if run[0].is_none() && asked {
-            return Err(nobody(scoring, role, source));
+            return Err(missing_scorer(scoring, role, source));
         }
         let tokens = sequences.tokens(members.start).start..sequences.tokens(members.end - 1).end;
         runs.push(ScoringRun { scored: run[0], sources, members, tokens });
@@ -243,7 +243,7 @@ pub fn runs(scoring: &Scoring, role: Role, sequences: &Sequences) -> Result<Vec<
 }
 
 /// The error for a domain that has no scorer for a role.
-pub fn nobody(scoring: &Scoring, role: Role, source: &Source) -> Error {
+pub fn missing_scorer(scoring: &Scoring, role: Role, source: &Source) -> Error {
     match role {
         Role::TEACHER => no_teacher(source),
         _ => {
@@ -290,7 +290,7 @@ pub fn hidden(
     decoder: ScoringDecoder,
     sequences: &Sequences,
     micro_batches: &[Vec<usize>],
-    shown: &Shown,
+    shown: &ScorerPrompts,
 ) -> Tensor {
     let parts = decoder.hidden(micro_batches.iter().map(|members| sequences.packed(stage, members, shown)));
     in_order(&parts, micro_batches.iter().flatten().copied(), sequences, stage.place.device)
@@ -326,14 +326,15 @@ impl ScoringPass {
     ) -> Result<ScoringPass> {
         let Scoring { stage, model, .. } = *scoring;
         let sequences = &rollouts.sequences;
-        let micro_batches = sequences.micro_batches(stage, 0..sequences.list.len(), &Shown::Own);
+        let own = &ScorerPrompts::Own;
+        let micro_batches = sequences.micro_batches(stage, 0..sequences.list.len(), own);
         let trace = match micro_batches.as_slice() {
-            [all] => Some(rollouts.trace(stage, model, &sequences.packed(stage, all, &Shown::Own))),
+            [all] => Some(rollouts.trace(stage, model, &sequences.packed(stage, all, own))),
             _ => None,
         };
         let of_layers = match &trace {
             Some(trace) => trace.hidden.shallow_clone(),
-            None => hidden(stage, ScoringDecoder::Held(model), sequences, &micro_batches, &Shown::Own),
+            None => hidden(stage, ScoringDecoder::Held(model), sequences, &micro_batches, own),
         };
         let targets = upload(&sequences.targets(), stage.place.device);
         let second = model.second_pass(&of_layers, &targets, &sequences.second_tokens()).map(Rc::new);

@@ -4,11 +4,11 @@ use std::iter::zip;
 use std::ops::Range;
 use std::rc::Rc;
 
-use mopd_compiler::expr::batch::{Domains, Layout, Runs};
+use mopd_compiler::expr::batch::{Domains, Layout, TokenPartition};
 
 use super::Stage;
 use super::batches::Group;
-use super::views::Shown;
+use super::views::ScorerPrompts;
 use crate::data::mixture::Draw;
 use crate::model::PackedBatch;
 use crate::rollout::{Debate, Sequence};
@@ -172,7 +172,7 @@ impl Sequences {
     }
 
     /// The completions of some sequences after the prompts in `shown`, packed for one forward pass.
-    pub fn packed(&self, stage: &Stage, members: &[usize], shown: &Shown) -> PackedBatch {
+    pub fn packed(&self, stage: &Stage, members: &[usize], shown: &ScorerPrompts) -> PackedBatch {
         let members = members.iter().map(|member| {
             let sequence = &self.list[*member];
             (
@@ -190,7 +190,7 @@ impl Sequences {
         &self,
         stage: &Stage,
         members: impl IntoIterator<Item = usize>,
-        shown: &Shown,
+        shown: &ScorerPrompts,
     ) -> Vec<Vec<usize>> {
         let mut members: Vec<usize> = members.into_iter().collect();
         let Some(size) =
@@ -207,11 +207,11 @@ impl Sequences {
 }
 
 /// The student's turns (tokens that it wrote without interruption), where any sequence has several.
-fn turns(list: &[Sequence]) -> Option<Runs> {
+fn turns(list: &[Sequence]) -> Option<TokenPartition> {
     if !list.iter().any(|sequence| sequence.written.is_some() && sequence.turns().count() > 1) {
         return None;
     }
-    let mut runs = Runs { of_token: Vec::new(), parent: Vec::new() };
+    let mut runs = TokenPartition { of_token: Vec::new(), parent: Vec::new() };
     for (index, sequence) in list.iter().enumerate() {
         for turn in sequence.turns() {
             runs.of_token.resize(runs.of_token.len() + turn.len(), runs.parent.len() as u32);

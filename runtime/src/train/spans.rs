@@ -1,7 +1,7 @@
 //! Divergences that count entries with the probability of their whole span, where a teacher has another
 //! tokenizer. The span's tokens after the first are read before them, and have a gradient of their own.
 
-use mopd_compiler::plan::{Divergence, Live, LivePrimitive, Mass, Objective, Role, Signal, Support};
+use mopd_compiler::plan::{Divergence, Live, LivePrimitive, Objective, Role, Signal};
 use tch::Tensor;
 
 use super::data_signals::missing;
@@ -14,13 +14,6 @@ use crate::machine::transfer::to_vec;
 use crate::tokenizer::Token;
 use crate::zip::zip_equal;
 
-/// Whether a divergence counts entries with the probability of their whole span: that of the first token
-/// times those of the tokens after it. The full vocabulary and renormalised supports are distributions of the
-/// first token alone.
-pub fn is_of_spans(divergence: &Divergence) -> bool {
-    divergence.mass == Mass::Raw && divergence.support != Support::Full
-}
-
 /// The divergences of an objective that count whole spans.
 fn of_spans(objective: &Objective) -> Vec<Divergence> {
     let read = objective.graph.signals(&objective.outputs()).into_iter().filter_map(|signal| match signal {
@@ -31,7 +24,7 @@ fn of_spans(objective: &Objective) -> Vec<Divergence> {
         Live::Divergence(divergence) => Some(divergence.clone()),
         _ => None,
     });
-    read.chain(live).filter(is_of_spans).collect()
+    read.chain(live).filter(Divergence::is_of_spans).collect()
 }
 
 /// The temperature of the divergences that count whole spans of these roles, for all tokens of a span; `None`
@@ -41,10 +34,10 @@ fn of_spans(objective: &Objective) -> Vec<Divergence> {
 /// If there are several such temperatures.
 fn temperature(objective: &Objective, roles: &[Role]) -> Result<Option<f64>> {
     let mut all = of_spans(objective);
-    all.retain(|divergence| divergence.roles().iter().any(|role| roles.contains(role)));
+    all.retain(|divergence| divergence.sides().iter().any(|role| roles.contains(role)));
     let Some(first) = all.first().map(|divergence| divergence.temperature) else { return Ok(None) };
     if all.iter().any(|divergence| divergence.temperature != first) {
-        let why = "divergences with `mass: raw` between two tokenizers have one temperature in this version";
+        let why = "divergences with `mass: raw` between two tokenizers must all have one temperature";
         return Err(missing("a second temperature of such a divergence", why, objective)
             .help("give all of them the same `temperature`"));
     }
@@ -91,9 +84,9 @@ impl ScoringPass {
     pub fn of_spans<'o>(&self, objective: &'o Objective) -> Vec<(usize, &'o Divergence, &Spans)> {
         let of_spans = |(index, live): (usize, &'o LivePrimitive)| {
             let Live::Divergence(divergence) = &live.primitive else { return None };
-            let roles = divergence.roles();
-            let spans = self.vocabulary.spans.iter().find(|spans| roles.contains(&spans.role))?;
-            (is_of_spans(divergence) && !spans.follow.is_empty()).then_some((index, divergence, spans))
+            let sides = divergence.sides();
+            let spans = self.vocabulary.spans.iter().find(|spans| sides.contains(&spans.role))?;
+            (divergence.is_of_spans() && !spans.follow.is_empty()).then_some((index, divergence, spans))
         };
         objective.live.iter().enumerate().filter_map(of_spans).collect()
     }

@@ -9,11 +9,11 @@ use mopd_compiler::plan::{Objective, Train};
 
 use super::cached_scores::CachedScores;
 use super::checkpoints::{CheckpointWriter, Checkpoints, WriteWhen};
-use super::guards::Acted;
+use super::guards::TriggeredGuard;
 use super::learners::{Learners, LearnersPosition};
 use super::non_finite::check_learning_rate;
 use super::restore::RestoreMode;
-use super::{Finished, Stage, Stopped, TrainedModel, exchange};
+use super::{FinishedTraining, Stage, StoppedTraining, TrainedModel, exchange};
 use crate::failure::{Error, Result};
 use crate::model::Weights;
 use crate::report::Record;
@@ -23,11 +23,14 @@ use mopd_kernels::os::trim_heap;
 
 /// The help text after a guard stopped a stage.
 const STOPPED: &str =
-    "its checkpoint is kept: with the guard changed or removed, the next run goes on from there";
+    "its checkpoint is kept: if the guard is changed or removed, the next run resumes from it";
 
 /// Trains to the last step. An interrupted run leaves a checkpoint: before the current step if its rollouts
 /// were interrupted, else before the next step.
-pub fn train(stage: &Stage, checkpoints: Option<Checkpoints>) -> Result<Finished, Box<Stopped>> {
+pub fn train(
+    stage: &Stage,
+    checkpoints: Option<Checkpoints>,
+) -> Result<FinishedTraining, Box<StoppedTraining>> {
     train_in_turns(std::slice::from_ref(stage), checkpoints)
 }
 
@@ -35,7 +38,7 @@ pub fn train(stage: &Stage, checkpoints: Option<Checkpoints>) -> Result<Finished
 pub fn train_in_turns(
     stages: &[Stage],
     mut checkpoints: Option<Checkpoints>,
-) -> Result<Finished, Box<Stopped>> {
+) -> Result<FinishedTraining, Box<StoppedTraining>> {
     let started = Instant::now();
     let own: Vec<Vec<Train<Objective>>> = stages.iter().map(|stage| stage.train.own_parts()).collect();
     let parts: Vec<Vec<Stage>> = zip_equal(stages, &own).map(|(stage, own)| stage.parts(own)).collect();
@@ -55,12 +58,14 @@ pub fn train_in_turns(
             started,
             before: 0.0,
         },
-        Err(error) => return Err(Box::new(Stopped { error, last_good: None, record: Record::default() })),
+        Err(error) => {
+            return Err(Box::new(StoppedTraining { error, last_good: None, record: Record::default() }));
+        }
     };
     match training.train_on(from) {
         Ok(()) => training.finished(),
-        Err(Halt { error, last_good }) => {
-            Err(Box::new(Stopped { error, last_good, record: training.record }))
+        Err(EarlyStop { error, last_good }) => {
+            Err(Box::new(StoppedTraining { error, last_good, record: training.record }))
         }
     }
 }
@@ -73,15 +78,15 @@ fn learners<'a>(parts: &'a [Vec<Stage<'a>>], checkpoints: Option<&Checkpoints<'a
 }
 
 /// Why training stopped early.
-struct Halt {
+struct EarlyStop {
     error: Error,
-    /// See [`Stopped::last_good`].
+    /// See [`StoppedTraining::last_good`].
     last_good: Option<Weights>,
 }
 
-impl From<Error> for Halt {
-    fn from(error: Error) -> Halt {
-        Halt { error, last_good: None }
+impl From<Error> for EarlyStop {
+    fn from(error: Error) -> EarlyStop {
+        EarlyStop { error, last_good: None }
     }
 }
 
@@ -107,20 +112,21 @@ impl TrainingLoop<'_> {
     }
 
     /// Trains from the first step, or from a state, to the last step.
-    fn train_on(&mut self, from: Option<(TrainState, RestoreMode)>) -> Result<(), Halt> {
+    fn train_on(&mut self, from: Option<(TrainState, RestoreMode)>) -> Result<(), EarlyStop> {
         let first = match from {
-            Some((state, mode)) => self.go_on_from(state, mode)?,
+            Some((state, mode)) => self.resume_from(state, mode)?,
             None => LearnersPosition::default(),
         };
         // Warnings of these guards were given when the steps were done.
-        if let Some(stop) = self.learners.look_back(&self.record).into_iter().find(Acted::stops) {
+        if let Some(stop) = self.learners.replay_guards(&self.record).into_iter().find(TriggeredGuard::stops)
+        {
             return Err(stop.error(STOPPED).into());
         }
         self.writer = self.checkpoints.map(|checkpoints| CheckpointWriter::new(checkpoints, first));
         for step in first.step..self.stage.steps {
             self.extrapolate(step)?;
             self.step(step, first)?;
-            self.obey_guards(step)?;
+            self.apply_guards(step)?;
             if step + 1 < self.stage.steps {
                 self.keep(LearnersPosition::before(step + 1), WriteWhen::Due);
             }
@@ -132,8 +138,8 @@ impl TrainingLoop<'_> {
     }
 
     /// Restores a state. Returns the position of the first turn after it.
-    fn go_on_from(&mut self, state: TrainState, mode: RestoreMode) -> Result<LearnersPosition> {
-        let position = LearnersPosition::of(&state);
+    fn resume_from(&mut self, state: TrainState, mode: RestoreMode) -> Result<LearnersPosition> {
+        let position = LearnersPosition::from_state(&state);
         match (self.learners.restore(&state, mode), mode) {
             (Ok(()), _) => {
                 (self.before, self.record) = (state.position.seconds, state.record);
@@ -142,8 +148,8 @@ impl TrainingLoop<'_> {
             (Err(problem), RestoreMode::Resume) => {
                 let (name, step) = (self.stage.name, position.step);
                 self.stage.control.warn(format!(
-                    "the checkpoint of `{name}` at step {step} can't be restored, so the stage starts again \
-                     from its first step: {problem}"
+                    "the checkpoint of `{name}` at step {step} cannot be restored, so the stage starts \
+                    again from its first step: {problem}"
                 ));
                 self.learners = learners(self.parts, self.checkpoints)?;
                 Ok(LearnersPosition::default())
@@ -153,7 +159,7 @@ impl TrainingLoop<'_> {
     }
 
     /// Extrapolates the weights after `steps` steps, where the stage asks for it.
-    fn extrapolate(&mut self, steps: u32) -> Result<(), Halt> {
+    fn extrapolate(&mut self, steps: u32) -> Result<(), EarlyStop> {
         let Err(error) = self.learners.extrapolate(steps, &mut self.record) else { return Ok(()) };
         // An interrupted extrapolation leaves everything as the step did.
         if self.stage.control.interrupted() || matches!(error, Error::Interrupted) {
@@ -163,12 +169,12 @@ impl TrainingLoop<'_> {
     }
 
     /// A step: each model's turn, without the turns before `first`, where the stage was resumed.
-    fn step(&mut self, step: u32, first: LearnersPosition) -> Result<(), Halt> {
+    fn step(&mut self, step: u32, first: LearnersPosition) -> Result<(), EarlyStop> {
         let mut events = Vec::new();
         for turn in 0..self.learners.0.len() as u32 {
             let position = LearnersPosition { step, turn };
             let learner = self.learners.of_turn(turn);
-            if position < first || !self.learners.0[learner].stage.turn.comes(step) {
+            if position < first || !self.learners.0[learner].stage.turn.is_due(step) {
                 continue;
             }
             if let Err(error) = exchange::all_or_none(self.stage, self.stage.control.check()) {
@@ -183,7 +189,7 @@ impl TrainingLoop<'_> {
         Ok(())
     }
 
-    fn turn(&mut self, position: LearnersPosition, learner: usize) -> Result<Event, Halt> {
+    fn turn(&mut self, position: LearnersPosition, learner: usize) -> Result<Event, EarlyStop> {
         let step = position.step;
         let trainer = &mut self.learners.0[learner];
         let data = trainer.positions();
@@ -203,18 +209,18 @@ impl TrainingLoop<'_> {
         let trainer = &self.learners.0[learner];
         let last_good = (!finite).then(|| trainer.trained.weights(&trainer.model));
         let error = match trainer.stage.turn.name {
-            Some(turn) => error.behind(&format!("`step {turn}`: ")),
+            Some(turn) => error.with_prefix(&format!("`step {turn}`: ")),
             None => error,
         };
-        Err(Halt { error: error.at_step(step), last_good })
+        Err(EarlyStop { error: error.at_step(step), last_good })
     }
 
-    /// Reports what guards did after a step, and stops the stage if a guard says so.
-    fn obey_guards(&mut self, step: u32) -> Result<(), Halt> {
-        let acted = self.learners.acted();
-        let warnings = acted.iter().filter(|acted| !acted.stops());
-        warnings.for_each(|acted| self.stage.control.warn(acted.message()));
-        let Some(stop) = acted.iter().find(|acted| acted.stops()) else { return Ok(()) };
+    /// Reports the guards' actions after a step, and stops the stage if one of them is a stop.
+    fn apply_guards(&mut self, step: u32) -> Result<(), EarlyStop> {
+        let triggered = self.learners.triggered();
+        let warnings = triggered.iter().filter(|triggered| !triggered.stops());
+        warnings.for_each(|triggered| self.stage.control.warn(triggered.message()));
+        let Some(stop) = triggered.iter().find(|triggered| triggered.stops()) else { return Ok(()) };
         self.keep(LearnersPosition::before(step + 1), WriteWhen::Now);
         Err(stop.error(STOPPED).into())
     }
@@ -223,13 +229,13 @@ impl TrainingLoop<'_> {
     fn keep(&mut self, position: LearnersPosition, when: WriteWhen) {
         let Some(wanted) = self.writer.as_ref().map(|writer| writer.wants(position, when)) else { return };
         // Without its peers this process has only a part of the state. The next exchange reports the loss.
-        if !exchange::first_wants(self.stage, wanted).unwrap_or(false) {
+        if !exchange::decision_of_first(self.stage, wanted).unwrap_or(false) {
             return;
         }
         let (begun, seconds) = (Instant::now(), self.seconds());
         let mut state = self.learners.state(position, seconds, std::mem::take(&mut self.record));
         // The state is incomplete if a peer is lost during the exchange.
-        let whole = self.learners.make_whole(&mut state).is_ok();
+        let whole = self.learners.gather_state(&mut state).is_ok();
         if let Some(writer) = self.writer.as_mut().filter(|_| whole) {
             writer.write(self.stage.name, &state, begun, when, self.stage.control);
         }
@@ -239,14 +245,14 @@ impl TrainingLoop<'_> {
         trim_heap();
     }
 
-    fn finished(self) -> Result<Finished, Box<Stopped>> {
+    fn finished(self) -> Result<FinishedTraining, Box<StoppedTraining>> {
         let seconds = self.seconds();
         let found = self.learners.0[0].parts[0].kept.as_ref().map(CachedScores::found);
         match self.learners.trained_models() {
             Ok((TrainedModel { weights, adapter }, others)) => {
-                Ok(Finished { weights, adapter, others, record: self.record, found, seconds })
+                Ok(FinishedTraining { weights, adapter, others, record: self.record, found, seconds })
             }
-            Err(error) => Err(Box::new(Stopped { error, last_good: None, record: self.record })),
+            Err(error) => Err(Box::new(StoppedTraining { error, last_good: None, record: self.record })),
         }
     }
 }
@@ -274,5 +280,8 @@ fn of_step(mut events: Vec<(usize, Event)>) -> Option<Event> {
 
 fn no_fork(step: u32, problem: &str) -> Error {
     let message = format!("cannot fork from the checkpoint of step {step}: {problem}");
-    Error::new(FailureKind::Runtime, message).help("run it without the fork: it begins with its first step")
+    Error::new(FailureKind::Runtime, message).help(
+        "run it without the fork: it then starts from its \
+        first step",
+    )
 }

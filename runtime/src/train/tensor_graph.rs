@@ -36,7 +36,8 @@ pub fn apply(function: Function, operands: &[Tensor]) -> Tensor {
     match (function, operands) {
         (Negate, [x]) => x.neg(),
         (Not, [x]) => truth(x.eq(0.0)),
-        (Abs, [x]) => x.abs(),
+        // Its derivative at 0 is 0, whatever comes back: a product with the sign gives 0 * infinity.
+        (Abs, [x]) => x.where_self(&x.gt(0.0), &x.neg().where_self(&x.lt(0.0), &x.detach().abs())),
         (Exp, [x]) => x.exp(),
         (Log, [x]) => x.log(),
         (Log1p, [x]) => x.log1p(),
@@ -44,7 +45,8 @@ pub fn apply(function: Function, operands: &[Tensor]) -> Tensor {
         (Tanh, [x]) => x.tanh(),
         (Sigmoid, [x]) => x.sigmoid(),
         (Cos, [x]) => x.cos(),
-        (Floor, [x]) => x.floor(),
+        // No gradient flows, not even 0, which would meet infinity further back.
+        (Floor, [x]) => x.detach().floor(),
         // NaN passes no gradient.
         (Relu, [x]) => x.where_self(&x.gt(0.0), &x.detach().clamp_min(0.0)),
         (Add, [a, b]) => a + b,

@@ -1,4 +1,4 @@
-//! Steps against a plain implementation in double precision: one sequence at a time, whole tensors,
+//! Training steps against a plain implementation in double precision: one sequence at a time, whole tensors,
 //! derivatives by libtorch.
 
 use std::cell::RefCell;
@@ -178,7 +178,7 @@ impl Fixture {
             place: Place::cpu(),
             kind: Kind::Float,
             environments: Environments::In(self.folder.path()),
-            servers: &crate::served::NO_SERVERS,
+            servers: &crate::remote::NO_SERVERS,
             peers: None,
             control: &self.control,
         }
@@ -373,7 +373,7 @@ fn objectives() -> Vec<(Objective, Terms)> {
     ]
 }
 
-/// Mean over tokens, then over sequences.
+/// The loss and its gradient in double precision: the mean over tokens, then over sequences.
 fn expected(stage: &Stage, sequences: &Sequences, models: &[Arc<Weights>], terms: Terms) -> (f64, Vec<f64>) {
     let student = Reference::new(&models[0]);
     let teachers = [Reference::new(&models[1]), Reference::new(&models[2])];
@@ -399,11 +399,11 @@ fn expected(stage: &Stage, sequences: &Sequences, models: &[Arc<Weights>], terms
 
 const ROUTED: [Teacher; 2] = [Teacher::Model(ModelId(1)), Teacher::Model(ModelId(2))];
 
-/// The first step's loss, gradient and sequences.
+/// The loss, gradient and rollouts of the first step.
 fn first_step<'a>(stage: &'a Stage<'a>) -> (f64, Vec<f32>, Rollouts) {
     let mut trainer = Trainer::new(stage).unwrap();
     let rollouts = trainer.rollouts_of(0).unwrap().remove(0);
-    let Evaluated { outputs, gradient, .. } =
+    let EvaluatedBatch { outputs, gradient, .. } =
         trainer.evaluate(0, &rollouts, 0).map_err(|(error, _)| error).unwrap();
     let gradient = to_vec(&gradient.part(0..gradient.parameters()));
     (f64::from(outputs.get(stage.train.objective.loss)[0]), gradient, rollouts)
@@ -417,7 +417,7 @@ fn apart(got: &[f32], expected: &[f64]) -> f64 {
         / largest
 }
 
-/// Completions of 2 to 8 tokens after prompts of 6 to 14; tied and untied; every division into micro-batches.
+/// Completions of 2 to 8 tokens after prompts of 6 to 14; tied and untied models; several micro-batch sizes.
 #[test]
 fn loss_and_gradient_equal_the_reference_however_the_batch_is_divided() {
     let fixture = Fixture::new();
@@ -455,14 +455,14 @@ fn averages(index: usize) -> Teacher {
     )
 }
 
-/// Weights after training, and the steps' rows.
+/// The weights after training, and the metrics of all steps.
 fn trained_to_the_end(stage: &Stage) -> (Vec<f32>, Vec<StepMetrics>) {
     let finished = super::train(stage, None).map_err(|stopped| stopped.error).unwrap();
     (finished.weights.values().into_owned(), finished.record.rows)
 }
 
-/// Two models of one checkpoint are one. A teacher that stays in memory and one that is loaded at every step
-/// give the same bits.
+/// Two names for one checkpoint are one model. A teacher that stays in memory and one that is loaded at every
+/// step give the same bits.
 #[test]
 fn one_teacher_is_the_same_however_it_is_reached() {
     let fixture = Fixture::new();
@@ -471,7 +471,7 @@ fn one_teacher_is_the_same_however_it_is_reached() {
     let train = train(direct(Support::Full, Mass::Raw), 1);
     let stage = fixture.stage(&train, one, &models[..2]);
     let (expected, _) = trained_to_the_end(&stage);
-    // Under two names.
+    // One teacher under two names.
     let shared = [models[0].clone(), models[1].clone(), models[1].clone()];
     let two_names = fixture.stage(&train, ROUTED, &shared);
     assert_eq!(trained_to_the_end(&two_names).0, expected);
@@ -493,7 +493,7 @@ fn one_teacher_is_the_same_however_it_is_reached() {
     assert_eq!(to_vec(trainer.model.flat()), expected);
 }
 
-/// With the student as its teacher, the divergence is only rounding, here far below 1e-5 nats per token.
+/// If the student is its own teacher, the divergence is only rounding, here far below 1e-5 nats per token.
 #[test]
 fn a_student_that_is_its_teacher_diverges_by_rounding_alone() {
     let fixture = Fixture::new();
@@ -537,7 +537,7 @@ fn vocab_size_is_that_of_the_student_s_tokenizer() {
         let stage = fixture.stage(&train, own, &models);
         let mut trainer = Trainer::new(&stage).unwrap();
         let rollouts = trainer.rollouts_of(0).unwrap().remove(0);
-        let Evaluated { batch, outputs, .. } =
+        let EvaluatedBatch { batch, outputs, .. } =
             trainer.evaluate(0, &rollouts, 0).map_err(|(error, _)| error).unwrap();
         let entropies = batch.signal(&Signal::Entropy { role: Role::Student }).unwrap();
         let terms = outputs.get(train.objective.terms[0].value);

@@ -36,7 +36,7 @@ impl Tags {
             return Ok(None);
         }
         let tokenizer = stage.start.tokenizer.clone();
-        let bytes = TokenBytes::of(&tokenizer)?;
+        let bytes = TokenBytes::new(&tokenizer)?;
         Ok(Some(Tags { names, tokenizer, bytes }))
     }
 
@@ -134,10 +134,10 @@ mod tests {
 
     /// Qwen3 has the tags as tokens of their own.
     #[test]
-    fn tags_of_a_tokenizer() {
+    fn tags_are_found_where_they_are_single_tokens() {
         for name in ["qwen3", "llama3", "gemma"] {
             let tokenizer = Arc::new(pretrained(name));
-            let bytes = TokenBytes::of(&tokenizer).unwrap();
+            let bytes = TokenBytes::new(&tokenizer).unwrap();
             let tags = Tags { names: Vec::new(), tokenizer: tokenizer.clone(), bytes };
             let tokens = tokenizer.encode("so<think>two and two</think>four").unwrap();
             let found = inside("think", &[], &tags.texts(&tokens));

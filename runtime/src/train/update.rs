@@ -4,13 +4,13 @@
 use tch::no_grad_guard;
 
 use super::optimizer::{OptimizerState, sum_of_squares};
-use super::trained::Trained;
+use super::trained::TrainedParameters;
 use super::{Stage, Trainer, exchange};
 use crate::failure::Result;
 use crate::model::{Decoder, ExpertLoad, Gradient};
 
 /// The optimizer of all trained parameters, or of the part of this process.
-pub(super) fn optimizer(stage: &Stage, trained: &Trained, model: &Decoder) -> OptimizerState {
+pub(super) fn optimizer(stage: &Stage, trained: &TrainedParameters, model: &Decoder) -> OptimizerState {
     let (parameters, decayed) = trained.parameters(model);
     let settings = &stage.train.optimizer;
     let Some(peers) = stage.peers else { return OptimizerState::new(settings, &parameters, decayed) };

@@ -4,9 +4,9 @@ use mopd_compiler::plan::{Role, Validation};
 use tch::{Kind, Tensor, no_grad_guard};
 
 use super::batches::data::all_examples;
-use super::losses::Validated;
+use super::losses::ValidationLoss;
 use super::sequences::Sequences;
-use super::views::Shown;
+use super::views::ScorerPrompts;
 use super::vocabulary::{LmHead, Logits, Quantity, Vocabulary};
 use super::{Stage, Trainer, exchange};
 use crate::failure::Result;
@@ -26,7 +26,7 @@ pub fn rows_at_once(stage: &Stage) -> usize {
 /// The sum of log p over all tokens, at temperature 1. `lm_head` is the student's.
 pub fn logp(stage: &Stage, sequences: &Sequences, student: &Decoder, lm_head: &Tensor) -> f64 {
     let members: Vec<usize> = (0..sequences.list.len()).collect();
-    let packed = sequences.packed(stage, &members, &Shown::Own);
+    let packed = sequences.packed(stage, &members, &ScorerPrompts::Own);
     let logits = Logits::Projected {
         hidden: student.hidden(&packed),
         lm_head: LmHead::Held(lm_head.shallow_clone()),
@@ -68,7 +68,7 @@ impl<'a> Validator<'a> {
         Ok(Some(Validator { settings, stage, batches }))
     }
 
-    fn is_due(&self, last: Option<Validated>, step: u32) -> bool {
+    fn is_due(&self, last: Option<ValidationLoss>, step: u32) -> bool {
         last.is_none_or(|last| step >= last.step.saturating_add(self.settings.every))
     }
 
@@ -94,8 +94,8 @@ impl Trainer<'_> {
         if validator.is_due(losses.validated, step) {
             // Sent as bits: JSON has no infinity.
             let loss = || validator.loss(model, &models.compared(model)).map(f64::to_bits);
-            let loss = f64::from_bits(exchange::of_first(self.stage, loss)?);
-            losses.validated = Some(Validated { step, loss });
+            let loss = f64::from_bits(exchange::number_of_first(self.stage, loss)?);
+            losses.validated = Some(ValidationLoss { step, loss });
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
-//! The prompts before the completions as a scorer reads them: the student's prompts, or what a view makes of
-//! their rows. The completions are the same tokens, so every trained token has its row of logits, whatever
-//! the prompt.
+//! The prompts before the completions, as a scorer reads them: the student's prompts, or what a view makes of
+//! their rows. The completions are the same tokens, so every trained token has a row of logits with any
+//! prompt.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -22,34 +22,34 @@ use crate::tokenizer::Token;
 
 /// The step at which a view is read, and the learned share at that time.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Now {
+pub struct StepContext {
     pub step: u32,
     /// The value of `learned(...)`, where the stage has one.
     pub learned: Option<f64>,
 }
 
-impl Now {
+impl StepContext {
     /// Before the first step.
-    pub const START: Now = Now { step: 0, learned: None };
+    pub const START: StepContext = StepContext { step: 0, learned: None };
 
     pub fn moment(self, stage: &Stage) -> Moment {
-        let Now { step, learned } = self;
+        let StepContext { step, learned } = self;
         Moment::Step { step, steps: stage.steps, learned }
     }
 }
 
 /// The prompts of a step's sequences, as one scorer reads them.
-pub enum Shown {
+pub enum ScorerPrompts {
     /// The student's prompts.
     Own,
     /// A view that is the same at every step: the prompts of all rows, by source.
-    Rows(HashMap<usize, Arc<Lists<Token>>>),
+    Fixed(HashMap<usize, Arc<Lists<Token>>>),
     /// A view that depends on the step or the completion: prompts by index of the sequence or draw.
-    Now(HashMap<usize, Vec<Token>>),
+    PerRow(HashMap<usize, Vec<Token>>),
 }
 
-impl Shown {
-    /// The prompts of some sequences of a step for a scorer with the view `sees` and a context of so many
+impl ScorerPrompts {
+    /// The prompts of some sequences of a step, for a scorer with the view `sees` and a context of `context`
     /// tokens. Where the group lacks what the view shows, the scorer reads the plain prompt: it is not
     /// [`available`] there, and its scores are not used.
     pub fn new(
@@ -57,9 +57,9 @@ impl Shown {
         (sees, context): (Option<&View>, usize),
         sequences: &Sequences,
         members: impl Iterator<Item = usize>,
-        now: Now,
-    ) -> Result<Shown> {
-        let Some(view) = sees else { return Ok(Shown::Own) };
+        now: StepContext,
+    ) -> Result<ScorerPrompts> {
+        let Some(view) = sees else { return Ok(ScorerPrompts::Own) };
         let numbers = view.numbers().map(|number| numbers(stage, view, number, sequences, now.step));
         let numbers: Vec<Vec<f64>> = numbers.collect::<Result<_>>()?;
         let read = |member| {
@@ -71,7 +71,7 @@ impl Shown {
             }
             Ok((member, draw, said, completion.len()))
         };
-        Shown::of(stage, view, members.map(read), now, context)
+        ScorerPrompts::of(stage, view, members.map(read), now, context)
     }
 
     /// The prompts of some draws for a writer with the view `sees`.
@@ -79,11 +79,11 @@ impl Shown {
         stage: &Stage,
         sees: Option<&View>,
         draws: impl Iterator<Item = Draw>,
-        now: Now,
-    ) -> Result<Shown> {
-        let Some(view) = sees else { return Ok(Shown::Own) };
+        now: StepContext,
+    ) -> Result<ScorerPrompts> {
+        let Some(view) = sees else { return Ok(ScorerPrompts::Own) };
         let read = |(place, draw)| Ok((place, draw, Some(TemplateInputs::default()), 0));
-        Shown::of(stage, view, draws.enumerate().map(read), now, usize::MAX)
+        ScorerPrompts::of(stage, view, draws.enumerate().map(read), now, usize::MAX)
     }
 
     /// `read` has index, row, template inputs (`None`: the plain prompt) and length of each completion.
@@ -91,9 +91,9 @@ impl Shown {
         stage: &Stage,
         view: &View,
         read: impl Iterator<Item = Result<(usize, Draw, Option<TemplateInputs>, usize)>>,
-        now: Now,
+        now: StepContext,
         context: usize,
-    ) -> Result<Shown> {
+    ) -> Result<ScorerPrompts> {
         let tokenizer = &stage.start.tokenizer;
         if view.is_fixed() {
             let mut rows = HashMap::new();
@@ -103,7 +103,7 @@ impl Shown {
                     place.insert(stage.sources[source].prompts.shown(tokenizer, view)?);
                 }
             }
-            return Ok(Shown::Rows(rows));
+            return Ok(ScorerPrompts::Fixed(rows));
         }
         let moment = now.moment(stage);
         let (mut shown, mut known) = (HashMap::new(), HashMap::new());
@@ -133,15 +133,15 @@ impl Shown {
             fits(view, tokens.len(), completion, context)?;
             shown.insert(place, tokens);
         }
-        Ok(Shown::Now(shown))
+        Ok(ScorerPrompts::PerRow(shown))
     }
 
     /// The prompt of a sequence, where `member` is its index among those of the step.
     pub fn prompt<'a>(&'a self, stage: &'a Stage, sequence: &'a Sequence, member: usize) -> &'a [Token] {
         match self {
-            Shown::Own => sequence.prompt(stage),
-            Shown::Rows(rows) => rows[&sequence.source].get(sequence.record),
-            Shown::Now(now) => &now[&member],
+            ScorerPrompts::Own => sequence.prompt(stage),
+            ScorerPrompts::Fixed(rows) => rows[&sequence.source].get(sequence.record),
+            ScorerPrompts::PerRow(now) => &now[&member],
         }
     }
 
@@ -149,9 +149,9 @@ impl Shown {
     pub fn of_draw<'a>(&'a self, stage: &'a Stage, draw: Draw, place: usize) -> &'a [Token] {
         let Draw { source, record } = draw;
         match self {
-            Shown::Own => stage.sources[source].tokens.get(record),
-            Shown::Rows(rows) => rows[&source].get(record),
-            Shown::Now(now) => &now[&place],
+            ScorerPrompts::Own => stage.sources[source].tokens.get(record),
+            ScorerPrompts::Fixed(rows) => rows[&source].get(record),
+            ScorerPrompts::PerRow(now) => &now[&place],
         }
     }
 }
@@ -162,11 +162,11 @@ fn fits(view: &View, prompt: usize, completion: usize, context: usize) -> Result
         return Ok(());
     }
     let message = format!(
-        "the template `{}` has {prompt} tokens with what was said of a completion, and {completion} follow: more than \
-         a context of {context}",
+        "the template `{}` with a completion's feedback has {prompt} tokens, and {completion} follow: \
+        more than the context of {context}",
         view.name
     );
-    let help = "give whoever reads it a longer context, or let the verifier say less";
+    let help = "give the model that reads it a longer context, or shorten the verifier's feedback";
     Err(Error::new(FailureKind::Context, message).help(help))
 }
 
@@ -177,7 +177,9 @@ fn said(stage: &Stage, view: &View, sequences: &Sequences, member: usize) -> Res
     for slot in view.slots().filter(|slot| slot.of_completion()) {
         let text = match slot {
             Slot::Draft => sequence.draft.clone().expect("a template of drafts is read where there are some"),
-            Slot::Feedback => sequence.feedback.clone().ok_or_else(|| unsaid(stage, &view.name, sequence))?,
+            Slot::Feedback => {
+                sequence.feedback.clone().ok_or_else(|| missing_feedback(stage, &view.name, sequence))?
+            }
             Slot::WrittenFeedback(place) => match written(sequence, *place) {
                 Some(text) => text.to_owned(),
                 None => return Ok(None),
@@ -214,7 +216,7 @@ fn numbers(
     let wanted = number.graph.signals(&[number.value]);
     let asks_reward = wanted.iter().any(|signal| signal.is_of_reward());
     if asks_reward && sequences.list.iter().any(|sequence| sequence.reward.is_none()) {
-        return Err(unjudged());
+        return Err(missing_reward());
     }
     let what = format!("a number of the template `{}`", view.name);
     let numbers = of_completions(stage, number, sequences, Vec::new(), step, &what)?;
@@ -225,29 +227,36 @@ fn numbers(
     Err(Error::new(FailureKind::NonFinite, format!("{what} is not finite")))
 }
 
-fn unjudged() -> Error {
-    Error::new(FailureKind::Runtime, "a template shows what became of completions, and they were not judged")
+fn missing_reward() -> Error {
+    Error::new(
+        FailureKind::Runtime,
+        "a template shows the outcome of completions, but they have no \
+        rewards",
+    )
 }
 
 /// A completion as text, cut to the most tokens that it may have.
 pub fn text(stage: &Stage, sequence: &Sequence) -> Result<String> {
     let limit = stage.sources[sequence.source].limit;
-    let sampling = stage.train.rollout.producer.sampling();
-    let most = sampling.map_or(u32::MAX, |sampling| sampling.max_tokens(limit));
+    // The sides of a `mix` may have different lengths.
+    let drawn = stage.train.rollout.producer.drawn();
+    let most = drawn.into_iter().map(|(_, sampling)| sampling.max_tokens(limit)).max().unwrap_or(u32::MAX);
     let tokens: Vec<Token> = sequence.of_trained(&sequence.completion).copied().collect();
     text_of_at_most(&stage.start.tokenizer, &tokens, most as usize)
 }
 
 /// The error where a template shows feedback about a completion, but the verifier gave none.
-pub fn unsaid(stage: &Stage, template: &str, sequence: &Sequence) -> Error {
+pub fn missing_feedback(stage: &Stage, template: &str, sequence: &Sequence) -> Error {
     let source = &stage.sources[sequence.source];
     let message = format!(
-        "the reward of `{}` says nothing of a completion, which the template `{template}` is to show as `{{feedback}}`",
+        "the reward of `{}` returned no feedback on a completion, but the template `{template}` shows \
+        `{{feedback}}`",
         source.name
     );
-    Error::new(FailureKind::Reward, message)
-        .at(source.origin)
-        .help("let the reward command answer with words: {\"id\": 0, \"reward\": 0.5, \"feedback\": \"...\"}")
+    Error::new(FailureKind::Reward, message).at(source.origin).help(
+        "let the reward command return feedback: {\"id\": 0, \"reward\": 0.5, \"feedback\": \
+            \"...\"}",
+    )
 }
 
 /// The first other completion of the group that is correct, wrong, or any.
@@ -257,7 +266,7 @@ fn other(sequences: &Sequences, member: usize, which: GroupMember) -> Result<Opt
         of.partition_point(|group| *group < of[member])..of.partition_point(|group| *group <= of[member]);
     for place in group.filter(|place| *place != member) {
         let reward = sequences.list[place].reward;
-        let reward = reward.ok_or_else(unjudged)?;
+        let reward = reward.ok_or_else(missing_reward)?;
         let is = match which {
             GroupMember::Correct => reward >= 1.0,
             GroupMember::Wrong => reward < 1.0,

@@ -86,10 +86,17 @@ impl Builder {
     pub fn model(&mut self, name: &str, stage: Stage<Objective>) -> ModelId {
         let id = self.plan.experiment.models.len() as u32;
         let key = serde_json::to_string(&(&stage, id)).expect("a stage is plain data");
-        // Not a content key as the compiler makes it, but as good for one plan: ids stand for inputs.
+        // Not the compiler's content key, but unique within a plan: ids identify inputs.
         let cost = Cost { flops: Some(f64::from(id)), ..Cost::default() };
         let [content_key, own_settings] = [key.clone(), key.clone()];
-        self.plan.stages.push(StageFacts { key, content_key, own_settings, stream: u64::from(id), cost });
+        self.plan.stages.push(StageFacts {
+            key,
+            content_key,
+            own_settings,
+            stream: u64::from(id),
+            cost,
+            allowed_schedules: Vec::new(),
+        });
         self.plan.experiment.models.push(Model { name: name.into(), stage, origin: Origin(0) });
         ModelId(id)
     }

@@ -16,7 +16,7 @@ use crate::args::BenchCheckArgs;
 use crate::figures;
 use crate::host::{self, reason};
 use crate::output;
-use crate::problem::{Problem, Status};
+use crate::problem::{CommandStatus, Problem};
 
 const SHORT: usize = 500;
 const LONG: usize = 5_000;
@@ -32,7 +32,7 @@ struct TextSize {
 }
 
 impl TextSize {
-    fn of(text: &str) -> TextSize {
+    fn measure(text: &str) -> TextSize {
         TextSize { lines: text.lines().count(), bytes: text.len() }
     }
 }
@@ -57,7 +57,7 @@ struct CheckFigures {
     memory: (Option<u64>, Option<u64>),
 }
 
-pub fn check(arguments: &BenchCheckArgs) -> Result<Status, Problem> {
+pub fn check(arguments: &BenchCheckArgs) -> Result<CommandStatus, Problem> {
     let folder = TempFolder::new()?;
     let program = std::env::current_exe().map_err(|error| {
         Problem::run("bench-failed", format!("the path of the mopd program is unknown: {}", reason(&error)))
@@ -97,8 +97,8 @@ pub fn check(arguments: &BenchCheckArgs) -> Result<Status, Problem> {
     let cold = [experiments::experiment(SHORT), long.clone()].map(|text| from_scratch(&text));
     let figures = CheckFigures {
         cold,
-        short: TextSize::of(&short),
-        long: TextSize::of(&long),
+        short: TextSize::measure(&short),
+        long: TextSize::measure(&long),
         checks,
         peak_memory,
         least_peak,
@@ -107,7 +107,7 @@ pub fn check(arguments: &BenchCheckArgs) -> Result<Status, Problem> {
         memory,
     };
     output::result(&if arguments.json { figures.json() } else { figures.table() });
-    Ok(Status::Good)
+    Ok(CommandStatus::Success)
 }
 
 /// The times of the checker for a text that it has not seen before.
@@ -152,9 +152,9 @@ fn whole_process(program: &Path, file: &Path) -> Result<(Duration, Option<u64>),
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     let started = Instant::now();
-    let child = command.spawn().map_err(|error| {
-        Problem::run("bench-failed", format!("mopd can't be started: {}", reason(&error)))
-    })?;
+    let child = command
+        .spawn()
+        .map_err(|error| Problem::run("bench-failed", format!("cannot start mopd: {}", reason(&error))))?;
     let ended = child.wait4();
     let time = started.elapsed();
     match ended {
@@ -164,7 +164,7 @@ fn whole_process(program: &Path, file: &Path) -> Result<(Duration, Option<u64>),
         }
         _ => Err(Problem::run(
             "bench-failed",
-            format!("`mopd check {}` did not end as it should", file.display()),
+            format!("`mopd check {}` did not exit with the expected status", file.display()),
         )),
     }
 }

@@ -10,7 +10,7 @@ use super::{median, plain_table};
 use crate::args::{BenchDivergenceArgs, BenchDivergenceName};
 use crate::figures;
 use crate::output;
-use crate::problem::{Problem, Status};
+use crate::problem::{CommandStatus, Problem};
 use crate::worker;
 
 /// The figures for one vocabulary size.
@@ -26,11 +26,11 @@ struct DivergenceFigures {
     gradient_difference: f64,
 }
 
-pub fn divergence(arguments: &BenchDivergenceArgs) -> Result<Status, Problem> {
+pub fn divergence(arguments: &BenchDivergenceArgs) -> Result<CommandStatus, Problem> {
     let figures = arguments.vocabulary.iter().map(|vocabulary| measure(arguments, *vocabulary));
     let figures = figures.collect::<Result<Vec<DivergenceFigures>, Problem>>()?;
     output::result(&if arguments.json { json(arguments, &figures) } else { table(arguments, &figures) });
-    Ok(Status::Good)
+    Ok(CommandStatus::Success)
 }
 
 fn measure(arguments: &BenchDivergenceArgs, vocabulary: u32) -> Result<DivergenceFigures, Problem> {
@@ -82,7 +82,11 @@ fn run_worker(job: BenchJob) -> Result<Event, Problem> {
 }
 
 fn unexpected() -> Problem {
-    Problem::run("worker-protocol", "the worker measured something else than it was asked")
+    Problem::run(
+        "worker-protocol",
+        "unexpected reply from the worker: it is not the measurement \
+        that was requested",
+    )
 }
 
 /// The inputs of both versions, which are not counted.

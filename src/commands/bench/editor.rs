@@ -117,7 +117,7 @@ impl Drop for BenchEditor {
 }
 
 fn failed(why: &str) -> Problem {
-    Problem::run("bench-failed", format!("the language server can't be measured: {why}"))
+    Problem::run("bench-failed", format!("cannot measure the language server: {why}"))
 }
 
 /// A field of the system's memory statistics of a process, in bytes; `None` where there are none.

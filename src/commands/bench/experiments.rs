@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_as_long_as_wanted_and_right() {
+    fn generated_experiment_has_the_requested_length_and_no_errors() {
         for lines in [500, 5_000] {
             let text = experiment(lines);
             let written = text.lines().count();

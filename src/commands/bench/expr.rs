@@ -19,7 +19,7 @@ use crate::args::BenchExprArgs;
 use crate::figures;
 use crate::host;
 use crate::output;
-use crate::problem::{Problem, Status};
+use crate::problem::{CommandStatus, Problem};
 
 /// A truncated importance ratio, damped where the student is certain, times a capped divergence, plus a bonus
 /// for entropy: the kinds of operations in weights of the literature.
@@ -57,7 +57,7 @@ struct ExprFigures {
     interpreted: Duration,
 }
 
-pub fn expr(arguments: &BenchExprArgs) -> Result<Status, Problem> {
+pub fn expr(arguments: &BenchExprArgs) -> Result<CommandStatus, Problem> {
     let weight = weight()?;
     let failed = |error: &dyn std::fmt::Display| {
         Problem::run("bench-failed", format!("the weight can't be computed: {error}"))
@@ -88,7 +88,7 @@ pub fn expr(arguments: &BenchExprArgs) -> Result<Status, Problem> {
     } else {
         table(&figures, threads, source, code)
     });
-    Ok(Status::Good)
+    Ok(CommandStatus::Success)
 }
 
 /// The weight of [`SOURCE`], compiled like that of any file.

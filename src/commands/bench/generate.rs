@@ -10,7 +10,7 @@ use crate::args::BenchGenerateArgs;
 use crate::figures;
 use crate::host;
 use crate::output;
-use crate::problem::{Problem, Status};
+use crate::problem::{CommandStatus, Problem};
 use crate::worker;
 
 /// The measurements of one shape: at least one round.
@@ -50,7 +50,7 @@ impl GenerationFigures {
     }
 }
 
-pub fn generate(arguments: &BenchGenerateArgs) -> Result<Status, Problem> {
+pub fn generate(arguments: &BenchGenerateArgs) -> Result<CommandStatus, Problem> {
     let written = arguments
         .new
         .iter()
@@ -81,7 +81,7 @@ pub fn generate(arguments: &BenchGenerateArgs) -> Result<Status, Problem> {
     })?;
     let text = if arguments.json { json(arguments, &all) } else { table(arguments, &all) };
     output::result(&text);
-    Ok(Status::Good)
+    Ok(CommandStatus::Success)
 }
 
 fn table(arguments: &BenchGenerateArgs, all: &[GenerationFigures]) -> String {

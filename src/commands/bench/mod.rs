@@ -13,9 +13,9 @@ mod watch;
 use comfy_table::{ContentArrangement, Table, presets};
 
 use crate::args::{BenchArgs, BenchCommand};
-use crate::problem::{Problem, Status};
+use crate::problem::{CommandStatus, Problem};
 
-pub fn bench(arguments: &BenchArgs) -> Result<Status, Problem> {
+pub fn bench(arguments: &BenchArgs) -> Result<CommandStatus, Problem> {
     match &arguments.command {
         BenchCommand::Check(arguments) => check::check(arguments),
         BenchCommand::Distill(arguments) => distill::distill(arguments),

@@ -15,7 +15,7 @@ use super::folder::TempFolder;
 use crate::args::BenchWatchArgs;
 use crate::host::reason;
 use crate::output;
-use crate::problem::{Problem, Status};
+use crate::problem::{CommandStatus, Problem};
 use crate::starter;
 use crate::worker;
 
@@ -26,19 +26,19 @@ const PAUSE: Duration = Duration::from_millis(60);
 /// The time between two saves that do not count as a burst, which `watch` waits out.
 const APART: Duration = Duration::from_millis(2000);
 
-pub fn watch(arguments: &BenchWatchArgs) -> Result<Status, Problem> {
+pub fn watch(arguments: &BenchWatchArgs) -> Result<CommandStatus, Problem> {
     let mut diagnostics = diagnostics(arguments.saves)?;
     diagnostics.sort();
     let mut steps = match worker::find() {
         Ok(_) => steps(arguments.edits)?,
         Err(problem) => {
-            output::error(&format!("no first steps are measured: {}\n", problem.message()));
+            output::error(&format!("first steps are not measured: {}\n", problem.message()));
             Vec::new()
         }
     };
     steps.sort();
     output::result(&if arguments.json { in_json(&diagnostics, &steps) } else { table(&diagnostics, &steps) });
-    Ok(Status::Good)
+    Ok(CommandStatus::Success)
 }
 
 /// The times from a save to its diagnostics.
@@ -47,7 +47,7 @@ fn diagnostics(saves: u32) -> Result<Vec<Duration>, Problem> {
     let right = experiments::experiment(LINES);
     let wrong = experiments::experiment_with_five_errors(LINES);
     let file = folder.write("experiment.mopd", &right)?;
-    let mut watching = Watching::start(&folder.0, &["--check", "experiment.mopd"])?;
+    let mut watching = WatchProcess::start(&folder.0, &["--check", "experiment.mopd"])?;
     watching.until("checked")?;
     let mut times = Vec::new();
     for save in 0..saves {
@@ -57,7 +57,7 @@ fn diagnostics(saves: u32) -> Result<Vec<Duration>, Problem> {
         let checked = watching.until("checked")?;
         times.push(saved.elapsed());
         if (checked["errors"] == 5) != (save % 2 == 0) {
-            return Err(failed(&format!("a save was not seen as it was: {checked}")));
+            return Err(failed(&format!("unexpected event after a save: {checked}")));
         }
     }
     Ok(times)
@@ -72,7 +72,7 @@ fn steps(edits: u32) -> Result<Vec<Duration>, Problem> {
     }
     let file = folder.0.join("starter.mopd");
     let mut text = std::fs::read_to_string(&file).map_err(|error| failed(&reason(&error)))?;
-    let mut watching = Watching::start(&folder.0, &["starter.mopd"])?;
+    let mut watching = WatchProcess::start(&folder.0, &["starter.mopd"])?;
     watching.until("finished")?;
     let mut times = Vec::new();
     for edit in 0..edits {
@@ -83,7 +83,7 @@ fn steps(edits: u32) -> Result<Vec<Duration>, Problem> {
         let first = watching.until("step")?;
         times.push(saved.elapsed());
         if first["stage"] != "student" {
-            return Err(failed(&format!("another stage than the edited one runs: {first}")));
+            return Err(failed(&format!("a stage other than the edited one runs: {first}")));
         }
         watching.until("finished")?;
     }
@@ -102,20 +102,20 @@ fn save_as_editors_do(file: &Path, text: &str, turn: u32) -> Result<Instant, Pro
 }
 
 /// A running `mopd watch`, with its output.
-struct Watching {
+struct WatchProcess {
     child: Child,
     lines: BufReader<ChildStdout>,
 }
 
-impl Watching {
-    fn start(folder: &Path, arguments: &[&str]) -> Result<Watching, Problem> {
+impl WatchProcess {
+    fn start(folder: &Path, arguments: &[&str]) -> Result<WatchProcess, Problem> {
         let program = std::env::current_exe().map_err(|error| failed(&reason(&error)))?;
         let mut command = Command::new(program);
         command.args(["watch", "--format", "json"]).args(arguments).current_dir(folder);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().map_err(|error| failed(&reason(&error)))?;
         let lines = BufReader::new(child.stdout.take().ok_or_else(|| failed("it has no standard output"))?);
-        Ok(Watching { child, lines })
+        Ok(WatchProcess { child, lines })
     }
 
     /// The next event of this kind.
@@ -136,7 +136,7 @@ impl Watching {
     }
 }
 
-impl Drop for Watching {
+impl Drop for WatchProcess {
     fn drop(&mut self) {
         // It may have ended already.
         let _ = self.child.kill();
@@ -145,7 +145,7 @@ impl Drop for Watching {
 }
 
 fn failed(why: &str) -> Problem {
-    Problem::run("bench-failed", format!("`mopd watch` can't be measured: {why}"))
+    Problem::run("bench-failed", format!("cannot measure `mopd watch`: {why}"))
 }
 
 fn table(diagnostics: &[Duration], steps: &[Duration]) -> String {

@@ -15,7 +15,7 @@ use crate::args::{DoctorArgs, Format};
 use crate::figures::bytes;
 use crate::libtorch;
 use crate::output::{self, Style, hanging};
-use crate::problem::{Problem, Status};
+use crate::problem::{CommandStatus, Problem};
 use crate::worker;
 
 /// The report. Scripts read it, so fields are only ever added.
@@ -36,8 +36,8 @@ struct SystemReport {
     python: Option<String>,
     store: &'static str,
     store_bytes: u64,
-    /// What is missing, and how to get it.
-    missing: Vec<Missing>,
+    /// Missing requirements, and how to get them.
+    missing: Vec<MissingRequirement>,
     /// The servers of an experiment, if one was given.
     #[serde(skip_serializing_if = "Option::is_none")]
     servers: Option<Vec<NamedServer>>,
@@ -55,12 +55,12 @@ struct NamedServer {
 }
 
 #[derive(Serialize)]
-struct Missing {
+struct MissingRequirement {
     what: String,
     help: String,
 }
 
-pub fn doctor(arguments: &DoctorArgs) -> Result<Status, Problem> {
+pub fn doctor(arguments: &DoctorArgs) -> Result<CommandStatus, Problem> {
     let mut missing = Vec::new();
     let path = worker::find();
     let ready = match &path {
@@ -76,10 +76,10 @@ pub fn doctor(arguments: &DoctorArgs) -> Result<Status, Problem> {
     let python = python();
     if python.is_none() {
         let help = "install Python 3; only rewards that are Python programs need it";
-        missing.push(Missing { what: "no python3 on the PATH".to_owned(), help: help.to_owned() });
+        missing.push(MissingRequirement { what: "no python3 on the PATH".to_owned(), help: help.to_owned() });
     }
     let mut able = ready.is_some();
-    // Servers can only be asked by a worker.
+    // Only a worker can contact servers.
     let found = match &arguments.file {
         Some(file) if able => {
             let found = servers::servers(file)?;
@@ -124,7 +124,7 @@ pub fn doctor(arguments: &DoctorArgs) -> Result<Status, Problem> {
             output::result(&(text + "\n"));
         }
     }
-    Ok(if able { Status::Good } else { Status::Wrong })
+    Ok(if able { CommandStatus::Success } else { CommandStatus::Failure })
 }
 
 fn named(FoundServer { report, needed }: FoundServer) -> NamedServer {
@@ -132,7 +132,7 @@ fn named(FoundServer { report, needed }: FoundServer) -> NamedServer {
 }
 
 /// Starts the worker and asks for libtorch's version, the device, and the threads.
-fn probe(missing: &mut Vec<Missing>) -> Option<(String, String, u32)> {
+fn probe(missing: &mut Vec<MissingRequirement>) -> Option<(String, String, u32)> {
     let response = ask();
     let problem = match response {
         Ok((mopd, libtorch, device, threads)) if mopd == env!("CARGO_PKG_VERSION") => {
@@ -160,8 +160,11 @@ fn ask() -> Result<(String, String, String, u32), Problem> {
     response.ok_or_else(|| worker::death(status))
 }
 
-fn as_missing(problem: &Problem) -> Missing {
-    Missing { what: problem.message().to_owned(), help: problem.help_text().unwrap_or_default().to_owned() }
+fn as_missing(problem: &Problem) -> MissingRequirement {
+    MissingRequirement {
+        what: problem.message().to_owned(),
+        help: problem.help_text().unwrap_or_default().to_owned(),
+    }
 }
 
 fn human(system: &SystemReport, style: Style) -> String {

@@ -1,4 +1,4 @@
-//! `mopd doctor FILE`: the servers of an experiment, compared with what it needs of them.
+//! `mopd doctor FILE`: the servers of an experiment, compared with its requirements.
 
 use std::path::Path;
 
@@ -43,7 +43,7 @@ pub fn servers(path: &Path) -> Result<Option<ServersFound>, Problem> {
     let fetched = paths::to_fetch(experiment, &host::folder_of(path));
     for name in &fetched {
         output::error(&format!(
-            "note: `{name}` would have to be fetched from the hub first: servers are not compared with students\n"
+            "note: `{name}` must be fetched from the hub first: servers are not compared with students\n"
         ));
     }
     let run = job_of(&plan, path, Path::new("."))?;
@@ -75,7 +75,7 @@ fn compare(server: &mut FoundServer, experiment: &Experiment, analysis: &Analysi
     let (Some(failure), Some(answers)) = (&mut report.falls_short, report.answers) else { return };
     let enough = of.as_ref().is_none_or(|(needed, _)| *needed <= answers.capability());
     if enough && works_with(answers, place, experiment, analysis) {
-        failure.help = Some(format!("write `answers: {answers}`: no more is needed of it"));
+        failure.help = Some(format!("write `answers: {answers}`: the experiment needs no more"));
         return;
     }
     let mut help = match (report.engine, report.asked) {
@@ -90,7 +90,7 @@ fn compare(server: &mut FoundServer, experiment: &Experiment, analysis: &Analysi
             help += &format!("write `answers: {answers}`, and ");
             help += &nearest_form(needed, answers.capability(), &role);
         }
-        _ => help += "let another server answer it",
+        _ => help += "use another server",
     }
     failure.help = Some(help);
 }
@@ -130,18 +130,18 @@ fn one(FoundServer { report, needed }: &FoundServer, style: Style) -> String {
     if report.there {
         let root = report.root.as_ref().map_or_else(String::new, |root| format!(", from {root}"));
         rows.push(("model", format!("{}{root}", report.model)));
-        rows.push(("weights", report.weights.clone().unwrap_or_else(|| "it does not say".to_owned())));
+        rows.push(("weights", report.weights.clone().unwrap_or_else(|| "not reported".to_owned())));
         rows.push((
             "context",
-            report.context.map_or_else(|| "it does not say".to_owned(), |tokens| format!("{tokens} tokens")),
+            report.context.map_or_else(|| "not reported".to_owned(), |tokens| format!("{tokens} tokens")),
         ));
         if report.ids_agree {
-            rows.push(("ids", "mean what the student's mean".to_owned()));
+            rows.push(("ids", "same as the student's".to_owned()));
         }
         if let Some(asked) = report.asked {
             rows.push(("answers", answers(report, asked, *needed)));
         } else if report.samples {
-            rows.push(("answers", "samples, and says log-probabilities".to_owned()));
+            rows.push(("answers", "samples and returns log-probabilities".to_owned()));
         }
     }
     let mut out = format!("\n{}\n", style.bold(&printable(&title)));
@@ -157,7 +157,7 @@ fn one(FoundServer { report, needed }: &FoundServer, style: Style) -> String {
 /// `top_k(20) at most; asked is top_k(5), needed is sampled`
 fn answers(report: &ServerReport, asked: Answers, needed: Option<Capability>) -> String {
     let most = match report.answers {
-        Some(Answers::TopK(k)) if k >= LONGEST_LIST => format!("top_k({k}), no more was tried"),
+        Some(Answers::TopK(k)) if k >= LONGEST_LIST => format!("top_k({k}), larger k not tested"),
         Some(Answers::Distribution) => "dist, everything".to_owned(),
         Some(answers) => format!("{answers} at most"),
         None => "not known".to_owned(),

@@ -9,13 +9,13 @@ use mopd_compiler::plan::{ModelId, Plan, Stage};
 use mopd_lang::diag::nearest;
 use mopd_store::files::folder_of_model;
 
-use super::report::{self, Placed};
+use super::report::{self, LocatedReport};
 use super::rows::{self, DomainRows};
 use crate::args::{EngineName, ExportArgs};
 use crate::commands::plan_to_run;
 use crate::host::{self, folder_of};
 use crate::output;
-use crate::problem::{Problem, Status};
+use crate::problem::{CommandStatus, Problem};
 use crate::run_folder::out_folder;
 
 impl From<EngineName> for ExportEngine {
@@ -27,12 +27,12 @@ impl From<EngineName> for ExportEngine {
     }
 }
 
-pub fn export(engine: EngineName, arguments: &ExportArgs) -> Result<Status, Problem> {
+pub fn export(engine: EngineName, arguments: &ExportArgs) -> Result<CommandStatus, Problem> {
     let engine = ExportEngine::from(engine);
     let mut analysis = host::analyse_file(&arguments.path, &arguments.overrides.set)?;
     let plan = plan_to_run(&mut analysis);
     crate::commands::report(&analysis);
-    let (Some(plan), Some(checked)) = (plan, &analysis.experiment) else { return Ok(Status::Wrong) };
+    let (Some(plan), Some(checked)) = (plan, &analysis.experiment) else { return Ok(CommandStatus::Failure) };
     let model = stage(&plan, arguments.stage.as_deref())?;
     let base = folder_of(&arguments.path);
     // The report needs no data.
@@ -45,14 +45,14 @@ pub fn export(engine: EngineName, arguments: &ExportArgs) -> Result<Status, Prob
     };
     let request = ExportRequest { plan: &plan, checked, model, folder: &folder, rows: facts.as_deref() };
     let (coverage, files) = exported(engine, request);
-    let placed = Placed { coverage: &coverage, plan: &plan, sources: &analysis.sources };
+    let placed = LocatedReport { coverage: &coverage, plan: &plan, sources: &analysis.sources };
     let name = &plan.experiment.model(model).name;
     output::result(&report::text(&placed, name, engine, arguments.format));
     let Some((files, settings)) = files else {
         output::error(&refused(&coverage, name, engine));
-        return Ok(Status::Wrong);
+        return Ok(CommandStatus::Failure);
     };
-    let Some(rows) = rows else { return Ok(Status::Good) };
+    let Some(rows) = rows else { return Ok(CommandStatus::Success) };
     let out = arguments.out.clone().unwrap_or_else(|| PathBuf::from(format!("{name}-{}", engine.name())));
     for file in &files.files {
         write(&out, &file.name, &file.text)?;
@@ -62,7 +62,7 @@ pub fn export(engine: EngineName, arguments: &ExportArgs) -> Result<Status, Prob
     let report = report::text(&placed, name, engine, crate::args::Format::Human);
     write(&out, "COVERAGE.txt", &report)?;
     output::note(&format!("wrote {}; `sh {}` trains\n", out.display(), out.join("launch.sh").display()));
-    Ok(Status::Good)
+    Ok(CommandStatus::Success)
 }
 
 /// The stage by name, or the last one that trains.
@@ -78,7 +78,7 @@ fn stage(plan: &Plan, wanted: Option<&str>) -> Result<ModelId, Problem> {
         return last.map(|(id, _)| *id).ok_or_else(|| {
             Problem::usage(
                 "nothing-to-export",
-                "the experiment trains nothing, so there is nothing to export",
+                "the experiment has no stage that trains, so there is nothing to export",
             )
         });
     };
@@ -90,14 +90,19 @@ fn stage(plan: &Plan, wanted: Option<&str>) -> Result<ModelId, Problem> {
         Problem::usage("unknown-stage", format!("the experiment has no stage `{wanted}` that trains"));
     Err(match nearest(wanted, names.iter().copied()) {
         Some(meant) => problem.help(format!("did you mean `--stage '{meant}'`?")),
-        None => problem.help(format!("those that train are {}", names.join(", "))),
+        None => problem.help(format!("the stages that train are {}", names.join(", "))),
     })
 }
 
 fn refused(coverage: &Coverage, stage: &str, engine: ExportEngine) -> String {
     let count = coverage.refused().count();
     let what = if count == 1 { "1 construct".to_owned() } else { format!("{count} constructs") };
-    format!("nothing was written: {} {} can't express {what} of `{stage}`\n", engine.name(), engine.version())
+    format!(
+        "nothing was written: {} {} cannot express {what} of \
+        `{stage}`\n",
+        engine.name(),
+        engine.version()
+    )
 }
 
 fn write(folder: &Path, name: &str, text: &str) -> Result<(), Problem> {

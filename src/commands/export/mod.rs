@@ -19,7 +19,7 @@ use crate::metrics::{
     NAMED, OF_DOMAIN, OF_STEP, REWARD_PART, domain, gathered, number, step_of, tokens_of_steps,
 };
 use crate::output;
-use crate::problem::{Problem, Status};
+use crate::problem::{CommandStatus, Problem};
 use crate::run_folder::{ColumnTable, METRICS, RunFolder};
 
 /// The folder of the event files in a run's folder, and the file name in the folder of each series.
@@ -27,17 +27,17 @@ use crate::run_folder::{ColumnTable, METRICS, RunFolder};
 const FOLDER: &str = "tensorboard";
 const FILE: &str = "events.out.tfevents.0.mopd";
 
-pub fn export(arguments: &ExportArgs) -> Result<Status, Problem> {
+pub fn export(arguments: &ExportArgs) -> Result<CommandStatus, Problem> {
     if let Some(engine) = arguments.engine {
         return engine::export(engine, arguments);
     }
     let Some(out) = event_files(&arguments.path, arguments.out.as_deref())? else {
         let message =
-            format!("{} has no {METRICS} with steps: nothing was trained yet", arguments.path.display());
+            format!("{} has no {METRICS} with steps: no stage has trained yet", arguments.path.display());
         return Err(Problem::usage("no-results", message));
     };
     output::result(&format!("{}\n", out.display()));
-    Ok(Status::Good)
+    Ok(CommandStatus::Success)
 }
 
 /// Writes the event files of the run in a folder, to its subfolder `tensorboard` unless another place is

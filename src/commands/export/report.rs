@@ -9,13 +9,13 @@ use serde_json::json;
 use crate::args::Format;
 
 /// A report and the places of its lines.
-pub struct Placed<'a> {
+pub struct LocatedReport<'a> {
     pub coverage: &'a Coverage,
     pub plan: &'a Plan,
     pub sources: &'a Sources,
 }
 
-impl Placed<'_> {
+impl LocatedReport<'_> {
     /// File and line, from 1.
     fn place(&self, line: &CoverageLine) -> Option<(&str, usize)> {
         let place = self.plan.place(line.origin)?;
@@ -25,7 +25,7 @@ impl Placed<'_> {
     }
 }
 
-pub fn text(report: &Placed, stage: &str, engine: ExportEngine, format: Format) -> String {
+pub fn text(report: &LocatedReport, stage: &str, engine: ExportEngine, format: Format) -> String {
     if format == Format::Json {
         let line = |line: &CoverageLine| {
             let place = report.place(line);

@@ -60,7 +60,7 @@ fn of_domain(domain: &Domain, conditions: &[&DataFormula], base: &Path) -> Resul
             Problem::usage("wrong-data", format!("{}, line {}: {what}", path.display(), number + 1))
         };
         let columns: Map<String, Value> =
-            serde_json::from_str(line).map_err(|error| fault(format!("no JSON object: {error}")))?;
+            serde_json::from_str(line).map_err(|error| fault(format!("not a JSON object: {error}")))?;
         if let Some(filter) = &source.filter
             && !holds(filter, NullField::Unknown, source, &columns).map_err(fault)?
         {
@@ -82,10 +82,7 @@ fn of_domain(domain: &Domain, conditions: &[&DataFormula], base: &Path) -> Resul
         }
     }
     if rows.is_empty() {
-        return Err(Problem::usage(
-            "wrong-data",
-            format!("{} has no row that is trained on", path.display()),
-        ));
+        return Err(Problem::usage("wrong-data", format!("{} has no row to train on", path.display())));
     }
     Ok(DomainRows { rows, longest_prompt: longest as u32 })
 }
@@ -94,9 +91,9 @@ fn of_domain(domain: &Domain, conditions: &[&DataFormula], base: &Path) -> Resul
 /// formats a run reads.
 fn lines_of(source: &DataSource, path: &Path) -> Result<Vec<u8>, Problem> {
     let other = || {
-        let message = format!("`mopd export` reads one file of JSON lines, and `{}` is none", source.path);
+        let message = format!("`mopd export` reads one file of JSON lines, but `{}` is not one", source.path);
         Problem::usage("not-supported-yet", message)
-            .help("convert it: a line per row, with `prompt` and the fields that the reward reads")
+            .help("convert it to one line per row, with `prompt` and the fields that the reward reads")
     };
     let ending = path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase());
     let pattern = !path.exists() && is_file_pattern(&path.to_string_lossy());
@@ -171,7 +168,7 @@ fn mismatch(field: &str, wanted: &str, source: &DataSource, columns: &Map<String
     format!("the field `{field}` must be {wanted}; found {found}")
 }
 
-/// What a verifier compares a completion with.
+/// The type of the field that a verifier compares with a completion.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum TargetKind {
     Text,
@@ -218,7 +215,7 @@ pub fn lines(
     messages: bool,
 ) -> Result<String, Problem> {
     let steps = settings.steps.unwrap_or(0);
-    let mut order = Order::new(settings, rows);
+    let mut order = DomainOrder::new(settings, rows);
     let mut text = String::new();
     let mut group = 0u64;
     for _ in 0..steps {
@@ -233,7 +230,7 @@ pub fn lines(
     if group == 0 {
         return Err(Problem::usage(
             "wrong-data",
-            "the rows make no whole batch, so no step would be trained",
+            "there are fewer rows than a batch has, so no step would be trained",
         ));
     }
     Ok(text)
@@ -300,13 +297,13 @@ fn conversation(prompt: Value, system: Option<&str>) -> Value {
 /// The order of rows: every step keeps to the shares to within a row, rounding is carried over to the next
 /// step, and no row of a domain comes twice before each has come once. A stage that trains in epochs visits
 /// each row once per epoch: its shares are proportional to the rows.
-struct Order {
-    domains: Vec<Turn>,
+struct DomainOrder {
+    domains: Vec<DomainQueue>,
     drawn: u64,
     seed: u64,
 }
 
-struct Turn {
+struct DomainQueue {
     /// Its share of the total, normalised.
     share: f64,
     size: usize,
@@ -314,18 +311,22 @@ struct Turn {
     left: Vec<usize>,
 }
 
-impl Order {
-    fn new(settings: &ExportSettings, rows: &[DomainRows]) -> Order {
+impl DomainOrder {
+    fn new(settings: &ExportSettings, rows: &[DomainRows]) -> DomainOrder {
         let sizes = rows.iter().map(|of| of.rows.len());
         let shares: Vec<f64> = shares(settings.train, sizes.clone());
-        let turn = |(share, size)| Turn { share, size, drawn: 0, left: Vec::new() };
-        Order { domains: shares.into_iter().zip(sizes).map(turn).collect(), drawn: 0, seed: settings.seed }
+        let turn = |(share, size)| DomainQueue { share, size, drawn: 0, left: Vec::new() };
+        DomainOrder {
+            domains: shares.into_iter().zip(sizes).map(turn).collect(),
+            drawn: 0,
+            seed: settings.seed,
+        }
     }
 
     /// The domain and the row of each prompt of the next step.
     fn step(&mut self, groups: u32) -> Vec<(usize, usize)> {
         let after = self.drawn + u64::from(groups);
-        let owed = |turn: &Turn| turn.share * after as f64 - turn.drawn as f64;
+        let owed = |turn: &DomainQueue| turn.share * after as f64 - turn.drawn as f64;
         let counts = quotas(&mut self.domains.iter().map(owed).collect::<Vec<_>>(), groups);
         self.drawn = after;
         let mut found = Vec::with_capacity(groups as usize);

@@ -38,14 +38,14 @@ pub struct StageCurves {
     pub whole: bool,
     /// The training time up to each point, and the tokens of completions trained on; `None` where a step
     /// lacks the number.
-    pub elapsed_seconds: Option<Elapsed>,
-    pub elapsed_tokens: Option<Elapsed>,
+    pub elapsed_seconds: Option<ElapsedAxis>,
+    pub elapsed_tokens: Option<ElapsedAxis>,
     pub series: Vec<Series>,
 }
 
 /// The positions of points on another axis than steps: by seed, and the mean over seeds.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Elapsed {
+pub struct ElapsedAxis {
     pub mean: Vec<Rounded>,
     pub by_seed: Vec<Vec<Rounded>>,
 }
@@ -53,7 +53,7 @@ pub struct Elapsed {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Series {
     pub metric: Cow<'static, str>,
-    pub by: By,
+    pub by: CurveBreakdown,
     /// The name of the domain or teacher; empty for numbers of the whole step.
     pub of: String,
     pub mean: Vec<Option<Rounded>>,
@@ -69,7 +69,7 @@ pub struct Series {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum By {
+pub enum CurveBreakdown {
     Domain,
     Teacher,
     Step,
@@ -190,7 +190,7 @@ impl StageRows<'_> {
                     value: number(metrics, metric, rows),
                     weight: Some(1.0),
                 });
-                found.extend(self.series(metric.to_owned().into(), By::Domain, of, values));
+                found.extend(self.series(metric.to_owned().into(), CurveBreakdown::Domain, of, values));
             }
         }
         found
@@ -203,7 +203,7 @@ impl StageRows<'_> {
         // It is a share of the completions of the same terms.
         let own = steps.iter().filter(|rows| metrics.text("terms", rows[0]) == terms);
         let values = self.shares(metric, own, |row| domain(metrics, row) == of);
-        self.series(metric.to_owned().into(), By::Domain, of, values)
+        self.series(metric.to_owned().into(), CurveBreakdown::Domain, of, values)
     }
 
     /// The share of each teacher in a step, where the data chooses between them.
@@ -214,7 +214,7 @@ impl StageRows<'_> {
             for teacher in teachers {
                 let values =
                     self.shares(metric, steps.iter(), |row| self.metrics.text("teacher", row) == *teacher);
-                found.extend(self.series(metric.into(), By::Teacher, teacher, values));
+                found.extend(self.series(metric.into(), CurveBreakdown::Teacher, teacher, values));
             }
         }
         found
@@ -250,7 +250,7 @@ impl StageRows<'_> {
                     let weight = metrics.number("token_share", row).filter(|share| *share > 0.0);
                     CurvePoint { row, value: metrics.number(metric, row), weight }
                 });
-                found.extend(self.series(metric.into(), By::Teacher, teacher, values));
+                found.extend(self.series(metric.into(), CurveBreakdown::Teacher, teacher, values));
             }
         }
         found
@@ -266,7 +266,7 @@ impl StageRows<'_> {
                 weight: Some(1.0),
             });
             let values: Vec<CurvePoint> = values.collect();
-            self.series(name, By::Step, "", values.into_iter())
+            self.series(name, CurveBreakdown::Step, "", values.into_iter())
         };
         // The speed over several steps: tokens by time, so each step is weighted by its time.
         let tokens = tokens_of_steps(metrics, self.rows.iter().copied());
@@ -274,7 +274,7 @@ impl StageRows<'_> {
             let seconds = metrics.number("seconds", row).filter(|seconds| *seconds > 0.0);
             CurvePoint { row, value: seconds.map(|seconds| tokens / seconds), weight: seconds }
         });
-        let speed = self.series("tokens_per_second".into(), By::Step, "", speeds);
+        let speed = self.series("tokens_per_second".into(), CurveBreakdown::Step, "", speeds);
         let named = NAMED.iter().flat_map(|prefix| metrics.columns(prefix));
         OF_STEP
             .iter()
@@ -288,7 +288,7 @@ impl StageRows<'_> {
     fn series(
         &self,
         metric: Cow<'static, str>,
-        by: By,
+        by: CurveBreakdown,
         of: &str,
         values: impl Iterator<Item = CurvePoint>,
     ) -> Option<Series> {
@@ -326,7 +326,7 @@ impl StageRows<'_> {
 
     /// A sum over the steps of each seed, at the middle of the steps of each point. `add` computes the number
     /// of a step from that of its earlier rows and the next row. `None` where a step is missing.
-    fn elapsed(&self, add: impl Fn(Option<f64>, usize) -> Option<f64>) -> Option<Elapsed> {
+    fn elapsed(&self, add: impl Fn(Option<f64>, usize) -> Option<f64>) -> Option<ElapsedAxis> {
         let StageRows { metrics, rows, steps, points, ref seeds, .. } = *self;
         let mut of_steps = vec![vec![None; steps]; seeds.len()];
         for row in rows {
@@ -344,7 +344,7 @@ impl StageRows<'_> {
         };
         let by_seed = of_steps.into_iter().map(at_points).collect::<Option<Vec<Vec<f64>>>>()?;
         let mean = |point: usize| by_seed.iter().map(|seed| seed[point]).sum::<f64>() / seeds.len() as f64;
-        Some(Elapsed {
+        Some(ElapsedAxis {
             mean: (0..points).map(mean).map(Rounded).collect(),
             by_seed: by_seed.iter().map(|seed| seed.iter().copied().map(Rounded).collect()).collect(),
         })
@@ -434,7 +434,10 @@ mod tests {
         assert_eq!(student.elapsed_seconds.as_ref().unwrap().by_seed, [[0.5, 1.0, 1.5].map(Rounded); 2]);
         // As in event files: both domains' tokens divided by the time of the step.
         let of_step = |name: &str| {
-            let found = student.series.iter().filter(|series| series.metric == name && series.by == By::Step);
+            let found = student
+                .series
+                .iter()
+                .filter(|series| series.metric == name && series.by == CurveBreakdown::Step);
             found.map(|series| series.mean.clone()).collect::<Vec<_>>()
         };
         assert_eq!(of_step("tokens_per_second"), [[Some(Rounded(8.0)); 3]]);
@@ -444,7 +447,7 @@ mod tests {
         let [reward] = rewards.as_slice() else { panic!("{rewards:?}") };
         // Three steps per seed.
         let beta = student.series.iter().find(|series| series.metric == "state.beta").unwrap();
-        assert_eq!((beta.by, beta.of.as_str()), (By::Step, ""));
+        assert_eq!((beta.by, beta.of.as_str()), (CurveBreakdown::Step, ""));
         assert_eq!(beta.mean, [1.5, 2.5, 3.5].map(|value| Some(Rounded(value))));
         assert_eq!(reward.mean, [1.5, 2.5, 3.5].map(|value| Some(Rounded(value))));
         assert_eq!(reward.low.as_ref().unwrap()[0], Some(Rounded(1.0)));
@@ -523,7 +526,7 @@ mod tests {
         let divergence = all["student"]
             .series
             .iter()
-            .find(|series| series.metric == "divergence" && series.by == By::Teacher);
+            .find(|series| series.metric == "divergence" && series.by == CurveBreakdown::Teacher);
         assert_eq!(divergence.unwrap().mean, [Some(Rounded(0.25))]);
     }
 }

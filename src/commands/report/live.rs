@@ -17,8 +17,8 @@ use super::stages::{StageData, stages};
 use super::{LoadedRun, page};
 use crate::host::reason;
 use crate::output;
-use crate::problem::{Problem, Status};
-use crate::run_events::{EventsSoFar, Followed};
+use crate::problem::{CommandStatus, Problem};
+use crate::run_events::{EventsSoFar, FollowOutcome};
 use crate::run_folder::{ColumnTable, RunFolder};
 use crate::run_lock::LOCK;
 use crate::worker::interrupts::Interrupts;
@@ -48,7 +48,7 @@ struct FollowedRun {
     status: LiveStatus,
 }
 
-pub fn serve(path: &Path, port: u16) -> Result<Status, Problem> {
+pub fn serve(path: &Path, port: u16) -> Result<CommandStatus, Problem> {
     let mut run = FollowedRun {
         path: path.to_owned(),
         plan: String::new(),
@@ -58,7 +58,7 @@ pub fn serve(path: &Path, port: u16) -> Result<Status, Problem> {
     run.look()?;
     let server = Server::http((Ipv4Addr::LOCALHOST, port)).map_err(|error| {
         Problem::usage("no-server", format!("can't listen on port {port} of 127.0.0.1: {error}"))
-            .help("`--port N` names another one; without it a free one is taken")
+            .help("`--port N` sets another port; without it, a free port is chosen")
     })?;
     let Some(address) = server.server_addr().to_ip() else {
         return Err(Problem::usage("no-server", "the server has no address of this machine"));
@@ -69,7 +69,7 @@ pub fn serve(path: &Path, port: u16) -> Result<Status, Problem> {
     output::note("open this address in a browser of this machine; Ctrl-C ends the server, not the run\n");
     while !interrupts.any() {
         let request = server.recv_timeout(LOOK).map_err(|error| {
-            Problem::run("no-server", format!("the server can't listen any more: {}", reason(&error)))
+            Problem::run("no-server", format!("the server cannot listen any more: {}", reason(&error)))
         })?;
         if let Some(request) = request {
             let response = run.answer(&request, address);
@@ -89,10 +89,10 @@ impl FollowedRun {
         // A page of another site whose name resolves to this machine must not read it (DNS rebinding).
         let own = [address.to_string(), format!("localhost:{}", address.port())];
         if !host.is_some_and(|host| own.iter().any(|own| own == host)) {
-            return text(403, "this server answers only under its own address\n");
+            return text(403, "this server can only be reached by its own address\n");
         }
         if *request.method() != Method::Get {
-            return text(405, "nothing can be changed here: only GET is answered\n")
+            return text(405, "this server is read-only: it supports only GET\n")
                 .with_header(header("Allow", "GET"));
         }
         let (path, query) = request.url().split_once('?').unwrap_or((request.url(), ""));
@@ -140,7 +140,7 @@ impl FollowedRun {
         if folder.plan.hash != self.plan {
             self.begin(folder.plan.hash.clone());
         }
-        if self.follow()? != Followed::Read && self.so_far.read > 0 {
+        if self.follow()? != FollowOutcome::Read && self.so_far.read > 0 {
             self.begin(folder.plan.hash.clone());
             self.follow()?;
         }
@@ -153,7 +153,7 @@ impl FollowedRun {
         self.status = LiveStatus::default();
     }
 
-    fn follow(&mut self) -> Result<Followed, Problem> {
+    fn follow(&mut self) -> Result<FollowOutcome, Problem> {
         let FollowedRun { path, so_far, status, .. } = self;
         so_far.follow(path, |event| status.note(event)).map_err(|error| {
             Problem::usage("can't-read", format!("can't read {}: {}", path.display(), reason(&error)))

@@ -20,7 +20,7 @@ use super::compare::{self, MeaningChange};
 use crate::args::ReportArgs;
 use crate::host::{as_text, reason};
 use crate::output;
-use crate::problem::{Problem, Status};
+use crate::problem::{CommandStatus, Problem};
 use crate::run_events::{EVENTS, EventsSoFar};
 use crate::run_folder::{ColumnTable, METRICS, REWARDS, RunFolder, SAMPLES, WEIGHTS};
 use crate::worker;
@@ -92,7 +92,7 @@ impl LoadedRun {
     }
 }
 
-pub fn report(arguments: &ReportArgs) -> Result<Status, Problem> {
+pub fn report(arguments: &ReportArgs) -> Result<CommandStatus, Problem> {
     if arguments.live {
         let [run] = &arguments.runs[..] else {
             return Err(Problem::usage("usage", "`--live` shows one run")
@@ -115,11 +115,11 @@ pub fn report(arguments: &ReportArgs) -> Result<Status, Problem> {
     if html.len() > LARGE {
         let size = crate::figures::bytes(html.len() as u64);
         output::error(&format!(
-            "warning: the page is large ({size}); its source text and its tables take what they take\n"
+            "warning: the page is large ({size}) because of its source text and its tables\n"
         ));
     }
     output::result(&format!("{}\n", out.display()));
-    Ok(Status::Good)
+    Ok(CommandStatus::Success)
 }
 
 /// The steps of an unfinished run, from its events.

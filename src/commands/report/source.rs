@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use mopd_compiler::plan::{Origin, Plan};
-use mopd_lang::ide::{Meaning, declarations, semantic_tokens};
+use mopd_lang::ide::{SemanticTokenKind, declarations, semantic_tokens};
 use serde::Serialize;
 
 use super::LoadedRun;
@@ -154,21 +154,21 @@ fn meanings(path: &Path, text: &str) -> Meanings {
     tokens.map(|token| (token.start as usize, token.end as usize, class(token.meaning))).collect()
 }
 
-fn class(meaning: Meaning) -> &'static str {
+fn class(meaning: SemanticTokenKind) -> &'static str {
     match meaning {
-        Meaning::Comment => "comment",
-        Meaning::Text => "text",
-        Meaning::Number => "number-literal",
-        Meaning::Keyword => "keyword",
-        Meaning::Signal => "signal",
-        Meaning::Type => "type",
-        Meaning::Function | Meaning::Class => "function",
-        Meaning::Operator
-        | Meaning::Namespace
-        | Meaning::Variable
-        | Meaning::Parameter
-        | Meaning::Property
-        | Meaning::EnumMember => "",
+        SemanticTokenKind::Comment => "comment",
+        SemanticTokenKind::Text => "text",
+        SemanticTokenKind::Number => "number-literal",
+        SemanticTokenKind::Keyword => "keyword",
+        SemanticTokenKind::Signal => "signal",
+        SemanticTokenKind::Type => "type",
+        SemanticTokenKind::Function | SemanticTokenKind::Class => "function",
+        SemanticTokenKind::Operator
+        | SemanticTokenKind::Namespace
+        | SemanticTokenKind::Variable
+        | SemanticTokenKind::Parameter
+        | SemanticTokenKind::Property
+        | SemanticTokenKind::EnumMember => "",
     }
 }
 

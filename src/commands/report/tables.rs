@@ -21,7 +21,7 @@ pub struct TableData {
     rows: Vec<RowData>,
     /// The differences by reference row: for as many of the first rows as there is room for.
     references: Vec<Reference>,
-    /// What the intervals of differences include.
+    /// The sources of variation in the intervals of differences, as text.
     paired: &'static str,
 }
 

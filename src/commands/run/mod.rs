@@ -18,7 +18,7 @@ use super::{Compiled, archive, export, plan_json, report, sweep};
 use crate::args::{Format, RunArgs};
 use crate::host::{as_text, folder_of, reason};
 use crate::output::{self, Style};
-use crate::problem::{Problem, Status};
+use crate::problem::{CommandStatus, Problem};
 use crate::progress::{LOG_EVERY, ProgressPrinter, RunProgress, TICK, utc};
 use crate::provenance::{PROVENANCE, RunProvenance};
 use crate::render;
@@ -31,7 +31,7 @@ use crate::worker::{self, Kill, Worker, WorkerMessage};
 /// The store of finished stages, shared by all runs in a folder.
 pub const STORE: &str = ".mopd/store";
 
-pub fn run(arguments: &RunArgs) -> Result<Status, Problem> {
+pub fn run(arguments: &RunArgs) -> Result<CommandStatus, Problem> {
     let checked = sweep::check(&arguments.file, &arguments.overrides.set, &mut |_| ())?;
     report(&checked.analysis);
     for (name, analysis) in &checked.refused {
@@ -40,7 +40,7 @@ pub fn run(arguments: &RunArgs) -> Result<Status, Problem> {
     }
     match checked.sweep {
         Some(sweep) => sweep::run(arguments, &sweep),
-        None => Ok(Status::Wrong),
+        None => Ok(CommandStatus::Failure),
     }
 }
 
@@ -48,13 +48,18 @@ pub fn run(arguments: &RunArgs) -> Result<Status, Problem> {
 pub fn event_files(out: &Path) -> Result<(), Problem> {
     match export::event_files(out, None)? {
         Some(folder) => output::note(&format!("event files in {}\n", folder.display())),
-        None => output::note("no event files: nothing is trained here\n"),
+        None => output::note("no event files: no stage trains in this run\n"),
     }
     Ok(())
 }
 
 /// Runs one plan. `table` says whether to print its tables.
-pub fn one(arguments: &RunArgs, compiled: &Compiled, out: &Path, table: bool) -> Result<Status, Problem> {
+pub fn run_plan(
+    arguments: &RunArgs,
+    compiled: &Compiled,
+    out: &Path,
+    table: bool,
+) -> Result<CommandStatus, Problem> {
     let from = stages_named(&arguments.from, compiled)?;
     details(compiled, out);
     provenance(out, compiled)?;
@@ -79,7 +84,7 @@ pub fn one(arguments: &RunArgs, compiled: &Compiled, out: &Path, table: bool) ->
     let tracker = arguments.tracker.as_ref();
     let mut followers = Followers {
         format: arguments.format,
-        events: written(EventFile::of(out), &printer),
+        events: written(EventFile::open(out), &printer),
         event_files: arguments.tensorboard.then(|| LiveEventFiles::new(out)),
         tracker: tracker
             .map(|command| Tracker::start(command, &compiled.plan, out, printer.clone()))
@@ -104,7 +109,7 @@ pub fn one(arguments: &RunArgs, compiled: &Compiled, out: &Path, table: bool) ->
         // which got the signal too.
         Some(Event::Failed(failure)) if !interrupts.any() => {
             report_failure(&failure, compiled, &progress);
-            Ok(Status::Wrong)
+            Ok(CommandStatus::Failure)
         }
         Some(Event::Finished { seconds, peak_memory }) => {
             if !status.success() {
@@ -123,7 +128,7 @@ pub fn one(arguments: &RunArgs, compiled: &Compiled, out: &Path, table: bool) ->
             };
             problem.report();
             progress.say_last(&stored(&progress));
-            Ok(Status::Wrong)
+            Ok(CommandStatus::Failure)
         }
     }
 }
@@ -181,7 +186,7 @@ impl Followers {
             && let Err((path, error)) = files.step(*step, rows)
         {
             progress.printer().warn(&format!(
-                "warning: can't write {}: {}; the event files come at the end of the run\n",
+                "warning: can't write {}: {}; the event files are written at the end of the run\n",
                 path.display(),
                 reason(&error)
             ));
@@ -239,7 +244,7 @@ pub fn check_version(theirs: &str, kill: &Kill) -> Result<(), Problem> {
     if theirs == ours {
         return Ok(());
     }
-    kill.now();
+    kill.kill();
     Err(Problem::run(
         "worker-protocol",
         format!("mopd is version {ours}, but mopd-worker is version {theirs}"),
@@ -291,9 +296,8 @@ pub fn provenance(out: &Path, compiled: &Compiled) -> Result<(), Problem> {
     }
     let entry = compiled.sources.files().next().map(|(_, entry)| folder_of(Path::new(&entry.path)));
     let started = RunProvenance::now(entry.as_deref().unwrap_or(Path::new(".")), utc());
-    let started = serde_json::to_string_pretty(&started).map_err(|error| {
-        Problem::run("plan-not-written", format!("{PROVENANCE} can't be written: {error}"))
-    })?;
+    let started = serde_json::to_string_pretty(&started)
+        .map_err(|error| Problem::run("plan-not-written", format!("cannot write {PROVENANCE}: {error}")))?;
     files.push((PathBuf::from(PROVENANCE), &started));
     files.push((PathBuf::from("plan.json"), &plan));
     let files: Vec<(&Path, &str)> = files.iter().map(|(path, text)| (path.as_path(), *text)).collect();
@@ -306,9 +310,9 @@ fn report_failure(failure: &Failure, compiled: &Compiled, progress: &RunProgress
     progress.say_last(&stored(progress));
 }
 
-fn interrupted(progress: &RunProgress) -> Status {
+fn interrupted(progress: &RunProgress) -> CommandStatus {
     progress.say_last(&format!("interrupted\n{}run the same command again to resume\n", stored(progress)));
-    Status::Interrupted
+    CommandStatus::Interrupted
 }
 
 /// Where the finished stages are stored, as text.
@@ -345,7 +349,7 @@ fn finish(
     table: bool,
     seconds: f64,
     peak_memory: u64,
-) -> Result<Status, Problem> {
+) -> Result<CommandStatus, Problem> {
     let results = results(out)?;
     if table {
         output::result(&table::show(&results, &compiled.plan, Style::of_stdout()));
@@ -356,5 +360,5 @@ fn finish(
         table::whole(&results, seconds, peak_memory),
         out.display()
     ));
-    Ok(Status::Good)
+    Ok(CommandStatus::Success)
 }

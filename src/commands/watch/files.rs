@@ -22,7 +22,7 @@ const FILES_AT_MOST: usize = 10_000;
 
 /// The data by which a change of a file is detected.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Stamp {
+struct ContentStamp {
     length: u64,
     modified: Option<SystemTime>,
     /// A hash of its content, if that was read.
@@ -34,10 +34,10 @@ pub struct InputFiles {
     watcher: Option<RecommendedWatcher>,
     watched: HashSet<PathBuf>,
     sources: BTreeSet<PathBuf>,
-    data: BTreeMap<PathBuf, Option<Stamp>>,
+    data: BTreeMap<PathBuf, Option<ContentStamp>>,
     /// Folders and patterns that plans read: a new file there is a change.
     roots: BTreeSet<PathBuf>,
-    sources_seen: BTreeMap<PathBuf, Option<Stamp>>,
+    sources_seen: BTreeMap<PathBuf, Option<ContentStamp>>,
 }
 
 /// The changes since the last call.
@@ -170,7 +170,7 @@ fn folder(file: &Path) -> Option<PathBuf> {
     std::fs::canonicalize(parent).ok()
 }
 
-fn same(a: &Option<Stamp>, b: &Option<Stamp>) -> bool {
+fn same(a: &Option<ContentStamp>, b: &Option<ContentStamp>) -> bool {
     match (a, b) {
         (Some(a), Some(b)) => match (a.content, b.content) {
             (Some(a), Some(b)) => a == b,
@@ -181,7 +181,7 @@ fn same(a: &Option<Stamp>, b: &Option<Stamp>) -> bool {
 }
 
 /// `None` if there is no file. Its content is read again only if its length or time has changed.
-fn stamp(path: &Path, before: Option<&Stamp>) -> Option<Stamp> {
+fn stamp(path: &Path, before: Option<&ContentStamp>) -> Option<ContentStamp> {
     let found = std::fs::metadata(path).ok().filter(|found| found.is_file())?;
     let (length, modified) = (found.len(), found.modified().ok());
     // Two saves within a tick of the file system's clock have the same time: so a very recent file is always
@@ -195,7 +195,7 @@ fn stamp(path: &Path, before: Option<&Stamp>) -> Option<Stamp> {
     }
     let content =
         if length <= READ_AT_MOST { std::fs::read(path).ok().map(|bytes| hash(&bytes)) } else { None };
-    Some(Stamp { length, modified, content })
+    Some(ContentStamp { length, modified, content })
 }
 
 fn hash(bytes: &[u8]) -> u64 {
@@ -238,7 +238,7 @@ fn programs(plan: &Plan) -> Vec<(&str, &[String])> {
 
 /// The files that the worker takes for a command's sources; also missing dependencies.
 fn made_of(command: &str, depends: &[String], base: &Path) -> Vec<PathBuf> {
-    match CommandSources::of(command, depends, base) {
+    match CommandSources::find(command, depends, base) {
         Ok(program) => program.hashed.into_iter().map(|file| file.path).collect(),
         Err(_) => depends.iter().flat_map(|path| files_of(&base.join(path))).collect(),
     }
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_noticed_and_what_is_touched_is_not() {
+    fn changed_content_is_noticed_and_a_new_time_is_not() {
         let folder = tempfile::tempdir().unwrap();
         let [source, data] = ["a.mopd", "a.jsonl"].map(|name| folder.path().join(name));
         fs::write(&source, "one").unwrap();
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_while_a_source_is_read_is_noticed() {
+    fn write_during_a_read_is_noticed() {
         let folder = tempfile::tempdir().unwrap();
         let source = folder.path().join("a.mopd");
         fs::write(&source, "one").unwrap();

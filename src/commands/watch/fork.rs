@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
-use mopd_compiler::plan::difference::{DifferenceKind, Fate, ItemChange, difference};
+use mopd_compiler::plan::difference::{ChangeKind, DifferenceKind, ItemChange, difference};
 use mopd_compiler::plan::events::{Event, Fork};
 use mopd_compiler::plan::{ModelId, Plan};
 
@@ -96,8 +96,8 @@ fn key_of<'a>(plan: &'a Plan, name: &str) -> Option<&'a str> {
     stages.find(|(model, _)| model.name == name).map(|(_, facts)| facts.key.as_str())
 }
 
-fn fits(fate: &Fate) -> bool {
-    let Fate::Changed { settings, .. } = fate else { return false };
+fn fits(fate: &ChangeKind) -> bool {
+    let ChangeKind::Changed { settings, .. } = fate else { return false };
     settings.iter().all(|change| SETTINGS.contains(&change.what.as_str()))
 }
 
@@ -170,7 +170,7 @@ model student = distill(base) {
     }
 
     #[test]
-    fn what_leaves_weights_and_data_their_meaning_can_be_forked() {
+    fn edits_that_keep_weights_and_data_can_fork() {
         let student = vec![("student".to_owned(), 3)];
         for (from, to) in [
             ("live kl(student || teacher)", "0.5 * live kl(student || teacher)"),

@@ -9,8 +9,8 @@ use mopd_compiler::plan::events::{Event, Fork, Job, Predict, RunJob, WorkerReque
 use mopd_compiler::plan::results::Results;
 
 use super::fork::StartedSweep;
-use super::ui::Note;
-use super::{Running, WatchEvent, WatchSession, WorkerHandle};
+use super::ui::WatchMessage;
+use super::{RunningSweep, WatchEvent, WatchSession, WorkerHandle};
 use crate::commands::Compiled;
 use crate::commands::run;
 use crate::commands::sweep::SweepRun;
@@ -34,23 +34,23 @@ impl WatchSession<'_> {
         let mut said: Vec<&Fork> = Vec::new();
         for fork in forks.iter().flatten() {
             if !said.contains(&fork) {
-                self.ui.note(&Note::Forked { stage: &fork.stage, seed: fork.seed, step: fork.step });
+                self.ui.note(&WatchMessage::Forked { stage: &fork.stage, seed: fork.seed, step: fork.step });
                 said.push(fork);
             }
         }
         self.retry = false;
         let folder = sweep.folder(self.arguments.out.as_deref());
         if let Err(problem) = self.hold(&folder).and_then(|()| sweep.make_room(&folder)) {
-            self.ui.note(&Note::Problem(&problem));
+            self.ui.note(&WatchMessage::Problem(&problem));
             self.retry = true;
             return;
         }
         let started = StartedSweep::new(sweep, forks);
-        self.go_through(Running { started, folder, ended: Vec::new(), began: false, stopping: false });
+        self.go_through(RunningSweep { started, folder, ended: Vec::new(), began: false, stopping: false });
     }
 
     /// Starts the next member of a sweep, or ends the sweep after the last one.
-    fn go_through(&mut self, mut job: Running) {
+    fn go_through(&mut self, mut job: RunningSweep) {
         let sweep = Rc::clone(&job.started.sweep);
         while let (index, false) = (job.ended.len(), job.stopping)
             && let Some(member) = sweep.members.get(index)
@@ -61,13 +61,13 @@ impl WatchSession<'_> {
             };
             match self.begin(compiled, &member.out(&job.folder), job.started.forks[index].clone()) {
                 Ok(()) => {
-                    self.ui.note(&Note::Began { sweep: &sweep, member: index });
+                    self.ui.note(&WatchMessage::Began { sweep: &sweep, member: index });
                     job.began = true;
                     self.job = Some(job);
                     return;
                 }
                 Err(problem) => {
-                    self.ui.note(&Note::Problem(&problem));
+                    self.ui.note(&WatchMessage::Problem(&problem));
                     self.retry = true;
                     job.ended.push(None);
                 }
@@ -77,18 +77,18 @@ impl WatchSession<'_> {
     }
 
     /// Ends a sweep: the waiting one starts if it has settled.
-    fn close(&mut self, job: Running) {
+    fn close(&mut self, job: RunningSweep) {
         let sweep = Rc::clone(&job.started.sweep);
         let whole = job.ended.len() == sweep.members.len();
         self.retry |= !whole;
         if whole && sweep.is_swept() {
             match sweep.combined(&job.folder, &job.ended) {
-                Ok(together) => self.ui.note(&Note::SweepEnded {
+                Ok(together) => self.ui.note(&WatchMessage::SweepEnded {
                     sweep: &sweep,
                     folder: &job.folder,
                     together: &together,
                 }),
-                Err(problem) => self.ui.note(&Note::Problem(&problem)),
+                Err(problem) => self.ui.note(&WatchMessage::Problem(&problem)),
             }
         }
         // An edit of comments meanwhile changed only places.
@@ -108,7 +108,7 @@ impl WatchSession<'_> {
     }
 
     /// The current member ended, with results or without: starts the next one.
-    pub(super) fn ended(&mut self, mut job: Running, results: Option<Results>) {
+    pub(super) fn ended(&mut self, mut job: RunningSweep, results: Option<Results>) {
         self.retry |= results.is_none();
         job.ended.push(results);
         self.go_through(job);
@@ -127,7 +127,7 @@ impl WatchSession<'_> {
         if self.worker.is_none() {
             self.worker = Some(self.attach()?);
         }
-        self.written = self.told(EventFile::of(out));
+        self.written = self.or_report(EventFile::open(out));
         match &self.worker {
             Some(worker) => worker.requests.send(&WorkerRequest::Begin { job }),
             None => Ok(()),
@@ -167,17 +167,17 @@ impl WatchSession<'_> {
     }
 
     /// The result of writing a run's events; `None` after an error, which is reported.
-    fn told<T>(&mut self, done: Result<T, (PathBuf, io::Error)>) -> Option<T> {
+    fn or_report<T>(&mut self, done: Result<T, (PathBuf, io::Error)>) -> Option<T> {
         let said = |(path, error): (PathBuf, io::Error)| {
-            self.ui.note(&Note::Problem(&Problem::unwritten(&path, &error)));
+            self.ui.note(&WatchMessage::Problem(&Problem::unwritten(&path, &error)));
         };
         done.map_err(said).ok()
     }
 
     pub(super) fn event(&mut self, event: &Event) -> Result<(), Problem> {
-        self.ui.note(&Note::Event(event));
+        self.ui.note(&WatchMessage::Event(event));
         if let Some(mut file) = self.written.take() {
-            self.written = self.told(file.note(event)).map(|()| file);
+            self.written = self.or_report(file.note(event)).map(|()| file);
         }
         match event {
             Event::Ready { versions, .. } => {
@@ -195,7 +195,7 @@ impl WatchSession<'_> {
                 if let Some(job) = self.job.take() {
                     if let Some((_, compiled)) = job.at_work() {
                         let more = !job.stopping && job.ended.len() + 1 < job.started.sweep.members.len();
-                        self.ui.note(&Note::Failed { compiled, failure, more });
+                        self.ui.note(&WatchMessage::Failed { compiled, failure, more });
                     }
                     self.ended(job, None);
                 }
@@ -215,13 +215,13 @@ impl WatchSession<'_> {
     }
 
     /// The results of the current member; `None` if they can't be read.
-    fn finished(&mut self, job: &Running, seconds: f64, peak_memory: u64) -> Option<Results> {
+    fn finished(&mut self, job: &RunningSweep, seconds: f64, peak_memory: u64) -> Option<Results> {
         let (member, compiled) = job.at_work()?;
         let out = member.out(&job.folder);
         match run::results(&out) {
             Ok(results) => {
                 let single = !job.started.sweep.is_swept();
-                self.ui.note(&Note::Finished {
+                self.ui.note(&WatchMessage::Finished {
                     compiled,
                     single,
                     out: &out,
@@ -232,14 +232,14 @@ impl WatchSession<'_> {
                 Some(results)
             }
             Err(problem) => {
-                self.ui.note(&Note::Problem(&problem));
+                self.ui.note(&WatchMessage::Problem(&problem));
                 None
             }
         }
     }
 }
 
-impl Running {
+impl RunningSweep {
     fn at_work(&self) -> Option<(&SweepRun, &Compiled)> {
         let member = self.started.sweep.members.get(self.ended.len())?;
         Some((member, member.compiled.as_deref()?))

@@ -6,7 +6,7 @@ use mopd_lang::Analysis;
 use mopd_lang::diag::Severity;
 use serde::Serialize;
 
-use super::ui::Note;
+use super::ui::WatchMessage;
 use crate::args::Format;
 use crate::figures::{bytes, duration, scores_found};
 use crate::output::{self, Style, counted};
@@ -40,7 +40,7 @@ impl LineOutput {
         LineOutput { format, style: Style::of_stderr() }
     }
 
-    pub fn note(&mut self, note: &Note) {
+    pub fn note(&mut self, note: &WatchMessage) {
         if self.format == Format::Json {
             self.json(note);
         }
@@ -53,11 +53,13 @@ impl LineOutput {
         }
     }
 
-    fn json(&self, note: &Note) {
+    fn json(&self, note: &WatchMessage) {
         let line = match note {
-            Note::Event(event) => json_line(event),
-            Note::Began { sweep, member } => sweep.announcement(*member, Format::Json).unwrap_or_default(),
-            Note::Checked { analysis, refused, .. } => {
+            WatchMessage::Event(event) => json_line(event),
+            WatchMessage::Began { sweep, member } => {
+                sweep.announcement(*member, Format::Json).unwrap_or_default()
+            }
+            WatchMessage::Checked { analysis, refused, .. } => {
                 let all = || std::iter::once(*analysis).chain(refused.iter().map(|(_, analysis)| analysis));
                 let count = |severity| {
                     all()
@@ -79,8 +81,8 @@ impl LineOutput {
                     diagnostics,
                 })
             }
-            Note::Edited(difference) => event_line(&OutputEvent::Edited { difference }),
-            Note::Nothing => event_line(&OutputEvent::Nothing),
+            WatchMessage::Edited(difference) => event_line(&OutputEvent::Edited { difference }),
+            WatchMessage::Nothing => event_line(&OutputEvent::Nothing),
             _ => return,
         };
         output::result(&line);
@@ -92,9 +94,9 @@ fn event_line(line: &OutputEvent) -> String {
 }
 
 /// A note as text; empty if it is not worth a line.
-pub fn text(note: &Note, style: Style) -> String {
+pub fn text(note: &WatchMessage, style: Style) -> String {
     match note {
-        Note::Watching { path, sources, data } => {
+        WatchMessage::Watching { path, sources, data } => {
             let others = match (sources.saturating_sub(1), data) {
                 (0, 0) => String::new(),
                 (0, data) => format!(" and {}", counted(*data, "file")),
@@ -103,7 +105,7 @@ pub fn text(note: &Note, style: Style) -> String {
             };
             style.dim(&format!("watching {}{others} that it reads; Ctrl-C ends\n", path.display()))
         }
-        Note::Checked { analysis, refused, clean, running } => {
+        WatchMessage::Checked { analysis, refused, clean, running } => {
             let mut text = diagnostics(analysis, style);
             for (name, analysis) in *refused {
                 text += &format!("{name} can't run:\n{}", diagnostics(analysis, style));
@@ -115,37 +117,39 @@ pub fn text(note: &Note, style: Style) -> String {
             }
             text
         }
-        Note::Unreadable(problem) => problem.text(style) + "waiting for the next save\n",
-        Note::Edited(difference) => edited(difference),
-        Note::Data(files) => {
+        WatchMessage::Unreadable(problem) => problem.text(style) + "waiting for the next save\n",
+        WatchMessage::Edited(difference) => edited(difference),
+        WatchMessage::Data(files) => {
             let files: Vec<String> = files.iter().take(3).map(|file| file.display().to_string()).collect();
             format!("{} changed\n", files.join(", "))
         }
-        Note::Nothing => "nothing to rerun: the meaning is the same\n".to_owned(),
-        Note::Stopping => "stopping at the next step\n".to_owned(),
-        Note::Event(event) => event_text(event, style),
-        Note::Finished { out, seconds, peak_memory, .. } => format!(
+        WatchMessage::Nothing => "nothing to rerun: the meaning is the same\n".to_owned(),
+        WatchMessage::Stopping => "stopping at the next step\n".to_owned(),
+        WatchMessage::Event(event) => event_text(event, style),
+        WatchMessage::Finished { out, seconds, peak_memory, .. } => format!(
             "{} {}, peak memory {}, results in {}\n",
             style.green("finished:"),
             duration(*seconds),
             bytes(*peak_memory),
             out.display()
         ),
-        Note::Failed { compiled, failure, more } => {
+        WatchMessage::Failed { compiled, failure, more } => {
             let report = render::of_failure(failure, &compiled.plan, &compiled.sources);
             let then = if *more { "the other runs continue" } else { "waiting for the next save" };
             render::human::report(&report, style) + &format!("{then}; finished stages are kept\n")
         }
-        Note::SweepEnded { folder, together, .. } => together.text(folder),
-        Note::Problem(problem) => problem.text(style),
-        Note::Forked { stage, seed, step } => {
+        WatchMessage::SweepEnded { folder, together, .. } => together.text(folder),
+        WatchMessage::Problem(problem) => problem.text(style),
+        WatchMessage::Forked { stage, seed, step } => {
             format!(
-                "{stage}, seed {seed}: goes on from step {step} of the text before, which its result is \
-                 kept with\n"
+                "{stage}, seed {seed}: resumes from step {step} of the previous text; its result is \
+                stored under that text\n"
             )
         }
-        Note::Said(text) => format!("{text}\n"),
-        Note::Began { sweep, member } => sweep.announcement(*member, Format::Human).unwrap_or_default(),
+        WatchMessage::Said(text) => format!("{text}\n"),
+        WatchMessage::Began { sweep, member } => {
+            sweep.announcement(*member, Format::Human).unwrap_or_default()
+        }
     }
 }
 
@@ -160,10 +164,12 @@ fn diagnostics(analysis: &Analysis, style: Style) -> String {
 }
 
 /// The tables of a note: of a run, or of all runs of a sweep; empty for other notes.
-pub fn table(note: &Note, style: Style) -> String {
+pub fn table(note: &WatchMessage, style: Style) -> String {
     match note {
-        Note::Finished { compiled, single: true, results, .. } => table::show(results, &compiled.plan, style),
-        Note::SweepEnded { sweep, together, .. } => {
+        WatchMessage::Finished { compiled, single: true, results, .. } => {
+            table::show(results, &compiled.plan, style)
+        }
+        WatchMessage::SweepEnded { sweep, together, .. } => {
             together.results.as_ref().map(|results| sweep.table(results, style)).unwrap_or_default()
         }
         _ => String::new(),

@@ -22,13 +22,13 @@ use mopd_store::signals::on_termination;
 
 use self::files::{ChangedFiles, InputFiles};
 use self::fork::StartedSweep;
-use self::ui::{Note, Ui};
+use self::ui::{Ui, WatchMessage};
 use super::run;
-use super::sweep::{self, Checked, Sweep};
+use super::sweep::{self, CheckedSweep, Sweep};
 use crate::args::WatchArgs;
 use crate::host::{self, folder_of};
 use crate::output;
-use crate::problem::{Problem, Status};
+use crate::problem::{CommandStatus, Problem};
 use crate::run_events::EventFile;
 use crate::run_lock::RunLock;
 use crate::worker::{self, Kill, Requests, WorkerMessage};
@@ -66,9 +66,9 @@ enum WatchEvent {
     },
 }
 
-pub fn watch(arguments: &WatchArgs) -> Result<Status, Problem> {
+pub fn watch(arguments: &WatchArgs) -> Result<CommandStatus, Problem> {
     if host::is_standard_input(&arguments.file) {
-        let message = "`watch` waits for saves of a file, and standard input is none";
+        let message = "`watch` waits for saves of a file, but standard input is not a file";
         return Err(Problem::usage("mixed-input", message).help("name the file"));
     }
     host::read(&arguments.file)?;
@@ -81,7 +81,7 @@ pub fn watch(arguments: &WatchArgs) -> Result<Status, Problem> {
     // The receiver is gone only at the very end.
     let installed = on_termination(move || _ = interrupts.send(WatchEvent::Interrupt));
     if let Err(error) = installed {
-        output::error(&format!("warning: Ctrl-C ends this at once: {error}\n"));
+        output::error(&format!("warning: Ctrl-C will stop this at once: {error}\n"));
     }
     let session = WatchSession {
         arguments,
@@ -109,7 +109,7 @@ pub fn watch(arguments: &WatchArgs) -> Result<Status, Problem> {
 }
 
 /// The current runs: members of a sweep, one after the other. The current member follows those that ended.
-struct Running {
+struct RunningSweep {
     started: StartedSweep,
     folder: PathBuf,
     /// The results of each member that ended; `None` if it failed.
@@ -145,7 +145,7 @@ struct WatchSession<'a> {
     waiting: Option<Rc<Sweep>>,
     /// Whether data files have changed since the last runs began: the current runs use the old ones.
     data_changed: bool,
-    job: Option<Running>,
+    job: Option<RunningSweep>,
     /// The events file of the current member.
     written: Option<EventFile>,
     /// The runs before the next ones.
@@ -160,7 +160,7 @@ struct WatchSession<'a> {
 }
 
 impl WatchSession<'_> {
-    fn follow(mut self, events: &Receiver<WatchEvent>) -> Result<Status, Problem> {
+    fn follow(mut self, events: &Receiver<WatchEvent>) -> Result<CommandStatus, Problem> {
         loop {
             let now = Instant::now();
             if self.check_at.is_some_and(|at| at <= now) {
@@ -174,7 +174,7 @@ impl WatchSession<'_> {
             }
             if self.quits > 0 && self.job.is_none() {
                 self.ui.close();
-                return Ok(if self.retry { Status::Interrupted } else { Status::Good });
+                return Ok(if self.retry { CommandStatus::Interrupted } else { CommandStatus::Success });
             }
             let frame = self.ui.refresh()?;
             let deadline = [self.check_at, self.start_at].into_iter().flatten().min();
@@ -204,15 +204,15 @@ impl WatchSession<'_> {
                     self.quit();
                 }
             }
-            WatchEvent::Stderr(line) => self.ui.note(&Note::Said(&output::printable(&line))),
+            WatchEvent::Stderr(line) => self.ui.note(&WatchMessage::Said(&output::printable(&line))),
             WatchEvent::Message { worker, message } if self.is_current(worker) => match *message {
                 WorkerMessage::Event(event) => self.event(&event)?,
-                WorkerMessage::Text(text) => self.ui.note(&Note::Said(&text)),
+                WorkerMessage::Text(text) => self.ui.note(&WatchMessage::Said(&text)),
             },
             WatchEvent::Gone { worker, problem } if self.is_current(worker) => {
                 self.worker = None;
                 if let Some(problem) = problem {
-                    self.ui.note(&Note::Problem(&problem));
+                    self.ui.note(&WatchMessage::Problem(&problem));
                 }
                 if let Some(job) = self.job.take() {
                     self.ended(job, None);
@@ -239,7 +239,7 @@ impl WatchSession<'_> {
             self.stop();
         }
         match &self.worker {
-            Some(worker) if self.quits > 1 => worker.kill.now(),
+            Some(worker) if self.quits > 1 => worker.kill.kill(),
             // A request without data can always be serialised.
             Some(worker) => _ = worker.requests.send(&WorkerRequest::End),
             None => {}
@@ -253,7 +253,7 @@ impl WatchSession<'_> {
             job.stopping = true;
             // A stop can always be serialised.
             let _ = worker.requests.send(&WorkerRequest::Stop);
-            self.ui.note(&Note::Stopping);
+            self.ui.note(&WatchMessage::Stopping);
         }
     }
 
@@ -271,14 +271,14 @@ impl WatchSession<'_> {
         if !data.is_empty() && !self.arguments.check {
             self.data_changed = true;
             if self.waiting.is_none() {
-                self.ui.note(&Note::Data(&data));
+                self.ui.note(&WatchMessage::Data(&data));
                 self.waiting = self.latest.clone();
                 self.settle();
             }
         }
         if first {
             let (sources, data) = self.files.count();
-            self.ui.note(&Note::Watching { path: &self.arguments.file, sources, data });
+            self.ui.note(&WatchMessage::Watching { path: &self.arguments.file, sources, data });
         }
         Ok(())
     }
@@ -303,15 +303,15 @@ impl WatchSession<'_> {
         // A file may have changed since it was read: it is checked once more.
         self.check_at = self.check_at.or(Some(Instant::now() + QUIET));
         self.files.follow_sources(sources);
-        let Checked { analysis, refused, sweep } = match checked {
+        let CheckedSweep { analysis, refused, sweep } = match checked {
             Ok(checked) => checked,
             Err(problem) => {
-                self.ui.note(&Note::Unreadable(&problem));
+                self.ui.note(&WatchMessage::Unreadable(&problem));
                 return Ok(());
             }
         };
         let (clean, running) = (sweep.is_some(), self.job.is_some());
-        self.ui.note(&Note::Checked { analysis: &analysis, refused: &refused, clean, running });
+        self.ui.note(&WatchMessage::Checked { analysis: &analysis, refused: &refused, clean, running });
         let Some(sweep) = sweep else { return Ok(()) };
         self.files.follow_data(sweep.compiled().map(|(_, compiled)| &compiled.plan), &folder_of(path));
         self.clean(Rc::new(sweep));
@@ -323,7 +323,7 @@ impl WatchSession<'_> {
         let before = self.latest.replace(Rc::clone(&sweep));
         if self.arguments.check {
             if let Some(before) = before {
-                self.said(&difference(&before, &sweep));
+                self.report_edit(&difference(&before, &sweep));
             }
             return;
         }
@@ -333,7 +333,7 @@ impl WatchSession<'_> {
             return;
         };
         let edit = difference(&before, &sweep);
-        self.said(&edit);
+        self.report_edit(&edit);
         // Compared with the last sweep that ran: an edit undone before it ran has no effect.
         let idle = self.job.is_none();
         let same_as_running = match &self.job {
@@ -354,19 +354,19 @@ impl WatchSession<'_> {
         self.settle();
     }
 
-    fn said(&mut self, edit: &PlanDifference) {
-        self.ui.note(&if edit.is_empty() { Note::Nothing } else { Note::Edited(edit) });
+    fn report_edit(&mut self, edit: &PlanDifference) {
+        self.ui.note(&if edit.is_empty() { WatchMessage::Nothing } else { WatchMessage::Edited(edit) });
     }
 
     /// Updates the text beside the results, if its meaning is that of the results.
     fn provenance(&mut self, sweep: &Sweep) {
         let folder = sweep.folder(self.arguments.out.as_deref());
         if let Err(problem) = self.hold(&folder) {
-            return self.ui.note(&Note::Problem(&problem));
+            return self.ui.note(&WatchMessage::Problem(&problem));
         }
         for (member, compiled) in sweep.compiled() {
             if let Err(problem) = run::provenance(&member.out(&folder), compiled) {
-                self.ui.note(&Note::Problem(&problem));
+                self.ui.note(&WatchMessage::Problem(&problem));
             }
         }
     }

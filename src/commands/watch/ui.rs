@@ -18,7 +18,7 @@ use crate::commands::sweep::{Sweep, SweepResults};
 use crate::problem::Problem;
 
 /// A message for the author.
-pub enum Note<'a> {
+pub enum WatchMessage<'a> {
     Watching {
         path: &'a Path,
         sources: usize,
@@ -92,7 +92,7 @@ impl Ui {
         Ui::Lines(LineOutput::new(arguments.format))
     }
 
-    pub fn note(&mut self, note: &Note) {
+    pub fn note(&mut self, note: &WatchMessage) {
         match self {
             Ui::Lines(output) => output.note(note),
             Ui::View(view) => view.note(note),

@@ -11,12 +11,12 @@ use mopd_lang::ide::{self, CandidateKind};
 use serde::Deserialize;
 
 use super::super::dispatch::RequestError;
+use super::super::document_host::DocumentHost;
 use super::super::session::Session;
-use super::super::surroundings::Around;
 
 pub fn handle(session: &Session, params: CompletionParams) -> Result<CompletionList, RequestError> {
     let (document, lines, offset) = super::place(session, &params.text_document_position)?;
-    let around = Around::new(session, document);
+    let around = DocumentHost::new(session, document);
     let completion = ide::complete(&document.text, offset, &document.analysis, &around);
     let range = lines.range_of(completion.replace);
     let items = completion.candidates.into_iter().enumerate().map(|(place, candidate)| CompletionItem {
@@ -49,11 +49,11 @@ fn snippets(range: Range) -> Vec<CompletionItem> {
     struct Snippet {
         prefix: String,
         description: String,
-        body: Body,
+        body: SnippetBody,
     }
     #[derive(Deserialize)]
     #[serde(untagged)]
-    enum Body {
+    enum SnippetBody {
         Line(String),
         Lines(Vec<String>),
     }
@@ -69,8 +69,8 @@ fn snippets(range: Range) -> Vec<CompletionItem> {
         text_edit: Some(CompletionTextEdit::Edit(TextEdit {
             range,
             new_text: match body {
-                Body::Line(line) => line,
-                Body::Lines(lines) => lines.join("\n"),
+                SnippetBody::Line(line) => line,
+                SnippetBody::Lines(lines) => lines.join("\n"),
             },
         })),
         filter_text: Some(prefix.clone()),

@@ -23,7 +23,7 @@ use mopd_lang::check::index;
 
 use super::convert::LineIndex;
 use super::dispatch::RequestError;
-use super::session::{Document, Session};
+use super::session::{Document, RefreshInterruption, Session};
 
 /// The document of a request.
 fn document<'a>(session: &'a Session, uri: &lsp_types::Uri) -> Result<&'a Document, RequestError> {
@@ -39,6 +39,15 @@ fn place<'a>(
     let lines = session.lines(document);
     let offset = lines.offset(params.position) as u32;
     Ok((document, lines, offset))
+}
+
+/// A part of a response, left out if it takes too long. A text that has changed meanwhile is an error.
+fn in_time<T>(found: Result<T, RefreshInterruption>) -> Result<Option<T>, RequestError> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(RefreshInterruption::OutOfTime) => Ok(None),
+        Err(changed @ RefreshInterruption::Changed) => Err(references::refused(changed, "answered")),
+    }
 }
 
 fn markdown(value: String) -> MarkupContent {

@@ -8,7 +8,7 @@ use mopd_lang::check::index::SymbolId;
 use mopd_lang::ide;
 
 use super::super::dispatch::RequestError;
-use super::super::session::{Document, ENTRY, Interrupted, Session};
+use super::super::session::{Document, ENTRY, RefreshInterruption, Session};
 
 pub fn handle(session: &Session, params: ReferenceParams) -> Result<Option<Vec<Location>>, RequestError> {
     let (document, _, offset) = super::place(session, &params.text_document_position)?;
@@ -37,19 +37,23 @@ pub fn everywhere(
 }
 
 /// The analyses of closed files that may name the symbol. Only public symbols can be named in other files.
-pub fn closed(session: &Session, document: &Document, id: SymbolId) -> Result<Vec<Analysis>, Interrupted> {
+pub fn closed(
+    session: &Session,
+    document: &Document,
+    id: SymbolId,
+) -> Result<Vec<Analysis>, RefreshInterruption> {
     let symbol = document.analysis.index.symbol(id);
     if symbol.public || symbol.owner.is_some() { session.closed_naming(&symbol.name) } else { Ok(Vec::new()) }
 }
 
 /// An incomplete result is an error. `done` says what was to be done with the name.
-pub fn refused(why: Interrupted, done: &str) -> RequestError {
+pub fn refused(why: RefreshInterruption, done: &str) -> RequestError {
     match why {
-        Interrupted::Changed => RequestError {
+        RefreshInterruption::Changed => RequestError {
             code: ErrorCode::ContentModified,
             message: format!("the text has changed since: nothing was {done}"),
         },
-        Interrupted::OutOfTime => RequestError::refused(format!(
+        RefreshInterruption::OutOfTime => RequestError::refused(format!(
             "not all files of the editor's folders could be read in time: nothing was {done}; open a smaller \
              folder"
         )),

@@ -4,28 +4,28 @@ use lsp_types::{
     SemanticToken, SemanticTokenModifier, SemanticTokenType, SemanticTokens, SemanticTokensParams,
     SemanticTokensResult,
 };
-use mopd_lang::ide::{self, Meaning};
+use mopd_lang::ide::{self, SemanticTokenKind};
 
 use super::super::dispatch::RequestError;
 use super::super::session::Session;
 
 /// In the order of their numbers. All names are standard ones of the protocol, so that every theme knows
 /// them.
-const TYPES: &[(Meaning, SemanticTokenType)] = &[
-    (Meaning::Comment, SemanticTokenType::COMMENT),
-    (Meaning::Text, SemanticTokenType::STRING),
-    (Meaning::Number, SemanticTokenType::NUMBER),
-    (Meaning::Keyword, SemanticTokenType::KEYWORD),
-    (Meaning::Operator, SemanticTokenType::OPERATOR),
-    (Meaning::Namespace, SemanticTokenType::NAMESPACE),
-    (Meaning::Type, SemanticTokenType::TYPE),
-    (Meaning::Function, SemanticTokenType::FUNCTION),
-    (Meaning::Class, SemanticTokenType::CLASS),
-    (Meaning::Variable, SemanticTokenType::VARIABLE),
-    (Meaning::Parameter, SemanticTokenType::PARAMETER),
-    (Meaning::Property, SemanticTokenType::PROPERTY),
-    (Meaning::EnumMember, SemanticTokenType::ENUM_MEMBER),
-    (Meaning::Signal, SemanticTokenType::VARIABLE),
+const TYPES: &[(SemanticTokenKind, SemanticTokenType)] = &[
+    (SemanticTokenKind::Comment, SemanticTokenType::COMMENT),
+    (SemanticTokenKind::Text, SemanticTokenType::STRING),
+    (SemanticTokenKind::Number, SemanticTokenType::NUMBER),
+    (SemanticTokenKind::Keyword, SemanticTokenType::KEYWORD),
+    (SemanticTokenKind::Operator, SemanticTokenType::OPERATOR),
+    (SemanticTokenKind::Namespace, SemanticTokenType::NAMESPACE),
+    (SemanticTokenKind::Type, SemanticTokenType::TYPE),
+    (SemanticTokenKind::Function, SemanticTokenType::FUNCTION),
+    (SemanticTokenKind::Class, SemanticTokenType::CLASS),
+    (SemanticTokenKind::Variable, SemanticTokenType::VARIABLE),
+    (SemanticTokenKind::Parameter, SemanticTokenType::PARAMETER),
+    (SemanticTokenKind::Property, SemanticTokenType::PROPERTY),
+    (SemanticTokenKind::EnumMember, SemanticTokenType::ENUM_MEMBER),
+    (SemanticTokenKind::Signal, SemanticTokenType::VARIABLE),
 ];
 
 pub fn types() -> Vec<SemanticTokenType> {

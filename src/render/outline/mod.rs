@@ -140,11 +140,11 @@ fn made_of(program: &CommandSources) -> String {
 /// The programs that judge a domain or benchmark, and the other external inputs of its reward.
 fn judged_by(name: &str, reward: &Reward, programs: &Programs) -> OutlineRows {
     let programs = programs.rewards.get(name).into_iter().flatten();
-    programs.map(|program| ("reward", made_of(program))).chain(outside(reward)).collect()
+    programs.map(|program| ("reward", made_of(program))).chain(external_inputs(reward)).collect()
 }
 
 /// The external inputs of a reward that is not a program.
-fn outside(reward: &Reward) -> OutlineRows {
+fn external_inputs(reward: &Reward) -> OutlineRows {
     let said = match reward {
         Reward::JsonSchema { schema } => format!("the JSON Schema {schema}"),
         Reward::UnitTests { .. } => {
@@ -154,7 +154,9 @@ fn outside(reward: &Reward) -> OutlineRows {
             format!("a server, version {version:?}; results follow what it answers by this version alone")
         }
         Reward::Http { version: None, .. } => "a server; results do not follow what it answers".to_owned(),
-        Reward::Parts { parts } => return parts.iter().flat_map(|part| outside(&part.reward)).collect(),
+        Reward::Parts { parts } => {
+            return parts.iter().flat_map(|part| external_inputs(&part.reward)).collect();
+        }
         Reward::ExactMatch { .. }
         | Reward::Numeric { .. }
         | Reward::Regex { .. }

@@ -2,10 +2,10 @@
 
 use mopd_compiler::plan::NormalForm;
 use mopd_lang::experiment::{
-    Adapter, BatchSize, Between, ChangedElements, Checkpointing, DomainId, Experiment, Extrapolation,
-    GradientAlignment, Guard, GuardAction, Keep, Length, ModelId, Optimizer, Panel, RolloutSource, Sampling,
-    Schedule, ScheduleLength, SelfCopy, Share, Teacher, TeacherChoice, TeacherId, TeacherWeights, Train,
-    Trainable, Validation, WeightFilter, powers_up_to,
+    Adapter, BatchSize, ChangedElements, Checkpointing, DomainId, Experiment, Extrapolation,
+    GradientAlignment, GradientPartition, Guard, GuardAction, Keep, Length, ModelId, Optimizer, Panel,
+    RolloutSource, Sampling, Schedule, ScheduleLength, SelfCopy, Share, Teacher, TeacherChoice, TeacherId,
+    TeacherWeights, Train, Trainable, Validation, WeightFilter, powers_up_to,
 };
 use mopd_lang::formula::{Adaptive, Formula, FormulaKind};
 
@@ -144,8 +144,8 @@ fn validation(Validation { target, every, rows, origin: _ }: &Validation) -> Str
 
 fn alignment(GradientAlignment { between, every, origin: _ }: &GradientAlignment, train: &Train) -> String {
     let count = match between {
-        Between::Terms => train.objective.terms.len(),
-        Between::Domains => train.mixture.len(),
+        GradientPartition::Terms => train.objective.terms.len(),
+        GradientPartition::Domains => train.mixture.len(),
     };
     let every = counted(*every as usize, "step");
     format!("gradients of {count} {} compared every {every}: {count} more in memory", between.name())

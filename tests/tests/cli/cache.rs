@@ -11,7 +11,7 @@ fn key(digit: char) -> String {
     std::iter::repeat_n(digit, 64).collect()
 }
 
-/// A store with two results, one of which a run needs, and checkpoints that it needs too.
+/// A store with two results and checkpoints; a run needs one of the results, and the checkpoints.
 fn stored() -> Place {
     let place = Place::new();
     let folder = Folder::open(&place.path(".mopd/store")).expect("a store");
@@ -34,7 +34,7 @@ fn stored() -> Place {
 }
 
 #[test]
-fn what_there_is_is_listed_with_who_needs_it() {
+fn cache_list_shows_entries_and_their_runs() {
     let place = stored();
     let said = place.mopd(&["cache", "list"]).is(0, &[]);
     let line = |word: &str| {
@@ -50,7 +50,7 @@ fn what_there_is_is_listed_with_who_needs_it() {
     assert!(items.iter().any(|item| item["kind"] == "checkpoint" && item["about"] == "teacher, seed 1"));
 }
 
-/// Scores are listed by what they are of; a damaged batch is reported; no run needs them.
+/// Scores are listed with their data; a damaged batch is reported; no run needs scores.
 #[test]
 fn scores_are_listed_verified_and_pruned() {
     let place = stored();
@@ -76,7 +76,7 @@ fn scores_are_listed_verified_and_pruned() {
     place.mopd(&["cache", "verify"]).is(0, &["4 whole, 0 damaged"]);
     let batch = place.path(".mopd/store").join(format!("{}.scores/2/hidden.bin", key('d')));
     fs::write(batch, "short").expect("a damaged file");
-    let said = place.mopd(&["cache", "verify"]).is(1, &["3 whole, 1 damaged", "computed again"]);
+    let said = place.mopd(&["cache", "verify"]).is(1, &["3 whole, 1 damaged", "computes it again"]);
     assert!(said.out.contains("scores of expert for student, seed 1: hidden.bin"), "{}", said.out);
     let said = place.mopd(&["cache", "prune", "--keep-under", "1KiB"]);
     assert!(said.out.lines().next().is_some_and(|line| line.starts_with(&key('d'))), "{}", said.out);
@@ -88,7 +88,7 @@ fn damage_is_named_and_is_status_1() {
     place.mopd(&["cache", "verify"]).is(0, &["3 whole, 0 damaged"]);
     fs::write(place.path(".mopd/store").join(key('b')).join("model.safetensors"), "short")
         .expect("a damaged file");
-    let said = place.mopd(&["cache", "verify"]).is(1, &["2 whole, 1 damaged", "computed again"]);
+    let said = place.mopd(&["cache", "verify"]).is(1, &["2 whole, 1 damaged", "computes it again"]);
     assert!(
         said.out.starts_with(&key('b')) && said.out.contains("student, seed 1: model.safetensors"),
         "{}",
@@ -97,7 +97,7 @@ fn damage_is_named_and_is_status_1() {
 }
 
 #[test]
-fn what_no_run_needs_is_pruned_and_nothing_else() {
+fn cache_prune_removes_only_unneeded_entries() {
     let place = stored();
     let dry =
         place.mopd(&["cache", "prune", "--older-than", "0s", "--dry-run"]).is(0, &["1 entry: would free"]);
@@ -107,9 +107,9 @@ fn what_no_run_needs_is_pruned_and_nothing_else() {
     place.mopd(&["cache", "prune", "--older-than", "1d"]).is(0, &["0 entries: freed 0 B"]);
     place.mopd(&["cache", "prune", "--keep-under", "1GiB"]).is(0, &["0 entries"]);
     let said = place.mopd(&["cache", "prune", "--keep-under", "1KiB"]);
-    said.is(0, &["1 entry: freed", "more than asked for", "folder of results"]);
+    said.is(0, &["1 entry: freed", "more than requested", "folder of results"]);
     place.mopd(&["cache", "verify"]).is(0, &["2 whole, 0 damaged"]);
-    // Without its results the run is gone, and nobody needs what it needed.
+    // Without its results, a run does not count, and its entries are not needed.
     fs::remove_dir_all(place.path("runs/one")).expect("a folder");
     place.mopd(&["cache", "prune", "--older-than", "0s"]).is(0, &["2 entries"]);
     place.mopd(&["cache", "list"]).is(0, &["the store is empty"]);
@@ -126,5 +126,5 @@ fn mistakes_are_explained() {
     fs::write(place.path(".mopd/store/runs/broken.json"), "{").expect("a file");
     place
         .mopd(&["cache", "prune", "--older-than", "0s"])
-        .is(0, &["it is not known what a run needs", "broken.json", "1 result left"]);
+        .is(0, &["cannot read the list of results that a run needs", "broken.json", "1 result kept"]);
 }

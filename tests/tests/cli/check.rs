@@ -23,7 +23,20 @@ fn a_file_for_other_files_is_clean_too() {
 }
 
 #[test]
-fn a_diagnostic_for_people() {
+fn plan_without_experiment_names_public_objectives_where_there_are_objectives() {
+    let objective = "objective closer {\n  term pull = live kl(student || teacher)\n  reduce    = mean(token, over: batch)\n}\n";
+    let public = format!("pub {objective}");
+    let place =
+        Place::with(&[("mine.mopd", objective), ("public.mopd", &public), ("let.mopd", "pub let a = 1\n")]);
+    let hint = "or write `pub objective` to see its normal form";
+    place.mopd(&["plan", "mine.mopd"]).is(1, &["error[missing-experiment]", hint]);
+    place.mopd(&["plan", "public.mopd"]).is(0, &["closer"]);
+    let without = place.mopd(&["plan", "let.mopd"]).is(1, &["error[missing-experiment]"]);
+    assert!(!without.err.contains(hint) && !without.out.contains(hint), "{without:?}");
+}
+
+#[test]
+fn check_prints_diagnostics_for_people() {
     let place = Place::with(&[("a.mopd", &GOOD.replace("steps     = 2", "stepz     = 2"))]);
     let said = place.mopd(&["check", "a.mopd"]).is(1, &["mopd explain unknown-key", "error"]);
     let first = said.out.lines().next().unwrap_or_default();
@@ -33,7 +46,7 @@ fn a_diagnostic_for_people() {
         !said.out.contains('\u{1b}') && !said.err.contains('\u{1b}'),
         "no colour without a terminal: {said:?}"
     );
-    // The same diagnostics stop the commands that would use the file, where they are no results.
+    // The diagnostics also stop other commands on the file; there they are on standard error.
     for command in ["plan", "run"] {
         let said = place.mopd(&[command, "a.mopd"]).is(1, &["error[unknown-key]"]);
         assert_eq!(said.out, "");
@@ -48,7 +61,7 @@ fn a_diagnostic_on_one_line() {
 }
 
 #[test]
-fn a_diagnostic_for_programs() {
+fn check_prints_diagnostics_as_json() {
     let text = GOOD.replace(
         "  objective = mopd(clip_at: 5)\n",
         "  rollout_note = \"日本𝒜\", objectiv = mopd(clip_at: 5)\n",
@@ -154,7 +167,7 @@ fn checking_does_not_start_the_worker() {
     place.mopd_with_worker(&["plan", "a.mopd"]).is(0, &[]);
     place.mopd_with_worker(&["explain", "syntax"]).is(0, &[]);
     assert!(!place.path("mark").exists());
-    // The mark shows where it is started: this test can fail.
+    // Shows that the marker does appear if the worker is started, so that this test can fail.
     place.mopd_with_worker(&["doctor"]);
     assert!(place.path("mark").exists());
 }
@@ -205,7 +218,7 @@ fn a_path_that_leads_to_nothing_is_found_where_there_are_files() {
     let silent = GOOD.replace("domain sort", "// allow(missing-file): on the cluster\ndomain sort");
     place.write("a.mopd", &silent);
     place.mopd(&["check", "a.mopd"]).is(0, &["ok: tiny"]);
-    // What a pattern matches is not looked at.
+    // The files that match a pattern are not checked.
     place.write("a.mopd", &GOOD.replace("sort.test.jsonl", "test/*.jsonl"));
     place.mopd(&["check", "a.mopd"]).is(0, &["ok: tiny"]);
 }
@@ -230,14 +243,14 @@ fn rewards_and_folders_of_models_are_looked_for_too() {
     ] {
         assert!(said.out.contains(part), "no {part:?} in {said:#?}");
     }
-    // A repository of the hub may be called so.
+    // The name is also a valid name of a repository on the hub.
     place.write("a.mopd", &judged.replace("./models/smal-135m", "models/smal-135m"));
     let said = place.mopd(&["check", "a.mopd"]).is(0, &["1 warning"]);
     assert!(!said.out.contains("smal-135m\n"), "{said:#?}");
 }
 
 #[test]
-fn what_a_run_says_is_explained() {
+fn explain_knows_codes_of_runs() {
     let place = Place::new();
     for (code, word) in [
         ("non-finite", "learning rate"),
@@ -285,7 +298,7 @@ fn certain_fixes_are_applied_in_place_to_every_file_that_is_named() {
     assert_eq!(place.read("a.mopd"), GOOD.replace("steps     = 2", "steps = 2"));
     assert_eq!(place.read("b.mopd"), GOOD.replace("steps     = 2", "steps = 2").replace('\n', "\r\n"));
     assert_eq!(place.read("c.mopd"), GOOD);
-    // What is only likely is reported, and left to the author.
+    // Fixes that are not certain are reported, and left to the author.
     let said = place.mopd(&["check", "--fix", "d.mopd"]).is(1, &["1 error"]);
     assert!(said.out.contains("did you mean `steps`?"), "{said:?}");
     assert_eq!(place.read("d.mopd"), likely);

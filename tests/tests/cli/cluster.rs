@@ -49,13 +49,13 @@ fn a_step_takes_what_its_parts_take() {
         place.mopd(&["plan", "--predict", "--cluster", "c.toml", "a.mopd"]).is(0, &["as good as the rates"]);
     let line = said.out.lines().find(|line| line.starts_with("predicted student on c.toml")).expect("a line");
     assert!(line.contains("3.0 s, 1.5 s a step"), "{line}");
-    // 1.256 / 1.512 are spent elsewhere than on the trainer, 0.256 on the scorers, 1 on the network.
+    // 1.256 of 1.512 s are not spent on the trainer, 0.256 s on the scorers, 1 s on the network.
     for part in ["trainer          idle  83%", "scorers          idle  83%", "the network      idle  34%"] {
         assert!(said.out.contains(part), "{part}: {}", said.out);
     }
     let bottleneck = "bottleneck: the network, 66% of the time (requests 33%, answers 33%)";
     assert!(said.out.contains(bottleneck), "{}", said.out);
-    // On one node nothing goes over the network.
+    // On a single node nothing goes over the network.
     let near = CLUSTER.replace("node = \"a\"", "node = \"b\"");
     place.write("c.toml", &near);
     let said = place.mopd(&["plan", "--predict", "--cluster", "c.toml", "a.mopd"]).is(0, &[]);
@@ -78,11 +78,16 @@ fn a_file_that_describes_nothing_is_said() {
             .mopd(&["plan", "--predict", "--cluster", "c.toml", "a.mopd"])
             .is(2, &["error[wrong-cluster]", found]);
     };
-    fault("node = \"b\"", "node = \"x\"", "the pool `scorers` is on `x`, which is no node of the file");
+    fault(
+        "node = \"b\"",
+        "node = \"x\"",
+        "the pool `scorers` is on the node `x`, which the file does not \
+        define",
+    );
     fault(
         "student = \"trainer\"",
         "student = \"x\"",
-        "`student` is on the pool `x`, which the file does not have",
+        "`student` is on the pool `x`, which the file does not define",
     );
     fault("teacher = \"scorers\"\n", "", "the file has no pool for the teacher `one`");
     fault("flops = 1e9\nmemory", "flops = 0\nmemory", "`flops of node a` must be more than 0");
@@ -95,19 +100,19 @@ fn a_file_that_describes_nothing_is_said() {
     for (text, found) in [
         (
             named("teachers", "onee = \"scorers\""),
-            "[teachers] names `onee`, and the experiment has no such teacher",
+            "[teachers] names `onee`, but the experiment has no such teacher",
         ),
         (named("teachers", "onee = \"scorers\""), "did you mean `one`?"),
-        // A trained student without an adapter has no other number than its model's.
+        // Without an adapter, a student has no other number of trained parameters than its model's.
         (
             named("trained", "student = 1e3"),
-            "[trained] names `student`, and the experiment has no such stage",
+            "[trained] names `student`, but the experiment has no such stage",
         ),
     ] {
         fault("[nodes.a]", &text, found);
     }
-    let strat =
-        "[parameters] names `strat`, and the experiment has no such model, and no such teacher on a server";
+    let strat = "[parameters] names `strat`, but the experiment has no such model, and no such teacher on a \
+        server";
     fault("start  = 1e6", "strat = 1e6", strat);
     fault("start  = 1e6", "strat = 1e6", "did you mean `start`?");
     fault("latency = 0.5", "lateness = 0.5", "unknown field `lateness`");
@@ -116,7 +121,7 @@ fn a_file_that_describes_nothing_is_said() {
     place.mopd(&["plan", "--predict", "--cluster", "none.toml", "a.mopd"]).is(2, &["can't read none.toml"]);
 }
 
-/// A served teacher is like any other, except that only the cluster file can tell how many weights it has.
+/// Served teachers are like others, except that only the cluster file can give their number of weights.
 #[test]
 fn served_teachers_are_simulated() {
     let far = r#"served("vllm", url: env("FAR"), model: "m", answers: sampled) { origin = same }"#;
@@ -130,7 +135,7 @@ fn served_teachers_are_simulated() {
     assert!(said.out.contains("predicted student on c.toml: 3.0 s, 1.5 s a step"), "{}", said.out);
 }
 
-/// The cluster with all on one node, so that nothing goes over the network.
+/// The cluster with everything on one node, without a network.
 fn near() -> String {
     CLUSTER.replace("node = \"a\"", "node = \"b\"")
 }
@@ -200,7 +205,8 @@ fn the_file_says_how_large_the_adapter_of_a_loaded_model_is() {
     let text = loaded.replace("  prompts   = 2\n", adapter).replace("share = 1 }", "format = chat }");
     let place = Place::with(&[("a.mopd", &text), ("c.toml", &near())]);
     let said = place.mopd(&["plan", "--predict", "--cluster", "c.toml", "a.mopd"]);
-    let unknown = "how many numbers the adapter of `student` has is known from the files of its model alone";
+    let unknown = "the number of parameters of the adapter of `student` can only be computed from the \
+        files of its model";
     said.is(2, &[unknown, "write it under [trained]: `student = 20e6`"]);
     let trained = near().replace("[nodes.a]", "[trained]\nstudent = 5e5\n\n[nodes.a]");
     assert_eq!(predicted(&place, &text, &trained), "1.1 s, 544 ms a step");
@@ -219,7 +225,7 @@ fn a_reference_scores_on_a_pool_of_its_own_or_with_the_teachers() {
         .replace("use std.opd.mopd\n\n", "");
     let place = Place::with(&[("a.mopd", &text)]);
     assert_eq!(predicted(&place, &text, &near()), "1.2 s, 576 ms a step");
-    // While a teacher of 4e6 does: 0.256 s.
+    // The teacher of 4e6 weights scores at the same time: 0.256 s.
     let beside = near().replace("[nodes.a]", "[teachers]\nreference = \"trainer\"\n\n[nodes.a]");
     assert_eq!(predicted(&place, &text, &beside), "1.0 s, 512 ms a step");
 }

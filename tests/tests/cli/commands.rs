@@ -96,7 +96,7 @@ fn an_audit_says_what_each_term_follows() {
         (&"follows".into(), &"KL(teacher || student)".into())
     );
     assert_eq!(diagnostic["value_estimates"], "KL(student || teacher)");
-    // A term that teaches nothing forbids plan and run, too. Its form is none that the checker itself knows.
+    // A term without gradient also stops plan and run. The checker itself does not know this form.
     let direct = "objective direct {\n  term pull = exp(live student.logp - teacher.logp) / \
                   exp(student.logp - teacher.logp)\n  reduce = mean(token, over: batch)\n}\n";
     std::fs::write(
@@ -130,7 +130,7 @@ fn marks_are_listed_and_change_no_plan() {
 }
 
 #[test]
-fn a_plan_for_programs() {
+fn plan_prints_json_for_programs() {
     let place = Place::with(&[("a.mopd", GOOD)]);
     let plan = place.mopd(&["plan", "--format", "json", "a.mopd"]).is(0, &[]).json();
     assert_eq!(plan["experiment"]["name"], "tiny");
@@ -233,7 +233,7 @@ fn a_machine_with_a_worker() {
 }
 
 #[test]
-fn a_checkpoint_is_tried() {
+fn sample_prints_completions_of_a_checkpoint() {
     let place = Place::with(&[("m/model.safetensors", ""), ("m/config.json", "{}")]);
     place.worker(
         r#"
@@ -313,7 +313,9 @@ say("finished", seconds=0.1, peak_memory=1)
         .mopd(&["sample", "m", "--prompts", "p.jsonl"])
         .is(2, &["line 3 of p.jsonl has `messages`", "`--chat`"]);
     place.write("bad.jsonl", "{\"text\": 1}\n");
-    place.mopd(&["sample", "m", "--prompts", "bad.jsonl"]).is(2, &["line 1 of bad.jsonl has no `prompt`"]);
+    place
+        .mopd(&["sample", "m", "--prompts", "bad.jsonl"])
+        .is(2, &["line 1 of bad.jsonl has no string `prompt`"]);
     place.mopd(&["sample", "m", "--prompt", "a", "--system", "b"]).is(2, &["--chat"]);
     place.mopd(&["sample", "m"]).is(2, &["--prompt"]);
 }
@@ -340,12 +342,12 @@ say("finished", seconds=0.1, peak_memory=1)
     terminal.current_dir(inner.get_current_dir().expect("a folder"));
     let out = terminal.output().expect("python3 starts").stdout;
     assert_eq!(String::from_utf8_lossy(&out).replace("\r\n", "\n"), shown);
-    // Elsewhere it comes whole.
+    // If standard output is not a terminal, it is printed as a whole.
     assert_eq!(place.mopd_with_worker(&["sample", "m", "--prompt", "x", "-n", "1"]).is(0, &[]).out, shown);
 }
 
 #[test]
-fn what_is_no_checkpoint() {
+fn sample_refuses_folders_without_a_checkpoint() {
     let place = Place::with(&[("m/model.safetensors", "")]);
     place
         .mopd(&["sample", "none", "--prompt", "x"])
@@ -406,7 +408,7 @@ fn the_book_has_every_option_of_every_command() {
         let help = place.mopd(&[words, &["--help"]].concat()).is(0, &[]).out;
         let words =
             help.lines().filter(|line| line.trim_start().starts_with('-')).flat_map(str::split_whitespace);
-        // An option whose value may be left out is `--name[=<VALUE>]`.
+        // An option with an optional value is written `--name[=<VALUE>]`.
         let name = |word: &str| word.split('[').next().unwrap_or(word).to_owned();
         let mut found: Vec<String> = words.filter(|word| word.starts_with("--")).map(name).collect();
         found.retain(|option| {
@@ -448,7 +450,7 @@ fn the_examples_of_help_that_need_no_file_work() {
         for line in
             help.lines().map(str::trim).filter(|line| line.starts_with("mopd ") && !line.contains(['|', '>']))
         {
-            // What stands behind three blanks says what the example does.
+            // The text after three blanks explains the example.
             let example = line.split("   ").next().expect("a first part").trim();
             let words: Vec<&str> = example.split(' ').skip(1).collect();
             if words.iter().any(|word| word.ends_with(".mopd")) {
@@ -482,9 +484,9 @@ objective capped(most: ratio = 5) {
     assert!(clif.contains("; for each token:") && clif.contains("f32x4"), "{clif}");
     let assembly = place.mopd(&["expr", "a.mopd", "capped.imitate", "--emit", "asm"]).is(0, &[]).out;
     assert!(assembly.contains("block0:"), "{assembly}");
-    // What is imported is shown where it is declared.
+    // An imported objective is shown from the file that declares it.
     place.write("imports.mopd", GOOD);
-    place.mopd(&["expr", "imports.mopd", "mopd"]).is(2, &["it is imported: give `std.opd` as the file"]);
+    place.mopd(&["expr", "imports.mopd", "mopd"]).is(2, &["it is imported: name the file `std.opd`"]);
     place.mopd(&["expr", "std.opd", "mopd"]).is(0, &[]);
     place.mopd(&["expr", "a.mopd", "caped"]).is(2, &["error[unknown-name]", "did you mean `capped`?"]);
     place

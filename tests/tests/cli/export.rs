@@ -17,7 +17,7 @@ fn a_stage_is_written_for_an_engine() {
         assert!(
             settings.contains("max_response_length: 8") || settings.contains("\"max_completion_length\": 8")
         );
-        // Two steps of two prompts, of the one row that there is.
+        // Two steps of two prompts, from the only row.
         let rows = place.read(&format!("{folder}/train.jsonl"));
         assert_eq!(rows.lines().count(), 4, "{rows}");
         assert!(rows.lines().all(|line| line.contains("\"teacher\":\"one\"")), "{rows}");
@@ -26,13 +26,13 @@ fn a_stage_is_written_for_an_engine() {
 
 /// A construct that an engine lacks stops the export and is named with its place.
 #[test]
-fn what_an_engine_lacks_is_refused_by_name() {
+fn export_refuses_unsupported_constructs_by_name() {
     let text =
         GOOD.replace("  steps     = 2\n  lr        = 1e-3\n", "  steps = 2\n  lr    = 1e-3\n  ema   = 0.9\n");
     assert_ne!(text, GOOD);
     let place = Place::with(&[("a.mopd", &text)]);
     let said = place.mopd(&["export", "--engine", "verl", "a.mopd"]);
-    let said = said.is(1, &["nothing was written: verl 0.9.1 can't express 1 construct of `student`"]);
+    let said = said.is(1, &["nothing was written: verl 0.9.1 cannot express 1 construct of `student`"]);
     assert!(said.out.contains("refused      `ema` of the weights  (a.mopd:"), "{}", said.out);
     assert!(!place.path("student-verl").exists());
     let report =

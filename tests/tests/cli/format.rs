@@ -29,7 +29,7 @@ fn files_are_formatted_in_place_and_named() {
 
 /// A report shows the text that was run, and sweeps store one for each of their runs.
 #[test]
-fn what_runs_keep_of_their_sources_stays_as_it_is() {
+fn fmt_skips_sources_stored_in_runs() {
     let kept = [
         "runs/tiny/source.mopd",
         "runs/tiny/modules/parts.mopd",
@@ -40,7 +40,7 @@ fn what_runs_keep_of_their_sources_stays_as_it_is() {
     files.extend(kept.map(|name| (name, "let  x=1")));
     files.push(("runs/tiny/mine.mopd", "let  x=1"));
     let place = Place::with(&files);
-    // What is drawn by TensorBoard is no text.
+    // TensorBoard's event files have the same extension, and are not text.
     let events = place.path("runs/tiny/tensorboard/student-seed1/events.out.tfevents.0.mopd");
     std::fs::create_dir_all(events.parent().expect("a folder")).expect("a folder");
     std::fs::write(&events, b"\xff\xfe\0").expect("an event file");
@@ -48,7 +48,7 @@ fn what_runs_keep_of_their_sources_stays_as_it_is() {
     for name in kept {
         assert_eq!(place.read(name), "let  x=1", "{name}");
     }
-    // A file that is named is meant.
+    // A file that is named on the command line is formatted.
     assert_eq!(place.mopd(&["fmt", kept[0]]).is(0, &[]).out, "runs/tiny/source.mopd\n");
 }
 
@@ -98,11 +98,11 @@ fn standard_input_goes_to_standard_output() {
     assert_eq!(format(&["fmt", "--check", "-"], &careless()).is(1, &[]).out, "-\n");
     assert_eq!(format(&["fmt", "--check", "-"], GOOD).is(0, &[]).out, "");
     assert_eq!(format(&["fmt", "-"], "let  a=(\n").is(1, &["-:1:8: error[syntax]"]).out, "let  a=(\n");
-    place.mopd(&["fmt", "-", "a.mopd"]).is(2, &["`-` can't be combined"]);
+    place.mopd(&["fmt", "-", "a.mopd"]).is(2, &["`-` cannot be combined"]);
 }
 
 #[test]
-fn what_cannot_be_read_or_written_is_status_2() {
+fn fmt_unreadable_or_unwritable_file_exits_with_2() {
     let place = Place::with(&[("a.mopd", &careless()), ("empty/b.txt", "")]);
     std::fs::write(place.path("latin.mopd"), b"// caf\xe9\n").expect("a file");
     let said = place

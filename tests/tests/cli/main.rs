@@ -100,8 +100,7 @@ impl Place {
         Said::of(self.command(arguments).output().expect("mopd starts"))
     }
 
-    /// Writes a program that takes the worker's place, in Python. `job` is what it was asked; `say` writes an
-    /// event.
+    /// Writes a Python program in place of the worker. `job` is the job that it got; `say` writes an event.
     fn worker(&self, script: &str) {
         let program = format!("{}{script}\n", WORKER.replace("VERSION", env!("CARGO_PKG_VERSION")));
         self.write("worker", &program);
@@ -150,7 +149,7 @@ impl Said {
         }
     }
 
-    /// Asserts the exit status, and that standard error has all `parts`. A failure shows the whole output.
+    /// Asserts the exit status, and that standard error contains all `parts`. A failure shows all output.
     #[track_caller]
     fn is(self, status: i32, parts: &[&str]) -> Said {
         assert_eq!(self.status, Some(status), "{self:#?}");

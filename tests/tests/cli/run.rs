@@ -54,7 +54,7 @@ tiny: pass@1, 2 samples a prompt at temperature 1, 200 prompts, seed 1; mean [95
 | student | 0.72 [0.69, 0.75] | 0.95 [0.92, 0.98] |   0.03 |
 "
     );
-    // Standard error is no terminal here: a log, and the last line.
+    // Standard error is not a terminal here, so it has a log, then the last line.
     let version = env!("CARGO_PKG_VERSION");
     assert_eq!(
         logged(&said.err),
@@ -161,7 +161,7 @@ fn modules_are_kept_with_the_results() {
 }
 
 #[test]
-fn events_pass_through() {
+fn run_passes_events_through() {
     let said = place(FINISH).mopd_with_worker(&["run", "--format", "json", "sub/a.mopd"]).is(0, &[]);
     let events: Vec<serde_json::Value> = said
         .out
@@ -244,7 +244,7 @@ fn a_path_that_is_not_utf_8_is_refused() {
 
 #[test]
 fn text_of_others_does_not_steer_the_terminal() {
-    // Clears the screen, writes the clipboard, turns what follows around, hides it.
+    // Control characters that clear the screen, write the clipboard, reverse text, or hide it.
     let hostile = "\\x1b[2J\\x1b]52;c;eA==\\x07\\x9b8m\\u202e\\u2066\\x1b[8m\\r";
     let script = format!(
         "ready()\nsay('warning', message='w{hostile}')\nprint('e{hostile}', file=sys.stderr, \
@@ -275,12 +275,19 @@ fn text_of_others_does_not_steer_the_terminal() {
 }
 
 #[test]
-fn a_worker_that_dies() {
+fn run_reports_a_worker_that_dies() {
     play("ready()\nos.kill(os.getpid(), signal.SIGKILL)").is(
         1,
-        &["error[worker-died]", "signal 9", "memory", "the next stage had not begun", "mopd plan --predict"],
+        &[
+            "error[worker-died]",
+            "signal 9",
+            "memory",
+            "the next stage had not \
+            started",
+            "mopd plan --predict",
+        ],
     );
-    // Only evaluations are left.
+    // All stages are kept; only evaluations remain.
     let kept = "say('stage_kept', stage='start', seed=1)\nsay('stage_kept', stage='student', seed=1)";
     play(&format!("ready()\nsay('started', tasks=2, kept=2)\n{kept}\nos.kill(os.getpid(), signal.SIGKILL)"))
         .is(1, &["error[worker-died]", "all stages were finished", "of evaluations"]);
@@ -299,8 +306,8 @@ os.kill(os.getpid(), signal.SIGKILL)
             "error[worker-died]",
             "at work: `start`",
             "`student` at step 17 of 150",
-            "of `student`, set `micro_batch = 1`, which changes nothing but the rounding of sums, or lower \
-             `prompts = ",
+            "of `student`, set `micro_batch = 1`, which only changes the rounding of sums, or lower \
+            `prompts = ",
             "`max_tokens = ",
             "run fewer stages in parallel (2 were): `--workers 1`",
         ],
@@ -309,7 +316,7 @@ os.kill(os.getpid(), signal.SIGKILL)
         .is(1, &["error[worker-died]", "signal 11", "memory fault"]);
     let silent = play("print('about to go', file=sys.stderr)\nsys.exit(3)");
     silent.is(1, &["about to go", "exited without reporting a result (exit status 3)", "mopd doctor"]);
-    // It goes before it has read the job, which is longer than a pipe holds.
+    // The worker ends before it has read the job, which is longer than a pipe's buffer.
     let place = Place::with(&[("a.mopd", &format!("{GOOD}{}", "// padding\n".repeat(20_000)))]);
     place.worker("");
     place.write("worker", "#!/bin/sh\nexit 4\n");
@@ -318,7 +325,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 #[test]
 fn a_worker_that_talks_nonsense() {
-    // Libraries write to standard output, too: that is passed on and does no harm.
+    // Other output of libraries on standard output is passed on and does no harm.
     let chatty = format!(
         "print('hello \\x1b[2J from a library')\nsys.stdout.buffer.write(b'\\xff\\xfe\\n')\n{FINISH}"
     );
@@ -351,7 +358,7 @@ fn results_that_have_nowhere_to_go() {
 }
 
 #[test]
-fn no_worker() {
+fn run_without_a_worker_is_refused() {
     let place = Place::with(&[("a.mopd", GOOD)]);
     place.mopd(&["run", "a.mopd"]).is(2, &["error[no-worker]", "./x build", "MOPD_WORKER"]);
     assert!(!place.path("runs").exists(), "nothing is written before it is known that the run can start");
@@ -376,7 +383,7 @@ fn interrupt(script: &str, times: u32) -> Said {
     let worker = place.read("pid");
     let mut said = String::new();
     for time in 0..times {
-        // To both at first, as the terminal does; the worker may be gone or deaf after that.
+        // First both get the signal, as from a terminal; later the worker may have ended.
         let mut targets = vec![child.id().to_string()];
         targets.extend((time == 0).then(|| worker.clone()));
         let sent = std::process::Command::new("kill").arg("-INT").args(&targets).status();
@@ -403,7 +410,7 @@ say("stage_started", stage="start", seed=1, steps=2)
 
 #[test]
 fn an_interrupt_leaves_finished_stages_and_status_130() {
-    // The worker stops once mopd has said that it does: a worker that is faster leaves nothing to announce.
+    // The worker waits until mopd has reported the stop; otherwise there would be nothing to report.
     let script = format!(
         "def stop(*_):
     while not os.path.exists('answered'):
@@ -421,7 +428,7 @@ signal.signal(signal.SIGINT, stop)
 }
 
 #[test]
-fn where_a_stage_goes_on_is_said() {
+fn run_reports_where_a_stage_resumes() {
     let said = play(
         "ready()
 say('started', tasks=3, kept=0)
@@ -456,13 +463,13 @@ say('interrupted', finished=0, tasks=3)
 sys.exit(130)";
     let place = Place::with(&[("a.mopd", GOOD)]);
     place.worker(script);
-    let words = "nothing of this experiment is kept here: it begins with its first stage";
+    let words = "the store has no stage of this experiment: the run starts from its first stage";
     place.mopd_with_worker(&["run", "--resume", "a.mopd"]).is(130, &[words]);
     assert!(!place.mopd_with_worker(&["run", "a.mopd"]).err.contains(words));
 }
 
 #[test]
-fn what_a_run_is_told_reaches_the_worker() {
+fn run_options_reach_the_worker() {
     let place = Place::with(&[("a.mopd", GOOD)]);
     place.worker(
         "open('asked', 'w').write(json.dumps({k: job[k] for k in ('from', 'checkpoint_every', \
@@ -508,7 +515,7 @@ fn a_tracker_runs_in_the_environment_of_mopd() {
         command.env("MOPD_WORKER", place.path("worker"));
         Said::of(command.output().expect("mopd starts"))
     };
-    // A folder is one by its settings.
+    // A folder with the settings file is a virtual environment.
     run().is(0, &["probe", "not found"]);
     place.write("venv/pyvenv.cfg", "");
     run().is(0, &["tracker: of the environment"]);

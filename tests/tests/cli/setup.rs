@@ -84,7 +84,7 @@ fn a_set_up_machine_is_left_alone() {
     let setup = said(bare(place.command(&["setup"]), &place)).is(0, &["is here already"]);
     assert_eq!(setup.out.trim_end(), place.path(FOLDER).display().to_string());
 
-    // The program that downloads looks in the same folder.
+    // The download script uses the same folder.
     let script = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../setup/libtorch.py"));
     let mut python = Command::new("python3");
     python.arg("-S").arg(script);
@@ -109,11 +109,11 @@ fn the_set_up_hands_program_and_checksums_to_python() {
         command.env("PATH", format!("{}:{path}", place.path("bin").display()));
         said(command).is(0, &[])
     };
-    // With a GPU, all of torch.
+    // With a GPU, the whole torch is downloaded.
     let usual = if std::path::Path::new("/dev/nvidia0").exists() { "fetch-cuda" } else { "fetch" };
     assert_eq!(setup(&["setup"]).out, format!("- {usual}\n3\n1\n"));
     assert_eq!(setup(&["setup", "--cuda"]).out, "- fetch-cuda\n3\n1\n");
-    // What is there for the processor is not enough then; what has CUDA is.
+    // Then a libtorch for the CPU alone is not enough, and one with CUDA is.
     place.write(&format!("{FOLDER}/lib/libtorch_cpu.so"), "");
     assert_eq!(setup(&["setup", "--cuda"]).out, "- fetch-cuda\n3\n1\n");
     let folder = "cache/libtorch-2.11.0-cuda/torch";
@@ -128,5 +128,5 @@ fn the_set_up_hands_program_and_checksums_to_python() {
     let mut command = bare(place.command(&["setup"]), &place);
     let path = std::env::var("PATH").unwrap_or_default();
     command.env("PATH", format!("{}:{path}", place.path("bin").display()));
-    said(command).is(1, &["no route to host", "error[no-libtorch]", "goes on with what is missing"]);
+    said(command).is(1, &["no route to host", "error[no-libtorch]", "continues with the missing files"]);
 }

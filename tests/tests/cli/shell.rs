@@ -32,7 +32,7 @@ fn place() -> Place {
 fn reading(mut command: Command, text: &str) -> Said {
     let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("mopd starts");
-    // One that does not read it says why.
+    // A command that does not read its input reports why.
     let _ = child.stdin.take().expect("a pipe").write_all(text.as_bytes());
     Said::of(child.wait_with_output().expect("it ends"))
 }
@@ -47,7 +47,7 @@ fn shells_complete_commands_and_options() {
         }
     }
     place.mopd(&["completions", "tcsh"]).is(2, &["bash, elvish, fish, powershell, zsh"]);
-    // A shell that is here takes it as it is.
+    // Installed shells accept the scripts.
     let script = place.mopd(&["completions", "bash"]).out;
     let bash = "COMP_WORDS=(mopd run --fr); COMP_CWORD=2; _mopd mopd --fr run; echo \"${COMPREPLY[*]}\"";
     place.write("mopd.bash", &format!("{script}\n{bash}\n"));
@@ -126,7 +126,7 @@ fn a_log_file_has_what_was_said() {
         assert!(time.starts_with("20") && time.ends_with(' ') && time.matches(':').count() == 2, "{line}");
     }
     assert!(!log.contains('\u{1b}'), "{log}");
-    // The next one goes on behind it.
+    // The next command appends to it.
     place.mopd(&["check", "--log-file", "run.log", "a.mopd"]).is(0, &["ok: tiny"]);
     let longer = place.read("run.log");
     assert!(
@@ -151,15 +151,17 @@ fn a_dry_run_changes_nothing() {
     assert_eq!((&json["event"], &json["runs"][0]["out"]), (&"dry_run".into(), &"runs/tiny".into()));
     place.mopd_with_worker(&["run", "a.mopd"]).is(0, &[]);
     let same = place.mopd_with_worker(&dry).is(0, &[]).out;
-    assert!(same.contains("results in runs/tiny, where those of the same plan are\n"), "{same}");
+    assert!(same.contains("results in runs/tiny, which has those of the same plan\n"), "{same}");
     let other = place.mopd_with_worker(&["run", "--dry-run", "--set", "seed=7", "a.mopd"]).is(0, &[]).out;
-    assert!(other.contains("they move to runs/tiny/previous"), "{other}");
-    // What can't begin is said with its status.
+    assert!(other.contains("they are moved to runs/tiny/previous"), "{other}");
+    // A run that can't begin has the exit status of its error.
     place.mopd(&dry).is(2, &["error[no-worker]"]);
     place.mopd_with_worker(&["run", "--dry-run", "--from", "exprt", "a.mopd"]).is(2, &["unknown-stage"]);
     std::fs::remove_file(place.path("sort.jsonl")).expect("it was there");
     place.mopd_with_worker(&dry).is(0, &["warning[missing-file]"]);
-    place.worker("ready()\nsay('refused', kind='data', message='it is empty')\nsay('finished', seconds=1.0, peak_memory=1)");
+    place.worker(
+        "ready()\nsay('refused', kind='data', message='it is empty')\nsay('finished', seconds=1.0, peak_memory=1)",
+    );
     let refused = place.mopd_with_worker(&dry).is(1, &["error[data]: it is empty"]);
     assert!(refused.out.is_empty(), "{refused:#?}");
 }
@@ -173,10 +175,10 @@ fn a_folder_for_results_must_be_one() {
             let run = [&["run", "a.mopd", "--out", out], dry].concat();
             place
                 .mopd_with_worker(&run)
-                .is(2, &[&format!("{out} can't be the folder of results: f is a file")]);
+                .is(2, &[&format!("{out} cannot be the folder of results: f is a file")]);
         }
     }
-    // Nobody can make a folder there, not even who may do all.
+    // No user can create a folder there, not even root.
     let nowhere = ["run", "a.mopd", "--dry-run", "--out", "/proc/none"];
     place.mopd_with_worker(&nowhere).is(2, &["error[can't-write]", "can't write /proc/none"]);
 }
@@ -290,7 +292,7 @@ compare "eval" { models = [a_tuned, b_tuned], on = [sort_test, on_7] }
     place
         .mopd(&["eval", "a/tuned", "--on", "gone.jsonl", "--reward", "exact_match"])
         .is(2, &["there is no file gone.jsonl"]);
-    // What is wrong is said of the words of the command: nobody has seen that text.
+    // Errors are reported for the words of the command, because the user can't see the generated text.
     let eval = ["eval", "a/tuned", "--on", "7.jsonl"];
     let said = place
         .mopd(&[&eval[..], &["--reward", "exactmatch"]].concat())
@@ -310,5 +312,5 @@ compare "eval" { models = [a_tuned, b_tuned], on = [sort_test, on_7] }
         assert!(source.contains(part), "{source}");
     }
     let wrong = ["--reward", "exact_match", "--fields", "question"];
-    place.mopd(&[&eval[..], &wrong].concat()).is(2, &["`--fields` says `FIELD=COLUMN`, not `question`"]);
+    place.mopd(&[&eval[..], &wrong].concat()).is(2, &["`--fields` must be `FIELD=COLUMN`, not `question`"]);
 }

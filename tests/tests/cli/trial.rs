@@ -38,7 +38,7 @@ fn every_objective_with_a_reference_has_its_loss_and_its_gradient() {
     assert!(files.len() >= 60, "only {} references", files.len());
     for path in files {
         let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
-        // A third name: the first of the terms whose completions the numbers are of.
+        // A third part of the name is the first of the terms whose completions the numbers belong to.
         let mut names = name.split('.');
         let (module, objective) = (names.next().expect("a module"), names.next().expect("an objective"));
         let said = place.mopd(&["try", &format!("std.{module}"), objective, &path.to_string_lossy()]);
@@ -46,7 +46,7 @@ fn every_objective_with_a_reference_has_its_loss_and_its_gradient() {
         let values = reference["expected"].as_object().expect("values by name").len();
         assert!(values >= 2, "{name}: loss and gradient");
         said.is(0, &[&format!("{values} values as expected")]);
-        // A gradient that is 0 everywhere would agree with anything that is not trained.
+        // A gradient of 0 everywhere would agree with any untrained quantity.
         let mut expected = reference["expected"].as_object().expect("values by name").iter();
         let gradient = expected.find(|(name, _)| name.starts_with("d loss / d ")).expect("a gradient").1;
         let moves = |x: &Value| x.as_f64() != Some(0.0);
@@ -57,7 +57,7 @@ fn every_objective_with_a_reference_has_its_loss_and_its_gradient() {
 }
 
 #[test]
-fn what_comes_out_is_what_was_worked_out_by_hand() {
+fn try_matches_results_computed_by_hand() {
     let place = Place::with(&[("a.mopd", OBJECTIVE), ("n.json", &numbers().to_string())]);
     let trial = place.mopd(&["try", "a.mopd", "mine", "n.json", "--format", "json"]).is(0, &[]).json();
     let near = |value: &Value, wanted: &[f64]| {
@@ -69,7 +69,7 @@ fn what_comes_out_is_what_was_worked_out_by_hand() {
         let parts = trial["parts"].as_array().expect("parts");
         parts.iter().find(|part| part["name"] == name).unwrap_or_else(|| panic!("no {name} in {trial}"))
     };
-    // The rewards 1 and 0 are half a unit from their mean, and so is their deviation.
+    // Rewards 1 and 0 are 0.5 from their mean, and their standard deviation is 0.5.
     let z = 0.5 / (0.5 + 1e-4);
     near(&part("gap")["f64"], &[-0.5, 1.0, 1.0, -0.25]);
     near(&part("advantage")["f64"], &[z - 0.5, z + 1.0, z + 1.0, -z - 0.25]);
@@ -114,7 +114,8 @@ fn a_difference_from_what_is_expected_is_said() {
             "differs: `loss`: expected 7, found",
             "in f64",
             "in f32",
-            "differs: `advantages`: is nothing that comes out: `loss`, `gap`, `advantage`, `select`",
+            "differs: `advantages`: is not an output; the outputs are `loss`, `gap`, `advantage`, \
+            `select`",
         ],
     );
     numbers["expected"] = json!({"gap": [-0.5, 1, 1, -0.25]});
@@ -124,7 +125,7 @@ fn a_difference_from_what_is_expected_is_said() {
 
 /// Numbers above exp(88.7) overflow in single precision.
 #[test]
-fn where_the_compiled_code_alone_is_not_finite_is_said() {
+fn try_reports_numbers_that_only_float32_overflows() {
     let objective = "\
 objective far {
   let share = exp(teacher.logp - student.logp) * exp(-teacher.logp)
@@ -203,7 +204,7 @@ fn a_tail_is_compared_with_the_tail_where_the_rest_is_sorted() {
 
 /// Computed by hand, with a support of all entries: the summands are p log(p / q) - p + q.
 #[test]
-fn what_clip_each_bounds_has_its_correction_with_generalized() {
+fn clip_each_keeps_the_generalized_correction() {
     let (p, q) = ([0.3, 0.2, 0.5], [0.4, 0.35, 0.25]);
     let each: Vec<f64> = p.iter().zip(q).map(|(p, q)| p * f64::ln(p / q) - p + q).collect();
     let wanted: f64 = each.iter().map(|x| x.min(0.02)).sum();
@@ -247,7 +248,7 @@ fn numbers_that_do_not_fit_are_told_with_their_place() {
     );
     refused(
         &|numbers| drop(numbers["prompts"][0]["completions"][1].as_object_mut().unwrap().remove("reward")),
-        &["prompt 1, completion 2: `reward` is missing, and is given elsewhere"],
+        &["prompt 1, completion 2: `reward` is missing, but other completions have it"],
     );
     refused(
         &|numbers| {
@@ -261,11 +262,11 @@ fn numbers_that_do_not_fit_are_told_with_their_place() {
     refused(&|numbers| numbers["prompts"] = json!(3), &["n.json: invalid type: integer `3`"]);
     place.write("n.json", &numbers().to_string().replace("\"arguments\"", "\"no arguments\""));
     place.mopd(&["try", "a.mopd", "mien", "n.json"]).is(2, &["did you mean `mine`?"]);
-    // What nothing reads is no error: one file may serve several objectives.
+    // Unused numbers are not an error: one file may serve several objectives.
     let mut more = numbers();
     completion(&mut more, 0, "reference.logp", json!([-1, -1, -1]));
     place.write("n.json", &more.to_string());
-    place.mopd(&["try", "a.mopd", "mine", "n.json"]).is(0, &["note: `reference.logp` is given and not read"]);
+    place.mopd(&["try", "a.mopd", "mine", "n.json"]).is(0, &["note: `reference.logp` is given but not read"]);
 }
 
 /// With a teacher of another tokenizer.
@@ -278,14 +279,14 @@ fn the_entries_that_two_vocabularies_share_are_given() {
         place.write("n.json", &numbers.to_string());
         place.mopd(&[&gold[..], &["n.json"]].concat())
     };
-    // All entries are shared: then the loss is the divergence alone, of a student that is its teacher.
+    // All entries are shared, and the student equals its teacher: the loss is the divergence alone.
     numbers["matched"] = json!([0, 1, 2]);
     for completion in numbers["prompts"][0]["completions"].as_array_mut().expect("a list") {
         completion["teacher"] = completion["student"].clone();
     }
     assert_eq!(tried(&numbers).is(0, &[]).out.lines().next(), Some("loss = 0"));
     numbers["matched"] = json!([0, 3]);
-    tried(&numbers).is(2, &["`matched` has 3, which is none of the 3 entries, which are counted from 0"]);
+    tried(&numbers).is(2, &["`matched` has 3, which is not one of the 3 entries (counted from 0)"]);
     numbers.as_object_mut().expect("an object").remove("matched");
     tried(&numbers)
         .is(2, &["`size(matched)` is missing", "or in `matched` the entries that both vocabularies have"]);
@@ -320,7 +321,7 @@ objective two(shown: rollout) {
     // (1 + 0.5 + 2 + 1) / 2, and (0.5 + 1) / 2.
     let own = said(json!(["rest", "own"]), 0, &[]).out;
     assert!(own.starts_with("loss = 2.25\n") && own.contains("moved.next = 1\n"), "{own}");
-    // States are moved by the numbers of the first part.
+    // The numbers of the first part update the states.
     let taught = said(json!(["taught"]), 0, &[]).out;
     assert!(taught.starts_with("loss = 0.75\n") && !taught.contains("moved"), "{taught}");
 }

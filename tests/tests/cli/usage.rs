@@ -9,7 +9,7 @@ use super::{GOOD, Place};
 fn help_and_version_are_results() {
     let place = Place::new();
     let help = place.mopd(&["--help"]).is(0, &[]);
-    assert!(help.out.contains("mopd run pilot/pilot.mopd") && help.err.is_empty(), "{help:?}");
+    assert!(help.out.contains("mopd run pilot.mopd") && help.err.is_empty(), "{help:?}");
     assert_eq!(place.mopd(&["--version"]).is(0, &[]).out, format!("mopd {}\n", env!("CARGO_PKG_VERSION")));
     let run = place.mopd(&["run", "--help"]).is(0, &[]);
     assert!(run.out.contains("--set seed=2") && run.out.contains("results.json"), "{run:?}");
@@ -35,7 +35,7 @@ fn wrong_use_is_status_2() {
 }
 
 #[test]
-fn what_is_not_built_says_so() {
+fn unsupported_option_is_reported() {
     let place = Place::with(&[("a.mopd", GOOD)]);
     place.mopd(&["plan", "--format", "dot", "a.mopd"]).is(2, &["not supported yet"]);
 }
@@ -52,7 +52,7 @@ fn a_file_that_cannot_be_read_is_status_2() {
         place.mopd(&[command, "."]).is(2, &["not its folder"]);
         place.mopd(&[command, "latin.mopd"]).is(2, &["error[not-text]", "line 2"]);
     }
-    // The other files are checked all the same.
+    // The other files are still checked.
     place.mopd(&["check", "none.mopd", "a.mopd"]).is(2, &["none.mopd", "ok: tiny"]);
 }
 

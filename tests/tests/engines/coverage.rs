@@ -1,4 +1,4 @@
-//! What each engine's export covers of every method of `tests/methods`, as a table of the book.
+//! The coverage of every method of `tests/methods` by each engine's export, as a table of the book.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -26,12 +26,12 @@ fn rows() -> Vec<Row> {
         let file = path.file_name().expect("a file").to_string_lossy().into_owned();
         let analysis = check(&file, &text);
         let checked = analysis.experiment.as_ref().expect("an experiment");
-        // What this version can't run has no plan to export.
+        // An experiment that this version can't run has no plan to export.
         let plan = mopd_compiler::compile(checked, &analysis.origins, &analysis.sources, true);
         let Ok::<Plan, _>(plan) = plan else { continue };
         let folder = |name: &str| format!("runs/{name}");
         for (model, named) in trained(&plan) {
-            // Those that only make teachers are none of the method.
+            // Stages that only make teachers do not belong to the method.
             let Stage::Train(train) = &named.stage else { continue };
             if train.scorers.routed().is_empty() {
                 continue;
@@ -118,7 +118,7 @@ fn refusals(rows: &[Row]) -> String {
 fn the_book_says_what_comes_over_of_every_method() {
     let rows = rows();
     assert!(rows.len() > 70, "{} stages", rows.len());
-    // All three happen, for either engine but for what follows from its way to work.
+    // For each engine, some stages are exported exactly and some are refused.
     for (number, engine) in ExportEngine::ALL.into_iter().enumerate() {
         let some = |wanted: &str| rows.iter().any(|row| word(&row.coverage[number]) == wanted);
         assert!(some("exact") && some("refused"), "{}", engine.name());
@@ -152,7 +152,7 @@ fn every_line_that_is_not_exact_says_how_or_why() {
 
 /// An export has files if and only if nothing is refused.
 #[test]
-fn what_is_refused_is_not_written() {
+fn refused_export_writes_no_files() {
     let text = fs::read_to_string(root().join("tests/methods/gkd.mopd")).expect("a program");
     let analysis = check("gkd.mopd", &text);
     let checked = analysis.experiment.as_ref().expect("an experiment");

@@ -48,7 +48,7 @@ fn case(
     let code = function("of", graph, outputs, &name).ok()?;
     let all: Vec<NodeId> = outputs.iter().chain(gradients).copied().collect();
     let values = interpret(graph, &all, batch).expect("the batch has everything");
-    // What is not a number has no gradient that is one.
+    // A number that is not finite has no finite gradient.
     let infinite = |node: &NodeId| values.get(*node).iter().any(|value| !value.is_finite());
     if all.iter().any(infinite) {
         return None;
@@ -163,7 +163,7 @@ fn at_random(cases: &mut Vec<Value>) {
         let (mut graph, outputs) = random.graph(12, live);
         let batch = random.batch(layout, live, |random| random.number());
         cases.extend(case(&format!("graph {seed}"), &graph, &outputs, &[], &batch));
-        // The gradient of one number, where the compiler has one.
+        // The gradient of a single number, where the compiler can derive one.
         if graph.axis(outputs[0]) <= Axis::Batch {
             continue;
         }
@@ -180,7 +180,7 @@ fn generated_code_computes_what_the_interpreter_does() {
     let without = of_methods(&mut cases);
     let of_methods = cases.len();
     at_random(&mut cases);
-    // There is something to compare, with an environment and without.
+    // There are cases to compare, also if no environment of engines is given.
     assert!(of_methods > 300, "{of_methods} cases of methods, {without} without code");
     assert!(cases.len() - of_methods > 200, "{} random graphs", cases.len() - of_methods);
     let Some(python) = python() else { return };

@@ -73,20 +73,20 @@ fn every_way_out_of_every_diagnostic_of_the_suite_is_offered() {
                     own.next().unwrap_or_else(|| panic!("no action {:?} in {offered:?}", choice.title));
                 assert_eq!((&action["title"], &action["isPreferred"]), (&json!(choice.title), &json!(false)));
                 choices.insert(diagnostic.code.name());
-                // It is gone, and no other error has come in its place.
+                // The diagnostic is gone, and there is no other error instead.
                 let chosen = after(&workspace, &text, action);
                 let left = mopd_tests::check_text("a.mopd", &chosen).diagnostics;
                 let same = |other: &&Diagnostic| other.message == diagnostic.message;
                 let count = |found: &[Diagnostic]| found.iter().filter(same).count();
                 assert!(count(&left) < count(&analysis.diagnostics), "{diagnostic:?} is still in\n{chosen}");
-                // What a name of some module is may not fit there.
+                // A name that exists in some module may not fit here.
                 let errors = |found: &[Diagnostic]| {
                     found.iter().filter(|other| other.severity == Severity::Error).count()
                 };
                 let fits = errors(&left) < errors(&analysis.diagnostics);
                 assert!(fits || diagnostic.code == Code::UnknownName, "{left:?} in\n{chosen}");
             }
-            // A warning can be silenced too; with a reason, it is gone.
+            // A warning can also be silenced, by a comment with a reason.
             if diagnostic.severity == Severity::Warning && diagnostic.code != Code::UnusedAllow {
                 let action = own.next().unwrap_or_else(|| panic!("no way to silence {diagnostic:?}"));
                 let comment = format!("// allow({}): ", diagnostic.code.name());

@@ -1,9 +1,8 @@
 //! Long sessions: whatever is typed, the diagnostics are those of a check from scratch, and memory does not
 //! grow.
 //!
-//! `./x test` makes 2,000 random edits. `MOPD_EDITS=100000 ./x test` makes as many as that says; with
-//! `--nocapture` the test tells how long they took and what memory the server had at the beginning and at the
-//! end.
+//! `./x test` makes 2,000 random edits, `MOPD_EDITS=100000 ./x test` another number. With `--nocapture` the
+//! test prints how long they took, and the server's memory at the beginning and at the end.
 
 use std::process::Command;
 use std::time::Instant;
@@ -83,7 +82,7 @@ fn place(text: &str, at: usize, utf8: bool) -> Value {
 fn edit(random: &mut Random, text: &mut String, utf8: bool) -> Value {
     let boundary = |random: &mut Random, text: &str| {
         let mut at = text.floor_char_boundary(random.below(text.len() + 1));
-        // No cursor stands between the two halves of a line end.
+        // A cursor is never between the two characters of a line end.
         if text[at..].starts_with('\n') && text[..at].ends_with('\r') {
             at -= 1;
         }
@@ -196,7 +195,7 @@ fn edits_end_in_the_diagnostics_of_a_fresh_check(edits: usize, seed: u64, utf8: 
     let (mut early, mut made, mut version) = (None, 0, 1);
     while made < edits {
         version += 1;
-        // Typing sends one change at a time; some editors send several at once. Now and then all is undone.
+        // Typing sends one change at a time; some editors send several. Now and then the text is reset.
         let changes: Vec<Value> = match version % 40 {
             0 => {
                 text = GOOD.to_owned();
@@ -227,8 +226,8 @@ fn edits_end_in_the_diagnostics_of_a_fresh_check(edits: usize, seed: u64, utf8: 
         "{made} edits, {:.1} s; memory: {early:?} KiB after 400 changes, {late:?} KiB at the end",
         started.elapsed().as_secs_f64()
     );
-    // What the server made of all the edits is the text that was edited: the same as were it sent whole, and
-    // as `mopd check` has it.
+    // The server's text after all edits is the edited text: its diagnostics are those of the text sent as a
+    // whole, and of `mopd check`.
     let edited = workspace.replace("a.mopd", version + 1, &text);
     assert_eq!(published(&edited), fresh(&path, &text, utf8));
     workspace.write("a.mopd", &text);
@@ -241,7 +240,7 @@ fn edits_end_in_the_diagnostics_of_a_fresh_check(edits: usize, seed: u64, utf8: 
         diagnostics.iter().map(|diagnostic| diagnostic["code"].clone()).collect::<Vec<Value>>()
     };
     assert_eq!(code(&checked), code(&edited));
-    // Bounded generously: what must not happen is growth with every edit.
+    // A generous bound: memory must not grow with every edit.
     if let (Some(early), Some(late)) = (early, late) {
         assert!(late < early + 16 * 1024, "{early} KiB became {late} KiB");
     }
@@ -253,7 +252,7 @@ fn random_edits_end_in_the_diagnostics_of_a_fresh_check() {
         Ok(number) => number.parse().expect("MOPD_EDITS is a number"),
         Err(_) => 2_000,
     };
-    // In both ways of counting columns.
+    // With both encodings of columns.
     for (seed, utf8) in [(7, false), (8, true)] {
         edits_end_in_the_diagnostics_of_a_fresh_check(edits / 2, seed, utf8);
     }

@@ -71,7 +71,7 @@ fn gradients_are_audited_when_a_file_is_opened_or_saved() {
 
 /// Only edits of a file itself drop its audit.
 #[test]
-fn what_an_audit_found_stays_whatever_happens_to_other_files() {
+fn audit_diagnostics_survive_edits_of_other_files() {
     let wrong = "use parts.{half}\nobjective own {\n  let later = reward_to_go(kl(student || teacher), discount: \
                  0, over: sequence)\n  term pull = half * later * live student.logp\n  reduce = mean(token, over: \
                  batch)\n}\n";
@@ -324,7 +324,7 @@ fn words_that_name_nothing_are_explained() {
         assert!(text.contains(words), "{place}: {text}");
         assert!(place.starts_with(slice(GOOD, &hover["range"])), "{hover}");
     }
-    // Not in a text, nor in a comment.
+    // There is no hover in a text or a comment.
     let text = format!("{GOOD}// live\nlet a = \"live\"\n");
     workspace.replace("a.mopd", 2, &text);
     for place in ["live\n", "live\""] {
@@ -343,7 +343,7 @@ fn the_code_of_a_diagnostic_leads_to_its_page() {
     let file = page.strip_prefix("file://").expect("a file");
     let text = std::fs::read_to_string(file).expect("it is there");
     assert!(file.ends_with("/unknown-argument.md") && text.starts_with("# "), "{text}");
-    // An editor that does not know of such links gets none.
+    // An editor that does not support such links gets none.
     let diagnostics = Workspace::new().open("a.mopd", &wrong);
     assert_eq!(diagnostics[0]["codeDescription"], Value::Null);
 }
@@ -374,7 +374,7 @@ fn declarations_are_offered_whole() {
     assert_eq!(offered(json!({})), None);
 }
 
-/// The lines compare with the plan in the folder of the last run.
+/// Code lenses compare with the plan in the folder of the last run.
 #[test]
 fn lines_above_declarations_tell_what_reruns() {
     let mut workspace = Workspace::new();
@@ -390,7 +390,7 @@ fn lines_above_declarations_tell_what_reruns() {
         lenses.as_array().expect("a list").iter().map(of).collect()
     };
     assert_eq!(titles(&mut workspace), ["not run yet"]);
-    // What a run that was killed at once leaves: its plan and its text.
+    // A run that was killed at once leaves its plan and its text.
     let out = workspace.path("runs/tiny 𝒜");
     std::fs::create_dir_all(&out).expect("a folder");
     let mut plan = std::process::Command::new(mopd_tests::mopd());

@@ -18,7 +18,7 @@ fn a_document_is_laid_out_as_the_formatter_does() {
     let edits = workspace.client.request("textDocument/formatting", ask);
     let formatted = mopd_lang::fmt::format(careless).text;
     assert_eq!(apply(careless, &edits), formatted);
-    // What stays is not touched, so that cursors stay with it.
+    // Edits leave unchanged text alone, so that cursors stay in place.
     let at = careless.find("𝒜  b").expect("it is there");
     let touched = |edit: &&Value| {
         offset(careless, &edit["range"]["start"]) <= at && at < offset(careless, &edit["range"]["end"])
@@ -61,12 +61,12 @@ fn a_block_is_laid_out_when_it_is_closed_and_a_line_when_it_is_ended() {
     };
     let close = text.find('}').expect("it is there") + 1;
     assert_eq!(typed(text, close, "}"), "let  a=1\nmodel m = f {\n  b = \"𝒜\"\n\n  c = 2\n}\nlet  d=3\n");
-    // The line of the cursor is left to the editor, which has just indented it.
+    // The line of the cursor is not changed, because the editor has just indented it.
     let line = text.find("   \n").expect("it is there") + 3;
     assert_eq!(typed(text, line, "\n"), "let  a=1\nmodel m = f {\n  b = \"𝒜\"\n   \n     c=2\n}\nlet  d=3\n");
     assert_eq!(typed(text, close, ";"), text);
     assert_eq!(typed(text, 0, "\n"), text);
-    // Half-typed: nothing can be said of it yet.
+    // Text that does not parse yet is not changed.
     let half = "model m = f( {\n   b=1\n}";
     workspace.replace("a.mopd", 2, half);
     let position = position_of(half, half.len());

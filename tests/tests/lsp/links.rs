@@ -31,7 +31,7 @@ fn files_scripts_modules_and_papers_are_links() {
     assert_eq!(data.0, "data/sort é.jsonl");
     assert!(data.1.ends_with("/data/sort%20%C3%A9.jsonl"), "{data:?}");
     assert_eq!(*script, ("verify.py", workspace.uri("verify.py").as_str()));
-    // Half a file has links too.
+    // An incomplete file has links too.
     workspace.replace("a.mopd", 2, "model m = {{ ( \"verify.py");
     assert_eq!(
         workspace.client.request("textDocument/documentLink", json!({ "textDocument": { "uri": uri } })),

@@ -30,7 +30,7 @@ fn definitions_lead_to_other_files_and_into_the_library() {
     let text = std::fs::read_to_string(path).expect("the file is there");
     assert_eq!(slice(&text, &found[0]["targetSelectionRange"]), "mopd");
     assert!(std::fs::metadata(path).expect("the file is there").permissions().readonly());
-    // Opened there, it knows who uses it.
+    // In the library's file, references to its items are found.
     let document = json!({ "uri": uri, "languageId": "mopd", "version": 1, "text": text });
     workspace.client.notify("textDocument/didOpen", json!({ "textDocument": document }));
     assert_eq!(workspace.client.diagnostics(&uri), [Value::Null; 0]);
@@ -98,8 +98,8 @@ fn a_rename_reaches_the_open_importers_and_leaves_the_meaning() {
         renamed.push(new);
     }
     workspace.replace("parts.mopd", 2, &renamed[1]);
-    // Between the two edits the importer is wrong: its import is, and what that brought is not reported as
-    // well.
+    // Between the two edits, the importer's import is an error, and the uses of the imported name are not
+    // reported as well.
     let user = workspace.uri("user.mopd");
     assert_eq!(workspace.client.diagnostics(&user).len(), 1);
     assert_eq!(workspace.replace("user.mopd", 2, &renamed[0]), [Value::Null; 0]);
@@ -130,17 +130,17 @@ fn diagnostics_follow_imports_of_open_files() {
     workspace.write("parts.mopd", LIBRARY);
     assert_eq!(workspace.open("user.mopd", USER), [Value::Null; 0]);
     let user = workspace.uri("user.mopd");
-    // The text in the editor counts, not the one on disk.
+    // The editor's text counts, not the text on disk.
     workspace.open("parts.mopd", LIBRARY);
     workspace.replace("parts.mopd", 2, &LIBRARY.replace("pub let half", "let half"));
     let diagnostics = workspace.client.diagnostics(&user);
     assert_eq!(diagnostics[0]["code"], "not-public", "{diagnostics:?}");
-    // A mistake of the imported file is told there, and not in the importer.
+    // An error in the imported file is reported there, and not in the importer.
     let broken = workspace.replace("parts.mopd", 3, &LIBRARY.replace("x * 2", "y * 2"));
     assert_eq!(broken[0]["code"], "unknown-name");
     assert_eq!(workspace.client.diagnostics(&user), [Value::Null; 0]);
     workspace.replace("parts.mopd", 4, LIBRARY);
-    // Closed, the file on disk counts again; a save of it is noticed.
+    // After the file is closed, the text on disk counts again, and its changes are noticed.
     workspace.write("parts.mopd", "pub let other = 1\n");
     let parts = workspace.uri("parts.mopd");
     workspace.client.notify("textDocument/didClose", json!({ "textDocument": { "uri": parts } }));
@@ -149,7 +149,7 @@ fn diagnostics_follow_imports_of_open_files() {
     let event = json!({ "changes": [{ "uri": parts, "type": 2 }] });
     workspace.client.notify("workspace/didChangeWatchedFiles", event);
     assert_eq!(workspace.client.diagnostics(&user), [Value::Null; 0]);
-    // A mistake in a file that is not open is told at its import.
+    // An error in a file that is not open is reported at its import.
     workspace.write("parts.mopd", &LIBRARY.replace("x * 2", "y * 2"));
     workspace.client.notify("textDocument/didSave", json!({ "textDocument": { "uri": parts } }));
     let diagnostics = workspace.client.diagnostics(&user);
@@ -185,7 +185,7 @@ fn symbols_of_a_file_and_of_everything_open() {
     assert!(slice(GOOD, &mine["range"]).starts_with("objective mine {"));
     let found = workspace.client.request("workspace/symbol", json!({ "query": "mtopk" }));
     assert_eq!(named(&found), ["mopd_top_k"]);
-    // Without nesting, the same as a flat list.
+    // Clients without support for nested symbols get a flat list.
     let mut plain = Workspace::new();
     plain.open("a.mopd", GOOD);
     let uri = plain.uri("a.mopd");

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{GOOD, Workspace, apply, position_of};
 
-/// What is proposed at the end of `part`, by label.
+/// The labels of the proposals at the end of `part`.
 fn completed(workspace: &mut Workspace, name: &str, text: &str, part: &str) -> Vec<(String, Value)> {
     let end = text.find(part).expect("it is there") + part.len();
     let found = workspace.ask("textDocument/completion", name, position_of(text, end), json!({}));
@@ -54,7 +54,7 @@ fn files_and_fields_are_read_from_the_folder_of_the_file() {
     let folder = half.replace("\"data/\"", "\"\"");
     workspace.replace("a.mopd", 3, &folder);
     let found = completed(&mut workspace, "a.mopd", &folder, "prompts = \"");
-    // The server may have made its cache beside them by now.
+    // The server may have created its cache beside the files by now.
     let entries: Vec<&str> = labels(&found).into_iter().filter(|entry| *entry != "cache/").collect();
     assert_eq!(entries, ["data/"]);
 }

@@ -6,7 +6,7 @@ use super::client::Client;
 use super::{GOOD, Workspace};
 
 #[test]
-fn what_is_advertised_is_answered_and_nothing_else() {
+fn advertised_capabilities_are_answered_and_no_others() {
     let mut workspace = Workspace::new();
     let capabilities = workspace.client.capabilities.clone();
     assert_eq!(capabilities["positionEncoding"], "utf-16");
@@ -26,7 +26,7 @@ fn what_is_advertised_is_answered_and_nothing_else() {
         json!({ "textDocument": { "uri": "file:///no.mopd" }, "position": { "line": 0, "character": 0 } });
     let error = workspace.client.attempt("textDocument/hover", unknown).expect_err("not open");
     assert!(error["message"].as_str().is_some_and(|text| text.contains("is not open")), "{error}");
-    // Unknown notifications are passed over; broken ones are logged.
+    // Unknown notifications are ignored; invalid ones are logged.
     workspace.client.notify("$/setTrace", json!({ "value": "off" }));
     workspace.client.notify("textDocument/didChange", json!({ "wrong": true }));
     let place = json!({ "line": 9999, "character": 9999 });
@@ -35,7 +35,7 @@ fn what_is_advertised_is_answered_and_nothing_else() {
 }
 
 #[test]
-fn columns_can_be_bytes() {
+fn positions_can_be_utf8_offsets() {
     let mut workspace =
         Workspace::with_capabilities(json!({ "general": { "positionEncodings": ["utf-8", "utf-16"] } }));
     assert_eq!(workspace.client.capabilities["positionEncoding"], "utf-8");
@@ -43,7 +43,7 @@ fn columns_can_be_bytes() {
     let place =
         diagnostics.iter().find(|diagnostic| diagnostic["code"] == "unknown-name").expect("a diagnostic");
     assert_eq!(place["range"]["start"], json!({ "line": 0, "character": "let a = \"é𝒜\" + ".len() }));
-    // A change after the characters of several bytes lands where it should.
+    // A change after characters of several bytes is applied at the right place.
     let uri = workspace.uri("a.mopd");
     let column = "let a = \"é".len();
     let range =
@@ -65,7 +65,7 @@ fn the_server_ends_when_it_is_told_to() {
     assert_eq!(error["code"], -32600);
     workspace.client.notify("exit", Value::Null);
     assert_eq!(workspace.client.status(), Some(0));
-    // Without `shutdown`, and with the pipe closed on it.
+    // The client leaves without `shutdown`, or closes the pipe.
     let mut workspace = Workspace::new();
     workspace.client.notify("exit", Value::Null);
     assert_eq!(workspace.client.status(), Some(1));
@@ -103,7 +103,7 @@ fn a_cancelled_request_is_answered_all_the_same() {
         })
         .collect();
     for id in ids {
-        // It may have been answered before the cancellation came; if not, the error says what happened.
+        // The request may have been answered before it was cancelled; if not, the error has that code.
         if let Err(error) = workspace.client.response(id) {
             assert_eq!(error["code"], -32800, "{error}");
         }

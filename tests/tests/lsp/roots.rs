@@ -61,7 +61,7 @@ fn each_file_sees_its_own_neighbours_and_each_folder_its_symbols() {
         json!({ "supported": true, "changeNotifications": true })
     );
     client.notify("initialized", json!({}));
-    // The same text, with other neighbours.
+    // The same text beside other files.
     assert_eq!(open(&mut client, &uri(one.path(), "user.mopd"), USER), [Value::Null; 0]);
     let diagnostics = open(&mut client, &uri(two.path(), "user.mopd"), USER);
     assert_eq!(diagnostics[0]["code"], "not-public", "{diagnostics:?}");

@@ -19,6 +19,6 @@ const FIGURES: Figures = &[
 
 #[test]
 #[ignore = "./x mechanisms"]
-fn agents_with_a_teacher() {
+fn agents_with_a_teacher_have_their_effect() {
     shows("agents", FIGURES);
 }

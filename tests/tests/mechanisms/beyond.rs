@@ -46,6 +46,6 @@ const FIGURES: Figures = &[
 
 #[test]
 #[ignore = "./x mechanisms"]
-fn past_the_teachers() {
+fn student_exceeds_teachers() {
     shows("beyond", FIGURES);
 }

@@ -3,7 +3,7 @@
 use super::{Figures, shown, shows};
 
 const FIGURES: Figures = &[("caopd", |run| {
-    // What is right, and what is stated, where the task is hard and where it is easy.
+    // The score and the stated confidence, on the hard and on the easy task.
     let [corrected, uncorrected] = ["by_corrected", "by_uncorrected"].map(|student| {
         [("hard", "stated_hard"), ("easy", "stated_easy")]
             .map(|(right, stated)| (run.score_in(student, right), run.score_in(student, stated)))
@@ -23,6 +23,6 @@ const FIGURES: Figures = &[("caopd", |run| {
 
 #[test]
 #[ignore = "./x mechanisms"]
-fn stated_confidence() {
+fn stated_confidence_has_its_effect() {
     shows("confidence", FIGURES);
 }

@@ -21,6 +21,6 @@ const FIGURES: Figures = &[("video_opd", |run: &Run| {
 
 #[test]
 #[ignore = "./x mechanisms"]
-fn which_prompts_come() {
+fn curricula_have_their_effects() {
     shows("curricula", FIGURES);
 }

@@ -93,6 +93,6 @@ const FIGURES: Figures = &[
 
 #[test]
 #[ignore = "./x mechanisms"]
-fn divergences_of_a_teacher() {
+fn divergence_choice_has_its_effect() {
     shows("divergences", FIGURES);
 }

@@ -14,6 +14,6 @@ const FIGURES: Figures = &[("atesd", |run| {
 
 #[test]
 #[ignore = "./x mechanisms"]
-fn exposure_to_the_solution() {
+fn exposure_to_the_solution_has_its_effect() {
     shows("exposure", FIGURES);
 }

@@ -43,6 +43,6 @@ const FIGURES: Figures = &[
 
 #[test]
 #[ignore = "./x mechanisms"]
-fn teachers_that_read_attempts() {
+fn teachers_that_read_attempts_have_their_effect() {
     shows("feedback", FIGURES);
 }

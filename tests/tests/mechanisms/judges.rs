@@ -14,6 +14,6 @@ const FIGURES: Figures = &[("prism", |run: &Run| {
 
 #[test]
 #[ignore = "./x mechanisms"]
-fn judges_of_texts() {
+fn text_judges_have_their_effect() {
     shows("judges", FIGURES);
 }

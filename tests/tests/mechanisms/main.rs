@@ -1,6 +1,6 @@
-//! Whether the published methods do on small models what they are for: the runs of `tests/mechanisms` give a
-//! line for each method on what its run shows. The lines are in `tests/mechanisms/README.md`, from which the
-//! book's table of methods takes them.
+//! Tests that the published methods have their claimed effect on small models: the runs of `tests/mechanisms`
+//! give a line for each method on what its run shows. The lines are in `tests/mechanisms/README.md`, from
+//! which the book's table of methods takes them.
 
 mod agents;
 mod beyond;
@@ -42,7 +42,7 @@ use mopd_tests::{Generated, files, root};
 
 use self::run::Run;
 
-/// What a run showed about a method.
+/// The result of a run for a method.
 enum Figure {
     /// The effect that the paper claims, and whether the run has it: the test fails if it does not.
     Shown { holds: bool, line: String },

@@ -5,7 +5,7 @@ use super::{Figures, Run, shown, shows};
 const FIGURES: Figures = &[("doremi", |run: &Run| {
     let domains = ["sort", "reverse", "successor"];
     let share = |domain: &str| run.in_domain("mixed", domain, "prompt_share");
-    // Right answers in equal shares say which domain is easy.
+    // The scores with equal shares tell which domain is easy.
     let by_ease =
         |left: &&&str, right: &&&str| run.score_in("even", left).total_cmp(&run.score_in("even", right));
     let hard = domains.iter().min_by(by_ease).expect("there are three");

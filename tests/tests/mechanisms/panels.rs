@@ -35,6 +35,6 @@ const FIGURES: Figures = &[
 
 #[test]
 #[ignore = "./x mechanisms"]
-fn panels_of_teachers() {
+fn teacher_panels_have_their_effects() {
     shows("panels", FIGURES);
 }

@@ -86,6 +86,6 @@ const FIGURES: Figures = &[
 
 #[test]
 #[ignore = "./x mechanisms"]
-fn pipelines_and_merges() {
+fn pipelines_and_merges_have_their_effects() {
     shows("pipelines", FIGURES);
 }

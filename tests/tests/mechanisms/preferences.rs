@@ -28,6 +28,6 @@ const FIGURES: Figures = &[
 
 #[test]
 #[ignore = "./x mechanisms"]
-fn preferences_as_a_teacher() {
+fn preferences_as_a_teacher_have_their_effect() {
     shows("preferences", FIGURES);
 }

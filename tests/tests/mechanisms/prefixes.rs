@@ -29,6 +29,6 @@ const FIGURES: Figures = &[
 
 #[test]
 #[ignore = "./x mechanisms"]
-fn sources_of_the_prefixes() {
+fn prefix_sources_have_their_effects() {
     shows("prefixes", FIGURES);
 }

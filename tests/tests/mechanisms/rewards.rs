@@ -68,6 +68,6 @@ const FIGURES: Figures = &[
 
 #[test]
 #[ignore = "./x mechanisms"]
-fn rewards_of_a_group() {
+fn group_rewards_have_their_effects() {
     shows("rewards", FIGURES);
 }

@@ -53,6 +53,6 @@ const FIGURES: Figures = &[
 
 #[test]
 #[ignore = "./x mechanisms"]
-fn rewards_beside_teachers() {
+fn rewards_beside_teachers_have_their_effect() {
     shows("rewards_and_teachers", FIGURES);
 }

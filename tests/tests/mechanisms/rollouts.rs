@@ -35,6 +35,6 @@ const FIGURES: Figures = &[
 
 #[test]
 #[ignore = "./x mechanisms"]
-fn who_draws_the_tokens() {
+fn rollout_sources_have_their_effects() {
     shows("rollouts", FIGURES);
 }

@@ -17,6 +17,6 @@ const FIGURES: Figures = &[
 
 #[test]
 #[ignore = "./x mechanisms"]
-fn teachers_with_another_tokenizer() {
+fn cross_tokenizer_teachers_have_their_effect() {
     shows("tokenizers", FIGURES);
 }

@@ -26,6 +26,6 @@ const FIGURES: Figures = &[
 
 #[test]
 #[ignore = "./x mechanisms"]
-fn tuning_of_one_domain() {
+fn single_domain_tuning_has_its_effect() {
     shows("tuning", FIGURES);
 }

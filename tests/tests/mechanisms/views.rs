@@ -57,6 +57,6 @@ const FIGURES: Figures = &[
 
 #[test]
 #[ignore = "./x mechanisms"]
-fn what_only_a_teacher_sees() {
+fn privileged_teacher_views_have_their_effects() {
     shows("views", FIGURES);
 }

@@ -251,7 +251,7 @@ fn open_braces(body: &str) -> i32 {
     tokens(body).iter().map(|token| i32::from(token == "{") - i32::from(token == "}")).sum()
 }
 
-/// Names, quoted texts with their quotes, signs.
+/// Splits a rule into names, quoted texts with their quotes, and signs.
 fn tokens(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut rest = text.trim_start();
@@ -341,7 +341,7 @@ fn every_name_in_the_grammar_shown_is_shown_or_a_kind_of_character() {
         .map(|(name, _)| name.trim())
         .collect();
     assert!(rules.len() > 60, "only {} rules", rules.len());
-    // Quoted signs out of the way.
+    // Removes quoted signs.
     let bare: String = text
         .lines()
         .filter(|line| !line.starts_with(['#', '`']))

@@ -7,7 +7,7 @@ use mopd_lang::ide::{LibraryItem, LibraryModule};
 use crate::tables::cell;
 
 fn modules() -> impl Iterator<Item = LibraryModule> {
-    mopd_std::MODULES.iter().map(|(name, text)| LibraryModule::of(&["std", name], text))
+    mopd_std::MODULES.iter().map(|(name, text)| LibraryModule::from_text(&["std", name], text))
 }
 
 /// Every public item of every module, with its declaration and its comment.
@@ -65,7 +65,7 @@ fn papers(doc: &str) -> String {
     found.join(", ")
 }
 
-/// What follows `Evidence:` or `Evidence for all of it:`, up to the end of the sentence.
+/// The text after `Evidence:` or `Evidence for all of it:`, up to the end of the sentence.
 fn evidence(doc: &str) -> String {
     let flat = doc.split_whitespace().collect::<Vec<_>>().join(" ");
     let Some((_, rest)) = flat.split_once("Evidence").and_then(|(_, rest)| rest.split_once(": ")) else {

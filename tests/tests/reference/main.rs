@@ -30,7 +30,7 @@ fn sections() -> BTreeMap<String, String> {
 }
 
 #[test]
-fn what_is_generated_is_what_the_tables_say() {
+fn generated_pages_match_the_tables() {
     let sections = sections();
     let mut faults: Vec<String> = Vec::new();
     let mut shown: Vec<String> = Vec::new();

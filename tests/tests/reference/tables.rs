@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use mopd_lang::check::bounds;
 use mopd_lang::check::builtins::{self, Builtin, BuiltinKind, BuiltinParameter, DataName, TeacherName};
-use mopd_lang::check::vocabulary::{self, SettingKey, SignalName, Takes, Word};
+use mopd_lang::check::vocabulary::{self, ArgumentKind, SettingKey, SignalName, Word};
 use mopd_lang::formula::Function;
 use mopd_ops::Accuracy;
 
@@ -113,48 +113,48 @@ fn shapes(signals: &[SignalName]) -> String {
 }
 
 /// Describes what an argument accepts.
-fn takes(takes: Takes) -> String {
+fn takes(takes: ArgumentKind) -> String {
     match takes {
-        Takes::Count => "a whole number",
-        Takes::Number => "a number",
-        Takes::Numbers => "a list of numbers",
-        Takes::Truth => "`true` or `false`",
-        Takes::Text => "a text",
-        Takes::Secret => "a text or `env(...)`",
-        Takes::Schedule => "a number or a schedule",
-        Takes::Words(words) if std::ptr::eq(words, vocabulary::AXES) => "an axis",
-        Takes::Words(words) => {
+        ArgumentKind::Count => "a whole number",
+        ArgumentKind::Number => "a number",
+        ArgumentKind::Numbers => "a list of numbers",
+        ArgumentKind::Truth => "`true` or `false`",
+        ArgumentKind::Text => "a text",
+        ArgumentKind::Secret => "a text or `env(...)`",
+        ArgumentKind::Schedule => "a number or a schedule",
+        ArgumentKind::Words(words) if std::ptr::eq(words, vocabulary::AXES) => "an axis",
+        ArgumentKind::Words(words) => {
             return words.iter().map(|word| format!("`{}`", word.name)).collect::<Vec<_>>().join(", ");
         }
-        Takes::Field => "a field of the data",
-        Takes::Model => "a model",
-        Takes::Models => "models",
-        Takes::Teacher => "a teacher",
-        Takes::Teachers => "teachers",
-        Takes::Domains => "domains",
-        Takes::Objective => "an objective",
-        Takes::Rollout => "a rollout",
-        Takes::Template => "a template",
-        Takes::Reward => "a reward",
-        Takes::Optimizer => "an optimizer",
-        Takes::Guards => "a list of guards",
-        Takes::Adapter => "an adapter",
-        Takes::Weights => "parts of a decoder",
-        Takes::Range => "a range",
-        Takes::Dataset => "a path or `dataset(...)`",
-        Takes::Columns => "`columns(...)`",
-        Takes::Layers => "a whole number or `all`",
-        Takes::Texts => "a text or a list of texts",
-        Takes::Score => "`normalized(...)`",
-        Takes::Benchmarks => "domains and `eval`s",
-        Takes::Benchmark => "an `eval`",
-        Takes::Metrics => "a list of metrics",
-        Takes::Capability => "a capability",
-        Takes::Support => "a support",
-        Takes::Role => "a role",
-        Takes::Reduce => "a reduction",
-        Takes::Condition => "a boolean",
-        Takes::Formula => "a formula",
+        ArgumentKind::Field => "a field of the data",
+        ArgumentKind::Model => "a model",
+        ArgumentKind::Models => "models",
+        ArgumentKind::Teacher => "a teacher",
+        ArgumentKind::Teachers => "teachers",
+        ArgumentKind::Domains => "domains",
+        ArgumentKind::Objective => "an objective",
+        ArgumentKind::Rollout => "a rollout",
+        ArgumentKind::Template => "a template",
+        ArgumentKind::Reward => "a reward",
+        ArgumentKind::Optimizer => "an optimizer",
+        ArgumentKind::Guards => "a list of guards",
+        ArgumentKind::Adapter => "an adapter",
+        ArgumentKind::Weights => "parts of a decoder",
+        ArgumentKind::Range => "a range",
+        ArgumentKind::Dataset => "a path or `dataset(...)`",
+        ArgumentKind::Columns => "`columns(...)`",
+        ArgumentKind::Layers => "a whole number or `all`",
+        ArgumentKind::Texts => "a text or a list of texts",
+        ArgumentKind::Score => "`normalized(...)`",
+        ArgumentKind::Benchmarks => "domains and `eval`s",
+        ArgumentKind::Benchmark => "an `eval`",
+        ArgumentKind::Metrics => "a list of metrics",
+        ArgumentKind::Capability => "a capability",
+        ArgumentKind::Support => "a support",
+        ArgumentKind::Role => "a role",
+        ArgumentKind::Reduce => "a reduction",
+        ArgumentKind::Condition => "a boolean",
+        ArgumentKind::Formula => "a formula",
     }
     .to_owned()
 }

@@ -82,7 +82,7 @@ for line in sys.stdin:
         print(json.dumps({'id': id, 'observation': 'more?', 'done': turns[id] > 4}), flush=True)
 ";
 
-/// An edit that replaces each completion by the data's answer.
+/// An edit that replaces each completion by the answer in the data.
 const EDIT: &str = "import json, sys
 for line in sys.stdin:
     request = json.loads(line)

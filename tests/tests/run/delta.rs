@@ -36,10 +36,10 @@ fn a_models_change_is_told_by_parameter_and_group() {
     let query = parameters.iter().find(|each| each["name"] == "model.layers.0.self_attn.q_proj.weight");
     let rank = &query.expect("a matrix")["rank"];
     assert!(rank["effective"].as_f64() > Some(1.0) && rank["full"] == 32, "{rank}");
-    // The stage began from `start`, which the run wrote too.
+    // The stage started from `start`, whose folder the run also wrote.
     let named = json(&bench, &[student, "--from", "out/models/start-seed1"]);
     assert_eq!((&named["groups"], &named["parameters"]), (&found["groups"], &found["parameters"]));
-    // Beside itself all is shared; against itself nothing changed.
+    // Compared beside itself, all changes are shared; compared with itself, nothing has changed.
     let beside = json(&bench, &[student, "--beside", student, "--no-ranks"]);
     let overlap = &beside["groups"][4]["overlap"];
     assert!((overlap["cosine"].as_f64().expect("a number") - 1.0).abs() < 1e-12 && overlap["jaccard"] == 1.0);
@@ -77,7 +77,7 @@ fn a_model_that_was_loaded_is_found_where_it_was() {
     std::fs::rename(bench.path("out"), bench.path("away")).expect("a folder");
     let output = delta(&bench, &[student]);
     assert_eq!(output.status.code(), Some(2), "{}", super::text(&output));
-    assert_says(&super::text(&output), &["began from `start`, which is not in", "--from FOLDER"]);
+    assert_says(&super::text(&output), &["started from `start`, which is not found in", "--from FOLDER"]);
 }
 
 #[test]
@@ -97,14 +97,14 @@ fn weights_that_are_not_finite_are_named() {
 }
 
 #[test]
-fn what_has_no_weights_before_is_said() {
+fn delta_of_a_stage_without_start_weights_is_refused() {
     let bench = Bench::new();
     bench.tables("out", &[]);
     for (arguments, said) in [
         (&["nowhere"][..], "there is no folder nowhere"),
-        (&["out"], "is not in the `models` of a run"),
+        (&["out"], "is not in the folder `models` of a run"),
         (&["out/models/student-seed1", "--from", "out"], "cannot read"),
-        (&["out/models/student-seed1", "--beyond=-1"], "not negative"),
+        (&["out/models/student-seed1", "--beyond=-1"], "must be at least 0"),
     ] {
         let output = delta(&bench, arguments);
         assert_eq!(output.status.code(), Some(2), "{}", text(&output));

@@ -165,7 +165,7 @@ model student = distill(base) {
     assert_says(&parts[0], &["scores of large for student, seed 1", "MiB"]);
     assert_says(
         &parts[1],
-        &["warning: the scores of large for student, seed 1 are not kept", "the disk is full"],
+        &["warning: the scores of large for student, seed 1 cannot be stored", "the disk is full"],
     );
     assert!(
         parts[2].contains(" 0 damaged") && !parts[2].contains("scores of") && !parts[2].contains("cut off"),
@@ -197,10 +197,10 @@ fn a_store_that_can_only_be_read_is_named_before_anything_is_read() {
     let Some(tried) = tried else { return };
     assert!(tried.status.success(), "{}", text(&tried));
     let parts = parts(&tried);
-    let why = "is on a file system that can only be read";
+    let why = "the file system is read-only";
     assert_says(
         &text(&tried),
-        &["error[storage]: cannot write .mopd/store: it ", why, "run in a folder where you may write"],
+        &["error[storage]: cannot write .mopd/store: ", why, "run in a folder that you can write to"],
     );
     assert!(parts[1].contains(" 0 damaged") && parts[1].contains("student, seed 1"), "{}", parts[1]);
     assert_says(&parts[2], &[why]);
@@ -236,8 +236,8 @@ fn results_that_cannot_be_written_leave_those_of_before() {
     assert_says(
         &text(&tried),
         &[
-            "can't write out/.lock: it is on a file system that can only be read",
-            "`--out` is another folder for results",
+            "can't write out/.lock: the file system is read-only",
+            "`--out DIR` sets another folder for results",
             "can't write out/source.mopd: the disk is full",
         ],
     );
@@ -281,13 +281,13 @@ fn a_limit_for_files_is_told_as_a_full_disk_is() {
         command.args(["-c", &script]).env("MOPD", mopd_tests::mopd());
         command.current_dir(bench.folder.path()).stdin(Stdio::null()).output().expect("bash starts")
     };
-    // The plan is larger; then it is the models that are.
+    // With 4 KiB the plan is too large, with 100 KiB the models are.
     for kibibytes in [4, 100] {
         let output = limited(kibibytes);
         assert!(matches!(output.status.code(), Some(1 | 2)), "{}", text(&output));
-        assert_says(&text(&output), &["it would be larger than this system lets a file be"]);
+        assert_says(&text(&output), &["the file would exceed the limit of file sizes"]);
         if kibibytes == 100 {
-            let said = ["error[storage]: cannot write", "model.safetensors", "raise the limit of files"];
+            let said = ["error[storage]: cannot write", "model.safetensors", "raise the limit of file sizes"];
             assert_says(&text(&output), &said);
         }
     }

@@ -77,7 +77,7 @@ fn a_stage_trains_what_another_has_changed() {
     assert!(shares.len() == 6 && shares.iter().all(|of| (of - share).abs() < 1e-3), "{shares:?} {share}");
     let before = bench.student("out");
 
-    // Two models that another run left are compared as well: the same elements, the same student.
+    // Two loaded models of another run define the same elements, and give the same student.
     let text_of_run = std::fs::read_to_string(bench.path("tiny.mopd")).expect("the text");
     bench.edit("tiny.mopd", "changed(first, beyond: 2e-3)", "changed(tuned, beyond: 2e-3, from: earlier)");
     bench.edit(
@@ -87,12 +87,12 @@ fn a_stage_trains_what_another_has_changed() {
     );
     bench.tables("from", &[]);
     assert!(bench.student("from") == before, "other elements");
-    // They must have the student's shape.
+    // The compared models must have the student's shape.
     bench.edit("tiny.mopd", "width = 32", "width = 16");
     let said = bench.fails(&["--out", "narrow"]);
     assert_says(
         &said,
-        &["`changed` compares models of another shape than the student's", ", 32], not", ", 16]"],
+        &["`changed` compares models with another shape than the student's", ", 32], not", ", 16]"],
     );
 
     bench.write("tiny.mopd", &text_of_run);

@@ -102,7 +102,7 @@ fn results(bench: &Bench, out: &str) -> Value {
 
 /// Each guard detects its failure; a run that finds all stages in the store reports the same.
 #[test]
-fn what_goes_wrong_is_seen() {
+fn guards_detect_their_failures() {
     let bench = bench();
     let output = bench.run(&["--out", "first"]);
     assert!(output.status.success(), "{}", text(&output));
@@ -124,7 +124,7 @@ fn what_goes_wrong_is_seen() {
     let again = bench.run(&["--out", "second"]);
     assert!(again.status.success(), "{}", text(&again));
     assert_eq!(results(&bench, "second")["guards"], said);
-    // A guard that warns, or stops what it does not come to stop, is no other stage.
+    // Another guard makes no other stage, as long as it does not stop the stage.
     bench.edit("tiny.mopd", "warn(initial(divergence) > 0.04)", "stop(initial(divergence) > 400)");
     let other = bench.run(&["--out", "third"]);
     assert_says(&text(&other), &["student"]);
@@ -139,7 +139,7 @@ fn a_stopped_stage_goes_on_from_its_checkpoint() {
     let said = [
         "error[guard]",
         "a guard stopped `student`: `divergence > 0.04` has held for 2 steps in a row (divergence = ",
-        "its checkpoint is kept: with the guard changed or removed, the next run goes on from there",
+        "its checkpoint is kept: if the guard is changed or removed, the next run resumes from it",
         "tiny.mopd:",
     ];
     for _ in 0..2 {
@@ -152,7 +152,7 @@ fn a_stopped_stage_goes_on_from_its_checkpoint() {
     let output = bench.run(&["--out", "fresh", "--fresh"]);
     assert!(output.status.success(), "{}", text(&output));
     assert!(weights == bench.student("fresh"));
-    // The result is in the store: the guard stops it all the same.
+    // The guard also stops a stage whose result is in the store.
     bench.edit("tiny.mopd", "guards    = []", "guards    = [stop(divergence > 0.04, for: 2 steps)]");
     assert_says(
         &bench.fails(&["--out", "again"]),

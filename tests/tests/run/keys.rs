@@ -57,7 +57,7 @@ fn an_edited_module_of_a_judge_is_another_judge() {
     assert_eq!(computed(&json(&bench)), 0);
     let before = score(&bench);
     bench.edit("judge/rules.py", "0.25", "0.75");
-    // The specialist is trained with it, and whatever comes of that. What imitates answers asks no judge.
+    // The specialist and its dependents are trained again; imitation of answers uses no verifier.
     let again = json(&bench);
     assert!(computed(&again) > 0);
     assert_says(&text(&again), &["{\"event\":\"stage_kept\",\"stage\":\"start\""]);
@@ -87,7 +87,7 @@ fn an_edited_function_is_another_judge() {
     );
     assert_says(&said, &["(judge/score.py, line 3, in score)"]);
     fs::remove_file(bench.path("judge/score.py")).expect("it was there");
-    assert_says(&bench.fails(&[]), &["judge/score.py can't be read: there is no such file"]);
+    assert_says(&bench.fails(&[]), &["cannot read judge/score.py: there is no such file"]);
 }
 
 /// Programs are hashed before a run begins, and their processes read them later. The verdicts of a program
@@ -98,30 +98,31 @@ fn a_judge_that_is_edited_under_way_ends_the_run() {
     let bench = Bench::new();
     judged(&bench, "command(\"cd judge && python3 verify.py\", time_limit: 20, depends: [\"rules.json\"])");
     bench.write("rules.json", "0.25");
-    // By its first process, before it answers; what is not hashed may change all the time.
+    // The first process edits the rules before it replies; a file that is not hashed may change at any time.
     let edits = "rules = open('../rules.json').read()
 if rules != '0.75': open('../rules.json', 'w').write(rules if len(rules) > 4 else '0.75')
 open('log.txt', 'a').write('started')
 for line in sys.stdin:";
     bench.edit("judge/verify.py", "for line in sys.stdin:", edits);
     let said = bench.fails(&["--out", "out"]);
-    assert_says(&said, &["error[reward]: `rules.json` changed while the run was under way", "is not kept"]);
-    assert_says(&said, &["run again: what is finished is kept", "domain copy {"]);
-    // From here on it writes nothing.
+    assert_says(&said, &["error[reward]: `rules.json` changed during the run", "not kept"]);
+    assert_says(&said, &["run again: finished stages are kept", "domain copy {"]);
+    // From now on the program edits nothing.
     let again = json(&bench);
     assert!(computed(&again) > 0, "{}", text(&again));
     assert_says(&text(&again), &["{\"event\":\"stage_kept\",\"stage\":\"start\""]);
     assert_eq!(score(&bench), 0.75);
     assert_eq!(computed(&json(&bench)), 0);
-    // Nothing was kept of the first run under the key of the rules that it was to have.
+    // The first run stored nothing under the key of the rules as they were hashed.
     bench.write("rules.json", "0.25");
     let said = bench.fails(&["--out", "out"]);
-    assert_says(&said, &["`rules.json` changed while the run was under way"]);
+    assert_says(&said, &["`rules.json` changed during the run"]);
     bench.write("rules.json", "0.2500");
     let said = bench.fails(&["--out", "out"]);
-    let undone = ["error[reward]: `rules.json` was written to while the run was under way: it is as it was"];
+    let undone = ["error[reward]: `rules.json` was written to during the run. Its content is the same as \
+        before"];
     assert_says(&said, &undone);
-    assert_says(&said, &["stages go on from their last checkpoint"]);
+    assert_says(&said, &["stages resume from their last checkpoint"]);
 }
 
 /// A model's weights stay in its files, and are read when they are needed.
@@ -131,13 +132,13 @@ fn a_model_that_is_written_to_under_way_ends_the_run() {
     bench.tables("first", &[]);
     fs::create_dir(bench.path("mine")).expect("a folder");
     for file in fs::read_dir(bench.path("first/models/start-seed1")).expect("a model").flatten() {
-        // No link: the store has it too.
+        // Copies instead of links, because the store has links to the same files.
         fs::copy(file.path(), bench.path("mine").join(file.file_name())).expect("copied");
     }
     let base = "model base  = llama { layers = 1, width = 32, heads = 2, context = 24, tokenizer = bytes }";
     bench.edit("tiny.mopd", base, "model base  = checkpoint(\"mine\")");
     judged(&bench, "command(\"python3 judge/verify.py\", time_limit: 20)");
-    // What a program does when it is first asked happens between hashing and training.
+    // The program's first request comes after the model is hashed and before it trains.
     let writes = "place = 'mine/model.safetensors'
 if os.path.exists('in-place'):
     with open(place, 'r+b') as file:
@@ -154,18 +155,15 @@ for line in sys.stdin:";
     bench.edit("judge/verify.py", "import json, sys", "import json, os, sys");
     bench.write("in-place", "");
     let said = bench.fails(&["--out", "out"]);
-    assert_says(
-        &said,
-        &["error[model]: `mine/model.safetensors` was written to while the run was reading it"],
-    );
-    assert_says(&said, &["model start = sft", "rename over the old one"]);
-    // In the place of the other: the run goes on with the one that it began with.
+    assert_says(&said, &["error[model]: `mine/model.safetensors` was changed while the run was reading it"]);
+    assert_says(&said, &["model start = sft", "rename it over the old one"]);
+    // The file is replaced by another: the run continues with the one that it had opened.
     fs::remove_file(bench.path("in-place")).expect("it was there");
     bench.tables("out", &[]);
 }
 
 #[test]
-fn what_a_judge_depends_on_is_declared() {
+fn judge_dependencies_must_be_declared() {
     let bench = Bench::new();
     bench.write("rules.json", "0.5");
     judged(&bench, "command(\"python3 -m judge.verify\", time_limit: 20, depends: [\"rules.json\"])");
@@ -204,7 +202,7 @@ fn other_arithmetic_finds_nothing_and_says_so() {
         assert_eq!(computed(&output), all, "{}", text(&output));
         assert_says(
             &text(&output),
-            &["the store has results of other arithmetic", name, "kept and not used"],
+            &["the store has results that were computed with other arithmetic", name, "kept but not used"],
         );
         let output = other(name, value);
         assert_eq!(computed(&output), 0, "{}", text(&output));
@@ -223,7 +221,7 @@ fn an_experiment_that_is_moved_finds_everything() {
     let moved = new.path().join("elsewhere");
     fs::rename(bench.folder.path(), &moved).expect("renamed");
     let old = std::mem::replace(&mut bench.folder, new);
-    // Its folder has gone.
+    // The folder has been moved, so there is nothing to delete.
     std::mem::forget(old);
     let run = |arguments: &[&str]| {
         let mut command = Command::new(mopd_tests::mopd());
@@ -260,7 +258,7 @@ fn a_model_that_is_moved_is_the_same_model() {
     fs::rename(bench.path("mine"), bench.path("yours")).expect("renamed");
     bench.edit("tiny.mopd", "checkpoint(\"mine\")", "checkpoint(\"yours\")");
     let output = json(&bench);
-    // A model that is read has a beginning and no steps.
+    // Loading a model emits a start event with 0 steps.
     let trained = text(&output)
         .lines()
         .filter(|line| line.contains("\"stage_started\"") && !line.contains("\"steps\":0"))

@@ -1,4 +1,4 @@
-//! What runs leave behind when they are killed, and what happens between runs.
+//! Tests of what killed runs leave behind, and of several runs with one folder.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -50,7 +50,7 @@ fn a_folder_of_results_has_one_writer() {
         &text(&second),
         &["folder-in-use", "another run writes to out: `mopd run tiny.mopd --out out", &process, "--out DIR"],
     );
-    // Another folder is no problem, and neither is the same one afterwards, whatever became of its run.
+    // Another folder can be used, and so can the same one once its run has ended in any way.
     assert!(bench.run(&["--out", "other"]).status.success());
     first.kill().expect("it is ours");
     first.wait().expect("it ends");
@@ -68,7 +68,7 @@ fn a_folder_of_results_that_is_deleted_meanwhile_is_no_success() {
     assert_eq!(output.status.code(), Some(1), "{}", text(&output));
     assert_says(&text(&output), &["results-gone", "was deleted", "run the same command again"]);
     assert!(bench.run(&["--out", "out"]).status.success());
-    // Models alone are written again, and the run is whole.
+    // If only models were deleted, they are written again, and the run is complete.
     fs::remove_dir_all(bench.path(".mopd")).expect("removable");
     let child = started(&bench, "out", 2);
     delete(&bench.path("out/models"));
@@ -113,12 +113,20 @@ fn a_damaged_list_of_needs_is_named_and_the_rest_goes_on() {
     };
     let listed = cache(&["list"]);
     assert_eq!(listed.status.code(), Some(0), "{}", text(&listed));
-    assert_says(&text(&listed), &["student, seed 1", "broken.json", "it is not known what a run needs"]);
+    assert_says(
+        &text(&listed),
+        &[
+            "student, seed 1",
+            "broken.json",
+            "cannot read the list of results that a \
+        run needs",
+        ],
+    );
     assert_says(&text(&cache(&["verify"])), &["0 damaged", "broken.json"]);
     fs::remove_dir_all(bench.path("out")).expect("removable");
     let pruned = cache(&["prune", "--keep-under", "1KiB"]);
     assert_eq!(pruned.status.code(), Some(0), "{}", text(&pruned));
-    assert_says(&text(&pruned), &["broken.json", "left, because that run may need them"]);
+    assert_says(&text(&pruned), &["broken.json", "kept, because that run may need them"]);
     fs::remove_file(bench.path(".mopd/store/runs/broken.json")).expect("removable");
     assert_says(&text(&cache(&["prune", "--keep-under", "1KiB"])), &["freed"]);
 }
@@ -164,7 +172,7 @@ time.sleep(1000)
                 kill("-KILL", &child.id().to_string());
                 kill("-KILL", &worker);
             }
-            // Asked twice, everybody ends at once. Two signals of one kind may arrive as one.
+            // After two signals everything ends at once. Two signals of the same kind may arrive as one.
             _ => {
                 kill("-TERM", &child.id().to_string());
                 kill("-INT", &child.id().to_string());

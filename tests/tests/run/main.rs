@@ -165,7 +165,7 @@ fn text(output: &Output) -> String {
 }
 
 fn assert_says(said: &str, parts: &[&str]) {
-    // Renderers wrap and indent: compare without line breaks.
+    // Diagnostics are wrapped and indented, so line breaks are ignored.
     let plain: String = said.split_whitespace().filter(|word| *word != "│").collect::<Vec<_>>().join(" ");
     for part in parts {
         assert!(plain.contains(part), "`{part}` is missing from:\n{said}");
@@ -288,10 +288,10 @@ objective several {
     assert!(bench.student("equal") == start, "a divergence of equals moved weights");
 }
 
-/// Signals and losses that look at whole distributions, shares of a blend that are numbers per token, a
-/// generator of one's own.
+/// Trains with signals and losses over whole distributions, shares of a blend that are numbers per token, and
+/// a custom divergence.
 #[test]
-fn what_reads_whole_distributions_trains() {
+fn objective_on_whole_distributions_trains() {
     let bench = Bench::new();
     let objective = "divergence squeezed(u) = u * log(u) - (1 + u) * log((1 + u) / 2)
 
@@ -424,7 +424,7 @@ fn library_stages() -> Vec<(String, Option<String>)> {
             for parameter in parameters.iter().filter(|parameter| parameter.default.is_none()) {
                 let annotation =
                     parameter.annotation.as_ref().map_or("", |annotation| annotation.text.as_str());
-                // A composed teacher has a name of its own for each part.
+                // A composed teacher is a different parameter for each of its members.
                 known &= !NOT_TRIED.contains(&annotation) && parameter.name.text != "star";
                 let value = match (annotation, parameter.name.text.as_str()) {
                     ("teacher", _) => "specialist[copy]",
@@ -476,8 +476,7 @@ fn every_objective_of_the_library_trains_or_is_refused_when_planned() {
             trained.push((path, format!("m{index}")));
             continue;
         }
-        // Refused for what this version can't run, or because the objective wants another stage than this
-        // one.
+        // Some are refused because this version can't run them, or because the objective needs another stage.
         let said = text(&plan);
         let codes = [
             "not-supported-yet",
@@ -515,7 +514,7 @@ fn every_objective_of_the_library_trains_or_is_refused_when_planned() {
 }
 
 #[test]
-fn what_is_finished_is_not_computed_again() {
+fn finished_stages_are_reused() {
     let bench = Bench::new();
     let first = bench.tables("first", &[]);
     let output = bench.run(&["--out", "second", "--format", "json"]);
@@ -526,7 +525,7 @@ fn what_is_finished_is_not_computed_again() {
         serde_json::from_slice(&fs::read(bench.path("second/results.json")).expect("results.json"))
             .expect("JSON");
     assert_eq!(first, second["tables"]);
-    // A comment changes nothing; a number does, from there on.
+    // A comment changes nothing; a number changes the stages that depend on it.
     bench.edit("tiny.mopd", "experiment", "// the smallest\nexperiment");
     assert!(!text(&bench.run(&["--out", "third", "--format", "json"])).contains("stage_started"));
     bench.edit("tiny.mopd", "clip_at: 5", "clip_at: 1");
@@ -634,7 +633,7 @@ fn a_reward_program_judges_and_its_faults_are_told_apart() {
     let by_program = bench.tables("program", &["--fresh"]);
     bench.edit("tiny.mopd", "command(\"python3 judge.py\", time_limit: 5)", "exact_match");
     let mut built_in = bench.tables("built_in", &["--fresh"]);
-    // What a program gives may be any reward, so that its mean is not called pass@1.
+    // A program may return any number in the range, so its mean is not called pass@1.
     assert_eq!((&by_program[0]["metric"], &built_in[0]["metric"]), (&json!("mean reward"), &json!("pass@1")));
     built_in[0]["metric"] = by_program[0]["metric"].clone();
     assert_eq!(by_program, built_in, "the same verdicts give the same run");
@@ -688,7 +687,7 @@ fn an_interrupt_keeps_finished_stages_and_the_next_run_goes_on() {
     let bench = Bench::new();
     let expected = bench.tables("expected", &["--fresh"]);
     fs::remove_dir_all(bench.path(".mopd")).expect("removable");
-    // Long enough to be interrupted in the middle.
+    // Long enough to be interrupted while it runs.
     bench.edit("tiny.mopd", "steps     = 6", "steps     = 100000");
     let child = bench.command(&["--out", "cut"]).process_group(0).spawn().expect("mopd starts");
     let deadline = Instant::now() + Duration::from_secs(120);

@@ -36,7 +36,7 @@ fn bench() -> Bench {
     bench
 }
 
-/// What is said of an experiment with these models and this one made of them.
+/// The output for an experiment with the three models and the model `made`.
 fn said(bench: &Bench, made: &str) -> String {
     let read = ["one", "other", "narrow"]
         .map(|name| format!("model {name} = checkpoint(\"made/models/{name}-seed1\")\n"))
@@ -53,14 +53,14 @@ fn said(bench: &Bench, made: &str) -> String {
     text(&output)
 }
 
-/// The same row of their embeddings is of different words, so an average of rows is meaningless.
+/// The same row of two embeddings belongs to different words, so an average of rows is meaningless.
 #[test]
 fn models_of_other_words_are_not_merged() {
     let bench = bench();
     let different = &[
         "`one` and `other` can't be merged: they have different tokenizers",
         "the id 0 is \"w0\" to `one` and \"w39\" to `other`",
-        "name models of one vocabulary",
+        "name models with the same vocabulary",
     ];
     assert_says(&said(&bench, "merge([one, other]) { method = average }"), different);
     let vector = "merge([other], base: one) { method = task_arithmetic, scale = 1 }";
@@ -73,7 +73,7 @@ fn models_of_other_words_are_not_merged() {
     assert_says(
         &said(&bench, changed),
         &[
-            "`changed` compares models of another tokenizer than the student's",
+            "`changed` compares models with another tokenizer than the student's",
             "the id 0 is \"w0\" to the student and \"w39\" to",
         ],
     );

@@ -1,4 +1,4 @@
-//! What is found before the first stage, and what is reported while one trains.
+//! Tests of problems found before the first stage, and of warnings while a stage trains.
 
 use std::fs;
 use std::process::{Command, Output, Stdio};
@@ -34,13 +34,13 @@ fn a_reward_that_cannot_answer_stops_a_run_before_its_first_stage() {
     let said = bench.fails(&["--format", "json"]);
     assert_says(&said, &["\"kind\":\"reward\"", "python3 judge.py", "no_such_module", "domain copy {"]);
     assert!(!said.contains("stage_started") && !said.contains("\"event\":\"predicted\""), "{said}");
-    // The first test is asked about, with its own answer.
+    // The probe judges the first test prompt with the right answer.
     rejudged(&bench, JUDGE);
     bench.tables("out", &[]);
     let asked = fs::read_to_string(bench.path("asked")).expect("it was asked");
     let first: serde_json::Value = serde_json::from_str(asked.lines().next().expect("a line")).expect("JSON");
     assert_eq!((&first["prompt"], &first["completion"]), (&"copy: aab=".into(), &"aab".into()));
-    // Where all is kept, nobody is asked.
+    // If all results are stored, the program is not called.
     fs::remove_file(bench.path("asked")).expect("removable");
     bench.tables("out", &[]);
     assert!(!bench.path("asked").exists());
@@ -59,7 +59,7 @@ fn files_and_rewards_are_checked_without_a_run() {
     assert_says(&text(&output), &["ok: tiny", "its files and rewards can be used"]);
     assert!(bench.path("asked").exists() && !bench.path("runs").exists() && !bench.path("out").exists());
 
-    // All that is wrong is said, each at its place.
+    // All problems are reported, each at its place.
     bench.write("judge.py", "import no_such_module\n");
     bench.edit("last.test.jsonl", "\"answer\": \"b\"", "\"answers\": \"b\"");
     let output = check(&bench, &[]);
@@ -68,7 +68,7 @@ fn files_and_rewards_are_checked_without_a_run() {
     assert_says(&said, &["error[reward]", "no_such_module", "domain copy {", "domain last {"]);
     assert_says(
         &said,
-        &["error[data]", "last.test.jsonl:", "`answer`", "2 parts of tiny.mopd can't be used"],
+        &["error[data]", "last.test.jsonl:", "`answer`", "2 parts of tiny.mopd cannot be used"],
     );
     let output = check(&bench, &["--format", "json"]);
     let found: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
@@ -81,13 +81,13 @@ fn files_and_rewards_are_checked_without_a_run() {
     let output = check(&bench, &["--format", "sarif"]);
     let log: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(log["runs"][0]["results"][1]["ruleId"], "data");
-    // Without the option nothing is opened.
+    // Without `--files`, no file is opened.
     let mut command = Command::new(mopd_tests::mopd());
     let plain = command.current_dir(bench.folder.path()).args(["check", "tiny.mopd"]).output();
     assert_eq!(plain.expect("mopd starts").status.code(), Some(0));
 }
 
-/// What a run would refuse before its first stage.
+/// A dry run reports what a run would refuse before its first stage.
 #[test]
 fn a_dry_run_refuses_what_a_run_would() {
     let bench = Bench::new();
@@ -117,8 +117,8 @@ fn a_dry_run_refuses_what_a_run_would() {
     }
     let output = dry(&["--processes", "5"]);
     assert_eq!(output.status.code(), Some(1), "{}", text(&output));
-    assert_says(&text(&output), &["5 processes can't share what a step trains on"]);
-    // A folder that no repository of the hub can be called like.
+    assert_says(&text(&output), &["5 processes cannot split the data of a step"]);
+    // A missing folder whose name is not a valid repository on the hub.
     bench.edit(
         "tiny.mopd",
         "model base  = llama",
@@ -145,8 +145,9 @@ fn more_prompts_than_there_are_is_said() {
     assert_says(
         &text(&output),
         &[
-            "`student`: `prompts = 40` in a step, and its data has 16 rows: some of them come several times",
-            "`tiny table`: the table asks for 50 test prompts of `copy`, which has 4",
+            "`student`: `prompts = 40` in a step, but its data has 16 rows: some rows are used several \
+            times in one step",
+            "`tiny table`: the table needs 50 test prompts of `copy`, which has 4",
         ],
     );
 }
@@ -166,6 +167,20 @@ fn a_schedule_that_outlasts_its_epochs_is_said() {
     let output = bench.run(&[]);
     assert!(output.status.success(), "{}", text(&output));
     assert_says(&text(&output), &[late, "`mopd explain unfinished-schedule`"]);
+    // The comment of a warning of the checker silences that of a run.
+    let rate = "  lr        = warmup(100";
+    bench.edit(
+        "tiny.mopd",
+        rate,
+        &format!("  // allow(unfinished-schedule): the beginning of a run\n{rate}"),
+    );
+    let output = bench.run(&[]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(
+        !text(&output).contains("the stage ends") && !text(&output).contains("unused-allow"),
+        "{}",
+        text(&output)
+    );
     bench.edit("tiny.mopd", "warmup(100, linear(1e-3 -> 0, over: 50 steps))", "warmup(3, linear(1e-3 -> 0))");
     let output = bench.run(&[]);
     assert!(output.status.success() && !text(&output).contains("the stage ends"), "{}", text(&output));
@@ -176,7 +191,15 @@ fn a_schedule_that_outlasts_its_epochs_is_said() {
 fn a_store_of_another_folder_is_named() {
     let bench = Bench::new();
     let first = bench.run(&[]);
-    assert!(first.status.success() && !text(&first).contains("here has no stage"), "{}", text(&first));
+    assert!(
+        first.status.success()
+            && !text(&first).contains(
+                "in this folder has no \
+        stage"
+            ),
+        "{}",
+        text(&first)
+    );
     fs::create_dir(bench.path("elsewhere")).expect("a folder");
     let from_there = || {
         let mut command = Command::new(mopd_tests::mopd());
@@ -188,15 +211,23 @@ fn a_store_of_another_folder_is_named() {
     let folder = fs::canonicalize(bench.path("")).expect("a folder");
     let store = folder.join(".mopd/store");
     let says = format!(
-        "warning: .mopd/store here has no stage of this run, but {} has 6 of its 6: run the command from {} to \
-         use them",
+        "warning: .mopd/store in this folder has no stage of this run, but {} has 6 of its 6: run the \
+        command from {} to use them",
         store.display(),
         folder.display()
     );
     assert_says(&text(&output), &[&says]);
-    // Now there are some here.
+    // Now this folder's store has stages.
     let again = from_there();
-    assert!(again.status.success() && !text(&again).contains("here has no stage"), "{}", text(&again));
+    assert!(
+        again.status.success()
+            && !text(&again).contains(
+                "in this folder has no \
+        stage"
+            ),
+        "{}",
+        text(&again)
+    );
 }
 
 fn count(said: &str, what: &str) -> usize {
@@ -215,9 +246,9 @@ fn a_constant_reward_is_said_once_while_it_trains() {
                    the reward 0.5";
     assert_eq!(count(&said, warning), 1, "{said}");
     assert_eq!(count(&said, "the reward does not depend on the completion"), 1, "{said}");
-    // Its weights do not change either, for a reason that was said.
+    // Unchanged weights are not reported in addition, because the reason was.
     assert_eq!(count(&said, "no weight of the student changed"), 0, "{said}");
-    // The student's rewards are reported, and nothing learns from them.
+    // The student's rewards are reported, but it is not trained on them.
     assert_eq!(count(&said, "`student`, step"), 0, "{said}");
 }
 
@@ -248,7 +279,7 @@ fn a_trial_that_fails_is_said_before_the_first_stage() {
     assert!(trial < said.find("error[non-finite]: the term `t` is not finite").expect(&said), "{said}");
 }
 
-/// What a run of the plan would do, and why: a line for each stage.
+/// The output of `mopd plan --why`: a line for each stage.
 fn why(bench: &Bench) -> String {
     let mut command = Command::new(mopd_tests::mopd());
     command.current_dir(bench.folder.path()).args(["plan", "--why", "tiny.mopd"]).stdin(Stdio::null());
@@ -270,7 +301,7 @@ fn a_plan_says_what_a_run_would_keep_and_why_it_trains_the_rest() {
     let said = why(&bench);
     assert!(!said.contains("trained"), "{said}");
     assert_says(&said, &["nothing to rerun"]);
-    // An edited verifier: who asks it, and whoever is made from that.
+    // An edited verifier: the stages that use it, and the stages that depend on those.
     bench.edit("judge.py", "0.5", "0.25");
     let said = why(&bench);
     let of = |name: &str| {
@@ -285,7 +316,7 @@ fn a_plan_says_what_a_run_would_keep_and_why_it_trains_the_rest() {
         &["trained: `judge.py` of the reward of `copy` changed (against runs/tiny)"],
     );
     assert_says(&of("student"), &["`judge.py` of the reward of `copy` changed", "`expert[copy]` is trained"]);
-    // A setting of the experts: of the student, which reads them, no setting is another.
+    // A changed setting of the experts: the student depends on them, with its own settings unchanged.
     bench.edit("judge.py", "0.25", "0.5");
     bench.edit("tiny.mopd", "lr = 1e-3", "lr = 2e-3");
     let said = why(&bench);
@@ -295,12 +326,12 @@ fn a_plan_says_what_a_run_would_keep_and_why_it_trains_the_rest() {
     assert_says(&student, &["trained: `expert[copy]` is trained; `expert[last]` is trained (against runs/"]);
     bench.edit("tiny.mopd", "lr = 2e-3", "lr = 1e-3");
     bench.edit("judge.py", "0.5", "0.25");
-    // A run with it that ends early does not hide it.
+    // A run that ends early with the edited verifier does not hide the change.
     bench.write("broken", "");
     bench.fails(&[]);
     assert_says(&why(&bench), &["`judge.py` of the reward of `copy` changed (against runs/tiny)"]);
     fs::remove_file(bench.path("broken")).expect("removable");
-    // A setting and the rows of a domain.
+    // A changed setting, and changed rows of a domain.
     bench.edit("judge.py", "0.25", "0.5");
     bench.edit("tiny.mopd", "steps     = 6", "steps     = 7");
     bench.edit("last.jsonl", "\"answer\": \"b\"", "\"answer\": \"c\"");
@@ -319,7 +350,7 @@ fn a_model_that_is_larger_than_the_memory_is_refused_at_once() {
     bench.edit("tiny.mopd", "layers = 1, width = 32, heads = 2", "layers = 400, width = 16384, heads = 128");
     let began = std::time::Instant::now();
     let said = bench.fails(&["--format", "json"]);
-    assert_says(&said, &["\"kind\":\"memory\"", "`base` can't fit in memory: its weights alone are", "GiB"]);
+    assert_says(&said, &["\"kind\":\"memory\"", "`base` cannot fit in memory: its weights alone are", "GiB"]);
     assert_says(&said, &["take a smaller model", "model base"]);
     assert!(!said.contains("stage_started") && began.elapsed().as_secs() < 60, "{said}");
 }
@@ -340,10 +371,10 @@ fn runs_with_other_rewards_and_data_are_not_the_same_experiment() {
         "before -> after: the same plan with different data or reward files",
         "domain `last`: different data in `prompts`",
         "domain `copy`: different reward files: judge.py",
-        "different rewards, so differences there and over all domains do not compare the models: copy",
+        "the rewards differ, so differences there and over all domains do not compare the models: copy",
     ];
     assert_says(&said, &meaning);
-    // Every answer is worth 0.5 more, on four prompts: of the others, 0.6 at most may be otherwise.
+    // All four answers improve by 0.5; at most a share of 0.6 of unseen prompts may differ.
     let start = said.lines().find(|line| line.starts_with("| start")).expect("a row");
     assert!(start.contains("| +0.50 [-0.40, +0.80]   |"), "{said}");
 }

@@ -112,7 +112,7 @@ fn noise_and_what_is_spent_are_said() {
         let number = |name: &str| of[name].as_f64().expect("a number");
         assert_eq!((&of["stage"], &of["seed"]), (&"student".into(), &1.into()));
         assert_eq!((number("clip"), number("delta"), number("budget")), (0.5, 1e-3, 3.0));
-        // Two of eight rows in each of eight steps.
+        // Two of eight rows in each step, for eight steps.
         assert_eq!((number("sampling_rate"), number("steps")), (0.25, 8.0));
         assert!(number("epsilon") <= 3.0 && number("epsilon") > 2.98, "{of}");
         assert!(number("noise_multiplier") > 0.5 && of.get("copies").is_none(), "{of}");
@@ -125,7 +125,7 @@ fn noise_and_what_is_spent_are_said() {
     assert!(plan.status.success(), "{}", text(&plan));
     let said = text(&plan);
     let said = said.lines().find(|line| line.starts_with("private student: ")).expect("a line");
-    for part in ["noise of ", "8 steps with a chance of 0.2500 for a row", "of 3, delta 1e-3"] {
+    for part in ["noise multiplier ", "8 steps with sampling rate 0.2500", "of 3, delta 1e-3"] {
         assert!(said.contains(part), "{said}");
     }
 }
@@ -145,14 +145,14 @@ fn a_prompt_in_two_domains_is_warned_of() {
     for part in [
         "`student`: 16 rows of its data share their prompt with another row, the first of them copy.jsonl:1 of `copy`",
         "The budget of epsilon 3 bounds the privacy loss of one row",
-        "(1 in `copy`, 1 in `twin`) together have a loss of up to epsilon",
+        "(1 in `copy`, 1 in `twin`) together lose up to epsilon",
     ] {
         assert!(said.contains(part), "{part}\n{said}");
     }
 }
 
 #[test]
-fn what_the_budget_does_not_cover_is_refused_before_anything_is_computed() {
+fn insufficient_privacy_budget_is_refused_before_the_run() {
     let bench = Bench::new();
     let refused = |from: &str, to: &str, said: &[&str]| {
         let text = TEXT.replace(from, to);
@@ -171,11 +171,11 @@ fn what_the_budget_does_not_cover_is_refused_before_anything_is_computed() {
             NOTHING,
         ],
     );
-    refused("prompts   = 2", "prompts   = 9", &["9 prompts a step are more than a domain has", NOTHING]);
+    refused("prompts   = 2", "prompts   = 9", &["9 prompts per step are more than a domain has", NOTHING]);
     refused("prompts   = 2", "prompts   = 2\n  passes = 2", &["`private_adamw` with several `passes`"]);
     let replayed = "replay(sample(n: 1, temperature: 1, max_tokens: 4), capacity: 8, share: 0.25)";
-    let said = "`private_adamw` with completions that are not drawn anew, prompt by prompt,";
-    // Of its own completions, a likelihood alone has no gradient.
+    let said = "`private_adamw` with completions that are not sampled anew for each prompt";
+    // A bare likelihood of own completions has no gradient, so the objective is weighted by the reward.
     let rewarded = TEXT.replace("-live student.logp", "-reward * live student.logp");
     bench.write("tiny.mopd", &rewarded.replace("data(answer)", replayed));
     assert_says(&bench.fails(&[]), &[said]);

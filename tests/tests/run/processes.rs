@@ -21,7 +21,7 @@ fn several_processes_are_asked_for_on_the_command_line() {
     let bench = Bench::new();
     bench.tables("one", &[]);
     assert_says(&why(&bench, &[]), &["nothing to rerun"]);
-    // What begins at random is the same with any number of processes.
+    // A randomly initialised model is the same for any number of processes.
     let said = why(&bench, &["--processes", "2"]);
     assert_says(
         &said,
@@ -64,11 +64,11 @@ fn predictions_are_of_all_processes() {
 }
 
 #[test]
-fn what_they_cannot_train_together_is_said_before_anything_runs() {
+fn unsupported_multi_process_stage_is_refused_before_the_run() {
     let bench = Bench::new();
     let said = bench.fails(&["--processes", "5"]);
-    assert_says(&said, &["`expert[copy]`: 5 processes can't share what a step trains on, `prompts = 4`"]);
-    assert_says(&said, &["no stage was finished", "fewer processes, or more prompts a step"]);
+    assert_says(&said, &["`expert[copy]`: 5 processes cannot split the data of a step, `prompts = 4`"]);
+    assert_says(&said, &["no stage was finished", "fewer processes, or more prompts per step"]);
     bench.edit(
         "tiny.mopd",
         "  prompts   = 8\n",

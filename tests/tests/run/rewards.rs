@@ -51,15 +51,22 @@ fn an_objective_reads_one_part() {
     assert_eq!(tables[0]["metric"], "mean reward");
     assert_says(&planned(&bench, &["--predict"]), &["predicted"]);
     let of_part = bench.student("parts");
+    // With other weights, the student reads the same part and learns the same. It is computed again, because
+    // its record has the curve of the whole reward; `start`, which asks no verifier, is not.
+    bench.edit("tiny.mopd", "[0.75, 0.25]", "[0.5, 0.5]");
+    let said = text(&bench.run(&["--out", "weighted", "--format", "json"]));
+    let kept = |stage: &str| said.contains(&format!("{{\"event\":\"stage_kept\",\"stage\":\"{stage}\""));
+    assert!(kept("start") && !kept("student"), "{said}");
+    assert!(bench.student("weighted") == of_part);
+    assert!(curve(&bench, "weighted", "reward") != curve(&bench, "parts", "reward"));
     bench.write("tiny.mopd", &source(LETTERS, "reward"));
     assert_eq!(bench.tables("alone", &[])[0]["metric"], "pass@1");
     assert!(bench.student("alone") == of_part);
-    // The sum is another number.
+    // The weighted mean of the parts gives another student.
     bench.write("tiny.mopd", &source(&parts, "reward"));
     bench.tables("sum", &[]);
     assert!(bench.student("sum") != of_part);
-    // Other weights of parts that nobody sums up are another verifier all the same: what is paid, its key
-    // says.
+    // With other weights of the parts, the verifier is another one and has another key.
     bench.edit("tiny.mopd", "[0.75, 0.25]", "[0.5, 0.5]");
     let output = bench.run(&["--out", "other", "--format", "json"]);
     let said = text(&output);
@@ -83,7 +90,7 @@ fn a_program_may_be_a_part() {
     let parts = r#"parts(accuracy: exact_match, length: command("python3 judge.py"), weights: equal)"#;
     bench.write("tiny.mopd", &source(parts, "reward.length"));
     let score = bench.tables("out", &[])[0]["rows"][0]["scores"]["copy"]["mean"].as_f64().expect("a number");
-    // Never less than half of what the program gives at least.
+    // The program gives at least 0.5, so the combined reward is at least half of that.
     assert!((0.25..=1.0).contains(&score), "{score}");
     bench.edit("judge.py", "0.5", "2.5");
     let said = bench.fails(&["--out", "out"]);
@@ -127,7 +134,7 @@ fn filters_and_edits_read_one_part() {
         let bench = Bench::new();
         bench.write("tiny.mopd", &source(reward, read));
         bench.edit("tiny.mopd", change[0], &change[1].replace("READ", read));
-        // Also where all that is left of a group is right, there is something to learn.
+        // Gives the objective a gradient even if all that is left of a group is right.
         bench.edit("tiny.mopd", &format!("mean({read}, over: group)) *"), "0.25) *");
         bench.tables("out", &[]);
         bench.student("out")
@@ -152,7 +159,7 @@ fn filters_and_edits_read_one_part() {
     }
     let filter = ["steps     = 4", "steps     = 4\n  filter    = mean(READ, over: group) < 1"];
     assert!(trained(&parts, "reward.letters", filter) == trained(LETTERS, "reward", filter));
-    // A part that nobody has.
+    // A part that does not exist.
     let bench = Bench::new();
     bench.write("tiny.mopd", &source(&parts, "reward.letters"));
     bench.edit("tiny.mopd", rollout, &edited("keep(reward.form > 0.5)"));
@@ -182,7 +189,7 @@ fn a_schema_judges_and_its_content_is_known() {
     assert_eq!(computed(&bench), 0);
     let tables = bench.tables("out", &[]);
     assert_eq!(tables[0]["metric"], "pass@1");
-    // Another name of the same file is the same; another content is not.
+    // The file's name is not in the key, its content is.
     std::fs::rename(bench.path("answer.json"), bench.path("moved.json")).expect("renamed");
     bench.edit("tiny.mopd", "answer.json", "moved.json");
     assert_eq!(computed(&bench), 0);
@@ -199,7 +206,7 @@ fn tests_judge_what_is_written() {
         &["copy.test.jsonl:1", "the field `tests` is missing", "every line needs `tests`"],
     );
     for file in ["copy.jsonl", "copy.test.jsonl"] {
-        // What the student says is seldom a program; nothing at all is one.
+        // The student seldom writes a valid program, but an empty one is valid.
         bench.edit(file, "\"answer\":", "\"tests\": \"assert 1 + 1 == 2\", \"answer\":");
         bench.edit(file, "\"answer\": \"", "\"answer\": \"0#");
     }
@@ -209,7 +216,7 @@ fn tests_judge_what_is_written() {
     assert_eq!(first[0]["metric"], "pass@1");
     assert_eq!(first, bench.tables("second", &["--fresh"]));
     assert!(bench.student("first") == bench.student("second"));
-    // Nobody waits for a run that can't judge.
+    // If Python is missing, the run ends before its first stage.
     let mut command = bench.command(&["--out", "out", "--format", "json"]);
     let output = command.env("PATH", bench.path("nowhere")).output().expect("mopd starts");
     let said = text(&output);
@@ -278,7 +285,7 @@ fn a_server_judges_as_a_program_does() {
         text(&output).matches("\"stage_started\"").count()
     };
     assert!(run(&url) > 0 && asked.load(Ordering::Relaxed) > 10);
-    // Where the server is, the key does not say; its version, it does.
+    // The server's address is not in the key, its version is.
     let before = asked.load(Ordering::Relaxed);
     assert_eq!(run("http://127.0.0.1:1/"), 0);
     let weights = bench.student("http");
@@ -307,7 +314,7 @@ fn a_server_that_fails_is_named_with_what_it_said() {
         &bench.fails(&[]),
         &["gave an invalid answer: a `reward` that is not a number from 0 to 1 at place 0", "domain copy {"],
     );
-    // A port that was free a moment ago: a fixed one may have a server.
+    // A port that was just free; a fixed port may be in use.
     let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
     bench.write("tiny.mopd", &source(&format!("http(\"http://{free}/judge\")"), "reward"));
     let said = bench.fails(&["--out", "out"]);

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use mopd_compiler::plan::Plan;
+use mopd_compiler::plan::{Plan, Producer, Stage};
 use mopd_lang::check::builtins::{self, BuiltinKind};
 use mopd_tests::{check, listing, root};
 
@@ -191,10 +191,66 @@ fn each_scorer_is_in_its_key_its_plan_its_prediction_and_its_report() {
     each_case_of("scorers.mopd");
 }
 
+const TWO: &str = "experiment \"two\" { seed = 1 }
+domain sort { prompts = \"sort.jsonl\", reward = exact_match }
+model base = llama { layers = 1, width = 16, heads = 2, context = 64, tokenizer = bytes }
+teacher one = base
+route { else -> one }
+objective near {
+  term distill = live kl(teacher || student)
+  reduce       = mean(token, over: batch)
+}
+rollout tried  = sample(n: 2, temperature: 1, max_tokens: 6)
+rollout others = sample(n: 2, temperature: 1, max_tokens: 6)
+model student = distill(base) { objective = near, rollout = ROLLOUT, prompts = 2, steps = 1, lr = 1e-3 }
+";
+
+/// Choices of one declared rollout choose from the same completions; rollouts that are declared apart are
+/// drawn apart, even with equal settings.
+#[test]
+fn a_rollout_is_what_is_declared() {
+    let shared = |rollout: &str| {
+        let plan = plan(&TWO.replace("ROLLOUT", rollout)).unwrap_or_else(|text| panic!("{rollout}: {text}"));
+        let Stage::Train(train) = &plan.experiment.models[1].stage else { panic!("the student is trained") };
+        let Producer::FirstOf(first_of) = &train.rollout.producer else { panic!("it has choices") };
+        // What the plan says is what is read from it.
+        let text = serde_json::to_string(&train.rollout).expect("a rollout is data");
+        let read: mopd_compiler::plan::Rollout = serde_json::from_str(&text).expect("it is what was written");
+        assert_eq!(read, train.rollout);
+        (first_of.shared(), text.contains("same_as"))
+    };
+    assert_eq!(shared("first_of(tried |> keep(correct), tried)"), (vec![0, 0], false));
+    assert_eq!(shared("first_of(tried |> keep(correct), others)"), (vec![0, 1], true));
+    assert_eq!(
+        shared("first_of(tried |> keep(correct), others |> keep(correct), tried, others)"),
+        (vec![0, 1, 0, 1], true)
+    );
+    let written = "sample(n: 2, temperature: 1, max_tokens: 6)";
+    assert_eq!(shared(&format!("first_of(tried |> keep(correct), {written})")), (vec![0, 1], true));
+    assert_eq!(shared("first_of(data(answer) |> keep(correct), data(answer))"), (vec![0, 0], false));
+}
+
+/// A message about an edit that can't be inside another rollout names the rollout and the way out.
+#[test]
+fn an_edit_inside_another_rollout_is_refused_with_a_way_out() {
+    for (rollout, edit, of) in [
+        ("mix(0.5, tried |> rewrite(\"a\" -> \"b\"), tried)", "rewrite", "mix"),
+        ("first_of(tried |> retry(until: correct, at_most: 3) |> keep(correct), tried)", "retry", "first_of"),
+        ("replay(tried |> retry(until: correct, at_most: 3), capacity: 8, share: 0.5)", "retry", "replay"),
+    ] {
+        let text = plan(&TWO.replace("ROLLOUT", rollout)).expect_err("it is refused");
+        let wanted = [
+            format!("the edit `{edit}` of a rollout inside `{of}` is not supported yet"),
+            "`data`".to_owned(),
+        ];
+        assert!(wanted.iter().all(|wanted| text.contains(wanted)), "{rollout}: {text}");
+    }
+}
+
 /// Every rollout, edit and kind of teacher of the language has a case.
 #[test]
 fn nothing_of_the_language_is_left_out() {
-    // Of other spaces: refused by name. What is on a server has tests of its own, `served.rs`, `env` with it.
+    // `denoise` is refused by name: it is for other models. Servers have tests in `served.rs`, with `env`.
     const NOT_RUN: [&str; 4] = ["denoise", "served", "sampled_by", "env"];
     let read = |file: &str| fs::read_to_string(root().join("tests/rollouts").join(file)).expect("a program");
     let programs = read("producers.mopd") + &read("scorers.mopd");

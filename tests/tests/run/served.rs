@@ -84,7 +84,7 @@ fn model(domain: &str) -> String {
     format!("teachers/models/expert_{domain}-seed1")
 }
 
-/// A student of four teachers; `teacher` is the right side of each one's declaration, `models` come before.
+/// A student of four teachers; `teacher` is the right side of each declaration, `models` come before it.
 fn student(term: &str, steps: u32, teacher: &dyn Fn(&str) -> String, models: &str) -> String {
     let mut program = head("student");
     program += "model start = hf(\"teachers/models/start-seed1\")\n";
@@ -174,7 +174,7 @@ fn four_served_teachers_make_the_student_that_teachers_at_hand_make() {
         let out = format!("served-{engine}-{}", answers.len());
         run(&bench, &out, &servers);
         let apart = furthest(&local, &numbers(&bench, &out));
-        // Steps are of 1e-3.
+        // A step changes weights by about 1e-3.
         assert!(apart < 1e-5, "{engine} {answers}: {apart}");
     }
 }
@@ -281,7 +281,7 @@ fn a_key_is_in_no_file_and_in_nothing_that_is_said() {
 }
 
 #[test]
-fn what_can_not_be_asked_of_a_server_is_said_before_anything_runs() {
+fn unsupported_server_requests_are_refused_before_the_run() {
     let bench = with_teachers();
     let refused = |engine: &str, answers: &str, term: &str, parts: &[&str]| {
         bench.write("tiny.mopd", &served(engine, answers, term, 3));
@@ -298,8 +298,8 @@ fn what_can_not_be_asked_of_a_server_is_said_before_anything_runs() {
     let hot = "live kl(teacher || student, support: top_k(teacher, 5), mass: renormalized, temperature: 2)";
     refused("vllm", "top_k(5)", hot, &["at temperature 2", "`of_a`"]);
     let tail = "live kl(teacher || student, support: top_k(teacher, 5), mass: tail)";
-    refused("vllm", "top_k(5)", tail, &["`mass: tail` beside `of_a`", "mass: renormalized"]);
-    // In words: what a file must not hold.
+    refused("vllm", "top_k(5)", tail, &["`mass: tail` with the served teacher `of_a`", "mass: renormalized"]);
+    // A key must not be in a file.
     let text_key =
         served("vllm", "sampled", SAMPLED, 3).replace("answers: sampled", "answers: sampled, key: \"x\"");
     bench.write("tiny.mopd", &text_key);
@@ -331,7 +331,7 @@ fn a_server_that_lists_less_than_is_asked_for_is_found_out_before_the_first_stag
     bench.write("tiny.mopd", &served("vllm", "top_k(5)", TOP, 3));
     let output = command(&bench, "out", &servers).output().expect("mopd starts");
     assert_eq!(output.status.code(), Some(1));
-    assert_says(&text(&output), &["status 400", "at most 3 entries of a token"]);
+    assert_says(&text(&output), &["status 400", "at most 3 entries per token"]);
     assert!(!text(&output).contains("stage_started"), "{}", text(&output));
 }
 
@@ -365,10 +365,9 @@ fn a_doctor_says_what_each_server_answers_and_what_is_needed() {
     };
     asks("mopd", "dist", KL);
     let all = [open.url.as_str(); 4];
-    let parts =
-        ["of_a, teacher of `student`", "mean what the student's mean", "asked is dist, needed is dist"];
+    let parts = ["of_a, teacher of `student`", "same as the student's", "asked is dist, needed is dist"];
     told(&doctor(&bench, &all, &[]), 0, &parts);
-    // Not enough, and what would be; a server that is away is one finding among others.
+    // The report says what a server lacks and what would suffice, also if another server is unreachable.
     asks("vllm", "top_k(5)", TOP);
     let away = [open.url.as_str(), &short.url, "http://127.0.0.1:9", &open.url];
     let parts = [
@@ -379,23 +378,27 @@ fn a_doctor_says_what_each_server_answers_and_what_is_needed() {
     ];
     told(&doctor(&bench, &away, &[]), 1, &parts);
     asks("vllm", "dist", SAMPLED);
-    let parts = ["asked is dist, needed is sampled", "write `answers: top_k(3)`: no more is needed of it"];
+    let parts = [
+        "asked is dist, needed is sampled",
+        "write `answers: top_k(3)`: the experiment needs no \
+        more",
+    ];
     told(&doctor(&bench, &[short.url.as_str(); 4], &[]), 1, &parts);
-    // At another temperature only whole distributions do, whatever the divergence reads.
+    // Another temperature needs whole distributions, whatever the divergence reads.
     let hot = "live kl(teacher || student, support: top_k(teacher, 2), mass: renormalized, temperature: 2)";
     asks("vllm", "dist", hot);
     let output = doctor(&bench, &[short.url.as_str(); 4], &["--format", "json"]);
-    told(&output, 1, &["let another server answer it"]);
+    told(&output, 1, &["use another server"]);
     let said: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let servers = said["servers"].as_array().expect("a list");
     assert_eq!(servers.len(), 4, "{said}");
     assert_eq!((&servers[0]["answers"]["top_k"], &servers[0]["needed"]), (&3.into(), &"top_k(2)".into()));
-    // A student whose rollouts are sampled there.
+    // Now the student's rollouts are sampled by a server.
     bench.write("tiny.mopd", &sampled(3, BY_SERVER, ""));
     told(
         &doctor(&bench, &[short.url.as_str()], &[]),
         0,
-        &["rollouts of `student`", "samples, and says log-probabilities"],
+        &["rollouts of `student`", "samples and returns log-probabilities"],
     );
     bench.write("tiny.mopd", &at_hand(KL, 3));
     told(&doctor(&bench, &[], &[]), 0, &["no server is named"]);
@@ -406,13 +409,13 @@ fn a_doctor_says_what_each_server_answers_and_what_is_needed() {
 /// A server that has the student before its first step, and the folder for its weights.
 fn sampler(folder: &Path, port: &str, dtype: &str) -> Server {
     fs::create_dir_all(folder.join("pushed")).expect("a folder");
-    // Other weights than the student's: those of its steps replace them.
+    // The server starts with another model, which the student's weights replace.
     Server::start(folder, &model("a"), port, &["--allow-updates", "pushed", "--dtype", dtype])
 }
 
-/// A student of teachers at hand, whose loss reads the sampler's log-probabilities; `by` wraps its rollout.
-/// In micro-batches it takes a forward pass of what it has sampled itself, too: what generation saves of that
-/// differs by rounding.
+/// A student of local teachers, whose loss reads the sampler's log-probabilities; `by` wraps its rollout.
+/// Micro-batches make it recompute the activations of its own samples, too, because saved ones differ by
+/// rounding.
 fn sampled(steps: u32, by: &str, settings: &str) -> String {
     let sample = "sample(n: 2, temperature: 1.0, max_tokens: 6)";
     let by = by.replace("SAMPLE", sample);
@@ -455,7 +458,7 @@ fn rollouts_of_a_server_make_the_student_that_its_own_make() {
     assert_says(&text(&plan), &["rollouts by \"big\" (mopd)", "weights go there through `pushed`"]);
 }
 
-/// In the dialects of vLLM and SGLang, on the same server: another student, but the same one each time.
+/// By the APIs of vLLM and SGLang, the same server samples another student, but the same one each time.
 #[test]
 fn rollouts_by_the_words_of_an_engine_are_the_same_each_time() {
     let bench = with_teachers();
@@ -520,7 +523,7 @@ fn weights_that_are_pushed_every_third_step_are_up_to_two_updates_old() {
     let every = |steps: &str| BY_SERVER.replace("push: \"pushed\"", &format!("push: \"pushed\"{steps}"));
     bench.write("tiny.mopd", &sampled(8, &every(""), ""));
     assert_eq!(staleness(&run(&bench, "always", &server)), [0.0; 8]);
-    // The same as each step: it is not trained again.
+    // `every: 1` means the same: the stage is not trained again.
     bench.write("tiny.mopd", &sampled(8, &every(", every: 1"), ""));
     assert_eq!(staleness(&run(&bench, "each", &server)).len(), 0);
     assert!(bench.student("always") == bench.student("each"));
@@ -537,15 +540,18 @@ fn weights_that_are_pushed_every_third_step_are_up_to_two_updates_old() {
     };
     let said = plan(&sampled(8, &every(", every: 3 steps"), ""));
     assert_says(&said, &["weights go there through `pushed` every 3 steps", "at most 2 updates old"]);
-    // Two passes over a batch: the second is of weights that are one update older.
+    // With two passes over a batch, the weights that sampled it are one update older in the second.
     let passes =
         sampled(4, &every(", every: 3 steps"), "").replace("  steps = 4", "  passes = 2\n  steps = 4");
     bench.write("tiny.mopd", &passes);
     assert_eq!(staleness(&run(&bench, "passes", &server)), [0.0, 1.0, 2.0, 3.0]);
-    // Nobody knows what older weights say of tokens that they did not draw.
+    // The distribution of earlier weights is not known, only the probabilities of the tokens that they drew.
     let whole = "sampler.entropy * live kl(student || teacher)";
     let reads = sampled(4, &every(", every: 3 steps"), "").replace(WEIGHED, whole);
-    assert_says(&plan(&reads), &["reads the distribution of the sampler", "weights of earlier steps"]);
+    assert_says(
+        &plan(&reads),
+        &["reading the whole distribution of the sampler", "weights of earlier steps"],
+    );
 }
 
 /// A run is killed between two pushes, with its server and the pushed files: it resumes with the old weights.
@@ -571,7 +577,7 @@ fn a_killed_run_goes_on_with_the_weights_that_were_pushed_before() {
 }
 
 #[test]
-fn what_a_server_can_not_sample_is_said_before_anything_runs() {
+fn unsupported_server_sampling_is_refused_before_the_run() {
     let bench = with_teachers();
     let folder = bench.folder.path().to_owned();
     let refused = |from: &str, to: &str, parts: &[&str]| {
@@ -587,7 +593,7 @@ fn what_a_server_can_not_sample_is_said_before_anything_runs() {
         let by = BY_SERVER.replace("\"mopd\"", &format!("{name:?}"));
         let by = by.replace("SAMPLE", "sample(n: 2, temperature: 1.0, max_tokens: 6)").replace(from, to);
         let program = sampled(3, &by, "");
-        // The settings change no weight of a token.
+        // Without the sampler's log-probabilities in the objective.
         bench.write("tiny.mopd", &program.replace(WEIGHED, KL));
         let mut command = Command::new(mopd_tests::mopd());
         let output = command.current_dir(&folder).args(["plan", "tiny.mopd"]).output().expect("mopd starts");
@@ -608,7 +614,7 @@ fn what_a_server_can_not_sample_is_said_before_anything_runs() {
     refused("\"mopd\"", "\"vlm\"", &["unknown engine `vlm`", "did you mean `vllm`?"]);
     let heads = "max_tokens: 6, heads: 2, accept: 0.9)";
     refused("max_tokens: 6)", heads, &["several output heads in this place"]);
-    // It is there, but computes otherwise, or may not be given weights.
+    // The server exists, but has another compute dtype, or must not get weights.
     bench.write("tiny.mopd", &sampled(3, BY_SERVER, ""));
     let said = |server: Server| {
         let output = command(&bench, "out", &[server]).output().expect("mopd starts");
@@ -624,6 +630,6 @@ fn what_a_server_can_not_sample_is_said_before_anything_runs() {
     let elsewhere = Server::start(&folder, &model("a"), "0", &["--allow-updates", "elsewhere"]);
     assert_says(
         &said(elsewhere),
-        &["weights are not taken from there", "`mopd serve --allow-updates FOLDER`"],
+        &["weights must be in the folder of `--allow-updates`", "`mopd serve --allow-updates FOLDER`"],
     );
 }

@@ -43,7 +43,7 @@ fn worker_of(child: &Child) -> u32 {
 
 fn until_gone(process: u32) {
     let since = Instant::now();
-    // One that nobody has collected yet is no process any more.
+    // A zombie does not count as a process.
     let state = || std::fs::read_to_string(format!("/proc/{process}/stat")).ok();
     while state()
         .is_some_and(|stat| !stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with('Z'))
@@ -184,7 +184,7 @@ fn watching_stops_with_a_checkpoint() {
 /// A run without work to save ends at once: here while it waits for a hub that never answers, as it would
 /// during a long read of data.
 #[test]
-fn what_has_nothing_to_keep_ends_at_once() {
+fn interrupted_run_without_state_ends_at_once() {
     let bench = Bench::new();
     let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
     let hub = format!("http://{}", silent.local_addr().expect("an address"));
@@ -199,7 +199,7 @@ fn what_has_nothing_to_keep_ends_at_once() {
         command.env("HF_ENDPOINT", &hub).env("HF_HOME", bench.path("cache")).env_remove("HF_HUB_OFFLINE");
         command.env_remove("HF_HUB_CACHE").env_remove("HUGGINGFACE_HUB_CACHE");
         let child = command.spawn().expect("mopd starts");
-        // It is asked, and is waited for from here on.
+        // The request has arrived, and the run waits for the reply.
         let asked = silent.accept().expect("a connection");
         (child, asked)
     };
@@ -217,7 +217,7 @@ fn what_has_nothing_to_keep_ends_at_once() {
         assert!(!text(&output).contains("error["), "{arguments:?}: {}", text(&output));
         until_gone(worker);
     }
-    // Whoever is killed can't say so: its worker notices by itself.
+    // A killed `mopd` can't tell its worker, which notices by itself.
     let (mut child, _asked) = start(&["run", "tiny.mopd"]);
     let worker = worker_of(&child);
     child.kill().expect("it is ours");
@@ -226,7 +226,7 @@ fn what_has_nothing_to_keep_ends_at_once() {
 }
 
 #[test]
-fn sampling_stops() {
+fn interrupted_sampling_stops() {
     let bench = Bench::new();
     bench.tables("out", &[]);
     let arguments = ["sample", "out/models/student-seed1", "--prompt", "copy: ab=", "-n", "64"];

@@ -61,7 +61,7 @@ fn states_go_with_adapters_and_passes() {
     bench.edit("tiny.mopd", "clip(beta *", "max(beta *");
     bench.edit("tiny.mopd", ", 0.001, 4)", ", 0)");
     let said = bench.fails(&["--out", "bad"]);
-    assert_says(&said, &["the state `beta` would be inf in the next step", "step 0"]);
+    assert_says(&said, &["the state `beta` is inf after this step", "step 0"]);
 }
 
 /// Two models that learn in turns have states of their own, under one name too.
@@ -142,6 +142,10 @@ objective eager {
     let said = bench.fails(&["--out", "bad"]);
     assert_says(
         &said,
-        &["the `shares` of all domains add up to 0, so no prompt can be drawn", "step 0", "keep a floor"],
+        &[
+            "the `shares` of all domains add up to 0, so no prompt can be drawn",
+            "step 0",
+            "add a lower bound",
+        ],
     );
 }

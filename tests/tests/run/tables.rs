@@ -46,18 +46,18 @@ fn a_benchmark_is_a_column_and_metrics_are_tables() {
     for row in table["rows"].as_array().expect("rows") {
         let of = |metric: &str, domain: &str| &row["metrics"][metric][domain];
         assert!(of("pass@4", "copy").is_null(), "only the benchmark asks for it: {row}");
-        // At least one of four is right at least as often as one.
+        // pass@4 is at least the score of a single sample.
         assert!(number(&of("pass@4", "last")["mean"]) >= number(&row["scores"]["last"]["mean"]), "{row}");
         for domain in ["copy", "last"] {
             let longest = if domain == "copy" { 6.0 } else { 4.0 };
             assert!((1.0..=longest).contains(&number(&of("length", domain)["mean"])), "{row}");
         }
-        // Three samples are one, two or three texts.
+        // Three samples have one, two or three different texts.
         let distinct = number(&of("distinct", "copy")["mean"]);
         assert!((1.0 / 3.0..=1.0).contains(&distinct), "{row}");
         assert_eq!(of("length", "last")["n"], 4);
     }
-    // Whoever asks for another metric of the same answers reads them from the store.
+    // Another metric of the same answers reads them from the store.
     bench.edit("tiny.mopd", "metrics = [distinct, length]", "metrics = [pass_at(3)]");
     let again = bench.run(&["--out", "again", "--format", "json"]);
     let said = text(&again);
@@ -86,7 +86,7 @@ compare "sure" { models = [base, start], samples = 1, temperature = 0, max_token
 "#;
 
 #[test]
-fn calibration_of_stated_confidences() {
+fn table_measures_calibration_of_stated_confidences() {
     let bench = Bench::new();
     bench.write("tiny.mopd", SURE);
     let line = |prompt: char, answer: u32| {

@@ -54,12 +54,12 @@ fn a_tracker_and_event_files_have_each_step_when_it_is_done() {
     }
     let steps: Vec<(&str, usize)> = lengths.iter().map(|(stage, lengths)| (*stage, lengths.len())).collect();
     assert_eq!(steps, [("expert[copy]", 4), ("expert[last]", 4), ("start", 20), ("student", 6)]);
-    // The step that the probe is told of is in the file; others may be already.
+    // When the tracker gets a step, the event file has it; the file may have later steps, too.
     for (stage, lengths) in &lengths {
         assert!(lengths.is_sorted() && lengths[0] > 40, "{stage}: {lengths:?}");
     }
 
-    // At the end the files are those that an export writes: nothing was recorded twice.
+    // At the end, the files equal those of an export: nothing was recorded twice.
     let files = || -> BTreeMap<String, Vec<u8>> {
         let entries = fs::read_dir(bench.path("out/tensorboard")).expect("a folder");
         let read = |entry: std::io::Result<fs::DirEntry>| {

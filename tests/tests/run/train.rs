@@ -79,7 +79,7 @@ fn a_predicted_time_says_what_stages_side_by_side_make_of_it() {
             let (least, most) = (number(&one["range"]["least"]), number(&one["range"]["most"]));
             let seconds = number(&one["seconds"]);
             assert!(0.0 <= least && least <= seconds && seconds <= most, "{one}");
-            // The rest of it is in the steps of the trial.
+            // The rest of the time is around the steps of the trial.
             let stepping = number(&one["rollout"]) + number(&one["scoring"]) + number(&one["update"]);
             assert!(stepping <= seconds, "{one}");
             most / seconds
@@ -102,14 +102,14 @@ fn all_models_are_published_found_and_made_again() {
     let kept = |name: &str| format!("{{\"event\":\"stage_kept\",\"stage\":\"{name}\"");
     assert!(said.contains(&kept("student")) && said.contains(&kept("student.follower")), "{said}");
     assert!(follower(&bench, "again") == follow);
-    // Whoever wants one of them anew gets both.
+    // Rerunning one of the models reruns both.
     let anew =
         bench.run(&["--out", "out", "--from", "student.follower", "--format", "json", "--predict=full"]);
     let said = text(&anew);
     assert!(anew.status.success() && !said.contains(&kept("student")), "{said}");
     assert!(said.contains("{\"event\":\"predicted\",\"stage\":\"student\""), "{said}");
     assert!(follower(&bench, "out") == follow && bench.student("out") == lead);
-    // One is lost from the store.
+    // Deletes one of the two models from the store.
     let own = |path: &PathBuf| fs::read(path).expect("a file") == follow;
     let entry = walk(&bench.path(".mopd")).into_iter().find(own).expect("it is in the store");
     fs::remove_dir_all(entry.parent().expect("its folder")).expect("removable");
@@ -174,7 +174,7 @@ fn a_plan_says_what_both_cost() {
 }
 
 #[test]
-fn what_turns_cannot_do_is_refused_by_name() {
+fn unsupported_turns_of_learners_are_refused_by_name() {
     let bench = bench(6);
     let refused = |from: &str, to: &str, said: &[&str]| {
         let text = PAIR.replace(from, to);
@@ -183,13 +183,14 @@ fn what_turns_cannot_do_is_refused_by_name() {
         assert_says(&bench.fails(&[]), said);
     };
     let twice = "step more { updates = lead, objective = near(expert), rollout = sample(n: 1, temperature: 1, max_tokens: 6) }\n  step follow ";
-    refused("step follow ", twice, &["`lead`, which two steps update, is not supported yet"]);
     refused(
-        "every = 2",
-        "every = 2, passes = 2",
-        &["several `passes` of a step that is not taken every time"],
+        "step follow ",
+        twice,
+        &["updating `lead` in more than one step of `train` is not supported \
+        yet"],
     );
-    refused("every = 2", "every = 2, steps = 4", &["a step of `train` with a length of its own"]);
+    refused("every = 2", "every = 2, passes = 2", &["several `passes` of a step with `every` above 1"]);
+    refused("every = 2", "every = 2, steps = 4", &["a step of `train` with its own length"]);
     let other = "tokenizer = \"other.json\" }\nmodel start";
     refused("tokenizer = bytes }\nmodel start", other, &["other.json"]);
 }

@@ -44,7 +44,7 @@ fn a_student_learns_to_use_a_tool() {
     let mean = |of: &[f64]| of.iter().sum::<f64>() / of.len() as f64;
     let (first, last) = (mean(&rewards[..5]), mean(&rewards[35..]));
     assert!(rewards.len() == 40 && last > first + 0.05 && last > 0.85, "{first} {last}");
-    // The program is in the key of what was trained with it, and of nothing else.
+    // The environment's program is in the keys of the stages that use it, and in no others.
     let stages = |output: &std::process::Output| {
         events(&text(output), "stage_started")
             .iter()
@@ -92,7 +92,7 @@ fn an_environment_that_fails_is_named_with_what_it_said() {
         &bench.fails(&[]),
         &["the environment `python3 lookup/environment.py` ended (exit status 1)", "no such room", "expert"],
     );
-    // It begins an episode before anything is trained, and without a run.
+    // The probe starts an episode before anything is trained, also without a run.
     assert_says(&bench.fails(&[]), &["no stage was finished"]);
     let check = || {
         let output = mopd(&bench, &["check", "--files", "tiny.mopd"]).output().expect("mopd starts");
@@ -101,7 +101,7 @@ fn an_environment_that_fails_is_named_with_what_it_said() {
     let (status, said) = check();
     assert_eq!(status, Some(1), "{said}");
     assert_says(&said, &["error[environment]", "no such room", "model expert"]);
-    // Both stages play in it; it is started once.
+    // Both stages use the environment, but the probe starts it once.
     program("open('starts', 'a').write('.')\nfor line in sys.stdin: print('{\"id\": 0}', flush=True)");
     let (status, said) = check();
     assert_eq!(status, Some(0), "{said}");
@@ -109,9 +109,9 @@ fn an_environment_that_fails_is_named_with_what_it_said() {
     program("time.sleep(60)");
     assert_says(&bench.fails(&[]), &["no reply within its time limit of 2 s", "raise `time_limit`"]);
     program("for line in sys.stdin: print('hello', flush=True)");
-    assert_says(&bench.fails(&[]), &["not JSON in \"hello\"", "\"observation\""]);
+    assert_says(&bench.fails(&[]), &["invalid output: not JSON; the line was \"hello\"", "\"observation\""]);
     program("for line in sys.stdin: print('{\"id\": 0}', flush=True)");
-    assert_says(&bench.fails(&[]), &["a second reply for one request in \"{\\\"id\\\": 0}\""]);
+    assert_says(&bench.fails(&[]), &["a second reply for one request; the line was \"{\\\"id\\\": 0}\""]);
     bench.edit("tiny.mopd", "at_most: 2,", "at_most: 2, depends: [\"rules.json\"],");
     assert_says(&bench.fails(&[]), &["`depends` names", "rules.json"]);
     bench.edit("tiny.mopd", "depends: [\"rules.json\"],", "");
@@ -155,7 +155,7 @@ fn an_environment_gives_parts() {
     let text_of = [&lines[..expert], &[objective, trained], &lines[end + 1..]].concat().join("\n");
     bench.write("tiny.mopd", &text_of.replace("reward = exact_match(key)", &format!("reward = {rewards}")));
     let said = bench.fails(&[]);
-    assert_says(&said, &["gave a reward without the part `form`", "\"parts\": {\"form\": 0.5}"]);
+    assert_says(&said, &["returned a reward without the part `form`", "\"parts\": {\"form\": 0.5}"]);
     bench.edit("lookup/environment.py", "\"reward\":", "\"parts\": {\"form\": 0.25}, \"reward\":");
     let output = bench.run(&["--out", "out", "--format", "json"]);
     assert!(output.status.success(), "{}", text(&output));

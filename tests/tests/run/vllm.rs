@@ -14,9 +14,9 @@ use serde_json::Value;
 
 use super::{Bench, assert_says, text};
 
-/// For a model to be loaded, and for kernels to be compiled.
+/// Time limit for loading a model and compiling kernels.
 const PATIENCE: Duration = Duration::from_secs(900);
-/// Between losses, and between log-probabilities: float32 on both sides, summed in another order.
+/// Tolerance of losses and log-probabilities: float32 on both sides, summed in another order.
 const CLOSE: f64 = 1e-4;
 
 /// A process that is stopped when it is dropped, with those that it started.
@@ -46,7 +46,7 @@ impl Engine {
         };
         let words: Vec<&str> = command.split_whitespace().collect();
         let (program, words) = words.split_first().expect("MOPD_VLLM holds a command");
-        // `vllm serve` wants its model before any option.
+        // `vllm serve` expects the model before any option.
         let (words, options) = words.split_at(words.iter().take_while(|word| !word.starts_with('-')).count());
         let free = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
         let log = bench.path("vllm.log");
@@ -201,7 +201,7 @@ fn a_teacher_of_vllm_is_the_teacher_at_hand() {
         bench.write("tiny.mopd", &student(&served(answers), term, SAMPLE));
         let told = doctor(bench.folder.path(), &engine.url);
         assert!(told.status.success(), "{}", text(&told));
-        assert_says(&text(&told), &["mean what the student's mean", "dist, everything"]);
+        assert_says(&text(&told), &["same as the student's", "dist, everything"]);
         let there = losses(&run(&bench, &format!("served-{}", answers.len()), &engine.url));
         let apart = furthest(&local, &there);
         note(&format!("vLLM, `answers: {answers}`: losses of 6 steps are at most {apart:.1e} apart"));
@@ -213,12 +213,12 @@ fn a_teacher_of_vllm_is_the_teacher_at_hand() {
 #[ignore = "needs vLLM: ./x test --engines"]
 fn rollouts_by_vllm_are_by_the_weights_of_the_step() {
     let bench = with_models(false);
-    // It begins with other weights than the student's.
+    // vLLM starts with other weights than the student's.
     let Some(engine) = Engine::start(&bench, "made/models/big-seed1") else { return };
     bench.write("tiny.mopd", &student(LOCAL, APART, &by("")));
     let told = doctor(bench.folder.path(), &engine.url);
     assert!(told.status.success(), "{}", text(&told));
-    assert_says(&text(&told), &["samples, and says log-probabilities"]);
+    assert_says(&text(&told), &["samples and returns log-probabilities"]);
     let fresh = losses(&run(&bench, "fresh", &engine.url));
     let most = fresh.iter().copied().fold(0.0, f64::max);
     note(&format!(
@@ -243,7 +243,7 @@ fn an_lm_head_that_stays_behind_is_found_out_by_the_canary() {
     let bench = with_models(true);
     let Some(engine) = Engine::start(&bench, "made/models/big-seed1") else { return };
     bench.write("tiny.mopd", &student(LOCAL, APART, &by("")));
-    // Whoever runs it again finds the weights there, by the word of the server.
+    // In the second run, the server claims to have the weights already.
     for out in ["one", "two"] {
         let output = ran(&bench, out, &engine.url);
         if output.status.success() {
@@ -251,7 +251,7 @@ fn an_lm_head_that_stays_behind_is_found_out_by_the_canary() {
             assert!(most < CLOSE, "{most}");
             note("vLLM, `sampled_by` with tied embeddings: the weights are the student's");
         } else {
-            assert_says(&text(&output), &["other log-probabilities than the trainer"]);
+            assert_says(&text(&output), &["differ from the trainer's"]);
             assert!(steps(&output).is_empty(), "{}", text(&output));
             note("vLLM, `sampled_by` with tied embeddings: the canary ended the run");
         }

@@ -42,13 +42,13 @@ for line in sys.stdin:
 /// The ways in which editors save.
 #[derive(Clone, Copy, Debug)]
 pub enum Save {
-    /// Written over.
+    /// The file is overwritten.
     InPlace,
-    /// Written beside it and renamed over it.
+    /// A new file is written beside it and renamed over it.
     Replace,
-    /// The old one is renamed to a backup, a new one is made.
+    /// The old file is renamed to a backup, and a new one is written.
     Backup,
-    /// Emptied, then written in pieces.
+    /// The file is emptied, then written in pieces.
     Truncate,
 }
 
@@ -80,7 +80,7 @@ impl Desk {
         fs::read_to_string(self.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
     }
 
-    /// Whether it is there.
+    /// Whether the file exists.
     pub fn has(&self, name: &str) -> bool {
         self.path(name).exists()
     }
@@ -156,13 +156,13 @@ pub struct Watching {
     lines: Receiver<Line>,
     events: Vec<Value>,
     said: Vec<String>,
-    /// Up to here, what was said has been asked about.
+    /// Number of messages at the last successful wait for one.
     asked: usize,
-    /// Where the last run that a test has read ended.
+    /// Index of the event after the last run that a test has read.
     looked: usize,
 }
 
-/// What a run did.
+/// The stages and steps of a run.
 #[derive(Debug, Default)]
 pub struct Run {
     /// Stages with steps, in order.
@@ -226,7 +226,7 @@ impl Watching {
         }
     }
 
-    /// All messages, unwrapped.
+    /// All messages, one per line.
     pub fn text(&self) -> String {
         self.said.join("\n")
     }
@@ -241,7 +241,7 @@ impl Watching {
         self.asked = self.said.len();
     }
 
-    /// Said again since it was last asked about.
+    /// Waits for a message after those that were already waited for.
     pub fn wait_for_another(&mut self, part: &str, wait: Duration) {
         self.until(part, wait, |watching| {
             watching.said[watching.asked..].join("\n").contains(part).then_some(())
@@ -249,7 +249,7 @@ impl Watching {
         self.asked = self.said.len();
     }
 
-    /// Until nothing more is to be expected.
+    /// Waits until all expected output has come.
     pub fn settle(&mut self) {
         let since = Instant::now();
         while since.elapsed() < Duration::from_millis(1500) {
@@ -257,17 +257,17 @@ impl Watching {
         }
     }
 
-    /// Steps of a stage in all runs.
+    /// The number of steps of a stage in all runs.
     pub fn steps(&self, stage: &str) -> usize {
         self.events.iter().filter(|event| event["event"] == "step" && event["stage"] == stage).count()
     }
 
-    /// Runs that were begun.
+    /// The number of runs that began.
     pub fn runs(&self) -> usize {
         self.events.iter().filter(|event| event["event"] == "ready").count()
     }
 
-    /// The runs of a sweep that were begun, by their values.
+    /// The runs of a sweep that began, by their values.
     pub fn members(&self) -> Vec<String> {
         let member = |event: &Value| (event["event"] == "member").then(|| event["values"].to_string());
         self.events.iter().filter_map(member).collect()
@@ -281,7 +281,7 @@ impl Watching {
         });
     }
 
-    /// The next run that comes to its end, from where the last one ended.
+    /// Waits for the end of the next run after the last one that was read.
     pub fn until_finished(&mut self, wait: Duration) -> Run {
         let from = self.looked;
         let end = self.until("the end of a run", wait, |watching| {
@@ -307,7 +307,7 @@ impl Watching {
         run
     }
 
-    /// The process of its worker.
+    /// The id of its worker's process.
     pub fn worker(&self) -> Option<u32> {
         let children = format!("/proc/{0}/task/{0}/children", self.child.id());
         fs::read_to_string(children).ok()?.split_whitespace().next()?.parse().ok()
@@ -318,7 +318,7 @@ impl Watching {
         self.child.wait().expect("it is gone");
     }
 
-    /// Ctrl-C.
+    /// Sends Ctrl-C and waits for the end.
     pub fn quit(mut self) -> ExitStatus {
         let asked =
             Command::new("kill").args(["-INT", &self.child.id().to_string()]).status().expect("kill runs");

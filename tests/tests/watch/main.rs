@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use editing::{Desk, Save};
 
-/// Everything is there within this; how fast it is, `mopd bench watch` measures.
+/// Time limit for anything to happen; `mopd bench watch` measures the actual time.
 const SOON: Duration = Duration::from_secs(60);
 
 #[test]
@@ -29,7 +29,7 @@ fn the_last_stages_objective_reruns_the_last_stage_alone() {
             "{}",
             watch.text()
         );
-        // The text before is kept too.
+        // The results of the previous text are in the store too.
         desk.edit(save, &format!("clip_at: {clip}"), "clip_at: 5");
         assert!(watch.until_finished(SOON).started.is_empty(), "{save:?}");
     }
@@ -37,7 +37,7 @@ fn the_last_stages_objective_reruns_the_last_stage_alone() {
 }
 
 #[test]
-fn what_means_the_same_reruns_nothing() {
+fn edit_without_meaning_reruns_nothing() {
     let desk = Desk::new();
     let mut watch = desk.watch();
     watch.until_finished(SOON);
@@ -48,7 +48,7 @@ fn what_means_the_same_reruns_nothing() {
     watch.wait_for_another("nothing to rerun", SOON);
     watch.settle();
     assert_eq!(watch.runs(), runs, "{}", watch.text());
-    // What is kept beside the results is the text as it is now.
+    // The source beside the results is the current text.
     assert!(desk.read("runs/tiny/source.mopd").contains("4 * 2"));
 }
 
@@ -75,7 +75,7 @@ fn a_mistake_leaves_the_run_going_and_shows() {
     watch.wait_for("unknown-name", SOON);
     watch.wait_for("the run continues with the last valid text", SOON);
     watch.until_step("student", 20, SOON);
-    // Mended to what it was, it still goes on; mended to something else, that is run.
+    // With the old text again, the run continues; another text is run.
     desk.edit(Save::Backup, "clip_at: fife", "clip_at: 5");
     watch.wait_for("nothing to rerun", SOON);
     let run = watch.until_finished(SOON);
@@ -195,13 +195,13 @@ fn a_file_that_goes_and_comes_back() {
 }
 
 #[test]
-fn what_fails_while_it_runs_is_shown_and_the_next_save_goes_on() {
+fn failed_run_is_shown_and_the_next_save_continues() {
     let desk = Desk::new();
     desk.edit(Save::InPlace, "\"copy.jsonl\"", "\"missing.jsonl\"");
     let mut watch = desk.watch();
     watch.wait_for("missing.jsonl", SOON);
     watch.wait_for("waiting for the next save", SOON);
-    // The data comes: nobody has to save the experiment again.
+    // When the data appears, the run starts without another save.
     desk.write(Save::InPlace, "missing.jsonl", &desk.read("copy.jsonl"));
     assert_eq!(watch.until_finished(SOON).started, ["start", "student"]);
 }
@@ -271,9 +271,9 @@ fn a_fork_goes_on_from_the_checkpoint_and_is_written_down() {
     let run = watch.until_finished(SOON);
     assert!(run.resumed.contains(&"student".to_owned()), "{run:?}");
     assert_eq!(watch.steps("student"), 400, "none of them twice");
-    assert!(watch.said("goes on from step"), "{}", watch.text());
+    assert!(watch.said("resumes from step"), "{}", watch.text());
     assert!(desk.read("runs/tiny/models/student-seed1/mopd.json").contains("\"forked\""));
-    // What the file says gives other weights than what was made of two texts.
+    // A run of the file alone gives other weights than the fork.
     let run = desk.command(&["run", "tiny.mopd", "--out", "other"]).output().expect("mopd starts");
     assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
     assert!(

@@ -3,7 +3,7 @@
 use super::SOON;
 use super::editing::{Desk, Save, Watching};
 
-/// `param` and values of a sweep, and where in the file the value goes.
+/// A desk whose experiment sweeps `parameter` over `values`, with the value in place of `from`.
 fn sweep(parameter: &str, values: &str, from: &str, to: &str) -> Desk {
     let desk = Desk::new();
     desk.edit(
@@ -23,13 +23,13 @@ fn lengths(values: &str) -> Desk {
     sweep("param many: count = 5", &format!("many in {values}"), "steps     = 6", "steps     = many")
 }
 
-/// What each of the next runs trains.
+/// The stages that each of the next runs trains.
 fn trained<const N: usize>(watch: &mut Watching) -> [Vec<String>; N] {
     std::array::from_fn(|_| watch.until_finished(SOON).started)
 }
 
 #[test]
-fn what_the_runs_share_is_computed_once_and_an_edit_reruns_what_it_changes() {
+fn sweep_shares_stages_and_reruns_only_changed_ones() {
     let desk = bounds();
     let mut watch = desk.watch();
     assert_eq!(
@@ -45,12 +45,12 @@ fn what_the_runs_share_is_computed_once_and_an_edit_reruns_what_it_changes() {
         assert!(desk.read("runs/tiny/results.json").contains(row), "{row}");
     }
 
-    // What all of them share is said once.
+    // A change that all runs share is reported once.
     desk.edit(Save::Replace, "steps     = 6", "steps     = 5");
     assert_eq!(trained(&mut watch), [["student".to_owned()], ["student".to_owned()]].map(Vec::from));
     assert!(watch.said("`student`: steps 6 -> 5; 2 of 4 stages rerun, 2 kept"), "{}", watch.text());
 
-    // One goes, one comes, one stays.
+    // One run is removed, one is new, one stays.
     desk.edit(Save::Backup, "[1, 5]", "[1, 7]");
     assert_eq!(trained(&mut watch), [vec![], vec!["student".to_owned()]]);
     for said in ["run `bound=7` is new", "run `bound=5` is gone", "1 of 4 stages reruns, 3 kept"] {
@@ -60,7 +60,7 @@ fn what_the_runs_share_is_computed_once_and_an_edit_reruns_what_it_changes() {
     let together = desk.read("runs/tiny/results.json");
     assert!(together.contains("student [bound=7]") && !together.contains("student [bound=5]"), "{together}");
 
-    // Nothing in meaning; the text beside the results is the text as it is now.
+    // No change in meaning: only the source beside the results is updated.
     let runs = watch.runs();
     desk.edit(Save::Truncate, "experiment \"tiny\"", "// a comment\nexperiment \"tiny\"");
     watch.wait_for_another("nothing to rerun", SOON);
@@ -84,9 +84,9 @@ fn a_save_in_the_middle_keeps_what_is_valid_and_goes_on_with_the_new_runs() {
     let steps: [usize; 3] = std::array::from_fn(|_| watch.until_finished(SOON).steps("student"));
     assert_eq!(steps, [0, 6, 3], "{}", watch.text());
     watch.wait_for("3 of 3 runs", SOON);
-    // The run that was stopped never ended, so nobody takes it for one of these.
+    // The stopped run has no results that could be taken for those of a new one.
     assert!(!desk.has("runs/tiny/many=2000/results.json"));
-    // Going back to it, nothing of what was done is lost.
+    // Back at the old sweep, the run resumes from its checkpoint.
     desk.edit(Save::Replace, "[4, 6, 3]", "[2000]");
     watch.wait_for("resumes after step", SOON);
     assert!(!watch.quit().success(), "it was interrupted");
@@ -105,7 +105,7 @@ fn a_save_between_two_runs_does_not_begin_the_old_ones() {
 
 #[test]
 fn a_run_that_fails_leaves_the_others_alone() {
-    // Weights that explode.
+    // With this rate, weights overflow.
     let desk = sweep("param rate: real = 1e-3", "rate in [1e30, 1e-3]", "lr = 3e-3", "lr = rate");
     let mut watch = desk.watch();
     watch.wait_for("the other runs continue", SOON);
@@ -150,7 +150,7 @@ fn a_sweep_that_comes_and_goes() {
         "experiment \"tiny\"",
         "param bound: nats = 5\nsweep { bound in [1, 5] }\nexperiment \"tiny\"",
     );
-    // Unread, it changes nothing yet.
+    // The parameter had no effect before; now it has.
     desk.edit(Save::Replace, "clip_at: 5", "clip_at: bound");
     watch.wait_for("2 of 2 runs", SOON);
     assert!(

@@ -49,13 +49,13 @@ pub struct Case {
 
 struct TermReference {
     name: &'static str,
-    /// The term without its weights, where it is not the sum of primitives times their coefficients.
+    /// The term without its weights, if it is not the sum of primitives times their coefficients.
     value: Option<Reference>,
-    /// By live primitive: the derivative in it of the sum over all tokens.
+    /// For each live primitive, the derivative of the sum over all tokens.
     coefficients: Vec<(&'static str, Reference)>,
     weight: Option<Reference>,
     when: Option<Reference>,
-    /// What its primitives compute themselves: shares of a blend, targets.
+    /// Formulas inside its primitives: shares of a blend, targets.
     inside: Vec<Reference>,
 }
 
@@ -97,7 +97,7 @@ impl Case {
         self
     }
 
-    /// The same where the tokens of the batch are compared.
+    /// [`Case::select`] for a selection that compares the tokens of the batch.
     pub fn selection(mut self, holds: impl Fn(&Table) -> Vec<bool> + 'static) -> Case {
         self.select = Some(Box::new(move |table| holds(table).into_iter().map(truth).collect()));
         self
@@ -146,7 +146,7 @@ impl Case {
         self
     }
 
-    /// The same in another primitive.
+    /// [`Case::curved`], with the derivative in another primitive.
     pub fn bent(
         mut self,
         name: &'static str,
@@ -192,7 +192,7 @@ impl Case {
         self
     }
 
-    /// What a primitive of the last term computes itself, in the order in which they are written.
+    /// A formula inside a primitive of the last term; in the order in which they are written.
     pub fn inside(mut self, number: impl Fn(At) -> f64 + 'static) -> Case {
         self.last().inside.push(per_token(number));
         self
@@ -329,7 +329,7 @@ pub fn compare_formula(
     comparison.finish(&[])
 }
 
-/// What the primitives of a term compute and is no constant, each once.
+/// The formulas inside the primitives of a term that are not constant, each once.
 fn inside(value: &Formula) -> Vec<Formula> {
     let mut found: Vec<Formula> = Vec::new();
     for part in value.parts() {
@@ -353,7 +353,7 @@ fn inside(value: &Formula) -> Vec<Formula> {
     found
 }
 
-/// The checked objective, and what its places point into.
+/// The checked objective, and the analysis that its places refer to.
 fn objective(case: &Case) -> Result<(Analysis, Objective), String> {
     if let Some((program, model)) = case.program {
         let path = root().join(format!("tests/methods/{program}.mopd"));
@@ -407,7 +407,7 @@ fn with_values(text: &str, case: &Case) -> String {
     format!("{}{}{}", &text[..start], parameters.join(","), &text[end..])
 }
 
-/// What the compiler's signals and primitives are called in the language, found by lowering each one alone.
+/// The language's names of the compiler's signals and primitives, found by lowering each one alone.
 struct Names {
     signals: Vec<(Signal, String)>,
     live: Vec<(Live, String)>,
@@ -446,7 +446,7 @@ impl Names {
         let known = self.signals.iter().find(|(signal, _)| signal == wanted).map(|(_, text)| text.clone());
         match wanted {
             Signal::Uniform { draw, .. } => format!("uniform {draw}"),
-            // Parts of `remaining`.
+            // `remaining` is computed from these.
             Signal::Position => "position".into(),
             Signal::Length => "length".into(),
             _ => known.unwrap_or_else(|| panic!("{wanted:?} comes from nowhere in the objective")),
@@ -459,12 +459,12 @@ impl Names {
     }
 }
 
-/// The whole vocabulary needs no mention.
+/// Leaves out `support: full`, which is the default.
 fn short(text: &str) -> String {
     text.replace(", support: full", "")
 }
 
-/// What a moving average of a signal was: `before loss.imitate`; of anything else, `before`.
+/// The name of a carried number: `before loss.imitate` for the average of a signal, else `before`.
 fn carried_name(graph: &Graph, memory: NodeId, names: &Names) -> String {
     let operand = graph.operands(memory)[0];
     match &graph.node(operand).operation {
@@ -473,7 +473,7 @@ fn carried_name(graph: &Graph, memory: NodeId, names: &Names) -> String {
     }
 }
 
-/// Whether a reference means the primitive: by its name, of which `...` stands for the rest.
+/// Whether a reference's name means the primitive; `...` in it stands for any text.
 fn means(reference: &str, live: &str) -> bool {
     match reference.split_once("...") {
         Some((start, _)) => live.starts_with(start),
@@ -481,15 +481,15 @@ fn means(reference: &str, live: &str) -> bool {
     }
 }
 
-/// The nodes of one graph and the numbers that they should have.
+/// Nodes of one graph, with the numbers that they should have.
 struct Comparison {
     graph: Graph,
     table: Table,
-    /// Of the live primitives.
+    /// Names of the live primitives.
     names: Vec<String>,
     batch: Batch,
     expected: Vec<(String, NodeId, Vec<f64>)>,
-    /// What the objective itself computes, without derivatives.
+    /// Nodes that the objective itself computes, without its derivatives.
     choosing: Vec<NodeId>,
 }
 
@@ -548,8 +548,8 @@ impl Comparison {
         self.expected.push((what, node, numbers));
     }
 
-    /// Evaluates all of it at once. `one_way` are the choices that need not go both ways, by function, and
-    /// why.
+    /// Evaluates all nodes at once. `one_way` lists the choices that need not go both ways: their function,
+    /// and why.
     fn finish(mut self, one_way: &[(&str, &str)]) -> Result<(), String> {
         let needed = self.graph.reachable(&self.choosing);
         let chosen: Vec<NodeId> =
@@ -606,7 +606,7 @@ impl Comparison {
     }
 }
 
-/// Whether a choice is made in both ways somewhere; true for what makes none.
+/// Whether a choice goes both ways somewhere; true for functions that make no choice.
 fn both_ways(function: Function, results: &[f64], operands: Vec<&[f64]>) -> bool {
     let mixed = |holds: &dyn Fn(usize) -> bool| {
         let first = holds(0);

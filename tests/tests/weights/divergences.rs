@@ -1,4 +1,4 @@
-//! Exact divergences, followed as they are: what is compared is which divergence, and its coefficient.
+//! Terms that are exact divergences: the test compares which divergence it is, and its coefficient.
 
 use crate::case::{Case, of};
 use crate::table::At;
@@ -169,7 +169,7 @@ pub fn cases() -> Vec<Case> {
     cases.into_iter().map(|(_, case)| case).chain(by_text()).collect()
 }
 
-/// Of the tokens that begin a span with the teacher's.
+/// Objectives on tokens that begin a span together with a token of the teacher.
 fn by_text() -> [Case; 2] {
     fn shared(t: At) -> f64 {
         t.s("size(matched)") / 259.0

@@ -1,8 +1,7 @@
-//! Every objective of the library against what its paper says: selections, weights, gates, and the
-//! coefficient of everything through which gradient flows, computed by the compiler from the library's own
-//! text and, independently, from the papers' formulas in plain f64. The comment above each reference cites
-//! the source of its formula: the paper, or the number of its card in the catalogue of
-//! `tests/methods/README.md`.
+//! Compares every objective of the library with its paper: selections, weights, gates, and the coefficient of
+//! everything through which gradient flows, computed by the compiler from the library's own text and,
+//! independently, from the papers' formulas in plain f64. The comment above each reference cites the source
+//! of its formula: the paper, or the number of its card in the catalogue of `tests/methods/README.md`.
 
 mod case;
 mod divergences;

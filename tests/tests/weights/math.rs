@@ -50,7 +50,7 @@ pub fn quantile(values: &[f64], q: f64) -> f64 {
     below + (place - place.floor()) * (sorted[(place as usize + 1).min(sorted.len() - 1)] - below)
 }
 
-/// Each value's place between the smallest and the largest.
+/// Scales values so that the smallest is 0 and the largest is 1.
 pub fn minmax(values: &[f64]) -> Vec<f64> {
     let (low, high) = (smallest(values), largest(values));
     values.iter().map(|x| (x - low) / (high - low)).collect()

@@ -195,8 +195,8 @@ fn judges() -> Vec<Case> {
     ]
 }
 
-/// The deviation that the groups of the table have is not 0 by accident: two prompts tell their samples
-/// apart, one is all right.
+/// The table has groups with different rewards and groups with equal ones, so both cases of a deviation
+/// occur.
 #[test]
 fn some_prompts_tell_their_samples_apart_and_some_do_not() {
     let table = crate::table::Table::new();

@@ -82,7 +82,7 @@ fn filters_ladders_and_schedules_are_what_the_papers_say() {
     let mut faults = String::new();
     for Setting { program, setting, number } in settings() {
         let path = root().join(format!("tests/methods/{program}.mopd"));
-        // Room for the library's own lengths.
+        // The context is long enough for the library's own lengths.
         let text =
             std::fs::read_to_string(path).expect("a program").replace("context = 48", "context = 8192");
         let text = if program == "opdlm" { text.replace(", max_tokens: 16", "") } else { text };
@@ -132,8 +132,7 @@ fn holder() -> Objective {
     }
 }
 
-/// The formulas that stages and rollouts are set to, by the word that sets them; what is deeper in a rollout
-/// comes later.
+/// The formulas of stages and rollouts, by the word that sets them; those deeper in a rollout come later.
 fn set(experiment: &Experiment) -> Vec<(&'static str, Formula)> {
     let mut found = Vec::new();
     for model in &experiment.models {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use mopd_compiler::expr::batch::{Domains, Layout, Runs};
+use mopd_compiler::expr::batch::{Domains, Layout, TokenPartition};
 use mopd_compiler::plan::Axis;
 
 /// Prompts, their samples, the turns of each, the blocks of each, as numbers of tokens.
@@ -68,7 +68,7 @@ impl Table {
         table
     }
 
-    /// Makes up a column, unless there is one.
+    /// The numbers of a column, which are made up at its first use.
     pub fn supply(&mut self, text: &str, axis: Axis) -> &[f32] {
         if !self.columns.contains_key(text) {
             let values = (0..self.len(axis)).map(|element| self.number(text, axis, element)).collect();
@@ -77,7 +77,7 @@ impl Table {
         &self.columns[text].1
     }
 
-    /// What the compiler is told about the same batch.
+    /// The compiler's layout of the same batch.
     pub fn layout(&self) -> Layout {
         let parents = |fine: Axis, coarse: Axis| -> Vec<u32> {
             (0..self.len(fine)).map(|element| self.first(fine, element).element(coarse) as u32).collect()
@@ -90,11 +90,11 @@ impl Table {
                 of_group: parents(Axis::Group, Axis::Domain),
                 count: self.len(Axis::Domain) as u32,
             }),
-            turns: Some(Runs {
+            turns: Some(TokenPartition {
                 of_token: parents(Axis::Token, Axis::Turn),
                 parent: parents(Axis::Turn, Axis::Sequence),
             }),
-            blocks: Some(Runs {
+            blocks: Some(TokenPartition {
                 of_token: parents(Axis::Token, Axis::Block),
                 parent: parents(Axis::Block, Axis::Turn),
             }),
@@ -135,27 +135,27 @@ impl Table {
             "correct" => truth(REWARDS[element] >= 1.0),
             "step" => STEP as f32,
             "progress" => STEP as f32 / STEPS as f32,
-            // The policy has not moved at all in a third of the sequences, and far in another.
+            // The policy has hardly moved in a third of the sequences, and far in another third.
             "sampler.logp" => {
                 let moved = [4e-4, 0.5, 2.2][at.element(Axis::Sequence) % 3] * (2.0 * u - 1.0);
                 (at.student() as f32 - moved).min(-0.01)
             }
             "student.logp" if element % 29 == 7 => -11.0 - u,
             "student.logp" => -0.05 - 3.5 * u * u,
-            // Now and then a token that no teacher would write.
+            // Some tokens are very improbable for the teacher.
             _ if text.ends_with(".logp") && (u * 1000.0) as usize % 17 == 3 => -12.0 - 2.0 * u,
             _ if text.ends_with(".logp") => -0.05 - 4.0 * u * u,
             _ if text.ends_with("end_logp") => -0.1 - 5.0 * u,
             _ if text.ends_with(".entropy") => 0.02 + 2.8 * u,
             _ if text.ends_with(".top1") => 0.15 + 0.84 * u,
             _ if text.ends_with(".rank") => 1.0 + (30.0 * u).floor(),
-            // One member of a panel once says nothing.
+            // In one sequence, a member of a panel states no confidence.
             _ if text.ends_with("first.confidence") && element == 6 => f32::NAN,
             _ if text.ends_with(".confidence") && axis == Axis::Sequence => (100.0 * u).floor(),
             "head" => (element % 2) as f32,
             "offset" => 1.0 + (6.0 * u).floor(),
             "vocab_size" => 259.0,
-            // A third of the tokens begins no span.
+            // A third of the tokens do not begin a span.
             "size(matched)" => {
                 if element % 3 == 2 {
                     0.0
@@ -176,7 +176,7 @@ impl Table {
             "reward.accuracy" => (2.9 * u).floor() / 2.0,
             _ if has("score(") || text.ends_with(".value") || text.ends_with(".mean") => 2.0 * u - 1.0,
             _ if has("mass(") => 0.4 + 0.55 * u,
-            // Both ends of a range that is cut into regions occur.
+            // Both ends of a range that is divided into regions occur.
             "data.pose" if element == 5 => 1.0,
             "data.pose" if element.is_multiple_of(4) => 0.03 * u,
             "data.pose" => u,

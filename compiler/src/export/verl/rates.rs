@@ -1,12 +1,12 @@
 //! Learning rates as verl's FSDP engine computes them.
 //!
-//! `_build_lr_scheduler` in `verl/workers/engine/fsdp/transformer_impl.py` knows two schedules of
-//! `verl/utils/torch_functional.py`: `constant` and `cosine`, both behind a linear warm-up. Only the cosine
-//! is told `zero_indexed_step`, and it asserts `0 <= min_lr_ratio <= 1`.
+//! `_build_lr_scheduler` in `verl/workers/engine/fsdp/transformer_impl.py` has two schedules of
+//! `verl/utils/torch_functional.py`: `constant` and `cosine`, both after a linear warm-up. It passes
+//! `zero_indexed_step` to the cosine only, which asserts `0 <= min_lr_ratio <= 1`.
 
 use mopd_lang::experiment::ScheduleLength;
 
-use crate::plan::{OfStep, Schedule};
+use crate::plan::{Schedule, StepFunction};
 
 /// A learning rate in verl's settings.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -14,17 +14,17 @@ pub struct VerlRate {
     pub lr: f64,
     pub kind: &'static str,
     pub warmup: i64,
-    /// Where the cosine ends, as a share of `lr`.
+    /// The rate at the end of the cosine, as a share of `lr`.
     pub least: f64,
     pub zero_indexed: bool,
 }
 
 /// # Errors
-/// Why verl has no such schedule.
-pub fn rate(of: &OfStep) -> Result<VerlRate, &'static str> {
+/// The reason why verl has no such schedule.
+pub fn rate(of: &StepFunction) -> Result<VerlRate, &'static str> {
     let why =
         "verl's rates are constant, warm up linearly to a constant, or fall by half a cosine over the run";
-    let OfStep::Schedule(schedule) = of else { return Err(why) };
+    let StepFunction::Schedule(schedule) = of else { return Err(why) };
     match schedule {
         Schedule::Constant { value } => {
             Ok(VerlRate { lr: *value, kind: "constant", warmup: -1, least: 0.0, zero_indexed: true })
@@ -37,8 +37,8 @@ pub fn rate(of: &OfStep) -> Result<VerlRate, &'static str> {
             }
             Ok(VerlRate { lr: *from, kind: "cosine", warmup: -1, least: to / from, zero_indexed: true })
         }
-        // Of warm-up step s from 0, (s + 1) / (steps + 1): verl's first factor is 0 unless it counts from 1.
-        // A cosine that ends where it begins is a constant, and is the one that can count so.
+        // The factor of warm-up step s, from 0, is (s + 1) / (steps + 1). verl's starts at 0 unless it counts
+        // from 1, which only its cosine can; with `min_lr_ratio` 1 that is a constant.
         Schedule::Warmup { steps, then } => match then.as_ref() {
             Schedule::Constant { value } => Ok(VerlRate {
                 lr: *value,
@@ -60,7 +60,7 @@ mod tests {
     const STEPS: u32 = 6;
 
     /// `get_constant_schedule_with_warmup` and `get_cosine_schedule_with_warmup` of verl 0.9.1, as its FSDP
-    /// engine calls them: the constant one never hears of `zero_indexed_step`.
+    /// engine calls them: without `zero_indexed_step` for the constant schedule.
     fn of_verl(rate: VerlRate, step: u32) -> f64 {
         let warmup = rate.warmup.max(0) as f64;
         let total = f64::from(STEPS);
@@ -95,8 +95,8 @@ mod tests {
         Schedule::Warmup { steps, then: Box::new(then) }
     }
 
-    /// In thousandths, what verl's own functions gave for the settings that are exported, over 6 steps
-    /// (torch 2.11): a run of mopd has the same numbers.
+    /// The rates that verl's own functions gave for exported settings over 6 steps (torch 2.11), in
+    /// thousandths. They equal the rates of a run of mopd.
     #[test]
     fn a_rate_of_verl_is_that_of_a_run_at_every_step() {
         let table = [
@@ -111,7 +111,7 @@ mod tests {
             (cosine(1e-3, 1e-3), [1.0; 6]),
         ];
         for (schedule, numbers) in table {
-            let exported = rate(&OfStep::Schedule(schedule.clone())).expect("verl has it");
+            let exported = rate(&StepFunction::Schedule(schedule.clone())).expect("verl has it");
             for (step, number) in (0..).zip(numbers) {
                 let (run, verl) = (schedule.at(step, STEPS), of_verl(exported, step));
                 for (whose, found) in [("mopd", run), ("verl", verl)] {
@@ -127,14 +127,15 @@ mod tests {
 
     #[test]
     fn a_schedule_that_verl_does_not_have_is_refused() {
-        let rises = rate(&OfStep::Schedule(cosine(1e-3, 2e-3))).expect_err("verl asserts that it falls");
+        let rises =
+            rate(&StepFunction::Schedule(cosine(1e-3, 2e-3))).expect_err("verl asserts that it falls");
         assert!(rises.contains("verl's cosine falls"), "{rises}");
         let part = Schedule::Cosine { from: 1e-3, to: 0.0, over: ScheduleLength::Share(0.5) };
         let linear = Schedule::Linear { from: 1e-3, to: 0.0, over: ScheduleLength::Run };
-        // Behind a warm-up from 1 of W steps verl's cosine is (s - W) / (steps - W - 1), and a run's is
+        // After a warm-up of W steps from 1, verl's cosine is at (s - W) / (steps - W - 1), and a run's is at
         // (s - W) / (steps - W).
         for schedule in [part, linear, cosine(0.0, 0.0), warmup(3, cosine(1e-3, 0.0))] {
-            assert!(rate(&OfStep::Schedule(schedule.clone())).is_err(), "{schedule:?}");
+            assert!(rate(&StepFunction::Schedule(schedule.clone())).is_err(), "{schedule:?}");
         }
     }
 }

@@ -1,19 +1,19 @@
-//! The temperatures at which verl makes its numbers.
+//! The temperatures at which verl computes its numbers, compared with those of a run.
 //!
 //! The student's logits are divided by the rollout's temperature (`_scale_logits_by_temperature` in
-//! `verl/workers/engine/fsdp/transformer_impl.py`), for log-probabilities, for its old ones and the
-//! reference's, for divergences over entries, and before the entropy is taken. A teacher's are
-//! log-probabilities of a prompt, which engines leave at temperature 1 (`_get_teacher_sampling_params` in
+//! `verl/workers/engine/fsdp/transformer_impl.py`) before its log-probabilities, the old ones, the
+//! reference's, divergences over entries and the entropy are computed. A teacher's log-probabilities are
+//! those of a prompt, which engines compute at temperature 1 (`_get_teacher_sampling_params` in
 //! `verl/experimental/teacher_loop/teacher_manager.py`).
 
 use crate::expr::roles::Role;
 use crate::expr::signals::{Divergence, Signal};
 
-/// The temperatures that the numbers of an objective have in a run.
+/// The temperatures at which a run computes the numbers of an objective.
 #[derive(Clone, Copy, Debug)]
 pub struct VerlTemperatures {
     pub rollout: f64,
-    /// Of the log-probabilities that the objective reads.
+    /// The temperature of the log-probabilities that the objective reads.
     pub objective: f64,
 }
 
@@ -31,7 +31,7 @@ const OWN: &str = "verl's divergence is at temperature 1 where the rollout is: l
 
 impl VerlTemperatures {
     /// # Errors
-    /// Why verl's number is another than a run's.
+    /// The reason why verl's number differs from a run's.
     pub fn of_signal(self, signal: &Signal) -> Result<(), &'static str> {
         match signal {
             Signal::Logp { role: Role::TEACHER } => same(self.objective, 1.0, TEACHER),
@@ -39,19 +39,19 @@ impl VerlTemperatures {
                 same(self.objective, self.rollout, STUDENT)
             }
             Signal::Entropy { role: Role::Student } => same(1.0, self.rollout, ENTROPY),
-            // What the sampler says is at the temperature that it drew by, in verl too.
+            // The sampler's log-probabilities are at the temperature of sampling, in verl too.
             _ => Ok(()),
         }
     }
 
     /// # Errors
-    /// Likewise of the log-probability that gradient flows through.
+    /// The reason why verl's live log-probability differs from a run's.
     pub fn of_live_logp(self) -> Result<(), &'static str> {
         self.of_signal(&Signal::Logp { role: Role::Student })
     }
 
     /// # Errors
-    /// Likewise of KL(teacher || student), whose two sides verl has at two temperatures.
+    /// The reason why verl's KL(teacher || student), whose sides have two temperatures, differs from a run's.
     pub fn of_divergence(self, divergence: &Divergence) -> Result<(), &'static str> {
         same(1.0, self.rollout, TEACHER)?;
         same(divergence.temperature, 1.0, OWN)

@@ -69,7 +69,7 @@ pub(super) fn compile<'a>(
     target: CodeTarget,
     mut listings: Option<&mut Vec<GroupListing>>,
 ) -> Result<(Code, Vec<(Loop, Constants)>), CompileError> {
-    // From here on the module's memory is freed in every case.
+    // From here on, the module's memory is freed in every case.
     let mut code = Code(ManuallyDrop::new(module(target)?));
     let unsupported = |error: &dyn std::fmt::Display| CompileError::Unsupported(error.to_string());
     let mut builder_context = FunctionBuilderContext::new();
@@ -98,7 +98,7 @@ pub(super) fn compile<'a>(
 pub(super) fn isa(target: CodeTarget) -> Result<OwnedTargetIsa, CompileError> {
     let host = |error: &dyn std::fmt::Display| CompileError::Host(error.to_string());
     let mut flags = settings::builder();
-    // The verifier finds faults of this module, not of a graph: so only tests need it.
+    // The verifier finds faults of this module, not of a graph, so only tests need it.
     let verifier = if cfg!(any(test, debug_assertions)) { "true" } else { "false" };
     let settings = [
         ("opt_level", "none"),
@@ -203,7 +203,7 @@ struct Emitter<'a> {
     values: HashMap<NodeId, Operand<Lanes, Lanes>>,
 }
 
-/// Where an input is read from.
+/// The location of an input.
 #[derive(Clone, Copy)]
 enum Source {
     /// A single number, read before the loop.
@@ -223,8 +223,8 @@ impl Emitter<'_> {
     ///     index = min(index + WIDTH, end - WIDTH)
     /// }
     /// ```
-    /// The last elements may be computed twice, from the same inputs with the same result: cheaper than a
-    /// second loop for the remainder, in time and in code.
+    /// The last elements may be computed twice, from the same inputs with the same result. That is cheaper
+    /// than a second loop for the remainder, in time and in code.
     fn function(&mut self) {
         let (entry, body, next, exit) = (
             self.vector.builder.create_block(),
@@ -295,7 +295,7 @@ impl Emitter<'_> {
     }
 
     /// Loads inputs on coarser axes. Tokens of a sequence are adjacent, so in most cases all lanes read the
-    /// same element: that is a single load.
+    /// same element, with a single load.
     fn through(&mut self, sources: &[(NodeId, Source)], parents: &HashMap<Axis, Value>, offset: Value) {
         let coarse: Vec<(NodeId, Value, Axis)> = sources
             .iter()
@@ -384,7 +384,7 @@ impl Emitter<'_> {
         if let Some(value) = self.values.get(&id) {
             return *value;
         }
-        // An input is loaded at its first use, so that it does not occupy a register before.
+        // An input is loaded at its first use, so that it occupies no register before.
         let value = match self.sources[&id] {
             Source::Once(value) => [value; PARTS],
             Source::Here(base) => {
@@ -397,9 +397,9 @@ impl Emitter<'_> {
         Operand::Number(value)
     }
 
-    /// Elements are aligned to their own size, not to that of a vector. Without AVX, memory operands of
-    /// instructions need the latter, which Cranelift ignores in comparisons: a load of bytes is not folded
-    /// into one.
+    /// Elements are aligned to their own size, not to that of a vector. Without AVX, memory operands need
+    /// vector alignment, which Cranelift ignores in comparisons; it does not fold loads of bytes into
+    /// instructions.
     fn load_lanes(&mut self, kind: Type, address: Value) -> Lanes {
         let bytes = std::array::from_fn(|part| self.load(types::I8X16, address, part as i32 * PART_BYTES));
         self.vector.reinterpret(kind, bytes)

@@ -12,7 +12,7 @@ pub(super) struct LoopSchedule {
     /// memory.
     pub leaves: Vec<NodeId>,
     pub steps: Vec<LoopStep>,
-    /// Whether something reads across axes, which needs the parents of elements.
+    /// Whether some loop reads across axes, which needs the parents of elements.
     pub reads_layout: bool,
 }
 
@@ -30,7 +30,7 @@ pub(super) struct LoopGroup {
     pub nodes: Vec<NodeId>,
     /// Nodes computed elsewhere, on this axis or a coarser one.
     pub inputs: Vec<NodeId>,
-    /// The nodes of the group that something outside of it reads.
+    /// The nodes of the group that are read outside of it.
     pub stored: Vec<NodeId>,
 }
 
@@ -53,9 +53,9 @@ impl LoopSchedule {
     }
 }
 
-/// A node's position in the schedule. Everything in a slot is computed from earlier slots: in each round,
-/// aggregates come first and read earlier rounds; loops go from coarse to fine, so that a fine one can read a
-/// coarse one of its own round.
+/// A node's position in the schedule. Everything in a slot is computed from earlier slots. In each round,
+/// aggregates come first and read earlier rounds; loops go from coarse to fine, so that a fine one can read
+/// a coarse one of its own round.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Slot {
     /// The largest number of aggregates on a path from the leaves.

@@ -1,4 +1,4 @@
-//! Graphs as machine code, in f32: the only module that depends on Cranelift.
+//! Compiles graphs to machine code in f32. The only module that depends on Cranelift.
 //!
 //! Between two reductions, all elementwise nodes of one axis become one function that loops over the axis's
 //! elements, four at a time, and keeps everything but its results in registers ([`groups`], [`emit`],
@@ -6,7 +6,7 @@
 //! this function: they are compiled ahead ([`precompiled`]), and the loop is split at them ([`parts`]).
 //! [`mopd_ops::f32_ops`] defines what a function computes. Reductions, statistics and scans run in between,
 //! in Rust and in f64 ([`super::aggregate`]). A number from a coarser axis is read inside the loop through
-//! the array of each element's parent, which the batch has anyway: gathering it first would cost a pass over
+//! the array of each element's parent, which the batch has anyway. Gathering it first would cost a pass over
 //! memory and a copy per fine element.
 
 mod emit;
@@ -27,7 +27,7 @@ use cranelift_jit::JITModule;
 
 use self::emit::CodeTarget;
 use self::groups::{LoopGroup, LoopSchedule, LoopStep};
-use self::parts::{Division, Location, LoopPart, TILE};
+use self::parts::{Location, LoopPart, SplitGroup, TILE};
 use self::precompiled::Precompiled;
 use self::vector::{LANES, WIDTH};
 pub use self::workspace::Workspace;
@@ -36,14 +36,14 @@ use super::batch::Batch;
 use super::graph::{Graph, MalformedGraph, NodeId, Operation};
 use super::values::{EvaluationError, Values};
 
-/// Why a graph can't be compiled on this machine. The interpreter still evaluates it.
+/// The reason why a graph can't be compiled on this machine. The interpreter can still evaluate it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CompileError {
     #[error("code can't be generated for this machine: {0}")]
     Host(String),
     #[error("code can't be generated for an expression: {0}")]
     Unsupported(String),
-    #[error("an output was asked for that the graph does not have")]
+    #[error("an output was requested that the graph does not have")]
     MissingNode,
     #[error(transparent)]
     Malformed(#[from] MalformedGraph),
@@ -54,7 +54,7 @@ pub struct Program {
     graph: Graph,
     outputs: Vec<NodeId>,
     schedule: LoopSchedule,
-    /// One per fused step of the schedule, in order. Contains pointers into `_code`.
+    /// The compiled groups, one per fused step of the schedule, in order. Contains pointers into `_code`.
     fused: Vec<Fused>,
     /// Keeps the executable memory alive.
     _code: Code,
@@ -75,8 +75,8 @@ struct CompiledPart {
     calls: Vec<(Precompiled, Location, Location)>,
 }
 
-/// A generated function: for each of the elements `start..end`, at least [`WIDTH`] of them, reads `inputs`
-/// and writes `outputs`. `parents` has, for every coarser axis that is read, at the index of that axis, the
+/// A generated function. For each of the elements `start..end`, at least [`WIDTH`] of them, it reads `inputs`
+/// and writes `outputs`. For every coarser axis that it reads, `parents` has, at the index of that axis, the
 /// array with the parent of each element.
 type Loop = unsafe extern "C" fn(
     inputs: *const *const f32,
@@ -118,8 +118,8 @@ impl GroupListing {
 /// The number of elements per thread below which another thread costs more than it saves.
 const ELEMENTS_PER_THREAD: usize = 1 << 17;
 
-/// Whether this machine has a fused multiply-add instruction, so that a graph with [`Graph::fused`] is
-/// computed fast. False also where code can't be generated.
+/// Whether this machine has a fused multiply-add instruction, so that a graph with [`Graph::fused`] runs
+/// fast. False also where code can't be generated.
 pub fn fuses() -> bool {
     emit::isa(CodeTarget::Host).is_ok_and(|isa| isa.has_native_fma())
 }
@@ -149,7 +149,7 @@ impl Program {
         Program::compile_for(CodeTarget::Host, graph, outputs, None)
     }
 
-    /// What [`Program::compile`] generates, as text: one listing for each group of nodes.
+    /// The output of [`Program::compile`] as text, with one listing for each group of nodes.
     pub fn listings(graph: &Graph, outputs: &[NodeId]) -> Result<Vec<GroupListing>, CompileError> {
         let mut listings = Vec::new();
         Program::compile_for(CodeTarget::Host, graph, outputs, Some(&mut listings))?;
@@ -168,7 +168,7 @@ impl Program {
         }
         let schedule = groups::schedule(graph, outputs);
         let ahead = |function| target.precompiled(function, graph.fused());
-        let divisions: Vec<Division> = (schedule.groups())
+        let divisions: Vec<SplitGroup> = (schedule.groups())
             .map(|group| parts::divide(graph, group, |function| ahead(function).is_some()))
             .collect();
         let generated = divisions.iter().flat_map(|division| &division.parts);
@@ -197,7 +197,7 @@ impl Program {
             let generated = generated.map(|_| loops.next().expect("one function for each loop"));
             CompiledPart { generated, inputs, stored, calls: calls.collect() }
         };
-        let fused = divisions.into_iter().map(|Division { parts, between }| Fused {
+        let fused = divisions.into_iter().map(|SplitGroup { parts, between }| Fused {
             parts: parts.into_iter().map(&mut compiled).collect(),
             between,
         });
@@ -219,7 +219,7 @@ impl Program {
             layout.check()?;
         }
         workspace.prepare(self.graph.len());
-        // Values of the batch are read in place.
+        // Values in the batch are read in place.
         let mut given: Vec<Option<&[f32]>> = vec![None; self.graph.len()];
         for id in &self.schedule.leaves {
             let node = self.graph.node(*id);
@@ -269,7 +269,7 @@ impl Program {
         workspace: &mut Workspace,
     ) {
         let count = batch.layout.len(group.axis);
-        // Taken out, so that the workspace can be borrowed meanwhile.
+        // The results are taken out of the workspace, so that it can be borrowed meanwhile.
         let mut results: Vec<Vec<f32>> = group.stored.iter().map(|id| workspace.room(*id, count)).collect();
         let inputs: Vec<&[f32]> = group.inputs.iter().map(|id| workspace.value(*id, given)).collect();
         let parents = parents.for_elements_of(group.axis);
@@ -283,7 +283,7 @@ impl Program {
                 outputs: results.iter_mut().map(|result| result.as_mut_ptr()).collect(),
             };
             let threads = workspace.threads().min(count / ELEMENTS_PER_THREAD).max(1);
-            // Ranges end at multiples of the width: no element is computed by two threads.
+            // Ranges end at multiples of the width, so that no element is computed by two threads.
             let border = |thread: usize| {
                 if thread == threads { count } else { count / WIDTH * thread / threads * WIDTH }
             };
@@ -316,7 +316,7 @@ impl Program {
         }
     }
 
-    /// For fewer elements than the loop takes at a time: pads them to a full width.
+    /// Runs the loop for fewer elements than its width, by padding them to a full width.
     fn run_few(
         &self,
         group: &LoopGroup,
@@ -391,7 +391,7 @@ impl Parents<'_> {
         Parents(parents)
     }
 
-    /// By coarser axis; empty where there is none, or none is read.
+    /// The parents on each coarser axis; empty where there are none, or none are read.
     fn for_elements_of(&self, axis: Axis) -> [&[u32]; AXES] {
         std::array::from_fn(|coarse| {
             self.0.get(&(axis, Axis::ALL[coarse])).map_or(&[][..], |parents| parents)
@@ -409,7 +409,7 @@ struct CallArguments<'a> {
     outputs: Vec<*mut f32>,
 }
 
-// SAFETY: plain addresses; only `run` follows them, whose caller answers for what lies there.
+// SAFETY: these are plain addresses; only `run` follows them, whose caller guarantees their contents.
 unsafe impl Sync for CallArguments<'_> {}
 
 impl CallArguments<'_> {
@@ -417,7 +417,7 @@ impl CallArguments<'_> {
     /// There are at least [`WIDTH`] elements in `start..end`. All that the loops read and write for them
     /// exists, and nothing else reads or writes the same elements of the outputs meanwhile.
     unsafe fn run(&self, start: usize, end: usize) {
-        // The last tile takes the remainder too, if that is shorter than the width.
+        // The last tile includes the remainder, if that is shorter than the width.
         const ROOM: usize = TILE + WIDTH;
         let Fused { parts, between } = self.fused;
         let calls = parts.iter().any(|part| !part.calls.is_empty());
@@ -441,8 +441,8 @@ impl CallArguments<'_> {
                         outputs.push(self.address(*location, tile_room));
                     }
                     let (inputs, outputs) = (inputs.as_ptr(), outputs.as_ptr());
-                    // SAFETY: the caller's promise; the arrays between have room for a tile, which has at
-                    // least the width.
+                    // SAFETY: the caller guarantees it; the arrays between have room for a tile, which is at
+                    // least as long as the width.
                     unsafe {
                         generated(inputs, self.parents.as_ptr(), constants.as_ptr(), outputs, first, last);
                     }
@@ -459,7 +459,7 @@ impl CallArguments<'_> {
         }
     }
 
-    /// The (possible) address of an array's element 0. Inlined: a tile takes a fraction of a microsecond.
+    /// The address of element 0 of an array, which may lie outside of it. Inlined, because tiles are short.
     #[inline(always)]
     fn address(&self, location: Location, between: impl Fn(usize) -> *mut f32) -> *mut f32 {
         match location {

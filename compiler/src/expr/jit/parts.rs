@@ -9,19 +9,19 @@ use crate::expr::signals::Function;
 
 use super::groups::LoopGroup;
 
-/// Elements that all parts of a group process before the next ones. Much longer tiles would still fit in the
-/// first-level cache; but a part that computes does not wait for memory, and one that reads everything at
-/// once does not compute. With tiles this short, the processor overlaps both.
+/// The number of elements that all parts of a group process before the next ones. Longer tiles would still
+/// fit in the L1 cache, but a part that computes does not wait for memory, and one that only reads does not
+/// compute. With short tiles the processor overlaps both.
 pub(super) const TILE: usize = 160;
 
 /// A group, split.
-pub(super) struct Division {
+pub(super) struct SplitGroup {
     pub parts: Vec<LoopPart>,
     /// The number of temporary arrays, one tile each, between the parts.
     pub between: usize,
 }
 
-/// A generated loop, followed by precompiled functions.
+/// A generated loop, and the precompiled functions after it.
 pub(super) struct LoopPart {
     /// The nodes that the loop computes; `None` where it has nothing to do. Its inputs and results are
     /// located at `inputs` and `stored`.
@@ -39,7 +39,7 @@ pub(super) struct PrecompiledCall {
     pub result: Location,
 }
 
-/// Where the values of a node are while a group is computed.
+/// The location of a node's values while a group is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Location {
     /// An index into the group's inputs.
@@ -53,8 +53,8 @@ pub(super) enum Location {
 /// Splits a group at the functions that are precompiled according to `ahead`.
 ///
 /// The part of a node is the largest number of such functions on a path to it. Where possible, other nodes
-/// are computed in the part of their first reader: that makes fewer temporary arrays.
-pub(super) fn divide(graph: &Graph, group: &LoopGroup, ahead: impl Fn(Function) -> bool) -> Division {
+/// are computed in the part of their first reader, which makes fewer temporary arrays.
+pub(super) fn divide(graph: &Graph, group: &LoopGroup, ahead: impl Fn(Function) -> bool) -> SplitGroup {
     let called = |id: NodeId| match &graph.node(id).operation {
         Operation::Apply { function, operands } => match operands[..] {
             [operand] if ahead(*function) && graph.constant_value(operand).is_none() => {
@@ -128,5 +128,5 @@ pub(super) fn divide(graph: &Graph, group: &LoopGroup, ahead: impl Fn(Function) 
             generated: (!nodes.is_empty()).then_some(LoopGroup { axis: group.axis, nodes, inputs, stored }),
         }
     });
-    Division { parts: parts.collect(), between }
+    SplitGroup { parts: parts.collect(), between }
 }

@@ -1,4 +1,4 @@
-//! The compiled program against the interpreter.
+//! Tests of the compiled program against the interpreter.
 
 use crate::expr::signals::{Axis, Function, Reduction, Role, Signal};
 
@@ -12,7 +12,7 @@ use crate::expr::testing::Random;
 use crate::expr::values::EvaluationError;
 use mopd_ops::f32_ops::ScalarOps;
 
-/// Whether the program computes, bit for bit, what the definition in single precision says.
+/// Checks that the program's bits are those of the definition in single precision.
 fn assert_same(graph: &Graph, outputs: &[NodeId], batch: &Batch, case: &str) {
     assert_same_on(CodeTarget::Host, graph, outputs, batch, case);
 }
@@ -42,7 +42,7 @@ fn assert_same_on(target: CodeTarget, graph: &Graph, outputs: &[NodeId], batch: 
     }
 }
 
-/// Without an instruction for fused multiplication and addition, or for rounding down, the bits are the same.
+/// Without instructions for fused multiply-add or for rounding down, the bits are the same.
 #[test]
 fn results_do_not_depend_on_the_instructions_of_the_machine() {
     for seed in 100_000..100_400 {
@@ -70,7 +70,7 @@ fn random_graphs_agree_to_the_last_bit() {
     assert!(operations > 80_000, "the generator makes graphs worth compiling");
 }
 
-/// How many operations and derivatives the graphs of these seeds have.
+/// Compares random graphs, and returns how many operations and derivatives they have.
 fn compare_random_graphs(seeds: std::ops::Range<u64>) -> [usize; 2] {
     let (mut operations, mut derivatives) = (0, 0);
     let of_one = Function::ALL.iter().copied().filter(|function| function.operands() == 1);
@@ -80,7 +80,7 @@ fn compare_random_graphs(seeds: std::ops::Range<u64>) -> [usize; 2] {
         let size = 1 + random.below(24);
         let (mut graph, mut outputs) = random.graph(size, 2);
         graph.set_fused(seed % 2 == 0);
-        // A term that something live flows through in any case, besides what the graph has of it.
+        // A live term in any case, besides those that the graph has.
         let live = [LiveId(0), LiveId(1)].map(|live| graph.live(live));
         let function = random.pick(&of_one);
         let inner = graph.apply(function, &[live[1]]);
@@ -88,7 +88,7 @@ fn compare_random_graphs(seeds: std::ops::Range<u64>) -> [usize; 2] {
         let term = graph.apply(Function::Multiply, &[outputs[0], factor]);
         let term = graph.broadcast(term, Axis::Token);
         let loss = graph.reduce(Reduction::Mean, term, Axis::Batch, None);
-        // Some have none, such as ranks.
+        // Some graphs have no gradient, because of ranks for example.
         let gradients = adjoints(&mut graph, loss, &[LiveId(0), LiveId(1)]).unwrap_or_default();
         let moving = gradients.into_iter().filter(|gradient| graph.constant_value(*gradient).is_none());
         let before = outputs.len();
@@ -205,7 +205,7 @@ fn clip_keeps_nan() {
     assert_eq!(result[1..], [5.0, -5.0, 5.0, -0.0]);
 }
 
-/// In full precision the two differ by rounding only, where nothing jumps.
+/// Where nothing jumps, single and double precision differ by rounding only.
 #[test]
 fn smooth_expressions_are_close_to_double_precision() {
     let smooth = [Function::Add, Function::Subtract, Function::Multiply, Function::Tanh, Function::Sigmoid];
@@ -234,7 +234,7 @@ fn smooth_expressions_are_close_to_double_precision() {
 }
 
 #[test]
-fn what_the_batch_lacks_is_named() {
+fn missing_signal_of_a_batch_is_named() {
     let mut graph = Graph::default();
     let logp = graph.signal(Signal::Logp { role: Role::TEACHER });
     let batch = Batch {
@@ -272,7 +272,7 @@ fn what_the_batch_lacks_is_named() {
 fn a_graph_that_breaks_the_rules_is_refused() {
     let mut graph = Graph::default();
     let reward = graph.signal(Signal::Reward);
-    // Per token, without a broadcast: would read past the rewards.
+    // A token node without a broadcast would read past the rewards.
     let broken =
         graph.add(Axis::Token, Operation::Apply { function: Function::Negate, operands: vec![reward] });
     assert!(matches!(Program::compile(&graph, &[broken]), Err(CompileError::Malformed(_))));
@@ -303,8 +303,8 @@ fn programs_are_shared_between_threads() {
     assert_eq!(alone, together);
 }
 
-/// Lengths around those of tiles, with two functions that are compiled ahead one behind the other and one
-/// beside them.
+/// Lengths around those of tiles, with two functions that are compiled ahead in sequence and one beside
+/// them.
 #[test]
 fn tiles_compute_what_the_definition_says() {
     let mut graph = Graph::default();
@@ -330,8 +330,8 @@ fn tiles_compute_what_the_definition_says() {
     }
 }
 
-/// More elements than one thread takes, of a number that the threads do not divide, with sequences across
-/// their borders.
+/// More elements than one thread takes, a number that the threads do not divide, and sequences across their
+/// borders.
 #[test]
 fn results_do_not_depend_on_the_number_of_threads() {
     let tokens = 3 * super::ELEMENTS_PER_THREAD + 5;
@@ -353,7 +353,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
     let program = Program::compile(&graph, &[output]).expect("compiles");
     let mut bits = [1, 2, 3, 7].map(|threads| {
         let mut workspace = Workspace::with_threads(threads);
-        // Twice: what is left from the first run makes no difference.
+        // Twice, because the first run's leftovers must make no difference.
         for _ in 0..2 {
             program.run_in(&batch, &mut workspace).expect("the batch has everything");
         }

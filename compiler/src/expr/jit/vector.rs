@@ -1,4 +1,4 @@
-//! Float operations as vector instructions: emits each operation for four elements at a time.
+//! Float operations as vector instructions; each operation is emitted for four elements at a time.
 
 use std::collections::HashMap;
 
@@ -20,7 +20,7 @@ pub(super) const INTEGERS: Type = types::I32X4;
 
 pub(super) struct VectorOps<'a> {
     pub builder: FunctionBuilder<'a>,
-    /// Whether `multiply_add` rounds once. Without such an instruction, it is a call for each element.
+    /// Whether `multiply_add` rounds once. Without such an instruction, it is a call per element.
     pub fused: bool,
     /// Whether there is an instruction that rounds down.
     pub rounds: bool,
@@ -36,7 +36,7 @@ pub(super) struct VectorOps<'a> {
 pub(super) type Lanes = [Value; PARTS];
 
 impl VectorOps<'_> {
-    /// A constant is loaded from memory at each use: there are more constants than registers.
+    /// A constant, loaded from memory at each use, because there are more constants than registers.
     fn constant(&mut self, kind: Type, bits: u32) -> Lanes {
         let place = self.constants.iter().position(|constant| *constant == bits).unwrap_or_else(|| {
             self.constants.push(bits);
@@ -161,7 +161,7 @@ impl FloatOps for VectorOps<'_> {
         self.add(product, c)
     }
 
-    /// A single instruction; Cranelift's own `fmin` also orders the zeros, at several times the cost.
+    /// Compiles to one instruction. Cranelift's own `fmin` also orders the zeros, at several times the cost.
     fn smaller(&mut self, a: Lanes, b: Lanes) -> Lanes {
         let less = self.compare(CompareOp::Less, a, b);
         self.select(less, a, b)

@@ -1,4 +1,4 @@
-//! Memory for the values of a program, reused from run to run.
+//! Memory for the values of a program, reused between runs.
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
@@ -10,14 +10,14 @@ use crate::expr::values::Values;
 /// one run at a time.
 #[derive(Debug, Default)]
 pub struct Workspace {
-    /// One per node; empty where the value is in the batch or not computed.
+    /// The values of each node; empty where they are in the batch or not computed.
     values: Vec<Vec<f32>>,
     threads: Option<usize>,
 }
 
 impl Workspace {
-    /// A workspace that uses at most this many threads; [`Default`] uses all of the machine. Results do not
-    /// depend on it.
+    /// A workspace that uses at most this many threads. [`Default`] uses all of the machine. Results are the
+    /// same.
     pub fn with_threads(threads: usize) -> Workspace {
         Workspace { threads: Some(threads), ..Workspace::default() }
     }
@@ -34,7 +34,7 @@ impl Workspace {
     }
 
     pub(super) fn threads(&self) -> usize {
-        // The system call takes as long as a small batch.
+        // Cached, because the system call takes as long as a small batch.
         static OF_THE_MACHINE: OnceLock<usize> = OnceLock::new();
         self.threads.unwrap_or_else(|| {
             *OF_THE_MACHINE.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))

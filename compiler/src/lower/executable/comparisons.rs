@@ -1,4 +1,4 @@
-//! Tables, and the benchmarks that are their columns or that decide about weights.
+//! Converts tables, and the benchmarks that are columns or that decide about weights.
 
 use mopd_lang::experiment as checked;
 
@@ -6,7 +6,7 @@ use super::settings::{SettingsConverter, evaluation};
 use crate::lower::steps::checked_trains;
 use crate::plan::{Comparison, DataSource, Domain, DomainId, Metric, Origin, TableColumn};
 
-/// A plan lists benchmarks after its domains, as domains that no stage is trained on.
+/// The domain of a benchmark: a plan lists benchmarks after its domains, as domains without training.
 pub(super) fn domain_of(experiment: &checked::Experiment, benchmark: checked::BenchmarkId) -> DomainId {
     DomainId(experiment.domains.len() as u32 + benchmark.0)
 }
@@ -25,8 +25,8 @@ impl SettingsConverter<'_> {
         if !self.experiment.comparisons.iter().any(|table| table.benchmarks.contains(&id)) {
             for metric in metrics.iter().filter(|metric| **metric != checked::Metric::PassAt(1)) {
                 let construct = format!(
-                    "the metric `{metric}` of the benchmark `{name}`, by whose mean reward a stage \
-                     goes,"
+                    "the metric `{metric}` of the benchmark `{name}`, which is only used to judge a stage \
+                    by its mean reward"
                 );
                 self.refuse::<()>(*origin, construct);
             }
@@ -68,7 +68,7 @@ impl SettingsConverter<'_> {
         for id in domains {
             let verdict = experiment.domain(*id).reward.is_verdict();
             let evaluation = evaluation(of_domains);
-            columns.push(TableColumn { domain: *id, metrics: beside(&metrics, verdict), evaluation });
+            columns.push(TableColumn { domain: *id, metrics: besides_score(&metrics, verdict), evaluation });
         }
         for id in benchmarks {
             let benchmark = &experiment.benchmarks[id.0 as usize];
@@ -81,7 +81,7 @@ impl SettingsConverter<'_> {
             columns.push(TableColumn {
                 domain: domain_of(experiment, *id),
                 evaluation: evaluation(&benchmark.evaluation),
-                metrics: beside(&asked, benchmark.reward.is_verdict()),
+                metrics: besides_score(&asked, benchmark.reward.is_verdict()),
             });
         }
         Some(Comparison {
@@ -99,7 +99,7 @@ impl SettingsConverter<'_> {
             checked::Metric::PassAt(k) => vec![Metric::PassAt { k: *k }],
             checked::Metric::Distinct => vec![Metric::Distinct],
             checked::Metric::Length => vec![Metric::Length],
-            // Always with the share of the answers that state a confidence.
+            // Calibration comes with the share of answers that state a confidence.
             checked::Metric::Calibration => vec![Metric::Ece, Metric::Brier, Metric::Stated],
             checked::Metric::Entropy => {
                 self.refuse::<()>(origin, format!("the metric `{metric}`"));
@@ -109,8 +109,8 @@ impl SettingsConverter<'_> {
         metrics.iter().flat_map(executable).collect()
     }
 
-    /// Equal budgets were checked where they are known before the run; an unknown one was not compared, so it
-    /// is refused.
+    /// Refuses a budget that is known only at run time. The checker compared those that are known before, and
+    /// could not compare this one.
     fn refuse_unknown_budget(&mut self, comparison: &checked::Comparison, budget: checked::Budget) {
         let unit = match budget.unit {
             checked::BudgetUnit::Steps => "steps",
@@ -132,8 +132,8 @@ impl SettingsConverter<'_> {
     }
 }
 
-/// The metrics other than the score itself, which is pass@1 where rewards are verdicts.
-fn beside(metrics: &[Metric], verdict: bool) -> Vec<Metric> {
+/// The metrics besides the score, which is pass@1 if rewards are verdicts.
+fn besides_score(metrics: &[Metric], verdict: bool) -> Vec<Metric> {
     let score = Metric::PassAt { k: 1 };
     metrics.iter().filter(|metric| !(verdict && **metric == score)).copied().collect()
 }

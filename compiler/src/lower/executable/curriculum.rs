@@ -1,4 +1,4 @@
-//! A choice of prompts before steps, by measures of completions of every prompt.
+//! Converts the choice of prompts before steps, by measures of completions of every prompt.
 
 use std::cell::RefCell;
 
@@ -6,7 +6,7 @@ use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::experiment as checked;
 use mopd_lang::formula::{self, FormulaKind, FormulaNode};
 
-use super::formula::Elsewhere;
+use super::formula::CrossRolloutReads;
 use super::settings::SettingsConverter;
 use super::{Converted, filter, refused};
 use crate::expr::graph::Operation;
@@ -14,9 +14,9 @@ use crate::plan::{
     Axis, Curriculum, CurriculumMeasure, Formula, Keep, Length, Producer, Rollout, Signal, is_of_run,
     producers,
 };
-use crate::refusal::{At, Origins};
+use crate::refusal::{FormulaContext, Origins};
 
-/// Its name in refusals.
+/// The construct's name in refusals.
 const CHOICE: &str = "a choice of prompts before steps (`priority`, `refresh`, or `on` in a `filter`)";
 
 impl SettingsConverter<'_> {
@@ -33,23 +33,23 @@ impl SettingsConverter<'_> {
         }
         let place = train.priority.iter().chain(&train.filter).next()?.0.origin;
         let drawn = rollout.is_none_or(|rollout| measurable(&rollout.producer));
-        for (unfit, beside) in [
+        for (unsupported, beside) in [
             (in_turns, "in a step of `train`"),
             (matches!(train.length, Length::Epochs(_)), "in a stage that trains in epochs"),
-            (train.parts().len() > 1, "beside a term with completions of its own"),
+            (train.parts().len() > 1, "together with a term with its own completions"),
             (!drawn, "where the stage's completions are not `sample(...)` or `from(...)` of every step"),
         ] {
-            if unfit {
+            if unsupported {
                 self.refuse::<()>(place, format!("{CHOICE} {beside}"));
             }
         }
         let (rollouts, measures) = (RefCell::new(Vec::new()), RefCell::new(Vec::new()));
-        let measure = |node: &FormulaNode, at: At| {
+        let measure = |node: &FormulaNode, at: FormulaContext| {
             measured(node, at, origins, (&mut rollouts.borrow_mut(), &mut measures.borrow_mut()))
         };
         let mut lowered = |of: &Option<formula::Formula>, what: &str| {
             let of = of.as_ref()?;
-            let elsewhere = Elsewhere::Measured(&measure);
+            let elsewhere = CrossRolloutReads::Measured(&measure);
             let lowered = filter::with(of, what, Axis::Group, origins, elsewhere)
                 .and_then(|formula| fit(formula, what, origins.at(of.0.origin)));
             match lowered {
@@ -76,17 +76,17 @@ fn measurable(producer: &Producer) -> bool {
     }
 }
 
-/// A reduction over another rollout as a measure of each prompt. Equal rollouts and measures are merged.
+/// The measure of each prompt for a reduction over another rollout. Equal rollouts and measures are merged.
 fn measured(
     node: &FormulaNode,
-    at: At,
+    at: FormulaContext,
     origins: Origins,
     (rollouts, measures): (&mut Vec<Producer>, &mut Vec<CurriculumMeasure>),
 ) -> Converted<Signal> {
     let FormulaKind::Reduce { reduction, operand, among, on: Some(rollout) } = &node.kind else {
         unreachable!("only reductions are over another rollout")
     };
-    let what = "a number of other completions";
+    let what = "a number about other completions";
     if node.axis != Axis::Group {
         let construct =
             "a choice of prompts by a reduction over another rollout (`on`) that is not `over: group`";
@@ -108,7 +108,7 @@ fn measured(
     Ok(Signal::Measured { measure: place(measures, CurriculumMeasure { rollout, value }) })
 }
 
-/// The index of an element in a list without duplicates; adds it if it is missing.
+/// The index of an element in a list without duplicates. Adds the element if it is missing.
 fn place<T: PartialEq>(list: &mut Vec<T>, element: T) -> u32 {
     let known = list.iter().position(|known| *known == element);
     let place = known.unwrap_or_else(|| {
@@ -118,9 +118,9 @@ fn place<T: PartialEq>(list: &mut Vec<T>, element: T) -> u32 {
     place as u32
 }
 
-/// Prompts are measured some at a time, so a number may not depend on several; and a number that is the same
-/// for all can't choose.
-fn fit(formula: Formula, what: &str, at: At) -> Converted<Formula> {
+/// Checks that a number compares no prompts, because prompts are measured in portions, and that it is not
+/// the same for all, because it could not choose.
+fn fit(formula: Formula, what: &str, at: FormulaContext) -> Converted<Formula> {
     let Formula { graph, value } = &formula;
     let needed = graph.reachable(&[*value]);
     let compares = graph.nodes().filter(|(id, _)| needed[id.0 as usize]).any(|(_, node)| {
@@ -133,11 +133,11 @@ fn fit(formula: Formula, what: &str, at: At) -> Converted<Formula> {
     });
     if compares {
         let construct =
-            format!("{what} that compares prompts with each other, or with those of earlier steps,");
+            format!("{what} that compares prompts with each other or with those of earlier steps");
         return Err(refused(at, construct));
     }
     if graph.signals(&[*value]).iter().all(is_of_run) {
-        let message = format!("{what} that is the same for every prompt chooses none");
+        let message = format!("{what} is the same for every prompt, so it chooses nothing");
         let help = "read completions of the prompt, such as `mean(reward, over: group)`";
         return Err(Diagnostic::error(Code::UnusedSetting, at.span, message).help(help).into());
     }

@@ -1,4 +1,4 @@
-//! Numbers that depend only on a row of the data.
+//! Converts numbers that depend only on a row of the data.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use super::{Converted, Diagnostic, refused};
 use crate::plan::{DataFormula, DataNode};
 use crate::refusal::Origins;
 
-/// The checker only accepts formulas of the data; `other` describes anything else in the error.
+/// The formula for a plan. The checker accepts formulas of the data only; `other` names others in the error.
 pub fn formula(formula: &Formula, other: &str, origins: Origins) -> Converted<DataFormula> {
     let mut nodes: Vec<DataNode> = Vec::new();
     // Shared parts of formulas are converted once. Not recursive, since formulas may be deep.

@@ -1,4 +1,4 @@
-//! `derived(...)`: which models can write for the prompts that it makes, and which can read them.
+//! Checks of `derived(...)`: which models can write for the prompts that it makes, and which can read these.
 
 use mopd_lang::diag::Diagnostic;
 use mopd_lang::source::Span;
@@ -12,20 +12,20 @@ pub fn derives(rollout: &Rollout) -> bool {
     !rollout.producer.derives().is_empty()
 }
 
-/// Refuses unfit writers and scorers. Texts are sampled token by token, from a single model with the
+/// Refuses unsupported writers and scorers. Texts are sampled token by token, from a single model with the
 /// student's tokenizer. Scorers of completions read the prompts that the student read.
-pub fn unfit(rollout: &Rollout, scorers: &Scorers, student: Option<&View>, at: Span) -> Option<Diagnostic> {
+pub fn refusal(rollout: &Rollout, scorers: &Scorers, student: Option<&View>, at: Span) -> Option<Diagnostic> {
     if !derives(rollout) {
         return None;
     }
     if let Some(view) = student {
         let construct = format!("`derived` for a student that sees the template `{}`", view.name);
-        let help = "let the template of the `derived` say all that is to stand there";
+        let help = "put the whole text of the prompt into the template of `derived`";
         return Some((*refused(at, construct)).help(help));
     }
     let choices = scorers.iter().flat_map(|(_, scorer)| &scorer.choices);
     if let Some(choice) = choices.into_iter().find(|choice| choice.own_tokens) {
-        let construct = format!("`derived` with `{}`, a teacher with another tokenizer,", choice.name);
+        let construct = format!("`derived` with the teacher `{}`, which has another tokenizer", choice.name);
         return Some(*refused(at, construct));
     }
     rollout.producer.derives().into_iter().find_map(|derived| {
@@ -36,8 +36,11 @@ pub fn unfit(rollout: &Rollout, scorers: &Scorers, student: Option<&View>, at: S
         writers.flat_map(|writer| scorers.choices(writer)).find_map(|choice| {
             let reads = || choice.sees.as_ref().is_some_and(View::of_completions);
             match () {
-                _ if choice.teacher.composition().is_some() => what("that is no model of its own"),
-                _ if reads() => what("whose template shows what becomes of a completion"),
+                _ if choice.teacher.composition().is_some() => what(
+                    "that has its own temperature or is \
+                    composed of other teachers",
+                ),
+                _ if reads() => what("whose template shows the outcome of a completion"),
                 _ => None,
             }
         })

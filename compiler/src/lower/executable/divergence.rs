@@ -1,5 +1,5 @@
-//! Divergences, their supports, and the formulas inside them. `at` is the place of the formula that reads the
-//! divergence.
+//! Converts divergences, their supports, and the formulas inside them. `at` is the place of the formula that
+//! reads the divergence.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -12,14 +12,14 @@ use super::{Converted, refused};
 use crate::expr::graph::{Graph, LiveId, NodeId};
 use crate::lower::finite::schedule_is_finite;
 use crate::lower::positions;
-use crate::lower::scores::Read;
+use crate::lower::scores::ScorePosition;
 use crate::plan::{
     Axis, Distribution, Divergence, DivergenceKind, DivergenceParameter, Formula, Role, Signal, Summand,
     Support,
 };
-use crate::refusal::At;
+use crate::refusal::FormulaContext;
 
-pub fn divergence(divergence: &checked::Divergence, at: At) -> Converted<Divergence> {
+pub fn divergence(divergence: &checked::Divergence, at: FormulaContext) -> Converted<Divergence> {
     let checked::Divergence { kind, left, right, support: of, mass, temperature, clip_each } = divergence;
     Ok(Divergence {
         kind: divergence_kind(kind, at)?,
@@ -32,7 +32,7 @@ pub fn divergence(divergence: &checked::Divergence, at: At) -> Converted<Diverge
     })
 }
 
-fn distribution(distribution: &checked::Distribution, at: At) -> Converted<Distribution> {
+fn distribution(distribution: &checked::Distribution, at: FormulaContext) -> Converted<Distribution> {
     Ok(match distribution {
         checked::Distribution::Role(of) => Distribution::Role(role(of, at)?),
         checked::Distribution::Blend(parts) => {
@@ -45,7 +45,7 @@ fn distribution(distribution: &checked::Distribution, at: At) -> Converted<Distr
     })
 }
 
-fn divergence_kind(kind: &checked::DivergenceKind, at: At) -> Converted<DivergenceKind> {
+fn divergence_kind(kind: &checked::DivergenceKind, at: FormulaContext) -> Converted<DivergenceKind> {
     Ok(match kind {
         checked::DivergenceKind::Kl => DivergenceKind::Kl,
         checked::DivergenceKind::SortedL1 => DivergenceKind::SortedL1,
@@ -56,16 +56,16 @@ fn divergence_kind(kind: &checked::DivergenceKind, at: At) -> Converted<Divergen
     })
 }
 
-/// The role whose vocabulary the student's is compared with in a `matched` or `unmatched` support: the other
+/// The role whose vocabulary is compared with the student's in a `matched` or `unmatched` support: the other
 /// role of the divergence.
-fn compared_by_text(divergence: &checked::Divergence, at: At) -> Converted<Role> {
+fn compared_by_text(divergence: &checked::Divergence, at: FormulaContext) -> Converted<Role> {
     let roles = [divergence.left.roles(), divergence.right.roles()].concat();
     let mut others = roles.iter().filter(|of| !matches!(of, CheckedRole::Student | CheckedRole::Sampler));
     others.next().map_or(Ok(Role::TEACHER), |of| role(of, at))
 }
 
 /// `matched` and `unmatched` compare the vocabulary of `with` to the student's.
-pub fn support(support: &checked::Support, with: Role, at: At) -> Converted<Support> {
+pub fn support(support: &checked::Support, with: Role, at: FormulaContext) -> Converted<Support> {
     let parts = |parts: &[checked::Support]| {
         parts.iter().map(|part| self::support(part, with, at)).collect::<Converted<Vec<Support>>>()
     };
@@ -81,7 +81,7 @@ pub fn support(support: &checked::Support, with: Role, at: At) -> Converted<Supp
     })
 }
 
-pub fn parameter(formula: &checked::Formula, at: At) -> Converted<DivergenceParameter> {
+pub fn parameter(formula: &checked::Formula, at: FormulaContext) -> Converted<DivergenceParameter> {
     let mut graph = Graph::default();
     let value = node(&mut graph, formula, None, at)?;
     Ok(match graph.constant_value(value) {
@@ -90,7 +90,7 @@ pub fn parameter(formula: &checked::Formula, at: At) -> Converted<DivergencePara
     })
 }
 
-fn summand(summand: &checked::Summand, at: At) -> Converted<Summand> {
+fn summand(summand: &checked::Summand, at: FormulaContext) -> Converted<Summand> {
     let mut graph = Graph::default();
     let entries = [0, 1, 2, 3].map(|live| graph.live(LiveId(live)));
     let value = node(&mut graph, &summand.value, Some(entries), at)?;
@@ -108,12 +108,12 @@ fn summand(summand: &checked::Summand, at: At) -> Converted<Summand> {
     Ok(own)
 }
 
-/// The node of a formula; in an entry's summand (`entries`), it may not depend on other tokens.
+/// The node of a formula. In a summand (`entries`), the formula may not depend on other tokens.
 fn node(
     graph: &mut Graph,
     formula: &checked::Formula,
     entries: Option<[NodeId; 4]>,
-    at: At,
+    at: FormulaContext,
 ) -> Converted<NodeId> {
     let mut known: HashMap<*const FormulaNode, NodeId> = HashMap::new();
     let mut pending = vec![formula];
@@ -147,7 +147,7 @@ fn node(
                 let operand = known[&Rc::as_ptr(&operand.0)];
                 if graph.axis(operand) <= formula.0.axis {
                     let message = format!(
-                        "`{}` has nothing to go through: its argument is one number per {}",
+                        "`{}` has nothing to run over: its argument is one number per {}",
                         reduction.name(),
                         formula.0.axis.name()
                     );
@@ -167,7 +167,7 @@ fn node(
     Ok(known[&Rc::as_ptr(&formula.0)])
 }
 
-fn leaf(graph: &mut Graph, formula: &FormulaNode, at: At) -> Converted<NodeId> {
+fn leaf(graph: &mut Graph, formula: &FormulaNode, at: FormulaContext) -> Converted<NodeId> {
     let infinite = |what: String| Diagnostic::error(Code::OutOfRange, at.span, what).into();
     Ok(match super::formula::kind(formula, at)? {
         ExecutableKind::Number(value) if !value.is_finite() => {
@@ -180,14 +180,16 @@ fn leaf(graph: &mut Graph, formula: &FormulaNode, at: At) -> Converted<NodeId> {
         }
         ExecutableKind::Schedule(schedule) => graph.schedule(schedule),
         ExecutableKind::Signal(Signal::Divergence(divergence)) if !divergence.signals().is_empty() => {
-            return Err(refused(at, "a divergence inside a divergence, with formulas of its own,"));
+            return Err(refused(at, "a divergence with its own formulas inside a divergence"));
         }
         ExecutableKind::Signal(signal) => graph.signal(signal),
         ExecutableKind::Remaining => positions::remaining(graph),
         ExecutableKind::Turn => return Err(refused(at, "the signal `turn` inside a divergence")),
         ExecutableKind::InFinalTurn => return Err(refused(at, "`span.final_turn` inside a divergence")),
         ExecutableKind::Selected => return Err(refused(at, "`selected` inside a divergence")),
-        ExecutableKind::Score { of: Some(role), on: Read::EachToken } => graph.signal(Signal::Value { role }),
+        ExecutableKind::Score { of: Some(role), on: ScorePosition::EachToken } => {
+            graph.signal(Signal::Value { role })
+        }
         ExecutableKind::Live(_)
         | ExecutableKind::Score { .. }
         | ExecutableKind::Dpo
@@ -203,7 +205,7 @@ fn leaf(graph: &mut Graph, formula: &FormulaNode, at: At) -> Converted<NodeId> {
         | ExecutableKind::Across { .. } => {
             return Err(refused(
                 at,
-                "a number inside a divergence that is ranked among others, or carried over from other steps,",
+                "a ranked number, or one that is carried over from other steps, inside a divergence",
             ));
         }
     })

@@ -1,4 +1,4 @@
-//! Weights that are extrapolated, and gradients that are compared.
+//! Converts the extrapolation of weights, and the comparison of gradients.
 
 use mopd_lang::experiment as checked;
 
@@ -19,20 +19,20 @@ impl SettingsConverter<'_> {
             let format = &experiment.domain(share.domain).format;
             matches!(format, Some(PromptFormat::Chat { .. }))
         });
-        for (unfit, beside) in [
+        for (unsupported, beside) in [
             (in_turns, "in a step of `train`"),
             // The privacy budget does not cover the benchmark's scores of the weights.
             (private, "with the optimizer `private_adamw`"),
             // Doubling the change of both matrices does not double that of their product.
             (adapter, "of a stage that trains an adapter"),
-            // The benchmark would judge other weights than the stage's result.
+            // The benchmark would judge weights other than the stage's result.
             (train.ema.is_some(), "with `ema`"),
             (
                 conversations && plain,
                 "by a benchmark, whose prompts are plain text, of a model that reads conversations",
             ),
         ] {
-            if unfit {
+            if unsupported {
                 self.refuse::<()>(*origin, format!("`extrapolate` {beside}"));
             }
         }

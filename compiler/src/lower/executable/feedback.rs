@@ -1,5 +1,5 @@
-//! `feedback = from(peer, max_tokens: 64, sees: critique)`: the text for `{feedback}` in a teacher's
-//! template, written by another model about each completion.
+//! Converts `feedback = from(peer, max_tokens: 64, sees: critique)`: the text for `{feedback}` in a teacher's
+//! template, which another model writes about each completion.
 
 use mopd_lang::diag::Diagnostic;
 use mopd_lang::experiment::{self as checked, RolloutSource, Slot, TeacherId, Template, TemplatePiece};
@@ -12,7 +12,7 @@ use crate::plan::template::view;
 use crate::plan::{Feedback, Scorers, View};
 use crate::refusal::{Origins, role};
 
-/// The model that writes feedback for a teacher, by its name as a teacher.
+/// The model that writes feedback for a teacher, as a teacher declared by name.
 pub fn writer(teacher: &checked::Teacher) -> Option<TeacherId> {
     match &teacher.feedback.as_deref()?.source {
         RolloutSource::From { teacher: Role::Named { teacher, .. }, .. } => Some(*teacher),
@@ -20,7 +20,7 @@ pub fn writer(teacher: &checked::Teacher) -> Option<TeacherId> {
     }
 }
 
-/// The stage's feedback for a teacher, as in the plan.
+/// The feedback of a stage for one teacher, in the plan's form.
 pub fn executable(
     teacher: &checked::Teacher,
     rollout: &checked::Rollout,
@@ -29,16 +29,19 @@ pub fn executable(
     let name = &teacher.name;
     let at = origins.span(teacher.origin);
     if !teacher.sees.as_deref().is_some_and(shows_it) {
-        let construct = format!("`feedback` for `{name}`, which reads no template with `{{feedback}}`,");
+        let construct = format!(
+            "`feedback` for the teacher `{name}`, whose template has no slot \
+            `{{feedback}}`"
+        );
         return Err(refused(at, construct));
     }
-    let checked::Rollout { source, edits, origin } = rollout;
+    let checked::Rollout { source, edits, origin, .. } = rollout;
     let at = origins.span(*origin);
     let RolloutSource::From { teacher: by, sees, sequences: None, sampling: drawn } = source else {
         let help =
-            "let a teacher write it at every step: `feedback = from(big, max_tokens: 64, sees: asked)`";
+            "sample it from a teacher at every step: `feedback = from(big, max_tokens: 64, sees: asked)`";
         let refusal =
-            *refused(at, format!("`feedback` for `{name}` by anything but `from(...)` of every step"));
+            *refused(at, format!("`feedback` for `{name}` by anything but `from(...)` at every step"));
         return Err(Box::new(refusal.help(help)));
     };
     if !edits.is_empty() {
@@ -53,8 +56,11 @@ pub fn executable(
     }
     let sees = sees.as_deref().map(|template| view(template, at, origins)).transpose()?;
     if let Some(view) = sees.as_ref().filter(|view| view.may_lack()) {
-        let construct =
-            format!("the slot `{{group}}` of the template `{}`, for whoever writes `feedback`,", view.name);
+        let construct = format!(
+            "the slot `{{group}}` in the template `{}` of the model that writes \
+                `feedback`",
+            view.name
+        );
         return Err(refused(at, construct));
     }
     Ok(Feedback {
@@ -74,18 +80,21 @@ fn shows_it(template: &Template) -> bool {
     })
 }
 
-/// Checks the writers of feedback: models that sample tokens and have the student's tokenizer.
-pub fn unfit(feedback: &[Feedback], scorers: &Scorers, at: Span) -> Option<Diagnostic> {
+/// Checks that the writers of feedback are models that sample tokens and have the student's tokenizer.
+pub fn refusal(feedback: &[Feedback], scorers: &Scorers, at: Span) -> Option<Diagnostic> {
     feedback.iter().find_map(|Feedback { name, writer, sees, .. }| {
         let what = |of: &str| Some(*refused(at, format!("`feedback` for `{name}` by a teacher {of}")));
         scorers.choices(*writer).iter().find_map(|choice| {
             let reads = || choice.sees.as_ref().is_some_and(View::of_completions);
             match () {
-                _ if choice.teacher.composition().is_some() => what("that is no model of its own"),
+                _ if choice.teacher.composition().is_some() => what(
+                    "that has its own temperature or is \
+                    composed of other teachers",
+                ),
                 _ if choice.own_tokens => what("with another tokenizer"),
                 _ if sees.is_none() && reads() => {
-                    let help = "show it a template of its own: `feedback = from(..., sees: asked)`";
-                    Some(what("whose template shows what becomes of a completion")?.help(help))
+                    let help = "give it a template of its own: `feedback = from(..., sees: asked)`";
+                    Some(what("whose template shows the outcome of a completion")?.help(help))
                 }
                 _ => None,
             }

@@ -1,30 +1,30 @@
-//! Formulas that choose or order prompts or completions, by what is known before a step trains on them.
+//! Converts formulas that choose or order prompts or completions, from numbers known before training on them.
 
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::formula;
 
-use super::formula::Elsewhere;
+use super::formula::CrossRolloutReads;
 use super::{Converted, refused};
-use crate::lower::formula::{Lowering, Supply};
+use crate::lower::formula::{LeafScope, Lowering};
 use crate::plan::{Axis, Formula, Role, Signal};
 use crate::refusal::Origins;
 
-/// A value for each element of an axis, from what is known before any model scores: rewards, lengths, the
-/// step. For completions also the student's numbers of their tokens.
+/// A value for each element of an axis, from numbers known before any model scores: rewards, lengths, the
+/// step. For completions, also the student's numbers of their tokens.
 pub fn formula(formula: &formula::Formula, what: &str, axis: Axis, origins: Origins) -> Converted<Formula> {
-    with(formula, what, axis, origins, Elsewhere::Refused)
+    with(formula, what, axis, origins, CrossRolloutReads::Refused)
 }
 
-/// [`formula()`] that may also read numbers of other completions of the prompts.
+/// [`formula()`], which may also read numbers of other completions of the prompts.
 pub fn with(
     formula: &formula::Formula,
     what: &str,
     axis: Axis,
     origins: Origins,
-    elsewhere: Elsewhere,
+    elsewhere: CrossRolloutReads,
 ) -> Converted<Formula> {
     let at = origins.span(formula.0.origin);
-    let mut lowering = Lowering::new(Supply::Runtime, origins);
+    let mut lowering = Lowering::new(LeafScope::RuntimeOnly, origins);
     lowering.read(elsewhere);
     let value = lowering.lower(formula)?;
     let known = |signal: &Signal| {
@@ -51,7 +51,7 @@ pub fn with(
     Ok(Formula { graph: lowering.graph, value })
 }
 
-/// A number for each completion, from what is known before any model scores.
+/// A number for each completion, from numbers known before any model scores.
 pub fn of_rewards(number: &formula::Formula, what: &str, origins: Origins) -> Converted<Formula> {
     let lowered = formula(number, what, Axis::Sequence, origins)?;
     if lowered.graph.signals(&[lowered.value]).iter().any(of_student) {
@@ -63,7 +63,7 @@ pub fn of_rewards(number: &formula::Formula, what: &str, origins: Origins) -> Co
     Ok(lowered)
 }
 
-/// Whether a signal is a number of the student about the token taken.
+/// Whether a signal is the student's number of the token taken.
 fn of_student(signal: &Signal) -> bool {
     matches!(
         signal,

@@ -1,4 +1,4 @@
-//! Parts of formulas. `at` is the place of the formula that reads the part.
+//! Converts parts of formulas. `at` is the place of the formula that reads the part.
 
 use std::collections::HashSet;
 use std::rc::Rc;
@@ -9,14 +9,14 @@ use mopd_lang::formula::{self as checked, Formula, FormulaKind, FormulaNode, Nam
 
 use super::divergence::{divergence, support};
 use super::{Converted, Diagnostic, refused, sums};
-use crate::lower::scores::{Read, read_of};
+use crate::lower::scores::{ScorePosition, read_of};
 use crate::plan::{Axis, Function, Live, Memory, Reduction, Role, Scan, Signal, Statistic};
 pub use crate::refusal::role;
-use crate::refusal::{At, Origins};
+use crate::refusal::{FormulaContext, Origins};
 use mopd_lang::source::Span;
 
-/// What a formula is converted to, apart from its operands. Some constructs that graphs do not have are
-/// converted to a few nodes.
+/// The executable form of a formula, apart from its operands. Some constructs are not in graphs and become a
+/// few nodes.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ExecutableKind {
     Number(f64),
@@ -33,24 +33,24 @@ pub enum ExecutableKind {
     /// Whether the objective's `select` holds.
     Selected,
     Live(Live),
-    /// The output of a scalar head: of a role, or, with gradient, of the student.
+    /// The output of a scalar head: a role's, or the student's with gradient.
     Score {
         of: Option<Role>,
-        on: Read,
+        on: ScorePosition,
     },
     /// The DPO loss of each pair, with `beta`.
     Dpo,
     /// The loss of each pair, from the scores of a scalar head.
     BradleyTerry {
-        on: Read,
+        on: ScorePosition,
     },
     /// The squared difference between the output of a scalar head and a target.
     SquaredError {
-        on: Read,
+        on: ScorePosition,
     },
     /// `student.confidence`, with gradient.
     Confidence,
-    /// The binary cross-entropy between that and a target.
+    /// The binary cross-entropy between the student's confidence and a target.
     CrossEntropy,
     Apply(Function),
     Reduce(Reduction),
@@ -63,14 +63,14 @@ pub enum ExecutableKind {
         over: Axis,
     },
     Memory(Memory),
-    /// One member's share among all of a panel.
+    /// One member's share among all members of a panel.
     Across {
         index: usize,
     },
 }
 
-/// Everything in an objective that this version can't execute: each construct once, at the first place that
-/// uses it.
+/// All constructs of an objective that this version can't execute, each once, at the first place that uses
+/// it.
 pub fn refusals(objective: &Objective, origins: Origins) -> Vec<Diagnostic> {
     let mut found: Vec<Diagnostic> = Vec::new();
     for part in objective.formulas().into_iter().flat_map(Formula::parts) {
@@ -92,8 +92,8 @@ pub fn refusals(objective: &Objective, origins: Origins) -> Vec<Diagnostic> {
     }
     found.extend(objective.formulas().into_iter().filter_map(bare_confidence).map(|bare| {
         let signal = text::formula(bare, usize::MAX);
-        let construct = format!("the signal `{signal}`, which a teacher may not state, outside of `across`");
-        let help = "`softmax(..., across: panel, missing: uniform)` says what holds without it";
+        let construct = format!("the signal `{signal}`, which may be missing, outside of `across`");
+        let help = "`softmax(..., across: panel, missing: uniform)` sets the value where it is missing";
         (*refused(origins.at(bare.0.origin), construct)).help(help)
     }));
     found.sort_by_key(|refusal| refusal.primary.span);
@@ -106,7 +106,7 @@ pub fn refusals(objective: &Objective, origins: Origins) -> Vec<Diagnostic> {
     once
 }
 
-/// A stated confidence without a default for when it is missing.
+/// A stated confidence without a default for a missing one.
 fn bare_confidence(formula: &Formula) -> Option<&Formula> {
     let (mut seen, mut waiting): (HashSet<*const FormulaNode>, Vec<&Formula>) =
         (HashSet::new(), vec![formula]);
@@ -127,9 +127,9 @@ fn bare_confidence(formula: &Formula) -> Option<&Formula> {
     None
 }
 
-/// Converts a formula for a plan that runs.
-pub fn kind(formula: &FormulaNode, at: At) -> Converted<ExecutableKind> {
-    // The objective defines the blocks: see `lower/blocks.rs`.
+/// The executable form of a formula, for a plan that runs.
+pub fn kind(formula: &FormulaNode, at: FormulaContext) -> Converted<ExecutableKind> {
+    // The objective defines the blocks: see `lower/objective/blocks.rs`.
     if formula.axis != Axis::Block {
         axis(formula.axis, at)?;
     }
@@ -139,32 +139,36 @@ pub fn kind(formula: &FormulaNode, at: At) -> Converted<ExecutableKind> {
     kind_on_any_axis(formula, at)
 }
 
-/// How reductions over another rollout are converted.
+/// The treatment of reductions over another rollout.
 #[derive(Clone, Copy)]
-pub enum Elsewhere<'a> {
+pub enum CrossRolloutReads<'a> {
     Refused,
-    /// In a reward of the policy: it may read the student's log-probability of recorded text.
+    /// In the gain of a learned policy: the student's log-probability of recorded text may be read.
     Recorded,
-    /// In a choice of prompts, which may read anything of their completions.
-    Measured(&'a dyn Fn(&FormulaNode, At) -> Converted<Signal>),
+    /// In a choice of prompts: anything of their completions may be read.
+    Measured(&'a dyn Fn(&FormulaNode, FormulaContext) -> Converted<Signal>),
 }
 
-impl Elsewhere<'_> {
-    /// Whether they are accepted, as numbers of their own.
+impl CrossRolloutReads<'_> {
+    /// Whether these reductions are accepted, as numbers of their own.
     pub fn is_read(self) -> bool {
-        !matches!(self, Elsewhere::Refused)
+        !matches!(self, CrossRolloutReads::Refused)
     }
 }
 
 /// [`kind`] where reductions over another rollout may be accepted.
-pub fn kind_with(formula: &FormulaNode, at: At, elsewhere: Elsewhere) -> Converted<ExecutableKind> {
+pub fn kind_with(
+    formula: &FormulaNode,
+    at: FormulaContext,
+    elsewhere: CrossRolloutReads,
+) -> Converted<ExecutableKind> {
     let FormulaKind::Reduce { reduction, operand, among, on: Some(rollout) } = &formula.kind else {
         return kind(formula, at);
     };
     match elsewhere {
-        Elsewhere::Refused => return kind(formula, at),
-        Elsewhere::Measured(measure) => return measure(formula, at).map(ExecutableKind::Signal),
-        Elsewhere::Recorded => {}
+        CrossRolloutReads::Refused => return kind(formula, at),
+        CrossRolloutReads::Measured(measure) => return measure(formula, at).map(ExecutableKind::Signal),
+        CrossRolloutReads::Recorded => {}
     }
     let logp = checked::Signal::Of { role: checked::Role::Student, part: checked::ModelSignal::Logp };
     let is_logp = matches!(&operand.0.kind, FormulaKind::Signal(of) if *of == logp);
@@ -186,13 +190,13 @@ pub fn kind_with(formula: &FormulaNode, at: At, elsewhere: Elsewhere) -> Convert
     }
 }
 
-/// Converts a formula whose inputs are all supplied as numbers, along every axis of the language.
-pub fn kind_of_anything(formula: &FormulaNode, at: At) -> Converted<ExecutableKind> {
+/// The executable form of a formula whose inputs are all supplied as numbers, along every axis.
+pub fn kind_of_anything(formula: &FormulaNode, at: FormulaContext) -> Converted<ExecutableKind> {
     let other = |of: &checked::Signal| {
         ExecutableKind::Signal(Signal::Other { text: text::signal(of), axis: formula.axis })
     };
     match &formula.kind {
-        // These depend on what the runtime executes, not on the objective.
+        // These depend on the runtime, not on the objective.
         FormulaKind::Signal(of @ (checked::Signal::Available { .. } | checked::Signal::VocabularySize)) => {
             Ok(other(of))
         }
@@ -204,12 +208,12 @@ pub fn kind_of_anything(formula: &FormulaNode, at: At) -> Converted<ExecutableKi
     }
 }
 
-fn kind_on_any_axis(formula: &FormulaNode, at: At) -> Converted<ExecutableKind> {
+fn kind_on_any_axis(formula: &FormulaNode, at: FormulaContext) -> Converted<ExecutableKind> {
     Ok(match &formula.kind {
         FormulaKind::Number(value) => ExecutableKind::Number(*value),
         FormulaKind::Schedule(schedule) => ExecutableKind::Schedule(schedule.clone()),
         FormulaKind::Adaptive(checked::Adaptive::Ladder { .. }) => {
-            return Err(refused(at, "a `ladder`, which the run itself moves on,"));
+            return Err(refused(at, "a `ladder` in this place"));
         }
         FormulaKind::Adaptive(checked::Adaptive::Learned { .. }) => {
             return Err(refused(at, "a learned schedule"));
@@ -218,10 +222,11 @@ fn kind_on_any_axis(formula: &FormulaNode, at: At) -> Converted<ExecutableKind> 
         FormulaKind::Live(checked::Live::Preference(preference)) => match preference.kind {
             checked::PreferenceKind::Dpo { .. } if preference.on.is_none() => ExecutableKind::Dpo,
             checked::PreferenceKind::Dpo { .. } => {
-                return Err(refused(at, "`live dpo` on one stretch of a completion"));
+                return Err(refused(at, "`live dpo` on one span of a completion"));
             }
             checked::PreferenceKind::BradleyTerry => {
-                let on = preference.on.as_ref().map_or(Ok(Read::Completion), |span| read_on(span, at))?;
+                let on =
+                    preference.on.as_ref().map_or(Ok(ScorePosition::Completion), |span| read_on(span, at))?;
                 ExecutableKind::BradleyTerry { on }
             }
         },
@@ -257,22 +262,22 @@ fn kind_on_any_axis(formula: &FormulaNode, at: At) -> Converted<ExecutableKind> 
     })
 }
 
-fn read_on(span: &NamedSpan, at: At) -> Converted<Read> {
+fn read_on(span: &NamedSpan, at: FormulaContext) -> Converted<ScorePosition> {
     match span {
-        NamedSpan::Tag(tag) => Ok(Read::Span { tag: tag.clone() }),
+        NamedSpan::Tag(tag) => Ok(ScorePosition::Span { tag: tag.clone() }),
         NamedSpan::FinalTurn => Err(refused(at, "a score on `span.final_turn`")),
     }
 }
 
 /// The role whose scalar head is read.
-fn scored(of: &checked::Role, at: At) -> Converted<Role> {
+fn scored(of: &checked::Role, at: FormulaContext) -> Converted<Role> {
     match role(of, at)? {
         Role::Sampler => Err(refused(at, "the scalar head of the sampler")),
         role => Ok(role),
     }
 }
 
-/// Refuses an axis that the runtime's batches do not have.
+/// The axis, refused if the runtime's batches do not have it.
 pub fn axis(axis: Axis, at: impl Into<Span>) -> Converted<Axis> {
     match axis {
         Axis::Run | Axis::Batch | Axis::Domain | Axis::Group | Axis::Sequence | Axis::Turn | Axis::Token => {
@@ -282,7 +287,7 @@ pub fn axis(axis: Axis, at: impl Into<Span>) -> Converted<Axis> {
     }
 }
 
-fn signal(signal: &checked::Signal, at: At) -> Converted<ExecutableKind> {
+fn signal(signal: &checked::Signal, at: FormulaContext) -> Converted<ExecutableKind> {
     use checked::Signal as Checked;
     let unknown = || Err(refused(at, format!("the signal `{}`", text::signal(signal))));
     Ok(ExecutableKind::Signal(match signal {
@@ -295,10 +300,16 @@ fn signal(signal: &checked::Signal, at: At) -> Converted<ExecutableKind> {
                 checked::ModelSignal::Rank => Signal::Rank { role },
                 checked::ModelSignal::EndLogp => Signal::EndLogp { role },
                 checked::ModelSignal::Value => {
-                    return Ok(ExecutableKind::Score { of: Some(scored(of, at)?), on: Read::EachToken });
+                    return Ok(ExecutableKind::Score {
+                        of: Some(scored(of, at)?),
+                        on: ScorePosition::EachToken,
+                    });
                 }
                 checked::ModelSignal::Score => {
-                    return Ok(ExecutableKind::Score { of: Some(scored(of, at)?), on: Read::Completion });
+                    return Ok(ExecutableKind::Score {
+                        of: Some(scored(of, at)?),
+                        on: ScorePosition::Completion,
+                    });
                 }
                 checked::ModelSignal::Confidence if role == Role::Student => Signal::Confidence,
                 checked::ModelSignal::Mean
@@ -338,7 +349,7 @@ fn signal(signal: &checked::Signal, at: At) -> Converted<ExecutableKind> {
         Checked::RewardPart { part } => Signal::RewardPart { part: part.clone() },
         Checked::Progress => Signal::Progress,
         Checked::Step => Signal::Step,
-        // A teacher that is a model of the run, and in no panel, answers wherever it has an input.
+        // A teacher that is a model of the run, and in no panel, scores wherever it has an input.
         Checked::Available { role: of } => match role(of, at)? {
             role if at.roles.partial.contains(&role) => Signal::Available { role },
             _ => return Ok(ExecutableKind::PerSequence(1.0)),
@@ -362,7 +373,7 @@ fn signal(signal: &checked::Signal, at: At) -> Converted<ExecutableKind> {
     }))
 }
 
-fn live(live: &checked::Live, at: At) -> Converted<ExecutableKind> {
+fn live(live: &checked::Live, at: FormulaContext) -> Converted<ExecutableKind> {
     let unknown = |what: &str| Err(refused(at, what));
     Ok(ExecutableKind::Live(match live {
         checked::Live::Part(checked::ModelSignal::Logp) => Live::Logp,

@@ -1,15 +1,15 @@
-//! Guards on the numbers of a stage's steps.
+//! Converts guards on the numbers of a stage's steps.
 
 use mopd_lang::experiment as checked;
 use mopd_lang::formula::text;
 
 use super::settings::SettingsConverter;
 use super::{Converted, refused};
-use crate::lower::formula::{Lowering, Supply};
+use crate::lower::formula::{LeafScope, Lowering};
 use crate::plan::{Formula, Guard, GuardAction, GuardedDomain, Signal, is_of_steps};
 use crate::refusal::Origins;
 
-/// The longest condition that is kept as text, in characters.
+/// The longest condition that is stored as text, in characters.
 const LONGEST: usize = 200;
 
 impl SettingsConverter<'_> {
@@ -23,7 +23,7 @@ impl SettingsConverter<'_> {
                     self.refuse::<()>(*origin, "`lower_lr` in a step of `train`");
                 }
                 if train.parts().len() > 1 {
-                    self.refuse::<()>(*origin, "`lower_lr` beside a term with completions of its own");
+                    self.refuse::<()>(*origin, "`lower_lr` together with a term with its own completions");
                 }
             }
             let lowered = match self.condition(condition) {
@@ -53,7 +53,7 @@ impl SettingsConverter<'_> {
 
     fn condition(&self, condition: &mopd_lang::formula::Formula) -> Converted<Formula> {
         let origins: Origins = self.origins;
-        let mut lowering = Lowering::new(Supply::Runtime, origins);
+        let mut lowering = Lowering::new(LeafScope::RuntimeOnly, origins);
         let value = lowering.lower(condition)?;
         let known =
             |signal: &Signal| matches!(signal, Signal::OfSteps { .. } | Signal::Step | Signal::Progress);

@@ -1,6 +1,6 @@
-//! From checked types to executable ones. Checked types hold everything that the language can express, the
-//! plan's only what this version can run; everything else is refused by name, at its place in the source.
-//! Matches are exhaustive, one function per type: a new construct of the language is a compile error here
+//! Converts checked types to executable ones. Checked types hold everything that the language can express,
+//! the plan's only what this version can run; everything else is refused by name, at its place in the source.
+//! Matches are exhaustive, with one function per type: a new construct of the language does not compile here
 //! until its conversion or refusal is written.
 
 mod comparisons;

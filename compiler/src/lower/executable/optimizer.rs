@@ -1,17 +1,17 @@
-//! Optimizers: a plan has AdamW and SGD, and AdamW on differentially private gradients.
+//! Converts optimizers: AdamW and SGD, and AdamW on differentially private gradients.
 
 use mopd_lang::experiment as checked;
 
 use super::settings::SettingsConverter;
 use crate::plan::{AdamW, Optimizer, Private, Producer, Rollout};
 
-/// The optimizer, and the privacy settings of a private one.
+/// The optimizer in the plan's form, and the privacy settings of a private one.
 pub(super) fn executable(optimizer: &checked::Optimizer) -> (Optimizer, Option<Private>) {
     match optimizer {
         checked::Optimizer::AdamW(adam) => (Optimizer::AdamW(adam.clone()), None),
         checked::Optimizer::Sgd(sgd) => (Optimizer::Sgd(sgd.clone()), None),
         checked::Optimizer::Private { clip, epsilon, delta, origin: _ } => {
-            // The usual values; gradients of records are already clipped.
+            // The usual values. The gradients of records are already clipped.
             let adam =
                 AdamW { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.0, clip_norm: f64::MAX };
             let private = Private { clip: *clip, epsilon: *epsilon, delta: *delta };
@@ -21,8 +21,8 @@ pub(super) fn executable(optimizer: &checked::Optimizer) -> (Optimizer, Option<P
 }
 
 impl SettingsConverter<'_> {
-    /// The accountant assumes batches whose records are sampled independently, each with its own probability,
-    /// anew in every step.
+    /// Refuses what the privacy accountant does not cover: it assumes batches whose records are sampled
+    /// independently, each with its own probability, anew in every step.
     pub(super) fn refuse_unaccounted(&mut self, train: &checked::Train, rollout: &Rollout, in_turns: bool) {
         let checked::Optimizer::Private { origin, .. } = train.optimizer else { return };
         let learns = !train.learned(&self.experiment.teachers).is_empty();
@@ -39,8 +39,8 @@ impl SettingsConverter<'_> {
             (train.priority.is_some(), "with a `priority`"),
             (!train.ladders().is_empty(), "where a `ladder` moves a rollout"),
             (learns, "where what a teacher sees is `learned`"),
-            (train.parts().len() > 1, "beside terms with completions of their own"),
-            (!one_by_one, "with completions that are not drawn anew, prompt by prompt,"),
+            (train.parts().len() > 1, "together with terms with their own completions"),
+            (!one_by_one, "with completions that are not sampled anew for each prompt"),
         ] {
             if unaccounted {
                 self.refuse::<()>(origin, format!("the optimizer `private_adamw` {beside}"));

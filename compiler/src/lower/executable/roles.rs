@@ -1,4 +1,4 @@
-//! The models that a stage uses: the teachers that its objective reads or that write, by name, and the
+//! Finds the models that a stage uses by name: teachers that its objective reads or that write, and the
 //! members of composed ones.
 
 use mopd_lang::diag::Diagnostic;
@@ -14,7 +14,7 @@ use crate::plan::producers::Writer;
 use crate::plan::{self, Feedback, Producer, Rollout, Sampling, Scorer, Scorers, TeacherChoice, View};
 use crate::refusal::{NamedScorer, Origins, StageRoles, SummedTeachers};
 
-/// The scorers of a stage after the reference, and the domains whose prompts each of them scores.
+/// The scorers of a stage after the reference, each with the domains whose prompts it scores.
 pub struct StageScorers {
     pub roles: StageRoles,
     domains: Vec<Vec<DomainId>>,
@@ -69,7 +69,7 @@ pub fn find(train: &Train, experiment: &checked::Experiment) -> StageScorers {
     found
 }
 
-/// Whether a template shows another completion of the group, which may not exist.
+/// Whether a template shows another completion of the group, which may be missing.
 fn may_lack(template: &Template) -> bool {
     template.pieces.iter().any(|piece| match piece {
         TemplatePiece::Slot(slot) | TemplatePiece::First { slot, .. } | TemplatePiece::Last { slot, .. } => {
@@ -93,7 +93,7 @@ fn summed(teacher: &Teacher) -> Option<&[(f64, Role)]> {
 }
 
 impl StageScorers {
-    /// Records that a scorer is read on the prompts of some domains.
+    /// Records that a scorer scores the prompts of some domains.
     fn read(
         &mut self,
         scorer: NamedScorer,
@@ -124,7 +124,7 @@ impl StageScorers {
         }
     }
 
-    /// Records the domains whose prompts a scorer scores, also for its members; numbers that its weights
+    /// Records the domains whose prompts a scorer scores, also for its members. Numbers that its weights
     /// depend on are needed for all prompts.
     fn members(
         &mut self,
@@ -160,7 +160,7 @@ impl StageScorers {
         }
     }
 
-    /// Adds all members of a panel for the prompts that one of them scores.
+    /// Adds all members of a panel for the prompts that any of them scores.
     fn panels(&mut self, experiment: &checked::Experiment, pending: &mut Vec<(NamedScorer, Vec<DomainId>)>) {
         let teachers = experiment.teachers.as_slice();
         for place in 0..self.roles.named.len() {
@@ -198,7 +198,7 @@ impl StageScorers {
         }
     }
 
-    /// The feedback of the stage, as in the plan.
+    /// The feedback of the stage, in the plan's form.
     pub fn feedback(&self, teachers: &[Teacher], origins: Origins) -> Result<Vec<Feedback>, Vec<Diagnostic>> {
         let each = self.roles.feedback.iter().map(|id| {
             let teacher = &teachers[id.0 as usize];
@@ -208,7 +208,7 @@ impl StageScorers {
         each.collect()
     }
 
-    /// The panels of the stage, as in the plan.
+    /// The panels of the stage, in the plan's form.
     pub fn stage_panels(&self, experiment: &checked::Experiment) -> Vec<plan::Panel> {
         let role = |member: &TeacherId| {
             let place = self.roles.place(NamedScorer { teacher: *member, bare: false });
@@ -236,7 +236,7 @@ impl StageScorers {
         self.roles.panels.iter().map(panel).collect()
     }
 
-    /// The scorers of the stage, as in the plan.
+    /// The scorers of the stage, in the plan's form.
     pub fn scorers(
         &self,
         train: &Train,
@@ -257,7 +257,7 @@ impl StageScorers {
                 sees: sees.clone(),
                 own_tokens,
             };
-            // In the order of the mixture.
+            // The choices are in the order of the mixture.
             let asked = train.mixture.iter().map(|share| share.domain);
             let choices = asked.filter(|domain| domains.contains(domain)).map(choice).collect();
             Ok(Scorer { name, choices })
@@ -266,7 +266,7 @@ impl StageScorers {
     }
 }
 
-/// A `sum` of teachers scores all prompts or none: it is part of the objective.
+/// Refuses a `sum` of teachers for some prompts only: it is part of the objective, and scores all or none.
 pub fn sums_in_route(train: &Train, teachers: &[Teacher], origins: Origins) -> Option<Diagnostic> {
     let sum = train.teachers.iter().find(|choice| summed(&teachers[choice.teacher.0 as usize]).is_some())?;
     let apart = train.teachers.iter().any(|choice| choice.teacher != sum.teacher);
@@ -278,9 +278,14 @@ pub fn sums_in_route(train: &Train, teachers: &[Teacher], origins: Origins) -> O
     })
 }
 
-/// Checks slots about completions: these exist only after completions are sampled and rewarded, for models
-/// that read them then. `student` is the student's template.
-fn unfit_slots(rollout: &Rollout, scorers: &Scorers, student: Option<&View>, at: Span) -> Option<Diagnostic> {
+/// Checks slots about completions. They can be filled only after completions are sampled and rewarded, for
+/// models that read them then. `student` is the student's template.
+fn unsupported_slots(
+    rollout: &Rollout,
+    scorers: &Scorers,
+    student: Option<&View>,
+    at: Span,
+) -> Option<Diagnostic> {
     let producer = &rollout.producer;
     let judged = |view: &&View| view.has_feedback() || view.may_lack() || view.numbers().next().is_some();
     let debated = |view: &&View| view.panel().is_some();
@@ -288,16 +293,14 @@ fn unfit_slots(rollout: &Rollout, scorers: &Scorers, student: Option<&View>, at:
     let of_scorers = || choices().filter_map(|choice| choice.sees.as_ref()).filter(judged);
     let student = student.filter(|view| view.of_completions());
     let shown =
-        |view: &View| format!("the template `{}`, which shows what becomes of a completion,", view.name);
+        |view: &View| format!("the template `{}`, which shows the outcome of a completion,", view.name);
     let view = student.into_iter().chain(of_scorers()).next();
     if let Some(view) = view.filter(|_| !producer.is_drawn()) {
-        let construct = format!("{} for completions that the data has, or for pairs,", shown(view));
-        return Some(
-            (*refused(at, construct)).help("train on completions that somebody draws: `sample(...)`"),
-        );
+        let construct = format!("{} for completions of the data or for pairs", shown(view));
+        return Some((*refused(at, construct)).help("train on sampled completions: `sample(...)`"));
     }
-    if let Some((.., view)) = producer.shown().find(|(.., view)| judged(view)) {
-        return Some(*refused(at, format!("{} for a teacher that writes,", shown(view))));
+    if let Some((.., view)) = producer.writer_templates().find(|(.., view)| judged(view)) {
+        return Some(*refused(at, format!("{} for a teacher that samples completions", shown(view))));
     }
     let writes = |writer: Writer| match writer {
         Writer::Student => student,
@@ -308,49 +311,56 @@ fn unfit_slots(rollout: &Rollout, scorers: &Scorers, student: Option<&View>, at:
         Writer::Editor { .. } | Writer::Guide(_) | Writer::Model(_) => None,
     };
     if let Some(view) = producer.drawn().into_iter().find_map(|(writer, _)| writes(writer)) {
-        let construct = format!("{} for whoever writes it,", shown(view));
-        let help = "let another model write, or show it a template of its own: `from(..., sees: ...)`";
+        let construct = format!("{} for the model that samples this completion", shown(view));
+        let help = "sample from another model, or give it a template of its own: `from(..., sees: ...)`";
         return Some((*refused(at, construct)).help(help));
     }
-    if let Some(view) = student.filter(|_| !producer.fresh()) {
-        let construct = format!("{} for a student whose completions are made once,", shown(view));
+    if let Some(view) = student.filter(|_| !producer.is_redrawn()) {
+        let construct =
+            format!("{} for a student that is trained on a fixed set of completions", shown(view));
         return Some(*refused(at, construct));
     }
     let own_tokens = |choice: &&TeacherChoice| choice.own_tokens;
     if let Some(view) = student.filter(|_| choices().any(|choice| choice.own_tokens)) {
-        return Some(*refused(at, format!("{} beside a teacher with another tokenizer,", shown(view))));
+        return Some(*refused(
+            at,
+            format!("{} together with a teacher that has another tokenizer", shown(view)),
+        ));
     }
     let other = choices().filter(own_tokens).filter_map(|choice| choice.sees.as_ref()).find(judged)?;
-    Some(*refused(at, format!("{} for a teacher with another tokenizer,", shown(other))))
+    Some(*refused(at, format!("{} for a teacher that has another tokenizer", shown(other))))
 }
 
-/// Checks `{draft}`: it exists only in rollouts that refine drafts, for the model that refines them.
-fn unfit_draft(rollout: &Rollout, scorers: &Scorers, at: Span) -> Option<Diagnostic> {
+/// Checks `{draft}`, which exists only in rollouts that refine drafts, for the model that refines them.
+fn unsupported_draft(rollout: &Rollout, scorers: &Scorers, at: Span) -> Option<Diagnostic> {
     let producer = &rollout.producer;
     let shows = |choice: &TeacherChoice| choice.sees.as_ref().is_some_and(View::has_draft);
     let choices = scorers.iter().flat_map(|(_, scorer)| &scorer.choices).filter(|_| !producer.drafts());
     let of_scorers = choices.filter_map(|choice| choice.sees.as_ref());
     let writes_first = |writer: &Writer| !matches!(writer, Writer::Editor { .. });
-    let of_writers = producer.shown().filter(|(writer, ..)| writes_first(writer)).map(|(.., view)| view);
+    let of_writers =
+        producer.writer_templates().filter(|(writer, ..)| writes_first(writer)).map(|(.., view)| view);
     if let Some(view) = of_scorers.chain(of_writers).find(|view| view.has_draft()) {
-        let construct =
-            format!("the template `{}`, which shows a `{{draft}}`, for completions without one,", view.name);
+        let construct = format!(
+            "the template `{}` with the slot `{{draft}}` for completions that have no draft",
+            view.name
+        );
         return Some((*refused(at, construct)).help("train on drafts that a teacher refines: `refine(...)`"));
     }
     let blind = producer.drawn().into_iter().any(|(writer, _)| match writer {
         Writer::Editor { sees: true, .. } => {
-            !producer.shown().all(|(writer, _, view)| writes_first(&writer) || view.has_draft())
+            !producer.writer_templates().all(|(writer, _, view)| writes_first(&writer) || view.has_draft())
         }
         Writer::Editor { editor, .. } => !scorers.choices(editor).iter().all(shows),
         Writer::Student | Writer::Scorer(_) | Writer::Guide(_) | Writer::Model(_) => false,
     });
-    let help = "show it one: `refine(..., sees: draft_shown)`, a template with the slot `{draft}`";
-    blind.then(|| (*refused(at, "`refine` by a teacher that sees no draft")).help(help))
+    let help = "give it a template with the slot `{draft}`: `refine(..., sees: draft_shown)`";
+    blind.then(|| (*refused(at, "`refine` by a teacher whose template has no slot `{draft}`")).help(help))
 }
 
-/// Checks the models that write: completions are sampled token by token, which a composed model can't do. A
-/// model that affects the student's tokens must read the same prompt as the student.
-pub fn unfit_writer(
+/// Checks the models that write. Completions are sampled token by token, which a composed model can't do. A
+/// model that affects the student's tokens must read the student's prompt.
+pub fn unsupported_writer(
     rollout: &Rollout,
     scorers: &Scorers,
     student: Option<&View>,
@@ -373,17 +383,18 @@ pub fn unfit_writer(
         let views = choices().filter_map(|choice| choice.sees.as_ref()).chain(student);
         if let Some(view) = views.into_iter().find(|view| view.of_completions()) {
             let construct = format!(
-                "the template `{}`, which shows what becomes of a completion, with the rollout `speculative`",
+                "the template `{}`, which shows the outcome of a completion, with the rollout \
+                `speculative`",
                 view.name
             );
             return Some(*refused(at, construct));
         }
     }
-    let unfit = unfit_draft(rollout, scorers, at)
-        .or_else(|| unfit_slots(rollout, scorers, student, at))
-        .or_else(|| derived::unfit(rollout, scorers, student, at));
-    if unfit.is_some() {
-        return unfit;
+    let refusal = unsupported_draft(rollout, scorers, at)
+        .or_else(|| unsupported_slots(rollout, scorers, student, at))
+        .or_else(|| derived::refusal(rollout, scorers, student, at));
+    if refusal.is_some() {
+        return refusal;
     }
     let producer = &rollout.producer;
     let (mut writers, mut guides): (Vec<&TeacherChoice>, Vec<&TeacherChoice>) = Default::default();
@@ -397,20 +408,26 @@ pub fn unfit_writer(
         }
     }
     if guides.iter().any(|choice| choice.sees.is_some()) {
-        let construct = "a teacher with a say in each token that reads another prompt than the student";
+        let construct = "a teacher that takes part in sampling each token and reads another prompt than \
+            the student";
         return Some(*refused(at, construct));
     }
     let own = || writers.iter().filter_map(|choice| choice.sees.as_ref());
-    let read = || producer.shown().map(|(.., view)| view).chain(own());
+    let read = || producer.writer_templates().map(|(.., view)| view).chain(own());
     if producer.once().is_some() && read().any(|view| !view.is_fixed()) {
-        let construct = "a template that changes during the run, of rollouts that are made once,";
+        let construct = "sampling a fixed set of rollouts with a template that changes during the run";
         return Some(*refused(at, construct));
     }
     if writers.iter().chain(&guides).any(|choice| choice.own_tokens) {
         return Some(*refused(at, "rollouts of a teacher with another tokenizer"));
     }
     let composed = writers.into_iter().chain(guides).find(|choice| choice.teacher.composition().is_some())?;
-    let construct = format!("rollouts of `{}`, which is no model of its own,", composed.name);
-    let help = "let one of the teachers that it is made of write: `from(NAME, ...)`, or route prompts to it";
+    let construct = format!(
+        "sampling from `{}`, which has its own temperature or is composed of other \
+        teachers",
+        composed.name
+    );
+    let help = "sample from one of the teachers that it is composed of: `from(NAME, ...)`, or route \
+        prompts to it";
     Some((*refused(at, construct)).help(help))
 }

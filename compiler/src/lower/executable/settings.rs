@@ -1,5 +1,5 @@
-//! Converts domains and tables, and collects refusals. Stages are in `stage.rs`, their parts in files beside
-//! it.
+//! Converts domains and tables, and collects refusals. Stages are converted in `stage.rs`, their parts in the
+//! files beside it.
 
 use std::fmt::Display;
 
@@ -9,8 +9,8 @@ use super::{Diagnostic, data, refused};
 use crate::plan::{DataSource, Domain, Evaluation, Origin, Sampling};
 use crate::refusal::Origins;
 
-/// Converts the settings of one experiment and notes what can't be converted. It goes on after a refusal, so
-/// that all refusals are reported at once.
+/// Converts the settings of one experiment and collects the refusals of what can't be converted. It goes on
+/// after a refusal, so that all are reported at once.
 pub struct SettingsConverter<'a> {
     pub(super) experiment: &'a checked::Experiment,
     pub(super) origins: Origins<'a>,
@@ -28,7 +28,7 @@ impl<'a> SettingsConverter<'a> {
         None
     }
 
-    /// Notes refusals. Members of a family share theirs.
+    /// Adds refusals. The members of a family share theirs.
     pub(super) fn note(&mut self, refusals: impl IntoIterator<Item = Diagnostic>) {
         for refusal in refusals {
             if !self.refusals.contains(&refusal) {

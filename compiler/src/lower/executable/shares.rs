@@ -1,4 +1,4 @@
-//! The domains' shares of a step's prompts, from numbers that the objective carries from step to step.
+//! Converts the domains' shares of a step's prompts, computed from the objective's states.
 
 use mopd_lang::experiment as checked;
 use mopd_lang::formula;
@@ -6,12 +6,12 @@ use mopd_lang::formula;
 use super::settings::SettingsConverter;
 use super::{Converted, refused};
 use crate::expr::graph::Operation;
-use crate::lower::formula::{Lowering, Supply};
+use crate::lower::formula::{LeafScope, Lowering};
 use crate::plan::{Axis, Formula, Length, Rollout, Signal};
 use crate::refusal::Origins;
 
 impl SettingsConverter<'_> {
-    /// `None` where the shares are those of the domains, or changing them is refused.
+    /// `None` where the shares are the mixture's, or computed shares are refused.
     pub(super) fn shares<'r>(
         &mut self,
         train: &checked::Train,
@@ -20,17 +20,17 @@ impl SettingsConverter<'_> {
         origins: Origins,
     ) -> Option<Formula> {
         let shares = train.shares.as_ref()?;
-        // The shares decide for which prompts completions are generated beforehand.
+        // The number of completions generated beforehand depends on fixed shares.
         let written = rollouts.into_iter().any(|Rollout { producer, .. }| {
-            producer.once_a_prompt() || producer.all().into_iter().any(|inside| inside.once().is_some())
+            producer.cached_per_prompt() || producer.all().into_iter().any(|inside| inside.once().is_some())
         });
-        for (unfit, beside) in [
+        for (unsupported, beside) in [
             (in_turns, "in a step of `train`"),
             (matches!(train.optimizer, checked::Optimizer::Private { .. }), "in a private stage"),
             (matches!(train.length, Length::Epochs(_)), "in a stage that trains in epochs"),
-            (written, "where completions are written once, before the first step,"),
+            (written, "with completions that are sampled only once, before the first step"),
         ] {
-            if unfit {
+            if unsupported {
                 let construct = format!("a mixture whose `shares` follow states {beside}");
                 self.refuse::<()>(shares.0.origin, construct);
             }
@@ -41,7 +41,7 @@ impl SettingsConverter<'_> {
 
 /// One number for each domain, from numbers known at the beginning of a step.
 fn lowered(shares: &formula::Formula, origins: Origins) -> Converted<Formula> {
-    let mut lowering = Lowering::new(Supply::Runtime, origins);
+    let mut lowering = Lowering::new(LeafScope::RuntimeOnly, origins);
     let value = lowering.lower(shares)?;
     let value = lowering.graph.broadcast(value, Axis::Domain);
     let graph = lowering.graph;
@@ -51,7 +51,7 @@ fn lowered(shares: &formula::Formula, origins: Origins) -> Converted<Formula> {
         .nodes()
         .any(|(id, node)| needed[id.0 as usize] && matches!(node.operation, Operation::Memory { .. }));
     if carries || !graph.signals(&[value]).iter().all(known) {
-        let construct = "a mixture whose `shares` read more than states, `step` and `progress`,";
+        let construct = "a mixture whose `shares` read anything but states, `step` and `progress`";
         return Err(refused(origins.at(shares.0.origin), construct));
     }
     Ok(Formula { graph, value })

@@ -1,4 +1,4 @@
-//! Stages. A training stage keeps the checked stage in place of its objective, which is lowered separately.
+//! Converts stages. In place of its objective, a training stage keeps the checked stage for lowering.
 
 use std::iter::once;
 
@@ -32,13 +32,13 @@ impl<'a> SettingsConverter<'a> {
                 Stage::Learner { joint: *joint, learner: *member as u32, start: of.members[*member].start }
             }
             checked::Stage::Parameter => {
-                return self.refuse(*origin, format!("the model `{name}` without weights"));
+                return self.refuse(*origin, format!("the model `{name}`, a parameter without a value"));
             }
         };
         Some(Model { name: name.clone(), stage, origin: *origin })
     }
 
-    /// Several models that are trained in turns: one step updates each of them.
+    /// Several models that are trained in turns; each step updates one of them.
     fn joint(&mut self, joint: &'a checked::Joint, origin: Origin) -> Option<Joint<&'a checked::Train>> {
         let length = joint.steps.first().map(|step| step.train.length);
         let mut learners = Vec::with_capacity(joint.members.len());
@@ -46,14 +46,21 @@ impl<'a> SettingsConverter<'a> {
             let own = joint.steps.iter().zip(0..).filter(|(step, _)| step.updates == index);
             let own: Vec<(&checked::JointStep, u32)> = own.collect();
             let [(step, turn)] = own.as_slice() else {
-                self.refuse::<()>(member.origin, format!("`{}`, which two steps update,", member.name));
+                self.refuse::<()>(
+                    member.origin,
+                    format!(
+                        "updating `{}` in more than one step of \
+                    `train`",
+                        member.name
+                    ),
+                );
                 continue;
             };
             if step.every > 1 && step.train.passes > 1 {
-                self.refuse::<()>(member.origin, "several `passes` of a step that is not taken every time");
+                self.refuse::<()>(member.origin, "several `passes` of a step with `every` above 1");
             }
             if Some(step.train.length) != length {
-                self.refuse::<()>(member.origin, "a step of `train` with a length of its own");
+                self.refuse::<()>(member.origin, "a step of `train` with its own length");
             }
             if let Some(train) = self.train(&step.train, origin, (&joint.members, index)) {
                 let (name, step_name) = (member.name.clone(), step.name.clone());
@@ -121,10 +128,10 @@ impl<'a> SettingsConverter<'a> {
             let student = sees.as_ref().and_then(Option::as_ref);
             let drawn = parts.iter().zip(once(&rollout).chain(&own_data));
             let drawn = drawn.filter_map(|(part, rollout)| Some((rollout.as_ref()?, part.rollout.origin)));
-            self.refuse_unfit_writers(drawn, scorers, student);
+            self.refuse_unsupported_writers(drawn, scorers, student);
             let chosen = curriculum.iter().flat_map(|curriculum| &curriculum.rollouts);
             let chosen: Vec<Rollout> = chosen.map(|producer| Rollout::new(1, producer.clone())).collect();
-            self.refuse_unfit_writers(chosen.iter().map(|rollout| (rollout, origin)), scorers, student);
+            self.refuse_unsupported_writers(chosen.iter().map(|rollout| (rollout, origin)), scorers, student);
         }
         let written = found.feedback(&self.experiment.teachers, origins);
         let written = written.map_err(|refusals| self.note(refusals)).ok();
@@ -176,19 +183,19 @@ impl<'a> SettingsConverter<'a> {
         })
     }
 
-    /// Refuses writers that can't write what these rollouts need.
-    fn refuse_unfit_writers<'r>(
+    /// Refuses writers that can't write for these rollouts.
+    fn refuse_unsupported_writers<'r>(
         &mut self,
         rollouts: impl Iterator<Item = (&'r Rollout, Origin)>,
         scorers: &Scorers,
         student: Option<&View>,
     ) {
         for (rollout, origin) in rollouts {
-            self.note(roles::unfit_writer(rollout, scorers, student, self.origins.span(origin)));
+            self.note(roles::unsupported_writer(rollout, scorers, student, self.origins.span(origin)));
         }
     }
 
-    /// The student's template in place of the prompts.
+    /// The student's template, which replaces the prompts.
     fn student_view(&mut self, template: &checked::Template, origin: Origin) -> Option<View> {
         let at = self.origins.span(origin);
         let view = view(template, at, self.origins).and_then(|view| {
@@ -219,8 +226,9 @@ impl<'a> SettingsConverter<'a> {
         if train.chooses_prompts() {
             return None;
         }
-        if !rollout.producer.drawn_anew() {
-            let construct = "a `filter` of prompts whose completions are not all drawn anew in every step";
+        if !rollout.producer.all_redrawn() {
+            let construct = "a `filter` of prompts whose completions are not all sampled anew at every \
+                step";
             return self.refuse(formula.0.origin, construct);
         }
         filter::formula(formula, "a `filter`", Axis::Group, self.origins)
@@ -228,7 +236,7 @@ impl<'a> SettingsConverter<'a> {
             .ok()
     }
 
-    /// The models that score: those of the route, the reference, and those that terms name.
+    /// The models that score: those of the route, the reference, and those that terms read by name.
     fn scorers(&mut self, train: &checked::Train, found: &StageScorers, origins: Origins) -> Option<Scorers> {
         let known = &self.experiment.teachers;
         let mut choices = Vec::with_capacity(train.teachers.len());
@@ -245,14 +253,14 @@ impl<'a> SettingsConverter<'a> {
     }
 
     fn refuse_feedback(&mut self, written: &[Feedback], scorers: &Scorers, derives: bool, origin: Origin) {
-        self.note(feedback::unfit(written, scorers, self.origins.span(origin)));
+        self.note(feedback::refusal(written, scorers, self.origins.span(origin)));
         if derives && !written.is_empty() {
             self.refuse::<()>(origin, "`feedback` about completions of prompts that are `derived`");
         }
     }
 
     fn refuse_updates(&mut self, trainable: &Trainable, private: bool, origin: Origin) {
-        // The choice of changed elements may reveal the records, which no privacy budget covers.
+        // The choice of changed elements may reveal records, which no privacy budget covers.
         if private && trainable.changes().next().is_some() {
             self.refuse::<()>(origin, "`changed` with the optimizer `private_adamw`");
         }
@@ -263,7 +271,7 @@ impl<'a> SettingsConverter<'a> {
         }
     }
 
-    /// Refuses settings that depend on a step's completions, which must be a single set.
+    /// Refuses settings that need the step's completions to be a single set.
     fn refuse_beside_own_data(
         &mut self,
         train: &checked::Train,
@@ -271,19 +279,28 @@ impl<'a> SettingsConverter<'a> {
         (climbs, learns): (bool, bool),
     ) {
         if let Some(filter) = &train.filter {
-            self.refuse::<()>(filter.0.origin, "a `filter` beside a term with completions of its own");
+            self.refuse::<()>(filter.0.origin, "a `filter` together with a term with its own completions");
         }
         if climbs {
-            self.refuse::<()>(term, "a term with completions of its own where a `ladder` moves a rollout,");
+            self.refuse::<()>(
+                term,
+                "a term with its own completions together with a `ladder` in a \
+                rollout",
+            );
         }
         if learns {
-            let construct = "a term with completions of its own where what a teacher sees is `learned`,";
+            let construct = "a term with its own completions together with a template that has a \
+                `learned` share";
             self.refuse::<()>(term, construct);
         }
         let recorded =
             |part: &checked::Train| matches!(part.rollout.source, checked::RolloutSource::EachTurn { .. });
         if train.parts().iter().any(recorded) {
-            self.refuse::<()>(term, "a term with completions of its own beside the rollout `each_turn`");
+            self.refuse::<()>(
+                term,
+                "a term with its own completions together with the rollout \
+                `each_turn`",
+            );
         }
     }
 }

@@ -1,12 +1,12 @@
-//! Teachers combined by `sum`: not a distribution, but the weighted sum of the divergence of each. A
+//! Teachers combined by `sum`, which are no distribution but the weighted sum of each one's divergence. A
 //! divergence that reads them becomes several divergences.
 
 use mopd_lang::formula::{self as checked, Formula, FormulaKind};
 
 use crate::refusal::StageRoles;
 
-/// The variants of a formula's node, one for each combination of the members of the sums that it reads,
-/// without weights; the formula itself if it reads none.
+/// The variants of a formula's node, without weights: one for each combination of the members of the sums
+/// that it reads, or the formula itself if it reads none.
 pub fn summands(formula: &Formula, roles: &StageRoles) -> Vec<Formula> {
     let mut found = Vec::new();
     let mut pending = vec![formula.clone()];
@@ -19,8 +19,8 @@ pub fn summands(formula: &Formula, roles: &StageRoles) -> Vec<Formula> {
     found
 }
 
-/// A divergence that reads a sum of teachers, with each member in place of the sum, and its weight; `None`
-/// for any other formula.
+/// For a divergence that reads a sum of teachers: for each member its weight, and the divergence with the
+/// member in place of the sum. `None` for any other formula.
 pub fn members(formula: &Formula, roles: &StageRoles) -> Option<Vec<(f64, Formula)>> {
     let (FormulaKind::Live(checked::Live::Divergence(divergence))
     | FormulaKind::Signal(checked::Signal::Divergence(divergence))) = &formula.0.kind

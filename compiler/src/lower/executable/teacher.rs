@@ -1,4 +1,4 @@
-//! Teachers: a plan has models of the run, and teachers that are composed of others.
+//! Converts teachers: models of the run, models on servers, and teachers composed of others.
 
 use mopd_lang::experiment::{
     self as checked, Alignment, Capability, PanelId, SelfCopy, TeacherId, TeacherWeights,
@@ -12,7 +12,7 @@ use crate::plan::{
     self, Answers, Composition, DivergenceParameter, Engine, Member, ModelId, Pool, Served, StudentCopy,
     TeacherChoice, View,
 };
-use crate::refusal::{At, NamedScorer, Origins};
+use crate::refusal::{FormulaContext, NamedScorer, Origins};
 
 /// One arm of a stage's route.
 pub fn choice(
@@ -40,7 +40,7 @@ pub fn choice(
     }
 }
 
-/// A teacher as in a plan: see [`TeacherChoice`].
+/// A teacher in the plan's form: see [`TeacherChoice`].
 pub struct ExecutableTeacher {
     pub teacher: plan::Teacher,
     pub sees: Option<View>,
@@ -63,7 +63,7 @@ pub fn executable(
     let weights = weights.filter(|_| refusals.is_empty()).ok_or(refusals)?;
     if scorer.bare || teacher.temperature == 1.0 {
         let sees = match weights {
-            // Its members have the prompts.
+            // The prompts are its members'.
             plan::Teacher::Composed(_) => None,
             _ => sees(scorer.teacher, teacher, train, origins).map_err(|refusal| vec![*refusal])?,
         };
@@ -71,9 +71,9 @@ pub fn executable(
     }
     let at = origins.span(teacher.origin);
     if weights.composition().is_some_and(|composition| composition.pool == Pool::Sum) {
-        return Err(vec![*refused(at, "a `sum` of teachers with a temperature of its own")]);
+        return Err(vec![*refused(at, "a `sum` of teachers with its own temperature")]);
     }
-    // Logits divided by a temperature: a composed teacher of one scorer without it, with a factor.
+    // Logits divided by a temperature: a composition of the teacher without it, with a factor.
     let bare = origins.roles.place(NamedScorer { bare: true, ..scorer });
     let role = plan::Role::named(bare.expect("a teacher with a temperature is scored without it"));
     let members = vec![Member { weight: DivergenceParameter::Number(1.0 / teacher.temperature), role }];
@@ -81,7 +81,7 @@ pub fn executable(
     Ok(ExecutableTeacher { teacher, sees: None, own_tokens })
 }
 
-/// A member of a panel: a model that reads the discussion.
+/// A member of a panel, which is a model that reads the discussion.
 fn panelist(
     teacher: &checked::Teacher,
     panel: PanelId,
@@ -103,11 +103,14 @@ fn panelist(
     let ExecutableTeacher { teacher: weights, sees, own_tokens } =
         executable(scorer, teachers, train, origins)?;
     if known.sees.is_some() || known.temperature != 1.0 || weights.composition().is_some() {
-        let what = "with a template or a temperature of its own, or made of others,";
-        return Err(refused(format!("`{name}`, a teacher {what} in a panel (`debate`)")));
+        let what = "has its own template or temperature or is composed of other teachers";
+        return Err(refused(format!("a panel (`debate`) with the member `{name}`, which {what}")));
     }
     if own_tokens {
-        return Err(refused(format!("`{name}`, a teacher with another tokenizer, in a panel (`debate`)")));
+        return Err(refused(format!(
+            "a panel (`debate`) with the member `{name}`, which has another \
+            tokenizer"
+        )));
     }
     let place = origins.roles.panels.iter().position(|known| *known == panel);
     let place = place.expect("its panel is one of the stage's") as u32;
@@ -119,7 +122,7 @@ fn panelist(
     Ok(ExecutableTeacher { teacher: weights, sees, own_tokens })
 }
 
-/// The student's template is not its teachers': without their own one they read the plain prompt.
+/// The template of a teacher. The student's template is not used: by default teachers read the plain prompt.
 fn sees(
     id: TeacherId,
     teacher: &checked::Teacher,
@@ -186,37 +189,39 @@ fn weights_of(
     converted.map_err(|refusal| refusals.push(*refusal)).ok()
 }
 
-/// The settings of a teacher, besides its weights, that can't be run with them.
+/// The settings of a teacher that are not supported with its weights.
 fn unsupported(teacher: &checked::Teacher) -> Vec<&'static str> {
-    // `answers` of local weights only limits what objectives may read, which the checker has checked; it has
-    // also checked `foreign`.
+    // `answers` of local weights only limits what objectives may read. The checker has checked that, and
+    // `foreign`.
     let checked::Teacher {
         name: _,
         weights,
         sees,
-        // Handled by the composition of these weights.
+        // Part of the composition of the weights.
         temperature,
         answers: _,
         foreign: _,
         align,
         reveals,
-        // Belongs to the stage: see `feedback`.
+        // Belongs to the stage; see `feedback`.
         feedback: _,
         origin: _,
     } = teacher;
     let mut constructs = Vec::new();
     let of_others = matches!(weights, TeacherWeights::Composed { .. } | TeacherWeights::Pooled { .. });
     if of_others && sees.is_some() {
-        constructs.push("a template that a teacher sees which is composed of others");
+        constructs.push("`sees` of a teacher that is composed of other teachers");
     }
     if reveals.is_some() {
-        constructs.push("a teacher that reads what a denoising student has not filled yet");
+        constructs.push("a teacher that sees positions which a denoising student has not filled yet");
     }
     match (align, weights) {
         (Alignment::Positions, _) => {}
         (Alignment::Tokens, _) if of_others || *temperature != 1.0 => {
-            constructs
-                .push("a teacher with `align = tokens` that is composed of others, or has a temperature,");
+            constructs.push(
+                "a teacher with `align = tokens` that is composed of other teachers or has its own \
+                    temperature",
+            );
         }
         (Alignment::Tokens, TeacherWeights::Served { .. }) => {
             constructs.push("a teacher on a server (`served`) with `align = tokens`");
@@ -230,9 +235,9 @@ fn unsupported(teacher: &checked::Teacher) -> Vec<&'static str> {
     constructs
 }
 
-/// The capability of a teacher on a server, if servers of that kind have it.
+/// The capability of a teacher on a server. Refused if servers of that engine do not have it.
 fn answers_of(engine: Engine, answers: Capability, at: Span) -> Converted<Answers> {
-    let Some(known) = Answers::of(answers) else {
+    let Some(known) = Answers::from_capability(answers) else {
         return Err(refused(at, "a teacher on a server that only writes (`answers: text`)"));
     };
     let (name, whole) = (engine.name(), known == Answers::Distribution);
@@ -272,7 +277,7 @@ fn composed(logits: &[(Formula, Role)], origins: Origins) -> Converted<Compositi
     Ok(Composition { pool: Pool::Logits, members })
 }
 
-fn pooled(pool: checked::Pool, members: &[(f64, Role)], at: At) -> Converted<Composition> {
+fn pooled(pool: checked::Pool, members: &[(f64, Role)], at: FormulaContext) -> Converted<Composition> {
     let pool = match pool {
         checked::Pool::Mixture => Pool::Mixture,
         checked::Pool::Geometric => Pool::Logits,
@@ -284,11 +289,11 @@ fn pooled(pool: checked::Pool, members: &[(f64, Role)], at: At) -> Converted<Com
     Ok(Composition { pool, members: members.iter().map(member).collect::<Converted<_>>()? })
 }
 
-fn member(role: &Role, at: At) -> Converted<plan::Role> {
+fn member(role: &Role, at: FormulaContext) -> Converted<plan::Role> {
     match role {
         Role::Student | Role::Named { .. } => formula::role(role, at),
         Role::Teacher | Role::Sampler | Role::Reference => {
-            Err(refused(at, format!("a teacher that is made of the role `{}`", role.name())))
+            Err(refused(at, format!("a teacher that is composed of the role `{}`", role.name())))
         }
     }
 }

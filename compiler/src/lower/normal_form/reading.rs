@@ -1,4 +1,4 @@
-//! What formulas read, in the detail that normal forms need, and which live parts gradient reaches.
+//! The numbers that formulas read, as far as normal forms need it, and the live parts that gradient reaches.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -15,7 +15,7 @@ pub(super) struct FormulaReading {
     /// The difference of two models' log-probabilities of the token taken; one of them is the student.
     pub log_ratio: bool,
     pub reward: bool,
-    /// Some signal. The sampler's log-probability alone counts as part of the ratio.
+    /// Any signal. The sampler's log-probability alone counts as part of the ratio.
     pub signal: bool,
     pub live: bool,
     /// `exp(live student.logp - sampler.logp)`
@@ -47,7 +47,7 @@ impl FormulaReading {
     }
 }
 
-/// The parts of some formulas, in the order of [`ordered`], with what each reads.
+/// The parts of some formulas, in the order of [`ordered`], with the reading of each.
 pub(super) struct FormulaParts<'a> {
     roots: Vec<&'a Formula>,
     pub ordered: Vec<&'a Formula>,
@@ -55,7 +55,7 @@ pub(super) struct FormulaParts<'a> {
 }
 
 impl<'a> FormulaParts<'a> {
-    pub fn of(roots: impl Iterator<Item = &'a Formula>) -> FormulaParts<'a> {
+    pub fn new(roots: impl Iterator<Item = &'a Formula>) -> FormulaParts<'a> {
         let roots: Vec<&Formula> = roots.collect();
         let ordered = ordered(roots.iter().copied(), Formula::operands);
         let mut parts = FormulaParts { roots, ordered, reading: HashMap::new() };

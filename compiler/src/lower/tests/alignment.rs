@@ -1,4 +1,4 @@
-//! Stages that compare gradients of parts of their loss: what is in a plan, in keys and in costs.
+//! Stages that compare gradients of parts of their loss: their plans, keys and costs.
 
 use super::objectives::{lower_by_term, lowered};
 use super::*;
@@ -11,12 +11,12 @@ fn distilled(experiment: &mut Experiment) -> &mut Train {
     }
 }
 
-/// The student has two terms and compares them.
+/// A student with two terms, whose gradients are compared.
 fn comparing(change: impl FnOnce(&mut Train)) -> Experiment {
     let mut experiment = experiment();
     let train = distilled(&mut experiment);
     train.objective.terms.push(term("own", apply(Function::Negate, [&live(Live::Part(ModelSignal::Logp))])));
-    train.alignment = Some(GradientAlignment { between: Between::Terms, every: 4, origin: HERE });
+    train.alignment = Some(GradientAlignment { between: GradientPartition::Terms, every: 4, origin: HERE });
     change(train);
     experiment
 }
@@ -31,7 +31,7 @@ fn every_setting_of_it_is_meaning() {
     let changes: [fn(&mut Train); 5] = [
         |_| (),
         |train| train.alignment.as_mut().unwrap().every = 5,
-        |train| train.alignment.as_mut().unwrap().between = Between::Domains,
+        |train| train.alignment.as_mut().unwrap().between = GradientPartition::Domains,
         |train| train.alignment = None,
         // Columns have the terms' names.
         |train| train.objective.terms[1].name = "other".into(),
@@ -45,7 +45,7 @@ fn every_setting_of_it_is_meaning() {
 }
 
 #[test]
-fn it_is_in_the_plan_and_its_cost_is_known() {
+fn alignment_is_in_the_plan_with_its_cost() {
     let plan = compiled(&comparing(|_| ()));
     let plan::Stage::Train(train) = &plan.experiment.models[4].stage else { panic!("it trains") };
     let found = train.alignment.unwrap();
@@ -57,16 +57,16 @@ fn it_is_in_the_plan_and_its_cost_is_known() {
     let plain = compiled(&comparing(|train| train.alignment = None));
     let (cost, before) = (plan.stages[4].cost, plain.stages[4].cost);
     assert!(matches!(train.optimizer, Executable::AdamW(_)));
-    // Two gradients more; and at 3 of 10 steps each goes through the student once more, forward and back.
+    // Two more gradients, and in 3 of 10 steps one more forward and backward pass for each.
     assert_eq!(cost.memory.unwrap() - before.memory.unwrap(), 2 * 4 * before.trained.unwrap());
     let (tokens, parameters) = (before.tokens.unwrap() as f64, before.parameters.unwrap() as f64);
     let more = cost.flops.unwrap() - before.flops.unwrap();
     assert!((more / (2.0 * 0.3 * 6.0 * parameters * tokens) - 1.0).abs() < 1e-9, "{more}");
 }
 
-/// Nothing else of the objective changes, node by node; and the terms' derivatives add up, as numbers do.
+/// No other node of the objective changes, and the terms' derivatives sum to the whole derivative.
 #[test]
-fn terms_add_up() {
+fn term_gradients_sum_to_the_gradient() {
     let mut objective = mopd(5.0);
     objective.terms.push(term("own", apply(Function::Negate, [&live(Live::Part(ModelSignal::Logp))])));
     let (plain, each) = (lowered(&objective), lower_by_term(&objective, &[], true).unwrap());
@@ -80,7 +80,7 @@ fn terms_add_up() {
 }
 
 #[test]
-fn where_it_has_no_meaning_yet_it_is_refused() {
+fn alignment_is_refused_where_unsupported() {
     let private = |train: &mut Train| {
         train.optimizer = Optimizer::Private { clip: 1.0, epsilon: 8.0, delta: 1e-5, origin: HERE };
     };

@@ -7,14 +7,14 @@ use crate::expr::interpret::interpret;
 use crate::expr::jit::Program;
 use crate::expr::testing::Random;
 
-/// How tokens become one number.
+/// The reduction from tokens to one number.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Mean {
     OfTokens,
     OfSequences,
 }
 
-/// Everything that the formula reads, token by token.
+/// The inputs of the formula, token by token.
 struct Tokens {
     domain: Vec<usize>,
     sequence: Vec<usize>,
@@ -29,7 +29,7 @@ impl Tokens {
         (0..self.value.len()).filter(|token| self.selected[*token])
     }
 
-    /// How much of the loss each token has, before domains are balanced.
+    /// The share of each token in the loss, before domains are balanced.
     fn parts(&self, mean: Mean) -> Vec<f64> {
         let sequences: std::collections::BTreeSet<usize> =
             self.counted().map(|token| self.sequence[token]).collect();
@@ -44,7 +44,7 @@ impl Tokens {
         (0..self.value.len()).map(part).collect()
     }
 
-    /// w_d, by domain: 0 where the batch has none of it.
+    /// w_d for each domain; 0 where the batch has none of it.
     fn factors(&self, mean: Mean, balance: &Balance) -> Vec<f64> {
         let parts = self.parts(mean);
         let domains = self.prompts.len();
@@ -61,7 +61,7 @@ impl Tokens {
             let gap = (size(domain) / usual).powf(balance.follow_gap);
             balance.clamp.map_or(gap, |(low, high)| gap.clamp(low, high))
         };
-        // The loss keeps its size: its parts add up to what they did.
+        // The loss keeps its size: the sum of its parts is unchanged.
         let raw = |domain: usize| target(domain) / share(domain) * gap(domain);
         let total: f64 = parts.iter().sum();
         let scale = total / present.iter().map(|domain| raw(*domain) * share(*domain)).sum::<f64>();
@@ -157,7 +157,7 @@ fn teacher_selects(logps: &[f32]) -> Vec<bool> {
     logps.iter().map(|logp| *logp > -1.5).collect()
 }
 
-/// Where student and teachers agree there is no gap to follow, and nothing is divided by 0.
+/// Where student and teachers agree, there is no gap to follow, and nothing is divided by 0.
 #[test]
 fn without_a_signal_the_targets_alone_decide() {
     for follow_gap in [1.0, -1.0] {
@@ -185,7 +185,7 @@ fn without_a_signal_the_targets_alone_decide() {
             [weights[0], weights[3]].map(|weight| (weight * 1e9).round() / 1e9)
         };
         assert_eq!(weights(0.0), [0.666_666_667, 2.0]);
-        // Only one domain has something to learn: it has the whole, and the loss its size.
+        // Only one domain has a signal: it gets the whole loss, whose size is unchanged.
         assert_eq!(weights(1.0), [1.333_333_333, 0.0]);
     }
 }

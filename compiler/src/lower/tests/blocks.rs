@@ -1,7 +1,7 @@
-//! Numbers of blocks: runs of tokens that `chunks` chooses, and what teachers write that go on from there.
+//! Numbers of blocks (runs of tokens that `chunks` chooses), and teachers' continuations from them.
 
 use super::*;
-use crate::expr::batch::{Batch, Layout, Runs};
+use crate::expr::batch::{Batch, Layout, TokenPartition};
 use crate::expr::interpret::interpret;
 use crate::expr::jit::Program;
 
@@ -47,7 +47,7 @@ fn lowered(objective: &Objective) -> Result<plan::Objective, String> {
     }
 }
 
-/// As the runtime does it: what is chosen, then everything.
+/// Evaluated as in the runtime: first the mask of chosen tokens, then everything.
 #[test]
 fn a_block_has_the_mean_of_its_own_tokens() {
     let objective = lowered(&with(of_blocks(), Some(windows(2)))).expect("it runs");
@@ -65,10 +65,10 @@ fn a_block_has_the_mean_of_its_own_tokens() {
     let mut batch = Batch { layout, signals, live: vec![STUDENT.to_vec()], steps: 1, ..Batch::default() };
     let outputs = objective.outputs();
     let program = Program::compile(&objective.graph, &outputs).expect("compiles");
-    // The largest of the first are tokens 1 and 2, whose windows are one block; of the second, both.
+    // The largest of the first sequence are tokens 1 and 2, whose windows are one block; of the second, both.
     let is_chosen = program.run(&batch).expect("it has everything").get(chosen).to_vec();
     assert_eq!(is_chosen, [0.0, 1.0, 1.0, 1.0, 0.0, 1.0, 1.0]);
-    batch.layout.blocks = Some(Runs::of_chosen(&batch.layout, &is_chosen));
+    batch.layout.blocks = Some(TokenPartition::of_chosen(&batch.layout, &is_chosen));
     let compiled = program.run(&batch).expect("it has everything");
     let exact = interpret(&objective.graph, &outputs, &batch).expect("it has everything");
     let first = ((-0.25 - 3.0 - 2.0) / 3.0f64).exp();
@@ -98,18 +98,18 @@ fn assert_refused(objective: &Objective, construct: &str) {
 
 #[test]
 fn numbers_of_blocks_are_of_the_chosen_tokens() {
-    let outside = "a number of a block in the term `term`, which others have too,";
+    let outside = "a number per block in the term `term`, which also applies to tokens outside of blocks";
     let beside = apply(Function::Multiply, [&of_blocks(), &windows(2)]);
     assert_refused(&with(beside.clone(), None), outside);
     let not = apply(Function::Not, [&windows(2)]);
     assert_refused(&with(of_blocks(), Some(not)), outside);
-    let none = "one number per block, where no `chunks` says what a block is,";
+    let none = "one number per block without a `chunks` that defines the blocks";
     assert_refused(&with(of_blocks(), None), none);
-    let several = "one number per block, where several `chunks` say what a block is,";
+    let several = "one number per block with several `chunks` that define blocks";
     assert_refused(&with(beside, Some(windows(1))), several);
     let whole = reduce(Reduction::Mean, &mean_of_block(), Axis::Sequence);
     let whole = apply(Function::Multiply, [&whole, &live(Live::Part(ModelSignal::Logp))]);
-    let together = "one number of several blocks, or of tokens that may be outside of them,";
+    let together = "combining several blocks, or tokens that may be outside of blocks, into one number";
     assert_refused(&with(whole, Some(windows(2))), together);
     let clipped = apply(Function::Clip, [&mean_of_block(), &number(-1.0), &number(1.0)]);
     let clipped = apply(Function::Multiply, [&clipped, &live(Live::Part(ModelSignal::Logp))]);
@@ -120,7 +120,7 @@ fn sum_of_blocks() -> Formula {
     reduce(Reduction::Sum, &mean_of_block(), Axis::Batch)
 }
 
-/// A number of a block is read by the value of a term and by nothing else.
+/// Only the value of a term may read a number of a block.
 #[test]
 fn numbers_of_blocks_stand_in_terms() {
     type Change = Box<dyn Fn(&mut Objective)>;
@@ -154,10 +154,10 @@ fn numbers_of_blocks_stand_in_terms() {
     for (what, change) in changes {
         let mut objective = with(of_blocks(), Some(windows(2)));
         change(&mut objective);
-        let message = "a number of a block outside of the value of a term is not supported yet";
+        let message = "a number per block outside of the value of a term is not supported yet";
         assert_eq!(lowered(&objective).err().as_deref(), Some(message), "{what}");
     }
-    // The loss of a step is a number of the step, whatever is read for it.
+    // The loss of a step is a number of the step, whatever it depends on.
     let mut objective = with(of_blocks(), Some(windows(2)));
     let next = signal(Signal::Loss);
     objective.states = vec![State { name: "beta".into(), axis: Axis::Run, first: 1.0, next, origin: HERE }];
@@ -189,7 +189,7 @@ fn agreeing_experiment(samples: u32, most: u32) -> Experiment {
 }
 
 #[test]
-fn agreements_in_a_plan() {
+fn agreements_are_in_the_plan() {
     let facts = |samples, most| {
         let plan = compiled(&agreeing_experiment(samples, most));
         let stage = &plan.stages[4];
@@ -203,24 +203,28 @@ fn agreements_in_a_plan() {
     let (few, many, wide) = (facts(4, 2), facts(8, 2), facts(4, 3));
     assert!(few.0 != many.0 && few.0 != wide.0 && many.0 != wide.0, "all of it is in the key");
     assert!(few.1 < many.1 && few.1 < wide.1, "{} {} {}", few.1, many.1, wide.1);
-    // 64 completions in each of 10 steps, 4 more continuations of 2 windows of 2 tokens, by a model with so
-    // many parameters.
+    // 64 completions in each of 10 steps have 4 more continuations of 2 windows of 2 tokens, by a model with
+    // this many parameters.
     let teacher = compiled(&agreeing_experiment(4, 2)).stages[3].cost.parameters.expect("it is known") as f64;
     let more = 2.0 * teacher * 64.0 * 10.0 * 4.0 * 4.0;
     assert!((many.1 - few.1 - more).abs() <= 1e-9 * many.1, "{} {more}", many.1 - few.1);
 }
 
 #[test]
-fn what_is_refused_of_agreements() {
+fn refuses_unsupported_agreements() {
     let refused = |change: &dyn Fn(&mut Experiment), of: &str| {
         let mut experiment = agreeing_experiment(4, 2);
         change(&mut experiment);
-        let expected = format!("`agreement(specialist[sort])`, {of}, is not supported yet");
+        let expected = format!("`agreement(specialist[sort])` {of} is not supported yet");
         assert_eq!(refusals_of(&experiment), [expected]);
     };
-    refused(&|of| of.teachers[1].temperature = 0.5, "of a teacher that is no model of its own");
+    refused(
+        &|of| of.teachers[1].temperature = 0.5,
+        "of a teacher that has its own temperature or is \
+        composed of other teachers",
+    );
     refused(&|of| of.teachers[1].align = Alignment::Tokens, "of a teacher with another tokenizer");
-    refused(&|of| student_of(of).objective = with(agreeing(0), Some(windows(2))), "of no samples");
-    let none = "one number per block, where no `chunks` says what a block is,";
+    refused(&|of| student_of(of).objective = with(agreeing(0), Some(windows(2))), "with `samples: 0`");
+    let none = "one number per block without a `chunks` that defines the blocks";
     assert_refused(&with(agreeing(4), None), none);
 }

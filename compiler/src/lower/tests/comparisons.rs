@@ -1,4 +1,4 @@
-//! Tables: their columns, and what each is judged by.
+//! Tables: their columns, and how each is judged.
 
 use super::*;
 
@@ -46,7 +46,7 @@ fn a_benchmark_is_a_column_with_its_own_settings() {
     let table = &plan.experiment.comparisons[0];
     let [add, sort, last] = &table.columns[..] else { panic!("three columns") };
     assert_eq!([add.domain, sort.domain, last.domain], [DomainId(0), DomainId(1), DomainId(3)]);
-    // pass@1 is the score, where rewards are verdicts.
+    // If rewards are verdicts, pass@1 is the score itself.
     let (length, distinct) = (plan::Metric::Length, plan::Metric::Distinct);
     assert_eq!(add.metrics, [length, distinct]);
     assert_eq!((&sort.metrics, &sort.evaluation), (&add.metrics, &add.evaluation));
@@ -59,7 +59,7 @@ fn a_benchmark_is_a_column_with_its_own_settings() {
     assert_eq!(serde_json::from_str::<Plan>(&json).unwrap(), plan);
 }
 
-/// A program may answer anything from 0 to 1: its mean is not the share of what is right.
+/// A program may return any number from 0 to 1, so its mean is not the share of right answers.
 #[test]
 fn pass_at_1_stands_beside_a_reward_that_is_no_verdict() {
     let mut experiment = experiment();
@@ -77,7 +77,7 @@ fn pass_at_1_stands_beside_a_reward_that_is_no_verdict() {
     assert_eq!((&add.metrics[..], &sort.metrics[..]), (&[][..], &[plan::Metric::PassAt { k: 1 }][..]));
 }
 
-/// That rows spent the same is checked before: there is nothing to execute.
+/// The checker has compared the budgets, so there is nothing to execute.
 #[test]
 fn an_equal_budget_changes_nothing() {
     let plain = compiled(&experiment());
@@ -116,7 +116,7 @@ fn columns_and_metrics_are_meaning() {
     }
 }
 
-/// Whoever asks for calibration sees of how many answers it is.
+/// Calibration comes with the share of answers that it is computed from.
 #[test]
 fn calibration_is_three_metrics() {
     let mut experiment = experiment();

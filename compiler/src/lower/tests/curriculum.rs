@@ -1,4 +1,4 @@
-//! Prompts that are chosen before steps: what is in a plan, in keys and in costs, and what may not choose.
+//! Prompts chosen before steps: the plan, keys and costs, and formulas that may not choose.
 
 use std::rc::Rc;
 
@@ -26,7 +26,7 @@ fn drawn(n: u32) -> Sampling {
 }
 
 fn rollout(source: RolloutSource) -> Rollout {
-    Rollout { source, edits: vec![], origin: HERE }
+    Rollout::new(source, HERE)
 }
 
 fn from(n: u32, sequences: Option<u32>) -> Rollout {
@@ -48,7 +48,7 @@ fn own() -> Formula {
     reduce(Reduction::Mean, &signal(Signal::Reward), Axis::Group)
 }
 
-/// As the paper has it.
+/// The choice as in the paper.
 fn choosing(change: impl FnOnce(&mut Train)) -> Experiment {
     let mut experiment = experiment();
     let train = distilled(&mut experiment);
@@ -68,9 +68,9 @@ fn chosen(experiment: &Experiment) -> Option<Curriculum> {
     train.curriculum.clone()
 }
 
-/// What two formulas read of the same completions is drawn and computed once.
+/// Two formulas that read the same completions share them, and their measures.
 #[test]
-fn it_is_in_the_plan_and_its_cost_is_unknown() {
+fn curriculum_is_in_the_plan_with_unknown_cost() {
     let experiment = choosing(|_| ());
     let found = chosen(&experiment).unwrap();
     assert_eq!((found.rollouts.len(), found.measures.len(), found.refresh), (1, 1, Some(5)));
@@ -95,7 +95,7 @@ fn it_is_in_the_plan_and_its_cost_is_unknown() {
     assert_eq!((others.rollouts.len(), others.measures.len(), others.reads_own()), (2, 2, false));
 }
 
-/// A filter of what a step has drawn stays one; each of the others makes it a choice before steps.
+/// A filter alone acts on a step's completions. Each of the other settings makes it a choice before steps.
 #[test]
 fn a_filter_alone_looks_at_what_a_step_has_drawn() {
     let solved = || Some(apply(Function::Less, [&own(), &number(1.0)]));
@@ -139,7 +139,7 @@ fn every_setting_of_it_is_meaning() {
 }
 
 #[test]
-fn what_may_not_choose() {
+fn curriculum_refuses_unsupported_priorities() {
     let refused = |change: &dyn Fn(&mut Train)| {
         let (sources, origins) = sources();
         let found =
@@ -157,11 +157,11 @@ fn what_may_not_choose() {
     );
     assert_eq!(
         refused(&|train| train.priority = Some(on(&entropy(), Axis::Group, from(4, None)))),
-        supported("a number of other completions that reads more than rewards and lengths")
+        supported("a number about other completions that reads more than rewards and lengths")
     );
     assert_eq!(
         refused(&|train| train.priority = Some(statistic(Statistic::Rank, &own(), Axis::Batch))),
-        supported("a `priority` that compares prompts with each other, or with those of earlier steps,")
+        supported("a `priority` that compares prompts with each other or with those of earlier steps")
     );
     assert_eq!(
         refused(&|train| train.priority = Some(on(&signal(Signal::Reward), Axis::Batch, from(4, None)))),
@@ -178,7 +178,7 @@ fn what_may_not_choose() {
     );
     assert_eq!(
         refused(&|train| train.priority = Some(signal(Signal::Progress))),
-        ["a `priority` that is the same for every prompt chooses none"]
+        ["a `priority` is the same for every prompt, so it chooses nothing"]
     );
     let choice = "a choice of prompts before steps (`priority`, `refresh`, or `on` in a `filter`)";
     assert_eq!(
@@ -197,7 +197,7 @@ fn what_may_not_choose() {
         train.objective.terms.push(other);
     });
     let refused_beside = |construct: &str| {
-        format!("{construct} beside a term with completions of its own is not supported yet")
+        format!("{construct} together with a term with its own completions is not supported yet")
     };
     assert_eq!(beside, ["a `filter`", choice].map(refused_beside));
 }

@@ -1,4 +1,4 @@
-//! Derived prompts: what a stage's plan has of them, what enters its key, what it costs, and what is refused.
+//! Derived prompts: their part in a stage's plan, key and cost, and refusals.
 
 use std::rc::Rc;
 
@@ -28,7 +28,7 @@ fn template(slots: Vec<Slot>) -> Rc<Template> {
 }
 
 fn of(source: RolloutSource) -> Rc<Rollout> {
-    Rc::new(Rollout { source, edits: vec![], origin: HERE })
+    Rc::new(Rollout::new(source, HERE))
 }
 
 fn student_of(experiment: &mut Experiment) -> &mut Train {
@@ -78,16 +78,16 @@ fn a_derived_prompt_in_a_plan() {
     assert!(!train.objective.reads(*writer), "it writes, and scores nothing");
     assert!(sees.slots().eq([&PlanSlot::Prompt, &PlanSlot::Group(GroupMember::Wrong)]));
     assert_eq!((*max_tokens, slots.as_slice()), (12, [PlanSlot::Made(1), PlanSlot::Made(2)].as_slice()));
-    // Two texts of 12 and what is between them; what the second shortens is a completion.
+    // Two texts of 12 and the text between them. The second shortens a completion.
     assert_eq!((derived.shown(&derived.sees, 16, 2), derived.shown(sees, 16, 2)), (26, 16));
     let producer = &train.rollout.producer;
     let kind = producer.kind();
     assert_eq!(
-        (kind.group(), kind.fresh(), producer.drawn_anew(), kind.leaves_out()),
+        (kind.group(), kind.is_redrawn(), producer.all_redrawn(), kind.may_drop()),
         (8, true, true, false)
     );
     assert_eq!(kind.policy().map(|(writer, _)| writer), Ok(plan::producers::Writer::Student));
-    // An attempt and a completion of 10 parameters; an answer, and two texts for eight completions, of 1000.
+    // An attempt and a completion of 10 parameters; an answer of 1000, and two texts for eight completions.
     let parameters = |writer| Some(if writer == plan::producers::Writer::Student { 10 } else { 1000 });
     assert_eq!(kind.parameters(&parameters), Some(20.0 + 1000.0 + 250.0));
     let json = serde_json::to_string(&plan).unwrap();
@@ -95,7 +95,7 @@ fn a_derived_prompt_in_a_plan() {
     assert_eq!(serde_json::from_str::<Plan>(&json).unwrap(), plan);
 }
 
-/// A text that is shown twice is made once, and without anybody who writes there is none.
+/// A text that is shown twice is made once, and no text is made without a writer.
 #[test]
 fn texts_are_made_once() {
     let plan = compiled(&experiment_with(vec![short(wrong()), Slot::Prompt, short(wrong())]));
@@ -106,7 +106,7 @@ fn texts_are_made_once() {
 }
 
 #[test]
-fn what_a_prompt_shows_is_part_of_the_key() {
+fn derived_template_changes_the_key() {
     let key = |experiment: &Experiment| compiled(experiment).stages[4].key.clone();
     let plain = experiment_with(shuffled());
     let mut renamed = plain.clone();
@@ -139,11 +139,11 @@ fn what_a_prompt_shows_is_part_of_the_key() {
     assert!(flops(&unwritten) > flops(&attempts));
 }
 
-/// As a step costs most, no prompt lacks what it shows.
+/// For the most expensive step, every prompt is assumed to have all that it shows.
 #[test]
-fn any_attempt_will_do_in_a_prediction() {
+fn prediction_assumes_prompts_with_all_attempts() {
     let mut derived = derived_of(&compiled(&experiment_with(shuffled()))).clone();
-    plan::producers::ProducerKind::settle(&mut derived, true);
+    plan::producers::ProducerKind::assume_conditions(&mut derived, true);
     assert_eq!(derived.members(), [GroupMember::Other]);
     assert!(matches!(derived.texts[0], DerivedText::Answer { member: GroupMember::Other, .. }));
 }
@@ -153,8 +153,8 @@ fn refused(experiment: &Experiment, construct: &str) {
 }
 
 #[test]
-fn what_is_refused_of_a_derived_prompt() {
-    let nothing = "`derived` with the template `candidates`, which shows no attempt,";
+fn refuses_unsupported_derived_prompts() {
+    let nothing = "`derived` with the template `candidates`, in which no slot shows an attempt";
     refused(&experiment_with(vec![Slot::Prompt]), nothing);
     refused(&experiment_with(vec![Slot::Prompt, short(Slot::Prompt)]), nothing);
     let slot = |slot: &str| format!("the slot `{{{slot}}}` in the template `candidates` of a `derived`");
@@ -180,7 +180,7 @@ fn what_is_refused_of_a_derived_prompt() {
 }
 
 #[test]
-fn what_is_refused_of_attempts_and_writers() {
+fn refuses_unsupported_attempts_and_writers() {
     let from = |attempts: Rollout| {
         let mut experiment = experiment_with(vec![wrong()]);
         let RolloutSource::Derived { of, .. } = &mut student_of(&mut experiment).rollout.source else {
@@ -193,7 +193,7 @@ fn what_is_refused_of_attempts_and_writers() {
     let by_guide =
         RolloutSource::From { teacher: guide(), sees: None, sequences: None, sampling: sampling.clone() };
     let others = "`derived` from completions that are not the student's own samples";
-    let plain = |source| Rollout { source, edits: vec![], origin: HERE };
+    let plain = |source| Rollout::new(source, HERE);
     let mut imitated = from(plain(by_guide));
     student_of(&mut imitated).objective = nll();
     refused(&imitated, others);
@@ -201,7 +201,7 @@ fn what_is_refused_of_attempts_and_writers() {
     refused(&from(plain(twice)), others);
     let kept = Edit::Keep { condition: signal(Signal::Correct) };
     refused(
-        &from(Rollout { source: RolloutSource::Sample(sampling), edits: vec![kept], origin: HERE }),
+        &from(Rollout { edits: vec![kept], ..Rollout::new(RolloutSource::Sample(sampling), HERE) }),
         "the edit `keep` of a rollout",
     );
     let written = |change: &dyn Fn(&mut Experiment)| {
@@ -217,17 +217,17 @@ fn what_is_refused_of_attempts_and_writers() {
             experiment.teachers[1].weights =
                 TeacherWeights::Pooled { pool: Pool::Mixture, members: members.clone() };
         }),
-        &by("that is no model of its own"),
+        &by("that has its own temperature or is composed of other teachers"),
     );
     refused(
         &written(&|experiment| {
             experiment.teachers[1].sees = Some(template(vec![Slot::Prompt, Slot::Feedback]))
         }),
-        &by("whose template shows what becomes of a completion"),
+        &by("whose template shows the outcome of a completion"),
     );
     refused(
         &written(&|experiment| experiment.teachers[1].align = Alignment::Tokens),
-        "`derived` with `specialist[sort]`, a teacher with another tokenizer,",
+        "`derived` with the teacher `specialist[sort]`, which has another tokenizer,",
     );
     refused(
         &written(&|experiment| student_of(experiment).sees = Some(template(vec![Slot::Prompt]))),

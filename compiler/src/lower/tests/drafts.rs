@@ -1,4 +1,4 @@
-//! Trajectories that are sampled with drafts: what is rejected of one is a row, and no completion.
+//! Trajectories sampled with drafts: the rejected tokens of a draft form a row, but no completion.
 
 use std::rc::Rc;
 
@@ -11,7 +11,7 @@ fn distilled(experiment: &mut Experiment) -> &mut Train {
 }
 
 fn drafts(n: u32) -> RolloutSource {
-    let of = Rollout { source: student(4, n).0, edits: vec![], origin: HERE };
+    let of = Rollout::new(student(4, n).0, HERE);
     RolloutSource::Speculative { block: 16, of: Rc::new(of) }
 }
 
@@ -28,7 +28,7 @@ fn supported(construct: &str) -> Vec<String> {
     vec![format!("{construct} is not supported yet")]
 }
 
-/// 1 for what stood, 2 * 0.9^(offset - 1) for what did not.
+/// 1 for accepted tokens, 2 * 0.9^(offset - 1) for rejected ones.
 fn worth() -> Formula {
     let further = apply(Function::Subtract, [&signal(Signal::Offset), &number(1.0)]);
     let decay = apply(Function::Power, [&number(0.9), &further]);
@@ -40,7 +40,7 @@ fn weighed(weight: &Formula) -> Formula {
     apply(Function::Multiply, [weight, &live(Live::Part(ModelSignal::Logp))])
 }
 
-/// Both streams over one denominator.
+/// One denominator for accepted and rejected tokens.
 fn joint() -> Reduce {
     let all = reduce(Reduction::Sum, &worth(), Axis::Batch);
     let sum = ReduceStep { operation: Reduction::Sum, ..step(Axis::Token, Axis::Batch) };
@@ -64,10 +64,10 @@ fn an_objective_counts_tokens() {
     let producer = &train.rollout.producer;
     let writers: Vec<Writer> = producer.drawn().iter().map(|drawn| drawn.0).collect();
     assert_eq!(writers, [Writer::Guide(plan::Role::TEACHER), Writer::Student]);
-    assert!(matches!(producer, Producer::Speculative(_)) && producer.fresh());
+    assert!(matches!(producer, Producer::Speculative(_)) && producer.is_redrawn());
     assert_eq!(train.rollout.sequences(), 2 * train.rollout.groups);
-    // Another length of the drafts is another run, and costs no other number of rows: each may end after a
-    // token.
+    // Another length of drafts is another run with the same number of rows, since each draft may end after
+    // one token.
     let key = |plan: &Plan| (plan.stages[4].key.clone(), plan.stages[4].cost);
     let (one, of_one) = key(&compiled(&sound));
     let RolloutSource::Speculative { block, .. } = &mut distilled(&mut sound).rollout.source else {
@@ -76,7 +76,7 @@ fn an_objective_counts_tokens() {
     *block = 4;
     let (other, of_other) = key(&compiled(&sound));
     assert!(one != other && of_one == of_other);
-    // A row for each token of a trajectory, at most, beside the trajectory.
+    // At most one row for each token of a trajectory, beside the trajectory.
     let mut plain = experiment();
     distilled(&mut plain).rollout.source = student(4, 2).0;
     distilled(&mut plain).objective = objective(live(Live::Part(ModelSignal::Logp)), token_mean());
@@ -114,7 +114,7 @@ fn a_rejected_draft_is_no_completion() {
     }
     let scored = |axis| statistic(Statistic::Zscore { deviation: Deviation::Sample }, &entropy, axis);
     refused(weighed(&scored(Axis::Sequence)), token_mean(), "a comparison over each sequence");
-    // Over the batch it is what it says.
+    // Over the batch, the comparison is well-defined.
     let mut sound = experiment();
     distilled(&mut sound).rollout.source = drafts(2);
     distilled(&mut sound).objective = objective(weighed(&scored(Axis::Batch)), token_mean());
@@ -125,7 +125,7 @@ fn a_rejected_draft_is_no_completion() {
 }
 
 #[test]
-fn nothing_chooses_among_drafts() {
+fn curriculum_and_filters_refuse_drafts() {
     let with = |change: &dyn Fn(&mut Train)| {
         refusals(|train| {
             train.rollout.source = drafts(2);
@@ -148,7 +148,7 @@ fn nothing_chooses_among_drafts() {
         with(&|train| train.filter = Some(some())),
         supported("a `filter` of the rollout `speculative`")
     );
-    let of = |source, edits| Rc::new(Rollout { source, edits, origin: HERE });
+    let of = |source, edits| Rc::new(Rollout { edits, ..Rollout::new(source, HERE) });
     let drafted = |of| RolloutSource::Speculative { block: 4, of };
     assert_eq!(
         with(&|train| train.rollout.source = drafted(of(student(4, 2).0, vec![keep()]))),
@@ -180,10 +180,10 @@ fn offsets_are_of_drafts() {
     }
 }
 
-/// Whoever verifies drafts reads what the student reads, with its tokens; no template shows what became of
-/// them.
+/// The teacher that verifies drafts reads the student's prompt, with its tokens. No template shows the
+/// rejected tokens.
 #[test]
-fn a_teacher_that_verifies() {
+fn refuses_unsupported_verifying_teachers() {
     let with = |change: &dyn Fn(&mut Experiment)| {
         let mut experiment = experiment();
         distilled(&mut experiment).rollout.source = drafts(2);
@@ -200,12 +200,16 @@ fn a_teacher_that_verifies() {
     };
     assert_eq!(
         with(&|experiment| experiment.teachers[0].sees = template(&[Slot::Prompt])),
-        supported("a teacher with a say in each token that reads another prompt than the student")
+        supported(
+            "a teacher that takes part in sampling each token and reads another prompt than the \
+            student"
+        )
     );
     assert_eq!(
         with(&|experiment| experiment.teachers[0].sees = template(&[Slot::Prompt, Slot::Feedback])),
         supported(
-            "the template `shown`, which shows what becomes of a completion, with the rollout `speculative`"
+            "the template `shown`, which shows the outcome of a completion, with the rollout \
+            `speculative`"
         )
     );
 }

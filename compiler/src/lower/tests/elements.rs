@@ -1,9 +1,9 @@
-//! Elements that another stage changed: what becomes of them in a plan, in keys and in costs, and what is
-//! refused.
+//! Training of the elements that another stage changed: their part in plans, keys and costs, and
+//! refusals.
 
 use super::*;
 
-/// The student trains what the first expert changed.
+/// A student that trains the elements that the first expert changed.
 fn training(change: impl FnOnce(&mut Experiment)) -> Experiment {
     let mut experiment = experiment();
     let changed = ChangedElements { after: ModelId(2), before: ModelId(1), beyond: 1e-5 };
@@ -41,7 +41,7 @@ fn the_compared_models_are_inputs_and_the_choice_is_meaning() {
         let plan = plan_of(&training(change));
         (plan.stages[4].key.clone(), plan.stages[4].content_key.clone(), plan.stages[4].stream)
     };
-    // What the expert learns is what the student trains.
+    // The student trains other elements if the expert learns longer.
     fn longer(experiment: &mut Experiment) {
         let Stage::Train(train) = &mut experiment.models[2].stage else { panic!("the expert is trained") };
         train.length = Length::Steps(11);
@@ -66,7 +66,7 @@ fn the_compared_models_are_inputs_and_the_choice_is_meaning() {
         assert_eq!(*stream, plain.stages[4].stream, "the same prompts, so that stages can be compared");
         assert!(*key != plain.stages[4].key);
     }
-    // Names are none.
+    // Names do not enter keys.
     assert_eq!(keys(|experiment| experiment.models[2].name = "other".into()), all[0]);
 
     let plan = plan_of(&training(|experiment| student(experiment).teachers.remove(0).domain = DomainId(0)));
@@ -74,7 +74,7 @@ fn the_compared_models_are_inputs_and_the_choice_is_meaning() {
     assert_eq!(inputs, [ModelId(1), ModelId(2), ModelId(3)], "no teacher, and there before the student");
     let json = serde_json::to_string(&plan).unwrap();
     assert_eq!(serde_json::from_str::<Plan>(&json).unwrap(), plan);
-    // A place and a value of each, at most.
+    // At most one index and one value for each.
     let (cost, before) = (plan_of(&training(|_| ())).stages[4].cost, plain.stages[4].cost);
     assert_eq!(cost.memory.unwrap(), before.memory.unwrap() + 8 * before.parameters.unwrap());
 }

@@ -1,7 +1,7 @@
-//! Expressions of objectives that no run of this version can execute.
+//! Expressions of objectives that this version can't execute.
 
 use super::*;
-use crate::expr::batch::{Batch, Layout, Runs};
+use crate::expr::batch::{Batch, Layout, TokenPartition};
 use crate::expr::interpret::interpret;
 use crate::lower::expressions;
 use crate::plan::Live as Primitive;
@@ -23,10 +23,10 @@ fn objective(select: Formula, weight: Formula) -> Objective {
     }
 }
 
-/// What the runtime knows of its own runs, that every teacher answers and how large the vocabulary is, is a
-/// number like any other here; so are blocks, which it has none of.
+/// Facts that the runtime takes for granted (that every teacher scores, the vocabulary size) are signals
+/// here, and so are blocks.
 #[test]
-fn nothing_about_the_runtime_is_taken_for_granted() {
+fn expressions_keep_signals_that_the_runtime_lacks() {
     let available = signal(Signal::Available { role: Role::Teacher });
     let size = signal(Signal::VocabularySize);
     let share = reduce(Reduction::Mean, &apply(Function::Divide, [&logp(Role::Student), &size]), Axis::Block);
@@ -41,7 +41,7 @@ fn nothing_about_the_runtime_is_taken_for_granted() {
         sequence_of_token: vec![0, 0, 0, 1],
         group_of_sequence: vec![0, 0],
         groups: 1,
-        blocks: Some(Runs { of_token: vec![0, 1, 1, 2], parent: vec![0, 0, 1] }),
+        blocks: Some(TokenPartition { of_token: vec![0, 1, 1, 2], parent: vec![0, 0, 1] }),
         ..Layout::default()
     };
     let signals = vec![
@@ -52,11 +52,11 @@ fn nothing_about_the_runtime_is_taken_for_granted() {
     let batch = Batch { layout, signals, live: vec![vec![0.0; 4]], ..Batch::default() };
     let values = interpret(&lowered.graph, &[select, weight], &batch).expect("the batch has everything");
     assert_eq!(values.get(select), [1.0, 1.0, 1.0, 0.0]);
-    // A `select` narrows no reduction that does not say so: the last block has no selected token.
+    // `select` narrows no reduction without `among: selected`: the last block has no selected token.
     assert_eq!(values.get(weight), [-0.25, -0.75, -2.0]);
 }
 
-/// Names are cut to a readable length. What they leave out still tells two primitives apart.
+/// Names are abbreviated to a readable length. Two primitives with equal abbreviations stay distinct.
 #[test]
 fn two_primitives_of_one_name_are_two() {
     let target = |rate: f64| {

@@ -1,5 +1,5 @@
-//! Weights that are extrapolated: what becomes of them and of their benchmark in a plan, in keys and in
-//! costs, and what is refused.
+//! Extrapolation of weights: its part, and that of its benchmark, in a plan, in keys and in costs, and
+//! refusals.
 
 use mopd_lang::diag::Code;
 
@@ -34,7 +34,7 @@ fn distilled(experiment: &mut Experiment) -> &mut Train {
     }
 }
 
-/// The student goes by the second benchmark.
+/// A student whose extrapolation is judged by the second benchmark.
 fn extrapolating(change: impl FnOnce(&mut Experiment)) -> Experiment {
     let mut experiment = experiment();
     experiment.benchmarks = vec![benchmark("idle", "idle.jsonl"), benchmark("quick", "quick.jsonl")];
@@ -85,11 +85,11 @@ fn a_benchmark_that_judges_is_a_domain_that_no_stage_is_trained_on() {
     assert_eq!((found.judged_by, found.weights.as_slice()), (DomainId(2), &[WeightGroup::Attention][..]));
     let sampling = &found.evaluation.sampling;
     assert_eq!((sampling.n, sampling.temperature, sampling.max_tokens), (1, 0.0, 16));
-    // Ten steps: after 1, 2, 4 and 8.
+    // In ten steps, after steps 1, 2, 4 and 8.
     assert_eq!(found.evaluations(10), 24);
     let json = serde_json::to_string(&plan).unwrap();
     assert_eq!(serde_json::from_str::<Plan>(&json).unwrap(), plan);
-    // What it takes beside training: how many prompts there are, only their file says.
+    // The cost beside training is unknown: only the benchmark's file has its number of prompts.
     let (cost, before) = (plan.stages[4].cost, plain.stages[4].cost);
     assert_eq!(cost.memory.unwrap(), before.memory.unwrap() + 8 * before.parameters.unwrap());
     assert_eq!((cost.flops, cost.sequences), (None, before.sequences));
@@ -130,7 +130,7 @@ fn every_setting_of_it_and_of_its_benchmark_is_meaning() {
         assert!(all[..index].iter().all(|(_, known, ..)| known != content_key), "{index}");
         assert_eq!((*stream, other), (all[0].2, &all[0].3), "the same draws; and no other stage's concern");
     }
-    // Names, and where the benchmark's file lies, are none.
+    // Names and the path of the benchmark's file do not enter keys.
     let renamed = keys(|experiment| experiment.benchmarks[0].name = "slow".into());
     assert_eq!(renamed, all[0]);
     let moved = keys(|experiment| experiment.benchmarks[0].prompts = "elsewhere/quick.jsonl".into());
@@ -138,7 +138,7 @@ fn every_setting_of_it_and_of_its_benchmark_is_meaning() {
 }
 
 #[test]
-fn what_it_does_not_go_with_is_refused() {
+fn extrapolation_refuses_unsupported_settings() {
     let stage = |change: &dyn Fn(&mut Train)| refusals(|experiment| change(distilled(experiment)));
     let private = Optimizer::Private { clip: 1.0, epsilon: 3.0, delta: 1e-5, origin: HERE };
     let found = stage(&|train| train.optimizer = private.clone());
@@ -164,6 +164,9 @@ fn what_it_does_not_go_with_is_refused() {
     );
     assert_eq!(
         refusals(|experiment| experiment.benchmarks[0].metrics = vec![Metric::PassAt(1), Metric::Length]),
-        supported("the metric `length` of the benchmark `quick`, by whose mean reward a stage goes,")
+        supported(
+            "the metric `length` of the benchmark `quick`, which is only used to judge a stage by \
+            its mean reward"
+        )
     );
 }

@@ -1,5 +1,5 @@
-//! Feedback that another model writes, and what it gets right itself: what a stage's plan has of them, what
-//! enters its key, and what is refused.
+//! Feedback written by another model, and that model's own attempts: their part in a stage's plan and key,
+//! and refusals.
 
 use std::rc::Rc;
 
@@ -39,7 +39,7 @@ fn written(by: Role, slots: &[Slot]) -> Rollout {
     let sampling = sampling_of(&student(4, 1).0);
     let sees = Some(template("critique", slots));
     let source = RolloutSource::From { teacher: by, sees, sequences: None, sampling };
-    Rollout { source, edits: vec![], origin: HERE }
+    Rollout::new(source, HERE)
 }
 
 fn right() -> Formula {
@@ -54,7 +54,7 @@ fn guarded(right: &Formula) -> Formula {
     apply(Function::Where, [&available, &read, &number(0.0)])
 }
 
-/// The second expert writes for the student's own copy, where it is right itself.
+/// The second expert writes for the student's own copy, where its own attempt is right.
 fn advised() -> Experiment {
     let mut experiment = experiment();
     let feedback = Some(Rc::new(written(peer(), &[Slot::Prompt, Slot::Draft])));
@@ -93,7 +93,7 @@ fn change_sampling(change: impl FnOnce(&mut Sampling)) -> impl FnOnce(&mut Exper
 }
 
 #[test]
-fn feedback_in_a_plan() {
+fn feedback_is_in_the_plan() {
     let plan = compiled(&advised());
     let plan::Stage::Train(train) = &plan.experiment.models[4].stage else { panic!("it trains") };
     assert!(!train.only_student_writes());
@@ -116,7 +116,7 @@ fn feedback_in_a_plan() {
 }
 
 #[test]
-fn what_is_written_is_part_of_the_key() {
+fn feedback_settings_change_the_key() {
     let key = |change: &dyn Fn(&mut Experiment)| {
         let mut experiment = advised();
         change(&mut experiment);
@@ -144,7 +144,7 @@ fn what_is_written_is_part_of_the_key() {
     keys.sort_unstable();
     keys.dedup();
     assert_eq!(keys.len(), 6);
-    // Both take work: what is written, and what the writer completes itself.
+    // Both cost operations: the feedback, and the writer's own completions.
     let flops = |experiment: &Experiment| compiled(experiment).stages[4].cost.flops.expect("it is known");
     let mut unasked = advised();
     student_of(&mut unasked).objective = objective(guarded(&signal(Signal::Correct)), sequence_mean());
@@ -154,12 +154,16 @@ fn what_is_written_is_part_of_the_key() {
 }
 
 #[test]
-fn what_is_refused_of_feedback() {
+fn refuses_unsupported_feedback() {
     let shown = |slots: &'static [Slot]| {
         move |experiment: &mut Experiment| experiment.teachers[2].sees = Some(template("shown", slots))
     };
-    refused(shown(&[Slot::Prompt]), "`feedback` for `tutored`, which reads no template with `{feedback}`,");
-    let otherwise = "`feedback` for `tutored` by anything but `from(...)` of every step";
+    refused(
+        shown(&[Slot::Prompt]),
+        "`feedback` for the teacher `tutored`, whose template has no slot \
+        `{feedback}`",
+    );
+    let otherwise = "`feedback` for `tutored` by anything but `from(...)` at every step";
     refused(change_feedback(|rollout| rollout.source = student(4, 1).0), otherwise);
     refused(
         change_feedback(|rollout| {
@@ -185,7 +189,7 @@ fn what_is_refused_of_feedback() {
         |experiment| {
             experiment.teachers[2].feedback = Some(Rc::new(written(peer(), &[Slot::Prompt, member])))
         },
-        "the slot `{group}` of the template `critique`, for whoever writes `feedback`,",
+        "the slot `{group}` in the template `critique` of the model that writes `feedback`",
     );
     let composed = |experiment: &mut Experiment| {
         experiment.teachers[1].weights =
@@ -197,7 +201,8 @@ fn what_is_refused_of_feedback() {
             composed(experiment);
             student_of(experiment).objective = objective(guarded(&own), sequence_mean());
         },
-        "`feedback` for `tutored` by a teacher that is no model of its own",
+        "`feedback` for `tutored` by a teacher that has its own temperature or is composed of other \
+        teachers",
     );
     refused(
         |experiment| {
@@ -215,28 +220,29 @@ fn what_is_refused_of_feedback() {
             experiment.teachers[1].sees = Some(template("told", &[Slot::Prompt, Slot::Feedback]));
             student_of(experiment).objective = objective(guarded(&own), sequence_mean());
         },
-        "`feedback` for `tutored` by a teacher whose template shows what becomes of a completion",
+        "`feedback` for `tutored` by a teacher whose template shows the outcome of a completion",
     );
     let unguarded = apply(Function::Multiply, [&logp(tutored()), &live(Live::Part(ModelSignal::Logp))]);
     refused(
         |experiment| student_of(experiment).objective = objective(unguarded, sequence_mean()),
-        "an objective that reads `tutored` without asking whether there is what `shown` shows",
+        "an objective that reads `tutored` without testing `available`, although a slot of the template \
+        `shown` may be empty",
     );
 }
 
 #[test]
-fn what_is_refused_of_attempts() {
+fn refuses_unsupported_teacher_attempts() {
     let unwritten = |experiment: &mut Experiment| {
         experiment.teachers[2].feedback = None;
         experiment.teachers[2].sees = None;
     };
-    let of = |of: &str| format!("`specialist[sort].correct`, {of},");
+    let of = |of: &str| format!("`specialist[sort].correct` {of}");
     refused(
         |experiment| {
             unwritten(experiment);
             experiment.teachers[1].temperature = 0.5;
         },
-        &of("of a teacher that is no model of its own"),
+        &of("of a teacher that has its own temperature or is composed of other teachers"),
     );
     refused(
         |experiment| {
@@ -250,9 +256,9 @@ fn what_is_refused_of_attempts() {
             unwritten(experiment);
             experiment.teachers[1].sees = Some(template("told", &[Slot::Prompt, Slot::Feedback]));
         },
-        &of("of a teacher whose template shows what becomes of a completion"),
+        &of("of a teacher whose template shows the outcome of a completion"),
     );
-    let unplain = of("beside completions that are not plainly sampled at every step");
+    let unplain = of("together with completions that are not sampled by `sample(...)` at every step");
     refused(
         |experiment| {
             unwritten(experiment);
@@ -261,7 +267,7 @@ fn what_is_refused_of_attempts() {
         &unplain,
     );
     refused(|experiment| student_of(experiment).keep = Keep::Correct, &unplain);
-    // A filter is asked before anybody else has written.
+    // The filter is evaluated before other models write.
     let told = refusals(|experiment| {
         let all = Formula::new(
             FormulaKind::Reduce { reduction: Reduction::Mean, operand: right(), among: None, on: None },

@@ -1,4 +1,4 @@
-//! Guards: what is in a plan and in keys, and what a stage's steps do not have.
+//! Guards: their part in plans and keys, and numbers that a stage's steps do not have.
 
 use super::*;
 use crate::plan::{self, GuardAction};
@@ -15,7 +15,7 @@ fn guard(action: GuardAction, condition: Formula) -> Guard {
     Guard { condition, steps: 2, on: None, action, origin: HERE }
 }
 
-/// On the experiment's student.
+/// The experiment with these guards on its student.
 fn guarded(guards: Vec<Guard>) -> Experiment {
     let mut experiment = experiment();
     let Stage::Train(train) = &mut experiment.models[4].stage else { panic!("the student is trained") };
@@ -30,9 +30,9 @@ fn refusal(experiment: &Experiment) -> String {
     diagnostics.iter().map(|found| format!("{} {:?}\n", found.message, found.help)).collect()
 }
 
-/// One that warns changes nothing, one that stops leaves no result: their keys are those of a stage without.
+/// A warning changes nothing, and a stop leaves no result: their keys are those of a stage without guards.
 #[test]
-fn what_changes_a_result_is_in_its_key() {
+fn only_guards_that_change_results_change_the_key() {
     let key = |guards: Vec<Guard>| {
         let plan = compiled(&guarded(guards));
         let json = serde_json::to_string(&plan).unwrap();
@@ -62,7 +62,7 @@ fn what_changes_a_result_is_in_its_key() {
 }
 
 #[test]
-fn what_the_steps_do_not_have_is_refused_by_name() {
+fn guard_on_a_missing_number_is_refused_by_name() {
     let said = refusal(&guarded(vec![guard(GuardAction::Warn, above(StepNumber::ValidationLoss, 1.0))]));
     assert!(
         said.contains("the steps of this stage have no `validation_loss`: it has no `validate`"),

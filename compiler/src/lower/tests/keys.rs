@@ -1,7 +1,7 @@
-//! Keys follow meaning: what changes a result changes them, what does not, does not.
+//! Keys follow meaning: a change of the result changes them, any other change does not.
 
 use super::*;
-use crate::lower::key::{self, Files};
+use crate::lower::key::{self, FileScope};
 
 type Change = fn(&mut Experiment);
 
@@ -59,7 +59,7 @@ fn names_and_places_are_not_meaning() {
     assert_eq!(before.hash, after.hash);
 }
 
-/// Results differ in the last bit.
+/// Fused and unfused arithmetic differ in the last bit.
 #[test]
 fn the_arithmetic_is_meaning_where_an_objective_is_computed() {
     let (sources, origins) = super::sources();
@@ -135,7 +135,7 @@ fn numbers_are_meaning_for_their_stage_and_what_is_made_from_it() {
         }),
         [5]
     );
-    // Held-out prompts are for comparisons.
+    // Held-out prompts serve comparisons only.
     assert_eq!(changed(|experiment| experiment.domains[0].tests = None), Vec::<usize>::new());
 }
 
@@ -189,12 +189,12 @@ fn stages_that_differ_in_objective_reward_optimiser_or_length_share_their_random
     };
     assert_eq!(differs(|experiment| trained(experiment, 1).recipe = Recipe::Distill), [1, 2, 3, 4, 5]);
     assert_eq!(differs(|experiment| trained(experiment, 4).start = ModelId(2)), [4]);
-    // Which prompts they are, the runtime adds by their content: experts of different domains draw different
+    // The runtime adds the content of the prompts, so experts of different domains draw different
     // numbers.
     assert_eq!(differs(|experiment| experiment.domains[0].prompts = file("other")), Vec::<usize>::new());
 }
 
-/// Where a file lies is no part of the key of a result: a folder may be moved. What it is used for is.
+/// The path of a file is no part of the key of a result, since a folder may be moved. Its use is.
 #[test]
 fn the_keys_of_results_do_not_know_paths() {
     let changed = |change: Change| {
@@ -230,7 +230,7 @@ fn the_keys_of_results_do_not_know_paths() {
     let schema = |path: &str| rewarded(Reward::JsonSchema { schema: path.into() });
     assert_eq!(schema("a.json"), schema("b.json"));
     assert_ne!(schema("a.json"), keys(&[]));
-    // Nothing of a server can be read.
+    // No content of a server can be read, so its address is included.
     let server = |url: Secret, version: Option<&str>| {
         let version = version.map(str::to_owned);
         rewarded(Reward::Http { url, time_limit_seconds: 1.0, batch: 8, version, range: Default::default() })
@@ -241,7 +241,7 @@ fn the_keys_of_results_do_not_know_paths() {
     let others = [server(text("http://b"), None), server(text("http://a"), Some("1"))];
     let variable = server(Secret::Environment("A".into()), None);
     assert!(others.iter().chain([&variable]).all(|other| *other != known) && others[0] != others[1]);
-    // Two domains that differ in nothing but their files: who teaches which is told apart by their places.
+    // Two domains that differ only in their files: their places show who teaches which.
     let swapped = |experiment: &mut Experiment| {
         let teachers = &mut trained(experiment, 4).teachers;
         let first = teachers[0].teacher;
@@ -252,7 +252,7 @@ fn the_keys_of_results_do_not_know_paths() {
     assert_eq!(changed(|experiment| trained(experiment, 4).length = Length::Steps(11)), [4]);
 }
 
-/// Of a stage behind one that was edited the inputs are others, and its own settings are not.
+/// After an edited stage, a later stage has other inputs but the same settings of its own.
 #[test]
 fn own_settings_know_nothing_of_inputs_and_files() {
     let changed = |change: Change| {
@@ -271,13 +271,13 @@ fn own_settings_know_nothing_of_inputs_and_files() {
     assert_eq!(changed(longer), (vec![4], vec![4]));
     let moved: Change = |experiment| experiment.domains[0].prompts = file("elsewhere/other.jsonl");
     assert_eq!(changed(moved), (vec![], vec![]));
-    // Another model in the place of one is another input.
+    // Another model in its place is another input.
     let start: Change = |experiment| trained(experiment, 4).start = ModelId(2);
     assert_eq!(changed(start).1, [4]);
 }
 
-/// Imitation asks no verifier: its reward may be edited, and it is the same stage. One that reads rewards of
-/// what the data gives, or that writes completions itself, is another one.
+/// Imitation uses no verifier, so an edited reward leaves the stage unchanged. A stage that reads rewards of
+/// data, or that writes completions itself, does change.
 #[test]
 fn a_reward_that_nobody_reads_is_no_meaning() {
     let keys = |reward: Reward, reads: bool| {
@@ -299,8 +299,8 @@ fn a_reward_that_nobody_reads_is_no_meaning() {
     assert!(one[0] == other[0] && (0..2).all(|key| one[1][key] != other[1][key]));
 }
 
-/// A route by data: what an arm asks and where it leads to is meaning, and so is the order of a domain's
-/// arms; names are not.
+/// A route by data: the condition and the target of an arm have a meaning, and so has the order of a domain's
+/// arms. Names have none.
 #[test]
 fn a_routes_conditions_are_meaning() {
     let level = |bound: f64| {
@@ -347,7 +347,7 @@ fn a_routes_conditions_are_meaning() {
     assert_eq!(json.matches("\"when\"").count(), 1);
 }
 
-/// What a step computes again has the bits of what it computed, but not of what generation saves.
+/// A step recomputes the bits that it computed, but not those that generation saves.
 #[test]
 fn layers_that_are_computed_again_are_meaning_where_generation_saves_them() {
     let none: [usize; 0] = [];
@@ -356,7 +356,7 @@ fn layers_that_are_computed_again_are_meaning_where_generation_saves_them() {
     let on_rollouts: Change =
         |experiment| trained(experiment, 4).execution.checkpointing = Checkpointing::Layers(1);
     assert_eq!(changed(on_rollouts), [4]);
-    // In micro-batches nothing is saved.
+    // With micro-batches nothing is saved.
     let divided = |checkpointing| {
         let mut divided = experiment();
         trained(&mut divided, 4).execution = Execution { micro_batch: Some(2), checkpointing };
@@ -365,13 +365,13 @@ fn layers_that_are_computed_again_are_meaning_where_generation_saves_them() {
     assert_eq!(divided(Checkpointing::None), divided(Checkpointing::All));
 }
 
-/// The text of every key, and the numbers that select random numbers, of a representative plan: a difference
-/// here empties every user's store. Where it is not meant, `#[serde(rename)]` holds a field's name; where it
+/// The texts of all keys, and the numbers that select random numbers, of a representative plan. A difference
+/// here empties every user's store. If it is not intended, fix a field's name by `#[serde(rename)]`; if it
 /// is, raise [`keys::VERSION`](crate::keys::VERSION) and write the file anew with `MOPD_UPDATE=1`.
 #[test]
 fn the_text_of_keys_is_pinned() {
     let plan = compiled(&experiment());
-    let texts = key::texts(&plan.experiment, Files::ByContent);
+    let texts = key::texts(&plan.experiment, FileScope::ByContent);
     let streams = plan.stages.iter().map(|stage| format!("stream {}", stage.stream));
     let found: String = texts.into_iter().chain(streams).map(|line| line + "\n").collect();
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/src/lower/tests/keys.golden");
@@ -416,8 +416,8 @@ fn teachers_by_name_enter_keys_by_their_weights() {
     assert_eq!(serde_json::from_str::<crate::plan::Plan>(&json).unwrap(), plan);
 }
 
-/// Where a teacher's server is, and by which variable it is asked, changes no result; who is asked and what,
-/// does. Which weights answer is added when the run starts.
+/// A server's address and the variable of its key change no result; the engine, the model and the requests
+/// do. The identity of the weights is added when the run starts.
 #[test]
 fn where_a_server_is_does_not_enter_a_key() {
     let keys = |engine: &str, url: &str, model: &str, key: Option<&str>| {

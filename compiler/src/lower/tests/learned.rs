@@ -1,5 +1,5 @@
-//! A share of a slot that the run itself finds: what is in a plan, in keys and in costs, and where it may not
-//! stand.
+//! A learned share of a slot: its part in plans, keys and costs, and the places where it is not
+//! allowed.
 
 use std::rc::Rc;
 
@@ -20,7 +20,7 @@ fn recorded(field: &str) -> Formula {
 }
 
 fn on(source: RolloutSource, reduction: Reduction, over: Axis) -> Formula {
-    let rollout = Rc::new(Rollout { source, edits: vec![], origin: HERE });
+    let rollout = Rc::new(Rollout::new(source, HERE));
     let (operand, among) = (logp(Role::Student), None);
     formula(FormulaKind::Reduce { reduction, operand, among, on: Some(rollout) }, over, false)
 }
@@ -59,7 +59,7 @@ fn supported(construct: &str) -> Vec<String> {
     vec![format!("{construct} is not supported yet")]
 }
 
-/// The student's stage, whose teachers see that share of the solutions.
+/// The student's stage, whose teachers see a share of the solutions.
 fn student_with(share: Formula) -> (plan::Train<plan::Objective>, plan::StageFacts) {
     let mut experiment = experiment();
     experiment.teachers.iter_mut().for_each(|teacher| teacher.sees = first(share.clone()));
@@ -69,7 +69,7 @@ fn student_with(share: Formula) -> (plan::Train<plan::Objective>, plan::StageFac
 }
 
 #[test]
-fn it_is_in_the_plan() {
+fn learned_share_is_in_the_plan() {
     let (train, facts) = student_with(usual());
     for choice in train.scorers.routed() {
         let view = choice.sees.as_ref().expect("it sees a template");
@@ -80,8 +80,8 @@ fn it_is_in_the_plan() {
     assert_eq!((learned.hold, learned.discount, learned.learning_rate), (10, 0.9, 0.1));
     assert!(objective.outputs().contains(&learned.gain));
     assert_eq!(objective.recorded(), ["solution"]);
-    // The loss in it is that of the step after which it is read, and the one that is carried over the step
-    // before's.
+    // `loss` is that of the step after which the gain is read; the carried number is that of the step
+    // before.
     let operation = |node| objective.graph.node(node).operation.clone();
     let Operation::Apply { function: Function::Add, operands } = operation(learned.gain) else { panic!() };
     let fall = operands.iter().find_map(|of| match operation(*of) {
@@ -92,7 +92,7 @@ fn it_is_in_the_plan() {
     assert_eq!(now, objective.loss);
     assert!(objective.graph.carried(&objective.outputs()).contains(&(before, objective.loss)));
     assert!(!objective.signals().contains(&plan::Signal::Loss));
-    // Nothing else of the objective is another.
+    // The rest of the objective is unchanged.
     let (usual, plain) = student_with(number(0.5));
     assert!(usual.objective.learned.is_none() && usual.objective.recorded().is_empty());
     // A forward pass over a text for each prompt of a step.
@@ -122,11 +122,11 @@ fn every_setting_of_it_is_meaning() {
 }
 
 #[test]
-fn where_it_may_not_stand() {
+fn learned_number_is_refused_elsewhere_than_in_shares() {
     let seen = |share: Formula| move |experiment: &mut Experiment| experiment.teachers[0].sees = first(share);
     assert_eq!(
         refused(|experiment| distilled(experiment).sees = first(usual())),
-        supported("a share of a slot that is learned, of anything but a teacher's template,")
+        supported("a share of a slot that is learned outside of a teacher's template")
     );
     assert_eq!(
         refused(|experiment| distilled(experiment).learning_rate = usual()),
@@ -145,7 +145,7 @@ fn where_it_may_not_stand() {
         }),
         supported("a second `learned(...)` in one stage")
     );
-    // One that is in a weight is not the teachers'.
+    // A learned schedule in a weight is not one of the teachers' templates.
     assert_eq!(
         refused(|experiment| {
             distilled(experiment).objective.weight = Some(learned(fall(), 10, 0.9, 0.1));
@@ -164,7 +164,7 @@ fn where_it_may_not_stand() {
 }
 
 #[test]
-fn what_it_may_not_be_paid_for() {
+fn refuses_unsupported_gains_of_learned_shares() {
     let paid = |gain: Formula| {
         refused(|experiment| experiment.teachers[0].sees = first(learned(gain, 10, 0.9, 0.1)))
     };
@@ -176,23 +176,29 @@ fn what_it_may_not_be_paid_for() {
     assert_eq!(paid(on(student(4, 1).0, Reduction::Mean, Axis::Batch)), elsewhere);
     let masked = reduce(Reduction::Mean, &signal(Signal::Masked), Axis::Batch);
     assert_eq!(paid(masked), supported("the signal `masked`"));
-    // Only after a step is it read.
+    // It can be read only after a step.
     let refused_weight =
         refused(|experiment| distilled(experiment).objective.weight = Some(recorded("solution")));
     assert_eq!(refused_weight, supported("a reduction over another rollout (`on`)"));
 }
 
 #[test]
-fn what_it_does_not_go_with() {
+fn learned_share_refuses_unsupported_settings() {
     let seen = |experiment: &mut Experiment| experiment.teachers[0].sees = first(usual());
     let own = refused(|experiment| {
         seen(experiment);
         let source = RolloutSource::Data { field: "answer".into() };
-        let data = Some(Rc::new(Rollout { source, edits: vec![], origin: HERE }));
+        let data = Some(Rc::new(Rollout::new(source, HERE)));
         let value = live(Live::Part(ModelSignal::Logp));
         distilled(experiment).objective.terms.push(Term { data, ..term("own", value) });
     });
-    assert_eq!(own, supported("a term with completions of its own where what a teacher sees is `learned`,"));
+    assert_eq!(
+        own,
+        supported(
+            "a term with its own completions together with a template that has a \
+        `learned` share"
+        )
+    );
     let private = refused(|experiment| {
         seen(experiment);
         let clip = Optimizer::Private { clip: 1.0, epsilon: 3.0, delta: 1e-5, origin: HERE };
@@ -200,10 +206,10 @@ fn what_it_does_not_go_with() {
     });
     let construct = "the optimizer `private_adamw` where what a teacher sees is `learned`";
     assert!(private.contains(&supported(construct)[0]), "{private:?}");
-    // Of turns that are recorded, no row is the step's prompt.
+    // No row of recorded turns is the step's prompt.
     let turns = refused(|experiment| {
         seen(experiment);
-        let rollout = |source| Rc::new(Rollout { source, edits: vec![], origin: HERE });
+        let rollout = |source| Rc::new(Rollout::new(source, HERE));
         let history = rollout(RolloutSource::Data { field: "trajectory".into() });
         let of = rollout(student(4, 1).0);
         distilled(experiment).rollout.source = RolloutSource::EachTurn { history, of };

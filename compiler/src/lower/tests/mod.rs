@@ -31,7 +31,7 @@ use mopd_lang::source::{FileId, SourceFile, Sources, Span};
 
 use crate::plan::{self, Plan};
 
-/// The formulas of the tests stand at origin 1, everything else at 0.
+/// Formulas of the tests have origin 1, everything else has origin 0.
 pub fn sources() -> (Sources, Vec<Span>) {
     let mut sources = Sources::default();
     let file = sources.add(SourceFile { path: "test.mopd".into(), text: "everything formula".into() });
@@ -39,7 +39,7 @@ pub fn sources() -> (Sources, Vec<Span>) {
     (sources, vec![Span::new(file, 0, 10), Span::new(file, 11, 18)])
 }
 
-/// What is said of an experiment that no plan can be made of.
+/// The messages of an experiment that can't be compiled.
 pub fn refusals_of(experiment: &Experiment) -> Vec<String> {
     let (sources, origins) = sources();
     let found = super::compile(experiment, &origins, &sources, true).expect_err("it can't run");
@@ -167,7 +167,7 @@ pub fn mopd_top_k() -> Objective {
     objective(live(Live::Divergence(divergence(DivergenceKind::Kl, support))), sequence_mean())
 }
 
-/// Of the student from the teacher.
+/// A divergence of the student from the teacher.
 pub fn divergence(kind: DivergenceKind, support: Support) -> Divergence {
     let (left, right) = (Distribution::Role(Role::Student), Distribution::Role(Role::Teacher));
     Divergence { kind, left, right, support, mass: Mass::Generalized, temperature: 1.0, clip_each: None }
@@ -208,7 +208,7 @@ fn train(
         reference: vec![],
         sees: None,
         passes: 1,
-        rollout: Rollout { source, edits: vec![], origin: HERE },
+        rollout: Rollout::new(source, HERE),
         size,
         keep: Keep::All,
         filter: None,

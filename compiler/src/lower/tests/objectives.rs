@@ -1,4 +1,4 @@
-//! What objectives compute, against formulas written out by hand.
+//! The values of objectives, compared with formulas written out by hand.
 
 use mopd_lang::diag::{Code, Diagnostic};
 
@@ -7,6 +7,7 @@ use crate::expr::batch::{Batch, Layout};
 use crate::expr::interpret::interpret;
 use crate::expr::jit::Program;
 use crate::lower::normal_form::normal_form;
+use crate::lower::objective::StageRequest;
 
 /// Two groups of two sequences, of 3, 1, 2 and 2 tokens.
 pub const SEQUENCE: [usize; 8] = [0, 0, 0, 1, 2, 2, 3, 3];
@@ -56,30 +57,29 @@ pub fn lower_by_term(
     each_term: bool,
 ) -> Result<plan::Objective, Box<Diagnostic>> {
     let (_, origins) = sources();
-    super::super::objective::lower(
-        objective,
-        (1.0, None),
-        (read_losses, each_term),
-        normal_form(
-            objective,
-            Some((&Rollout { source: student(4, 8).0, edits: vec![], origin: HERE }, Keep::All)),
-        ),
-        super::super::Origins::new(&origins),
-        true,
-    )
+    let rollout = Rollout::new(student(4, 8).0, HERE);
+    let request = StageRequest {
+        temperature: 1.0,
+        vocabulary: None,
+        read_losses,
+        each_term,
+        normal_form: normal_form(objective, Some((&rollout, Keep::All))),
+        fused: true,
+    };
+    super::super::objective::lower(objective, request, super::super::Origins::new(&origins))
 }
 
 pub fn lowered(objective: &Objective) -> plan::Objective {
     lower(objective).expect("the objective is sound")
 }
 
-/// Interpreter and compiled program both give `expected` for `node`.
+/// Checks that interpreter and compiled program both compute `expected` for `node`.
 #[track_caller]
 pub fn assert_values(objective: &plan::Objective, node: crate::expr::graph::NodeId, expected: &[f64]) {
     assert_values_with(objective, node, expected, &[]);
 }
 
-/// The same where these are given too.
+/// [`assert_values`] with further given numbers.
 #[track_caller]
 pub fn assert_values_with(
     objective: &plan::Objective,
@@ -170,19 +170,15 @@ fn grpo_passes_gradient_where_the_clip_is_not_the_minimum() {
 
 /// `dpo`, as the checker makes it.
 pub fn dpo(beta: f64) -> Objective {
-    let data = |field: &str| Rollout {
-        source: RolloutSource::Data { field: field.into() },
-        edits: vec![],
-        origin: HERE,
-    };
+    let data = |field: &str| Rollout::new(RolloutSource::Data { field: field.into() }, HERE);
     let kind = PreferenceKind::Dpo { beta: number(beta) };
     let preference = Preference { kind, chosen: data("chosen"), rejected: data("rejected"), on: None };
     let live = formula(FormulaKind::Live(Live::Preference(preference.into())), Axis::Group, true);
     objective(live, by_steps(vec![step(Axis::Group, Axis::Batch)]))
 }
 
-/// Of the tokens of the batch, log student / reference summed over the chosen sequence less that over the
-/// rejected, per group.
+/// For each group, log student / reference summed over the chosen sequence minus the same sum over the
+/// rejected one.
 fn margins(selected: [f64; 8]) -> [f64; 2] {
     let mut margins = [0.0; 2];
     for token in 0..8 {
@@ -196,7 +192,7 @@ fn margins(selected: [f64; 8]) -> [f64; 2] {
 /// tokens of the chosen.
 #[test]
 fn dpo_compares_the_two_completions_of_a_pair() {
-    // So strong in the last that the exponential of a margin overflows f32.
+    // The last is so large that the exponential of a margin overflows f32.
     for beta in [0.1, 1.0, 200.0] {
         let mut objective = dpo(beta);
         let mut selected = [1.0; 8];
@@ -209,7 +205,7 @@ fn dpo_compares_the_two_completions_of_a_pair() {
             let objective = lowered(&objective);
             let pairs = margins(selected).map(|margin| -(beta * margin));
             let softplus = |x: f64| x.max(0.0) + (-x.abs()).exp().ln_1p();
-            // The loss of a pair without a selected token does not count; here each has some.
+            // The loss of a pair without a selected token would not count; here each has some.
             let loss = pairs.iter().map(|x| softplus(*x) / 2.0).sum::<f64>();
             assert!(loss < 1e4);
             let scale = loss.max(1.0);
@@ -237,7 +233,7 @@ fn dpo_compares_the_two_completions_of_a_pair() {
     }
 }
 
-/// Where training starts from the reference, every margin is 0 and every pair pulls with half of beta.
+/// Where training starts from the reference, every margin is 0, and every pair's weight is half of beta.
 #[test]
 fn dpo_has_its_gradient_where_the_student_is_the_reference() {
     let objective = lowered(&dpo(0.5));
@@ -262,7 +258,7 @@ fn likelihood_weighs_every_token_alike() {
     assert_eq!(objective.clipped, None);
 }
 
-/// Where a divergence is live, agreement is no signal, whatever the weight.
+/// Where a divergence is live, agreement gives no signal, whatever the weight.
 #[test]
 fn the_signal_of_a_divergence_is_its_weighted_value() {
     let mut weighted = mopd_top_k();
@@ -297,8 +293,8 @@ fn selection_gives_conditional_means() {
     assert_values(&objective, objective.terms[0].value, &term);
 }
 
-/// A formula means the same wherever it is read: in `select`, in a weight, in a term. What `select` leaves
-/// out counts in every statistic and reduction all the same, but in those that are told otherwise.
+/// A formula has one meaning in `select`, in a weight and in a term. Statistics and reductions include tokens
+/// that `select` leaves out, unless they have `among: selected`.
 #[test]
 fn a_formula_means_the_same_beside_a_select() {
     let entropy = signal(Signal::Of { role: Role::Student, part: ModelSignal::Entropy });
@@ -341,7 +337,7 @@ fn a_formula_means_the_same_beside_a_select() {
     }
 }
 
-/// The largest of the batch, what is above a quantile, ranks, shares: of all trained tokens, or of the
+/// The maximum of the batch, tokens above a quantile, ranks, shares: of all trained tokens, or of the
 /// selected ones.
 #[test]
 fn statistics_beside_a_select_run_over_all_trained_tokens() {
@@ -364,7 +360,7 @@ fn statistics_beside_a_select_run_over_all_trained_tokens() {
     }
 }
 
-/// Prune-OPD (the recipe in the standard library): a weight that falls with what has run up to a token.
+/// Prune-OPD (the recipe in the standard library): a weight that falls with a running sum up to the token.
 #[test]
 fn scans_run_along_all_trained_tokens() {
     let entropy = signal(Signal::Of { role: Role::Student, part: ModelSignal::Entropy });
@@ -377,7 +373,7 @@ fn scans_run_along_all_trained_tokens() {
     assert_values(&objective, objective.live[0].adjoint, &per_token(|token| -running[token] / 6.0));
 }
 
-/// VPD's preferences (the recipe in the standard library): a loss per completion that some completions have.
+/// VPD's preferences (the recipe in the standard library): a loss per completion, for some completions.
 #[test]
 fn a_condition_per_sequence_leaves_a_loss_per_sequence() {
     let surprise = reduce(Reduction::Sum, &live(Live::Part(ModelSignal::Logp)), Axis::Sequence);
@@ -400,8 +396,8 @@ fn a_condition_per_sequence_leaves_a_loss_per_sequence() {
     assert_values(&objective, objective.live[0].adjoint, &per_token(adjoint));
 }
 
-/// Of two terms that weights and a condition change, and of which one is reduced in its own way: what each
-/// would add to the loss without weights.
+/// The loss of each of two terms without weights, where weights and a condition apply, and one has its own
+/// reduction.
 #[test]
 fn the_loss_of_a_term_is_without_weights() {
     let mut both = nll();
@@ -428,7 +424,7 @@ fn the_loss_of_a_term_is_without_weights() {
 }
 
 #[test]
-fn what_is_carried_is_an_output() {
+fn carried_number_is_an_output_of_the_graph() {
     let mean = reduce(Reduction::Mean, &signal(Signal::Reward), Axis::Batch);
     let memory = FormulaKind::Memory { memory: Memory::Previous, operand: mean };
     let mut remembering = nll();
@@ -437,7 +433,7 @@ fn what_is_carried_is_an_output() {
     let [(memory, source)] = objective.graph.carried(&objective.outputs())[..] else {
         panic!("one number is carried")
     };
-    // At the first step the number of the step before is that of this one.
+    // At the first step, the carried number is that of the step itself.
     assert_values(&objective, source, &[0.5]);
     assert_values(&objective, objective.live[0].adjoint, &[-0.5 / 8.0; 8]);
     let later = Batch { carried: [(memory, 4.0)].into(), ..batch() };
@@ -448,7 +444,7 @@ fn what_is_carried_is_an_output() {
     );
 }
 
-/// One choice at random is one choice, wherever it is read; another is another.
+/// A random choice is the same wherever it is read; another formula is another choice.
 #[test]
 fn a_random_choice_is_the_same_wherever_it_is_read() {
     let entropy = signal(Signal::Of { role: Role::Student, part: ModelSignal::Entropy });
@@ -467,9 +463,9 @@ fn a_random_choice_is_the_same_wherever_it_is_read() {
     );
 }
 
-/// G-OPD at a scale of 1: the reference cancels. At a coefficient of 0, so does what it multiplies.
+/// In G-OPD at scale 1 the reference cancels, and a coefficient of 0 removes what it multiplies.
 #[test]
-fn what_plays_no_part_is_not_computed() {
+fn cancelled_operands_are_not_computed() {
     let beyond = |scale: f64| {
         let scaled = apply(Function::Subtract, [&logp(Role::Teacher), &logp(Role::Sampler)]);
         let scaled = if scale == 1.0 { scaled } else { apply(Function::Multiply, [&number(scale), &scaled]) };
@@ -580,7 +576,7 @@ fn normal_forms_say_what_the_papers_say() {
          mean over the tokens of the batch"
     );
 
-    // The policy that wrote the tokens is the student of a moment ago.
+    // The sampler is the student as it was when it wrote the tokens.
     let advantage = apply(Function::Subtract, [&logp(Role::Teacher), &logp(Role::Sampler)]);
     let negated = apply(Function::Negate, [&advantage]);
     let form =
@@ -607,10 +603,10 @@ fn normal_forms_say_what_the_papers_say() {
     assert_eq!(form.sequence_selection, "where correct");
 }
 
-/// A form describes what can't be lowered too: gradient through a statistic, a `reduce` that stops half way,
-/// no stage.
+/// Objectives that can't be lowered have a normal form, too: gradient through a statistic, an incomplete
+/// `reduce`, no stage.
 #[test]
-fn what_can_t_be_lowered_has_a_normal_form() {
+fn objectives_that_cannot_be_lowered_have_a_normal_form() {
     let ranked = statistic(Statistic::Minmax, &live(Live::Part(ModelSignal::Logp)), Axis::Batch);
     let mut odd = objective(apply(Function::Multiply, [&signal(Signal::Reward), &ranked]), sequence_mean());
     odd.reduce = Some(by_steps(vec![step(Axis::Token, Axis::Sequence)]));
@@ -637,7 +633,7 @@ fn a_coefficient_is_what_its_own_summand_multiplies() {
     assert_eq!(form.support, "sampled token + top_k(teacher, 64)");
 }
 
-/// The code of the only diagnostic, and the text that it points at.
+/// The code of the only diagnostic, the text at its place, and its message.
 fn refused(objective: &Objective) -> (Code, String, String) {
     let found = lower(objective).expect_err("the objective is unsound");
     let (sources, _) = sources();
@@ -645,7 +641,7 @@ fn refused(objective: &Objective) -> (Code, String, String) {
 }
 
 #[test]
-fn what_has_no_gradient_is_refused_where_it_stands() {
+fn live_without_derivative_is_refused_at_its_place() {
     let ranked = statistic(Statistic::Minmax, &live(Live::Part(ModelSignal::Logp)), Axis::Batch);
     let (code, place, message) = refused(&objective(ranked, token_mean()));
     assert_eq!((code, place.as_str()), (Code::NotDifferentiable, "formula"));
@@ -655,7 +651,7 @@ fn what_has_no_gradient_is_refused_where_it_stands() {
     assert_eq!(refused(&objective(compared, token_mean())).0, Code::NothingLive);
     assert_eq!(refused(&objective(logp(Role::Student), token_mean())).0, Code::NothingLive);
 
-    // A condition that a size of the plan decides is the reason, not the term.
+    // The reason is the condition, which a size of the plan decides, not the term.
     let never = apply(Function::Less, [&number(1.0), &number(0.0)]);
     let mut empty = nll();
     empty.terms[0].when = Some(never.clone());
@@ -671,7 +667,7 @@ fn what_has_no_gradient_is_refused_where_it_stands() {
 }
 
 #[test]
-fn what_does_not_end_in_one_number_is_refused() {
+fn reduce_that_does_not_end_in_one_number_is_refused() {
     let mut per_sequence = mopd(5.0);
     per_sequence.reduce = Some(by_steps(vec![step(Axis::Token, Axis::Sequence)]));
     let (code, place, message) = refused(&per_sequence);
@@ -692,20 +688,15 @@ fn what_does_not_end_in_one_number_is_refused() {
     assert_eq!(refused(&empty).0, Code::MissingTerm);
 }
 
-/// Which policy is trained: the student as it samples; where others wrote, or pairs are compared, the student
-/// at 1; or what is said.
+/// The trained policy is the student at its sampling temperature. Where others wrote, or pairs are compared,
+/// it is the student at 1. A setting overrides both.
 #[test]
 fn the_temperature_is_that_of_the_policy() {
     let sampled = |temperature| {
         let RolloutSource::Sample(sampling) = student(4, 8).0 else { panic!("the student samples") };
-        Rollout {
-            source: RolloutSource::Sample(Sampling { temperature, ..sampling }),
-            edits: vec![],
-            origin: HERE,
-        }
+        Rollout::new(RolloutSource::Sample(Sampling { temperature, ..sampling }), HERE)
     };
-    let data =
-        Rollout { source: RolloutSource::Data { field: "answer".into() }, edits: vec![], origin: HERE };
+    let data = Rollout::new(RolloutSource::Data { field: "answer".into() }, HERE);
     assert_eq!(
         [0.6, 1.0, 0.0].map(|temperature| grpo().temperature_on(&sampled(temperature))),
         [0.6, 1.0, 1.0]

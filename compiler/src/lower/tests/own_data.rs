@@ -6,7 +6,7 @@ use super::*;
 
 fn data(field: &str) -> Option<Rc<Rollout>> {
     let source = RolloutSource::Data { field: field.into() };
-    Some(Rc::new(Rollout { source, edits: vec![], origin: HERE }))
+    Some(Rc::new(Rollout::new(source, HERE)))
 }
 
 fn own(name: &str, weight: f64, field: &str) -> Term {
@@ -24,7 +24,7 @@ fn student_with(change: impl FnOnce(&mut Vec<Term>)) -> (plan::Train<plan::Objec
     (*train, plan.stages[4].clone())
 }
 
-/// Of each set: who makes it, and the terms on it.
+/// For each set of completions, its producer and its terms.
 fn sets(train: &plan::Train<plan::Objective>) -> Vec<(&'static str, Vec<String>)> {
     let producer = |rollout: &plan::Rollout| match &rollout.producer {
         plan::Producer::Data(_) => "data",
@@ -47,17 +47,17 @@ fn terms_are_together_that_have_the_same_completions() {
         [("student", names(&["term"])), ("data", names(&["one", "two"])), ("data", names(&["other"])),]
     );
     assert!(train.rollouts().all(|rollout| rollout.groups == train.rollout.groups));
-    // Each is as many sequences as the stage's rollout, and all are trained on.
+    // Each set has as many sequences as the stage's rollout, and all are trained on.
     let (alone, usual) = student_with(|_| {});
     assert!(alone.own_data.is_empty());
     assert_eq!(facts.cost.sequences, usual.cost.sequences.map(|sequences| 3 * sequences));
-    // Data is not sampled and has no teacher to read it.
+    // Data is not sampled, and no teacher scores it.
     let (flops, usual) = (facts.cost.flops.unwrap(), usual.cost.flops.unwrap());
     assert!(flops > 2.0 * usual && flops < 3.0 * usual, "{flops:e} {usual:e}");
 }
 
 #[test]
-fn where_every_term_has_its_own_the_stages_rollout_is_not_drawn() {
+fn stage_rollout_is_not_drawn_if_every_term_has_its_own() {
     let (train, _) = student_with(|terms| {
         *terms = vec![own("one", -1.0, "answer"), own("other", -1.0, "demonstration")];
     });
@@ -65,7 +65,7 @@ fn where_every_term_has_its_own_the_stages_rollout_is_not_drawn() {
     assert!(train.objective.normal_form.prefixes.starts_with("`one` on data"), "{:?}", train.objective);
 }
 
-/// Where a coefficient is switched off, nothing is drawn for the term.
+/// If a coefficient is 0, no completions are drawn for the term.
 #[test]
 fn a_term_that_is_multiplied_away_needs_no_completions() {
     let (train, facts) = student_with(|terms| terms.push(own("one", 0.0, "answer")));

@@ -1,4 +1,4 @@
-//! Panels: what a stage's plan has of them, what enters its key, and what is refused.
+//! Panels: their part in a stage's plan and key, and refusals.
 
 use std::rc::Rc;
 
@@ -13,7 +13,7 @@ fn confidence(place: u32) -> Formula {
     signal(Signal::Of { role: member(place), part: ModelSignal::StatedConfidence })
 }
 
-/// Of member 2 or 3, times what it says of the token.
+/// The share of member 2 or 3, times its number of the token.
 fn weighed(place: u32) -> Formula {
     let members = vec![confidence(2), confidence(3)];
     let among = [2, 3].map(|place| signal(Signal::Available { role: member(place) })).into();
@@ -32,7 +32,7 @@ fn student_of(experiment: &mut Experiment) -> &mut Train {
     train
 }
 
-/// The experts, as members 2 and 3, talk before they score the student.
+/// The experts, as members 2 and 3, discuss before they score the student.
 fn panelled() -> Experiment {
     let mut experiment = experiment();
     let sees = template(vec![TemplatePiece::Slot(Slot::Prompt), TemplatePiece::Slot(Slot::Transcript)]);
@@ -98,7 +98,7 @@ fn a_panel_in_a_plan() {
 }
 
 #[test]
-fn what_is_said_is_part_of_the_key() {
+fn panel_settings_change_the_key() {
     let key = |change: &dyn Fn(&mut Experiment)| {
         let mut experiment = panelled();
         change(&mut experiment);
@@ -125,7 +125,7 @@ fn what_is_said_is_part_of_the_key() {
     keys.sort_unstable();
     keys.dedup();
     assert_eq!(keys.len(), 8);
-    // What is said takes work.
+    // The discussion costs operations.
     let flops = |experiment: &Experiment| compiled(experiment).stages[4].cost.flops.expect("it is known");
     let mut longer = panelled();
     longer.panels[0].rounds = 4;
@@ -133,9 +133,9 @@ fn what_is_said_is_part_of_the_key() {
 }
 
 #[test]
-fn what_is_refused_of_panels() {
-    let own = "a teacher with a template or a temperature of its own, or made of others,";
-    let construct = format!("`specialist[add]`, {own} in a panel (`debate`)");
+fn refuses_unsupported_panels() {
+    let own = "has its own template or temperature or is composed of other teachers";
+    let construct = format!("a panel (`debate`) with the member `specialist[add]`, which {own}");
     refused(
         |experiment| experiment.teachers[0].sees = template(vec![TemplatePiece::Slot(Slot::Prompt)]),
         &construct,
@@ -143,7 +143,7 @@ fn what_is_refused_of_panels() {
     refused(|experiment| experiment.teachers[0].temperature = 0.5, &construct);
     refused(
         |experiment| experiment.teachers[0].align = Alignment::Tokens,
-        "`specialist[add]`, a teacher with another tokenizer, in a panel (`debate`)",
+        "a panel (`debate`) with the member `specialist[add]`, which has another tokenizer,",
     );
     refused(
         |experiment| {
@@ -156,18 +156,18 @@ fn what_is_refused_of_panels() {
     );
     refused(
         |experiment| experiment.teachers[2].sees = template(vec![TemplatePiece::Slot(Slot::Feedback)]),
-        "the template `heard` of a panel, which shows a completion,",
+        "a slot about a completion in the template `heard` of a panel",
     );
     refused(
         |experiment| experiment.panels[0].confidence = None,
-        "an objective that reads the confidence of the panel `duo`, which states none,",
+        "reading the confidence of the panel `duo`, which does not state one,",
     );
     refused(
         |experiment| {
             let bare = apply(Function::Multiply, [&confidence(2), &weighed(2)]);
             student_of(experiment).objective = objective(bare, sequence_mean());
         },
-        "the signal `member 2.confidence`, which a teacher may not state, outside of `across`",
+        "the signal `member 2.confidence`, which may be missing, outside of `across`",
     );
     refused(
         |experiment| {
@@ -175,13 +175,14 @@ fn what_is_refused_of_panels() {
             let source = RolloutSource::From { teacher: member(2), sees: None, sequences: None, sampling };
             student_of(experiment).rollout.source = source;
         },
-        "the template `heard`, which shows what becomes of a completion, for whoever writes it,",
+        "the template `heard`, which shows the outcome of a completion, for the model that samples this \
+        completion",
     );
 }
 
-/// One member is read, and all speak.
+/// Only one member is read, but all of them speak.
 #[test]
-fn all_members_speak() {
+fn every_panel_member_speaks() {
     let mut experiment = panelled();
     let read = apply(Function::Multiply, [&logp(member(3)), &live(Live::Part(ModelSignal::Logp))]);
     student_of(&mut experiment).objective = objective(read, sequence_mean());

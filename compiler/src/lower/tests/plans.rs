@@ -84,7 +84,7 @@ fn numbers_without_json_are_refused_by_name() {
     assert!(found.iter().all(|diagnostic| diagnostic.code == Code::OutOfRange));
 }
 
-/// The members of a family share their objective: one fault, one diagnostic.
+/// The members of a family share their objective, so one fault gives one diagnostic.
 #[test]
 fn a_fault_of_a_family_is_reported_once() {
     let mut experiment = experiment();
@@ -125,12 +125,12 @@ fn costs_are_counted_from_the_architecture() {
         memory: Some(16 * parameters),
     };
     assert_eq!(costs[1], trained);
-    // Rollouts are sampled too.
+    // Rollouts are sampled, too.
     assert_eq!(
         (costs[2].sequences, costs[2].flops),
         (Some(320), Some(8.0 * parameters as f64 * 320.0 * 64.0))
     );
-    // And the student's are scored by a teacher.
+    // The student's rollouts are also scored by a teacher.
     assert_eq!(
         (costs[4].sequences, costs[4].flops),
         (Some(640), Some(10.0 * parameters as f64 * 640.0 * 64.0))
@@ -144,7 +144,7 @@ fn costs_are_counted_from_the_architecture() {
     assert_eq!(cost::parameters(&untied), Some(parameters + 259 * 96));
 }
 
-/// Two pieces, as the recipe of MAD-OPD has them (arXiv:2605.01347): up over the first twentieth, down by
+/// Two pieces, as in the recipe of MAD-OPD (arXiv:2605.01347): a rise over the first twentieth, a fall by
 /// half a cosine.
 #[test]
 fn a_learning_rate_is_computed_from_the_step_in_float64() {

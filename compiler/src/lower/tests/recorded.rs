@@ -1,4 +1,4 @@
-//! Turns of recorded trajectories: what is drawn are trajectories, and nobody judges a turn.
+//! Turns of recorded trajectories: trajectories are drawn, and no turn has a reward.
 
 use std::rc::Rc;
 
@@ -11,7 +11,7 @@ fn distilled(experiment: &mut Experiment) -> &mut Train {
 }
 
 fn rollout(source: RolloutSource) -> Rc<Rollout> {
-    Rc::new(Rollout { source, edits: vec![], origin: HERE })
+    Rc::new(Rollout::new(source, HERE))
 }
 
 fn recorded(field: &str) -> Rc<Rollout> {
@@ -48,7 +48,7 @@ fn a_step_draws_trajectories() {
     let plan = planned(turns(2));
     let plan::Stage::Train(train) = &plan.experiment.models[4].stage else { panic!("it is trained") };
     let kind = train.rollout.producer.kind();
-    assert_eq!((train.trajectory(), kind.group(), kind.fresh()), (Some("trajectory"), 2, true));
+    assert_eq!((train.trajectory(), kind.group(), kind.is_redrawn()), (Some("trajectory"), 2, true));
     let writers: Vec<Writer> = train.rollout.producer.drawn().iter().map(|drawn| drawn.0).collect();
     assert_eq!(
         (writers, train.producers().flat_map(plan::Producer::fields_of_data).count()),
@@ -60,7 +60,7 @@ fn a_step_draws_trajectories() {
         form,
         "student turns (2 for each of the assistant's in data (field `trajectory`)) (temperature 1)"
     );
-    // How many turns these have, the data says.
+    // The number of turns is known from the data only.
     let cost = plan.stages[4].cost;
     assert_eq!((cost.sequences, cost.tokens, cost.flops), (None, None, None));
     assert!(cost.memory.is_some());
@@ -72,7 +72,7 @@ fn a_step_draws_trajectories() {
 }
 
 #[test]
-fn what_draws_beside_it_is_refused() {
+fn recorded_turns_refuse_other_producers() {
     let inside = |source: RolloutSource| {
         refusals(move |train| train.rollout.source = each_turn(recorded("trajectory"), rollout(source)))
     };
@@ -122,7 +122,7 @@ fn what_draws_beside_it_is_refused() {
                 Term { data: Some(recorded("answer")), ..term("own", live(Live::Part(ModelSignal::Logp))) };
             train.objective.terms.push(own);
         }),
-        supported("a term with completions of its own beside the rollout `each_turn`")
+        supported("a term with its own completions together with the rollout `each_turn`")
     );
 }
 
@@ -139,7 +139,7 @@ fn a_turn_has_no_verdict_and_no_place_in_others() {
         let said = refusals(|train| train.objective = objective(weighed(&signal(of)), token_mean()));
         assert_eq!(said, supported(&format!("the signal `{name}` of the turns of a recorded trajectory")));
     }
-    // What is true of each turn alone is read.
+    // Numbers of a single turn can be read.
     for of in [Signal::Position, Signal::Length, Signal::Truncated] {
         let mut sound = experiment();
         distilled(&mut sound).rollout.source = turns(1);

@@ -1,10 +1,10 @@
-//! What the language says and this version can't execute: refused by name, at the place that asks for it. And
-//! the constructs that graphs have no word for and that are executed all the same.
+//! Constructs that this version can't execute, which are refused by name at their place, and constructs that
+//! graphs do not have but that are executed nevertheless.
 
 use std::rc::Rc;
 
 use mopd_lang::diag::{Code, Diagnostic};
-use mopd_lang::formula::{Facts, Side, SideProbability, Summand, detached};
+use mopd_lang::formula::{Side, SideProbability, Summand, SummandProperties, detached};
 
 use super::objectives::{assert_values, dpo, lowered, per_token};
 use super::*;
@@ -70,22 +70,19 @@ fn a_refusal_points_at_the_construct() {
 }
 
 #[test]
-fn formulas() {
+fn refuses_unsupported_formulas() {
     let mean = reduce(Reduction::Mean, &entropy(), Axis::Batch);
     let ladder = Adaptive::Ladder {
         values: vec![1.0, 2.0],
         advance_if: apply(Function::Less, [&mean, &number(1.0)]),
         every: 1,
     };
-    assert_refused(
-        formula(FormulaKind::Adaptive(ladder), Axis::Run, false),
-        "a `ladder`, which the run itself moves on,",
-    );
+    assert_refused(formula(FormulaKind::Adaptive(ladder), Axis::Run, false), "a `ladder` in this place");
     let learned = Adaptive::Learned { gain: number(1.0), hold: 10, discount: 1.0, lr: 0.1 };
     assert_refused(formula(FormulaKind::Adaptive(learned), Axis::Run, false), "a learned schedule");
     assert_refused(
         reduce(Reduction::Mean, &entropy(), Axis::Block),
-        "one number per block, where no `chunks` says what a block is,",
+        "one number per block without a `chunks` that defines the blocks",
     );
     let unset = FormulaKind::Variable("beta".into());
     assert_refused(formula(unset, Axis::Run, false), "`beta` without a value");
@@ -96,7 +93,7 @@ fn mean_of(of: &Formula) -> Formula {
 }
 
 #[test]
-fn signals_and_roles() {
+fn refuses_unsupported_signals_and_roles() {
     for (of, name) in [
         (Signal::Of { role: Role::Teacher, part: ModelSignal::Confidence }, "teacher.confidence"),
         (Signal::Masked, "masked"),
@@ -106,7 +103,7 @@ fn signals_and_roles() {
 }
 
 #[test]
-fn divergences_and_losses() {
+fn refuses_unsupported_divergences_and_losses() {
     let of = |kind, support| Live::Divergence(divergence(kind, support));
     assert_live_refused(
         of(DivergenceKind::Gaussian { dimensions: None }, Support::Full),
@@ -118,16 +115,13 @@ fn divergences_and_losses() {
         blended.left = Distribution::Blend(vec![(share, Role::Teacher), (rest, Role::Student)]);
         blended
     };
-    let among = "a number inside a divergence that is ranked among others, or carried over from other steps,";
+    let among = "a ranked number, or one that is carried over from other steps, inside a divergence";
     assert_live_refused(
         Live::Divergence(blend(statistic(Statistic::Softmax, &entropy(), Axis::Batch))),
         among,
     );
     let inner = blend(signal(Signal::Divergence(blend(entropy()))));
-    assert_live_refused(
-        Live::Divergence(inner),
-        "a divergence inside a divergence, with formulas of its own,",
-    );
+    assert_live_refused(Live::Divergence(inner), "a divergence with its own formulas inside a divergence");
     let [p, _] = entries();
     let own = summand(apply(Function::Multiply, [&p, &entropy()]));
     let varies = "a parameter of the divergence `my` that varies within a step";
@@ -144,21 +138,20 @@ fn divergences_and_losses() {
     );
 }
 
-/// A ladder may be climbed by the loss of a term; of one that is not trained there is none.
+/// A ladder may depend on the loss of a term, unless the term is not trained.
 #[test]
 fn losses_of_terms_that_are_not_trained() {
     let refused = refusals(|experiment| {
         let value = apply(Function::Multiply, [&number(0.0), &live(Live::Part(ModelSignal::Logp))]);
-        let own =
-            Rollout { source: RolloutSource::Data { field: "answer".into() }, edits: vec![], origin: HERE };
+        let own = Rollout::new(RolloutSource::Data { field: "answer".into() }, HERE);
         let objective = &mut distilled(experiment).objective;
         objective.weight = Some(signal(Signal::TermLoss { term: "off".into() }));
         objective.terms.push(Term { data: Some(Rc::new(own)), ..term("off", value) });
     });
-    assert_eq!(refused, supported("the signal `loss.off`, where no such term is trained,"));
+    assert_eq!(refused, supported("the signal `loss.off` in a stage that does not train this term"));
 }
 
-/// No other vocabulary is there to compare with.
+/// Without a teacher there is no vocabulary to compare with.
 #[test]
 fn matched_entries_without_a_teacher() {
     for support in [Support::Matched, Support::Union(vec![Support::Sampled, Support::Unmatched])] {
@@ -173,6 +166,39 @@ fn matched_entries_without_a_teacher() {
     }
 }
 
+/// Whole spans are known only for the student and the teacher. First tokens have distributions of any role,
+/// and beside the teacher's vocabulary without its distribution there is no span.
+#[test]
+fn whole_spans_of_others_than_the_student() {
+    let kl = |[left, right]: [Role; 2], mass| {
+        let (left, right) = (Distribution::Role(left), Distribution::Role(right));
+        let (kind, support) = (DivergenceKind::Kl, Support::Matched);
+        Divergence { kind, left, right, support, mass, temperature: 1.0, clip_each: None }
+    };
+    let of = |value: Divergence, live_one: Divergence| {
+        let value = signal(Signal::Divergence(value));
+        let mut experiment = experiment();
+        for teacher in &mut experiment.teachers {
+            teacher.align = Alignment::Tokens;
+        }
+        let term = apply(Function::Multiply, [&value, &live(Live::Divergence(live_one))]);
+        let train = distilled(&mut experiment);
+        train.reference = vec![(DomainId(0), ModelId(1)), (DomainId(1), ModelId(1))];
+        train.objective = objective(term, sequence_mean());
+        experiment
+    };
+    let student = || kl([Role::Student, Role::Teacher], Mass::Raw);
+    for (sides, beside) in
+        [([Role::Sampler, Role::Teacher], "sampler"), ([Role::Teacher, Role::Reference], "reference")]
+    {
+        let refused = refusals_of(&of(kl(sides.clone(), Mass::Raw), student()));
+        let between = "the teacher `specialist[add]`, which has another tokenizer,";
+        assert_eq!(refused, supported(&format!("`mass: raw` between `{beside}` and {between}")));
+        compiled(&of(kl(sides, Mass::Tail), student()));
+    }
+    compiled(&of(kl([Role::Student, Role::Reference], Mass::Raw), student()));
+}
+
 #[test]
 fn the_ways_to_one_number() {
     let balance = Balance { target: None, follow_gap: 1.0, clamp: None, observe: false, origin: Origin(1) };
@@ -184,11 +210,11 @@ fn the_ways_to_one_number() {
     assert_eq!(refused, supported("`by domain` of a `max`"));
 }
 
-/// What decides by a step's completions, where there are several sets of them.
+/// Settings that need a step's completions to be a single set.
 #[test]
 fn beside_terms_with_completions_of_their_own() {
     let source = RolloutSource::Data { field: "answer".into() };
-    let data = || Some(Rc::new(Rollout { source: source.clone(), edits: vec![], origin: HERE }));
+    let data = || Some(Rc::new(Rollout::new(source.clone(), HERE)));
     let refused = |change: &dyn Fn(&mut Train)| {
         refusals(|experiment| {
             let train = distilled(experiment);
@@ -203,17 +229,18 @@ fn beside_terms_with_completions_of_their_own() {
     let filter = apply(Function::Less, [&mean, &number(1.0)]);
     assert_eq!(
         refused(&|train| train.filter = Some(filter.clone())),
-        supported("a `filter` beside a term with completions of its own")
+        supported("a `filter` together with a term with its own completions")
     );
 }
 
 #[test]
-fn teachers() {
+fn refuses_unsupported_teachers() {
     let refused = |change: &dyn Fn(&mut Teacher)| refusals(|experiment| change(&mut experiment.teachers[0]));
-    let one_by_one = "reading `specialist[add]`, a teacher with another tokenizer, token by token";
+    let one_by_one = "reading the teacher `specialist[add]`, which has another tokenizer, token by token";
     assert_eq!(refused(&|teacher| teacher.align = Alignment::Tokens), supported(one_by_one));
     let heated = |teacher: &mut Teacher| (teacher.align, teacher.temperature) = (Alignment::Tokens, 2.0);
-    let composed = "a teacher with `align = tokens` that is composed of others, or has a temperature,";
+    let composed = "a teacher with `align = tokens` that is composed of other teachers or has its own \
+        temperature";
     assert_eq!(refused(&heated), supported(composed));
     let trained = TeacherWeights::Trained { member: "guide".into() };
     assert_eq!(
@@ -250,18 +277,18 @@ fn teachers() {
         said,
         [(Code::OutOfRange, "a number that data is compared with is inf, which is not a finite number")]
     );
-    // A teacher that no stage asks for is nobody's concern here.
+    // A teacher that no stage uses is not refused.
     let mut unused = experiment();
     unused.teachers.push(teacher("later", TeacherWeights::Student(SelfCopy::Current)));
     compiled(&unused);
 }
 
 #[test]
-fn rollouts() {
+fn refuses_unsupported_rollouts() {
     fn rollout(change: impl FnOnce(&mut Train)) -> Vec<String> {
         refusals(|experiment| change(distilled(experiment)))
     }
-    let of = || Rc::new(Rollout { source: student(4, 1).0, edits: vec![], origin: HERE });
+    let of = || Rc::new(Rollout::new(student(4, 1).0, HERE));
     let denoise = || RolloutSource::Denoise { steps: 4, block: 4, of: of() };
     assert_eq!(rollout(|train| train.rollout.source = denoise()), supported("the rollout `denoise`"));
     let sampled = |change: &dyn Fn(&mut Sampling)| {
@@ -277,7 +304,7 @@ fn rollouts() {
         sampled(&|sampling| sampling.max_tokens = longer()),
         supported("a `max_tokens` that is computed from others")
     );
-    // All that is wrong with a rollout at once.
+    // All faults of a rollout are reported at once.
     let retry = || Edit::Retry { until: signal(Signal::Correct), at_most: 8 };
     let edits = vec![Edit::FirstTurns { turns: number(1.0) }, retry()];
     let all = rollout(|train| {
@@ -298,7 +325,7 @@ fn rollouts() {
     let answers = || RolloutSource::Data { field: "answer".into() };
     assert_eq!(
         rollout(|train| (train.rollout.source, train.keep) = (answers(), Keep::Correct)),
-        supported("`keep = correct` of completions that are not all drawn anew in every step")
+        supported("`keep = correct` of completions that are not all sampled anew at every step")
     );
     assert_eq!(
         rollout(|train| train.rollout.source = teachers(Some(64))),
@@ -314,25 +341,24 @@ fn rollouts() {
     };
     assert_eq!(
         rollout(|train| train.rollout.source = made_once()),
-        supported("a `max_tokens` that changes during the run, of rollouts that are made once,")
+        supported("sampling a fixed set of rollouts with a `max_tokens` that changes during the run")
     );
-    let data =
-        Rollout { source: RolloutSource::Data { field: "answer".into() }, edits: vec![], origin: HERE };
+    let data = Rollout::new(RolloutSource::Data { field: "answer".into() }, HERE);
     let earlier = RolloutSource::Snapshot { model: ModelId(1), of: Rc::new(data) };
     assert_eq!(
         rollout(|train| train.rollout.source = earlier),
         supported("a `snapshot` of the rollout `data`")
     );
-    // Fresh ones run, counted in prompts.
+    // Teachers' completions that are fresh in each step, counted in prompts, run.
     let mut sound = experiment();
     distilled(&mut sound).rollout.source = teachers(None);
     compiled(&sound);
 }
 
-/// A teacher that has a say in each token, of what the student samples.
+/// Teachers that affect each token that the student samples.
 #[test]
-fn teachers_with_a_say() {
-    let of = |source| Rc::new(Rollout { source, edits: vec![], origin: HERE });
+fn refuses_unsupported_guides() {
+    let of = |source| Rc::new(Rollout::new(source, HERE));
     let said = |source| refusals(|experiment| distilled(experiment).rollout.source = source);
     let mix = |alpha: &Formula, of| RolloutSource::TokenMix { alpha: alpha.clone(), of };
     let inside = mix(&number(0.2), of(student(4, 2).0));
@@ -348,7 +374,7 @@ fn teachers_with_a_say() {
         said(mix(&computed, of(student(4, 2).0))),
         supported("an `alpha` of a `token_mix` that is computed from others")
     );
-    // Each token of a mixture was drawn from two models: its log-probability is recorded, and nothing more.
+    // A mixture's token is drawn from two models: only its log-probability is recorded.
     let mut other = divergence(DivergenceKind::Kl, Support::Full);
     other.right = Distribution::Role(Role::Sampler);
     let far = objective(live(Live::Divergence(other)), token_mean());
@@ -358,8 +384,7 @@ fn teachers_with_a_say() {
             (train.rollout.source, train.objective) = (source, far.clone());
         })
     };
-    let construct =
-        "an objective that reads the distribution of the sampler, where two models drew each token,";
+    let construct = "reading the whole distribution of the sampler here (two models drew each token)";
     assert_eq!(compared(inside.clone()), supported(construct));
     let mut sound = experiment();
     distilled(&mut sound).rollout.source = inside;
@@ -371,23 +396,23 @@ fn teachers_with_a_say() {
     assert_eq!(writers, [Writer::Guide(plan::Role::TEACHER), Writer::Student]);
 }
 
-/// A teacher refines what it is shown, and nobody is shown a draft where there is none.
+/// A teacher refines the draft that it is shown, and without a draft no template may show one.
 #[test]
-fn refinements() {
+fn refuses_unsupported_refinements() {
     let template = |name: &str, slots: &[Slot]| {
         let pieces = slots.iter().cloned().map(TemplatePiece::Slot).collect();
         Rc::new(Template { name: name.into(), pieces, origin: HERE })
     };
     let shown = || template("shown", &[Slot::Prompt, Slot::Draft]);
-    let of = |source| Rc::new(Rollout { source, edits: vec![], origin: HERE });
+    let of = |source| Rc::new(Rollout::new(source, HERE));
     let refine = |sees, inside| RolloutSource::Refine { by: Role::Teacher, sees, of: of(inside) };
     let said = |source| refusals(|experiment| distilled(experiment).rollout.source = source);
-    let blind = supported("`refine` by a teacher that sees no draft");
+    let blind = supported("`refine` by a teacher whose template has no slot `{draft}`");
     assert_eq!(said(refine(None, student(4, 2).0)), blind);
     assert_eq!(said(refine(Some(template("plain", &[Slot::Prompt])), student(4, 2).0)), blind);
     let inside = RolloutSource::Interleave { top_k: 25, of: of(student(4, 2).0) };
     assert_eq!(said(refine(Some(shown()), inside)), supported("`refine` of the rollout `interleave`"));
-    let undrafted = "the template `shown`, which shows a `{draft}`, for completions without one,";
+    let undrafted = "the template `shown` with the slot `{draft}` for completions that have no draft";
     assert_eq!(refusals(|experiment| experiment.teachers[0].sees = Some(shown())), supported(undrafted));
     assert_eq!(
         refusals(|experiment| distilled(experiment).sees = Some(shown())),
@@ -402,17 +427,20 @@ fn refinements() {
     let producer = &train.rollout.producer;
     let editor = Writer::Editor { editor: plan::Role::TEACHER, sees: true };
     let writers: Vec<Writer> = producer.drawn().iter().map(|drawn| drawn.0).collect();
-    assert_eq!((writers, producer.drafts(), producer.fresh()), (vec![editor, Writer::Student], true, true));
-    // Its own template is as good.
+    assert_eq!(
+        (writers, producer.drafts(), producer.is_redrawn()),
+        (vec![editor, Writer::Student], true, true)
+    );
+    // The teacher's own template serves as well.
     let mut own = experiment();
     own.teachers.iter_mut().for_each(|teacher| teacher.sees = Some(shown()));
     distilled(&mut own).rollout.source = refine(None, student(4, 2).0);
     compiled(&own);
 }
 
-/// A program edits what a model has written for the prompts of a step, or before the first.
+/// A program edits a model's completions, of each step or before the first.
 #[test]
-fn edits_by_a_program() {
+fn refuses_unsupported_program_edits() {
     let through =
         || Edit::Through { command: "python3 edit.py".into(), time_limit_seconds: 60.0, depends: vec![] };
     let edited = |source: RolloutSource, edits: Vec<Edit>| {
@@ -440,10 +468,10 @@ fn edits_by_a_program() {
     assert_eq!(train.rollout.producer.programs().len(), 1);
 }
 
-/// What is written for the prompts of a step can be written anew; numbers are of rewards, lengths and the
+/// Completions of a step's prompts can be rewritten. The numbers in the text are of rewards, lengths and the
 /// student.
 #[test]
-fn rewritten_texts() {
+fn refuses_unsupported_rewrites() {
     let template = |pieces| Rc::new(Template { name: "rewrite".into(), pieces, origin: HERE });
     let rewrite = |to: TemplatePiece| Edit::Rewrite {
         from: template(vec![TemplatePiece::Text("sure: ".into()), TemplatePiece::Anything]),
@@ -477,7 +505,7 @@ fn rewritten_texts() {
     let mut sound = experiment();
     edited(student(4, 2).0, number(correct()))(&mut sound);
     compiled(&sound);
-    // A teacher is shown numbers of rewards; whoever writes sees none.
+    // Teachers are shown numbers of rewards; writers are not.
     let shown = |of: Formula| {
         let pieces = vec![TemplatePiece::Slot(Slot::Prompt), TemplatePiece::Number(of)];
         Some(Rc::new(Template { name: "hint".into(), pieces, origin: HERE }))
@@ -499,9 +527,9 @@ fn rewritten_texts() {
     assert_eq!(told, supported("a number in the template `hint` here"));
 }
 
-/// Each completion of a step has its place for another attempt.
+/// Each completion of a step can be attempted again.
 #[test]
-fn further_attempts() {
+fn refuses_unsupported_retries() {
     let retry = |at_most| Edit::Retry { until: signal(Signal::Correct), at_most };
     let edited = |source: RolloutSource, edits: Vec<Edit>| {
         move |experiment: &mut Experiment| {
@@ -532,15 +560,15 @@ fn further_attempts() {
     compiled(&sound);
 }
 
-/// A buffer of what is drawn anew at every step.
+/// A replay buffer needs completions that are drawn in every step.
 #[test]
-fn replays() {
-    let of = |source| Rc::new(Rollout { source, edits: vec![], origin: HERE });
+fn refuses_unsupported_replays() {
+    let of = |source| Rc::new(Rollout::new(source, HERE));
     let replay = |change: &dyn Fn(&mut RolloutSource)| {
         let mut source = RolloutSource::Replay {
             capacity: 100,
             share: number(0.5),
-            keeps: Keeps::Rollouts,
+            keeps: ReplayContents::Rollouts,
             condition: None,
             order: None,
             of: of(student(4, 4).0),
@@ -579,10 +607,10 @@ fn replays() {
     );
 }
 
-/// The run moves a length: the condition is part of the objective's graph, and the largest value is what
-/// fits.
+/// A length that the run changes: the condition is part of the objective's graph, and the largest value must
+/// fit.
 #[test]
-fn ladders() {
+fn refuses_unsupported_ladders() {
     let ladder = |advance_if: &Formula| {
         let values = vec![4.0, 16.0, 8.0];
         let ladder = Adaptive::Ladder { values, advance_if: advance_if.clone(), every: 3 };
@@ -616,9 +644,9 @@ fn ladders() {
     assert_eq!([1, 2].map(|rungs| sampling.at(0, 8, &[rungs]).max_tokens), [16, 8]);
 }
 
-/// A template that is read in place of the prompt runs where a row of the data fills its slots.
+/// A template in place of the prompt runs if a row of the data fills its slots.
 #[test]
-fn templates() {
+fn refuses_unsupported_templates() {
     fn shown(pieces: Vec<TemplatePiece>) -> Option<Rc<Template>> {
         Some(Rc::new(Template { name: "hint".into(), pieces, origin: HERE }))
     }
@@ -651,7 +679,7 @@ fn templates() {
         sampling: sampling(),
     };
     let mix = || {
-        let of = Rc::new(Rollout { source: student(4, 1).0, edits: vec![], origin: HERE });
+        let of = Rc::new(Rollout::new(student(4, 1).0, HERE));
         RolloutSource::TokenMix { alpha: number(0.2), of }
     };
     let guided = refusals(|experiment| {
@@ -660,23 +688,32 @@ fn templates() {
     });
     assert_eq!(
         guided,
-        supported("a teacher with a say in each token that reads another prompt than the student")
+        supported(
+            "a teacher that takes part in sampling each token and reads another prompt than the \
+            student"
+        )
     );
     let once = refusals(|experiment| {
         let train = distilled(experiment);
         train.size = BatchSize::Sequences(4);
         train.rollout.source = from(shown(vec![fading(Slot::Prompt)]), Some(8));
     });
-    assert_eq!(once, supported("a template that changes during the run, of rollouts that are made once,"));
+    assert_eq!(
+        once,
+        supported(
+            "sampling a fixed set of rollouts with a template that changes during the \
+        run"
+        )
+    );
     let undrafted = refusals(|experiment| {
         distilled(experiment).rollout.source = from(shown(vec![TemplatePiece::Slot(Slot::Draft)]), None);
     });
     assert_eq!(
         undrafted,
-        supported("the template `hint`, which shows a `{draft}`, for completions without one,")
+        supported("the template `hint` with the slot `{draft}` for completions that have no draft")
     );
-    // Whoever writes reads a template of the rollout, its own, or the plain prompt beside a student that sees
-    // one.
+    // Writers read a template of the rollout, or their own, or the plain prompt where the student sees a
+    // template.
     let written = |change: &dyn Fn(&mut Experiment)| {
         let mut experiment = experiment();
         distilled(&mut experiment).rollout.source = from(None, None);
@@ -697,7 +734,7 @@ fn templates() {
     assert_eq!(of_rollout("hint"), of_rollout("other"), "a template's name changes no result");
     assert_ne!(plain, written(&|experiment| experiment.teachers[0].sees = seen()));
     assert_ne!(plain, written(&|experiment| distilled(experiment).sees = behind("hint")));
-    // What is shown is in the key, the template's name is not.
+    // The text shown is in the key, the template's name is not.
     let keys = |template: Option<Rc<Template>>| {
         let mut experiment = experiment();
         experiment.teachers[0].sees = template;
@@ -711,7 +748,7 @@ fn templates() {
     assert_ne!(keys(data("solution")), keys(data("hint")));
     assert_ne!(keys(data("hint")), keys(shown(vec![fading(Slot::Data("hint".into()))])));
     assert_eq!(keys(data("hint")), keys(named(data("hint"), "other")));
-    // The student's template is not its teachers': they read the plain prompt.
+    // Teachers do not use the student's template, and read the plain prompt.
     let mut both = experiment();
     distilled(&mut both).sees = data("hint");
     let plan = compiled(&both);
@@ -724,15 +761,15 @@ fn templates() {
     assert!(plan.stages.iter().zip(keys(None)).any(|(stage, known)| stage.key != known));
 }
 
-/// What a template shows of completions is there once they were drawn and judged; a group may lack a member,
-/// and an objective has to ask.
+/// Slots about completions can be filled once completions are drawn and judged. A group may lack a member, so
+/// an objective must test `available`.
 #[test]
-fn templates_of_completions() {
+fn refuses_unsupported_templates_of_completions() {
     let shown = |slot: &Slot| {
         let pieces = vec![TemplatePiece::Slot(Slot::Prompt), TemplatePiece::Slot(slot.clone())];
         Some(Rc::new(Template { name: "hint".into(), pieces, origin: HERE }))
     };
-    let what = |of: &str| format!("the template `hint`, which shows what becomes of a completion, for {of}");
+    let what = |of: &str| format!("the template `hint`, which shows the outcome of a completion, for {of}");
     let member = Slot::Group(GroupMember::Correct);
     let from = |sees| {
         let RolloutSource::Sample(sampling) = student(4, 2).0 else { panic!("the student samples") };
@@ -746,15 +783,15 @@ fn templates_of_completions() {
         })
     };
     let data = || RolloutSource::Data { field: "answer".into() };
+    assert_eq!(of_teacher(&Slot::Feedback, data()), supported(&what("completions of the data or for pairs")));
     assert_eq!(
-        of_teacher(&Slot::Feedback, data()),
-        supported(&what("completions that the data has, or for pairs,"))
+        of_teacher(&Slot::Feedback, from(None)),
+        supported(&what("the model that samples this completion"))
     );
-    assert_eq!(of_teacher(&Slot::Feedback, from(None)), supported(&what("whoever writes it,")));
     let written = refusals(|experiment| {
         distilled(experiment).rollout.source = from(shown(&Slot::Feedback));
     });
-    assert_eq!(written, supported(&what("a teacher that writes,")));
+    assert_eq!(written, supported(&what("a teacher that samples completions")));
     let of_student = |slot: &Slot, source: RolloutSource| {
         let sees = shown(slot);
         move |experiment: &mut Experiment| {
@@ -764,7 +801,7 @@ fn templates_of_completions() {
     };
     assert_eq!(
         refusals(of_student(&Slot::Feedback, student(4, 2).0)),
-        supported(&what("whoever writes it,"))
+        supported(&what("the model that samples this completion"))
     );
     assert_eq!(
         refusals(of_student(&member, from(None))),
@@ -773,14 +810,15 @@ fn templates_of_completions() {
     let mut sound = experiment();
     of_student(&Slot::Feedback, from(None))(&mut sound);
     compiled(&sound);
-    // A teacher with nothing to read.
+    // A teacher whose template can't be filled for every completion.
     let asked = |value: Formula, experiment: &mut Experiment| {
         experiment.teachers[0].sees = shown(&member);
         distilled(experiment).rollout.source = student(4, 2).0;
         distilled(experiment).objective = objective(value, sequence_mean());
     };
     let read = || apply(Function::Multiply, [&logp(Role::Teacher), &live(Live::Part(ModelSignal::Logp))]);
-    let name = "an objective that reads `teacher` without asking whether there is what `hint` shows";
+    let name = "an objective that reads `teacher` without testing `available`, although a slot of the \
+        template `hint` may be empty";
     assert_eq!(refusals(|experiment| asked(read(), experiment)), supported(name));
     let available = signal(Signal::Available { role: Role::Teacher });
     let guarded = apply(Function::Where, [&available, &read(), &number(0.0)]);
@@ -796,8 +834,8 @@ fn templates_of_completions() {
 
 /// A `mix` runs where both sides draw groups of one size for the prompts of a step.
 #[test]
-fn mixes() {
-    let of = |source| Rc::new(Rollout { source, edits: vec![], origin: HERE });
+fn refuses_unsupported_mixes() {
+    let of = |source| Rc::new(Rollout::new(source, HERE));
     let sampled = |n| of(student(4, n).0);
     let from = |sequences| {
         let RolloutSource::Sample(sampling) = student(4, 1).0 else { panic!("the student samples") };
@@ -814,7 +852,10 @@ fn mixes() {
     );
     let mut edited = (*sampled(1)).clone();
     edited.edits = vec![Edit::Retry { until: signal(Signal::Correct), at_most: 8 }];
-    assert_eq!(said(mix(half(), Rc::new(edited), data())), supported("the edit `retry` of a rollout"));
+    assert_eq!(
+        said(mix(half(), Rc::new(edited), data())),
+        supported("the edit `retry` of a rollout inside `mix`")
+    );
     let other = of(RolloutSource::Denoise { steps: 4, block: 4, of: sampled(1) });
     assert_eq!(said(mix(half(), sampled(1), other)), supported("the rollout `denoise`"));
     let computed = apply(Function::Multiply, [&signal(Signal::Progress), &half()]);
@@ -832,13 +873,14 @@ fn mixes() {
     };
     assert_eq!(train.rollout.producer.drawn().len(), 2);
     assert_eq!(train.rollout.producer.fields_of_data(), ["answer"]);
-    assert!(train.rollout.producer.fresh());
+    assert!(train.rollout.producer.is_redrawn());
 }
 
-/// What chooses reads what is known before a step; tiers have groups of one size.
+/// Choices depend on numbers known before a step; tiers have groups of one size.
 #[test]
-fn choices() {
-    let edited = |source, edits: &[Edit]| Rc::new(Rollout { source, edits: edits.to_vec(), origin: HERE });
+fn refuses_unsupported_choices() {
+    let edited =
+        |source, edits: &[Edit]| Rc::new(Rollout { edits: edits.to_vec(), ..Rollout::new(source, HERE) });
     let sampled = |n| student(4, n).0;
     let from = |sequences| {
         let RolloutSource::Sample(sampling) = sampled(1) else { panic!("the student samples") };
@@ -881,22 +923,21 @@ fn choices() {
     let plan::Stage::Train(train) = &plan.experiment.models[4].stage else {
         panic!("the student is trained")
     };
-    assert!(!train.rollout.leaves_out() && train.rollout.group() == 1);
+    assert!(!train.rollout.may_drop() && train.rollout.group() == 1);
 }
 
 #[test]
-fn stages() {
+fn refuses_unsupported_stages() {
     let stage = |change: &dyn Fn(&mut Train)| refusals(|experiment| change(distilled(experiment)));
     let mean = |of: &Formula| reduce(Reduction::Mean, of, Axis::Group);
     let uncertain = apply(Function::Greater, [&mean(&mean_of(&entropy())), &number(1.0)]);
     let reads_more = "a `filter` that reads more than rewards and lengths";
     assert_eq!(stage(&|train| train.filter = Some(uncertain.clone())), supported(reads_more));
     let solved = apply(Function::Less, [&mean(&signal(Signal::Reward)), &number(1.0)]);
-    let ready =
-        Rollout { source: RolloutSource::Data { field: "answer".into() }, edits: vec![], origin: HERE };
+    let ready = Rollout::new(RolloutSource::Data { field: "answer".into() }, HERE);
     assert_eq!(
         stage(&|train| (train.filter, train.rollout) = (Some(solved.clone()), ready.clone())),
-        supported("a `filter` of prompts whose completions are not all drawn anew in every step")
+        supported("a `filter` of prompts whose completions are not all sampled anew at every step")
     );
     let adapter = Adapter {
         kind: AdapterKind::Lora,
@@ -915,7 +956,7 @@ fn stages() {
         stage(&|train| train.learning_rate = product.clone()),
         supported("a learning rate that reads more than `step` and `progress`")
     );
-    // A family asks once, however many its members.
+    // The members of a family share one refusal.
     let family = refusals(|experiment| {
         for model in [2, 3] {
             let Stage::Train(train) = &mut experiment.models[model].stage else {
@@ -939,7 +980,7 @@ fn the_run_its_domains_and_its_tables() {
         refusals(|experiment| experiment.comparisons[0].budget = charged(BudgetUnit::Tokens)),
         supported("a comparison at equal `budget = tokens`")
     );
-    // What only the run shows was not compared before it.
+    // A cost known only in the run was not compared before it.
     let unknown = |unit, change: &dyn Fn(&mut Train)| {
         refusals(|experiment| {
             experiment.comparisons[0].budget = charged(unit);
@@ -958,9 +999,9 @@ fn the_run_its_domains_and_its_tables() {
     assert!(unknown(BudgetUnit::Sequences, &kept).contains(&said("sequences")[0]));
 }
 
-/// Two completions of one prompt, from wherever one side of a pair may come.
+/// Pairs of completions of one prompt, and the possible sources of their sides.
 #[test]
-fn pairs() {
+fn refuses_unsupported_pairs() {
     let pairs = |change: &dyn Fn(&mut Preference, &mut Train)| {
         refusals(|experiment| {
             let train = distilled(experiment);
@@ -971,7 +1012,7 @@ fn pairs() {
             train.objective.terms[0].value = formula(live, Axis::Group, true);
         })
     };
-    let rollout = |source| Rollout { source, edits: vec![], origin: HERE };
+    let rollout = |source| Rollout::new(source, HERE);
     let sampled = |n| rollout(student(4, n).0);
     let from = |sequences| {
         let RolloutSource::Sample(sampling) = student(4, 1).0 else { panic!("the student samples") };
@@ -989,7 +1030,7 @@ fn pairs() {
         (pair.kind, pair.on) = (PreferenceKind::BradleyTerry, Some(NamedSpan::FinalTurn));
     };
     assert_eq!(pairs(&on_the_final_turn), supported("a score on `span.final_turn`"));
-    // What runs: data, the student, the routed teacher or one by name, a model that stays as it is.
+    // These run: data, the student, the routed teacher or a named one, a model in its state before the run.
     let mut sound = experiment();
     let train = distilled(&mut sound);
     train.objective = dpo(0.1);
@@ -1012,9 +1053,9 @@ fn pairs() {
     assert_eq!(plan.experiment.models[4].stage.inputs(), [ModelId(1), ModelId(2), ModelId(3)]);
 }
 
-/// A score is asked of a model that some stage has trained a scalar head of.
+/// A score can be read only of a model whose scalar head some stage has trained.
 #[test]
-fn scalar_heads() {
+fn refuses_scores_without_a_scalar_head() {
     let asked = |role: Role, part: ModelSignal| {
         let read = signal(Signal::Of { role, part });
         let weighed = apply(Function::Multiply, [&read, &live(Live::Part(ModelSignal::Logp))]);
@@ -1026,7 +1067,8 @@ fn scalar_heads() {
     let of_teacher = asked(Role::Teacher, ModelSignal::Score);
     let [message] = of_teacher.as_slice() else { panic!("{of_teacher:?}") };
     assert!(
-        message.starts_with("a score by `") && message.contains("which has no scalar head,"),
+        message.starts_with("a score by `")
+            && message.ends_with(", which has no scalar head, is not supported yet"),
         "{message}"
     );
     assert_eq!(asked(Role::Sampler, ModelSignal::Value), supported("the scalar head of the sampler"));
@@ -1042,7 +1084,7 @@ fn scalar_heads() {
     assert_eq!(heads[4], Some(true), "the student is to learn one");
     assert_eq!(heads[0], Some(false), "{heads:?}");
 
-    // Merged weight by weight, all have one or none has.
+    // Models are merged weight by weight, so all of them have a head or none.
     let Stage::Merge(merge) = &mut sound.models[5].stage else { panic!("it is merged") };
     merge.models.push(ModelId(4));
     let said = refusals_of(&sound);
@@ -1060,10 +1102,10 @@ fn preference(objective: &Objective) -> Preference {
     }
 }
 
-/// `self.initial` is the model that the stage starts from; a run on the processor in single precision is what
-/// there is.
+/// `self.initial` is the model that the stage starts from; a run on the CPU in single precision is the
+/// default.
 #[test]
-fn what_is_executed_under_another_name() {
+fn equivalent_settings_compile_to_the_same_plan() {
     let mut plain = experiment();
     for choice in &mut distilled(&mut plain).teachers {
         choice.teacher = TeacherId(0);
@@ -1104,7 +1146,7 @@ fn truths_are_counted() {
 }
 
 #[test]
-fn only_those_among_which_it_holds_are_put_together() {
+fn conditional_reduction_covers_matching_elements() {
     let reward = signal(Signal::Reward);
     let good = apply(Function::Greater, [&reward, &number(0.5)]);
     let mean = FormulaKind::Reduce {
@@ -1114,7 +1156,7 @@ fn only_those_among_which_it_holds_are_put_together() {
         on: None,
     };
     assert_weights(formula(mean, Axis::Group, false), [1.0, 1.0, 1.0, 1.0, 0.75, 0.75, 0.75, 0.75]);
-    // Of tokens, by a condition on their sequence: the mean entropy of sequences 0 and 3.
+    // The mean over tokens, by a condition on their sequence: the mean entropy of sequences 0 and 3.
     let entropy = entropy();
     let mean = FormulaKind::Reduce {
         reduction: Reduction::Mean,
@@ -1123,7 +1165,7 @@ fn only_those_among_which_it_holds_are_put_together() {
         on: None,
     };
     assert_weights(formula(mean, Axis::Batch, false), [(0.5 + 1.5 + 2.0 + 0.75 + 2.5) / 5.0; 8]);
-    // All of none is true.
+    // `all` of no elements is true.
     let none = apply(Function::Greater, [&reward, &number(2.0)]);
     let all = FormulaKind::Reduce { reduction: Reduction::All, operand: good, among: Some(none), on: None };
     assert_weights(formula(all, Axis::Batch, false), [1.0; 8]);
@@ -1135,7 +1177,7 @@ fn statistics_by_composition() {
     let of = |kind| statistic(kind, &reward, Axis::Group);
     assert_weights(of(Statistic::Center), [0.5, 0.5, 0.5, -0.5, -0.25, -0.25, 0.25, 0.25]);
     assert_weights(of(Statistic::LeaveOneOut), [0.0, 0.0, 0.0, 1.0, 0.75, 0.75, 0.25, 0.25]);
-    // Alone among the good, the mean of the others is 0; so is what takes no part.
+    // For the only good element the mean of the others is 0; so is the value of elements left out.
     let good = apply(Function::Greater, [&reward, &number(0.5)]);
     let kind = |statistic| FormulaKind::Statistic {
         statistic,
@@ -1161,12 +1203,12 @@ fn whole_numbers_and_what_remains() {
     let floor = apply(Function::Floor, [&apply(Function::Multiply, [&signal(Signal::Reward), &number(3.0)])]);
     assert_weights(floor, [3.0, 3.0, 3.0, 0.0, 0.0, 0.0, 2.0, 2.0]);
     assert_weights(signal(Signal::Remaining), [2.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0]);
-    // Completions of one turn each.
+    // Each completion is one turn.
     assert_weights(signal(Signal::InSpan(NamedSpan::FinalTurn)), [1.0; 8]);
     assert_weights(signal(Signal::Available { role: Role::Teacher }), [1.0; 8]);
 }
 
-/// Where a term does not apply it is 0, and such tokens count, unless a step says `among: when`.
+/// Where a term does not apply it is 0, and such tokens count, except in a step with `among: when`.
 #[test]
 fn a_term_applies_where_it_says() {
     let good = apply(Function::Greater, [&signal(Signal::Reward), &number(0.5)]);
@@ -1191,7 +1233,7 @@ fn a_term_applies_where_it_says() {
     );
 }
 
-/// Each term its own way to one number, and a denominator that is written.
+/// Each term may have its own reduction, with a denominator.
 #[test]
 fn terms_reduce_on_their_own() {
     let mut two = nll();
@@ -1209,7 +1251,7 @@ fn primitive(of: Live) -> plan::Live {
     lowered(&objective(live(of), token_mean())).live.remove(0).primitive
 }
 
-/// Numbers inside divergences are constants where they can be, and otherwise formulas of the step or of the
+/// Numbers inside divergences are constants where possible, otherwise formulas of the step or of the
 /// token.
 #[test]
 fn parameters_of_divergences() {
@@ -1254,7 +1296,7 @@ fn entries() -> [Formula; 2] {
 
 fn summand(value: Formula) -> DivergenceKind {
     let (name, parameters) = ("my".into(), Vec::new());
-    let facts = Facts::UNKNOWN;
+    let facts = SummandProperties::UNKNOWN;
     DivergenceKind::Entrywise(Rc::new(Summand {
         name,
         directed: true,
@@ -1265,8 +1307,8 @@ fn summand(value: Formula) -> DivergenceKind {
     }))
 }
 
-/// q * u log u, u = p / q: its value, and its derivatives by both, at p = e / 4, q = 1 / 4. What is detached
-/// has the value and no derivative.
+/// q * u log u, u = p / q: its value and its derivatives by both at p = e / 4, q = 1 / 4. `detached` keeps
+/// the value and has no derivative.
 #[test]
 fn a_summand_has_derivatives() {
     use crate::expr::batch::{Batch, Layout};
@@ -1353,7 +1395,7 @@ fn signals_of_distributions() {
     }
 }
 
-/// Whoever writes by name is one of the stage's scorers, behind those that the objective reads.
+/// A named writer is one of the stage's scorers, after those that the objective reads.
 #[test]
 fn a_teacher_by_name_writes() {
     let mut sound = experiment();
@@ -1362,11 +1404,7 @@ fn a_teacher_by_name_writes() {
     let named = |id: u32| Role::Named { teacher: TeacherId(id), name: "one".into() };
     let from = |teacher, sequences| {
         let (sees, sampling) = (None, sampling.clone());
-        Rc::new(Rollout {
-            source: RolloutSource::From { teacher, sees, sequences, sampling },
-            edits: vec![],
-            origin: HERE,
-        })
+        Rc::new(Rollout::new(RolloutSource::From { teacher, sees, sequences, sampling }, HERE))
     };
     let (first, second) = (from(named(1), None), from(named(0), None));
     train.rollout.source = RolloutSource::Mix { share: number(0.5), first, second };
@@ -1384,7 +1422,7 @@ fn a_teacher_by_name_writes() {
         |place| train.scorers.choices(plan::Role::named(place)).iter().map(|choice| choice.teacher.model());
     assert!(models(0).all(|model| model == Some(ModelId(2))) && models(0).count() == 2);
     assert!(models(1).all(|model| model == Some(ModelId(3))) && models(1).count() == 2);
-    // The same stage with the writers exchanged is another one.
+    // Exchanging the writers gives another stage.
     let mut other = sound.clone();
     let rollout = &mut distilled(&mut other).rollout;
     let RolloutSource::Mix { first, second, .. } = &mut rollout.source else { panic!("a mix") };
@@ -1392,16 +1430,16 @@ fn a_teacher_by_name_writes() {
     assert_ne!(compiled(&other).stages[4].key, plan.stages[4].key);
 }
 
-/// A program answers the student, who samples.
+/// A program responds to the student, which samples.
 #[test]
-fn turns() {
+fn refuses_unsupported_turns() {
     let turns = |change: &dyn Fn(&mut RolloutSource)| {
         let mut source = RolloutSource::Turns {
             environment: "e".into(),
             time_limit_seconds: 30.0,
             depends: vec![],
             at_most: number(3.0),
-            of: Rc::new(Rollout { source: student(4, 1).0, edits: vec![], origin: HERE }),
+            of: Rc::new(Rollout::new(student(4, 1).0, HERE)),
         };
         change(&mut source);
         source

@@ -1,4 +1,4 @@
-//! What is read off a scalar head, and its losses, against formulas written out by hand.
+//! Scores read from a scalar head, and its losses, compared with formulas written out by hand.
 
 use mopd_lang::formula::NamedSpan;
 
@@ -6,11 +6,11 @@ use super::objectives::{CHOSEN, SEQUENCE, batch, dpo, lowered};
 use super::*;
 use crate::expr::interpret::interpret;
 
-/// What the head says before each token.
+/// The head's value before each token.
 const VALUE: [f32; 8] = [0.5, -1.0, 2.0, 0.25, 1.0, -0.75, 3.0, -2.0];
-/// The spans: closed in the first sequence and in the third; none in the second; in the last up to its end.
+/// The spans: closed in the first and third sequence, absent in the second, open to the end in the last.
 const INSIDE: [f32; 8] = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0];
-/// Where each is read.
+/// The token at which each span's score is read.
 const ENDS: [f32; 8] = [0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 1.0];
 
 /// The loss, and d loss / d value per token.
@@ -65,7 +65,7 @@ fn bradley_terry_compares_scores() {
 
 /// Token by token for a critic, at the end of the completion for a judge.
 #[test]
-fn squared_errors() {
+fn squared_errors_read_their_scalar_heads() {
     let reward = [1.0, 0.0, 0.25, 0.75];
     let error = |part: ModelSignal| {
         let target = signal(Signal::Reward);
@@ -83,7 +83,7 @@ fn squared_errors() {
     near(run(&at_end), loss, std::array::from_fn(gradient));
 }
 
-/// A head that is asked, not trained, is a number like any other.
+/// The number of a head that is read and not trained is an ordinary signal.
 #[test]
 fn scores_weigh_other_terms() {
     let read = |of: Signal| {

@@ -1,4 +1,4 @@
-//! Two tokens in a step: what a plan says of it, what is refused, and the loss of confidence.
+//! Two tokens per step: the plan, refusals, and the loss of the confidence.
 
 use super::objectives::{batch, lowered};
 use super::*;
@@ -9,10 +9,10 @@ fn paired(heads: u32, accept: f64) -> Rollout {
     let (source, _) = student(1, 1);
     let RolloutSource::Sample(of) = source else { unreachable!("the student samples") };
     let source = RolloutSource::Sample(Sampling { heads: Some(Heads { heads, accept }), ..of });
-    Rollout { source, edits: vec![], origin: HERE }
+    Rollout::new(source, HERE)
 }
 
-/// The experiment with a change of its student, which draws two tokens in a step. Nothing is made of it.
+/// The experiment with a changed student that samples two tokens per step. It is not compiled.
 fn changed(change: impl FnOnce(&mut Train)) -> Experiment {
     let mut experiment = experiment();
     let Stage::Train(train) = &mut experiment.models[4].stage else { panic!("the student is trained") };
@@ -52,7 +52,7 @@ fn a_plan_says_when_a_second_token_stands() {
 }
 
 #[test]
-fn what_is_not_built_is_refused() {
+fn refuses_unsupported_second_heads() {
     assert_eq!(
         refused(|train| train.rollout = paired(3, 0.95)),
         supported("sampling with more than two output heads")
@@ -60,7 +60,7 @@ fn what_is_not_built_is_refused() {
     let place = "sampling with two output heads in another rollout than a stage's own `sample(...)`";
     let mix = |train: &mut Train| {
         let second = RolloutSource::Data { field: "demonstration".into() };
-        let second = Rollout { source: second, edits: vec![], origin: HERE };
+        let second = Rollout::new(second, HERE);
         let source =
             RolloutSource::Mix { share: number(0.5), first: paired(2, 0.95).into(), second: second.into() };
         train.rollout.source = source;
@@ -76,7 +76,7 @@ fn what_is_not_built_is_refused() {
     };
     assert_eq!(
         refused(|train| train.trainable = Trainable::Adapter(adapter)),
-        supported("sampling with two output heads beside an adapter")
+        supported("sampling with two output heads together with an adapter")
     );
     let mut merged = changed(|_| {});
     let Stage::Merge(merge) = &mut merged.models[5].stage else { panic!("it is merged") };
@@ -84,12 +84,12 @@ fn what_is_not_built_is_refused() {
     assert_eq!(refusals_of(&merged), supported("a merge of models with a second output head"));
 }
 
-/// Of a student with one head there is nothing to ask about a second.
+/// A student with one head has no second one to read.
 #[test]
-fn one_head_has_no_confidence() {
+fn confidence_needs_a_second_head() {
     let (one, _) = student(1, 1);
     let plain = |value: Formula| {
-        let rollout = Rollout { source: one.clone(), edits: vec![], origin: HERE };
+        let rollout = Rollout::new(one.clone(), HERE);
         refused(|train| {
             train.rollout = rollout;
             train.objective = objective(value, by_steps(vec![step(Axis::Token, Axis::Batch)]));
@@ -106,8 +106,8 @@ fn one_head_has_no_confidence() {
     assert_eq!(plain(weighed(signal(Signal::Head))), supported(head));
 }
 
-/// Where the confidence rounds to 0 or 1, its loss and the derivative by its log-odds are what they are in
-/// exact arithmetic.
+/// Where the confidence rounds to 0 or 1, the loss and its derivative by the logit equal those of exact
+/// arithmetic.
 #[test]
 fn the_loss_of_confidence_is_exact_far_out() {
     let odds = [-800.0f32, -40.0, -2.0, 0.0, 0.5, 3.0, 50.0, 900.0];
@@ -119,7 +119,7 @@ fn the_loss_of_confidence_is_exact_far_out() {
     let mut batch = batch();
     batch.live = vec![odds.to_vec()];
     let values = interpret(&objective.graph, &objective.outputs(), &batch).unwrap();
-    // log(1 + e^z) - y z, of which log(1 + e^z) = max(z, 0) + log(1 + e^-|z|).
+    // log(1 + e^z) - y z, where log(1 + e^z) = max(z, 0) + log(1 + e^-|z|).
     let of = |z: f64| z.max(0.0) + (-z.abs()).exp().ln_1p() - target * z;
     let loss: f64 = odds.iter().map(|z| of(f64::from(*z)) / 8.0).sum();
     assert!((values.get(objective.loss)[0] - loss).abs() < 1e-12 * loss);

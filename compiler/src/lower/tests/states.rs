@@ -23,11 +23,11 @@ fn moved(next: Formula) -> Objective {
     objective
 }
 
-/// What the step began with, and the step's own loss beside that of the one before.
+/// A state reads its value at the beginning of the step, the step's own losses, and those of the step before.
 #[test]
 fn a_state_moves_by_the_losses_of_its_step() {
     let (loss, term) = (signal(Signal::Loss), signal(Signal::TermLoss { term: "term".into() }));
-    // One formula for both: a `let` that a term and the state read.
+    // One formula for both, like a `let` that a term and the state read.
     let both = apply(Function::Add, [&loss, &mean_reward()]);
     let next = apply(Function::Multiply, [&beta(), &apply(Function::Add, [&both, &term])]);
     let mut objective = moved(next);
@@ -77,10 +77,10 @@ fn first_and_next_value_are_meaning() {
 }
 
 #[test]
-fn what_a_part_does_not_know_is_refused() {
+fn state_that_a_part_lacks_is_refused() {
     let data = |field: &str| {
         let source = RolloutSource::Data { field: field.into() };
-        Some(Rc::new(Rollout { source, edits: vec![], origin: HERE }))
+        Some(Rc::new(Rollout::new(source, HERE)))
     };
     let own = || {
         let value = apply(Function::Multiply, [&number(-1.0), &live(Live::Part(ModelSignal::Logp))]);
@@ -91,8 +91,8 @@ fn what_a_part_does_not_know_is_refused() {
     by_loss.terms.push(own());
     assert_eq!(
         refusals_of(&student(by_loss)),
-        ["`loss` in the next value of the state `beta`, where terms have completions of their own, is not \
-          supported yet"]
+        ["`loss` in the update of the state `beta` of an objective whose terms have their own completions \
+            is not supported yet"]
     );
     let mut by_rewards = moved(apply(Function::Multiply, [&beta(), &mean_reward()]));
     by_rewards.terms.push(own());
@@ -101,7 +101,8 @@ fn what_a_part_does_not_know_is_refused() {
         apply(Function::Multiply, [&number(0.0), &live(Live::Part(ModelSignal::Logp))]);
     assert_eq!(
         refusals_of(&student(by_rewards)),
-        ["a `state` where the terms on the stage's rollout are multiplied away, is not supported yet"]
+        ["a `state` in an objective whose terms on the stage's rollout are all constant is not supported \
+            yet"]
     );
 }
 
@@ -121,7 +122,7 @@ fn domain_reward() -> Formula {
     reduce(Reduction::Mean, &signal(Signal::Reward), Axis::Domain)
 }
 
-/// The tests' layout is of one domain, where the two are alike but for the axis.
+/// The tests' layout has one domain, where both axes have one number.
 #[test]
 fn a_state_by_domain_is_on_the_axis_of_domains() {
     let next = apply(Function::Multiply, [&gap(), &domain_reward()]);
@@ -141,7 +142,7 @@ fn a_state_by_domain_is_on_the_axis_of_domains() {
         train.objective.normal_form.terms,
         "-(gap * live student.logp); state gap = 1 by domain then gap * mean(reward, over: domain)"
     );
-    // One number of the run has none of this in its plan.
+    // The plan of a number of the run does not mention an axis.
     let plain = compiled(&student(moved(apply(Function::Multiply, [&beta(), &number(1.5)]))));
     assert!(!serde_json::to_string(&plain.experiment).unwrap().contains("\"axis\":\"domain\""));
 }
@@ -173,6 +174,6 @@ fn shares_are_meaning_and_what_they_do_not_go_with_is_refused() {
     let by_loss = apply(Function::Multiply, [&gap(), &signal(Signal::Loss)]);
     assert_eq!(
         refused(&|train| train.shares = Some(by_loss.clone())),
-        ["a mixture whose `shares` read more than states, `step` and `progress`, is not supported yet"]
+        ["a mixture whose `shares` read anything but states, `step` and `progress` is not supported yet"]
     );
 }

@@ -1,4 +1,4 @@
-//! Stages that validate: what is in a plan, in keys and in costs, and that nobody reads what is not computed.
+//! Stages with validation: plans, keys and costs, and refusals of reading a loss that is not computed.
 
 use super::*;
 
@@ -48,15 +48,15 @@ fn every_setting_of_it_is_meaning() {
         assert!(all[..index].iter().all(|(_, known, ..)| known != content_key), "{index}");
         assert_eq!((*stream, other), (all[0].2, &all[0].3), "the same draws; and no other stage's concern");
     }
-    // What is in the files is added when they are read.
+    // The content of the files is added when they are read.
     let moved = keys(|experiment| experiment.domains[1].validation = rows("elsewhere.jsonl"));
     assert_eq!((&moved.1, moved.0 == all[0].0), (&all[0].1, false));
-    // A domain's rows are no concern of those who do not validate.
+    // The validation rows of a domain do not affect stages without validation.
     assert_eq!(all[4], of(compiled(&experiment())));
 }
 
 #[test]
-fn it_is_in_the_plan_and_its_cost_is_unknown() {
+fn validation_is_in_the_plan_with_unknown_cost() {
     let plan = compiled(&validating(|_| ()));
     let plan::Stage::Train(train) = &plan.experiment.models[4].stage else { panic!("it trains") };
     let found = train.validation.as_ref().unwrap();
@@ -73,7 +73,7 @@ fn it_is_in_the_plan_and_its_cost_is_unknown() {
     assert_eq!((plan.stages[4].cost.flops, plan.stages[4].cost.memory), (None, before.memory));
 }
 
-/// The checker says so in the author's words; no plan has it in any case.
+/// The checker reports this in the author's words; a plan never contains it.
 #[test]
 fn a_loss_that_nobody_computes_is_refused() {
     let reads = |experiment: &mut Experiment| {
@@ -87,6 +87,6 @@ fn a_loss_that_nobody_computes_is_refused() {
     });
     assert_eq!(
         refusals_of(&experiment),
-        ["the signal `loss.validation`, where the stage has no `validate`, is not supported yet"]
+        ["the signal `loss.validation` in a stage without `validate` is not supported yet"]
     );
 }

@@ -1,4 +1,4 @@
-//! Tables, by name.
+//! Tables, as settings to compare.
 
 use serde_json::{Map, Value, json};
 
@@ -20,7 +20,7 @@ pub(super) fn comparison(comparison: &Comparison, names: &Names) -> Value {
     };
     let of_columns: Vec<(String, Value)> =
         columns.iter().map(|column| (names.domain(column.domain), settings(column))).collect();
-    // Settings that are the same for all columns are compared once.
+    // Settings that all columns share are compared once.
     let evaluation = match of_columns.first() {
         Some((_, first)) if of_columns.iter().all(|(_, settings)| settings == first) => first.clone(),
         _ => Value::Object(of_columns.iter().cloned().collect()),

@@ -9,7 +9,7 @@ pub fn of_formula(formula: &Formula) -> String {
     objective::expression(&formula.graph, formula.value)
 }
 
-/// `rollout` replaces indices of the writers by their names.
+/// The settings of a choice. `rollout` replaces indices of writers by their names.
 pub fn choice_of_prompts(curriculum: &Curriculum, rollout: &dyn Fn(Value) -> Value) -> Value {
     let Curriculum { filter, priority, refresh, rollouts, measures } = curriculum;
     let mut choice = json!({

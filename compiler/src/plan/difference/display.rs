@@ -1,8 +1,8 @@
-//! Differences as text.
+//! Prints differences as text.
 
 use std::fmt;
 
-use super::{DifferenceKind, Fate, ItemChange, SettingChange};
+use super::{ChangeKind, DifferenceKind, ItemChange, SettingChange};
 
 impl fmt::Display for ItemChange {
     /// `objective of `student`: clip ±5 -> ±3`
@@ -17,13 +17,13 @@ impl fmt::Display for ItemChange {
             DifferenceKind::Run => format!("run `{name}`"),
         };
         match fate {
-            Fate::Added => write!(formatter, "{named} is new")?,
-            Fate::Removed => write!(formatter, "{named} is gone")?,
-            Fate::Renamed { before } if before.is_empty() => {
+            ChangeKind::Added => write!(formatter, "{named} is new")?,
+            ChangeKind::Removed => write!(formatter, "{named} is gone")?,
+            ChangeKind::Renamed { before } if before.is_empty() => {
                 write!(formatter, "{named} was the run without a sweep")?
             }
-            Fate::Renamed { before } => write!(formatter, "{named} was called `{before}`")?,
-            Fate::Changed { settings, objective } => {
+            ChangeKind::Renamed { before } => write!(formatter, "{named} was called `{before}`")?,
+            ChangeKind::Changed { settings, objective } => {
                 if !settings.is_empty() {
                     write!(formatter, "{named}: {}", joined(settings))?;
                 }

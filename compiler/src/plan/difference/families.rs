@@ -1,17 +1,19 @@
-//! The differences between two files that may sweep: run by run, merged where they are the same in all runs.
+//! The differences between two files that may sweep: run by run, merged where all runs have the same.
 
 use std::collections::HashSet;
 
-use super::{DifferenceKind, Fate, ItemChange, Matched, Plan, PlanDifference, SettingChange, difference};
+use super::{
+    ChangeKind, DifferenceKind, ItemChange, MatchedItems, Plan, PlanDifference, SettingChange, difference,
+};
 
-/// The changes from the runs of one file to those of another, each with its name, which is empty where a file
-/// does not sweep. Runs are matched by name, then by content. A stage that several runs share counts once.
+/// The changes from the runs of one file to those of another. Each run has a name, which is empty without a
+/// sweep. Runs are matched by name, then by content. A stage that several runs share counts once.
 pub fn of_families(before: &[(String, &Plan)], after: &[(String, &Plan)]) -> PlanDifference {
     let meant = |family: &[(String, &Plan)]| -> Vec<(String, String)> {
         family.iter().map(|(name, plan)| (name.clone(), plan.hash.clone())).collect()
     };
-    let runs = Matched::new(DifferenceKind::Run, &meant(before), &meant(after));
-    // The differences between two matched runs come below.
+    let runs = MatchedItems::new(DifferenceKind::Run, &meant(before), &meant(after));
+    // The differences inside matched runs are added below.
     let mut items = runs.changes(|_, _| Default::default());
     items.extend(reordered(before, after, &runs));
 
@@ -43,7 +45,7 @@ pub fn of_families(before: &[(String, &Plan)], after: &[(String, &Plan)]) -> Pla
     for (run, plan) in after {
         for (model, facts) in plan.experiment.models.iter().zip(&plan.stages) {
             if counted.insert((&model.name, &facts.key)) && !known.contains(facts.key.as_str()) {
-                // Named as in tables if it is not the same in all runs.
+                // As in tables, the run is named if the stage is not the same in all runs.
                 let shared = after.iter().all(|(_, other)| has(other, &model.name, &facts.key));
                 reruns.push(if shared { model.name.clone() } else { format!("{} [{run}]", model.name) });
             }
@@ -53,7 +55,11 @@ pub fn of_families(before: &[(String, &Plan)], after: &[(String, &Plan)]) -> Pla
 }
 
 /// A change of the order of the runs, which is the order of the tables' rows.
-fn reordered(before: &[(String, &Plan)], after: &[(String, &Plan)], runs: &Matched) -> Option<ItemChange> {
+fn reordered(
+    before: &[(String, &Plan)],
+    after: &[(String, &Plan)],
+    runs: &MatchedItems,
+) -> Option<ItemChange> {
     let places: Vec<usize> = runs.before.iter().flatten().copied().collect();
     if places.is_sorted() {
         return None;
@@ -63,7 +69,7 @@ fn reordered(before: &[(String, &Plan)], after: &[(String, &Plan)], runs: &Match
     };
     let change =
         SettingChange { what: "order of runs".to_owned(), before: listed(before), after: listed(after) };
-    let fate = Fate::Changed { settings: vec![change], objective: Vec::new() };
+    let fate = ChangeKind::Changed { settings: vec![change], objective: Vec::new() };
     Some(ItemChange::new(DifferenceKind::Experiment, &after.first()?.1.experiment.name, fate))
 }
 

@@ -1,4 +1,4 @@
-//! The differences between two runs in what they read, which no plan contains: data and files of rewards.
+//! The differences between the inputs of two runs that are in no plan: data, and files of rewards.
 
 use std::fmt;
 
@@ -33,7 +33,7 @@ impl fmt::Display for InputChange {
 }
 
 /// The changes by domain. Inputs that one of the runs did not record, and domains that one did not read, are
-/// left out.
+/// skipped.
 pub fn input_changes(before: &Results, after: &Results) -> Vec<InputChange> {
     let same_part = |one: &DataHash, other: &DataHash| one.domain == other.domain && one.part == other.part;
     let data = after.data.iter().filter_map(|data| {

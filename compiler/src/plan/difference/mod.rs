@@ -1,4 +1,4 @@
-//! The semantic differences between two plans, stage by stage: for watch mode after an edit, and for
+//! The semantic differences between two plans, stage by stage, for watch mode after an edit and for
 //! comparisons of two runs. Texts, places and layout do not count, and a changed name is reported only as a
 //! renaming.
 //!
@@ -23,8 +23,8 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Domain, DomainId, Guard, Learner, Model, ModelId, Objective, OfStep, Plan, Rollout, Stage, StageFacts,
-    Train, producers,
+    Domain, DomainId, Guard, Learner, Model, ModelId, Objective, Plan, Rollout, Stage, StageFacts,
+    StepFunction, Train, producers,
 };
 use mopd_lang::formula::text;
 
@@ -35,9 +35,9 @@ use scorers::{arms, feedback, name_writers, panels, teacher};
 /// The differences from one plan to another.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct PlanDifference {
-    /// In the order of the plan: the experiment itself, domains, stages, tables.
+    /// The changes in the order of the plan: the experiment itself, domains, stages, tables.
     pub items: Vec<ItemChange>,
-    /// The stages of the new plan that the old one does not contain under any name.
+    /// The stages of the new plan that the old plan does not contain under any name.
     pub reruns: Vec<String>,
     /// The number of stages of the new plan.
     pub stages: usize,
@@ -51,7 +51,7 @@ pub struct ItemChange {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub runs: Vec<String>,
     #[serde(flatten)]
-    pub fate: Fate,
+    pub fate: ChangeKind,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -61,27 +61,27 @@ pub enum DifferenceKind {
     Domain,
     Stage,
     Table,
-    /// One run of a sweep, named by its values; without a name where there is no sweep.
+    /// One run of a sweep, named by its values, or the only run of a file without a sweep.
     Run,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "is", rename_all = "snake_case")]
-pub enum Fate {
+pub enum ChangeKind {
     Added,
     Removed,
-    /// The same under another name.
+    /// Only the name changed.
     Renamed {
         before: String,
     },
-    /// `objective` is separate, since its settings may have another author.
+    /// `objective` is separate, because another author may have written its settings.
     Changed {
         settings: Vec<SettingChange>,
         objective: Vec<SettingChange>,
     },
 }
 
-/// The change of one setting. An absent value means that one side does not have the setting.
+/// The change of one setting. `None` on a side that does not have the setting.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SettingChange {
     /// `steps`, `optimizer.beta2`, `clip`
@@ -91,7 +91,7 @@ pub struct SettingChange {
 }
 
 impl ItemChange {
-    fn new(kind: DifferenceKind, name: &str, fate: Fate) -> ItemChange {
+    fn new(kind: DifferenceKind, name: &str, fate: ChangeKind) -> ItemChange {
         ItemChange { kind, name: name.to_owned(), runs: Vec::new(), fate }
     }
 }
@@ -122,18 +122,18 @@ pub fn difference(before: &Plan, after: &Plan) -> PlanDifference {
     let mut items = Vec::new();
     let whole = values::changes(&experiment(before), &experiment(after));
     if !whole.is_empty() {
-        let fate = Fate::Changed { settings: whole, objective: Vec::new() };
+        let fate = ChangeKind::Changed { settings: whole, objective: Vec::new() };
         items.push(ItemChange::new(DifferenceKind::Experiment, &after.experiment.name, fate));
     }
 
-    let domains = Matched::new(DifferenceKind::Domain, &sources(before), &sources(after));
+    let domains = MatchedItems::new(DifferenceKind::Domain, &sources(before), &sources(after));
     items.extend(domains.changes(|old, new| {
         let [old, new] = [&before.experiment.domains[old], &after.experiment.domains[new]];
         (values::changes(&domain(old), &domain(new)), Vec::new())
     }));
 
-    let models = Matched::new(DifferenceKind::Stage, &keyed(before), &keyed(after));
-    // Values of the old plan with the names of the new one: a renamed start is not another start.
+    let models = MatchedItems::new(DifferenceKind::Stage, &keyed(before), &keyed(after));
+    // Values of the old plan with the names of the new one, since renaming a start is no change.
     let old_names = Names { models: models.old_names(), domains: domains.old_names() };
     let new_names = Names { models: models.new.clone(), domains: domains.new.clone() };
     items.extend(models.changes(|old, new| {
@@ -143,7 +143,8 @@ pub fn difference(before: &Plan, after: &Plan) -> PlanDifference {
         (values::changes(&stage(old, &old_names), &stage(new, &new_names)), objective.collect())
     }));
 
-    let tables = Matched::new(DifferenceKind::Table, &tabled(before, &old_names), &tabled(after, &new_names));
+    let tables =
+        MatchedItems::new(DifferenceKind::Table, &tabled(before, &old_names), &tabled(after, &new_names));
     items.extend(tables.changes(|old, new| {
         let [old, new] = [&before.experiment.comparisons[old], &after.experiment.comparisons[new]];
         (values::changes(&comparison(old, &old_names), &comparison(new, &new_names)), Vec::new())
@@ -175,17 +176,17 @@ fn tabled(plan: &Plan, names: &Names) -> Vec<(String, String)> {
 }
 
 /// Old and new items of one kind, matched.
-struct Matched {
+struct MatchedItems {
     kind: DifferenceKind,
     old: Vec<String>,
     new: Vec<String>,
-    /// The index of the old item of each new one.
+    /// For each new item, the index of the matching old one.
     before: Vec<Option<usize>>,
 }
 
-impl Matched {
-    /// Each item is a name and its content. Names are unique; contents may be equal.
-    fn new(kind: DifferenceKind, old: &[(String, String)], new: &[(String, String)]) -> Matched {
+impl MatchedItems {
+    /// Matches items, each a name and its content. Names are unique; contents may be equal.
+    fn new(kind: DifferenceKind, old: &[(String, String)], new: &[(String, String)]) -> MatchedItems {
         let named: BTreeMap<&str, usize> =
             old.iter().enumerate().map(|(index, (name, _))| (name.as_str(), index)).collect();
         let mut before: Vec<Option<usize>> =
@@ -198,10 +199,10 @@ impl Matched {
             }
         }
         let names = |of: &[(String, String)]| of.iter().map(|(name, _)| name.clone()).collect();
-        Matched { kind, old: names(old), new: names(new), before }
+        MatchedItems { kind, old: names(old), new: names(new), before }
     }
 
-    /// The new names of the old items; their own names where they were removed.
+    /// The new names of the old items, or their own names if they were removed.
     fn old_names(&self) -> Vec<String> {
         let mut names = self.old.clone();
         for (new, before) in self.new.iter().zip(&self.before) {
@@ -212,7 +213,7 @@ impl Matched {
         names
     }
 
-    /// The items that were added, renamed, changed (`settings` compares an old one and a new one) or removed.
+    /// The items that were added, renamed, changed or removed. `of` compares an old item with a new one.
     fn changes(
         &self,
         of: impl Fn(usize, usize) -> (Vec<SettingChange>, Vec<SettingChange>),
@@ -221,20 +222,20 @@ impl Matched {
         for (index, name) in self.new.iter().enumerate() {
             let mut push = |fate| items.push(ItemChange::new(self.kind, name, fate));
             let Some(at) = self.before[index] else {
-                push(Fate::Added);
+                push(ChangeKind::Added);
                 continue;
             };
             if self.old[at] != *name {
-                push(Fate::Renamed { before: self.old[at].clone() });
+                push(ChangeKind::Renamed { before: self.old[at].clone() });
             }
             let (settings, objective) = of(at, index);
             if !settings.is_empty() || !objective.is_empty() {
-                push(Fate::Changed { settings, objective });
+                push(ChangeKind::Changed { settings, objective });
             }
         }
         let kept: HashSet<usize> = self.before.iter().flatten().copied().collect();
         let gone = self.old.iter().enumerate().filter(|(index, _)| !kept.contains(index));
-        items.extend(gone.map(|(_, name)| ItemChange::new(self.kind, name, Fate::Removed)));
+        items.extend(gone.map(|(_, name)| ItemChange::new(self.kind, name, ChangeKind::Removed)));
         items
     }
 }
@@ -298,7 +299,7 @@ fn domain(domain: &Domain) -> Value {
     value
 }
 
-/// The settings of a stage without the objective.
+/// The settings of a stage, without those of its objective.
 fn stage(model: &Model<Objective>, names: &Names) -> Value {
     match &model.stage {
         Stage::Train(train) => self::train(train, names),
@@ -383,8 +384,8 @@ fn train(train: &Train<Objective>, names: &Names) -> Value {
         "private": private.as_ref().map(written),
         "length": written(length),
         "lr": match learning_rate {
-            OfStep::Schedule(schedule) => text::schedule(schedule),
-            OfStep::Formula(formula) => objective::expression(&formula.graph, formula.value),
+            StepFunction::Schedule(schedule) => text::schedule(schedule),
+            StepFunction::Formula(formula) => objective::expression(&formula.graph, formula.value),
         },
         "ema": ema,
         "guards": train.guards.iter().map(Guard::written).collect::<Vec<_>>(),

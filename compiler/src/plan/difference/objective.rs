@@ -1,5 +1,5 @@
-//! Compares two objectives. Their normal forms show what kind of objective each is; a parallel walk through
-//! the graphs from the loss finds every number that differs.
+//! Compares two objectives. Their normal forms show the kind of each objective; a parallel walk through the
+//! graphs from the loss finds every number that differs.
 
 use std::collections::HashSet;
 
@@ -34,12 +34,12 @@ pub fn changes(before: &Objective, after: &Objective) -> Vec<SettingChange> {
         .filter(|((_, old), (_, new))| old != new)
         .map(|((slot, old), (_, new))| of_slot(slot, old, new))
         .collect();
-    // A number that a slot shows is also a number of the graph: it is reported once.
+    // A number shown in a slot is also a number of the graph. It is reported once.
     let said: HashSet<(String, String)> = found
         .iter()
         .filter_map(|change| Some((unsigned(change.before.as_deref()?), unsigned(change.after.as_deref()?))))
         .collect();
-    let mut walk = Walk { before, after, met: HashSet::new(), found: Vec::new() };
+    let mut walk = GraphComparison { before, after, met: HashSet::new(), found: Vec::new() };
     let terms = before
         .terms
         .iter()
@@ -82,7 +82,7 @@ pub fn changes(before: &Objective, after: &Objective) -> Vec<SettingChange> {
     found
 }
 
-/// The first and the next value of its states.
+/// The first and the next value of each state.
 fn moves(objective: &Objective) -> Vec<(&str, Axis, f64, NodeId)> {
     objective.states.iter().map(|state| (state.name.as_str(), state.axis, state.first, state.next)).collect()
 }
@@ -164,7 +164,7 @@ fn pieces(text: &str) -> Vec<&str> {
     pieces
 }
 
-/// The word that a number after these pieces belongs to: the one right before it, or else the function whose
+/// The word that a number after these pieces belongs to: the one right before it, or the function whose
 /// argument it is.
 fn owner<'a>(before: &[&'a str]) -> Option<&'a str> {
     let is_word = |piece: &str| piece.starts_with(|c: char| c.is_alphabetic());
@@ -187,15 +187,15 @@ fn owner<'a>(before: &[&'a str]) -> Option<&'a str> {
 }
 
 /// Walks two graphs side by side.
-struct Walk<'a> {
+struct GraphComparison<'a> {
     before: &'a Objective,
     after: &'a Objective,
     met: HashSet<(NodeId, NodeId)>,
-    /// The differences; the bool marks a number that differs inside an otherwise equal expression.
+    /// The differences. The bool marks a number that differs in an otherwise equal expression.
     found: Vec<(SettingChange, bool)>,
 }
 
-impl Walk<'_> {
+impl GraphComparison<'_> {
     fn states(&mut self) {
         let (before, after) = (self.before, self.after);
         for old in &before.states {
@@ -230,7 +230,7 @@ impl Walk<'_> {
         }
     }
 
-    /// The values of ladders are settings of the stage, and so is a ladder that was added or removed.
+    /// Compares ladders. Their values, and added or removed ladders, are settings of the stage.
     fn ladders(&mut self) {
         let (before, after) = (self.before, self.after);
         for (old, new) in before.ladders.iter().zip(&after.ladders) {
@@ -245,17 +245,23 @@ impl Walk<'_> {
     }
 
     fn pair(&mut self, old: NodeId, new: NodeId, place: &str) {
-        // Nodes are hash-consed: each pair of nodes is visited once, not along every path. Not recursive,
-        // since a chain may have a million nodes.
+        // Nodes are hash-consed: each pair of nodes is visited once, not once per path. Not recursive, since
+        // a chain may have a million nodes.
         let mut pending = vec![(old, new, place.to_owned())];
         while let Some((old, new, place)) = pending.pop() {
             if self.met.insert((old, new)) {
-                self.one(old, new, place, &mut pending);
+                self.compare_nodes(old, new, place, &mut pending);
             }
         }
     }
 
-    fn one(&mut self, old: NodeId, new: NodeId, place: String, pending: &mut Vec<(NodeId, NodeId, String)>) {
+    fn compare_nodes(
+        &mut self,
+        old: NodeId,
+        new: NodeId,
+        place: String,
+        pending: &mut Vec<(NodeId, NodeId, String)>,
+    ) {
         let (before, after) = (&self.before.graph, &self.after.graph);
         let operands = |graph: &Graph, node| graph.operands(node);
         let (below_old, below_new) = (operands(before, old), operands(after, new));
@@ -327,7 +333,7 @@ fn is_word(name: &str) -> bool {
     name.chars().all(|character| character.is_alphanumeric() || character == '_')
 }
 
-/// The place of a number as an argument of a function; signs and sums give no place.
+/// The place of a number as an argument of a function. Signs and sums give no place.
 fn argument_of(function: Function, place: &str) -> String {
     let name = function.name();
     if is_word(name) {

@@ -8,7 +8,7 @@ use crate::plan::{
     Teacher, TeacherChoice, Train,
 };
 
-/// The plan has indices into its list of scorers; people know names.
+/// Replaces the plan's indices into the list of scorers by names, for people.
 pub fn name_writers(rollout: &mut Value, scorers: &Scorers) {
     let fields = match rollout {
         Value::Object(fields) => fields,
@@ -23,7 +23,7 @@ pub fn name_writers(rollout: &mut Value, scorers: &Scorers) {
     fields.values_mut().for_each(|inside| name_writers(inside, scorers));
 }
 
-/// A composition: each member with its factor.
+/// A composition as settings: each member with its factor.
 pub fn composed(composition: &Composition, scorers: &Scorers) -> Value {
     let member = |Member { weight, role }: &Member| {
         let weight = match weight {
@@ -37,7 +37,7 @@ pub fn composed(composition: &Composition, scorers: &Scorers) -> Value {
     json!({ composition.pool.name(): composition.members.iter().map(member).collect::<Vec<Value>>() })
 }
 
-/// Panels by name; the templates of their members are reported with the scorers.
+/// Panels by name. The templates of their members are reported with the scorers.
 pub fn panels(panels: &[Panel], scorers: &Scorers) -> Value {
     let panel = |Panel { name, members, rounds, sampling, confidence }: &Panel| {
         let settings = json!({
@@ -81,7 +81,7 @@ pub fn teacher(choice: &TeacherChoice, scorers: &Scorers, names: &Names) -> Valu
     json!({ "weights": weights, "sees": sees, "align": choice.own_tokens.then_some("tokens") })
 }
 
-/// The teachers of a domain in the order of the route, which matters.
+/// The teachers of a domain in the order of the route, which has a meaning.
 pub fn arms(train: &Train<Objective>, domain: DomainId, names: &Names) -> Value {
     let teacher = |choice: &TeacherChoice| teacher(choice, &train.scorers, names);
     let condition =

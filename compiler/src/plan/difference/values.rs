@@ -8,10 +8,10 @@ use super::SettingChange;
 /// The longest value that is written whole, in characters.
 const LONGEST: usize = 60;
 
-/// Groups of settings in the plan that do not exist in the language.
+/// Groups of settings that exist in the plan and not in the language. They are not part of names.
 const SILENT: &[&str] = &["rollout", "length", "trainable", "execution", "optimizer", "evaluation", "merge"];
 
-/// The differences, each named by its path.
+/// The differences of two values, each named by its path.
 pub fn changes(before: &Value, after: &Value) -> Vec<SettingChange> {
     let mut found = Vec::new();
     collect(Some(before), Some(after), &mut Vec::new(), &mut found);
@@ -28,7 +28,7 @@ fn collect(
         return;
     }
     match (before, after) {
-        // Enums have a tag, which is a text; if the tags differ, a comparison field by field has no meaning.
+        // Enums have a tag, which is a text. If the tags differ, fields are not compared.
         (Some(Value::Object(old)), Some(Value::Object(new))) if same_alternative(old, new) => {
             let both = old.keys().chain(new.keys().filter(|key| !old.contains_key(*key)));
             for key in both {
@@ -39,8 +39,8 @@ fn collect(
         }
         _ => found.push(SettingChange {
             what: name(path),
-            before: before.and_then(shown),
-            after: after.and_then(shown),
+            before: before.and_then(one_line),
+            after: after.and_then(one_line),
         }),
     }
 }
@@ -64,8 +64,8 @@ fn name(path: &[String]) -> String {
     }
 }
 
-/// A value on one line; `None` for a missing one.
-fn shown(value: &Value) -> Option<String> {
+/// A value on one line; `None` for null.
+fn one_line(value: &Value) -> Option<String> {
     let text = plain(value)?;
     Some(match text.char_indices().nth(LONGEST) {
         Some((end, _)) => format!("{}...", &text[..end]),

@@ -1,4 +1,4 @@
-//! `... |> keep(correct)`, `... |> best(reward, of: 1)`: a selection of the completions that are drawn of
+//! `... |> keep(correct)`, `... |> best(reward, of: 1)`: a selection of the completions that are drawn for
 //! each prompt.
 
 use mopd_lang::experiment::Edit;
@@ -16,13 +16,13 @@ pub struct Chosen {
     pub of: Producer,
 }
 
-/// Which completions are kept.
+/// The rule that selects completions.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(tag = "choice", rename_all = "snake_case")]
 pub enum SampleChoice {
-    /// Those for which a condition holds; there may be none. Per sequence.
+    /// Completions for which a condition holds, possibly none. Per sequence.
     Keep { condition: Formula },
-    /// The `count` completions with the largest numbers, of equal ones the first; in the order in which they
+    /// The `count` completions with the largest numbers, of equal ones the first, in the order in which they
     /// were drawn. Per sequence.
     Best { by: Formula, count: u32 },
 }
@@ -35,7 +35,7 @@ impl SampleChoice {
     }
 }
 
-/// Whether the student must score completions before the formula can be evaluated.
+/// Whether the formula reads the student's scores of completions.
 pub fn reads_student(formula: &Formula) -> bool {
     let signals = formula.graph.signals(&[formula.value]);
     signals.iter().any(|signal| signal.roles().contains(&Role::Student))
@@ -50,7 +50,7 @@ pub(super) fn holding(holds: bool) -> Formula {
 
 impl Chosen {
     fn described(&self, of: Fields, groups: Option<u32>) -> Fields {
-        let fields = Fields::of("chosen");
+        let fields = Fields::new("chosen");
         let fields = match &self.choice {
             SampleChoice::Keep { condition } => fields
                 .with("choice", FieldValue::Text("keep".to_owned()))
@@ -61,6 +61,20 @@ impl Chosen {
                 .with("count", FieldValue::Count(*count)),
         };
         fields.with("of", FieldValue::Fields(of)).with_groups("batch", groups)
+    }
+}
+
+impl Producer {
+    /// The producer whose completions are chosen from, and the choices in the order of application.
+    pub fn before_choices(&self) -> (&Producer, Vec<&SampleChoice>) {
+        match self {
+            Producer::Chosen(chosen) => {
+                let (producer, mut choices) = chosen.of.before_choices();
+                choices.push(&chosen.choice);
+                (producer, choices)
+            }
+            producer => (producer, Vec::new()),
+        }
     }
 }
 
@@ -86,38 +100,38 @@ impl ProducerKind for Chosen {
         vec![&mut self.of]
     }
 
-    /// It chooses anew at every step.
-    fn fresh(&self) -> bool {
+    /// True, because the choice is made anew at every step.
+    fn is_redrawn(&self) -> bool {
         true
     }
 
-    fn leaves_out(&self) -> bool {
-        matches!(self.choice, SampleChoice::Keep { .. }) || self.of.kind().leaves_out()
+    fn may_drop(&self) -> bool {
+        matches!(self.choice, SampleChoice::Keep { .. }) || self.of.kind().may_drop()
     }
 
-    fn settle(&mut self, holds: bool) {
+    fn assume_conditions(&mut self, holds: bool) {
         if let SampleChoice::Keep { condition } = &mut self.choice {
             *condition = holding(holds);
         }
-        self.of.kind_mut().settle(holds);
+        self.of.kind_mut().assume_conditions(holds);
     }
 
     fn policy(&self) -> Result<(Writer, &Sampling), &'static str> {
         self.of.kind().policy()
     }
 
-    /// The cost of all completions that it chooses from.
+    /// The cost of all completions from which it chooses.
     fn parameters(&self, of: &dyn Fn(Writer) -> Option<u64>) -> Option<f64> {
         let drawn = f64::from(self.of.kind().group().max(1)) / f64::from(self.group().max(1));
         let read = if reads_student(self.choice.formula()) { of(Writer::Student)? as f64 } else { 0.0 };
         Some(drawn * (self.of.kind().parameters(of)? + read))
     }
 
-    fn asked(&self, groups: u32) -> String {
-        self.of.kind().asked(groups)
+    fn groups_setting(&self, groups: u32) -> String {
+        self.of.kind().groups_setting(groups)
     }
 
-    fn undivided(&self) -> Option<&'static str> {
+    fn unshardable_reason(&self) -> Option<&'static str> {
         self.choice
             .formula()
             .graph
@@ -126,12 +140,12 @@ impl ProducerKind for Chosen {
     }
 }
 
-/// Whether an edit chooses among completions.
+/// Whether an edit is a choice of completions.
 pub(super) fn makes(edit: &Edit) -> bool {
     matches!(edit, Edit::Keep { .. } | Edit::Best { .. })
 }
 
-/// The rollout after an edit; unchanged if the edit does not choose.
+/// The rollout after an edit, or unchanged if the edit is no choice.
 pub(super) fn executable(
     of: Producer,
     edit: &Edit,

@@ -1,4 +1,4 @@
-//! `data(answer)`: completions from the data.
+//! `data(answer)`: a field of the data as completions.
 
 use serde::Deserialize;
 
@@ -11,7 +11,7 @@ pub struct Data {
 
 impl ProducerKind for Data {
     fn fields(&self, groups: Option<u32>, _: &dyn Fn(ModelId) -> FieldValue) -> Fields {
-        Fields::of("data").with("field", FieldValue::Text(self.field.clone())).with_groups("batch", groups)
+        Fields::new("data").with("field", FieldValue::Text(self.field.clone())).with_groups("batch", groups)
     }
 
     fn field(&self) -> Option<&str> {
@@ -26,7 +26,7 @@ impl ProducerKind for Data {
         Some(0.0)
     }
 
-    fn undivided(&self) -> Option<&'static str> {
+    fn unshardable_reason(&self) -> Option<&'static str> {
         None
     }
 }

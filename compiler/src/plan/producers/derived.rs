@@ -1,6 +1,6 @@
 //! `derived(two_candidates(guide), from: attempts)`: the student's attempts at a prompt, then its completions
-//! of a new prompt, which a template makes of them and of texts by teachers (arXiv:2606.18216). A prompt for
-//! which the template lacks something keeps its attempts.
+//! of a new prompt, which a template makes of the attempts and of texts by teachers (arXiv:2606.18216). If
+//! the template lacks something for a prompt, the prompt keeps its attempts.
 
 use mopd_lang::experiment::{
     self as checked, GroupMember, RolloutSource, Slot as CheckedSlot, TemplatePiece,
@@ -21,7 +21,7 @@ use crate::refusal::{Converted, Origins, refused, role};
 pub struct Derived {
     /// The template of the new prompt.
     pub sees: View,
-    /// The texts that are made for it, in this order: each is a slot of the template, or of a later text.
+    /// The texts made for the new prompt, in this order. Each is a slot of the template, or of a later text.
     pub texts: Vec<DerivedText>,
     /// The producer of the attempts: the student's.
     pub of: Producer,
@@ -31,8 +31,8 @@ pub struct Derived {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DerivedText {
-    /// The first completion with this property that `writer` gives the plain prompt, of as many as the
-    /// student's group has, with the same settings.
+    /// The first completion with this property among those that `writer` writes for the plain prompt: as many
+    /// as the student's group has, with the same settings.
     Answer { writer: Role, member: GroupMember },
     /// A shortened version of a text, written by `writer`.
     Short { writer: Role, sees: View, max_tokens: u32 },
@@ -41,7 +41,7 @@ pub enum DerivedText {
 }
 
 impl DerivedText {
-    /// The role that writes it, if any.
+    /// The role that writes the text, if any.
     pub fn writer(&self) -> Option<Role> {
         match self {
             DerivedText::Answer { writer, .. } | DerivedText::Short { writer, .. } => Some(*writer),
@@ -63,19 +63,19 @@ impl Derived {
     pub const BETWEEN: &'static str = "\n\n";
 
     fn described(&self, sees: FieldValue, of: Fields, groups: Option<u32>) -> Fields {
-        Fields::of("derived")
+        Fields::new("derived")
             .with("sees", sees)
             .with("texts", FieldValue::Made(self.texts.clone()))
             .with("of", FieldValue::Fields(of))
             .with_groups("batch", groups)
     }
 
-    /// How attempts and completions are sampled.
+    /// The sampling settings of attempts and completions.
     pub fn sampling(&self) -> &Sampling {
         self.of.sampling().expect("the student attempts")
     }
 
-    /// How a text is shortened: sampled like attempts, with its own length and without stop texts.
+    /// The sampling settings of shortening: those of attempts, with another length and without stop texts.
     pub fn shortening(&self, max_tokens: u32) -> Sampling {
         let (max_tokens_moves, stop) = (None, Vec::new());
         Sampling { n: 1, max_tokens, max_tokens_moves, stop, ..self.sampling().clone() }
@@ -94,7 +94,7 @@ impl Derived {
         roles
     }
 
-    /// The roles that shorten, their templates, and the most tokens that they write.
+    /// The roles that shorten texts, with their templates and their limits in tokens.
     pub fn shorts(&self) -> impl Iterator<Item = (Role, &View, u32)> {
         self.texts.iter().filter_map(|text| match text {
             DerivedText::Short { writer, sees, max_tokens } => Some((*writer, sees, *max_tokens)),
@@ -107,7 +107,7 @@ impl Derived {
         std::iter::once(&self.sees).chain(self.shorts().map(|(_, view, _)| view))
     }
 
-    /// The attempts that are shown.
+    /// The properties of the attempts that are shown, each once.
     pub fn members(&self) -> Vec<GroupMember> {
         let slots = self.sees.slots().chain(self.texts.iter().flat_map(DerivedText::slots));
         let mut members: Vec<GroupMember> = Vec::new();
@@ -121,8 +121,8 @@ impl Derived {
         members
     }
 
-    /// The most tokens of attempts and texts in a view; `completion` and `between` are those of a completion
-    /// and of [`Derived::BETWEEN`].
+    /// The most tokens of attempts and texts in a view. `completion` and `between` are the lengths of a
+    /// completion and of [`Derived::BETWEEN`].
     pub fn shown(&self, view: &View, completion: u32, between: u32) -> u32 {
         let slots = view.slots().map(|slot| self.tokens(slot, completion, between));
         slots.fold(0, u32::saturating_add)
@@ -150,7 +150,7 @@ impl ProducerKind for Derived {
         self.described(FieldValue::View(self.sees.clone()), self.of.kind().fields(None, model), groups)
     }
 
-    /// Without the template's name, which changes no result.
+    /// The fields without the template's name, which changes no result.
     fn key(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         self.described(FieldValue::Pieces(self.sees.pieces.clone()), self.of.kind().key(None, model), groups)
     }
@@ -167,8 +167,8 @@ impl ProducerKind for Derived {
         Some(self)
     }
 
-    /// A step costs most if every template has all that it shows.
-    fn settle(&mut self, holds: bool) {
+    /// Assumes that every template has all that it shows, which costs most.
+    fn assume_conditions(&mut self, holds: bool) {
         let any = |slot: &mut Slot| {
             if let Slot::Group(member) = slot {
                 *member = GroupMember::Other;
@@ -184,19 +184,19 @@ impl ProducerKind for Derived {
                 DerivedText::Shuffled { slots } => slots.iter_mut().for_each(any),
             }
         }
-        self.of.kind_mut().settle(holds);
+        self.of.kind_mut().assume_conditions(holds);
     }
 
     fn draws_inside(&self) -> bool {
         true
     }
 
-    /// The student samples attempts and completions with the same settings.
+    /// The student's, because it samples attempts and completions with the same settings.
     fn policy(&self) -> Result<(Writer, &Sampling), &'static str> {
         self.of.kind().policy()
     }
 
-    /// The cost of an attempt, its completion, others' answers, and of shortening for the whole group.
+    /// The cost of an attempt, its completion, others' answers, and shortening for the whole group.
     fn parameters(&self, of: &dyn Fn(Writer) -> Option<u64>) -> Option<f64> {
         let mut all = self.of.kind().parameters(of)? + of(Writer::Student)? as f64;
         for writer in self.answering() {
@@ -208,11 +208,11 @@ impl ProducerKind for Derived {
         Some(all)
     }
 
-    fn asked(&self, groups: u32) -> String {
-        self.of.kind().asked(groups)
+    fn groups_setting(&self, groups: u32) -> String {
+        self.of.kind().groups_setting(groups)
     }
 
-    fn undivided(&self) -> Option<&'static str> {
+    fn unshardable_reason(&self) -> Option<&'static str> {
         Some("a rollout of derived prompts")
     }
 }
@@ -234,24 +234,28 @@ pub(super) fn executable(
     if !matches!(attempts, Producer::Student(_)) {
         let refusal = *refused(inside, "`derived` from completions that are not the student's own samples");
         return Err(Box::new(
-            refusal.help("let it attempt the prompts: `from: sample(...)`, or a `replay` of that"),
+            refusal.help("let the student attempt the prompts: `from: sample(...)`, or a `replay` of that"),
         ));
     }
-    let mut maker = Maker { template: &template.name, at, origins, rollout, texts: Vec::new() };
+    let mut maker = TemplateConverter { template: &template.name, at, origins, rollout, texts: Vec::new() };
     let pieces = template.pieces.iter().map(|piece| maker.piece(piece)).collect::<Converted<Vec<Piece>>>()?;
     let sees = View { name: template.name.clone(), pieces };
     let derived = Derived { sees, texts: maker.texts, of };
     if derived.members().is_empty() && derived.answering().is_empty() {
-        let construct = format!("`derived` with the template `{}`, which shows no attempt,", template.name);
-        let help = "show one, as in \"{prompt}\\n\\nThis is wrong: {group.wrong}\"; a template that is the same for \
-                    every attempt is one that the stage `sees`";
+        let construct = format!(
+            "`derived` with the template `{}`, in which no slot shows an \
+            attempt",
+            template.name
+        );
+        let help = "show one, as in \"{prompt}\\n\\nThis is wrong: {group.wrong}\"; for a template that \
+            is the same for every attempt, set `sees` of the stage";
         return Err(Box::new((*refused(at, construct)).help(help)));
     }
     Ok(derived.into())
 }
 
 /// Converts the slots of a template to those of a plan.
-struct Maker<'a> {
+struct TemplateConverter<'a> {
     /// The template's name.
     template: &'a str,
     at: Span,
@@ -261,7 +265,7 @@ struct Maker<'a> {
     texts: Vec<DerivedText>,
 }
 
-impl Maker<'_> {
+impl TemplateConverter<'_> {
     fn refused<T>(&self, what: &str) -> Converted<T> {
         Err(refused(self.at, format!("{what} in the template `{}` of a `derived`", self.template)))
     }
@@ -298,7 +302,7 @@ impl Maker<'_> {
             }
             CheckedSlot::Shuffled(slots) => {
                 let slots = slots.iter().map(|slot| self.slot(slot)).collect::<Converted<Vec<Slot>>>()?;
-                // The length of such texts follows from their settings alone.
+                // The length of such texts must follow from their settings alone.
                 if slots.iter().any(|slot| !slot.of_completion()) {
                     return self.refused("the prompt, or a field of the data, in `shuffled(...)`");
                 }

@@ -1,5 +1,5 @@
-//! `each_turn(data(trajectory), sample(...))`: the student's turn in place of each assistant turn of a
-//! recorded trajectory, after the turns before it.
+//! `each_turn(data(trajectory), sample(...))`: the student's turns in place of the assistant's turns of a
+//! recorded trajectory, each after the recorded turns before it.
 
 use mopd_lang::experiment::{self as checked, BatchSize, RolloutSource};
 use serde::Deserialize;
@@ -17,7 +17,7 @@ pub struct EachTurn {
 }
 
 impl EachTurn {
-    /// How a turn is sampled.
+    /// The sampling settings of a turn.
     pub fn sampling(&self) -> &Sampling {
         self.of.sampling().expect("the student writes")
     }
@@ -25,7 +25,7 @@ impl EachTurn {
 
 impl ProducerKind for EachTurn {
     fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
-        Fields::of("each_turn")
+        Fields::new("each_turn")
             .with("trajectory", FieldValue::Text(self.trajectory.clone()))
             .with("of", FieldValue::Fields(self.of.kind().fields(None, model)))
             .with_groups("batch", groups)
@@ -39,7 +39,7 @@ impl ProducerKind for EachTurn {
         vec![&mut self.of]
     }
 
-    /// One row for each turn of a trajectory, which only the data knows.
+    /// `None`, because the number of turns of a trajectory is known only from the data.
     fn rows(&self) -> Option<u32> {
         None
     }
@@ -56,24 +56,24 @@ impl ProducerKind for EachTurn {
         self.of.kind().parameters(of)
     }
 
-    fn asked(&self, groups: u32) -> String {
-        self.of.kind().asked(groups)
+    fn groups_setting(&self, groups: u32) -> String {
+        self.of.kind().groups_setting(groups)
     }
 
-    fn undivided(&self) -> Option<&'static str> {
+    fn unshardable_reason(&self) -> Option<&'static str> {
         Some("a rollout that begins at every turn of the data")
     }
 }
 
 impl<O> Train<O> {
-    /// The field with the trajectories whose turns replace prompts.
+    /// The field with the trajectories whose turns are the prompts.
     pub fn trajectory(&self) -> Option<&str> {
         self.producers().find_map(|producer| producer.kind().trajectory())
     }
 }
 
-/// Only as a stage's own rollout: a step then draws trajectories, not prompts, so it can't be combined with
-/// other rollouts.
+/// Converts the source. It must be a stage's own rollout: a step then draws trajectories, not prompts, so it
+/// can't be combined with other rollouts.
 pub(super) fn executable(train: &checked::Train, origins: Origins) -> Converted<Producer> {
     let rollout = &train.rollout;
     let RolloutSource::EachTurn { history, of } = &rollout.source else {

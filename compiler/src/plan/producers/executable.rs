@@ -7,15 +7,15 @@ use mopd_lang::source::Span;
 use super::{
     Producer, Rollout, chosen, each_turn, pairs, retry, rewrite, source, speculative, through, turns,
 };
-use crate::plan::{Axis, Formula, Keep, Moving, Sampling, Schedule, moving};
+use crate::plan::{AdaptiveSchedule, Axis, Formula, Keep, Sampling, Schedule, adaptive_schedule};
 use crate::refusal::{Converted, Origins, refused};
 
 /// Lowers a formula that depends on completions before a step trains on them, with one value for each element
-/// of an axis; the text describes it, as a noun phrase.
+/// of an axis. The text describes the formula, as a noun phrase.
 pub(crate) type OfCompletions<'a> =
     &'a dyn Fn(&mopd_lang::formula::Formula, &str, Axis) -> Converted<Formula>;
 
-/// Converts what a stage trains on; the error lists everything that can't be executed.
+/// Converts the rollout of a stage. The error lists everything that can't be executed.
 pub(crate) fn rollout(
     train: &checked::Train,
     origins: Origins,
@@ -25,7 +25,7 @@ pub(crate) fn rollout(
         return pairs.map_err(|refusal| vec![*refusal]);
     }
     let at = origins.span(train.rollout.origin);
-    // Edits of turns on a rollout without turns.
+    // Edits of turns, of a rollout without turns.
     let strays = other_edits(&train.rollout).filter(|edit| turns::makes(edit));
     let mut refusals: Vec<Diagnostic> = strays.map(|edit| *refused(at, edit_name(edit))).collect();
     let made = match &train.rollout.source {
@@ -47,8 +47,18 @@ pub(super) fn edit_name(edit: &checked::Edit) -> String {
     format!("the edit `{}` of a rollout", edit.name())
 }
 
-/// Whether the texts of a rollout can be edited: not with a buffer, which stores completions as drawn, nor an
-/// episode, which has the environment's tokens, nor a pair, which has two writers.
+/// The refusal of an edit of a rollout inside `of`, which passes completions on as they were drawn.
+pub(super) fn edit_inside(edit: &checked::Edit, of: &str, at: Span) -> Box<Diagnostic> {
+    let refusal = *refused(at, format!("the edit `{}` of a rollout inside `{of}`", edit.name()));
+    let help = format!(
+        "inside `{of}`, completions may be chosen by `keep(...)` and `best(...)`; write other edits behind \
+        the rollout of a whole stage, or of a term that has it as its `data`"
+    );
+    Box::new(refusal.help(help))
+}
+
+/// Checks that the texts of a rollout can be edited. A buffer stores completions as drawn, an episode
+/// contains the environment's tokens, and a pair has two writers, so none of these can be.
 pub(super) fn editable(edit: &Edit, rollout: &checked::Rollout, at: Span) -> Converted<()> {
     let written = matches!(
         rollout.source,
@@ -63,7 +73,7 @@ pub(super) fn editable(edit: &Edit, rollout: &checked::Rollout, at: Span) -> Con
     if written { Ok(()) } else { Err(refused(at, format!("the edit `{edit}` of the rollout `{source}`"))) }
 }
 
-/// The edits that neither choose completions nor are part of how the source draws.
+/// The edits that are no choice of completions and no setting of the source.
 pub(super) fn other_edits(rollout: &checked::Rollout) -> impl Iterator<Item = &checked::Edit> {
     let turns = matches!(rollout.source, RolloutSource::Turns { .. });
     rollout.edits.iter().filter(move |edit| !(chosen::makes(edit) || turns && turns::makes(edit)))
@@ -86,12 +96,16 @@ pub(crate) fn producer(
     })
 }
 
-/// For completions that are generated once, the choice is made then.
+/// Adds `keep`. Completions that are generated once have applied it then.
 pub(super) fn with_keep(rollout: Rollout, keep: Keep, at: Span) -> Converted<Rollout> {
     match rollout.producer.once() {
         Some(_) => Ok(rollout),
-        None if keep == Keep::All || rollout.producer.drawn_anew() => Ok(Rollout { keep, ..rollout }),
-        None => Err(refused(at, "`keep = correct` of completions that are not all drawn anew in every step")),
+        None if keep == Keep::All || rollout.producer.all_redrawn() => Ok(Rollout { keep, ..rollout }),
+        None => Err(refused(
+            at,
+            "`keep = correct` of completions that are not all sampled anew at every \
+            step",
+        )),
     }
 }
 
@@ -105,7 +119,7 @@ pub(super) fn groups(producer: &Producer, size: BatchSize, at: Span) -> Converte
         BatchSize::Prompts(groups) => Ok(groups),
         BatchSize::Sequences(sequences) if sequences % of_group == 0 => Ok(sequences / of_group),
         BatchSize::Sequences(_) => {
-            Err(refused(at, "a batch that is not a whole number of prompts with all their samples"))
+            Err(refused(at, "a batch size that is not a multiple of the samples per prompt"))
         }
     }
 }
@@ -120,7 +134,11 @@ pub(super) fn sampling_once(
         sampling if sampling.max_tokens_moves.is_none() => Ok(sampling),
         _ => {
             let at = origins.span(of.max_tokens.0.origin);
-            Err(refused(at, "a `max_tokens` that changes during the run, of rollouts that are made once,"))
+            Err(refused(
+                at,
+                "sampling a fixed set of rollouts with a `max_tokens` that changes during the \
+                run",
+            ))
         }
     }
 }
@@ -136,16 +154,16 @@ pub(crate) fn sampling(
     if heads.is_some() {
         return Err(refused(at, "sampling with several output heads in this place"));
     }
-    let moves = moving(max_tokens, "a `max_tokens`", origins)?;
+    let moves = adaptive_schedule(max_tokens, "a `max_tokens`", origins)?;
     let limit = moves.largest().round();
     Ok(Sampling {
-        // The whole distribution is no restriction: such a run is the same run.
+        // A mass of 1 is no restriction, so the run is the same as without it.
         top_p: top_p.filter(|p| *p < 1.0),
         top_k: *top_k,
         repetition_penalty: repetition_penalty.filter(|penalty| *penalty != 1.0),
         stop: stop.clone(),
         max_tokens_moves: Some(moves)
-            .filter(|moves| !matches!(moves, Moving::Schedule(Schedule::Constant { .. }))),
+            .filter(|moves| !matches!(moves, AdaptiveSchedule::Schedule(Schedule::Constant { .. }))),
         ..Sampling::new(*n, *temperature, limit as u32)
     })
 }

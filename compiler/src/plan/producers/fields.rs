@@ -1,11 +1,11 @@
-//! The serialised form of a producer. The plan and the keys of results have the same names in the same order,
-//! which must never change, whatever the fields are called in the program.
+//! The serialised form of a producer. Names and their order in the plan and in the keys of results must never
+//! change, whatever the fields are called in the program.
 
 use serde::{Serialize, Serializer};
 
-use super::{DerivedText, Keeps, ModelId, PatternPiece, Sampling};
+use super::{DerivedText, ModelId, PatternPiece, ReplayContents, Sampling};
 use crate::plan::views::Piece;
-use crate::plan::{Formula, Keep, Moving, Role, RolloutServer, View};
+use crate::plan::{AdaptiveSchedule, Formula, Keep, Role, RolloutServer, View};
 
 /// Names and values, in order.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -19,13 +19,14 @@ pub enum FieldValue {
     Bool(bool),
     Number(f64),
     Texts(Vec<String>),
+    Counts(Vec<u32>),
     Model(ModelId),
     Role(Role),
     Keep(Keep),
-    Keeps(Keeps),
+    Keeps(ReplayContents),
     Formula(Formula),
     Sampling(Sampling),
-    Moving(Moving),
+    Moving(AdaptiveSchedule),
     View(View),
     Pieces(Vec<Piece>),
     Pattern(Vec<PatternPiece>),
@@ -36,8 +37,8 @@ pub enum FieldValue {
 }
 
 impl Fields {
-    /// The fields of a kind, with its name in plans.
-    pub fn of(kind: &str) -> Fields {
+    /// The fields of a kind, beginning with its name in plans.
+    pub fn new(kind: &str) -> Fields {
         Fields::default().with("from", FieldValue::Text(kind.to_owned()))
     }
 
@@ -46,8 +47,8 @@ impl Fields {
         self
     }
 
-    /// The numbers that move over training time, also those inside.
-    pub fn moving(&self) -> Vec<Moving> {
+    /// The numbers that change over training time, also those of producers inside.
+    pub fn moving(&self) -> Vec<AdaptiveSchedule> {
         let of = |value: &FieldValue| match value {
             FieldValue::Moving(moving) => vec![moving.clone()],
             FieldValue::Sampling(sampling) => sampling.max_tokens_moves.iter().cloned().collect(),
@@ -58,7 +59,7 @@ impl Fields {
         self.0.iter().flat_map(|(_, value)| of(value)).collect()
     }
 
-    /// The groups of a step, if the producer is a stage's own.
+    /// Adds the groups of a step, if the producer is a stage's own.
     pub fn with_groups(self, name: &'static str, groups: Option<u32>) -> Fields {
         match groups {
             Some(groups) => self.with(name, FieldValue::Count(groups)),

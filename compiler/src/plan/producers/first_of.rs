@@ -9,12 +9,36 @@ use crate::refusal::{Converted, Origins, refused};
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct FirstOf {
     pub choices: Vec<Producer>,
+    /// For each choice the index of the first one that edits the same declared rollout. Empty where choices
+    /// of rollouts with the same settings all edit the same one.
+    #[serde(default)]
+    pub same_as: Vec<u32>,
 }
 
 impl FirstOf {
+    /// Choices among which rollouts with the same settings are one rollout.
+    pub fn new(choices: Vec<Producer>) -> FirstOf {
+        FirstOf { choices, same_as: Vec::new() }
+    }
+
+    /// For each choice the index of the first one whose completions it chooses from, too.
+    pub fn shared(&self) -> Vec<usize> {
+        match self.same_as.as_slice() {
+            [] => {
+                first_of_each(&self.choices, |one, other| one.before_choices().0 == other.before_choices().0)
+            }
+            same_as => same_as.iter().map(|index| *index as usize).collect(),
+        }
+    }
+
     fn described(&self, groups: Option<u32>, fields: impl Fn(&dyn ProducerKind) -> Fields) -> Fields {
         let choices = self.choices.iter().map(|choice| fields(choice.kind())).collect();
-        Fields::of("first_of").with("choices", FieldValue::Each(choices)).with_groups("batch", groups)
+        let fields = Fields::new("first_of").with("choices", FieldValue::Each(choices));
+        let fields = match self.same_as.is_empty() {
+            true => fields,
+            false => fields.with("same_as", FieldValue::Counts(self.same_as.clone())),
+        };
+        fields.with_groups("batch", groups)
     }
 }
 
@@ -35,22 +59,22 @@ impl ProducerKind for FirstOf {
         self.choices.iter_mut().collect()
     }
 
-    /// It chooses anew at every step.
-    fn fresh(&self) -> bool {
+    /// True, because the choice is made anew at every step.
+    fn is_redrawn(&self) -> bool {
         true
     }
 
-    /// With one sample, only if every choice may leave it out; with several samples, if any choice may.
-    fn leaves_out(&self) -> bool {
-        let mut each = self.choices.iter().map(|choice| choice.kind().leaves_out());
-        if self.group() > 1 { each.any(|leaves_out| leaves_out) } else { each.all(|leaves_out| leaves_out) }
+    /// With one sample: whether all choices may leave it out. With several: whether any choice may.
+    fn may_drop(&self) -> bool {
+        let mut each = self.choices.iter().map(|choice| choice.kind().may_drop());
+        if self.group() > 1 { each.any(|may_drop| may_drop) } else { each.all(|may_drop| may_drop) }
     }
 
-    /// Each is drawn only if those before it have no completion.
-    fn settle(&mut self, holds: bool) {
+    /// Settles each choice. A choice is drawn only if those before it have no completion.
+    fn assume_conditions(&mut self, holds: bool) {
         let last = self.choices.len().saturating_sub(1);
         for (place, choice) in self.choices.iter_mut().enumerate() {
-            choice.kind_mut().settle(holds && place == last);
+            choice.kind_mut().assume_conditions(holds && place == last);
         }
     }
 
@@ -68,11 +92,11 @@ impl ProducerKind for FirstOf {
         self.choices.iter().map(|choice| choice.kind().parameters(of)).sum()
     }
 
-    fn asked(&self, groups: u32) -> String {
+    fn groups_setting(&self, groups: u32) -> String {
         format!("`prompts = {groups}`")
     }
 
-    fn undivided(&self) -> Option<&'static str> {
+    fn unshardable_reason(&self) -> Option<&'static str> {
         None
     }
 }
@@ -95,5 +119,23 @@ pub(super) fn executable(
         }
         made.push(producer);
     }
-    Ok(FirstOf { choices: made }.into())
+    let mut first_of = FirstOf::new(made);
+    let declared: Vec<_> = choices.iter().map(|choice| origins.span(choice.source_origin)).collect();
+    let of_settings = first_of.shared();
+    let places: Vec<usize> = (0..choices.len()).collect();
+    // Data is the same wherever it is declared.
+    let is_drawn = |place: usize| !first_of.choices[place].drawn().is_empty();
+    let shared = first_of_each(&places, |one, other| {
+        of_settings[*one] == of_settings[*other] && (declared[*one] == declared[*other] || !is_drawn(*one))
+    });
+    if shared != of_settings {
+        first_of.same_as = shared.into_iter().map(|index| index as u32).collect();
+    }
+    Ok(first_of.into())
+}
+
+/// For each element the index of the first one that is the same.
+fn first_of_each<T>(all: &[T], same: impl Fn(&T, &T) -> bool) -> Vec<usize> {
+    let first = |one| all.iter().position(|other| same(one, other)).expect("it is the same as itself");
+    all.iter().map(first).collect()
 }

@@ -5,7 +5,7 @@ use mopd_lang::experiment::{self as checked, RolloutSource};
 use serde::Deserialize;
 
 use super::{FieldValue, Fields, ModelId, Producer, ProducerKind, Sampling, Writer, edit_name, sampling};
-use crate::plan::{Moving, Role, moving};
+use crate::plan::{AdaptiveSchedule, Role, adaptive_schedule};
 use crate::refusal::{Converted, Origins, refused};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -20,9 +20,9 @@ pub struct Guided {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(tag = "guidance", rename_all = "snake_case")]
 pub enum Guidance {
-    /// It is drawn from a mixture of both distributions; `alpha` is the teacher's share.
-    TokenMix { alpha: Moving },
-    /// It is replaced unless it is among the teacher's `top_k` most probable entries.
+    /// The token is drawn from a mixture of both distributions; `alpha` is the teacher's share.
+    TokenMix { alpha: AdaptiveSchedule },
+    /// The token is replaced unless it is among the teacher's `top_k` most probable entries.
     Interleave { top_k: u32 },
 }
 
@@ -34,7 +34,7 @@ impl Guided {
 
 impl ProducerKind for Guided {
     fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
-        let fields = Fields::of("guided");
+        let fields = Fields::new("guided");
         let fields = match &self.guidance {
             Guidance::TokenMix { alpha } => fields
                 .with("guidance", FieldValue::Text("token_mix".to_owned()))
@@ -54,7 +54,7 @@ impl ProducerKind for Guided {
         vec![&mut self.of]
     }
 
-    /// The teacher; the student draws inside.
+    /// The teacher. The student is the writer of the producer inside.
     fn drawn(&self) -> Option<(Writer, &Sampling)> {
         Some((Writer::Guide(Role::TEACHER), self.sampling()))
     }
@@ -66,25 +66,26 @@ impl ProducerKind for Guided {
         }
     }
 
-    /// Both models process each token.
+    /// The cost of both models, which process each token.
     fn parameters(&self, of: &dyn Fn(Writer) -> Option<u64>) -> Option<f64> {
         Some(self.of.kind().parameters(of)? + of(Writer::Guide(Role::TEACHER))? as f64)
     }
 
-    fn asked(&self, groups: u32) -> String {
-        self.of.kind().asked(groups)
+    fn groups_setting(&self, groups: u32) -> String {
+        self.of.kind().groups_setting(groups)
     }
 
-    fn undivided(&self) -> Option<&'static str> {
+    fn unshardable_reason(&self) -> Option<&'static str> {
         None
     }
 }
 
 pub(super) fn executable(rollout: &checked::Rollout, origins: Origins) -> Converted<Producer> {
     let (guidance, of) = match &rollout.source {
-        RolloutSource::TokenMix { alpha, of } => {
-            (Guidance::TokenMix { alpha: moving(alpha, "an `alpha` of a `token_mix`", origins)? }, of)
-        }
+        RolloutSource::TokenMix { alpha, of } => (
+            Guidance::TokenMix { alpha: adaptive_schedule(alpha, "an `alpha` of a `token_mix`", origins)? },
+            of,
+        ),
         RolloutSource::Interleave { top_k, of } => (Guidance::Interleave { top_k: *top_k }, of),
         _ => unreachable!("the caller has looked"),
     };

@@ -4,25 +4,25 @@ use mopd_lang::experiment::{self as checked, RolloutSource};
 use serde::Deserialize;
 
 use super::{
-    FieldValue, Fields, Keep, ModelId, OfCompletions, Producer, ProducerKind, Sampling, Writer, edit_name,
+    FieldValue, Fields, Keep, ModelId, OfCompletions, Producer, ProducerKind, Sampling, Writer, edit_inside,
     other_edits, producer,
 };
-use crate::plan::{Moving, moving};
+use crate::plan::{AdaptiveSchedule, adaptive_schedule};
 use crate::refusal::{Converted, Origins, refused};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Mix {
-    pub share: Moving,
+    pub share: AdaptiveSchedule,
     pub first: Producer,
     pub second: Producer,
 }
 
-/// The deepest nesting of mixes: a node's number in the tree, 32 bits, selects its random numbers.
+/// The deepest nesting of mixes. The number of a node in the tree, in 32 bits, selects its random numbers.
 const LEVELS: usize = 30;
 
 impl ProducerKind for Mix {
     fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
-        Fields::of("mix")
+        Fields::new("mix")
             .with("share", FieldValue::Moving(self.share.clone()))
             .with("first", FieldValue::Fields(self.first.kind().fields(None, model)))
             .with("second", FieldValue::Fields(self.second.kind().fields(None, model)))
@@ -37,8 +37,8 @@ impl ProducerKind for Mix {
         vec![&mut self.first, &mut self.second]
     }
 
-    /// It chooses anew at every step.
-    fn fresh(&self) -> bool {
+    /// True, because the choice is made anew at every step.
+    fn is_redrawn(&self) -> bool {
         true
     }
 
@@ -57,11 +57,11 @@ impl ProducerKind for Mix {
         Some(self.share.ends().into_iter().map(at).fold(0.0, f64::max))
     }
 
-    fn asked(&self, groups: u32) -> String {
+    fn groups_setting(&self, groups: u32) -> String {
         format!("`prompts = {groups}`")
     }
 
-    fn undivided(&self) -> Option<&'static str> {
+    fn unshardable_reason(&self) -> Option<&'static str> {
         None
     }
 }
@@ -76,7 +76,7 @@ pub(super) fn executable(
     };
     let side = |rollout| side(rollout, "mix", origins, of_completions);
     let at = origins.span(share.0.origin);
-    let share = moving(share, "a share of a `mix`", origins)?;
+    let share = adaptive_schedule(share, "a share of a `mix`", origins)?;
     let place = origins.span(second.origin);
     let (first, second) = (side(first)?, side(second)?);
     let groups = [&first, &second].map(|side| side.kind().group());
@@ -90,7 +90,7 @@ pub(super) fn executable(
     Ok(Producer::mix(share, first, second))
 }
 
-/// One of several rollouts that prompts get their completions from.
+/// Converts one of several rollouts among which prompts are divided.
 pub(super) fn side(
     rollout: &checked::Rollout,
     of: &str,
@@ -99,7 +99,7 @@ pub(super) fn side(
 ) -> Converted<Producer> {
     let at = origins.span(rollout.origin);
     if let Some(edit) = other_edits(rollout).next() {
-        return Err(refused(at, edit_name(edit)));
+        return Err(edit_inside(edit, of, at));
     }
     match producer(rollout, Keep::All, origins, of_completions)? {
         producer if producer.once().is_some() => {

@@ -1,7 +1,7 @@
-//! Producers: where the sequences that an objective judges come from. A producer is a node of a tree, with a
+//! Producers: the sources of the sequences that an objective scores. A producer is a node of a tree, with a
 //! file for each kind: its executable form, its conversion from the language's rollout, its part of keys, its
-//! requirements and its cost. How it draws is in a file of the same name in the runtime's `train/batches`.
-//! Code that would match on all kinds asks the kind instead ([`ProducerKind`]).
+//! requirements and its cost. Drawing is in a file of the same name in the runtime's `train/batches`. Code
+//! that would match on all kinds uses [`ProducerKind`] instead.
 
 mod chosen;
 mod data;
@@ -26,7 +26,7 @@ mod teacher;
 mod through;
 mod turns;
 
-pub use mopd_lang::experiment::Keeps;
+pub use mopd_lang::experiment::ReplayContents;
 use mopd_lang::experiment::{self as checked, RolloutSource};
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -49,17 +49,17 @@ pub use sampled_by::SampledBy;
 pub use sampler::sampler;
 pub use speculative::Speculative;
 pub use student::Student;
-pub use teacher::{Once, Teacher};
+pub use teacher::{PrecomputedRollouts, Teacher};
 pub use through::{ProducerProgram, Through};
 pub use turns::{ExpertTurns, Turns};
 
-use self::executable::{OfCompletions, edit_name, editable, other_edits, sampling_once};
+use self::executable::{OfCompletions, edit_inside, edit_name, editable, other_edits, sampling_once};
 pub(crate) use self::executable::{producer, rollout, sampling};
 use super::views::Piece;
-use super::{Keep, ModelId, Moving, Role, RolloutServer, Sampling, View};
+use super::{AdaptiveSchedule, Keep, ModelId, Role, RolloutServer, Sampling, View};
 use crate::refusal::{Converted, Origins, refused};
 
-/// What a stage trains on: the sequences of all terms of its objective.
+/// The sequences that a stage, or a term with completions of its own, trains on.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Rollout {
     #[serde(flatten)]
@@ -67,7 +67,7 @@ pub struct Rollout {
     /// Groups per step.
     #[serde(rename = "batch", alias = "prompts")]
     pub groups: u32,
-    /// Which of a step's completions are trained on.
+    /// The completions of a step that are trained on.
     #[serde(rename = "keep_of_step", default = "all")]
     pub keep: Keep,
 }
@@ -142,7 +142,7 @@ fn source(
             Err(refused(at, format!("the rollout `{}` inside another one", source.name())))
         }
         RolloutSource::Parameter { name, .. } => {
-            Err(refused(at, format!("the rollout `{name}`, which has no value,")))
+            Err(refused(at, format!("the rollout `{name}`, a parameter without a value")))
         }
         RolloutSource::Denoise { .. } => Err(refused(at, format!("the rollout `{}`", source.name()))),
     }
@@ -155,7 +155,7 @@ pub enum Writer {
     Student,
     /// A scorer of the stage: the routed teacher of the prompt, or a named one.
     Scorer(Role),
-    /// A scorer of the stage that reads a draft: in a template of the rollout, or in its own template.
+    /// A scorer of the stage that reads a draft, in a template of the rollout or in its own template.
     Editor { editor: Role, sees: bool },
     /// A scorer of the stage that affects each token of the student.
     Guide(Role),
@@ -163,23 +163,23 @@ pub enum Writer {
     Model(ModelId),
 }
 
-/// The properties of a kind of producer. By default it draws nothing itself and has no producers inside.
+/// The properties of a kind of producer. By default it draws nothing itself, and has no producers inside.
 pub trait ProducerKind {
-    /// The fields in plans and keys; `groups` for a stage's own producer, `model` serialises a model.
+    /// The fields in plans and keys. `groups`: for a stage's own producer. `model` serialises a model.
     fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields;
 
-    /// The fields in a stage's key, if they differ.
+    /// The fields in a stage's key, if they differ from those in plans.
     fn key(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         self.fields(groups, model)
     }
 
-    /// Sequences per group: as many as the first producer inside makes.
+    /// Sequences per group. By default, as many as the first producer inside makes.
     fn group(&self) -> u32 {
         self.inner().first().map_or(1, |inner| inner.kind().group())
     }
 
     /// The most rows that a step trains on for each sequence of a group: the sequence, and parts of others.
-    /// `None` where it depends on the data.
+    /// `None` where the number depends on the data.
     fn rows(&self) -> Option<u32> {
         Some(1)
     }
@@ -193,17 +193,17 @@ pub trait ProducerKind {
         Vec::new()
     }
 
-    /// The field of the data that it reads.
+    /// The field of the data that is the completion.
     fn field(&self) -> Option<&str> {
         None
     }
 
-    /// The field of the data whose turns are its prompts.
+    /// The field of the data whose turns are the prompts.
     fn trajectory(&self) -> Option<&str> {
         None
     }
 
-    /// The writer, and the sampling settings.
+    /// The writer that the producer itself samples from, with the sampling settings.
     fn drawn(&self) -> Option<(Writer, &Sampling)> {
         None
     }
@@ -212,22 +212,22 @@ pub trait ProducerKind {
         None
     }
 
-    /// Whether its sequences are those drawn by producers inside, if these draw at this step.
+    /// Whether its sequences are drawn by the producers inside, if these draw at this step.
     fn draws_inside(&self) -> bool {
         false
     }
 
-    /// The template in place of the prompts, for its writer.
+    /// The template that replaces the prompts for the writer.
     fn view(&self) -> Option<&View> {
         None
     }
 
-    /// The text that it inserts into completions.
+    /// The text that is inserted into completions.
     fn text(&self) -> &[Piece] {
         &[]
     }
 
-    /// Whether its sequences have drafts.
+    /// Whether all sequences have drafts.
     fn drafts(&self) -> bool {
         let inner = self.inner();
         !inner.is_empty() && inner.into_iter().all(Producer::drafts)
@@ -238,17 +238,17 @@ pub trait ProducerKind {
         None
     }
 
-    /// Its derived prompts, if it makes prompts.
+    /// The derivation of prompts, if the producer makes prompts.
     fn derives(&self) -> Option<&Derived> {
         None
     }
 
-    /// The program that it starts.
+    /// The program that the producer starts.
     fn program(&self) -> Option<ProducerProgram<'_>> {
         None
     }
 
-    /// The producer whose completions it edits after they are written.
+    /// The producer inside whose completions are edited.
     fn edited(&self) -> Option<&Producer> {
         None
     }
@@ -259,51 +259,51 @@ pub trait ProducerKind {
     }
 
     /// The completions that are generated once, before the first step.
-    fn once(&self) -> Option<Once> {
+    fn once(&self) -> Option<PrecomputedRollouts> {
         None
     }
 
-    fn once_mut(&mut self) -> Option<&mut Once> {
+    fn once_mut(&mut self) -> Option<&mut PrecomputedRollouts> {
         None
     }
 
-    /// Whether it also writes before the first step, once for each prompt that the stage draws.
-    fn once_a_prompt(&self) -> bool {
+    /// Whether it also generates before the first step, once for each prompt that the stage draws.
+    fn cached_per_prompt(&self) -> bool {
         false
     }
 
-    /// Changes it to draw at every step what it would generate once for each prompt.
-    fn draw_afresh(&mut self) {}
+    /// Replaces generation once for each prompt by drawing at every step.
+    fn redraw_each_step(&mut self) {}
 
     /// Whether its sequences are new in every step.
-    fn fresh(&self) -> bool {
-        let drawn = self.drawn().is_some() && self.once().is_none() && !self.once_a_prompt();
-        drawn || self.inner().into_iter().any(|inner| inner.kind().fresh())
+    fn is_redrawn(&self) -> bool {
+        let drawn = self.drawn().is_some() && self.once().is_none() && !self.cached_per_prompt();
+        drawn || self.inner().into_iter().any(|inner| inner.kind().is_redrawn())
     }
 
     /// Whether a group may have fewer sequences than requested, or none.
-    fn leaves_out(&self) -> bool {
-        self.inner().into_iter().any(|inner| inner.kind().leaves_out())
+    fn may_drop(&self) -> bool {
+        self.inner().into_iter().any(|inner| inner.kind().may_drop())
     }
 
-    /// Fixes conditions to the given value; a condition whose failure leads to more samples is fixed to
-    /// false: so no step costs more.
-    fn settle(&mut self, holds: bool) {
-        self.inner_mut().into_iter().for_each(|inner| inner.kind_mut().settle(holds));
+    /// Fixes conditions to the given value, and a condition whose failure leads to more samples to false. No
+    /// step then costs more.
+    fn assume_conditions(&mut self, holds: bool) {
+        self.inner_mut().into_iter().for_each(|inner| inner.kind_mut().assume_conditions(holds));
     }
 
-    /// The policy that drew all tokens, with its settings, or why there is no single one.
+    /// The policy that drew all tokens, with its settings, or the reason why there is no single one.
     fn policy(&self) -> Result<(Writer, &Sampling), &'static str>;
 
-    /// Parameters that process each token drawn at a step: on average, or at most.
+    /// The number of parameters that process each token drawn at a step, on average or at most.
     fn parameters(&self, of: &dyn Fn(Writer) -> Option<u64>) -> Option<f64>;
 
-    /// Its name if several processes can't each draw for their own prompts: because a buffer is shared, or a
-    /// number compares the prompts of a step. Producers inside are asked separately.
-    fn undivided(&self) -> Option<&'static str>;
+    /// The construct's name if several processes can't each draw for their own prompts, because a buffer is
+    /// shared, or a number compares the prompts of a step. Producers inside are checked separately.
+    fn unshardable_reason(&self) -> Option<&'static str>;
 
     /// The setting with which an author requests this many groups per step.
-    fn asked(&self, groups: u32) -> String {
+    fn groups_setting(&self, groups: u32) -> String {
         format!("`batch = {groups}`")
     }
 }
@@ -323,14 +323,14 @@ impl Producer {
     }
 
     pub fn teacher_once(sequences: u32, keep: Keep, sampling: Sampling) -> Producer {
-        Producer::of_scorer(Role::TEACHER, Some(Once { sequences, keep }), sampling)
+        Producer::of_scorer(Role::TEACHER, Some(PrecomputedRollouts { sequences, keep }), sampling)
     }
 
-    pub fn of_scorer(writer: Role, once: Option<Once>, sampling: Sampling) -> Producer {
+    pub fn of_scorer(writer: Role, once: Option<PrecomputedRollouts>, sampling: Sampling) -> Producer {
         Teacher { writer, sees: None, once, sampling }.into()
     }
 
-    pub fn mix(share: impl Into<Moving>, first: Producer, second: Producer) -> Producer {
+    pub fn mix(share: impl Into<AdaptiveSchedule>, first: Producer, second: Producer) -> Producer {
         Mix { share: share.into(), first, second }.into()
     }
 
@@ -338,7 +338,7 @@ impl Producer {
         Pairs { chosen, rejected }.into()
     }
 
-    /// This producer and all inside it, outermost first.
+    /// This producer and all inside it, the outermost first.
     pub fn all(&self) -> Vec<&Producer> {
         let mut all = vec![self];
         let mut at = 0;
@@ -349,7 +349,7 @@ impl Producer {
         all
     }
 
-    /// The models that write and are not scorers.
+    /// The models that write and are no scorers.
     pub fn models(&self) -> Vec<ModelId> {
         let model = |(writer, _)| if let Writer::Model(id) = writer { Some(id) } else { None };
         self.drawn().into_iter().filter_map(model).collect()
@@ -360,13 +360,13 @@ impl Producer {
         self.all().into_iter().filter_map(|producer| producer.kind().field()).collect()
     }
 
-    /// The fields of the data that it writes into completions.
+    /// The fields of the data that are inserted into completions.
     pub fn fields_of_texts(&self) -> Vec<&str> {
         let texts = self.all().into_iter().flat_map(|producer| producer.kind().text());
         texts.filter_map(Piece::field).collect()
     }
 
-    /// The templates in place of the prompts, for writers.
+    /// The templates that replace the prompts for writers.
     pub fn views(&self) -> Vec<&View> {
         let of_writers = self.all().into_iter().filter_map(|producer| producer.kind().view());
         of_writers.chain(self.derives().into_iter().flat_map(Derived::views)).collect()
@@ -377,8 +377,8 @@ impl Producer {
         self.all().into_iter().filter_map(|producer| producer.kind().derives()).collect()
     }
 
-    /// The writers with a template in place of the prompts, other than their templates as scorers.
-    pub fn shown(&self) -> impl Iterator<Item = (Writer, &Sampling, &View)> {
+    /// The writers whose template here replaces their template as scorers.
+    pub fn writer_templates(&self) -> impl Iterator<Item = (Writer, &Sampling, &View)> {
         self.all().into_iter().filter_map(|producer| {
             let (writer, sampling) = producer.kind().drawn()?;
             Some((writer, sampling, producer.kind().view()?))
@@ -394,7 +394,7 @@ impl Producer {
         self.all().into_iter().filter_map(|producer| producer.kind().environment()).collect()
     }
 
-    /// All writers in it, with their sampling settings.
+    /// All writers of the tree, with their sampling settings.
     pub fn drawn(&self) -> Vec<(Writer, &Sampling)> {
         self.all().into_iter().filter_map(|producer| producer.kind().drawn()).collect()
     }
@@ -404,44 +404,44 @@ impl Producer {
         self.drawn().first().map(|(_, sampling)| *sampling)
     }
 
-    /// Applies `change` to all sampling settings in it.
+    /// Applies `change` to all sampling settings of the tree.
     pub fn each_sampling(&mut self, change: &mut dyn FnMut(&mut Sampling)) {
         let kind = self.kind_mut();
         kind.sampling_mut().into_iter().for_each(&mut *change);
         kind.inner_mut().into_iter().for_each(|inner| inner.each_sampling(change));
     }
 
-    /// Changes everything that is generated once for each prompt to be drawn at every step.
-    pub fn draw_afresh(&mut self) {
+    /// Replaces all generation once for each prompt by drawing at every step.
+    pub fn redraw_each_step(&mut self) {
         let kind = self.kind_mut();
-        kind.draw_afresh();
-        kind.inner_mut().into_iter().for_each(Producer::draw_afresh);
+        kind.redraw_each_step();
+        kind.inner_mut().into_iter().for_each(Producer::redraw_each_step);
     }
 
-    /// Whether some of it is generated before the first step, once for each prompt that the stage draws.
-    pub fn once_a_prompt(&self) -> bool {
-        self.all().into_iter().any(|producer| producer.kind().once_a_prompt())
+    /// Whether a part is generated before the first step, once for each prompt that the stage draws.
+    pub fn cached_per_prompt(&self) -> bool {
+        self.all().into_iter().any(|producer| producer.kind().cached_per_prompt())
     }
 
     /// The completions that are generated once, before the first step.
-    pub fn once(&self) -> Option<Once> {
+    pub fn once(&self) -> Option<PrecomputedRollouts> {
         self.kind().once()
     }
 
-    pub fn once_mut(&mut self) -> Option<&mut Once> {
+    pub fn once_mut(&mut self) -> Option<&mut PrecomputedRollouts> {
         self.kind_mut().once_mut()
     }
 
     /// Whether its sequences are new in every step.
-    pub fn fresh(&self) -> bool {
-        self.kind().fresh()
+    pub fn is_redrawn(&self) -> bool {
+        self.kind().is_redrawn()
     }
 
-    /// Whether a step draws all of them itself: none is from the data, from an earlier step, or of a pair.
-    pub fn drawn_anew(&self) -> bool {
+    /// Whether a step draws all sequences itself: none is from the data, from an earlier step, or of a pair.
+    pub fn all_redrawn(&self) -> bool {
         let kind = self.kind();
         let drawn = kind.drawn().is_some() || kind.draws_inside();
-        drawn && self.fresh() && kind.inner().into_iter().all(Producer::drawn_anew)
+        drawn && self.is_redrawn() && kind.inner().into_iter().all(Producer::all_redrawn)
     }
 }
 
@@ -450,28 +450,28 @@ impl Rollout {
         Rollout { producer, groups, keep: Keep::All }
     }
 
-    /// Sequences of a group.
+    /// The number of sequences of a group.
     pub fn group(&self) -> u32 {
         self.producer.kind().group().max(1)
     }
 
-    /// Sequences of a step.
+    /// The number of sequences of a step.
     pub fn sequences(&self) -> u32 {
         self.groups.saturating_mul(self.group())
     }
 
     /// Whether a step may train on fewer sequences than requested, or on none.
-    pub fn leaves_out(&self) -> bool {
-        self.keep != Keep::All || self.producer.kind().leaves_out()
+    pub fn may_drop(&self) -> bool {
+        self.keep != Keep::All || self.producer.kind().may_drop()
     }
 
-    /// Fixes conditions for the highest cost of a step: see [`ProducerKind::settle`].
-    pub fn settle(&mut self) {
+    /// Fixes conditions for the highest cost of a step: see [`ProducerKind::assume_conditions`].
+    pub fn assume_conditions(&mut self) {
         self.keep = Keep::All;
-        self.producer.kind_mut().settle(true);
+        self.producer.kind_mut().assume_conditions(true);
     }
 
-    /// The serialised fields; `model` serialises models.
+    /// The serialised fields. `model` serialises models.
     pub fn fields(&self, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         self.with_keep(self.producer.kind().fields(Some(self.groups), model))
     }
@@ -483,7 +483,7 @@ impl Rollout {
         }
     }
 
-    /// The fields in the stage's key; `model` returns the keys of models.
+    /// The fields in the stage's key. `model` returns the keys of models.
     pub fn key(&self, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         self.with_keep(self.producer.kind().key(Some(self.groups), model))
     }

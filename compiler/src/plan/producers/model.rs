@@ -10,7 +10,7 @@ use crate::refusal::{Converted, Origins, refused};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Model {
-    /// Drawn before the first step, for each prompt of the stage; a side of a pair at every step.
+    /// Whether it is drawn once per prompt, before the first step. A side of a pair is drawn at every step.
     #[serde(default)]
     pub once: bool,
     pub model: ModelId,
@@ -34,7 +34,7 @@ impl Model {
 
 impl ProducerKind for Model {
     fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
-        self.described(Fields::of("model"), groups, model)
+        self.described(Fields::new("model"), groups, model)
     }
 
     fn key(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
@@ -53,11 +53,11 @@ impl ProducerKind for Model {
         Some(&mut self.sampling)
     }
 
-    fn once_a_prompt(&self) -> bool {
+    fn cached_per_prompt(&self) -> bool {
         self.once
     }
 
-    fn draw_afresh(&mut self) {
+    fn redraw_each_step(&mut self) {
         self.once = false;
     }
 
@@ -69,11 +69,11 @@ impl ProducerKind for Model {
         Some(of(Writer::Model(self.model))? as f64)
     }
 
-    fn asked(&self, groups: u32) -> String {
+    fn groups_setting(&self, groups: u32) -> String {
         format!("`prompts = {groups}`")
     }
 
-    fn undivided(&self) -> Option<&'static str> {
+    fn unshardable_reason(&self) -> Option<&'static str> {
         None
     }
 }

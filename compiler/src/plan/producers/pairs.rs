@@ -28,10 +28,10 @@ impl Pairs {
 
 impl ProducerKind for Pairs {
     fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
-        self.sides(Fields::of("pairs"), |side| side.fields(None, model)).with_groups("batch", groups)
+        self.sides(Fields::new("pairs"), |side| side.fields(None, model)).with_groups("batch", groups)
     }
 
-    /// Only pairs have two sides, so a key needs no name of the kind.
+    /// The fields without the name of the kind, since only pairs have two sides.
     fn key(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         self.sides(Fields::default(), |side| side.key(None, model)).with_groups("batch", groups)
     }
@@ -56,12 +56,12 @@ impl ProducerKind for Pairs {
         Some((self.chosen.kind().parameters(of)? + self.rejected.kind().parameters(of)?) / 2.0)
     }
 
-    fn undivided(&self) -> Option<&'static str> {
+    fn unshardable_reason(&self) -> Option<&'static str> {
         None
     }
 }
 
-/// The pairs that the objective compares, where it compares any.
+/// The pairs that the objective compares, if it compares any.
 pub(super) fn compared(train: &checked::Train, origins: Origins) -> Converted<Option<Rollout>> {
     let at = origins.span(train.rollout.origin);
     let of_term = |term: &checked::Term| {

@@ -10,12 +10,12 @@ use crate::refusal::{Converted, Origins, refused, role};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Refine {
-    /// The scorer of the stage that rewrites.
+    /// The scorer of the stage that rewrites drafts.
     pub by: Role,
-    /// The writer's template; where absent, its template as a scorer.
+    /// The writer's template. If absent, its template as a scorer.
     #[serde(default)]
     pub sees: Option<View>,
-    /// The student's drafts.
+    /// The producer of the drafts, which is the student's.
     pub of: Producer,
 }
 
@@ -26,7 +26,7 @@ impl Refine {
         groups: Option<u32>,
         model: &dyn Fn(ModelId) -> FieldValue,
     ) -> Fields {
-        let fields = Fields::of("refine").with("by", FieldValue::Role(self.by));
+        let fields = Fields::new("refine").with("by", FieldValue::Role(self.by));
         let fields = match sees {
             Some(sees) => fields.with("sees", sees),
             None => fields,
@@ -44,7 +44,7 @@ impl ProducerKind for Refine {
         self.described(self.sees.clone().map(FieldValue::View), groups, model)
     }
 
-    /// Without the template's name, which changes no result.
+    /// The fields without the template's name, which changes no result.
     fn key(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         self.described(self.sees.clone().map(|view| FieldValue::Pieces(view.pieces)), groups, model)
     }
@@ -57,7 +57,7 @@ impl ProducerKind for Refine {
         vec![&mut self.of]
     }
 
-    /// The editor; the student draws inside.
+    /// The editor. The student is the writer of the producer inside.
     fn drawn(&self) -> Option<(Writer, &Sampling)> {
         let (editor, sees) = (self.by, self.sees.is_some());
         Some((Writer::Editor { editor, sees }, self.sampling()))
@@ -80,11 +80,11 @@ impl ProducerKind for Refine {
         Some(self.of.kind().parameters(of)? + of(Writer::Scorer(self.by))? as f64)
     }
 
-    fn asked(&self, groups: u32) -> String {
-        self.of.kind().asked(groups)
+    fn groups_setting(&self, groups: u32) -> String {
+        self.of.kind().groups_setting(groups)
     }
 
-    fn undivided(&self) -> Option<&'static str> {
+    fn unshardable_reason(&self) -> Option<&'static str> {
         None
     }
 }

@@ -1,27 +1,27 @@
-//! `replay(sample(...), capacity: 10_000, share: 0.25)`: each group from a buffer of earlier ones with
-//! probability `share`, if the buffer has one of the same domain, otherwise from `of`.
+//! `replay(sample(...), capacity: 10_000, share: 0.25)`: with probability `share`, a group comes from a
+//! buffer of earlier groups, if it has one of the same domain; otherwise from `of`.
 
-use mopd_lang::experiment::{self as checked, Keeps, RolloutSource};
+use mopd_lang::experiment::{self as checked, ReplayContents, RolloutSource};
 use serde::Deserialize;
 
 use super::{
-    FieldValue, Fields, Keep, ModelId, OfCompletions, Producer, ProducerKind, Sampling, Writer, edit_name,
+    FieldValue, Fields, Keep, ModelId, OfCompletions, Producer, ProducerKind, Sampling, Writer, edit_inside,
     other_edits, producer,
 };
-use crate::plan::{Axis, Formula, Moving, moving};
+use crate::plan::{AdaptiveSchedule, Axis, Formula, adaptive_schedule};
 use crate::refusal::{Converted, Origins, refused};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Replay {
     pub of: Producer,
-    /// The most groups: the oldest leave first.
+    /// The most groups in the buffer. The oldest leave first.
     pub capacity: u32,
-    pub share: Moving,
-    pub keeps: Keeps,
-    /// Per group: the condition to enter, and to come back after a replay.
+    pub share: AdaptiveSchedule,
+    pub keeps: ReplayContents,
+    /// The condition for a group to enter, and to return after a replay.
     #[serde(default, rename = "while")]
     pub condition: Option<Formula>,
-    /// Per group, when it enters: the smallest is replayed first, of equal ones the oldest.
+    /// A number of each group when it enters. The smallest is replayed first, of equal ones the oldest.
     #[serde(default)]
     pub order: Option<Formula>,
 }
@@ -32,7 +32,7 @@ impl ProducerKind for Replay {
             Some(formula) => fields.with(name, FieldValue::Formula(formula.clone())),
             None => fields,
         };
-        let fields = Fields::of("replay")
+        let fields = Fields::new("replay")
             .with("capacity", FieldValue::Count(self.capacity))
             .with("share", FieldValue::Moving(self.share.clone()))
             .with("keeps", FieldValue::Keeps(self.keeps));
@@ -49,28 +49,28 @@ impl ProducerKind for Replay {
         vec![&mut self.of]
     }
 
-    /// It chooses anew at every step.
-    fn fresh(&self) -> bool {
+    /// True, because the choice is made anew at every step.
+    fn is_redrawn(&self) -> bool {
         true
     }
 
     fn policy(&self) -> Result<(Writer, &Sampling), &'static str> {
         match self.keeps {
-            Keeps::Prompts => self.of.kind().policy(),
-            Keeps::Rollouts => Err("some are earlier rollouts, which are replayed"),
+            ReplayContents::Prompts => self.of.kind().policy(),
+            ReplayContents::Rollouts => Err("some are earlier rollouts, which are replayed"),
         }
     }
 
-    /// The cost while nothing is replayed yet.
+    /// The cost while nothing is replayed.
     fn parameters(&self, of: &dyn Fn(Writer) -> Option<u64>) -> Option<f64> {
         self.of.kind().parameters(of)
     }
 
-    fn asked(&self, groups: u32) -> String {
+    fn groups_setting(&self, groups: u32) -> String {
         format!("`prompts = {groups}`")
     }
 
-    fn undivided(&self) -> Option<&'static str> {
+    fn unshardable_reason(&self) -> Option<&'static str> {
         Some("a rollout with `replay`")
     }
 }
@@ -85,13 +85,13 @@ pub(super) fn executable(
         unreachable!("the caller has looked")
     };
     if let Some(edit) = other_edits(of).next() {
-        return Err(refused(origins.span(of.origin), edit_name(edit)));
+        return Err(edit_inside(edit, "replay", origins.span(of.origin)));
     }
     let inside = producer(of, Keep::All, origins, of_completions)?;
-    if inside.once().is_some() || !inside.fresh() {
+    if inside.once().is_some() || !inside.is_redrawn() {
         return Err(refused(at, "a `replay` of completions that are the same at every step"));
     }
-    let share = moving(share, "a share of a `replay`", origins)?;
+    let share = adaptive_schedule(share, "a share of a `replay`", origins)?;
     let condition = condition
         .as_ref()
         .map(|condition| of_completions(condition, "the `while` of a `replay`", Axis::Group));
@@ -108,7 +108,7 @@ pub(super) fn executable(
 }
 
 impl Producer {
-    /// Whether some of it comes from a buffer of earlier rollouts.
+    /// Whether a part of it comes from a buffer of earlier rollouts.
     pub fn replays(&self) -> bool {
         self.all().into_iter().any(|producer| matches!(producer, Producer::Replay(_)))
     }

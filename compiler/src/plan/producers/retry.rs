@@ -10,12 +10,12 @@ use super::{
 use crate::plan::{Axis, Formula};
 use crate::refusal::{Converted, Origins, refused};
 
-/// The most attempts at a completion: each round of them has its own random numbers.
+/// The most attempts at a completion. Each round of attempts has its own random numbers.
 const MOST: u32 = 255;
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Retry {
-    /// Per sequence. If it never holds, the last attempt is kept.
+    /// The condition, per sequence. If it never holds, the last attempt is kept.
     pub until: Formula,
     /// The number of attempts, including the first.
     pub at_most: u32,
@@ -24,7 +24,7 @@ pub struct Retry {
 
 impl Retry {
     fn described(&self, of: Fields, groups: Option<u32>) -> Fields {
-        Fields::of("retry")
+        Fields::new("retry")
             .with("until", FieldValue::Formula(self.until.clone()))
             .with("at_most", FieldValue::Count(self.at_most))
             .with("of", FieldValue::Fields(of))
@@ -49,10 +49,10 @@ impl ProducerKind for Retry {
         vec![&mut self.of]
     }
 
-    /// A step costs most if all attempts are made.
-    fn settle(&mut self, holds: bool) {
+    /// Assumes that all attempts are made, which costs most.
+    fn assume_conditions(&mut self, holds: bool) {
         self.until = holding(false);
-        self.of.kind_mut().settle(holds);
+        self.of.kind_mut().assume_conditions(holds);
     }
 
     fn draws_inside(&self) -> bool {
@@ -69,16 +69,16 @@ impl ProducerKind for Retry {
         Some(f64::from(self.at_most) * (self.of.kind().parameters(of)? + read))
     }
 
-    fn asked(&self, groups: u32) -> String {
-        self.of.kind().asked(groups)
+    fn groups_setting(&self, groups: u32) -> String {
+        self.of.kind().groups_setting(groups)
     }
 
-    fn undivided(&self) -> Option<&'static str> {
+    fn unshardable_reason(&self) -> Option<&'static str> {
         self.until.graph.compares_prompts().then_some("a `retry` that compares the prompts of a step")
     }
 }
 
-/// The rollout with retries, as `edit` requests.
+/// The rollout `of` with the retries of `edit`.
 pub(super) fn executable(
     of: Producer,
     edit: &Edit,
@@ -89,11 +89,11 @@ pub(super) fn executable(
     let Edit::Retry { until, at_most } = edit else { unreachable!("the caller has looked") };
     let at = origins.span(rollout.origin);
     editable(edit, rollout, at)?;
-    if of.once().is_some() || of.once_a_prompt() {
+    if of.once().is_some() || of.cached_per_prompt() {
         return Err(refused(at, "the edit `retry` of rollouts that are made once"));
     }
-    // A producer that leaves completions out has no place for another attempt.
-    if of.kind().leaves_out() || of.all().into_iter().any(|inside| matches!(inside, Producer::Chosen(_))) {
+    // A producer that leaves completions out has no index for another attempt.
+    if of.kind().may_drop() || of.all().into_iter().any(|inside| matches!(inside, Producer::Chosen(_))) {
         return Err(refused(at, "the edit `retry` behind one that leaves completions out"));
     }
     if of.all().into_iter().any(|inside| matches!(inside, Producer::Retry(_))) {

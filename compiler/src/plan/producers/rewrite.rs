@@ -15,7 +15,7 @@ use crate::refusal::{Converted, Origins, refused};
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Rewrite {
     pub pattern: Vec<PatternPiece>,
-    /// The replacement. Numbers are per sequence.
+    /// The replacement. Its numbers are per sequence.
     pub text: Vec<Piece>,
     pub of: Producer,
 }
@@ -25,13 +25,13 @@ pub struct Rewrite {
 #[serde(rename_all = "snake_case")]
 pub enum PatternPiece {
     Text(String),
-    /// Any text within a line: the shortest match, but at the end of the pattern the rest of the line.
+    /// Any text within a line: the shortest match or, at the end of the pattern, the rest of the line.
     Anything,
 }
 
 impl Rewrite {
     fn described(&self, of: Fields, groups: Option<u32>) -> Fields {
-        Fields::of("rewrite")
+        Fields::new("rewrite")
             .with("pattern", FieldValue::Pattern(self.pattern.clone()))
             .with("text", FieldValue::Pieces(self.text.clone()))
             .with("of", FieldValue::Fields(of))
@@ -64,6 +64,16 @@ impl ProducerKind for Rewrite {
         Some(&self.of)
     }
 
+    /// A completion is left out if nothing of its text is left, and no end token.
+    fn may_drop(&self) -> bool {
+        let is_empty = |piece: &Piece| match piece {
+            Piece::Text(text) => text.is_empty(),
+            Piece::Number(_) => false,
+            _ => true,
+        };
+        self.text.iter().all(is_empty) || self.of.kind().may_drop()
+    }
+
     fn draws_inside(&self) -> bool {
         true
     }
@@ -79,11 +89,11 @@ impl ProducerKind for Rewrite {
         Some(self.of.kind().parameters(of)? + read)
     }
 
-    fn asked(&self, groups: u32) -> String {
-        self.of.kind().asked(groups)
+    fn groups_setting(&self, groups: u32) -> String {
+        self.of.kind().groups_setting(groups)
     }
 
-    fn undivided(&self) -> Option<&'static str> {
+    fn unshardable_reason(&self) -> Option<&'static str> {
         Some("a rollout with `rewrite`")
     }
 }
@@ -99,7 +109,7 @@ pub(super) fn executable(
     let Edit::Rewrite { from, to } = edit else { unreachable!("the caller has looked") };
     let at = origins.span(rollout.origin);
     editable(edit, rollout, at)?;
-    if of.once().is_some() || of.once_a_prompt() {
+    if of.once().is_some() || of.cached_per_prompt() {
         return Err(refused(at, "the edit `rewrite` of rollouts that are made once"));
     }
     let pattern = from.pieces.iter().map(|piece| match piece {
@@ -108,7 +118,7 @@ pub(super) fn executable(
         other => unreachable!("{other:?} is not looked for, which the checker has said"),
     });
     let pattern = pattern.collect();
-    let text = template::pieces(to, template::Others::default(), at, origins, &|formula| {
+    let text = template::pieces(to, template::TemplateContext::default(), at, origins, &|formula| {
         of_completions(formula, "a number of a `rewrite`", Axis::Sequence)
     })?;
     if let Some(slot) = text.iter().filter_map(Piece::slot).find(|slot| slot.of_completion()) {

@@ -1,4 +1,4 @@
-//! `sampled_by("mopd", url: ..., model: ..., push: ..., sample(...))`: the student's own rollouts, sampled at
+//! `sampled_by("mopd", url: ..., model: ..., push: ..., sample(...))`: the student's rollouts, sampled at
 //! every step by a server that has the weights of that step, or with `every` those of an earlier one.
 
 use mopd_lang::experiment::{self as checked, RolloutSource};
@@ -14,7 +14,7 @@ use crate::refusal::{Converted, Origins, refused};
 pub struct SampledBy {
     pub server: RolloutServer,
     pub sampling: Sampling,
-    /// The server gets new weights when its own are this many steps old.
+    /// The age in steps at which the server's weights are replaced.
     #[serde(default = "each_step")]
     pub every: u32,
 }
@@ -25,7 +25,7 @@ fn each_step() -> u32 {
 
 impl SampledBy {
     fn with_server(&self, name: &'static str, server: FieldValue, groups: Option<u32>) -> Fields {
-        let fields = Fields::of("sampled_by").with(name, server);
+        let fields = Fields::new("sampled_by").with(name, server);
         let fields = match self.every {
             1 => fields,
             every => fields.with("every", FieldValue::Count(every)),
@@ -39,7 +39,7 @@ impl ProducerKind for SampledBy {
         self.with_server("server", FieldValue::Server(self.server.clone()), groups)
     }
 
-    /// Without the server's address and model name, which change no result: it has the student's weights.
+    /// The fields without the server's address and model name, which change no result.
     fn key(&self, groups: Option<u32>, _: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         self.with_server("engine", FieldValue::Text(self.server.engine.name().to_owned()), groups)
     }
@@ -56,7 +56,7 @@ impl ProducerKind for SampledBy {
         Some(&mut self.sampling)
     }
 
-    /// The server has the student's weights of the step, and `mopd serve` computes as the run does.
+    /// The student, if the server has the weights of the step and is `mopd serve`, which computes alike.
     fn policy(&self) -> Result<(Writer, &Sampling), &'static str> {
         match self.server.engine {
             _ if self.every > 1 => Err("a server sampled some of them with weights of earlier steps"),
@@ -65,16 +65,16 @@ impl ProducerKind for SampledBy {
         }
     }
 
-    /// No model of this process samples.
+    /// Zero, because no model of this process samples.
     fn parameters(&self, _: &dyn Fn(Writer) -> Option<u64>) -> Option<f64> {
         Some(0.0)
     }
 
-    fn asked(&self, groups: u32) -> String {
+    fn groups_setting(&self, groups: u32) -> String {
         format!("`prompts = {groups}`")
     }
 
-    fn undivided(&self) -> Option<&'static str> {
+    fn unshardable_reason(&self) -> Option<&'static str> {
         Some("a rollout that a server samples")
     }
 }
@@ -101,7 +101,7 @@ pub(super) fn executable(
     };
     let sampling = sampling(drawn, origins, of.origin)?;
     if engine != Engine::Mopd {
-        // Except for the whole distribution, what its log-probabilities are depends on how it was started.
+        // Except at these settings, the server's log-probabilities depend on how it was started.
         if sampling.temperature != 1.0 {
             let what = format!(" at temperature {}", sampling.temperature);
             return refuse(&what, "sample at temperature 1, or by `mopd serve`");

@@ -3,8 +3,8 @@
 use super::{Rollout, Writer};
 use crate::plan::{Objective, Role, Signal};
 
-/// The model that sampled the completions, and its temperature. `None` where the objective needs only the
-/// recorded log-probabilities. An error with the reason where it needs the distribution and there is none.
+/// The model that sampled the completions, and its temperature. `None` where the objective needs only
+/// recorded log-probabilities. An error with the reason if it needs the distribution and there is none.
 pub fn sampler(objective: &Objective, rollout: &Rollout) -> Result<Option<(Role, f64)>, &'static str> {
     let live = objective.live.iter().any(|live| live.primitive.roles().contains(&Role::Sampler));
     let asked = |signal: &Signal| {

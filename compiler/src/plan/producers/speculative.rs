@@ -10,7 +10,7 @@ use crate::refusal::{Converted, Origins, refused};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Speculative {
-    /// Tokens that the student drafts before the teacher verifies them.
+    /// The number of tokens that the student drafts before the teacher verifies them.
     pub block: u32,
     /// Whether every draft is rejected at its first token, which costs most. Never set in plans.
     #[serde(skip)]
@@ -27,7 +27,7 @@ impl Speculative {
 
 impl ProducerKind for Speculative {
     fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
-        Fields::of("speculative")
+        Fields::new("speculative")
             .with("block", FieldValue::Count(self.block))
             .with("of", FieldValue::Fields(self.of.kind().fields(None, model)))
             .with_groups("batch", groups)
@@ -41,17 +41,17 @@ impl ProducerKind for Speculative {
         vec![&mut self.of]
     }
 
-    /// The teacher; the student draws inside.
+    /// The teacher. The student is the writer of the producer inside.
     fn drawn(&self) -> Option<(Writer, &Sampling)> {
         Some((Writer::Guide(Role::TEACHER), self.sampling()))
     }
 
-    /// Each rejected draft comes after another token of the trajectory.
+    /// The trajectory, and at most one rejected draft after each of its tokens.
     fn rows(&self) -> Option<u32> {
         Some(self.sampling().max_tokens.saturating_add(1))
     }
 
-    fn settle(&mut self, _: bool) {
+    fn assume_conditions(&mut self, _: bool) {
         self.rejects = true;
     }
 
@@ -59,22 +59,22 @@ impl ProducerKind for Speculative {
         Err("a teacher rejected some of the tokens and wrote others")
     }
 
-    /// Both models process the trajectory; only the student processes drafts.
+    /// The cost of both models for the trajectory. Drafts are processed by the student only.
     fn parameters(&self, of: &dyn Fn(Writer) -> Option<u64>) -> Option<f64> {
         Some(self.of.kind().parameters(of)? + of(Writer::Guide(Role::TEACHER))? as f64)
     }
 
-    fn asked(&self, groups: u32) -> String {
-        self.of.kind().asked(groups)
+    fn groups_setting(&self, groups: u32) -> String {
+        self.of.kind().groups_setting(groups)
     }
 
-    fn undivided(&self) -> Option<&'static str> {
+    fn unshardable_reason(&self) -> Option<&'static str> {
         Some("a speculative rollout")
     }
 }
 
-/// Only as a stage's own rollout, or a term's. A rejected draft is not a completion: completions can't be
-/// chosen, edited or kept for later.
+/// Converts the source. It must be a stage's own rollout, or a term's. Since a rejected draft is no
+/// completion, completions can't be chosen, edited or stored for later.
 pub(super) fn executable(train: &checked::Train, origins: Origins) -> Converted<Producer> {
     let rollout = &train.rollout;
     let RolloutSource::Speculative { block, of } = &rollout.source else {

@@ -1,4 +1,4 @@
-//! `sample(n: 8, temperature: 1.0, max_tokens: 24)`: the student's own rollouts, sampled at every step.
+//! `sample(n: 8, temperature: 1.0, max_tokens: 24)`: the student's rollouts, sampled at every step.
 
 use mopd_lang::experiment::{self as checked, Heads};
 use serde::Deserialize;
@@ -13,7 +13,7 @@ pub struct Student {
 
 impl ProducerKind for Student {
     fn fields(&self, groups: Option<u32>, _: &dyn Fn(ModelId) -> FieldValue) -> Fields {
-        Fields::of("student")
+        Fields::new("student")
             .with_groups("prompts", groups)
             .with("sampling", FieldValue::Sampling(self.sampling.clone()))
     }
@@ -38,16 +38,16 @@ impl ProducerKind for Student {
         Some(of(Writer::Student)? as f64)
     }
 
-    fn asked(&self, groups: u32) -> String {
+    fn groups_setting(&self, groups: u32) -> String {
         format!("`prompts = {groups}`")
     }
 
-    fn undivided(&self) -> Option<&'static str> {
+    fn unshardable_reason(&self) -> Option<&'static str> {
         self.sampling.accept.is_some().then_some("sampling with a second head")
     }
 }
 
-/// With `heads` it may sample two tokens per step.
+/// Converts the source. With `heads` it may sample two tokens per step.
 pub(super) fn executable(
     of: &checked::Sampling,
     origin: checked::Origin,

@@ -1,6 +1,6 @@
 //! `from(teacher, ...)`: rollouts of the routed teachers, or of a named one, generated once before the first
-//! step (`sequences`) or at every step (`n`). The writer reads the template `sees`, or without it its
-//! template as a scorer.
+//! step (`sequences`) or at every step (`n`). The writer reads the template `sees`, or its template as a
+//! scorer.
 
 use mopd_lang::experiment::{self as checked, RolloutSource};
 use serde::Deserialize;
@@ -14,12 +14,12 @@ pub struct Teacher {
     /// The scorer of the stage that writes.
     #[serde(default = "routed")]
     pub writer: Role,
-    /// The writer's template; where absent, its template as a scorer.
+    /// The writer's template. If absent, its template as a scorer.
     #[serde(default)]
     pub sees: Option<View>,
-    /// What is generated before the first step; at every step where absent.
+    /// The completions that are generated once. If absent, they are drawn at every step.
     #[serde(flatten)]
-    pub once: Option<Once>,
+    pub once: Option<PrecomputedRollouts>,
     pub sampling: Sampling,
 }
 
@@ -29,8 +29,8 @@ fn routed() -> Role {
 
 /// Completions that are generated once, before the first step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-pub struct Once {
-    /// In total.
+pub struct PrecomputedRollouts {
+    /// The total number of sequences.
     pub sequences: u32,
     pub keep: Keep,
 }
@@ -38,15 +38,15 @@ pub struct Once {
 impl Teacher {
     fn described(&self, sees: Option<FieldValue>, groups: Option<u32>) -> Fields {
         let fields = match self.writer {
-            Role::TEACHER => Fields::of("teacher"),
-            writer => Fields::of("teacher").with("writer", FieldValue::Role(writer)),
+            Role::TEACHER => Fields::new("teacher"),
+            writer => Fields::new("teacher").with("writer", FieldValue::Role(writer)),
         };
         let fields = match sees {
             Some(sees) => fields.with("sees", sees),
             None => fields,
         };
         let fields = match self.once {
-            Some(Once { sequences, keep }) => {
+            Some(PrecomputedRollouts { sequences, keep }) => {
                 fields.with("sequences", FieldValue::Count(sequences)).with("keep", FieldValue::Keep(keep))
             }
             None => fields,
@@ -60,7 +60,7 @@ impl ProducerKind for Teacher {
         self.described(self.sees.clone().map(FieldValue::View), groups)
     }
 
-    /// Without the template's name, which changes no result.
+    /// The fields without the template's name, which changes no result.
     fn key(&self, groups: Option<u32>, _: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         self.described(self.sees.clone().map(|view| FieldValue::Pieces(view.pieces)), groups)
     }
@@ -81,11 +81,11 @@ impl ProducerKind for Teacher {
         self.sees.as_ref()
     }
 
-    fn once(&self) -> Option<Once> {
+    fn once(&self) -> Option<PrecomputedRollouts> {
         self.once
     }
 
-    fn once_mut(&mut self) -> Option<&mut Once> {
+    fn once_mut(&mut self) -> Option<&mut PrecomputedRollouts> {
         self.once.as_mut()
     }
 
@@ -100,12 +100,12 @@ impl ProducerKind for Teacher {
         if self.once.is_some() { Some(0.0) } else { Some(of(Writer::Scorer(self.writer))? as f64) }
     }
 
-    fn asked(&self, groups: u32) -> String {
+    fn groups_setting(&self, groups: u32) -> String {
         let word = if self.once.is_some() { "batch" } else { "prompts" };
         format!("`{word} = {groups}`")
     }
 
-    fn undivided(&self) -> Option<&'static str> {
+    fn unshardable_reason(&self) -> Option<&'static str> {
         None
     }
 }
@@ -116,7 +116,7 @@ pub(super) fn executable(rollout: &checked::Rollout, keep: Keep, origins: Origin
         unreachable!("the caller has looked")
     };
     let sees = sees.as_ref().map(|shown| template::view(shown, at, origins)).transpose()?;
-    let once = sequences.map(|sequences| Once { sequences, keep });
+    let once = sequences.map(|sequences| PrecomputedRollouts { sequences, keep });
     let drawn = if once.is_some() { sampling_once } else { sampling };
     let sampling = drawn(of, origins, rollout.origin)?;
     let writer = role(teacher, origins.at(rollout.origin))?;

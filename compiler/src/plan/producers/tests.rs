@@ -1,5 +1,5 @@
-//! The words in which plans have producers stay: those of earlier versions are read, and keys keep their
-//! bits.
+//! The serialised names of producers do not change: plans of earlier versions can be read, and keys keep
+//! their bits.
 
 use super::*;
 use crate::expr::graph::Graph;
@@ -20,14 +20,14 @@ fn plans_and_keys_have_the_words_that_they_had() {
     );
     let half = Schedule::Constant { value: 0.5 };
     let by_name = |once| Producer::of_scorer(Role::named(1), once, sampling());
-    let once = Once { sequences: 64, keep: Keep::All };
-    let grows = Moving::Ladder { ladder: 0, values: vec![4.0, 8.0] };
+    let once = PrecomputedRollouts { sequences: 64, keep: Keep::All };
+    let grows = AdaptiveSchedule::Ladder { ladder: 0, values: vec![4.0, 8.0] };
     let guided = |guidance| Guided { guidance, of: Producer::student(sampling()) }.into();
     let replay = Replay {
         of: Producer::student(Sampling { max_tokens_moves: Some(grows), ..sampling() }),
         capacity: 100,
         share: half.clone().into(),
-        keeps: Keeps::Prompts,
+        keeps: ReplayContents::Prompts,
         condition: None,
         order: None,
     };
@@ -104,7 +104,7 @@ fn plans_and_keys_have_the_words_that_they_had() {
     );
 }
 
-/// The words of its template are in its key, the name is not.
+/// The pieces of the template are in the key, its name is not.
 #[test]
 fn a_refinement_says_who_writes_and_what_it_sees() {
     let pieces = vec![crate::plan::views::Piece::Slot(crate::plan::views::Slot::Draft)];
@@ -122,8 +122,8 @@ fn a_refinement_says_who_writes_and_what_it_sees() {
     assert_eq!(rollout.producer.kind().parameters(&of), Some(1010.0));
 }
 
-/// So are those of a template behind which a teacher writes, and its tokens have no policy that others could
-/// ask.
+/// The same for a template that a teacher reads as a writer. Its tokens have no policy that other code could
+/// use.
 #[test]
 fn a_teacher_says_what_it_sees_while_it_writes() {
     let pieces = vec![crate::plan::views::Piece::Slot(crate::plan::views::Slot::Prompt)];
@@ -137,10 +137,13 @@ fn a_teacher_says_what_it_sees_while_it_writes() {
     assert_eq!(serde_json::from_str::<Rollout>(&text).unwrap(), rollout);
     let key = r#"{"from":"teacher","sees":[{"slot":"prompt"}],"#.to_owned() + &rest;
     assert_eq!(serde_json::to_string(&rollout.key(&|id| FieldValue::Model(id))).unwrap(), key);
-    assert_eq!((rollout.producer.shown().count(), rollout.producer.kind().policy().is_err()), (1, true));
+    assert_eq!(
+        (rollout.producer.writer_templates().count(), rollout.producer.kind().policy().is_err()),
+        (1, true)
+    );
 }
 
-/// How long an answer may take and where the files of a program lie change no result: their content is in its
+/// The time limit and the paths of a program's files change no result. The files' content is in the
 /// key.
 #[test]
 fn an_edit_says_what_it_edits() {
@@ -157,16 +160,16 @@ fn an_edit_says_what_it_edits() {
     let key = r#"{"from":"through","command":"python3 edit.py","#.to_owned() + &rest;
     assert_eq!(serde_json::to_string(&rollout.key(&|id| FieldValue::Model(id))).unwrap(), key);
     let kind = rollout.producer.kind();
-    assert_eq!((kind.group(), kind.fresh(), kind.policy().is_err()), (2, true, true));
+    assert_eq!((kind.group(), kind.is_redrawn(), kind.policy().is_err()), (2, true, true));
     assert_eq!(rollout.producer.unedited(), &Producer::student(sampling()));
     let programs: Vec<&str> = rollout.producer.programs().iter().map(|program| program.command).collect();
     assert_eq!((programs, rollout.producer.environments().len()), (vec!["python3 edit.py"], 0));
     let once = edited(Producer::teacher_once(64, Keep::All, sampling()));
-    assert_eq!((once.fresh(), once.once().map(|once| once.sequences)), (false, Some(64)));
+    assert_eq!((once.is_redrawn(), once.once().map(|once| once.sequences)), (false, Some(64)));
 }
 
-/// How often weights go to a server changes results; where it is does not. Those of each step are not
-/// mentioned.
+/// The interval at which weights go to a server changes results, its address does not. An interval of one
+/// step is not written.
 #[test]
 fn a_rollout_of_a_server_says_how_old_weights_get() {
     let of = |every| {
@@ -191,7 +194,7 @@ fn a_rollout_of_a_server_says_how_old_weights_get() {
     }
 }
 
-/// What is looked for and what stands there instead change results.
+/// The pattern and the replacement change results.
 #[test]
 fn a_rewrite_says_what_it_changes() {
     let mut graph = Graph::default();
@@ -210,11 +213,11 @@ fn a_rewrite_says_what_it_changes() {
     assert_eq!(serde_json::from_str::<Rollout>(&text).unwrap(), rollout);
     assert_eq!(serde_json::to_string(&rollout.key(&|id| FieldValue::Model(id))).unwrap(), text);
     let kind = rollout.producer.kind();
-    assert_eq!((kind.group(), kind.fresh(), kind.policy().is_err()), (2, true, true));
-    assert!(rollout.producer.drawn_anew() && rollout.producer.is_drawn());
+    assert_eq!((kind.group(), kind.is_redrawn(), kind.policy().is_err()), (2, true, true));
+    assert!(rollout.producer.all_redrawn() && rollout.producer.is_drawn());
     assert_eq!(rollout.producer.unedited(), &Producer::student(sampling()));
     assert_eq!(kind.parameters(&|_| Some(10)), Some(10.0));
-    // What it writes of the data is read with it, wherever it stands.
+    // Data fields that are inserted count as read, wherever the edit is.
     let hint = || vec![Piece::Slot(Slot::Prompt), Piece::Slot(Slot::Data("hint".to_owned()))];
     let Producer::Rewrite(mut told) = rewrite(Producer::data("answer")) else { unreachable!("it is one") };
     told.text = hint();
@@ -223,7 +226,7 @@ fn a_rewrite_says_what_it_changes() {
     assert_eq!((inside.fields_of_texts(), inside.fields_of_data()), (vec!["hint"], vec!["other", "answer"]));
 }
 
-/// All attempts cost.
+/// All attempts have a cost.
 #[test]
 fn a_retry_says_how_often_it_draws() {
     let mut graph = Graph::default();
@@ -236,15 +239,15 @@ fn a_retry_says_how_often_it_draws() {
     assert_eq!(serde_json::from_str::<Rollout>(&text).unwrap(), rollout);
     assert_eq!(serde_json::to_string(&rollout.key(&|id| FieldValue::Model(id))).unwrap(), text);
     let kind = rollout.producer.kind();
-    assert_eq!((kind.group(), kind.fresh(), kind.leaves_out()), (2, true, false));
+    assert_eq!((kind.group(), kind.is_redrawn(), kind.may_drop()), (2, true, false));
     assert_eq!((kind.parameters(&|_| Some(10)), kind.policy()), (Some(80.0), of.kind().policy()));
-    assert!(rollout.producer.drawn_anew());
-    rollout.settle();
+    assert!(rollout.producer.all_redrawn());
+    rollout.assume_conditions();
     let Producer::Retry(retry) = &rollout.producer else { unreachable!("it stays one") };
     assert_eq!(retry.until.graph.constant_value(retry.until.value), Some(0.0), "a step costs most so");
 }
 
-/// Both models read each token that is drawn.
+/// Both models process each token that is drawn.
 #[test]
 fn a_teacher_that_has_a_say_writes() {
     let guidance = Guidance::Interleave { top_k: 25 };
@@ -253,9 +256,9 @@ fn a_teacher_that_has_a_say_writes() {
     assert_eq!(writers, [Writer::Guide(Role::TEACHER), Writer::Student]);
     let of = |writer| Some(if writer == Writer::Student { 10 } else { 1000 });
     let kind = guided.kind();
-    assert_eq!((kind.group(), kind.fresh(), kind.parameters(&of)), (2, true, Some(1010.0)));
+    assert_eq!((kind.group(), kind.is_redrawn(), kind.parameters(&of)), (2, true, Some(1010.0)));
     assert_eq!(
-        (kind.policy(), kind.asked(4)),
+        (kind.policy(), kind.groups_setting(4)),
         (Err("a teacher replaced some of the tokens"), "`prompts = 4`".to_owned())
     );
 }
@@ -267,13 +270,13 @@ fn a_snapshot_says_that_it_is_written_once() {
     let text = r#"{"from":"model","once":true,"model":3,"batch":8,"sampling":S}"#.replace('S', SAMPLING);
     assert_eq!(serde_json::to_string(&rollout).unwrap(), text);
     assert_eq!(serde_json::from_str::<Rollout>(&text).unwrap(), rollout);
-    assert!(!rollout.producer.fresh() && rollout.producer.once_a_prompt());
+    assert!(!rollout.producer.is_redrawn() && rollout.producer.cached_per_prompt());
     let mut afresh = rollout.producer;
-    afresh.draw_afresh();
-    assert!(afresh.fresh() && !afresh.once_a_prompt());
+    afresh.redraw_each_step();
+    assert!(afresh.is_redrawn() && !afresh.cached_per_prompt());
 }
 
-/// How long a reply may take and where the files of a program lie change no result: their content is in its
+/// The time limit and the paths of a program's files change no result. The files' content is in the
 /// key.
 #[test]
 fn turns_say_who_answers_and_their_key_what_matters() {
@@ -298,7 +301,7 @@ fn turns_say_who_answers_and_their_key_what_matters() {
     assert_eq!(key, wanted.replace('S', SAMPLING));
     let kind = rollout.producer.kind();
     assert_eq!(
-        (kind.turns(), kind.group(), kind.fresh(), rollout.producer.environments().len()),
+        (kind.turns(), kind.group(), kind.is_redrawn(), rollout.producer.environments().len()),
         (5, 2, true, 1)
     );
     let Producer::Turns(turns) = &rollout.producer else { panic!("turns") };
@@ -315,7 +318,7 @@ fn turns_say_who_answers_and_their_key_what_matters() {
     assert_eq!(serde_json::from_str::<Rollout>(&text).unwrap(), edited);
     let text = serde_json::to_string(&edited.key(&|id| FieldValue::Model(id))).unwrap();
     assert!(text.contains("\"first_turns\":{") && text.contains("\"expert_turns\":{\"all_but\":{"), "{text}");
-    // Of a mix, the longest.
+    // A mix has the larger number of turns.
     let mixed = Producer::mix(Schedule::Constant { value: 0.5 }, Producer::data("answer"), rollout.producer);
     assert_eq!((mixed.kind().turns(), mixed.environments().len()), (5, 1));
 }
@@ -331,7 +334,7 @@ fn edits_and_tiers_say_what_they_choose_from() {
     let best = |of| chosen(SampleChoice::Best { by: by.clone(), count: 1 }, of);
     let tiers = |last| {
         let choices = vec![best(kept(Producer::teacher(sampling()))), last];
-        FirstOf { choices }.into()
+        FirstOf::new(choices).into()
     };
     let rollout = Rollout::new(5, tiers(best(Producer::student(sampling()))));
     let text = serde_json::to_string(&rollout).unwrap();
@@ -344,18 +347,18 @@ fn edits_and_tiers_say_what_they_choose_from() {
         format!(r#"{{"from":"chosen","choice":"keep","condition":{formula},"of":{}}}"#, of("teacher"));
     let (first, second) = (best_of(&kept_of), best_of(&of("student")));
     assert_eq!(text, format!(r#"{{"from":"first_of","choices":[{first},{second}],"batch":5}}"#));
-    // Both tiers may be drawn, two of each prompt for one that is trained on, and the student reads them all.
+    // Both tiers may be drawn, two per prompt for one that is trained on, and the student scores them all.
     let of = |writer| Some(if writer == Writer::Student { 10 } else { 1000 });
     let kind = rollout.producer.kind();
     assert_eq!(
         (kind.group(), kind.parameters(&of)),
         (1, Some(2.0 * (1000.0 + 10.0 + 10.0) + 2.0 * (10.0 + 10.0)))
     );
-    assert!(!rollout.leaves_out() && rollout.producer.fresh());
+    assert!(!rollout.may_drop() && rollout.producer.is_redrawn());
     let mut empty = Rollout::new(5, tiers(kept(Producer::student(sampling()))));
-    assert!(empty.leaves_out());
-    // As it costs most: the first tier is drawn for nothing.
-    empty.settle();
+    assert!(empty.may_drop());
+    // At the highest cost, the first tier is drawn in vain.
+    empty.assume_conditions();
     let Producer::FirstOf(of) = &empty.producer else { panic!("tiers") };
     let holds = |producer: &Producer| {
         let mut inside = producer;

@@ -4,18 +4,19 @@ use mopd_lang::experiment::{self as checked, Edit};
 use serde::Deserialize;
 
 use super::{
-    FieldValue, Fields, ModelId, Once, Producer, ProducerKind, Sampling, Writer, edit_name, editable,
+    FieldValue, Fields, ModelId, PrecomputedRollouts, Producer, ProducerKind, Sampling, Writer, edit_name,
+    editable,
 };
 use crate::plan::events::FailureKind;
 use crate::refusal::{Converted, Origins, refused};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Through {
-    /// The command; it runs in the folder of the experiment's file.
+    /// The command, which runs in the folder of the experiment's file.
     pub command: String,
     /// The limit for the completions of a batch.
     pub time_limit_seconds: f64,
-    /// Files and folders that it depends on besides its sources.
+    /// Files and folders that the program depends on besides its sources.
     #[serde(default)]
     pub depends: Vec<String>,
     pub of: Producer,
@@ -25,15 +26,15 @@ pub struct Through {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProducerProgram<'a> {
     pub command: &'a str,
-    /// Files and folders that it depends on besides its sources.
+    /// Files and folders that the program depends on besides its sources.
     pub depends: &'a [String],
-    /// The kind of its failures.
+    /// The kind of failure to report for it.
     pub kind: FailureKind,
 }
 
 impl Producer {
-    /// Whether all of its completions are sampled, at a step or before: none is from the data or a side of a
-    /// pair.
+    /// Whether all of its completions are sampled, at a step or before, so that none is from the data or a
+    /// side of a pair.
     pub fn is_drawn(&self) -> bool {
         self.fields_of_data().is_empty() && !matches!(self, Producer::Pairs(_))
     }
@@ -51,7 +52,7 @@ impl Producer {
 
 impl ProducerKind for Through {
     fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
-        Fields::of("through")
+        Fields::new("through")
             .with("command", FieldValue::Text(self.command.clone()))
             .with("time_limit_seconds", FieldValue::Number(self.time_limit_seconds))
             .with("depends", FieldValue::Texts(self.depends.clone()))
@@ -59,9 +60,9 @@ impl ProducerKind for Through {
             .with_groups("batch", groups)
     }
 
-    /// Without `depends`: the content of these files is added to a result's key at run time.
+    /// The fields without `depends`: the content of these files is added to a result's key at run time.
     fn key(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
-        Fields::of("through")
+        Fields::new("through")
             .with("command", FieldValue::Text(self.command.clone()))
             .with("of", FieldValue::Fields(self.of.kind().key(None, model)))
             .with_groups("batch", groups)
@@ -84,16 +85,16 @@ impl ProducerKind for Through {
         Some(&self.of)
     }
 
-    fn once(&self) -> Option<Once> {
+    fn once(&self) -> Option<PrecomputedRollouts> {
         self.of.once()
     }
 
-    fn once_mut(&mut self) -> Option<&mut Once> {
+    fn once_mut(&mut self) -> Option<&mut PrecomputedRollouts> {
         self.of.once_mut()
     }
 
-    fn leaves_out(&self) -> bool {
-        self.of.fresh()
+    fn may_drop(&self) -> bool {
+        self.of.is_redrawn()
     }
 
     fn draws_inside(&self) -> bool {
@@ -108,11 +109,11 @@ impl ProducerKind for Through {
         self.of.kind().parameters(of)
     }
 
-    fn asked(&self, groups: u32) -> String {
-        self.of.kind().asked(groups)
+    fn groups_setting(&self, groups: u32) -> String {
+        self.of.kind().groups_setting(groups)
     }
 
-    fn undivided(&self) -> Option<&'static str> {
+    fn unshardable_reason(&self) -> Option<&'static str> {
         Some("a rollout that a program edits")
     }
 }

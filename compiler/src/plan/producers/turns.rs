@@ -10,30 +10,30 @@ use super::{
     edit_name, sampling,
 };
 use crate::plan::events::FailureKind;
-use crate::plan::{Axis, Formula, Moving, Signal, moving};
+use crate::plan::{AdaptiveSchedule, Axis, Formula, Signal, adaptive_schedule};
 use crate::refusal::{Converted, Origins, refused};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Turns {
-    /// A command; it runs in the folder of the experiment's file.
+    /// The command, which runs in the folder of the experiment's file.
     pub environment: String,
     pub time_limit_seconds: f64,
-    /// Files and folders that it depends on besides its sources.
+    /// Files and folders that the program depends on besides its sources.
     #[serde(default)]
     pub depends: Vec<String>,
     /// The most turns of the student in an episode.
-    pub at_most: Moving,
-    /// `first_turns`: only this many are trained on.
+    pub at_most: AdaptiveSchedule,
+    /// `first_turns`: the number of turns that are trained on.
     #[serde(default)]
     pub first_turns: Option<Formula>,
     #[serde(default)]
     pub expert_turns: Option<ExpertTurns>,
-    /// The settings of one turn.
+    /// The sampling settings of one turn.
     pub sampling: Sampling,
 }
 
-/// How many of the expert's turns in the data are played before the student's. Numbers that depend only on
-/// the step.
+/// The number of the expert's turns in the data that are played before the student's. Depends on the step
+/// only.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ExpertTurns {
@@ -61,16 +61,16 @@ impl Turns {
 
 impl ProducerKind for Turns {
     fn fields(&self, groups: Option<u32>, _: &dyn Fn(ModelId) -> FieldValue) -> Fields {
-        let fields = Fields::of("turns")
+        let fields = Fields::new("turns")
             .with("environment", FieldValue::Text(self.environment.clone()))
             .with("time_limit_seconds", FieldValue::Number(self.time_limit_seconds))
             .with("depends", FieldValue::Texts(self.depends.clone()));
         self.described(fields, groups)
     }
 
-    /// Without `depends`: the content of these files is added to a result's key at run time.
+    /// The fields without `depends`: the content of these files is added to a result's key at run time.
     fn key(&self, groups: Option<u32>, _: &dyn Fn(ModelId) -> FieldValue) -> Fields {
-        let fields = Fields::of("turns").with("environment", FieldValue::Text(self.environment.clone()));
+        let fields = Fields::new("turns").with("environment", FieldValue::Text(self.environment.clone()));
         self.described(fields, groups)
     }
 
@@ -103,21 +103,21 @@ impl ProducerKind for Turns {
         Ok((Writer::Student, &self.sampling))
     }
 
-    /// Each turn processes the whole conversation again.
+    /// The cost, where each turn processes the whole conversation again.
     fn parameters(&self, of: &dyn Fn(Writer) -> Option<u64>) -> Option<f64> {
         Some(of(Writer::Student)? as f64 * f64::from(self.turns()))
     }
 
-    fn asked(&self, groups: u32) -> String {
+    fn groups_setting(&self, groups: u32) -> String {
         format!("`prompts = {groups}`")
     }
 
-    fn undivided(&self) -> Option<&'static str> {
+    fn unshardable_reason(&self) -> Option<&'static str> {
         Some("a rollout with an environment")
     }
 }
 
-/// Whether an edit is part of how turns are drawn.
+/// Whether an edit is a setting of turns.
 pub(super) fn makes(edit: &Edit) -> bool {
     matches!(edit, Edit::FirstTurns { .. } | Edit::ExpertTurns { .. })
 }
@@ -166,7 +166,7 @@ pub(super) fn executable(
         environment: environment.clone(),
         time_limit_seconds: *time_limit_seconds,
         depends: depends.clone(),
-        at_most: moving(at_most, "an `at_most`", origins)?,
+        at_most: adaptive_schedule(at_most, "an `at_most`", origins)?,
         first_turns,
         expert_turns,
         sampling: sampling(drawn, origins, of.origin)?,

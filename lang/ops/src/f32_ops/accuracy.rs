@@ -1,4 +1,4 @@
-//! Tests that the f32 programs keep to the accuracy that the table states.
+//! Tests that the f32 programs are as accurate as the table states.
 
 use super::ScalarOps;
 use crate::Function;
@@ -29,7 +29,7 @@ fn error(computed: f32, exact: f64) -> f64 {
     if computed.is_nan() || exact.is_nan() {
         return f64::INFINITY;
     }
-    // The number after the largest one would be 2^128: infinity counts as that.
+    // The number after the largest one would be 2^128, which stands for infinity here.
     let most = 2f64.powi(128);
     let (value, exact) = (f64::from(computed).clamp(-most, most), exact.clamp(-most, most));
     (value - exact).abs() / unit(exact)
@@ -43,7 +43,7 @@ fn unit(exact: f64) -> f64 {
     2f64.powi((exponent - 24).clamp(-149, 104))
 }
 
-/// Samples of the whole range, evenly over the representable numbers; and the edges with both signs.
+/// Samples the whole range evenly over the representable numbers, and its edges with both signs.
 fn sweep(count: u32, mut each: impl FnMut(f32)) {
     for edge in EDGES {
         each(edge);
@@ -76,7 +76,7 @@ fn worst_of_two(function: Function, fused: bool) -> (f64, [f32; 2]) {
             worst = (error, [x, y]);
         }
     };
-    // Spread evenly over [0, 1), however many are taken.
+    // Evenly spread over [0, 1) for any number of samples.
     let mut last = 0.0f32;
     let mut fraction = || {
         last = (last + 0.618_034) % 1.0;
@@ -104,7 +104,7 @@ fn every_function_keeps_its_bound() {
     assert!(broken.is_empty(), "{broken:#?}");
 }
 
-/// The functions whose error is larger than the table says, with or without fused multiplications.
+/// The functions whose error exceeds the bound in the table, with or without fused multiplications.
 fn beyond_their_bounds(fused: bool) -> Vec<String> {
     let mut broken = Vec::new();
     for function in Function::ALL.iter().copied() {

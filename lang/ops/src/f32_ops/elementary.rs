@@ -1,10 +1,10 @@
 //! Exponential, logarithm and related functions: range reduction, a polynomial, and the reconstruction.
 //!
-//! The polynomials are minimax fits with coefficients that are f32 numbers, lowest power first. All functions
-//! are free of branches, so that they can be vectorized; special values come out right on the same path, or
-//! by a selection at the end.
+//! The polynomials are minimax fits with f32 coefficients, lowest power first. All functions are free of
+//! branches, so that they can be vectorized. Special values need no other path, or are set by a selection at
+//! the end.
 //!
-//! Functions that are always inlined become part of loops compiled for the widest vectors of a processor.
+//! Functions that are always inlined become part of loops that are compiled for the widest vectors.
 
 use super::{CompareOp, FloatOps};
 use crate::Function;
@@ -13,7 +13,7 @@ const LOG2_E: f32 = std::f32::consts::LOG2_E;
 /// log(2) in two parts; the first has so few bits that its product with an exponent is exact.
 const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
 
-/// Adding it to a number below 2^22 rounds that number to an integer, which is then in the lowest bits.
+/// Adding it to a number below 2^22 rounds that to an integer, which is then in the lowest bits.
 const ROUND: f32 = 12_582_912.0;
 /// Twice the bias of an exponent: two factors of 2^(n/2) reach from below the smallest number to beyond the
 /// largest.
@@ -41,7 +41,7 @@ const LOG: [f32; 9] = [
     -0.128_847_52,
 ];
 
-/// Up to here 2^-k is a normal number, where 2^k is the power of 2 nearest to a number.
+/// The largest number for whose nearest power of two, 2^k, the inverse 2^-k is a normal number.
 const LOG1P_GREATEST: f32 = 1.701_411_8e38;
 
 /// tanh(x) = x + x^3 P(x^2) for |x| <= 0.6, relative error 2^-28.4.
@@ -64,7 +64,7 @@ const HALF_PI: [f32; 4] = [1.570_678_7, 1.176_148_65e-4, 9.920_313e-10, 6.223_37
 /// For |x| up to this, n has 10 bits.
 const COS_GREATEST: f32 = 1024.0;
 
-/// Horner's scheme. Estrin's is not faster, since the processor can work on other elements meanwhile.
+/// Horner's scheme. Estrin's is not faster, since the processor works on other elements meanwhile.
 #[inline(always)]
 fn polynomial<F: FloatOps>(ops: &mut F, coefficients: &[f32], x: F::Number) -> F::Number {
     let (last, rest) = coefficients.split_last().expect("a polynomial has coefficients");
@@ -120,7 +120,7 @@ fn exp_anywhere<F: FloatOps>(ops: &mut F, x: F::Number, correction: Option<F::Nu
     let bounded = ops.smaller(greatest, x);
     let bounded = ops.larger(least, bounded);
     let (exponent, near) = exp_parts(ops, bounded, TWO_BIASES, correction);
-    // 2^n may be out of range where the result is not: two factors, of which only the second one rounds.
+    // 2^n may be out of range where the result is not: two factors, of which only the second rounds.
     let half = ops.shift_right(exponent, 1);
     let other_half = ops.integer_subtract(exponent, half);
     let mut result = near;
@@ -132,7 +132,7 @@ fn exp_anywhere<F: FloatOps>(ops: &mut F, x: F::Number, correction: Option<F::Nu
     result
 }
 
-/// exp(x) where that is a normal number; anything where x is NaN.
+/// exp(x) where that is a normal number. Unspecified where x is NaN.
 #[inline(always)]
 fn exp_inside<F: FloatOps>(ops: &mut F, x: F::Number) -> F::Number {
     let (exponent, near) = exp_parts(ops, x, 0.0, None);
@@ -147,7 +147,7 @@ fn exp_inside<F: FloatOps>(ops: &mut F, x: F::Number) -> F::Number {
 pub fn exp<F: FloatOps>(ops: &mut F, x: F::Number) -> F::Number {
     let size = ops.absolute(x);
     let (bits, limit) = (ops.bits(size), ops.integer(EXP_INSIDE.to_bits().cast_signed()));
-    // Compared as integers, positive numbers keep their order, and NaN is above all of them.
+    // As integers, positive numbers have the same order, and NaN is above all of them.
     let outside = ops.integer_greater(bits, limit);
     let usual = exp_inside(ops, x);
     ops.except(outside, usual, |ops| exp_anywhere(ops, x, None))
@@ -180,7 +180,7 @@ fn log_of_parts<F: FloatOps>(ops: &mut F, k: F::Integer, m: F::Number) -> F::Num
     ops.multiply_add(k, ln_2, log)
 }
 
-/// `log` where the argument of the logarithm is positive and finite; otherwise the value of IEEE 754.
+/// `log` where the argument of the logarithm is positive and finite, otherwise the value of IEEE 754.
 fn special_logs<F: FloatOps>(ops: &mut F, argument: F::Number, log: F::Number) -> F::Number {
     let [zero, infinity] = [0.0, f32::INFINITY].map(|value| ops.number(value));
     let finite = ops.compare(CompareOp::Less, argument, infinity);
@@ -195,7 +195,7 @@ fn special_logs<F: FloatOps>(ops: &mut F, argument: F::Number, log: F::Number) -
 /// Whether a number is not positive and normal, or is larger than `greatest`.
 #[inline(always)]
 fn is_outside<F: FloatOps>(ops: &mut F, x: F::Number, greatest: f32) -> F::Truth {
-    // Compared as integers, numbers keep their order; negative ones are below 0, NaN is above infinity.
+    // As integers, numbers have the same order; negative ones are below 0, and NaN is above infinity.
     let bits = ops.bits(x);
     let least = ops.integer(f32::MIN_POSITIVE.to_bits().cast_signed());
     let greatest = ops.integer(greatest.to_bits().cast_signed());
@@ -303,7 +303,7 @@ pub fn tanh<F: FloatOps>(ops: &mut F, x: F::Number) -> F::Number {
     with_sign(ops, tanh, x)
 }
 
-/// 1 / (1 + e) or, below 0, e / (1 + e), where e = exp(-|x|): so small results keep their precision.
+/// 1 / (1 + e) or, below 0, e / (1 + e), where e = exp(-|x|), so that small results keep their precision.
 #[inline(always)]
 pub fn sigmoid<F: FloatOps>(ops: &mut F, x: F::Number) -> F::Number {
     let size = ops.absolute(x);

@@ -54,15 +54,15 @@ pub trait FloatOps {
     fn and(&mut self, a: Self::Truth, b: Self::Truth) -> Self::Truth;
     fn or(&mut self, a: Self::Truth, b: Self::Truth) -> Self::Truth;
     fn select(&mut self, truth: Self::Truth, then: Self::Number, otherwise: Self::Number) -> Self::Number;
-    /// The result of `compute` where `special` holds, else `usual`: for rare cases that are too expensive to
-    /// compute always.
+    /// The result of `compute` where `special` holds, else `usual`. For rare cases that are too expensive to
+    /// compute for all elements.
     fn except(
         &mut self,
         special: Self::Truth,
         usual: Self::Number,
         compute: impl FnOnce(&mut Self) -> Self::Number,
     ) -> Self::Number;
-    /// `function` of `x`, computed in f64 and rounded once: one call per element.
+    /// `function` of `x`, computed in f64 and rounded once, with one call per element.
     fn call(&mut self, function: Function, x: Self::Number) -> Self::Number;
 
     /// The bits of a number.
@@ -82,7 +82,7 @@ pub trait FloatOps {
     fn number_of(&mut self, a: Self::Integer) -> Self::Number;
 }
 
-/// False where a side is NaN, except `NotEqual`, which is then true.
+/// Comparisons. With NaN on a side they are false, except `NotEqual`, which is true.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CompareOp {
     Equal,
@@ -116,7 +116,7 @@ impl<N: Copy, T: Copy> Operand<N, T> {
         }
     }
 
-    /// The operand as a bool: everything but 0 is true, NaN included.
+    /// The operand as a bool: every number but 0 is true, also NaN.
     pub fn truth<F: FloatOps<Number = N, Truth = T>>(self, ops: &mut F) -> T {
         match self {
             Operand::Truth(truth) => truth,

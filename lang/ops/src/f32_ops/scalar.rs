@@ -3,7 +3,7 @@
 use super::{CompareOp, FloatOps, Operand, apply};
 use crate::Function;
 
-/// Computes the same as generated code, to the last bit, on any machine.
+/// Computes the same bits as generated code, on any machine.
 #[derive(Clone, Copy, Debug)]
 pub struct ScalarOps {
     /// Whether a multiplication and an addition within a function are fused, with one rounding.
@@ -11,7 +11,7 @@ pub struct ScalarOps {
 }
 
 impl ScalarOps {
-    /// `function` of its operands; true is 1, false is 0.
+    /// The value of `function` at its operands. True is 1, false is 0.
     pub fn apply(mut self, function: Function, operands: &[f32]) -> f32 {
         let mut taken = [Operand::Constant(0.0); 3];
         for (taken, operand) in taken.iter_mut().zip(operands) {

@@ -96,7 +96,7 @@ pub const TABLE: &[Bound] =
     &[STEPS, EPOCHS, PASSES, SEQUENCES, SAMPLES, TURNS, TOKENS, ENTRIES, LAYERS, WIDTH, HIDDEN, HEADS, SEEDS];
 
 /// The bound of a setting or argument.
-pub fn of(setting: &str) -> &'static Bound {
+pub fn for_setting(setting: &str) -> &'static Bound {
     TABLE.iter().find(|bound| bound.settings.contains(&setting)).unwrap_or(&ANY)
 }
 
@@ -116,14 +116,14 @@ pub fn written(number: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::vocabulary::{self, Takes};
+    use crate::check::vocabulary::{self, ArgumentKind};
 
     #[test]
     fn every_setting_that_counts_has_a_bound() {
         for (block, keys) in vocabulary::BLOCKS {
-            for key in keys.iter().filter(|key| matches!(key.takes, Takes::Count)) {
+            for key in keys.iter().filter(|key| matches!(key.takes, ArgumentKind::Count)) {
                 assert!(
-                    key.name == "seed" || of(key.name) != &ANY,
+                    key.name == "seed" || for_setting(key.name) != &ANY,
                     "`{}` of {block} counts something without a bound",
                     key.name
                 );

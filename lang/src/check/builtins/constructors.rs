@@ -1,4 +1,4 @@
-//! What makes a model: random weights, files, stages.
+//! Constructors of models: random weights, files, training stages, merging.
 
 use super::declare::builtins;
 use super::types::{Domains, Model, Models, Text};

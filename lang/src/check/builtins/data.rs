@@ -1,4 +1,4 @@
-//! Rows of data, and scores of tables.
+//! Built-ins for the rows of data, and for the scores of tables.
 
 use super::declare::builtins;
 use super::types::{Condition, Count, Model, Text};

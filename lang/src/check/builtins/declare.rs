@@ -1,5 +1,5 @@
-//! How a built-in is declared: once, with the type of each argument. The declaration gives the binding of
-//! arguments, what editors and the book say, and a struct whose fields are the arguments.
+//! Declarations of built-ins. A built-in is declared once, with the type of each argument. From that come the
+//! binding of arguments, the texts of editors and the book, and a struct whose fields are the arguments.
 //!
 //! ```text
 //! builtins! { Rollout: RolloutName, RolloutCall {
@@ -9,17 +9,17 @@
 //! }}
 //! ```
 //!
-//! This makes an entry of the table of built-ins, `RolloutName::Sample` to know it by, and `Sample { n,
-//! top_k, temperature }`, which `RolloutCall::Sample` holds: [`crate::check::Checker::read`] gives an
-//! argument's value, of the type that [`super::types`] says. `Dora as Lora` takes the same arguments as
-//! another; `{ .. }` takes any by name, and finds them in its [`Call`].
+//! This makes an entry of the table of built-ins, its identifier `RolloutName::Sample`, and the struct
+//! `Sample { n, top_k, temperature }` in `RolloutCall::Sample`. [`crate::check::Checker::read`] returns an
+//! argument's value, of its type in [`super::types`]. `Dora as Lora` takes the same arguments as another
+//! built-in. `{ .. }` takes any named arguments, which are found in its [`Call`].
 
 use std::marker::PhantomData;
 
 use crate::check::Checker;
 use crate::check::builtins::Builtin;
 use crate::check::builtins::types::{ArgumentType, Reads};
-use crate::check::builtins::vocabulary::Takes;
+use crate::check::builtins::vocabulary::ArgumentKind;
 use crate::check::values::evaluate::Env;
 use crate::source::Span;
 use crate::syntax::ast::{Argument, Block, Expr};
@@ -28,7 +28,7 @@ use crate::syntax::ast::{Argument, Block, Expr};
 #[derive(Clone, Copy, Debug)]
 pub struct BuiltinParameter {
     pub name: &'static str,
-    pub takes: Takes,
+    pub takes: ArgumentKind,
     /// Whether it must be given. Required parameters come before optional ones.
     pub required: bool,
     /// The default as text, if the parameter has one.
@@ -73,32 +73,32 @@ pub(in crate::check) struct ArgOr<'e, T: Reads> {
     pub default: T::Value,
 }
 
-/// Converts a default, as a declaration writes it, to the value that it stands for.
-pub(in crate::check) trait Usual<Value> {
-    fn usual(self) -> Value;
+/// Converts the default in a declaration to the value of the argument.
+pub(in crate::check) trait IntoDefault<Value> {
+    fn into_default(self) -> Value;
 }
 
-impl Usual<f64> for f64 {
-    fn usual(self) -> f64 {
+impl IntoDefault<f64> for f64 {
+    fn into_default(self) -> f64 {
         self
     }
 }
 
-impl Usual<u32> for u32 {
-    fn usual(self) -> u32 {
+impl IntoDefault<u32> for u32 {
+    fn into_default(self) -> u32 {
         self
     }
 }
 
-impl Usual<String> for &str {
-    fn usual(self) -> String {
+impl IntoDefault<String> for &str {
+    fn into_default(self) -> String {
         self.to_owned()
     }
 }
 
-/// How a parameter is declared: `Count` must be given, `Option<Count>` may be.
+/// The type of a declared parameter: `Count` is required, `Option<Count>` is optional.
 pub(in crate::check) trait ParameterType {
-    const TAKES: Takes;
+    const TAKES: ArgumentKind;
     const REQUIRED: bool;
     type Field<'e>;
 
@@ -107,7 +107,7 @@ pub(in crate::check) trait ParameterType {
 }
 
 impl<T: ArgumentType> ParameterType for T {
-    const TAKES: Takes = T::TAKES;
+    const TAKES: ArgumentKind = T::TAKES;
     const REQUIRED: bool = true;
     type Field<'e> = Arg<'e, T>;
 
@@ -117,7 +117,7 @@ impl<T: ArgumentType> ParameterType for T {
 }
 
 impl<T: ArgumentType> ParameterType for Option<T> {
-    const TAKES: Takes = T::TAKES;
+    const TAKES: ArgumentKind = T::TAKES;
     const REQUIRED: bool = false;
     type Field<'e> = Option<Arg<'e, T>>;
 
@@ -164,7 +164,7 @@ impl<T: Reads> Readable for ArgOr<'_, T> {
 }
 
 impl Checker {
-    /// The value of an argument; `None` where it is faulty, which has been reported.
+    /// The value of an argument. `None` where it is faulty, which has been reported.
     pub(in crate::check) fn read<A: Readable>(&mut self, argument: A, env: &Env) -> Option<A::Value> {
         argument.read(self, env)
     }
@@ -257,11 +257,12 @@ macro_rules! read_field {
         <$takes as $crate::check::builtins::declare::ParameterType>::field(&$call, $name, $given)?
     };
     ($call:ident, $name:ident, $given:ident, $takes:ty, $default:expr) => {{
-        type Taken = Option<$takes>;
-        let given = <Taken as $crate::check::builtins::declare::ParameterType>::field(&$call, $name, $given)?;
+        type Optional = Option<$takes>;
+        let given =
+            <Optional as $crate::check::builtins::declare::ParameterType>::field(&$call, $name, $given)?;
         $crate::check::builtins::declare::ArgOr {
             given,
-            default: $crate::check::builtins::declare::Usual::usual($default),
+            default: $crate::check::builtins::declare::IntoDefault::into_default($default),
         }
     }};
 }
@@ -315,7 +316,7 @@ macro_rules! builtins {
         }
 
         impl $names {
-            /// The arguments of a call; `None` where a required one is missing, which is reported.
+            /// The arguments of a call. `None` where a required one is missing, which is reported.
             pub(in crate::check) fn call<'e>(
                 self,
                 call: $crate::check::builtins::declare::Call<'e>,

@@ -1,4 +1,4 @@
-//! Edits: what is done to the completions of a rollout.
+//! Built-in edits of a rollout's completions.
 
 use super::declare::builtins;
 use super::types::{Condition, Count, Dependencies, Formula, Program, Rewriting, Seconds, Whole};

@@ -1,4 +1,4 @@
-//! What a stage does when the numbers of its steps go wrong.
+//! Built-in guards: actions of a stage when numbers of its steps go wrong.
 
 use super::declare::builtins;
 use super::types::{Condition, Count, Domains, Formula, Fraction};

@@ -1,4 +1,4 @@
-//! Losses: what may follow `live`, besides the student's own numbers and divergences. `dpo` is also a stage.
+//! Losses that may follow `live`, besides divergences and the student's own numbers. `dpo` is also a stage.
 
 use super::declare::builtins;
 use super::types::{Dimensions, Formula, Role, Rollout, Schedule, Support, TextSpan};

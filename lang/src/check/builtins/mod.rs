@@ -1,5 +1,5 @@
-//! The functions that need no import, a file for each family. Each is declared once with its arguments
-//! ([`declare`]); the checker, editors and the book read that declaration.
+//! The built-in functions, which need no import; one file per family. Each is declared once with its
+//! arguments ([`declare`]), and the checker, editors and the book use that declaration.
 
 pub mod bounds;
 pub(in crate::check) mod constructors;
@@ -50,9 +50,9 @@ pub struct Builtin {
     pub name: &'static str,
     /// Required parameters first; arguments without a name are bound in this order.
     pub parameters: &'static [BuiltinParameter],
-    /// Takes any named arguments.
+    /// ArgumentKind any named arguments.
     pub any_names: bool,
-    /// How it is written, for help texts.
+    /// The syntax of a call, for help texts.
     pub usage: &'static str,
     /// One sentence.
     pub doc: &'static str,
@@ -95,7 +95,7 @@ impl Builtin {
         self.parameters.iter().find(|parameter| parameter.name == name)
     }
 
-    /// How many arguments must be given.
+    /// The number of required arguments.
     pub fn required(&self) -> usize {
         self.parameters.iter().filter(|parameter| parameter.required).count()
     }
@@ -112,7 +112,7 @@ fn bucket() -> Builtin {
     of_formulas("bucket", "bucket(x, 27)", doc, BuiltinKind::Bucket)
 }
 
-/// Functions along an axis, or from step to step.
+/// The functions along an axis, or from step to step.
 fn along_axes() -> impl Iterator<Item = Builtin> {
     // `min` and `max` come with the elementwise functions of the same names.
     let reductions = Reduction::EACH.into_iter().filter(|reduction| !reduction.definition().doc.is_empty());
@@ -133,7 +133,7 @@ pub fn losses() -> &'static [Builtin] {
     losses::BUILTINS
 }
 
-/// The operators' tables, then all others.
+/// The functions of the operators' tables, then all others.
 static BUILTINS: LazyLock<Vec<Builtin>> = LazyLock::new(|| {
     let calls = Function::ALL.iter().copied().filter(|function| function.is_call());
     let families = [

@@ -1,4 +1,4 @@
-//! Rewards: how a completion is judged.
+//! Built-in rewards, which judge completions.
 
 use super::declare::builtins;
 use super::types::{Count, Dependencies, Field, NotNegative, Range, Seconds, Secret, Text};

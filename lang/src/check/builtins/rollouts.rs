@@ -1,5 +1,5 @@
-//! Rollouts: where the tokens that an objective judges come from. Each is declared with its arguments and
-//! read below; its properties are in `experiment/rollouts/kinds.rs`.
+//! Built-in rollouts, the sources of the tokens that an objective scores. Each is declared with its arguments
+//! and read below; its properties are in `experiment/rollouts/kinds.rs`.
 
 use super::declare::{Arg, builtins};
 use super::types::{
@@ -10,7 +10,7 @@ use super::types::{
 use crate::check::Checker;
 use crate::check::values::evaluate::Env;
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{Heads, Keeps, RolloutEngine, RolloutSource, Sampling};
+use crate::experiment::{Heads, ReplayContents, RolloutEngine, RolloutSource, Sampling};
 use crate::formula::Axis;
 
 builtins! { Rollout: RolloutName, RolloutCall {
@@ -235,7 +235,7 @@ impl Checker {
         Some(RolloutSource::Replay {
             capacity: capacity?,
             share: share?,
-            keeps: keeps?.unwrap_or(Keeps::Rollouts),
+            keeps: keeps?.unwrap_or(ReplayContents::Rollouts),
             condition: condition?,
             order: order?,
             of: of?,

@@ -1,4 +1,4 @@
-//! Supports: the entries of the vocabulary that a divergence goes over.
+//! Supports: sets of vocabulary entries over which a divergence sums.
 
 use super::declare::builtins;
 use super::types::{Count, Fraction, Role, Support};

@@ -1,4 +1,4 @@
-//! Teachers that are not simply a model: behind a server, composed, several as one.
+//! Teachers other than a plain model: on a server, composed, pooled, or in a panel.
 
 use super::declare::builtins;
 use super::types::{Capability, Formula, Numbers, Role, Secret, Teachers, Text};

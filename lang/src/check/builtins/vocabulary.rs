@@ -1,5 +1,5 @@
-//! The fixed words of the language and what they mean: the settings of every block, the words that a setting
-//! or an argument accepts, the signals. The checker reads the names, editors the explanations.
+//! The fixed words of the language with their meanings: the settings of every block, the words that settings
+//! and arguments accept, the signals. The checker uses the names, editors the descriptions.
 
 mod keys;
 mod words;
@@ -11,16 +11,16 @@ pub use words::*;
 #[derive(Debug)]
 pub struct SettingKey {
     pub name: &'static str,
-    /// Must be written.
+    /// Whether it must be written.
     pub required: bool,
-    pub takes: Takes,
+    pub takes: ArgumentKind,
     /// One sentence.
     pub doc: &'static str,
 }
 
-/// What a setting or an argument accepts.
+/// The kind of value that a setting or an argument accepts.
 #[derive(Clone, Copy, Debug)]
-pub enum Takes {
+pub enum ArgumentKind {
     /// A whole number known before the run.
     Count,
     /// A number known before the run.
@@ -88,7 +88,7 @@ pub struct Word {
     pub doc: &'static str,
 }
 
-/// A name that an objective sees without declaring it.
+/// A name that is visible in every objective without a declaration.
 #[derive(Debug)]
 pub struct SignalName {
     pub name: &'static str,

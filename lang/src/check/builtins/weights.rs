@@ -1,4 +1,4 @@
-//! Which weights of a model are trained, and what is done between updates.
+//! Built-ins that choose the weights to train, and built-ins that act between updates.
 
 use super::declare::builtins;
 use super::types::{

@@ -1,4 +1,4 @@
-//! `experiment` and `domain`.
+//! Checks the items `experiment` and `domain`.
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{DataSource, Device, Domain, DomainId, Dtype, GpuArithmetic, Origin, Reward};
@@ -52,7 +52,7 @@ impl Checker {
                     .note(name.span, "declared here"),
             );
         }
-        // A name without quotes is told so, and has no text.
+        // A name without quotes has been reported, and has no text.
         if name.text.trim().is_empty() && self.sources.text(name.span).starts_with('"') {
             let text = "the name of an experiment is empty";
             self.report(Diagnostic::error(Code::OutOfRange, name.span, text));

@@ -1,5 +1,5 @@
-//! Leakage: prompts that a model is trained on or chosen by, and also judged on. Its score then measures
-//! memory, or the luck of the choice.
+//! Leakage: prompts that a model is trained on, or that decide about its weights, and that it is also judged
+//! on. The score then measures memory, or the luck of the choice.
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Benchmark, BenchmarkId, Comparison, DataSource, DomainId, Origin};

@@ -1,4 +1,4 @@
-//! Where prompts come from: files, splits, columns, filters, and how a prompt becomes the input of a model.
+//! Sources of prompts (files, splits, columns, filters), and the format in which a model reads prompts.
 
 pub mod domains;
 pub mod leakage;
@@ -18,7 +18,7 @@ use crate::check::Checker;
 use crate::check::builtins;
 use crate::check::builtins::data::{DataCall, Dataset};
 use crate::check::builtins::declare::Call;
-use crate::check::stages::settings::{BlockSettings, open};
+use crate::check::stages::settings::{BlockSettings, has_variables};
 use crate::check::teachers::route::decided_by_data;
 use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::Value;
@@ -67,7 +67,7 @@ impl Checker {
         Some(path)
     }
 
-    /// Rows of data, and scores of tables.
+    /// The value of a call about data: `dataset(...)`, `columns(...)`, `normalized(...)`, `pass_at(...)`.
     pub(in crate::check) fn data_call(&mut self, call: DataCall, env: &Env) -> Option<Value> {
         match call {
             DataCall::Dataset(given) => {
@@ -97,8 +97,8 @@ impl Checker {
 
     /// `data.level >= 3`
     fn row_filter(&mut self, expr: &Expr, env: &Env) -> Option<Formula> {
-        const WANTED: &str = "a filter says of each row whether it is read, such as `data.level >= 3` or \
-                              `data.topic == \"algebra\"`";
+        const WANTED: &str = "a filter must be a condition on each row, such as `data.level >= 3` or \
+            `data.topic == \"algebra\"`";
         let mut bare = Vec::new();
         crate::check::names::unknown::bare_names(expr, &mut bare);
         let unknown = bare.into_iter().find(|(name, span)| {
@@ -118,7 +118,7 @@ impl Checker {
             return None;
         }
         let formula = match self.evaluate(expr, &env.with_context(EvaluationContext::Objective)) {
-            Value::Formula(formula) if formula.unit() == Unit::Bool || open(&formula) => formula,
+            Value::Formula(formula) if formula.unit() == Unit::Bool || has_variables(&formula) => formula,
             other => {
                 self.wrong_kind(expr.span, WANTED, &other);
                 return None;
@@ -136,10 +136,10 @@ impl Checker {
             );
             return None;
         }
-        if !open(&formula) && !decided_by_data(&formula) {
+        if !has_variables(&formula) && !decided_by_data(&formula) {
             self.report(
                 Diagnostic::error(Code::TypeMismatch, expr.span, WANTED)
-                    .label("this is known only once something has been written"),
+                    .label("this is known only after a completion has been sampled"),
             );
             return None;
         }
@@ -153,7 +153,7 @@ impl Checker {
         let mut good = true;
         for argument in arguments {
             let Some(name) = &argument.name else {
-                let text = "which field stands in this column?";
+                let text = "the field of this column is not named";
                 self.report(Diagnostic::error(Code::MissingArgument, argument.value.span, text).help(usage));
                 good = false;
                 continue;
@@ -207,7 +207,7 @@ impl Checker {
                 let usage = builtins::find("columns").expect("built in").usage;
                 self.wrong_kind(
                     expr.span,
-                    &format!("`fields` says in which columns they stand: `{usage}`"),
+                    &format!("`fields` names the columns of fields: `{usage}`"),
                     &other,
                 );
                 Vec::new()
@@ -215,7 +215,7 @@ impl Checker {
         }
     }
 
-    /// `format` and `system` of a domain; none where nothing is said.
+    /// `format` and `system` of a domain. `None` where neither is set.
     pub(in crate::check) fn format(&mut self, settings: &BlockSettings, env: &Env) -> Option<PromptFormat> {
         let system = settings.get("system").map(|expr| (self.text(expr, "system", env), expr.span));
         let words = [("text", PromptFormat::Text), ("chat", PromptFormat::Chat { system: None })];
@@ -264,8 +264,8 @@ impl Checker {
         format.is_some() || self.check_format_of(model, &format!("the `eval {name}`"), origin, span)
     }
 
-    /// A model from elsewhere may have been trained on conversations: whether prompts go through its template
-    /// changes every number, so the author must say it.
+    /// Reports a domain without `format` for a loaded model. The model may be trained on conversations, and
+    /// whether prompts go through its template changes every number, so the author must decide.
     fn check_format_of(&mut self, model: ModelId, prompts: &str, origin: Origin, span: Span) -> bool {
         let first = self.first_weights(model);
         let Stage::Load(Pretrained::HuggingFace { .. } | Pretrained::Gguf { .. }) = &self.model(first).stage
@@ -277,7 +277,7 @@ impl Checker {
         let diagnostic = Diagnostic::error(
             Code::MissingKey,
             place,
-            format!("{prompts} must say how its prompts are handed over"),
+            format!("{prompts} must set the format of its prompts"),
         )
         .note(loaded, "this model may have been trained on conversations")
         .note(span, "used here")

@@ -1,16 +1,16 @@
-//! `eval`: held-out prompts with a verifier of their own, how models are judged on them, and what a table
-//! shows.
+//! `eval`: held-out prompts with a verifier of their own, the settings by which models are judged, and the
+//! metrics of tables.
 
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::experiment::{Benchmark, BenchmarkId, Comparison, Evaluation, Metric, Reward, RewardRange};
 use crate::source::Span;
 use crate::syntax::ast::{Block, Expr, ExprKind, Name};
 
+use crate::check::Checker;
 use crate::check::builtins::vocabulary;
 use crate::check::stages::settings::BlockSettings;
 use crate::check::values::evaluate::Env;
 use crate::check::values::value::Value;
-use crate::check::{Checker, has_errors};
 
 impl Checker {
     pub(in crate::check) fn eval_item(&mut self, name: &Name, block: &Block, env: &Env) -> Value {
@@ -188,7 +188,7 @@ impl Checker {
         }
     }
 
-    /// Checks that answers of the column can be right, where a metric asks for that, and state a confidence.
+    /// Checks that the column's reward is a verdict, and states confidences, where a metric needs that.
     pub(in crate::check) fn check_metrics_of_reward(
         &mut self,
         metrics: &[Metric],
@@ -225,7 +225,7 @@ impl Checker {
 
     /// Checks that some table or stage uses every `eval`.
     pub(in crate::check) fn check_use_of_benchmarks(&mut self, comparisons: &[Comparison]) {
-        if !self.has_experiment || has_errors(&self.diagnostics) {
+        if !self.has_experiment || self.diagnostics.has_errors() {
             return; // A table may be missing because of another mistake.
         }
         for index in 0..self.parts.benchmarks.read().len() {
@@ -249,7 +249,7 @@ impl Checker {
     }
 }
 
-/// Why a metric can't be computed from so many samples of a prompt, and how many those are.
+/// Why `samples` of a prompt are too few for a metric, and the number that is needed.
 fn too_few(metric: Metric, samples: u32) -> Option<(String, String)> {
     let text = match metric {
         Metric::PassAt(k) if k > samples => format!("pass@{k} needs {k} samples of each prompt"),

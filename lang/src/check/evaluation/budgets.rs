@@ -1,4 +1,4 @@
-//! Budgets of a table: what each row was trained with, in steps or sequences, its teachers charged or not.
+//! Budgets of a table: what the training of each row cost, in steps or sequences, with or without teachers.
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Budget, BudgetUnit, ModelId, Normalized, Row, Stage};

@@ -1,4 +1,4 @@
-//! `compare`: which models are judged, on what, and against which references.
+//! `compare`: the models, columns, references and settings of a table.
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{
@@ -105,7 +105,7 @@ impl Checker {
         })
     }
 
-    /// How columns are judged. Benchmarks have their own settings.
+    /// The settings by which domain columns are judged. Benchmarks have their own.
     fn evaluation_of_table(
         &mut self,
         settings: &BlockSettings,
@@ -197,7 +197,7 @@ impl Checker {
             if let Some(place) = settings.key_span("teachers") {
                 self.report(
                     Diagnostic::error(Code::UnusedSetting, place, "nothing is counted here")
-                        .help("say what every row may spend the same of: `budget = sequences`"),
+                        .help("name the quantity that every row spends equally: `budget = sequences`"),
                 );
                 return None;
             }
@@ -214,7 +214,7 @@ impl Checker {
                 Diagnostic::error(
                     Code::MissingKey,
                     expr.span,
-                    "a budget must say whether what the teachers took counts",
+                    "a budget must set whether the teachers' use counts",
                 )
                 .help("add `teachers = free` or `teachers = charged`"),
             );
@@ -280,7 +280,7 @@ impl Checker {
                         format!("`{}` has one member per domain, and `{name}` is not a domain", family.name);
                     self.report(
                         Diagnostic::error(Code::TypeMismatch, expr.span, text)
-                            .label("which of them belongs in this column?")
+                            .label("it is not known which member belongs in this column")
                             .help("name one member, such as `expert[math]`, to show it in every column"),
                     );
                     return None;

@@ -1,4 +1,4 @@
-//! How models are judged: held-out prompts, tables, budgets, and grids of experiments.
+//! Evaluation of models: held-out prompts, tables, budgets, and grids of experiments.
 
 pub mod benchmarks;
 pub mod budgets;
@@ -9,8 +9,8 @@ use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Experiment, Model};
 use crate::source::{FileId, Span};
 
-/// Models that the entry file trains but a run would not, because no table needs them. It takes the whole
-/// experiment, which is not assembled while a file is being written.
+/// Warnings about models that the entry file trains and a run would leave out, because no table needs them.
+/// This needs the whole experiment, which is not assembled while a file is edited.
 pub fn left_out(experiment: &Experiment, origins: &[Span]) -> Vec<Diagnostic> {
     let mut found: Vec<Diagnostic> = Vec::new();
     for model in experiment.left_out() {

@@ -1,4 +1,4 @@
-//! Functions along an axis, or from step to step: reductions, statistics, scans, memory.
+//! Functions along an axis (reductions, statistics, scans), and from step to step (memory).
 
 use std::rc::Rc;
 
@@ -76,7 +76,7 @@ impl Checker {
         }
         let among = self.among(given.among, formula.axis(), env)?;
         let on = match given.on {
-            Some(on) => Some(self.elsewhere(on.expr, &formula, over_axis, env)?),
+            Some(on) => Some(self.other_rollout(on.expr, &formula, over_axis, env)?),
             None => None,
         };
         let unit = (reduction.definition().unit)(formula.unit());
@@ -87,7 +87,7 @@ impl Checker {
 
     /// The rollout of `on:`: other completions of the same prompts. Numbers of it are per prompt at the
     /// finest.
-    pub(in crate::check) fn elsewhere(
+    pub(in crate::check) fn other_rollout(
         &mut self,
         expr: &Expr,
         x: &Formula,
@@ -115,7 +115,7 @@ impl Checker {
         Some(rollout)
     }
 
-    /// The condition of `among:`, a bool no finer than what is compared; `Some(None)` where there is none.
+    /// The condition of `among:`, a bool no finer than the numbers compared. `Some(None)` without one.
     pub(in crate::check) fn among(
         &mut self,
         given: Option<Arg<types::Condition>>,
@@ -305,7 +305,7 @@ impl Checker {
             }
         };
         let Some(missing) = missing else {
-            let text = "a teacher may state nothing: what holds then?";
+            let text = "a teacher may state no confidence, and no value is set for that case";
             self.report(
                 Diagnostic::error(Code::MissingArgument, span, text)
                     .help("add `missing: uniform`: every teacher of the panel counts alike"),
@@ -419,7 +419,7 @@ impl Checker {
         Some(Value::Formula(Formula::new(kind, unit, x_axis, false, origin)))
     }
 
-    /// Numbers that are carried over the steps of a run: `ema(x, rate: 0.9)`, `previous(x)`.
+    /// The value of `ema(x, rate: 0.9)`, `previous(x)` and the like: numbers carried from step to step.
     pub(in crate::check) fn memory(
         &mut self,
         memory: Memory,

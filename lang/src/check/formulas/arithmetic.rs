@@ -58,7 +58,7 @@ impl Checker {
         self.apply(function, vec![left, right], unit, span)
     }
 
-    /// An elementwise application: the finest axis of the operands, live where one of them is.
+    /// An elementwise application. It has the finest axis of its operands, and is live if one of them is.
     pub(in crate::check) fn apply(
         &mut self,
         function: Function,

@@ -7,7 +7,7 @@ use crate::syntax::ast::{Argument, Expr, ExprKind};
 
 use crate::check::Checker;
 use crate::check::values::evaluate::Env;
-use crate::check::values::ranges::{readable, whatever_happens};
+use crate::check::values::ranges::{possible_values, readable};
 use crate::check::values::value::Value;
 
 impl Checker {
@@ -23,7 +23,7 @@ impl Checker {
                     Diagnostic::error(
                         Code::MissingArgument,
                         argument.value.span,
-                        "which role has this share?",
+                        "the role of this share is missing",
                     )
                     .help("write the role before it: `blend(teacher: 0.1, student: 0.9)`"),
                 );
@@ -70,15 +70,15 @@ impl Checker {
         Value::Distribution(Distribution::Blend(parts))
     }
 
-    /// Whether numbers may be the shares of a blend: each from 0 to 1, with sum 1. Of shares that change from
-    /// token to token only the bounds are known here; the run checks the rest.
+    /// Whether numbers may be the shares of a blend: each from 0 to 1, with sum 1. Shares that change from
+    /// token to token are checked here by their bounds only, and fully in the run.
     fn may_be_shares(&mut self, shares: &[(&Formula, Span)], span: Span) -> bool {
         const HELP: &str = "a blend of distributions is a distribution: its shares add up to 1";
         // The rounding error of a sum of binary fractions.
         const ROUNDING: f64 = 1e-9;
         let (mut least, mut most) = (0.0, 0.0);
         for (share, place) in shares {
-            let (low, high) = whatever_happens(share);
+            let (low, high) = possible_values(share);
             if high < -ROUNDING || low > 1.0 + ROUNDING {
                 let text = "a share of a blend must lie between 0 and 1";
                 let is = match share.constant() {

@@ -1,12 +1,12 @@
 //! Declared divergences, of the standard library or the author: their arguments, their summand, and whether
-//! it makes a divergence. [`crate::formula::Summand`] says what they mean.
+//! the summand makes a divergence. [`crate::formula::Summand`] defines their meaning.
 
 use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic};
 use crate::formula::{
-    Axis, DeclaredType, DivergenceKind, Facts, Formula, FormulaKind, Function, GivenParameter, Side,
-    SideProbability, Summand, Unit, detached,
+    Axis, DeclaredType, DivergenceKind, Formula, FormulaKind, Function, GivenParameter, Side,
+    SideProbability, Summand, SummandProperties, Unit, detached,
 };
 use crate::source::Span;
 use crate::syntax::ast::{Argument, Expr, ExprKind, ItemKind, Name, Parameter};
@@ -14,13 +14,13 @@ use crate::syntax::ast::{Argument, Expr, ExprKind, ItemKind, Name, Parameter};
 use crate::check::Checker;
 use crate::check::builtins::{Builtin, BuiltinKind};
 use crate::check::formulas::divergences::{COMMON, DivergenceSettings};
-use crate::check::formulas::properties::{Flaw, facts};
+use crate::check::formulas::properties::{DivergenceDefect, facts};
 use crate::check::names::modules::{DIVERGENCES, ItemId};
 use crate::check::values::calls::Slots;
 use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::Value;
 
-/// How many parameters are sides: the first ones that are a bare name, two at most.
+/// The number of parameters that are sides: leading bare names, at most two.
 pub(in crate::check) fn sides(parameters: &[Parameter]) -> usize {
     let bare = |parameter: &&Parameter| parameter.annotation.is_none() && parameter.default.is_none();
     parameters.iter().take(2).take_while(bare).count()
@@ -32,12 +32,12 @@ impl Checker {
         self.modules.standard_item(DIVERGENCES, name)
     }
 
-    /// The sides that a call gives, by the declaration: a pair, or two.
+    /// The names of a call's arguments that are its sides: one pair, or two.
     fn side_names(directed: bool) -> &'static [&'static str] {
         if directed { &["pair"] } else { &["left", "right"] }
     }
 
-    /// The parameters of a call beside its sides, bound in `inner`.
+    /// The parameters of a call besides its sides, bound in `inner`.
     #[allow(clippy::too_many_arguments)]
     fn own_parameters(
         &mut self,
@@ -82,7 +82,7 @@ impl Checker {
         Some(bound)
     }
 
-    /// A call of a divergence that is declared: `squeezed(teacher || student, support: ...)`.
+    /// A call of a declared divergence: `squeezed(teacher || student, support: ...)`.
     pub(in crate::check) fn call_divergence(
         &mut self,
         id: ItemId,
@@ -181,7 +181,7 @@ impl Checker {
         Some([left?, right?])
     }
 
-    /// `kl(p || q)` inside a summand: what it adds at this entry.
+    /// `kl(p || q)` inside a summand: its value at this vocabulary entry.
     pub(in crate::check) fn kl_of_entry(&mut self, pair: &Expr, span: Span, env: &Env) -> Value {
         let ExprKind::Versus { left, right } = &pair.kind else {
             let text = "`kl` needs both numbers and their order: `kl(p || q)`";
@@ -205,7 +205,7 @@ impl Checker {
         value.map_or(Value::Error, |value| Value::Formula(detached(&value)))
     }
 
-    /// Reports an expression that needs more than the entry that a divergence is at.
+    /// Reports an expression that needs more than the current vocabulary entry.
     pub(in crate::check) fn beyond_entry(&mut self, what: &str, span: Span) -> Value {
         let text =
             format!("a divergence is a sum of one number per vocabulary entry, and `{what}` looks beyond it");
@@ -217,7 +217,7 @@ impl Checker {
         Value::Error
     }
 
-    /// How a built-in that can't be evaluated at a vocabulary entry is called; `None` where it can.
+    /// The usage of a built-in that can't be evaluated at one vocabulary entry. `None` where it can.
     pub(in crate::check) fn not_at_entry(builtin: &Builtin, given: &[Argument]) -> Option<&'static str> {
         let along =
             given.iter().any(|argument| argument.name.as_ref().is_some_and(|name| name.text == "over"));
@@ -290,7 +290,7 @@ impl Checker {
         Some(value)
     }
 
-    /// The summand of a declaration and its properties. Reports why it is no divergence.
+    /// The summand of a declaration and its properties. Reports a summand that makes no divergence.
     pub(in crate::check) fn summand(
         &mut self,
         id: ItemId,
@@ -317,7 +317,7 @@ impl Checker {
             Formula::new(entry, Unit::Prob, Axis::Run, false, origin)
         });
         let value = self.at_entry(name, sides, [left, right], body, env)?;
-        // What is bound is looked at where it is used: only a live number has a way to be in here.
+        // Arguments are checked at their uses; a live number is the only one that can get here.
         if value.any(|node| matches!(node.kind, FormulaKind::Live(_))) {
             return None;
         }
@@ -326,13 +326,13 @@ impl Checker {
             return None;
         }
         let directed = *directed || is_generator;
-        let mut found = Facts { divergence: true, never_negative: true, most: 0.0, zero: true };
+        let mut found = SummandProperties { divergence: true, never_negative: true, most: 0.0, zero: true };
         for step in [(0, 3), (1, 3), (2, 3)] {
             let Some((here, flaw)) = facts(&value, step) else {
-                found = Facts::UNKNOWN;
+                found = SummandProperties::UNKNOWN;
                 break;
             };
-            found = Facts {
+            found = SummandProperties {
                 divergence: found.divergence && here.divergence,
                 never_negative: found.never_negative && here.never_negative,
                 most: found.most.max(here.most),
@@ -340,7 +340,7 @@ impl Checker {
             };
             // A generator has been checked already.
             if let Some(flaw) = flaw.filter(|_| !is_generator) {
-                let fatal = matches!(flaw, Flaw::NotFinite { .. });
+                let fatal = matches!(flaw, DivergenceDefect::NotFinite { .. });
                 self.report_flaw(name, sides, body, flaw);
                 if fatal {
                     return None;

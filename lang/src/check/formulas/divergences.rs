@@ -13,7 +13,7 @@ use crate::check::builtins::types;
 use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::Value;
 
-/// What every divergence takes after its sides and its own parameter.
+/// The arguments that every divergence takes besides its sides and its own parameters.
 pub const COMMON: [&str; 4] = ["support", "mass", "temperature", "clip_each"];
 
 /// The values of [`COMMON`].
@@ -69,7 +69,7 @@ impl Checker {
         }
     }
 
-    /// `None` where a divergence stands inside a summand or outside an objective, which is reported.
+    /// `None`, with a report, where a divergence stands inside a summand or outside an objective.
     fn beyond_one_entry(&mut self, call: Call, env: &Env) -> Option<()> {
         if env.context == EvaluationContext::Entry {
             self.beyond_entry(call.builtin.name, call.span);
@@ -78,7 +78,7 @@ impl Checker {
         (!self.outside_objective(call.span, env)).then_some(())
     }
 
-    /// Both sides of a pair, none where they are faulty; none at all outside an objective.
+    /// Both sides of a pair. `None` where they are faulty, or outside an objective.
     fn sides_of(
         &mut self,
         call: Call,
@@ -245,7 +245,7 @@ impl Checker {
             Some(expr) => self.support(expr, env),
         };
         let (support, treatment) = (support?, mass?);
-        // A support that is an argument may be another one in the next call.
+        // A support that is a parameter may have another value in the next call.
         let is_written =
             support_place.is_none_or(|expr| matches!(&expr.kind, ExprKind::Name(name) if name == "full"));
         if support == Support::Full
@@ -273,7 +273,7 @@ impl Checker {
                     "add `mass: generalized` (keeps student = teacher stationary), `renormalized`, `tail` or \
                      `raw`",
                 );
-                // Only a support that is written is another one than `full`.
+                // Only a support that is written can differ from `full`.
                 let place = support_place.map_or(span, |place| place.span);
                 let behind = Span { start: place.end, ..place };
                 let fits = |mass: &&str| match *mass {
@@ -347,7 +347,7 @@ impl Checker {
         Some(Value::Support(support))
     }
 
-    /// The role whose probabilities choose a support.
+    /// The role whose probabilities determine a support.
     fn chooser(&mut self, role: Arg<types::Role>, usage: &str, env: &Env) -> Option<Role> {
         let value = self.evaluate(role.expr, env);
         let wanted = format!("a support needs the role that chooses: `{usage}`");

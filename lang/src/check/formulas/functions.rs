@@ -90,7 +90,7 @@ impl Checker {
         }
     }
 
-    /// A formula, and where it is written.
+    /// The formula of an argument, and its place.
     pub(in crate::check) fn placed<T: Reads<Value = Formula>>(
         &mut self,
         given: Arg<T>,

@@ -1,5 +1,5 @@
-//! Numbers that are known only per token: operators, functions, reductions, divergences and signals, with
-//! units and axes.
+//! Typed formulas of numbers that are known only per token: operators, functions, reductions, divergences and
+//! signals, with units and axes.
 
 pub mod along_axis;
 pub mod arithmetic;

@@ -1,7 +1,7 @@
-//! Whether a declared function is a divergence: evaluated on test distributions.
+//! Tests numerically, on sample distributions, whether a declared function is a divergence.
 
 use crate::diag::{Code, Diagnostic};
-use crate::formula::{Facts, Formula};
+use crate::formula::{Formula, SummandProperties};
 use crate::syntax::ast::{Expr, Name, Parameter};
 
 use crate::check::Checker;
@@ -49,9 +49,9 @@ fn tempered(distribution: &[f64], power: f64) -> Vec<f64> {
 }
 
 /// A summand that can be evaluated.
-struct Trial<'f>(Tape<'f>, Bindings);
+struct EvaluableSummand<'f>(Tape<'f>, Bindings);
 
-impl Trial<'_> {
+impl EvaluableSummand<'_> {
     pub(in crate::check) fn at(&self, p: f64, q: f64) -> Option<f64> {
         self.0.at(&Bindings { entry: Some([p, q]), ..self.1 })
     }
@@ -60,22 +60,22 @@ impl Trial<'_> {
         left.iter().zip(right).map(|(p, q)| self.at(*p, *q)).sum()
     }
 
-    /// The sum of the summands' magnitudes, at least 1: what rounding is relative to.
+    /// The sum of the summands' magnitudes, at least 1. Rounding errors are relative to it.
     pub(in crate::check) fn scale(&self, left: &[f64], right: &[f64]) -> f64 {
         left.iter().zip(right).filter_map(|(p, q)| self.at(*p, *q)).map(f64::abs).sum::<f64>().max(1.0)
     }
 }
 
-/// What is wrong with a summand, in words.
-pub(in crate::check) enum Flaw {
+/// The reason why a summand makes no divergence.
+pub(in crate::check) enum DivergenceDefect {
     /// It is not finite where both probabilities are between 0 and 1.
     NotFinite {
         p: f64,
         q: f64,
         value: f64,
     },
-    /// It is not 0 where the sides agree. Also: whether it is still smallest there while only the left side
-    /// moves, or only the right one, and whether it is the same everywhere.
+    /// It is not 0 where the sides agree. `smallest`: whether agreement is the minimum while only the left,
+    /// or only the right, side moves. `constant`: whether it has one value everywhere.
     NotZero {
         value: f64,
         smallest: [bool; 2],
@@ -90,23 +90,28 @@ pub(in crate::check) enum Flaw {
 
 /// Whether `value` is 0 on every test input; false where it can't be evaluated yet.
 pub(in crate::check) fn is_zero(value: &Formula, step: (u32, u32)) -> bool {
-    let trial = Trial(Tape::of(value), Bindings { step: step.0, steps: step.1, entry: None });
+    let trial = EvaluableSummand(Tape::new(value), Bindings { step: step.0, steps: step.1, entry: None });
     tried().iter().all(|[p, q]| trial.sum(p, q).is_some_and(|sum| sum.abs() <= ROUNDING))
 }
 
 /// The properties of a summand at one step; `None` where it can't be evaluated yet.
-pub(in crate::check) fn facts(value: &Formula, (step, steps): (u32, u32)) -> Option<(Facts, Option<Flaw>)> {
-    let trial = Trial(Tape::of(value), Bindings { step, steps, entry: None });
+pub(in crate::check) fn facts(
+    value: &Formula,
+    (step, steps): (u32, u32),
+) -> Option<(SummandProperties, Option<DivergenceDefect>)> {
+    let trial = EvaluableSummand(Tape::new(value), Bindings { step, steps, entry: None });
     trial.at(0.5, 0.5)?;
-    let mut facts = Facts { divergence: true, never_negative: true, most: f64::INFINITY, zero: true };
+    let mut facts =
+        SummandProperties { divergence: true, never_negative: true, most: f64::INFINITY, zero: true };
     let mut flaw = None;
     let tried = tried();
     for [left, right] in &tried {
         for (p, q) in left.iter().zip(right) {
             let value = trial.at(*p, *q)?;
             if !value.is_finite() {
-                let facts = Facts { divergence: false, zero: false, never_negative: false, ..facts };
-                return Some((facts, Some(Flaw::NotFinite { p: *p, q: *q, value })));
+                let facts =
+                    SummandProperties { divergence: false, zero: false, never_negative: false, ..facts };
+                return Some((facts, Some(DivergenceDefect::NotFinite { p: *p, q: *q, value })));
             }
             facts.never_negative &= value >= -1e-12;
         }
@@ -130,9 +135,10 @@ pub(in crate::check) fn facts(value: &Formula, (step, steps): (u32, u32)) -> Opt
                 trial.sum(left, right).is_some_and(|sum| (sum - agreed).abs() <= ROUNDING)
             };
             let constant = tried.iter().all(same);
-            flaw.get_or_insert(Flaw::NotZero { value: agreed, smallest, constant });
+            flaw.get_or_insert(DivergenceDefect::NotZero { value: agreed, smallest, constant });
         } else if apart < -ROUNDING * trial.scale(left, right) && flaw.is_none() {
-            flaw = Some(Flaw::Negative { value: apart, left: left.clone(), right: right.clone() });
+            flaw =
+                Some(DivergenceDefect::Negative { value: apart, left: left.clone(), right: right.clone() });
         }
         facts.zero &= apart.abs() <= ROUNDING;
     }
@@ -151,7 +157,7 @@ pub(in crate::check) fn facts(value: &Formula, (step, steps): (u32, u32)) -> Opt
 
 impl Checker {
     pub(in crate::check) fn is_symmetric(&self, value: &Formula) -> bool {
-        let trial = Trial(Tape::of(value), Bindings { step: 0, steps: 3, entry: None });
+        let trial = EvaluableSummand(Tape::new(value), Bindings { step: 0, steps: 3, entry: None });
         tried().iter().all(|[p, q]| match (trial.sum(p, q), trial.sum(q, p)) {
             (Some(one), Some(other)) => (one - other).abs() <= 1e-9 * one.abs().max(1.0),
             _ => true,
@@ -164,7 +170,7 @@ impl Checker {
         name: &Name,
         sides: &[Parameter],
         body: &Expr,
-        flaw: Flaw,
+        flaw: DivergenceDefect,
     ) {
         let name = &name.text;
         let [p, q] = [&sides[0].name.text, &sides[1].name.text];
@@ -173,7 +179,7 @@ impl Checker {
             format!("({})", numbers.join(", "))
         };
         let diagnostic = match flaw {
-            Flaw::NotFinite { p: at_p, q: at_q, value } => {
+            DivergenceDefect::NotFinite { p: at_p, q: at_q, value } => {
                 let what = if value.is_nan() { "not a number" } else { "infinite" };
                 let text = format!("`{name}` is {what} at {p} = {at_p:.3}, {q} = {at_q:.3}");
                 Diagnostic::error(Code::NotADivergence, body.span, text).help(
@@ -181,7 +187,7 @@ impl Checker {
                      hold it with `where(...)` or `max(...)`",
                 )
             }
-            Flaw::NotZero { value, smallest, constant } => {
+            DivergenceDefect::NotZero { value, smallest, constant } => {
                 let text = format!("`{name}` is no divergence: it is {value:.4} where both sides agree");
                 let diagnostic = Diagnostic::warning(Code::NotADivergence, body.span, text);
                 let [student, other] = if smallest[0] { [p, q] } else { [q, p] };
@@ -205,7 +211,7 @@ impl Checker {
                         )),
                 }
             }
-            Flaw::Negative { value, left, right } => {
+            DivergenceDefect::Negative { value, left, right } => {
                 let text = format!("`{name}` is no divergence: it can be negative");
                 Diagnostic::warning(Code::NotADivergence, body.span, text)
                     .label(format!("sums to {value:.4} at {p} = {}, {q} = {}", listed(&left), listed(&right)))
@@ -227,7 +233,7 @@ impl Checker {
         value: &Formula,
         body: &Expr,
     ) -> bool {
-        let trial = Trial(Tape::of(value), Bindings { step: 0, steps: 1, entry: None });
+        let trial = EvaluableSummand(Tape::new(value), Bindings { step: 0, steps: 1, entry: None });
         let variable = &variable.name.text;
         if let Some(one) = trial.at(1.0, 1.0)
             && (one.is_nan() || one.abs() >= 1e-9)

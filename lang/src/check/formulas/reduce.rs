@@ -1,4 +1,4 @@
-//! `reduce`: from one number per token to one number. Every step names the axis that it reduces; a
+//! `reduce`: from one number per token to one number per batch. Every step names the axis that it reduces. A
 //! denominator and a balance between domains may follow.
 
 use crate::diag::{Code, Diagnostic};
@@ -13,7 +13,7 @@ use crate::check::values::evaluate::Env;
 use crate::check::values::value::Value;
 
 /// One step as written.
-struct Written {
+struct WrittenReduceStep {
     operation: Reduction,
     elements: Axis,
     over: Option<Axis>,
@@ -49,7 +49,7 @@ impl Checker {
     }
 
     /// Chains the steps: each starts from the axis that the one before left.
-    fn chain(&mut self, read: &[Written]) -> Option<Vec<ReduceStep>> {
+    fn chain(&mut self, read: &[WrittenReduceStep]) -> Option<Vec<ReduceStep>> {
         let mut steps = Vec::new();
         let mut expected = read.first().map_or(Axis::Token, |step| step.elements);
         for (index, step) in read.iter().enumerate() {
@@ -67,64 +67,13 @@ impl Checker {
                 (Some(over), _) => over,
                 (None, Some(next)) => next,
                 (None, None) if index == 0 && step.elements == Axis::Token => {
-                    // `mean(token), mean(sequence)`: the comma has been reported.
-                    let rest = self.sources.file(step.span.file).text[step.span.end as usize..].trim_start();
-                    let next = rest.strip_prefix(',').map_or("", str::trim_start);
-                    if next.starts_with("mean(") || next.starts_with("sum(") {
-                        return None;
-                    }
-                    self.report(
-                        Diagnostic::error(
-                            Code::AxisMismatch,
-                            step.span,
-                            "which mean: of all tokens alike, or of each sequence first?",
-                        )
-                        .label("does not say")
-                        .help(
-                            "write `mean(token, over: batch)`, or `mean(token) then mean(sequence)`: they \
-                             are different experiments",
-                        ),
-                    );
+                    self.report_ambiguous_mean(step);
                     return None;
                 }
                 (None, None) => Axis::Batch,
             };
-            if step.over.is_none() && over >= step.elements {
-                let text = format!(
-                    "reductions go from fine to coarse: `{}` can't come after `{}`",
-                    over.name(),
-                    step.elements.name()
-                );
-                let diagnostic = Diagnostic::error(Code::AxisMismatch, step.span, text);
-                let diagnostic = diagnostic.help("for example `mean(token) then mean(sequence)`");
-                // Two steps in the wrong order.
-                let whole = read.first().zip(read.last()).map(|(first, last)| first.span.to(last.span));
-                self.report(match (whole, read) {
-                    (Some(whole), [first, second])
-                        if first.elements < second.elements
-                            && first.over.is_none()
-                            && second.over.is_none() =>
-                    {
-                        let ours = format!(
-                            "{} then {}",
-                            self.sources.text(second.span),
-                            self.sources.text(first.span)
-                        );
-                        diagnostic.fix(format!("write `{ours}`"), whole, ours).possibly()
-                    }
-                    _ => diagnostic,
-                });
-                return None;
-            }
             if over >= step.elements {
-                self.report(
-                    Diagnostic::error(
-                        Code::AxisMismatch,
-                        step.span,
-                        format!("`{}` can't be reduced per `{}`", step.elements.name(), over.name()),
-                    )
-                    .help("axes go from token to turn to sequence to group to batch"),
-                );
+                self.report_not_coarser(read, step, over);
                 return None;
             }
             let operation = step.operation;
@@ -146,7 +95,57 @@ impl Checker {
         Some(steps)
     }
 
-    fn reduction_step(&mut self, expr: &Expr) -> Option<Written> {
+    /// Reports `mean(token)` alone.
+    fn report_ambiguous_mean(&mut self, step: &WrittenReduceStep) {
+        // `mean(token), mean(sequence)`: the comma has been reported.
+        let rest = self.sources.file(step.span.file).text[step.span.end as usize..].trim_start();
+        let next = rest.strip_prefix(',').map_or("", str::trim_start);
+        if next.starts_with("mean(") || next.starts_with("sum(") {
+            return;
+        }
+        self.report(
+            Diagnostic::error(
+                Code::AxisMismatch,
+                step.span,
+                "`mean(token)` can average over all tokens, or over each sequence first",
+            )
+            .label("does not say")
+            .help(
+                "write `mean(token, over: batch)`, or `mean(token) then mean(sequence)`: they \
+                             are different experiments",
+            ),
+        );
+    }
+
+    /// Reports a step whose result, on the axis `over`, is not on a coarser axis than its elements.
+    fn report_not_coarser(&mut self, read: &[WrittenReduceStep], step: &WrittenReduceStep, over: Axis) {
+        let (elements, over) = (step.elements.name(), over.name());
+        if step.over.is_some() {
+            let text = format!("`{elements}` can't be reduced per `{over}`");
+            self.report(
+                Diagnostic::error(Code::AxisMismatch, step.span, text)
+                    .help("axes go from token to turn to sequence to group to batch"),
+            );
+            return;
+        }
+        let text = format!("reductions go from fine to coarse: `{over}` can't come after `{elements}`");
+        let diagnostic = Diagnostic::error(Code::AxisMismatch, step.span, text)
+            .help("for example `mean(token) then mean(sequence)`");
+        // Two steps in the wrong order.
+        self.report(match read {
+            [first, second]
+                if first.elements < second.elements && first.over.is_none() && second.over.is_none() =>
+            {
+                let [ours, theirs] = [second, first].map(|step| self.sources.text(step.span));
+                let swapped = format!("{ours} then {theirs}");
+                let whole = first.span.to(second.span);
+                diagnostic.fix(format!("write `{swapped}`"), whole, swapped).possibly()
+            }
+            _ => diagnostic,
+        });
+    }
+
+    fn reduction_step(&mut self, expr: &Expr) -> Option<WrittenReduceStep> {
         let usage = "a step is `mean(axis)` or `sum(axis)`, with `over: axis` where needed";
         let ExprKind::Call { callee, arguments, .. } = &expr.kind else {
             match &expr.kind {
@@ -196,7 +195,9 @@ impl Checker {
             }
         }
         match elements {
-            Some(elements) => Some(Written { operation, elements, over, among_when, span: expr.span }),
+            Some(elements) => {
+                Some(WrittenReduceStep { operation, elements, over, among_when, span: expr.span })
+            }
             None => {
                 self.report(
                     Diagnostic::error(Code::MissingArgument, expr.span, "which axis is reduced here?")

@@ -1,4 +1,4 @@
-//! Names that mean something only inside an objective: roles, signals, their parts.
+//! Names that have a meaning only inside an objective: roles, signals, and parts of roles.
 
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::experiment::{SelfCopy, TeacherWeights};
@@ -15,8 +15,8 @@ use crate::check::names::foreign;
 use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::Value;
 
-/// Whether a file may not declare this name. Roles may be declared: most files have a model called `student`,
-/// and inside an objective the role takes precedence.
+/// Whether files may not declare this name. They may declare roles: most files have a model `student`, and
+/// inside an objective the role takes precedence.
 pub fn is_reserved(name: &str) -> bool {
     vocabulary::signal(name).is_some() && !is_role(name)
         || matches!(name, "domains" | "self" | "data" | "span")
@@ -170,7 +170,7 @@ impl Checker {
         self.signal(Signal::Of { role, part }, span)
     }
 
-    /// A teacher that is still a parameter may turn out to be composed, and then its bindings are its fields.
+    /// Whether a role may have the field: a teacher parameter may be composed, with bindings as fields.
     fn may_have(&self, role: &Role, field: &Name) -> bool {
         let Role::Named { teacher, .. } = role else { return false };
         self.teacher(*teacher).weights == TeacherWeights::Parameter

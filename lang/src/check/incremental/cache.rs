@@ -1,10 +1,10 @@
-//! What one analysis keeps for the next while a file is being written: the trees of its items, and the
-//! results of their checks.
+//! The cache between analyses of a file that is being edited: the trees of its items, and the results of
+//! their checks.
 //!
-//! A check of an item that reported nothing is repeated ([`crate::check::incremental::recording`]) while
+//! The check of an item that reported nothing is repeated ([`crate::check::incremental::recording`]) while
 //! neither the item nor anything that it looked up has changed. A changed item invalidates every check that
-//! looked up its name; where no check is kept, every item that mentions it in any sense; and so on with the
-//! names of those. That is more than needed, but it needs no knowledge of how names are resolved.
+//! looked up its name. Where an item has no stored check, it counts as changed if it mentions the name in any
+//! sense, and invalidates further checks. This is more than necessary, but independent of name resolution.
 
 use std::rc::Rc;
 
@@ -19,14 +19,14 @@ use crate::syntax::ast::{Item, ItemKind, Module};
 use crate::check::incremental::recording::Check;
 use crate::check::names::modules::{GRPO_OBJECTIVE, SFT_OBJECTIVE, declared_name};
 
-/// For a caller that analyses the same file again and again. It keeps the files of the last analysis only, so
-/// it does not grow beyond them.
+/// The cache of a caller that analyses the same file again and again. It keeps only the files of the last
+/// analysis, so it does not grow.
 #[derive(Default)]
 pub struct AnalysisCache {
     files: FxHashMap<String, CachedFile>,
-    /// All domains, reduced to what other checks depend on.
+    /// All domains, reduced to the properties that other checks depend on.
     domains: Vec<Domain>,
-    changed: Changed,
+    changed: ChangeSet,
     /// False until all domains are declared: a model that a domain needs is evaluated while their list is
     /// incomplete, and repeating that check would leave out its effects on the others.
     keeps: bool,
@@ -36,33 +36,33 @@ pub struct AnalysisCache {
 struct CachedFile {
     known: KnownFile,
     items: Vec<CachedItem>,
-    /// Whether the current analysis has read it.
+    /// Whether the current analysis has read the file.
     used: bool,
 }
 
 struct CachedItem {
     text: String,
-    /// Hashes of all words in it, and of names that it may look up besides.
+    /// Hashes of all words in the item, and of other names that its check may look up.
     words: Vec<u32>,
-    affected: Affected,
+    affected: Dependents,
     /// The result of its check, if it may be repeated.
     check: Option<Rc<Check>>,
 }
 
-/// What a changed item invalidates.
+/// The items and checks that a changed item invalidates.
 #[derive(Default)]
-struct Affected {
+struct Dependents {
     /// Items that mention one of these words.
     words: Vec<u32>,
     everything: bool,
 }
 
 #[derive(Default)]
-struct Changed {
+struct ChangeSet {
     words: FxHashSet<u32>,
-    /// By the lower half of the hash, for a quick no.
+    /// A bit set by the lower half of the hash, to rule out most words quickly.
     some: Vec<u64>,
-    /// Also checks that read the list of all domains.
+    /// Whether checks that read the list of all domains are invalid, too.
     domains: bool,
     everything: bool,
 }
@@ -94,8 +94,8 @@ impl AnalysisCache {
         let mut next = 0;
         for (item, kept) in module.items.iter().zip(&mut items).filter(|(_, kept)| kept.is_none()) {
             let text = &text[item.span.start as usize..item.span.end as usize];
-            // Only the comments around it have changed, or it was read again because of its neighbour. An
-            // item that moved counts as another one: of two with one name, the first is meant.
+            // Only comments around the item changed, or it was read again because its neighbour changed. An
+            // item that moved counts as changed: of two with one name, the first is meant.
             let same =
                 gone[next..].iter().position(|gone| gone.as_ref().is_some_and(|gone| gone.text == text));
             *kept = match same {
@@ -115,9 +115,9 @@ impl AnalysisCache {
         (module, diagnostics)
     }
 
-    /// After all files are read, and with all domains: forgets the checks that a change invalidates.
-    pub(in crate::check) fn forget_what_changed(&mut self, domains: &[Domain]) {
-        let domains: Vec<Domain> = domains.iter().map(as_checks_see_it).collect();
+    /// Drops the checks that a change invalidates. All files are read and all domains declared by then.
+    pub(in crate::check) fn invalidate(&mut self, domains: &[Domain]) {
+        let domains: Vec<Domain> = domains.iter().map(checked_view).collect();
         self.changed.domains = domains != self.domains;
         self.domains = domains;
         let unused = self.files.values().filter(|file| !file.used);
@@ -139,7 +139,7 @@ impl AnalysisCache {
                 break;
             }
         }
-        self.changed = Changed::default();
+        self.changed = ChangeSet::default();
         self.keeps = true;
     }
 
@@ -167,15 +167,15 @@ impl CachedItem {
     fn new(item: &Item, text: &str) -> CachedItem {
         let mut words = words(text);
         let concerned = match &item.kind {
-            // Names that it imports, and their local names.
+            // The imported names, and their local names.
             ItemKind::Use(_) => Some(words.clone()),
-            // No other item can refer to it.
+            // No other item can refer to a table.
             ItemKind::Compare { .. } => Some(Vec::new()),
             kind => declared_name(kind).map(|name| vec![hash(&name.text)]),
         };
         let everything = concerned.is_none();
-        let affected = Affected { words: concerned.unwrap_or_default(), everything };
-        // Names that are looked up without being mentioned.
+        let affected = Dependents { words: concerned.unwrap_or_default(), everything };
+        // Names that are looked up although the item does not mention them.
         words.extend([SFT_OBJECTIVE, GRPO_OBJECTIVE].map(|(_, name)| hash(name)));
         words.sort_unstable();
         words.dedup();
@@ -183,8 +183,8 @@ impl CachedItem {
     }
 }
 
-impl Changed {
-    fn add(&mut self, affected: &Affected) {
+impl ChangeSet {
+    fn add(&mut self, affected: &Dependents) {
         self.everything |= affected.everything;
         self.some.resize(1 << 10, 0);
         for word in &affected.words {
@@ -207,9 +207,9 @@ impl Changed {
     }
 }
 
-/// A domain reduced to what checks of other items depend on. Places appear only in diagnostics, and a check
-/// with diagnostics is not kept.
-fn as_checks_see_it(domain: &Domain) -> Domain {
+/// A domain reduced to the properties that checks of other items depend on. Places are left out: they appear
+/// only in diagnostics, and a check with diagnostics is not stored.
+fn checked_view(domain: &Domain) -> Domain {
     let Domain { name, prompts: _, tests, validation, columns: _, format, reward, share, limit, origin: _ } =
         domain;
     let nowhere =
@@ -222,7 +222,7 @@ fn as_checks_see_it(domain: &Domain) -> Domain {
         tests: tests.as_ref().map(|_| nowhere()),
         validation: validation.as_ref().map(|_| nowhere()),
         columns: Vec::new(),
-        // Only whether there is one.
+        // Checks depend only on whether there is one.
         format: format.as_ref().map(|_| PromptFormat::Text),
         // Objectives name the parts of a reward.
         reward: match reward {
@@ -243,7 +243,7 @@ fn as_checks_see_it(domain: &Domain) -> Domain {
     }
 }
 
-/// Hashes of the words of a text. Two words with one hash cost one check too many, no more.
+/// Hashes of the words of a text. Two words with equal hashes cause at most one unnecessary check.
 fn words(text: &str) -> Vec<u32> {
     text.split(|character: char| !crate::syntax::words::is_word(character))
         .filter(|word| !word.is_empty())

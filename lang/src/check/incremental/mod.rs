@@ -1,4 +1,4 @@
-//! A file that is being written: what has not changed since the last analysis is not checked again.
+//! Incremental analysis of a file that is being edited: items that have not changed are not checked again.
 
 pub mod cache;
 pub mod recording;

@@ -1,15 +1,15 @@
-//! Records what the check of an item does, so that it can be repeated without checking.
+//! Records the effects of an item's check, so that they can be repeated without the check.
 //!
-//! A check without diagnostics has four effects that others may notice: it asks for the values of other
-//! items, names models, learns what names are worth, and uses domains and teachers. [`Checker::repeat`]
-//! repeats these in the same order and leaves out the rest: the value of a model whose check is repeated is
+//! A check without diagnostics has four effects that others depend on: it requests the values of other
+//! items, names models, records the values of names, and uses domains and teachers. [`Checker::repeat`]
+//! repeats these in the same order and leaves out the rest. The value of a model whose check is repeated is
 //! computed when it is first needed.
 //!
 //! This is correct because **all items that declare teachers, panels, benchmarks, axes of a sweep, or loaded
-//! models are evaluated at every analysis, in the order of a fresh one.** So these tables always equal those
-//! of a fresh analysis, and code that searches them finds the same. Only the table of models has gaps, and
-//! code that holds a model's number has asked for that model. [`Checker::touched`] names every part of the
-//! checker's state and says which of these cases it is.
+//! models are evaluated at every analysis, in the order of a full one.** So these tables always equal those
+//! of a full analysis, and searches in them have equal results. Only the table of models has gaps, and code
+//! that has a model's index has requested that model. [`Checker::touched`] names every part of the checker's
+//! state and says which of these cases applies to it.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
@@ -29,24 +29,24 @@ use crate::check::values::value::Value;
 
 /// The recorded check of an item that had no diagnostics.
 pub(in crate::check) struct Check {
-    /// The items whose values it asked for.
-    asked: Vec<Asked>,
+    /// The items whose values the check requested.
+    asked: Vec<ItemRequest>,
     effects: Vec<Effect<RelativeSpan>>,
-    /// What is known of the item's value, for editors.
+    /// The item's value as editors show it.
     info: Option<ValueInfo>,
-    uses: Uses,
-    /// Hashes of the names that it looked up, found or not.
+    uses: UsedDeclarations,
+    /// Hashes of the names that the check looked up, found or not.
     pub consulted: Vec<u32>,
-    /// Whether it read the list of all domains.
+    /// Whether the check read the list of all domains.
     pub domains: bool,
 }
 
-struct Asked {
+struct ItemRequest {
     path: Rc<str>,
     name: String,
 }
 
-/// A place inside an item: the item of the check itself, or one that it asked for.
+/// A place inside an item: the checked item, or one whose value the check requested.
 struct RelativeSpan {
     asked: Option<usize>,
     start: u32,
@@ -55,22 +55,22 @@ struct RelativeSpan {
 
 /// An effect of an item's check on others. A recording holds them in the order in which they happen.
 enum Effect<P> {
-    /// It asks for the value of an item for the first time: an index into the items asked for.
-    Ask(usize),
-    /// It asks for the file's route.
-    Route,
-    /// It names a model after what it is or where it is bound. If the name is taken, the model gets another.
-    Name(String),
-    /// It learns the value of a name that is declared at a place.
-    Learn(P, ValueInfo),
+    /// Requests the value of an item for the first time. Index into the requested items.
+    Request(usize),
+    /// Requests the file's route.
+    ReadRoute,
+    /// Names a model. If the name is taken, the model gets another one.
+    DeclareModel(String),
+    /// Records the value of a name that is declared at a place.
+    RecordValue(P, ValueInfo),
 }
 
-/// What stages use, and what must therefore not be reported as unused.
+/// The domains and models that stages use, which are therefore not reported as unused.
 #[derive(Clone, Default)]
-pub struct Uses {
+pub struct UsedDeclarations {
     /// Domains that are trained on.
     pub trained: BTreeSet<DomainId>,
-    /// Domains whose teacher, by the file's route, is asked for.
+    /// Domains whose teacher is requested by the file's route.
     pub routed: BTreeSet<DomainId>,
     /// Whether there are models.
     pub models: bool,
@@ -84,14 +84,14 @@ pub struct Recording {
     declared: Vec<ModelId>,
     consulted: Vec<u32>,
     domains: bool,
-    /// Whether it did something that must be done again each time.
+    /// Whether the check did something that must be done in every analysis.
     uncacheable: bool,
     /// How many cycles had been found before it.
     cycles: usize,
 }
 
 impl Checker {
-    /// Checks an item on its own, unless it is known that there is nothing to report.
+    /// Checks an item on its own, unless a stored check shows that there is nothing to report.
     pub(in crate::check) fn check_item_once(&mut self, id: ItemId, item: &Item) {
         match &item.kind {
             ItemKind::Model(_) => self.ask(id, item.span),
@@ -102,8 +102,8 @@ impl Checker {
         }
     }
 
-    /// Runs a check whose result nothing else needs; `None` where it was known that there is nothing to
-    /// report.
+    /// Runs a check whose result nothing else needs. `None` where a stored check shows that there is nothing
+    /// to report.
     pub(in crate::check) fn check_once<T>(
         &mut self,
         id: ItemId,
@@ -121,7 +121,7 @@ impl Checker {
         Some(found)
     }
 
-    /// Asks for the value of an item, for the effects on others.
+    /// Evaluates an item for its effects on others.
     fn ask(&mut self, id: ItemId, asked_at: Span) {
         if self.modules.progress.contains_key(&id) {
             return;
@@ -139,28 +139,28 @@ impl Checker {
         self.item_value(id, asked_at);
     }
 
-    /// The value of an item that nobody has asked for yet, or only for what that does to others: then `names`
-    /// are those of its models.
+    /// The value of an item that has not been evaluated, or whose check was only repeated. In that case
+    /// `names` are the names of its models.
     pub(in crate::check) fn evaluate_once(
         &mut self,
         id: ItemId,
         item: &Item,
         names: Option<VecDeque<String>>,
     ) -> Value {
-        self.apart(ItemEffort::of(item), |checker| {
+        self.outside_recording(ItemEffort::new(item), |checker| {
             if names.is_some() || !matches!(item.kind, ItemKind::Model(_)) {
                 checker.parts.model_names.given = names;
                 return checker.evaluate_item(id, item);
             }
             checker.begin_recording();
             let value = checker.evaluate_item(id, item);
-            checker.end_recording(id, item, ValueInfo::of(&value));
+            checker.end_recording(id, item, ValueInfo::from_value(&value));
             value
         })
     }
 
-    /// Evaluates what is the same whoever asks for it, outside the caller's recording.
-    pub(in crate::check) fn apart<T>(
+    /// Runs an evaluation whose result does not depend on the caller, outside the caller's recording.
+    pub(in crate::check) fn outside_recording<T>(
         &mut self,
         work: ItemEffort,
         evaluate: impl FnOnce(&mut Checker) -> T,
@@ -193,7 +193,7 @@ impl Checker {
         self.resume_recording(Some(Recording { cycles, ..Recording::default() }));
     }
 
-    /// Keeps the check that was recorded, if it can be repeated.
+    /// Stores the recorded check, if it can be repeated.
     fn end_recording(&mut self, id: ItemId, item: &Item, info: Option<ValueInfo>) {
         let Some(recording) = self.pause_recording() else { return };
         let check = self.check_of(recording, item, info);
@@ -205,7 +205,7 @@ impl Checker {
     fn check_of(&self, recording: Recording, item: &Item, info: Option<ValueInfo>) -> Option<Check> {
         let Recording { asked: ids, effects, declared, mut consulted, domains, uncacheable, cycles } =
             recording;
-        // Where a cycle begins decides what is reported of it.
+        // The diagnostics of a cycle depend on where it was entered.
         if uncacheable || self.stack.cycles > cycles {
             return None;
         }
@@ -215,14 +215,14 @@ impl Checker {
         let asked = ids.iter().map(|id| {
             let tree = self.modules.tree(id.module);
             let name = declared_name(&tree.items[id.index].kind)?.text.clone();
-            Some(Asked { path: self.path_of(id.module)?, name })
+            Some(ItemRequest { path: self.path_of(id.module)?, name })
         });
         let effects = effects.into_iter().map(|effect| {
             Some(match effect {
-                Effect::Ask(number) => Effect::Ask(number),
-                Effect::Route => Effect::Route,
-                Effect::Name(name) => Effect::Name(name),
-                Effect::Learn(span, info) => Effect::Learn(self.place(span, item, &ids)?, info),
+                Effect::Request(number) => Effect::Request(number),
+                Effect::ReadRoute => Effect::ReadRoute,
+                Effect::DeclareModel(name) => Effect::DeclareModel(name),
+                Effect::RecordValue(span, info) => Effect::RecordValue(self.place(span, item, &ids)?, info),
             })
         });
         Some(Check {
@@ -235,7 +235,7 @@ impl Checker {
         })
     }
 
-    /// Where a span lies: in an item, or in one of those that it asked for.
+    /// The position of a span within the item, or within an item whose value was requested.
     fn place(&self, span: Span, item: &Item, asked: &[ItemId]) -> Option<RelativeSpan> {
         let inside = |item: &Item| {
             item.span.file == span.file && item.span.start <= span.start && span.end <= item.span.end
@@ -255,9 +255,9 @@ impl Checker {
         })
     }
 
-    /// What the stages of models use; `None` where that must be computed each time.
-    fn uses_of(&self, declared: &[ModelId]) -> Option<Uses> {
-        let mut uses = Uses { models: !declared.is_empty(), ..Uses::default() };
+    /// The domains that the stages of models use. `None` where they must be determined in every analysis.
+    fn uses_of(&self, declared: &[ModelId]) -> Option<UsedDeclarations> {
+        let mut uses = UsedDeclarations { models: !declared.is_empty(), ..UsedDeclarations::default() };
         for model in declared {
             match &self.model(*model).stage {
                 Stage::Train(train) => {
@@ -291,12 +291,12 @@ impl Checker {
         let mut names = VecDeque::new();
         for effect in &check.effects {
             match effect {
-                Effect::Ask(number) => self.ask(ids[*number], item.span),
-                Effect::Route => {
+                Effect::Request(number) => self.ask(ids[*number], item.span),
+                Effect::ReadRoute => {
                     self.file_route(ENTRY);
                 }
-                Effect::Name(wanted) => names.push_back(self.parts.model_names.give(wanted)),
-                Effect::Learn(place, info) => {
+                Effect::DeclareModel(wanted) => names.push_back(self.parts.model_names.give(wanted)),
+                Effect::RecordValue(place, info) => {
                     let around = match place.asked {
                         None => item.span,
                         Some(number) => self.modules.item_span(ids[number]),
@@ -316,35 +316,36 @@ impl Checker {
         Some(names)
     }
 
-    /// What has been touched since the last call: the list of domains, and anything that makes a recording
-    /// uncacheable. A new part of the checker's state does not compile until it is named here: it must be
-    /// said whether a check that reads or changes it may be left out.
+    /// Which parts were touched since the last call: the list of domains, and anything that makes a recording
+    /// uncacheable. A new field of the checker does not compile until it is listed here, with the reason why
+    /// a check that reads or changes it may be skipped.
     fn touched(&self) -> (bool, bool) {
         let Checker {
             cache: _,
             recording: _,
             sources: _,
-            // Values of items are asked for again.
+            // Values of items are requested again.
             modules: _,
-            // A check with diagnostics is not kept.
+            // A check with diagnostics is not kept. Only their suggestions read the candidates.
             diagnostics: _,
-            // Their numbers do not matter, only that they lead to the same places.
+            candidates: _,
+            // Only the places that they refer to matter, not their indices.
             origins: _,
             known_origins: _,
             parts,
-            // Of the item that is being evaluated. A check that takes too much work, is in a cycle or reaches
-            // the end of the chain is not kept.
+            // State of the item under evaluation. A check that takes too much work, is in a cycle or reaches
+            // the end of the chain is not stored.
             stack: _,
             any_numbers: _,
-            // Nothing is kept of a cancelled analysis.
+            // Nothing is stored from a cancelled analysis.
             cancellation: _,
-            // Repeated.
+            // These uses are repeated.
             uses: _,
-            // Asked for again.
+            // The route is requested again.
             route: _,
-            // Recorded again.
+            // Values are recorded again.
             facts: _,
-            // Set before the first check, by items that concern everything.
+            // Set before the first check, by items whose change invalidates every check.
             seed: _,
             entry: _,
             has_experiment: _,
@@ -360,9 +361,9 @@ impl Checker {
             panels,
             benchmarks,
             sweep,
-            // Only for callers that ask for the experiment.
+            // Only for callers that need the experiment.
             objectives: _,
-            // Of the experiment, which is not assembled.
+            // Part of the experiment, which is not assembled.
             marks: _,
         } = parts;
         let uncacheable = [
@@ -377,31 +378,31 @@ impl Checker {
         (domains.touched(), uncacheable.contains(&true))
     }
 
-    // ---- What a check does while it is recorded ----
+    // ---- Effects that are recorded during a check ----
 
-    /// The check must be done again next time.
+    /// Notes that the check must be done again in the next analysis.
     pub(in crate::check) fn mark_uncacheable(&mut self) {
         if let Some(recording) = &mut self.recording {
             recording.uncacheable = true;
         }
     }
 
-    /// Records that the check asks for the value of an item.
+    /// Records that the check requests the value of an item.
     pub(in crate::check) fn record_request(&mut self, id: ItemId) {
         if let Some(recording) = &mut self.recording
             && !recording.asked.contains(&id)
         {
-            recording.effects.push(Effect::Ask(recording.asked.len()));
+            recording.effects.push(Effect::Request(recording.asked.len()));
             recording.asked.push(id);
         }
     }
 
-    /// Records that the check asks for the file's route.
+    /// Records that the check requests the file's route.
     pub(in crate::check) fn route_of_file(&mut self) -> &RouteState {
         if let Some(recording) = &mut self.recording
-            && !recording.effects.iter().any(|effect| matches!(effect, Effect::Route))
+            && !recording.effects.iter().any(|effect| matches!(effect, Effect::ReadRoute))
         {
-            recording.effects.push(Effect::Route);
+            recording.effects.push(Effect::ReadRoute);
         }
         &self.route
     }
@@ -411,27 +412,27 @@ impl Checker {
         if self.parts.model_names.given.is_some() {
             return; // That has been repeated already.
         }
-        let Some(info) = ValueInfo::of(value) else { return };
+        let Some(info) = ValueInfo::from_value(value) else { return };
         self.facts.record(declared, &info);
         if let Some(recording) = &mut self.recording {
-            recording.effects.push(Effect::Learn(declared, info));
+            recording.effects.push(Effect::RecordValue(declared, info));
         }
     }
 
-    /// Declares a model; `wanted` is its name unless that is taken.
+    /// Declares a model. Its name is `wanted`, or a variant of it if that is taken.
     pub(in crate::check) fn declare_model(&mut self, wanted: &str, stage: Stage, span: Span) -> ModelId {
         let origin = self.origin(span);
         let given = self.parts.model_names.given.as_mut().and_then(VecDeque::pop_front);
         let name = given.unwrap_or_else(|| self.parts.model_names.give(wanted));
         let id = ModelId(self.parts.models.declare(crate::experiment::Model { name, stage, origin }) as u32);
         if let Some(recording) = &mut self.recording {
-            recording.effects.push(Effect::Name(wanted.to_owned()));
+            recording.effects.push(Effect::DeclareModel(wanted.to_owned()));
             recording.declared.push(id);
         }
         id
     }
 
-    /// Pauses the recording while the value of another item is evaluated: the effects are that item's.
+    /// Pauses the recording while another item is evaluated, whose effects are its own.
     fn pause_recording(&mut self) -> Option<Recording> {
         let mut recording = self.recording.take()?;
         let (domains, uncacheable) = self.touched();
@@ -450,7 +451,7 @@ impl Checker {
     }
 }
 
-/// Whether a stage asks teachers that do not come from a route.
+/// Whether a stage uses teachers that do not come from a route.
 fn names_teachers(train: &Train) -> bool {
     !train.named_teachers().is_empty()
 }

@@ -1,4 +1,4 @@
-//! Parts of the checker's state that note whether an item reads or changes them.
+//! Parts of the checker's state that note whether a check reads or changes them.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -14,24 +14,24 @@ pub struct Tracked<T> {
 }
 
 impl<T> Tracked<T> {
-    /// Whether it was read or written since the last call.
+    /// Whether it was read or written since the last call of this function.
     pub(in crate::check) fn touched(&self) -> bool {
         self.touched.replace(false)
     }
 
-    /// The whole value: a check that reads it depends on everything in it.
+    /// The whole value. A check that calls this depends on everything in it.
     pub fn read(&self) -> &T {
         self.touched.set(true);
         &self.value
     }
 
-    /// A check that changes it must be done again each time.
+    /// The whole value, to be changed. A check that calls this must be done in every analysis.
     pub fn write(&mut self) -> &mut T {
         self.touched.set(true);
         &mut self.value
     }
 
-    /// For an element whose number the caller holds; that says nothing about the other elements.
+    /// The value, to be read at an index that the caller has. This does not count as a read of the others.
     pub fn known(&self) -> &T {
         &self.value
     }
@@ -45,7 +45,7 @@ impl<T> Tracked<T> {
 }
 
 impl<T> Tracked<Vec<T>> {
-    /// Adds an element; the recording notes that by other means.
+    /// Adds an element. The recording notes that separately.
     pub(in crate::check) fn declare(&mut self, one: T) -> usize {
         self.value.push(one);
         self.value.len() - 1
@@ -56,7 +56,7 @@ impl<T> Tracked<Vec<T>> {
 #[derive(Default)]
 pub struct ModelNames {
     taken: FxHashSet<String>,
-    /// While the value of an item whose check was repeated is computed: the names its models had.
+    /// The names of the models of an item whose check was repeated, while its value is computed.
     pub(in crate::check) given: Option<VecDeque<String>>,
 }
 

@@ -1,10 +1,11 @@
-//! `// allow(code): reason`: the author has seen a warning and means what is written.
+//! `// allow(code): reason`: a comment by which the author accepts a warning.
 //!
-//! After code, the comment covers its line; alone on its line, everything up to the next line that is not
-//! just a comment. Only warnings can be silenced, and only with a reason. A comment that silences nothing is
-//! a warning itself: it would hide the next mistake.
+//! A comment after code covers its line. A comment alone on its line covers everything up to the next line
+//! that is not just a comment. Only warnings can be silenced, and only with a reason. A comment that silences
+//! nothing is itself a warning, because it would hide the next mistake.
 
 use crate::diag::{Code, Diagnostic, Fix, Severity, nearest};
+use crate::experiment::{Experiment, Origin};
 use crate::source::{FileId, SourceFile, Sources, Span};
 use crate::syntax::tokens::lex;
 
@@ -14,15 +15,21 @@ struct Allow {
     span: Span,
     /// The text between its parentheses.
     code: Span,
-    /// The range it covers: whole lines, as byte offsets.
+    /// The range that it covers: whole lines, as byte offsets.
     covers: std::ops::Range<u32>,
     has_reason: bool,
 }
 
-/// Removes what the comments of the files silence, and reports faulty comments of the entry file. Comments of
-/// other files may be there for warnings that only a check of those files gives. Comments about checks that
-/// have not run are left alone: `audited` says whether gradients were audited.
-pub(in crate::check) fn silence(sources: &Sources, diagnostics: &mut Vec<Diagnostic>, audited: bool) {
+/// Removes the diagnostics that comments silence, and reports faulty comments of the entry file. In other
+/// files, comments may be meant for warnings of checks of those files. Comments about checks that have not
+/// run are left alone: `audited` says whether gradients were audited.
+/// `later` are the places of warnings that a run may give, when it has read the data.
+pub(in crate::check) fn silence(
+    sources: &Sources,
+    diagnostics: &mut Vec<Diagnostic>,
+    later: &[(Code, Span)],
+    audited: bool,
+) {
     let wrong = diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
     // An `allow` may silence the warning about another `allow`, so those come last.
     let allows = sources.files().flat_map(|(id, file)| allows(id, file));
@@ -32,14 +39,13 @@ pub(in crate::check) fn silence(sources: &Sources, diagnostics: &mut Vec<Diagnos
         for allow in allows {
             let named = sources.text(allow.code);
             let fits = |diagnostic: &Diagnostic| {
-                let place = diagnostic.primary.span;
-                diagnostic.code.name() == named
-                    && place.file == allow.span.file
-                    && allow.covers.contains(&place.start)
+                diagnostic.code.name() == named && allow.covers(diagnostic.primary.span)
             };
-            let hits = diagnostics
-                .iter()
-                .any(|diagnostic| diagnostic.severity == Severity::Warning && fits(diagnostic));
+            let may_hit = later.iter().any(|(code, place)| code.name() == named && allow.covers(*place));
+            let hits = may_hit
+                || diagnostics
+                    .iter()
+                    .any(|diagnostic| diagnostic.severity == Severity::Warning && fits(diagnostic));
             if hits && allow.has_reason {
                 diagnostics.retain(|diagnostic| diagnostic.severity == Severity::Error || !fits(diagnostic));
                 continue;
@@ -60,6 +66,25 @@ pub(in crate::check) fn silence(sources: &Sources, diagnostics: &mut Vec<Diagnos
             }
         }
     }
+}
+
+impl Allow {
+    fn covers(&self, place: Span) -> bool {
+        place.file == self.span.file && self.covers.contains(&place.start)
+    }
+}
+
+/// Whether a comment silences the warning of this code at this place.
+pub fn is_allowed(sources: &Sources, code: Code, place: Span) -> bool {
+    let mut allows = sources.files().flat_map(|(id, file)| allows(id, file));
+    allows.any(|allow| allow.has_reason && sources.text(allow.code) == code.name() && allow.covers(place))
+}
+
+/// The warnings that a run may give of an experiment, when it has read the data: their places.
+pub(in crate::check) fn of_runs(experiment: &Experiment, origins: &[Span]) -> Vec<(Code, Span)> {
+    let schedules = experiment.models.iter().flat_map(|model| model.stage.schedules_in_epochs());
+    let place = |origin: Origin| (Code::UnfinishedSchedule, origins[origin.0 as usize]);
+    schedules.map(|(origin, _)| place(origin)).collect()
 }
 
 fn unused(
@@ -93,8 +118,8 @@ fn unused(
     )
 }
 
-/// A comment or item with the blanks before it; where nothing stands before it on its line, also with the
-/// rest of that line and the line end.
+/// The range of a comment or item with the blanks before it. Where nothing else precedes it on its line, the
+/// rest of that line and the line end are included.
 pub(in crate::check) fn with_blanks(text: &str, comment: Span) -> Span {
     let (start, end) = (comment.start as usize, comment.end as usize);
     let bare = text[..start].trim_end_matches([' ', '\t']).len();
@@ -105,8 +130,8 @@ pub(in crate::check) fn with_blanks(text: &str, comment: Span) -> Span {
     Span::new(comment.file, bare, line_end)
 }
 
-/// The edit that silences a warning: a comment on a line of its own above, where a reason is to be written.
-/// Errors have none.
+/// The edit that silences a warning: a comment on a line of its own above, with a place for the reason.
+/// `None` for errors.
 pub fn insertion(sources: &Sources, diagnostic: &Diagnostic) -> Option<Fix> {
     if diagnostic.severity == Severity::Error || diagnostic.code == Code::UnusedAllow {
         return None;
@@ -146,7 +171,7 @@ fn allow(id: FileId, text: &str, line_start: usize, line: &str) -> Option<Allow>
     let (code, rest) = inside.split_once(')')?;
     let is_code = !code.is_empty() && code.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
     let reason = rest.strip_prefix(':');
-    // `// allow(s) for more` is prose.
+    // `// allow(s) for more` is ordinary text.
     let known = Code::ALL.iter().any(|known| known.name() == code);
     if !is_code || !(known || reason.is_some() || rest.is_empty()) {
         return None;
@@ -164,7 +189,7 @@ fn allow(id: FileId, text: &str, line_start: usize, line: &str) -> Option<Allow>
     })
 }
 
-/// The end of the next line with something on it that is no comment.
+/// The end of the next line that holds more than a comment.
 fn end_of_next(text: &str, from: usize) -> usize {
     let mut at = (from + 1).min(text.len());
     for line in text[at..].split_inclusive('\n') {
@@ -191,7 +216,7 @@ mod tests {
             Diagnostic::warning(*code, Span::new(file, at, at + part.len()), *part)
         };
         let mut diagnostics: Vec<Diagnostic> = warned.iter().map(warning).collect();
-        silence(&sources, &mut diagnostics, true);
+        silence(&sources, &mut diagnostics, &[], true);
         diagnostics.into_iter().map(|diagnostic| diagnostic.message).collect()
     }
 
@@ -217,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_reason_nothing_is_silenced() {
+    fn allow_comment_needs_a_reason() {
         for comment in
             ["// allow(unused-domain)", "// allow(unused-domain): ", "// allow(unused-domain) but why"]
         {
@@ -231,12 +256,12 @@ mod tests {
     }
 
     #[test]
-    fn errors_stay() {
+    fn allow_comment_does_not_silence_errors() {
         let text = "aa // allow(syntax): é\n";
         let mut sources = Sources::default();
         let file = sources.add(SourceFile { path: "a.mopd".to_owned(), text: text.to_owned() });
         let mut diagnostics = vec![Diagnostic::error(Code::Syntax, Span::new(file, 0, 2), "wrong")];
-        silence(&sources, &mut diagnostics, true);
+        silence(&sources, &mut diagnostics, &[], true);
         let messages: Vec<&str> = diagnostics.iter().map(|diagnostic| diagnostic.message.as_str()).collect();
         assert_eq!(messages, ["wrong", "`syntax` is an error here: errors can't be silenced"]);
         assert_eq!(insertion(&sources, &diagnostics[0]), None);

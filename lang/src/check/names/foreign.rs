@@ -1,9 +1,9 @@
-//! Names that other software uses: PyTorch, Transformers, PEFT, TRL, verl and papers. Such a name is not a
-//! typo of one of ours, so the nearest spelling would mislead; these tables give its counterpart here.
+//! Names of other software: PyTorch, Transformers, PEFT, TRL, verl and papers. Such a name is not a typo of a
+//! name in mopd, so the nearest spelling would mislead; these tables give its counterpart in the language.
 
 use crate::diag::{nearest, same_letters};
 
-/// How a setting or argument of another tool is written here.
+/// The counterpart of another tool's setting or argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ForeignSetting {
     /// Another name for the same value.
@@ -14,9 +14,9 @@ pub enum ForeignSetting {
     Whole(&'static str),
     /// Part of another setting: `optimizer = adamw(weight_decay: 0.1)`.
     Within { key: &'static str, before: &'static str },
-    /// In a block that may have `key`, it is written elsewhere; the words say where.
+    /// Set elsewhere, for a block that may have `key`; the words say where.
     Beside { key: &'static str, words: &'static str },
-    /// Something else; the words say what.
+    /// No direct counterpart; the words say what to do.
     Otherwise(&'static str),
 }
 
@@ -28,7 +28,7 @@ const IN_ADAPTER: ForeignSetting = Beside {
     words: "part of the adapter: `adapter = lora(rank: 16, alpha: 32, targets: [attention, feed_forward])`",
 };
 
-/// Foreign names and their counterparts here: the first one that the block has.
+/// Foreign names and their counterparts. The first counterpart that the block has is used.
 const SETTINGS: &[(&[&str], &[ForeignSetting])] = &[
     (&["learning_rate", "base_lr", "max_lr", "peak_lr", "actor_lr", "step_size", "alpha_lr"], &[Is("lr")]),
     (
@@ -248,8 +248,8 @@ const SETTINGS: &[(&[&str], &[ForeignSetting])] = &[
     (&["num_seeds", "n_seeds"], &[Is("seeds")]),
 ];
 
-/// The counterpart of another tool's setting or argument: one of `free`, the names of `known` that are not
-/// given yet.
+/// The counterpart of another tool's setting or argument. `known` are the names that the block has, `free`
+/// those that are not set yet.
 pub fn setting(name: &str, known: &[&str], free: &[&str]) -> Option<ForeignSetting> {
     let (_, ours) =
         SETTINGS.iter().find(|(theirs, _)| theirs.iter().any(|theirs| same_letters(theirs, name)))?;
@@ -262,7 +262,7 @@ pub fn setting(name: &str, known: &[&str], free: &[&str]) -> Option<ForeignSetti
 }
 
 impl ForeignSetting {
-    /// The setting that this one stands for.
+    /// The setting of the language that replaces this one.
     pub fn key(self) -> Option<&'static str> {
         match self {
             Is(key) | Whole(key) | Within { key, .. } => Some(key),
@@ -271,7 +271,7 @@ impl ForeignSetting {
         }
     }
 
-    /// `key = value` as it is written here; `None` where that depends on more than the value.
+    /// The text `key = value` in the language. `None` where it depends on more than the value.
     pub fn written(self, value: &str) -> Option<String> {
         match self {
             Is(key) => Some(format!("{key} = {value}")),
@@ -284,7 +284,7 @@ impl ForeignSetting {
         }
     }
 
-    /// The help text: what to write instead.
+    /// The help text, which says what to write instead.
     pub fn help(self) -> String {
         match self {
             Is(key) => format!("here it is called `{key}`"),
@@ -296,8 +296,8 @@ impl ForeignSetting {
     }
 }
 
-/// The key or argument that a name was meant for, and whether that is certain. A name that holds a key as a
-/// whole word, such as `total_prompts_count`, may have been meant for it.
+/// The key or argument that a name was probably meant for, and whether that is certain. A name that contains
+/// a key as a whole word, such as `total_prompts_count`, is an uncertain match.
 pub fn key<'a>(name: &str, known: &[&'a str]) -> Option<(&'a str, bool)> {
     if let Some(near) = nearest(name, known.iter().copied()) {
         return Some((near, true));
@@ -337,7 +337,7 @@ const WORDS: &[(&[&str], &[&str])] = &[
     (&["batches", "global"], &["batch"]),
 ];
 
-/// The word of a fixed list that another tool's word stands for.
+/// The word of a fixed list that corresponds to another tool's word.
 pub fn word<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     let (_, ours) = WORDS.iter().find(|(theirs, ours)| {
         theirs.iter().any(|theirs| same_letters(theirs, name)) && ours.iter().any(|ours| known.contains(ours))
@@ -345,7 +345,7 @@ pub fn word<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     known.iter().copied().find(|known| ours.contains(known))
 }
 
-/// Types of parameters.
+/// The type that corresponds to another language's name of a type.
 pub fn type_name(name: &str) -> Option<&'static str> {
     Some(match name.to_ascii_lowercase().as_str() {
         "int" | "integer" | "usize" | "uint" | "i32" | "i64" | "u32" | "u64" | "long" => "count",
@@ -357,17 +357,17 @@ pub fn type_name(name: &str) -> Option<&'static str> {
     })
 }
 
-/// How an expression writes the counterpart of another library's name.
+/// The counterpart of another library's name in an expression.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Spelling {
-    /// A name, in its place, whatever follows.
+    /// A name that replaces it, whatever follows.
     Name(&'static str),
-    /// The words say how.
+    /// Words that say how to write it.
     Otherwise(&'static str),
 }
 
-/// Functions, roles and signals. A name that is one letter away from one of ours is here only if suggesting
-/// that one would mislead.
+/// Functions, roles and signals. A name that is one letter away from one of the language is listed only if
+/// suggesting that one would mislead.
 const NAMES: &[(&[&str], Spelling)] = &[
     (&["clamp", "clip_by_value"], Spelling::Name("clip")),
     (&["kl_div", "kl_divergence", "kld", "kldiv"], Spelling::Name("kl")),
@@ -497,7 +497,7 @@ pub fn name(name: &str) -> Option<Spelling> {
     Some(*ours)
 }
 
-/// Names of libraries in expressions: `torch.clamp`.
+/// Whether a name is a library's, as in `torch.clamp`.
 pub fn is_library(name: &str) -> bool {
     matches!(
         name,
@@ -518,7 +518,7 @@ pub fn is_library(name: &str) -> bool {
     )
 }
 
-/// Parts of a role.
+/// The part of a role that corresponds to another library's name.
 pub fn part(name: &str) -> Option<&'static str> {
     const PARTS: &[(&[&str], &str)] = &[
         (

@@ -1,8 +1,8 @@
-//! What every name resolves to, for editors: one entry per use, across all files of the analysis.
+//! The index of names for editors: one entry per use, across all files of the analysis.
 //!
 //! The evaluator follows values, so it visits a body once per call, or never: a library's `for d in domains`
 //! has no domain to loop over, and a call with a wrong argument stops before its other arguments. A rename
-//! must not miss those places. So one walk over the trees finds all uses, with the evaluator's rules for
+//! must find those places, too. So one walk over the trees finds all uses, with the evaluator's rules for
 //! names (locals, then signals where they are visible, then the file's items, then built-ins). Only the
 //! values of names come from the evaluator.
 
@@ -35,7 +35,7 @@ pub struct SymbolId(pub u32);
 pub struct Symbol {
     pub name: String,
     pub kind: SymbolKind,
-    /// Its name, where it is declared.
+    /// The place of the name in its declaration.
     pub span: Span,
     /// The whole declaration.
     pub extent: Span,
@@ -43,7 +43,7 @@ pub struct Symbol {
     pub public: bool,
     /// The item that a parameter or local belongs to.
     pub owner: Option<SymbolId>,
-    /// Its value, where the evaluator has seen it.
+    /// Its value, if the evaluator has computed it.
     pub info: Option<ValueInfo>,
 }
 
@@ -64,7 +64,7 @@ pub enum SymbolKind {
     Eval,
     Stage,
     Objective,
-    /// Of a `fn`, `stage`, `objective`, `teacher`, `template`, `rollout` or `divergence`.
+    /// A parameter of a `fn`, `stage`, `objective`, `teacher`, `template`, `rollout` or `divergence`.
     Parameter,
     /// A `let` of an objective.
     LocalLet,
@@ -84,8 +84,8 @@ pub enum SymbolKind {
 }
 
 impl SymbolKind {
-    /// What an item declares; none for items without a name.
-    pub fn of(item: &ItemKind) -> Option<SymbolKind> {
+    /// The kind of the symbol that an item declares. `None` for items without a name.
+    pub fn from_item(item: &ItemKind) -> Option<SymbolKind> {
         Some(match item {
             ItemKind::Param(_) => SymbolKind::Param,
             ItemKind::Let { .. } => SymbolKind::Let,
@@ -110,7 +110,7 @@ impl SymbolKind {
         })
     }
 
-    /// As declared in source text, or a description for readers.
+    /// The keyword that declares it, or a description for readers.
     pub fn name(self) -> &'static str {
         match self {
             SymbolKind::Param => "param",
@@ -144,19 +144,19 @@ impl SymbolKind {
     }
 }
 
-/// What a name stands for, as far as the checker knows.
+/// The value of a name, as far as the checker knows it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ValueInfo {
     /// Such as `a number`, `a model`, `the family `expert``.
     pub description: String,
     pub number: Option<(Unit, Axis)>,
     pub live: bool,
-    /// Its value, where that is known before the run and the same wherever it is used.
+    /// Its value, if it is known before the run and the same at every use.
     pub constant: Option<f64>,
 }
 
 impl ValueInfo {
-    pub(in crate::check) fn of(value: &Value) -> Option<ValueInfo> {
+    pub(in crate::check) fn from_value(value: &Value) -> Option<ValueInfo> {
         let (number, live) = match value {
             Value::Error => return None,
             Value::Formula(formula) => (Some((formula.unit(), formula.axis())), formula.live()),
@@ -166,14 +166,14 @@ impl ValueInfo {
     }
 }
 
-/// The values of names inside objectives, as the evaluator found them.
+/// The values of names inside objectives, as computed by the evaluator.
 #[derive(Default)]
 pub struct RecordedValues {
     values: FxHashMap<Span, ValueInfo>,
 }
 
 impl RecordedValues {
-    /// A body is evaluated once per call; a value that differs between calls is not a constant.
+    /// Records a value. A body is evaluated once per call; a value that differs between calls is no constant.
     pub fn record(&mut self, declared: Span, info: &ValueInfo) {
         match self.values.entry(declared) {
             Entry::Vacant(place) => {
@@ -188,7 +188,7 @@ impl RecordedValues {
     }
 }
 
-/// What a name in the text refers to.
+/// The target of a name in the text.
 #[derive(Clone, Copy, Debug)]
 pub enum NameTarget {
     Symbol(SymbolId),
@@ -214,26 +214,26 @@ pub enum NameTarget {
 pub struct NameUse {
     pub span: Span,
     pub target: NameTarget,
-    /// Whether the name is declared here.
+    /// Whether this use is the declaration of the name.
     pub declares: bool,
     pub(in crate::check) context: EvaluationContext,
 }
 
 impl NameUse {
-    /// Whether `name` would mean a name of the run here, whatever the file declares.
+    /// Whether `name` would refer to a name of the run here, even if the file declares it.
     pub fn would_be_of_run(&self, name: &str) -> bool {
         contexts::is_of_run(name, self.context)
     }
 }
 
-/// An index that is built at its first use: diagnostics are needed after every keystroke, names are not.
+/// An index that is built at its first use: diagnostics are needed after every keystroke, names less often.
 pub type LazyIndex = LazyCell<NameIndex, Box<dyn FnOnce() -> NameIndex>>;
 
 /// Names and trees of one analysis.
 #[derive(Default)]
 pub struct NameIndex {
     pub symbols: Vec<Symbol>,
-    /// Sorted by place.
+    /// The uses, sorted by place.
     uses: Vec<NameUse>,
     trees: Vec<(FileId, Rc<Module>)>,
 }
@@ -258,7 +258,7 @@ impl NameIndex {
         &self.uses[start..end]
     }
 
-    /// The name at an offset; a cursor right behind a name still means it.
+    /// The name at an offset, or ending there, as for a cursor behind it.
     pub fn at(&self, file: FileId, offset: u32) -> Option<NameUse> {
         let uses = self.uses_in(file);
         let after = uses.partition_point(|a_use| a_use.span.start <= offset);

@@ -1,4 +1,4 @@
-//! Items: their values, evaluated when first asked for, and the check of each item on its own.
+//! Items: their values, evaluated when first needed, and the check of each item on its own.
 
 use std::rc::Rc;
 
@@ -22,7 +22,7 @@ use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::{Callable, FamilyMembers, Value};
 
 impl Checker {
-    /// The value of an item, evaluated when first asked for.
+    /// The value of an item, evaluated when first needed.
     pub(in crate::check) fn item_value(&mut self, id: ItemId, asked_at: Span) -> Value {
         self.record_request(id);
         let names = match self.modules.progress.get_mut(&id) {
@@ -62,7 +62,7 @@ impl Checker {
             declared_name(&tree.items[member.index].kind).map(|name| (name.span, name.text.clone()))
         });
         let mut members: Vec<(Span, String)> = members.collect();
-        // The same cycle, wherever it was entered.
+        // The order is the same wherever the cycle was entered.
         if let Some(start) = (0..members.len()).min_by_key(|at| members[*at].0) {
             members.rotate_left(start);
         }
@@ -88,10 +88,10 @@ impl Checker {
             let next = others.get(nth + 1).map_or(name, |(_, next)| next);
             diagnostic = diagnostic.note(*span, format!("needs `{next}`"));
         }
-        self.report(
-            diagnostic
-                .help("make one of them from something else; a teacher that is the student itself is `self`"),
-        );
+        self.report(diagnostic.help(
+            "define one of them without the others; for a teacher that is the student itself, \
+                    write `self`",
+        ));
     }
 
     pub(in crate::check) fn evaluate_item(&mut self, id: ItemId, item: &Item) -> Value {
@@ -114,7 +114,7 @@ impl Checker {
             }
             ItemKind::Model(binding) => self.binding(id, binding, false),
             ItemKind::Teacher { binding, .. } => self.binding(id, binding, true),
-            // Domains are declared before anything is evaluated; a missing one was faulty.
+            // Domains are declared before anything is evaluated. One that is missing was faulty.
             _ => Value::Error,
         }
     }
@@ -177,7 +177,7 @@ impl Checker {
 
     /// Checks an item on its own, used or not.
     pub(in crate::check) fn check_item(&mut self, id: ItemId, item: &Item) {
-        self.stack.work = ItemEffort::of(item);
+        self.stack.work = ItemEffort::new(item);
         let module = id.module;
         match (&item.kind, callable(&item.kind)) {
             (_, Some(_)) => {
@@ -207,8 +207,8 @@ impl Checker {
         }
     }
 
-    /// What is known of a body's parameters before a call: values set from outside, their defaults, or any
-    /// value of their type.
+    /// The parameters of a body outside of any call: values set with `--set`, defaults, or placeholders for
+    /// any value of their type.
     fn abstract_arguments(&mut self, module: ModuleId, owner: &str, parameters: &[Parameter]) -> Env {
         let mut env = Env::constant(module);
         for parameter in parameters {
@@ -228,7 +228,7 @@ impl Checker {
         env
     }
 
-    /// A stand-in for the value of a parameter that has a type and no default.
+    /// A placeholder for the value of a parameter that has a type and no default.
     fn any_value(&mut self, name: &Name, annotation: &Name) -> Value {
         let origin = self.origin(name.span);
         if let Some(unit) = unit_of_type(&annotation.text) {
@@ -269,7 +269,7 @@ impl Checker {
                 );
                 let sampling = Sampling::new(2, 1.0, max_tokens);
                 let source = RolloutSource::Parameter { name: name.text.clone(), sampling };
-                Value::Rollout(Rc::new(Rollout { source, edits: Vec::new(), origin }))
+                Value::Rollout(Rc::new(Rollout::new(source, origin)))
             }
             "template" => {
                 let pieces = vec![TemplatePiece::Slot(Slot::Prompt)];
@@ -281,7 +281,7 @@ impl Checker {
             }
             "text" => Value::Text(name.text.clone()),
             "model" => Value::Model(self.declare_model(&name.text, Stage::Parameter, name.span)),
-            // Domains, families and objectives are checked where the item is used.
+            // Domains, families and objectives are checked at the item's uses.
             _ => Value::Error,
         }
     }
@@ -305,7 +305,7 @@ impl Checker {
                     self.keep_objective(item, parameters, objective);
                 }
             }
-            // A function may be meant for a term or for a setting; a term allows everything.
+            // A function may be used in terms and in settings; a term allows every expression.
             ItemKind::Fn { body, .. } => {
                 self.evaluate(body, &env.with_context(EvaluationContext::Term));
             }
@@ -346,7 +346,7 @@ impl Checker {
     }
 }
 
-/// How an item is called; `None` where it has a value of its own.
+/// The kind of call that an item needs. `None` where it has a value of its own.
 pub(in crate::check) fn callable(kind: &ItemKind) -> Option<Callable> {
     Some(match kind {
         ItemKind::Fn { .. } => Callable::Fn,
@@ -360,7 +360,7 @@ pub(in crate::check) fn callable(kind: &ItemKind) -> Option<Callable> {
     })
 }
 
-/// Name and parameters of an item that has some.
+/// The name and parameters of an item that can have parameters.
 pub(in crate::check) fn signature(kind: &ItemKind) -> Option<(&Name, &[Parameter])> {
     Some(match kind {
         ItemKind::Fn { name, parameters, .. }

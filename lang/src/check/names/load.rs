@@ -1,4 +1,4 @@
-//! Loading: files, their declarations and their imports.
+//! Loads files, collects their declarations and resolves their imports.
 
 use std::rc::Rc;
 
@@ -7,6 +7,7 @@ use crate::source::{SourceFile, Sources};
 use crate::syntax::ast::{ItemKind, Name, Parameter};
 use crate::syntax::words;
 
+use crate::check::Loader;
 use crate::check::builtins;
 use crate::check::builtins::vocabulary;
 use crate::check::formulas::signals;
@@ -16,34 +17,34 @@ use crate::check::names::modules::{
     DIVERGENCES, DIVERGENCES_TEXT, Declared, GRPO_OBJECTIVE, ItemId, LoadedModules, ModuleId, Modules,
     SFT_OBJECTIVE, declared_name, is_standard_divergence,
 };
-use crate::check::{Loader, report_once};
+use crate::check::reported::ReportedDiagnostics;
 
 fn dotted(path: &[Name]) -> String {
     path.iter().map(|name| name.text.as_str()).collect::<Vec<_>>().join(".")
 }
 
-/// Whether a file may not declare this name. A name that is `called` would be taken for a built-in; modules
-/// of the standard library may declare the standard divergences.
+/// Whether files may not declare this name. A `called` name would be taken for a built-in; modules of the
+/// standard library may declare the standard divergences.
 pub(crate) fn is_taken(name: &str, called: bool, standard: bool) -> bool {
     called && (builtins::find(name).is_some() || !standard && is_standard_divergence(name))
         || signals::is_reserved(name)
         || words::FOREIGN_VALUES.contains(&name)
 }
 
-/// Whether a parameter may not have this name. A parameter for a role may be called as the role.
+/// Whether a parameter may not have this name. A parameter for a role may have the role's name.
 pub(crate) fn is_taken_for_parameters(name: &str, role: bool) -> bool {
-    // These name a part of something as well as a number.
+    // These name a part (of a model or a completion) as well as a number.
     let part = matches!(name, "head" | "block" | "turn");
     let read = signals::is_reserved(name) || vocabulary::signal(name).is_some() && !role;
     read && !part || words::FOREIGN_VALUES.contains(&name)
 }
 
-/// The parsed text: the entry file and its imports, each a tree, and which item each name declares.
+/// The parsed files, each a tree, with the items that names declare.
 pub(in crate::check) struct Parsed {
     pub sources: Sources,
     pub modules: Modules,
     pub entry: ModuleId,
-    pub diagnostics: Vec<Diagnostic>,
+    pub diagnostics: ReportedDiagnostics,
 }
 
 /// Reads the entry file and, transitively, its imports.
@@ -53,7 +54,7 @@ pub(in crate::check) fn parse_all(entry: SourceFile, load: Loader, cache: &mut A
         cache,
         sources: Sources::default(),
         modules: Modules::default(),
-        diagnostics: Vec::new(),
+        diagnostics: ReportedDiagnostics::default(),
     };
     // The public names of the standard library, for suggestions; empty where the host has none.
     files.modules.library = load(&["std"]).map(|source| source.text).unwrap_or_default();
@@ -66,18 +67,18 @@ pub(in crate::check) fn parse_all(entry: SourceFile, load: Loader, cache: &mut A
     Parsed { sources, modules, entry, diagnostics }
 }
 
-/// What has been read so far.
+/// The files read so far.
 struct Files<'a> {
     load: Loader<'a>,
     cache: &'a mut AnalysisCache,
     sources: Sources,
     modules: Modules,
-    diagnostics: Vec<Diagnostic>,
+    diagnostics: ReportedDiagnostics,
 }
 
 impl Files<'_> {
     fn report(&mut self, diagnostic: Diagnostic) {
-        report_once(&mut self.diagnostics, diagnostic);
+        self.diagnostics.add(diagnostic);
     }
 
     /// Parses a file and, transitively, its imports.
@@ -144,8 +145,8 @@ impl Files<'_> {
         }
     }
 
-    /// Reports parameters that share a name, or that have the name of something that every objective reads: a
-    /// reader of the body must know which is meant.
+    /// Reports parameters that share a name, or that have the name of something that every objective reads:
+    /// it must be clear in the body which is meant.
     fn check_parameters(&mut self, parameters: &[Parameter]) {
         for (at, Parameter { name, annotation, .. }) in parameters.iter().enumerate() {
             // A role may be a parameter: `teacher: teacher`.
@@ -226,7 +227,7 @@ impl Files<'_> {
         }
     }
 
-    /// Names that could not be imported: no more is reported about them.
+    /// Notes names that could not be imported, so that their uses are not reported.
     fn lose(&mut self, into: ModuleId, names: &[Name]) {
         if names.is_empty() {
             self.modules.lacking.insert(into);
@@ -254,7 +255,7 @@ impl Files<'_> {
     fn find_module(&mut self, path: &[Name], names: &[Name]) -> Option<ModuleId> {
         let segments: Vec<&str> = path.iter().map(|name| name.text.as_str()).collect();
         let span = path.first()?.span.to(path.last()?.span);
-        // For `std` itself the host lists the library's contents: that is not a module.
+        // For `std` itself the host returns the library's table of contents, which is not a module.
         let found = if segments == ["std"] { None } else { self.find_file(&segments) };
         if found.is_some() {
             return found;
@@ -265,13 +266,13 @@ impl Files<'_> {
                 if segments.len() == 1
                     && self.modules.library_modules().any(|module| module == name.text) =>
             {
-                "a module, and not what is taken from it".to_owned()
+                "this names a module, but no item of it".to_owned()
             }
             (true, _) => "the standard library has no such module".to_owned(),
             _ => format!("there is no `{}.mopd` next to this file", segments.join("/")),
         };
         let text = match (segments.as_slice(), names) {
-            (["std"], [name]) => format!("`std.{}` names no module and what is taken from it", name.text),
+            (["std"], [name]) => format!("`std.{}` must name a module and an item of it", name.text),
             _ => format!("there is no module `{}`", dotted(path)),
         };
         let diagnostic = Diagnostic::error(Code::UnknownModule, span, text);
@@ -279,7 +280,7 @@ impl Files<'_> {
         let whole = names.last().filter(|_| names.len() == 1).map(|name| span.to(name.span));
         let all_in = |module: &str| names.iter().all(|name| self.library_has(module, &name.text));
         let diagnostic = match (segments.as_slice(), names) {
-            // `use opd.mopd`
+            // `use opd.mopd` without `std`.
             ([module], _) if !standard && !names.is_empty() && all_in(module) => {
                 let ours = format!("std.{module}");
                 diagnostic
@@ -298,7 +299,7 @@ impl Files<'_> {
             (["std"], [module]) if self.modules.library_modules().any(|known| known == module.text) => {
                 let offered: Vec<&str> = self.modules.offered(&module.text).take(4).collect();
                 diagnostic.help(format!(
-                    "say what is taken from it: `use std.{}.{{{}}}`",
+                    "name the items to import: `use std.{}.{{{}}}`",
                     module.text,
                     offered.join(", ")
                 ))

@@ -9,7 +9,7 @@ use crate::check::builtins::BuiltinKind;
 use crate::check::builtins::declare::Call;
 
 impl Checker {
-    /// A setting of a block, given as an argument of the call.
+    /// Reports an argument that is a setting of the call's block. Returns whether it is one.
     pub(in crate::check) fn setting_as_argument(&mut self, call: Call<'_>, argument: &Argument) -> bool {
         let builtin = call.builtin;
         let Some(name) = &argument.name else { return false };
@@ -33,7 +33,7 @@ impl Checker {
             Some(format!("{} = {}", name.text, self.sources.text(argument.value.span)))
         };
         let block = call.arguments.iter().map(written).collect::<Option<Vec<String>>>();
-        // Only where nothing else is in the parentheses, and nothing else follows the name.
+        // The fix is offered only if the parentheses hold nothing else and nothing else follows the name.
         let whole = self.sources.text(call.span);
         let open = whole.find('(').filter(|_| call.block.is_none() && whole.ends_with(')'));
         self.report(match block.zip(open) {

@@ -1,4 +1,4 @@
-//! Names: files and their imports, items, what every use refers to, and names that are undeclared or unused.
+//! Names: files and their imports, items, the targets of all uses, and undeclared or unused names.
 
 pub mod allow;
 pub mod foreign;
@@ -9,4 +9,5 @@ mod misplaced;
 pub mod modules;
 mod overrides;
 pub mod unknown;
+pub mod unknown_name;
 pub mod unused;

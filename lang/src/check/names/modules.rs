@@ -1,4 +1,4 @@
-//! Files, imports and the names each file sees.
+//! Modules: the files of an analysis, their imports, and the names visible in each.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -18,7 +18,7 @@ use crate::check::values::value::Value;
 pub const SFT_OBJECTIVE: (&str, &str) = ("sft", "nll");
 /// The module whose divergences need no import.
 pub const DIVERGENCES: &str = "divergences";
-/// Part of the language: known whatever the host offers. Names are looked up in it often.
+/// The text of that module, which is part of the language and does not depend on the host.
 pub(super) const DIVERGENCES_TEXT: &str = include_str!("../../../../stdlib/divergences.mopd");
 pub const GRPO_OBJECTIVE: (&str, &str) = ("rl", "grpo_loss");
 
@@ -35,11 +35,11 @@ pub struct ItemId {
 /// How far the evaluation of an item's value has come.
 #[derive(Clone, Debug)]
 pub enum ItemProgress {
-    /// Being evaluated: meeting it again is a cycle.
+    /// Under evaluation: another request for it is a cycle.
     Started,
     Done(Value),
-    /// A model whose value has not been needed yet, because its check was repeated: the names its models were
-    /// given, and its value as editors show it.
+    /// A model whose check was repeated and whose value has not been needed yet: the names of its models, and
+    /// its value as editors show it.
     Repeated {
         names: VecDeque<String>,
         info: Option<ValueInfo>,
@@ -50,16 +50,16 @@ pub enum ItemProgress {
 pub struct Modules {
     pub(in crate::check) loaded: Vec<LoadedModules>,
     pub(in crate::check) by_path: FxHashMap<Vec<String>, ModuleId>,
-    /// The first module of each file: one that imports itself is loaded twice.
+    /// The first module of each file. A module that imports itself is loaded twice.
     pub(in crate::check) by_file: FxHashMap<Rc<str>, ModuleId>,
     pub progress: FxHashMap<ItemId, ItemProgress>,
-    /// Names whose imports have been reported: no more is reported about them.
+    /// Names whose imports have been reported, and whose uses are not.
     pub(in crate::check) lost: FxHashSet<(ModuleId, String)>,
     /// Modules with an import whose names are unknown.
     pub(in crate::check) lacking: FxHashSet<ModuleId>,
     /// The public items of the standard library, one line `module name` each.
     pub(in crate::check) library: String,
-    /// Hashes of the names looked up, while the check of an item is recorded.
+    /// Hashes of the names looked up while the check of an item is recorded.
     pub consulted: RefCell<Option<Vec<u32>>>,
 }
 
@@ -74,7 +74,7 @@ pub(in crate::check) struct LoadedModules {
     pub(in crate::check) set: FxHashMap<String, Expr>,
 }
 
-/// What a name refers to in a file.
+/// The item that a name refers to in a file, and the place of its declaration or import.
 #[derive(Clone, Copy, Debug)]
 pub struct Declared {
     pub item: ItemId,
@@ -108,7 +108,7 @@ impl Modules {
         self.loaded[id.0 as usize].names.get(name).copied()
     }
 
-    /// The item that a name refers to in a file; no dependency is recorded.
+    /// The item that a name refers to in a file. Records no dependency.
     pub fn lookup_silently(&self, id: ModuleId, name: &str) -> Option<ItemId> {
         self.loaded[id.0 as usize].names.get(name).map(|declared| declared.item)
     }
@@ -118,7 +118,7 @@ impl Modules {
         self.lacking.contains(&module) || self.lost.contains(&(module, name.to_owned()))
     }
 
-    /// The module of the standard library that has a public `name`; `None` where several have.
+    /// The only module of the standard library that has a public `name`. `None` where several have it.
     pub fn of_library(&self, name: &str) -> Option<&str> {
         let mut modules = self.all_of_library(name);
         modules.next().filter(|_| modules.next().is_none())
@@ -159,14 +159,14 @@ impl Modules {
         self.loaded.iter().enumerate().map(|(index, loaded)| (ModuleId(index as u32), loaded.file))
     }
 
-    /// The path of a module's file, and the first module of that file.
+    /// The path of a module's file, and the first module that was loaded from it.
     pub fn path(&self, id: ModuleId) -> (Rc<str>, ModuleId) {
         let path = self.loaded[id.0 as usize].path.clone();
         let first = self.by_file.get(&path).copied().unwrap_or(id);
         (path, first)
     }
 
-    /// The first module of a file.
+    /// The first module that was loaded from a file.
     pub fn at_file(&self, path: &str) -> Option<ModuleId> {
         self.by_file.get(path).copied()
     }
@@ -193,7 +193,7 @@ impl Modules {
         Some(self.lookup(module, name)?.item)
     }
 
-    /// Whether a module is of the standard library.
+    /// Whether a module belongs to the standard library.
     pub fn is_standard(&self, id: ModuleId) -> bool {
         self.loaded[id.0 as usize].standard
     }
@@ -218,7 +218,7 @@ pub fn is_standard_divergence(name: &str) -> bool {
     STANDARD_DIVERGENCES.contains(&name)
 }
 
-/// The name that an item declares for others to use.
+/// The name that an item declares.
 pub fn declared_name(kind: &ItemKind) -> Option<&Name> {
     match kind {
         ItemKind::Param(parameter) => Some(&parameter.name),
@@ -243,7 +243,7 @@ pub fn declared_name(kind: &ItemKind) -> Option<&Name> {
     }
 }
 
-/// Where `import`, a `use`, can be added to a file, and the text that is inserted there.
+/// The edit that adds `import`, a `use`, to a file: its offset and its text.
 pub(crate) fn import_edit(tree: &Module, text: &str, import: &str) -> (u32, String) {
     let uses = tree.items.iter().filter(|item| matches!(item.kind, ItemKind::Use(_)));
     match uses.map(|item| item.span.end).max() {

@@ -1,4 +1,4 @@
-//! `--set name=value`: values from outside.
+//! Values set from outside with `--set name=value`.
 
 use std::rc::Rc;
 
@@ -11,8 +11,8 @@ use crate::check::Checker;
 use crate::check::names::modules::ModuleId;
 
 impl Checker {
-    /// Each value is parsed as an expression in a file of its own, so that mistakes in it
-    /// have a place.
+    /// Sets the values. Each is parsed as an expression in a file of its own, so that mistakes in it have a
+    /// place.
     pub(in crate::check) fn apply_overrides(&mut self, entry: ModuleId, overrides: &[(String, String)]) {
         for (name, value) in overrides {
             // `mopd.clip_at` is a parameter of the objective `mopd`.
@@ -70,7 +70,7 @@ impl Checker {
     }
 }
 
-/// The parameters of an objective, as `--set` names them.
+/// The parameters of an objective, in the form that `--set` takes.
 fn of_objective(items: &[Rc<Item>], owner: &str) -> Vec<String> {
     let mut found = Vec::new();
     for item in items {

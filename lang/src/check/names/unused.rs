@@ -1,8 +1,8 @@
-//! Names of the entry file that nothing reads: a coefficient without effect is the oldest silent mistake.
+//! Names of the entry file that nothing reads. A coefficient without effect is a common silent mistake.
 //!
-//! A search for the word is enough. A name that occurs elsewhere in the body counts as read, whatever it
-//! means there, so nothing in use is reported; and the text is at hand, while the index of names would have
-//! to be built first.
+//! A text search for the word is enough. A name that occurs elsewhere in the body counts as read, whatever it
+//! refers to there, so nothing in use is reported. The text is available at once, whereas the index of names
+//! would have to be built.
 
 use std::ops::Range;
 
@@ -26,7 +26,7 @@ struct Declaration<'a> {
     name: &'a str,
     span: Span,
     within: Span,
-    /// Where an occurrence does not count as a read: a state in its own next value.
+    /// The place where an occurrence is not a read: the next value of a state for the state itself.
     itself: Option<Span>,
     /// The consequence, for the message.
     effect: &'static str,
@@ -51,7 +51,7 @@ impl Checker {
     pub(in crate::check) fn warn_of_unused_names(&mut self) {
         let tree = self.modules.tree(ENTRY);
         let mut declared = Vec::new();
-        // To be swept over or imported does not count as a read.
+        // An import or a sweep over a name does not count as a read.
         let mut passed_over = Vec::new();
         let mut imports = Vec::new();
         let file = self.modules.file(ENTRY);
@@ -181,7 +181,7 @@ fn mentioned(text: &str, file: FileId, declared: &Declaration, passed_over: &[Sp
             !passed.any(|span| span.start <= here.start && here.end <= span.end)
         })
     };
-    // Most names are read soon after their declaration: the search begins there.
+    // Most names are read soon after their declaration, so the search begins there.
     let own = (declared.span.start as usize, declared.span.end as usize);
     stands_in(own.1.clamp(start, end), end) || stands_in(start, own.0.clamp(start, end))
 }

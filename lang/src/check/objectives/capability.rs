@@ -1,4 +1,4 @@
-//! Compares what an objective needs of its teachers with what they can return.
+//! Compares what objectives need of their teachers with what the teachers return.
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Capability, Experiment, Origin, TeacherId, Train};
@@ -11,7 +11,7 @@ use crate::check::Checker;
 use crate::check::stages::settings::BlockSettings;
 
 impl Checker {
-    /// Checks capability, lineage and vocabulary of every teacher that the stage asks.
+    /// Checks capability, lineage and vocabulary of every teacher of the stage.
     pub(in crate::check) fn check_teachers(&mut self, train: &Train, settings: &BlockSettings) -> bool {
         let mut asked: Vec<(Role, TeacherId)> = Vec::new();
         for choice in &train.teachers {
@@ -37,7 +37,7 @@ impl Checker {
         good
     }
 
-    /// Whether the objective reads this teacher by name: a role has the teacher's own name, or a parameter's.
+    /// Whether the objective reads this teacher by name, its own or a parameter's.
     fn reads_named(&self, train: &Train, teacher: TeacherId) -> bool {
         train.objective.named_teachers().contains(&teacher)
     }
@@ -71,7 +71,7 @@ impl Checker {
     }
 }
 
-/// What a stage needs of a role, and where: of its objective, then of its rollouts.
+/// The needs of a stage of a role, with their places: first in its objective, then in its rollouts.
 fn needs(train: &Train, role: &Role) -> Vec<(Capability, Origin)> {
     let parts = train.objective.formulas().into_iter().flat_map(Formula::parts);
     let of_parts = parts.filter_map(|part| Some((asks(&part.0, role)?, part.0.origin)));
@@ -81,8 +81,8 @@ fn needs(train: &Train, role: &Role) -> Vec<(Capability, Origin)> {
     of_parts.chain(of_rollouts).collect()
 }
 
-/// The most that the stages of an experiment need of a teacher, and the name by which they read it; `None`
-/// where they read nothing of it. Needs of temperatures and composed teachers are known only in the plan.
+/// The most that the stages of an experiment need of a teacher, and the name by which they read it. `None`
+/// where they do not read it. Needs due to temperatures and composed teachers are known only in the plan.
 pub fn needed_of(experiment: &Experiment, teacher: TeacherId) -> Option<(Capability, String)> {
     let name = &experiment.teacher(teacher).name;
     let (named, teacher_role) = (Role::Named { teacher, name: name.as_str().into() }, Role::Teacher);
@@ -98,7 +98,7 @@ pub fn needed_of(experiment: &Experiment, teacher: TeacherId) -> Option<(Capabil
     experiment.models.iter().flat_map(|model| model.stage.trains()).flat_map(of_train).max()
 }
 
-/// The fix where a teacher returns less than is needed; `role` is its name in the objective.
+/// The suggestion where a teacher returns less than is needed. `role` is its name in the objective.
 pub fn nearest_form(needed: Capability, answers: Capability, role: &str) -> String {
     match (needed, answers) {
         (Capability::Distribution, Capability::TopK(k)) => {
@@ -123,7 +123,7 @@ fn push(asked: &mut Vec<(Role, TeacherId)>, role: Role, teacher: TeacherId) {
     }
 }
 
-/// Whether two roles are the same: a teacher is the same under every name.
+/// Whether two roles are equal, regardless of a teacher's names.
 fn same(role: &Role, asked: &Role) -> bool {
     match (role, asked) {
         (Role::Named { teacher: a, .. }, Role::Named { teacher: b, .. }) => a == b,
@@ -131,7 +131,7 @@ fn same(role: &Role, asked: &Role) -> bool {
     }
 }
 
-/// What a part of an objective needs of `role`; `None` where it does not read it.
+/// The capability that a part of an objective needs of `role`. `None` if it does not read the role.
 fn asks(node: &FormulaNode, role: &Role) -> Option<Capability> {
     match &node.kind {
         FormulaKind::Signal(Signal::Divergence(divergence))
@@ -179,13 +179,13 @@ fn of_divergence(divergence: &Divergence, role: &Role) -> Option<Capability> {
     own.max(chooses(&divergence.support, role))
 }
 
-/// What is needed to know a role's probabilities on a support.
+/// The capability that is needed for a role's probabilities on a support.
 fn on_support(support: &Support, role: &Role) -> Capability {
     match support {
         Support::Full | Support::Matched | Support::Unmatched => Capability::Distribution,
         Support::Sampled => Capability::Sampled,
         Support::TopK { role: of, k } if same(of, role) => Capability::TopK(*k),
-        // Another role chose the entries: only the whole distribution has them all.
+        // Another role determines the entries, so any of them may be needed.
         Support::TopK { .. } | Support::Nucleus { .. } => Capability::Distribution,
         Support::Union(parts) => {
             parts.iter().map(|part| on_support(part, role)).max().unwrap_or(Capability::Distribution)
@@ -196,7 +196,7 @@ fn on_support(support: &Support, role: &Role) -> Capability {
     }
 }
 
-/// What is needed of a role that chooses a support.
+/// The capability that is needed of a role if it determines the support.
 fn chooses(support: &Support, role: &Role) -> Option<Capability> {
     match support {
         Support::TopK { role: of, k } => same(of, role).then_some(Capability::TopK(*k)),

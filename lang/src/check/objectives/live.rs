@@ -1,5 +1,5 @@
-//! What `live` may mark: the student's own numbers, divergences with the student in them, and losses on pairs
-//! and targets.
+//! The operands of `live`: the student's own numbers, divergences with the student in them, and losses on
+//! pairs and targets.
 
 use std::rc::Rc;
 
@@ -24,7 +24,7 @@ impl Checker {
     pub(in crate::check) fn live(&mut self, operand: &Expr, span: Span, env: &Env) -> Value {
         if env.context != EvaluationContext::Term {
             self.report(outside_term(operand, span));
-            // Read as the plain number.
+            // Without `live` it is a plain number.
             return self.evaluate(operand, env);
         }
         match &operand.kind {
@@ -78,7 +78,7 @@ impl Checker {
             LossCall::Likelihood(given) => {
                 let value = self.evaluate(given.of.expr, env);
                 let wanted = "`nll` needs the role whose most probable token is the target";
-                // The student's own choice is a target too: it makes the student surer of it.
+                // The student's own choice is allowed as a target: it sharpens the student.
                 self.role_of(value, given.of.expr.span, wanted).map(|of| Live::Likelihood { of })
             }
             LossCall::Ranking(given) => self.read(given.order, env).map(|order| Live::Ranking { order }),
@@ -116,20 +116,20 @@ impl Checker {
         live.map_or(Value::Error, |live| self.primitive(live, span))
     }
 
-    /// Of `live dpo(...)` and of the stage `dpo`.
+    /// Checks `beta` of `live dpo(...)` and of the stage `dpo`.
     pub(in crate::check) fn preference_beta(&mut self, beta: Formula, place: Span) -> Option<Formula> {
         if beta.axis() > Axis::Run || beta.constant().is_some_and(|beta| beta <= 0.0) {
             let text = "`beta` is one positive number for the whole step";
             self.report(
                 Diagnostic::error(Code::OutOfRange, place, text)
-                    .help("it says how far the student may leave the reference; 0.1 is usual"),
+                    .help("it sets how far the student may move from the reference; 0.1 is usual"),
             );
             return None;
         }
         Some(beta)
     }
 
-    /// Two completions of one prompt, one better than the other. `place` is where the other is named.
+    /// A loss on two completions of one prompt, the first preferred. `place` is where the second is written.
     pub(in crate::check) fn preference(
         &mut self,
         kind: PreferenceKind,
@@ -141,9 +141,8 @@ impl Checker {
         let own = |rollout: &Rollout| {
             matches!(rollout.source, RolloutSource::Sample(_)) && rollout.edits.is_empty()
         };
-        let same = (&chosen.source, &chosen.edits) == (&rejected.source, &rejected.edits);
-        if same || own(&chosen) && own(&rejected) {
-            let text = "chosen and rejected completions come from the same source: nothing tells them apart";
+        if chosen.is_alike(&rejected) || own(&chosen) && own(&rejected) {
+            let text = "chosen and rejected completions come from the same source, so they do not differ";
             self.report(Diagnostic::error(Code::OutOfRange, place, text).help(
                 "name another field of the data, another writer, or keep the best of a group by a reward",
             ));
@@ -152,7 +151,7 @@ impl Checker {
         Some(Live::Preference(Rc::new(Preference { kind, chosen, rejected, on })))
     }
 
-    /// `mse(student.mean, teacher.mean)`, `bce(student.confidence, target)`: what is compared, and its
+    /// `mse(student.mean, teacher.mean)`, `bce(student.confidence, target)`: the student's number, and its
     /// target.
     fn error_against(
         &mut self,
@@ -194,7 +193,7 @@ fn outside_term(operand: &Expr, span: Span) -> Diagnostic {
         .possibly()
 }
 
-/// The number of the student's, or the divergence, that a gradient flows through.
+/// The student's number, or the divergence, that gradient flows through. `Err` where there is none.
 fn differentiable(formula: &Formula, span: Span) -> Result<Live, Box<Diagnostic>> {
     let error = |code: Code, message: &str| Diagnostic::error(code, span, message);
     let diagnostic = match &formula.0.kind {

@@ -31,7 +31,7 @@ struct ObjectiveParts<'a> {
     reduce: Option<Reduce>,
     lets: Vec<(String, Formula)>,
     seen: Vec<&'a Name>,
-    /// Whether something has been reported: then there is no objective.
+    /// Whether something has been reported. Then the objective has no value.
     faulty: bool,
 }
 
@@ -137,7 +137,7 @@ impl Checker {
         Some(objective)
     }
 
-    /// Keeps a `let` that is a number, or a family of numbers.
+    /// Adds a `let` to `lets` if it is a number, or a family of numbers.
     fn keep_let(&self, name: &str, value: &Value, lets: &mut Vec<(String, Formula)>) {
         match value {
             Value::Formula(formula) => lets.push((name.to_owned(), formula.clone())),
@@ -152,7 +152,7 @@ impl Checker {
         }
     }
 
-    /// Checks that `selected` is read only after `select`, which decides it, and only where there is one.
+    /// Checks that `selected` is read only after the `select` that defines it.
     fn selected_is_decided(&mut self, objective: &Objective) -> bool {
         let read = |formula: &Formula| {
             let parts = formula.parts().into_iter();
@@ -163,7 +163,7 @@ impl Checker {
         };
         let diagnostic = match &objective.select {
             Some(select) => read(select).map(|origin| {
-                let text = "`selected` is what `select` decides: it can't be read to decide it";
+                let text = "`select` defines `selected`, so it cannot read it";
                 let diagnostic = Diagnostic::error(Code::Cycle, self.span(origin), text);
                 diagnostic
                     .note(self.span(select.0.origin), "this decides")
@@ -172,10 +172,8 @@ impl Checker {
             None => objective.formulas().into_iter().find_map(read).map(|origin| {
                 let text = format!("nothing is selected: `{}` has no `select`", objective.name);
                 let diagnostic = Diagnostic::error(Code::UnknownName, self.span(origin), text);
-                diagnostic.help(
-                    "say what counts with `select = ...`, or leave `among: selected` out: all trained \
-                     tokens count then",
-                )
+                diagnostic
+                    .help("set `select = ...`, or remove `among: selected`: then all trained tokens count")
             }),
         };
         diagnostic.map(|diagnostic| self.report(diagnostic)).is_none()
@@ -244,7 +242,7 @@ impl Checker {
         parts.faulty |= !good;
     }
 
-    /// Whether a setting was meant to be a term: it contains `live`.
+    /// Whether a setting was meant to be a term, because it contains `live`.
     fn is_term(&self, entry: &Entry) -> bool {
         let known = vocabulary::OBJECTIVE.iter().any(|key| key.name == entry.key.text);
         !known
@@ -300,8 +298,8 @@ impl Checker {
         parts.faulty |= !has_term;
     }
 
-    /// A term coarser than the first reduced axis is spread over it; a finer one is an error. A pair of
-    /// completions has no tokens of its own to be spread over.
+    /// Checks a term's axis against its `reduce`. A term coarser than the first reduced axis is spread over
+    /// it; a finer one is an error. A pair of completions has no tokens of its own to be spread over.
     fn starts_where_term_is(&mut self, value: &Formula, reduce: &Reduce) -> bool {
         let start = reduce.steps.first().map_or(Axis::Token, |step| step.elements);
         let pair = value.any(|node| matches!(node.kind, FormulaKind::Live(Live::Preference(_))));
@@ -376,7 +374,7 @@ impl Checker {
             )
             .label("every factor is a plain number")
             .help("mark the factor that should learn: `live student.logp`, `live ratio`, `live kl(...)`");
-            // If `student.logp` occurs only once.
+            // Offered only if `student.logp` occurs once.
             let text = self.sources.text(value.span);
             let mut places = text.match_indices("student.logp").map(|(at, _)| at);
             self.report(match (places.next(), places.next()) {
@@ -430,7 +428,7 @@ impl Checker {
         good.then_some(found)
     }
 
-    /// A weight, a selection or a condition: a number without gradient.
+    /// A weight, a selection or a condition: a number that carries no gradient.
     fn detached(&mut self, expr: &Expr, env: &Env, key: &str, truth: bool) -> Option<Formula> {
         let value = self.evaluate(expr, env);
         let formula = self.formula(value, expr.span)?;
@@ -449,8 +447,8 @@ impl Checker {
     }
 }
 
-/// Whether some formula of the objective compares the samples of one prompt. A factor of 0 switches a
-/// comparison off, so formulas multiplied by 0 do not count.
+/// Whether some formula of the objective compares the samples of one prompt. Formulas multiplied by 0 do not
+/// count, because a factor of 0 switches a comparison off.
 pub fn reads_group(objective: &Objective) -> bool {
     use crate::formula::{FormulaKind, Function};
     let zero = |formula: &&Formula| formula.constant() == Some(0.0);
@@ -472,7 +470,7 @@ pub fn reads_group(objective: &Objective) -> bool {
 }
 
 impl Checker {
-    /// The place of the first formula of the objective that passes the test.
+    /// The place of the first node of the objective that passes the test.
     pub(in crate::check) fn first_place(
         &self,
         objective: &Objective,
@@ -482,7 +480,7 @@ impl Checker {
         parts.map(|part| self.span(part.0.origin)).min()
     }
 
-    /// The place of an origin, for a diagnostic's label.
+    /// The place of the first node that passes the test, or of the objective, for a diagnostic's label.
     pub(in crate::check) fn place_of(
         &self,
         objective: &Objective,

@@ -1,4 +1,4 @@
-//! Names in an objective: which are allowed, which are unknown.
+//! Checks of the names that an objective declares.
 
 use crate::diag::{Code, Diagnostic};
 use crate::source::Span;
@@ -10,7 +10,7 @@ use crate::check::names::modules::ItemId;
 use crate::check::values::evaluate::Env;
 
 impl Checker {
-    /// Reports a `let` of an objective that has the name of something else: a reader must know which is
+    /// Reports a `let` of an objective whose name already has a meaning there: it must be clear which is
     /// meant.
     pub(in crate::check) fn hides_nothing(&mut self, name: &Name, env: &Env) {
         let diagnostic = if vocabulary::signal(&name.text).is_some() {
@@ -33,7 +33,7 @@ impl Checker {
         self.report(diagnostic.help("choose another name"));
     }
 
-    /// Whether formulas can read an item. Domains, models and the like may share a number's name: they can't.
+    /// Whether formulas can read an item. Domains, models and the like can't be read: names may repeat.
     fn is_read_in_formulas(&self, id: ItemId) -> bool {
         let kind = &self.modules.item(id).kind;
         matches!(
@@ -46,7 +46,7 @@ impl Checker {
         )
     }
 
-    /// Reports a term named like a parameter or a `let`: its loss would be a different number of that name.
+    /// Reports a term named like a parameter or a `let`: the name would stand for two numbers.
     pub(in crate::check) fn is_no_other(&mut self, name: &Name, env: &Env) {
         if env.local(&name.text).is_some() {
             let text = format!(

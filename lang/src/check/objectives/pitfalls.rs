@@ -1,5 +1,5 @@
-//! Published mistakes: objectives that look right and train something else, or nothing. Each check names its
-//! source.
+//! Mistakes from the literature: objectives that look right and train something else, or nothing. Each check
+//! cites its source.
 
 use std::rc::Rc;
 
@@ -18,36 +18,39 @@ use crate::check::Checker;
 use crate::check::stages::settings::BlockSettings;
 use crate::check::stages::streams::{is_score_function, reads_sampler, streams, term_reads};
 
-/// What multiplies the gradient of the token's own log-probability.
+/// The factor that multiplies the gradient of the token's own log-probability.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Factor {
+enum GradientFactor {
     /// There is no such gradient.
     Absent,
-    /// A number that is the same whichever token was drawn after this prefix.
+    /// A number that does not depend on which token was drawn after this prefix.
     Blind,
     /// Anything else.
     Other,
 }
 
-impl Factor {
-    fn and(self, other: Factor) -> Factor {
+impl GradientFactor {
+    fn and(self, other: GradientFactor) -> GradientFactor {
         match (self, other) {
-            (Factor::Absent, factor) | (factor, Factor::Absent) => factor,
-            (Factor::Blind, Factor::Blind) => Factor::Blind,
-            _ => Factor::Other,
+            (GradientFactor::Absent, factor) | (factor, GradientFactor::Absent) => factor,
+            (GradientFactor::Blind, GradientFactor::Blind) => GradientFactor::Blind,
+            _ => GradientFactor::Other,
         }
     }
 }
 
-/// The factor in a term's own part, without divergences: they are exact at every prefix, without samples.
-fn factor(formula: &Formula) -> Factor {
+/// The factor in a term without its divergences, which are exact at every prefix and need no samples.
+fn factor(formula: &Formula) -> GradientFactor {
     factor_once(formula, &mut FxHashMap::default())
 }
 
-/// The same, with a cache: a part that several others use is visited once.
-fn factor_once(formula: &Formula, known: &mut FxHashMap<*const FormulaNode, Factor>) -> Factor {
+/// [`factor`] with a cache, so that shared parts are visited once.
+fn factor_once(
+    formula: &Formula,
+    known: &mut FxHashMap<*const FormulaNode, GradientFactor>,
+) -> GradientFactor {
     if !formula.live() {
-        return Factor::Absent;
+        return GradientFactor::Absent;
     }
     let address = Rc::as_ptr(&formula.0);
     if let Some(factor) = known.get(&address) {
@@ -55,34 +58,34 @@ fn factor_once(formula: &Formula, known: &mut FxHashMap<*const FormulaNode, Fact
     }
     let mut factor = |formula: &Formula| factor_once(formula, known);
     let found = match &formula.0.kind {
-        FormulaKind::Live(Live::Part(ModelSignal::Logp)) => Factor::Blind,
-        FormulaKind::Live(Live::Divergence(_)) => Factor::Absent,
+        FormulaKind::Live(Live::Part(ModelSignal::Logp)) => GradientFactor::Blind,
+        FormulaKind::Live(Live::Divergence(_)) => GradientFactor::Absent,
         FormulaKind::Apply { function, operands } => match (function, operands.as_slice()) {
             (Function::Negate, [value]) => factor(value),
             (Function::Add | Function::Subtract, [left, right]) => factor(left).and(factor(right)),
             (Function::Multiply, [left, right]) => match (factor(left), factor(right)) {
                 (one, _) if !right.live() => scaled(one, right),
                 (_, one) if !left.live() => scaled(one, left),
-                _ => Factor::Other,
+                _ => GradientFactor::Other,
             },
             (Function::Divide, [value, by]) if !by.live() => scaled(factor(value), by),
-            // The ratio's own gradient is the ratio times the score: under the sampler, its mean is that of
-            // the score.
-            (Function::Exp, [exponent]) if is_log_ratio(exponent) => Factor::Blind,
+            // The gradient of the ratio is the ratio times the score. Its mean under the sampler is the mean
+            // of the score.
+            (Function::Exp, [exponent]) if is_log_ratio(exponent) => GradientFactor::Blind,
             (Function::Where, [condition, then, otherwise]) => {
                 scaled(factor(then).and(factor(otherwise)), condition)
             }
-            _ => Factor::Other,
+            _ => GradientFactor::Other,
         },
-        _ => Factor::Other,
+        _ => GradientFactor::Other,
     };
     known.insert(address, found);
     found
 }
 
-fn scaled(factor: Factor, by: &Formula) -> Factor {
+fn scaled(factor: GradientFactor, by: &Formula) -> GradientFactor {
     match factor {
-        Factor::Blind if !is_blind(by) => Factor::Other,
+        GradientFactor::Blind if !is_blind(by) => GradientFactor::Other,
         factor => factor,
     }
 }
@@ -98,8 +101,8 @@ fn is_log_ratio(formula: &Formula) -> bool {
         )
 }
 
-/// Whether a number is known before the token is drawn: it depends at most on the prefix. Where that is not
-/// certain, it is false: a mean over the completion already depends on what was drawn.
+/// Whether a number is known before the token is drawn, so that it depends at most on the prefix. False where
+/// that is not certain: a mean over the completion already depends on the token.
 fn is_blind(formula: &Formula) -> bool {
     formula.parts().into_iter().all(is_blind_alone)
 }
@@ -114,9 +117,9 @@ fn is_blind_alone(formula: &Formula) -> bool {
             }
             Signal::Divergence(divergence) => {
                 !matches!(divergence.kind, DivergenceKind::Gaussian { .. })
-                    && !reads_token(&divergence.support)
+                    && !divergence.support.reads_token()
             }
-            Signal::Mass { support, .. } | Signal::SupportSize { support } => !reads_token(support),
+            Signal::Mass { support, .. } | Signal::SupportSize { support } => !support.reads_token(),
             Signal::Overlap { .. }
             | Signal::Position
             | Signal::Turn
@@ -135,15 +138,7 @@ fn is_blind_alone(formula: &Formula) -> bool {
     }
 }
 
-fn reads_token(support: &Support) -> bool {
-    match support {
-        Support::Sampled => true,
-        Support::Union(parts) | Support::Intersection(parts) => parts.iter().any(reads_token),
-        _ => false,
-    }
-}
-
-/// Whether the student of this step drew the tokens as it scores them, and all of them are kept.
+/// Whether this step's student drew the tokens with the probabilities that it scores, and none were dropped.
 fn is_on_policy(objective: &Objective, rollout: &Rollout) -> bool {
     let whole = |edit: &Edit| matches!(edit, Edit::FirstTurns { .. });
     rollout.edits.iter().all(whole)
@@ -160,7 +155,7 @@ fn is_on_policy(objective: &Objective, rollout: &Rollout) -> bool {
         }
 }
 
-/// Whether the partial sum can be negative: a divergence between values that do not sum to 1.
+/// Whether the sum over the support can be negative, because the values on it do not sum to 1.
 fn can_be_negative(divergence: &Divergence) -> bool {
     divergence.mass == Mass::Raw
         && divergence.support != Support::Full
@@ -171,7 +166,7 @@ fn can_be_negative(divergence: &Divergence) -> bool {
         }
 }
 
-/// The value that a node clamps at 0 from below, if it does.
+/// The value that a node clamps from below at 0. `None` if the node does not clamp.
 fn held_above_zero(node: &FormulaNode) -> Option<&Formula> {
     let FormulaKind::Apply { function, operands } = &node.kind else { return None };
     let at_least_zero = |bound: &Formula| bound.constant().is_some_and(|bound| bound >= 0.0);
@@ -185,7 +180,7 @@ fn held_above_zero(node: &FormulaNode) -> Option<&Formula> {
     }
 }
 
-/// The live partial sum that makes a value negative where it is negative itself. An `exp` never does.
+/// A live partial sum whose negative values make `value` negative. The values of `exp` never are.
 fn partial_sum(value: &Formula) -> Option<&Formula> {
     // Shared parts are visited once for each sign: the number of paths to them may be huge.
     let mut seen: FxHashSet<(*const FormulaNode, bool)> = FxHashSet::default();
@@ -260,8 +255,8 @@ impl Checker {
         self.check_score_functions(train, settings)
     }
 
-    /// A balance gives every domain the same target; if the targets do not sum to 1, the loss is scaled
-    /// differently than intended.
+    /// Warns of a balance that gives every domain the same target where the targets do not sum to 1: the loss
+    /// is then scaled differently than intended.
     fn warn_of_targets(&mut self, train: &Train, settings: &BlockSettings) {
         let objective = &train.objective;
         let reductions =
@@ -282,8 +277,8 @@ impl Checker {
         );
     }
 
-    /// The mean of the score is zero: a factor independent of the drawn token makes the gradient vanish.
-    /// Examples are k1 differentiated as it stands, and a divergence of whole distributions as an advantage.
+    /// Reports a factor of the score that does not depend on the drawn token: since the score has mean zero,
+    /// the gradient vanishes. Examples are k1 differentiated directly, and a full divergence as an advantage.
     fn check_score_functions(&mut self, train: &Train, settings: &BlockSettings) -> bool {
         let objective = &train.objective;
         if train.keep == Keep::Correct || train.filter.is_some() {
@@ -292,7 +287,7 @@ impl Checker {
         let dull = |term: &Term| {
             let masks =
                 objective.select.iter().chain(&objective.weight).chain(&term.when).chain(&term.weight);
-            factor(&term.value) == Factor::Blind && masks.into_iter().all(is_blind)
+            factor(&term.value) == GradientFactor::Blind && masks.into_iter().all(is_blind)
         };
         let mut streams = streams(objective, &train.rollout).into_iter();
         let found = streams.find(|stream| is_on_policy(objective, stream.rollout) && dull(stream.term));
@@ -308,15 +303,15 @@ impl Checker {
             .note(drawn, "drawn by the student")
             .note(settings.span, "trained here")
             .help(
-                "multiply by what is known of the token itself, `(student.logp - teacher.logp) * live \
-                 student.logp`, or differentiate the divergence: `live kl(student || teacher)`",
+                "multiply by a number of the sampled token, `(student.logp - teacher.logp) * live \
+                student.logp`, or differentiate the divergence: `live kl(student || teacher)`",
             ),
         );
         false
     }
 
-    /// A partial sum may be negative; a lower bound of 0 then removes its gradient. One user of a trainer
-    /// counted 415 of 467 such steps.
+    /// Warns of a partial sum with a lower bound of 0. The sum may be negative, and the bound removes its
+    /// gradient. One user of a trainer counted 415 of 467 such steps.
     pub(in crate::check) fn warn_of_clamped_divergences(&mut self, objective: &Objective) {
         for part in objective.terms.iter().flat_map(|term| term.value.parts()) {
             let Some(inside) = held_above_zero(&part.0).filter(|value| value.live()).and_then(partial_sum)
@@ -338,7 +333,7 @@ impl Checker {
         }
     }
 
-    /// Later passes over the same completions train another policy than the one that drew them.
+    /// Warns of several passes: later ones train a policy other than the one that drew the completions.
     fn warn_of_stale_passes(&mut self, train: &Train, settings: &BlockSettings) {
         if train.passes < 2 {
             return;
@@ -359,8 +354,8 @@ impl Checker {
                 ))
             } else if is_score_function(objective, term) && !term_reads(objective, term, reads_sampler) {
                 Some((
-                    "later passes count these completions as if the student had just drawn them",
-                    "no `ratio` says how likely they have become",
+                    "later passes treat these completions as if the student had just sampled them",
+                    "no `ratio` corrects for the change of their probabilities",
                     "multiply by `live ratio` in place of `live student.logp`, within bounds: `clip(live \
                      ratio, 0.8, 1.2)`",
                 ))
@@ -375,8 +370,8 @@ impl Checker {
         }
     }
 
-    /// Rollouts made once keep the bias of the teacher whose data fine-tuned the start, if another teacher
-    /// now scores them (Lightning OPD, arXiv:2604.13010).
+    /// Warns of rollouts made once by a start that one teacher fine-tuned, if another teacher scores them:
+    /// they keep the first teacher's bias (Lightning OPD, arXiv:2604.13010).
     fn warn_of_other_teachers(&mut self, train: &Train, settings: &BlockSettings) {
         if !train.rollout.all().iter().any(|rollout| matches!(rollout.source, RolloutSource::Snapshot { .. }))
         {

@@ -12,7 +12,7 @@ use crate::formula::{Axis, Formula, FormulaKind, Signal, Unit, text};
 use crate::source::Span;
 use crate::syntax::ast::{Expr, Name};
 
-/// A state whose next value is not checked yet: that may read names declared below it.
+/// A state whose next value is not checked yet, because it may read names that are declared below.
 pub(super) struct OpenState<'a> {
     name: &'a Name,
     /// The state has one number per element of this axis.
@@ -24,7 +24,7 @@ pub(super) struct OpenState<'a> {
 }
 
 impl Checker {
-    /// Declares a state: formulas below it see its name.
+    /// Declares a state, which makes its name visible in the formulas below it.
     pub(super) fn state_begins<'a>(
         &mut self,
         (name, by): (&'a Name, Option<&Name>),
@@ -41,7 +41,7 @@ impl Checker {
         self.record(name.span, &value);
         env.bind(&name.text, value);
         if next.is_none() {
-            let text = format!("the state `{}` does not say what it is next", name.text);
+            let text = format!("the state `{}` has no update", name.text);
             let help = format!(
                 "write `state {} = first then next`, or `let` for a number that each step computes anew",
                 name.text
@@ -52,15 +52,16 @@ impl Checker {
         Some(OpenState { name, axis, first, unit, first_span, next })
     }
 
-    /// The axis of a state, which `by` names.
+    /// The axis that `by` gives a state.
     fn state_axis(&mut self, by: Option<&Name>) -> Option<Axis> {
         let Some(by) = by else { return Some(Axis::Run) };
         let diagnostic = match by.text.as_str() {
             "domain" => return Some(Axis::Domain),
             "teacher" => {
                 let text = "a state with one number for each teacher is not supported yet";
-                Diagnostic::error(Code::NotSupported, by.span, text)
-                    .help("`by domain` has one for each domain; where domains have teachers of their own, that is one for each teacher")
+                Diagnostic::error(Code::NotSupported, by.span, text).help(
+                    "`by domain` has one for each domain; where domains have teachers of their own, that is one for each teacher",
+                )
             }
             other => {
                 let text = format!("a state is one number, or one for each domain, not for each `{other}`");
@@ -94,14 +95,14 @@ impl Checker {
         Some((number?, formula.unit()))
     }
 
-    /// The next value of a state; `env` has all names of the objective.
+    /// The state with its next value. `env` has all names of the objective.
     pub(super) fn state_moves(&mut self, begun: OpenState, env: &Env) -> Option<State> {
         let OpenState { name, axis: own, first, unit, first_span, next: expr } = begun;
         let value = self.evaluate(expr, env);
         let next = self.formula(value, expr.span)?;
         if common_unit(unit, next.unit()).is_none() {
             let text = format!(
-                "`{}` would be {} next, and begins as {}",
+                "the state `{}` has {} in its update, but starts as {}",
                 name.text,
                 next.unit().name(),
                 unit.name()
@@ -112,7 +113,7 @@ impl Checker {
             self.report(diagnostic.help("a state keeps its unit from step to step"));
             return None;
         }
-        // A number per batch is one of the run until the next step.
+        // A number per batch becomes one of the run for the next step.
         let (most, over) = match own {
             Axis::Domain => (Axis::Domain, "domain"),
             _ => (Axis::Batch, "batch"),
@@ -139,7 +140,9 @@ impl Checker {
             );
             let diagnostic = Diagnostic::error(Code::AxisMismatch, expr.span, text)
                 .label("the same for all domains")
-                .help("`mean(x, over: domain)` is each domain's own; without `by domain` the state is one number");
+                .help(
+                    "`mean(x, over: domain)` is each domain's own; without `by domain` the state is one number",
+                );
             self.report(diagnostic);
             return None;
         }

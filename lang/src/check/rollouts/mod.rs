@@ -1,5 +1,5 @@
-//! Rollouts: where the tokens that an objective judges come from, and how they are edited.
-//! Each kind is declared, with its arguments, and read in [`crate::check::builtins::rollouts`].
+//! Rollouts, the sources of the tokens that an objective scores, and their edits.
+//! Each kind is declared with its arguments and read in [`crate::check::builtins::rollouts`].
 
 pub mod rewards;
 
@@ -14,7 +14,7 @@ use crate::syntax::ast::{Expr, ExprKind};
 use crate::check::Checker;
 use crate::check::builtins::BuiltinKind;
 use crate::check::builtins::edits::{EditCall, ExpertTurns};
-use crate::check::stages::settings::open;
+use crate::check::stages::settings::has_variables;
 use crate::check::teachers::route::decided_by_data;
 use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::{Callable, Value};
@@ -42,7 +42,7 @@ impl Checker {
         }
     }
 
-    /// The rollout inside another one that needs sampled completions, not ones that are read.
+    /// The inner rollout of one that needs sampled completions. Reports one whose completions are only read.
     pub(in crate::check) fn drawn(&mut self, expr: &Expr, by: &str, env: &Env) -> Option<Rc<Rollout>> {
         let rollout = self.rollout_value(expr, env)?;
         if rollout.sampling().is_none() {
@@ -66,8 +66,8 @@ impl Checker {
         self.texts(expr, WANTED, "an empty text ends every completion before it begins", env)
     }
 
-    /// A text or a list of texts, without empty ones or duplicates; `wanted` describes them, `empty` says why
-    /// none may be empty.
+    /// A list of texts without empty ones or duplicates, also from a single text. `wanted` describes the
+    /// texts, `empty` says why none may be empty.
     pub(in crate::check) fn texts(
         &mut self,
         expr: Option<&Expr>,
@@ -149,7 +149,7 @@ impl Checker {
         Some(Sampling { top_p, top_k, stop: stop?, ..Sampling::new(n?, temperature?, max_tokens?) })
     }
 
-    /// The role that writes: the routed `teacher`, a declared one, or a model.
+    /// The role that writes completions: the routed `teacher`, a declared teacher, or a model.
     pub(in crate::check) fn speaker(&mut self, expr: &Expr, env: &Env) -> Option<Role> {
         let routed = matches!(&expr.kind, ExprKind::Name(name) if name == "teacher");
         // Outside an objective `teacher` does not name the routed teacher.
@@ -179,7 +179,7 @@ impl Checker {
         Some(formula)
     }
 
-    /// The command of a program that the run starts.
+    /// The command line of a program that the run starts.
     pub(in crate::check) fn program(&mut self, expr: &Expr, key: &str, env: &Env) -> Option<String> {
         let command = self.text(expr, key, env)?;
         if command.trim().is_empty() {
@@ -264,7 +264,7 @@ impl Checker {
             (Some(first), None) => self.read(first, env).map(experiment::ExpertTurns::First),
             (None, Some(last)) => self.read(last, env).map(experiment::ExpertTurns::AllBut),
             _ => {
-                let text = "how many turns are the expert's?";
+                let text = "the number of the expert's turns is missing";
                 self.report(Diagnostic::error(Code::MissingArgument, given.call.span, text).help(
                     "write `expert_turns(3)`, or `expert_turns(all_but: 2)` for all that were recorded but \
                      the last two",
@@ -289,7 +289,7 @@ impl Checker {
     ) -> Option<Formula> {
         let value = self.evaluate(expr, &env.with_context(EvaluationContext::Objective));
         let formula = self.formula(value, expr.span)?;
-        if (formula.unit() == Unit::Bool) != truth && !open(&formula) {
+        if (formula.unit() == Unit::Bool) != truth && !has_variables(&formula) {
             let (message, help) = if truth {
                 ("expected a condition", "compare with a bound, such as `reward > 0.5`")
             } else {

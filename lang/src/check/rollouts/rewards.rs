@@ -1,4 +1,4 @@
-//! Rewards: how a completion is judged.
+//! Rewards, which judge completions.
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Reward, RewardPart, Secret};

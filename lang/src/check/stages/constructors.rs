@@ -1,4 +1,4 @@
-//! The stages that make models: who is called, and those that train nothing.
+//! Constructors of models: dispatch by name, and the stages that train nothing (initialise, load, merge).
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{
@@ -14,7 +14,7 @@ use crate::check::builtins::declare::{Arg, Call};
 use crate::check::builtins::types::Text;
 use crate::check::builtins::vocabulary;
 use crate::check::stages::lineage::tokenizer_text;
-use crate::check::stages::settings::undecided;
+use crate::check::stages::settings::{BlockSettings, undecided};
 use crate::check::values::evaluate::Env;
 use crate::check::values::value::Value;
 
@@ -57,7 +57,7 @@ impl Checker {
         Some(self.declare_stage(written.builtin.name, stage?, written.span, env))
     }
 
-    /// A model named as the author's binding, or as the stage where there is none.
+    /// Declares a model, named after the author's binding, or after the stage where there is none.
     pub(in crate::check) fn declare_stage(
         &mut self,
         stage_name: &str,
@@ -69,7 +69,7 @@ impl Checker {
         self.declare_model(name, stage, span)
     }
 
-    /// The shape that a model's weights have; known where they begin in this file.
+    /// The architecture of a model's weights, or `None` where they are loaded or a parameter.
     pub(in crate::check) fn architecture(&self, model: ModelId) -> Option<&Architecture> {
         match &self.model(self.first_weights(model)).stage {
             Stage::Initialise(architecture) => Some(architecture),
@@ -77,7 +77,7 @@ impl Checker {
         }
     }
 
-    /// The model whose weights have the shape of this one's, and that nothing in the file was made before.
+    /// The model at the start of this one's chain of stages: random, loaded or a parameter. Shapes are equal.
     pub(in crate::check) fn first_weights(&self, model: ModelId) -> ModelId {
         match &self.model(model).stage {
             Stage::Initialise(_) | Stage::Load(_) | Stage::Parameter => model,
@@ -91,7 +91,7 @@ impl Checker {
         }
     }
 
-    /// Where a model is kept: `hf("Qwen/Qwen3-0.6B")`, `gguf("file.gguf")`,
+    /// The text that says where a model is stored: `hf("Qwen/Qwen3-0.6B")`, `gguf("file.gguf")`,
     /// `checkpoint("runs/first/student")`.
     fn stored(&mut self, call: Call, given: Arg<Text>, env: &Env) -> Option<String> {
         if let Some(block) = call.block {
@@ -114,7 +114,7 @@ impl Checker {
         self.word(expr, "a tokenizer", &[("bytes", TokenizerSpec::Bytes)])
     }
 
-    /// `llama { ... }` and its kin.
+    /// `llama { ... }` and the other decoder families.
     fn decoder(&mut self, family: Family, given: Llama, env: &Env) -> Option<Stage> {
         let Call { block, span, .. } = given.call;
         let settings = self.settings(block, family.name(), span, vocabulary::DECODER, false);
@@ -201,83 +201,25 @@ impl Checker {
         let base_place = given.base.as_ref().map_or(span, |base| base.expr.span);
         let models = self.read(given.models, env);
         let base = self.read(given.base, env)?;
-        let methods = [
-            ("average", "average"),
-            ("task_arithmetic", "task_arithmetic"),
-            ("ties", "ties"),
-            ("dare", "dare"),
-        ];
-        let method = self
-            .required(&settings, "method")
-            .and_then(|expr| self.word(expr, "a way to merge", &methods))?;
-        let known: &[&str] = match method {
-            "average" => &[],
-            "task_arithmetic" => &["scale"],
-            "ties" => &["scale", "density"],
-            _ => &["scale", "drop"],
-        };
-        for key in ["scale", "density", "drop"] {
-            if let Some(place) = settings.key_span(key).filter(|_| !known.contains(&key)) {
-                self.report(Diagnostic::error(Code::UnknownKey, place, format!("`{method}` has no `{key}`")));
+        let method = self.merge_method(&settings, span, env)?;
+        match (&method, base) {
+            (MergeMethod::Average, Some(_)) => {
+                let text = "`average` uses no differences, so it has no use for a `base`";
+                self.report(
+                    Diagnostic::error(Code::UnusedSetting, base_place, text)
+                        .help("remove it, or write `method = task_arithmetic` with a `scale`"),
+                );
                 return None;
             }
-        }
-        let number = |checker: &mut Checker, key: &str| {
-            let expr = checker.required(&settings, key)?;
-            if key == "scale" {
-                return checker.real(expr, key, env);
+            (MergeMethod::Average, None) | (_, Some(_)) => {}
+            (_, None) => {
+                let text = format!("`{}` needs the `base` that differences are taken from", method.name());
+                self.report(
+                    Diagnostic::error(Code::MissingArgument, span, text)
+                        .help("write `merge(experts, base: start) { ... }`"),
+                );
+                return None;
             }
-            let value = checker.evaluate(expr, env);
-            checker.fraction(&value, expr.span, &format!("`{key}`"))
-        };
-        let method = match method {
-            "average" => MergeMethod::Average,
-            "task_arithmetic" => MergeMethod::TaskArithmetic { scale: number(self, "scale")? },
-            "ties" => {
-                let (scale, density) = (number(self, "scale")?, number(self, "density")?);
-                if density <= 0.0 {
-                    let place = settings.get("density").map_or(span, |expr| expr.span);
-                    self.report(Diagnostic::error(
-                        Code::OutOfRange,
-                        place,
-                        "`density` must be above 0: nothing would be kept",
-                    ));
-                    return None;
-                }
-                MergeMethod::Ties { scale, density }
-            }
-            _ => {
-                let (scale, drop) = (number(self, "scale")?, number(self, "drop")?);
-                if drop >= 1.0 {
-                    let place = settings.get("drop").map_or(span, |expr| expr.span);
-                    self.report(Diagnostic::error(
-                        Code::OutOfRange,
-                        place,
-                        "`drop` must be below 1: nothing would be left",
-                    ));
-                    return None;
-                }
-                MergeMethod::Dare { scale, drop }
-            }
-        };
-        if method != MergeMethod::Average && base.is_none() {
-            self.report(
-                Diagnostic::error(
-                    Code::MissingArgument,
-                    span,
-                    format!("`{}` needs the `base` that differences are taken from", method.name()),
-                )
-                .help("write `merge(experts, base: start) { ... }`"),
-            );
-            return None;
-        }
-        if method == MergeMethod::Average && base.is_some() {
-            let text = "`average` uses no differences, so it has no use for a `base`";
-            self.report(
-                Diagnostic::error(Code::UnusedSetting, base_place, text)
-                    .help("remove it, or write `method = task_arithmetic` with a `scale`"),
-            );
-            return None;
         }
         let models = models?;
         if let Some(again) = (1..models.len()).find(|at| models[..*at].contains(&models[*at])) {
@@ -296,7 +238,63 @@ impl Checker {
         Some(Merge { method, base, models })
     }
 
-    /// A model that is merged with itself would count twice.
+    /// The method of a merge, with its numbers.
+    fn merge_method(&mut self, settings: &BlockSettings, span: Span, env: &Env) -> Option<MergeMethod> {
+        let methods = [
+            ("average", "average"),
+            ("task_arithmetic", "task_arithmetic"),
+            ("ties", "ties"),
+            ("dare", "dare"),
+        ];
+        let method =
+            self.required(settings, "method").and_then(|expr| self.word(expr, "a way to merge", &methods))?;
+        let known: &[&str] = match method {
+            "average" => &[],
+            "task_arithmetic" => &["scale"],
+            "ties" => &["scale", "density"],
+            _ => &["scale", "drop"],
+        };
+        for key in ["scale", "density", "drop"] {
+            if let Some(place) = settings.key_span(key).filter(|_| !known.contains(&key)) {
+                self.report(Diagnostic::error(Code::UnknownKey, place, format!("`{method}` has no `{key}`")));
+                return None;
+            }
+        }
+        let number = |checker: &mut Checker, key: &str| {
+            let expr = checker.required(settings, key)?;
+            if key == "scale" {
+                return checker.real(expr, key, env);
+            }
+            let value = checker.evaluate(expr, env);
+            checker.fraction(&value, expr.span, &format!("`{key}`"))
+        };
+        let out_of_range = |checker: &mut Checker, key: &str, text: &str| {
+            let place = settings.get(key).map_or(span, |expr| expr.span);
+            checker.report(Diagnostic::error(Code::OutOfRange, place, text));
+        };
+        Some(match method {
+            "average" => MergeMethod::Average,
+            "task_arithmetic" => MergeMethod::TaskArithmetic { scale: number(self, "scale")? },
+            "ties" => {
+                let (scale, density) = (number(self, "scale")?, number(self, "density")?);
+                if density <= 0.0 {
+                    out_of_range(self, "density", "`density` must be above 0: nothing would be kept");
+                    return None;
+                }
+                MergeMethod::Ties { scale, density }
+            }
+            _ => {
+                let (scale, drop) = (number(self, "scale")?, number(self, "drop")?);
+                if drop >= 1.0 {
+                    out_of_range(self, "drop", "`drop` must be below 1: nothing would be left");
+                    return None;
+                }
+                MergeMethod::Dare { scale, drop }
+            }
+        })
+    }
+
+    /// Reports a model that is listed twice in a merge, where it would count twice.
     fn report_twice(&mut self, list: &Expr, models: &[ModelId], again: usize) {
         let model = models[again];
         let text = format!("`{}` is in this list twice, and would count twice", self.model(model).name);
@@ -314,8 +312,8 @@ impl Checker {
         self.report(diagnostic.help("name each model once"));
     }
 
-    /// That the elements of two models don't stand for the same, where the file says so: weights that are
-    /// loaded have a shape and a tokenizer that only their files know.
+    /// Why two models' weights do not correspond element by element, or `None` where they do or where the
+    /// file does not tell: the shape and tokenizer of loaded weights are known only from their files.
     pub(in crate::check) fn unlike(&self, one: ModelId, other: ModelId) -> Option<String> {
         let (shape, others) = (self.architecture(one)?, self.architecture(other)?);
         let [one, other] = [one, other].map(|model| &self.model(model).name);
@@ -324,12 +322,12 @@ impl Checker {
             let [own, theirs] = tokenizers;
             return Some(format!("`{one}` and `{other}` have different tokenizers: {own} and {theirs}"));
         }
-        // Of the deviation that random weights were drawn with nothing is left.
+        // The standard deviation of the random initialisation says nothing about the shape.
         let others = Architecture { initial_deviation: shape.initial_deviation, ..others.clone() };
         (*shape != others).then(|| format!("`{one}` and `{other}` have different shapes"))
     }
 
-    /// A family or a list of models.
+    /// The models of a family or a list.
     pub(in crate::check) fn models_of(&mut self, expr: &Expr, env: &Env) -> Option<Vec<ModelId>> {
         let values = match self.evaluate(expr, env) {
             Value::Family(family) => family.members.iter().map(|(_, value)| value.clone()).collect(),

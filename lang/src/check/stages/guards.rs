@@ -1,4 +1,4 @@
-//! `guards = [warn(entropy < 0.1, for: 10 steps)]`: what a stage does when the numbers of its steps go wrong.
+//! Guards, `guards = [warn(entropy < 0.1, for: 10 steps)]`: actions when numbers of a stage's steps go wrong.
 
 use std::rc::Rc;
 
@@ -12,16 +12,16 @@ use crate::check::builtins::declare::{Arg, ArgOr, Call};
 use crate::check::builtins::guards::{GuardCall, LowerLr};
 use crate::check::builtins::types::{self, Condition, Count, Domains};
 use crate::check::builtins::vocabulary;
-use crate::check::stages::settings::{BlockSettings, open};
+use crate::check::stages::settings::{BlockSettings, has_variables};
 use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::Value;
 
-/// How `guards` is written.
+/// The message where the value of `guards` is not a list of guards.
 const USAGE: &str =
     "`guards` lists what to do: `[warn(entropy < 0.1, for: 10 steps)]`, `stop(...)`, `lower_lr(...)`";
 
 impl Checker {
-    /// The guards of a stage that is trained on these domains. `None` where some are faulty.
+    /// The guards of a stage that is trained on the domains `trained`. `None` if any is faulty.
     pub(in crate::check) fn guards(
         &mut self,
         settings: &BlockSettings,
@@ -59,7 +59,7 @@ impl Checker {
 
     pub(in crate::check) fn guard_call(&mut self, call: GuardCall, env: &Env) -> Option<Value> {
         let span = call.written().span;
-        // Only a condition reads numbers of the steps.
+        // Only the condition may read numbers of the steps; the other arguments are constants.
         let before = &env.with_context(EvaluationContext::Constant);
         match call {
             GuardCall::Warn(given) => {
@@ -80,7 +80,7 @@ impl Checker {
                     );
                     return None;
                 }
-                // The condition is read all the same: all mistakes at once.
+                // The condition is read even so, to report all mistakes at once.
                 let action = GuardAction::LowerRate { by: by.unwrap_or(0.5) };
                 self.guard(action, condition, steps, on, (span, env)).filter(|_| by.is_some())
             }
@@ -123,9 +123,9 @@ impl Checker {
         Some(Value::Guards(Rc::new(domains.into_iter().map(guard).collect())))
     }
 
-    /// Whether this is a condition on numbers of steps.
+    /// Whether this is a condition on numbers of steps. Reports where it is not.
     fn guarded(&mut self, condition: &Formula, place: Span) -> bool {
-        if open(condition) {
+        if has_variables(condition) {
             return true;
         }
         if condition.unit() != Unit::Bool {
@@ -142,14 +142,14 @@ impl Checker {
         true
     }
 
-    /// Whether each number is of what the guard is on.
+    /// Whether each number of the condition exists per domain (with `on`) or for the step (without).
     fn of_domains(&mut self, condition: &Formula, on: bool, place: Span) -> bool {
-        let unfit = |number: &StepNumber| match number.pooling() {
+        let unsupported = |number: &StepNumber| match number.pooling() {
             Pooling::Step => on,
             Pooling::Share => !on,
             Pooling::Tokens | Pooling::Completions => false,
         };
-        let Some(number) = numbers(condition).into_iter().find(unfit) else { return true };
+        let Some(number) = numbers(condition).into_iter().find(unsupported) else { return true };
         let name = number.name();
         let (text, help) = if on {
             (format!("`{name}` is of the whole step: no domain has one"), "leave `on` out".to_owned())
@@ -193,7 +193,7 @@ impl Checker {
         let place = x.expr.span;
         let number = self.read(x, env)?;
         let FormulaKind::Signal(Signal::OfSteps { number, window: StepWindow::Now }) = &number.0.kind else {
-            if !open(&number) {
+            if !has_variables(&number) {
                 let text = format!("`{}` takes a number of the steps by its name", call.builtin.name);
                 let help = format!("one of: {}", names());
                 self.report(Diagnostic::error(Code::TypeMismatch, place, text).help(help));
@@ -203,7 +203,7 @@ impl Checker {
         Some(self.signal(Signal::OfSteps { number: *number, window }, call.span))
     }
 
-    /// A name in a guard, if it is a number of the steps.
+    /// The value of a name in a guard's condition, if it is a number of the steps.
     pub(in crate::check) fn step_number(&mut self, name: &str, span: Span) -> Option<Value> {
         let signal = match name {
             "step" => Signal::Step,
@@ -230,8 +230,8 @@ impl Checker {
         });
     }
 
-    /// What a private stage answers, or whether it answers, may not follow from numbers that its noise does
-    /// not cover.
+    /// Refuses guards of a private stage that do more than warn: its result, or whether there is one, must
+    /// not depend on numbers that the noise does not cover.
     pub(in crate::check) fn check_guards(&mut self, train: &Train) -> bool {
         let Optimizer::Private { origin, .. } = train.optimizer else { return true };
         let acts = |guard: &&Guard| guard.action != GuardAction::Warn;
@@ -247,7 +247,7 @@ impl Checker {
     }
 }
 
-/// What a condition reads of the steps.
+/// The numbers of steps that a condition reads.
 fn numbers(condition: &Formula) -> Vec<StepNumber> {
     let read = condition.parts().into_iter().filter_map(|part| match &part.0.kind {
         FormulaKind::Signal(Signal::OfSteps { number, .. }) => Some(*number),

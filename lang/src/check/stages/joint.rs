@@ -1,4 +1,4 @@
-//! `train`: several models trained together, in turns.
+//! The stage `train`: several models that are trained together, in turns.
 
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::experiment::{Joint, JointMember, JointStep, ModelId, Recipe, Stage, Teacher, TeacherWeights};
@@ -10,8 +10,8 @@ use crate::check::builtins::vocabulary;
 use crate::check::stages::settings::BlockSettings;
 use crate::check::values::evaluate::Env;
 
-/// One `trains` of a `train`; without its model where that is faulty.
-struct Trained {
+/// One `trains` statement of a `train`. `member` is `None` where the statement is faulty.
+struct TrainsStatement {
     name: String,
     place: Span,
     member: Option<JointMember>,
@@ -32,16 +32,16 @@ impl Checker {
             Statement::Trains { name, value } => Some((name, value)),
             _ => None,
         });
-        let mut members: Vec<Trained> = Vec::new();
+        let mut members: Vec<TrainsStatement> = Vec::new();
         let mut good = true;
         for (name, value) in trained {
             let member = self.member(name, value, &members, env);
             good &= member.is_some();
-            members.push(Trained { name: name.text.clone(), place: name.span, member });
+            members.push(TrainsStatement { name: name.text.clone(), place: name.span, member });
         }
         let mut inner = env.clone();
-        // A faulty one is known all the same: whatever names it is not wrong because of it.
-        for Trained { name, place, member } in &members {
+        // A faulty model is bound too, so that uses of its name are not reported as well.
+        for TrainsStatement { name, place, member } in &members {
             let weights = TeacherWeights::Trained { member: name.clone() };
             let plain = self.plain_teacher(name, weights, *place);
             let sees = member.as_ref().and_then(|member| member.sees.clone());
@@ -86,11 +86,11 @@ impl Checker {
         if !good {
             return None;
         }
-        for (index, Trained { name, place, .. }) in members.iter().enumerate() {
+        for (index, TrainsStatement { name, place, .. }) in members.iter().enumerate() {
             if !read.iter().any(|step| step.updates == index) {
                 let text = format!("no step updates `{name}`");
                 self.report(
-                    Diagnostic::error(Code::UntrainedMember, *place, text).label("trained by nobody").help(
+                    Diagnostic::error(Code::UntrainedMember, *place, text).label("no step trains it").help(
                         "add a `step` with `updates` set to it, or make it a `teacher`: frozen models are \
                          roles",
                     ),
@@ -106,7 +106,7 @@ impl Checker {
         )
     }
 
-    /// The stage's own value is its first model; the others are models beside it.
+    /// Declares the stage and its models. The stage's own value is the first model.
     fn declare_joint(
         &mut self,
         members: Vec<JointMember>,
@@ -124,8 +124,16 @@ impl Checker {
     }
 
     /// `trains guide = start { sees = feedback_shown }`
-    fn member(&mut self, name: &Name, value: &Expr, before: &[Trained], env: &Env) -> Option<JointMember> {
-        if let Some(Trained { place: first, .. }) = before.iter().find(|known| known.name == name.text) {
+    fn member(
+        &mut self,
+        name: &Name,
+        value: &Expr,
+        before: &[TrainsStatement],
+        env: &Env,
+    ) -> Option<JointMember> {
+        if let Some(TrainsStatement { place: first, .. }) =
+            before.iter().find(|known| known.name == name.text)
+        {
             let text = format!("two models are called `{}`", name.text);
             self.report(Diagnostic::error(Code::DuplicateName, name.span, text).note(*first, "first here"));
             return None;
@@ -153,7 +161,7 @@ impl Checker {
         name: &Name,
         block: &Block,
         around: &BlockSettings,
-        members: &[Trained],
+        members: &[TrainsStatement],
         env: &Env,
     ) -> Option<JointStep> {
         let mut settings = self.settings(Some(block), "step", name.span, vocabulary::STEP, true);
@@ -170,14 +178,14 @@ impl Checker {
         let mut train = self.finish_training(parts, &settings, env);
         let member = updates.and_then(|index| members[index].member.as_ref());
         if let (Some(train), Some(member)) = (&mut train, member) {
-            // What a model is shown it is shown wherever it stands, as the student too.
+            // A model sees its `sees` in every role, hence also as the student.
             train.sees = train.sees.take().or_else(|| member.sees.clone());
         }
         Some(JointStep { name: name.text.clone(), updates: updates?, every: every?, train: train? })
     }
 
-    /// Which of the models that are trained.
-    fn updated(&mut self, expr: &Expr, members: &[Trained]) -> Option<usize> {
+    /// The index of the model that `updates` names.
+    fn updated(&mut self, expr: &Expr, members: &[TrainsStatement]) -> Option<usize> {
         let names: Vec<&str> = members.iter().map(|trained| trained.name.as_str()).collect();
         let ExprKind::Name(name) = &expr.kind else {
             if !matches!(expr.kind, ExprKind::Error) {

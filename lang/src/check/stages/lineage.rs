@@ -1,5 +1,5 @@
-//! Where weights come from: which checkpoint a model began with, and what that says about teacher and
-//! student.
+//! The lineage of weights: which checkpoints a model descends from, and whether teacher and student share
+//! one.
 
 use rustc_hash::FxHashSet;
 
@@ -15,23 +15,23 @@ use crate::check::Checker;
 use crate::check::stages::settings::BlockSettings;
 use crate::check::teachers::SaidOrigin;
 
-/// The stages that made some weights, each with the domains that it was trained on.
+/// The stages that produced some weights, each with the domains that it trained on.
 type Stages = Vec<(ModelId, Vec<DomainId>)>;
 
-/// What the file says about a teacher and the student.
+/// How a teacher's weights relate to the student's, as far as the file says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Descent {
-    /// They have a checkpoint in common.
+    /// Both descend from a common checkpoint.
     Shared,
-    /// The weights were made elsewhere: the file can't know.
+    /// Some weights were made elsewhere, and the file does not say how.
     Unknown,
-    /// Both begin in this file, at different random weights.
+    /// All of them begin in this file, at different random weights.
     Apart,
 }
 
 impl Checker {
-    /// The checkpoints that a model descends from: those that nothing in the file made. Each model is looked
-    /// at once, however many merges lead to it.
+    /// Adds to `found` the models at which the chains of stages behind `model` begin: random, loaded, or a
+    /// parameter. Each model is visited once, however many merges lead to it.
     fn roots(&self, model: ModelId, found: &mut Vec<ModelId>) {
         let (mut seen, mut waiting) = (FxHashSet::default(), vec![model]);
         while let Some(model) = waiting.pop() {
@@ -74,7 +74,7 @@ impl Checker {
         let (mut theirs, mut ours) = (Vec::new(), Vec::new());
         self.roots(model, &mut theirs);
         self.roots(start, &mut ours);
-        // Whoever gives a parameter its value says where that comes from.
+        // The lineage of a parameter is checked where a caller gives it a value.
         let open = |root: &ModelId| self.model(*root).stage == Stage::Parameter;
         if theirs.iter().any(|root| ours.contains(root)) || theirs.iter().chain(&ours).any(open) {
             return Descent::Shared;
@@ -106,8 +106,8 @@ impl Checker {
         descent
     }
 
-    /// A teacher and those that it is made of, each once, in the order of the text; not those for whom
-    /// `vouched` says enough, nor what they are made of.
+    /// A teacher and the teachers it is made of, each once, in the order of the text. A part for which
+    /// `vouched` holds is left out, with the parts it is made of.
     fn made_of(&self, teacher: TeacherId, vouched: impl Fn(TeacherId) -> bool) -> Vec<TeacherId> {
         let (mut seen, mut found, mut waiting) = (FxHashSet::default(), Vec::new(), vec![teacher]);
         while let Some(teacher) = waiting.pop() {
@@ -122,7 +122,7 @@ impl Checker {
                 _ => Vec::new(),
             };
             waiting.extend(parts.into_iter().rev().filter_map(|role| match role {
-                // Said once, it need not be said again of what is made of it.
+                // A teacher's own `origin = same` holds for everything that is made of it.
                 Role::Named { teacher, .. } if !vouched(*teacher) => Some(*teacher),
                 _ => None,
             }));
@@ -130,7 +130,7 @@ impl Checker {
         found
     }
 
-    /// The first checkpoint of a model, as a reader would name it.
+    /// The names of the checkpoints that a model descends from, for messages.
     fn root_name(&self, model: ModelId) -> String {
         let mut roots = Vec::new();
         self.roots(model, &mut roots);
@@ -138,7 +138,7 @@ impl Checker {
         names.join(" and ")
     }
 
-    /// Whether a teacher whose word is learnt from descends from the student's start, or is said not to.
+    /// Whether a teacher whose distribution is learnt from has the student's origin, or declares another one.
     pub(in crate::check) fn check_lineage(&mut self, teacher: TeacherId, train: &Train, stage: Span) -> bool {
         let said = self.parts.said_origins.known().get(&teacher).copied();
         let descent = self.descent(teacher, train.start);
@@ -191,8 +191,8 @@ impl Checker {
                         format!("the teacher `{name}` does not descend from {ours}, where the student begins")
                     }
                     _ => format!(
-                        "nothing says whether the teacher `{name}` descends from {ours}, where the student \
-                         begins"
+                        "it is not known whether the teacher `{name}` descends from {ours}, where the \
+                        student begins"
                     ),
                 };
                 let help = match descent {
@@ -214,7 +214,7 @@ impl Checker {
         }
     }
 
-    /// The stages that made a model's weights, each with the domains that it was trained on.
+    /// Adds to `found` the stages that made a model's weights, each with the domains that it trained on.
     fn stages_of(&self, model: ModelId, found: &mut Stages) {
         if found.iter().any(|(known, _)| *known == model) {
             return;
@@ -239,9 +239,9 @@ impl Checker {
         }
     }
 
-    /// A domain that is routed to a specialist of others, while the route has one of its own: arms that were
-    /// mixed up. What all teachers of the route have been through, a common fine-tuning for example,
-    /// makes nobody a specialist.
+    /// Warns of a domain that is routed to a specialist of other domains while the route has a teacher
+    /// trained on it: the arms may be mixed up. Stages common to all teachers of the route, such as a shared
+    /// fine-tuning, do not count.
     pub(in crate::check) fn warn_of_misrouted_domains(&mut self, train: &Train, settings: &BlockSettings) {
         let mut teachers: Vec<TeacherId> = Vec::new();
         for choice in &train.teachers {
@@ -297,7 +297,7 @@ impl Checker {
         }
     }
 
-    /// How a model's text becomes tokens, where the file says it.
+    /// The tokenizer of a model, where the file says it.
     fn tokenizer_of(&self, model: ModelId) -> Option<&TokenizerSpec> {
         self.architecture(model).map(|architecture| &architecture.tokenizer)
     }

@@ -1,5 +1,5 @@
-//! The stages that make models: constructors, their settings, what they train and how, and what only a stage
-//! as a whole can get wrong.
+//! The stages that make models: constructors, their settings, the weights they train, and the checks that
+//! need a whole stage.
 
 pub mod constructors;
 pub mod guards;

@@ -1,8 +1,8 @@
-//! Optimizers, with the field's usual values where nothing is said, and what is done between updates.
+//! Optimizers with the usual defaults, and the calls that act between updates (extrapolation, validation).
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{
-    self, Between, Extrapolation, GradientAlignment, Optimizer, Train, Validation, WeightGroup,
+    self, Extrapolation, GradientAlignment, GradientPartition, Optimizer, Train, Validation, WeightGroup,
 };
 use crate::source::Span;
 use crate::syntax::ast::{Expr, ExprKind};
@@ -67,7 +67,7 @@ impl Checker {
                 let (clip, epsilon) = (self.read(given.clip, env), self.read(given.epsilon, env));
                 let delta = self.read(given.delta, env)?;
                 if delta >= 1.0 {
-                    let text = "`delta` is the chance that the promise fails: it is below 1";
+                    let text = "`delta` is a probability: it must be below 1";
                     self.report(
                         Diagnostic::error(Code::OutOfRange, given.delta.expr.span, text)
                             .label(format!("this is {delta}")),
@@ -98,8 +98,8 @@ impl Checker {
         Some(rate)
     }
 
-    /// `epsilon` of AdamW. Where no gradient has come yet the denominator is this number alone, beside a
-    /// moment of 0; parameters and moments are in single precision.
+    /// `epsilon` of AdamW, in the range of single precision, which parameters and moments have. Where no
+    /// gradient has come yet, the moments are 0 and the denominator is `epsilon` alone.
     fn denominator_offset(&mut self, given: ArgOr<NotNegative>, span: Span, env: &Env) -> Option<f64> {
         let place = given.given.as_ref().map_or(span, |given| given.expr.span);
         let epsilon = self.read(given, env)?;
@@ -169,24 +169,24 @@ impl Checker {
     /// `gradient_alignment(every: 20 steps, between: terms)`
     pub(in crate::check) fn alignment(&mut self, given: Align, env: &Env) -> Option<GradientAlignment> {
         let every = self.read(given.every, env);
-        let between = self.read(given.between, env)?.unwrap_or(Between::Terms);
+        let between = self.read(given.between, env)?.unwrap_or(GradientPartition::Terms);
         let origin = self.origin(given.call.span);
         Some(GradientAlignment { between, every: every?, origin })
     }
 
-    /// Gradients are compared where there are several.
+    /// Whether there are several gradients to compare. Reports where there is only one.
     pub(in crate::check) fn check_alignment(&mut self, train: &Train) -> bool {
         let Some(GradientAlignment { between, origin, .. }) = train.alignment else { return true };
         let count = |between| match between {
-            Between::Terms => train.objective.terms.len(),
-            Between::Domains => train.mixture.len(),
+            GradientPartition::Terms => train.objective.terms.len(),
+            GradientPartition::Domains => train.mixture.len(),
         };
         if count(between) > 1 {
             return true;
         }
         let (what, other) = match between {
-            Between::Terms => ("the objective has one term", Between::Domains),
-            Between::Domains => ("the stage trains on one domain", Between::Terms),
+            GradientPartition::Terms => ("the objective has one term", GradientPartition::Domains),
+            GradientPartition::Domains => ("the stage trains on one domain", GradientPartition::Terms),
         };
         let help = match count(other) > 1 {
             true => format!("write `between: {}`, or remove it", other.name()),

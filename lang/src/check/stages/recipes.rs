@@ -1,4 +1,4 @@
-//! What differs from recipe to recipe: where completions come from, and the objective.
+//! The parts of a stage that differ between recipes: the source of completions, and the objective.
 
 use std::rc::Rc;
 
@@ -14,7 +14,7 @@ use crate::check::names::modules::{GRPO_OBJECTIVE, SFT_OBJECTIVE};
 use crate::check::stages::settings::BlockSettings;
 use crate::check::values::evaluate::Env;
 
-/// What differs from recipe to recipe, read before the stage is put together.
+/// The parts of a stage that differ between recipes, read before the stage is put together.
 pub(in crate::check) struct RecipeParts {
     pub recipe: Recipe,
     pub start: Option<ModelId>,
@@ -25,7 +25,7 @@ pub(in crate::check) struct RecipeParts {
     pub objective: Option<Rc<Objective>>,
 }
 
-/// Completions that every term brings along: then the stage draws none itself.
+/// The completions of the first term, if every term has its own: the stage then needs no `rollout`.
 fn own_completions(objective: &Objective) -> Option<Rollout> {
     let of_term = |term: &Term| {
         let pair = term.value.parts().into_iter().find_map(|part| match &part.0.kind {
@@ -38,7 +38,7 @@ fn own_completions(objective: &Objective) -> Option<Rollout> {
     own?.into_iter().next()
 }
 
-/// What `dpo` trains on: `pair`, one pair of completions a prompt.
+/// The objective of `dpo`: the mean over the batch of `pair`, one pair of completions for each prompt.
 fn preference(pair: Live, origin: Origin) -> Objective {
     let value = Formula::new(FormulaKind::Live(pair), Unit::Nats, Axis::Group, true, origin);
     let term =
@@ -85,11 +85,7 @@ impl Checker {
                 }
                 let origin = self.origin(target.span);
                 let field = self.data_field(target);
-                field.map(|field| Rollout {
-                    source: RolloutSource::Data { field },
-                    edits: Vec::new(),
-                    origin,
-                })
+                field.map(|field| Rollout::new(RolloutSource::Data { field }, origin))
             }
             (None, Some(expr)) => {
                 let rollout = self.rollout_value(expr, env).map(Rc::unwrap_or_clone);
@@ -163,7 +159,7 @@ impl Checker {
         RecipeParts { recipe: Recipe::Grpo, start, mixture, rollout, size, keep: Keep::All, objective }
     }
 
-    /// `samples`, `max_tokens`, `temperature` and their like of a `grpo`.
+    /// The sampling of a `grpo` without `rollout`: `samples`, `max_tokens`, `temperature` and the like.
     fn group_sampling(&mut self, settings: &BlockSettings, env: &Env) -> Option<Rollout> {
         let n = self.required_count(settings, "samples", env, 1);
         let max_tokens = self
@@ -176,10 +172,10 @@ impl Checker {
         let shape = (settings.get("top_p"), settings.get("top_k"));
         let sampling = self.sampling((n, temperature, max_tokens), shape, settings.get("stop"), env)?;
         let origin = self.origin(settings.place(&["samples"]));
-        Some(Rollout { source: RolloutSource::Sample(sampling), edits: Vec::new(), origin })
+        Some(Rollout::new(RolloutSource::Sample(sampling), origin))
     }
 
-    /// `distill`, and one step of a `train`.
+    /// The parts of `distill`, and of one step of a `train`.
     pub(in crate::check) fn distill(
         &mut self,
         recipe: Recipe,
@@ -193,12 +189,12 @@ impl Checker {
             Some(expr) => self.objective_value(expr, env),
             None => None,
         };
-        // Terms with completions of their own, pairs for one, need no others.
+        // If every term has its own completions, such as pairs, the stage needs no `rollout`.
         let own = objective.as_ref().and_then(|objective| own_completions(objective));
         let rollout = match (settings.get("rollout"), own) {
             (Some(expr), _) => self.rollout_value(expr, env).map(Rc::unwrap_or_clone),
             (None, Some(own)) => Some(own),
-            // A faulty objective may have brought its own.
+            // The terms of a faulty objective may have had their own completions.
             (None, None) if objective.is_none() && recipe == Recipe::Step => None,
             (None, None) => {
                 self.required(settings, "rollout");

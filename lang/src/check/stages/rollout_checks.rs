@@ -1,24 +1,25 @@
-//! An objective and the completions it is trained on: whether these have what its terms read.
+//! Checks that the completions of a stage have everything that the terms of its objective read.
 
 use crate::check::Checker;
 use crate::check::objectives::reads_group;
 use crate::check::stages::settings::BlockSettings;
 use crate::check::stages::streams::{
-    Stream, is_score_function, reads_sampler, reads_verdict, reshaped, streams, term_reads,
+    TermRollout, is_score_function, reads_policy_temperature, reads_sampler, reads_verdict, reshaped,
+    streams, term_reads,
 };
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Objective, Rollout, RolloutSource};
 use crate::formula::Role;
 
 impl Checker {
-    /// Whether a teacher writes or chooses some of the tokens, whatever the objective says.
+    /// Whether a teacher writes or selects some of the tokens, independent of the objective.
     pub(in crate::check) fn rollouts_ask_teacher(&self, objective: &Objective, rollout: &Rollout) -> bool {
         objective.rollouts(rollout).into_iter().any(|rollout| {
             rollout.source.facts().asks_teacher.is_some() || rollout.writers().contains(&&Role::Teacher)
         })
     }
 
-    /// Whether every term is trained on completions that have what it reads.
+    /// Whether the completions of every term have what the term reads. Reports the first that lack something.
     pub(in crate::check) fn check_rollouts(
         &mut self,
         objective: &Objective,
@@ -29,15 +30,16 @@ impl Checker {
             self.check_someone_samples(objective, &stream, settings)
                 && self.check_sampler_recorded(objective, &stream)
                 && self.check_whole_distribution(objective, &stream)
+                && self.check_one_temperature(objective, &stream)
                 && self.check_group(objective, &stream, settings)
         })
     }
 
-    /// What only the student's own rollouts have: a reward, and the probability of what was drawn.
+    /// Checks that a reward or the sampler's probability is read of the student's own rollouts only.
     fn check_someone_samples(
         &mut self,
         objective: &Objective,
-        &Stream { term, rollout }: &Stream,
+        &TermRollout { term, rollout }: &TermRollout,
         settings: &BlockSettings,
     ) -> bool {
         let read = rollout.sampling().is_none();
@@ -60,8 +62,12 @@ impl Checker {
         false
     }
 
-    /// A ratio needs the probabilities with which tokens were drawn.
-    fn check_sampler_recorded(&mut self, objective: &Objective, &Stream { term, rollout }: &Stream) -> bool {
+    /// Checks that the sampling probabilities of a term that reads them (a ratio) were recorded.
+    fn check_sampler_recorded(
+        &mut self,
+        objective: &Objective,
+        &TermRollout { term, rollout }: &TermRollout,
+    ) -> bool {
         let Some(why) = rollout.unrecorded().filter(|_| term_reads(objective, term, reads_sampler)) else {
             return true;
         };
@@ -71,7 +77,7 @@ impl Checker {
             Diagnostic::error(
                 Code::OffPolicyRatio,
                 span,
-                "nobody recorded with which probability these tokens were drawn",
+                "the sampling probabilities of these tokens were not recorded",
             )
             .label(why)
             .note(at, "`ratio` or `sampler` is read here")
@@ -83,15 +89,15 @@ impl Checker {
         false
     }
 
-    /// A term that weighs tokens by their probability is right for completions of that distribution alone.
+    /// Checks that a term that weighs tokens by their probability has completions of the whole distribution.
     fn check_whole_distribution(
         &mut self,
         objective: &Objective,
-        &Stream { term, rollout }: &Stream,
+        &TermRollout { term, rollout }: &TermRollout,
     ) -> bool {
         let weighs = term_reads(objective, term, reads_sampler) || is_score_function(objective, term);
         let Some(sampling) = reshaped(rollout).filter(|_| weighs) else { return true };
-        let (title, label, without) = match (sampling.whole(), sampling.repetition_penalty) {
+        let (title, label, without) = match (sampling.is_full_distribution(), sampling.repetition_penalty) {
             (true, Some(penalty)) => (
                 "completions are drawn with a repetition penalty and scored without it",
                 format!("`repetition_penalty` = {penalty} makes what is there already less probable"),
@@ -123,11 +129,49 @@ impl Checker {
         false
     }
 
-    /// What is compared within a group needs two of it.
+    /// Checks that log-probabilities are read of completions of one policy: they are all scored at one
+    /// temperature.
+    fn check_one_temperature(
+        &mut self,
+        objective: &Objective,
+        &TermRollout { term, rollout }: &TermRollout,
+    ) -> bool {
+        let states = objective.states.iter().filter(|_| term.data.is_none());
+        let read = term_reads(objective, term, reads_policy_temperature)
+            || states.into_iter().any(|state| state.next.any(reads_policy_temperature));
+        if objective.temperature.is_some() || !read {
+            return true;
+        }
+        let scored_at = rollout.policy_temperature();
+        let arms = rollout.arms();
+        let Some(other) = arms.into_iter().find(|arm| arm.policy_temperature() != scored_at) else {
+            return true;
+        };
+        let (span, arm) = (self.span(rollout.origin), self.span(other.origin));
+        let at = self.place_of(objective, reads_policy_temperature);
+        let alone = other.policy_temperature();
+        self.report(
+            Diagnostic::error(
+                Code::MixedTemperatures,
+                span,
+                "completions that are drawn at different temperatures would be scored at one",
+            )
+            .label(format!("all of these would be scored at temperature {scored_at}"))
+            .note(arm, format!("the policy that these are drawn from is at temperature {alone}"))
+            .note(at, "this log-probability is at the temperature of the trained policy")
+            .help(
+                "draw all of them at one temperature, or set in the objective at which temperature the \
+                policy is trained: `temperature = 1`",
+            ),
+        );
+        false
+    }
+
+    /// Checks that an objective that compares within groups has groups of at least two samples.
     fn check_group(
         &mut self,
         objective: &Objective,
-        &Stream { term, rollout }: &Stream,
+        &TermRollout { term, rollout }: &TermRollout,
         settings: &BlockSettings,
     ) -> bool {
         if !reads_group(objective) || rollout.group() >= 2 {

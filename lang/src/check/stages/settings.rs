@@ -1,4 +1,4 @@
-//! Reading the settings of a block: every key known, every needed one there, every value of its kind.
+//! Reads the settings of a block: unknown, duplicate and missing keys, and values of the wrong type or range.
 
 use std::ops::RangeInclusive;
 
@@ -16,19 +16,19 @@ use crate::check::values::value::Value;
 
 /// The settings of one block, checked against the keys it may have.
 pub struct BlockSettings<'a> {
-    /// What they are settings of: `` `grpo` ``.
+    /// The owner of the settings, quoted for messages: `` `grpo` ``.
     pub owner: String,
-    /// Where to point when something is missing.
+    /// The span to report where a setting is missing.
     pub span: Span,
-    /// By key: as written, or as it was meant.
+    /// The entries by key; a misspelt key counts as the one it was taken for.
     entries: Vec<(String, &'a Entry)>,
-    /// What the block around it says for all of its steps.
+    /// Settings of the enclosing block, which hold for all of its steps.
     inherited: Vec<(String, &'a Entry)>,
-    /// Keys that were meant by mistyped ones: reported already, so not missing as well.
+    /// The keys that misspelt ones were taken for. They are not reported as missing.
     mistyped: Vec<String>,
     marks: Vec<(String, SettingMark)>,
     pub route: Option<&'a Route>,
-    /// Part of the block could not be parsed: what is missing may have stood there.
+    /// Part of the block could not be parsed, and may have held any key that seems missing.
     pub broken: bool,
 }
 
@@ -41,7 +41,7 @@ impl<'a> BlockSettings<'a> {
         self.entry(key).map(|entry| entry.key.span)
     }
 
-    /// Where the first of `keys` that is set stands; else where the block belongs to.
+    /// The span of the first of `keys` that is set, or of the block's owner.
     pub fn place(&self, keys: &[&str]) -> Span {
         keys.iter().find_map(|key| self.key_span(key)).unwrap_or(self.span)
     }
@@ -50,9 +50,9 @@ impl<'a> BlockSettings<'a> {
         self.entries.iter().chain(&self.inherited).find(|(known, _)| known == key).map(|(_, entry)| *entry)
     }
 
-    /// What the block around it says holds here as well, unless it is said again.
+    /// ArgumentKind over the settings of the enclosing block `around`; the block's own come first.
     pub fn inherit(&mut self, around: &BlockSettings<'a>) {
-        // A batch said here replaces the prompts said around it, and the other way round.
+        // A block with `prompts` or `batch` of its own inherits neither.
         let replaced = |key: &str| {
             matches!(key, "prompts" | "batch")
                 && ["prompts", "batch"].iter().any(|size| self.key_span(size).is_some())
@@ -63,12 +63,12 @@ impl<'a> BlockSettings<'a> {
     }
 }
 
-/// What logits can be divided by in single precision, whose numbers go from about 1e-38 to 1e38: with room
-/// for the logits themselves.
+/// The temperatures allowed: logits divided by them stay within single precision (1e-38 to 1e38), with room
+/// for the size of the logits themselves.
 const TEMPERATURES: RangeInclusive<f64> = 1e-30..=1e30;
 
 impl Checker {
-    /// Reports what is not one of `keys`, what stands twice, and what is no setting at all.
+    /// The settings of a block. Reports unknown keys, duplicates, and statements that are no settings.
     pub(in crate::check) fn settings<'a>(
         &mut self,
         block: Option<&'a Block>,
@@ -116,7 +116,7 @@ impl Checker {
                         .help("`let`, `state` and `term` belong in an objective; write a `let` of your own above"),
                     );
                 }
-                // The block of `train` reads these itself.
+                // The check of `train` reads these statements itself.
                 Statement::Trains { .. } | Statement::Step { .. } if owner == "train" => {}
                 Statement::Trains { name, .. } | Statement::Step { name, .. } => {
                     self.report(
@@ -158,7 +158,7 @@ impl Checker {
         } else if keys.iter().any(|key| key.name == entry.key.text) {
             settings.entries.push((entry.key.text.clone(), entry));
         } else if !matches!(entry.value.kind, ExprKind::Error) {
-            // Read as what it was meant for: one slip is one diagnostic.
+            // A misspelt key is read as the one it was taken for, so that one slip gives one diagnostic.
             match self.unknown_setting(entry, &settings.owner, keys, set) {
                 Some(meant) if meant.same_value => settings.entries.push((meant.key, entry)),
                 meant => settings.mistyped.extend(meant.map(|meant| meant.key)),
@@ -166,7 +166,7 @@ impl Checker {
         }
     }
 
-    /// What the author says about where a value comes from.
+    /// The marks of a setting, `@unpublished` and `@source("...")`: where its value comes from.
     pub(in crate::check) fn marks(&mut self, written: &[Mark]) -> Vec<SettingMark> {
         const MARKS: &[&str] = &["unpublished", "source"];
         let mut found = Vec::new();
@@ -197,7 +197,7 @@ impl Checker {
         found
     }
 
-    /// Keeps the marks of a block for the plan. A stage that is used twice is marked once per model.
+    /// Records the marks of a block for the plan, under the name of its model.
     pub(in crate::check) fn keep_marks(&mut self, settings: &BlockSettings, owner: &str) {
         for (setting, mark) in &settings.marks {
             self.record_marks(owner, setting, vec![mark.clone()]);
@@ -234,7 +234,7 @@ impl Checker {
         found
     }
 
-    /// A whole number that must be set.
+    /// A required whole number, at least `least`.
     pub(in crate::check) fn required_count(
         &mut self,
         settings: &BlockSettings,
@@ -251,7 +251,7 @@ impl Checker {
         self.whole(&value, expr.span, &format!("`{key}`"), least).map(|count| count as u32)
     }
 
-    /// A number known before the run.
+    /// The value of a number that is known before the run.
     pub(in crate::check) fn real(&mut self, expr: &Expr, key: &str, env: &Env) -> Option<f64> {
         let value = self.evaluate(expr, env);
         match value.constant() {
@@ -264,7 +264,7 @@ impl Checker {
         }
     }
 
-    /// A number with a smallest value.
+    /// A number known before the run, at least `least`.
     pub(in crate::check) fn at_least(
         &mut self,
         expr: &Expr,
@@ -286,7 +286,7 @@ impl Checker {
         Some(number)
     }
 
-    /// What logits are divided by; 0, where it may be, takes the most probable token.
+    /// A sampling temperature. 0 (the most probable token) is accepted only with `greedy`.
     pub(in crate::check) fn temperature(&mut self, expr: &Expr, env: &Env, greedy: bool) -> Option<f64> {
         let least = if greedy { 0.0 } else { f64::MIN_POSITIVE };
         let number = self.at_least(expr, "temperature", env, least)?;
@@ -306,7 +306,7 @@ impl Checker {
         None
     }
 
-    /// What stands for a number that a parameter without a value leaves open.
+    /// A placeholder for a number that depends on a parameter without a value. `None` outside such checks.
     pub(in crate::check) fn any_number(&self, usual: f64) -> Option<f64> {
         self.any_numbers.then_some(usual)
     }
@@ -352,7 +352,7 @@ impl Checker {
             );
             return None;
         }
-        let bound = bounds::of(what.trim_matches('`'));
+        let bound = bounds::for_setting(what.trim_matches('`'));
         if number > f64::from(bound.most) {
             let most = bounds::written(bound.most);
             self.report(
@@ -377,7 +377,7 @@ impl Checker {
             let diagnostic =
                 Diagnostic::error(Code::OutOfRange, span, format!("{what} must lie between 0 and 1"));
             let diagnostic = diagnostic.label(format!("this is {number}"));
-            // `50` for `50%`
+            // `50` is taken for a mistyped `50%`.
             let written = self.sources.text(span);
             let percent = number > 1.0
                 && number <= 100.0
@@ -395,12 +395,12 @@ impl Checker {
     }
 }
 
-/// A number that depends on a parameter without a value: an item is being checked for its own sake, and
-/// nothing can be wrong yet.
+/// Whether a number depends on a parameter without a value. This happens while an item is checked by itself,
+/// where the number can't be judged yet.
 pub fn undecided(value: &Value) -> bool {
-    matches!(value, Value::Formula(formula) if open(formula))
+    matches!(value, Value::Formula(formula) if has_variables(formula))
 }
 
-pub fn open(formula: &Formula) -> bool {
+pub fn has_variables(formula: &Formula) -> bool {
     formula.any(|node| matches!(node.kind, FormulaKind::Variable(_)))
 }

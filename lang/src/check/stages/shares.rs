@@ -1,7 +1,7 @@
-//! `shares = state.gap`: the domains' shares of a step's prompts, by numbers that the objective carries.
+//! `shares = state.gap`: the domains' shares of a step's prompts, computed from the objective's states.
 
 use crate::check::Checker;
-use crate::check::stages::settings::{BlockSettings, open};
+use crate::check::stages::settings::{BlockSettings, has_variables};
 use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::Value;
 use crate::diag::{Code, Diagnostic};
@@ -10,11 +10,11 @@ use crate::formula::{Axis, Formula, FormulaKind, Signal, Unit};
 use crate::source::Span;
 use crate::syntax::ast::Name;
 
-/// What no name is: here states can be read.
+/// The prefix under which states are bound in scope, and its marker there. No written name contains a dot.
 const KNOWN: &str = "state.";
 
 impl Checker {
-    /// `None` where it is set and faulty.
+    /// The formula of `shares`, `Some(None)` where it is not set. `None` if it is faulty.
     pub(super) fn shares(
         &mut self,
         settings: &BlockSettings,
@@ -38,7 +38,7 @@ impl Checker {
         }
         let value = self.evaluate(expr, &env);
         let formula = self.formula(value, expr.span)?;
-        if open(&formula) {
+        if has_variables(&formula) {
             return Some(Some(formula));
         }
         if formula.unit() == Unit::Bool {
@@ -69,7 +69,7 @@ impl Checker {
         Some(Some(formula))
     }
 
-    /// `state.gap` in the setting `shares`; none elsewhere.
+    /// The value of `state.gap` in the setting `shares`. `None` in every other place.
     pub(in crate::check) fn state_of_objective(
         &mut self,
         field: &Name,

@@ -1,5 +1,5 @@
-//! What only a stage as a whole can get wrong: settings that nothing reads, numbers that leave their bounds
-//! before the run ends.
+//! Checks that need a whole stage: settings that nothing reads, numbers that leave their bounds before the
+//! run ends.
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{
@@ -11,11 +11,11 @@ use crate::formula::{Axis, Formula, FormulaKind, FormulaNode, Role, Signal};
 use crate::check::Checker;
 use crate::check::builtins::bounds;
 use crate::check::builtins::bounds::Bound;
-use crate::check::stages::settings::{BlockSettings, open};
+use crate::check::stages::settings::{BlockSettings, has_variables};
 use crate::check::values::ranges::RangeCheck;
 
 impl Checker {
-    /// Checks that need the whole stage; a diagnostic for each that fails.
+    /// Runs the checks that need the whole stage. Each one that fails reports a diagnostic.
     pub(in crate::check) fn check_stage(&mut self, train: &Train, settings: &BlockSettings) -> bool {
         let checks = [
             self.check_reference(train, settings),
@@ -58,7 +58,7 @@ impl Checker {
                 );
                 false
             }
-            // All steps of a `train` share what stands around them.
+            // The steps of a `train` inherit its settings, and need not each read them.
             (false, Some(_)) if train.recipe != Recipe::Step => {
                 let span = settings.place(&["reference"]);
                 self.report(
@@ -79,7 +79,7 @@ impl Checker {
     fn check_settings_are_read(&mut self, train: &Train, settings: &BlockSettings) -> bool {
         if let (Some(place), None, None) = (settings.key_span("refresh"), &train.filter, &train.priority) {
             self.report(
-                Diagnostic::error(Code::UnusedSetting, place, "there is nothing to compute again").help(
+                Diagnostic::error(Code::UnusedSetting, place, "`refresh` has no effect here").help(
                     "`refresh` says how often `filter` and `priority` are: set one of them, or remove it",
                 ),
             );
@@ -103,8 +103,8 @@ impl Checker {
         true
     }
 
-    /// In a private stage nothing may look across examples: what one example changes would not be bounded by
-    /// its clipped gradient.
+    /// Checks that a private stage compares no examples: otherwise the effect of one example would not be
+    /// bounded by its clipped gradient.
     fn check_privacy(&mut self, train: &Train) -> bool {
         let Optimizer::Private { origin, .. } = train.optimizer else { return true };
         let across = |node: &FormulaNode| match &node.kind {
@@ -131,14 +131,14 @@ impl Checker {
         false
     }
 
-    /// What moves its rollouts, and what its teachers see.
+    /// The formulas evaluated after steps: adaptive numbers of the rollouts, and of the teachers' prompts.
     fn read_after_steps(&self, train: &Train) -> Vec<Formula> {
         let mut found = train.ladders();
         found.extend(train.learned(self.parts.teachers.known()));
         found
     }
 
-    /// `reward.format` needs domains whose reward has such a part.
+    /// Checks that `reward.format` is read only in domains whose reward has a part `format`.
     fn check_reward_parts(&mut self, train: &Train) -> bool {
         let mut read: Vec<(String, Origin)> = Vec::new();
         let adaptive = self.read_after_steps(train);
@@ -177,7 +177,7 @@ impl Checker {
         true
     }
 
-    /// `loss.validation` is read where it is computed, and that of domains that have rows for it.
+    /// Checks that a stage that reads `loss.validation` computes it, and that its domains have rows for that.
     fn check_validation(&mut self, train: &Train, settings: &BlockSettings) -> bool {
         let Some(validation) = &train.validation else {
             let is_read = |formula: &&Formula| {
@@ -216,7 +216,7 @@ impl Checker {
         false
     }
 
-    /// Numbers that move over training time, over the whole run.
+    /// Checks the ranges of numbers that change over training time, over the whole run.
     fn check_numbers(&mut self, train: &Train, settings: &BlockSettings) -> bool {
         let length = Some(train.length);
         let fraction = (0.0, 1.0);
@@ -273,16 +273,12 @@ impl Checker {
         good
     }
 
-    /// Where the stage ends first, a rate never gets where its schedule says: the end of the text is not the
-    /// end of the run.
+    /// Warns of a schedule that the stage ends before: a rate then never reaches the last value that the text
+    /// gives.
     fn warn_of_unfinished_schedules(&mut self, train: &Train, settings: &BlockSettings, steps: u32) {
-        let drawn = train.rollouts().into_iter().filter_map(Rollout::moving);
-        let formulas = train.objective.formulas().into_iter().chain(drawn).chain([&train.learning_rate]);
-        let mut late: Vec<(Origin, u32)> = Vec::new();
-        for part in formulas.flat_map(Formula::parts) {
-            let FormulaKind::Schedule(schedule) = &part.0.kind else { continue };
-            late.extend(schedule.unreached(steps).map(|step| (part.0.origin, step)));
-        }
+        let of_train = train.schedules().into_iter();
+        let late = of_train.filter_map(|(origin, schedule)| Some((origin, schedule.unreached(steps)?)));
+        let mut late: Vec<(Origin, u32)> = late.collect();
         late.dedup();
         for (origin, step) in late {
             let span = self.span(origin);
@@ -305,13 +301,13 @@ impl Checker {
     fn check_formats(&mut self, train: &Train, settings: &BlockSettings) -> bool {
         let said =
             train.mixture.iter().map(|share| self.check_format(train.start, share.domain, settings.span));
-        // Every domain is looked at, also behind one that is wrong.
+        // `count` visits every domain, also after a faulty one, so that all are reported.
         let good = said.filter(|good| !good).count() == 0;
         let judge = train.extrapolation.as_ref().map(|extrapolation| extrapolation.judged_by);
         good & judge.is_none_or(|judge| self.check_format_of_benchmark(train.start, judge, settings.span))
     }
 
-    /// Prompt and completion share the context.
+    /// Checks that completions leave room for a prompt in the context, which both share.
     fn check_context(&mut self, train: &Train, settings: &BlockSettings) -> bool {
         let Some(context) = self.architecture(train.start).map(|architecture| architecture.context) else {
             return true;
@@ -348,10 +344,10 @@ impl Checker {
     }
 }
 
-/// A value of a number over training time that reaches `limit`, where it can be known to.
+/// A value of at least `limit` that a number takes during training, if one is known.
 fn at_least(formula: &Formula, limit: f64, length: Length) -> Option<f64> {
     use crate::formula::Adaptive;
-    if open(formula) {
+    if has_variables(formula) {
         return None;
     }
     if let FormulaKind::Adaptive(Adaptive::Ladder { values, .. }) = &formula.0.kind {

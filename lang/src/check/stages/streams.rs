@@ -1,25 +1,25 @@
-//! Where the sequences of a stage come from, and what its objective reads of them.
+//! The completions that each term of an objective is trained on, and tests of what terms read.
 
 use crate::experiment::{Objective, Rollout, RolloutSource, Sampling, Term};
-use crate::formula::{FormulaKind, FormulaNode, Live, ModelSignal, Role, Signal};
+use crate::formula::{Divergence, FormulaKind, FormulaNode, Live, ModelSignal, Role, Signal};
 
 /// A term and the completions that it is trained on.
-pub struct Stream<'a> {
+pub struct TermRollout<'a> {
     pub term: &'a Term,
     pub rollout: &'a Rollout,
 }
 
-/// Every term with its completions; a pair stands for itself.
-pub fn streams<'a>(objective: &'a Objective, rollout: &'a Rollout) -> Vec<Stream<'a>> {
+/// Each term with its completions. Terms of preference pairs are left out: the pairs have their own.
+pub fn streams<'a>(objective: &'a Objective, rollout: &'a Rollout) -> Vec<TermRollout<'a>> {
     objective
         .terms
         .iter()
         .filter(|term| term.preferences().is_empty())
-        .map(|term| Stream { term, rollout: term.data.as_deref().unwrap_or(rollout) })
+        .map(|term| TermRollout { term, rollout: term.data.as_deref().unwrap_or(rollout) })
         .collect()
 }
 
-/// What a term reads, the selection and the weights that it shares with others included.
+/// Whether `test` holds for a node of a term, or of the selection and weight that all terms share.
 pub fn term_reads(objective: &Objective, term: &Term, test: impl Fn(&FormulaNode) -> bool + Copy) -> bool {
     let shared = objective.select.iter().chain(&objective.weight);
     let own = term.when.iter().chain(&term.weight).chain(std::iter::once(&term.value));
@@ -34,11 +34,27 @@ pub fn reads_sampler(node: &FormulaNode) -> bool {
     }
 }
 
+/// Whether the node depends on the temperature of the trained policy: see [`Objective::temperature_on`].
+pub(in crate::check) fn reads_policy_temperature(node: &FormulaNode) -> bool {
+    let with_sampler = |divergence: &Divergence| {
+        [&divergence.left, &divergence.right].iter().any(|side| side.roles().contains(&Role::Sampler))
+    };
+    match &node.kind {
+        FormulaKind::Signal(Signal::Of { role, part: ModelSignal::Logp | ModelSignal::EndLogp }) => {
+            *role != Role::Sampler
+        }
+        FormulaKind::Live(Live::Part(ModelSignal::Logp | ModelSignal::EndLogp)) => true,
+        FormulaKind::Signal(Signal::Divergence(divergence))
+        | FormulaKind::Live(Live::Divergence(divergence)) => with_sampler(divergence),
+        _ => false,
+    }
+}
+
 pub(in crate::check) fn reads_verdict(node: &FormulaNode) -> bool {
     matches!(&node.kind, FormulaKind::Signal(Signal::Reward | Signal::RewardPart { .. } | Signal::Correct))
 }
 
-/// How the student's own completions are drawn, where that is another distribution than its own.
+/// The sampling of the student's completions, where it is not plainly the student's own distribution.
 pub(in crate::check) fn reshaped(rollout: &Rollout) -> Option<&Sampling> {
     match &rollout.source {
         RolloutSource::Sample(sampling) => Some(sampling).filter(|sampling| !sampling.is_plain()),
@@ -47,7 +63,7 @@ pub(in crate::check) fn reshaped(rollout: &Rollout) -> Option<&Sampling> {
     }
 }
 
-/// A term whose gradient is a number times that of the token's own log-probability.
+/// Whether the term's gradient is a number times the gradient of the token's log-probability.
 pub fn is_score_function(objective: &Objective, term: &Term) -> bool {
     let scored = term.value.any(|node| matches!(node.kind, FormulaKind::Live(Live::Part(ModelSignal::Logp))));
     let factor = |node: &FormulaNode| matches!(node.kind, FormulaKind::Signal(_));

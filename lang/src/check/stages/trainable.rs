@@ -1,4 +1,4 @@
-//! Which weights a stage changes, and how its steps are computed.
+//! The weights that a stage trains (adapters, parts of the model), and the memory settings of its steps.
 
 use std::rc::Rc;
 
@@ -26,7 +26,7 @@ pub(in crate::check) const WEIGHT_GROUPS: [(&str, WeightGroup); 4] = [
 ];
 
 impl Checker {
-    /// `adapter`, `train_only` and `freeze` of a stage. `None` where faulty.
+    /// `adapter`, `train_only` and `freeze` of a stage. `None` if one is faulty.
     pub(in crate::check) fn trainable(&mut self, settings: &BlockSettings, env: &Env) -> Option<Trainable> {
         let adapter = settings.get("adapter").map(|expr| (self.adapter(expr, env), expr.span));
         let only = settings.get("train_only").map(|expr| self.weight_filters(expr, "train_only", env));
@@ -65,7 +65,7 @@ impl Checker {
         }
     }
 
-    /// What of a model's weights is trained, and how.
+    /// The value of a call about weights or updates: `lora(...)`, `layers(...)`, `extrapolate(...)`, ...
     pub(in crate::check) fn weights_call(&mut self, call: WeightsCall, env: &Env) -> Option<Value> {
         match call {
             WeightsCall::Lora(given) => self.adapter_call(AdapterKind::Lora, given, env).map(Value::Adapter),
@@ -129,7 +129,7 @@ impl Checker {
         Some(ChangedElements { after, before, beyond: beyond? })
     }
 
-    /// The model that a stage trained; of a parameter itself, until it is given a value.
+    /// The model that a model's stage started from. A parameter stands for itself until it has a value.
     fn trained_from(&self, model: ModelId) -> Option<ModelId> {
         match &self.model(model).stage {
             Stage::Train(train) => Some(train.start),
@@ -154,7 +154,7 @@ impl Checker {
     pub(in crate::check) fn adapted(&mut self, expr: &Expr, env: &Env) -> Option<Vec<Projection>> {
         const WANTED: &str =
             "`targets` lists the matrices that get an adapter: `[attention, feed_forward]`, `[query, value]`";
-        // As other libraries say it: `all-linear`.
+        // PEFT has `all-linear` for this.
         if matches!(&expr.kind, ExprKind::Name(name) if name == "all") {
             let diagnostic = Diagnostic::error(Code::TypeMismatch, expr.span, WANTED);
             self.report(diagnostic.replace_with("name both groups", "[attention, feed_forward]"));
@@ -193,7 +193,7 @@ impl Checker {
         Some(targets)
     }
 
-    /// The elements of a list of words, which are no values.
+    /// The elements of a list of words. They are not evaluated, because the words are no values.
     fn list<'e>(&mut self, expr: &'e Expr, wanted: &str, env: &Env) -> Option<&'e [Expr]> {
         match &expr.kind {
             ExprKind::List(items) => return Some(items),
@@ -318,7 +318,7 @@ impl Checker {
         Some(Some(rate))
     }
 
-    /// Layers that the model does not have, and parts of a step that are larger than it.
+    /// Checks that named layers exist, that weights are left to train, and that `micro_batch` fits a step.
     pub(in crate::check) fn check_trainable(&mut self, train: &Train, settings: &BlockSettings) -> bool {
         let mut good = true;
         let mut beyond: Vec<(u32, Span)> = Vec::new();
@@ -385,8 +385,8 @@ impl Checker {
     }
 }
 
-/// Whether a weight is left to train in a model of so many layers; where that is not known, in one that has
-/// all layers that are named and another.
+/// Whether any weight is left to train in a model of `layers` layers. Where the number is not known, the
+/// model is taken to have one layer more than are named.
 fn trains_something(trainable: &Trainable, layers: Option<u32>) -> bool {
     let Trainable::Weights { only, except } = trainable else { return true };
     let filters = only.iter().flatten().chain(except);
@@ -395,7 +395,7 @@ fn trains_something(trainable: &Trainable, layers: Option<u32>) -> bool {
         WeightFilter::Group(_) | WeightFilter::Changed(_) => None,
     });
     let layers = layers.unwrap_or_else(|| named.max().unwrap_or(0) + 1);
-    // Which elements have changed shows in the run: some of every part, and not all.
+    // Which elements have changed is known only in the run: some of every part, but not all.
     let is_in = |filter: &WeightFilter, part: (WeightGroup, Option<u32>), changed: bool| match filter {
         WeightFilter::Group(group) => *group == part.0,
         WeightFilter::Layers { first, last } => part.1.is_some_and(|layer| (*first..=*last).contains(&layer)),
@@ -408,6 +408,6 @@ fn trains_something(trainable: &Trainable, layers: Option<u32>) -> bool {
     let inside = (0..layers).flat_map(|layer| {
         [WeightGroup::Attention, WeightGroup::FeedForward, WeightGroup::Norm].map(|of| (of, Some(layer)))
     });
-    // Behind the last layer there is a normalisation.
+    // The final norm and the embedding are in no layer.
     inside.chain([(WeightGroup::Embedding, None), (WeightGroup::Norm, None)]).any(trained)
 }

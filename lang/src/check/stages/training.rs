@@ -21,12 +21,12 @@ use crate::check::stages::settings::BlockSettings;
 use crate::check::values::evaluate::Env;
 use crate::check::values::value::{Callable, MemberKey, Value};
 
-/// What every recipe has.
+/// The settings that every recipe has. `None` where one is missing or faulty; an inner `None`: not set.
 struct CommonSettings {
     length: Option<Length>,
     learning_rate: Option<Formula>,
     optimizer: Option<Optimizer>,
-    /// `None` where it is set and faulty.
+    /// The reference of each domain; empty where none is set.
     reference: Option<Vec<(DomainId, ModelId)>>,
     sees: Option<Option<Rc<Template>>>,
     passes: Option<u32>,
@@ -72,7 +72,7 @@ impl Checker {
         self.finish_training(parts, &settings, env).map(|train| Stage::Train(Box::new(train)))
     }
 
-    /// Reads what all recipes have in common, checks the stage as a whole and puts it together.
+    /// Reads the settings that all recipes have, checks the whole stage, and puts it together.
     pub(in crate::check) fn finish_training(
         &mut self,
         parts: RecipeParts,
@@ -83,8 +83,8 @@ impl Checker {
         let common = self.common(settings, &trained, env);
         let (objective, rollout, mixture) = (parts.objective?, parts.rollout?, parts.mixture?);
         let domains: Vec<DomainId> = mixture.iter().map(|share| share.domain).collect();
-        // Before the route is asked for: a stage without rollouts of its own can't read a teacher's word on
-        // them either.
+        // Checked before the route: a stage without rollouts of its own can't read a teacher's distribution
+        // on them either.
         if !self.check_rollouts(&objective, &rollout, settings) {
             return None;
         }
@@ -195,7 +195,7 @@ impl Checker {
         }
     }
 
-    /// A setting whose value is a call of the same name. `None` where it is faulty.
+    /// A setting whose value is a call of the same name; `Some(None)` where it is not set, `None` if faulty.
     fn between_updates<T>(
         &mut self,
         settings: &BlockSettings,
@@ -214,7 +214,7 @@ impl Checker {
         }
     }
 
-    /// The role `reference`: one model, or of a family each domain's own.
+    /// The reference model of each domain: one model for all, or each domain's member of a family.
     fn references(
         &mut self,
         expr: &Expr,
@@ -261,7 +261,7 @@ impl Checker {
         }
     }
 
-    /// How much a step trains on, by either key; `usual` is named where neither is set.
+    /// The size of a step's batch, from either key. Where neither is set, `usual` is reported as missing.
     pub(in crate::check) fn size(
         &mut self,
         settings: &BlockSettings,
@@ -290,7 +290,7 @@ impl Checker {
         }
     }
 
-    /// The domains trained on and their shares of the prompts.
+    /// The domains that a stage trains on, with their shares of the prompts, which sum to 1.
     pub(in crate::check) fn mixture(&mut self, on: Option<&Expr>, env: &Env) -> Option<Vec<Share>> {
         let domains: Vec<DomainId> = match on {
             None => (0..self.parts.domains.read().len() as u32).map(DomainId).collect(),

@@ -1,4 +1,4 @@
-//! Several teachers as one: sums of logits with coefficients, and pools of distributions.
+//! Teachers made of several: linear combinations of logits, and pools of distributions.
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Capability, Pool, TeacherWeights};
@@ -10,7 +10,7 @@ use crate::check::Checker;
 use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::Value;
 
-/// The largest factor: logits stay finite in single precision, which goes up to about 1e38.
+/// The largest factor. Products with logits stay finite in single precision, which ends at about 1e38.
 const MOST_FACTOR: f64 = 1e30;
 
 impl Checker {

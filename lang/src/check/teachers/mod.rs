@@ -1,4 +1,4 @@
-//! Teachers: frozen weights or the student's own, what they are shown, what they return.
+//! Teachers: their weights, what they are shown, and what they can return.
 
 mod composed;
 pub mod panels;
@@ -24,14 +24,14 @@ use crate::check::builtins::{self, BuiltinKind};
 use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::{Callable, Value};
 
-/// What the author wrote about the origin of a teacher.
+/// The origin of a teacher as the author declared it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum SaidOrigin {
     Same,
     Foreign,
 }
 
-/// By teacher, with the place in the text.
+/// The declared origin of each teacher, with its place.
 pub type SaidOrigins = FxHashMap<TeacherId, (SaidOrigin, Span)>;
 
 impl Checker {
@@ -127,8 +127,8 @@ impl Checker {
                 return self.renamed(called, Some(before), name, span);
             }
             teacher @ Value::Teacher(_) => {
-                // A name, or a member of a family, may also have been declared during the evaluation, further
-                // down in the file.
+                // A name, or a member of a family, may refer to a teacher that was declared during the
+                // evaluation, further down in the file.
                 let made_here = matches!(inner.kind, ExprKind::Call { .. }).then_some(before);
                 return self.renamed(teacher, made_here, name, span);
             }
@@ -178,7 +178,7 @@ impl Checker {
         }
     }
 
-    /// Declares a teacher unless an equal one exists: parameterised teachers are made anew at each use.
+    /// Declares a teacher unless an equal one exists: every use evaluates a parameterised teacher.
     fn declare_once(&mut self, teacher: Teacher) -> Value {
         match self.parts.teachers.read().iter().position(|known| *known == teacher) {
             Some(known) => Value::Teacher(TeacherId(known as u32)),
@@ -186,7 +186,7 @@ impl Checker {
         }
     }
 
-    /// `self`, `self.ema(0.99)` where a teacher is needed.
+    /// The teacher for `self` or `self.ema(0.99)`.
     pub(in crate::check) fn student_as_teacher(&mut self, name: &str, copy: SelfCopy, span: Span) -> Value {
         let teacher = self.plain_teacher(name, TeacherWeights::Student(copy), span);
         self.declare_once(teacher)
@@ -254,7 +254,7 @@ impl Checker {
         copy.map_or(Value::Error, Value::Student)
     }
 
-    /// Calls that make a teacher.
+    /// The value of a call that makes a teacher.
     pub(in crate::check) fn teacher_call(&mut self, call: TeacherCall, env: &Env) -> Option<Value> {
         match call {
             TeacherCall::Served(given) => self.served(given, env),
@@ -307,7 +307,7 @@ impl Checker {
         None
     }
 
-    /// `env("TEACHER_KEY")`: the name of the variable. Secrets are not written into a file.
+    /// The variable's name in `env("TEACHER_KEY")`. A text is refused: secrets do not belong in a file.
     pub(in crate::check) fn server_key(&mut self, given: Arg<types::Secret>, env: &Env) -> Option<String> {
         match self.read(given, env)? {
             Secret::Environment(name) => Some(name),
@@ -350,8 +350,8 @@ impl Checker {
         None
     }
 
-    /// `all`, `later_blocks(0.25)`: what the teacher of a denoising student sees of positions that are not
-    /// filled yet.
+    /// `all`, `later_blocks(0.25)`: the unfilled positions whose contents a denoising student's teacher is
+    /// shown.
     fn reveals(&mut self, expr: &Expr, env: &Env) -> Option<Reveal> {
         if let ExprKind::Call { callee, arguments, block: None } = &expr.kind
             && matches!(&callee.kind, ExprKind::Name(name) if name == "later_blocks")
@@ -365,7 +365,7 @@ impl Checker {
         self.word(expr, "what is revealed (`all`, or `later_blocks(0.25)`)", &[("all", Reveal::All)])
     }
 
-    /// A teacher for a model that is not declared as one.
+    /// The teacher for a model that is not declared as one.
     pub(in crate::check) fn teacher_of_model(&mut self, name: &str, model: ModelId, span: Span) -> Value {
         let unnamed = |known: &Teacher| {
             known.weights == TeacherWeights::Model(model) && known.name == name && known.sees.is_none()
@@ -379,7 +379,7 @@ impl Checker {
         }
     }
 
-    /// What weights can return by default.
+    /// The default capability of weights.
     fn natural_answers(&self, weights: &TeacherWeights) -> Capability {
         let of = |role: &Role| match role {
             Role::Named { teacher, .. } => self.teacher(*teacher).answers,
@@ -389,7 +389,7 @@ impl Checker {
             TeacherWeights::Pooled { pool, members } => {
                 let least = members.iter().map(|(_, role)| of(role)).min().unwrap_or(Capability::Text);
                 match pool {
-                    // Each teacher is asked separately.
+                    // Each teacher is queried separately.
                     Pool::Sum => least,
                     // A mixture of truncated distributions is not the truncation of a mixture; for one given
                     // token it is the mean.
@@ -433,7 +433,7 @@ impl Checker {
                     self.parts.used_teachers.write()[id.0 as usize] = true;
                     Some(model)
                 }
-                // Nothing is known about it yet.
+                // The parameter has no value yet.
                 TeacherWeights::Parameter => None,
                 _ => {
                     self.wrong_kind(expr.span, "expected weights: a model", &Value::Teacher(id));
@@ -447,8 +447,8 @@ impl Checker {
         }
     }
 
-    /// Separates the settings from a value: `expert { sees = worked }`. The settings of a stage in the place
-    /// of a model are the stage's own; existing weights have none.
+    /// Separates the settings from a value: `expert { sees = worked }`. A stage in the place of a model keeps
+    /// its own settings; weights that exist have none.
     pub(in crate::check) fn split_block(&self, value: &Expr, env: &Env) -> (Expr, Option<Block>) {
         let ExprKind::Call { callee, arguments, block: Some(block) } = &value.kind else {
             return (value.clone(), None);
@@ -473,13 +473,13 @@ impl Checker {
     }
 }
 
-/// Whether the braces after a stage are its own. Loaded weights have none.
+/// Whether braces after a constructor are its own settings. Loaded weights have none.
 fn has_settings(kind: BuiltinKind) -> bool {
     use crate::check::builtins::Constructor::{Checkpoint, Gguf, HuggingFace};
     matches!(kind, BuiltinKind::Constructor(constructor) if !matches!(constructor, HuggingFace | Gguf | Checkpoint))
 }
 
-/// Whether an expression reads logits of some model: then its numbers are those of the run.
+/// Whether an expression reads the logits of a model, so that its numbers are known only in the run.
 pub(in crate::check) fn mentions_logits(expr: &Expr) -> bool {
     match &expr.kind {
         ExprKind::Call { callee, .. } => matches!(&callee.kind, ExprKind::Name(name) if name == "logits"),

@@ -1,9 +1,9 @@
-//! Routes: which teacher scores the prompts of which domain. A route must cover every domain, and every value
-//! of its data.
+//! Routes, which decide the teacher of each prompt by its domain and data. A route must cover every domain,
+//! and every value of the data.
 
 use std::rc::Rc;
 
-use crate::diag::{Code, Diagnostic, Severity};
+use crate::diag::{Code, Diagnostic};
 use crate::experiment::{DomainId, Stage, TeacherChoice, TeacherId, TeacherWeights, Train};
 use crate::formula::{Axis, Formula, FormulaKind, Role, Signal, Unit};
 use crate::source::Span;
@@ -11,7 +11,7 @@ use crate::syntax::ast::{BinaryOperator, Condition, Expr, ExprKind, ItemKind, Ro
 
 use crate::check::Checker;
 use crate::check::names::modules::ModuleId;
-use crate::check::stages::settings::open;
+use crate::check::stages::settings::has_variables;
 use crate::check::values::calls::ItemEffort;
 use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::{Callable, Value};
@@ -26,12 +26,12 @@ pub enum RouteState {
     Unevaluated,
     /// The file has none.
     Absent,
-    /// In order; a domain without a teacher has been reported.
+    /// The choices in order. A domain without a teacher has been reported.
     Evaluated(Rc<Vec<TeacherChoice>>),
 }
 
 /// One arm of the route, for one element of its `for`.
-struct Turn<'a> {
+struct ExpandedArm<'a> {
     env: Env,
     condition: &'a Condition,
     target: &'a Expr,
@@ -40,7 +40,7 @@ struct Turn<'a> {
 }
 
 /// Whether a condition holds for the prompts of one domain.
-enum Holds {
+enum ArmCoverage {
     Always,
     Never,
     /// The data of the prompt decides.
@@ -48,7 +48,7 @@ enum Holds {
 }
 
 impl Checker {
-    /// The teachers of a stage trained on `domains`: by its own route, or by the file's. `None` after a
+    /// The teachers of a stage that is trained on `domains`, by its own route or the file's. `None` after a
     /// diagnostic.
     pub(in crate::check) fn teachers_for(
         &mut self,
@@ -84,7 +84,7 @@ impl Checker {
             .then(|| chosen.into_iter().filter(|choice| domains.contains(&choice.domain)).collect())
     }
 
-    /// The file's own route, evaluated when first asked for.
+    /// The file's own route, evaluated when first needed.
     pub(in crate::check) fn file_route(&mut self, entry: ModuleId) -> RouteState {
         if matches!(self.route_of_file(), RouteState::Unevaluated) {
             let tree = self.modules.tree(entry);
@@ -94,7 +94,7 @@ impl Checker {
             });
             self.route = match route {
                 None => RouteState::Absent,
-                Some(route) => self.apart(ItemEffort::default(), |checker| {
+                Some(route) => self.outside_recording(ItemEffort::default(), |checker| {
                     let domains: Vec<DomainId> =
                         (0..checker.parts.domains.read().len() as u32).map(DomainId).collect();
                     let chosen = checker.evaluate_route(route, &Env::constant(entry), &domains);
@@ -113,7 +113,7 @@ impl Checker {
                 None => vec![env.clone()],
                 Some(index) => self.turns(index, env).into_iter().map(|(_, env)| env).collect(),
             };
-            turns.extend(envs.into_iter().map(|env| Turn {
+            turns.extend(envs.into_iter().map(|env| ExpandedArm {
                 env,
                 condition: &arm.condition,
                 target: &arm.target,
@@ -149,8 +149,8 @@ impl Checker {
         chosen
     }
 
-    /// The teacher that a missing arm probably names: the only teacher, or, where one domain has no arm and
-    /// one teacher is not named, that teacher.
+    /// The teacher that a missing arm is probably meant for: the only teacher, or, where one domain has no
+    /// arm and one teacher is not routed to, that teacher.
     fn left_over(&self, route: &Route, missing: usize) -> Option<String> {
         let routed =
             |teacher: &str| route.arms.iter().any(|arm| self.sources.text(arm.target.span) == teacher);
@@ -163,7 +163,7 @@ impl Checker {
         }
     }
 
-    /// Reports a domain without a teacher; `by_data`: only for prompts where no condition holds.
+    /// Reports a domain without a teacher. `by_data`: only prompts that no condition covers lack one.
     fn report_unrouted(&mut self, route: &Route, domain: DomainId, by_data: bool, left_over: Option<&str>) {
         let declared = self.span(self.domain(domain).origin);
         let name = self.domain(domain).name.clone();
@@ -173,7 +173,7 @@ impl Checker {
             );
             self.report(
                 Diagnostic::error(Code::UnroutedDomain, declared, text)
-                    .label("its prompts would be scored by nobody")
+                    .label("its prompts would not be scored")
                     .note(
                         route.span,
                         "its arms for this domain all depend on the data, and no `else` follows",
@@ -184,10 +184,10 @@ impl Checker {
         }
         let text = format!("no teacher is routed for the domain `{name}`");
         let mut diagnostic = Diagnostic::error(Code::UnroutedDomain, declared, text)
-            .label("its prompts would be scored by nobody")
+            .label("its prompts would not be scored")
             .note(route.span, "this route has no arm for it")
             .help(format!("add `domain == {name} -> ...` to the route"));
-        // If a family has a member for the domain, the missing arm is known.
+        // A family with a member for the domain shows which arm is missing.
         let teachers = self.parts.teachers.read();
         let member = teachers.iter().find(|teacher| teacher.name.ends_with(&format!("[{name}]")));
         let teacher = member.map(|member| member.name.as_str()).or(left_over);
@@ -201,7 +201,7 @@ impl Checker {
     }
 
     /// Reports arms that no domain reaches. An arm is reached if any element of its loop is.
-    fn report_unreached(&mut self, turns: &[Turn]) {
+    fn report_unreached(&mut self, turns: &[ExpandedArm]) {
         let reached = |span: Span| turns.iter().any(|turn| turn.span == span && turn.used);
         for span in turns.iter().map(|turn| turn.span).filter(|span| !reached(*span)) {
             self.report(
@@ -212,9 +212,9 @@ impl Checker {
         }
     }
 
-    /// `domain == math -> specialist[code]` after the arm of `math`: the teacher tells which domain was
-    /// meant.
-    fn arm_of_another(&mut self, turns: &[Turn], domain: DomainId) -> bool {
+    /// Reports `domain == math -> specialist[code]` after the arm of `math`: the teacher shows which domain
+    /// was meant.
+    fn arm_of_another(&mut self, turns: &[ExpandedArm], domain: DomainId) -> bool {
         let name = self.domain(domain).name.clone();
         let meant = turns.iter().filter(|turn| !turn.used).find_map(|turn| {
             let Condition::When(condition) = turn.condition else { return None };
@@ -236,15 +236,15 @@ impl Checker {
     }
 
     /// The arms for one domain, and whether the last of them always holds; `None` where one is faulty.
-    fn choices(&mut self, turns: &mut [Turn], domain: DomainId) -> Option<(Vec<TeacherChoice>, bool)> {
+    fn choices(&mut self, turns: &mut [ExpandedArm], domain: DomainId) -> Option<(Vec<TeacherChoice>, bool)> {
         let mut choices = Vec::new();
         for turn in turns {
             let mut env = turn.env.clone();
             env.bind("domain", Value::Domain(domain));
             let when = match self.holds(turn.condition, &env)? {
-                Holds::Never => continue,
-                Holds::Always => None,
-                Holds::Where(condition) => Some(condition),
+                ArmCoverage::Never => continue,
+                ArmCoverage::Always => None,
+                ArmCoverage::Where(condition) => Some(condition),
             };
             turn.used = true;
             let teacher = self.routed_teacher(turn.target, &env)?;
@@ -258,10 +258,10 @@ impl Checker {
         Some((choices, false))
     }
 
-    fn holds(&mut self, condition: &Condition, env: &Env) -> Option<Holds> {
+    fn holds(&mut self, condition: &Condition, env: &Env) -> Option<ArmCoverage> {
         const WANTED: &str = "the condition of an arm must be decided by the domain or by the prompt's \
                               data, such as `domain == math` or `data.level > 3`";
-        let Condition::When(condition) = condition else { return Some(Holds::Always) };
+        let Condition::When(condition) = condition else { return Some(ArmCoverage::Always) };
         let formula = match self.evaluate(condition, &env.with_context(EvaluationContext::Objective)) {
             Value::Formula(formula) if formula.unit() == Unit::Bool => formula.decided(),
             other => {
@@ -270,19 +270,19 @@ impl Checker {
             }
         };
         if let Some(truth) = formula.constant() {
-            return Some(if truth == 1.0 { Holds::Always } else { Holds::Never });
+            return Some(if truth == 1.0 { ArmCoverage::Always } else { ArmCoverage::Never });
         }
-        if open(&formula) {
-            return Some(Holds::Where(formula));
+        if has_variables(&formula) {
+            return Some(ArmCoverage::Where(formula));
         }
         if !decided_by_data(&formula) {
             self.report(
                 Diagnostic::error(Code::TypeMismatch, condition.span, WANTED)
-                    .label("this is known only once something has been written"),
+                    .label("this is known only after a completion has been sampled"),
             );
             return None;
         }
-        Some(Holds::Where(formula))
+        Some(ArmCoverage::Where(formula))
     }
 
     fn routed_teacher(&mut self, target: &Expr, env: &Env) -> Option<TeacherId> {
@@ -314,7 +314,7 @@ impl Checker {
         }
     }
 
-    /// Checks the file's route even if no stage uses it, then that some route chooses every teacher.
+    /// Checks the file's route even if no stage uses it, and that every teacher is used.
     pub(in crate::check) fn check_routes(&mut self, entry: ModuleId) {
         let tree = self.modules.tree(entry);
         let mut routes = tree.items.iter().filter_map(|item| match &item.kind {
@@ -329,10 +329,10 @@ impl Checker {
             );
         }
         self.file_route(entry);
-        if self.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
+        if self.diagnostics.has_errors() {
             return; // A teacher may be unused because of another mistake.
         }
-        // The declarations of a library are for other files to use.
+        // In a library, declarations are for other files.
         if self.has_experiment {
             self.check_use_of_teachers();
             self.check_use_of_panels();
@@ -380,7 +380,7 @@ impl Checker {
             };
             if panel.members.iter().all(real) && !panel.members.iter().any(asked) {
                 let (span, text) =
-                    (self.span(panel.origin), format!("no objective asks the panel `{}`", panel.name));
+                    (self.span(panel.origin), format!("no objective uses the panel `{}`", panel.name));
                 self.report(
                     Diagnostic::error(Code::UnusedDeclaration, span, text)
                         .help("give it to an objective with a `panel` parameter, or remove it"),
@@ -402,17 +402,15 @@ impl Checker {
         found
     }
 
-    /// Whether some model is trained on a domain.
+    /// Whether any model is trained on a domain.
     pub(in crate::check) fn is_trained_on(&self, id: DomainId) -> bool {
         let trained = |train: &&Train| train.mixture.iter().any(|share| share.domain == id);
         self.uses.trained.contains(&id) || self.trains().iter().any(trained)
     }
 
-    /// Warns of domains that nothing uses; `judged`: the file has a table.
+    /// Warns of domains that nothing uses. `judged`: whether the file has a table.
     pub(in crate::check) fn check_use_of_domains(&mut self, judged: bool) {
-        if self.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
-            || (self.parts.models.read().is_empty() && !self.uses.models)
-        {
+        if self.diagnostics.has_errors() || (self.parts.models.read().is_empty() && !self.uses.models) {
             return;
         }
         // An experiment may only judge models, without training: then the tables use the domains.
@@ -459,7 +457,7 @@ impl Checker {
     }
 }
 
-/// Whether a number is the same for all completions of a prompt: it depends only on the data.
+/// Whether a number depends only on the data, and is the same for all completions of a prompt.
 pub fn decided_by_data(formula: &Formula) -> bool {
     formula.axis() == Axis::Sequence
         && formula.parts().iter().all(|part| match &part.0.kind {

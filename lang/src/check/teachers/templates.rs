@@ -1,4 +1,4 @@
-//! Templates: texts with slots. They say what a teacher is shown, or what a completion is rewritten to.
+//! Templates: texts with slots, for what a teacher is shown, or for the rewriting of completions.
 
 use std::rc::Rc;
 
@@ -16,7 +16,7 @@ use crate::check::values::value::{Callable, Value};
 
 /// The use of a text, which decides which slots it may have.
 #[derive(Clone, Copy, PartialEq)]
-enum Purpose {
+enum TemplateUse {
     /// A prompt.
     Shown,
     /// The left side of a `rewrite`.
@@ -26,7 +26,7 @@ enum Purpose {
 }
 
 /// A piece of a text as it is written in the source.
-pub(in crate::check) enum Stretch {
+pub(in crate::check) enum TextSegment {
     Text(String),
     /// The expression between two braces.
     Slot(Span),
@@ -37,7 +37,7 @@ const MEMBERS: [(&str, GroupMember); 3] =
 
 impl Checker {
     pub(in crate::check) fn template_item(&mut self, name: &Name, text: &Expr, env: &Env) -> Value {
-        let Some(pieces) = self.pieces(text, Purpose::Shown, env) else { return Value::Error };
+        let Some(pieces) = self.pieces(text, TemplateUse::Shown, env) else { return Value::Error };
         let origin = self.origin(name.span);
         Value::Template(Rc::new(Template { name: name.text.clone(), pieces, origin }))
     }
@@ -62,7 +62,7 @@ impl Checker {
         }
     }
 
-    /// `None` where there is a template and it is faulty.
+    /// The template of a setting, `Some(None)` where it is not set. `None` where it is faulty.
     pub(in crate::check) fn optional_template(
         &mut self,
         expr: Option<&Expr>,
@@ -89,8 +89,8 @@ impl Checker {
             );
             return None;
         };
-        let left = self.pieces(from, Purpose::Found, env);
-        let right = self.pieces(to, Purpose::Written, env);
+        let left = self.pieces(from, TemplateUse::Found, env);
+        let right = self.pieces(to, TemplateUse::Written, env);
         let left = left?;
         if !left.iter().any(|piece| matches!(piece, TemplatePiece::Text(_))) {
             self.report(
@@ -108,7 +108,7 @@ impl Checker {
         Some((template(left), template(right?)))
     }
 
-    fn pieces(&mut self, expr: &Expr, purpose: Purpose, env: &Env) -> Option<Vec<TemplatePiece>> {
+    fn pieces(&mut self, expr: &Expr, purpose: TemplateUse, env: &Env) -> Option<Vec<TemplatePiece>> {
         if !matches!(expr.kind, ExprKind::Text(_)) {
             if !matches!(expr.kind, ExprKind::Error) {
                 let value = self.evaluate(expr, env);
@@ -131,8 +131,8 @@ impl Checker {
         let mut good = true;
         for stretch in stretches {
             match stretch {
-                Stretch::Text(text) => pieces.push(TemplatePiece::Text(text)),
-                Stretch::Slot(span) => match self.slot(span, purpose, env) {
+                TextSegment::Text(text) => pieces.push(TemplatePiece::Text(text)),
+                TextSegment::Slot(span) => match self.slot(span, purpose, env) {
                     Some(piece) => pieces.push(piece),
                     None => good = false,
                 },
@@ -141,10 +141,10 @@ impl Checker {
         good.then_some(pieces)
     }
 
-    fn slot(&mut self, span: Span, purpose: Purpose, env: &Env) -> Option<TemplatePiece> {
+    fn slot(&mut self, span: Span, purpose: TemplateUse, env: &Env) -> Option<TemplatePiece> {
         let inside = self.sources.text(span).to_owned();
         if inside.trim() == "_" {
-            if purpose == Purpose::Found {
+            if purpose == TemplateUse::Found {
                 return Some(TemplatePiece::Anything);
             }
             self.report(
@@ -160,7 +160,7 @@ impl Checker {
             );
             return None;
         }
-        if purpose == Purpose::Found {
+        if purpose == TemplateUse::Found {
             self.report(
                 Diagnostic::error(
                     Code::TemplateSlot,
@@ -212,7 +212,7 @@ impl Checker {
         share: &Argument,
         env: &Env,
     ) -> Option<TemplatePiece> {
-        let piece = self.slot_of(&slot.value, Purpose::Shown, env)?;
+        let piece = self.slot_of(&slot.value, TemplateUse::Shown, env)?;
         let share = self.share(&share.value, "the share that is shown", env);
         let Some(TemplatePiece::Slot(slot_value)) = piece else {
             self.report(
@@ -233,8 +233,8 @@ impl Checker {
         })
     }
 
-    /// A slot, or several combined: `None` where it is faulty, `Some(None)` where it is something else.
-    fn slot_of(&mut self, expr: &Expr, purpose: Purpose, env: &Env) -> Option<Option<TemplatePiece>> {
+    /// A slot, or several combined. `None` where it is faulty, `Some(None)` where it is no slot.
+    fn slot_of(&mut self, expr: &Expr, purpose: TemplateUse, env: &Env) -> Option<Option<TemplatePiece>> {
         let ExprKind::Call { callee, arguments, block: None } = &expr.kind else {
             return self.named_slot(expr, purpose, env);
         };
@@ -284,8 +284,8 @@ impl Checker {
         }
     }
 
-    /// Whether the data has a field is known only when the data is read, but a typo of another slot's name is
-    /// known now.
+    /// Warns of a field that looks like a typo of another slot's name. Whether the data has the field is
+    /// known only in the run.
     fn warn_of_near_slot(&mut self, field: &str, span: Span) {
         if let Some(near) = nearest(field, ["prompt", "completion", "draft", "transcript", "feedback"]) {
             self.report(
@@ -302,7 +302,7 @@ impl Checker {
 
     /// A slot in a place where only a slot is allowed.
     fn inner_slot(&mut self, expr: &Expr, env: &Env) -> Option<Slot> {
-        match self.slot_of(expr, Purpose::Shown, env)? {
+        match self.slot_of(expr, TemplateUse::Shown, env)? {
             Some(TemplatePiece::Slot(slot)) => Some(slot),
             _ => {
                 self.report(
@@ -314,8 +314,8 @@ impl Checker {
         }
     }
 
-    /// A slot that is a name: `None` where it is faulty, `Some(None)` where it is something else.
-    fn named_slot(&mut self, expr: &Expr, purpose: Purpose, env: &Env) -> Option<Option<TemplatePiece>> {
+    /// A slot that is a name. `None` where it is faulty, `Some(None)` where it is no slot.
+    fn named_slot(&mut self, expr: &Expr, purpose: TemplateUse, env: &Env) -> Option<Option<TemplatePiece>> {
         match &expr.kind {
             ExprKind::Name(name) => {
                 match env.local(name) {
@@ -330,10 +330,10 @@ impl Checker {
                     "draft" => Slot::Draft,
                     "transcript" => Slot::Transcript,
                     "feedback" => Slot::Feedback,
-                    _ if purpose == Purpose::Written && vocabulary::signal(name).is_some() => {
+                    _ if purpose == TemplateUse::Written && vocabulary::signal(name).is_some() => {
                         return Some(None);
                     }
-                    // Whether the data has it is known only when the data is read.
+                    // Whether the data has the field is known only when it is read.
                     field => {
                         self.warn_of_near_slot(field, expr.span);
                         Slot::Data(field.to_owned())
@@ -356,7 +356,7 @@ impl Checker {
                         Some(Value::Role(role)) => role.clone(),
                         _ => return Some(None),
                     };
-                    // Numbers about the student's tokens are no slots; a panel member's answers are texts.
+                    // Numbers of the student's tokens are not slots. The outputs of panel members are texts.
                     if !MEMBERS.iter().any(|(word, _)| *word == field.text) {
                         return Some(None);
                     }
@@ -386,8 +386,8 @@ impl Checker {
     }
 }
 
-/// Splits a literal into pieces. It is read as written in the source, so that every slot has its place there.
-pub(in crate::check) fn stretches(source: &str, span: Span) -> Result<Vec<Stretch>, Box<Diagnostic>> {
+/// Splits a literal into pieces. It is read from the source text, so that every slot has its place.
+pub(in crate::check) fn stretches(source: &str, span: Span) -> Result<Vec<TextSegment>, Box<Diagnostic>> {
     let quoted = source.strip_prefix('"').unwrap_or(source);
     let offset = span.start as usize + (source.len() - quoted.len());
     let raw = quoted.strip_suffix('"').unwrap_or(quoted);
@@ -421,9 +421,9 @@ pub(in crate::check) fn stretches(source: &str, span: Span) -> Result<Vec<Stretc
                     ));
                 };
                 if !text.is_empty() {
-                    stretches.push(Stretch::Text(std::mem::take(&mut text)));
+                    stretches.push(TextSegment::Text(std::mem::take(&mut text)));
                 }
-                stretches.push(Stretch::Slot(at(start + 1, start + 1 + length)));
+                stretches.push(TextSegment::Slot(at(start + 1, start + 1 + length)));
                 while characters.next_if(|(index, _)| *index <= start + 1 + length).is_some() {}
             }
             '}' => {
@@ -435,7 +435,7 @@ pub(in crate::check) fn stretches(source: &str, span: Span) -> Result<Vec<Stretc
         }
     }
     if !text.is_empty() {
-        stretches.push(Stretch::Text(text));
+        stretches.push(TextSegment::Text(text));
     }
     Ok(stretches)
 }
@@ -455,7 +455,7 @@ pub(in crate::check) fn slot_expression(span: Span, inside: &str) -> (Option<Exp
     (expr, diagnostics)
 }
 
-/// The slot and the share of `first(solution, exposure)` and `last(...)`, which take a part of a slot.
+/// The slot and the share in `first(solution, exposure)` and `last(...)`, which show a part of a slot.
 pub(in crate::check) fn part_of_slot(expr: &Expr) -> Option<(&str, &Argument, &Argument)> {
     let ExprKind::Call { callee, arguments, block: None } = &expr.kind else { return None };
     let (ExprKind::Name(name), [slot, share]) = (&callee.kind, arguments.as_slice()) else { return None };

@@ -1,4 +1,4 @@
-//! Calls: what is called, which argument goes to which parameter, and the result.
+//! Calls: the callee, the binding of arguments to parameters, and the result.
 
 use std::rc::Rc;
 
@@ -22,23 +22,23 @@ use crate::check::values::value::Value;
 /// The maximum depth of calls inside calls.
 pub(in crate::check) const DEEPEST_CALL: usize = 64;
 
-/// Calls and iterations that one item may take. Functions are inlined, so in a chain of them, each using the
-/// last one twice, the work doubles with every link.
+/// The most calls and iterations that one item may take. Functions are inlined, so in a chain of functions
+/// that each call the previous one twice, the work doubles with every link.
 const MOST_WORK: usize = 20_000;
 
-/// The limit in a file where some item has exceeded [`MOST_WORK`]: others like it are given up sooner.
+/// The limit after some item has exceeded [`MOST_WORK`], so that similar items stop sooner.
 const MOST_WORK_AFTERWARDS: usize = 1_000;
 
 /// The work that an item has taken so far.
 #[derive(Clone, Copy, Default)]
 pub(in crate::check) struct ItemEffort {
     spent: usize,
-    /// The item's place: its name, if it has one.
+    /// The place of the item's name, if it has one.
     item: Option<Span>,
 }
 
 impl ItemEffort {
-    pub fn of(item: &Item) -> ItemEffort {
+    pub fn new(item: &Item) -> ItemEffort {
         ItemEffort { spent: 0, item: Some(declared_name(&item.kind).map_or(item.span, |name| name.span)) }
     }
 }
@@ -46,7 +46,7 @@ impl ItemEffort {
 /// The arguments of a call, by parameter.
 pub(in crate::check) struct Slots<'e> {
     pub given: Vec<Option<&'e Expr>>,
-    /// Arguments that fit no parameter; reported already.
+    /// Arguments that fit no parameter. They have been reported.
     pub misplaced: Vec<&'e Argument>,
 }
 
@@ -87,8 +87,8 @@ impl Checker {
                 self.call_item(item, whole.span, arguments, env)
             }
             Value::Error => {
-                // Names inside are still checked, except bare words: what the function would have made of
-                // them is not known.
+                // Names inside the arguments are still checked, except bare words, whose meaning would depend
+                // on the function.
                 for argument in
                     arguments.iter().filter(|argument| !matches!(argument.value.kind, ExprKind::Name(_)))
                 {
@@ -122,8 +122,8 @@ impl Checker {
         }
     }
 
-    /// What a name in front of parentheses refers to. Values and functions have separate namespaces: a
-    /// parameter `alpha` neither hides the divergence nor is hidden by it.
+    /// The value of a name before parentheses. Values and functions have separate namespaces: a parameter
+    /// `alpha` does not hide the divergence, nor the divergence the parameter.
     fn callee(&mut self, callee: &Expr, env: &Env) -> Value {
         let ExprKind::Name(name) = &callee.kind else { return self.evaluate(callee, env) };
         let callable = |value: &Value| matches!(value, Value::Item { .. } | Value::Builtin(_));
@@ -191,7 +191,7 @@ impl Checker {
             BuiltinKind::Reward(name) => self.reward_call(name.call(call, &given)?, env).map(Value::Reward),
             BuiltinKind::Rollout(name) => {
                 let source = self.rollout_call(name.call(call, &given)?, env)?;
-                let rollout = Rollout { source, edits: Vec::new(), origin: self.origin(call.span) };
+                let rollout = Rollout::new(source, self.origin(call.span));
                 Some(Value::Rollout(Rc::new(rollout)))
             }
             BuiltinKind::Edit(name) => self.edit_call(name.call(call, &given)?, env).map(Value::Edit),
@@ -220,7 +220,7 @@ impl Checker {
         let tree = self.modules.tree(id.module);
         let item = &tree.items[id.index].kind;
         let (name, parameters) = signature(item).expect("a callable item has a signature");
-        // Reported at once, not at some depth: a body with two calls of itself would take 2^depth calls.
+        // Reported at once, not at some depth: a body that calls itself twice would take 2^depth calls.
         if self.stack.calling.contains(&name.span) {
             let first = self.stack.calling.iter().position(|called| *called == name.span).unwrap_or(0);
             let names: Vec<String> = self.stack.calling[first..]
@@ -282,7 +282,7 @@ impl Checker {
         value
     }
 
-    /// Whether an item may take this many more calls or iterations; the first item that exceeds its limit is
+    /// Whether an item may take `work` more calls or iterations. The first item that exceeds its limit is
     /// reported.
     pub(in crate::check) fn spend(&mut self, work: usize, span: Span) -> bool {
         let most = if self.stack.overworked { MOST_WORK_AFTERWARDS } else { MOST_WORK };
@@ -361,7 +361,7 @@ impl Checker {
                     self.stack.calling.pop();
                     (value, default.span)
                 }
-                // A misplaced argument may have been meant for it.
+                // A misplaced argument may have been meant for this parameter.
                 (None, None) if !complete => (Value::Error, span),
                 (None, None) => {
                     self.report(
@@ -385,7 +385,7 @@ impl Checker {
         }
     }
 
-    /// Assigns arguments to the slots of `names`: by name, or in order to those that are not named. Reports
+    /// Assigns arguments to the slots of `names`: by name, or in order to the remaining slots. Reports
     /// arguments that fit no slot, or a taken one.
     pub(in crate::check) fn slots<'e>(
         &mut self,
@@ -421,7 +421,7 @@ impl Checker {
         slots
     }
 
-    /// Binds the arguments of a built-in to its parameters, in order; reports those that do not fit.
+    /// Binds the arguments of a built-in to its parameters, in their order. Reports those that do not fit.
     pub(in crate::check) fn builtin_arguments<'e>(
         &mut self,
         call: Call<'e>,

@@ -1,4 +1,4 @@
-//! A value given for a parameter with a type.
+//! Checks of values that are given for typed parameters.
 
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::experiment::TeacherWeights;
@@ -11,7 +11,7 @@ use crate::check::builtins::vocabulary::{self};
 use crate::check::names::foreign;
 use crate::check::values::value::{Callable, Value};
 
-/// The unit of numbers of a declared type; `None` for types of other things.
+/// The unit of the numbers of a declared type. `None` for other types.
 pub(in crate::check) fn unit_of_type(annotation: &str) -> Option<Unit> {
     Some(match annotation {
         "count" => Unit::Count,

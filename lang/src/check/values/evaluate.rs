@@ -25,7 +25,7 @@ pub struct Env {
     /// Shared until something is bound: an environment is copied for every call and every setting.
     pub locals: Rc<Vec<(Rc<str>, Value)>>,
     pub context: EvaluationContext,
-    /// The name of a model that is made here.
+    /// The name for a model that is made in this expression.
     pub model_name: String,
 }
 
@@ -33,7 +33,7 @@ pub struct Env {
 pub enum EvaluationContext {
     /// Known before the run: no signals.
     Constant,
-    /// A number over training time: `step`, `progress` and other numbers of the whole run.
+    /// In a schedule: `step`, `progress` and other numbers of the whole run.
     Schedule,
     /// In a guard: numbers of past steps.
     Guard,
@@ -46,7 +46,7 @@ pub enum EvaluationContext {
 }
 
 impl EvaluationContext {
-    /// Whether signals of tokens are visible there.
+    /// Whether signals of tokens are visible in this context.
     pub fn has_tokens(self) -> bool {
         matches!(self, EvaluationContext::Objective | EvaluationContext::Term)
     }
@@ -130,8 +130,8 @@ impl Checker {
             ExprKind::Arrow { from, to } => self.arrow(from, to, expr.span, env),
             ExprKind::Versus { left, right } => {
                 let Some(left) = self.distribution(left, env) else {
-                    // Names inside are still checked; if the other side is no role either, that is the same
-                    // mistake.
+                    // Names inside are still checked. If the other side is no role either, that is not
+                    // reported again.
                     self.evaluate(right, env);
                     return Value::Error;
                 };
@@ -327,7 +327,7 @@ impl Checker {
             return Vec::new();
         }
         let turn = |item: Value| {
-            let key = MemberKey::of(&item);
+            let key = MemberKey::from_value(&item);
             let mut inner = env.clone();
             inner.bind(&index.name.text, item);
             (key, inner)
@@ -387,7 +387,7 @@ impl Checker {
             }
         };
         let at = self.evaluate(index, env);
-        let Some(key) = MemberKey::of(&at) else {
+        let Some(key) = MemberKey::from_value(&at) else {
             return self.wrong_kind(index.span, "a member is picked by its domain, number or teacher", &at);
         };
         match family.get(key) {
@@ -448,8 +448,8 @@ impl Checker {
                 });
                 return Value::Error;
             }
-            // Values that are not numbers can be compared, too. With one side unknown, nothing about the
-            // other is wrong.
+            // Values that are not numbers can be compared, too. If one side is unknown, the other can't be
+            // wrong.
             (Value::Error, _) | (_, Value::Error) if equality => return Value::Error,
             (Value::Domain(a), Value::Domain(b)) if equality => {
                 return self.truth((a == b) == (operator == BinaryOperator::Equal), span);

@@ -1,4 +1,4 @@
-//! Values where a certain kind is expected: a formula, a role, a distribution, one of a few words.
+//! Conversions of values to an expected kind: a formula, a role, a distribution, one of a few words.
 
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::experiment::{Stage, TeacherWeights};
@@ -41,7 +41,7 @@ impl Checker {
         }
     }
 
-    /// The role that a value stands for: a role itself, or a declared teacher, which counts as used.
+    /// The role of a value: a role itself, or a declared teacher, which then counts as used.
     pub(in crate::check) fn role_of(&mut self, value: Value, span: Span, wanted: &str) -> Option<Role> {
         match value {
             Value::Role(role) => {
@@ -181,7 +181,7 @@ impl Checker {
             }
             _ => Diagnostic::error(Code::UnknownValue, expr.span, format!("this must be {what}")),
         };
-        // Read as the intended word: one slip is one diagnostic.
+        // Read as the intended word, so that one slip gives one diagnostic.
         let (diagnostic, meant) = match (&expr.kind, foreign::word(written, &known)) {
             (ExprKind::Text(text), _) if known.contains(&text.as_str()) => {
                 (unknown::without_quotes(diagnostic, Some(text.clone())), value(text))

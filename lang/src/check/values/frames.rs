@@ -1,5 +1,5 @@
-//! A bad value is the caller's mistake: a diagnostic in the body of a library's objective or stage is
-//! reported at the argument that it comes from, with the place in the body beside it.
+//! Blames the caller for bad values: a diagnostic in the body of a library's objective or stage is reported
+//! at the argument that the value comes from, with a note at the place in the body.
 
 use crate::diag::{Code, Diagnostic, Label};
 use crate::source::Span;
@@ -8,11 +8,11 @@ use crate::check::Checker;
 
 /// A call whose body is being evaluated.
 pub(in crate::check) struct Frame {
-    /// The name of what is called.
+    /// The name of the callee.
     pub name: String,
-    /// The item that declares it.
+    /// The span of the item that declares it.
     pub body: Span,
-    /// Parameters and the arguments that the caller gave for them.
+    /// The parameters with the spans of the caller's arguments.
     pub given: Vec<(String, Span)>,
 }
 
@@ -53,16 +53,11 @@ impl Checker {
         diagnostic
     }
 
-    /// Whether a diagnostic that is now reported on its own had been reported at a call: then the body is at
-    /// fault after all.
+    /// Removes diagnostics reported at calls that equal this one: since it occurs without a call, the body is
+    /// at fault.
     pub(in crate::check) fn forget_at_calls(&mut self, diagnostic: &Diagnostic) {
-        let same = |known: &Diagnostic| {
-            known.code == diagnostic.code
-                && known.message == diagnostic.message
-                && known.primary.span != diagnostic.primary.span
-                && known.related.first().is_some_and(|first| first.span == diagnostic.primary.span)
-        };
-        self.diagnostics.retain(|known| !same(known));
+        let Diagnostic { code, message, primary, .. } = diagnostic;
+        self.diagnostics.remove_beside(*code, message, primary.span);
     }
 }
 

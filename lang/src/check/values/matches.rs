@@ -21,7 +21,7 @@ impl Checker {
                 Diagnostic::error(
                     Code::MissingElse,
                     span,
-                    "this `match` has no `else`: it does not say what holds where no arm does",
+                    "this `match` has no `else`: it has no value where no arm holds",
                 )
                 .help("end it with `else -> ...`; `else -> 0` if nothing is trained there"),
             );
@@ -59,7 +59,7 @@ impl Checker {
             conditions.push(formula);
         }
         self.unreachable_arms(arms, &conditions);
-        // Decided before the run: the branches may be values of any kind.
+        // All conditions are decided before the run, so the branches may be values of any kind.
         let decided: Option<Vec<bool>> = conditions
             .iter()
             .map(|condition| condition.as_ref()?.constant().map(|truth| truth != 0.0))
@@ -87,9 +87,9 @@ impl Checker {
         Value::Formula(chosen)
     }
 
-    /// Reports arms whose condition can't hold where none above them does: the same condition again, or one
-    /// that implies it. Conditions that are equal only for the arguments of one use are no mistake: `dopd`
-    /// with one model as both teachers.
+    /// Reports arms whose condition can't hold if none above holds: a repeated condition, or one that implies
+    /// an earlier one. Conditions that are equal only for the arguments of one use are allowed, such as
+    /// `dopd` with one model as both teachers.
     fn unreachable_arms(&mut self, arms: &[MatchArm], conditions: &[Option<Formula>]) {
         let of_one_use = self.stack.frames.iter().any(|frame| !frame.given.is_empty());
         for (later, condition) in conditions.iter().enumerate() {
@@ -114,7 +114,7 @@ impl Checker {
             let diagnostic =
                 Diagnostic::error(Code::UnreachableArm, place.span, "this arm is never reached").label(label);
             self.report(
-                diagnostic.note(first.span, "takes everything that it could").help(
+                diagnostic.note(first.span, "matches everything that this arm could match").help(
                     "the first arm that holds decides: put the narrower condition first, or remove one",
                 ),
             );
@@ -122,8 +122,8 @@ impl Checker {
     }
 }
 
-/// Whether `wide` holds wherever `narrow` does: the same condition, or a comparison of the same number with a
-/// looser bound.
+/// Whether `wide` holds wherever `narrow` does: both are the same condition, or compare the same number and
+/// `wide` has the looser bound.
 fn implies(narrow: &Formula, wide: &Formula) -> bool {
     if same(narrow, wide) {
         return true;
@@ -149,7 +149,7 @@ fn same(a: &Formula, b: &Formula) -> bool {
     a == b && a.chars().count() < LONGEST
 }
 
-/// `x >= 0.5` as what is compared, how, and with what number. `0.5 <= x` gives the same.
+/// The operand, the comparison and the bound of a condition such as `x >= 0.5`, also written `0.5 <= x`.
 fn bounded(condition: &Formula) -> Option<(&Formula, Function, f64)> {
     use Function::{Greater, GreaterEqual, Less, LessEqual};
     let FormulaKind::Apply { function, operands } = &condition.0.kind else { return None };

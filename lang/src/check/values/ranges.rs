@@ -1,5 +1,5 @@
-//! Numbers of the run, evaluated before it: the value of a schedule or an expression of `step` and `progress`
-//! at every step.
+//! Evaluates numbers of the run before it: schedules and expressions of `step` and `progress`, at every step
+//! or on intervals of steps.
 
 use std::rc::Rc;
 
@@ -20,18 +20,18 @@ use crate::check::formulas::properties::is_zero;
 pub struct Bindings {
     pub step: u32,
     pub steps: u32,
-    /// Both sides' probabilities of a vocabulary entry.
+    /// The probabilities that both sides give to the current vocabulary entry.
     pub entry: Option<[f64; 2]>,
 }
 
-/// The parts of a number of the run, each once, operands first. A formula that uses one part twice, and that
-/// part another one twice, has few parts and very many paths.
+/// The parts of a formula, each once, operands first. Parts may be shared, so that a formula has few parts
+/// and very many paths.
 pub struct Tape<'f> {
     parts: Vec<(&'f FormulaNode, Vec<usize>)>,
 }
 
 impl<'f> Tape<'f> {
-    pub fn of(formula: &'f Formula) -> Tape<'f> {
+    pub fn new(formula: &'f Formula) -> Tape<'f> {
         let mut parts: Vec<(&FormulaNode, Vec<usize>)> = Vec::new();
         let mut known: FxHashMap<*const FormulaNode, usize> = FxHashMap::default();
         let mut waiting = vec![formula];
@@ -81,7 +81,7 @@ impl<'f> Tape<'f> {
         values.last().copied()
     }
 
-    /// The value where it depends only on the step; `None` where it depends on anything else.
+    /// The value, if it depends on the bindings alone.
     pub fn at(&self, bindings: &Bindings) -> Option<f64> {
         let leaf = |part: &FormulaNode| match &part.kind {
             FormulaKind::Number(value) => Some(*value),
@@ -118,7 +118,7 @@ fn bounds(number: &Tape, (first, last): (u32, u32), steps: u32) -> Option<ValueI
 
 /// An interval that contains all values of a number, for any run, models and data. Unknown parts may have any
 /// value.
-pub fn whatever_happens(number: &Formula) -> ValueInterval {
+pub fn possible_values(number: &Formula) -> ValueInterval {
     // The longest possible run, which is long enough for every schedule.
     let steps = u32::MAX;
     let leaf = |part: &FormulaNode| {
@@ -142,32 +142,32 @@ pub fn whatever_happens(number: &Formula) -> ValueInterval {
         })
     };
     let range = |function: Function, operands: &[ValueInterval]| interval::proper(function.range(operands));
-    Tape::of(number).run(leaf, range).unwrap_or(interval::ANYTHING)
+    Tape::new(number).run(leaf, range).unwrap_or(interval::ANYTHING)
 }
 
-/// Whether a number stays within bounds over a run.
+/// Whether a number stays within its bounds over a run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum RangeCheck {
-    /// At every step, or at every step that can be evaluated before the run.
+    /// It does at every step, or at every step that can be evaluated before the run.
     Within,
-    /// The first step at which it does not, and its value there.
+    /// The first step at which it leaves them, and its value there.
     Leaves { step: u32, value: f64 },
-    /// This would take more than [`MOST_STEPS`] evaluations.
+    /// Unknown: the check would take more than [`MOST_STEPS`] evaluations.
     Unknown,
 }
 
-/// This many consecutive steps are evaluated one by one.
+/// The longest interval of steps that is evaluated step by step.
 const ROW: u32 = 32;
 
 /// The most steps and intervals of steps that are evaluated in all: enough to decide every run of up to about
 /// half as many steps.
 const MOST_STEPS: u32 = 250_000;
 
-/// Example lengths of a run in epochs, whose steps are known only when the data is read: a number that leaves
+/// Sample lengths of a run in epochs, whose steps are known only when the data is read. A number that leaves
 /// its bounds in both does so in nearly every run.
 const IN_EPOCHS: [u32; 2] = [1_000, 100_000];
 
-/// The possible lengths of a run, as far as they are known before it.
+/// The lengths of a run to check.
 fn lengths(length: Length) -> Vec<u32> {
     match length {
         Length::Steps(steps) => vec![steps],
@@ -175,8 +175,8 @@ fn lengths(length: Length) -> Vec<u32> {
     }
 }
 
-/// Whether a number stays within its bounds in a run, and the length of a run in which it does not. A number
-/// that may or may not, because the length is unknown, passes.
+/// Checks a number's bounds over a run, and returns the length of run for which that holds. A number that
+/// stays within them for some possible length passes.
 pub fn check_range(formula: &Formula, bounds: (f64, f64), length: Length) -> (RangeCheck, u32) {
     let stays: Vec<(RangeCheck, u32)> =
         lengths(length).into_iter().map(|steps| (first_outside(formula, bounds, steps), steps)).collect();
@@ -187,7 +187,7 @@ pub fn check_range(formula: &Formula, bounds: (f64, f64), length: Length) -> (Ra
 pub fn is_never_above_0(formula: &Formula, length: Length) -> bool {
     let at_most_0 = |steps| {
         let first = Bindings { step: 0, steps, entry: None };
-        Tape::of(formula).at(&first).is_some()
+        Tape::new(formula).at(&first).is_some()
             && first_outside(formula, (f64::NEG_INFINITY, 0.0), steps) == RangeCheck::Within
     };
     lengths(length).into_iter().all(at_most_0)
@@ -197,7 +197,7 @@ pub fn is_never_above_0(formula: &Formula, length: Length) -> bool {
 /// skipped; others are split, and the earlier half comes first.
 pub fn first_outside(formula: &Formula, (low, high): (f64, f64), steps: u32) -> RangeCheck {
     let outside = |value: f64| !value.is_finite() || !(low..=high).contains(&value);
-    let tape = Tape::of(formula);
+    let tape = Tape::new(formula);
     let mut waiting = vec![(0, steps.max(1) - 1)];
     let mut left = MOST_STEPS;
     while let Some((first, last)) = waiting.pop() {
@@ -224,8 +224,8 @@ pub fn first_outside(formula: &Formula, (low, high): (f64, f64), steps: u32) -> 
     RangeCheck::Within
 }
 
-/// Every step of a short run. Of a long one, this many at equal distances, and those around the corners of
-/// schedules.
+/// The steps to evaluate: all of a short run. For a long one, about `MANY` at equal distances, and those at
+/// the corners of schedules.
 fn looked_at(numbers: &[Tape], steps: u32) -> Vec<u32> {
     const MANY: u32 = 4_096;
     let steps = steps.max(1);
@@ -246,18 +246,18 @@ fn looked_at(numbers: &[Tape], steps: u32) -> Vec<u32> {
     found
 }
 
-/// Rounds away the noise of binary fractions.
+/// Rounds away the errors of binary fractions.
 pub fn readable(number: f64) -> f64 {
     significant(number, 7)
 }
 
-/// Rounds to this many digits.
+/// Rounds to `digits` significant digits.
 pub fn significant(number: f64, digits: usize) -> f64 {
     format!("{number:.*e}", digits.saturating_sub(1)).parse().unwrap_or(number)
 }
 
 impl Checker {
-    /// Whether a number stays within bounds over a run; reports the first step at which it does not.
+    /// Whether a number stays within bounds over a run. Reports the first step at which it does not.
     pub(in crate::check) fn stays_within(
         &mut self,
         formula: &Formula,
@@ -291,8 +291,8 @@ impl Checker {
         false
     }
 
-    /// Reports a share that reaches an end where a family is 0 everywhere, as at both ends of `jsd`: its
-    /// gradient is 0 there too.
+    /// Reports a share that reaches an end at which a family of divergences is 0 everywhere, as at both ends
+    /// of `jsd`: the gradient is 0 there too.
     fn leaves_dead_ends(&mut self, summand: &Summand, length: Length) -> bool {
         let moving = |given: &&GivenParameter| {
             given.value.unit() == Unit::Fraction && given.value.constant().is_none()
@@ -301,7 +301,7 @@ impl Checker {
             let dead = |end: f64| is_zero(&with_number(&summand.value, value, end), (1, 3));
             let low = if dead(0.0) { f64::MIN_POSITIVE } else { 0.0 };
             let high = if dead(1.0) { 1.0f64.next_down() } else { 1.0 };
-            // Whether it stays within 0 and 1 is checked elsewhere, with all such numbers.
+            // That it stays within 0 and 1 is checked elsewhere.
             let (RangeCheck::Leaves { step, value: at }, steps) = check_range(value, (low, high), length)
             else {
                 continue;
@@ -365,7 +365,7 @@ impl Checker {
             {
                 return false;
             }
-            let shares: Vec<Tape> = parts.iter().map(|(share, _)| Tape::of(share)).collect();
+            let shares: Vec<Tape> = parts.iter().map(|(share, _)| Tape::new(share)).collect();
             let off = |steps: u32| {
                 let total = |step| -> Option<f64> {
                     shares.iter().map(|share| share.at(&Bindings { step, steps, entry: None })).sum()
@@ -458,7 +458,7 @@ mod tests {
             for steps in [1, 40, 257] {
                 for (low, high) in bounds {
                     let expected = (0..steps).find_map(|step| {
-                        let value = Tape::of(&formula).at(&Bindings { step, steps, entry: None })?;
+                        let value = Tape::new(&formula).at(&Bindings { step, steps, entry: None })?;
                         (!value.is_finite() || !(low..=high).contains(&value)).then_some(step)
                     });
                     match (first_outside(&formula, (low, high), steps), expected) {

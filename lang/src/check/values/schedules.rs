@@ -11,7 +11,7 @@ use crate::check::Checker;
 use crate::check::builtins::bounds;
 use crate::check::builtins::declare::Arg;
 use crate::check::builtins::schedules::{Ladder, Learned, Linear, ScheduleCall, Warmup};
-use crate::check::stages::settings::{BlockSettings, open, undecided};
+use crate::check::stages::settings::{BlockSettings, has_variables, undecided};
 use crate::check::values::calls::DEEPEST_CALL;
 use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::ranges::{RangeCheck, first_outside, is_never_above_0, significant};
@@ -98,10 +98,10 @@ impl Checker {
         }
     }
 
-    /// Published rates of all optimizers are far below 1: a larger one is a slip, often a lost `e-` or a
-    /// percentage.
+    /// Warns of learning rates above 1. Published rates of all optimizers are far below: a larger one is a
+    /// slip, often a lost `e-` or a percentage.
     fn warn_of_rate(&mut self, rate: &Formula, place: Span, length: Option<Length>) {
-        if open(rate) {
+        if has_variables(rate) {
             return;
         }
         let steps = if let Some(Length::Steps(steps)) = length { steps } else { 1 };
@@ -122,7 +122,7 @@ impl Checker {
         );
     }
 
-    /// Whether a number over training time stays within its bounds at every step of a stage; reports where it
+    /// Whether a number over training time stays within its bounds at every step of a stage. Reports where it
     /// does not.
     pub(in crate::check) fn within(
         &mut self,
@@ -131,7 +131,7 @@ impl Checker {
         (low, high): (f64, f64),
         length: Option<Length>,
     ) -> bool {
-        if open(formula) {
+        if has_variables(formula) {
             return true;
         }
         if let FormulaKind::Adaptive(Adaptive::Ladder { values, .. }) = &formula.0.kind {
@@ -206,7 +206,7 @@ impl Checker {
         let then = match &formula.0.kind {
             FormulaKind::Number(value) => Schedule::Constant { value: *value },
             FormulaKind::Schedule(schedule) => schedule.clone(),
-            _ if open(&formula) => return None,
+            _ if has_variables(&formula) => return None,
             _ => {
                 let wanted = "a warmup leads to a number or a schedule";
                 self.wrong_kind(given.then.expr.span, wanted, &Value::Formula(formula));
@@ -224,7 +224,7 @@ impl Checker {
         Some(Schedule::Warmup { steps: steps?, then: Box::new(then) })
     }
 
-    /// From one number to another.
+    /// The schedule from one number to another: `linear`, `cosine` or `exponential`.
     fn crossing(&mut self, given: Linear, env: &Env) -> Option<Schedule> {
         let (range, written) = (given.range.expr, given.call.builtin.name);
         let (from, to) = match self.evaluate(range, env) {
@@ -285,7 +285,7 @@ impl Checker {
     /// `over: 100 steps`, or a share of the run: `over: 25%`.
     fn over(&mut self, expr: &Expr, env: &Env) -> Option<ScheduleLength> {
         let value = self.evaluate(expr, env);
-        // 100% and 1 are the same number: the notation tells which is meant.
+        // 100% and 1 are the same number; the notation decides.
         let percent = match &value {
             Value::Formula(formula) => self.sources.text(self.span(formula.0.origin)).ends_with('%'),
             _ => false,
@@ -392,7 +392,7 @@ impl Checker {
         Some(Adaptive::Learned { gain: gain?, hold: hold?, discount: discount?, lr: lr? })
     }
 
-    /// What moves an adaptive schedule: one number, or one bool, per step.
+    /// The formula that drives an adaptive schedule: one number, or one bool, per step.
     fn after_a_step(&mut self, expr: &Expr, env: &Env, truth: bool) -> Option<Formula> {
         let value = self.evaluate(expr, &env.with_context(EvaluationContext::Objective));
         let formula = self.formula(value, expr.span)?;

@@ -25,7 +25,7 @@ pub enum Value {
     Teacher(TeacherId),
     Panel(PanelId),
     Benchmark(BenchmarkId),
-    /// One value per domain, whole number or member of a panel: `expert`, `specialist`.
+    /// One value per domain, whole number or member of a panel.
     Family(Rc<FamilyMembers>),
     Role(Role),
     /// `blend(teacher: 0.1, student: 0.9)`
@@ -76,7 +76,7 @@ pub enum Value {
     Metric(Metric),
     Extrapolation(Rc<Extrapolation>),
     Validation(Rc<Validation>),
-    /// One for each of its domains.
+    /// The guards of one call, one for each domain that it names.
     Guards(Rc<Vec<Guard>>),
     GradientAlignment(Rc<GradientAlignment>),
     /// `powers_of(2)`
@@ -108,7 +108,7 @@ impl FamilyMembers {
     }
 }
 
-/// Above this, whole numbers have gaps.
+/// The largest whole number up to which all are exact.
 const MOST_KEY: f64 = 9_007_199_254_740_992.0;
 
 /// The key of a member of a family.
@@ -120,8 +120,8 @@ pub enum MemberKey {
 }
 
 impl MemberKey {
-    /// The key that a value stands for.
-    pub fn of(value: &Value) -> Option<MemberKey> {
+    /// The key for a value.
+    pub fn from_value(value: &Value) -> Option<MemberKey> {
         Some(match value {
             Value::Domain(domain) => MemberKey::Domain(*domain),
             Value::Teacher(teacher) => MemberKey::Teacher(*teacher),
@@ -147,7 +147,7 @@ pub enum Callable {
 }
 
 impl Value {
-    /// In the words of the language, with an article.
+    /// A description in the words of the language, with an article.
     pub fn describe(&self) -> String {
         match self {
             Value::Formula(formula) => match formula.0.kind {
@@ -212,7 +212,7 @@ impl Value {
         matches!(self, Value::Error)
     }
 
-    /// A number known before the run.
+    /// The value as a number, if it is known before the run.
     pub fn constant(&self) -> Option<f64> {
         match self {
             Value::Formula(formula) => formula.constant(),

@@ -1,5 +1,5 @@
-//! Simplifies conditions of which a part is known: `domain == sort and data.level > 3` reads nothing of the
-//! prompts of another domain.
+//! Simplifies conditions that are partly known: for the prompts of another domain,
+//! `domain == sort and data.level > 3` reads no data.
 
 use std::rc::Rc;
 
@@ -8,8 +8,8 @@ use rustc_hash::FxHashMap;
 use super::{Formula, FormulaKind, FormulaNode, Function};
 
 impl Formula {
-    /// The same condition without the parts that are known before the run: `1 and x` is `x`, `0 and x` is
-    /// `0`. The insides of comparisons and calls stay as they are.
+    /// The condition without the parts that are known before the run: `1 and x` becomes `x`, `0 and x`
+    /// becomes `0`. The insides of comparisons and calls stay as they are.
     pub fn decided(&self) -> Formula {
         // Not recursive, since formulas may be deep; shared parts are visited once.
         let mut known: FxHashMap<*const FormulaNode, Formula> = FxHashMap::default();
@@ -51,7 +51,7 @@ fn simplified(formula: &Formula, parts: &[&Formula]) -> Formula {
     match (function, parts) {
         (Function::Not, [part]) if let Some(value) = truth(part) => number(!value),
         (Function::And | Function::Or, [left, right]) => {
-            // The value that decides alone: false for `and`, true for `or`.
+            // The operand that decides the result alone: false for `and`, true for `or`.
             let decides = *function == Function::Or;
             match (truth(left), truth(right)) {
                 (Some(value), _) | (_, Some(value)) if value == decides => number(decides),
@@ -65,7 +65,7 @@ fn simplified(formula: &Formula, parts: &[&Formula]) -> Formula {
     }
 }
 
-/// The same function of other operands; the formula itself where they are its own.
+/// The same function of other operands, or the formula itself if they are its own.
 fn with(formula: &Formula, operands: &[Formula], parts: &[&Formula]) -> Formula {
     if operands.iter().zip(parts).all(|(one, other)| Rc::ptr_eq(&one.0, &other.0)) {
         return formula.clone();
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_is_left_out() {
+    fn known_conditions_are_simplified_away() {
         let [yes, no] = [1.0, 0.0].map(|value| truth(FormulaKind::Number(value)));
         let open = truth(FormulaKind::Signal(Signal::DataIs { field: "kind".into(), text: "proof".into() }));
         let both = apply(Function::And, &[&open, &yes]);

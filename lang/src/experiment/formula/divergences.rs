@@ -1,4 +1,4 @@
-//! Divergences, their supports and masses, and everything else that gradient can flow through.
+//! Divergences, their supports and masses, and the other quantities that gradient can flow through.
 
 use std::rc::Rc;
 
@@ -56,9 +56,9 @@ pub struct Divergence {
     pub right: Distribution,
     pub support: Support,
     pub mass: Mass,
-    /// Logits of both sides are divided by it; 1 if not written.
+    /// The divisor of the logits of both sides; 1 if not written.
     pub temperature: f64,
-    /// Upper bound of every vocabulary entry's summand.
+    /// An upper bound on the summand of every vocabulary entry.
     pub clip_each: Option<f64>,
 }
 
@@ -171,6 +171,15 @@ pub enum Support {
 }
 
 impl Support {
+    /// Whether it depends on the token taken.
+    pub fn reads_token(&self) -> bool {
+        match self {
+            Support::Sampled => true,
+            Support::Union(parts) | Support::Intersection(parts) => parts.iter().any(Support::reads_token),
+            _ => false,
+        }
+    }
+
     pub(super) fn roles(&self, roles: &mut Vec<Role>) {
         match self {
             Support::TopK { role, .. } | Support::Nucleus { role, .. } => add(roles, role.clone()),
@@ -182,7 +191,7 @@ impl Support {
     }
 }
 
-/// What is done with the probability outside the support.
+/// The treatment of the probability outside the support.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mass {

@@ -1,4 +1,4 @@
-//! Typed formulas: what a term, weight or selection computes, with the unit and axis of every part.
+//! Typed formulas: the values of terms, weights and selections, with the unit and axis of every part.
 //!
 //! A formula is a tree with shared parts: a `let` is bound once and read often. It has no names, functions or
 //! constants: the checker has resolved, inlined and evaluated them.
@@ -105,8 +105,8 @@ pub struct FormulaNode {
     depth: u32,
 }
 
-/// The bounds that a parameter's type promises of a number that changes: checked again once the length of the
-/// run is known.
+/// The bounds of a parameter's type for a number that changes over the run. They are checked once the length
+/// of the run is known.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DeclaredType {
     /// `w: fraction`
@@ -238,8 +238,8 @@ thread_local! {
     static COMPARED: RefCell<FxHashSet<[*const FormulaNode; 2]>> = RefCell::default();
 }
 
-/// Two parts are compared once, however many paths lead to them: each `let` of a chain may use the last one
-/// twice.
+/// Compares each pair of parts once, however many paths lead to it: in a chain of `let`s, each may use the
+/// last one twice.
 impl PartialEq for Formula {
     fn eq(&self, other: &Formula) -> bool {
         if Rc::ptr_eq(&self.0, &other.0) {
@@ -296,7 +296,7 @@ impl Formula {
         self.0.depth
     }
 
-    /// The same number, bounded by a parameter's type, and by what was declared of it before.
+    /// The same number with the bounds of a parameter's type, in addition to those it has.
     pub fn declared(&self, declared: DeclaredType) -> Formula {
         let FormulaNode { kind, unit, axis, live, origin, declared: before, depth } = &*self.0;
         let (low, high) = before.as_ref().map_or((declared.low, declared.high), |before| {

@@ -1,4 +1,4 @@
-//! What an objective can read: roles, their parts, and the numbers of tokens, completions and the run.
+//! The numbers that an objective can read: of roles and their parts, of tokens, completions and the run.
 
 use std::rc::Rc;
 
@@ -49,7 +49,7 @@ pub enum ModelSignal {
     EndLogp,
     /// Mean of a continuous action or of a denoising step. Per token, real.
     Mean,
-    /// Its standard deviation. Per token, real.
+    /// Standard deviation of a continuous action or of a denoising step. Per token, real.
     Deviation,
     /// The output of a scalar head for the completion: a reward model, a discriminator. Per sequence, real.
     Score,
@@ -140,7 +140,7 @@ pub enum Signal {
     /// A divergence between two distributions at this prefix. Per token, nats; a plain number where it has no
     /// logarithm.
     Divergence(Divergence),
-    /// Share of the `k` most probable entries of one that are among the other's. Per token, fraction.
+    /// Share of the `k` most probable entries of one role that are among the other's. Per token, fraction.
     Overlap {
         left: Role,
         right: Role,
@@ -151,7 +151,7 @@ pub enum Signal {
         role: Role,
         support: Support,
     },
-    /// The token taken is among the most probable entries that together hold `p`. Per token, bool.
+    /// Whether the token taken is in the role's nucleus of probability `p`. Per token, bool.
     InNucleus {
         role: Role,
         p: f64,
@@ -236,14 +236,14 @@ pub enum Signal {
         /// Its value in the first step.
         first: f64,
     },
-    /// The loss on the domains' held-out prompts, when it was last computed. Run, number.
+    /// The last computed loss on the domains' validation rows. Run, number.
     ValidationLoss,
     /// A number of the past steps, for guards. Run, each in its unit.
     OfSteps {
         number: StepNumber,
         window: StepWindow,
     },
-    /// Run, count.
+    /// The number of entries of the vocabulary. Run, count.
     VocabularySize,
 }
 

@@ -1,4 +1,4 @@
-//! The numbers of a stage's steps that guards read: columns of `metrics.parquet`.
+//! The numbers of a stage's steps that guards can read. They are columns of `metrics.parquet`.
 
 use serde::{Deserialize, Serialize};
 
@@ -22,20 +22,20 @@ pub enum StepNumber {
     SignalShare,
 }
 
-/// How the numbers of several rows of a step make one.
+/// How a number of a step is combined from the rows of its domains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pooling {
-    /// All rows have the same: it is of the whole step.
+    /// All rows have the same value, that of the whole step.
     Step,
     /// The mean over tokens.
     Tokens,
     /// The mean over completions.
     Completions,
-    /// The sum: each row has its share of the step, and all rows together have 1.
+    /// The sum: each row has its share of the step, and the shares sum to 1.
     Share,
 }
 
-/// Which steps a guard reads.
+/// The steps whose numbers a guard reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StepWindow {

@@ -1,15 +1,15 @@
-//! The summand of a divergence: what one vocabulary entry adds to it.
+//! The summand of a divergence: the contribution of one vocabulary entry.
 //!
 //! `divergence f(p || q, a: fraction) = <expression>` declares a function of two numbers: `p` is the
 //! probability that the left side of a call gives to an entry, `q` that of the right side. The divergence is
-//! its sum over the entries that the call's `support` and `mass` leave, after the call's `temperature`; the
+//! the sum over the entries that the call's `support` and `mass` leave, after the call's `temperature`. The
 //! expression reads one entry at a time and its parameters, nothing else of the run. `f(p || q)` is called
-//! `f(student || teacher)`; `f(p, q)` promises that the order has no meaning (in a family: that swapping the
-//! sides reflects its parameter, as `beta` of `jsd`), and is called `f(student, teacher)`. `f(u)`, of one
-//! variable, is the generator of an f-divergence: short for `f(p || q) = q * f(p / q)`.
+//! as `f(student || teacher)`. `f(p, q)` promises that the order has no meaning (in a family: that swapping
+//! the sides reflects its parameter, as `beta` of `jsd`), and is called as `f(student, teacher)`. `f(u)`, of
+//! one variable, is the generator of an f-divergence: short for `f(p || q) = q * f(p / q)`.
 //!
-//! The call decides which side is the student's. Gradient reaches the student through its side, or both, but
-//! not through `detached(...)`, which has the same value and is a constant.
+//! The call decides which side is the student's. Gradient reaches the student through its side, or through
+//! both, but not through `detached(...)`, which has the same value and counts as a constant.
 //!
 //! With `mass: tail` there is one more entry, the rest of both sides; with `renormalized` both sides are
 //! divided by their mass on the support; `raw` is the bare sum. With `generalized`, and wherever both sides
@@ -60,18 +60,18 @@ impl SideProbability {
     }
 }
 
-/// The summand of a declared divergence: of the standard library, or the author's.
+/// The summand of a declared divergence, from the standard library or the author.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Summand {
     pub name: String,
     /// Whether it is declared with `||` between its sides.
     pub directed: bool,
-    /// Whether it is of the standard library.
+    /// Whether it is declared in the standard library.
     pub standard: bool,
     pub parameters: Vec<GivenParameter>,
-    /// Made of [`FormulaKind::Entry`] and numbers of the run, and nothing else.
+    /// An expression of [`FormulaKind::Entry`] and numbers of the run only.
     pub value: Formula,
-    pub facts: Facts,
+    pub facts: SummandProperties,
 }
 
 /// A parameter and its argument.
@@ -85,26 +85,26 @@ pub struct GivenParameter {
 
 /// Properties of a summand, as found on the test distributions.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Facts {
-    /// The sum over complete distributions is never negative, and 0 where they agree.
+pub struct SummandProperties {
+    /// Whether the sum over complete distributions is never negative, and is 0 where they agree.
     pub divergence: bool,
-    /// No entry's summand is negative, whatever the other entries are.
+    /// Whether no entry's summand is negative, whatever the other entries are.
     pub never_negative: bool,
     /// The largest sum over complete distributions; infinity where it is unbounded.
     pub most: f64,
-    /// It is 0 everywhere.
+    /// Whether the sum is 0 everywhere.
     pub zero: bool,
 }
 
-impl Facts {
+impl SummandProperties {
     /// The properties of a summand with a parameter that has no value yet.
-    pub const UNKNOWN: Facts =
-        Facts { divergence: true, never_negative: false, most: f64::INFINITY, zero: false };
+    pub const UNKNOWN: SummandProperties =
+        SummandProperties { divergence: true, never_negative: false, most: f64::INFINITY, zero: false };
 }
 
 impl Summand {
-    /// Whether it measures information: it contains a logarithm, in both branches of every choice. (The alpha
-    /// divergence is a plain number that has KL divergences as limits.)
+    /// Whether the value is in nats: both branches of every choice contain a logarithm. (The alpha divergence
+    /// is a plain number, although KL divergences are limits of it.)
     pub fn in_nats(&self) -> bool {
         fn walk(formula: &Formula, known: &mut FxHashMap<*const FormulaNode, bool>) -> bool {
             if let Some(known) = known.get(&Rc::as_ptr(&formula.0)) {
@@ -133,12 +133,12 @@ pub fn detached(formula: &Formula) -> Formula {
     })
 }
 
-/// The same formula with a number in place of one of its parts.
+/// The formula with a number in place of one of its parts.
 pub fn with_number(formula: &Formula, part: &Formula, number: f64) -> Formula {
     rebuilt(formula, &|other| Rc::ptr_eq(&other.0, &part.0).then_some(FormulaKind::Number(number)))
 }
 
-/// An elementwise formula with the parts replaced for which `other` returns a kind. Shared parts stay shared.
+/// An elementwise formula in which `other` replaces the kinds of some parts. Shared parts stay shared.
 fn rebuilt(formula: &Formula, other: &dyn Fn(&Formula) -> Option<FormulaKind>) -> Formula {
     type Known = FxHashMap<*const FormulaNode, Formula>;
     fn walk(

@@ -1,7 +1,7 @@
-//! Formulas as an author would write them, for normal forms, messages and hovers.
+//! Prints formulas as an author would write them, for normal forms, messages and hovers.
 //!
-//! What the checker expanded is folded back where the language has a name for it (`ratio`). Broadcasting from
-//! a coarse axis to a fine one is not written, as in the language.
+//! Expansions that the language has a name for are folded back (`ratio`). Broadcasting from a coarse axis to
+//! a fine one is not written, as in the language.
 
 use crate::experiment::formula::{
     Adaptive, Deviation, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, Function, Live,
@@ -13,15 +13,15 @@ use crate::experiment::{Schedule, ScheduleLength};
 /// Longest formula that is quoted inside a name: the parameter of a divergence, a discount.
 const INNER: usize = 60;
 
-/// A formula in at most about `limit` characters; what does not fit is `...`.
+/// A formula in at most about `limit` characters; the rest is replaced by `...`.
 pub fn formula(formula: &Formula, limit: usize) -> String {
     let mut writer = Writer { text: String::new(), limit, depth: 0, cut: false };
     writer.write(formula, LOOSEST);
     writer.text
 }
 
-/// A formula inside the name of another one. Only one level of these is written, so that a long chain of them
-/// needs no deep stack.
+/// A formula inside the name of another one. Only one level of these is written, so that a long chain does
+/// not need a deep stack.
 fn inner(formula: &Formula) -> String {
     let nested = formula.any(|node| match &node.kind {
         FormulaKind::Signal(Signal::Divergence(divergence))
@@ -114,7 +114,7 @@ pub fn live(live: &Live) -> String {
 pub fn divergence(divergence: &Divergence) -> String {
     let mut text = format!("{}({}", divergence.kind.name(), sides(divergence));
     match &divergence.kind {
-        DivergenceKind::Entrywise(summand) => text += &given(summand, ": "),
+        DivergenceKind::Entrywise(summand) => text += &changed_parameters(summand, ": "),
         DivergenceKind::Gaussian { dimensions: of } => text += &dimensions(of),
         _ => {}
     }
@@ -134,7 +134,7 @@ pub fn divergence(divergence: &Divergence) -> String {
 }
 
 /// `, beta: 0.5`: the parameters that are not at their defaults; `between` separates name and value.
-pub fn given(summand: &Summand, between: &str) -> String {
+pub fn changed_parameters(summand: &Summand, between: &str) -> String {
     let worth = |value: &Formula| match (value.unit(), value.constant()) {
         (Unit::Bool, Some(truth)) => (truth != 0.0).to_string(),
         _ => inner(value),
@@ -281,8 +281,8 @@ pub fn number(value: f64) -> String {
     }
 }
 
-/// The name `ratio`, where a formula is the `exp(a - b)` of two log-probabilities that it stands for: a
-/// checked formula does not have the name.
+/// The name `ratio` for a formula `exp(a - b)` of the two log-probabilities that it stands for. Checked
+/// formulas do not contain the name.
 pub fn ratio(formula: &Formula) -> Option<&'static str> {
     let FormulaKind::Apply { function: Function::Exp, operands } = &formula.0.kind else { return None };
     let FormulaKind::Apply { function: Function::Subtract, operands } = &operands.first()?.0.kind else {
@@ -309,14 +309,14 @@ fn among(among: &Option<Formula>) -> String {
 
 const LOOSEST: u8 = 0;
 
-/// The deepest nesting of operators and calls that is written: deeper text is unreadable, the stack finite.
+/// The deepest nesting of operators and calls that is written. Deeper text is unreadable.
 const DEEPEST: usize = 60;
 
 struct Writer {
     text: String,
     limit: usize,
     depth: usize,
-    /// Whether the limit is reached: then nothing more is written.
+    /// Whether the limit is reached, so that nothing more is written.
     cut: bool,
 }
 

@@ -1,24 +1,24 @@
 //! The kinds of sources of completions: the properties of each ([`RolloutSource::facts`]), the arguments that
 //! decide what it draws ([`RolloutSource::arguments`]), and its description for people
-//! ([`RolloutSource::described`]). Code that would match on all kinds asks for these instead. The syntax of
+//! ([`RolloutSource::described`]). Code that would match on all kinds reads these instead. The syntax of
 //! each kind is declared in `check/builtins/rollouts.rs`.
 
 use std::rc::Rc;
 
-use super::{Keeps, Rollout, RolloutEngine, Sampling};
+use super::{ReplayContents, Rollout, RolloutEngine, Sampling};
 use crate::experiment::formula::{Formula, Role, text};
 use crate::experiment::{Capability, ModelId, Template};
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum RolloutSource {
-    /// The student's own, sampled at every step.
+    /// The student's completions, sampled at every step.
     Sample(Sampling),
-    /// The student's own, sampled at every step by a server that has the weights of that step, or with
-    /// `every` those of less than `every` steps before.
+    /// The student's completions, sampled at every step by a server with the weights of that step, or with
+    /// `every` of less than `every` steps before.
     SampledBy { server: Rc<RolloutEngine>, of: Rc<Rollout>, every: u32 },
-    /// A parameter of an objective that has not been given a value: any rollout.
+    /// A parameter of an objective that has no value yet: any rollout.
     Parameter { name: String, sampling: Sampling },
-    /// A teacher's, generated once before the first step where `sequences` is given.
+    /// A teacher's completions; with `sequences`, generated once before the first step.
     From { teacher: Role, sees: Option<Rc<Template>>, sequences: Option<u32>, sampling: Sampling },
     /// A field of the data.
     Data { field: String },
@@ -36,7 +36,7 @@ pub enum RolloutSource {
     Replay {
         capacity: u32,
         share: Formula,
-        keeps: Keeps,
+        keeps: ReplayContents,
         /// The condition to enter the buffer and stay in it; per group.
         condition: Option<Formula>,
         /// Smallest numbers first; oldest first where absent. Per group.
@@ -66,58 +66,58 @@ pub enum RolloutSource {
     EachTurn { history: Rc<Rollout>, of: Rc<Rollout> },
 }
 
-/// The properties of a source, whatever its kind.
+/// Properties that every source has, whatever its kind.
 pub struct SourceFacts<'a> {
     /// Its name in the language.
     pub name: &'static str,
-    /// The rollouts whose completions become its own.
+    /// The rollouts whose completions it passes on, possibly changed.
     pub inner: Vec<&'a Rollout>,
-    /// Who writes its tokens.
+    /// The author of its tokens.
     pub tokens: TokensOf<'a>,
-    /// The rollout that its prompts are made from.
+    /// The rollout from which its prompts are made.
     pub history: Option<&'a Rollout>,
     /// Its sampling settings, where it samples itself.
     pub sampling: Option<&'a Sampling>,
     /// The role, other than the student, that writes some of the tokens.
     pub writer: Option<&'a Role>,
-    /// The roles that write texts of the prompts it makes.
+    /// The roles that write parts of the prompts that it makes.
     pub writers_of_prompts: Vec<&'a Role>,
-    /// What the routed teacher must return, where it affects each token.
+    /// The capability that it needs of the routed teacher, where that teacher affects each token.
     pub asks_teacher: Option<Capability>,
-    /// The number of it that may change during training.
+    /// Its number that may change during training.
     pub moving: Option<MovingNumber<'a>>,
-    /// The author's program that it starts: what it is, its command, and its dependencies.
+    /// The author's program that it starts: the kind of program, the command, the dependencies.
     pub program: Option<(&'static str, &'a str, &'a [String])>,
-    /// The model that writes the completions as it is before the run.
+    /// The model that writes the completions in its state before the run.
     pub earlier_model: Option<ModelId>,
-    /// The formulas by which completions are chosen.
+    /// The formulas that select completions.
     pub decides_by: Vec<&'a Formula>,
 }
 
-/// Who writes the tokens of a source.
+/// The author of a source's tokens.
 #[derive(Clone, Copy)]
 pub enum TokensOf<'a> {
     /// The student of this step.
     Student(&'a Sampling),
     /// Another role.
     By(&'a Role, &'a Sampling),
-    /// Nobody at this time: they are read from data.
+    /// No model: they are read from data.
     Data,
     /// Unknown: the source is a parameter.
     Open,
-    /// A model as it is before the run.
+    /// A model in its state before the run.
     OfModel,
     /// The authors of the rollouts inside.
     Inside,
-    /// Those of the rollout inside, in part from earlier steps.
+    /// As in the rollout inside, partly from earlier steps.
     Earlier,
     /// A mixture of the routed teacher and the student; the share is the teacher's.
     Mixture(&'a Formula),
-    /// The student, with some tokens replaced; and why the sampler's probability is lost, if it is.
+    /// The student, with some tokens replaced. The text says why the sampler's probability is lost, if it is.
     Changed(Option<&'static str>),
 }
 
-/// An argument that decides what a source draws.
+/// An argument that determines what a source draws.
 pub enum RolloutArgument<'a> {
     Rollout(&'a Rollout),
     Formula(&'a Formula),
@@ -137,7 +137,7 @@ pub struct MovingNumber<'a> {
     pub range: MovingRange,
 }
 
-/// The bounds of a moving number.
+/// The range of a number that may change during training.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum MovingRange {
     /// From 0 to 1.
@@ -272,7 +272,7 @@ impl RolloutSource {
         inner
     }
 
-    /// The arguments that decide what it draws, with their names in normal forms; the first ones have none.
+    /// The arguments that determine what it draws, with their names in normal forms, the first ones without.
     pub fn arguments(&self) -> Vec<(&'static str, RolloutArgument<'_>)> {
         use RolloutArgument as Of;
         use RolloutSource as Source;
@@ -307,8 +307,8 @@ impl RolloutSource {
             Source::Snapshot { model, of } => vec![("", Of::Rollout(of)), ("model", Of::Count(model.0))],
             Source::Replay { capacity, share, keeps, condition, order, of } => {
                 let keeps = match keeps {
-                    Keeps::Rollouts => "rollouts",
-                    Keeps::Prompts => "prompts",
+                    ReplayContents::Rollouts => "rollouts",
+                    ReplayContents::Prompts => "prompts",
                 };
                 let mut arguments = vec![
                     ("", Of::Rollout(of)),
@@ -337,8 +337,8 @@ impl RolloutSource {
         }
     }
 
-    /// A description for people; `exact` formats its numbers. Only the outermost layer of a layered rollout
-    /// is described; the layers inside are what it draws from.
+    /// A description for people; `exact` formats its numbers. Of nested rollouts, only the outermost is
+    /// described, with the sampling of the innermost.
     pub fn described(&self, exact: &dyn Fn(&Formula) -> String) -> String {
         let sampling =
             || self.facts().sampling.or_else(|| self.inner().into_iter().find_map(Rollout::sampling));
@@ -408,7 +408,7 @@ impl RolloutSource {
     }
 }
 
-/// The sampling settings that change a model's distribution, as text.
+/// The sampling settings as text, as far as they change the model's distribution.
 fn shape(sampling: &Sampling) -> String {
     let penalty = sampling.repetition_penalty.filter(|penalty| *penalty != 1.0);
     let temperature = match sampling.temperature {

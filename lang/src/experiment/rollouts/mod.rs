@@ -1,5 +1,6 @@
-//! Rollouts: where the tokens that an objective judges come from, and how they are edited.
+//! Rollouts, the sources of the tokens that an objective scores, and their edits.
 
+mod alike;
 mod kinds;
 
 use std::rc::Rc;
@@ -9,13 +10,15 @@ use crate::experiment::formula::{Formula, Role};
 pub use kinds::{MovingNumber, MovingRange, RolloutArgument, RolloutSource, SourceFacts, TokensOf};
 use serde::{Deserialize, Serialize};
 
-/// The origin of the tokens that an objective judges.
+/// The source of the tokens that an objective scores.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rollout {
     pub source: RolloutSource,
     /// The edits of the completions, in order.
     pub edits: Vec<Edit>,
     pub origin: Origin,
+    /// Where the source is declared. Edits keep it, so it tells whether two rollouts edit the same one.
+    pub source_origin: Origin,
 }
 
 /// A server that samples the student's rollouts.
@@ -23,18 +26,18 @@ pub struct Rollout {
 pub struct RolloutEngine {
     pub engine: String,
     pub url: Secret,
-    /// Its name at the server.
+    /// The model's name at the server.
     pub model: String,
     /// The folder through which weights reach the server.
     pub push: String,
-    /// The environment variable with the token that the server asks for.
+    /// The environment variable with the token that the server requires.
     pub key: Option<String>,
 }
 
-/// What a replay buffer holds.
+/// The contents of a replay buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Keeps {
+pub enum ReplayContents {
     Rollouts,
     Prompts,
 }
@@ -56,7 +59,7 @@ pub enum Edit {
         until: Formula,
         at_most: u32,
     },
-    /// Of one prompt's completions, the `of` with the largest number.
+    /// Selects, among one prompt's completions, the `of` with the largest number.
     Best {
         by: Formula,
         of: u32,
@@ -68,7 +71,7 @@ pub enum Edit {
     ExpertTurns {
         turns: ExpertTurns,
     },
-    /// A program of the author's, about which nothing is known.
+    /// Passes completions through a program of the author's, with unknown effects.
     Through {
         command: String,
         /// The limit for the completions of a batch.
@@ -81,7 +84,7 @@ pub enum Edit {
 #[derive(Clone, Debug, PartialEq)]
 pub enum ExpertTurns {
     First(Formula),
-    /// All recorded turns but the last ones, this many.
+    /// All recorded turns but this many of the last.
     AllBut(Formula),
 }
 
@@ -98,20 +101,25 @@ impl Edit {
         }
     }
 
-    /// Whether the text of a completion stays as the sampler wrote it.
+    /// Whether the edit leaves the texts of completions as they were sampled.
     pub fn keeps_text(&self) -> bool {
         !matches!(self, Edit::Rewrite { .. } | Edit::Through { .. })
     }
 }
 
 impl Rollout {
+    /// A rollout without edits.
+    pub fn new(source: RolloutSource, origin: Origin) -> Rollout {
+        Rollout { source, edits: Vec::new(), origin, source_origin: origin }
+    }
+
     /// The sampling settings of the innermost rollout; `None` where completions come from data alone.
     pub fn sampling(&self) -> Option<&Sampling> {
         let facts = self.source.facts();
         facts.sampling.or_else(|| facts.inner.into_iter().chain(facts.history).find_map(Rollout::sampling))
     }
 
-    /// Why the sampler's probability is unknown: the first rollout, or edit of one, whose tokens were not
+    /// The reason why the sampler's probability is unknown: the first rollout, or edit, whose tokens were not
     /// sampled with a recorded probability.
     pub fn unrecorded(&self) -> Option<&'static str> {
         if let Some(edit) = self.edits.iter().find(|edit| !edit.keeps_text()) {
@@ -122,7 +130,7 @@ impl Rollout {
         }
         let facts = self.source.facts();
         match facts.tokens {
-            // The probability under a `token_mix` is known: the mixture itself is the sampling policy.
+            // A `token_mix` has known probabilities, because the mixture is the sampling policy.
             TokensOf::Student(_) | TokensOf::Open => None,
             TokensOf::By(..) => Some("a teacher wrote these tokens"),
             TokensOf::Data => Some("these tokens are read from the data"),
@@ -135,14 +143,32 @@ impl Rollout {
         }
     }
 
-    /// The temperature at which the student's own completions are sampled; 1 where others wrote them, or
-    /// decoding was greedy.
+    /// The innermost rollouts whose completions it passes on with the tokens that they were drawn with.
+    pub fn arms(&self) -> Vec<&Rollout> {
+        let facts = self.source.facts();
+        let passes_on = match facts.tokens {
+            TokensOf::Student(_)
+            | TokensOf::By(..)
+            | TokensOf::Data
+            | TokensOf::Open
+            | TokensOf::Changed(Some(_)) => false,
+            TokensOf::Inside
+            | TokensOf::Earlier
+            | TokensOf::OfModel
+            | TokensOf::Mixture(_)
+            | TokensOf::Changed(None) => self.edits.iter().all(Edit::keeps_text),
+        };
+        if passes_on { facts.inner.into_iter().flat_map(Rollout::arms).collect() } else { vec![self] }
+    }
+
+    /// The temperature at which the student's own completions are sampled. 1 where others wrote them, or
+    /// decoding was greedy. If its [arms](Rollout::arms) have several, the checker rejects what reads it.
     pub fn policy_temperature(&self) -> f64 {
         let drawn = if self.unrecorded().is_none() { self.sampling() } else { None };
         drawn.map(|sampling| sampling.temperature).filter(|temperature| *temperature > 0.0).unwrap_or(1.0)
     }
 
-    /// The number of it that may change during training, if it has one.
+    /// The number of its source that may change during training, if it has one.
     pub fn moving(&self) -> Option<&Formula> {
         self.source.facts().moving.map(|moving| moving.formula)
     }
@@ -152,7 +178,7 @@ impl Rollout {
         self.source.facts().writer
     }
 
-    /// All other roles that write for it: tokens of completions, or texts of the prompts that it makes.
+    /// The roles other than the student that write tokens of completions, or texts of the prompts.
     pub fn writers(&self) -> Vec<&Role> {
         let facts = self.source.facts();
         facts.writer.into_iter().chain(facts.writers_of_prompts).collect()
@@ -160,11 +186,17 @@ impl Rollout {
 
     /// The number of samples of one prompt.
     pub fn group(&self) -> u32 {
-        let drawn = self.sampling().map_or(1, |sampling| sampling.n);
+        // Rollouts inside may have edits, too. All of them have groups of the same size.
+        let facts = self.source.facts();
+        let drawn = match (facts.sampling, facts.inner.first()) {
+            (Some(sampling), _) => sampling.n,
+            (None, Some(inner)) => inner.group(),
+            (None, None) => 1,
+        };
         self.edits.iter().fold(drawn, |n, edit| if let Edit::Best { of, .. } = edit { n.min(*of) } else { n })
     }
 
-    /// The author's programs that it starts, each with what it is and its dependencies.
+    /// The author's programs that it starts, each with its kind and dependencies.
     pub fn programs(&self) -> Vec<(&'static str, &str, &[String])> {
         let programs = self.all().into_iter().flat_map(|rollout| {
             let edits = rollout.edits.iter().filter_map(|edit| match edit {
@@ -176,7 +208,7 @@ impl Rollout {
         programs.collect()
     }
 
-    /// The formulas by which completions are chosen: of edits and buffers, also of the rollouts inside.
+    /// The formulas that select completions, in edits and buffers, also of the rollouts inside.
     pub fn decides_by(&self) -> Vec<&Formula> {
         let mut found = Vec::new();
         for rollout in self.all() {
@@ -202,7 +234,7 @@ impl Rollout {
         found
     }
 
-    /// The model that writes the completions as it is before the run.
+    /// The model that writes the completions in its state before the run.
     pub(super) fn earlier_model(&self) -> Option<ModelId> {
         self.source.facts().earlier_model
     }
@@ -220,15 +252,15 @@ pub enum Keep {
 pub struct Sampling {
     /// Samples of one prompt: the size of a group.
     pub n: u32,
-    /// 0 is greedy.
+    /// The sampling temperature; 0 is greedy.
     pub temperature: f64,
     /// Longest completion, in tokens, the end token included: a number or a schedule.
     pub max_tokens: Formula,
-    /// Nucleus (top-p) sampling: only the most probable entries that together hold this much are drawn.
+    /// The mass of nucleus (top-p) sampling.
     pub top_p: Option<f64>,
-    /// Only this many entries are drawn, the most probable ones.
+    /// The number of most probable entries that can be drawn.
     pub top_k: Option<u32>,
-    /// Logits of tokens already written are divided (positive) or multiplied (negative) by it.
+    /// Logits of tokens already written are divided by it if positive, and multiplied if negative.
     pub repetition_penalty: Option<f64>,
     /// Several tokens per step, each from its own head; later ones are kept if their confidence reaches
     /// `accept`.
@@ -258,13 +290,13 @@ impl Sampling {
         }
     }
 
-    /// Whether completions come from the full distribution: the model's own log-probability is the sampler's.
+    /// Whether completions come from the full distribution: the model's log-probability is the sampler's.
     pub fn is_plain(&self) -> bool {
-        self.whole() && self.repetition_penalty.is_none_or(|penalty| penalty == 1.0)
+        self.is_full_distribution() && self.repetition_penalty.is_none_or(|penalty| penalty == 1.0)
     }
 
-    /// Whether no entry is left out.
-    pub fn whole(&self) -> bool {
+    /// Whether no vocabulary entry is excluded.
+    pub fn is_full_distribution(&self) -> bool {
         self.top_p.is_none_or(|p| p >= 1.0) && self.top_k.is_none()
     }
 }

@@ -1,4 +1,4 @@
-//! What is proposed at a `<CURSOR>`, and that the checker knows the same words.
+//! Tests of proposals at a `<CURSOR>`, and that the checker accepts the same words.
 
 use super::super::context::CompletionContext;
 use super::super::place::CompletionPlace;
@@ -8,7 +8,8 @@ use crate::check::vocabulary;
 
 fn labels(marked: &str) -> Vec<String> {
     let (text, offset) = cursor(marked);
-    let libraries = || MODULES.iter().map(|(name, text)| LibraryModule::of(&["std", name], text)).collect();
+    let libraries =
+        || MODULES.iter().map(|(name, text)| LibraryModule::from_text(&["std", name], text)).collect();
     let completion = complete(&text, offset, &check(&text), &libraries);
     completion.candidates.into_iter().map(|candidate| candidate.label).collect()
 }
@@ -54,11 +55,11 @@ fn a_setting_proposes_what_it_takes() {
     let objective = within("objective = mopd(clip_at: 5)", "objective = <CURSOR>");
     assert_eq!(labels(&objective)[..2], ["mine", "mopd"].map(str::to_owned));
     proposes(&within("rollout   = sample(", "rollout = <CURSOR>("), &["sample", "from"], &["adamw"]);
-    // What must be given comes first.
+    // Required arguments come first.
     let arguments = labels(&within("sample(n: 1, ", "sample(<CURSOR>"));
     let place = |name: &str| arguments.iter().position(|label| label == name).expect(name);
     assert!(place("n:") < place("accept:") && place("temperature:") < place("accept:"), "{arguments:?}");
-    // A formula is about roles, mostly.
+    // Most formulas read roles.
     let formula = labels(&within("let gap = teacher.logp", "let gap = <CURSOR>"));
     let place = |name: &str| formula.iter().position(|label| label == name).expect(name);
     assert!(place("teacher") < place("accepted") && place("student") < place("accepted"), "{formula:?}");
@@ -109,7 +110,7 @@ fn an_import_proposes_modules_and_their_items_with_their_docs() {
     proposes("use std.opd.<CURSOR>", &["mopd"], &["hidden", "opd"]);
     proposes("use std.opd.{<CURSOR>", &["mopd"], &["hidden"]);
     let (text, offset) = cursor("use std.opd.m<CURSOR>\n");
-    let libraries = || vec![LibraryModule::of(&["std", "opd"], MODULES[0].1)];
+    let libraries = || vec![LibraryModule::from_text(&["std", "opd"], MODULES[0].1)];
     let completion = complete(&text, offset, &check(&text), &libraries);
     let [candidate] = &completion.candidates[..] else { panic!("{completion:?}") };
     assert_eq!(candidate.detail, "objective mopd(clip_at: nats = 5)");
@@ -118,7 +119,7 @@ fn an_import_proposes_modules_and_their_items_with_their_docs() {
 }
 
 #[test]
-fn what_can_not_stand_in_a_place_is_not_proposed() {
+fn completion_proposes_only_names_that_fit() {
     let everything = &["base", "start", "one", "sort", "longest"];
     proposes(&within("objective = mopd(clip_at: 5)", "objective = <CURSOR>"), &["mine"], everything);
     proposes(&within("lr        = 1e-3\n}", "lr = <CURSOR>\n}"), &["longest"], &["start", "sort", "mine"]);
@@ -150,9 +151,11 @@ fn names_of_modules_are_proposed_with_the_use_that_they_need() {
     let text = within("use std.opd.mopd\n", "").replace("mopd(clip_at: 5)", "mo<CURSOR>");
     let (text, offset) = cursor(&text);
     let modules = || {
-        let own =
-            LibraryModule::of(&["mine"], "pub objective mopd {}\npub fn half(x) = x / 2\nobjective own {}\n");
-        vec![LibraryModule::of(&["std", "opd"], MODULES[0].1), own]
+        let own = LibraryModule::from_text(
+            &["mine"],
+            "pub objective mopd {}\npub fn half(x) = x / 2\nobjective own {}\n",
+        );
+        vec![LibraryModule::from_text(&["std", "opd"], MODULES[0].1), own]
     };
     let completion = complete(&text, offset, &check(&text), &modules);
     let with_use: Vec<(&str, String)> = completion
@@ -167,10 +170,10 @@ fn names_of_modules_are_proposed_with_the_use_that_they_need() {
         .collect();
     let wanted = ["use std.opd.mopd", "use mine.mopd"].map(|line| ("mopd", line.to_owned()));
     assert_eq!(with_use, wanted);
-    // What is imported is there already.
+    // An imported name is in scope already.
     let imported = within("mopd(clip_at: 5)", "mo<CURSOR>");
     let (text, offset) = cursor(&imported);
-    let standard = || vec![LibraryModule::of(&["std", "opd"], MODULES[0].1)];
+    let standard = || vec![LibraryModule::from_text(&["std", "opd"], MODULES[0].1)];
     let completion = complete(&text, offset, &check(&text), &standard);
     assert!(completion.candidates.iter().all(|candidate| candidate.import.is_none()), "{completion:?}");
 }
@@ -178,7 +181,7 @@ fn names_of_modules_are_proposed_with_the_use_that_they_need() {
 /// A folder with data, a script and a folder, and rows with two fields.
 struct Project;
 
-impl Surroundings for Project {
+impl IdeHost for Project {
     fn modules(&self) -> Vec<std::rc::Rc<LibraryModule>> {
         Vec::new()
     }
@@ -205,7 +208,7 @@ impl Surroundings for Project {
     }
 }
 
-/// What is proposed, and the text that it replaces.
+/// The proposals, and the text that they replace.
 fn in_project(marked: &str) -> (Vec<String>, String) {
     let (text, offset) = cursor(marked);
     let completion = complete(&text, offset, &check(&text), &Project);
@@ -253,7 +256,7 @@ fn fields_are_those_of_the_data() {
 }
 
 #[test]
-fn nothing_is_proposed_where_the_author_invents() {
+fn completion_is_empty_in_comments_texts_and_new_names() {
     for text in [
         "// mo<CURSOR>",
         "model <CURSOR>",

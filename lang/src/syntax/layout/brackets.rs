@@ -1,7 +1,7 @@
-//! Brackets: which are open, what closes them, and the reports where they do not match.
+//! Brackets: the open ones, their partners, and reports where they do not match.
 
 use super::words::{self, LineHead};
-use super::{Last, MAX_DEPTH, Open, Scanner, texts};
+use super::{LastToken, MAX_DEPTH, OpenBracket, Scanner, texts};
 use crate::diag::{Code, Diagnostic};
 
 pub(super) fn partner(bracket: u8) -> u8 {
@@ -14,7 +14,7 @@ pub(super) fn partner(bracket: u8) -> u8 {
 }
 
 impl Scanner<'_> {
-    /// Gives up on parentheses and square brackets up to the innermost block; reports the outermost of them.
+    /// Drops the open parentheses and square brackets inside the innermost block, and reports the outermost.
     pub(super) fn pop_parens(&mut self, next: Option<usize>) {
         let mut outermost = None;
         while let Some(open) = self.open.last()
@@ -48,7 +48,7 @@ impl Scanner<'_> {
         self.report(diagnostic);
     }
 
-    /// The fix for a bracket that is never closed: its partner after the last token that can belong to it.
+    /// The fix for a bracket without a partner: the partner, after the last token that can belong inside.
     pub(super) fn close(
         &self,
         diagnostic: Diagnostic,
@@ -93,15 +93,15 @@ impl Scanner<'_> {
         let before = self.text[..at].trim_end();
         let owner = ["match", "route"].into_iter().find_map(|word| before.strip_suffix(word));
         let arms = bracket == b'{' && owner.is_some_and(|before| !before.ends_with(words::is_word));
-        self.open.push(Open { bracket, at, operators: 0, arms, led: false });
+        self.open.push(OpenBracket { bracket, at, operators: 0, arms, led: false });
         self.depth += 1;
-        self.last = Last::OpenBracket;
+        self.last = LastToken::OpenBracket;
         self.at += 1;
     }
 
     pub(super) fn closing(&mut self, bracket: u8) {
         let here = self.at;
-        let open_paren = |open: &Open| matches!(open.bracket, b'(' | b'[');
+        let open_paren = |open: &OpenBracket| matches!(open.bracket, b'(' | b'[');
         if bracket == b'}'
             && self.open.iter().any(|open| open.bracket == b'{')
             && self.open.last().is_some_and(open_paren)
@@ -133,13 +133,13 @@ impl Scanner<'_> {
         if let Some(open) = self.open.pop() {
             self.depth -= 1 + open.operators;
         }
-        self.last = Last::Value;
+        self.last = LastToken::Value;
         self.at += 1;
-        // A closed bracket is one more level for what follows it: `f(a)(b)(c)`.
+        // What follows a closed bracket is one level deeper: `f(a)(b)(c)`.
         self.count();
     }
 
-    /// Counts one more operator in the innermost bracket.
+    /// Counts an operator in the innermost bracket.
     pub(super) fn count(&mut self) {
         if let Some(open) = self.open.last_mut() {
             open.operators += 1;
@@ -147,8 +147,8 @@ impl Scanner<'_> {
         }
     }
 
-    /// Blanks text that is deeper than any tree may be, up to the next separator or closing bracket of this
-    /// level.
+    /// Blanks text that is nested deeper than any tree may be, up to the next separator or closing bracket of
+    /// this level.
     pub(super) fn too_deep(&mut self) {
         let start = self.at;
         let message = format!("nested more than {MAX_DEPTH} levels deep");
@@ -176,6 +176,6 @@ impl Scanner<'_> {
             end += 1;
         }
         self.blank(start, end);
-        self.last = Last::Value;
+        self.last = LastToken::Value;
     }
 }

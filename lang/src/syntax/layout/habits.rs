@@ -1,7 +1,7 @@
-//! Habits from other languages and tools that are not in the grammar: they are reported here and rewritten
-//! for it.
+//! Reports syntax of other languages and tools that the grammar does not have, and rewrites it for the
+//! grammar.
 
-use super::{Last, Scanner};
+use super::{LastToken, Scanner};
 use crate::diag::{Code, Diagnostic};
 use crate::syntax::words;
 
@@ -11,7 +11,7 @@ impl Scanner<'_> {
         self.text[line..self.at].bytes().all(|byte| byte == b' ')
     }
 
-    /// Lines of a merge conflict or a page of Markdown. The line is skipped.
+    /// Skips a line of a merge conflict or of a page of Markdown, with a report.
     pub(super) fn left_behind(&mut self, rest: &str) -> bool {
         let line = rest.lines().next().unwrap_or_default();
         let marker =
@@ -79,7 +79,7 @@ impl Scanner<'_> {
         .fix("write `.`", self.span(at, at + path.len()), ours);
         self.report(diagnostic);
         self.replace(at, at + 2).copy_from_slice(b". ");
-        self.last = Last::Operator;
+        self.last = LastToken::Operator;
         self.at += 2;
     }
 
@@ -112,7 +112,7 @@ impl Scanner<'_> {
         let (at, length) = (self.at, word.len());
         let next = self.text[at + length..].trim_start_matches([' ', '\t']);
         let operand = next.starts_with(|c: char| words::is_word(c) || c == '(');
-        if !operand || (word == "NOT") == (self.last == Last::Value) {
+        if !operand || (word == "NOT") == (self.last == LastToken::Value) {
             return false;
         }
         let ours = word.to_ascii_lowercase();
@@ -123,7 +123,7 @@ impl Scanner<'_> {
         );
         self.report(diagnostic.replace_with(format!("write `{ours}`"), ours.clone()));
         self.replace(at, at + length).copy_from_slice(ours.as_bytes());
-        self.last = Last::Operator;
+        self.last = LastToken::Operator;
         self.at += length;
         true
     }
@@ -147,13 +147,13 @@ impl Scanner<'_> {
         let text = self.replace(start, until);
         text.fill(b' ');
         text[..ours.len()].copy_from_slice(ours.as_bytes());
-        self.last = Last::Value;
+        self.last = LastToken::Value;
         self.at = until;
         true
     }
 
-    /// `2,000`: a comma between the thousands. Only where it can't separate two values: no number begins with
-    /// `000`, and nowhere but after `key =` or `name:` is a comma followed by a value without a blank.
+    /// `2,000`: a comma between the thousands. Reported only where it can't separate two values: no number
+    /// begins with `000`, and only after `key =` or `name:` is a comma followed by a value without a blank.
     pub(super) fn thousands(&mut self, start: usize, first_end: usize) {
         let group = |at: usize| {
             let digits =
@@ -189,8 +189,8 @@ impl Scanner<'_> {
         self.at = end;
     }
 
-    /// `240 // 2, ...)` within brackets that open on its line and close after the comment: a division as in
-    /// Python.
+    /// `240 // 2, ...)` within brackets that open on its line and close after the `//`: a floor division as
+    /// in Python.
     pub(super) fn floor_division(&mut self) -> bool {
         let at = self.at;
         let line_start = self.text[..at].rfind('\n').map_or(0, |newline| newline + 1);
@@ -202,7 +202,7 @@ impl Scanner<'_> {
         let divisor =
             digits.len() < rest.trim_start().len() && digits.trim_start().starts_with([',', ')', ']']);
         let closes = rest.contains(super::brackets::partner(open.bracket) as char);
-        if !on_line || !divisor || !closes || self.last != Last::Value {
+        if !on_line || !divisor || !closes || self.last != LastToken::Value {
             return false;
         }
         let diagnostic = Diagnostic::error(
@@ -214,7 +214,7 @@ impl Scanner<'_> {
         .replace_with("write `/`", "/");
         self.report(diagnostic);
         self.replace(at, at + 2).copy_from_slice(b"/ ");
-        self.last = Last::Operator;
+        self.last = LastToken::Operator;
         self.at += 2;
         true
     }

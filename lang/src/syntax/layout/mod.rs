@@ -1,9 +1,9 @@
-//! The layout pass before the grammar: which newlines are separators, which comments to blank, which brackets
-//! match.
+//! The layout pass before the grammar, which decides which newlines are separators and which comments are
+//! blanked, and matches brackets.
 //!
 //! The output has the length of the input, byte for byte, so every offset stays valid. Whether a newline is a
 //! separator depends on the brackets around it and on the token before it, which a context-free grammar can't
-//! see. And a bracket without a partner is best reported at its place, not where the grammar gives up.
+//! express. And a bracket without a partner is best reported at its place, not where the grammar stops.
 
 mod brackets;
 mod habits;
@@ -16,7 +16,7 @@ use crate::diag::{Code, Diagnostic};
 use crate::source::{FileId, Span};
 use brackets::partner;
 
-/// Replaces the newline before an item that begins while a block is still open.
+/// The byte that replaces the newline before an item that begins while a block is still open.
 const BOUNDARY: u8 = 1;
 
 /// The deepest tree that is accepted. It bounds the recursion of every pass over the tree.
@@ -35,10 +35,10 @@ pub struct LaidOutItem {
     pub context: LayoutContext,
 }
 
-/// What a layout depends on, besides the text of the piece and the first words of the next piece.
+/// The dependencies of a layout besides the text of the piece and the first words of the next piece.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LayoutContext {
-    /// The value of `items_close`, where that made a difference.
+    /// The value of `items_close`, if the layout depends on it.
     pub items_close: Option<bool>,
     /// Whether a search went to the end of the file without success.
     pub rest_of_file: bool,
@@ -49,7 +49,7 @@ pub struct LayoutContext {
 /// A piece of a file.
 pub enum LayoutPiece {
     New(LaidOutItem),
-    /// A piece that the caller already has, by its number.
+    /// A piece that the caller has already, by its number.
     KnownPiece(usize),
 }
 
@@ -71,7 +71,7 @@ pub fn lay_out(text: &str) -> String {
 }
 
 /// Cuts a file into pieces, and returns whether items end the blocks around them. `known` returns the known
-/// piece at an offset, if there is one for this rule.
+/// piece at an offset under that rule, if there is one.
 pub fn pieces(
     file: FileId,
     text: &str,
@@ -101,7 +101,7 @@ pub fn pieces(
     if !unclosed_brace {
         return (pieces, false);
     }
-    // Some `{` has no partner: now items at the start of a line also end the blocks around them.
+    // Some `{` has no partner, so items at the start of a line also end the blocks around them.
     (cut(true).0, true)
 }
 
@@ -111,10 +111,10 @@ pub fn lay_out_piece(file: FileId, rest: &str, items_close: bool) -> LaidOutItem
 }
 
 /// An open bracket, or the file itself.
-struct Open {
+struct OpenBracket {
     bracket: u8,
     at: usize,
-    /// Operators and closed brackets since the last separator: a bound on the depth of the expression's tree.
+    /// Operators and closed brackets since the last separator, a bound on the depth of the expression's tree.
     operators: usize,
     /// Whether it contains arms: `condition -> value`.
     arms: bool,
@@ -124,7 +124,7 @@ struct Open {
 
 /// The last token of the line so far.
 #[derive(Clone, Copy, PartialEq)]
-enum Last {
+enum LastToken {
     Nothing,
     /// The line continues after it.
     Operator,
@@ -144,10 +144,10 @@ struct Scanner<'a> {
     at: usize,
     /// Whether the next item begins here.
     complete: bool,
-    open: Vec<Open>,
+    open: Vec<OpenBracket>,
     depth: usize,
-    last: Last,
-    /// Where the text of the next line with content begins, and with what.
+    last: LastToken,
+    /// The start of the next line with content, and the kind of its beginning.
     next_line: (usize, LineHead),
     /// Whether items at the start of a line end the blocks around them.
     items_close: bool,
@@ -166,9 +166,9 @@ impl<'a> Scanner<'a> {
             out: Vec::new(),
             at: 0,
             complete: false,
-            open: vec![Open { bracket: 0, at: 0, operators: 0, arms: false, led: false }],
+            open: vec![OpenBracket { bracket: 0, at: 0, operators: 0, arms: false, led: false }],
             depth: 0,
-            last: Last::Nothing,
+            last: LastToken::Nothing,
             next_line: (0, LineHead::Other),
             items_close,
             context: LayoutContext::default(),
@@ -184,7 +184,7 @@ impl<'a> Scanner<'a> {
         }
         let innermost_brace = self.open.iter().rposition(|open| open.bracket == b'{');
         self.context.unclosed_brace = innermost_brace.is_some();
-        // A bracket inside an unclosed block, or else the outermost block: one report per slip.
+        // A bracket inside an unclosed block, or else the outermost block, so that one slip gives one report.
         let open_paren = self.open.iter().rposition(|open| matches!(open.bracket, b'(' | b'['));
         if let Some(at) = open_paren.or(self.open.iter().position(|open| open.bracket == b'{')) {
             let open = &self.open[at];
@@ -234,7 +234,7 @@ impl<'a> Scanner<'a> {
             b')' | b']' | b'}' => self.closing(byte),
             b',' => {
                 self.separate();
-                self.last = Last::Comma;
+                self.last = LastToken::Comma;
                 self.at += 1;
             }
             b';' => self.semicolon(),
@@ -264,13 +264,14 @@ impl<'a> Scanner<'a> {
         let top = self.open.last().map_or(0, |open| open.bracket);
         let item = match head {
             LineHead::Item => true,
-            // `let` and `route` may also be in a block: at the left margin they are taken for items.
+            // `let` and `route` may also be in a block. At the left margin they count as items.
             LineHead::ItemOrStatement => self.bytes[next - 1] == b'\n',
             _ => false,
         };
 
         if matches!(top, b'(' | b'[') {
-            let expects_more = matches!(self.last, Last::Comma | Last::OpenBracket | Last::Operator);
+            let expects_more =
+                matches!(self.last, LastToken::Comma | LastToken::OpenBracket | LastToken::Operator);
             let unclosed = match head {
                 LineHead::Item | LineHead::ItemOrStatement | LineHead::Statement => true,
                 LineHead::Entry => top == b'[' || !expects_more,
@@ -292,7 +293,7 @@ impl<'a> Scanner<'a> {
             self.open.truncate(1);
             self.depth = self.open[0].operators;
             self.replace(at, at + 1).fill(BOUNDARY);
-        } else if head == LineHead::Brace && self.last == Last::Value {
+        } else if head == LineHead::Brace && self.last == LastToken::Value {
             self.report(
                 Diagnostic::error(
                     Code::Syntax,
@@ -303,21 +304,21 @@ impl<'a> Scanner<'a> {
             );
             self.blank(at, next);
             return;
-        } else if self.last == Last::Operator && head == LineHead::Other
-            || self.last == Last::Where && matches!(head, LineHead::Other | LineHead::Entry)
-            || self.last == Last::Value && head == LineHead::Tail
+        } else if self.last == LastToken::Operator && head == LineHead::Other
+            || self.last == LastToken::Where && matches!(head, LineHead::Other | LineHead::Entry)
+            || self.last == LastToken::Value && head == LineHead::Tail
         {
             self.replace(at, at + 1).fill(b' ');
             return;
         }
-        // Blank lines and comments belong to the item after them. Between items nothing is open, so what
-        // follows does not depend on what is before.
-        self.complete = item && self.open.len() == 1 && self.last != Last::Nothing;
+        // Blank lines and comments belong to the item after them. Between items no bracket is open, so the
+        // text after does not depend on the text before.
+        self.complete = item && self.open.len() == 1 && self.last != LastToken::Nothing;
         self.separate();
-        self.last = Last::Nothing;
+        self.last = LastToken::Nothing;
     }
 
-    /// A separator: the depth starts again, since siblings do not nest.
+    /// Handles a separator. The depth starts again, since siblings do not nest.
     fn separate(&mut self) {
         if let Some(open) = self.open.last_mut() {
             self.depth -= open.operators;
@@ -337,7 +338,7 @@ impl<'a> Scanner<'a> {
         }
         let after_dot = self.at > 0 && self.bytes[self.at - 1] == b'.';
         let operator = !after_dot && matches!(word, "and" | "or" | "not" | "then" | "live" | "for");
-        // `where(` is the function.
+        // `where(` is a call of the function.
         let tail =
             !after_dot && word == "where" && !words::split_word(&self.text[self.at..]).1.starts_with('(');
         if (operator || tail) && self.depth >= MAX_DEPTH {
@@ -347,9 +348,9 @@ impl<'a> Scanner<'a> {
             self.count();
         }
         self.last = match (operator, tail) {
-            (true, _) => Last::Operator,
-            (_, true) => Last::Where,
-            _ => Last::Value,
+            (true, _) => LastToken::Operator,
+            (_, true) => LastToken::Where,
+            _ => LastToken::Value,
         };
         self.at += length;
     }
@@ -360,7 +361,7 @@ impl<'a> Scanner<'a> {
             return;
         }
         let start = self.at;
-        self.last = Last::Value;
+        self.last = LastToken::Value;
         self.at = end;
         if self.bytes[start..end].iter().all(u8::is_ascii_digit) {
             self.thousands(start, end);
@@ -372,7 +373,7 @@ impl<'a> Scanner<'a> {
         let token = words::SIGNS.iter().copied().find(|token| rest.starts_with(token)).unwrap_or(&rest[..1]);
         let leads = token == "->" && self.open.last().is_some_and(|open| open.arms && !open.led);
         if leads {
-            // The condition is complete: it is beside the value in the tree, not around it.
+            // The condition is complete. In the tree, it is beside the value, not around it.
             self.separate();
             if let Some(open) = self.open.last_mut() {
                 open.led = true;
@@ -385,7 +386,7 @@ impl<'a> Scanner<'a> {
         }
         let runs_on = token.starts_with(['+', '-', '*', '/', '^', '<', '>', '=', '|', '&', ':'])
             || matches!(token, "!=" | ".." | "..=");
-        self.last = if runs_on { Last::Operator } else { Last::Value };
+        self.last = if runs_on { LastToken::Operator } else { LastToken::Value };
         self.at += token.len();
     }
 
@@ -408,7 +409,7 @@ impl<'a> Scanner<'a> {
         } else {
             self.replace(at, at + 1).fill(if in_block { b',' } else { b'\n' });
             self.separate();
-            self.last = Last::Comma;
+            self.last = LastToken::Comma;
             self.at += 1;
         }
     }
@@ -429,7 +430,7 @@ impl<'a> Scanner<'a> {
         Span::new(self.file, start, end)
     }
 
-    /// One report per line and code: a second look-alike on a line is no news.
+    /// Adds a diagnostic, at most one per line and code: a second look-alike on a line adds nothing.
     fn report(&mut self, diagnostic: Diagnostic) {
         let start = diagnostic.primary.span.start as usize;
         let repeated = self.diagnostics.iter().rev().take(8).any(|other| {

@@ -1,11 +1,11 @@
-//! Texts, comments, and characters and quotes of other alphabets and languages.
+//! Texts, comments, and look-alikes of characters and quotes.
 
-use super::{Last, Scanner, partner};
+use super::{LastToken, Scanner, partner};
 use crate::diag::{Code, Diagnostic};
 use crate::syntax::words;
 
 impl Scanner<'_> {
-    /// A character that looks like one of ours, or a stray one.
+    /// Handles a character that looks like one of the grammar's, or a stray one.
     pub(super) fn lookalike(&mut self) {
         let Some(character) = self.text[self.at..].chars().next() else { return };
         let (at, length) = (self.at, character.len_utf8());
@@ -23,7 +23,7 @@ impl Scanner<'_> {
                 Diagnostic::error(Code::Syntax, span, message)
                     .help("names are made of the letters a to z, digits and `_`"),
             );
-            // The whole word is taken, so that half a name is not taken for a name.
+            // The whole word is taken, so that a part of it does not pass for a name.
             let mut end = at + length;
             while let Some(next) = self.text[end..].chars().next()
                 && (next.is_alphanumeric() || next == '_')
@@ -33,7 +33,7 @@ impl Scanner<'_> {
             let start =
                 at - self.bytes[..at].iter().rev().take_while(|byte| words::is_word_byte(**byte)).count();
             self.blank(start, end);
-            self.last = Last::Value;
+            self.last = LastToken::Value;
             return;
         };
         let (shown, title) = if meant == " " {
@@ -50,10 +50,10 @@ impl Scanner<'_> {
         self.at += length;
         if meant == "," {
             self.separate();
-            self.last = Last::Comma;
+            self.last = LastToken::Comma;
         } else if meant != " " {
             self.count();
-            self.last = Last::Operator;
+            self.last = LastToken::Operator;
         }
     }
 
@@ -63,15 +63,15 @@ impl Scanner<'_> {
         match string_end(self.bytes, self.at) {
             Some(end) => {
                 self.directions(self.at, end);
-                self.last = Last::Value;
+                self.last = LastToken::Value;
                 self.at = end + 1;
             }
             None => self.unterminated(1),
         }
     }
 
-    /// Blanks a string that does not end on its line, but not the brackets after it that close brackets of
-    /// this line.
+    /// Blanks a string that does not end on its line, except brackets after it that close brackets of this
+    /// line.
     pub(super) fn unterminated(&mut self, quote: usize) {
         let start = self.at;
         let line_end = self.line_end();
@@ -94,7 +94,7 @@ impl Scanner<'_> {
             .help("a text stands on one line; `\\n` inside it is a line break");
         self.report(diagnostic);
         self.blank(start, end);
-        self.last = Last::Value;
+        self.last = LastToken::Value;
         // The brackets opened on this line may have been meant to close inside the text.
         if self.text[end..line_end].trim().is_empty() {
             while let Some(open) = self.open.last()
@@ -148,7 +148,7 @@ impl Scanner<'_> {
         }
         self.replace(start, start + 1).fill(b'"');
         self.replace(close, close + 1).fill(b'"');
-        self.last = Last::Value;
+        self.last = LastToken::Value;
         self.at = end;
     }
 
@@ -168,7 +168,7 @@ impl Scanner<'_> {
         self.blank(start, end);
         // A stand-in for the text, so that the code around it still parses.
         self.replace(start, start + 2).fill(b'"');
-        self.last = Last::Value;
+        self.last = LastToken::Value;
     }
 
     pub(super) fn comment(&mut self) {
@@ -191,8 +191,8 @@ impl Scanner<'_> {
 }
 
 impl Scanner<'_> {
-    /// Bidirectional control characters: with them an editor may show another program than the one that is
-    /// parsed (Trojan Source, arXiv:2111.00169). They are allowed in a text that ends every direction it
+    /// Reports bidirectional control characters, with which an editor may show another program than is parsed
+    /// (Trojan Source, arXiv:2111.00169). They are allowed in a text that ends every direction it
     /// begins.
     fn directions(&mut self, start: usize, end: usize) {
         let inside = &self.text[start..end];

@@ -3,7 +3,7 @@
 use pest::iterators::Pair;
 
 use super::Rule;
-use super::build::{AstBuilder, Broken};
+use super::build::{AstBuilder, CatchAllRule};
 use crate::diag::{Code, Diagnostic};
 use crate::syntax::ast::*;
 use crate::syntax::words::split_word;
@@ -21,7 +21,7 @@ impl<'a> AstBuilder<'a> {
                 }
                 Rule::bad_arm => {
                     let span = self.span(&part);
-                    self.broken(part, Broken::Arm);
+                    self.broken(part, CatchAllRule::Arm);
                     let lost = Expr { span, kind: ExprKind::Error };
                     arms.push(Arm {
                         span,
@@ -61,7 +61,7 @@ impl<'a> AstBuilder<'a> {
         Some(Arm { span, index, condition: condition?, target: target? })
     }
 
-    /// Reports the signs that other languages use between a case and its value.
+    /// Reports other languages' signs between a case and its value.
     fn leads_to(&mut self, pair: Pair<Rule>) {
         let Some(sign) = pair.into_inner().find(|part| part.as_rule() == Rule::foreign_arrow) else { return };
         let message = format!("an arm leads to its value with `->`, not `{}`", sign.as_str());
@@ -83,7 +83,7 @@ impl<'a> AstBuilder<'a> {
                 Rule::bad_arm => {
                     let span = self.span(&part);
                     let slice = part.as_str();
-                    self.broken(part, Broken::MatchArm);
+                    self.broken(part, CatchAllRule::MatchArm);
                     let lost = Expr { span, kind: ExprKind::Error };
                     // A broken `else` does not count as missing.
                     let condition = if split_word(slice).0 == "else" {
@@ -135,7 +135,7 @@ impl<'a> AstBuilder<'a> {
                     self.last_broken = None;
                     axes.extend(self.axis(part));
                 }
-                Rule::bad_axis => self.broken(part, Broken::Axis),
+                Rule::bad_axis => self.broken(part, CatchAllRule::Axis),
                 _ => {}
             }
         }

@@ -1,4 +1,4 @@
-//! From the grammar's pairs to the syntax tree: items, blocks, statements.
+//! Builds the syntax tree from the grammar's pairs: items, blocks, statements.
 
 use super::items::ItemParts;
 use super::{Grammar, Rule, explain};
@@ -12,13 +12,13 @@ use pest::iterators::{Pair, Pairs};
 
 /// Which catch-all rule matched a slice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Broken {
+pub enum CatchAllRule {
     Item,
     Statement,
-    /// Of a route.
+    /// An arm of a route.
     Arm,
     MatchArm,
-    /// Of a sweep.
+    /// An axis of a sweep.
     Axis,
 }
 
@@ -33,28 +33,28 @@ pub struct AstBuilder<'a> {
     docs: std::iter::Peekable<std::slice::Iter<'a, (usize, String)>>,
     /// Documentation lines of the pieces before.
     earlier_docs: Vec<String>,
-    /// Column of the last broken line, while nothing sound has followed it.
+    /// The column of the last broken line, until something valid follows.
     pub last_broken: Option<usize>,
 }
 
-/// What parsing one piece of a file passes on to the next.
+/// The state that parsing one piece of a file passes on to the next.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Carry {
+pub struct ParserState {
     docs: Vec<String>,
     last_broken: Option<usize>,
 }
 
 impl<'a> AstBuilder<'a> {
-    pub fn new(file: FileId, source: &'a str, layout: &'a LaidOutItem, carry: Carry) -> Self {
-        let Carry { docs: earlier_docs, last_broken } = carry;
+    pub fn new(file: FileId, source: &'a str, layout: &'a LaidOutItem, carry: ParserState) -> Self {
+        let ParserState { docs: earlier_docs, last_broken } = carry;
         let docs = layout.docs.iter().peekable();
         AstBuilder { file, source, layout, base: 0, diagnostics: Vec::new(), docs, earlier_docs, last_broken }
     }
 
-    /// The diagnostics, and what is passed on to the next piece.
-    pub fn finish(self) -> (Vec<Diagnostic>, Carry) {
+    /// The diagnostics, and the state for the next piece.
+    pub fn finish(self) -> (Vec<Diagnostic>, ParserState) {
         let docs = self.earlier_docs.into_iter().chain(self.docs.map(|(_, line)| line.clone())).collect();
-        (self.diagnostics, Carry { docs, last_broken: self.last_broken })
+        (self.diagnostics, ParserState { docs, last_broken: self.last_broken })
     }
 
     // ---- Places ----
@@ -299,10 +299,10 @@ impl<'a> AstBuilder<'a> {
         Some(Mark { name: name?, argument })
     }
 
-    // ---- What could not be parsed ----
+    // ---- Text that could not be parsed ----
 
     /// Reports a slice that a catch-all rule matched, unless it only continues a line reported before.
-    pub fn broken(&mut self, pair: Pair<'a, Rule>, kind: Broken) {
+    pub fn broken(&mut self, pair: Pair<'a, Rule>, kind: CatchAllRule) {
         let start = self.offset(&pair);
         let slice = pair.as_str().trim_end();
         // Blanks at its end are included: a text that is never closed has been blanked.
@@ -310,7 +310,7 @@ impl<'a> AstBuilder<'a> {
         let column = self.column(start);
         let goes_on = self
             .last_broken
-            .is_some_and(|last| column > last || kind == Broken::Item && column == last && column > 0);
+            .is_some_and(|last| column > last || kind == CatchAllRule::Item && column == last && column > 0);
         if goes_on {
             return;
         }
@@ -346,12 +346,12 @@ impl<'a> AstBuilder<'a> {
     }
 }
 
-/// An expression whose parts would only cause more diagnostics: it uses a feature that is not supported.
+/// An error node in place of an expression that uses an unsupported feature: its parts are not checked.
 pub(super) fn lost(expr: Expr) -> Expr {
     Expr { kind: ExprKind::Error, ..expr }
 }
 
-/// Removes the block after a term's value, which belongs to the term, from the last call of the value. That
+/// Removes the block after a term's value from the last call of the value, since it belongs to the term. The
 /// call ends at `end`.
 fn take_block(value: &mut Expr, end: u32, text: &str) -> Option<Block> {
     let inner = match &mut value.kind {
@@ -374,7 +374,7 @@ fn take_block(value: &mut Expr, end: u32, text: &str) -> Option<Block> {
     Some(block)
 }
 
-/// Undoes the call that the parser made of a bare value and the braces after it.
+/// Undoes a call that the parser made of a bare value and the braces after it.
 fn unwrap_bare(call: &mut Expr, block: &Block, text: &str) {
     let ExprKind::Call { callee, .. } = &mut call.kind else { return };
     let before = text[..block.span.start as usize].trim_end().len() as u32;

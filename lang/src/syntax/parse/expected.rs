@@ -1,11 +1,11 @@
-//! What the grammar expected, in words for readers.
+//! The grammar's expectations in words, for messages.
 
 use super::Rule;
 
 /// The most alternatives that one message lists.
 const MOST: usize = 5;
 
-/// The name of a rule in a message; `None` where naming it would only add noise.
+/// The name of a rule in a message. `None` where it would not help.
 fn word(rule: Rule) -> Option<&'static str> {
     Some(match rule {
         Rule::EOI => "the end of the line",
@@ -71,7 +71,7 @@ pub fn alternatives(rules: &[Rule], in_block: bool) -> Vec<&'static str> {
     }
     words.sort_by_key(|word| (rank(word), *word));
     words.dedup();
-    // Where an expression may continue with an operator, its other continuations are no news.
+    // Where an operator may follow, the other continuations of an expression add nothing.
     if words.contains(&"an operator") {
         words.retain(|word| !matches!(*word, "`(`" | "`[`" | "`{`" | "`.`" | "`:`" | "`=`"));
     }

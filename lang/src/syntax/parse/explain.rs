@@ -1,7 +1,7 @@
-//! One diagnostic for a slice that could not be parsed: a habit of another language, a common slip, or what
-//! was expected.
+//! The diagnostic for a slice that could not be parsed: syntax of another language, a common slip, or the
+//! grammar's expectation.
 
-use super::build::{AstBuilder, Broken};
+use super::build::{AstBuilder, CatchAllRule};
 use super::habits::{foreign, habit};
 use super::slips::slip;
 use super::unparsed::Unparsed;
@@ -18,17 +18,17 @@ pub fn error_offset(error: &Error<Rule>) -> usize {
 }
 
 /// The diagnostic for `slice`, which begins at `start` of the file.
-pub fn explain(builder: &AstBuilder, slice: &str, start: usize, kind: Broken) -> Diagnostic {
+pub fn explain(builder: &AstBuilder, slice: &str, start: usize, kind: CatchAllRule) -> Diagnostic {
     let unparsed = |at: usize| Unparsed { builder, slice, start, at, kind };
     if let Some(diagnostic) = foreign(&unparsed(0)) {
         return diagnostic;
     }
     let rule = match kind {
-        Broken::Item => Rule::lone_item,
-        Broken::Statement => Rule::lone_statement,
-        Broken::Arm => Rule::lone_arm,
-        Broken::MatchArm => Rule::lone_match_arm,
-        Broken::Axis => Rule::lone_axis,
+        CatchAllRule::Item => Rule::lone_item,
+        CatchAllRule::Statement => Rule::lone_statement,
+        CatchAllRule::Arm => Rule::lone_arm,
+        CatchAllRule::MatchArm => Rule::lone_match_arm,
+        CatchAllRule::Axis => Rule::lone_axis,
     };
     match Grammar::parse(rule, slice) {
         Err(error) => {
@@ -36,9 +36,9 @@ pub fn explain(builder: &AstBuilder, slice: &str, start: usize, kind: Broken) ->
             let unparsed = unparsed(at);
             habit(&unparsed)
                 .or_else(|| slip(&unparsed))
-                .unwrap_or_else(|| describe(builder, &error, start + at, kind != Broken::Item))
+                .unwrap_or_else(|| describe(builder, &error, start + at, kind != CatchAllRule::Item))
         }
-        // The slice parses on its own, so the text after it does not: it ran into the next statement.
+        // The slice parses on its own, so the text ran on into the next statement.
         Ok(_) => Diagnostic::error(
             Code::Syntax,
             builder.span_at(start, start + slice.len()),

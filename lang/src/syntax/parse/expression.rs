@@ -1,4 +1,4 @@
-//! Expressions: from the grammar's pairs to the syntax tree.
+//! Builds expressions of the syntax tree from the grammar's pairs.
 
 use pest::iterators::Pair;
 
@@ -101,7 +101,7 @@ impl<'a> AstBuilder<'a> {
         self.report(Diagnostic::error(Code::ForeignSyntax, span, message).replace_with(title, replacement));
     }
 
-    /// `0..8`: in most languages the end is excluded.
+    /// Reports `0..8`: most languages exclude the end, so the range is ambiguous.
     fn exclusive_range(&mut self, pair: &Pair<Rule>, span: Span) {
         let diagnostic = Diagnostic::error(
             Code::ForeignSyntax,
@@ -129,7 +129,7 @@ impl<'a> AstBuilder<'a> {
         self.report(diagnostic.possibly());
     }
 
-    /// A primary and the calls, indices, fields and blocks after it.
+    /// A primary, with the calls, indices, fields and blocks after it.
     fn chain(&mut self, pair: Pair<'a, Rule>) -> Expr {
         let mut parts = pair.into_inner();
         let Some(first) = parts.next() else {
@@ -247,7 +247,7 @@ impl<'a> AstBuilder<'a> {
                     ));
                     ExprKind::List(inner)
                 } else {
-                    // The span includes the parentheses: so `(a < b) == c` differs from a chained comparison.
+                    // The span includes the parentheses, to tell `(a < b) == c` from a chained comparison.
                     inner.pop().map_or(ExprKind::Error, |inner| inner.kind)
                 }
             }

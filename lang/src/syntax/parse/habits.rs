@@ -1,17 +1,17 @@
-//! Constructs of other languages in text that could not be parsed, and how they are written here.
+//! Diagnostics for constructs of other languages, with their notation in mopd.
 
-use super::build::Broken;
+use super::build::CatchAllRule;
 use super::unparsed::Unparsed;
 use crate::diag::Diagnostic;
 use crate::syntax::words;
 
-/// Statements of other languages, by their first word.
+/// The diagnostic for a statement of another language, recognised by its first word.
 pub(super) fn foreign(unparsed: &Unparsed) -> Option<Diagnostic> {
     let Unparsed { slice, kind, .. } = *unparsed;
     let ((first, rest), (second, _)) = (unparsed.first(), unparsed.second());
     let error = |message: &str| unparsed.foreign(0, first.len(), message);
     let named = !second.is_empty();
-    let in_arms = matches!(kind, Broken::Arm | Broken::MatchArm);
+    let in_arms = matches!(kind, CatchAllRule::Arm | CatchAllRule::MatchArm);
     let diagnostic = match first {
         "def" | "func" | "function" | "defn" if named => {
             let diagnostic = error(&format!("there is no `{first}`: a function is declared with `fn`"))
@@ -20,7 +20,7 @@ pub(super) fn foreign(unparsed: &Unparsed) -> Option<Diagnostic> {
                     "for example `fn soft_or(a, b) = a + b - a * b`: a function is one expression; a loss \
                      is an `objective`",
                 );
-            // With a body of several lines, another keyword is not enough.
+            // A body of several lines needs more than another keyword.
             if slice.trim_end().ends_with(':') {
                 diagnostic
             } else {
@@ -67,11 +67,13 @@ pub(super) fn foreign(unparsed: &Unparsed) -> Option<Diagnostic> {
             error(&format!("there is no `{first}`"))
                 .label("an experiment is made of declarations, not of commands")
         }
-        "const" | "var" | "val" | "set" if named && matches!(kind, Broken::Item | Broken::Statement) => {
+        "const" | "var" | "val" | "set"
+            if named && matches!(kind, CatchAllRule::Item | CatchAllRule::Statement) =>
+        {
             error(&format!("a constant is declared with `let`, not `{first}`"))
                 .replace_with("write `let`", "let")
         }
-        "for" if kind == Broken::Item => error("there is no `for` over items")
+        "for" if kind == CatchAllRule::Item => error("there is no `for` over items")
             .label("a loop, as in Python")
             .help("one model or teacher for each domain is a family: `model expert[d in domains] = ...`"),
         _ => return ternary(unparsed),
@@ -111,7 +113,7 @@ pub(super) fn after_equals(text: &str) -> &str {
     equals.map_or("", |(at, _)| &text[at + 1..])
 }
 
-/// Adds the fix `where(condition, then, otherwise)`, if the parts are so simple that their boundaries are
+/// Adds the fix `where(condition, then, otherwise)`, if the parts are simple enough that their boundaries are
 /// clear.
 pub(super) fn chosen(unparsed: &Unparsed, diagnostic: Diagnostic, parts: [&str; 3]) -> Diagnostic {
     let slice = unparsed.slice;
@@ -154,7 +156,7 @@ pub(super) fn imported(word: &str, rest: &str) -> Option<String> {
     })
 }
 
-/// Signs and words of other languages: the diagnostic of the first of [`HABITS`] that matches.
+/// The diagnostic of the first of [`HABITS`] that matches, for signs and words of other languages.
 pub(super) fn habit(unparsed: &Unparsed) -> Option<Diagnostic> {
     HABITS.iter().find_map(|habit| habit(unparsed))
 }
@@ -177,7 +179,7 @@ const HABITS: [fn(&Unparsed) -> Option<Diagnostic>; 11] = [
 fn assigned_in_place(unparsed: &Unparsed) -> Option<Diagnostic> {
     let (first, rest) = unparsed.first();
     let sign = ["+=", "-=", "*=", "/="].into_iter().find(|sign| rest.starts_with(sign))?;
-    if unparsed.kind != Broken::Statement || first.is_empty() {
+    if unparsed.kind != CatchAllRule::Statement || first.is_empty() {
         return None;
     }
     let message = format!("`{sign}` would change a value in place: a name has one value");
@@ -191,7 +193,7 @@ fn assigned_in_place(unparsed: &Unparsed) -> Option<Diagnostic> {
 fn unnamed_term(unparsed: &Unparsed) -> Option<Diagnostic> {
     let ((first, rest), slice) = (unparsed.first(), unparsed.slice);
     let is_live = || slice.split(|c: char| !words::is_word(c)).any(|word| word == "live");
-    if unparsed.kind != Broken::Statement
+    if unparsed.kind != CatchAllRule::Statement
         || rest.starts_with('=')
         || matches!(first, "term" | "let")
         || !is_live()
@@ -206,7 +208,8 @@ fn unnamed_term(unparsed: &Unparsed) -> Option<Diagnostic> {
 /// `reduce = mean(token), mean(sequence)`
 fn reduce_with_commas(unparsed: &Unparsed) -> Option<Diagnostic> {
     let ((first, rest), start) = (unparsed.first(), unparsed.start);
-    if unparsed.kind != Broken::Statement || !matches!(first, "mean" | "sum") || !rest.starts_with('(') {
+    if unparsed.kind != CatchAllRule::Statement || !matches!(first, "mean" | "sum") || !rest.starts_with('(')
+    {
         return None;
     }
     let diagnostic = unparsed
@@ -223,7 +226,7 @@ fn reduce_with_commas(unparsed: &Unparsed) -> Option<Diagnostic> {
 /// The text after `use` in an import.
 fn import<'a>(unparsed: &Unparsed<'a, '_>) -> Option<&'a str> {
     let (first, rest) = unparsed.first();
-    (first == "use" && unparsed.kind == Broken::Item).then_some(rest)
+    (first == "use" && unparsed.kind == CatchAllRule::Item).then_some(rest)
 }
 
 /// `use std.opd.*`
@@ -267,7 +270,7 @@ fn import_of_a_file(unparsed: &Unparsed) -> Option<Diagnostic> {
 fn settings_in_parentheses(unparsed: &Unparsed) -> Option<Diagnostic> {
     let (first, at, stuck) = (unparsed.first().0, unparsed.at, unparsed.stuck());
     let has_settings = matches!(first, "experiment" | "compare" | "domain" | "eval");
-    if unparsed.kind != Broken::Item || !has_settings || !stuck.starts_with('(') {
+    if unparsed.kind != CatchAllRule::Item || !has_settings || !stuck.starts_with('(') {
         return None;
     }
     let diagnostic = unparsed
@@ -286,7 +289,7 @@ fn settings_in_parentheses(unparsed: &Unparsed) -> Option<Diagnostic> {
 /// `experiment { ... }`
 fn block_without_a_name(unparsed: &Unparsed) -> Option<Diagnostic> {
     let (first, at) = (unparsed.first().0, unparsed.at);
-    let named = unparsed.kind == Broken::Item && matches!(first, "experiment" | "compare");
+    let named = unparsed.kind == CatchAllRule::Item && matches!(first, "experiment" | "compare");
     if !named || !unparsed.stuck().starts_with('{') || at != unparsed.after_first() {
         return None;
     }
@@ -297,7 +300,7 @@ fn block_without_a_name(unparsed: &Unparsed) -> Option<Diagnostic> {
     )
 }
 
-/// `+3`; the `+` of `3 + 4` is not a sign.
+/// `+3`; the `+` of `3 + 4` is an operator.
 fn plus_sign(unparsed: &Unparsed) -> Option<Diagnostic> {
     let (stuck, before) = (unparsed.stuck(), unparsed.before());
     let is_sign = before.ends_with(['=', '(', ',', ':', '[', '>']);

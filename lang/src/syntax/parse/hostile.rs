@@ -1,5 +1,5 @@
-//! Tests that any text can be parsed, however deep or broken; and the whole notation, from which the broken
-//! texts are made.
+//! Tests that any text can be parsed, however deep or broken. The broken texts are made from a sample of the
+//! whole notation.
 
 use super::tests::{outline, read, sound};
 use crate::diag::Code;
@@ -21,7 +21,7 @@ fn two_hundred_nested_brackets_of_each_kind_parse() {
 }
 
 #[test]
-fn what_is_nested_too_deeply_is_reported_once_and_passed_over() {
+fn deep_nesting_is_reported_once_and_skipped() {
     for deep in [
         "(",
         "[",

@@ -1,15 +1,15 @@
-//! Incremental parsing of a file that changes: the items around an edit are kept.
+//! Incremental parsing: items of a changing file that an edit does not touch are kept.
 //!
-//! The layout pass cuts the text at the items and reads every piece without the text before it. So if the
-//! text of a piece and the beginning of the next one are unchanged, its tree and diagnostics are unchanged,
-//! except for their place.
+//! The layout pass cuts the text at the items, and reads each piece without the text before it. So if the
+//! text of a piece and the beginning of the next piece are unchanged, its tree and diagnostics are unchanged,
+//! except for their places.
 
 use std::rc::Rc;
 
 use pest::Parser;
 use pest::iterators::Pair;
 
-use super::build::{AstBuilder, Carry};
+use super::build::{AstBuilder, ParserState};
 use super::{Grammar, Rule};
 use crate::diag::Diagnostic;
 use crate::source::FileId;
@@ -17,15 +17,15 @@ use crate::syntax::ast::{Item, Module};
 use crate::syntax::layout::{self, KnownPiece, LaidOutItem, LayoutContext, LayoutPiece};
 use crate::syntax::shift::{Shift, Shifted};
 
-/// The last text of a file, with its trees and diagnostics. A tree is moved in place if nothing else holds
-/// it, so the result for the text before should be dropped first.
+/// The last text of a file, with its trees and diagnostics. Trees are moved in place if nothing else holds
+/// them, so the previous result should be dropped first.
 #[derive(Default)]
 pub struct KnownFile {
     file: Option<FileId>,
     text: String,
     chunks: Vec<Chunk>,
     tree: Rc<Module>,
-    /// By item of the current tree: its index in the tree before, unless it is new.
+    /// For each item of the current tree, its index in the previous tree, or `None` if it is new.
     before: Vec<Option<usize>>,
 }
 
@@ -34,9 +34,9 @@ struct Chunk {
     start: usize,
     end: usize,
     context: LayoutContext,
-    /// What the pieces before passed on to it, and what it passes on.
-    carried_in: Carry,
-    carried_out: Carry,
+    /// The state that was passed to it by the pieces before, and the state that it passes on.
+    carried_in: ParserState,
+    carried_out: ParserState,
     items: Vec<Rc<Item>>,
     diagnostics: Vec<Diagnostic>,
     module_doc: Vec<String>,
@@ -55,7 +55,7 @@ impl KnownFile {
             .scan(0, |count, chunk| Some(std::mem::replace(count, *count + chunk.items.len())));
         let first_items: Vec<usize> = counts.collect();
         self.before.clear();
-        let mut carry = Carry::default();
+        let mut carry = ParserState::default();
         let mut at = 0;
         for piece in pieces {
             let kept = match &piece {
@@ -100,13 +100,13 @@ impl KnownFile {
         (self.file == Some(file) && self.text == text).then(|| self.result())
     }
 
-    /// By item of the current tree: its index in the tree before, unless it is new.
+    /// For each item of the current tree, its index in the previous tree, or `None` if it is new.
     pub fn before(&self) -> &[Option<usize>] {
         &self.before
     }
 
-    /// Which pieces are unchanged between the last text and this one. The texts may differ in one range, as
-    /// when someone types: text that is in both but has moved relative to its neighbours counts as changed.
+    /// Returns the unchanged pieces. The texts may differ in one range, as when someone types: a text that is
+    /// in both but has moved relative to its neighbours counts as changed.
     fn same_pieces(&self, text: &str) -> impl Fn(usize, bool) -> Option<KnownPiece> {
         let before = common_prefix(self.text.as_bytes(), text.as_bytes());
         let after = common_suffix(&self.text.as_bytes()[before..], &text.as_bytes()[before..]);
@@ -135,7 +135,7 @@ impl KnownFile {
 }
 
 impl Chunk {
-    fn parse(file: FileId, text: &str, start: usize, layout: LaidOutItem, carried_in: Carry) -> Chunk {
+    fn parse(file: FileId, text: &str, start: usize, layout: LaidOutItem, carried_in: ParserState) -> Chunk {
         let end = start + layout.text.len();
         let mut builder = AstBuilder::new(file, &text[start..end], &layout, carried_in.clone());
         let items: Vec<Rc<Item>> = match Grammar::parse(Rule::file, &layout.text) {
@@ -144,7 +144,7 @@ impl Chunk {
                 .filter_map(|pair| builder.top_level(pair))
                 .map(Rc::new)
                 .collect(),
-            // The root rule matches any text; if the grammar ever loses that property, the file still gets a
+            // The root rule matches any text. If the grammar ever loses that property, the file still gets a
             // report.
             Err(error) => {
                 builder.report_raw(&error);
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_decides_where_an_item_ends() {
+    fn reparse_after_an_edit_finds_the_new_end_of_an_item() {
         // `let n` begins an item, `let not` continues the line before.
         reused("let b = 0\nlet a = 1 +\nlet n", "let b = 0\nlet a = 1 +\nlet not");
         // The quote closes one that was opened some items before.
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_item_leaves_to_the_next_is_not_lost() {
+    fn reparse_keeps_the_state_between_items() {
         // Documentation after an item belongs to the next one; a deeper line belongs to the broken one before
         // it.
         reused("let a = 1\nlet b = 2\nlet c = 3\n", "let a = 1 /// of b\nlet b = 2\nlet c = 3\n");

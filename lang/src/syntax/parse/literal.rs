@@ -23,7 +23,7 @@ impl<'a> AstBuilder<'a> {
                     }
                 }
                 Rule::suffix => {
-                    // One form for singular and plural: `1 step` counts in steps.
+                    // Singular and plural have one form, the plural: `1 step` counts in steps.
                     let mut name = self.name(&part);
                     if !name.text.ends_with('s') {
                         name.text.push('s');
@@ -89,25 +89,25 @@ fn spelled_out(written: &str) -> Option<String> {
 }
 
 #[derive(Debug, PartialEq)]
-enum Malformed {
+enum NumberError {
     /// `.5`
     NoLeadingDigit,
     TooLarge,
     Other,
 }
 
-impl Malformed {
+impl NumberError {
     fn into_diagnostic(self, span: crate::source::Span, written: &str) -> Diagnostic {
         match self {
-            Malformed::NoLeadingDigit => {
+            NumberError::NoLeadingDigit => {
                 Diagnostic::error(Code::Syntax, span, "a number begins with a digit")
                     .replace_with("write a zero", format!("0{written}"))
             }
-            Malformed::TooLarge => {
+            NumberError::TooLarge => {
                 Diagnostic::error(Code::Syntax, span, format!("`{written}` is too large for a number"))
                     .label("larger than any 64-bit float")
             }
-            Malformed::Other => {
+            NumberError::Other => {
                 let diagnostic =
                     Diagnostic::error(Code::Syntax, span, format!("`{written}` is not a number"))
                         .label("numbers look like `1_000`, `0.5`, `3e-6` or `35%`");
@@ -124,9 +124,9 @@ impl Malformed {
 
 /// The value of a number as written: digits with single underscores between them, a fraction, an exponent, a
 /// percent sign.
-fn number(written: &str) -> Result<f64, Malformed> {
+fn number(written: &str) -> Result<f64, NumberError> {
     if written.starts_with('.') {
-        return Err(Malformed::NoLeadingDigit);
+        return Err(NumberError::NoLeadingDigit);
     }
     let (body, percent) = match written.strip_suffix('%') {
         Some(body) => (body, true),
@@ -144,11 +144,11 @@ fn number(written: &str) -> Result<f64, Malformed> {
         digits.split('_').all(|group| !group.is_empty() && group.bytes().all(|byte| byte.is_ascii_digit()))
     };
     if !sound(whole) || !fraction.is_none_or(sound) || !exponent.is_none_or(sound) {
-        return Err(Malformed::Other);
+        return Err(NumberError::Other);
     }
-    let value: f64 = body.replace('_', "").parse().map_err(|_| Malformed::Other)?;
+    let value: f64 = body.replace('_', "").parse().map_err(|_| NumberError::Other)?;
     if !value.is_finite() {
-        return Err(Malformed::TooLarge);
+        return Err(NumberError::TooLarge);
     }
     Ok(if percent { value / 100.0 } else { value })
 }
@@ -173,11 +173,11 @@ mod tests {
     }
 
     #[test]
-    fn what_only_looks_like_a_number() {
+    fn malformed_numbers_are_no_numbers() {
         for written in ["3x", "1__0", "1_", "0x10", "1e", "1.2.3", "5steps"] {
-            assert_eq!(number(written), Err(Malformed::Other), "{written}");
+            assert_eq!(number(written), Err(NumberError::Other), "{written}");
         }
-        assert_eq!(number(".5"), Err(Malformed::NoLeadingDigit));
-        assert_eq!(number("1e999"), Err(Malformed::TooLarge));
+        assert_eq!(number(".5"), Err(NumberError::NoLeadingDigit));
+        assert_eq!(number("1e999"), Err(NumberError::TooLarge));
     }
 }

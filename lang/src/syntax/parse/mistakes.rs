@@ -1,5 +1,5 @@
-//! Tests of mistakes in forms that are only valid in a whole program: what the parser alone reports. Mistakes
-//! in other forms are in `tests/suite/syntax/`.
+//! Tests of mistakes in forms that are valid only in a whole program, as the parser alone reports them.
+//! Mistakes in other forms are in `tests/suite/syntax/`.
 
 use super::parse;
 use crate::source::FileId;
@@ -74,7 +74,7 @@ fn habits_of_other_languages_in_an_arm() {
 }
 
 #[test]
-fn axes_of_a_sweep() {
+fn parse_reports_mistakes_in_sweep_axes() {
     assert_eq!(
         told("sweep {\n  beta [0.1]\n  k in\n  1 in [2]\n  good in [3]\n}"),
         [

@@ -1,5 +1,5 @@
-//! The parser: layout, then the grammar, then the tree, one item after another. It never fails; text that it
-//! can't parse is reported and skipped.
+//! The parser: layout, grammar, tree, one item after another. It never fails: text that can't be parsed is
+//! reported and skipped.
 
 mod arms;
 mod build;
@@ -37,9 +37,9 @@ pub use known::KnownFile;
 #[grammar = "grammar.pest"]
 struct Grammar;
 
-/// Parses one file. Diagnostics are sorted by place. A broken item keeps its name in the tree where it has
-/// one, with [`super::ast::ExprKind::Error`] for the unparsed parts, so that nothing else is reported because
-/// of it.
+/// Parses one file. Diagnostics are sorted by place. A broken item keeps its name in the tree, if it has one,
+/// with [`super::ast::ExprKind::Error`] for the unparsed parts, so that uses of the name are not reported
+/// too.
 pub fn parse(file: FileId, text: &str) -> (Module, Vec<Diagnostic>) {
     let (tree, diagnostics) = KnownFile::default().parse(file, text);
     (Rc::unwrap_or_clone(tree), diagnostics)

@@ -1,4 +1,4 @@
-//! Precedence: from a flat run of operands and operators to a tree.
+//! Operator precedence: builds a tree from a flat sequence of operands and operators.
 //!
 //! Lowest to highest: `then`; `->`; `|>`; `||`; `or`; `and`; `not`; comparisons; `..=`; `+ -`; `* /`; unary
 //! `-`; `^` (right-associative); `live`.
@@ -55,7 +55,7 @@ impl Infix {
     }
 }
 
-/// Builds the tree. The grammar makes operands and operators alternate; a missing operand becomes an error
+/// Builds the tree. In the grammar, operands and operators alternate; a missing operand becomes an error
 /// node.
 pub fn arrange(builder: &mut AstBuilder, pieces: Vec<InfixPiece>) -> Expr {
     let mut pieces = pieces.into_iter().peekable();
@@ -145,8 +145,8 @@ fn chains(before: Infix, infix: Infix) -> bool {
     }
 }
 
-/// The top operator of an expression without parentheses: with parentheses, the span would begin before that
-/// of the first operand.
+/// The top operator of an expression without parentheses. With parentheses, the span begins before the first
+/// operand.
 fn unparenthesised(expr: &Expr) -> Option<Infix> {
     let (first, infix) = match &expr.kind {
         ExprKind::Arrow { from, .. } => (from, Infix::Arrow),

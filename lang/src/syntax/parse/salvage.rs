@@ -1,10 +1,10 @@
-//! Recovers the kind and the name of a broken item or statement. Without them, every use of the name would be
-//! reported too.
+//! Recovers the kind and the name of a broken item or statement, so that uses of the name are not reported
+//! too.
 
 use pest::iterators::Pair;
 
 use super::Rule;
-use super::build::{AstBuilder, Broken};
+use super::build::{AstBuilder, CatchAllRule};
 use super::slips::is_item_head;
 use crate::diag::nearest;
 use crate::source::Span;
@@ -15,75 +15,56 @@ impl<'a> AstBuilder<'a> {
     pub fn broken_item(&mut self, pair: Pair<'a, Rule>) -> Option<Item> {
         let span = self.span(&pair);
         let (start, end) = (span.start as usize, span.end as usize);
-        self.broken(pair, Broken::Item);
+        self.broken(pair, CatchAllRule::Item);
         let doc = self.item_doc(start, end);
 
         let slice = &self.text()[start..end];
         let (first, rest) = split_word(slice);
         let public = first == "pub";
         let (keyword, rest) = if public { split_word(rest) } else { (first, rest) };
+        let kind = self.broken_kind(span, keyword, rest)?;
+        Some(Item { doc, public, span, kind })
+    }
+
+    /// The kind of a broken item, from its first word (after `pub`) and the text after it.
+    fn broken_kind(&mut self, span: Span, keyword: &str, rest: &str) -> Option<ItemKind> {
+        let (start, end) = (span.start as usize, span.end as usize);
+        // What it declares is unknown: a name that can't be found may be declared in it.
+        let declares_any = || ItemKind::Use(Use { module: Vec::new(), names: Vec::new() });
         let keyword = match keyword {
             "def" | "func" | "function" => "fn",
             "import" | "from" => "use",
             "const" | "var" | "val" => "let",
             _ if words::ITEMS.contains(&keyword) => keyword,
-            // Its declarations, if any, are unknown: a name that can't be found may be one of them.
-            "for" | "while" => {
-                return Some(Item {
-                    doc,
-                    public,
-                    span,
-                    kind: ItemKind::Use(Use { module: Vec::new(), names: Vec::new() }),
-                });
-            }
+            "for" | "while" => return Some(declares_any()),
             _ => match nearest(keyword, words::ITEMS.iter().copied()) {
                 Some(meant) => meant,
-                // `longest = 10`, `task guide = expert`
-                None => {
-                    let named = if rest.starts_with('=') { keyword } else { split_word(rest).0 };
-                    let declares = rest.starts_with('=') || split_word(rest).1.starts_with(['=', '{', '(']);
-                    if !declares || named.is_empty() {
-                        return None;
-                    }
-                    let at = start + slice.find(named).unwrap_or_default();
-                    let name = Name { text: named.to_owned(), span: self.span_at(at, at + named.len()) };
-                    return Some(Item {
-                        doc,
-                        public,
-                        span,
-                        kind: ItemKind::Use(Use { module: Vec::new(), names: vec![name] }),
-                    });
-                }
+                None => return self.without_keyword(span, keyword, rest),
             },
         };
         let lost = Expr { span, kind: ExprKind::Error };
 
         if keyword == "use" {
-            return self.broken_use(start, end).map(|kind| Item { doc, public, span, kind });
+            return self.broken_use(start, end);
         }
         if keyword == "route" {
             let target = lost.clone();
             let arm = Arm { span, index: None, condition: Condition::When(lost), target };
-            return Some(Item { doc, public, span, kind: ItemKind::Route(Route { span, arms: vec![arm] }) });
+            return Some(ItemKind::Route(Route { span, arms: vec![arm] }));
         }
         let (word, after) = split_word(rest);
         let word_start = end - rest.len();
-        // `teacher math-guide = ...`: the first half is not the intended name.
+        // In `teacher math-guide = ...`, `math` is not the intended name.
         let unnamed = word.is_empty() || words::RESERVED.contains(&word) || after.starts_with('-');
         if unnamed && !matches!(keyword, "experiment" | "compare" | "sweep") {
-            return Some(Item {
-                doc,
-                public,
-                span,
-                kind: ItemKind::Use(Use { module: Vec::new(), names: Vec::new() }),
-            });
+            return Some(declares_any());
         }
         let name = Name { text: word.to_owned(), span: self.span_at(word_start, word_start + word.len()) };
         let named = !word.is_empty() && !words::RESERVED.contains(&word);
         let title = Text { text: rest.split('"').nth(1).unwrap_or_default().to_owned(), span: name.span };
         let (index, parameters) =
             self.reparse(Rule::lone_head, start, end, Self::head_parts).unwrap_or_default();
-        let kind = match keyword {
+        Some(match keyword {
             "experiment" => ItemKind::Experiment { name: title, block: self.block_within(span) },
             "compare" => ItemKind::Compare { name: title, block: self.block_within(span) },
             "sweep" => ItemKind::Sweep { span, axes: Vec::new() },
@@ -104,8 +85,20 @@ impl<'a> AstBuilder<'a> {
             "domain" => ItemKind::Domain { name, block: self.block_within(span) },
             "objective" => ItemKind::Objective { name, parameters, body: self.block_within(span) },
             _ => return None,
-        };
-        Some(Item { doc, public, span, kind })
+        })
+    }
+
+    /// What `longest = 10` or `task guide = expert` declares.
+    fn without_keyword(&self, span: Span, first: &str, rest: &str) -> Option<ItemKind> {
+        let (start, end) = (span.start as usize, span.end as usize);
+        let named = if rest.starts_with('=') { first } else { split_word(rest).0 };
+        let declares = rest.starts_with('=') || split_word(rest).1.starts_with(['=', '{', '(']);
+        if !declares || named.is_empty() {
+            return None;
+        }
+        let at = start + self.text()[start..end].find(named).unwrap_or_default();
+        let name = Name { text: named.to_owned(), span: self.span_at(at, at + named.len()) };
+        Some(ItemKind::Use(Use { module: Vec::new(), names: vec![name] }))
     }
 
     /// The first block in a broken item, or an empty one.
@@ -162,7 +155,7 @@ impl<'a> AstBuilder<'a> {
     pub fn broken_statement(&mut self, pair: Pair<'a, Rule>) -> Option<Statement> {
         let span = self.span(&pair);
         let slice = &self.text()[span.start as usize..span.end as usize];
-        self.broken(pair, Broken::Statement);
+        self.broken(pair, CatchAllRule::Statement);
 
         let lost = Expr { span, kind: ExprKind::Error };
         let (first, rest) = split_word(slice);

@@ -1,6 +1,6 @@
-//! Slips with a better diagnostic than what was expected.
+//! Slips for which a specific diagnostic is better than the grammar's expectation.
 
-use super::build::Broken;
+use super::build::CatchAllRule;
 use super::explain::token;
 use super::habits::{after_equals, chosen};
 use super::unparsed::Unparsed;
@@ -12,7 +12,7 @@ pub fn slip(unparsed: &Unparsed) -> Option<Diagnostic> {
     SLIPS.iter().find_map(|slip| slip(unparsed))
 }
 
-/// In this order: slips of a slice as a whole come before slips at the place where the grammar gave up.
+/// In order of precedence: slips of a whole slice, then slips at the place where the grammar stopped.
 const SLIPS: [fn(&Unparsed) -> Option<Diagnostic>; 13] = [
     begins_with_an_operator,
     item_in_a_block,
@@ -43,7 +43,7 @@ fn begins_with_an_operator(unparsed: &Unparsed) -> Option<Diagnostic> {
 }
 
 fn item_in_a_block(unparsed: &Unparsed) -> Option<Diagnostic> {
-    if unparsed.kind != Broken::Statement || !is_item_head(unparsed.slice) {
+    if unparsed.kind != CatchAllRule::Statement || !is_item_head(unparsed.slice) {
         return None;
     }
     let message = format!("`{}` can't stand inside a block", unparsed.first().0);
@@ -56,7 +56,7 @@ fn item_in_a_block(unparsed: &Unparsed) -> Option<Diagnostic> {
 
 fn statement_outside_a_block(unparsed: &Unparsed) -> Option<Diagnostic> {
     let first = unparsed.first().0;
-    if unparsed.kind != Broken::Item || unparsed.second().0.is_empty() {
+    if unparsed.kind != CatchAllRule::Item || unparsed.second().0.is_empty() {
         return None;
     }
     let block = match first {
@@ -73,7 +73,7 @@ fn statement_outside_a_block(unparsed: &Unparsed) -> Option<Diagnostic> {
 
 fn setting_outside_a_block(unparsed: &Unparsed) -> Option<Diagnostic> {
     let (first, rest) = unparsed.first();
-    if unparsed.kind != Broken::Item || words::ITEMS.contains(&first) || !rest.starts_with(['=', ':']) {
+    if unparsed.kind != CatchAllRule::Item || words::ITEMS.contains(&first) || !rest.starts_with(['=', ':']) {
         return None;
     }
     Some(
@@ -86,7 +86,7 @@ fn setting_outside_a_block(unparsed: &Unparsed) -> Option<Diagnostic> {
 fn unknown_kind_of_item(unparsed: &Unparsed) -> Option<Diagnostic> {
     let (first, kind) = (unparsed.first().0, unparsed.kind);
     let known = words::ITEMS.contains(&first) || first == "pub";
-    if kind != Broken::Item || first.is_empty() || known || unparsed.at > first.len() {
+    if kind != CatchAllRule::Item || first.is_empty() || known || unparsed.at > first.len() {
         return None;
     }
     let error = |message: String| Diagnostic::error(Code::Syntax, unparsed.first_span(), message);
@@ -103,7 +103,7 @@ fn unknown_kind_of_item(unparsed: &Unparsed) -> Option<Diagnostic> {
 
 fn unquoted_name(unparsed: &Unparsed) -> Option<Diagnostic> {
     let (first, second) = (unparsed.first().0, unparsed.second().0);
-    let named = unparsed.kind == Broken::Item && matches!(first, "experiment" | "compare");
+    let named = unparsed.kind == CatchAllRule::Item && matches!(first, "experiment" | "compare");
     if !named || second.is_empty() || unparsed.at != unparsed.after_first() {
         return None;
     }
@@ -116,12 +116,14 @@ fn unquoted_name(unparsed: &Unparsed) -> Option<Diagnostic> {
 
 fn arm_without_an_arrow(unparsed: &Unparsed) -> Option<Diagnostic> {
     let (message, example) = match unparsed.kind {
-        Broken::Arm => (
+        CatchAllRule::Arm => (
             "an arm of a route needs `->` and a teacher",
             "`domain == math -> specialist[math]`, or `else -> generalist`",
         ),
-        Broken::MatchArm => ("an arm of a `match` needs `->` and a value", "`correct -> 1`, or `else -> 0`"),
-        Broken::Item | Broken::Statement | Broken::Axis => return None,
+        CatchAllRule::MatchArm => {
+            ("an arm of a `match` needs `->` and a value", "`correct -> 1`, or `else -> 0`")
+        }
+        CatchAllRule::Item | CatchAllRule::Statement | CatchAllRule::Axis => return None,
     };
     if unparsed.slice.contains("->") {
         return None;
@@ -136,7 +138,7 @@ fn arm_without_an_arrow(unparsed: &Unparsed) -> Option<Diagnostic> {
         && stuck.starts_with(words::is_word)
         && !stuck.starts_with(|c: char| c.is_ascii_digit())
         && unparsed.before().ends_with(ends_value);
-    Some(if between && unparsed.kind == Broken::Arm {
+    Some(if between && unparsed.kind == CatchAllRule::Arm {
         diagnostic.fix("write `->`", unparsed.span(at, 0), "-> ")
     } else {
         diagnostic
@@ -147,7 +149,7 @@ fn setting_without_equals(unparsed: &Unparsed) -> Option<Diagnostic> {
     let ((first, rest), (second, after)) = (unparsed.first(), unparsed.second());
     let stuck = unparsed.stuck();
     let begins_value = |c: char| words::is_word(c) || matches!(c, '"' | '[');
-    if unparsed.kind != Broken::Statement
+    if unparsed.kind != CatchAllRule::Statement
         || stuck != rest
         || first.is_empty()
         || !(second.is_empty() || after.is_empty())

@@ -1,4 +1,4 @@
-//! What the tree looks like, and how the parser carries on after a mistake. Messages are in
+//! Tests of the tree, and of how the parser continues after a mistake. Messages are in
 //! `tests/suite/syntax/`.
 
 use super::parse;
@@ -210,7 +210,7 @@ fn a_match_is_a_value_wherever_one_can_stand() {
 }
 
 #[test]
-fn ranges_and_pipes() {
+fn parse_ranges_and_pipes() {
     for (text, tree) in [
         ("0..=100", "(0..=100)"),
         ("0.05..=20", "(0.05..=20)"),
@@ -421,7 +421,7 @@ fn spans_are_offsets_in_the_source() {
 }
 
 #[test]
-fn the_kinds_of_items() {
+fn parse_every_kind_of_item() {
     let module = sound(concat!(
         "use std.opd.mopd\nuse a.{\n  b,\n  c\n}\nexperiment \"e\" { seed = 1 }\nparam p: count = 3\nlet l \
          = 1\nfn f(a, b: real = 1) = a + b\n",

@@ -1,20 +1,20 @@
-//! A slice that could not be parsed, as the rules that explain it need it.
+//! A slice that could not be parsed, with accessors for the rules that explain it.
 
-use super::build::{AstBuilder, Broken};
+use super::build::{AstBuilder, CatchAllRule};
 use crate::diag::{Code, Diagnostic};
 use crate::source::Span;
 use crate::syntax::words::split_word;
 
-/// An item, a statement or an arm in which the grammar gave up.
+/// An item, a statement or an arm in which the grammar stopped.
 #[derive(Clone, Copy)]
 pub struct Unparsed<'a, 'b> {
     pub builder: &'a AstBuilder<'b>,
     pub slice: &'a str,
-    /// Where it begins in the file.
+    /// Its offset in the file.
     pub start: usize,
-    /// Where the grammar gave up, in the slice.
+    /// The offset in the slice at which the grammar stopped.
     pub at: usize,
-    pub kind: Broken,
+    pub kind: CatchAllRule,
 }
 
 impl<'a> Unparsed<'a, '_> {
@@ -28,7 +28,7 @@ impl<'a> Unparsed<'a, '_> {
         split_word(self.first().1)
     }
 
-    /// The text from the place where the grammar gave up.
+    /// The text from the place where the grammar stopped.
     pub fn stuck(&self) -> &'a str {
         &self.slice[self.at..]
     }
@@ -38,7 +38,7 @@ impl<'a> Unparsed<'a, '_> {
         self.slice[..self.at].trim_end()
     }
 
-    /// Where the second word is, in the slice.
+    /// The offset of the second word in the slice.
     pub fn after_first(&self) -> usize {
         self.slice.len() - self.first().1.len()
     }

@@ -25,7 +25,7 @@ struct Question {
     score: f32,
 }
 
-/// In row groups of two.
+/// The rows in row groups of two.
 fn questions(rows: &[Question]) -> Vec<Vec<table::Column>> {
     rows.chunks(2).map(|rows| table!(rows; question, final_answer, level, score)).collect()
 }
@@ -54,7 +54,7 @@ fn greater(field: &str, bound: f64) -> DataFormula {
     }
 }
 
-/// Seven rows in two files of row groups of two.
+/// Seven rows in two files, in row groups of two.
 fn published() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let all: Vec<Question> = (0..7)
@@ -117,7 +117,7 @@ fn filters_and_limits_choose_rows() {
     let data = Dataset::read(folder.path(), request(&source, &PromptFormat::Text, ANSWER)).unwrap();
     let answers: Vec<&str> = (0..data.len()).map(|row| data.text(row, "answer").unwrap()).collect();
     assert_eq!(answers, ["1", "4", "16"]);
-    // The third stands in the fifth row of its file.
+    // The third row read is the fifth of its file.
     assert_eq!(data.place(2).1, RowPlace::Row(5));
 
     let late = DataSource { filter: Some(greater("answer", 20.0)), ..published_source() };
@@ -155,8 +155,8 @@ fn columns_change_places_in_whole_rows() {
     }
 }
 
-/// Rows take the first arm that holds for them, by fields that may stand in columns of other names. What a
-/// filter leaves out is not asked.
+/// A row takes the first arm whose condition holds, by fields that may have columns of other names. Rows that
+/// a filter leaves out are not evaluated.
 #[test]
 fn a_route_is_decided_row_by_row() {
     let folder = published();
@@ -176,7 +176,7 @@ fn a_route_is_decided_row_by_row() {
     assert_eq!(data.arms(&routes[0][..1]), None);
 }
 
-/// What an objective reads of a row must be there, and be a number.
+/// The fields that an objective reads must exist in every row and be numbers.
 #[test]
 fn numbers_are_kept_row_by_row() {
     let folder = tempfile::tempdir().unwrap();
@@ -204,7 +204,7 @@ fn numbers_are_kept_row_by_row() {
     assert!(error.contains("rows.jsonl:1: the field `levle` is missing"), "{error}");
 }
 
-/// A filter leaves out what it knows nothing of; of a route no teacher would follow.
+/// A filter leaves out rows without its field; a route reports them, as no teacher would follow.
 #[test]
 fn a_route_needs_what_it_reads() {
     let lines = [
@@ -231,7 +231,7 @@ fn a_route_needs_what_it_reads() {
         read(2, &text),
         Err("rows.jsonl:2: the field `level` must be a string; found null".to_owned())
     );
-    // Whoever is decided by an earlier arm needs no field of a later one.
+    // A row that an earlier arm takes needs no field of a later arm.
     let answered = [vec![greater("answer", 1.5), greater("level", 3.0)]];
     assert_eq!(read(3, &answered), Ok(vec![1, 0, 0]));
     let missing = [vec![greater("answer", 2.5), greater("level", 3.0)]];
@@ -245,7 +245,7 @@ fn a_route_needs_what_it_reads() {
 fn the_hash_of_a_large_file_is_remembered() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("large.parquet");
-    // Numbers that a file can't hold in less space than they take.
+    // Random numbers, so that the file can't be compressed.
     let number = |row: u64| (row + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15).to_string();
     let pair = |row: u64| Pair { prompt: number(row), answer: number(row) };
     let rows: Vec<Pair> = (0..100_000).map(pair).collect();
@@ -312,7 +312,7 @@ fn cells_are_text_with_lines() {
 }
 
 #[test]
-fn what_is_no_table_is_refused() {
+fn malformed_tables_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("train.parquet");
     let row = || Pair { prompt: "a".to_owned(), answer: "b".to_owned() };
@@ -342,7 +342,7 @@ fn what_is_no_table_is_refused() {
     );
 }
 
-/// A row of a list of two structs and a text: as other programs write them, level by level.
+/// A row with a list of two structs and a text, encoded level by level as other programs do.
 fn messages() -> Vec<u8> {
     let schema = parse_message_type(
         "message table {
@@ -398,7 +398,7 @@ fn conversations_come_from_lines_and_from_tables() {
         assert_eq!(conversation.has_tools(), tools);
         assert_eq!(conversation.asked().roles().last(), Some(ChatRole::User));
         assert_eq!(data.prompt(0), "Go");
-        // As plain text there is no prompt.
+        // With plain-text prompts, a list of messages is an error.
         let error = Dataset::read(Path::new("."), request(&source, &PromptFormat::Text, ANSWER)).unwrap_err();
         assert!(
             error
@@ -416,7 +416,7 @@ fn conversations_come_from_lines_and_from_tables() {
 }
 
 #[test]
-fn what_is_no_conversation_is_named() {
+fn malformed_conversations_are_errors_that_say_why() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("talk.jsonl");
     let cases = [

@@ -14,8 +14,8 @@ fn said(role: &str, text: &str) -> Value {
     json!({"role": role, "content": text})
 }
 
-/// One turn; three, of which the second is two messages; one behind a system's words, with a user's at the
-/// end.
+/// Trajectories of one turn; of three, the second with two messages; of one after a system message, followed
+/// by a user's.
 fn lines() -> String {
     let [user, assistant, tool] = ["user", "assistant", "tool"];
     [
@@ -61,7 +61,7 @@ fn trajectories(format: &PromptFormat) -> Dataset {
 }
 
 #[test]
-fn each_turn_is_a_row_with_what_was_said_before_it() {
+fn each_turn_is_a_row_with_the_messages_before_it() {
     let data = trajectories(&PromptFormat::Text);
     let prompts: Vec<&str> = (0..data.len()).map(|row| data.prompt(row)).collect();
     assert_eq!(
@@ -99,7 +99,7 @@ fn a_chat_template_gets_the_messages() {
     assert_eq!(roles(2), ["User", "Assistant", "Tool"]);
     assert_eq!(roles(3), ["User", "Assistant", "Tool", "Assistant", "Assistant", "Tool"]);
     assert_eq!(roles(4), ["System", "User"]);
-    // What a row is asked ends where its history does.
+    // The prompt of a row ends with its history.
     assert_eq!(data.conversation(3).unwrap().asked().roles().len(), 6);
     let system = PromptFormat::Chat { system: Some("be kind".to_owned()) };
     let data = trajectories(&system);
@@ -116,7 +116,7 @@ fn a_chat_template_gets_the_messages() {
 fn limits_count_trajectories_and_the_hash_is_of_its_own() {
     let data = read_as(&lines(), &PromptFormat::Text, |source| source.limit = Some(2)).unwrap();
     assert_eq!((data.draws(), data.len()), (2, 4));
-    // The same text, kept as text.
+    // The same trajectories as JSON text in a field.
     let all = lines();
     let kept = all.lines().map(|line| {
         let mut row: Value = serde_json::from_str(line).unwrap();
@@ -132,7 +132,7 @@ fn limits_count_trajectories_and_the_hash_is_of_its_own() {
 }
 
 #[test]
-fn what_has_no_turns_is_refused() {
+fn trajectories_without_turns_are_refused() {
     let wrong = |trajectory: Value, format: &PromptFormat| {
         let good = json!({"hint": "", "level": 0, "trajectory": [said("user", "a"), said("assistant", "b")]});
         let bad = json!({"hint": "", "level": 0, "trajectory": trajectory});
@@ -144,11 +144,12 @@ fn what_has_no_turns_is_refused() {
     let text = &PromptFormat::Text;
     assert_eq!(
         wrong(json!([said("user", "a")]), text),
-        ":2: the trajectory in `trajectory` has no message of the role `assistant`, so there is no turn to write"
+        ":2: the trajectory in `trajectory` has no message with the role `assistant`, so there is no turn \
+        to train on"
     );
     assert_eq!(
         wrong(json!([said("assistant", "b"), said("user", "a"), said("assistant", "b")]), text),
-        ":2: the trajectory in `trajectory` begins with the assistant, so nothing stands before its first turn"
+        ":2: the trajectory in `trajectory` begins with the assistant, so its first turn has no prompt"
     );
     assert_eq!(
         wrong(json!(7), text),
@@ -170,7 +171,8 @@ fn what_has_no_turns_is_refused() {
     ]);
     assert_eq!(
         wrong(called.clone(), text),
-        ":2: the trajectory in `trajectory` has a message 2 whose `content` is no text, and prompts are plain text here"
+        ":2: the trajectory in `trajectory` has a message 2 whose `content` is not a string, but prompts \
+        are plain text here"
     );
     let row = json!({"hint": "", "level": 0, "trajectory": called});
     assert_eq!(read_as(&format!("{row}\n"), &CHAT, |_| {}).unwrap().len(), 2);

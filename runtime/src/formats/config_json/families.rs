@@ -42,7 +42,7 @@ pub(super) struct Defaults {
 }
 
 impl Defaults {
-    pub fn of(family: ModelFamily) -> Defaults {
+    pub fn for_family(family: ModelFamily) -> Defaults {
         let llama = Defaults {
             vocabulary: 32_000,
             width: 4096,

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 pub(super) struct ConfigKeys<'a>(&'a Map<String, Value>);
 
 impl<'a> ConfigKeys<'a> {
-    pub fn of(json: &'a Value) -> Result<ConfigKeys<'a>, String> {
+    pub fn new(json: &'a Value) -> Result<ConfigKeys<'a>, String> {
         json.as_object().map(ConfigKeys).ok_or_else(|| "not a JSON object".to_owned())
     }
 

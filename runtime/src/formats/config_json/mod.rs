@@ -21,10 +21,10 @@ pub use self::write::{TokenIds, unwritten, write};
 
 /// Reads the object of a `config.json`. An error says what is wrong in one line, without the file's name.
 pub fn read(json: &Value) -> Result<Config, String> {
-    let keys = ConfigKeys::of(json)?;
+    let keys = ConfigKeys::new(json)?;
     let family = family(&keys)?;
     refuse_what_changes_the_model(&keys)?;
-    let defaults = Defaults::of(family);
+    let defaults = Defaults::for_family(family);
     let size = |key: &str, default: usize| Ok::<usize, String>(keys.size(key)?.unwrap_or(default));
     let layers = size("num_hidden_layers", defaults.layers)?;
     // Checked before the rest, because lists of this length are allocated next.
@@ -70,7 +70,7 @@ pub fn read(json: &Value) -> Result<Config, String> {
         activation: activation(&keys, family)?,
         embedding_scale: match family {
             ModelFamily::Granite => EmbeddingScale::Exact(multipliers.embedding / multipliers.residual),
-            _ => EmbeddingScale::of(gemma, width),
+            _ => EmbeddingScale::new(gemma, width),
         },
         attention_scale: multipliers.attention,
         attention_softcap: softcap(&keys, family, "attn_logit_softcapping", 50.0)?,
@@ -84,7 +84,9 @@ pub fn read(json: &Value) -> Result<Config, String> {
     };
     if family == ModelFamily::Gemma3 && config.attention_softcap.is_some() {
         return Err(
-            "`attn_logit_softcapping` of `gemma3_text` must be null: the reference passes it over".to_owned()
+            "`attn_logit_softcapping` of `gemma3_text` must be null: the reference implementation ignores \
+            it"
+            .to_owned(),
         );
     }
     if config.norm.epsilon <= 0.0 {
@@ -114,7 +116,7 @@ fn scalar_head(keys: &ConfigKeys) -> Result<bool, String> {
     };
     match labels {
         1 => Ok(true),
-        _ => Err(format!("it sorts texts into {labels} classes: a model that scores them has one")),
+        _ => Err(format!("it is a classifier with {labels} classes: a reward model has one")),
     }
 }
 
@@ -217,9 +219,9 @@ fn activation_of(keys: &ConfigKeys, key: &str, default: &str) -> Result<Activati
 /// The scalar multipliers of a published model.
 struct Multipliers {
     embedding: f64,
-    /// Of the outputs that attention and MLP add to the residual stream.
+    /// Factor of the outputs that attention and MLP add to the residual stream.
     residual: f64,
-    /// Of the products of queries and keys.
+    /// Factor of the products of queries and keys.
     attention: f64,
     logit: f64,
 }
@@ -344,7 +346,7 @@ fn by_type(
         }
     };
     if window.is_none() && sliding.contains(&true) {
-        return Err("some layers have sliding attention, but `sliding_window` says no window".to_owned());
+        return Err("some layers have sliding attention, but `sliding_window` sets no window".to_owned());
     }
     let layer = |sliding: bool| LayerAttention { window: if sliding { window } else { None }, rotary: true };
     Ok(sliding.into_iter().map(layer).collect())

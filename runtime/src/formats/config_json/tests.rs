@@ -120,7 +120,7 @@ fn families_differ_by_features() {
 }
 
 #[test]
-fn sliding_windows() {
+fn sliding_windows_follow_family_and_layer_types() {
     let of = |name: &str, more: Value| windows(&parse(small(name, more)));
     let (none, window) = (None, Some(16));
     assert_eq!(of("llama", json!({ "sliding_window": 16 })), [none; 4]);
@@ -239,7 +239,7 @@ fn gemma3_has_two_bases() {
 }
 
 #[test]
-fn what_is_written_is_read_as_the_same() {
+fn written_config_json_is_read_as_the_same_config() {
     let window = json!({ "sliding_window": 16, "use_sliding_window": true, "max_window_layers": 2 });
     let yarn =
         json!({ "rope_scaling": { "rope_type": "yarn", "factor": 4.0, "truncate": false, "beta_fast": 16 } });
@@ -298,13 +298,13 @@ fn scales_survive_their_inverse() {
 }
 
 #[test]
-fn what_cannot_be_written_is_named() {
+fn features_without_a_config_json_key_are_named() {
     let llama = parse(small("llama", json!({})));
     assert_eq!(unwritten(&llama), None);
     let capped = Config { attention_softcap: Some(50.0), logit_softcap: Some(30.0), ..llama.clone() };
     assert_eq!(
         unwritten(&capped).unwrap(),
-        "`config.json` of `llama` cannot say its soft cap of attention scores, soft cap of logits"
+        "`config.json` of `llama` has no setting for its soft cap of attention scores, soft cap of logits"
     );
     let windows = vec![LayerAttention { window: Some(16), rotary: true }; 4];
     assert!(unwritten(&Config { attention: windows, ..llama }).unwrap().ends_with("its sliding windows"));
@@ -312,7 +312,7 @@ fn what_cannot_be_written_is_named() {
 
 /// Published Gemma files say `gelu` and mean the approximation; the key of version 4 may stand beside it.
 #[test]
-fn the_activation_of_gemma() {
+fn gemma_gelu_means_the_tanh_approximation() {
     let of = |more: Value| read(&small("gemma", more)).map(|config| config.activation);
     for more in [
         json!({}),
@@ -344,13 +344,13 @@ fn a_model_that_scores_has_one_label() {
     assert!(parse(of(json!({ "id2label": { "0": "LABEL_0" } }))).scalar_head);
     assert!(parse(of(json!({ "num_labels": 1 }))).scalar_head);
     assert!(!parse(small("qwen3", json!({ "architectures": ["Qwen3ForCausalLM"] }))).scalar_head);
-    let classes = "it sorts texts into 2 classes: a model that scores them has one";
+    let classes = "it is a classifier with 2 classes: a reward model has one";
     assert_eq!(problem(&of(json!({}))), classes);
     assert_eq!(problem(&of(json!({ "id2label": { "0": "no", "1": "yes" } }))), classes);
 }
 
 #[test]
-fn what_is_not_supported_is_named() {
+fn unsupported_config_json_is_refused_with_the_key() {
     for (json, expected) in [
         (json!([]), "not a JSON object"),
         (json!({}), "`model_type` is missing"),
@@ -388,7 +388,7 @@ fn what_is_not_supported_is_named() {
         (small("llama", json!({ "rope_scaling": { "rope_type": "yarn" } })), "`yarn` need `factor`"),
         (small("gemma3_text", json!({ "attn_logit_softcapping": 50.0 })), "must be null"),
         (small("qwen3", json!({ "layer_types": vec!["linear_attention"; 4] })), "\"linear_attention\""),
-        (small("qwen3", json!({ "layer_types": vec!["sliding_attention"; 4] })), "says no window"),
+        (small("qwen3", json!({ "layer_types": vec!["sliding_attention"; 4] })), "sets no window"),
         (
             small("qwen3", json!({ "layer_types": vec!["full_attention"; 3] })),
             "has 3 elements, but there are 4 layers",

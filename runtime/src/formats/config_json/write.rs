@@ -134,7 +134,7 @@ pub fn unwritten(config: &Config) -> Option<String> {
     ];
     let lost: Vec<&str> = features.into_iter().filter(|(_, lost)| *lost).map(|(name, _)| name).collect();
     let lost = if lost.is_empty() { "sizes".to_owned() } else { lost.join(", ") };
-    Some(format!("`config.json` of `{}` cannot say its {lost}", names(config.family).0))
+    Some(format!("`config.json` of `{}` has no setting for its {lost}", names(config.family).0))
 }
 
 /// Published scalars are whole numbers, and the reference's class requires an integer.

@@ -3,7 +3,7 @@
 //! Some settings of a family have no key, because the programs that run these files derive them from the
 //! family's name. They are derived here in the same way, with a comment at each.
 
-use super::parse::{Contents, GgufValue, Metadata};
+use super::parse::{GgufContents, GgufValue, Metadata};
 use crate::model::{
     Activation, Biases, Config, EmbeddingScale, Experts, LayerAttention, ModelFamily, Norm, Rope, RopeScaling,
 };
@@ -14,7 +14,7 @@ pub(super) struct MetadataKeys<'a> {
 }
 
 impl<'a> MetadataKeys<'a> {
-    pub fn of(metadata: &'a Metadata) -> Result<MetadataKeys<'a>, String> {
+    pub fn new(metadata: &'a Metadata) -> Result<MetadataKeys<'a>, String> {
         match metadata.get("general.architecture") {
             Some(GgufValue::Text(architecture)) => Ok(MetadataKeys { metadata, architecture }),
             _ => Err("`general.architecture` is missing".to_owned()),
@@ -93,8 +93,8 @@ const FAMILIES: [(&str, ModelFamily); 8] = [
 ];
 
 /// `frequencies` are the factors in the file's `rope_freqs`, if there are any.
-pub(super) fn config(contents: &Contents, frequencies: Option<&[f32]>) -> Result<Config, String> {
-    let keys = MetadataKeys::of(&contents.metadata)?;
+pub(super) fn config(contents: &GgufContents, frequencies: Option<&[f32]>) -> Result<Config, String> {
+    let keys = MetadataKeys::new(&contents.metadata)?;
     let Some((_, family)) = FAMILIES.into_iter().find(|(name, _)| *name == keys.architecture) else {
         let names = FAMILIES.map(|(name, _)| format!("`{name}`")).join(", ");
         return Err(format!(
@@ -147,7 +147,7 @@ pub(super) fn config(contents: &Contents, frequencies: Option<&[f32]>) -> Result
         query_key_norm: matches!(family, ModelFamily::Qwen3 | ModelFamily::Qwen3Moe | ModelFamily::Gemma3),
         norm: norm(&keys, family)?,
         activation: if gemma { Activation::Gelu } else { Activation::Silu },
-        embedding_scale: EmbeddingScale::of(gemma, width),
+        embedding_scale: EmbeddingScale::new(gemma, width),
         attention_scale: 1.0 / attention_scalar(family, layers, width, heads, head_width).sqrt(),
         attention_softcap: softcap(
             &keys,
@@ -200,7 +200,7 @@ fn experts(
     keys: &MetadataKeys,
     family: ModelFamily,
     layers: usize,
-    contents: &Contents,
+    contents: &GgufContents,
 ) -> Result<Option<Experts>, String> {
     let count = keys.size("expert_count")?.unwrap_or(0);
     if family != ModelFamily::Qwen3Moe {

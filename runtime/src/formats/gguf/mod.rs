@@ -16,7 +16,7 @@ use super::tensors::{Tensor, Tensors, assemble};
 use super::unreadable;
 use crate::failure::Result;
 use crate::mapped::MappedFile;
-use crate::mapped::{RowOrder, Stored};
+use crate::mapped::{MappedTensor, RowOrder};
 use crate::model::{Config, EntryKind, ModelFamily, layout};
 
 /// The checked contents of a file; no weights are read yet.
@@ -24,7 +24,7 @@ use crate::model::{Config, EntryKind, ModelFamily, layout};
 pub struct Gguf {
     pub config: Config,
     /// In the order of [`layout`].
-    pub parts: Vec<Stored>,
+    pub parts: Vec<MappedTensor>,
     pub metadata: Metadata,
 }
 
@@ -38,18 +38,18 @@ pub fn open(path: &Path) -> Result<Gguf> {
             .get("split.count")
             .is_some_and(|count| !matches!(count, GgufValue::Unsigned(0 | 1)))
         {
-            return Err("it is one of several files that hold a model together, which is not supported: \
-                        merge them first (`llama-gguf-split --merge`)"
+            return Err("it is one of several files of a split model, which is not supported: merge them \
+                first (`llama-gguf-split --merge`)"
                 .to_owned());
         }
-        let place = |place: parse::Extent| Tensor {
+        let place = |place: parse::TensorExtent| Tensor {
             file: file.clone(),
             range: place.range,
             encoding: place.encoding,
             shape: place.shape,
         };
         let frequencies = match contents.tensors.remove("rope_freqs.weight") {
-            Some(found) => Some(numbers(place(found)).ok_or("the tensor rope_freqs.weight is no vector")?),
+            Some(found) => Some(numbers(place(found)).ok_or("the tensor rope_freqs.weight is not a vector")?),
             None => None,
         };
         let config = config::config(&contents, frequencies.as_deref())?;
@@ -61,7 +61,10 @@ pub fn open(path: &Path) -> Result<Gguf> {
         let entries = layout(&config);
         let parts =
             entries.iter().zip(parts).map(|(entry, part)| undo(&config, &entry.name, entry.kind, part));
-        let parts = parts.collect::<Option<Vec<_>>>().ok_or("a projection is not made of whole heads")?;
+        let parts = parts.collect::<Option<Vec<_>>>().ok_or(
+            "the size of a projection is not a multiple \
+            of the size of a head",
+        )?;
         Ok((config, parts, contents.metadata))
     };
     let (config, parts, metadata) = read().map_err(|problem: String| unreadable(path, problem))?;
@@ -70,14 +73,14 @@ pub fn open(path: &Path) -> Result<Gguf> {
 
 fn numbers(tensor: Tensor) -> Option<Vec<f32>> {
     let [length] = tensor.shape.as_slice() else { return None };
-    let stored = Stored::new(tensor.file, tensor.range, tensor.encoding, 1, *length)?;
+    let stored = MappedTensor::new(tensor.file, tensor.range, tensor.encoding, 1, *length)?;
     let mut numbers = vec![0.0; stored.len()];
     stored.read(&mut numbers);
     Some(numbers)
 }
 
 /// Undoes, when numbers are read, what the conversion to GGUF did to them.
-fn undo(config: &Config, name: &str, kind: EntryKind, part: Stored) -> Option<Stored> {
+fn undo(config: &Config, name: &str, kind: EntryKind, part: MappedTensor) -> Option<MappedTensor> {
     // Files of these families store rotary pairs as neighbours, those of the others half a head apart.
     let of_llama = [ModelFamily::Llama, ModelFamily::Mistral, ModelFamily::SmolLm3];
     let turns_neighbours = of_llama.contains(&config.family);

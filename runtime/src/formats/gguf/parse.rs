@@ -64,7 +64,7 @@ pub type Metadata = BTreeMap<String, GgufValue>;
 
 /// Where a tensor is in the file.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Extent {
+pub struct TensorExtent {
     pub encoding: NumberEncoding,
     /// Row-major, as everywhere here: the last dimension is contiguous. GGUF lists dimensions the other way
     /// round.
@@ -74,9 +74,9 @@ pub struct Extent {
 }
 
 #[derive(Debug)]
-pub struct Contents {
+pub struct GgufContents {
     pub metadata: Metadata,
-    pub tensors: BTreeMap<String, Extent>,
+    pub tensors: BTreeMap<String, TensorExtent>,
 }
 
 /// The deepest nesting of lists.
@@ -85,17 +85,18 @@ const DEEPEST: usize = 3;
 /// Most values in a list; texts take several times their bytes in the file.
 const LONGEST: u64 = 1 << 22;
 
-struct Bytes<'a> {
+struct ByteReader<'a> {
     all: &'a [u8],
     at: usize,
 }
 
-impl<'a> Bytes<'a> {
+impl<'a> ByteReader<'a> {
     fn take(&mut self, count: u64) -> Result<&'a [u8], String> {
         let end = usize::try_from(count).ok().and_then(|count| self.at.checked_add(count));
         let taken = end.and_then(|end| self.all.get(self.at..end));
-        let taken = taken
-            .ok_or_else(|| format!("it ends too early: at byte {} there should be {count} more", self.at))?;
+        let taken = taken.ok_or_else(|| {
+            format!("it ends too early: {count} more bytes are expected at byte {}", self.at)
+        })?;
         self.at += taken.len();
         Ok(taken)
     }
@@ -117,7 +118,7 @@ impl<'a> Bytes<'a> {
         let at = self.at;
         let bytes = self.take(length)?;
         // Tokens are bytes and need not be UTF-8.
-        String::from_utf8(bytes.to_vec()).map_err(|_| format!("at byte {at} there should be text in UTF-8"))
+        String::from_utf8(bytes.to_vec()).map_err(|_| format!("the text at byte {at} is not UTF-8"))
     }
 
     fn value(&mut self, kind: u32, depth: usize) -> Result<GgufValue, String> {
@@ -128,7 +129,7 @@ impl<'a> Bytes<'a> {
             9 if depth < DEEPEST => {
                 let (kind, length) = (self.u32()?, self.u64()?);
                 if length > LONGEST {
-                    return Err(format!("a list of {length} values is longer than any in a model"));
+                    return Err(format!("a list of {length} values is too long"));
                 }
                 if let Some(width) = width(kind) {
                     let bytes = self.take(length * width as u64)?.to_vec();
@@ -140,7 +141,7 @@ impl<'a> Bytes<'a> {
                 }
                 Ok(GgufValue::List(list))
             }
-            9 => Err("lists in lists, too deep".to_owned()),
+            9 => Err("lists are nested too deeply".to_owned()),
             _ => {
                 let width = width(kind).ok_or_else(unknown)?;
                 scalar(kind, self.take(width as u64)?).ok_or_else(unknown)
@@ -177,8 +178,8 @@ fn scalar(kind: u32, bytes: &[u8]) -> Option<GgufValue> {
     }
 }
 
-pub fn parse(all: &[u8]) -> Result<Contents, String> {
-    let mut bytes = Bytes { all, at: 0 };
+pub fn parse(all: &[u8]) -> Result<GgufContents, String> {
+    let mut bytes = ByteReader { all, at: 0 };
     if bytes.take(4).ok() != Some(b"GGUF") {
         return Err("it is not a GGUF file: it does not start with these letters".to_owned());
     }
@@ -196,7 +197,7 @@ pub fn parse(all: &[u8]) -> Result<Contents, String> {
         let kind = bytes.u32()?;
         let value = bytes.value(kind, 0).map_err(|problem| format!("`{key}`: {problem}"))?;
         if metadata.insert(key.clone(), value).is_some() {
-            return Err(format!("`{key}` stands twice"));
+            return Err(format!("`{key}` is given twice"));
         }
     }
     let mut described = Vec::new();
@@ -213,7 +214,8 @@ pub fn parse(all: &[u8]) -> Result<Contents, String> {
     for (name, encoding, shape, offset) in described {
         let problem = || {
             format!(
-                "the tensor {name} lies outside the file, or is not as long as its shape {shape:?} asks for"
+                "the tensor {name} is outside the file, or does not have the length of its shape \
+                {shape:?}"
             )
         };
         let (columns, rows) = shape.split_last().ok_or_else(problem)?;
@@ -226,16 +228,16 @@ pub fn parse(all: &[u8]) -> Result<Contents, String> {
             .and_then(|length| from.checked_add(length))
             .filter(|to| *to <= all.len())
             .ok_or_else(problem)?;
-        if tensors.insert(name.clone(), Extent { encoding, shape, range: from..to }).is_some() {
-            return Err(format!("the tensor {name} stands twice"));
+        if tensors.insert(name.clone(), TensorExtent { encoding, shape, range: from..to }).is_some() {
+            return Err(format!("the tensor {name} is given twice"));
         }
     }
-    Ok(Contents { metadata, tensors })
+    Ok(GgufContents { metadata, tensors })
 }
 
 type Description = (String, NumberEncoding, Vec<usize>, u64);
 
-fn describe(bytes: &mut Bytes) -> Result<Description, String> {
+fn describe(bytes: &mut ByteReader) -> Result<Description, String> {
     let name = bytes.text()?;
     let dimensions = bytes.u32()?;
     if !(1..=4).contains(&dimensions) {

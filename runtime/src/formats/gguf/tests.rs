@@ -71,11 +71,11 @@ fn a_llama_with_windows_is_a_mistral() {
     assert_eq!(mistral.family, ModelFamily::Mistral);
     assert!(mistral.attention.iter().all(|layer| layer.window == Some(16) && layer.rotary));
     assert_eq!(config_json::unwritten(&mistral), None);
-    // Its queries and keys are reordered as Llama's are.
+    // The rows of queries and keys are reordered as for Llama.
     let queries = |config: &Config| {
         let entry = layout(config).into_iter().find(|entry| entry.name.contains(".q_proj.")).unwrap();
         let place = &contents.tensors["blk.0.attn_q.weight"];
-        let part = Stored::new(file.clone(), place.range.clone(), place.encoding, 32, 32).unwrap();
+        let part = MappedTensor::new(file.clone(), place.range.clone(), place.encoding, 32, 32).unwrap();
         let part = undo(config, &entry.name, entry.kind, part).unwrap();
         let mut values = vec![0.0; 32 * 32];
         part.read(&mut values);
@@ -96,7 +96,7 @@ fn every_encoding_means_what_the_gguf_package_says() {
     fs::copy(fixture("quantised.safetensors"), folder.path().join(safetensors::MODEL)).unwrap();
     let expected = safetensors::open(folder.path()).unwrap();
     for (name, place) in contents.tensors {
-        let stored = Stored::new(file.clone(), place.range, place.encoding, 2, 512).unwrap();
+        let stored = MappedTensor::new(file.clone(), place.range, place.encoding, 2, 512).unwrap();
         let mut values = vec![0.0; 1024];
         stored.read(&mut values);
         for (value, expected) in values.iter().zip(expected[&name].values()) {
@@ -151,7 +151,7 @@ fn problems_are_named() {
     assert!(problem(&header(0, u64::MAX)).contains("ends too early"));
     let text = |text: &str| [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat();
     let list = |length: u64| [&9u32.to_le_bytes()[..], &0u32.to_le_bytes(), &length.to_le_bytes()].concat();
-    assert!(problem(&[header(0, 1), text("a"), list(u64::MAX)].concat()).contains("longer than any"));
+    assert!(problem(&[header(0, 1), text("a"), list(u64::MAX)].concat()).contains("is too long"));
     let kind = |kind: u32| {
         [header(1, 0), text("t"), [1u32, 8, 0, kind, 0, 0].map(u32::to_le_bytes).concat()].concat()
     };
@@ -216,11 +216,12 @@ fn a_tokenizer_that_is_not_known_asks_for_its_file() {
             .contains("does not have one number")
     );
     assert!(
-        problem("tokenizer.ggml.merges", GgufValue::List(vec![text("ab")])).contains("is not of two tokens")
+        problem("tokenizer.ggml.merges", GgufValue::List(vec![text("ab")]))
+            .contains("does not have two tokens")
     );
     let long = GgufValue::List(vec![text("a bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb")]);
     assert!(problem("tokenizer.ggml.merges", long).contains("which is not in the vocabulary"));
-    assert!(problem("tokenizer.ggml.merges", GgufValue::Flag(true)).contains("no list"));
+    assert!(problem("tokenizer.ggml.merges", GgufValue::Flag(true)).contains("not a list"));
 }
 
 /// A file with one value of metadata.
@@ -258,6 +259,6 @@ fn lists_of_numbers_take_as_much_as_in_the_file() {
     }
     let problem = |value: &[u8]| parse::parse(&with_value("k", 9, value)).unwrap_err();
     assert!(problem(&list(0, 1 << 22, &[1; 100])).contains("it ends too early"));
-    assert!(problem(&list(0, u64::MAX, &[])).contains("longer than any in a model"));
+    assert!(problem(&list(0, u64::MAX, &[])).contains("is too long"));
     assert!(problem(&list(13, 1, &[1; 100])).contains("type 13, which does not exist"));
 }

@@ -9,7 +9,7 @@ use super::parse::{GgufValue, Metadata};
 
 /// How text is split before bytes are merged: programs that run GGUF files know it by the name in
 /// `tokenizer.ggml.pre`.
-enum Splitting {
+enum PreTokenizer {
     Gpt2,
     /// Each digit alone, then as GPT-2.
     Digits,
@@ -33,19 +33,19 @@ macro_rules! words_and_digits {
 const THREE_DIGITS: &str = words_and_digits!(r"\p{N}{1,3}");
 const ONE_DIGIT: &str = words_and_digits!(r"\p{N}");
 
-fn splitting(name: &str) -> Option<Splitting> {
+fn splitting(name: &str) -> Option<PreTokenizer> {
     Some(match name {
-        "gpt-2" => Splitting::Gpt2,
-        "smollm" => Splitting::Digits,
+        "gpt-2" => PreTokenizer::Gpt2,
+        "smollm" => PreTokenizer::Digits,
         "llama-bpe" | "llama3" | "llama-v3" => {
-            Splitting::Pattern { pattern: THREE_DIGITS, normalises: false, keeps_whole_words: true }
+            PreTokenizer::Pattern { pattern: THREE_DIGITS, normalises: false, keeps_whole_words: true }
         }
-        "qwen2" => Splitting::Pattern { pattern: ONE_DIGIT, normalises: true, keeps_whole_words: false },
+        "qwen2" => PreTokenizer::Pattern { pattern: ONE_DIGIT, normalises: true, keeps_whole_words: false },
         _ => return None,
     })
 }
 
-const WAY_OUT: &str = "put the model's tokenizer.json beside the file";
+const WAY_OUT: &str = "put the model's tokenizer.json next to the file";
 
 /// Names and contents of `tokenizer.json` and the files around it.
 pub fn files(metadata: &Metadata) -> Result<Vec<(String, Vec<u8>)>, String> {
@@ -105,13 +105,13 @@ fn tokenizer(
     metadata: &Metadata,
     tokens: &[&str],
     added: &[Json],
-    splitting: &Splitting,
+    splitting: &PreTokenizer,
 ) -> Result<Json, String> {
     let vocabulary = vocabulary(tokens)?;
     let merges = merges(metadata, &vocabulary)?;
     let (normalises, keeps_whole_words) = match splitting {
-        Splitting::Gpt2 | Splitting::Digits => (false, false),
-        Splitting::Pattern { normalises, keeps_whole_words, .. } => (*normalises, *keeps_whole_words),
+        PreTokenizer::Gpt2 | PreTokenizer::Digits => (false, false),
+        PreTokenizer::Pattern { normalises, keeps_whole_words, .. } => (*normalises, *keeps_whole_words),
     };
     Ok(json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
@@ -175,7 +175,7 @@ fn merges(metadata: &Metadata, vocabulary: &BTreeMap<&str, usize>) -> Result<Vec
     let pair = |merge: &str| {
         // A space within a token is written as another character, so the space here separates two tokens.
         let (left, right) =
-            merge.split_once(' ').ok_or_else(|| format!("the merge {merge:?} is not of two tokens"))?;
+            merge.split_once(' ').ok_or_else(|| format!("the merge {merge:?} does not have two tokens"))?;
         let merged = format!("{left}{right}");
         match [left, right, &merged].into_iter().find(|token| !vocabulary.contains_key(token)) {
             Some(unknown) => Err(format!(
@@ -193,15 +193,15 @@ fn byte_level(splits: bool) -> Json {
     })
 }
 
-fn pre_tokenizer(splitting: &Splitting) -> Json {
+fn pre_tokenizer(splitting: &PreTokenizer) -> Json {
     let sequence =
         |first: Json, second: Json| json!({ "type": "Sequence", "pretokenizers": [first, second] });
     match splitting {
-        Splitting::Gpt2 => byte_level(true),
-        Splitting::Digits => {
+        PreTokenizer::Gpt2 => byte_level(true),
+        PreTokenizer::Digits => {
             sequence(json!({ "type": "Digits", "individual_digits": true }), byte_level(true))
         }
-        Splitting::Pattern { pattern, .. } => {
+        PreTokenizer::Pattern { pattern, .. } => {
             let split = json!({
                 "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false,
             });
@@ -275,11 +275,11 @@ const USER_DEFINED: i64 = 4;
 
 fn texts<'a>(metadata: &'a Metadata, key: &str) -> Result<Vec<&'a str>, String> {
     let Some(GgufValue::List(list)) = metadata.get(key) else {
-        return Err(format!("`{key}` is missing or no list: {WAY_OUT}"));
+        return Err(format!("`{key}` is missing or not a list: {WAY_OUT}"));
     };
     let text = |value: &'a GgufValue| match value {
         GgufValue::Text(text) => Ok(text.as_str()),
-        other => Err(format!("`{key}` has {other:?}, which is no text")),
+        other => Err(format!("`{key}` has {other:?}, which is not a string")),
     };
     list.iter().map(text).collect()
 }

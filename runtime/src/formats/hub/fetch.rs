@@ -91,8 +91,12 @@ impl<'h> HubClient<'h> {
             .limit(LONGEST_LIST)
             .read_to_vec()
             .map_err(|error| lost(&error))?;
-        serde_json::from_slice(&text)
-            .map_err(|error| FetchProblem::InvalidReply(format!("what it says of the repository: {error}")))
+        serde_json::from_slice(&text).map_err(|error| {
+            FetchProblem::InvalidReply(format!(
+                "cannot read its description of the \
+                repository: {error}"
+            ))
+        })
     }
 
     /// Downloads one file of a commit to `destination`, whole or not at all. Resumes a partial download.
@@ -152,7 +156,7 @@ impl<'h> HubClient<'h> {
                 Some((start, total)) if start == have => (start, Some(total)),
                 _ => {
                     return Err(FetchProblem::InvalidReply(
-                        "it sent another part of the file than asked for".to_owned(),
+                        "it sent another part of the file than requested".to_owned(),
                     ));
                 }
             },
@@ -160,7 +164,7 @@ impl<'h> HubClient<'h> {
             StatusCode::RANGE_NOT_SATISFIABLE if have > 0 => {
                 part.set_len(0).map_err(FetchProblem::Disk)?;
                 return Err(FetchProblem::Connection(
-                    "what was kept of an earlier attempt does not fit".to_owned(),
+                    "the part that was kept from an earlier attempt does not fit".to_owned(),
                 ));
             }
             status => return Err(FetchProblem::Status(status)),
@@ -170,17 +174,17 @@ impl<'h> HubClient<'h> {
             && !named(header::CONTENT_ENCODING, "identity")
         {
             return Err(FetchProblem::InvalidReply(
-                "it sent the file compressed, which it was not asked to".to_owned(),
+                "it sent the file compressed, although no compression was requested".to_owned(),
             ));
         }
         // Without a length or chunks, a truncated file looks like a whole one.
         if total.is_none() && (limit == UNLIMITED || !named(header::TRANSFER_ENCODING, "chunked")) {
-            return Err(FetchProblem::InvalidReply("it does not say how long the file is".to_owned()));
+            return Err(FetchProblem::InvalidReply("it does not report the length of the file".to_owned()));
         }
         let most = total.unwrap_or(limit);
         if most > limit {
             return Err(FetchProblem::InvalidReply(format!(
-                "the file has {} MiB, which no file of its kind has",
+                "the file has {} MiB, too large for a file of its kind",
                 most >> 20
             )));
         }
@@ -204,7 +208,7 @@ impl<'h> HubClient<'h> {
         if length > most {
             part.set_len(0).map_err(FetchProblem::Disk)?;
             return Err(FetchProblem::InvalidReply(
-                "it sent more than such a file can have, or more than it said".to_owned(),
+                "it sent more bytes than such a file can have, or more than it announced".to_owned(),
             ));
         }
         match total {
@@ -270,7 +274,7 @@ pub(super) fn followed(from: &Uri, location: &str) -> Result<Uri, FetchProblem> 
     };
     if from.scheme() == Some(&uri::Scheme::HTTPS) && next.scheme() != Some(&uri::Scheme::HTTPS) {
         return Err(FetchProblem::InvalidReply(
-            "it redirects from https to a connection that anyone can read".to_owned(),
+            "it redirects from https to an unencrypted connection".to_owned(),
         ));
     }
     // A user name and password in the target would be sent as ours.
@@ -312,7 +316,7 @@ fn lost(error: &ureq::Error) -> FetchProblem {
             FetchProblem::InvalidReply("that is not an address".to_owned())
         }
         ureq::Error::BodyExceedsLimit(limit) => {
-            FetchProblem::InvalidReply(format!("it answers with more than {} MiB", limit >> 20))
+            FetchProblem::InvalidReply(format!("its reply is larger than {} MiB", limit >> 20))
         }
         ureq::Error::Protocol(error) => FetchProblem::Connection(format!("it does not speak HTTP: {error}")),
         other => FetchProblem::Connection(other.to_string()),

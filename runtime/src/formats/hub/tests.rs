@@ -152,7 +152,7 @@ fn serve(
 }
 
 #[test]
-fn what_is_fetched_is_pinned_and_fetched_once() {
+fn model_of_the_hub_is_pinned_and_fetched_once() {
     let folder = tempfile::tempdir().unwrap();
     let index = r#"{"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}"#;
     let files = BTreeMap::from([
@@ -180,7 +180,7 @@ fn what_is_fetched_is_pinned_and_fetched_once() {
 }
 
 #[test]
-fn what_the_hub_refuses_has_a_way_out() {
+fn hub_errors_have_a_help_text() {
     let folder = tempfile::tempdir().unwrap();
     let (endpoint, _) = serve(BTreeMap::from([("config.json", "{}"), ("pytorch_model.bin", "x")]), FIRST);
     let find = |endpoint: &str, name: &str| {

@@ -51,7 +51,7 @@ fn three_types_become_f32() {
 }
 
 #[test]
-fn what_is_written_is_read_in_one_file_or_several() {
+fn written_safetensors_are_read_from_one_shard_or_several() {
     let headers: Vec<TensorHeader> = [("a", vec![3, 2]), ("b", vec![4]), ("c", vec![2, 2])]
         .map(|(name, shape)| TensorHeader { name: name.to_owned(), shape })
         .into();
@@ -148,8 +148,8 @@ fn an_index_stays_in_its_folder_and_tells_the_truth() {
         assert!(error.contains("is not the name of a file in the same folder"), "{name}: {error}");
     }
     for (text, expected) in [
-        (r#"{"weight_map":{"a":"three.safetensors"}}"#, "three.safetensors that it names is missing"),
-        (r#"{"weight_map":{"b":"one.safetensors"}}"#, "the tensor b is not in one.safetensors"),
+        (r#"{"weight_map":{"a":"three.safetensors"}}"#, "three.safetensors, which is missing"),
+        (r#"{"weight_map":{"b":"one.safetensors"}}"#, "the tensor b is in one.safetensors, but it is not"),
         (r#"{"weight_map":{"a":"one.safetensors","b":"two.safetensors"}}"#, "the tensor a is in"),
         (r#"{"weight_map":3}"#, "invalid type"),
         ("", "EOF"),

@@ -62,7 +62,7 @@ static LOADED: Mutex<Vec<StepShape>> = Mutex::new(Vec::new());
 
 impl OnGpu {
     /// `None` where the decoder is not on a GPU, or kernels do not support its precision.
-    pub fn of(decoder: &Decoder) -> Option<OnGpu> {
+    pub fn new(decoder: &Decoder) -> Option<OnGpu> {
         let config = &*decoder.config;
         let [heads, groups, width] =
             [config.heads, config.key_value_heads, config.head_width].map(|size| size as i64);

@@ -12,7 +12,7 @@ use mopd_kernels::tensor::Element;
 use mopd_kernels::{Cpu, Scalar};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
-use super::{Graph, SavedActivations, SavedLayer, Tape, Whole};
+use super::{Graph, LayerActivations, SavedActivations, SavedLayer, Tape};
 use crate::model::decoder::Decoder;
 use crate::model::loops::{numbers, numbers_mut};
 use crate::model::packed_batch::PackedBatch;
@@ -43,7 +43,7 @@ impl GeneratedActivations {
         self.just_read.clear();
     }
 
-    /// Space for the activations of a pass over so many tokens.
+    /// Space for the activations of a pass over `tokens` tokens.
     pub(in crate::model) fn pass(&mut self, decoder: &Decoder, tokens: usize) -> &mut SavedPass {
         let has_head_norm = decoder.layers.iter().any(|layer| layer.query_key_norm.is_some());
         let widths = SavedWidths::new(&shape(decoder), has_head_norm);
@@ -65,8 +65,8 @@ impl GeneratedActivations {
         self.sequences.insert(read, tokens);
     }
 
-    /// What [`Decoder::trace`] would save of the batch, up to rounding. `None` where one of its sequences was
-    /// not generated.
+    /// The activations that [`Decoder::trace`] would save for the batch, up to rounding. `None` where one of
+    /// its sequences was not generated.
     pub fn into_trace(self, decoder: &Decoder, batch: &PackedBatch) -> Option<SavedActivations> {
         let cpu = decoder.place.loops()?;
         let list = |tensor: &Tensor| Vec::<i64>::try_from(tensor).expect("a list of integers");
@@ -114,12 +114,12 @@ impl Gathering {
         layer
     }
 
-    fn whole(&self, decoder: &Decoder, index: usize, stream: Tensor) -> Whole {
+    fn whole(&self, decoder: &Decoder, index: usize, stream: Tensor) -> LayerActivations {
         let all = |saved| self.gather(index, saved, &self.tokens);
         // The last layer computes only the positions that predict a completion token.
         let answered = if index + 1 == decoder.layers.len() { &self.predictors } else { &self.tokens };
         let has_head_norm = decoder.layers[index].query_key_norm.is_some();
-        Whole {
+        LayerActivations {
             stream,
             attention: Tape::Own(packed_attention::SavedForBackward {
                 read: has_head_norm.then(|| all(Saved::BeforeNorm)),
@@ -159,7 +159,7 @@ impl SavedActivations {
         let predictors: Vec<i64> = Vec::try_from(&self.context.batch.predictors).expect("a list of integers");
         let last = self.layers.len() - 1;
         for (index, layer) in self.layers.iter().enumerate() {
-            let SavedLayer::Kept(Whole { stream, attention, middle, feed_forward }) = layer else {
+            let SavedLayer::Kept(LayerActivations { stream, attention, middle, feed_forward }) = layer else {
                 unreachable!("nothing is run again")
             };
             let (Tape::Own(attention), Tape::Own(unit)) = (attention, feed_forward) else {
@@ -187,7 +187,7 @@ impl SavedActivations {
     /// Keys and values of each layer, `[tokens, groups, head width]` each, where our own loops ran.
     pub(in crate::model) fn keys_values(&self, decoder: &Decoder) -> impl Iterator<Item = [Tensor; 2]> {
         self.layers.iter().map(|layer| match layer {
-            SavedLayer::Kept(Whole { attention: Tape::Own(attention), .. }) => {
+            SavedLayer::Kept(LayerActivations { attention: Tape::Own(attention), .. }) => {
                 attention.keys_values(&decoder.config)
             }
             _ => unreachable!("a decoder whose activations are saved runs in loops"),

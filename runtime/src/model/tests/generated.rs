@@ -1,4 +1,4 @@
-//! The gradient of what generation saved, against that of a forward pass and against float64.
+//! The gradient from activations that generation saved, against that of a forward pass and against float64.
 
 use tch::{Kind, Tensor, no_grad_guard};
 
@@ -7,7 +7,7 @@ use crate::machine::place::Place;
 use crate::model::*;
 use crate::tokenizer::Token;
 
-/// Made in generation of prompts, which are read as `rows` or by tensors, and of completions token by token.
+/// Activations saved while prompts are read, as `rows` or by tensors, and completions token by token.
 fn generated(
     decoder: &Decoder,
     sequences: &[(Vec<Token>, Vec<Token>)],
@@ -45,7 +45,7 @@ fn apart(a: &Tensor, b: &Tensor) -> f64 {
     ((a - &b).norm() / b.norm()).double_value(&[])
 }
 
-/// In float32 both are as far from float64 as each other; in bfloat16 generation rounds less often.
+/// In float32, both are equally close to float64; in bfloat16, generation rounds less often.
 #[test]
 fn the_gradient_of_generation_is_that_of_a_forward_pass() {
     let mut tried = Vec::new();
@@ -82,13 +82,13 @@ fn the_gradient_of_generation_is_that_of_a_forward_pass() {
     }
     tried.dedup();
     let others: Vec<&str> = CASES.into_iter().filter(|case| !tried.contains(case)).collect();
-    // Biases in units, experts, and normalisations behind the parts of a layer.
+    // Not supported: biases in units, experts, and normalisations after the parts of a layer.
     assert_eq!(others, ["llama_bias", "qwen3_moe", "qwen3_moe_unnormalised", "gemma2", "gemma3_text"]);
 }
 
-/// A sequence that was not generated, or not as it is trained on.
+/// A sequence that was not generated, or that is trained on with other tokens, has no activations.
 #[test]
-fn what_was_not_generated_has_no_activations() {
+fn sequences_that_were_not_generated_have_no_activations() {
     let weights = weights("llama");
     let decoder = Decoder::trainable(&weights, Place::cpu(), Kind::Float);
     let references = references("llama");
@@ -100,7 +100,7 @@ fn what_was_not_generated_has_no_activations() {
         generated(&decoder, of, (true, 0)).into_trace(&decoder, &super::batch(batch))
     };
     assert!(trace(&sequences, &others).is_none() && trace(&sequences[1..], &sequences).is_none());
-    // What follows the last token that was read is no part of it, and a batch may leave some out.
+    // The token after the last one that was read does not matter, and a batch may omit sequences.
     others[1] = sequences[1].clone();
     *others[2].1.last_mut().unwrap() += 1;
     let found = trace(&sequences, &others[1..]).unwrap().hidden;

@@ -1,5 +1,5 @@
-//! Every family against the reference library: small checkpoints with what it answers for them in float64,
-//! made by `tests/fixtures/architectures.py`.
+//! Every family against the reference library: small checkpoints with its outputs for them in float64, made
+//! by `tests/fixtures/architectures.py`.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -77,7 +77,7 @@ fn with_config(weights: &Weights, change: impl FnOnce(&mut Config)) -> Weights {
 
 pub(super) struct Reference {
     pub tokens: Vec<Token>,
-    /// After each of the last tokens, eight at most.
+    /// The logits after each of the last tokens, eight at most.
     logits: Vec<f64>,
     greedy: Vec<Token>,
 }
@@ -96,7 +96,7 @@ pub(super) fn references(case: &str) -> Vec<Reference> {
 }
 
 impl Reference {
-    /// Whose predictors are the places that logits are known of; the last token is only predicted.
+    /// A sequence whose predicted positions are those with known logits. The last token is only predicted.
     pub(super) fn sequence(&self) -> (Vec<Token>, Vec<Token>) {
         let known = self.logits.len() / VOCABULARY;
         let (prompt, rest) = self.tokens.split_at(self.tokens.len() + 1 - known);
@@ -170,7 +170,7 @@ fn generation_equals_the_forward_pass() {
         let prompts: Vec<&[Token]> =
             references.iter().map(|reference| &reference.tokens[..reference.tokens.len() / 2]).collect();
         let mut generator = super::generators(&decoder, &prompts, 30).into_iter().nth(way).unwrap();
-        // Rows come and go, and more than one continues the same prompt.
+        // Rows leave, and several rows continue the same prompt.
         let mut rows = vec![2, 0, 2, 1];
         generator.select(&[2, 0, 2, 1]);
         for step in 0..20 {
@@ -184,7 +184,7 @@ fn generation_equals_the_forward_pass() {
             generator.step(tokens);
             let got = Tensor::from_slice(generator.logits());
             let sequence = |place: usize| {
-                // The place that this row had before the others left.
+                // The index that this row had before the others left.
                 let written = |step: usize| {
                     let place = if step < 12 && rows.len() == 2 { [3, 0][place] } else { place };
                     (17 * step + 5 * place + 40) as Token % 256
@@ -203,7 +203,7 @@ fn generation_equals_the_forward_pass() {
     }
 }
 
-/// If a fixture could not tell whether a feature is there, its parity would say nothing.
+/// The parity of a fixture tests a feature only if the fixture's logits depend on it.
 #[test]
 fn every_feature_changes_the_logits() {
     let _guard = no_grad_guard();
@@ -261,7 +261,7 @@ fn every_feature_changes_the_logits() {
     }
 }
 
-/// Half the significant digits, the same model. The median: a rounding may choose another expert for a token.
+/// The median is bounded, not the largest: rounding may choose another expert for a token.
 #[test]
 fn bf16_differs_by_rounding() {
     let _guard = no_grad_guard();
@@ -281,8 +281,8 @@ fn bf16_differs_by_rounding() {
     }
 }
 
-/// A teacher that is the student gives the very same numbers, so that their divergence is 0 and nothing is
-/// learnt from it.
+/// A teacher that equals the student gives the same bits, so that their divergence is 0 and nothing is learnt
+/// from it.
 #[test]
 fn equal_weights_give_equal_bits() {
     for case in CASES {
@@ -311,7 +311,7 @@ pub fn loss_and_gradient(
     gradient_of_trace(decoder, decoder.trace(batch, recomputed), loss)
 }
 
-/// The same from what a forward pass has saved.
+/// The same with the activations that a forward pass saved.
 pub fn gradient_of_trace(
     decoder: &Decoder,
     trace: SavedActivations,
@@ -331,7 +331,7 @@ pub fn gradient_of_trace(
     (loss.double_value(&[]), gradient.part(0..gradient.parameters()))
 }
 
-/// Of the mean log-probability of the batch's targets.
+/// The gradient of the mean log-probability of the batch's targets.
 pub(super) fn gradient(decoder: &Decoder, batch: &PackedBatch, recomputed: usize) -> Tensor {
     loss_and_gradient(decoder, batch, recomputed, |logits| mean_logp(logits, batch)).1
 }
@@ -340,7 +340,7 @@ pub(super) fn mean_logp(logits: &Tensor, batch: &PackedBatch) -> Tensor {
     logits.log_softmax(-1, None::<Kind>).gather(1, &batch.targets.unsqueeze(1), false).mean(None::<Kind>)
 }
 
-/// In f64, where a difference quotient is exact to many digits, for the largest component of every parameter.
+/// Against difference quotients in f64, exact to many digits, for the largest component of every parameter.
 #[test]
 fn gradient_equals_difference_quotients() {
     for case in CASES {
@@ -389,7 +389,7 @@ fn layers_run_again_give_the_same_gradient() {
         let batch = batch(&references);
         let decoder = Decoder::trainable(&weights, Place::cpu(), Kind::Float);
         let plain = gradient(&decoder, &batch, 0);
-        // More than there are means all.
+        // A number above that of the layers means all.
         for recomputed in 1..=weights.config.layers + 1 {
             assert!(plain.equal(&gradient(&decoder, &batch, recomputed)), "{case}: {recomputed} layers");
         }
@@ -402,7 +402,7 @@ fn expert_load_is_counted() {
     let decoder = Decoder::trainable(&weights, Place::cpu(), Kind::Float);
     assert_eq!(decoder.take_expert_load(), None);
     let references = references("qwen3_moe");
-    // What is run again for the gradient is not counted twice.
+    // Recomputing layers for the gradient does not count their tokens again.
     let gradient = gradient(&decoder, &batch(&references), 3);
     assert_eq!(gradient.numel(), weights.values().len());
     let load = decoder.take_expert_load().unwrap();

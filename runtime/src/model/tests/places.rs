@@ -14,7 +14,7 @@ fn apart(a: &Tensor, b: &Tensor) -> f64 {
     ((a - &b).norm() / b.norm()).double_value(&[])
 }
 
-/// Logits of what follows prompts and then of a few made-up tokens, by the generator that the place has.
+/// The logits after prompts and then after a few made-up tokens, by the place's generator.
 fn generated(decoder: &Decoder, prompts: &[&[Token]]) -> Tensor {
     let tokens = |step: usize| -> Vec<Token> {
         (0..prompts.len()).map(|row| (17 * step + 5 * row + 40) as Token % 256).collect()
@@ -47,7 +47,7 @@ fn operators_compute_what_the_loops_do() {
     println!("|---|---|---|---:|---:|---:|");
     for (kind, name, bounds) in [
         (Kind::Float, "float32", [2e-6, 2e-5, 5e-6]),
-        // Between the operators of a layer numbers are rounded to three digits; the loops keep more.
+        // libtorch's operators round to three digits after each operation of a layer; the loops keep more.
         (Kind::BFloat16, "bfloat16", [3e-2, 1e-1, 5e-2]),
     ] {
         for case in CASES {
@@ -80,8 +80,8 @@ fn operators_compute_what_the_loops_do() {
     }
 }
 
-/// The same bits alone, with others, in passes that cut prompts in two, and token by token; and near those of
-/// the tensors.
+/// A prompt's logits have the same bits alone, with other prompts, in passes that split prompts, and token by
+/// token; they are near those of the tensors.
 #[test]
 fn prompts_that_are_read_as_rows_do_not_depend_on_each_other() {
     let _guard = no_grad_guard();
@@ -94,7 +94,7 @@ fn prompts_that_are_read_as_rows_do_not_depend_on_each_other() {
             assert!(case.contains("moe"), "{case}");
             continue;
         }
-        // More tokens than pass together.
+        // More tokens than fit in one pass.
         let prompts: Vec<&[Token]> = own.iter().map(Vec::as_slice).cycle().take(300 / own.len()).collect();
         assert!(prompts.iter().map(|prompt| prompt.len()).sum::<usize>() > 256, "{case}");
         let vocabulary = decoder.config.vocabulary;
@@ -114,7 +114,7 @@ fn prompts_that_are_read_as_rows_do_not_depend_on_each_other() {
             assert!(apart(&rows, &tensors) < 5e-6, "{case}: {}", apart(&rows, &tensors));
             generator.pages().end(row);
         }
-        // They go on alike as well.
+        // Steps after the prompts give equal bits, too.
         let mut together = together;
         let next = vec![65; together.len()];
         generator.step(together.iter_mut(), &next);

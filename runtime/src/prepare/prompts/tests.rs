@@ -72,7 +72,7 @@ fn an_example_is_what_its_row_says() {
 
 /// Examples with gaps, or with prompts other than the row's, are decoded as they were encoded.
 #[test]
-fn whatever_an_example_is_made_of_comes_back() {
+fn encoded_examples_decode_to_the_same() {
     let lists = |lists: &[&[Token]]| {
         let mut builder = crate::data::Builder::default();
         lists.iter().for_each(|list| builder.push(list).unwrap());
@@ -164,7 +164,7 @@ fn other_data_another_field_and_another_format_are_other_tokens() {
 /// Rows that are tokenised quickly are not cached, nor are those that are read no faster than they are made.
 /// A disk that can't be written to causes a warning.
 #[test]
-fn what_is_quickly_made_is_not_kept() {
+fn quickly_tokenised_rows_are_not_cached() {
     let seconds = Duration::from_secs;
     assert!(worth_keeping(seconds(38), 193_000_000) && !worth_keeping(Duration::from_millis(900), 1000));
     assert!(!worth_keeping(seconds(16), 3_900_000_000), "bytes as tokens");
@@ -178,12 +178,12 @@ fn what_is_quickly_made_is_not_kept() {
     fs::write(folder.path().join("store").join(unkept.key("prompts", &Tokenizer::Bytes)), "").unwrap();
     assert_eq!(unkept.tokens(&Tokenizer::Bytes).unwrap().len(), 2);
     let said = unkept.warnings();
-    assert!(said.len() == 1 && said[0].contains("a.jsonl are not kept: cannot write"), "{said:?}");
+    assert!(said.len() == 1 && said[0].contains("a.jsonl cannot be stored: cannot write"), "{said:?}");
 }
 
 /// A chat template that writes the date writes it into every prompt of its tokenizer, whichever model reads.
 #[test]
-fn the_day_is_that_of_whoever_reads_the_prompts() {
+fn date_in_prompts_is_that_of_the_reading_template() {
     let folder = tempfile::tempdir().unwrap();
     let (dated, plain) = (pretrained("llama3"), pretrained("qwen3"));
     let text = prompts(folder.path(), LINES);

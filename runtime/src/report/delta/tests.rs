@@ -1,4 +1,4 @@
-//! Against what is written out in double precision.
+//! Compares with the same sums written out in double precision.
 
 use super::*;
 
@@ -18,13 +18,13 @@ fn every_number_is_the_one_of_its_definition() {
     };
     near(Some(delta.norm), dot(&changes, &changes).sqrt());
     near(delta.relative, (dot(&changes, &changes) / dot(&before, &before)).sqrt());
-    // 0.5 + 1e-6 is 0.5 in bfloat16, which has 8 bits; 1 + 1/64 is a number of its own.
+    // 0.5 + 1e-6 rounds to 0.5 in bfloat16, which has 8 bits; 1 + 1/64 is exact.
     assert_eq!((delta.changed, delta.changed_in_bfloat16, delta.changed_beyond), (4, 3, 3));
     let overlap = delta.overlap.unwrap();
     near(overlap.cosine, dot(&changes, &others) / (dot(&changes, &changes) * dot(&others, &others)).sqrt());
-    // Beyond 1e-5: the second, fourth and last; of the other the first two.
+    // Changed beyond 1e-5: the second, fourth and last number; in the other model the first two.
     near(overlap.jaccard, 1.0 / 4.0);
-    // Sums of parts are those of the whole.
+    // The sums of two parts add up to those of the whole.
     let mut parts = Sums::of((&now[..2], &then[..2]), Some((&other[..2], &then[..2])), 1e-5);
     parts.add(&Sums::of((&now[2..], &then[2..]), Some((&other[2..], &then[2..])), 1e-5));
     let whole = parts.delta("x".to_owned(), true);
@@ -34,7 +34,7 @@ fn every_number_is_the_one_of_its_definition() {
     assert_eq!((nothing.norm, nothing.changed, nothing.overlap.unwrap().cosine), (0.0, 0, None));
 }
 
-/// Changes of known singular values: a diagonal, and a product of a column and a row, wide and long.
+/// Changes with known singular values: a diagonal, and a product of a column and a row, wide and tall.
 #[test]
 fn ranks_are_those_of_known_singular_values() {
     let zeros = |count: usize| vec![0.0f32; count];
@@ -42,7 +42,7 @@ fn ranks_are_those_of_known_singular_values() {
         let mut diagonal = zeros(rows * columns);
         let values = [8.0f32, 4.0, 2.0, 2.0];
         for (at, value) in values.iter().enumerate() {
-            // Rows in another order, and signs, change no singular value.
+            // The order of rows and signs do not change singular values.
             diagonal[(rows - 1 - at) * columns + at] = if at % 2 == 0 { *value } else { -*value };
         }
         let found = rank(&diagonal, &zeros(rows * columns), &[rows, columns]);

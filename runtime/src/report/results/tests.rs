@@ -1,4 +1,4 @@
-//! What `results.json` holds.
+//! Tests of the content of `results.json`.
 
 use std::fs;
 
@@ -33,8 +33,11 @@ fn results() -> Results {
     let versions = Versions { mopd: "0.1.0".to_owned(), libtorch: "2.11.0".to_owned() };
     let took = RunCost { seconds: 1.5, ..RunCost::default() };
     let (results, warnings) = assemble(&plan(), &[sampled, greedy], took, versions).unwrap();
-    // Two prompts are few.
-    assert!(warnings.len() == 1 && warnings[0].ends_with("by 0.750, which may be chance"), "{warnings:?}");
+    // Two prompts are so few that the warning is expected.
+    assert!(
+        warnings.len() == 1 && warnings[0].ends_with("by 0.750, which may be random variation"),
+        "{warnings:?}"
+    );
     results
 }
 
@@ -79,9 +82,9 @@ fn the_promised_fields_are_there() {
     assert_eq!(serde_json::from_str::<Results>(&text).unwrap().tables, results().tables);
 }
 
-/// A share of 0s and 1s is pass@1; the mean of a reward that may be anything is a mean.
+/// The share of answers with reward 1 is pass@1; the mean of any other reward is a mean reward.
 #[test]
-fn only_verdicts_are_passes() {
+fn pass_at_1_is_reported_only_for_verdicts() {
     let mut plan = plan();
     // The second table is greedy.
     let named = |plan: &Plan, table: usize| metric(&plan.experiment, &plan.experiment.comparisons[table]);

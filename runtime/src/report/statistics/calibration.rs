@@ -49,29 +49,29 @@ pub fn linear(prompts: &[PromptAnswers], metric: Metric) -> Option<Vec<f64>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::interval::{Crossed, Estimate};
+    use super::super::interval::{Estimate, SeedPromptMatrix};
     use super::*;
     use crate::random::{Key, Purpose, Uniforms};
     use crate::report::answers::Answer;
 
-    /// Its confidence is in percent.
+    /// `confidence` is in percent.
     fn answer((confidence, right): (Option<i64>, bool)) -> Answer<'static> {
         let confidence = confidence.map(|percent| percent * WHOLE / 100);
         Answer { reward: f64::from(u8::from(right)), text: "", tokens: 1, confidence }
     }
 
     fn prompt(answers: &[(Option<i64>, bool)]) -> PromptAnswers {
-        PromptAnswers::of(&answers.iter().copied().map(answer).collect::<Vec<_>>())
+        PromptAnswers::from_answers(&answers.iter().copied().map(answer).collect::<Vec<_>>())
     }
 
     fn estimate(prompts: &[PromptAnswers], metric: Metric) -> Estimate {
         let numbers = vec![linear(prompts, metric).expect("a confidence is stated")];
-        Estimate { columns: vec![Crossed { numbers, bounds: Some((0.0, 1.0)) }] }
+        Estimate { columns: vec![SeedPromptMatrix { numbers, bounds: Some((0.0, 1.0)) }] }
     }
 
-    /// Worked out by hand. In (0.8, 0.9]: 0.85 and 0.9, one of two right: |0.5 - 0.875| = 0.375, of 2 in 5.
-    /// In (0.2, 0.3]: 0.3, 0.3 and 0.21, two of three right: |2/3 - 0.27|, of 3 in 5. Together 0.15 + 0.238.
-    /// Squares: 0.15^2 + 0.9^2 + 0.7^2 + 0.3^2 + 0.79^2 = 2.0366, over 5.
+    /// By hand. In (0.8, 0.9]: 0.85 and 0.9, one of two right: |0.5 - 0.875| = 0.375, for 2 of 5 answers. In
+    /// (0.2, 0.3]: 0.3, 0.3 and 0.21, two of three right: |2/3 - 0.27|, for 3 of 5. Sum: 0.15 + 0.238.
+    /// Squares: 0.15^2 + 0.9^2 + 0.7^2 + 0.3^2 + 0.79^2 = 2.0366, divided by 5.
     #[test]
     fn errors_are_those_of_the_definition() {
         let prompts = [
@@ -87,7 +87,7 @@ mod tests {
         assert_eq!(linear(&prompts[2..], Metric::Brier), None);
     }
 
-    /// What a prompt adds to first order is what the statistic loses without it, where prompts are many.
+    /// With many prompts, a prompt's number is to first order the statistic's change when it is left out.
     #[test]
     fn a_prompts_number_is_its_influence() {
         let mut uniforms = Key::new(3, 0, Purpose::Sample, 0).row(0, 0);
@@ -105,8 +105,8 @@ mod tests {
         }
     }
 
-    /// Four answers to a prompt, two of confidence 90 that are right by 0.6 and two of 30 right by 0.5, those
-    /// of one prompt more alike than others; every eighth states nothing.
+    /// Four answers to a prompt: two of confidence 90, right by 0.6, and two of confidence 30, right by 0.5.
+    /// Answers to one prompt are correlated. Every eighth states no confidence.
     fn drawn(count: usize, uniforms: &mut Uniforms) -> Vec<PromptAnswers> {
         let of_prompt = |_| {
             let hard = if uniforms.uniform() < 0.5 { 0.2 } else { -0.2 };
@@ -119,7 +119,7 @@ mod tests {
         (0..count).map(of_prompt).collect()
     }
 
-    /// The error is (0.3 + 0.2) / 2; of the squares, (0.6 0.01 + 0.4 0.81 + 0.5 0.49 + 0.5 0.09) / 2.
+    /// True values: an error of (0.3 + 0.2) / 2, squares of (0.6 0.01 + 0.4 0.81 + 0.5 0.49 + 0.5 0.09) / 2.
     #[test]
     fn intervals_cover_what_they_promise() {
         const TRIALS: u32 = 1000;
@@ -134,9 +134,9 @@ mod tests {
         }
     }
 
-    /// An error of 0 has an interval: where answers vary, and where none did.
+    /// An error of 0 has an interval, whether answers vary or not.
     #[test]
-    fn no_error_may_be_chance() {
+    fn calibration_error_zero_has_an_interval() {
         let even = [prompt(&[(Some(50), true)]), prompt(&[(Some(50), false)])].repeat(20);
         let (low, high) = estimate(&even, Metric::Ece).interval();
         assert!(low == 0.0 && (0.1..0.3).contains(&high), "{low} {high}");

@@ -8,7 +8,7 @@ use mopd_compiler::plan::results::{
 };
 use mopd_compiler::plan::{Comparison, ModelId, Reward};
 
-use super::interval::{self, Chance, Crossed, Estimate};
+use super::interval::{self, Estimate, SeedPromptMatrix, VarianceComponents};
 use super::scale::Scale;
 use super::{combined, mean};
 use crate::report::rewards::PromptReward;
@@ -143,7 +143,7 @@ impl ComparedSide<'_> {
             let (place, _) = self.columns[index];
             models.iter().map(|models| self.run.models[models[place].0 as usize].key.clone()).collect()
         };
-        let scored = |index: usize, rewards: Crossed, models: &[&[ModelId]]| ScoredColumn {
+        let scored = |index: usize, rewards: SeedPromptMatrix, models: &[&[ModelId]]| ScoredColumn {
             index,
             rewards,
             models: keys(index, models),
@@ -195,7 +195,7 @@ struct Scored {
 struct ScoredColumn {
     /// Index among the columns that both sides have.
     index: usize,
-    rewards: Crossed,
+    rewards: SeedPromptMatrix,
     /// The keys of the models whose rewards these are.
     models: Vec<String>,
 }
@@ -331,7 +331,7 @@ fn cell(before: &Scored, after: &Scored, same_seeds: bool, same_tests: &[bool]) 
         after.into_iter().zip(before).map(|(after, before)| after - before).collect::<Vec<f64>>()
     };
     // Paired seeds or prompts give one difference each; unpaired ones vary independently.
-    let mut chance = Chance::default();
+    let mut chance = VarianceComponents::default();
     let (old, new) = (before.estimate().of_seeds(), after.estimate().of_seeds());
     if same_seeds {
         chance.add_seeds(&less(new, old));
@@ -417,32 +417,31 @@ mod tests {
         Judge { reward, files: file.map(of) }
     }
 
-    /// The test prompts are the same, and what an answer to them is worth is not.
+    /// Columns with the same test prompts and other verifiers are marked.
     #[test]
-    fn who_is_judged_otherwise_is_not_compared() {
+    fn columns_with_other_verifiers_are_marked() {
         let before = run("same", &[1], 9, |_, _| 0.5);
         let by = |judge: Judge| ComparedRun { judges: vec![judge], ..run("same", &[1], 9, |_, _| 0.7) };
         let other = |judge: Judge| compare(&before, &by(judge))[0].other_rewards.clone();
         assert_eq!(other(judge("judge.py", Some("1"))), [""; 0]);
         assert_eq!(other(judge("judge.py", Some("2"))), ["sort"]);
         assert_eq!(other(judge("other.py", Some("1"))), ["sort"]);
-        // Of a run of before, the files are not known.
+        // A run of an older version has not recorded the files.
         assert_eq!(other(judge("judge.py", None)), [""; 0]);
     }
 
-    /// The share of prompts that may fall out otherwise than so many that agree: the bound of Clopper and
-    /// Pearson.
+    /// The bound of Clopper and Pearson on the share of prompts with another outcome, where this many agree.
     fn unseen(prompts: u32) -> f64 {
         1.0 - 0.025_f64.powf(1.0 / f64::from(prompts))
     }
 
-    /// A prompt that was answered rightly once more says little of others.
+    /// One more right answer says little about other prompts.
     #[test]
-    fn one_prompt_decides_nothing() {
+    fn interval_of_one_prompt_is_wide() {
         let [before, after] = [0.0, 1.0].map(|reward| run("same", &[1], 1, move |_, _| reward));
         let paired = difference(&before, &after);
         assert!((paired.low - -0.95).abs() < 1e-9 && (paired.high - 1.0).abs() < 1e-9, "{paired:?}");
-        // Each of two that are not the same may be otherwise by itself.
+        // The prompts differ, so the unseen ones of both runs vary independently.
         let elsewhere = run("other", &[1], 1, |_, _| 1.0);
         let unpaired = difference(&before, &elsewhere);
         assert!((unpaired.low - (1.0 - 2.0 * 0.975)).abs() < 1e-9 && unpaired.high == 1.0, "{unpaired:?}");
@@ -450,7 +449,7 @@ mod tests {
         assert!((two.high - unseen(2)).abs() < 1e-9 && (two.low + unseen(2)).abs() < 1e-9, "{two:?}");
     }
 
-    /// What two runs made alike is one model.
+    /// The same key and the same rewards mean the same model.
     #[test]
     fn a_model_differs_from_itself_by_nothing() {
         let right = |key: &str| ComparedRun {
@@ -463,9 +462,9 @@ mod tests {
         assert!((found.high - unseen(5)).abs() < 1e-9 && (found.low + unseen(5)).abs() < 1e-9, "{found:?}");
     }
 
-    /// Rewards without bounds leave an interval of what was seen.
+    /// Where rewards have no bounds, the interval covers only the variation that was seen.
     #[test]
-    fn what_has_no_bounds_has_no_bound() {
+    fn unbounded_rewards_have_an_unclipped_interval() {
         let [before, after] = [0.0, 7.0]
             .map(|reward| ComparedRun { bounded: vec![false], ..run("same", &[1], 3, move |_, _| reward) });
         let found = difference(&before, &after);
@@ -478,10 +477,10 @@ mod tests {
         tables[0].rows[0].cells[0].clone().unwrap().difference
     }
 
-    /// Prompts differ widely in how hard they are, the runs hardly: paired, that much is certain; unpaired,
-    /// nothing is.
+    /// The difficulty of prompts varies widely, the difference of the runs hardly: paired prompts show it,
+    /// unpaired ones do not.
     #[test]
-    fn what_hits_both_runs_alike_cancels_out() {
+    fn paired_interval_ignores_common_noise() {
         let hard = |prompt: u32| if prompt < 50 { 0.9 } else { 0.1 };
         let before = run("same", &[1, 2, 3], 100, |_, prompt| hard(prompt));
         let after = run("same", &[1, 2, 3], 100, |_, prompt| hard(prompt) + 0.02);
@@ -500,7 +499,7 @@ mod tests {
         assert_eq!(compare(&before, &elsewhere)[0].other_tests, ["sort"]);
     }
 
-    /// Luck that a seed has in both runs is no difference; where the seeds are others, it is.
+    /// The effect of a seed cancels out where both runs have that seed, and not where seeds differ.
     #[test]
     fn seeds_are_paired_where_they_are_the_same() {
         let luck = |seed: u64| 0.1 * (seed % 5) as f64;
@@ -514,7 +513,7 @@ mod tests {
         assert!((fewer.mean - 0.1).abs() < 1e-9);
     }
 
-    /// Within a table, what rows have in common cancels out as between two runs that are alike.
+    /// Within a table, common variation of rows cancels out, as between two runs.
     #[test]
     fn rows_of_a_table_are_compared_prompt_by_prompt() {
         let hard = |prompt: u32| if prompt < 50 { 0.9 } else { 0.1 };
@@ -539,16 +538,16 @@ mod tests {
                 && (of.high - of.mean - 12.7062 * 0.01 - 0.97 * unseen(100)).abs() < 1e-6,
             "{of:?}"
         );
-        // Right everywhere is not certain to be: the bound of Clopper and Pearson.
+        // All answers are right: the bound of Clopper and Pearson remains.
         both.rewards.iter_mut().for_each(|row| row.reward = 1.0);
         let all = within(&both)[0].means[0].clone().unwrap();
         assert!((all.low - 0.025_f64.powf(0.01)).abs() < 1e-9 && all.high == 1.0, "{all:?}");
-        // The mean of a row alone varies with its prompts, too.
+        // The mean of a single row varies with its prompts too.
         let start = table.means[0].clone().unwrap();
         assert!((start.mean - 0.5).abs() < 1e-12 && (start.high - start.mean - 1.9842 * 0.0402).abs() < 1e-3);
     }
 
-    /// Two seeds that differ widely say little, but a share is one share at most above another.
+    /// Two seeds that differ widely say little, but shares differ by 1 at most.
     #[test]
     fn an_interval_ends_where_differences_of_rewards_do() {
         let before = run("same", &[1, 2], 20, |_, _| 0.5);
@@ -584,7 +583,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_one_run_has_is_named() {
+    fn rows_of_only_one_run_are_listed_by_name() {
         let before = run("same", &[1], 2, |_, _| 0.5);
         let mut after = run("same", &[1], 2, |_, _| 0.5);
         after.comparisons[0].rows[0].label = "another".into();

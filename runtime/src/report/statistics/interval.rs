@@ -24,14 +24,14 @@ const SAME: f64 = 1e-9;
 
 /// Numbers whose mean over all seeds and prompts is an estimate, or a part of one.
 #[derive(Clone, Debug)]
-pub struct Crossed {
+pub struct SeedPromptMatrix {
     /// `[seed][prompt]`
     pub numbers: Vec<Vec<f64>>,
     /// Bounds of each number, where known.
     pub bounds: Option<(f64, f64)>,
 }
 
-impl Crossed {
+impl SeedPromptMatrix {
     /// Means over seeds, one per prompt.
     pub fn of_prompts(&self) -> Vec<f64> {
         let prompts = self.numbers.first().map_or(0, Vec::len);
@@ -46,26 +46,26 @@ impl Crossed {
 /// An estimate that is the sum of one mean per set of test prompts, all with the same seeds.
 #[derive(Clone, Debug, Default)]
 pub struct Estimate {
-    pub columns: Vec<Crossed>,
+    pub columns: Vec<SeedPromptMatrix>,
 }
 
 /// The variance of an estimate from one source.
 #[derive(Clone, Copy, Debug)]
-pub struct Component {
+pub struct VarianceComponent {
     /// Variance of the estimate.
     variance: f64,
     /// Degrees of freedom: one less than the number of values.
     freedom: f64,
 }
 
-impl Component {
+impl VarianceComponent {
     /// From numbers whose mean is the estimate; `None` for fewer than two.
-    pub fn of(values: &[f64]) -> Option<Component> {
+    pub fn from_values(values: &[f64]) -> Option<VarianceComponent> {
         let count = values.len() as f64;
         let mean = super::mean(values);
         let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
         (values.len() > 1)
-            .then(|| Component { variance: squares / (count - 1.0) / count, freedom: count - 1.0 })
+            .then(|| VarianceComponent { variance: squares / (count - 1.0) / count, freedom: count - 1.0 })
     }
 }
 
@@ -95,7 +95,7 @@ impl Estimate {
 
     /// The 95% interval around another value, which has the same variances as this estimate.
     pub fn interval_around(&self, value: f64) -> (f64, f64) {
-        let mut chance = Chance::default();
+        let mut chance = VarianceComponents::default();
         chance.add_seeds(&self.of_seeds());
         for column in &self.columns {
             chance.add_prompts(&column.of_prompts(), column.bounds);
@@ -115,21 +115,21 @@ pub fn within((low, high): (f64, f64), bounds: Option<(f64, f64)>) -> (f64, f64)
 
 /// The independent sources of variance of an estimate.
 #[derive(Debug, Default)]
-pub struct Chance {
-    components: Vec<Component>,
+pub struct VarianceComponents {
+    components: Vec<VarianceComponent>,
     /// The most by which unseen prompts may lower and raise the estimate.
     unseen: (f64, f64),
 }
 
-impl Chance {
+impl VarianceComponents {
     /// Adds the seeds: the estimate by each seed alone.
     pub fn add_seeds(&mut self, values: &[f64]) {
-        self.components.extend(Component::of(values));
+        self.components.extend(VarianceComponent::from_values(values));
     }
 
     /// Adds a part of the estimate by its value for each prompt, with its bounds where known.
     pub fn add_prompts(&mut self, values: &[f64], bounds: Option<(f64, f64)>) {
-        self.components.extend(Component::of(values));
+        self.components.extend(VarianceComponent::from_values(values));
         let (Some((least, most)), Some(first)) = (bounds, values.first()) else { return };
         if values.iter().all(|value| (value - first).abs() < SAME) {
             let share = 1.0 - (1.0 - UPPER).powf(1.0 / values.len() as f64);
@@ -146,7 +146,7 @@ impl Chance {
 }
 
 /// The half-width of the 95% interval of an estimate with these independent sources of variance.
-fn half_width(components: &[Component]) -> f64 {
+fn half_width(components: &[VarianceComponent]) -> f64 {
     let variance: f64 = components.iter().map(|component| component.variance).sum();
     if variance == 0.0 {
         return 0.0;
@@ -165,29 +165,29 @@ mod tests {
     use super::*;
     use crate::random::{Key, Purpose, Uniforms};
 
-    /// Box and Muller.
+    /// A standard normal number (Box-Muller).
     fn normal(uniforms: &mut Uniforms) -> f64 {
         let (radius, turn) = ((-2.0 * (1.0 - uniforms.uniform()).ln()).sqrt(), uniforms.uniform());
         radius * (std::f64::consts::TAU * turn).cos()
     }
 
-    /// Rewards of runs whose seeds, prompts and single answers deviate so much, around 0.
+    /// Rewards around 0, with these standard deviations over seeds, prompts and single answers.
     fn drawn(
         seeds: usize,
         prompts: usize,
         [seed, prompt, answer]: [f64; 3],
         uniforms: &mut Uniforms,
-    ) -> Crossed {
+    ) -> SeedPromptMatrix {
         let of_prompts: Vec<f64> = (0..prompts).map(|_| prompt * normal(uniforms)).collect();
         let of_seed = |_| {
             let of_seed = seed * normal(uniforms);
             of_prompts.iter().map(|of_prompt| of_seed + of_prompt + answer * normal(uniforms)).collect()
         };
-        Crossed { numbers: (0..seeds).map(of_seed).collect(), bounds: None }
+        SeedPromptMatrix { numbers: (0..seeds).map(of_seed).collect(), bounds: None }
     }
 
     fn estimate(numbers: Vec<Vec<f64>>, bounds: Option<(f64, f64)>) -> Estimate {
-        Estimate { columns: vec![Crossed { numbers, bounds }] }
+        Estimate { columns: vec![SeedPromptMatrix { numbers, bounds }] }
     }
 
     fn covered(trials: u32, mut trial: impl FnMut(&mut Uniforms) -> Estimate) -> f64 {
@@ -199,7 +199,7 @@ mod tests {
         inside.count() as f64 / f64::from(trials)
     }
 
-    /// How often an interval holds the truth, whatever varies most: seeds, prompts, answers, or all alike.
+    /// The coverage of intervals, whichever varies most: seeds, prompts, answers, or all alike.
     #[test]
     fn intervals_cover_what_they_promise() {
         const TRIALS: u32 = 2000;
@@ -226,7 +226,7 @@ mod tests {
             });
             assert!(share >= 0.93, "{seeds} seeds, three columns: {share}");
         }
-        // One seed speaks of prompts: right where seeds are alike, and no promise where they are not.
+        // One seed shows the variance of prompts only: right where seeds are alike, else too short.
         let share = |seed| {
             covered(TRIALS, |uniforms| Estimate { columns: vec![drawn(1, 60, [seed, 1.0, 1.0], uniforms)] })
         };
@@ -237,7 +237,7 @@ mod tests {
     /// Worked out by hand: two seeds with means 0.25 and 0.75, prompts all alike; t of one degree of freedom
     /// is 12.706.
     #[test]
-    fn two_seeds_are_two_numbers() {
+    fn interval_of_two_seeds_uses_one_degree_of_freedom() {
         let estimate = estimate(vec![vec![0.25; 8], vec![0.75; 8]], None);
         let (low, high) = estimate.interval();
         assert!((estimate.value() - 0.5).abs() < 1e-12);
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn rewards_that_agree_leave_room_for_another() {
+    fn interval_of_equal_rewards_is_not_empty() {
         let all = |verdict: f64| estimate(vec![vec![verdict; 200]; 3], Some((0.0, 1.0)));
         let (low, high) = all(1.0).interval();
         assert!((low - 0.9817).abs() < 1e-4 && high == 1.0, "{low}");

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use mopd_compiler::plan::results::Interval;
 
-use super::interval::{Crossed, Estimate};
+use super::interval::{Estimate, SeedPromptMatrix};
 use super::{TableEntry, combined, mean};
 
 /// Smallest difference of the rows that score 1 and 0. Real differences are far larger: the smallest that
@@ -23,7 +23,7 @@ pub(super) struct NormalizedScale<'a> {
 impl<'a> NormalizedScale<'a> {
     /// The scale of columns with these names. `None`, with a warning, if the row that scores 1 does not
     /// exceed the row that scores 0. Also warns of a difference that may be chance.
-    pub fn of(
+    pub fn new(
         (zero, one): (&'a TableEntry<'a>, &'a TableEntry<'a>),
         names: &[&str],
         bounded: &[bool],
@@ -61,7 +61,7 @@ impl<'a> NormalizedScale<'a> {
             if lead.interval().0 <= 0.0 {
                 warn(format!(
                     "the intervals of normalized scores are unreliable: on `{name}` the row that scores 1 \
-                     exceeds the row that scores 0 by {:.3}, which may be chance",
+                    exceeds the row that scores 0 by {:.3}, which may be random variation",
                     whole.gain[column],
                 ));
             }
@@ -127,7 +127,7 @@ impl Scale {
         row: &[Vec<Rewards>],
         zero: &[Vec<Rewards>],
         one: &[Vec<Rewards>],
-    ) -> Vec<Crossed> {
+    ) -> Vec<SeedPromptMatrix> {
         let normalized = self.normalized(means);
         let columns = normalized.len() as f64;
         let column = |index: usize| {

@@ -1,5 +1,4 @@
-//! What stands in a table, against values worked out by hand and an analysis of variance written the plain
-//! way.
+//! Tests of tables' numbers against values computed by hand and a plain analysis of variance.
 
 use mopd_compiler::plan::{
     Architecture, DataSource, Domain, Dtype, Evaluation, Family, GpuArithmetic, Model, Normalized, Origin,
@@ -87,7 +86,12 @@ impl TableScores {
     ) {
         let answer = |reward: &f64| Answer { reward: *reward, text: "", tokens: 1, confidence: None };
         let answers = rewards.chunks(samples).map(|prompt| prompt.iter().map(answer).collect::<Vec<_>>());
-        self.insert(model, domain, seed, answers.map(|prompt| PromptAnswers::of(&prompt)).collect());
+        self.insert(
+            model,
+            domain,
+            seed,
+            answers.map(|prompt| PromptAnswers::from_answers(&prompt)).collect(),
+        );
     }
 }
 
@@ -148,12 +152,12 @@ fn t(freedom: usize) -> f64 {
         .1
 }
 
-/// The share of prompts that may fall out otherwise than so many that agree, by Clopper and Pearson.
+/// The bound of Clopper and Pearson on the share of prompts with another outcome, where this many agree.
 fn unseen(prompts: u32) -> f64 {
     1.0 - 0.025_f64.powf(1.0 / f64::from(prompts))
 }
 
-/// sum of t V / sqrt(sum of V), of lists whose means make up the estimate.
+/// sum of t V / sqrt(sum of V), for lists whose means add up to the estimate.
 fn half_width(lists: &[Vec<f64>]) -> f64 {
     let variance = |list: &Vec<f64>| {
         let center = mean(list);
@@ -165,7 +169,7 @@ fn half_width(lists: &[Vec<f64>]) -> f64 {
     weighted / lists.iter().map(variance).sum::<f64>().sqrt()
 }
 
-/// Seeds and prompts apart, one number at a time.
+/// Computes the variances of seeds and of prompts separately, with plain loops.
 #[test]
 fn intervals_are_those_of_a_plain_analysis_of_variance() {
     let (seeds, sizes, models) = ([7, 8, 9], [13, 8], 3);
@@ -202,13 +206,13 @@ fn intervals_are_those_of_a_plain_analysis_of_variance() {
             let by_prompt = (0..size).map(|prompt| of_prompt(model, domain, prompt)).collect();
             let half = half_width(&[by_seed.clone(), by_prompt]);
             close(found.mean, whole(model, domain), 1e-12);
-            // Rewards are from 0 to 1.
+            // The interval is clipped to [0, 1].
             close(found.low, (found.mean - half).max(0.0), 1e-5);
             close(found.high, (found.mean + half).min(1.0), 1e-5);
             assert_eq!(found.by_seed.len(), 3);
             found.by_seed.iter().zip(by_seed).for_each(|(found, wanted)| close(*found, wanted, 1e-12));
         }
-        // (s - (1 - n) zero - n one) / gain of every answer, the mean over domains.
+        // The effect of every answer: (s - (1 - n) zero - n one) / gain; the score is the mean over domains.
         let gain = |domain| whole(1, domain) - whole(0, domain);
         let n = |domain| (whole(model, domain) - whole(0, domain)) / gain(domain);
         let linear = |domain: usize, of: &dyn Fn(usize) -> f64| {
@@ -226,11 +230,11 @@ fn intervals_are_those_of_a_plain_analysis_of_variance() {
             close(found.low, found.mean - half, 1e-5);
             close(found.high, found.mean + half, 1e-5);
         } else {
-            // Zero and one are what they are.
+            // The rows that score 0 and 1 have no interval.
             close(found.high - found.low, 0.0, 1e-12);
         }
     }
-    // One number per seed, from that seed's own zero and one.
+    // One normalized score per seed, from that seed's own zero and one.
     for place in 0..3 {
         let of = |domain| {
             let score = |model| of_seed(model, domain, place);
@@ -290,8 +294,8 @@ fn models_are_compared_prompt_by_prompt() {
         scores.insert_rewards(ModelId(model as u32), DomainId(0), 7, rewards, 1);
     }
     let (rows, _) = table_rows(&experiment, &comparison, &[7], &scores).unwrap();
-    // An anchor is certain. Who does the same, or always half of it, is uncertain by what other prompts may
-    // do, which is one reward on each that does otherwise, though each score alone is more so.
+    // An anchor has no interval. A row with the same rewards, or always half of them, is uncertain only by
+    // unseen prompts: by one reward on each that differs, although each score alone is more uncertain.
     let gain = mean(&one) - mean(&zero);
     let other = unseen(50) / gain;
     for (row, wanted, half) in [(0, 0.0, 0.0), (1, 1.0, 0.0), (2, 1.0, other), (3, 0.5, other)] {
@@ -304,9 +308,9 @@ fn models_are_compared_prompt_by_prompt() {
     }
 }
 
-/// All prompts agree, the runs do not: two numbers say little, and verdicts lie between 0 and 1.
+/// All prompts agree and the two seeds differ: two numbers say little, and scores are from 0 to 1.
 #[test]
-fn seeds_count_as_what_they_are_a_few_numbers() {
+fn interval_of_differing_seeds_is_wide() {
     let experiment = experiment(1, 1);
     let comparison = comparison(&[&[0]], false);
     let row = |rewards: [f64; 2]| {
@@ -369,11 +373,11 @@ fn a_seed_without_a_scale_is_told() {
 }
 
 #[test]
-fn a_lead_that_may_be_chance_is_told() {
+fn lead_within_chance_is_reported() {
     let experiment = experiment(1, 2);
     let comparison = comparison(&[&[0], &[1]], true);
     let mut scores = TableScores::default();
-    // The experts' lead hangs on one prompt of ten.
+    // The experts are better on only one of ten prompts.
     let mut one = [0.0; 10];
     one[3] = 1.0;
     scores.insert_rewards(ModelId(0), DomainId(0), 7, &[0.0; 10], 1);
@@ -382,7 +386,7 @@ fn a_lead_that_may_be_chance_is_told() {
     assert_eq!(
         warnings,
         ["compare \"all\": the intervals of normalized scores are unreliable: on `d0` the row that scores \
-          1 exceeds the row that scores 0 by 0.100, which may be chance"]
+          1 exceeds the row that scores 0 by 0.100, which may be random variation"]
     );
     assert_eq!(rows[1].normalized.as_ref().unwrap().mean, 1.0);
 }
@@ -400,8 +404,7 @@ fn a_missing_or_uneven_evaluation_is_an_error() {
     assert_eq!(error.to_string(), "`d0` was evaluated on 3 prompts for one model and 2 for another");
 }
 
-/// A metric's mean and interval are over prompts and seeds as the score's are; one that is no share may be
-/// above 1.
+/// A metric's mean and interval are computed like the score's; a metric that is not a share may exceed 1.
 #[test]
 fn metrics_stand_beside_the_score() {
     let experiment = experiment(2, 1);
@@ -410,13 +413,13 @@ fn metrics_stand_beside_the_score() {
     let mut scores = TableScores::default();
     for seed in [7, 8] {
         for domain in [0, 1] {
-            // Of the first prompt's four samples, two are right by one seed and one by the other.
+            // Of the first prompt's four samples, two are right with one seed, and one with the other.
             let first = [1.0, if seed == 7 { 1.0 } else { 0.0 }, 0.0, 0.0];
             let answers = [first, [1.0, 0.0, 0.0, 0.0]].map(|rewards| {
                 let tokens = |index: usize| 10 + index as u32;
                 let of =
                     |(index, reward)| Answer { reward, text: "", tokens: tokens(index), confidence: None };
-                PromptAnswers::of(&rewards.into_iter().enumerate().map(of).collect::<Vec<_>>())
+                PromptAnswers::from_answers(&rewards.into_iter().enumerate().map(of).collect::<Vec<_>>())
             });
             scores.insert(ModelId(0), DomainId(domain), seed, answers.to_vec());
         }

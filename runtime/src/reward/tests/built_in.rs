@@ -1,4 +1,4 @@
-//! Rewards that are built in: what each accepts.
+//! Tests of the built-in rewards.
 
 use super::*;
 
@@ -45,7 +45,7 @@ fn numeric_compares_the_value() {
     assert_eq!(judge_one(&exact, "7", json!({ "answer": 7.0 })), 1.0);
 }
 
-/// As decimals, so that neither long numbers nor fractions are rounded.
+/// Numbers are compared as decimals, so that neither long numbers nor fractions are rounded.
 #[test]
 fn numeric_compares_what_is_written() {
     for (tolerance, completion, answer, wanted) in [
@@ -64,7 +64,7 @@ fn numeric_compares_what_is_written() {
         (1e-300, "1", json!("1.0"), 1.0),
         (1e300, "-1e300", json!("0"), 1.0),
         (0.0, "0.1", json!("0.10000000000000000555"), 0.0),
-        // In other forms.
+        // Other notations.
         (0.0, "1,000.0", json!("1e3"), 1.0),
         (0.0, "3.", json!("+3"), 1.0),
         (0.0, ".5", json!("5E-1"), 1.0),
@@ -73,7 +73,7 @@ fn numeric_compares_what_is_written() {
         (0.0, " \t7\u{a0}", json!(7), 1.0),
         (0.0, "1_000", json!(1000), 0.0),
         (0.0, "0x10", json!(16), 0.0),
-        // Exponents that nobody writes out.
+        // Exponents too large to write the number out.
         (0.0, "1e-999999999", json!(0), 1.0),
         (0.0, "1e-99999999999999999999", json!("0.0"), 1.0),
         (0.0, "1e999999999", json!(0), 0.0),
@@ -121,7 +121,7 @@ fn a_record_without_the_field_is_an_error() {
     let verifier = built_in(plan::Reward::Numeric { field: "answer".to_owned(), tolerance: 0.0 });
     let fields = record(json!({ "answer": "many" }));
     let error = verifier
-        .judge(&[RewardInput { prompt: "2+2=", completion: "4", record: &fields }], &undisturbed())
+        .judge(&[RewardInput { prompt: "2+2=", completion: "4", record: &fields }], &uncancellable())
         .unwrap_err();
     assert_eq!(error.to_string(), "the data has no number `answer` for the prompt \"2+2=\"");
 }

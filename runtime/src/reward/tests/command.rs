@@ -1,14 +1,14 @@
-//! Commands that judge: real processes, good and bad.
+//! Tests of reward commands, as real processes.
 
 use super::*;
 
-/// What a command says beside its number, and what a rule says by itself.
+/// Feedback that a command gives with its number, and that a built-in rule gives.
 #[test]
-fn verdicts_have_words() {
+fn verdicts_carry_feedback() {
     let fields = record(json!({ "answer": "abc" }));
     let answers = ["abc", "x"].map(|completion| RewardInput { prompt: "p", completion, record: &fields });
     let said = |verifier: &Verifier| -> Vec<Option<String>> {
-        let verdicts = verifier.judge(&answers, &undisturbed()).unwrap();
+        let verdicts = verifier.judge(&answers, &uncancellable()).unwrap();
         verdicts.into_iter().map(|verdict| verdict.feedback).collect()
     };
     let rule = built_in(plan::Reward::ExactMatch { field: "answer".to_owned() });
@@ -20,17 +20,17 @@ fn verdicts_have_words() {
     assert_eq!(said(&Program::new(program, 60.0, 8).verifier), [None, Some("too short".to_owned())]);
 }
 
-/// What is neither a verdict nor a refusal is not taken for either.
+/// A reply that is neither a reward nor an error is reported.
 #[test]
 fn replies_that_are_half_wrong_are_quoted() {
     for (said, why) in [
         (
             "'error': 5, 'reward': 0.5",
-            "an `error` that is not a text in \"{\\\"id\\\": 0, \\\"error\\\": 5, ",
+            "an `error` that is not a text; the line was \"{\\\"id\\\": 0, \\\"error\\\": 5, ",
         ),
-        ("'error': {'code': 1}, 'reward': 0.5", "an `error` that is not a text in "),
-        ("'reward': 0.5, 'feedback': 5", "a `feedback` that is not a text in "),
-        ("'reward': 0.5, 'feedback': ['a']", "a `feedback` that is not a text in "),
+        ("'error': {'code': 1}, 'reward': 0.5", "an `error` that is not a text; the line was "),
+        ("'reward': 0.5, 'feedback': 5", "a `feedback` that is not a text; the line was "),
+        ("'reward': 0.5, 'feedback': ['a']", "a `feedback` that is not a text; the line was "),
     ] {
         let text =
             format!("for r in requests():\n    print(json.dumps({{'id': r['id'], {said}}}), flush=True)\n");
@@ -79,7 +79,7 @@ fn a_slow_command_within_its_limit_is_fine() {
     time.sleep(0.3)
     reply(r['id'], 1)
 ";
-    // The limit is for a batch: three batches of one may take longer together than each may.
+    // The time limit is per batch: three batches of one may take longer in total.
     let program = Program::new(text, 30.0, 1);
     assert_eq!(program.judge(3).unwrap(), [1.0; 3]);
     assert_eq!(program.verifier.take_warnings(), [] as [&str; 0]);
@@ -87,8 +87,8 @@ fn a_slow_command_within_its_limit_is_fine() {
 
 #[test]
 fn a_huge_batch_does_not_fill_the_pipes() {
-    // Each answer is longer than its request, is written at once, and comes with as much on standard error;
-    // together they are many times what a pipe holds, in both directions.
+    // Each answer is longer than its request, is written at once, and comes with as much on standard error:
+    // in both directions many times a pipe's buffer.
     let text = "for r in requests():
     print('y' * 2000, file=sys.stderr)
     print(json.dumps({'id': r['id'], 'reward': 0.25, 'note': 'x' * 2000}), flush=True)
@@ -174,12 +174,12 @@ fn an_unknown_program_is_named() {
     };
     let fields = record(json!({}));
     let answers = [RewardInput { prompt: "p0", completion: "c0", record: &fields }];
-    let error = Verifier::new(&reward, folder.path()).unwrap().judge(&answers, &undisturbed()).unwrap_err();
+    let error = Verifier::new(&reward, folder.path()).unwrap().judge(&answers, &uncancellable()).unwrap_err();
     assert!(error.to_string().contains("`no-such-judge --fast` ended (exit status 127)"), "{error}");
     assert!(error.help().contains("no-such-judge"), "{}", error.help());
 
     let elsewhere = folder.path().join("gone");
-    let error = Verifier::new(&reward, &elsewhere).unwrap().judge(&answers, &undisturbed()).unwrap_err();
+    let error = Verifier::new(&reward, &elsewhere).unwrap().judge(&answers, &uncancellable()).unwrap_err();
     let wanted = format!(
         "the reward command `no-such-judge --fast` could not be started in {}: No such",
         elsewhere.display()
@@ -202,8 +202,8 @@ for r in requests():
     let error = program.judge(3).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the reward command `python3 judge.py` gave 1 of 2 rewards within its time limit of 5 s; restarting \
-         it did not help; the first prompt without a reward is \"p1\""
+        "the reward command `python3 judge.py` returned 1 of 2 rewards within its time limit of 5 s; \
+         restarting it did not help; the first prompt without a reward is \"p1\""
     );
     assert!(error.help().ends_with("thinking"), "{}", error.help());
     assert_eq!(
@@ -215,7 +215,7 @@ for r in requests():
     assert!(vanishes(&program.process("child")), "children of a hung command die with it");
 }
 
-/// `docker stop` waits ten seconds, and a judge may think for longer.
+/// A judge may take longer than the ten seconds that `docker stop` waits.
 #[test]
 fn a_job_that_is_to_stop_waits_for_no_judge() {
     let program = Program::new("for r in requests(): time.sleep(1000)\n", 1000.0, 2);
@@ -233,7 +233,7 @@ fn a_job_that_is_to_stop_waits_for_no_judge() {
     assert!(matches!(crate::failure::Error::from(RewardError::Stopped), crate::failure::Error::Interrupted));
 }
 
-/// A session of its own is no way out, neither for a child nor for one whose parent is gone.
+/// Processes in a session of their own are killed too, whether their parent is alive or not.
 #[test]
 fn children_that_left_the_group_die_with_the_command() {
     let text = "import subprocess
@@ -263,7 +263,7 @@ fn a_hang_that_a_restart_cures_is_a_warning() {
     assert_eq!(program.verifier.take_warnings().len(), 1);
 }
 
-/// A log of a long run would be full of it.
+/// Otherwise restarts would fill the log of a long run.
 #[test]
 fn restarts_are_counted_and_said_ever_more_rarely() {
     let text = "for asked, r in enumerate(requests()):
@@ -281,10 +281,10 @@ fn restarts_are_counted_and_said_ever_more_rarely() {
 
 #[test]
 fn a_command_that_never_reads_is_a_hang() {
-    // More than a pipe holds, so that writing blocks.
+    // More than a pipe's buffer, so that writing blocks.
     let program = Program::new("time.sleep(1000)", 1.0, 10_000);
     let message = program.judge(10_000).unwrap_err().to_string();
-    assert!(message.contains("gave 0 of 10000 rewards within its time limit of 1 s"), "{message}");
+    assert!(message.contains("returned 0 of 10000 rewards within its time limit of 1 s"), "{message}");
 }
 
 #[test]
@@ -293,7 +293,7 @@ fn invalid_output_is_quoted() {
         ("print('Loading the model')", "not JSON", "Loading the model"),
         ("print('[1, 2]')", "no `id` that is a whole number", "[1, 2]"),
         ("print('{\"reward\": 1}')", "no `id` that is a whole number", "{\\\"reward\\\": 1}"),
-        ("reply(r['id'] + 7, 1)", "an `id` that was not asked", "{\\\"id\\\": 7, \\\"reward\\\": 1}"),
+        ("reply(r['id'] + 7, 1)", "an `id` that no request has", "{\\\"id\\\": 7, \\\"reward\\\": 1}"),
         (
             "reply(r['id'], 1); reply(r['id'], 1)",
             "a second reward for one `id`",
@@ -326,8 +326,10 @@ fn invalid_output_is_quoted() {
         let program =
             Program::new(&format!("for r in requests():\n    {statement}; sys.stdout.flush()\n"), 60.0, 2);
         let error = program.judge(2).unwrap_err();
-        let wanted =
-            format!("the reward command `python3 judge.py` returned invalid output: {why} in \"{line}\"");
+        let wanted = format!(
+            "the reward command `python3 judge.py` returned invalid output: {why}; the line was \
+                \"{line}\""
+        );
         assert_eq!(error.to_string(), wanted, "{statement}");
         assert!(error.help().contains("messages belong on standard error"), "{}", error.help());
         assert_eq!(program.starts(), 1, "invalid output is not worth a restart");
@@ -350,7 +352,7 @@ fn a_range_of_any_number_is_one_that_is_asked_for() {
     let error = judge(plan::RewardRange::Unit).unwrap_err();
     assert!(error.to_string().contains("a `reward` that is not a number from 0 to 1"), "{error}");
     assert!(error.help().contains("`range: any`"), "{}", error.help());
-    // Whatever it may be, it is a number.
+    // With `range: any` it must still be a number.
     assert!(verdict(&json!({ "reward": "high" }), plan::RewardRange::Any).is_err());
     assert!(verdict(&json!({ "reward": null }), plan::RewardRange::Any).is_err());
 }
@@ -364,7 +366,7 @@ fn an_answer_to_an_earlier_batch_is_not_taken_for_this_one() {
     let program = Program::new(text, 60.0, 1);
     let message = program.judge(3).unwrap_err().to_string();
     assert!(
-        message.contains("an `id` that was not asked in \"{\\\"id\\\": 0, \\\"reward\\\": 0}\""),
+        message.contains("an `id` that no request has; the line was \"{\\\"id\\\": 0, \\\"reward\\\": 0}\""),
         "{message}"
     );
 }
@@ -375,9 +377,9 @@ fn endless_output_without_a_line_end_is_invalid() {
     while True: sys.stdout.write('z' * 65536)
 ";
     let message = Program::new(text, 60.0, 1).judge(1).unwrap_err().to_string();
-    assert!(message.contains("returned invalid output: not JSON in \"zzz"), "{message}");
+    assert!(message.contains("returned invalid output: not JSON; the line was \"zzz"), "{message}");
     assert!(message.len() < 300, "{}", message.len());
-    // Nor is more of it read than that.
+    // No more of an overlong line is read than that.
     let text = "for r in requests():
     written = 0
     while written < 1 << 30:
@@ -403,7 +405,7 @@ open('goodbye', 'w').write('x')
     drop(verifier);
     assert!(folder.path().join("goodbye").exists(), "its input was closed and it was left to end by itself");
     assert!(vanishes(&process));
-    // One that does not want to end is killed, with its children.
+    // A process that does not end by itself is killed, with its children.
     let text = "import subprocess
 child = subprocess.Popen(['sleep', '1000'])
 open('child', 'w').write(str(child.pid))
@@ -433,7 +435,7 @@ fn threads_judge_side_by_side() {
             assert_eq!(thread.join().unwrap(), [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6]);
         }
     });
-    // Both are kept.
+    // Both processes are kept.
     program.judge(2).unwrap();
     assert_eq!(program.starts(), 2);
 }

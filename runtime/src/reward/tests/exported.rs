@@ -1,4 +1,4 @@
-//! Rewards that are exported: Python judges as a run does.
+//! Tests that exported rewards in Python equal those of a run.
 
 use std::process::Command;
 
@@ -7,7 +7,7 @@ use mopd_compiler::export::rewards::REWARDS;
 
 use super::*;
 
-/// What the Python of an export says of each `(reward, completion)`; the field `answer` is 42.
+/// The rewards of each `(reward, completion)` by the exported Python; the field `answer` is 42.
 fn exported(cases: &[(plan::Reward, &str)]) -> Vec<f64> {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("mopd_rewards.py"), REWARDS).unwrap();
@@ -174,7 +174,7 @@ fn patterns_match_in_python_what_they_match_in_a_run() {
 }
 
 #[test]
-fn what_python_has_no_counterpart_of_is_named() {
+fn patterns_without_a_python_equivalent_are_refused() {
     for (pattern, what) in [
         (r"\p{Greek}", r"`\p`"),
         (r"[\PL]", r"`\P`"),
@@ -232,7 +232,7 @@ fn numbers_are_compared_in_python_as_in_a_run() {
     }
 }
 
-/// What all parts accept is rewarded with 1.
+/// A completion that all parts accept has the reward 1.
 #[test]
 fn parts_are_divided_by_their_weights() {
     for weights in [[0.333_333_3; 3], [0.1, 0.2, 0.3], [0.7, 0.1, 0.2], [5.0, 0.1, 1e-9]] {

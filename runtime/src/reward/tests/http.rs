@@ -1,4 +1,4 @@
-//! Rewards of a server that listens in the test.
+//! Tests of rewards from a server, which runs in the test.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -9,11 +9,11 @@ use mopd_compiler::plan::Secret;
 
 use super::*;
 
-/// What a server was sent.
+/// The requests that a server got: path and body.
 type Asked = Arc<Mutex<Vec<(String, Value)>>>;
 
-/// Listens until the test ends; each request is a thread's. `answer` has the number of the request and its
-/// body, and says what is sent back, nothing where the connection breaks.
+/// A server that runs until the test ends, with a thread per request. `answer` gets the number of a request
+/// and its body, and returns the response, or `None` to close the connection.
 fn serve(answer: impl Fn(usize, &Value) -> Option<String> + Send + Sync + 'static) -> (String, Asked) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/judge", listener.local_addr().unwrap());
@@ -85,11 +85,11 @@ fn numbers(verdicts: Vec<Judgement>) -> Vec<f64> {
     verdicts.into_iter().map(|verdict| verdict.reward).collect()
 }
 
-/// Batches go side by side, each verdict to its completion.
+/// Batches are sent in parallel, and each judgement belongs to its completion.
 #[test]
 fn a_list_is_answered_by_a_list() {
     let (url, asked) = serve(|number, body| {
-        // The later, the sooner.
+        // Later requests are answered sooner.
         std::thread::sleep(Duration::from_millis(100_u64.saturating_sub(20 * number as u64)));
         let of = |one: &Value| one["completion"].as_str().unwrap().parse::<f64>().unwrap() / 16.0;
         let list: Vec<Value> = body
@@ -105,7 +105,7 @@ fn a_list_is_answered_by_a_list() {
     });
     let verifier = of(&url, 30.0, 3);
     assert!(verifier.needed().is_empty() && verifier.reads_rows());
-    let verdicts = judge(&verifier, 17, &undisturbed()).unwrap();
+    let verdicts = judge(&verifier, 17, &uncancellable()).unwrap();
     assert_eq!(verdicts[8].feedback.as_deref(), Some("half"));
     assert_eq!(numbers(verdicts), (0..17).map(|index| f64::from(index) / 16.0).collect::<Vec<f64>>());
     let asked = asked.lock().unwrap();
@@ -117,17 +117,17 @@ fn a_list_is_answered_by_a_list() {
     assert!(head.to_ascii_lowercase().contains("content-type: application/json"), "{head}");
     let first = &body[0];
     assert_eq!((&first["prompt"], &first["record"]), (&json!("p"), &json!({ "prompt": "p", "answer": 3 })));
-    assert!(verifier.judge(&[], &undisturbed()).unwrap().is_empty());
+    assert!(verifier.judge(&[], &uncancellable()).unwrap().is_empty());
     assert!(verifier.take_warnings().is_empty());
 }
 
 #[test]
-fn what_fails_in_passing_is_asked_again() {
+fn transient_http_failures_are_retried() {
     let replies = Mutex::new(VecDeque::from([None, said("503 Service Unavailable", "busy")]));
     let (url, asked) =
         serve(move |_, _| replies.lock().unwrap().pop_front().unwrap_or_else(|| said("200 OK", "[1, 0.5]")));
     let verifier = of(&url, 30.0, 8);
-    assert_eq!(numbers(judge(&verifier, 2, &undisturbed()).unwrap()), [1.0, 0.5]);
+    assert_eq!(numbers(judge(&verifier, 2, &uncancellable()).unwrap()), [1.0, 0.5]);
     let asked: Vec<Value> = asked.lock().unwrap().iter().map(|(_, body)| body.clone()).collect();
     assert!(asked.len() == 3 && asked[0] == asked[2], "the same batch");
     let warnings = verifier.take_warnings();
@@ -140,11 +140,11 @@ fn what_fails_in_passing_is_asked_again() {
 #[test]
 fn answers_that_cannot_be_right_are_quoted() {
     for (answer, why) in [
-        ("no", "not JSON in \"no\""),
-        ("{\"reward\": 1}", "not a list in "),
-        ("[1]", "1 rewards for 2 completions in \"[1]\""),
+        ("no", "not JSON; the answer was \"no\""),
+        ("{\"reward\": 1}", "not a list; the answer was "),
+        ("[1]", "1 rewards for 2 completions; the answer was \"[1]\""),
         ("[1, 1, 1]", "3 rewards for 2 completions"),
-        ("[1, 1.5]", "a `reward` that is not a number from 0 to 1 at place 1 in \"[1, 1.5]\""),
+        ("[1, 1.5]", "a `reward` that is not a number from 0 to 1 at place 1; the answer was \"[1, 1.5]\""),
         ("[-0.5, 1]", "a `reward` that is not a number from 0 to 1 at place 0"),
         ("[1, null]", "a `reward` that is not a number from 0 to 1 at place 1"),
         ("[true, 1]", "a `reward` that is not a number from 0 to 1 at place 0"),
@@ -154,7 +154,7 @@ fn answers_that_cannot_be_right_are_quoted() {
         ("[{\"score\": 1}, 1]", "no `reward` at place 0"),
     ] {
         let (url, asked) = serve(move |_, _| said("200 OK", answer));
-        let error = judge(&of(&url, 30.0, 8), 2, &undisturbed()).unwrap_err();
+        let error = judge(&of(&url, 30.0, 8), 2, &uncancellable()).unwrap_err();
         let wanted = format!("the reward server {url} gave an invalid answer: {why}");
         assert!(error.to_string().starts_with(&wanted), "{error}");
         assert!(error.help().contains("a list of as many numbers from 0 to 1"), "{}", error.help());
@@ -170,48 +170,44 @@ fn a_server_that_refuses_is_named_with_what_it_said() {
         ("302 Found\r\nLocation: http://127.0.0.1:1/", "", "answered with status 302 Found"),
     ] {
         let (url, asked) = serve(move |_, _| said(status, body));
-        let error = judge(&of(&url, 30.0, 8), 2, &undisturbed()).unwrap_err();
+        let error = judge(&of(&url, 30.0, 8), 2, &uncancellable()).unwrap_err();
         assert_eq!(error.to_string(), format!("the reward server {url} {wanted}"));
         assert_eq!(asked.lock().unwrap().len(), 1);
     }
-    // Of a page that is longer than is read, the beginning is quoted.
+    // The beginning of a page that is longer than the limit is quoted.
     let (url, _) = serve(|_, _| said("404 Not Found", &"x".repeat(5000)));
-    let error = judge(&of(&url, 30.0, 8), 2, &undisturbed()).unwrap_err().to_string();
+    let error = judge(&of(&url, 30.0, 8), 2, &uncancellable()).unwrap_err().to_string();
     assert!(error.contains("answered with status 404 Not Found: \"xxxx"), "{error}");
     let (url, asked) = serve(|_, _| said("500 Internal Server Error", "KeyError"));
-    let error = judge(&of(&url, 30.0, 8), 2, &undisturbed()).unwrap_err();
-    let wanted =
-        "answered with status 500 Internal Server Error: \"KeyError\"; asking again 4 times did not help";
+    let error = judge(&of(&url, 30.0, 8), 2, &uncancellable()).unwrap_err();
+    let wanted = "answered with status 500 Internal Server Error: \"KeyError\"; 4 retries did not help";
     assert_eq!(error.to_string(), format!("the reward server {url} {wanted}"));
     assert_eq!(asked.lock().unwrap().len(), 5);
 }
 
 #[test]
 fn a_server_that_is_not_there_or_silent_is_named() {
-    // Nobody listens there any more.
+    // A port without a server.
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let error =
-        judge(&of(&format!("http://127.0.0.1:{port}/?key=secret"), 30.0, 8), 1, &undisturbed()).unwrap_err();
+    let error = judge(&of(&format!("http://127.0.0.1:{port}/?key=secret"), 30.0, 8), 1, &uncancellable())
+        .unwrap_err();
     let said_of = error.to_string();
     assert!(
         said_of.starts_with(&format!("the reward server http://127.0.0.1:{port}/ could not be reached: "))
     );
-    assert!(
-        said_of.contains("asking again 4 times did not help") && !said_of.contains("secret"),
-        "{said_of}"
-    );
+    assert!(said_of.contains("4 retries did not help") && !said_of.contains("secret"), "{said_of}");
     assert!(error.help().contains("start the server before the run"), "{}", error.help());
     let (url, asked) = serve(|_, _| {
         std::thread::sleep(Duration::from_secs(60));
         None
     });
-    let error = judge(&of(&url, 0.5, 8), 1, &undisturbed()).unwrap_err();
+    let error = judge(&of(&url, 0.5, 8), 1, &uncancellable()).unwrap_err();
     assert_eq!(
         error.to_string(),
         format!("the reward server {url} gave no answer within its time limit of 0.5 s")
     );
     assert_eq!(asked.lock().unwrap().len(), 1);
-    // Nor is it waited for where the job is to stop.
+    // A job that stops does not wait for the server either.
     let control = Control::new(std::io::sink());
     let verifier = of(&url, 1000.0, 8);
     let outcome = std::thread::scope(|scope| {

@@ -1,4 +1,4 @@
-//! What a JSON Schema accepts of a completion, and what is said of one that can't be used.
+//! Tests of rewards by JSON Schema: accepted completions, and messages about invalid schemas.
 
 use super::*;
 
@@ -43,7 +43,7 @@ fn json_that_the_schema_accepts() {
     ] {
         assert_eq!(judge_one(&verifier, completion, json!({})), wanted, "{completion:?}");
     }
-    // Deeper than a parser's stack.
+    // Nested deeper than a recursive parser's stack allows.
     assert_eq!(judge_one(&verifier, &"[".repeat(1 << 20), json!({})), 0.0);
 }
 
@@ -53,7 +53,7 @@ fn feedback_says_what_is_wrong() {
     let record = record(json!({}));
     let said = |completion| {
         let input = RewardInput { prompt: "p", completion, record: &record };
-        verifier.judge(&[input], &undisturbed()).unwrap().remove(0).feedback.unwrap()
+        verifier.judge(&[input], &uncancellable()).unwrap().remove(0).feedback.unwrap()
     };
     assert_eq!(said(r#"{"name": "Ada"}"#), "correct");
     assert_eq!(said(r#"{"name": "Ada", "age": "old"}"#), "/age: \"old\" is not of type \"integer\"");
@@ -62,7 +62,7 @@ fn feedback_says_what_is_wrong() {
     assert!(said(&format!("{{\"name\": \"Ada\", \"age\": \"{}\"}}", "x".repeat(10_000))).len() < 400);
 }
 
-/// Of what the older drafts write in another way, one keyword each.
+/// One keyword for each older draft that differs from the newest.
 #[test]
 fn a_schema_says_its_draft() {
     let draft = |draft: &str, rest: &str| {
@@ -104,7 +104,7 @@ fn a_schema_that_cannot_be_used_is_named_with_its_cause() {
     assert!(error.to_string().starts_with("the JSON Schema person.json can't be read: "), "{error}");
 }
 
-/// A schema that names itself, and nothing else, is asked of the same text for ever.
+/// A schema that only refers to itself would be evaluated for ever.
 #[test]
 fn schemas_that_name_themselves_end() {
     let tree = of(r##"{"type": "object", "properties": {"next": {"$ref": "#"}}}"##).unwrap();

@@ -1,4 +1,4 @@
-//! Rewards that are put together of others.
+//! Tests of rewards that combine several verifiers.
 
 use super::*;
 
@@ -20,7 +20,7 @@ fn parts_are_weighed_and_kept() {
         ("eight", 0.0, [0.0, 0.0]),
     ] {
         let input = RewardInput { prompt: "p", completion, record: &record };
-        let verdict = verifier.judge(&[input], &undisturbed()).unwrap().remove(0);
+        let verdict = verifier.judge(&[input], &uncancellable()).unwrap().remove(0);
         assert_eq!(verdict.reward, wanted, "{completion}");
         let said: Vec<(&str, f64)> =
             verdict.parts.iter().map(|(name, said)| (name.as_str(), *said)).collect();
@@ -30,7 +30,7 @@ fn parts_are_weighed_and_kept() {
     }
 }
 
-/// Only the whole reward is correct, and the weights of seven parts do not add up to 1 in floating point.
+/// Only the whole reward is correct, although the weights of seven parts do not sum to 1 in floating point.
 #[test]
 fn where_every_part_is_1_the_reward_is_1() {
     for count in 1..=50 {
@@ -61,7 +61,7 @@ fn parts_need_the_fields_of_all_of_them() {
         })
     };
     assert_eq!(of(vec![text(), other(), text()]).needed(), [Field::text("answer"), Field::text("proof")]);
-    // What parses as a number is a text as well.
+    // A field that is read as a number can also be read as text.
     for rewards in [vec![text(), number()], vec![number(), text()]] {
         assert_eq!(of(rewards).needed(), [Field::number("answer")]);
     }

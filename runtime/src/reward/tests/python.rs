@@ -1,4 +1,4 @@
-//! A function of Python that judges: lists in, numbers out, and what is said where it fails.
+//! Tests of Python functions as verifiers: lists in, numbers out, and messages about failures.
 
 use super::*;
 
@@ -33,7 +33,7 @@ impl Function {
             .zip(completions)
             .map(|(prompt, completion)| RewardInput { prompt, completion, record: &record })
             .collect();
-        self.verifier.judge(&answers, &undisturbed())
+        self.verifier.judge(&answers, &uncancellable())
     }
 
     fn rewards(&self, completions: &[&str]) -> Vec<f64> {
@@ -41,14 +41,14 @@ impl Function {
         verdicts.into_iter().map(|verdict| verdict.reward).collect()
     }
 
-    /// What is said where it fails, and the help.
+    /// The message and the help for a failure.
     fn fails(&self, completions: &[&str]) -> (String, String) {
         let error = self.judge(completions).unwrap_err();
         (error.to_string(), error.help())
     }
 }
 
-/// Whole batches, in order, whatever it prints; what lies beside its file can be imported.
+/// The function gets whole batches in order, may print anything, and may import files beside its own.
 #[test]
 fn a_function_gets_each_batch_as_one_list() {
     let text = "import os, sys
@@ -71,7 +71,7 @@ def score(batch):
         .collect();
     let expected = [(1.0, "[3]"), (0.0, "[3]"), (1.0, "[3]"), (0.0, "[3, 1]")];
     assert_eq!(said, expected.map(|(reward, words)| (reward, words.to_owned())));
-    // One process for all of it.
+    // All batches are judged by one process.
     assert_eq!(function.judge(&["ab"]).unwrap()[0].feedback.as_deref(), Some("[3, 1, 1]"));
     assert_eq!(function.verifier.take_warnings(), [] as [&str; 0]);
 }
@@ -100,7 +100,7 @@ def score(batch):
 }
 
 #[test]
-fn what_is_no_function_or_no_number_is_named() {
+fn python_errors_name_the_function_or_the_value() {
     for (text, said) in [
         ("def other(batch): pass", "NameError: judge/verify.py has no function `score`"),
         ("score = 3", "NameError: judge/verify.py has no function `score`"),
@@ -148,7 +148,7 @@ fn what_is_no_function_or_no_number_is_named() {
     assert!(help.contains("returns a list with a number for each"), "{help}");
 }
 
-/// One that dies is started again, once, and one that hangs is killed: as for a command.
+/// As for commands: a process that dies is restarted once, and one that hangs is killed.
 #[test]
 fn a_process_that_dies_or_hangs_is_restarted() {
     let text = "import os
@@ -167,13 +167,13 @@ def score(batch):
     let (message, help) = Function::new(text, 2.0, 4).fails(&["a", "b"]);
     assert_eq!(
         message,
-        "the reward function `judge/verify.py:score` gave 0 of 2 rewards within its time limit of 2 s; restarting it \
-         did not help; the first prompt without a reward is \"p0\""
+        "the reward function `judge/verify.py:score` returned 0 of 2 rewards within its time limit of 2 s; \
+         restarting it did not help; the first prompt without a reward is \"p0\""
     );
     assert!(help.contains("raise `time_limit`"), "{help}");
 }
 
-/// Other programs may say so, too, of the completion that they can't judge.
+/// Other programs may also report why they can't judge a completion.
 #[test]
 fn a_command_may_say_why_it_does_not_judge() {
     let text = "for r in requests():

@@ -1,4 +1,4 @@
-//! Trajectories are the teacher's, whatever the student drafts; and what is rejected is the student's.
+//! Tests that trajectories are distributed as the teacher's, and rejected drafts as the student's.
 
 use tch::Kind;
 
@@ -16,7 +16,7 @@ fn verification(block: u32) -> Verification {
     Verification { block, rejects: false }
 }
 
-/// Probabilities by definition; `top` entries at most.
+/// Probabilities by definition, of at most `top` entries.
 fn softmax(logits: &[f32], temperature: f64, top: usize) -> Vec<f64> {
     let mut order: Vec<usize> = (0..logits.len()).collect();
     order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b)));
@@ -29,8 +29,8 @@ fn softmax(logits: &[f32], temperature: f64, top: usize) -> Vec<f64> {
     weights.into_iter().map(|weight| weight / total).collect()
 }
 
-/// The sum of (found - expected)^2 / expected over entries that can be; others must not be. Beside it, the
-/// degrees of freedom.
+/// The sum of (found - expected)^2 / expected over possible entries, and the degrees of freedom. Impossible
+/// entries must not occur.
 fn chi_square(counts: &[u32], expected: &[f64]) -> (f64, usize) {
     let all: u32 = counts.iter().sum();
     let (mut sum, mut cells) = (0.0, 0);
@@ -46,14 +46,14 @@ fn chi_square(counts: &[u32], expected: &[f64]) -> (f64, usize) {
     (sum, cells - 1)
 }
 
-/// About 5 standard deviations above its mean: with the numbers fixed, it holds or it does not.
+/// The bound is about 5 standard deviations above the mean; the random numbers are fixed.
 fn follows(counts: &[u32], expected: &[f64], what: &str) {
     let (found, degrees) = chi_square(counts, expected);
     let bound = degrees as f64 + 5.0 * (2.0 * degrees as f64).sqrt() + 10.0;
     assert!(found < bound, "{what}: {found} of {degrees} degrees of freedom, {counts:?}");
 }
 
-/// Tokens of a trajectory of so many, where both distributions are always the same.
+/// The tokens of a trajectory where both models always have the same distribution.
 fn trajectory(
     logits: [&[f32]; 2],
     sampling: &Sampling,
@@ -76,7 +76,7 @@ fn trajectory(
 }
 
 #[test]
-fn what_stands_is_distributed_as_the_teacher_says() {
+fn speculative_output_matches_the_teachers_distribution() {
     const LENGTH: usize = 60_000;
     for (temperature, top_k, block) in
         [(1.0, None, 1), (1.0, None, 4), (0.6, None, 4), (1.7, None, 16), (1.0, Some(3), 4), (0.0, None, 3)]
@@ -99,7 +99,7 @@ fn what_stands_is_distributed_as_the_teacher_says() {
             }
         }
         follows(&counts, &p, &what);
-        // A token is rejected as often as the student has too much of it.
+        // A token is rejected in proportion to max(0, q - p).
         let surplus: Vec<f64> = zip_equal(&q, &p).map(|(q, p)| (q - p).max(0.0)).collect();
         let whole: f64 = surplus.iter().sum();
         let rejected_ones: u32 = rejected.iter().sum();
@@ -107,7 +107,7 @@ fn what_stands_is_distributed_as_the_teacher_says() {
             follows(&rejected, &surplus.iter().map(|part| part / whole).collect::<Vec<_>>(), &what);
         }
         let verdicts: Vec<DraftVerdict> = drawn.iter().filter_map(|draw| draw.verdict).collect();
-        let counted = DraftCounts::of(&verdicts);
+        let counted = DraftCounts::from_verdicts(&verdicts);
         assert_eq!((counted.rejected, verdicts.len()), (rejected_ones, LENGTH), "{what}");
         // The mean of min(1, p / q) over drafts is the sum of min(p, q).
         let verified = f64::from(counted.stood + counted.rejected);
@@ -122,7 +122,7 @@ fn what_stands_is_distributed_as_the_teacher_says() {
 }
 
 #[test]
-fn where_both_agree_every_draft_stands() {
+fn equal_models_accept_every_draft() {
     let sampling = Sampling { top_p: Some(0.9), ..Sampling::new(1, 0.8, 1) };
     let drawn = trajectory([&TEACHER, &TEACHER], &sampling, verification(3), 4000);
     for (place, draw) in drawn.iter().enumerate() {
@@ -130,12 +130,12 @@ fn where_both_agree_every_draft_stands() {
         assert_eq!(draw.verdict, Some(expected));
     }
     let verdicts: Vec<DraftVerdict> = drawn[..6].iter().filter_map(|draw| draw.verdict).collect();
-    assert_eq!(DraftCounts::of(&verdicts), DraftCounts { blocks: 2, stood: 5, rejected: 0 });
+    assert_eq!(DraftCounts::from_verdicts(&verdicts), DraftCounts { blocks: 2, stood: 5, rejected: 0 });
 }
 
-/// Nothing stands, and nothing fails where the teacher has no more of anything.
+/// If every draft is rejected, the teacher's draw works even where p - q is nowhere positive.
 #[test]
-fn a_costly_trial_rejects_all() {
+fn forced_rejection_rejects_every_draft() {
     let rejects = Verification { block: 3, rejects: true };
     for student in [&STUDENT, &TEACHER] {
         let drawn = trajectory([student, &TEACHER], &Sampling::new(1, 1.0, 1), rejects, 200);
@@ -148,7 +148,7 @@ fn decoders(kind: Kind) -> [Decoder; 2] {
         let weights = random_model(&tiny(), seed);
         let width = weights.config.width;
         let mut values = weights.values().into_owned();
-        // Ends are no rare token.
+        // Makes the end token frequent.
         values[END as usize * width..][..width].iter_mut().for_each(|value| *value *= 2.5);
         Decoder::frozen(&weights.with_values(values), Place::cpu(), kind)
     })
@@ -159,7 +159,7 @@ fn drafted(
     block: u32,
     prompts: &[Prompt],
     sampling: &Sampling,
-) -> Vec<(Completion, Vec<Rejected>)> {
+) -> Vec<(Completion, Vec<RejectedTail>)> {
     let key = Key::new(1, 2, Purpose::Rollout, 3);
     let control = Control::new(std::io::sink());
     let budget = MemoryBudget(usize::MAX);
@@ -175,7 +175,7 @@ fn requests(prompts: &[Vec<Token>]) -> Vec<Prompt<'_>> {
     numbered.map(|(tokens, id)| Prompt { tokens, id, sample: 0, limit: (id % 3 == 0).then_some(9) }).collect()
 }
 
-/// By loops, and by tensors: a rejected draft goes to the end of its block, of the completion or of itself.
+/// By loops and by operators: a rejected draft ends with its block, the completion, or an end token.
 #[test]
 fn drafts_end_with_their_block_or_the_completion() {
     let (prompts, sampling) = (prompts(20), Sampling::new(3, 1.0, 12));
@@ -191,10 +191,10 @@ fn drafts_end_with_their_block_or_the_completion() {
                 let corrected = |verdict: &DraftVerdict| matches!(verdict, DraftVerdict::Corrected { .. });
                 let places = (0..completion.tokens.len()).filter(|at| corrected(&completion.verdicts[*at]));
                 assert!(places.eq(rejected.iter().map(|rejected| rejected.at)));
-                for Rejected { at, tokens } in rejected {
+                for RejectedTail { at, tokens } in rejected {
                     let DraftVerdict::Corrected { draft } = completion.verdicts[*at] else { unreachable!() };
                     assert!(tokens[0] == draft && draft != completion.tokens[*at]);
-                    let left = block as usize - stood(&completion.verdicts[..*at]);
+                    let left = block as usize - accepted_tokens(&completion.verdicts[..*at]);
                     let room = left.min(most - at);
                     let ends = tokens.iter().position(|token| *token == END).map(|place| place + 1);
                     assert_eq!(tokens.len(), ends.unwrap_or(room).min(room));
@@ -205,13 +205,13 @@ fn drafts_end_with_their_block_or_the_completion() {
             }
             assert!(ended > 0 && (block == 1 || cut > 0) && (block == 30 || whole > 0), "{kind:?}, {block}");
         }
-        // The student as its own teacher.
+        // With the student as its own teacher, nothing is rejected.
         let own = drafted([&student, &student], 4, &requests, &sampling);
         assert!(own.iter().all(|(_, rejected)| rejected.is_empty()));
     }
 }
 
-/// Whatever is drawn beside it.
+/// Drafts do not depend on what else is drawn.
 #[test]
 fn drafts_do_not_depend_on_the_batch() {
     let ([student, teacher], prompts) = (decoders(Kind::Float), prompts(20));
@@ -223,11 +223,11 @@ fn drafts_do_not_depend_on_the_batch() {
             assert_eq!((&completion.tokens, &rejected), (&other.tokens, of_other));
         }
     }
-    let first: Vec<&Rejected> = together.iter().flat_map(|(_, rejected)| rejected).collect();
+    let first: Vec<&RejectedTail> = together.iter().flat_map(|(_, rejected)| rejected).collect();
     assert!(first.iter().any(|rejected| rejected.tokens.len() > 1));
 }
 
-/// First tokens of many samples, of models.
+/// The first tokens of many samples, with real models.
 #[test]
 fn trajectories_of_models_are_the_teacher_s() {
     let ([student, teacher], prompts) = (decoders(Kind::Float), prompts(1));
@@ -240,17 +240,17 @@ fn trajectories_of_models_are_the_teacher_s() {
     follows(&counts, &softmax(&logits, 1.0, logits.len()), "first tokens");
 }
 
-/// A text that ends completions ends drafts, also where it began before them.
+/// A stop text also ends drafts, even if it began before the draft.
 #[test]
 fn texts_that_end_completions_end_drafts() {
     let ([student, teacher], prompts) = (decoders(Kind::Float), prompts(40));
     let requests = requests(&prompts);
     let plain = Sampling::new(4, 1.0, 12);
     let text = |tokens: &[Token]| student.tokenizer.decode(tokens).unwrap();
-    // A pair of letters whose second one was drafted behind the first.
+    // A pair of letters of which the second was drafted after the first.
     let all = drafted([&student, &teacher], 8, &requests, &plain);
     let pairs = all.iter().flat_map(|(completion, rejected)| {
-        let pair = |Rejected { at, tokens }: &Rejected| {
+        let pair = |RejectedTail { at, tokens }: &RejectedTail| {
             let before = *completion.tokens[..*at].last()?;
             let pair = text(&[before, tokens[0]]);
             (tokens.len() > 1 && pair.len() == 2 && pair.chars().all(|c| c.is_ascii_graphic()))
@@ -262,7 +262,7 @@ fn texts_that_end_completions_end_drafts() {
     let stopped = Sampling { stop: vec![pair.clone()], ..plain };
     let mut found = 0;
     for (completion, rejected) in drafted([&student, &teacher], 8, &requests, &stopped) {
-        for Rejected { at, tokens } in rejected {
+        for RejectedTail { at, tokens } in rejected {
             let whole = [&completion.tokens[..at], &tokens].concat();
             found += u32::from(text(&whole).contains(&pair));
             assert!(!text(&whole[..whole.len() - 1]).contains(&pair), "nothing follows the text");

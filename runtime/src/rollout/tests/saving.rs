@@ -1,10 +1,10 @@
-//! What is saved of completions for their gradient.
+//! Tests of the activations that generation saves.
 
 use super::*;
 use crate::model::GeneratedActivations;
 
-/// What is saved of completions while rows come, give way and end is what a forward pass computes of them: of
-/// all samples of a prompt, and of those that end at once.
+/// The activations saved while rows enter, are preempted and end equal those of a forward pass over the
+/// completions, also for several samples of a prompt and for completions that end at once.
 #[test]
 fn activations_are_those_of_the_completions() {
     let weights = decoder_weights(1.5);
@@ -19,8 +19,8 @@ fn activations_are_those_of_the_completions() {
             let budget = MemoryBudget(pages * page + 30 * 4 * decoder.config.vocabulary);
             let mut request = RolloutRequest::new(&requests(&prompts), &sampling, key);
             request.prompts[2].limit = Some(1);
-            let flight = Flight::new(&decoder, 1, budget).unwrap().saving(&mut activations);
-            let (completions, took) = flight.run(request, &undisturbed(), &mut |_| Ok(())).unwrap();
+            let batch = ContinuousBatch::new(&decoder, 1, budget).unwrap().saving(&mut activations);
+            let (completions, took) = batch.run(request, &uncancellable(), &mut |_| Ok(())).unwrap();
             assert_eq!(took.preempted > 0, pages == 70, "{took:?}");
             assert!(completions.iter().any(|completion| completion.tokens.len() == 1));
             let of_prompts = prompts.iter().flat_map(|prompt| [prompt; 3]);

@@ -1,13 +1,13 @@
 //! The key of rollouts that frozen models write before the first step.
 
-use mopd_compiler::plan::producers::{Once, Writer};
+use mopd_compiler::plan::producers::{PrecomputedRollouts, Writer};
 use mopd_compiler::plan::views::Piece;
 use mopd_compiler::plan::{
     DataFormula, Domain, Keep, Length, ModelId, Objective, PromptFormat, Reward, Sampling, Train,
 };
 use serde::Serialize;
 
-use super::{ComputeKey, DataKey, Maker};
+use super::{ComputeKey, DataKey, KeyInputs};
 use crate::prepare::ModelSpec;
 
 #[derive(Serialize)]
@@ -17,7 +17,7 @@ pub(super) struct RolloutsKey<'a> {
     stream: u64,
     #[serde(flatten)]
     written: WrittenKey,
-    /// What the model sees instead of the prompts.
+    /// The text that the model sees instead of the prompts.
     #[serde(skip_serializing_if = "Option::is_none")]
     sees: Option<&'a [Piece]>,
     sampling: &'a Sampling,
@@ -60,12 +60,12 @@ struct ShareKey<'a> {
 struct WriterKey<'a> {
     when: Option<&'a DataFormula>,
     model: &'a str,
-    /// What this model sees instead of the prompts, if not what the student sees.
+    /// The text that this model sees instead of the prompts, if it differs from the student's.
     #[serde(skip_serializing_if = "Option::is_none")]
     sees: Option<&'a [Piece]>,
 }
 
-impl<'a> Maker<'a> {
+impl<'a> KeyInputs<'a> {
     pub(super) fn rollouts<'k>(
         &'k self,
         train: &'k Train<Objective>,
@@ -76,8 +76,8 @@ impl<'a> Maker<'a> {
     ) -> Option<RolloutsKey<'k>> {
         let producer = train.rollout.producer.unedited();
         let written = match producer.once() {
-            Some(Once { sequences, keep }) => WrittenKey::Sequences { sequences, keep },
-            None if producer.kind().once_a_prompt() => WrittenKey::Prompts {
+            Some(PrecomputedRollouts { sequences, keep }) => WrittenKey::Sequences { sequences, keep },
+            None if producer.kind().cached_per_prompt() => WrittenKey::Prompts {
                 groups: train.rollout.groups,
                 passes: train.passes,
                 length: train.length,

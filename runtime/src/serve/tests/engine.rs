@@ -1,4 +1,4 @@
-//! Tests of behaviour that vLLM 0.32.0 was seen to have and `mopd serve` has not.
+//! Tests against behaviour of vLLM 0.32.0 that `mopd serve` does not have.
 
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
@@ -12,7 +12,7 @@ use super::probe::{LIMIT, probed, student};
 use super::sampling::{asked, key, prompts, pushed, speaking};
 use super::{control, job, saved, served, start};
 use crate::model::tests::{random_model, tiny};
-use crate::served::{Patience, ScoredSequence, Server};
+use crate::remote::{CancelToken, ScoredSequence, Server};
 use crate::tokenizer::Token;
 
 /// A server that replies with the status and body that `answer` returns for a request's path and body.
@@ -60,14 +60,14 @@ fn models() -> Value {
 }
 
 #[test]
-fn an_engine_that_answers_logits_is_found_out_before_the_first_stage() {
+fn engine_that_returns_logits_is_refused_before_the_first_stage() {
     let url = answering(logits);
     let (control, _events) = control();
     let tokenizer = &random_model(&tiny(), 1).tokenizer;
     for answers in [Answers::Sampled, Answers::TopK(1)] {
         let served = served(Engine::Vllm, &url, answers);
         let said = Server::open(&served, &control).unwrap().try_out(tokenizer, &control).unwrap_err();
-        assert!(said.to_string().contains("2.834122896194458 is no log-probability"), "{said}");
+        assert!(said.to_string().contains("2.834122896194458 is not a log-probability"), "{said}");
         let found = probed(&served, student(tokenizer), LIMIT);
         assert!(!found.is_usable(), "{found:?}");
     }
@@ -84,13 +84,13 @@ fn a_sequence_that_fills_the_context_is_not_sent_to_vllm() {
         let completion = (1..length).map(|place| (97 + place % 26) as Token).collect();
         let full = vec![ScoredSequence { prompt: vec![97], completion, scored: None }];
         let client = Server::open(&served(engine, &server.url, Answers::Sampled), &control).unwrap();
-        client.score(&[full], weights.tokenizer.vocabulary(), Patience::of(&control)).map(drop)
+        client.score(&[full], weights.tokenizer.vocabulary(), CancelToken::new(&control)).map(drop)
     };
     let context = weights.config.context;
     score(Engine::Vllm, context - 1).unwrap();
     score(Engine::Sglang, context).unwrap();
     let said = score(Engine::Vllm, context).unwrap_err().to_string();
-    let parts = ["can't be scored by the teacher `teacher`", "vLLM writes one more than it scores"];
+    let parts = ["can't be scored by the teacher `teacher`", "vLLM needs one token more than it scores"];
     assert!(parts.iter().all(|part| said.contains(part)), "{said}");
 }
 
@@ -125,6 +125,6 @@ fn weights_that_vllm_can_not_read_end_the_run() {
     let said = client.sample(|| Ok(weights), &asked(&prompts), how.0, how.1, &control).unwrap_err();
     assert!(said.to_string().contains("status 500"), "{said}");
     assert!(said.to_string().contains("Repo id must be in the form"), "{said}");
-    // The version name no longer claims the old weights.
+    // The server's weights no longer have the name of the old ones.
     assert_eq!(*named.lock().unwrap(), ["default", "none"]);
 }

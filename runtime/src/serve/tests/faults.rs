@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::{control, job, readings, sampling, saved, served, start};
 use crate::machine::transfer::to_vec;
 use crate::model::tests::{random_model, tiny};
-use crate::served::{Patience, ServedScores, Server};
+use crate::remote::{CancelToken, ServedScores, Server};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Fault {
@@ -214,7 +214,7 @@ fn of_vllm(said: &mut Value, fault: Fault) {
     }
 }
 
-/// A completion.
+/// Damages a completion by vLLM.
 fn written_by_vllm(said: &mut Value, fault: Fault) {
     if fault == Fault::OtherIds {
         said["prompt_token_ids"].as_array_mut().unwrap().push(json!(97));
@@ -240,7 +240,7 @@ fn of_sglang(meta: &mut Value, fault: Fault) {
     let last = meta["input_token_logprobs"].as_array().unwrap().len() - 1;
     let own = meta["input_token_logprobs"].as_array_mut().unwrap();
     match fault {
-        // Its replies name no model: other weights show by their version.
+        // SGLang's replies name no model; other weights are recognised by their version.
         Fault::OtherIds | Fault::OtherModel => own[last][1] = json!(own[last][1].as_i64().unwrap() + 1),
         Fault::TooFewPositions => drop(own.pop()),
         Fault::TooManyPositions => own.push(json!([-1.0, 97, null])),
@@ -255,7 +255,7 @@ fn of_sglang(meta: &mut Value, fault: Fault) {
     }
 }
 
-/// A completion.
+/// Damages a completion by SGLang.
 fn of_written(meta: &mut Value, fault: Fault) {
     let list = meta["output_token_logprobs"].as_array_mut().unwrap();
     match fault {
@@ -296,7 +296,7 @@ fn damaged_matrix(mut answer: Vec<u8>, fault: Fault) -> Vec<u8> {
             answer[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
         }
         Fault::OtherIds | Fault::OtherModel => {
-            // The hash of another request.
+            // Changes the hash of the request.
             let text = String::from_utf8(answer[8..header].to_vec()).unwrap();
             let place = text.find("\"asked\":\"").unwrap() + 8 + "\"asked\":\"".len();
             answer[place] = if answer[place] == b'0' { b'1' } else { b'0' };
@@ -337,10 +337,10 @@ fn no_answer_that_is_damaged_becomes_a_number() {
         let (control, events) = control();
         let batches: Vec<_> = all.iter().map(|reading| vec![reading.clone()]).collect();
         let straight = Server::open(&served(engine, &server.url, answers), &control).unwrap();
-        let known = numbers(&straight.score(&batches, entries, Patience::of(&control)).unwrap());
+        let known = numbers(&straight.score(&batches, entries, CancelToken::new(&control)).unwrap());
         let through = served(engine, &proxy.url, answers);
         let through = Server::with_time_limit(&through, LIMIT, &control).unwrap();
-        let found = through.score(&batches, entries, Patience::of(&control));
+        let found = through.score(&batches, entries, CancelToken::new(&control));
         let found = numbers(&found.unwrap_or_else(|error| panic!("{engine:?}: {error}")));
         assert_eq!(found, known, "{engine:?}");
         let said: Vec<String> = events

@@ -31,7 +31,7 @@ fn with(mut body: Value, change: Value) -> Value {
 }
 
 #[test]
-fn what_changes_nothing_is_accepted() {
+fn fields_at_their_neutral_values_are_accepted() {
     let (_folder, server) = running();
     let asked =
         json!({ "prompt": [97, 98], "max_tokens": 3, "seed": 7, "return_token_ids": true, "logprobs": 0 });
@@ -78,7 +78,7 @@ fn a_greedy_token_has_one_log_probability() {
     assert_eq!(longer["token_logprobs"][0], json!(0.0));
 }
 
-/// Regression: one of these once ended all other clients' requests.
+/// Regression: one of these temperatures once ended the requests of all other clients.
 #[test]
 fn temperatures_near_zero_are_drawn_at() {
     let (_folder, server) = running();
@@ -93,12 +93,12 @@ fn temperatures_near_zero_are_drawn_at() {
 }
 
 #[test]
-fn what_is_not_done_is_refused_with_its_name() {
+fn unsupported_fields_are_refused_with_their_name() {
     let (_folder, server) = running();
     let tokens = json!({ "token_ids": [97], "sampling_params": { "max_tokens": 2, "seed": 1 } });
     said(&server, "/inference/v1/generate", &tokens);
     for (change, why) in [
-        (json!({ "logprobs": 4 }), "`logprobs` is 0 or 1"),
+        (json!({ "logprobs": 4 }), "`logprobs` must be 0 or 1"),
         (json!({ "repetition_penalty": 0 }), "`repetition_penalty` is not supported"),
         (json!({ "prompt_logprobs": 0 }), "`prompt_logprobs` is not supported"),
         (json!({ "n": 2 }), "`n` is not supported"),
@@ -114,9 +114,13 @@ fn what_is_not_done_is_refused_with_its_name() {
         (json!({ "return_text_in_logprobs": true }), "`return_text_in_logprobs` is not supported"),
         (json!({ "top_logprobs_num": 3 }), "`top_logprobs_num` and"),
         (json!({ "top_logprobs_num": 3, "logprob_start_len": 0 }), "`top_logprobs_num` and"),
-        (json!({ "token_ids_logprob": [97] }), "`token_ids_logprob` list"),
+        (json!({ "token_ids_logprob": [97] }), "`token_ids_logprob` are supported for input tokens only"),
         (json!({ "sampling_params": { "repetition_penalty": 0 } }), "`repetition_penalty` is not supported"),
-        (json!({ "sampling_params": { "skip_special_tokens": false } }), "`skip_special_tokens` is true"),
+        (
+            json!({ "sampling_params": { "skip_special_tokens": false } }),
+            "`skip_special_tokens` must be \
+            true",
+        ),
     ] {
         refused(&server, "/generate", &with(asked.clone(), change), why);
     }
@@ -149,7 +153,7 @@ fn seeds_of_64_bits_are_told_apart() {
             let tokens = answer.pointer("/choices/0/token_ids").or(answer.get("output_ids"));
             tokens.unwrap_or_else(|| panic!("{answer}")).clone()
         };
-        // Two of these are one number in float64.
+        // Two of these seeds are equal as float64.
         let seeds = [2_147_483_648, 1 << 60, (1 << 60) + 1, u64::MAX];
         let answers = seeds.map(drawn);
         let (path, asked) = request(json!(2_147_483_648.0));
@@ -159,9 +163,26 @@ fn seeds_of_64_bits_are_told_apart() {
         for (at, answer) in answers.iter().enumerate() {
             assert!(!answers[..at].contains(answer), "{answers:?}");
         }
-        for wrong in [json!(-1), json!(1.5), json!("7"), json!(18_446_744_073_709_551_616.0)] {
+        for wrong in [json!(-2), json!(1.5), json!("7"), json!(18_446_744_073_709_551_616.0)] {
             let (path, asked) = request(wrong);
-            refused(&server, path, &asked, "seed` is a whole number from 0 to 18446744073709551615, not ");
+            refused(
+                &server,
+                path,
+                &asked,
+                "seed` must be a whole number from 0 to 18446744073709551615, \
+                not ",
+            );
         }
     }
+    // To vLLM, -1 is no seed: other draws each time. Its clients send it as a default.
+    for request in &requests[..2] {
+        let drawn = || {
+            let (path, asked) = request(json!(-1));
+            said(&server, path, &asked).pointer("/choices/0/token_ids").unwrap().clone()
+        };
+        let first = drawn();
+        assert!((0..5).any(|_| drawn() != first), "{first}");
+    }
+    let (path, asked) = by_sglang(json!(-1));
+    refused(&server, path, &asked, "`sampling_seed` must be a whole number");
 }

@@ -10,19 +10,19 @@ use mopd_compiler::plan::{Answers, Engine};
 use super::faults::{Fault, LIMIT, pass};
 use super::{control, job, readings, saved, served, start};
 use crate::model::tests::{random_model, tiny};
-use crate::served::{ListedTokens, Patience, ScoredSequence, ServedScores, Server};
+use crate::remote::{CancelToken, ListedTokens, ScoredSequence, ServedScores, Server};
 use crate::tokenizer::Token;
 
 /// How often to check whether the held reply is to be released.
-const LOOK: Duration = Duration::from_millis(2);
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
-/// What the proxy does to the next scoring request, each time that it comes.
+/// The proxy's faults for the chosen scoring request, one for each time that it comes.
 #[derive(Default)]
 struct Plan {
     faults: Vec<Option<Fault>>,
-    /// Only a request with this text: a second request of an earlier round may come after that round.
+    /// Text of the requests to choose from: a second request of an earlier round may arrive late.
     of_round: String,
-    /// That request.
+    /// The chosen request.
     chosen: Option<Vec<u8>>,
     came: usize,
     /// Number of all scoring requests.
@@ -65,7 +65,7 @@ fn before(target: &str, plan: &Arc<Mutex<Plan>>) -> String {
                     return fault;
                 }
                 while !open.load(Ordering::Relaxed) {
-                    std::thread::sleep(LOOK);
+                    std::thread::sleep(POLL_INTERVAL);
                 }
                 None
             };
@@ -75,7 +75,7 @@ fn before(target: &str, plan: &Arc<Mutex<Plan>>) -> String {
     url
 }
 
-/// A batch that no other round asks, and the text that each of its requests contains.
+/// A batch that no other round sends, and a text that each of its requests contains.
 fn of_round(round: Token) -> (Vec<ScoredSequence>, String) {
     let start = [100 + round; 6];
     let mut batch = readings(160);
@@ -97,20 +97,20 @@ fn a_slow_answer_is_asked_for_again_and_no_number_changes() {
     };
     let entries = weights.tokenizer.vocabulary();
     let score = |server: &Server, batch: &[ScoredSequence]| -> Vec<ListedTokens> {
-        match server.score(&[batch.to_vec()], entries, Patience::of(&control)).unwrap() {
+        match server.score(&[batch.to_vec()], entries, CancelToken::new(&control)).unwrap() {
             ServedScores::Listed(listed) => listed,
             ServedScores::Hidden { .. } => panic!("a list"),
         }
     };
     let through = open(&url);
-    // A client with few requests so far sends none twice.
+    // A direct client, which has too few latencies to send anything twice.
     let straight = |batch: &[ScoredSequence]| {
         let straight = open(&server.url);
         let right = score(&straight, batch);
         assert_eq!(straight.take_hedged(), None);
         right
     };
-    // There are no times to compare with yet: nothing is sent twice.
+    // Without earlier latencies, nothing is sent twice.
     let batch = readings(160);
     assert_eq!(score(&through, &batch), straight(&batch));
     assert_eq!(through.take_hedged(), None);
@@ -125,22 +125,22 @@ fn a_slow_answer_is_asked_for_again_and_no_number_changes() {
         let faults = vec![Some(Fault::TimeOut), second];
         *plan.lock().unwrap() = Plan { faults, of_round, open: open.clone(), ..Plan::default() };
         if patient {
-            // After the second request came and was answered.
+            // Releases the first reply after the second request was answered.
             let (plan, open) = (plan.clone(), open.clone());
             std::thread::spawn(move || {
                 while plan.lock().unwrap().came < 2 {
-                    std::thread::sleep(LOOK);
+                    std::thread::sleep(POLL_INTERVAL);
                 }
                 std::thread::sleep(LIMIT / 5);
                 open.store(true, Ordering::Relaxed);
             });
         }
         assert_eq!(score(&through, &batch), right, "{second:?}");
-        // A good second answer counts while the first is still held back.
+        // A good second reply counts while the first is still held back.
         assert_eq!(open.swap(true, Ordering::Relaxed), patient, "{second:?}");
         let Plan { came, all, .. } = *plan.lock().unwrap();
         assert_eq!(came, 2, "{second:?}");
-        // At most one in twenty of all requests so far: a round may use what earlier ones left.
+        // At most one in twenty of all requests so far: a round may use what earlier rounds left unused.
         (asked, again) = (asked + 160, again + all - 160);
         assert!(again * 20 <= asked, "{second:?}: {again} requests of {asked} were sent again");
         let told = through.take_hedged().unwrap();
@@ -158,7 +158,7 @@ fn a_server_of_one_thread_is_asked_once() {
     let client = Server::open(&served(Engine::Mopd, &server.url, Answers::Distribution), &control).unwrap();
     let batches: Vec<_> = (0..150).map(|count| readings(1 + count % 3)).collect();
     for _ in 0..2 {
-        client.score(&batches, weights.tokenizer.vocabulary(), Patience::of(&control)).unwrap();
+        client.score(&batches, weights.tokenizer.vocabulary(), CancelToken::new(&control)).unwrap();
     }
     assert_eq!(client.take_hedged(), None);
 }

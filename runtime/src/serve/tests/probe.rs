@@ -8,7 +8,7 @@ use mopd_compiler::plan::{Answers, Dtype, Engine, RolloutServer, Secret, Served}
 
 use super::{job, saved, served, start};
 use crate::model::tests::{random_model, tiny};
-use crate::served::probe::{Findings, ProbingStudent, probe_sampling, probe_teacher};
+use crate::remote::probe::{Findings, ProbingStudent, probe_sampling, probe_teacher};
 use crate::tokenizer::Tokenizer;
 
 pub(super) const LIMIT: Duration = Duration::from_secs(5);
@@ -22,9 +22,9 @@ pub(super) fn student(tokenizer: &Tokenizer) -> Option<ProbingStudent<'_>> {
 }
 
 pub(super) fn probed(served: &Served, student: Option<ProbingStudent>, limit: Duration) -> ServerReport {
-    let findings = Findings::of(unasked(served.engine, Some(served.answers)));
+    let findings = Findings::new(unasked(served.engine, Some(served.answers)));
     probe_teacher(served, student, limit, &findings);
-    findings.so_far()
+    findings.report_so_far()
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn a_probe_says_everything_that_is_wrong_and_waits_for_nobody() {
     let other = Served { model: "other".to_owned(), ..open.clone() };
     says(
         &probed(&other, student(&weights.tokenizer), LIMIT),
-        &["serves no model \"other\", but \"teacher\""],
+        &["does not serve the model \"other\"; it serves \"teacher\""],
     );
     let unset = Served { key: Some("NO_VARIABLE_HAS_THIS_NAME".to_owned()), ..open.clone() };
     says(&probed(&unset, student(&weights.tokenizer), LIMIT), &["NO_VARIABLE_HAS_THIS_NAME"]);
@@ -112,10 +112,10 @@ fn a_probe_has_a_server_of_rollouts_sample_a_token() {
             push: "pushed".to_owned(),
             key: None,
         };
-        let findings = Findings::of(unasked(engine, None));
+        let findings = Findings::new(unasked(engine, None));
         let student = ProbingStudent { dtype, ..student(&weights.tokenizer).unwrap() };
         probe_sampling(&server, folder.path(), Some(student), LIMIT, &findings);
-        findings.so_far()
+        findings.report_so_far()
     };
     for engine in Engine::ALL {
         let found = probed(engine, Dtype::Float32);

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::security::post;
 use super::{job, readings, saved, served, start};
 use crate::model::tests::{random_model, tiny};
-use crate::served::conformance;
+use crate::remote::conformance;
 
 fn recorded() -> Value {
     serde_json::from_str(include_str!("../../../tests/fixtures/engines.json")).unwrap()

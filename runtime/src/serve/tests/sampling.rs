@@ -17,10 +17,10 @@ use crate::model::tests::{random_model, tiny};
 use crate::model::{Decoder, Weights};
 use crate::prepare::load::load;
 use crate::random::{Key, Purpose};
+use crate::remote::ScoredSequence;
+use crate::remote::push::{PushedWeights, canary};
+use crate::remote::sampling::SamplingServer;
 use crate::rollout::{Completion, MemoryBudget, Prompt, rollout};
-use crate::served::ScoredSequence;
-use crate::served::push::{PushedWeights, canary};
-use crate::served::sampling::SamplingServer;
 use crate::tokenizer::Token;
 
 const CLOSE: f64 = 1e-3;
@@ -109,20 +109,20 @@ fn a_server_samples_to_the_bit_what_the_run_would_sample() {
     sampled(3, 2, &Sampling { repetition_penalty: Some(1.3), stop, ..plain });
     let left: Vec<_> = std::fs::read_dir(&models).unwrap().flatten().map(|entry| entry.file_name()).collect();
     assert_eq!(left.len(), 2, "the server's own and the newest: {left:?}");
-    // In half precision it would sample other completions.
+    // A run in half precision would sample other completions, so it is refused.
     let said = client.check_student((&random_model(&tiny(), 1).tokenizer, 8, Dtype::Bfloat16), &control);
     let said = said.unwrap_err().to_string();
     assert!(said.contains("computes in float32, the run in bfloat16"), "{said}");
 }
 
-/// In an engine's dialect: other draws, each with the log-probability that the trainer computes for it.
+/// By vLLM or SGLang requests: other draws, each with the log-probability that the trainer computes for it.
 #[test]
 fn another_dialect_samples_by_the_weights_that_it_was_given() {
-    by_the_words_of(Engine::Sglang);
-    by_the_words_of(Engine::Vllm);
+    check_samples_by_engine(Engine::Sglang);
+    check_samples_by_engine(Engine::Vllm);
 }
 
-fn by_the_words_of(engine: Engine) {
+fn check_samples_by_engine(engine: Engine) {
     let folder = tempfile::tempdir().unwrap();
     let (server, models) = serving(folder.path());
     let (control, _events) = control();
@@ -173,20 +173,20 @@ fn a_canary_that_differs_ends_the_run_and_names_the_weights() {
     };
     let first = pushed(&one, &models, 0);
     sample(first.clone()).unwrap();
-    // The canary is of the trainer's weights of step 1; the server was given others.
+    // The canary comes from the weights of step 1, but the server gets others.
     let other = pushed(&two, &models, 1);
     let wrong = PushedWeights { canary: first.canary.clone(), ..other.clone() };
     let third = pushed(&random_model(&tiny(), 3), &models, 2);
     let said =
         sample(PushedWeights { canary: third.canary.clone(), ..other.clone() }).unwrap_err().to_string();
-    assert!(said.contains("no weights that this run gave it have these"), "{said}");
-    assert!(said.contains("says that it has the weights of step 1"), "{said}");
-    // The server now claims to have them. Another run compares before it trusts that.
+    assert!(said.contains("no weights that this run sent give these"), "{said}");
+    assert!(said.contains("reports the weights of step 1"), "{said}");
+    // The server now reports these weights. Another run compares the canary before it trusts that.
     for engine in Engine::ALL {
         let client = speaking(engine, &server.url, &models, Duration::from_secs(60));
         let how = ((&sampling, key(0)), (&*one.tokenizer, CLOSE));
         let said = client.sample(|| Ok(wrong.clone()), &asked(&prompts), how.0, how.1, &control).unwrap_err();
-        assert!(said.to_string().contains("says that it has the weights of step 1"), "{engine:?}: {said}");
+        assert!(said.to_string().contains("reports the weights of step 1"), "{engine:?}: {said}");
     }
     // `first` was deleted when others were sent; it is sent again under the name of the third.
     let again = pushed(&one, &models, 3);
@@ -207,7 +207,7 @@ fn weights_that_are_not_there_sample_nothing() {
     let ask = |body: serde_json::Value| post(&server.url, "/mopd/rollouts", None, &body.to_string());
     let (status, said) = ask(body("others", &sampling, 97));
     assert_eq!(status, 409, "{said}");
-    assert!(said.contains("it has the weights "), "{said}");
+    assert!(said.contains("the server has the weights "), "{said}");
     let has = said.split("the weights ").nth(1).and_then(|rest| rest.split(',').next()).unwrap().to_owned();
     assert_eq!(ask(body(&has, &sampling, 97)).0, 200);
     assert_eq!(ask(body(&has, &sampling, 1 << 20)).0, 400);

@@ -1,4 +1,4 @@
-//! Who may ask, what, and how much.
+//! Tests of who may send which requests, and of their limits.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -10,8 +10,8 @@ use serde_json::json;
 use super::{control, job, saved, served, start};
 use crate::machine::place::Place;
 use crate::model::tests::{random_model, tiny};
+use crate::remote::Server;
 use crate::serve::serve;
-use crate::served::Server;
 
 /// The status and the body of a reply.
 pub fn post(url: &str, path: &str, key: Option<&str>, body: &str) -> (u16, String) {
@@ -41,7 +41,7 @@ fn request(url: &str, method: &str, path: &str, key: Option<&str>, body: &str) -
 const SECRET: &str = "correct-horse-battery";
 
 #[test]
-fn whoever_can_be_reached_from_elsewhere_has_a_key() {
+fn server_reachable_from_other_machines_needs_a_key() {
     let folder = tempfile::tempdir().unwrap();
     let weights = random_model(&tiny(), 1);
     let model = saved(&weights, folder.path(), "one");
@@ -55,7 +55,7 @@ fn whoever_can_be_reached_from_elsewhere_has_a_key() {
 }
 
 #[test]
-fn what_is_not_answered_is_refused_with_its_reason() {
+fn invalid_requests_are_refused_with_a_reason() {
     let folder = tempfile::tempdir().unwrap();
     let weights = random_model(&tiny(), 1);
     let server =
@@ -71,25 +71,25 @@ fn what_is_not_answered_is_refused_with_its_reason() {
     assert_eq!(completions(asked.clone()).0, 200);
     for (change, status, why) in [
         (json!({ "model": "other" }), 404, "there is no model"),
-        (json!({ "prompt": [97, 100_000] }), 400, "is no token id"),
-        (json!({ "prompt": [97, -1] }), 400, "is no token id"),
-        (json!({ "prompt": [97, 1.5] }), 400, "is no token id"),
-        (json!({ "prompt": [] }), 400, "has a token at least"),
+        (json!({ "prompt": [97, 100_000] }), 400, "is not a token id"),
+        (json!({ "prompt": [97, -1] }), 400, "is not a token id"),
+        (json!({ "prompt": [97, 1.5] }), 400, "is not a token id"),
+        (json!({ "prompt": [] }), 400, "needs at least one token"),
         (json!({ "prompt": vec![97; 1000] }), 400, "more than the context"),
-        (json!({ "prompt": vec![vec![97; 10]; 5] }), 413, "at most 40 tokens"),
+        (json!({ "prompt": vec![vec![97; 10]; 5] }), 413, "at most 40 are supported"),
         (json!({ "prompt_logprobs": 6 }), 400, "at most 5 entries"),
         (json!({ "prompt_logprobs": -1 }), 400, "at most 5 entries"),
         (json!({ "max_tokens": 0 }), 400, "at least 1"),
         (json!({ "stream": true }), 400, "`stream` is not supported"),
         (json!({ "logit_bias": { "3": 1 } }), 400, "`logit_bias` is not supported"),
-        (json!({ "temperature": -1 }), 400, "`temperature` is 0 or more"),
+        (json!({ "temperature": -1 }), 400, "`temperature` must be 0 or more"),
         (json!({ "repetition_penalty": 0 }), 400, "`repetition_penalty` is not supported"),
         (json!({ "min_p": 0.1 }), 400, "`min_p` is not supported"),
         (json!({ "no_such_field": 0 }), 400, "`no_such_field` is not supported"),
-        (json!({ "logprobs": 2 }), 400, "`logprobs` is 0 or 1"),
-        (json!({ "logprobs": -1 }), 400, "`logprobs` is 0 or 1"),
-        (json!({ "skip_special_tokens": false }), 400, "`skip_special_tokens` is true here"),
-        (json!({ "add_special_tokens": 0 }), 400, "`add_special_tokens` is true or false, not 0"),
+        (json!({ "logprobs": 2 }), 400, "`logprobs` must be 0 or 1"),
+        (json!({ "logprobs": -1 }), 400, "`logprobs` must be 0 or 1"),
+        (json!({ "skip_special_tokens": false }), 400, "`skip_special_tokens` must be true"),
+        (json!({ "add_special_tokens": 0 }), 400, "`add_special_tokens` must be true or false, not 0"),
     ] {
         let mut body = asked.clone();
         change.as_object().unwrap().iter().for_each(|(name, value)| body[name] = value.clone());
@@ -100,7 +100,7 @@ fn what_is_not_answered_is_refused_with_its_reason() {
     let update = json!({ "model_path": "/etc" }).to_string();
     let (status, said) = post(url, "/update_weights_from_disk", None, &update);
     assert!(status == 403 && said.contains("--allow-updates"), "{said}");
-    // More than a body may have is not read.
+    // A body beyond the limit is not read.
     assert_eq!(request_head(url, 1 << 40), 413);
     let (_, metrics) = get(url, "/metrics", None);
     for line in [
@@ -157,10 +157,10 @@ fn a_server_without_the_model_or_with_other_ids_is_refused_before_the_first_step
         let answers = if engine == Engine::Mopd { Answers::Distribution } else { Answers::Sampled };
         let other = Served { model: "other".to_owned(), ..served(engine, &server.url, answers) };
         let said = Server::open(&other, &control).map(drop).unwrap_err().to_string();
-        assert!(said.contains("serves no model") && said.contains("teacher"), "{said}");
+        assert!(said.contains("does not serve the model") && said.contains("teacher"), "{said}");
         let client = Server::open(&served(engine, &server.url, answers), &control).unwrap();
         let student = crate::tokenizer::tests::pretrained("llama3");
         let said = client.compare_tokenizer(&student, &control).unwrap_err().to_string();
-        assert!(said.contains("another tokenizer") || said.contains("no token id"), "{said}");
+        assert!(said.contains("another tokenizer") || said.contains("not a token id"), "{said}");
     }
 }

@@ -1,4 +1,4 @@
-//! Several clients at a time, and new weights while they ask.
+//! Tests of several simultaneous clients, also while the weights are replaced.
 
 use mopd_compiler::plan::events::ServeJob;
 use serde_json::{Value, json};
@@ -26,6 +26,36 @@ fn answer(url: &str, number: usize) -> Value {
     let (status, said) = post(url, "/v1/completions", None, &body(number));
     assert_eq!(status, 200, "{said}");
     serde_json::from_str(&said).unwrap()
+}
+
+/// Clients that keep the queue full of texts to score don't stop the completions of another one.
+#[test]
+fn completions_go_on_while_others_score() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = start(job(&saved(&random_model(&tiny(), 1), folder.path(), "one")));
+    let (url, done) = (server.url.as_str(), std::sync::atomic::AtomicBool::new(false));
+    let began = std::time::Instant::now();
+    let scored = std::sync::atomic::AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        let (done, scored) = (&done, &scored);
+        for number in 0..6 {
+            scope.spawn(move || {
+                let late = || began.elapsed() > std::time::Duration::from_secs(30);
+                while !done.load(std::sync::atomic::Ordering::SeqCst) && !late() {
+                    answer(url, 4 * number + 3);
+                    scored.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                }
+            });
+        }
+        while scored.load(std::sync::atomic::Ordering::SeqCst) < 12 {
+            std::thread::yield_now();
+        }
+        let long = json!({ "prompt": [97, 98], "max_tokens": 12, "temperature": 1, "seed": 1 });
+        let (status, said) = post(url, "/v1/completions", None, &long.to_string());
+        assert_eq!(status, 200, "{said}");
+        done.store(true, std::sync::atomic::Ordering::SeqCst);
+    });
+    assert!(began.elapsed() < std::time::Duration::from_secs(20), "{:?}", began.elapsed());
 }
 
 #[test]

@@ -73,12 +73,12 @@ fn the_last_two_are_kept_and_a_damaged_one_is_passed_over() {
     damage(4, POSITION, &|bytes| bytes[2] ^= 1);
     let (none, damaged) = store.last_state("key");
     assert!(none.is_none() && damaged.len() == 2, "{damaged:?}");
-    // A stage that is finished, or begins anew, leaves nothing.
+    // No checkpoints remain of a stage that has finished or starts again.
     store.drop_states("key").unwrap();
     assert!(!store.checkpoints("key").exists() && store.steps("key").is_empty());
 }
 
-/// Whatever was cut off at any file: the one before counts.
+/// If the last state is incomplete, whichever file is cut off, the state before is used.
 #[test]
 fn a_state_that_was_cut_off_while_it_was_written_is_none() {
     let (_folder, store) = store();
@@ -86,7 +86,7 @@ fn a_state_that_was_cut_off_while_it_was_written_is_none() {
     keep(&store, 4);
     fs::remove_file(store.path(&of_step("key", 4)).join("checksums.json")).unwrap();
     assert_eq!(store.last_state("key").0.unwrap().position.step, 2);
-    // The next one takes its place.
+    // The next state replaces the incomplete one.
     keep(&store, 4);
     assert_eq!(store.last_state("key").0.unwrap().position.step, 4);
 }
@@ -95,7 +95,7 @@ fn a_state_that_was_cut_off_while_it_was_written_is_none() {
 fn where_nothing_can_be_written_the_one_before_stays() {
     let (_folder, store) = store();
     keep(&store, 2);
-    // Something that is no folder in the next one's place, for whoever may write everywhere too.
+    // Puts a file in place of the next folder, which also stops a user who may write anywhere.
     fs::write(store.path(&of_step("key", 4)), "").unwrap();
     let error = store.keep_state("key", "a stage", &state(4)).unwrap_err();
     assert!(

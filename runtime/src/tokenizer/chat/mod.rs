@@ -13,9 +13,9 @@ use mopd_compiler::nearest;
 
 use super::TokenizerError;
 use super::json::{Json, Object, describe};
-use mopd_kernels::os::bounded::Exceeded;
+use mopd_kernels::os::bounded::LimitExceeded;
 
-pub use response::{AnswerTokens, Example, answer, example, prompt, turn_end};
+pub use response::{AnswerTokens, TrainingExample, answer, example, prompt, turn_end};
 pub use template::{ChatTemplate, look_at_the_clock, today};
 
 /// Messages in order, and further variables of the template.
@@ -66,7 +66,7 @@ pub enum ChatError {
     /// The template exceeded a limit of resources.
     Bounds {
         template: String,
-        exceeded: Exceeded,
+        exceeded: LimitExceeded,
     },
     /// The model has no template.
     NoTemplate,
@@ -103,8 +103,8 @@ impl fmt::Display for ChatError {
             ChatError::Messages(problem) => f.write_str(problem),
             ChatError::Unstable { message } => write!(
                 f,
-                "what the chat template writes up to message {message} is not the beginning of what it \
-                 writes for the whole conversation, so the assistant's tokens cannot be told from the others"
+                "the chat template's output up to message {message} is not a prefix of its output for the \
+                whole conversation, so the assistant's tokens cannot be identified"
             ),
             ChatError::NoAnswer => write!(f, "the conversation has no message of the role `assistant`"),
             ChatError::Tokenizer(error) => error.fmt(f),
@@ -122,9 +122,8 @@ impl ChatError {
             ChatError::Render(_) => {
                 "change the conversation, or the template in the model's folder".to_owned()
             }
-            ChatError::Bounds { .. } => "templates of published models take a thousandth of that: look at \
-                                         what this one does, in `chat_template.jinja` or under \
-                                         `chat_template` in tokenizer_config.json"
+            ChatError::Bounds { .. } => "templates of published models need a thousandth of that: check \
+                this one, in `chat_template.jinja` or under `chat_template` in tokenizer_config.json"
                 .to_owned(),
             ChatError::NoTemplate => {
                 "write `format = text`, or put a `chat_template.jinja` into the model's folder".to_owned()
@@ -132,8 +131,8 @@ impl ChatError {
             ChatError::Messages(_) => "a conversation is a list such as [{\"role\": \"user\", \"content\": \
                                        \"2+2?\"}, {\"role\": \"assistant\", \"content\": \"4\"}]"
                 .to_owned(),
-            ChatError::Unstable { .. } => "mark what the assistant writes with {% generation %} in the \
-                                           template, or end each conversation after one answer"
+            ChatError::Unstable { .. } => "mark the assistant's text with {% generation %} in the \
+                template, or end each conversation after one answer"
                 .to_owned(),
             ChatError::NoAnswer => "add the answer to train on".to_owned(),
             ChatError::Tokenizer(error) => return error.help.clone(),

@@ -6,7 +6,7 @@ use crate::tokenizer::{ByteSpan, Tokenizer};
 
 /// A conversation to train on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Example {
+pub struct TrainingExample {
     /// Tokens before the first one that the assistant wrote; never empty.
     pub prompt: Vec<Token>,
     /// Tokens from there up to the last one that the assistant wrote; never empty.
@@ -16,11 +16,11 @@ pub struct Example {
     pub written: Vec<bool>,
 }
 
-impl Example {
+impl TrainingExample {
     /// One answer to one prompt.
-    pub fn new(prompt: Vec<Token>, completion: Vec<Token>) -> Example {
+    pub fn new(prompt: Vec<Token>, completion: Vec<Token>) -> TrainingExample {
         let written = vec![true; completion.len()];
-        Example { prompt, completion, written }
+        TrainingExample { prompt, completion, written }
     }
 }
 
@@ -35,7 +35,7 @@ pub struct AnswerTokens {
 }
 
 /// The tokens of a text with their places in it, and whether the assistant wrote each.
-type Marked = (Vec<(Token, ByteSpan)>, Vec<bool>);
+type MarkedTokens = (Vec<(Token, ByteSpan)>, Vec<bool>);
 
 /// The prompt of a model: the conversation without the assistant's last messages, and the beginning of the
 /// assistant's turn.
@@ -51,7 +51,7 @@ pub fn prompt(tokenizer: &Tokenizer, conversation: Conversation) -> Result<Vec<T
 ///
 /// The turns are found by the template's marks, if it has any. Otherwise the conversation is rendered up to
 /// each turn's beginning and end, which must both be prefixes of the whole.
-pub fn example(tokenizer: &Tokenizer, conversation: &Conversation) -> Result<Example, ChatError> {
+pub fn example(tokenizer: &Tokenizer, conversation: &Conversation) -> Result<TrainingExample, ChatError> {
     let template = tokenizer.template(conversation).ok_or(ChatError::NoTemplate)?;
     let count = conversation.roles().len();
     let (text, marked) = template.render_marked(conversation, count, false)?;
@@ -62,7 +62,7 @@ pub fn example(tokenizer: &Tokenizer, conversation: &Conversation) -> Result<Exa
     let (places, written) = turns(tokenizer, &text, &spans)?;
     let tokens: Vec<Token> = places.into_iter().map(|(token, _)| token).collect();
     let (first, last) = ends_of(&written)?;
-    Ok(Example {
+    Ok(TrainingExample {
         prompt: tokens[..first].to_vec(),
         completion: tokens[first..=last].to_vec(),
         written: written[first..=last].to_vec(),
@@ -129,7 +129,7 @@ fn opening(template: &ChatTemplate, asked: Conversation, text: &str, turn: &Byte
 
 /// The tokens of a text with their places, and which of them the assistant wrote: those of its turns, which
 /// are `spans`, up to the token that ends each.
-fn turns(tokenizer: &Tokenizer, text: &str, spans: &[ByteSpan]) -> Result<Marked, ChatError> {
+fn turns(tokenizer: &Tokenizer, text: &str, spans: &[ByteSpan]) -> Result<MarkedTokens, ChatError> {
     let (mut tokens, mut written) = tokens(tokenizer, text, spans)?;
     // Text after an end token, usually a line break, comes from the template, not the assistant.
     let mut turn = 0;
@@ -192,7 +192,7 @@ fn turn(
 
 /// The tokens of a text, and which of them are within the spans. The text is split at the borders of spans,
 /// as for a sampler that starts at the border.
-fn tokens(tokenizer: &Tokenizer, text: &str, spans: &[ByteSpan]) -> Result<Marked, ChatError> {
+fn tokens(tokenizer: &Tokenizer, text: &str, spans: &[ByteSpan]) -> Result<MarkedTokens, ChatError> {
     let whole = tokenizer.encode_with_spans(text)?;
     let within = |token: &ByteSpan| {
         spans.iter().any(|span| span.start <= token.start && token.end <= span.end && !token.is_empty())

@@ -294,8 +294,8 @@ fn date(format: &str) -> Result<String, Error> {
     let mut text = String::new();
     // A date has no time of day, so that formats which need one are errors.
     write!(text, "{}", today().format_with_items(items.iter())).map_err(|_| {
-        let why = "what a template writes may depend on the day, and not on the time of day: every run \
-                   would be another one";
+        let why = "a template may read the date, but not the time of day: otherwise every run would \
+            differ";
         refused(format!("strftime_now({format:?}) asks for the time of day; {why}"))
     })?;
     Ok(text)

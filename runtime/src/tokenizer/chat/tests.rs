@@ -1,4 +1,4 @@
-//! Against what the reference library answers: see `tests/reference/text.py`.
+//! Compares with the reference library; `tests/reference/text.py` recorded its results.
 
 use serde_json::{Value as Plain, json};
 
@@ -62,7 +62,7 @@ fn conversations_are_rendered_as_by_the_reference() {
                 (Err(ChatError::Render(cause)), None) => {
                     errors += 1;
                     let wanted = wanted["error"].as_str().unwrap();
-                    // What a template says is said; what the engine says is its own.
+                    // Messages that a template raises must be equal; those of the Jinja engines differ.
                     if wanted.contains("turn") || wanted.contains("call") || wanted.contains("place") {
                         assert!(cause.starts_with(wanted), "{name}, {case}: {cause}");
                     }
@@ -76,7 +76,7 @@ fn conversations_are_rendered_as_by_the_reference() {
 }
 
 /// The whole sequence and, per token, whether it is trained on.
-fn whole(example: &Example) -> (Vec<Token>, Vec<bool>) {
+fn whole(example: &TrainingExample) -> (Vec<Token>, Vec<bool>) {
     let before = example.prompt.iter().map(|_| false);
     (
         [example.prompt.as_slice(), &example.completion].concat(),
@@ -100,7 +100,7 @@ fn marked_answers_are_the_references() {
             continue;
         }
         if case == "spaces" {
-            // The answer begins with line breaks, which the reference joins with the one before it.
+            // The answer begins with line breaks, which the reference joins with the line break before it.
             let turns = trained(&tokenizer, &chat).unwrap();
             assert_eq!(turns, ["ĊĊĠĠanswerĠĠĊ<|im_end|>"]);
             continue;
@@ -125,7 +125,7 @@ fn with_template(name: &str, source: &str) -> Tokenizer {
     Tokenizer::Pretrained(crate::tokenizer::PretrainedTokenizer::new(files).unwrap())
 }
 
-/// What is trained on, as text, turn by turn.
+/// The text that is trained on, turn by turn.
 fn trained(tokenizer: &Tokenizer, chat: &Conversation) -> Result<Vec<String>, ChatError> {
     let example = example(tokenizer, chat)?;
     let mut turns: Vec<Vec<Token>> = Vec::new();
@@ -150,9 +150,9 @@ fn the_assistants_turns_are_trained_on_up_to_their_end_tokens() {
     assert_eq!(trained(&smollm, &chat("system")).unwrap(), ["1<|im_end|>", "2<|im_end|>"]);
     assert_eq!(trained(&pretrained("gemma"), &chat("answer")).unwrap(), ["4<end_of_turn>"]);
     assert_eq!(trained(&pretrained("mistral"), &chat("answer")).unwrap(), ["▁▁4</s>"]);
-    // Its preface moves to the last question, whichever that is.
+    // Mistral's template writes the system message into the last question, so earlier text changes.
     assert_eq!(trained(&pretrained("mistral"), &chat("system")), Err(ChatError::Unstable { message: 3 }));
-    // The calls are the assistant's, what the tools answered is not.
+    // The tool calls are the assistant's text, the tools' replies are not.
     let turns = trained(&pretrained("mistral"), &chat("two_calls")).unwrap();
     assert_eq!(turns.len(), 2);
     assert!(
@@ -166,16 +166,16 @@ fn the_assistants_turns_are_trained_on_up_to_their_end_tokens() {
 #[test]
 fn a_template_that_rewrites_what_was_said_is_refused_in_words() {
     let qwen = pretrained("qwen3");
-    // The first thought is left out once there is a second question.
+    // Qwen's template leaves out the first thought once there is a second question.
     let error = trained(&qwen, &chat("thinking")).unwrap_err();
     assert_eq!(error, ChatError::Unstable { message: 2 });
     assert!(
         error
             .to_string()
-            .contains("up to message 2 is not the beginning of what it writes for the whole conversation")
+            .contains("up to message 2 is not a prefix of its output for the whole conversation")
     );
     assert!(error.help().unwrap().contains("{% generation %}"));
-    // With one answer it is the beginning.
+    // With a single answer, the thought stays.
     let turns = trained(&qwen, &chat("old_thinking")).unwrap();
     assert_eq!(turns.len(), 1);
     assert!(turns[0].starts_with("<think>") && turns[0].ends_with("42<|im_end|>"), "{turns:?}");
@@ -183,7 +183,7 @@ fn a_template_that_rewrites_what_was_said_is_refused_in_words() {
 
 #[test]
 fn a_token_across_a_border_is_split_there() {
-    // Without a separator the question's last letters and the answer's first are one token.
+    // Without a separator, the end of the question and the beginning of the answer would be one token.
     let tokenizer = with_template("smollm", "{% for m in messages %}{{ m.content }}{% endfor %}");
     let letters = || 'a'..='z';
     let words = letters().flat_map(|first| letters().map(move |second| [first, second]));
@@ -206,7 +206,7 @@ fn text_that_a_template_writes_before_an_answer_is_apart() {
     let encode = |text: &str| qwen.encode(text).unwrap();
     let asked = || Conversation::question(None, "What is 2+2?");
     let thought = "<think>\n\n</think>\n\n";
-    // The student may write any part of the thought itself.
+    // The template's thought comes before the text, unless the text has a whole thought itself.
     for (text, opening) in [
         ("4", thought),
         ("<think>", thought),
@@ -288,17 +288,17 @@ fn hostile_templates_are_errors() {
         "{{ messages.append(1) }}",
     ] {
         let error = template(source).render(&chat, 1, false).unwrap_err();
-        // On a machine that is busy, the time ends before the instructions do.
+        // On a busy machine, the time limit may be reached before the instruction limit.
         let late = ChatError::Bounds {
             template: "default".to_owned(),
-            exceeded: Exceeded::Time(super::template::TIME.as_secs()),
+            exceeded: LimitExceeded::Time(super::template::TIME.as_secs()),
         };
         assert!(matches!(error, ChatError::Render(_)) || error == late, "{source}: {error}");
     }
     assert!(ChatTemplate::new("default", "{% if %}", Vec::new()).is_err());
 }
 
-/// Whatever a template does, the process lives, and the error names the template and what was too much.
+/// No template can crash the process, and the error names the template and the exceeded limit.
 #[test]
 fn templates_that_take_too_much_are_stopped() {
     let cycle = "{% set ns = namespace() %}{% set ns.x = ns %}";
@@ -347,7 +347,7 @@ fn templates_that_take_too_much_are_stopped() {
             "{shown}: {error}"
         );
     }
-    // What is wrong in it or not, it ends.
+    // Whether or not these are errors, they end.
     for source in
         ["{{ '%.10000000000f'|format(1.0) }}".to_owned(), format!("{{{{ {}true }}}}", "not ".repeat(100_000))]
     {
@@ -358,7 +358,7 @@ fn templates_that_take_too_much_are_stopped() {
     assert_eq!(fine.render(&Conversation::question(None, "x"), 1, true).unwrap(), "x");
 }
 
-/// It asks for little memory at a time and never comes to an end.
+/// This template needs little memory at a time and does not end.
 #[test]
 fn a_template_that_takes_too_long_is_stopped() {
     let slow = template(
@@ -370,12 +370,12 @@ fn a_template_that_takes_too_long_is_stopped() {
         error,
         ChatError::Bounds {
             template: "default".to_owned(),
-            exceeded: Exceeded::Time(super::template::TIME.as_secs())
+            exceeded: LimitExceeded::Time(super::template::TIME.as_secs())
         }
     );
 }
 
-/// What a template may know of the clock is what the key of its tokens has: the day.
+/// A template can read the date, which is part of keys, and not the time of day.
 #[test]
 fn templates_see_the_day_and_not_the_time() {
     let render = |format: &str| {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use mopd_compiler::plan::{Role, Sampling};
 
-use super::sample::{Numbered, draw_by, judge, sample};
+use super::sample::{NumberedDraw, draw_by, judge, sample};
 use super::teacher::teacher_of;
 use super::words::{number, prompts};
 use super::{Batch, Group};
@@ -13,7 +13,7 @@ use crate::failure::Result;
 use crate::random::{Key, Purpose};
 use crate::rollout::Sequence;
 use crate::train::sequences::Sequences;
-use crate::train::views::Shown;
+use crate::train::views::ScorerPrompts;
 use crate::zip::zip_equal;
 
 /// Sets `correct_of` in each sequence: whether the role's own completion with the same index in the group
@@ -24,8 +24,8 @@ pub(super) fn attempt(batch: &Batch, sequences: &mut Sequences) -> Result<()> {
     let groups: Vec<usize> = sequences.groups().map(<[_]>::len).collect();
     for role in stage.train.objective.attempts() {
         stage.control.check()?;
-        let draws: Vec<Numbered> =
-            prompts.iter().map(|draw| Numbered { number: number(stage, *draw), draw: *draw }).collect();
+        let draws: Vec<NumberedDraw> =
+            prompts.iter().map(|draw| NumberedDraw { number: number(stage, *draw), draw: *draw }).collect();
         let sampling = stage.train.rollout.producer.sampling().expect("the stage's completions are sampled");
         let Role::Scorer(place) = role else { unreachable!("a teacher by name is a scorer") };
         let key = batch.key(Purpose::Attempt).turn(place.0);
@@ -51,7 +51,7 @@ pub(super) fn attempt(batch: &Batch, sequences: &mut Sequences) -> Result<()> {
 pub(super) fn attempts(
     batch: &Batch,
     role: Role,
-    draws: &[Numbered],
+    draws: &[NumberedDraw],
     (sampling, key): (&Sampling, Key),
 ) -> Result<Vec<Group>> {
     let Batch { stage, student, models, step, climbed, .. } = *batch;
@@ -62,8 +62,12 @@ pub(super) fn attempts(
         |_, draws| {
             let scorer = teacher_of(stage, models, role, draws[0].draw)?;
             let decoder = models.decoder(scorer.model_ref);
-            let shown =
-                Shown::of_draws(stage, models.view(scorer), draws.iter().map(|each| each.draw), batch.now())?;
+            let shown = ScorerPrompts::of_draws(
+                stage,
+                models.view(scorer),
+                draws.iter().map(|each| each.draw),
+                batch.now(),
+            )?;
             let author = (decoder.as_deref().unwrap_or(student), &shown);
             sample(stage, author, draws, &sampling, key)
         },

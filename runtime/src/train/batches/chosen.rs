@@ -8,8 +8,8 @@ use mopd_compiler::plan::{Formula, Role, Signal};
 use tch::no_grad_guard;
 
 use super::filter::of_completions;
-use super::sample::{Numbered, judge};
-use super::{Batch, Draws, Group, Making};
+use super::sample::{NumberedDraw, judge};
+use super::{Batch, Group, ProducerContext, SequenceProducer};
 use crate::failure::{Error, Result};
 use crate::machine::transfer::to_vec;
 use crate::machine::transfer::upload;
@@ -18,26 +18,26 @@ use crate::random::Purpose;
 use crate::rollout::Sequence;
 use crate::train::scores::{failed, hidden};
 use crate::train::sequences::Sequences;
-use crate::train::views::Shown;
+use crate::train::views::ScorerPrompts;
 use crate::train::vocabulary::{LmHead, Logits, Parameters, Vocabulary};
 use crate::zip::zip_equal;
 
-pub(super) struct OfChosen {
+pub(super) struct ChosenProducer {
     choice: SampleChoice,
-    of: Box<dyn Draws>,
+    of: Box<dyn SequenceProducer>,
 }
 
-pub(super) fn make(chosen: &Chosen, making: &Making) -> Result<OfChosen> {
-    let [inside, _] = making.inside();
-    Ok(OfChosen { choice: chosen.choice.clone(), of: super::make(&chosen.of, &inside)? })
+pub(super) fn make(chosen: &Chosen, context: &ProducerContext) -> Result<ChosenProducer> {
+    let [inside, _] = context.inside();
+    Ok(ChosenProducer { choice: chosen.choice.clone(), of: super::make(&chosen.of, &inside)? })
 }
 
-impl Draws for OfChosen {
-    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Group>> {
+impl SequenceProducer for ChosenProducer {
+    fn draw(&self, batch: &Batch, draws: &[NumberedDraw], purpose: Purpose) -> Result<Vec<Group>> {
         choose(batch, &self.choice, self.of.draw(batch, draws, purpose)?)
     }
 
-    fn inside(&self) -> Vec<&dyn Draws> {
+    fn inside(&self) -> Vec<&dyn SequenceProducer> {
         vec![&*self.of]
     }
 }
@@ -111,8 +111,8 @@ pub(super) fn numbers(
 fn of_student(batch: &Batch, sequences: &Sequences, wanted: &[Signal]) -> Result<Vec<(Signal, Vec<f32>)>> {
     let Batch { stage, student, models, .. } = *batch;
     let _guard = no_grad_guard();
-    let micro_batches = sequences.micro_batches(stage, 0..sequences.list.len(), &Shown::Own);
-    let hidden = hidden(stage, ScoringDecoder::Held(student), sequences, &micro_batches, &Shown::Own);
+    let micro_batches = sequences.micro_batches(stage, 0..sequences.list.len(), &ScorerPrompts::Own);
+    let hidden = hidden(stage, ScoringDecoder::Held(student), sequences, &micro_batches, &ScorerPrompts::Own);
     let lm_head = LmHead::Held(models.compared(student));
     let logits =
         Logits::Projected { hidden, lm_head, softcap: student.config.logit_softcap, scalar_head: None };

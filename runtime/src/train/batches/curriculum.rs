@@ -1,5 +1,4 @@
-//! The choice and order of prompts: made before some steps, by completions that are drawn for every prompt.
-//!
+//! The choice and order of prompts, made before some steps from completions that are drawn for every prompt.
 //! At every choice, completions have their own random numbers, by step, prompt and rollout. Measures of a
 //! frozen teacher's completions are taken once and kept, since its distribution does not change.
 
@@ -10,7 +9,7 @@ use mopd_compiler::plan::{self, Formula};
 use super::filter::{judged, of_groups, value_of};
 use super::prompts::shuffle;
 use super::sample::numbered;
-use super::{Batch, Draws, Making, make};
+use super::{Batch, ProducerContext, SequenceProducer, make};
 use crate::data::Mixture;
 use crate::data::mixture::{Draw, PromptChoice};
 use crate::failure::{Error, Result};
@@ -25,7 +24,7 @@ const TOGETHER: usize = 256;
 pub(super) struct CurriculumState {
     settings: plan::Curriculum,
     /// The producers of `settings.rollouts`.
-    rollouts: Vec<Box<dyn Draws>>,
+    rollouts: Vec<Box<dyn SequenceProducer>>,
     measures: Vec<Measured>,
 }
 
@@ -38,18 +37,18 @@ struct Measured {
 }
 
 impl CurriculumState {
-    pub(super) fn new(settings: &plan::Curriculum, making: &Making) -> Result<CurriculumState> {
-        let making = Making { cache: None, ..*making };
+    pub(super) fn new(settings: &plan::Curriculum, context: &ProducerContext) -> Result<CurriculumState> {
+        let context = ProducerContext { cache: None, ..*context };
         let rollouts =
-            settings.rollouts.iter().map(|producer| make(producer, &making)).collect::<Result<_>>()?;
-        let scorers = &making.stage.train.scorers;
+            settings.rollouts.iter().map(|producer| make(producer, &context)).collect::<Result<_>>()?;
+        let scorers = &context.stage.train.scorers;
         let measured = |measure| Measured { fixed: settings.is_fixed(measure, scorers), known: None };
         let measures = settings.measures.iter().map(measured).collect();
         Ok(CurriculumState { settings: settings.clone(), rollouts, measures })
     }
 
     /// The producers whose completions are measured.
-    pub(super) fn rollouts(&self) -> impl Iterator<Item = &dyn Draws> {
+    pub(super) fn rollouts(&self) -> impl Iterator<Item = &dyn SequenceProducer> {
         self.rollouts.iter().map(AsRef::as_ref)
     }
 
@@ -64,7 +63,7 @@ impl CurriculumState {
         let fits =
             |known: &Vec<Vec<u64>>| known.is_empty() || known.iter().map(Vec::len).eq(sizes.iter().copied());
         if bits.len() != self.measures.len() || !bits.iter().all(fits) {
-            return Err("what it has measured is of other prompts than the stage's".to_owned());
+            return Err("it has measurements of other prompts than the stage's".to_owned());
         }
         for (measure, known) in zip_equal(&mut self.measures, bits) {
             let numbers = known.iter().map(|bits| bits.iter().copied().map(f64::from_bits).collect());
@@ -77,7 +76,7 @@ impl CurriculumState {
     pub(super) fn due(
         &mut self,
         batch: &Batch,
-        own: &dyn Draws,
+        own: &dyn SequenceProducer,
         mixture: &Mixture,
     ) -> Result<Option<PromptChoice>> {
         let round = self.settings.round(batch.step);
@@ -93,7 +92,7 @@ impl CurriculumState {
     fn choose(
         &mut self,
         batch: &Batch,
-        own: &dyn Draws,
+        own: &dyn SequenceProducer,
         sizes: &[usize],
         round: u32,
     ) -> Result<PromptChoice> {
@@ -102,7 +101,7 @@ impl CurriculumState {
             .flat_map(|source| (0..sizes[source]).map(move |record| Draw { source, record }))
             .collect();
         if all.len().saturating_mul(1 + self.rollouts.len()) > u32::MAX as usize {
-            let message = format!("{} prompts are too many to choose among", all.len());
+            let message = format!("{} prompts are too many for `priority` and `filter`", all.len());
             return Err(Error::new(FailureKind::Runtime, message));
         }
         let mut numbers: Vec<Vec<f64>> = self
@@ -209,8 +208,8 @@ impl CurriculumState {
         if records.is_empty() {
             let Source { name, origin, .. } = &stage.sources[source];
             let message = format!(
-                "the `filter` of `{}` holds for none of the {} prompts of the domain `{name}`, so nothing is left to \
-                 train on",
+                "the `filter` of `{}` accepts none of the {} prompts of the domain `{name}`, so nothing \
+                is left to train on",
                 stage.name,
                 holds.len()
             );

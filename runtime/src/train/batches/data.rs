@@ -2,8 +2,8 @@
 
 use mopd_compiler::plan::producers::Data;
 
-use super::sample::{Numbered, judge};
-use super::{Batch, Draws, Group, Making};
+use super::sample::{NumberedDraw, judge};
+use super::{Batch, Group, ProducerContext, SequenceProducer};
 use crate::data::mixture::Draw;
 use crate::failure::Result;
 use crate::random::Purpose;
@@ -12,21 +12,24 @@ use crate::tokenizer::Token;
 use crate::train::{Source, Stage};
 
 /// Ready-made sequences, by source and record.
-pub(super) struct Fixed(pub(super) Vec<Vec<Sequence>>);
+pub(super) struct FixedRollouts(pub(super) Vec<Vec<Sequence>>);
 
-pub(super) fn make(data: &Data, making: &Making) -> Result<Fixed> {
-    let Making { stage, judged, .. } = making;
+pub(super) fn make(data: &Data, context: &ProducerContext) -> Result<FixedRollouts> {
+    let ProducerContext { stage, judged, .. } = context;
     let mut examples = all_examples(stage, &data.field)?;
     // Unlike rollouts, these are judged only if rewards are read.
     if *judged && stage.train.objective.reads_reward() {
         examples.iter_mut().try_for_each(|examples| judge(stage, examples))?;
     }
-    Ok(Fixed(examples))
+    Ok(FixedRollouts(examples))
 }
 
-impl Draws for Fixed {
-    fn draw(&self, _: &Batch, draws: &[Numbered], _: Purpose) -> Result<Vec<Group>> {
-        Ok(draws.iter().map(|Numbered { draw, .. }| vec![self.0[draw.source][draw.record].clone()]).collect())
+impl SequenceProducer for FixedRollouts {
+    fn draw(&self, _: &Batch, draws: &[NumberedDraw], _: Purpose) -> Result<Vec<Group>> {
+        Ok(draws
+            .iter()
+            .map(|NumberedDraw { draw, .. }| vec![self.0[draw.source][draw.record].clone()])
+            .collect())
     }
 
     fn fixed(&self, draw: Draw) -> Vec<&Sequence> {

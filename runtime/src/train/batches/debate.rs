@@ -15,7 +15,7 @@ use crate::failure::{Error, Result};
 use crate::prepare::prompts::TemplateInputs;
 use crate::quote::quote;
 use crate::random::Purpose;
-use crate::rollout::{Debate, Stance, confidence};
+use crate::rollout::{Debate, TurnSummary, confidence};
 use crate::train::Stage;
 use crate::train::models::ModelScorer;
 use crate::train::sequences::Sequences;
@@ -25,13 +25,13 @@ use crate::zip::zip_equal;
 pub(super) struct Panels {
     /// The panels that the part's objective reads, as indices into the stage's.
     read: Vec<usize>,
-    /// Panel and member of those for whom the warning about missing confidence was given.
+    /// The (panel, member) pairs that were already warned about missing confidence.
     told: Vec<(usize, usize)>,
 }
 
 /// A member's turn.
 #[derive(Clone, Copy)]
-struct Turn {
+struct MemberTurn {
     panel: usize,
     number: u32,
     member: usize,
@@ -56,7 +56,7 @@ impl Panels {
     }
 
     /// The debates about the prompts of some sequences, once for each prompt.
-    pub(super) fn talk(&mut self, batch: &Batch, sequences: &Sequences) -> Result<Rc<[Debate]>> {
+    pub(super) fn hold_debates(&mut self, batch: &Batch, sequences: &Sequences) -> Result<Rc<[Debate]>> {
         let prompts = prompts(sequences);
         let mut debates = Vec::new();
         for panel in self.read.clone() {
@@ -75,18 +75,18 @@ impl Panels {
         for number in 0..panel.turns() {
             batch.stage.control.check()?;
             let member = number as usize % panel.members.len();
-            let texts = turn(batch, Turn { panel: place, number, member }, &prompts, &transcripts)?;
+            let texts = turn(batch, MemberTurn { panel: place, number, member }, &prompts, &transcripts)?;
             for (transcript, text) in zip_equal(&mut transcripts, &texts) {
                 let between = if transcript.is_empty() { "" } else { Panel::BETWEEN };
                 *transcript += &format!("{between}{}{text}", Panel::label(member));
             }
             last[member] = texts;
         }
-        let stance = |text: &String| Stance {
+        let stance = |text: &String| TurnSummary {
             answered: !text.is_empty(),
             confidence: panel.confidence.and_then(|range| confidence::confidence(range, text)),
         };
-        self.tell_of_silence(batch, place, &last);
+        self.warn_missing_confidence(batch, place, &last);
         let debates =
             zip_equal(prompts, transcripts).enumerate().map(|(number, (prompt, transcript))| Debate {
                 panel: place as u32,
@@ -98,7 +98,7 @@ impl Panels {
     }
 
     /// Warns of members that state no confidence at all: their template probably does not ask for it.
-    fn tell_of_silence(&mut self, batch: &Batch, place: usize, last: &[Vec<String>]) {
+    fn warn_missing_confidence(&mut self, batch: &Batch, place: usize, last: &[Vec<String>]) {
         let Batch { stage, step, models, .. } = *batch;
         let panel = &stage.train.panels[place];
         let Some(range) = panel.confidence else { return };
@@ -115,10 +115,10 @@ impl Panels {
                 view.map_or("a template".to_owned(), |view| format!("the template `{}`", view.name));
             let said = texts.iter().max_by_key(|text| text.len()).map_or("", String::as_str);
             stage.control.warn(format!(
-                "`{}`: `{}` stated no confidence about any prompt of step {step}, so `missing` decides there what the \
-                 members of the panel `{}` count. It said, for example, {}. What is read is a number behind the word: \
-                 let {template} ask for \"Confidence: N\", from {} to {}. Later steps like it are not listed: \
-                 `unstated` in `metrics.parquet` counts them",
+                "`{}`: `{}` stated no confidence for any prompt of step {step}, so `missing` sets the \
+                weights of the members of the panel `{}`. For example, it wrote {}. A confidence is the \
+                number after the word: let {template} ask for \"Confidence: N\", from {} to {}. This \
+                warning is given once: `unstated` in `metrics.parquet` counts these cases",
                 stage.name,
                 stage.train.scorers.name(panel.members[member]),
                 panel.name,
@@ -131,7 +131,7 @@ impl Panels {
 }
 
 /// The texts of a member about some prompts, each after the transcript so far.
-fn turn(batch: &Batch, turn: Turn, prompts: &[Draw], transcripts: &[String]) -> Result<Vec<String>> {
+fn turn(batch: &Batch, turn: MemberTurn, prompts: &[Draw], transcripts: &[String]) -> Result<Vec<String>> {
     let role = batch.stage.train.panels[turn.panel].members[turn.member];
     let of = |prompt: &Draw| scorer(batch, role, *prompt).expect("it speaks about these prompts");
     let mut texts = Vec::with_capacity(prompts.len());
@@ -145,7 +145,7 @@ fn turn(batch: &Batch, turn: Turn, prompts: &[Draw], transcripts: &[String]) -> 
 
 fn of_scorer(
     batch: &Batch,
-    Turn { panel: place, number, .. }: Turn,
+    MemberTurn { panel: place, number, .. }: MemberTurn,
     scorer: ModelScorer,
     prompts: &[Draw],
     transcripts: &[String],
@@ -167,8 +167,8 @@ fn of_scorer(
 fn no_room(view: Option<&View>, prompt: usize, turn: u32, context: usize) -> Error {
     let name = view.map_or("prompt", |view| view.name.as_str());
     let message = format!(
-        "the template `{name}` with a prompt and what a panel has said of it has {prompt} tokens, and a turn of {turn} \
-         may follow: more than a context of {context}"
+        "the template `{name}` with a prompt and a panel's discussion has {prompt} tokens, and a turn may \
+        have {turn} more: more than the context of {context}"
     );
     let help =
         "give the panel's teachers a longer context, or the panel a smaller `max_tokens` or fewer `rounds`";

@@ -11,10 +11,10 @@ use mopd_compiler::plan::views::{GroupMember, Slot};
 use mopd_compiler::plan::{Role, View};
 
 use super::attempts::attempts;
-use super::sample::{Numbered, judge, sample};
+use super::sample::{NumberedDraw, judge, sample};
 use super::teacher::no_teacher;
 use super::words::{TextRequest, scorer, texts};
-use super::{Batch, Draws, Group, Making, text_of_at_most};
+use super::{Batch, Group, ProducerContext, SequenceProducer, text_of_at_most};
 use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
 use crate::prepare::prompts::TemplateInputs;
@@ -22,36 +22,36 @@ use crate::random::{Purpose, permutation};
 use crate::rollout::Sequence;
 use crate::tokenizer::Token;
 use crate::train::Stage;
-use crate::train::views::Shown;
+use crate::train::views::ScorerPrompts;
 use crate::zip::zip_equal;
 
-pub(super) struct OfDerived {
+pub(super) struct DerivedProducer {
     settings: Derived,
-    of: Box<dyn Draws>,
+    of: Box<dyn SequenceProducer>,
 }
 
 /// The own completions of a writer, by index of the prompt.
 type GroupsByPrompt = HashMap<usize, Group>;
 
-pub(super) fn make(derived: &Derived, making: &Making) -> Result<OfDerived> {
-    let [inside, _] = making.inside();
+pub(super) fn make(derived: &Derived, context: &ProducerContext) -> Result<DerivedProducer> {
+    let [inside, _] = context.inside();
     // The rewards decide which attempt is shown.
-    Ok(OfDerived {
+    Ok(DerivedProducer {
         settings: derived.clone(),
-        of: super::make(&derived.of, &Making { judged: true, ..inside })?,
+        of: super::make(&derived.of, &ProducerContext { judged: true, ..inside })?,
     })
 }
 
-impl Draws for OfDerived {
-    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Group>> {
+impl SequenceProducer for DerivedProducer {
+    fn draw(&self, batch: &Batch, draws: &[NumberedDraw], purpose: Purpose) -> Result<Vec<Group>> {
         let Batch { stage, step, climbed, .. } = *batch;
         let mut groups = self.of.draw(batch, draws, purpose)?;
         // A replayed group has another prompt than the draw.
-        let of_group = |(draw, group): (&Numbered, &Group)| {
+        let of_group = |(draw, group): (&NumberedDraw, &Group)| {
             let Sequence { source, record, .. } = group[0];
-            Numbered { draw: Draw { source, record }, ..*draw }
+            NumberedDraw { draw: Draw { source, record }, ..*draw }
         };
-        let prompts: Vec<Numbered> = zip_equal(draws, &groups).map(of_group).collect();
+        let prompts: Vec<NumberedDraw> = zip_equal(draws, &groups).map(of_group).collect();
         let said = self.said(batch, &prompts, &groups)?;
         let sampling = self.settings.sampling().at(step, stage.steps, climbed);
         let (mut open, mut shown) = (Vec::new(), HashMap::new());
@@ -64,13 +64,15 @@ impl Draws for OfDerived {
         if open.is_empty() {
             return Ok(groups);
         }
-        let asked: Vec<Numbered> = open.iter().map(|place| prompts[*place]).collect();
-        let shown = Shown::Now(shown);
+        let asked: Vec<NumberedDraw> = open.iter().map(|place| prompts[*place]).collect();
+        let shown = ScorerPrompts::PerRow(shown);
         // Random numbers of turn 1: the attempts had those of turn 0.
         let mut completed =
             sample(stage, (batch.student, &shown), &asked, &sampling, batch.key(purpose).turn(1))?;
         for (place, group) in completed.iter_mut().enumerate() {
+            let replayed = groups[open[place]].iter().any(|attempt| attempt.replayed);
             for sequence in group {
+                sequence.replayed = replayed;
                 sequence.prompt = Some(shown.of_draw(stage, asked[place].draw, place).to_vec());
                 sequence.derived = true;
             }
@@ -80,12 +82,12 @@ impl Draws for OfDerived {
         Ok(groups)
     }
 
-    fn inside(&self) -> Vec<&dyn Draws> {
+    fn inside(&self) -> Vec<&dyn SequenceProducer> {
         vec![&*self.of]
     }
 }
 
-impl OfDerived {
+impl DerivedProducer {
     /// The new prompt; at most `completion` tokens follow it.
     fn prompt(
         &self,
@@ -103,13 +105,13 @@ impl OfDerived {
             return Ok(tokens);
         }
         let message = format!(
-            "the prompt that `{}` makes of a prompt's attempts has {} tokens, and a completion of {completion} may follow: \
-             more than a context of {context}",
+            "the prompt that `{}` derives from attempts has {} tokens, and a completion may have \
+            {completion} more: more than the context of {context}",
             view.name,
             tokens.len()
         );
-        let help = "give the student a longer context, or let less be shown: a smaller `max_tokens` of the attempts, or \
-                    of a `short(...)`";
+        let help = "give the student a longer context, or show less: lower `max_tokens` of the attempts \
+            or of `short(...)`";
         Err(Error::new(FailureKind::Context, message).help(help))
     }
 
@@ -118,7 +120,7 @@ impl OfDerived {
     fn said(
         &self,
         batch: &Batch,
-        prompts: &[Numbered],
+        prompts: &[NumberedDraw],
         groups: &[Group],
     ) -> Result<Vec<Option<TemplateInputs>>> {
         let attempted = groups.iter().map(|group| self.attempted(batch.stage, group));
@@ -131,7 +133,7 @@ impl OfDerived {
             }
             batch.stage.control.check()?;
             let of_place = |place: &usize| said[*place].as_ref().expect("it is open");
-            let asked: Vec<(&Numbered, &TemplateInputs)> =
+            let asked: Vec<(&NumberedDraw, &TemplateInputs)> =
                 open.iter().map(|place| (&prompts[*place], of_place(place))).collect();
             let made: Vec<Option<String>> = match text {
                 DerivedText::Answer { writer, member } => {
@@ -195,10 +197,10 @@ impl OfDerived {
         &self,
         batch: &Batch,
         writer: Role,
-        prompts: &[Numbered],
+        prompts: &[NumberedDraw],
         open: &[usize],
     ) -> Result<GroupsByPrompt> {
-        let asked: Vec<Numbered> = open.iter().map(|place| prompts[*place]).collect();
+        let asked: Vec<NumberedDraw> = open.iter().map(|place| prompts[*place]).collect();
         let Role::Scorer(scorer) = writer else { unreachable!("a teacher is a scorer") };
         // `shuffled` and `shortened` have the random numbers of turns 0 and 1.
         let key = batch.key(Purpose::Derived).turn(2 + scorer.0);
@@ -212,7 +214,7 @@ impl OfDerived {
         &self,
         batch: &Batch,
         (writer, sees, max_tokens): (Role, &View, u32),
-        asked: &[(&Numbered, &TemplateInputs)],
+        asked: &[(&NumberedDraw, &TemplateInputs)],
         place: u32,
     ) -> Result<Vec<Option<String>>> {
         let stage = batch.stage;
@@ -220,7 +222,7 @@ impl OfDerived {
         let key = batch.key(Purpose::Derived).turn(1);
         let no_room =
             |prompt, context| no_room(&stage.train.scorers.name(writer), prompt, max_tokens, context);
-        let of = |(prompt, _): &(&Numbered, &TemplateInputs)| scorer(batch, writer, prompt.draw);
+        let of = |(prompt, _): &(&NumberedDraw, &TemplateInputs)| scorer(batch, writer, prompt.draw);
         let mut written = Vec::with_capacity(asked.len());
         for alike in asked.chunk_by(|one, next| of(one) == of(next)) {
             let source = &stage.sources[alike[0].0.draw.source];
@@ -244,8 +246,8 @@ fn shuffled(slots: &[Slot], said: &TemplateInputs, order: &[u32]) -> String {
 
 fn no_room(writer: &str, prompt: usize, short: u32, context: usize) -> Error {
     let message = format!(
-        "a text that `{writer}` is to shorten has {prompt} tokens with its prompt, and {short} may follow: more than a \
-         context of {context}"
+        "a text that `{writer}` shortens has {prompt} tokens with its prompt, and its summary may have \
+        {short} more: more than the context of {context}"
     );
     let help = "give it a longer context, or `short(...)` a smaller `max_tokens`";
     Error::new(FailureKind::Context, message).help(help)

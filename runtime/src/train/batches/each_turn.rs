@@ -6,29 +6,29 @@ use std::iter::zip;
 use mopd_compiler::plan::Sampling;
 use mopd_compiler::plan::producers::EachTurn;
 
-use super::sample::{Numbered, sequence};
-use super::{Batch, Draws, Group};
+use super::sample::{NumberedDraw, sequence};
+use super::{Batch, Group, SequenceProducer};
 use crate::data::mixture::Draw;
 use crate::failure::Result;
 use crate::random::Purpose;
 use crate::rollout::{Prompt, rollout};
 use crate::zip::zip_equal;
 
-pub(super) struct OfEachTurn {
+pub(super) struct EachTurnProducer {
     sampling: Sampling,
 }
 
-pub(super) fn make(each_turn: &EachTurn) -> OfEachTurn {
-    OfEachTurn { sampling: each_turn.sampling().clone() }
+pub(super) fn make(each_turn: &EachTurn) -> EachTurnProducer {
+    EachTurnProducer { sampling: each_turn.sampling().clone() }
 }
 
-impl Draws for OfEachTurn {
-    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Group>> {
+impl SequenceProducer for EachTurnProducer {
+    fn draw(&self, batch: &Batch, draws: &[NumberedDraw], purpose: Purpose) -> Result<Vec<Group>> {
         let Batch { stage, student, step, climbed, .. } = *batch;
         let sampling = self.sampling.at(step, stage.steps, climbed);
         let n = sampling.n.max(1);
         let rows =
-            |draw: &Numbered| stage.sources[draw.draw.source].prompts.dataset.of_draw(draw.draw.record);
+            |draw: &NumberedDraw| stage.sources[draw.draw.source].prompts.dataset.of_draw(draw.draw.record);
         let turns: Vec<(Draw, Prompt)> = draws
             .iter()
             .flat_map(|each| {
@@ -47,7 +47,7 @@ impl Draws for OfEachTurn {
         let of_samples = of_turns.iter().flat_map(|draw| std::iter::repeat_n(*draw, n as usize));
         let of_samples: Vec<Draw> = of_samples.collect();
         let mut list = zip_equal(of_samples, completions).map(|(draw, written)| sequence(draw, written));
-        let group = |draw: &Numbered| list.by_ref().take(rows(draw).len() * n as usize).collect();
+        let group = |draw: &NumberedDraw| list.by_ref().take(rows(draw).len() * n as usize).collect();
         let groups: Vec<Group> = draws.iter().map(group).collect();
         assert!(list.next().is_none(), "every completion is of a trajectory");
         Ok(groups)

@@ -3,78 +3,87 @@
 use std::cell::Cell;
 
 use mopd_compiler::plan::Producer;
-use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::views::Moment;
 
-use crate::failure::{Error, Result};
-use crate::prepare::prompts::TemplateInputs;
+use crate::failure::Result;
 use crate::rollout::Sequence;
 use crate::tokenizer::Token;
-use crate::tokenizer::chat::AnswerTokens;
 use crate::train::Stage;
 
 /// Replaces the text of completions.
-pub(super) struct Texts {
+pub(super) struct TextReplacer {
     /// The author of the texts, as messages name it.
     writer: String,
-    /// The edit's word.
-    edit: &'static str,
     /// The most tokens of a completion.
     most: u32,
+    /// Whether the new text of a completion that was cut off is a whole one, with an end token.
+    completes: bool,
     /// The number of completions that were cut off.
     cut: Cell<usize>,
 }
 
-/// The text of the trained tokens, without the token that ends it.
+/// The text of the trained tokens, without special tokens such as the one that ends it.
 pub(super) fn text(stage: &Stage, sequence: &Sequence) -> Result<String> {
     let tokens: Vec<Token> = sequence.of_trained(&sequence.completion).copied().collect();
     Ok(stage.start.tokenizer.decode(&tokens)?)
 }
 
-impl Texts {
-    /// For completions that `of` draws.
-    pub fn new(writer: String, edit: &'static str, of: &Producer) -> Texts {
+/// The same with special tokens by their names, up to the token that ends it: encoded again, it has them too.
+pub(super) fn text_as_sampled(stage: &Stage, sequence: &Sequence) -> Result<String> {
+    let tokenizer = &stage.start.tokenizer;
+    let tokens = sequence.of_trained(&sequence.completion).copied();
+    let written: Vec<Token> = tokens.take_while(|token| !tokenizer.is_end(*token)).collect();
+    Ok(tokenizer.as_read(&written)?)
+}
+
+impl TextReplacer {
+    /// An editor of completions that `of` draws.
+    pub fn new(writer: String, of: &Producer, completes: bool) -> TextReplacer {
         let most = of.sampling().expect("somebody draws").max_tokens;
-        Texts { writer, edit, most, cut: Cell::default() }
+        TextReplacer { writer, most, completes, cut: Cell::default() }
     }
 
-    /// A completion with `text` as its whole text, ended after it. Its tokens have no log-probabilities, and
-    /// it has no reward yet.
-    pub fn replaced(&self, stage: &Stage, sequence: Sequence, text: &str) -> Result<Sequence> {
-        let Texts { writer, edit, .. } = self;
-        let source = &stage.sources[sequence.source];
-        let sees = stage.train.sees.as_ref().filter(|view| !view.of_completions());
-        let sees = sees.map(|view| (view, Moment::Most));
-        // The text that a template writes before an answer is not the completion's.
-        let AnswerTokens { prompt, mut completion, .. } = source.prompts.answered(
-            &stage.start.tokenizer,
-            sees,
-            sequence.record,
-            text,
-            &TemplateInputs::default(),
-        )?;
-        if prompt != source.tokens.get(sequence.record) {
-            let message = format!(
-                "with the text of {writer} the conversation of a prompt of `{}` begins otherwise than without",
-                source.name
-            );
-            return Err(Error::new(FailureKind::Data, message).help(format!(
-                "`{edit}` needs a chat template that leaves the prompt as it is, or prompts as plain text"
-            )));
+    /// A completion with `text` as its whole text. Its tokens have no log-probabilities, and it has no reward
+    /// yet. `None` where it has no token.
+    ///
+    /// It ends as the old one did: with the same end token, or without any after a `stop` text, where the
+    /// student does not learn to end. One that was cut off stays so, unless the new text is a whole one.
+    ///
+    /// The tokens are those of the text behind the prompt, as a sampler writes it. A chat template is for
+    /// messages: it trims them and moves their parts, as Qwen3's makes a thought of what stands before a lone
+    /// `</think>`.
+    pub fn replaced(&self, stage: &Stage, sequence: Sequence, text: &str) -> Result<Option<Sequence>> {
+        let TextReplacer { writer, completes, .. } = self;
+        let (source, tokenizer) = (&stage.sources[sequence.source], &stage.start.tokenizer);
+        let tokens = tokenizer.continuation(text)?.into_iter().map(|(token, _)| token);
+        let end = sequence.completion.last().copied().filter(|token| tokenizer.is_end(*token));
+        let end = match end {
+            None if sequence.truncated && *completes => {
+                Some(source.prompts.end_of_answer(tokenizer, sequence.record))
+            }
+            end => end,
+        };
+        let mut truncated = sequence.truncated && end.is_none();
+        let mut completion: Vec<Token> = tokens.chain(end).collect();
+        while truncated && completion.last().is_some_and(|token| tokenizer.is_end(*token)) {
+            completion.pop();
+        }
+        if completion.is_empty() {
+            return Ok(None);
         }
         let most = source.limit.unwrap_or(u32::MAX).min(self.most).max(1) as usize;
-        let truncated = completion.len() > most;
-        if truncated {
+        if completion.len() > most {
+            truncated = true;
             completion.truncate(most);
             if self.cut.replace(self.cut.get() + 1) == 0 {
                 stage.control.warn(format!(
-                    "{writer} makes completions that are longer than `max_tokens`, {most} tokens: their ends are \
-                     not trained on"
+                    "`{}`: {writer} returned completions longer than `max_tokens` ({most} tokens): the \
+                    tokens beyond are not trained on",
+                    stage.name
                 ));
             }
         }
         let changed =
             Sequence { prompt: None, completion, written: None, logps: None, truncated, ..sequence };
-        Ok(Sequence { reward: None, reward_parts: Vec::new(), feedback: None, ..changed })
+        Ok(Some(Sequence { reward: None, reward_parts: Vec::new(), feedback: None, ..changed }))
     }
 }

@@ -15,7 +15,7 @@ use crate::prepare::prompts::TemplateInputs;
 use crate::random::Purpose;
 use crate::train::models::ModelScorer;
 use crate::train::sequences::Sequences;
-use crate::train::views::{text, unsaid};
+use crate::train::views::{missing_feedback, text};
 use crate::zip::zip_equal;
 
 /// Sets the written feedback of each sequence; an empty text where the writer wrote nothing or there is no
@@ -76,8 +76,9 @@ fn said(batch: &Batch, view: Option<&View>, sequences: &Sequences, member: usize
         let text = match slot {
             Slot::Draft => text(batch.stage, sequence)?,
             Slot::Feedback => {
-                let unsaid = || unsaid(batch.stage, &view.expect("it has the slot").name, sequence);
-                sequence.feedback.clone().ok_or_else(unsaid)?
+                let missing_feedback =
+                    || missing_feedback(batch.stage, &view.expect("it has the slot").name, sequence);
+                sequence.feedback.clone().ok_or_else(missing_feedback)?
             }
             Slot::Prompt | Slot::Data(_) => continue,
             Slot::Group(_) | Slot::Transcript(_) | Slot::WrittenFeedback(_) | Slot::Made(_) => {
@@ -92,9 +93,10 @@ fn said(batch: &Batch, view: Option<&View>, sequences: &Sequences, member: usize
 fn no_room(view: Option<&View>, prompt: usize, feedback: u32, context: usize) -> Error {
     let name = view.map_or("prompt", |view| view.name.as_str());
     let message = format!(
-        "the template `{name}` with a prompt and a completion has {prompt} tokens, and feedback of {feedback} may \
-         follow: more than a context of {context}"
+        "the template `{name}` with a prompt and a completion has {prompt} tokens, and feedback may have \
+        {feedback} more: more than the context of {context}"
     );
-    let help = "give its writer a longer context, or the feedback a smaller `max_tokens`";
+    let help = "give the model that writes feedback a longer context, or lower `max_tokens` of the \
+        feedback";
     Error::new(FailureKind::Context, message).help(help)
 }

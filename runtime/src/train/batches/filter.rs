@@ -54,10 +54,9 @@ impl Batches {
         }
         if kept.is_empty() {
             let message =
-                format!("the `filter` holds for none of {drawn} prompts, so nothing is left to train on");
+                format!("the `filter` accepts none of {drawn} prompts, so nothing is left to train on");
             return Err(Error::new(FailureKind::Runtime, message).help(
-                "a filter that asks for unlike rewards needs prompts that are neither solved always nor \
-                 never",
+                "a filter on different rewards needs prompts that are sometimes solved and sometimes not",
             ));
         }
         // Groups of a source are adjacent.

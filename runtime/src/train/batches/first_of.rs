@@ -1,21 +1,20 @@
 //! `first_of(tried |> keep(correct), hinted)`: for each prompt, the first choice that has a completion.
 //!
-//! A choice is drawn only for prompts without a completion from an earlier choice. Choices that differ only
-//! in their edits of the same rollout share its completions, which are drawn once.
+//! A choice is drawn only for prompts without a completion from an earlier choice. Choices
+//! that edit the same rollout share its completions, which are drawn once.
 
-use mopd_compiler::plan::Producer;
 use mopd_compiler::plan::producers::{FirstOf, SampleChoice};
 
 use super::chosen::choose;
-use super::sample::Numbered;
-use super::{Batch, Draws, Group, Making};
+use super::sample::NumberedDraw;
+use super::{Batch, Group, ProducerContext, SequenceProducer};
 use crate::failure::Result;
 use crate::random::Purpose;
 use crate::zip::zip_equal;
 
-pub(super) struct OfFirst {
+pub(super) struct FirstOfProducer {
     /// The distinct producers.
-    drawn: Vec<Box<dyn Draws>>,
+    drawn: Vec<Box<dyn SequenceProducer>>,
     /// For each choice, the index of its producer, and its edits in the order of application.
     choices: Vec<(usize, Vec<SampleChoice>)>,
 }
@@ -23,37 +22,25 @@ pub(super) struct OfFirst {
 /// Offset of the prompts' numbers from producer to producer: each has its own random numbers.
 const BESIDE: u32 = 1 << 28;
 
-pub(super) fn make(first: &FirstOf, making: &Making) -> Result<OfFirst> {
-    let (mut known, mut drawn, mut choices): (Vec<&Producer>, Vec<_>, _) = Default::default();
-    let mut rest = *making;
-    for choice in &first.choices {
-        let (producer, edits) = taken_apart(choice);
-        let place = known.iter().position(|known| *known == producer);
-        if place.is_none() {
+pub(super) fn make(first: &FirstOf, context: &ProducerContext) -> Result<FirstOfProducer> {
+    let mut drawn = Vec::new();
+    let mut choices: Vec<(usize, Vec<SampleChoice>)> = Vec::with_capacity(first.choices.len());
+    let mut rest = *context;
+    for (place, (choice, same)) in zip_equal(&first.choices, first.shared()).enumerate() {
+        let (producer, edits) = choice.before_choices();
+        if same == place {
             let [here, behind] = rest.inside();
             drawn.push(super::make(producer, &here)?);
-            known.push(producer);
             rest = behind;
         }
-        Vec::push(&mut choices, (place.unwrap_or(known.len() - 1), edits));
+        let index = if same == place { drawn.len() - 1 } else { choices[same].0 };
+        choices.push((index, edits.into_iter().cloned().collect()));
     }
-    Ok(OfFirst { drawn, choices })
+    Ok(FirstOfProducer { drawn, choices })
 }
 
-/// The producer of a choice, and its edits in the order of application.
-fn taken_apart(producer: &Producer) -> (&Producer, Vec<SampleChoice>) {
-    match producer {
-        Producer::Chosen(chosen) => {
-            let (producer, mut edits) = taken_apart(&chosen.of);
-            edits.push(chosen.choice.clone());
-            (producer, edits)
-        }
-        producer => (producer, Vec::new()),
-    }
-}
-
-impl Draws for OfFirst {
-    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Group>> {
+impl SequenceProducer for FirstOfProducer {
+    fn draw(&self, batch: &Batch, draws: &[NumberedDraw], purpose: Purpose) -> Result<Vec<Group>> {
         let mut found: Vec<Group> = vec![Group::new(); draws.len()];
         // By producer and prompt.
         let mut known: Vec<Vec<Option<Group>>> = vec![vec![None; draws.len()]; self.drawn.len()];
@@ -62,9 +49,10 @@ impl Draws for OfFirst {
             let new: Vec<usize> =
                 open.iter().copied().filter(|place| known[*index][*place].is_none()).collect();
             let beside = BESIDE * *index as u32;
-            let number = |place: &usize| Numbered { number: draws[*place].number + beside, ..draws[*place] };
+            let number =
+                |place: &usize| NumberedDraw { number: draws[*place].number + beside, ..draws[*place] };
             if !new.is_empty() {
-                let asked: Vec<Numbered> = new.iter().map(number).collect();
+                let asked: Vec<NumberedDraw> = new.iter().map(number).collect();
                 let groups = self.drawn[*index].draw(batch, &asked, purpose)?;
                 zip_equal(&new, groups).for_each(|(place, group)| known[*index][*place] = Some(group));
             }
@@ -75,7 +63,7 @@ impl Draws for OfFirst {
         Ok(found)
     }
 
-    fn inside(&self) -> Vec<&dyn Draws> {
+    fn inside(&self) -> Vec<&dyn SequenceProducer> {
         self.drawn.iter().map(|drawn| &**drawn).collect()
     }
 }

@@ -4,26 +4,26 @@
 use mopd_compiler::plan::producers::{self, Guided};
 use mopd_compiler::plan::{Role, Sampling};
 
-use super::sample::{Numbered, draw_by, judge, sample_now};
+use super::sample::{NumberedDraw, draw_by, judge, sample_now};
 use super::teacher::teacher_of;
-use super::{Batch, Draws, Group, Making};
+use super::{Batch, Group, ProducerContext, SequenceProducer};
 use crate::failure::Result;
 use crate::random::Purpose;
 use crate::rollout::{Author, GuidanceStep, Guide};
 
-pub(super) struct OfBoth {
+pub(super) struct GuidedProducer {
     guidance: producers::Guidance,
     sampling: Sampling,
     judged: bool,
 }
 
-pub(super) fn make(guided: &Guided, making: &Making) -> OfBoth {
+pub(super) fn make(guided: &Guided, context: &ProducerContext) -> GuidedProducer {
     let sampling = guided.of.sampling().expect("the student draws").clone();
-    OfBoth { guidance: guided.guidance.clone(), sampling, judged: making.judged }
+    GuidedProducer { guidance: guided.guidance.clone(), sampling, judged: context.judged }
 }
 
-impl Draws for OfBoth {
-    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Group>> {
+impl SequenceProducer for GuidedProducer {
+    fn draw(&self, batch: &Batch, draws: &[NumberedDraw], purpose: Purpose) -> Result<Vec<Group>> {
         let Batch { stage, student, models, step, climbed, .. } = *batch;
         let guidance = match &self.guidance {
             producers::Guidance::TokenMix { alpha } => {

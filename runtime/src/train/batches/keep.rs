@@ -15,7 +15,11 @@ use crate::zip::zip_equal;
 /// The sequences to train on, with the number dropped from each section of the stage. A prompt without any is
 /// left out; there may be no sequences at all. `draws` has the draw of each group; it is empty where a filter
 /// may have replaced groups, and then no group is empty.
-pub(super) fn what_is_left(stage: &Stage, mut groups: Vec<Group>, draws: &[Draw]) -> Result<Sequences> {
+pub(super) fn trainable_sequences(
+    stage: &Stage,
+    mut groups: Vec<Group>,
+    draws: &[Draw],
+) -> Result<Sequences> {
     let asked = stage.train.rollout.group();
     let sections: Vec<usize> = match draws {
         [] => groups.iter().map(|group| stage.section_of(&group[0])).collect(),
@@ -23,9 +27,9 @@ pub(super) fn what_is_left(stage: &Stage, mut groups: Vec<Group>, draws: &[Draw]
     };
     if stage.train.rollout.keep == Keep::Correct {
         if groups.iter().flatten().any(|sequence| sequence.reward.is_none()) {
-            let message = "`keep = correct` looks at the reward of every completion, and some have none";
+            let message = "`keep = correct` needs the reward of every completion, but some have none";
             return Err(Error::new(FailureKind::Runtime, message)
-                .help("let the environment give every episode a `reward`, or none of them one"));
+                .help("let the environment return a `reward` for every episode, or for none"));
         }
         groups.iter_mut().for_each(|group| group.retain(|sequence| sequence.reward >= Some(1.0)));
     }

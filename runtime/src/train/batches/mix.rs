@@ -1,43 +1,43 @@
 //! `mix(share, first, second)`: each group is from `first` with probability `share`, else from `second`.
 
-use mopd_compiler::plan::Moving;
+use mopd_compiler::plan::AdaptiveSchedule;
 use mopd_compiler::plan::producers::Mix;
 
-use super::sample::{Numbered, draw_by};
-use super::{Batch, Draws, Group, Making};
+use super::sample::{NumberedDraw, draw_by};
+use super::{Batch, Group, ProducerContext, SequenceProducer};
 use crate::failure::Result;
 use crate::random::Purpose;
 
-pub(super) struct Mixed {
-    share: Moving,
-    first: Box<dyn Draws>,
-    second: Box<dyn Draws>,
+pub(super) struct MixProducer {
+    share: AdaptiveSchedule,
+    first: Box<dyn SequenceProducer>,
+    second: Box<dyn SequenceProducer>,
     /// The number in the tree of producers, so that nested mixes have different random numbers.
     node: u32,
 }
 
-pub(super) fn make(mix: &Mix, making: &Making) -> Result<Mixed> {
-    let [first, second] = making.inside();
-    Ok(Mixed {
+pub(super) fn make(mix: &Mix, context: &ProducerContext) -> Result<MixProducer> {
+    let [first, second] = context.inside();
+    Ok(MixProducer {
         share: mix.share.clone(),
         first: super::make(&mix.first, &first)?,
         second: super::make(&mix.second, &second)?,
-        node: making.node,
+        node: context.node,
     })
 }
 
-impl Draws for Mixed {
-    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Group>> {
+impl SequenceProducer for MixProducer {
+    fn draw(&self, batch: &Batch, draws: &[NumberedDraw], purpose: Purpose) -> Result<Vec<Group>> {
         let share = self.share.at(batch.step, batch.stage.steps, batch.climbed);
         let key = batch.key(Purpose::Mix);
-        let from_second = |draw: &Numbered| key.row(draw.number, self.node).uniform() >= share;
+        let from_second = |draw: &NumberedDraw| key.row(draw.number, self.node).uniform() >= share;
         draw_by(draws, from_second, |second, draws| {
             let side = if second { &self.second } else { &self.first };
             side.draw(batch, draws, purpose)
         })
     }
 
-    fn inside(&self) -> Vec<&dyn Draws> {
+    fn inside(&self) -> Vec<&dyn SequenceProducer> {
         vec![&*self.first, &*self.second]
     }
 }

@@ -41,12 +41,12 @@ use mopd_compiler::plan::{Ladder, Length, Producer};
 use self::curriculum::CurriculumState;
 use self::debate::Panels;
 pub use self::filter::of_completions;
-use self::prompts::{by_share, draw, of_prompts, prompts, shuffle, told_shares};
+use self::prompts::{by_share, draw, of_prompts, prompts, shuffle, warn_shares_do_not_hold};
 pub use self::refine::text_of_at_most;
 use self::replay::Buffer;
-use self::sample::{Numbered, numbered};
+use self::sample::{NumberedDraw, numbered};
 use self::sampled_by::SentWeights;
-pub use self::teacher::{RolloutCache, Written, no_teacher};
+pub use self::teacher::{RolloutCache, RolloutsBySource, no_teacher};
 use self::through::ProgramEditor;
 pub use self::words::number;
 use super::first_epoch::FirstEpoch;
@@ -54,7 +54,7 @@ use super::learned::LearnedPolicy;
 use super::models::Models;
 use super::objective_states::States;
 use super::sequences::Sequences;
-use super::views::{Now, Shown};
+use super::views::{ScorerPrompts, StepContext};
 use super::{Source, Stage, exchange, privacy};
 use crate::data::Mixture;
 use crate::data::mixture::{Draw, MixturePosition};
@@ -69,10 +69,10 @@ use crate::zip::zip_equal;
 /// The completions of a prompt.
 pub type Group = Vec<Sequence>;
 
-/// How a kind of producer draws.
-trait Draws {
+/// A producer, which draws groups of sequences.
+trait SequenceProducer {
     /// A group for each draw, in their order.
-    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Group>>;
+    fn draw(&self, batch: &Batch, draws: &[NumberedDraw], purpose: Purpose) -> Result<Vec<Group>>;
 
     /// The group of a draw, where it is the same every time; else empty.
     fn fixed(&self, _: Draw) -> Vec<&Sequence> {
@@ -85,7 +85,7 @@ trait Draws {
     }
 
     /// The producers that it draws from.
-    fn inside(&self) -> Vec<&dyn Draws> {
+    fn inside(&self) -> Vec<&dyn SequenceProducer> {
         Vec::new()
     }
 
@@ -101,14 +101,14 @@ trait Draws {
 }
 
 /// The buffers of a producer and of all inside it, from the outside in.
-fn buffers(producer: &dyn Draws) -> Vec<&RefCell<Buffer>> {
+fn buffers(producer: &dyn SequenceProducer) -> Vec<&RefCell<Buffer>> {
     let inside = producer.inside().into_iter().flat_map(buffers);
     producer.buffer().into_iter().chain(inside).collect()
 }
 
 /// The arguments that a producer is made from.
 #[derive(Clone, Copy)]
-struct Making<'a> {
+struct ProducerContext<'a> {
     stage: &'a Stage<'a>,
     models: &'a Models,
     cache: Option<&'a RolloutCache<'a>>,
@@ -120,34 +120,34 @@ struct Making<'a> {
     node: u32,
 }
 
-impl Making<'_> {
+impl ProducerContext<'_> {
     /// The arguments for the two producers inside.
     fn inside(self) -> [Self; 2] {
-        [1, 2].map(|place| Making { node: 2 * self.node + place, ..self })
+        [1, 2].map(|place| ProducerContext { node: 2 * self.node + place, ..self })
     }
 }
 
-fn make(producer: &Producer, making: &Making) -> Result<Box<dyn Draws>> {
+fn make(producer: &Producer, context: &ProducerContext) -> Result<Box<dyn SequenceProducer>> {
     Ok(match producer {
-        Producer::Data(kind) => Box::new(data::make(kind, making)?),
-        Producer::Student(kind) => Box::new(student::make(kind, making)),
-        Producer::Teacher(kind) => teacher::make(kind, making)?,
-        Producer::Model(kind) => model::make(kind, making)?,
-        Producer::Pairs(kind) => Box::new(pairs::make(kind, making)?),
-        Producer::Mix(kind) => Box::new(mix::make(kind, making)?),
-        Producer::Replay(kind) => Box::new(replay::make(kind, making)?),
-        Producer::Guided(kind) => Box::new(guided::make(kind, making)),
-        Producer::Refine(kind) => Box::new(refine::make(kind, making)),
-        Producer::Chosen(kind) => Box::new(chosen::make(kind, making)?),
-        Producer::FirstOf(kind) => Box::new(first_of::make(kind, making)?),
-        Producer::Turns(kind) => Box::new(turns::make(kind, making)?),
-        Producer::Through(kind) => through::make(kind, making)?,
-        Producer::Retry(kind) => Box::new(retry::make(kind, making)?),
-        Producer::Rewrite(kind) => Box::new(rewrite::make(kind, making)?),
-        Producer::Speculative(kind) => Box::new(speculative::make(kind, making)),
-        Producer::Derived(kind) => Box::new(derived::make(kind, making)?),
+        Producer::Data(kind) => Box::new(data::make(kind, context)?),
+        Producer::Student(kind) => Box::new(student::make(kind, context)),
+        Producer::Teacher(kind) => teacher::make(kind, context)?,
+        Producer::Model(kind) => model::make(kind, context)?,
+        Producer::Pairs(kind) => Box::new(pairs::make(kind, context)?),
+        Producer::Mix(kind) => Box::new(mix::make(kind, context)?),
+        Producer::Replay(kind) => Box::new(replay::make(kind, context)?),
+        Producer::Guided(kind) => Box::new(guided::make(kind, context)),
+        Producer::Refine(kind) => Box::new(refine::make(kind, context)),
+        Producer::Chosen(kind) => Box::new(chosen::make(kind, context)?),
+        Producer::FirstOf(kind) => Box::new(first_of::make(kind, context)?),
+        Producer::Turns(kind) => Box::new(turns::make(kind, context)?),
+        Producer::Through(kind) => through::make(kind, context)?,
+        Producer::Retry(kind) => Box::new(retry::make(kind, context)?),
+        Producer::Rewrite(kind) => Box::new(rewrite::make(kind, context)?),
+        Producer::Speculative(kind) => Box::new(speculative::make(kind, context)),
+        Producer::Derived(kind) => Box::new(derived::make(kind, context)?),
         Producer::EachTurn(kind) => Box::new(each_turn::make(kind)),
-        Producer::SampledBy(kind) => Box::new(sampled_by::make(kind, making)),
+        Producer::SampledBy(kind) => Box::new(sampled_by::make(kind, context)),
     })
 }
 
@@ -168,8 +168,8 @@ struct Batch<'a> {
 }
 
 impl Batch<'_> {
-    fn now(&self) -> Now {
-        Now { step: self.step, learned: self.learned }
+    fn now(&self) -> StepContext {
+        StepContext { step: self.step, learned: self.learned }
     }
 
     /// The key of the step's random numbers.
@@ -181,7 +181,7 @@ impl Batch<'_> {
 /// Makes one batch after the other.
 pub struct Batches {
     mixture: Mixture,
-    producer: Box<dyn Draws>,
+    producer: Box<dyn SequenceProducer>,
     /// The choice of prompts, where the stage has one.
     curriculum: Option<CurriculumState>,
     panels: Panels,
@@ -196,10 +196,10 @@ pub struct Batches {
 impl Batches {
     /// Rollouts that are written before the first step are written here, unless they are in the cache.
     pub fn new(stage: &Stage, models: &Models, cache: Option<&RolloutCache>) -> Result<Batches> {
-        let making = Making { stage, models, cache, judged: true, editor: None, node: 0 };
-        let producer = make(&stage.train.rollout.producer, &making)?;
+        let context = ProducerContext { stage, models, cache, judged: true, editor: None, node: 0 };
+        let producer = make(&stage.train.rollout.producer, &context)?;
         let curriculum = stage.train.curriculum.as_ref();
-        let curriculum = curriculum.map(|settings| CurriculumState::new(settings, &making)).transpose()?;
+        let curriculum = curriculum.map(|settings| CurriculumState::new(settings, &context)).transpose()?;
         if stage.train.rollout.groups == 0 {
             return Err(Error::new(FailureKind::Runtime, "a batch of no sequences"));
         }
@@ -207,7 +207,7 @@ impl Batches {
             (Some(records), _) => by_share(stage, &records),
             (None, length) => {
                 if let (Length::Epochs(_), 0) = (length, stage.part) {
-                    told_shares(stage, &prompts(stage));
+                    warn_shares_do_not_hold(stage, &prompts(stage));
                 }
                 of_prompts(stage)
             }
@@ -231,9 +231,9 @@ impl Batches {
     }
 
     /// Before a batch is drawn: sets the domains' shares, where they follow states.
-    pub fn keep_to(&mut self, stage: &Stage, states: &States, step: u32) -> Result<()> {
+    pub fn set_shares(&mut self, stage: &Stage, states: &States, step: u32) -> Result<()> {
         if let Some(formula) = &stage.train.shares {
-            self.mixture.keep_to(&shares::of_step(stage, formula, states, step)?);
+            self.mixture.set_shares(&shares::of_step(stage, formula, states, step)?);
         }
         Ok(())
     }
@@ -243,7 +243,7 @@ impl Batches {
         self.policy.as_ref().and_then(LearnedPolicy::value)
     }
 
-    /// After a step with this gain.
+    /// Updates the policy of `learned(...)` after a step with this gain.
     pub fn learn(&mut self, gain: f64) {
         if let Some(policy) = &mut self.policy {
             policy.learn(gain);
@@ -260,7 +260,7 @@ impl Batches {
         match (&mut self.policy, numbers) {
             (Some(policy), numbers) => policy.restore(numbers),
             (None, []) => Ok(()),
-            (None, _) => Err("it has learned what the stage does not learn".to_owned()),
+            (None, _) => Err("it has a learned policy (`learned(...)`), but the stage has none".to_owned()),
         }
     }
 
@@ -274,7 +274,9 @@ impl Batches {
         match (&mut self.curriculum, bits) {
             (Some(curriculum), bits) => curriculum.restore(bits, &self.mixture.sizes()),
             (None, []) => Ok(()),
-            (None, _) => Err("it has measured prompts, of which the stage chooses none".to_owned()),
+            (None, _) => Err("it has curriculum measurements of prompts, but the stage has no \
+                curriculum (`priority`)"
+                .to_owned()),
         }
     }
 
@@ -305,10 +307,10 @@ impl Batches {
     pub fn restore_groups(&mut self, kept: &[Vec<BufferedGroup>], stage: &Stage) -> Result<(), String> {
         let buffers = buffers(&*self.producer);
         if buffers.len() != kept.len() {
-            return Err(format!("{} buffers of rollouts, where the stage has {}", kept.len(), buffers.len()));
+            return Err(format!("it has {} replay buffers, but the stage has {}", kept.len(), buffers.len()));
         }
-        if !kept.iter().flatten().all(|group| stage.knows(group.draw)) {
-            return Err("its buffer has prompts that the stage does not have".to_owned());
+        if !kept.iter().flatten().all(|group| stage.contains(group.draw)) {
+            return Err("its replay buffer has prompts that the stage does not have".to_owned());
         }
         zip_equal(buffers, kept).for_each(|(buffer, kept)| buffer.borrow_mut().restore(kept));
         Ok(())
@@ -319,7 +321,12 @@ impl Batches {
         let fits = climbed.len() == ladders.len()
             && climbed.iter().zip(ladders).all(|(climbed, ladder)| *climbed < ladder.values);
         if !fits {
-            return Err("its ladders are others than the stage's".to_owned());
+            return Err(format!(
+                "it has other step schedules (`ladder`): it is at the positions {climbed:?}, but the stage \
+                has {} of {:?} values",
+                ladders.len(),
+                ladders.iter().map(|ladder| ladder.values).collect::<Vec<_>>()
+            ));
         }
         self.climbed = climbed.to_vec();
         Ok(())
@@ -356,8 +363,8 @@ impl Batches {
         if let Some(view) = stage.train.sees.as_ref().filter(|view| view.of_completions()) {
             let context = student.config.context;
             let members = 0..sequences.list.len();
-            let now = Now { step, learned: self.learned() };
-            let shown = Shown::new(stage, (Some(view), context), &sequences, members.clone(), now)?;
+            let now = StepContext { step, learned: self.learned() };
+            let shown = ScorerPrompts::new(stage, (Some(view), context), &sequences, members.clone(), now)?;
             let prompts = members.map(|member| shown.prompt(stage, &sequences.list[member], member).to_vec());
             let prompts: Vec<Vec<Token>> = prompts.collect();
             for (sequence, prompt) in zip_equal(&mut sequences.list, prompts) {
@@ -368,7 +375,7 @@ impl Batches {
         let batch = Batch { stage, student, models, step, climbed: &climbed, learned, activations: None };
         attempts::attempt(&batch, &mut sequences)?;
         feedback::write(&batch, &mut sequences)?;
-        let debates = self.panels.talk(&batch, &sequences)?;
+        let debates = self.panels.hold_debates(&batch, &sequences)?;
         Ok(sequences.debated(debates))
     }
 
@@ -382,8 +389,8 @@ impl Batches {
         let (climbed, learned) = (self.climbed.clone(), self.learned());
         let batch = Batch { stage, student, models, step, climbed: &climbed, learned, activations: None };
         let (mut groups, draws) = self.drawn(&batch)?;
-        if stage.train.rollout.leaves_out() {
-            return keep::what_is_left(stage, groups, &draws);
+        if stage.train.rollout.may_drop() {
+            return keep::trainable_sequences(stage, groups, &draws);
         }
         // A group of a whole trajectory has no single prompt, so its draw is not kept.
         if stage.routes_by_data() || stage.train.trajectory().is_some() {
@@ -412,8 +419,8 @@ impl Batches {
         }
         if draws.is_empty() {
             // A fork may begin after the end of its own epochs.
-            let message = "every prompt has been visited as often as the stage's epochs say: there is none \
-                           left to train on";
+            let message = "every prompt has been used as often as the stage has epochs: none is left to \
+                train on";
             return Err(Error::new(FailureKind::Runtime, message)
                 .help("give the stage more epochs, or `steps` as a number"));
         }
@@ -431,7 +438,7 @@ impl Batches {
     }
 
     /// The producer's groups for some draws. With several processes, each draws its part.
-    fn produced(&self, batch: &Batch, draws: &[Numbered]) -> Result<Vec<Group>> {
+    fn produced(&self, batch: &Batch, draws: &[NumberedDraw]) -> Result<Vec<Group>> {
         let batch = Batch { activations: self.activations.as_ref(), ..*batch };
         exchange::draw(batch.stage, draws, |draws| self.producer.draw(&batch, draws, Purpose::Rollout))
     }
@@ -449,7 +456,7 @@ impl Batches {
     /// The batches in which records occur for the first time; `None` where sequences are new in every step,
     /// or where the draws depend on the run. Nothing may have been drawn yet.
     pub fn first_epoch(&self, stage: &Stage) -> Option<FirstEpoch> {
-        let known = !stage.train.rollout.producer.fresh() && stage.train.shares.is_none();
+        let known = !stage.train.rollout.producer.is_redrawn() && stage.train.shares.is_none();
         known.then(|| first_epoch(stage, self.mixture.clone()))
     }
 }

@@ -6,20 +6,20 @@ use std::rc::Rc;
 use mopd_compiler::plan::Sampling;
 use mopd_compiler::plan::producers::Model;
 
-use super::sample::{Numbered, judge, sample, sample_now};
+use super::sample::{NumberedDraw, judge, sample, sample_now};
 use super::teacher::cached_or_written;
 use super::through::ProgramEditor;
-use super::{Batch, Draws, Group, Making, Written, first_epoch, of_prompts};
+use super::{Batch, Group, ProducerContext, RolloutsBySource, SequenceProducer, first_epoch, of_prompts};
 use crate::data::mixture::Draw;
 use crate::failure::Result;
 use crate::random::Purpose;
 use crate::rollout::Sequence;
 use crate::train::Stage;
 use crate::train::models::{ModelRef, Models};
-use crate::train::views::Shown;
+use crate::train::views::ScorerPrompts;
 use crate::zip::zip_equal;
 
-pub(super) struct OfModel {
+pub(super) struct ModelProducer {
     model: ModelRef,
     sampling: Sampling,
     judged: bool,
@@ -28,15 +28,18 @@ pub(super) struct OfModel {
 
 /// The rollouts that were written before the first step: a group for each record that the stage draws.
 struct WrittenForPrompts {
-    writer: OfModel,
-    written: Written,
+    writer: ModelProducer,
+    written: RolloutsBySource,
     /// By source and record, the index in `written` where its group begins.
     places: Vec<Vec<Option<usize>>>,
 }
 
-pub(super) fn make(Model { once, model, sampling }: &Model, making: &Making) -> Result<Box<dyn Draws>> {
-    let Making { stage, models, cache, judged, editor, .. } = *making;
-    let writer = OfModel {
+pub(super) fn make(
+    Model { once, model, sampling }: &Model,
+    context: &ProducerContext,
+) -> Result<Box<dyn SequenceProducer>> {
+    let ProducerContext { stage, models, cache, judged, editor, .. } = *context;
+    let writer = ModelProducer {
         model: models.of_model(*model),
         sampling: sampling.clone(),
         judged,
@@ -57,10 +60,10 @@ pub(super) fn make(Model { once, model, sampling }: &Model, making: &Making) -> 
     Ok(Box::new(WrittenForPrompts { places: places.collect(), writer, written }))
 }
 
-impl OfModel {
+impl ModelProducer {
     /// The rollouts for all prompts, in the order in which the stage draws them. Prompts that are new in a
     /// batch are completed together, so memory does not exceed that of rollouts drawn at every step.
-    fn for_all_prompts(&self, stage: &Stage, models: &Models) -> Result<Written> {
+    fn for_all_prompts(&self, stage: &Stage, models: &Models) -> Result<RolloutsBySource> {
         let mut written = vec![Vec::new(); stage.sources.len()];
         let first = first_epoch(stage, of_prompts(stage));
         for new in (0..first.batches()).map(|batch| first.new_in(batch)).filter(|new| !new.is_empty()) {
@@ -75,7 +78,8 @@ impl OfModel {
     fn once(&self, stage: &Stage, models: &Models, draws: &[Draw]) -> Result<Vec<Group>> {
         let key = stage.key(Purpose::TeacherRollout, 0);
         let writer = models.decoder(self.model).expect("it is frozen, not the student");
-        let mut list = sample(stage, (&*writer, &Shown::Own), &by_record(stage, draws), &self.sampling, key)?;
+        let mut list =
+            sample(stage, (&*writer, &ScorerPrompts::Own), &by_record(stage, draws), &self.sampling, key)?;
         if let Some(editor) = &self.editor {
             list = editor.edited(stage, list)?;
             editor.has_answered_all()?;
@@ -88,21 +92,21 @@ impl OfModel {
 }
 
 /// Draws with numbers that depend only on the record, not on the step.
-pub(super) fn by_record(stage: &Stage, draws: &[Draw]) -> Vec<Numbered> {
+pub(super) fn by_record(stage: &Stage, draws: &[Draw]) -> Vec<NumberedDraw> {
     let before = |source: usize| stage.sources[..source].iter().map(|each| each.tokens.len()).sum::<usize>();
     let number = |draw: &Draw| (before(draw.source) + draw.record) as u32;
-    draws.iter().map(|draw| Numbered { number: number(draw), draw: *draw }).collect()
+    draws.iter().map(|draw| NumberedDraw { number: number(draw), draw: *draw }).collect()
 }
 
-impl Draws for OfModel {
-    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Group>> {
+impl SequenceProducer for ModelProducer {
+    fn draw(&self, batch: &Batch, draws: &[NumberedDraw], purpose: Purpose) -> Result<Vec<Group>> {
         let decoder = batch.models.decoder(self.model);
         sample_now(batch, decoder.as_deref().unwrap_or(batch.student), draws, &self.sampling, purpose)
     }
 }
 
-impl Draws for WrittenForPrompts {
-    fn draw(&self, batch: &Batch, draws: &[Numbered], _: Purpose) -> Result<Vec<Group>> {
+impl SequenceProducer for WrittenForPrompts {
+    fn draw(&self, batch: &Batch, draws: &[NumberedDraw], _: Purpose) -> Result<Vec<Group>> {
         let missing: Vec<Draw> =
             draws.iter().map(|each| each.draw).filter(|draw| self.fixed(*draw).is_empty()).collect();
         // A fork resumes at another stage's position, and may draw prompts that have no rollouts.
@@ -111,7 +115,7 @@ impl Draws for WrittenForPrompts {
             late = self.writer.once(batch.stage, batch.models, &missing)?;
         }
         let mut late = late.into_iter();
-        let group = |each: &Numbered| match self.fixed(each.draw) {
+        let group = |each: &NumberedDraw| match self.fixed(each.draw) {
             found if found.is_empty() => late.next().expect("one for each that is missing"),
             found => found.into_iter().cloned().collect(),
         };

@@ -2,32 +2,32 @@
 
 use mopd_compiler::plan::producers::Pairs;
 
-use super::sample::{Numbered, draw_by, judge};
-use super::{Batch, Draws, Group, Making};
+use super::sample::{NumberedDraw, draw_by, judge};
+use super::{Batch, Group, ProducerContext, SequenceProducer};
 use crate::data::mixture::Draw;
 use crate::failure::Result;
 use crate::random::Purpose;
 use crate::rollout::Sequence;
 use crate::zip::zip_equal;
 
-pub(super) struct Sides {
-    chosen: Box<dyn Draws>,
-    rejected: Box<dyn Draws>,
+pub(super) struct PairsProducer {
+    chosen: Box<dyn SequenceProducer>,
+    rejected: Box<dyn SequenceProducer>,
 }
 
-pub(super) fn make(pairs: &Pairs, making: &Making) -> Result<Sides> {
+pub(super) fn make(pairs: &Pairs, context: &ProducerContext) -> Result<PairsProducer> {
     // Both sides are judged together, if rewards are read.
-    let [chosen, rejected] = Making { judged: false, ..*making }.inside();
-    Ok(Sides {
+    let [chosen, rejected] = ProducerContext { judged: false, ..*context }.inside();
+    Ok(PairsProducer {
         chosen: super::make(&pairs.chosen, &chosen)?,
         rejected: super::make(&pairs.rejected, &rejected)?,
     })
 }
 
-impl Draws for Sides {
-    fn draw(&self, batch: &Batch, draws: &[Numbered], _: Purpose) -> Result<Vec<Group>> {
-        let of_sections = |side: &dyn Draws, purpose| {
-            let section = |draw: &Numbered| draw.section(batch.stage);
+impl SequenceProducer for PairsProducer {
+    fn draw(&self, batch: &Batch, draws: &[NumberedDraw], _: Purpose) -> Result<Vec<Group>> {
+        let of_sections = |side: &dyn SequenceProducer, purpose| {
+            let section = |draw: &NumberedDraw| draw.section(batch.stage);
             draw_by(draws, section, |_, draws| side.draw(batch, draws, purpose))
         };
         let chosen = of_sections(&*self.chosen, Purpose::Rollout)?;
@@ -39,7 +39,7 @@ impl Draws for Sides {
         Ok(list)
     }
 
-    fn inside(&self) -> Vec<&dyn Draws> {
+    fn inside(&self) -> Vec<&dyn SequenceProducer> {
         vec![&*self.chosen, &*self.rejected]
     }
 

@@ -21,7 +21,7 @@ pub(super) fn of_prompts(stage: &Stage) -> Mixture {
     }
 }
 
-/// The mixture of so many records of each source, by the domains' shares.
+/// The mixture of `records` of each source, by the domains' shares.
 pub(super) fn by_share(stage: &Stage, records: &[usize]) -> Mixture {
     let shares = zip_equal(&stage.sources, records).map(|(source, records)| (source.share, *records));
     Mixture::new(&shares.collect::<Vec<_>>())
@@ -29,7 +29,7 @@ pub(super) fn by_share(stage: &Stage, records: &[usize]) -> Mixture {
 
 /// Warns where the domains' shares differ from those of their prompts: epochs visit every prompt once, so the
 /// shares do not hold.
-pub(super) fn told_shares(stage: &Stage, sizes: &[usize]) {
+pub(super) fn warn_shares_do_not_hold(stage: &Stage, sizes: &[usize]) {
     let all: usize = sizes.iter().sum();
     let shares = stage.sources.iter().map(|source| source.share);
     let whole: f64 = shares.clone().sum();
@@ -49,8 +49,8 @@ pub(super) fn told_shares(stage: &Stage, sizes: &[usize]) {
     };
     let listed: Vec<String> = zip_equal(&stage.sources, sizes).map(of).collect();
     stage.control.warn(format!(
-        "`{}` trains in epochs, which visit every prompt once, so its batches are by the number of prompts: \
-         {}. Write `steps = ...` without `epochs` to keep to the shares",
+        "`{}` trains in epochs, which use every prompt once, so its batches follow the numbers of prompts \
+        and not the shares: {}. Write `steps = ...` without `epochs` to use the shares",
         stage.name,
         listed.join(", ")
     ));

@@ -5,9 +5,9 @@ use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::producers::Refine;
 use mopd_compiler::plan::{Role, Sampling, View};
 
-use super::sample::{Numbered, draw_by, in_groups, judge, sample_now};
+use super::sample::{NumberedDraw, draw_by, in_groups, judge, sample_now};
 use super::teacher::no_teacher;
-use super::{Batch, Draws, Group, Making};
+use super::{Batch, Group, ProducerContext, SequenceProducer};
 use crate::failure::{Error, Result};
 use crate::prepare::prompts::TemplateInputs;
 use crate::random::Purpose;
@@ -15,22 +15,22 @@ use crate::rollout::{Completion, Prompt, Sequence, rollout};
 use crate::tokenizer::{Token, Tokenizer};
 use crate::zip::zip_equal;
 
-pub(super) struct Refined {
+pub(super) struct RefineProducer {
     editor: Role,
     sees: Option<View>,
     sampling: Sampling,
     judged: bool,
 }
 
-pub(super) fn make(refine: &Refine, making: &Making) -> Refined {
+pub(super) fn make(refine: &Refine, context: &ProducerContext) -> RefineProducer {
     let sampling = refine.of.sampling().expect("the student drafts").clone();
-    Refined { editor: refine.by, sees: refine.sees.clone(), sampling, judged: making.judged }
+    RefineProducer { editor: refine.by, sees: refine.sees.clone(), sampling, judged: context.judged }
 }
 
-impl Draws for Refined {
-    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Group>> {
-        let section = |draw: &Numbered| draw.section(batch.stage);
-        let refined = |section: usize, draws: &[Numbered]| self.refined(batch, section, draws, purpose);
+impl SequenceProducer for RefineProducer {
+    fn draw(&self, batch: &Batch, draws: &[NumberedDraw], purpose: Purpose) -> Result<Vec<Group>> {
+        let section = |draw: &NumberedDraw| draw.section(batch.stage);
+        let refined = |section: usize, draws: &[NumberedDraw]| self.refined(batch, section, draws, purpose);
         let mut list = draw_by(draws, section, refined)?;
         if self.judged {
             judge(batch.stage, list.iter_mut().flatten())?;
@@ -39,13 +39,13 @@ impl Draws for Refined {
     }
 }
 
-impl Refined {
+impl RefineProducer {
     /// The refined groups of prompts that have the same editor.
     fn refined(
         &self,
         batch: &Batch,
         section: usize,
-        draws: &[Numbered],
+        draws: &[NumberedDraw],
         purpose: Purpose,
     ) -> Result<Vec<Group>> {
         let Batch { stage, student, models, step, climbed, .. } = *batch;
@@ -73,12 +73,12 @@ impl Refined {
             let room = context.saturating_sub(tokens.len());
             if room == 0 {
                 let message = format!(
-                    "the template `{}` with a prompt and its draft has {} tokens, which leave no room in a context of \
-                     {context}",
+                    "the template `{}` with a prompt and its draft has {} tokens, which leaves no room in \
+                    the context of {context}",
                     view.name,
                     tokens.len()
                 );
-                let help = "give the editor a longer context, or the drafts a smaller `max_tokens`";
+                let help = "give the editor a longer context, or lower `max_tokens` of the drafts";
                 return Err(Error::new(FailureKind::Context, message).help(help));
             }
             let limit = stage.sources[numbered.draw.source].limit.unwrap_or(u32::MAX);

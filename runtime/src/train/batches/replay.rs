@@ -7,11 +7,11 @@
 use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
 
-use mopd_compiler::plan::producers::{Keeps, Replay};
+use mopd_compiler::plan::producers::{Replay, ReplayContents};
 
 use super::filter::of_groups;
-use super::sample::{Numbered, draw_by, judge};
-use super::{Batch, Draws, Group, Making};
+use super::sample::{NumberedDraw, draw_by, judge};
+use super::{Batch, Group, ProducerContext, SequenceProducer};
 use crate::data::mixture::Draw;
 use crate::failure::Result;
 use crate::random::Purpose;
@@ -19,9 +19,9 @@ use crate::store::state::BufferedGroup;
 use crate::train::Stage;
 use crate::zip::zip_equal;
 
-pub(super) struct Replayed {
+pub(super) struct ReplayProducer {
     settings: Replay,
-    of: Box<dyn Draws>,
+    of: Box<dyn SequenceProducer>,
     /// The number in the tree of producers, so that nested buffers have different random numbers.
     node: u32,
     buffer: RefCell<Buffer>,
@@ -32,10 +32,10 @@ pub struct Buffer {
     kept: VecDeque<BufferedGroup>,
     capacity: usize,
     /// The changes of the last batch, applied when the whole batch was drawn.
-    change: Option<Change>,
+    change: Option<BufferChange>,
 }
 
-struct Change {
+struct BufferChange {
     /// Indices in the buffer.
     leave: BTreeSet<usize>,
     enter: Vec<BufferedGroup>,
@@ -44,7 +44,7 @@ struct Change {
 impl Buffer {
     /// Applies the changes of the last batch, after it was drawn completely.
     pub fn commit(&mut self) {
-        let Some(Change { leave, enter }) = self.change.take() else { return };
+        let Some(BufferChange { leave, enter }) = self.change.take() else { return };
         let mut place = 0..;
         self.kept.retain(|_| place.next().is_none_or(|place| !leave.contains(&place)));
         self.kept.extend(enter);
@@ -70,30 +70,30 @@ impl Buffer {
     }
 }
 
-pub(super) fn make(replay: &Replay, making: &Making) -> Result<Replayed> {
-    let [inside, _] = making.inside();
+pub(super) fn make(replay: &Replay, context: &ProducerContext) -> Result<ReplayProducer> {
+    let [inside, _] = context.inside();
     let buffer = Buffer { kept: VecDeque::new(), capacity: replay.capacity as usize, change: None };
-    Ok(Replayed {
+    Ok(ReplayProducer {
         settings: replay.clone(),
         of: super::make(&replay.of, &inside)?,
-        node: making.node,
+        node: context.node,
         buffer: buffer.into(),
     })
 }
 
-impl Draws for Replayed {
-    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Group>> {
+impl SequenceProducer for ReplayProducer {
+    fn draw(&self, batch: &Batch, draws: &[NumberedDraw], purpose: Purpose) -> Result<Vec<Group>> {
         let places = self.replayed(batch, draws);
         let mut list = match self.settings.keeps {
-            Keeps::Prompts => {
-                let prompt = |(draw, place): (&Numbered, &Option<usize>)| Numbered {
+            ReplayContents::Prompts => {
+                let prompt = |(draw, place): (&NumberedDraw, &Option<usize>)| NumberedDraw {
                     draw: place.map_or(draw.draw, |place| self.buffer.borrow().kept[place].draw),
                     ..*draw
                 };
                 self.of.draw(batch, &zip_equal(draws, &places).map(prompt).collect::<Vec<_>>(), purpose)?
             }
-            Keeps::Rollouts => {
-                let place = |draw: &Numbered| {
+            ReplayContents::Rollouts => {
+                let place = |draw: &NumberedDraw| {
                     zip_equal(draws, &places)
                         .find(|(known, _)| known.number == draw.number)
                         .and_then(|(_, place)| *place)
@@ -106,7 +106,7 @@ impl Draws for Replayed {
                             return self.of.draw(batch, draws, purpose);
                         }
                         let buffer = self.buffer.borrow();
-                        let group = |draw: &Numbered| {
+                        let group = |draw: &NumberedDraw| {
                             buffer.kept[place(draw).expect("it is replayed")].sequences.clone()
                         };
                         Ok(draws.iter().map(group).collect())
@@ -119,11 +119,11 @@ impl Draws for Replayed {
         }
         let enter = self.entering(batch.stage, &list, batch.step)?;
         let leave = places.into_iter().flatten().collect();
-        self.buffer.borrow_mut().change = Some(Change { leave, enter });
+        self.buffer.borrow_mut().change = Some(BufferChange { leave, enter });
         Ok(list)
     }
 
-    fn inside(&self) -> Vec<&dyn Draws> {
+    fn inside(&self) -> Vec<&dyn SequenceProducer> {
         vec![&*self.of]
     }
 
@@ -132,14 +132,14 @@ impl Draws for Replayed {
     }
 }
 
-impl Replayed {
+impl ReplayProducer {
     /// For each draw, the index in the buffer of the group that replaces it; `None` where nothing does.
-    fn replayed(&self, batch: &Batch, draws: &[Numbered]) -> Vec<Option<usize>> {
+    fn replayed(&self, batch: &Batch, draws: &[NumberedDraw]) -> Vec<Option<usize>> {
         let buffer = self.buffer.borrow();
         let share = self.settings.share.at(batch.step, batch.stage.steps, batch.climbed);
         let key = batch.key(Purpose::Mix);
         let mut left: Vec<Option<VecDeque<usize>>> = vec![None; batch.stage.sources.len()];
-        let mut place = |draw: &Numbered| {
+        let mut place = |draw: &NumberedDraw| {
             let replayed = key.row(draw.number, self.node).uniform() < share;
             let source = draw.draw.source;
             replayed.then(|| left[source].get_or_insert_with(|| buffer.of_source(source)).pop_front())?
@@ -163,7 +163,7 @@ impl Replayed {
         let enters = of(condition, "the `while` of a `replay`", 1.0)?;
         let orders = of(order, "the `order` of a `replay`", 0.0)?;
         let group = |(group, (enters, order)): (&Group, (f64, f64))| {
-            let sequences = if *keeps == Keeps::Rollouts { group.clone() } else { Vec::new() };
+            let sequences = if *keeps == ReplayContents::Rollouts { group.clone() } else { Vec::new() };
             let draw = Draw { source: group[0].source, record: group[0].record };
             (enters != 0.0).then(|| BufferedGroup::new(draw, order, sequences))
         };

@@ -4,31 +4,35 @@ use mopd_compiler::plan::Formula;
 use mopd_compiler::plan::producers::Retry;
 
 use super::chosen::numbers;
-use super::sample::Numbered;
-use super::{Batch, Draws, Group, Making};
+use super::sample::NumberedDraw;
+use super::{Batch, Group, ProducerContext, SequenceProducer};
 use crate::failure::Result;
 use crate::random::Purpose;
 use crate::zip::zip_equal;
 
-pub(super) struct Retried {
+pub(super) struct RetryProducer {
     until: Formula,
     at_most: u32,
-    of: Box<dyn Draws>,
+    of: Box<dyn SequenceProducer>,
 }
 
 /// Offset of the prompts' numbers from attempt to attempt: above the numbers of a step, below those that
 /// `first_of` adds.
 const ATTEMPT: u32 = 1 << 20;
 
-pub(super) fn make(retry: &Retry, making: &Making) -> Result<Retried> {
-    let [inside, _] = making.inside();
-    Ok(Retried { until: retry.until.clone(), at_most: retry.at_most, of: super::make(&retry.of, &inside)? })
+pub(super) fn make(retry: &Retry, context: &ProducerContext) -> Result<RetryProducer> {
+    let [inside, _] = context.inside();
+    Ok(RetryProducer {
+        until: retry.until.clone(),
+        at_most: retry.at_most,
+        of: super::make(&retry.of, &inside)?,
+    })
 }
 
-impl Draws for Retried {
+impl SequenceProducer for RetryProducer {
     /// Draws all completions of a prompt again and replaces only those that missed, because random numbers go
     /// by a completion's index in its group.
-    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Group>> {
+    fn draw(&self, batch: &Batch, draws: &[NumberedDraw], purpose: Purpose) -> Result<Vec<Group>> {
         let mut groups = self.of.draw(batch, draws, purpose)?;
         for attempt in 1..self.at_most {
             let holds = numbers(batch, (&self.until, "the condition of a `retry`"), &mut groups)?;
@@ -43,8 +47,8 @@ impl Draws for Retried {
                 break;
             }
             let number = |place: &usize| draws[*place].number + ATTEMPT * attempt;
-            let again: Vec<Numbered> =
-                open.iter().map(|place| Numbered { number: number(place), ..draws[*place] }).collect();
+            let again: Vec<NumberedDraw> =
+                open.iter().map(|place| NumberedDraw { number: number(place), ..draws[*place] }).collect();
             for (place, group) in zip_equal(&open, self.of.draw(batch, &again, purpose)?) {
                 let slots = zip_equal(&mut groups[*place], &missed[*place]);
                 for ((slot, missed), attempt) in zip_equal(slots, group) {
@@ -57,7 +61,7 @@ impl Draws for Retried {
         Ok(groups)
     }
 
-    fn inside(&self) -> Vec<&dyn Draws> {
+    fn inside(&self) -> Vec<&dyn SequenceProducer> {
         vec![&*self.of]
     }
 }

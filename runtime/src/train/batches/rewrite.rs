@@ -8,31 +8,31 @@ use mopd_compiler::plan::views;
 use regex::{NoExpand, Regex};
 
 use super::chosen::numbers;
-use super::edited::{Texts, text};
-use super::sample::{Numbered, judge};
-use super::{Batch, Draws, Group, Making};
+use super::edited::{TextReplacer, text_as_sampled};
+use super::sample::{NumberedDraw, judge};
+use super::{Batch, Group, ProducerContext, SequenceProducer};
 use crate::failure::{Error, Result};
 use crate::prepare::prompts::TemplateInputs;
 use crate::random::Purpose;
 use crate::rollout::Sequence;
 
-pub(super) struct Rewritten {
+pub(super) struct RewriteProducer {
     pattern: Regex,
     /// The replacement.
     text: View,
-    texts: Texts,
-    of: Box<dyn Draws>,
+    texts: TextReplacer,
+    of: Box<dyn SequenceProducer>,
     judged: bool,
 }
 
-pub(super) fn make(rewrite: &Rewrite, making: &Making) -> Result<Rewritten> {
+pub(super) fn make(rewrite: &Rewrite, context: &ProducerContext) -> Result<RewriteProducer> {
     let Rewrite { pattern, text, of } = rewrite;
     let text = View { name: "rewrite".to_owned(), pieces: text.clone() };
-    let texts = Texts::new("`rewrite`".to_owned(), "rewrite", of);
-    let [inside, _] = making.inside();
+    let texts = TextReplacer::new("`rewrite`".to_owned(), of, false);
+    let [inside, _] = context.inside();
     // The new text is judged, not the one that was drawn.
-    let of = super::make(of, &Making { judged: false, ..inside })?;
-    Ok(Rewritten { pattern: regex(pattern)?, text, texts, of, judged: making.judged })
+    let of = super::make(of, &ProducerContext { judged: false, ..inside })?;
+    Ok(RewriteProducer { pattern: regex(pattern)?, text, texts, of, judged: context.judged })
 }
 
 /// The regular expression of a pattern, whose texts are matched literally.
@@ -46,62 +46,53 @@ fn regex(pattern: &[PatternPiece]) -> Result<Regex> {
         }
     }
     Regex::new(&written).map_err(|error| {
-        Error::new(FailureKind::Runtime, format!("the pattern of a `rewrite` can't be looked for: {error}"))
+        Error::new(FailureKind::Runtime, format!("cannot search for the pattern of a `rewrite`: {error}"))
     })
 }
 
-impl Draws for Rewritten {
-    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Group>> {
+impl SequenceProducer for RewriteProducer {
+    fn draw(&self, batch: &Batch, draws: &[NumberedDraw], purpose: Purpose) -> Result<Vec<Group>> {
         let mut groups = self.of.draw(batch, draws, purpose)?;
         let each = self
             .text
             .numbers()
             .map(|number| numbers(batch, (number, "a number of a `rewrite`"), &mut groups));
         let each: Vec<Vec<f64>> = each.collect::<Result<_>>()?;
-        let mut member = 0;
-        for sequence in groups.iter_mut().flatten() {
-            let numbers = each.iter().map(|of_members| views::number(of_members[member])).collect();
-            self.rewrite(batch, sequence, numbers)?;
-            member += 1;
+        let members: usize = groups.iter().map(Vec::len).sum();
+        assert!(each.iter().all(|of_members| of_members.len() == members), "a number for each");
+        let mut members = 0..members;
+        for group in &mut groups {
+            let edited = std::mem::take(group).into_iter().zip(&mut members).map(|(sequence, member)| {
+                let numbers = each.iter().map(|of_members| views::number(of_members[member])).collect();
+                self.rewritten(batch, sequence, numbers)
+            });
+            *group = edited.filter_map(Result::transpose).collect::<Result<_>>()?;
         }
-        assert!(each.iter().all(|of_members| of_members.len() == member), "a number for each");
         if self.judged {
             judge(batch.stage, groups.iter_mut().flatten().filter(|sequence| sequence.reward.is_none()))?;
         }
         Ok(groups)
     }
 
-    fn inside(&self) -> Vec<&dyn Draws> {
+    fn inside(&self) -> Vec<&dyn SequenceProducer> {
         vec![&*self.of]
     }
 }
 
-impl Rewritten {
-    /// Drops the sampler's log-probabilities even where the pattern is not found: a batch has them for all of
-    /// its completions or for none.
-    fn rewrite(&self, batch: &Batch, sequence: &mut Sequence, numbers: Vec<String>) -> Result<()> {
+impl RewriteProducer {
+    /// The completion with the replacement; `None` where nothing is left of it. Drops the sampler's
+    /// log-probabilities even where the pattern is not found: a batch has them for all of its completions or
+    /// for none.
+    fn rewritten(&self, batch: &Batch, sequence: Sequence, numbers: Vec<String>) -> Result<Option<Sequence>> {
         let stage = batch.stage;
-        sequence.logps = None;
-        let before = text(stage, sequence)?;
+        let sequence = Sequence { logps: None, ..sequence };
+        let before = text_as_sampled(stage, &sequence)?;
         let moment = batch.now().moment(stage);
         let said = TemplateInputs { numbers, ..TemplateInputs::default() };
         let prompts = stage.sources[sequence.source].prompts;
         let instead = prompts.filled(&self.text, moment, sequence.record, &said)?;
         let after = self.pattern.replace_all(&before, NoExpand(&instead));
-        if after == before {
-            return Ok(());
-        }
-        let ended = !sequence.truncated;
-        *sequence = self.texts.replaced(stage, sequence.clone(), &after)?;
-        if !ended {
-            // The completion was truncated, so its new text must not end it either.
-            let end = stage.start.tokenizer.ends();
-            while sequence.completion.last().is_some_and(|token| end.contains(token)) {
-                sequence.completion.pop();
-            }
-            sequence.truncated = true;
-        }
-        Ok(())
+        if after == before { Ok(Some(sequence)) } else { self.texts.replaced(stage, sequence, &after) }
     }
 }
 
@@ -114,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_is_within_a_line_and_as_little_as_fits() {
+    fn rewrite_wildcard_matches_the_shortest_text_within_a_line() {
         let text = |text: &str| PatternPiece::Text(text.to_owned());
         let end = [text("Confidence: "), PatternPiece::Anything];
         assert_eq!(

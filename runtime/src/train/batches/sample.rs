@@ -10,17 +10,17 @@ use crate::reward::{Judgement, RewardInput};
 use crate::rollout::{Author, Completion, Prompt, Sequence, rollout, rollout_saving};
 use crate::tokenizer::Token;
 use crate::train::Stage;
-use crate::train::views::Shown;
+use crate::train::views::ScorerPrompts;
 use crate::zip::zip_equal;
 
 /// A drawn prompt, and its number in the step, by which its random numbers are keyed.
 #[derive(Clone, Copy)]
-pub(super) struct Numbered {
+pub(super) struct NumberedDraw {
     pub(super) number: u32,
     pub(super) draw: Draw,
 }
 
-impl Numbered {
+impl NumberedDraw {
     /// The section of a draw that is a prompt. Draws of rollouts written before the first step are not.
     pub(super) fn section(&self, stage: &Stage) -> usize {
         stage.section(self.draw.source, self.draw.record)
@@ -28,24 +28,24 @@ impl Numbered {
 }
 
 /// Draws with consecutive numbers from `first`.
-pub(super) fn numbered(draws: &[Draw], first: usize) -> Vec<Numbered> {
-    let number = |(place, draw): (usize, &Draw)| Numbered { number: (first + place) as u32, draw: *draw };
+pub(super) fn numbered(draws: &[Draw], first: usize) -> Vec<NumberedDraw> {
+    let number = |(place, draw): (usize, &Draw)| NumberedDraw { number: (first + place) as u32, draw: *draw };
     draws.iter().enumerate().map(number).collect()
 }
 
 /// Calls `draw` once for each key, with the draws that have it, and returns all groups in the order of
 /// `draws`.
 pub(super) fn draw_by<K: Ord>(
-    draws: &[Numbered],
-    key: impl Fn(&Numbered) -> K,
-    mut draw: impl FnMut(K, &[Numbered]) -> Result<Vec<Group>>,
+    draws: &[NumberedDraw],
+    key: impl Fn(&NumberedDraw) -> K,
+    mut draw: impl FnMut(K, &[NumberedDraw]) -> Result<Vec<Group>>,
 ) -> Result<Vec<Group>> {
     let mut order: Vec<usize> = (0..draws.len()).collect();
     let of = |place: &usize| key(&draws[*place]);
     order.sort_by_key(of);
     let mut groups: Vec<(usize, Group)> = Vec::with_capacity(draws.len());
     for places in order.chunk_by(|one, next| of(one) == of(next)) {
-        let alike: Vec<Numbered> = places.iter().map(|place| draws[*place]).collect();
+        let alike: Vec<NumberedDraw> = places.iter().map(|place| draws[*place]).collect();
         groups.extend(zip_equal(places.iter().copied(), draw(of(&places[0]), &alike)?));
     }
     groups.sort_by_key(|(place, _)| *place);
@@ -63,7 +63,7 @@ pub(super) fn in_groups(list: impl IntoIterator<Item = Sequence>, n: usize) -> V
 pub(super) fn sample_now<'a>(
     batch: &Batch,
     author: impl Into<Author<'a>>,
-    draws: &[Numbered],
+    draws: &[NumberedDraw],
     sampling: &Sampling,
     purpose: Purpose,
 ) -> Result<Vec<Group>> {
@@ -73,7 +73,7 @@ pub(super) fn sample_now<'a>(
 /// The same by the student. Activations are saved where the backward pass uses them.
 pub(super) fn sample_student(
     batch: &Batch,
-    draws: &[Numbered],
+    draws: &[NumberedDraw],
     sampling: &Sampling,
     purpose: Purpose,
 ) -> Result<Vec<Group>> {
@@ -81,7 +81,7 @@ pub(super) fn sample_student(
         return sample_now(batch, batch.student, draws, sampling, purpose);
     };
     let Batch { stage, student, step, climbed, .. } = *batch;
-    let (now, shown) = (sampling.at(step, stage.steps, climbed), Shown::Own);
+    let (now, shown) = (sampling.at(step, stage.steps, climbed), ScorerPrompts::Own);
     let (prompts, key) = (prompts(stage, &shown, draws), batch.key(purpose));
     let mut activations = activations.borrow_mut();
     let (budget, control) = (stage.budget, stage.control);
@@ -93,21 +93,21 @@ pub(super) fn sample_student(
 pub(super) fn sample_shown<'a>(
     batch: &Batch,
     (author, sees): (impl Into<Author<'a>>, Option<&View>),
-    draws: &[Numbered],
+    draws: &[NumberedDraw],
     sampling: &Sampling,
     purpose: Purpose,
 ) -> Result<Vec<Group>> {
     let Batch { stage, step, climbed, .. } = *batch;
     let now = sampling.at(step, stage.steps, climbed);
-    let shown = Shown::of_draws(stage, sees, draws.iter().map(|each| each.draw), batch.now())?;
+    let shown = ScorerPrompts::of_draws(stage, sees, draws.iter().map(|each| each.draw), batch.now())?;
     sample(stage, (author, &shown), draws, &now, batch.key(purpose))
 }
 
 /// Completions of the drawn prompts, where the author reads them as in `shown`.
 pub(super) fn sample<'a>(
     stage: &Stage,
-    (author, shown): (impl Into<Author<'a>>, &Shown),
-    draws: &[Numbered],
+    (author, shown): (impl Into<Author<'a>>, &ScorerPrompts),
+    draws: &[NumberedDraw],
     sampling: &Sampling,
     key: Key,
 ) -> Result<Vec<Group>> {
@@ -117,15 +117,19 @@ pub(super) fn sample<'a>(
 }
 
 /// The completions as one group for each draw.
-fn groups(draws: &[Numbered], completions: Vec<Completion>, sampling: &Sampling) -> Vec<Group> {
+fn groups(draws: &[NumberedDraw], completions: Vec<Completion>, sampling: &Sampling) -> Vec<Group> {
     let n = sampling.n.max(1) as usize;
     let sequences = completions.into_iter().enumerate();
     in_groups(sequences.map(|(index, completion)| sequence(draws[index / n].draw, completion)), n)
 }
 
 /// The drawn prompts as in `shown`.
-pub(super) fn prompts<'p>(stage: &'p Stage, shown: &'p Shown, draws: &[Numbered]) -> Vec<Prompt<'p>> {
-    let prompt = |(place, Numbered { number, draw }): (usize, &Numbered)| Prompt {
+pub(super) fn prompts<'p>(
+    stage: &'p Stage,
+    shown: &'p ScorerPrompts,
+    draws: &[NumberedDraw],
+) -> Vec<Prompt<'p>> {
+    let prompt = |(place, NumberedDraw { number, draw }): (usize, &NumberedDraw)| Prompt {
         tokens: shown.of_draw(stage, *draw, place),
         id: *number,
         sample: 0,

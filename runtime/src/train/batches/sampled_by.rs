@@ -11,20 +11,20 @@ use mopd_compiler::plan::{Engine, RolloutServer, Sampling};
 use tch::{Kind, Tensor, no_grad_guard};
 
 use super::curriculum::CurriculumState;
-use super::sample::{Numbered, in_groups, judge, prompts, sequence};
-use super::{Batch, Batches, Draws, Group, Making};
+use super::sample::{NumberedDraw, in_groups, judge, prompts, sequence};
+use super::{Batch, Batches, Group, ProducerContext, SequenceProducer};
 use crate::failure::{Error, Result};
 use crate::machine::transfer::{to_vec, upload};
 use crate::model::{ABSENT, Decoder, PackedBatch};
 use crate::prepare::load::saved_content;
 use crate::random::Purpose;
+use crate::remote::push::{self, PushedWeights};
+use crate::remote::sampling::SamplingServer;
 use crate::rollout::Sequence;
-use crate::served::push::{self, PushedWeights};
-use crate::served::sampling::SamplingServer;
 use crate::store::state::{PushedPosition, StateTensors};
 use crate::store::{self, CheckpointProvenance};
 use crate::train::Stage;
-use crate::train::views::Shown;
+use crate::train::views::ScorerPrompts;
 use crate::zip::zip_equal;
 
 /// The largest accepted mean difference between the server's and the trainer's log-probabilities of the
@@ -33,7 +33,7 @@ const CANARY_TOLERANCE: f64 = 1e-3;
 /// The same in bfloat16, or with another engine's arithmetic.
 const CANARY_TOLERANCE_BF16: f64 = 5e-2;
 
-pub(super) struct OfServer {
+pub(super) struct SampledByProducer {
     server: RolloutServer,
     sampling: Sampling,
     every: u32,
@@ -54,7 +54,7 @@ pub struct SentWeights {
 }
 
 impl SentWeights {
-    fn of(stage: &Stage, student: &Decoder, step: u32, every: u32) -> Result<SentWeights> {
+    fn new(stage: &Stage, student: &Decoder, step: u32, every: u32) -> Result<SentWeights> {
         let _guard = no_grad_guard();
         let numbers = if every > 1 { student.flat().copy() } else { student.flat().shallow_clone() };
         Ok(SentWeights { step, numbers, canary: canary(stage, student)?, written: None })
@@ -90,13 +90,19 @@ impl SentWeights {
     }
 }
 
-pub(super) fn make(producer: &SampledBy, making: &Making) -> OfServer {
+pub(super) fn make(producer: &SampledBy, context: &ProducerContext) -> SampledByProducer {
     let SampledBy { server, sampling, every } = producer.clone();
-    OfServer { server, sampling, every: every.max(1), judged: making.judged, weights: RefCell::default() }
+    SampledByProducer {
+        server,
+        sampling,
+        every: every.max(1),
+        judged: context.judged,
+        weights: RefCell::default(),
+    }
 }
 
-impl Draws for OfServer {
-    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Group>> {
+impl SequenceProducer for SampledByProducer {
+    fn draw(&self, batch: &Batch, draws: &[NumberedDraw], purpose: Purpose) -> Result<Vec<Group>> {
         let Batch { stage, student, step, climbed, .. } = *batch;
         if draws.is_empty() {
             return Ok(Vec::new());
@@ -110,11 +116,11 @@ impl Draws for OfServer {
         let fresh = weights.take().filter(|weights| step < weights.step.saturating_add(self.every));
         let weights = match fresh {
             Some(fresh) => weights.insert(fresh),
-            None => weights.insert(SentWeights::of(stage, student, step, self.every)?),
+            None => weights.insert(SentWeights::new(stage, student, step, self.every)?),
         };
         let completions = server.sample(
             || weights.push(stage, server),
-            &prompts(stage, &Shown::Own, draws),
+            &prompts(stage, &ScorerPrompts::Own, draws),
             (&sampling, batch.key(purpose)),
             (&stage.start.tokenizer, tolerance),
             stage.control,
@@ -138,7 +144,7 @@ impl Draws for OfServer {
 }
 
 /// The weights that servers sample with, for a producer and all inside it, from the outside in.
-fn pushed(producer: &dyn Draws) -> Vec<&RefCell<Option<SentWeights>>> {
+fn pushed(producer: &dyn SequenceProducer) -> Vec<&RefCell<Option<SentWeights>>> {
     let inside = producer.inside().into_iter().flat_map(pushed);
     producer.pushed().into_iter().chain(inside).collect()
 }
@@ -174,7 +180,7 @@ impl Batches {
         let weights: Vec<_> = self.pushed_weights().collect();
         if weights.len() != kept.len() {
             return Err(format!(
-                "{} servers keep their weights, where the stage has {}",
+                "it has the weights of {} servers, but the stage has {}",
                 kept.len(),
                 weights.len()
             ));

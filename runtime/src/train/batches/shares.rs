@@ -28,7 +28,7 @@ pub(super) fn of_step(stage: &Stage, formula: &Formula, states: &States, step: u
     for (share, source) in zip_equal(&shares, &stage.sources) {
         if !share.is_finite() || *share < 0.0 {
             let message = format!(
-                "the share of the domain `{}` would be {share}, which is no share of a batch",
+                "the share of the domain `{}` is {share}; a share must be finite and at least 0",
                 source.name
             );
             return failure(message, "bound it, as in `shares = clip(state.gap, 0.01, 1)`");
@@ -37,7 +37,7 @@ pub(super) fn of_step(stage: &Stage, formula: &Formula, states: &States, step: u
     let whole: f64 = shares.iter().sum();
     if whole == 0.0 || !whole.is_finite() {
         let message = format!("the `shares` of all domains add up to {whole}, so no prompt can be drawn");
-        return failure(message, "keep a floor, as in `shares = 0.01 + state.gap`");
+        return failure(message, "add a lower bound, as in `shares = 0.01 + state.gap`");
     }
     Ok(shares)
 }

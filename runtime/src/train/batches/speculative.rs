@@ -6,28 +6,30 @@
 use mopd_compiler::plan::producers::Speculative;
 use mopd_compiler::plan::{Role, Sampling};
 
-use super::sample::{Numbered, draw_by, judge, prompts, sequence};
+use super::sample::{NumberedDraw, draw_by, judge, prompts, sequence};
 use super::teacher::teacher_of;
-use super::{Batch, Draws, Group, Making};
+use super::{Batch, Group, ProducerContext, SequenceProducer};
 use crate::data::mixture::Draw;
 use crate::failure::Result;
 use crate::random::Purpose;
-use crate::rollout::{Completion, DraftCounts, Rejected, Sequence, Speculation, Verification, speculative};
-use crate::train::views::Shown;
+use crate::rollout::{
+    Completion, DraftCounts, RejectedTail, Sequence, Speculation, Verification, speculative,
+};
+use crate::train::views::ScorerPrompts;
 
-pub(super) struct OfDrafts {
+pub(super) struct SpeculativeProducer {
     verification: Verification,
     sampling: Sampling,
     judged: bool,
 }
 
-pub(super) fn make(producer: &Speculative, making: &Making) -> OfDrafts {
+pub(super) fn make(producer: &Speculative, context: &ProducerContext) -> SpeculativeProducer {
     let verification = Verification { block: producer.block, rejects: producer.rejects };
-    OfDrafts { verification, sampling: producer.sampling().clone(), judged: making.judged }
+    SpeculativeProducer { verification, sampling: producer.sampling().clone(), judged: context.judged }
 }
 
-impl Draws for OfDrafts {
-    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Group>> {
+impl SequenceProducer for SpeculativeProducer {
+    fn draw(&self, batch: &Batch, draws: &[NumberedDraw], purpose: Purpose) -> Result<Vec<Group>> {
         let Batch { stage, student, models, step, climbed, .. } = *batch;
         let sampling = self.sampling.at(step, stage.steps, climbed);
         let n = sampling.n.max(1) as usize;
@@ -40,13 +42,13 @@ impl Draws for OfDrafts {
                 let verified = speculative(
                     [student, teacher.as_deref().unwrap_or(student)],
                     self.verification,
-                    &prompts(stage, &Shown::Own, draws),
+                    &prompts(stage, &ScorerPrompts::Own, draws),
                     (&sampling, batch.key(purpose)),
                     stage.budget,
                     stage.control,
                 )?;
                 let mut verified = verified.into_iter();
-                let group = |draw: &Numbered| {
+                let group = |draw: &NumberedDraw| {
                     let own = verified.by_ref().take(n);
                     own.flat_map(|(completion, rejected)| rows(draw.draw, completion, rejected)).collect()
                 };
@@ -54,7 +56,7 @@ impl Draws for OfDrafts {
             },
         )?;
         if self.judged {
-            // Rejected drafts are no answers.
+            // Rejected drafts are not completions, so they get no rewards.
             judge(stage, list.iter_mut().flatten().filter(|sequence| !sequence.is_rejected()))?;
         }
         Ok(list)
@@ -62,15 +64,15 @@ impl Draws for OfDrafts {
 }
 
 /// The rows of a trajectory and of its rejected drafts.
-fn rows(draw: Draw, completion: Completion, rejected: Vec<Rejected>) -> Vec<Sequence> {
-    let counts = DraftCounts::of(&completion.verdicts);
+fn rows(draw: Draw, completion: Completion, rejected: Vec<RejectedTail>) -> Vec<Sequence> {
+    let counts = DraftCounts::from_verdicts(&completion.verdicts);
     // The probability of a rejected token is not known, so no row has log-probabilities.
     let trajectory = Sequence {
         logps: None,
         speculation: Some(Speculation::Trajectory(counts)),
         ..sequence(draw, completion)
     };
-    let of_draft = |Rejected { at, tokens }: Rejected| {
+    let of_draft = |RejectedTail { at, tokens }: RejectedTail| {
         let completion = [&trajectory.completion[..at], &tokens].concat();
         let written = (at > 0).then(|| (0..completion.len()).map(|place| place >= at).collect());
         Sequence {

@@ -3,22 +3,22 @@
 use mopd_compiler::plan::Sampling;
 use mopd_compiler::plan::producers::Student;
 
-use super::sample::{Numbered, judge, sample_student};
-use super::{Batch, Draws, Group, Making};
+use super::sample::{NumberedDraw, judge, sample_student};
+use super::{Batch, Group, ProducerContext, SequenceProducer};
 use crate::failure::Result;
 use crate::random::Purpose;
 
-pub(super) struct OfStudent {
+pub(super) struct StudentProducer {
     sampling: Sampling,
     judged: bool,
 }
 
-pub(super) fn make(student: &Student, making: &Making) -> OfStudent {
-    OfStudent { sampling: student.sampling.clone(), judged: making.judged }
+pub(super) fn make(student: &Student, context: &ProducerContext) -> StudentProducer {
+    StudentProducer { sampling: student.sampling.clone(), judged: context.judged }
 }
 
-impl Draws for OfStudent {
-    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Group>> {
+impl SequenceProducer for StudentProducer {
+    fn draw(&self, batch: &Batch, draws: &[NumberedDraw], purpose: Purpose) -> Result<Vec<Group>> {
         let mut list = sample_student(batch, draws, &self.sampling, purpose)?;
         if self.judged {
             judge(batch.stage, list.iter_mut().flatten())?;

@@ -4,13 +4,13 @@
 use std::rc::Rc;
 
 use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::producers::{Once, Teacher};
+use mopd_compiler::plan::producers::{PrecomputedRollouts, Teacher};
 use mopd_compiler::plan::{Keep, Role};
 
-use super::data::Fixed;
-use super::sample::{Numbered, draw_by, judge, numbered, sample, sample_shown};
+use super::data::FixedRollouts;
+use super::sample::{NumberedDraw, draw_by, judge, numbered, sample, sample_shown};
 use super::through::ProgramEditor;
-use super::{Batch, Draws, Group, Making, by_share, draw};
+use super::{Batch, Group, ProducerContext, SequenceProducer, by_share, draw};
 use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
 use crate::model::Decoder;
@@ -18,38 +18,38 @@ use crate::random::Purpose;
 use crate::rollout::Sequence;
 use crate::train::models::{ModelScorer, Models, ScorerRef};
 use crate::train::route::Section;
-use crate::train::views::{Now, Shown};
+use crate::train::views::{ScorerPrompts, StepContext};
 use crate::train::{Source, Stage, exchange};
 use crate::zip::zip_equal;
 
 /// Rollouts that frozen models write before the first step, by source.
-pub type Written = Vec<Vec<Sequence>>;
+pub type RolloutsBySource = Vec<Vec<Sequence>>;
 
 /// The cache of such rollouts between stages and runs. They do not depend on what else a stage does with
 /// them.
 #[derive(Clone, Copy)]
 pub struct RolloutCache<'a> {
-    pub find: &'a dyn Fn() -> Result<Option<Written>>,
-    pub keep: &'a dyn Fn(&Written) -> Result<()>,
+    pub find: &'a dyn Fn() -> Result<Option<RolloutsBySource>>,
+    pub keep: &'a dyn Fn(&RolloutsBySource) -> Result<()>,
 }
 
 /// Fresh every step.
-struct OfTeacher {
+struct TeacherProducer {
     teacher: Teacher,
     judged: bool,
 }
 
 /// Rollouts written before the first step. A draw is one of them, not a prompt.
-struct WrittenOnce(Fixed);
+struct WrittenOnce(FixedRollouts);
 
-pub(super) fn make(teacher: &Teacher, making: &Making) -> Result<Box<dyn Draws>> {
-    let Making { stage, models, cache, judged, editor, .. } = *making;
+pub(super) fn make(teacher: &Teacher, context: &ProducerContext) -> Result<Box<dyn SequenceProducer>> {
+    let ProducerContext { stage, models, cache, judged, editor, .. } = *context;
     let Some(once) = teacher.once else {
-        return Ok(Box::new(OfTeacher { teacher: teacher.clone(), judged }));
+        return Ok(Box::new(TeacherProducer { teacher: teacher.clone(), judged }));
     };
     let written =
         cached_or_written(stage, cache, || teacher_rollouts(stage, models, (teacher, editor), once))?;
-    Ok(Box::new(WrittenOnce(Fixed(written))))
+    Ok(Box::new(WrittenOnce(FixedRollouts(written))))
 }
 
 /// The rollouts before the first step, from the cache or newly written. With several processes, the first one
@@ -57,9 +57,9 @@ pub(super) fn make(teacher: &Teacher, making: &Making) -> Result<Box<dyn Draws>>
 pub(super) fn cached_or_written(
     stage: &Stage,
     cache: Option<&RolloutCache>,
-    write: impl FnOnce() -> Result<Written>,
-) -> Result<Written> {
-    exchange::of_first(stage, || {
+    write: impl FnOnce() -> Result<RolloutsBySource>,
+) -> Result<RolloutsBySource> {
+    exchange::rollouts_of_first(stage, || {
         if let Some(kept) = cache.map_or(Ok(None), |cache| (cache.find)())? {
             return Ok(kept);
         }
@@ -69,8 +69,8 @@ pub(super) fn cached_or_written(
     })
 }
 
-impl Draws for OfTeacher {
-    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Group>> {
+impl SequenceProducer for TeacherProducer {
+    fn draw(&self, batch: &Batch, draws: &[NumberedDraw], purpose: Purpose) -> Result<Vec<Group>> {
         let Batch { stage, student, models, .. } = *batch;
         let mut list = draw_by(
             draws,
@@ -91,8 +91,8 @@ impl Draws for OfTeacher {
     }
 }
 
-impl Draws for WrittenOnce {
-    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Group>> {
+impl SequenceProducer for WrittenOnce {
+    fn draw(&self, batch: &Batch, draws: &[NumberedDraw], purpose: Purpose) -> Result<Vec<Group>> {
         self.0.draw(batch, draws, purpose)
     }
 
@@ -121,8 +121,8 @@ fn teacher_rollouts(
     stage: &Stage,
     models: &Models,
     (Teacher { writer, sees, sampling, .. }, editor): (&Teacher, Option<&Rc<ProgramEditor>>),
-    Once { sequences: count, keep }: Once,
-) -> Result<Written> {
+    PrecomputedRollouts { sequences: count, keep }: PrecomputedRollouts,
+) -> Result<RolloutsBySource> {
     let n = sampling.n.max(1);
     let prompts: Vec<usize> = stage.sources.iter().map(|source| source.tokens.len()).collect();
     let mut mixture = by_share(stage, &prompts);
@@ -146,7 +146,8 @@ fn teacher_rollouts(
             None => Rc::new(Decoder::frozen(&stage.start, stage.place, stage.kind)),
         };
         let sees = sees.as_ref().or(models.view(writer));
-        let shown = Shown::of_draws(stage, sees, chunk.iter().map(|each| each.draw), Now::START)?;
+        let shown =
+            ScorerPrompts::of_draws(stage, sees, chunk.iter().map(|each| each.draw), StepContext::START)?;
         let mut sequences = sample(stage, (&*teacher, &shown), chunk, sampling, key)?.concat();
         sequences.truncate((count as usize).saturating_sub(first * n as usize));
         if let Some(editor) = editor {
@@ -180,7 +181,7 @@ fn teacher_rollouts(
             )
             .help("train the teacher longer, ask for more `sequences`, or write `keep = all`"));
         }
-        stage.control.warn(format!("{message}: those of the domain's other teachers take their share"));
+        stage.control.warn(format!("{message}: the domain's other teachers get its share"));
     }
     Ok(kept)
 }

@@ -9,12 +9,12 @@ use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::producers::Through;
 use serde_json::Value;
 
-use super::edited::{Texts, text};
-use super::sample::{Numbered, judge};
-use super::{Batch, Draws, Group, Making, model, teacher};
+use super::edited::{TextReplacer, text};
+use super::sample::{NumberedDraw, judge};
+use super::{Batch, Group, ProducerContext, SequenceProducer, model, teacher};
 use crate::environment::Environments;
 use crate::failure::{Error, Result};
-use crate::program::{self, ProcessPool, ProgramFailure, Unanswered};
+use crate::program::{self, BatchFailure, ProcessPool, ProgramFailure};
 use crate::quote::quote;
 use crate::random::Purpose;
 use crate::reward::RewardInput;
@@ -27,36 +27,38 @@ pub(super) struct ProgramEditor {
     /// `None` in a trial, which does not run programs on its random completions.
     pool: Option<ProcessPool>,
     command: String,
-    texts: Texts,
+    texts: TextReplacer,
     /// The number of completions left out, and of all completions.
     left_out: Cell<(usize, usize)>,
 }
 
 /// Completions that are new in every step.
-struct Edited {
-    of: Box<dyn Draws>,
+struct ThroughProducer {
+    of: Box<dyn SequenceProducer>,
     editor: Rc<ProgramEditor>,
     judged: bool,
 }
 
-pub(super) fn make(through: &Through, making: &Making) -> Result<Box<dyn Draws>> {
-    let editor = Rc::new(ProgramEditor::new(through, making)?);
+pub(super) fn make(through: &Through, context: &ProducerContext) -> Result<Box<dyn SequenceProducer>> {
+    let editor = Rc::new(ProgramEditor::new(through, context)?);
     // Rollouts that are written once are edited once.
     match &through.of {
         Producer::Teacher(of) if of.once.is_some() => {
-            teacher::make(of, &Making { editor: Some(&editor), ..*making })
+            teacher::make(of, &ProducerContext { editor: Some(&editor), ..*context })
         }
-        Producer::Model(of) if of.once => model::make(of, &Making { editor: Some(&editor), ..*making }),
+        Producer::Model(of) if of.once => {
+            model::make(of, &ProducerContext { editor: Some(&editor), ..*context })
+        }
         of => {
-            let judged = making.judged;
-            let of = super::make(of, &Making { judged: false, ..*making })?;
-            Ok(Box::new(Edited { of, editor, judged }))
+            let judged = context.judged;
+            let of = super::make(of, &ProducerContext { judged: false, ..*context })?;
+            Ok(Box::new(ThroughProducer { of, editor, judged }))
         }
     }
 }
 
-impl Draws for Edited {
-    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Group>> {
+impl SequenceProducer for ThroughProducer {
+    fn draw(&self, batch: &Batch, draws: &[NumberedDraw], purpose: Purpose) -> Result<Vec<Group>> {
         let mut groups = self.editor.edited(batch.stage, self.of.draw(batch, draws, purpose)?)?;
         if self.judged {
             judge(batch.stage, groups.iter_mut().flatten())?;
@@ -64,16 +66,16 @@ impl Draws for Edited {
         Ok(groups)
     }
 
-    fn inside(&self) -> Vec<&dyn Draws> {
+    fn inside(&self) -> Vec<&dyn SequenceProducer> {
         vec![&*self.of]
     }
 }
 
 impl ProgramEditor {
-    fn new(through: &Through, making: &Making) -> Result<ProgramEditor> {
+    fn new(through: &Through, context: &ProducerContext) -> Result<ProgramEditor> {
         let Through { command, time_limit_seconds: limit, of, .. } = through;
-        let texts = Texts::new(format!("`{command}`"), "through", of);
-        let pool = match making.stage.environments {
+        let texts = TextReplacer::new(format!("`{command}`"), of, true);
+        let pool = match context.stage.environments {
             Environments::Untouched => None,
             Environments::In(folder) => {
                 let pool = ProcessPool::new("program of `through`", command, *limit, folder);
@@ -100,7 +102,7 @@ impl ProgramEditor {
                 None => Some(Sequence { logps: None, ..sequence }),
                 Some(ProgramEdit::LeftOut) => None,
                 Some(ProgramEdit::Same) => Some(Sequence { logps: None, ..sequence }),
-                Some(ProgramEdit::Other(text)) => Some(self.texts.replaced(stage, sequence, &text)?),
+                Some(ProgramEdit::Other(text)) => self.texts.replaced(stage, sequence, &text)?,
             });
         }
         let (gone, all) = self.left_out.get();
@@ -119,9 +121,10 @@ impl ProgramEditor {
     /// Fails if completions were left out: each prompt of a `snapshot` needs its own.
     pub(super) fn has_answered_all(&self) -> Result<()> {
         self.left_out().map_or(Ok(()), |told| {
-            let message = format!("{told}, and each prompt of a `snapshot` has its own");
+            let message = format!("{told}, but a `snapshot` needs one completion for each prompt");
             Err(Error::new(FailureKind::Edit, message).help(
-                "answer with a text, or write `from(MODEL, sequences: ...)`, of which a program can leave some out",
+                "return a text, or write `from(MODEL, sequences: ...)`, from which a program may leave \
+                completions out",
             ))
         })
     }
@@ -158,7 +161,7 @@ impl ProgramEditor {
     fn failed(
         &self,
         pool: &ProcessPool,
-        Unanswered { failure, given, .. }: Unanswered,
+        BatchFailure { failure, given, .. }: BatchFailure,
         prompt: &str,
         asked: usize,
     ) -> Error {
@@ -182,12 +185,12 @@ impl ProgramEditor {
                     pool.limit.as_secs_f64()
                 ),
                 format!(
-                    "raise `time_limit`, or look at what it does with that prompt; {}",
+                    "raise `time_limit`, or check what the program does with that prompt; {}",
                     program::last_words(&stderr)
                 ),
             ),
             ProgramFailure::InvalidOutput { why, line } => (
-                format!("{program} returned invalid output: {why} in {}", quote(&line)),
+                format!("{program} returned invalid output: {why}; the line was {}", quote(&line)),
                 "for every line {\"id\": 0, \"prompt\": ..., \"completion\": ..., \"record\": {...}} it must write one \
                  line {\"id\": 0, \"completion\": \"...\"}, with `null` for a completion to leave out, and nothing \
                  else; messages belong on standard error"

@@ -5,11 +5,11 @@ use mopd_compiler::expr::batch::{self, Layout};
 use mopd_compiler::expr::interpret::interpret;
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::producers::{ExpertTurns, Turns};
-use mopd_compiler::plan::{Formula, Moving, Sampling, Signal};
+use mopd_compiler::plan::{AdaptiveSchedule, Formula, Sampling, Signal};
 use serde_json::{Map, Value};
 
-use super::sample::{Numbered, in_groups, judge_by};
-use super::{Batch, Draws, Group, Making};
+use super::sample::{NumberedDraw, in_groups, judge_by};
+use super::{Batch, Group, ProducerContext, SequenceProducer};
 use crate::environment::{Environment, EnvironmentError, Environments, Episode, Start, recorded};
 use crate::failure::{Error, Result};
 use crate::random::{Key, Purpose};
@@ -18,11 +18,11 @@ use crate::tokenizer::Token;
 use crate::train::Stage;
 use crate::zip::zip_equal;
 
-pub(super) struct OfTurns {
+pub(super) struct TurnsProducer {
     /// `None` in a trial, which does not run programs on its random completions.
     environment: Option<Environment>,
     command: String,
-    at_most: Moving,
+    at_most: AdaptiveSchedule,
     /// How many of the first turns are trained on; all without it.
     first_turns: Option<Formula>,
     /// The recorded turns that are played before the student's.
@@ -48,7 +48,7 @@ struct Trajectory {
     over: bool,
 }
 
-pub(super) fn make(turns: &Turns, making: &Making) -> Result<OfTurns> {
+pub(super) fn make(turns: &Turns, context: &ProducerContext) -> Result<TurnsProducer> {
     let Turns {
         environment: command,
         time_limit_seconds,
@@ -58,16 +58,16 @@ pub(super) fn make(turns: &Turns, making: &Making) -> Result<OfTurns> {
         expert_turns,
         sampling,
     } = turns.clone();
-    let environment = match making.stage.environments {
+    let environment = match context.stage.environments {
         Environments::In(folder) => Some(Environment::new(&command, time_limit_seconds, folder)?),
         Environments::Untouched => None,
     };
-    let judged = making.judged;
-    Ok(OfTurns { environment, command, at_most, first_turns, expert_turns, sampling, judged })
+    let judged = context.judged;
+    Ok(TurnsProducer { environment, command, at_most, first_turns, expert_turns, sampling, judged })
 }
 
-impl Draws for OfTurns {
-    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Group>> {
+impl SequenceProducer for TurnsProducer {
+    fn draw(&self, batch: &Batch, draws: &[NumberedDraw], purpose: Purpose) -> Result<Vec<Group>> {
         let stage = batch.stage;
         let sampling = self.sampling.at(batch.step, stage.steps, batch.climbed);
         let at_most = self.at_most.at(batch.step, stage.steps, batch.climbed).round().max(1.0) as u32;
@@ -114,7 +114,7 @@ impl Draws for OfTurns {
     }
 }
 
-impl OfTurns {
+impl TurnsProducer {
     /// Plays the expert's turns. To the environment they are the student's actions; they are not trained on.
     fn play_expert(
         &self,
@@ -286,7 +286,7 @@ fn write(
 }
 
 impl Trajectory {
-    fn new(stage: &Stage, Numbered { number, draw }: &Numbered, sample: u32) -> Trajectory {
+    fn new(stage: &Stage, NumberedDraw { number, draw }: &NumberedDraw, sample: u32) -> Trajectory {
         Trajectory {
             number: *number,
             sample,
@@ -328,13 +328,13 @@ impl Trajectory {
         if context <= observation.len() || limit == 0 {
             self.over = true;
             let message = format!(
-                "a prompt of {} tokens and the environment's first observation of {} leave no room in a context \
-                 of {}",
+                "a prompt of {} tokens and the environment's first observation of {} leave no room in the \
+                context of {}",
                 self.prompt.len(),
                 observation.len(),
                 batch.student.config.context
             );
-            let help = "give the model a longer context, or let the environment say less";
+            let help = "give the model a longer context, or shorten the environment's observations";
             return if first { Err(Error::new(FailureKind::Context, message).help(help)) } else { Ok(()) };
         }
         if first {

@@ -23,7 +23,7 @@ pub(super) struct TextRequest {
     pub sample: u32,
 }
 
-/// One trimmed text per request. `no_room` makes the error for a prompt of so many tokens in such a context.
+/// One trimmed text per request. `no_room` makes the error from a prompt's tokens and the context's.
 pub(super) fn texts(
     batch: &Batch,
     (model_ref, view): (ModelRef, Option<&View>),

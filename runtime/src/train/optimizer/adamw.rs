@@ -7,14 +7,14 @@ use mopd_kernels::adamw::{self, AdamWUpdate};
 use mopd_kernels::tensor::view_mut;
 use tch::{Kind, Tensor};
 
-use super::{Master, Step, gradient_here, kernels, zeros};
+use super::{Master, Step, host_gradient, kernels, zeros};
 
 pub struct AdamWState {
     settings: plan::AdamW,
     /// First and second moments, in the order of the parameters.
     pub mean: Tensor,
     pub square: Tensor,
-    /// The first so many parameters decay.
+    /// Weight decay applies to the first `decayed` parameters.
     decayed: usize,
 }
 
@@ -28,7 +28,7 @@ impl AdamWState {
         self.settings.clip_norm
     }
 
-    /// Moves the parameters in `range`. Weight decay is decoupled and leaves the normalisations alone.
+    /// Updates the parameters in `range`. Weight decay is decoupled and not applied to normalization weights.
     pub fn step(&self, parameters: &mut Master, range: Range<usize>, gradient: &Tensor, step: Step) {
         let decay = step.learning_rate * self.settings.weight_decay;
         let middle = self.decayed.clamp(range.start, range.end);
@@ -38,7 +38,7 @@ impl AdamWState {
         }
     }
 
-    /// `parameters` are those in `range`; of each, the share `decay` is taken off.
+    /// Updates `parameters`, which are those in `range`; weight decay subtracts `decay` times each.
     fn step_part(
         &self,
         parameters: &mut Master,
@@ -67,8 +67,8 @@ impl AdamWState {
             kernels.step(parameters.tensors(), [&mean, &square], gradient, update);
             return;
         }
-        let (Some(cpu), Some(gradient_here), Some(mut parameters_here)) =
-            (place.loops(), gradient_here(gradient), parameters.here())
+        let (Some(cpu), Some(host_gradient), Some(mut parameters_here)) =
+            (place.loops(), host_gradient(gradient), parameters.host_view_mut())
         else {
             let gradient = gradient.to_kind(Kind::Float) * scale;
             let moved = |moment: &mut Tensor, next: &Tensor, weight: f64| {
@@ -91,7 +91,7 @@ impl AdamWState {
             parameters_here.parameters(),
             &mut mean,
             &mut square,
-            gradient_here.gradient(),
+            host_gradient.gradient(),
             update,
         );
     }
@@ -108,7 +108,7 @@ mod tests {
     use crate::model::tests::{random_model, tiny};
     use crate::model::{Decoder, EntryKind, Gradient, layout};
 
-    /// Algorithm 2 with clipping, one number at a time.
+    /// Algorithm 2 with clipping, one parameter at a time.
     struct Reference {
         settings: plan::AdamW,
         parameters: Vec<f64>,
@@ -139,7 +139,7 @@ mod tests {
         }
     }
 
-    /// Also of a model in half precision: the updates are not its own.
+    /// The same for a model in half precision, whose updates go to master weights in single precision.
     #[test]
     fn equals_the_reference() {
         for (kind, clip_norm, weight_decay) in [
@@ -180,7 +180,7 @@ mod tests {
             for (got, expected) in to_vec(&master.to_f32()).iter().zip(&reference.parameters) {
                 assert!((f64::from(*got) - expected).abs() < 5e-7, "{got} {expected}");
             }
-            // What the model computes with is what the optimiser moved, rounded.
+            // The model's own weights are the master weights, rounded.
             let rounding = if kind == Kind::Float { 0.0 } else { 1.0 / 256.0 };
             for (own, single) in to_vec(model.flat()).iter().zip(to_vec(&master.to_f32())) {
                 assert!((own - single).abs() <= rounding * single.abs(), "{own} {single}");
@@ -188,9 +188,9 @@ mod tests {
         }
     }
 
-    /// The first step is the learning rate in the direction of the gradient, however near 1 the decay rates
-    /// are: the weights of the moments are as exact as the corrections of their bias. Without moments so is
-    /// every later one, also where gradients get much smaller.
+    /// The first update is the learning rate times the gradient's sign, even for decay rates close to 1: the
+    /// weights of the moments are as exact as the bias corrections. With decay rates of 0 the same holds for
+    /// every later update, also where gradients get much smaller.
     #[test]
     fn the_first_step_is_the_learning_rate() {
         let nearest = f64::from(1.0f32.next_down());
@@ -225,7 +225,7 @@ mod tests {
         }
     }
 
-    /// Operators and kernels of a GPU, against the processor's loop.
+    /// libtorch's operators and the GPU's kernels, against the CPU's loop.
     #[test]
     fn every_place_steps_as_the_loop_does() {
         let settings =

@@ -1,4 +1,4 @@
-//! What moves the weights: AdamW or SGD over one vector of parameters, with global-norm clipping.
+//! Optimizers: AdamW or SGD over one vector of parameters, with clipping by the global norm.
 
 mod adamw;
 mod sgd;
@@ -10,7 +10,7 @@ use tch::{Kind, Tensor, no_grad_guard};
 
 use self::adamw::AdamWState;
 use self::sgd::SgdState;
-use super::master::{Master, gradient_here};
+use super::master::{Master, host_gradient};
 use crate::machine::device::compiled;
 use crate::machine::place::Place;
 use crate::model::Gradient;
@@ -27,7 +27,7 @@ enum Rule {
 }
 
 impl OptimizerState {
-    /// State for as many parameters as there are, the first `decayed` of which decay.
+    /// The state before the first update. Weight decay applies to the first `decayed` parameters.
     pub fn new(settings: &plan::Optimizer, parameters: &Master, decayed: i64) -> OptimizerState {
         let rule = match settings {
             plan::Optimizer::AdamW(settings) => Rule::AdamW(AdamWState::new(settings, parameters, decayed)),
@@ -36,7 +36,7 @@ impl OptimizerState {
         OptimizerState { rule, steps: 0 }
     }
 
-    /// What it keeps, under names; answers the updates so far.
+    /// Adds the moments to `tensors` by name; returns the number of updates so far.
     pub fn state(&self, tensors: &mut StateTensors) -> i32 {
         self.moments().into_iter().for_each(|(name, tensor)| tensors.put(name, tensor));
         self.steps
@@ -65,8 +65,8 @@ impl OptimizerState {
             Rule::AdamW(adamw) => adamw.clip_norm(),
             Rule::Sgd(sgd) => sgd.clip_norm(),
         };
-        // The same small constant as elsewhere keeps a gradient at the bound from being scaled up by
-        // rounding.
+        // As in PyTorch's `clip_grad_norm_`: the small constant keeps rounding from scaling up a gradient at
+        // the bound.
         let scale = (clip_norm / (norm + 1e-6)).min(1.0);
         self.steps += 1;
         let step = Step { scale, learning_rate, steps: self.steps, place: gradient.place };
@@ -81,10 +81,10 @@ impl OptimizerState {
 
 #[derive(Clone, Copy)]
 struct Step {
-    /// A number of the gradient is multiplied by it.
+    /// The factor by which clipping multiplies the gradient.
     scale: f64,
     learning_rate: f64,
-    /// This one included.
+    /// The number of updates, including this one.
     steps: i32,
     place: Place,
 }
@@ -93,20 +93,20 @@ fn zeros(parameters: &Master) -> Tensor {
     Tensor::zeros([parameters.len() as i64], (Kind::Float, parameters.device()))
 }
 
-/// Whether it is the name of what an optimizer keeps.
+/// Whether a checkpoint's tensor with this name belongs to an optimizer's state.
 pub fn is_state(name: &str) -> bool {
     name.starts_with("optimizer.")
 }
 
-/// The square root of the sum of squares.
+/// The global norm of a gradient: the root of [`sum_of_squares`].
 pub fn gradient_norm(gradient: &Gradient) -> f64 {
     sum_of_squares(gradient).sqrt()
 }
 
-/// In f64. Not finite where some part of the gradient is not.
+/// The sum of a gradient's squares, in f64; not finite if an element is not.
 pub fn sum_of_squares(gradient: &Gradient) -> f64 {
     let kernels = kernels(gradient.place);
-    let sums = gradient.written().map(|piece| match gradient.place.loops().zip(gradient_here(piece)) {
+    let sums = gradient.written().map(|piece| match gradient.place.loops().zip(host_gradient(piece)) {
         Some((cpu, piece)) => of_piece(cpu, piece.gradient()),
         None => match kernels {
             Some(kernels) => kernels.sum_of_squares(piece),
@@ -116,9 +116,9 @@ pub fn sum_of_squares(gradient: &Gradient) -> f64 {
     sums.sum()
 }
 
-/// Those of a GPU, where they can be compiled.
+/// A GPU's kernels, or `None` on the CPU and where they cannot be compiled.
 fn kernels(place: Place) -> Option<AdamWKernels> {
-    compiled(AdamWKernels::of(place.kernels()?))
+    compiled(AdamWKernels::compile(place.kernels()?))
 }
 
 #[cfg(test)]

@@ -7,12 +7,12 @@ use tch::{Kind, Tensor};
 
 use super::{Master, Step, zeros};
 
-/// Parameters that are moved together: what is made for an update on the way stays small.
+/// The number of parameters that are updated at a time, which bounds the memory of temporary tensors.
 const PIECE: usize = 1 << 20;
 
 pub struct SgdState {
     settings: plan::Sgd,
-    /// In the order of the parameters; none without momentum.
+    /// In the order of the parameters; `None` without momentum.
     pub velocity: Option<Tensor>,
 }
 
@@ -26,7 +26,7 @@ impl SgdState {
         self.settings.clip_norm
     }
 
-    /// Moves the parameters in `range`.
+    /// Updates the parameters in `range`.
     pub fn step(&self, parameters: &mut Master, range: Range<usize>, gradient: &Tensor, step: Step) {
         for start in range.clone().step_by(PIECE) {
             let part = start..(start + PIECE).min(range.end);
@@ -60,7 +60,7 @@ mod tests {
     use crate::model::tests::{random_model, tiny};
     use crate::model::{Decoder, Gradient};
 
-    /// One number at a time, in double precision.
+    /// Against the formula in double precision, one parameter at a time.
     #[test]
     fn equals_the_reference() {
         for (kind, momentum, clip_norm) in [

@@ -1,8 +1,8 @@
-//! How much a private stage tells of a single record: the Rényi divergence of its steps, added up.
+//! The privacy loss of a single record in a private stage: the sum of the Rényi divergences of its steps.
 
-/// Orders of the divergence that are looked at: any of them gives a bound, the least one holds.
+/// Orders of the divergence that are tried. Each gives a bound; the smallest one is used.
 const ORDERS: [u32; 72] = orders();
-/// Standard deviations of the noise that are looked at, in units of the clip: at most, and between two.
+/// The noise that is tried, a standard deviation in units of the clip: the largest, and the steps per unit.
 const MOST: u32 = 1_000;
 const PARTS: u32 = 1_000;
 
@@ -17,15 +17,15 @@ const fn orders() -> [u32; 72] {
     orders
 }
 
-/// Of one step, at a whole order: every record is in the batch with probability `rate`, by itself, and the
-/// sum of what they give, each of length 1 at most, gets normal noise of deviation `noise` (arXiv:1908.10530,
-/// section 3.3, equation 9).
+/// The Rényi divergence of one step, at an integer order: every record is independently in the batch with
+/// probability `rate`, and the sum of the records' gradients, each of norm 1 at most, gets normal noise of
+/// standard deviation `noise` (arXiv:1908.10530, section 3.3, equation 9).
 fn divergence(rate: f64, noise: f64, order: u32) -> f64 {
     let of = f64::from(order);
     if rate >= 1.0 {
         return of / (2.0 * noise * noise);
     }
-    // The logarithm of the number of ways to choose so many of `order`.
+    // The logarithm of the binomial coefficient: `order` choose `chosen`.
     let mut ways = 0.0;
     let terms: Vec<f64> = (0..=order)
         .map(|chosen| {
@@ -40,7 +40,7 @@ fn divergence(rate: f64, noise: f64, order: u32) -> f64 {
     (largest + terms.iter().map(|term| (term - largest).exp()).sum::<f64>().ln()) / (of - 1.0)
 }
 
-/// What so many steps spend: a bound on epsilon at `delta` (arXiv:2004.00010, proposition 12).
+/// The privacy loss of `steps` steps: a bound on epsilon at `delta` (arXiv:2004.00010, proposition 12).
 pub fn epsilon(rate: f64, noise: f64, steps: u32, delta: f64) -> f64 {
     let at = |order: u32| {
         let of = f64::from(order);
@@ -50,8 +50,8 @@ pub fn epsilon(rate: f64, noise: f64, steps: u32, delta: f64) -> f64 {
     ORDERS.into_iter().map(at).fold(f64::INFINITY, f64::min).max(0.0)
 }
 
-/// The least noise with which so many steps keep to `budget` at `delta`, in thousandths of the clip; none
-/// where even the most does not.
+/// The least noise, in units of the clip and rounded up to thousandths, with which `steps` steps stay within
+/// `budget` at `delta`; `None` where even the largest noise does not.
 pub fn least_noise(rate: f64, steps: u32, budget: f64, delta: f64) -> Option<f64> {
     let noise = |parts: u32| f64::from(parts) / f64::from(PARTS);
     let keeps = |parts: u32| epsilon(rate, noise(parts), steps, delta) <= budget;
@@ -66,7 +66,7 @@ pub fn least_noise(rate: f64, steps: u32, budget: f64, delta: f64) -> Option<f64
     Some(noise(enough))
 }
 
-/// What the most noise spends.
+/// The privacy loss with the largest noise.
 pub fn least_epsilon(rate: f64, steps: u32, delta: f64) -> f64 {
     epsilon(rate, f64::from(MOST), steps, delta)
 }
@@ -75,9 +75,9 @@ pub fn least_epsilon(rate: f64, steps: u32, delta: f64) -> f64 {
 mod tests {
     use super::*;
 
-    /// `accountant.py` says where the numbers are from.
+    /// The expected numbers were made by `accountant.py`.
     #[test]
-    fn it_agrees_with_another_accountant() {
+    fn epsilon_agrees_with_an_independent_accountant() {
         let cases: Vec<(f64, f64, u32, f64, f64)> =
             serde_json::from_str(include_str!("accountant.json")).unwrap();
         assert!(cases.len() > 150);

@@ -1,4 +1,4 @@
-//! Prompts that stand in several rows of a private stage's data.
+//! Prompts that several rows of a private stage's data share.
 
 use std::collections::BTreeSet;
 
@@ -70,7 +70,7 @@ fn all_at_once(privacy: &Privacy, counts: &[u32]) -> f64 {
     accountant::epsilon(1.0 - none, noise, privacy.steps, privacy.budget.delta)
 }
 
-/// Of all prompts of a draw.
+/// A hash of all prompts of a draw.
 fn hash(dataset: &Dataset, draw: usize) -> [u8; 32] {
     let mut all = blake3::Hasher::new();
     for row in dataset.of_draw(draw) {

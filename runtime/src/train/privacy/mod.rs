@@ -1,6 +1,6 @@
-//! Private steps: the gradient of every record of a batch is bounded by itself, and their sum gets noise
-//! (arXiv:1607.00133). What the steps of a stage tell of a record together is known before the first, so the
-//! noise is as large as the budget wants for that many steps.
+//! Private steps: the gradient of every record is clipped on its own, and their sum gets noise
+//! (arXiv:1607.00133). The privacy loss of all steps together is known before the first, so the noise is the
+//! least that keeps it within the budget.
 
 mod accountant;
 mod copies;
@@ -13,7 +13,7 @@ use tch::{Kind, Tensor, no_grad_guard};
 
 use super::non_finite::Classified;
 use super::optimizer::gradient_norm;
-use super::part::{Evaluated, Rollouts};
+use super::part::{EvaluatedBatch, Rollouts};
 use super::sequences::Sequences;
 use super::{Stage, Trainer};
 use crate::data::mixture::Draw;
@@ -23,18 +23,18 @@ use crate::model::Gradient;
 use crate::random::Key;
 use crate::zip::zip_equal;
 
-/// Numbers of the noise that are drawn from one stream.
+/// Elements of the noise that are drawn from one stream of random numbers.
 const CHUNK: usize = 1 << 16;
 
-/// What a private step does.
+/// The settings of private steps.
 pub struct Privacy {
-    /// The longest gradient of a record.
+    /// The largest norm of a record's gradient.
     pub clip: f64,
-    /// Deviation of the noise in units of the clip.
+    /// The standard deviation of the noise, in units of the clip.
     pub noise: f64,
-    /// Records of a batch, on average.
+    /// The mean number of records in a batch.
     pub records: f64,
-    /// Probability that a batch has a record, per source.
+    /// By source: the probability that a given record is in a batch.
     pub rates: Vec<f64>,
     pub steps: u32,
     pub budget: Private,
@@ -57,7 +57,7 @@ impl NoiseSecret {
     }
 }
 
-/// How likely a record is in a batch, source by source: `sources` are shares with numbers of records.
+/// By source: the probability that a given record is in a batch. `sources` has shares and numbers of records.
 fn rates(train: &Train<Objective>, sources: &[(f64, usize)]) -> Vec<f64> {
     let of_batch = f64::from(train.rollout.groups);
     let whole: f64 = match train.length {
@@ -66,18 +66,18 @@ fn rates(train: &Train<Objective>, sources: &[(f64, usize)]) -> Vec<f64> {
     };
     let rate = |(share, records): &(f64, usize)| match train.length {
         Length::Steps(_) => of_batch * share / whole / *records as f64,
-        // Each is as likely as any other.
+        // Every record has the same probability.
         Length::Epochs(_) => of_batch / whole,
     };
     sources.iter().map(rate).collect()
 }
 
 impl Privacy {
-    /// Of a stage of so many steps, on `sources`: shares with numbers of records. None where it is not
-    /// private.
+    /// The settings for a stage of `steps` steps; `sources` has shares and numbers of records. `None` where
+    /// the stage is not private.
     ///
     /// # Errors
-    /// If no noise keeps to the budget, or a batch is larger than the data.
+    /// If no noise keeps to the budget, or a domain has fewer records than a batch takes of it on average.
     pub fn new(train: &Train<Objective>, steps: u32, sources: &[(f64, usize)]) -> Result<Option<Privacy>> {
         let Some(private) = train.private else { return Ok(None) };
         let rates = rates(train, sources);
@@ -85,27 +85,27 @@ impl Privacy {
         let groups = train.rollout.groups;
         if rate > 1.0 {
             let message = format!(
-                "a private stage takes every record with a chance of its own, and {groups} prompts a step are \
-                 more than a domain has"
+                "a private stage samples every record independently, but {groups} prompts per step are \
+                more than a domain has"
             );
-            return Err(Error::new(FailureKind::Data, message).help("take fewer `prompts` a step"));
+            return Err(Error::new(FailureKind::Data, message).help("take fewer `prompts` per step"));
         }
         let (budget, delta) = (private.epsilon, private.delta);
         let Some(noise) = accountant::least_noise(rate, steps, budget, delta) else {
             let least = accountant::least_epsilon(rate, steps, delta);
             let message = format!(
-                "the privacy budget of epsilon {budget} at delta {delta} is spent before the last of {steps} \
-                 steps: with a chance of {rate:.4} for a record in each, even noise of a thousand times `clip` \
-                 spends {least:.4}"
+                "the privacy budget of epsilon {budget} at delta {delta} is spent before the last of \
+                {steps} steps: with a sampling rate of {rate:.4} per step, even a noise multiplier of \
+                1000 spends {least:.4}"
             );
             return Err(Error::new(FailureKind::Runtime, message)
-                .help("give it a larger `epsilon` or `delta`, fewer steps, or fewer `prompts` a step"));
+                .help("set a larger `epsilon` or `delta`, fewer steps, or fewer `prompts` per step"));
         };
         let (clip, records) = (private.clip, f64::from(groups));
         Ok(Some(Privacy { clip, noise, records, rates, steps, budget: private }))
     }
 
-    /// The largest probability of a source that a batch has a record.
+    /// The largest probability, over all sources, that a given record is in a batch.
     pub fn rate(&self) -> f64 {
         largest(&self.rates)
     }
@@ -119,8 +119,8 @@ impl Privacy {
         Privacy::new(stage.train, stage.steps, &sources(stage))
     }
 
-    /// The sum of what the records give, each clipped, with noise, divided by how many a batch has on
-    /// average. Each record is a batch of its own: no number of another enters what it gives.
+    /// The sum of the records' clipped gradients, with noise, divided by the mean number of records in a
+    /// batch. Each record is evaluated as a batch of its own: its gradient does not depend on others.
     pub(super) fn gradient(
         &self,
         trainer: &Trainer,
@@ -132,7 +132,7 @@ impl Privacy {
             Tensor::zeros([parameters.len() as i64], (Kind::Float, parameters.device()))
         };
         for record in records(trainer.stage, &rollouts.sequences) {
-            let Evaluated { gradient, .. } = trainer.evaluate(0, &record, step)?;
+            let EvaluatedBatch { gradient, .. } = trainer.evaluate(0, &record, step)?;
             let gradient = trainer.trained.gradient(gradient);
             let norm = gradient_norm(&gradient);
             if !norm.is_finite() {
@@ -141,7 +141,7 @@ impl Privacy {
                 return Err((Error::new(FailureKind::NonFinite, message).at(origin), false));
             }
             let _guard = no_grad_guard();
-            // As everywhere: a gradient at the bound is not scaled up by rounding.
+            // As in the optimizer: rounding does not scale up a gradient at the bound.
             let scale = (self.clip / (norm + 1e-6)).min(1.0);
             for (range, piece) in gradient.into_pieces() {
                 let mut place = sum.narrow(0, range.start as i64, range.len() as i64);
@@ -154,7 +154,7 @@ impl Privacy {
         Ok(Gradient::whole(sum, trainer.stage.place))
     }
 
-    /// The same numbers for the same store, stage and step.
+    /// Adds noise that depends on the store, the stage and the step only.
     fn add_noise(&self, stage: &Stage, sum: &mut Tensor, step: u32) {
         let key = key(stage, step);
         let deviation = self.noise * self.clip;
@@ -182,8 +182,8 @@ fn sources(stage: &Stage) -> Vec<(f64, usize)> {
     stage.sources.iter().map(|source| (source.share, source.tokens.len())).collect()
 }
 
-/// The records of a step, those of a source together: each is there by a chance of its own, as the accountant
-/// has it.
+/// The records of a step, those of a source adjacent. Each is drawn independently of the others, as the
+/// accountant assumes.
 pub fn draws(stage: &Stage, step: u32) -> Vec<Draw> {
     let key = key(stage, step);
     let sources = sources(stage);

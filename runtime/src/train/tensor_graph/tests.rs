@@ -85,6 +85,15 @@ fn agree_to(share: f64, a: f64, b: f64) -> bool {
     a == b || (a.is_nan() && b.is_nan()) || close()
 }
 
+/// Both finite and equal up to rounding, or neither finite: which of NaN and an infinity results depends on
+/// the order of the products.
+fn same_gradient(share: f64, a: f64, b: f64) -> bool {
+    match (a.is_finite(), b.is_finite()) {
+        (true, true) => agree_to(share, a, b),
+        (a, b) => a == b,
+    }
+}
+
 fn live(batch: &Batch, gradient: bool) -> Vec<Tensor> {
     batch
         .live
@@ -143,9 +152,12 @@ fn random_graphs_agree_in_value_and_derivative() {
             let gradient = live.grad();
             let found = if gradient.defined() { values(&gradient) } else { vec![0.0; TOKENS] };
             for (token, (got, expected)) in found.into_iter().zip(expected.get(*node)).enumerate() {
-                // Where one side multiplies 0 by infinity the other may have left out the product.
-                if got.is_finite() && expected.is_finite() && of_output[token].is_finite() {
-                    assert!(agree(got, *expected), "seed {seed}, token {token}: {got} {expected}");
+                if of_output[token].is_finite() {
+                    assert!(
+                        same_gradient(1e-9, got, *expected),
+                        "seed {seed}, token {token}: {got} {expected}\n{}",
+                        graph.listing(&[output])
+                    );
                     compared += 1;
                 }
             }
@@ -246,8 +258,10 @@ fn derivatives_of_random_whole_graphs_agree() {
         let batch = random.batch(layout, 3, Random::number);
         let outputs: Vec<NodeId> = graph.nodes().map(|(id, _)| id).collect();
         let expected = interpret(&graph, &outputs, &batch).expect("the batch has everything");
-        // Where one side multiplies 0 by infinity the other may have left out the product.
-        if !outputs.iter().all(|node| expected.get(*node).iter().all(|x| x.is_finite())) {
+        // Values only, not derivatives. libtorch's `amax` passes back a NaN that the loss drops.
+        let needed = graph.reachable(&[loss]);
+        let mut values = outputs.iter().filter(|node| needed[node.0 as usize]);
+        if !values.all(|node| expected.get(*node).iter().all(|x| x.is_finite())) {
             continue;
         }
         graphs += 1;
@@ -269,7 +283,7 @@ fn derivatives_of_random_whole_graphs_agree() {
                 let listing = || graph.listing(&[loss]);
                 assert!(
                     // 1 - tanh(x)^2 loses digits where tanh is near 1.
-                    agree_to(1e-8, *got, *expected),
+                    same_gradient(1e-8, *got, *expected),
                     "seed {seed}, token {token}: {got} is not {expected}\n{}",
                     listing()
                 );
@@ -279,9 +293,9 @@ fn derivatives_of_random_whole_graphs_agree() {
     assert!(graphs > 3_000 && moving > 15_000, "only {moving} derivatives of {graphs} graphs were compared");
 }
 
-/// Reductions over no elements give what the table says, in the interpreter, the audit and on tensors.
+/// Reductions over no elements have the table's values, in the interpreter, the audit and on tensors.
 #[test]
-fn of_none_is_what_the_table_says() {
+fn reductions_over_no_elements_have_the_tables_values() {
     let parents = Tensor::from_slice(&[0i64, 0, 2]);
     let x = Tensor::from_slice(&[1.0f64, -2.0, 5.0]);
     let none = Tensor::from_slice(&[0.0f64, 0.0, 0.0]);

@@ -1,4 +1,4 @@
-//! Numbers of blocks, and what a teacher writes that goes on from where they begin, against the models alone.
+//! `agreement`: the blocks, and a teacher's continuations from where they begin, against the models alone.
 
 use super::debate::roomy;
 use super::*;
@@ -8,8 +8,8 @@ use crate::tokenizer::Token;
 
 const SAMPLES: u32 = 3;
 
-/// `omniopd` of the library with a teacher that only writes: completions of 6 tokens at most, windows of
-/// `width` at two places.
+/// `omniopd` of the standard library with a teacher that only writes: completions of at most 6 tokens,
+/// windows of `width` at two positions.
 fn omniopd(width: u32, samples: u32, temperature: f64) -> Train<Objective> {
     let plan = compiled::plan(format!(
         "use std.omniopd.omniopd\n\
@@ -43,7 +43,7 @@ fn prompt(stage: &Stage, sequence: &Sequence) -> Vec<Token> {
     sequence.prompt(stage).to_vec()
 }
 
-/// The most probable tokens behind some others.
+/// The most probable tokens after `before`.
 fn greedy(model: &Reference, before: &[Token], most: usize) -> Vec<Token> {
     let mut written: Vec<Token> = Vec::new();
     while written.len() < most && !written.last().is_some_and(|last| Tokenizer::Bytes.is_end(*last)) {
@@ -54,7 +54,7 @@ fn greedy(model: &Reference, before: &[Token], most: usize) -> Vec<Token> {
     written
 }
 
-/// Characters, and bytes that belong to none.
+/// The characters of a text, and its bytes that belong to no character.
 fn text(tokens: &[Token]) -> Vec<String> {
     let text = tokens.iter().copied().take_while(|token| !Tokenizer::Bytes.is_end(*token));
     let bytes: Vec<u8> = text.filter_map(|token| u8::try_from(token).ok()).collect();
@@ -71,7 +71,7 @@ fn text(tokens: &[Token]) -> Vec<String> {
     units
 }
 
-/// From the definition: the fewest of three ways, from the back.
+/// The edit distance by its recursive definition, from the ends of both lists.
 fn distance(one: &[String], other: &[String]) -> usize {
     match (one, other) {
         ([], rest) | (rest, []) => rest.len(),
@@ -89,7 +89,7 @@ fn similarity(one: &[Token], other: &[Token]) -> f64 {
     if longer == 0 { 1.0 } else { 1.0 - distance(&one, &other) as f64 / longer as f64 }
 }
 
-/// The blocks of a completion: windows behind the largest entropies, put together where they touch.
+/// The blocks of a completion: windows from the positions of largest entropy on, merged where they touch.
 fn blocks(entropies: &[f64], most: usize, width: usize) -> Vec<std::ops::Range<usize>> {
     let mut order: Vec<usize> = (0..entropies.len()).collect();
     order.sort_by(|a, b| entropies[*b].total_cmp(&entropies[*a]));
@@ -115,7 +115,7 @@ fn entropies(student: &Reference, prompt: &[Token], completion: &[Token]) -> Vec
 fn evaluated(stage: &Stage) -> (f64, Vec<f32>, Rollouts, Batch) {
     let mut trainer = Trainer::new(stage).unwrap();
     let rollouts = trainer.rollouts_of(0).unwrap().remove(0);
-    let Evaluated { batch, outputs, gradient, .. } =
+    let EvaluatedBatch { batch, outputs, gradient, .. } =
         trainer.evaluate(0, &rollouts, 0).map_err(|(error, _)| error).unwrap();
     let gradient = to_vec(&gradient.part(0..gradient.parameters()));
     (f64::from(outputs.get(stage.train.objective.loss)[0]), gradient, rollouts, batch)
@@ -126,16 +126,16 @@ fn agreements(batch: &Batch, samples: u32) -> Vec<f64> {
     batch.signal(&signal).unwrap().iter().map(|value| f64::from(*value)).collect()
 }
 
-/// A teacher that writes the most probable tokens agrees with a block to the same share in every sample; loss
-/// and gradient against float64, however the batch is divided.
+/// A teacher that writes the most probable tokens has the same similarity to a block in every sample. Loss
+/// and gradient against float64, in micro-batches too.
 #[test]
 fn a_teacher_goes_on_from_where_blocks_begin() {
     let (fixture, mut weights) = (Fixture::new(), roomy());
     let plain: Vec<Arc<Weights>> = weights.clone();
-    // One is the student where it is most certain: it often writes the same.
+    // The first teacher writes the student's most probable tokens, so it often agrees with the student.
     weights[1] = decided(&plain[0]);
     weights[2] = decided(&plain[2]);
-    // Cooler than the student, so that the teacher that is like it agrees now and then.
+    // The student samples at a low temperature, to agree with this teacher now and then.
     let train = omniopd(2, SAMPLES, 0.3);
     for micro_batch in [None, Some(3)] {
         let stage = Stage { micro_batch, ..fixture.stage(&train, ROUTED, &weights) };
@@ -150,7 +150,7 @@ fn a_teacher_goes_on_from_where_blocks_begin() {
             let logps = student.logps(&prompt, completion);
             let taken = logps.gather(1, &Tensor::from_slice(completion).unsqueeze(1), false).squeeze_dim(1);
             let mut sum = Tensor::from(0.0);
-            // The reference is where the student starts: the anchor is 0, and so is its gradient.
+            // The student equals the reference here, so the anchor and its gradient are 0.
             for block in blocks(&entropies(&student, &prompt, completion), 2, 2) {
                 let before = [prompt.as_slice(), &completion[..block.start]].concat();
                 let written = greedy(&teachers[sequence.source], &before, block.len());
@@ -175,8 +175,8 @@ fn a_teacher_goes_on_from_where_blocks_begin() {
     }
 }
 
-/// Of blocks of one token, the share that agrees is the teacher's probability of that token: many samples say
-/// so.
+/// For blocks of one token, the share of samples that agree estimates the teacher's probability of that
+/// token.
 #[test]
 fn continuations_are_drawn_from_the_teachers_own_distribution() {
     const MANY: u32 = 1500;
@@ -209,8 +209,8 @@ fn continuations_are_drawn_from_the_teachers_own_distribution() {
     assert!(squares / f64::from(checked) < 4.0, "{}", squares / f64::from(checked));
 }
 
-/// Each block, each completion and each step have random numbers of their own, and a run that was cut draws
-/// them again.
+/// Random numbers differ by block, completion and step, and a run that was interrupted draws the same ones
+/// again.
 #[test]
 fn a_stage_that_was_cut_draws_the_same() {
     let (fixture, weights) = (Fixture::new(), roomy());

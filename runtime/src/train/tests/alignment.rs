@@ -1,14 +1,14 @@
-//! Gradients of parts of the loss: they add up to that of the step, are what double precision says, and
-//! change nothing.
+//! Gradients of parts of the loss: they sum to the step's gradient, equal the reference in double precision,
+//! and do not change the step.
 
 use std::collections::BTreeMap;
 
-use mopd_compiler::plan::{Between, GradientAlignment, Producer};
+use mopd_compiler::plan::{GradientAlignment, GradientPartition, Producer};
 
 use super::*;
 use crate::compiled;
 
-/// Two terms; how they become one number is filled in, and where the stage compares them.
+/// An objective with two terms. Tests fill in own data, the reduction and a setting of the stage.
 const TEXT: &str = r#"
 experiment "aligned" { seed = 1 }
 domain copy { prompts = "copy.jsonl", reward = exact_match, share = 1/2 }
@@ -44,11 +44,11 @@ fn numbers(gradient: &crate::model::Gradient) -> Vec<f32> {
 /// Gradients with their names.
 type Named = Vec<(String, Vec<f32>)>;
 
-/// The first step: its gradient of what trains, and those of the parts, with their columns.
+/// The first step's gradient of the trained parameters, the parts' gradients, their columns, the rollouts.
 fn first(stage: &Stage) -> (Vec<f32>, Named, BTreeMap<String, f64>, Rollouts) {
     let mut trainer = Trainer::new(stage).unwrap();
     let rollouts = trainer.rollouts_of(0).unwrap().remove(0);
-    let Evaluated { gradient, of_parts, .. } =
+    let EvaluatedBatch { gradient, of_parts, .. } =
         trainer.evaluate(0, &rollouts, 0).map_err(|(error, _)| error).unwrap();
     let each = of_parts.iter().map(|(name, gradient)| (name.clone(), numbers(gradient))).collect();
     let gradient = numbers(&trainer.trained.gradient(gradient));
@@ -64,12 +64,12 @@ const NEAR: Terms = |student, teacher, _| {
 };
 const IMITATE: Terms = |student, _, taken| -0.3 * student.gather(1, taken, false).squeeze_dim(1);
 
-/// Each term's gradient, the norms and the cosine, against double precision; in micro-batches too.
+/// Each term's gradient, the norms and the cosine against double precision; in micro-batches too.
 #[test]
 fn terms_have_the_references_gradients() {
     let (fixture, models) = (Fixture::new(), models(true));
     let train = planned("", PLAIN, "gradient_alignment = gradient_alignment(every: 2 steps)");
-    assert_eq!(train.alignment, Some(GradientAlignment { between: Between::Terms, every: 2 }));
+    assert_eq!(train.alignment, Some(GradientAlignment { between: GradientPartition::Terms, every: 2 }));
     assert_eq!(train.aligned(), 2);
     let mut stage = fixture.stage(&train, ROUTED, &models);
     for micro_batch in [None, Some(3)] {
@@ -98,10 +98,10 @@ fn terms_have_the_references_gradients() {
     }
 }
 
-/// Whatever the reduction, of all weights, of some and of an adapter's, in micro-batches too: gradients of
-/// terms, and of domains, add up to that of the step.
+/// For several reductions and trained parameters, in micro-batches too: the gradients of terms, and those of
+/// domains, sum to the step's gradient.
 #[test]
-fn they_add_up_to_the_gradient_of_the_step() {
+fn term_gradients_sum_to_the_step_gradient() {
     let (fixture, models) = (Fixture::new(), models(true));
     let balanced = "mean(token, over: batch) by domain { target = 1/2, clamp = 0.05..=20 }";
     for (own, reduce) in [
@@ -134,9 +134,9 @@ fn they_add_up_to_the_gradient_of_the_step() {
     }
 }
 
-/// To the bit: weights, and all other numbers of the rows. Only the steps that are due have the columns.
+/// Weights and all other metrics have the same bits with and without it. Only due steps have its columns.
 #[test]
-fn it_changes_nothing() {
+fn gradient_alignment_changes_no_weights_or_metrics() {
     let (fixture, models) = (Fixture::new(), models(true));
     for between in ["terms", "domains"] {
         let compared = format!("gradient_alignment = gradient_alignment(every: 2, between: {between})");
@@ -157,7 +157,7 @@ fn it_changes_nothing() {
     }
 }
 
-/// Terms with completions of their own are parts like others; a domain's gradient is that of all parts.
+/// Terms with completions of their own are compared like others; a domain's gradient sums over all parts.
 #[test]
 fn parts_of_a_stage_are_compared() {
     let (fixture, models) = (Fixture::new(), models(true));
@@ -195,7 +195,7 @@ fn parts_of_a_stage_are_compared() {
     }
 }
 
-/// Of numbers whose angles are known; a gradient that is 0 has a norm and no direction.
+/// Vectors with known angles. A gradient that is 0 has a norm but no cosine.
 #[test]
 fn angles_are_known_and_what_is_zero_has_none() {
     let whole = |name: &str, numbers: &[f32]| {

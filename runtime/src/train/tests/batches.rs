@@ -1,9 +1,9 @@
-//! Which sequences a batch has: bounds on their length, epochs.
+//! The sequences of a batch: length limits and epochs.
 
 use super::*;
 
-/// `limits` of a domain bounds what stands in the data as it bounds rollouts: what is longer is cut off, told
-/// apart, and not trained on.
+/// A domain's `limits` applies to completions of the data as to rollouts: a longer completion is cut off,
+/// counted as truncated, and its rest is not trained on.
 #[test]
 fn limits_bound_completions_of_the_data() {
     let fixture = Fixture::new();
@@ -21,7 +21,7 @@ fn limits_bound_completions_of_the_data() {
             (longest, of(source).any(|sequence| sequence.truncated))
         })
     };
-    // Answers of 1 to 7 bytes, and the token that ends them.
+    // Answers of 1 to 7 bytes, and the end token.
     assert_eq!(lengths(&stage), [(8, false), (8, false)]);
     stage.sources[1].limit = Some(5);
     assert_eq!(lengths(&stage), [(8, false), (5, true)]);
@@ -29,8 +29,8 @@ fn limits_bound_completions_of_the_data() {
     assert_eq!(lengths(&stage), [(8, false), (8, false)]);
 }
 
-/// In epochs each prompt of each domain is trained on as often as they say, whatever the shares: the last
-/// batch is what is left.
+/// Every epoch visits each prompt of each domain once, whatever the domains' shares. The last batch has the
+/// remaining prompts.
 #[test]
 fn epochs_visit_each_prompt_of_each_domain_as_often_as_they_say() {
     let fixture = Fixture::new();
@@ -51,5 +51,5 @@ fn epochs_visit_each_prompt_of_each_domain_as_often_as_they_say() {
     }
     assert_eq!(visits, [[3; 8]; 2]);
     let Err(over) = trainer.rollouts_of(7) else { panic!("nothing is left") };
-    assert!(over.to_string().contains("as often as the stage's epochs say"), "{over}");
+    assert!(over.to_string().contains("as often as the stage has epochs"), "{over}");
 }

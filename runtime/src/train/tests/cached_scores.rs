@@ -1,5 +1,5 @@
-//! What frozen models say of data is kept in the store, and found there: no bit of what comes of a stage
-//! depends on whether it is.
+//! Scores of frozen models on data are cached in the store. A stage's result has the same bits with and
+//! without the cache.
 
 use std::cell::Cell;
 use std::path::PathBuf;
@@ -8,11 +8,11 @@ use mopd_compiler::plan::producers::Model;
 use mopd_compiler::plan::results::ScoresFound;
 use mopd_compiler::plan::{Keep, Producer};
 
-use super::super::{AT_MOST, Checkpoints, Finished, Pace, ScoreCache, ScoredBatch};
+use super::super::{AT_MOST, Checkpoints, FinishedTraining, Pace, ScoreCache, ScoredBatch};
 use super::*;
 use crate::store::{Lookup, ScoreEntry, Store};
 
-/// A store, and how often a model was asked because of it.
+/// A store, and the number of times that computed scores were stored.
 struct ScoreStore {
     folder: tempfile::TempDir,
     store: Store,
@@ -32,7 +32,7 @@ impl ScoreStore {
         stage: &Stage,
         from: Option<TrainState>,
         keep: &dyn Fn(&TrainState) -> Result<()>,
-    ) -> Finished {
+    ) -> FinishedTraining {
         let key = |scored: ScoredBatch| format!("model-{}", scored.model.0);
         let cache = ScoreCache {
             keeps: &|_| true,
@@ -62,7 +62,7 @@ impl ScoreStore {
         super::super::train(stage, Some(checkpoints)).map_err(|stopped| stopped.error).unwrap()
     }
 
-    /// What is found, and the weights.
+    /// The number of scores found, and the trained weights.
     fn run(&self, stage: &Stage) -> (ScoresFound, Vec<f32>) {
         let finished = self.train(stage, None, &|_| Ok(()));
         (finished.found.unwrap(), finished.weights.values().into_owned())
@@ -82,7 +82,7 @@ impl ScoreStore {
     }
 }
 
-/// As where the store has nothing and takes nothing.
+/// The weights with a store that finds and keeps nothing.
 fn without_a_store(stage: &Stage, at_most: u64) -> Vec<f32> {
     let cache = ScoreCache { keeps: &|_| true, at_most, find: &|_, _| None, keep: &|_, _| {} };
     let (keep, scores) = (|_: &TrainState| Ok(()), Some(cache));
@@ -95,7 +95,7 @@ fn trained(stage: &Stage) -> Vec<f32> {
     trained_to_the_end(stage).0
 }
 
-/// Stages on data that stays the same from epoch to epoch: 16 records, 7 a step, more than two epochs.
+/// Stages on data that is the same in each epoch: 16 records, 7 per step, more than two epochs.
 fn stages(fixture: &Fixture, models: &[Arc<Weights>], check: impl Fn(&str, &mut Stage)) {
     let data = |field: &str| Producer::data(field);
     let pairs = Rollout::new(7, Producer::pairs(data("answer"), data("answer")));
@@ -122,7 +122,7 @@ fn stages(fixture: &Fixture, models: &[Arc<Weights>], check: impl Fn(&str, &mut 
     }
 }
 
-/// The first epoch's scores are those of a stage that keeps none, to the bit: its batches are what is
+/// In the first epoch, scores have the same bits as in a stage without a cache: the same sequences are
 /// computed together.
 #[test]
 fn in_the_first_epoch_nothing_is_computed_otherwise() {
@@ -142,7 +142,7 @@ fn in_the_first_epoch_nothing_is_computed_otherwise() {
 }
 
 #[test]
-fn what_the_store_has_changes_no_bit() {
+fn training_with_cached_scores_has_the_same_bits() {
     let fixture = Fixture::new();
     let models = models(true);
     stages(&fixture, &models, |name, stage| {
@@ -151,7 +151,7 @@ fn what_the_store_has_changes_no_bit() {
         let (first, weights) = kept.run(stage);
         assert!(weights == expected, "{name}: made");
         let made = kept.made.get();
-        // Later epochs find what the first made.
+        // Later epochs find the scores of the first.
         assert!(first.found > first.of / 2 && first.found < first.of, "{name}: {first:?}");
         let (again, weights) = kept.run(stage);
         assert!(weights == expected, "{name}: found");
@@ -175,8 +175,8 @@ fn what_the_store_has_changes_no_bit() {
     });
 }
 
-/// Beyond the limit nothing is kept, and nothing is looked for: what comes of it depends on the limit, not on
-/// the store.
+/// Scores beyond the limit are neither stored nor looked up: the result depends on the limit, not on the
+/// store.
 #[test]
 fn beyond_the_limit_scores_are_computed_anew() {
     let fixture = Fixture::new();
@@ -207,8 +207,8 @@ fn beyond_the_limit_scores_are_computed_anew() {
     });
 }
 
-/// An edit of the objective or of the learning rate finds everything; other data, other micro-batches and
-/// another seed find nothing.
+/// With another objective or learning rate, all scores are found; with other data, micro-batches or seeds,
+/// none.
 #[test]
 fn an_edit_of_the_objective_finds_the_scores() {
     let fixture = Fixture::new();
@@ -224,7 +224,7 @@ fn an_edit_of_the_objective_finds_the_scores() {
     let (found, weights) = kept.run(&edited);
     assert_eq!(found, ScoresFound { found: all, of: all });
     assert!(weights == without_a_store(&edited, AT_MOST));
-    // Of one batch: in a later one there may be so little that is new that it is divided alike.
+    // Only the first batch: a later one may have so few new records that its micro-batches are the same.
     let nothing = ScoresFound { found: 0, of: 7 };
     let first = || Stage { steps: 1, ..fixture.stage(&one, ROUTED, &models) };
     assert_eq!(kept.run(&first()).0, ScoresFound { found: 7, of: 7 });
@@ -237,7 +237,7 @@ fn an_edit_of_the_objective_finds_the_scores() {
     assert_eq!(kept.run(&Stage { steps: 1, ..renamed.stage(&one, ROUTED, &models) }).0, nothing);
 }
 
-/// Where all is found, nothing but a teacher's LM head is loaded.
+/// If all scores are found, only a teacher's LM head is loaded.
 #[test]
 fn a_teacher_whose_scores_are_found_is_not_loaded() {
     let fixture = Fixture::new();
@@ -267,7 +267,7 @@ fn a_teacher_whose_scores_are_found_is_not_loaded() {
     }
 }
 
-/// Cut off after any step, in any epoch, with the store as it was or empty.
+/// Interrupted after any step, in any epoch, with the store unchanged or empty.
 #[test]
 fn a_stage_with_kept_scores_goes_on_with_the_same_bits() {
     let fixture = Fixture::new();
@@ -290,9 +290,9 @@ fn a_stage_with_kept_scores_goes_on_with_the_same_bits() {
     });
 }
 
-/// Completions that are new in every step have no scores to keep, nor does the student, nor its copies.
+/// Nothing is cached for completions that are new in every step, nor for the student and its copies.
 #[test]
-fn what_is_new_in_every_step_is_not_kept() {
+fn scores_of_new_completions_are_not_cached() {
     let fixture = Fixture::new();
     let models = models(true);
     let kept = ScoreStore::new(AT_MOST);
@@ -308,7 +308,7 @@ fn what_is_new_in_every_step_is_not_kept() {
     let train = train(objective(), 1);
     let finished = kept.train(&fixture.stage(&train, [averages(0), averages(2)], &models), None, &|_| Ok(()));
     assert_eq!((finished.found, kept.files().len()), (None, 0));
-    // Beside a copy of the student, a frozen teacher's are.
+    // Beside a copy of the student, the scores of a frozen teacher are cached.
     let stage = fixture.stage(&train, [averages(0), Teacher::Model(ModelId(1))], &models);
     let (found, weights) = kept.run(&stage);
     assert!(found.of > 0 && found.of < 28 && weights == without_a_store(&stage, AT_MOST), "{found:?}");

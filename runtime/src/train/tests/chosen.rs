@@ -1,4 +1,4 @@
-//! Edits that choose among completions, and `first_of`, against what they choose from.
+//! Edits that choose among completions, and `first_of`, against the completions that they choose from.
 
 use mopd_compiler::expr::graph::Graph;
 use mopd_compiler::plan::producers::{Chosen, FirstOf, SampleChoice};
@@ -55,7 +55,7 @@ fn best(of: Producer, by: Formula, count: u32) -> Producer {
     Producer::Chosen(Box::new(Chosen { choice: SampleChoice::Best { by, count }, of }))
 }
 
-/// As the experiment `brts` has it, with another condition in the place of the verdict.
+/// The producer of the example experiment `brts`, with another condition in place of its verdict.
 pub(super) fn tiers() -> Producer {
     let tried = || Producer::teacher(sampling(3));
     let hinted = Producer::of_scorer(Role::named(0), None, sampling(1));
@@ -64,10 +64,10 @@ pub(super) fn tiers() -> Producer {
         keep(hinted, alike(0.3)),
         best(tried(), likeness(64.0), 1),
     ];
-    Producer::FirstOf(Box::new(FirstOf { choices }))
+    Producer::FirstOf(Box::new(FirstOf::new(choices)))
 }
 
-/// What the student as it begins says of a completion, in double precision.
+/// The value of `likeness(k)` with the initial student, in double precision.
 fn likeness_of(stage: &Stage, student: &Reference, sequence: &Sequence, k: f64) -> f64 {
     let logps = student.logps(sequence.prompt(stage), &sequence.completion);
     let taken = logps.gather(1, &Tensor::from_slice(&sequence.completion).unsqueeze(1), false);
@@ -76,7 +76,7 @@ fn likeness_of(stage: &Stage, student: &Reference, sequence: &Sequence, k: f64) 
     among.mean(Kind::Double).double_value(&[])
 }
 
-/// The first of those with the largest number.
+/// The index of the sequence with the largest number, the first of equal ones.
 fn largest(group: &[Sequence], number: impl Fn(&Sequence) -> f64) -> usize {
     let numbers: Vec<f64> = group.iter().map(number).collect();
     (0..numbers.len()).rev().max_by(|one, other| numbers[*one].total_cmp(&numbers[*other])).unwrap()
@@ -95,7 +95,7 @@ fn an_edit_chooses_among_what_is_drawn() {
     let two = lists(best(Producer::student(sampling(3)), longest, 2), STEPS);
     for (chosen, list) in zip_equal(&two, &drawn) {
         for (chosen, group) in zip_equal(chosen.chunks(2), list.chunks(3)) {
-            // The shortest is left out, the last of them where several are.
+            // The shortest is left out, and of several the last.
             let shortest = group.iter().map(|sequence| sequence.completion.len()).min().unwrap();
             let out = group.iter().rposition(|sequence| sequence.completion.len() == shortest).unwrap();
             let mut rest = group.to_vec();
@@ -120,7 +120,7 @@ fn an_edit_chooses_among_what_is_drawn() {
     assert!(places.iter().all(|count| *count > 3), "{places:?}");
 }
 
-/// The first tier that has a completion; the last tier chooses from the first one's completions.
+/// The first tier with a completion is used; the last tier chooses among the first tier's completions.
 #[test]
 fn the_first_that_has_a_completion_is_taken() {
     let (fixture, weights) = (Fixture::new(), models(true));
@@ -138,7 +138,7 @@ fn the_first_that_has_a_completion_is_taken() {
                 group.iter().filter(|sequence| likeness(sequence) > 0.45).cloned().collect();
             let likest = |group: &[Sequence]| group[largest(group, likeness)].clone();
             let tokens = stage.sources[group[0].source].tokens.get(group[0].record);
-            // Numbers that nothing else of the step has.
+            // The prompts of the second producer have numbers that no other prompt of the step has.
             let prompt = Prompt { tokens, id: place + (1 << 28), sample: 0, limit: None };
             let key = Key::new(1, 2, Purpose::Rollout, step);
             let hinted = rollout(&hints, &[prompt], &sampling(1), key, stage.budget, stage.control).unwrap();
@@ -157,9 +157,35 @@ fn the_first_that_has_a_completion_is_taken() {
     assert!(tiers_used.iter().all(|count| *count > 3), "{tiers_used:?}");
 }
 
-/// A prompt without a completion is left out, and counted; loss and gradient are those of the rest.
+/// Rollouts that are declared apart are drawn independently, even if their settings are equal.
 #[test]
-fn what_an_edit_leaves_is_trained_on() {
+fn rollouts_that_are_declared_apart_have_their_own_completions() {
+    let tried = || Producer::student(sampling(1));
+    let choices = || vec![keep(tried(), alike(0.45)), tried()];
+    let drawn = lists(tried(), STEPS).concat();
+    let shared = lists(Producer::FirstOf(Box::new(FirstOf::new(choices()))), STEPS).concat();
+    assert!(shared == drawn, "the second choice has what the first one left");
+    let apart = FirstOf { same_as: vec![0, 1], ..FirstOf::new(choices()) };
+    let apart = lists(Producer::FirstOf(Box::new(apart)), STEPS).concat();
+    let (fixture, weights) = (Fixture::new(), models(true));
+    let train = train(mopd(1.0), 1);
+    let stage = fixture.stage(&train, ROUTED, &weights);
+    let student = Reference::new(&weights[0]);
+    let (mut kept, mut others) = (0, 0);
+    for (apart, drawn) in zip_equal(&apart, &drawn) {
+        if likeness_of(&stage, &student, drawn, 64.0) > 0.45 {
+            assert!(apart == drawn);
+            kept += 1;
+        } else {
+            others += usize::from(apart.completion != drawn.completion);
+        }
+    }
+    assert!(kept > 10 && others > 5, "{kept} {others}");
+}
+
+/// A prompt without a completion is dropped and counted; loss and gradient are those of the other prompts.
+#[test]
+fn prompts_without_completions_are_dropped_and_counted() {
     let fixture = Fixture { verifier: matches(SOME), ..Fixture::new() };
     let models = models(true);
     for (objective, terms) in objectives() {
@@ -176,7 +202,7 @@ fn what_an_edit_leaves_is_trained_on() {
         let apart = apart(&gradient, &derivative);
         assert!(apart < 1e-5, "{apart:e}");
     }
-    // One after the other, and in a buffer.
+    // One edit after the other, and in a replay buffer.
     let shortest = formula(|graph| {
         let length = graph.signal(Signal::Length);
         graph.apply(Function::Negate, &[length])
@@ -185,7 +211,7 @@ fn what_an_edit_leaves_is_trained_on() {
     let once = lists(twice.clone(), STEPS);
     assert!(once.iter().flatten().count() > 10);
     let replayed = lists(
-        super::producers::replay(twice, mopd_compiler::plan::producers::Keeps::Rollouts, 50, None),
+        super::producers::replay(twice, mopd_compiler::plan::producers::ReplayContents::Rollouts, 50, None),
         STEPS,
     );
     assert!(same(&replayed[0], &once[0]) && !replayed[STEPS as usize - 1].is_empty());

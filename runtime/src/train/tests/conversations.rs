@@ -1,4 +1,4 @@
-//! Conversations of several turns: what users and templates say in between is read, and never trained on.
+//! Conversations of several turns: users' messages and the template's text are read, and never trained on.
 
 use mopd_compiler::expr::derivative::adjoints;
 use mopd_compiler::plan::{Axis, Live, Reduction};
@@ -10,7 +10,7 @@ use crate::prepare::prompts::MESSAGES;
 use crate::rollout::Sequence;
 use crate::tokenizer::tests::pretrained;
 
-/// Conversations of one to three turns in two domains, as a chat template writes them down.
+/// Conversations of one to three turns in two domains, as a chat template renders them.
 fn conversations() -> (Fixture, Vec<Arc<Weights>>) {
     let mut fixture = Fixture::new();
     for (index, name) in ["copy", "flip"].into_iter().enumerate() {
@@ -89,8 +89,7 @@ fn loss_and_gradient_of_conversations_equal_the_reference() {
     }
 }
 
-/// What exact objectives do not read is shown all the same: log-probabilities of the tokens that the
-/// assistant wrote.
+/// Diagnostics that exact objectives do not read: log-probabilities of the tokens that the assistant wrote.
 #[test]
 fn diagnostics_of_conversations_are_of_their_own_tokens() {
     let (fixture, models) = conversations();
@@ -125,12 +124,12 @@ fn diagnostics_of_conversations_are_of_their_own_tokens() {
                 < 1e-9
         );
     }
-    // And token by token: the text that is shown is the assistant's.
+    // The token log shows the assistant's text only.
     for sample in &record.tokens.samples {
         let text: String = sample.tokens.iter().map(|token| token.text.as_str()).collect();
         assert!(!text.contains("user") && !text.contains("im_start"), "{text:?}");
         assert!(text.ends_with("<|im_end|>"), "the end of the turn has a name: {text:?}");
-        // What the model read before: all turns with the template's marks, and the assistant's header.
+        // The prompt has all earlier turns with the template's marks, and the assistant's header.
         let prompt = &sample.prompt;
         assert!(prompt.contains("<|im_start|>user\n"), "{prompt:?}");
         assert!(prompt.contains("<|im_end|>") && prompt.ends_with("<|im_start|>assistant\n"), "{prompt:?}");
@@ -138,7 +137,7 @@ fn diagnostics_of_conversations_are_of_their_own_tokens() {
     }
 }
 
-/// A mean over turns is not one over sequences where sequences have several.
+/// A mean over turns differs from one over sequences if sequences have several turns.
 #[test]
 fn turns_are_those_of_the_assistant() {
     let (fixture, models) = conversations();
@@ -174,7 +173,7 @@ fn turns_are_those_of_the_assistant() {
     assert!((loss - expected).abs() < 1e-5, "{loss} {expected}");
 }
 
-/// Lists of one sequence that disagree stop the step instead of moving its neighbours.
+/// A sequence with lists of different lengths stops the step, instead of shifting the numbers of others.
 #[test]
 #[should_panic(expected = "have one length")]
 fn recorded_log_probabilities_of_other_tokens_are_refused() {

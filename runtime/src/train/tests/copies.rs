@@ -2,21 +2,21 @@
 
 use super::*;
 
-/// Copies of the student as its teacher move as they say.
+/// Copies of the student that are its teachers follow it as declared.
 #[test]
 fn copies_of_the_student_follow_it() {
     let fixture = Fixture::new();
     let models = models(true);
     let train = train(direct(Support::Full, Mass::Raw), 1);
     let mut stage = fixture.stage(&train, [averages(0), averages(1)], &models);
-    // Beside the copies, something that moves the student.
+    // Apart from the copies, an objective that changes the student.
     let pull = self::train(mopd(1.0), 1);
     stage.train = &pull;
     let mut trainer = Trainer::new(&stage).unwrap();
     let start: Vec<f32> = models[0].values().into_owned();
     let (mut average, mut copied) = (start.clone(), start);
     for step in 0..4 {
-        // Nothing moves while all are equal: the first push is by hand.
+        // The student equals its copies at first, so nothing would change: the first change is made by hand.
         if step == 0 {
             let _guard = tch::no_grad_guard();
             let mut flat = trainer.model.flat().shallow_clone();
@@ -40,7 +40,7 @@ fn copies_of_the_student_follow_it() {
     }
 }
 
-/// The average that a stage answers, against its definition.
+/// The average of the weights, which is the stage's result, against its definition.
 #[test]
 fn a_stage_may_answer_the_average_of_its_weights() {
     let fixture = Fixture::new();

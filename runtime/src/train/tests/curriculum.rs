@@ -12,7 +12,7 @@ use crate::data::mixture::Draw;
 use crate::random::{Uniforms, permutation};
 use crate::rollout::{Prompt, rollout};
 
-/// Some prompts are below it.
+/// A bound on the score that some prompts do not reach.
 const LEAST: f64 = 0.5;
 
 /// `mean(reward, over: group)`
@@ -21,13 +21,13 @@ fn score(graph: &mut Graph) -> NodeId {
     graph.reduce(Reduction::Mean, reward, Axis::Group, None)
 }
 
-fn formula(value: impl FnOnce(&mut Graph) -> NodeId) -> Formula {
+pub(super) fn formula(value: impl FnOnce(&mut Graph) -> NodeId) -> Formula {
     let mut graph = Graph::default();
     let value = value(&mut graph);
     Formula { value: graph.broadcast(value, Axis::Group), graph }
 }
 
-/// The others' score is at least so much; what they have more than the student decides the order.
+/// Chooses prompts on which the writer's score is at least `least`, ordered by its lead over the student.
 pub(super) fn curriculum(writer: Producer, least: f64, refresh: Option<u32>) -> Curriculum {
     let measured = |graph: &mut Graph| graph.signal(Signal::Measured { measure: 0 });
     let filter = formula(|graph| {
@@ -47,7 +47,7 @@ pub(super) fn curriculum(writer: Producer, least: f64, refresh: Option<u32>) -> 
     }
 }
 
-/// A number that is another one later.
+/// A formula whose value changes during the run.
 pub(super) fn moving() -> Formula {
     formula(|graph| {
         let (score, progress) = (score(graph), graph.signal(Signal::Progress));
@@ -66,7 +66,7 @@ fn choosing(curriculum: Curriculum) -> Train<Objective> {
     train
 }
 
-/// Mean rewards of prompts of a source: `numbered(record)` is the number of the prompt's random numbers.
+/// Mean rewards of a source's prompts; `numbered(record)` is the number that keys a prompt's random numbers.
 fn scores(
     stage: &Stage,
     author: &Decoder,
@@ -95,7 +95,7 @@ fn scores(
         .collect()
 }
 
-/// The order of a source's records, by hand: teacher's score and how far it is above the student's.
+/// The expected order of a source's records: by the teacher's score and its lead over the student's.
 fn order(stage: &Stage, teacher: &[f64], own: &[f64], (source, round): (usize, u64)) -> Vec<usize> {
     let uniforms: Uniforms =
         Key::new(stage.seed, stage.stream, Purpose::Shuffle, round).row(source as u32, 0);
@@ -107,8 +107,8 @@ fn order(stage: &Stage, teacher: &[f64], own: &[f64], (source, round): (usize, u
     records
 }
 
-/// At the first step and at every second one the student's and the teacher's completions of all prompts are
-/// judged. The student is measured anew, the teacher once.
+/// At the first step and every second one after it, completions of all prompts are judged: the student's each
+/// time, the teacher's only once.
 #[test]
 fn prompts_come_in_the_order_of_what_was_measured() {
     let fixture = Fixture { verifier: matches(SOME), ..Fixture::new() };
@@ -117,7 +117,7 @@ fn prompts_come_in_the_order_of_what_was_measured() {
     let stage = fixture.stage(&train, ROUTED, &models);
     let mut trainer = Trainer::new(&stage).unwrap();
     let teachers = [1, 2].map(|model: usize| Decoder::frozen(&models[model], stage.place, stage.kind));
-    // Two prompts of each domain come before, and 16 numbers are the student's.
+    // The student's completions have the numbers 0 to 15, the teacher's the next ones.
     let teacher: Vec<Vec<f64>> = (0..2)
         .map(|source| {
             let number = |record: usize| (16 + 8 * source + record) as u32;
@@ -160,9 +160,9 @@ fn prompts_come_in_the_order_of_what_was_measured() {
     }
 }
 
-/// Without `refresh` prompts are chosen once; a copy of the student is measured anew, a frozen model is not.
+/// Without `refresh` prompts are chosen once. Copies of the student are measured anew, frozen models once.
 #[test]
-fn what_is_fixed_is_measured_once() {
+fn curriculum_by_frozen_models_is_measured_once() {
     let scorers = |teacher: Teacher| Scorers::new(vec![choice(teacher)], [], Vec::new());
     let fixed =
         |curriculum: &Curriculum, teacher| curriculum.is_fixed(&curriculum.measures[0], &scorers(teacher));
@@ -179,7 +179,7 @@ fn what_is_fixed_is_measured_once() {
     assert_eq!(by_teacher(None).rounds(9), 1);
 }
 
-/// Means are compared in double precision: a single one of 7/10 is below 0.7.
+/// Means are compared in double precision: 7/10 in single precision is below 0.7.
 #[test]
 fn bounds_are_met_exactly() {
     let filter = formula(|graph| {
@@ -193,7 +193,7 @@ fn bounds_are_met_exactly() {
     assert!(f64::from(0.7f32) < 0.7);
 }
 
-/// A filter that leaves a domain nothing is an error that names both.
+/// A filter that holds for no prompt of a domain is an error that names both.
 #[test]
 fn a_domain_without_prompts_is_said() {
     let fixture = Fixture { verifier: matches(SOME), ..Fixture::new() };
@@ -203,13 +203,14 @@ fn a_domain_without_prompts_is_said() {
     let Err(error) = Trainer::new(&stage).unwrap().rollouts_of(0) else { panic!("prompts are left") };
     assert_eq!(
         error.to_string(),
-        "the `filter` of `student` holds for none of the 8 prompts of the domain `copy`, so nothing is left to train on"
+        "the `filter` of `student` accepts none of the 8 prompts of the domain `copy`, so nothing is left \
+        to train on"
     );
 }
 
-/// A stage of another objective chooses anew, where it goes on.
+/// A fork with another objective chooses its own prompts.
 #[test]
-fn a_fork_chooses_its_own() {
+fn fork_chooses_its_own_prompts() {
     let fixture = Fixture { verifier: matches(SOME), ..Fixture::new() };
     let models = models(true);
     let train = choosing(by_teacher(None));

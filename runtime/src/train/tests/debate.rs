@@ -1,4 +1,4 @@
-//! Panels: what is said, what it is worth, and what their members score behind it, against double precision.
+//! Panels: their debates, and the members' scores after these, against double precision.
 
 use std::io::Write;
 use std::rc::Rc;
@@ -11,10 +11,10 @@ use super::producers::sampling;
 use super::*;
 use crate::compiled;
 use crate::model::Config;
-use crate::rollout::{Debate, Sequence, Stance};
+use crate::rollout::{Debate, Sequence, TurnSummary};
 use crate::tokenizer::Token;
 
-/// `mad_reverse` of the library, with a panel of models 1 and 2 or of these teachers.
+/// `mad_reverse` of the standard library, with a panel of these two teachers.
 fn debated(teachers: [Teacher; 2], temperature: f64) -> Train<Objective> {
     let plan = compiled::plan(
         "use std.mad.{mad_reverse, debated}\n\
@@ -45,7 +45,7 @@ fn debated(teachers: [Teacher; 2], temperature: f64) -> Train<Objective> {
     }
 }
 
-/// With room for what is said.
+/// Models with room in their context for a transcript.
 pub(super) fn roomy() -> Vec<Arc<Weights>> {
     let config = Config { context: 128, ..tiny() };
     (0..3).map(|seed| Arc::new(random_model(&config, seed))).collect()
@@ -63,7 +63,7 @@ fn prompt_of<'a>(stage: &'a Stage, debate: &Debate) -> &'a str {
     stage.sources[debate.prompt.source].prompts.dataset.prompt(debate.prompt.record)
 }
 
-/// The most probable tokens, up to the end, as text.
+/// The most probable tokens up to the end token, as text.
 pub(super) fn greedy(model: &Reference, prompt: &str, most: usize) -> String {
     let written = greedy_tokens(model, prompt, most);
     super::super::batches::text_of_at_most(&Tokenizer::Bytes, &written, most).unwrap().trim().to_owned()
@@ -83,8 +83,8 @@ pub(super) fn greedy_tokens(model: &Reference, prompt: &str, most: usize) -> Vec
     written
 }
 
-/// In turns, each behind the prompt and all that was said before; of each prompt once, whatever its
-/// completions.
+/// The members take turns, each after the prompt and the transcript so far. Each prompt has one debate for
+/// all its completions.
 #[test]
 fn a_panel_talks_in_turns() {
     let (fixture, models) = (Fixture::new(), roomy());
@@ -111,7 +111,7 @@ fn a_panel_talks_in_turns() {
     }
 }
 
-/// KL(student || teacher) of a sequence, the teacher behind what was said, in float64.
+/// KL(student || teacher) of a sequence in float64, where the teacher has read the transcript.
 fn kl(
     student: &Reference,
     teacher: &Reference,
@@ -126,15 +126,15 @@ fn kl(
     (own.exp() * (&own - other)).sum_dim_intlist(-1, false, Kind::Double).mean(Kind::Double)
 }
 
-/// softmax of c / 100 over those who answered; alike where one of them stated none; nobody where none
-/// answered.
-fn shares(stances: &[Stance]) -> Vec<f64> {
-    let answered: Vec<&Stance> = stances.iter().filter(|stance| stance.answered).collect();
+/// The softmax of confidence / 100 over the members that answered; equal shares if one of these stated none;
+/// all 0 if none answered.
+fn shares(stances: &[TurnSummary]) -> Vec<f64> {
+    let answered: Vec<&TurnSummary> = stances.iter().filter(|stance| stance.answered).collect();
     let stated: Option<Vec<f64>> =
         answered.iter().map(|stance| Some((stance.confidence? as f64 / 100.0).exp())).collect();
-    let share = |stance: &Stance| match (&stated, stance) {
-        (_, Stance { answered: false, .. }) => 0.0,
-        (Some(all), Stance { confidence: Some(own), .. }) => {
+    let share = |stance: &TurnSummary| match (&stated, stance) {
+        (_, TurnSummary { answered: false, .. }) => 0.0,
+        (Some(all), TurnSummary { confidence: Some(own), .. }) => {
             (*own as f64 / 100.0).exp() / all.iter().sum::<f64>()
         }
         _ => 1.0 / answered.len() as f64,
@@ -142,7 +142,7 @@ fn shares(stances: &[Stance]) -> Vec<f64> {
     stances.iter().map(share).collect()
 }
 
-/// Loss and gradient, whatever the members said of themselves.
+/// Loss and gradient for several combinations of answers and stated confidences.
 #[test]
 fn members_count_by_their_confidence() {
     let (fixture, models) = (Fixture::new(), roomy());
@@ -151,8 +151,8 @@ fn members_count_by_their_confidence() {
         let stage = Stage { micro_batch, ..stage_of(&fixture, &train, &models) };
         let mut trainer = Trainer::new(&stage).unwrap();
         let mut rollouts = trainer.rollouts_of(0).unwrap().remove(0);
-        let said = |confidence| Stance { answered: true, confidence };
-        let silent = Stance { answered: false, confidence: None };
+        let said = |confidence| TurnSummary { answered: true, confidence };
+        let silent = TurnSummary { answered: false, confidence: None };
         let stances = [
             [said(Some(90)), said(Some(10))],
             [said(None), said(Some(10))],
@@ -165,7 +165,7 @@ fn members_count_by_their_confidence() {
             .map(|(debate, stances)| Debate { stances: stances.into(), ..debate.clone() })
             .collect();
         rollouts.sequences.debates = Rc::from(debates);
-        let Evaluated { outputs, gradient, .. } =
+        let EvaluatedBatch { outputs, gradient, .. } =
             trainer.evaluate(0, &rollouts, 0).map_err(|(error, _)| error).unwrap();
         let loss = f64::from(outputs.get(stage.train.objective.loss)[0]);
         let gradient = to_vec(&gradient.part(0..gradient.parameters()));
@@ -180,7 +180,7 @@ fn members_count_by_their_confidence() {
         assert!((loss - expected.double_value(&[])).abs() < 1e-5, "{loss} {expected:?}");
         let apart = apart(&gradient, &student.gradient(&expected));
         assert!(apart < 1e-4, "{apart:e}");
-        // Rows of two domains, whose prompts are apart.
+        // The rows of both domains, whose prompts are counted separately.
         let mut record = Record::default();
         trainer
             .update(vec![rollouts], std::time::Instant::now(), 0, &mut record)
@@ -191,7 +191,7 @@ fn members_count_by_their_confidence() {
     }
 }
 
-/// Later passes train on the same words, by teachers that have moved since.
+/// Later passes train on the same debate, with teachers that have changed since.
 #[test]
 fn a_stage_that_was_cut_heard_the_same() {
     let (fixture, models) = (Fixture::new(), roomy());
@@ -199,7 +199,7 @@ fn a_stage_that_was_cut_heard_the_same() {
     train.passes = 2;
     let stage = Stage { steps: 5, ..stage_of(&fixture, &train, &models) };
     resume::ends_the_same_wherever_it_is_cut("a debate", &stage);
-    // What is said depends on step, prompt, round and teacher, and on nothing else.
+    // A member's text depends only on step, prompt, round and teacher.
     let mut trainer = Trainer::new(&stage).unwrap();
     let rollouts = trainer.rollouts_of(0).unwrap().remove(0);
     let texts: Vec<&str> =
@@ -210,11 +210,11 @@ fn a_stage_that_was_cut_heard_the_same() {
     assert_eq!(different.len(), texts.len(), "{texts:?}");
 }
 
-/// Keeps what is told.
+/// Collects the events.
 #[derive(Clone, Default)]
-struct Told(Arc<Mutex<Vec<u8>>>);
+struct CapturedOutput(Arc<Mutex<Vec<u8>>>);
 
-impl Write for Told {
+impl Write for CapturedOutput {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.0.lock().unwrap().write(bytes)
     }
@@ -224,8 +224,8 @@ impl Write for Told {
 }
 
 #[test]
-fn who_states_nothing_is_told_of_once() {
-    let told = Told::default();
+fn missing_confidence_is_warned_about_once() {
+    let told = CapturedOutput::default();
     let fixture = Fixture { control: Control::new(told.clone()), ..Fixture::new() };
     let train = debated(ROUTED, 1.0);
     let (_, rows) = trained_to_the_end(&stage_of(&fixture, &train, &roomy()));
@@ -241,18 +241,18 @@ fn who_states_nothing_is_told_of_once() {
 }
 
 #[test]
-fn words_need_room() {
+fn debate_beyond_the_context_is_an_error() {
     let fixture = Fixture::new();
     let train = debated(ROUTED, 1.0);
     let models = models(true);
     let stage = stage_of(&fixture, &train, &models);
     let error = Trainer::new(&stage).unwrap().rollouts_of(0).err().expect("a context of 32 is too short");
-    assert!(error.to_string().contains("more than a context of 32"), "{error}");
+    assert!(error.to_string().contains("more than the context of 32"), "{error}");
 }
 
-/// Where the terms of a part read no member, nobody talks.
+/// There is no debate if the part's terms read no member.
 #[test]
-fn nobody_talks_for_nothing() {
+fn no_debate_without_a_term_that_reads_it() {
     let (fixture, models) = (Fixture::new(), roomy());
     let heard = debated(ROUTED, 1.0);
     let train = Train { objective: mopd(1.0), ..heard };

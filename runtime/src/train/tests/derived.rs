@@ -1,4 +1,4 @@
-//! `derived`: prompts that show attempts, and what a teacher writes for them, against the models alone.
+//! `derived`: prompts that show attempts and a teacher's texts, against the models alone.
 
 use mopd_compiler::plan::producers::{Derived, DerivedText};
 use mopd_compiler::plan::views::{GroupMember, Piece, Slot, View};
@@ -17,7 +17,7 @@ fn asked(slot: Slot) -> View {
     View { name: "short".to_owned(), pieces }
 }
 
-/// `{prompt}|{shuffled(short(big.correct, by: big), short(group.wrong, by: big))}>`, of model 2 by name.
+/// `{prompt}|{shuffled(short(big.correct, by: big), short(group.wrong, by: big))}>`, where `big` is model 2.
 fn two_candidates(of: Producer) -> Derived {
     let writer = Role::named(0);
     let text = |text: &str| Piece::Text(text.to_owned());
@@ -39,7 +39,7 @@ pub(super) fn derived(of: Producer) -> Producer {
     Producer::Derived(Box::new(two_candidates(of)))
 }
 
-/// About a third of what untrained models write is right.
+/// A reward for which about a third of the untrained models' completions are correct.
 fn judged() -> Fixture {
     let reward = Reward::Regex { pattern: "^[ -~]".to_owned(), field: String::new() };
     Fixture { verifier: Verifier::new(&reward, Path::new(".")).unwrap(), ..Fixture::new() }
@@ -49,7 +49,7 @@ fn right(text: &str) -> bool {
     text.chars().next().is_some_and(|first| matches!(first, ' '..='~'))
 }
 
-/// The batches of a stage that does not learn meanwhile.
+/// The batches of a stage whose student stays unchanged.
 fn lists(producer: Producer, steps: u32) -> Vec<Vec<Sequence>> {
     let (fixture, weights) = (judged(), roomy());
     let train = Train { rollout: Rollout::new(GROUPS, producer), ..train(mopd(1.0), 1) };
@@ -65,7 +65,7 @@ fn lists(producer: Producer, steps: u32) -> Vec<Vec<Sequence>> {
     (0..steps).map(&mut list).collect()
 }
 
-/// What a model draws by numbers of their own, whatever else is drawn.
+/// A model that writes with given random numbers, independent of everything else that is drawn.
 struct Alone<'s> {
     stage: &'s Stage<'s>,
     decoder: Decoder,
@@ -83,13 +83,13 @@ fn decoded(completion: &Completion) -> String {
     Tokenizer::Bytes.decode(&completion.tokens).unwrap()
 }
 
-/// As it is shown: of no more tokens than it may have.
+/// A completion as a template shows it: cut to the most tokens that it may have.
 fn shown(completion: &Completion) -> String {
     begun(&Sequence::new(0, 0, completion.tokens.clone()))
 }
 
-/// Attempts are what the student alone would sample. A group of which one is wrong, and of which the teacher
-/// has a right answer, is of the new prompt; each of the others are its attempts.
+/// The attempts are the student's samples. A group with a wrong attempt for which the teacher has a correct
+/// answer completes the new prompt; every other group is its attempts.
 #[test]
 fn a_new_prompt_shows_what_was_tried_and_answered() {
     const STEPS: u32 = 6;
@@ -165,8 +165,8 @@ fn a_new_prompt_shows_what_was_tried_and_answered() {
     assert!(seen.iter().all(|count| *count > 2), "{seen:?}, {silent}");
 }
 
-/// Whoever scores reads what the student read: loss and gradient against float64. What the student said of
-/// its tokens while it drew them is what it says of them then.
+/// Scorers read the prompt that the student read: loss and gradient against float64. The recorded
+/// log-probabilities equal those of scoring.
 #[test]
 fn derived_prompts_are_scored() {
     let (fixture, weights) = (judged(), roomy());
@@ -177,7 +177,7 @@ fn derived_prompts_are_scored() {
             let stage = Stage { micro_batch, ..fixture.stage(&train, ROUTED, &weights) };
             let mut trainer = Trainer::new(&stage).unwrap();
             let rollouts = trainer.rollouts_of(0).unwrap().remove(0);
-            let Evaluated { outputs, gradient, .. } =
+            let EvaluatedBatch { outputs, gradient, .. } =
                 trainer.evaluate(0, &rollouts, 0).map_err(|(error, _)| error).unwrap();
             let gradient = to_vec(&gradient.part(0..gradient.parameters()));
             let loss = f64::from(outputs.get(stage.train.objective.loss)[0]);
@@ -203,8 +203,8 @@ fn derived_prompts_are_scored() {
 #[test]
 fn a_replayed_prompt_is_derived_anew() {
     use super::producers::{mean_length, replay};
-    use mopd_compiler::plan::producers::Keeps;
-    let attempts = replay(Producer::student(sampling(2)), Keeps::Prompts, 25, Some(mean_length()));
+    use mopd_compiler::plan::producers::ReplayContents;
+    let attempts = replay(Producer::student(sampling(2)), ReplayContents::Prompts, 25, Some(mean_length()));
     let (of_run, drawn) = (lists(derived(attempts), 6), lists(Producer::student(sampling(2)), 6));
     let fixture = judged();
     let mut replayed = 0;
@@ -217,20 +217,36 @@ fn a_replayed_prompt_is_derived_anew() {
     assert!(replayed > 10, "{replayed}");
 }
 
-/// What is predicted is a step of which each prompt shows all.
+/// What is derived from replayed attempts, or from the attempts at a replayed prompt, is replayed.
 #[test]
-fn as_it_costs_most_every_prompt_is_new() {
+fn what_is_derived_of_a_replayed_prompt_counts_as_replayed() {
+    use super::producers::replay;
+    use mopd_compiler::plan::producers::ReplayContents;
+    for keeps in [ReplayContents::Prompts, ReplayContents::Rollouts] {
+        let attempts = replay(Producer::student(sampling(2)), keeps, 25, None);
+        let steps = lists(derived(attempts), 6);
+        assert!(steps[0].iter().all(|sequence| !sequence.replayed), "the buffer is empty");
+        let replayed = steps[1..].concat().into_iter().filter(|sequence| sequence.replayed);
+        let (derived, others): (Vec<Sequence>, Vec<Sequence>) =
+            replayed.partition(|sequence| sequence.derived);
+        assert!(derived.len() > 3, "{keeps:?}: {} and {}", derived.len(), others.len());
+    }
+}
+
+/// Predictions of cost measure a step in which every prompt shows all its texts.
+#[test]
+fn derived_cost_prediction_measures_a_step_of_new_prompts() {
     let mut rollout = Rollout::new(GROUPS, derived(Producer::student(sampling(2))));
-    rollout.settle();
+    rollout.assume_conditions();
     let list = lists(rollout.producer, 2).concat();
-    // A teacher may still have written nothing.
+    // A teacher may still write an empty text.
     let new = list.iter().filter(|sequence| sequence.derived).count();
     assert!(new * 10 >= list.len() * 8, "{new} of {}", list.len());
 }
 
-/// A template that leaves no room is an error, not a cut: for the student, and for whoever shortens.
+/// A template that leaves no room is an error, for the student and for a writer of short versions.
 #[test]
-fn a_derived_prompt_needs_room() {
+fn derived_prompt_beyond_the_context_is_an_error() {
     let (fixture, weights) = (judged(), roomy());
     let told = |change: &dyn Fn(&mut Derived)| {
         let mut derived = two_candidates(Producer::student(sampling(2)));
@@ -241,14 +257,11 @@ fn a_derived_prompt_needs_room() {
         Trainer::new(&stage).unwrap().rollouts_of(0).err().expect("there is no room").to_string()
     };
     let student = told(&|derived| derived.sees.pieces.push(Piece::Text("x".repeat(120))));
-    assert!(
-        student.starts_with("the prompt that `two_candidates` makes of a prompt's attempts has "),
-        "{student}"
-    );
-    assert!(student.ends_with("and a completion of 6 may follow: more than a context of 128"), "{student}");
+    assert!(student.starts_with("the prompt that `two_candidates` derives from attempts has "), "{student}");
+    assert!(student.ends_with("and a completion may have 6 more: more than the context of 128"), "{student}");
     let short = told(&|derived| {
         let DerivedText::Short { max_tokens, .. } = &mut derived.texts[1] else { panic!("it is shortened") };
         *max_tokens = 126;
     });
-    assert!(short.contains("is to shorten") && short.contains("more than a context of 128"), "{short}");
+    assert!(short.contains(" shortens has ") && short.contains("more than the context of 128"), "{short}");
 }

@@ -61,8 +61,8 @@ fn drawn(stage: &Stage) -> Vec<Sequences> {
     (0..stage.steps).map(|step| batches.next(stage, &student, &models, step).unwrap()).collect()
 }
 
-/// A group is a trajectory with all its turns, in order, each as often as it is sampled; and every turn is
-/// what the student writes behind the history.
+/// A group has all turns of a trajectory in order, each with all its samples. The student writes each turn
+/// after the recorded history.
 #[test]
 fn a_group_has_the_turns_of_a_trajectory() {
     let (fixture, weights, train) = (trajectories(), models(true), trained(mopd(1.0), N));
@@ -95,11 +95,11 @@ fn a_group_has_the_turns_of_a_trajectory() {
         }
         assert!(seen.iter().all(|groups| *groups > 0));
     }
-    // All trajectories come once before one comes again: 20 groups of 16, half of each source.
+    // Every trajectory comes once before any comes twice: 20 groups, 16 trajectories.
     assert!(visited.iter().all(|times| (1..=2).contains(times)), "{visited:?}");
 }
 
-/// Groups of different sizes: the gradient is that of the reference.
+/// Groups of different sizes: loss and gradient equal the reference.
 #[test]
 fn loss_and_gradient_of_turns_equal_the_reference() {
     let (fixture, weights) = (trajectories(), models(true));

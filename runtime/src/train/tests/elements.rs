@@ -1,16 +1,16 @@
-//! Single elements that train: which they are, how they move, and what stays.
+//! Training of single elements: which ones are trained, their updates, and the bits of all others.
 
 use std::time::Instant;
 
 use mopd_compiler::plan::ChangedElements;
 
 use super::super::restore::RestoreMode;
-use super::super::trained::Trained;
+use super::super::trained::TrainedParameters;
 use super::*;
 use crate::model::{EntryKind, Gradient};
 use crate::random::Purpose;
 
-/// By how much elements change, in turn: not, exactly by the bound, by a little more, by less, by a lot. All
+/// The elements' changes: none, the bound exactly (twice), a little more (twice), less, and much more. All
 /// sums are exact.
 const CHANGES: [f32; 7] =
     [0.0, 0.0625, -0.0625, 0.0625 + 1.0 / 65536.0, -0.0625 - 1.0 / 65536.0, 1.0 / 512.0, 1.0];
@@ -47,24 +47,23 @@ fn only(filters: &[WeightFilter]) -> Trainable {
     Trainable::Weights { only: Some(filters.to_vec()), except: Vec::new() }
 }
 
-/// The places that train, in the order in which they stand end to end.
+/// The indices of the trained elements, in the order of the trained vector.
 fn places(stage: &Stage) -> Result<Vec<usize>> {
     let model = Decoder::trainable(&stage.start, stage.place, stage.kind);
     let key = Key::new(1, 2, Purpose::Initialise, 1);
-    let trained = Trained::new(stage, &model, key)?;
+    let trained = TrainedParameters::new(stage, &model, key)?;
     let numbers = Tensor::arange(model.flat().numel() as i64, (Kind::Float, Device::Cpu));
     let gradient = trained.gradient(Gradient::whole(numbers, Place::cpu()));
     Ok(to_vec(&gradient.part(0..gradient.parameters())).into_iter().map(|place| place as usize).collect())
 }
 
-/// AdamW in double precision over the elements that changed alone, one number at a time, with the norm of
-/// their gradient: what trains follows it, in single and in half precision, and all other elements keep their
-/// bits, in the average too.
+/// Training against AdamW in double precision on the changed elements alone, with the norm of their gradient,
+/// in single and half precision. All other elements keep their bits, also in the average.
 #[test]
-fn what_changed_trains_as_a_masked_adamw_and_the_rest_keeps_its_bits() {
+fn training_changed_elements_equals_masked_adamw() {
     let fixture = Fixture::new();
     let mut models = known_change();
-    // A negative zero is a number that sums do not keep.
+    // Sums would turn a negative zero into a positive one.
     let mut start = models[0].values().into_owned();
     start.iter_mut().enumerate().filter(|(index, _)| index % 5 == 0).for_each(|(_, value)| *value = -0.0);
     models[0] = Arc::new(models[0].with_values(start.clone()));
@@ -88,7 +87,7 @@ fn what_changed_trains_as_a_masked_adamw_and_the_rest_keeps_its_bits() {
         for step in 0..4u32 {
             let rollouts = trainer.rollouts_of(step).unwrap();
             let evaluated = trainer.evaluate(0, &rollouts[0], step);
-            let Evaluated { gradient, .. } = evaluated.map_err(|(error, _)| error).unwrap();
+            let EvaluatedBatch { gradient, .. } = evaluated.map_err(|(error, _)| error).unwrap();
             let gradient = to_vec(&gradient.part(0..gradient.parameters()));
             let masked = |place: usize| if mask[place] { f64::from(gradient[place]) } else { 0.0 };
             let norm = (0..mask.len()).map(|place| masked(place).powi(2)).sum::<f64>().sqrt();
@@ -119,12 +118,12 @@ fn what_changed_trains_as_a_masked_adamw_and_the_rest_keeps_its_bits() {
                     false => assert_eq!(got.to_bits(), start[place].to_bits(), "{place}"),
                 }
             }
-            // What the model computes with is the same, rounded.
+            // The model's own weights are the same, rounded.
             let own = to_vec(trainer.model.flat());
             let rounding = if kind == Kind::Float { 0.0 } else { 1.0 / 256.0 };
             assert!(own.iter().zip(&numbers).all(|(own, all)| (own - all).abs() <= rounding * all.abs()));
         }
-        // The optimizer keeps nothing of what never moves.
+        // The optimizer has no state for elements that are not trained.
         let state = trainer.state(4, 0.0, Record::default());
         let count = mask.iter().filter(|trains| **trains).count();
         for name in ["trained", "optimizer.mean", "optimizer.square"] {
@@ -139,8 +138,8 @@ fn what_changed_trains_as_a_masked_adamw_and_the_rest_keeps_its_bits() {
     }
 }
 
-/// An element trains if one of `train_only` names it, alone or with its parameter, and none of `freeze` does;
-/// the row that makes scores does in any case.
+/// An element is trained if `train_only` names it or its parameter and `freeze` does not. The scalar head is
+/// always trained.
 #[test]
 fn filters_name_elements_and_parameters() {
     let fixture = Fixture::new();
@@ -201,14 +200,14 @@ fn filters_name_elements_and_parameters() {
 }
 
 #[test]
-fn what_names_nothing_is_said() {
+fn filters_that_select_nothing_are_errors() {
     let fixture = Fixture::new();
     let models = known_change();
     let known = changed(AFTER, BEFORE, BEYOND);
     let cases = [
         (
             only(&[changed(AFTER, BEFORE, 1.0)]),
-            "no element changed by more than 1e0: the largest change is 1e0",
+            "no element changed by more than 1e0 (the largest change is 1e0)",
         ),
         (only(&[known, changed(AFTER, AFTER, 0.0)]), "no element changed by more than 0e0"),
         (Trainable::Weights { only: Some(vec![known]), except: vec![known] }, "no weight is left to train"),
@@ -220,7 +219,7 @@ fn what_names_nothing_is_said() {
     }
 }
 
-/// As many elements, but others: their numbers are not taken for these.
+/// A state with equally many, but different elements.
 #[test]
 fn a_state_of_other_elements_is_refused() {
     let fixture = Fixture::new();

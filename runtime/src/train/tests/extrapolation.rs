@@ -1,4 +1,4 @@
-//! Weights that are extrapolated: how far candidates stand, which of them is kept, and what stays as it is.
+//! Extrapolated weights: the candidates, the choice among them, and the state that must not change.
 
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{Evaluation, Extrapolation};
@@ -8,7 +8,7 @@ use super::super::restore::RestoreMode;
 use super::*;
 use crate::store::state::TrainPosition;
 
-/// By twice the change, as published, of attention and feed-forward weights.
+/// The published settings: attention and feed-forward weights, by twice their change per candidate.
 pub(super) fn extrapolation(temperature: f64) -> Extrapolation {
     let sampling = Sampling::new(if temperature == 0.0 { 1 } else { 3 }, temperature, 6);
     Extrapolation {
@@ -25,13 +25,13 @@ fn extrapolating(passes: u32) -> Train<Objective> {
     Train { extrapolation: Some(extrapolation(1.0)), ..train(mopd(1.0), passes) }
 }
 
-/// All numbers of a model that a stage has now, as if in double precision.
+/// All parameters of the trained model, converted to double precision.
 fn numbers(trainer: &Trainer) -> Vec<f64> {
     trainer.trained.numbers(&trainer.model).into_iter().map(f64::from).collect()
 }
 
-/// A step's update, then candidates with these scores: the weights as they are first. Answers the weights
-/// before the update, after it, those that were scored, and those at the end.
+/// Runs a step, then extrapolates with these scores: first of the unchanged weights, then of the candidates.
+/// Returns the weights after the update, those that were scored, and those at the end.
 fn tried(
     trainer: &mut Trainer,
     step: u32,
@@ -41,7 +41,7 @@ fn tried(
     trainer.step(step, record).map_err(|(error, _)| error).unwrap();
     let updated = numbers(trainer);
     let (mut seen, mut scores) = (Vec::new(), scores.iter());
-    // What is scored is what the model computes with.
+    // The benchmark is given the model's own weights.
     trainer
         .extrapolate_by(step + 1, record, |model| {
             seen.push(to_vec(&model.flat().to_kind(Kind::Float)).into_iter().map(f64::from).collect());
@@ -52,11 +52,11 @@ fn tried(
     (updated, seen, numbers(trainer))
 }
 
-/// Candidate `n` stands `2 n + 1` changes away from where the last extrapolation left the weights (the
-/// formula in double precision); what is not named stays where the update left it; and the last candidate
-/// that was better is kept, to the bit.
+/// Candidate `n` is `2 n + 1` times the change since the last extrapolation, by the formula in double
+/// precision. Weights that are not named stay as the update left them. The last better candidate is kept, to
+/// the bit.
 #[test]
-fn candidates_stand_at_odd_multiples_and_the_last_better_one_is_kept() {
+fn extrapolation_tries_odd_multiples_and_keeps_the_last_better_one() {
     let fixture = Fixture::new();
     let models = models(false);
     let train = extrapolating(1);
@@ -66,7 +66,7 @@ fn candidates_stand_at_odd_multiples_and_the_last_better_one_is_kept() {
         let named = entry.name.contains("attn") || entry.name.contains(".mlp.");
         moved[entry.offset..entry.offset + entry.len()].fill(named && !entry.name.contains("norm"));
     }
-    // Of the steps 1 and 2: scores, and the candidate that is kept.
+    // Scores, and the candidate that is kept; used for the steps 1 and 2.
     let cases: [(&[f64], u32); 5] = [
         (&[0.5, 0.5], 0),
         (&[0.5, 0.6, 0.7, 0.65], 2),
@@ -87,7 +87,7 @@ fn candidates_stand_at_odd_multiples_and_the_last_better_one_is_kept() {
                     false => updated[index],
                 };
                 assert_eq!(seen.len(), scores.len());
-                // A model in half precision computes with rounded numbers.
+                // A model in half precision computes with rounded weights.
                 let rounded = if kind == Kind::Float { 2e-7 } else { 4e-3 };
                 for (candidate, seen) in seen.iter().enumerate() {
                     for (index, seen) in seen.iter().enumerate() {
@@ -115,8 +115,8 @@ fn candidates_stand_at_odd_multiples_and_the_last_better_one_is_kept() {
     }
 }
 
-/// Not after step 3, and not a second time after the same step; the optimizer's moments and the place in the
-/// data are as the step left them.
+/// No extrapolation after step 3, nor a second time after the same step. The optimizer's moments and the
+/// position in the data stay as the step left them.
 #[test]
 fn only_weights_are_extrapolated_and_only_after_powers() {
     let fixture = Fixture::new();
@@ -138,7 +138,7 @@ fn only_weights_are_extrapolated_and_only_after_powers() {
         (rest, TrainPosition { extrapolated: 0, ..state.position })
     };
     assert_eq!(state(&trainer), state(&other));
-    // Nor in a run that goes on from there; in one of another stage, the next change begins there.
+    // A resumed run does not extrapolate again; a fork starts its next change from these weights.
     for (from, mode) in
         [(&trainer, RestoreMode::Resume), (&trainer, RestoreMode::Fork), (&other, RestoreMode::Fork)]
     {
@@ -160,10 +160,10 @@ fn only_weights_are_extrapolated_and_only_after_powers() {
     assert!(record.rows.iter().filter(|row| row.step == 2).all(|row| row.extrapolated.is_none()));
 }
 
-/// Candidates whose numbers overflow are no better; what the weights as they are can't answer is an error,
-/// and leaves them.
+/// A candidate that gives numbers that are not finite is no better. If the unchanged weights can't be scored,
+/// that is an error, and the weights stay.
 #[test]
-fn what_cannot_be_scored_is_not_kept() {
+fn extrapolated_weights_that_cannot_be_scored_are_rejected() {
     let fixture = Fixture::new();
     let models = models(true);
     let train = extrapolating(1);
@@ -184,7 +184,7 @@ fn what_cannot_be_scored_is_not_kept() {
         assert_eq!(record.rows[0].extrapolated, kept);
         assert_eq!(numbers(&trainer) == updated, kept.is_none_or(|kept| kept == 1.0));
     }
-    // Stopped at the second candidate, it is where the step left it, and does the same later.
+    // An interruption at the second candidate leaves the weights as the step did; a retry gives the same.
     let mut trainer = Trainer::new(&stage).unwrap();
     let mut record = Record::default();
     trainer.step(0, &mut record).map_err(|(error, _)| error).unwrap();
@@ -200,10 +200,10 @@ fn what_cannot_be_scored_is_not_kept() {
     assert_eq!(record.rows[0].extrapolated, Some(1.0));
 }
 
-/// A stage by itself: after each power its weights are one of the candidates, chosen by the rewards of the
-/// benchmark with the same draws for all of them.
+/// A whole stage: after each power of two its weights are one of the candidates, chosen by the benchmark's
+/// rewards with the same draws for all candidates.
 #[test]
-fn a_stage_goes_by_its_benchmark() {
+fn extrapolation_follows_the_benchmark() {
     let fixture = Fixture::new();
     let models = models(false);
     let mut moved = 0;
@@ -212,7 +212,7 @@ fn a_stage_goes_by_its_benchmark() {
         train.extrapolation = Some(extrapolation(temperature));
         let stage = fixture.stage(&train, ROUTED, &models);
         let (end, rows) = trained_to_the_end(&stage);
-        // The same by hand, each candidate from the numbers of the formula.
+        // The same by hand: each candidate is computed by the formula.
         let plain = Train { extrapolation: None, ..train.clone() };
         let plain = fixture.stage(&plain, ROUTED, &models);
         let mut trainer = Trainer::new(&plain).unwrap();
@@ -272,14 +272,14 @@ fn a_stage_goes_by_its_benchmark() {
     assert!(moved > 0, "no candidate was ever better");
 }
 
-/// Completions of the benchmark.
+/// The number of completions of the benchmark.
 fn score_count(fixture: &Fixture, temperature: f64) -> f64 {
     let prompts = fixture.judge.tests.as_ref().unwrap().dataset.len() as f64;
     prompts * f64::from(extrapolation(temperature).evaluation.sampling.n)
 }
 
 #[test]
-fn what_is_frozen_is_not_extrapolated() {
+fn frozen_weights_are_not_extrapolated() {
     let fixture = Fixture::new();
     let models = models(true);
     let frozen = |group| Trainable::Weights { only: Some(vec![WeightFilter::Group(group)]), except: vec![] };
@@ -287,7 +287,7 @@ fn what_is_frozen_is_not_extrapolated() {
     let Err(stopped) = super::super::train(&fixture.stage(&train, ROUTED, &models), None) else {
         panic!("norms were extrapolated")
     };
-    let message = "none of the weights that are trained is among those that are extrapolated";
+    let message = "no trained weight is in the groups that are extrapolated";
     assert!(stopped.error.to_string().contains(message), "{}", stopped.error);
     train.trainable = frozen(WeightGroup::Attention);
     let stage = fixture.stage(&train, ROUTED, &models);

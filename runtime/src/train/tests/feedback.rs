@@ -1,4 +1,4 @@
-//! Feedback that another model writes, and completions of its own that are judged.
+//! Feedback written by another model, and that model's own completions, which are judged.
 
 use mopd_compiler::plan::Scorer;
 use mopd_compiler::plan::views::{Piece, Slot, View};
@@ -10,8 +10,8 @@ use super::*;
 use crate::compiled;
 use crate::rollout::Sequence;
 
-/// KL(student || tutor) where `writer` gets half of its own completions right, half of KL(student || writer)
-/// elsewhere, and nothing where the writer wrote nothing.
+/// KL(student || tutor) where at least half of the `writer`'s own completions are correct, half of KL(student
+/// || writer) elsewhere, and 0 where the writer's feedback is empty.
 fn advised(tutor: Teacher, writer: Teacher, temperature: f64) -> Train<Objective> {
     let plan = compiled::plan(
         "experiment \"t\" { seed = 1 }\n\
@@ -66,7 +66,7 @@ fn judged() -> Fixture {
     Fixture { verifier: verifier(), ..Fixture::new() }
 }
 
-/// As [`verifier`] has it.
+/// Whether [`verifier`] rewards a text.
 fn right(text: &str) -> bool {
     text.chars().next().is_some_and(|first| !matches!(first, 'n'..='z' | 'N'..='Z'))
 }
@@ -80,8 +80,8 @@ fn is_by(writer: &Reference, stage: &Stage, sequence: &Sequence) {
     assert_eq!(*found, right(&Tokenizer::Bytes.decode(&own).unwrap()), "{prompt}");
 }
 
-/// Each completion has words of its own, behind the prompt and the completion; each prompt has as many
-/// completions of the writer's as of the student's.
+/// Each completion has its own feedback, written after the prompt and the completion. For each prompt, the
+/// writer makes as many completions as the student.
 #[test]
 fn a_model_writes_about_each_completion() {
     let (fixture, models) = (judged(), roomy());
@@ -93,9 +93,9 @@ fn a_model_writes_about_each_completion() {
     rollouts.sequences.list.iter().for_each(|sequence| is_by(&writer, &stage, sequence));
 }
 
-/// Loss and gradient, whatever was written and was right, against float64.
+/// Loss and gradient against float64, for several combinations of feedback and correct completions.
 #[test]
-fn a_gate_by_what_the_writer_gets_right() {
+fn feedback_gate_loss_and_gradient_equal_the_reference() {
     let (fixture, models) = (judged(), roomy());
     let train = advised(ROUTED[0].clone(), ROUTED[1].clone(), 1.0);
     for micro_batch in [None, Some(5)] {
@@ -103,13 +103,13 @@ fn a_gate_by_what_the_writer_gets_right() {
         let mut trainer = Trainer::new(&stage).unwrap();
         let mut rollouts = trainer.rollouts_of(0).unwrap().remove(0);
         for (place, sequence) in rollouts.sequences.list.iter_mut().enumerate() {
-            // All, half or none of the writer's completions of a prompt are right.
+            // All, half or none of the writer's completions of a prompt are correct.
             let (group, sample) = (place / 2, place % 2);
             sequence.correct_of[0].1 = [true, sample == 0, false][group % 3];
             sequence.written_feedback[0] =
                 if place % 5 == 0 { String::new() } else { format!("say {place}") };
         }
-        let Evaluated { outputs, gradient, .. } =
+        let EvaluatedBatch { outputs, gradient, .. } =
             trainer.evaluate(0, &rollouts, 0).map_err(|(error, _)| error).unwrap();
         let loss = f64::from(outputs.get(stage.train.objective.loss)[0]);
         let gradient = to_vec(&gradient.part(0..gradient.parameters()));
@@ -133,8 +133,7 @@ fn a_gate_by_what_the_writer_gets_right() {
     }
 }
 
-/// What was written and judged belongs to the rollouts that later passes train on, by a tutor and a writer
-/// that move.
+/// Later passes train with the same feedback and verdicts, by a tutor and a writer that change.
 #[test]
 fn a_stage_that_was_cut_read_the_same() {
     let (fixture, models) = (judged(), roomy());
@@ -151,9 +150,9 @@ fn a_stage_that_was_cut_read_the_same() {
     assert_eq!(texts.len(), 12, "each completion has random numbers of its own: {texts:?}");
 }
 
-/// Of two that learn in turns, each hears the other as it is then.
+/// Of two models that learn in turns, each gets feedback from the other's current weights.
 #[test]
-fn peers_write_as_they_are() {
+fn joint_models_write_feedback_with_current_weights() {
     let (fixture, models) = (judged(), roomy());
     let peer = |learner: u32| Teacher::Learner { learner, start: ModelId(learner) };
     let settings = [1, 0].map(|other| advised(averages(0), peer(other), 0.0));
@@ -178,20 +177,23 @@ fn peers_write_as_they_are() {
 }
 
 #[test]
-fn feedback_needs_room() {
+fn feedback_beyond_the_context_is_an_error() {
     let (fixture, models) = (judged(), models(true));
     let mut train = advised(ROUTED[0].clone(), ROUTED[1].clone(), 1.0);
     train.feedback[0].sampling.max_tokens = 30;
     let stage = stage_of(&fixture, &train, &models);
     let error = Trainer::new(&stage).unwrap().rollouts_of(0).err().expect("a context of 32 is too short");
     let told = error.to_string();
-    assert!(told.contains("the template `critique`") && told.contains("more than a context of 32"), "{told}");
+    assert!(
+        told.contains("the template `critique`") && told.contains("more than the context of 32"),
+        "{told}"
+    );
 }
 
-/// Where the terms of a part read nobody who is shown it, nobody writes; without a template, the writer reads
-/// the prompt.
+/// Without terms that read a teacher with feedback, none is written. Without a template, the writer reads the
+/// prompt.
 #[test]
-fn what_is_written_and_what_is_not() {
+fn feedback_is_written_only_where_a_term_reads_it() {
     let (fixture, models) = (judged(), roomy());
     let mut train = advised(ROUTED[0].clone(), ROUTED[1].clone(), 0.0);
     train.feedback[0].sees = None;
@@ -207,7 +209,7 @@ fn what_is_written_and_what_is_not() {
     assert!(list.iter().all(|one| one.written_feedback.is_empty() && one.correct_of.is_empty()));
 }
 
-/// A writer may be shown what the verifier said.
+/// A writer's template may show the verifier's feedback.
 #[test]
 fn a_writer_reads_the_verifiers_words() {
     let (fixture, models) = (judged(), roomy());

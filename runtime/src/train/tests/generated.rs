@@ -1,10 +1,10 @@
-//! Steps whose gradient is made of what generation saved of the student's completions.
+//! Steps whose gradient is computed from activations that generation saved.
 
 use super::*;
 use crate::peers::Peers;
 use crate::peers::tests::among;
 
-/// Loss and gradient of some steps by a forward pass, and with what generation saved.
+/// Loss and gradient of some steps, by a forward pass and with activations that generation saved.
 fn steps(
     kind: Kind,
     (micro_batch, recomputed): (Option<u32>, usize),
@@ -23,7 +23,7 @@ fn steps(
         let saved = rollouts.scored().activations.take();
         [None, saved].map(|saved| {
             rollouts.scored().activations.replace(saved);
-            let Evaluated { outputs, gradient, .. } =
+            let EvaluatedBatch { outputs, gradient, .. } =
                 trainer.evaluate(0, &rollouts, step).map_err(|(error, _)| error).unwrap();
             let gradient = gradient.part(0..gradient.parameters()).to_kind(Kind::Double);
             let loss = f64::from(outputs.get(train.objective.loss)[0]);
@@ -37,7 +37,7 @@ fn apart(saved: &[f64], forward: &[f64]) -> f64 {
     super::apart(&saved.iter().map(|number| *number as f32).collect::<Vec<_>>(), forward)
 }
 
-/// The same up to rounding, in one process and in several; to the bit, as long as weights have not moved.
+/// Equal up to rounding, in one process and in several; to the bit before the weights change.
 #[test]
 fn a_step_on_what_generation_saved_is_that_of_a_forward_pass() {
     for (kind, within) in [(Kind::Float, 1e-5), (Kind::BFloat16, 0.1)] {
@@ -52,17 +52,17 @@ fn a_step_on_what_generation_saved_is_that_of_a_forward_pass() {
     }
 }
 
-/// Of layers that are run again, what they read is saved; of a batch that goes through in parts, nothing.
+/// For recomputed layers, their inputs are saved; with micro-batches, nothing is saved.
 #[test]
-fn what_is_saved_follows_what_a_step_holds() {
+fn saved_activations_follow_recomputation_and_micro_batches() {
     for [forward, saved] in &steps(Kind::Float, (None, usize::MAX), None)[1..] {
         assert!(forward != saved && apart(saved, forward) < 1e-5);
     }
     assert!(steps(Kind::Float, (Some(2), 0), None).iter().all(|[forward, saved]| forward == saved));
 }
 
-/// A student that is what its teacher is learns nothing, at no step: what rounding makes of no difference
-/// would move its weights as far as any gradient does.
+/// A student that equals its teacher learns nothing at any step: gradients that are only rounding errors
+/// would change its weights as much as any others.
 #[test]
 fn a_student_equal_to_its_teacher_stays_as_it_is() {
     let (fixture, own) = (Fixture::new(), models(true).remove(0));

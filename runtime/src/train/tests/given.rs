@@ -1,4 +1,4 @@
-//! What is read beside distributions: losses of the step before, rows of the data, text between tags.
+//! Signals that are not computed from distributions: earlier losses, columns of the data, text between tags.
 
 use mopd_compiler::plan::{DataFormula, Signal, Term};
 
@@ -19,7 +19,7 @@ pub fn trained(objective: &str) -> Train<Objective> {
     compiled::train(&plan, "student").clone()
 }
 
-/// Two terms, weighted by the loss and by each other's. `own` is what one of them says besides.
+/// Two terms, weighted by the loss and by each other's loss. `own` is added to the first term's settings.
 pub fn reads_losses(own: &str) -> Train<Objective> {
     trained(&format!(
         "weight = 0.5 + loss\n\
@@ -28,7 +28,7 @@ pub fn reads_losses(own: &str) -> Train<Objective> {
     ))
 }
 
-/// Of one number per token: the mean over tokens, then over sequences.
+/// The mean of a number per token over tokens, then over sequences.
 fn reduced(sequences: &Sequences, values: &[f32]) -> f64 {
     let mean = |sequence: usize| {
         let tokens = &values[sequences.tokens(sequence)];
@@ -37,7 +37,7 @@ fn reduced(sequences: &Sequences, values: &[f32]) -> f64 {
     (0..sequences.list.len()).map(mean).sum::<f64>() / sequences.list.len() as f64
 }
 
-/// Step by step, from each term's tokens: the losses that the next step reads, and what it makes of them.
+/// Step by step, the losses that the next step reads, and the losses computed from them.
 #[test]
 fn a_step_reads_the_losses_of_the_one_before() {
     let fixture = Fixture::new();
@@ -59,7 +59,7 @@ fn a_step_reads_the_losses_of_the_one_before() {
             for (part, rollouts) in rollouts.iter().enumerate() {
                 let sequences = &rollouts.sequences;
                 let objective = &stages[part].train.objective;
-                let Evaluated { batch, outputs, .. } =
+                let EvaluatedBatch { batch, outputs, .. } =
                     trainer.evaluate(part, rollouts, step).map_err(|(error, _)| error).unwrap();
                 let close = |got: f32, expected: f64| {
                     assert!((f64::from(got) - expected).abs() < 1e-5, "{step} {own}: {got} {expected}");
@@ -108,7 +108,7 @@ fn a_step_with_nothing_to_train_on_leaves_the_losses() {
     assert!(losses.restore(&before[..2]).is_err(), "of another objective");
 }
 
-/// Each completion's own row; each token's place in the text.
+/// A column of each completion's own row, and each token's position in the text.
 #[test]
 fn rows_and_tags_weigh_their_own_tokens() {
     let train = Train {
@@ -153,7 +153,7 @@ fn rows_and_tags_weigh_their_own_tokens() {
             let tokens = &found[rollouts.sequences.tokens(index)];
             assert_eq!(tokens.len(), answers[(row + domain) % 3].len() + 1);
             for (place, weight) in tokens.iter().enumerate() {
-                // The end token is no text.
+                // The end token is not part of the text.
                 let inside = inside.contains(&place);
                 assert_eq!(*weight, of_row + if inside { 100.0 } else { 0.0 }, "{sequence:?} {place}");
                 seen += usize::from(inside);

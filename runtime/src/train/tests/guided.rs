@@ -1,8 +1,8 @@
-//! `token_mix`, `interleave`: what a student writes whose teacher has a say in each token, and what is
-//! recorded of it.
+//! `token_mix`, `interleave`: the student's rollouts under a teacher's influence on each token, and the
+//! log-probabilities that are recorded.
 
 use mopd_compiler::plan::producers::{Guidance, Guided};
-use mopd_compiler::plan::{Moving, ScheduleLength};
+use mopd_compiler::plan::{AdaptiveSchedule, ScheduleLength};
 
 use super::producers::{forked, lists, same, sampling};
 use super::*;
@@ -15,7 +15,7 @@ pub(super) fn guided(guidance: Guidance, n: u32) -> Producer {
 }
 
 pub(super) fn token_mix(alpha: Schedule, n: u32) -> Producer {
-    guided(Guidance::TokenMix { alpha: Moving::Schedule(alpha) }, n)
+    guided(Guidance::TokenMix { alpha: AdaptiveSchedule::Schedule(alpha) }, n)
 }
 
 fn constant(value: f64) -> Schedule {
@@ -23,25 +23,25 @@ fn constant(value: f64) -> Schedule {
 }
 
 #[test]
-fn who_has_no_say_changes_nothing() {
+fn teacher_of_share_zero_leaves_student_rollouts_unchanged() {
     let student = lists(Producer::student(sampling(2)), STEPS);
     let all = models(true)[0].tokenizer.vocabulary() as u32;
     for without in [token_mix(constant(0.0), 2), guided(Guidance::Interleave { top_k: all }, 2)] {
         let lists = lists(without, STEPS);
         assert!(zip_equal(&lists, &student).all(|(one, other)| same(one, other)));
-        // Prompts of a teacher are read together, which may show in the last bits.
+        // A teacher's prompts are completed together, which may change last bits.
         let logps = |lists: &[Vec<Sequence>]| -> Vec<f32> {
             lists.iter().flatten().flat_map(|sequence| sequence.logps.clone().unwrap()).collect()
         };
         assert!(zip_equal(logps(&lists), logps(&student)).all(|(one, other)| (one - other).abs() < 1e-5));
     }
-    // All of it is the teacher's: to the bit, since both draw a teacher's prompts together.
+    // With share 1, all tokens are the teacher's, to the bit: both complete a teacher's prompts together.
     assert!(lists(token_mix(constant(1.0), 2), STEPS) == lists(Producer::teacher(sampling(2)), STEPS));
     assert!(lists(token_mix(constant(0.3), 2), STEPS) != student);
 }
 
-/// Log-probabilities of the tokens of a sequence, `[tokens, vocabulary]`, in double precision: the student's
-/// and its teacher's.
+/// The student's and its teacher's log-probabilities of a sequence's tokens, `[tokens, vocabulary]`, in
+/// double precision.
 fn both(sequence: &Sequence, teachers: [usize; 2]) -> [Tensor; 2] {
     let (fixture, weights) = (Fixture::new(), models(true));
     let train = train(mopd(1.0), 1);
@@ -51,14 +51,14 @@ fn both(sequence: &Sequence, teachers: [usize; 2]) -> [Tensor; 2] {
     })
 }
 
-/// Each recorded log-probability is that of `probabilities` of both distributions.
+/// Checks the recorded log-probabilities; `probabilities` combines both distributions.
 fn recorded(
     lists: &[Vec<Sequence>],
     teachers: [usize; 2],
     probabilities: impl Fn(usize, &Tensor, &Tensor) -> Tensor,
 ) {
     for (step, sequence) in lists.iter().enumerate().flat_map(|(step, list)| {
-        // Enough for both domains and all of the run.
+        // Enough sequences for both domains and the whole run.
         list.iter().step_by(7).map(move |sequence| (step, sequence))
     }) {
         let [student, teacher] = both(sequence, teachers);
@@ -72,13 +72,13 @@ fn recorded(
 }
 
 #[test]
-fn what_is_recorded_is_the_mixture_at_that_step() {
+fn token_mix_records_the_mixture_of_the_step() {
     let rising = Schedule::Linear { from: 0.1, to: 0.9, over: ScheduleLength::Run };
     let rising_at = |step: usize| 0.1 + 0.8 * step as f64 / f64::from(STEPS);
     recorded(&lists(token_mix(rising, 2), STEPS), [1, 2], |step, student, teacher| {
         rising_at(step) * teacher + (1.0 - rising_at(step)) * student
     });
-    // A teacher that is the student itself.
+    // The student is its own teacher.
     let own = forked(
         token_mix(constant(0.4), 2),
         [(); 2].map(|()| Teacher::Student(StudentCopy::Current)),
@@ -88,9 +88,9 @@ fn what_is_recorded_is_the_mixture_at_that_step() {
     recorded(&own, [0, 0], |_, student, _| student.copy());
 }
 
-/// A token is proposed among the teacher's best, or drawn by the teacher after another one was proposed.
+/// A token is a proposal in the teacher's `top_k`, or is drawn by the teacher in place of a rejected one.
 #[test]
-fn what_is_recorded_of_replaced_tokens_is_their_probability() {
+fn interleave_records_the_probability_of_replaced_tokens() {
     let mut outside = 0;
     for top_k in [1, 9] {
         let lists = lists(guided(Guidance::Interleave { top_k }, 2), STEPS);

@@ -1,4 +1,4 @@
-//! Steps in half precision: models compute in it, what is trained stays in single.
+//! Steps in half precision: models compute in bf16, trained parameters stay in f32.
 
 use super::*;
 
@@ -11,15 +11,14 @@ fn norm(of: &[f64]) -> f64 {
     of.iter().map(|value| value * value).sum::<f64>().sqrt()
 }
 
-/// How far a gradient is from an exact one, as a part of the length of that.
+/// The norm of the difference to an exact gradient, relative to that gradient's norm.
 pub(super) fn relative(got: &[f32], exact: &[f64]) -> f64 {
     let apart: Vec<f64> = zip_equal(got, exact).map(|(got, exact)| f64::from(*got) - exact).collect();
     norm(&apart) / norm(exact)
 }
 
-/// Half precision keeps 8 binary digits: of the gradient's length, two parts in a hundred are lost on the way
-/// through two layers. The loss is the reference's to more digits, since everything behind the last hidden
-/// states is in single precision.
+/// bf16 has 8 significant bits: the gradient loses about two percent of its norm on the way through two
+/// layers. The loss is more accurate, because everything after the last hidden states is in single precision.
 #[test]
 fn loss_and_gradient_are_near_the_reference_however_the_batch_is_divided() {
     let fixture = Fixture::new();
@@ -46,11 +45,11 @@ fn loss_and_gradient_are_near_the_reference_however_the_batch_is_divided() {
     }
 }
 
-/// Equal weights say the same in half precision too: to the bit where they see the same batch.
+/// Models with equal weights give the same values in half precision too: the same bits for the same batch.
 #[test]
 fn a_student_that_is_its_teacher_does_not_diverge() {
     let fixture = Fixture::new();
-    // Weights that must be rounded, and both models must round alike.
+    // Weights that have to be rounded; both models must round them alike.
     let models = models(true);
     let train = train(direct(Support::Full, Mass::Raw), 1);
     let own = [Teacher::Model(ModelId(0)), Teacher::Model(ModelId(0))];
@@ -79,10 +78,10 @@ fn one_teacher_is_the_same_however_it_is_reached() {
     assert_eq!(trained_to_the_end(&fetched).0, expected);
 }
 
-/// Updates that half precision can't hold are not lost: thirty of them move a weight as far as in single
-/// precision.
+/// Updates below the precision of bf16 are not lost: after thirty of them the weights have changed as much as
+/// in single precision.
 #[test]
-fn small_updates_add_up() {
+fn updates_below_bf16_precision_accumulate() {
     let fixture = Fixture::new();
     let models: Vec<Arc<Weights>> = models(true).iter().map(rounded).collect();
     let mut train = train(mopd(1.0), 1);
@@ -100,9 +99,9 @@ fn small_updates_add_up() {
     assert!(product > 0.9 * norm(&half) * norm(&single));
 }
 
-/// Averages are kept in single precision, whether a stage answers them or a teacher is made from them.
+/// Averages are in single precision, both as a stage's result and as a teacher.
 #[test]
-fn averages_are_in_single_precision() {
+fn weight_averages_are_in_single_precision() {
     let fixture = Fixture::new();
     let models = models(true);
     let mut train = train(mopd(1.0), 1);
@@ -113,7 +112,7 @@ fn averages_are_in_single_precision() {
     let mut expected =
         [to_vec(&trainer.trained.to_f32(&trainer.model)), to_vec(&trainer.trained.to_f32(&trainer.model))];
     for step in 0..4 {
-        // Nothing moves while all are equal: the first push is by hand.
+        // The student equals its copies at first, so nothing would change: the first change is made by hand.
         if step == 0 {
             let (mut master, _) = trainer.trained.parameters(&trainer.model);
             master.set(&(master.to_f32() + 1e-5));
@@ -139,9 +138,9 @@ fn averages_are_in_single_precision() {
     assert!(differ < 0.01, "{differ}");
 }
 
-/// What is not trained is answered as it came, not as the model rounded it.
+/// Frozen weights keep their digits in the result, even though the model rounds them.
 #[test]
-fn what_stays_keeps_its_digits() {
+fn frozen_weights_keep_their_precision_in_bf16_training() {
     let fixture = Fixture::new();
     let models = models(false);
     let start = models[0].values().into_owned();

@@ -1,4 +1,4 @@
-//! `keep = correct` of completions that are drawn in every step.
+//! `keep = correct` for completions that are drawn in every step.
 
 use std::io::Write;
 use std::sync::Mutex;
@@ -9,21 +9,21 @@ use super::producers::sampling;
 use super::*;
 use crate::rollout::Sequence;
 
-/// Right is what matches.
+/// A verifier that rewards completions that match the pattern.
 pub(super) fn matches(pattern: &str) -> Verifier {
     let pattern = pattern.to_owned();
     Verifier::new(&Reward::Regex { pattern, field: "answer".into() }, Path::new(".")).unwrap()
 }
 
-/// About half of what a random model writes: two printable characters in a row.
+/// A pattern that about half of a random model's completions match: two printable characters in a row.
 pub(super) const SOME: &str = "[ -~][ -~]";
 
 pub(super) fn kept(rollout: Rollout) -> Rollout {
     Rollout { keep: Keep::Correct, ..rollout }
 }
 
-/// What is right of what would have been drawn otherwise, in the same order; loss and gradient are those of
-/// the formula on these sequences alone, in double precision.
+/// A step trains on the correct ones among the completions that it would draw anyway, in the same order. Loss
+/// and gradient are those of these sequences alone, in double precision.
 #[test]
 fn a_step_trains_on_what_is_right_alone() {
     let fixture = Fixture { verifier: matches(SOME), ..Fixture::new() };
@@ -50,7 +50,7 @@ fn a_step_trains_on_what_is_right_alone() {
             let right: Vec<Sequence> =
                 all.iter().filter(|sequence| sequence.reward == Some(1.0)).cloned().collect();
             assert!(sequences.list == right && !right.is_empty() && right.len() < all.len());
-            // A group is of a prompt, however many of it stay.
+            // A group has the remaining completions of one prompt, however few.
             let prompts = right.chunk_by(|one, next| (one.source, one.record) == (next.source, next.record));
             let sizes: Vec<usize> = prompts.map(<[_]>::len).collect();
             assert_eq!(sequences.groups().map(<[_]>::len).collect::<Vec<_>>(), sizes);
@@ -62,7 +62,7 @@ fn a_step_trains_on_what_is_right_alone() {
             let apart = apart(&gradient, &derivative);
             assert!(apart < 1e-5, "{micro_batch:?}: {apart:e}");
         }
-        // Each domain's row says how many it left out.
+        // Each domain's row has the number of dropped completions.
         let (_, rows) = trained_to_the_end(&fixture.stage(&train, ROUTED, &models));
         for (index, row) in rows.iter().filter(|row| row.step == 0).enumerate() {
             let of_domain = all.iter().filter(|sequence| sequence.source == index);
@@ -72,11 +72,11 @@ fn a_step_trains_on_what_is_right_alone() {
     }
 }
 
-/// Keeps what is told.
+/// Collects the events.
 #[derive(Clone, Default)]
-struct Told(Arc<Mutex<Vec<u8>>>);
+struct CapturedOutput(Arc<Mutex<Vec<u8>>>);
 
-impl Write for Told {
+impl Write for CapturedOutput {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.0.lock().unwrap().write(bytes)
     }
@@ -85,10 +85,10 @@ impl Write for Told {
     }
 }
 
-/// Neither weights nor moments change, decay included; rows say what was drawn, and a warning says it once.
+/// Weights and moments stay, even with weight decay. Rows have the number dropped; one warning is given.
 #[test]
 fn a_step_with_nothing_left_changes_no_weights() {
-    let told = Told::default();
+    let told = CapturedOutput::default();
     let fixture =
         Fixture { verifier: matches("[^a-z[^a-z]]"), control: Control::new(told.clone()), ..Fixture::new() };
     let models = models(true);
@@ -110,9 +110,9 @@ fn a_step_with_nothing_left_changes_no_weights() {
         }
     }
     let told = String::from_utf8(told.0.lock().unwrap().clone()).unwrap();
-    assert_eq!(told.matches("nothing of what step 0 drew was kept").count(), 1, "{told}");
-    assert_eq!(told.matches("was kept").count(), 1, "{told}");
-    // Other terms go on with what they have.
+    assert_eq!(told.matches("all completions of step 0 were dropped").count(), 1, "{told}");
+    assert_eq!(told.matches("were dropped").count(), 1, "{told}");
+    // Terms on other completions are still trained.
     train.own_data = vec![plan::OwnData {
         rollout: Rollout::new(5, Producer::data("answer")),
         objective: direct(Support::Full, Mass::Raw),

@@ -1,5 +1,5 @@
-//! A share of a slot that the run itself finds: what its teachers read, what it is paid, and what is kept of
-//! it.
+//! A template's share that the run learns itself: the prompts that its teachers read, its gain, and its state
+//! in checkpoints.
 
 use mopd_compiler::plan::{Axis, Function, View};
 
@@ -10,8 +10,8 @@ use super::resume::ends_the_same_wherever_it_is_cut;
 use super::*;
 use crate::compiled;
 
-/// A policy that is paid for the fall of the loss and for what the student thinks of the answers, held for
-/// two steps. With what the teachers see.
+/// A policy whose gain is the fall of the loss plus the student's log-probability of the answers, held for
+/// two steps; and the teachers' view.
 fn learning(passes: u32) -> (Train<Objective>, View) {
     let plan = compiled::plan(
         "experiment \"t\" { seed = 1 }\n\
@@ -58,8 +58,8 @@ fn stage<'a>(
     stage
 }
 
-/// The mean over completions of the mean over their tokens of KL(student || teacher), the teacher behind so
-/// much of the answers.
+/// The mean over completions of their tokens' mean KL(student || teacher), where the teacher has read `share`
+/// of the answer.
 fn loss(stage: &Stage, [student, teacher]: [&Reference; 2], sequences: &Sequences, share: f64) -> f64 {
     let each = sequences.list.iter().map(|sequence| {
         let answer = stage.sources[sequence.source].prompts.dataset.text(sequence.record, "answer").unwrap();
@@ -75,8 +75,8 @@ fn loss(stage: &Stage, [student, teacher]: [&Reference; 2], sequences: &Sequence
     each.sum::<f64>() / sequences.list.len() as f64
 }
 
-/// The mean over all tokens of the answers to the prompts of a step: each once, however many completions it
-/// has.
+/// The mean log-probability of all tokens of the answers to the step's prompts. Each answer counts once,
+/// whatever the number of its prompt's completions.
 fn recorded(stage: &Stage, student: &Reference, sequences: &Sequences) -> f64 {
     let answers = all_examples(stage, "answer").unwrap();
     let (mut sum, mut count) = (0.0, 0);
@@ -91,7 +91,7 @@ fn recorded(stage: &Stage, student: &Reference, sequences: &Sequences) -> f64 {
 }
 
 #[test]
-fn what_is_drawn_is_shown_and_the_gain_is_that_of_its_steps() {
+fn learned_value_is_logged_with_the_gain_of_its_steps() {
     let (fixture, weights) = (Fixture::new(), models(true));
     let learning = learning(1);
     let settings = learning.0.objective.learned.clone().unwrap();
@@ -104,12 +104,12 @@ fn what_is_drawn_is_shown_and_the_gain_is_that_of_its_steps() {
         let mut policy = LearnedPolicy::new(&settings);
         for step in 0..6 {
             let rollouts = trainer.rollouts_of(step).unwrap();
-            // They are evaluated twice, the first time here.
+            // These rollouts are evaluated twice; the first evaluation would take the saved activations.
             rollouts[0].activations.take();
             let value = trainer.parts[0].batches.learned().expect("it is drawn before the step");
             policy.begin(&stage, step);
             assert_eq!(policy.value(), Some(value), "step {step}");
-            let Evaluated { batch, outputs, .. } =
+            let EvaluatedBatch { batch, outputs, .. } =
                 trainer.evaluate(0, &rollouts[0], step).map_err(|(error, _)| error).unwrap();
             let now = stage.start.with_values(trainer.trained.numbers(&trainer.model));
             let student = Reference::new(&Arc::new(now));
@@ -121,7 +121,7 @@ fn what_is_drawn_is_shown_and_the_gain_is_that_of_its_steps() {
             let signal = Signal::RecordedLogp { field: "answer".to_owned() };
             let got = f64::from(batch.signal(&signal).unwrap()[0]);
             assert!((got - recorded).abs() < 1e-5, "step {step}: {got} {recorded}");
-            // Before the first step there is no loss that it could have fallen from.
+            // The first step has no earlier loss, so its loss has not fallen.
             let gain = before.unwrap_or(loss) - loss + 0.1 * recorded;
             let got = f64::from(outputs.get(settings.gain)[0]);
             assert!((got - gain).abs() < 1e-5, "step {step}: {got} {gain}");
@@ -143,7 +143,7 @@ fn what_is_drawn_is_shown_and_the_gain_is_that_of_its_steps() {
     }
 }
 
-/// Between draws and in the middle of one; where several updates come from a batch.
+/// Interrupted between draws and while a value is held; with one and with several updates per batch.
 #[test]
 fn a_stage_that_learns_it_ends_the_same_wherever_it_was_cut() {
     let (fixture, weights) = (Fixture::new(), models(false));
@@ -170,7 +170,7 @@ fn a_gain_must_be_finite() {
     assert!(!finite && error.to_string().contains("the gain of `learned(...)` is not finite"), "{error}");
 }
 
-/// Others have nothing of it to give back.
+/// A stage without a policy has no state of it.
 #[test]
 fn a_state_of_another_stage_does_not_fit() {
     let (fixture, weights) = (Fixture::new(), models(true));
@@ -182,11 +182,11 @@ fn a_state_of_another_stage_does_not_fit() {
     let mut same = Trainer::new(&stage).unwrap();
     same.restore(&state, RestoreMode::Resume).unwrap();
     assert_eq!(same.parts[0].batches.learned(), trainer.parts[0].batches.learned());
-    // A fork may have another gain: it begins with what it knows itself.
+    // A fork may have another gain, so it starts with a new policy.
     let mut fork = Trainer::new(&stage).unwrap();
     fork.restore(&state, RestoreMode::Fork).unwrap();
     assert_eq!(fork.parts[0].batches.learned(), None);
     state.position.first.policy.clear();
     let problem = Trainer::new(&stage).unwrap().restore(&state, RestoreMode::Resume);
-    assert_eq!(problem, Err("it does not say what its policy has learned".to_owned()));
+    assert_eq!(problem, Err("it has no valid state of the learned policy".to_owned()));
 }

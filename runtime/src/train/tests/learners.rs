@@ -1,11 +1,11 @@
-//! Several models that learn in turns.
+//! Several models that are trained in turns.
 
 use super::super::learners::{Learners, LearnersPosition};
-use super::super::{Checkpoints, Finished, Pace, train_in_turns};
+use super::super::{Checkpoints, FinishedTraining, Pace, train_in_turns};
 use super::*;
 
-/// What two models learn from: the first from a frozen teacher, the other from the first, in every second
-/// step.
+/// The settings of two models: the first learns from a frozen teacher, the other from the first, in every
+/// second step.
 fn settings() -> [Train<Objective>; 2] {
     let of = |rate: f64| {
         let mut train = train(mopd(5.0), 1);
@@ -18,7 +18,7 @@ fn settings() -> [Train<Objective>; 2] {
 
 const FIRST: Teacher = Teacher::Learner { learner: 0, start: ModelId(0) };
 
-/// The other's turn comes before the first's.
+/// The second model's turn comes before the first's.
 fn stages<'a>(
     fixture: &'a Fixture,
     [one, other]: &'a [Train<Objective>; 2],
@@ -31,18 +31,18 @@ fn stages<'a>(
     vec![first, Stage { turn: turn("follow", 0, 2), start, stream: 3, ..stage }]
 }
 
-fn finished(stages: &[Stage], checkpoints: Option<Checkpoints>) -> Finished {
+fn finished(stages: &[Stage], checkpoints: Option<Checkpoints>) -> FinishedTraining {
     train_in_turns(stages, checkpoints).map_err(|stopped| stopped.error).unwrap()
 }
 
-fn numbers(finished: &Finished) -> [Vec<f32>; 2] {
+fn numbers(finished: &FinishedTraining) -> [Vec<f32>; 2] {
     [finished.weights.values().into_owned(), finished.others[0].weights.values().into_owned()]
 }
 
-/// The first learns as if it were alone; the other as if the first, as it was left by its last turn, were a
-/// frozen teacher: to the bit.
+/// The first model learns as if it were trained alone; the second as if the first, with the weights of its
+/// last turn, were a frozen teacher. Both have the same bits.
 #[test]
-fn each_learns_from_the_others_as_they_are() {
+fn joint_training_equals_alternating_training_by_hand() {
     let (fixture, models) = (Fixture::new(), models(true));
     let settings = settings();
     let stages = stages(&fixture, &settings, &models);
@@ -78,8 +78,7 @@ fn each_learns_from_the_others_as_they_are() {
     assert!(together[1] != models[1].values().into_owned());
 }
 
-/// Cut after any step, and between the turns of one, it ends with the same bits; its rows say whose turn it
-/// was.
+/// Interrupted after any step or between two turns, training ends with the same bits. Rows name the turn.
 #[test]
 fn a_stage_of_two_ends_the_same_wherever_it_was_cut() {
     let (fixture, models) = (Fixture::new(), models(true));
@@ -100,7 +99,7 @@ fn a_stage_of_two_ends_the_same_wherever_it_was_cut() {
         for done in (0..4).flat_map(|step| [(step, 0), (step, 1)]).take_while(|done| *done < (step, turn)) {
             let place = cut.of_turn(done.1);
             let learner = &mut cut.0[place];
-            if learner.stage.turn.comes(done.0) {
+            if learner.stage.turn.is_due(done.0) {
                 learner.step(done.0, &mut record).map_err(|(error, _)| error).unwrap();
             }
         }

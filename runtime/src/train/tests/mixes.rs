@@ -1,4 +1,4 @@
-//! `mix`: which side each group is from, and that it is what that side alone would have given.
+//! `mix`: the side that each group is from, and equality with the groups of that side alone.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -9,7 +9,7 @@ use crate::rollout::Sequence;
 const STEPS: u32 = 40;
 const GROUPS: u32 = 10;
 
-/// The batches of a stage that does not learn meanwhile.
+/// The batches of a stage whose student stays unchanged.
 fn lists(producer: Producer, sequences: usize) -> Vec<Vec<Sequence>> {
     let (fixture, weights) = (Fixture::new(), models(true));
     let mut train = train(mopd(1.0), 1);
@@ -25,8 +25,8 @@ fn lists(producer: Producer, sequences: usize) -> Vec<Vec<Sequence>> {
     lists
 }
 
-/// The number in [0, 1) by which a node of the tree chooses for a group, from the generator itself: the
-/// fixture's seed 1 and stream 2, the purpose 10, the step; the group and the node select the stream.
+/// The uniform number by which a mix chooses a group's side, directly from the generator: seeded by the
+/// fixture's seed 1 and stream 2, purpose 10 and the step; the group and the mix's node select the stream.
 pub(super) fn chance(step: u32, group: u32, node: u32) -> f64 {
     let words = [1u64, 2, 10, u64::from(step)];
     let seed: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
@@ -59,12 +59,12 @@ fn a_group_of_a_mix_is_what_its_side_alone_gives() {
             }
         }
     }
-    // 200 groups in each half of the run, with shares around 0.3 and 0.7.
+    // There are 200 groups in each half of the run, with mean shares of 0.3 and 0.7.
     assert!((35..85).contains(&from_first[0]) && (115..165).contains(&from_first[1]), "{from_first:?}");
     assert!(sides[0] != sides[1]);
 }
 
-/// A mix inside a mix chooses by numbers of its own.
+/// A mix inside a mix chooses with its own random numbers.
 #[test]
 fn mixes_inside_mixes_choose_on_their_own() {
     let half = || Schedule::Constant { value: 0.5 };
@@ -82,6 +82,6 @@ fn mixes_inside_mixes_choose_on_their_own() {
             assert_eq!(drawn(sequence), drawn(expected), "step {step}, group {group}");
         }
     }
-    // A quarter of 400.
+    // A quarter of 400 is expected.
     assert!((65..135).contains(&from_student), "{from_student}");
 }

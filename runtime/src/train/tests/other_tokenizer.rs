@@ -1,4 +1,4 @@
-//! Teachers with another tokenizer against double precision: spans, counterparts and losses are worked out
+//! Teachers with another tokenizer, against double precision. Spans, counterparts and losses are computed
 //! here from the letters of byte-level vocabularies.
 
 use std::ops::Range;
@@ -6,7 +6,7 @@ use std::ops::Range;
 use mopd_compiler::plan::{View, views::Piece, views::Slot};
 
 use super::super::other_tokenizer::OtherTokenizer;
-use super::super::views::Now;
+use super::super::views::StepContext;
 use super::*;
 use crate::compiled;
 use crate::tokenizer::chat::{self, Conversation};
@@ -37,7 +37,7 @@ fn objective(objective: &str) -> Objective {
     train.objective.clone()
 }
 
-/// Sentences whose words are tokens of the one vocabulary and letters of the other.
+/// Sentences whose words are tokens of one vocabulary and single letters of the other.
 fn sentences() -> Fixture {
     let fixture = Fixture::new();
     let rows = [("say: ", "the größte"), ("it is", " in the"), ("and ", "tion\n on"), ("to", " and an é")];
@@ -64,7 +64,7 @@ fn model_of(tokenizer: &Tokenizer, seed: u64) -> Arc<Weights> {
     Arc::new(weights)
 }
 
-/// Where each token of a text ends: every letter of a byte-level vocabulary is a byte.
+/// The end of each token in the text: every letter of a byte-level vocabulary is a byte.
 fn ends(tokenizer: &Tokenizer, text: &str) -> Vec<usize> {
     let length = |token: &Token| match tokenizer {
         Tokenizer::Bytes => 1,
@@ -76,7 +76,7 @@ fn ends(tokenizer: &Tokenizer, text: &str) -> Vec<usize> {
     ends
 }
 
-/// Spans as sets of common ends.
+/// The spans between common ends of tokens.
 fn spans(own: &[usize], other: &[usize]) -> Vec<(Range<usize>, Range<usize>)> {
     let place = |ends: &[usize], end: usize| ends.iter().position(|known| *known == end);
     let mut spans = Vec::new();
@@ -90,7 +90,7 @@ fn spans(own: &[usize], other: &[usize]) -> Vec<(Range<usize>, Range<usize>)> {
     spans
 }
 
-/// The letter by which GPT-2's vocabularies spell a byte.
+/// The letter that stands for a byte in GPT-2's vocabularies.
 fn letter(byte: u8) -> String {
     let place = match byte {
         0..=0x20 => 0x100 + u32::from(byte),
@@ -102,7 +102,7 @@ fn letter(byte: u8) -> String {
     char::from_u32(place).unwrap().to_string()
 }
 
-/// Pairs of ids, the bytes' and the byte-level vocabulary's, and both end tokens.
+/// Pairs of ids for each byte and for the end token: of the byte tokenizer, and of the byte-level vocabulary.
 fn counterparts(spelled: &Tokenizer) -> Vec<(Token, Token)> {
     let Tokenizer::Pretrained(vocabulary) = spelled else { panic!("a byte-level vocabulary") };
     let mut ids = HashMap::new();
@@ -115,7 +115,7 @@ fn counterparts(spelled: &Tokenizer) -> Vec<(Token, Token)> {
     pairs
 }
 
-/// Of ids that have a token.
+/// Log-probabilities over the ids that have a token.
 fn distribution(reference: &Reference, prompt: &[Token], completion: &[Token]) -> Tensor {
     let logps = reference.logps(prompt, completion);
     let absent = Tensor::from_slice(reference.weights.tokenizer.absent());
@@ -127,7 +127,7 @@ fn sorted(probabilities: &Tensor, length: i64) -> Tensor {
     sorted.constant_pad_nd([0, length - probabilities.numel() as i64])
 }
 
-/// Of one span: `p` and `q` are log-probabilities of student and teacher.
+/// The loss of one span; `p` and `q` are log-probabilities of student and teacher.
 fn span_loss(
     name: &str,
     p: &Tensor,
@@ -159,7 +159,7 @@ fn span_loss(
     jsd * shared + half_distance(&rest_p, &rest_q) * (1.0 - shared)
 }
 
-/// A student whose tokens are bytes with a teacher of words, and the other way round.
+/// A student with byte tokens and a teacher with word tokens, and the other way round.
 #[test]
 fn losses_and_gradients_equal_the_reference() {
     let fixture = sentences();
@@ -202,8 +202,8 @@ fn stage<'a>(
     stage
 }
 
-/// The loss in double precision, the student that it was made from, and how many spans have several tokens of
-/// either side. `before` stands before the teacher's prompts.
+/// The loss in double precision, the student that it depends on, and the number of spans with several tokens
+/// of either side. `before` precedes the teacher's prompts.
 fn expected(
     name: &str,
     stage: &Stage,
@@ -254,8 +254,8 @@ fn expected(
     (Tensor::stack(&losses, 0).mean(Kind::Double), student, several)
 }
 
-/// A template in its own tokens, and one domain with a teacher of the student's own tokenizer: every token of
-/// its begins a span, and all entries are matched.
+/// A template in the teacher's own tokens; then one domain whose teacher has the student's tokenizer: all its
+/// tokens begin a span, and all its entries are matched.
 #[test]
 fn a_route_may_have_teachers_of_both_kinds() {
     let (fixture, words) = (sentences(), pretrained("qwen3"));
@@ -270,7 +270,7 @@ fn a_route_may_have_teachers_of_both_kinds() {
     assert!((loss - expected.double_value(&[])).abs() < 1e-5, "{loss} {expected:?}");
 
     let mut both = stage(&fixture, &train, &models, None);
-    // The student itself, as it began.
+    // The student's start.
     both.sources[1].route = SourceTeachers::all(&choice(Teacher::Model(ModelId(0))));
     let trainer = Trainer::new(&both).unwrap();
     let (batch, _) = scores::score(&trainer.scoring(0), &rollouts, 0).map_err(|_| ()).unwrap();
@@ -286,9 +286,63 @@ fn a_route_may_have_teachers_of_both_kinds() {
     }
 }
 
-/// Texts that differ for each kind of bad input.
+/// Every completion has a byte that is not UTF-8, which the teacher reads as U+FFFD: its tokens of that spell
+/// another text, so that the span has the probability of its first token alone, on both sides. The span is of
+/// that byte, or of more where the teacher joins it with other letters.
 #[test]
-fn what_cannot_be_aligned_is_said() {
+fn invalid_utf8_is_compared_by_the_first_token_of_the_span() {
+    const AT: usize = 1;
+    let (fixture, words) = (sentences(), pretrained("qwen3"));
+    let models = [model_of(&Tokenizer::Bytes, 0), model_of(&words, 1), model_of(&words, 2)];
+    let train = train(objective("gold(beta: 0.3)"), 1);
+    let stage = stage(&fixture, &train, &models, None);
+    let mut trainer = Trainer::new(&stage).unwrap();
+    let mut rollouts = trainer.rollouts_of(0).unwrap().remove(0);
+    rollouts.sequences.list.iter_mut().for_each(|sequence| sequence.completion[AT] = 0xff);
+    let EvaluatedBatch { outputs, gradient, .. } =
+        trainer.evaluate(0, &rollouts, 0).map_err(|(error, _)| error).unwrap();
+
+    let student = Reference::new(&models[0]);
+    let teachers = [1, 2].map(|model| Reference::new(&models[model]));
+    let (pairs, replacement) = (counterparts(&words), "\u{fffd}".len());
+    let (mut losses, mut cut) = (Vec::new(), 0);
+    for sequence in &rollouts.sequences.list {
+        let prompt = stage.sources[sequence.source].prompts.dataset.prompt(sequence.record);
+        let (own, _) = sequence.completion.split_at(sequence.completion.len() - 1);
+        let own: Vec<u8> = own.iter().map(|token| *token as u8).collect();
+        let text = String::from_utf8_lossy(&own).into_owned();
+        let other = words.completion(prompt, &text).unwrap();
+        let p = distribution(&student, &Tokenizer::Bytes.prompt(prompt).unwrap(), &sequence.completion);
+        let of_teacher = &teachers[sequence.source];
+        let q = distribution(of_teacher, &words.prompt(prompt).unwrap(), &other).detach();
+        let longer = |byte: usize| byte + 1 + if byte >= AT { replacement - 1 } else { 0 };
+        let (mut ends_own, mut ends_other): (Vec<usize>, _) =
+            ((0..own.len()).map(longer).collect(), ends(&words, &text));
+        [&mut ends_own, &mut ends_other].into_iter().for_each(|ends| ends.push(text.len() + 1));
+        for (of_student, of_teacher) in spans(&ends_own, &ends_other) {
+            let is_cut = of_student.contains(&AT);
+            cut += usize::from(is_cut && of_teacher.len() > 1);
+            let rest = |logps: &Tensor, tokens: &[Token], span: &Range<usize>| {
+                let each = span.clone().skip(1).filter(|_| !is_cut);
+                each.fold(Tensor::from(0.0), |sum, at| sum + logps.get(at as i64).get(tokens[at]))
+            };
+            let rest = [rest(&p, &sequence.completion, &of_student), rest(&q, &other, &of_teacher)];
+            let (p, q) = (p.get(of_student.start as i64), q.get(of_teacher.start as i64));
+            losses.push(span_loss("gold", &p, &q, rest, &pairs, Tokenizer::Bytes.tokens()));
+        }
+    }
+    assert!(cut > 3, "the teacher's U+FFFD has several tokens: {cut}");
+    let expected = Tensor::stack(&losses, 0).mean(Kind::Double);
+    let loss = f64::from(outputs.get(train.objective.loss)[0]);
+    assert!((loss - expected.double_value(&[])).abs() < 1e-5, "{loss} {expected:?}");
+    let gradient = to_vec(&gradient.part(0..gradient.parameters()));
+    let apart = apart(&gradient, &student.gradient(&expected));
+    assert!(apart < 1e-4, "{apart:e}");
+}
+
+/// A different error message for each kind of bad input.
+#[test]
+fn texts_that_cannot_be_aligned_are_errors() {
     let (fixture, words) = (sentences(), pretrained("qwen3"));
     let models = [model_of(&Tokenizer::Bytes, 0), model_of(&words, 1), model_of(&words, 2)];
     let train = train(objective("uld"), 1);
@@ -297,36 +351,37 @@ fn what_cannot_be_aligned_is_said() {
     let mut rollouts = trainer.rollouts_of(0).unwrap().remove(0);
     rollouts.sequences.list[0].prompt = Some(vec![1]);
     let Err(error) = scores::score(&trainer.scoring(0), &rollouts, 0) else { panic!("it is not read") };
-    assert!(error.to_string().contains("conversations that go on after an answer"), "{error}");
+    assert!(error.to_string().contains("conversations that continue after an answer"), "{error}");
     let shorter = crate::model::Config { context: 2, ..(*models[1].config).clone() };
     let mut short = random_model(&shorter, 1);
     short.tokenizer = models[1].tokenizer.clone();
     let other = OtherTokenizer::new(&Tokenizer::Bytes, &short, false, "the teacher `big`");
     let members = || 0..rollouts.sequences.list.len();
-    let Err(error) = other.unwrap().reading(&stage, None, &rollouts.sequences, members().skip(1), Now::START)
+    let Err(error) =
+        other.unwrap().reading(&stage, None, &rollouts.sequences, members().skip(1), StepContext::START)
     else {
         panic!("it does not fit")
     };
     assert!(error.to_string().contains("whose context is 2"), "{error}");
 
-    // It reads a `#` in place of every letter.
+    // This tokenizer reads a `#` in place of every character.
     let mut rewriting = random_model(&models[1].config, 1);
     rewriting.tokenizer = Arc::new(edited("qwen3", |tokenizer| {
         tokenizer["normalizer"] =
             serde_json::json!({ "type": "Replace", "pattern": { "Regex": "[\\s\\S]" }, "content": "#" });
     }));
     let other = OtherTokenizer::new(&Tokenizer::Bytes, &rewriting, false, "the teacher `big`").unwrap();
-    // One completion says little; several of which none can be compared end the run.
-    let read = |members| other.reading(&stage, None, &rollouts.sequences, members, Now::START);
+    // A single completion that can't be compared is no error; several in a row are.
+    let read = |members| other.reading(&stage, None, &rollouts.sequences, members, StepContext::START);
     assert!(read(1..2).unwrap().rows().iter().all(Option::is_none));
     let errors: Vec<Error> = (1..9).filter_map(|member| read(member % 6 + 1..member % 6 + 2).err()).collect();
     let [error, ..] = errors.as_slice() else {
         panic!("nothing begins where something of the student's does")
     };
-    assert!(error.to_string().contains("it reads other texts than the completions"), "{error}");
+    assert!(error.to_string().contains("it reads other text than the completions"), "{error}");
 }
 
-/// The same questions as conversations; a template leaves white space at the ends of answers out.
+/// The same questions as conversations; answers have no leading space, because templates strip it.
 fn conversations() -> Fixture {
     let fixture = sentences();
     let read = |name: &str| {
@@ -356,7 +411,7 @@ fn turn(tokenizer: &Tokenizer, prompt: &str, answer: &str) -> (Vec<Token>, Vec<T
     (asked, completion)
 }
 
-/// A student and a teacher that both chat, by their own templates.
+/// A student and a teacher that both read conversations, each in its own template.
 #[test]
 fn conversations_are_compared_in_both_templates() {
     let fixture = conversations();
@@ -377,14 +432,14 @@ fn conversations_are_compared_in_both_templates() {
         let (expected, of_student, _) = expected(&name, &stage, &models, &rollouts, &pairs, "");
         assert!((loss - expected.double_value(&[])).abs() < 1e-5, "{name}: {loss} {expected:?}");
         let apart = apart(&gradient, &of_student.gradient(&expected));
-        // By rank, a few of some hundred entries are equal but for rounding.
+        // Sorted by rank, a few of several hundred entries differ only by rounding.
         let bound = if name == "uld" { 1e-2 } else { 1e-4 };
         assert!(apart < bound, "{name}: {apart:e}");
     }
 }
 
-/// A template that writes a space before an answer, which its first token has, as Llama 2's: the student's is
-/// compared with nothing. Gemma's writes none. Both end with the end tokens of their turns.
+/// Llama 2's template writes a space before an answer, which is part of the answer's first token: the
+/// student's first token is not compared. Gemma's template writes none. Both compare the end tokens.
 #[test]
 fn first_tokens_with_the_template_s_space_are_not_compared() {
     let fixture = conversations();
@@ -396,7 +451,7 @@ fn first_tokens_with_the_template_s_space_are_not_compared() {
     files.files.push(("chat_template.jinja".to_owned(), template.as_bytes().to_vec()));
     let llama2 = Tokenizer::Pretrained(crate::tokenizer::PretrainedTokenizer::new(files).unwrap());
     for (other, has_space) in [(pretrained("gemma"), false), (llama2, true)] {
-        let bytes = crate::tokenizer::TokenBytes::of(&other).unwrap();
+        let bytes = crate::tokenizer::TokenBytes::new(&other).unwrap();
         let models = [model_of(&own, 0), model_of(&other, 1), model_of(&other, 2)];
         let train = train(objective("uld"), 1);
         let stage = stage(&fixture, &train, &models, None);
@@ -405,7 +460,8 @@ fn first_tokens_with_the_template_s_space_are_not_compared() {
         let sequences = &rollouts.sequences;
         let reader = OtherTokenizer::new(&own, &models[1], true, "the teacher `big`").unwrap();
         let members = 0..sequences.list.len();
-        let rows = reader.reading(&stage, None, sequences, members.clone(), Now::START).unwrap().rows();
+        let rows =
+            reader.reading(&stage, None, sequences, members.clone(), StepContext::START).unwrap().rows();
         let mut left_out = 0;
         for member in members {
             let sequence = &sequences.list[member];

@@ -1,4 +1,4 @@
-//! Terms with completions of their own: what a step with several parts does, and what is drawn for each.
+//! Terms with completions of their own: steps with several parts, and what is drawn for each part.
 
 use mopd_compiler::plan::{OwnData, Producer};
 
@@ -10,8 +10,8 @@ fn sampled(n: u32) -> Rollout {
     Rollout::new(7, Producer::student(Sampling::new(n, 1.0, 6)))
 }
 
-/// The loss of a step is the sum of what the parts' formulas give on their own completions, in double
-/// precision; the gradient that the weights follow is the derivative of that sum.
+/// A step's loss is the sum of the parts' formulas on their own completions, in double precision; the weights
+/// follow the gradient of that sum.
 #[test]
 fn parts_add_up_to_the_reference() {
     let (fixture, models) = (Fixture::new(), models(true));
@@ -45,7 +45,7 @@ fn parts_add_up_to_the_reference() {
                 assert!((row.loss - loss).abs() < 2e-6 * loss.abs().max(1.0), "{} {loss}", row.loss);
                 assert!((row.gradient_norm / norm - 1.0).abs() < 1e-5, "{} {norm}", row.gradient_norm);
             }
-            // The first update of AdamW moves every weight by the learning rate, against its gradient's sign.
+            // AdamW's first update changes every weight by the learning rate, against its gradient's sign.
             let largest = sum.iter().fold(0.0f64, |largest, value| largest.max(value.abs()));
             let moved = to_vec(trainer.model.flat());
             let mut clear = 0;
@@ -61,7 +61,7 @@ fn parts_add_up_to_the_reference() {
     }
 }
 
-/// Each set of completions has rows of its own, which say of which terms they are.
+/// Each part has its own rows, which name its terms.
 #[test]
 fn rows_are_of_the_terms_of_one_set_of_completions() {
     let (fixture, models) = (Fixture::new(), models(true));
@@ -79,13 +79,13 @@ fn rows_are_of_the_terms_of_one_set_of_completions() {
         let sum = |of: fn(&StepMetrics) -> f64| first.iter().map(|row| of(row)).sum::<f64>();
         assert!((sum(|row| row.prompt_share) - 1.0).abs() < 1e-12, "{terms}");
         assert!((sum(|row| row.token_share) - 1.0).abs() < 1e-12, "{terms}");
-        // Only what was sampled was judged.
+        // Only sampled completions are judged.
         assert_eq!(first.iter().all(|row| row.reward.is_some()), terms == "imitate");
     }
 }
 
-/// The prompts of a step are the same for every part. What a part draws beyond them is its own, and changes
-/// nothing of what the first draws.
+/// All parts of a step have the same prompts. Everything else is drawn separately for each part, without an
+/// effect on the first.
 #[test]
 fn a_part_draws_for_itself() {
     let (fixture, models) = (Fixture::new(), models(true));
@@ -123,7 +123,7 @@ fn a_part_draws_for_itself() {
     assert!(different.iter().all(|count| *count > 40), "{different:?} of 56");
 }
 
-/// DistiLLM-2 (arXiv:2503.07067) with its skew chosen for each sequence: of the catalogue's formula
+/// DistiLLM-2 (arXiv:2503.07067) with its skew chosen for each sequence, by the catalogue's formula:
 /// `(2 - beta) * KL(T || a T + (1 - a) S)` on the teacher's texts, `beta * KL(S || sg(b S + (1 - b) T))` on
 /// the student's, `a = clip(1 - (1 - most) * usual / (p_T - p_S), 0.01, most)` with the geometric means of
 /// the probabilities, `b` the same with the sides exchanged.
@@ -159,7 +159,7 @@ model student = distill(base) {
         let rollouts = trainer.rollouts_of(0).unwrap();
         for (part, rollouts) in rollouts.iter().enumerate() {
             let inside = std::cell::Cell::new(false);
-            // A quarter of the run, of the half that it rises over.
+            // `beta` after a quarter of the run; it rises over the first half.
             let ramp = 1.25;
             let (student, teachers) =
                 (Reference::new(&models[0]), [Reference::new(&models[1]), Reference::new(&models[2])]);
@@ -200,12 +200,12 @@ model student = distill(base) {
                 .collect();
             let loss = Tensor::stack(&losses, 0).mean(Kind::Double);
             let gradient = student.gradient(&loss);
-            let Evaluated { outputs, gradient: got, .. } =
+            let EvaluatedBatch { outputs, gradient: got, .. } =
                 trainer.evaluate(part, rollouts, 1).map_err(|(error, _)| error).unwrap();
             let (loss, got_loss) =
                 (loss.double_value(&[]), f64::from(outputs.get(stages[part].train.objective.loss)[0]));
-            // A lead is the difference of two nearly equal numbers in single precision: between its bounds, a
-            // skew has fewer digits than what it is computed from.
+            // The difference of two nearly equal numbers in single precision has fewer digits than these
+            // numbers, and so has a skew that is not clipped.
             let bound = if inside.get() { 5e-5 } else { 5e-6 };
             assert!((got_loss - loss).abs() < bound * loss.abs(), "{part}, {usual}: {got_loss} {loss}");
             let apart = apart(&to_vec(&got.part(0..got.parameters())), &gradient);

@@ -1,12 +1,11 @@
-//! Embeddings with more rows than the tokenizer has tokens: published checkpoints are padded to multiples of
-//! 64 or 128, and a student and its teacher not alike. Padding is no token: it is never drawn, and no model
-//! gives it a probability.
+//! Embeddings with more rows than the tokenizer has tokens. Published checkpoints are padded to multiples of
+//! 64 or 128, students and teachers differently. Padding is never drawn, and no model gives it a probability.
 
 use super::*;
 
 const TOKENS: usize = 259;
 
-/// With rows behind the tokens' that would take most of every distribution.
+/// Models whose padding rows would get most of every distribution.
 fn padded(tied: bool, rows: [usize; 3]) -> Vec<Arc<Weights>> {
     let model = |(seed, rows): (usize, usize)| {
         let weights = random_model(&crate::model::Config { tied, vocabulary: rows, ..tiny() }, seed as u64);
@@ -22,7 +21,7 @@ fn padded(tied: bool, rows: [usize; 3]) -> Vec<Arc<Weights>> {
     rows.into_iter().enumerate().map(model).collect()
 }
 
-/// The student has more rows than its teachers, then fewer, then each its own number.
+/// The student has more rows than its teachers, then fewer, then all have different numbers.
 const ROWS: [[usize; 3]; 3] = [[272, TOKENS, TOKENS], [TOKENS, 320, 272], [264, TOKENS, 320]];
 
 #[test]
@@ -46,8 +45,8 @@ fn loss_and_gradient_equal_the_reference_over_the_tokens_that_exist() {
     }
 }
 
-/// The same models without padding: an adapter, a student that writes for itself and one that imitates train
-/// as they would with it.
+/// A padded student, with all weights trained or an adapter, on its own rollouts or on data, trains as the
+/// same model without padding.
 #[test]
 fn a_padded_student_trains_as_one_without_padding() {
     let fixture = Fixture::new();

@@ -1,17 +1,19 @@
-//! Processes that train together, played by threads, against one.
+//! Several processes that train together, simulated by threads, against a single process.
+
+use mopd_compiler::plan::{Axis, Function, Reduction};
 
 use super::*;
 use crate::peers::Peers;
 use crate::peers::tests::among;
 
-/// What a process has after a stage.
+/// The state of a process after a stage.
 struct After {
     weights: Vec<f32>,
     rows: Vec<StepMetrics>,
     updates: usize,
 }
 
-/// A stage on as many processes, each with files, models and judges of its own.
+/// Runs a stage in `processes` processes, each with its own files, models and judges.
 fn after(
     processes: usize,
     make: fn(Train<Objective>) -> Train<Objective>,
@@ -31,7 +33,7 @@ fn after(
     if processes == 1 { vec![run(None)] } else { among(processes, |peers| run(Some(peers))) }
 }
 
-/// The largest distance between weights, by how far the stage moved them.
+/// The largest difference of weights, relative to the largest change by the stage.
 fn apart(one: &After, other: &After) -> f64 {
     let models = models(true);
     let pairs = one.weights.iter().zip(&other.weights).zip(models[0].values().into_owned());
@@ -43,7 +45,7 @@ fn apart(one: &After, other: &After) -> f64 {
     apart / moved
 }
 
-/// Several processes have the same bits, and those of one but for rounding.
+/// All processes end with the same bits, and with the weights of a single process up to rounding.
 fn agrees(what: &str, make: fn(Train<Objective>) -> Train<Objective>, objective: fn() -> Objective) {
     let alone = &after(1, make, objective)[0];
     assert!(alone.updates > 100, "{what}: it learns");
@@ -91,6 +93,19 @@ fn several_processes_train_as_one() {
         || mopd(1.0),
     );
     agrees(
+        "prompts that a filter keeps",
+        |train| {
+            let filter = curriculum::formula(|graph| {
+                let length = graph.signal(Signal::Length);
+                let mean = graph.reduce(Reduction::Mean, length, Axis::Group, None);
+                let least = graph.constant(Axis::Run, 5.0);
+                graph.apply(Function::GreaterEqual, &[mean, least])
+            });
+            Train { filter: Some(filter), ..train }
+        },
+        || mopd(1.0),
+    );
+    agrees(
         "an adapter, momentum and averages",
         |train| Train {
             trainable: Trainable::Adapter(adapter(AdapterKind::Dora)),
@@ -103,7 +118,7 @@ fn several_processes_train_as_one() {
     );
 }
 
-/// What a batch's tokens are compared with is of the whole batch: which of them are selected, bit for bit.
+/// Statistics are over the whole batch: all processes select the same tokens, bit for bit.
 #[test]
 fn statistics_over_the_batch_are_of_the_whole_batch() {
     const COMPARED: &str = "\
@@ -134,15 +149,15 @@ fn statistics_over_the_batch_are_of_the_whole_batch() {
             assert_eq!(*own, selected, "{processes} processes select the same tokens");
             assert!((own_loss - loss).abs() < 1e-5 * loss.abs(), "{processes}: {own_loss} {loss}");
         }
-        // Were it computed by each of its own tokens, each had its 30% of them, as near as whole tokens come.
+        // If each process computed the quantile of its own tokens, about 30% of them would be selected.
         let shares: Vec<f32> = all.iter().filter_map(|(_, _, share)| *share).collect();
         assert!(shares.iter().any(|share| (share - 0.3).abs() > 0.03), "{shares:?}");
     }
 }
 
-/// What one process says all say: a judge that fails in one of them stops all.
+/// All processes return the same error: a judge that fails in one process stops all.
 #[test]
-fn what_stops_one_process_stops_all() {
+fn error_in_one_process_stops_all_processes() {
     let said = among(3, |peers| {
         let (fixture, models) = (Fixture::new(), models(true));
         let train = Train {
@@ -180,8 +195,8 @@ fn what_stops_one_process_stops_all() {
     assert_eq!(interrupted, [true, true]);
 }
 
-/// By numbers of its own, so that parts of a step are drawn as the whole is; and what is written once is
-/// written by one.
+/// Random numbers depend on the prompt's number in the step, so parts of a step are drawn like the whole.
+/// Rollouts that are written once are written by one process.
 #[test]
 fn several_processes_draw_what_one_draws() {
     let student = |n| Producer::student(Sampling::new(n, 1.0, 6));
@@ -241,7 +256,7 @@ fn several_processes_draw_what_one_draws() {
     }
 }
 
-/// Terms on completions of their own, with states that all parts read, a filter, and a loss on other rows.
+/// Terms with completions of their own, and a state that all parts read.
 #[test]
 fn several_processes_train_parts_as_one() {
     agrees(

@@ -1,5 +1,5 @@
-//! Steps by libtorch's operators in small pieces, as a GPU takes them, against the reference in double
-//! precision and against our own loops; and what crosses between host and device in one.
+//! Steps by libtorch's operators in small pieces, as on a GPU, against the reference in double precision and
+//! against our own loops; and the bytes that a step transfers between host and device.
 
 use super::half::{relative, rounded};
 use super::*;
@@ -35,8 +35,8 @@ fn loss_and_gradient_by_operators_are_the_references() {
     }
 }
 
-/// All weights and adapters, over steps that sample: a token is another one only where a uniform number falls
-/// on the border between two.
+/// All weights and adapters, over steps that sample. A different token is drawn only where a uniform number
+/// falls on the border between two tokens.
 #[test]
 fn training_by_operators_ends_where_the_loops_do() {
     let fixture = Fixture::new();
@@ -55,8 +55,8 @@ fn training_by_operators_ends_where_the_loops_do() {
     }
 }
 
-/// Signals and derivatives are a few numbers a token; what draws a token sends back that token alone. The
-/// vocabulary has 259 entries: a row of logits would be 1,036 bytes.
+/// Signals and derivatives are a few numbers per token, and sampling returns only the token. The vocabulary
+/// has 259 entries: a row of logits would be 1,036 bytes.
 #[test]
 fn little_crosses_between_host_and_device_in_a_step() {
     let fixture = Fixture::new();
@@ -72,7 +72,7 @@ fn little_crosses_between_host_and_device_in_a_step() {
             let stage = Stage { place, models_fit: Some(true), ..fixture.stage(&train, ROUTED, &models) };
             let mut trainer = Trainer::new(&stage).unwrap();
             let mut record = Record::default();
-            // The first step brings the teachers in.
+            // The first step loads the teachers.
             trainer.step(0, &mut record).map_err(|(error, _)| error).unwrap();
             let before = transferred();
             let Event::Step { tokens, .. } =

@@ -11,8 +11,8 @@ fn private(mut train: Train<Objective>) -> Train<Objective> {
     train
 }
 
-/// Without its noise: the sum of every prompt's own gradient in double precision, each as if the batch were
-/// it alone, clipped, over the expected number of prompts.
+/// Without noise, the gradient is the sum of the clipped gradients of all prompts, divided by the expected
+/// number of prompts. Each is evaluated as a batch of its own, in double precision.
 #[test]
 fn every_prompt_is_clipped_by_itself() {
     let (fixture, models) = (Fixture::new(), models(true));
@@ -23,6 +23,9 @@ fn every_prompt_is_clipped_by_itself() {
         let mut trainer = Trainer::new(&stage).unwrap();
         let step = (0..20).find(|step| draws(&stage, *step).len() > 3).unwrap();
         let rollouts = trainer.rollouts_of(step).unwrap().remove(0);
+        let all = trainer.evaluate_all(std::slice::from_ref(&rollouts), step);
+        let all = all.map_err(|(error, _)| error).unwrap();
+        assert!(all.each[0].is_some() && all.gradient.is_none(), "nobody reads the gradient of the batch");
         let prompts: Vec<&[Sequence]> = rollouts.sequences.list.chunks(2).collect();
         let of: Vec<Vec<f64>> = prompts
             .iter()
@@ -31,7 +34,7 @@ fn every_prompt_is_clipped_by_itself() {
         let norm = |of: &[f64]| of.iter().map(|value| value * value).sum::<f64>().sqrt();
         let mut norms: Vec<f64> = of.iter().map(|of| norm(of)).collect();
         norms.sort_by(f64::total_cmp);
-        // Some are clipped and some are not.
+        // Some gradients are clipped, others are not.
         let clip = (norms[0] + norms[norms.len() - 1]) / 2.0;
         let mut sum = vec![0.0; of[0].len()];
         for of in &of {
@@ -45,8 +48,8 @@ fn every_prompt_is_clipped_by_itself() {
     }
 }
 
-/// Normal, of the deviation that is asked for, the same for the same step; and a record is drawn as often as
-/// the accountant has it.
+/// The noise is normal, with the given standard deviation, and the same for the same step. Records are drawn
+/// as often as the accountant assumes.
 #[test]
 fn noise_and_draws_are_as_the_accountant_has_them() {
     let (fixture, models) = (Fixture::new(), models(true));
@@ -81,8 +84,8 @@ fn noise_and_draws_are_as_the_accountant_has_them() {
     }
 }
 
-/// Of two stages that differ in anything, or of two stores: where noise is shared, two models that were
-/// trained with other clips or budgets give the gradient, which is what the noise hides.
+/// Two stages that differ in anything, or two stores, have independent noise. With the same noise, two models
+/// trained with different clips or budgets would reveal the gradient that the noise hides.
 #[test]
 fn noise_and_draws_of_two_stages_are_independent() {
     let (fixture, models) = (Fixture::new(), models(true));
@@ -121,7 +124,7 @@ fn noise_and_draws_of_two_stages_are_independent() {
     }
 }
 
-/// What a record gives depends on no other: its completions neither.
+/// Neither a record's gradient nor its completions depend on other records.
 #[test]
 fn completions_of_a_record_are_the_same_whoever_is_in_the_step() {
     let (fixture, models) = (Fixture::new(), models(true));
@@ -145,7 +148,7 @@ fn completions_of_a_record_are_the_same_whoever_is_in_the_step() {
     assert!(moved > 0, "no record stood elsewhere in two steps");
 }
 
-/// The noise moves the weights where no record is drawn, so the step has its rows: one of each domain.
+/// The noise changes the weights even if no record is drawn, so the step has a row for each domain.
 #[test]
 fn a_step_without_a_record_has_rows() {
     let (fixture, models) = (Fixture::new(), models(true));
@@ -165,10 +168,10 @@ fn a_step_without_a_record_has_rows() {
     assert!(record.moved(), "or a later step would take the weights for those of the start");
 }
 
-/// The bounds as a program of their own has them; by how the number of copies in a batch is distributed, the
-/// steps tell 2.832.
+/// The expected bounds were computed by a separate program. From the exact distribution of the number of
+/// copies in a batch, the privacy loss is 2.832.
 #[test]
-fn of_a_prompt_with_several_rows_more_is_told() {
+fn duplicate_prompts_have_their_own_privacy_bound() {
     let folder = tempfile::tempdir().unwrap();
     let rows = |name: &str, prompts: &[&str]| {
         let line = |prompt: &&str| format!("{{\"prompt\": \"{prompt}\", \"answer\": \"a\"}}\n");
@@ -190,7 +193,7 @@ fn of_a_prompt_with_several_rows_more_is_told() {
     assert_eq!((found.rows, found.first, found.most), (5, (0, 0), vec![2, 1]));
     assert!((found.epsilon - 3.1932601048965417).abs() < 1e-9, "{}", found.epsilon);
     assert!((privacy.epsilon() - 0.9042864657367962).abs() < 1e-9, "of one");
-    // Where every row is in every batch, three are one that counts three times.
+    // If every batch has every row, three copies are one row with three times the clip.
     let all = Privacy { noise: 30.0, rates: vec![1.0], steps: 1, ..privacy };
     let three = copies(&all, &[&rows("three.jsonl", &["q", "q", "q"]).dataset]).unwrap();
     let privacy = Privacy { noise: 10.0, ..all };
@@ -200,7 +203,7 @@ fn of_a_prompt_with_several_rows_more_is_told() {
 
 /// A budget that the steps exceed, a batch beyond the data, and a fork are refused.
 #[test]
-fn what_no_budget_covers_is_refused() {
+fn stages_beyond_the_privacy_budget_are_refused() {
     let (fixture, models) = (Fixture::new(), models(true));
     let refused = |change: &dyn Fn(&mut Train<Objective>)| {
         let mut train = private(train(direct(Support::Full, Mass::Raw), 1));
@@ -214,7 +217,7 @@ fn what_no_budget_covers_is_refused() {
     let said = refused(&budget);
     assert!(said.contains("is spent before the last of 4 steps"), "{said}");
     let said = refused(&|train| train.rollout.groups = 1_000);
-    assert!(said.contains("1000 prompts a step are more than a domain has"), "{said}");
+    assert!(said.contains("1000 prompts per step are more than a domain has"), "{said}");
 
     let train = private(train(direct(Support::Full, Mass::Raw), 1));
     let stage = fixture.stage(&train, ROUTED, &models);

@@ -1,10 +1,10 @@
-//! What each kind of producer draws, against what it is said to draw.
+//! The draws of each kind of producer, against their definition.
 
 use std::collections::VecDeque;
 
 use mopd_compiler::expr::graph::Graph;
-use mopd_compiler::plan::producers::{Keeps, Model, Once, Replay};
-use mopd_compiler::plan::{Axis, Formula, Function, Ladder, Moving, Reduction};
+use mopd_compiler::plan::producers::{Model, PrecomputedRollouts, Replay, ReplayContents};
+use mopd_compiler::plan::{AdaptiveSchedule, Axis, Formula, Function, Ladder, Reduction};
 
 use super::mixes::{chance, drawn};
 use super::*;
@@ -17,7 +17,7 @@ pub(super) fn sampling(n: u32) -> Sampling {
     Sampling::new(n, 1.0, 6)
 }
 
-/// The batches of a stage of so many steps that does not learn meanwhile; the producer was made for one of
+/// The batches of a stage of `steps` steps whose student stays unchanged; the producer is made for a stage of
 /// `made_for` steps.
 pub(super) fn forked(
     producer: Producer,
@@ -51,7 +51,7 @@ pub(super) fn lists(producer: Producer, steps: u32) -> Vec<Vec<Sequence>> {
 fn a_teacher_by_name_writes_as_a_routed_one() {
     let named = Role::named(0);
     let everywhere = [2, 2].map(|model| Teacher::Model(ModelId(model)));
-    let once = || Once { sequences: 9, keep: Keep::All };
+    let once = || PrecomputedRollouts { sequences: 9, keep: Keep::All };
     for (routed, by_name) in [
         (Producer::teacher(sampling(2)), Producer::of_scorer(named, None, sampling(2))),
         (
@@ -69,7 +69,7 @@ fn snapshot(model: u32, n: u32) -> Producer {
     Model { once: true, model: ModelId(model), sampling: sampling(n) }.into()
 }
 
-/// Written by the model, drawn by numbers of the prompt alone, and the same whenever the prompt comes.
+/// A snapshot depends on model and prompt alone, and is the same whenever the prompt is drawn.
 #[test]
 fn a_snapshot_is_written_once_for_each_prompt() {
     let (fixture, weights) = (Fixture::new(), models(true));
@@ -102,14 +102,14 @@ fn a_snapshot_is_written_once_for_each_prompt() {
         }
     }
     assert!(known.len() == 16 && repeated == 64, "{} prompts, {repeated} again", known.len());
-    // A fork draws what the stage before it would not have drawn.
+    // A fork may draw prompts that the earlier stage would not have drawn.
     let completions = |lists: &[Vec<Sequence>]| -> Vec<Vec<Token>> {
         lists.iter().flatten().map(|sequence| sequence.completion.clone()).collect()
     };
     assert!(completions(&forked(snapshot(1, 2), ROUTED, 1, 8)) == completions(&of_run));
 }
 
-/// At every step as with that number alone, rounded to the nearest.
+/// Each step equals the step of a run with that length alone, rounded to the nearest integer.
 #[test]
 fn completions_may_get_longer_during_the_run() {
     let grows = Schedule::Linear { from: 2.0, to: 6.0, over: mopd_compiler::plan::ScheduleLength::Run };
@@ -124,13 +124,13 @@ fn completions_may_get_longer_during_the_run() {
     }
 }
 
-/// A ladder of lengths: climbed after the steps at which it is looked at, where its condition holds.
+/// Adds a ladder of lengths, which is climbed after the steps that it tests if its condition holds.
 pub(super) fn climbing(train: &mut Train<Objective>) {
     let graph = &mut train.objective.graph;
     let (step, two) = (graph.signal(Signal::Step), graph.constant(Axis::Run, 2.0));
     let advance_if = graph.apply(Function::GreaterEqual, &[step, two]);
     train.objective.ladders = vec![Ladder { advance_if, every: 2, values: 3 }];
-    let moves = Moving::Ladder { ladder: 0, values: vec![2.0, 4.0, 6.0] };
+    let moves = AdaptiveSchedule::Ladder { ladder: 0, values: vec![2.0, 4.0, 6.0] };
     let sampling = Sampling { max_tokens_moves: Some(moves), ..sampling(2) };
     train.rollout = Rollout::new(GROUPS, Producer::student(sampling));
 }
@@ -152,22 +152,22 @@ fn a_ladder_is_climbed_where_its_condition_holds() {
     }
 }
 
-pub(super) fn replay(of: Producer, keeps: Keeps, capacity: u32, order: Option<Formula>) -> Producer {
+pub(super) fn replay(of: Producer, keeps: ReplayContents, capacity: u32, order: Option<Formula>) -> Producer {
     let share = Schedule::Constant { value: 0.5 }.into();
     Producer::Replay(Box::new(Replay { of, capacity, share, keeps, condition: None, order }))
 }
 
-/// Whatever else was drawn with it, which may show in the last bits of log-probabilities.
+/// Equality up to log-probabilities, whose last bits depend on what else was drawn together.
 pub(super) fn same(one: &[Sequence], other: &[Sequence]) -> bool {
     zip_equal(one, other).all(|(one, other)| drawn(one) == drawn(other))
 }
 
-/// Each group is what the producer inside gives in its place, or the oldest one of its domain that was kept.
+/// Each group is drawn by the producer inside, or is the oldest group of its domain in the buffer.
 #[test]
 fn a_replayed_group_is_the_oldest_of_its_domain() {
     let student = || Producer::student(sampling(2));
     for capacity in [3, 25, 1000] {
-        let of_run = lists(replay(student(), Keeps::Rollouts, capacity, None), 12);
+        let of_run = lists(replay(student(), ReplayContents::Rollouts, capacity, None), 12);
         let alone = lists(student(), 12);
         let mut buffer: VecDeque<Vec<Sequence>> = VecDeque::new();
         let mut replayed = 0;
@@ -188,7 +188,7 @@ fn a_replayed_group_is_the_oldest_of_its_domain() {
                 buffer.pop_front();
             }
         }
-        // About half of 110; a small buffer is empty after few.
+        // About half of 110; a small buffer runs out of groups sooner.
         assert!(if capacity == 3 { (10..40).contains(&replayed) } else { replayed > 35 }, "{replayed}");
     }
 }
@@ -201,10 +201,11 @@ pub(super) fn mean_length() -> Formula {
     Formula { graph, value }
 }
 
-/// Prompts come back with completions of the step, those with the smallest number first.
+/// Replayed prompts get new completions in each step; those with the smallest number come first.
 #[test]
 fn replayed_prompts_have_new_completions() {
-    let of_run = lists(replay(Producer::student(sampling(2)), Keeps::Prompts, 25, Some(mean_length())), 12);
+    let of_run =
+        lists(replay(Producer::student(sampling(2)), ReplayContents::Prompts, 25, Some(mean_length())), 12);
     let alone = lists(Producer::student(sampling(2)), 12);
     let mut buffer: VecDeque<(usize, usize, usize)> = VecDeque::new();
     let (mut other, mut together) = (0, 0);

@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// Of several passes, later ones see how far the student has moved from the policy that sampled; a fresh
-/// batch starts anew.
+/// Later passes over a batch measure how far the student is from the policy that sampled; a new batch starts
+/// at 0.
 #[test]
 fn later_passes_have_a_ratio() {
     let fixture = Fixture::new();
@@ -11,7 +11,7 @@ fn later_passes_have_a_ratio() {
     let sampling = Sampling::new(4, 1.0, 8);
     let mut train = train(grpo(), 2);
     train.rollout = Rollout::new(4, Producer::student(sampling));
-    // Rewards that differ, or nothing would move.
+    // The rewards differ, because equal ones would leave the weights unchanged.
     let mut stage = fixture.stage(&train, ROUTED, &models);
     stage.steps = 4;
     let mut trainer = Trainer::new(&stage).unwrap();
@@ -21,12 +21,12 @@ fn later_passes_have_a_ratio() {
         for (index, sequence) in rollouts.sequences.list.iter_mut().enumerate() {
             sequence.reward = Some((index % 3) as f64 / 2.0);
         }
-        let Evaluated { batch, gradient, .. } =
+        let EvaluatedBatch { batch, gradient, .. } =
             trainer.evaluate(0, &rollouts, step).map_err(|(error, _)| error).unwrap();
         let sampler = batch.signal(&Signal::Logp { role: Role::Sampler }).unwrap();
         let apart =
             batch.live[0].iter().zip(sampler).map(|(now, then)| (now - then).abs()).fold(0.0, f32::max);
-        // Rounding in the first pass, the update in the second.
+        // Rounding in the first pass, the update in the second one.
         assert_eq!(apart > 1e-4, step % 2 == 1, "step {step}: {apart}");
         lists.push(rollouts.sequences.list.clone());
         trainer.parts[0].rollouts = Some(rollouts);
@@ -36,9 +36,8 @@ fn later_passes_have_a_ratio() {
     assert_ne!(lists[0], lists[2]);
 }
 
-/// The first step on fresh completions is on policy at every temperature: the ratio is 1. Loss and gradient
-/// are those of the clipped surrogate in double precision, with the student at the temperature that it
-/// sampled at.
+/// The first step on fresh completions is on-policy at every temperature: the ratio is 1. Loss and gradient
+/// are those of the clipped surrogate in double precision, with the student at the temperature of sampling.
 #[test]
 fn the_ratio_starts_at_1_at_any_temperature() {
     let fixture = Fixture::new();
@@ -53,7 +52,7 @@ fn the_ratio_starts_at_1_at_any_temperature() {
         for (index, sequence) in rollouts.sequences.list.iter_mut().enumerate() {
             sequence.reward = Some([1.0, 0.0, 0.5, 0.25, 0.75][index % 5]);
         }
-        let Evaluated { batch, outputs, gradient, .. } =
+        let EvaluatedBatch { batch, outputs, gradient, .. } =
             trainer.evaluate(0, &rollouts, 0).map_err(|(error, _)| error).unwrap();
         let sampler = batch.signal(&Signal::Logp { role: Role::Sampler }).unwrap();
         let ratios = batch.live[0].iter().zip(sampler).map(|(now, then)| (now - then).exp());

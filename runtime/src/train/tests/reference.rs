@@ -15,7 +15,7 @@ use crate::rollout::Sequence;
 
 struct Fixtures {
     plan: Plan,
-    /// In the order of the plan's models: where the student starts, two teachers, a reference.
+    /// In the order of the plan's models: the student's start, two teachers, a reference model.
     models: Vec<Arc<Weights>>,
     batches: Value,
     reference: HashMap<String, Vec<f64>>,
@@ -33,7 +33,7 @@ impl Fixtures {
         let plan::Stage::Initialise(architecture) = &plan.experiment.models[0].stage else {
             panic!("the student is made")
         };
-        let config = Arc::new(crate::model::Config::of(architecture));
+        let config = Arc::new(crate::model::Config::new(architecture));
         let stored = read(&folder().join("models.safetensors"));
         let tokenizer = Arc::new(Tokenizer::Bytes);
         let model = |name: &str| {
@@ -56,13 +56,13 @@ impl Fixtures {
         Rollouts::new(stage, sequences)
     }
 
-    /// In the order of the runtime's own layout.
+    /// A vector of the reference, in the order of the runtime's layout.
     fn vector(&self, name: &str) -> Vec<f64> {
         in_layout(&self.models[0].config, &self.batches, &self.reference[name])
     }
 }
 
-/// Numbers in the order that the fixtures name, in that of the layout.
+/// Reorders numbers from the order of the fixtures to that of the layout.
 fn in_layout(config: &crate::model::Config, batches: &Value, values: &[f64]) -> Vec<f64> {
     let mut parts: HashMap<&str, &[f64]> = HashMap::new();
     let mut rest = values;
@@ -114,24 +114,24 @@ fn norm(of: &[f64]) -> f64 {
     of.iter().map(|value| value * value).sum::<f64>().sqrt()
 }
 
-/// The length of the difference, as a share of what is expected; and the cosine between both.
+/// The norm of the difference, relative to the expected one; and the cosine of both.
 fn compare(got: &[f64], expected: &[f64]) -> (f64, f64) {
     let difference: Vec<f64> = zip_equal(got, expected).map(|(got, expected)| got - expected).collect();
     let product: f64 = zip_equal(got, expected).map(|(got, expected)| got * expected).sum();
     (norm(&difference) / norm(expected), product / (norm(got) * norm(expected)))
 }
 
-/// How far a step may be from the reference.
+/// The largest differences of a step from the reference.
 struct Bounds {
     kind: Kind,
     loss: f64,
-    /// Of the gradient, whole or of one parameter, as a share of the whole's length.
+    /// For the whole gradient and for each parameter's, relative to the whole gradient's norm.
     gradient: f64,
-    /// Of what two updates did to the parameters, as a share.
+    /// For the parameters' change by two updates, relative to that change.
     update: f64,
 }
 
-/// Single precision has 24 binary digits; half has 8, of which the way through two layers costs some.
+/// Single precision has 24 significant bits; half precision has 8, some of which two layers lose.
 const SINGLE: Bounds = Bounds { kind: Kind::Float, loss: 2e-6, gradient: 5e-6, update: 2e-5 };
 const HALF: Bounds = Bounds { kind: Kind::BFloat16, loss: 3e-2, gradient: 8e-2, update: 0.2 };
 
@@ -148,7 +148,7 @@ fn steps_equal_the_reference() {
         let (model, kind) = case.split_once('.').unwrap();
         let mut train = fixtures.train(model).clone();
         if let Producer::Pairs(_) = &train.rollout.producer {
-            // The pairs come from the fixtures; the stage finds others in its data.
+            // The pairs come from the fixtures; the stage would make others from its data.
             let answer = || Producer::data("answer");
             train.rollout.producer = Producer::pairs(answer(), answer());
         }
@@ -181,12 +181,12 @@ fn steps_equal_the_reference() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
-/// What is further from the reference than it may be.
+/// The differences from the reference that exceed the bounds, as text.
 fn differences(fixtures: &Fixtures, stage: &Stage, case: &str, kind: &str, bounds: &Bounds) -> Vec<String> {
     let mut faults = Vec::new();
     let mut trainer = Trainer::new(stage).unwrap();
     let rollouts = fixtures.rollouts(stage, kind);
-    let Evaluated { outputs, gradient, .. } =
+    let EvaluatedBatch { outputs, gradient, .. } =
         trainer.evaluate(0, &rollouts, 0).map_err(|(error, _)| error).unwrap();
     let loss = f64::from(outputs.get(stage.train.objective.loss)[0]);
     let expected = fixtures.reference[&format!("{case}.loss")][0];

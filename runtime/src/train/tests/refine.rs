@@ -1,5 +1,5 @@
-//! `refine`: a teacher that reads the student's draft writes what is trained on, and scores it with the draft
-//! before it.
+//! `refine`: a teacher reads the student's draft and writes the completion that is trained on; a scorer reads
+//! the draft too.
 
 use mopd_compiler::plan::View;
 use mopd_compiler::plan::producers::Refine;
@@ -14,13 +14,13 @@ pub(super) fn draft_shown() -> View {
     View { name: "draft_shown".to_owned(), pieces }
 }
 
-/// By the teacher by name, whose weights are those of model 2.
+/// Refined by the teacher by name, which is model 2.
 pub(super) fn refined(n: u32) -> Producer {
     let (by, of) = (Role::named(0), Producer::student(sampling(n)));
     Producer::Refine(Box::new(Refine { by, sees: Some(draft_shown()), of }))
 }
 
-/// What whoever sees the draft reads.
+/// The prompt of a teacher that sees the draft.
 fn shown(stage: &Stage, sequence: &crate::rollout::Sequence) -> Vec<Token> {
     let prompt = stage.sources[sequence.source].prompts.dataset.prompt(sequence.record);
     let draft = sequence.draft.as_ref().expect("there was one");
@@ -38,7 +38,7 @@ fn a_teacher_writes_behind_the_draft() {
     let lists = zip_equal(&of_run, &drafts);
     for (sequence, draft) in lists.flat_map(|(list, drafts)| zip_equal(list, drafts)) {
         assert_eq!((sequence.source, sequence.record), (draft.source, draft.record));
-        // The student drafts what it would have sampled.
+        // The student drafts the completion that it would have sampled.
         let text = stage.start.tokenizer.decode(&draft.completion).unwrap();
         let shown = sequence.draft.as_ref().unwrap();
         let tokens = |text: &str| stage.start.tokenizer.encode(text).unwrap().len();
@@ -55,7 +55,7 @@ fn a_teacher_writes_behind_the_draft() {
     assert!(other > 50, "its random numbers are not the draft's: {other}");
 }
 
-/// KL(teacher || student), the teacher behind the draft and the student behind the prompt alone, in float64.
+/// KL(student || teacher) in float64: the teacher reads the draft, the student only the prompt.
 #[test]
 fn the_teacher_scores_behind_the_draft() {
     let (fixture, weights) = (Fixture::new(), models(true));
@@ -83,7 +83,7 @@ fn the_teacher_scores_behind_the_draft() {
     }
 }
 
-/// A template that leaves no room is an error, not a cut.
+/// A template that leaves no room is an error.
 #[test]
 fn a_draft_without_room_behind_it_is_an_error() {
     let long = View { pieces: vec![Piece::Text("x".repeat(40)), Piece::Slot(Slot::Draft)], ..draft_shown() };
@@ -94,5 +94,5 @@ fn a_draft_without_room_behind_it_is_an_error() {
     train.rollout = Rollout::new(4, producer);
     let stage = fixture.stage(&train, ROUTED, &weights);
     let error = Trainer::new(&stage).unwrap().rollouts_of(0).err().expect("the context is 32");
-    assert!(error.to_string().contains("which leave no room in a context of 32"), "{error}");
+    assert!(error.to_string().contains("which leaves no room in the context of 32"), "{error}");
 }

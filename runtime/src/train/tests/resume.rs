@@ -1,13 +1,13 @@
-//! A stage that is cut off after any step ends with the same bits as one that is not.
+//! A stage that is interrupted after any step ends with the same bits as without interruptions.
 
-use mopd_compiler::plan::producers::{Guidance, Keeps, Model};
+use mopd_compiler::plan::producers::{Guidance, Model, ReplayContents};
 use mopd_compiler::plan::{
-    Axis, Between, ChangedElements, Extrapolation, Function, GradientAlignment, Live, Memory, OwnData,
-    Private, Reduction,
+    Axis, ChangedElements, Extrapolation, Function, GradientAlignment, GradientPartition, Live, Memory,
+    OwnData, Private, Reduction,
 };
 
 use super::super::objective::objectives::{nll, objective};
-use super::super::{Checkpoints, Finished, Pace};
+use super::super::{Checkpoints, FinishedTraining, Pace};
 use super::chosen::tiers;
 use super::curriculum::{self, curriculum};
 use super::derived::derived;
@@ -23,7 +23,7 @@ use super::turns::{HEARD, behind_an_expert, environment, turns};
 use super::*;
 use crate::store::{Lookup, Store};
 
-/// Asks for everything that outlives a step: the policy that sampled, and a number that is carried over.
+/// An objective that reads what outlives a step: the policy that sampled, and a number of the previous step.
 fn ratio() -> Objective {
     objective("ratio", Live::Logp, |graph, logp| {
         let sampler = graph.signal(Signal::Logp { role: Role::Sampler });
@@ -38,12 +38,12 @@ fn ratio() -> Objective {
     })
 }
 
-fn finished(stage: &Stage, checkpoints: Option<Checkpoints>) -> Finished {
+fn finished(stage: &Stage, checkpoints: Option<Checkpoints>) -> FinishedTraining {
     super::super::train(stage, checkpoints).map_err(|stopped| stopped.error).unwrap()
 }
 
-/// All but the time that steps took.
-fn rows(finished: &Finished) -> Vec<StepMetrics> {
+/// The metrics without the times of the steps.
+fn rows(finished: &FinishedTraining) -> Vec<StepMetrics> {
     finished.record.rows.iter().cloned().map(StepMetrics::without_times).collect()
 }
 
@@ -53,8 +53,8 @@ fn store() -> (tempfile::TempDir, Store) {
     (folder, store)
 }
 
-/// Trains with a checkpoint after every step, each under its number as the key.
-fn with_states(stage: &Stage, store: &Store) -> Finished {
+/// Trains with a checkpoint after every step, stored with the step's number as its key.
+fn with_states(stage: &Stage, store: &Store) -> FinishedTraining {
     let keep = |state: &TrainState| store.keep_state(&state.position.step.to_string(), "a stage", state);
     finished(
         stage,
@@ -75,7 +75,7 @@ fn state(store: &Store, step: u32) -> TrainState {
     }
 }
 
-fn resumed(stage: &Stage, store: &Store, step: u32, mode: RestoreMode) -> Finished {
+fn resumed(stage: &Stage, store: &Store, step: u32, mode: RestoreMode) -> FinishedTraining {
     let keep = |_: &TrainState| Ok(());
     finished(
         stage,
@@ -93,7 +93,7 @@ fn resumed(stage: &Stage, store: &Store, step: u32, mode: RestoreMode) -> Finish
 fn a_stage_ends_the_same_wherever_it_was_cut() {
     let fixture = Fixture { verifier: matches(SOME), ..Fixture::new() };
     let mut models = models(false);
-    // By whose difference elements are chosen.
+    // Single elements are chosen by the difference of these two models.
     let compared = [3, 4].map(|seed| Arc::new(random_model(&models[0].config, seed)));
     models.extend(compared);
     let sampled = |n| Rollout::new(5, Producer::student(Sampling::new(n, 1.0, 6)));
@@ -109,7 +109,7 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
     });
     case("rollouts, copies of the student, average", [averages(0), averages(1)], &|train| {
         (train.rollout, train.ema) = (sampled(1), Some(0.5));
-        // A student that equals its teachers learns nothing: decay moves it away from them first.
+        // A student that equals its teachers learns nothing, so weight decay makes it differ first.
         train.optimizer = adamw(0.1);
     });
     case("momentum", ROUTED, &|train| {
@@ -157,13 +157,13 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
     });
     case("derived prompts", [averages(0), averages(2)], &|train| {
         let student = || Producer::student(Sampling::new(2, 1.0, 6));
-        let attempts = || replay(student(), Keeps::Prompts, 9, Some(mean_length()));
+        let attempts = || replay(student(), ReplayContents::Prompts, 9, Some(mean_length()));
         (train.objective, train.passes) = (ratio(), 2);
         let share = Schedule::Constant { value: 0.7 };
         train.rollout = Rollout::new(6, Producer::mix(share, derived(attempts()), attempts()));
     });
     case("replayed refinements", ROUTED, &|train| {
-        train.rollout = Rollout::new(4, replay(refined(1), Keeps::Rollouts, 9, None));
+        train.rollout = Rollout::new(4, replay(refined(1), ReplayContents::Rollouts, 9, None));
     });
     case("a ladder", ROUTED, &climbing);
     case("losses of the step before", ROUTED, &|train| {
@@ -190,20 +190,20 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
     });
     case("replayed rollouts in a mix", ROUTED, &|train| {
         let student = Producer::student(Sampling::new(1, 1.0, 6));
-        let replayed = replay(student, Keeps::Rollouts, 9, None);
+        let replayed = replay(student, ReplayContents::Rollouts, 9, None);
         let half = Schedule::Constant { value: 0.7 };
         train.rollout = Rollout::new(6, Producer::mix(half, replayed, Producer::data("answer")));
     });
     case("replayed prompts", ROUTED, &|train| {
         let student = Producer::student(Sampling::new(2, 1.0, 6));
-        train.rollout = Rollout::new(6, replay(student, Keeps::Prompts, 9, Some(mean_length())));
+        train.rollout = Rollout::new(6, replay(student, ReplayContents::Prompts, 9, Some(mean_length())));
     });
     case("terms with completions of their own", ROUTED, &|train| {
         let student = || Producer::student(Sampling::new(1, 1.0, 6));
         let own = |producer, objective| OwnData { rollout: Rollout::new(5, producer), objective };
-        train.rollout = Rollout::new(5, replay(student(), Keeps::Rollouts, 9, None));
+        train.rollout = Rollout::new(5, replay(student(), ReplayContents::Rollouts, 9, None));
         train.own_data = vec![
-            own(replay(student(), Keeps::Rollouts, 7, None), direct(Support::Full, Mass::Raw)),
+            own(replay(student(), ReplayContents::Rollouts, 7, None), direct(Support::Full, Mass::Raw)),
             own(Producer::data("answer"), nll()),
         ];
     });
@@ -236,7 +236,7 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
     });
     case("gradients that are compared", ROUTED, &|train| {
         (train.passes, train.rollout) = (2, sampled(2));
-        train.alignment = Some(GradientAlignment { between: Between::Domains, every: 2 });
+        train.alignment = Some(GradientAlignment { between: GradientPartition::Domains, every: 2 });
     });
     case("private", ROUTED, &|train| {
         train.private = Some(Private { clip: 0.1, epsilon: 5.0, delta: 1e-3 });
@@ -274,7 +274,7 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
     }
 }
 
-/// Weights and diagnostics.
+/// Checks weights, adapter, metrics and the token log.
 pub(super) fn ends_the_same_wherever_it_is_cut(name: &str, stage: &Stage) {
     let through = finished(stage, None);
     let (_folder, store) = store();
@@ -293,7 +293,7 @@ pub(super) fn ends_the_same_wherever_it_is_cut(name: &str, stage: &Stage) {
     }
 }
 
-/// Asked to stop, a stage leaves a state of exactly the steps that it did.
+/// A stage that is asked to stop leaves a checkpoint after the steps that it has done.
 #[test]
 fn a_stop_leaves_a_checkpoint_of_the_next_step() {
     let fixture = Fixture::new();
@@ -301,7 +301,7 @@ fn a_stop_leaves_a_checkpoint_of_the_next_step() {
     let train = train(mopd(1.0), 1);
     let through = finished(&fixture.stage(&train, ROUTED, &models), None);
     let (_folder, store) = store();
-    // Whoever listens leaves at the second step: that is a stop.
+    // The events' reader closes its end at the second step, which stops the stage.
     struct Leaves(u32);
     impl std::io::Write for Leaves {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -329,14 +329,14 @@ fn a_stop_leaves_a_checkpoint_of_the_next_step() {
     assert!(again.weights.values() == through.weights.values());
 }
 
-/// Long rollouts are not waited for: the step begins anew, with the same prompts and the same draws.
+/// An interruption does not wait for long rollouts: the resumed step draws the same prompts and completions.
 #[test]
 fn a_stop_in_the_middle_of_rollouts_leaves_a_checkpoint_of_that_step() {
     let mut train = train(mopd(1.0), 1);
     let long = Rollout::new(5, Producer::student(Sampling::new(8, 1.0, 100)));
     train.rollout = long.clone();
     stopped_in_rollouts(&train);
-    // So does one in the middle of choosing prompts.
+    // The same for an interruption while prompts are chosen.
     let mut choosing = train.clone();
     choosing.rollout = Rollout::new(5, Producer::student(Sampling::new(1, 1.0, 6)));
     let writer = Producer::teacher(Sampling::new(64, 1.0, 100));
@@ -344,9 +344,9 @@ fn a_stop_in_the_middle_of_rollouts_leaves_a_checkpoint_of_that_step() {
     chosen.measures[0].value = curriculum::moving();
     choosing.curriculum = Some(chosen);
     stopped_in_rollouts(&choosing);
-    // What a part has kept of its rollouts by then is not kept: another part's are not there yet.
+    // A part's replay buffer stays unchanged while another part's rollouts are not complete.
     let student = Producer::student(Sampling::new(1, 1.0, 6));
-    train.rollout = Rollout::new(5, replay(student, Keeps::Rollouts, 9, None));
+    train.rollout = Rollout::new(5, replay(student, ReplayContents::Rollouts, 9, None));
     train.own_data = vec![OwnData { rollout: long, objective: mopd(1.0) }];
     stopped_in_rollouts(&train);
 }
@@ -356,8 +356,8 @@ fn stopped_in_rollouts(train: &Train<Objective>) {
     let models = models(true);
     let through = finished(&fixture.stage(train, ROUTED, &models), None);
     let (_folder, store) = store();
-    // Whoever listens has the stage stopped a moment after its second step, while it is at the rollouts of
-    // another one.
+    // The reader of the events stops the stage a moment after its second step, while it draws rollouts of a
+    // later one.
     struct Listens(u32, std::sync::mpsc::Sender<()>);
     impl std::io::Write for Listens {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -400,8 +400,8 @@ fn stopped_in_rollouts(train: &Train<Objective>) {
     assert!(again.weights.values() == through.weights.values());
 }
 
-/// A fork has weights, optimiser and place of the other stage, and an objective of its own. What does not fit
-/// is refused.
+/// A fork has the other stage's weights, optimizer state and position in the data, but its own objective. A
+/// state that does not fit is refused.
 #[test]
 fn a_fork_goes_on_from_anothers_state() {
     let fixture = Fixture::new();
@@ -414,7 +414,7 @@ fn a_fork_goes_on_from_anothers_state() {
     with_states(&stage, &store);
     let edited = fixture.stage(&other, ROUTED, &models);
     let forked = resumed(&edited, &store, 2, RestoreMode::Fork);
-    // By hand: two steps of the one, two of the other.
+    // By hand: two steps of the first stage, then two of the other.
     let mut trainer = Trainer::new(&stage).unwrap();
     for step in 0..2 {
         trainer.step(step, &mut Default::default()).map_err(|(error, _)| error).unwrap();
@@ -448,7 +448,7 @@ fn a_fork_goes_on_from_anothers_state() {
         "{}",
         stopped.error
     );
-    // A stage's own that does not fit, of another version for example, is passed over.
+    // A stage's own state that does not fit, for example of another version, is ignored.
     let anew = finished(&narrow, from(RestoreMode::Resume));
     assert!(anew.weights.values() == finished(&narrow, None).weights.values());
 }

@@ -14,7 +14,7 @@ pub(super) fn retry(at_most: u32, of: Producer) -> Producer {
     Producer::Retry(Box::new(Retry { until: Formula { graph, value }, at_most, of }))
 }
 
-/// What some steps train on; right is what begins in the first third of the alphabet.
+/// The sequences of some steps. Completions that begin with the letters A to H are correct.
 fn drawn(producer: Producer) -> Vec<Sequence> {
     let reward = Reward::Regex { pattern: "^[a-hA-H]".to_owned(), field: String::new() };
     let verifier = Verifier::new(&reward, Path::new(".")).unwrap();
@@ -30,10 +30,10 @@ fn right(list: &[Sequence]) -> usize {
     list.iter().filter(|sequence| sequence.reward == Some(1.0)).count()
 }
 
-/// What is right stays bit by bit; the others are other completions of the same prompts, the last where none
-/// is right.
+/// Correct completions stay, bit by bit; others are replaced by new completions of the same prompts, or by
+/// the last one if none is correct.
 #[test]
-fn what_is_wrong_is_drawn_again() {
+fn retry_replaces_incorrect_completions_only() {
     let rounds: Vec<Vec<Sequence>> =
         [1, 2, 3, 12].map(|at_most| drawn(retry(at_most, Producer::student(sampling(3))))).into();
     let plain = drawn(Producer::student(sampling(3)));

@@ -1,4 +1,4 @@
-//! Completions in which one text becomes another, and teachers that are shown numbers of completions.
+//! Completions with a replaced text, and teachers that read numbers about completions.
 
 use mopd_compiler::plan::producers::{PatternPiece, Rewrite};
 use mopd_compiler::plan::views::{self, Piece, Slot, View};
@@ -8,7 +8,7 @@ use super::producers::sampling;
 use super::*;
 use crate::rollout::Sequence;
 
-/// The share of the group that is right.
+/// The share of correct completions in the group.
 fn share_right() -> Piece {
     let mut graph = mopd_compiler::expr::graph::Graph::default();
     let correct = graph.signal(Signal::Correct);
@@ -17,7 +17,7 @@ fn share_right() -> Piece {
     Piece::Number(Formula { graph, value })
 }
 
-/// Right where it begins in the first half of the alphabet.
+/// A verifier that rewards completions that do not begin with a letter from N to Z.
 fn verifier() -> Verifier {
     let reward = Reward::Regex { pattern: "^[^n-zN-Z]".to_owned(), field: String::new() };
     Verifier::new(&reward, Path::new(".")).unwrap()
@@ -36,7 +36,7 @@ fn text(sequence: &Sequence) -> String {
     Tokenizer::Bytes.decode(&sequence.completion).unwrap()
 }
 
-/// What some steps train on.
+/// The sequences of some steps.
 fn drawn(producer: Producer) -> Vec<Sequence> {
     let (fixture, weights) = (Fixture { verifier: verifier(), ..Fixture::new() }, models(true));
     let mut train = train(mopd(1.0), 1);
@@ -59,7 +59,7 @@ fn shares(list: &[Sequence]) -> Vec<f64> {
 fn a_text_becomes_another_with_the_group_s_number() {
     let plain = drawn(Producer::student(sampling(4)));
     let has = |letter: char| plain.iter().filter(|sequence| text(sequence).contains(letter)).count();
-    // One that many have, and many have not.
+    // A letter that many completions have and many lack.
     let letter = ('a'..='z').min_by_key(|letter| has(*letter).abs_diff(plain.len() / 3)).unwrap();
     assert!((2..plain.len()).contains(&has(letter)), "{letter}");
     let edited = drawn(rewritten(&letter.to_string(), Producer::student(sampling(4))));
@@ -87,9 +87,86 @@ fn a_text_becomes_another_with_the_group_s_number() {
     }
 }
 
-/// Qwen3's template writes an empty thought before an answer: that is no token of the new completion.
+/// For each step, the sequences and the numbers dropped.
+fn steps(producer: Producer) -> Vec<(Vec<Sequence>, Option<Vec<u32>>)> {
+    let (fixture, weights) = (Fixture { verifier: verifier(), ..Fixture::new() }, models(true));
+    let mut train = train(mopd(1.0), 1);
+    train.rollout = Rollout::new(6, producer);
+    let stage = fixture.stage(&train, ROUTED, &weights);
+    let mut trainer = Trainer::new(&stage).unwrap();
+    let of_step = |step| {
+        let sequences = trainer.rollouts_of(step).unwrap().remove(0).sequences;
+        (sequences.list, sequences.dropped)
+    };
+    (0..3).map(of_step).collect()
+}
+
+/// What was cut off has no end token, so nothing is left of it where its whole text is taken away. What ended
+/// by itself still has its end.
+#[test]
+fn a_completion_of_which_nothing_is_left_is_dropped_and_counted() {
+    let short = || Producer::student(Sampling::new(4, 1.0, 1));
+    let pattern = vec![PatternPiece::Anything];
+    let plain = steps(short());
+    let emptied = steps(Producer::Rewrite(Box::new(Rewrite { pattern, text: Vec::new(), of: short() })));
+    let mut gone = 0;
+    for ((before, _), (after, dropped)) in zip_equal(plain, emptied) {
+        // A line break is in no pattern.
+        let left = |sequence: &&Sequence| !sequence.truncated || text(sequence).contains('\n');
+        let left: Vec<&Sequence> = before.iter().filter(left).collect();
+        assert_eq!(after.len(), left.len());
+        let missing = before.len() - left.len();
+        assert_eq!(dropped.unwrap().iter().sum::<u32>() as usize, missing);
+        gone += missing;
+    }
+    assert!(gone > 20, "{gone}");
+}
+
+/// Where the student was stopped by a text, it did not write an end, and does not learn to write one.
+#[test]
+fn a_completion_that_a_text_stopped_gets_no_end() {
+    let stop: Vec<String> = ('a'..='z').map(String::from).collect();
+    let stopped = || Producer::student(Sampling { stop: stop.clone(), ..sampling(4) });
+    let plain = drawn(stopped());
+    let is_end = |sequence: &Sequence| Tokenizer::Bytes.is_end(*sequence.completion.last().unwrap());
+    let by_text: Vec<bool> = plain.iter().map(|sequence| !sequence.truncated && !is_end(sequence)).collect();
+    let mut compared = 0;
+    for letter in 'a'..='z' {
+        let edited = drawn(rewritten(&letter.to_string(), stopped()));
+        for ((before, after), by_text) in zip_equal(zip_equal(&plain, &edited), &by_text) {
+            if *by_text && text(before).contains(letter) {
+                assert!(!is_end(after), "{}", text(before));
+                assert!(text(after).contains('<'), "{:?} {:?}", text(before), text(after));
+                compared += 1;
+            }
+        }
+        if compared > 3 {
+            return;
+        }
+    }
+    panic!("{compared}");
+}
+
+/// Qwen3's template writes an empty thought before an answer. It also reads thoughts in answers, by
+/// `</think>`, as the second template does by the letter e. None of this is part of the new completion, which
+/// has the sampled text, its white space and special tokens too.
 #[test]
 fn a_new_text_has_its_own_tokens_alone() {
+    let Tokenizer::Pretrained(qwen3) = crate::tokenizer::tests::pretrained("qwen3") else { unreachable!() };
+    let mut files = qwen3.files().clone();
+    let template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if 'e' in m.content %}<think>\n\
+                    {{ m.content.split('e')[0].strip() }}\n</think>\n\n{{ m.content.split('e')[-1].strip() }}\
+                    {% else %}{{ m.content.strip() }}{% endif %}<|im_end|>\n{% endfor %}\
+                    {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+    files.files.retain(|(name, _)| name != "chat_template.jinja");
+    files.files.push(("chat_template.jinja".to_owned(), template.as_bytes().to_vec()));
+    let reshaping = crate::tokenizer::PretrainedTokenizer::new(files).unwrap();
+    for tokenizer in [qwen3, reshaping] {
+        keeps_the_text(Tokenizer::Pretrained(tokenizer));
+    }
+}
+
+fn keeps_the_text(tokenizer: Tokenizer) {
     let mut fixture = Fixture { verifier: verifier(), ..Fixture::new() };
     for (name, prompts) in zip_equal(["copy", "flip"], &mut fixture.prompts) {
         let path = fixture.folder.path().join(format!("{name}.jsonl"));
@@ -100,7 +177,7 @@ fn a_new_text_has_its_own_tokens_alone() {
             DatasetRequest { source, format, fields, whole: true, routes: &[], numbers: &[], notes: None };
         *prompts = Prompts::new(Dataset::read(Path::new("."), request).unwrap());
     }
-    let tokenizer = Arc::new(crate::tokenizer::tests::pretrained("qwen3"));
+    let tokenizer = Arc::new(tokenizer);
     let vocabulary = tokenizer.vocabulary();
     let config = crate::model::Config { vocabulary, context: 128, ..tiny() };
     let model = |seed| {
@@ -121,25 +198,24 @@ fn a_new_text_has_its_own_tokens_alone() {
     let edited = drawn(rewritten("e", Producer::student(sampling(4))));
     let mut compared = 0;
     for ((before, after), share) in zip_equal(zip_equal(&plain, &edited), shares(&plain)) {
-        let text = tokenizer.decode(&before.completion).unwrap();
-        // A first token may join with a line break of the template, which also reads thoughts in an answer.
-        if !text.contains('e')
-            || text.contains("think>")
-            || !text.starts_with(|letter: char| letter.is_ascii_alphanumeric())
-        {
+        let end = before.completion.iter().position(|token| tokenizer.is_end(*token));
+        assert_eq!(end.is_none(), before.truncated);
+        let (written, end) = before.completion.split_at(end.unwrap_or(before.completion.len()));
+        let text = tokenizer.as_read(written).unwrap();
+        if !text.contains('e') {
             continue;
         }
         let expected = text.replace('e', &format!("<{}", views::number(share)));
         let mut tokens = tokenizer.encode(&expected).unwrap();
-        tokens.extend((!before.truncated).then_some(tokenizer.ends()[0]));
+        tokens.extend(end);
         tokens.truncate(6);
         assert_eq!(after.completion, tokens, "{text}");
         compared += 1;
     }
-    assert!(compared > 3, "{compared}");
+    assert!(compared > 10, "{compared}");
 }
 
-/// The teacher scores behind the share of the group that is right: loss and gradient in float64.
+/// The teacher has read the share of correct completions in the group: loss and gradient in float64.
 #[test]
 fn a_teacher_is_shown_a_number_of_the_group() {
     let (fixture, weights) = (Fixture { verifier: verifier(), ..Fixture::new() }, models(true));

@@ -1,5 +1,4 @@
-//! Routes by the data of a prompt, against the reference and against the same data in a domain for each
-//! teacher.
+//! Routes by columns of the data, against the reference and against the same data in one domain per teacher.
 
 use mopd_compiler::plan::{DataFormula, DataNode, DomainId, TeacherChoice};
 
@@ -7,7 +6,7 @@ use super::*;
 use crate::rollout::Sequence;
 use crate::train::models::ModelRef;
 
-/// One row of each of these kinds, of ragged length.
+/// A row of each of these kinds, with prompts and answers of different lengths.
 fn rows(folder: &Path, name: &str, kinds: &[&str]) -> Prompts {
     let mut text = String::new();
     for (index, kind) in kinds.iter().enumerate() {
@@ -77,14 +76,14 @@ fn evaluated(stage: &Stage, list: Vec<Sequence>) -> (f64, Vec<f32>) {
     let trainer = Trainer::new(stage).unwrap();
     let sequences = Sequences::new(list, 1, stage.sources.len());
     let rollouts = Rollouts::new(stage, sequences);
-    let Evaluated { outputs, gradient, .. } =
+    let EvaluatedBatch { outputs, gradient, .. } =
         trainer.evaluate(0, &rollouts, 0).map_err(|(error, _)| error).unwrap();
     let gradient = to_vec(&gradient.part(0..gradient.parameters()));
     (f64::from(outputs.get(stage.train.objective.loss)[0]), gradient)
 }
 
-/// One domain whose rows a column routes to two teachers, and the same rows in two domains with a teacher
-/// each: as long as no reduction asks for domains they are one step, to the bit.
+/// One domain whose rows a column routes to two teachers, and two domains with a teacher each: without
+/// reductions over domains, both are the same step, to the bit.
 #[test]
 fn a_routed_domain_is_two_domains_with_a_teacher_each() {
     let fixture = Fixture::new();
@@ -92,7 +91,7 @@ fn a_routed_domain_is_two_domains_with_a_teacher_each() {
     let models = models(true);
     let [easy, hard] = [["easy"; 5], ["hard"; 5]];
     let both = rows(folder, "both", &[hard, easy].concat());
-    // Longer and shorter ones beside each other, as in the one file.
+    // Rows of different lengths alternate, as in the one file.
     let apart = [rows(folder, "hard", &hard), both_from(folder, &both, 5)];
     for (objective, _) in objectives() {
         let mut train = train(objective, 1);
@@ -126,7 +125,7 @@ fn a_routed_domain_is_two_domains_with_a_teacher_each() {
     }
 }
 
-/// The rows of a file from one on, as a file of their own.
+/// The rows of a file from `first` on, as a file of their own.
 fn both_from(folder: &Path, both: &Prompts, first: usize) -> Prompts {
     let lines = std::fs::read_to_string(&both.dataset.path).unwrap();
     let path = folder.join("rest.jsonl");
@@ -135,7 +134,7 @@ fn both_from(folder: &Path, both: &Prompts, first: usize) -> Prompts {
     load(&path)
 }
 
-/// Two domains of which every other row is for another teacher, so that each teacher has parts of both.
+/// Two domains whose rows alternate between two teachers, so that each teacher has rows of both.
 struct Mixed {
     fixture: Fixture,
     prompts: [Prompts; 2],
@@ -167,7 +166,7 @@ impl Mixed {
     }
 }
 
-/// Each sequence by its own teacher, however the batch is divided.
+/// Each sequence is scored by its own teacher, in micro-batches too.
 #[test]
 fn the_data_of_a_prompt_chooses_its_teacher() {
     let models = models(true);
@@ -214,7 +213,7 @@ fn the_data_of_a_prompt_chooses_its_teacher() {
     }
 }
 
-/// Teachers that are let go after every use say the same, to the bit; so does a stage that goes on from a
+/// Teachers that are freed after every use give the same bits; so does a stage that is resumed from a
 /// checkpoint.
 #[test]
 fn a_routed_stage_is_the_same_however_teachers_are_reached() {
@@ -226,7 +225,7 @@ fn a_routed_stage_is_the_same_however_teachers_are_reached() {
     trainer.models = Models::one_at_a_time(&stage);
     for step in 0..stage.steps {
         if step == 3 {
-            // Between two passes over one batch.
+            // The state is that between two passes over one batch.
             let state = trainer.state(step, 0.0, Record::default());
             trainer = Trainer::new(&stage).unwrap();
             trainer.restore(&state, RestoreMode::Resume).unwrap();
@@ -236,7 +235,7 @@ fn a_routed_stage_is_the_same_however_teachers_are_reached() {
     assert_eq!(to_vec(trainer.model.flat()), expected);
 }
 
-/// A row for each teacher of a domain, with the numbers of its own tokens; together they are the whole step.
+/// Each teacher of a domain has a row with the metrics of its own tokens; together they are the whole step.
 #[test]
 fn diagnostics_are_of_the_teacher_that_judged() {
     let models = models(true);
@@ -275,7 +274,7 @@ fn diagnostics_are_of_the_teacher_that_judged() {
     assert!((sum(|row| row.signal_share.unwrap()) - 1.0).abs() < 1e-6);
 }
 
-/// Teachers that write: each prompt is answered by its own, with the numbers that it has whoever answers.
+/// Each prompt is completed by its own teacher, with random numbers that do not depend on the teacher.
 #[test]
 fn routed_teachers_write_what_they_write_alone() {
     let models = models(true);
@@ -284,7 +283,7 @@ fn routed_teachers_write_what_they_write_alone() {
     let mixed = Mixed::new(settings.clone());
     let written = |stage: &Stage| {
         let found = RefCell::new(Vec::new());
-        let keep = |written: &Written| {
+        let keep = |written: &RolloutsBySource| {
             found.replace(written.concat());
             Ok(())
         };
@@ -312,7 +311,7 @@ fn routed_teachers_write_what_they_write_alone() {
         let hard = routed.sources[source].prompts.dataset.prompt(record).starts_with("hard");
         let (own, expected) =
             (by_prompt(&got, source, record), by_prompt(&alone[usize::from(hard)], source, record));
-        // One prompt has lost its last sample to the limit, in each of them.
+        // One prompt may lack its last sample, because of the total number of rollouts.
         if own.len() == expected.len() {
             assert_eq!(own, expected);
             compared += 1;
@@ -321,7 +320,7 @@ fn routed_teachers_write_what_they_write_alone() {
     assert!(compared >= 28, "{compared}");
 }
 
-/// Both sides of a pair answer one prompt, whoever writes them.
+/// Both sides of a pair complete the same prompt, whoever writes them.
 #[test]
 fn pairs_stay_together_under_a_route() {
     let models = models(true);
@@ -337,7 +336,7 @@ fn pairs_stay_together_under_a_route() {
     for pair in list.chunks(2) {
         assert_eq!((pair[0].source, pair[0].record), (pair[1].source, pair[1].record));
         assert_eq!((pair[0].chosen, pair[1].chosen), (Some(true), Some(false)));
-        // The teacher's own words are the teacher's to the digit.
+        // The teacher's recorded log-probabilities equal the reference's.
         let model_ref = trainer.models.model(Role::TEACHER, stage.section_of(&pair[0])).unwrap();
         let hard = stage.sources[pair[0].source].prompts.dataset.prompt(pair[0].record).starts_with("hard");
         assert_eq!(model_ref, ModelRef::Frozen(if hard { 2 } else { 1 }));

@@ -1,4 +1,4 @@
-//! Templates that show what becomes of a completion: what the verifier said of it, and others of its group.
+//! Templates that show information about a completion: the verifier's feedback, and others of its group.
 
 use mopd_compiler::plan::views::{GroupMember, Piece, Slot, View};
 use mopd_compiler::plan::{Axis, Divergence, DivergenceKind, Live, Scorer};
@@ -13,7 +13,7 @@ fn view(name: &str, slot: Slot) -> Option<View> {
     Some(View { name: name.to_owned(), pieces })
 }
 
-/// Right where it begins in the first half of the alphabet.
+/// A verifier that rewards completions that do not begin with a letter from N to Z.
 pub(super) fn verifier() -> Verifier {
     let reward = Reward::Regex { pattern: "^[^n-zN-Z]".to_owned(), field: String::new() };
     Verifier::new(&reward, Path::new(".")).unwrap()
@@ -23,7 +23,7 @@ fn text(sequence: &Sequence) -> String {
     Tokenizer::Bytes.decode(&sequence.completion).unwrap()
 }
 
-/// What is shown of it: characters of no more tokens than a completion may have.
+/// A completion as templates show it: cut to the most tokens that a completion may have.
 pub(super) fn begun(sequence: &Sequence) -> String {
     let mut bytes = 0;
     let fits = |letter: &char| {
@@ -37,7 +37,7 @@ pub(super) fn plain<'a>(stage: &'a Stage, sequence: &Sequence) -> &'a str {
     stage.sources[sequence.source].prompts.dataset.prompt(sequence.record)
 }
 
-/// KL(student || teacher) of one sequence, each behind its own text, in float64.
+/// KL(student || teacher) of one sequence in float64, each model after its own text.
 pub(super) fn kl(models: [&Reference; 2], texts: [&str; 2], sequence: &Sequence) -> Tensor {
     let [student, teacher] = zip_equal(models, texts)
         .map(|(model, text)| model.logps(&Tokenizer::Bytes.prompt(text).unwrap(), &sequence.completion))
@@ -55,7 +55,7 @@ pub(super) fn agrees(loss: f64, gradient: &[f32], losses: Vec<Tensor>, student: 
     assert!(apart < 1e-4, "{apart:e}");
 }
 
-/// The routed teacher scores behind what the verifier said of the same completion.
+/// The routed teacher reads the verifier's feedback about the completion that it scores.
 #[test]
 fn a_teacher_reads_what_the_verifier_said() {
     let (fixture, weights) = (Fixture { verifier: verifier(), ..Fixture::new() }, models(true));
@@ -83,7 +83,7 @@ fn a_teacher_reads_what_the_verifier_said() {
     agrees(loss, &gradient, losses, &student);
 }
 
-/// A student that another writes for: it is trained behind its template, with the words about the completion.
+/// A student trained on a teacher's completions reads a template with the feedback about each of them.
 #[test]
 fn a_student_may_read_what_the_verifier_said() {
     let (fixture, weights) = (Fixture { verifier: verifier(), ..Fixture::new() }, models(true));
@@ -118,8 +118,8 @@ fn guarded() -> Objective {
     })
 }
 
-/// Another completion that was right stands before the teacher's input; where the group has none, the teacher
-/// says nothing and there is no gradient.
+/// The teacher reads another, correct completion of the group. If the group has none, the teacher's score is
+/// not used and there is no gradient.
 #[test]
 fn a_group_without_a_right_completion_has_no_gradient() {
     let (fixture, weights) = (Fixture { verifier: verifier(), ..Fixture::new() }, models(true));
@@ -140,7 +140,7 @@ fn a_group_without_a_right_completion_has_no_gradient() {
         let list = &rollouts.sequences.list;
         let mut missing = 0;
         let losses = list.iter().enumerate().map(|(place, sequence)| {
-            // Of two, the other one.
+            // The other completion of a group of two.
             let other = &list[place ^ 1];
             let prompt = plain(&stage, sequence);
             if other.reward != Some(1.0) {
@@ -160,7 +160,33 @@ fn a_group_without_a_right_completion_has_no_gradient() {
     }
 }
 
-/// What is shown belongs to the rollouts that later passes train on.
+/// The sides of a `mix` may have different lengths: either is shown whole, whichever stands first.
+#[test]
+fn another_completion_is_shown_whole_whichever_side_of_a_mix_wrote_it() {
+    let (fixture, weights) = (Fixture::new(), models(true));
+    let side = |most| Producer::student(Sampling::new(2, 1.0, most));
+    let never = mopd_compiler::plan::Schedule::Constant { value: 0.0 };
+    let mut train = train(direct(Support::Full, Mass::Raw), 1);
+    train.rollout = Rollout::new(6, Producer::mix(never, side(2), side(6)));
+    let sees = view("shown", Slot::Group(GroupMember::Other));
+    let seeing = TeacherChoice { sees, ..choice(Teacher::Model(ModelId(1))) };
+    train.scorers = Scorers::new(vec![seeing.clone()], [], Vec::new());
+    let mut stage = fixture.stage(&train, ROUTED, &weights);
+    for source in &mut stage.sources {
+        source.route = SourceTeachers::all(&seeing);
+    }
+    let (loss, gradient, rollouts) = first_step(&stage);
+    let [student, teacher] = [0, 1].map(|model| Reference::new(&weights[model]));
+    let list = &rollouts.sequences.list;
+    assert!(list.iter().any(|sequence| begun(sequence).len() > 2));
+    let losses = list.iter().enumerate().map(|(place, sequence)| {
+        let prompt = plain(&stage, sequence);
+        kl([&student, &teacher], [prompt, &format!("{prompt}|{}", begun(&list[place ^ 1]))], sequence)
+    });
+    agrees(loss, &gradient, losses.collect(), &student);
+}
+
+/// Later passes show the same texts.
 #[test]
 fn a_stage_that_was_cut_shows_the_same() {
     let (fixture, weights) = (Fixture { verifier: verifier(), ..Fixture::new() }, models(true));
@@ -179,9 +205,9 @@ fn a_stage_that_was_cut_shows_the_same() {
     }
 }
 
-/// A reward command need not say anything, but then there is nothing to show.
+/// A reward command may give no feedback, but a template that shows it is then an error.
 #[test]
-fn silence_is_an_error() {
+fn missing_feedback_is_an_error_where_a_template_shows_it() {
     let (fixture, weights) = (Fixture::new(), models(true));
     let program = "import json, sys
 for line in sys.stdin:
@@ -205,7 +231,7 @@ for line in sys.stdin:
     let rollouts = trainer.rollouts_of(0).unwrap().remove(0);
     let (error, _) = trainer.evaluate(0, &rollouts, 0).err().expect("it says nothing");
     assert!(
-        error.to_string().contains("says nothing of a completion, which the template `shown`"),
+        error.to_string().contains("returned no feedback on a completion, but the template `shown`"),
         "{error}"
     );
 }

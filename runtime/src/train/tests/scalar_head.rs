@@ -1,4 +1,4 @@
-//! A row beside the LM head that makes one number of each prefix: what it says, and how it learns.
+//! A scalar head, which maps each prefix to a number: its outputs and its training.
 
 use mopd_compiler::plan::{Axis, Function, Live};
 
@@ -6,7 +6,7 @@ use super::super::objective::objectives::objective;
 use super::*;
 use crate::compiled;
 
-/// Models whose heads are not zeros: of those nothing would reach the hidden states.
+/// Models whose heads are not 0: a head of zeros would pass no gradient to the hidden states.
 fn scoring(tied: bool) -> Vec<Arc<Weights>> {
     let config = crate::model::Config { tied, scalar_head: true, ..tiny() };
     (0..3).map(|seed| Arc::new(random_model(&config, seed))).collect()
@@ -32,8 +32,8 @@ model student = grpo(base, on: domains) {{
     ))
 }
 
-/// The loss of a group of completions, by what the head says of each, what the model says of each token that
-/// was taken, and rewards.
+/// The loss of a group of completions, each with the head's outputs, the log-probabilities of its tokens, and
+/// its reward.
 type OfGroup = fn(&[(Tensor, Tensor, f64)]) -> Tensor;
 
 fn last(values: &Tensor) -> Tensor {
@@ -44,14 +44,17 @@ fn mean(numbers: impl IntoIterator<Item = Tensor>) -> Tensor {
     Tensor::stack(&numbers.into_iter().collect::<Vec<_>>(), 0).mean(Kind::Double)
 }
 
-/// Every number that is read off a head, learned alone and beside the LM head, against double precision; tied
-/// and untied, however the batch is divided.
+/// Each way to read a head, trained alone and together with the LM head, against double precision; tied and
+/// untied, in micro-batches too.
 #[test]
-fn what_is_learned_equals_the_reference() {
+fn scalar_head_loss_and_gradient_equal_the_reference() {
     let cases: [(&str, OfGroup); 4] = [
-        ("  term fit = live mse(student.value, reward)\n  reduce = mean(token) then mean(sequence)", |group| {
-            mean(group.iter().map(|(values, _, reward)| (values - *reward).square().mean(Kind::Double)))
-        }),
+        (
+            "  term fit = live mse(student.value, reward)\n  reduce = mean(token) then mean(sequence)",
+            |group| {
+                mean(group.iter().map(|(values, _, reward)| (values - *reward).square().mean(Kind::Double)))
+            },
+        ),
         ("  term fit = 0.5 * live mse(student.score, reward)\n  reduce = mean(sequence)", |group| {
             mean(group.iter().map(|(values, _, reward)| 0.5 * (last(values) - *reward).square()))
         }),
@@ -83,7 +86,7 @@ fn what_is_learned_equals_the_reference() {
         for tied in [true, false] {
             let models = scoring(tied);
             let mut stage = fixture.stage(&train, ROUTED, &models);
-            // Some of the completions are right.
+            // Some completions are correct.
             stage.sources.iter_mut().for_each(|source| source.verifier = &fixture.judge.verifier);
             let (_, _, rollouts) = first_step(&stage);
             let student = Reference::new(&models[0]);
@@ -120,7 +123,7 @@ fn by_teacher() -> Objective {
     })
 }
 
-/// What another model's head says, of two teachers, whether they stay in memory or not.
+/// The outputs of two teachers' heads, with teachers that stay in memory and teachers that do not.
 #[test]
 fn a_teacher_s_head_is_read() {
     let (fixture, models) = (Fixture::new(), scoring(false));
@@ -147,7 +150,7 @@ fn a_teacher_s_head_is_read() {
     }
 }
 
-/// A model that has none is asked at run time where only its files could have said so.
+/// Whether a model has a head may be known only when its files are read; the error comes at run time then.
 #[test]
 fn a_model_without_a_head_is_said() {
     let (fixture, models) = (Fixture::new(), models(true));
@@ -158,8 +161,8 @@ fn a_model_without_a_head_is_said() {
     assert!(message.contains("the scalar head of the teacher, but it is a model without one"), "{message}");
 }
 
-/// A student without one begins with zeros behind its own numbers, learns, and ends the same wherever it was
-/// cut.
+/// A student without a head gets one of zeros beside its own weights, learns, and ends the same after
+/// interruptions at any step.
 #[test]
 fn a_head_begins_at_zero_and_survives_a_cut() {
     let (fixture, models) = (Fixture::new(), models(false));

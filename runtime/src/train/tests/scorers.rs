@@ -1,4 +1,4 @@
-//! Several scorers in one objective, each by its place in the stage's list.
+//! Several scorers in one objective.
 
 use mopd_compiler::expr::graph::Graph;
 use mopd_compiler::plan::{
@@ -9,8 +9,8 @@ use mopd_compiler::plan::{
 use super::super::objective::objectives::objective;
 use super::*;
 
-/// KL from the student to a blend of two teachers that the objective names, loss and gradient against double
-/// precision. Neither is routed; in the second domain they change places.
+/// KL from the student to a blend of two teachers by name: loss and gradient against double precision.
+/// Neither is routed; in the second domain they are exchanged.
 #[test]
 fn two_teachers_by_name_are_scored_in_one_objective() {
     let (fixture, weights) = (Fixture::new(), models(true));
@@ -47,10 +47,9 @@ fn two_teachers_by_name_are_scored_in_one_objective() {
     assert!(apart < 1e-4, "{apart:e}");
 }
 
-/// One step of an objective that reads a teacher who is composed of two others in the first domain,
-/// `one + w * (one - other)` with w from how far these are apart at the token, and is a mixture of them in
-/// the second: loss and gradient against double precision. The weights are signals of the step, computed on
-/// the way.
+/// A composed teacher: in the first domain `one + w * (one - other)`, where w depends on the divergence of
+/// the two at the token; in the second a mixture of them. Loss and gradient against double precision. The
+/// weights are signals that the step computes on the way.
 #[test]
 fn a_composed_teacher_is_made_of_scored_ones() {
     let (fixture, weights) = (Fixture::new(), models(true));
@@ -115,7 +114,7 @@ fn a_composed_teacher_is_made_of_scored_ones() {
             let apart = apart(&gradient, &student.gradient(&expected));
             assert!(apart < 1e-4, "{apart:e}");
         }
-        // Whole steps, passes over one batch among them; and models that do not stay in memory.
+        // Whole steps, with one and two passes over a batch; and models that do not stay in memory.
         let (kept, rows) = trained_to_the_end(&stage);
         assert!(rows.iter().all(|row| row.loss.is_finite()));
         stage.models_fit = Some(false);

@@ -1,12 +1,12 @@
-//! A second head that predicts the token behind the next one: what it says, what is drawn by it, and how it
-//! learns.
+//! A second head, which predicts the token after the next one: its outputs, sampling with it, and its
+//! training.
 
 use super::half::{relative, rounded};
 use super::*;
 use crate::compiled;
 use crate::rollout::Sequence;
 
-/// Models whose second heads are not zeros.
+/// Models whose second heads are not 0.
 fn paired(tied: bool) -> Vec<Arc<Weights>> {
     let config = crate::model::Config { tied, second_head: true, ..tiny() };
     (0..3).map(|seed| Arc::new(random_model(&config, seed))).collect()
@@ -41,8 +41,8 @@ model student = distill(base) {{
     ))
 }
 
-/// Log-probabilities in double precision at the tokens of a completion, `[tokens, vocabulary]`, each by the
-/// head that wrote it; and the log-odds that it stands, of those of the second head.
+/// Logits in double precision at the tokens of a completion, `[tokens, vocabulary]`, each of the head that
+/// wrote the token; and the log-odds that tokens of the second head are accepted.
 fn by_heads(model: &Reference, prompt: &[Token], sequence: &Sequence) -> (Tensor, Tensor) {
     let completion = &sequence.completion;
     let hidden = model.hidden(prompt, completion);
@@ -70,11 +70,11 @@ fn by_heads(model: &Reference, prompt: &[Token], sequence: &Sequence) -> (Tensor
     (logits, Tensor::stack(&odds, 0))
 }
 
-/// What a term is of one token: the student's log-probabilities and the teacher's, the token, the head, and
+/// The loss of one token, from the student's and the teacher's log-probabilities, the token, the head, and
 /// the log-odds.
 type Terms = fn(&Tensor, &Tensor, i64, u8, &Tensor) -> Tensor;
 
-/// -(y log c + (1 - y) log(1 - c)) of log-odds.
+/// Binary cross-entropy from log-odds: -(y log c + (1 - y) log(1 - c)).
 fn bce(odds: &Tensor, target: &Tensor) -> Tensor {
     let target = target.detach();
     let (stands, falls): (Tensor, Tensor) = (odds.log_sigmoid(), odds.neg().log_sigmoid());
@@ -86,10 +86,10 @@ fn kl(student: &Tensor, teacher: &Tensor) -> Tensor {
     (student.exp() * (student - teacher)).sum(Kind::Double)
 }
 
-/// Terms of both heads and of confidence, against double precision: tied and untied, however the batch is
-/// divided. Among tokens of each head its mean, or all tokens of a sequence.
+/// Terms of both heads and of the confidence, against double precision: tied and untied, in micro-batches
+/// too. Means are taken over the tokens of each head, or over all tokens of a sequence.
 #[test]
-fn what_is_learned_equals_the_reference() {
+fn second_head_loss_and_gradient_equal_the_reference() {
     let cases: [(&str, Terms); 3] = [
         ("pipo_full", |student, teacher, _, head, odds| {
             let common = student.exp().minimum(&teacher.exp()).sum(Kind::Double);
@@ -130,7 +130,7 @@ fn what_is_learned_equals_the_reference() {
                 {
                     let row = place as i64;
                     let student = logits.get(row);
-                    // What is taken is read at the temperature of the policy, a divergence at 1.
+                    // Log-probabilities of tokens are at the policy's temperature, divergences at 1.
                     let scale = if name == "pipo_sampled" { at } else { 1.0 };
                     let [student, teacher] =
                         [student, teacher.get(row)].map(|of| (of / scale).log_softmax(-1, Kind::Double));
@@ -144,7 +144,7 @@ fn what_is_learned_equals_the_reference() {
             let mean = |terms: &[Tensor]| Tensor::stack(terms, 0).mean(Kind::Double);
             let loss = match name {
                 "bare" => mean(&by_sequence),
-                // Each term among its own tokens; that of confidence has those of the second head.
+                // Each term is a mean over its own tokens; the confidence has those of the second head.
                 _ => mean(&by_head[0]) + mean(&by_head[1]),
             };
             let gradient = student.gradient(&loss);
@@ -157,10 +157,10 @@ fn what_is_learned_equals_the_reference() {
                 let apart = apart(&got, &gradient);
                 assert!(apart < 1e-5, "{place}: {apart:e}");
             }
-            // In half precision, the same tokens.
+            // The same tokens in half precision.
             let half = Stage { kind: Kind::BFloat16, ..stage.clone() };
             let trainer = Trainer::new(&half).unwrap();
-            let Evaluated { outputs, gradient: got, .. } =
+            let EvaluatedBatch { outputs, gradient: got, .. } =
                 trainer.evaluate(0, &rollouts, 0).map_err(|(error, _)| error).unwrap();
             let got_loss = f64::from(outputs.get(train.objective.loss)[0]);
             assert!((got_loss - loss).abs() < 3e-2 * loss.abs().max(1.0), "{name}: {got_loss} {loss}");
@@ -170,9 +170,9 @@ fn what_is_learned_equals_the_reference() {
     }
 }
 
-/// Rows of different lengths, of which some take two tokens where others take one: what the sampler says of
-/// each token is what its head says of it in double precision, and second tokens are drawn exactly where
-/// confidence is high enough.
+/// Rows of different lengths, some of which get two tokens in steps where others get one. The sampler's
+/// log-probabilities equal those of the tokens' heads in double precision, and second tokens are accepted
+/// exactly where the confidence is high enough.
 #[test]
 fn tokens_are_drawn_by_the_heads_that_say_so() {
     let (fixture, models) = (Fixture::new(), paired(true));
@@ -196,7 +196,7 @@ fn tokens_are_drawn_by_the_heads_that_say_so() {
                     let exact = taken.double_value(&[place as i64, 0]);
                     assert!((f64::from(*logp) - exact).abs() < 1e-5, "{place}: {logp} {exact}");
                 }
-                // Every first token that is not the last could have had a second.
+                // Every first token but the last could have been followed by a second.
                 for place in 0..completion.len() - 1 {
                     if heads[place] == 1 {
                         assert_eq!(heads[place + 1], 0);
@@ -220,8 +220,8 @@ fn tokens_are_drawn_by_the_heads_that_say_so() {
     assert!(shares[0] > shares[1] && shares[1] > shares[2] && shares[2] > 0.0, "{shares:?}");
 }
 
-/// A student without a second head begins with one that changes nothing of the first, learns, says how many
-/// tokens a step has drawn, and ends the same wherever it was cut; a stage with one head leaves it out.
+/// A student without a second head gets one that leaves the first head unchanged, learns, reports its tokens
+/// per step, and ends the same after interruptions at any step; a stage with one head drops it.
 #[test]
 fn a_head_begins_as_the_first_one_and_survives_a_cut() {
     let (fixture, models) = (Fixture::new(), models(false));
@@ -263,7 +263,7 @@ fn a_head_begins_as_the_first_one_and_survives_a_cut() {
     }
 }
 
-/// Tokens of the first head always stand: a loss that asks how likely is told so.
+/// Tokens of the first head are always accepted: a cross-entropy of their confidence is an error.
 #[test]
 fn confidence_of_first_tokens_is_refused() {
     let (fixture, models) = (Fixture::new(), paired(true));

@@ -1,4 +1,4 @@
-//! `speculative`: trajectories of the teachers, and what they rejected of the student's drafts.
+//! `speculative`: the teachers' trajectories, and the rejected parts of the student's drafts.
 
 use mopd_compiler::plan::producers::Speculative;
 use mopd_compiler::plan::{Function, Live};
@@ -15,7 +15,7 @@ pub(super) fn speculative(block: u32, n: u32) -> Producer {
     Producer::Speculative(Box::new(Speculative { block, rejects: false, of }))
 }
 
-/// Tokens of a row that are trained on begin here.
+/// The index of a row's first trained token.
 fn start(sequence: &Sequence) -> usize {
     sequence.completion.len() - sequence.trained()
 }
@@ -54,15 +54,15 @@ fn rejected_drafts_follow_their_trajectory() {
     }
     assert_eq!(groups, STEPS * GROUPS * 2);
     assert!(drafts > groups, "{drafts} of {groups}");
-    // A teacher that is the student itself, or equal to it.
+    // The teacher is the student itself, or has equal weights.
     for own in [Teacher::Student(StudentCopy::Current), Teacher::Model(ModelId(0))] {
         let lists = forked(speculative(3, 2), [own.clone(), own], STEPS, STEPS);
         assert!(lists.iter().flatten().all(|sequence| !sequence.is_rejected()));
     }
 }
 
-/// Log-probabilities in double precision of all entries at the tokens that are trained on: the student's and
-/// its teacher's.
+/// The student's and its teacher's log-probabilities of all entries at the trained tokens, in double
+/// precision.
 fn both(sequence: &Sequence) -> [Tensor; 2] {
     let (fixture, weights) = (Fixture::new(), models(true));
     let train = train(mopd(1.0), 1);
@@ -75,9 +75,9 @@ fn both(sequence: &Sequence) -> [Tensor; 2] {
     })
 }
 
-/// How far the tokens are from what the first distribution says of them, in standard deviations: of the sum
-/// of log(first / second), which tells both apart best. Beside it, how far tokens of the second would be from
-/// it.
+/// How far tokens deviate from the first distribution, in standard deviations of the sum of log(first /
+/// second), which separates the two best; and how far tokens of the second distribution would deviate from
+/// the first.
 fn deviations(rows: &[([Tensor; 2], Vec<Token>)]) -> (f64, f64) {
     let (mut sum, mut other, mut variance) = (0.0, 0.0, 0.0);
     for ([first, second], tokens) in rows {
@@ -93,9 +93,9 @@ fn deviations(rows: &[([Tensor; 2], Vec<Token>)]) -> (f64, f64) {
     (sum / variance.sqrt(), other / variance.sqrt())
 }
 
-/// Trajectories are the teacher's; of a draft, what follows the first rejected token is the student's.
+/// Trajectories follow the teacher's distribution; drafts after their first rejected token the student's.
 #[test]
-fn both_streams_are_whose_they_are() {
+fn accepted_tokens_follow_the_teacher_and_rejected_drafts_the_student() {
     let lists = lists(speculative(4, 4), STEPS);
     let (mut of_teacher, mut of_student) = (Vec::new(), Vec::new());
     for sequence in lists.iter().flatten() {
@@ -115,12 +115,12 @@ fn both_streams_are_whose_they_are() {
     }
 }
 
-/// What the first token of a rejected draft weighs, and the others.
+/// The weight of each token of a rejected draft, by its index.
 fn worth(place: usize) -> f64 {
     2.0 * 0.9f64.powi(place as i32)
 }
 
-/// Per token: 1 in a trajectory, 2 * 0.9^(offset - 1) in a rejected draft, times minus the log-probability.
+/// -logp per token, times 1 in a trajectory and times 2 * 0.9^(offset - 1) in a rejected draft.
 pub(super) fn weighed() -> Objective {
     objective("weighed", Live::Logp, |graph, logp| {
         let number = |graph: &mut mopd_compiler::expr::graph::Graph, value| {
@@ -137,7 +137,7 @@ pub(super) fn weighed() -> Objective {
     })
 }
 
-/// Both are scored behind their own prefix, whatever goes through a model together.
+/// Both kinds of rows are scored after their own prefix, in micro-batches too.
 #[test]
 fn loss_and_gradient_equal_the_reference() {
     let (fixture, models) = (Fixture::new(), models(true));
@@ -174,7 +174,7 @@ fn loss_and_gradient_equal_the_reference() {
     }
 }
 
-/// A row of metrics counts completions, and what became of drafts.
+/// Metrics count completions, and accepted and rejected drafts.
 #[test]
 fn metrics_are_of_trajectories() {
     let (fixture, models) = (Fixture::new(), models(true));
@@ -210,7 +210,7 @@ fn metrics_are_of_trajectories() {
     assert!(record.tokens.samples.iter().all(|sample| sample.reward.is_some()), "samples are completions");
 }
 
-/// Completions that are not sampled with drafts have no offsets: an error in words.
+/// Completions that were not sampled with drafts have no offsets, which is an error.
 #[test]
 fn offsets_need_drafts() {
     let (fixture, models) = (Fixture::new(), models(true));

@@ -1,11 +1,11 @@
-//! States against double precision, worked out from what each step read and answered.
+//! States against double precision, computed from the signals and outputs of each step.
 
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{Axis, Signal};
 
 use super::*;
 
-/// They read each other, the losses of the step that ends and those of the one before.
+/// States that read each other, the losses of the current step and those of the previous one.
 pub const MOVING: &str = "\
     state beta = 0.5 then clip(beta * where(gap > last, 1.5, 1 / 1.5), 0.001, 4)\n\
     state last = 0 then 0.9 * last + 0.1 * gap\n\
@@ -14,7 +14,7 @@ pub const MOVING: &str = "\
     term a = -beta * live student.logp\n\
     term b = pace * live kl(teacher || student)";
 
-/// Moved by the completions of the stage's rollout, and read by a term on others.
+/// A state that the stage's own rollout updates, and that a term on other completions reads.
 pub const SHARED: &str = "\
     state beta = 0.5 then 0.9 * beta + 0.2 * mean(student.entropy, over: batch)\n\
     term a = -live student.logp { weight = beta }\n\
@@ -34,7 +34,7 @@ fn close(got: f64, expected: f64, what: &str) {
     assert!((got - expected).abs() <= 1e-5 * expected.abs().max(1.0), "{what}: {got} {expected}");
 }
 
-/// The rows of so many steps.
+/// The metrics of the first `steps` steps; `look` gets each step's batches and outputs.
 fn rows(stages: &[Stage], steps: u32, mut look: impl FnMut(u32, &[Batch], &[Outputs])) -> Vec<StepMetrics> {
     let mut trainer = Trainer::with(stages, None, None).unwrap();
     let mut record = Record::default();
@@ -74,7 +74,7 @@ fn all_states_move_at_the_end_of_a_step() {
         let loss = f64::from(outputs.get(objective.loss)[0]);
         let of_a = f64::from(outputs.get(objective.term_losses[0].loss)[0]);
         assert_eq!((objective.term_losses.len(), objective.term_losses[0].term.as_str()), (1, "a"));
-        // Nothing is before the first step: its own loss stands in.
+        // The first step has no previous loss: its own loss is used.
         let next_pace = 0.5 * pace + 0.5 * loss / before.unwrap_or(loss) + 0.1 * of_a * beta;
         beta = (beta * if gap > last { 1.5 } else { 1.0 / 1.5 }).clamp(0.001, 4.0);
         last = 0.9 * last + 0.1 * gap;
@@ -88,7 +88,7 @@ fn all_states_move_at_the_end_of_a_step() {
             close(row.states[name], value, &format!("{name} in the record"));
         }
     }
-    // In parts that go through the models one after the other it is the same step.
+    // The same step in micro-batches.
     let parts = Stage { micro_batch: Some(2), ..whole.clone() };
     let in_parts = rows(std::slice::from_ref(&parts), 5, |_, _, _| {});
     for (row, part) in zip_equal(&recorded, &in_parts) {
@@ -122,7 +122,7 @@ fn terms_on_other_completions_read_the_same_state() {
 fn a_state_that_is_not_finite_stops_the_stage() {
     let fixture = Fixture::new();
     let weights = models(true);
-    // 3, then 2, then 1, then 1 / 0.
+    // The state is 3, then 2, then 1, then 1 / 0.
     let objective = given::trained(
         "state far = 3 then where(far > 1, far - 1, 1 / (far - 1))\n\
          term a = -far * live student.logp",
@@ -131,7 +131,7 @@ fn a_state_that_is_not_finite_stops_the_stage() {
     let stopped = super::super::train(&fixture.stage(&train, ROUTED, &weights), None).map(drop).unwrap_err();
     let Error::Failed(failure) = &stopped.error else { panic!("{}", stopped.error) };
     assert_eq!((failure.kind, failure.step), (FailureKind::NonFinite, Some(2)));
-    assert_eq!(failure.message, "the state `far` would be inf in the next step");
+    assert_eq!(failure.message, "the state `far` is inf after this step");
     assert!(stopped.last_good.is_some());
 }
 
@@ -149,7 +149,7 @@ fn a_checkpoint_has_them_by_name() {
     assert_eq!(states.restore(&bits), Err("it has no state `pace`".to_owned()));
 }
 
-/// One number for each domain, the number of the batch that is made of them, and one of the run.
+/// Two states with a number per domain, one of which reads their mean over the batch, and one of the run.
 pub const BY_DOMAIN: &str = "\
     let far = mean(kl(teacher || student), over: domain)\n\
     state gap = 1 by domain then 0.5 * gap + 0.5 * far\n\
@@ -163,7 +163,7 @@ fn of_domains(batch: &Batch, name: &str) -> Vec<f32> {
     batch.signal(&signal).expect("it is supplied").to_vec()
 }
 
-/// The domain of each token, by the sequences that it is of.
+/// The domain of each token.
 fn domain_of_tokens(batch: &Batch) -> Vec<usize> {
     let layout = &batch.layout;
     let domains = layout.domains.as_ref().expect("there are two");
@@ -173,10 +173,10 @@ fn domain_of_tokens(batch: &Batch) -> Vec<usize> {
 }
 
 #[test]
-fn each_domain_has_its_own_number_and_keeps_it_where_it_does_not_come() {
+fn state_of_a_domain_stays_in_steps_without_the_domain() {
     let fixture = Fixture::new();
     let weights = models(true);
-    // Of both domains, and of one at a time.
+    // Batches of both domains, and of one domain at a time.
     for groups in [5, 1] {
         let objective = given::trained(BY_DOMAIN).objective;
         let rollout = Rollout::new(groups, Producer::data("answer"));
@@ -193,7 +193,7 @@ fn each_domain_has_its_own_number_and_keeps_it_where_it_does_not_come() {
             }
             close(state(batch, "last"), last, "last");
             expected.push([gap[0], gap[1], lead[0], lead[1], last]);
-            // A token reads the number of its domain.
+            // A token reads its domain's number.
             let live = &train.objective.live;
             let logp = live.iter().position(|live| live.primitive == plan::Live::Logp).unwrap();
             let terms = outputs.get(train.objective.terms[0].value);
@@ -246,8 +246,8 @@ fn a_checkpoint_has_them_by_domain() {
     assert_eq!(first().restore(&bits), Err("it has no state `lead.copy`".to_owned()));
 }
 
-/// What is divided by the number of nothing is not looked at where nothing comes; where something does, it
-/// stops the stage, with the domain that it is of.
+/// A state that divides by 0 only for a domain without completions is not checked. For a domain with
+/// completions, it stops the stage with an error that names the domain.
 #[test]
 fn a_number_that_is_not_finite_stops_the_stage_where_its_domain_comes() {
     let fixture = Fixture::new();
@@ -269,13 +269,13 @@ fn a_number_that_is_not_finite_stops_the_stage_where_its_domain_comes() {
     let stage = fixture.stage(&present, ROUTED, &weights);
     let stopped = super::super::train(&stage, None).map(drop).unwrap_err();
     let Error::Failed(failure) = &stopped.error else { panic!("{}", stopped.error) };
-    // The second domain's second turn would be the fourth step; the first one's, the third.
+    // The first domain's second turn is the third step, the second one's would be the fourth.
     assert_eq!((failure.kind, failure.step), (FailureKind::NonFinite, Some(2)));
-    assert!(failure.message.starts_with("the state `far` would be "), "{}", failure.message);
-    assert!(failure.message.ends_with(" for the domain `copy` in the next step"), "{}", failure.message);
+    assert!(failure.message.starts_with("the state `far` is "), "{}", failure.message);
+    assert!(failure.message.ends_with(" for the domain `copy` after this step"), "{}", failure.message);
 }
 
-/// A stage whose domains come by `shares`.
+/// The settings of a stage with these `shares` of the domains.
 pub fn sharing(shares: &str) -> Train<Objective> {
     let plan = crate::compiled::plan(format!(
         "experiment \"t\" {{ seed = 1 }}\n\
@@ -294,8 +294,8 @@ pub fn sharing(shares: &str) -> Train<Objective> {
     Train { shares, rollout, passes: 2, ..train(objective, 1) }
 }
 
-/// How many prompts of each domain come: by largest remainder of what each is owed, worked out from the
-/// states of the record.
+/// The number of prompts of each domain: the largest remainders of what each domain is owed, computed from
+/// the recorded states.
 #[test]
 fn domains_come_by_their_shares() {
     let fixture = Fixture::new();
@@ -309,7 +309,7 @@ fn domains_come_by_their_shares() {
     });
     let (mut owed, mut whole) = ([0.0, 0.0], [0.0, 0.0]);
     for (step, counts) in counts.iter().enumerate() {
-        // Two passes go over what one of them draws.
+        // The second pass has the first one's batch.
         if step % 2 == 1 {
             assert_eq!(*counts, whole.map(|count| count as usize));
             continue;
@@ -331,7 +331,7 @@ fn domains_come_by_their_shares() {
 }
 
 #[test]
-fn shares_of_nothing_stop_the_stage() {
+fn shares_that_sum_to_zero_stop_the_stage() {
     let fixture = Fixture::new();
     let weights = models(true);
     for (shares, step, said) in [
@@ -339,12 +339,12 @@ fn shares_of_nothing_stop_the_stage() {
         (
             "where(state.gap > -1, 1 - step, 7)",
             2,
-            "the share of the domain `copy` would be -1, which is no share of a batch",
+            "the share of the domain `copy` is -1; a share must be finite and at least 0",
         ),
         (
             "where(state.gap > -1, 1 / step, 7)",
             0,
-            "the share of the domain `copy` would be inf, which is no share of a batch",
+            "the share of the domain `copy` is inf; a share must be finite and at least 0",
         ),
     ] {
         let train = sharing(shares);

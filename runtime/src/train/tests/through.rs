@@ -1,4 +1,4 @@
-//! Completions that pass through a program: real processes that answer with other texts, leave some out, or
+//! Completions that pass through a program: real processes that return other texts, leave completions out, or
 //! fail.
 
 use mopd_compiler::plan::producers::{Model, Through};
@@ -7,7 +7,7 @@ use super::producers::sampling;
 use super::*;
 use crate::rollout::Sequence;
 
-/// Calls `answer(request)` for each completion; what was asked is kept in a file.
+/// The start of a program that saves each request, and runs the code after it for each completion.
 const PRELUDE: &str = "import json, sys
 for line in sys.stdin:
     request = json.loads(line)
@@ -16,7 +16,7 @@ for line in sys.stdin:
     assert prompt.startswith(('copy', 'flip')) and record['prompt'] == prompt and record['answer']
 ";
 
-/// Behind the prelude: the answer is this expression.
+/// A program that returns the value of this expression.
 fn answering(expression: &str) -> String {
     format!(
         "{PRELUDE}    print(json.dumps({{'id': request['id'], 'completion': {expression}}}), flush=True)\n"
@@ -28,10 +28,10 @@ fn through(of: Producer) -> Producer {
     Producer::Through(Box::new(Through { command, time_limit_seconds: 60.0, depends, of }))
 }
 
-/// What some steps train on, and how much was left out.
+/// For each step, the sequences and the numbers dropped.
 type Steps = Vec<(Vec<Sequence>, Option<Vec<u32>>)>;
 
-/// What so many steps train on where `program` edits, and how many completions it was asked about.
+/// The sequences of some steps with `program` as the editor, and the number of completions that it was given.
 fn steps(producer: Producer, program: &str, steps: u32) -> Result<(Steps, usize)> {
     let (fixture, weights) = (Fixture::new(), models(true));
     std::fs::write(fixture.folder.path().join("edit.py"), program).unwrap();
@@ -52,7 +52,7 @@ fn text(sequence: &Sequence) -> String {
     Tokenizer::Bytes.decode(&sequence.completion).unwrap()
 }
 
-/// The program's texts in place of the student's, with an end token, drawn by nobody.
+/// The program's texts replace the student's, with an end token and without log-probabilities.
 #[test]
 fn completions_are_what_the_program_answers() {
     let drawn = || Producer::student(sampling(2));
@@ -62,7 +62,7 @@ fn completions_are_what_the_program_answers() {
     let all = |steps: &Steps| steps.iter().flat_map(|(list, _)| list.clone()).collect::<Vec<_>>();
     assert_eq!(asked, 24);
     for (plain, (same, other)) in zip_equal(all(&plain), zip_equal(all(&same), all(&other))) {
-        // A text that stays has its tokens, whatever another encoding of it would be.
+        // A text that the program leaves unchanged keeps its tokens, even if its encoding would differ.
         assert!(same == Sequence { logps: None, ..plain.clone() });
         let expected = format!("x{}", text(&plain).chars().count());
         let end = Tokenizer::Bytes.ends()[0];
@@ -70,14 +70,34 @@ fn completions_are_what_the_program_answers() {
         assert!(other.logps.is_none() && !other.truncated && other.reward.is_some());
         assert_eq!((other.source, other.record), (plain.source, plain.record));
     }
-    // What is longer than `max_tokens` is cut off.
+    // Texts longer than `max_tokens` are cut off.
     let (long, _) = steps(through(drawn()), &answering("'abcdefgh'"), 1).unwrap();
     for sequence in all(&long) {
         assert!(sequence.truncated && text(&sequence) == "abcdef", "{sequence:?}");
     }
 }
 
-/// Of a program that always answers the same, what was left out is counted again too.
+/// A completion that a `stop` text ended has no end token, and gets none. For one that was cut off, the
+/// program writes a whole text.
+#[test]
+fn a_new_text_ends_as_the_old_one_did() {
+    let stop: Vec<String> = ('a'..='z').map(String::from).collect();
+    let stopped = || Producer::student(Sampling { stop: stop.clone(), ..sampling(4) });
+    let (plain, _) = steps(stopped(), "", 3).unwrap();
+    let (edited, _) = steps(through(stopped()), &answering("'x'"), 3).unwrap();
+    let ends = |sequence: &Sequence| Tokenizer::Bytes.is_end(*sequence.completion.last().unwrap());
+    let mut by_text = 0;
+    for ((plain, _), (edited, _)) in zip_equal(plain, edited) {
+        for (before, after) in zip_equal(plain, edited) {
+            assert_eq!(ends(&after), ends(&before) || before.truncated, "{before:?}");
+            assert!(text(&after) == "x" && !after.truncated);
+            by_text += usize::from(!ends(&after));
+        }
+    }
+    assert!(by_text > 3, "{by_text}");
+}
+
+/// With a deterministic program, a resumed run also repeats the number of completions left out.
 #[test]
 fn a_stage_that_was_cut_ends_the_same() {
     let (fixture, weights) = (Fixture::new(), models(true));
@@ -90,7 +110,7 @@ fn a_stage_that_was_cut_ends_the_same() {
     resume::ends_the_same_wherever_it_is_cut("through", &stage);
 }
 
-/// Its text is what is trained on: loss and gradient are those of a plain implementation.
+/// The program's text is trained on: loss and gradient equal a plain implementation.
 #[test]
 fn the_loss_is_that_of_the_program_s_text() {
     let (fixture, weights) = (Fixture::new(), models(true));
@@ -110,7 +130,7 @@ fn the_loss_is_that_of_the_program_s_text() {
     assert!(apart(&gradient, &expected) < 1e-4);
 }
 
-/// Groups get smaller, and are gone where nothing is left of them; each is counted.
+/// Groups get smaller, and empty ones are dropped; each dropped completion is counted.
 #[test]
 fn a_program_may_leave_completions_out() {
     let leaves = answering("None if prompt.startswith('copy') or request['id'] % 3 == 0 else completion");
@@ -123,9 +143,9 @@ fn a_program_may_leave_completions_out() {
     }
 }
 
-/// What is written before the first step is edited then, and not again.
+/// Rollouts that are written before the first step are edited once.
 #[test]
-fn what_is_made_once_is_edited_once() {
+fn rollouts_written_before_the_first_step_are_edited_once() {
     let once = Producer::teacher_once(20, Keep::All, sampling(1));
     let leaves = answering("None if request['id'] % 4 == 0 else 'ab'");
     let (written, asked) = steps(through(once), &leaves, 4).unwrap();
@@ -140,7 +160,7 @@ fn what_is_made_once_is_edited_once() {
     assert!(written.iter().flat_map(|(list, _)| list).all(|sequence| sequence.completion.len() <= 6));
     let error = steps(snapshot(), &leaves, 1).expect_err("a prompt has none").to_string();
     assert!(
-        error.contains("left out") && error.contains("each prompt of a `snapshot` has its own"),
+        error.contains("left out") && error.contains("a `snapshot` needs one completion for each prompt"),
         "{error}"
     );
 }
@@ -152,8 +172,12 @@ fn a_program_that_answers_nonsense_is_named() {
         error.to_string()
     };
     for (program, wanted) in [
-        (answering("3"), "returned invalid output: a `completion` that is neither a text nor `null` in"),
-        (answering("completion").replace("'completion':", "'text':"), "no `completion` in"),
+        (
+            answering("3"),
+            "returned invalid output: a `completion` that is neither a text nor `null`; the \
+            line was",
+        ),
+        (answering("completion").replace("'completion':", "'text':"), "no `completion`; the line was"),
         ("import sys; sys.exit('no directions')".to_owned(), "ended (exit status 1) before it answered"),
     ] {
         let error = said(&program);

@@ -1,9 +1,9 @@
-//! What is trained: all weights, some, or an adapter.
+//! The trained parameters: all weights, some of them, or an adapter.
 
 use super::*;
 
-/// What is not chosen stays as it is, to the bit; what is moves as it does when all train and gradients are
-/// not clipped.
+/// Frozen weights stay, to the bit. Those of the chosen group change, as they do where all are trained: the
+/// gradients are not clipped, because the norm is that of the trained weights.
 #[test]
 fn frozen_weights_stay() {
     let fixture = Fixture::new();
@@ -11,12 +11,23 @@ fn frozen_weights_stay() {
     let groups =
         [WeightGroup::Attention, WeightGroup::FeedForward, WeightGroup::Embedding, WeightGroup::Norm];
     let start = models[0].values().into_owned();
+    let unclipped = || {
+        let optimizer = plan::Optimizer::Sgd(plan::Sgd { momentum: 0.0, clip_norm: 1e9 });
+        let learning_rate = Schedule::Constant { value: 1.0 }.into();
+        Train { optimizer, learning_rate, ..train(mopd(1.0), 1) }
+    };
+    let one_step = |train: &Train<Objective>| {
+        let stage = Stage { steps: 1, ..fixture.stage(train, ROUTED, &models) };
+        trained_to_the_end(&stage).0
+    };
+    let all = one_step(&unclipped());
+    let largest = zip_equal(&all, &start).map(|(end, start)| (end - start).abs()).fold(0.0, f32::max);
     for group in groups {
-        let mut train = train(mopd(1.0), 1);
+        let mut train = unclipped();
         let only = vec![WeightFilter::Group(group)];
         train.trainable =
             Trainable::Weights { only: Some(only), except: vec![WeightFilter::Layers { first: 1, last: 1 }] };
-        let (end, _) = trained_to_the_end(&fixture.stage(&train, ROUTED, &models));
+        let end = one_step(&train);
         for entry in layout(&models[0].config) {
             let of_group = match group {
                 WeightGroup::Norm => entry.name.contains("norm"),
@@ -26,6 +37,11 @@ fn frozen_weights_stay() {
             };
             let trains = of_group && !entry.name.contains("layers.1.");
             let range = entry.offset..entry.offset + entry.len();
+            let expected = if trains { &all } else { &start };
+            let apart = zip_equal(&end[range.clone()], &expected[range.clone()])
+                .map(|(end, expected)| (end - expected).abs())
+                .fold(0.0, f32::max);
+            assert!(apart <= 1e-5 * largest, "{} with {group:?}: {apart:e} of {largest:e}", entry.name);
             assert_eq!(end[range.clone()] != start[range], trains, "{} with {group:?}", entry.name);
         }
     }
@@ -39,8 +55,8 @@ fn frozen_weights_stay() {
 }
 
 /// LoRA (arXiv:2106.09685) and DoRA (arXiv:2402.09353): the gradient of every part against automatic
-/// differentiation in double precision of W + s B A, with magnitudes or without; in micro-batches too.
-/// Beforehand some steps, so that B is not 0.
+/// differentiation of W + s B A in double precision, with or without magnitudes; in micro-batches too. A few
+/// steps come first, so that B is not 0.
 #[test]
 fn adapters_have_the_references_gradient() {
     let fixture = Fixture::new();
@@ -58,9 +74,9 @@ fn adapters_have_the_references_gradient() {
                 trainer.step(step, &mut Record::default()).map_err(|(error, _)| error).unwrap();
             }
             let rollouts = trainer.rollouts_of(3).unwrap().remove(0);
-            let Evaluated { gradient, .. } =
+            let EvaluatedBatch { gradient, .. } =
                 trainer.evaluate(0, &rollouts, 3).map_err(|(error, _)| error).unwrap();
-            // Nothing is made for the model's own numbers.
+            // The gradient has only the adapter's parameters.
             let adapted = trainer.trained.adapter().unwrap();
             assert_eq!(gradient.parameters(), adapted.parameters().numel());
             let gradient = trainer.trained.gradient(gradient);
@@ -111,7 +127,7 @@ fn adapters_have_the_references_gradient() {
                 .collect();
             let loss = Tensor::stack(&losses, 0).mean(Kind::Double);
             let names: Vec<String> = adapted.parts().into_iter().map(|(name, ..)| name).collect();
-            // The order of the vector: A and B of each matrix, then the magnitudes.
+            // The vector's order: A and B of each matrix, then the magnitudes.
             let (factors, magnitudes): (Vec<&String>, Vec<&String>) =
                 names.iter().partition(|name| !name.ends_with("vector"));
             let order: Vec<&Tensor> =
@@ -125,7 +141,7 @@ fn adapters_have_the_references_gradient() {
     }
 }
 
-/// What a stage answers: each number of the model with the adapter, however it is asked for.
+/// The result of a stage: all ways to read the model with its adapter give the same numbers.
 #[test]
 fn a_model_with_an_adapter_is_plain_data() {
     let fixture = Fixture::new();
@@ -157,7 +173,7 @@ fn a_model_with_an_adapter_is_plain_data() {
     }
 }
 
-/// An adapter changes its targets alone, starts from the model as it is, and is saved as PEFT names it.
+/// An adapter changes its targets alone, starts from the unchanged model, and is saved with PEFT's names.
 #[test]
 fn an_adapter_changes_its_targets_alone() {
     let fixture = Fixture::new();
@@ -179,7 +195,7 @@ fn an_adapter_changes_its_targets_alone() {
                 .any(|module| entry.name.contains(module));
         assert_eq!(end[range.clone()] != start[range], trains, "{}", entry.name);
     }
-    // Matrices that are averaged are the merge of no adapter.
+    // Averaged weights are not the merge of an adapter.
     let averaged = Train { ema: Some(0.9), ..train.clone() };
     let averaged = super::super::train(&Stage { train: &averaged, ..stage.clone() }, None);
     assert!(averaged.map_err(|stopped| stopped.error).unwrap().adapter.is_empty());

@@ -1,14 +1,14 @@
-//! Turns with a program between them: what the student wrote is trained on, what it was told is only read.
+//! Turns with a program between them: the student's tokens are trained on, observations are only read.
 
 use mopd_compiler::expr::graph::Graph;
 use mopd_compiler::plan::producers::{ExpertTurns, Turns};
-use mopd_compiler::plan::{Axis, Formula, Function, Moving, ScheduleLength};
+use mopd_compiler::plan::{AdaptiveSchedule, Axis, Formula, Function, ScheduleLength};
 
 use super::super::batches::Batches;
 use super::*;
 use crate::rollout::Sequence;
 
-/// A program whose episodes have one to four turns, by their seed. `more` is in each reply to an action.
+/// A program whose episodes have one to four turns, by their seed. `more` is added to replies to actions.
 pub(super) fn environment(more: &str) -> String {
     format!(
         "import json, random, sys
@@ -35,7 +35,7 @@ for line in sys.stdin:
     )
 }
 
-pub(super) fn turns(at_most: impl Into<Moving>, sampling: Sampling) -> Producer {
+pub(super) fn turns(at_most: impl Into<AdaptiveSchedule>, sampling: Sampling) -> Producer {
     Producer::Turns(Box::new(Turns {
         environment: "python3 env.py".to_owned(),
         time_limit_seconds: 60.0,
@@ -47,7 +47,7 @@ pub(super) fn turns(at_most: impl Into<Moving>, sampling: Sampling) -> Producer 
     }))
 }
 
-/// The same with edits.
+/// The same producer with other settings.
 fn edited(producer: Producer, change: impl FnOnce(&mut Turns)) -> Producer {
     let Producer::Turns(mut turns) = producer else { panic!("turns") };
     change(&mut turns);
@@ -64,7 +64,7 @@ fn grown() -> Formula {
     Formula { value: graph.broadcast(value, Axis::Group), graph }
 }
 
-/// A program that says what it heard; done after six actions.
+/// A program that replies with the length of each action; done after six actions.
 pub(super) const HEARD: &str = "import json, sys
 heard = {}
 for line in sys.stdin:
@@ -79,7 +79,7 @@ for line in sys.stdin:
     print(json.dumps({'id': id, **reply}), flush=True)
 ";
 
-/// In HEARD, behind all but 1 + floor(step / 2) of the turns of the data.
+/// Turns in HEARD after the data's recorded turns, except the last 1 + floor(step / 2) of these.
 pub(super) fn behind_an_expert() -> Producer {
     edited(turns(constant(2.0), Sampling::new(2, 1.0, 3)), |turns| {
         turns.environment = "python3 heard.py".to_owned();
@@ -91,7 +91,7 @@ fn constant(value: f64) -> Schedule {
     Schedule::Constant { value }
 }
 
-/// What a stage with this program draws, step by step; an error where it fails.
+/// The sequences of each step with this program, or the first error.
 fn drawn(program: &str, producer: Producer, change: impl Fn(&mut Stage)) -> Result<Vec<Vec<Sequence>>> {
     let (fixture, weights) = (Fixture::new(), models(true));
     for name in ["env.py", "heard.py"] {
@@ -117,7 +117,7 @@ fn told(sequence: &Sequence) -> String {
     told.map(|(token, _)| char::from(u8::try_from(*token).expect("a byte"))).collect()
 }
 
-/// The same draws, the same log-probabilities, and the verdict of the domain.
+/// The completions, log-probabilities and rewards equal those of plain samples.
 #[test]
 fn one_turn_without_a_reward_is_a_sample() {
     let program = "import json, sys
@@ -133,7 +133,7 @@ for line in sys.stdin:
 }
 
 #[test]
-fn what_the_environment_says_is_context_only() {
+fn environment_replies_are_context_and_not_trained_on() {
     let of_run = lists(&environment("'reward': 0.25"), turns(constant(3.0), Sampling::new(2, 1.0, 3)));
     let student = Reference::new(&models(true)[0]);
     let (fixture, weights, train) = (Fixture::new(), models(true), train(mopd(1.0), 1));
@@ -147,7 +147,7 @@ fn what_the_environment_says_is_context_only() {
         assert_eq!(sequence.written.is_some(), count > 1);
         assert!(told(sequence).chars().all(|letter| "xyz".contains(letter)), "{:?}", told(sequence));
         several += usize::from(count > 1);
-        // What the student wrote, it wrote behind all that stands before it.
+        // The student wrote its tokens after everything that precedes them.
         let logps = student.logps(sequence.prompt(&stage), &sequence.completion);
         for place in sequence.turns().flatten() {
             let expected = logps.double_value(&[place as i64, sequence.completion[place]]);
@@ -157,14 +157,14 @@ fn what_the_environment_says_is_context_only() {
         assert_eq!(sequence.logps.as_ref().unwrap().len(), sequence.completion.len());
     }
     assert!(several > 20, "{several}");
-    // Samples of a prompt play in the same world: as long as nobody ends earlier, they are told the same.
+    // Samples of a prompt have the same seed: while both episodes last, they get the same observations.
     for pair in of_run.iter().flat_map(|list| list.chunks(2)) {
         assert_eq!((told(&pair[0]), pair[0].truncated), (told(&pair[1]), pair[1].truncated));
     }
     assert!(of_run.iter().flatten().any(|sequence| sequence.truncated), "four turns are more than three");
     let worlds: Vec<String> = of_run.iter().flatten().map(told).collect();
     assert!(worlds.iter().any(|told| *told != worlds[0]), "each prompt of each step has a seed of its own");
-    // Every turn has numbers of its own.
+    // Every turn has its own random numbers.
     let alike = |sequence: &&Sequence| {
         let turns: Vec<&[Token]> = sequence.turns().map(|turn| &sequence.completion[turn]).collect();
         turns.len() > 1 && turns[0] == turns[1]
@@ -172,7 +172,7 @@ fn what_the_environment_says_is_context_only() {
     assert!(of_run.iter().flatten().filter(alike).count() < several / 2);
 }
 
-/// Against float64, however the batch is divided.
+/// Loss and gradient against float64, in micro-batches too.
 #[test]
 fn loss_and_gradient_of_turns_equal_the_reference() {
     let (fixture, models) = (Fixture::new(), models(false));
@@ -198,9 +198,9 @@ fn loss_and_gradient_of_turns_equal_the_reference() {
     }
 }
 
-/// Where the environment gives no reward, the domain judges what the student said last.
+/// If the environment gives no reward, the domain's verifier judges the student's last turn.
 #[test]
-fn a_domain_judges_the_last_turn() {
+fn verifier_of_the_domain_judges_the_last_turn() {
     let judge = Reward::Regex { pattern: "^.$".to_owned(), field: String::new() };
     let verifier = Verifier::new(&judge, Path::new(".")).unwrap();
     let (fixture, weights) = (Fixture { verifier, ..Fixture::new() }, models(true));
@@ -221,9 +221,9 @@ fn a_domain_judges_the_last_turn() {
     assert!(wrong > 0, "{right} right, {wrong} wrong");
 }
 
-/// As at each step with that number alone.
+/// Each step equals the step of a run with that number of turns alone.
 #[test]
-fn the_number_of_turns_may_move() {
+fn number_of_turns_follows_its_schedule() {
     let grows = Schedule::Linear { from: 1.0, to: 4.0, over: ScheduleLength::Run };
     let sampling = || Sampling::new(1, 1.0, 2);
     let program = environment("'reward': 0.1");
@@ -234,9 +234,9 @@ fn the_number_of_turns_may_move() {
     }
 }
 
-/// A context is never overrun, and neither is the limit of a domain: the episode is cut off there.
+/// An episode is cut off where it would exceed the context or the domain's limit.
 #[test]
-fn an_episode_ends_where_nothing_has_room() {
+fn episode_is_cut_off_at_the_context_limit() {
     let long = environment("'reward': 0.1").replace("randint(1, 4)))", "randint(6, 9)))");
     let of_run = lists(&long, turns(constant(9.0), Sampling::new(1, 1.0, 4)));
     let (fixture, weights, train) = (Fixture::new(), models(true), train(mopd(1.0), 1));
@@ -251,13 +251,13 @@ fn an_episode_ends_where_nothing_has_room() {
     let of_run = drawn(&program, turns(constant(9.0), Sampling::new(1, 1.0, 4)), limited).unwrap();
     let trained: Vec<usize> = of_run.iter().flatten().map(Sequence::trained).collect();
     assert!(trained.iter().all(|tokens| *tokens <= 5) && trained.contains(&5), "{trained:?}");
-    // Before the first turn, nobody could write anything.
+    // An observation that leaves no room for the first turn is an error.
     let first = program.replace("reply = {}", "reply = {'observation': 'x' * 40}");
     let error = drawn(&first, turns(constant(9.0), Sampling::new(1, 1.0, 4)), |_| {}).unwrap_err();
-    assert!(error.to_string().contains("leave no room in a context of 32"), "{error}");
+    assert!(error.to_string().contains("leave no room in the context of 32"), "{error}");
 }
 
-/// What is said before the first turn stands behind the prompt, and is no part of the completion.
+/// An observation before the first turn belongs to the prompt, not to the completion.
 #[test]
 fn a_first_observation_is_a_part_of_the_prompt() {
     let program =
@@ -270,7 +270,7 @@ fn a_first_observation_is_a_part_of_the_prompt() {
     }
 }
 
-/// What is left of each completion is its first turns; the reward is that of all of them.
+/// A completion is cut after its first turns; its reward is still that of all turns.
 #[test]
 fn the_first_turns_alone_are_trained_on() {
     let program = environment("'reward': 0.25");
@@ -292,8 +292,8 @@ fn the_first_turns_alone_are_trained_on() {
     assert!(shorter > 10, "{shorter}");
 }
 
-/// The expert's turns and what the environment says to them stand before the student's; nobody is trained on
-/// them.
+/// The expert's turns and the observations after them come before the student's turns, and are not trained
+/// on.
 #[test]
 fn a_student_goes_on_where_an_expert_was() {
     let of_run = lists(HEARD, behind_an_expert());
@@ -323,7 +323,7 @@ fn a_student_goes_on_where_an_expert_was() {
         }
     }
     assert!(played.iter().all(|played| *played > 2), "{played:?}");
-    // Where fewer were recorded than are asked for, all of them are played.
+    // If fewer turns were recorded than requested, all of them are played.
     let three = |turns: &mut Turns| {
         let mut graph = Graph::default();
         let value = graph.constant(Axis::Group, 2.0);
@@ -335,13 +335,19 @@ fn a_student_goes_on_where_an_expert_was() {
         assert_eq!(before, [0, 5, 11, 11][sequence.record % 4]);
     }
     let over = drawn(&HEARD.replace("== 6", "== 1"), behind_an_expert(), |_| {}).unwrap_err();
-    assert!(over.to_string().contains("in the expert's turns, before the student's first one"), "{over}");
+    assert!(
+        over.to_string().contains(
+            "during the expert's turns, before the student's first \
+        turn"
+        ),
+        "{over}"
+    );
     let untouched = |stage: &mut Stage| stage.environments = Environments::Untouched;
     let of_trial = drawn("", behind_an_expert(), untouched).unwrap();
     assert!(of_trial.iter().flatten().all(|sequence| (1..=2).contains(&sequence.turns().count())));
 }
 
-/// A trial asks nobody's program.
+/// A trial does not run the program.
 #[test]
 fn a_trial_plays_without_the_environment() {
     let untouched = |stage: &mut Stage| stage.environments = Environments::Untouched;

@@ -3,13 +3,13 @@
 use mopd_compiler::plan::Validation;
 
 use super::super::batches::data::all_examples;
-use super::super::losses::Validated;
+use super::super::losses::ValidationLoss;
 use super::super::restore::RestoreMode;
 use super::*;
 use crate::compiled;
 
-/// Stages whose objective is weighted by its own validation loss. In the fixture, they validate on the rows
-/// that they train on.
+/// A stage whose objective is weighted by its own validation loss. In the fixture, it validates on its
+/// training rows.
 pub fn validating(every: u32, rows: Option<u32>) -> Train<Objective> {
     let plan = compiled::plan(
         "experiment \"t\" { seed = 1 }\n\
@@ -58,9 +58,9 @@ fn now(trainer: &Trainer) -> Weights {
     trainer.stage.start.with_values(trainer.trained.numbers(&trainer.model))
 }
 
-/// However the rows are divided, of some rows or all, where a domain cuts them off.
+/// For all or some rows, in micro-batches too, with and without a domain's limit.
 #[test]
-fn it_is_the_mean_over_all_tokens() {
+fn validation_loss_is_the_mean_over_all_tokens() {
     let fixture = Fixture::new();
     let weights = models(true);
     for (rows, micro_batch, limit) in
@@ -78,8 +78,8 @@ fn it_is_the_mean_over_all_tokens() {
     }
 }
 
-/// The objective reads the last one that was computed, and before it the one of the step before; the record
-/// has each where it was computed; a checkpoint between two of them keeps it.
+/// The objective reads the last validation loss, and that of the previous step. The record has each loss at
+/// its own step; checkpoints keep the last one.
 #[test]
 fn an_objective_reads_the_last_one() {
     let fixture = Fixture::new();
@@ -96,11 +96,11 @@ fn an_objective_reads_the_last_one() {
             let state = trainer.state(step, 0.0, Record::default());
             trainer = Trainer::new(&stage).unwrap();
             trainer.restore(&state, RestoreMode::Resume).unwrap();
-            assert_eq!(trainer.losses.validated.map(|Validated { step, .. }| step), Some(2));
+            assert_eq!(trainer.losses.validated.map(|ValidationLoss { step, .. }| step), Some(2));
         }
         trainer.validate(step).unwrap();
         let rollouts = trainer.rollouts_of(step).unwrap();
-        let Evaluated { batch, outputs, .. } =
+        let EvaluatedBatch { batch, outputs, .. } =
             trainer.evaluate(0, &rollouts[0], step).map_err(|(error, _)| error).unwrap();
         let read = f64::from(batch.signal(&Signal::ValidationLoss).unwrap()[0]);
         assert!((read - last).abs() < 1e-5, "{step}: {read} {last}");
@@ -123,9 +123,9 @@ fn an_objective_reads_the_last_one() {
     }
 }
 
-/// A stage that goes on from another one's checkpoint computes its own.
+/// A fork computes its own validation loss.
 #[test]
-fn a_fork_computes_it_anew() {
+fn fork_computes_its_own_validation_loss() {
     let fixture = Fixture::new();
     let weights = models(true);
     let train = validating(100, None);

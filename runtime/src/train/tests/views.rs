@@ -1,4 +1,4 @@
-//! Scorers that see a template: what they say of the student's tokens behind another prompt, against double
+//! Scorers with a template: their scores of the student's tokens after another prompt, against double
 //! precision.
 
 use mopd_compiler::plan::views::{Piece, Slot, View};
@@ -22,7 +22,7 @@ fn view(name: &str, pieces: Vec<Piece>) -> Option<View> {
     Some(View { name: name.to_owned(), pieces })
 }
 
-/// The student itself with the answer before it, and a teacher that sees less and less of the answer.
+/// The student itself, with the answer in its prompt, and a teacher that sees less of the answer over time.
 #[test]
 fn scorers_read_their_templates_before_the_students_tokens() {
     for micro_batch in [None, Some(3)] {
@@ -74,14 +74,14 @@ fn scored(micro_batch: Option<u32>) {
     let apart = apart(&gradient, &student.gradient(&expected));
     assert!(apart < 1e-4, "{apart:e}");
     let models = Models::new(&stage).unwrap();
-    // The student's own weights, not a copy of them.
+    // The model is the student itself, not a copy.
     assert_eq!(models.model(Role::named(0), 0), Some(ModelRef::Student));
     assert!(models.moves(Role::named(1)), "what it sees changes with the step");
 }
 
-/// The routed teacher of one domain sees a template, that of the other does not.
+/// One domain's routed teacher sees a template, the other's does not.
 #[test]
-fn a_template_is_seen_where_it_is_routed() {
+fn template_is_seen_only_by_the_routed_teacher() {
     let (fixture, weights) = (Fixture::new(), models(true));
     let train = train(mopd(1.0), 1);
     let scores = |sees: [Option<View>; 2]| {

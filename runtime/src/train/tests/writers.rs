@@ -1,6 +1,6 @@
-//! Teachers that write behind a template, for a student that reads another prompt.
+//! Teachers that write after a template, for a student that reads another prompt.
 
-use mopd_compiler::plan::producers::{self, Once};
+use mopd_compiler::plan::producers::{self, PrecomputedRollouts};
 use mopd_compiler::plan::views::{Piece, Slot, View};
 use mopd_compiler::plan::{Schedule, ScheduleLength};
 
@@ -12,24 +12,24 @@ fn view(pieces: Vec<Piece>) -> View {
     View { name: "shown".to_owned(), pieces }
 }
 
-/// The prompt and the answer.
+/// A view of the prompt and the answer.
 fn solved() -> View {
     let (answer, equals) = (Piece::Slot(Slot::Data("answer".to_owned())), Piece::Text("=".to_owned()));
     view(vec![Piece::Slot(Slot::Prompt), equals, answer])
 }
 
-/// Whoever is called by name, whose weights are those of model 2.
-fn written(sees: Option<View>, once: Option<Once>) -> Producer {
+/// A producer whose writer is the teacher by name, which is model 2.
+fn written(sees: Option<View>, once: Option<PrecomputedRollouts>) -> Producer {
     producers::Teacher { writer: Role::named(0), sees, once, sampling: sampling(2) }.into()
 }
 
-/// What the data has of a sequence's row.
+/// The prompt and the answer of a sequence's row.
 fn row<'a>(stage: &'a Stage, sequence: &Sequence) -> (&'a str, &'a str) {
     let dataset = &stage.sources[sequence.source].prompts.dataset;
     (dataset.prompt(sequence.record), dataset.text(sequence.record, "answer").unwrap())
 }
 
-/// That the tokens were drawn from a model's distribution behind a text.
+/// Checks that the tokens were drawn from a model's distribution after a text.
 fn drawn_behind(stage: &Stage, model: &Reference, text: &str, sequence: &Sequence) {
     let logps = model.logps(&stage.start.tokenizer.prompt(text).unwrap(), &sequence.completion);
     for (place, token) in sequence.completion.iter().enumerate() {
@@ -40,10 +40,10 @@ fn drawn_behind(stage: &Stage, model: &Reference, text: &str, sequence: &Sequenc
 }
 
 #[test]
-fn a_teacher_writes_behind_its_template() {
+fn teacher_rollouts_follow_its_template() {
     let (fixture, weights) = (Fixture::new(), models(true));
     let teacher = Reference::new(&weights[2]);
-    for once in [None, Some(Once { sequences: 9, keep: Keep::All })] {
+    for once in [None, Some(PrecomputedRollouts { sequences: 9, keep: Keep::All })] {
         let mut train = train(mopd(1.0), 1);
         train.rollout = Rollout::new(4, written(Some(solved()), once));
         let stage = fixture.stage(&train, ROUTED, &weights);
@@ -56,9 +56,9 @@ fn a_teacher_writes_behind_its_template() {
     }
 }
 
-/// It shows less and less of the answer.
+/// The template shows less of the answer at each step.
 #[test]
-fn what_a_writer_sees_may_change() {
+fn template_of_a_writer_may_change_per_step() {
     let (fixture, weights) = (Fixture::new(), models(true));
     let share = Schedule::Linear { from: 1.0, to: 0.0, over: ScheduleLength::Run };
     let fading = Piece::First { slot: Slot::Data("answer".to_owned()), share: share.into() };
@@ -78,7 +78,7 @@ fn what_a_writer_sees_may_change() {
     }
 }
 
-/// KL(teacher || student), the student behind its template, and the teacher, who wrote, behind the plain
+/// KL(student || teacher): the student after its template, and the teacher, which wrote, after the plain
 /// prompt.
 #[test]
 fn a_student_that_sees_a_template_learns_from_one_that_sees_none() {

@@ -52,8 +52,8 @@ impl Composed {
         Composed { pool: self.pool, members: self.members.iter().map(member).collect() }
     }
 
-    pub fn let_go(&self) {
-        self.members.iter().flat_map(|member| &member.logits).for_each(Logits::let_go);
+    pub fn release(&self) {
+        self.members.iter().flat_map(|member| &member.logits).for_each(Logits::release);
     }
 
     /// Logits, `[count, vocabulary]` in single precision; their softmax is the distribution.

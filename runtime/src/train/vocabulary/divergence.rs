@@ -147,8 +147,8 @@ impl StepDivergence<'_> {
         }
     }
 
-    /// What a role's logits are divided by. The sampler's logits were already divided when it drew, so they
-    /// are compared with the trained policy at its temperature, not with a model at temperature 1.
+    /// The temperature that divides a role's logits. The sampler's logits were already divided when it drew,
+    /// so they are compared with the trained policy at its temperature, not with a model at temperature 1.
     pub(super) fn temperature_of(&self, role: Role, rows: &LogitRows) -> f64 {
         let with_sampler = || {
             [&self.left, &self.right].iter().any(|side| side.parts.iter().any(|(_, of)| *of == Role::Sampler))
@@ -161,19 +161,19 @@ impl StepDivergence<'_> {
     }
 
     /// Whether it is the plain KL divergence over the full vocabulary.
-    fn is_plain(&self, compared: &Compared) -> bool {
+    fn is_plain(&self, compared: &ComparedSides) -> bool {
         matches!(self.pairing, Pairing::Entrywise(StepSummand::Kl))
             && matches!(compared.entries, Entries::All)
             && compared.generalized
             && self.clip_each.is_none()
     }
 
-    /// From gradients by the compared values to gradients by the student's log-probabilities.
+    /// Converts gradients by the compared values to gradients by the student's log-probabilities.
     fn through_mass(
         &self,
         rows: &LogitRows,
-        compared: &Compared,
-        own: &OnSupport,
+        compared: &ComparedSides,
+        own: &SideOnSupport,
         mut grad: Tensor,
         sum: &mut LogpGrad,
     ) {
@@ -222,7 +222,7 @@ impl StepDivergence<'_> {
         }
     }
 
-    fn summands(&self, compared: &Compared) -> Tensor {
+    fn summands(&self, compared: &ComparedSides) -> Tensor {
         let (left, right) = (&compared.left.logps, &compared.right.logps);
         match &self.pairing {
             Pairing::Entrywise(summand) => summand.values(left, right, compared.generalized),
@@ -233,7 +233,7 @@ impl StepDivergence<'_> {
         }
     }
 
-    fn compared(&self, rows: &LogitRows) -> Compared<'_> {
+    fn compared(&self, rows: &LogitRows) -> ComparedSides<'_> {
         let entries = entries(self.support, rows);
         let whole = matches!(entries, Entries::All);
         let tail = self.mass == Mass::Tail && !whole;
@@ -257,7 +257,7 @@ impl StepDivergence<'_> {
         };
         let side = |side| self.on_support(side, rows, &entries, (tail, renormalized), outside.as_ref());
         let (left, right) = (side(&self.left), side(&self.right));
-        Compared { entries, outside, tail, renormalized, generalized, left, right }
+        ComparedSides { entries, outside, tail, renormalized, generalized, left, right }
     }
 
     /// The number of columns that are compared: the vocabulary, then the entries that only a role with
@@ -282,7 +282,7 @@ impl StepDivergence<'_> {
         entries: &Entries,
         (tail, renormalized): (bool, bool),
         outside: Option<&Tensor>,
-    ) -> OnSupport<'s> {
+    ) -> SideOnSupport<'s> {
         let spans = self.spans(rows).filter(|_| self.of_spans);
         let columns = self.columns(rows, entries);
         let part = |role: Role| {
@@ -297,7 +297,7 @@ impl StepDivergence<'_> {
                 Entries::Chosen(indices) => full.gather(-1, indices, false),
                 Entries::All | Entries::Masked(_) => full.shallow_clone(),
             };
-            // A role with another vocabulary may have columns behind those that are compared.
+            // A role with another vocabulary may have columns beyond those that are compared.
             let whole = || in_columns(&own, columns.max(own.size()[1]));
             if tail { Tensor::cat(&[on_entries, self::tail(&whole(), entries)], -1) } else { on_entries }
         };
@@ -316,12 +316,12 @@ impl StepDivergence<'_> {
             let filler = if matches!(self.pairing, Pairing::Sorted) { f64::NEG_INFINITY } else { 0.0 };
             logps = logps.masked_fill(outside, filler);
         }
-        OnSupport { side, parts, blended, logps }
+        SideOnSupport { side, parts, blended, logps }
     }
 }
 
 /// Both sides on the support.
-struct Compared<'a> {
+struct ComparedSides<'a> {
     entries: Entries,
     /// Entries of a masked support that take no part, `[rows, entries]`, bool.
     outside: Option<Tensor>,
@@ -330,11 +330,11 @@ struct Compared<'a> {
     renormalized: bool,
     /// See [`super::summands`].
     generalized: bool,
-    left: OnSupport<'a>,
-    right: OnSupport<'a>,
+    left: SideOnSupport<'a>,
+    right: SideOnSupport<'a>,
 }
 
-impl Compared<'_> {
+impl ComparedSides<'_> {
     fn blank(&self, of_entries: &mut Tensor) {
         if let Some(outside) = &self.outside {
             let _ = of_entries.masked_fill_(outside, 0.0);
@@ -343,7 +343,7 @@ impl Compared<'_> {
 }
 
 /// A side; all tensors are `[rows, entries]`.
-struct OnSupport<'a> {
+struct SideOnSupport<'a> {
     side: &'a DivergenceSide,
     /// Log-probabilities of each role.
     parts: Vec<Tensor>,
@@ -423,6 +423,6 @@ fn grad_sorted(own: &Tensor, other: &Tensor, tail: bool) -> Tensor {
 }
 
 /// Values by rank, moved to the entries that have these ranks.
-fn unsorted(of_ranks: &Tensor, own: &OnSupport, tail: bool) -> Tensor {
+fn unsorted(of_ranks: &Tensor, own: &SideOnSupport, tail: bool) -> Tensor {
     of_ranks.zeros_like().scatter_(-1, &sorted(&own.logps, tail).1, of_ranks)
 }

@@ -8,10 +8,10 @@ use tch::{Device, Kind, Tensor};
 
 use super::composed::Composed;
 use super::listed::Listed;
-use super::mapped::Mapped;
+use super::mapped::MappedLogits;
 use super::masked;
 use crate::machine::place::Place;
-use crate::mapped::Stored;
+use crate::mapped::MappedTensor;
 use crate::model::{cap, logits};
 
 /// The source of the next-token logits of consecutive tokens.
@@ -24,10 +24,10 @@ pub enum Logits {
     /// Composed of others, in single precision.
     Composed(Composed),
     /// Logits of a model with another vocabulary.
-    Mapped(Mapped),
+    Mapped(MappedLogits),
     /// Log-probabilities of some entries.
     Listed(Listed),
-    /// No logits: so many tokens for which no scorer has the role.
+    /// The number of tokens; they have no logits, because no scorer has the role.
     Absent(i64),
 }
 
@@ -35,7 +35,7 @@ pub enum Logits {
 pub enum LmHead {
     Held(Tensor),
     /// Made when its tokens are processed, and freed after them.
-    Fetched(Fetched),
+    Fetched(LazyTensor),
     InFile(LmHeadInFile),
 }
 
@@ -44,12 +44,12 @@ pub enum LmHead {
 #[derive(Clone)]
 pub struct LmHeadInFile {
     cpu: Cpu,
-    stored: Stored,
+    stored: MappedTensor,
 }
 
 impl LmHeadInFile {
     /// `None` where its numbers would have to be converted first, or where the CPU engine may not run.
-    pub fn new(place: Place, kind: Kind, stored: Stored) -> Option<LmHeadInFile> {
+    pub fn new(place: Place, kind: Kind, stored: MappedTensor) -> Option<LmHeadInFile> {
         let (cpu, [_, width]) = (place.loops()?, stored.shape());
         let is_readable = kind == Kind::BFloat16 && tensor::multiplies_rows(cpu, width);
         (is_readable && stored.as_bf16().is_some()).then_some(LmHeadInFile { cpu, stored })
@@ -74,22 +74,22 @@ impl LmHeadInFile {
 
 /// A tensor that is made on demand.
 #[derive(Clone)]
-pub struct Fetched {
+pub struct LazyTensor {
     make: Rc<dyn Fn() -> Tensor>,
     pub(super) held: Rc<RefCell<Option<Tensor>>>,
 }
 
-impl Fetched {
+impl LazyTensor {
     /// `held` is the tensor, if it was made before.
-    pub fn new(make: impl Fn() -> Tensor + 'static, held: Option<Tensor>) -> Fetched {
-        Fetched { make: Rc::new(make), held: Rc::new(RefCell::new(held)) }
+    pub fn new(make: impl Fn() -> Tensor + 'static, held: Option<Tensor>) -> LazyTensor {
+        LazyTensor { make: Rc::new(make), held: Rc::new(RefCell::new(held)) }
     }
 
     pub(super) fn get(&self) -> Tensor {
         self.held.borrow_mut().get_or_insert_with(|| (self.make)()).shallow_clone()
     }
 
-    pub(super) fn let_go(&self) {
+    pub(super) fn release(&self) {
         *self.held.borrow_mut() = None;
     }
 }
@@ -180,11 +180,11 @@ impl Logits {
         if let Logits::Projected { softcap, .. } = self { *softcap } else { None }
     }
 
-    pub(super) fn let_go(&self) {
+    pub(super) fn release(&self) {
         match self {
-            Logits::Projected { lm_head: LmHead::Fetched(fetched), .. } => fetched.let_go(),
-            Logits::Composed(composed) => composed.let_go(),
-            Logits::Mapped(mapped) => mapped.let_go(),
+            Logits::Projected { lm_head: LmHead::Fetched(fetched), .. } => fetched.release(),
+            Logits::Composed(composed) => composed.release(),
+            Logits::Mapped(mapped) => mapped.release(),
             Logits::Projected { .. } | Logits::Given(_) | Logits::Listed(_) | Logits::Absent(_) => {}
         }
     }

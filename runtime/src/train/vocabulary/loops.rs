@@ -21,7 +21,7 @@ impl Loops {
     /// `None` where only libtorch operators may run.
     pub fn at(place: Place) -> Option<Loops> {
         match place.kernels() {
-            Some(gpu) => compiled(EntryKernels::of(gpu)).map(Loops::Gpu),
+            Some(gpu) => compiled(EntryKernels::compile(gpu)).map(Loops::Gpu),
             None => place.loops().map(Loops::Cpu),
         }
     }
@@ -131,7 +131,7 @@ mod tests {
     /// Kernels that read logits give the same values and gradients as from log-probabilities, in both
     /// precisions, also when they overwrite the logits.
     #[test]
-    fn of_logits_kernels_say_the_same() {
+    fn kernels_on_logits_equal_kernels_on_log_probabilities() {
         let made = |seed: f64| {
             let numbers = Tensor::arange(7 * 5001, (Kind::Double, Device::Cpu)).view([7, 5001]);
             (numbers * 0.61 + seed).sin() * 9.0 + 3.0

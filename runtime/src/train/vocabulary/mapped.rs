@@ -11,7 +11,7 @@ use crate::machine::place::Place;
 use crate::machine::transfer::upload;
 use crate::model::ABSENT;
 use crate::tokenizer::spans::TextSpan;
-use crate::tokenizer::{Counterparts, Token};
+use crate::tokenizer::{Token, VocabularyMap};
 
 /// Each column's entry of another vocabulary: first the student's ids, then entries only the other has.
 pub struct Columns {
@@ -22,7 +22,7 @@ pub struct Columns {
 }
 
 impl Columns {
-    pub fn new(of: &Counterparts, device: Device) -> Columns {
+    pub fn new(of: &VocabularyMap, device: Device) -> Columns {
         let alone = of.alone.iter().map(|id| Some(*id));
         let ids: Vec<Option<Token>> = of.of_student.iter().copied().chain(alone).collect();
         let missing: Vec<bool> = ids.iter().map(Option::is_none).collect();
@@ -37,7 +37,7 @@ impl Columns {
 }
 
 /// Logits that are [`ABSENT`] in the whole row of a token where the other model has no distribution.
-pub struct Mapped {
+pub struct MappedLogits {
     logits: Box<Logits>,
     /// For each token, the row of `logits`, if there is one.
     rows: Rc<[Option<i64>]>,
@@ -47,10 +47,10 @@ pub struct Mapped {
     columns: Rc<Columns>,
 }
 
-impl Mapped {
-    pub fn new(logits: Logits, rows: Vec<Option<i64>>, columns: Rc<Columns>) -> Mapped {
+impl MappedLogits {
+    pub fn new(logits: Logits, rows: Vec<Option<i64>>, columns: Rc<Columns>) -> MappedLogits {
         let count = rows.len();
-        Mapped { logits: Box::new(logits), rows: rows.into(), first: 0, count, columns }
+        MappedLogits { logits: Box::new(logits), rows: rows.into(), first: 0, count, columns }
     }
 
     pub fn tokens(&self) -> i64 {
@@ -61,10 +61,10 @@ impl Mapped {
         self.columns.len()
     }
 
-    pub fn part(&self, first: i64, count: i64) -> Mapped {
+    pub fn part(&self, first: i64, count: i64) -> MappedLogits {
         let (first, count) = (first as usize, count as usize);
         assert!(first + count <= self.count, "all tokens that are asked for are there");
-        Mapped {
+        MappedLogits {
             logits: Box::new(self.logits.share()),
             rows: self.rows.clone(),
             first: self.first + first,
@@ -73,8 +73,8 @@ impl Mapped {
         }
     }
 
-    pub fn let_go(&self) {
-        self.logits.let_go();
+    pub fn release(&self) {
+        self.logits.release();
     }
 
     /// `[count, columns]`
@@ -138,7 +138,8 @@ pub struct Spans {
     pub rest: Tensor,
     /// The same by the student with its current weights.
     pub student_rest: Tensor,
-    /// The student's tokens after the first of a span, each with the span's first token.
+    /// The student's tokens after the first of a span, each with the span's first token. None of a span whose
+    /// tokens spell different texts: of those, the first tokens alone are compared.
     pub follow: Vec<(usize, usize)>,
 }
 
@@ -163,9 +164,10 @@ impl Spans {
     /// Sets the spans of `count` tokens from `first`. `rest` has one number for each; `None` leaves 0.
     pub fn set(&mut self, first: usize, count: usize, spans: &[TextSpan], rest: Option<Tensor>) {
         let mut begins = vec![false; count];
-        for TextSpan { student, .. } in spans {
+        for TextSpan { student, same_text, .. } in spans {
             begins[student.start] = true;
-            self.follow.extend(student.clone().skip(1).map(|token| (first + token, first + student.start)));
+            let rest = student.clone().skip(1).filter(|_| *same_text);
+            self.follow.extend(rest.map(|token| (first + token, first + student.start)));
         }
         let place = |of: &Tensor| of.narrow(0, first as i64, count as i64);
         place(&self.begins).copy_(&Tensor::from_slice(&begins));

@@ -36,9 +36,9 @@ use tch::{Kind, Tensor, no_grad_guard};
 pub use self::composed::{Composed, ComposedPart, part};
 pub use self::divergence::MixtureWeight;
 pub use self::listed::Listed;
-pub use self::logits::{Fetched, LmHead, LmHeadInFile, Logits};
+pub use self::logits::{LazyTensor, LmHead, LmHeadInFile, Logits};
 use self::loops::{Loops, zero_rows};
-pub use self::mapped::{Columns, Mapped, Spans, logps_of};
+pub use self::mapped::{Columns, MappedLogits, Spans, logps_of};
 pub use self::quantities::{Primitive, Quantity};
 pub use self::resolve::Parameters;
 use self::rows::{LogitRows, LogpGrad};
@@ -81,7 +81,7 @@ pub struct Vocabulary {
     kept: RefCell<HashMap<i64, Vec<Tensor>>>,
 }
 
-/// The number of rows of `vocabulary` elements in so many elements; at least 1.
+/// The number of rows of `vocabulary` elements in `numbers` elements; at least 1.
 fn rows_in(numbers: i64, vocabulary: i64) -> i64 {
     (numbers / vocabulary.max(1)).max(1)
 }
@@ -377,7 +377,7 @@ impl Vocabulary {
     /// The block's logits of a role that is not the student.
     ///
     /// # Panics
-    /// If the pass was not given the role's logits: the caller looks before it starts one.
+    /// If the pass was not given the role's logits; callers check that before they start one.
     fn other(&self, block: &Block, role: Role) -> Tensor {
         let mut known = block.others.borrow_mut();
         if let Some((_, logits)) = known.iter().find(|(of, _)| *of == role) {
@@ -421,7 +421,7 @@ impl ByLogits {
     }
 }
 
-/// From d primitive / d logits and d loss / d primitive, `[block]`, of each live primitive.
+/// d loss / d logits, from d primitive / d logits and d loss / d primitive, `[block]`, of live primitives.
 fn scaled_grad(
     place: Place,
     first: i64,
@@ -481,7 +481,7 @@ fn rows_of(place: Place, parts: &[Logits], first: i64, count: i64, absent: Optio
         }
         // Only the part that the next tokens need is kept: a block may have tokens of every model.
         if end <= first + count || start >= first + count {
-            logits.let_go();
+            logits.release();
         }
         start = end;
     }

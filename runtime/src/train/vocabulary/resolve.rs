@@ -1,4 +1,4 @@
-//! From the plan's signals and primitives to what one step computes, with the values of their parameters.
+//! Resolves the plan's signals and primitives to quantities of one step, with their parameters' values.
 
 use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::expr::interpret::interpret;
@@ -7,7 +7,6 @@ use mopd_compiler::expr::values::EvaluationError;
 use mopd_compiler::plan::{self, Axis, DivergenceKind, DivergenceParameter, Live, Role, Signal};
 use tch::Device;
 
-use super::super::spans::is_of_spans;
 use super::divergence::{DivergenceSide, MixtureWeight, Pairing, StepDivergence};
 use super::quantities::{Primitive, Quantity};
 use super::summands::{CompiledSummand, StepSummand};
@@ -106,7 +105,7 @@ impl Parameters<'_> {
             mass: divergence.mass,
             temperature: divergence.temperature,
             clip_each: divergence.clip_each,
-            of_spans: is_of_spans(divergence),
+            of_spans: divergence.is_of_spans(),
         })
     }
 

@@ -13,7 +13,7 @@
 //! graph of one entry and its derivatives, in double precision.
 
 use mopd_compiler::expr::graph::NodeId;
-use mopd_compiler::expr::summand::{AtStep, LEAST_PROBABILITY};
+use mopd_compiler::expr::summand::{LEAST_PROBABILITY, SummandGraph};
 use tch::{Kind, Tensor};
 
 use crate::train::tensor_graph;
@@ -120,14 +120,14 @@ fn above_mixture(l: &Tensor, r: &Tensor, share: f64) -> Tensor {
 
 /// A summand as a compiled graph, in double precision: the ratio of two probabilities may overflow in single.
 pub struct CompiledSummand {
-    own: AtStep,
+    own: SummandGraph,
     /// At equal sides: the derivative by the left one, and the gradients by both. `None` where they differ
     /// between entries: it is no divergence, and no linear function makes it stationary there.
     agreed: Option<[f64; 3]>,
 }
 
 impl CompiledSummand {
-    pub fn new(own: AtStep) -> CompiledSummand {
+    pub fn new(own: SummandGraph) -> CompiledSummand {
         let mut made = CompiledSummand { own, agreed: None };
         made.agreed = made.where_equal();
         made

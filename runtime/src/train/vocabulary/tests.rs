@@ -166,7 +166,7 @@ fn given(student: Tensor, teacher: Option<Tensor>, targets: &[i64], place: Optio
     )
 }
 
-/// The CPU with chunks and blocks of so many numbers, and so many bytes kept between the passes.
+/// The CPU with these sizes of chunks and blocks, in elements, and of kept gradients, in bytes.
 fn in_parts(chunk: i64, block: i64, kept: usize) -> Place {
     let mut place = Place::cpu();
     (place.sizes.chunk, place.sizes.block, place.sizes.kept) = (chunk, block, kept);

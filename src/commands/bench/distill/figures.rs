@@ -2,18 +2,18 @@
 
 use comfy_table::CellAlignment;
 use mopd_compiler::plan::Dtype;
-use mopd_compiler::plan::events::{Phase, Rates, Seconds, StepPart};
+use mopd_compiler::plan::events::{MachineRates, Phase, Seconds, StepPart};
 use serde_json::{Value, json};
 
-use super::{Observed, StepTimes};
+use super::{RunMeasurements, StepTimes};
 use crate::args::BenchDistillArgs;
 use crate::commands::bench::{median, plain_table};
 use crate::figures;
 
 /// The speed of a machine, and the work of a step.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Floor {
-    pub rates: Rates,
+pub struct Roofline {
+    pub rates: MachineRates,
     pub phases: Vec<Phase>,
     /// The mean tokens of a prompt.
     pub prompt: f64,
@@ -21,15 +21,15 @@ pub struct Floor {
     pub threads: u32,
 }
 
-impl Floor {
+impl Roofline {
     /// The higher rates of two measurements.
-    pub fn faster(self, other: &Floor) -> Floor {
-        let rates = Rates {
+    pub fn faster(self, other: &Roofline) -> Roofline {
+        let rates = MachineRates {
             float32: self.rates.float32.max(other.rates.float32),
             bfloat16: self.rates.bfloat16.max(other.rates.bfloat16),
             memory: self.rates.memory.max(other.rates.memory),
         };
-        Floor { rates, ..self }
+        Roofline { rates, ..self }
     }
 
     /// The least time of each part.
@@ -49,15 +49,15 @@ impl Floor {
 pub struct DistillReport<'a> {
     arguments: &'a BenchDistillArgs,
     dtype: Dtype,
-    floor: &'a Floor,
-    seen: &'a Observed,
+    floor: &'a Roofline,
+    seen: &'a RunMeasurements,
 }
 
 /// Selects one of a step's times.
-type Of = fn(&Seconds) -> f64;
+type PhaseTime = fn(&Seconds) -> f64;
 
 /// The parts of a step and the total, by name.
-const PARTS: [(&str, Of); 4] = [
+const PARTS: [(&str, PhaseTime); 4] = [
     ("rollout", |seconds| seconds.rollout),
     ("scoring", |seconds| seconds.scoring),
     ("update", |seconds| seconds.update),
@@ -65,7 +65,11 @@ const PARTS: [(&str, Of); 4] = [
 ];
 
 impl<'a> DistillReport<'a> {
-    pub fn new(arguments: &'a BenchDistillArgs, floor: &'a Floor, seen: &'a Observed) -> DistillReport<'a> {
+    pub fn new(
+        arguments: &'a BenchDistillArgs,
+        floor: &'a Roofline,
+        seen: &'a RunMeasurements,
+    ) -> DistillReport<'a> {
         DistillReport { arguments, dtype: arguments.dtype.into(), floor, seen }
     }
 
@@ -101,7 +105,7 @@ impl<'a> DistillReport<'a> {
             }
         }
         let BenchDistillArgs { teachers, batch, steps, .. } = self.arguments;
-        let Floor { rates, prompt, threads, .. } = self.floor;
+        let Roofline { rates, prompt, threads, .. } = self.floor;
         let tokens = self.median(|step| step.tokens as f64);
         format!(
             "{}, {}, {} prompts of {prompt:.0} tokens a step, {tokens:.0} tokens written; medians of {} \
@@ -126,7 +130,7 @@ impl<'a> DistillReport<'a> {
             student, teachers, batch, new, chat, lora, micro_batch, checkpointing, ..
         } = self.arguments;
         let floor = self.floor.seconds(self.dtype);
-        let by_part = |value: &dyn Fn(Of) -> f64| -> Value {
+        let by_part = |value: &dyn Fn(PhaseTime) -> f64| -> Value {
             PARTS
                 .iter()
                 .map(|(name, of)| ((*name).to_owned(), json!(value(*of))))
@@ -183,8 +187,8 @@ mod tests {
     #[test]
     fn a_phase_waits_for_what_takes_longer() {
         let phase = |part, times, flops, bytes| Phase { part, name: String::new(), times, flops, bytes };
-        let floor = Floor {
-            rates: Rates { float32: 100.0, bfloat16: 400.0, memory: 10.0 },
+        let floor = Roofline {
+            rates: MachineRates { float32: 100.0, bfloat16: 400.0, memory: 10.0 },
             phases: vec![
                 // Three times 2 seconds of products, three times 1 of memory: in half precision, memory takes
                 // longer.
@@ -200,7 +204,13 @@ mod tests {
         assert_eq!(seconds, Seconds { rollout: 6.0, scoring: 0.5, update: 6.0 });
         assert_eq!(floor.seconds(Dtype::Bfloat16), Seconds { rollout: 3.0, scoring: 0.5, update: 3.0 });
         // A second measurement found the machine faster in one thing and slower in another.
-        let other = Floor { rates: Rates { float32: 200.0, bfloat16: 300.0, memory: 10.0 }, ..floor.clone() };
-        assert_eq!(floor.faster(&other).rates, Rates { float32: 200.0, bfloat16: 400.0, memory: 10.0 });
+        let other = Roofline {
+            rates: MachineRates { float32: 200.0, bfloat16: 300.0, memory: 10.0 },
+            ..floor.clone()
+        };
+        assert_eq!(
+            floor.faster(&other).rates,
+            MachineRates { float32: 200.0, bfloat16: 400.0, memory: 10.0 }
+        );
     }
 }

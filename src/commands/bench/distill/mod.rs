@@ -11,13 +11,13 @@ use std::ops::ControlFlow;
 
 use mopd_compiler::plan::events::{Event, FloorJob, Job, Predict, RunJob, Seconds};
 
-use self::figures::{DistillReport, Floor};
+use self::figures::{DistillReport, Roofline};
 use super::folder::TempFolder;
 use crate::args::BenchDistillArgs;
 use crate::commands::{Compiled, compile};
 use crate::host::as_text;
 use crate::output::{self, Style, printable};
-use crate::problem::{Problem, Status};
+use crate::problem::{CommandStatus, Problem};
 use crate::progress::{LOG_EVERY, RunProgress, TICK};
 use crate::render;
 use crate::worker::interrupts::Interrupts;
@@ -33,7 +33,7 @@ pub struct StepTimes {
 
 /// The measurements of the run.
 #[derive(Default)]
-pub struct Observed {
+pub struct RunMeasurements {
     device: String,
     steps: Vec<StepTimes>,
     /// Peak memory of the whole worker, and during the stage, in bytes; the latter where the system tells.
@@ -41,12 +41,12 @@ pub struct Observed {
     stage_memory: Option<u64>,
 }
 
-pub fn distill(arguments: &BenchDistillArgs) -> Result<Status, Problem> {
+pub fn distill(arguments: &BenchDistillArgs) -> Result<CommandStatus, Problem> {
     worker::find()?;
     let folder = TempFolder::new()?;
     let file = folder.write("bench.mopd", &experiment::source(arguments)?)?;
     folder.write(experiment::PROMPTS, &experiment::prompts(arguments))?;
-    let Some(compiled) = compile(&file, &[])? else { return Ok(Status::Wrong) };
+    let Some(compiled) = compile(&file, &[])? else { return Ok(CommandStatus::Failure) };
     let run = RunJob {
         plan: compiled.plan.clone(),
         base: as_text(&folder.0)?,
@@ -64,7 +64,7 @@ pub fn distill(arguments: &BenchDistillArgs) -> Result<Status, Problem> {
         ControlFlow::Continue((floor, seen)) => {
             let figures = DistillReport::new(arguments, &floor, &seen);
             output::result(&if arguments.json { figures.json() } else { figures.table() });
-            Ok(Status::Good)
+            Ok(CommandStatus::Success)
         }
         ControlFlow::Break(status) => Ok(status),
     }
@@ -75,12 +75,12 @@ fn measure(
     arguments: &BenchDistillArgs,
     run: &RunJob,
     compiled: &Compiled,
-) -> Result<ControlFlow<Status, (Floor, Observed)>, Problem> {
+) -> Result<ControlFlow<CommandStatus, (Roofline, RunMeasurements)>, Problem> {
     let before = match floor(run, None, compiled)? {
         ControlFlow::Continue(floor) => floor,
         ControlFlow::Break(status) => return Ok(ControlFlow::Break(status)),
     };
-    let mut seen = Observed::default();
+    let mut seen = RunMeasurements::default();
     let note = |event: &Event| match event {
         Event::Ready { device, .. } => seen.device.clone_from(device),
         Event::Step { stage, tokens, seconds, .. } if stage == experiment::STAGE => {
@@ -108,24 +108,34 @@ fn floor(
     run: &RunJob,
     completion: Option<f64>,
     compiled: &Compiled,
-) -> Result<ControlFlow<Status, Floor>, Problem> {
+) -> Result<ControlFlow<CommandStatus, Roofline>, Problem> {
     let mut found = None;
     let note = |event: &Event| {
         if let Event::MeasuredFloor { rates, phases, prompt, threads } = event {
-            found = Some(Floor { rates: *rates, phases: phases.clone(), prompt: *prompt, threads: *threads });
+            found =
+                Some(Roofline { rates: *rates, phases: phases.clone(), prompt: *prompt, threads: *threads });
         }
     };
     let job = Job::Floor(Box::new(FloorJob { run: run.clone(), completion }));
     if let ControlFlow::Break(status) = ask(&job, compiled, note)? {
         return Ok(ControlFlow::Break(status));
     }
-    let unexpected =
-        || Problem::run("worker-protocol", "the worker measured something else than it was asked");
+    let unexpected = || {
+        Problem::run(
+            "worker-protocol",
+            "unexpected reply from the worker: it is not the \
+            measurement that was requested",
+        )
+    };
     found.map(ControlFlow::Continue).ok_or_else(unexpected)
 }
 
 /// Runs a job in a worker. `Break` if it did not finish, which is reported.
-fn ask(job: &Job, compiled: &Compiled, mut note: impl FnMut(&Event)) -> Result<ControlFlow<Status>, Problem> {
+fn ask(
+    job: &Job,
+    compiled: &Compiled,
+    mut note: impl FnMut(&Event),
+) -> Result<ControlFlow<CommandStatus>, Problem> {
     let mut progress = RunProgress::new(false, false, LOG_EVERY);
     let printer = progress.printer();
     let mut worker = {
@@ -157,16 +167,16 @@ fn ask(job: &Job, compiled: &Compiled, mut note: impl FnMut(&Event)) -> Result<C
     drop(forwarding);
     // After a signal, the signal is the reason for any other error.
     if interrupts.any() {
-        return Ok(ControlFlow::Break(Status::Interrupted));
+        return Ok(ControlFlow::Break(CommandStatus::Interrupted));
     }
     match last {
         Some(Event::Finished { .. }) => Ok(ControlFlow::Continue(())),
         Some(Event::Failed(failure)) => {
             let report = render::of_failure(&failure, &compiled.plan, &compiled.sources);
             output::error(&render::human::report(&report, Style::of_stderr()));
-            Ok(ControlFlow::Break(Status::Wrong))
+            Ok(ControlFlow::Break(CommandStatus::Failure))
         }
-        Some(_) => Ok(ControlFlow::Break(Status::Interrupted)),
+        Some(_) => Ok(ControlFlow::Break(CommandStatus::Interrupted)),
         None => Err(worker::death(status)),
     }
 }

@@ -64,12 +64,12 @@ impl LiveStatus {
                 });
             }
             Event::StageResumed { stage, seed, step } => {
-                if let Some(known) = self.of(stage, *seed) {
+                if let Some(known) = self.find_stage(stage, *seed) {
                     known.step = *step;
                 }
             }
             Event::Step { stage, seed, step, metric, value, seconds, .. } => {
-                if let Some(known) = self.of(stage, *seed) {
+                if let Some(known) = self.find_stage(stage, *seed) {
                     known.recent.push_back(seconds.sum());
                     if known.recent.len() > RECENT {
                         known.recent.pop_front();
@@ -95,7 +95,7 @@ impl LiveStatus {
         }
     }
 
-    fn of(&mut self, stage: &str, seed: u64) -> Option<&mut StageAtWork> {
+    fn find_stage(&mut self, stage: &str, seed: u64) -> Option<&mut StageAtWork> {
         self.at_work.iter_mut().find(|known| known.stage == stage && known.seed == seed)
     }
 

@@ -1,4 +1,4 @@
-// What all charts share: numbers and texts for people, elements, captions, tables behind charts.
+// Shared by all charts: numbers and texts for people, elements, captions, tables of a chart's numbers.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 let trained = data.stages.filter((stage) => stage.at.length);
@@ -9,15 +9,15 @@ const dash = (index) => dashes[Math.floor(index / colours.length) % dashes.lengt
 
 const minus = (text) => text.replaceAll("-", "−");
 
-/** Where a bin begins, as short as it can be said. */
+/** The lower edge of a bin, as short as possible. */
 function edge(value) {
-  // Halves of halves, which four figures do not write whole.
+  // A negative power of 2 as a fraction, which four digits do not write exactly.
   const parts = Math.round(1 / value);
   if (value > 0 && value < 1 && Number.isInteger(Math.log2(parts)) && Math.abs(value * parts - 1) < 1e-3) return `1/${parts}`;
   return minus(String(value));
 }
 
-/** A number for people: three figures, and a sign that is one. */
+/** A number for people: three digits, with a real minus sign. */
 function figure(value) {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
   if (value === 0) return "0";
@@ -26,7 +26,7 @@ function figure(value) {
   return minus(text);
 }
 
-/** Text that a model or a file brought, with what steers a display spelled out. */
+/** Text of a model or a file, with control characters spelled out. */
 function visible(text) {
   return text.replace(/[\u0000-\u001f\u007f-\u009f\u200b-\u200f\u202a-\u202e\u2028\u2029\u2060-\u206f\ufeff]/g, (c) => {
     if (c === "\n") return "↵\n";
@@ -46,23 +46,23 @@ function element(name, attributes, ...children) {
   return made;
 }
 
-/** A name as it stands beside a chart. */
+/** A name as it is written beside a chart. */
 function shortened(name) {
   const text = visible(name);
   return text.length > 28 ? `${text.slice(0, 27)}…` : text;
 }
 
-/** The left margin that holds these names. */
+/** The left margin that fits these names. */
 function marginOf(names) {
   return 14 + 6.6 * Math.max(...names.map((name) => shortened(name).length));
 }
 
 const chartStyle = { background: "none", color: "var(--ink)", fontFamily: "inherit", fontSize: "12px", overflow: "visible" };
 
-/** What a screen reader is told, and the numbers behind a chart for whoever wants them. */
+/** Completes a chart: its title and description for screen readers, and a table of its numbers. */
 function finish(box, svg, name, description, table) {
   svg.setAttribute("role", "img");
-  // What Plot names inside is not told of an image.
+  // Plot's own labels inside an image are not read out.
   for (const part of svg.querySelectorAll("g[aria-label]")) part.removeAttribute("aria-label");
   svg.setAttribute("aria-label", `${name}. ${description}`);
   const title = document.createElementNS("http://www.w3.org/2000/svg", "title");
@@ -74,12 +74,12 @@ function finish(box, svg, name, description, table) {
   return plot;
 }
 
-/** One stop of the Tab key for many things: the arrow keys go on from there. `down` is how many stand in a row. */
+/** Makes many elements a single stop of the Tab key; arrow keys move among them. `down` is the number in a row. */
 function roving(box, selector, down = 0) {
   const all = () => [...box.querySelectorAll(selector)];
   const stop = (chosen) => all().forEach((one) => one.setAttribute("tabindex", one === chosen ? "0" : "-1"));
   stop(all().find((one) => one.getAttribute("tabindex") === "0") ?? all()[0]);
-  // Of a box that grew, the listeners are there already.
+  // A box that grew has its listeners already.
   if (box.dataset.roving) return;
   box.dataset.roving = "yes";
   box.addEventListener("focusin", (event) => {
@@ -98,7 +98,7 @@ function roving(box, selector, down = 0) {
   });
 }
 
-/** A table that is made when it is opened: most never are. */
+/** A table of a chart's numbers, which is made when it is opened: most never are. */
 function behind(name, { columns, rows }) {
   const wide = element("div", { class: "wide", tabindex: "0", role: "region", "aria-label": `${name}, the numbers` });
   const details = element("details", {}, element("summary", {}, "Numbers"), wide);
@@ -122,7 +122,7 @@ function keys(names) {
   return element("div", { class: "keys", "aria-hidden": "true" }, ...names.map(key));
 }
 
-/** Where a chart's numbers come from: one click. */
+/** A link to the origin of a chart's numbers. */
 function origin(stage) {
   return element("span", { class: "aside" }, element("a", { href: `#${stage.anchor}`, "aria-label": `Provenance: the source, key and versions of ${visible(stage.name)}` }, "provenance"));
 }
@@ -131,7 +131,7 @@ function caption(text, stage, ...more) {
   return element("figcaption", {}, element("span", {}, text), ...more, stage ? origin(stage) : null);
 }
 
-/** What a sheet of paper has, A4 or letter, in the points that charts are drawn in; half of it for one of a pair. */
+/** The width of a printed page, A4 or letter, in the units of charts; a chart of a pair has half of it. */
 const paper = 700;
 let printing = false;
 

@@ -14,7 +14,7 @@ function lines(box, { name, unit, names, series, steps, scale, floors, most = 10
       if (floor && floor.mean[at] !== null) floorPoints.push({ step, value: floor.mean[at], index });
     });
   });
-  // Noise far below the curve would press it flat against the top: then words say where it is.
+  // Noise far below the curve would press it flat against the top, so it is described in words instead.
   const values = points.map((point) => point.value).filter((value) => scale !== "log" || value > 0);
   const lowest = d3.min(values) ?? 0;
   const hidden = floors ? names.map((_, index) => floorPoints.some((point) => point.index === index && point.value < lowest / 10)) : [];
@@ -29,7 +29,7 @@ function lines(box, { name, unit, names, series, steps, scale, floors, most = 10
       x: "step", y: "value", stroke: colour(index), strokeWidth: 1.2, strokeDasharray: "1 3",
     })),
   ];
-  // A single point is no line.
+  // A single point can't be drawn as a line.
   if (steps.length === 1) marks.push(Plot.dot(points.filter(positive), { x: "step", y: "value", fill: (d) => colour(d.index), r: 3 }));
   const width = widthOf(box, most);
   const svg = Plot.plot({
@@ -55,7 +55,7 @@ function lines(box, { name, unit, names, series, steps, scale, floors, most = 10
   return points.length;
 }
 
-/** A line that follows the mouse or the arrow keys, and what stands at it in words. */
+/** A rule that follows the mouse or the arrow keys, with the values there as text. */
 function reader(plot, svg, steps, at, say = (step) => `step ${Math.round(step)}`) {
   const x = svg.scale ? svg.scale("x") : null;
   const scale = x ?? plot.querySelector("svg")?.scale?.("x");
@@ -146,7 +146,7 @@ const metrics = {
   memory: ["Memory of the worker, with all stages at work", "GiB"],
 };
 
-/** Metrics that have names of their own in a run. */
+/** Adds the metrics whose names depend on the run. */
 function nameMetrics(stage) {
   for (const { metric } of stage.series) {
     if (metric.startsWith("reward.")) metrics[metric] ??= [`Part \`${metric.slice("reward.".length)}\` of the reward`, "mean of the part"];

@@ -4,7 +4,7 @@ const range = (low, high) => (high === null ? `${figure(low)} and more` : `${fig
 
 function weights(stage) {
   if (!stage.histograms.length) return null;
-  // Where the objective weighs, that is what one comes for.
+  // Weights come first, if the objective has them.
   const quantities = d3.sort(new Set(stage.histograms.map((one) => one.quantity)), (one) => one !== "weight");
   const title = (over) => `${quantity.value === "weight" ? "Weight" : "Signal"} over ${over}`;
   const quantity = element("select", { "aria-label": "What is counted" }, ...quantities.map((one) => element("option", { value: one }, one)));

@@ -1,8 +1,8 @@
-// A run in progress: asks for what is new, and draws it.
+// A run in progress: polls for new data, and draws it.
 
 const now = document.getElementById("live");
 const pause = 2000;
-// The first answer has everything that the page does not draw by itself.
+// The first request gets all data, including what is not in the page yet.
 let version = "";
 const plan = now.dataset.plan;
 let waits = false;
@@ -10,10 +10,10 @@ let waits = false;
 const seconds = (value) => (value < 90 ? `${Math.round(value)} s` : value < 5400 ? `${Math.round(value / 60)} min` : `${(value / 3600).toFixed(1)} h`);
 const shape = () => JSON.stringify(trained.map((stage) => [stage.id, stage.seeds, stage.domains, stage.series.map((one) => [one.metric, one.by, one.of])]));
 
-/** Charts that are read, and menus that are open, stand still. */
+/** A chart that is being read, or a menu that is open: then nothing is redrawn. */
 const read = () => document.querySelector("#training .plot:hover, #training .plot:focus, #stage-charts :focus, #training figure details[open]:not(.choose)");
 
-/** What is chosen in a box, by the words beside each control. */
+/** The controls in a box, each with its label. */
 function choices(box) {
   const words = (control) => control.getAttribute("aria-label") ?? [...(control.closest("label")?.childNodes ?? [])].filter((node) => node.nodeType === Node.TEXT_NODE).map((node) => node.textContent).join("");
   return [...box.querySelectorAll("select, input")].map((control) => [words(control), control]);
@@ -60,7 +60,7 @@ function draw() {
   drawnShape = shape();
 }
 
-/** Where the run stands, in words and bars. */
+/** Shows the state of the run, as text and progress bars. */
 function say({ running, status }) {
   const done = `${status.done} of ${status.tasks || "?"} stages done`;
   const text = running ? `Running: ${done}.`
@@ -112,7 +112,7 @@ async function ask() {
     document.getElementById("live-status").textContent = "mopd report --live does not answer any more; this is what it said last.";
     next = 5 * pause;
   }
-  // A long run takes long to draw: most of the time is the reader's.
+  // Drawing a long run takes time: at least five times as long is left to the reader.
   setTimeout(ask, Math.max(next, 5 * (performance.now() - began)));
 }
 redraw.push(() => overlayDraw?.());

@@ -1,4 +1,4 @@
-// Puts the charts into the page, and draws them anew for another width and for paper.
+// Puts the charts into the page, and redraws them for another width and for printing.
 
 let drawn = [];
 function show(stage) {
@@ -13,7 +13,7 @@ function show(stage) {
   if (first) into.append(first[0]);
   for (let at = 0; at < half.length; at += 2) into.append(element("div", { class: "pair" }, ...half.slice(at, at + 2).map(([box]) => box)));
   for (const made of last) if (made) into.append(made[0]);
-  // Drawn when they stand in the page: then their width is known.
+  // Drawn after they are in the page, because only then is their width known.
   drawn = [first, ...half, ...last].filter(Boolean).map(([, draw]) => draw);
   for (const draw of drawn) draw();
   if (stage.left_out) into.append(element("p", { class: "note" }, `${stage.left_out} of this stage are left out to keep the page small; they are in the run’s folder.`));
@@ -32,7 +32,7 @@ for (const box of document.querySelectorAll("figure[data-chart=cost]")) redraw.p
 for (const box of document.querySelectorAll("figure[data-chart=overlay]")) redraw.push(overlay(box));
 for (const draw of redraw) draw?.();
 
-/** A stage that a link leads to unfolds. */
+/** Opens the stage that a link leads to. */
 function unfold() {
   const stage = document.getElementById(decodeURIComponent(location.hash.slice(1)))?.closest("details.stage");
   if (!stage || stage.open) return;
@@ -57,7 +57,7 @@ if (picker) {
   if (trained.length && !fromAddress()) show(trained.find((stage) => stage.kind === "distill") ?? trained.at(-1));
   addEventListener("hashchange", fromAddress);
 }
-// What was chosen stays chosen.
+// Redraws all charts; choices stay.
 const all = () => {
   for (const draw of [...redraw, ...drawn]) draw?.();
 };
@@ -70,7 +70,7 @@ addEventListener("resize", () => {
   clearTimeout(waiting);
   waiting = setTimeout(all, 150);
 });
-// Charts that were made for a window are made again for the paper, and the other way round.
+// Charts are redrawn for printing, and afterwards for the window again.
 addEventListener("beforeprint", () => {
   printing = true;
   folded = [...document.querySelectorAll("details.stage:not([open]), details.folded:not([open])")];

@@ -1,6 +1,6 @@
 // Curves of any stages, seeds and runs in one chart.
 
-/** Lines that colours and dashes tell apart. */
+/** The most lines that colours and dashes can distinguish. */
 const mostLines = colours.length * dashes.length;
 
 const axes = {
@@ -9,7 +9,7 @@ const axes = {
   seconds: { label: "seconds of training", say: (x) => `${figure(x)} s`, of: (stage) => stage.elapsed_seconds },
 };
 
-/** An exponential moving average over points, without the bias of its beginning. */
+/** An exponential moving average over points, without bias at the beginning. */
 function ema(values, factor) {
   let [sum, weight] = [0, 0];
   return values.map((value) => {
@@ -65,7 +65,7 @@ function overlay(box) {
     chosen, body,
   );
 
-  /** The lines that are asked for, and what can't be shown. */
+  /** The requested lines, and those that can't be drawn. */
   const asked = () => {
     const lines = [];
     const missing = [];
@@ -98,7 +98,7 @@ function overlay(box) {
     const bound = (input) => (input.value === "" ? null : Number(input.value));
     const [low, high] = [bound(from) ?? -Infinity, bound(to) ?? Infinity];
     const factor = smooth.value === "" ? null : Number(smooth.value);
-    // More of them than that hide each other.
+    // More bands than that would hide each other.
     const banded = shown.filter((line) => line.low).length <= 4 && factor === null && !log.checked;
     const notes = [];
     if (factor !== null) notes.push(`Lines are exponential moving averages over points (factor ${factor}); the faint ones are not smoothed.`);
@@ -171,7 +171,7 @@ function overlay(box) {
 
   metric.addEventListener("change", draw);
   for (const control of [domain, seeds, smooth, log]) control.addEventListener("change", draw);
-  // A range of steps is none of seconds.
+  // A range of one axis has no meaning on another.
   axis.addEventListener("change", () => {
     from.value = to.value = "";
     draw();
@@ -191,7 +191,7 @@ function overlay(box) {
   return draw;
 }
 
-/** A range of the x axis, taken with the mouse. */
+/** Selects a range of the x axis with the mouse. */
 function drag(plot, svg, taken) {
   const own = svg.tagName.toLowerCase() === "svg" ? svg : svg.querySelector("svg");
   const scale = svg.scale("x");

@@ -4,7 +4,7 @@ function graph(box) {
   const known = data.stages.filter((stage) => stage.run === Number(box.dataset.run));
   box.dataset.points = known.length;
   const g = new dagre.graphlib.Graph();
-  // Columns are depths: the longest way from a stage without inputs. The layout counts from where edges end, so it gets them the other way round.
+  // Columns are depths: the longest path from a stage without inputs. The layout ranks from the ends of edges, so edges are reversed for it.
   g.setGraph({ rankdir: "RL", ranker: "longest-path", nodesep: 12, ranksep: 46, marginx: 6, marginy: 6 });
   g.setDefaultEdgeLabel(() => ({}));
   for (const stage of known) g.setNode(String(stage.id), { width: 20 + 6.9 * Math.max(shortened(stage.name).length, stage.kind.length * 0.9), height: 38 });
@@ -12,7 +12,7 @@ function graph(box) {
   for (const edge of own) g.setEdge(String(edge.to), String(edge.from), { carries: edge.carries });
   dagre.layout(g);
   const { width } = g.graph();
-  // Edges may bow out further than the boxes.
+  // Edges may extend beyond the boxes.
   const ends = [...g.nodes().map((id) => g.node(id).y + 19), ...g.edges().flatMap((edge) => g.edge(edge).points.map((point) => point.y))];
   const top = Math.min(0, d3.min(ends) - 24);
   const height = d3.max(ends) + 8 - top;
@@ -30,7 +30,7 @@ function graph(box) {
     const link = svg.append("a").attr("class", "node").attr("href", `#${stage.anchor}`).attr("aria-label", `${stage.name} ${stage.kind}${made.length ? `, from ${made.join(", ")}` : ""}`);
     link.append("rect").attr("x", x - w / 2).attr("y", y - h / 2).attr("width", w).attr("height", h).attr("rx", 7).style("stroke", `var(--c${{ sft: 0, grpo: 2, distill: 1, merge: 4, dpo: 5 }[stage.kind] ?? 6})`);
     link.append("text").attr("x", x).attr("y", y - 2).attr("text-anchor", "middle").text(shortened(stage.name));
-    // What is read of a box begins with what is seen of it.
+    // A separator, so that the text of a box begins as its label does.
     link.append(() => document.createTextNode(" "));
     link.append("text").attr("class", "kind").attr("x", x).attr("y", y + 12).attr("text-anchor", "middle").text(stage.kind);
   }

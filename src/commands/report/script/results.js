@@ -1,12 +1,12 @@
 // The tables of results.
 
-/** `+0.04`; what rounds to nothing has no minus. */
+/** `+0.04`; a number that rounds to 0 has no minus. */
 function signed(value, digits = 2) {
   const text = Math.abs(value).toFixed(digits);
   return (value < 0 && Number(text) !== 0 ? "−" : "+") + text;
 }
 
-/** Below each number, by how much it differs from the row that is chosen. The numbers come with the page. */
+/** Shows below each number its difference from the chosen row. The differences are in the page's data. */
 function references(box) {
   const place = Number(box.dataset.reference);
   const { name, rows, references: known, paired } = data.tables[place];
@@ -50,7 +50,7 @@ function scores(box) {
     const longest = marginOf(table.rows.map((row) => row.model));
     const width = widthOf(body, 1010);
     const panels = Math.max(1, Math.min(columns.length, Math.floor((width - longest) / 150)));
-    // A panel below another has room for its name.
+    // The gap between panels has room for their names.
     const [panel, between, rowsOfPanels] = [21 * table.rows.length, 34, Math.ceil(columns.length / panels)];
     const svg = Plot.plot({
       width, height: 26 + rowsOfPanels * panel + (rowsOfPanels - 1) * between + 30, marginLeft: longest, marginRight: 12, marginTop: 26, marginBottom: 30, style: chartStyle,

@@ -10,7 +10,7 @@ const lenses = {
 
 const lensesOf = (samples) => Object.keys(lenses).filter((lens) => samples.some((sample) => sample[lens]?.some((value) => value !== null)));
 
-/** The largest size of a signal: one scale for all samples that are looked at together. */
+/** The largest absolute value of a signal: one scale for samples that are shown together. */
 function largest(samples, lens) {
   let most = 1e-12;
   for (const sample of samples) for (const value of sample[lens] ?? []) most = Math.max(most, Math.abs(value ?? 0));
@@ -23,7 +23,7 @@ function paint(value, most, signed) {
   return `color-mix(in srgb, var(--${signed ? (value < 0 ? "less" : "more") : "plain"}) ${part}%, transparent)`;
 }
 
-/** What colours mean. */
+/** The meaning of the colours. */
 function lensLegend(lens, most) {
   const [label, meaning, signed] = lenses[lens];
   const scale = element("span", { class: "scale" });
@@ -36,7 +36,7 @@ function promptOf(sample) {
   return element("span", { class: "prompt" }, ...before, visible(data.prompts[sample.prompt]));
 }
 
-/** The tokens of a completion as buttons, coloured by a signal, and where the numbers of one are read. */
+/** The tokens of a completion as buttons, coloured by a signal, with a line for the numbers of one token. */
 function tokenList(sample, lens, most, prompt) {
   const [label, , signed] = lenses[lens] ?? ["", "", false];
   const values = sample[lens] ?? [];
@@ -93,18 +93,18 @@ function tokens(stage) {
   };
   which.addEventListener("change", draw);
   lens.addEventListener("change", draw);
-  // Where most is to be seen.
+  // Begins with the sample that has the largest values.
   const much = (sample) => d3.mean(sample[all[0]] ?? [], (value) => Math.abs(value ?? 0)) ?? 0;
   which.value = String(d3.maxIndex(stage.samples, much));
   return [box, draw];
 }
 
-/** Rows of the table that are made at once. */
+/** The number of rows that are added to the table at a time. */
 const pageOfSamples = 25;
 
-/** All samples, filtered; and below, the completions of one prompt. */
+/** A table of all samples with filters; below it, the completions of one prompt. */
 function sampleTable(box) {
-  // Distillation first: that is what runs are made for.
+  // Distillation first: it is the purpose of most runs.
   const inOrder = d3.sort(data.stages, (stage) => stage.kind !== "distill");
   const all = inOrder.flatMap((stage) => stage.samples.map((sample) => ({ stage, sample })));
   const stageName = (stage) => (data.runs.length > 1 ? `${data.runs[stage.run]}: ` : "") + visible(stage.name);

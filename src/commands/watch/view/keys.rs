@@ -9,7 +9,7 @@ use ratatui::widgets::{Block, Borders, Clear, Paragraph, Wrap};
 use super::Key;
 use super::state::{SMOOTHING, ViewState};
 
-/// What the caller must do after a key.
+/// The action that a key requires of the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     Nothing,

@@ -23,7 +23,7 @@ pub use ratatui::termion::event::Key;
 pub use self::keys::Action;
 use self::state::ViewState;
 use super::line_output;
-use super::ui::Note;
+use super::ui::WatchMessage;
 use crate::args::Format;
 use crate::output::{self, Style};
 use crate::problem::Problem;
@@ -60,7 +60,7 @@ impl WatchView {
         })
     }
 
-    pub fn note(&mut self, note: &Note) {
+    pub fn note(&mut self, note: &WatchMessage) {
         take(&mut self.state, note);
         let table = line_output::table(note, Style { terminal: false });
         if !table.is_empty() {
@@ -107,19 +107,19 @@ impl Drop for WatchView {
 }
 
 /// Updates the state from a note.
-fn take(state: &mut ViewState, note: &Note) {
+fn take(state: &mut ViewState, note: &WatchMessage) {
     const PLAIN: Style = Style { terminal: false };
     match note {
-        Note::Checked { clean, .. } => {
+        WatchMessage::Checked { clean, .. } => {
             let text = line_output::text(note, PLAIN);
             state.diagnose(if *clean { String::new() } else { text.clone() });
             if *clean {
                 state.say(&text);
             }
         }
-        Note::Unreadable(_) => state.diagnose(line_output::text(note, PLAIN)),
-        Note::Failed { .. } | Note::Problem(_) => state.say(&line_output::text(note, PLAIN)),
-        Note::Began { sweep, member } => {
+        WatchMessage::Unreadable(_) => state.diagnose(line_output::text(note, PLAIN)),
+        WatchMessage::Failed { .. } | WatchMessage::Problem(_) => state.say(&line_output::text(note, PLAIN)),
+        WatchMessage::Began { sweep, member } => {
             if let Some(of_sweep) = sweep.members.get(*member)
                 && let Some(compiled) = &of_sweep.compiled
             {
@@ -128,11 +128,11 @@ fn take(state: &mut ViewState, note: &Note) {
             }
             state.say(&line_output::text(note, PLAIN));
         }
-        Note::Event(event) => {
+        WatchMessage::Event(event) => {
             state.event(event);
             state.say(&line_output::text(note, PLAIN));
         }
-        Note::Finished { .. } | Note::SweepEnded { .. } => {
+        WatchMessage::Finished { .. } | WatchMessage::SweepEnded { .. } => {
             state.say(&line_output::table(note, PLAIN));
             state.say(&line_output::text(note, PLAIN));
         }

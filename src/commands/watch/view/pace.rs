@@ -65,7 +65,7 @@ pub struct TimeLeft {
 impl TimeLeft {
     /// `running` has the remaining seconds of each running stage, `waiting` those of each that has not begun.
     /// Assumes that as many stages run in parallel as now.
-    pub fn of(running: &[Option<f64>], waiting: &[Option<f64>]) -> TimeLeft {
+    pub fn estimate(running: &[Option<f64>], waiting: &[Option<f64>]) -> TimeLeft {
         let known = |stages: &[Option<f64>]| stages.iter().flatten().sum::<f64>();
         let longest = running.iter().flatten().copied().fold(0.0, f64::max);
         let shared = (known(running) + known(waiting)) / running.len().max(1) as f64;

@@ -342,7 +342,7 @@ impl ViewState {
         let waiting: Vec<Option<f64>> = with(|progress| matches!(progress, StageProgress::Waiting))
             .map(|stage| self.timed.get(&stage.name).copied())
             .collect();
-        if self.running { TimeLeft::of(&running, &waiting) } else { TimeLeft::default() }
+        if self.running { TimeLeft::estimate(&running, &waiting) } else { TimeLeft::default() }
     }
 
     fn place(&self, stage: &str, seed: u64) -> Option<usize> {

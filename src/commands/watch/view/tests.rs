@@ -215,7 +215,7 @@ fn the_speed_of_a_stage_and_the_time_that_is_left_are_shown() {
 
 #[test]
 fn time_left_is_of_stages_side_by_side_and_says_what_it_does_not_know() {
-    let left = |running: &[Option<f64>], waiting: &[Option<f64>]| TimeLeft::of(running, waiting).text();
+    let left = |running: &[Option<f64>], waiting: &[Option<f64>]| TimeLeft::estimate(running, waiting).text();
     assert_eq!(left(&[Some(10.0)], &[Some(20.0)]), "30.0 s left");
     assert_eq!(left(&[Some(10.0), Some(30.0)], &[Some(20.0)]), "30.0 s left");
     assert_eq!(left(&[Some(30.0), Some(30.0)], &[Some(20.0)]), "40.0 s left");
@@ -269,12 +269,12 @@ fn a_stage_is_drawn_with_what_it_was_before_the_edit() {
     assert!(!shows(&screen(&mut state, 80, 24), "before: lr"));
     press(&mut state, Key::Char('b'));
 
-    // The edit is taken back: its result is kept, and so are its curves.
+    // The edit is undone: the result is kept, and so are its curves.
     state.begin(&plan_of(TEXT), "", "");
     state.event(&Event::StageKept { stage: "start".into(), seed: 1 });
     let drawn = screen(&mut state, 80, 24);
     assert!(shows(&drawn, "copy 1.000 • 0.500") && shows(&drawn, "lr 0.002 -> 0.001"), "{drawn:#?}");
-    // An edit elsewhere leaves it as it is, with what it was.
+    // An edit of another stage leaves this one's curves, and those from before, as they are.
     state.begin(&plan_of(&TEXT.replace("max_tokens = 6", "max_tokens = 5")), "", "");
     assert!(shows(&screen(&mut state, 80, 24), "copy 1.000 • 0.500"));
 }
@@ -325,7 +325,7 @@ fn text_that_does_not_fit_scrolls() {
     press(&mut state, Key::PageUp);
     let drawn = screen(&mut state, 80, 24);
     assert!(shows(&drawn, "line 30.") && shows(&drawn, " log, 31-34 of 42 "), "{drawn:#?}");
-    // It stays at what is read, at the beginning too.
+    // A scrolled-up log stays at its lines, also while more are added.
     state.say("and more\n");
     assert!(shows(&screen(&mut state, 80, 24), " log, 31-34 of 43 "));
     press(&mut state, Key::Home);

@@ -1,6 +1,6 @@
 //! Elementary functions that are compiled ahead for the widest vectors of a processor: 512 or 256 bits, where
-//! the code generator has 128 on every machine. They are the same programs ([`mopd_ops::f32_ops`]), so they
-//! compute the same bits.
+//! the code generator has 128 on every machine. They are compiled from the same programs
+//! ([`mopd_ops::f32_ops`]), so they compute the same bits.
 
 #[cfg(target_arch = "x86_64")]
 mod vectors;
@@ -31,8 +31,8 @@ macro_rules! programs {
             }
         })*
 
-        /// The precompiled function for this processor, if there is one. `fused`: a multiplication and an
-        /// addition are rounded once.
+        /// The precompiled function for this processor, if there is one. `fused`: whether a multiplication
+        /// and an addition are rounded once.
         pub(super) fn find(function: Function, fused: bool) -> Option<Precompiled> {
             match function {
                 $(Function::$name => compiled::<$name>(fused),)*
@@ -90,7 +90,7 @@ mod tests {
                 for from in [&numbers[..], &numbers[1..8], &numbers[..1], &[]] {
                     // Memory after the result must not change.
                     let mut to = vec![7.5f32; from.len() + 1];
-                    // SAFETY: both have so many numbers, and the instructions were asked for.
+                    // SAFETY: both have this many numbers, and the processor was tested for the instructions.
                     unsafe { compiled(from.as_ptr(), to.as_mut_ptr(), from.len()) };
                     assert_eq!(to.pop(), Some(7.5));
                     for (x, found) in from.iter().zip(to) {

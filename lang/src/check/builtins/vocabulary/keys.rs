@@ -1,220 +1,244 @@
 //! The settings of every block.
 
 use super::{
-    ALIGNMENTS, BUDGETS, CHARGES, DEVICES, DTYPES, FORMATS, KEEPS, MERGES, ORIGINS, REVEALS, SettingKey,
-    TOKENIZERS, Takes,
+    ALIGNMENTS, ArgumentKind, BUDGETS, CHARGES, DEVICES, DTYPES, FORMATS, KEEPS, MERGES, ORIGINS, REVEALS,
+    SettingKey, TOKENIZERS,
 };
 
-const fn must(name: &'static str, takes: Takes, doc: &'static str) -> SettingKey {
+const fn req(name: &'static str, takes: ArgumentKind, doc: &'static str) -> SettingKey {
     SettingKey { name, required: true, takes, doc }
 }
 
-const fn may(name: &'static str, takes: Takes, doc: &'static str) -> SettingKey {
+const fn opt(name: &'static str, takes: ArgumentKind, doc: &'static str) -> SettingKey {
     SettingKey { name, required: false, takes, doc }
 }
 
 pub static EXPERIMENT: &[SettingKey] = &[
-    must("seed", Takes::Count, "The first seed; a comparison over `n` seeds runs `seed`, `seed + 1`, ..."),
-    may("out", Takes::Text, "Folder for results; the default is `runs/<experiment>`."),
-    may(
+    req(
+        "seed",
+        ArgumentKind::Count,
+        "The first seed; a comparison over `n` seeds runs `seed`, `seed + 1`, ...",
+    ),
+    opt("out", ArgumentKind::Text, "Folder for results; the default is `runs/<experiment>`."),
+    opt(
         "device",
-        Takes::Words(DEVICES),
+        ArgumentKind::Words(DEVICES),
         "The device; the default is a GPU if there is one, otherwise the CPU.",
     ),
-    may("dtype", Takes::Words(DTYPES), "The compute dtype; `float32` by default."),
-    may(
+    opt("dtype", ArgumentKind::Words(DTYPES), "The compute dtype; `float32` by default."),
+    opt(
         "deterministic",
-        Takes::Truth,
+        ArgumentKind::Truth,
         "Whether a GPU computes the same bits each time; `true` by default. The CPU always does.",
     ),
-    may(
+    opt(
         "tf32",
-        Takes::Truth,
+        ArgumentKind::Truth,
         "Whether a GPU may round the factors of float32 matrix products to TF32; `false` by default.",
     ),
 ];
 
 pub static DOMAIN: &[SettingKey] = &[
-    must(
+    req(
         "prompts",
-        Takes::Dataset,
+        ArgumentKind::Dataset,
         "Training rows with a `prompt` field: a path in quotes, relative to this file, or `dataset(...)`.",
     ),
-    may("tests", Takes::Dataset, "Held-out rows in the same layout, for `compare`."),
-    may(
+    opt("tests", ArgumentKind::Dataset, "Held-out rows in the same layout, for `compare`."),
+    opt(
         "validation",
-        Takes::Dataset,
+        ArgumentKind::Dataset,
         "Rows in the same layout, for `validate`: no stage is trained on them.",
     ),
-    may("fields", Takes::Columns, "Fields in columns with other names: `columns(prompt: question)`."),
-    may(
+    opt("fields", ArgumentKind::Columns, "Fields in columns with other names: `columns(prompt: question)`."),
+    opt(
         "format",
-        Takes::Words(FORMATS),
+        ArgumentKind::Words(FORMATS),
         "How prompts are passed to a model; required if the model is loaded, otherwise `text` by default.",
     ),
-    may(
+    opt(
         "system",
-        Takes::Text,
+        ArgumentKind::Text,
         "With `format = chat`: the system message of every conversation that has none.",
     ),
-    must(
+    req(
         "reward",
-        Takes::Reward,
+        ArgumentKind::Reward,
         "The reward of a completion, from 0 to 1, or any number with `range: any`.",
     ),
-    may("share", Takes::Number, "Share of the prompts if several domains are mixed; all shares add up to 1."),
-    may("limits", Takes::Count, "Longest completion in this domain: `limits = 4096 tokens`."),
+    opt(
+        "share",
+        ArgumentKind::Number,
+        "Share of the prompts if several domains are mixed; all shares add up to 1.",
+    ),
+    opt("limits", ArgumentKind::Count, "Longest completion in this domain: `limits = 4096 tokens`."),
 ];
 
 pub static COMPARE: &[SettingKey] = &[
-    must("models", Takes::Models, "The rows of the table: a list of models and families."),
-    may("score", Takes::Score, "How scores are scaled: `normalized(zero: start, one: expert)`."),
-    may("on", Takes::Benchmarks, "The columns: a list of domains and `eval`s; all domains by default."),
-    may("metrics", Takes::Metrics, "Further metrics of a cell: `[pass_at(16), distinct]`."),
-    must("samples", Takes::Count, "Completions of each test prompt."),
-    must("temperature", Takes::Number, "Sampling temperature; 0 is greedy decoding."),
-    must("max_tokens", Takes::Count, "Longest completion, in tokens."),
-    may(
+    req("models", ArgumentKind::Models, "The rows of the table: a list of models and families."),
+    opt("score", ArgumentKind::Score, "How scores are scaled: `normalized(zero: start, one: expert)`."),
+    opt(
+        "on",
+        ArgumentKind::Benchmarks,
+        "The columns: a list of domains and `eval`s; all domains by default.",
+    ),
+    opt("metrics", ArgumentKind::Metrics, "Further metrics of a cell: `[pass_at(16), distinct]`."),
+    req("samples", ArgumentKind::Count, "Completions of each test prompt."),
+    req("temperature", ArgumentKind::Number, "Sampling temperature; 0 is greedy decoding."),
+    req("max_tokens", ArgumentKind::Count, "Longest completion, in tokens."),
+    opt(
         "top_p",
-        Takes::Number,
+        ArgumentKind::Number,
         "Nucleus (top-p) sampling: draws from the most probable entries with at least this mass; off by \
          default.",
     ),
-    may("top_k", Takes::Count, "Top-k sampling: draws from this many entries; off by default."),
-    may("stop", Takes::Texts, "A completion ends after the first of these texts."),
-    may("seeds", Takes::Count, "Number of seeds that the whole experiment is run with; 1 by default."),
-    may("prompts", Takes::Count, "Number of test prompts, the first ones; all by default."),
-    may("budget", Takes::Words(BUDGETS), "The quantity that every row must have spent the same amount of."),
-    may("teachers", Takes::Words(CHARGES), "Whether what the teachers spent counts towards `budget`."),
+    opt("top_k", ArgumentKind::Count, "Top-k sampling: draws from this many entries; off by default."),
+    opt("stop", ArgumentKind::Texts, "A completion ends after the first of these texts."),
+    opt("seeds", ArgumentKind::Count, "Number of seeds that the whole experiment is run with; 1 by default."),
+    opt("prompts", ArgumentKind::Count, "Number of test prompts, the first ones; all by default."),
+    opt(
+        "budget",
+        ArgumentKind::Words(BUDGETS),
+        "The quantity that every row must have spent the same amount of.",
+    ),
+    opt("teachers", ArgumentKind::Words(CHARGES), "Whether what the teachers spent counts towards `budget`."),
 ];
 
 pub static EVAL: &[SettingKey] = &[
-    must(
+    req(
         "prompts",
-        Takes::Text,
+        ArgumentKind::Text,
         "JSON lines with a `prompt` field, relative to this file: prompts that no model is trained on.",
     ),
-    may("fields", Takes::Columns, "Fields in columns with other names: `columns(prompt: question)`."),
-    may(
+    opt("fields", ArgumentKind::Columns, "Fields in columns with other names: `columns(prompt: question)`."),
+    opt(
         "format",
-        Takes::Words(FORMATS),
+        ArgumentKind::Words(FORMATS),
         "How prompts are passed to a model; required if the model is loaded, otherwise `text` by default.",
     ),
-    may(
+    opt(
         "system",
-        Takes::Text,
+        ArgumentKind::Text,
         "With `format = chat`: the system message of every conversation that has none.",
     ),
-    must(
+    req(
         "reward",
-        Takes::Reward,
+        ArgumentKind::Reward,
         "The reward of a completion, from 0 to 1, or any number with `range: any`.",
     ),
-    must("samples", Takes::Count, "Completions of each prompt."),
-    must("temperature", Takes::Number, "Sampling temperature; 0 is greedy decoding."),
-    must("max_tokens", Takes::Count, "Longest completion, in tokens."),
-    may(
+    req("samples", ArgumentKind::Count, "Completions of each prompt."),
+    req("temperature", ArgumentKind::Number, "Sampling temperature; 0 is greedy decoding."),
+    req("max_tokens", ArgumentKind::Count, "Longest completion, in tokens."),
+    opt(
         "top_p",
-        Takes::Number,
+        ArgumentKind::Number,
         "Nucleus (top-p) sampling: draws from the most probable entries with at least this mass; off by \
          default.",
     ),
-    may("top_k", Takes::Count, "Top-k sampling: draws from this many entries; off by default."),
-    may("stop", Takes::Texts, "A completion ends after the first of these texts."),
-    may("metrics", Takes::Metrics, "Further metrics of a cell: `[pass_at(16), distinct]`."),
+    opt("top_k", ArgumentKind::Count, "Top-k sampling: draws from this many entries; off by default."),
+    opt("stop", ArgumentKind::Texts, "A completion ends after the first of these texts."),
+    opt("metrics", ArgumentKind::Metrics, "Further metrics of a cell: `[pass_at(16), distinct]`."),
 ];
 
 pub static TEACHER: &[SettingKey] = &[
-    may("sees", Takes::Template, "What the teacher is shown in place of the plain prompt."),
-    may("temperature", Takes::Number, "Divides its logits; 1 by default."),
-    may(
+    opt("sees", ArgumentKind::Template, "What the teacher is shown in place of the plain prompt."),
+    opt("temperature", ArgumentKind::Number, "Divides its logits; 1 by default."),
+    opt(
         "answers",
-        Takes::Capability,
+        ArgumentKind::Capability,
         "What it returns: `dist`, `top_k(20)`, `sampled` or `text`; `dist` for local weights.",
     ),
-    may(
+    opt(
         "align",
-        Takes::Words(ALIGNMENTS),
+        ArgumentKind::Words(ALIGNMENTS),
         "How the student's tokens are aligned with its input; `positions` by default.",
     ),
-    may(
+    opt(
         "reveals",
-        Takes::Words(REVEALS),
+        ArgumentKind::Words(REVEALS),
         "What it sees at masked positions of the student: `all`, or `later_blocks(0.25)`.",
     ),
-    may(
+    opt(
         "feedback",
-        Takes::Rollout,
+        ArgumentKind::Rollout,
         "The content of `{feedback}` in its template; the verifier's output by default.",
     ),
-    may(
+    opt(
         "origin",
-        Takes::Words(ORIGINS),
+        ArgumentKind::Words(ORIGINS),
         "Whether it descends from the student's checkpoint; required if the file does not determine it.",
     ),
 ];
 
 pub static DEBATE: &[SettingKey] = &[
-    must("rounds", Takes::Count, "Number of turns of each teacher."),
-    must("max_tokens", Takes::Count, "Longest turn, in tokens."),
-    may(
+    req("rounds", ArgumentKind::Count, "Number of turns of each teacher."),
+    req("max_tokens", ArgumentKind::Count, "Longest turn, in tokens."),
+    opt(
         "temperature",
-        Takes::Number,
+        ArgumentKind::Number,
         "Sampling temperature of the turns; 1 by default, 0 is greedy decoding.",
     ),
-    may(
+    opt(
         "sees",
-        Takes::Template,
+        ArgumentKind::Template,
         "What each teacher is shown: usually the prompt and `{transcript}`; the prompt alone by default.",
     ),
-    may(
+    opt(
         "confidence",
-        Takes::Number,
+        ArgumentKind::Number,
         "A confidence that each teacher states in its last turn: `integer(0..=100)`.",
     ),
 ];
 
 /// Settings of `llama`, `qwen2`, `qwen3` and `gemma`.
 pub static DECODER: &[SettingKey] = &[
-    must("layers", Takes::Count, "Number of decoder layers."),
-    must("width", Takes::Count, "Width of the residual stream; divides into `heads` heads of even size."),
-    must("heads", Takes::Count, "Attention heads."),
-    may(
+    req("layers", ArgumentKind::Count, "Number of decoder layers."),
+    req(
+        "width",
+        ArgumentKind::Count,
+        "Width of the residual stream; divides into `heads` heads of even size.",
+    ),
+    req("heads", ArgumentKind::Count, "Attention heads."),
+    opt(
         "key_value_heads",
-        Takes::Count,
+        ArgumentKind::Count,
         "Key-value heads, shared by groups of heads (GQA); `heads` by default.",
     ),
-    may(
+    opt(
         "hidden",
-        Takes::Count,
+        ArgumentKind::Count,
         "Inner width of the feed-forward part; 8/3 of the width by default, rounded up to a multiple of 32.",
     ),
-    must("context", Takes::Count, "Longest sequence in tokens, prompt and completion together."),
-    must(
+    req("context", ArgumentKind::Count, "Longest sequence in tokens, prompt and completion together."),
+    req(
         "tokenizer",
-        Takes::Words(TOKENIZERS),
+        ArgumentKind::Words(TOKENIZERS),
         "The tokenizer: `bytes`, or in quotes the path of a `tokenizer.json` or of a folder that has one.",
     ),
-    may("tied", Takes::Truth, "Whether embedding and `lm_head` are tied; `true` by default."),
-    may("rope_theta", Takes::Number, "Base of the rotary positions; 10,000 by default."),
-    may("norm_epsilon", Takes::Number, "Epsilon of RMSNorm; 1e-5 by default."),
-    may(
+    opt("tied", ArgumentKind::Truth, "Whether embedding and `lm_head` are tied; `true` by default."),
+    opt("rope_theta", ArgumentKind::Number, "Base of the rotary positions; 10,000 by default."),
+    opt("norm_epsilon", ArgumentKind::Number, "Epsilon of RMSNorm; 1e-5 by default."),
+    opt(
         "initial_deviation",
-        Takes::Number,
+        ArgumentKind::Number,
         "Standard deviation of the initial weights; sqrt(2 / (5 width)) by default.",
     ),
 ];
 
 pub static MERGE: &[SettingKey] = &[
-    must("method", Takes::Words(MERGES), "The merge method."),
-    may("scale", Takes::Number, "Factor of the merged differences; every method but `average` needs it."),
-    may(
+    req("method", ArgumentKind::Words(MERGES), "The merge method."),
+    opt(
+        "scale",
+        ArgumentKind::Number,
+        "Factor of the merged differences; every method but `average` needs it.",
+    ),
+    opt(
         "density",
-        Takes::Number,
+        ArgumentKind::Number,
         "`ties`: the fraction of each difference that is kept, as a whole number of its entries, rounded; \
          equals at the bound are kept.",
     ),
-    may("drop", Takes::Number, "`dare`: the fraction of each difference that is dropped at random."),
+    opt("drop", ArgumentKind::Number, "`dare`: the fraction of each difference that is dropped at random."),
 ];
 
 /// Settings of every stage that trains, besides the stage's own.
@@ -222,88 +246,88 @@ macro_rules! stage {
     ($($own:expr,)*) => {
         &[
             $($own,)*
-            must("steps", Takes::Count, "Optimizer steps, or `2 epochs`: passes over the prompts."),
-            must("lr", Takes::Schedule, "The learning rate: a number or a schedule."),
-            may(
+            req("steps", ArgumentKind::Count, "Optimizer steps, or `2 epochs`: passes over the prompts."),
+            req("lr", ArgumentKind::Schedule, "The learning rate: a number or a schedule."),
+            opt(
                 "optimizer",
-                Takes::Optimizer,
+                ArgumentKind::Optimizer,
                 "`adamw(...)`, `sgd(...)` or `private_adamw(...)`; `adamw` with its defaults by default."
             ),
-            may(
+            opt(
                 "reference",
-                Takes::Model,
+                ArgumentKind::Model,
                 "The frozen model of the role `reference`; a family has one per domain."
             ),
-            may("sees", Takes::Template, "What the student is shown in place of the plain prompt."),
-            may("passes", Takes::Count, "Updates from each batch of rollouts; 1 by default."),
-            may(
+            opt("sees", ArgumentKind::Template, "What the student is shown in place of the plain prompt."),
+            opt("passes", ArgumentKind::Count, "Updates from each batch of rollouts; 1 by default."),
+            opt(
                 "filter",
-                Takes::Condition,
+                ArgumentKind::Condition,
                 "Trains only on prompts for which this holds, one boolean per prompt."
             ),
-            may(
+            opt(
                 "priority",
-                Takes::Formula,
+                ArgumentKind::Formula,
                 "Prompts with larger numbers come first, one number per prompt, measured before steps."
             ),
-            may(
+            opt(
                 "refresh",
-                Takes::Count,
+                ArgumentKind::Count,
                 "Steps after which filter and priority are measured again of all prompts; never by default."
             ),
-            may(
+            opt(
                 "shares",
-                Takes::Formula,
+                ArgumentKind::Formula,
                 "What the domains' shares of a step's prompts are proportional to, one number per domain: \
                  `0.1 + state.gap`."
             ),
-            may(
+            opt(
                 "adapter",
-                Takes::Adapter,
+                ArgumentKind::Adapter,
                 "Trains small matrices beside frozen weights: `lora(...)` or `dora(...)`."
             ),
-            may(
+            opt(
                 "train_only",
-                Takes::Weights,
+                ArgumentKind::Weights,
                 "The parts of the model that are trained, `[attention, layers(8..=11)]`; all by default."
             ),
-            may("freeze", Takes::Weights, "Parts of the model that are not trained."),
-            may(
+            opt("freeze", ArgumentKind::Weights, "Parts of the model that are not trained."),
+            opt(
                 "micro_batch",
-                Takes::Count,
+                ArgumentKind::Count,
                 "Sequences per forward and backward pass; all of a step by default. Less memory, the same \
                  result up to rounding."
             ),
-            may(
+            opt(
                 "checkpointing",
-                Takes::Layers,
+                ArgumentKind::Layers,
                 "Number of layers, or `all`, that recompute their activations in the backward pass; none by \
                  default. Less memory, more work, the same result up to rounding."
             ),
-            may(
+            opt(
                 "ema",
-                Takes::Number,
+                ArgumentKind::Number,
                 "Makes the exponential moving average of the weights, with this decay, the output of the \
                  stage."
             ),
-            may(
+            opt(
                 "extrapolate",
-                Takes::Formula,
+                ArgumentKind::Formula,
                 "Extrapolates the weights beyond the updates so far: `extrapolate(factor: 2, ...)`."
             ),
-            may(
+            opt(
                 "validate",
-                Takes::Formula,
+                ArgumentKind::Formula,
                 "Computes the validation loss as it trains: `validate(target: answer, every: 10 steps)`."
             ),
-            may(
+            opt(
                 "guards",
-                Takes::Guards,
+                ArgumentKind::Guards,
                 "What to do when the numbers of steps go wrong: `[warn(entropy < 0.1, for: 10 steps)]`."
             ),
-            may(
+            opt(
                 "gradient_alignment",
-                Takes::Formula,
+                ArgumentKind::Formula,
                 "Compares the gradients of terms or domains as it trains: `gradient_alignment(every: 20 steps)`."
             ),
         ]
@@ -311,120 +335,128 @@ macro_rules! stage {
 }
 
 pub static SFT: &[SettingKey] = stage![
-    may("target", Takes::Field, "The field of the data to imitate; or write `rollout`."),
-    may(
+    opt("target", ArgumentKind::Field, "The field of the data to imitate; or write `rollout`."),
+    opt(
         "rollout",
-        Takes::Rollout,
+        ArgumentKind::Rollout,
         "Imitate completions, usually the routed teachers': `from(teacher, ...)`; or write `target`."
     ),
-    may("keep", Takes::Words(KEEPS), "Which rollouts of the teachers are imitated."),
-    must("batch", Takes::Count, "Sequences per step; or write `prompts`."),
-    may("prompts", Takes::Count, "Prompts per step; or write `batch`."),
-    may("objective", Takes::Objective, "The objective; `std.sft.nll` by default."),
+    opt("keep", ArgumentKind::Words(KEEPS), "Which rollouts of the teachers are imitated."),
+    req("batch", ArgumentKind::Count, "Sequences per step; or write `prompts`."),
+    opt("prompts", ArgumentKind::Count, "Prompts per step; or write `batch`."),
+    opt("objective", ArgumentKind::Objective, "The objective; `std.sft.nll` by default."),
 ];
 
 pub static GRPO: &[SettingKey] = stage![
-    must("prompts", Takes::Count, "Prompts per step; or write `batch`."),
-    may("batch", Takes::Count, "Sequences per step; or write `prompts`."),
-    must("samples", Takes::Count, "Samples of each prompt: the size of a group."),
-    must("max_tokens", Takes::Schedule, "Longest completion, in tokens: a number or a schedule."),
-    may("temperature", Takes::Number, "Sampling temperature of the rollouts; 1 by default."),
-    may(
+    req("prompts", ArgumentKind::Count, "Prompts per step; or write `batch`."),
+    opt("batch", ArgumentKind::Count, "Sequences per step; or write `prompts`."),
+    req("samples", ArgumentKind::Count, "Samples of each prompt: the size of a group."),
+    req("max_tokens", ArgumentKind::Schedule, "Longest completion, in tokens: a number or a schedule."),
+    opt("temperature", ArgumentKind::Number, "Sampling temperature of the rollouts; 1 by default."),
+    opt(
         "top_p",
-        Takes::Number,
+        ArgumentKind::Number,
         "Nucleus (top-p) sampling of the rollouts: draws from the most probable entries with at least this \
          mass; off by default."
     ),
-    may(
+    opt(
         "top_k",
-        Takes::Count,
+        ArgumentKind::Count,
         "Top-k sampling of the rollouts: draws from this many entries; off by default."
     ),
-    may("stop", Takes::Texts, "A completion ends after the first of these texts."),
-    may(
+    opt("stop", ArgumentKind::Texts, "A completion ends after the first of these texts."),
+    opt(
         "rollout",
-        Takes::Rollout,
+        ArgumentKind::Rollout,
         "A rollout in place of `samples`, `max_tokens`, `temperature` and similar settings."
     ),
-    may("objective", Takes::Objective, "The objective; `std.rl.grpo_loss` by default."),
+    opt("objective", ArgumentKind::Objective, "The objective; `std.rl.grpo_loss` by default."),
 ];
 
 pub static DISTILL: &[SettingKey] = stage![
-    must("objective", Takes::Objective, "The objective, such as `mopd` of `std.opd`."),
-    must(
+    req("objective", ArgumentKind::Objective, "The objective, such as `mopd` of `std.opd`."),
+    req(
         "rollout",
-        Takes::Rollout,
+        ArgumentKind::Rollout,
         "Where completions come from: `sample(...)`, `from(teacher, ...)`, `data(field)`, ..."
     ),
-    must("prompts", Takes::Count, "Prompts per step; or write `batch`."),
-    may("batch", Takes::Count, "Sequences per step; or write `prompts`."),
-    may("domains", Takes::Domains, "The domains trained on; all by default."),
+    req("prompts", ArgumentKind::Count, "Prompts per step; or write `batch`."),
+    opt("batch", ArgumentKind::Count, "Sequences per step; or write `prompts`."),
+    opt("domains", ArgumentKind::Domains, "The domains trained on; all by default."),
 ];
 
 pub static DPO: &[SettingKey] = stage![
-    must("chosen", Takes::Rollout, "The preferred completions."),
-    must("rejected", Takes::Rollout, "The rejected completions."),
-    must("beta", Takes::Schedule, "Strength of the anchor to the reference."),
-    must("batch", Takes::Count, "Pairs per step; or write `prompts`."),
-    may("prompts", Takes::Count, "Prompts per step; or write `batch`."),
+    req("chosen", ArgumentKind::Rollout, "The preferred completions."),
+    req("rejected", ArgumentKind::Rollout, "The rejected completions."),
+    req("beta", ArgumentKind::Schedule, "Strength of the anchor to the reference."),
+    req("batch", ArgumentKind::Count, "Pairs per step; or write `prompts`."),
+    opt("prompts", ArgumentKind::Count, "Prompts per step; or write `batch`."),
 ];
 
 /// Settings of all steps of a `train`, unless a step has its own.
 pub static TRAIN: &[SettingKey] = stage![
-    may("prompts", Takes::Count, "Prompts per step; or write `batch`."),
-    may("batch", Takes::Count, "Sequences per step; or write `prompts`."),
-    may("domains", Takes::Domains, "The domains trained on; all by default."),
-    may("rollout", Takes::Rollout, "Where completions come from."),
+    opt("prompts", ArgumentKind::Count, "Prompts per step; or write `batch`."),
+    opt("batch", ArgumentKind::Count, "Sequences per step; or write `prompts`."),
+    opt("domains", ArgumentKind::Domains, "The domains trained on; all by default."),
+    opt("rollout", ArgumentKind::Rollout, "Where completions come from."),
 ];
 
 /// Settings of `trains name = model { ... }`.
 pub static MEMBER: &[SettingKey] =
-    &[may("sees", Takes::Template, "What the model is shown in place of the plain prompt.")];
+    &[opt("sees", ArgumentKind::Template, "What the model is shown in place of the plain prompt.")];
 
 /// Settings of one kind of update of a `train`.
 pub static STEP: &[SettingKey] = stage![
-    must("updates", Takes::Model, "The trained model that this step updates."),
-    must("objective", Takes::Objective, "The objective; `student` in it is the model that the step updates."),
-    may("every", Takes::Count, "Steps between two updates; 1 by default."),
-    may("rollout", Takes::Rollout, "Where completions come from; optional if every term has its own."),
-    may("prompts", Takes::Count, "Prompts per step; or write `batch`."),
-    may("batch", Takes::Count, "Sequences per step; or write `prompts`."),
-    may("domains", Takes::Domains, "The domains trained on; all by default."),
+    req("updates", ArgumentKind::Model, "The trained model that this step updates."),
+    req(
+        "objective",
+        ArgumentKind::Objective,
+        "The objective; `student` in it is the model that the step updates."
+    ),
+    opt("every", ArgumentKind::Count, "Steps between two updates; 1 by default."),
+    opt("rollout", ArgumentKind::Rollout, "Where completions come from; optional if every term has its own."),
+    opt("prompts", ArgumentKind::Count, "Prompts per step; or write `batch`."),
+    opt("batch", ArgumentKind::Count, "Sequences per step; or write `prompts`."),
+    opt("domains", ArgumentKind::Domains, "The domains trained on; all by default."),
 ];
 
 pub static OBJECTIVE: &[SettingKey] = &[
-    may("select", Takes::Condition, "Which tokens are trained on: a boolean per token or sequence."),
-    may("weight", Takes::Formula, "The weight of each token, detached."),
-    may(
+    opt("select", ArgumentKind::Condition, "Which tokens are trained on: a boolean per token or sequence."),
+    opt("weight", ArgumentKind::Formula, "The weight of each token, detached."),
+    opt(
         "temperature",
-        Takes::Number,
+        ArgumentKind::Number,
         "Divides the logits of every `logp`. By default that of the rollout if the student samples the \
          completions, otherwise 1.",
     ),
-    must("reduce", Takes::Reduce, "How tokens and sequences are reduced to one number."),
+    req("reduce", ArgumentKind::Reduce, "How tokens and sequences are reduced to one number."),
 ];
 
 pub static TERM: &[SettingKey] = &[
-    may("when", Takes::Condition, "Where the term applies: a boolean per token or sequence."),
-    may("weight", Takes::Formula, "The weight of each token in this term."),
-    may("reduce", Takes::Reduce, "How this term alone is averaged."),
-    may("data", Takes::Rollout, "The completions that this term is trained on; the stage's by default."),
+    opt("when", ArgumentKind::Condition, "Where the term applies: a boolean per token or sequence."),
+    opt("weight", ArgumentKind::Formula, "The weight of each token in this term."),
+    opt("reduce", ArgumentKind::Reduce, "How this term alone is averaged."),
+    opt(
+        "data",
+        ArgumentKind::Rollout,
+        "The completions that this term is trained on; the stage's by default.",
+    ),
 ];
 
 /// Settings of `by domain { ... }` after a `reduce`.
 pub static BALANCE: &[SettingKey] = &[
-    may(
+    opt(
         "target",
-        Takes::Number,
+        ArgumentKind::Number,
         "Share of the loss that each domain should have; its share of the batch's prompts by default.",
     ),
-    may(
+    opt(
         "follow_gap",
-        Takes::Number,
+        ArgumentKind::Number,
         "Exponent of a domain's mean signal relative to all domains': 1, the default, feeds what is far from its teacher.",
     ),
-    may("clamp", Takes::Number, "Bounds of that power: `0.05..=20`."),
-    may("observe", Takes::Truth, "Computes and records the factors without applying them."),
+    opt("clamp", ArgumentKind::Number, "Bounds of that power: `0.05..=20`."),
+    opt("observe", ArgumentKind::Truth, "Computes and records the factors without applying them."),
 ];
 
 /// Every block that has settings: an item such as `domain`, a stage such as `grpo`.

@@ -1,4 +1,4 @@
-//! Words of fixed lists, types and signals.
+//! The words of fixed lists, with types, signals and parts of roles.
 
 use super::{SignalName, Word};
 
@@ -6,7 +6,7 @@ const fn word(name: &'static str, doc: &'static str) -> Word {
     Word { name, doc }
 }
 
-const fn seen(name: &'static str, shape: &'static str, doc: &'static str) -> SignalName {
+const fn signal_name(name: &'static str, shape: &'static str, doc: &'static str) -> SignalName {
     SignalName { name, shape, doc }
 }
 
@@ -164,90 +164,102 @@ pub static TYPES: &[Word] = &[
 ];
 
 pub static SIGNALS: &[SignalName] = &[
-    seen("student", "role", "The model being trained."),
-    seen("teacher", "role", "The teacher that the route chose for the prompt."),
-    seen("reference", "role", "A frozen model that the stage names with `reference = ...`."),
-    seen("sampler", "role", "The policy that generated the tokens, at the temperature it used."),
-    seen(
+    signal_name("student", "role", "The model being trained."),
+    signal_name("teacher", "role", "The teacher that the route chose for the prompt."),
+    signal_name("reference", "role", "A frozen model that the stage names with `reference = ...`."),
+    signal_name("sampler", "role", "The policy that generated the tokens, at the temperature it used."),
+    signal_name(
         "ratio",
         "ratio[token]",
         "The importance ratio `exp(student.logp - sampler.logp)`, both at the sampling temperature.",
     ),
-    seen("reward", "real[sequence]", "The reward of the completion; `reward.<part>` is one part of it."),
-    seen("correct", "bool[sequence]", "`reward >= 1`."),
-    seen(
+    signal_name(
+        "reward",
+        "real[sequence]",
+        "The reward of the completion; `reward.<part>` is one part of it.",
+    ),
+    signal_name("correct", "bool[sequence]", "`reward >= 1`."),
+    signal_name(
         "selected",
         "bool[token]",
         "Whether the objective's `select` holds: `mean(x, over: batch, among: selected)` is over these \
          tokens only.",
     ),
-    seen("position", "count[token]", "Index of the token in its completion, from 0."),
-    seen("remaining", "count[token]", "Number of tokens after this one in the completion, 0 for the last."),
-    seen("turn", "count[token]", "Index of the token's turn, from 0."),
-    seen("block", "count[token]", "Index of the token's block, from 0."),
-    seen("head", "count[token]", "The output head that generated the token, from 0."),
-    seen(
+    signal_name("position", "count[token]", "Index of the token in its completion, from 0."),
+    signal_name(
+        "remaining",
+        "count[token]",
+        "Number of tokens after this one in the completion, 0 for the last.",
+    ),
+    signal_name("turn", "count[token]", "Index of the token's turn, from 0."),
+    signal_name("block", "count[token]", "Index of the token's block, from 0."),
+    signal_name("head", "count[token]", "The output head that generated the token, from 0."),
+    signal_name(
         "offset",
         "count[token]",
         "Place of a token in a rejected draft, from 1 at the first that was rejected; 0 if it was accepted.",
     ),
-    seen(
+    signal_name(
         "accepted",
         "bool[token]",
         "Whether the token is of the completion: drafted and accepted by the teacher, or the teacher's own. \
          Otherwise it is of a draft, from the first rejected token on.",
     ),
-    seen("masked", "bool[token]", "Whether the denoiser has not filled this position yet."),
-    seen("length", "count[sequence]", "Number of completion tokens."),
-    seen("truncated", "bool[sequence]", "Whether the completion was cut off before its end token."),
-    seen("progress", "fraction[run]", "step / steps, from 0 at the first step towards 1."),
-    seen("step", "count[run]", "The step, from 0."),
-    seen(
+    signal_name("masked", "bool[token]", "Whether the denoiser has not filled this position yet."),
+    signal_name("length", "count[sequence]", "Number of completion tokens."),
+    signal_name("truncated", "bool[sequence]", "Whether the completion was cut off before its end token."),
+    signal_name("progress", "fraction[run]", "step / steps, from 0 at the first step towards 1."),
+    signal_name("step", "count[run]", "The step, from 0."),
+    signal_name(
         "loss",
         "number[run]",
         "The loss of the previous step, 1 at the first step; `loss.<term>` is that of one term before \
          `weight`, `loss.validation` that on the validation rows. Where a `state` moves, at the end of a step, and in \
          the `gain` of `learned(...)`, it is that of this step.",
     ),
-    seen("vocab_size", "count[run]", "Number of tokens of the student's tokenizer."),
+    signal_name("vocab_size", "count[run]", "Number of tokens of the student's tokenizer."),
 ];
 
-/// What follows a role and a dot.
+/// The parts of a role, which follow a dot.
 pub static PARTS: &[SignalName] = &[
-    seen(
+    signal_name(
         "logp",
         "logp[token]",
         "Log-probability of the sampled token, at the student's sampling temperature.",
     ),
-    seen("entropy", "nats[token]", "Entropy of the next-token distribution."),
-    seen("top1", "prob[token]", "Largest probability of the next-token distribution."),
-    seen("rank", "count[token]", "Rank of the sampled token, 1 for the most probable."),
-    seen("dist", "distribution[token]", "The next-token distribution, an argument of divergences only."),
-    seen("end_logp", "logp[token]", "Log-probability of ending here."),
-    seen("mean", "real[token]", "Mean of a continuous action or of a denoising step."),
-    seen("deviation", "real[token]", "Its standard deviation."),
-    seen(
+    signal_name("entropy", "nats[token]", "Entropy of the next-token distribution."),
+    signal_name("top1", "prob[token]", "Largest probability of the next-token distribution."),
+    signal_name("rank", "count[token]", "Rank of the sampled token, 1 for the most probable."),
+    signal_name(
+        "dist",
+        "distribution[token]",
+        "The next-token distribution, an argument of divergences only.",
+    ),
+    signal_name("end_logp", "logp[token]", "Log-probability of ending here."),
+    signal_name("mean", "real[token]", "Mean of a continuous action or of a denoising step."),
+    signal_name("deviation", "real[token]", "Its standard deviation."),
+    signal_name(
         "value",
         "real[token]",
         "The output of a scalar head before the token: what a critic expects from there on.",
     ),
-    seen(
+    signal_name(
         "correct",
         "bool[sequence]",
         "Of a teacher by name, such as a model that is trained beside the student: whether a completion of its own is right.",
     ),
-    seen("score", "real[sequence]", "The output of a scalar head at the end of the completion."),
-    seen(
+    signal_name("score", "real[sequence]", "The output of a scalar head at the end of the completion."),
+    signal_name(
         "confidence",
         "prob[token]",
         "The output of an acceptance head for the token; for a panel's member, its stated confidence.",
     ),
 ];
 
-/// What follows `span.`
+/// The usual spans, which follow `span.`
 pub static SPANS: &[SignalName] = &[
-    seen("answer", "bool[token]", "Inside the answer."),
-    seen("think", "bool[token]", "Inside the reasoning."),
-    seen("tool", "bool[token]", "Inside a tool call."),
-    seen("final_turn", "bool[token]", "Inside the last turn."),
+    signal_name("answer", "bool[token]", "Inside the answer."),
+    signal_name("think", "bool[token]", "Inside the reasoning."),
+    signal_name("tool", "bool[token]", "Inside a tool call."),
+    signal_name("final_turn", "bool[token]", "Inside the last turn."),
 ];

@@ -1,4 +1,4 @@
-//! Which names of the run an expression sees, by where it stands: the same rules as the evaluator's.
+//! The contexts of expressions, which decide the visible names of the run, by the evaluator's rules.
 
 use super::NameTarget;
 use super::walk::{Scope, Walk};
@@ -7,12 +7,12 @@ use crate::syntax::ast::{Expr, ExprKind};
 
 use crate::check::builtins::Builtin;
 use crate::check::builtins::declare::BuiltinParameter;
-use crate::check::builtins::vocabulary::{self, SettingKey, Takes};
+use crate::check::builtins::vocabulary::{self, ArgumentKind, SettingKey};
 use crate::check::formulas::signals::number_of_run;
-use crate::check::teachers::templates::{Stretch, part_of_slot, slot_expression, stretches};
+use crate::check::teachers::templates::{TextSegment, part_of_slot, slot_expression, stretches};
 use crate::check::values::evaluate::EvaluationContext;
 
-/// Whether a name that is not local is a name of the run there, whatever the file declares.
+/// Whether a name that is not local is a name of the run in this context, even if the file declares it.
 pub(super) fn is_of_run(name: &str, context: EvaluationContext) -> bool {
     match context {
         EvaluationContext::Constant => false,
@@ -24,18 +24,18 @@ pub(super) fn is_of_run(name: &str, context: EvaluationContext) -> bool {
     }
 }
 
-/// The value of a setting.
+/// The scope of a setting's value.
 pub(super) fn of_setting(scope: Scope, key: &SettingKey) -> Scope {
     match (key.takes, key.name) {
-        (Takes::Guards, _) => scope.within(EvaluationContext::Guard),
-        (Takes::Schedule, _) | (_, "shares") => scope.within(EvaluationContext::Schedule),
+        (ArgumentKind::Guards, _) => scope.within(EvaluationContext::Guard),
+        (ArgumentKind::Schedule, _) | (_, "shares") => scope.within(EvaluationContext::Schedule),
         // A condition on completions, in an objective or in the stage that uses it.
-        (Takes::Condition, _) | (_, "priority") => scope.within(EvaluationContext::Objective),
+        (ArgumentKind::Condition, _) | (_, "priority") => scope.within(EvaluationContext::Objective),
         _ => scope,
     }
 }
 
-/// An argument of a built-in.
+/// The scope of an argument of a built-in.
 pub(super) fn of_argument(scope: Scope, builtin: &Builtin, parameter: &BuiltinParameter) -> Scope {
     match (builtin.name, parameter.name) {
         // Schedules move by numbers that are measured after a step.
@@ -44,32 +44,36 @@ pub(super) fn of_argument(scope: Scope, builtin: &Builtin, parameter: &BuiltinPa
         ("dataset", "filter") => scope.within(EvaluationContext::Objective),
         ("warn" | "stop" | "lower_lr", "condition") | ("initial" | "recent", "x") => scope,
         ("warn" | "stop" | "lower_lr" | "initial" | "recent", _) => scope.within(EvaluationContext::Constant),
-        _ if matches!(parameter.takes, Takes::Schedule) => scope.within(EvaluationContext::Schedule),
+        _ if matches!(parameter.takes, ArgumentKind::Schedule) => scope.within(EvaluationContext::Schedule),
         _ => scope,
     }
 }
 
 impl Walk<'_> {
-    /// The slots of a text.
+    /// Visits the slots of a text.
     pub(super) fn template(&mut self, scope: &Scope, text: &Expr) {
         let sources = self.sources;
         // Faulty texts have been reported.
         let Ok(stretches) = stretches(sources.text(text.span), text.span) else { return };
         for stretch in stretches {
-            let Stretch::Slot(span) = stretch else { continue };
+            let TextSegment::Slot(span) = stretch else { continue };
             let Some(expr) = slot_expression(span, sources.text(span)).0 else { continue };
             match part_of_slot(&expr) {
                 Some((_, slot, share)) => {
                     self.slot(scope, &slot.value);
-                    self.place(&scope.within(EvaluationContext::Schedule), &share.value, Takes::Schedule);
+                    self.place(
+                        &scope.within(EvaluationContext::Schedule),
+                        &share.value,
+                        ArgumentKind::Schedule,
+                    );
                 }
                 None => self.slot(scope, &expr),
             }
         }
     }
 
-    /// A slot: a parameter, or what the data or the run has under this name, before any item of the file.
-    /// Anything that is not a slot is a number.
+    /// Visits a slot: a parameter, or a field of the data or name of the run, before any item of the file.
+    /// Any other expression in braces is a number.
     fn slot(&mut self, scope: &Scope, expr: &Expr) {
         let inner = &scope.within(EvaluationContext::Objective);
         match &expr.kind {

@@ -21,11 +21,11 @@ impl Walk<'_> {
             let Some(name) = declared_name(&item.kind).filter(|name| name.span.file == file) else {
                 continue;
             };
-            let Some(kind) = SymbolKind::of(&item.kind) else { continue };
+            let Some(kind) = SymbolKind::from_item(&item.kind) else { continue };
             let parameters = signature(&item.kind).map_or(&[][..], |(_, parameters)| parameters);
             let id = ItemId { module, index };
             let info = match self.modules.progress.get(&id) {
-                Some(ItemProgress::Done(value)) if !kind.is_callable() => ValueInfo::of(value),
+                Some(ItemProgress::Done(value)) if !kind.is_callable() => ValueInfo::from_value(value),
                 Some(ItemProgress::Repeated { info, .. }) => info.clone(),
                 _ => None,
             };
@@ -49,7 +49,7 @@ impl Walk<'_> {
         }
     }
 
-    /// The bindings of a teacher's `where`, the models and steps of a `train` stage.
+    /// Declares the bindings of a teacher's `where`, and the models and steps of a `train` stage.
     fn declare_parts(&mut self, value: &Expr) {
         match &value.kind {
             ExprKind::Where { bindings, .. } => {
@@ -71,7 +71,7 @@ impl Walk<'_> {
         }
     }
 
-    /// A name that [`Self::declare_parts`] has declared, or else a new one, visible from here on.
+    /// Makes a name visible from here on: the symbol of [`Self::declare_parts`], or else a new one.
     pub(super) fn bind_part(&mut self, name: &Name, kind: SymbolKind, extent: Span) {
         match self.parts.get(&name.span) {
             Some(known) => self.locals.push((name.text.clone(), NameTarget::Symbol(*known))),

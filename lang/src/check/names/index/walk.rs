@@ -1,4 +1,4 @@
-//! The walk over the trees that finds every name and what it refers to.
+//! The walk over the trees that finds every name and its target.
 
 use rustc_hash::FxHashMap;
 
@@ -12,13 +12,13 @@ use crate::syntax::ast::{
 };
 
 use crate::check::builtins;
-use crate::check::builtins::vocabulary::{self, SettingKey, Takes, Word};
+use crate::check::builtins::vocabulary::{self, ArgumentKind, SettingKey, Word};
 use crate::check::formulas::divergences::COMMON;
 use crate::check::names::modules::{ItemId, ModuleId, Modules, declared_name};
 use crate::check::teachers::mentions_logits;
 use crate::check::values::evaluate::EvaluationContext;
 
-/// Names, their uses and the trees of all files, in no order.
+/// Walks all files and returns their symbols, uses and trees, not yet sorted.
 pub(super) fn walk(modules: &Modules, sources: &Sources, facts: RecordedValues) -> NameIndex {
     let mut walk = Walk {
         modules,
@@ -46,11 +46,11 @@ pub(super) fn walk(modules: &Modules, sources: &Sources, facts: RecordedValues) 
     walk.index
 }
 
-/// Which names an expression sees, besides the locals.
+/// The scope of an expression: with the locals, it determines the names that are visible.
 #[derive(Clone, Copy)]
 pub(in crate::check) struct Scope {
     pub(super) module: ModuleId,
-    /// How the evaluator would read it: names of the run come before the file's items.
+    /// The evaluator's context of the expression. Names of the run come before the file's items.
     pub(super) context: EvaluationContext,
 }
 
@@ -117,7 +117,7 @@ impl Walk<'_> {
             }
             ItemKind::Template { parameters, text, .. } => {
                 self.parameters(scope, id, parameters);
-                self.place(scope, text, Takes::Template);
+                self.place(scope, text, ArgumentKind::Template);
             }
             ItemKind::Rollout { parameters, body, .. } => {
                 self.parameters(scope, id, parameters);
@@ -163,7 +163,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Defaults see only the file's items; the parameters are bound afterwards.
+    /// Visits parameters. Defaults see only the file's items; the parameters are bound after them.
     fn parameters(&mut self, scope: &Scope, id: ItemId, parameters: &[Parameter]) {
         for default in parameters.iter().filter_map(|parameter| parameter.default.as_ref()) {
             self.expr(scope, default);
@@ -249,7 +249,7 @@ impl Walk<'_> {
         moved.into_iter().for_each(|next| self.expr(scope, next));
     }
 
-    /// A value, once per element of its index if it has one.
+    /// Visits a value, with the variable of its index bound if it has one.
     fn indexed(&mut self, scope: &Scope, index: Option<&Family>, value: &Expr) {
         let outer = self.locals.len();
         if let Some(index) = index {
@@ -261,7 +261,7 @@ impl Walk<'_> {
 
     fn block(&mut self, scope: &Scope, block: &Block, keys: &'static [SettingKey]) {
         let outer = self.locals.len();
-        // Each of the models that are trained together is visible in the settings of all.
+        // The models that are trained together are visible in the settings of all.
         for statement in &block.statements {
             if let Statement::Trains { name, value } = statement {
                 self.bind_part(name, SymbolKind::Trained, name.span.to(value.span));
@@ -293,39 +293,39 @@ impl Walk<'_> {
             self.record(name.span, NameTarget::Key(key));
         }
         let inner = key.map_or(*scope, |key| of_setting(*scope, key));
-        self.place(&inner, value, key.map_or(Takes::Formula, |key| key.takes));
+        self.place(&inner, value, key.map_or(ArgumentKind::Formula, |key| key.takes));
     }
 
-    /// An expression where a bare name may be a word instead.
-    pub(super) fn place(&mut self, scope: &Scope, expr: &Expr, takes: Takes) {
+    /// Visits an expression in which a bare name may be a word.
+    pub(super) fn place(&mut self, scope: &Scope, expr: &Expr, takes: ArgumentKind) {
         match (&expr.kind, takes) {
-            (ExprKind::Name(name), Takes::Words(words)) => {
+            (ExprKind::Name(name), ArgumentKind::Words(words)) => {
                 if let Some(word) = find_word(words, name) {
                     self.record(expr.span, NameTarget::Word(word));
                 }
             }
-            (ExprKind::Name(name), Takes::Support) if name == "full" => {
+            (ExprKind::Name(name), ArgumentKind::Support) if name == "full" => {
                 self.record(expr.span, NameTarget::Word(&vocabulary::FULL[0]))
             }
             // Outside an objective `teacher` does not name the routed teacher.
-            (ExprKind::Name(name), Takes::Teacher) if name == "teacher" => {
+            (ExprKind::Name(name), ArgumentKind::Teacher) if name == "teacher" => {
                 self.expr(&scope.within(EvaluationContext::Objective), expr);
             }
-            (ExprKind::Text(_), Takes::Template) => self.template(scope, expr),
+            (ExprKind::Text(_), ArgumentKind::Template) => self.template(scope, expr),
             // Both sides of a `rewrite` have slots.
-            (ExprKind::Arrow { from, to }, Takes::Text) => {
-                self.place(scope, from, Takes::Template);
-                self.place(scope, to, Takes::Template);
+            (ExprKind::Arrow { from, to }, ArgumentKind::Text) => {
+                self.place(scope, from, ArgumentKind::Template);
+                self.place(scope, to, ArgumentKind::Template);
             }
-            (ExprKind::Name(_), Takes::Field) => self.record(expr.span, NameTarget::Field),
-            (ExprKind::Then { first, second }, Takes::Reduce) => {
+            (ExprKind::Name(_), ArgumentKind::Field) => self.record(expr.span, NameTarget::Field),
+            (ExprKind::Then { first, second }, ArgumentKind::Reduce) => {
                 self.place(scope, first, takes);
                 self.place(scope, second, takes);
             }
-            (ExprKind::Call { callee, arguments, .. }, Takes::Reduce) => {
-                self.place(scope, callee, Takes::Words(vocabulary::REDUCTIONS));
+            (ExprKind::Call { callee, arguments, .. }, ArgumentKind::Reduce) => {
+                self.place(scope, callee, ArgumentKind::Words(vocabulary::REDUCTIONS));
                 for argument in arguments {
-                    self.place(scope, &argument.value, Takes::Words(vocabulary::AXES));
+                    self.place(scope, &argument.value, ArgumentKind::Words(vocabulary::AXES));
                 }
             }
             (ExprKind::By { value, block, .. }, _) => {
@@ -341,7 +341,7 @@ impl Walk<'_> {
                 }
             }
             // A denominator is an expression: `sum(token, over: batch) / sum(w, over: batch)`.
-            (ExprKind::Binary { left, right, .. }, Takes::Reduce) => {
+            (ExprKind::Binary { left, right, .. }, ArgumentKind::Reduce) => {
                 self.place(scope, left, takes);
                 self.expr(scope, right);
             }
@@ -394,7 +394,7 @@ impl Walk<'_> {
                 self.expr(scope, value);
                 self.locals.truncate(outer);
             }
-            ExprKind::Match { .. } | ExprKind::By { .. } => self.place(scope, expr, Takes::Formula),
+            ExprKind::Match { .. } | ExprKind::By { .. } => self.place(scope, expr, ArgumentKind::Formula),
             ExprKind::For { index, carried, body } => {
                 let outer = self.locals.len();
                 if let Some(carried) = carried {
@@ -459,18 +459,18 @@ impl Walk<'_> {
                         None => builtin.parameters.get(position - 1),
                     };
                     inner = parameter.map_or(inner, |parameter| of_argument(inner, builtin, parameter));
-                    parameter.map_or(Takes::Formula, |parameter| parameter.takes)
+                    parameter.map_or(ArgumentKind::Formula, |parameter| parameter.takes)
                 }
                 Some(NameTarget::Symbol(symbol)) => {
                     self.label(symbol, argument);
-                    // The common arguments of every divergence, also of a declared one.
+                    // `support:` and the other arguments common to all divergences, also to declared ones.
                     let divergence = self.index.symbols[symbol.0 as usize].kind == SymbolKind::Divergence;
                     let name = argument.name.as_ref().map(|name| name.text.as_str());
                     let common = name.filter(|name| divergence && COMMON.contains(name));
                     let parameter = common.and_then(|name| builtins::find("kl")?.parameter(name));
-                    parameter.map_or(Takes::Formula, |parameter| parameter.takes)
+                    parameter.map_or(ArgumentKind::Formula, |parameter| parameter.takes)
                 }
-                _ => Takes::Formula,
+                _ => ArgumentKind::Formula,
             };
             self.place(&inner, &argument.value, takes);
         }
@@ -483,7 +483,7 @@ impl Walk<'_> {
         }
     }
 
-    /// `clip_at: 5` names a parameter of the callee.
+    /// Records an argument's name as a use of the callee's parameter: `clip_at: 5`.
     fn label(&mut self, callee: SymbolId, argument: &Argument) {
         let Some(name) = &argument.name else { return };
         let parameter = self.index.parameters(callee).find(|id| self.index.symbol(*id).name == name.text);

@@ -209,7 +209,7 @@ fn a_password_of_the_address_is_used_and_not_shown() {
     let endpoint = format!("http://user:pass%2Fword@{home}/mirror");
     let text = refused(&hub(folder.path(), &endpoint, false));
     assert!(
-        text.contains(&format!(", and http://{home}/mirror answers that org/tiny is at \"nonsense\"")),
+        text.contains(&format!(", and http://{home}/mirror replied that org/tiny is at \"nonsense\"")),
         "{text}"
     );
     assert_eq!(seen.lock().unwrap()[0].header("authorization"), Some("Basic dXNlcjpwYXNzL3dvcmQ="));
@@ -323,9 +323,9 @@ fn answers_that_do_not_end_or_fit_are_refused() {
     };
     case(
         &play(endless("200 OK\r\nTransfer-Encoding: chunked", b"5\r\nhello\r\n")).0,
-        "sent more than such a file can have",
+        "sent more bytes than such a file can have",
     );
-    case(&play(endless("200 OK", b"hello")).0, "does not say how long");
+    case(&play(endless("200 OK", b"hello")).0, "does not report the length");
     case(&play(endless("200 OK\r\nContent-Length: 99999999999", b"hello")).0, "the file has 95367 MiB");
     case(&play(|_, stream| whole(stream, "\r\nContent-Encoding: br", b"x")).0, "compressed");
     case(
@@ -344,12 +344,12 @@ fn answers_that_do_not_end_or_fit_are_refused() {
     let (address, _) = play(endless("200 OK\r\nTransfer-Encoding: chunked", b"5\r\n     \r\n"));
     assert!(
         refused(&hub(folder.path(), &format!("http://{address}"), false))
-            .contains("answers with more than 32 MiB")
+            .contains("its reply is larger than 32 MiB")
     );
 }
 
 #[test]
-fn what_is_kept_of_another_file_is_let_go_of() {
+fn partial_download_of_another_file_is_discarded() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join(".a file.json.incomplete"), vec![0; 5000]).unwrap();
     let (address, _) = play(|asked, stream| match asked.header("range") {
@@ -387,7 +387,7 @@ fn two_fetch_a_file_once() {
 }
 
 #[test]
-fn what_does_not_speak_http_is_an_error() {
+fn server_that_does_not_speak_http_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     for bytes in [
         &b"\x1b[2J\x00\xff\r\n\r\n"[..],

@@ -33,7 +33,7 @@ impl Made {
         raw.map(|p| p / total)
     }
 
-    /// The handle, with weights as numbers or as one number for the token.
+    /// The logits, with constant weights or with one weight per token.
     fn logits(&self, per_token: bool) -> Logits {
         let composed = |pool, parts: &[(f64, Made)]| {
             let part = |(weight, made): &(f64, Made)| ComposedPart {
@@ -173,10 +173,10 @@ fn tokens_of_a_composition_are_found_wherever_they_stand() {
     let (plain, first, second) = (of(5.0, 3), of(6.0, 6), [of(7.0, 2), of(8.0, 4)]);
     let fetched = |lm_head: &Tensor| {
         let lm_head = lm_head.shallow_clone();
-        Fetched::new(move || lm_head.copy(), None)
+        LazyTensor::new(move || lm_head.copy(), None)
     };
     let [of_one, of_other] = [&one, &other].map(fetched);
-    let projected = |hidden: &Tensor, lm_head: &Fetched| Logits::Projected {
+    let projected = |hidden: &Tensor, lm_head: &LazyTensor| Logits::Projected {
         hidden: hidden.shallow_clone(),
         lm_head: LmHead::Fetched(lm_head.clone()),
         softcap: None,

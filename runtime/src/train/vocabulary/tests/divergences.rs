@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn published_numbers() {
+fn divergences_equal_published_numbers() {
     let on = |spec: plan::Divergence| of_divergence(&spec, &STUDENT, &TEACHER);
     let (reverse, gradient) = on(kl(Student, Role::TEACHER, Support::Full, Mass::Raw));
     close(&[reverse], &[0.098847], 1e-6);
@@ -301,7 +301,7 @@ fn an_empty_support_compares_nothing() {
 }
 
 #[test]
-fn losses_that_are_no_divergence() {
+fn losses_other_than_divergences_equal_finite_differences() {
     let logits: Vec<f64> = DISTINCT.iter().map(|p| p.ln()).collect();
     let check = |live: Live, value: &dyn Fn(&[f64]) -> f64| {
         let (got, expected) = (
@@ -327,7 +327,7 @@ fn ranking(p: &[f64], order: &[usize], k: usize) -> f64 {
 
 /// The probability that is left last is 4e-17: 1 minus the drawn ones would have no digits.
 #[test]
-fn what_a_ranking_leaves_may_be_next_to_nothing() {
+fn ranking_is_exact_where_the_remaining_mass_is_tiny() {
     let sharp = [1.0, 1e-9, 1e-17, 2e-17, 1e-17];
     let got = value_and_gradient(&Live::Ranking { role: Role::TEACHER, k: 3 }, &sharp, &TEACHER);
     close(&[got.0], &[4.0f64.ln()], 1e-6);

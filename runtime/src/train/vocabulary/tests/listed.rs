@@ -21,7 +21,7 @@ fn mixed() -> Vocabulary {
 }
 
 #[test]
-fn what_is_listed_is_taken_as_it_is() {
+fn divergences_on_listed_tokens_equal_the_reference() {
     let batch = batch(2);
     let parameters = Parameters { batch: &batch, device: Device::Cpu };
     let directions = [(Student, Role::TEACHER), (Role::TEACHER, Student)];

@@ -3,14 +3,14 @@
 use std::rc::Rc;
 
 use super::*;
-use crate::tokenizer::{Counterparts, TokenBytes, Tokenizer};
+use crate::tokenizer::{TokenBytes, Tokenizer, VocabularyMap};
 
 /// Outside the support, the teacher's tail includes the entries that only the teacher has.
 #[test]
 fn the_tail_of_a_role_is_all_of_it_outside_the_support() {
     const OTHER: [f64; 6] = [0.3, 0.1, 0.25, 0.15, 0.15, 0.05];
-    let bytes = || TokenBytes::of(&Tokenizer::Bytes).unwrap();
-    let counterparts = Counterparts {
+    let bytes = || TokenBytes::new(&Tokenizer::Bytes).unwrap();
+    let counterparts = VocabularyMap {
         student: bytes(),
         teacher: bytes(),
         of_student: vec![Some(3), Some(0), None, Some(1), None],
@@ -19,7 +19,7 @@ fn the_tail_of_a_role_is_all_of_it_outside_the_support() {
     let columns = Rc::new(Columns::new(&counterparts, Device::Cpu));
     let pass = || {
         let own = Tensor::from_slice(&OTHER.map(|p| p.ln() as f32)).view([1, 6]);
-        let teacher = Logits::Mapped(Mapped::new(Logits::Given(own), vec![Some(0)], columns.clone()));
+        let teacher = Logits::Mapped(MappedLogits::new(Logits::Given(own), vec![Some(0)], columns.clone()));
         let others = vec![(Role::TEACHER, vec![teacher])];
         let student = Logits::Given(rows(&[DISTINCT]));
         Vocabulary::new(Place::cpu(), &Tensor::from_slice(&[TAKEN]), student, others, None, &[END])

@@ -3,7 +3,7 @@
 use half::bf16;
 
 use super::*;
-use crate::mapped::{MappedFile, NumberEncoding, Stored};
+use crate::mapped::{MappedFile, MappedTensor, NumberEncoding};
 
 /// Values and gradients by libtorch's autograd, over whole tensors.
 fn plain(spec: &plan::Divergence, student: &Tensor, teacher: &Tensor, adjoint: &Tensor) -> (Tensor, Tensor) {
@@ -125,7 +125,7 @@ fn projected_logits_give_the_gradients_of_the_plain_version() {
 /// Kept and recomputed gradients are equal: for one primitive and for two, where some tokens have adjoint 0,
 /// one of them with an infinite gradient.
 #[test]
-fn what_is_kept_between_the_passes_changes_no_gradient() {
+fn kept_and_recomputed_gradients_are_equal() {
     let (tokens, width, vocabulary) = (13, 8, 57);
     let divergence = plan::Divergence::between(
         called("chi2(student || teacher)"),
@@ -221,11 +221,11 @@ fn no_gradient_comes_from_a_token_without_a_share() {
 
 /// A block may have tokens of several models, but only one LM head at a time is in memory.
 #[test]
-fn a_matrix_leaves_behind_its_last_token() {
+fn lm_head_is_freed_after_its_last_token() {
     let rows = |from: i64, tokens: i64| {
         (Tensor::arange(tokens * 3, (Kind::Float, Device::Cpu)) + from).view([tokens, 3])
     };
-    let matrices: Vec<Fetched> = (0..4).map(|seed| Fetched::new(move || rows(seed, 5), None)).collect();
+    let matrices: Vec<LazyTensor> = (0..4).map(|seed| LazyTensor::new(move || rows(seed, 5), None)).collect();
     let parts: Vec<Logits> = matrices
         .iter()
         .map(|lm_head| Logits::Projected {
@@ -265,7 +265,7 @@ fn a_matrix_in_its_file_makes_the_same_logits() {
     std::fs::write(&path, &bytes).unwrap();
     let file = MappedFile::open(&path).unwrap();
     let stored = |encoding| {
-        Stored::new(file.clone(), 0..bytes.len(), encoding, entries as usize, width as usize).unwrap()
+        MappedTensor::new(file.clone(), 0..bytes.len(), encoding, entries as usize, width as usize).unwrap()
     };
     let projected = |lm_head, softcap| {
         let hidden = hidden.shallow_clone();

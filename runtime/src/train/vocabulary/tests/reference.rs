@@ -1,4 +1,4 @@
-//! The definitions, for one token.
+//! The definitions of divergences, for one token.
 
 use super::*;
 
@@ -92,7 +92,7 @@ pub fn divergence(spec: &plan::Divergence, of: &dyn Fn(Role, f64) -> Vec<f64>) -
     p.iter().zip(&q).map(|(p, q)| summand(&spec.kind, *p, *q, generalized).min(bound)).sum()
 }
 
-/// Supports and detached sides stay fixed in the finite differences.
+/// The value and the gradient by finite differences, in which supports and detached sides stay fixed.
 pub fn value_and_gradient(
     spec: &plan::Divergence,
     student: &[f64; 5],

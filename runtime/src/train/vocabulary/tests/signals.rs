@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn signals() {
+fn signals_equal_their_definitions() {
     let batch = batch(2);
     let parameters = Parameters { batch: &batch, device: Device::Cpu };
     // A permutation of the teacher's, so that the two share two of their three most probable tokens.

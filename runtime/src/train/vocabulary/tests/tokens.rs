@@ -2,9 +2,9 @@
 
 use super::*;
 
-/// With a policy's temperature, log-probabilities of completion tokens are at it, and so is the side that is
-/// compared with the sampler; entropies and divergences of models are not. Against the definition in double
-/// precision; the order of the primitives does not matter.
+/// Log-probabilities of completion tokens are at the policy's temperature, and so is the side that is
+/// compared with the sampler; entropies, and divergences between models, are not. Against the definition in
+/// double precision; the order of the primitives does not matter.
 #[test]
 fn log_probabilities_are_at_the_temperature_of_the_policy() {
     const POLICY: f64 = 0.6;
@@ -149,7 +149,7 @@ fn ids_without_a_token_have_no_probability() {
 
 /// Most logits of models in bf16 have equal ones: the choice among them is deterministic.
 #[test]
-fn of_equals_the_lower_id_comes_first() {
+fn top_k_of_equal_logits_prefers_the_lower_id() {
     use super::support::largest;
     let reference = |row: &[f32], k: usize| {
         let mut order: Vec<usize> = (0..row.len()).collect();
@@ -189,7 +189,7 @@ fn of_equals_the_lower_id_comes_first() {
 }
 
 #[test]
-fn supports_of_equals() {
+fn supports_with_equal_probabilities_prefer_the_lower_id() {
     const EQUAL: [f64; 5] = [0.1, 0.3, 0.1, 0.3, 0.2];
     let vocabulary = given(rows(&[EQUAL]), Some(rows(&[[0.2; 5]])), &[TAKEN], None);
     let batch = batch(1);

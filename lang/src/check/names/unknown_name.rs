@@ -1,0 +1,351 @@
+//! Reports undeclared names, with suggestions. A suggestion must fit the place: a function in a call, a
+//! domain in a comparison with a domain.
+
+use std::rc::Rc;
+
+use rustc_hash::FxHashMap;
+
+use crate::diag::{Code, Diagnostic, folded, nearest};
+use crate::source::Span;
+use crate::syntax::ast::ItemKind;
+
+use crate::check::Checker;
+use crate::check::builtins;
+use crate::check::builtins::vocabulary;
+use crate::check::builtins::{Builtin, BuiltinKind};
+use crate::check::formulas::signals::is_role;
+use crate::check::names::foreign::{self, Spelling};
+use crate::check::names::items::callable;
+use crate::check::names::modules::{ModuleId, import_edit};
+use crate::check::values::evaluate::{Env, EvaluationContext};
+
+/// The kind of name that fits a place, judged by the text around it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum ExpectedName {
+    /// `name(`
+    Callable,
+    /// `domain == name`, `family[name]`
+    Key,
+    Value,
+}
+
+/// The names that an unknown one may have meant, besides those of its expression. A file with many unknown
+/// names asks for the same lists again and again.
+#[derive(Default)]
+pub(in crate::check) struct NameCandidates {
+    /// By module, kind of name, and whether signals are visible.
+    lists: FxHashMap<(ModuleId, ExpectedName, bool), Rc<CandidateList>>,
+}
+
+#[derive(Default)]
+struct CandidateList {
+    /// Sorted, without duplicates.
+    names: Vec<String>,
+    /// The first of the names with these letters, in lower case and without underscores.
+    by_letters: FxHashMap<String, usize>,
+}
+
+impl CandidateList {
+    fn new(mut names: Vec<String>) -> CandidateList {
+        names.sort_unstable();
+        names.dedup();
+        let mut by_letters = FxHashMap::default();
+        for (index, name) in names.iter().enumerate() {
+            by_letters.entry(folded(name)).or_insert(index);
+        }
+        CandidateList { names, by_letters }
+    }
+}
+
+/// An undeclared name, and what its suggestions look at.
+struct UnknownName<'a> {
+    name: &'a str,
+    span: Span,
+    env: &'a Env,
+    wanted: ExpectedName,
+    in_formula: bool,
+    list: Rc<CandidateList>,
+    /// Sorted names of the expression itself that are not in the list.
+    locals: Vec<&'a str>,
+}
+
+/// The diagnostic with a suggestion, if this kind of suggestion fits.
+type Suggest = fn(&Checker, &UnknownName) -> Option<Diagnostic>;
+
+impl Checker {
+    pub(in crate::check) fn unknown_name(&mut self, name: &str, span: Span, env: &Env) {
+        // A body is evaluated at every use.
+        if self.diagnostics.is_reported(Code::UnknownName, span) || self.modules.is_lost(env.module, name) {
+            // The name, or its import, has been reported.
+            self.mark_uncacheable();
+            return;
+        }
+        if env.context == EvaluationContext::Guard && self.wanted(span) != ExpectedName::Callable {
+            self.no_step_number(name, span);
+            return;
+        }
+        let in_formula = matches!(env.context, EvaluationContext::Objective | EvaluationContext::Term);
+        if builtins::find_loss(name).is_some() {
+            let diagnostic = Diagnostic::error(
+                Code::UnknownName,
+                span,
+                format!("`{name}` means something after `live` only"),
+            )
+            .help(format!("write `live {name}(...)` in a term"));
+            self.report(match in_formula {
+                true => diagnostic.fix("write `live`", Span { end: span.start, ..span }, "live ").possibly(),
+                false => diagnostic,
+            });
+            return;
+        }
+        if vocabulary::signal(name).is_some() {
+            self.report(undeclared(name, span).help(match env.context {
+                EvaluationContext::Schedule => {
+                    format!(
+                        "`{name}` is not known for the run as a whole: a schedule reads `step` and `progress`"
+                    )
+                }
+                _ => format!("`{name}` is a signal of the run: it can be read inside an objective only"),
+            }));
+            return;
+        }
+        let wanted = self.wanted(span);
+        let list = self.candidates(wanted, env);
+        let mut locals: Vec<&str> = match wanted {
+            ExpectedName::Callable => Vec::new(),
+            _ => env.locals.iter().map(|(name, _)| &**name).collect(),
+        };
+        locals.retain(|local| list.names.binary_search_by(|known| known.as_str().cmp(local)).is_err());
+        locals.sort_unstable();
+        locals.dedup();
+        let unknown = UnknownName { name, span, env, wanted, in_formula, list, locals };
+        // The first that fits is the likeliest.
+        const SUGGESTIONS: [Suggest; 10] = [
+            same_letters,
+            foreign_name,
+            import,
+            one_of_several_imports,
+            signal_of_a_role,
+            loop_over_domains,
+            similar,
+            known_keys,
+            field_of_the_data,
+            reward,
+        ];
+        let suggested = SUGGESTIONS.iter().find_map(|suggest| suggest(self, &unknown));
+        self.report(suggested.unwrap_or_else(|| unknown.diagnostic()));
+    }
+
+    fn wanted(&self, span: Span) -> ExpectedName {
+        let text = &self.sources.file(span.file).text;
+        let (before, after) = (
+            text[..span.start as usize].trim_end(),
+            text[span.end as usize..].trim_start_matches([' ', '\t']),
+        );
+        if after.starts_with('(') {
+            return ExpectedName::Callable;
+        }
+        let compared = ["==", "!="].iter().find_map(|sign| before.strip_suffix(sign));
+        let indexed = before
+            .strip_suffix('[')
+            .is_some_and(|base| base.ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_'));
+        match compared.is_some_and(|left| left.trim_end().ends_with("domain")) || indexed {
+            true => ExpectedName::Key,
+            false => ExpectedName::Value,
+        }
+    }
+
+    /// The names that are visible in a module at places of this kind.
+    fn candidates(&mut self, wanted: ExpectedName, env: &Env) -> Rc<CandidateList> {
+        let signals = wanted == ExpectedName::Value
+            && !matches!(env.context, EvaluationContext::Constant | EvaluationContext::Entry);
+        let key = (env.module, wanted, signals);
+        if let Some(known) = self.candidates.lists.get(&key) {
+            return Rc::clone(known);
+        }
+        let declared = self.modules.names(env.module).filter(|name| {
+            let id = self.modules.lookup_silently(env.module, name);
+            match (id.map(|id| &self.modules.item(id).kind), wanted) {
+                (Some(kind), ExpectedName::Callable) => callable(kind).is_some(),
+                (Some(kind), ExpectedName::Key) => matches!(kind, ItemKind::Domain { .. }),
+                _ => true,
+            }
+        });
+        let mut found: Vec<String> = declared.map(str::to_owned).collect();
+        let stands_alone = |builtin: &&Builtin| {
+            matches!(
+                builtin.kind,
+                BuiltinKind::Reward(_) | BuiltinKind::Constructor(_) | BuiltinKind::Optimizer(_)
+            ) && wanted == ExpectedName::Value
+        };
+        found.extend(
+            builtins::all()
+                .iter()
+                .filter(|b| wanted == ExpectedName::Callable || stands_alone(b))
+                .map(|b| b.name.to_owned()),
+        );
+        if wanted == ExpectedName::Callable {
+            found.extend(self.modules.standard_divergences().map(str::to_owned));
+        }
+        if wanted == ExpectedName::Value {
+            found.extend(["domains", "self"].map(str::to_owned));
+        }
+        if signals {
+            found.extend(vocabulary::SIGNALS.iter().map(|signal| signal.name.to_owned()));
+        }
+        let list = Rc::new(CandidateList::new(found));
+        self.candidates.lists.insert(key, Rc::clone(&list));
+        list
+    }
+
+    /// The start of a route's arm that compares the domain with an undeclared short name. Probably
+    /// `for d in domains:` was forgotten.
+    fn loop_variable(&self, name: &str, span: Span) -> Option<Span> {
+        let text = &self.sources.file(span.file).text;
+        let line = text[..span.start as usize].rfind(['{', '\n', ',']).map_or(0, |at| at + 1);
+        let before = &text[line..span.start as usize];
+        let start = line + before.len() - before.trim_start().len();
+        let alone = name.len() <= 2 && before.trim() == "domain ==";
+        alone.then(|| Span::new(span.file, start, start))
+    }
+
+    /// The place in the file of `env` where a `use` can be inserted, and its text.
+    fn place_of_import(&self, env: &Env, import: &str) -> (Span, String) {
+        let (file, tree) = (self.modules.file(env.module), self.modules.tree(env.module));
+        let (at, text) = import_edit(&tree, &self.sources.file(file).text, import);
+        (Span { file, start: at, end: at }, text)
+    }
+}
+
+fn undeclared(name: &str, span: Span) -> Diagnostic {
+    Diagnostic::error(Code::UnknownName, span, format!("cannot find `{name}` in this scope"))
+        .label("not declared")
+}
+
+impl UnknownName<'_> {
+    fn diagnostic(&self) -> Diagnostic {
+        undeclared(self.name, self.span)
+    }
+
+    /// All names that it may have meant, those of the list first.
+    fn candidates(&self) -> impl Iterator<Item = &str> {
+        self.list.names.iter().map(String::as_str).chain(self.locals.iter().copied())
+    }
+}
+
+fn same_letters(_: &Checker, unknown: &UnknownName) -> Option<Diagnostic> {
+    let letters = folded(unknown.name);
+    let listed = unknown.list.by_letters.get(&letters).map(|index| unknown.list.names[*index].as_str());
+    let local = unknown.locals.iter().copied().find(|local| folded(local) == letters);
+    let same = listed.into_iter().chain(local).min()?;
+    Some(unknown.diagnostic().did_you_mean(unknown.name, same))
+}
+
+/// The name of another tool.
+fn foreign_name(_: &Checker, unknown: &UnknownName) -> Option<Diagnostic> {
+    let known = foreign::name(unknown.name)?;
+    fits(known, unknown.wanted, unknown.in_formula).then(|| match known {
+        Spelling::Name(ours) => unknown
+            .diagnostic()
+            .help(format!("here it is called `{ours}`"))
+            .replace_with(format!("write `{ours}`"), ours),
+        Spelling::Otherwise(words) => unknown.diagnostic().help(words),
+    })
+}
+
+/// A name of one module of the standard library.
+fn import(checker: &Checker, unknown: &UnknownName) -> Option<Diagnostic> {
+    let UnknownName { name, .. } = unknown;
+    let module = checker.modules.of_library(name)?;
+    let import = format!("use std.{module}.{name}");
+    let (place, text) = checker.place_of_import(unknown.env, &import);
+    let diagnostic = unknown.diagnostic().help(format!("`std.{module}` has it: add `{import}`"));
+    Some(diagnostic.fix(format!("add `{import}`"), place, text))
+}
+
+fn one_of_several_imports(checker: &Checker, unknown: &UnknownName) -> Option<Diagnostic> {
+    let UnknownName { name, .. } = unknown;
+    let modules: Vec<&str> = checker.modules.all_of_library(name).collect();
+    if modules.len() < 2 {
+        return None;
+    }
+    let listed: Vec<String> = modules.iter().map(|module| format!("`std.{module}`")).collect();
+    let diagnostic = unknown.diagnostic().help(format!("{} have it: import one", listed.join(" and ")));
+    Some(modules.iter().fold(diagnostic, |diagnostic, module| {
+        let import = format!("use std.{module}.{name}");
+        let (place, text) = checker.place_of_import(unknown.env, &import);
+        diagnostic.choice(format!("add `{import}`"), place, text)
+    }))
+}
+
+fn signal_of_a_role(_: &Checker, unknown: &UnknownName) -> Option<Diagnostic> {
+    let signal = unknown.in_formula.then(|| part_of_role(unknown.name)).flatten()?;
+    Some(unknown.diagnostic().did_you_mean(unknown.name, &signal))
+}
+
+fn loop_over_domains(checker: &Checker, unknown: &UnknownName) -> Option<Diagnostic> {
+    let UnknownName { name, .. } = unknown;
+    let head = checker.loop_variable(name, unknown.span)?;
+    let help = format!("`{name}` ranges over nothing here: begin the arm with `for {name} in domains:`");
+    let fix = format!("for {name} in domains: ");
+    Some(unknown.diagnostic().help(help).fix("range over the domains", head, fix))
+}
+
+fn similar(_: &Checker, unknown: &UnknownName) -> Option<Diagnostic> {
+    let near = nearest(unknown.name, unknown.candidates()).or_else(|| begins_alike(unknown))?;
+    Some(unknown.diagnostic().did_you_mean(unknown.name, near))
+}
+
+fn known_keys(_: &Checker, unknown: &UnknownName) -> Option<Diagnostic> {
+    let mut keys: Vec<&str> = unknown.candidates().collect();
+    if unknown.wanted != ExpectedName::Key || keys.is_empty() {
+        return None;
+    }
+    keys.sort_unstable();
+    Some(unknown.diagnostic().help(format!("there are: {}", keys.join(", "))))
+}
+
+fn field_of_the_data(_: &Checker, unknown: &UnknownName) -> Option<Diagnostic> {
+    let fits = unknown.in_formula && unknown.wanted != ExpectedName::Callable;
+    let help = || format!("if it is a field of the data, write `data.{}`", unknown.name);
+    fits.then(|| unknown.diagnostic().help(help()))
+}
+
+fn reward(checker: &Checker, unknown: &UnknownName) -> Option<Diagnostic> {
+    let before = &checker.sources.file(unknown.span.file).text[..unknown.span.start as usize];
+    let fits = unknown.wanted == ExpectedName::Value && before.trim_end().ends_with("reward =");
+    fits.then(|| {
+        unknown.diagnostic().help(
+            "rewards are `exact_match`, `numeric`, `regex(\"...\")` and programs of yours: \
+             `command(\"python3 verify.py\")`",
+        )
+    })
+}
+
+/// Whether the counterpart of a foreign name fits the place of the name.
+fn fits(known: Spelling, wanted: ExpectedName, in_formula: bool) -> bool {
+    let Spelling::Name(ours) = known else { return wanted != ExpectedName::Key };
+    let signal = ours.contains('.') || vocabulary::signal(ours).is_some();
+    match (signal, builtins::find(ours)) {
+        (true, _) => in_formula && wanted == ExpectedName::Value,
+        (false, Some(builtin)) => {
+            wanted == ExpectedName::Callable
+                || wanted == ExpectedName::Value && matches!(builtin.kind, BuiltinKind::Reward(_))
+        }
+        (false, None) => builtins::find_loss(ours).is_some(),
+    }
+}
+
+/// The only domain with the same first three letters. Domains are few, so three letters are enough.
+fn begins_alike<'u>(unknown: &'u UnknownName) -> Option<&'u str> {
+    let head = unknown.name.get(..3).filter(|_| unknown.wanted == ExpectedName::Key)?;
+    let mut alike = unknown.candidates().filter(|candidate| candidate.starts_with(head));
+    alike.next().filter(|_| alike.next().is_none())
+}
+
+/// `student.entropy` for `student_entropy`.
+fn part_of_role(name: &str) -> Option<String> {
+    let (role, part) = name.split_once('_')?;
+    let known = vocabulary::PARTS.iter().any(|known| known.name == part);
+    (is_role(role) && known).then(|| format!("{role}.{part}"))
+}

@@ -1,0 +1,131 @@
+//! Checks the word after a number, `150 steps`, `4096 tokens`: it must be what the setting counts.
+
+use crate::diag::{Code, Diagnostic};
+use crate::formula::FormulaKind;
+use crate::source::Span;
+use crate::syntax::words::split_word;
+
+use crate::check::Checker;
+use crate::check::values::value::Value;
+
+/// The word for what a setting or argument counts. `None` where its numbers take no word.
+fn counted(key: &str) -> Option<&'static str> {
+    match key {
+        "steps" | "refresh" | "every" | "over" | "hold" => Some("steps"),
+        "max_tokens" | "limits" | "context" | "width" | "block" => Some("tokens"),
+        _ => None,
+    }
+}
+
+/// Keys whose numbers take no word. For other keys this is not known.
+fn stands_alone(key: &str) -> bool {
+    matches!(
+        key,
+        "lr" | "seed"
+            | "seeds"
+            | "samples"
+            | "prompts"
+            | "batch"
+            | "n"
+            | "layers"
+            | "heads"
+            | "key_value_heads"
+            | "temperature"
+            | "top_p"
+            | "top_k"
+            | "rank"
+            | "alpha"
+            | "share"
+            | "micro_batch"
+            | "passes"
+            | "beta"
+            | "drop"
+            | "density"
+            | "scale"
+            | "weight_decay"
+            | "clip_norm"
+            | "tolerance"
+            | "limit"
+            | "k"
+    )
+}
+
+impl Checker {
+    /// The number, the word after it, and the place of both. `None` if the value is not written so.
+    fn word_behind(&self, value: &Value) -> Option<(&str, &'static str, Span)> {
+        let Value::Formula(formula) = value else { return None };
+        let FormulaKind::Number(_) = formula.0.kind else { return None };
+        let span = self.span(formula.0.origin);
+        let (number, word) = self.sources.text(span).rsplit_once([' ', '\t'])?;
+        let number = number.trim_end();
+        let literal = number.starts_with(|c: char| c.is_ascii_digit())
+            && number.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'+'));
+        let word = ["steps", "tokens"]
+            .into_iter()
+            .find(|known| known.trim_end_matches('s') == word.trim_end_matches('s'))?;
+        literal.then_some((number, word, span))
+    }
+
+    /// The name of the setting or argument in front of a value: `steps` in `steps = 100` and in `steps: 100`.
+    pub(in crate::check) fn key_before(&self, span: Span) -> Option<&str> {
+        let before = self.sources.file(span.file).text[..span.start as usize].trim_end();
+        let before = before.strip_suffix(['=', ':'])?.trim_end();
+        let start = before.trim_end_matches(|c: char| c.is_ascii_alphanumeric() || c == '_').len();
+        Some(&before[start..]).filter(|key| !key.is_empty())
+    }
+
+    /// Whether the word after a number is what `key` counts. Reports it where it is not.
+    pub(in crate::check) fn word_fits(&mut self, value: &Value, span: Span, key: &str) -> bool {
+        let Some((number, word, place)) = self.word_behind(value) else { return true };
+        let wanted = counted(key);
+        if wanted == Some(word) || wanted.is_none() && !stands_alone(key) {
+            return true;
+        }
+        let (text, meant, help) = match wanted {
+            Some(wanted) => (
+                format!("`{key}` counts {wanted}, not {word}"),
+                format!("{number} {wanted}"),
+                format!("write `{number} {wanted}`, or the number alone"),
+            ),
+            None => (
+                format!("`{key}` is a plain number, and counts no {word}"),
+                number.to_owned(),
+                format!("write the number without the word: `{number}`"),
+            ),
+        };
+        // Reported at the number itself, so that one slip gives one diagnostic wherever it is read.
+        let diagnostic = Diagnostic::error(Code::UnitMismatch, place, text).help(help).fix(
+            format!("write `{meant}`"),
+            place,
+            meant,
+        );
+        let diagnostic =
+            if place == span { diagnostic } else { diagnostic.note(span, "read here").possibly() };
+        self.report(diagnostic);
+        false
+    }
+
+    /// [`Self::word_fits`] for a value directly after `key =` or `key:`.
+    pub(in crate::check) fn word_fits_here(&mut self, value: &Value, span: Span) -> bool {
+        match self.key_before(span).map(str::to_owned) {
+            Some(key) => self.word_fits(value, span, &key),
+            None => true,
+        }
+    }
+
+    /// The diagnostic, with help, for `48 epochs` where no epochs are expected.
+    pub(in crate::check) fn epochs_misplaced(&mut self, span: Span, diagnostic: Diagnostic) -> Diagnostic {
+        let key = self.key_before(span).unwrap_or_default();
+        let written = self.sources.text(span);
+        let (number, rest) = split_word(written);
+        if !rest.starts_with("epoch") {
+            return diagnostic;
+        }
+        let ours = counted(key).map_or(number.to_owned(), |wanted| format!("{number} {wanted}"));
+        diagnostic.help(format!("only `steps` can be given in epochs: write `{ours}`")).fix(
+            format!("write `{ours}`"),
+            span,
+            ours,
+        )
+    }
+}

@@ -1,0 +1,117 @@
+//! The protocol of SGLang: `/generate` with `return_logprob`, for sent tokens or generated ones. Numbers of
+//! sent tokens begin at `logprob_start_len`, and the token there has none.
+
+use mopd_compiler::plan::Served;
+use serde_json::{Value, json};
+
+use super::ask::ReplyProblem;
+use super::identity::parse;
+use super::listed::{ListedTokens, checked};
+use super::{ScoredSequence, wanted, whole_distribution};
+use crate::tokenizer::Token;
+
+pub const PATH: &str = "/generate";
+
+pub fn body(served: &Served, reading: &ScoredSequence) -> Value {
+    json!({
+        "input_ids": reading.ids(),
+        "sampling_params": { "max_new_tokens": 0, "temperature": 0.0 },
+        "return_logprob": true,
+        "logprob_start_len": reading.prompt.len() - 1,
+        "top_logprobs_num": wanted(served).unwrap_or(0),
+        "return_text_in_logprobs": false,
+    })
+}
+
+/// The request for a completion of at most `most` tokens from the whole distribution. It gives every setting
+/// that the model's own would change.
+pub fn rollout_body(prompt: &[Token], most: u32, seed: u64, ends: &[Token]) -> Value {
+    let settings = json!({ "max_new_tokens": most, "sampling_seed": seed, "stop_token_ids": ends });
+    json!({
+        "input_ids": prompt,
+        "sampling_params": whole_distribution(settings),
+        "return_logprob": true,
+        "logprob_start_len": -1,
+        "return_text_in_logprobs": false,
+    })
+}
+
+/// The version of the weights, and the completion's tokens with their log-probabilities.
+pub fn read_rollout(prompt: &[Token], said: &[u8]) -> Result<(String, Vec<Token>, Vec<f64>), ReplyProblem> {
+    let said = parse(said)?;
+    let wrong = |what: &str| ReplyProblem::Faulty(format!("gave an answer that can't be used: {what}"));
+    let meta = &said["meta_info"];
+    if meta["prompt_tokens"].as_u64() != Some(prompt.len() as u64) {
+        return Err(wrong("it read other tokens than the request has"));
+    }
+    if !matches!(meta["finish_reason"]["type"].as_str(), Some("stop" | "length")) {
+        return Err(wrong("the completion is not finished"));
+    }
+    let weights = meta["weight_version"].as_str().ok_or_else(|| wrong("no `weight_version`"))?;
+    let written = meta["output_token_logprobs"].as_array().and_then(|list| list.iter().map(entry).collect());
+    let written: Vec<(Option<f64>, Token)> = written.ok_or_else(|| wrong("no `output_token_logprobs`"))?;
+    if meta["completion_tokens"].as_u64().is_some_and(|count| count != written.len() as u64) {
+        return Err(wrong("not a number for every token"));
+    }
+    let tokens = written.iter().map(|(_, id)| *id).collect();
+    let logps: Option<Vec<f64>> = written.iter().map(|(logp, _)| *logp).collect();
+    Ok((weights.to_owned(), tokens, logps.ok_or_else(|| wrong("a token without its log-probability"))?))
+}
+
+/// A log-probability and its token; the text is ignored.
+fn entry(entry: &Value) -> Option<(Option<f64>, Token)> {
+    let [logp, id, ..] = entry.as_array()?.as_slice() else { return None };
+    Some((logp.as_f64(), id.as_i64()?))
+}
+
+/// Reads the scored tokens' log-probabilities from a response.
+pub fn read(
+    served: &Served,
+    reading: &ScoredSequence,
+    entries: usize,
+    said: &[u8],
+) -> Result<ListedTokens, ReplyProblem> {
+    let said = parse(said)?;
+    let wrong = |what: String| ReplyProblem::Faulty(format!("gave an answer that can't be used: {what}"));
+    let meta = &said["meta_info"];
+    let ids = reading.ids();
+    if meta["prompt_tokens"].as_u64().is_some_and(|tokens| tokens != ids.len() as u64) {
+        return Err(wrong(format!("it read {} of {} tokens", meta["prompt_tokens"], ids.len())));
+    }
+    let start = reading.prompt.len() - 1;
+    let of = |field: &str| {
+        let list = meta[field].as_array().ok_or_else(|| wrong(format!("no `{field}`")))?;
+        if list.len() != ids.len() - start {
+            return Err(wrong(format!(
+                "{} positions of {} tokens in `{field}`",
+                list.len(),
+                ids.len() - start
+            )));
+        }
+        Ok(list)
+    };
+    let own: Option<Vec<_>> = of("input_token_logprobs")?.iter().map(entry).collect();
+    let own = own.ok_or_else(|| wrong("an entry that is not a pair of a number and a token".to_owned()))?;
+    if own.iter().zip(&ids[start..]).any(|((_, id), sent)| id != sent) {
+        return Err(wrong("it has other tokens than the request".to_owned()));
+    }
+    if let Some(place) = (0..own.len()).find(|place| own[*place].0.is_none() != (*place == 0)) {
+        let what = format!("position {} has no entry, or has one where there can be none", start + place);
+        return Err(wrong(what));
+    }
+    let k = wanted(served).unwrap_or(0);
+    let top = if k == 0 { None } else { Some(of("input_top_logprobs")?) };
+    let of_place = |place: usize| {
+        let listed = match top {
+            None => Vec::new(),
+            Some(top) => {
+                let listed: Option<Vec<(i64, f64)>> = top[place - start].as_array().and_then(|listed| {
+                    listed.iter().map(|of| entry(of).and_then(|(logp, id)| Some((id, logp?)))).collect()
+                });
+                listed.ok_or_else(|| wrong(format!("no entries at position {place}")))?
+            }
+        };
+        checked(place, ids[place], own[place - start].0, &listed, (Some(k), entries))
+    };
+    Ok(ListedTokens { tokens: reading.places().map(of_place).collect::<Result<_, _>>()? })
+}
