@@ -261,7 +261,7 @@ fn unsupported_composed_teachers_are_refused_by_name() {
             "teacher t = mixture([first, second], weights: equal)\nroute { else -> t }",
             FULL,
             "from(teacher, n: 1, temperature: 1, max_tokens: 6)",
-            "sampling from `t`, which has its own temperature or is composed of other teachers is not \
+            "sampling from `t`, which has its own temperature or is composed of other teachers, is not \
             supported yet",
             "from(",
             "sample from one of the teachers",
@@ -270,7 +270,7 @@ fn unsupported_composed_teachers_are_refused_by_name() {
             "teacher t = one { temperature = 2 }\nroute { else -> t }",
             FULL,
             "from(teacher, n: 1, temperature: 1, max_tokens: 6)",
-            "sampling from `t`, which has its own temperature or is composed of other teachers is not \
+            "sampling from `t`, which has its own temperature or is composed of other teachers, is not \
             supported yet",
             "from(",
             "sample from one of the teachers",
@@ -279,7 +279,7 @@ fn unsupported_composed_teachers_are_refused_by_name() {
             "teacher t = mixture([first, second], weights: equal)\nroute { else -> t }",
             FULL,
             "token_mix(0.2, sample(n: 1, temperature: 1, max_tokens: 6))",
-            "sampling from `t`, which has its own temperature or is composed of other teachers is not \
+            "sampling from `t`, which has its own temperature or is composed of other teachers, is not \
             supported yet",
             "token_mix(",
             "route prompts to it",

@@ -88,7 +88,7 @@ impl GivenSettings {
             "sh" | "bash" => (None, shell::overrides(path, &text)?),
             "py" => python::arguments(path, &text).map(|(class, pairs)| (Some(class), pairs))?,
             _ => {
-                let message = format!("{} is no configuration that `mopd import` reads", path.display());
+                let message = format!("{} is not a configuration that `mopd import` reads", path.display());
                 return Err(Problem::usage("unknown-configuration", message).help(
                     "it reads .yaml and .json, .py with a TRL configuration, .sh with verl's overrides",
                 ));
@@ -242,13 +242,10 @@ fn yaml(path: &Path, text: &str) -> Result<GivenPairs, Problem> {
     let value: Value = serde_saphyr::from_str(text).map_err(|error| {
         let error = error.to_string();
         let line = error.lines().next().unwrap_or_default().to_owned();
-        Problem::usage(
-            "wrong-configuration",
-            format!("{} is no YAML that can be read: {line}", path.display()),
-        )
+        Problem::usage("wrong-configuration", format!("cannot parse {} as YAML: {line}", path.display()))
     })?;
     if !value.is_object() {
-        let message = format!("{} is no mapping of settings", path.display());
+        let message = format!("{} is not a mapping of settings", path.display());
         return Err(
             Problem::usage("wrong-configuration", message).help("lines such as `learning_rate: 1e-6`")
         );

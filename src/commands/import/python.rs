@@ -30,7 +30,7 @@ const CHANGES: [&str; 9] =
 pub fn arguments(path: &Path, text: &str) -> Result<(String, GivenPairs), Problem> {
     let unreadable = |at: usize, what: &dyn Display| {
         let line = (1 + text[..at].matches('\n').count()).min(text.lines().count());
-        let message = format!("{} is no Python that can be read: line {line}: {what}", path.display());
+        let message = format!("cannot parse {} as Python: line {line}: {what}", path.display());
         Problem::usage("wrong-configuration", message).help("`python3 -m py_compile FILE` says more")
     };
     if let Some(at) = too_deep(text) {

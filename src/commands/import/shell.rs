@@ -24,7 +24,7 @@ pub fn overrides(path: &Path, text: &str) -> Result<GivenPairs, Problem> {
     let text = &without_documents(text);
     let words = variables(text).and_then(|variables| words(text, &variables)).map_err(|line| {
         let message =
-            format!("{} is no script that can be read: line {line}: a quote is not closed", path.display());
+            format!("cannot parse {} as a script: line {line}: a quote is not closed", path.display());
         Problem::usage("wrong-configuration", message).help("`bash -n FILE` says more")
     })?;
     let mut settings = GivenPairs::new();

@@ -185,21 +185,19 @@ fn what_is_there_is_not_written_over() {
 fn what_is_no_configuration_is_said() {
     let place = Place::new();
     place.write("a.yaml", "beta: [1, 2\n");
-    place
-        .mopd(&["import", "a.yaml"])
-        .is(2, &["error[wrong-configuration]: a.yaml is no YAML that can be read"]);
+    place.mopd(&["import", "a.yaml"]).is(2, &["error[wrong-configuration]: cannot parse a.yaml as YAML"]);
     for text in ["", "[1, 2]\n", "beta\n"] {
         place.write("e.yaml", text);
         place
             .mopd(&["import", "e.yaml"])
-            .is(2, &["error[wrong-configuration]: e.yaml is no mapping of settings"]);
+            .is(2, &["error[wrong-configuration]: e.yaml is not a mapping of settings"]);
     }
     place.write("f.yaml", "a: b\n");
     place.mopd(&["import", "f.yaml"]).is(2, &["f.yaml has no settings of verl or TRL"]);
     place.write("b.py", "print(1)  # DistillationConfig(beta=1)\n");
     place.mopd(&["import", "b.py"]).is(2, &["makes no configuration", "DistillationConfig"]);
     place.write("c.toml", "a = 1\n");
-    place.mopd(&["import", "c.toml"]).is(2, &["c.toml is no configuration that `mopd import` reads"]);
+    place.mopd(&["import", "c.toml"]).is(2, &["c.toml is not a configuration that `mopd import` reads"]);
     place.write("d.sh", "echo nothing\n");
     place.mopd(&["import", "d.sh"]).is(2, &["has no settings of verl or TRL"]);
     place.mopd(&["import", "none.yaml"]).is(2, &["can't read none.yaml: there is no such file"]);
@@ -218,12 +216,11 @@ fn what_cannot_be_parsed_is_said_with_its_line() {
     ];
     for (text, message) in programs {
         place.write("a.py", text);
-        let known = format!("error[wrong-configuration]: a.py is no Python that can be read: {message}");
+        let known = format!("error[wrong-configuration]: cannot parse a.py as Python: {message}");
         place.mopd(&["import", "a.py"]).is(2, &[&known]);
     }
     place.write("a.sh", "LR=1\npython3 -m verl.trainer.main_ppo \\\n  trainer.a=\"b \\\n  trainer.c=d\n");
-    let known =
-        "error[wrong-configuration]: a.sh is no script that can be read: line 3: a quote is not closed";
+    let known = "error[wrong-configuration]: cannot parse a.sh as a script: line 3: a quote is not closed";
     place.mopd(&["import", "a.sh"]).is(2, &[known]);
 }
 

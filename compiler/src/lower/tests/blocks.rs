@@ -98,7 +98,7 @@ fn assert_refused(objective: &Objective, construct: &str) {
 
 #[test]
 fn numbers_of_blocks_are_of_the_chosen_tokens() {
-    let outside = "a number per block in the term `term`, which also applies to tokens outside of blocks";
+    let outside = "a number per block in the term `term`, which also applies to tokens outside of blocks,";
     let beside = apply(Function::Multiply, [&of_blocks(), &windows(2)]);
     assert_refused(&with(beside.clone(), None), outside);
     let not = apply(Function::Not, [&windows(2)]);

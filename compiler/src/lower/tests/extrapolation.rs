@@ -166,7 +166,7 @@ fn extrapolation_refuses_unsupported_settings() {
         refusals(|experiment| experiment.benchmarks[0].metrics = vec![Metric::PassAt(1), Metric::Length]),
         supported(
             "the metric `length` of the benchmark `quick`, which is only used to judge a stage by \
-            its mean reward"
+            its mean reward,"
         )
     );
 }

@@ -135,7 +135,7 @@ fn panel_settings_change_the_key() {
 #[test]
 fn refuses_unsupported_panels() {
     let own = "has its own template or temperature or is composed of other teachers";
-    let construct = format!("a panel (`debate`) with the member `specialist[add]`, which {own}");
+    let construct = format!("a panel (`debate`) with the member `specialist[add]`, which {own},");
     refused(
         |experiment| experiment.teachers[0].sees = template(vec![TemplatePiece::Slot(Slot::Prompt)]),
         &construct,

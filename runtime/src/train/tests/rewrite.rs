@@ -136,7 +136,9 @@ fn a_completion_that_a_text_stopped_gets_no_end() {
         for ((before, after), by_text) in zip_equal(zip_equal(&plain, &edited), &by_text) {
             if *by_text && text(before).contains(letter) {
                 assert!(!is_end(after), "{}", text(before));
-                assert!(text(after).contains('<'), "{:?} {:?}", text(before), text(after));
+                // Bytes that are not UTF-8 become three bytes each, which may leave no room for the new text.
+                let whole = !text(before).contains(char::REPLACEMENT_CHARACTER);
+                assert!(!whole || text(after).contains('<'), "{:?} {:?}", text(before), text(after));
                 compared += 1;
             }
         }
