@@ -77,7 +77,7 @@ fn scores_are_listed_verified_and_pruned() {
     let batch = place.path(".mopd/store").join(format!("{}.scores/2/hidden.bin", key('d')));
     fs::write(batch, "short").expect("a damaged file");
     let said = place.mopd(&["cache", "verify"]).is(1, &["3 whole, 1 damaged", "computes it again"]);
-    assert!(said.out.contains("scores of expert for student, seed 1: hidden.bin"), "{}", said.out);
+    assert!(said.out.contains("student, seed 1: the checksum of hidden.bin is wrong"), "{}", said.out);
     let said = place.mopd(&["cache", "prune", "--keep-under", "1KiB"]);
     assert!(said.out.lines().next().is_some_and(|line| line.starts_with(&key('d'))), "{}", said.out);
 }
@@ -90,7 +90,8 @@ fn damage_is_named_and_is_status_1() {
         .expect("a damaged file");
     let said = place.mopd(&["cache", "verify"]).is(1, &["2 whole, 1 damaged", "computes it again"]);
     assert!(
-        said.out.starts_with(&key('b')) && said.out.contains("student, seed 1: model.safetensors"),
+        said.out.starts_with(&key('b'))
+            && said.out.contains("student, seed 1: the checksum of model.safetensors is wrong"),
         "{}",
         said.out
     );

@@ -182,7 +182,7 @@ fn what_is_there_is_not_written_over() {
 }
 
 #[test]
-fn what_is_no_configuration_is_said() {
+fn files_without_a_configuration_are_refused() {
     let place = Place::new();
     place.write("a.yaml", "beta: [1, 2\n");
     place.mopd(&["import", "a.yaml"]).is(2, &["error[wrong-configuration]: cannot parse a.yaml as YAML"]);
@@ -204,7 +204,7 @@ fn what_is_no_configuration_is_said() {
 }
 
 #[test]
-fn what_cannot_be_parsed_is_said_with_its_line() {
+fn syntax_errors_are_reported_with_their_line() {
     let place = Place::new();
     let deep = format!("x = {}\n", "(".repeat(100_000));
     let programs = [
