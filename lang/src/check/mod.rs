@@ -8,8 +8,8 @@
 //! ```
 //!
 //! 1. **[`Parsed`]**: files ([`names::load`]). The entry file and its imports are parsed into
-//!    [`crate::syntax::ast`], and the declarations of names are collected in [`names::modules`]. In an editor,
-//!    trees of unchanged items come from [`incremental::cache`].
+//!    [`crate::syntax::ast`], and the declarations of names are collected in [`names::modules`]. In an
+//!    editor, trees of unchanged items come from [`incremental::cache`].
 //! 2. **[`Checked`]**: the [`Checker`] takes what was parsed and goes through it in this order
 //!    ([`Checker::check`]). Its context is in [`context`]: the experiment's [`ExperimentParts`]
 //!    so far, the [`CallStack`], the [`Cancellation`] of an editor.
