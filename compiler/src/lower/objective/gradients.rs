@@ -123,7 +123,7 @@ impl ObjectiveLowering<'_> {
         let of_terms = self.terms.iter().map(|term| {
             (term.when, term.checked.when.as_ref(), "when", Some(origins.span(term.checked.origin)))
         });
-        let select = (self.selected, self.objective.select.as_ref(), "select", None);
+        let select = (self.lowering.selected, self.objective.select.as_ref(), "select", None);
         let mut conditions = of_terms.chain([select]);
         let (condition, name, term) = conditions.find_map(|(node, condition, name, term)| {
             (self.constant(node?) == Some(0.0)).then_some((condition?, name, term))

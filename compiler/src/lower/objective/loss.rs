@@ -98,7 +98,7 @@ impl<'a> ObjectiveLowering<'a> {
         let graph = &mut self.lowering.graph;
         let axis = graph.axis(of.total);
         // A number per pair is included if some token of the pair is selected.
-        let selected = match self.selected {
+        let selected = match self.lowering.selected {
             Some(selected) if axis < Axis::Token => Some(graph.reduce(Reduction::Any, selected, axis, None)),
             selected => selected,
         };

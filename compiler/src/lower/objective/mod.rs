@@ -64,7 +64,7 @@ pub(super) fn lower<'a>(
     if gradients.iter().all(|gradient| objective.constant(*gradient) == Some(0.0)) {
         return Err(objective.without_gradient().into());
     }
-    let signal = objective.signal(&totals, objective.selected, objective.place)?;
+    let signal = objective.signal(&totals, objective.lowering.selected, objective.place)?;
     let clipped = objective.clipped(&totals)?;
     let term_losses = objective.term_losses(request.read_losses)?;
     let ladders = objective.ladders()?;
@@ -79,7 +79,7 @@ pub(super) fn lower<'a>(
         false => Vec::new(),
     };
 
-    let ObjectiveLowering { lowering, objective, selected, terms, .. } = objective;
+    let ObjectiveLowering { lowering, objective, terms, .. } = objective;
     debug_assert_eq!(lowering.graph.check(), Ok(()));
     let live = lowering.primitives.into_iter().zip(gradients);
     let live = live
@@ -100,7 +100,7 @@ pub(super) fn lower<'a>(
         term_gradients,
         signal,
         clipped,
-        selected,
+        selected: lowering.selected,
         chosen,
         weight,
         domain_weight: lowering.domain_weight,
@@ -119,8 +119,6 @@ struct ObjectiveLowering<'a> {
     objective: &'a checked::Objective,
     /// The objective's own place.
     place: Span,
-    /// The mask of `select`, per token.
-    selected: Option<NodeId>,
     /// The weight of all terms, on its own axis.
     weight: Option<NodeId>,
     /// The terms in the order of the objective, at least one.
@@ -149,9 +147,9 @@ impl<'a> ObjectiveLowering<'a> {
     ) -> Result<ObjectiveLowering<'a>, Box<Diagnostic>> {
         let place = lowering.origins.span(objective.origin);
         let select = lowering.detached(objective.select.as_ref(), "select")?;
-        let selected = select.map(|select| lowering.graph.broadcast(select, Axis::Token));
-        if let Some(selected) = selected {
-            lowering.select(selected);
+        if let Some(select) = select {
+            let mask = lowering.graph.broadcast(select, Axis::Token);
+            lowering.select(mask);
         }
         let weight = lowering.detached(objective.weight.as_ref(), "weight")?;
 
@@ -181,7 +179,7 @@ impl<'a> ObjectiveLowering<'a> {
             let (value, when) = only_where(graph, value, when);
             terms.push(LoweredTerm { checked, per_token, bare, value, weight: own, when });
         }
-        Ok(ObjectiveLowering { lowering, objective, place, selected, weight, terms })
+        Ok(ObjectiveLowering { lowering, objective, place, weight, terms })
     }
 
     fn constant(&self, node: NodeId) -> Option<f64> {

@@ -16,7 +16,7 @@ use crate::refusal::{Origins, refused};
 /// The per-token values of an objective, before `reduce`, as a graph, whether or not the runtime supplies
 /// what it reads.
 pub fn expressions(objective: &checked::Objective, origins: Origins) -> Result<Expressions, Box<Diagnostic>> {
-    let ObjectiveLowering { mut lowering, selected, weight, terms, .. } =
+    let ObjectiveLowering { mut lowering, weight, terms, .. } =
         ObjectiveLowering::new(objective, Lowering::new(LeafScope::AllSignals, origins))?;
     let terms = terms.into_iter().map(|term| TermExpressions {
         name: term.checked.name.clone(),
@@ -27,7 +27,7 @@ pub fn expressions(objective: &checked::Objective, origins: Origins) -> Result<E
     let terms = terms.collect();
     Ok(Expressions {
         terms,
-        select: selected,
+        select: lowering.selected,
         weight,
         live: lowering.primitives.into_iter().map(|primitive| primitive.live).collect(),
         graph: lowering.graph,
@@ -96,7 +96,7 @@ impl ObjectiveLowering<'_> {
         for (name, formula) in &self.objective.lets {
             parts.push((name.clone(), self.lowering.lower(formula)?));
         }
-        parts.extend(self.selected.map(|node| ("select".to_owned(), node)));
+        parts.extend(self.lowering.selected.map(|node| ("select".to_owned(), node)));
         parts.extend(self.weight.map(|node| ("weight".to_owned(), node)));
         for term in &self.terms {
             let name = &term.checked.name;
