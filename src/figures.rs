@@ -1,7 +1,7 @@
 //! Numbers in a readable form.
 
-use mopd_compiler::plan::events::TimeRange;
-use mopd_compiler::plan::results::PrivateStage;
+use mopd_plan::events::TimeRange;
+use mopd_plan::results::PrivateStage;
 
 /// `19 200`, `1.23 M`: exact up to a hundred thousand, three figures above.
 pub fn count(n: u64) -> String {

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-pub use mopd_compiler::plan::columns::{OF_DOMAIN, OF_STEP};
+pub use mopd_plan::columns::{OF_DOMAIN, OF_STEP};
 
 use crate::run_folder::ColumnTable;
 
@@ -91,7 +91,7 @@ pub fn number(metrics: &ColumnTable, name: &str, rows: &[usize]) -> Option<f64> 
 
 #[cfg(test)]
 mod tests {
-    use mopd_compiler::plan::events::{ColumnValues, ReadColumn};
+    use mopd_plan::events::{ColumnValues, ReadColumn};
 
     use super::*;
 

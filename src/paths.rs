@@ -3,10 +3,10 @@
 
 use std::path::Path;
 
-use mopd_compiler::plan::is_file_pattern;
 use mopd_lang::diag::{Code, Diagnostic, missing_file_help, nearest_file};
 use mopd_lang::experiment::{Experiment, Origin, Pretrained, Stage, TokenizerSpec};
 use mopd_lang::source::Span;
+use mopd_plan::is_file_pattern;
 use mopd_store::files::names_beside;
 use mopd_store::named::{NamedModel, folders_beside, hub_cache};
 

@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use mopd_compiler::plan::events::{Event, MetricsRow};
+use mopd_plan::events::{Event, MetricsRow};
 use serde::Serialize;
 
 use crate::progress::utc;
@@ -140,7 +140,7 @@ pub enum FollowOutcome {
 
 #[cfg(test)]
 mod tests {
-    use mopd_compiler::plan::events::Seconds;
+    use mopd_plan::events::Seconds;
 
     use super::*;
 

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use mopd_compiler::plan::events::{ColumnValues, Event, Failure, Job, MetricsRow, ReadColumn, ReadJob};
-use mopd_compiler::plan::results::Results;
-use mopd_compiler::plan::{Plan, SCHEMA};
+use mopd_plan::events::{ColumnValues, Event, Failure, Job, MetricsRow, ReadColumn, ReadJob};
+use mopd_plan::results::Results;
+use mopd_plan::{Plan, SCHEMA};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 

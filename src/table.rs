@@ -5,9 +5,9 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use comfy_table::{Attribute, Cell, CellAlignment, ContentArrangement, Table as Grid, presets};
-use mopd_compiler::plan::events::{Prediction, TimeRange};
-use mopd_compiler::plan::results::{Interval, Intervals, Results, Score, StageRecord, Table, TableRow};
-use mopd_compiler::plan::{Comparison, Evaluation, Plan};
+use mopd_plan::events::{Prediction, TimeRange};
+use mopd_plan::results::{Interval, Intervals, Results, Score, StageRecord, Table, TableRow};
+use mopd_plan::{Comparison, Evaluation, Plan};
 
 use crate::figures::{self, bytes, duration};
 use crate::output::{Style, counted};
@@ -287,8 +287,8 @@ fn marked(text: String, best: bool) -> Cell {
 mod tests {
     use std::collections::BTreeMap;
 
-    use mopd_compiler::plan::events::{Prediction, Versions};
-    use mopd_compiler::plan::{Dtype, Experiment, GpuArithmetic, SCHEMA};
+    use mopd_plan::events::{Prediction, Versions};
+    use mopd_plan::{Dtype, Experiment, GpuArithmetic, SCHEMA};
 
     use super::*;
 

@@ -2,12 +2,12 @@
 //! formulas, the compiler symbolically, node by node of a graph. Where both apply, they must agree.
 
 use mopd_compiler::audit::{ToyModel, expected};
-use mopd_compiler::expr::batch::{Batch, Layout};
-use mopd_compiler::expr::interpret::interpret;
-use mopd_compiler::plan::{self, Role, Signal, Stage};
+use mopd_expr::batch::{Batch, Layout};
+use mopd_expr::interpret::interpret;
 use mopd_lang::experiment as checked;
 use mopd_lang::formula;
 use mopd_lang::source::SourceFile;
+use mopd_plan::{self as plan, Role, Signal, Stage};
 
 const TEACHER: [f64; 5] = [0.50, 0.25, 0.15, 0.07, 0.03];
 const STUDENT: [f64; 5] = [0.30, 0.30, 0.20, 0.15, 0.05];

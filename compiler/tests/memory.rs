@@ -1,9 +1,9 @@
 //! Compiled programs free their memory. This test has a file of its own, so that nothing else runs in the
 //! measured process.
 
-use mopd_compiler::expr::graph::{Graph, LiveId};
-use mopd_compiler::expr::jit::Program;
-use mopd_compiler::plan::{Axis, Function, Reduction};
+use mopd_expr::graph::{Graph, LiveId};
+use mopd_expr::jit::Program;
+use mopd_plan::{Axis, Function, Reduction};
 
 /// Resident memory of this process, in pages.
 #[cfg(target_os = "linux")]

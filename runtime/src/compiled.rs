@@ -1,7 +1,7 @@
 //! Compiles the program text of a unit test to a plan, with the standard library.
 
-use mopd_compiler::plan::{Model, Objective, Plan, Stage, Train};
 use mopd_lang::source::SourceFile;
+use mopd_plan::{Model, Objective, Plan, Stage, Train};
 
 pub fn plan(text: impl Into<String>) -> Plan {
     let entry = SourceFile { path: "test.mopd".to_owned(), text: text.into() };

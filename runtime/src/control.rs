@@ -4,7 +4,7 @@ use std::io::Write;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use mopd_compiler::plan::events::Event;
+use mopd_plan::events::Event;
 
 use crate::failure::{Error, Result};
 

@@ -1,6 +1,6 @@
 //! Evaluates a model on held-out prompts: for a table, or for a stage that depends on the score.
 
-use mopd_compiler::plan::{Evaluation, Sampling};
+use mopd_plan::{Evaluation, Sampling};
 use tch::Kind;
 
 use crate::control::Control;

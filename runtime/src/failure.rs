@@ -5,8 +5,8 @@ use std::cell::RefCell;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use mopd_compiler::plan::Origin;
-use mopd_compiler::plan::events::{Failure, FailureKind};
+use mopd_plan::Origin;
+use mopd_plan::events::{Failure, FailureKind};
 
 use crate::files::WriteError;
 use crate::quote::bounded;

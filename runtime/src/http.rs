@@ -2,10 +2,9 @@
 
 use std::io::Read;
 
+use serde_json::Value;
 use ureq::http::{Response, StatusCode};
 use ureq::{Body, Error};
-
-use serde_json::Value;
 
 use crate::quote::{quote, quote_sentence};
 

@@ -9,9 +9,9 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use mopd_compiler::plan::Plan;
-use mopd_compiler::plan::events::{Event, FailureKind, Job, SERVE, Versions, WorkerRequest};
 use mopd_kernels::os::{disable_trim, exit_at_once};
+use mopd_plan::Plan;
+use mopd_plan::events::{Event, FailureKind, Job, SERVE, Versions, WorkerRequest};
 use mopd_runtime::control::Control;
 use mopd_runtime::failure::{Error, Result, caught, install_hook};
 use mopd_runtime::machine::device;

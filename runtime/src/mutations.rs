@@ -5,8 +5,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::{DataSource, PromptFormat};
+use mopd_plan::events::FailureKind;
+use mopd_plan::{DataSource, PromptFormat};
 use tempfile::TempDir;
 
 use crate::data::{Dataset, DatasetRequest, Field, FieldKind};

@@ -3,8 +3,8 @@
 #[expect(dead_code, reason = "no worker is started here")]
 mod support;
 
-use mopd_compiler::plan::producers::PrecomputedRollouts;
-use mopd_compiler::plan::*;
+use mopd_plan::producers::PrecomputedRollouts;
+use mopd_plan::*;
 use mopd_runtime::machine::arithmetic::{Arithmetic, LibtorchBuild, Numeric};
 use mopd_runtime::prepare::{ReadContext, model_specs, prepare};
 use mopd_runtime::remote::NO_SERVERS;
@@ -51,7 +51,7 @@ fn keys_among(plan: &Plan, version: u32, processes: u32) -> Vec<String> {
     let (domains, _) = prepare(plan, &schedule::stages(&tasks), &specs, places).unwrap();
     let arithmetic = Arithmetic {
         version,
-        keys: mopd_compiler::keys::VERSION,
+        keys: mopd_plan::keys::VERSION,
         architecture: "x86_64".to_owned(),
         instructions: vec!["avx2".to_owned()],
         kernels: "avx2".to_owned(),
@@ -68,7 +68,7 @@ fn keys_among(plan: &Plan, version: u32, processes: u32) -> Vec<String> {
 }
 
 /// If this fails and no change of keys is intended, keep the field's old name with `#[serde(rename)]`. If one
-/// is intended, raise `mopd_compiler::keys::VERSION`, or the version of one kind of result, such as answers:
+/// is intended, raise `mopd_plan::keys::VERSION`, or the version of one kind of result, such as answers:
 /// the last four keys are of evaluations.
 #[test]
 fn the_keys_of_a_representative_plan_are_pinned() {

@@ -6,8 +6,8 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
-use mopd_compiler::plan::events::{Event, FailureKind, Job, RunJob};
-use mopd_compiler::plan::*;
+use mopd_plan::events::{Event, FailureKind, Job, RunJob};
+use mopd_plan::*;
 use support::*;
 
 const STUDENT: u32 = 40;

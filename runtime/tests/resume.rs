@@ -9,9 +9,9 @@ use std::path::Path;
 use std::sync::mpsc::channel;
 use std::time::Instant;
 
-use mopd_compiler::plan::events::{Event, FailureKind, Fork, Job, RunJob};
-use mopd_compiler::plan::views::{Piece, Slot};
-use mopd_compiler::plan::*;
+use mopd_plan::events::{Event, FailureKind, Fork, Job, RunJob};
+use mopd_plan::views::{Piece, Slot};
+use mopd_plan::*;
 use support::*;
 
 /// Steps of the student: enough that a signal comes before the last.

@@ -6,10 +6,8 @@ use std::fs;
 use std::io::BufRead;
 use std::path::Path;
 
-use mopd_compiler::plan::events::{
-    ColumnValues, Event, FailureKind, Job, ReadColumn, SampleJob, SamplePrompt,
-};
-use mopd_compiler::plan::*;
+use mopd_plan::events::{ColumnValues, Event, FailureKind, Job, ReadColumn, SampleJob, SamplePrompt};
+use mopd_plan::*;
 use mopd_runtime::report::read::columns;
 use support::*;
 
@@ -105,7 +103,7 @@ fn weights(folder: &Path, out: &str, model: &str) -> Vec<u8> {
 }
 
 #[track_caller]
-fn failure(events: &[Event], code: i32) -> &mopd_compiler::plan::events::Failure {
+fn failure(events: &[Event], code: i32) -> &mopd_plan::events::Failure {
     assert_eq!(code, 1, "{events:?}");
     let Some(Event::Failed(failure)) = events.last() else { panic!("no failure: {events:?}") };
     failure
@@ -260,12 +258,8 @@ struct RunJobWith {
 }
 
 impl RunJobWith {
-    fn of(self, plan: &Plan, folder: &Path, out: &str) -> mopd_compiler::plan::events::RunJob {
-        mopd_compiler::plan::events::RunJob {
-            fresh: self.fresh,
-            workers: Some(self.workers),
-            ..job(plan, folder, out)
-        }
+    fn of(self, plan: &Plan, folder: &Path, out: &str) -> mopd_plan::events::RunJob {
+        mopd_plan::events::RunJob { fresh: self.fresh, workers: Some(self.workers), ..job(plan, folder, out) }
     }
 }
 

@@ -8,8 +8,8 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
-use mopd_compiler::plan::events::{Event, Job, RunJob};
-use mopd_compiler::plan::*;
+use mopd_plan::events::{Event, Job, RunJob};
+use mopd_plan::*;
 use support::*;
 
 /// Rows of the data.

@@ -10,8 +10,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use mopd_compiler::plan::Dtype;
-use mopd_compiler::plan::events::Predict;
+use mopd_plan::Dtype;
+use mopd_plan::events::Predict;
 
 pub use self::bench::*;
 pub use self::experiment::*;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use mopd_compiler::cluster::{Bottleneck, Cluster, StagePrediction, simulate};
 use mopd_compiler::export::stage::trained;
-use mopd_compiler::plan::{Plan, Producer, Stage};
+use mopd_plan::{Plan, Producer, Stage};
 
 use crate::figures;
 use crate::output;

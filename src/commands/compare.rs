@@ -1,9 +1,9 @@
 //! `mopd compare`: the differences between runs, in meaning and in results.
 
 use comfy_table::{CellAlignment, ContentArrangement, Table as Grid, presets};
-use mopd_compiler::plan::difference::{InputChange, PlanDifference, difference, input_changes};
-use mopd_compiler::plan::events::{CompareJob, Event, Failure, Job};
-use mopd_compiler::plan::results::{ComparedCell, ComparedTable};
+use mopd_plan::difference::{InputChange, PlanDifference, difference, input_changes};
+use mopd_plan::events::{CompareJob, Event, Failure, Job};
+use mopd_plan::results::{ComparedCell, ComparedTable};
 
 use crate::args::{CompareArgs, CompareFormat};
 use crate::host::as_text;
@@ -375,7 +375,7 @@ fn quoted(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use mopd_compiler::plan::results::{ComparedRow, Interval};
+    use mopd_plan::results::{ComparedRow, Interval};
 
     use super::*;
 

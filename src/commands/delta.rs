@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use comfy_table::{CellAlignment, ContentArrangement, Table as Grid, presets};
-use mopd_compiler::plan::deltas::{Delta, DeltaJob};
-use mopd_compiler::plan::events::{Event, Failure, Job};
-use mopd_compiler::plan::{Origin, Plan, Pretrained, Stage};
+use mopd_plan::deltas::{Delta, DeltaJob};
+use mopd_plan::events::{Event, Failure, Job};
+use mopd_plan::{Origin, Plan, Pretrained, Stage};
 use mopd_store::files::folder_of_model;
 use mopd_store::named::{self, NamedModel};
 use serde_json::json;

@@ -3,9 +3,9 @@
 
 use std::path::Path;
 
-use mopd_compiler::plan::Plan;
 use mopd_lang::Analysis;
 use mopd_lang::diag::{Code, Diagnostic};
+use mopd_plan::Plan;
 use mopd_store::Lock;
 use mopd_store::files::try_to_write;
 use serde_json::{Value, json};

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use clap::Parser;
-use mopd_compiler::plan::DATA_ENDINGS;
+use mopd_plan::DATA_ENDINGS;
 
 use super::run;
 use crate::args::{Cli, Command, EvalArgs, Format, RunArgs};

@@ -60,7 +60,7 @@ fn all() -> String {
 
 #[cfg(test)]
 mod tests {
-    use mopd_compiler::plan::events::FailureKind;
+    use mopd_plan::events::FailureKind;
 
     use super::*;
 

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use mopd_compiler::Expressions;
-use mopd_compiler::expr::graph::NodeId;
-use mopd_compiler::expr::jit::{self, Program};
+use mopd_expr::graph::NodeId;
+use mopd_expr::jit::{self, Program};
 use mopd_lang::Analysis;
 use mopd_lang::check::NamedObjective;
 use mopd_lang::diag::nearest;

@@ -3,8 +3,8 @@
 
 use std::path::Path;
 
-use mopd_compiler::plan::Plan;
-use mopd_compiler::plan::events::{Event, Failure, Job, RunJob};
+use mopd_plan::Plan;
+use mopd_plan::events::{Event, Failure, Job, RunJob};
 
 use super::run::job_of;
 use crate::problem::Problem;

@@ -35,11 +35,11 @@ mod why;
 use std::ffi::OsString;
 use std::path::Path;
 
-use mopd_compiler::expr::jit;
-use mopd_compiler::plan::Plan;
+use mopd_expr::jit;
 use mopd_lang::Analysis;
 use mopd_lang::diag::{Code, Diagnostic, nearest};
 use mopd_lang::source::{FileId, Sources, Span};
+use mopd_plan::Plan;
 
 use crate::args::{Color, Command, OutputArgs};
 use crate::host;

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use mopd_compiler::plan::events::{Event, Failure, Job, RunJob};
-use mopd_compiler::plan::{self, Stage};
 use mopd_lang::Analysis;
 use mopd_lang::check::NamedObjective;
 use mopd_lang::experiment::{Experiment, Train};
+use mopd_plan::events::{Event, Failure, Job, RunJob};
+use mopd_plan::{self as plan, Stage};
 use mopd_store::programs::CommandSources;
 
 use super::run::job_of;

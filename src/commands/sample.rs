@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use mopd_compiler::plan::events::{Event, Failure, Job, SampleJob, SamplePrompt};
+use mopd_plan::events::{Event, Failure, Job, SampleJob, SamplePrompt};
 use serde::Serialize;
 use serde_json::{Value, json};
 

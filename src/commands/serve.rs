@@ -1,6 +1,6 @@
 //! `mopd serve`: serves a model over HTTP.
 
-use mopd_compiler::plan::events::{Event, Failure, Job, ServeJob};
+use mopd_plan::events::{Event, Failure, Job, ServeJob};
 
 use crate::args::{Format, ServeArgs};
 use crate::host;

@@ -6,10 +6,10 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use mopd_compiler::plan::results::{Results, Table, TableRow};
-use mopd_compiler::plan::{Comparison, DataSource, Domain, ModelId, Plan, PromptFormat, Reward, TableColumn};
 use mopd_lang::Analysis;
 use mopd_lang::experiment::SweepAxis;
+use mopd_plan::results::{Results, Table, TableRow};
+use mopd_plan::{Comparison, DataSource, Domain, ModelId, Plan, PromptFormat, Reward, TableColumn};
 use mopd_store::write_atomically;
 use serde_json::{Map, Value, json};
 
@@ -411,8 +411,8 @@ impl RowKeys<'_> {
 mod tests {
     use std::collections::BTreeMap;
 
-    use mopd_compiler::plan::Row;
-    use mopd_compiler::plan::results::{Intervals, Score};
+    use mopd_plan::Row;
+    use mopd_plan::results::{Intervals, Score};
 
     use super::*;
 

@@ -4,12 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use mopd_compiler::plan::Plan;
-use mopd_compiler::plan::difference::{
-    ChangeKind, DifferenceKind, PlanDifference, SettingChange, difference, reruns,
-};
-use mopd_compiler::plan::events::{Event, Failure, Job, RunJob};
-use mopd_compiler::plan::why::{EarlierRun, KeyPart, StageFate};
+use mopd_plan::Plan;
+use mopd_plan::difference::{ChangeKind, DifferenceKind, PlanDifference, SettingChange, difference, reruns};
+use mopd_plan::events::{Event, Failure, Job, RunJob};
+use mopd_plan::why::{EarlierRun, KeyPart, StageFate};
 
 use super::run::job_of;
 use crate::args::{PlanArgs, PlanFormat};

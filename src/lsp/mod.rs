@@ -22,13 +22,13 @@ mod whole;
 use std::io::{self, BufReader, Write};
 use std::sync::Arc;
 
+use capabilities::EditorClient;
 use lsp_server::{Connection, ErrorCode, Message, Notification, Request, Response};
+use message_queue::MessageQueue;
 use mopd_lang::stack;
+use session::{RefreshOutcome, Session};
 
 use crate::problem::{CommandStatus, Problem};
-use capabilities::EditorClient;
-use message_queue::MessageQueue;
-use session::{RefreshOutcome, Session};
 
 /// Serves until the client ends the session. Status 0 after `shutdown` and `exit`, 1 if the client left
 /// without them.

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use mopd_compiler::plan::difference::{ChangeKind, DifferenceKind, PlanDifference, difference};
-use mopd_compiler::plan::{Plan, Stage, StageFacts};
+use mopd_plan::difference::{ChangeKind, DifferenceKind, PlanDifference, difference};
+use mopd_plan::{Plan, Stage, StageFacts};
 
 use super::session::{Document, RefreshInterruption, Session};
 use super::uri;

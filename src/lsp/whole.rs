@@ -3,9 +3,9 @@
 
 use std::cell::OnceCell;
 
-use mopd_compiler::expr::jit;
-use mopd_compiler::plan::Plan;
+use mopd_expr::jit;
 use mopd_lang::check::Analysis;
+use mopd_plan::Plan;
 
 use super::session::{Document, RefreshInterruption, Session};
 

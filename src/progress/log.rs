@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use mopd_compiler::plan::events::Event;
+use mopd_plan::events::Event;
 
 use super::StageBar;
 use crate::figures;

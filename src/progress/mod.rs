@@ -8,7 +8,7 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use mopd_compiler::plan::events::Event;
+use mopd_plan::events::Event;
 
 pub use self::log::utc;
 use self::log::{Log, StageCounts};

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use mopd_compiler::plan::Plan;
-use mopd_compiler::plan::events::Failure;
 use mopd_lang::diag::Diagnostic;
 use mopd_lang::source::{FileId, Sources, Span};
+use mopd_plan::Plan;
+use mopd_plan::events::Failure;
 use serde::Serialize;
 
 use crate::problem::Problem;

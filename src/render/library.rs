@@ -1,7 +1,7 @@
 //! The objectives of a file without `experiment`: a module of the standard library, or the author's own.
 
-use mopd_compiler::plan::NormalForm;
 use mopd_lang::check::NamedObjective;
+use mopd_plan::NormalForm;
 use serde::Serialize;
 
 use super::outline;

@@ -10,10 +10,10 @@ pub mod sarif;
 pub mod short;
 pub mod trial;
 
-use mopd_compiler::plan::Plan;
-use mopd_compiler::plan::events::Failure;
 use mopd_lang::diag::{Diagnostic, Fix, Label, Severity};
 use mopd_lang::source::{Sources, Span};
+use mopd_plan::Plan;
+use mopd_plan::events::Failure;
 
 /// The label at the item in the source that a failure belongs to.
 const ASKED_FOR: &str = "asked for here";

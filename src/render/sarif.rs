@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use mopd_compiler::plan::Plan;
-use mopd_compiler::plan::events::Failure;
 use mopd_lang::diag::{Code, Diagnostic, Fix, Label, Severity};
 use mopd_lang::source::{FileId, Sources, Span};
+use mopd_plan::Plan;
+use mopd_plan::events::Failure;
 use serde_json::{Value, json};
 
 use crate::problem::Problem;

@@ -1,10 +1,10 @@
 //! One line per diagnostic, as in compilers: `file:line:column: error[code]: message`, with lines and
 //! characters from 1.
 
-use mopd_compiler::plan::Plan;
-use mopd_compiler::plan::events::Failure;
 use mopd_lang::diag::Diagnostic;
 use mopd_lang::source::{FileId, Sources, Span};
+use mopd_plan::Plan;
+use mopd_plan::events::Failure;
 
 pub fn diagnostics(diagnostics: &[Diagnostic], sources: &Sources) -> String {
     let of = |diagnostic: &Diagnostic| {

@@ -1,8 +1,8 @@
 //! The output of `mopd try`.
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
-use mopd_compiler::plan::Axis;
 use mopd_compiler::trial::{Trial, TrialValue};
+use mopd_plan::Axis;
 
 use crate::output::Style;
 

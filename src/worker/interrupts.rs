@@ -3,7 +3,7 @@
 
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use mopd_compiler::plan::events::WorkerRequest;
+use mopd_plan::events::WorkerRequest;
 use mopd_store::signals::on_termination;
 
 use super::{Kill, Requests, Worker};

@@ -4,7 +4,7 @@
 
 use std::sync::OnceLock;
 
-use mopd_compiler::plan::{Objective, Plan, Rollout, Train};
+use mopd_plan::{Objective, Plan, Rollout, Train};
 
 use crate::problem::Problem;
 

@@ -12,8 +12,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use mopd_compiler::plan::events::{CALLERS_LIBRARY_PATH, Event, Failure, Job, SERVE, WorkerRequest};
-
+use mopd_plan::events::{CALLERS_LIBRARY_PATH, Event, Failure, Job, SERVE, WorkerRequest};
 use serde::Serialize;
 
 use self::interrupts::Interrupts;

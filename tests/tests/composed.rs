@@ -3,12 +3,10 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
-use mopd_compiler::expr::batch::{Batch, Layout};
-use mopd_compiler::expr::interpret::interpret;
-use mopd_compiler::plan::{
-    Composition, LivePrimitive, ModelId, Objective, Plan, Pool, Role, Stage, Teacher, Train,
-};
+use mopd_expr::batch::{Batch, Layout};
+use mopd_expr::interpret::interpret;
 use mopd_lang::diag::Diagnostic;
+use mopd_plan::{Composition, LivePrimitive, ModelId, Objective, Plan, Pool, Role, Stage, Teacher, Train};
 use mopd_tests::{check_text, listing};
 use serde_json::Value;
 

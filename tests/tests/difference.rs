@@ -1,7 +1,7 @@
 //! Tests of the difference between plans, on edits of the quickstart.
 
-use mopd_compiler::plan::Plan;
-use mopd_compiler::plan::difference::{PlanDifference, difference, of_families};
+use mopd_plan::Plan;
+use mopd_plan::difference::{PlanDifference, difference, of_families};
 
 const TEXT: &str = include_str!("../../examples/quickstart.mopd");
 

@@ -131,7 +131,16 @@ fn reached<'a>(imports: &'a Imports, module: &str) -> BTreeSet<&'a str> {
 #[test]
 fn modules_of_a_crate_have_no_import_cycle() {
     let crates = crates();
-    for name in ["mopd", "mopd-lang", "mopd-compiler", "mopd-kernels", "mopd-store", "mopd-runtime"] {
+    for name in [
+        "mopd",
+        "mopd-lang",
+        "mopd-expr",
+        "mopd-plan",
+        "mopd-compiler",
+        "mopd-kernels",
+        "mopd-store",
+        "mopd-runtime",
+    ] {
         assert!(crates.iter().any(|(found, _)| found == name), "{name} was not found");
     }
     for (name, folder) in crates {

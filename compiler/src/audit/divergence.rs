@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use mopd_expr::summand::LEAST_PROBABILITY;
 use mopd_lang::formula::{
     Distribution, Divergence, DivergenceKind, Formula, FormulaKind, Mass, Role, Side, SideProbability,
     Summand, Support,
@@ -11,7 +12,6 @@ use mopd_lang::formula::{
 use super::dual::{Dual, log_sum, sum};
 use super::evaluate::{elementwise, of_probabilities};
 use super::toy_model::ToyModel;
-use crate::expr::summand::LEAST_PROBABILITY;
 use crate::lower::{FormulaGraph, GraphLeaf};
 
 /// The place in a toy model where a divergence is evaluated.

@@ -3,14 +3,15 @@
 
 use std::collections::HashMap;
 
+use mopd_expr::aggregate;
+use mopd_expr::batch::{Batch, Layout};
+use mopd_expr::graph::{Graph, NodeId, Operation};
+use mopd_expr::signals::{Axis, Function, Reduction, Statistic};
+
 use super::divergence::AuditRefusal;
 use super::dual::{self, Dual, log_sum, sum};
 use super::leaves::ToySample;
 use super::toy_model::ToyModel;
-use crate::expr::aggregate;
-use crate::expr::batch::{Batch, Layout};
-use crate::expr::graph::{Graph, NodeId, Operation};
-use crate::expr::signals::{Axis, Function, Reduction, Statistic};
 use crate::lower::{FormulaGraph, GraphLeaf};
 
 /// Evaluates a graph in a toy model.

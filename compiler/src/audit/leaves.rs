@@ -1,11 +1,11 @@
 //! The leaves of a term's graph: signals, live primitives and parameters, for one sample of a toy model.
 
+use mopd_expr::batch::Layout;
 use mopd_lang::formula::{Adaptive, Axis, FormulaKind, Live, ModelSignal, Signal};
 
 use super::divergence::{AuditRefusal, TokenContext};
 use super::dual::Dual;
 use super::toy_model::ToyModel;
-use crate::expr::batch::Layout;
 use crate::lower::GraphLeaf;
 
 /// The number of tokens of a real completion that one toy token represents where positions are counted, so

@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::rc::Rc;
 
+use mopd_expr::batch::{Domains, Layout};
 use mopd_lang::experiment::Schedule;
 use mopd_lang::formula::Role;
 
@@ -12,7 +13,6 @@ use super::parameter_values::ParameterValues;
 use super::range::scheduled;
 use super::sampler::{Sampler, at};
 use super::teachers::{DistributionSource, Teachers};
-use crate::expr::batch::{Domains, Layout};
 
 /// The size of a toy model: vocabulary entries, prompts, samples of a prompt, tokens of a completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,9 +11,8 @@ mod stage;
 use std::collections::{BTreeMap, BTreeSet};
 
 use mopd_lang::diag::nearest;
+use mopd_plan::{Plan, Trainable};
 use serde::Deserialize;
-
-use crate::plan::{Plan, Trainable};
 
 pub use stage::{Bottleneck, PoolUse, StagePrediction, simulate};
 

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use super::events::{ResourceId, Simulation, SimulationOutcome, TaskId};
-use super::{CardPool, Cluster, ClusterError};
-use crate::expr::roles::Role;
-use crate::expr::signals::{Live, Signal, Support};
-use crate::plan::{
+use mopd_expr::roles::Role;
+use mopd_expr::signals::{Live, Signal, Support};
+use mopd_plan::{
     ModelId, Objective, Plan, Producer, Stage, TeacherChoice, TokenizerSpec, Train, Trainable, View,
 };
+
+use super::events::{ResourceId, Simulation, SimulationOutcome, TaskId};
+use super::{CardPool, Cluster, ClusterError};
 
 /// The largest number of pieces in which a step's completions are scored and trained.
 const PIECES: u32 = 64;
@@ -73,7 +74,7 @@ pub fn simulate(plan: &Plan, model: ModelId, cluster: &Cluster) -> Result<StageP
     let Producer::Student(student) = &train.rollout.producer else {
         return Err(unfit("its completions are not sampled by the student"));
     };
-    let crate::plan::Length::Steps(steps) = train.length else {
+    let mopd_plan::Length::Steps(steps) = train.length else {
         return Err(unfit("the number of its steps can only be computed from the data"));
     };
     let mut empty = Simulation::default();

@@ -15,12 +15,12 @@ mod trl;
 mod verl;
 mod weights;
 
+use mopd_expr::signals::{Distribution, DivergenceKind, Live, Support};
+use mopd_plan::Objective;
 use serde_json::json;
 
 use self::coverage::Coverage;
 use self::stage::{ExportRequest, ExportSettings};
-use crate::expr::signals::{Distribution, DivergenceKind, Live, Support};
-use crate::plan::Objective;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExportEngine {

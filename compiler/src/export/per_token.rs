@@ -1,8 +1,8 @@
 //! Splits a loss into one number per token and an aggregation of them, for engines that see only a part of
 //! the batch at a time (whole sequences).
 
-use crate::expr::graph::{Graph, NodeId, Operation};
-use crate::expr::signals::{Axis, Function, Reduction, Signal};
+use mopd_expr::graph::{Graph, NodeId, Operation};
+use mopd_expr::signals::{Axis, Function, Reduction, Signal};
 
 use super::torch::{Unprintable, signal_name};
 

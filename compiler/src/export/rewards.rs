@@ -1,9 +1,10 @@
 //! The built-in verifiers as Python.
 
+use mopd_plan::{Reward, RewardPart};
+
 use super::coverage::Coverage;
 use super::patterns::python_pattern;
 use super::stage::ExportSettings;
-use crate::plan::{Reward, RewardPart};
 
 /// The Python module that judges completions.
 pub const REWARDS: &str = include_str!("python/mopd_rewards.py");

@@ -2,13 +2,13 @@
 //! Engine-specific settings are in the engine's file.
 
 use mopd_lang::experiment as checked;
-
-use super::coverage::Coverage;
-use super::weights::{WeightsSource, weights};
-use crate::plan::{
+use mopd_plan::{
     Checkpointing, DataFormula, Domain, Dtype, Keep, Length, Model, ModelId, Objective, Optimizer, Origin,
     Plan, Producer, PromptFormat, Recipe, Sampling, Stage, Teacher, Train, Trainable, WeightFilter,
 };
+
+use super::coverage::Coverage;
+use super::weights::{WeightsSource, weights};
 
 /// The stage to export, and where its inputs are.
 #[derive(Clone, Copy)]
@@ -439,7 +439,7 @@ fn refusals(settings: &ExportSettings, of_checked: Option<&checked::Train>, cove
 }
 
 /// The optimizer, if it is AdamW. Any other is refused.
-pub fn adamw<'a>(settings: &'a ExportSettings, coverage: &mut Coverage) -> Option<&'a crate::plan::AdamW> {
+pub fn adamw<'a>(settings: &'a ExportSettings, coverage: &mut Coverage) -> Option<&'a mopd_plan::AdamW> {
     match &settings.train.optimizer {
         Optimizer::AdamW(adamw) => Some(adamw),
         Optimizer::Sgd(_) => {

@@ -6,12 +6,11 @@
 
 use std::fmt::Write as _;
 
+use mopd_expr::graph::{Graph, NodeId, Operation};
+use mopd_expr::signals::{Axis, Deviation, Function, Reduction, Scan, Signal, Statistic};
 use mopd_ops::Backend;
 use mopd_ops::expr::Arguments;
 use serde_json::Value;
-
-use crate::expr::graph::{Graph, NodeId, Operation};
-use crate::expr::signals::{Axis, Deviation, Function, Reduction, Scan, Signal, Statistic};
 
 /// The Python module that generated code calls.
 pub const TENSORS: &str = include_str!("python/mopd_tensors.py");
@@ -206,7 +205,7 @@ fn expression(graph: &Graph, id: NodeId, names: &Names) -> Result<String, Unprin
 
 /// The source text of a signal.
 pub fn signal_name(signal: &Signal) -> String {
-    let of = |role: &crate::expr::signals::Role, name: &str| format!("{}.{name}", role.name());
+    let of = |role: &mopd_expr::signals::Role, name: &str| format!("{}.{name}", role.name());
     match signal {
         Signal::Logp { role } => of(role, "logp"),
         Signal::Entropy { role } => of(role, "entropy"),

@@ -2,6 +2,9 @@
 
 use std::cell::RefCell;
 
+use mopd_expr::roles::Role;
+use mopd_expr::signals::{DivergenceKind, DivergenceParameter, Live, Mass, Signal};
+use mopd_plan::{Adapter, AdapterKind, Divergence, Dtype, Objective, PromptFormat, StepFunction, Trainable};
 use serde_json::{Map, Value, json};
 
 use super::coverage::Coverage;
@@ -9,11 +12,6 @@ use super::rewards::rewards;
 use super::schema::{Configuration, TRL_SYNCHRONOUS};
 use super::stage::{ExportSettings, adamw, checkpointed, micro_batch};
 use super::{Export, ExportFile, live_text, objective_header, torch};
-use crate::expr::roles::Role;
-use crate::expr::signals::{DivergenceKind, DivergenceParameter, Live, Mass, Signal};
-use crate::plan::{
-    Adapter, AdapterKind, Divergence, Dtype, Objective, PromptFormat, StepFunction, Trainable,
-};
 
 const TRAINER: &str = include_str!("python/mopd_trl.py");
 const DISTRIBUTIONS: &str = include_str!("python/mopd_distributions.py");

@@ -3,6 +3,9 @@
 mod rates;
 mod temperature;
 
+use mopd_expr::roles::Role;
+use mopd_expr::signals::{DivergenceKind, Live, Mass, Signal, Support};
+use mopd_plan::{Adapter, AdapterKind, Distribution, Divergence, Dtype, PromptFormat, Trainable};
 use serde_json::{Value, json};
 
 use self::rates::{VerlRate, rate};
@@ -13,9 +16,6 @@ use super::rewards::rewards;
 use super::schema::{Configuration, yaml};
 use super::stage::{ExportSettings, adamw, checkpointed, micro_batch};
 use super::{BYTES_CHAT_TEMPLATE, Export, ExportFile, TEXT_CHAT_TEMPLATE, objective_header, torch};
-use crate::expr::roles::Role;
-use crate::expr::signals::{DivergenceKind, Live, Mass, Signal, Support};
-use crate::plan::{Adapter, AdapterKind, Distribution, Divergence, Dtype, PromptFormat, Trainable};
 
 const PLUGIN: &str = include_str!("python/mopd_verl.py");
 const LAUNCH: &str = include_str!("python/launch_verl.sh");

@@ -1,8 +1,9 @@
 //! The locations of models' weights, for engines that read folders.
 
+use mopd_plan::{ModelId, Plan, Pretrained, Stage, TokenizerSpec};
+
 use super::coverage::Coverage;
 use super::stage::ExportRequest;
-use crate::plan::{ModelId, Plan, Pretrained, Stage, TokenizerSpec};
 
 /// The location of a model's weights.
 #[derive(Clone, Debug, PartialEq, Eq)]

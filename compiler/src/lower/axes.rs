@@ -1,12 +1,12 @@
 //! Lowers functions over the elements of an axis, over several values of one element, and over steps.
 
+use mopd_expr::graph::{Graph, NodeId};
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::formula::{Formula, FormulaKind, FormulaNode};
+use mopd_plan::{Axis, Function, Memory, Scan, Signal, Statistic};
 
 use super::formula::Lowering;
 use super::parts::operands;
-use crate::expr::graph::{Graph, NodeId};
-use crate::plan::{Axis, Function, Memory, Scan, Signal, Statistic};
 
 impl Lowering<'_> {
     pub(super) fn statistic(

@@ -1,8 +1,8 @@
 //! Upper bounds of the cost of every stage. Costs that depend on files which are read at run time, such as
 //! the size of a loaded model, are `None` here: the worker reads these files and predicts them.
 
-use crate::plan::producers::Writer;
-use crate::plan::{
+use mopd_plan::producers::Writer;
+use mopd_plan::{
     Adapter, Architecture, Cost, Experiment, Length, ModelId, Objective, Panel, Projection, Role, Rollout,
     Scorer, Stage, Teacher, Train, Trainable,
 };
@@ -39,12 +39,12 @@ pub(super) fn costs(experiment: &Experiment<Objective>) -> Vec<Cost> {
             Stage::Initialise(architecture) => (Some(architecture), weights_alone(parameters(architecture))),
             Stage::Load(_) => (None, weights_alone(None)),
             Stage::Train(train) => (inherited, training(train, inherited, &costs)),
-            Stage::Joint(joint) => {
-                let each = joint.learners.iter().map(|learner| {
+            Stage::Joint(stage) => {
+                let each = stage.learners.iter().map(|learner| {
                     let own = training(&learner.train, of(learner.train.start), &costs);
-                    own.in_every(learner.every)
+                    in_every(own, learner.every)
                 });
-                (inherited, each.reduce(Cost::jointly_with).unwrap_or_else(|| weights_alone(None)))
+                (inherited, each.reduce(joint).unwrap_or_else(|| weights_alone(None)))
             }
             Stage::Learner { .. } => (inherited, weights_alone(inherited.and_then(parameters))),
             Stage::Merge(merge) => {
@@ -61,29 +61,27 @@ pub(super) fn costs(experiment: &Experiment<Objective>) -> Vec<Cost> {
     costs
 }
 
-impl Cost {
-    /// The cost of a step that runs every `every` steps.
-    fn in_every(self, every: u32) -> Cost {
-        let part = |all: u64| all / u64::from(every.max(1));
-        Cost {
-            sequences: self.sequences.map(part),
-            tokens: self.tokens.map(part),
-            flops: self.flops.map(|flops| flops / f64::from(every.max(1))),
-            ..self
-        }
+/// The cost of a learner whose steps are every `every`-th of the stage.
+fn in_every(own: Cost, every: u32) -> Cost {
+    let part = |all: u64| all / u64::from(every.max(1));
+    Cost {
+        sequences: own.sequences.map(part),
+        tokens: own.tokens.map(part),
+        flops: own.flops.map(|flops| flops / f64::from(every.max(1))),
+        ..own
     }
+}
 
-    /// The cost of two models that are trained in one stage, so that both are in memory.
-    fn jointly_with(self, other: Cost) -> Cost {
-        let sum = |one: Option<u64>, other: Option<u64>| Some(one?.saturating_add(other?));
-        Cost {
-            parameters: sum(self.parameters, other.parameters),
-            trained: sum(self.trained, other.trained),
-            sequences: sum(self.sequences, other.sequences),
-            tokens: sum(self.tokens, other.tokens),
-            flops: self.flops.zip(other.flops).map(|(one, other)| one + other),
-            memory: sum(self.memory, other.memory),
-        }
+/// The cost of two models that are trained in one stage, so that both are in memory.
+fn joint(one: Cost, other: Cost) -> Cost {
+    let sum = |one: Option<u64>, other: Option<u64>| Some(one?.saturating_add(other?));
+    Cost {
+        parameters: sum(one.parameters, other.parameters),
+        trained: sum(one.trained, other.trained),
+        sequences: sum(one.sequences, other.sequences),
+        tokens: sum(one.tokens, other.tokens),
+        flops: one.flops.zip(other.flops).map(|(one, other)| one + other),
+        memory: sum(one.memory, other.memory),
     }
 }
 
@@ -340,7 +338,7 @@ fn trained(trainable: &Trainable, architecture: &Architecture) -> Option<u64> {
         Trainable::Adapter(adapter) => {
             let numbers = |projection: &Projection| {
                 let (rows, columns) = shape(*projection, architecture);
-                let norms = if adapter.kind == crate::plan::AdapterKind::Dora { rows } else { 0 };
+                let norms = if adapter.kind == mopd_plan::AdapterKind::Dora { rows } else { 0 };
                 (rows + columns).saturating_mul(u64::from(adapter.rank)).saturating_add(norms)
             };
             let layer = adapter.targets.iter().map(numbers).fold(0, u64::saturating_add);

@@ -2,12 +2,11 @@
 //! no NaN.
 
 use mopd_lang::diag::{Code, Diagnostic};
-
-use crate::plan::{
+use mopd_plan::refusal::Origins;
+use mopd_plan::{
     Comparison, Domain, MergeMethod, Model, Optimizer, Reward, RewardPart, Sampling, Schedule, Stage,
     StepFunction, Train,
 };
-use crate::refusal::Origins;
 
 /// Numbers with their names in messages.
 type NamedNumbers = Vec<(&'static str, f64)>;

@@ -6,18 +6,18 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use mopd_expr::graph::{Graph, LiveId, NodeId, Operation};
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::experiment::Origin;
 use mopd_lang::formula::{self as checked, Formula, FormulaKind, FormulaNode};
+use mopd_plan::refusal::{Origins, refused};
+use mopd_plan::{Axis, Function, Live, Signal};
 
 use super::executable::formula::{self as executable, CrossRolloutReads, ExecutableKind};
 use super::executable::sums;
 use super::leaves::GraphLeaf;
 use super::parts::{operands, switched_off};
 use super::positions;
-use crate::expr::graph::{Graph, LiveId, NodeId, Operation};
-use crate::plan::{Axis, Function, Live, Signal};
-use crate::refusal::{Origins, refused};
 
 /// A live primitive, and the place that first reads it.
 pub(super) struct PrimitiveUse {

@@ -4,13 +4,11 @@
 //! has two keys ([`FileScope`]): one includes the paths of files and identifies the text; the other does
 //! not and identifies results, after the files' content is added at run time.
 
-use serde::Serialize;
-
-use crate::expr::graph::{Graph, NodeId};
-use crate::keys::{VERSION, hash, text};
-use crate::plan::producers::{FieldValue, Fields};
-use crate::plan::views::Piece;
-use crate::plan::{
+use mopd_expr::graph::{Graph, NodeId};
+use mopd_plan::keys::{VERSION, hash, text};
+use mopd_plan::producers::{FieldValue, Fields};
+use mopd_plan::views::Piece;
+use mopd_plan::{
     Architecture, Comparison, Composition, CurriculumMeaning, DataFormula, DataSource, Domain, DomainId,
     Evaluation, Experiment, Extrapolation, Feedback, FeedbackMeaning, Formula, GradientAlignment, Guard,
     GuardMeaning, Ladder, Learned, Learner, Length, Live, MergeMethod, ModelId, Objective, Optimizer, Panel,
@@ -18,6 +16,7 @@ use crate::plan::{
     StepFunction, StudentCopy, TableColumn, Teacher, TeacherChoice, TermGradient, TokenizerSpec, Train,
     Trainable, Validation, WeightGroup,
 };
+use serde::Serialize;
 
 /// Raised whenever equal settings select different random numbers than before.
 const STREAMS: u32 = 1;

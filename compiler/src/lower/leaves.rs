@@ -3,11 +3,11 @@
 
 use std::rc::Rc;
 
+use mopd_expr::graph::{Graph, NodeId};
 use mopd_lang::formula::{Axis, Formula};
+use mopd_plan::refusal::Origins;
 
 use super::formula::{LeafScope, Lowering};
-use crate::expr::graph::{Graph, NodeId};
-use crate::refusal::Origins;
 
 /// An input of the graph: a signal, a live primitive, a parameter.
 #[derive(Clone, Debug)]

@@ -33,13 +33,13 @@ pub(crate) use postorder::ordered;
 use objective::StageRequest;
 use steps::ExecutableExperiment;
 
-use crate::expr::graph::{Graph, NodeId};
-use crate::plan::{GradientPartition, Live, Objective, OwnData, Plan, Scorers, Signal, Train};
-use crate::refusal::{Origins, refused};
+use mopd_expr::graph::{Graph, NodeId};
+use mopd_plan::refusal::{Origins, refused};
+use mopd_plan::{GradientPartition, Live, Objective, OwnData, Plan, Scorers, Signal, Train};
 
 /// Compiles a checked experiment, in steps with a type each: `ExecutableExperiment`, `Lowered`, [`Plan`]. Its
 /// [`Origin`]s index `origins`. `fused` is the arithmetic of its objectives
-/// ([`crate::expr::graph::Graph::fused`]), which is part of the plan's hash; [`crate::expr::jit::fuses`]
+/// ([`mopd_expr::graph::Graph::fused`]), which is part of the plan's hash; [`mopd_expr::jit::fuses`]
 /// returns the faster one for this machine.
 ///
 /// # Errors
@@ -61,11 +61,11 @@ pub fn compile(
 }
 
 /// The per-token values of an objective, before `reduce`. Signals and live primitives that the runtime does
-/// not supply are [`Signal::Other`](crate::plan::Signal) and [`Live::Other`](crate::plan::Live).
+/// not supply are [`Signal::Other`](mopd_plan::Signal) and [`Live::Other`](mopd_plan::Live).
 #[derive(Clone, Debug)]
 pub struct Expressions {
     pub graph: Graph,
-    /// The primitives of the graph's [`LiveId`](crate::expr::graph::LiveId)s.
+    /// The primitives of the graph's [`LiveId`](mopd_expr::graph::LiveId)s.
     pub live: Vec<Live>,
     /// The mask, per token.
     pub select: Option<NodeId>,

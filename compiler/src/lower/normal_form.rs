@@ -10,11 +10,10 @@ use mopd_lang::formula::{
     Axis, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live, Memory, ModelSignal,
     PreferenceKind, Role, Signal, Support, Unit,
 };
-
+use mopd_plan::NormalForm;
 use reading::{FormulaParts, FormulaReading};
 
 use super::expression::{self, exact};
-use crate::plan::NormalForm;
 
 /// Describes an objective. `rollout` is the rollout of its stage, with the completions that are kept; an
 /// objective of a library has no stage yet.

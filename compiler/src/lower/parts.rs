@@ -1,8 +1,7 @@
 //! Selects the parts of a formula that become nodes.
 
 use mopd_lang::formula::{self as checked, Formula, FormulaKind, FormulaNode};
-
-use crate::plan::Function;
+use mopd_plan::Function;
 
 /// The parts of a formula that become separate nodes. The parts of a divergence belong to the primitive.
 pub(super) fn operands(formula: &FormulaNode) -> Vec<&Formula> {

@@ -1,7 +1,7 @@
 //! Numbers that are computed from a token's position.
 
-use crate::expr::graph::{Graph, NodeId};
-use crate::plan::{Axis, Function, Reduction, Scan, Signal};
+use mopd_expr::graph::{Graph, NodeId};
+use mopd_plan::{Axis, Function, Reduction, Scan, Signal};
 
 /// `length - position - 1`: 0 at the last token of a completion.
 pub fn remaining(graph: &mut Graph) -> NodeId {
@@ -34,8 +34,8 @@ pub fn turn(graph: &mut Graph) -> NodeId {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::expr::batch::{Batch, Layout, TokenPartition};
-    use crate::expr::interpret::interpret;
+    use mopd_expr::batch::{Batch, Layout, TokenPartition};
+    use mopd_expr::interpret::interpret;
 
     #[test]
     fn turns_are_counted_and_the_final_one_is_the_last_of_its_completion() {

@@ -1,12 +1,12 @@
 //! Lowers outputs of scalar heads, and losses on two completions of a prompt.
 
+use mopd_expr::graph::{Graph, NodeId};
 use mopd_lang::experiment::Origin;
 use mopd_lang::formula::{self as checked, Formula, FormulaKind, FormulaNode};
+use mopd_plan::{Axis, Function, Live, Reduction, Role, Signal};
 
 use super::formula::{LeafScope, Lowering};
 use super::positions;
-use crate::expr::graph::{Graph, NodeId};
-use crate::plan::{Axis, Function, Live, Reduction, Role, Signal};
 
 /// The position of a score among the values of a scalar head. A value is computed before its token, so the
 /// score of a text is the value before the token that follows the text.

@@ -6,16 +6,16 @@ use mopd_lang::check::allow::is_allowed;
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::experiment as checked;
 use mopd_lang::source::Sources;
+use mopd_plan::refusal::Origins;
+use mopd_plan::{
+    Comparison, Domain, Experiment, Joint, Learner, Model, ModelId, Objective, Plan, SCHEMA, Schedule,
+    SourcePlace, Stage, StageFacts, Train,
+};
 
 use super::executable::settings::SettingsConverter;
 use super::key::{self, FileScope};
 use super::unsupported::{scalar_heads, second_heads};
 use super::{cost, executable, finite, trained};
-use crate::plan::{
-    Comparison, Domain, Experiment, Joint, Learner, Model, ModelId, Objective, Plan, SCHEMA, Schedule,
-    SourcePlace, Stage, StageFacts, Train,
-};
-use crate::refusal::Origins;
 
 /// The settings of an experiment as the runtime executes them, with the checker's objectives.
 pub(super) struct ExecutableExperiment<'a> {
@@ -70,7 +70,7 @@ impl<'a> ExecutableExperiment<'a> {
         ExecutableExperiment { checked: experiment, origins, domains, models, comparisons, refusals }
     }
 
-    /// Lowers the objectives to graphs, in the arithmetic of [`crate::expr::graph::Graph::fused`].
+    /// Lowers the objectives to graphs, in the arithmetic of [`mopd_expr::graph::Graph::fused`].
     pub(super) fn lower(self, fused: bool) -> Result<Lowered<'a>, Vec<Diagnostic>> {
         let ExecutableExperiment { checked, origins, domains, models, comparisons, mut refusals } = self;
         let tokens = vocabularies(&models);

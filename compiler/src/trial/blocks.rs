@@ -1,9 +1,10 @@
 //! Numbers of blocks. They are given per token, because the blocks depend on other numbers, so that their
 //! count is not known beforehand.
 
-use crate::expr::batch::{Batch, Layout, TokenPartition};
-use crate::expr::graph::NodeId;
-use crate::expr::interpret::interpret;
+use mopd_expr::batch::{Batch, Layout, TokenPartition};
+use mopd_expr::graph::NodeId;
+use mopd_expr::interpret::interpret;
+
 use crate::lower::FormulaGraph;
 
 /// The tokens that are in blocks, computed as in a run.

@@ -21,12 +21,12 @@ use serde::Serialize;
 pub use expected::{UnmetExpectation, differences};
 pub use numbers::{TokenPlace, TrialNumbers};
 
-use crate::expr::batch::Batch;
-use crate::expr::graph::{Graph, NodeId};
-use crate::expr::interpret::interpret;
-use crate::expr::signals::Axis;
-use crate::expr::values::{EvaluationError, Values};
 use crate::lower::{WholeObjective, whole};
+use mopd_expr::batch::Batch;
+use mopd_expr::graph::{Graph, NodeId};
+use mopd_expr::interpret::interpret;
+use mopd_expr::signals::Axis;
+use mopd_expr::values::{EvaluationError, Values};
 use supply::{TrialInputs, supply};
 
 /// The results of an objective on some numbers.
@@ -127,7 +127,7 @@ pub fn run(objective: &Objective, origins: &[Span], numbers: &TrialNumbers) -> R
 /// machine.
 #[cfg(not(target_family = "wasm"))]
 fn compiled(graph: &Graph, roots: &[NodeId], batch: &Batch) -> Result<Option<Values<f32>>, EvaluationError> {
-    crate::expr::jit::Program::compile(graph, roots).ok().map(|program| program.run(batch)).transpose()
+    mopd_expr::jit::Program::compile(graph, roots).ok().map(|program| program.run(batch)).transpose()
 }
 
 #[cfg(target_family = "wasm")]

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use mopd_expr::batch::{Domains, Layout, TokenPartition};
 use mopd_lang::formula::Axis;
 use serde::{Deserialize, Serialize};
 
 use crate::audit::normalised;
-use crate::expr::batch::{Domains, Layout, TokenPartition};
 
 /// The largest accepted deviation of a sum of probabilities from 1, since people write 0.333.
 const SUM: f64 = 5e-3;

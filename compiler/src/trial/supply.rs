@@ -3,6 +3,10 @@
 
 use std::collections::BTreeSet;
 
+use mopd_expr::batch::{Batch, Layout};
+use mopd_expr::graph::{LiveId, NodeId, Operation};
+use mopd_expr::interpret::interpret;
+use mopd_expr::signals;
 use mopd_lang::formula::{Axis, FormulaKind, ModelSignal, Role, Signal, Support, text};
 
 use super::blocks::Blocks;
@@ -10,10 +14,6 @@ use super::numbers::TrialNumbers;
 use crate::audit::{
     TokenContext, ToyModel, compares_vocabularies, is_live_of_distributions, is_of_distributions,
 };
-use crate::expr::batch::{Batch, Layout};
-use crate::expr::graph::{LiveId, NodeId, Operation};
-use crate::expr::interpret::interpret;
-use crate::expr::signals;
 use crate::lower::{FormulaGraph, GraphLeaf};
 
 /// All inputs of the graph.

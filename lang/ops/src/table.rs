@@ -1,5 +1,6 @@
 //! The table of elementwise functions. To add one, add its entry here and its page of tests.
 
+use Function::*;
 use serde::{Deserialize, Serialize};
 
 use crate::expr::OpExpr::{self, Apply, Constant, Gradient, Let, Local, Operand, Output};
@@ -7,8 +8,6 @@ use crate::function::{
     Accuracy, FunctionDefinition, FunctionValue, Notation, Range, Units, second_is_maximum, second_is_minimum,
 };
 use crate::{interval, unit};
-
-use Function::*;
 
 /// Declares [`Function`] and its table at once.
 macro_rules! functions {

@@ -1,8 +1,9 @@
 //! Settings of updates: optimizers and extrapolation; and measurements beside them: a validation loss, and
 //! the alignment of gradients.
 
-use super::{BenchmarkId, Origin};
 use serde::{Deserialize, Serialize};
+
+use super::{BenchmarkId, Origin};
 
 /// Extrapolates the weights along their change so far while a benchmark improves (arXiv:2605.11739).
 #[derive(Clone, Debug, PartialEq)]

@@ -2,11 +2,12 @@
 
 use std::rc::Rc;
 
+use serde::{Deserialize, Serialize};
+
 use super::optimizers::{Extrapolation, GradientAlignment, Optimizer, Validation};
 use super::trainable::Trainable;
 use super::{DomainId, Guard, Keep, ModelId, Objective, Origin, Rollout, Teacher, TeacherId, Template};
 use crate::experiment::formula::Formula;
-use serde::{Deserialize, Serialize};
 
 /// A model: the result of a stage applied to other models.
 #[derive(Clone, Debug, PartialEq)]

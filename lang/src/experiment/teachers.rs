@@ -2,9 +2,10 @@
 
 use std::rc::Rc;
 
+use serde::{Deserialize, Serialize};
+
 use super::{ModelId, Origin, PanelId, Rollout, Secret, TeacherId};
 use crate::experiment::formula::{Formula, Role};
-use serde::{Deserialize, Serialize};
 
 /// A prompt with slots: what a teacher sees in place of the plain prompt, or what a rollout is rewritten to.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,9 +1,9 @@
 //! `mopd bench divergence`: compares the two passes over the vocabulary with the plain code they replace.
 
-use mopd_compiler::expr::batch::Batch;
-use mopd_compiler::expr::graph::{Graph, LiveId};
-use mopd_compiler::plan::events::{BenchDivergence, BenchJob, Event, FailureKind, Measure};
-use mopd_compiler::plan::{Axis, Divergence, DivergenceKind, Function, Mass, Role, Summand, Support};
+use mopd_expr::batch::Batch;
+use mopd_expr::graph::{Graph, LiveId};
+use mopd_plan::events::{BenchDivergence, BenchJob, Event, FailureKind, Measure};
+use mopd_plan::{Axis, Divergence, DivergenceKind, Function, Mass, Role, Summand, Support};
 use tch::{Kind, Tensor, no_grad_guard};
 
 use crate::control::Control;

@@ -28,8 +28,8 @@
 
 use std::path::Path;
 
-use mopd_compiler::plan::events::{Event, FailureKind, FloorJob, Phase, StepPart};
-use mopd_compiler::plan::{Adapter, AdapterKind, Dtype, Producer, Role, Stage, Trainable};
+use mopd_plan::events::{Event, FailureKind, FloorJob, Phase, StepPart};
+use mopd_plan::{Adapter, AdapterKind, Dtype, Producer, Role, Stage, Trainable};
 
 use super::machine::{self, ProductShape};
 use crate::control::Control;
@@ -321,7 +321,7 @@ pub fn floor(job: &FloorJob, place: Place, control: &Control) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use mopd_compiler::plan::Projection;
+    use mopd_plan::Projection;
 
     use super::*;
     use crate::model::tests::tiny;

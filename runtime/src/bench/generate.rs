@@ -4,8 +4,8 @@
 use std::path::Path;
 use std::time::Instant;
 
-use mopd_compiler::plan::events::{Event, FailureKind, GenerateJob, GenerationRound};
-use mopd_compiler::plan::{Pretrained, Sampling};
+use mopd_plan::events::{Event, FailureKind, GenerateJob, GenerationRound};
+use mopd_plan::{Pretrained, Sampling};
 
 use super::floor::{StepTokens, rollout_phases};
 use super::machine::{ProductShape, rates};

@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use mopd_compiler::plan::events::MachineRates;
+use mopd_kernels::{Cpu, sum::sum};
+use mopd_plan::events::MachineRates;
 use tch::{Kind, Tensor, no_grad_guard};
 
 use crate::control::Control;
 use crate::failure::Result;
 use crate::machine::place::Place;
 use crate::model::Config;
-use mopd_kernels::{Cpu, sum::sum};
 
 /// The shape of a matrix product, `[rows, inputs]` times `[inputs, outputs]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,8 +5,8 @@ mod reading;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use mopd_compiler::keys;
-use mopd_compiler::plan::{DataFormula, DataSource, FieldColumn, PromptFormat};
+use mopd_plan::keys;
+use mopd_plan::{DataFormula, DataSource, FieldColumn, PromptFormat};
 use serde::Serialize;
 use serde_json::{Map, Value};
 

@@ -4,12 +4,11 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use mopd_compiler::{nearest, nearest_file};
+use mopd_plan::events::FailureKind;
+use mopd_plan::{nearest, nearest_file};
 use mopd_store::files::names_beside;
 
 use super::files::{ENDINGS, ending};
-use mopd_compiler::plan::events::FailureKind;
-
 use crate::failure::Error;
 use crate::quote::quote;
 use crate::tokenizer::chat::ChatError;

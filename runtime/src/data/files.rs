@@ -3,8 +3,8 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use mopd_compiler::nearest;
-use mopd_compiler::plan::is_file_pattern;
+use mopd_plan::is_file_pattern;
+use mopd_plan::nearest;
 use mopd_store::regular;
 
 use super::error::{DataError, DataProblem};
@@ -28,7 +28,7 @@ pub enum FileLayout {
 }
 
 /// File name endings of data files in a folder.
-pub use mopd_compiler::plan::DATA_ENDINGS as ENDINGS;
+pub use mopd_plan::DATA_ENDINGS as ENDINGS;
 
 /// The files of `path`, sorted by name: the file itself, those that match its pattern, or those of a split of
 /// a folder.

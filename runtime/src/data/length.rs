@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use mopd_compiler::plan::events::FailureKind;
+use mopd_plan::events::FailureKind;
 
 use super::{Dataset, RowPlace};
 use crate::failure::Error;

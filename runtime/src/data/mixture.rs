@@ -3,7 +3,7 @@
 //! domain once per epoch, so that shares are proportional to the number of prompts. A stage that chooses its
 //! prompts visits the chosen ones, in their order.
 
-use mopd_compiler::plan::quotas;
+use mopd_plan::quotas;
 use serde::{Deserialize, Serialize};
 
 use crate::random::{Uniforms, permutation};

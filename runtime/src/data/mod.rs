@@ -24,7 +24,7 @@ pub use overlap::{TestOverlap, overlap, prompt_hash};
 
 use std::path::{Path, PathBuf};
 
-use mopd_compiler::plan::DataSource;
+use mopd_plan::DataSource;
 
 /// The files that currently match a data source.
 pub fn files(base: &Path, source: &DataSource) -> Result<Vec<PathBuf>, DataError> {

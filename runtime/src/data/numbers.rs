@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-use mopd_compiler::plan::DataValue;
-pub use mopd_compiler::plan::number_of_text as number;
+use mopd_plan::DataValue;
+pub use mopd_plan::number_of_text as number;
 
 use crate::tokenizer::json::Json;
 

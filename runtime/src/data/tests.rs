@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use mopd_compiler::plan::{DataSource, PromptFormat};
+use mopd_plan::{DataSource, PromptFormat};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

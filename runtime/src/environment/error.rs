@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mopd_compiler::plan::events::FailureKind;
+use mopd_plan::events::FailureKind;
 
 use crate::failure::Error;
 use crate::program;

@@ -11,8 +11,8 @@ use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
 use base64::Engine;
-use mopd_compiler::nearest_file;
-use mopd_compiler::plan::events::FailureKind;
+use mopd_plan::events::FailureKind;
+use mopd_plan::nearest_file;
 use mopd_store::named::{self, NamedModel, is_commit};
 use mopd_store::{regular, write_atomically};
 use percent_encoding::percent_decode_str;

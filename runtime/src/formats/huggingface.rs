@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use mopd_compiler::plan::events::FailureKind;
+use mopd_plan::events::FailureKind;
 use mopd_store::regular;
 use serde::Deserialize;
 use serde_json::Value;

@@ -10,7 +10,7 @@ pub mod tensors;
 use std::fmt::Display;
 use std::path::Path;
 
-use mopd_compiler::plan::events::FailureKind;
+use mopd_plan::events::FailureKind;
 
 use crate::failure::Error;
 

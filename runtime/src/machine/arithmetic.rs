@@ -5,15 +5,15 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use mopd_compiler::expr::jit;
-use mopd_compiler::keys;
-use mopd_compiler::plan::GpuArithmetic;
+use mopd_expr::jit;
 use mopd_kernels::cuda::EntryKernels;
+use mopd_kernels::{CpuFeatures, symbols};
+use mopd_plan::GpuArithmetic;
+use mopd_plan::keys;
 use serde::{Deserialize, Serialize};
 use tch::Device;
 
 use crate::machine::place::Place;
-use mopd_kernels::{CpuFeatures, symbols};
 
 /// Increased whenever the bits of any result of an unchanged plan may differ from before: another order of a
 /// sum, another rounding, another use of random numbers, another meaning of a setting.

@@ -5,9 +5,9 @@ use std::ffi::CStr;
 use std::path::Path;
 use std::sync::Once;
 
-use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::{self, GpuArithmetic};
 use mopd_kernels::{accelerator, os};
+use mopd_plan::events::FailureKind;
+use mopd_plan::{self as plan, GpuArithmetic};
 use tch::{Device, Kind};
 
 use super::place::Place;

@@ -8,8 +8,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::{Adapter, AdapterKind};
+use mopd_plan::events::FailureKind;
+use mopd_plan::{Adapter, AdapterKind};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use super::{ParameterEntry, Weights, layout};

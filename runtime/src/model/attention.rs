@@ -1,13 +1,13 @@
 //! Attention of one layer over whole sequences: grouped heads (arXiv:2305.13245), sliding windows
 //! (arXiv:2004.05150), capped scores.
 
+use mopd_kernels::cuda::FlashAttention;
 use tch::{Device, Kind, Tensor};
 
 use super::packed_attention::SavedForBackward;
 use super::packed_batch::PackedBatch;
 use super::{Config, LayerAttention};
 use crate::machine::place::Place;
-use mopd_kernels::cuda::FlashAttention;
 
 /// Added to the score of a masked position. Finite, so that a fully masked row stays finite.
 pub(super) const HIDDEN: f64 = -1e30;

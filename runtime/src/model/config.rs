@@ -3,7 +3,7 @@
 //! Families differ in few places, and each has a field here. So the forward pass tests features, never a
 //! family's name; the name only decides how a `config.json` is read and written.
 
-use mopd_compiler::plan;
+use mopd_plan as plan;
 use serde::Serialize;
 
 pub use mopd_kernels::functions::Activation;

@@ -8,14 +8,14 @@
 //! ([`TrainingScalar::gated_unit_forward`]).
 
 use half::bf16;
+use mopd_kernels::tensor::{Element, multiply};
+use mopd_kernels::{Cpu, TrainingScalar};
 use tch::{Kind, Tensor, no_grad_guard};
 
 use super::Activation;
 use super::feed_forward::FeedForward;
 use super::linear::Linear;
 use super::loops::{Normalised, numbers, numbers_mut};
-use mopd_kernels::tensor::{Element, multiply};
-use mopd_kernels::{Cpu, TrainingScalar};
 
 /// The unit of one layer.
 pub(super) struct GatedUnit<'a> {

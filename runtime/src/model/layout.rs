@@ -1,6 +1,6 @@
 //! The parameters of a decoder and their order in the flat vector.
 
-use mopd_compiler::plan::WeightGroup;
+use mopd_plan::WeightGroup;
 
 use super::{Config, Experts};
 

@@ -1,10 +1,9 @@
 //! Helpers shared by the parts of a layer that run in our own loops.
 
 use half::bf16;
-use tch::{Kind, Tensor};
-
 use mopd_kernels::tensor::{Element, View, ViewMut, view, view_mut};
 use mopd_kernels::{Cpu, TrainingScalar};
+use tch::{Kind, Tensor};
 
 pub(super) fn numbers<T: Element>(tensor: &Tensor) -> View<'_, T> {
     view(tensor).expect("tensors of this pass are whole, here, and of the kinds that they are made of")

@@ -1,8 +1,7 @@
 //! Weights computed from weights. Sums are taken in f64.
 
-use mopd_compiler::plan::MergeMethod;
-use mopd_compiler::plan::events::FailureKind;
-
+use mopd_plan::MergeMethod;
+use mopd_plan::events::FailureKind;
 use serde_json::{Map, Value};
 
 use crate::failure::{Error, Result};

@@ -8,6 +8,10 @@
 use std::ops::Range;
 
 use half::bf16;
+use mopd_kernels::causal_attention::AttentionHeads;
+use mopd_kernels::rope::{HeadNorm, Positions, QkvEpilogue};
+use mopd_kernels::tensor::{Element, multiply};
+use mopd_kernels::{Cpu, TrainingScalar};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use super::Config;
@@ -16,10 +20,6 @@ use super::loops::{Normalised, numbers, numbers_mut};
 use super::parameters::Layer;
 use super::rope::Rotary;
 use crate::machine::transfer::to_vec;
-use mopd_kernels::causal_attention::AttentionHeads;
-use mopd_kernels::rope::{HeadNorm, Positions, QkvEpilogue};
-use mopd_kernels::tensor::{Element, multiply};
-use mopd_kernels::{Cpu, TrainingScalar};
 
 /// The attention of one layer.
 pub(super) struct PackedAttention<'a> {

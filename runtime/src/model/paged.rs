@@ -1,6 +1,9 @@
 //! Generation on the CPU with a paged KV cache: rows can enter and leave at every step.
 
 use half::bf16;
+use mopd_kernels::decode;
+use mopd_kernels::pages::{PageLayout, PagedSequence, Pages};
+use mopd_kernels::tensor::view;
 use tch::{Kind, Tensor, no_grad_guard};
 
 use super::Config;
@@ -10,9 +13,6 @@ use super::rope::Rotaries;
 use super::saved_activations::GeneratedActivations;
 use crate::machine::transfer::to_vec;
 use crate::tokenizer::Token;
-use mopd_kernels::decode;
-use mopd_kernels::pages::{PageLayout, PagedSequence, Pages};
-use mopd_kernels::tensor::view;
 
 /// The layout of a model's keys and values in a page.
 pub fn page_layout(config: &Config, kind: Kind) -> PageLayout {

@@ -7,6 +7,9 @@ use std::sync::Arc;
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
+use mopd_kernels::os::advise_huge_pages;
+use mopd_kernels::round_to_bf16;
+use mopd_kernels::tensor::{Element, ViewMut, view_mut};
 use tch::{Device, Kind, Tensor};
 
 use super::adapter::Merged;
@@ -14,9 +17,6 @@ use super::{ParameterEntry, Weights, layout};
 use crate::machine::place;
 use crate::machine::transfer::{note_to_device, upload};
 use crate::mapped::{MappedTensor, NumberEncoding};
-use mopd_kernels::os::advise_huge_pages;
-use mopd_kernels::round_to_bf16;
-use mopd_kernels::tensor::{Element, ViewMut, view_mut};
 
 /// All parameters of a model in the order of its layout.
 #[derive(Clone, Debug)]

@@ -9,6 +9,7 @@ mod generated;
 
 use std::ops::Range;
 
+use gated::UnitMatrix;
 use tch::{Kind, Tensor, no_grad_guard};
 
 use super::decoder::{Decoder, ForwardContext};
@@ -19,7 +20,6 @@ use super::packed_batch::PackedBatch;
 use super::parameters::{Layer, LayerBlock, ParameterLeaf};
 use super::second_head::SecondHeadGrad;
 use super::{gated, packed_attention};
-use gated::UnitMatrix;
 pub use generated::GeneratedActivations;
 use mopd_kernels::Cpu;
 use mopd_kernels::tensor::multiply;

@@ -110,7 +110,7 @@ mod tests {
     use crate::model::tests::{of_family, random_model, tiny};
     use crate::model::{Biases, Experts};
     use crate::tokenizer::Token;
-    use mopd_compiler::plan::Family;
+    use mopd_plan::Family;
 
     /// For any number of batches per loading of the layers.
     #[test]

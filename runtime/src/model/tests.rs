@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use mopd_compiler::plan::{self, Architecture};
+use mopd_kernels::pages::PagedSequence;
+use mopd_plan::{self as plan, Architecture};
 use tch::{Kind, Tensor, no_grad_guard};
 
 use super::*;
 use crate::machine::place::Place;
 use crate::machine::transfer::to_vec;
 use crate::tokenizer::{BEGIN, END, Token, Tokenizer};
-use mopd_kernels::pages::PagedSequence;
 
 mod generated;
 pub mod parity;

@@ -199,7 +199,7 @@ impl Weights {
 
 #[cfg(test)]
 mod tests {
-    use mopd_compiler::plan;
+    use mopd_plan as plan;
 
     use super::*;
     use crate::model::tests::{of_family, tiny};

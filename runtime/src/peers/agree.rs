@@ -1,7 +1,7 @@
 //! Agreement on work that may fail in one process alone, before the others wait for its result: all processes
 //! go on, or all stop for the same reason.
 
-use mopd_compiler::plan::events::{Failure, FailureKind};
+use mopd_plan::events::{Failure, FailureKind};
 use serde::{Deserialize, Serialize};
 
 use super::Peers;

@@ -19,7 +19,7 @@ pub mod tests;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use mopd_compiler::plan::events::FailureKind;
+use mopd_plan::events::FailureKind;
 
 pub use self::agree::{apart, unreadable};
 pub use self::join::{Rendezvous, RunSecret};

@@ -1,7 +1,7 @@
 //! Predicts the time that a stage spends on choosing its prompts.
 
-use mopd_compiler::plan::producers::Writer;
-use mopd_compiler::plan::{Curriculum, ModelId, Producer, Sampling, Share};
+use mopd_plan::producers::Writer;
+use mopd_plan::{Curriculum, ModelId, Producer, Sampling, Share};
 
 use super::trial::StageTrial;
 use crate::model::Weights;

@@ -1,7 +1,7 @@
 //! Rough estimates of what a step takes, by arithmetic alone. They decide how large a trial may be.
 
-use mopd_compiler::plan::producers::Derived;
-use mopd_compiler::plan::{ModelId, Panel, Producer, Rollout, Share, Trainable};
+use mopd_plan::producers::Derived;
+use mopd_plan::{ModelId, Panel, Producer, Rollout, Share, Trainable};
 
 use super::cut;
 use super::machine::MachineSpeed;

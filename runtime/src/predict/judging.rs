@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use mopd_compiler::plan::{Evaluation, Extrapolation, Sampling};
+use mopd_plan::{Evaluation, Extrapolation, Sampling};
 use tch::no_grad_guard;
 
 use super::machine::MachineSpeed;

@@ -1,6 +1,6 @@
 //! Time and memory that a trial took, and their extrapolation to what was not tried.
 
-use mopd_compiler::plan::events::TimeRange;
+use mopd_plan::events::TimeRange;
 
 /// If a thread waits for a core for more than this fraction of the time, other programs keep cores busy.
 const BUSY: f64 = 0.1;

@@ -19,6 +19,10 @@ mod validating;
 
 use std::sync::Arc;
 
+use mopd_plan::events::Prediction;
+use mopd_plan::producers::PrecomputedRollouts;
+use mopd_plan::{ModelId, Objective, Plan, Producer, Reward, Share, Stage, Train, Trainable};
+
 use crate::failure::Result;
 use crate::machine::device::kind;
 use crate::machine::place::Place;
@@ -26,9 +30,6 @@ use crate::model::{Config, Weights};
 use crate::prepare::{DomainData, ModelSpec};
 use crate::rollout::MemoryBudget;
 use crate::tokenizer::Tokenizer;
-use mopd_compiler::plan::events::Prediction;
-use mopd_compiler::plan::producers::PrecomputedRollouts;
-use mopd_compiler::plan::{ModelId, Objective, Plan, Producer, Reward, Share, Stage, Train, Trainable};
 
 pub use machine::MachineSpeed;
 use measurement::TrialMeasurement;

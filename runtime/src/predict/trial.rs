@@ -4,11 +4,9 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
-use mopd_compiler::plan::events::TimeRange;
-use mopd_compiler::plan::producers::PrecomputedRollouts;
-use mopd_compiler::plan::{
-    Keep, ModelId, Objective, Reward, RewardPart, Share, Train, Trainable, WeightFilter,
-};
+use mopd_plan::events::TimeRange;
+use mopd_plan::producers::PrecomputedRollouts;
+use mopd_plan::{Keep, ModelId, Objective, Reward, RewardPart, Share, Train, Trainable, WeightFilter};
 use tch::{Device, Kind};
 
 use super::measurement::TrialMeasurement;

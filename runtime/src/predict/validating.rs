@@ -1,6 +1,6 @@
 //! Predicts the time of a stage's validation loss.
 
-use mopd_compiler::plan::Validation;
+use mopd_plan::Validation;
 
 use super::machine::MachineSpeed;
 use super::trial::StageTrial;

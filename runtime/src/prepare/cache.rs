@@ -76,7 +76,7 @@ mod tests {
     use std::cell::Cell;
     use std::path::Path;
 
-    use mopd_compiler::plan::{DataSource, PromptFormat};
+    use mopd_plan::{DataSource, PromptFormat};
 
     use super::*;
     use crate::data::{Dataset, DatasetRequest};

@@ -1,6 +1,6 @@
 //! Whether data has what a stage or a table asks of it, and a model room for its tests.
 
-use mopd_compiler::plan::{
+use mopd_plan::{
     Comparison, DomainId, Evaluation, Length, Model, ModelId, Objective, Plan, Stage, TableColumn, Train,
 };
 

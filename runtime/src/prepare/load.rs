@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use mopd_compiler::keys;
-use mopd_compiler::plan::Pretrained;
-use mopd_compiler::plan::events::FailureKind;
+use mopd_plan::Pretrained;
+use mopd_plan::events::FailureKind;
+use mopd_plan::keys;
 use mopd_store::content::HashedFile;
 use serde::Serialize;
 

@@ -1,6 +1,6 @@
 //! Checks that the models of a merge are compatible: each weight must mean the same in all of them.
 
-use mopd_compiler::plan::{ModelId, Objective, Plan, Stage};
+use mopd_plan::{ModelId, Objective, Plan, Stage};
 
 use super::ModelSpec;
 use crate::failure::Result;

@@ -14,13 +14,13 @@ mod unchanged;
 use std::path::Path;
 use std::sync::Arc;
 
-use mopd_compiler::missing_file_help;
-use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::producers;
-use mopd_compiler::plan::results::{DataHash, FileHash, RewardFiles};
-use mopd_compiler::plan::{
-    self, Comparison, DataFormula, DataSource, Domain, DomainId, ModelId, Origin, Plan, Producer, Stage,
-    Train, View,
+use mopd_plan::events::FailureKind;
+use mopd_plan::missing_file_help;
+use mopd_plan::producers;
+use mopd_plan::results::{DataHash, FileHash, RewardFiles};
+use mopd_plan::{
+    self as plan, Comparison, DataFormula, DataSource, Domain, DomainId, ModelId, Origin, Plan, Producer,
+    Stage, Train, View,
 };
 use mopd_store::files::{names_beside, reason};
 use mopd_store::programs::CommandSources;

@@ -5,8 +5,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use mopd_compiler::plan::producers::Producer;
-use mopd_compiler::plan::{self, DomainId, ModelId, Plan, Served, Stage, Train};
+use mopd_plan::producers::Producer;
+use mopd_plan::{self as plan, DomainId, ModelId, Plan, Served, Stage, Train};
 use serde_json::{Map, Value};
 
 use super::load::look as look_for_model;

@@ -5,10 +5,10 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use mopd_compiler::keys;
-use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::views::{Moment, Slot};
-use mopd_compiler::plan::{PromptFormat, View};
+use mopd_plan::events::FailureKind;
+use mopd_plan::keys;
+use mopd_plan::views::{Moment, Slot};
+use mopd_plan::{PromptFormat, View};
 use serde::Serialize;
 
 use crate::data::{DataProblem, Dataset, Lists, Longest};

@@ -1,8 +1,8 @@
 //! Upper bounds of the tokens that templates add to a row of the data, to check that the context fits them.
 
-use mopd_compiler::plan::producers::Derived;
-use mopd_compiler::plan::views::Slot;
-use mopd_compiler::plan::{DomainId, Panel, Producer, Role, TeacherChoice, Train, View};
+use mopd_plan::producers::Derived;
+use mopd_plan::views::Slot;
+use mopd_plan::{DomainId, Panel, Producer, Role, TeacherChoice, Train, View};
 
 use crate::failure::Result;
 use crate::tokenizer::Tokenizer;

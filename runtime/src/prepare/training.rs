@@ -1,8 +1,8 @@
 //! Whether the models and the data of a stage fit each other: lengths, tokenizers, turns of experts.
 
-use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::producers::Writer;
-use mopd_compiler::plan::{DomainId, ModelId, Objective, Producer, Role, Sampling, Train};
+use mopd_plan::events::FailureKind;
+use mopd_plan::producers::Writer;
+use mopd_plan::{DomainId, ModelId, Objective, Producer, Role, Sampling, Train};
 
 use super::prompts::Prompts;
 use super::template_tokens::{AttemptsReader, for_derived, for_feedback, with_completions, with_words};

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use mopd_compiler::plan::events::FailureKind;
+use mopd_plan::events::FailureKind;
 use mopd_store::content::{FileState, HashedFile};
 
 use crate::failure::{Error, Result};

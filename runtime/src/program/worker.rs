@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mopd_compiler::plan::events::CALLERS_LIBRARY_PATH;
 use mopd_kernels::os::ProcessId;
+use mopd_plan::events::CALLERS_LIBRARY_PATH;
 
 use super::descendants::DescendantMark;
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use mopd_compiler::plan::Secret;
-use mopd_compiler::plan::events::FailureKind;
+use mopd_plan::Secret;
+use mopd_plan::events::FailureKind;
 use ureq::http::{StatusCode, Uri};
 use ureq::{Agent, Error as HttpError};
 

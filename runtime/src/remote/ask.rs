@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mopd_compiler::plan::events::FailureKind;
+use mopd_plan::events::FailureKind;
 use mopd_store::random_bytes;
 
 use super::address::Address;
@@ -413,7 +413,7 @@ mod tests {
     use std::io::{Read, Write};
     use std::net::TcpListener;
 
-    use mopd_compiler::plan::Secret;
+    use mopd_plan::Secret;
 
     use super::*;
 

@@ -1,7 +1,7 @@
 //! The identity of a server: its model, the version of the weights, and the texts of its ids.
 
-use mopd_compiler::keys;
-use mopd_compiler::plan::{Engine, Served};
+use mopd_plan::keys;
+use mopd_plan::{Engine, Served};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 

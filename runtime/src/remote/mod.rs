@@ -23,9 +23,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::producers::SampledBy;
-use mopd_compiler::plan::{Answers, Dtype, Engine, Plan, RolloutServer, Served, Train};
+use mopd_plan::events::FailureKind;
+use mopd_plan::producers::SampledBy;
+use mopd_plan::{Answers, Dtype, Engine, Plan, RolloutServer, Served, Train};
 use serde_json::{Value, json};
 use tch::Tensor;
 

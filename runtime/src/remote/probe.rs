@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use mopd_compiler::plan::events::{LONGEST_LIST, ServerReport};
-use mopd_compiler::plan::{Answers, Dtype, Engine, RolloutServer, Served};
+use mopd_plan::events::{LONGEST_LIST, ServerReport};
+use mopd_plan::{Answers, Dtype, Engine, RolloutServer, Served};
 
 use super::address::Address;
 use super::ask::{self, ReplyProblem};

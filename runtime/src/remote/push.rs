@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::{Engine, Served};
+use mopd_plan::events::FailureKind;
+use mopd_plan::{Engine, Served};
 use serde_json::{Value, json};
 
 use super::address::Address;

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::{Answers, Dtype, Engine, RolloutServer, Sampling, Served};
+use mopd_plan::events::FailureKind;
+use mopd_plan::{Answers, Dtype, Engine, RolloutServer, Sampling, Served};
 use serde::{Deserialize, Serialize};
 
 use super::address::Address;

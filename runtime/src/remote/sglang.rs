@@ -1,7 +1,7 @@
 //! The protocol of SGLang: `/generate` with `return_logprob`, for sent tokens or generated ones. Numbers of
 //! sent tokens begin at `logprob_start_len`, and the token there has none.
 
-use mopd_compiler::plan::Served;
+use mopd_plan::Served;
 use serde_json::{Value, json};
 
 use super::ask::ReplyProblem;

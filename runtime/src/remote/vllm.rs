@@ -2,7 +2,7 @@
 //! least one token, which is ignored. Completions come from `/inference/v1/generate`, which takes and returns
 //! token ids, and reports the weights that sampled each completion.
 
-use mopd_compiler::plan::Served;
+use mopd_plan::Served;
 use serde_json::{Value, json};
 
 use super::ask::ReplyProblem;

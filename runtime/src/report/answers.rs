@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use mopd_compiler::plan::Metric;
+use mopd_plan::Metric;
 use serde::{Deserialize, Serialize};
 
 use crate::rollout::confidence::WHOLE;

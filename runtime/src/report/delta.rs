@@ -4,9 +4,9 @@
 use std::path::Path;
 
 use half::bf16;
-use mopd_compiler::plan::WeightGroup;
-use mopd_compiler::plan::deltas::{Delta, DeltaJob, DeltaOverlap, Rank};
-use mopd_compiler::plan::events::{Event, FailureKind};
+use mopd_plan::WeightGroup;
+use mopd_plan::deltas::{Delta, DeltaJob, DeltaOverlap, Rank};
+use mopd_plan::events::{Event, FailureKind};
 use tch::{Kind, Tensor};
 
 use crate::control::Control;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use mopd_compiler::plan::events::MetricsRow;
+use mopd_plan::events::MetricsRow;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -286,8 +286,8 @@ pub fn write_parquet(
 
 #[cfg(test)]
 mod tests {
-    use mopd_compiler::plan::columns::{OF_DOMAIN, OF_STEP, OTHERS};
-    use mopd_compiler::plan::events::ColumnValues;
+    use mopd_plan::columns::{OF_DOMAIN, OF_STEP, OTHERS};
+    use mopd_plan::events::ColumnValues;
 
     use super::*;
     use crate::report::read::columns;

@@ -3,11 +3,9 @@
 use std::fs::File;
 use std::path::Path;
 
-use mopd_compiler::plan::events::{
-    ColumnValues, CompareJob, DifferencesJob, Event, FailureKind, ReadColumn, ReadJob,
-};
-use mopd_compiler::plan::results::{Results, RewardFiles};
-use mopd_compiler::plan::{Domain, Plan};
+use mopd_plan::events::{ColumnValues, CompareJob, DifferencesJob, Event, FailureKind, ReadColumn, ReadJob};
+use mopd_plan::results::{Results, RewardFiles};
+use mopd_plan::{Domain, Plan};
 use mopd_store::read_json;
 use parquet::basic::{ConvertedType, Type};
 use parquet::file::reader::{FileReader, SerializedFileReader};

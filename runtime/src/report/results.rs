@@ -3,10 +3,10 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use mopd_compiler::plan::results::{
+use mopd_plan::results::{
     DataHash, GuardActed, Intervals, PrivateStage, Results, RewardFiles, StageRecord, Table,
 };
-use mopd_compiler::plan::{Comparison, Metric, Plan, TableColumn, events::Versions};
+use mopd_plan::{Comparison, Metric, Plan, TableColumn, events::Versions};
 
 use super::statistics::{CompiledExperiment, StatisticsError, TableScores, table_rows};
 use crate::files::{WriteError, write_atomically};

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use mopd_compiler::plan::{DomainId, Plan};
+use mopd_plan::{DomainId, Plan};
 
 use super::answers::PromptAnswers;
 use super::parquet;

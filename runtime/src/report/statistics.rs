@@ -2,19 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use mopd_compiler::plan::results::{Score, TableRow};
-use mopd_compiler::plan::{Comparison, DomainId, Metric, ModelId, Objective, Row};
+use interval::{Estimate, SeedPromptMatrix};
+use mopd_plan::results::{Score, TableRow};
+use mopd_plan::{Comparison, DomainId, Metric, ModelId, Objective, Row};
+use scale::NormalizedScale;
 
 use super::answers::PromptAnswers;
-use interval::{Estimate, SeedPromptMatrix};
-use scale::NormalizedScale;
 
 mod calibration;
 pub mod compare;
 mod interval;
 mod scale;
 
-pub(super) type CompiledExperiment = mopd_compiler::plan::Experiment<Objective>;
+pub(super) type CompiledExperiment = mopd_plan::Experiment<Objective>;
 
 /// The answers and rewards behind one table, by model, column and seed.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use mopd_compiler::plan::RewardRange;
+use mopd_plan::RewardRange;
 use mopd_store::programs::python;
 
 use super::{Judgement, RewardError, RewardInput, verdict};

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use mopd_compiler::plan::{RewardRange, Secret};
+use mopd_plan::{RewardRange, Secret};
 use serde_json::Value;
 use ureq::http::{StatusCode, Uri};
 use ureq::{Agent, Error};

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use bigdecimal::BigDecimal;
-use mopd_compiler::plan::{self, RewardRange};
+use mopd_plan::{self as plan, RewardRange};
 use regex::Regex;
 use serde::Serialize;
 use serde_json::{Map, Value};

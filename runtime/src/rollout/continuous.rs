@@ -9,6 +9,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use mopd_kernels::pages::{PagedSequence, pages_of};
+
 use super::active_sequence::{ActiveSequence, PrefilledPrompt};
 use super::request::OpenRollout;
 use super::{
@@ -20,7 +22,6 @@ use crate::failure::{Error, Result};
 use crate::model::{GeneratedActivations, PagedGenerator};
 use crate::random::Uniforms;
 use crate::zip::zip_equal;
-use mopd_kernels::pages::{PagedSequence, pages_of};
 
 /// Resources that a rollout took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,10 +1,11 @@
 //! Sampling with a second model, the guide, that reads the same tokens and helps to choose each next one.
 
+use mopd_plan::Sampling;
+
 use super::sampler::{SampledToken, Scratch, TokenDistribution, pick, summed, weigh};
 use super::speculative::{DraftVerdict, Verification, verified};
 use crate::random::Uniforms;
 use crate::tokenizer::Token;
-use mopd_compiler::plan::Sampling;
 
 /// How the second model takes part in the choice of a token.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -1,7 +1,7 @@
 //! Samples the next token of every row of logits on the host; [`super::tensor_sampler`] does on the device.
 
-use mopd_compiler::plan::Sampling;
 use mopd_kernels::Cpu;
+use mopd_plan::Sampling;
 
 use super::Author;
 use super::guided::{self, GuidanceStep, GuidedScratch};

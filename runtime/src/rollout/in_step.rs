@@ -1,7 +1,7 @@
 //! Lockstep decoding, for models whose keys and values are tensors: all rows of a unit of prompts advance
 //! together, one unit after the other.
 
-use mopd_compiler::plan::Sampling;
+use mopd_plan::Sampling;
 
 use super::tensor_sampler::DeviceVocabulary;
 use super::{

@@ -20,8 +20,9 @@ mod tensor_sampler;
 
 use std::ops::Range;
 
-use mopd_compiler::plan::Sampling;
-use mopd_compiler::plan::events::FailureKind;
+use mopd_kernels::pages::{PAGE, pages_of};
+use mopd_plan::Sampling;
+use mopd_plan::events::FailureKind;
 use tch::Kind;
 
 use crate::control::Control;
@@ -30,7 +31,6 @@ use crate::machine::place::Place;
 use crate::model::{Config, Decoder, GeneratedActivations, page_layout};
 use crate::random::{Key, Uniforms};
 use crate::tokenizer::Token;
-use mopd_kernels::pages::{PAGE, pages_of};
 
 pub use continuous::{ContinuousBatch, RequestId};
 pub use debate::{Debate, TurnSummary};

@@ -1,7 +1,7 @@
 //! Decoding of one or two tokens per step: a second head of the model predicts the token after the next one,
 //! and a confidence that this token is right (arXiv:2605.27255).
 
-use mopd_compiler::plan::Sampling;
+use mopd_plan::Sampling;
 use tch::{Kind, Tensor};
 
 use super::{Completion, HostSampler, Prompt, READ, ROWS, Stop, append, host_sampler, units};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mopd_compiler::plan::Sampling;
+use mopd_plan::Sampling;
 use tch::Kind;
 
 use super::*;

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use mopd_compiler::plan::Sampling;
+use mopd_plan::Sampling;
 use serde::{Deserialize, Serialize};
 
 use super::{Completion, Prompt, READ, ROWS, units};

@@ -1,13 +1,13 @@
 //! One token from one row of logits.
 
-use mopd_compiler::plan::Sampling;
+use mopd_kernels::entries::largest;
+use mopd_kernels::functions::exp;
+use mopd_kernels::with_cpu_features;
+use mopd_plan::Sampling;
 
 use super::speculative::DraftVerdict;
 use crate::random::Uniforms;
 use crate::tokenizer::Token;
-use mopd_kernels::entries::largest;
-use mopd_kernels::functions::exp;
-use mopd_kernels::with_cpu_features;
 
 /// A token and its log-probability under the distribution it was drawn from: the softmax of logits /
 /// temperature over the entries that `top_k` and `top_p` leave. Greedy choice is certain, so its

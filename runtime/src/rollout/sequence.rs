@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use mopd_compiler::plan::Role;
+use mopd_plan::Role;
 use serde::{Deserialize, Serialize};
 
 use super::DraftCounts;

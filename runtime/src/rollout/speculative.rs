@@ -5,7 +5,7 @@
 //! before it. The tokens of a draft after its first rejected one do not influence the trajectory, so they are
 //! drawn afterwards.
 
-use mopd_compiler::plan::Sampling;
+use mopd_plan::Sampling;
 use serde::{Deserialize, Serialize};
 
 use super::sampler::{SampledToken, TokenDistribution, pick, summed};

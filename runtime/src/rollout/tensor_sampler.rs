@@ -3,8 +3,8 @@
 //! in f64 by the same pieces, so that a uniform number picks the same token, unless it falls within rounding
 //! of the border between two.
 
-use mopd_compiler::plan::Sampling;
 use mopd_kernels::cuda::DrawKernel;
+use mopd_plan::Sampling;
 use tch::{Kind, Tensor, no_grad_guard};
 
 use super::Author;

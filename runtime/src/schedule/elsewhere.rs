@@ -5,7 +5,7 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use mopd_compiler::plan::events::RunJob;
+use mopd_plan::events::RunJob;
 use mopd_store::Folder;
 
 use super::{Keys, Task, Work};

@@ -1,7 +1,7 @@
 //! Refuses stages that can't fit in memory, before they allocate anything.
 
-use mopd_compiler::plan::events::{FailureKind, RunJob};
-use mopd_compiler::plan::{Dtype, Model, ModelId, Objective, Plan, Stage, Train, Trainable};
+use mopd_plan::events::{FailureKind, RunJob};
+use mopd_plan::{Dtype, Model, ModelId, Objective, Plan, Stage, Train, Trainable};
 
 use super::memory_budget::DeviceMemoryBudget;
 use super::predicted::Predicted;

@@ -1,7 +1,7 @@
 //! Reports of the guards of finished stages, for stages found in the store and for those trained by this
 //! run.
 
-use mopd_compiler::plan::{Learner, ModelId, Stage};
+use mopd_plan::{Learner, ModelId, Stage};
 
 use super::run::{Scheduler, lock};
 use crate::failure::Result;

@@ -7,9 +7,9 @@ mod rollouts;
 
 use std::collections::BTreeSet;
 
-use mopd_compiler::keys;
-use mopd_compiler::plan::events::Fork;
-use mopd_compiler::plan::{
+use mopd_plan::events::Fork;
+use mopd_plan::keys;
+use mopd_plan::{
     Domain, DomainId, Evaluation, Learner, ModelId, Objective, Plan, PromptFormat, Reward, Rollout, Sampling,
     Stage, StageFacts, TokenizerSpec, Train,
 };

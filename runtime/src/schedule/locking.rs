@@ -8,8 +8,8 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use mopd_compiler::plan::events::Event;
-use mopd_compiler::plan::{Plan, Stage};
+use mopd_plan::events::Event;
+use mopd_plan::{Plan, Stage};
 use mopd_store::{Lock, StoredRun};
 
 use super::run::{Scheduler, lock};
@@ -127,7 +127,7 @@ impl Scheduler<'_> {
     }
 }
 
-fn is_load(plan: &Plan, id: mopd_compiler::plan::ModelId) -> bool {
+fn is_load(plan: &Plan, id: mopd_plan::ModelId) -> bool {
     matches!(plan.experiment.model(id).stage, Stage::Load(_))
 }
 

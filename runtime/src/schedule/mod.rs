@@ -25,7 +25,7 @@ mod unsupported;
 
 use std::collections::{BTreeSet, HashMap};
 
-use mopd_compiler::plan::{DomainId, Evaluation, ModelId, Objective, Plan, Stage, TableColumn};
+use mopd_plan::{DomainId, Evaluation, ModelId, Objective, Plan, Stage, TableColumn};
 
 pub use keys::{Keys, fork_of};
 pub use memory_budget::DeviceMemoryBudget;

@@ -5,6 +5,9 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use mopd_plan::events::{Event, Predict, Prediction, RunJob, TimeRange};
+use mopd_plan::{ModelId, Objective, Plan, Stage, Train};
+
 use super::memory_budget::DeviceMemoryBudget;
 use super::prepared::PreparedPlan;
 use super::{Task, Work, fits};
@@ -15,8 +18,6 @@ use crate::machine::device::kind;
 use crate::machine::memory;
 use crate::machine::place::Place;
 use crate::predict::{MachineSpeed, Shapes, predict};
-use mopd_compiler::plan::events::{Event, Predict, Prediction, RunJob, TimeRange};
-use mopd_compiler::plan::{ModelId, Objective, Plan, Stage, Train};
 
 /// Time after which [`Predict::Quick`] tries no further stage.
 const QUICK: Duration = Duration::from_secs(30);
@@ -175,7 +176,7 @@ fn widened_for_parallel(alone: Prediction, tasks: usize) -> Prediction {
 
 #[cfg(test)]
 mod tests {
-    use mopd_compiler::plan::{DomainId, Evaluation, Sampling};
+    use mopd_plan::{DomainId, Evaluation, Sampling};
 
     use super::*;
 

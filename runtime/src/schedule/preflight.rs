@@ -4,8 +4,8 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use mopd_compiler::plan::events::{Event, FailureKind, RunJob};
-use mopd_compiler::plan::{DomainId, ModelId, Plan, SCHEMA, Stage};
+use mopd_plan::events::{Event, FailureKind, RunJob};
+use mopd_plan::{DomainId, ModelId, Plan, SCHEMA, Stage};
 
 use super::prepared::PreparedPlan;
 use super::private::private_stages;

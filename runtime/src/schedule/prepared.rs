@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use mopd_compiler::plan::events::{Event, RunJob};
-use mopd_compiler::plan::results::PrivateStage;
+use mopd_plan::events::{Event, RunJob};
+use mopd_plan::results::PrivateStage;
 
 use super::memory_budget::DeviceMemoryBudget;
 use super::predicted::Predicted;

@@ -3,8 +3,8 @@
 
 use std::collections::HashMap;
 
-use mopd_compiler::plan::results::{PrivateStage, RowCopies};
-use mopd_compiler::plan::{Objective, Plan, Share, Train};
+use mopd_plan::results::{PrivateStage, RowCopies};
+use mopd_plan::{Objective, Plan, Share, Train};
 
 use super::{Task, Work, stages, steps};
 use crate::data::Dataset;

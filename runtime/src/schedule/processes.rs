@@ -10,8 +10,8 @@ use std::process::{Child, Command as Program, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use mopd_compiler::plan::events::{FailureKind, RunJob, Versions};
-use mopd_compiler::plan::{ModelId, Stage};
+use mopd_plan::events::{FailureKind, RunJob, Versions};
+use mopd_plan::{ModelId, Stage};
 use serde::{Deserialize, Serialize};
 
 use super::Work;

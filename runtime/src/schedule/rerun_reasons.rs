@@ -4,6 +4,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use mopd_plan::events::{Event, RunJob, Versions};
+use mopd_plan::results::FileHash;
+use mopd_plan::why::{EarlierRun, KeyPart, StageFate};
+use mopd_plan::{DomainId, Plan, Train};
+use mopd_store::{read_json, write_whole};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
 use super::keys::OWN_SETTINGS;
 use super::prepared::{PreparedPlan, keys_of, prepared};
 use super::{Keys, Task, Work};
@@ -12,13 +20,6 @@ use crate::failure::Result;
 use crate::machine::arithmetic::Arithmetic;
 use crate::machine::place::Place;
 use crate::store::Store;
-use mopd_compiler::plan::events::{Event, RunJob, Versions};
-use mopd_compiler::plan::results::FileHash;
-use mopd_compiler::plan::why::{EarlierRun, KeyPart, StageFate};
-use mopd_compiler::plan::{DomainId, Plan, Train};
-use mopd_store::{read_json, write_whole};
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 /// The recorded parts of a run's keys; the last run of each folder of results is kept.
 #[derive(Serialize, Deserialize)]

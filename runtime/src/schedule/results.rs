@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use mopd_compiler::plan::DomainId;
-use mopd_compiler::plan::events::{FailureKind, Versions};
+use mopd_plan::DomainId;
+use mopd_plan::events::{FailureKind, Versions};
 
 use super::Work;
 use super::run::Scheduler;

@@ -1,7 +1,6 @@
 //! The states that a stage resumes from, and the ones that it stores while it runs.
 
-use mopd_compiler::plan::events::{Event, FailureKind};
-
+use mopd_plan::events::{Event, FailureKind};
 use mopd_store::Lock;
 
 use super::fork_of;

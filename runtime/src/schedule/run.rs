@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use mopd_compiler::plan::events::{Event, Fork, RunJob, Versions};
-use mopd_compiler::plan::results::{GuardActed, StageRecord};
-use mopd_compiler::plan::{Plan, Stage};
+use mopd_plan::events::{Event, Fork, RunJob, Versions};
+use mopd_plan::results::{GuardActed, StageRecord};
+use mopd_plan::{Plan, Stage};
 use mopd_store::Lock;
 use tch::Kind;
 

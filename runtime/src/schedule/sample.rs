@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use mopd_compiler::plan::Sampling;
-use mopd_compiler::plan::events::{Event, FailureKind, SampleJob, SamplePrompt};
+use mopd_plan::Sampling;
+use mopd_plan::events::{Event, FailureKind, SampleJob, SamplePrompt};
 use tch::Kind;
 
 use crate::control::Control;

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::time::Duration;
 
-use mopd_compiler::plan::ModelId;
+use mopd_plan::ModelId;
 use mopd_store::Lock;
 
 use super::locking::scores_of;

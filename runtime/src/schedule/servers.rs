@@ -6,9 +6,9 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mopd_compiler::plan::events::{Event, FailureKind, ServerReport, ServersJob};
-use mopd_compiler::plan::producers::SampledBy;
-use mopd_compiler::plan::{ModelId, Plan, RolloutServer, Served};
+use mopd_plan::events::{Event, FailureKind, ServerReport, ServersJob};
+use mopd_plan::producers::SampledBy;
+use mopd_plan::{ModelId, Plan, RolloutServer, Served};
 
 use super::preflight::check_schema;
 use crate::control::Control;

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use mopd_compiler::plan::events::{Event, FailureKind};
-use mopd_compiler::plan::results::{ScoresFound, StageRecord};
-use mopd_compiler::plan::{Learner, ModelId, Objective, Pretrained, Stage, Train};
+use mopd_plan::events::{Event, FailureKind};
+use mopd_plan::results::{ScoresFound, StageRecord};
+use mopd_plan::{Learner, ModelId, Objective, Pretrained, Stage, Train};
 use mopd_store::Lock;
 
 use super::exclusive::RunningTask;

@@ -1,7 +1,7 @@
 //! Refuses, before anything runs, the settings that several processes can't train together yet.
 
-use mopd_compiler::plan::events::{FailureKind, RunJob};
-use mopd_compiler::plan::{DivergenceParameter, Objective, Producer, Stage, Train, producers};
+use mopd_plan::events::{FailureKind, RunJob};
+use mopd_plan::{DivergenceParameter, Objective, Producer, Stage, Train, producers};
 
 use super::{Task, Work};
 use crate::failure::{Error, Result};

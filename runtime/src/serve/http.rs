@@ -11,7 +11,7 @@ use axum::extract::{Request, State};
 use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
-use mopd_compiler::plan::Dtype;
+use mopd_plan::Dtype;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::time::timeout;

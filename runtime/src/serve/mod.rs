@@ -18,8 +18,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, sync_channel};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
-use mopd_compiler::plan::Pretrained;
-use mopd_compiler::plan::events::{Event, FailureKind, ServeJob};
+use mopd_plan::Pretrained;
+use mopd_plan::events::{Event, FailureKind, ServeJob};
 
 use self::engine::{EngineReply, EngineRequest, Limits, RequestRefusal, ServingEngine};
 use self::http::{QueuedRequest, Shared};

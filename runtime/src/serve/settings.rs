@@ -1,6 +1,6 @@
 //! The sampling settings of requests.
 
-use mopd_compiler::plan::Sampling;
+use mopd_plan::Sampling;
 use serde_json::{Map, Value};
 
 use super::engine::RequestRefusal;

@@ -17,8 +17,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use mopd_compiler::plan::events::{Event, ServeJob};
-use mopd_compiler::plan::{Answers, Dtype, Engine, Secret, Served};
+use mopd_plan::events::{Event, ServeJob};
+use mopd_plan::{Answers, Dtype, Engine, Secret, Served};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use super::serve;

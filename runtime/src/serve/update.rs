@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
-use mopd_compiler::plan::Pretrained;
-use mopd_compiler::plan::events::FailureKind;
+use mopd_plan::Pretrained;
+use mopd_plan::events::FailureKind;
 use serde_json::{Value, json};
 
 use super::ServedModelInfo;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mopd_compiler::plan::Sampling;
+use mopd_plan::Sampling;
 use mopd_store::random_bytes;
 use tokio::sync::oneshot::Sender;
 

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-use mopd_compiler::plan::events::FailureKind;
+use mopd_plan::events::FailureKind;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 

@@ -5,13 +5,14 @@
 use std::fs;
 use std::path::PathBuf;
 
+use mopd_store::{Lookup, read_json};
+
 use super::hashed::{write_hashed, write_json};
 use super::state::{StateTensors, TrainPosition, TrainState};
 use super::{METRICS, Store, TOKENS};
 use crate::failure::Result;
 use crate::formats::safetensors;
 use crate::report::Record;
-use mopd_store::{Lookup, read_json};
 
 const TENSORS: &str = "state.safetensors";
 const POSITION: &str = "position.json";

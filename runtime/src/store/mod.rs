@@ -13,7 +13,7 @@ mod tokens;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use mopd_compiler::plan::events::FailureKind;
+use mopd_plan::events::FailureKind;
 use mopd_store::files::folder_of_model;
 use mopd_store::{Folder, Lock, StoredRun, read_json, write_whole};
 use serde::Serialize;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mopd_compiler::expr::graph::NodeId;
+use mopd_expr::graph::NodeId;
 use serde::{Deserialize, Serialize};
 use tch::{Tensor, no_grad_guard};
 

@@ -16,7 +16,7 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use mopd_compiler::plan::events::FailureKind;
+use mopd_plan::events::FailureKind;
 
 use self::chat::{ChatError, ChatTemplate, Conversation};
 use crate::failure::Error;

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use mopd_compiler::keys;
+use mopd_plan::keys;
 use serde::Serialize;
 use tokenizers::Encoding;
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use mopd_compiler::plan::events::FailureKind;
+use mopd_plan::events::FailureKind;
 
 use super::chat::{self, Conversation};
 use super::{TokenBytes, Tokenizer};

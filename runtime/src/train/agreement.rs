@@ -8,9 +8,9 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use mopd_compiler::expr::batch::{Batch, TokenPartition};
-use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::{Agreement, Axis, Objective, Sampling, Signal};
+use mopd_expr::batch::{Batch, TokenPartition};
+use mopd_plan::events::FailureKind;
+use mopd_plan::{Agreement, Axis, Objective, Sampling, Signal};
 use tch::no_grad_guard;
 
 use super::Stage;

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use mopd_compiler::expr::batch::Batch;
-use mopd_compiler::plan::GradientPartition;
+use mopd_expr::batch::Batch;
+use mopd_plan::GradientPartition;
 use tch::{Kind, Tensor, no_grad_guard};
 
 use super::objective::Outputs;

@@ -1,8 +1,8 @@
 //! The backward pass, from d loss / d primitive per token to the weights: through the heads into the last
 //! hidden states, and from there through the student's layers.
 
-use mopd_compiler::expr::batch::Batch;
-use mopd_compiler::plan::{Live, Objective};
+use mopd_expr::batch::Batch;
+use mopd_plan::{Live, Objective};
 use tch::{Kind, Tensor, no_grad_guard};
 
 use super::data_signals::missing;

@@ -11,8 +11,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::rc::Rc;
 
-use mopd_compiler::plan::results::ScoresFound;
-use mopd_compiler::plan::{ModelId, Role};
+use mopd_plan::results::ScoresFound;
+use mopd_plan::{ModelId, Role};
 use tch::{Device, Tensor};
 
 use super::Stage;

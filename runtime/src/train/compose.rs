@@ -1,8 +1,8 @@
 //! Scorers that are composed of others: their logits, from the logits of the others and the weights of the
 //! mixture.
 
-use mopd_compiler::expr::batch::Batch;
-use mopd_compiler::plan::{Member, Role};
+use mopd_expr::batch::Batch;
+use mopd_plan::{Member, Role};
 
 use super::models::ScorerRef;
 use super::part::Scoring;

@@ -1,7 +1,7 @@
 //! Signals that come with the sequences of a step and need no scoring.
 
-use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::{DataFormula, Objective, Role, Signal};
+use mopd_plan::events::FailureKind;
+use mopd_plan::{DataFormula, Objective, Role, Signal};
 
 use super::Stage;
 use super::sequences::Sequences;

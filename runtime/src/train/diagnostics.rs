@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use mopd_compiler::expr::batch::Batch;
-use mopd_compiler::plan::events::Seconds;
-use mopd_compiler::plan::producers::Writer;
-use mopd_compiler::plan::{Objective, Signal};
+use mopd_expr::batch::Batch;
+use mopd_plan::events::Seconds;
+use mopd_plan::producers::Writer;
+use mopd_plan::{Objective, Signal};
 
 use super::objective::Outputs;
 use super::route::Section;

@@ -8,8 +8,8 @@
 
 use std::ops::Range;
 
-use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::{Trainable, WeightFilter};
+use mopd_plan::events::FailureKind;
+use mopd_plan::{Trainable, WeightFilter};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use super::Stage;

@@ -6,8 +6,8 @@
 
 use std::ops::Range;
 
-use mopd_compiler::expr::batch::Batch;
-use mopd_compiler::plan::{Axis, Signal};
+use mopd_expr::batch::Batch;
+use mopd_plan::{Axis, Signal};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use super::Stage;
@@ -285,8 +285,8 @@ pub fn expert_load(peers: &Peers, own: Option<ExpertLoad>) -> Result<Option<Expe
 
 #[cfg(test)]
 mod tests {
-    use mopd_compiler::expr::batch::Layout;
-    use mopd_compiler::plan::Role;
+    use mopd_expr::batch::Layout;
+    use mopd_plan::Role;
 
     use super::*;
     use crate::rollout::Sequence;

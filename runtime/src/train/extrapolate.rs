@@ -8,8 +8,8 @@
 
 use std::ops::Range;
 
-use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::{Extrapolation, Objective, Train};
+use mopd_plan::events::FailureKind;
+use mopd_plan::{Extrapolation, Objective, Train};
 use tch::{Tensor, no_grad_guard};
 
 use super::Trainer;

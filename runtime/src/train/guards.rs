@@ -5,9 +5,9 @@
 
 use std::collections::VecDeque;
 
-use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::results::GuardActed;
-use mopd_compiler::plan::{Guard, GuardAction, Objective, Pooling, StepNumber, StepWindow, Train};
+use mopd_plan::events::FailureKind;
+use mopd_plan::results::GuardActed;
+use mopd_plan::{Guard, GuardAction, Objective, Pooling, StepNumber, StepWindow, Train};
 
 use super::diagnostics::terms;
 use crate::failure::Error;

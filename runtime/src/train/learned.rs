@@ -5,7 +5,7 @@
 //!
 //! Everything is in float64, and a draw follows from the seed, the stage and the step alone.
 
-use mopd_compiler::plan::Learned;
+use mopd_plan::Learned;
 use statrs::function::beta::beta_reg;
 use statrs::function::gamma::digamma;
 
@@ -157,7 +157,7 @@ fn score(thetas: [f64; 2], value: f64) -> [f64; 2] {
 
 #[cfg(test)]
 mod tests {
-    use mopd_compiler::expr::graph::NodeId;
+    use mopd_expr::graph::NodeId;
 
     use super::*;
     use crate::random::Key;

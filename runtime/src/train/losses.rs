@@ -1,8 +1,8 @@
 //! Numbers of earlier steps that objectives read: `loss` and `loss.<term>` of the last step,
 //! `loss.validation`, and states.
 
-use mopd_compiler::expr::batch::Batch;
-use mopd_compiler::plan::{Objective, Signal, TermLoss};
+use mopd_expr::batch::Batch;
+use mopd_plan::{Objective, Signal, TermLoss};
 
 use super::objective::Outputs;
 use super::objective_states::States;

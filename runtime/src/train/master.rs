@@ -4,14 +4,14 @@
 use std::ops::Range;
 
 use half::bf16;
+use mopd_kernels::adamw::{AdamWGradient, AdamWParameters, joined_values, low_half};
+use mopd_kernels::cuda::AdamWTensors;
+use mopd_kernels::tensor::{View, ViewMut, view, view_mut};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use crate::machine::transfer::{to_host, to_vec};
 use crate::model::Weights;
 use crate::store::state::StateTensors;
-use mopd_kernels::adamw::{AdamWGradient, AdamWParameters, joined_values, low_half};
-use mopd_kernels::cuda::AdamWTensors;
-use mopd_kernels::tensor::{View, ViewMut, view, view_mut};
 
 /// Elements whose halves are joined at a time. Joining makes several temporary tensors of this size; for all
 /// elements of a large model at once they would need a multiple of its memory.

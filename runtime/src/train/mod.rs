@@ -62,9 +62,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use mopd_compiler::plan::events::{Event, Seconds};
-use mopd_compiler::plan::results::ScoresFound;
-use mopd_compiler::plan::{ModelId, Objective, Origin, TeacherChoice, Train};
+use mopd_plan::events::{Event, Seconds};
+use mopd_plan::results::ScoresFound;
+use mopd_plan::{ModelId, Objective, Origin, TeacherChoice, Train};
 use tch::{Kind, Tensor};
 
 pub use self::batches::{RolloutCache, RolloutsBySource};

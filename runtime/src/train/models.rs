@@ -11,7 +11,7 @@ use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use mopd_compiler::plan::{Composition, ModelId, Role, Served, StudentCopy, Teacher, TeacherChoice, View};
+use mopd_plan::{Composition, ModelId, Role, Served, StudentCopy, Teacher, TeacherChoice, View};
 use tch::{Kind, Tensor, no_grad_guard};
 
 use super::Stage;

@@ -1,7 +1,7 @@
 //! Random numbers for objectives that select at random.
 
-use mopd_compiler::expr::batch::Batch;
-use mopd_compiler::plan::{Axis, Objective, Signal};
+use mopd_expr::batch::Batch;
+use mopd_plan::{Axis, Objective, Signal};
 
 use super::Stage;
 use crate::random::Purpose;

@@ -3,9 +3,9 @@
 //! Signals are checked before the objective's program runs: a comparison with NaN is false, so `where` could
 //! turn an invalid log-probability into a valid weight.
 
-use mopd_compiler::expr::batch::Batch;
-use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::{Axis, Role, Signal};
+use mopd_expr::batch::Batch;
+use mopd_plan::events::FailureKind;
+use mopd_plan::{Axis, Role, Signal};
 
 use super::objective::Outputs;
 use super::objective_states::present;

@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 
-use mopd_compiler::expr::batch::Batch;
-use mopd_compiler::expr::graph::NodeId;
-use mopd_compiler::expr::interpret::interpret;
-use mopd_compiler::expr::jit;
-use mopd_compiler::expr::values::Values;
-use mopd_compiler::plan::Objective;
-use mopd_compiler::plan::events::FailureKind;
+use mopd_expr::batch::Batch;
+use mopd_expr::graph::NodeId;
+use mopd_expr::interpret::interpret;
+use mopd_expr::jit;
+use mopd_expr::values::Values;
+use mopd_plan::Objective;
+use mopd_plan::events::FailureKind;
 
 use crate::control::Control;
 use crate::failure::{Error, Result};
@@ -78,9 +78,9 @@ pub(super) mod objectives;
 
 #[cfg(test)]
 mod tests {
-    use mopd_compiler::expr::batch::Layout;
-    use mopd_compiler::expr::testing::Random;
-    use mopd_compiler::plan::{Function, Live, Role, Signal};
+    use mopd_expr::batch::Layout;
+    use mopd_expr::testing::Random;
+    use mopd_plan::{Function, Live, Role, Signal};
     use tch::{Device, Kind};
 
     use super::super::tensor_graph::whole::{Inputs, evaluate};

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use mopd_compiler::expr::batch::{Batch, Layout};
-use mopd_compiler::plan::{Axis, Objective, Signal};
+use mopd_expr::batch::{Batch, Layout};
+use mopd_plan::{Axis, Objective, Signal};
 
 use super::objective::Outputs;
 use crate::zip::zip_equal;

@@ -7,9 +7,9 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use mopd_compiler::plan::View;
-use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::views::Moment;
+use mopd_plan::View;
+use mopd_plan::events::FailureKind;
+use mopd_plan::views::Moment;
 use tch::{Device, Kind, Tensor};
 
 use super::Stage;

@@ -1,7 +1,7 @@
 //! Signals of panel members, known before a step is scored: whether they answered, and their stated
 //! confidence.
 
-use mopd_compiler::plan::{Role, Signal};
+use mopd_plan::{Role, Signal};
 
 use super::Stage;
 use super::sequences::Sequences;

@@ -7,10 +7,10 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use mopd_compiler::expr::batch::{Batch, TokenPartition};
-use mopd_compiler::expr::graph::NodeId;
-use mopd_compiler::plan::producers::Writer;
-use mopd_compiler::plan::{Ladder, Role};
+use mopd_expr::batch::{Batch, TokenPartition};
+use mopd_expr::graph::NodeId;
+use mopd_plan::producers::Writer;
+use mopd_plan::{Ladder, Role};
 
 use super::agreement::{self, Agreements};
 use super::alignment::{self, Gradients};

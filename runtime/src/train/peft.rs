@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use mopd_compiler::plan::AdapterKind;
-use mopd_compiler::plan::events::FailureKind;
+use mopd_plan::AdapterKind;
+use mopd_plan::events::FailureKind;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::json;

@@ -2,8 +2,8 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use mopd_compiler::plan::Recipe;
-use mopd_compiler::plan::events::{DomainStep, Event, Seconds, TeacherStep};
+use mopd_plan::Recipe;
+use mopd_plan::events::{DomainStep, Event, Seconds, TeacherStep};
 
 use super::{Stage, Trainer};
 use crate::machine::memory::resident;

@@ -2,7 +2,7 @@
 //! step computes it for the rows of its groups, each as often as the batch has it, at the weights before the
 //! step.
 
-use mopd_compiler::plan::Signal;
+use mopd_plan::Signal;
 use tch::no_grad_guard;
 
 use super::Stage;

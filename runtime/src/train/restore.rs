@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use mopd_compiler::expr::graph::NodeId;
+use mopd_expr::graph::NodeId;
 
 use super::Trainer;
 use super::losses::ValidationLoss;

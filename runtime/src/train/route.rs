@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::{DomainId, Teacher, TeacherChoice, Train, View};
+use mopd_plan::events::FailureKind;
+use mopd_plan::{DomainId, Teacher, TeacherChoice, Train, View};
 
 use super::Stage;
 use crate::data::Dataset;

@@ -8,10 +8,10 @@ use std::cell::{OnceCell, RefCell};
 use std::ops::Range;
 use std::rc::Rc;
 
-use mopd_compiler::expr::batch::Batch;
-use mopd_compiler::expr::values::EvaluationError;
-use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::{Live, LivePrimitive, Objective, Origin, Role, Signal, producers};
+use mopd_expr::batch::Batch;
+use mopd_expr::values::EvaluationError;
+use mopd_plan::events::FailureKind;
+use mopd_plan::{Live, LivePrimitive, Objective, Origin, Role, Signal, producers};
 use tch::{Device, Tensor, no_grad_guard};
 
 use super::batches::no_teacher;

@@ -4,7 +4,7 @@ use std::iter::zip;
 use std::ops::Range;
 use std::rc::Rc;
 
-use mopd_compiler::expr::batch::{Domains, Layout, TokenPartition};
+use mopd_expr::batch::{Domains, Layout, TokenPartition};
 
 use super::Stage;
 use super::batches::Group;

@@ -1,7 +1,7 @@
 //! Divergences that count entries with the probability of their whole span, where a teacher has another
 //! tokenizer. The span's tokens after the first are read before them, and have a gradient of their own.
 
-use mopd_compiler::plan::{Divergence, Live, LivePrimitive, Objective, Role, Signal};
+use mopd_plan::{Divergence, Live, LivePrimitive, Objective, Role, Signal};
 use tch::Tensor;
 
 use super::data_signals::missing;

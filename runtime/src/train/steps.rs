@@ -4,8 +4,9 @@
 
 use std::time::Instant;
 
-use mopd_compiler::plan::events::{Event, FailureKind};
-use mopd_compiler::plan::{Objective, Train};
+use mopd_kernels::os::trim_heap;
+use mopd_plan::events::{Event, FailureKind};
+use mopd_plan::{Objective, Train};
 
 use super::cached_scores::CachedScores;
 use super::checkpoints::{CheckpointWriter, Checkpoints, WriteWhen};
@@ -19,7 +20,6 @@ use crate::model::Weights;
 use crate::report::Record;
 use crate::store::state::TrainState;
 use crate::zip::zip_equal;
-use mopd_kernels::os::trim_heap;
 
 /// The help text after a guard stopped a stage.
 const STOPPED: &str =

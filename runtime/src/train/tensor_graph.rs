@@ -13,11 +13,11 @@ pub mod whole;
 
 use std::rc::Rc;
 
-use mopd_compiler::expr::batch::Batch;
-use mopd_compiler::expr::graph::{Graph, NodeId, Operation};
-use mopd_compiler::plan::{Function, Signal};
+use mopd_expr::batch::Batch;
+use mopd_expr::graph::{Graph, NodeId, Operation};
 use mopd_ops::Backend;
 use mopd_ops::expr::Arguments;
+use mopd_plan::{Function, Signal};
 use tch::Tensor;
 
 /// `function` element by element, as the compiler's interpreter defines it, also for non-finite values.

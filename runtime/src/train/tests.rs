@@ -7,12 +7,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mopd_compiler::expr::batch::Batch;
-use mopd_compiler::plan::{
-    self, AdamW, Adapter, AdapterKind, DataFormula, DataSource, DomainId, Execution, Keep, Length, Mass,
-    ModelId, Objective, Origin, Producer, Projection, PromptFormat, Recipe, Reward, Role, Rollout, Sampling,
-    Schedule, Scorers, Signal, StudentCopy, Support, Teacher, TeacherChoice, Train, Trainable, WeightFilter,
-    WeightGroup,
+use mopd_expr::batch::Batch;
+use mopd_plan::{
+    self as plan, AdamW, Adapter, AdapterKind, DataFormula, DataSource, DomainId, Execution, Keep, Length,
+    Mass, ModelId, Objective, Origin, Producer, Projection, PromptFormat, Recipe, Reward, Role, Rollout,
+    Sampling, Schedule, Scorers, Signal, StudentCopy, Support, Teacher, TeacherChoice, Train, Trainable,
+    WeightFilter, WeightGroup,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -515,7 +515,7 @@ fn a_student_that_is_its_teacher_diverges_by_rounding_alone() {
 /// token.
 #[test]
 fn vocab_size_is_that_of_the_student_s_tokenizer() {
-    use mopd_compiler::plan::{Function, Live};
+    use mopd_plan::{Function, Live};
 
     let fixture = Fixture::new();
     // Counted in the files: `model.vocab` and the added tokens that are not in it.

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use mopd_compiler::plan::Signal;
+use mopd_plan::Signal;
 
 use super::Stage;
 use super::sequences::Sequences;

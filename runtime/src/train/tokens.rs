@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use mopd_compiler::expr::batch::Batch;
-use mopd_compiler::plan::Live;
+use mopd_expr::batch::Batch;
+use mopd_plan::Live;
 
 use super::Stage;
 use super::objective::Outputs;

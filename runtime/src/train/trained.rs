@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use mopd_compiler::plan::{Trainable, WeightGroup};
+use mopd_plan::{Trainable, WeightGroup};
 use tch::{Kind, Tensor, no_grad_guard};
 
 use super::Stage;

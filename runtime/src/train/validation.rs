@@ -1,6 +1,6 @@
 //! The loss on validation rows, which no stage is trained on, between two updates.
 
-use mopd_compiler::plan::{Role, Validation};
+use mopd_plan::{Role, Validation};
 use tch::{Kind, Tensor, no_grad_guard};
 
 use super::batches::data::all_examples;

@@ -6,9 +6,9 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::views::{self, GroupMember, Moment, Slot};
-use mopd_compiler::plan::{Formula, View};
+use mopd_plan::events::FailureKind;
+use mopd_plan::views::{self, GroupMember, Moment, Slot};
+use mopd_plan::{Formula, View};
 
 use super::Stage;
 use super::batches::{of_completions, text_of_at_most};

@@ -4,8 +4,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use mopd_compiler::plan::events::{Event, Job, Predict, RunJob};
-use mopd_compiler::plan::*;
+use mopd_plan::events::{Event, Job, Predict, RunJob};
+use mopd_plan::*;
 
 #[allow(dead_code, reason = "each test uses some of them")]
 mod objectives;

@@ -1,8 +1,8 @@
 //! Objectives written by hand.
 
-use mopd_compiler::expr::derivative::adjoints;
-use mopd_compiler::expr::graph::{Graph, LiveId, NodeId};
-use mopd_compiler::plan::*;
+use mopd_expr::derivative::adjoints;
+use mopd_expr::graph::{Graph, LiveId, NodeId};
+use mopd_plan::*;
 
 /// Function application, for short.
 fn apply(graph: &mut Graph, function: Function, operands: &[NodeId]) -> NodeId {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use mopd_compiler::plan::events::Event;
-use mopd_compiler::plan::results;
+use mopd_plan::events::Event;
+use mopd_plan::results;
 use tempfile::TempDir;
 
 use super::write_data;

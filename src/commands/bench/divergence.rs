@@ -2,7 +2,7 @@
 //! version. The worker measures, each memory figure in a separate process.
 
 use comfy_table::CellAlignment;
-use mopd_compiler::plan::events::{BenchDivergence as Of, BenchJob, Event, Failure, Job, Measure};
+use mopd_plan::events::{BenchDivergence as Of, BenchJob, Event, Failure, Job, Measure};
 use serde::Serialize;
 use serde_json::json;
 

@@ -4,14 +4,14 @@
 use std::time::{Duration, Instant};
 
 use comfy_table::CellAlignment;
-use mopd_compiler::expr::batch::{Batch, Layout};
-use mopd_compiler::expr::graph::{Graph, NodeId};
-use mopd_compiler::expr::interpret::interpret;
-use mopd_compiler::expr::jit::{self, Program, Workspace};
-use mopd_compiler::expr::values::EvaluationError;
-use mopd_compiler::plan::Signal;
+use mopd_expr::batch::{Batch, Layout};
+use mopd_expr::graph::{Graph, NodeId};
+use mopd_expr::interpret::interpret;
+use mopd_expr::jit::{self, Program, Workspace};
+use mopd_expr::values::EvaluationError;
 use mopd_lang::check::analyse;
 use mopd_lang::source::SourceFile;
+use mopd_plan::Signal;
 use serde_json::{Value, json};
 
 use super::plain_table;
@@ -260,7 +260,7 @@ mod tests {
             let found = batch.signals.iter().find(|(signal, _)| wanted(signal));
             f64::from(found.expect("the weight reads it").1[7])
         };
-        use mopd_compiler::plan::Role;
+        use mopd_plan::Role;
         let student = of(|signal| *signal == Signal::Logp { role: Role::Student });
         let teacher = of(|signal| *signal == Signal::Logp { role: Role::TEACHER });
         let entropy = of(|signal| matches!(signal, Signal::Entropy { .. }));

@@ -1,8 +1,8 @@
 //! `mopd bench generate`: completions of one model, without training.
 
 use comfy_table::CellAlignment;
-use mopd_compiler::plan::Dtype;
-use mopd_compiler::plan::events::{Event, Failure, GenerateJob, GenerationRound, GenerationShape, Job};
+use mopd_plan::Dtype;
+use mopd_plan::events::{Event, Failure, GenerateJob, GenerationRound, GenerationShape, Job};
 use serde_json::{Value, json};
 
 use super::{median, plain_table};

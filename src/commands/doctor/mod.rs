@@ -6,7 +6,7 @@ mod servers;
 use std::path::Path;
 use std::process::Command;
 
-use mopd_compiler::plan::events::{Event, Failure, Job, ServerReport};
+use mopd_plan::events::{Event, Failure, Job, ServerReport};
 use serde::Serialize;
 
 use self::servers::{FoundServer, ServersFound};

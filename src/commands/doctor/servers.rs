@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use mopd_compiler::expr::jit;
-use mopd_compiler::plan::events::{Event, Failure, Job, LONGEST_LIST, ServerReport, ServersJob};
-use mopd_compiler::plan::{Answers, Engine};
+use mopd_expr::jit;
 use mopd_lang::Analysis;
 use mopd_lang::check::{nearest_form, needed_of};
 use mopd_lang::experiment::{Capability, Experiment, TeacherId};
+use mopd_plan::events::{Event, Failure, Job, LONGEST_LIST, ServerReport, ServersJob};
+use mopd_plan::{Answers, Engine};
 
 use crate::commands::run::job_of;
 use crate::commands::{plan_to_run, report};

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use mopd_compiler::export::coverage::Coverage;
 use mopd_compiler::export::stage::{ExportRequest, RowFacts, trained};
 use mopd_compiler::export::{ExportEngine, export as exported};
-use mopd_compiler::plan::{ModelId, Plan, Stage};
 use mopd_lang::diag::nearest;
+use mopd_plan::{ModelId, Plan, Stage};
 use mopd_store::files::folder_of_model;
 
 use super::report::{self, LocatedReport};

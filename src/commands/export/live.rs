@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use mopd_compiler::plan::events::MetricsRow;
+use mopd_plan::events::MetricsRow;
 
 use super::tensorboard::{beginning, length_before};
 use super::{FILE, FOLDER, series};

@@ -9,7 +9,7 @@ mod tensorboard;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use mopd_compiler::plan::events::MetricsRow;
+use mopd_plan::events::MetricsRow;
 use mopd_store::files::folder_of_model;
 
 pub use self::live::LiveEventFiles;

@@ -2,8 +2,8 @@
 
 use mopd_compiler::export::ExportEngine;
 use mopd_compiler::export::coverage::{Coverage, CoverageLine};
-use mopd_compiler::plan::Plan;
 use mopd_lang::source::Sources;
+use mopd_plan::Plan;
 use serde_json::json;
 
 use crate::args::Format;

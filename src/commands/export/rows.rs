@@ -5,7 +5,7 @@ use std::path::Path;
 
 use mopd_compiler::export::ExportEngine;
 use mopd_compiler::export::stage::{DomainPart, ExportSettings, RowFacts};
-use mopd_compiler::plan::{
+use mopd_plan::{
     DataFault, DataFormula, DataSource, DataValue, Domain, Length, ModelId, NullField, Objective, Plan,
     PromptFormat, Reward, RewardPart, Share, Stage, Train, is_file_pattern, number_of_text, quotas,
 };

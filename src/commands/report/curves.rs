@@ -373,7 +373,7 @@ fn of_teacher<'a>(
 
 #[cfg(test)]
 mod tests {
-    use mopd_compiler::plan::events::{ColumnValues, ReadColumn};
+    use mopd_plan::events::{ColumnValues, ReadColumn};
 
     use super::*;
 

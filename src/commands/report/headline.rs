@@ -1,7 +1,7 @@
 //! The headline of a run's page: its main result.
 
-use mopd_compiler::plan::results::{Interval, Table};
-use mopd_compiler::plan::{Comparison, ModelId, Recipe};
+use mopd_plan::results::{Interval, Table};
+use mopd_plan::{Comparison, ModelId, Recipe};
 use serde::Serialize;
 
 use super::LoadedRun;

@@ -11,9 +11,9 @@ mod tables;
 
 use std::path::{Path, PathBuf};
 
-use mopd_compiler::plan::ModelId;
-use mopd_compiler::plan::events::{DifferencesJob, Event, Failure, Job};
-use mopd_compiler::plan::results::{ComparedTable, RowDifferences};
+use mopd_plan::ModelId;
+use mopd_plan::events::{DifferencesJob, Event, Failure, Job};
+use mopd_plan::results::{ComparedTable, RowDifferences};
 use serde::{Serialize, Serializer};
 
 use super::compare::{self, MeaningChange};

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use mopd_compiler::plan::{Origin, Plan};
 use mopd_lang::ide::{SemanticTokenKind, declarations, semantic_tokens};
+use mopd_plan::{Origin, Plan};
 use serde::Serialize;
 
 use super::LoadedRun;

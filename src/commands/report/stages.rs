@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use mopd_compiler::plan::events::{Prediction, TimeRange};
-use mopd_compiler::plan::results::{GuardActed, Results, StageRecord};
-use mopd_compiler::plan::{Model, ModelId, Objective, Recipe, Stage};
+use mopd_plan::events::{Prediction, TimeRange};
+use mopd_plan::results::{GuardActed, Results, StageRecord};
+use mopd_plan::{Model, ModelId, Objective, Recipe, Stage};
 use serde::Serialize;
 
 use super::curves::{StageCurves, curves};

@@ -2,8 +2,8 @@
 
 use minijinja::context;
 use minijinja::value::Value;
-use mopd_compiler::plan::results::{Interval, RowDifferences, Table, TableRow};
-use mopd_compiler::plan::{Comparison, ModelId};
+use mopd_plan::results::{Interval, RowDifferences, Table, TableRow};
+use mopd_plan::{Comparison, ModelId};
 use serde::Serialize;
 
 use super::{LoadedRun, Rounded};
@@ -63,7 +63,7 @@ pub fn differences<'a>(run: &'a LoadedRun, table: &Table) -> Option<&'a RowDiffe
 /// `of - to`, by column: domains, their mean, the normalized score.
 pub fn difference(found: &RowDifferences, of: usize, to: usize) -> Option<Vec<Option<Interval>>> {
     let is = |first: usize, second: usize| {
-        let same = |pair: &&mopd_compiler::plan::results::RowPair| {
+        let same = |pair: &&mopd_plan::results::RowPair| {
             (pair.first as usize, pair.second as usize) == (first, second)
         };
         found.pairs.iter().find(same).map(|pair| &pair.differences)
@@ -253,7 +253,7 @@ fn cell(interval: &Interval, anchor: String, prompts: Option<u32>, by_seed: &[f6
 
 #[cfg(test)]
 mod tests {
-    use mopd_compiler::plan::results::RowPair;
+    use mopd_plan::results::RowPair;
 
     use super::*;
 

@@ -7,10 +7,10 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
-use mopd_compiler::plan::Plan;
-use mopd_compiler::plan::events::{Event, Failure, Job, Predict, RunJob};
-use mopd_compiler::plan::results::Results;
 use mopd_lang::diag::nearest;
+use mopd_plan::Plan;
+use mopd_plan::events::{Event, Failure, Job, Predict, RunJob};
+use mopd_plan::results::Results;
 
 use self::tracker::Tracker;
 use super::export::LiveEventFiles;

@@ -10,8 +10,8 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use mopd_compiler::plan::Plan;
-use mopd_compiler::plan::events::Event;
+use mopd_plan::Plan;
+use mopd_plan::events::Event;
 use serde_json::{Value, json};
 
 use crate::commands::export::scalars;

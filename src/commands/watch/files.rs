@@ -8,9 +8,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use mopd_compiler::plan::{
-    DataSource, Plan, Pretrained, Producer, Stage, TokenizerSpec, Train, is_file_pattern,
-};
+use mopd_plan::{DataSource, Plan, Pretrained, Producer, Stage, TokenizerSpec, Train, is_file_pattern};
 use mopd_store::programs::CommandSources;
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 

@@ -3,9 +3,9 @@
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
-use mopd_compiler::plan::difference::{ChangeKind, DifferenceKind, ItemChange, difference};
-use mopd_compiler::plan::events::{Event, Fork};
-use mopd_compiler::plan::{ModelId, Plan};
+use mopd_plan::difference::{ChangeKind, DifferenceKind, ItemChange, difference};
+use mopd_plan::events::{Event, Fork};
+use mopd_plan::{ModelId, Plan};
 
 use crate::commands::sweep::{Sweep, SweepRun};
 

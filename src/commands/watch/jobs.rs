@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
 
-use mopd_compiler::plan::events::{Event, Fork, Job, Predict, RunJob, WorkerRequest};
-use mopd_compiler::plan::results::Results;
+use mopd_plan::events::{Event, Fork, Job, Predict, RunJob, WorkerRequest};
+use mopd_plan::results::Results;
 
 use super::fork::StartedSweep;
 use super::ui::WatchMessage;

@@ -1,9 +1,9 @@
 //! Output as lines: if standard output is not a terminal, or with `--plain`.
 
-use mopd_compiler::plan::difference::{PlanDifference, reruns};
-use mopd_compiler::plan::events::Event;
 use mopd_lang::Analysis;
 use mopd_lang::diag::Severity;
+use mopd_plan::difference::{PlanDifference, reruns};
+use mopd_plan::events::Event;
 use serde::Serialize;
 
 use super::ui::WatchMessage;

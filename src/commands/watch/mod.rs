@@ -15,9 +15,9 @@ use std::rc::Rc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-use mopd_compiler::plan::difference::{PlanDifference, of_families};
-use mopd_compiler::plan::events::WorkerRequest;
-use mopd_compiler::plan::results::Results;
+use mopd_plan::difference::{PlanDifference, of_families};
+use mopd_plan::events::WorkerRequest;
+use mopd_plan::results::Results;
 use mopd_store::signals::on_termination;
 
 use self::files::{ChangedFiles, InputFiles};

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use mopd_compiler::plan::difference::PlanDifference;
-use mopd_compiler::plan::events::{Event, Failure};
-use mopd_compiler::plan::results::Results;
 use mopd_lang::Analysis;
+use mopd_plan::difference::PlanDifference;
+use mopd_plan::events::{Event, Failure};
+use mopd_plan::results::Results;
 
 use super::WatchEvent;
 use super::line_output::LineOutput;

@@ -6,14 +6,14 @@ mod training;
 
 use std::collections::BTreeMap;
 
-use mopd_compiler::plan::producers::SampledBy;
-use mopd_compiler::plan::{Cost, Plan, RolloutServer};
 use mopd_lang::experiment::{
     Benchmark, BudgetUnit, Comparison, DataSource, Domain, Evaluation, Experiment, Joint, MarkedSetting,
     Metric, Model, ModelId, Pretrained, PromptFormat, Reward, SettingMark, Stage, TokenizerSpec, Train,
 };
 use mopd_lang::formula::Formula;
 use mopd_lang::formula::text;
+use mopd_plan::producers::SampledBy;
+use mopd_plan::{Cost, Plan, RolloutServer};
 use mopd_store::programs::CommandSources;
 
 pub use self::training::slots;

@@ -1,6 +1,5 @@
 //! A training stage: its teachers, its rollouts, its optimizer, and its objective in normal form.
 
-use mopd_compiler::plan::NormalForm;
 use mopd_lang::experiment::{
     Adapter, BatchSize, ChangedElements, Checkpointing, DomainId, Experiment, Extrapolation,
     GradientAlignment, GradientPartition, Guard, GuardAction, Keep, Length, ModelId, Optimizer, Panel,
@@ -8,6 +7,7 @@ use mopd_lang::experiment::{
     TeacherWeights, Train, Trainable, Validation, WeightFilter, powers_up_to,
 };
 use mopd_lang::formula::{Adaptive, Formula, FormulaKind};
+use mopd_plan::NormalForm;
 
 use super::{OutlineRows, beside, formula, joined};
 use crate::figures::{count, percent, setting};

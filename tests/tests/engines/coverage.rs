@@ -7,7 +7,7 @@ use std::fs;
 use mopd_compiler::export::coverage::{Coverage, EngineSupport};
 use mopd_compiler::export::stage::{ExportRequest, trained};
 use mopd_compiler::export::{ExportEngine, export};
-use mopd_compiler::plan::{Plan, Stage};
+use mopd_plan::{Plan, Stage};
 use mopd_tests::{check, files, generate, root, settle};
 
 /// A line that every stage has, and that is left out because it does not distinguish methods.

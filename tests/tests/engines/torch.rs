@@ -5,12 +5,12 @@ use std::process::Command;
 
 use mopd_compiler::export::stage::trained;
 use mopd_compiler::export::torch::function;
-use mopd_compiler::expr::batch::Batch;
-use mopd_compiler::expr::derivative::adjoints;
-use mopd_compiler::expr::graph::{Graph, LiveId, NodeId};
-use mopd_compiler::expr::interpret::interpret;
-use mopd_compiler::expr::testing::Random;
-use mopd_compiler::plan::{Axis, Objective, Reduction, Signal, Stage};
+use mopd_expr::batch::Batch;
+use mopd_expr::derivative::adjoints;
+use mopd_expr::graph::{Graph, LiveId, NodeId};
+use mopd_expr::interpret::interpret;
+use mopd_expr::testing::Random;
+use mopd_plan::{Axis, Objective, Reduction, Signal, Stage};
 use mopd_tests::{check, files, root};
 use serde_json::{Value, json};
 

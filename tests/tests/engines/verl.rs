@@ -6,10 +6,10 @@ use std::process::Command;
 
 use mopd_compiler::export::stage::{ExportRequest, trained};
 use mopd_compiler::export::{Export, ExportEngine, export};
-use mopd_compiler::expr::batch::{Batch, Layout};
-use mopd_compiler::expr::interpret::interpret;
-use mopd_compiler::expr::testing::Random;
-use mopd_compiler::plan::{Live, Objective, Role, Signal, Stage, Train};
+use mopd_expr::batch::{Batch, Layout};
+use mopd_expr::interpret::interpret;
+use mopd_expr::testing::Random;
+use mopd_plan::{Live, Objective, Role, Signal, Stage, Train};
 use mopd_tests::{check, files, root};
 use serde_json::{Value, json};
 

@@ -5,8 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use mopd_compiler::plan::{Plan, Producer, Stage};
 use mopd_lang::check::builtins::{self, BuiltinKind};
+use mopd_plan::{Plan, Producer, Stage};
 use mopd_tests::{check, listing, root};
 
 use super::{assert_says, data, report_page, text};
@@ -215,7 +215,7 @@ fn a_rollout_is_what_is_declared() {
         let Producer::FirstOf(first_of) = &train.rollout.producer else { panic!("it has choices") };
         // What the plan says is what is read from it.
         let text = serde_json::to_string(&train.rollout).expect("a rollout is data");
-        let read: mopd_compiler::plan::Rollout = serde_json::from_str(&text).expect("it is what was written");
+        let read: mopd_plan::Rollout = serde_json::from_str(&text).expect("it is what was written");
         assert_eq!(read, train.rollout);
         (first_of.shared(), text.contains("same_as"))
     };

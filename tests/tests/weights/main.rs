@@ -16,9 +16,8 @@ mod tokens;
 use std::collections::BTreeMap;
 use std::fs;
 
-use mopd_tests::{files, generate, root, settle};
-
 use case::{Case, compare};
+use mopd_tests::{files, generate, root, settle};
 
 fn cases() -> Vec<Case> {
     [divergences::cases(), rewards::cases(), sampled::cases(), sequences::cases(), tokens::cases()]

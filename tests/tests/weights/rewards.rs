@@ -1,6 +1,6 @@
 //! Rewards compared within the samples of a prompt, and what is added to them.
 
-use mopd_compiler::plan::Axis;
+use mopd_plan::Axis;
 
 use crate::case::{Case, of};
 use crate::math::{clipped, deviation, mean, sigmoid, smallest, standardised};

@@ -2,7 +2,7 @@
 //! `t` is a token; the teacher's log-probability minus the student's is `gap`, minus the sampler's
 //! `sampled_gap`.
 
-use mopd_compiler::plan::Axis;
+use mopd_plan::Axis;
 
 use crate::case::{Case, of};
 use crate::math::{deviation, log_odds, mean};

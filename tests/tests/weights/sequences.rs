@@ -1,7 +1,7 @@
 //! Weights and gates of whole completions: by their outcome, by what several teachers say, by what came
 //! before.
 
-use mopd_compiler::plan::Axis;
+use mopd_plan::Axis;
 
 use crate::case::{Case, of};
 use crate::math::{largest, mean, sigmoid, smallest, softmax, standardised_population};

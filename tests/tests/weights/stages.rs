@@ -3,11 +3,11 @@
 
 use std::rc::Rc;
 
-use mopd_compiler::plan::Axis;
 use mopd_lang::experiment::{
     Edit, Experiment, ExpertTurns, Objective, Origin, Rollout, RolloutSource, Stage, Term, Train,
 };
 use mopd_lang::formula::{Adaptive, Formula, FormulaKind, Live, ModelSignal, Unit};
+use mopd_plan::Axis;
 use mopd_tests::{check_text, listing, root};
 
 use crate::case::{Reference, compare_formula, per_token};

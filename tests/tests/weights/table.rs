@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use mopd_compiler::expr::batch::{Domains, Layout, TokenPartition};
-use mopd_compiler::plan::Axis;
+use mopd_expr::batch::{Domains, Layout, TokenPartition};
+use mopd_plan::Axis;
 
 /// Prompts, their samples, the turns of each, the blocks of each, as numbers of tokens.
 const PROMPTS: &[&[&[&[usize]]]] = &[

@@ -1,6 +1,6 @@
 //! Which tokens are trained on, and how much each one weighs.
 
-use mopd_compiler::plan::Axis;
+use mopd_plan::Axis;
 
 use crate::case::{Case, of};
 use crate::math::{mean, minmax, part, quantile, softmax, top};

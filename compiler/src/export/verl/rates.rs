@@ -5,8 +5,7 @@
 //! `zero_indexed_step` to the cosine only, which asserts `0 <= min_lr_ratio <= 1`.
 
 use mopd_lang::experiment::ScheduleLength;
-
-use crate::plan::{Schedule, StepFunction};
+use mopd_plan::{Schedule, StepFunction};
 
 /// A learning rate in verl's settings.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -6,8 +6,8 @@
 //! those of a prompt, which engines compute at temperature 1 (`_get_teacher_sampling_params` in
 //! `verl/experimental/teacher_loop/teacher_manager.py`).
 
-use crate::expr::roles::Role;
-use crate::expr::signals::{Divergence, Signal};
+use mopd_expr::roles::Role;
+use mopd_expr::signals::{Divergence, Signal};
 
 /// The temperatures at which a run computes the numbers of an objective.
 #[derive(Clone, Copy, Debug)]

@@ -1,10 +1,10 @@
 //! Converts tables, and the benchmarks that are columns or that decide about weights.
 
 use mopd_lang::experiment as checked;
+use mopd_plan::{Comparison, DataSource, Domain, DomainId, Metric, Origin, TableColumn};
 
 use super::settings::{SettingsConverter, evaluation};
 use crate::lower::steps::checked_trains;
-use crate::plan::{Comparison, DataSource, Domain, DomainId, Metric, Origin, TableColumn};
 
 /// The domain of a benchmark: a plan lists benchmarks after its domains, as domains without training.
 pub(super) fn domain_of(experiment: &checked::Experiment, benchmark: checked::BenchmarkId) -> DomainId {

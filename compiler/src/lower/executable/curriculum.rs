@@ -2,19 +2,19 @@
 
 use std::cell::RefCell;
 
+use mopd_expr::graph::Operation;
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::experiment as checked;
 use mopd_lang::formula::{self, FormulaKind, FormulaNode};
+use mopd_plan::refusal::{FormulaContext, Origins};
+use mopd_plan::{
+    Axis, Curriculum, CurriculumMeasure, Formula, Keep, Length, Producer, Rollout, Signal, is_of_run,
+    producers,
+};
 
 use super::formula::CrossRolloutReads;
 use super::settings::SettingsConverter;
 use super::{Converted, filter, refused};
-use crate::expr::graph::Operation;
-use crate::plan::{
-    Axis, Curriculum, CurriculumMeasure, Formula, Keep, Length, Producer, Rollout, Signal, is_of_run,
-    producers,
-};
-use crate::refusal::{FormulaContext, Origins};
 
 /// The construct's name in refusals.
 const CHOICE: &str = "a choice of prompts before steps (`priority`, `refresh`, or `on` in a `filter`)";

@@ -2,13 +2,12 @@
 
 use std::collections::HashMap;
 
-use mopd_lang::formula::{Formula, FormulaKind, FormulaNode, Signal};
-
 use mopd_lang::diag::Code;
+use mopd_lang::formula::{Formula, FormulaKind, FormulaNode, Signal};
+use mopd_plan::refusal::Origins;
+use mopd_plan::{DataFormula, DataNode};
 
 use super::{Converted, Diagnostic, refused};
-use crate::plan::{DataFormula, DataNode};
-use crate::refusal::Origins;
 
 /// The formula for a plan. The checker accepts formulas of the data only; `other` names others in the error.
 pub fn formula(formula: &Formula, other: &str, origins: Origins) -> Converted<DataFormula> {

@@ -2,10 +2,10 @@
 
 use mopd_lang::diag::Diagnostic;
 use mopd_lang::source::Span;
+use mopd_plan::producers::DerivedText;
+use mopd_plan::{Rollout, Scorers, View};
 
 use super::refused;
-use crate::plan::producers::DerivedText;
-use crate::plan::{Rollout, Scorers, View};
 
 /// Whether some of a rollout's prompts are derived, not from the data.
 pub fn derives(rollout: &Rollout) -> bool {

@@ -4,20 +4,20 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use mopd_expr::graph::{Graph, LiveId, NodeId};
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::formula::{self as checked, FormulaKind, FormulaNode, Role as CheckedRole};
-
-use super::formula::{ExecutableKind, role};
-use super::{Converted, refused};
-use crate::expr::graph::{Graph, LiveId, NodeId};
-use crate::lower::finite::schedule_is_finite;
-use crate::lower::positions;
-use crate::lower::scores::ScorePosition;
-use crate::plan::{
+use mopd_plan::refusal::FormulaContext;
+use mopd_plan::{
     Axis, Distribution, Divergence, DivergenceKind, DivergenceParameter, Formula, Role, Signal, Summand,
     Support,
 };
-use crate::refusal::FormulaContext;
+
+use super::formula::{ExecutableKind, role};
+use super::{Converted, refused};
+use crate::lower::finite::schedule_is_finite;
+use crate::lower::positions;
+use crate::lower::scores::ScorePosition;
 
 pub fn divergence(divergence: &checked::Divergence, at: FormulaContext) -> Converted<Divergence> {
     let checked::Divergence { kind, left, right, support: of, mass, temperature, clip_each } = divergence;

@@ -1,10 +1,10 @@
 //! Converts the extrapolation of weights, and the comparison of gradients.
 
 use mopd_lang::experiment as checked;
+use mopd_plan::{Extrapolation, GradientAlignment, PromptFormat, Trainable};
 
 use super::comparisons::domain_of;
 use super::settings::{SettingsConverter, evaluation};
-use crate::plan::{Extrapolation, GradientAlignment, PromptFormat, Trainable};
 
 impl SettingsConverter<'_> {
     pub(super) fn extrapolation(&mut self, train: &checked::Train, in_turns: bool) -> Option<Extrapolation> {

@@ -5,12 +5,12 @@ use mopd_lang::diag::Diagnostic;
 use mopd_lang::experiment::{self as checked, RolloutSource, Slot, TeacherId, Template, TemplatePiece};
 use mopd_lang::formula::Role;
 use mopd_lang::source::Span;
+use mopd_plan::producers::sampling;
+use mopd_plan::refusal::{Origins, role};
+use mopd_plan::template::view;
+use mopd_plan::{Feedback, Scorers, View};
 
 use super::{Converted, refused};
-use crate::plan::producers::sampling;
-use crate::plan::template::view;
-use crate::plan::{Feedback, Scorers, View};
-use crate::refusal::{Origins, role};
 
 /// The model that writes feedback for a teacher, as a teacher declared by name.
 pub fn writer(teacher: &checked::Teacher) -> Option<TeacherId> {

@@ -2,12 +2,12 @@
 
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::formula;
+use mopd_plan::refusal::Origins;
+use mopd_plan::{Axis, Formula, Role, Signal};
 
 use super::formula::CrossRolloutReads;
 use super::{Converted, refused};
 use crate::lower::formula::{LeafScope, Lowering};
-use crate::plan::{Axis, Formula, Role, Signal};
-use crate::refusal::Origins;
 
 /// A value for each element of an axis, from numbers known before any model scores: rewards, lengths, the
 /// step. For completions, also the student's numbers of their tokens.

@@ -6,14 +6,14 @@ use std::rc::Rc;
 use mopd_lang::experiment::{Objective, Reduce, RolloutSource, Schedule};
 use mopd_lang::formula::text;
 use mopd_lang::formula::{self as checked, Formula, FormulaKind, FormulaNode, NamedSpan, Similarity};
+use mopd_lang::source::Span;
 
 use super::divergence::{divergence, support};
 use super::{Converted, Diagnostic, refused, sums};
 use crate::lower::scores::{ScorePosition, read_of};
-use crate::plan::{Axis, Function, Live, Memory, Reduction, Role, Scan, Signal, Statistic};
-pub use crate::refusal::role;
-use crate::refusal::{FormulaContext, Origins};
-use mopd_lang::source::Span;
+pub use mopd_plan::refusal::role;
+use mopd_plan::refusal::{FormulaContext, Origins};
+use mopd_plan::{Axis, Function, Live, Memory, Reduction, Role, Scan, Signal, Statistic};
 
 /// The executable form of a formula, apart from its operands. Some constructs are not in graphs and become a
 /// few nodes.

@@ -2,12 +2,12 @@
 
 use mopd_lang::experiment as checked;
 use mopd_lang::formula::text;
+use mopd_plan::refusal::Origins;
+use mopd_plan::{Formula, Guard, GuardAction, GuardedDomain, Signal, is_of_steps};
 
 use super::settings::SettingsConverter;
 use super::{Converted, refused};
 use crate::lower::formula::{LeafScope, Lowering};
-use crate::plan::{Formula, Guard, GuardAction, GuardedDomain, Signal, is_of_steps};
-use crate::refusal::Origins;
 
 /// The longest condition that is stored as text, in characters.
 const LONGEST: usize = 200;

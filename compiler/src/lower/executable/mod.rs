@@ -23,5 +23,4 @@ pub(super) mod sums;
 pub(super) mod teacher;
 
 use mopd_lang::diag::Diagnostic;
-
-use crate::refusal::{Converted, refused};
+use mopd_plan::refusal::{Converted, refused};

@@ -1,11 +1,11 @@
 //! Converts numbers of a stage that depend only on the step.
 
 use mopd_lang::formula::{Formula, FormulaKind};
+use mopd_plan::refusal::Origins;
+use mopd_plan::{self as plan, Signal, StepFunction, schedule};
 
 use super::{Converted, refused};
 use crate::lower::formula::{LeafScope, Lowering};
-use crate::plan::{self, Signal, StepFunction, schedule};
-use crate::refusal::Origins;
 
 /// Converts a number of the step; `what` describes it, as a noun phrase.
 pub fn of_step(formula: &Formula, what: &str, origins: Origins) -> Converted<StepFunction> {

@@ -1,9 +1,9 @@
 //! Converts optimizers: AdamW and SGD, and AdamW on differentially private gradients.
 
 use mopd_lang::experiment as checked;
+use mopd_plan::{AdamW, Optimizer, Private, Producer, Rollout};
 
 use super::settings::SettingsConverter;
-use crate::plan::{AdamW, Optimizer, Private, Producer, Rollout};
 
 /// The optimizer in the plan's form, and the privacy settings of a private one.
 pub(super) fn executable(optimizer: &checked::Optimizer) -> (Optimizer, Option<Private>) {

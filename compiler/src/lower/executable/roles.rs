@@ -8,11 +8,11 @@ use mopd_lang::experiment::{
 };
 use mopd_lang::formula::{Formula, FormulaKind, Role};
 use mopd_lang::source::Span;
+use mopd_plan::producers::Writer;
+use mopd_plan::refusal::{NamedScorer, Origins, StageRoles, SummedTeachers};
+use mopd_plan::{self as plan, Feedback, Producer, Rollout, Sampling, Scorer, Scorers, TeacherChoice, View};
 
 use super::{derived, feedback, refused, teacher};
-use crate::plan::producers::Writer;
-use crate::plan::{self, Feedback, Producer, Rollout, Sampling, Scorer, Scorers, TeacherChoice, View};
-use crate::refusal::{NamedScorer, Origins, StageRoles, SummedTeachers};
 
 /// The scorers of a stage after the reference, each with the domains whose prompts it scores.
 pub struct StageScorers {

@@ -4,10 +4,10 @@
 use std::fmt::Display;
 
 use mopd_lang::experiment as checked;
+use mopd_plan::refusal::Origins;
+use mopd_plan::{DataSource, Domain, Evaluation, Origin, Sampling};
 
 use super::{Diagnostic, data, refused};
-use crate::plan::{DataSource, Domain, Evaluation, Origin, Sampling};
-use crate::refusal::Origins;
 
 /// Converts the settings of one experiment and collects the refusals of what can't be converted. It goes on
 /// after a refusal, so that all are reported at once.

@@ -1,14 +1,14 @@
 //! Converts the domains' shares of a step's prompts, computed from the objective's states.
 
+use mopd_expr::graph::Operation;
 use mopd_lang::experiment as checked;
 use mopd_lang::formula;
+use mopd_plan::refusal::Origins;
+use mopd_plan::{Axis, Formula, Length, Rollout, Signal};
 
 use super::settings::SettingsConverter;
 use super::{Converted, refused};
-use crate::expr::graph::Operation;
 use crate::lower::formula::{LeafScope, Lowering};
-use crate::plan::{Axis, Formula, Length, Rollout, Signal};
-use crate::refusal::Origins;
 
 impl SettingsConverter<'_> {
     /// `None` where the shares are the mixture's, or computed shares are refused.

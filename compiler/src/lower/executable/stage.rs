@@ -3,18 +3,18 @@
 use std::iter::once;
 
 use mopd_lang::experiment as checked;
+use mopd_plan::producers;
+use mopd_plan::refusal::{Converted, Origins};
+use mopd_plan::template::view;
+use mopd_plan::{
+    Axis, Feedback, Formula, Joint, Learner, Model, Origin, OwnData, Rollout, Scorers, Stage, Train,
+    Trainable, Validation, View,
+};
 
 use super::of_step::of_step;
 use super::roles::StageScorers;
 use super::settings::SettingsConverter;
 use super::{derived, feedback, filter, refused, roles, teacher};
-use crate::plan::producers;
-use crate::plan::template::view;
-use crate::plan::{
-    Axis, Feedback, Formula, Joint, Learner, Model, Origin, OwnData, Rollout, Scorers, Stage, Train,
-    Trainable, Validation, View,
-};
-use crate::refusal::{Converted, Origins};
 
 impl<'a> SettingsConverter<'a> {
     pub fn model(&mut self, model: &'a checked::Model) -> Option<Model<&'a checked::Train>> {

@@ -2,8 +2,7 @@
 //! divergence that reads them becomes several divergences.
 
 use mopd_lang::formula::{self as checked, Formula, FormulaKind};
-
-use crate::refusal::StageRoles;
+use mopd_plan::refusal::StageRoles;
 
 /// The variants of a formula's node, without weights: one for each combination of the members of the sums
 /// that it reads, or the formula itself if it reads none.

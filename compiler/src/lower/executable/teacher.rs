@@ -5,14 +5,14 @@ use mopd_lang::experiment::{
 };
 use mopd_lang::formula::{Formula, Role};
 use mopd_lang::source::Span;
+use mopd_plan::refusal::{FormulaContext, NamedScorer, Origins};
+use mopd_plan::template::{view_of_panel, view_with_numbers};
+use mopd_plan::{
+    self as plan, Answers, Composition, DivergenceParameter, Engine, Member, ModelId, Pool, Served,
+    StudentCopy, TeacherChoice, View,
+};
 
 use super::{Converted, Diagnostic, data, divergence, filter, formula, refused};
-use crate::plan::template::{view_of_panel, view_with_numbers};
-use crate::plan::{
-    self, Answers, Composition, DivergenceParameter, Engine, Member, ModelId, Pool, Served, StudentCopy,
-    TeacherChoice, View,
-};
-use crate::refusal::{FormulaContext, NamedScorer, Origins};
 
 /// One arm of a stage's route.
 pub fn choice(

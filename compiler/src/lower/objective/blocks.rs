@@ -3,15 +3,15 @@
 //! it first. Tokens that are not chosen belong to no block, so a number of blocks counts only at chosen
 //! tokens.
 
+use mopd_expr::graph::{Graph, NodeId, Operation};
 use mopd_lang::experiment as checked;
 use mopd_lang::formula::{Adaptive, Formula, FormulaKind};
 use mopd_lang::source::Span;
+use mopd_plan::refusal::{Converted, Origins, refused};
+use mopd_plan::{Axis, Statistic};
 
 use super::ObjectiveLowering;
 use super::loss::only_where;
-use crate::expr::graph::{Graph, NodeId, Operation};
-use crate::plan::{Axis, Statistic};
-use crate::refusal::{Converted, Origins, refused};
 
 impl ObjectiveLowering<'_> {
     /// The mask of chosen tokens, if a term reads numbers of blocks.

@@ -1,14 +1,14 @@
 //! The derivative of an objective's loss, and the reported numbers that follow from it.
 
+use mopd_expr::derivative::adjoints_beside;
+use mopd_expr::graph::{LiveId, NodeId, Operation};
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::formula::text;
 use mopd_lang::source::Span;
+use mopd_plan::refusal::refused;
+use mopd_plan::{Axis, Function, Reduction};
 
 use super::{ObjectiveLowering, blocks};
-use crate::expr::derivative::adjoints_beside;
-use crate::expr::graph::{LiveId, NodeId, Operation};
-use crate::plan::{Axis, Function, Reduction};
-use crate::refusal::refused;
 
 impl ObjectiveLowering<'_> {
     /// The derivative of a node by each of the `live` primitives, in their order.

@@ -1,13 +1,13 @@
 //! The reduction of terms to one number: the loss of an objective, and of each of its terms.
 
+use mopd_expr::graph::{Graph, NodeId};
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::experiment as checked;
+use mopd_plan::{Axis, Function, Reduction};
 
 use super::balance::{self, IncludedMasks};
 use super::{LoweredTerm, ObjectiveLowering};
-use crate::expr::graph::{Graph, NodeId};
 use crate::lower::executable::formula as executable;
-use crate::plan::{Axis, Function, Reduction};
 
 /// The input of a reduction: a part of a total, which may be all of it, where the total applies.
 struct ReductionInput {

@@ -17,12 +17,12 @@ pub(crate) use standalone::{WholeObjective, whole};
 use self::loss::only_where;
 use super::executable::formula::CrossRolloutReads;
 use super::formula::{LeafScope, Lowering, PrimitiveUse};
-use crate::expr::graph::{LiveId, NodeId};
-use crate::plan::{
+use mopd_expr::graph::{LiveId, NodeId};
+use mopd_plan::refusal::Origins;
+use mopd_plan::{
     Axis, Function, Ladder, Learned, LivePrimitive, NormalForm, Objective, Signal, State, Term, TermGradient,
     TermLoss,
 };
-use crate::refusal::Origins;
 
 /// The inputs from a stage: the sizes that an objective's numbers depend on, and the outputs that are read.
 pub(super) struct StageRequest<'a> {
@@ -35,7 +35,7 @@ pub(super) struct StageRequest<'a> {
     /// Whether the gradient of each term alone is read.
     pub each_term: bool,
     pub normal_form: NormalForm,
-    /// The arithmetic of the graph: [`crate::expr::graph::Graph::fused`].
+    /// The arithmetic of the graph: [`mopd_expr::graph::Graph::fused`].
     pub fused: bool,
 }
 

@@ -1,17 +1,17 @@
 //! Lowers objectives for evaluation without a run.
 
+use mopd_expr::graph::{LiveId, NodeId, Operation};
 use mopd_lang::diag::Diagnostic;
 use mopd_lang::experiment as checked;
 use mopd_lang::formula::{FormulaKind, text};
 use mopd_lang::source::Span;
+use mopd_plan::refusal::{Origins, refused};
+use mopd_plan::{Axis, Signal, State};
 
 use super::{ObjectiveLowering, blocks};
-use crate::expr::graph::{LiveId, NodeId, Operation};
 use crate::lower::formula::{LeafScope, Lowering};
 use crate::lower::leaves::FormulaGraph;
 use crate::lower::{Expressions, TermExpressions};
-use crate::plan::{Axis, Signal, State};
-use crate::refusal::{Origins, refused};
 
 /// The per-token values of an objective, before `reduce`, as a graph, whether or not the runtime supplies
 /// what it reads.
@@ -39,7 +39,7 @@ pub(crate) struct WholeObjective {
     /// Its roots are all nodes listed below.
     pub formulas: FormulaGraph,
     pub loss: NodeId,
-    /// The mask of chosen tokens, as in [`crate::plan::Objective`].
+    /// The mask of chosen tokens, as in [`mopd_plan::Objective`].
     pub chosen: Option<NodeId>,
     /// `let`s, `select`, weights and terms, with their names.
     pub parts: Vec<(String, NodeId)>,

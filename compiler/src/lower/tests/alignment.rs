@@ -1,8 +1,9 @@
 //! Stages that compare gradients of parts of their loss: their plans, keys and costs.
 
+use mopd_plan::Optimizer as Executable;
+
 use super::objectives::{lower_by_term, lowered};
 use super::*;
-use crate::plan::Optimizer as Executable;
 
 fn distilled(experiment: &mut Experiment) -> &mut Train {
     match &mut experiment.models[4].stage {

@@ -1,11 +1,12 @@
 //! `by domain` against the formula of Open-MOPD (arXiv:2608.19098), written out in f64.
 
+use mopd_expr::batch::{Domains, Layout};
+use mopd_expr::interpret::interpret;
+use mopd_expr::jit::Program;
+use mopd_expr::testing::Random;
+
 use super::objectives::lowered;
 use super::*;
-use crate::expr::batch::{Domains, Layout};
-use crate::expr::interpret::interpret;
-use crate::expr::jit::Program;
-use crate::expr::testing::Random;
 
 /// The reduction from tokens to one number.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -170,7 +171,7 @@ fn without_a_signal_the_targets_alone_decide() {
             domains: Some(Domains { of_group: vec![0, 1], count: 2 }),
             ..Layout::default()
         };
-        let batch = |of_first: f32| crate::expr::batch::Batch {
+        let batch = |of_first: f32| mopd_expr::batch::Batch {
             layout: layout.clone(),
             signals: vec![(plan::Signal::Logp { role: plan::Role::TEACHER }, vec![-1.0; 4])],
             live: vec![vec![of_first, of_first, of_first, 0.0]],

@@ -1,9 +1,10 @@
 //! Numbers of blocks (runs of tokens that `chunks` chooses), and teachers' continuations from them.
 
+use mopd_expr::batch::{Batch, Layout, TokenPartition};
+use mopd_expr::interpret::interpret;
+use mopd_expr::jit::Program;
+
 use super::*;
-use crate::expr::batch::{Batch, Layout, TokenPartition};
-use crate::expr::interpret::interpret;
-use crate::expr::jit::Program;
 
 /// Two sequences, of 5 and 2 tokens.
 const STUDENT: [f32; 7] = [-1.0, -0.25, -3.0, -2.0, -0.5, -1.5, -0.125];

@@ -2,8 +2,9 @@
 
 use std::rc::Rc;
 
+use mopd_plan::{self as plan, Curriculum, producers};
+
 use super::*;
-use crate::plan::{self, Curriculum, producers};
 
 fn distilled(experiment: &mut Experiment) -> &mut Train {
     match &mut experiment.models[4].stage {

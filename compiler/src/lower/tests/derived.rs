@@ -2,9 +2,10 @@
 
 use std::rc::Rc;
 
+use mopd_plan::producers::{Derived, DerivedText};
+use mopd_plan::views::{Piece, Slot as PlanSlot};
+
 use super::*;
-use crate::plan::producers::{Derived, DerivedText};
-use crate::plan::views::{Piece, Slot as PlanSlot};
 
 fn guide() -> Role {
     Role::Named { teacher: TeacherId(1), name: "specialist[sort]".into() }

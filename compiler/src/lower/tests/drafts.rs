@@ -2,8 +2,9 @@
 
 use std::rc::Rc;
 
+use mopd_plan::producers::{Producer, Writer};
+
 use super::*;
-use crate::plan::producers::{Producer, Writer};
 
 fn distilled(experiment: &mut Experiment) -> &mut Train {
     let Stage::Train(train) = &mut experiment.models[4].stage else { panic!("the student is trained") };

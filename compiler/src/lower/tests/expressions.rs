@@ -1,10 +1,11 @@
 //! Expressions of objectives that this version can't execute.
 
+use mopd_expr::batch::{Batch, Layout, TokenPartition};
+use mopd_expr::interpret::interpret;
+use mopd_plan::Live as Primitive;
+
 use super::*;
-use crate::expr::batch::{Batch, Layout, TokenPartition};
-use crate::expr::interpret::interpret;
 use crate::lower::expressions;
-use crate::plan::Live as Primitive;
 
 fn objective(select: Formula, weight: Formula) -> Objective {
     let value = live(Live::Part(ModelSignal::Mean));

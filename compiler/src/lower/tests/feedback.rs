@@ -3,8 +3,9 @@
 
 use std::rc::Rc;
 
+use mopd_plan::views::{Piece, Slot as PlanSlot};
+
 use super::*;
-use crate::plan::views::{Piece, Slot as PlanSlot};
 
 fn named(place: u32, name: &str) -> Role {
     Role::Named { teacher: TeacherId(place), name: name.into() }

@@ -1,9 +1,10 @@
 //! Guards: their part in plans and keys, and numbers that a stage's steps do not have.
 
-use super::*;
-use crate::plan::{self, GuardAction};
 use mopd_lang::experiment::Guard;
 use mopd_lang::formula::{StepNumber, StepWindow};
+use mopd_plan::{self as plan, GuardAction};
+
+use super::*;
 
 /// `NUMBER > BOUND`
 fn above(number: StepNumber, bound: f64) -> Formula {

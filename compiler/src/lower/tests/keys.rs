@@ -338,12 +338,12 @@ fn a_routes_conditions_are_meaning() {
     assert_eq!(compiled(&renamed).stages[4].key, routed);
 
     let plan = compile(hard(3.0));
-    let crate::plan::Stage::Train(train) = &plan.experiment.models[4].stage else { panic!("it trains") };
+    let mopd_plan::Stage::Train(train) = &plan.experiment.models[4].stage else { panic!("it trains") };
     let said: Vec<Option<String>> =
         train.scorers.routed().iter().map(|arm| arm.when.as_ref().map(|when| when.text())).collect();
     assert_eq!(said, [Some("data.level > 3".to_owned()), None, None]);
     let json = serde_json::to_string(&plan).unwrap();
-    assert_eq!(serde_json::from_str::<crate::plan::Plan>(&json).unwrap(), plan);
+    assert_eq!(serde_json::from_str::<mopd_plan::Plan>(&json).unwrap(), plan);
     assert_eq!(json.matches("\"when\"").count(), 1);
 }
 
@@ -367,7 +367,7 @@ fn layers_that_are_computed_again_are_meaning_where_generation_saves_them() {
 
 /// The texts of all keys, and the numbers that select random numbers, of a representative plan. A difference
 /// here empties every user's store. If it is not intended, fix a field's name by `#[serde(rename)]`; if it
-/// is, raise [`keys::VERSION`](crate::keys::VERSION) and write the file anew with `MOPD_UPDATE=1`.
+/// is, raise [`keys::VERSION`](mopd_plan::keys::VERSION) and write the file anew with `MOPD_UPDATE=1`.
 #[test]
 fn the_text_of_keys_is_pinned() {
     let plan = compiled(&experiment());
@@ -407,13 +407,13 @@ fn teachers_by_name_enter_keys_by_their_weights() {
     assert_ne!(key(&forward), key(&swapped));
 
     let plan = compiled(&reading([1, 0]));
-    let crate::plan::Stage::Train(train) = &plan.experiment.models[4].stage else { panic!("it trains") };
+    let mopd_plan::Stage::Train(train) = &plan.experiment.models[4].stage else { panic!("it trains") };
     let mut named: Vec<&str> = train.scorers.named().iter().map(|scorer| scorer.name.as_str()).collect();
     named.sort_unstable();
     assert_eq!(named, [0, 1].map(|teacher| forward.teachers[teacher].name.as_str()));
-    assert!(train.objective.reads(crate::plan::Role::named(1)));
+    assert!(train.objective.reads(mopd_plan::Role::named(1)));
     let json = serde_json::to_string(&plan).unwrap();
-    assert_eq!(serde_json::from_str::<crate::plan::Plan>(&json).unwrap(), plan);
+    assert_eq!(serde_json::from_str::<mopd_plan::Plan>(&json).unwrap(), plan);
 }
 
 /// A server's address and the variable of its key change no result; the engine, the model and the requests

@@ -3,9 +3,10 @@
 
 use std::rc::Rc;
 
+use mopd_expr::graph::Operation;
+use mopd_plan::views::{Piece, SlotShare};
+
 use super::*;
-use crate::expr::graph::Operation;
-use crate::plan::views::{Piece, SlotShare};
 
 fn distilled(experiment: &mut Experiment) -> &mut Train {
     match &mut experiment.models[4].stage {

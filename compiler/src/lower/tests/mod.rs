@@ -28,8 +28,7 @@ mod validation;
 use mopd_lang::experiment::*;
 use mopd_lang::formula::*;
 use mopd_lang::source::{FileId, SourceFile, Sources, Span};
-
-use crate::plan::{self, Plan};
+use mopd_plan::{self as plan, Plan};
 
 /// Formulas of the tests have origin 1, everything else has origin 0.
 pub fn sources() -> (Sources, Vec<Span>) {

@@ -1,11 +1,11 @@
 //! The values of objectives, compared with formulas written out by hand.
 
+use mopd_expr::batch::{Batch, Layout};
+use mopd_expr::interpret::interpret;
+use mopd_expr::jit::Program;
 use mopd_lang::diag::{Code, Diagnostic};
 
 use super::*;
-use crate::expr::batch::{Batch, Layout};
-use crate::expr::interpret::interpret;
-use crate::expr::jit::Program;
 use crate::lower::normal_form::normal_form;
 use crate::lower::objective::StageRequest;
 
@@ -75,7 +75,7 @@ pub fn lowered(objective: &Objective) -> plan::Objective {
 
 /// Checks that interpreter and compiled program both compute `expected` for `node`.
 #[track_caller]
-pub fn assert_values(objective: &plan::Objective, node: crate::expr::graph::NodeId, expected: &[f64]) {
+pub fn assert_values(objective: &plan::Objective, node: mopd_expr::graph::NodeId, expected: &[f64]) {
     assert_values_with(objective, node, expected, &[]);
 }
 
@@ -83,7 +83,7 @@ pub fn assert_values(objective: &plan::Objective, node: crate::expr::graph::Node
 #[track_caller]
 pub fn assert_values_with(
     objective: &plan::Objective,
-    node: crate::expr::graph::NodeId,
+    node: mopd_expr::graph::NodeId,
     expected: &[f64],
     given: &[(plan::Signal, Vec<f32>)],
 ) {

@@ -2,8 +2,9 @@
 
 use std::rc::Rc;
 
+use mopd_plan::views::{Piece, Slot as PlanSlot};
+
 use super::*;
-use crate::plan::views::{Piece, Slot as PlanSlot};
 
 fn member(place: u32) -> Role {
     Role::Named { teacher: TeacherId(place), name: format!("member {place}").into() }

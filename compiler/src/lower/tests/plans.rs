@@ -1,10 +1,10 @@
 //! Plans as a whole.
 
 use mopd_lang::diag::Code;
+use mopd_plan::{Cost, FieldColumn, PromptFormat, SCHEMA, SourcePlace};
 
 use super::*;
 use crate::lower::cost;
-use crate::plan::{Cost, FieldColumn, PromptFormat, SCHEMA, SourcePlace};
 
 #[test]
 fn a_plan_survives_json_exactly() {

@@ -3,13 +3,13 @@
 
 use std::rc::Rc;
 
+use mopd_expr::summand::Kernel;
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::formula::{Side, SideProbability, Summand, SummandProperties, detached};
+use mopd_plan::producers::Writer;
 
 use super::objectives::{assert_values, dpo, lowered, per_token};
 use super::*;
-use crate::expr::summand::Kernel;
-use crate::plan::producers::Writer;
 
 /// The refusals of the experiment after a change, as messages.
 fn refusals(change: impl FnOnce(&mut Experiment)) -> Vec<String> {
@@ -1311,7 +1311,7 @@ fn summand(value: Formula) -> DivergenceKind {
 /// the value and has no derivative.
 #[test]
 fn a_summand_has_derivatives() {
-    use crate::expr::batch::{Batch, Layout};
+    use mopd_expr::batch::{Batch, Layout};
 
     let [p, q] = entries();
     let u = apply(Function::Divide, [&p, &q]);
@@ -1330,8 +1330,8 @@ fn a_summand_has_derivatives() {
         let (p, q) = (vec![std::f32::consts::E / 4.0], vec![0.25]);
         let batch = Batch { layout, live: vec![p.clone(), q.clone(), p, q], ..Batch::default() };
         let outputs = [made.value, made.gradients[0], made.gradients[1]];
-        let values = crate::expr::interpret::interpret(&made.graph, &outputs, &batch)
-            .expect("it reads its sides alone");
+        let values =
+            mopd_expr::interpret::interpret(&made.graph, &outputs, &batch).expect("it reads its sides alone");
         for (node, expected) in outputs.into_iter().zip(expected) {
             assert!((values.get(node)[0] - expected).abs() < 1e-6, "{} {expected}", values.get(node)[0]);
         }

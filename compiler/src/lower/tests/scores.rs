@@ -1,10 +1,10 @@
 //! Scores read from a scalar head, and its losses, compared with formulas written out by hand.
 
+use mopd_expr::interpret::interpret;
 use mopd_lang::formula::NamedSpan;
 
 use super::objectives::{CHOSEN, SEQUENCE, batch, dpo, lowered};
 use super::*;
-use crate::expr::interpret::interpret;
 
 /// The head's value before each token.
 const VALUE: [f32; 8] = [0.5, -1.0, 2.0, 0.25, 1.0, -0.75, 3.0, -2.0];

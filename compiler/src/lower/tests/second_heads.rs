@@ -1,9 +1,10 @@
 //! Two tokens per step: the plan, refusals, and the loss of the confidence.
 
+use mopd_expr::interpret::interpret;
+use mopd_plan::producers::Writer;
+
 use super::objectives::{batch, lowered};
 use super::*;
-use crate::expr::interpret::interpret;
-use crate::plan::producers::Writer;
 
 fn paired(heads: u32, accept: f64) -> Rollout {
     let (source, _) = student(1, 1);

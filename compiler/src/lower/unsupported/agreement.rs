@@ -2,10 +2,10 @@
 //! reads the student's own tokens, before any edit of the completion.
 
 use mopd_lang::diag::Diagnostic;
+use mopd_plan::refusal::{Origins, refused};
+use mopd_plan::{Objective, Producer, Role, Rollout, Scorers};
 
 use super::attempts::why_it_cannot_write;
-use crate::plan::{Objective, Producer, Role, Rollout, Scorers};
-use crate::refusal::{Origins, refused};
 
 pub fn refusal(
     objective: &Objective,

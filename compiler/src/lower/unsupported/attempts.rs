@@ -2,9 +2,8 @@
 //! each prompt as the group has, with the same settings.
 
 use mopd_lang::diag::Diagnostic;
-
-use crate::plan::{Objective, Producer, Rollout, Scorers, TeacherChoice, View};
-use crate::refusal::{Origins, refused};
+use mopd_plan::refusal::{Origins, refused};
+use mopd_plan::{Objective, Producer, Rollout, Scorers, TeacherChoice, View};
 
 pub fn refusal(
     objective: &Objective,

@@ -2,11 +2,10 @@
 //! row beside the trajectory. Its tokens count among those of the batch, but the row is no completion: there
 //! are no averages over completions and no numbers of completions.
 
+use mopd_expr::graph::{Graph, NodeId, Operation};
 use mopd_lang::diag::Diagnostic;
-
-use crate::expr::graph::{Graph, NodeId, Operation};
-use crate::plan::{Axis, Divergence, DivergenceParameter, Objective, Producer, Rollout, Scorers, Signal};
-use crate::refusal::{Origins, refused};
+use mopd_plan::refusal::{Origins, refused};
+use mopd_plan::{Axis, Divergence, DivergenceParameter, Objective, Producer, Rollout, Scorers, Signal};
 
 const HELP: &str =
     "a rejected draft is no completion: count tokens, `reduce = sum(token, over: batch) / ...`";

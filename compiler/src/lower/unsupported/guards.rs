@@ -2,9 +2,8 @@
 
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::formula::StepNumber;
-
-use crate::plan::{Guard, Objective, Producer, Role, Rollout, Scorers, Validation};
-use crate::refusal::Origins;
+use mopd_plan::refusal::Origins;
+use mopd_plan::{Guard, Objective, Producer, Role, Rollout, Scorers, Validation};
 
 /// The parts of a stage that decide which numbers its steps have. Where some terms have completions of their
 /// own, these are the parts of the other terms.

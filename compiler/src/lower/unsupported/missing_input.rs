@@ -1,9 +1,8 @@
 //! Teachers without an input for some completions: an objective must test `available` before it reads them.
 
 use mopd_lang::diag::Diagnostic;
-
-use crate::plan::{Objective, Panel, Role, Scorers, Signal};
-use crate::refusal::{Origins, refused};
+use mopd_plan::refusal::{Origins, refused};
+use mopd_plan::{Objective, Panel, Role, Scorers, Signal};
 
 pub fn refusal(objective: &Objective, scorers: &Scorers, origins: Origins) -> Option<Diagnostic> {
     let lacks = |role: Role| {

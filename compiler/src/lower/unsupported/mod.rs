@@ -16,9 +16,8 @@ mod served;
 
 use mopd_lang::diag::Diagnostic;
 use mopd_lang::experiment as checked;
-
-use crate::plan::{Objective, Signal, Train};
-use crate::refusal::{Origins, refused};
+use mopd_plan::refusal::{Origins, refused};
+use mopd_plan::{Objective, Signal, Train};
 
 /// The first thing that a stage reads and does not have, or can't combine with its other settings.
 pub fn refusal(

@@ -2,11 +2,10 @@
 //! a token of both tokenizers begins. It is compared by rank, or on entries of both vocabularies.
 
 use mopd_lang::diag::Diagnostic;
-
-use crate::plan::{
+use mopd_plan::refusal::{Origins, refused};
+use mopd_plan::{
     Divergence, DivergenceKind, Live, Objective, Role, Scorers, Signal, Support, Teacher, TeacherChoice,
 };
-use crate::refusal::{Origins, refused};
 
 /// The first thing that an objective needs of such a teacher and that is not supported.
 pub fn refusal(objective: &Objective, scorers: &Scorers, origins: Origins) -> Option<Diagnostic> {

@@ -4,10 +4,9 @@
 use mopd_lang::diag::Diagnostic;
 use mopd_lang::experiment as checked;
 use mopd_lang::formula::{Formula, FormulaKind, NamedSpan, Signal as CheckedSignal};
-
-use crate::plan::views::Slot;
-use crate::plan::{Feedback, Objective, Rollout, Scorers, Signal, View};
-use crate::refusal::{Origins, refused};
+use mopd_plan::refusal::{Origins, refused};
+use mopd_plan::views::Slot;
+use mopd_plan::{Feedback, Objective, Rollout, Scorers, Signal, View};
 
 /// The templates that replace prompts.
 pub struct PromptTemplates<'a> {

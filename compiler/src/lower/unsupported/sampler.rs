@@ -1,10 +1,9 @@
 //! Refuses objectives that read the sampler's distribution where completions have none.
 
 use mopd_lang::diag::Diagnostic;
-
-use crate::plan::Objective;
-use crate::plan::producers::{Rollout, sampler};
-use crate::refusal::{Origins, refused};
+use mopd_plan::Objective;
+use mopd_plan::producers::{Rollout, sampler};
+use mopd_plan::refusal::{Origins, refused};
 
 pub fn refusal(objective: &Objective, rollout: &Rollout, origins: Origins) -> Option<Diagnostic> {
     let why = sampler(objective, rollout).err()?;

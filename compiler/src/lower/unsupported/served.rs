@@ -2,12 +2,11 @@
 //! distribution supports only numbers at temperature 1, of the tokens that it lists.
 
 use mopd_lang::diag::Diagnostic;
-
-use crate::plan::producers::Writer;
-use crate::plan::{
+use mopd_plan::producers::Writer;
+use mopd_plan::refusal::{Origins, refused};
+use mopd_plan::{
     Answers, Composition, Divergence, Live, Mass, Objective, Pool, Role, Served, Signal, TeacherChoice, Train,
 };
-use crate::refusal::{Origins, refused};
 
 /// The first thing that a stage needs of such a teacher and that is not supported.
 pub fn refusal(train: &Train<Objective>, origins: Origins) -> Option<Diagnostic> {

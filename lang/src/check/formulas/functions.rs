@@ -1,11 +1,6 @@
 //! Functions of numbers: elementwise functions, reductions, statistics, scans, and numbers carried from step
 //! to step.
 
-use crate::diag::{Code, Diagnostic};
-use crate::experiment::Pool;
-use crate::formula::{Formula, FormulaKind, Function, Memory, Reduction, Scan, Unit};
-use crate::source::Span;
-use crate::syntax::ast::Expr;
 use mopd_ops::common_unit;
 
 use crate::check::Checker;
@@ -17,6 +12,11 @@ use crate::check::builtins::formulas::{
 use crate::check::builtins::types::Reads;
 use crate::check::values::evaluate::Env;
 use crate::check::values::value::Value;
+use crate::diag::{Code, Diagnostic};
+use crate::experiment::Pool;
+use crate::formula::{Formula, FormulaKind, Function, Memory, Reduction, Scan, Unit};
+use crate::source::Span;
+use crate::syntax::ast::Expr;
 
 /// Help for a `where` between losses of two units.
 const ONE_TERM_EACH: &str = "the terms of an objective may have units of their own: write one for each case, \

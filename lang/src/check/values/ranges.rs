@@ -3,18 +3,17 @@
 
 use std::rc::Rc;
 
+use mopd_ops::interval::{self, ValueInterval};
 use rustc_hash::FxHashMap;
 
+use crate::check::Checker;
+use crate::check::formulas::properties::is_zero;
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Length, Objective};
 use crate::formula::{
     DeclaredType, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function,
     GivenParameter, Live, ModelSignal, PreferenceKind, Scan, Side, Signal, Summand, Unit, with_number,
 };
-use mopd_ops::interval::{self, ValueInterval};
-
-use crate::check::Checker;
-use crate::check::formulas::properties::is_zero;
 
 /// The values of the names in a number of the run.
 pub struct Bindings {

@@ -11,10 +11,11 @@ mod texts;
 
 pub(crate) use texts::string_end;
 
+use brackets::partner;
+
 use super::words::{self, LineHead};
 use crate::diag::{Code, Diagnostic};
 use crate::source::{FileId, Span};
-use brackets::partner;
 
 /// The byte that replaces the newline before an item that begins while a block is still open.
 const BOUNDARY: u8 = 1;

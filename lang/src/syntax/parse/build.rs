@@ -1,14 +1,15 @@
 //! Builds the syntax tree from the grammar's pairs: items, blocks, statements.
 
+use pest::Parser;
+use pest::error::Error;
+use pest::iterators::{Pair, Pairs};
+
 use super::items::ItemParts;
 use super::{Grammar, Rule, explain};
 use crate::diag::{Code, Diagnostic};
 use crate::source::{FileId, Span};
 use crate::syntax::ast::*;
 use crate::syntax::layout::LaidOutItem;
-use pest::Parser;
-use pest::error::Error;
-use pest::iterators::{Pair, Pairs};
 
 /// Which catch-all rule matched a slice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

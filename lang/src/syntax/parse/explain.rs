@@ -1,6 +1,9 @@
 //! The diagnostic for a slice that could not be parsed: syntax of another language, a common slip, or the
 //! grammar's expectation.
 
+use pest::Parser;
+use pest::error::{Error, ErrorVariant, InputLocation};
+
 use super::build::{AstBuilder, CatchAllRule};
 use super::habits::{foreign, habit};
 use super::slips::slip;
@@ -8,8 +11,6 @@ use super::unparsed::Unparsed;
 use super::{Grammar, Rule, expected};
 use crate::diag::{Code, Diagnostic};
 use crate::syntax::words;
-use pest::Parser;
-use pest::error::{Error, ErrorVariant, InputLocation};
 
 pub fn error_offset(error: &Error<Rule>) -> usize {
     match error.location {

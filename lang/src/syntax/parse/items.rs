@@ -1,11 +1,12 @@
 //! Items: the top level of a file.
 
+use pest::iterators::{Pair, Pairs};
+
 use super::Rule;
 use super::build::{AstBuilder, lost};
 use crate::diag::{Code, Diagnostic};
 use crate::source::Span;
 use crate::syntax::ast::*;
-use pest::iterators::{Pair, Pairs};
 
 /// The parts of items and statements.
 #[derive(Default)]

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use mopd_compiler::plan::{DataFault, DataFormula, NullField, PromptFormat};
+use mopd_plan::{DataFault, DataFormula, NullField, PromptFormat};
 
 use super::{DOCUMENTS, Dataset, DatasetRequest, MESSAGES, PROMPT, TOOLS, VARIABLES};
 use crate::data::error::{DataProblem, RowPlace};

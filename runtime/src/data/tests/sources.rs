@@ -5,7 +5,7 @@ use ::parquet::data_type::ByteArray;
 use ::parquet::file::properties::WriterProperties;
 use ::parquet::file::writer::SerializedFileWriter;
 use ::parquet::schema::parser::parse_message_type;
-use mopd_compiler::plan::{DataFormula, DataNode, FieldColumn, Function};
+use mopd_plan::{DataFormula, DataNode, FieldColumn, Function};
 
 use super::*;
 use crate::table::{self, encode, table};

@@ -1,6 +1,6 @@
 //! Rows that are turns of recorded trajectories.
 
-use mopd_compiler::plan::{DataFormula, DataNode};
+use mopd_plan::{DataFormula, DataNode};
 
 use super::*;
 

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use mopd_compiler::plan::views::Piece;
-use mopd_compiler::plan::{DataSource, Schedule, ScheduleLength};
+use mopd_plan::views::Piece;
+use mopd_plan::{DataSource, Schedule, ScheduleLength};
 
 use super::*;
 use crate::data::{DatasetRequest, Field};

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use mopd_compiler::plan::{DomainId, ModelId};
+use mopd_plan::{DomainId, ModelId};
 use serde_json::{Value, json};
 
 use super::*;
@@ -89,7 +89,7 @@ fn pass_at_1_is_reported_only_for_verdicts() {
     // The second table is greedy.
     let named = |plan: &Plan, table: usize| metric(&plan.experiment, &plan.experiment.comparisons[table]);
     assert_eq!([named(&plan, 0), named(&plan, 1)], ["pass@1", "greedy"]);
-    plan.experiment.domains[0].reward = mopd_compiler::plan::Reward::Command {
+    plan.experiment.domains[0].reward = mopd_plan::Reward::Command {
         command: "judge".to_owned(),
         time_limit_seconds: 1.0,
         batch: 1,

@@ -10,7 +10,7 @@
 //! resample prompts, which adds noise inside the absolute values: its calibration errors lie above the
 //! measured one, and its percentiles may not even contain it.
 
-use mopd_compiler::plan::Metric;
+use mopd_plan::Metric;
 
 use crate::report::answers::{BINS, PromptAnswers};
 use crate::rollout::confidence::WHOLE;

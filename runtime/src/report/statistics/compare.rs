@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use mopd_compiler::plan::results::{
+use mopd_plan::results::{
     ComparedCell, ComparedRow, ComparedTable, FileHash, Interval, RowDifferences, RowPair,
 };
-use mopd_compiler::plan::{Comparison, ModelId, Reward};
+use mopd_plan::{Comparison, ModelId, Reward};
 
 use super::interval::{self, Estimate, SeedPromptMatrix, VarianceComponents};
 use super::scale::Scale;
@@ -29,7 +29,7 @@ pub struct ComparedRun {
 /// A model of a run.
 pub struct ComparedModel {
     pub name: String,
-    /// Content key of its stage; see [`mopd_compiler::plan::StageFacts::content_key`].
+    /// Content key of its stage; see [`mopd_plan::StageFacts::content_key`].
     pub key: String,
 }
 
@@ -297,7 +297,7 @@ fn table(left: &ComparedSide, right: &ComparedSide, domains: &[&str]) -> Compare
         };
         ComparedRow { model: row.label.clone(), cells }
     });
-    let missing = |rows: &[mopd_compiler::plan::Row], others: &[mopd_compiler::plan::Row]| {
+    let missing = |rows: &[mopd_plan::Row], others: &[mopd_plan::Row]| {
         let unknown = rows.iter().filter(|row| !others.iter().any(|other| other.label == row.label));
         unknown.map(|row| row.label.clone()).collect()
     };
@@ -371,7 +371,7 @@ fn negated((least, most): (f64, f64)) -> (f64, f64) {
 
 #[cfg(test)]
 mod tests {
-    use mopd_compiler::plan::{DomainId, Row};
+    use mopd_plan::{DomainId, Row};
 
     use super::super::tests::comparison;
     use super::*;

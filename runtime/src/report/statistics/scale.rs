@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use mopd_compiler::plan::results::Interval;
+use mopd_plan::results::Interval;
 
 use super::interval::{Estimate, SeedPromptMatrix};
 use super::{TableEntry, combined, mean};

@@ -1,6 +1,6 @@
 //! Tests of tables' numbers against values computed by hand and a plain analysis of variance.
 
-use mopd_compiler::plan::{
+use mopd_plan::{
     Architecture, DataSource, Domain, Dtype, Evaluation, Family, GpuArithmetic, Model, Normalized, Origin,
     PromptFormat, Reward, RewardRange, Row, Sampling, Stage, TableColumn, TokenizerSpec,
 };

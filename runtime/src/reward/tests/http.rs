@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
-use mopd_compiler::plan::Secret;
+use mopd_plan::Secret;
 
 use super::*;
 

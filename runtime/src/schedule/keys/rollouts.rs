@@ -1,8 +1,8 @@
 //! The key of rollouts that frozen models write before the first step.
 
-use mopd_compiler::plan::producers::{PrecomputedRollouts, Writer};
-use mopd_compiler::plan::views::Piece;
-use mopd_compiler::plan::{
+use mopd_plan::producers::{PrecomputedRollouts, Writer};
+use mopd_plan::views::Piece;
+use mopd_plan::{
     DataFormula, Domain, Keep, Length, ModelId, Objective, PromptFormat, Reward, Sampling, Train,
 };
 use serde::Serialize;

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
-use mopd_compiler::plan::{Answers, Engine, Sampling};
+use mopd_plan::{Answers, Engine, Sampling};
 use serde_json::{Value, json};
 
 use super::faults::message;

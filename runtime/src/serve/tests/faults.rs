@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use mopd_compiler::plan::events::{Event, ServeJob};
-use mopd_compiler::plan::{Answers, Engine, Sampling};
+use mopd_plan::events::{Event, ServeJob};
+use mopd_plan::{Answers, Engine, Sampling};
 use serde_json::{Value, json};
 
 use super::{control, job, readings, sampling, saved, served, start};

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use mopd_compiler::plan::{Answers, Engine};
+use mopd_plan::{Answers, Engine};
 
 use super::faults::{Fault, LIMIT, pass};
 use super::{control, job, readings, saved, served, start};

@@ -3,8 +3,8 @@
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use mopd_compiler::plan::events::{ServeJob, ServerReport};
-use mopd_compiler::plan::{Answers, Dtype, Engine, RolloutServer, Secret, Served};
+use mopd_plan::events::{ServeJob, ServerReport};
+use mopd_plan::{Answers, Dtype, Engine, RolloutServer, Secret, Served};
 
 use super::{job, saved, served, start};
 use crate::model::tests::{random_model, tiny};

@@ -1,7 +1,7 @@
 //! Compares requests and replies with the protocol classes in the engines' released packages, whose fields
 //! `runtime/tests/fixtures/engines.py` recorded with wheel and file.
 
-use mopd_compiler::plan::{Answers, Engine};
+use mopd_plan::{Answers, Engine};
 use serde_json::{Value, json};
 
 use super::security::post;

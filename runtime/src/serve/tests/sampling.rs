@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use mopd_compiler::plan::events::ServeJob;
-use mopd_compiler::plan::{Dtype, Engine, Pretrained, RolloutServer, Sampling, Secret};
+use mopd_plan::events::ServeJob;
+use mopd_plan::{Dtype, Engine, Pretrained, RolloutServer, Sampling, Secret};
 use serde_json::json;
 use tch::{Kind, no_grad_guard};
 

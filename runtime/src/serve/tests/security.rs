@@ -3,8 +3,8 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use mopd_compiler::plan::events::ServeJob;
-use mopd_compiler::plan::{Answers, Engine, Secret, Served};
+use mopd_plan::events::ServeJob;
+use mopd_plan::{Answers, Engine, Secret, Served};
 use serde_json::json;
 
 use super::{control, job, saved, served, start};

@@ -1,6 +1,6 @@
 //! Tests of several simultaneous clients, also while the weights are replaced.
 
-use mopd_compiler::plan::events::ServeJob;
+use mopd_plan::events::ServeJob;
 use serde_json::{Value, json};
 
 use super::security::post;

@@ -9,11 +9,11 @@ use std::fmt;
 
 use minijinja::Value;
 use minijinja::value::Serde;
-use mopd_compiler::nearest;
+use mopd_kernels::os::bounded::LimitExceeded;
+use mopd_plan::nearest;
 
 use super::TokenizerError;
 use super::json::{Json, Object, describe};
-use mopd_kernels::os::bounded::LimitExceeded;
 
 pub use response::{AnswerTokens, TrainingExample, answer, example, prompt, turn_end};
 pub use template::{ChatTemplate, look_at_the_clock, today};

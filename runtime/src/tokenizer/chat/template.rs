@@ -9,12 +9,12 @@ use chrono::{Datelike, NaiveDate};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value, from_args};
 use minijinja::{Environment, Error, ErrorKind, State, UndefinedBehavior};
+use mopd_kernels::os::bounded;
 use regex::Regex;
 
 use super::python::{self, DumpsArguments};
 use super::{ChatError, Conversation};
 use crate::tokenizer::ByteSpan;
-use mopd_kernels::os::bounded;
 
 /// A compiled chat template of a model.
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use mopd_compiler::plan::{Role, Sampling};
+use mopd_plan::{Role, Sampling};
 
 use super::sample::{NumberedDraw, draw_by, judge, sample};
 use super::teacher::teacher_of;

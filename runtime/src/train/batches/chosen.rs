@@ -1,10 +1,10 @@
 //! `... |> keep(correct)`, `... |> best(reward, of: 1)`: some of the completions that are drawn for each
 //! prompt.
 
-use mopd_compiler::expr;
-use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::producers::{Chosen, SampleChoice, reads_student};
-use mopd_compiler::plan::{Formula, Role, Signal};
+use mopd_expr as expr;
+use mopd_plan::events::FailureKind;
+use mopd_plan::producers::{Chosen, SampleChoice, reads_student};
+use mopd_plan::{Formula, Role, Signal};
 use tch::no_grad_guard;
 
 use super::filter::of_completions;

@@ -2,9 +2,9 @@
 //! At every choice, completions have their own random numbers, by step, prompt and rollout. Measures of a
 //! frozen teacher's completions are taken once and kept, since its distribution does not change.
 
-use mopd_compiler::expr::batch::{self, Layout};
-use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::{self, Formula};
+use mopd_expr::batch::{self, Layout};
+use mopd_plan::events::FailureKind;
+use mopd_plan::{self as plan, Formula};
 
 use super::filter::{judged, of_groups, value_of};
 use super::prompts::shuffle;

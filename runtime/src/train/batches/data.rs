@@ -1,6 +1,6 @@
 //! `data(answer)`: completions from the data.
 
-use mopd_compiler::plan::producers::Data;
+use mopd_plan::producers::Data;
 
 use super::sample::{NumberedDraw, judge};
 use super::{Batch, Group, ProducerContext, SequenceProducer};

@@ -4,9 +4,9 @@
 
 use std::rc::Rc;
 
-use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::views::Slot;
-use mopd_compiler::plan::{Panel, Role, Signal, View};
+use mopd_plan::events::FailureKind;
+use mopd_plan::views::Slot;
+use mopd_plan::{Panel, Role, Signal, View};
 
 use super::Batch;
 use super::words::{self, TextRequest, prompts, scorer, texts};

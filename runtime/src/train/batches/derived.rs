@@ -5,10 +5,10 @@
 
 use std::collections::HashMap;
 
-use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::producers::{Derived, DerivedText};
-use mopd_compiler::plan::views::{GroupMember, Slot};
-use mopd_compiler::plan::{Role, View};
+use mopd_plan::events::FailureKind;
+use mopd_plan::producers::{Derived, DerivedText};
+use mopd_plan::views::{GroupMember, Slot};
+use mopd_plan::{Role, View};
 
 use super::attempts::attempts;
 use super::sample::{NumberedDraw, judge, sample};

@@ -3,8 +3,8 @@
 
 use std::iter::zip;
 
-use mopd_compiler::plan::Sampling;
-use mopd_compiler::plan::producers::EachTurn;
+use mopd_plan::Sampling;
+use mopd_plan::producers::EachTurn;
 
 use super::sample::{NumberedDraw, sequence};
 use super::{Batch, Group, SequenceProducer};

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use mopd_compiler::plan::Producer;
+use mopd_plan::Producer;
 
 use crate::failure::Result;
 use crate::rollout::Sequence;

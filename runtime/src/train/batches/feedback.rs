@@ -3,9 +3,9 @@
 
 use std::collections::HashMap;
 
-use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::views::Slot;
-use mopd_compiler::plan::{Feedback, View};
+use mopd_plan::events::FailureKind;
+use mopd_plan::views::Slot;
+use mopd_plan::{Feedback, View};
 
 use super::Batch;
 use super::words::{TextRequest, number, scorer, texts};

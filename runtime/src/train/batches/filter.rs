@@ -1,9 +1,9 @@
 //! The `filter` of a stage, which replaces groups for which it does not hold.
 
-use mopd_compiler::expr::batch;
-use mopd_compiler::expr::interpret::interpret;
-use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::{Formula, Signal};
+use mopd_expr::batch;
+use mopd_expr::interpret::interpret;
+use mopd_plan::events::FailureKind;
+use mopd_plan::{Formula, Signal};
 
 use super::prompts::shuffle;
 use super::sample::numbered;

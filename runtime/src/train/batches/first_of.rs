@@ -3,7 +3,7 @@
 //! A choice is drawn only for prompts without a completion from an earlier choice. Choices
 //! that edit the same rollout share its completions, which are drawn once.
 
-use mopd_compiler::plan::producers::{FirstOf, SampleChoice};
+use mopd_plan::producers::{FirstOf, SampleChoice};
 
 use super::chosen::choose;
 use super::sample::NumberedDraw;

@@ -1,8 +1,8 @@
 //! `token_mix(...)`, `interleave(...)`: the student's rollouts, where the routed teacher influences each
 //! token. The prompts of one teacher are completed together.
 
-use mopd_compiler::plan::producers::{self, Guided};
-use mopd_compiler::plan::{Role, Sampling};
+use mopd_plan::producers::{self, Guided};
+use mopd_plan::{Role, Sampling};
 
 use super::sample::{NumberedDraw, draw_by, judge, sample_now};
 use super::teacher::teacher_of;

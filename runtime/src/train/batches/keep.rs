@@ -1,8 +1,8 @@
 //! Steps that train on fewer completions than they draw: `keep = correct` keeps only correct ones, and an
 //! edit may leave no completion of a prompt.
 
-use mopd_compiler::plan::Keep;
-use mopd_compiler::plan::events::FailureKind;
+use mopd_plan::Keep;
+use mopd_plan::events::FailureKind;
 
 use super::Group;
 use super::sample::numbered;

@@ -1,7 +1,7 @@
 //! `mix(share, first, second)`: each group is from `first` with probability `share`, else from `second`.
 
-use mopd_compiler::plan::AdaptiveSchedule;
-use mopd_compiler::plan::producers::Mix;
+use mopd_plan::AdaptiveSchedule;
+use mopd_plan::producers::Mix;
 
 use super::sample::{NumberedDraw, draw_by};
 use super::{Batch, Group, ProducerContext, SequenceProducer};

@@ -1,5 +1,5 @@
 //! The batches of a stage: its producer makes sequences for the drawn prompts. Each kind of producer has a
-//! file here, with the same name as in the plan (`compiler/src/plan/producers`).
+//! file here, with the same name as in the plan (`plan/src/producers`).
 
 mod attempts;
 mod chosen;
@@ -35,8 +35,8 @@ mod words;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::{Ladder, Length, Producer};
+use mopd_plan::events::FailureKind;
+use mopd_plan::{Ladder, Length, Producer};
 
 use self::curriculum::CurriculumState;
 use self::debate::Panels;

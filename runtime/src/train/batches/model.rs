@@ -3,8 +3,8 @@
 
 use std::rc::Rc;
 
-use mopd_compiler::plan::Sampling;
-use mopd_compiler::plan::producers::Model;
+use mopd_plan::Sampling;
+use mopd_plan::producers::Model;
 
 use super::sample::{NumberedDraw, judge, sample, sample_now};
 use super::teacher::cached_or_written;

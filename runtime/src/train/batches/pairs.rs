@@ -1,6 +1,6 @@
 //! Pairs of completions: a chosen and a rejected one for each prompt.
 
-use mopd_compiler::plan::producers::Pairs;
+use mopd_plan::producers::Pairs;
 
 use super::sample::{NumberedDraw, draw_by, judge};
 use super::{Batch, Group, ProducerContext, SequenceProducer};

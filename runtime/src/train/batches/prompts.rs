@@ -1,6 +1,6 @@
 //! The prompts that batches are drawn from: by the domains' shares, or all prompts in epochs.
 
-use mopd_compiler::plan::Length;
+use mopd_plan::Length;
 
 use super::{Source, Stage};
 use crate::data::Mixture;

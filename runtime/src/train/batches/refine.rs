@@ -1,9 +1,9 @@
 //! `refine(by: editor, of: sample(...), sees: draft_shown)`: the student drafts as in `sample`. A teacher
 //! reads the draft and writes the completion that is trained on.
 
-use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::producers::Refine;
-use mopd_compiler::plan::{Role, Sampling, View};
+use mopd_plan::events::FailureKind;
+use mopd_plan::producers::Refine;
+use mopd_plan::{Role, Sampling, View};
 
 use super::sample::{NumberedDraw, draw_by, in_groups, judge, sample_now};
 use super::teacher::no_teacher;

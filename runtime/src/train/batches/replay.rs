@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
 
-use mopd_compiler::plan::producers::{Replay, ReplayContents};
+use mopd_plan::producers::{Replay, ReplayContents};
 
 use super::filter::of_groups;
 use super::sample::{NumberedDraw, draw_by, judge};

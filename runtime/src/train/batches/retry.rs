@@ -1,7 +1,7 @@
 //! `... |> retry(until: correct, at_most: 8)`: completions are drawn again until a condition holds.
 
-use mopd_compiler::plan::Formula;
-use mopd_compiler::plan::producers::Retry;
+use mopd_plan::Formula;
+use mopd_plan::producers::Retry;
 
 use super::chosen::numbers;
 use super::sample::NumberedDraw;

@@ -1,10 +1,10 @@
 //! `... |> rewrite("Confidence: {_}" -> "Confidence: {mean(correct, over: group)}")`: replaces a pattern in
 //! completions by a text.
 
-use mopd_compiler::plan::View;
-use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::producers::{PatternPiece, Rewrite};
-use mopd_compiler::plan::views;
+use mopd_plan::View;
+use mopd_plan::events::FailureKind;
+use mopd_plan::producers::{PatternPiece, Rewrite};
+use mopd_plan::views;
 use regex::{NoExpand, Regex};
 
 use super::chosen::numbers;

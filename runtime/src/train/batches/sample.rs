@@ -1,6 +1,6 @@
 //! Completions of drawn prompts, and their rewards.
 
-use mopd_compiler::plan::{Sampling, View};
+use mopd_plan::{Sampling, View};
 
 use super::{Batch, Group};
 use crate::data::mixture::Draw;

@@ -6,8 +6,8 @@ use std::cell::RefCell;
 use std::fs;
 use std::path::PathBuf;
 
-use mopd_compiler::plan::producers::SampledBy;
-use mopd_compiler::plan::{Engine, RolloutServer, Sampling};
+use mopd_plan::producers::SampledBy;
+use mopd_plan::{Engine, RolloutServer, Sampling};
 use tch::{Kind, Tensor, no_grad_guard};
 
 use super::curriculum::CurriculumState;

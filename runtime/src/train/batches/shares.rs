@@ -1,8 +1,8 @@
 //! The domains' shares of a step's prompts, where they depend on the objective's states.
 
-use mopd_compiler::expr::batch::{self, Domains, Layout};
-use mopd_compiler::plan::Formula;
-use mopd_compiler::plan::events::FailureKind;
+use mopd_expr::batch::{self, Domains, Layout};
+use mopd_plan::Formula;
+use mopd_plan::events::FailureKind;
 
 use super::filter::value_of;
 use crate::failure::{Error, Result};

@@ -3,8 +3,8 @@
 //! trajectory up to the draft, which is not trained on, and the drafted tokens from the first rejected one
 //! on.
 
-use mopd_compiler::plan::producers::Speculative;
-use mopd_compiler::plan::{Role, Sampling};
+use mopd_plan::producers::Speculative;
+use mopd_plan::{Role, Sampling};
 
 use super::sample::{NumberedDraw, draw_by, judge, prompts, sequence};
 use super::teacher::teacher_of;

@@ -1,7 +1,7 @@
 //! `sample(...)`: the student's own rollouts, fresh every step.
 
-use mopd_compiler::plan::Sampling;
-use mopd_compiler::plan::producers::Student;
+use mopd_plan::Sampling;
+use mopd_plan::producers::Student;
 
 use super::sample::{NumberedDraw, judge, sample_student};
 use super::{Batch, Group, ProducerContext, SequenceProducer};

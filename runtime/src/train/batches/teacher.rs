@@ -3,9 +3,9 @@
 
 use std::rc::Rc;
 
-use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::producers::{PrecomputedRollouts, Teacher};
-use mopd_compiler::plan::{Keep, Role};
+use mopd_plan::events::FailureKind;
+use mopd_plan::producers::{PrecomputedRollouts, Teacher};
+use mopd_plan::{Keep, Role};
 
 use super::data::FixedRollouts;
 use super::sample::{NumberedDraw, draw_by, judge, numbered, sample, sample_shown};

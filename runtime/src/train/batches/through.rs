@@ -4,9 +4,9 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use mopd_compiler::plan::Producer;
-use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::producers::Through;
+use mopd_plan::Producer;
+use mopd_plan::events::FailureKind;
+use mopd_plan::producers::Through;
 use serde_json::Value;
 
 use super::edited::{TextReplacer, text};

@@ -1,11 +1,11 @@
 //! `turns(...)`: the student's own turns, with a program's observations between them. The student's tokens
 //! are trained on; observations are only read.
 
-use mopd_compiler::expr::batch::{self, Layout};
-use mopd_compiler::expr::interpret::interpret;
-use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::producers::{ExpertTurns, Turns};
-use mopd_compiler::plan::{AdaptiveSchedule, Formula, Sampling, Signal};
+use mopd_expr::batch::{self, Layout};
+use mopd_expr::interpret::interpret;
+use mopd_plan::events::FailureKind;
+use mopd_plan::producers::{ExpertTurns, Turns};
+use mopd_plan::{AdaptiveSchedule, Formula, Sampling, Signal};
 use serde_json::{Map, Value};
 
 use super::sample::{NumberedDraw, in_groups, judge_by};

@@ -1,6 +1,6 @@
 //! Short texts that models write beside the completions, each after a prompt that its view makes.
 
-use mopd_compiler::plan::{Sampling, View};
+use mopd_plan::{Sampling, View};
 
 use super::{Batch, text_of_at_most};
 use crate::data::mixture::Draw;
@@ -67,7 +67,7 @@ pub fn number(stage: &Stage, Draw { source, record }: Draw) -> u32 {
 }
 
 /// The model that has a role for a prompt, if a model has it.
-pub(super) fn scorer(batch: &Batch, role: mopd_compiler::plan::Role, prompt: Draw) -> Option<ModelScorer> {
+pub(super) fn scorer(batch: &Batch, role: mopd_plan::Role, prompt: Draw) -> Option<ModelScorer> {
     let section = batch.stage.section(prompt.source, prompt.record);
     batch.models.of_role(role)[section].and_then(|scored| scored.model())
 }

@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use mopd_compiler::plan;
 use mopd_kernels::adamw::{self, AdamWUpdate};
 use mopd_kernels::tensor::view_mut;
+use mopd_plan as plan;
 use tch::{Kind, Tensor};
 
 use super::{Master, Step, host_gradient, kernels, zeros};

@@ -3,9 +3,9 @@
 mod adamw;
 mod sgd;
 
-use mopd_compiler::plan;
 use mopd_kernels::adamw::sum_of_squares as of_piece;
 use mopd_kernels::cuda::AdamWKernels;
+use mopd_plan as plan;
 use tch::{Kind, Tensor, no_grad_guard};
 
 use self::adamw::AdamWState;

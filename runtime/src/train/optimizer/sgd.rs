@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use mopd_compiler::plan;
+use mopd_plan as plan;
 use tch::{Kind, Tensor};
 
 use super::{Master, Step, zeros};

@@ -7,8 +7,8 @@ mod copies;
 
 pub use copies::{SharedRows, copies};
 
-use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::{Length, Objective, Private, Train};
+use mopd_plan::events::FailureKind;
+use mopd_plan::{Length, Objective, Private, Train};
 use tch::{Kind, Tensor, no_grad_guard};
 
 use super::non_finite::Classified;

@@ -1,6 +1,6 @@
 //! Reductions over ragged axes.
 
-use mopd_compiler::plan::Reduction;
+use mopd_plan::Reduction;
 use tch::{Kind, Tensor};
 
 /// The reduction of the elements of `x` that `mask` lets pass, one number for each of `count` elements of a

@@ -1,11 +1,11 @@
 //! Tensors against the interpreter, and libtorch's derivative against the compiler's.
 
-use mopd_compiler::expr::batch::Layout;
-use mopd_compiler::expr::derivative::adjoints;
-use mopd_compiler::expr::graph::LiveId;
-use mopd_compiler::expr::interpret::interpret;
-use mopd_compiler::expr::testing::{AXES, Random};
-use mopd_compiler::plan::{Axis, Reduction, Schedule, ScheduleLength};
+use mopd_expr::batch::Layout;
+use mopd_expr::derivative::adjoints;
+use mopd_expr::graph::LiveId;
+use mopd_expr::interpret::interpret;
+use mopd_expr::testing::{AXES, Random};
+use mopd_plan::{Axis, Reduction, Schedule, ScheduleLength};
 use tch::{Device, Kind};
 
 use super::whole::{Inputs, evaluate, to_host};

@@ -3,11 +3,11 @@
 
 use std::collections::HashMap;
 
-use mopd_compiler::expr::aggregate;
-use mopd_compiler::expr::batch::{Batch, Layout};
-use mopd_compiler::expr::graph::{Graph, NodeId, Operation};
-use mopd_compiler::expr::values::EvaluationError;
-use mopd_compiler::plan::{Axis, Reduction};
+use mopd_expr::aggregate;
+use mopd_expr::batch::{Batch, Layout};
+use mopd_expr::graph::{Graph, NodeId, Operation};
+use mopd_expr::values::EvaluationError;
+use mopd_plan::{Axis, Reduction};
 use tch::{Device, Kind, Tensor};
 
 use super::{apply, reduce};

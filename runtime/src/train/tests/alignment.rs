@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use mopd_compiler::plan::{GradientAlignment, GradientPartition, Producer};
+use mopd_plan::{GradientAlignment, GradientPartition, Producer};
 
 use super::*;
 use crate::compiled;

@@ -4,9 +4,9 @@
 use std::cell::Cell;
 use std::path::PathBuf;
 
-use mopd_compiler::plan::producers::Model;
-use mopd_compiler::plan::results::ScoresFound;
-use mopd_compiler::plan::{Keep, Producer};
+use mopd_plan::producers::Model;
+use mopd_plan::results::ScoresFound;
+use mopd_plan::{Keep, Producer};
 
 use super::super::{AT_MOST, Checkpoints, FinishedTraining, Pace, ScoreCache, ScoredBatch};
 use super::*;

@@ -1,8 +1,8 @@
 //! Edits that choose among completions, and `first_of`, against the completions that they choose from.
 
-use mopd_compiler::expr::graph::Graph;
-use mopd_compiler::plan::producers::{Chosen, FirstOf, SampleChoice};
-use mopd_compiler::plan::{Axis, Formula, Function, Reduction};
+use mopd_expr::graph::Graph;
+use mopd_plan::producers::{Chosen, FirstOf, SampleChoice};
+use mopd_plan::{Axis, Formula, Function, Reduction};
 
 use super::keep::{SOME, matches};
 use super::producers::{GROUPS, lists, same, sampling};
@@ -12,7 +12,7 @@ use crate::rollout::{Prompt, Sequence, rollout};
 
 const STEPS: u32 = 6;
 
-fn formula(of: impl FnOnce(&mut Graph) -> mopd_compiler::expr::graph::NodeId) -> Formula {
+fn formula(of: impl FnOnce(&mut Graph) -> mopd_expr::graph::NodeId) -> Formula {
     let mut graph = Graph::default();
     let value = of(&mut graph);
     let value = graph.broadcast(value, Axis::Sequence);
@@ -211,7 +211,7 @@ fn prompts_without_completions_are_dropped_and_counted() {
     let once = lists(twice.clone(), STEPS);
     assert!(once.iter().flatten().count() > 10);
     let replayed = lists(
-        super::producers::replay(twice, mopd_compiler::plan::producers::ReplayContents::Rollouts, 50, None),
+        super::producers::replay(twice, mopd_plan::producers::ReplayContents::Rollouts, 50, None),
         STEPS,
     );
     assert!(same(&replayed[0], &once[0]) && !replayed[STEPS as usize - 1].is_empty());

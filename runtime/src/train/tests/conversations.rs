@@ -1,7 +1,7 @@
 //! Conversations of several turns: users' messages and the template's text are read, and never trained on.
 
-use mopd_compiler::expr::derivative::adjoints;
-use mopd_compiler::plan::{Axis, Live, Reduction};
+use mopd_expr::derivative::adjoints;
+use mopd_plan::{Axis, Live, Reduction};
 
 use super::super::objective::objectives::nll;
 use super::*;
@@ -148,7 +148,7 @@ fn turns_are_those_of_the_assistant() {
     let live = objective.live[0].primitive.clone();
     assert!(matches!(live, Live::Logp));
     objective.live[0].adjoint =
-        adjoints(&mut objective.graph, objective.loss, &[mopd_compiler::expr::graph::LiveId(0)]).unwrap()[0];
+        adjoints(&mut objective.graph, objective.loss, &[mopd_expr::graph::LiveId(0)]).unwrap()[0];
     let train = on_conversations(objective);
     let stage = fixture.stage(&train, ROUTED, &models);
     let (loss, _, rollouts) = first_step(&stage);

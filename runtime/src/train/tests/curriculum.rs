@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use mopd_compiler::expr::graph::{Graph, NodeId};
-use mopd_compiler::plan::{Axis, Curriculum, CurriculumMeasure, Formula, Function, Reduction};
+use mopd_expr::graph::{Graph, NodeId};
+use mopd_plan::{Axis, Curriculum, CurriculumMeasure, Formula, Function, Reduction};
 
 use super::keep::{SOME, matches};
 use super::producers::sampling;
@@ -186,9 +186,9 @@ fn bounds_are_met_exactly() {
         let (score, least) = (graph.signal(Signal::Measured { measure: 0 }), graph.constant(Axis::Run, 0.7));
         graph.apply(Function::GreaterEqual, &[score, least])
     });
-    let layout = mopd_compiler::expr::batch::Layout { groups: 2, ..Default::default() };
+    let layout = mopd_expr::batch::Layout { groups: 2, ..Default::default() };
     let batch = Batch { layout, measured: vec![vec![7.0 / 10.0, 0.6999]], ..Batch::default() };
-    let values = mopd_compiler::expr::interpret::interpret(&filter.graph, &[filter.value], &batch).unwrap();
+    let values = mopd_expr::interpret::interpret(&filter.graph, &[filter.value], &batch).unwrap();
     assert_eq!(values.get(filter.value), [1.0, 0.0]);
     assert!(f64::from(0.7f32) < 0.7);
 }

@@ -4,8 +4,8 @@ use std::io::Write;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
-use mopd_compiler::plan::views::{Piece, Slot, View};
-use mopd_compiler::plan::{Panel, Scorer};
+use mopd_plan::views::{Piece, Slot, View};
+use mopd_plan::{Panel, Scorer};
 
 use super::producers::sampling;
 use super::*;

@@ -1,7 +1,7 @@
 //! `derived`: prompts that show attempts and a teacher's texts, against the models alone.
 
-use mopd_compiler::plan::producers::{Derived, DerivedText};
-use mopd_compiler::plan::views::{GroupMember, Piece, Slot, View};
+use mopd_plan::producers::{Derived, DerivedText};
+use mopd_plan::views::{GroupMember, Piece, Slot, View};
 
 use super::debate::roomy;
 use super::producers::{GROUPS, sampling};
@@ -203,7 +203,7 @@ fn derived_prompts_are_scored() {
 #[test]
 fn a_replayed_prompt_is_derived_anew() {
     use super::producers::{mean_length, replay};
-    use mopd_compiler::plan::producers::ReplayContents;
+    use mopd_plan::producers::ReplayContents;
     let attempts = replay(Producer::student(sampling(2)), ReplayContents::Prompts, 25, Some(mean_length()));
     let (of_run, drawn) = (lists(derived(attempts), 6), lists(Producer::student(sampling(2)), 6));
     let fixture = judged();
@@ -221,7 +221,7 @@ fn a_replayed_prompt_is_derived_anew() {
 #[test]
 fn what_is_derived_of_a_replayed_prompt_counts_as_replayed() {
     use super::producers::replay;
-    use mopd_compiler::plan::producers::ReplayContents;
+    use mopd_plan::producers::ReplayContents;
     for keeps in [ReplayContents::Prompts, ReplayContents::Rollouts] {
         let attempts = replay(Producer::student(sampling(2)), keeps, 25, None);
         let steps = lists(derived(attempts), 6);

@@ -1,6 +1,6 @@
 //! `each_turn`: the student's turns in recorded trajectories.
 
-use mopd_compiler::plan::producers::EachTurn;
+use mopd_plan::producers::EachTurn;
 
 use super::super::batches::Batches;
 use super::super::objective::objectives::nll;

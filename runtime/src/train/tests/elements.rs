@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use mopd_compiler::plan::ChangedElements;
+use mopd_plan::ChangedElements;
 
 use super::super::restore::RestoreMode;
 use super::super::trained::TrainedParameters;

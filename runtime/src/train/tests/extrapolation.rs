@@ -1,7 +1,7 @@
 //! Extrapolated weights: the candidates, the choice among them, and the state that must not change.
 
-use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::{Evaluation, Extrapolation};
+use mopd_plan::events::FailureKind;
+use mopd_plan::{Evaluation, Extrapolation};
 use tch::no_grad_guard;
 
 use super::super::restore::RestoreMode;

@@ -1,7 +1,7 @@
 //! Feedback written by another model, and that model's own completions, which are judged.
 
-use mopd_compiler::plan::Scorer;
-use mopd_compiler::plan::views::{Piece, Slot, View};
+use mopd_plan::Scorer;
+use mopd_plan::views::{Piece, Slot, View};
 
 use super::super::learners::Learners;
 use super::debate::{greedy, greedy_tokens, roomy};

@@ -1,6 +1,6 @@
 //! Signals that are not computed from distributions: earlier losses, columns of the data, text between tags.
 
-use mopd_compiler::plan::{DataFormula, Signal, Term};
+use mopd_plan::{DataFormula, Signal, Term};
 
 use super::*;
 use crate::compiled;

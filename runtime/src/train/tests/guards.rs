@@ -3,8 +3,8 @@
 use std::io::Write;
 use std::sync::Mutex;
 
-use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::{Guard, GuardAction};
+use mopd_plan::events::FailureKind;
+use mopd_plan::{Guard, GuardAction};
 
 use super::super::guards::{GuardedStage, Guards};
 use super::super::{Checkpoints, Pace};
@@ -239,7 +239,7 @@ fn guards_outside_the_steps_are_those_of_steps_without_their_own() {
             .to_owned(),
     );
     let joint = plan.experiment.models.iter().find_map(|model| match &model.stage {
-        mopd_compiler::plan::Stage::Joint(joint) => Some(joint),
+        mopd_plan::Stage::Joint(joint) => Some(joint),
         _ => None,
     });
     let texts = |train: &Train<Objective>| train.guards.iter().map(|guard| guard.text.clone()).collect();

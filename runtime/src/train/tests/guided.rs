@@ -1,8 +1,8 @@
 //! `token_mix`, `interleave`: the student's rollouts under a teacher's influence on each token, and the
 //! log-probabilities that are recorded.
 
-use mopd_compiler::plan::producers::{Guidance, Guided};
-use mopd_compiler::plan::{AdaptiveSchedule, ScheduleLength};
+use mopd_plan::producers::{Guidance, Guided};
+use mopd_plan::{AdaptiveSchedule, ScheduleLength};
 
 use super::producers::{forked, lists, same, sampling};
 use super::*;

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::sync::Mutex;
 
-use mopd_compiler::plan;
+use mopd_plan as plan;
 
 use super::producers::sampling;
 use super::*;

@@ -1,7 +1,7 @@
 //! A template's share that the run learns itself: the prompts that its teachers read, its gain, and its state
 //! in checkpoints.
 
-use mopd_compiler::plan::{Axis, Function, View};
+use mopd_plan::{Axis, Function, View};
 
 use super::super::batches::data::all_examples;
 use super::super::learned::LearnedPolicy;

@@ -43,7 +43,7 @@ pub(super) fn drawn(sequence: &Sequence) -> (usize, usize, &[Token], bool) {
 fn a_group_of_a_mix_is_what_its_side_alone_gives() {
     let sampling = |n| Sampling::new(n, 1.0, 6);
     let (student, teacher) = (|| Producer::student(sampling(2)), || Producer::teacher(sampling(2)));
-    let moving = || Schedule::Linear { from: 0.1, to: 0.9, over: mopd_compiler::plan::ScheduleLength::Run };
+    let moving = || Schedule::Linear { from: 0.1, to: 0.9, over: mopd_plan::ScheduleLength::Run };
     let mixed = lists(Producer::mix(moving(), student(), teacher()), 20);
     let sides = [lists(student(), 20), lists(teacher(), 20)];
     let mut from_first = [0, 0];

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use mopd_compiler::plan::{View, views::Piece, views::Slot};
+use mopd_plan::{View, views::Piece, views::Slot};
 
 use super::super::other_tokenizer::OtherTokenizer;
 use super::super::views::StepContext;

@@ -1,6 +1,6 @@
 //! Terms with completions of their own: steps with several parts, and what is drawn for each part.
 
-use mopd_compiler::plan::{OwnData, Producer};
+use mopd_plan::{OwnData, Producer};
 
 use super::mixes::drawn;
 use super::*;

@@ -1,6 +1,6 @@
 //! Several processes that train together, simulated by threads, against a single process.
 
-use mopd_compiler::plan::{Axis, Function, Reduction};
+use mopd_plan::{Axis, Function, Reduction};
 
 use super::*;
 use crate::peers::Peers;

@@ -1,6 +1,6 @@
 //! Private steps.
 
-use mopd_compiler::plan::Private;
+use mopd_plan::Private;
 
 use super::super::privacy::{NoiseSecret, Privacy, copies, draws};
 use super::*;

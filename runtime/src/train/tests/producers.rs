@@ -2,9 +2,9 @@
 
 use std::collections::VecDeque;
 
-use mopd_compiler::expr::graph::Graph;
-use mopd_compiler::plan::producers::{Model, PrecomputedRollouts, Replay, ReplayContents};
-use mopd_compiler::plan::{AdaptiveSchedule, Axis, Formula, Function, Ladder, Reduction};
+use mopd_expr::graph::Graph;
+use mopd_plan::producers::{Model, PrecomputedRollouts, Replay, ReplayContents};
+use mopd_plan::{AdaptiveSchedule, Axis, Formula, Function, Ladder, Reduction};
 
 use super::mixes::{chance, drawn};
 use super::*;
@@ -112,7 +112,7 @@ fn a_snapshot_is_written_once_for_each_prompt() {
 /// Each step equals the step of a run with that length alone, rounded to the nearest integer.
 #[test]
 fn completions_may_get_longer_during_the_run() {
-    let grows = Schedule::Linear { from: 2.0, to: 6.0, over: mopd_compiler::plan::ScheduleLength::Run };
+    let grows = Schedule::Linear { from: 2.0, to: 6.0, over: mopd_plan::ScheduleLength::Run };
     let moving = Sampling { max_tokens_moves: Some(grows.into()), ..sampling(2) };
     let mix = |sampling: &Sampling| {
         let share = Schedule::Constant { value: 0.5 };

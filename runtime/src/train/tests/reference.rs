@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use mopd_compiler::plan::{self, Plan};
+use mopd_plan::{self as plan, Plan};
 use serde_json::Value;
 
 use super::*;

@@ -1,9 +1,9 @@
 //! `refine`: a teacher reads the student's draft and writes the completion that is trained on; a scorer reads
 //! the draft too.
 
-use mopd_compiler::plan::View;
-use mopd_compiler::plan::producers::Refine;
-use mopd_compiler::plan::views::{Piece, Slot};
+use mopd_plan::View;
+use mopd_plan::producers::Refine;
+use mopd_plan::views::{Piece, Slot};
 
 use super::producers::{forked, sampling};
 use super::*;

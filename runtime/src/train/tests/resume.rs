@@ -1,7 +1,7 @@
 //! A stage that is interrupted after any step ends with the same bits as without interruptions.
 
-use mopd_compiler::plan::producers::{Guidance, Model, ReplayContents};
-use mopd_compiler::plan::{
+use mopd_plan::producers::{Guidance, Model, ReplayContents};
+use mopd_plan::{
     Axis, ChangedElements, Extrapolation, Function, GradientAlignment, GradientPartition, Live, Memory,
     OwnData, Private, Reduction,
 };
@@ -117,7 +117,7 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
         train.optimizer = plan::Optimizer::Sgd(sgd);
     });
     case("a mix", ROUTED, &|train| {
-        let share = Schedule::Linear { from: 0.2, to: 0.8, over: mopd_compiler::plan::ScheduleLength::Run };
+        let share = Schedule::Linear { from: 0.2, to: 0.8, over: mopd_plan::ScheduleLength::Run };
         let student = Producer::student(Sampling::new(1, 1.0, 6));
         train.rollout = Rollout::new(6, Producer::mix(share, student, Producer::data("answer")));
     });
@@ -136,7 +136,7 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
         train.rollout = Rollout::new(5, Model { once: true, model: ModelId(1), sampling }.into());
     });
     case("a mixture of tokens", ROUTED, &|train| {
-        let rising = Schedule::Linear { from: 0.2, to: 0.8, over: mopd_compiler::plan::ScheduleLength::Run };
+        let rising = Schedule::Linear { from: 0.2, to: 0.8, over: mopd_plan::ScheduleLength::Run };
         (train.objective, train.passes) = (ratio(), 2);
         train.rollout = Rollout::new(3, token_mix(rising, 2));
     });
@@ -213,7 +213,7 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
     });
     std::fs::write(fixture.folder.path().join("env.py"), environment("'reward': 0.25")).unwrap();
     case("turns", ROUTED, &|train| {
-        let grows = Schedule::Linear { from: 1.0, to: 3.0, over: mopd_compiler::plan::ScheduleLength::Run };
+        let grows = Schedule::Linear { from: 1.0, to: 3.0, over: mopd_plan::ScheduleLength::Run };
         (train.objective, train.passes) = (ratio(), 2);
         train.rollout = Rollout::new(3, turns(grows, Sampling::new(2, 1.0, 3)));
     });

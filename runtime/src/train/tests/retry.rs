@@ -1,14 +1,14 @@
 //! Completions that are drawn again until a condition holds.
 
-use mopd_compiler::plan::producers::Retry;
-use mopd_compiler::plan::{Axis, Formula, Signal};
+use mopd_plan::producers::Retry;
+use mopd_plan::{Axis, Formula, Signal};
 
 use super::producers::sampling;
 use super::*;
 use crate::rollout::Sequence;
 
 pub(super) fn retry(at_most: u32, of: Producer) -> Producer {
-    let mut graph = mopd_compiler::expr::graph::Graph::default();
+    let mut graph = mopd_expr::graph::Graph::default();
     let value = graph.signal(Signal::Correct);
     assert_eq!(graph.axis(value), Axis::Sequence);
     Producer::Retry(Box::new(Retry { until: Formula { graph, value }, at_most, of }))

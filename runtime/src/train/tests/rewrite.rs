@@ -1,8 +1,8 @@
 //! Completions with a replaced text, and teachers that read numbers about completions.
 
-use mopd_compiler::plan::producers::{PatternPiece, Rewrite};
-use mopd_compiler::plan::views::{self, Piece, Slot, View};
-use mopd_compiler::plan::{Axis, Formula, Reduction, Signal};
+use mopd_plan::producers::{PatternPiece, Rewrite};
+use mopd_plan::views::{self, Piece, Slot, View};
+use mopd_plan::{Axis, Formula, Reduction, Signal};
 
 use super::producers::sampling;
 use super::*;
@@ -10,7 +10,7 @@ use crate::rollout::Sequence;
 
 /// The share of correct completions in the group.
 fn share_right() -> Piece {
-    let mut graph = mopd_compiler::expr::graph::Graph::default();
+    let mut graph = mopd_expr::graph::Graph::default();
     let correct = graph.signal(Signal::Correct);
     let share = graph.reduce(Reduction::Mean, correct, Axis::Group, None);
     let value = graph.broadcast(share, Axis::Sequence);

@@ -1,6 +1,6 @@
 //! Routes by columns of the data, against the reference and against the same data in one domain per teacher.
 
-use mopd_compiler::plan::{DataFormula, DataNode, DomainId, TeacherChoice};
+use mopd_plan::{DataFormula, DataNode, DomainId, TeacherChoice};
 
 use super::*;
 use crate::rollout::Sequence;

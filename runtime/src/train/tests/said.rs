@@ -1,7 +1,7 @@
 //! Templates that show information about a completion: the verifier's feedback, and others of its group.
 
-use mopd_compiler::plan::views::{GroupMember, Piece, Slot, View};
-use mopd_compiler::plan::{Axis, Divergence, DivergenceKind, Live, Scorer};
+use mopd_plan::views::{GroupMember, Piece, Slot, View};
+use mopd_plan::{Axis, Divergence, DivergenceKind, Live, Scorer};
 
 use super::super::objective::objectives::objective;
 use super::producers::sampling;
@@ -114,7 +114,7 @@ fn guarded() -> Objective {
         let available = graph.signal(Signal::Available { role: reminded });
         let available = graph.broadcast(available, Axis::Token);
         let none = graph.constant(Axis::Token, 0.0);
-        (graph.apply(mopd_compiler::plan::Function::Where, &[available, divergence, none]), None)
+        (graph.apply(mopd_plan::Function::Where, &[available, divergence, none]), None)
     })
 }
 
@@ -165,7 +165,7 @@ fn a_group_without_a_right_completion_has_no_gradient() {
 fn another_completion_is_shown_whole_whichever_side_of_a_mix_wrote_it() {
     let (fixture, weights) = (Fixture::new(), models(true));
     let side = |most| Producer::student(Sampling::new(2, 1.0, most));
-    let never = mopd_compiler::plan::Schedule::Constant { value: 0.0 };
+    let never = mopd_plan::Schedule::Constant { value: 0.0 };
     let mut train = train(direct(Support::Full, Mass::Raw), 1);
     train.rollout = Rollout::new(6, Producer::mix(never, side(2), side(6)));
     let sees = view("shown", Slot::Group(GroupMember::Other));

@@ -1,6 +1,6 @@
 //! A scalar head, which maps each prefix to a number: its outputs and its training.
 
-use mopd_compiler::plan::{Axis, Function, Live};
+use mopd_plan::{Axis, Function, Live};
 
 use super::super::objective::objectives::objective;
 use super::*;

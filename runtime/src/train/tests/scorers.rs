@@ -1,7 +1,7 @@
 //! Several scorers in one objective.
 
-use mopd_compiler::expr::graph::Graph;
-use mopd_compiler::plan::{
+use mopd_expr::graph::Graph;
+use mopd_plan::{
     Axis, Composition, Distribution, Divergence, DivergenceKind, DivergenceParameter, DomainId, Formula,
     Function, Live, Member, Pool, Scorer, TeacherChoice,
 };

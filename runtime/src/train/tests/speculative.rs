@@ -1,7 +1,7 @@
 //! `speculative`: the teachers' trajectories, and the rejected parts of the student's drafts.
 
-use mopd_compiler::plan::producers::Speculative;
-use mopd_compiler::plan::{Function, Live};
+use mopd_plan::producers::Speculative;
+use mopd_plan::{Function, Live};
 
 use super::super::objective::objectives::objective;
 use super::producers::{GROUPS, forked, lists, sampling};
@@ -123,9 +123,8 @@ fn worth(place: usize) -> f64 {
 /// -logp per token, times 1 in a trajectory and times 2 * 0.9^(offset - 1) in a rejected draft.
 pub(super) fn weighed() -> Objective {
     objective("weighed", Live::Logp, |graph, logp| {
-        let number = |graph: &mut mopd_compiler::expr::graph::Graph, value| {
-            graph.constant(mopd_compiler::plan::Axis::Token, value)
-        };
+        let number =
+            |graph: &mut mopd_expr::graph::Graph, value| graph.constant(mopd_plan::Axis::Token, value);
         let (accepted, offset) = (graph.signal(Signal::Accepted), graph.signal(Signal::Offset));
         let (one, two, decay) = (number(graph, 1.0), number(graph, 2.0), number(graph, 0.9));
         let further = graph.apply(Function::Subtract, &[offset, one]);

@@ -1,7 +1,7 @@
 //! Completions that pass through a program: real processes that return other texts, leave completions out, or
 //! fail.
 
-use mopd_compiler::plan::producers::{Model, Through};
+use mopd_plan::producers::{Model, Through};
 
 use super::producers::sampling;
 use super::*;

@@ -1,8 +1,8 @@
 //! Turns with a program between them: the student's tokens are trained on, observations are only read.
 
-use mopd_compiler::expr::graph::Graph;
-use mopd_compiler::plan::producers::{ExpertTurns, Turns};
-use mopd_compiler::plan::{AdaptiveSchedule, Axis, Formula, Function, ScheduleLength};
+use mopd_expr::graph::Graph;
+use mopd_plan::producers::{ExpertTurns, Turns};
+use mopd_plan::{AdaptiveSchedule, Axis, Formula, Function, ScheduleLength};
 
 use super::super::batches::Batches;
 use super::*;

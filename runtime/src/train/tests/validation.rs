@@ -1,6 +1,6 @@
 //! The loss on validation rows, against the reference in double precision.
 
-use mopd_compiler::plan::Validation;
+use mopd_plan::Validation;
 
 use super::super::batches::data::all_examples;
 use super::super::losses::ValidationLoss;

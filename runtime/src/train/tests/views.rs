@@ -1,8 +1,8 @@
 //! Scorers with a template: their scores of the student's tokens after another prompt, against double
 //! precision.
 
-use mopd_compiler::plan::views::{Piece, Slot, View};
-use mopd_compiler::plan::{
+use mopd_plan::views::{Piece, Slot, View};
+use mopd_plan::{
     Distribution, Divergence, DivergenceKind, DivergenceParameter, Live, ScheduleLength, Scorer,
 };
 

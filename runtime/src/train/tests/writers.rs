@@ -1,8 +1,8 @@
 //! Teachers that write after a template, for a student that reads another prompt.
 
-use mopd_compiler::plan::producers::{self, PrecomputedRollouts};
-use mopd_compiler::plan::views::{Piece, Slot, View};
-use mopd_compiler::plan::{Schedule, ScheduleLength};
+use mopd_plan::producers::{self, PrecomputedRollouts};
+use mopd_plan::views::{Piece, Slot, View};
+use mopd_plan::{Schedule, ScheduleLength};
 
 use super::producers::sampling;
 use super::*;

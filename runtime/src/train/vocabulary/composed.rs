@@ -1,7 +1,7 @@
 //! Logits that are composed of several scorers', some tokens at a time. The hidden states of all of them are
 //! in memory, but not their layers.
 
-use mopd_compiler::plan::Pool;
+use mopd_plan::Pool;
 use tch::{Kind, Tensor};
 
 use super::divergence::MixtureWeight;

@@ -2,7 +2,8 @@
 //! log-probabilities. The gradients are explicit formulas instead of autograd's, so that nothing of the
 //! forward computation has to be saved.
 
-use mopd_compiler::plan::{Mass, Role, Support};
+use mopd_kernels::entries::{KlGradient, Sum};
+use mopd_plan::{Mass, Role, Support};
 use tch::{Kind, Tensor};
 
 use super::Spans;
@@ -11,7 +12,6 @@ use super::rows::{LogitRows, LogpGrad};
 use super::summands::StepSummand;
 use super::support::{Entries, entries};
 use crate::zip::zip_equal;
-use mopd_kernels::entries::{KlGradient, Sum};
 
 /// A divergence with the values of its parameters at this step.
 pub struct StepDivergence<'a> {

@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use mopd_compiler::plan::Role;
+use mopd_plan::Role;
 use tch::{Device, Kind, Tensor};
 
 use super::Logits;

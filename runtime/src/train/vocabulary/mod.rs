@@ -30,7 +30,7 @@ mod whole;
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use mopd_compiler::plan::Role;
+use mopd_plan::Role;
 use tch::{Kind, Tensor, no_grad_guard};
 
 pub use self::composed::{Composed, ComposedPart, part};
@@ -68,7 +68,7 @@ pub struct Vocabulary {
     pub others: Vec<(Role, Vec<Logits>)>,
     /// The role whose logits the completions were drawn from, and the temperature.
     pub sampler: Option<(Role, f64)>,
-    /// The temperature of the trained policy: see [`mopd_compiler::plan::Objective::temperature`].
+    /// The temperature of the trained policy: see [`mopd_plan::Objective::temperature`].
     pub temperature: f64,
     /// The tokens that end a completion, `[ends]`.
     pub ends: Tensor,

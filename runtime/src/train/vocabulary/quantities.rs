@@ -1,13 +1,13 @@
 //! All numbers per token that are computed from whole next-token distributions.
 
-use mopd_compiler::plan::{Role, Support};
+use mopd_kernels::entries::Sum;
+use mopd_plan::{Role, Support};
 use tch::{Kind, Tensor};
 
 use super::divergence::StepDivergence;
 use super::loops::Loops;
 use super::rows::{LogitRows, LogpGrad};
 use super::support::{Entries, entries, in_nucleus, mask, top};
-use mopd_kernels::entries::Sum;
 
 /// A number per token, computed from distributions.
 pub enum Quantity<'a> {

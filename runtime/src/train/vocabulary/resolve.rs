@@ -1,10 +1,10 @@
 //! Resolves the plan's signals and primitives to quantities of one step, with their parameters' values.
 
-use mopd_compiler::expr::batch::Batch;
-use mopd_compiler::expr::interpret::interpret;
-use mopd_compiler::expr::summand::{Kernel, Recognized};
-use mopd_compiler::expr::values::EvaluationError;
-use mopd_compiler::plan::{self, Axis, DivergenceKind, DivergenceParameter, Live, Role, Signal};
+use mopd_expr::batch::Batch;
+use mopd_expr::interpret::interpret;
+use mopd_expr::summand::{Kernel, Recognized};
+use mopd_expr::values::EvaluationError;
+use mopd_plan::{self as plan, Axis, DivergenceKind, DivergenceParameter, Live, Role, Signal};
 use tch::Device;
 
 use super::divergence::{DivergenceSide, MixtureWeight, Pairing, StepDivergence};

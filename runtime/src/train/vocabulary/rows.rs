@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use mopd_compiler::plan::Role;
+use mopd_plan::Role;
 use tch::{Kind, Tensor};
 
 use super::loops::{Loops, is_readable};

@@ -12,8 +12,8 @@
 //! Frequent divergences have their own form in single precision. Every other divergence is the compiler's
 //! graph of one entry and its derivatives, in double precision.
 
-use mopd_compiler::expr::graph::NodeId;
-use mopd_compiler::expr::summand::{LEAST_PROBABILITY, SummandGraph};
+use mopd_expr::graph::NodeId;
+use mopd_expr::summand::{LEAST_PROBABILITY, SummandGraph};
 use tch::{Kind, Tensor};
 
 use crate::train::tensor_graph;

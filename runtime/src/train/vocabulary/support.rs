@@ -1,6 +1,6 @@
 //! The support of a divergence: which vocabulary entries take part, row by row.
 
-use mopd_compiler::plan::{Role, Support};
+use mopd_plan::{Role, Support};
 use tch::{Kind, Tensor};
 
 use super::rows::LogitRows;

@@ -13,10 +13,11 @@ mod tokens;
 
 use std::sync::LazyLock;
 
-use mopd_compiler::expr::batch::{Batch, Layout};
-use mopd_compiler::expr::graph::{Graph, NodeId};
-use mopd_compiler::plan::{
-    self, Axis, DivergenceKind, DivergenceParameter, Formula, Function, Live, Mass, Role, Schedule,
+use Role::Student;
+use mopd_expr::batch::{Batch, Layout};
+use mopd_expr::graph::{Graph, NodeId};
+use mopd_plan::{
+    self as plan, Axis, DivergenceKind, DivergenceParameter, Formula, Function, Live, Mass, Role, Schedule,
     ScheduleLength, Signal, Support,
 };
 use tch::{Device, Kind};
@@ -27,7 +28,6 @@ use super::*;
 use crate::compiled;
 use crate::machine::transfer::to_vec;
 use crate::tokenizer::END;
-use Role::Student;
 
 /// A reference case that several trainers were compared on: five tokens, a support of two.
 const TEACHER: [f64; 5] = [0.50, 0.25, 0.15, 0.07, 0.03];

@@ -1,9 +1,9 @@
 //! The KL divergence over the full vocabulary on a GPU, directly from logits: the log-probabilities of all
 //! entries are never stored.
 
-use mopd_compiler::plan::{Role, Support};
 use mopd_kernels::cuda::{Distributions, EntryKernels};
 use mopd_kernels::entries::{KlGradient, Sum};
+use mopd_plan::{Role, Support};
 use tch::Tensor;
 
 use super::divergence::{DivergenceSide, Pairing, StepDivergence};

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use mopd_compiler::plan::Dtype;
+use mopd_plan::Dtype;
 
 use crate::args::{BenchDistillArgs, DistillObjective};
 use crate::host;

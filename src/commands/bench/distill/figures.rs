@@ -1,8 +1,8 @@
 //! The measured times, compared with their lower bound.
 
 use comfy_table::CellAlignment;
-use mopd_compiler::plan::Dtype;
-use mopd_compiler::plan::events::{MachineRates, Phase, Seconds, StepPart};
+use mopd_plan::Dtype;
+use mopd_plan::events::{MachineRates, Phase, Seconds, StepPart};
 use serde_json::{Value, json};
 
 use super::{RunMeasurements, StepTimes};

@@ -9,7 +9,7 @@ mod figures;
 
 use std::ops::ControlFlow;
 
-use mopd_compiler::plan::events::{Event, FloorJob, Job, Predict, RunJob, Seconds};
+use mopd_plan::events::{Event, FloorJob, Job, Predict, RunJob, Seconds};
 
 use self::figures::{DistillReport, Roofline};
 use super::folder::TempFolder;

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use mopd_compiler::plan::events::Event;
+use mopd_plan::events::Event;
 use serde::Serialize;
 
 use crate::output::printable;

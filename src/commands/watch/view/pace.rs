@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use mopd_compiler::plan::events::MetricsRow;
+use mopd_plan::events::MetricsRow;
 
 use crate::figures;
 

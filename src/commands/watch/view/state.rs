@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use mopd_compiler::plan::Plan;
-use mopd_compiler::plan::difference::difference;
-use mopd_compiler::plan::events::{DomainStep, Event, MetricsRow, TeacherStep};
+use mopd_plan::Plan;
+use mopd_plan::difference::difference;
+use mopd_plan::events::{DomainStep, Event, MetricsRow, TeacherStep};
 
 use super::curve::Curve;
 use super::pace::{StagePace, TimeLeft};

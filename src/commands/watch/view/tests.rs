@@ -1,5 +1,5 @@
-use mopd_compiler::plan::Plan;
-use mopd_compiler::plan::events::{DomainStep, Event, MetricsRow, Seconds, TeacherStep};
+use mopd_plan::Plan;
+use mopd_plan::events::{DomainStep, Event, MetricsRow, Seconds, TeacherStep};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 

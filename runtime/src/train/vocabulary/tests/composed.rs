@@ -1,6 +1,6 @@
 //! Teachers that are composed of others, against distributions computed in double precision.
 
-use mopd_compiler::plan::Pool;
+use mopd_plan::Pool;
 
 use super::*;
 

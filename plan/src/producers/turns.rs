@@ -1,0 +1,175 @@
+//! `turns("python3 env.py", at_most: 30, sample(...))`: the student's turns, with a program's observations
+//! between them.
+
+use mopd_lang::experiment::{self as checked, Edit, RolloutSource};
+use mopd_lang::formula;
+use serde::Deserialize;
+
+use super::{
+    FieldValue, Fields, ModelId, OfCompletions, Producer, ProducerKind, ProducerProgram, Sampling, Writer,
+    edit_name, sampling,
+};
+use crate::events::FailureKind;
+use crate::refusal::{Converted, Origins, refused};
+use crate::{AdaptiveSchedule, Axis, Formula, Signal, adaptive_schedule};
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Turns {
+    /// The command, which runs in the folder of the experiment's file.
+    pub environment: String,
+    pub time_limit_seconds: f64,
+    /// Files and folders that the program depends on besides its sources.
+    #[serde(default)]
+    pub depends: Vec<String>,
+    /// The most turns of the student in an episode.
+    pub at_most: AdaptiveSchedule,
+    /// `first_turns`: the number of turns that are trained on.
+    #[serde(default)]
+    pub first_turns: Option<Formula>,
+    #[serde(default)]
+    pub expert_turns: Option<ExpertTurns>,
+    /// The sampling settings of one turn.
+    pub sampling: Sampling,
+}
+
+/// The number of the expert's turns in the data that are played before the student's. Depends on the step
+/// only.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExpertTurns {
+    First(Formula),
+    AllBut(Formula),
+}
+
+impl Turns {
+    fn described(&self, fields: Fields, groups: Option<u32>) -> Fields {
+        let mut fields = fields.with("at_most", FieldValue::Moving(self.at_most.clone()));
+        if let Some(turns) = &self.first_turns {
+            fields = fields.with("first_turns", FieldValue::Formula(turns.clone()));
+        }
+        if let Some(expert) = &self.expert_turns {
+            let (name, turns) = match expert {
+                ExpertTurns::First(turns) => ("first", turns),
+                ExpertTurns::AllBut(turns) => ("all_but", turns),
+            };
+            let turns = Fields::default().with(name, FieldValue::Formula(turns.clone()));
+            fields = fields.with("expert_turns", FieldValue::Fields(turns));
+        }
+        fields.with_groups("batch", groups).with("sampling", FieldValue::Sampling(self.sampling.clone()))
+    }
+}
+
+impl ProducerKind for Turns {
+    fn fields(&self, groups: Option<u32>, _: &dyn Fn(ModelId) -> FieldValue) -> Fields {
+        let fields = Fields::new("turns")
+            .with("environment", FieldValue::Text(self.environment.clone()))
+            .with("time_limit_seconds", FieldValue::Number(self.time_limit_seconds))
+            .with("depends", FieldValue::Texts(self.depends.clone()));
+        self.described(fields, groups)
+    }
+
+    /// The fields without `depends`: the content of these files is added to a result's key at run time.
+    fn key(&self, groups: Option<u32>, _: &dyn Fn(ModelId) -> FieldValue) -> Fields {
+        let fields = Fields::new("turns").with("environment", FieldValue::Text(self.environment.clone()));
+        self.described(fields, groups)
+    }
+
+    fn group(&self) -> u32 {
+        self.sampling.n
+    }
+
+    fn drawn(&self) -> Option<(Writer, &Sampling)> {
+        Some((Writer::Student, &self.sampling))
+    }
+
+    fn sampling_mut(&mut self) -> Option<&mut Sampling> {
+        Some(&mut self.sampling)
+    }
+
+    fn environment(&self) -> Option<&Turns> {
+        Some(self)
+    }
+
+    fn program(&self) -> Option<ProducerProgram<'_>> {
+        let Turns { environment: command, depends, .. } = self;
+        Some(ProducerProgram { command, depends, kind: FailureKind::Environment })
+    }
+
+    fn turns(&self) -> u32 {
+        self.at_most.largest().round().max(1.0) as u32
+    }
+
+    fn policy(&self) -> Result<(Writer, &Sampling), &'static str> {
+        Ok((Writer::Student, &self.sampling))
+    }
+
+    /// The cost, where each turn processes the whole conversation again.
+    fn parameters(&self, of: &dyn Fn(Writer) -> Option<u64>) -> Option<f64> {
+        Some(of(Writer::Student)? as f64 * f64::from(self.turns()))
+    }
+
+    fn groups_setting(&self, groups: u32) -> String {
+        format!("`prompts = {groups}`")
+    }
+
+    fn unshardable_reason(&self) -> Option<&'static str> {
+        Some("a rollout with an environment")
+    }
+}
+
+/// Whether an edit is a setting of turns.
+pub(super) fn makes(edit: &Edit) -> bool {
+    matches!(edit, Edit::FirstTurns { .. } | Edit::ExpertTurns { .. })
+}
+
+pub(super) fn executable(
+    rollout: &checked::Rollout,
+    origins: Origins,
+    of_completions: OfCompletions,
+) -> Converted<Producer> {
+    let RolloutSource::Turns { environment, time_limit_seconds, depends, at_most, of } = &rollout.source
+    else {
+        unreachable!("the caller has looked")
+    };
+    let at = origins.span(of.origin);
+    if let Some(edit) = of.edits.first() {
+        return Err(refused(at, edit_name(edit)));
+    }
+    let RolloutSource::Sample(drawn) = &of.source else {
+        return Err(refused(at, format!("`turns` of the rollout `{}`", of.source.name())));
+    };
+    let number = |formula: &formula::Formula, name: &str| {
+        let lowered = of_completions(formula, &format!("`{name}`"), Axis::Group)?;
+        let of_step = |signal: &Signal| matches!(signal, Signal::Step | Signal::Progress);
+        match lowered.graph.signals(&[lowered.value]).iter().all(of_step) {
+            true => Ok(lowered),
+            false => Err(refused(at, format!("`{name}` of a number that is not the step's alone"))),
+        }
+    };
+    let (mut first_turns, mut expert_turns) = (None, None);
+    for edit in &rollout.edits {
+        let twice = match edit {
+            Edit::FirstTurns { turns } => first_turns.replace(number(turns, "first_turns")?).is_some(),
+            Edit::ExpertTurns { turns: checked::ExpertTurns::First(turns) } => {
+                expert_turns.replace(ExpertTurns::First(number(turns, "expert_turns")?)).is_some()
+            }
+            Edit::ExpertTurns { turns: checked::ExpertTurns::AllBut(turns) } => {
+                expert_turns.replace(ExpertTurns::AllBut(number(turns, "expert_turns")?)).is_some()
+            }
+            _ => false,
+        };
+        if twice {
+            return Err(refused(origins.span(rollout.origin), format!("{} twice", edit_name(edit))));
+        }
+    }
+    Ok(Turns {
+        environment: environment.clone(),
+        time_limit_seconds: *time_limit_seconds,
+        depends: depends.clone(),
+        at_most: adaptive_schedule(at_most, "an `at_most`", origins)?,
+        first_turns,
+        expert_turns,
+        sampling: sampling(drawn, origins, of.origin)?,
+    }
+    .into())
+}
