@@ -24,6 +24,23 @@ impl Span {
     }
 }
 
+/// A value, and the text that it comes from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Spanned<T> {
+    pub value: T,
+    pub span: Span,
+}
+
+impl<T> Spanned<T> {
+    pub fn new(value: T, span: Span) -> Spanned<T> {
+        Spanned { value, span }
+    }
+
+    pub fn as_ref(&self) -> Spanned<&T> {
+        Spanned::new(&self.value, self.span)
+    }
+}
+
 /// A file from the host. `path` is what people see: a path on disk, or `std:opd.mopd`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceFile {

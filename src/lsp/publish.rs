@@ -19,10 +19,17 @@ use super::convert::LineIndex;
 use super::session::{Document, address};
 use super::{library, uri};
 
-/// The last published diagnostics, by URI, with the version of the document.
+/// The last published diagnostics, by URI.
 #[derive(Default)]
 pub struct Published {
-    known: HashMap<String, (i32, Vec<Diagnostic>)>,
+    known: HashMap<String, PublishedDiagnostics>,
+}
+
+#[derive(PartialEq)]
+struct PublishedDiagnostics {
+    /// Of the document.
+    version: i32,
+    diagnostics: Vec<Diagnostic>,
 }
 
 impl Published {
@@ -31,9 +38,9 @@ impl Published {
         let mut messages = Vec::new();
         for (path, document) in documents {
             let diagnostics = diagnostics(path, document, documents, client);
-            let news = (document.version, diagnostics);
+            let news = PublishedDiagnostics { version: document.version, diagnostics };
             if self.known.get(document.uri.as_str()) != Some(&news) {
-                messages.push(message(&document.uri, Some(document.version), news.1.clone()));
+                messages.push(message(&document.uri, Some(document.version), news.diagnostics.clone()));
                 self.known.insert(document.uri.as_str().to_owned(), news);
             }
         }

@@ -66,6 +66,12 @@ const PATIENCE: Duration = Duration::from_millis(200);
 /// home folder opened by mistake.
 const FILES_AT_MOST: usize = 2_000;
 
+/// A module in the folder of a document, and the text that it was read from.
+struct ModuleBeside {
+    text: String,
+    module: Rc<LibraryModule>,
+}
+
 pub struct Session {
     pub client: EditorClient,
     /// By path; by URI if there is no path.
@@ -81,9 +87,9 @@ pub struct Session {
     messages: Vec<Message>,
     /// The modules of the standard library, read once.
     standard: Vec<Rc<LibraryModule>>,
-    /// The modules in the folders of documents, with the text that each was read from: completion needs them
-    /// at each keystroke, and they rarely change.
-    beside: RefCell<BTreeMap<String, (String, Rc<LibraryModule>)>>,
+    /// The modules in the folders of documents: completion needs them at each keystroke, and they rarely
+    /// change.
+    beside: RefCell<BTreeMap<String, ModuleBeside>>,
     intake: Arc<MessageQueue>,
     /// [`PATIENCE`] and [`MOST_TIME`].
     patience: Duration,
@@ -428,10 +434,10 @@ impl Session {
     fn module_beside(&self, path: &str, name: &str, text: String) -> Rc<LibraryModule> {
         let mut known = self.beside.borrow_mut();
         match known.get(path) {
-            Some((read, module)) if *read == text => Rc::clone(module),
+            Some(ModuleBeside { text: read, module }) if *read == text => Rc::clone(module),
             _ => {
                 let module = Rc::new(LibraryModule::from_text(&[name], &text));
-                known.insert(path.to_owned(), (text, Rc::clone(&module)));
+                known.insert(path.to_owned(), ModuleBeside { text, module: Rc::clone(&module) });
                 module
             }
         }

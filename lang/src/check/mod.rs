@@ -64,8 +64,8 @@ pub(crate) use formulas::signals::{is_role, named_number};
 pub use incremental::cache::AnalysisCache;
 use incremental::recording;
 use names::items::callable;
-pub(crate) use names::load::is_taken;
 use names::load::{Parsed, parse_all};
+pub(crate) use names::load::{is_slot, is_taken};
 pub use names::modules::is_standard_divergence;
 use names::modules::{ItemId, ModuleId, Modules};
 pub(crate) use names::modules::{declared_name, import_edit};
@@ -347,6 +347,7 @@ impl Checker {
         self.cache.invalidate(self.parts.domains.read());
         let module = self.modules.tree(entry);
         let header = self.experiment_header(&module, entry);
+        self.check_names_of_tables(&module);
         let mut comparisons = Vec::new();
         for (index, item) in module.items.iter().enumerate() {
             let id = ItemId { module: entry, index };

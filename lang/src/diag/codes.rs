@@ -62,7 +62,7 @@ codes! {
     DuplicateName = "duplicate-name", "one name declared twice";
     DuplicateKey = "duplicate-key", "one setting written twice";
     NotPublic = "not-public", "an import of an item that is not public";
-    Cycle = "cycle", "a definition that needs itself";
+    Cycle = "cycle", "a definition that depends on itself";
     TypeMismatch = "type-mismatch", "a value of one type where another is expected";
     UnitMismatch = "unit-mismatch", "two numbers that measure different things are mixed";
     AxisMismatch = "axis-mismatch", "a fine-grained number where a coarser one is needed";
@@ -88,7 +88,7 @@ codes! {
     ScheduleRange = "schedule-range", "a number that leaves its valid range during the run";
     ShareSum = "share-sum", "the domains' shares do not add up to 1";
     NoRollout = "no-rollout", "a signal of rollouts is read where the tokens come from data";
-    NoTeacher = "no-teacher", "a teacher is read where no route gives one";
+    NoTeacher = "no-teacher", "a teacher is read, but no route chooses one";
     MissingExperiment = "missing-experiment", "a file without an `experiment` can't be planned or run";
     TeacherCapability = "teacher-capability", "an objective needs more of a teacher than it returns";
     ForeignTeacher = "foreign-teacher", "a teacher that does not descend from the student's start";

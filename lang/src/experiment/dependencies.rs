@@ -120,10 +120,10 @@ impl Train {
             waiting.extend(feedback.filter_map(Rollout::writer).filter_map(named));
             match &teachers[id.0 as usize].weights {
                 TeacherWeights::Composed { logits, .. } => {
-                    waiting.extend(logits.iter().filter_map(|(_, role)| named(role)))
+                    waiting.extend(logits.iter().filter_map(|part| named(&part.role)))
                 }
                 TeacherWeights::Pooled { members, .. } => {
-                    waiting.extend(members.iter().filter_map(|(_, role)| named(role)))
+                    waiting.extend(members.iter().filter_map(|part| named(&part.role)))
                 }
                 TeacherWeights::Panelist { speaker, .. } => waiting.extend(named(speaker)),
                 _ => {}

@@ -38,6 +38,13 @@ pub use trainable::*;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Origin(pub u32);
 
+/// A value, and the place that it comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WithOrigin<T> {
+    pub value: T,
+    pub origin: Origin,
+}
+
 /// Index into [`Experiment::domains`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct DomainId(pub u32);
@@ -66,8 +73,8 @@ pub struct Experiment {
     pub seed: u64,
     /// Folder for results, relative to where the command runs.
     pub out: Option<String>,
-    pub device: Option<(Device, Origin)>,
-    pub dtype: Option<(Dtype, Origin)>,
+    pub device: Option<WithOrigin<Device>>,
+    pub dtype: Option<WithOrigin<Dtype>>,
     pub gpu: GpuArithmetic,
     pub domains: Vec<Domain>,
     pub teachers: Vec<Teacher>,
@@ -215,7 +222,7 @@ pub struct Domain {
     /// Its share of the prompts where several domains are mixed; the shares of all domains sum to 1.
     pub share: f64,
     /// Longest completion in this domain, in tokens; the rollout's own limit where absent.
-    pub limit: Option<(u32, Origin)>,
+    pub limit: Option<WithOrigin<u32>>,
     pub origin: Origin,
 }
 

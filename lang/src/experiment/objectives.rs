@@ -5,6 +5,7 @@ use std::rc::Rc;
 use super::dependencies::named;
 use super::{Origin, Rollout, TeacherId};
 use crate::experiment::formula::{Axis, Formula, FormulaKind, FormulaNode, Live, Reduction, Role};
+use crate::formula::NamedFormula;
 
 /// A checked objective, before it becomes a graph. See [`crate::experiment::formula`].
 #[derive(Clone, Debug, PartialEq)]
@@ -22,7 +23,7 @@ pub struct Objective {
     /// term has its own.
     pub reduce: Option<Reduce>,
     /// Its `let`s that are numbers, in source order. Formulas contain them already; these are for display.
-    pub lets: Vec<(String, Formula)>,
+    pub lets: Vec<NamedFormula>,
     /// The numbers that are carried from step to step, in source order.
     pub states: Vec<State>,
     pub origin: Origin,

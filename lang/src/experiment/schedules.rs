@@ -64,6 +64,20 @@ pub enum Schedule {
     },
 }
 
+/// A step of a stage: its number, from 0, and how many steps the stage has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StageStep {
+    pub step: u32,
+    pub steps: u32,
+}
+
+impl StageStep {
+    /// The fraction of the stage that came before.
+    pub fn progress(self) -> f64 {
+        f64::from(self.step) / f64::from(self.steps.max(1))
+    }
+}
+
 impl Schedule {
     /// The values at the ends of its pieces, for a run of any length.
     pub fn ends(&self) -> Vec<f64> {
@@ -77,6 +91,19 @@ impl Schedule {
             Schedule::Piecewise { pieces } => pieces.iter().map(|(_, value)| *value).collect(),
             Schedule::Alternate { values, .. } => values.clone(),
             Schedule::Warmup { then, .. } => then.ends(),
+        }
+    }
+
+    /// Whether every value is whole. Between two numbers, others are passed.
+    pub fn is_whole(&self) -> bool {
+        match self {
+            Schedule::Linear { from, to, .. }
+            | Schedule::Cosine { from, to, .. }
+            | Schedule::Exponential { from, to, .. } => from == to && from.fract() == 0.0,
+            Schedule::Warmup { .. } => false,
+            Schedule::Constant { .. } | Schedule::Piecewise { .. } | Schedule::Alternate { .. } => {
+                self.ends().iter().all(|value| value.fract() == 0.0)
+            }
         }
     }
 

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ModelId, Origin, PanelId, Rollout, Secret, TeacherId};
 use crate::experiment::formula::{Formula, Role};
+use crate::formula::{NamedFormula, WeightedRole};
 
 /// A prompt with slots: what a teacher sees in place of the plain prompt, or what a rollout is rewritten to.
 #[derive(Clone, Debug, PartialEq)]
@@ -164,12 +165,12 @@ pub enum TeacherWeights {
     },
     /// A linear combination of logits. `bindings` are the names of its `where`.
     Composed {
-        logits: Vec<(Formula, Role)>,
-        bindings: Vec<(String, Formula)>,
+        logits: Vec<WeightedRole>,
+        bindings: Vec<NamedFormula>,
     },
     Pooled {
         pool: Pool,
-        members: Vec<(f64, Role)>,
+        members: Vec<WeightedRole<f64>>,
     },
     /// A member of a panel.
     Panelist {

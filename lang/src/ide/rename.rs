@@ -3,7 +3,7 @@
 use super::ENTRY;
 use super::references::declared_target;
 use crate::check::index::{SymbolId, SymbolKind};
-use crate::check::{Analysis, builtins, is_role, is_taken, named_number, vocabulary};
+use crate::check::{Analysis, builtins, is_role, is_slot, is_taken, named_number, vocabulary};
 use crate::source::{FileId, Span};
 use crate::syntax::words;
 
@@ -64,6 +64,11 @@ pub fn check_new_name(analysis: &Analysis, id: SymbolId, new: &str) -> Result<()
             line + 1
         )));
     }
+    if is_read_in_template(analysis, id, new) {
+        return Err(RenameProblem(format!(
+            "`{{{new}}}` is a slot of the template, which the parameter would hide"
+        )));
+    }
     let files: Vec<FileId> = analysis.index.places(id).map(|place| place.span.file).collect();
     for other in analysis.index.ids().map(|other| analysis.index.symbol(other)) {
         let same_owner = symbol.owner.is_some() && other.owner == symbol.owner;
@@ -87,4 +92,14 @@ pub fn check_new_name(analysis: &Analysis, id: SymbolId, new: &str) -> Result<()
         }
     }
     Ok(())
+}
+
+/// Whether a template, if its parameter `id` had this name, would no longer show the slot of this name.
+fn is_read_in_template(analysis: &Analysis, id: SymbolId, name: &str) -> bool {
+    let Some(owner) = analysis.index.symbol(id).owner.map(|owner| analysis.index.symbol(owner)) else {
+        return false;
+    };
+    let word = |character: char| !(character.is_alphanumeric() || character == '_');
+    owner.kind == SymbolKind::Template
+        && (is_slot(name) || analysis.sources.text(owner.extent).split(word).any(|found| found == name))
 }

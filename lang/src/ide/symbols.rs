@@ -97,6 +97,8 @@ fn of_symbol(analysis: &Analysis, id: SymbolId, ids: &[SymbolId]) -> Outline {
         let child = analysis.index.symbol(*child);
         child.owner == Some(id) && shown(child.kind)
     });
+    let mut children: Vec<Outline> = children.map(|child| of_symbol(analysis, child, ids)).collect();
+    children.sort_by_key(|child| child.name_span.start);
     Outline {
         name: symbol.name.clone(),
         kind: Some(symbol.kind),
@@ -107,7 +109,7 @@ fn of_symbol(analysis: &Analysis, id: SymbolId, ids: &[SymbolId]) -> Outline {
             .unwrap_or_else(|| symbol.kind.name().to_owned()),
         extent: symbol.extent,
         name_span: within(symbol.span, symbol.extent),
-        children: children.map(|child| of_symbol(analysis, child, ids)).collect(),
+        children,
     }
 }
 

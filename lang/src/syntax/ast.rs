@@ -236,6 +236,13 @@ pub struct Expr {
     pub kind: ExprKind,
 }
 
+/// A name that a `where` gives to a value.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WhereBinding {
+    pub name: Name,
+    pub value: Expr,
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub enum ExprKind {
     /// `1_000`, `3e-6`, `35%` (0.35), `5 steps`
@@ -315,7 +322,7 @@ pub enum ExprKind {
     /// `logits(a) + w * logits(b) where w = tv(a, b)`
     Where {
         value: Box<Expr>,
-        bindings: Vec<(Name, Expr)>,
+        bindings: Vec<WhereBinding>,
     },
     /// `mean(token, over: batch) by domain { ... }`
     By {

@@ -56,13 +56,6 @@ impl<T: Shifted> Shifted for Box<T> {
     }
 }
 
-impl<A: Shifted, B: Shifted> Shifted for (A, B) {
-    fn shift(&mut self, shift: Shift) {
-        self.0.shift(shift);
-        self.1.shift(shift);
-    }
-}
-
 /// Shifts in place if the value is not shared.
 impl<T: Shifted + Clone> Shifted for Rc<T> {
     fn shift(&mut self, shift: Shift) {
@@ -118,6 +111,7 @@ structs! {
     Parameter { name, annotation, default }
     Index { name, over }
     Binding { name, index, value }
+    WhereBinding { name, value }
     Block { span, statements, broken }
     Entry { key, value, marks }
     Mark { name, argument }

@@ -21,7 +21,7 @@ builtins! { Measure: Measure, MeasureCall {
     #[usage = "agreement(teacher, samples: 10, by: edit)"]
     agreement => Agreement { role: Role, samples: Count, by: Similarity },
 
-    /// The output of a role's scalar head behind one span of the completion; 0 where there is none.
+    /// The output of a role's scalar head after one span of the completion; 0 where there is none.
     #[usage = "score(judge, on: span.answer)"]
     score => Score { role: Role, on: TextSpan },
 
@@ -29,7 +29,7 @@ builtins! { Measure: Measure, MeasureCall {
     #[usage = "size(matched)"]
     size => Size { support: Support },
 
-    /// Whether a teacher scored this completion: one behind a server may not.
+    /// Whether a teacher scored this completion: one on a server may not.
     #[usage = "available(insider)"]
     available => Available { role: Role },
 }}

@@ -8,6 +8,7 @@ use super::types::{
 };
 
 use crate::check::Checker;
+use crate::check::rollouts::SamplingArguments;
 use crate::check::values::evaluate::Env;
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Heads, ReplayContents, RolloutEngine, RolloutSource, Sampling};
@@ -30,10 +31,10 @@ builtins! { Rollout: RolloutName, RolloutCall {
         stop: Option<Stop>,
     },
 
-    /// The student's own completions, sampled by a server. Before a step that draws, the weights go there as
-    /// files: `push` is a folder that both see. With `every: 4 steps` they go only once those that are there
-    /// are so old, and completions are of weights up to three updates old. `key` is the token that the server
-    /// asks for.
+    /// The student's own completions, sampled by a server. Before a step that draws, the weights are sent as
+    /// files: `push` is a folder that both can access. With `every: 4 steps` they are sent only when the
+    /// server's are that old, so completions come from weights up to three updates old. `key` is the key that
+    /// the server requires.
     #[usage = "sampled_by(\"mopd\", url: \"http://gpu:8000\", model: \"m\", push: \"w\", sample(...))"]
     sampled_by => SampledBy {
         engine: Text,
@@ -265,8 +266,10 @@ impl Checker {
         let n = self.read(given.n, env);
         let temperature = self.read(given.temperature, env);
         let max_tokens = self.read(given.max_tokens, env);
-        let shape = (given.top_p.map(Arg::expr), given.top_k.map(Arg::expr));
-        let sampling = self.sampling((n, temperature, max_tokens), shape, given.stop.map(Arg::expr), env);
+        let (top_p, top_k) = (given.top_p.map(Arg::expr), given.top_k.map(Arg::expr));
+        let stop = given.stop.map(Arg::expr);
+        let sampling =
+            self.sampling(SamplingArguments { n, temperature, max_tokens, top_p, top_k, stop }, env);
         let repetition_penalty = self.read(given.repetition_penalty, env)?;
         let heads = self.heads(&given, env)?;
         if temperature == Some(0.0) {
@@ -313,8 +316,10 @@ impl Checker {
         let n = self.read(given.n, env).map(|n| n.unwrap_or(1));
         let temperature = self.read(temperature, env);
         let max_tokens = self.read(max_tokens, env);
-        let shape = (given.top_p.map(Arg::expr), given.top_k.map(Arg::expr));
-        let sampling = self.sampling((n, temperature, max_tokens), shape, given.stop.map(Arg::expr), env);
+        let (top_p, top_k) = (given.top_p.map(Arg::expr), given.top_k.map(Arg::expr));
+        let stop = given.stop.map(Arg::expr);
+        let sampling =
+            self.sampling(SamplingArguments { n, temperature, max_tokens, top_p, top_k, stop }, env);
         let sees = self.read(given.sees, env)?;
         Some(RolloutSource::From { teacher: teacher?, sees, sequences, sampling: sampling? })
     }

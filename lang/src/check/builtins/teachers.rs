@@ -4,7 +4,7 @@ use super::declare::builtins;
 use super::types::{Capability, Formula, Numbers, Role, Secret, Teachers, Text};
 
 builtins! { Teacher: TeacherName, TeacherCall {
-    /// A teacher behind a server; `answers` is what it returns, `key` the token that the server asks for.
+    /// A teacher on a server; `answers` is what it returns, `key` the key that the server requires.
     #[usage = "served(\"vllm\", url: env(\"TEACHER_URL\"), model: \"Qwen/Qwen3-32B\", answers: top_k(20))"]
     served => Served { engine: Text, url: Secret, model: Text, answers: Capability, key: Option<Secret> },
 

@@ -1,8 +1,8 @@
 //! Checks the items `experiment` and `domain`.
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{DataSource, Device, Domain, DomainId, Dtype, GpuArithmetic, Origin, Reward};
-use crate::source::Span;
+use crate::experiment::{DataSource, Device, Domain, DomainId, Dtype, GpuArithmetic, Reward, WithOrigin};
+use crate::source::{Span, Spanned};
 use crate::syntax::ast::{Block, Expr, ExprKind, ItemKind, Module, Name};
 
 use crate::check::Checker;
@@ -16,8 +16,8 @@ pub struct ExperimentHeader {
     pub name: String,
     pub seed: u64,
     pub out: Option<String>,
-    pub device: Option<(Device, Origin)>,
-    pub dtype: Option<(Dtype, Origin)>,
+    pub device: Option<WithOrigin<Device>>,
+    pub dtype: Option<WithOrigin<Dtype>>,
     pub gpu: GpuArithmetic,
 }
 
@@ -62,12 +62,12 @@ impl Checker {
         self.keep_marks(&settings, "experiment");
         let device = settings.get("device").map(|expr| {
             let device = self.word(expr, "a device", &[("cpu", Device::Cpu), ("cuda", Device::Cuda)])?;
-            Some((device, self.origin(expr.span)))
+            Some(WithOrigin { value: device, origin: self.origin(expr.span) })
         });
         let dtype = settings.get("dtype").map(|expr| {
             let words = [("float32", Dtype::Float32), ("bfloat16", Dtype::Bfloat16)];
             let dtype = self.word(expr, "a kind of number", &words)?;
-            Some((dtype, self.origin(expr.span)))
+            Some(WithOrigin { value: dtype, origin: self.origin(expr.span) })
         });
         let mut choice = |key: &str, default: bool| match settings.get(key) {
             Some(expr) => self.truth_setting(expr, key, &env).unwrap_or(default),
@@ -136,7 +136,7 @@ impl Checker {
         module: ModuleId,
         name: &Name,
         block: &Block,
-        shares: &mut Vec<(Option<f64>, Span)>,
+        shares: &mut Vec<Spanned<Option<f64>>>,
     ) -> Option<DomainId> {
         let env = Env::constant(module);
         let settings = self.settings(
@@ -149,14 +149,14 @@ impl Checker {
         self.keep_marks(&settings, &format!("domain {}", name.text));
         let limit = settings.get("limits").and_then(|expr| {
             let limit = self.count(expr, "limits", &env, 1)?;
-            Some((limit, self.origin(expr.span)))
+            Some(WithOrigin { value: limit, origin: self.origin(expr.span) })
         });
         let share = settings.get("share").map(|expr| {
             let value = self.evaluate(expr, &env);
-            (self.fraction(&value, expr.span, "`share`"), expr.span)
+            Spanned::new(self.fraction(&value, expr.span, "`share`"), expr.span)
         });
         let unsaid = if settings.broken { None } else { Some(f64::NAN) };
-        shares.push(share.unwrap_or((unsaid, name.span)));
+        shares.push(share.unwrap_or(Spanned::new(unsaid, name.span)));
         let prompts = self.required(&settings, "prompts").and_then(|expr| self.source(expr, "prompts", &env));
         let tests = settings.get("tests").map(|expr| self.source(expr, "tests", &env));
         let validation = settings.get("validation").map(|expr| self.source(expr, "validation", &env));
@@ -176,33 +176,37 @@ impl Checker {
             columns,
             format,
             reward: reward.unwrap_or(Reward::ExactMatch { field: "answer".into() }),
-            share: share.and_then(|(share, _)| share).unwrap_or(1.0),
+            share: share.and_then(|share| share.value).unwrap_or(1.0),
             limit,
             origin,
         });
         Some(DomainId(self.parts.domains.read().len() as u32 - 1))
     }
 
-    fn check_shares(&mut self, shares: &[(Option<f64>, Span)]) {
+    fn check_shares(&mut self, shares: &[Spanned<Option<f64>>]) {
         if shares.len() > 1 {
-            for (_, span) in shares.iter().filter(|(share, _)| share.is_some_and(f64::is_nan)) {
+            for unsaid in shares.iter().filter(|share| share.value.is_some_and(f64::is_nan)) {
                 self.report(
-                    Diagnostic::error(Code::MissingKey, *span, "with several domains, each needs a `share`")
-                        .label("not set here")
-                        .help(format!("for equal parts write `share = 1/{}`", shares.len())),
+                    Diagnostic::error(
+                        Code::MissingKey,
+                        unsaid.span,
+                        "with several domains, each needs a `share`",
+                    )
+                    .label("not set here")
+                    .help(format!("for equal parts write `share = 1/{}`", shares.len())),
                 );
             }
         }
         let known: Option<Vec<f64>> =
-            shares.iter().map(|(share, _)| share.filter(|share| !share.is_nan())).collect();
+            shares.iter().map(|share| share.value.filter(|share| !share.is_nan())).collect();
         let Some(known) = known.filter(|known| !known.is_empty()) else { return };
         let total: f64 = known.iter().sum();
         if (total - 1.0).abs() > 1e-6 {
-            let (_, last) = shares.last().expect("not empty");
+            let last = shares.last().expect("not empty");
             let message = format!("the shares of the domains add up to {}, not 1", rounded(total));
-            let mut diagnostic = Diagnostic::error(Code::ShareSum, *last, message);
-            for (share, (_, span)) in known.iter().zip(&shares[..shares.len() - 1]) {
-                diagnostic = diagnostic.note(*span, format!("{}", rounded(*share)));
+            let mut diagnostic = Diagnostic::error(Code::ShareSum, last.span, message);
+            for (share, written) in known.iter().zip(&shares[..shares.len() - 1]) {
+                diagnostic = diagnostic.note(written.span, format!("{}", rounded(*share)));
             }
             let text = rounded(*known.last().expect("not empty")).to_string();
             self.report(

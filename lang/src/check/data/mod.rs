@@ -11,7 +11,7 @@ use crate::experiment::{
     Pretrained, PromptFormat, Stage,
 };
 use crate::formula::{Formula, Unit};
-use crate::source::Span;
+use crate::source::{Span, Spanned};
 use crate::syntax::ast::{Expr, ExprKind, ItemKind};
 
 use crate::check::Checker;
@@ -101,12 +101,12 @@ impl Checker {
             `data.topic == \"algebra\"`";
         let mut bare = Vec::new();
         crate::check::names::unknown::bare_names(expr, &mut bare);
-        let unknown = bare.into_iter().find(|(name, span)| {
-            env.local(name).is_none()
-                && !self.is_declared(span.file, name)
-                && crate::check::builtins::vocabulary::signal(name).is_none()
+        let unknown = bare.into_iter().find(|bare| {
+            env.local(bare.value).is_none()
+                && !self.is_declared(bare.span.file, bare.value)
+                && crate::check::builtins::vocabulary::signal(bare.value).is_none()
         });
-        if let Some((name, span)) = unknown {
+        if let Some(Spanned { value: name, span }) = unknown {
             let text = format!("cannot find `{name}` in this scope");
             let diagnostic = Diagnostic::error(Code::UnknownName, span, text).label("not declared");
             let ours = format!("data.{name}");

@@ -1,11 +1,13 @@
 //! `compare`: the models, columns, references and settings of a table.
 
+use rustc_hash::FxHashMap;
+
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{
     BenchmarkId, Budget, BudgetUnit, Comparison, DomainId, Evaluation, ModelId, Normalized, Row,
 };
 use crate::source::Span;
-use crate::syntax::ast::{Block, Expr, ExprKind, Item, Text};
+use crate::syntax::ast::{Block, Expr, ExprKind, Item, ItemKind, Module, Text};
 use crate::syntax::tokens;
 
 use crate::check::Checker;
@@ -32,6 +34,38 @@ impl Columns {
 }
 
 impl Checker {
+    /// Checks the names of all tables: results of a table are found by its name.
+    pub(in crate::check) fn check_names_of_tables(&mut self, module: &Module) {
+        let mut known: FxHashMap<&str, Span> = FxHashMap::default();
+        for item in &module.items {
+            let ItemKind::Compare { name, .. } = &item.kind else { continue };
+            // A name without quotes has been reported, and has no text.
+            if name.text.trim().is_empty() {
+                if self.sources.text(name.span).starts_with('"') {
+                    let diagnostic =
+                        Diagnostic::error(Code::OutOfRange, name.span, "the name of a table is empty");
+                    self.report(diagnostic.help("say what it compares: `compare \"transfer\" { ... }`"));
+                }
+                continue;
+            }
+            let Some(first) = known.get(name.text.as_str()) else {
+                known.insert(&name.text, name.span);
+                continue;
+            };
+            let diagnostic = Diagnostic::error(
+                Code::DuplicateName,
+                name.span,
+                format!("two tables are called `{}`", name.text),
+            );
+            self.report(
+                diagnostic
+                    .label("named so again here")
+                    .note(*first, "first named so here")
+                    .help("give one of them another name: results of a table are found by its name"),
+            );
+        }
+    }
+
     pub(in crate::check) fn comparison(
         &mut self,
         module: ModuleId,

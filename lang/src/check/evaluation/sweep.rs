@@ -3,13 +3,16 @@
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::experiment::SweepAxis;
 use crate::formula::Unit;
-use crate::source::Span;
+use crate::source::{Span, Spanned};
 use crate::syntax::ast::{Expr, ExprKind, Index, ItemKind, Parameter};
 
 use crate::check::Checker;
 use crate::check::names::modules::ModuleId;
 use crate::check::values::evaluate::Env;
 use crate::check::values::value::Value;
+
+/// The most runs of a sweep. Each is checked, planned and trained on its own; a typo must not make millions.
+pub const MOST_RUNS: usize = 1_000;
 
 impl Checker {
     pub(in crate::check) fn sweep_item(&mut self, module: ModuleId, span: Span, axes: &[Index]) {
@@ -44,6 +47,27 @@ impl Checker {
                 });
             }
         }
+        self.check_number_of_runs(module, span);
+    }
+
+    /// Reports a sweep of too many runs. A `param` that is set from outside has only that value.
+    fn check_number_of_runs(&mut self, module: ModuleId, span: Span) {
+        let axes = self.parts.sweep.read();
+        let varied = axes.iter().filter(|axis| self.modules.set_value(module, &axis.parameter).is_none());
+        let counts: Vec<usize> = varied.map(|axis| axis.values.len()).collect();
+        let runs = counts.iter().fold(1, |runs: usize, values| runs.saturating_mul(*values));
+        if runs <= MOST_RUNS {
+            return;
+        }
+        let counts: Vec<String> = counts.iter().map(usize::to_string).collect();
+        let text = format!("this sweep has {runs} runs, and {MOST_RUNS} are the most");
+        let diagnostic = Diagnostic::error(Code::OutOfRange, span, text);
+        let diagnostic =
+            if counts.len() > 1 { diagnostic.label(counts.join(" times ") + " values") } else { diagnostic };
+        self.report(
+            diagnostic
+                .help("list fewer values, or give a `param` one value with `--set`: one run of mopd each"),
+        );
     }
 
     /// The `param` of an axis.
@@ -82,9 +106,9 @@ impl Checker {
     /// Every value, each of the parameter's type.
     fn swept_values(&mut self, module: ModuleId, axis: &Index, parameter: &Parameter) -> Option<Vec<f64>> {
         let env = Env::constant(module);
-        let items: Vec<(Value, Span)> = match &axis.over.kind {
+        let items: Vec<Spanned<Value>> = match &axis.over.kind {
             ExprKind::List(items) => {
-                items.iter().map(|item| (self.evaluate(item, &env), item.span)).collect()
+                items.iter().map(|item| Spanned::new(self.evaluate(item, &env), item.span)).collect()
             }
             _ => self.spelled_out(&axis.over, &env)?,
         };
@@ -94,7 +118,7 @@ impl Checker {
         }
         let mut values: Vec<f64> = Vec::new();
         let mut good = true;
-        for (value, span) in items {
+        for Spanned { value, span } in items {
             let value = match &parameter.annotation {
                 Some(annotation) => self.coerce(value, annotation, span),
                 None => value,
@@ -119,16 +143,15 @@ impl Checker {
     }
 
     /// `0..=3`, or a list by name.
-    fn spelled_out(&mut self, over: &Expr, env: &Env) -> Option<Vec<(Value, Span)>> {
+    fn spelled_out(&mut self, over: &Expr, env: &Env) -> Option<Vec<Spanned<Value>>> {
         match self.evaluate(over, env) {
-            Value::List(values) => Some(values.into_iter().map(|value| (value, over.span)).collect()),
+            Value::List(values) => {
+                Some(values.into_iter().map(|value| Spanned::new(value, over.span)).collect())
+            }
             Value::Range { low, high } if low.fract() == 0.0 && high - low < 10_000.0 => {
                 let numbers = 0..=(high - low) as u32;
-                Some(
-                    numbers
-                        .map(|step| (self.number(low + f64::from(step), Unit::Number, over.span), over.span))
-                        .collect(),
-                )
+                let mut number = |step: u32| self.number(low + f64::from(step), Unit::Number, over.span);
+                Some(numbers.map(|step| Spanned::new(number(step), over.span)).collect())
             }
             other => {
                 self.wrong_kind(over.span, "`in` needs a list of values, such as `[0.1, 0.5, 0.9]`", &other);

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic};
 use crate::formula::{Axis, Formula, FormulaKind, Memory, Reduction, Scan, Signal, Statistic, Unit};
-use crate::source::Span;
+use crate::source::{Span, Spanned};
 use crate::syntax::ast::{Expr, ExprKind};
 
 use crate::check::Checker;
@@ -66,7 +66,7 @@ impl Checker {
         }
         if reduction.of_truths() && formula.unit() != Unit::Bool {
             let message = format!("`{}` needs bools", reduction.name());
-            self.unit_mismatch(x.span, &message, &[(x.span, &formula)], Some("compare with a bound first"));
+            self.unit_mismatch(Spanned::new(&formula, x.span), &message, Some("compare with a bound first"));
             return None;
         }
         if formula.live() && !matches!(reduction, Reduction::Sum | Reduction::Mean) {
@@ -126,7 +126,7 @@ impl Checker {
         let condition = self.read(given, env)?;
         let expr = given.expr;
         if condition.unit() != Unit::Bool {
-            self.unit_mismatch(expr.span, "`among` needs a bool", &[(expr.span, &condition)], None);
+            self.unit_mismatch(Spanned::new(&condition, expr.span), "`among` needs a bool", None);
             return None;
         }
         // A completion is selected where some token of it is.
@@ -211,7 +211,7 @@ impl Checker {
                 let x = self.placed(x, env)?;
                 let (most, width) = (self.read(most, env), self.read(width, env));
                 let chunks = Statistic::Chunks { most: most?, width: width? };
-                return self.statistic(chunks, x, (Axis::Sequence, call.span), None, call, env);
+                return self.statistic(chunks, x, Spanned::new(Axis::Sequence, call.span), None, call, env);
             }
             Statistic::Softmax => match Softmax::of(call, given)? {
                 Softmax { x, across: Some(panel), among, missing, .. } => {
@@ -224,14 +224,14 @@ impl Checker {
             },
         };
         let axis = self.read(over, env)?;
-        self.statistic(statistic, x, (axis, over.expr.span), among, call, env)
+        self.statistic(statistic, x, Spanned::new(axis, over.expr.span), among, call, env)
     }
 
     pub(in crate::check) fn statistic(
         &mut self,
         statistic: Statistic,
-        (x, place): (Formula, Span),
-        over: (Axis, Span),
+        Spanned { value: x, span: place }: Spanned<Formula>,
+        over: Spanned<Axis>,
         among: Option<Arg<types::Condition>>,
         Call { builtin, span, .. }: Call,
         env: &Env,
@@ -243,9 +243,8 @@ impl Checker {
                 false => format!("`{}` compares numbers, not bools", builtin.name),
             };
             self.unit_mismatch(
-                place,
+                Spanned::new(&x, place),
                 &message,
-                &[(place, &x)],
                 (!truths).then_some("use `where(condition, 1, 0)`"),
             );
             return None;
@@ -263,16 +262,16 @@ impl Checker {
             );
             return None;
         }
-        if x.axis() <= over.0 {
+        if x.axis() <= over.value {
             let text = format!("this is one number per {}", x.axis().name());
             self.report(
                 Diagnostic::error(
                     Code::AxisMismatch,
                     place,
-                    format!("cannot compare over {}: the operand has no such axis", over.0.name()),
+                    format!("cannot compare over {}: the operand has no such axis", over.value.name()),
                 )
                 .label(text)
-                .note(over.1, "elements of this axis are compared")
+                .note(over.span, "elements of this axis are compared")
                 .help(
                     "name a coarser axis: `over: batch`, or `over: group` where each prompt has several \
                      samples",
@@ -282,7 +281,7 @@ impl Checker {
         }
         let among = self.among(among, x.axis(), env)?;
         let (axis, origin) = (x.axis(), self.origin(span));
-        let kind = FormulaKind::Statistic { statistic, operand: x, over: over.0, among };
+        let kind = FormulaKind::Statistic { statistic, operand: x, over: over.value, among };
         Some(Value::Formula(Formula::new(kind, unit, axis, false, origin)))
     }
 
@@ -383,7 +382,7 @@ impl Checker {
     pub(in crate::check) fn scan(
         &mut self,
         scan: Scan<Formula>,
-        (x, place): (Formula, Span),
+        Spanned { value: x, span: place }: Spanned<Formula>,
         over: Arg<types::Axis>,
         span: Span,
         env: &Env,
@@ -423,7 +422,7 @@ impl Checker {
     pub(in crate::check) fn memory(
         &mut self,
         memory: Memory,
-        (x, place): (Formula, Span),
+        Spanned { value: x, span: place }: Spanned<Formula>,
         span: Span,
     ) -> Option<Value> {
         if x.axis() > Axis::Batch {

@@ -3,8 +3,8 @@
 use mopd_ops::{Mismatch, Units};
 
 use crate::diag::{Code, Diagnostic};
-use crate::formula::{Formula, FormulaKind, Function, Unit};
-use crate::source::Span;
+use crate::formula::{Axis, CountWord, Formula, FormulaKind, Function, Unit};
+use crate::source::{Span, Spanned};
 use crate::syntax::ast::BinaryOperator;
 
 use crate::check::Checker;
@@ -22,7 +22,7 @@ impl Checker {
         match function.unit(operand.unit()) {
             Ok(unit) => self.apply(function, vec![operand], unit, span),
             Err(Mismatch { message, help }) => {
-                self.unit_mismatch(operand_span, message, &[(operand_span, &operand)], help);
+                self.unit_mismatch(Spanned::new(&operand, operand_span), message, help);
                 Value::Error
             }
         }
@@ -32,12 +32,12 @@ impl Checker {
         &mut self,
         operator: BinaryOperator,
         operator_span: Span,
-        (left, left_span): (Formula, Span),
-        (right, right_span): (Formula, Span),
+        left: Spanned<Formula>,
+        right: Spanned<Formula>,
         span: Span,
     ) -> Value {
         let function = function_of(operator);
-        let (l, r) = (left.unit(), right.unit());
+        let (l, r) = (left.value.unit(), right.value.unit());
         let unit = match function.definition().units {
             Units::Two(unit) => unit(l, r),
             Units::One(_) | Units::Shared => unreachable!("an operator with two sides"),
@@ -46,16 +46,16 @@ impl Checker {
             let message =
                 format!("{} and {} don't go together with `{}`", l.name(), r.name(), operator.symbol());
             let help = mismatch_help(operator, l, r);
-            self.unit_mismatch(operator_span, &message, &[(left_span, &left), (right_span, &right)], help);
+            self.units_mismatch(operator_span, &message, [&left, &right].map(Spanned::as_ref), help);
             return Value::Error;
         };
-        if function == Function::Divide && right.0.kind == FormulaKind::Number(0.0) {
+        if function == Function::Divide && right.value.0.kind == FormulaKind::Number(0.0) {
             self.report(
-                Diagnostic::error(Code::OutOfRange, right_span, "division by zero").label("this is 0"),
+                Diagnostic::error(Code::OutOfRange, right.span, "division by zero").label("this is 0"),
             );
             return Value::Error;
         }
-        self.apply(function, vec![left, right], unit, span)
+        self.apply(function, vec![left.value, right.value], unit, span)
     }
 
     /// An elementwise application. It has the finest axis of its operands, and is live if one of them is.
@@ -82,9 +82,15 @@ impl Checker {
         }
         let constants: Option<Vec<f64>> = operands.iter().map(Formula::constant).collect();
         if let Some(constants) = constants {
+            let counted = match CountWord::of_result(function, &operands) {
+                Ok(counted) => counted,
+                Err(words) => return self.mixed_counts(function, words, span),
+            };
             let value = function.value(&constants);
             if value.is_finite() {
-                return self.number(value, unit, span);
+                let origin = self.origin(span);
+                let number = Formula::new(FormulaKind::Number(value), unit, Axis::Run, false, origin);
+                return Value::Formula(number.counting(counted));
             }
             self.report(Diagnostic::error(
                 Code::OutOfRange,
@@ -98,21 +104,44 @@ impl Checker {
         Value::Formula(Formula::new(FormulaKind::Apply { function, operands }, unit, axis, live, origin))
     }
 
+    /// Reports a function of numbers that count different things: `100 tokens + 2 steps`.
+    fn mixed_counts(&mut self, function: Function, words: [CountWord; 2], span: Span) -> Value {
+        let [first, second] = words.map(|counted| counted.word);
+        let text = format!("{first} and {second} don't go together with `{}`", function.name());
+        let mut diagnostic = Diagnostic::error(Code::UnitMismatch, span, text);
+        for counted in words {
+            diagnostic = diagnostic.note(self.span(counted.origin), format!("counts {}", counted.word));
+        }
+        self.report(diagnostic.help("a setting counts one of them: write both numbers in its unit"));
+        Value::Error
+    }
+
+    /// Reports an operand of a wrong unit.
     pub(in crate::check) fn unit_mismatch(
+        &mut self,
+        operand: Spanned<&Formula>,
+        message: &str,
+        help: Option<&str>,
+    ) {
+        self.units_mismatch(operand.span, message, [operand], help);
+    }
+
+    /// Reports operands whose units don't go together.
+    pub(in crate::check) fn units_mismatch<const N: usize>(
         &mut self,
         span: Span,
         message: &str,
-        parts: &[(Span, &Formula)],
+        operands: [Spanned<&Formula>; N],
         help: Option<&str>,
     ) {
         let mut diagnostic = Diagnostic::error(Code::UnitMismatch, span, message);
-        for (place, formula) in parts {
-            let unit = formula.unit().name();
-            if *place == span {
+        for operand in operands {
+            let unit = operand.value.unit().name();
+            if operand.span == span {
                 diagnostic.primary.text = format!("this is {unit}");
             } else {
-                diagnostic =
-                    diagnostic.note(*place, format!("this is {unit}, per {}", formula.axis().name()));
+                let text = format!("this is {unit}, per {}", operand.value.axis().name());
+                diagnostic = diagnostic.note(operand.span, text);
             }
         }
         if let Some(help) = help {

@@ -1,8 +1,8 @@
 //! Blends: weighted sums of distributions, as sides of divergences.
 
 use crate::diag::{Code, Diagnostic};
-use crate::formula::{Distribution, Formula, Role, Unit};
-use crate::source::Span;
+use crate::formula::{Distribution, Formula, Unit, WeightedRole};
+use crate::source::{Span, Spanned};
 use crate::syntax::ast::{Argument, Expr, ExprKind};
 
 use crate::check::Checker;
@@ -16,7 +16,7 @@ impl Checker {
         if self.outside_objective(span, env) {
             return Value::Error;
         }
-        let mut parts: Vec<(Formula, Role)> = Vec::new();
+        let mut parts: Vec<WeightedRole> = Vec::new();
         for argument in arguments {
             let Some(name) = &argument.name else {
                 self.report(
@@ -37,11 +37,12 @@ impl Checker {
             let share = self.formula(value, argument.value.span);
             let (Some(role), Some(share)) = (role, share) else { return Value::Error };
             if share.unit() == Unit::Bool {
-                let (place, help) = (argument.value.span, "use `where(condition, then, else)`");
-                self.unit_mismatch(place, "a share is a number", &[(place, &share)], Some(help));
+                let help = "use `where(condition, then, else)`";
+                let share = Spanned::new(&share, argument.value.span);
+                self.unit_mismatch(share, "a share is a number", Some(help));
                 return Value::Error;
             }
-            if parts.iter().any(|(_, known)| *known == role) {
+            if parts.iter().any(|part| part.role == role) {
                 let text = format!("`{}` is in this blend twice", role.name());
                 self.report(
                     Diagnostic::error(Code::DuplicateKey, name.span, text)
@@ -54,7 +55,7 @@ impl Checker {
                 self.report(Diagnostic::error(Code::NotDifferentiable, argument.value.span, text));
                 return Value::Error;
             }
-            parts.push((share, role));
+            parts.push(WeightedRole { weight: share, role });
         }
         if parts.len() < 2 {
             let diagnostic =
@@ -62,8 +63,11 @@ impl Checker {
             self.report(diagnostic.help("for example `blend(teacher: 0.1, student: 0.9)`"));
             return Value::Error;
         }
-        let shares: Vec<(&Formula, Span)> =
-            parts.iter().zip(arguments).map(|((share, _), argument)| (share, argument.value.span)).collect();
+        let shares: Vec<Spanned<&Formula>> = parts
+            .iter()
+            .zip(arguments)
+            .map(|(part, argument)| Spanned::new(&part.weight, argument.value.span))
+            .collect();
         if !self.may_be_shares(&shares, span) {
             return Value::Error;
         }
@@ -72,12 +76,12 @@ impl Checker {
 
     /// Whether numbers may be the shares of a blend: each from 0 to 1, with sum 1. Shares that change from
     /// token to token are checked here by their bounds only, and fully in the run.
-    fn may_be_shares(&mut self, shares: &[(&Formula, Span)], span: Span) -> bool {
+    fn may_be_shares(&mut self, shares: &[Spanned<&Formula>], span: Span) -> bool {
         const HELP: &str = "a blend of distributions is a distribution: its shares add up to 1";
         // The rounding error of a sum of binary fractions.
         const ROUNDING: f64 = 1e-9;
         let (mut least, mut most) = (0.0, 0.0);
-        for (share, place) in shares {
+        for Spanned { value: share, span: place } in shares {
             let (low, high) = possible_values(share);
             if high < -ROUNDING || low > 1.0 + ROUNDING {
                 let text = "a share of a blend must lie between 0 and 1";
@@ -96,7 +100,7 @@ impl Checker {
         {
             return true;
         }
-        let total: Option<f64> = shares.iter().map(|(share, _)| share.constant()).sum();
+        let total: Option<f64> = shares.iter().map(|share| share.value.constant()).sum();
         let diagnostic = match total {
             Some(total) => {
                 let text = format!("the shares of this blend add up to {}, not 1", readable(total));

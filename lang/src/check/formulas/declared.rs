@@ -8,7 +8,7 @@ use crate::formula::{
     Axis, DeclaredType, DivergenceKind, Formula, FormulaKind, Function, GivenParameter, Side,
     SideProbability, Summand, SummandProperties, Unit, detached,
 };
-use crate::source::Span;
+use crate::source::{Span, Spanned};
 use crate::syntax::ast::{Argument, Expr, ExprKind, ItemKind, Name, Parameter};
 
 use crate::check::Checker;
@@ -19,6 +19,7 @@ use crate::check::names::modules::{DIVERGENCES, ItemId};
 use crate::check::values::calls::Slots;
 use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::Value;
+use crate::experiment::StageStep;
 
 /// The number of parameters that are sides: leading bare names, at most two.
 pub(in crate::check) fn sides(parameters: &[Parameter]) -> usize {
@@ -113,13 +114,7 @@ impl Checker {
         let (sides_given, given) = given.split_at(side_names.len());
         let (own_given, common_given) = given.split_at(own.len());
         if let Some(missing) = side_names.iter().zip(sides_given).find(|(_, given)| given.is_none()) {
-            let usage = format!("{}(teacher{}student)", name.text, if directed { " || " } else { ", " });
-            let text = match missing.0 {
-                &"pair" => format!("`{}` needs its two sides", name.text),
-                side => format!("`{}` needs `{side}`", name.text),
-            };
-            let diagnostic = Diagnostic::error(Code::MissingArgument, span, text).label("not given here");
-            self.report(diagnostic.help(format!("write `{usage}`")));
+            self.report_missing_side(&name.text, missing.0, directed, span);
             return Value::Error;
         }
         let written: Vec<&Expr> = sides_given.iter().flatten().copied().collect();
@@ -153,16 +148,8 @@ impl Checker {
         let (Some((left, right)), Some(bound)) = (pair, bound) else { return Value::Error };
         let Some(summand) = self.summand(id, bound, &inner) else { return Value::Error };
         if summand.facts.zero && summand.facts.divergence {
-            let number =
-                |given: &GivenParameter| Some(format!("{} = {}", given.name, given.value.constant()?));
-            let with: Vec<String> =
-                summand.parameters.iter().filter(|given| !given.default).filter_map(number).collect();
-            let with = if with.is_empty() { String::new() } else { format!(" with {}", with.join(", ")) };
             let place = own_given.iter().flatten().next().map_or(span, |expr| expr.span);
-            let text = format!("`{}`{with} is 0 everywhere", summand.name);
-            self.report(Diagnostic::error(Code::OutOfRange, place, text).label("teaches nothing").help(
-                "choose another value: the one that was meant may be a `kl`, in one of its directions",
-            ));
+            self.report_zero_everywhere(&summand, place);
             return Value::Error;
         }
         let &[support, mass, temperature, clip_each] = common_given else {
@@ -170,7 +157,31 @@ impl Checker {
         };
         let common = DivergenceSettings { support, mass, temperature, clip_each };
         let kind = DivergenceKind::Entrywise(Rc::new(summand));
-        self.finish_divergence(kind, (left, right), common, span, env)
+        self.finish_divergence(kind, left, right, common, span, env)
+    }
+
+    fn report_missing_side(&mut self, name: &str, side: &str, directed: bool, span: Span) {
+        let usage = format!("{name}(teacher{}student)", if directed { " || " } else { ", " });
+        let text = match side {
+            "pair" => format!("`{name}` needs its two sides"),
+            side => format!("`{name}` needs `{side}`"),
+        };
+        let diagnostic = Diagnostic::error(Code::MissingArgument, span, text).label("not given here");
+        self.report(diagnostic.help(format!("write `{usage}`")));
+    }
+
+    /// Reports a divergence that its parameters make 0.
+    fn report_zero_everywhere(&mut self, summand: &Summand, place: Span) {
+        let number = |given: &GivenParameter| Some(format!("{} = {}", given.name, given.value.constant()?));
+        let with: Vec<String> =
+            summand.parameters.iter().filter(|given| !given.default).filter_map(number).collect();
+        let with = if with.is_empty() { String::new() } else { format!(" with {}", with.join(", ")) };
+        let text = format!("`{}`{with} is 0 everywhere", summand.name);
+        self.report(
+            Diagnostic::error(Code::OutOfRange, place, text)
+                .label("teaches nothing")
+                .help("choose another value: the one that was meant may be a `kl`, in one of its directions"),
+        );
     }
 
     fn numbers_of_entry(&mut self, sides: [&Expr; 2], env: &Env) -> Option<[Formula; 2]> {
@@ -280,9 +291,8 @@ impl Checker {
         if value.unit() == Unit::Bool {
             let text = "a divergence adds a number at every vocabulary entry";
             self.unit_mismatch(
-                body.span,
+                Spanned::new(&value, body.span),
                 text,
-                &[(body.span, &value)],
                 Some("use `where(condition, then, else)`"),
             );
             return None;
@@ -327,8 +337,8 @@ impl Checker {
         }
         let directed = *directed || is_generator;
         let mut found = SummandProperties { divergence: true, never_negative: true, most: 0.0, zero: true };
-        for step in [(0, 3), (1, 3), (2, 3)] {
-            let Some((here, flaw)) = facts(&value, step) else {
+        for step in 0..3 {
+            let Some((here, flaw)) = facts(&value, StageStep { step, steps: 3 }) else {
                 found = SummandProperties::UNKNOWN;
                 break;
             };

@@ -1,7 +1,9 @@
 //! Divergences: their sides, supports and masses. Declared divergences are in `declared.rs`.
 
 use crate::diag::{Code, Diagnostic};
-use crate::formula::{Distribution, Divergence, DivergenceKind, Mass, Role, Signal, Support, Unit};
+use crate::formula::{
+    Distribution, Divergence, DivergenceKind, Mass, Role, Signal, Support, Unit, WeightedRole,
+};
 use crate::source::Span;
 use crate::syntax::ast::{Expr, ExprKind};
 
@@ -45,22 +47,30 @@ impl Checker {
             DivergenceCall::Kl(given) => {
                 let support = given.support.map(Arg::expr);
                 let sides = self.sides_of(given.call, given.pair, support, env)?;
-                let common = common!(given);
-                Some(self.finish_divergence(DivergenceKind::Kl, sides?, common, given.call.span, env))
+                let ((left, right), common) = (sides?, common!(given));
+                Some(self.finish_divergence(DivergenceKind::Kl, left, right, common, given.call.span, env))
             }
             DivergenceCall::SortedL1(given) => {
                 self.beyond_one_entry(given.call, env)?;
                 let left = self.distribution(given.left.expr, env);
                 let right = self.distribution(given.right.expr, env);
-                let (sides, common) = ((left?, right?), common!(given));
-                Some(self.finish_divergence(DivergenceKind::SortedL1, sides, common, given.call.span, env))
+                let (left, right, common) = (left?, right?, common!(given));
+                Some(self.finish_divergence(
+                    DivergenceKind::SortedL1,
+                    left,
+                    right,
+                    common,
+                    given.call.span,
+                    env,
+                ))
             }
             DivergenceCall::Gaussian(given) => {
                 self.beyond_one_entry(given.call, env)?;
                 let support = given.support.map(Arg::expr);
                 let sides = self.sides_of(given.call, given.pair, support, env)?;
                 let kind = DivergenceKind::Gaussian { dimensions: self.read(given.dimensions, env)? };
-                Some(self.finish_divergence(kind, sides?, common!(given), given.call.span, env))
+                let ((left, right), common) = (sides?, common!(given));
+                Some(self.finish_divergence(kind, left, right, common, given.call.span, env))
             }
             DivergenceCall::Blend(given) => Some(self.blend(given.call.arguments, given.call.span, env)),
             DivergenceCall::Detached(given) => {
@@ -167,7 +177,8 @@ impl Checker {
     pub(in crate::check) fn finish_divergence(
         &mut self,
         kind: DivergenceKind,
-        (left, right): (Distribution, Distribution),
+        left: Distribution,
+        right: Distribution,
         DivergenceSettings { support, mass, temperature, clip_each }: DivergenceSettings,
         span: Span,
         env: &Env,
@@ -408,7 +419,7 @@ impl Checker {
             },
         };
         let Value::Formula(one) = self.number(1.0, Unit::Number, span) else { return Value::Error };
-        Value::Logits(vec![(one, role)])
+        Value::Logits(vec![WeightedRole { weight: one, role }])
     }
 }
 

@@ -15,7 +15,7 @@ use crate::check::values::value::Value;
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::Pool;
 use crate::formula::{Formula, FormulaKind, Function, Memory, Reduction, Scan, Unit};
-use crate::source::Span;
+use crate::source::{Span, Spanned};
 use crate::syntax::ast::Expr;
 
 /// Help for a `where` between losses of two units.
@@ -40,7 +40,7 @@ impl Checker {
                 Extreme { a, b: Some(b), over: None, .. } => {
                     let parts = [self.placed(a, env)?, self.placed(b, env)?];
                     let unit = self.shared_unit(function.name(), &parts, call.span)?;
-                    Some(self.apply(function, parts.map(|(part, _)| part).into(), unit, call.span))
+                    Some(self.apply(function, parts.map(|part| part.value).into(), unit, call.span))
                 }
                 Extreme { a: x, b: None, over: Some(over), among, on, .. } => {
                     self.reduce(reduction, Reduce { call, x, over, among, on }, env)
@@ -95,8 +95,8 @@ impl Checker {
         &mut self,
         given: Arg<T>,
         env: &Env,
-    ) -> Option<(Formula, Span)> {
-        Some((self.read(given, env)?, given.expr.span))
+    ) -> Option<Spanned<Formula>> {
+        Some(Spanned::new(self.read(given, env)?, given.expr.span))
     }
 
     /// Numbers that must share a unit: the bounds of a `clip`, the sides of a `min`, the branches of a
@@ -104,18 +104,19 @@ impl Checker {
     pub(in crate::check) fn shared_unit(
         &mut self,
         name: &str,
-        parts: &[(Formula, Span)],
+        parts: &[Spanned<Formula>],
         span: Span,
     ) -> Option<Unit> {
-        let mut unit = parts[0].0.unit();
-        for (part, place) in &parts[1..] {
-            match common_unit(unit, part.unit()) {
+        let mut unit = parts[0].value.unit();
+        for part in &parts[1..] {
+            let next = part.value.unit();
+            match common_unit(unit, next) {
                 Some(common) => unit = common,
                 None => {
-                    let message = format!("`{name}` mixes {} and {}", unit.name(), part.unit().name());
-                    let sides = [(parts[0].1, &parts[0].0), (*place, part)];
-                    let live = name == "where" && parts.iter().any(|(part, _)| part.live());
-                    self.unit_mismatch(span, &message, &sides, live.then_some(ONE_TERM_EACH));
+                    let message = format!("`{name}` mixes {} and {}", unit.name(), next.name());
+                    let sides = [&parts[0], part].map(Spanned::as_ref);
+                    let live = name == "where" && parts.iter().any(|part| part.value.live());
+                    self.units_mismatch(span, &message, sides, live.then_some(ONE_TERM_EACH));
                     return None;
                 }
             }
@@ -127,61 +128,64 @@ impl Checker {
         let x = self.placed(given.x, env);
         let (low, high) = (self.placed(given.low, env), self.placed(given.high, env));
         let (x, low, high, span) = (x?, low?, high?, given.call.span);
-        for (bound, place) in [&low, &high] {
-            if bound.live() {
+        for bound in [&low, &high] {
+            if bound.value.live() {
                 self.report(Diagnostic::error(
                     Code::NotDifferentiable,
-                    *place,
+                    bound.span,
                     "the bounds of a `clip` carry no gradient",
                 ));
                 return None;
             }
         }
-        if let (FormulaKind::Number(a), FormulaKind::Number(b)) = (&low.0.0.kind, &high.0.0.kind)
+        if let (FormulaKind::Number(a), FormulaKind::Number(b)) = (&low.value.0.kind, &high.value.0.kind)
             && a > b
         {
             let text = format!("the range from {a} to {b} is empty");
             self.report(
-                Diagnostic::error(Code::OutOfRange, high.1, text)
-                    .note(low.1, "the lower bound")
+                Diagnostic::error(Code::OutOfRange, high.span, text)
+                    .note(low.span, "the lower bound")
                     .help("write the lower bound first: `clip(x, low, high)`"),
             );
             return None;
         }
         let parts = [x, low, high];
         let unit = self.shared_unit("clip", &parts, span)?;
-        Some(self.apply(Function::Clip, parts.map(|(part, _)| part).into(), unit, span))
+        Some(self.apply(Function::Clip, parts.map(|part| part.value).into(), unit, span))
     }
 
     fn choose(&mut self, given: Where, env: &Env) -> Option<Value> {
         let condition = self.placed(given.condition, env);
         let branches = (self.placed(given.then, env), self.placed(given.otherwise, env));
         let (condition, branches, span) = (condition?, [branches.0?, branches.1?], given.call.span);
-        if condition.0.unit() != Unit::Bool {
-            let (message, place) = ("the condition of a `where` must be a bool", condition.1);
-            self.unit_mismatch(place, message, &[(place, &condition.0)], None);
+        if condition.value.unit() != Unit::Bool {
+            let message = "the condition of a `where` must be a bool";
+            self.unit_mismatch(condition.as_ref(), message, None);
             return None;
         }
         let unit = self.shared_unit("where", &branches, span)?;
-        let operands = std::iter::once(condition).chain(branches).map(|(formula, _)| formula).collect();
+        let operands = std::iter::once(condition).chain(branches).map(|operand| operand.value).collect();
         Some(self.apply(Function::Where, operands, unit, span))
     }
 
-    /// floor(clip(x, 0, 1) * n); 1 itself is in the last bucket.
+    /// clip(floor(x * n), 0, n - 1): what is below 0 is in the first bucket, 1 and what is above in the last.
     fn bucket(&mut self, given: Bucket, env: &Env) -> Option<Value> {
         let span = given.call.span;
         let mut value = self.read(given.x, env)?;
         let n = self.read(given.n, env)?;
-        let (Value::Formula(parts), Value::Formula(last)) = (
-            self.number(f64::from(n), Unit::Number, span),
-            self.number(f64::from(n - 1), Unit::Number, span),
-        ) else {
+        let numbers = [f64::from(n), 0.0, f64::from(n - 1)];
+        let [Value::Formula(parts), Value::Formula(first), Value::Formula(last)] =
+            numbers.map(|number| self.number(number, Unit::Number, span))
+        else {
             return None;
         };
-        let steps =
-            [(Function::Multiply, Some(parts)), (Function::Floor, None), (Function::Minimum, Some(last))];
-        for (function, second) in steps {
-            let operands = std::iter::once(value).chain(second).collect();
+        let steps = [
+            (Function::Multiply, vec![parts]),
+            (Function::Floor, Vec::new()),
+            (Function::Clip, vec![first, last]),
+        ];
+        for (function, others) in steps {
+            let operands = std::iter::once(value).chain(others).collect();
             match self.apply(function, operands, Unit::Count, span) {
                 Value::Formula(formula) => value = formula,
                 _ => return None,

@@ -6,6 +6,7 @@ use crate::syntax::ast::{Expr, Name, Parameter};
 
 use crate::check::Checker;
 use crate::check::values::ranges::{Bindings, Tape};
+use crate::experiment::StageStep;
 
 /// Likelihood ratios at which a generator is evaluated, from very small to very large.
 const RATIOS: [f64; 13] = [1e-3, 1e-2, 0.05, 0.1, 0.3, 0.6, 0.9, 1.0, 1.2, 2.0, 5.0, 30.0, 1e3];
@@ -89,17 +90,17 @@ pub(in crate::check) enum DivergenceDefect {
 }
 
 /// Whether `value` is 0 on every test input; false where it can't be evaluated yet.
-pub(in crate::check) fn is_zero(value: &Formula, step: (u32, u32)) -> bool {
-    let trial = EvaluableSummand(Tape::new(value), Bindings { step: step.0, steps: step.1, entry: None });
+pub(in crate::check) fn is_zero(value: &Formula, at: StageStep) -> bool {
+    let trial = EvaluableSummand(Tape::new(value), Bindings { step: at.step, steps: at.steps, entry: None });
     tried().iter().all(|[p, q]| trial.sum(p, q).is_some_and(|sum| sum.abs() <= ROUNDING))
 }
 
 /// The properties of a summand at one step; `None` where it can't be evaluated yet.
 pub(in crate::check) fn facts(
     value: &Formula,
-    (step, steps): (u32, u32),
+    at: StageStep,
 ) -> Option<(SummandProperties, Option<DivergenceDefect>)> {
-    let trial = EvaluableSummand(Tape::new(value), Bindings { step, steps, entry: None });
+    let trial = EvaluableSummand(Tape::new(value), Bindings { step: at.step, steps: at.steps, entry: None });
     trial.at(0.5, 0.5)?;
     let mut facts =
         SummandProperties { divergence: true, never_negative: true, most: f64::INFINITY, zero: true };

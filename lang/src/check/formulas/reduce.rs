@@ -4,13 +4,15 @@
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Balance, Reduce, ReduceStep};
 use crate::formula::{Axis, Formula, Reduction, Unit};
-use crate::source::Span;
+use crate::source::{Span, Spanned};
 use crate::syntax::ast::{BinaryOperator, Block, Expr, ExprKind, Name};
 
 use crate::check::Checker;
 use crate::check::builtins::vocabulary;
 use crate::check::values::evaluate::Env;
 use crate::check::values::value::Value;
+
+const STEP_USAGE: &str = "a step is `mean(axis)` or `sum(axis)`, with `over: axis` where needed";
 
 /// One step as written.
 struct WrittenReduceStep {
@@ -145,32 +147,28 @@ impl Checker {
         });
     }
 
-    fn reduction_step(&mut self, expr: &Expr) -> Option<WrittenReduceStep> {
-        let usage = "a step is `mean(axis)` or `sum(axis)`, with `over: axis` where needed";
-        let ExprKind::Call { callee, arguments, .. } = &expr.kind else {
-            match &expr.kind {
-                ExprKind::Error => {}
-                ExprKind::Arrow { from, to } => {
-                    let sign = Span { start: from.span.end, end: to.span.start, ..expr.span };
-                    let diagnostic = Diagnostic::error(
-                        Code::TypeMismatch,
-                        expr.span,
-                        "the steps of a `reduce` are joined by `then`, not `->`",
-                    );
-                    self.report(diagnostic.help("for example `mean(token) then mean(sequence)`").fix(
-                        "write `then`",
-                        sign,
-                        " then ",
-                    ));
-                }
-                _ => {
-                    let diagnostic =
-                        Diagnostic::error(Code::TypeMismatch, expr.span, "expected a step of a `reduce`");
-                    self.report(diagnostic.help(format!(
-                        "{usage}: `mean(token) then mean(sequence)`, or `mean(token, over: batch)`"
-                    )));
-                }
+    /// Reports an expression in place of a step.
+    fn report_no_step(&mut self, expr: &Expr) {
+        let diagnostic = |text: &str| Diagnostic::error(Code::TypeMismatch, expr.span, text);
+        match &expr.kind {
+            ExprKind::Error => {}
+            ExprKind::Arrow { from, to } => {
+                let sign = Span { start: from.span.end, end: to.span.start, ..expr.span };
+                self.report(
+                    diagnostic("the steps of a `reduce` are joined by `then`, not `->`")
+                        .help("for example `mean(token) then mean(sequence)`")
+                        .fix("write `then`", sign, " then "),
+                );
             }
+            _ => self.report(diagnostic("expected a step of a `reduce`").help(format!(
+                "{STEP_USAGE}: `mean(token) then mean(sequence)`, or `mean(token, over: batch)`"
+            ))),
+        }
+    }
+
+    fn reduction_step(&mut self, expr: &Expr) -> Option<WrittenReduceStep> {
+        let ExprKind::Call { callee, arguments, .. } = &expr.kind else {
+            self.report_no_step(expr);
             return None;
         };
         let words = [("mean", Reduction::Mean), ("sum", Reduction::Sum)];
@@ -201,7 +199,7 @@ impl Checker {
             None => {
                 self.report(
                     Diagnostic::error(Code::MissingArgument, expr.span, "which axis is reduced here?")
-                        .help(usage),
+                        .help(STEP_USAGE),
                 );
                 None
             }
@@ -222,7 +220,7 @@ impl Checker {
             return None;
         }
         if formula.unit() == Unit::Bool {
-            self.unit_mismatch(expr.span, "a denominator is a number", &[(expr.span, &formula)], None);
+            self.unit_mismatch(Spanned::new(&formula, expr.span), "a denominator is a number", None);
             return None;
         }
         if formula.constant().is_some_and(|value| value <= 0.0) {
@@ -246,19 +244,7 @@ impl Checker {
         self.keep_marks(&settings, "by domain");
         let target = match settings.get("target") {
             None => None,
-            Some(expr) => {
-                let value = self.evaluate(expr, env);
-                let target = self.fraction(&value, expr.span, "`target`")?;
-                if target == 0.0 {
-                    let text = "a target of 0 leaves no domain a share of the loss";
-                    self.report(
-                        Diagnostic::error(Code::OutOfRange, expr.span, text)
-                            .help("write `target = 1/3` for three domains alike"),
-                    );
-                    return None;
-                }
-                Some(target)
-            }
+            Some(expr) => Some(self.balance_target(expr, env)?),
         };
         let follow_gap = match settings.get("follow_gap") {
             None => 1.0,
@@ -266,21 +252,7 @@ impl Checker {
         };
         let clamp = match settings.get("clamp") {
             None => None,
-            Some(expr) => match self.evaluate(expr, env) {
-                Value::Range { low, high } if low > 0.0 => Some((low, high)),
-                Value::Range { .. } => {
-                    self.report(Diagnostic::error(
-                        Code::OutOfRange,
-                        expr.span,
-                        "a domain's weight stays positive",
-                    ));
-                    return None;
-                }
-                other => {
-                    self.wrong_kind(expr.span, "`clamp` is a range, such as `0.05..=20`", &other);
-                    return None;
-                }
-            },
+            Some(expr) => Some(self.balance_clamp(expr, env)?),
         };
         let observe = match settings.get("observe") {
             None => false,
@@ -288,6 +260,37 @@ impl Checker {
         };
         let origin = self.origin(block.span);
         Some(Balance { target, follow_gap, clamp, observe, origin })
+    }
+
+    /// `target = 1/3`
+    fn balance_target(&mut self, expr: &Expr, env: &Env) -> Option<f64> {
+        let value = self.evaluate(expr, env);
+        let target = self.fraction(&value, expr.span, "`target`")?;
+        if target == 0.0 {
+            let text = "a target of 0 leaves no domain a share of the loss";
+            self.report(
+                Diagnostic::error(Code::OutOfRange, expr.span, text)
+                    .help("write `target = 1/3` for three domains alike"),
+            );
+            return None;
+        }
+        Some(target)
+    }
+
+    /// `clamp = 0.05..=20`
+    fn balance_clamp(&mut self, expr: &Expr, env: &Env) -> Option<(f64, f64)> {
+        match self.evaluate(expr, env) {
+            Value::Range { low, high } if low > 0.0 => Some((low, high)),
+            Value::Range { .. } => {
+                let text = "a domain's weight stays positive";
+                self.report(Diagnostic::error(Code::OutOfRange, expr.span, text));
+                None
+            }
+            other => {
+                self.wrong_kind(expr.span, "`clamp` is a range, such as `0.05..=20`", &other);
+                None
+            }
+        }
     }
 }
 

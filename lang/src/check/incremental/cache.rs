@@ -11,7 +11,7 @@ use std::rc::Rc;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::diag::Diagnostic;
-use crate::experiment::{DataSource, Domain, Origin, PromptFormat, Reward, RewardPart};
+use crate::experiment::{DataSource, Domain, Origin, PromptFormat, Reward, RewardPart, WithOrigin};
 use crate::source::FileId;
 use crate::syntax::KnownFile;
 use crate::syntax::ast::{Item, ItemKind, Module};
@@ -176,7 +176,7 @@ impl CachedItem {
         let everything = concerned.is_none();
         let affected = Dependents { words: concerned.unwrap_or_default(), everything };
         // Names that are looked up although the item does not mention them.
-        words.extend([SFT_OBJECTIVE, GRPO_OBJECTIVE].map(|(_, name)| hash(name)));
+        words.extend([SFT_OBJECTIVE, GRPO_OBJECTIVE].map(|item| hash(item.name)));
         words.sort_unstable();
         words.dedup();
         CachedItem { text: text.to_owned(), words, affected, check: None }
@@ -238,7 +238,7 @@ fn checked_view(domain: &Domain) -> Domain {
         },
         // Only whether there is anything to train on; the amount matters in the run.
         share: f64::from(u8::from(*share > 0.0)),
-        limit: limit.map(|(limit, _)| (limit, Origin(0))),
+        limit: limit.map(|limit| WithOrigin { origin: Origin(0), ..limit }),
         origin: Origin(0),
     }
 }

@@ -20,14 +20,19 @@ struct Allow {
     has_reason: bool,
 }
 
+/// A warning that a run may give, when it has read the data.
+pub(in crate::check) struct LaterWarning {
+    code: Code,
+    span: Span,
+}
+
 /// Removes the diagnostics that comments silence, and reports faulty comments of the entry file. In other
 /// files, comments may be meant for warnings of checks of those files. Comments about checks that have not
 /// run are left alone: `audited` says whether gradients were audited.
-/// `later` are the places of warnings that a run may give, when it has read the data.
 pub(in crate::check) fn silence(
     sources: &Sources,
     diagnostics: &mut Vec<Diagnostic>,
-    later: &[(Code, Span)],
+    later: &[LaterWarning],
     audited: bool,
 ) {
     let wrong = diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
@@ -41,7 +46,7 @@ pub(in crate::check) fn silence(
             let fits = |diagnostic: &Diagnostic| {
                 diagnostic.code.name() == named && allow.covers(diagnostic.primary.span)
             };
-            let may_hit = later.iter().any(|(code, place)| code.name() == named && allow.covers(*place));
+            let may_hit = later.iter().any(|later| later.code.name() == named && allow.covers(later.span));
             let hits = may_hit
                 || diagnostics
                     .iter()
@@ -81,10 +86,11 @@ pub fn is_allowed(sources: &Sources, code: Code, place: Span) -> bool {
 }
 
 /// The warnings that a run may give of an experiment, when it has read the data: their places.
-pub(in crate::check) fn of_runs(experiment: &Experiment, origins: &[Span]) -> Vec<(Code, Span)> {
+pub(in crate::check) fn of_runs(experiment: &Experiment, origins: &[Span]) -> Vec<LaterWarning> {
     let schedules = experiment.models.iter().flat_map(|model| model.stage.schedules_in_epochs());
-    let place = |origin: Origin| (Code::UnfinishedSchedule, origins[origin.0 as usize]);
-    schedules.map(|(origin, _)| place(origin)).collect()
+    let later =
+        |origin: Origin| LaterWarning { code: Code::UnfinishedSchedule, span: origins[origin.0 as usize] };
+    schedules.map(|(origin, _)| later(origin)).collect()
 }
 
 fn unused(

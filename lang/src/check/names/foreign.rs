@@ -377,6 +377,12 @@ const NAMES: &[(&[&str], Spelling)] = &[
     (&["minimum"], Spelling::Name("min")),
     (&["maximum"], Spelling::Name("max")),
     (&["logarithm", "ln"], Spelling::Name("log")),
+    (
+        &["if", "ifelse", "iff", "ternary"],
+        Spelling::Otherwise("a choice is written `where(condition, a, b)`"),
+    ),
+    (&["epochs", "epoch"], Spelling::Otherwise("`epochs = 2` is a setting, in the place of `steps`")),
+    (&["range"], Spelling::Otherwise("a list is written out, `[1, 2, 3]`, or as `1..=3`")),
     (&["pow", "square"], Spelling::Otherwise("a power is written `x^2`")),
     (
         &["std", "var"],

@@ -8,7 +8,7 @@ use crate::experiment::{
     TemplatePiece,
 };
 use crate::formula::{Axis, Formula, FormulaKind, Unit};
-use crate::source::Span;
+use crate::source::{Span, Spanned};
 use crate::syntax::ast::{Binding, Item, ItemKind, Name, Parameter};
 use crate::syntax::tokens;
 
@@ -212,13 +212,13 @@ impl Checker {
     fn abstract_arguments(&mut self, module: ModuleId, owner: &str, parameters: &[Parameter]) -> Env {
         let mut env = Env::constant(module);
         for parameter in parameters {
-            let set = self.modules.set_value(module, &format!("{owner}.{}", parameter.name.text));
-            let value = match (set.as_ref().or(parameter.default.as_ref()), &parameter.annotation) {
-                (Some(default), Some(annotation)) => {
-                    let value = self.evaluate_constant(module, default);
-                    self.coerce(value, annotation, default.span)
-                }
-                (Some(default), None) => self.evaluate_constant(module, default),
+            let given = self.set_argument(module, owner, parameter).or_else(|| {
+                let default = parameter.default.as_ref()?;
+                Some(Spanned::new(self.evaluate_constant(module, default), default.span))
+            });
+            let value = match (given, &parameter.annotation) {
+                (Some(given), Some(annotation)) => self.coerce(given.value, annotation, given.span),
+                (Some(given), None) => given.value,
                 (None, Some(annotation)) => self.any_value(&parameter.name, annotation),
                 // Nothing is known about the value yet, so nothing about it can be wrong.
                 (None, None) => Value::Error,

@@ -18,6 +18,7 @@ use crate::check::names::modules::{
     SFT_OBJECTIVE, declared_name, is_standard_divergence,
 };
 use crate::check::reported::ReportedDiagnostics;
+use crate::check::teachers::templates::SLOTS;
 
 fn dotted(path: &[Name]) -> String {
     path.iter().map(|name| name.text.as_str()).collect::<Vec<_>>().join(".")
@@ -37,6 +38,11 @@ pub(crate) fn is_taken_for_parameters(name: &str, role: bool) -> bool {
     let part = matches!(name, "head" | "block" | "turn");
     let read = signals::is_reserved(name) || vocabulary::signal(name).is_some() && !role;
     read && !part || words::FOREIGN_VALUES.contains(&name)
+}
+
+/// Whether a template's parameter of this name would hide a slot.
+pub(crate) fn is_slot(name: &str) -> bool {
+    SLOTS.contains(&name) || name == "group"
 }
 
 /// The parsed files, each a tree, with the items that names declare.
@@ -60,7 +66,7 @@ pub(in crate::check) fn parse_all(entry: SourceFile, load: Loader, cache: &mut A
     files.modules.library = load(&["std"]).map(|source| source.text).unwrap_or_default();
     let entry = files.read(entry);
     // The modules that built-in stages take their objectives from.
-    for (module, _) in [GRPO_OBJECTIVE, SFT_OBJECTIVE, (DIVERGENCES, "")] {
+    for module in [GRPO_OBJECTIVE.module, SFT_OBJECTIVE.module, DIVERGENCES] {
         files.find_file(&["std", module]);
     }
     let Files { sources, modules, diagnostics, .. } = files;
@@ -99,7 +105,8 @@ impl Files<'_> {
                 self.declare(id, name, ItemId { module: id, index });
             }
             if let Some((_, parameters)) = signature(&item.kind) {
-                self.check_parameters(parameters);
+                let template = matches!(item.kind, ItemKind::Template { .. });
+                self.check_parameters(parameters, template);
             }
         }
         for item in &tree.items {
@@ -147,7 +154,7 @@ impl Files<'_> {
 
     /// Reports parameters that share a name, or that have the name of something that every objective reads:
     /// it must be clear in the body which is meant.
-    fn check_parameters(&mut self, parameters: &[Parameter]) {
+    fn check_parameters(&mut self, parameters: &[Parameter], of_template: bool) {
         for (at, Parameter { name, annotation, .. }) in parameters.iter().enumerate() {
             // A role may be a parameter: `teacher: teacher`.
             let role =
@@ -165,6 +172,10 @@ impl Files<'_> {
                 let text = format!("`{}` is what every objective reads under this name", name.text);
                 let diagnostic = Diagnostic::error(Code::DuplicateName, name.span, text);
                 self.report(diagnostic.label("can't be a parameter").help("choose another name"));
+            } else if of_template && is_slot(&name.text) {
+                let text = format!("`{{{}}}` is a slot of every template", name.text);
+                let diagnostic = Diagnostic::error(Code::DuplicateName, name.span, text);
+                self.report(diagnostic.label("the parameter would hide it").help("choose another name"));
             }
         }
     }

@@ -14,13 +14,21 @@ use crate::check::incremental::cache;
 use crate::check::names::index::ValueInfo;
 use crate::check::values::value::Value;
 
-/// The default objectives of `sft` and `grpo`: a module of the standard library, and a name in it.
-pub const SFT_OBJECTIVE: (&str, &str) = ("sft", "nll");
+/// A name of a module of the standard library.
+#[derive(Clone, Copy)]
+pub struct StandardItem {
+    pub module: &'static str,
+    pub name: &'static str,
+}
+
+/// The default objective of `sft`.
+pub const SFT_OBJECTIVE: StandardItem = StandardItem { module: "sft", name: "nll" };
+/// The default objective of `grpo`.
+pub const GRPO_OBJECTIVE: StandardItem = StandardItem { module: "rl", name: "grpo_loss" };
 /// The module whose divergences need no import.
 pub const DIVERGENCES: &str = "divergences";
 /// The text of that module, which is part of the language and does not depend on the host.
 pub(super) const DIVERGENCES_TEXT: &str = include_str!("../../../../stdlib/divergences.mopd");
-pub const GRPO_OBJECTIVE: (&str, &str) = ("rl", "grpo_loss");
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ModuleId(pub u32);
@@ -70,7 +78,7 @@ pub(in crate::check) struct LoadedModules {
     pub(in crate::check) standard: bool,
     pub(in crate::check) tree: Rc<Module>,
     pub(in crate::check) names: FxHashMap<String, Declared>,
-    /// Values from `--set`, by the name of the `param`.
+    /// Values from `--set`, by the name of the `param`, or of an objective and its parameter: `mopd.clip_at`.
     pub(in crate::check) set: FxHashMap<String, Expr>,
 }
 
@@ -205,6 +213,12 @@ impl Modules {
 
     pub fn set_value(&self, id: ModuleId, name: &str) -> Option<Expr> {
         self.loaded[id.0 as usize].set.get(name).cloned()
+    }
+
+    /// The value from `--set OWNER.PARAMETER=...`.
+    pub fn set_argument(&self, id: ModuleId, owner: &str, parameter: &str) -> Option<Expr> {
+        let set = &self.loaded[id.0 as usize].set;
+        if set.is_empty() { None } else { set.get(&format!("{owner}.{parameter}")).cloned() }
     }
 }
 

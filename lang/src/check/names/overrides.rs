@@ -3,12 +3,16 @@
 use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic, nearest};
-use crate::source::SourceFile;
-use crate::syntax::ast::{Item, ItemKind};
+use crate::formula::Unit;
+use crate::source::{SourceFile, Spanned};
+use crate::syntax::ast::{Item, ItemKind, Parameter};
 use crate::syntax::parse;
 
 use crate::check::Checker;
 use crate::check::names::modules::ModuleId;
+use crate::check::values::declared_type::unit_of_type;
+use crate::check::values::evaluate::{Env, EvaluationContext};
+use crate::check::values::value::Value;
 
 impl Checker {
     /// Sets the values. Each is parsed as an expression in a file of its own, so that mistakes in it have a
@@ -68,6 +72,26 @@ impl Checker {
             }
         }
     }
+
+    /// The value that `--set OBJECTIVE.PARAMETER=...` gives a parameter of an objective. It comes before the
+    /// default and before the arguments of calls, as `--set PARAM=...` comes before what the file says.
+    pub(in crate::check) fn set_argument(
+        &mut self,
+        module: ModuleId,
+        owner: &str,
+        parameter: &Parameter,
+    ) -> Option<Spanned<Value>> {
+        let set = self.modules.set_argument(module, owner, &parameter.name.text)?;
+        let env = Env::constant(module);
+        let env = if may_move(parameter) { env.with_context(EvaluationContext::Schedule) } else { env };
+        Some(Spanned::new(self.evaluate(&set, &env), set.span))
+    }
+}
+
+/// Whether an argument may be a schedule, or a formula of `step` and `progress`.
+pub(in crate::check) fn may_move(parameter: &Parameter) -> bool {
+    let unit = parameter.annotation.as_ref().and_then(|annotation| unit_of_type(&annotation.text));
+    unit.is_some_and(|unit| !matches!(unit, Unit::Count | Unit::Bool))
 }
 
 /// The parameters of an objective, in the form that `--set` takes.

@@ -1,7 +1,7 @@
 //! Reports unknown settings, arguments, methods and libraries, with suggestions.
 
 use crate::diag::{Code, Diagnostic, nearest, same_letters};
-use crate::source::Span;
+use crate::source::{Span, Spanned};
 use crate::syntax::ast::{Argument, Entry, Expr, ExprKind, Name};
 
 use crate::check::Checker;
@@ -238,9 +238,9 @@ fn declared_there(diagnostic: Diagnostic, declared: Option<Span>) -> Diagnostic 
 }
 
 /// The names that stand by themselves in an expression, not as calls or before a dot.
-pub(in crate::check) fn bare_names<'e>(expr: &'e Expr, found: &mut Vec<(&'e str, Span)>) {
+pub(in crate::check) fn bare_names<'e>(expr: &'e Expr, found: &mut Vec<Spanned<&'e str>>) {
     match &expr.kind {
-        ExprKind::Name(name) => found.push((name, expr.span)),
+        ExprKind::Name(name) => found.push(Spanned::new(name, expr.span)),
         ExprKind::Unary { operand, .. } => bare_names(operand, found),
         ExprKind::Binary { left, right, .. } => {
             bare_names(left, found);

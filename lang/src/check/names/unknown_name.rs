@@ -120,8 +120,9 @@ impl Checker {
         locals.dedup();
         let unknown = UnknownName { name, span, env, wanted, in_formula, list, locals };
         // The first that fits is the likeliest.
-        const SUGGESTIONS: [Suggest; 10] = [
+        const SUGGESTIONS: [Suggest; 11] = [
             same_letters,
+            module_path,
             foreign_name,
             import,
             one_of_several_imports,
@@ -239,6 +240,16 @@ fn same_letters(_: &Checker, unknown: &UnknownName) -> Option<Diagnostic> {
     let local = unknown.locals.iter().copied().find(|local| folded(local) == letters);
     let same = listed.into_iter().chain(local).min()?;
     Some(unknown.diagnostic().did_you_mean(unknown.name, same))
+}
+
+/// `std.opd.mopd` in an expression.
+fn module_path(checker: &Checker, unknown: &UnknownName) -> Option<Diagnostic> {
+    let text = &checker.sources.file(unknown.span.file).text[unknown.span.start as usize..];
+    let end = text.find(|character: char| !(character.is_alphanumeric() || "_.".contains(character)));
+    let path = &text[..end.unwrap_or(text.len())];
+    let name = path.strip_prefix("std.")?.rsplit('.').next().filter(|name| !name.is_empty())?;
+    let help = format!("import it at the top of the file, `use {path}`, and write `{name}` here");
+    Some(unknown.diagnostic().help(help))
 }
 
 /// The name of another tool.

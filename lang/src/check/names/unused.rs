@@ -1,9 +1,11 @@
 //! Names of the entry file that nothing reads. A coefficient without effect is a common silent mistake.
 //!
-//! A text search for the word is enough. A name that occurs elsewhere in the body counts as read, whatever it
-//! refers to there, so nothing in use is reported. The text is available at once, whereas the index of names
-//! would have to be built.
+//! The text is searched for the word: it is available at once, whereas the index of names would have to be
+//! built. A name that occurs elsewhere in the body counts as read, whatever it refers to there, so nothing in
+//! use is reported. What certainly reads nothing does not count: keys of settings and names of arguments
+//! (`lr = 0.1`, `lr: 0.1`), declarations, and fields (`data.lr`).
 
+use std::cell::LazyCell;
 use std::ops::Range;
 
 use memchr::memmem;
@@ -16,6 +18,7 @@ use crate::syntax::words::is_word_byte;
 use crate::check::Checker;
 use crate::check::names::allow::with_blanks;
 use crate::check::names::items::signature;
+use crate::check::names::labels::labels;
 use crate::check::names::modules::ModuleId;
 
 const ENTRY: ModuleId = ModuleId(0);
@@ -57,6 +60,11 @@ impl Checker {
         let file = self.modules.file(ENTRY);
         let text = self.sources.file(file).text.as_str();
         let everywhere = Span::new(file, 0, text.len());
+        let labels = LazyCell::new(|| labels(tree.items.iter().map(|item| &**item)));
+        let mentions = |declared: &Declaration, passed_over: &[Span]| {
+            let is_label = |at: usize| labels.contains(&(at as u32));
+            mentioned(text, file, declared, passed_over, &is_label)
+        };
         for item in &tree.items {
             match &item.kind {
                 ItemKind::Param(parameter) => {
@@ -109,7 +117,7 @@ impl Checker {
                 declared.push(Declaration::new("parameter", &parameter.name, item.span));
             }
         }
-        let unread = declared.into_iter().filter(|declared| !mentioned(text, file, declared, &passed_over));
+        let unread = declared.into_iter().filter(|declared| !mentions(declared, &passed_over));
         let mut found: Vec<Diagnostic> = unread
             .map(|Declaration { what, name, span, effect, help, .. }| {
                 let text = format!("the {what} `{name}` is never read: {effect}");
@@ -121,7 +129,7 @@ impl Checker {
                 // Imported domains take part like the file's own.
                 let domain = |id| matches!(self.modules.item(id).kind, ItemKind::Domain { .. });
                 self.modules.lookup_silently(ENTRY, &name.text).is_none_or(domain)
-                    || mentioned(text, file, &Declaration::new("import", name, everywhere), &passed_over)
+                    || mentions(&Declaration::new("import", name, everywhere), &passed_over)
             };
             found.extend(unused_import(text, item, import, is_read));
         }
@@ -171,19 +179,41 @@ fn unused_import(text: &str, item: &Item, import: &Use, is_read: impl Fn(&Name) 
     unread.into_iter().map(one).collect()
 }
 
-/// Whether the word occurs other than where it is declared, imported or swept over.
-fn mentioned(text: &str, file: FileId, declared: &Declaration, passed_over: &[Span]) -> bool {
+/// Whether the word occurs other than where it is declared, imported or swept over, and other than as a label
+/// or a field.
+fn mentioned(
+    text: &str,
+    file: FileId,
+    declared: &Declaration,
+    passed_over: &[Span],
+    is_label: &dyn Fn(usize) -> bool,
+) -> bool {
     let (start, end) = (declared.within.start as usize, declared.within.end as usize);
     let stands_in = |start: usize, end: usize| {
         words_in(text, start..end, declared.name).any(|at| {
             let here = Span::new(file, at, at + declared.name.len());
             let mut passed = passed_over.iter().chain(&declared.itself);
-            !passed.any(|span| span.start <= here.start && here.end <= span.end)
+            let labels = || before_a_value(&text[here.end as usize..]) && is_label(at);
+            let reads_nothing = passed.any(|span| span.start <= here.start && here.end <= span.end)
+                || is_field(text, at)
+                || labels();
+            !reads_nothing
         })
     };
     // Most names are read soon after their declaration, so the search begins there.
     let own = (declared.span.start as usize, declared.span.end as usize);
     stands_in(own.1.clamp(start, end), end) || stands_in(start, own.0.clamp(start, end))
+}
+
+/// Whether a word is behind a dot: `data.lr`, not `0..lr`.
+fn is_field(text: &str, at: usize) -> bool {
+    text[..at].ends_with('.') && !text[..at].ends_with("..")
+}
+
+/// Whether a text begins with `:` or `=`, and not with `==`.
+fn before_a_value(behind: &str) -> bool {
+    let behind = behind.trim_start_matches([' ', '\t']);
+    behind.starts_with(':') || behind.starts_with('=') && !behind.starts_with("==")
 }
 
 /// Whether `state.name` occurs in the text.

@@ -10,22 +10,26 @@ use crate::source::Span;
 use crate::check::Checker;
 use crate::check::stages::settings::BlockSettings;
 
+/// A teacher, and the role as which a stage asks it.
+#[derive(PartialEq)]
+struct AskedTeacher {
+    role: Role,
+    teacher: TeacherId,
+}
+
 impl Checker {
     /// Checks capability, lineage and vocabulary of every teacher of the stage.
     pub(in crate::check) fn check_teachers(&mut self, train: &Train, settings: &BlockSettings) -> bool {
-        let mut asked: Vec<(Role, TeacherId)> = Vec::new();
+        let mut asked: Vec<AskedTeacher> = Vec::new();
         for choice in &train.teachers {
-            push(&mut asked, Role::Teacher, choice.teacher);
+            push(&mut asked, AskedTeacher { role: Role::Teacher, teacher: choice.teacher });
         }
         for teacher in train.objective.named_teachers() {
-            push(
-                &mut asked,
-                Role::Named { teacher, name: self.teacher(teacher).name.as_str().into() },
-                teacher,
-            );
+            let role = Role::Named { teacher, name: self.teacher(teacher).name.as_str().into() };
+            push(&mut asked, AskedTeacher { role, teacher });
         }
         let mut good = true;
-        for (role, teacher) in &asked {
+        for AskedTeacher { role, teacher } in &asked {
             let read = train.objective.reads(role) || self.reads_named(train, *teacher);
             good &= self.check_capability(*teacher, role, train);
             // A teacher that only writes texts can be imitated by any student.
@@ -117,9 +121,9 @@ pub fn nearest_form(needed: Capability, answers: Capability, role: &str) -> Stri
     }
 }
 
-fn push(asked: &mut Vec<(Role, TeacherId)>, role: Role, teacher: TeacherId) {
-    if !asked.contains(&(role.clone(), teacher)) {
-        asked.push((role, teacher));
+fn push(asked: &mut Vec<AskedTeacher>, of: AskedTeacher) {
+    if !asked.contains(&of) {
+        asked.push(of);
     }
 }
 

@@ -84,17 +84,25 @@ impl Checker {
             LossCall::Ranking(given) => self.read(given.order, env).map(|order| Live::Ranking { order }),
             LossCall::Dpo(given) => {
                 let outside = env.with_context(EvaluationContext::Objective);
-                let completions = (self.read(given.chosen, &outside), self.read(given.rejected, &outside));
+                let (chosen, rejected) =
+                    (self.read(given.chosen, &outside), self.read(given.rejected, &outside));
                 let value = self.evaluate(given.beta.expr, &outside);
                 let beta = self.formula(value, given.beta.expr.span)?;
                 let beta = self.preference_beta(beta, given.beta.expr.span)?;
-                self.preference(PreferenceKind::Dpo { beta }, completions, None, given.rejected.expr.span)
+                self.preference(
+                    PreferenceKind::Dpo { beta },
+                    chosen,
+                    rejected,
+                    None,
+                    given.rejected.expr.span,
+                )
             }
             LossCall::BradleyTerry(given) => {
                 let outside = env.with_context(EvaluationContext::Objective);
-                let completions = (self.read(given.chosen, &outside), self.read(given.rejected, &outside));
+                let (chosen, rejected) =
+                    (self.read(given.chosen, &outside), self.read(given.rejected, &outside));
                 let on = self.read(given.on, &outside)?;
-                self.preference(PreferenceKind::BradleyTerry, completions, on, given.rejected.expr.span)
+                self.preference(PreferenceKind::BradleyTerry, chosen, rejected, on, given.rejected.expr.span)
             }
             LossCall::SquaredError(given) => {
                 let compared = |part: &ModelSignal| {
@@ -133,7 +141,8 @@ impl Checker {
     pub(in crate::check) fn preference(
         &mut self,
         kind: PreferenceKind,
-        (chosen, rejected): (Option<Rc<Rollout>>, Option<Rc<Rollout>>),
+        chosen: Option<Rc<Rollout>>,
+        rejected: Option<Rc<Rollout>>,
         on: Option<NamedSpan>,
         place: Span,
     ) -> Option<Live> {

@@ -12,8 +12,8 @@ use rustc_hash::FxHashSet;
 
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::experiment::{Objective, Reduce, Rollout, Term};
-use crate::formula::{Axis, Formula, FormulaKind, FormulaNode, Live, Signal, Unit};
-use crate::source::Span;
+use crate::formula::{Axis, Formula, FormulaKind, FormulaNode, Live, NamedFormula, Signal, Unit};
+use crate::source::{Span, Spanned};
 use crate::syntax::ast::{Block, Entry, Expr, Index, Name, Statement};
 
 use crate::check::Checker;
@@ -29,7 +29,7 @@ struct ObjectiveParts<'a> {
     weight: Option<Formula>,
     temperature: Option<f64>,
     reduce: Option<Reduce>,
-    lets: Vec<(String, Formula)>,
+    lets: Vec<NamedFormula>,
     seen: Vec<&'a Name>,
     /// Whether something has been reported. Then the objective has no value.
     faulty: bool,
@@ -68,37 +68,22 @@ impl Checker {
                     outside.bind(&name.text, value);
                 }
                 Statement::State { name, first, by, next } => {
-                    match self.state_begins((name, by.as_ref()), first, next.as_ref(), &mut outside) {
+                    match self.state_begins(name, by.as_ref(), first, next.as_ref(), &mut outside) {
                         Some(state) => states.push(state),
                         None => parts.faulty = true,
                     }
                 }
                 Statement::Term { name, index, value, block } => {
                     if let Some(first) = terms.iter().find(|first| first.text == name.text) {
-                        let text = format!("the term `{}` is declared twice", name.text);
-                        let diagnostic = Diagnostic::error(Code::DuplicateName, name.span, text)
-                            .label("declared again here");
-                        let help =
-                            "give one of them another name: losses, weights and curves are told apart by it";
-                        self.report(diagnostic.note(first.span, "first declared here").help(help));
+                        self.report_second_term(name, first);
                         parts.faulty = true;
                         continue;
                     }
                     self.is_no_other(name, &outside);
                     terms.push(name);
-                    let turns = match index {
-                        None => vec![(name.text.clone(), outside.clone())],
-                        Some(index) => {
-                            let Some(turns) = self.members(index, &outside) else {
-                                parts.faulty = true;
-                                continue;
-                            };
-                            let named = |(key, env)| match key {
-                                Some(key) => (format!("{}[{}]", name.text, self.key_text(key)), env),
-                                None => (name.text.clone(), env),
-                            };
-                            turns.into_iter().map(named).collect()
-                        }
+                    let Some(turns) = self.term_turns(name, index.as_ref(), &outside) else {
+                        parts.faulty = true;
+                        continue;
                     };
                     for (label, env) in turns {
                         let term = self.term(name, label, value, block.as_ref(), &env);
@@ -137,14 +122,38 @@ impl Checker {
         Some(objective)
     }
 
+    fn report_second_term(&mut self, name: &Name, first: &Name) {
+        let text = format!("the term `{}` is declared twice", name.text);
+        self.report(
+            Diagnostic::error(Code::DuplicateName, name.span, text)
+                .label("declared again here")
+                .note(first.span, "first declared here")
+                .help("give one of them another name: losses, weights and curves are told apart by it"),
+        );
+    }
+
+    /// The names and environments of the terms that a statement declares, one for each element of its index.
+    fn term_turns(&mut self, name: &Name, index: Option<&Index>, env: &Env) -> Option<Vec<(String, Env)>> {
+        let Some(index) = index else { return Some(vec![(name.text.clone(), env.clone())]) };
+        let turns = self.members(index, env)?;
+        let named = |(key, env)| match key {
+            Some(key) => (format!("{}[{}]", name.text, self.key_text(key)), env),
+            None => (name.text.clone(), env),
+        };
+        Some(turns.into_iter().map(named).collect())
+    }
+
     /// Adds a `let` to `lets` if it is a number, or a family of numbers.
-    fn keep_let(&self, name: &str, value: &Value, lets: &mut Vec<(String, Formula)>) {
+    fn keep_let(&self, name: &str, value: &Value, lets: &mut Vec<NamedFormula>) {
         match value {
-            Value::Formula(formula) => lets.push((name.to_owned(), formula.clone())),
+            Value::Formula(formula) => {
+                lets.push(NamedFormula { name: name.to_owned(), formula: formula.clone() });
+            }
             Value::Family(family) => {
                 for (key, member) in &family.members {
                     if let Value::Formula(formula) = member {
-                        lets.push((format!("{name}[{}]", self.key_text(*key)), formula.clone()));
+                        let name = format!("{name}[{}]", self.key_text(*key));
+                        lets.push(NamedFormula { name, formula: formula.clone() });
                     }
                 }
             }
@@ -363,7 +372,7 @@ impl Checker {
         let formula = formula?;
         self.record(name.span, &Value::Formula(formula.clone()));
         if formula.unit() == Unit::Bool {
-            self.unit_mismatch(value.span, "a term is a number, not a bool", &[(value.span, &formula)], None);
+            self.unit_mismatch(Spanned::new(&formula, value.span), "a term is a number, not a bool", None);
             return None;
         }
         if !formula.live() {
@@ -440,7 +449,7 @@ impl Checker {
                 ),
                 false => (format!("`{key}` needs a number"), "use `select` for a mask"),
             };
-            self.unit_mismatch(expr.span, &message, &[(expr.span, &formula)], Some(help));
+            self.unit_mismatch(Spanned::new(&formula, expr.span), &message, Some(help));
             return None;
         }
         Some(formula)

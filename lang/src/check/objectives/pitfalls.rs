@@ -25,7 +25,7 @@ enum GradientFactor {
     Absent,
     /// A number that does not depend on which token was drawn after this prefix.
     Blind,
-    /// Anything else.
+    /// Anything else, such as the gradient of a divergence.
     Other,
 }
 
@@ -39,7 +39,7 @@ impl GradientFactor {
     }
 }
 
-/// The factor in a term without its divergences, which are exact at every prefix and need no samples.
+/// The factor in a term. A live divergence has a gradient of its own, which needs no drawn token.
 fn factor(formula: &Formula) -> GradientFactor {
     factor_once(formula, &mut FxHashMap::default())
 }
@@ -59,7 +59,6 @@ fn factor_once(
     let mut factor = |formula: &Formula| factor_once(formula, known);
     let found = match &formula.0.kind {
         FormulaKind::Live(Live::Part(ModelSignal::Logp)) => GradientFactor::Blind,
-        FormulaKind::Live(Live::Divergence(_)) => GradientFactor::Absent,
         FormulaKind::Apply { function, operands } => match (function, operands.as_slice()) {
             (Function::Negate, [value]) => factor(value),
             (Function::Add | Function::Subtract, [left, right]) => factor(left).and(factor(right)),

@@ -9,7 +9,7 @@ use crate::check::values::value::Value;
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::State;
 use crate::formula::{Axis, Formula, FormulaKind, Signal, Unit, text};
-use crate::source::Span;
+use crate::source::{Span, Spanned};
 use crate::syntax::ast::{Expr, Name};
 
 /// A state whose next value is not checked yet, because it may read names that are declared below.
@@ -27,7 +27,8 @@ impl Checker {
     /// Declares a state, which makes its name visible in the formulas below it.
     pub(super) fn state_begins<'a>(
         &mut self,
-        (name, by): (&'a Name, Option<&Name>),
+        name: &'a Name,
+        by: Option<&Name>,
         first: &Expr,
         next: Option<&'a Expr>,
         env: &mut Env,
@@ -89,7 +90,7 @@ impl Checker {
         if formula.unit() == Unit::Bool {
             let text = "a state is a number, not a bool";
             let help = Some("begin with 0 or 1, and compare where it is read");
-            self.unit_mismatch(first.span, text, &[(first.span, &formula)], help);
+            self.unit_mismatch(Spanned::new(&formula, first.span), text, help);
             return None;
         }
         Some((number?, formula.unit()))

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{self, Edit, Rollout, RolloutSource, Sampling};
 use crate::formula::{Axis, Formula, Role, Unit};
-use crate::source::Span;
+use crate::source::{Span, Spanned};
 use crate::syntax::ast::{Expr, ExprKind};
 
 use crate::check::Checker;
@@ -18,6 +18,16 @@ use crate::check::stages::settings::has_variables;
 use crate::check::teachers::route::decided_by_data;
 use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::{Callable, Value};
+
+/// The sampling arguments that `sample`, `from` and `grpo` share; the numbers are `None` where faulty.
+pub(in crate::check) struct SamplingArguments<'e> {
+    pub n: Option<u32>,
+    pub temperature: Option<f64>,
+    pub max_tokens: Option<Formula>,
+    pub top_p: Option<&'e Expr>,
+    pub top_k: Option<&'e Expr>,
+    pub stop: Option<&'e Expr>,
+}
 
 impl Checker {
     /// A rollout, as a call or a name.
@@ -135,18 +145,12 @@ impl Checker {
         Some((top_p, top_k))
     }
 
-    /// The sampling arguments that `sample`, `from` and `grpo` share.
-    pub(in crate::check) fn sampling(
-        &mut self,
-        (n, temperature, max_tokens): (Option<u32>, Option<f64>, Option<Formula>),
-        (top_p, top_k): (Option<&Expr>, Option<&Expr>),
-        stop: Option<&Expr>,
-        env: &Env,
-    ) -> Option<Sampling> {
-        let truncation = self.truncation(top_p, top_k, env);
-        let stop = self.stop_texts(stop, env);
+    pub(in crate::check) fn sampling(&mut self, given: SamplingArguments, env: &Env) -> Option<Sampling> {
+        let truncation = self.truncation(given.top_p, given.top_k, env);
+        let stop = self.stop_texts(given.stop, env);
         let (top_p, top_k) = truncation?;
-        Some(Sampling { top_p, top_k, stop: stop?, ..Sampling::new(n?, temperature?, max_tokens?) })
+        let sampling = Sampling::new(given.n?, given.temperature?, given.max_tokens?);
+        Some(Sampling { top_p, top_k, stop: stop?, ..sampling })
     }
 
     /// The role that writes completions: the routed `teacher`, a declared teacher, or a model.
@@ -295,7 +299,7 @@ impl Checker {
             } else {
                 ("expected a number, found a bool", "write the number itself, such as `reward`")
             };
-            self.unit_mismatch(expr.span, message, &[(expr.span, &formula)], Some(help));
+            self.unit_mismatch(Spanned::new(&formula, expr.span), message, Some(help));
             return None;
         }
         if formula.axis() > finest && !(finest == Axis::Group && decided_by_data(&formula)) {

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::experiment::{DomainId, Guard, GuardAction, Optimizer, Train};
 use crate::formula::{Formula, FormulaKind, Pooling, Signal, StepNumber, StepWindow, Unit};
-use crate::source::Span;
+use crate::source::{Span, Spanned};
 
 use crate::check::Checker;
 use crate::check::builtins::declare::{Arg, ArgOr, Call};
@@ -63,10 +63,10 @@ impl Checker {
         let before = &env.with_context(EvaluationContext::Constant);
         match call {
             GuardCall::Warn(given) => {
-                self.guard(GuardAction::Warn, given.condition, given.steps, given.on, (span, env))
+                self.guard(GuardAction::Warn, given.condition, given.steps, given.on, span, env)
             }
             GuardCall::Stop(given) => {
-                self.guard(GuardAction::Stop, given.condition, given.steps, given.on, (span, env))
+                self.guard(GuardAction::Stop, given.condition, given.steps, given.on, span, env)
             }
             GuardCall::LowerLr(LowerLr { condition, by, steps, on, .. }) => {
                 let place = by.expr.span;
@@ -82,7 +82,7 @@ impl Checker {
                 }
                 // The condition is read even so, to report all mistakes at once.
                 let action = GuardAction::LowerRate { by: by.unwrap_or(0.5) };
-                self.guard(action, condition, steps, on, (span, env)).filter(|_| by.is_some())
+                self.guard(action, condition, steps, on, span, env).filter(|_| by.is_some())
             }
             GuardCall::Initial(given) => {
                 let steps = self.read(given.steps, before)?;
@@ -101,7 +101,8 @@ impl Checker {
         condition: Arg<Condition>,
         steps: ArgOr<Count>,
         on: Option<Arg<Domains>>,
-        (span, env): (Span, &Env),
+        span: Span,
+        env: &Env,
     ) -> Option<Value> {
         let place = condition.expr.span;
         let condition = self.read(condition, env).filter(|condition| self.guarded(condition, place));
@@ -130,7 +131,7 @@ impl Checker {
         }
         if condition.unit() != Unit::Bool {
             let help = "compare with a bound, such as `entropy < 0.1`";
-            self.unit_mismatch(place, "expected a condition", &[(place, condition)], Some(help));
+            self.unit_mismatch(Spanned::new(condition, place), "expected a condition", Some(help));
             return false;
         }
         if numbers(condition).is_empty() {

@@ -86,17 +86,16 @@ impl Checker {
         if !good {
             return None;
         }
-        for (index, TrainsStatement { name, place, .. }) in members.iter().enumerate() {
-            if !read.iter().any(|step| step.updates == index) {
-                let text = format!("no step updates `{name}`");
-                self.report(
-                    Diagnostic::error(Code::UntrainedMember, *place, text).label("no step trains it").help(
-                        "add a `step` with `updates` set to it, or make it a `teacher`: frozen models are \
-                         roles",
-                    ),
-                );
-                return None;
-            }
+        let untrained = |index: &usize| !read.iter().any(|step| step.updates == *index);
+        if let Some(index) = (0..members.len()).find(untrained) {
+            let TrainsStatement { name, place, .. } = &members[index];
+            let text = format!("no step updates `{name}`");
+            self.report(
+                Diagnostic::error(Code::UntrainedMember, *place, text).label("no step trains it").help(
+                    "add a `step` with `updates` set to it, or make it a `teacher`: frozen models are roles",
+                ),
+            );
+            return None;
         }
         self.declare_joint(
             members.into_iter().filter_map(|trained| trained.member).collect(),

@@ -116,8 +116,8 @@ impl Checker {
             }
             found.push(teacher);
             let parts: Vec<&Role> = match &self.teacher(teacher).weights {
-                TeacherWeights::Composed { logits, .. } => logits.iter().map(|(_, role)| role).collect(),
-                TeacherWeights::Pooled { members, .. } => members.iter().map(|(_, role)| role).collect(),
+                TeacherWeights::Composed { logits, .. } => logits.iter().map(|part| &part.role).collect(),
+                TeacherWeights::Pooled { members, .. } => members.iter().map(|part| &part.role).collect(),
                 TeacherWeights::Panelist { speaker, .. } => vec![speaker],
                 _ => Vec::new(),
             };

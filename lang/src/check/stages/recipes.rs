@@ -11,6 +11,7 @@ use crate::formula::{Axis, Formula, FormulaKind, Live, PreferenceKind, Reduction
 
 use crate::check::Checker;
 use crate::check::names::modules::{GRPO_OBJECTIVE, SFT_OBJECTIVE};
+use crate::check::rollouts::SamplingArguments;
 use crate::check::stages::settings::BlockSettings;
 use crate::check::values::evaluate::Env;
 
@@ -169,8 +170,9 @@ impl Checker {
             Some(expr) => self.temperature(expr, env, false),
             None => Some(1.0),
         };
-        let shape = (settings.get("top_p"), settings.get("top_k"));
-        let sampling = self.sampling((n, temperature, max_tokens), shape, settings.get("stop"), env)?;
+        let (top_p, top_k, stop) = (settings.get("top_p"), settings.get("top_k"), settings.get("stop"));
+        let given = SamplingArguments { n, temperature, max_tokens, top_p, top_k, stop };
+        let sampling = self.sampling(given, env)?;
         let origin = self.origin(settings.place(&["samples"]));
         Some(Rollout::new(RolloutSource::Sample(sampling), origin))
     }
@@ -226,7 +228,7 @@ impl Checker {
         let rollout = chosen.as_deref().cloned();
         let place = settings.place(&["rejected"]);
         let objective = beta.and_then(|beta| {
-            let pair = self.preference(PreferenceKind::Dpo { beta }, (chosen, rejected), None, place)?;
+            let pair = self.preference(PreferenceKind::Dpo { beta }, chosen, rejected, None, place)?;
             Some(Rc::new(preference(pair, self.origin(settings.span))))
         });
         RecipeParts { recipe: Recipe::Dpo, start, mixture, rollout, size, keep: Keep::All, objective }

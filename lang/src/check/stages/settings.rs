@@ -254,7 +254,7 @@ impl Checker {
     /// The value of a number that is known before the run.
     pub(in crate::check) fn real(&mut self, expr: &Expr, key: &str, env: &Env) -> Option<f64> {
         let value = self.evaluate(expr, env);
-        match value.constant() {
+        match value.number() {
             Some(number) => self.word_fits(&value, expr.span, key).then_some(number),
             None if undecided(&value) => self.any_number(1.0),
             None => {
@@ -318,7 +318,7 @@ impl Checker {
         what: &str,
         least: u64,
     ) -> Option<u64> {
-        let Some(number) = value.constant() else {
+        let Some(number) = value.number() else {
             if undecided(value) {
                 return self.any_number(16.0).map(|number| least.max(number as u64));
             }
@@ -366,7 +366,7 @@ impl Checker {
     }
 
     pub(in crate::check) fn fraction(&mut self, value: &Value, span: Span, what: &str) -> Option<f64> {
-        let Some(number) = value.constant() else {
+        let Some(number) = value.number() else {
             if undecided(value) {
                 return self.any_number(0.5);
             }

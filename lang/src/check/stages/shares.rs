@@ -7,7 +7,7 @@ use crate::check::values::value::Value;
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::Objective;
 use crate::formula::{Axis, Formula, FormulaKind, Signal, Unit};
-use crate::source::Span;
+use crate::source::{Span, Spanned};
 use crate::syntax::ast::Name;
 
 /// The prefix under which states are bound in scope, and its marker there. No written name contains a dot.
@@ -44,7 +44,7 @@ impl Checker {
         if formula.unit() == Unit::Bool {
             let message = "expected a number, found a bool";
             let help = Some("write the number itself, such as `state.gap`");
-            self.unit_mismatch(expr.span, message, &[(expr.span, &formula)], help);
+            self.unit_mismatch(Spanned::new(&formula, expr.span), message, help);
             return None;
         }
         if formula.axis() != Axis::Domain {

@@ -4,7 +4,7 @@
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{
     BatchSize, Edit, ExpertTurns, Keep, Length, MovingNumber, MovingRange, Optimizer, Origin, Recipe, Reward,
-    Rollout, RolloutSource, Train,
+    Rollout, RolloutSource, Train, WithOrigin,
 };
 use crate::formula::{Axis, Formula, FormulaKind, FormulaNode, Role, Signal};
 
@@ -332,7 +332,7 @@ impl Checker {
             }
         }
         for share in &train.mixture {
-            let Some((limit, origin)) = self.domain(share.domain).limit else { continue };
+            let Some(WithOrigin { value: limit, origin }) = self.domain(share.domain).limit else { continue };
             if limit >= context {
                 let (span, stage) = (self.span(origin), settings.span);
                 let text = format!("{limit} new tokens leave no room for a prompt in a context of {context}");

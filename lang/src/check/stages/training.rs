@@ -16,6 +16,7 @@ use crate::check::Checker;
 use crate::check::builtins::declare::{Arg, Call};
 use crate::check::builtins::types::Model;
 use crate::check::builtins::vocabulary;
+use crate::check::names::modules::StandardItem;
 use crate::check::stages::recipes::RecipeParts;
 use crate::check::stages::settings::BlockSettings;
 use crate::check::values::evaluate::Env;
@@ -91,7 +92,7 @@ impl Checker {
         let reads_teacher = objective.reads(&crate::formula::Role::Teacher)
             || self.rollouts_ask_teacher(&objective, &rollout);
         let teachers = if reads_teacher {
-            self.teachers_for(settings.route.map(|route| (route, env)), &domains, settings.span)?
+            self.teachers_for(settings.route, env, &domains, settings.span)?
         } else {
             // In a `train`, one route stands for all steps, and not every step reads a teacher.
             if let Some(route) = settings.route.filter(|_| parts.recipe != Recipe::Step) {
@@ -255,7 +256,7 @@ impl Checker {
         match self.evaluate(expr, env) {
             Value::Model(model) => Some(model),
             other => {
-                self.wrong_kind(expr.span, "expected a model", &other);
+                self.no_model(expr.span, &other);
                 None
             }
         }
@@ -348,14 +349,14 @@ impl Checker {
     pub(in crate::check) fn objective_setting(
         &mut self,
         expr: Option<&Expr>,
-        default: (&str, &str),
+        default: StandardItem,
         span: Span,
         env: &Env,
     ) -> Option<Rc<Objective>> {
         match expr {
             Some(expr) => self.objective_value(expr, env),
             None => {
-                let (module, name) = default;
+                let StandardItem { module, name } = default;
                 let Some(item) = self.modules.standard_item(module, name) else {
                     self.report(Diagnostic::error(
                         Code::UnknownModule,

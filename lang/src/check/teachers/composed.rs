@@ -2,9 +2,9 @@
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Capability, Pool, TeacherWeights};
-use crate::formula::{Axis, Formula, Role, Unit};
-use crate::source::Span;
-use crate::syntax::ast::{BinaryOperator, Expr, Name};
+use crate::formula::{Axis, Formula, NamedFormula, Role, Unit, WeightedRole};
+use crate::source::{Span, Spanned};
+use crate::syntax::ast::{BinaryOperator, Expr, WhereBinding};
 
 use crate::check::Checker;
 use crate::check::values::evaluate::{Env, EvaluationContext};
@@ -18,14 +18,14 @@ impl Checker {
     pub(in crate::check) fn composed(
         &mut self,
         value: &Expr,
-        bindings: &[(Name, Expr)],
+        bindings: &[WhereBinding],
         env: &Env,
     ) -> Option<TeacherWeights> {
         let mut inner = env.with_context(EvaluationContext::Objective);
-        let mut known: Vec<(String, Formula)> = Vec::new();
+        let mut known: Vec<NamedFormula> = Vec::new();
         let mut good = true;
-        for (name, expr) in bindings {
-            if known.iter().any(|(other, _)| *other == name.text) {
+        for WhereBinding { name, value: expr } in bindings {
+            if known.iter().any(|other| other.name == name.text) {
                 self.report(Diagnostic::error(
                     Code::DuplicateName,
                     name.span,
@@ -38,7 +38,7 @@ impl Checker {
             self.record(name.span, &value);
             inner.bind(&name.text, value.clone());
             match self.formula(value, expr.span) {
-                Some(formula) => known.push((name.text.clone(), formula)),
+                Some(formula) => known.push(NamedFormula { name: name.text.clone(), formula }),
                 None => good = false,
             }
         }
@@ -58,16 +58,15 @@ impl Checker {
 
     pub(in crate::check) fn composed_of(
         &mut self,
-        logits: Vec<(Formula, Role)>,
-        bindings: Vec<(String, Formula)>,
+        logits: Vec<WeightedRole>,
+        bindings: Vec<NamedFormula>,
         span: Span,
     ) -> Option<TeacherWeights> {
-        for (factor, role) in &logits {
+        for WeightedRole { weight: factor, role } in &logits {
             if factor.unit() == Unit::Bool || factor.axis() > Axis::Token {
                 self.unit_mismatch(
-                    span,
+                    Spanned::new(factor, span),
                     "logits are added up with numbers as factors",
-                    &[(span, factor)],
                     None,
                 );
                 return None;
@@ -158,6 +157,20 @@ impl Checker {
             );
             return Value::Error;
         }
+        if !self.check_pool_weights(pool, weights, &parsed) {
+            return Value::Error;
+        }
+        let names: Vec<&str> = roles.iter().map(Role::name).collect();
+        let name = format!("{}({})", pool.name(), names.join(", "));
+        let members =
+            parsed.into_iter().zip(roles).map(|(weight, role)| WeightedRole { weight, role }).collect();
+        let weights = TeacherWeights::Pooled { pool, members };
+        let teacher = self.plain_teacher(&name, weights, span);
+        self.declare_once(teacher)
+    }
+
+    /// Reports weights of a pool that are negative, all 0, or shares that don't add up to 1.
+    fn check_pool_weights(&mut self, pool: Pool, weights: &Expr, parsed: &[f64]) -> bool {
         let total: f64 = parsed.iter().sum();
         let shares = matches!(pool, Pool::Mixture | Pool::Geometric);
         if let Some(negative) = parsed.iter().find(|weight| **weight < 0.0) {
@@ -167,7 +180,7 @@ impl Checker {
                     .label(format!("{negative} is in here"))
                     .help("to push away from a teacher, compose logits: `logits(a) + 0.5 * (logits(a) - logits(b))`"),
             );
-            return Value::Error;
+            return false;
         }
         if total <= 0.0 || (shares && (total - 1.0).abs() > 1e-6) {
             let text = format!(
@@ -179,24 +192,20 @@ impl Checker {
             self.report(
                 Diagnostic::error(Code::OutOfRange, weights.span, text).label(format!("together {together}")),
             );
-            return Value::Error;
+            return false;
         }
-        let names: Vec<&str> = roles.iter().map(Role::name).collect();
-        let name = format!("{}({})", pool.name(), names.join(", "));
-        let weights = TeacherWeights::Pooled { pool, members: parsed.into_iter().zip(roles).collect() };
-        let teacher = self.plain_teacher(&name, weights, span);
-        self.declare_once(teacher)
+        true
     }
 
     /// Linear combinations of logits: `logits(a) + w * (logits(a) - logits(b))`.
     pub(in crate::check) fn logits_arithmetic(
         &mut self,
         operator: BinaryOperator,
-        (left, left_span): (Value, Span),
-        (right, right_span): (Value, Span),
+        left: Spanned<Value>,
+        right: Spanned<Value>,
         span: Span,
     ) -> Value {
-        match (operator, left, right) {
+        match (operator, left.value, right.value) {
             (_, Value::Error, _) | (_, _, Value::Error) => Value::Error,
             (BinaryOperator::Add, Value::Logits(mut a), Value::Logits(b)) => {
                 a.extend(b);
@@ -212,12 +221,12 @@ impl Checker {
                 }
             }
             (BinaryOperator::Multiply, Value::Logits(parts), other) => {
-                match self.formula(other, right_span) {
+                match self.formula(other, right.span) {
                     Some(factor) => self.scaled_logits(parts, Some(factor), 1.0, span),
                     None => Value::Error,
                 }
             }
-            (BinaryOperator::Multiply, other, Value::Logits(parts)) => match self.formula(other, left_span) {
+            (BinaryOperator::Multiply, other, Value::Logits(parts)) => match self.formula(other, left.span) {
                 Some(factor) => self.scaled_logits(parts, Some(factor), 1.0, span),
                 None => Value::Error,
             },
@@ -231,19 +240,19 @@ impl Checker {
 
     pub(in crate::check) fn scaled_logits(
         &mut self,
-        parts: Vec<(Formula, Role)>,
+        parts: Vec<WeightedRole>,
         factor: Option<Formula>,
         sign: f64,
         span: Span,
     ) -> Value {
         let mut scaled = Vec::new();
-        for (coefficient, role) in parts {
+        for WeightedRole { weight, role } in parts {
             let Value::Formula(sign) = self.number(sign, Unit::Number, span) else { return Value::Error };
             let factor = factor.clone().unwrap_or(sign);
-            let product =
-                self.binary(BinaryOperator::Multiply, span, (factor, span), (coefficient, span), span);
-            let Value::Formula(product) = product else { return Value::Error };
-            scaled.push((product, role));
+            let (factor, weight) = (Spanned::new(factor, span), Spanned::new(weight, span));
+            let product = self.binary(BinaryOperator::Multiply, span, factor, weight, span);
+            let Value::Formula(weight) = product else { return Value::Error };
+            scaled.push(WeightedRole { weight, role });
         }
         Value::Logits(scaled)
     }

@@ -387,7 +387,7 @@ impl Checker {
         };
         match weights {
             TeacherWeights::Pooled { pool, members } => {
-                let least = members.iter().map(|(_, role)| of(role)).min().unwrap_or(Capability::Text);
+                let least = members.iter().map(|part| of(&part.role)).min().unwrap_or(Capability::Text);
                 match pool {
                     // Each teacher is queried separately.
                     Pool::Sum => least,
@@ -441,7 +441,7 @@ impl Checker {
                 }
             },
             other => {
-                self.wrong_kind(expr.span, "expected a model", &other);
+                self.no_model(expr.span, &other);
                 None
             }
         }

@@ -52,12 +52,13 @@ impl Checker {
     /// diagnostic.
     pub(in crate::check) fn teachers_for(
         &mut self,
-        own: Option<(&Route, &Env)>,
+        own: Option<&Route>,
+        env: &Env,
         domains: &[DomainId],
         stage: Span,
     ) -> Option<Vec<TeacherChoice>> {
         let chosen = match own {
-            Some((route, env)) => self.evaluate_route(route, env, domains),
+            Some(route) => self.evaluate_route(route, env, domains),
             None => match self.file_route(ENTRY) {
                 RouteState::Evaluated(chosen) => Rc::unwrap_or_clone(chosen),
                 _ => {
@@ -111,7 +112,11 @@ impl Checker {
         for arm in &route.arms {
             let envs = match &arm.index {
                 None => vec![env.clone()],
-                Some(index) => self.turns(index, env).into_iter().map(|(_, env)| env).collect(),
+                Some(index) => {
+                    let turns = self.turns(index, env);
+                    self.repeats(index, &turns, "arm");
+                    turns.into_iter().map(|(_, env)| env).collect()
+                }
             };
             turns.extend(envs.into_iter().map(|env| ExpandedArm {
                 env,

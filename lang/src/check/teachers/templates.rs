@@ -32,6 +32,9 @@ pub(in crate::check) enum TextSegment {
     Slot(Span),
 }
 
+/// The slots that are a name, besides the fields of the data.
+pub(in crate::check) const SLOTS: [&str; 5] = ["prompt", "completion", "draft", "transcript", "feedback"];
+
 const MEMBERS: [(&str, GroupMember); 3] =
     [("correct", GroupMember::Correct), ("wrong", GroupMember::Wrong), ("other", GroupMember::Other)];
 
@@ -287,7 +290,7 @@ impl Checker {
     /// Warns of a field that looks like a typo of another slot's name. Whether the data has the field is
     /// known only in the run.
     fn warn_of_near_slot(&mut self, field: &str, span: Span) {
-        if let Some(near) = nearest(field, ["prompt", "completion", "draft", "transcript", "feedback"]) {
+        if let Some(near) = nearest(field, SLOTS) {
             self.report(
                 Diagnostic::warning(
                     Code::TemplateSlot,

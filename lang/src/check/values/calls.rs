@@ -4,8 +4,7 @@ use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::Rollout;
-use crate::formula::Unit;
-use crate::source::Span;
+use crate::source::{Span, Spanned};
 use crate::syntax::ast::{Argument, Block, Expr, ExprKind, Item, ItemKind, Name, Parameter};
 use crate::syntax::tokens;
 
@@ -15,7 +14,7 @@ use crate::check::builtins::{self, Builtin, BuiltinKind, BuiltinParameter, Teach
 use crate::check::names::foreign;
 use crate::check::names::items::signature;
 use crate::check::names::modules::{ItemId, declared_name};
-use crate::check::values::declared_type::unit_of_type;
+use crate::check::names::overrides::may_move;
 use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::Value;
 
@@ -267,9 +266,13 @@ impl Checker {
                 .as_ref()
                 .map(|name| name.text.clone())
                 .or_else(|| order.next().map(|name| (*name).to_owned()))?;
-            Some((name, argument.value.span))
+            Some(Spanned::new(name, argument.value.span))
         });
-        let given = given.collect();
+        let set = parameters.iter().filter_map(|parameter| {
+            let set = self.modules.set_argument(id.module, &name.text, &parameter.name.text)?;
+            Some(Spanned::new(parameter.name.text.clone(), set.span))
+        });
+        let given = set.chain(given).collect();
         self.stack.calling.push(name.span);
         self.stack.frames.push(crate::check::values::frames::Frame {
             name: name.text.clone(),
@@ -342,28 +345,24 @@ impl Checker {
             self.evaluate(&argument.value, env);
         }
         for (parameter, given) in parameters.iter().zip(given) {
-            let (value, place) = match (given, &parameter.default) {
-                (Some(expr), _) => {
+            let set = self.set_argument(inner.module, &callee.text, parameter);
+            let (value, place) = match (set, given, &parameter.default) {
+                (Some(set), ..) => (set.value, set.span),
+                (None, Some(expr), _) => {
                     let env = env.named(format!("{}.{}", env.model_name, parameter.name.text));
-                    // A number may be a schedule, or a formula of `step` and `progress`.
-                    let number = |annotation: &Name| {
-                        unit_of_type(&annotation.text)
-                            .is_some_and(|unit| !matches!(unit, Unit::Count | Unit::Bool))
-                    };
-                    let moves = env.context == EvaluationContext::Constant
-                        && parameter.annotation.as_ref().is_some_and(number);
+                    let moves = env.context == EvaluationContext::Constant && may_move(parameter);
                     let env = if moves { env.with_context(EvaluationContext::Schedule) } else { env };
                     (self.evaluate(expr, &env), expr.span)
                 }
-                (None, Some(default)) => {
+                (None, None, Some(default)) => {
                     self.stack.calling.push(callee.span);
                     let value = self.evaluate(default, &Env::constant(inner.module));
                     self.stack.calling.pop();
                     (value, default.span)
                 }
                 // A misplaced argument may have been meant for this parameter.
-                (None, None) if !complete => (Value::Error, span),
-                (None, None) => {
+                (None, None, None) if !complete => (Value::Error, span),
+                (None, None, None) => {
                     self.report(
                         Diagnostic::error(
                             Code::MissingArgument,

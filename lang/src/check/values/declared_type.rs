@@ -2,13 +2,14 @@
 
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::experiment::TeacherWeights;
-use crate::formula::{Axis, DeclaredType, Formula, Role, Unit};
+use crate::formula::{Axis, DeclaredType, Formula, Role, Unit, is_whole};
 use crate::source::Span;
 use crate::syntax::ast::Name;
 
 use crate::check::Checker;
 use crate::check::builtins::vocabulary::{self};
 use crate::check::names::foreign;
+use crate::check::stages::settings::has_variables;
 use crate::check::values::value::{Callable, Value};
 
 /// The unit of the numbers of a declared type. `None` for other types.
@@ -138,8 +139,19 @@ impl Checker {
         if unit == Unit::Prob && worth.constant().is_some() {
             let Some(_) = self.fraction(&worth, span, "a probability") else { return Value::Error };
         }
+        let moves = formula.axis() == Axis::Run && worth.constant().is_none() && !has_variables(&formula);
+        if unit == Unit::Count && moves && !is_whole(&formula) {
+            self.report(
+                Diagnostic::error(Code::TypeMismatch, span, "a count is a whole number at every step")
+                    .label("this has other values in between")
+                    .note(annotation.span, "declared here")
+                    .help("round it, `floor(linear(0 -> 3))`, or declare the parameter as `real`"),
+            );
+            return Value::Error;
+        }
         let node = &formula.0;
-        let mut given = Formula::new(node.kind.clone(), unit, node.axis, node.live, node.origin);
+        let mut given =
+            Formula::new(node.kind.clone(), unit, node.axis, node.live, node.origin).counting(node.counted);
         if let Some(before) = &node.declared {
             given = given.declared(before.clone());
         }

@@ -6,8 +6,8 @@ use rustc_hash::FxHashMap;
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{DomainId, SelfCopy};
-use crate::formula::{Axis, Formula, FormulaKind, Function, Signal, Unit};
-use crate::source::Span;
+use crate::formula::{Axis, CountWord, Formula, FormulaKind, Function, Signal, Unit};
+use crate::source::{Span, Spanned};
 use crate::syntax::ast::{BinaryOperator, Expr, ExprKind, Index, UnaryOperator};
 
 use crate::check::Checker;
@@ -110,8 +110,10 @@ impl Checker {
                         .whole(&count, expr.span, "a number of epochs", 1)
                         .map_or(Value::Error, |count| Value::Epochs(count as u32));
                 }
-                let unit = if suffix.is_some() { Unit::Count } else { Unit::Number };
-                self.number(*value, unit, expr.span)
+                let Some(suffix) = suffix else { return self.number(*value, Unit::Number, expr.span) };
+                let origin = self.origin(expr.span);
+                let number = Formula::new(FormulaKind::Number(*value), Unit::Count, Axis::Run, false, origin);
+                Value::Formula(number.counting(CountWord::of_literal(&suffix.text, origin)))
             }
             ExprKind::Text(text) => Value::Text(text.clone()),
             ExprKind::Bool(value) => self.truth(*value, expr.span),
@@ -243,7 +245,7 @@ impl Checker {
     /// `1e-3 -> 1e-4` between numbers, `"a" -> "b"` between texts.
     fn arrow(&mut self, from: &Expr, to: &Expr, span: Span, env: &Env) -> Value {
         let (from, to) = (self.evaluate(from, env), self.evaluate(to, env));
-        if let (Some(from), Some(to)) = (from.constant(), to.constant()) {
+        if let (Some(from), Some(to)) = (from.number(), to.number()) {
             return Value::Arrow { from, to };
         }
         if undecided(&from) || undecided(&to) {
@@ -254,7 +256,7 @@ impl Checker {
             (Value::Error, _) | (_, Value::Error) => Value::Error,
             (from, to) if undecided(&from) || undecided(&to) => Value::Error,
             (from, to) => {
-                let odd = if from.constant().is_some() { to } else { from };
+                let odd = if from.number().is_some() { to } else { from };
                 self.wrong_kind(span, "a range `from -> to` needs two numbers known before the run", &odd)
             }
         }
@@ -263,7 +265,7 @@ impl Checker {
     /// `0..=100`
     fn range(&mut self, low: &Expr, high: &Expr, span: Span, env: &Env) -> Value {
         let (low, high) = (self.evaluate(low, env), self.evaluate(high, env));
-        match (low.constant(), high.constant()) {
+        match (low.number(), high.number()) {
             (Some(low), Some(high)) if low <= high => Value::Range { low, high },
             (Some(low), Some(high)) => {
                 let text = format!("the range from {low} to {high} is empty");
@@ -275,7 +277,7 @@ impl Checker {
             }
             _ if low.is_error() || high.is_error() || undecided(&low) || undecided(&high) => Value::Error,
             _ => {
-                let odd = if low.constant().is_some() { high } else { low };
+                let odd = if low.number().is_some() { high } else { low };
                 self.wrong_kind(span, "a range `low..=high` needs two numbers known before the run", &odd)
             }
         }
@@ -343,12 +345,23 @@ impl Checker {
         env: &Env,
     ) -> Option<Vec<(Option<MemberKey>, Env)>> {
         let turns = self.turns(index, env);
+        (!self.repeats(index, &turns, "member")).then_some(turns)
+    }
+
+    /// Whether an element is in the list of an index twice, so that what is made of it, the `what`, would be
+    /// there twice. Reports it.
+    pub(in crate::check) fn repeats(
+        &mut self,
+        index: &Index,
+        turns: &[(Option<MemberKey>, Env)],
+        what: &str,
+    ) -> bool {
         let mut known: FxHashMap<MemberKey, usize> = FxHashMap::default();
         for (at, (key, _)) in turns.iter().enumerate() {
             let Some(key) = key else { continue };
             let Some(first) = known.insert(*key, at) else { continue };
             let name = self.key_text(*key);
-            let text = format!("`{name}` is in this list twice, and its member would be too");
+            let text = format!("`{name}` is in this list twice, and its {what} would be too");
             let place = |at: usize| match &index.over.kind {
                 ExprKind::List(items) => items.get(at).map(|item| item.span),
                 _ => None,
@@ -359,10 +372,10 @@ impl Checker {
                 Some(first) => diagnostic.label("again here").note(first, "first here"),
                 None => diagnostic,
             };
-            self.report(diagnostic.help("name each member once"));
-            return None;
+            self.report(diagnostic.help("name each of them once"));
+            return true;
         }
-        Some(turns)
+        false
     }
 
     /// The key as it is written in the name of a member: `expert[sort]`.
@@ -471,12 +484,8 @@ impl Checker {
                 }
             }
             (Value::Logits(_), _) | (_, Value::Logits(_)) => {
-                return self.logits_arithmetic(
-                    operator,
-                    (left_value, left.span),
-                    (right_value, right.span),
-                    span,
-                );
+                let (a, b) = (Spanned::new(left_value, left.span), Spanned::new(right_value, right.span));
+                return self.logits_arithmetic(operator, a, b, span);
             }
             _ => {}
         }
@@ -484,6 +493,7 @@ impl Checker {
         else {
             return Value::Error;
         };
-        self.binary(operator, operator_span, (a, left.span), (b, right.span), span)
+        let (a, b) = (Spanned::new(a, left.span), Spanned::new(b, right.span));
+        self.binary(operator, operator_span, a, b, span)
     }
 }

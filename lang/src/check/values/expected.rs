@@ -108,9 +108,23 @@ impl Checker {
         let Role::Named { teacher, .. } = role else { return None };
         match &self.teacher(*teacher).weights {
             TeacherWeights::Composed { bindings, .. } => {
-                bindings.iter().find(|(known, _)| known == name).map(|(_, formula)| formula.clone())
+                bindings.iter().find(|known| known.name == name).map(|known| known.formula.clone())
             }
             _ => None,
+        }
+    }
+
+    /// Reports a value that is no model. A text may be the folder or the repository of one.
+    pub(in crate::check) fn no_model(&mut self, span: Span, found: &Value) {
+        match found {
+            Value::Text(text) if !self.is_declared(span.file, text) => {
+                let load = format!("load it first: `model base = hf(\"{text}\")`");
+                let diagnostic = Diagnostic::error(Code::TypeMismatch, span, "expected a model");
+                self.report(diagnostic.label("this is a text").help(load));
+            }
+            found => {
+                self.wrong_kind(span, "expected a model", found);
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 //! at the argument that the value comes from, with a note at the place in the body.
 
 use crate::diag::{Code, Diagnostic, Label};
-use crate::source::Span;
+use crate::source::{Span, Spanned};
 
 use crate::check::Checker;
 
@@ -13,7 +13,7 @@ pub(in crate::check) struct Frame {
     /// The span of the item that declares it.
     pub body: Span,
     /// The parameters with the spans of the caller's arguments.
-    pub given: Vec<(String, Span)>,
+    pub given: Vec<Spanned<String>>,
 }
 
 /// Whether a diagnostic is about a value, not about a name.
@@ -39,13 +39,13 @@ impl Checker {
                 break;
             }
             let text = self.sources.text(place);
-            let Some((_, argument)) = frame.given.iter().find(|(name, _)| mentions(text, name)) else {
+            let Some(argument) = frame.given.iter().find(|given| mentions(text, &given.value)) else {
                 break;
             };
             diagnostic
                 .related
                 .insert(0, Label { span: place, text: format!("read here, in `{}`", frame.name) });
-            diagnostic.primary.span = *argument;
+            diagnostic.primary.span = argument.span;
             // A fix in the body does not help the caller.
             diagnostic.fix = None;
             diagnostic.choices.clear();

@@ -2,7 +2,7 @@
 
 use crate::diag::{Code, Diagnostic};
 use crate::formula::{Formula, FormulaKind, Function, Unit};
-use crate::source::Span;
+use crate::source::{Span, Spanned};
 use crate::syntax::ast::{Condition, MatchArm};
 
 use crate::check::Checker;
@@ -52,7 +52,7 @@ impl Checker {
                 && formula.unit() != Unit::Bool
             {
                 let message = "the condition of an arm must be a bool";
-                self.unit_mismatch(condition.span, message, &[(condition.span, formula)], None);
+                self.unit_mismatch(Spanned::new(formula, condition.span), message, None);
                 conditions.push(None);
                 continue;
             }
@@ -71,15 +71,17 @@ impl Checker {
         let mut values = Vec::new();
         for arm in &arms[..=otherwise] {
             let value = self.evaluate(&arm.value, env);
-            values.push(self.formula(value, arm.value.span).map(|formula| (formula, arm.value.span)));
+            values.push(
+                self.formula(value, arm.value.span).map(|formula| Spanned::new(formula, arm.value.span)),
+            );
         }
-        let values: Option<Vec<(Formula, Span)>> = values.into_iter().collect();
+        let values: Option<Vec<Spanned<Formula>>> = values.into_iter().collect();
         let conditions: Option<Vec<Formula>> = conditions.into_iter().collect();
         let (Some(mut values), Some(conditions)) = (values, conditions) else { return Value::Error };
         let Some(unit) = self.shared_unit("match", &values, span) else { return Value::Error };
-        let (mut chosen, _) = values.pop().expect("`else` is there");
-        for (condition, (value, place)) in conditions.into_iter().zip(values).rev() {
-            match self.apply(Function::Where, vec![condition, value, chosen], unit, place) {
+        let mut chosen = values.pop().expect("`else` is there").value;
+        for (condition, Spanned { value, span }) in conditions.into_iter().zip(values).rev() {
+            match self.apply(Function::Where, vec![condition, value, chosen], unit, span) {
                 Value::Formula(formula) => chosen = formula,
                 _ => return Value::Error,
             }

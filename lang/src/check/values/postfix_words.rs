@@ -1,7 +1,7 @@
-//! Checks the word after a number, `150 steps`, `4096 tokens`: it must be what the setting counts.
+//! Checks the word after a number, `150 steps`, `2 * 2048 tokens`: it must be what the setting counts.
 
 use crate::diag::{Code, Diagnostic};
-use crate::formula::FormulaKind;
+use crate::formula::CountWord;
 use crate::source::Span;
 use crate::syntax::words::split_word;
 
@@ -51,19 +51,14 @@ fn stands_alone(key: &str) -> bool {
 }
 
 impl Checker {
-    /// The number, the word after it, and the place of both. `None` if the value is not written so.
+    /// What a number counts, and the literal that says so: the number before its word, and the place of both.
+    /// `None` if no part of it has a word.
     fn word_behind(&self, value: &Value) -> Option<(&str, &'static str, Span)> {
         let Value::Formula(formula) = value else { return None };
-        let FormulaKind::Number(_) = formula.0.kind else { return None };
-        let span = self.span(formula.0.origin);
-        let (number, word) = self.sources.text(span).rsplit_once([' ', '\t'])?;
-        let number = number.trim_end();
-        let literal = number.starts_with(|c: char| c.is_ascii_digit())
-            && number.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'+'));
-        let word = ["steps", "tokens"]
-            .into_iter()
-            .find(|known| known.trim_end_matches('s') == word.trim_end_matches('s'))?;
-        literal.then_some((number, word, span))
+        let CountWord { word, origin } = formula.0.counted?;
+        let span = self.span(origin);
+        let (number, _) = self.sources.text(span).rsplit_once([' ', '\t'])?;
+        Some((number.trim_end(), word, span))
     }
 
     /// The name of the setting or argument in front of a value: `steps` in `steps = 100` and in `steps: 100`.

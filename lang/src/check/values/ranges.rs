@@ -9,7 +9,7 @@ use rustc_hash::FxHashMap;
 use crate::check::Checker;
 use crate::check::formulas::properties::is_zero;
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{Length, Objective};
+use crate::experiment::{Length, Objective, StageStep};
 use crate::formula::{
     DeclaredType, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function,
     GivenParameter, Live, ModelSignal, PreferenceKind, Scan, Side, Signal, Summand, Unit, with_number,
@@ -23,15 +23,21 @@ pub struct Bindings {
     pub entry: Option<[f64; 2]>,
 }
 
+/// A part of a formula, and the places of its operands.
+struct TapePart<'f> {
+    node: &'f FormulaNode,
+    operands: Vec<usize>,
+}
+
 /// The parts of a formula, each once, operands first. Parts may be shared, so that a formula has few parts
 /// and very many paths.
 pub struct Tape<'f> {
-    parts: Vec<(&'f FormulaNode, Vec<usize>)>,
+    parts: Vec<TapePart<'f>>,
 }
 
 impl<'f> Tape<'f> {
     pub fn new(formula: &'f Formula) -> Tape<'f> {
-        let mut parts: Vec<(&FormulaNode, Vec<usize>)> = Vec::new();
+        let mut parts: Vec<TapePart> = Vec::new();
         let mut known: FxHashMap<*const FormulaNode, usize> = FxHashMap::default();
         let mut waiting = vec![formula];
         while let Some(next) = waiting.last().copied() {
@@ -45,11 +51,12 @@ impl<'f> Tape<'f> {
                 waiting.pop();
                 let at = parts.len();
                 known.entry(Rc::as_ptr(&next.0)).or_insert_with(|| {
-                    parts.push((&next.0, Vec::new()));
+                    parts.push(TapePart { node: &next.0, operands: Vec::new() });
                     at
                 });
                 if parts.len() > at {
-                    parts[at].1 = operands.iter().map(|operand| known[&Rc::as_ptr(&operand.0)]).collect();
+                    parts[at].operands =
+                        operands.iter().map(|operand| known[&Rc::as_ptr(&operand.0)]).collect();
                 }
             } else {
                 waiting.extend(missing);
@@ -65,7 +72,7 @@ impl<'f> Tape<'f> {
         apply: impl Fn(Function, &[T]) -> T,
     ) -> Option<T> {
         let mut values: Vec<T> = Vec::with_capacity(self.parts.len());
-        for (part, operands) in &self.parts {
+        for TapePart { node: part, operands } in &self.parts {
             values.push(match &part.kind {
                 FormulaKind::Apply { function, .. } => match *operands.as_slice() {
                     [a] => apply(*function, &[values[a]]),
@@ -233,7 +240,7 @@ fn looked_at(numbers: &[Tape], steps: u32) -> Vec<u32> {
     }
     let mut found: Vec<u32> =
         (0..MANY).map(|at| (u64::from(at) * u64::from(steps - 1) / u64::from(MANY - 1)) as u32).collect();
-    for (part, _) in numbers.iter().flat_map(|number| &number.parts) {
+    for TapePart { node: part, .. } in numbers.iter().flat_map(|number| &number.parts) {
         if let FormulaKind::Schedule(schedule) = &part.kind {
             let turns = schedule.turns(steps).into_iter();
             found.extend(turns.flat_map(|turn| [turn.saturating_sub(1), turn, turn.saturating_add(1)]));
@@ -297,7 +304,8 @@ impl Checker {
             given.value.unit() == Unit::Fraction && given.value.constant().is_none()
         };
         for GivenParameter { name, value, .. } in summand.parameters.iter().filter(moving) {
-            let dead = |end: f64| is_zero(&with_number(&summand.value, value, end), (1, 3));
+            let dead =
+                |end: f64| is_zero(&with_number(&summand.value, value, end), StageStep { step: 1, steps: 3 });
             let low = if dead(0.0) { f64::MIN_POSITIVE } else { 0.0 };
             let high = if dead(1.0) { 1.0f64.next_down() } else { 1.0 };
             // That it stays within 0 and 1 is checked elsewhere.
@@ -360,11 +368,11 @@ impl Checker {
             let Distribution::Blend(parts) = side else { continue };
             if !parts
                 .iter()
-                .all(|(share, _)| self.stays_within(share, "a share of a blend", (0.0, 1.0), length))
+                .all(|part| self.stays_within(&part.weight, "a share of a blend", (0.0, 1.0), length))
             {
                 return false;
             }
-            let shares: Vec<Tape> = parts.iter().map(|(share, _)| Tape::new(share)).collect();
+            let shares: Vec<Tape> = parts.iter().map(|part| Tape::new(&part.weight)).collect();
             let off = |steps: u32| {
                 let total = |step| -> Option<f64> {
                     shares.iter().map(|share| share.at(&Bindings { step, steps, entry: None })).sum()
@@ -375,7 +383,7 @@ impl Checker {
             };
             let found: Option<Vec<(u32, u32, f64)>> = lengths(length).into_iter().map(off).collect();
             let Some((step, steps, total)) = found.and_then(|found| found.first().copied()) else { continue };
-            let span = self.span(parts[0].0.0.origin);
+            let span = self.span(parts[0].weight.0.origin);
             self.report(
                 Diagnostic::error(
                     Code::ShareSum,

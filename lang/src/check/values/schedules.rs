@@ -4,7 +4,7 @@
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Length, Schedule, ScheduleLength};
 use crate::formula::{Adaptive, Axis, Formula, FormulaKind, Unit};
-use crate::source::Span;
+use crate::source::{Span, Spanned};
 use crate::syntax::ast::{Expr, ExprKind};
 
 use crate::check::Checker;
@@ -363,7 +363,7 @@ impl Checker {
         };
         let mut numbers = Vec::new();
         for value in &values {
-            match value.constant() {
+            match value.number() {
                 Some(number) => numbers.push(number),
                 None if undecided(value) => return None,
                 None => {
@@ -402,7 +402,7 @@ impl Checker {
             } else {
                 "what a schedule learns to raise is a number"
             };
-            self.unit_mismatch(expr.span, message, &[(expr.span, &formula)], None);
+            self.unit_mismatch(Spanned::new(&formula, expr.span), message, None);
             return None;
         }
         if formula.axis() > Axis::Batch {

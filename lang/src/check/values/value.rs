@@ -7,7 +7,7 @@ use crate::experiment::{
     GradientAlignment, Guard, Metric, ModelId, Objective, Optimizer, PanelId, Reward, Rollout, Secret,
     SelfCopy, TeacherId, Template, Validation,
 };
-use crate::formula::{Distribution, Formula, FormulaKind, Role, Support};
+use crate::formula::{Distribution, Formula, FormulaKind, Role, Support, Unit, WeightedRole};
 
 use crate::check::builtins::Builtin;
 use crate::check::names::modules::ItemId;
@@ -55,7 +55,7 @@ pub enum Value {
     Objective(Rc<Objective>),
     Template(Rc<Template>),
     /// A linear combination of logits: a teacher composed token by token.
-    Logits(Vec<(Formula, Role)>),
+    Logits(Vec<WeightedRole>),
     /// `self`, `self.ema(0.99)`
     Student(SelfCopy),
     /// `top_k(20)` without a role: what a teacher returns. Read from the expression.
@@ -151,6 +151,7 @@ impl Value {
     pub fn describe(&self) -> String {
         match self {
             Value::Formula(formula) => match formula.0.kind {
+                FormulaKind::Number(_) if formula.unit() == Unit::Bool => "a bool".into(),
                 FormulaKind::Number(_) => "a number".into(),
                 FormulaKind::Schedule(_) | FormulaKind::Adaptive(_) => "a schedule".into(),
                 _ => format!("a {} per {}", formula.unit().name(), formula.axis().name()),
@@ -212,7 +213,15 @@ impl Value {
         matches!(self, Value::Error)
     }
 
-    /// The value as a number, if it is known before the run.
+    /// The value as a number, if it is known before the run. A bool is not a number.
+    pub fn number(&self) -> Option<f64> {
+        match self {
+            Value::Formula(formula) if formula.unit() != Unit::Bool => formula.constant(),
+            _ => None,
+        }
+    }
+
+    /// The value as a number, or a bool as 0 or 1, if it is known before the run.
     pub fn constant(&self) -> Option<f64> {
         match self {
             Value::Formula(formula) => formula.constant(),

@@ -13,16 +13,23 @@ pub enum Distribution {
     Role(Role),
     /// `blend(teacher: a, student: 1 - a)`: a weighted sum of distributions. If the student is one of them,
     /// its share carries gradient where the whole divergence is `live`.
-    Blend(Vec<(Formula, Role)>),
+    Blend(Vec<WeightedRole>),
     /// `detached(blend(...))`: no gradient flows through this side, even where the student is in it.
     Detached(Box<Distribution>),
+}
+
+/// A role in a weighted sum: the share of a blend, the factor of logits, the weight in a pool of teachers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WeightedRole<W = Formula> {
+    pub weight: W,
+    pub role: Role,
 }
 
 impl Distribution {
     pub fn roles(&self) -> Vec<Role> {
         match self {
             Distribution::Role(role) => vec![role.clone()],
-            Distribution::Blend(parts) => parts.iter().map(|(_, role)| role.clone()).collect(),
+            Distribution::Blend(parts) => parts.iter().map(|part| part.role.clone()).collect(),
             Distribution::Detached(inner) => inner.roles(),
         }
     }
@@ -42,7 +49,7 @@ impl Distribution {
     fn formulas(&self) -> Vec<&Formula> {
         match self {
             Distribution::Role(_) => Vec::new(),
-            Distribution::Blend(parts) => parts.iter().map(|(coefficient, _)| coefficient).collect(),
+            Distribution::Blend(parts) => parts.iter().map(|part| &part.weight).collect(),
             Distribution::Detached(inner) => inner.formulas(),
         }
     }

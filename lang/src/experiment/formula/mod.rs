@@ -3,6 +3,7 @@
 //! A formula is a tree with shared parts: a `let` is bound once and read often. It has no names, functions or
 //! constants: the checker has resolved, inlined and evaluated them.
 
+mod counted;
 mod decided;
 mod divergences;
 mod signals;
@@ -17,6 +18,7 @@ use std::rc::Rc;
 use rustc_hash::FxHashSet;
 use serde::{Deserialize, Serialize};
 
+pub use counted::*;
 pub use divergences::*;
 pub use mopd_ops::{Deviation, Function, Memory, Reduction, Scan, Statistic, Unit};
 pub use signals::*;
@@ -91,6 +93,13 @@ const FEW: usize = 48;
 #[derive(Clone)]
 pub struct Formula(pub Rc<FormulaNode>);
 
+/// A formula that a `let` or a `where` names.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NamedFormula {
+    pub name: String,
+    pub formula: Formula,
+}
+
 #[derive(Debug)]
 pub struct FormulaNode {
     pub kind: FormulaKind,
@@ -101,6 +110,8 @@ pub struct FormulaNode {
     pub origin: Origin,
     /// The bounds of the declared type of the parameter that it was given for, if any.
     pub declared: Option<DeclaredType>,
+    /// What a number known before the run counts, if its text says so.
+    pub counted: Option<CountWord>,
     /// The depth of the tree of its parts: 1 without parts.
     depth: u32,
 }
@@ -228,7 +239,7 @@ impl PartialEq for FormulaNode {
     fn eq(&self, other: &FormulaNode) -> bool {
         (self.depth, self.unit, self.axis, self.live, self.origin)
             == (other.depth, other.unit, other.axis, other.live, other.origin)
-            && self.declared == other.declared
+            && (&self.declared, self.counted) == (&other.declared, other.counted)
             && self.kind == other.kind
     }
 }
@@ -288,6 +299,7 @@ impl Formula {
             live,
             origin,
             declared: None,
+            counted: None,
             depth: depth.saturating_add(1),
         }))
     }
@@ -298,13 +310,22 @@ impl Formula {
 
     /// The same number with the bounds of a parameter's type, in addition to those it has.
     pub fn declared(&self, declared: DeclaredType) -> Formula {
-        let FormulaNode { kind, unit, axis, live, origin, declared: before, depth } = &*self.0;
+        let FormulaNode { kind, unit, axis, live, origin, declared: before, counted, depth } = &*self.0;
         let (low, high) = before.as_ref().map_or((declared.low, declared.high), |before| {
             (declared.low.max(before.low), declared.high.min(before.high))
         });
         let declared = Some(DeclaredType { low, high, ..declared });
         let (unit, axis, live, origin, depth) = (*unit, *axis, *live, *origin, *depth);
-        Formula(Rc::new(FormulaNode { kind: kind.clone(), unit, axis, live, origin, declared, depth }))
+        let (kind, counted) = (kind.clone(), *counted);
+        Formula(Rc::new(FormulaNode { kind, unit, axis, live, origin, declared, counted, depth }))
+    }
+
+    /// A number that has just been made, with what it counts.
+    pub fn counting(mut self, counted: Option<CountWord>) -> Formula {
+        if let Some(node) = Rc::get_mut(&mut self.0) {
+            node.counted = counted;
+        }
+        self
     }
 
     /// A signal, with its own unit and axis.

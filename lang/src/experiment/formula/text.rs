@@ -161,7 +161,7 @@ pub fn distribution(side: &Distribution) -> String {
         Distribution::Role(role) => role.name().to_owned(),
         Distribution::Blend(parts) => {
             let parts: Vec<String> =
-                parts.iter().map(|(share, role)| format!("{}: {}", role.name(), inner(share))).collect();
+                parts.iter().map(|part| format!("{}: {}", part.role.name(), inner(&part.weight))).collect();
             format!("blend({})", parts.join(", "))
         }
         Distribution::Detached(inner) => format!("detached({})", distribution(inner)),

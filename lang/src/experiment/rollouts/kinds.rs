@@ -86,12 +86,21 @@ pub struct SourceFacts<'a> {
     pub asks_teacher: Option<Capability>,
     /// Its number that may change during training.
     pub moving: Option<MovingNumber<'a>>,
-    /// The author's program that it starts: the kind of program, the command, the dependencies.
-    pub program: Option<(&'static str, &'a str, &'a [String])>,
+    /// The author's program that it starts.
+    pub program: Option<AuthorProgram<'a>>,
     /// The model that writes the completions in its state before the run.
     pub earlier_model: Option<ModelId>,
     /// The formulas that select completions.
     pub decides_by: Vec<&'a Formula>,
+}
+
+/// A program of the author that a rollout starts.
+pub struct AuthorProgram<'a> {
+    /// Such as `environment`.
+    pub kind: &'static str,
+    pub command: &'a str,
+    /// The files that its results depend on.
+    pub depends: &'a [String],
 }
 
 /// The author of a source's tokens.
@@ -240,7 +249,7 @@ impl RolloutSource {
             },
             Source::Turns { environment, depends, at_most, of, .. } => SourceFacts {
                 moving: Some(MovingNumber { formula: at_most, what: "`at_most`", range: MovingRange::Turns }),
-                program: Some(("environment", environment, depends)),
+                program: Some(AuthorProgram { kind: "environment", command: environment, depends }),
                 ..SourceFacts::new("turns", &[of], TokensOf::Inside)
             },
             Source::Denoise { of, .. } => SourceFacts::new("denoise", &[of], TokensOf::Changed(None)),
@@ -345,7 +354,7 @@ impl RolloutSource {
         let drawn = || sampling().map(|sampling| format!(" ({})", shape(sampling))).unwrap_or_default();
         match self {
             RolloutSource::Data { field } => format!("data (field `{field}`)"),
-            RolloutSource::Parameter { name, .. } => format!("whatever `{name}` is"),
+            RolloutSource::Parameter { name, .. } => format!("the rollout `{name}`"),
             RolloutSource::Sample(sampling) => {
                 format!("student rollouts ({} per prompt, {})", sampling.n, shape(sampling))
             }
@@ -394,7 +403,7 @@ impl RolloutSource {
             }
             RolloutSource::FirstOf { choices } => {
                 let choices: Vec<&str> = choices.iter().map(|choice| choice.source.name()).collect();
-                format!("the first that has any of {}", choices.join(", "))
+                format!("the first with completions of {}", choices.join(", "))
             }
             RolloutSource::EachTurn { history, .. } => {
                 let n = sampling().map_or(1, |sampling| sampling.n);

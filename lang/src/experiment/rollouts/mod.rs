@@ -7,7 +7,9 @@ use std::rc::Rc;
 
 use super::{ModelId, Origin, Secret, Template};
 use crate::experiment::formula::{Formula, Role};
-pub use kinds::{MovingNumber, MovingRange, RolloutArgument, RolloutSource, SourceFacts, TokensOf};
+pub use kinds::{
+    AuthorProgram, MovingNumber, MovingRange, RolloutArgument, RolloutSource, SourceFacts, TokensOf,
+};
 use serde::{Deserialize, Serialize};
 
 /// The source of the tokens that an objective scores.
@@ -196,11 +198,13 @@ impl Rollout {
         self.edits.iter().fold(drawn, |n, edit| if let Edit::Best { of, .. } = edit { n.min(*of) } else { n })
     }
 
-    /// The author's programs that it starts, each with its kind and dependencies.
-    pub fn programs(&self) -> Vec<(&'static str, &str, &[String])> {
+    /// The author's programs that it starts.
+    pub fn programs(&self) -> Vec<AuthorProgram<'_>> {
         let programs = self.all().into_iter().flat_map(|rollout| {
             let edits = rollout.edits.iter().filter_map(|edit| match edit {
-                Edit::Through { command, depends, .. } => Some(("edit", &**command, &**depends)),
+                Edit::Through { command, depends, .. } => {
+                    Some(AuthorProgram { kind: "edit", command, depends })
+                }
                 _ => None,
             });
             rollout.source.facts().program.into_iter().chain(edits)

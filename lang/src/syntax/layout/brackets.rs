@@ -13,6 +13,16 @@ pub(super) fn partner(bracket: u8) -> u8 {
     }
 }
 
+/// The end of the arguments in `distill(base { ...`, a call whose block begins before its `)`.
+fn block_of_call(text: &str, open: usize) -> Option<usize> {
+    let line = text[open..].lines().next()?;
+    let arguments = line[..line.find('{')?].trim_end();
+    let before = arguments.trim_end_matches(words::is_word);
+    let word = &arguments[before.len()..];
+    let is_name = !word.is_empty() && word != "match" && !before.contains('"');
+    is_name.then_some(open + arguments.len())
+}
+
 impl Scanner<'_> {
     /// Drops the open parentheses and square brackets inside the innermost block, and reports the outermost.
     pub(super) fn pop_parens(&mut self, next: Option<usize>) {
@@ -71,6 +81,15 @@ impl Scanner<'_> {
             return diagnostic;
         }
         let partner = partner(bracket) as char;
+        if bracket == b'('
+            && let Some(block) = block_of_call(before, at)
+        {
+            return diagnostic.fix(
+                format!("write `{partner}`"),
+                self.span(block, block),
+                partner.to_string(),
+            );
+        }
         let one_line = !before[at..].contains('\n');
         if before[before.rfind('\n').map_or(0, |newline| newline + 1)..].contains("//") {
             return diagnostic; // Behind a comment it would be part of the comment.

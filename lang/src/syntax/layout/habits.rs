@@ -190,17 +190,25 @@ impl Scanner<'_> {
     }
 
     /// `240 // 2, ...)` within brackets that open on its line and close after the `//`: a floor division as
-    /// in Python.
+    /// in Python. At the end of a line, `240 // 2` only gets a warning.
     pub(super) fn floor_division(&mut self) -> bool {
         let at = self.at;
         let line_start = self.text[..at].rfind('\n').map_or(0, |newline| newline + 1);
+        let rest = &self.text[at + 2..self.line_end()];
+        let after = rest.trim_start().trim_start_matches(|c: char| c.is_ascii_digit() || c == '_');
+        let number = after.len() < rest.trim_start().len();
+        let help = "a division is written `/`";
+        if number && after.trim().is_empty() && self.last == LastToken::Value {
+            // It may be a comment, so it stays one.
+            let text = "a comment that is only a number: `//` is no division";
+            let diagnostic = Diagnostic::warning(Code::ForeignSyntax, self.span(at, at + 2), text);
+            self.report(diagnostic.help(help).replace_with("write `/`", "/").possibly());
+            return false;
+        }
         let Some(open) = self.open.last() else { return false };
         let on_line = matches!(open.bracket, b'(' | b'[') && open.at >= line_start;
-        let rest = &self.text[at + 2..self.line_end()];
         // Only a number, followed by a comma or a closing bracket: a comment in prose may begin with a word.
-        let digits = rest.trim_start().trim_start_matches(|c: char| c.is_ascii_digit() || c == '_');
-        let divisor =
-            digits.len() < rest.trim_start().len() && digits.trim_start().starts_with([',', ')', ']']);
+        let divisor = number && after.trim_start().starts_with([',', ')', ']']);
         let closes = rest.contains(super::brackets::partner(open.bracket) as char);
         if !on_line || !divisor || !closes || self.last != LastToken::Value {
             return false;
@@ -210,7 +218,7 @@ impl Scanner<'_> {
             self.span(at, at + 2),
             "`//` begins a comment, which takes the rest of the line",
         )
-        .help("a division is written `/`")
+        .help(help)
         .replace_with("write `/`", "/");
         self.report(diagnostic);
         self.replace(at, at + 2).copy_from_slice(b"/ ");

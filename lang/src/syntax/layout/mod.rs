@@ -31,9 +31,15 @@ pub struct LaidOutItem {
     pub diagnostics: Vec<Diagnostic>,
     /// `//!` lines.
     pub module_doc: Vec<String>,
-    /// `///` lines with their offsets.
-    pub docs: Vec<(usize, String)>,
+    /// `///` lines.
+    pub docs: Vec<DocLine>,
     pub context: LayoutContext,
+}
+
+/// A line of documentation, and where it begins.
+pub struct DocLine {
+    pub at: usize,
+    pub text: String,
 }
 
 /// The dependencies of a layout besides the text of the piece and the first words of the next piece.
@@ -136,6 +142,14 @@ enum LastToken {
     Value,
 }
 
+/// The next line with content.
+#[derive(Clone, Copy)]
+struct NextLine {
+    start: usize,
+    /// The kind of its beginning.
+    head: LineHead,
+}
+
 struct Scanner<'a> {
     file: FileId,
     text: &'a str,
@@ -148,14 +162,13 @@ struct Scanner<'a> {
     open: Vec<OpenBracket>,
     depth: usize,
     last: LastToken,
-    /// The start of the next line with content, and the kind of its beginning.
-    next_line: (usize, LineHead),
+    next_line: NextLine,
     /// Whether items at the start of a line end the blocks around them.
     items_close: bool,
     context: LayoutContext,
     diagnostics: Vec<Diagnostic>,
     module_doc: Vec<String>,
-    docs: Vec<(usize, String)>,
+    docs: Vec<DocLine>,
 }
 
 impl<'a> Scanner<'a> {
@@ -170,7 +183,7 @@ impl<'a> Scanner<'a> {
             open: vec![OpenBracket { bracket: 0, at: 0, operators: 0, arms: false, led: false }],
             depth: 0,
             last: LastToken::Nothing,
-            next_line: (0, LineHead::Other),
+            next_line: NextLine { start: 0, head: LineHead::Other },
             items_close,
             context: LayoutContext::default(),
             diagnostics: Vec::new(),
@@ -258,10 +271,11 @@ impl<'a> Scanner<'a> {
         let at = self.at;
         self.at += 1;
         // A run of blank lines and comments is scanned once.
-        if self.at > self.next_line.0 {
-            self.next_line = words::line_head(self.text, self.at);
+        if self.at > self.next_line.start {
+            let (start, head) = words::line_head(self.text, self.at);
+            self.next_line = NextLine { start, head };
         }
-        let (next, head) = self.next_line;
+        let NextLine { start: next, head } = self.next_line;
         let top = self.open.last().map_or(0, |open| open.bracket);
         let item = match head {
             LineHead::Item => true,

@@ -1,6 +1,6 @@
 //! Texts, comments, and look-alikes of characters and quotes.
 
-use super::{LastToken, Scanner, partner};
+use super::{DocLine, LastToken, Scanner, partner};
 use crate::diag::{Code, Diagnostic};
 use crate::syntax::words;
 
@@ -184,7 +184,7 @@ impl Scanner<'_> {
         } else if let Some(doc) = comment.strip_prefix("///")
             && !doc.starts_with('/')
         {
-            self.docs.push((self.at, strip(doc)));
+            self.docs.push(DocLine { at: self.at, text: strip(doc) });
         }
         self.blank(self.at, end);
     }

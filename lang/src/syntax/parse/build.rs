@@ -9,7 +9,7 @@ use super::{Grammar, Rule, explain};
 use crate::diag::{Code, Diagnostic};
 use crate::source::{FileId, Span};
 use crate::syntax::ast::*;
-use crate::syntax::layout::LaidOutItem;
+use crate::syntax::layout::{DocLine, LaidOutItem};
 
 /// Which catch-all rule matched a slice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub struct AstBuilder<'a> {
     base: usize,
     diagnostics: Vec<Diagnostic>,
     /// Documentation lines not yet given to an item.
-    docs: std::iter::Peekable<std::slice::Iter<'a, (usize, String)>>,
+    docs: std::iter::Peekable<std::slice::Iter<'a, DocLine>>,
     /// Documentation lines of the pieces before.
     earlier_docs: Vec<String>,
     /// The column of the last broken line, until something valid follows.
@@ -54,7 +54,7 @@ impl<'a> AstBuilder<'a> {
 
     /// The diagnostics, and the state for the next piece.
     pub fn finish(self) -> (Vec<Diagnostic>, ParserState) {
-        let docs = self.earlier_docs.into_iter().chain(self.docs.map(|(_, line)| line.clone())).collect();
+        let docs = self.earlier_docs.into_iter().chain(self.docs.map(|line| line.text.clone())).collect();
         (self.diagnostics, ParserState { docs, last_broken: self.last_broken })
     }
 
@@ -121,14 +121,14 @@ impl<'a> AstBuilder<'a> {
     /// The documentation lines between the last item and this one.
     pub(super) fn doc(&mut self, start: usize) -> String {
         let mut lines = std::mem::take(&mut self.earlier_docs);
-        while let Some((_, line)) = self.docs.next_if(|(at, _)| *at < start) {
-            lines.push(line.clone());
+        while let Some(line) = self.docs.next_if(|line| line.at < start) {
+            lines.push(line.text.clone());
         }
         lines.join("\n")
     }
 
     pub fn skip_docs(&mut self, end: usize) {
-        while self.docs.next_if(|(at, _)| *at < end).is_some() {}
+        while self.docs.next_if(|line| line.at < end).is_some() {}
     }
 
     /// Reports signs that other languages use for assignment.
@@ -178,9 +178,9 @@ impl<'a> AstBuilder<'a> {
             }
             _ => {
                 let bindings = tail.into_inner().filter(|part| part.as_rule() == Rule::where_binding);
-                let bindings: Vec<(Name, Expr)> =
+                let bindings: Vec<WhereBinding> =
                     bindings.filter_map(|binding| self.where_binding(binding)).collect();
-                span = bindings.last().map_or(span, |(_, last)| span.to(last.span));
+                span = bindings.last().map_or(span, |last| span.to(last.value.span));
                 ExprKind::Where { value, bindings }
             }
         };
@@ -212,7 +212,7 @@ impl<'a> AstBuilder<'a> {
         }
     }
 
-    fn where_binding(&mut self, pair: Pair<'a, Rule>) -> Option<(Name, Expr)> {
+    fn where_binding(&mut self, pair: Pair<'a, Rule>) -> Option<WhereBinding> {
         let (mut name, mut value) = (None, None);
         for part in pair.into_inner() {
             match part.as_rule() {
@@ -221,7 +221,7 @@ impl<'a> AstBuilder<'a> {
                 _ => {}
             }
         }
-        Some((name?, value?))
+        Some(WhereBinding { name: name?, value: value? })
     }
 
     // ---- Blocks ----

@@ -70,6 +70,10 @@ pub fn describe(builder: &AstBuilder, error: &Error<Rule>, at: usize, in_block: 
         token.starts_with(|c: char| words::is_word(c) || c == '"') && !words::RESERVED.contains(&token);
     if wanted.contains("`,`") && begins_value && builder.text()[..at].trim_end().ends_with(value) {
         let end = builder.text()[..at].trim_end().len();
+        if is_argument_name(&builder.text()[..end], rest) {
+            let help = "`:` is missing between the argument's name and its value";
+            return diagnostic.help(help).fix("write a colon", builder.span_at(end, end), ":");
+        }
         return diagnostic.help("a comma is missing").fix("write a comma", builder.span_at(end, end), ",");
     }
     if words::RESERVED.contains(&token)
@@ -81,6 +85,20 @@ pub fn describe(builder: &AstBuilder, error: &Error<Rule>, at: usize, in_block: 
         return diagnostic.help("names are made of letters, digits and `_`");
     }
     diagnostic
+}
+
+/// Whether `before` ends with a name that stands alone as an argument of a call whose other arguments, before
+/// or after it, are named: `sample(n: 1, temperature`.
+fn is_argument_name(before: &str, after: &str) -> bool {
+    let earlier = before.trim_end_matches(words::is_word).trim_end();
+    if earlier.len() == before.len() || !earlier.ends_with(['(', ',']) {
+        return false;
+    }
+    let Some(open) = earlier.rfind(['(', '[', '{']).filter(|open| earlier[*open..].starts_with('(')) else {
+        return false;
+    };
+    let rest = after.split([')', '\n', '\u{1}']).next().unwrap_or_default();
+    !earlier[open..].contains(')') && (earlier[open..].contains(':') || rest.contains(':'))
 }
 
 /// The token that `text` begins with; empty at the end of a line.

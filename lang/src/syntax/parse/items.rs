@@ -5,7 +5,7 @@ use pest::iterators::{Pair, Pairs};
 use super::Rule;
 use super::build::{AstBuilder, lost};
 use crate::diag::{Code, Diagnostic};
-use crate::source::Span;
+use crate::source::{Span, Spanned};
 use crate::syntax::ast::*;
 
 /// The parts of items and statements.
@@ -19,7 +19,7 @@ pub(super) struct ItemParts {
     /// Whether `||` is between the first two.
     directed: bool,
     parameters: Vec<Parameter>,
-    axes: Option<(Span, Vec<Index>)>,
+    axes: Option<Spanned<Vec<Index>>>,
     pub(super) value: Option<Expr>,
 }
 
@@ -79,7 +79,7 @@ impl<'a> AstBuilder<'a> {
                 Rule::parameter => return Some(ItemKind::Param(self.parameter(part)?)),
                 Rule::assign => self.assign(part, false),
                 Rule::value => parts.value = self.value(part),
-                Rule::axes => parts.axes = Some((self.span(&part), self.axes(part))),
+                Rule::axes => parts.axes = Some(Spanned { span: self.span(&part), value: self.axes(part) }),
                 _ => {}
             }
         }
@@ -112,7 +112,7 @@ impl<'a> AstBuilder<'a> {
             Rule::panel_item => ItemKind::Panel { name: parts.name?, value: parts.value? },
             Rule::eval_item => ItemKind::Eval { name: parts.name?, block: parts.block? },
             Rule::sweep_item => {
-                let (span, axes) = parts.axes?;
+                let Spanned { value: axes, span } = parts.axes?;
                 ItemKind::Sweep { span, axes }
             }
             Rule::stage_item => ItemKind::Stage { name: parts.name?, parameters, body: parts.value? },

@@ -11,6 +11,22 @@ use crate::source::Span;
 use crate::syntax::ast::*;
 use crate::syntax::words::{self, split_word};
 
+/// The keyword of an item that a word is meant for: its own, that of other languages, or a similar one.
+fn meant_keyword(word: &str) -> Option<&str> {
+    match word {
+        "def" | "func" | "function" => Some("fn"),
+        "import" | "from" => Some("use"),
+        "const" | "var" | "val" => Some("let"),
+        _ if words::ITEMS.contains(&word) => Some(word),
+        _ => nearest(word, words::ITEMS.iter().copied()),
+    }
+}
+
+/// An item that declares what is not known: a name that can't be found may be declared in it.
+fn declares_any() -> ItemKind {
+    ItemKind::Use(Use { module: Vec::new(), names: Vec::new() })
+}
+
 impl<'a> AstBuilder<'a> {
     pub fn broken_item(&mut self, pair: Pair<'a, Rule>) -> Option<Item> {
         let span = self.span(&pair);
@@ -29,19 +45,10 @@ impl<'a> AstBuilder<'a> {
     /// The kind of a broken item, from its first word (after `pub`) and the text after it.
     fn broken_kind(&mut self, span: Span, keyword: &str, rest: &str) -> Option<ItemKind> {
         let (start, end) = (span.start as usize, span.end as usize);
-        // What it declares is unknown: a name that can't be found may be declared in it.
-        let declares_any = || ItemKind::Use(Use { module: Vec::new(), names: Vec::new() });
-        let keyword = match keyword {
-            "def" | "func" | "function" => "fn",
-            "import" | "from" => "use",
-            "const" | "var" | "val" => "let",
-            _ if words::ITEMS.contains(&keyword) => keyword,
-            "for" | "while" => return Some(declares_any()),
-            _ => match nearest(keyword, words::ITEMS.iter().copied()) {
-                Some(meant) => meant,
-                None => return self.without_keyword(span, keyword, rest),
-            },
-        };
+        if matches!(keyword, "for" | "while") {
+            return Some(declares_any());
+        }
+        let Some(keyword) = meant_keyword(keyword) else { return self.without_keyword(span, keyword, rest) };
         let lost = Expr { span, kind: ExprKind::Error };
 
         if keyword == "use" {
@@ -121,35 +128,35 @@ impl<'a> AstBuilder<'a> {
         // `from a.b import c` gives its names after a word, `use a.b.{c}` inside braces; `import a.b` takes
         // no names.
         let names_at = slice.find(" import ").or(slice.find('{')).unwrap_or(slice.len());
-        let unknown = Some(ItemKind::Use(Use { module: Vec::new(), names: Vec::new() }));
         let std_alone =
             slice.starts_with("import") && slice.contains("std") && slice.matches('.').count() < 2;
         if slice.contains(['*', '"']) || slice.contains(" as ") || std_alone {
-            return unknown; // What it declares is not known.
+            return Some(declares_any());
         }
-        let mut words = Vec::new();
-        let mut at = 0;
-        while at < slice.len() {
-            let length = words::word_length(&slice.as_bytes()[at..]);
+        let mut module = self.words_between(start, start + names_at);
+        module.retain(|name| {
+            !matches!(name.text.as_str(), "use" | "pub" | "from" | "import" | "include" | "require")
+        });
+        let mut names = self.words_between(start + names_at, end);
+        if names.is_empty() && module.len() > 1 {
+            names.extend(module.pop());
+        }
+        names.retain(|name| name.text != "import");
+        Some(if module.is_empty() { declares_any() } else { ItemKind::Use(Use { module, names }) })
+    }
+
+    /// All words of a part of the text.
+    fn words_between(&self, start: usize, end: usize) -> Vec<Name> {
+        let (text, mut words, mut at) = (self.text(), Vec::new(), start);
+        while at < end {
+            let length = words::word_length(&text.as_bytes()[at..end]);
             if length > 0 {
-                let span = self.span_at(start + at, start + at + length);
-                words.push((at, Name { text: slice[at..at + length].to_owned(), span }));
+                let span = self.span_at(at, at + length);
+                words.push(Name { text: text[at..at + length].to_owned(), span });
             }
             at += length.max(1);
         }
-        let (module, mut names): (Vec<_>, Vec<_>) = words.into_iter().partition(|(at, _)| *at < names_at);
-        let mut module: Vec<Name> = module
-            .into_iter()
-            .map(|(_, name)| name)
-            .filter(|name| {
-                !matches!(name.text.as_str(), "use" | "pub" | "from" | "import" | "include" | "require")
-            })
-            .collect();
-        if names.is_empty() && module.len() > 1 {
-            names.extend(module.pop().map(|name| (0, name)));
-        }
-        let names = names.into_iter().map(|(_, name)| name).filter(|name| name.text != "import").collect();
-        if module.is_empty() { unknown } else { Some(ItemKind::Use(Use { module, names })) }
+        words
     }
 
     pub fn broken_statement(&mut self, pair: Pair<'a, Rule>) -> Option<Statement> {

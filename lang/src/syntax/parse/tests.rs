@@ -60,7 +60,7 @@ fn show(expr: &Expr) -> String {
         ExprKind::Pipe { value, through } => format!("({} |> {})", show(value), show(through)),
         ExprKind::Where { value, bindings } => {
             let bindings: Vec<String> =
-                bindings.iter().map(|(name, value)| format!("{} = {}", name.text, show(value))).collect();
+                bindings.iter().map(|of| format!("{} = {}", of.name.text, show(&of.value))).collect();
             format!("({} where {})", show(value), bindings.join(", "))
         }
         ExprKind::By { value, axis, block } => {

@@ -1,9 +1,9 @@
 //! Declarations of names: items, their parameters, names inside bodies.
 
-use super::walk::Walk;
+use super::walk::{Scope, Walk};
 use super::{NameTarget, NameUse, Symbol, SymbolId, SymbolKind, ValueInfo};
 use crate::source::{FileId, Span};
-use crate::syntax::ast::{Expr, ExprKind, ItemKind, Module, Name, Statement};
+use crate::syntax::ast::{Block, Expr, ExprKind, ItemKind, Module, Name, Statement, WhereBinding};
 
 use crate::check::names::items::signature;
 use crate::check::names::modules::{ItemId, ItemProgress, ModuleId, declared_name};
@@ -53,7 +53,7 @@ impl Walk<'_> {
     fn declare_parts(&mut self, value: &Expr) {
         match &value.kind {
             ExprKind::Where { bindings, .. } => {
-                for (name, value) in bindings {
+                for WhereBinding { name, value } in bindings {
                     let symbol = self.declare(name, SymbolKind::Where, name.span.to(value.span));
                     self.parts.insert(name.span, symbol);
                 }
@@ -69,6 +69,30 @@ impl Walk<'_> {
             }
             _ => {}
         }
+    }
+
+    /// Declares an objective's terms before its statements: `loss.<term>` may be written before the term.
+    pub(super) fn declare_terms(&mut self, body: &Block) {
+        for statement in &body.statements {
+            if let Statement::Term { name, value, .. } = statement {
+                let symbol = self.declare(name, SymbolKind::Term, name.span.to(value.span));
+                self.parts.insert(name.span, symbol);
+            }
+        }
+    }
+
+    /// `star.w`, `pair.guide`, `loss.follow`: a name that an item, or this objective, declares.
+    pub(super) fn part_of(&self, scope: &Scope, base: &Expr, field: &Name) -> Option<SymbolId> {
+        let ExprKind::Name(name) = &base.kind else { return None };
+        let owner = match self.resolve(scope, name)? {
+            NameTarget::Symbol(owner) => owner,
+            NameTarget::Signal(signal) if signal.name == "loss" => self.owner?,
+            _ => return None,
+        };
+        self.parts.values().copied().find(|part| {
+            let part = &self.index.symbols[part.0 as usize];
+            part.owner == Some(owner) && part.name == field.text
+        })
     }
 
     /// Makes a name visible from here on: the symbol of [`Self::declare_parts`], or else a new one.

@@ -8,7 +8,7 @@ use super::{NameIndex, NameTarget, NameUse, RecordedValues, SymbolId, SymbolKind
 use crate::source::{Sources, Span};
 use crate::syntax::ast::{
     Argument, Arm, Binding, Block, Condition, Expr, ExprKind, Index as Family, Item, ItemKind, MatchArm,
-    Name, Parameter, Route, Statement, Use as Import,
+    Name, Parameter, Route, Statement, Use as Import, WhereBinding,
 };
 
 use crate::check::builtins;
@@ -66,7 +66,7 @@ pub(in crate::check) struct Walk<'a> {
     pub(in crate::check) facts: RecordedValues,
     pub(in crate::check) index: NameIndex,
     pub(in crate::check) items: FxHashMap<ItemId, ItemSymbols>,
-    /// Names that an item's value declares for others, by place: `star.w`, `pair.guide`.
+    /// Names that an item's value declares for others, by place: `star.w`, `pair.guide`, `loss.follow`.
     pub(in crate::check) parts: FxHashMap<Span, SymbolId>,
     pub(in crate::check) locals: Vec<(String, NameTarget)>,
     pub(in crate::check) owner: Option<SymbolId>,
@@ -214,6 +214,7 @@ impl Walk<'_> {
     }
 
     fn objective(&mut self, scope: &Scope, body: &Block) {
+        self.declare_terms(body);
         // The next value of a state is computed at the end of the step: it sees all names.
         let mut moved = Vec::new();
         for statement in &body.statements {
@@ -228,13 +229,12 @@ impl Walk<'_> {
                     self.bind(name, SymbolKind::State, name.span.to(end));
                     moved.extend(next);
                 }
-                Statement::Term { name, index, value, block } => {
+                Statement::Term { index, value, block, .. } => {
                     let outer = self.locals.len();
                     if let Some(index) = index {
                         self.turn(scope, index);
                     }
                     self.expr(scope, value);
-                    self.declare(name, SymbolKind::Term, name.span.to(value.span));
                     if let Some(block) = block {
                         self.block(scope, block, vocabulary::keys("term").unwrap_or_default());
                     }
@@ -387,7 +387,7 @@ impl Walk<'_> {
             ExprKind::Where { value, bindings } => {
                 let scope = &scope.within(EvaluationContext::Objective);
                 let outer = self.locals.len();
-                for (name, value) in bindings {
+                for WhereBinding { name, value } in bindings {
                     self.expr(scope, value);
                     self.bind_part(name, SymbolKind::Where, name.span.to(value.span));
                 }
@@ -408,16 +408,6 @@ impl Walk<'_> {
                 self.locals.truncate(outer);
             }
         }
-    }
-
-    /// `star.w`, `pair.guide`: a name that the value of an item declares.
-    fn part_of(&self, scope: &Scope, base: &Expr, field: &Name) -> Option<SymbolId> {
-        let ExprKind::Name(name) = &base.kind else { return None };
-        let Some(NameTarget::Symbol(owner)) = self.resolve(scope, name) else { return None };
-        self.parts.values().copied().find(|part| {
-            let part = &self.index.symbols[part.0 as usize];
-            part.owner == Some(owner) && part.name == field.text
-        })
     }
 
     pub(super) fn resolve(&self, scope: &Scope, name: &str) -> Option<NameTarget> {
