@@ -13,12 +13,11 @@ use mopd_plan::events::FailureKind;
 use mopd_plan::{Agreement, Axis, Objective, Sampling, Signal};
 use tch::no_grad_guard;
 
-use super::Stage;
 use super::batches::number;
 use super::models::ScorerRef;
-use super::part::Scoring;
-use super::scores::{ScoringRun, missing_scorer, runs};
+use super::scoring::{Scoring, ScoringRun, missing_scorer, runs};
 use super::sequences::Sequences;
+use super::stage::Stage;
 use super::views::ScorerPrompts;
 use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
@@ -86,9 +85,9 @@ impl Agreements {
         let blocks = blocks(sequences, runs, chosen);
         let count = runs.parent.len();
         let mut signals = Vec::new();
-        for (agreement, place) in self.asked.iter().zip(0..) {
+        for (place, agreement) in self.asked.iter().enumerate() {
             let mut values = vec![0.0; count];
-            self.fill(&mut values, scoring, sequences, &blocks, (agreement, place, step))?;
+            self.fill(&mut values, scoring, sequences, &blocks, place, step)?;
             signals.push((agreement.signal(), values));
         }
         scoring.models.release();
@@ -96,16 +95,17 @@ impl Agreements {
         Ok(())
     }
 
-    /// Sets the values of one agreement, `[runs]`; a run that is no block keeps 0.
+    /// Sets the values of the agreement at `place`, `[runs]`; a run that is no block keeps 0.
     fn fill(
         &self,
         values: &mut [f32],
         scoring: &Scoring,
         sequences: &Sequences,
         blocks: &[Block],
-        (agreement, place, step): (&Agreement, u32, u32),
+        place: usize,
+        step: u32,
     ) -> Result<()> {
-        let Scoring { stage, models, .. } = *scoring;
+        let (Scoring { stage, models, .. }, agreement) = (*scoring, &self.asked[place]);
         // A prompt may occur several times in a step: this numbers its completions.
         let mut samples: HashMap<(usize, usize), u32> = HashMap::new();
         let sample = sequences.list.iter().map(|sequence| {
@@ -129,8 +129,8 @@ impl Agreements {
             let decoder = models.decoder(scorer.model_ref);
             let decoder = decoder.as_deref().unwrap_or(scoring.model);
             let context = decoder.config.context;
-            let sees = (models.view(scorer), context);
-            let shown = ScorerPrompts::new(stage, sees, sequences, members, scoring.now(step))?;
+            let (sees, now) = (models.view(scorer), scoring.now(step));
+            let shown = ScorerPrompts::new(stage, sees, context, sequences, members, now)?;
             let before = own.iter().map(|Block { member, tokens, .. }| {
                 let sequence = &sequences.list[*member];
                 [shown.prompt(stage, sequence, *member), &sequence.completion[..tokens.start]].concat()
@@ -154,7 +154,7 @@ impl Agreements {
             let prompts: Vec<Prompt> = prompts.collect::<Result<_>>()?;
             let longest = own.iter().map(|block| block.tokens.len()).max().unwrap_or(0);
             let sampling = Sampling::new(agreement.samples, 1.0, longest as u32);
-            let key = stage.key(Purpose::Agreement, u64::from(step)).turn(place);
+            let key = stage.key(Purpose::Agreement, u64::from(step)).turn(place as u32);
             let written = rollout(decoder, &prompts, &sampling, key, stage.budget, stage.control)?;
             let of_blocks = written.chunks(agreement.samples as usize);
             for (Block { member, tokens, run }, written) in zip_equal(own, of_blocks) {

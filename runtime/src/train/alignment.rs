@@ -7,9 +7,9 @@ use mopd_expr::batch::Batch;
 use mopd_plan::GradientPartition;
 use tch::{Kind, Tensor, no_grad_guard};
 
-use super::objective::Outputs;
-use super::part::{Rollouts, Scoring};
-use super::scores::ScoringPass;
+use super::objective::{Outputs, adjoints};
+use super::rollouts::Rollouts;
+use super::scoring::{Scoring, ScoringPass};
 use crate::failure::Result;
 use crate::model::Gradient;
 
@@ -53,7 +53,7 @@ pub fn prepared(
             of_term.collect()
         }
         GradientPartition::Domains => {
-            let (sequences, adjoints) = (&rollouts.sequences, super::adjoints(objective, outputs));
+            let (sequences, adjoints) = (&rollouts.sequences, adjoints(objective, outputs));
             let sources = stage.sources.iter().enumerate();
             let there = sources.filter(|(index, _)| sequences.list.iter().any(|own| own.source == *index));
             there.map(|(index, source)| prepared(source.name, sequences.alone(index, &adjoints))).collect()

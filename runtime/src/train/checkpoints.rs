@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use super::batches::RolloutCache;
 use super::learners::LearnersPosition;
-use super::restore::RestoreMode;
-use super::{RolloutCache, ScoreCache};
+use super::scoring::ScoreCache;
+use super::trainer::RestoreMode;
 use crate::control::Control;
 use crate::failure::Result;
 use crate::store::state::TrainState;

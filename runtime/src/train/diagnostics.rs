@@ -7,11 +7,11 @@ use mopd_plan::events::Seconds;
 use mopd_plan::producers::Writer;
 use mopd_plan::{Objective, Signal};
 
+use super::agreement;
 use super::objective::Outputs;
-use super::route::Section;
-use super::scores::{STUDENT_ENTROPY, STUDENT_LOGP, TEACHER_LOGP};
+use super::scoring::{STUDENT_ENTROPY, STUDENT_LOGP, TEACHER_LOGP, unstated_confidences};
 use super::sequences::Sequences;
-use super::{Stage, agreement, panels};
+use super::stage::{Section, Stage};
 use crate::model::ExpertLoad;
 use crate::report::metrics::StepMetrics;
 use crate::rollout::{Sequence, Speculation};
@@ -124,7 +124,7 @@ pub fn diagnose(
                 let missing = zip_equal(own, &missing[members]);
                 missing.filter(|(sequence, missing)| **missing && !sequence.is_rejected()).count() as f64
             }),
-            unstated: panels::unstated_confidences(stage, sequences, own),
+            unstated: unstated_confidences(stage, sequences, own),
             accepted: acceptance.map(|[accepted, _]| accepted),
             accepted_length: acceptance.map(|[_, length]| length),
             tokens_per_step: tokens_per_step(own),

@@ -12,7 +12,7 @@ use mopd_plan::events::FailureKind;
 use mopd_plan::{Trainable, WeightFilter};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
-use super::Stage;
+use super::stage::Stage;
 use crate::failure::{Error, Result};
 use crate::machine::transfer::upload;
 use crate::model::change::ModelChange;

@@ -10,11 +10,10 @@ use mopd_expr::batch::Batch;
 use mopd_plan::{Axis, Signal};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
-use super::Stage;
-use super::batches::{Group, RolloutsBySource};
 use super::master::Master;
 use super::optimizer;
-use super::sequences::Sequences;
+use super::sequences::{Group, RolloutsBySource, Sequences};
+use super::stage::Stage;
 use crate::failure::Result;
 use crate::machine::transfer::{to_vec, upload};
 use crate::model::{ExpertLoad, Gradient};

@@ -12,9 +12,9 @@ use mopd_plan::events::FailureKind;
 use mopd_plan::{Extrapolation, Objective, Train};
 use tch::{Tensor, no_grad_guard};
 
-use super::Trainer;
 use super::master::Master;
-use super::trained::TrainedParameters;
+use super::stage::Stage;
+use super::student::StudentWeights;
 use crate::evaluate;
 use crate::failure::{Error, Result};
 use crate::model::Decoder;
@@ -53,10 +53,10 @@ impl<'a> Extrapolator<'a> {
     pub fn new(
         train: &'a Train<Objective>,
         judge: Option<&'a DomainData>,
-        (trained, model): (&TrainedParameters, &Decoder),
+        student: &StudentWeights,
     ) -> Result<Option<Extrapolator<'a>>> {
         let Some((settings, judge)) = train.extrapolation.as_ref().zip(judge) else { return Ok(None) };
-        let ranges = trained.ranges_of(&settings.weights);
+        let ranges = student.trained.ranges_of(&settings.weights);
         if ranges.is_empty() {
             let message = "no trained weight is in the groups that are extrapolated";
             return Err(Error::new(FailureKind::Runtime, message).help(
@@ -64,7 +64,7 @@ impl<'a> Extrapolator<'a> {
                     `freeze`)",
             ));
         }
-        let base = selected(&trained.parameters(model).0, &ranges);
+        let base = selected(&student.parameters(), &ranges);
         Ok(Some(Extrapolator { settings, judge, ranges, base, steps: 0 }))
     }
 
@@ -84,6 +84,56 @@ impl<'a> Extrapolator<'a> {
         if self.restore(tensors, steps).is_err() {
             (self.base, self.steps) = (selected(weights, &self.ranges), done);
         }
+    }
+
+    /// Extrapolates after `steps` steps, at most once. Interrupted, it leaves everything as the step did.
+    pub fn extrapolate(
+        &mut self,
+        stage: &Stage,
+        student: &StudentWeights,
+        steps: u32,
+        record: &mut Record,
+    ) -> Result<()> {
+        let (judge, settings) = (self.judge, self.settings);
+        // All candidates of a step answer the same prompts with the same random numbers.
+        let key = stage.key(Purpose::Judge, u64::from(steps));
+        self.extrapolate_by(student, steps, record, |model| {
+            let (evaluation, budget) = (&settings.evaluation, stage.budget);
+            let answers = evaluate::answers(model, judge, evaluation, key, budget, stage.control)?;
+            Ok(evaluate::score(&answers))
+        })
+    }
+
+    /// The same with `score` as the benchmark.
+    pub fn extrapolate_by(
+        &mut self,
+        student: &StudentWeights,
+        steps: u32,
+        record: &mut Record,
+        mut score: impl FnMut(&Decoder) -> Result<f64>,
+    ) -> Result<()> {
+        let settings = self.settings;
+        if self.steps == steps || !settings.is_due(steps) {
+            return Ok(());
+        }
+        let _guard = no_grad_guard();
+        let StudentWeights { model, trained, .. } = student;
+        let weights = student.parameters();
+        let ranges = self.ranges.clone();
+        let updated = selected(&weights, &ranges);
+        let write = |numbers: &Tensor| {
+            place(&weights, &ranges, numbers);
+            trained.apply(model);
+        };
+        let Accepted { candidate, score } = self.run(&updated, write, || score(model))?;
+        self.steps = steps;
+        // The load of experts during evaluation belongs to no step's metrics.
+        let _ = model.take_expert_load();
+        let of_step = record.rows.iter_mut().rev().take_while(|row| row.step + 1 == steps);
+        of_step.for_each(|row| {
+            (row.extrapolated, row.judged) = (Some(settings.multiple(candidate)), Some(score));
+        });
+        Ok(())
     }
 
     /// Tries candidates and leaves the weights at the last accepted one, which is the next base. `place`
@@ -146,52 +196,5 @@ fn place(weights: &Master, ranges: &[Range<usize>], numbers: &Tensor) {
     for range in ranges {
         weights.part(range.clone()).set(&numbers.narrow(0, from, range.len() as i64));
         from += range.len() as i64;
-    }
-}
-
-impl Trainer<'_> {
-    /// Extrapolates after `steps` steps, at most once. Interrupted, it leaves everything as the step did.
-    pub(super) fn extrapolate(&mut self, steps: u32, record: &mut Record) -> Result<()> {
-        let stage = self.stage;
-        let Some(Extrapolator { settings, judge, .. }) = self.extrapolator else { return Ok(()) };
-        // All candidates of a step answer the same prompts with the same random numbers.
-        let key = stage.key(Purpose::Judge, u64::from(steps));
-        self.extrapolate_by(steps, record, |model| {
-            let by = (key, stage.budget);
-            let answers = evaluate::answers(model, judge, &settings.evaluation, by, stage.control)?;
-            Ok(evaluate::score(&answers))
-        })
-    }
-
-    /// The same with `score` as the benchmark.
-    pub(super) fn extrapolate_by(
-        &mut self,
-        steps: u32,
-        record: &mut Record,
-        mut score: impl FnMut(&Decoder) -> Result<f64>,
-    ) -> Result<()> {
-        let Trainer { model, trained, extrapolator: Some(extrapolator), .. } = self else { return Ok(()) };
-        let settings = extrapolator.settings;
-        if extrapolator.steps == steps || !settings.is_due(steps) {
-            return Ok(());
-        }
-        let _guard = no_grad_guard();
-        let (model, trained) = (&**model, &*trained);
-        let weights = trained.parameters(model).0;
-        let ranges = extrapolator.ranges.clone();
-        let updated = selected(&weights, &ranges);
-        let write = |numbers: &Tensor| {
-            place(&weights, &ranges, numbers);
-            trained.apply(model);
-        };
-        let Accepted { candidate, score } = extrapolator.run(&updated, write, || score(model))?;
-        extrapolator.steps = steps;
-        // The load of experts during evaluation belongs to no step's metrics.
-        let _ = model.take_expert_load();
-        let of_step = record.rows.iter_mut().rev().take_while(|row| row.step + 1 == steps);
-        of_step.for_each(|row| {
-            (row.extrapolated, row.judged) = (Some(settings.multiple(candidate)), Some(score));
-        });
-        Ok(())
     }
 }

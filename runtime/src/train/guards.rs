@@ -10,6 +10,7 @@ use mopd_plan::results::GuardActed;
 use mopd_plan::{Guard, GuardAction, Objective, Pooling, StepNumber, StepWindow, Train};
 
 use super::diagnostics::terms;
+use super::stage::Stage;
 use crate::failure::Error;
 use crate::report::metrics::StepMetrics;
 
@@ -24,6 +25,13 @@ pub struct GuardedStage<'a> {
     pub turn: Option<&'a str>,
     /// The first step that guards read: steps before a fork belong to another stage.
     pub from: u32,
+}
+
+impl<'a> GuardedStage<'a> {
+    pub fn of(stage: &Stage<'a>) -> GuardedStage<'a> {
+        let Stage { name, seed, steps, train, turn, guards_from: from, .. } = *stage;
+        GuardedStage { name, seed, steps, train, turn: turn.name, from }
+    }
 }
 
 /// The guards of one trained model.

@@ -14,7 +14,7 @@ impl LearnerTurn<'_> {
     /// The turn of a model that is trained alone.
     pub const ALONE: LearnerTurn<'static> = LearnerTurn { name: None, place: 0, every: 1 };
 
-    pub(super) fn is_due(self, step: u32) -> bool {
+    pub fn is_due(self, step: u32) -> bool {
         (u64::from(step) + 1).is_multiple_of(u64::from(self.every.max(1)))
     }
 }

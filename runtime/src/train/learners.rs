@@ -2,17 +2,16 @@
 
 use std::rc::Rc;
 
-use tch::Tensor;
-
+use super::batches::RolloutCache;
+use super::exchange;
 use super::guards::TriggeredGuard;
-use super::restore::RestoreMode;
-use super::trained::TrainedParameters;
-use super::{RolloutCache, ScoreCache, Stage, TrainedModel, Trainer, exchange, peft, student};
+use super::scoring::ScoreCache;
+use super::stage::Stage;
+use super::student::{StudentWeights, TrainedModel};
+use super::trainer::{RestoreMode, Trainer};
 use crate::failure::Result;
-use crate::machine::transfer::to_vec;
-use crate::model::{Decoder, Weights};
+use crate::model::Decoder;
 use crate::report::Record;
-use crate::store::adapter;
 use crate::store::state::{StateTensors, TrainState};
 use crate::zip::zip_equal;
 
@@ -37,16 +36,17 @@ impl LearnersPosition {
 }
 
 /// The models that a stage trains.
-pub(super) struct Learners<'a>(pub(super) Vec<Trainer<'a>>);
+pub struct Learners<'a>(pub Vec<Trainer<'a>>);
 
 impl<'a> Learners<'a> {
     /// `parts` has the parts of each model's stage.
-    pub(super) fn new(
+    pub fn new(
         parts: &'a [Vec<Stage<'a>>],
         cache: Option<RolloutCache>,
         scores: Option<ScoreCache<'a>>,
     ) -> Result<Learners<'a>> {
-        let models: Vec<Rc<Decoder>> = parts.iter().map(|stages| student(&stages[0])).collect();
+        let models: Vec<Rc<Decoder>> =
+            parts.iter().map(|stages| StudentWeights::decoder(&stages[0])).collect();
         let trainer = |(place, stages): (usize, &'a Vec<Stage<'a>>)| {
             Trainer::among(stages, place, &models, cache, scores)
         };
@@ -54,36 +54,36 @@ impl<'a> Learners<'a> {
     }
 
     /// The index of the model whose turn it is.
-    pub(super) fn of_turn(&self, turn: u32) -> usize {
+    pub fn of_turn(&self, turn: u32) -> usize {
         let its = |trainer: &Trainer| trainer.stage.turn.place == turn;
         self.0.iter().position(its).expect("each turn is one model's")
     }
 
     /// Completes a state with the optimizer's moments that other processes keep.
-    pub(super) fn gather_state(&self, state: &mut TrainState) -> Result<()> {
+    pub fn gather_state(&self, state: &mut TrainState) -> Result<()> {
         let trainer = &self.0[0];
         let Some(peers) = trainer.stage.peers else { return Ok(()) };
-        let parameters = trainer.trained.parameters(&trainer.model).0.len();
+        let parameters = trainer.student.parameters().len();
         exchange::whole_moments(peers, &mut state.tensors, parameters)
     }
 
     /// Extrapolates the weights of each model after `steps` steps, where its stage does that.
-    pub(super) fn extrapolate(&mut self, steps: u32, record: &mut Record) -> Result<()> {
+    pub fn extrapolate(&mut self, steps: u32, record: &mut Record) -> Result<()> {
         self.0.iter_mut().try_for_each(|trainer| trainer.extrapolate(steps, record))
     }
 
     /// Replays a record's steps in the guards; returns the actions that they took.
-    pub(super) fn replay_guards(&mut self, record: &Record) -> Vec<TriggeredGuard<'a>> {
+    pub fn replay_guards(&mut self, record: &Record) -> Vec<TriggeredGuard<'a>> {
         self.0.iter_mut().for_each(|trainer| trainer.guards.replay(&record.rows));
         self.triggered()
     }
 
     /// The guards' actions since the last call.
-    pub(super) fn triggered(&mut self) -> Vec<TriggeredGuard<'a>> {
+    pub fn triggered(&mut self) -> Vec<TriggeredGuard<'a>> {
         self.0.iter_mut().flat_map(|trainer| trainer.guards.take_triggered()).collect()
     }
 
-    pub(super) fn state(
+    pub fn state(
         &self,
         LearnersPosition { step, turn }: LearnersPosition,
         seconds: f64,
@@ -100,7 +100,7 @@ impl<'a> Learners<'a> {
         state
     }
 
-    pub(super) fn restore(&mut self, state: &TrainState, mode: RestoreMode) -> Result<(), String> {
+    pub fn restore(&mut self, state: &TrainState, mode: RestoreMode) -> Result<(), String> {
         let (has, trains) = (1 + state.position.others.len(), self.0.len());
         if has != trains {
             return Err(format!("it has {has} models, but the stage trains {trains}"));
@@ -109,7 +109,7 @@ impl<'a> Learners<'a> {
         match first.stage.peers {
             None => first.restore(state, mode)?,
             Some(peers) => {
-                let parameters = first.trained.parameters(&first.model).0.len();
+                let parameters = first.student.parameters().len();
                 let tensors = exchange::own_moments(peers, &state.tensors, parameters)?;
                 let (position, record) = (state.position.clone(), Record::default());
                 first.restore(&TrainState { position, tensors, record }, mode)?;
@@ -127,26 +127,14 @@ impl<'a> Learners<'a> {
     }
 
     /// The trained models: that of the stage itself, then the others.
-    pub(super) fn trained_models(self) -> Result<(TrainedModel, Vec<TrainedModel>)> {
+    pub fn trained_models(self) -> Result<(TrainedModel, Vec<TrainedModel>)> {
         // Frees what only further training needs before the results take memory.
         let left = |trainer| {
-            let Trainer { stage, model, trained, average, .. } = trainer;
-            (stage, model, trained, average)
+            let Trainer { stage, student, .. } = trainer;
+            (stage, student)
         };
         let left: Vec<_> = self.0.into_iter().map(left).collect();
-        let answer =
-            |(stage, model, trained, average): (&Stage, Rc<Decoder>, TrainedParameters, Option<_>)| {
-                // An average of merged matrices is not the merge of any adapter.
-                let adapted = trained.adapter().filter(|_| average.is_none());
-                let weights = weights(stage, &model, &trained, average);
-                drop(model);
-                let adapter = adapted.map_or_else(
-                    || Ok(adapter::AdapterFiles::new()),
-                    |adapted| peft::files(adapted, &stage.start_place),
-                )?;
-                Ok(TrainedModel { weights, adapter })
-            };
-        let mut answers = left.into_iter().map(answer);
+        let mut answers = left.into_iter().map(|(stage, student)| student.result(stage));
         let first = answers.next().expect("a stage trains a model")?;
         Ok((first, answers.collect::<Result<_>>()?))
     }
@@ -155,17 +143,4 @@ impl<'a> Learners<'a> {
 /// The prefix of the names of a model's tensors in a checkpoint; the first model has none.
 fn prefix(place: usize) -> String {
     format!("learner.{place}.")
-}
-
-/// The weights that are the result of a stage.
-fn weights(
-    stage: &Stage,
-    model: &Decoder,
-    trained: &TrainedParameters,
-    average: Option<(f64, Tensor)>,
-) -> Weights {
-    match average {
-        Some((_, average)) => stage.start.with_values(to_vec(&trained.with_frozen_parameters(average))),
-        None => trained.weights(model),
-    }
 }

@@ -14,9 +14,8 @@ use std::sync::Arc;
 use mopd_plan::{Composition, ModelId, Role, Served, StudentCopy, Teacher, TeacherChoice, View};
 use tch::{Kind, Tensor, no_grad_guard};
 
-use super::Stage;
 use super::other_tokenizer::OtherTokenizer;
-use super::route::Section;
+use super::stage::{Section, Stage};
 use super::vocabulary::{LazyTensor, LmHead, LmHeadInFile};
 use crate::failure::Result;
 use crate::machine::place::Place;

@@ -6,9 +6,9 @@
 
 use tch::{Kind, Tensor};
 
-use super::Stage;
 use super::master::Master;
 use super::sequences::Sequences;
+use super::stage::Stage;
 
 /// Consecutive steps after which a warning is given.
 const STEPS: u32 = 20;
@@ -77,7 +77,8 @@ impl Monitor {
         stage: &Stage,
         sequences: &Sequences,
         parameters: &Master,
-        (norm, rate): (f64, f64),
+        norm: f64,
+        rate: f64,
         step: u32,
     ) {
         let (name, seed) = (stage.name, stage.seed);

@@ -7,13 +7,12 @@ use mopd_expr::batch::Batch;
 use mopd_plan::events::FailureKind;
 use mopd_plan::{Axis, Role, Signal};
 
-use super::objective::Outputs;
-use super::objective_states::present;
+use super::objective::{Outputs, adjoints, present};
 use super::optimizer::gradient_norm;
-use super::part::{Rollouts, Scoring};
-use super::scores::score;
+use super::rollouts::Rollouts;
+use super::scoring::{Scoring, score};
 use super::sequences::Sequences;
-use super::{Stage, Trainer};
+use super::stage::Stage;
 use crate::failure::{Error, Result};
 use crate::model::{Weights, layout};
 use crate::zip::zip_equal;
@@ -122,19 +121,21 @@ pub fn check(stage: &Stage, sequences: &Sequences, outputs: &Outputs) -> Result<
 }
 
 /// The error for a gradient that overflowed on its way through the model, with the first domain that does so.
-pub fn gradient(
-    trainer: &Trainer,
+/// `scoring` has an element for each part.
+pub fn gradient<'a>(
+    stage: &Stage,
+    scoring: impl ExactSizeIterator<Item = Scoring<'a>>,
     rollouts: &[Rollouts],
     evaluated: &[Option<(Batch, Outputs)>],
     step: u32,
 ) -> Error {
-    let mut parts = zip_equal(rollouts, evaluated).enumerate();
-    let domain = parts.find_map(|(part, (rollouts, evaluated))| {
+    let mut parts = zip_equal(scoring, zip_equal(rollouts, evaluated));
+    let domain = parts.find_map(|(scoring, (rollouts, evaluated))| {
         let (_, outputs) = evaluated.as_ref()?;
-        overflowing(&trainer.scoring(part), rollouts, outputs, step)
+        overflowing(&scoring, rollouts, outputs, step)
     });
     let place = domain.map(|domain| format!(" for the domain `{domain}`")).unwrap_or_default();
-    let origin = trainer.stage.train.objective.origin;
+    let origin = stage.train.objective.origin;
     Error::new(FailureKind::NonFinite, format!("the gradient is not finite{place}")).at(origin)
 }
 
@@ -146,7 +147,7 @@ fn overflowing<'a>(
     step: u32,
 ) -> Option<&'a str> {
     let (stage, sequences) = (scoring.stage, &rollouts.sequences);
-    let adjoints = super::adjoints(&stage.train.objective, outputs);
+    let adjoints = adjoints(&stage.train.objective, outputs);
     stage.sources.iter().enumerate().find_map(|(index, source)| {
         let adjoints = sequences.alone(index, &adjoints);
         let adjoints: Vec<&[f32]> = adjoints.iter().map(Vec::as_slice).collect();

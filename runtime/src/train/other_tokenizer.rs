@@ -12,8 +12,8 @@ use mopd_plan::events::FailureKind;
 use mopd_plan::views::Moment;
 use tch::{Device, Kind, Tensor};
 
-use super::Stage;
 use super::sequences::Sequences;
+use super::stage::Stage;
 use super::views::StepContext;
 use super::vocabulary::Columns;
 use crate::failure::{Error, Result};

@@ -4,7 +4,6 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use mopd_expr::batch::{Batch, TokenPartition};
@@ -15,22 +14,21 @@ use mopd_plan::{Ladder, Role};
 use super::agreement::{self, Agreements};
 use super::alignment::{self, Gradients};
 use super::batches::{Batches, RolloutCache};
-use super::cached_scores::{CachedScores, ScoreCache};
-use super::losses::Losses;
+use super::exchange;
 use super::models::Models;
 use super::non_finite::{self, Classified};
-use super::objective::{ObjectiveProgram, Outputs};
-use super::objective_states::States;
-use super::recorded_text::RecordedTexts;
-use super::scores::{ScoringPass, score};
+use super::objective::{Losses, ObjectiveProgram, Outputs, States, add_uniforms, adjoints};
+use super::rollouts::{OwnPart, Rollouts};
+use super::scoring::{CachedScores, RecordedTexts, ScoreCache, Scoring, ScoringPass, Tags, score};
 use super::sequences::Sequences;
-use super::text_spans::Tags;
-use super::trained::TrainedParameters;
-use super::views::StepContext;
-use super::vocabulary::Logits;
-use super::{Stage, adjoints, exchange, noise};
+use super::stage::Stage;
+use super::student::StudentWeights;
+use super::vocabulary::{LmHead, Logits};
+use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
-use crate::model::{Decoder, GeneratedActivations, Gradient, PackedBatch, SavedActivations};
+use crate::model::{Decoder, Gradient};
+use crate::rollout::Sequence;
+use crate::store::state::{GroupSizes, PartPosition, StateTensors, StoredRollouts};
 
 pub struct StagePart<'a> {
     /// The stage, with the rollout and the objective of this part.
@@ -47,63 +45,6 @@ pub struct StagePart<'a> {
     pub rollouts: Option<Rollouts>,
     /// The numbers that the objective carries over from the previous step.
     pub carried: HashMap<NodeId, f64>,
-}
-
-/// A batch, with what does not change while the student learns from it.
-pub struct Rollouts {
-    pub sequences: Sequences,
-    /// The sequences that this process scores, where several processes train together.
-    pub(super) own: Option<OwnPart>,
-    /// Logits of frozen models, where there are several passes.
-    pub known: RefCell<Vec<(Role, Vec<Logits>)>>,
-    /// Logits of the student at the time of sampling, where several passes read them.
-    pub policy: RefCell<Option<Logits>>,
-    /// Activations that generation saved, until the student's forward pass takes them.
-    pub activations: RefCell<Option<GeneratedActivations>>,
-}
-
-/// Part of a batch, and the range of its tokens in the batch.
-pub(super) struct OwnPart {
-    rollouts: Box<Rollouts>,
-    pub(super) tokens: Range<usize>,
-}
-
-impl Rollouts {
-    pub fn new(stage: &Stage, sequences: Sequences) -> Rollouts {
-        let own = stage.peers.map(|peers| {
-            let (sequences, tokens) = exchange::own_part(peers, &sequences, stage.sources.len());
-            OwnPart { rollouts: Box::new(Rollouts::alone(sequences)), tokens }
-        });
-        Rollouts { own, ..Rollouts::alone(sequences) }
-    }
-
-    /// The rollouts that this process scores.
-    pub fn scored(&self) -> &Rollouts {
-        self.own.as_ref().map_or(self, |own| &*own.rollouts)
-    }
-
-    /// The same with the activations that generation saved.
-    fn generated(self, activations: GeneratedActivations) -> Rollouts {
-        self.scored().activations.replace(Some(activations));
-        self
-    }
-
-    /// The student's activations for the whole batch: saved by generation, or from a forward pass.
-    pub fn trace(&self, stage: &Stage, model: &Decoder, packed: &PackedBatch) -> SavedActivations {
-        let generated = self.activations.take().and_then(|saved| saved.into_trace(model, packed));
-        generated.unwrap_or_else(|| model.trace(packed, stage.recomputed))
-    }
-
-    /// The rollouts without a division among processes.
-    fn alone(sequences: Sequences) -> Rollouts {
-        Rollouts {
-            sequences,
-            own: None,
-            known: RefCell::default(),
-            policy: RefCell::default(),
-            activations: RefCell::default(),
-        }
-    }
 }
 
 /// The student's forward pass over a batch, from which the gradient is computed.
@@ -145,31 +86,6 @@ pub struct EvaluatedParts {
     pub scoring: Duration,
 }
 
-/// The models that score the completions of a part, with what they need.
-#[derive(Clone, Copy)]
-pub struct Scoring<'a> {
-    pub stage: &'a Stage<'a>,
-    /// The student.
-    pub model: &'a Decoder,
-    /// The student's trained parameters.
-    pub trained: &'a TrainedParameters,
-    pub models: &'a Models,
-    pub roles: &'a [Role],
-    pub batches: &'a Batches,
-    pub tags: Option<&'a Tags>,
-    pub kept: Option<&'a CachedScores<'a>>,
-    /// Texts whose log-probability the student computes.
-    pub recorded: &'a RecordedTexts,
-    /// The losses of the previous step.
-    pub losses: &'a Losses,
-}
-
-impl Scoring<'_> {
-    pub fn now(&self, step: u32) -> StepContext {
-        StepContext { step, learned: self.batches.learned() }
-    }
-}
-
 impl<'a> StagePart<'a> {
     pub fn new(
         stage: &'a Stage<'a>,
@@ -194,12 +110,13 @@ impl<'a> StagePart<'a> {
 
     pub fn scoring<'t>(
         &'t self,
-        (model, trained): (&'t Decoder, &'t TrainedParameters),
+        student: &'t StudentWeights,
         models: &'t Models,
         losses: &'t Losses,
     ) -> Scoring<'t> {
         let StagePart { stage, roles, tags, batches, kept, recorded, .. } = self;
         let (tags, kept) = (tags.as_ref(), kept.as_ref());
+        let StudentWeights { model, trained, .. } = student;
         Scoring { stage, model, trained, models, roles, tags, batches, kept, recorded, losses }
     }
 
@@ -207,7 +124,8 @@ impl<'a> StagePart<'a> {
     /// differ from those it began with.
     pub fn rollouts_of(
         &mut self,
-        (model, moved): (&Decoder, bool),
+        model: &Decoder,
+        moved: bool,
         models: &Models,
         states: &States,
         step: u32,
@@ -269,7 +187,7 @@ impl<'a> StagePart<'a> {
         let (mut batch, pass) = self.scored(scoring, rollouts, step).map_err(plain)?;
         let scored = self.stage.place.now();
         non_finite::check_signals(self.stage, &rollouts.sequences, &batch)?;
-        noise::add(self.stage, objective, step, &mut batch);
+        add_uniforms(self.stage, objective, step, &mut batch);
         batch.carried.clone_from(&self.carried);
         if let Some(chosen) = objective.chosen {
             // The program itself determines which tokens form a block, so its terms apply to the same tokens.
@@ -316,6 +234,97 @@ impl<'a> StagePart<'a> {
         if let Some(learned) = &objective.learned {
             self.batches.learn(f64::from(outputs.get(learned.gain)[0]));
         }
+    }
+}
+
+impl StagePart<'_> {
+    /// The state, whose tensors are added to `tensors`.
+    pub fn save(&self, tensors: &mut StateTensors) -> PartPosition {
+        let rollouts = self.rollouts.as_ref().map(|rollouts| {
+            if let Some(Logits::Projected { hidden, lm_head: LmHead::Held(lm_head), .. }) =
+                &*rollouts.policy.borrow()
+            {
+                tensors.put(self.stage.tensor_name("policy.hidden"), hidden);
+                tensors.put(self.stage.tensor_name("policy.matrix"), lm_head);
+            }
+            let Sequences { list, draws, dropped, debates, .. } = &rollouts.sequences;
+            StoredRollouts {
+                sequences: list.clone(),
+                of_group: GroupSizes::Each(rollouts.sequences.groups().map(<[_]>::len).collect()),
+                draws: draws.clone(),
+                dropped: dropped.clone(),
+                debates: debates.to_vec(),
+            }
+        });
+        let mut carried: Vec<(NodeId, u64)> =
+            self.carried.iter().map(|(node, value)| (*node, value.to_bits())).collect();
+        carried.sort_unstable();
+        PartPosition { batches: self.batches.save(self.stage, tensors), carried, rollouts }
+    }
+
+    /// Restores a state of the same stage. `model` is the student.
+    pub fn restore(
+        &mut self,
+        model: &Decoder,
+        position: &PartPosition,
+        tensors: &StateTensors,
+    ) -> Result<(), String> {
+        let PartPosition { batches, carried, rollouts } = position;
+        self.batches.restore(self.stage, model, batches, tensors)?;
+        self.carried =
+            carried.iter().map(|(node, bits)| (*node, f64::from_bits(*bits))).collect::<HashMap<_, _>>();
+        self.rollouts = match rollouts {
+            Some(kept) => Some(self.restored_rollouts(model, kept, tensors)?),
+            None => None,
+        };
+        Ok(())
+    }
+
+    fn restored_rollouts(
+        &self,
+        model: &Decoder,
+        StoredRollouts { sequences, of_group, draws, dropped, debates }: &StoredRollouts,
+        tensors: &StateTensors,
+    ) -> Result<Rollouts, String> {
+        let sources = &self.stage.sources;
+        let known = |sequence: &Sequence| {
+            self.stage.contains(Draw { source: sequence.source, record: sequence.record })
+        };
+        if !sequences.iter().all(known) {
+            return Err("its rollouts have prompts that the stage does not have".to_owned());
+        }
+        let sizes = match of_group {
+            GroupSizes::Alike(size) => vec![*size; sequences.len() / size.max(&1)],
+            GroupSizes::Each(sizes) => sizes.clone(),
+        };
+        if sizes.contains(&0) || sizes.iter().sum::<usize>() != sequences.len() {
+            return Err("its rollouts have groups of another size".to_owned());
+        }
+        let mut rest = sequences.iter().cloned();
+        let groups = sizes.iter().map(|size| rest.by_ref().take(*size).collect()).collect::<Vec<_>>();
+        if self.kept.is_some() && draws.len() != groups.len() {
+            return Err("it has no valid positions of its sequences in the data".to_owned());
+        }
+        let device = self.stage.place.device;
+        let policy = match tensors.0.contains_key(&self.stage.tensor_name("policy.hidden")) {
+            true => Some(Logits::Projected {
+                hidden: tensors.get(&self.stage.tensor_name("policy.hidden"))?.to_device(device),
+                lm_head: LmHead::Held(
+                    tensors.get(&self.stage.tensor_name("policy.matrix"))?.to_device(device),
+                ),
+                softcap: model.config.logit_softcap,
+                scalar_head: None,
+            }),
+            false => None,
+        };
+        if dropped.as_ref().is_some_and(|dropped| dropped.len() != self.stage.sections().len()) {
+            return Err("its rollouts have teachers that the stage does not have".to_owned());
+        }
+        let sequences = Sequences::of_groups(groups, sources.len())
+            .drawn(draws.clone())
+            .without(dropped.clone())
+            .debated(debates.as_slice().into());
+        Ok(Rollouts { policy: RefCell::new(policy), ..Rollouts::new(self.stage, sequences) })
     }
 }
 

@@ -5,12 +5,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use mopd_plan::Recipe;
 use mopd_plan::events::{DomainStep, Event, Seconds, TeacherStep};
 
-use super::{Stage, Trainer};
+use super::stage::Stage;
 use crate::machine::memory::resident;
 use crate::report::metrics::StepMetrics;
 
 /// Adds time and memory to the rows of a finished step, part by part.
-pub(super) fn finish(rows: &mut [Vec<StepMetrics>]) {
+pub fn finish(rows: &mut [Vec<StepMetrics>]) {
     let time = SystemTime::now().duration_since(UNIX_EPOCH).ok().map(|time| time.as_secs_f64());
     let memory = resident();
     for row in rows.iter_mut().flatten() {
@@ -18,23 +18,21 @@ pub(super) fn finish(rows: &mut [Vec<StepMetrics>]) {
     }
 }
 
-impl Trainer<'_> {
-    /// The event of a step from its rows, part by part. Its metric is of the first part's completions.
-    pub(super) fn event(
-        &self,
-        step: u32,
-        rows: &[Vec<StepMetrics>],
-        tokens: u64,
-        seconds: Seconds,
-        loss: f64,
-    ) -> Event {
-        let Stage { name, seed, steps, train, .. } = *self.stage;
-        let (metric, value) = headline(train.recipe, &rows[0], loss);
-        let domains = rows[0].chunk_by(|one, next| one.domain == next.domain).map(domain_step).collect();
-        let (stage, metric) = (name.to_owned(), metric.to_owned());
-        let rows = rows.iter().flatten().map(StepMetrics::columns).collect();
-        Event::Step { stage, seed, step, steps, metric, value, tokens, seconds, loss, domains, rows }
-    }
+/// The event of a step from its rows, part by part. Its metric is of the first part's completions.
+pub fn event(
+    stage: &Stage,
+    step: u32,
+    rows: &[Vec<StepMetrics>],
+    tokens: u64,
+    seconds: Seconds,
+    loss: f64,
+) -> Event {
+    let Stage { name, seed, steps, train, .. } = *stage;
+    let (metric, value) = headline(train.recipe, &rows[0], loss);
+    let domains = rows[0].chunk_by(|one, next| one.domain == next.domain).map(domain_step).collect();
+    let (stage, metric) = (name.to_owned(), metric.to_owned());
+    let rows = rows.iter().flatten().map(StepMetrics::columns).collect();
+    Event::Step { stage, seed, step, steps, metric, value, tokens, seconds, loss, domains, rows }
 }
 
 /// The summary of a domain from its rows, one for each teacher. Rows without sequences do not enter means.

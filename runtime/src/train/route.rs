@@ -5,11 +5,8 @@ use std::sync::Arc;
 use mopd_plan::events::FailureKind;
 use mopd_plan::{DomainId, Teacher, TeacherChoice, Train, View};
 
-use super::Stage;
 use crate::data::Dataset;
-use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
-use crate::rollout::Sequence;
 
 /// The teachers of a source.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -99,56 +96,13 @@ impl SourceTeachers {
         counts.into_iter().map(|count| count as f64 / records.max(1) as f64).collect()
     }
 
-    fn index(&self, record: usize) -> usize {
+    /// The index of a record's teacher.
+    pub fn index(&self, record: usize) -> usize {
         self.of_record.as_ref().map_or(0, |of_record| of_record[record] as usize)
     }
 
-    fn sections(&self) -> usize {
+    /// The number of sections that a step may have of the source.
+    pub fn sections(&self) -> usize {
         self.teachers.len().max(1)
-    }
-}
-
-/// A section: the sequences of a step that have the same source and teacher. They are adjacent, and so are
-/// the sections of a source.
-#[derive(Clone, Copy, Debug)]
-pub struct Section<'a> {
-    /// Index into the stage's sources.
-    pub source: usize,
-    pub teacher: Option<&'a RoutedTeacher>,
-}
-
-impl Stage<'_> {
-    /// The sections in the order of a step: one for each source, where data does not route.
-    pub fn sections(&self) -> Vec<Section<'_>> {
-        let of_source = |(source, of): (usize, &'_ super::Source<'_>)| {
-            (0..of.route.sections()).map(move |teacher| (source, teacher)).collect::<Vec<_>>()
-        };
-        let places = self.sources.iter().enumerate().flat_map(of_source);
-        places
-            .map(|(source, teacher)| Section {
-                source,
-                teacher: self.sources[source].route.teachers.get(teacher),
-            })
-            .collect()
-    }
-
-    /// Whether a source has several sections.
-    pub fn routes_by_data(&self) -> bool {
-        self.sources.iter().any(|source| source.route.sections() > 1)
-    }
-
-    /// Whether the stage has the prompt.
-    pub fn contains(&self, Draw { source, record }: Draw) -> bool {
-        self.sources.get(source).is_some_and(|source| record < source.prompts.dataset.len())
-    }
-
-    /// The section of a prompt, as an index.
-    pub fn section(&self, source: usize, record: usize) -> usize {
-        let before: usize = self.sources[..source].iter().map(|source| source.route.sections()).sum();
-        before + self.sources[source].route.index(record)
-    }
-
-    pub fn section_of(&self, sequence: &Sequence) -> usize {
-        self.section(sequence.source, sequence.record)
     }
 }

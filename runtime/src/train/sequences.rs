@@ -6,14 +6,17 @@ use std::rc::Rc;
 
 use mopd_expr::batch::{Domains, Layout, TokenPartition};
 
-use super::Stage;
-use super::batches::Group;
-use super::views::ScorerPrompts;
+use super::stage::Stage;
 use crate::data::mixture::Draw;
-use crate::model::PackedBatch;
 use crate::rollout::{Debate, Sequence};
 use crate::tokenizer::Token;
 use crate::zip::zip_equal;
+
+/// The completions of a prompt.
+pub type Group = Vec<Sequence>;
+
+/// Rollouts that frozen models write before the first step, by source.
+pub type RolloutsBySource = Vec<Vec<Sequence>>;
 
 impl Sequence {
     /// The tokens before the completion.
@@ -169,40 +172,6 @@ impl Sequences {
             assert_eq!(all.len(), self.starts[index + 1], "sequences stay as they were laid out");
         }
         Some(all)
-    }
-
-    /// The completions of some sequences after the prompts in `shown`, packed for one forward pass.
-    pub fn packed(&self, stage: &Stage, members: &[usize], shown: &ScorerPrompts) -> PackedBatch {
-        let members = members.iter().map(|member| {
-            let sequence = &self.list[*member];
-            (
-                shown.prompt(stage, sequence, *member),
-                sequence.completion.as_slice(),
-                sequence.written.as_deref(),
-            )
-        });
-        PackedBatch::masked(members, stage.place.device)
-    }
-
-    /// Some sequences divided into the stage's micro-batches, by length, so that there is little padding. One
-    /// micro-batch in their order, where they fit or there is no bound.
-    pub fn micro_batches(
-        &self,
-        stage: &Stage,
-        members: impl IntoIterator<Item = usize>,
-        shown: &ScorerPrompts,
-    ) -> Vec<Vec<usize>> {
-        let mut members: Vec<usize> = members.into_iter().collect();
-        let Some(size) =
-            stage.micro_batch.map(|size| size.max(1) as usize).filter(|size| *size < members.len())
-        else {
-            return if members.is_empty() { Vec::new() } else { vec![members] };
-        };
-        members.sort_by_key(|member| {
-            let sequence = &self.list[*member];
-            shown.prompt(stage, sequence, *member).len() + sequence.completion.len()
-        });
-        members.chunks(size).map(<[usize]>::to_vec).collect()
     }
 }
 

@@ -6,20 +6,46 @@ use std::time::Instant;
 
 use mopd_kernels::os::trim_heap;
 use mopd_plan::events::{Event, FailureKind};
+use mopd_plan::results::ScoresFound;
 use mopd_plan::{Objective, Train};
 
-use super::cached_scores::CachedScores;
 use super::checkpoints::{CheckpointWriter, Checkpoints, WriteWhen};
+use super::exchange;
 use super::guards::TriggeredGuard;
 use super::learners::{Learners, LearnersPosition};
 use super::non_finite::check_learning_rate;
-use super::restore::RestoreMode;
-use super::{FinishedTraining, Stage, StoppedTraining, TrainedModel, exchange};
+use super::scoring::CachedScores;
+use super::stage::Stage;
+use super::student::TrainedModel;
+use super::trainer::RestoreMode;
 use crate::failure::{Error, Result};
 use crate::model::Weights;
 use crate::report::Record;
+use crate::store::adapter;
 use crate::store::state::TrainState;
 use crate::zip::zip_equal;
+
+/// Why training stopped early, with the diagnostics of the steps before.
+pub struct StoppedTraining {
+    pub error: Error,
+    /// The weights before the failed step, where it failed because of a number that is not finite.
+    pub last_good: Option<Weights>,
+    pub record: Record,
+}
+
+/// The result of training.
+pub struct FinishedTraining {
+    pub weights: Weights,
+    /// The adapter that the weights were merged with.
+    pub adapter: adapter::AdapterFiles,
+    /// The other models that were trained.
+    pub others: Vec<TrainedModel>,
+    pub record: Record,
+    /// `None` where no model's scores are cached.
+    pub found: Option<ScoresFound>,
+    /// Training time in seconds, from the first step on.
+    pub seconds: f64,
+}
 
 /// The help text after a guard stopped a stage.
 const STOPPED: &str =
@@ -207,7 +233,7 @@ impl TrainingLoop<'_> {
             self.keep(position, WriteWhen::Now);
         }
         let trainer = &self.learners.0[learner];
-        let last_good = (!finite).then(|| trainer.trained.weights(&trainer.model));
+        let last_good = (!finite).then(|| trainer.student.weights());
         let error = match trainer.stage.turn.name {
             Some(turn) => error.with_prefix(&format!("`step {turn}`: ")),
             None => error,

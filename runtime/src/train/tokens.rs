@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use mopd_expr::batch::Batch;
 use mopd_plan::Live;
 
-use super::Stage;
 use super::objective::Outputs;
-use super::scores::{STUDENT_ENTROPY, STUDENT_LOGP, TEACHER_LOGP};
+use super::scoring::{STUDENT_ENTROPY, STUDENT_LOGP, TEACHER_LOGP};
 use super::sequences::Sequences;
+use super::stage::Stage;
 use crate::report::tokens::{Histogram, QuantityAxis, TokenLog, TokenQuantity, TokenSeen, TrainedSequence};
 use crate::rollout::Sequence;
 use crate::tokenizer::Token;

@@ -11,9 +11,9 @@ use std::sync::Arc;
 use mopd_plan::{Trainable, WeightGroup};
 use tch::{Kind, Tensor, no_grad_guard};
 
-use super::Stage;
 use super::elements::{Elements, TrainedPiece, before, scatter};
 use super::master::Master;
+use super::stage::Stage;
 use crate::failure::Result;
 use crate::machine::place::Place;
 use crate::machine::transfer::{to_vec, upload};

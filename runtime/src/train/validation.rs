@@ -1,45 +1,18 @@
 //! The loss on validation rows, which no stage is trained on, between two updates.
 
-use mopd_plan::{Role, Validation};
-use tch::{Kind, Tensor, no_grad_guard};
+use mopd_plan::Validation;
+use tch::{Tensor, no_grad_guard};
 
-use super::batches::data::all_examples;
-use super::losses::ValidationLoss;
+use super::batches::all_examples;
+use super::exchange;
+use super::models::Models;
+use super::objective::ValidationLoss;
+use super::scoring::{logp, rows_at_once};
 use super::sequences::Sequences;
-use super::views::ScorerPrompts;
-use super::vocabulary::{LmHead, Logits, Quantity, Vocabulary};
-use super::{Stage, Trainer, exchange};
+use super::stage::Stage;
 use crate::failure::Result;
-use crate::machine::transfer::upload;
 use crate::model::Decoder;
 use crate::rollout::Sequence;
-
-/// The most rows per forward pass.
-const TOGETHER: u32 = 16;
-
-/// Rows per forward pass that a stage has memory for: at most as many as a step trains on at once.
-pub fn rows_at_once(stage: &Stage) -> usize {
-    let step = stage.train.rollout.sequences();
-    stage.micro_batch.unwrap_or(step).clamp(1, TOGETHER) as usize
-}
-
-/// The sum of log p over all tokens, at temperature 1. `lm_head` is the student's.
-pub fn logp(stage: &Stage, sequences: &Sequences, student: &Decoder, lm_head: &Tensor) -> f64 {
-    let members: Vec<usize> = (0..sequences.list.len()).collect();
-    let packed = sequences.packed(stage, &members, &ScorerPrompts::Own);
-    let logits = Logits::Projected {
-        hidden: student.hidden(&packed),
-        lm_head: LmHead::Held(lm_head.shallow_clone()),
-        softcap: student.config.logit_softcap,
-        scalar_head: None,
-    };
-    let targets = upload(&sequences.targets(), stage.place.device);
-    let vocabulary =
-        Vocabulary::new(stage.place, &targets, logits, Vec::new(), None, student.tokenizer.ends())
-            .without(student.tokenizer.absent());
-    let logps = vocabulary.values(&[Quantity::Logp(Role::Student)]);
-    logps[0].sum(Kind::Double).double_value(&[])
-}
 
 /// The validation of a stage.
 pub struct Validator<'a> {
@@ -85,18 +58,21 @@ impl<'a> Validator<'a> {
         let _ = student.take_expert_load();
         Ok(sum / count as f64)
     }
-}
 
-impl Trainer<'_> {
-    /// Computes the validation loss before a step, if it is due.
-    pub(super) fn validate(&mut self, step: u32) -> Result<()> {
-        let Trainer { model, models, validator: Some(validator), losses, .. } = self else { return Ok(()) };
-        if validator.is_due(losses.validated, step) {
-            // Sent as bits: JSON has no infinity.
-            let loss = || validator.loss(model, &models.compared(model)).map(f64::to_bits);
-            let loss = f64::from_bits(exchange::number_of_first(self.stage, loss)?);
-            losses.validated = Some(ValidationLoss { step, loss });
+    /// The loss before a step, where it is due; `last` is the last one. The first process computes it.
+    pub fn before_step(
+        &self,
+        student: &Decoder,
+        models: &Models,
+        last: Option<ValidationLoss>,
+        step: u32,
+    ) -> Result<Option<ValidationLoss>> {
+        if !self.is_due(last, step) {
+            return Ok(None);
         }
-        Ok(())
+        // Sent as bits: JSON has no infinity.
+        let loss = || self.loss(student, &models.compared(student)).map(f64::to_bits);
+        let loss = f64::from_bits(exchange::number_of_first(&self.stage, loss)?);
+        Ok(Some(ValidationLoss { step, loss }))
     }
 }

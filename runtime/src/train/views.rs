@@ -10,9 +10,9 @@ use mopd_plan::events::FailureKind;
 use mopd_plan::views::{self, GroupMember, Moment, Slot};
 use mopd_plan::{Formula, View};
 
-use super::Stage;
-use super::batches::{of_completions, text_of_at_most};
+use super::completions::{of_completions, text_of_at_most};
 use super::sequences::Sequences;
+use super::stage::Stage;
 use crate::data::Lists;
 use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
@@ -54,7 +54,8 @@ impl ScorerPrompts {
     /// [`available`] there, and its scores are not used.
     pub fn new(
         stage: &Stage,
-        (sees, context): (Option<&View>, usize),
+        sees: Option<&View>,
+        context: usize,
         sequences: &Sequences,
         members: impl Iterator<Item = usize>,
         now: StepContext,

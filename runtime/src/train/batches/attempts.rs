@@ -29,7 +29,7 @@ pub(super) fn attempt(batch: &Batch, sequences: &mut Sequences) -> Result<()> {
         let sampling = stage.train.rollout.producer.sampling().expect("the stage's completions are sampled");
         let Role::Scorer(place) = role else { unreachable!("a teacher by name is a scorer") };
         let key = batch.key(Purpose::Attempt).turn(place.0);
-        let mut attempts = attempts(batch, role, &draws, (sampling, key))?;
+        let mut attempts = attempts(batch, role, &draws, sampling, key)?;
         judge(stage, attempts.iter_mut().flatten())?;
         let right = |sequence: &Sequence| sequence.reward >= Some(1.0);
         let right: HashMap<(usize, usize), Vec<bool>> = zip_equal(&prompts, attempts)
@@ -52,7 +52,8 @@ pub(super) fn attempts(
     batch: &Batch,
     role: Role,
     draws: &[NumberedDraw],
-    (sampling, key): (&Sampling, Key),
+    sampling: &Sampling,
+    key: Key,
 ) -> Result<Vec<Group>> {
     let Batch { stage, student, models, step, climbed, .. } = *batch;
     let sampling = sampling.at(step, stage.steps, climbed);
@@ -68,8 +69,7 @@ pub(super) fn attempts(
                 draws.iter().map(|each| each.draw),
                 batch.now(),
             )?;
-            let author = (decoder.as_deref().unwrap_or(student), &shown);
-            sample(stage, author, draws, &sampling, key)
+            sample(stage, decoder.as_deref().unwrap_or(student), &shown, draws, &sampling, key)
         },
     )
 }

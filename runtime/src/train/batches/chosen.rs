@@ -7,7 +7,6 @@ use mopd_plan::producers::{Chosen, SampleChoice, reads_student};
 use mopd_plan::{Formula, Role, Signal};
 use tch::no_grad_guard;
 
-use super::filter::of_completions;
 use super::sample::{NumberedDraw, judge};
 use super::{Batch, Group, ProducerContext, SequenceProducer};
 use crate::failure::{Error, Result};
@@ -16,7 +15,9 @@ use crate::machine::transfer::upload;
 use crate::model::ScoringDecoder;
 use crate::random::Purpose;
 use crate::rollout::Sequence;
-use crate::train::scores::{failed, hidden};
+use crate::train::completions::of_completions;
+use crate::train::objective::failed;
+use crate::train::packing::hidden;
 use crate::train::sequences::Sequences;
 use crate::train::views::ScorerPrompts;
 use crate::train::vocabulary::{LmHead, Logits, Parameters, Vocabulary};
@@ -48,7 +49,7 @@ pub(super) fn choose(batch: &Batch, choice: &SampleChoice, mut groups: Vec<Group
         SampleChoice::Keep { .. } => "the condition of a `keep`",
         SampleChoice::Best { .. } => "the number of a `best`",
     };
-    let mut numbers = numbers(batch, (choice.formula(), what), &mut groups)?.into_iter();
+    let mut numbers = numbers(batch, choice.formula(), what, &mut groups)?.into_iter();
     let mut left = |group: Group| {
         let mut number = || numbers.next().expect("a number for each");
         let of_group: Vec<(Sequence, f64)> = group.into_iter().map(|sequence| (sequence, number())).collect();
@@ -78,7 +79,8 @@ fn best(group: Vec<(Sequence, f64)>, count: usize) -> Group {
 /// where the formula reads rewards.
 pub(super) fn numbers(
     batch: &Batch,
-    (formula, what): (&Formula, &str),
+    formula: &Formula,
+    what: &str,
     groups: &mut [Group],
 ) -> Result<Vec<f64>> {
     let stage = batch.stage;

@@ -6,7 +6,6 @@ use mopd_expr::batch::{self, Layout};
 use mopd_plan::events::FailureKind;
 use mopd_plan::{self as plan, Formula};
 
-use super::filter::{judged, of_groups, value_of};
 use super::prompts::shuffle;
 use super::sample::numbered;
 use super::{Batch, ProducerContext, SequenceProducer, make};
@@ -14,8 +13,9 @@ use crate::data::Mixture;
 use crate::data::mixture::{Draw, PromptChoice};
 use crate::failure::{Error, Result};
 use crate::random::{Purpose, permutation};
+use crate::train::completions::{judged, of_groups, value_of};
 use crate::train::sequences::Sequences;
-use crate::train::{Source, Stage};
+use crate::train::stage::{Source, Stage};
 use crate::zip::zip_equal;
 
 /// Prompts that are measured at a time. An interrupted run does not wait for all prompts.
@@ -113,7 +113,7 @@ impl CurriculumState {
         for first in (0..all.len()).step_by(TOGETHER) {
             stage.control.check()?;
             let draws = &all[first..all.len().min(first + TOGETHER)];
-            self.measure(batch, draws, (first, all.len()), &mut numbers)?;
+            self.measure(batch, draws, first, all.len(), &mut numbers)?;
             let mut known = match self.settings.reads_own() {
                 true => {
                     let groups = own.draw(batch, &numbered(draws, first), Purpose::Measure)?;
@@ -149,7 +149,7 @@ impl CurriculumState {
         let (mut lists, mut before) = (Vec::with_capacity(sizes.len()), 0);
         for (source, size) in sizes.iter().enumerate() {
             let own = before..before + size;
-            lists.push(self.list(stage, (source, round), &holds[own.clone()], &priorities[own])?);
+            lists.push(self.list(stage, source, round, &holds[own.clone()], &priorities[own])?);
             before += size;
         }
         Ok(PromptChoice::new(round, lists))
@@ -161,7 +161,8 @@ impl CurriculumState {
         &self,
         batch: &Batch,
         draws: &[Draw],
-        (first, all): (usize, usize),
+        first: usize,
+        all: usize,
         numbers: &mut [Vec<f64>],
     ) -> Result<()> {
         for (place, rollout) in self.rollouts.iter().enumerate() {
@@ -194,7 +195,8 @@ impl CurriculumState {
     fn list(
         &self,
         stage: &Stage,
-        (source, round): (usize, u32),
+        source: usize,
+        round: u32,
         holds: &[f64],
         priorities: &[f64],
     ) -> Result<(Vec<u32>, Option<f64>)> {

@@ -9,7 +9,7 @@ use crate::failure::Result;
 use crate::random::Purpose;
 use crate::rollout::Sequence;
 use crate::tokenizer::Token;
-use crate::train::{Source, Stage};
+use crate::train::stage::{Source, Stage};
 
 /// Ready-made sequences, by source and record.
 pub(super) struct FixedRollouts(pub(super) Vec<Vec<Sequence>>);
@@ -38,7 +38,7 @@ impl SequenceProducer for FixedRollouts {
 }
 
 /// The completions in a field of the data, by source.
-pub(in crate::train) fn all_examples(stage: &Stage, field: &str) -> Result<Vec<Vec<Sequence>>> {
+pub fn all_examples(stage: &Stage, field: &str) -> Result<Vec<Vec<Sequence>>> {
     let sources = stage.sources.iter().enumerate();
     sources.map(|(index, source)| examples(stage, source, index, field)).collect()
 }

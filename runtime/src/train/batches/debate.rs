@@ -9,16 +9,16 @@ use mopd_plan::views::Slot;
 use mopd_plan::{Panel, Role, Signal, View};
 
 use super::Batch;
-use super::words::{self, TextRequest, prompts, scorer, texts};
+use super::words::{self, TextRequest, TextWriter, prompts, scorer};
 use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
 use crate::prepare::prompts::TemplateInputs;
 use crate::quote::quote;
 use crate::random::Purpose;
 use crate::rollout::{Debate, TurnSummary, confidence};
-use crate::train::Stage;
 use crate::train::models::ModelScorer;
 use crate::train::sequences::Sequences;
+use crate::train::stage::Stage;
 use crate::zip::zip_equal;
 
 /// The panels of a part of a stage.
@@ -161,7 +161,8 @@ fn of_scorer(
     });
     let asked: Vec<TextRequest> = asked.collect();
     let no_room = |prompt, context| no_room(view, prompt, sampling.max_tokens, context);
-    texts(batch, (scorer.model_ref, view), &asked, (sampling, batch.key(Purpose::Debate)), no_room)
+    let key = batch.key(Purpose::Debate);
+    TextWriter { model_ref: scorer.model_ref, view, sampling, key }.texts(batch, &asked, no_room)
 }
 
 fn no_room(view: Option<&View>, prompt: usize, turn: u32, context: usize) -> Error {

@@ -13,15 +13,16 @@ use mopd_plan::{Role, View};
 use super::attempts::attempts;
 use super::sample::{NumberedDraw, judge, sample};
 use super::teacher::no_teacher;
-use super::words::{TextRequest, scorer, texts};
-use super::{Batch, Group, ProducerContext, SequenceProducer, text_of_at_most};
+use super::words::{TextRequest, TextWriter, scorer};
+use super::{Batch, Group, ProducerContext, SequenceProducer};
 use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
 use crate::prepare::prompts::TemplateInputs;
 use crate::random::{Purpose, permutation};
 use crate::rollout::Sequence;
 use crate::tokenizer::Token;
-use crate::train::Stage;
+use crate::train::completions::text_of_at_most;
+use crate::train::stage::Stage;
 use crate::train::views::ScorerPrompts;
 use crate::zip::zip_equal;
 
@@ -68,7 +69,7 @@ impl SequenceProducer for DerivedProducer {
         let shown = ScorerPrompts::PerRow(shown);
         // Random numbers of turn 1: the attempts had those of turn 0.
         let mut completed =
-            sample(stage, (batch.student, &shown), &asked, &sampling, batch.key(purpose).turn(1))?;
+            sample(stage, batch.student, &shown, &asked, &sampling, batch.key(purpose).turn(1))?;
         for (place, group) in completed.iter_mut().enumerate() {
             let replayed = groups[open[place]].iter().any(|attempt| attempt.replayed);
             for sequence in group {
@@ -145,7 +146,7 @@ impl DerivedProducer {
                     shown.collect::<Result<_>>()?
                 }
                 DerivedText::Short { writer, sees, max_tokens } => {
-                    self.shortened(batch, (*writer, sees, *max_tokens), &asked, place as u32)?
+                    self.shortened(batch, *writer, sees, *max_tokens, &asked, place as u32)?
                 }
                 DerivedText::Shuffled { slots } => {
                     let each = asked.iter().map(|(prompt, said)| {
@@ -204,7 +205,7 @@ impl DerivedProducer {
         let Role::Scorer(scorer) = writer else { unreachable!("a teacher is a scorer") };
         // `shuffled` and `shortened` have the random numbers of turns 0 and 1.
         let key = batch.key(Purpose::Derived).turn(2 + scorer.0);
-        let mut answers = attempts(batch, writer, &asked, (self.settings.sampling(), key))?;
+        let mut answers = attempts(batch, writer, &asked, self.settings.sampling(), key)?;
         judge(batch.stage, answers.iter_mut().flatten())?;
         Ok(zip_equal(open.iter().copied(), answers).collect())
     }
@@ -213,7 +214,9 @@ impl DerivedProducer {
     fn shortened(
         &self,
         batch: &Batch,
-        (writer, sees, max_tokens): (Role, &View, u32),
+        writer: Role,
+        sees: &View,
+        max_tokens: u32,
         asked: &[(&NumberedDraw, &TemplateInputs)],
         place: u32,
     ) -> Result<Vec<Option<String>>> {
@@ -232,7 +235,9 @@ impl DerivedProducer {
                 TextRequest { prompt: prompt.draw, said, number, sample: place }
             });
             let asked: Vec<TextRequest> = asked.collect();
-            written.extend(texts(batch, (scorer.model_ref, Some(sees)), &asked, (&sampling, key), no_room)?);
+            let (model_ref, view, sampling) = (scorer.model_ref, Some(sees), &sampling);
+            let model = TextWriter { model_ref, view, sampling, key };
+            written.extend(model.texts(batch, &asked, no_room)?);
         }
         Ok(written.into_iter().map(|text| Some(text).filter(|text| !text.is_empty())).collect())
     }

@@ -7,7 +7,7 @@ use mopd_plan::Producer;
 use crate::failure::Result;
 use crate::rollout::Sequence;
 use crate::tokenizer::Token;
-use crate::train::Stage;
+use crate::train::stage::Stage;
 
 /// Replaces the text of completions.
 pub(super) struct TextReplacer {

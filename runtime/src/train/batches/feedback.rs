@@ -8,7 +8,7 @@ use mopd_plan::views::Slot;
 use mopd_plan::{Feedback, View};
 
 use super::Batch;
-use super::words::{TextRequest, number, scorer, texts};
+use super::words::{TextRequest, TextWriter, number, scorer};
 use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
 use crate::prepare::prompts::TemplateInputs;
@@ -63,7 +63,8 @@ fn written(batch: &Batch, place: u32, sequences: &Sequences) -> Result<Vec<Strin
             *sample += 1;
         }
         let no_room = |prompt, context| no_room(view, prompt, sampling.max_tokens, context);
-        all.extend(texts(batch, (model_ref, view), &asked, (&sampling, key), no_room)?);
+        let writer = TextWriter { model_ref, view, sampling: &sampling, key };
+        all.extend(writer.texts(batch, &asked, no_room)?);
     }
     Ok(all)
 }

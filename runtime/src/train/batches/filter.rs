@@ -1,19 +1,16 @@
 //! The `filter` of a stage, which replaces groups for which it does not hold.
 
-use mopd_expr::batch;
-use mopd_expr::interpret::interpret;
+use mopd_plan::Formula;
 use mopd_plan::events::FailureKind;
-use mopd_plan::{Formula, Signal};
 
 use super::prompts::shuffle;
 use super::sample::numbered;
-use super::{Batch, Batches, Group};
+use super::{Batch, Batches};
 use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
 use crate::random::Purpose;
-use crate::rollout::Sequence;
-use crate::train::Stage;
-use crate::train::sequences::Sequences;
+use crate::train::completions::of_groups;
+use crate::train::sequences::Group;
 use crate::zip::zip_equal;
 
 /// The most rounds of drawing; after the last one, the step trains on the groups that it has.
@@ -63,66 +60,4 @@ impl Batches {
         kept.sort_by_key(|group| group[0].source);
         Ok(kept)
     }
-}
-
-/// The value of a formula of rewards and lengths for each group.
-pub(super) fn of_groups(
-    stage: &Stage,
-    formula: &Formula,
-    groups: &[Group],
-    step: u32,
-    what: &str,
-) -> Result<Vec<f64>> {
-    let sequences = Sequences::of_groups(groups.to_vec(), stage.sources.len());
-    of_completions(stage, formula, &sequences, Vec::new(), step, what)
-}
-
-/// The same for each element of the formula's axis, with further signals in `known`.
-pub fn of_completions(
-    stage: &Stage,
-    formula: &Formula,
-    sequences: &Sequences,
-    known: Vec<(Signal, Vec<f32>)>,
-    step: u32,
-    what: &str,
-) -> Result<Vec<f64>> {
-    let mut batch = judged(stage, sequences, step);
-    batch.signals.extend(known);
-    value_of(formula, &batch, what)
-}
-
-/// The signals of completions that are known before any model scores them.
-pub(super) fn judged(stage: &Stage, sequences: &Sequences, step: u32) -> batch::Batch {
-    let list = &sequences.list;
-    let rewards = list.iter().map(|sequence| sequence.reward.unwrap_or(0.0) as f32).collect();
-    let truncated = list.iter().map(|sequence| f32::from(u8::from(sequence.truncated))).collect();
-    let mut signals = vec![(Signal::Reward, rewards), (Signal::Truncated, truncated)];
-    // Only parts of the reward that every judged completion has.
-    for (part, _) in list
-        .iter()
-        .find(|sequence| !sequence.reward_parts.is_empty())
-        .iter()
-        .flat_map(|sequence| &sequence.reward_parts)
-    {
-        let of = |sequence: &Sequence| match sequence.reward {
-            None => Some(0.0),
-            Some(_) => sequence.reward_part(part).map(|reward| reward as f32),
-        };
-        let values: Option<Vec<f32>> = list.iter().map(of).collect();
-        signals.extend(values.map(|values| (Signal::RewardPart { part: part.clone() }, values)));
-    }
-    batch::Batch {
-        layout: sequences.layout.clone(),
-        signals,
-        step,
-        steps: stage.steps,
-        ..batch::Batch::default()
-    }
-}
-
-/// The value for each element of the formula's axis.
-pub(super) fn value_of(formula: &Formula, batch: &batch::Batch, what: &str) -> Result<Vec<f64>> {
-    let values = interpret(&formula.graph, &[formula.value], batch)
-        .map_err(|error| Error::new(FailureKind::Runtime, format!("{what}: {error}")))?;
-    Ok(values.get(formula.value).to_vec())
 }

@@ -8,8 +8,8 @@ use super::Group;
 use super::sample::numbered;
 use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
-use crate::train::Stage;
 use crate::train::sequences::Sequences;
+use crate::train::stage::Stage;
 use crate::zip::zip_equal;
 
 /// The sequences to train on, with the number dropped from each section of the stage. A prompt without any is

@@ -4,16 +4,18 @@
 mod attempts;
 mod chosen;
 mod curriculum;
-pub mod data;
+mod data;
 mod debate;
 mod derived;
 mod each_turn;
 mod edited;
 mod feedback;
 mod filter;
+mod first_epoch;
 mod first_of;
 mod guided;
 mod keep;
+mod learned;
 mod mix;
 mod model;
 mod pairs;
@@ -26,6 +28,7 @@ mod sample;
 mod sampled_by;
 mod shares;
 mod speculative;
+mod state;
 mod student;
 mod teacher;
 mod through;
@@ -39,35 +42,32 @@ use mopd_plan::events::FailureKind;
 use mopd_plan::{Ladder, Length, Producer};
 
 use self::curriculum::CurriculumState;
+pub use self::data::all_examples;
 use self::debate::Panels;
-pub use self::filter::of_completions;
-use self::prompts::{by_share, draw, of_prompts, prompts, shuffle, warn_shares_do_not_hold};
-pub use self::refine::text_of_at_most;
+pub use self::first_epoch::FirstEpoch;
+pub use self::learned::LearnedPolicy;
+use self::prompts::{by_share, draw, of_prompts, prompts, warn_shares_do_not_hold};
 use self::replay::Buffer;
 use self::sample::{NumberedDraw, numbered};
 use self::sampled_by::SentWeights;
-pub use self::teacher::{RolloutCache, RolloutsBySource, no_teacher};
+pub use self::teacher::{RolloutCache, no_teacher};
 use self::through::ProgramEditor;
 pub use self::words::number;
-use super::first_epoch::FirstEpoch;
-use super::learned::LearnedPolicy;
+use super::exchange;
 use super::models::Models;
-use super::objective_states::States;
-use super::sequences::Sequences;
+use super::objective::States;
+use super::privacy;
+use super::sequences::{Group, Sequences};
+use super::stage::{Source, Stage};
 use super::views::{ScorerPrompts, StepContext};
-use super::{Source, Stage, exchange, privacy};
 use crate::data::Mixture;
-use crate::data::mixture::{Draw, MixturePosition};
+use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
 use crate::model::{Decoder, GeneratedActivations};
 use crate::random::{Key, Purpose};
 use crate::rollout::Sequence;
-use crate::store::state::BufferedGroup;
 use crate::tokenizer::Token;
 use crate::zip::zip_equal;
-
-/// The completions of a prompt.
-pub type Group = Vec<Sequence>;
 
 /// A producer, which draws groups of sequences.
 trait SequenceProducer {
@@ -219,10 +219,6 @@ impl Batches {
         Ok(Batches { mixture, producer, curriculum, panels, climbed, policy, activations: None })
     }
 
-    pub fn position(&self) -> MixturePosition {
-        self.mixture.position()
-    }
-
     /// Before a step: draws the value of `learned(...)`, if none is held.
     pub fn begin(&mut self, stage: &Stage, step: u32) {
         if let Some(policy) = &mut self.policy {
@@ -250,36 +246,6 @@ impl Batches {
         }
     }
 
-    /// The state of the learned policy, as bits; empty without one.
-    pub fn policy(&self) -> Vec<u64> {
-        self.policy.as_ref().map(LearnedPolicy::numbers).unwrap_or_default()
-    }
-
-    /// Restores the learned policy from a state of the same stage.
-    pub fn restore_policy(&mut self, numbers: &[u64]) -> Result<(), String> {
-        match (&mut self.policy, numbers) {
-            (Some(policy), numbers) => policy.restore(numbers),
-            (None, []) => Ok(()),
-            (None, _) => Err("it has a learned policy (`learned(...)`), but the stage has none".to_owned()),
-        }
-    }
-
-    /// The measures of prompts that are kept, as bits.
-    pub fn measured(&self) -> Vec<Vec<Vec<u64>>> {
-        self.curriculum.as_ref().map(CurriculumState::bits).unwrap_or_default()
-    }
-
-    /// Restores the kept measures from a state of the same stage.
-    pub fn restore_measured(&mut self, bits: &[Vec<Vec<u64>>]) -> Result<(), String> {
-        match (&mut self.curriculum, bits) {
-            (Some(curriculum), bits) => curriculum.restore(bits, &self.mixture.sizes()),
-            (None, []) => Ok(()),
-            (None, _) => Err("it has curriculum measurements of prompts, but the stage has no \
-                curriculum (`priority`)"
-                .to_owned()),
-        }
-    }
-
     /// The number of chosen prompts of a source, and their mean priority; `None` without a choice of prompts.
     pub fn chosen(&self, source: usize) -> Option<(usize, Option<f64>)> {
         self.mixture.choice().map(|choice| choice.of_source(source))
@@ -293,48 +259,6 @@ impl Batches {
                 *climbed += 1;
             }
         }
-    }
-
-    pub fn climbed(&self) -> &[u32] {
-        &self.climbed
-    }
-
-    /// The groups in the replay buffers, buffer by buffer.
-    pub fn buffered_groups(&self) -> Vec<Vec<BufferedGroup>> {
-        buffers(&*self.producer).into_iter().map(|buffer| buffer.borrow().state()).collect()
-    }
-
-    pub fn restore_groups(&mut self, kept: &[Vec<BufferedGroup>], stage: &Stage) -> Result<(), String> {
-        let buffers = buffers(&*self.producer);
-        if buffers.len() != kept.len() {
-            return Err(format!("it has {} replay buffers, but the stage has {}", kept.len(), buffers.len()));
-        }
-        if !kept.iter().flatten().all(|group| stage.contains(group.draw)) {
-            return Err("its replay buffer has prompts that the stage does not have".to_owned());
-        }
-        zip_equal(buffers, kept).for_each(|(buffer, kept)| buffer.borrow_mut().restore(kept));
-        Ok(())
-    }
-
-    /// Restores the ladders from a state of the same stage.
-    pub fn restore_climbed(&mut self, climbed: &[u32], ladders: &[Ladder]) -> Result<(), String> {
-        let fits = climbed.len() == ladders.len()
-            && climbed.iter().zip(ladders).all(|(climbed, ladder)| *climbed < ladder.values);
-        if !fits {
-            return Err(format!(
-                "it has other step schedules (`ladder`): it is at the positions {climbed:?}, but the stage \
-                has {} of {:?} values",
-                ladders.len(),
-                ladders.iter().map(|ladder| ladder.values).collect::<Vec<_>>()
-            ));
-        }
-        self.climbed = climbed.to_vec();
-        Ok(())
-    }
-
-    /// Restores the position in the data, of the same stage or of one with as many sources.
-    pub fn restore(&mut self, position: &MixturePosition, stage: &Stage) -> Result<(), String> {
-        self.mixture.restore(position, shuffle(stage, Purpose::Shuffle))
     }
 
     /// The sequences of the next step, with the activations that generation saved.
@@ -364,7 +288,7 @@ impl Batches {
             let context = student.config.context;
             let members = 0..sequences.list.len();
             let now = StepContext { step, learned: self.learned() };
-            let shown = ScorerPrompts::new(stage, (Some(view), context), &sequences, members.clone(), now)?;
+            let shown = ScorerPrompts::new(stage, Some(view), context, &sequences, members.clone(), now)?;
             let prompts = members.map(|member| shown.prompt(stage, &sequences.list[member], member).to_vec());
             let prompts: Vec<Vec<Token>> = prompts.collect();
             for (sequence, prompt) in zip_equal(&mut sequences.list, prompts) {

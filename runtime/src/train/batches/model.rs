@@ -9,13 +9,14 @@ use mopd_plan::producers::Model;
 use super::sample::{NumberedDraw, judge, sample, sample_now};
 use super::teacher::cached_or_written;
 use super::through::ProgramEditor;
-use super::{Batch, Group, ProducerContext, RolloutsBySource, SequenceProducer, first_epoch, of_prompts};
+use super::{Batch, Group, ProducerContext, SequenceProducer, first_epoch, of_prompts};
 use crate::data::mixture::Draw;
 use crate::failure::Result;
 use crate::random::Purpose;
 use crate::rollout::Sequence;
-use crate::train::Stage;
 use crate::train::models::{ModelRef, Models};
+use crate::train::sequences::RolloutsBySource;
+use crate::train::stage::Stage;
 use crate::train::views::ScorerPrompts;
 use crate::zip::zip_equal;
 
@@ -79,7 +80,7 @@ impl ModelProducer {
         let key = stage.key(Purpose::TeacherRollout, 0);
         let writer = models.decoder(self.model).expect("it is frozen, not the student");
         let mut list =
-            sample(stage, (&*writer, &ScorerPrompts::Own), &by_record(stage, draws), &self.sampling, key)?;
+            sample(stage, &*writer, &ScorerPrompts::Own, &by_record(stage, draws), &self.sampling, key)?;
         if let Some(editor) = &self.editor {
             list = editor.edited(stage, list)?;
             editor.has_answered_all()?;

@@ -12,7 +12,8 @@ use crate::failure::{Error, Result};
 use crate::prepare::prompts::TemplateInputs;
 use crate::random::Purpose;
 use crate::rollout::{Completion, Prompt, Sequence, rollout};
-use crate::tokenizer::{Token, Tokenizer};
+use crate::tokenizer::Token;
+use crate::train::completions::text_of_at_most;
 use crate::zip::zip_equal;
 
 pub(super) struct RefineProducer {
@@ -97,20 +98,5 @@ impl RefineProducer {
             Sequence { completion: tokens, logps: Some(logps), truncated, draft: Some(draft), ..sequence }
         };
         Ok(in_groups(zip_equal(written, drafted).map(refined), n))
-    }
-}
-
-/// A completion as text of at most `most` tokens: decoding bytes that form no characters can add tokens.
-pub fn text_of_at_most(tokenizer: &Tokenizer, tokens: &[Token], most: usize) -> Result<String> {
-    let mut text = tokenizer.decode(tokens)?;
-    loop {
-        let beyond = tokenizer.encode(&text)?.len().saturating_sub(most);
-        if beyond == 0 {
-            return Ok(text);
-        }
-        // A character has at most four bytes.
-        (0..beyond.div_ceil(4)).for_each(|_| {
-            text.pop();
-        });
     }
 }

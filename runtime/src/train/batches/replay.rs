@@ -9,14 +9,14 @@ use std::collections::{BTreeSet, VecDeque};
 
 use mopd_plan::producers::{Replay, ReplayContents};
 
-use super::filter::of_groups;
 use super::sample::{NumberedDraw, draw_by, judge};
 use super::{Batch, Group, ProducerContext, SequenceProducer};
 use crate::data::mixture::Draw;
 use crate::failure::Result;
 use crate::random::Purpose;
 use crate::store::state::BufferedGroup;
-use crate::train::Stage;
+use crate::train::completions::of_groups;
+use crate::train::stage::Stage;
 use crate::zip::zip_equal;
 
 pub(super) struct ReplayProducer {

@@ -35,7 +35,7 @@ impl SequenceProducer for RetryProducer {
     fn draw(&self, batch: &Batch, draws: &[NumberedDraw], purpose: Purpose) -> Result<Vec<Group>> {
         let mut groups = self.of.draw(batch, draws, purpose)?;
         for attempt in 1..self.at_most {
-            let holds = numbers(batch, (&self.until, "the condition of a `retry`"), &mut groups)?;
+            let holds = numbers(batch, &self.until, "the condition of a `retry`", &mut groups)?;
             let mut holds = holds.into_iter().map(|holds| holds != 0.0);
             let missed = |group: &Group| -> Vec<bool> {
                 holds.by_ref().take(group.len()).map(|holds| !holds).collect()

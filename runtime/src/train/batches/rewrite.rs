@@ -53,10 +53,8 @@ fn regex(pattern: &[PatternPiece]) -> Result<Regex> {
 impl SequenceProducer for RewriteProducer {
     fn draw(&self, batch: &Batch, draws: &[NumberedDraw], purpose: Purpose) -> Result<Vec<Group>> {
         let mut groups = self.of.draw(batch, draws, purpose)?;
-        let each = self
-            .text
-            .numbers()
-            .map(|number| numbers(batch, (number, "a number of a `rewrite`"), &mut groups));
+        let each =
+            self.text.numbers().map(|number| numbers(batch, number, "a number of a `rewrite`", &mut groups));
         let each: Vec<Vec<f64>> = each.collect::<Result<_>>()?;
         let members: usize = groups.iter().map(Vec::len).sum();
         assert!(each.iter().all(|of_members| of_members.len() == members), "a number for each");

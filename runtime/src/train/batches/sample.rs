@@ -9,7 +9,7 @@ use crate::random::{Key, Purpose};
 use crate::reward::{Judgement, RewardInput};
 use crate::rollout::{Author, Completion, Prompt, Sequence, rollout, rollout_saving};
 use crate::tokenizer::Token;
-use crate::train::Stage;
+use crate::train::stage::Stage;
 use crate::train::views::ScorerPrompts;
 use crate::zip::zip_equal;
 
@@ -67,7 +67,7 @@ pub(super) fn sample_now<'a>(
     sampling: &Sampling,
     purpose: Purpose,
 ) -> Result<Vec<Group>> {
-    sample_shown(batch, (author, None), draws, sampling, purpose)
+    sample_shown(batch, author, None, draws, sampling, purpose)
 }
 
 /// The same by the student. Activations are saved where the backward pass uses them.
@@ -92,7 +92,8 @@ pub(super) fn sample_student(
 /// The same by an author that may see a view in place of the prompts.
 pub(super) fn sample_shown<'a>(
     batch: &Batch,
-    (author, sees): (impl Into<Author<'a>>, Option<&View>),
+    author: impl Into<Author<'a>>,
+    sees: Option<&View>,
     draws: &[NumberedDraw],
     sampling: &Sampling,
     purpose: Purpose,
@@ -100,13 +101,14 @@ pub(super) fn sample_shown<'a>(
     let Batch { stage, step, climbed, .. } = *batch;
     let now = sampling.at(step, stage.steps, climbed);
     let shown = ScorerPrompts::of_draws(stage, sees, draws.iter().map(|each| each.draw), batch.now())?;
-    sample(stage, (author, &shown), draws, &now, batch.key(purpose))
+    sample(stage, author, &shown, draws, &now, batch.key(purpose))
 }
 
 /// Completions of the drawn prompts, where the author reads them as in `shown`.
 pub(super) fn sample<'a>(
     stage: &Stage,
-    (author, shown): (impl Into<Author<'a>>, &ScorerPrompts),
+    author: impl Into<Author<'a>>,
+    shown: &ScorerPrompts,
     draws: &[NumberedDraw],
     sampling: &Sampling,
     key: Key,

@@ -10,9 +10,8 @@ use mopd_plan::producers::SampledBy;
 use mopd_plan::{Engine, RolloutServer, Sampling};
 use tch::{Kind, Tensor, no_grad_guard};
 
-use super::curriculum::CurriculumState;
 use super::sample::{NumberedDraw, in_groups, judge, prompts, sequence};
-use super::{Batch, Batches, Group, ProducerContext, SequenceProducer};
+use super::{Batch, Group, ProducerContext, SequenceProducer};
 use crate::failure::{Error, Result};
 use crate::machine::transfer::{to_vec, upload};
 use crate::model::{ABSENT, Decoder, PackedBatch};
@@ -20,12 +19,11 @@ use crate::prepare::load::saved_content;
 use crate::random::Purpose;
 use crate::remote::push::{self, PushedWeights};
 use crate::remote::sampling::SamplingServer;
-use crate::rollout::Sequence;
+use crate::rollout::{RolloutRequest, Sequence};
 use crate::store::state::{PushedPosition, StateTensors};
 use crate::store::{self, CheckpointProvenance};
-use crate::train::Stage;
+use crate::train::stage::Stage;
 use crate::train::views::ScorerPrompts;
-use crate::zip::zip_equal;
 
 /// The largest accepted mean difference between the server's and the trainer's log-probabilities of the
 /// canary, in float32: they sum in different orders.
@@ -120,9 +118,9 @@ impl SequenceProducer for SampledByProducer {
         };
         let completions = server.sample(
             || weights.push(stage, server),
-            &prompts(stage, &ScorerPrompts::Own, draws),
-            (&sampling, batch.key(purpose)),
-            (&stage.start.tokenizer, tolerance),
+            &RolloutRequest::new(&prompts(stage, &ScorerPrompts::Own, draws), &sampling, batch.key(purpose)),
+            &stage.start.tokenizer,
+            tolerance,
             stage.control,
         )?;
         let sequences = completions.into_iter().enumerate();
@@ -140,57 +138,6 @@ impl SequenceProducer for SampledByProducer {
 
     fn pushed(&self) -> Option<&RefCell<Option<SentWeights>>> {
         (self.every > 1).then_some(&self.weights)
-    }
-}
-
-/// The weights that servers sample with, for a producer and all inside it, from the outside in.
-fn pushed(producer: &dyn SequenceProducer) -> Vec<&RefCell<Option<SentWeights>>> {
-    let inside = producer.inside().into_iter().flat_map(pushed);
-    producer.pushed().into_iter().chain(inside).collect()
-}
-
-impl Batches {
-    /// The weights of all servers, also of those that the choice of prompts draws from.
-    fn pushed_weights(&self) -> impl Iterator<Item = &RefCell<Option<SentWeights>>> {
-        let measured = self.curriculum.iter().flat_map(CurriculumState::rollouts);
-        std::iter::once(&*self.producer).chain(measured).flat_map(pushed)
-    }
-
-    /// Adds the weights that servers keep for several steps to a state; `name` names this part's tensors.
-    pub fn pushed(
-        &self,
-        tensors: &mut StateTensors,
-        name: &dyn Fn(&str) -> String,
-    ) -> Vec<Option<PushedPosition>> {
-        let weights = self.pushed_weights().enumerate();
-        weights
-            .map(|(index, weights)| {
-                let weights = weights.borrow();
-                weights.as_ref().map(|weights| weights.state(&name(&format!("pushed.{index}")), tensors))
-            })
-            .collect()
-    }
-
-    pub fn restore_pushed(
-        &self,
-        kept: &[Option<PushedPosition>],
-        student: &Decoder,
-        (tensors, name): (&StateTensors, &dyn Fn(&str) -> String),
-    ) -> Result<(), String> {
-        let weights: Vec<_> = self.pushed_weights().collect();
-        if weights.len() != kept.len() {
-            return Err(format!(
-                "it has the weights of {} servers, but the stage has {}",
-                kept.len(),
-                weights.len()
-            ));
-        }
-        for (index, (weights, kept)) in zip_equal(weights, kept).enumerate() {
-            let name = name(&format!("pushed.{index}"));
-            let restored = kept.as_ref().map(|kept| SentWeights::restored(kept, student, &name, tensors));
-            *weights.borrow_mut() = restored.transpose()?;
-        }
-        Ok(())
     }
 }
 

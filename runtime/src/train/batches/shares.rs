@@ -4,10 +4,10 @@ use mopd_expr::batch::{self, Domains, Layout};
 use mopd_plan::Formula;
 use mopd_plan::events::FailureKind;
 
-use super::filter::value_of;
 use crate::failure::{Error, Result};
-use crate::train::Stage;
-use crate::train::objective_states::States;
+use crate::train::completions::value_of;
+use crate::train::objective::States;
+use crate::train::stage::Stage;
 use crate::zip::zip_equal;
 
 /// The share of each source. None is negative, and at least one is positive.

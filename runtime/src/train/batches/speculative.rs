@@ -43,7 +43,8 @@ impl SequenceProducer for SpeculativeProducer {
                     [student, teacher.as_deref().unwrap_or(student)],
                     self.verification,
                     &prompts(stage, &ScorerPrompts::Own, draws),
-                    (&sampling, batch.key(purpose)),
+                    &sampling,
+                    batch.key(purpose),
                     stage.budget,
                     stage.control,
                 )?;

@@ -16,14 +16,13 @@ use crate::failure::{Error, Result};
 use crate::model::Decoder;
 use crate::random::Purpose;
 use crate::rollout::Sequence;
+use crate::train::exchange;
 use crate::train::models::{ModelScorer, Models, ScorerRef};
-use crate::train::route::Section;
+use crate::train::sequences::RolloutsBySource;
+use crate::train::stage::Section;
+use crate::train::stage::{Source, Stage};
 use crate::train::views::{ScorerPrompts, StepContext};
-use crate::train::{Source, Stage, exchange};
 use crate::zip::zip_equal;
-
-/// Rollouts that frozen models write before the first step, by source.
-pub type RolloutsBySource = Vec<Vec<Sequence>>;
 
 /// The cache of such rollouts between stages and runs. They do not depend on what else a stage does with
 /// them.
@@ -47,8 +46,7 @@ pub(super) fn make(teacher: &Teacher, context: &ProducerContext) -> Result<Box<d
     let Some(once) = teacher.once else {
         return Ok(Box::new(TeacherProducer { teacher: teacher.clone(), judged }));
     };
-    let written =
-        cached_or_written(stage, cache, || teacher_rollouts(stage, models, (teacher, editor), once))?;
+    let written = cached_or_written(stage, cache, || teacher_rollouts(stage, models, teacher, editor, once))?;
     Ok(Box::new(WrittenOnce(FixedRollouts(written))))
 }
 
@@ -80,8 +78,8 @@ impl SequenceProducer for TeacherProducer {
                 let writer = teacher_of(stage, models, *writer, draws[0].draw)?;
                 let decoder = models.decoder(writer.model_ref);
                 let sees = sees.as_ref().or(models.view(writer));
-                let author = (decoder.as_deref().unwrap_or(student), sees);
-                sample_shown(batch, author, draws, sampling, purpose)
+                let author = decoder.as_deref().unwrap_or(student);
+                sample_shown(batch, author, sees, draws, sampling, purpose)
             },
         )?;
         if self.judged {
@@ -120,7 +118,8 @@ pub fn no_teacher(source: &Source) -> Error {
 fn teacher_rollouts(
     stage: &Stage,
     models: &Models,
-    (Teacher { writer, sees, sampling, .. }, editor): (&Teacher, Option<&Rc<ProgramEditor>>),
+    Teacher { writer, sees, sampling, .. }: &Teacher,
+    editor: Option<&Rc<ProgramEditor>>,
     PrecomputedRollouts { sequences: count, keep }: PrecomputedRollouts,
 ) -> Result<RolloutsBySource> {
     let n = sampling.n.max(1);
@@ -148,7 +147,7 @@ fn teacher_rollouts(
         let sees = sees.as_ref().or(models.view(writer));
         let shown =
             ScorerPrompts::of_draws(stage, sees, chunk.iter().map(|each| each.draw), StepContext::START)?;
-        let mut sequences = sample(stage, (&*teacher, &shown), chunk, sampling, key)?.concat();
+        let mut sequences = sample(stage, &*teacher, &shown, chunk, sampling, key)?.concat();
         sequences.truncate((count as usize).saturating_sub(first * n as usize));
         if let Some(editor) = editor {
             sequences = editor.edited(stage, vec![sequences])?.concat();

@@ -19,7 +19,7 @@ use crate::quote::quote;
 use crate::random::Purpose;
 use crate::reward::RewardInput;
 use crate::rollout::Sequence;
-use crate::train::Stage;
+use crate::train::stage::Stage;
 use crate::zip::zip_equal;
 
 /// The editing of completions by a program.

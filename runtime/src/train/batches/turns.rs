@@ -15,7 +15,7 @@ use crate::failure::{Error, Result};
 use crate::random::{Key, Purpose};
 use crate::rollout::{Completion, Prompt, Sequence, rollout};
 use crate::tokenizer::Token;
-use crate::train::Stage;
+use crate::train::stage::Stage;
 use crate::zip::zip_equal;
 
 pub(super) struct TurnsProducer {

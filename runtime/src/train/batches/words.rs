@@ -2,16 +2,17 @@
 
 use mopd_plan::{Sampling, View};
 
-use super::{Batch, text_of_at_most};
+use super::Batch;
 use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
 use crate::prepare::prompts::TemplateInputs;
 use crate::random::Key;
 use crate::rollout::{Completion, Prompt, rollout};
 use crate::tokenizer::Token;
-use crate::train::Stage;
+use crate::train::completions::text_of_at_most;
 use crate::train::models::{ModelRef, ModelScorer};
 use crate::train::sequences::Sequences;
+use crate::train::stage::Stage;
 use crate::zip::zip_equal;
 
 /// A request for a text.
@@ -23,41 +24,52 @@ pub(super) struct TextRequest {
     pub sample: u32,
 }
 
-/// One trimmed text per request. `no_room` makes the error from a prompt's tokens and the context's.
-pub(super) fn texts(
-    batch: &Batch,
-    (model_ref, view): (ModelRef, Option<&View>),
-    asked: &[TextRequest],
-    (sampling, key): (&Sampling, Key),
-    no_room: impl Fn(usize, usize) -> Error,
-) -> Result<Vec<String>> {
-    let Batch { stage, student, models, .. } = *batch;
-    let tokenizer = &stage.start.tokenizer;
-    let moment = batch.now().moment(stage);
-    let mut read: Vec<Vec<Token>> = Vec::with_capacity(asked.len());
-    for TextRequest { prompt: Draw { source, record }, said, .. } in asked {
-        let source = &stage.sources[*source];
-        read.push(match view {
-            None => source.tokens.get(*record).to_vec(),
-            Some(view) => source.prompts.shown_now(tokenizer, view, moment, *record, said)?,
-        });
-    }
-    let decoder = models.decoder(model_ref);
-    let decoder = decoder.as_deref().unwrap_or(student);
-    let context = decoder.config.context;
-    let prompts = zip_equal(asked, &read).map(|(asked, tokens)| {
-        if context.saturating_sub(tokens.len()) < sampling.max_tokens as usize {
-            return Err(no_room(tokens.len(), context));
+/// A model that writes texts.
+pub(super) struct TextWriter<'a> {
+    pub model_ref: ModelRef,
+    /// What it reads in place of the prompts.
+    pub view: Option<&'a View>,
+    pub sampling: &'a Sampling,
+    pub key: Key,
+}
+
+impl TextWriter<'_> {
+    /// One trimmed text per request. `no_room` makes the error from a prompt's tokens and the context's.
+    pub fn texts(
+        &self,
+        batch: &Batch,
+        asked: &[TextRequest],
+        no_room: impl Fn(usize, usize) -> Error,
+    ) -> Result<Vec<String>> {
+        let TextWriter { model_ref, view, sampling, key } = *self;
+        let Batch { stage, student, models, .. } = *batch;
+        let tokenizer = &stage.start.tokenizer;
+        let moment = batch.now().moment(stage);
+        let mut read: Vec<Vec<Token>> = Vec::with_capacity(asked.len());
+        for TextRequest { prompt: Draw { source, record }, said, .. } in asked {
+            let source = &stage.sources[*source];
+            read.push(match view {
+                None => source.tokens.get(*record).to_vec(),
+                Some(view) => source.prompts.shown_now(tokenizer, view, moment, *record, said)?,
+            });
         }
-        Ok(Prompt { tokens, id: asked.number, sample: asked.sample, limit: None })
-    });
-    let prompts: Vec<Prompt> = prompts.collect::<Result<_>>()?;
-    let written = rollout(decoder, &prompts, sampling, key, stage.budget, stage.control)?;
-    let text = |Completion { tokens, .. }: &Completion| {
-        let text = text_of_at_most(tokenizer, tokens, sampling.max_tokens as usize)?;
-        Ok(text.trim().to_owned())
-    };
-    written.iter().map(text).collect()
+        let decoder = models.decoder(model_ref);
+        let decoder = decoder.as_deref().unwrap_or(student);
+        let context = decoder.config.context;
+        let prompts = zip_equal(asked, &read).map(|(asked, tokens)| {
+            if context.saturating_sub(tokens.len()) < sampling.max_tokens as usize {
+                return Err(no_room(tokens.len(), context));
+            }
+            Ok(Prompt { tokens, id: asked.number, sample: asked.sample, limit: None })
+        });
+        let prompts: Vec<Prompt> = prompts.collect::<Result<_>>()?;
+        let written = rollout(decoder, &prompts, sampling, key, stage.budget, stage.control)?;
+        let text = |Completion { tokens, .. }: &Completion| {
+            let text = text_of_at_most(tokenizer, tokens, sampling.max_tokens as usize)?;
+            Ok(text.trim().to_owned())
+        };
+        written.iter().map(text).collect()
+    }
 }
 
 /// The number of a prompt in the stage's data. It does not depend on the draw.

@@ -9,17 +9,12 @@ pub use copies::{SharedRows, copies};
 
 use mopd_plan::events::FailureKind;
 use mopd_plan::{Length, Objective, Private, Train};
-use tch::{Kind, Tensor, no_grad_guard};
+use tch::Tensor;
 
-use super::non_finite::Classified;
-use super::optimizer::gradient_norm;
-use super::part::{EvaluatedBatch, Rollouts};
-use super::sequences::Sequences;
-use super::{Stage, Trainer};
+use super::stage::Stage;
 use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
 use crate::machine::transfer::upload;
-use crate::model::Gradient;
 use crate::random::Key;
 use crate::zip::zip_equal;
 
@@ -38,23 +33,6 @@ pub struct Privacy {
     pub rates: Vec<f64>,
     pub steps: u32,
     pub budget: Private,
-}
-
-/// The source of a private stage's noise and of the records in its batches. The privacy guarantee holds only
-/// against readers who know neither, so both are derived from a secret of the store.
-#[derive(Clone, Copy)]
-pub struct NoiseSecret([u8; 32]);
-
-impl NoiseSecret {
-    /// `result` is the key of the stage's result, which includes all its settings. So any two different
-    /// stages draw independently; with the same noise, their weights together would reveal the gradient.
-    pub fn new(of_store: &[u8; 32], result: &str) -> NoiseSecret {
-        NoiseSecret(*blake3::keyed_hash(of_store, result.as_bytes()).as_bytes())
-    }
-
-    fn key(&self, step: u32) -> Key {
-        Key::of_secret(*blake3::keyed_hash(&self.0, &step.to_le_bytes()).as_bytes())
-    }
 }
 
 /// By source: the probability that a given record is in a batch. `sources` has shares and numbers of records.
@@ -119,43 +97,8 @@ impl Privacy {
         Privacy::new(stage.train, stage.steps, &sources(stage))
     }
 
-    /// The sum of the records' clipped gradients, with noise, divided by the mean number of records in a
-    /// batch. Each record is evaluated as a batch of its own: its gradient does not depend on others.
-    pub(super) fn gradient(
-        &self,
-        trainer: &Trainer,
-        rollouts: &Rollouts,
-        step: u32,
-    ) -> Result<Gradient, Classified> {
-        let mut sum = {
-            let (parameters, _) = trainer.trained.parameters(&trainer.model);
-            Tensor::zeros([parameters.len() as i64], (Kind::Float, parameters.device()))
-        };
-        for record in records(trainer.stage, &rollouts.sequences) {
-            let EvaluatedBatch { gradient, .. } = trainer.evaluate(0, &record, step)?;
-            let gradient = trainer.trained.gradient(gradient);
-            let norm = gradient_norm(&gradient);
-            if !norm.is_finite() {
-                let message = "the gradient of a record is not finite";
-                let origin = trainer.stage.train.objective.origin;
-                return Err((Error::new(FailureKind::NonFinite, message).at(origin), false));
-            }
-            let _guard = no_grad_guard();
-            // As in the optimizer: rounding does not scale up a gradient at the bound.
-            let scale = (self.clip / (norm + 1e-6)).min(1.0);
-            for (range, piece) in gradient.into_pieces() {
-                let mut place = sum.narrow(0, range.start as i64, range.len() as i64);
-                place += piece.to_kind(Kind::Float) * scale;
-            }
-        }
-        let _guard = no_grad_guard();
-        self.add_noise(trainer.stage, &mut sum, step);
-        sum /= self.records;
-        Ok(Gradient::whole(sum, trainer.stage.place))
-    }
-
     /// Adds noise that depends on the store, the stage and the step only.
-    fn add_noise(&self, stage: &Stage, sum: &mut Tensor, step: u32) {
+    pub fn add_noise(&self, stage: &Stage, sum: &mut Tensor, step: u32) {
         let key = key(stage, step);
         let deviation = self.noise * self.clip;
         for (chunk, start) in (0..sum.numel()).step_by(CHUNK).enumerate() {
@@ -194,14 +137,4 @@ pub fn draws(stage: &Stage, step: u32) -> Vec<Draw> {
             .extend((0..records).filter(|_| uniforms.uniform() < rate).map(|record| Draw { source, record }));
     }
     draws
-}
-
-/// Each group as a batch of its own.
-fn records<'a>(stage: &'a Stage, sequences: &'a Sequences) -> impl Iterator<Item = Rollouts> + 'a {
-    sequences.groups().enumerate().map(move |(index, group)| {
-        let draws = sequences.draws.get(index).copied().into_iter().collect();
-        let alone = Sequences::of_groups(vec![group.to_vec()], stage.sources.len()).drawn(draws);
-        let alone = alone.debated(sequences.debates.clone());
-        Rollouts::new(stage, alone)
-    })
 }

@@ -51,7 +51,7 @@ fn first(stage: &Stage) -> (Vec<f32>, Named, BTreeMap<String, f64>, Rollouts) {
     let EvaluatedBatch { gradient, of_parts, .. } =
         trainer.evaluate(0, &rollouts, 0).map_err(|(error, _)| error).unwrap();
     let each = of_parts.iter().map(|(name, gradient)| (name.clone(), numbers(gradient))).collect();
-    let gradient = numbers(&trainer.trained.gradient(gradient));
+    let gradient = numbers(&trainer.student.trained.gradient(gradient));
     (gradient, each, super::super::alignment::columns(of_parts), rollouts)
 }
 

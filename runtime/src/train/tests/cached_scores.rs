@@ -263,7 +263,7 @@ fn a_teacher_whose_scores_are_found_is_not_loaded() {
             trainer.step(step, &mut Record::default()).map_err(|(error, _)| error).unwrap();
             assert_eq!(trainer.models.loaded(), 0, "step {step}");
         }
-        assert_eq!(to_vec(trainer.model.flat()), expected);
+        assert_eq!(to_vec(trainer.student.model.flat()), expected);
     }
 }
 

@@ -131,7 +131,9 @@ fn prompts_come_in_the_order_of_what_was_measured() {
     for step in 0..4u32 {
         if step.is_multiple_of(2) {
             let own = |source: usize| {
-                scores(&stage, &trainer.model, 2, (source, step), |record| (8 * source + record) as u32)
+                scores(&stage, &trainer.student.model, 2, (source, step), |record| {
+                    (8 * source + record) as u32
+                })
             };
             let new: Vec<Vec<usize>> = (0..2)
                 .map(|source| order(&stage, &teacher[source], &own(source), (source, u64::from(step / 2))))
@@ -219,12 +221,15 @@ fn fork_chooses_its_own_prompts() {
     trainer.step(0, &mut Record::default()).map_err(|(error, _)| error).unwrap();
     let state = trainer.state(1, 0.0, Record::default());
     let chosen = |trainer: &Trainer| trainer.parts[0].batches.chosen(0).is_some();
-    let kept: BTreeMap<bool, usize> = [restore::RestoreMode::Resume, restore::RestoreMode::Fork]
+    let kept: BTreeMap<bool, usize> = [RestoreMode::Resume, RestoreMode::Fork]
         .into_iter()
         .map(|mode| {
             let mut other = Trainer::new(&stage).unwrap();
             other.restore(&state, mode).unwrap();
-            (chosen(&other), other.parts[0].batches.measured()[0].len())
+            (
+                chosen(&other),
+                other.parts[0].batches.save(&stage, &mut StateTensors::default()).measured[0].len(),
+            )
         })
         .collect();
     assert_eq!(kept, BTreeMap::from([(true, 2), (false, 0)]));

@@ -66,7 +66,7 @@ fn prompt_of<'a>(stage: &'a Stage, debate: &Debate) -> &'a str {
 /// The most probable tokens up to the end token, as text.
 pub(super) fn greedy(model: &Reference, prompt: &str, most: usize) -> String {
     let written = greedy_tokens(model, prompt, most);
-    super::super::batches::text_of_at_most(&Tokenizer::Bytes, &written, most).unwrap().trim().to_owned()
+    super::super::completions::text_of_at_most(&Tokenizer::Bytes, &written, most).unwrap().trim().to_owned()
 }
 
 pub(super) fn greedy_tokens(model: &Reference, prompt: &str, most: usize) -> Vec<Token> {

@@ -129,7 +129,8 @@ fn a_new_prompt_shows_what_was_tried_and_answered() {
                 let most = Sampling::new(1, 1.0, SHORT);
                 let written = big.writes(&of, (number, place), most, key(Purpose::Derived, 1)).remove(0);
                 let tokens = &written.tokens;
-                let text = super::super::batches::text_of_at_most(&Tokenizer::Bytes, tokens, SHORT as usize);
+                let text =
+                    super::super::completions::text_of_at_most(&Tokenizer::Bytes, tokens, SHORT as usize);
                 text.unwrap().trim().to_owned()
             };
             let shorts = [short(shown(answer), 1), short(begun(wrong), 2)];

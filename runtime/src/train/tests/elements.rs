@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use mopd_plan::ChangedElements;
 
-use super::super::restore::RestoreMode;
+use super::super::RestoreMode;
 use super::super::trained::TrainedParameters;
 use super::*;
 use crate::model::{EntryKind, Gradient};
@@ -111,7 +111,7 @@ fn training_changed_elements_equals_masked_adamw() {
                 assert!((row.gradient_norm - norm).abs() < 1e-6 * norm, "{} {norm}", row.gradient_norm);
                 assert_eq!(row.trained_share, Some(share));
             }
-            let numbers = trainer.trained.numbers(&trainer.model);
+            let numbers = trainer.student.trained.numbers(&trainer.student.model);
             for (place, (got, expected)) in numbers.iter().zip(&expected).enumerate() {
                 match mask[place] {
                     true => assert!((f64::from(*got) - expected).abs() < 2e-6, "{place}: {got} {expected}"),
@@ -119,7 +119,7 @@ fn training_changed_elements_equals_masked_adamw() {
                 }
             }
             // The model's own weights are the same, rounded.
-            let own = to_vec(trainer.model.flat());
+            let own = to_vec(trainer.student.model.flat());
             let rounding = if kind == Kind::Float { 0.0 } else { 1.0 / 256.0 };
             assert!(own.iter().zip(&numbers).all(|(own, all)| (own - all).abs() <= rounding * all.abs()));
         }

@@ -4,7 +4,7 @@ use mopd_plan::events::FailureKind;
 use mopd_plan::{Evaluation, Extrapolation};
 use tch::no_grad_guard;
 
-use super::super::restore::RestoreMode;
+use super::super::RestoreMode;
 use super::*;
 use crate::store::state::TrainPosition;
 
@@ -25,9 +25,21 @@ fn extrapolating(passes: u32) -> Train<Objective> {
     Train { extrapolation: Some(extrapolation(1.0)), ..train(mopd(1.0), passes) }
 }
 
+/// Extrapolates with `score` as the benchmark.
+fn extrapolate_by(
+    trainer: &mut Trainer,
+    steps: u32,
+    record: &mut Record,
+    score: impl FnMut(&Decoder) -> Result<f64>,
+) -> Result<()> {
+    let Trainer { student, extrapolator, .. } = trainer;
+    let extrapolator = extrapolator.as_mut().expect("the stage extrapolates");
+    extrapolator.extrapolate_by(student, steps, record, score)
+}
+
 /// All parameters of the trained model, converted to double precision.
 fn numbers(trainer: &Trainer) -> Vec<f64> {
-    trainer.trained.numbers(&trainer.model).into_iter().map(f64::from).collect()
+    trainer.student.trained.numbers(&trainer.student.model).into_iter().map(f64::from).collect()
 }
 
 /// Runs a step, then extrapolates with these scores: first of the unchanged weights, then of the candidates.
@@ -42,12 +54,11 @@ fn tried(
     let updated = numbers(trainer);
     let (mut seen, mut scores) = (Vec::new(), scores.iter());
     // The benchmark is given the model's own weights.
-    trainer
-        .extrapolate_by(step + 1, record, |model| {
-            seen.push(to_vec(&model.flat().to_kind(Kind::Float)).into_iter().map(f64::from).collect());
-            Ok(*scores.next().expect("no candidate more than there are scores"))
-        })
-        .unwrap();
+    let score = |model: &Decoder| {
+        seen.push(to_vec(&model.flat().to_kind(Kind::Float)).into_iter().map(f64::from).collect());
+        Ok(*scores.next().expect("no candidate more than there are scores"))
+    };
+    extrapolate_by(trainer, step + 1, record, score).unwrap();
     assert!(scores.next().is_none(), "a score was not asked for");
     (updated, seen, numbers(trainer))
 }
@@ -128,7 +139,7 @@ fn only_weights_are_extrapolated_and_only_after_powers() {
     other.step(0, &mut Record::default()).map_err(|(error, _)| error).unwrap();
     let (_, seen, end) = tried(&mut trainer, 0, &[0.1, 0.2, 0.2], &mut record);
     assert_eq!(seen.len(), 3);
-    trainer.extrapolate_by(1, &mut record, |_| panic!("it was done")).unwrap();
+    extrapolate_by(&mut trainer, 1, &mut record, |_| panic!("it was done")).unwrap();
     assert!(numbers(&trainer) == end && numbers(&other) != end);
     let state = |trainer: &Trainer| {
         let state = trainer.state(1, 0.0, Record::default());
@@ -144,7 +155,7 @@ fn only_weights_are_extrapolated_and_only_after_powers() {
     {
         let mut again = Trainer::new(&stages[1]).unwrap();
         again.restore(&from.state(1, 0.0, Record::default()), mode).unwrap();
-        again.extrapolate_by(1, &mut record, |_| panic!("it was done before")).unwrap();
+        extrapolate_by(&mut again, 1, &mut record, |_| panic!("it was done before")).unwrap();
         let base = numbers(&again);
         assert!(base == numbers(from));
         let (updated, _, end) = tried(&mut again, 1, &[0.1, 0.2, 0.0], &mut Record::default());
@@ -156,7 +167,7 @@ fn only_weights_are_extrapolated_and_only_after_powers() {
     for step in [1, 2] {
         trainer.step(step, &mut record).map_err(|(error, _)| error).unwrap();
     }
-    trainer.extrapolate_by(3, &mut record, |_| panic!("3 is no power of 2")).unwrap();
+    extrapolate_by(&mut trainer, 3, &mut record, |_| panic!("3 is no power of 2")).unwrap();
     assert!(record.rows.iter().filter(|row| row.step == 2).all(|row| row.extrapolated.is_none()));
 }
 
@@ -176,7 +187,7 @@ fn extrapolated_weights_that_cannot_be_scored_are_rejected() {
         trainer.step(0, &mut record).map_err(|(error, _)| error).unwrap();
         let updated = numbers(&trainer);
         let mut asked = 0;
-        let outcome = trainer.extrapolate_by(1, &mut record, |_| {
+        let outcome = extrapolate_by(&mut trainer, 1, &mut record, |_| {
             asked += 1;
             if asked > fails_at { Err(not_finite()) } else { Ok(f64::from(asked)) }
         });
@@ -190,13 +201,13 @@ fn extrapolated_weights_that_cannot_be_scored_are_rejected() {
     trainer.step(0, &mut record).map_err(|(error, _)| error).unwrap();
     let updated = numbers(&trainer);
     let mut asked = 0;
-    let outcome = trainer.extrapolate_by(1, &mut record, |_| {
+    let outcome = extrapolate_by(&mut trainer, 1, &mut record, |_| {
         asked += 1;
         if asked == 3 { Err(Error::Interrupted) } else { Ok(f64::from(asked)) }
     });
     assert!(matches!(outcome, Err(Error::Interrupted)) && numbers(&trainer) == updated);
     assert_eq!(record.rows[0].extrapolated, None);
-    trainer.extrapolate_by(1, &mut record, |_| Ok(0.0)).unwrap();
+    extrapolate_by(&mut trainer, 1, &mut record, |_| Ok(0.0)).unwrap();
     assert_eq!(record.rows[0].extrapolated, Some(1.0));
 }
 
@@ -222,13 +233,13 @@ fn extrapolation_follows_the_benchmark() {
                 entries.iter().find(|entry| (entry.offset..entry.offset + entry.len()).contains(&index));
             matches!(entry.unwrap().group, WeightGroup::Attention | WeightGroup::FeedForward)
         };
-        let mut base = to_vec(trainer.model.flat());
+        let mut base = to_vec(trainer.student.model.flat());
         for step in 0..stage.steps {
             trainer.step(step, &mut Record::default()).map_err(|(error, _)| error).unwrap();
             if ![1, 2, 4].contains(&(step + 1)) {
                 continue;
             }
-            let updated = to_vec(trainer.model.flat());
+            let updated = to_vec(trainer.student.model.flat());
             let at = |multiple: f32| -> Vec<f32> {
                 let place =
                     |(index, (base, updated)): (usize, (&f32, &f32))| match named(index) && multiple > 1.0 {
@@ -246,7 +257,8 @@ fn extrapolation_follows_the_benchmark() {
                     &decoder,
                     &fixture.judge,
                     by,
-                    (key, stage.budget),
+                    key,
+                    stage.budget,
                     &fixture.control,
                 );
                 answers.unwrap().iter().map(|prompt| prompt.reward).sum::<f64>()
@@ -262,12 +274,12 @@ fn extrapolation_follows_the_benchmark() {
             let (judged, next) = (score(kept), at(kept));
             base = next;
             let _guard = no_grad_guard();
-            trainer.model.flat().shallow_clone().copy_(&Tensor::from_slice(&base));
+            trainer.student.model.flat().shallow_clone().copy_(&Tensor::from_slice(&base));
             let row = rows.iter().find(|row| row.step == step).unwrap();
             assert_eq!(row.extrapolated, Some(f64::from(kept)), "step {step}");
             assert_eq!(row.judged, Some(judged / score_count(&fixture, temperature)));
         }
-        assert!(end == to_vec(trainer.model.flat()));
+        assert!(end == to_vec(trainer.student.model.flat()));
     }
     assert!(moved > 0, "no candidate was ever better");
 }

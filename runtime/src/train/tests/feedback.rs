@@ -165,7 +165,7 @@ fn joint_models_write_feedback_with_current_weights() {
     let mut learners = Learners::new(&parts, None, None).unwrap();
     for (step, turn) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
         let place = learners.of_turn(turn);
-        let now = to_vec(learners.0[1 - place].model.flat());
+        let now = to_vec(learners.0[1 - place].student.model.flat());
         let writer = Reference::new(&Arc::new(models[1 - place].with_values(now)));
         let trainer = &mut learners.0[place];
         let rollouts = trainer.rollouts_of(step).unwrap();
@@ -173,7 +173,7 @@ fn joint_models_write_feedback_with_current_weights() {
         let started = std::time::Instant::now();
         trainer.update(rollouts, started, step, &mut Record::default()).map_err(|(error, _)| error).unwrap();
     }
-    assert!(to_vec(learners.0[1].model.flat()) != *models[1].values());
+    assert!(to_vec(learners.0[1].student.model.flat()) != *models[1].values());
 }
 
 #[test]

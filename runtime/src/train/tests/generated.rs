@@ -18,7 +18,7 @@ fn steps(
     let stage = Stage { kind, peers, micro_batch, recomputed, ..stage };
     let mut trainer = Trainer::new(&stage).unwrap();
     let step = |step| {
-        trainer.moved = step > 0;
+        trainer.student.moved = step > 0;
         let rollouts = trainer.rollouts_of(step).unwrap().remove(0);
         let saved = rollouts.scored().activations.take();
         [None, saved].map(|saved| {

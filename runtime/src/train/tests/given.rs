@@ -4,6 +4,7 @@ use mopd_plan::{DataFormula, Signal, Term};
 
 use super::*;
 use crate::compiled;
+use crate::store::state::LossesPosition;
 
 pub fn trained(objective: &str) -> Train<Objective> {
     let plan = compiled::plan(format!(
@@ -101,11 +102,14 @@ fn a_step_reads_the_losses_of_the_one_before() {
 fn a_step_with_nothing_to_train_on_leaves_the_losses() {
     let train = reads_losses("");
     let mut losses = Losses::first([&train.objective], ["sort"]);
-    losses.restore(&[2.0f64, 0.5, f64::INFINITY].map(f64::to_bits)).unwrap();
-    let before = losses.position();
+    let first = losses.save();
+    let numbers = [2.0f64, 0.5, f64::INFINITY].map(f64::to_bits).to_vec();
+    losses.restore(&LossesPosition { losses: numbers, ..first }).unwrap();
+    let before = losses.save();
     assert_eq!(losses.learn([(&train.objective, None)].into_iter()), 0.0);
-    assert_eq!(losses.position(), before);
-    assert!(losses.restore(&before[..2]).is_err(), "of another objective");
+    assert_eq!(losses.save(), before);
+    let other = LossesPosition { losses: before.losses[..2].to_vec(), ..before };
+    assert!(losses.restore(&other).is_err(), "of another objective");
 }
 
 /// A column of each completion's own row, and each token's position in the text.

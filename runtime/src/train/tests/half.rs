@@ -109,16 +109,18 @@ fn weight_averages_are_in_single_precision() {
     train.learning_rate = Schedule::Constant { value: 1e-5 }.into();
     let stage = Stage { kind: Kind::BFloat16, ..fixture.stage(&train, [averages(0), averages(1)], &models) };
     let mut trainer = Trainer::new(&stage).unwrap();
-    let mut expected =
-        [to_vec(&trainer.trained.to_f32(&trainer.model)), to_vec(&trainer.trained.to_f32(&trainer.model))];
+    let mut expected = [
+        to_vec(&trainer.student.trained.to_f32(&trainer.student.model)),
+        to_vec(&trainer.student.trained.to_f32(&trainer.student.model)),
+    ];
     for step in 0..4 {
         // The student equals its copies at first, so nothing would change: the first change is made by hand.
         if step == 0 {
-            let (mut master, _) = trainer.trained.parameters(&trainer.model);
+            let (mut master, _) = trainer.student.trained.parameters(&trainer.student.model);
             master.set(&(master.to_f32() + 1e-5));
         }
         trainer.step(step, &mut Default::default()).map_err(|(error, _)| error).unwrap();
-        let now = to_vec(&trainer.trained.to_f32(&trainer.model));
+        let now = to_vec(&trainer.student.trained.to_f32(&trainer.student.model));
         for (expected, rate) in expected.iter_mut().zip([0.75, 0.9]) {
             expected
                 .iter_mut()
@@ -129,7 +131,7 @@ fn weight_averages_are_in_single_precision() {
     let apart = |got: &[f32], expected: &[f32]| {
         got.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
     };
-    assert!(apart(&to_vec(&trainer.average.as_ref().unwrap().1), &expected[1]) < 1e-6);
+    assert!(apart(&to_vec(&trainer.student.average.as_ref().unwrap().1), &expected[1]) < 1e-6);
     let copy = trainer.models.model(Role::TEACHER, 0).unwrap();
     let teacher = trainer.models.decoder(copy).unwrap();
     let rounded = Tensor::from_slice(&expected[0]).to_kind(Kind::BFloat16);

@@ -3,8 +3,8 @@
 
 use mopd_plan::{Axis, Function, View};
 
-use super::super::batches::data::all_examples;
-use super::super::learned::LearnedPolicy;
+use super::super::batches::LearnedPolicy;
+use super::super::batches::all_examples;
 use super::super::tensor_graph::whole::{Inputs, evaluate};
 use super::resume::ends_the_same_wherever_it_is_cut;
 use super::*;
@@ -111,7 +111,7 @@ fn learned_value_is_logged_with_the_gain_of_its_steps() {
             assert_eq!(policy.value(), Some(value), "step {step}");
             let EvaluatedBatch { batch, outputs, .. } =
                 trainer.evaluate(0, &rollouts[0], step).map_err(|(error, _)| error).unwrap();
-            let now = stage.start.with_values(trainer.trained.numbers(&trainer.model));
+            let now = stage.start.with_values(trainer.student.trained.numbers(&trainer.student.model));
             let student = Reference::new(&Arc::new(now));
             let sequences = &rollouts[0].sequences;
             let loss = loss(&stage, [&student, &teacher], sequences, value);
@@ -135,7 +135,8 @@ fn learned_value_is_logged_with_the_gain_of_its_steps() {
             before = Some(loss);
             trainer.update(rollouts, Instant::now(), step, &mut record).map_err(|(error, _)| error).unwrap();
             assert_eq!(record.rows.last().unwrap().learned, Some(value));
-            assert_eq!(trainer.parts[0].batches.policy(), policy.numbers(), "step {step}");
+            let state = trainer.parts[0].batches.save(&stage, &mut StateTensors::default());
+            assert_eq!(state.policy, policy.numbers(), "step {step}");
             drawn.push(value);
         }
         assert!(drawn.chunks(2).all(|held| held[0] == held[1]), "{drawn:?}");
@@ -186,7 +187,7 @@ fn a_state_of_another_stage_does_not_fit() {
     let mut fork = Trainer::new(&stage).unwrap();
     fork.restore(&state, RestoreMode::Fork).unwrap();
     assert_eq!(fork.parts[0].batches.learned(), None);
-    state.position.first.policy.clear();
+    state.position.first.batches.policy.clear();
     let problem = Trainer::new(&stage).unwrap().restore(&state, RestoreMode::Resume);
     assert_eq!(problem, Err("it has no valid state of the learned policy".to_owned()));
 }

@@ -60,20 +60,21 @@ fn joint_training_equals_alternating_training_by_hand() {
     };
     for step in 0..4 {
         if step % 2 == 1 {
-            let mut now = Trainer::new(with_teacher(&lead.model)).unwrap();
+            let mut now = Trainer::new(with_teacher(&lead.student.model)).unwrap();
             if let Some((before, _)) = by_hand.take() {
-                let Trainer { model, optimizer, mut parts, .. } = before;
-                now.optimizer = optimizer;
-                tch::no_grad(|| now.model.flat().shallow_clone().copy_(model.flat()));
+                let Trainer { student, mut parts, .. } = before;
+                let StudentWeights { model, optimizer, .. } = student;
+                now.student.optimizer = optimizer;
+                tch::no_grad(|| now.student.model.flat().shallow_clone().copy_(model.flat()));
                 now.parts[0].batches = parts.remove(0).batches;
             }
             now.step(step, &mut Record::default()).map_err(|(error, _)| error).unwrap();
-            let values = to_vec(now.model.flat());
+            let values = to_vec(now.student.model.flat());
             by_hand = Some((now, values));
         }
         lead.step(step, &mut Record::default()).map_err(|(error, _)| error).unwrap();
     }
-    assert!(together[0] == to_vec(lead.model.flat()));
+    assert!(together[0] == to_vec(lead.student.model.flat()));
     assert!(together[1] == by_hand.unwrap().1);
     assert!(together[1] != models[1].values().into_owned());
 }

@@ -273,7 +273,7 @@ fn a_route_may_have_teachers_of_both_kinds() {
     // The student's start.
     both.sources[1].route = SourceTeachers::all(&choice(Teacher::Model(ModelId(0))));
     let trainer = Trainer::new(&both).unwrap();
-    let (batch, _) = scores::score(&trainer.scoring(0), &rollouts, 0).map_err(|_| ()).unwrap();
+    let (batch, _) = scoring::score(&trainer.scoring(0), &rollouts, 0).map_err(|_| ()).unwrap();
     let support = Support::Matched { role: Role::TEACHER };
     let sizes = batch.signal(&Signal::SupportSize { support }).unwrap();
     for (token, size) in sizes.iter().enumerate() {
@@ -350,7 +350,7 @@ fn texts_that_cannot_be_aligned_are_errors() {
     let mut trainer = Trainer::new(&stage).unwrap();
     let mut rollouts = trainer.rollouts_of(0).unwrap().remove(0);
     rollouts.sequences.list[0].prompt = Some(vec![1]);
-    let Err(error) = scores::score(&trainer.scoring(0), &rollouts, 0) else { panic!("it is not read") };
+    let Err(error) = scoring::score(&trainer.scoring(0), &rollouts, 0) else { panic!("it is not read") };
     assert!(error.to_string().contains("conversations that continue after an answer"), "{error}");
     let shorter = crate::model::Config { context: 2, ..(*models[1].config).clone() };
     let mut short = random_model(&shorter, 1);

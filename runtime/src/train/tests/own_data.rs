@@ -47,7 +47,7 @@ fn parts_add_up_to_the_reference() {
             }
             // AdamW's first update changes every weight by the learning rate, against its gradient's sign.
             let largest = sum.iter().fold(0.0f64, |largest, value| largest.max(value.abs()));
-            let moved = to_vec(trainer.model.flat());
+            let moved = to_vec(trainer.student.model.flat());
             let mut clear = 0;
             for ((end, start), gradient) in zip_equal(zip_equal(moved, models[0].values().iter()), &sum) {
                 if gradient.abs() > 1e-3 * largest {

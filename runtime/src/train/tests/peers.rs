@@ -231,7 +231,7 @@ fn several_processes_draw_what_one_draws() {
                 (sequences.list, sequences.dropped, sequences.draws)
             };
             let steps: Vec<_> = (0..3).map(&mut list).collect();
-            (steps, batches.position())
+            (steps, batches.data())
         };
         let (expected, position) = drawn(None);
         assert!(expected.iter().all(|(list, _, _)| !list.is_empty()), "{name}");

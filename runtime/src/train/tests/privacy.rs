@@ -2,7 +2,7 @@
 
 use mopd_plan::Private;
 
-use super::super::privacy::{NoiseSecret, Privacy, copies, draws};
+use super::super::privacy::{Privacy, copies, draws};
 use super::*;
 use crate::rollout::Sequence;
 
@@ -42,7 +42,7 @@ fn every_prompt_is_clipped_by_itself() {
             zip_equal(&mut sum, of).for_each(|(sum, of)| *sum += scale * of / 5.0);
         }
         let quiet = Privacy { clip, noise: 0.0, ..Privacy::of_stage(&stage).unwrap().unwrap() };
-        let got = quiet.gradient(&trainer, &rollouts, step).map_err(|(error, _)| error).unwrap();
+        let got = trainer.private_gradient(&quiet, &rollouts, step).map_err(|(error, _)| error).unwrap();
         let apart = apart(&to_vec(&got.part(0..got.parameters())), &sum);
         assert!(apart < 2e-5, "{apart:e}");
     }
@@ -59,7 +59,7 @@ fn noise_and_draws_are_as_the_accountant_has_them() {
     let privacy = Privacy::of_stage(&stage).unwrap().unwrap();
     let nobody = Rollouts::new(&stage, Sequences::new(Vec::new(), 1, 2));
     let noise = |step: u32| {
-        let gradient = privacy.gradient(&trainer, &nobody, step).map_err(|(error, _)| error).unwrap();
+        let gradient = trainer.private_gradient(&privacy, &nobody, step).map_err(|(error, _)| error).unwrap();
         to_vec(&gradient.part(0..gradient.parameters()))
     };
     let (one, other) = (noise(0), noise(1));
@@ -96,7 +96,7 @@ fn noise_and_draws_of_two_stages_are_independent() {
         let stage = Stage { secret, ..fixture.stage(&train, ROUTED, &models) };
         let (trainer, privacy) = (Trainer::new(&stage).unwrap(), Privacy::of_stage(&stage).unwrap().unwrap());
         let nobody = Rollouts::new(&stage, Sequences::new(Vec::new(), 1, 2));
-        let gradient = privacy.gradient(&trainer, &nobody, 0).map_err(|(error, _)| error).unwrap();
+        let gradient = trainer.private_gradient(&privacy, &nobody, 0).map_err(|(error, _)| error).unwrap();
         let records: Vec<bool> = (0..200)
             .flat_map(|step| {
                 let drawn = draws(&stage, step);
@@ -158,7 +158,7 @@ fn a_step_without_a_record_has_rows() {
     let step = (0..100).find(|step| draws(&stage, *step).is_empty()).unwrap();
     let (mut trainer, mut record) = (Trainer::new(&stage).unwrap(), Record::default());
     trainer.step(step, &mut record).map_err(|(error, _)| error).unwrap();
-    assert!(to_vec(trainer.model.flat()) != *models[0].values());
+    assert!(to_vec(trainer.student.model.flat()) != *models[0].values());
     let names: Vec<(&str, u32)> = record.rows.iter().map(|row| (row.domain.as_str(), row.step)).collect();
     assert_eq!(names, [("copy", step), ("flip", step)]);
     for row in &record.rows {

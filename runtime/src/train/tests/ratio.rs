@@ -30,7 +30,7 @@ fn later_passes_have_a_ratio() {
         assert_eq!(apart > 1e-4, step % 2 == 1, "step {step}: {apart}");
         lists.push(rollouts.sequences.list.clone());
         trainer.parts[0].rollouts = Some(rollouts);
-        trainer.optimizer.step(&mut Master::whole(trainer.model.flat()), gradient, 1.0, 1e-2);
+        trainer.student.optimizer.step(&mut Master::whole(trainer.student.model.flat()), gradient, 1.0, 1e-2);
     }
     assert_eq!((&lists[0], &lists[2]), (&lists[1], &lists[3]));
     assert_ne!(lists[0], lists[2]);

@@ -224,7 +224,8 @@ fn differences(fixtures: &Fixtures, stage: &Stage, case: &str, kind: &str, bound
     let moved = |values: Vec<f64>| -> Vec<f64> {
         zip_equal(values, start.iter()).map(|(end, start)| end - f64::from(*start)).collect()
     };
-    let after = to_vec(&trainer.trained.to_f32(&trainer.model)).into_iter().map(f64::from).collect();
+    let after =
+        to_vec(&trainer.student.trained.to_f32(&trainer.student.model)).into_iter().map(f64::from).collect();
     let (apart, cosine) = compare(&moved(after), &moved(fixtures.vector(&format!("{case}.after"))));
     if apart >= bounds.update {
         faults.push(format!("what two updates did is off by {apart:.1e}, cosine {cosine:.9}"));

@@ -420,13 +420,13 @@ fn a_fork_goes_on_from_anothers_state() {
         trainer.step(step, &mut Default::default()).map_err(|(error, _)| error).unwrap();
     }
     let mut second = Trainer::new(&edited).unwrap();
-    second.optimizer = trainer.optimizer;
-    second.model.flat().shallow_clone().detach().copy_(trainer.model.flat());
+    second.student.optimizer = trainer.student.optimizer;
+    second.student.model.flat().shallow_clone().detach().copy_(trainer.student.model.flat());
     second.parts[0].batches = trainer.parts.remove(0).batches;
     for step in 2..4 {
         second.step(step, &mut Default::default()).map_err(|(error, _)| error).unwrap();
     }
-    assert!(forked.weights.values() == to_vec(second.model.flat()));
+    assert!(forked.weights.values() == to_vec(second.student.model.flat()));
 
     let mut frozen = one.clone();
     frozen.trainable =

@@ -110,7 +110,7 @@ fn a_routed_domain_is_two_domains_with_a_teacher_each() {
         ];
         let two = Stage { sources, ..plain };
         let examples = |stage: &Stage| -> Vec<Sequence> {
-            let mut list = super::super::batches::data::all_examples(stage, "answer").unwrap().concat();
+            let mut list = super::super::batches::all_examples(stage, "answer").unwrap().concat();
             list.sort_by_key(|sequence| stage.section_of(sequence));
             list
         };
@@ -232,7 +232,7 @@ fn a_routed_stage_is_the_same_however_teachers_are_reached() {
         }
         trainer.step(step, &mut Record::default()).map_err(|(error, _)| error).unwrap();
     }
-    assert_eq!(to_vec(trainer.model.flat()), expected);
+    assert_eq!(to_vec(trainer.student.model.flat()), expected);
 }
 
 /// Each teacher of a domain has a row with the metrics of its own tokens; together they are the whole step.

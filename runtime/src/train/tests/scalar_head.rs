@@ -168,8 +168,8 @@ fn a_head_begins_at_zero_and_survives_a_cut() {
     let (fixture, models) = (Fixture::new(), models(false));
     let plan = program("  term fit = live mse(student.score, reward + 1)\n  reduce = mean(sequence)");
     let train = compiled::train(&plan, "student").clone();
-    let start = beginning(&train, &models[0], (1, 2));
-    assert_eq!(*beginning(&train, &start, (1, 2)).values(), *start.values(), "it has one already");
+    let start = beginning(&train, &models[0], 1, 2);
+    assert_eq!(*beginning(&train, &start, 1, 2).values(), *start.values(), "it has one already");
     let entries = layout(&start.config);
     let head = entries.iter().find(|entry| entry.is_scalar_head()).unwrap();
     assert!(start.of(head).iter().all(|number| *number == 0.0));

@@ -227,11 +227,11 @@ fn a_head_begins_as_the_first_one_and_survives_a_cut() {
     let (fixture, models) = (Fixture::new(), models(false));
     let plan = program("pipo_full", 0.0);
     let train = compiled::train(&plan, "student").clone();
-    let start = beginning(&train, &models[0], (1, 2));
-    assert_eq!(*beginning(&train, &start, (5, 6)).values(), *start.values(), "it has one already");
+    let start = beginning(&train, &models[0], 1, 2);
+    assert_eq!(*beginning(&train, &start, 5, 6).values(), *start.values(), "it has one already");
     let mut plain = train.clone();
     plain.rollout = Rollout::new(7, Producer::data("answer"));
-    assert_eq!(*beginning(&plain, &start, (1, 2)).values(), *models[0].values());
+    assert_eq!(*beginning(&plain, &start, 1, 2).values(), *models[0].values());
     let zeros = |name: &str| {
         let entries = layout(&start.config);
         let entry = entries.iter().find(|entry| entry.name == name).unwrap();

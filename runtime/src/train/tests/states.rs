@@ -138,7 +138,7 @@ fn a_state_that_is_not_finite_stops_the_stage() {
 #[test]
 fn a_checkpoint_has_them_by_name() {
     let objective = given::trained(MOVING).objective;
-    let mut states = crate::train::objective_states::States::first([&objective], []);
+    let mut states = States::first([&objective], []);
     let mut bits = states.bits();
     let names: Vec<&str> = bits.keys().map(String::as_str).collect();
     assert_eq!(names, ["beta", "last", "pace"]);
@@ -234,7 +234,7 @@ fn state_of_a_domain_stays_in_steps_without_the_domain() {
 #[test]
 fn a_checkpoint_has_them_by_domain() {
     let objective = given::trained(BY_DOMAIN).objective;
-    let first = || crate::train::objective_states::States::first([&objective], ["copy", "flip"]);
+    let first = || States::first([&objective], ["copy", "flip"]);
     let mut states = first();
     let mut bits = states.bits();
     let names: Vec<&str> = bits.keys().map(String::as_str).collect();

@@ -77,9 +77,9 @@ fn adapters_have_the_references_gradient() {
             let EvaluatedBatch { gradient, .. } =
                 trainer.evaluate(0, &rollouts, 3).map_err(|(error, _)| error).unwrap();
             // The gradient has only the adapter's parameters.
-            let adapted = trainer.trained.adapter().unwrap();
+            let adapted = trainer.student.trained.adapter().unwrap();
             assert_eq!(gradient.parameters(), adapted.parameters().numel());
-            let gradient = trainer.trained.gradient(gradient);
+            let gradient = trainer.student.trained.gradient(gradient);
             let got = to_vec(&gradient.part(0..gradient.parameters()));
 
             let leaf = |shape: &[usize], values: &[f32]| {
@@ -154,15 +154,15 @@ fn a_model_with_an_adapter_is_plain_data() {
         for step in 0..2 {
             trainer.step(step, &mut Record::default()).map_err(|(error, _)| error).unwrap();
         }
-        let expected = to_vec(trainer.model.flat());
+        let expected = to_vec(trainer.student.model.flat());
         assert_ne!(expected, models[0].values().into_owned());
-        let weights = trainer.trained.weights(&trainer.model);
+        let weights = trainer.student.trained.weights(&trainer.student.model);
         assert!(weights.values() == expected);
         let mut parts = Vec::new();
         weights.for_each_part(|part| parts.extend_from_slice(part));
         assert!(parts == expected);
         for kind in [Kind::Float, Kind::BFloat16] {
-            let flat = trainer.model.flat().to_kind(kind);
+            let flat = trainer.student.model.flat().to_kind(kind);
             assert!(weights.flat(kind, Device::Cpu).equal(&flat), "{kind:?}");
             for entry in layout(&weights.config) {
                 let own = flat.narrow(0, entry.offset as i64, entry.len() as i64);
@@ -182,8 +182,8 @@ fn an_adapter_changes_its_targets_alone() {
     train.trainable = Trainable::Adapter(Adapter { layers: Some((0, 0)), ..adapter(AdapterKind::Dora) });
     let stage = fixture.stage(&train, ROUTED, &models);
     let trainer = Trainer::new(&stage).unwrap();
-    trainer.trained.apply(&trainer.model);
-    let (merged, start) = (to_vec(trainer.model.flat()), models[0].values().into_owned());
+    trainer.student.trained.apply(&trainer.student.model);
+    let (merged, start) = (to_vec(trainer.student.model.flat()), models[0].values().into_owned());
     assert!(merged.iter().zip(&start).all(|(a, b)| (a - b).abs() <= 1e-6 * b.abs()), "B is 0 at first");
     let finished = super::super::train(&stage, None).map_err(|stopped| stopped.error).unwrap();
     let end = finished.weights.values();

@@ -2,9 +2,9 @@
 
 use mopd_plan::Validation;
 
-use super::super::batches::data::all_examples;
-use super::super::losses::ValidationLoss;
-use super::super::restore::RestoreMode;
+use super::super::RestoreMode;
+use super::super::batches::all_examples;
+use super::super::objective::ValidationLoss;
 use super::*;
 use crate::compiled;
 
@@ -55,7 +55,7 @@ fn expected(stage: &Stage, weights: Weights, rows: usize) -> f64 {
 }
 
 fn now(trainer: &Trainer) -> Weights {
-    trainer.stage.start.with_values(trainer.trained.numbers(&trainer.model))
+    trainer.stage.start.with_values(trainer.student.trained.numbers(&trainer.student.model))
 }
 
 /// For all or some rows, in micro-batches too, with and without a domain's limit.

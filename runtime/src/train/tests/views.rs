@@ -92,14 +92,14 @@ fn template_is_seen_only_by_the_routed_teacher() {
         }
         let (_, _, rollouts) = first_step(&stage);
         let trainer = Trainer::new(&stage).unwrap();
-        let (batch, _) = scores::score(&trainer.scoring(0), &rollouts, 0).map_err(|_| ()).unwrap();
+        let (batch, _) = scoring::score(&trainer.scoring(0), &rollouts, 0).map_err(|_| ()).unwrap();
         let domains: Vec<usize> = batch
             .layout
             .sequence_of_token
             .iter()
             .map(|of| rollouts.sequences.list[*of as usize].source)
             .collect();
-        zip_equal(domains, batch.signal(&scores::TEACHER_LOGP).unwrap().to_vec()).collect::<Vec<_>>()
+        zip_equal(domains, batch.signal(&scoring::TEACHER_LOGP).unwrap().to_vec()).collect::<Vec<_>>()
     };
     let shown = view("shown", vec![text("Answer: "), Piece::Slot(Slot::Prompt)]);
     let (plain, seen) = (scores([None, None]), scores([None, shown]));

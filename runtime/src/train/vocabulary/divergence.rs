@@ -255,7 +255,7 @@ impl StepDivergence<'_> {
             }
             Entries::All | Entries::Chosen(_) => None,
         };
-        let side = |side| self.on_support(side, rows, &entries, (tail, renormalized), outside.as_ref());
+        let side = |side| self.on_support(side, rows, &entries, tail, renormalized, outside.as_ref());
         let (left, right) = (side(&self.left), side(&self.right));
         ComparedSides { entries, outside, tail, renormalized, generalized, left, right }
     }
@@ -280,7 +280,8 @@ impl StepDivergence<'_> {
         side: &'s DivergenceSide,
         rows: &LogitRows,
         entries: &Entries,
-        (tail, renormalized): (bool, bool),
+        tail: bool,
+        renormalized: bool,
         outside: Option<&Tensor>,
     ) -> SideOnSupport<'s> {
         let spans = self.spans(rows).filter(|_| self.of_spans);

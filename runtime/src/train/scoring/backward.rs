@@ -5,20 +5,20 @@ use mopd_expr::batch::Batch;
 use mopd_plan::{Live, Objective};
 use tch::{Kind, Tensor, no_grad_guard};
 
-use super::data_signals::missing;
-use super::part::{Rollouts, Scoring};
-use super::scores::{ScoringPass, failed};
-use super::views::ScorerPrompts;
-use super::vocabulary::Parameters;
+use super::context::Scoring;
+use super::pass::ScoringPass;
 use crate::failure::Result;
 use crate::machine::transfer::upload;
 use crate::model::{Gradient, HeadGrads};
+use crate::train::objective::{failed, missing};
+use crate::train::rollouts::Rollouts;
+use crate::train::views::ScorerPrompts;
+use crate::train::vocabulary::Parameters;
 use crate::zip::zip_equal;
 
 impl ScoringPass {
     /// d loss / d trained parameters, in single precision or in the model's own. `adjoints` are d loss /
-    /// d primitive, per token, in the objective's order; `batch` is the one that [`super::scores::score`]
-    /// returned.
+    /// d primitive, per token, in the objective's order; `batch` is the one that `score` returned.
     pub fn gradient(
         self,
         scoring: &Scoring,

@@ -3,9 +3,9 @@
 
 use mopd_plan::{Role, Signal};
 
-use super::Stage;
-use super::sequences::Sequences;
 use crate::rollout::{Sequence, TurnSummary};
+use crate::train::sequences::Sequences;
+use crate::train::stage::Stage;
 
 /// The index of the panel that a role is a member of, and its index among the members.
 fn panel_and_member(stage: &Stage, role: Role) -> Option<(u32, usize)> {

@@ -4,14 +4,14 @@
 use mopd_plan::{Divergence, Live, LivePrimitive, Objective, Role, Signal};
 use tch::Tensor;
 
-use super::data_signals::missing;
-use super::other_tokenizer::{OtherTokenizer, Retokenized};
-use super::scores::ScoringPass;
-use super::vocabulary::{Logits, Primitive, Quantity, Spans, logps_of};
+use super::pass::ScoringPass;
 use crate::failure::Result;
 use crate::machine::place::Place;
 use crate::machine::transfer::to_vec;
 use crate::tokenizer::Token;
+use crate::train::objective::missing;
+use crate::train::other_tokenizer::{OtherTokenizer, Retokenized};
+use crate::train::vocabulary::{Logits, Primitive, Quantity, Spans, logps_of};
 use crate::zip::zip_equal;
 
 /// The divergences of an objective that count whole spans.
@@ -51,7 +51,8 @@ pub fn rest_of(
     role: Role,
     reading: &Retokenized,
     other: &OtherTokenizer,
-    (place, logits): (Place, &Logits),
+    place: Place,
+    logits: &Logits,
     targets: &[Token],
 ) -> Result<Option<Tensor>> {
     let Some(temperature) = temperature(objective, &[role])? else { return Ok(None) };

@@ -4,12 +4,14 @@
 use mopd_expr::batch::Batch;
 use mopd_plan::{Member, Role};
 
-use super::models::ScorerRef;
-use super::part::Scoring;
-use super::scores::{ScoringPass, failed, missing_scorer, runs};
-use super::sequences::Sequences;
-use super::vocabulary::{Composed, ComposedPart, Logits, MixtureWeight, Parameters, part};
+use super::context::Scoring;
+use super::pass::ScoringPass;
+use super::runs::{missing_scorer, runs};
 use crate::failure::Result;
+use crate::train::models::ScorerRef;
+use crate::train::objective::failed;
+use crate::train::sequences::Sequences;
+use crate::train::vocabulary::{Composed, ComposedPart, Logits, MixtureWeight, Parameters, part};
 
 /// Adds the logits of composed roles to the scoring pass, and the signals of their weights to the batch.
 pub fn compose(

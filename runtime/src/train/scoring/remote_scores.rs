@@ -3,14 +3,15 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use super::models::ScorerRef;
-use super::part::Scoring;
-use super::scores::{ScoringRun, in_order};
-use super::sequences::Sequences;
-use super::views::ScorerPrompts;
-use super::vocabulary::{Listed, LmHead, Logits};
+use super::context::Scoring;
+use super::runs::ScoringRun;
 use crate::failure::{Error, Result, caught};
 use crate::remote::{CancelToken, ListedTokens, ScoredSequence, ServedScores, Server};
+use crate::train::models::ScorerRef;
+use crate::train::packing::in_order;
+use crate::train::sequences::Sequences;
+use crate::train::views::ScorerPrompts;
+use crate::train::vocabulary::{Listed, LmHead, Logits};
 use crate::zip::zip_equal;
 
 /// The sequences that one teacher scores.
@@ -91,7 +92,7 @@ fn question<'a, M: Iterator<Item = usize>>(
     let stage = scoring.stage;
     let sees = scoring.models.sees(scored);
     let context = server.context().unwrap_or(usize::MAX);
-    let shown = ScorerPrompts::new(stage, (sees, context), sequences, members(), scoring.now(step))?;
+    let shown = ScorerPrompts::new(stage, sees, context, sequences, members(), scoring.now(step))?;
     let micro_batches = sequences.micro_batches(stage, members(), &shown);
     let read = |member: &usize| {
         let sequence = &sequences.list[*member];

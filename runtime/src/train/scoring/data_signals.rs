@@ -1,12 +1,12 @@
 //! Signals that come with the sequences of a step and need no scoring.
 
-use mopd_plan::events::FailureKind;
 use mopd_plan::{DataFormula, Objective, Role, Signal};
 
-use super::Stage;
-use super::sequences::Sequences;
-use crate::failure::{Error, Result};
+use crate::failure::Result;
 use crate::rollout::Sequence;
+use crate::train::objective::missing;
+use crate::train::sequences::Sequences;
+use crate::train::stage::Stage;
 
 /// The values of a signal that comes with the sequences.
 pub fn given(signal: &Signal, objective: &Objective, sequences: &Sequences) -> Result<Option<Vec<f32>>> {
@@ -95,10 +95,4 @@ pub fn of_data(stage: &Stage, sequences: &Sequences) -> Result<Vec<(Signal, Vec<
         Ok((signal, of_sequences.collect()))
     };
     stage.train.data_signals().into_iter().map(values).collect()
-}
-
-/// The error of an objective that reads what the completions do not have.
-pub fn missing(what: &str, why: &str, objective: &Objective) -> Error {
-    let message = format!("the objective `{}` reads {what}, but {why}", objective.name);
-    Error::new(FailureKind::Runtime, message).at(objective.origin)
 }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use mopd_plan::Signal;
 
-use super::Stage;
-use super::sequences::Sequences;
 use crate::failure::Result;
 use crate::tokenizer::{Token, TokenBytes, Tokenizer};
+use crate::train::sequences::Sequences;
+use crate::train::stage::Stage;
 
 /// The tags that a part's objective reads.
 pub struct Tags {

@@ -1,4 +1,9 @@
-//! The objective's graph, ready to run.
+//! The objective's graph, ready to run, and what it reads that comes from no model: the losses and states of
+//! earlier steps ([`losses`], [`states`]) and random numbers ([`noise`]).
+
+mod losses;
+mod noise;
+mod states;
 
 use std::collections::HashMap;
 
@@ -6,10 +11,13 @@ use mopd_expr::batch::Batch;
 use mopd_expr::graph::NodeId;
 use mopd_expr::interpret::interpret;
 use mopd_expr::jit;
-use mopd_expr::values::Values;
-use mopd_plan::Objective;
+use mopd_expr::values::{EvaluationError, Values};
 use mopd_plan::events::FailureKind;
+use mopd_plan::{Objective, Origin};
 
+pub use self::losses::{Losses, ValidationLoss};
+pub use self::noise::add_uniforms;
+pub use self::states::{States, present};
 use crate::control::Control;
 use crate::failure::{Error, Result};
 
@@ -53,10 +61,7 @@ impl<'a> ObjectiveProgram<'a> {
 
     pub fn run(&self, batch: &Batch) -> Result<Outputs> {
         let (ObjectiveProgram::Compiled(_, objective) | ObjectiveProgram::Interpreted(objective)) = self;
-        let failed = |error| {
-            Error::new(FailureKind::Runtime, format!("the objective `{}`: {error}", objective.name))
-                .at(objective.origin)
-        };
+        let failed = |error| failed(error, objective);
         match self {
             ObjectiveProgram::Compiled(program, _) => {
                 Ok(Outputs::Compiled(program.run(batch).map_err(failed)?))
@@ -71,8 +76,28 @@ impl<'a> ObjectiveProgram<'a> {
     }
 }
 
+/// The error of an objective that reads what the completions do not have.
+pub fn missing(what: &str, why: &str, objective: &Objective) -> Error {
+    let message = format!("the objective `{}` reads {what}, but {why}", objective.name);
+    Error::new(FailureKind::Runtime, message).at(objective.origin)
+}
+
+/// The error of a program that could not be run.
+pub fn failed(error: EvaluationError, objective: &Objective) -> Error {
+    failed_at(error, objective, objective.origin)
+}
+
+pub fn failed_at(error: EvaluationError, objective: &Objective, place: Origin) -> Error {
+    Error::new(FailureKind::Runtime, format!("the objective `{}`: {error}", objective.name)).at(place)
+}
+
+/// d loss / d live primitive, per token, in the objective's order.
+pub fn adjoints<'o>(objective: &Objective, outputs: &'o Outputs) -> Vec<&'o [f32]> {
+    objective.live.iter().map(|live| outputs.get(live.adjoint)).collect()
+}
+
 #[cfg(test)]
-#[path = "../../tests/support/objectives.rs"]
+#[path = "../../../tests/support/objectives.rs"]
 #[allow(dead_code, reason = "tests of whole runs use the others")]
 pub(super) mod objectives;
 
@@ -83,9 +108,9 @@ mod tests {
     use mopd_plan::{Function, Live, Role, Signal};
     use tch::{Device, Kind};
 
-    use super::super::tensor_graph::whole::{Inputs, evaluate};
     use super::*;
     use crate::machine::transfer::to_vec;
+    use crate::train::tensor_graph::whole::{Inputs, evaluate};
 
     /// The mean of exp(logp) over each sequence, then over the batch.
     fn probability() -> Objective {

@@ -15,16 +15,14 @@ use mopd_plan::results::ScoresFound;
 use mopd_plan::{ModelId, Role};
 use tch::{Device, Tensor};
 
-use super::Stage;
-use super::batches::Batches;
-use super::first_epoch::FirstEpoch;
-use super::models::{ModelRef, ModelScorer, Models};
-use super::part::Scoring;
-use super::scores::{hidden, in_order};
-use super::sequences::Sequences;
-use super::views::ScorerPrompts;
 use crate::machine::transfer::upload;
 use crate::model::ScoringDecoder;
+use crate::train::batches::{Batches, FirstEpoch};
+use crate::train::models::{ModelRef, ModelScorer, Models};
+use crate::train::packing::{hidden, in_order};
+use crate::train::sequences::Sequences;
+use crate::train::stage::Stage;
+use crate::train::views::ScorerPrompts;
 
 /// The most bytes of a role's scores of one stage. Batches of the first epoch beyond it are computed anew in
 /// every epoch.
@@ -74,7 +72,10 @@ struct CachedBatch {
 }
 
 /// The model of a role for adjacent sources.
-pub struct CachedScorer<'d, F: Fn() -> ScoringDecoder<'d>> {
+pub struct CachedScorer<'s, 'd, F: Fn() -> ScoringDecoder<'d>> {
+    pub stage: &'s Stage<'s>,
+    pub models: &'s Models,
+    pub batches: &'s Batches,
     pub role: Role,
     pub model_ref: ModelRef,
     pub sources: Range<usize>,
@@ -136,16 +137,15 @@ impl<'a> CachedScores<'a> {
     /// order; `None` where the model's scores are not cached.
     pub fn hidden<'d, F: Fn() -> ScoringDecoder<'d>>(
         &self,
-        scoring: &Scoring,
-        scorer: &CachedScorer<'d, F>,
+        scorer: &CachedScorer<'_, 'd, F>,
         sequences: &Sequences,
         members: Range<usize>,
     ) -> Option<Tensor> {
-        let (model, config) = scoring.models.frozen(scorer.model_ref)?;
+        let (model, config) = scorer.models.frozen(scorer.model_ref)?;
         if !(self.cache.keeps)(model) {
             return None;
         }
-        let stage = scoring.stage;
+        let stage = scorer.stage;
         let (_, end) = self.ends.iter().find(|(role, _)| *role == scorer.role)?;
         let of_draw = sequences.of_group();
         let mut by_batch: BTreeMap<u32, Vec<(usize, usize)>> = BTreeMap::new();
@@ -165,7 +165,7 @@ impl<'a> CachedScores<'a> {
         let mut parts = Vec::new();
         let mut order = Vec::new();
         for (number, wanted) in by_batch {
-            let batch = self.batch(scoring, &scorer.sources, number);
+            let batch = self.batch(scorer, number);
             let row = (config.width * stage.kind.elt_size_in_bytes()) as u64;
             let tokens: Vec<Range<u64>> =
                 wanted.iter().map(|(_, index)| batch.starts[*index]..batch.starts[index + 1]).collect();
@@ -180,7 +180,7 @@ impl<'a> CachedScores<'a> {
                     Tensor::from_data_size(&found, &size, stage.kind).to_device(stage.place.device)
                 }
                 None => {
-                    let sequences = self.sequences(scoring, &scorer.sources, number);
+                    let sequences = self.sequences(scorer, number);
                     let micro_batches =
                         sequences.micro_batches(stage, 0..sequences.list.len(), &ScorerPrompts::Own);
                     let whole =
@@ -203,24 +203,32 @@ impl<'a> CachedScores<'a> {
     }
 
     /// The sequences of some sources that occur for the first time in a batch of the first epoch.
-    fn sequences(&self, scoring: &Scoring, sources: &Range<usize>, number: u32) -> Sequences {
-        let new = &self.first.new_in(number)[self.first.of_sources(number, sources)];
-        let list = new.iter().flat_map(|draw| scoring.batches.fixed(*draw)).cloned().collect();
-        Sequences::new(list, 1, scoring.stage.sources.len())
+    fn sequences<'d, F: Fn() -> ScoringDecoder<'d>>(
+        &self,
+        scorer: &CachedScorer<'_, 'd, F>,
+        number: u32,
+    ) -> Sequences {
+        let new = &self.first.new_in(number)[self.first.of_sources(number, &scorer.sources)];
+        let list = new.iter().flat_map(|draw| scorer.batches.fixed(*draw)).cloned().collect();
+        Sequences::new(list, 1, scorer.stage.sources.len())
     }
 
-    fn batch(&self, scoring: &Scoring, sources: &Range<usize>, number: u32) -> Rc<CachedBatch> {
-        let place = (sources.start, sources.end, number);
+    fn batch<'d, F: Fn() -> ScoringDecoder<'d>>(
+        &self,
+        scorer: &CachedScorer<'_, 'd, F>,
+        number: u32,
+    ) -> Rc<CachedBatch> {
+        let place = (scorer.sources.start, scorer.sources.end, number);
         if let Some(known) = self.batches.borrow().get(&place) {
             return known.clone();
         }
-        let sequences = self.sequences(scoring, sources, number);
+        let sequences = self.sequences(scorer, number);
         let micro_batches =
-            sequences.micro_batches(scoring.stage, 0..sequences.list.len(), &ScorerPrompts::Own);
+            sequences.micro_batches(scorer.stage, 0..sequences.list.len(), &ScorerPrompts::Own);
         let starts = (0..sequences.list.len()).map(|index| sequences.tokens(index).start as u64);
         let starts = starts.chain([sequences.layout.tokens() as u64]).collect();
         let batch = Rc::new(CachedBatch {
-            hash: read_by_the_model(scoring.stage, &sequences, &micro_batches),
+            hash: read_by_the_model(scorer.stage, &sequences, &micro_batches),
             starts,
         });
         self.batches.borrow_mut().insert(place, batch.clone());

@@ -4,8 +4,9 @@
 use mopd_expr::batch::Batch;
 use mopd_plan::{Objective, Signal, TermLoss};
 
-use super::objective::Outputs;
-use super::objective_states::States;
+use super::Outputs;
+use super::states::States;
+use crate::store::state::LossesPosition;
 use crate::zip::zip_equal;
 
 pub struct Losses {
@@ -72,21 +73,32 @@ impl Losses {
         self.validated.filter(|validated| validated.step == step).map(|validated| validated.loss)
     }
 
-    /// The losses of the previous step, as bits: JSON has no infinity.
-    pub fn position(&self) -> Vec<u64> {
-        let of_terms = self.of_terms.iter().map(|(_, loss)| f64::from(*loss).to_bits());
-        std::iter::once(self.total.to_bits()).chain(of_terms).collect()
+    /// The state, as bits: JSON has no infinity.
+    pub fn save(&self) -> LossesPosition {
+        let Losses { total, of_terms, validated, states } = self;
+        let of_terms = of_terms.iter().map(|(_, loss)| f64::from(*loss).to_bits());
+        LossesPosition {
+            losses: std::iter::once(total.to_bits()).chain(of_terms).collect(),
+            states: states.bits(),
+            validated: validated.map(|ValidationLoss { step, loss }| (step, loss.to_bits())),
+        }
     }
 
-    pub fn restore(&mut self, position: &[u64]) -> Result<(), String> {
-        let Some((total, of_terms)) = position.split_first() else { return Ok(()) };
-        if of_terms.len() != self.of_terms.len() {
-            return Err("it has losses of other terms than the stage".to_owned());
+    pub fn restore(&mut self, position: &LossesPosition) -> Result<(), String> {
+        let LossesPosition { losses, states, validated } = position;
+        // Earlier versions stored no losses.
+        if let Some((total, of_terms)) = losses.split_first() {
+            if of_terms.len() != self.of_terms.len() {
+                return Err("it has losses of other terms than the stage".to_owned());
+            }
+            self.total = f64::from_bits(*total);
+            for ((_, loss), bits) in zip_equal(&mut self.of_terms, of_terms) {
+                *loss = f64::from_bits(*bits) as f32;
+            }
         }
-        self.total = f64::from_bits(*total);
-        for ((_, loss), bits) in zip_equal(&mut self.of_terms, of_terms) {
-            *loss = f64::from_bits(*bits) as f32;
-        }
+        self.states.restore(states)?;
+        let loss = |(step, bits)| ValidationLoss { step, loss: f64::from_bits(bits) };
+        self.validated = validated.map(loss);
         Ok(())
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use mopd_expr::batch::{Batch, Layout};
 use mopd_plan::{Axis, Objective, Signal};
 
-use super::objective::Outputs;
+use super::Outputs;
 use crate::zip::zip_equal;
 
 /// States by name, with the values that the next step reads: in the program's single precision.

@@ -9,8 +9,8 @@ use mopd_plan::Learned;
 use statrs::function::beta::beta_reg;
 use statrs::function::gamma::digamma;
 
-use super::Stage;
 use crate::random::Purpose;
+use crate::train::stage::Stage;
 
 /// Drawn values keep this distance from 0 and 1, where a log-density may be infinite.
 const MARGIN: f64 = 1e-9;

@@ -3,12 +3,12 @@
 use mopd_expr::batch::Batch;
 use mopd_plan::{Axis, Objective, Signal};
 
-use super::Stage;
 use crate::random::Purpose;
+use crate::train::stage::Stage;
 
 /// Adds the uniform numbers of every draw in the objective. They depend on seed, stage, step and position in
 /// the batch only.
-pub fn add(stage: &Stage, objective: &Objective, step: u32, batch: &mut Batch) {
+pub fn add_uniforms(stage: &Stage, objective: &Objective, step: u32, batch: &mut Batch) {
     for signal in objective.graph.signals(&objective.outputs()) {
         let Signal::Uniform { draw, axis } = signal else { continue };
         let key = stage.key(Purpose::Select, u64::from(draw) << 32 | u64::from(step));

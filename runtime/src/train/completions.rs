@@ -1,0 +1,84 @@
+//! What is known of completions before any model scores them: their text, and formulas of their rewards and
+//! lengths.
+
+use mopd_expr::batch::Batch;
+use mopd_expr::interpret::interpret;
+use mopd_plan::events::FailureKind;
+use mopd_plan::{Formula, Signal};
+
+use super::sequences::{Group, Sequences};
+use super::stage::Stage;
+use crate::failure::{Error, Result};
+use crate::rollout::Sequence;
+use crate::tokenizer::{Token, Tokenizer};
+
+/// The value of a formula of rewards and lengths for each group.
+pub fn of_groups(
+    stage: &Stage,
+    formula: &Formula,
+    groups: &[Group],
+    step: u32,
+    what: &str,
+) -> Result<Vec<f64>> {
+    let sequences = Sequences::of_groups(groups.to_vec(), stage.sources.len());
+    of_completions(stage, formula, &sequences, Vec::new(), step, what)
+}
+
+/// The same for each element of the formula's axis, with further signals in `known`.
+pub fn of_completions(
+    stage: &Stage,
+    formula: &Formula,
+    sequences: &Sequences,
+    known: Vec<(Signal, Vec<f32>)>,
+    step: u32,
+    what: &str,
+) -> Result<Vec<f64>> {
+    let mut batch = judged(stage, sequences, step);
+    batch.signals.extend(known);
+    value_of(formula, &batch, what)
+}
+
+/// The signals of completions that are known before any model scores them.
+pub fn judged(stage: &Stage, sequences: &Sequences, step: u32) -> Batch {
+    let list = &sequences.list;
+    let rewards = list.iter().map(|sequence| sequence.reward.unwrap_or(0.0) as f32).collect();
+    let truncated = list.iter().map(|sequence| f32::from(u8::from(sequence.truncated))).collect();
+    let mut signals = vec![(Signal::Reward, rewards), (Signal::Truncated, truncated)];
+    // Only parts of the reward that every judged completion has.
+    for (part, _) in list
+        .iter()
+        .find(|sequence| !sequence.reward_parts.is_empty())
+        .iter()
+        .flat_map(|sequence| &sequence.reward_parts)
+    {
+        let of = |sequence: &Sequence| match sequence.reward {
+            None => Some(0.0),
+            Some(_) => sequence.reward_part(part).map(|reward| reward as f32),
+        };
+        let values: Option<Vec<f32>> = list.iter().map(of).collect();
+        signals.extend(values.map(|values| (Signal::RewardPart { part: part.clone() }, values)));
+    }
+    Batch { layout: sequences.layout.clone(), signals, step, steps: stage.steps, ..Batch::default() }
+}
+
+/// The value for each element of the formula's axis.
+pub fn value_of(formula: &Formula, batch: &Batch, what: &str) -> Result<Vec<f64>> {
+    let values = interpret(&formula.graph, &[formula.value], batch)
+        .map_err(|error| Error::new(FailureKind::Runtime, format!("{what}: {error}")))?;
+    Ok(values.get(formula.value).to_vec())
+}
+
+/// A completion as text of at most `most` tokens: decoding bytes that form no characters can add tokens.
+pub fn text_of_at_most(tokenizer: &Tokenizer, tokens: &[Token], most: usize) -> Result<String> {
+    let mut text = tokenizer.decode(tokens)?;
+    loop {
+        let beyond = tokenizer.encode(&text)?.len().saturating_sub(most);
+        if beyond == 0 {
+            return Ok(text);
+        }
+        // A character has at most four bytes.
+        (0..beyond.div_ceil(4)).for_each(|_| {
+            text.pop();
+        });
+    }
+}

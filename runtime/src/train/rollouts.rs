@@ -1,0 +1,69 @@
+//! The rollouts of a step: its sequences, with what does not change while the student learns from them.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use mopd_plan::Role;
+
+use super::exchange;
+use super::sequences::Sequences;
+use super::stage::Stage;
+use super::vocabulary::Logits;
+use crate::model::{Decoder, GeneratedActivations, PackedBatch, SavedActivations};
+
+/// A batch, with what does not change while the student learns from it.
+pub struct Rollouts {
+    pub sequences: Sequences,
+    /// The sequences that this process scores, where several processes train together.
+    pub own: Option<OwnPart>,
+    /// Logits of frozen models, where there are several passes.
+    pub known: RefCell<Vec<(Role, Vec<Logits>)>>,
+    /// Logits of the student at the time of sampling, where several passes read them.
+    pub policy: RefCell<Option<Logits>>,
+    /// Activations that generation saved, until the student's forward pass takes them.
+    pub activations: RefCell<Option<GeneratedActivations>>,
+}
+
+/// Part of a batch, and the range of its tokens in the batch.
+pub struct OwnPart {
+    pub rollouts: Box<Rollouts>,
+    pub tokens: Range<usize>,
+}
+
+impl Rollouts {
+    pub fn new(stage: &Stage, sequences: Sequences) -> Rollouts {
+        let own = stage.peers.map(|peers| {
+            let (sequences, tokens) = exchange::own_part(peers, &sequences, stage.sources.len());
+            OwnPart { rollouts: Box::new(Rollouts::alone(sequences)), tokens }
+        });
+        Rollouts { own, ..Rollouts::alone(sequences) }
+    }
+
+    /// The rollouts that this process scores.
+    pub fn scored(&self) -> &Rollouts {
+        self.own.as_ref().map_or(self, |own| &*own.rollouts)
+    }
+
+    /// The same with the activations that generation saved.
+    pub fn generated(self, activations: GeneratedActivations) -> Rollouts {
+        self.scored().activations.replace(Some(activations));
+        self
+    }
+
+    /// The student's activations for the whole batch: saved by generation, or from a forward pass.
+    pub fn trace(&self, stage: &Stage, model: &Decoder, packed: &PackedBatch) -> SavedActivations {
+        let generated = self.activations.take().and_then(|saved| saved.into_trace(model, packed));
+        generated.unwrap_or_else(|| model.trace(packed, stage.recomputed))
+    }
+
+    /// The rollouts without a division among processes.
+    fn alone(sequences: Sequences) -> Rollouts {
+        Rollouts {
+            sequences,
+            own: None,
+            known: RefCell::default(),
+            policy: RefCell::default(),
+            activations: RefCell::default(),
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! The student's weights while they are trained: the model, its parameters that change, their average, and
+//! the optimizer. Where several processes train together, each updates the part of the parameters whose
+//! moments it keeps, and receives the rest from the others.
+
+use std::rc::Rc;
+
+use tch::{Tensor, no_grad_guard};
+
+use super::master::Master;
+use super::optimizer::{OptimizerState, sum_of_squares};
+use super::stage::Stage;
+use super::trained::TrainedParameters;
+use super::{exchange, peft};
+use crate::failure::Result;
+use crate::machine::transfer::to_vec;
+use crate::model::{Decoder, ExpertLoad, Gradient, Weights};
+use crate::random::{Key, Purpose};
+use crate::store::adapter;
+use crate::store::state::StateTensors;
+
+/// A model that was trained, with the adapter that its weights were merged with: none where they are an
+/// average.
+pub struct TrainedModel {
+    pub weights: Weights,
+    pub adapter: adapter::AdapterFiles,
+}
+
+/// A model whose weights are trained.
+pub struct StudentWeights {
+    pub model: Rc<Decoder>,
+    pub trained: TrainedParameters,
+    /// Whether the weights are known to differ from those that the stage began with.
+    pub moved: bool,
+    /// The rate and the moving average of the weights, where the average is the stage's result.
+    pub average: Option<(f64, Tensor)>,
+    /// Of all trained parameters, or of the part of this process.
+    pub optimizer: OptimizerState,
+}
+
+impl StudentWeights {
+    /// The student of a stage before its first step.
+    pub fn decoder(stage: &Stage) -> Rc<Decoder> {
+        Rc::new(Decoder::trainable(&stage.start, stage.place, stage.kind))
+    }
+
+    pub fn new(stage: &Stage, model: Rc<Decoder>) -> Result<StudentWeights> {
+        let key = Key::new(stage.seed, stage.stream, Purpose::Initialise, 1);
+        let trained = TrainedParameters::new(stage, &model, key)?;
+        let average = stage.train.ema.map(|rate| (rate, trained.to_f32(&model).copy()));
+        let optimizer = optimizer(stage, &trained, &model);
+        Ok(StudentWeights { model, trained, moved: false, average, optimizer })
+    }
+
+    /// The trained parameters.
+    pub fn parameters(&self) -> Master {
+        self.trained.parameters(&self.model).0
+    }
+
+    /// The gradient of the trained parameters, from that of all weights.
+    pub fn gradient(&self, of_weights: Gradient) -> Gradient {
+        self.trained.gradient(of_weights)
+    }
+
+    /// All weights in single precision.
+    pub fn to_f32(&self) -> Tensor {
+        self.trained.to_f32(&self.model)
+    }
+
+    pub fn weights(&self) -> Weights {
+        self.trained.weights(&self.model)
+    }
+
+    /// The gradient of what this process updates, and the norm of the whole gradient: 0 where there is none.
+    pub fn reduced(&self, stage: &Stage, gradient: Option<Gradient>) -> Result<(Option<Gradient>, f64)> {
+        let Some(gradient) = gradient else { return Ok((None, 0.0)) };
+        let Some(peers) = stage.peers else {
+            let squares = sum_of_squares(&gradient);
+            return Ok((Some(gradient), squares.sqrt()));
+        };
+        let own = exchange::reduced(peers, &gradient)?;
+        let norm = exchange::norm(peers, sum_of_squares(&own))?;
+        Ok((Some(own), norm))
+    }
+
+    /// Updates the weights and their average by a gradient of norm `norm`. Without a gradient neither the
+    /// weights nor the optimizer's moments change.
+    pub fn update(
+        &mut self,
+        stage: &Stage,
+        gradient: Option<Gradient>,
+        norm: f64,
+        learning_rate: f64,
+    ) -> Result<()> {
+        if let Some(gradient) = gradient {
+            let mut parameters = self.parameters();
+            match stage.peers {
+                None => self.optimizer.step(&mut parameters, gradient, norm, learning_rate),
+                Some(peers) => {
+                    let mut own = parameters.part(peers.shard(parameters.len()));
+                    self.optimizer.step(&mut own, gradient, norm, learning_rate);
+                    exchange::weights(peers, &parameters)?;
+                }
+            }
+            self.trained.apply(&self.model);
+        }
+        if let Some((rate, average)) = &mut self.average {
+            let _guard = no_grad_guard();
+            let _ = average.lerp_(&self.trained.to_f32(&self.model), 1.0 - *rate);
+        }
+        Ok(())
+    }
+
+    /// How the tokens of the step were distributed over experts, summed over the processes.
+    pub fn expert_load(&self, stage: &Stage) -> Result<Option<ExpertLoad>> {
+        let own = self.model.take_expert_load();
+        match stage.peers {
+            None => Ok(own),
+            Some(peers) => exchange::expert_load(peers, own),
+        }
+    }
+
+    /// Adds the state to `tensors`; returns the number of the optimizer's updates. Whether the weights have
+    /// moved follows from the record.
+    pub fn save(&self, tensors: &mut StateTensors) -> i32 {
+        let StudentWeights { model, trained, moved: _, average, optimizer } = self;
+        trained.state(model, tensors);
+        if let Some((_, average)) = average {
+            tensors.put("average", average);
+        }
+        optimizer.state(tensors)
+    }
+
+    pub fn restore(&mut self, tensors: &StateTensors, updates: i32) -> Result<(), String> {
+        let StudentWeights { model, trained, moved: _, average, optimizer } = self;
+        trained.restore(model, tensors)?;
+        optimizer.restore(tensors, updates)?;
+        match average {
+            None => Ok(()),
+            Some((_, average)) => tensors.restore("average", average),
+        }
+    }
+
+    /// The result of the stage.
+    pub fn result(self, stage: &Stage) -> Result<TrainedModel> {
+        let StudentWeights { model, trained, average, .. } = self;
+        // An average of merged matrices is not the merge of any adapter.
+        let adapted = trained.adapter().filter(|_| average.is_none());
+        let obstacle = adapted.and_then(|adapted| peft::obstacle(&stage.start.config, adapted.settings()));
+        if let Some(why) = obstacle {
+            let name = stage.name;
+            stage.control.warn(format!("`{name}` has no `adapter/` beside the merged model: {why}"));
+        }
+        let adapted = adapted.filter(|_| obstacle.is_none());
+        let weights = match average {
+            Some((_, average)) => stage.start.with_values(to_vec(&trained.with_frozen_parameters(average))),
+            None => trained.weights(&model),
+        };
+        drop(model);
+        let adapter = adapted.map_or_else(
+            || Ok(adapter::AdapterFiles::new()),
+            |adapted| peft::files(adapted, &stage.start_place),
+        )?;
+        Ok(TrainedModel { weights, adapter })
+    }
+}
+
+/// The optimizer of all trained parameters, or of the part of this process.
+fn optimizer(stage: &Stage, trained: &TrainedParameters, model: &Decoder) -> OptimizerState {
+    let (parameters, decayed) = trained.parameters(model);
+    let settings = &stage.train.optimizer;
+    let Some(peers) = stage.peers else { return OptimizerState::new(settings, &parameters, decayed) };
+    let owned = peers.shard(parameters.len());
+    let decayed = (decayed as usize).clamp(owned.start, owned.end) - owned.start;
+    OptimizerState::new(settings, &parameters.part(owned), decayed as i64)
+}

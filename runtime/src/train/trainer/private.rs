@@ -1,0 +1,62 @@
+//! The gradient of a private step.
+
+use mopd_plan::events::FailureKind;
+use tch::{Kind, Tensor, no_grad_guard};
+
+use super::Trainer;
+use crate::failure::Error;
+use crate::model::Gradient;
+use crate::train::non_finite::Classified;
+use crate::train::optimizer::gradient_norm;
+use crate::train::part::EvaluatedBatch;
+use crate::train::privacy::Privacy;
+use crate::train::rollouts::Rollouts;
+use crate::train::sequences::Sequences;
+use crate::train::stage::Stage;
+
+impl Trainer<'_> {
+    /// The sum of the records' clipped gradients, with noise, divided by the mean number of records in a
+    /// batch. Each record is evaluated as a batch of its own: its gradient does not depend on others.
+    pub fn private_gradient(
+        &self,
+        privacy: &Privacy,
+        rollouts: &Rollouts,
+        step: u32,
+    ) -> Result<Gradient, Classified> {
+        let mut sum = {
+            let parameters = self.student.parameters();
+            Tensor::zeros([parameters.len() as i64], (Kind::Float, parameters.device()))
+        };
+        for record in records(self.stage, &rollouts.sequences) {
+            let EvaluatedBatch { gradient, .. } = self.evaluate(0, &record, step)?;
+            let gradient = self.student.gradient(gradient);
+            let norm = gradient_norm(&gradient);
+            if !norm.is_finite() {
+                let message = "the gradient of a record is not finite";
+                let origin = self.stage.train.objective.origin;
+                return Err((Error::new(FailureKind::NonFinite, message).at(origin), false));
+            }
+            let _guard = no_grad_guard();
+            // As in the optimizer: rounding does not scale up a gradient at the bound.
+            let scale = (privacy.clip / (norm + 1e-6)).min(1.0);
+            for (range, piece) in gradient.into_pieces() {
+                let mut place = sum.narrow(0, range.start as i64, range.len() as i64);
+                place += piece.to_kind(Kind::Float) * scale;
+            }
+        }
+        let _guard = no_grad_guard();
+        privacy.add_noise(self.stage, &mut sum, step);
+        sum /= privacy.records;
+        Ok(Gradient::whole(sum, self.stage.place))
+    }
+}
+
+/// Each group as a batch of its own.
+fn records<'a>(stage: &'a Stage, sequences: &'a Sequences) -> impl Iterator<Item = Rollouts> + 'a {
+    sequences.groups().enumerate().map(move |(index, group)| {
+        let draws = sequences.draws.get(index).copied().into_iter().collect();
+        let alone = Sequences::of_groups(vec![group.to_vec()], stage.sources.len()).drawn(draws);
+        let alone = alone.debated(sequences.debates.clone());
+        Rollouts::new(stage, alone)
+    })
+}
