@@ -51,13 +51,13 @@ pub fn read(
                     None => Err(DataError::of_file(path, DataProblem::Empty)),
                 };
             }
-            let blank = !open && record.trim_ascii().is_empty();
+            let blank = !open && is_blank(&record, separator);
             open = !done && !blank && !parser.line(&record[start..]);
             if !open {
                 break;
             }
         }
-        if done || record.trim_ascii().is_empty() {
+        if done || is_blank(&record, separator) {
             continue;
         }
         let cells = parser.cells(&record).map_err(failed)?;
@@ -79,6 +79,11 @@ pub fn read(
         let object: Object = names.iter().cloned().zip(cells.into_iter().map(Json::String)).collect();
         done = take(wanted.of_object(place, object)).map_err(failed)? == ControlFlow::Break(());
     }
+}
+
+/// Whether a line is blank. A separator makes cells, even if it is white space.
+fn is_blank(line: &[u8], separator: u8) -> bool {
+    line.iter().all(|byte| byte.is_ascii_whitespace() && *byte != separator)
 }
 
 /// Splits records into cells, line by line.
@@ -175,5 +180,7 @@ mod tests {
             assert_eq!(split(text, b','), wanted, "{text:?}");
         }
         assert_eq!(split("a,b\tc", b'\t'), ["a,b", "c"]);
+        // A line of tabs has cells, all of them empty.
+        assert!(!is_blank(b"\t\n", b'\t') && is_blank(b"\t\n", b',') && is_blank(b" \r\n", b'\t'));
     }
 }

@@ -16,7 +16,7 @@ use super::lists::{Builder, Lists};
 use super::rows::{self, RowProjection};
 use super::{Field, FieldKind, files};
 use crate::tokenizer::chat::Conversation;
-use crate::tokenizer::json::{Json, Object};
+use crate::tokenizer::json::{Json, Object, describe};
 
 /// The column of prompts, and the column of conversations that may replace it.
 const PROMPT: &str = "prompt";
@@ -283,6 +283,30 @@ impl Dataset {
         let (file, place) = self.place(row);
         DataError::new(file, place, problem)
     }
+}
+
+/// The conversation of one line of JSON: its prompt or messages, tools, documents and variables of the
+/// template.
+pub fn conversation(line: &str, system: Option<&str>) -> Result<Conversation, DataProblem> {
+    let source = DataSource::file("");
+    let format = PromptFormat::Chat { system: system.map(str::to_owned) };
+    let mut reading = DatasetReader::new(DatasetRequest {
+        source: &source,
+        format: &format,
+        fields: &[],
+        whole: false,
+        routes: &[],
+        numbers: &[],
+        notes: None,
+    });
+    let object = match Json::parse(line).map_err(|error| DataProblem::not_json(line, &error))? {
+        Json::Object(object) => object,
+        other => return Err(DataProblem::NotAnObject { found: describe(&other) }),
+    };
+    let wanted = RowProjection { columns: &reading.columns.clone(), whole: false };
+    let _ = reading.take(wanted.of_object(RowPlace::File, object))?;
+    let read = reading.finish().map_err(|error| DataProblem::Unreadable { cause: error.to_string() })?;
+    Ok(read.conversation(0).expect("the format is chat"))
 }
 
 fn with_parts(conversation: Conversation, parts: &Object) -> Conversation {

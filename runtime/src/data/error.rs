@@ -12,6 +12,7 @@ use super::files::{ENDINGS, ending};
 use crate::failure::Error;
 use crate::quote::quote;
 use crate::tokenizer::chat::ChatError;
+use crate::tokenizer::json::JsonNumber;
 
 /// A data file that cannot be used. Displays as `FILE:LINE: what is wrong`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,6 +149,22 @@ pub enum DataProblem {
     ManySplits {
         present: Vec<String>,
     },
+    /// Folders inside the folder have splits of their own.
+    Subsets {
+        wanted: Option<String>,
+        /// Paths, each with its splits; at least one.
+        subsets: Vec<(String, Vec<String>)>,
+    },
+    /// Files of one split, in two layouts: most likely the same rows twice.
+    TwoLayouts {
+        split: String,
+        files: [String; 2],
+    },
+    /// A number whose digits would change where its value is passed on.
+    RewrittenNumber {
+        field: String,
+        number: String,
+    },
 }
 
 impl std::error::Error for DataError {}
@@ -216,6 +233,23 @@ impl fmt::Display for DataProblem {
             }
             DataProblem::ManySplits { present } => {
                 write!(f, "the folder has the splits `{}`", present.join("`, `"))
+            }
+            DataProblem::Subsets { wanted, subsets } => {
+                let named = |(name, _): &&(String, Vec<String>)| Some(name) == wanted.as_ref();
+                if let Some((name, splits)) = subsets.iter().find(named) {
+                    return write!(f, "`{name}` is a subset with the splits `{}`", splits.join("`, `"));
+                }
+                if let Some(wanted) = wanted {
+                    write!(f, "there is no split `{wanted}`; ")?;
+                }
+                let names: Vec<&str> = subsets.iter().map(|(name, _)| name.as_str()).collect();
+                write!(f, "the folder has the subsets `{}`", names.join("`, `"))
+            }
+            DataProblem::TwoLayouts { split, files: [one, other] } => {
+                write!(f, "the split `{split}` has files of two layouts: `{one}` and `{other}`")
+            }
+            DataProblem::RewrittenNumber { field, number } => {
+                write!(f, "the field `{field}` has the number {number}, which does not keep its digits")
             }
         }
     }
@@ -308,6 +342,22 @@ impl DataError {
             DataProblem::ManySplits { present } => {
                 format!("choose one, such as dataset(\"...\", split: \"{}\")", present[0])
             }
+            DataProblem::Subsets { wanted, subsets } => {
+                let wanted = wanted.as_deref().unwrap_or_default();
+                let has = |splits: &[String]| splits.iter().any(|split| split == wanted);
+                let subset = subsets.iter().find(|(name, splits)| name == wanted || has(splits));
+                let (name, splits) = subset.unwrap_or(&subsets[0]);
+                let split = if has(splits) { wanted } else { splits[0].as_str() };
+                let path = self.file.join(name);
+                format!("name its folder: dataset(\"{}\", split: \"{split}\")", path.display())
+            }
+            DataProblem::TwoLayouts { files: [one, _], .. } => format!(
+                "their rows would count twice: remove one of them, or name the files, such as \"{}\"",
+                self.file.join(one).display()
+            ),
+            DataProblem::RewrittenNumber { .. } => {
+                "write it as a string: \"...\"".to_owned()
+            }
         }
     }
 }
@@ -326,6 +376,10 @@ impl DataProblem {
         }
         let meant = similar_file(path).map(|meant| path.with_file_name(meant).display().to_string());
         DataProblem::Missing { meant, folder_missing: names_beside(path).is_none() }
+    }
+
+    pub(super) fn rewritten(field: &str, number: &JsonNumber) -> DataProblem {
+        DataProblem::RewrittenNumber { field: field.to_owned(), number: number.to_string() }
     }
 
     pub(super) fn not_utf8(line: &[u8], error: &std::str::Utf8Error) -> DataProblem {

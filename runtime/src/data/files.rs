@@ -1,5 +1,6 @@
 //! Finds the files that a data source names.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -57,43 +58,141 @@ fn matching(path: &Path) -> Result<Vec<PathBuf>, DataProblem> {
     if paths.is_empty() { Err(DataProblem::NoMatch) } else { Ok(paths) }
 }
 
-/// Finds the files of a split in the layout of `datasets` and of the hub:
-/// `data/train-00000-of-00002.parquet`, also without the folder or the numbers, or with a folder per split.
-fn of_folder(folder: &Path, wanted: Option<&str>) -> Result<Vec<PathBuf>, DataProblem> {
-    let mut splits: Vec<(String, Vec<PathBuf>)> = Vec::new();
-    let mut add = |split: String, path: PathBuf| match splits.iter_mut().find(|(known, _)| *known == split) {
-        Some((_, paths)) => paths.push(path),
-        None => splits.push((split, vec![path])),
-    };
-    for folder in [folder.to_owned(), folder.join("data")] {
-        for path in entries(&folder) {
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if path.is_dir() && name != "data" {
-                entries(&path)
-                    .into_iter()
-                    .filter(|path| is_data(path))
-                    .for_each(|path| add(name.clone(), path));
-            } else if is_data(&path) {
-                let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-                add(split_of(&stem).to_owned(), path);
+/// Words in file names that mean a split to `datasets`, which takes them as `train`, `validation` and `test`.
+const SPLIT_WORDS: [(&str, &[&str]); 3] = [
+    ("train", &["train", "training"]),
+    ("validation", &["validation", "valid", "dev", "val"]),
+    ("test", &["test", "testing", "eval", "evaluation"]),
+];
+
+/// What a folder of data has.
+#[derive(Debug, Default)]
+struct DataFolder {
+    /// Files by split.
+    splits: BTreeMap<String, Vec<SplitFile>>,
+    /// Folders with splits of their own, relative to this one.
+    subsets: BTreeMap<String, Vec<String>>,
+}
+
+#[derive(Debug)]
+struct SplitFile {
+    path: PathBuf,
+    placement: Placement,
+}
+
+/// How a file's path says its split. Files that say it in two ways hold the same rows, most likely.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Placement {
+    folder: PathBuf,
+    /// Whether the name has numbers: `train-00000-of-00002`.
+    numbered: bool,
+    ending: Option<String>,
+}
+
+impl DataFolder {
+    /// Reads the layout of `datasets` and of the hub: `data/train-00000-of-00002.parquet`, also without the
+    /// folder or the numbers, or with a folder per split.
+    fn read(root: &Path) -> DataFolder {
+        let mut found = DataFolder::default();
+        for folder in [root.to_owned(), root.join("data")] {
+            for path in entries(&folder) {
+                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                if path.is_dir() && name != "data" {
+                    let within = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
+                    found.add_folder(&path, name, within);
+                } else if is_data(&path) {
+                    found.add(split_of(&path).0, &path);
+                }
             }
         }
+        found
     }
-    splits.sort();
-    let names = || splits.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
-    let chosen = match wanted {
-        _ if splits.is_empty() => return Err(DataProblem::NoData),
-        Some(wanted) => match splits.iter().position(|(name, _)| name == wanted) {
-            Some(place) => place,
-            None => {
-                let meant = nearest(wanted, splits.iter().map(|(name, _)| name.as_str())).map(str::to_owned);
-                return Err(DataProblem::NoSuchSplit { split: wanted.to_owned(), meant, present: names() });
+
+    fn add(&mut self, split: String, path: &Path) {
+        let placement = Placement {
+            folder: path.parent().unwrap_or(Path::new("")).to_owned(),
+            numbered: split_of(path).1,
+            ending: ending(path),
+        };
+        self.splits.entry(split).or_default().push(SplitFile { path: path.to_owned(), placement });
+    }
+
+    /// A folder is a split, unless its files say that it has several, or another than it is named after.
+    fn add_folder(&mut self, path: &Path, name: String, within: String) {
+        let files: Vec<PathBuf> = entries(path).into_iter().filter(|path| is_data(path)).collect();
+        let mut named: Vec<(String, bool)> = files.iter().map(|file| split_of(file)).collect();
+        named.sort();
+        named.dedup();
+        let other = |(split, _): &(String, bool)| usual(split).is_some_and(|of| usual(&name) != Some(of));
+        let numbered = named.iter().filter(|(_, numbered)| *numbered).count();
+        if numbered > 1 || named.iter().any(other) {
+            let mut splits: Vec<String> = named.into_iter().map(|(split, _)| split).collect();
+            splits.dedup();
+            self.subsets.insert(within, splits);
+        } else if files.is_empty() {
+            let inside = entries(path).into_iter().filter(|inner| inner.is_dir());
+            let splits: Vec<String> = inside
+                .filter(|inner| entries(inner).iter().any(|path| is_data(path)))
+                .map(|inner| inner.file_name().unwrap_or_default().to_string_lossy().into_owned())
+                .collect();
+            if !splits.is_empty() {
+                self.subsets.insert(within, splits);
             }
-        },
-        None if splits.len() == 1 => 0,
-        None => return Err(DataProblem::ManySplits { present: names() }),
+        } else {
+            files.iter().for_each(|file| self.add(name.clone(), file));
+        }
+    }
+
+    /// The split of this name, or else the files whose names contain it, as `datasets` reads them:
+    /// `gsm_train.jsonl` is `train`.
+    fn take(&mut self, wanted: &str) -> Option<Vec<SplitFile>> {
+        if let Some(files) = self.splits.remove(wanted) {
+            return Some(files);
+        }
+        // A name with numbers says its split exactly.
+        let meant = |split: &str, files: &[SplitFile]| {
+            usual(split) == Some(wanted) && !files.iter().any(|file| file.placement.numbered)
+        };
+        let files = self.splits.iter_mut().filter(|(split, files)| meant(split, files));
+        let files: Vec<SplitFile> = files.flat_map(|(_, files)| std::mem::take(files)).collect();
+        if files.is_empty() { None } else { Some(files) }
+    }
+}
+
+/// The files of a split of a folder.
+fn of_folder(root: &Path, wanted: Option<&str>) -> Result<Vec<PathBuf>, DataProblem> {
+    let mut folder = DataFolder::read(root);
+    let names: Vec<String> = folder.splits.keys().cloned().collect();
+    let subsets = |wanted: Option<&str>, folder: DataFolder| DataProblem::Subsets {
+        wanted: wanted.map(str::to_owned),
+        subsets: folder.subsets.into_iter().collect(),
     };
-    let (_, mut paths) = splits.swap_remove(chosen);
+    let wanted = match (wanted, names.as_slice()) {
+        (_, []) if folder.subsets.is_empty() => return Err(DataProblem::NoData),
+        (Some(wanted), _) => wanted,
+        (None, [only]) if folder.subsets.is_empty() => only.as_str(),
+        (None, []) => return Err(subsets(None, folder)),
+        (None, _) => {
+            let present = names.into_iter().chain(folder.subsets.into_keys()).collect();
+            return Err(DataProblem::ManySplits { present });
+        }
+    };
+    let Some(files) = folder.take(wanted) else {
+        let meant = nearest(wanted, names.iter().map(String::as_str)).map(str::to_owned);
+        if folder.subsets.contains_key(wanted) || (meant.is_none() && !folder.subsets.is_empty()) {
+            return Err(subsets(Some(wanted), folder));
+        }
+        return Err(DataProblem::NoSuchSplit { split: wanted.to_owned(), meant, present: names });
+    };
+    if let Some(other) = files.iter().find(|file| file.placement != files[0].placement) {
+        let name =
+            |file: &SplitFile| file.path.strip_prefix(root).unwrap_or(&file.path).display().to_string();
+        return Err(DataProblem::TwoLayouts {
+            split: wanted.to_owned(),
+            files: [&files[0], other].map(name),
+        });
+    }
+    let mut paths: Vec<PathBuf> = files.into_iter().map(|file| file.path).collect();
     paths.sort();
     Ok(paths)
 }
@@ -121,14 +220,36 @@ pub(super) fn ending(path: &Path) -> Option<String> {
     Some(path.extension()?.to_str()?.to_ascii_lowercase())
 }
 
-/// `train` of `train-00000-of-00002`.
-fn split_of(stem: &str) -> &str {
-    let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let parts = stem.rsplit_once("-of-").and_then(|(before, count)| Some((before.rsplit_once('-')?, count)));
-    match parts {
-        Some(((split, part), count)) if number(part) && number(count) => split,
-        _ => stem,
+/// The split that a file's name says, and whether in numbered form: `train` of `train-00000-of-00002`, also
+/// with a hash behind it, as the hub once wrote them.
+fn split_of(path: &Path) -> (String, bool) {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let is_hash = |text: &str| text.len() >= 8 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let numbered = || {
+        let (before, count) = stem.rsplit_once("-of-")?;
+        let (split, part) = before.rsplit_once('-')?;
+        let count = match count.split_once('-') {
+            Some((count, hash)) if is_hash(hash) => count,
+            _ => count,
+        };
+        (is_number(part) && is_number(count)).then(|| split.to_owned())
+    };
+    match numbered() {
+        Some(split) => (split, true),
+        None => (stem.into_owned(), false),
     }
+}
+
+/// The split that a name means to `datasets` by a word in it. `None` if it has words of no split or of two.
+fn usual(name: &str) -> Option<&'static str> {
+    // The separators of `datasets`.
+    let separates = |character: char| "-._ ".contains(character) || character.is_ascii_digit();
+    let mut words = name.split(separates);
+    let of =
+        |word: &str| SPLIT_WORDS.iter().find(|(_, words)| words.contains(&word)).map(|(split, _)| *split);
+    let first = words.find_map(of)?;
+    words.filter_map(of).all(|other| other == first).then_some(first)
 }
 
 fn layout(path: &Path) -> Result<FileLayout, DataError> {
@@ -144,7 +265,15 @@ fn layout(path: &Path) -> Result<FileLayout, DataError> {
                 DataProblem::NotParquet { cause: "it does not begin with PAR1".to_owned() },
             ));
         }
-        ([0x1F, 0x8B, ..] | [0x28, 0xB5, 0x2F, 0xFD] | [b'P', b'K', 3, 4], _) => {
+        // gzip, zstd, zip, xz and bzip2.
+        (
+            [0x1F, 0x8B, ..]
+            | [0x28, 0xB5, 0x2F, 0xFD]
+            | [b'P', b'K', 3, 4]
+            | [0xFD, b'7', b'z', b'X']
+            | [b'B', b'Z', b'h', b'1'..=b'9'],
+            _,
+        ) => {
             return Err(DataError::of_file(path, DataProblem::Compressed));
         }
         (_, Some("csv")) => FileLayout::Cells { separator: b',' },
@@ -218,6 +347,82 @@ mod tests {
         assert_eq!(found(&empty, "", None).unwrap_err().0, "the folder has no data files");
     }
 
+    /// The layout of gsm8k on the hub: each folder has rows to train on and rows to test with.
+    #[test]
+    fn a_folder_with_several_splits_is_a_subset() {
+        let folder = folder(&[
+            "main/train-00000-of-00001.parquet",
+            "main/test-00000-of-00001.parquet",
+            "socratic/train-00000-of-00001.parquet",
+            "socratic/test-00000-of-00001.parquet",
+            "nested/train/0.parquet",
+            "README.md",
+        ]);
+        for wanted in [Some("main"), Some("train"), None] {
+            let (problem, help) = found(&folder, "", wanted).unwrap_err();
+            let named = match wanted {
+                Some("main") => "`main` is a subset with the splits `test`, `train`",
+                Some(_) => {
+                    "there is no split `train`; the folder has the subsets `main`, `nested`, `socratic`"
+                }
+                None => "the folder has the subsets `main`, `nested`, `socratic`",
+            };
+            assert_eq!(problem, named);
+            let path = folder.path().join("main");
+            let split = if wanted == Some("train") { "train" } else { "test" };
+            assert_eq!(help, format!("name its folder: dataset(\"{}\", split: \"{split}\")", path.display()));
+        }
+        assert_eq!(found(&folder, "main", Some("train")).unwrap(), ["main/train-00000-of-00001.parquet"]);
+        assert_eq!(found(&folder, "nested", Some("train")).unwrap(), ["nested/train/0.parquet"]);
+        // A folder that is named after its split is one, unless its files say otherwise.
+        let named = self::folder(&["train/train-0-of-1.parquet", "test/a.jsonl", "dev/train.csv"]);
+        assert_eq!(found(&named, "", Some("train")).unwrap(), ["train/train-0-of-1.parquet"]);
+        assert_eq!(found(&named, "", Some("test")).unwrap(), ["test/a.jsonl"]);
+        assert!(found(&named, "", Some("dev")).unwrap_err().0.starts_with("`dev` is a subset"));
+    }
+
+    #[test]
+    fn rows_of_a_split_are_read_once() {
+        for (names, wanted) in [
+            (
+                ["data/train-00000-of-00001.parquet", "train.jsonl"],
+                ["data/train-00000-of-00001.parquet", "train.jsonl"],
+            ),
+            (
+                ["data/train-00000-of-00001.parquet", "data/train.jsonl"],
+                ["data/train-00000-of-00001.parquet", "data/train.jsonl"],
+            ),
+            (["data/train.jsonl", "train.jsonl"], ["data/train.jsonl", "train.jsonl"]),
+            (["train.csv", "train.jsonl"], ["train.csv", "train.jsonl"]),
+            (["train/a.jsonl", "train.jsonl"], ["train/a.jsonl", "train.jsonl"]),
+        ] {
+            let folder = folder(&names);
+            let (problem, help) = found(&folder, "", Some("train")).unwrap_err();
+            assert!(problem.starts_with("the split `train` has files of two layouts: `"), "{problem}");
+            assert!(wanted.iter().all(|name| problem.contains(&format!("`{name}`"))), "{problem}");
+            assert!(help.contains("name the files"), "{help}");
+        }
+        let hashed =
+            ["0", "1"].map(|part| format!("data/train-0000{part}-of-00002-a09b74b3ef9c3b56.parquet"));
+        let folder = folder(&[hashed[0].as_str(), hashed[1].as_str()]);
+        assert_eq!(found(&folder, "", Some("train")).unwrap(), hashed);
+    }
+
+    #[test]
+    fn a_word_in_a_name_means_a_split() {
+        let folder = folder(&["gsm_train.jsonl", "gsm_test.jsonl", "dev.jsonl", "train_test.csv"]);
+        assert_eq!(found(&folder, "", Some("train")).unwrap(), ["gsm_train.jsonl"]);
+        assert_eq!(found(&folder, "", Some("gsm_train")).unwrap(), ["gsm_train.jsonl"]);
+        assert_eq!(found(&folder, "", Some("test")).unwrap(), ["gsm_test.jsonl"]);
+        for name in ["dev", "validation"] {
+            assert_eq!(found(&folder, "", Some(name)).unwrap(), ["dev.jsonl"]);
+        }
+        assert_eq!(usual("latest"), None);
+        let several = self::folder(&["data/train_sft-0-of-1.parquet", "data/train_gen-0-of-1.parquet"]);
+        let (problem, _) = found(&several, "", Some("train")).unwrap_err();
+        assert_eq!(problem, "there is no split `train`; found `train_gen`, `train_sft`");
+    }
+
     #[test]
     fn file_layout_is_detected_from_first_bytes() {
         let folder = tempfile::tempdir().unwrap();
@@ -230,7 +435,9 @@ mod tests {
         assert_eq!(of("a", b""), Ok(FileLayout::Lines));
         assert_eq!(of("a.bin", b"PAR1...."), Ok(FileLayout::Parquet));
         assert_eq!(of("a.CSV", b"a,b"), Ok(FileLayout::Cells { separator: b',' }));
-        assert_eq!(of("a.jsonl.gz", b"\x1F\x8B\x08"), Err("the file is compressed".to_owned()));
+        for magic in [b"\x1F\x8B\x08\x00", b"BZh9", b"\xFD7zX", b"\x28\xB5\x2F\xFD"] {
+            assert_eq!(of("a.jsonl.packed", magic), Err("the file is compressed".to_owned()));
+        }
         assert!(of("a.parquet", b"{}").unwrap_err().starts_with("not a parquet file"));
     }
 }

@@ -14,7 +14,7 @@ mod parquet;
 mod rows;
 mod trajectory;
 
-pub use dataset::{Dataset, DatasetRequest};
+pub use dataset::{Dataset, DatasetRequest, conversation};
 pub use error::{DataError, DataProblem, RowPlace};
 pub use length::{ContextError, ContextLength, Longest};
 pub use lists::{Builder, Lists};

@@ -98,21 +98,22 @@ fn object(row: Row) -> Object {
 /// Converts a value to JSON. Null members of structs are dropped: a column of structs has the members of all
 /// its rows, so null means that a row has no such member.
 fn json(value: Field) -> Json {
-    let float = |number: f64| Number::from_f64(number).map_or(Json::Null, Json::Number);
+    let whole = |number: Number| Json::Number(number.into());
+    let float = |number: f64| Number::from_f64(number).map_or(Json::Null, whole);
     match value {
         Field::Null => Json::Null,
         Field::Bool(truth) => Json::Bool(truth),
         Field::Str(text) => Json::String(text),
         // Text from writers that only use the newer annotation.
         Field::Bytes(text) => Json::String(String::from_utf8_lossy(text.data()).into_owned()),
-        Field::Byte(number) => Json::Number(number.into()),
-        Field::Short(number) => Json::Number(number.into()),
-        Field::Int(number) => Json::Number(number.into()),
-        Field::Long(number) => Json::Number(number.into()),
-        Field::UByte(number) => Json::Number(number.into()),
-        Field::UShort(number) => Json::Number(number.into()),
-        Field::UInt(number) => Json::Number(number.into()),
-        Field::ULong(number) => Json::Number(number.into()),
+        Field::Byte(number) => whole(number.into()),
+        Field::Short(number) => whole(number.into()),
+        Field::Int(number) => whole(number.into()),
+        Field::Long(number) => whole(number.into()),
+        Field::UByte(number) => whole(number.into()),
+        Field::UShort(number) => whole(number.into()),
+        Field::UInt(number) => whole(number.into()),
+        Field::ULong(number) => whole(number.into()),
         // With the shortest digits: 0.1, not 0.10000000149011612.
         Field::Float(number) => number.to_string().parse().map_or(Json::Null, float),
         Field::Float16(number) => number.to_string().parse().map_or(Json::Null, float),

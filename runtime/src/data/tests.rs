@@ -359,3 +359,90 @@ fn messages_are_short_however_long_the_field() {
     let error = crate::failure::Error::from(read(&path, ANSWER).unwrap_err());
     assert!(error.to_string().contains("the field `answer` is missing") && error.to_string().len() < 5000);
 }
+
+/// A number's text is the field's; a program that gets the whole row reads its value.
+#[test]
+fn numbers_keep_the_digits_of_the_file() {
+    let long = "123456789012345678901234567890";
+    let text = |number: &str| format!("{{\"prompt\": \"p\", \"answer\": {number}}}");
+    let answer = |number: &str| {
+        let (_folder, path) = file(text(number));
+        let source = DataSource::file(path.to_str().unwrap());
+        let format = PromptFormat::Text;
+        let request = DatasetRequest {
+            source: &source,
+            format: &format,
+            fields: ANSWER,
+            whole: false,
+            routes: &[],
+            numbers: &[],
+            notes: None,
+        };
+        Dataset::read(Path::new("."), request).unwrap().text(0, "answer").unwrap().to_owned()
+    };
+    for number in [long, "1.50", "1e2", "0.1", "-3", "18446744073709551615"] {
+        assert_eq!(answer(number), number);
+    }
+    for number in [long, "1.50"] {
+        let (problem, help) = refused(text(number), ANSWER);
+        assert_eq!(
+            problem,
+            format!(":1: the field `answer` has the number {number}, which does not keep its digits")
+        );
+        assert_eq!(help, "write it as a string: \"...\"");
+    }
+    // A number is compared by its value, which most notations do not change.
+    let number = [Field::number("answer")];
+    let read_number = |number_text: &str| {
+        let (_folder, path) = file(text(number_text));
+        read(&path, &number).map(|data| data.object(0)["answer"].clone())
+    };
+    assert_eq!(read_number("1.50").unwrap(), json!(1.5));
+    assert_eq!(read_number("-3e2").unwrap(), json!(-300.0));
+    for rounded in ["0.10000000000000000001", "1e-400", long] {
+        assert!(read_number(rounded).is_err(), "{rounded}");
+    }
+    // A field that no reward needs is a number to the program, as for every reader of JSON.
+    let data = load("{\"prompt\": \"p\", \"answer\": \"1.50\", \"other\": 1.50}");
+    assert_eq!((data.text(0, "answer"), &data.object(0)["other"]), (Some("1.50"), &json!(1.5)));
+    let (problem, _) =
+        refused(format!("{{\"prompt\": \"p\", \"answer\": \"a\", \"other\": [{{\"n\": {long}}}]}}"), ANSWER);
+    assert!(problem.starts_with(":1: the field `other` has the number 1234567"), "{problem}");
+}
+
+/// `mopd sample` renders a line as `mopd run` does.
+#[test]
+fn a_line_is_the_conversation_of_a_row() {
+    let line = r#"{"messages": [{"role": "user", "content": "17 + 25?"}],
+        "tools": [{"type": "function", "function": {"name": "z", "description": "a"}}],
+        "documents": [{"title": "t", "text": "x"}], "chat_template_kwargs": {"thinking": true}}"#;
+    let line = line.replace('\n', " ");
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("rows.jsonl"), &line).unwrap();
+    let (source, format) =
+        (DataSource::file("rows.jsonl"), PromptFormat::Chat { system: Some("s".to_owned()) });
+    let request = DatasetRequest {
+        source: &source,
+        format: &format,
+        fields: &[],
+        whole: false,
+        routes: &[],
+        numbers: &[],
+        notes: None,
+    };
+    let row = Dataset::read(folder.path(), request).unwrap().conversation(0).unwrap();
+    let read = conversation(&line, Some("s")).unwrap();
+    assert_eq!(format!("{read:?}"), format!("{row:?}"));
+    let shown = format!("{read:?}");
+    assert!(shown.find("'z'") < shown.find("'a'"), "members keep their order: {shown}");
+    let plain = conversation(r#"{"prompt": "17 + 25?", "tools": [{"name": "f"}]}"#, None).unwrap();
+    assert!(format!("{plain:?}").contains("'f'"));
+    for (wrong, problem) in [
+        ("{", "not JSON"),
+        ("[]", "not a JSON object"),
+        ("{}", "the field `prompt` is missing"),
+        (r#"{"prompt": "p", "tools": 1}"#, "the field `tools` must be a list"),
+    ] {
+        assert!(conversation(wrong, None).unwrap_err().to_string().starts_with(problem), "{wrong}");
+    }
+}

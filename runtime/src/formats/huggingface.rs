@@ -48,15 +48,23 @@ pub fn weights(folder: &Path, tokenizer: Arc<Tokenizer>) -> Result<Weights> {
     Ok(Weights::stored(Arc::new(config), tokenizer, parts))
 }
 
-/// Refuses a folder that holds only an adapter (LoRA).
+/// Refuses a folder that holds an adapter (LoRA), alone or in the model's own folder, where the reference
+/// library loads it with the model.
 fn no_adapter(folder: &Path) -> Result<()> {
     #[derive(Default, Deserialize)]
     struct Adapter {
         #[serde(default)]
         base_model_name_or_path: Option<String>,
     }
-    if folder.join(CONFIG).exists() || !folder.join(ADAPTER_CONFIG).exists() {
+    if !folder.join(ADAPTER_CONFIG).exists() {
         return Ok(());
+    }
+    if folder.join(CONFIG).exists() {
+        let message = format!("{} holds an adapter (LoRA) beside the model", folder.display());
+        return Err(Error::new(FailureKind::Model, message).help(format!(
+            "merge it into the model with PEFT (`merge_and_unload`), or move `{ADAPTER_CONFIG}` out of the \
+             folder to use the model without it"
+        )));
     }
     let message = format!("{} holds an adapter (LoRA), not a whole model", folder.display());
     let whole = folder.parent().filter(|parent| parent.join(CONFIG).is_file());

@@ -12,7 +12,7 @@ use crate::failure::Error;
 use crate::machine::place::Place;
 use crate::machine::transfer::to_vec;
 use crate::model::{Decoder, PackedBatch, Weights};
-use crate::store::{Checkpoint, CheckpointProvenance, Store};
+use crate::store::{Checkpoint, CheckpointProvenance, CurrentFiles, Store};
 use crate::tokenizer::Token;
 use crate::tokenizer::Tokenizer;
 
@@ -81,7 +81,7 @@ fn save(weights: &Weights, folder: &Path) -> PathBuf {
             &Vec::new(),
         )
         .unwrap();
-    store.publish("key", folder, "student", 1).unwrap()
+    store.publish("key", folder, "student", 1, &CurrentFiles::of(weights)).unwrap()
 }
 
 #[test]
@@ -154,6 +154,12 @@ fn an_adapter_is_no_model() {
         problem(),
         "merge it into \"org/base\" with PEFT (`merge_and_unload`), save that, and name its folder"
     );
+    // In the model's own folder, where the reference library adds it to the model.
+    fs::write(adapter.join("config.json"), "{}").unwrap();
+    let Error::Failed(failure) = Checkpoint::load(&adapter).unwrap_err() else { panic!("interrupted") };
+    assert!(failure.message.ends_with("adapter holds an adapter (LoRA) beside the model"), "{failure:?}");
+    assert!(failure.help.unwrap().contains("move `adapter_config.json` out"));
+    fs::remove_file(adapter.join("config.json")).unwrap();
     // An adapter beside a `config.json`, as in the folder of a run's model.
     fs::write(folder.path().join("config.json"), "{}").unwrap();
     assert_eq!(

@@ -36,8 +36,8 @@ pub fn delta(job: &DeltaJob, control: &Control) -> Result<()> {
             Some((after, before)) => Some((after.numbers(index)?, before.numbers(index)?)),
             None => None,
         };
-        let other = other.as_ref().map(|(now, then)| (now.as_slice(), then.as_slice()));
-        let sums = Sums::of((&now, &then), other, job.beyond);
+        let other = other.as_ref().map(|(now, then)| WeightChange { now, then });
+        let sums = Sums::of(WeightChange { now: &now, then: &then }, other, job.beyond);
         let matrix = entry.shape.len() == 2 && job.ranks && sums.changed > 0;
         let rank = matrix.then(|| rank(&now, &then, &entry.shape));
         let delta = Delta {
@@ -104,6 +104,13 @@ impl Folder {
     }
 }
 
+/// A parameter's entries after and before a change.
+#[derive(Clone, Copy)]
+struct WeightChange<'a> {
+    now: &'a [f32],
+    then: &'a [f32],
+}
+
 /// Sums over entries, in double precision.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Sums {
@@ -121,7 +128,8 @@ struct Sums {
 }
 
 impl Sums {
-    fn of((now, then): (&[f32], &[f32]), other: Option<(&[f32], &[f32])>, beyond: f64) -> Sums {
+    fn of(change: WeightChange, other: Option<WeightChange>, beyond: f64) -> Sums {
+        let WeightChange { now, then } = change;
         let mut sums = Sums { entries: now.len() as u64, ..Sums::default() };
         for (place, (now, then)) in zip_equal(now, then).enumerate() {
             let change = f64::from(*now) - f64::from(*then);
@@ -131,7 +139,7 @@ impl Sums {
             sums.in_bfloat16 += u64::from(bf16::from_f32(*now) != bf16::from_f32(*then));
             let far = is_beyond(*now, *then, beyond);
             sums.beyond += u64::from(far);
-            if let Some((now, then)) = other {
+            if let Some(WeightChange { now, then }) = other {
                 let other = f64::from(now[place]) - f64::from(then[place]);
                 let other_far = is_beyond(now[place], then[place], beyond);
                 sums.squares_other += other * other;

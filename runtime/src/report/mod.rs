@@ -4,6 +4,7 @@
 pub mod answers;
 pub mod delta;
 pub mod metrics;
+mod names;
 mod parquet;
 pub mod read;
 pub mod results;
@@ -16,6 +17,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use self::metrics::{NamedColumns, StepMetrics};
+use self::names::Renaming;
+pub use self::names::{MixtureNames, RecordNames};
 use self::tokens::TokenLog;
 use crate::failure::Result;
 
@@ -25,6 +28,9 @@ pub struct Record {
     /// One row per step and domain.
     pub rows: Vec<StepMetrics>,
     pub tokens: TokenLog,
+    /// The names that these use; empty in records of earlier versions.
+    #[serde(default)]
+    pub names: RecordNames,
 }
 
 impl Record {
@@ -33,15 +39,24 @@ impl Record {
         self.rows.iter().any(|row| row.gradient_norm > 0.0 && row.learning_rate > 0.0)
     }
 
-    /// The same with another name of the stage, which may have different names in two experiments that share
-    /// its result.
-    pub fn of_stage(mut self, name: &str) -> Record {
-        let stages = self.rows.iter_mut().map(|row| &mut row.stage);
-        let stages = stages.chain(self.tokens.samples.iter_mut().map(|sample| &mut sample.stage));
-        for stage in stages.chain(self.tokens.histograms.iter_mut().map(|histogram| &mut histogram.stage)) {
-            name.clone_into(stage);
+    /// The same with the names of another text. Keys have no names, so two experiments that share a result
+    /// may have different ones, or the same names in another order.
+    pub fn renamed(mut self, stage: &str, names: RecordNames) -> Record {
+        let renamed = Renaming { old: &self.names, new: &names };
+        for row in &mut self.rows {
+            stage.clone_into(&mut row.stage);
+            renamed.apply(&mut row.domain, row.teacher.as_mut());
+            row.alignment = renamed.columns(std::mem::take(&mut row.alignment));
         }
-        self
+        for sample in &mut self.tokens.samples {
+            stage.clone_into(&mut sample.stage);
+            renamed.apply(&mut sample.domain, sample.teacher.as_mut());
+        }
+        for histogram in &mut self.tokens.histograms {
+            stage.clone_into(&mut histogram.stage);
+            renamed.apply(&mut histogram.domain, None);
+        }
+        Record { names, ..self }
     }
 }
 
@@ -51,7 +66,7 @@ impl Record {
 pub fn write_records<I: Iterator<Item = Result<Record>>>(read: impl Fn() -> I, folder: &Path) -> Result<()> {
     let (mut columns, mut samples, mut histograms) = (NamedColumns::default(), Vec::new(), Vec::new());
     for record in read() {
-        let Record { rows, tokens } = record?;
+        let Record { rows, tokens, names: _ } = record?;
         columns.add(&rows);
         samples.extend(tokens.samples);
         histograms.extend(tokens.histograms);

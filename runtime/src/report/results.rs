@@ -3,10 +3,11 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use mopd_plan::events::{Fork, Versions};
 use mopd_plan::results::{
     DataHash, GuardActed, Intervals, PrivateStage, Results, RewardFiles, StageRecord, Table,
 };
-use mopd_plan::{Comparison, Metric, Plan, TableColumn, events::Versions};
+use mopd_plan::{Comparison, Metric, Plan, TableColumn};
 
 use super::statistics::{CompiledExperiment, StatisticsError, TableScores, table_rows};
 use crate::files::{WriteError, write_atomically};
@@ -23,7 +24,7 @@ fn first_seeds(plan: &Plan, count: u32) -> Vec<u64> {
     (0..u64::from(count)).map(|index| plan.experiment.seed.wrapping_add(index)).collect()
 }
 
-/// Time and memory of a run, as [`Results`] has them.
+/// Time, memory and inputs of a run, as [`Results`] has them.
 #[derive(Default)]
 pub struct RunCost {
     pub stages: Vec<StageRecord>,
@@ -36,6 +37,8 @@ pub struct RunCost {
     pub device: Option<String>,
     pub data: Vec<DataHash>,
     pub rewards: Vec<RewardFiles>,
+    pub keys: Option<String>,
+    pub forks: Vec<Fork>,
 }
 
 /// Assembles the results with all tables, and returns warnings for the reader.
@@ -74,6 +77,8 @@ pub fn assemble(
         schema: SCHEMA,
         experiment: experiment.name.clone(),
         plan: plan.hash.clone(),
+        keys: took.keys,
+        forks: took.forks,
         seeds: first_seeds(plan, most),
         versions,
         device: took.device,

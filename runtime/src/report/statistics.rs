@@ -85,7 +85,7 @@ pub fn table_rows(
     let anchors = anchors.as_ref();
     let bounded: Vec<bool> = (0..sizes.len()).map(|column| domain(column).reward.range().is_unit()).collect();
     let scale =
-        anchors.and_then(|(zero, one)| NormalizedScale::new((zero, one), &names, &bounded, seeds, &mut warn));
+        anchors.and_then(|(zero, one)| NormalizedScale::new(zero, one, &names, &bounded, seeds, &mut warn));
     for (name, size) in names.iter().zip(&sizes) {
         if *size == 1 {
             warn(format!("`{name}` has one test prompt: its intervals cannot account for other prompts"));

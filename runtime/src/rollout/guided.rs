@@ -1,9 +1,8 @@
 //! Sampling with a second model, the guide, that reads the same tokens and helps to choose each next one.
 
-use mopd_plan::Sampling;
-
+use super::host_sampler::DrawRow;
 use super::sampler::{SampledToken, Scratch, TokenDistribution, pick, summed, weigh};
-use super::speculative::{DraftVerdict, Verification, verified};
+use super::speculative::{Verification, verified};
 use crate::random::Uniforms;
 use crate::tokenizer::Token;
 
@@ -25,29 +24,47 @@ pub enum GuidanceStep {
 pub(super) struct GuidedScratch {
     pub(super) own: Scratch,
     guide: Scratch,
-    mixture: Vec<f32>,
-    ends: Vec<f64>,
+    combined: CombinedWeights,
     order: Vec<u32>,
 }
 
-/// Draws a token, with its log-probability under the combined distribution that it was drawn from. The
-/// settings of `sampling` shape each model's distribution before they are combined. `None` where logits are
-/// not finite. `verdicts` are those on the completion so far.
+/// The weights that two models' distributions make together, and their cumulative sums.
+#[derive(Clone, Debug, Default)]
+pub(super) struct CombinedWeights {
+    weights: Vec<f32>,
+    ends: Vec<f64>,
+}
+
+impl CombinedWeights {
+    /// Replaces the weights. Returns their sum.
+    pub(super) fn set(&mut self, weights: impl Iterator<Item = f32>) -> f64 {
+        self.weights.clear();
+        self.weights.extend(weights);
+        summed(&self.weights, &mut self.ends)
+    }
+
+    pub(super) fn pick(&self, uniform: f64) -> Option<usize> {
+        pick(&self.weights, &self.ends, uniform)
+    }
+}
+
+/// Draws the row's token from the row of each model's logits, with its log-probability under the combined
+/// distribution that it was drawn from. The settings of sampling shape each model's distribution before they
+/// are combined. `None` where logits are not finite.
 pub(super) fn draw(
     logits: [&[f32]; 2],
     guidance: GuidanceStep,
-    sampling: &Sampling,
-    (seen, verdicts): ([&[Token]; 2], &[DraftVerdict]),
-    uniforms: &mut Uniforms,
+    row: &mut DrawRow,
     scratch: &mut GuidedScratch,
 ) -> Option<SampledToken> {
-    let GuidedScratch { own, guide, mixture, ends, order } = scratch;
-    let [own, guide] = [weigh(logits[0], sampling, seen, own)?, weigh(logits[1], sampling, seen, guide)?];
+    let DrawRow { sampling, uniforms, seen, verdicts, .. } = row;
+    let GuidedScratch { own, guide, combined, order } = scratch;
+    let [own, guide] = [weigh(logits[0], sampling, *seen, own)?, weigh(logits[1], sampling, *seen, guide)?];
     match guidance {
-        GuidanceStep::Mix { share } => mixed(&own, &guide, share, uniforms.uniform(), (mixture, ends)),
+        GuidanceStep::Mix { share } => mixed(&own, &guide, share, uniforms.uniform(), combined),
         GuidanceStep::Replace { top_k } => replaced(&own, &guide, top_k, uniforms, order),
         GuidanceStep::Verify(verification) => {
-            verified(&own, &guide, verification, verdicts, uniforms, (mixture, ends))
+            verified(&own, &guide, verification, verdicts, uniforms, combined)
         }
     }
 }
@@ -59,14 +76,12 @@ fn mixed(
     guide: &TokenDistribution,
     share: f64,
     uniform: f64,
-    (mixture, ends): (&mut Vec<f32>, &mut Vec<f64>),
+    mixture: &mut CombinedWeights,
 ) -> Option<SampledToken> {
     let (more, less, share) = if share <= 0.5 { (own, guide, share) } else { (guide, own, 1.0 - share) };
     let scale = (share / (1.0 - share) * more.total / less.total) as f32;
-    mixture.clear();
-    mixture.extend(more.weights.iter().zip(less.weights).map(|(more, less)| more + scale * less));
-    summed(mixture, ends);
-    let entry = pick(mixture, ends, uniform)?;
+    mixture.set(more.weights.iter().zip(less.weights).map(|(more, less)| more + scale * less));
+    let entry = mixture.pick(uniform)?;
     let logp = log_sum((1.0 - share).ln() + more.logp(entry), share.ln() + less.logp(entry));
     Some(SampledToken::new(entry as Token, logp))
 }
@@ -107,6 +122,8 @@ fn log_sum(a: f64, b: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use mopd_plan::Sampling;
+
     use super::*;
     use crate::random::{Key, Purpose};
 
@@ -115,6 +132,10 @@ mod tests {
 
     fn uniforms() -> Uniforms {
         Key::new(1, 0, Purpose::Sample, 0).row(0, 0)
+    }
+
+    fn row<'a>(sampling: &'a Sampling, uniforms: &'a mut Uniforms) -> DrawRow<'a> {
+        DrawRow { sampling, uniforms, place: 0, seen: [&[], &[]], verdicts: &[] }
     }
 
     fn softmax(logits: &[f32], temperature: f64) -> Vec<f64> {
@@ -128,9 +149,8 @@ mod tests {
         let (mut uniforms, mut scratch, n) = (uniforms(), GuidedScratch::default(), 40_000);
         let mut counts = [0.0; 5];
         for _ in 0..n {
-            let drawn =
-                draw([&OWN, &GUIDE], guidance, sampling, ([&[], &[]], &[]), &mut uniforms, &mut scratch)
-                    .unwrap();
+            let mut row = row(sampling, &mut uniforms);
+            let drawn = draw([&OWN, &GUIDE], guidance, &mut row, &mut scratch).unwrap();
             let wanted = expected[drawn.token as usize].ln();
             assert!((drawn.logp - wanted).abs() < 1e-6, "{guidance:?}: {drawn:?}, {wanted}");
             counts[drawn.token as usize] += 1.0 / f64::from(n);
@@ -186,7 +206,7 @@ mod tests {
             let (mut uniforms, mut scratch) = (uniforms(), GuidedScratch::default());
             let mut one = || match guidance {
                 Some(guidance) => {
-                    draw(logits, guidance, &sampling, ([&[], &[]], &[]), &mut uniforms, &mut scratch).unwrap()
+                    draw(logits, guidance, &mut row(&sampling, &mut uniforms), &mut scratch).unwrap()
                 }
                 None => {
                     let scratch = &mut scratch.own;
@@ -211,10 +231,7 @@ mod tests {
             let logits = logits.map(<[f32; 5]>::as_slice);
             let (mut uniforms, mut scratch) = (uniforms(), GuidedScratch::default());
             let guidance = GuidanceStep::Mix { share: 0.2 };
-            assert_eq!(
-                draw(logits, guidance, &sampling, ([&[], &[]], &[]), &mut uniforms, &mut scratch),
-                None
-            );
+            assert_eq!(draw(logits, guidance, &mut row(&sampling, &mut uniforms), &mut scratch), None);
         }
     }
 }

@@ -111,8 +111,7 @@ impl<'a> HostSampler<'a> {
                 None => draw(own, row.sampling, row.seen, row.uniforms, &mut scratch.own),
                 Some((tokens, guidance, logits)) => {
                     let logits = [own, tokens.of_row(logits, row.place)];
-                    let before = (row.seen, row.verdicts);
-                    guided::draw(logits, guidance, row.sampling, before, row.uniforms, scratch)
+                    guided::draw(logits, guidance, row, scratch)
                 }
             };
         });

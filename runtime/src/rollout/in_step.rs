@@ -3,35 +3,35 @@
 
 use mopd_plan::Sampling;
 
+use super::prefetch::PipelinedDraws;
 use super::tensor_sampler::DeviceVocabulary;
 use super::{
-    Author, Completion, CompletionObserver, HostSampler, MemoryBudget, Prompt, ROWS, Stop, append,
-    host_sampler, prefetch, units,
+    Author, Completion, CompletionObserver, HostSampler, MemoryBudget, ROWS, RolloutRequest, Stop, append,
+    host_sampler, units,
 };
 use crate::control::Control;
 use crate::failure::Result;
 use crate::model::{Decoder, Generator};
-use crate::random::{Key, Uniforms};
+use crate::random::Uniforms;
 use crate::tokenizer::Token;
 use crate::zip::zip_equal;
 
-/// Samples `sampling.n` completions of every prompt; those of a prompt are adjacent.
+/// Samples the requested completions; those of a prompt are adjacent.
 pub fn rollout<'a>(
     author: impl Into<Author<'a>>,
-    prompts: &[Prompt],
-    (sampling, key): (&Sampling, Key),
+    request: &RolloutRequest,
     budget: MemoryBudget,
     control: &Control,
     watch: CompletionObserver,
 ) -> Result<Vec<Completion>> {
-    let (author, n) = (author.into(), sampling.n.max(1) as usize);
-    let mut completions = vec![Completion::default(); prompts.len() * n];
-    let lengths = || prompts.iter().map(|prompt| prompt.tokens.len());
-    let rows = rows_in_step(author, lengths().max().unwrap_or(0), sampling, budget);
+    let (author, n) = (author.into(), request.n());
+    let mut completions = vec![Completion::default(); request.prompts.len() * n];
+    let lengths = || request.prompts.iter().map(|prompt| prompt.tokens.len());
+    let rows = rows_in_step(author, lengths().max().unwrap_or(0), &request.sampling, budget);
     // No limit on tokens: the generator prefills in parts itself.
     let (order, units) = units(lengths(), n, rows, usize::MAX);
     for unit in units {
-        write_unit(author, prompts, &order[unit], (sampling, key), (control, &mut *watch), &mut completions)?;
+        write_unit(author, request, &order[unit], control, &mut *watch, &mut completions)?;
     }
     Ok(completions)
 }
@@ -58,25 +58,28 @@ pub(super) struct StepRow {
     pub(super) most: usize,
 }
 
+/// Completes the prompts whose numbers are in `unit`.
 fn write_unit(
     author: Author,
-    prompts: &[Prompt],
+    request: &RolloutRequest,
     unit: &[usize],
-    (sampling, key): (&Sampling, Key),
-    (control, watch): (&Control, CompletionObserver),
+    control: &Control,
+    watch: CompletionObserver,
     completions: &mut [Completion],
 ) -> Result<()> {
-    let n = sampling.n.max(1) as usize;
+    let RolloutRequest { prompts, sampling, key } = request;
+    let n = request.n();
     let stop = Stop::new(&sampling.stop, &author.model.tokenizer);
     let row = |row: usize| {
         let (prompt, sample) = (unit[row / n], row % n);
         let most = sampling.max_tokens(prompts[prompt].limit) as usize;
-        StepRow { index: prompt * n + sample, uniforms: prompts[prompt].uniforms(key, sample), most }
+        let uniforms = prompts[prompt].borrowed().uniforms(*key, sample);
+        StepRow { index: prompt * n + sample, uniforms, most }
     };
     let mut rows: Vec<StepRow> = (0..unit.len() * n).map(row).collect();
     let longest = rows.iter().map(|row| row.most).max().unwrap_or(0);
     // Every prompt is prefilled once; its samples start from the same logits.
-    let tokens: Vec<&[Token]> = unit.iter().map(|&prompt| prompts[prompt].tokens).collect();
+    let tokens: Vec<&[Token]> = unit.iter().map(|&prompt| prompts[prompt].tokens.as_slice()).collect();
     let start = |model| Generator::start(model, &tokens, longest);
     let (mut generator, mut guide) = (start(author.model), author.guide.map(|guide| start(guide.model)));
     let select = |generator: &mut Generator, guide: &mut Option<Generator>, places: &[usize]| {
@@ -92,8 +95,8 @@ fn write_unit(
     }
     if let Some(vocabulary) = DeviceVocabulary::for_author(author, sampling) {
         let rows = zip_equal(rows, places).collect();
-        let of_draws = (&vocabulary, sampling.temperature, &stop);
-        return prefetch::write(&mut generator, of_draws, rows, (control, watch), completions);
+        let draws = PipelinedDraws::new(generator.place(), &vocabulary, sampling.temperature);
+        return draws.complete(&mut generator, rows, &stop, control, watch, completions);
     }
     let mut host_sampler = HostSampler::new(author);
     let mut width = rows.len();
@@ -102,7 +105,7 @@ fn write_unit(
         let mut drawn = Vec::with_capacity(rows.len());
         for (StepRow { index, uniforms, .. }, &place) in zip_equal(&mut rows, &places) {
             let Completion { tokens, verdicts, .. } = &completions[*index];
-            let seen = [prompts[*index / n].tokens, tokens.as_slice()];
+            let seen = [prompts[*index / n].tokens.as_slice(), tokens.as_slice()];
             drawn.push(host_sampler::DrawRow { sampling, uniforms, place, seen, verdicts });
         }
         let draws = host_sampler.draw(&mut drawn, generator.logits(), guide.as_mut().map(Generator::logits));

@@ -179,7 +179,8 @@ pub fn rollout_saving(
     activations: &mut GeneratedActivations,
 ) -> Result<Vec<Completion>> {
     let activations = model.saves_activations().then_some(activations);
-    written(model.into(), prompts, (sampling, key), (budget, activations), control, &mut |_| Ok(()))
+    let request = RolloutRequest::new(prompts, sampling, key);
+    written(model.into(), request, budget, activations, control, &mut |_| Ok(()))
 }
 
 /// As [`rollout`]; after every token, `watch` sees all completions so far. It is not called where
@@ -193,31 +194,30 @@ pub fn rollout_watched<'a>(
     control: &Control,
     watch: CompletionObserver,
 ) -> Result<Vec<Completion>> {
-    written(author.into(), prompts, (sampling, key), (budget, None), control, watch)
+    written(author.into(), RolloutRequest::new(prompts, sampling, key), budget, None, control, watch)
 }
 
 fn written(
     author: Author,
-    prompts: &[Prompt],
-    (sampling, key): (&Sampling, Key),
-    (budget, activations): (MemoryBudget, Option<&mut GeneratedActivations>),
+    request: RolloutRequest,
+    budget: MemoryBudget,
+    activations: Option<&mut GeneratedActivations>,
     control: &Control,
     watch: CompletionObserver,
 ) -> Result<Vec<Completion>> {
-    if sampling.max_tokens == 0 {
+    if request.sampling.max_tokens == 0 {
         return Err(Error::new(
             FailureKind::Runtime,
             "`max_tokens` is 0, but a completion needs at least one token",
         ));
     }
-    if prompts.is_empty() {
+    if request.prompts.is_empty() {
         return Ok(Vec::new());
     }
-    if let Some(accept) = sampling.accept {
+    if let Some(accept) = request.sampling.accept {
         assert!(author.guide.is_none(), "nobody has a say in what two heads draw");
-        return paired::rollout(author.model, prompts, (sampling, accept), key, control);
+        return paired::rollout(author.model, &request, accept, control);
     }
-    let request = RolloutRequest::new(prompts, sampling, key);
     match ContinuousBatch::new(author, request.lengths().max().unwrap_or(1), budget) {
         Some(flight) => {
             let flight = match activations {
@@ -226,7 +226,7 @@ fn written(
             };
             flight.run(request, control, watch).map(|(completions, _)| completions)
         }
-        None => in_step::rollout(author, prompts, (sampling, key), budget, control, watch),
+        None => in_step::rollout(author, &request, budget, control, watch),
     }
 }
 

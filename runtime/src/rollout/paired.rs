@@ -1,34 +1,32 @@
 //! Decoding of one or two tokens per step: a second head of the model predicts the token after the next one,
 //! and a confidence that this token is right (arXiv:2605.27255).
 
-use mopd_plan::Sampling;
 use tch::{Kind, Tensor};
 
-use super::{Completion, HostSampler, Prompt, READ, ROWS, Stop, append, host_sampler, units};
+use super::{Completion, HostSampler, READ, ROWS, RolloutRequest, Stop, append, host_sampler, units};
 use crate::control::Control;
 use crate::failure::Result;
 use crate::machine::transfer::to_vec;
 use crate::machine::transfer::upload;
 use crate::model::{Decoder, Generator};
-use crate::random::{Key, Uniforms};
+use crate::random::Uniforms;
 use crate::tokenizer::Token;
 use crate::zip::zip_equal;
 
-/// Samples `sampling.n` completions of every prompt; those of a prompt are adjacent. A second token is drawn
-/// where its confidence is at least `accept`.
+/// Samples the requested completions; those of a prompt are adjacent. A second token is drawn where its
+/// confidence is at least `accept`.
 pub fn rollout(
     decoder: &Decoder,
-    prompts: &[Prompt],
-    (sampling, accept): (&Sampling, f64),
-    key: Key,
+    request: &RolloutRequest,
+    accept: f64,
     control: &Control,
 ) -> Result<Vec<Completion>> {
-    let n = sampling.n.max(1) as usize;
-    let mut completions = vec![Completion::default(); prompts.len() * n];
-    let (order, units) = units(prompts.iter().map(|prompt| prompt.tokens.len()), n, ROWS, READ);
+    let n = request.n();
+    let mut completions = vec![Completion::default(); request.prompts.len() * n];
+    let (order, units) = units(request.prompts.iter().map(|prompt| prompt.tokens.len()), n, ROWS, READ);
     for unit in units {
-        let unit = Unit { decoder, prompts, unit: &order[unit], sampling, accept };
-        unit.write(key, control, &mut completions)?;
+        let unit = Unit { decoder, request, unit: &order[unit], accept };
+        unit.write(control, &mut completions)?;
     }
     Ok(completions)
 }
@@ -36,9 +34,9 @@ pub fn rollout(
 /// Prompts whose rows advance in lockstep.
 struct Unit<'a> {
     decoder: &'a Decoder,
-    prompts: &'a [Prompt<'a>],
+    request: &'a RolloutRequest,
+    /// Numbers of the prompts.
     unit: &'a [usize],
-    sampling: &'a Sampling,
     accept: f64,
 }
 
@@ -60,20 +58,21 @@ struct SampledRow {
 }
 
 impl Unit<'_> {
-    fn write(&self, key: Key, control: &Control, completions: &mut [Completion]) -> Result<()> {
-        let Unit { decoder, prompts, unit, sampling, .. } = *self;
-        let n = sampling.n.max(1) as usize;
+    fn write(&self, control: &Control, completions: &mut [Completion]) -> Result<()> {
+        let Unit { decoder, request, unit, .. } = *self;
+        let RolloutRequest { prompts, sampling, key } = request;
+        let n = request.n();
         let mut host_sampler = HostSampler::new(decoder.into());
         let row = |row: usize| {
             let (prompt, sample) = (unit[row / n], row % n);
             let most = sampling.max_tokens(prompts[prompt].limit) as usize;
-            let uniforms = prompts[prompt].uniforms(key, sample);
+            let uniforms = prompts[prompt].borrowed().uniforms(*key, sample);
             Row { index: prompt * n + sample, uniforms, most, place: row / n }
         };
         let mut rows: Vec<Row> = (0..unit.len() * n).map(row).collect();
         let mut width = unit.len();
         let longest = rows.iter().map(|row| row.most).max().unwrap_or(0);
-        let tokens: Vec<&[Token]> = unit.iter().map(|&prompt| prompts[prompt].tokens).collect();
+        let tokens: Vec<&[Token]> = unit.iter().map(|&prompt| prompts[prompt].tokens.as_slice()).collect();
         // A step takes two entries of the cache, whether it draws one token or two.
         let mut generator = Generator::start(decoder, &tokens, 2 * longest);
         loop {
@@ -154,16 +153,17 @@ impl Unit<'_> {
         logits: &mut [f32],
         completions: &mut [Completion],
     ) -> Result<Vec<bool>> {
-        let n = self.sampling.n.max(1) as usize;
+        let RolloutRequest { prompts, sampling, .. } = self.request;
+        let n = self.request.n();
         let mut drawing = Vec::with_capacity(rows.len());
         for (row, &place) in zip_equal(&mut rows, places) {
             let Completion { tokens, verdicts, .. } = &completions[row.index];
-            let seen = [self.prompts[row.index / n].tokens, tokens.as_slice()];
+            let seen = [prompts[row.index / n].tokens.as_slice(), tokens.as_slice()];
             let uniforms = &mut row.uniforms;
-            drawing.push(host_sampler::DrawRow { sampling: self.sampling, uniforms, place, seen, verdicts });
+            drawing.push(host_sampler::DrawRow { sampling, uniforms, place, seen, verdicts });
         }
         let draws = host_sampler.draw(&mut drawing, logits, None);
-        let stop = Stop::new(&self.sampling.stop, &self.decoder.tokenizer);
+        let stop = Stop::new(&sampling.stop, &self.decoder.tokenizer);
         let mut goes_on = Vec::with_capacity(rows.len());
         for (row, draw) in zip_equal(rows, draws) {
             let completion = &mut completions[row.index];

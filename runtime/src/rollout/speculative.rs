@@ -8,7 +8,8 @@
 use mopd_plan::Sampling;
 use serde::{Deserialize, Serialize};
 
-use super::sampler::{SampledToken, TokenDistribution, pick, summed};
+use super::guided::CombinedWeights;
+use super::sampler::{SampledToken, TokenDistribution};
 use super::stop::Stop;
 use super::{Author, Completion, GuidanceStep, Guide, MemoryBudget, Prompt, rollout};
 use crate::control::Control;
@@ -61,7 +62,7 @@ pub(super) fn verified(
     Verification { block, rejects }: Verification,
     verdicts: &[DraftVerdict],
     uniforms: &mut Uniforms,
-    (more, ends): (&mut Vec<f32>, &mut Vec<f64>),
+    residual: &mut CombinedWeights,
 ) -> Option<SampledToken> {
     let drawn = |entry: usize, verdict: DraftVerdict| SampledToken {
         token: entry as Token,
@@ -77,13 +78,11 @@ pub(super) fn verified(
     if !rejects && uniforms.uniform() * q < p {
         return Some(drawn(draft, DraftVerdict::Stood));
     }
-    more.clear();
     let left = |entry: usize| (teacher.probability(entry) - own.probability(entry)).max(0.0) as f32;
-    more.extend((0..teacher.weights.len()).map(left));
     // The residual is 0 where p and q differ by rounding only, or are equal and `rejects` is set.
-    let entry = match summed(more, ends) {
+    let entry = match residual.set((0..teacher.weights.len()).map(left)) {
         0.0 => teacher.pick(uniforms.uniform())?,
-        _ => pick(more, ends, uniforms.uniform())?,
+        _ => residual.pick(uniforms.uniform())?,
     };
     Some(drawn(entry, DraftVerdict::Corrected { draft: draft as Token }))
 }
@@ -107,7 +106,8 @@ pub fn speculative(
     [student, teacher]: [&Decoder; 2],
     verification: Verification,
     prompts: &[Prompt],
-    (sampling, key): (&Sampling, Key),
+    sampling: &Sampling,
+    key: Key,
     budget: MemoryBudget,
     control: &Control,
 ) -> Result<Vec<(Completion, Vec<RejectedTail>)>> {

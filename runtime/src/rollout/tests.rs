@@ -452,8 +452,7 @@ fn a_guide_reads_what_is_written() {
         assert!(preempted > 0, "no budget was too small for what came");
         let in_step = in_step::rollout(
             by(guidance),
-            &requests,
-            (&sampling, key),
+            &RolloutRequest::new(&requests, &sampling, key),
             ENOUGH,
             &uncancellable(),
             &mut |_| Ok(()),
@@ -534,8 +533,7 @@ fn rows_in_step_write_the_same() {
         for (author, budget) in std::iter::once((&decoder, ENOUGH)).chain(by_operators) {
             let in_step = in_step::rollout(
                 author,
-                &requests(&prompts),
-                (&settings, key),
+                &RolloutRequest::new(&requests(&prompts), &settings, key),
                 budget,
                 &uncancellable(),
                 &mut |_| Ok(()),
@@ -567,7 +565,8 @@ fn stopping_ends_long_completions_within_a_second() {
         let outcome = match continuous {
             true => rollout(&decoder, &requests, &settings, key, ENOUGH, &control),
             false => {
-                in_step::rollout(&decoder, &requests, (&settings, key), ENOUGH, &control, &mut |_| Ok(()))
+                let request = RolloutRequest::new(&requests, &settings, key);
+                in_step::rollout(&decoder, &request, ENOUGH, &control, &mut |_| Ok(()))
             }
         };
         assert!(matches!(outcome, Err(Error::Interrupted)));

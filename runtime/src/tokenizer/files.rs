@@ -15,6 +15,9 @@ pub struct TokenizerFiles {
     pub place: PathBuf,
     /// Name and content, by name.
     pub files: Vec<(String, Vec<u8>)>,
+    /// `eos_token_id` of the model's `config.json`, which the reference library reads where there is no
+    /// `generation_config.json`.
+    pub model_ends: Option<Value>,
 }
 
 /// Merges, vocabulary, normalisation and splitting; the only required file.
@@ -24,6 +27,9 @@ pub const SPECIAL: &str = "special_tokens_map.json";
 /// Ids by token, in folders that were saved before `tokenizer_config.json` had them.
 pub const ADDED: &str = "added_tokens.json";
 pub const GENERATION: &str = "generation_config.json";
+/// The model's own configuration, which has the settings of generation in folders without a file for them.
+const MODEL: &str = "config.json";
+const ENDS: &str = "eos_token_id";
 const TEMPLATE: &str = "chat_template.jinja";
 /// Folder of named templates, such as `tool_use.jinja`.
 const TEMPLATES: &str = "additional_chat_templates";
@@ -64,7 +70,10 @@ impl TokenizerFiles {
                 files.extend(read(&folder.join(&name))?.map(|content| (name, content)));
             }
         }
-        let files = TokenizerFiles { place: folder.to_owned(), files };
+        let mut files = TokenizerFiles { place: folder.to_owned(), files, model_ends: None };
+        if files.find(GENERATION).is_none() {
+            files.model_ends = read(&folder.join(MODEL))?.and_then(|content| model_ends(&content));
+        }
         if files.find(TOKENIZER).is_none() {
             let other = OTHERS.into_iter().find(|name| folder.join(name).exists());
             return Err(TokenizerError::new(&folder.join(TOKENIZER), "there is no such file").help(
@@ -99,6 +108,7 @@ impl TokenizerFiles {
         let config = self.object(CONFIG)?;
         let special = self.object(SPECIAL)?;
         let generation = self.object(GENERATION)?;
+        let ends = generation.get(ENDS).or(self.model_ends.as_ref());
         let token = |name: &str| {
             let of = |map: &serde_json::Map<String, Value>| {
                 let value = map.get(name)?;
@@ -111,27 +121,28 @@ impl TokenizerFiles {
             end: token("eos_token"),
             padding: token("pad_token"),
             unknown: token("unk_token"),
-            generation_ends: self.ids(&generation, "eos_token_id")?,
-            generation_padding: self.ids(&generation, "pad_token_id")?.first().copied(),
+            generation_ends: self.ids(ends, ENDS)?,
+            generation_padding: self.ids(generation.get("pad_token_id"), "pad_token_id")?.first().copied(),
             templates: self.templates(&config)?,
         })
     }
 
+    /// The file that has the settings of generation.
+    pub fn of_generation(&self) -> &'static str {
+        if self.model_ends.is_some() { MODEL } else { GENERATION }
+    }
+
     /// A token id or a list of them.
-    fn ids(
-        &self,
-        generation: &serde_json::Map<String, Value>,
-        name: &str,
-    ) -> Result<Vec<u32>, TokenizerError> {
+    fn ids(&self, given: Option<&Value>, name: &str) -> Result<Vec<u32>, TokenizerError> {
         let id = |value: &Value| {
             value.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| {
                 self.error(
-                    GENERATION,
+                    self.of_generation(),
                     format!("`{name}` must be a token's id or a list of them, not {value}"),
                 )
             })
         };
-        match generation.get(name) {
+        match given {
             None | Some(Value::Null) => Ok(Vec::new()),
             Some(Value::Array(values)) => values.iter().map(id).collect(),
             Some(value) => Ok(vec![id(value)?]),
@@ -205,6 +216,14 @@ impl TokenizerSettings {
         ];
         tokens.into_iter().filter_map(|(name, token)| Some((name, token.clone()?))).collect()
     }
+}
+
+/// `eos_token_id` of a `config.json`, or of the text model in it.
+fn model_ends(config: &[u8]) -> Option<Value> {
+    // The reader of the model reports a damaged file.
+    let config: Value = serde_json::from_slice(config).ok()?;
+    let ends = |config: &Value| config.get(ENDS).filter(|ends| !ends.is_null()).cloned();
+    ends(&config).or_else(|| ends(config.get("text_config")?))
 }
 
 /// The content of a file; `None` where it does not exist.

@@ -10,7 +10,7 @@ use serde::Serialize;
 use tokenizers::Encoding;
 
 use super::added::check_added_tokens;
-use super::files::{GENERATION, TOKENIZER, TokenizerFiles};
+use super::files::{TOKENIZER, TokenizerFiles};
 use super::growth::{NormalizerGrowth, check_decoder};
 use super::{ByteSpan, TokenizerError};
 use crate::tokenizer::Token;
@@ -87,6 +87,66 @@ fn shared(content: &[u8]) -> tokenizers::Result<Arc<tokenizers::Tokenizer>> {
     Ok(tokenizer)
 }
 
+/// The number of ids, and those below it that have no token.
+fn ids(
+    tokenizer: &tokenizers::Tokenizer,
+    files: &TokenizerFiles,
+) -> Result<(usize, Vec<Token>), TokenizerError> {
+    let ids: HashSet<u32> = tokenizer.get_vocab(true).into_values().collect();
+    let vocabulary = ids.iter().max().map_or(0, |id| *id as usize + 1);
+    if vocabulary == 0 {
+        return Err(files.error(TOKENIZER, "the vocabulary is empty"));
+    }
+    let tokens = tokenizer.get_vocab_size(true);
+    if vocabulary > 2 * tokens + HOLES {
+        // Every id has a row of the embedding.
+        return Err(files.error(TOKENIZER, format!("its {tokens} tokens have ids up to {}", vocabulary - 1)));
+    }
+    let absent = (0..vocabulary as Token).filter(|id| !ids.contains(&(*id as u32))).collect();
+    Ok((vocabulary, absent))
+}
+
+/// The tokens that end a completion, at least one: the tokenizer's own first, then those of the settings of
+/// generation.
+fn ends(
+    own: Option<Token>,
+    of_generation: &[u32],
+    vocabulary: usize,
+    files: &TokenizerFiles,
+) -> Result<Vec<Token>, TokenizerError> {
+    let mut ends: Vec<Token> = own.into_iter().collect();
+    for end in of_generation.iter().map(|&end| Token::from(end)) {
+        if end as usize >= vocabulary {
+            let problem = format!("the end token {end} is not in the vocabulary of {vocabulary} tokens");
+            return Err(files.error(files.of_generation(), problem));
+        }
+        if !ends.contains(&end) {
+            ends.push(end);
+        }
+    }
+    if ends.is_empty() {
+        return Err(files
+            .error("tokenizer_config.json", "no token ends a completion")
+            .help("name it as `eos_token`, or its id as `eos_token_id` in generation_config.json"));
+    }
+    Ok(ends)
+}
+
+/// The chat templates, by name and source; `special` are their variables for special tokens.
+fn templates(
+    sources: &[(String, String)],
+    special: &[(&'static str, String)],
+    files: &TokenizerFiles,
+) -> Result<Vec<ChatTemplate>, TokenizerError> {
+    let template = |(name, source): &(String, String)| {
+        ChatTemplate::new(name, source, special.to_vec()).map_err(|error| match error {
+            ChatError::Bounds { .. } => files.error("chat_template.jinja", error),
+            _ => files.error("chat_template.jinja", format!("the chat template `{name}`: {error}")),
+        })
+    };
+    sources.iter().map(template).collect()
+}
+
 impl std::fmt::Debug for PretrainedTokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Pretrained({}, {})", self.0.files.place.display(), self.0.hash)
@@ -112,19 +172,7 @@ impl PretrainedTokenizer {
         let content = files.find(TOKENIZER).ok_or_else(|| files.error(TOKENIZER, "there is no such file"))?;
         let tokenizer = shared(content).map_err(|error| files.error(TOKENIZER, error))?;
         let settings = files.settings()?;
-        let ids: HashSet<u32> = tokenizer.get_vocab(true).into_values().collect();
-        let vocabulary = ids.iter().max().map_or(0, |id| *id as usize + 1);
-        if vocabulary == 0 {
-            return Err(files.error(TOKENIZER, "the vocabulary is empty"));
-        }
-        let tokens = tokenizer.get_vocab_size(true);
-        if vocabulary > 2 * tokens + HOLES {
-            // Every id has a row of the embedding.
-            return Err(
-                files.error(TOKENIZER, format!("its {tokens} tokens have ids up to {}", vocabulary - 1))
-            );
-        }
-        let absent = (0..vocabulary as Token).filter(|id| !ids.contains(&(*id as u32))).collect();
+        let (vocabulary, absent) = ids(&tokenizer, &files)?;
         let id =
             |token: &Option<String>, name: &str| match token {
                 None => Ok(None),
@@ -135,24 +183,11 @@ impl PretrainedTokenizer {
                 },
             };
         let begin = id(&settings.begin, "begin")?;
-        let mut ends: Vec<Token> = id(&settings.end, "end")?.into_iter().collect();
-        for end in settings.generation_ends.iter().map(|&end| Token::from(end)) {
-            if end as usize >= vocabulary {
-                let problem = format!("the end token {end} is not in the vocabulary of {vocabulary} tokens");
-                return Err(files.error(GENERATION, problem));
-            }
-            if !ends.contains(&end) {
-                ends.push(end);
-            }
-        }
-        let Some(&end) = ends.first() else {
-            return Err(files
-                .error("tokenizer_config.json", "no token ends a completion")
-                .help("name it as `eos_token`, or its id as `eos_token_id` in generation_config.json"));
-        };
+        let end = id(&settings.end, "end")?;
+        let ends = ends(end, &settings.generation_ends, vocabulary, &files)?;
         let padding = id(&settings.padding, "padding")?
             .or(settings.generation_padding.map(Token::from).filter(|&id| (id as usize) < vocabulary))
-            .unwrap_or(end);
+            .unwrap_or(ends[0]);
         let growth = NormalizerGrowth::new(&tokenizer);
         let decoder = serde_json::to_value(tokenizer.get_decoder()).unwrap_or_default();
         check_decoder(&decoder).map_err(|error| files.error(TOKENIZER, error))?;
@@ -170,13 +205,7 @@ impl PretrainedTokenizer {
             return Err(files.error(TOKENIZER, problem));
         }
         let mut special = settings.of_templates();
-        let templates = settings.templates.iter().map(|(name, source)| {
-            ChatTemplate::new(name, source, special.clone()).map_err(|error| match error {
-                ChatError::Bounds { .. } => files.error("chat_template.jinja", error),
-                _ => files.error("chat_template.jinja", format!("the chat template `{name}`: {error}")),
-            })
-        });
-        let templates = templates.collect::<Result<Vec<ChatTemplate>, TokenizerError>>()?;
+        let templates = templates(&settings.templates, &special, &files)?;
         let canonical = tokenizer.to_string(false).map_err(|error| files.error(TOKENIZER, error))?;
         if templates.is_empty() {
             // Only templates read them.

@@ -510,3 +510,32 @@ fn ids_are_of_the_vocabulary() {
     let problem = spoilt("a", |tokenizer| tokenizer["post_processor"] = begins_with(u32::MAX));
     assert!(problem.contains("begins texts with the id 4294967295, but ids end at"), "{problem}");
 }
+
+/// As the reference library does (`GenerationConfig.from_model_config`).
+#[test]
+fn the_models_configuration_names_the_ends_where_no_other_file_does() {
+    let name = expected()["tokenizers"].as_object().unwrap().keys().next().unwrap().clone();
+    let folder = copy(&name);
+    let _ = fs::remove_file(folder.path().join("generation_config.json"));
+    let own = load(&folder).ends().to_vec();
+    let other: Token = (0..).find(|id| !own.contains(id)).unwrap();
+    let both: Vec<Token> = own.iter().copied().chain([other]).collect();
+    for config in [
+        json!({ "eos_token_id": other }),
+        json!({ "eos_token_id": [other, own[0]], "text_config": { "eos_token_id": 3 } }),
+        json!({ "eos_token_id": null, "text_config": { "eos_token_id": other } }),
+    ] {
+        change(&folder, "config.json", |value| *value = config.clone());
+        assert_eq!(load(&folder).ends(), both, "{config}");
+        // It is the model's file: a student has its own.
+        assert!(TokenizerFiles::read(folder.path()).unwrap().find("config.json").is_none());
+    }
+    change(&folder, "config.json", |config| config["eos_token_id"] = json!(100_000));
+    let error = PretrainedTokenizer::load(folder.path()).unwrap_err().to_string();
+    assert!(
+        error.contains("config.json: the end token 100000") && !error.contains("generation_config"),
+        "{error}"
+    );
+    change(&folder, "generation_config.json", |generation| generation["eos_token_id"] = json!(own[0]));
+    assert_eq!(load(&folder).ends(), own);
+}

@@ -13,7 +13,7 @@ use crate::data::numbers::{number, read, text};
 use crate::data::rows::DataRow;
 use crate::data::{Field, FieldKind, trajectory};
 use crate::tokenizer::chat::Conversation;
-use crate::tokenizer::json::{Json, Object, describe};
+use crate::tokenizer::json::{Json, JsonNumber, Object, describe};
 use crate::zip::zip_equal;
 
 /// A dataset that is being read.
@@ -111,7 +111,7 @@ impl<'a> DatasetReader<'a> {
             self.left_out += 1;
             return Ok(ControlFlow::Continue(()));
         }
-        let whole = row.whole.take().map(|object| self.whole(object));
+        let whole = row.whole.take().map(|object| self.whole(object)).transpose()?;
         let arms = self.request.routes.iter().map(|conditions| self.arm(conditions, &row));
         let arms: Vec<u32> = arms.collect::<Result<_, _>>()?;
         let numbers = self.request.numbers.iter().map(|formula| self.number(formula, &row));
@@ -159,8 +159,25 @@ impl<'a> DatasetReader<'a> {
     }
 
     /// A whole row as JSON, with the field names that the domain gives.
-    fn whole(&self, object: Object) -> String {
-        Json::Object(self.request.source.renamed(object).into_iter().collect()).to_string()
+    fn whole(&self, object: Object) -> Result<String, DataProblem> {
+        let object: Object = self.request.source.renamed(object).into_iter().collect();
+        for (field, value) in &object {
+            // The program that reads the row gets a number's value. A field of a reward is its text, or the
+            // decimal number.
+            let needed = self.request.texts().find(|needed| needed.name == field);
+            let keeps = |number: &JsonNumber| match needed.map(|needed| needed.kind) {
+                Some(FieldKind::Number) => number.is_exact(),
+                Some(_) => !number.is_rewritten(),
+                None => true,
+            };
+            match value {
+                Json::Number(number) if !keeps(number) => {
+                    return Err(DataProblem::rewritten(field, number));
+                }
+                value => readable(field, value)?,
+            }
+        }
+        Ok(Json::Object(object).to_string())
     }
 
     /// A prompt, with its conversation, for each turn of a trajectory.
@@ -169,6 +186,7 @@ impl<'a> DatasetReader<'a> {
         // Tables have no columns of free structure, so lists of messages may be JSON text.
         let parsed = if let Json::String(text) = value { Json::parse(text).ok() } else { None };
         let turns = trajectory::turns(field, parsed.as_ref().unwrap_or(value))?;
+        readable(field, parsed.as_ref().unwrap_or(value))?;
         if self.request.format == &PromptFormat::Text {
             return turns.iter().map(|turn| Ok((turn.text(field)?, String::new()))).collect();
         }
@@ -240,6 +258,7 @@ impl<'a> DatasetReader<'a> {
                         found: describe(&value),
                     });
                 }
+                readable(name, &value)?;
                 parts.insert(name.to_owned(), value);
             }
         }
@@ -271,6 +290,7 @@ impl<'a> DatasetReader<'a> {
             Json::Array(messages) => {
                 Conversation::new(value, system.as_deref())
                     .map_err(|error| DataProblem::Chat { error: Box::new(error) })?;
+                readable(field, value)?;
                 parts.insert(MESSAGES.to_owned(), value.clone());
                 last_question(messages)
             }
@@ -278,6 +298,11 @@ impl<'a> DatasetReader<'a> {
         };
         Ok((prompt, if parts.is_empty() { String::new() } else { Json::Object(parts).to_string() }))
     }
+}
+
+/// Refuses a value with a number that programs and templates would read as another one.
+fn readable(field: &str, value: &Json) -> Result<(), DataProblem> {
+    value.long_number().map_or(Ok(()), |number| Err(DataProblem::rewritten(field, number)))
 }
 
 /// The text of the last message that is not the assistant's.

@@ -242,9 +242,22 @@ fn softcap(keys: &MetadataKeys, key: &str, default: Option<f64>) -> Result<Optio
     Ok(keys.number(key)?.or(default).filter(|cap| *cap > 0.0))
 }
 
-/// The family determines which layers have a window and which apply rotary embeddings.
+/// The family determines which layers have a window and which apply rotary embeddings. Where a file does not
+/// say, llama.cpp's window is 4096 for Gemma 2, and none for the others.
 fn attention(keys: &MetadataKeys, family: ModelFamily, layers: usize) -> Result<Vec<LayerAttention>, String> {
-    let window = keys.size("attention.sliding_window")?.filter(|window| *window > 0);
+    let default = (family == ModelFamily::Gemma2).then_some(4096);
+    let window = keys.size("attention.sliding_window")?.or(default).filter(|window| *window > 0);
+    let period = match family {
+        ModelFamily::Gemma2 => Some(2),
+        ModelFamily::Gemma3 => Some(6),
+        _ => None,
+    };
+    let pattern = "attention.sliding_window_pattern";
+    if let Some(given) = keys.get(pattern).filter(|_| period.is_some())
+        && !matches!((given, period), (GgufValue::Unsigned(given), Some(period)) if *given == period)
+    {
+        return keys.wrong(pattern, given);
+    }
     let layer = |layer: usize| match family {
         ModelFamily::Gemma2 => {
             LayerAttention { window: window.filter(|_| layer.is_multiple_of(2)), rotary: true }
@@ -265,14 +278,24 @@ fn scaling(
     context: usize,
     frequencies: Option<&[f32]>,
 ) -> Result<RopeScaling, String> {
+    let given = match keys.number("rope.scaling.factor")? {
+        // The older key.
+        None => keys.number("rope.scale_linear")?,
+        factor => factor,
+    };
+    let given = given.filter(|factor| *factor > 0.0);
+    let changes = given.is_some_and(|factor| factor != 1.0);
+    // Without a type, llama.cpp scales linearly.
+    let kind = keys.text("rope.scaling.type")?.unwrap_or(if changes { "linear" } else { "none" });
     if let Some(frequencies) = frequencies {
+        if changes && kind != "none" {
+            return Err("rotary positions are scaled twice, by a factor and by the tensor \
+                        rope_freqs.weight, which is not supported"
+                .to_owned());
+        }
         return llama3(frequencies, head_width, theta);
     }
-    let kind = keys.text("rope.scaling.type")?.unwrap_or("none");
-    let factor = || {
-        let factor = keys.number("rope.scaling.factor")?.filter(|factor| *factor > 0.0);
-        factor.ok_or_else(|| format!("`{}` is missing", keys.name("rope.scaling.factor")))
-    };
+    let factor = || given.ok_or_else(|| format!("`{}` is missing", keys.name("rope.scaling.factor")));
     match kind {
         "none" => Ok(RopeScaling::None),
         "linear" => Ok(RopeScaling::Linear { factor: factor()? }),

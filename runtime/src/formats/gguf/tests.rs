@@ -138,6 +138,67 @@ fn damaged_files_are_errors_wherever_the_damage_is() {
     }
 }
 
+/// As llama.cpp reads them (`load_hparams`).
+#[test]
+fn settings_that_a_file_leaves_out_have_the_defaults_of_llama_cpp() {
+    let contents = |name: &str| {
+        let file = MappedFile::open(&fixture(name)).unwrap();
+        parse::parse(file.bytes()).unwrap()
+    };
+    let rope = |values: &[(&str, GgufValue)], frequencies| {
+        let mut contents = contents("llama.gguf");
+        contents.metadata.retain(|key, _| !key.contains("rope.scal"));
+        contents.metadata.extend(values.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
+        config::config(&contents, frequencies).map(|config| config.rope.scaling)
+    };
+    let factor = |factor| ("llama.rope.scaling.factor", GgufValue::Float(factor));
+    let linear = Ok(RopeScaling::Linear { factor: 4.0 });
+    assert_eq!(rope(&[factor(4.0)], None), linear, "without a type");
+    assert_eq!(rope(&[("llama.rope.scale_linear", GgufValue::Float(4.0))], None), linear, "the older key");
+    let none = ("llama.rope.scaling.type", GgufValue::Text("none".to_owned()));
+    for values in [vec![], vec![factor(1.0)], vec![factor(0.0)], vec![factor(4.0), none]] {
+        assert_eq!(rope(&values, None), Ok(RopeScaling::None), "{values:?}");
+    }
+    let twice = rope(&[factor(4.0)], Some(&[1.0; 4])).unwrap_err();
+    assert!(twice.contains("scaled twice"), "{twice}");
+
+    // Gemma 2 has every second layer in a window of 4096; the files of Gemma 3 always have its width.
+    let gemma = |architecture: &str, values: &[(&str, GgufValue)]| {
+        let mut contents = contents("gemma3.gguf");
+        let renamed = contents.metadata.into_iter().filter(|(key, _)| !key.contains("sliding_window"));
+        let renamed =
+            renamed.map(|(key, value)| (key.replace("gemma3.", &format!("{architecture}.")), value));
+        contents.metadata = renamed.collect();
+        contents.metadata.insert("general.architecture".into(), GgufValue::Text(architecture.to_owned()));
+        contents
+            .metadata
+            .extend(values.iter().map(|(key, value)| (format!("{architecture}.{key}"), value.clone())));
+        let config = config::config(&contents, None)?;
+        Ok::<_, String>((config.attention[0].window, config.attention[1].window))
+    };
+    assert_eq!(gemma("gemma2", &[]), Ok((Some(4096), None)));
+    assert_eq!(gemma("gemma2", &[("attention.sliding_window", GgufValue::Unsigned(8))]), Ok((Some(8), None)));
+    assert_eq!(gemma("gemma3", &[]), Ok((None, None)));
+    let pattern = |period| [("attention.sliding_window_pattern", GgufValue::Unsigned(period))];
+    assert_eq!(gemma("gemma2", &pattern(2)), Ok((Some(4096), None)));
+    assert!(gemma("gemma2", &pattern(4)).unwrap_err().contains("sliding_window_pattern"));
+}
+
+/// Files of Llama 3 from before llama.cpp wrote `add_bos_token`.
+#[test]
+fn texts_begin_as_in_llama_cpp_where_a_file_does_not_say() {
+    for (pre, begins) in [("llama-bpe", true), ("gpt-2", false), ("qwen2", false)] {
+        let bytes = fs::read(fixture(&format!("tokenizer.{pre}.gguf"))).unwrap();
+        let mut metadata = parse::parse(&bytes).unwrap().metadata;
+        metadata.remove("tokenizer.ggml.add_bos_token");
+        let files = tokenizer::files(&metadata).unwrap();
+        let tokenizer = tokenizers::Tokenizer::from_bytes(&files[0].1).unwrap();
+        let begin = tokenizer.token_to_id("<|start|>");
+        let encoded = tokenizer.encode("a b", true).unwrap();
+        assert_eq!(encoded.get_ids().first() == begin.as_ref(), begins, "{pre}");
+    }
+}
+
 #[test]
 fn problems_are_named() {
     let problem = |bytes: &[u8]| parse::parse(bytes).unwrap_err();

@@ -33,11 +33,14 @@ macro_rules! words_and_digits {
 const THREE_DIGITS: &str = words_and_digits!(r"\p{N}{1,3}");
 const ONE_DIGIT: &str = words_and_digits!(r"\p{N}");
 
+/// Names of Llama 3's way to split text.
+const LLAMA_3: [&str; 3] = ["llama-bpe", "llama3", "llama-v3"];
+
 fn splitting(name: &str) -> Option<PreTokenizer> {
     Some(match name {
         "gpt-2" => PreTokenizer::Gpt2,
         "smollm" => PreTokenizer::Digits,
-        "llama-bpe" | "llama3" | "llama-v3" => {
+        name if LLAMA_3.contains(&name) => {
             PreTokenizer::Pattern { pattern: THREE_DIGITS, normalises: false, keeps_whole_words: true }
         }
         "qwen2" => PreTokenizer::Pattern { pattern: ONE_DIGIT, normalises: true, keeps_whole_words: false },
@@ -86,6 +89,13 @@ fn flag(metadata: &Metadata, key: &str) -> Option<bool> {
         Some(GgufValue::Flag(flag)) => Some(*flag),
         _ => None,
     }
+}
+
+/// Whether texts begin with the `bos` token. Where a file does not say, llama.cpp decides by how it splits
+/// text.
+fn begins(metadata: &Metadata) -> bool {
+    let by_default = || text(metadata, "pre").is_some_and(|pre| LLAMA_3.contains(&pre));
+    flag(metadata, "add_bos_token").unwrap_or_else(by_default)
 }
 
 /// The id of a special token such as `eos` or `bos`.
@@ -148,8 +158,7 @@ fn added(metadata: &Metadata, tokens: &[&str]) -> Result<Vec<Json>, String> {
     };
     // End and beginning count as control tokens whatever kind the file gives them, because chat templates
     // write them as text. A beginning token that is never added may be any token.
-    let begins = flag(metadata, "add_bos_token") == Some(true);
-    let marks = [special(metadata, "eos"), special(metadata, "bos").filter(|_| begins)];
+    let marks = [special(metadata, "eos"), special(metadata, "bos").filter(|_| begins(metadata))];
     let kind = |id: usize| {
         let given = match kinds.and_then(|kinds| kinds.get(id)) {
             Some(GgufValue::Signed(kind)) => kind,
@@ -214,7 +223,7 @@ fn pre_tokenizer(splitting: &PreTokenizer) -> Json {
 /// configuration.
 fn post_processor(metadata: &Metadata, tokens: &[&str]) -> Json {
     let begin = || {
-        let id = special(metadata, "bos").filter(|_| flag(metadata, "add_bos_token") == Some(true))?;
+        let id = special(metadata, "bos").filter(|_| begins(metadata))?;
         Some((id, token(tokens, id)?))
     };
     let Some((id, token)) = begin() else { return Json::Null };

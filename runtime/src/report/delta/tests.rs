@@ -2,12 +2,16 @@
 
 use super::*;
 
+fn change<'a>(now: &'a [f32], then: &'a [f32]) -> WeightChange<'a> {
+    WeightChange { now, then }
+}
+
 #[test]
 fn every_number_is_the_one_of_its_definition() {
     let then = [1.0f32, -2.0, 0.5, 0.0, 3.0, 1.0];
     let now = [1.0f32, -2.5, 0.5 + 1e-6, 1e-4, 3.0, 1.0 + 1.0 / 64.0];
     let other = [1.5f32, -2.5, 0.5, 0.0, 3.0, 1.0];
-    let sums = Sums::of((&now, &then), Some((&other, &then)), 1e-5);
+    let sums = Sums::of(change(&now, &then), Some(change(&other, &then)), 1e-5);
     let changes: Vec<f64> = (0..6).map(|at| f64::from(now[at]) - f64::from(then[at])).collect();
     let others: Vec<f64> = (0..6).map(|at| f64::from(other[at]) - f64::from(then[at])).collect();
     let dot = |one: &[f64], other: &[f64]| one.iter().zip(other).map(|(a, b)| a * b).sum::<f64>();
@@ -25,12 +29,12 @@ fn every_number_is_the_one_of_its_definition() {
     // Changed beyond 1e-5: the second, fourth and last number; in the other model the first two.
     near(overlap.jaccard, 1.0 / 4.0);
     // The sums of two parts add up to those of the whole.
-    let mut parts = Sums::of((&now[..2], &then[..2]), Some((&other[..2], &then[..2])), 1e-5);
-    parts.add(&Sums::of((&now[2..], &then[2..]), Some((&other[2..], &then[2..])), 1e-5));
+    let mut parts = Sums::of(change(&now[..2], &then[..2]), Some(change(&other[..2], &then[..2])), 1e-5);
+    parts.add(&Sums::of(change(&now[2..], &then[2..]), Some(change(&other[2..], &then[2..])), 1e-5));
     let whole = parts.delta("x".to_owned(), true);
     near(Some(whole.norm), delta.norm);
     assert_eq!((whole.changed, whole.changed_in_bfloat16, whole.changed_beyond), (4, 3, 3));
-    let nothing = Sums::of((&then, &then), Some((&now, &then)), 0.0).delta("x".to_owned(), true);
+    let nothing = Sums::of(change(&then, &then), Some(change(&now, &then)), 0.0).delta("x".to_owned(), true);
     assert_eq!((nothing.norm, nothing.changed, nothing.overlap.unwrap().cosine), (0.0, 0, None));
 }
 

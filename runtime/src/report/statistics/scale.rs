@@ -24,7 +24,8 @@ impl<'a> NormalizedScale<'a> {
     /// The scale of columns with these names. `None`, with a warning, if the row that scores 1 does not
     /// exceed the row that scores 0. Also warns of a difference that may be chance.
     pub fn new(
-        (zero, one): (&'a TableEntry<'a>, &'a TableEntry<'a>),
+        zero: &'a TableEntry<'a>,
+        one: &'a TableEntry<'a>,
         names: &[&str],
         bounded: &[bool],
         seeds: &[u64],

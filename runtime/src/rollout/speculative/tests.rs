@@ -61,14 +61,14 @@ fn trajectory(
     length: usize,
 ) -> Vec<SampledToken> {
     let mut uniforms = Key::new(1, 0, Purpose::Sample, 0).row(0, 0);
-    let (mut scratch, mut more, mut ends) = ([Scratch::default(), Scratch::default()], vec![], vec![]);
+    let mut scratch = [Scratch::default(), Scratch::default()];
+    let mut residual = CombinedWeights::default();
     let (mut drawn, mut verdicts): (Vec<SampledToken>, Vec<DraftVerdict>) = Default::default();
     for _ in 0..length {
         let [own, teacher] = &mut scratch;
         let own = weigh(logits[0], sampling, [&[], &[]], own).unwrap();
         let teacher = weigh(logits[1], sampling, [&[], &[]], teacher).unwrap();
-        let buffers = (&mut more, &mut ends);
-        let draw = verified(&own, &teacher, verification, &verdicts, &mut uniforms, buffers).unwrap();
+        let draw = verified(&own, &teacher, verification, &verdicts, &mut uniforms, &mut residual).unwrap();
         verdicts.push(draw.verdict.unwrap());
         drawn.push(draw);
     }
@@ -163,7 +163,7 @@ fn drafted(
     let key = Key::new(1, 2, Purpose::Rollout, 3);
     let control = Control::new(std::io::sink());
     let budget = MemoryBudget(usize::MAX);
-    speculative(models, verification(block), prompts, (sampling, key), budget, &control).unwrap()
+    speculative(models, verification(block), prompts, sampling, key, budget, &control).unwrap()
 }
 
 fn prompts(count: usize) -> Vec<Vec<Token>> {
