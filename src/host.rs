@@ -234,7 +234,7 @@ pub fn is_run_folder(folder: &Path) -> bool {
 /// Whether an entry of a run's folder belongs to the copies of its sources. Other files may be the author's,
 /// who may have chosen the project's own folder for results.
 pub fn is_archived(name: &std::ffi::OsStr) -> bool {
-    ["source.mopd", "modules", "previous", "previous.part", "next.part"].iter().any(|known| name == *known)
+    ["source.mopd", "modules", "previous", ".previous.part", ".next.part"].iter().any(|known| name == *known)
 }
 
 /// The base folder of a file's data and sibling modules.

@@ -5,8 +5,7 @@ use std::process::{Command, Stdio};
 
 use serde::{Deserialize, Serialize};
 
-/// The file name in the results folder.
-pub const PROVENANCE: &str = "provenance.json";
+pub use mopd_store::results_folder::PROVENANCE;
 
 /// The provenance of a run. Other programs read this file, so fields are only ever added.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -14,9 +14,9 @@ use serde::Serialize;
 
 use crate::progress::utc;
 use crate::run_folder::ColumnTable;
+use mopd_store::WriteError;
 
-/// The file name in the results folder.
-pub const EVENTS: &str = "events.jsonl";
+pub use mopd_store::results_folder::EVENTS;
 
 /// An event for other programs, with the time of its arrival.
 pub fn json_line(event: &Event) -> String {
@@ -40,17 +40,17 @@ impl EventFile {
     ///
     /// # Errors
     /// If the file can't be written.
-    pub fn open(out: &Path) -> Result<EventFile, (PathBuf, io::Error)> {
+    pub fn open(out: &Path) -> Result<EventFile, WriteError> {
         let path = out.join(EVENTS);
         match whole_lines(&path) {
             Ok(file) => Ok(EventFile { path, file }),
-            Err(error) => Err((path, error)),
+            Err(source) => Err(WriteError { path, source }),
         }
     }
 
     /// # Errors
     /// If the file can't be written, or removed: a finished run has its Parquet files, and no events file.
-    pub fn note(&mut self, event: &Event) -> Result<(), (PathBuf, io::Error)> {
+    pub fn note(&mut self, event: &Event) -> Result<(), WriteError> {
         let done = match event {
             Event::Finished { .. } => std::fs::remove_file(&self.path).or_else(|error| match error.kind() {
                 io::ErrorKind::NotFound => Ok(()),
@@ -58,7 +58,7 @@ impl EventFile {
             }),
             event => self.file.write_all(json_line(event).as_bytes()),
         };
-        done.map_err(|error| (self.path.clone(), error))
+        done.map_err(|source| WriteError { path: self.path.clone(), source })
     }
 }
 
@@ -72,12 +72,19 @@ fn whole_lines(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
+/// A file, whatever its path: its inode, and when it was created, because inodes are used again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct FileIdentity {
+    inode: u64,
+    created: Option<SystemTime>,
+}
+
 /// The content of an events file up to some byte.
 #[derive(Default)]
 pub struct EventsSoFar {
     pub read: u64,
-    /// The file that was read: its inode, and when it was created, because inodes are used again.
-    file: Option<(u64, Option<SystemTime>)>,
+    /// The file that was read.
+    file: Option<FileIdentity>,
     /// By stage and seed: the rows of each step.
     steps: BTreeMap<(String, u64), BTreeMap<u32, Vec<MetricsRow>>>,
 }
@@ -95,7 +102,7 @@ impl EventsSoFar {
             Err(error) => return Err(error),
         };
         let about = file.metadata()?;
-        let identity = (about.ino(), about.created().ok());
+        let identity = FileIdentity { inode: about.ino(), created: about.created().ok() };
         if about.len() < self.read || self.file.is_some_and(|before| before != identity) {
             return Ok(FollowOutcome::Another);
         }

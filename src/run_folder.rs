@@ -14,10 +14,8 @@ use crate::problem::Problem;
 use crate::provenance::{PROVENANCE, RunProvenance};
 use crate::worker;
 
-pub const METRICS: &str = "metrics.parquet";
-pub const SAMPLES: &str = "samples.parquet";
-pub const REWARDS: &str = "rewards.parquet";
-pub const WEIGHTS: &str = "weights.parquet";
+use mopd_store::results_folder::ResultsFolder;
+pub use mopd_store::results_folder::{METRICS, REWARDS, SAMPLES, WEIGHTS};
 
 pub struct RunFolder {
     pub path: PathBuf,
@@ -53,6 +51,8 @@ impl RunFolder {
         let results: Option<Results> = if results_file.is_file() { Some(json(&results_file)?) } else { None };
         // Results of another plan are from an earlier run.
         let results = results.filter(|results| results.plan == plan.hash);
+        // So may those be that a run has not compared with its own keys yet.
+        let results = results.filter(|_| !ResultsFolder::at(path).is_undecided());
         let source = text(&path.join("source.mopd"))?;
         let mut modules = Vec::new();
         if let Ok(entries) = std::fs::read_dir(path.join("modules")) {

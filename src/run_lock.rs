@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use mopd_store::Lock;
 use mopd_store::files::remove_partial;
+use mopd_store::results_folder::ResultsFolder;
 
+use crate::archive;
 use crate::output::printable;
 use crate::problem::Problem;
 
@@ -13,10 +15,11 @@ use crate::problem::Problem;
 pub const LOCK: &str = ".lock";
 
 /// # Errors
-/// If there is a file in place of a results folder, or of a folder above it.
+/// If there is a file in place of a results folder, or of a folder above it, or if the folder has files of
+/// the user that a run would replace.
 pub fn check_folder(folder: &Path) -> Result<(), Problem> {
     let there = folder.ancestors().find(|path| path.symlink_metadata().is_ok());
-    let Some(file) = there.filter(|path| !path.is_dir()) else { return Ok(()) };
+    let Some(file) = there.filter(|path| !path.is_dir()) else { return archive::check(folder) };
     let message =
         format!("{} cannot be the folder of results: {} is a file", folder.display(), file.display());
     Err(Problem::usage("can't-write", message).help("name a folder, which may be new: `--out DIR`"))
@@ -26,6 +29,15 @@ pub fn check_folder(folder: &Path) -> Result<(), Problem> {
 pub struct RunLock {
     folder: PathBuf,
     lock: Lock,
+}
+
+impl Drop for RunLock {
+    fn drop(&mut self) {
+        // A folder that was deleted meanwhile has results and no plan. The next run must know whose they are.
+        if !self.lock.in_place().unwrap_or(true) {
+            ResultsFolder::at(&self.folder).mark();
+        }
+    }
 }
 
 impl RunLock {

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use comfy_table::{Attribute, Cell, CellAlignment, ContentArrangement, Table as Grid, presets};
+use mopd_plan::difference::NamedPlan;
 use mopd_plan::events::{Prediction, TimeRange};
 use mopd_plan::results::{Interval, Intervals, Results, Score, StageRecord, Table, TableRow};
 use mopd_plan::{Comparison, Evaluation, Plan};
@@ -15,11 +16,11 @@ use crate::output::{Style, counted};
 /// Every table with its caption, followed by one for each further metric. On a terminal, the best value of a
 /// column is bold.
 pub fn show(results: &Results, plan: &Plan, style: Style) -> String {
-    show_merged(results, &[(String::new(), plan)], style)
+    show_merged(results, &[NamedPlan { name: String::new(), plan }], style)
 }
 
-/// [`show`] for several runs with a merged table: their names and plans.
-pub fn show_merged(results: &Results, runs: &[(String, &Plan)], style: Style) -> String {
+/// [`show`] for several runs with a merged table.
+pub fn show_merged(results: &Results, runs: &[NamedPlan], style: Style) -> String {
     let tables = results.tables.iter().map(|table| {
         let mut shown =
             format!("{}\n\n{}\n", caption(table, runs, &results.seeds, style), grid(table, style));
@@ -67,9 +68,9 @@ pub fn distinct<T: PartialEq>(values: impl IntoIterator<Item = T>) -> Vec<T> {
     found
 }
 
-fn caption(table: &Table, runs: &[(String, &Plan)], seeds: &[u64], style: Style) -> String {
+fn caption(table: &Table, runs: &[NamedPlan], seeds: &[u64], style: Style) -> String {
     let by_run = |say: &dyn Fn(&str, &Plan, Option<&Comparison>) -> String| {
-        by_run(runs.iter().map(|(run, plan)| {
+        by_run(runs.iter().map(|NamedPlan { name: run, plan }| {
             let comparisons = &plan.experiment.comparisons;
             let comparison = comparisons.iter().find(|comparison| comparison.name == table.name);
             (run.clone(), say(run, plan, comparison))
@@ -337,6 +338,8 @@ mod tests {
             schema: SCHEMA,
             experiment: "e".to_owned(),
             plan: "h".to_owned(),
+            keys: None,
+            forks: Vec::new(),
             seeds: vec![1],
             versions: Versions { mopd: "0".to_owned(), libtorch: "0".to_owned() },
             device: None,

@@ -432,11 +432,56 @@ fn audit_discount_sets_how_much_later_tokens_count() {
     };
     assert_eq!(with("0"), "follows 1.00 * grad KL(student || teacher)");
     assert_eq!(with("1"), "follows 1.00 * grad KL(student || teacher) of whole completions");
-    assert_eq!(
-        with("0.75"),
-        "mixture: follows 0.25 * grad KL(student || teacher) + 0.75 * grad KL(student || teacher) of whole \
-         completions"
+    // Of two tokens 1 - 0.75 and 0.75 of these two are the gradient. Of three no factors are, because the
+    // weights 1, 0.75 and 0.75^2 are no sum of multiples of 1, 0, 0 and of 1, 1, 1.
+    let discounted = with("0.75");
+    assert!(
+        discounted.starts_with("no named divergence (nearest: KL(student || teacher) of whole completions"),
+        "{discounted}"
     );
+}
+
+#[test]
+fn factors_that_depend_on_the_length_are_told_for_two_lengths() {
+    let gap = "(student.logp - teacher.logp)";
+    says(
+        &format!("mean({gap}, over: sequence) * live student.logp"),
+        "by length: follows 0.50 * grad KL(student || teacher) of whole completions in completions of 2 \
+         tokens, follows 0.33 * grad KL(student || teacher) of whole completions in those of 3",
+    );
+    says(
+        &format!("sum({gap}, over: sequence) * live student.logp"),
+        "follows 1.00 * grad KL(student || teacher) of whole completions",
+    );
+}
+
+/// Two samples of three tokens from a vocabulary of seven have too many outcomes.
+#[test]
+fn an_audit_says_where_it_has_seen_one_length_only() {
+    let body = "let share = mean(reward, over: group)\nterm t = share * live kl(student || teacher, support: \
+                union(top_k(student, 8), top_k(teacher, 8), sampled), mass: tail) { when = position == 0 }";
+    let found = &audit(&objective(body), &ObjectiveUse::unknown()).terms[0].findings[0];
+    let note = "only completions of 2 tokens are enumerated here";
+    assert!(found.notes.iter().any(|known| known == note), "{found:?}");
+}
+
+/// Joined supports may hold most of a small vocabulary. A single entry outside of them is as good as a tail.
+#[test]
+fn a_truncated_divergence_is_told_from_the_whole_one() {
+    let most = "union(top_k(student, 8), top_k(teacher, 8), sampled)";
+    for (support, mass) in
+        [(most, "tail"), (most, "raw"), ("top_k(teacher, 4)", "tail"), ("nucleus(teacher, 0.999)", "tail")]
+    {
+        let divergence = format!("kl(student || teacher, support: {support}, mass: {mass})");
+        says(&format!("live {divergence}"), &format!("follows 1.00 * grad {divergence}"));
+        let first = objective(&format!("term t = live {divergence} {{ when = position == 0 }}"));
+        let found = &audit(&first, &ObjectiveUse::unknown()).terms[0].findings[0];
+        let Verdict::Weighted { of, .. } = &found.verdict else { panic!("{:?}", found.verdict) };
+        assert_eq!(*of, divergence);
+        if mass == "raw" {
+            assert_eq!(found.stationary_at_teacher, Some(false), "{divergence}");
+        }
+    }
 }
 
 #[test]

@@ -2,10 +2,17 @@
 //! memory. They accumulate in f64 in the order of the elements, whatever the precision of the rest. The
 //! interpreter, the compiled program and (for operations without a tensor implementation) tensors use them.
 
-use crate::signals::{Axis, Reduction, Scan, Statistic};
+use crate::graph::signals::{Axis, Reduction, Scan, Statistic};
 
 use super::batch::{Batch, Layout};
 use super::graph::{Graph, NodeId, Operation};
+
+/// The elements of `axis`, grouped by the element of `over` that they are part of.
+#[derive(Clone, Copy, Debug)]
+pub struct Grouping {
+    pub axis: Axis,
+    pub over: Axis,
+}
 
 /// The values of a node that is not elementwise, one per element of its axis. `value` returns an operand's
 /// value at an element. The graph and the batch's layout must have been checked ([`Graph::check`],
@@ -24,16 +31,20 @@ pub fn evaluate(graph: &Graph, id: NodeId, batch: &Batch, value: impl Fn(NodeId,
         move |index: usize| mask.is_none_or(|mask| value(mask, index) != 0.0)
     };
     match graph.node(id).operation {
-        Operation::Reduce { reduction, operand, mask } => {
-            reduce(reduction, layout, (graph.axis(operand), axis), of(operand), passes(mask))
-        }
+        Operation::Reduce { reduction, operand, mask } => reduce(
+            reduction,
+            layout,
+            Grouping { axis: graph.axis(operand), over: axis },
+            of(operand),
+            passes(mask),
+        ),
         Operation::Statistic { statistic, operand, over, mask, noise } => {
             let noise = |index| noise.map_or(0.0, |noise| value(noise, index));
-            self::statistic(statistic, layout, (axis, over), of(operand), passes(mask), noise)
+            self::statistic(statistic, layout, Grouping { axis, over }, of(operand), passes(mask), noise)
         }
         Operation::Scan { scan, operand, over, mask } => {
             let scan = scan.with_discount(|discount| value(discount, 0));
-            self::scan(scan, layout, (axis, over), of(operand), passes(mask))
+            self::scan(scan, layout, Grouping { axis, over }, of(operand), passes(mask))
         }
         Operation::Memory { memory, operand } => {
             let (now, before) = (value(operand, 0), batch.carried.get(&id).copied());
@@ -50,29 +61,30 @@ pub fn evaluate(graph: &Graph, id: NodeId, batch: &Batch, value: impl Fn(NodeId,
     }
 }
 
-/// One number per element of `to`: the reduction of its elements of `from` where `mask` is true.
+/// One number per element of `over`: the reduction of its elements of `axis` where `mask` is true.
 fn reduce(
     reduction: Reduction,
     layout: &Layout,
-    (from, to): (Axis, Axis),
+    grouping: Grouping,
     value: impl Fn(usize) -> f64,
     mask: impl Fn(usize) -> bool,
 ) -> Vec<f64> {
     if let Reduction::Quantile { .. } = reduction {
-        let members = members(layout, (from, to), mask);
+        let members = members(layout, grouping, mask);
         let quantiles = members.iter().map(|members| {
             let values: Vec<f64> = members.iter().map(|index| value(*index)).collect();
             reduction.value(&values)
         });
         return quantiles.collect();
     }
-    let mut results = vec![reduction.of_none(); layout.len(to)];
-    let mut counts = vec![0u32; layout.len(to)];
-    for index in 0..layout.len(from) {
+    let Grouping { axis, over } = grouping;
+    let mut results = vec![reduction.of_none(); layout.len(over)];
+    let mut counts = vec![0u32; layout.len(over)];
+    for index in 0..layout.len(axis) {
         if !mask(index) {
             continue;
         }
-        let parent = layout.parent(from, to, index);
+        let parent = layout.parent(axis, over, index);
         let (result, x) = (&mut results[parent], value(index));
         *result = reduction.step(*result, counts[parent] == 0, x).expect("quantiles are done with");
         counts[parent] += 1;
@@ -88,13 +100,13 @@ fn reduce(
 fn statistic(
     statistic: Statistic,
     layout: &Layout,
-    (axis, over): (Axis, Axis),
+    grouping: Grouping,
     value: impl Fn(usize) -> f64,
     mask: impl Fn(usize) -> bool,
     noise: impl Fn(usize) -> f64,
 ) -> Vec<f64> {
-    let mut results = vec![0.0; layout.len(axis)];
-    for members in members(layout, (axis, over), mask).iter().filter(|members| !members.is_empty()) {
+    let mut results = vec![0.0; layout.len(grouping.axis)];
+    for members in members(layout, grouping, mask).iter().filter(|members| !members.is_empty()) {
         let values: Vec<f64> = members.iter().map(|index| value(*index)).collect();
         let noise: Vec<f64> = match statistic.chooses_at_random() {
             true => members.iter().map(|index| noise(*index)).collect(),
@@ -109,7 +121,8 @@ fn statistic(
 }
 
 /// For each element of `over`, its elements of `axis` where `mask` is true, in order.
-pub fn members(layout: &Layout, (axis, over): (Axis, Axis), mask: impl Fn(usize) -> bool) -> Vec<Vec<usize>> {
+pub fn members(layout: &Layout, grouping: Grouping, mask: impl Fn(usize) -> bool) -> Vec<Vec<usize>> {
+    let Grouping { axis, over } = grouping;
     let mut members = vec![Vec::new(); layout.len(over)];
     for index in (0..layout.len(axis)).filter(|index| mask(*index)) {
         members[layout.parent(axis, over, index)].push(index);
@@ -122,7 +135,7 @@ pub fn members(layout: &Layout, (axis, over): (Axis, Axis), mask: impl Fn(usize)
 fn scan(
     scan: Scan<f64>,
     layout: &Layout,
-    (axis, over): (Axis, Axis),
+    Grouping { axis, over }: Grouping,
     value: impl Fn(usize) -> f64,
     mask: impl Fn(usize) -> bool,
 ) -> Vec<f64> {
@@ -151,7 +164,7 @@ fn scan(
 
 #[cfg(test)]
 mod tests {
-    use crate::signals::Memory;
+    use crate::graph::signals::Memory;
 
     use super::*;
 
@@ -165,10 +178,18 @@ mod tests {
         }
     }
 
+    const OF_SEQUENCES: Grouping = Grouping { axis: Axis::Token, over: Axis::Sequence };
+
     const X: [f64; 6] = [1.0, 2.0, 6.0, 4.0, -1.0, 5.0];
 
     fn reduced(reduction: Reduction, to: Axis, mask: [u8; 6]) -> Vec<f64> {
-        reduce(reduction, &layout(), (Axis::Token, to), |index| X[index], |index| mask[index] != 0)
+        reduce(
+            reduction,
+            &layout(),
+            Grouping { axis: Axis::Token, over: to },
+            |index| X[index],
+            |index| mask[index] != 0,
+        )
     }
 
     #[test]
@@ -204,8 +225,8 @@ mod tests {
     #[test]
     fn statistics_compare_within_each_element() {
         let minmax = |mask: [u8; 6]| {
-            let axes = (Axis::Token, Axis::Sequence);
-            statistic(Statistic::Minmax, &layout(), axes, |index| X[index], |index| mask[index] != 0, |_| 0.0)
+            let mask = |index: usize| mask[index] != 0;
+            statistic(Statistic::Minmax, &layout(), OF_SEQUENCES, |index| X[index], mask, |_| 0.0)
         };
         assert_eq!(minmax([1; 6]), [0.0, 0.2, 1.0, 0.0, 0.0, 1.0]);
         assert_eq!(minmax([1, 1, 0, 1, 1, 1]), [0.0, 1.0, 0.0, 0.0, 0.0, 1.0]);
@@ -222,13 +243,7 @@ mod tests {
             [1.5, 0.0, 2.0]
         );
         let of = |reduction, value: fn(f64) -> f64| {
-            reduce(
-                reduction,
-                &layout(),
-                (Axis::Token, Axis::Sequence),
-                |index| value(X[index]),
-                |index| index != 3,
-            )
+            reduce(reduction, &layout(), OF_SEQUENCES, |index| value(X[index]), |index| index != 3)
         };
         // The second sequence has no element left: `any` of none is false, `all` of none is true.
         assert_eq!(of(Reduction::Any, |x| f64::from(x > 4.0)), [1.0, 0.0, 1.0]);
@@ -237,7 +252,7 @@ mod tests {
     }
 
     fn scanned(scan: Scan<f64>, mask: [u8; 6]) -> Vec<f64> {
-        self::scan(scan, &layout(), (Axis::Token, Axis::Sequence), |index| X[index], |index| mask[index] != 0)
+        self::scan(scan, &layout(), OF_SEQUENCES, |index| X[index], |index| mask[index] != 0)
     }
 
     #[test]
@@ -265,7 +280,7 @@ mod tests {
     #[test]
     fn memory_begins_with_the_first_step() {
         let mut graph = Graph::default();
-        let reward = graph.signal(crate::signals::Signal::Reward);
+        let reward = graph.signal(crate::graph::signals::Signal::Reward);
         let mean = graph.reduce(Reduction::Mean, reward, Axis::Batch, None);
         let ema = graph.memory(Memory::Ema { rate: 0.75 }, mean);
         let previous = graph.memory(Memory::Previous, mean);

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use crate::signals::{Axis, Signal};
+use crate::graph::signals::{Axis, Signal};
 
 use super::graph::{LiveId, NodeId};
 use super::values::EvaluationError;

@@ -3,7 +3,7 @@
 
 use mopd_lang::experiment::Schedule;
 
-use crate::signals::{Axis, Function, Memory, Reduction, Scan, Signal, Statistic};
+use crate::graph::signals::{Axis, Function, Memory, Reduction, Scan, Signal, Statistic};
 
 use super::graph::{Graph, LiveId, NodeId, Operation};
 
@@ -163,7 +163,7 @@ impl Graph {
 
 #[cfg(test)]
 mod tests {
-    use crate::signals::Role;
+    use crate::graph::signals::Role;
 
     use super::*;
 

@@ -6,7 +6,7 @@
 use mopd_ops::expr::Arguments;
 use mopd_ops::{Backend, Receivers, ReductionGradient};
 
-use crate::signals::{Axis, Function, Reduction, Scan};
+use crate::graph::signals::{Axis, Function, Reduction, Scan};
 
 use super::graph::{Graph, LiveId, NodeId, Operation};
 
@@ -232,7 +232,7 @@ impl Backend for Nodes<'_> {
 
 #[cfg(test)]
 mod tests {
-    use crate::signals::{Role, Signal, Statistic};
+    use crate::graph::signals::{Role, Signal, Statistic};
 
     use super::*;
     use crate::batch::Batch;

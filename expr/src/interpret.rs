@@ -6,7 +6,7 @@ use super::aggregate;
 use super::batch::Batch;
 use super::graph::{Graph, NodeId, Operation};
 use super::values::{EvaluationError, Values};
-use crate::signals::{Function, Signal};
+use crate::graph::signals::{Function, Signal};
 
 /// The values of `outputs` on `batch`. An error if the batch lacks something that they read.
 pub fn interpret(graph: &Graph, outputs: &[NodeId], batch: &Batch) -> Result<Values<f64>, EvaluationError> {

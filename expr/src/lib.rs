@@ -12,7 +12,8 @@ pub mod interpret;
 #[allow(unsafe_code, reason = "machine code is called")]
 pub mod jit;
 pub mod roles;
-pub mod signals;
 pub mod summand;
 pub mod testing;
 pub mod values;
+
+pub use graph::signals;

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use super::batch::Batch;
 use super::derivative::{NotDifferentiable, adjoints};
 use super::graph::{Graph, LiveId, NodeId, Operation};
-use crate::signals::{Axis, Function, Reduction, Summand};
+use crate::graph::signals::{Axis, Function, Reduction, Summand};
 
 /// The smallest probability: smaller ones are replaced by it when a summand is computed. Derivatives divide
 /// by squares, and would be 0 / 0 where these underflow. Third powers of this number, and quotients of two,

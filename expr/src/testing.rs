@@ -3,7 +3,7 @@
 
 use mopd_lang::experiment::{Schedule, ScheduleLength};
 
-use crate::signals::{Axis, Deviation, Function, Memory, Reduction, Role, Scan, Signal, Statistic};
+use crate::graph::signals::{Axis, Deviation, Function, Memory, Reduction, Role, Scan, Signal, Statistic};
 
 use super::batch::{Batch, Domains, Layout, TokenPartition};
 use super::graph::{Graph, LiveId, NodeId, Operation};

@@ -158,27 +158,33 @@ fn factor(head: &[f32], epsilon: f32) -> f32 {
     1.0 / (squares.iter().sum::<f32>() / head.len() as f32 + epsilon).sqrt()
 }
 
+/// The backward pass of a head normalisation.
+pub struct HeadNormGrad<'a, T> {
+    /// What [`forward`] stored.
+    pub read: &'a [T],
+    /// Gets d loss / d scales per token: `[tokens, 2, width]`.
+    pub grad_scales: &'a mut [f32],
+}
+
 /// From d loss / d output: d loss / d projected, in place in single precision, and rounded to the type of
-/// matrix products in `grad_projected`. With a normalisation, `read` is what [`forward`] stored, and
-/// `grad_scales` gets d loss / d scales per token: `[tokens, 2, width]`.
+/// matrix products in `grad_projected`.
 pub(crate) fn backward<T: Scalar + Send + Sync>(
     cpu: Cpu,
     epilogue: &QkvEpilogue,
     grad_output: &mut [f32],
-    norm: Option<(&[T], &mut [f32])>,
+    norm: Option<HeadNormGrad<T>>,
     grad_projected: &mut [T],
 ) {
     let (row, scales) = (epilogue.heads.projected(), 2 * epilogue.heads.width);
     let tokens = grad_output.len() / row;
     assert!(grad_projected.len() == grad_output.len() && epilogue.norm.is_some() == norm.is_some());
     assert!(
-        norm.as_ref().is_none_or(
-            |(read, grad_scales)| read.len() == tokens * row && grad_scales.len() == tokens * scales
-        )
+        norm.as_ref()
+            .is_none_or(|norm| norm.read.len() == tokens * row && norm.grad_scales.len() == tokens * scales)
     );
     let (grad_output, grad_projected) =
         (DisjointSlices::new(grad_output), DisjointSlices::new(grad_projected));
-    let norm = norm.map(|(read, grad_scales)| (read, DisjointSlices::new(grad_scales)));
+    let norm = norm.map(|HeadNormGrad { read, grad_scales }| (read, DisjointSlices::new(grad_scales)));
     cpu.parallel(|worker| {
         let mut scratch = vec![0.0f32; epilogue.heads.width];
         for token in worker.range(tokens, 1) {
@@ -187,8 +193,10 @@ pub(crate) fn backward<T: Scalar + Send + Sync>(
             let (grad_output, grad_projected) =
                 unsafe { (grad_output.slice_mut(range.clone()), grad_projected.slice_mut(range.clone())) };
             let norm = norm.as_ref().map(|(read, grad_scales)| {
+                let of_token = token * scales..(token + 1) * scales;
                 // SAFETY: as above.
-                (&read[range.clone()], unsafe { grad_scales.slice_mut(token * scales..(token + 1) * scales) })
+                let grad_scales = unsafe { grad_scales.slice_mut(of_token) };
+                HeadNormGrad { read: &read[range.clone()], grad_scales }
             });
             with_cpu_features(Backward {
                 epilogue,
@@ -207,7 +215,7 @@ struct Backward<'a, T> {
     epilogue: &'a QkvEpilogue<'a>,
     token: usize,
     grad_output: &'a mut [f32],
-    norm: Option<(&'a [T], &'a mut [f32])>,
+    norm: Option<HeadNormGrad<'a, T>>,
     grad_projected: &'a mut [T],
     scratch: &'a mut [f32],
 }
@@ -217,8 +225,8 @@ impl<T: Scalar> SimdKernel for Backward<'_, T> {
     fn run(self) {
         let Backward { epilogue, token, grad_output, mut norm, grad_projected, scratch } = self;
         let (width, half) = (epilogue.heads.width, epilogue.heads.width / 2);
-        if let Some((_, grad_scales)) = &mut norm {
-            grad_scales.fill(0.0);
+        if let Some(norm) = &mut norm {
+            norm.grad_scales.fill(0.0);
         }
         for (head, grad_head) in grad_output.chunks_exact_mut(width).enumerate().take(epilogue.rotated()) {
             if let Some([cosine, sine]) = epilogue.angles(token) {
@@ -229,7 +237,7 @@ impl<T: Scalar> SimdKernel for Backward<'_, T> {
                     second[at] = grad_second * cosine[half + at] + grad_first * sine[at];
                 }
             }
-            let (Some(HeadNorm { epsilon, .. }), Some(scale), Some((read, grad_scales))) =
+            let (Some(HeadNorm { epsilon, .. }), Some(scale), Some(HeadNormGrad { read, grad_scales })) =
                 (epilogue.norm, epilogue.scale(head), &mut norm)
             else {
                 continue;
@@ -322,7 +330,7 @@ mod tests {
                 close(&output, &expected.detach());
                 let (mut by, mut sums) = (grad_output.clone(), vec![7.0f32; tokens * 2 * heads.width]);
                 let mut grad_projected = vec![0.0f32; by.len()];
-                let norm = with_norm.then_some((read.as_slice(), sums.as_mut_slice()));
+                let norm = with_norm.then_some(HeadNormGrad { read: &read, grad_scales: &mut sums });
                 backward(cpu, &epilogue, &mut by, norm, &mut grad_projected);
                 close(&grad_projected, &gradients[0]);
                 assert_eq!(by, grad_projected);

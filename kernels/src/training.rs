@@ -11,7 +11,7 @@ use half::bf16;
 use crate::causal_attention::{self, AttentionHeads};
 use crate::functions::Activation;
 use crate::gemm::Factor;
-use crate::rope::{self, QkvEpilogue};
+use crate::rope::{self, HeadNormGrad, QkvEpilogue};
 use crate::{Cpu, gated_unit};
 
 macro_rules! training_loops {
@@ -48,7 +48,7 @@ training_loops! {
         epilogue: &QkvEpilogue, projected: &[f32], read: Option<&mut [Self]>, output: &mut [Self]
     );
     rope_backward = rope::backward, (
-        epilogue: &QkvEpilogue, grad_output: &mut [f32], norm: Option<(&[Self], &mut [f32])>,
+        epilogue: &QkvEpilogue, grad_output: &mut [f32], norm: Option<HeadNormGrad<Self>>,
         grad_projected: &mut [Self]
     );
     causal_attention_forward = causal_attention::forward, (

@@ -3,11 +3,9 @@
 use std::borrow::Cow;
 
 pub use mopd_lang::experiment::DATA_ENDINGS;
-use mopd_lang::experiment::{Origin, named_sources};
+use mopd_lang::experiment::{FieldColumn, Origin};
 use mopd_lang::formula::{Axis, Formula, FormulaKind, Function, Signal, Unit, text};
 use serde::{Deserialize, Serialize};
-
-use super::settings::{Domain, FieldColumn};
 
 /// The longest text of a formula, in characters.
 const LONGEST: usize = 100;
@@ -111,7 +109,7 @@ pub enum DataValue<'a> {
 /// The meaning of a null field in a formula.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NullField {
-    /// Its value is unknown: no condition on it holds.
+    /// Its value is unknown: no condition that reads it holds.
     Unknown,
     /// The row is in error.
     Fault,
@@ -122,13 +120,6 @@ pub enum NullField {
 pub enum DataFault<'f> {
     Missing { field: &'f str },
     Mismatch { field: &'f str, wanted: &'static str },
-}
-
-impl Domain {
-    /// The domain's data sources, by the names of their settings.
-    pub fn sources(&self) -> impl Iterator<Item = (&'static str, &DataSource)> {
-        named_sources(&self.prompts, self.tests.as_ref(), self.validation.as_ref())
-    }
 }
 
 /// A number that depends only on a row. True is 1, false is 0.
@@ -205,7 +196,7 @@ impl DataFormula {
         values.last().copied().unwrap_or(f64::NAN)
     }
 
-    /// The formula's value for a row. `value` returns a field.
+    /// The formula's value for a row; NaN if a field that it reads is unknown. `value` returns a field.
     pub fn of_row<'v>(
         &self,
         null: NullField,
@@ -216,6 +207,7 @@ impl DataFormula {
             DataValue::Text(text) => number_of_text(text),
             DataValue::Null | DataValue::Other => None,
         };
+        let mut is_unknown = false;
         for node in &self.nodes {
             let (field, wanted) = match node {
                 DataNode::Field { field } => (field, "a number or a bool"),
@@ -227,10 +219,15 @@ impl DataFormula {
                 DataNode::Field { .. } => number(&value).is_some(),
                 _ => matches!(value, DataValue::Text(_)),
             };
-            let unknown = value == DataValue::Null && null == NullField::Unknown;
-            if !fits && !unknown {
+            if value == DataValue::Null && null == NullField::Unknown {
+                is_unknown = true;
+            } else if !fits {
                 return Err(DataFault::Mismatch { field, wanted });
             }
+        }
+        // `!=` and `not` of a NaN would hold.
+        if is_unknown {
+            return Ok(f64::NAN);
         }
         let is =
             |field: &str, wanted: &str| matches!(value(field), Some(DataValue::Text(text)) if text == wanted);
@@ -316,6 +313,37 @@ mod tests {
         ] {
             let wanted = wanted(&[("answer", 3), ("prompt", 2), ("solution", 1)]);
             assert_eq!(renamed(&columns, &row), wanted, "{columns:?}");
+        }
+    }
+
+    /// Not even under `not`, `!=` and `or`.
+    #[test]
+    fn no_condition_on_a_null_field_holds() {
+        let field = |name: &str| DataNode::Field { field: name.to_owned() };
+        let is = |name: &str| DataNode::FieldIs { field: name.to_owned(), text: "easy".to_owned() };
+        let apply = |function, operands: &[u32]| DataNode::Apply { function, operands: operands.to_vec() };
+        let row = |name: &str| match name {
+            "null" => Some(DataValue::Null),
+            "text" => Some(DataValue::Text("hard".into())),
+            "number" => Some(DataValue::Text("2".into())),
+            _ => None,
+        };
+        let differs = |name: &str| {
+            vec![field(name), DataNode::Number { value: 1.0 }, apply(Function::NotEqual, &[0, 1])]
+        };
+        let is_not = |name: &str| vec![is(name), apply(Function::Not, &[0])];
+        let either =
+            |name: &str| vec![field("number"), is_not(name)[0].clone(), apply(Function::Or, &[0, 1])];
+        let holds =
+            |nodes, null| DataFormula { nodes }.holds(null, row).map_err(|fault| format!("{fault:?}"));
+        for (nodes, known) in [
+            (differs("null"), differs("number")),
+            (is_not("null"), is_not("text")),
+            (either("null"), either("text")),
+        ] {
+            assert_eq!(holds(nodes.clone(), NullField::Unknown), Ok(false), "{nodes:?}");
+            assert!(holds(nodes, NullField::Fault).is_err());
+            assert_eq!(holds(known, NullField::Unknown), Ok(true));
         }
     }
 }

@@ -11,9 +11,10 @@ pub use super::bench::{BenchDivergence, BenchJob, GenerateJob, GenerationRound, 
 use super::deltas::{Delta, DeltaJob};
 pub use super::failures::{Failure, FailureKind};
 use super::results::{ComparedTable, PrivateStage, RowDifferences};
+pub use super::results::{Fork, Prediction, TimeRange, Versions};
 pub use super::roofline::{MachineRates, Phase, StepPart};
 pub use super::served::ServeJob;
-pub use super::server_reports::{LONGEST_LIST, ServerReport, ServersJob};
+pub use super::server_reports::{LONGEST_LIST, ServerReport};
 use super::why::StageFate;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -120,16 +121,14 @@ pub enum Predict {
     Full,
 }
 
-/// A stage that does not begin at its first step: it takes weights, optimizer state, step and data position
-/// from the checkpoint of another stage, such as a stage before an edit. Its result has a key of its own, and
-/// is never used as the result of the stage as written.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fork {
-    pub stage: String,
-    pub seed: u64,
-    /// The key and the step of the other stage's checkpoint, from [`Event::Checkpoint`].
-    pub key: String,
-    pub step: u32,
+/// The job of `mopd doctor FILE` for the servers of an experiment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServersJob {
+    /// The run. Nothing of it is executed.
+    pub run: RunJob,
+    /// Whether to read students, to compare tokenizers and contexts with those of servers. False if one would
+    /// have to be downloaded first.
+    pub read_models: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -155,8 +154,9 @@ pub struct SampleJob {
 pub enum SamplePrompt {
     /// A text; in a chat, the user's message.
     Prompt(String),
-    /// A list of messages, for a chat.
-    Messages(serde_json::Value),
+    /// A line of data as JSON text, for a chat. As text, it keeps the order of members and the digits of
+    /// numbers, which templates show.
+    Line(String),
 }
 
 /// Reads Parquet files.
@@ -434,52 +434,4 @@ pub enum ColumnValues {
     Numbers(Vec<Option<f64>>),
     Truths(Vec<Option<bool>>),
     Texts(Vec<Option<String>>),
-}
-
-/// The predicted cost of a stage.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Prediction {
-    /// Seconds of the whole stage if nothing runs in parallel, without rewards by programs.
-    pub seconds: f64,
-    /// The parts of these seconds: rollouts; forward passes of all models; gradients and updates. The rest
-    /// comes before the first step and after the last one.
-    pub rollout: f64,
-    pub scoring: f64,
-    pub update: f64,
-    /// Peak resident memory of the worker during the stage, in bytes, if nothing runs in parallel.
-    pub memory: u64,
-    /// The part of `memory` that the worker also uses while nothing runs, in bytes.
-    #[serde(default)]
-    pub resting: u64,
-    /// The range of `seconds`, from the spread of the tried steps, the time they waited for a core, and the
-    /// stages that may run in parallel. `None` in results of older versions.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub range: Option<TimeRange>,
-}
-
-/// A range of seconds, from the least to the most.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct TimeRange {
-    pub least: f64,
-    pub most: f64,
-}
-
-impl Prediction {
-    /// The range, or just `seconds` where no range was recorded.
-    pub fn range(&self) -> TimeRange {
-        self.range.unwrap_or(TimeRange { least: self.seconds, most: self.seconds })
-    }
-}
-
-impl TimeRange {
-    /// The range of the sum, for two in sequence.
-    pub fn plus(self, then: TimeRange) -> TimeRange {
-        TimeRange { least: self.least + then.least, most: self.most + then.most }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Versions {
-    pub mopd: String,
-    pub libtorch: String,
 }

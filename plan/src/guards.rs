@@ -5,6 +5,7 @@ pub use mopd_lang::formula::{Pooling, StepNumber, StepWindow};
 use serde::{Deserialize, Serialize};
 
 use super::{Formula, Origin, Signal, step_functions};
+use mopd_lang::experiment::StageStep;
 
 /// A guard. It acts when its condition has held for `steps` steps in a row.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -42,7 +43,7 @@ impl Guard {
             _ => None,
         };
         let Formula { graph, value } = &self.condition;
-        step_functions::value(graph, *value, (step, steps), &of_steps).map(|value| value != 0.0)
+        step_functions::value(graph, *value, StageStep { step, steps }, &of_steps).map(|value| value != 0.0)
     }
 
     /// The step numbers that the condition reads.

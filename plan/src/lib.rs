@@ -13,6 +13,7 @@ mod data;
 pub mod deltas;
 pub mod difference;
 pub mod events;
+mod experiment;
 mod extrapolation;
 mod failures;
 mod feedback;
@@ -42,42 +43,36 @@ pub mod why;
 pub use agreement::Agreement;
 pub use alignment::{GradientAlignment, GradientPartition, TermGradient};
 pub use comparisons::{Comparison, Evaluation, Metric, Normalized, Row, TableColumn};
-pub use curriculum::{Curriculum, CurriculumMeasure};
-pub use curriculum::{CurriculumMeaning, is_of_run};
+pub use curriculum::{Curriculum, CurriculumMeaning, CurriculumMeasure, is_of_run};
 pub use data::{
     DATA_ENDINGS, DataFault, DataFormula, DataNode, DataSource, DataValue, NullField, is_file_pattern,
     number_of_text, quotas,
 };
+pub use experiment::{Domain, Experiment, Model};
 pub use extrapolation::Extrapolation;
-pub use feedback::Feedback;
-pub use feedback::FeedbackMeaning;
-pub use guards::GuardMeaning;
-pub use guards::{Guard, GuardAction, GuardedDomain, Pooling, StepNumber, StepWindow};
-pub use panels::Panel;
-pub use panels::PanelMeaning;
+pub use feedback::{Feedback, FeedbackMeaning};
+pub use guards::{Guard, GuardAction, GuardMeaning, GuardedDomain, Pooling, StepNumber, StepWindow};
+pub use panels::{Panel, PanelMeaning};
 pub use producers::{Producer, Rollout};
 pub use rewards::{Reward, RewardPart, RewardRange, Secret};
 pub use saved_activations::Rounding;
 pub use scalar_heads::scalar_heads;
 pub use scorers::{Composition, Member, Pool, Scorer, Scorers};
 pub use second_heads::second_heads;
-use serde::{Deserialize, Serialize};
-pub use served::ServedMeaning;
-pub use served::{Answers, Engine, RolloutServer, Served};
+pub use served::{Answers, Engine, RolloutServer, Served, ServedMeaning};
 pub use settings::{
-    AdamW, Adapter, AdapterKind, Architecture, ChangedElements, Checkpointing, Device, Domain, DomainId,
-    Dtype, Execution, Experiment, Family, FieldColumn, GpuArithmetic, Keep, Length, MarkedSetting, Merge,
-    MergeMethod, Model, ModelId, Optimizer, Origin, OwnData, Pretrained, Private, Projection, PromptFormat,
-    Recipe, Sampling, Schedule, ScheduleLength, SettingMark, Sgd, Share, StudentCopy, Teacher, TeacherChoice,
-    TokenizerSpec, Train, Trainable, WeightFilter, WeightGroup,
+    AdamW, Adapter, AdapterKind, Architecture, ChangedElements, Checkpointing, Device, DomainId, Dtype,
+    Execution, Family, FieldColumn, GpuArithmetic, Keep, Length, MarkedSetting, Merge, MergeMethod, ModelId,
+    Optimizer, Origin, OwnData, Pretrained, Private, Projection, PromptFormat, Recipe, Sampling, Schedule,
+    ScheduleLength, SettingMark, Sgd, Share, StudentCopy, Teacher, TeacherChoice, TokenizerSpec, Train,
+    Trainable, WeightFilter, WeightGroup,
 };
 pub use stages::{Joint, Learner, Stage};
-pub use step_functions::{AdaptiveSchedule, Ladder, Learned, StepFunction};
-pub use step_functions::{adaptive_schedule, is_of_steps, schedule};
+pub use step_functions::{
+    AdaptiveSchedule, Ladder, Learned, StepFunction, adaptive_schedule, is_of_steps, schedule,
+};
 pub use validation::Validation;
 pub use views::View;
-
-pub use mopd_lang::diag::{missing_file_help, nearest, nearest_file};
 
 use mopd_expr::graph::{Graph, NodeId, Operation};
 pub use mopd_expr::roles::{Role, ScorerId};
@@ -86,6 +81,8 @@ pub use mopd_expr::signals::{
     Mass, Memory, Reduction, Scan, Signal, Statistic, Summand, Support,
 };
 use mopd_expr::signals::{is_run, run};
+pub use mopd_lang::diag::{missing_file_help, nearest, nearest_file};
+use serde::{Deserialize, Serialize};
 
 /// Raised whenever the meaning of a field changes.
 pub const SCHEMA: u32 = 3;

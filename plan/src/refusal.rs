@@ -5,7 +5,7 @@ use std::fmt::Display;
 use mopd_expr::roles::Role;
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::experiment::{JointMember, Origin, PanelId, TeacherId};
-use mopd_lang::formula::{Formula, Role as CheckedRole};
+use mopd_lang::formula::{Formula, Role as CheckedRole, WeightedRole};
 use mopd_lang::source::{FileId, Span};
 
 /// The result of a conversion from the language's types to the runtime's. The error is one refusal.
@@ -19,8 +19,15 @@ pub struct Origins<'a> {
     pub roles: &'a StageRoles,
     /// The ladders that the stage's rollouts depend on, in the order of the plan.
     pub ladders: &'a [Formula],
-    /// The models that the stage trains in turns, and the index of the current one.
-    pub learners: (&'a [JointMember], usize),
+    /// The current learner, if the stage trains several in turns.
+    pub learner: Option<LearnerInTurns<'a>>,
+}
+
+/// One of the models that a stage trains in turns.
+#[derive(Clone, Copy)]
+pub struct LearnerInTurns<'a> {
+    pub index: usize,
+    pub members: &'a [JointMember],
 }
 
 /// The meaning of teachers' names in a stage.
@@ -52,7 +59,7 @@ pub struct SummedTeachers {
     /// `None` for the routed teacher.
     pub teacher: Option<TeacherId>,
     pub name: String,
-    pub members: Vec<(f64, CheckedRole)>,
+    pub members: Vec<WeightedRole<f64>>,
 }
 
 const NO_ROLES: &StageRoles = &StageRoles {
@@ -80,7 +87,7 @@ impl StageRoles {
 
 impl<'a> Origins<'a> {
     pub fn new(spans: &'a [Span]) -> Origins<'a> {
-        Origins { spans, roles: NO_ROLES, ladders: &[], learners: (&[], 0) }
+        Origins { spans, roles: NO_ROLES, ladders: &[], learner: None }
     }
 
     /// Without a table of places, every origin has an empty span.

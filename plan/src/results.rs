@@ -4,14 +4,20 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::events::{Prediction, Versions};
-
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Results {
     pub schema: u32,
     pub experiment: String,
     /// Hash of the plan.
     pub plan: String,
+    /// Hash of the keys and names of all results, which covers the content of files, too; of a sweep, those
+    /// of its members, separated by commas. `None` in files of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<String>,
+    /// Stages that resumed from the checkpoint of another version of the text: results that the text alone
+    /// does not give.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forks: Vec<Fork>,
     pub seeds: Vec<u64>,
     pub versions: Versions,
     /// `cpu`, `cuda:0`. Like `data`, `None` in files of older versions.
@@ -283,4 +289,72 @@ pub struct Interval {
     pub mean: f64,
     pub low: f64,
     pub high: f64,
+}
+
+/// A stage that does not begin at its first step: it takes weights, optimizer state, step and data position
+/// from the checkpoint of another stage, such as a stage before an edit. Its result has a key of its own, and
+/// is never used as the result of the stage as written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fork {
+    pub stage: String,
+    pub seed: u64,
+    /// The key and the step of the other stage's checkpoint, which an event reports when it is written.
+    pub key: String,
+    pub step: u32,
+}
+
+impl Fork {
+    /// The origin of the stage's result, in a few words.
+    pub fn described(&self) -> String {
+        let Fork { stage, seed, step, .. } = self;
+        format!("`{stage}`, seed {seed}, resumed from step {step} of another text")
+    }
+}
+
+/// The predicted cost of a stage.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Prediction {
+    /// Seconds of the whole stage if nothing runs in parallel, without rewards by programs.
+    pub seconds: f64,
+    /// The parts of these seconds: rollouts; forward passes of all models; gradients and updates. The rest
+    /// comes before the first step and after the last one.
+    pub rollout: f64,
+    pub scoring: f64,
+    pub update: f64,
+    /// Peak resident memory of the worker during the stage, in bytes, if nothing runs in parallel.
+    pub memory: u64,
+    /// The part of `memory` that the worker also uses while nothing runs, in bytes.
+    #[serde(default)]
+    pub resting: u64,
+    /// The range of `seconds`, from the spread of the tried steps, the time they waited for a core, and the
+    /// stages that may run in parallel. `None` in results of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub range: Option<TimeRange>,
+}
+
+/// A range of seconds, from the least to the most.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TimeRange {
+    pub least: f64,
+    pub most: f64,
+}
+
+impl Prediction {
+    /// The range, or just `seconds` where no range was recorded.
+    pub fn range(&self) -> TimeRange {
+        self.range.unwrap_or(TimeRange { least: self.seconds, most: self.seconds })
+    }
+}
+
+impl TimeRange {
+    /// The range of the sum, for two in sequence.
+    pub fn plus(self, then: TimeRange) -> TimeRange {
+        TimeRange { least: self.least + then.least, most: self.most + then.most }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Versions {
+    pub mopd: String,
+    pub libtorch: String,
 }

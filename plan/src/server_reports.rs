@@ -1,22 +1,12 @@
-//! The job of `mopd doctor FILE` for the servers of an experiment, and its results.
+//! What `mopd doctor FILE` found of the servers of an experiment.
 
 use serde::{Deserialize, Serialize};
 
-use super::events::RunJob;
 use super::failures::Failure;
 use super::{Answers, Engine};
 
 /// The longest list of entries that is tried, unless the experiment needs a longer one.
 pub const LONGEST_LIST: u32 = 1024;
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ServersJob {
-    /// The run. Nothing of it is executed.
-    pub run: RunJob,
-    /// Whether to read students, to compare tokenizers and contexts with those of servers. False if one would
-    /// have to be downloaded first.
-    pub read_models: bool,
-}
 
 /// The properties that a server was found to have.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -2,6 +2,7 @@
 
 use mopd_expr::graph::{Graph, NodeId, Operation};
 use mopd_expr::signals;
+use mopd_lang::experiment::StageStep;
 use mopd_lang::formula::{Adaptive, Formula, FormulaKind};
 use serde::{Deserialize, Serialize};
 
@@ -39,18 +40,20 @@ impl StepFunction {
     pub fn at(&self, step: u32, steps: u32) -> f64 {
         match self {
             StepFunction::Schedule(schedule) => schedule.at(step, steps),
-            StepFunction::Formula(formula) => value(&formula.graph, formula.value, (step, steps), &|_| None)
-                .expect("the compiler has looked that it follows from the step"),
+            StepFunction::Formula(formula) => {
+                value(&formula.graph, formula.value, StageStep { step, steps }, &|_| None)
+                    .expect("the compiler has looked that it follows from the step")
+            }
         }
     }
 }
 
-/// The value of a graph's node at a step of a stage of `steps` steps, in float64. `read` returns other
+/// The value of a graph's node at a step of a stage, in float64. `read` returns other
 /// signals. `None` where one of these is missing.
 pub(super) fn value(
     graph: &Graph,
     of: NodeId,
-    (step, steps): (u32, u32),
+    at: StageStep,
     read: &dyn Fn(&Signal) -> Option<f64>,
 ) -> Option<f64> {
     let mut values: Vec<Option<f64>> = Vec::with_capacity(graph.len());
@@ -58,9 +61,9 @@ pub(super) fn value(
         let known = |id: &NodeId| values[id.0 as usize];
         values.push(match &node.operation {
             Operation::Constant { value } => Some(*value),
-            Operation::Schedule { schedule } => Some(schedule.at(step, steps)),
-            Operation::Signal { signal: Signal::Step } => Some(f64::from(step)),
-            Operation::Signal { signal: Signal::Progress } => Some(f64::from(step) / f64::from(steps.max(1))),
+            Operation::Schedule { schedule } => Some(schedule.at(at.step, at.steps)),
+            Operation::Signal { signal: Signal::Step } => Some(f64::from(at.step)),
+            Operation::Signal { signal: Signal::Progress } => Some(at.progress()),
             Operation::Signal { signal } => read(signal),
             Operation::Broadcast { operand } => known(operand),
             Operation::Apply { function, operands } => {

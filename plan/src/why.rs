@@ -11,6 +11,9 @@ pub struct StageFate {
     pub seed: u64,
     /// Whether its result is in the store.
     pub kept: bool,
+    /// Why the stored result can't be used, if it was changed since it was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damaged: Option<String>,
     /// The number of steps of the last checkpoint under the stage's key.
     pub checkpoint: Option<u32>,
     /// The earlier run whose dependencies of the stage are most similar. `None` if no run had a stage of its
@@ -42,6 +45,8 @@ pub enum KeyPart {
         /// The files that changed, were added or were removed; empty if they are not known.
         files: Vec<String>,
     },
+    /// The same data in another order, since the stage lists its domains in another one.
+    DomainOrder,
     /// The date, which a chat template contains.
     Day {
         domain: String,
@@ -68,6 +73,7 @@ impl fmt::Display for KeyPart {
             KeyPart::Settings => formatter.write_str("its settings"),
             KeyPart::Tokenizer => formatter.write_str("its tokenizer"),
             KeyPart::Data { domain } => write!(formatter, "the data of `{domain}`"),
+            KeyPart::DomainOrder => formatter.write_str("the order of its domains' data"),
             KeyPart::Program { domain, files } if files.is_empty() => {
                 write!(formatter, "the program of the reward of `{domain}`")
             }

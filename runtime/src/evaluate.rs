@@ -5,7 +5,6 @@ use tch::Kind;
 
 use crate::control::Control;
 use crate::failure::{Error, Result};
-use crate::machine::place::Place;
 use crate::model::{Decoder, Weights};
 use crate::prepare::{DomainData, ModelSpec, tested};
 use crate::random::{Key, Purpose, stream_of};
@@ -61,16 +60,15 @@ pub fn answers_memory(
 /// Random numbers are keyed by seed, test file, prompt and sample only, so all models sample with the same
 /// random numbers.
 pub fn evaluate(
-    weights: &Weights,
+    decoder: &Decoder,
     domain: &DomainData,
     evaluation: &Evaluation,
     seed: u64,
-    (place, kind, budget): (Place, Kind, MemoryBudget),
+    budget: MemoryBudget,
     control: &Control,
 ) -> Result<Vec<PromptAnswers>> {
-    let decoder = Decoder::frozen(weights, place, kind);
     let key = Key::new(seed, stream_of(&tested(domain)?.dataset.hash), Purpose::Evaluate, 0);
-    answers(&decoder, domain, evaluation, (key, budget), control)
+    answers(decoder, domain, evaluation, key, budget, control)
 }
 
 /// The answers to the evaluated test prompts, in the order of the file. Samples depend on key, prompt and
@@ -79,7 +77,8 @@ pub fn answers(
     decoder: &Decoder,
     domain: &DomainData,
     evaluation: &Evaluation,
-    (key, budget): (Key, MemoryBudget),
+    key: Key,
+    budget: MemoryBudget,
     control: &Control,
 ) -> Result<Vec<PromptAnswers>> {
     let tests = tested(domain)?;

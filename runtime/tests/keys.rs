@@ -8,7 +8,7 @@ use mopd_plan::*;
 use mopd_runtime::machine::arithmetic::{Arithmetic, LibtorchBuild, Numeric};
 use mopd_runtime::prepare::{ReadContext, model_specs, prepare};
 use mopd_runtime::remote::NO_SERVERS;
-use mopd_runtime::schedule::{self, Keys, tasks};
+use mopd_runtime::schedule::{self, KeyInputs, Keys, tasks};
 use support::*;
 
 /// A random model, a model that imitates its rollouts, one that learns from rewards, and a table.
@@ -60,9 +60,18 @@ fn keys_among(plan: &Plan, version: u32, processes: u32) -> Vec<String> {
         variables: [].into(),
     };
     let numeric = Numeric { arithmetic: &arithmetic, dtype: "float32", device: "cpu".to_owned() };
-    let environments = vec![Vec::new(); plan.experiment.models.len()];
-    let asked = (&domains[..], &environments[..], &NO_SERVERS);
-    let keys = Keys::new(plan, &tasks, &specs, asked, &numeric, (&vec![1; tasks.len()], processes), &[]);
+    let keys = Keys::new(&KeyInputs {
+        plan,
+        tasks: &tasks,
+        specs: &specs,
+        domains: &domains,
+        environments: &vec![Vec::new(); plan.experiment.models.len()],
+        servers: &NO_SERVERS,
+        numeric: &numeric,
+        forks: &[],
+        widths: &vec![1; tasks.len()],
+        processes,
+    });
     let all = (0..tasks.len()).flat_map(|task| [Some(keys.of(task)), keys.of_rollouts(task)]);
     all.flatten().map(str::to_owned).collect()
 }

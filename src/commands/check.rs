@@ -3,112 +3,156 @@
 use std::path::Path;
 
 use mopd_lang::Analysis;
-use mopd_lang::diag::{Severity, apply_certain};
-use mopd_lang::source::FileId;
+use mopd_lang::diag::{Diagnostic, Severity, apply_certain};
+use mopd_lang::experiment::Experiment;
+use mopd_lang::source::{FileId, Sources};
+use mopd_plan::Plan;
+use mopd_plan::events::Failure;
+use serde_json::Value;
 
 use super::{files, plan_of};
 use crate::args::{CheckArgs, CheckFormat};
 use crate::output::{self, Style, counted};
 use crate::problem::{CommandStatus, Problem};
+use crate::render::json::JsonDiagnostic;
 use crate::{host, paths, render};
 
 pub fn check(arguments: &CheckArgs) -> Result<CommandStatus, Problem> {
-    let mut status = CommandStatus::Success;
-    let mut json = Vec::new();
-    let mut sarif = Vec::new();
-    let mut all = Vec::new();
+    let mut report = CheckReport {
+        format: arguments.format,
+        status: CommandStatus::Success,
+        json: Vec::new(),
+        sarif: Vec::new(),
+        diagnostics: Vec::new(),
+    };
     for path in &arguments.files {
         let fixed = if arguments.fix { fix(path) } else { Ok(()) };
-        let mut analysis = match fixed.and_then(|()| host::check_file(path)) {
-            Ok(analysis) => analysis,
-            Err(problem) => {
-                // On standard error for people, and in the output for programs that read only that.
-                problem.report();
-                match arguments.format {
-                    CheckFormat::Json => json.push(render::json::of_problem(&problem, path)),
-                    CheckFormat::Sarif => sarif.push(render::sarif::of_problem(&problem, path)),
-                    CheckFormat::Human | CheckFormat::Short => {}
-                }
-                status = CommandStatus::UsageError;
-                continue;
-            }
-        };
-        let plan = match arguments.with_files && !analysis.has_errors() {
+        match fixed.and_then(|()| host::check_file(path)) {
+            Ok(analysis) => report.file(path, analysis, arguments.with_files)?,
+            Err(problem) => report.unreadable(path, &problem),
+        }
+    }
+    report.end();
+    Ok(report.status)
+}
+
+/// What was found so far, in the format of the output. Formats for people are printed as it is found.
+struct CheckReport {
+    format: CheckFormat,
+    status: CommandStatus,
+    json: Vec<JsonDiagnostic>,
+    sarif: Vec<Value>,
+    diagnostics: Vec<Diagnostic>,
+}
+
+impl CheckReport {
+    fn unreadable(&mut self, path: &Path, problem: &Problem) {
+        // On standard error for people, and in the output for programs that read only that.
+        problem.report();
+        match self.format {
+            CheckFormat::Json => self.json.push(render::json::of_problem(problem, path)),
+            CheckFormat::Sarif => self.sarif.push(render::sarif::of_problem(problem, path)),
+            CheckFormat::Human | CheckFormat::Short => {}
+        }
+        self.status = CommandStatus::UsageError;
+    }
+
+    fn file(&mut self, path: &Path, mut analysis: Analysis, with_files: bool) -> Result<(), Problem> {
+        let plan = match with_files && !analysis.has_errors() {
             true => plan_of(&mut analysis),
             false => None,
         };
-        let diagnostics = &analysis.diagnostics;
-        match arguments.format {
-            CheckFormat::Human => output::result(&render::human::diagnostics(
-                diagnostics,
-                &analysis.sources,
-                Style::of_stdout(),
-            )),
-            CheckFormat::Short => output::result(&render::short::diagnostics(diagnostics, &analysis.sources)),
-            CheckFormat::Json => json.extend(render::json::diagnostics(diagnostics, &analysis.sources)),
-            CheckFormat::Sarif => {
-                sarif.extend(
-                    diagnostics.iter().map(|diagnostic| render::sarif::result(diagnostic, &analysis.sources)),
-                );
-            }
-        }
-        if diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
-            && status == CommandStatus::Success
-        {
-            status = CommandStatus::Failure;
-        }
-        let fetched = match (&plan, &analysis.experiment) {
-            (Some(_), Some(experiment)) => paths::to_fetch(experiment, &host::folder_of(path)),
-            _ => Vec::new(),
-        };
-        for name in fetched {
-            let meant = paths::meant(&name, &host::folder_of(path));
-            let meant = meant.map_or_else(String::new, |meant| format!("; did you mean `{meant}`?"));
-            output::error(&format!(
-                "note: there is no folder `{name}` beside the file, and no model of that name in the hub's cache: a \
-                 run would fetch it from the hub{meant}\n"
-            ));
+        self.found(&analysis);
+        if let (Some(_), Some(experiment)) = (&plan, &analysis.experiment) {
+            note_fetched(experiment, path);
         }
         let refused = match &plan {
             Some(plan) => files::refused(plan, path, 1)?,
             None => Vec::new(),
         };
-        if let Some(plan) = plan.as_ref().filter(|_| !refused.is_empty()) {
-            let sources = &analysis.sources;
-            for failure in &refused {
-                match arguments.format {
-                    CheckFormat::Human => {
-                        let report = render::of_failure(failure, plan, sources);
-                        output::result(&render::human::report(&report, Style::of_stdout()));
-                    }
-                    CheckFormat::Short => output::result(&render::short::failure(failure, plan, sources)),
-                    CheckFormat::Json => json.push(render::json::of_failure(failure, plan, sources)),
-                    CheckFormat::Sarif => sarif.push(render::sarif::of_failure(failure, plan, sources)),
-                }
+        match plan.as_ref().filter(|_| !refused.is_empty()) {
+            Some(plan) => self.refused(path, &refused, plan, &analysis.sources),
+            None if analysis.diagnostics.is_empty() && self.format == CheckFormat::Human => {
+                output::note(&clean(&analysis, plan.is_some(), Style::of_stderr()));
             }
-            output::error(&format!(
-                "{} of {} cannot be used in a run\n",
-                counted(refused.len(), "part"),
-                path.display()
-            ));
-            status = if status == CommandStatus::Success { CommandStatus::Failure } else { status };
-        } else if diagnostics.is_empty() && arguments.format == CheckFormat::Human {
-            output::note(&clean(&analysis, plan.is_some(), Style::of_stderr()));
+            None => {}
         }
-        all.extend(analysis.diagnostics);
+        self.diagnostics.extend(analysis.diagnostics);
+        Ok(())
     }
-    match arguments.format {
-        CheckFormat::Json => output::result(&render::json::list(&json)),
-        CheckFormat::Sarif => {
-            let codes = all.iter().map(|diagnostic| diagnostic.code).collect();
-            output::result(&render::sarif::log(&sarif, &codes));
+
+    /// The diagnostics of a file.
+    fn found(&mut self, analysis: &Analysis) {
+        let Analysis { diagnostics, sources, .. } = analysis;
+        match self.format {
+            CheckFormat::Human => {
+                output::result(&render::human::diagnostics(diagnostics, sources, Style::of_stdout()));
+            }
+            CheckFormat::Short => output::result(&render::short::diagnostics(diagnostics, sources)),
+            CheckFormat::Json => self.json.extend(render::json::diagnostics(diagnostics, sources)),
+            CheckFormat::Sarif => {
+                let results = diagnostics.iter().map(|diagnostic| render::sarif::result(diagnostic, sources));
+                self.sarif.extend(results);
+            }
         }
-        CheckFormat::Human if !all.is_empty() => {
-            output::error(&render::human::summary(&all, Style::of_stderr()))
+        if diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
+            self.fail();
         }
-        CheckFormat::Human | CheckFormat::Short => {}
     }
-    Ok(status)
+
+    /// The files and rewards that a run could not use.
+    fn refused(&mut self, path: &Path, refused: &[Failure], plan: &Plan, sources: &Sources) {
+        for failure in refused {
+            match self.format {
+                CheckFormat::Human => {
+                    let report = render::of_failure(failure, plan, sources);
+                    output::result(&render::human::report(&report, Style::of_stdout()));
+                }
+                CheckFormat::Short => output::result(&render::short::failure(failure, plan, sources)),
+                CheckFormat::Json => self.json.push(render::json::of_failure(failure, plan, sources)),
+                CheckFormat::Sarif => self.sarif.push(render::sarif::of_failure(failure, plan, sources)),
+            }
+        }
+        output::error(&format!(
+            "{} of {} cannot be used in a run\n",
+            counted(refused.len(), "part"),
+            path.display()
+        ));
+        self.fail();
+    }
+
+    fn fail(&mut self) {
+        if self.status == CommandStatus::Success {
+            self.status = CommandStatus::Failure;
+        }
+    }
+
+    fn end(&self) {
+        match self.format {
+            CheckFormat::Json => output::result(&render::json::list(&self.json)),
+            CheckFormat::Sarif => {
+                let codes = self.diagnostics.iter().map(|diagnostic| diagnostic.code).collect();
+                output::result(&render::sarif::log(&self.sarif, &codes));
+            }
+            CheckFormat::Human if !self.diagnostics.is_empty() => {
+                output::error(&render::human::summary(&self.diagnostics, Style::of_stderr()));
+            }
+            CheckFormat::Human | CheckFormat::Short => {}
+        }
+    }
+}
+
+/// Says which models a run would fetch from the hub.
+fn note_fetched(experiment: &Experiment, path: &Path) {
+    let folder = host::folder_of(path);
+    for name in paths::to_fetch(experiment, &folder) {
+        let meant = paths::meant(&name, &folder);
+        let meant = meant.map_or_else(String::new, |meant| format!("; did you mean `{meant}`?"));
+        output::error(&format!(
+            "note: there is no folder `{name}` beside the file, and no model of that name in the hub's cache: a \
+             run would fetch it from the hub{meant}\n"
+        ));
+    }
 }
 
 /// Applies the certain fixes of a file in place, and reports on standard error how many. Imported modules are

@@ -66,8 +66,7 @@ fn text(stage: &str, file: &Path, prediction: &StagePrediction) -> String {
         text += &format!("  {:<16} idle {:>3.0}%\n", of.name, of.idle * 100.0);
     }
     let Bottleneck { name, share, kinds } = bottleneck;
-    let kinds: Vec<String> =
-        kinds.iter().map(|(kind, share)| format!("{kind} {:.0}%", share * 100.0)).collect();
+    let kinds: Vec<String> = kinds.iter().map(|of| format!("{} {:.0}%", of.kind, of.share * 100.0)).collect();
     text += &format!("  bottleneck: {name}, {:.0}% of the time ({})\n", share * 100.0, kinds.join(", "));
     text
 }

@@ -25,6 +25,8 @@ pub struct MeaningChange {
     inputs: Vec<InputChange>,
     /// Other possible causes of a difference: seeds, versions.
     circumstances: Vec<String>,
+    /// Whether the runs have different forks.
+    forked: bool,
 }
 
 pub fn compare(arguments: &CompareArgs) -> Result<CommandStatus, Problem> {
@@ -67,9 +69,15 @@ pub fn compare(arguments: &CompareArgs) -> Result<CommandStatus, Problem> {
 /// The differences between two runs other than their results.
 pub fn meaning(before: &RunFolder, after: &RunFolder) -> MeaningChange {
     let (mut circumstances, mut inputs) = (Vec::new(), Vec::new());
+    let forks =
+        |run: &RunFolder| run.results.as_ref().map(|results| results.forks.clone()).unwrap_or_default();
+    let forked = forks(before) != forks(after);
     if let (Some(before), Some(after)) = (&before.results, &after.results) {
         inputs = input_changes(before, after);
         let list = |seeds: &[u64]| seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+        for (run, results) in [("before", before), ("after", after)] {
+            circumstances.extend(results.forks.iter().map(|fork| format!("{run}: {}", fork.described())));
+        }
         if before.seeds != after.seeds {
             circumstances.push(format!("seeds {} -> {}", list(&before.seeds), list(&after.seeds)));
         }
@@ -82,7 +90,7 @@ pub fn meaning(before: &RunFolder, after: &RunFolder) -> MeaningChange {
             }
         }
     }
-    MeaningChange { difference: difference(&before.plan, &after.plan), inputs, circumstances }
+    MeaningChange { difference: difference(&before.plan, &after.plan), inputs, circumstances, forked }
 }
 
 impl MeaningChange {
@@ -96,10 +104,10 @@ impl MeaningChange {
     pub fn summary(&self) -> String {
         let PlanDifference { items, reruns, stages } = &self.difference;
         if items.is_empty() && reruns.is_empty() {
-            let what = if self.inputs.is_empty() {
-                "the same experiment"
-            } else {
-                "the same plan with different data or reward files"
+            let what = match (self.inputs.is_empty(), self.forked) {
+                (_, true) => "the same plan, but a stage was forked from another text",
+                (true, false) => "the same experiment",
+                (false, false) => "the same plan with different data or reward files",
             };
             return what.to_owned();
         }
@@ -404,6 +412,7 @@ mod tests {
             difference: PlanDifference::default(),
             inputs: Vec::new(),
             circumstances: vec!["seeds 1 -> 2".into()],
+            forked: false,
         };
         Pair { before: "a", after: "b", meaning, tables: vec![table] }
     }

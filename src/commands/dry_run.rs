@@ -75,7 +75,11 @@ pub fn dry_run(arguments: &RunArgs, sweep: &Sweep, folder: &Path) -> Result<Comm
             stages.join(", "),
         ));
     }
-    output::result(&format!("results in {}{}\n", folder.display(), folder_state(folder, &runs)));
+    output::result(&format!(
+        "results in {}{}\n",
+        folder.display(),
+        folder_state(folder, if let [(_, only)] = runs.as_slice() { Some(only) } else { None })
+    ));
     output::result(&format!("finished stages are taken from {STORE}; `mopd plan --why` says which\n"));
     let libtorch = libtorch.map_or_else(String::new, |it| format!(", libtorch {}", it.folder.display()));
     output::result(&format!("worker {}{libtorch}\n", worker.display()));
@@ -118,13 +122,12 @@ fn seeds(plan: &Plan) -> u32 {
     plan.experiment.comparisons.iter().map(|comparison| comparison.seeds).max().unwrap_or(1).max(1)
 }
 
-/// The state of the results folder.
-fn folder_state(folder: &Path, runs: &[(&SweepRun, &Plan)]) -> String {
+/// The state of the results folder. `only` is the plan of the only run.
+fn folder_state(folder: &Path, only: Option<&Plan>) -> String {
     if !folder.join("results.json").is_file() {
         return String::new();
     }
-    let same =
-        matches!(runs, [(_, plan)] if super::ls::plan_of(folder).as_deref() == Some(plan.hash.as_str()));
+    let same = only.is_some_and(|plan| super::ls::plan_of(folder).as_deref() == Some(plan.hash.as_str()));
     match same {
         true => ", which has those of the same plan".to_owned(),
         false => {

@@ -5,6 +5,8 @@ use std::time::SystemTime;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use comfy_table::{CellAlignment, ContentArrangement, Table as Grid, presets};
+use mopd_plan::events::Fork;
+use mopd_store::results_folder::ResultsFolder;
 use mopd_store::{Lock, age};
 use serde::Deserialize;
 use serde_json::json;
@@ -29,6 +31,8 @@ struct ListedRun {
     tables: Vec<String>,
     /// For a sweep, the numbers of finished runs and of all runs.
     members: Option<(usize, usize)>,
+    /// Stages that resumed from a checkpoint of another text.
+    forks: Vec<Fork>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -69,6 +73,8 @@ struct ResultsFile {
     seconds: Option<f64>,
     #[serde(default)]
     tables: Vec<ExperimentName>,
+    #[serde(default)]
+    forks: Vec<Fork>,
 }
 
 #[derive(Deserialize)]
@@ -96,7 +102,8 @@ pub fn ls(arguments: &LsArgs) -> Result<CommandStatus, Problem> {
             let when = DateTime::<Utc>::from(run.when).to_rfc3339_opts(SecondsFormat::Secs, true);
             let members = run.members.map(|(good, all)| json!({ "good": good, "all": all }));
             let line = json!({ "folder": run.folder, "experiment": run.experiment, "state": run.state.name(),
-                "time": when, "seconds": run.seconds, "tables": run.tables, "members": members });
+                "time": when, "seconds": run.seconds, "tables": run.tables, "members": members,
+                "forks": run.forks });
             output::result(&format!("{line}\n"));
         }
         return Ok(CommandStatus::Success);
@@ -140,6 +147,7 @@ fn run(folder: &Path) -> Option<ListedRun> {
     let results: Option<ResultsFile> = read(&folder.join("results.json"));
     // Results of another plan are from an earlier run.
     let results = results.filter(|results| plan.as_ref().is_none_or(|plan| plan.hash == results.plan));
+    let results = results.filter(|_| !ResultsFolder::at(folder).is_undecided());
     let members =
         sweep.map(|sweep| (sweep.members.iter().filter(|member| member.good).count(), sweep.members.len()));
     let state = match &results {
@@ -155,9 +163,10 @@ fn run(folder: &Path) -> Option<ListedRun> {
         (None, Some(results)) => results.experiment.clone(),
         (None, None) => String::new(),
     };
-    let (seconds, tables) = results.map_or((None, Vec::new()), |results| (results.seconds, results.tables));
+    let (seconds, tables, forks) =
+        results.map(|results| (results.seconds, results.tables, results.forks)).unwrap_or_default();
     let tables = tables.into_iter().map(|table| table.name).collect();
-    Some(ListedRun { folder: folder.to_owned(), experiment, state, when, seconds, tables, members })
+    Some(ListedRun { folder: folder.to_owned(), experiment, state, when, seconds, tables, members, forks })
 }
 
 /// `None` also for a file that does not come from a run.
@@ -177,7 +186,7 @@ fn grid(runs: &[ListedRun]) -> Grid {
         grid.add_row([
             printable(&run.folder.display().to_string()),
             printable(&run.experiment),
-            format!("{}{members}", run.state.name()),
+            format!("{}{members}{}", run.state.name(), if run.forks.is_empty() { "" } else { ", forked" }),
             format!("{} ago", duration(age(run.when, now).as_secs_f64())),
             run.seconds.map(duration).unwrap_or_default(),
             printable(&run.tables.join(", ")),

@@ -1,6 +1,5 @@
 //! The commands, one file each.
 
-mod archive;
 mod audit;
 mod bench;
 mod cache;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use mopd_lang::Analysis;
 use mopd_lang::check::NamedObjective;
-use mopd_lang::experiment::{Experiment, Train};
+use mopd_lang::experiment::{AuthorProgram, Experiment, Train};
 use mopd_plan::events::{Event, Failure, Job, RunJob};
 use mopd_plan::{self as plan, Stage};
 use mopd_store::programs::CommandSources;
@@ -94,7 +94,7 @@ fn programs(experiment: &Experiment, base: &Path) -> Result<Programs, Problem> {
     for model in &experiment.models {
         let parts: Vec<Train> =
             outline::trained(&model.stage).into_iter().flat_map(|(_, train)| train.parts()).collect();
-        for (_, command, depends) in parts.iter().flat_map(|part| part.rollout.programs()) {
+        for AuthorProgram { command, depends, .. } in parts.iter().flat_map(|part| part.rollout.programs()) {
             let program = of(command, depends, format!("model `{}`", model.name))?;
             programs.of_rollouts.insert(command.to_owned(), program);
         }

@@ -175,10 +175,15 @@ fn prompts(arguments: &SampleArgs) -> Result<Vec<SamplePrompt>, Problem> {
                     "a line is an object such as {\"prompt\": \"17 + 25?\"}; in a chat, also {\"messages\": [...]}",
                 )
             };
-            let line: Value = serde_json::from_str(line).map_err(|_| wrong("is not JSON"))?;
-            match (line.get("prompt"), line.get("messages")) {
-                (Some(Value::String(text)), _) => Ok(SamplePrompt::Prompt(text.clone())),
-                (_, Some(messages)) if arguments.chat => Ok(SamplePrompt::Messages(messages.clone())),
+            let row: Value = serde_json::from_str(line).map_err(|_| wrong("is not JSON"))?;
+            let given = |name| row.get(name).filter(|value: &&Value| !value.is_null());
+            match (given("prompt"), given("messages")) {
+                (Some(Value::String(text)), _) if !arguments.chat => Ok(SamplePrompt::Prompt(text.clone())),
+                // The worker reads its tools and other parts as `mopd run` does.
+                (Some(Value::String(_) | Value::Array(_)), _) | (None, Some(_)) if arguments.chat => {
+                    Ok(SamplePrompt::Line(line.to_owned()))
+                }
+                (Some(Value::Array(_)), _) => Err(wrong("has messages as its `prompt`, which need `--chat`")),
                 (_, Some(_)) => Err(wrong("has `messages`, which need `--chat`")),
                 _ => Err(wrong("has no string `prompt`")),
             }
@@ -190,11 +195,21 @@ fn prompts(arguments: &SampleArgs) -> Result<Vec<SamplePrompt>, Problem> {
     Ok(prompts)
 }
 
+/// The prompt of a line, or its messages, with their name.
+fn asked(line: &str) -> (&'static str, Value) {
+    let mut row: Value = serde_json::from_str(line).unwrap_or_default();
+    let name = if row["prompt"].is_null() { "messages" } else { "prompt" };
+    (name, row[name].take())
+}
+
 /// The heading with a prompt, before its completions.
 fn heading(prompt: &SamplePrompt, style: Style) -> String {
     let text = match prompt {
         SamplePrompt::Prompt(text) => text.clone(),
-        SamplePrompt::Messages(messages) => messages.to_string(),
+        SamplePrompt::Line(line) => match asked(line) {
+            (_, Value::String(text)) => text,
+            (_, messages) => messages.to_string(),
+        },
     };
     format!("{}\n", style.bold(&printable(&text)))
 }
@@ -203,7 +218,10 @@ fn heading(prompt: &SamplePrompt, style: Style) -> String {
 fn json_line(prompt: Option<&SamplePrompt>, mut said: Value) -> String {
     match prompt {
         Some(SamplePrompt::Prompt(text)) => said["prompt"] = json!(text),
-        Some(SamplePrompt::Messages(messages)) => said["messages"] = messages.clone(),
+        Some(SamplePrompt::Line(line)) => {
+            let (name, value) = asked(line);
+            said[name] = value;
+        }
         None => {}
     }
     format!("{said}\n")

@@ -8,13 +8,16 @@ use std::rc::Rc;
 
 use mopd_lang::Analysis;
 use mopd_lang::experiment::SweepAxis;
+use mopd_plan::difference::NamedPlan;
 use mopd_plan::results::{Results, Table, TableRow};
 use mopd_plan::{Comparison, DataSource, Domain, ModelId, Plan, PromptFormat, Reward, TableColumn};
+use mopd_store::results_folder::{RESULTS, ResultsFolder, SWEEP};
 use mopd_store::write_atomically;
 use serde_json::{Map, Value, json};
 
 use super::run::{event_files, results, run_plan};
-use super::{Compiled, archive, dry_run, plan_to_run};
+use super::{Compiled, dry_run, plan_to_run};
+use crate::archive;
 use crate::args::{Format, RunArgs};
 use crate::host::{self, as_text};
 use crate::output::{self, Style};
@@ -59,13 +62,18 @@ pub struct Sweep {
     pub members: Vec<SweepRun>,
 }
 
+/// A run of a sweep that is invalid.
+pub struct RefusedRun {
+    pub name: String,
+    pub analysis: Analysis,
+}
+
 /// The results of checking a file.
 pub struct CheckedSweep {
     /// Its diagnostics; of a sweep, those of the first run that is valid.
     pub analysis: Analysis,
-    /// The other runs of a sweep, which are invalid: their names and diagnostics; diagnostics that several
-    /// have in common are listed once.
-    pub refused: Vec<(String, Analysis)>,
+    /// The other runs of a sweep, which are invalid. Diagnostics that several have in common are listed once.
+    pub refused: Vec<RefusedRun>,
     /// `None` if no run is valid.
     pub sweep: Option<Sweep>,
 }
@@ -103,11 +111,11 @@ pub fn check(
             &analysis.sources,
             Style { terminal: false },
         )) {
-            refused.push((name(&values), analysis));
+            refused.push(RefusedRun { name: name(&values), analysis });
         }
         members.push(SweepRun { values, compiled });
     }
-    let analysis = shown.unwrap_or_else(|| refused.remove(0).1);
+    let analysis = shown.unwrap_or_else(|| refused.remove(0).analysis);
     let sweep = members.iter().any(|member| member.compiled.is_some()).then_some(Sweep { members });
     Ok(CheckedSweep { analysis, refused, sweep })
 }
@@ -144,9 +152,11 @@ impl Sweep {
         self.members.iter().filter_map(|member| Some((member, member.compiled.as_ref()?)))
     }
 
-    /// The names and plans of the members that can run.
-    pub fn plans(&self) -> Vec<(String, &Plan)> {
-        self.compiled().map(|(member, compiled)| (member.name(), &compiled.plan)).collect()
+    /// The members that can run.
+    pub fn plans(&self) -> Vec<NamedPlan<'_>> {
+        let named =
+            self.compiled().map(|(member, compiled)| NamedPlan { name: member.name(), plan: &compiled.plan });
+        named.collect()
     }
 
     /// The results folder that contains the members' folders.
@@ -160,7 +170,47 @@ impl Sweep {
     /// # Errors
     /// If the folder can't be written to.
     pub fn make_room(&self, folder: &Path) -> Result<(), Problem> {
-        if self.is_swept() { archive::make_room(folder, None) } else { Ok(()) }
+        if !self.is_swept() {
+            return Ok(());
+        }
+        archive::check(folder)?;
+        let results = ResultsFolder::at(folder);
+        results.make_room(&self.plan())?;
+        // Until all members have ended, `mopd ls` shows that the sweep is not finished.
+        self.write_members(folder, |_| false)?;
+        Ok(results.remove_plan_files_besides(&[SWEEP])?)
+    }
+
+    /// The hashes of all plans.
+    fn plan(&self) -> String {
+        let plans: Vec<&str> = self.compiled().map(|(_, compiled)| compiled.plan.hash.as_str()).collect();
+        plans.join(",")
+    }
+
+    /// Writes the list of members, and which of them are good.
+    fn write_members(&self, folder: &Path, good: impl Fn(usize) -> bool) -> Result<(), Problem> {
+        let entry = |(member, index): (&SweepRun, usize)| {
+            let (values, good) = (values(member), good(index));
+            json!({ "values": values, "out": member.out(folder), "good": good })
+        };
+        let list: Vec<Value> = self.members.iter().zip(0..).map(entry).collect();
+        write(&folder.join(SWEEP), &json!({ "schema": 1, "plan": self.plan(), "members": list }))
+    }
+
+    /// Called when a member has ended in any way. If its results are others than those that the merged tables
+    /// of an earlier run were made from, these move to `previous`.
+    ///
+    /// # Errors
+    /// If the folder can't be written to.
+    pub fn check_merged(&self, folder: &Path, index: usize) -> Result<(), Problem> {
+        let Some(member) = self.members.get(index).filter(|_| self.is_swept()) else { return Ok(()) };
+        let results = ResultsFolder::at(folder);
+        let merged = results.keys().unwrap_or_default();
+        let own = ResultsFolder::at(&member.out(folder)).keys();
+        if results.has_results() && !own.is_some_and(|own| merged.split(',').any(|known| known == own)) {
+            results.supersede("")?;
+        }
+        Ok(())
     }
 
     /// The announcement of a member of a sweep at its start: as text, or as an event.
@@ -182,7 +232,7 @@ impl Sweep {
     /// The tables of all members, merged.
     pub fn table(&self, results: &Results, style: Style) -> String {
         // A failed run has no rows.
-        let ended = |(_, plan): &(String, &Plan)| results.plan.split(',').any(|hash| hash == plan.hash);
+        let ended = |run: &NamedPlan| results.plan.split(',').any(|hash| hash == run.plan.hash);
         table::show_merged(results, &self.plans().into_iter().filter(ended).collect::<Vec<_>>(), style)
     }
 
@@ -193,20 +243,17 @@ impl Sweep {
     /// If the folder can't be written to.
     pub fn combined(&self, folder: &Path, results: &[Option<Results>]) -> Result<SweepResults, Problem> {
         let ended = || self.members.iter().zip(results);
-        let entry = |(member, results): (&SweepRun, &Option<Results>)| {
-            let good = results.is_some();
-            json!({ "values": values(member), "out": member.out(folder), "good": good })
-        };
-        let list: Vec<Value> = ended().map(entry).collect();
-        write(&folder.join("sweep.json"), &json!({ "schema": 1, "members": list }))?;
-        let good: Vec<(&SweepRun, &Plan, &Results)> = ended()
+        self.write_members(folder, |index| results.get(index).is_some_and(Option::is_some))?;
+        let good: Vec<FinishedRun> = ended()
             .filter_map(|(member, results)| {
-                Some((member, &member.compiled.as_ref()?.plan, results.as_ref()?))
+                let (plan, results) = (&member.compiled.as_ref()?.plan, results.as_ref()?);
+                Some(FinishedRun { member, plan, results })
             })
             .collect();
         let all = combined(&good);
         if let Some(all) = &all {
-            write(&folder.join("results.json"), all)?;
+            ResultsFolder::at(folder).supersede(all.keys.as_deref().unwrap_or_default())?;
+            write(&folder.join(RESULTS), all)?;
         }
         let failed =
             ended().filter(|(_, results)| results.is_none()).map(|(member, _)| member.name()).collect();
@@ -264,7 +311,9 @@ pub fn run(arguments: &RunArgs, sweep: &Sweep) -> Result<CommandStatus, Problem>
             (None, _) => {}
         }
         let out = member.out(&folder);
-        let ended_as = run_plan(arguments, compiled, &out, !sweep.is_swept())?;
+        let ended_as = run_plan(arguments, compiled, &out, !sweep.is_swept());
+        sweep.check_merged(&folder, index)?;
+        let ended_as = ended_as?;
         if ended_as != CommandStatus::Interrupted {
             // First, since a folder that is gone also explains why a stage could not write to it.
             lock.check()?;
@@ -311,27 +360,34 @@ pub fn run(arguments: &RunArgs, sweep: &Sweep) -> Result<CommandStatus, Problem>
     Ok(if ended.iter().any(Option::is_none) { CommandStatus::Failure } else { status })
 }
 
+/// A member of a sweep that finished.
+struct FinishedRun<'a> {
+    member: &'a SweepRun,
+    plan: &'a Plan,
+    results: &'a Results,
+}
+
 /// The results of all members as those of one run: a row that does not depend on the swept values appears
 /// once, others once for each member.
-fn combined(good: &[(&SweepRun, &Plan, &Results)]) -> Option<Results> {
-    let (_, _, first) = good.first()?;
+fn combined(good: &[FinishedRun]) -> Option<Results> {
+    let first = good.first()?.results;
     let of_table = |index: usize, table: &Table| {
         let mut rows: Vec<TableRow> = Vec::new();
         for (place, row) in table.rows.iter().enumerate() {
             // Compares keys: equal scores prove nothing, since two models may have the same by chance.
-            let mut all = good.iter().map(|(_, plan, _)| RowKeys::new(plan, index, place));
+            let mut all = good.iter().map(|run| RowKeys::new(run.plan, index, place));
             let own = all.next();
             if all.all(|other| Some(other) == own) {
                 rows.push(row.clone());
                 continue;
             }
-            rows.extend(good.iter().filter_map(|(member, _, results)| {
+            rows.extend(good.iter().filter_map(|FinishedRun { member, results, .. }| {
                 let row = results.tables.get(index)?.rows.get(place)?;
                 Some(TableRow { model: table::row_of_run(&row.model, &member.name()), ..row.clone() })
             }));
         }
         let each = || {
-            let own = good.iter().map(|(member, _, results)| (member, results.tables.get(index)));
+            let own = good.iter().map(|run| (run.member, run.results.tables.get(index)));
             own.filter_map(|(member, table)| Some((member.name(), table?)))
         };
         Table {
@@ -342,7 +398,7 @@ fn combined(good: &[(&SweepRun, &Plan, &Results)]) -> Option<Results> {
             ..table.clone()
         }
     };
-    let results = || good.iter().map(|(_, _, results)| *results);
+    let results = || good.iter().map(|run| run.results);
     Some(Results {
         plan: results().map(|results| results.plan.as_str()).collect::<Vec<_>>().join(","),
         seeds: distinct(results().flat_map(|results| results.seeds.clone())),
@@ -355,6 +411,11 @@ fn combined(good: &[(&SweepRun, &Plan, &Results)]) -> Option<Results> {
         stages: results().flat_map(|results| results.stages.clone()).collect(),
         guards: results().flat_map(|results| results.guards.clone()).collect(),
         private: results().flat_map(|results| results.private.clone()).collect(),
+        forks: distinct(results().flat_map(|results| results.forks.clone())),
+        keys: results()
+            .map(|results| results.keys.as_deref())
+            .collect::<Option<Vec<_>>>()
+            .map(|keys| keys.join(",")),
         seconds: results().map(|results| results.seconds).sum(),
         before_stages: results().map(|results| results.before_stages).sum(),
         peak_memory: results().map(|results| results.peak_memory).max().unwrap_or(0),
@@ -551,7 +612,11 @@ compare "t" { models = [base, start], samples = 2, temperature = 1, max_tokens =
             "{text}"
         );
         let good: Vec<_> = (swept.0.compiled().zip(&swept.1))
-            .map(|((member, compiled), results)| (member, &compiled.plan, results.as_ref().expect("good")))
+            .map(|((member, compiled), results)| FinishedRun {
+                member,
+                plan: &compiled.plan,
+                results: results.as_ref().expect("good"),
+            })
             .collect();
         let all = combined(&good).expect("two members");
         assert_eq!((all.seeds, all.tables[0].intervals), (vec![1, 2, 3], None));

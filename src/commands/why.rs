@@ -72,6 +72,9 @@ impl RerunReasons<'_> {
             Some(step) => format!(", from the checkpoint at step {step} on"),
             None => String::new(),
         };
+        if fate.damaged.is_some() {
+            return format!("{resumes}: its result in the store is damaged");
+        }
         let Some(before) = &fate.before else {
             return format!("{resumes}: no earlier run has a stage of this name and seed");
         };
@@ -130,6 +133,10 @@ impl RerunReasons<'_> {
                 let changes = settings.iter().chain(objective).map(SettingChange::to_string);
                 match item.kind {
                     DifferenceKind::Stage if item.name == fate.stage => found.extend(changes),
+                    // The only setting of the experiment that is one of each stage.
+                    DifferenceKind::Experiment => {
+                        found.extend(changes.filter(|change| change.starts_with("dtype ")))
+                    }
                     DifferenceKind::Domain if domains.contains(item.name.as_str()) => {
                         found.extend(changes.map(|change| format!("{change} of `{}`", item.name)));
                     }

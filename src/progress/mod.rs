@@ -137,6 +137,18 @@ impl RunProgress {
 
     /// Updates the progress from an event. The caller handles those that end a job.
     pub fn note(&mut self, event: &Event) {
+        self.update(event);
+        let counts = self.counts();
+        let seeds = self.seeds;
+        let line =
+            self.log.as_mut().and_then(|log| log.line(event, |stage, seed| name(stage, seed, seeds), counts));
+        if let Some(line) = line {
+            self.logged(&line);
+        }
+        self.tick();
+    }
+
+    fn update(&mut self, event: &Event) {
         match event {
             Event::Started { tasks, kept } => {
                 (self.tasks, self.found, self.predicting) = (*tasks, *kept, true);
@@ -225,14 +237,6 @@ impl RunProgress {
             | Event::Interrupted { .. }
             | Event::Finished { .. } => {}
         }
-        let counts = self.counts();
-        let seeds = self.seeds;
-        let line =
-            self.log.as_mut().and_then(|log| log.line(event, |stage, seed| name(stage, seed, seeds), counts));
-        if let Some(line) = line {
-            self.logged(&line);
-        }
-        self.tick();
     }
 
     /// The bar of a running stage.

@@ -8,8 +8,8 @@ use mopd_plan::events::Failure;
 
 pub fn diagnostics(diagnostics: &[Diagnostic], sources: &Sources) -> String {
     let of = |diagnostic: &Diagnostic| {
-        let head = (diagnostic.severity.name(), diagnostic.code.name());
-        line(diagnostic.primary.span, head, &diagnostic.message, sources)
+        let (severity, code) = (diagnostic.severity.name(), diagnostic.code.name());
+        line(diagnostic.primary.span, severity, code, &diagnostic.message, sources)
     };
     diagnostics.iter().map(of).collect()
 }
@@ -17,10 +17,10 @@ pub fn diagnostics(diagnostics: &[Diagnostic], sources: &Sources) -> String {
 /// A problem of a run: at its item in the source, or at the beginning of the file.
 pub fn failure(failure: &Failure, plan: &Plan, sources: &Sources) -> String {
     let place = super::place_of(failure, plan, sources).unwrap_or(Span::new(FileId(0), 0, 0));
-    line(place, ("error", failure.kind.name()), &failure.message, sources)
+    line(place, "error", failure.kind.name(), &failure.message, sources)
 }
 
-fn line(span: Span, (severity, code): (&str, &str), message: &str, sources: &Sources) -> String {
+fn line(span: Span, severity: &str, code: &str, message: &str, sources: &Sources) -> String {
     let file = sources.file(span.file);
     let before = &file.text[..span.start as usize];
     let line_start = before.rfind('\n').map_or(0, |at| at + 1);

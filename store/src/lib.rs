@@ -25,6 +25,7 @@ mod lock;
 pub mod named;
 pub mod programs;
 pub mod regular;
+pub mod results_folder;
 mod runs;
 mod secret;
 pub mod signals;

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::{Component, Path, PathBuf};
 
 use crate::content::HashedFile;
@@ -17,14 +17,50 @@ pub const ENDINGS: [&str; 26] = [
     "py", "pyi", "pyx", "sh", "bash", "zsh", "pl", "pm", "rb", "lua", "js", "mjs", "cjs", "ts", "r", "jl",
     "c", "h", "cc", "cpp", "hpp", "rs", "go", "java", "scala", "php",
 ];
-/// Folders of generated or installed files, which are skipped, as are names that begin with a dot.
-const SKIPPED: [&str; 4] = ["__pycache__", "node_modules", "site-packages", "venv"];
-/// Most source files in a script's folder, their bytes, and entries that are visited: a folder with more is
-/// not a folder of sources.
-const FILES_AT_MOST: usize = 1000;
-const BYTES_AT_MOST: u64 = 32 << 20;
+/// Python's compiled copies of sources. Python writes them while a program runs, so they never count.
+const BYTECODE: &str = "__pycache__";
+/// Folders of generated or installed files. A search for sources skips them, and names that begin with a dot.
+const SKIPPED: [&str; 3] = ["node_modules", "site-packages", "venv"];
+/// Files and folders that are visited at most.
 const ENTRIES_AT_MOST: usize = 20_000;
+/// How many levels of folders a search for sources visits.
 const FOLDERS_DEEP: usize = 12;
+
+/// The purpose of a walk over a folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WalkScope {
+    /// Source files that a program may import.
+    Sources,
+    /// All files of a folder that `depends` names: the user says that they matter.
+    Declared,
+}
+
+impl WalkScope {
+    /// Most files, and most bytes. A folder with more is not a folder of sources; and a declared one would
+    /// be read by every run.
+    fn limits(self) -> (usize, u64) {
+        match self {
+            WalkScope::Sources => (1000, 32 << 20),
+            WalkScope::Declared => (ENTRIES_AT_MOST, 1 << 30),
+        }
+    }
+
+    fn skips(self, name: &str) -> bool {
+        name == BYTECODE || self == WalkScope::Sources && (name.starts_with('.') || SKIPPED.contains(&name))
+    }
+
+    fn wants(self, path: &Path) -> bool {
+        self == WalkScope::Declared || ending(path).is_some_and(|ending| ENDINGS.contains(&ending.as_str()))
+    }
+}
+
+/// What is found in a folder, in order, with names relative to it.
+#[derive(Debug, Default)]
+struct WalkedFolder {
+    files: Vec<(String, PathBuf)>,
+    /// Links to folders whose files are listed under another name or contain this folder, with their targets.
+    links: Vec<(String, PathBuf)>,
+}
 
 /// The files of a command.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,7 +97,9 @@ impl CommandSources {
             match named {
                 Named::File(word) => program.named(&folder, &word, &mut scripts),
                 Named::Module(module) => program.module(&folder, &module, &mut scripts),
-                Named::Computed(word) => program.unseen.push(format!("what the shell makes of `{word}`")),
+                Named::Computed(word) => {
+                    program.unseen.push(format!("files that the shell substitutes for `{word}`"))
+                }
             }
         }
         for folder in scripts {
@@ -139,10 +177,10 @@ impl CommandSources {
 
     /// Adds all source files of a script's folder and its subfolders, unless there are too many.
     fn sources(&mut self, folder: &Path, base: &Path) {
-        let is_source = |path: &Path| ending(path).is_some_and(|ending| ENDINGS.contains(&ending.as_str()));
         let shown = folder.strip_prefix(base).ok().filter(|path| *path != Path::new(""));
         let shown = shown.map_or_else(|| "the script's folder".to_owned(), |path| path.display().to_string());
-        match walk(folder, is_source).and_then(|files| hashed(&files)) {
+        let scope = WalkScope::Sources;
+        match walk(folder, scope).and_then(|found| hashed(&found.files, scope)) {
             Ok(files) => {
                 for (name, file) in files {
                     // Below `base`, the name is the path relative to it; elsewhere, relative to `folder`.
@@ -160,9 +198,16 @@ impl CommandSources {
         let path = base.join(written);
         let unreadable = |why: String| UnreadableDependency { path: path.clone(), why };
         if path.is_dir() {
-            let files = walk(&path, |_| true).and_then(|files| hashed(&files)).map_err(unreadable)?;
-            for (name, file) in files {
-                self.add(format!("{}/{name}", written.trim_end_matches('/')), file);
+            let scope = WalkScope::Declared;
+            let too_many = |why: String| unreadable(format!("{why}; name the files or folders that matter"));
+            let WalkedFolder { files, links } = walk(&path, scope).map_err(too_many)?;
+            let within = |name: &str| format!("{}/{name}", written.trim_end_matches('/'));
+            for (name, file) in hashed(&files, scope).map_err(too_many)? {
+                self.add(within(&name), file);
+            }
+            for (name, target) in links {
+                let hash = blake3::hash(format!("link to {}", target.display()).as_bytes());
+                self.files.insert((within(&name), hash.to_hex().to_string()));
             }
             return Ok(());
         }
@@ -276,14 +321,14 @@ fn name_within(path: &Path, folder: &Path) -> Option<String> {
     Some(parts.map(part).collect::<Vec<_>>().join("/"))
 }
 
-/// Files below a folder, with their relative names, in order. Links to files count as files; links to folders
-/// are followed unless they lead to a visited folder or to a parent of this one.
-fn walk(root: &Path, wanted: impl Fn(&Path) -> bool) -> Result<Vec<(String, PathBuf)>, String> {
-    let unreadable =
-        |folder: &Path, error: &std::io::Error| format!("{}: {}", folder.display(), reason(error));
+/// The files below a folder. Links to files count as files; links to folders are followed unless they lead to
+/// a visited folder or to a parent of this one.
+fn walk(root: &Path, scope: WalkScope) -> Result<WalkedFolder, String> {
+    let unreadable = |path: &Path, error: &std::io::Error| format!("{}: {}", path.display(), reason(error));
     let real_root = fs::canonicalize(root).map_err(|error| unreadable(root, &error))?;
     let mut seen = BTreeSet::from([real_root.clone()]);
-    let (mut found, mut folders, mut entries) = (Vec::new(), vec![(root.to_owned(), 0)], 0);
+    let (mut found, mut folders, mut entries) = (WalkedFolder::default(), vec![(root.to_owned(), 0)], 0);
+    let (most_files, _) = scope.limits();
     while let Some((folder, depth)) = folders.pop() {
         let listed: Result<Vec<_>, _> = fs::read_dir(&folder).and_then(Iterator::collect);
         let mut listed = listed.map_err(|error| unreadable(&folder, &error))?;
@@ -291,45 +336,55 @@ fn walk(root: &Path, wanted: impl Fn(&Path) -> bool) -> Result<Vec<(String, Path
         // lists them.
         listed.sort_by_key(fs::DirEntry::file_name);
         for entry in listed {
-            let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+            let path = entry.path();
             entries += 1;
             if entries > ENTRIES_AT_MOST {
                 return Err(format!("more than {ENTRIES_AT_MOST} files and folders"));
             }
-            if name.starts_with('.') {
+            if scope.skips(&entry.file_name().to_string_lossy()) {
                 continue;
             }
-            // Programs can't read a broken link.
-            let Ok(found_there) = fs::metadata(&path) else { continue };
+            let found_there = match fs::metadata(&path) {
+                Ok(found_there) => found_there,
+                // Programs can't read a broken link.
+                Err(error) if scope == WalkScope::Sources || error.kind() == ErrorKind::NotFound => continue,
+                Err(error) => return Err(unreadable(&path, &error)),
+            };
+            let name = name_within(&path, root).ok_or("a file in another folder")?;
             if found_there.is_dir() {
-                if SKIPPED.contains(&name.as_str()) || depth >= FOLDERS_DEEP {
+                if scope == WalkScope::Sources && depth >= FOLDERS_DEEP {
                     continue;
                 }
-                let Ok(real) = fs::canonicalize(&path) else { continue };
+                let real = match fs::canonicalize(&path) {
+                    Ok(real) => real,
+                    Err(_) if scope == WalkScope::Sources => continue,
+                    Err(error) => return Err(unreadable(&path, &error)),
+                };
                 if !real_root.starts_with(&real) && seen.insert(real) {
                     folders.push((path, depth + 1));
+                } else if let Ok(target) = fs::read_link(&path) {
+                    found.links.push((name, target));
                 }
-            } else if found_there.is_file() && wanted(&path) {
-                let name = name_within(&path, root).ok_or("a file in another folder")?;
-                found.push((name, path));
-                if found.len() > FILES_AT_MOST {
-                    return Err(format!("more than {FILES_AT_MOST} files"));
+            } else if found_there.is_file() && scope.wants(&path) {
+                found.files.push((name, path));
+                if found.files.len() > most_files {
+                    return Err(format!("more than {most_files} files"));
                 }
             }
         }
     }
-    found.sort();
+    found.files.sort();
     Ok(found)
 }
 
-fn hashed(files: &[(String, PathBuf)]) -> Result<Vec<(String, HashedFile)>, String> {
-    let mut left = BYTES_AT_MOST;
+fn hashed(files: &[(String, PathBuf)], scope: WalkScope) -> Result<Vec<(String, HashedFile)>, String> {
+    let (_, most) = scope.limits();
+    let mut left = most;
     let mut hashes = Vec::new();
     for (name, path) in files {
         let length = fs::metadata(path).map_or(0, |found| found.len());
-        left = left.checked_sub(length).ok_or_else(|| format!("more than {} MiB", BYTES_AT_MOST >> 20))?;
-        let file =
-            HashedFile::hash(path, BYTES_AT_MOST).map_err(|error| format!("{name}: {}", reason(&error)))?;
+        left = left.checked_sub(length).ok_or_else(|| format!("more than {} MiB", most >> 20))?;
+        let file = HashedFile::hash(path, most).map_err(|error| format!("{name}: {}", reason(&error)))?;
         hashes.push((name.clone(), file));
     }
     Ok(hashes)
@@ -426,7 +481,7 @@ mod tests {
         assert_eq!(names("cd / && ls . / /tmp", &folder), Vec::<String>::new());
         for word in ["$HOME/verify.py", "rules/*.json", "~/verify.py", "`which judge`"] {
             let said = of(&format!("python3 {word}"), &folder).unseen;
-            assert!(said[0].starts_with("what the shell makes of"), "{word}: {said:?}");
+            assert!(said[0].starts_with("files that the shell substitutes for"), "{word}: {said:?}");
         }
     }
 
@@ -456,6 +511,44 @@ mod tests {
         assert!(depends(&["/dev/zero"]).unwrap_err().to_string().contains("it is a device"));
     }
 
+    /// The user named the folder, so nothing in it may be changed unnoticed.
+    #[test]
+    fn every_file_of_a_declared_folder_counts() {
+        let deep = format!("rules/{}end.txt", "d/".repeat(20));
+        let files =
+            ["verify.py", "rules/.bonus.json", "rules/venv/a.txt", "rules/.git/b", "rules/c.bin", &deep];
+        let folder = folder(&files);
+        let hash =
+            || CommandSources::find("verify.py", &["rules/".to_owned()], folder.path()).unwrap().hash();
+        for file in &files[1..] {
+            let before = hash();
+            fs::write(folder.path().join(file), "other").unwrap();
+            assert_ne!(hash(), before, "{file}");
+        }
+        // A program that is run writes these.
+        let before = hash();
+        fs::create_dir(folder.path().join("rules/__pycache__")).unwrap();
+        fs::write(folder.path().join("rules/__pycache__/a.pyc"), "").unwrap();
+        assert_eq!(hash(), before);
+        // A link selects a folder whose files are listed anyway.
+        fs::create_dir_all(folder.path().join("rules/d2")).unwrap();
+        let link = folder.path().join("rules/used");
+        symlink("d", &link).unwrap();
+        let before = hash();
+        fs::remove_file(&link).unwrap();
+        symlink("d2", &link).unwrap();
+        assert_ne!(hash(), before);
+        symlink("..", folder.path().join("rules/up")).unwrap();
+        hash();
+        fs::create_dir(folder.path().join("rules/many")).unwrap();
+        for index in 0..=ENTRIES_AT_MOST {
+            fs::write(folder.path().join(format!("rules/many/{index}")), "").unwrap();
+        }
+        let problem = CommandSources::find("verify.py", &["rules".to_owned()], folder.path()).unwrap_err();
+        let problem = problem.to_string();
+        assert!(problem.contains("more than 20000 files and folders; name the files"), "{problem}");
+    }
+
     #[test]
     fn dependency_search_ends_with_symlink_cycles_and_many_files() {
         let folder = folder(&["v/verify.py", "elsewhere/lib.py"]);
@@ -466,7 +559,7 @@ mod tests {
         symlink("../elsewhere/lib.py", at("v/file.py")).unwrap();
         let found = names("python3 v/verify.py", &folder);
         assert_eq!(found, ["v/file.py", "v/lib/lib.py", "v/verify.py"]);
-        for index in 0..=FILES_AT_MOST {
+        for index in 0..=WalkScope::Sources.limits().0 {
             fs::write(at(&format!("v/{index}.py")), "").unwrap();
         }
         let crowded = of("python3 v/verify.py", &folder);

@@ -3,18 +3,19 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::files::reason;
-use crate::{Folder, Lock, WriteError, write_whole};
+use crate::{Folder, Lock, WriteError, remove_file, write_whole};
 
 /// The entries that a run reads from the store or writes to it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredRun {
     pub experiment: String,
-    /// Its folder of results, as an absolute path.
+    /// Its folder of results, as an absolute path. In the file, it is relative to the project's folder if it
+    /// is below that, so that a project can be moved or renamed with its runs.
     pub out: PathBuf,
     /// Keys, with descriptions of their results.
     pub needs: BTreeMap<String, String>,
@@ -43,10 +44,34 @@ impl Folder {
     /// store is being pruned now: try again.
     pub fn register(&self, run: &StoredRun) -> Result<bool, WriteError> {
         let Some(_registry) = self.try_registry()? else { return Ok(false) };
-        let name = blake3::hash(run.out.as_os_str().as_encoded_bytes()).to_hex();
-        let text = serde_json::to_vec(run).expect("a run is plain data");
-        write_whole(&self.path("runs").join(format!("{name}.json")), &text)?;
+        let file = |out: &Path| {
+            let name = blake3::hash(out.as_os_str().as_encoded_bytes()).to_hex();
+            self.path("runs").join(format!("{name}.json"))
+        };
+        let stored = StoredRun { out: self.within_project(&run.out), ..run.clone() };
+        let text = serde_json::to_vec(&stored).expect("a run is plain data");
+        write_whole(&file(&stored.out), &text)?;
+        // Earlier versions wrote an absolute path, under another name.
+        if stored.out != run.out {
+            remove_file(&file(&run.out))?;
+        }
         Ok(true)
+    }
+
+    /// The folder of the project that a store at `.mopd/store` belongs to.
+    fn project(&self) -> Option<PathBuf> {
+        let path = std::path::absolute(&self.path).ok()?;
+        path.parent().filter(|folder| folder.ends_with(".mopd"))?.parent().map(Path::to_owned)
+    }
+
+    /// A path relative to the project, if it is below it.
+    fn within_project(&self, path: &Path) -> PathBuf {
+        let Some(project) = self.project() else { return path.to_owned() };
+        let real = |path: &Path| fs::canonicalize(path).ok();
+        let inside = path.strip_prefix(&project).map(Path::to_owned).ok();
+        // The project may be known by two names.
+        let inside = inside.or_else(|| Some(real(path)?.strip_prefix(real(&project)?).ok()?.to_owned()));
+        inside.unwrap_or_else(|| path.to_owned())
     }
 
     /// All registered runs.
@@ -65,7 +90,12 @@ impl Folder {
             if path.extension().is_none_or(|extension| extension != "json") {
                 continue;
             }
-            match crate::read_json::<StoredRun>(&path) {
+            let read = crate::read_json::<StoredRun>(&path).map(|run| match self.project() {
+                // An absolute path replaces that of the project.
+                Some(project) => StoredRun { out: project.join(&run.out), ..run },
+                None => run,
+            });
+            match read {
                 Ok(run) if run.out.is_dir() => runs.kept.push(run),
                 Ok(_) => runs.gone.push(path),
                 Err(problem) => runs.unreadable.push(format!("{}: {problem}", self.path("runs").display())),

@@ -290,3 +290,24 @@ fn a_lock_on_a_folder_that_was_deleted_is_none() {
     drop(held);
     assert!(other.in_place().unwrap(), "it is not the first one's to remove");
 }
+
+#[test]
+fn a_moved_project_keeps_what_its_runs_need() {
+    let place = tempfile::tempdir().unwrap();
+    let (old, new) = (place.path().join("old"), place.path().join("new"));
+    let folder = Folder::open(&old.join(".mopd/store")).unwrap();
+    put(&folder, &key('a'), 10, 100);
+    put(&folder, &key('b'), 10, 100);
+    let elsewhere = place.path().join("elsewhere");
+    for out in [&old.join("runs/r"), &elsewhere] {
+        fs::create_dir_all(out).unwrap();
+    }
+    assert!(folder.register(&run(&old.join("runs/r"), &['a'])).unwrap());
+    assert!(folder.register(&run(&elsewhere, &['b'])).unwrap());
+    fs::rename(&old, &new).unwrap();
+    let moved = Folder::at(&new.join(".mopd/store"));
+    let runs: Vec<PathBuf> = moved.runs().unwrap().kept.into_iter().map(|run| run.out).collect();
+    assert_eq!(runs, [elsewhere, new.join("runs/r")]);
+    let all = PrunePolicy { older_than: Some(Duration::ZERO), ..PrunePolicy::default() };
+    assert!(moved.prune(&all, SystemTime::now()).unwrap().unwrap().removed.is_empty());
+}

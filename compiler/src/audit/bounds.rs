@@ -32,6 +32,19 @@ pub(super) enum ZeroGradientCause {
     Same,
 }
 
+/// A part that stops all gradient of another one, and why.
+#[derive(Clone, Copy)]
+struct GradientStop {
+    place: usize,
+    cause: ZeroGradientCause,
+}
+
+impl GradientStop {
+    fn new(place: usize, cause: ZeroGradientCause) -> GradientStop {
+        GradientStop { place, cause }
+    }
+}
+
 /// The ranges of all parts of some formulas, and the parts that no gradient can pass.
 pub(super) struct Bounds<'a> {
     /// Operands before users.
@@ -39,7 +52,7 @@ pub(super) struct Bounds<'a> {
     places: HashMap<*const FormulaNode, usize>,
     ranges: Vec<ValueRange>,
     /// For each part, the part that stops all its gradient, and why; `None` if some gradient may pass.
-    dead: Vec<Option<(usize, ZeroGradientCause)>>,
+    dead: Vec<Option<GradientStop>>,
 }
 
 impl<'a> Bounds<'a> {
@@ -78,66 +91,33 @@ impl<'a> Bounds<'a> {
         at
     }
 
-    /// The part that stops all gradient of a part, and why. `None` if some gradient may pass.
-    fn stops(&self, place: usize, facts: &RunFacts) -> Option<(usize, ZeroGradientCause)> {
+    fn is_live(&self, place: usize) -> bool {
+        self.parts[place].live()
+    }
+
+    /// What stops all gradient of a part. `None` if some gradient may pass.
+    fn stops(&self, place: usize, facts: &RunFacts) -> Option<GradientStop> {
         let formula = self.parts[place];
         if !formula.live() {
             return None;
         }
         let inner: Vec<usize> = self.operands(place).collect();
-        let live = |place: usize| self.parts[place].live();
-        // If none of these carries gradient, the reason of the first.
-        let all = |places: &[usize]| {
-            let found: Option<Vec<(usize, ZeroGradientCause)>> =
-                places.iter().filter(|at| live(**at)).map(|at| self.dead[*at]).collect();
-            found.and_then(|found| found.first().copied())
-        };
-        let zero = |at: usize| {
-            let own = matches!(self.parts[at].0.kind, FormulaKind::Number(_));
-            self.ranges[at].is_zero().then(|| {
-                if own {
-                    (place, ZeroGradientCause::Factor)
-                } else {
-                    (self.source(at), ZeroGradientCause::Factor)
-                }
-            })
-        };
-        // The gradient of this factor of a product.
-        let scaled = |at: usize, by: usize| {
-            if live(at) { self.dead[at].or_else(|| zero(by)).map(Some) } else { Some(None) }
-        };
         match &formula.0.kind {
             FormulaKind::Live(Live::Divergence(divergence)) => {
                 is_of_itself(divergence, facts, &self.operand_ranges(place))
-                    .then_some((place, ZeroGradientCause::Same))
+                    .then_some(GradientStop::new(place, ZeroGradientCause::Same))
             }
             FormulaKind::Apply { function, .. } => match (function, inner.as_slice()) {
-                (Function::Multiply, [left, right]) => {
-                    let (one, other) = (scaled(*left, *right)?, scaled(*right, *left)?);
-                    one.or(other)
-                }
-                (Function::Divide, [above, below]) => {
-                    let one = if live(*above) { Some(self.dead[*above]?) } else { None };
-                    let other =
-                        if live(*below) { Some(self.dead[*below].or_else(|| zero(*above))?) } else { None };
-                    one.or(other)
-                }
-                // The power is flat where its base is 0.
-                (Function::Power, [base, exponent])
-                    if self.ranges[*base].is_zero()
-                        && self.ranges[*exponent].low > 1.0
-                        && !live(*exponent) =>
-                {
-                    Some((self.source(*base), ZeroGradientCause::Factor))
-                }
-                (Function::Abs, [x]) if self.ranges[*x].is_zero() => {
-                    Some((self.source(*x), ZeroGradientCause::Factor))
+                (Function::Multiply | Function::Divide | Function::Power | Function::Abs, _) => {
+                    self.scaled_to_zero(place, *function, &inner)
                 }
                 (Function::Minimum | Function::Maximum, [left, right]) => {
-                    // The other operand can't reach the bound, so always the bound is chosen.
+                    // The other operand can't get past the bound, so always the bound is chosen. Where it
+                    // touches the bound, it is at its own extremum, and its gradient is 0.
                     let (a, b) = (self.ranges[*left], self.ranges[*right]);
-                    let first = if *function == Function::Minimum { a.high < b.low } else { a.low > b.high };
-                    let second = if *function == Function::Minimum { b.high < a.low } else { b.low > a.high };
+                    let least = *function == Function::Minimum;
+                    let first = if least { a.high <= b.low } else { a.low >= b.high };
+                    let second = if least { b.high <= a.low } else { b.low >= a.high };
                     let cases = if first {
                         &inner[..1]
                     } else if second {
@@ -151,13 +131,13 @@ impl<'a> Bounds<'a> {
                     let (value, low_range, high_range) =
                         (self.ranges[*x], self.ranges[*low], self.ranges[*high]);
                     let fixed = low_range.low >= high_range.high
-                        || value.high < low_range.low
-                        || value.low > high_range.high;
+                        || value.high <= low_range.low
+                        || value.low >= high_range.high;
                     let bounds = if fixed { &inner[1..] } else { &inner[..] };
                     self.chosen(place, bounds, ZeroGradientCause::Bounds)
                 }
                 (Function::Relu, [x]) if self.ranges[*x].high <= 0.0 => {
-                    Some((place, ZeroGradientCause::Bounds))
+                    Some(GradientStop::new(place, ZeroGradientCause::Bounds))
                 }
                 (Function::Where, [condition, then, otherwise]) => {
                     let truth = self.ranges[*condition];
@@ -167,28 +147,72 @@ impl<'a> Bounds<'a> {
                         () => &[*then, *otherwise],
                     };
                     match self.chosen(place, cases, ZeroGradientCause::Factor) {
-                        Some((at, _)) if at == place => Some((*condition, ZeroGradientCause::Factor)),
+                        Some(stop) if stop.place == place => {
+                            Some(GradientStop::new(*condition, ZeroGradientCause::Factor))
+                        }
                         found => found,
                     }
                 }
-                (_, operands) => all(operands),
+                (_, operands) => self.all_stop(operands),
             },
-            FormulaKind::Reduce { .. } | FormulaKind::Scan { .. } => all(&inner[..1]),
+            FormulaKind::Reduce { .. } | FormulaKind::Scan { .. } => self.all_stop(&inner[..1]),
             _ => None,
         }
     }
 
+    /// What stops all gradient of a product, quotient, power or absolute value: mostly a factor that is 0.
+    fn scaled_to_zero(&self, place: usize, function: Function, inner: &[usize]) -> Option<GradientStop> {
+        let zero = |at: usize| {
+            let own = matches!(self.parts[at].0.kind, FormulaKind::Number(_));
+            self.ranges[at].is_zero().then(|| {
+                GradientStop::new(if own { place } else { self.source(at) }, ZeroGradientCause::Factor)
+            })
+        };
+        // The gradient of this factor of a product.
+        let scaled = |at: usize, by: usize| {
+            if self.is_live(at) { self.dead[at].or_else(|| zero(by)).map(Some) } else { Some(None) }
+        };
+        match (function, inner) {
+            (Function::Multiply, [left, right]) => {
+                let (one, other) = (scaled(*left, *right)?, scaled(*right, *left)?);
+                one.or(other)
+            }
+            (Function::Divide, [above, below]) => {
+                let one = if self.is_live(*above) { Some(self.dead[*above]?) } else { None };
+                let other = match self.is_live(*below) {
+                    true => Some(self.dead[*below].or_else(|| zero(*above))?),
+                    false => None,
+                };
+                one.or(other)
+            }
+            // The power is flat where its base is 0.
+            (Function::Power, [base, exponent])
+                if self.ranges[*base].is_zero()
+                    && self.ranges[*exponent].low > 1.0
+                    && !self.is_live(*exponent) =>
+            {
+                Some(GradientStop::new(self.source(*base), ZeroGradientCause::Factor))
+            }
+            (Function::Abs, [x]) if self.ranges[*x].is_zero() => {
+                Some(GradientStop::new(self.source(*x), ZeroGradientCause::Factor))
+            }
+            (_, operands) => self.all_stop(operands),
+        }
+    }
+
+    /// If none of these carries gradient, the reason of the first.
+    fn all_stop(&self, places: &[usize]) -> Option<GradientStop> {
+        let live = places.iter().filter(|at| self.is_live(**at));
+        let found: Option<Vec<GradientStop>> = live.map(|at| self.dead[*at]).collect();
+        found?.first().copied()
+    }
+
     /// If no possible choice carries gradient: the reason of the first live one, or the choice itself if none
     /// is live.
-    fn chosen(
-        &self,
-        place: usize,
-        cases: &[usize],
-        why: ZeroGradientCause,
-    ) -> Option<(usize, ZeroGradientCause)> {
-        let live: Vec<usize> = cases.iter().copied().filter(|at| self.parts[*at].live()).collect();
+    fn chosen(&self, place: usize, cases: &[usize], cause: ZeroGradientCause) -> Option<GradientStop> {
+        let live: Vec<usize> = cases.iter().copied().filter(|at| self.is_live(*at)).collect();
         match live.as_slice() {
-            [] => Some((place, why)),
+            [] => Some(GradientStop::new(place, cause)),
             live => live.iter().map(|at| self.dead[*at]).collect::<Option<Vec<_>>>()?.first().copied(),
         }
     }
@@ -197,8 +221,8 @@ impl<'a> Bounds<'a> {
         self.operands(place).map(|operand| self.ranges[operand]).collect()
     }
 
-    fn culprit(&self, (place, why): (usize, ZeroGradientCause)) -> Culprit<'a> {
-        Culprit { part: self.parts[place], cause: why }
+    fn culprit(&self, stop: GradientStop) -> Culprit<'a> {
+        Culprit { part: self.parts[stop.place], cause: stop.cause }
     }
 }
 

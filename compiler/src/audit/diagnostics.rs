@@ -1,7 +1,7 @@
 //! Diagnostics of the audit: terms that teach nothing or the opposite, and misleading losses.
 
 use mopd_lang::diag::{Code, Diagnostic, Severity};
-use mopd_lang::experiment::{Experiment, Objective, Origin, Reward, Stage, Term, Train};
+use mopd_lang::experiment::{Experiment, Objective, Origin, Reward, Stage, StageStep, Term, Train};
 use mopd_lang::formula::{Formula, FormulaKind, Role, text};
 use mopd_lang::source::Span;
 
@@ -90,7 +90,7 @@ impl<'a, 'b> AuditCase<'a, 'b> {
     }
 
     fn query_of(&self, view: TermView<'a>, step: u32, run: RunNumbers) -> Option<Query<'a>> {
-        let moment = ToyMoment { step: (step, self.steps), run, longest: self.longest };
+        let moment = ToyMoment { step: StageStep { step, steps: self.steps }, run, longest: self.longest };
         let view = view.of_policy(Some(self.policy_temperature));
         Query::new(view, self.sampler, self.teachers, moment).ok()
     }
@@ -340,8 +340,16 @@ impl<'a> AuditPass<'a> {
     }
 
     fn zero(&mut self, case: &AuditCase) {
-        let text = "the mean gradient of this term is exactly 0, over everything that can be drawn";
-        let diagnostic = Diagnostic::error(Code::ZeroGradient, self.span(case.term.origin), text)
+        let place = self.span(case.term.origin);
+        let diagnostic = if case.view().any(range::divides_by_length) {
+            // Toy completions have one length. The drawn ends decide it, so a little is left of the gradient.
+            let text = "in completions of one length, the mean gradient of this term is exactly 0";
+            Diagnostic::warning(Code::ZeroGradient, place, text)
+        } else {
+            let text = "the mean gradient of this term is exactly 0, over everything that can be drawn";
+            Diagnostic::error(Code::ZeroGradient, place, text)
+        };
+        let diagnostic = diagnostic
             .label("each token pulls, and together they cancel")
             .note(self.span(case.rollout), format!("these are {}", case.sampler.text()))
             .help(

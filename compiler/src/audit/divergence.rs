@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use mopd_expr::summand::LEAST_PROBABILITY;
+use mopd_lang::experiment::StageStep;
 use mopd_lang::formula::{
     Distribution, Divergence, DivergenceKind, Formula, FormulaKind, Mass, Role, Side, SideProbability,
     Summand, Support,
@@ -102,9 +103,9 @@ impl TokenContext<'_> {
             Distribution::Blend(parts) => {
                 let parts: Vec<(f64, Vec<Dual>)> = parts
                     .iter()
-                    .map(|(_, role)| {
+                    .map(|part| {
                         let share = parameters.next().unwrap_or(f64::NAN);
-                        Ok((share, self.log_probabilities(role, of(role), live)?))
+                        Ok((share, self.log_probabilities(&part.role, of(&part.role), live)?))
                     })
                     .collect::<Result<_, AuditRefusal>>()?;
                 let entry = |entry: usize| log_sum(parts.iter().map(|(share, logp)| (*share, &logp[entry])));
@@ -342,7 +343,7 @@ fn entrywise(entries: &EntryGraph, l: &Dual, r: &Dual) -> Result<Dual, AuditRefu
 /// The summand of one entry, as a graph whose leaves are the entry's probabilities.
 struct EntryGraph {
     graph: Rc<FormulaGraph>,
-    step: (u32, u32),
+    step: StageStep,
 }
 
 impl EntryGraph {

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use mopd_expr::aggregate;
+use mopd_expr::aggregate::{self, Grouping};
 use mopd_expr::batch::{Batch, Layout};
 use mopd_expr::graph::{Graph, NodeId, Operation};
 use mopd_expr::signals::{Axis, Function, Reduction, Statistic};
@@ -13,6 +13,7 @@ use super::dual::{self, Dual, log_sum, sum};
 use super::leaves::ToySample;
 use super::toy_model::ToyModel;
 use crate::lower::{FormulaGraph, GraphLeaf};
+use mopd_lang::experiment::StageStep;
 
 /// Evaluates a graph in a toy model.
 pub(super) struct Evaluator<'a> {
@@ -143,7 +144,8 @@ impl<'a> Evaluator<'a> {
                 each.collect()
             }
             Operation::Reduce { reduction, operand, mask } => {
-                let members = aggregate::members(layout, (graph.axis(*operand), axis), passes(*mask));
+                let grouping = Grouping { axis: graph.axis(*operand), over: axis };
+                let members = aggregate::members(layout, grouping, passes(*mask));
                 let each = members.iter().map(|members| {
                     let members: Vec<&Dual> =
                         members.iter().map(|index| values.at(*operand, *index)).collect();
@@ -153,7 +155,7 @@ impl<'a> Evaluator<'a> {
             }
             Operation::Statistic { statistic, operand, over, mask, .. } => {
                 let mut elements = vec![Dual::plain(0.0); layout.len(axis)];
-                for members in aggregate::members(layout, (axis, *over), passes(*mask)) {
+                for members in aggregate::members(layout, Grouping { axis, over: *over }, passes(*mask)) {
                     let numbers: Vec<f64> =
                         members.iter().map(|index| values.at(*operand, *index).value).collect();
                     for (index, result) in members.into_iter().zip(compare(*statistic, &numbers)?) {
@@ -174,7 +176,7 @@ impl<'a> Evaluator<'a> {
 /// value, or the formula is not of this kind.
 pub(super) fn elementwise(
     lowered: &FormulaGraph,
-    step: (u32, u32),
+    step: StageStep,
     leaf: &dyn Fn(&GraphLeaf) -> Option<Dual>,
 ) -> Option<Dual> {
     let graph = &lowered.graph;
@@ -184,7 +186,7 @@ pub(super) fn elementwise(
         let value = match &node.operation {
             _ if !lowered.is_needed(id) => None,
             Operation::Constant { value } => Some(Dual::plain(*value)),
-            Operation::Schedule { schedule } => Some(Dual::plain(schedule.at(step.0, step.1))),
+            Operation::Schedule { schedule } => Some(Dual::plain(schedule.at(step.step, step.steps))),
             Operation::Signal { .. } | Operation::Live { .. } => lowered.leaf(id).and_then(leaf),
             Operation::Broadcast { operand } => of(operand).cloned(),
             Operation::Apply { function, operands } => {
@@ -202,7 +204,7 @@ pub(super) fn elementwise(
 /// power or sum of them is computed from these logarithms, however small the probabilities are.
 pub(super) fn of_probabilities(
     lowered: &FormulaGraph,
-    step: (u32, u32),
+    step: StageStep,
     probability: &dyn Fn(&GraphLeaf) -> Option<Dual>,
     log_probability: &dyn Fn(&GraphLeaf) -> Option<Dual>,
 ) -> Option<Dual> {
@@ -222,7 +224,7 @@ pub(super) fn of_probabilities(
                 (Some(Dual::plain(*value)), (*value > 0.0).then(|| Dual::plain(value.ln())))
             }
             Operation::Schedule { schedule } => {
-                let value = schedule.at(step.0, step.1);
+                let value = schedule.at(step.step, step.steps);
                 (Some(Dual::plain(value)), (value > 0.0).then(|| Dual::plain(value.ln())))
             }
             Operation::Signal { .. } | Operation::Live { .. } => {

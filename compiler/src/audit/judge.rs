@@ -11,11 +11,15 @@ use super::known::{KnownGradients, LEAST, MeasuredGradient, gradients, measure};
 use super::named::{Named, candidates};
 use super::parameter_values::ParameterValues;
 use super::sampler::Sampler;
+use super::size::Size;
 use super::teachers::Teachers;
-use super::toy_model::{RunNumbers, ToyModel, ToyModelSpec, ToyMoment, Variation};
+use super::toy_model::{RunNumbers, ScaledSupport, ToyModel, ToyModelSpec, ToyMoment, Variation};
 use super::variants;
 use super::verdict::{GradientMultiple, NearestTask, RunPhase, TermVerdict, Verdict};
-use super::view::TermView;
+use super::view::{TermView, ToyScale};
+
+/// The most outcomes of a toy model with completions of three tokens.
+const MOST_OUTCOMES: usize = 20_000;
 
 /// The most roles that a term may depend on: every toy model has distributions of all of them.
 const MOST_ROLES: usize = 64;
@@ -38,7 +42,7 @@ impl<'a> Query<'a> {
         if let Some(why) = view.refusal() {
             return Err(why);
         }
-        let (mut size, toys) = view.size()?;
+        let ToyScale { mut size, toys, mut supports } = view.scale()?;
         if run != RunNumbers::AtStep && view.compares_domains() {
             size.domains = size.prompts.min(2);
         }
@@ -52,12 +56,11 @@ impl<'a> Query<'a> {
             Sampler::Mixture { .. } if !roles.contains(&Role::Teacher) => roles.push(Role::Teacher),
             _ => {}
         }
-        let mut supports = view.supports(size.vocabulary);
         if let Sampler::Student { top_k: Some(k), .. } = sampler
             && *k as usize >= size.vocabulary
-            && supports.iter().all(|(written, _)| written != k)
+            && supports.iter().all(|support| support.k != *k)
         {
-            supports.push((*k, size.vocabulary.div_ceil(2)));
+            supports.push(ScaledSupport { k: *k, entries: size.vocabulary.div_ceil(2) });
         }
         let (roles, teachers) = (teachers.closure(roles, step, MOST_ROLES), teachers.clone());
         if roles.len() > MOST_ROLES {
@@ -200,7 +203,7 @@ impl<'a> Query<'a> {
         let toys = self.toys();
         let named = self.candidates();
         let known = KnownGradients::new(&named, &toys, self.block())?;
-        let verdict = self.verdict(&usual, &known)?;
+        let verdict = self.in_longer_completions(self.verdict(&usual, &known)?)?;
         let value_estimates = match self.estimated(&usual, &named, &toys).map(|index| &named[index]) {
             // If one divergence has two names, that of the gradient is used.
             Some(value) if coefficients(&usual.gradient, &[&gradients(value, &toys)?]).is_some() => {
@@ -218,6 +221,7 @@ impl<'a> Query<'a> {
             Verdict::Follows { .. }
             | Verdict::Weighted { .. }
             | Verdict::Sum { .. }
+            | Verdict::ByLength { .. }
             | Verdict::Unnamed { .. }
                 if self.compares() =>
             {
@@ -304,6 +308,30 @@ impl<'a> Query<'a> {
         }
         let (nearest, cosine) = known.nearest(gradient);
         Ok(Verdict::Unnamed { nearest, cosine })
+    }
+
+    /// A verdict from completions of two tokens, if it also holds for those of three. Otherwise both, if only
+    /// factors differ, or what is true of the longer ones.
+    fn in_longer_completions(&self, verdict: Verdict) -> Result<Verdict, AuditRefusal> {
+        if self.spec.size.length != 2 || !verdict.claims_factors() || self.too_long() {
+            return Ok(verdict);
+        }
+        // A weight per prefix needs two toy models: in one, a condition may hold after a single prefix.
+        let spec = ToyModelSpec { size: self.longer(), toys: 2, ..self.spec.clone() };
+        let longer = Query { view: self.view.with_value(self.view.value), spec };
+        let usual = longer.usual_gradient()?;
+        let named = longer.candidates();
+        let known = KnownGradients::new(&named, &longer.toys(), longer.block())?;
+        Ok(verdict.with_longer(longer.verdict(&usual, &known)?))
+    }
+
+    fn longer(&self) -> Size {
+        Size { length: 3, ..self.spec.size }
+    }
+
+    /// Whether completions of three tokens, where their length matters, have too many outcomes.
+    pub(super) fn too_long(&self) -> bool {
+        self.spec.size.length == 2 && self.longer().outcome_count() > MOST_OUTCOMES
     }
 
     /// Subtracts the part of the gradient that is independent of the teacher. The rest may have a name.

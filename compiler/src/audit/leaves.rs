@@ -1,6 +1,7 @@
 //! The leaves of a term's graph: signals, live primitives and parameters, for one sample of a toy model.
 
 use mopd_expr::batch::Layout;
+use mopd_lang::experiment::StageStep;
 use mopd_lang::formula::{Adaptive, Axis, FormulaKind, Live, ModelSignal, Signal};
 
 use super::divergence::{AuditRefusal, TokenContext};
@@ -70,7 +71,7 @@ impl<'a> ToySample<'a> {
             FormulaKind::Live(live) => self.live(live, parameters),
             FormulaKind::Variable(name) => one(self.toy.values.get(name, leaf.formula.unit())),
             FormulaKind::Adaptive(Adaptive::Ladder { values, .. }) => {
-                let (step, steps) = self.toy.current_step();
+                let StageStep { step, steps } = self.toy.current_step();
                 let rung = values.len() * step as usize / steps.max(1) as usize;
                 one(values.get(rung.min(values.len().saturating_sub(1))).copied().unwrap_or(f64::NAN))
             }
@@ -154,7 +155,8 @@ impl<'a> ToySample<'a> {
                 (length - behind) as f64
             }
             Signal::Offset => position as f64 + 1.0,
-            Signal::Head => position as f64,
+            // Two heads take turns.
+            Signal::Head => (position % 2) as f64,
             // The whole completion is one turn of a conversation, which may have others.
             Signal::Turn => (3.0 * chance("turn", &[prompt])).floor(),
             Signal::Block => (3.0 * chance("block", &[prompt])).floor(),
@@ -198,10 +200,10 @@ impl<'a> ToySample<'a> {
     }
 
     fn of_run(&self, signal: &Signal) -> Result<f64, AuditRefusal> {
-        let (step, steps) = self.toy.current_step();
+        let now = self.toy.current_step();
         Ok(match signal {
-            Signal::Progress => f64::from(step) / f64::from(steps.max(1)),
-            Signal::Step => f64::from(step),
+            Signal::Progress => now.progress(),
+            Signal::Step => f64::from(now.step),
             Signal::VocabularySize => self.toy.vocabulary_size(),
             Signal::Loss => 0.5 + self.toy.chance("loss", &[]),
             Signal::ValidationLoss => 0.5 + self.toy.chance("loss.validation", &[]),

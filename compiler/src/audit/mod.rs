@@ -24,6 +24,7 @@ mod parameter_values;
 mod range;
 mod sampler;
 mod sign;
+mod size;
 mod teachers;
 #[cfg(test)]
 mod tests;
@@ -34,7 +35,7 @@ mod verdict;
 mod view;
 
 use mopd_lang::Analysis;
-use mopd_lang::experiment::{Experiment, Keep, Length, Objective, Rollout, Stage, Term, Train};
+use mopd_lang::experiment::{Experiment, Keep, Length, Objective, Rollout, Stage, StageStep, Term, Train};
 use mopd_lang::formula::{Formula, FormulaKind, FormulaNode, Role};
 use serde::Serialize;
 
@@ -44,7 +45,7 @@ pub use sampler::Sampler;
 pub use teachers::Teachers;
 pub(crate) use token::{compares_vocabularies, is_live_of_distributions, is_of_distributions};
 pub use toy_model::ToyModel;
-pub(crate) use toy_model::normalised;
+pub(crate) use toy_model::{RoleDistributions, normalised};
 pub use verdict::{Audit, GradientMultiple, NearestTask, RunPhase, TermAudit, TermVerdict, Verdict, sum};
 
 use expectation::{ALL, CompiledTerm};
@@ -204,7 +205,7 @@ pub fn audit_term<'a>(objective: &'a Objective, term: usize, usage: &'a Objectiv
     let on = |sampler: &Sampler| -> Vec<TermVerdict> {
         casts
             .iter()
-            .flat_map(|teachers| audit_on_sampler(&view, sampler, teachers, (steps, usage.longest)))
+            .flat_map(|teachers| audit_on_sampler(&view, sampler, teachers, steps, usage.longest))
             .collect()
     };
     let zero = |findings: &[TermVerdict]| findings.iter().all(|finding| finding.verdict == Verdict::Zero);
@@ -243,11 +244,12 @@ fn audit_on_sampler<'a>(
     view: &dyn Fn() -> TermView<'a>,
     sampler: &Sampler,
     teachers: &Teachers,
-    (steps, longest): (u32, f64),
+    steps: u32,
+    longest: f64,
 ) -> Vec<TermVerdict> {
     let moments = moments(&view(), steps);
     let at = |(when, step): &(RunPhase, u32)| {
-        let moment = ToyMoment { step: (*step, steps), run: RunNumbers::AtStep, longest };
+        let moment = ToyMoment { step: StageStep { step: *step, steps }, run: RunNumbers::AtStep, longest };
         match Query::new(view(), sampler, teachers, moment) {
             Ok(query) => query.judge(*when),
             Err(why) => TermVerdict::not_audited(*when, sampler.text() + &teachers.text(), why),

@@ -59,6 +59,7 @@ pub(super) struct Named {
 /// All gradients that a term is compared with, the best known first.
 pub(super) fn candidates(view: &TermView, spec: &ToyModelSpec) -> Vec<Named> {
     let mut candidates = Candidates { view, spec, others: others(view, &spec.sampler), found: Vec::new() };
+    candidates.truncated();
     candidates.kl();
     candidates.log_likelihoods();
     candidates.give("the student's entropy".into(), GradientSource::Entropy, false);
@@ -186,45 +187,57 @@ impl Candidates<'_> {
     fn standard(&mut self) {
         let student = Role::Student;
         for role in self.others.clone() {
-            for (name, between, reversed, kind) in standard().iter().filter(|(name, ..)| name != "JSD") {
-                let (left, right) = if *reversed { (&student, &role) } else { (&role, &student) };
-                self.give_standard((name, between), plain(kind.clone(), left, right), (left, right));
+            for known in standard().iter().filter(|known| known.name != "JSD") {
+                let (left, right) = if known.reversed { (&student, &role) } else { (&role, &student) };
+                self.give_standard(known, left, right);
             }
         }
     }
 
-    fn give_standard(
-        &mut self,
-        (name, between): (&str, &str),
-        of: Divergence,
-        (left, right): (&Role, &Role),
-    ) {
+    fn give_standard(&mut self, known: &StandardDivergence, left: &Role, right: &Role) {
+        let of = plain(known.kind.clone(), left, right);
         let numbers = parameters(&of, self.spec).unwrap_or_default();
-        let name = name_between(name, left, right, between);
+        let name = name_between(known.name, left, right, known.between);
         self.give(name, GradientSource::Divergence(of, numbers), true);
+    }
+
+    /// The live divergences on a support. It may hold the whole vocabulary of a toy model, but not a real
+    /// one, so these names come before those of whole distributions.
+    fn truncated(&mut self) {
+        for part in self.view.value.parts() {
+            if let FormulaKind::Live(Live::Divergence(divergence)) = &part.0.kind
+                && divergence.support != Support::Full
+            {
+                self.give_own(divergence);
+            }
+        }
     }
 
     /// The divergences that the term itself reads.
     fn own(&mut self) {
         for divergence in self.view.divergences() {
-            let Some(parameters) = parameters(divergence, self.spec) else { continue };
-            // On the whole vocabulary, the other masses are the same. On a support, the masses that are
-            // stationary at the teacher come first.
-            let variants: Vec<Mass> = match (&divergence.support, divergence.mass) {
-                (Support::Full, mass) => vec![mass],
-                (_, Mass::Raw) => vec![Mass::Raw, Mass::Generalized],
-                (_, mass) => vec![mass],
-            };
-            for mass in variants {
-                let variant = Divergence { mass, ..divergence.clone() };
-                if variant.reaches_student() {
-                    let name = text::divergence(&variant).replace(", support: full", "");
-                    self.give(name, GradientSource::Divergence(variant, parameters.clone()), true);
-                }
-            }
+            self.give_own(divergence);
             if divergence.support != Support::Full && !divergence.support.reads_token() {
                 let name = format!("the student's mass on {}", text::support(&divergence.support));
                 self.give(name, GradientSource::Mass(divergence.support.clone()), false);
+            }
+        }
+    }
+
+    fn give_own(&mut self, divergence: &Divergence) {
+        let Some(parameters) = parameters(divergence, self.spec) else { return };
+        // On the whole vocabulary, the other masses are the same. On a support, the masses that are
+        // stationary at the teacher come first.
+        let variants: Vec<Mass> = match (&divergence.support, divergence.mass) {
+            (Support::Full, mass) => vec![mass],
+            (_, Mass::Raw) => vec![Mass::Raw, Mass::Generalized],
+            (_, mass) => vec![mass],
+        };
+        for mass in variants {
+            let variant = Divergence { mass, ..divergence.clone() };
+            if variant.reaches_student() {
+                let name = text::divergence(&variant).replace(", support: full", "");
+                self.give(name, GradientSource::Divergence(variant, parameters.clone()), true);
             }
         }
     }
@@ -242,8 +255,8 @@ impl Candidates<'_> {
     fn about_as_good(&mut self) {
         let student = Role::Student;
         for role in self.others.clone() {
-            for (name, between, _, kind) in standard().iter().filter(|(name, ..)| name == "JSD") {
-                self.give_standard((name, between), plain(kind.clone(), &role, &student), (&role, &student));
+            for known in standard().iter().filter(|known| known.name == "JSD") {
+                self.give_standard(known, &role, &student);
             }
             let name = format!("the log-loss of {}'s most probable token", role.name());
             self.give(name, GradientSource::Likelihood(role), true);
@@ -251,29 +264,37 @@ impl Candidates<'_> {
     }
 }
 
-type Standard = (String, &'static str, bool, DivergenceKind);
+/// A divergence of the standard library that every gradient is compared with.
+struct StandardDivergence {
+    name: &'static str,
+    /// The separator of its sides.
+    between: &'static str,
+    /// Whether the student is on the left.
+    reversed: bool,
+    kind: DivergenceKind,
+}
 
-/// Divergences of the standard library that every gradient is compared with: their names, the separator of
-/// their sides, and whether the student is on the left.
-fn standard() -> Rc<Vec<Standard>> {
-    const KNOWN: [(&str, &str, bool, &str); 5] = [
+fn standard() -> Rc<Vec<StandardDivergence>> {
+    type KnownCall = (&'static str, &'static str, bool, &'static str);
+    const KNOWN: [KnownCall; 5] = [
         ("TV", ", ", false, "tv(teacher, student)"),
         ("squared Hellinger", ", ", false, "hellinger(teacher, student)"),
         ("chi2", " || ", false, "chi2(teacher || student)"),
         ("chi2", " || ", true, "chi2(student || teacher)"),
         ("JSD", ", ", false, "jsd(teacher, student, beta: 0.5)"),
     ];
+    fn known((name, between, reversed, call): &KnownCall) -> StandardDivergence {
+        let text =
+            format!("objective o {{\n term all = live {call}\n reduce = mean(token, over: batch)\n}}\n");
+        let found = analyse(SourceFile { path: "known.mopd".into(), text }, &|_| None).objectives;
+        let value = &found[0].objective.terms[0].value;
+        let FormulaKind::Live(Live::Divergence(divergence)) = &value.0.kind else {
+            unreachable!("the term is a divergence")
+        };
+        StandardDivergence { name, between, reversed: *reversed, kind: divergence.kind.clone() }
+    }
     thread_local! {
-        static STANDARD: Rc<Vec<Standard>> = Rc::new(KNOWN.iter().map(|(name, between, reversed, call)| {
-            let text =
-                format!("objective o {{\n term all = live {call}\n reduce = mean(token, over: batch)\n}}\n");
-            let found = analyse(SourceFile { path: "known.mopd".into(), text }, &|_| None).objectives;
-            let value = &found[0].objective.terms[0].value;
-            let FormulaKind::Live(Live::Divergence(divergence)) = &value.0.kind else {
-                unreachable!("the term is a divergence")
-            };
-            ((*name).to_owned(), *between, *reversed, divergence.kind.clone())
-        }).collect());
+        static STANDARD: Rc<Vec<StandardDivergence>> = Rc::new(KNOWN.iter().map(known).collect());
     }
     STANDARD.with(Rc::clone)
 }
@@ -282,7 +303,7 @@ fn standard() -> Rc<Vec<Standard>> {
 fn parameters(divergence: &Divergence, spec: &ToyModelSpec) -> Option<Vec<f64>> {
     let worth = |formula: &&Formula| match &formula.0.kind {
         FormulaKind::Number(value) => Some(*value),
-        FormulaKind::Schedule(schedule) => Some(schedule.at(spec.step.0, spec.step.1)),
+        FormulaKind::Schedule(schedule) => Some(schedule.at(spec.step.step, spec.step.steps)),
         FormulaKind::Variable(name) => Some(spec.values.get(name, formula.unit())),
         _ => None,
     };

@@ -9,8 +9,9 @@ use super::fit::{cosine, difference, distance, norm};
 use super::judge::{Query, quoted};
 use super::known::KnownGradients;
 use super::leaves::ToySample;
+use super::named::Named;
 use super::sampler::Sampler;
-use super::toy_model::{ToyModel, ToyModelSpec, Variation};
+use super::toy_model::{ScaledSupport, ToyModel, ToyModelSpec, Variation};
 use super::variants;
 use super::verdict::{Verdict, distance_text};
 use crate::lower::FormulaGraph;
@@ -27,15 +28,18 @@ impl Query<'_> {
         // Only the two directions of KL, in a few toy models. For most terms this rules it out, and the
         // comparison with all others is not needed.
         let named = self.candidates();
-        let directions = named.iter().take_while(|named| named.name.starts_with("KL(")).count();
+        let direction = |named: &Named| named.name.starts_with("KL(");
+        let before = named.iter().position(direction)?;
+        let directions: &[Named] =
+            named[before..].split(|named| !direction(named)).next().unwrap_or_default();
         let toys = self.toys();
         let first = &toys[..toys.len().min(2)];
-        self.estimated(&self.gradient_in(first).ok()?, &named[..directions], first)?;
+        self.estimated(&self.gradient_in(first).ok()?, directions, first)?;
         let usual = self.usual_gradient().ok()?;
-        let value = self.estimated(&usual, &named[..directions], &toys)?;
+        let value = &directions[self.estimated(&usual, directions, &toys)?].name;
         let known = KnownGradients::new(&named, &toys, self.block()).ok()?;
         let gradient = known.multiple_of(&usual.gradient)?;
-        (gradient != named[value].name).then(|| (named[value].name.clone(), gradient))
+        (gradient != *value).then(|| (value.clone(), gradient))
     }
 
     /// The divergence that the value would estimate at temperature 1. At another sampling temperature the
@@ -60,6 +64,7 @@ impl Query<'_> {
                 | Verdict::Weighted { .. }
                 | Verdict::WithTask { .. }
                 | Verdict::Sum { .. }
+                | Verdict::ByLength { .. }
         );
         if !named || !variants::has_bounds(&self.view) || self.spec.roles.is_empty() {
             return Ok(None);
@@ -137,12 +142,13 @@ impl Query<'_> {
                 notes.push(format!("a whole {whole} is one {} here", axis.name()));
             }
         }
-        for (written, entries) in &self.spec.supports {
-            if *written as usize != *entries {
-                notes.push(format!(
-                    "the top {written} are the top {entries} of {} here",
-                    self.spec.size.vocabulary
-                ));
+        if self.too_long() {
+            notes.push("only completions of 2 tokens are enumerated here".into());
+        }
+        for ScaledSupport { k, entries } in &self.spec.supports {
+            if *k as usize != *entries {
+                notes
+                    .push(format!("the top {k} are the top {entries} of {} here", self.spec.size.vocabulary));
             }
         }
         notes

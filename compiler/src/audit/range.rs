@@ -3,10 +3,10 @@
 
 use std::rc::Rc;
 
-use mopd_lang::experiment::{Reward, RolloutSource, Schedule, Train};
+use mopd_lang::experiment::{Reward, RolloutSource, Schedule, StageStep, Train};
 use mopd_lang::formula::{
-    Adaptive, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, Function, Live, Mass, Memory,
-    ModelSignal, Reduction, Role, Scan, Signal, Statistic, Support, Unit,
+    Adaptive, Axis, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function,
+    Live, Mass, Memory, ModelSignal, Reduction, Role, Scan, Signal, Statistic, Support, Unit,
 };
 
 use super::USUAL_STEPS;
@@ -202,6 +202,13 @@ fn reads_length(formula: &Formula) -> bool {
         .any(|part| matches!(&part.0.kind, FormulaKind::Signal(signal) if of_length(signal)))
 }
 
+/// Whether a node is the mean over a completion's tokens of something live: it divides by the length, which
+/// the drawn end token decides.
+pub(super) fn divides_by_length(node: &FormulaNode) -> bool {
+    matches!(&node.kind, FormulaKind::Reduce { reduction: Reduction::Mean, operand, .. }
+        if node.live && node.axis <= Axis::Sequence && operand.axis() > Axis::Sequence)
+}
+
 /// Whether two formulas are one shared part, or the same signal. Larger formulas are not compared, because
 /// shared parts may have very many paths.
 pub(super) fn is_one(left: &Formula, right: &Formula) -> bool {
@@ -241,7 +248,7 @@ fn owner(role: &Role, facts: &RunFacts) -> Role {
     let steps = facts.steps.unwrap_or(USUAL_STEPS);
     let always = [0, steps / 2, steps.saturating_sub(1)]
         .iter()
-        .all(|step| facts.teachers.is_student(role, (*step, steps)));
+        .all(|step| facts.teachers.is_student(role, StageStep { step: *step, steps }));
     if always { Role::Student } else { role.clone() }
 }
 
@@ -330,9 +337,9 @@ fn side<'r>(
         Distribution::Blend(blend) => {
             // Takes all shares of this side, so that the other side's come next.
             let given: Vec<Option<&ValueRange>> = blend.iter().map(|_| shares.next()).collect();
-            for ((_, role), share) in blend.iter().zip(given) {
+            for (part, share) in blend.iter().zip(given) {
                 let share = share.filter(|share| share.low == share.high)?.low;
-                let role = owner(role, facts);
+                let role = owner(&part.role, facts);
                 match parts.iter_mut().find(|(known, _)| *known == role) {
                     Some((_, known)) => *known += share,
                     None => parts.push((role, share)),

@@ -5,9 +5,9 @@ use std::collections::HashSet;
 use std::rc::Rc;
 
 use mopd_lang::experiment::{
-    Alignment, Experiment, Pool, SelfCopy, Teacher, TeacherWeights, Template, Train,
+    Alignment, Experiment, Pool, SelfCopy, StageStep, Teacher, TeacherWeights, Template, Train,
 };
-use mopd_lang::formula::{Formula, FormulaKind, Role, Signal};
+use mopd_lang::formula::{Formula, FormulaKind, Role, Signal, WeightedRole};
 
 use super::dual::Dual;
 use super::evaluate::elementwise;
@@ -22,9 +22,9 @@ pub(super) enum DistributionSource {
     /// The student of this step, on the student's own prompt.
     Student,
     /// A linear combination of logits.
-    Logits(Vec<(f64, Role)>),
+    Logits(Vec<WeightedRole<f64>>),
     /// A weighted mean of probabilities.
-    Mixture(Vec<(f64, Role)>),
+    Mixture(Vec<WeightedRole<f64>>),
 }
 
 /// A teacher's distributions, with schedules not evaluated yet.
@@ -39,8 +39,8 @@ struct TeacherModel {
 enum Weights {
     Own,
     Student,
-    Composed(Vec<(Formula, Role)>),
-    Pooled(Pool, Vec<(f64, Role)>),
+    Composed(Vec<WeightedRole>),
+    Pooled(Pool, Vec<WeightedRole<f64>>),
 }
 
 /// The declared teachers of an experiment, and the one that a route chooses for some prompts. Without an
@@ -93,20 +93,22 @@ impl Teachers {
         }
     }
 
-    pub(super) fn source(&self, role: &Role, step: (u32, u32)) -> DistributionSource {
+    pub(super) fn source(&self, role: &Role, step: StageStep) -> DistributionSource {
         if *role == Role::Student {
             return DistributionSource::Student;
         }
         let Some(played) = self.played(role) else { return DistributionSource::Own };
         match &played.weights {
             // A sum of losses has no distribution, unless all its members are the student itself.
-            Weights::Pooled(Pool::Sum, members) if members.iter().all(|(_, role)| self.is_current(role)) => {
+            Weights::Pooled(Pool::Sum, members) if members.iter().all(|part| self.is_current(&part.role)) => {
                 DistributionSource::Student
             }
             Weights::Own | Weights::Pooled(Pool::Sum, _) => DistributionSource::Own,
             Weights::Student => DistributionSource::Student,
             Weights::Composed(parts) => {
-                let known = parts.iter().map(|(factor, role)| Some((number(factor, step)?, role.clone())));
+                let known = parts.iter().map(|part| {
+                    Some(WeightedRole { weight: number(&part.weight, step)?, role: part.role.clone() })
+                });
                 known.collect::<Option<_>>().map_or(DistributionSource::Own, DistributionSource::Logits)
             }
             Weights::Pooled(Pool::Geometric, members) => DistributionSource::Logits(members.clone()),
@@ -119,7 +121,7 @@ impl Teachers {
     }
 
     /// Whether the role's distributions are the student's own.
-    pub(super) fn is_student(&self, role: &Role, step: (u32, u32)) -> bool {
+    pub(super) fn is_student(&self, role: &Role, step: StageStep) -> bool {
         self.source(role, step) == DistributionSource::Student && self.temperature(role) == 1.0
     }
 
@@ -130,14 +132,14 @@ impl Teachers {
     }
 
     /// Whether the role's distributions depend only on the student.
-    pub(super) fn is_made_of_student(&self, role: &Role, step: (u32, u32)) -> bool {
+    pub(super) fn is_made_of_student(&self, role: &Role, step: StageStep) -> bool {
         let (mut seen, mut waiting) = (HashSet::new(), vec![role.clone()]);
         while let Some(role) = waiting.pop() {
             match self.source(&role, step) {
                 DistributionSource::Own => return false,
                 DistributionSource::Student => {}
                 DistributionSource::Logits(parts) | DistributionSource::Mixture(parts) => {
-                    let parts = parts.into_iter().filter(|(factor, _)| *factor != 0.0).map(|(_, part)| part);
+                    let parts = parts.into_iter().filter(|part| part.weight != 0.0).map(|part| part.role);
                     waiting.extend(parts.filter(|part| seen.insert(part.clone())));
                 }
             }
@@ -147,7 +149,7 @@ impl Teachers {
 
     /// These roles, and those that they are composed of, each once, without student and sampler. Stops when
     /// there is one more than `most`.
-    pub(super) fn closure(&self, roles: Vec<Role>, step: (u32, u32), most: usize) -> Vec<Role> {
+    pub(super) fn closure(&self, roles: Vec<Role>, step: StageStep, most: usize) -> Vec<Role> {
         let mut found = roles;
         let mut at = 0;
         while at < found.len() && found.len() <= most {
@@ -162,11 +164,11 @@ impl Teachers {
     }
 
     /// The roles that a role's distributions are computed from.
-    pub(super) fn parts(&self, role: &Role, step: (u32, u32)) -> Vec<Role> {
+    pub(super) fn parts(&self, role: &Role, step: StageStep) -> Vec<Role> {
         match self.source(role, step) {
             DistributionSource::Own | DistributionSource::Student => Vec::new(),
             DistributionSource::Logits(parts) | DistributionSource::Mixture(parts) => {
-                parts.into_iter().map(|(_, part)| part).collect()
+                parts.into_iter().map(|part| part.role).collect()
             }
         }
     }
@@ -182,12 +184,12 @@ impl Teachers {
             DistributionSource::Own | DistributionSource::Student => part(&Role::Student),
             DistributionSource::Logits(parts) => {
                 let parts: Vec<(f64, Vec<f64>)> =
-                    parts.iter().map(|(factor, role)| (*factor, part(role))).collect();
+                    parts.iter().map(|of| (of.weight, part(&of.role))).collect();
                 entries.map(|entry| parts.iter().map(|(factor, logp)| factor * logp[entry]).sum()).collect()
             }
             DistributionSource::Mixture(parts) => {
                 let parts: Vec<(f64, Vec<f64>)> =
-                    parts.iter().map(|(share, role)| (*share, part(role))).collect();
+                    parts.iter().map(|of| (of.weight, part(&of.role))).collect();
                 let sum =
                     |entry: usize| parts.iter().map(|(share, logp)| share * logp[entry].exp()).sum::<f64>();
                 entries.map(|entry| sum(entry).ln()).collect()
@@ -223,13 +225,11 @@ impl TeacherModel {
 }
 
 /// A number of the run at a step. `None` if it depends on anything else.
-fn number(formula: &Formula, step: (u32, u32)) -> Option<f64> {
+fn number(formula: &Formula, step: StageStep) -> Option<f64> {
     let lowered = FormulaGraph::from_formulas(None, &[formula]).ok()?;
     let leaf = |leaf: &GraphLeaf| match leaf.formula.0.kind {
-        FormulaKind::Signal(Signal::Step) => Some(Dual::plain(f64::from(step.0))),
-        FormulaKind::Signal(Signal::Progress) => {
-            Some(Dual::plain(f64::from(step.0) / f64::from(step.1.max(1))))
-        }
+        FormulaKind::Signal(Signal::Step) => Some(Dual::plain(f64::from(step.step))),
+        FormulaKind::Signal(Signal::Progress) => Some(Dual::plain(step.progress())),
         _ => None,
     };
     elementwise(&lowered, step, &leaf).map(|number| number.value)

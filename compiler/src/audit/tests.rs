@@ -1,7 +1,7 @@
 //! Gradients of toy models against sums that are written out over all outcomes, with probabilities and scores
 //! and nothing else of the audit.
 
-use mopd_lang::experiment::Objective;
+use mopd_lang::experiment::{Objective, StageStep};
 use mopd_lang::formula::{FormulaKind, Role};
 use mopd_lang::source::SourceFile;
 
@@ -26,7 +26,8 @@ fn objective(body: &str) -> Objective {
 /// The toy models of the objective's one term, and its expected gradient in each.
 fn gradients(objective: &Objective) -> Vec<(ToyModel, Vec<f64>)> {
     let view = TermView::new(objective, &objective.terms[0], SampleFilter::default());
-    let moment = ToyMoment { step: (0, 1), run: RunNumbers::AtStep, longest: f64::INFINITY };
+    let moment =
+        ToyMoment { step: StageStep { step: 0, steps: 1 }, run: RunNumbers::AtStep, longest: f64::INFINITY };
     let query = Query::new(view, &Sampler::ON_POLICY, &Teachers::default(), moment).expect("a toy model");
     let compiled = CompiledTerm::new(&query.view, ALL).expect("a graph");
     let toys = query.spec.toys(Variation::Usual);
@@ -157,7 +158,11 @@ model student = distill(base) { objective = o, rollout = ROLLOUT, prompts = 2, s
             let objective = &train.objective;
             let view = TermView::new(objective, &objective.terms[0], SampleFilter::default());
             let view = view.of_policy(usage.policy_temperature);
-            let moment = ToyMoment { step: (0, 1), run: RunNumbers::AtStep, longest: f64::INFINITY };
+            let moment = ToyMoment {
+                step: StageStep { step: 0, steps: 1 },
+                run: RunNumbers::AtStep,
+                longest: f64::INFINITY,
+            };
             let query = Query::new(view, sampler, &usage.casts[0], moment).expect("a toy model");
             let compiled = CompiledTerm::new(&query.view, ALL).expect("a graph");
             for toy in query.spec.toys(Variation::Usual) {

@@ -4,106 +4,15 @@
 use std::borrow::Cow;
 use std::rc::Rc;
 
-use mopd_expr::batch::{Domains, Layout};
-use mopd_lang::experiment::Schedule;
+use mopd_lang::experiment::{Schedule, StageStep};
 use mopd_lang::formula::Role;
 
 use super::divergence::EntryGraphs;
 use super::parameter_values::ParameterValues;
 use super::range::scheduled;
 use super::sampler::{Sampler, at};
+use super::size::Size;
 use super::teachers::{DistributionSource, Teachers};
-
-/// The size of a toy model: vocabulary entries, prompts, samples of a prompt, tokens of a completion.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Size {
-    pub vocabulary: usize,
-    pub prompts: usize,
-    pub samples: usize,
-    /// The number of tokens of a completion, 1 or 2.
-    pub length: usize,
-    /// The number of domains of the prompts: 1 or 2.
-    pub domains: usize,
-}
-
-impl Size {
-    pub fn sequences(self) -> usize {
-        self.prompts * self.samples
-    }
-
-    pub fn tokens(self) -> usize {
-        self.sequences() * self.length
-    }
-
-    /// The smallest size in which prompts and samples can still differ.
-    pub fn smallest(self) -> Size {
-        let (prompts, samples) = (self.prompts.min(2), self.samples.min(2));
-        let vocabulary = if prompts * samples * self.length > 2 { 2 } else { 3 };
-        Size { vocabulary, prompts, samples, domains: self.domains.min(prompts), ..self }
-    }
-
-    /// The layout of one sample. Every completion is one turn and one block. The first prompt is in the first
-    /// domain, the others are in the last one.
-    pub fn layout(self) -> Layout {
-        let number = |index: usize| index as u32;
-        Layout {
-            sequence_of_token: (0..self.tokens()).map(|token| number(token / self.length)).collect(),
-            group_of_sequence: (0..self.sequences())
-                .map(|sequence| number(sequence / self.samples))
-                .collect(),
-            groups: number(self.prompts),
-            domains: (self.domains > 1).then(|| Domains {
-                of_group: (0..self.prompts).map(|prompt| number(prompt.min(self.domains - 1))).collect(),
-                count: number(self.domains),
-            }),
-            ..Layout::default()
-        }
-    }
-
-    /// The number of prefixes that a token can follow, in all prompts.
-    pub fn prefixes(self) -> usize {
-        self.prompts * self.prefixes_of_prompt()
-    }
-
-    fn prefixes_of_prompt(self) -> usize {
-        (0..self.length).map(|position| self.vocabulary.pow(position as u32)).sum()
-    }
-
-    /// The number of the student's logits: one per prefix and entry.
-    pub fn logits(self) -> usize {
-        self.prefixes() * self.vocabulary
-    }
-
-    /// The index of the prefix of a prompt's token; `before` are the tokens before it.
-    pub fn prefix(self, prompt: usize, before: &[usize]) -> usize {
-        let first: usize = (0..before.len()).map(|position| self.vocabulary.pow(position as u32)).sum();
-        let number = before.iter().fold(0, |number, token| number * self.vocabulary + token);
-        prompt * self.prefixes_of_prompt() + first + number
-    }
-
-    /// Every completion of one prompt.
-    pub fn completions(self) -> impl Iterator<Item = Vec<usize>> {
-        numbers(self.vocabulary, self.length)
-    }
-
-    /// All outcomes, each with the tokens of all sequences, concatenated.
-    pub fn outcomes(self) -> impl Iterator<Item = Vec<usize>> {
-        numbers(self.vocabulary, self.tokens())
-    }
-}
-
-/// All numbers with this many digits, as digits.
-fn numbers(base: usize, digits: usize) -> impl Iterator<Item = Vec<usize>> {
-    (0..base.pow(digits as u32)).map(move |mut number| {
-        (0..digits)
-            .map(|_| {
-                let digit = number % base;
-                number /= base;
-                digit
-            })
-            .collect()
-    })
-}
 
 /// The values of numbers that change during a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,8 +28,7 @@ pub(super) enum RunNumbers {
 /// A step of a run.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ToyMoment {
-    /// The step, and the number of steps of the run.
-    pub step: (u32, u32),
+    pub step: StageStep,
     pub run: RunNumbers,
     /// The most tokens of a completion; infinite if that is not known.
     pub longest: f64,
@@ -133,9 +41,9 @@ impl RunNumbers {
     }
 
     /// The value of a schedule at a step.
-    pub fn schedule(self, schedule: &Schedule, (step, steps): (u32, u32)) -> f64 {
+    pub fn schedule(self, schedule: &Schedule, at: StageStep) -> f64 {
         if self != RunNumbers::Arbitrary {
-            return schedule.at(step, steps);
+            return schedule.at(at.step, at.steps);
         }
         let range = scheduled(schedule);
         range.low + (range.high - range.low) * (arbitrary(&format!("{schedule:?}")) - 0.5)
@@ -158,12 +66,25 @@ fn hashed(seed: u64, name: &str, of: &[usize]) -> f64 {
     ((hash >> 11) as f64 + 0.5) / (1u64 << 53) as f64
 }
 
+/// The log-probability that a role gives to every entry, after every prefix.
+#[derive(Clone, Debug)]
+pub(crate) struct RoleDistributions {
+    pub role: Role,
+    pub logp: Vec<Vec<f64>>,
+}
+
+/// `top_k` of `k` entries, which is scaled down to this many entries in a toy model.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ScaledSupport {
+    pub k: u32,
+    pub entries: usize,
+}
+
 /// The models of a toy model, and its sampler.
 #[derive(Clone, Debug)]
 pub struct ToyModel {
     pub(super) size: Size,
-    /// For each role, the log-probability of every entry after every prefix.
-    roles: Vec<(Role, Vec<Vec<f64>>)>,
+    roles: Vec<RoleDistributions>,
     /// Log-probabilities of the sampler.
     sampler: Vec<Vec<f64>>,
     /// The temperature of the trained policy, at which log-probabilities of tokens are, except the sampler's.
@@ -172,15 +93,13 @@ pub struct ToyModel {
     pub(super) on_policy: bool,
     /// The seed of numbers that are neither probabilities nor positions (rewards, data).
     pub(super) seed: u64,
-    /// The step, and the number of steps of the run.
-    pub(super) step: (u32, u32),
+    pub(super) step: StageStep,
     pub(super) run: RunNumbers,
     /// The most tokens of a completion; infinite if that is not known.
     pub(super) longest: f64,
     /// The entries that two vocabularies share; `None` if that is not known.
     pub(super) matched: Option<Vec<usize>>,
-    /// Pairs (k, entries): `top_k` of `k` entries is scaled down to this many entries here.
-    pub(super) supports: Vec<(u32, usize)>,
+    pub(super) supports: Vec<ScaledSupport>,
     /// The values of parameters without one.
     pub(super) values: Rc<ParameterValues>,
     pub(super) entry_graphs: EntryGraphs,
@@ -204,7 +123,7 @@ impl ToyModel {
             temperature: 1.0,
             on_policy: true,
             seed: 1,
-            step: (0, 1),
+            step: StageStep { step: 0, steps: 1 },
             run: RunNumbers::AtStep,
             longest: f64::INFINITY,
             matched: None,
@@ -221,18 +140,19 @@ impl ToyModel {
     /// # Panics
     /// If a role's are of another number of tokens or entries.
     pub(crate) fn of_tokens(
-        (tokens, vocabulary): (usize, usize),
-        roles: Vec<(Role, Vec<Vec<f64>>)>,
+        tokens: usize,
+        vocabulary: usize,
+        roles: Vec<RoleDistributions>,
         temperature: f64,
-        step: (u32, u32),
+        step: StageStep,
     ) -> ToyModel {
         let size = Size { vocabulary, prompts: tokens, samples: 1, length: 1, domains: 1 };
-        for (_, known) in &roles {
+        for RoleDistributions { logp: known, .. } in &roles {
             assert_eq!(known.len(), tokens, "one distribution per token");
             assert!(known.iter().all(|logp| logp.len() == vocabulary), "every role has the same entries");
         }
-        let sampler = roles.iter().find(|(role, _)| *role == Role::Sampler);
-        let sampler = sampler.map(|(_, known)| known.clone()).unwrap_or_default();
+        let sampler = roles.iter().find(|known| known.role == Role::Sampler);
+        let sampler = sampler.map(|known| known.logp.clone()).unwrap_or_default();
         ToyModel {
             size,
             roles,
@@ -272,8 +192,8 @@ impl ToyModel {
     }
 
     fn set(&mut self, role: Role, known: Vec<Vec<f64>>) {
-        self.roles.retain(|(other, _)| *other != role);
-        self.roles.push((role, known));
+        self.roles.retain(|other| other.role != role);
+        self.roles.push(RoleDistributions { role, logp: known });
     }
 
     /// Log-probabilities of all entries after a prefix.
@@ -281,7 +201,7 @@ impl ToyModel {
         if *role == Role::Sampler {
             return Some(&self.sampler[prefix]);
         }
-        self.roles.iter().find(|(known, _)| known == role).map(|(_, known)| known[prefix].as_slice())
+        self.roles.iter().find(|known| known.role == *role).map(|known| known.logp[prefix].as_slice())
     }
 
     /// Log-probabilities as in the objective's `logp`, at the temperature of the trained policy.
@@ -319,7 +239,7 @@ impl ToyModel {
 
     /// The number of entries of `top_k` with this `k` in the toy model.
     pub(super) fn entries(&self, k: u32) -> usize {
-        self.supports.iter().find(|(written, _)| *written == k).map_or(k as usize, |(_, entries)| *entries)
+        self.supports.iter().find(|support| support.k == k).map_or(k as usize, |support| support.entries)
     }
 
     /// A number in (0, 1) that depends only on its name, this toy model and `of`.
@@ -327,12 +247,13 @@ impl ToyModel {
         hashed(self.seed, name, of)
     }
 
-    /// The step, and the number of steps of the run.
-    pub(super) fn current_step(&self) -> (u32, u32) {
-        let (step, steps) = self.step;
+    pub(super) fn current_step(&self) -> StageStep {
+        let StageStep { step, steps } = self.step;
         match self.run {
-            RunNumbers::Arbitrary => ((f64::from(steps) * (arbitrary("step") - 0.5)) as u32, steps),
-            _ => (step, steps),
+            RunNumbers::Arbitrary => {
+                StageStep { step: (f64::from(steps) * (arbitrary("step") - 0.5)) as u32, steps }
+            }
+            _ => StageStep { step, steps },
         }
     }
 
@@ -379,10 +300,10 @@ pub(super) struct ToyModelSpec {
     pub sampler: Sampler,
     /// The temperature of the trained policy.
     pub temperature: f64,
-    pub step: (u32, u32),
+    pub step: StageStep,
     pub run: RunNumbers,
     pub longest: f64,
-    pub supports: Vec<(u32, usize)>,
+    pub supports: Vec<ScaledSupport>,
     pub values: Rc<ParameterValues>,
     pub entry_graphs: EntryGraphs,
 }
@@ -395,13 +316,13 @@ impl ToyModelSpec {
     /// The toy model with this seed.
     pub fn toy(&self, seed: u64, variation: Variation) -> ToyModel {
         let mut toy = self.moment(seed, variation, self.step);
-        let earlier = (self.step.0.saturating_sub(1), self.step.1);
+        let earlier = StageStep { step: self.step.step.saturating_sub(1), ..self.step };
         toy.before = Some(Rc::new(self.moment(seed + EARLIER, variation, earlier)));
         toy
     }
 
     /// A toy model without its earlier step.
-    fn moment(&self, seed: u64, variation: Variation, step: (u32, u32)) -> ToyModel {
+    fn moment(&self, seed: u64, variation: Variation, step: StageStep) -> ToyModel {
         let mut toy = ToyModel {
             size: self.size,
             roles: Vec::new(),
@@ -486,22 +407,4 @@ pub(crate) fn normalised(logits: &[f64]) -> Vec<f64> {
     let highest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let sum: f64 = logits.iter().map(|logit| (logit - highest).exp()).sum();
     logits.iter().map(|logit| logit - highest - sum.ln()).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn prefixes_are_counted_prompt_by_prompt() {
-        let size = Size { vocabulary: 3, prompts: 2, samples: 2, length: 2, domains: 1 };
-        assert_eq!(
-            (size.prefixes(), size.logits(), size.tokens(), size.outcomes().count()),
-            (8, 24, 8, 6561)
-        );
-        assert_eq!(
-            [size.prefix(0, &[]), size.prefix(0, &[2]), size.prefix(1, &[]), size.prefix(1, &[0])],
-            [0, 3, 4, 5]
-        );
-    }
 }

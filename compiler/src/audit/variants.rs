@@ -122,7 +122,7 @@ pub(super) fn without_parts(formula: &Formula) -> Vec<(String, Formula)> {
             {
                 let product = Factors::new(part, &mut inside);
                 for place in 0..product.factors.len() {
-                    let (dropped, _) = &product.factors[place];
+                    let dropped = product.factors[place].formula;
                     if leaves(dropped) {
                         found.extend(
                             product
@@ -157,23 +157,32 @@ pub(super) fn without_parts(formula: &Formula) -> Vec<(String, Formula)> {
 struct Factors<'a> {
     whole: &'a Formula,
     negative: bool,
-    /// The factors in source order. The bool marks a divisor.
-    factors: Vec<(&'a Formula, bool)>,
+    /// In source order.
+    factors: Vec<ProductFactor<'a>>,
+}
+
+/// A factor of a product.
+#[derive(Clone, Copy)]
+struct ProductFactor<'a> {
+    formula: &'a Formula,
+    /// Whether it is a divisor.
+    divides: bool,
 }
 
 impl<'a> Factors<'a> {
     fn new(whole: &'a Formula, inside: &mut HashSet<*const FormulaNode>) -> Factors<'a> {
         let mut product = Factors { whole, negative: false, factors: Vec::new() };
-        let mut pending = vec![(whole, false)];
-        while let Some((formula, divides)) = pending.pop() {
+        let mut pending = vec![ProductFactor { formula: whole, divides: false }];
+        while let Some(factor) = pending.pop() {
+            let ProductFactor { formula, divides } = factor;
             match &formula.0.kind {
                 // Shared parts may have very many paths.
                 _ if product.factors.len() + pending.len() > 2 * MOST_VARIANTS => {
-                    product.factors.push((formula, divides))
+                    product.factors.push(factor)
                 }
                 FormulaKind::Apply { function: Function::Negate, operands } => {
                     product.negative = !product.negative;
-                    pending.push((&operands[0], divides));
+                    pending.push(ProductFactor { formula: &operands[0], divides });
                 }
                 FormulaKind::Apply {
                     function: function @ (Function::Multiply | Function::Divide),
@@ -181,10 +190,11 @@ impl<'a> Factors<'a> {
                 } => {
                     inside.insert(Rc::as_ptr(&formula.0));
                     // The first operand is on top.
-                    pending.push((&operands[1], divides != (*function == Function::Divide)));
-                    pending.push((&operands[0], divides));
+                    let divided = divides != (*function == Function::Divide);
+                    pending.push(ProductFactor { formula: &operands[1], divides: divided });
+                    pending.push(ProductFactor { formula: &operands[0], divides });
                 }
-                _ => product.factors.push((formula, divides)),
+                _ => product.factors.push(factor),
             }
         }
         product
@@ -194,16 +204,16 @@ impl<'a> Factors<'a> {
     fn without(&self, place: usize) -> Option<Formula> {
         let rest =
             || self.factors.iter().enumerate().filter(|(other, _)| *other != place).map(|(_, factor)| factor);
-        let mut above = rest().filter(|(_, divides)| !divides).map(|(factor, _)| (*factor).clone());
+        let mut above = rest().filter(|factor| !factor.divides).map(|factor| factor.formula.clone());
         let mut product = above.next()?;
         for factor in above {
             product = rebuilt(self.whole, Function::Multiply, vec![product, factor]);
         }
-        for (factor, _) in rest().filter(|(_, divides)| *divides) {
-            product = rebuilt(self.whole, Function::Divide, vec![product, (*factor).clone()]);
+        for factor in rest().filter(|factor| factor.divides) {
+            product = rebuilt(self.whole, Function::Divide, vec![product, factor.formula.clone()]);
         }
         // A factor that is left out takes its magnitude with it, but not its sign.
-        let negative = self.negative != never_positive(self.factors[place].0);
+        let negative = self.negative != never_positive(self.factors[place].formula);
         Some(if negative { rebuilt(self.whole, Function::Negate, vec![product]) } else { product })
     }
 }

@@ -45,6 +45,21 @@ pub enum Verdict {
     NotAudited {
         why: String,
     },
+    /// The verdicts on completions of two and of three tokens, which differ in their factors.
+    ByLength {
+        of_two: Box<Verdict>,
+        of_three: Box<Verdict>,
+    },
+}
+
+/// How far a verdict also holds for other completions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Agreement {
+    /// Up to numbers that are stated as those of the toy models.
+    Same,
+    /// The same gradients, with other factors.
+    OtherFactors,
+    Different,
 }
 
 /// A multiple, `times`, of the gradient of `of`.
@@ -176,6 +191,60 @@ pub struct Audit {
 }
 
 impl Verdict {
+    /// Whether it states a relation to named gradients.
+    pub(super) fn claims_factors(&self) -> bool {
+        match self {
+            Verdict::Follows { .. }
+            | Verdict::Weighted { .. }
+            | Verdict::Sum { .. }
+            | Verdict::WithTask { .. }
+            | Verdict::Biased { .. } => true,
+            Verdict::Task(_)
+            | Verdict::Zero
+            | Verdict::Unnamed { .. }
+            | Verdict::NotAudited { .. }
+            | Verdict::ByLength { .. } => false,
+        }
+    }
+
+    /// What can be said of completions of any length, from the verdict on two tokens and that on three.
+    pub(super) fn with_longer(self, longer: Verdict) -> Verdict {
+        match self.agreement(&longer) {
+            // Where a condition holds for no token, the longer completions say nothing.
+            _ if matches!(longer, Verdict::Zero | Verdict::NotAudited { .. }) => self,
+            Agreement::Same => self,
+            Agreement::OtherFactors => {
+                Verdict::ByLength { of_two: Box::new(self), of_three: Box::new(longer) }
+            }
+            Agreement::Different => longer,
+        }
+    }
+
+    fn agreement(&self, other: &Verdict) -> Agreement {
+        let equal = |same: bool| if same { Agreement::Same } else { Agreement::Different };
+        match (self, other) {
+            (Verdict::Follows { parts: a }, Verdict::Follows { parts: b })
+            | (Verdict::WithTask { parts: a, .. }, Verdict::WithTask { parts: b, .. }) => {
+                if a.len() != b.len() || a.iter().zip(b).any(|(a, b)| a.of != b.of) {
+                    return Agreement::Different;
+                }
+                let near = |(a, b): (&GradientMultiple, &GradientMultiple)| {
+                    (a.times - b.times).abs() <= 1e-6 * a.times.abs().max(b.times.abs())
+                };
+                if a.iter().zip(b).all(near) { Agreement::Same } else { Agreement::OtherFactors }
+            }
+            (Verdict::Weighted { of: a, .. }, Verdict::Weighted { of: b, .. }) => equal(a == b),
+            (Verdict::Biased { of: a, by: x, .. }, Verdict::Biased { of: b, by: y, .. }) if x == y => {
+                a.agreement(b)
+            }
+            (Verdict::Sum { parts: a }, Verdict::Sum { parts: b }) if a.len() == b.len() => {
+                let parts = a.iter().zip(b).map(|(a, b)| a.agreement(b));
+                parts.max().unwrap_or(Agreement::Same)
+            }
+            _ => Agreement::Different,
+        }
+    }
+
     /// The only gradient that is followed, with or without a weight per prefix.
     pub(super) fn one_gradient(&self) -> Option<&str> {
         match self {
@@ -184,6 +253,7 @@ impl Verdict {
                 _ => None,
             },
             Verdict::Weighted { of, .. } => Some(of),
+            Verdict::ByLength { of_two, .. } => of_two.one_gradient(),
             _ => None,
         }
     }
@@ -223,6 +293,13 @@ impl Verdict {
                 format!("no named divergence (nearest: {nearest}, cosine {cosine:.3})")
             }
             Verdict::NotAudited { why } => format!("not audited: {why}"),
+            Verdict::ByLength { of_two, of_three } => {
+                format!(
+                    "by length: {} in completions of 2 tokens, {} in those of 3",
+                    of_two.text(),
+                    of_three.text()
+                )
+            }
         }
     }
 }

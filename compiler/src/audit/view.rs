@@ -8,10 +8,15 @@ use mopd_lang::formula::{
 
 use super::divergence::AuditRefusal;
 use super::sampler::Sampler;
-use super::toy_model::Size;
+use super::size::Size;
+use super::toy_model::ScaledSupport;
 
 /// The most parts of a formula that is audited. Formulas written by hand are far smaller.
 const MOST_PARTS: usize = 2_000;
+
+/// The fewest entries of a toy vocabulary outside of a support. A single one is as good as a tail entry: a
+/// truncated divergence would equal that on the whole vocabulary.
+const LEFT_OUT: usize = 2;
 
 /// A term with its weights and masks.
 pub(super) struct TermView<'a> {
@@ -23,6 +28,14 @@ pub(super) struct TermView<'a> {
     pub samples: SampleFilter<'a>,
     /// The temperature of the trained policy, if the objective or the rollout decides it.
     pub temperature: Option<f64>,
+}
+
+/// The toy models of a term.
+pub(super) struct ToyScale {
+    pub size: Size,
+    /// The number of toy models to evaluate.
+    pub toys: u64,
+    pub supports: Vec<ScaledSupport>,
 }
 
 /// The restrictions on the completions of a stage that reach its terms: none by default.
@@ -128,9 +141,8 @@ impl<'a> TermView<'a> {
         found
     }
 
-    /// The smallest size of a toy model in which every part of the term has a meaning, and the number of toy
-    /// models to evaluate.
-    pub fn size(&self) -> Result<(Size, u64), AuditRefusal> {
+    /// The smallest toy models in which every part of the term has a meaning.
+    pub fn scale(&self) -> Result<ToyScale, AuditRefusal> {
         let of_token =
             |node: &FormulaNode| matches!(node.kind, FormulaKind::Live(Live::Part(ModelSignal::Logp)));
         let scores = self.value.any(of_token);
@@ -165,7 +177,7 @@ impl<'a> TermView<'a> {
         sequence |= group && !batch && !scores;
         let size =
             |vocabulary, prompts, samples, length| Size { vocabulary, prompts, samples, length, domains: 1 };
-        Ok(match (sequence, group, batch) {
+        let (mut size, toys) = match (sequence, group, batch) {
             (false, false, false) => (size(5, 1, 1, 1), 6),
             (true, false, false) => (size(4, 1, 1, 2), 3),
             (false, true, false) => (size(4, 1, 3, 1), 4),
@@ -178,12 +190,28 @@ impl<'a> TermView<'a> {
                             too much to enumerate"
                     .into());
             }
-        })
+        };
+        let supports = self.supports(size.vocabulary);
+        size.vocabulary = size.vocabulary.max(self.widest_support(&supports) + LEFT_OUT);
+        Ok(ToyScale { size, toys, supports })
+    }
+
+    /// The supports that the term reads.
+    fn read_supports(&self) -> Vec<&'a Support> {
+        let parts = self.formulas().into_iter().flat_map(Formula::parts);
+        let read = parts.filter_map(|part| match &part.0.kind {
+            FormulaKind::Signal(Signal::Divergence(divergence))
+            | FormulaKind::Live(Live::Divergence(divergence)) => Some(&divergence.support),
+            FormulaKind::Signal(Signal::Mass { support, .. } | Signal::SupportSize { support })
+            | FormulaKind::Live(Live::Ranking { order: support }) => Some(support),
+            _ => None,
+        });
+        read.collect()
     }
 
     /// Scales `top_k` down to a small vocabulary: every `k` that is too large is replaced by one that leaves
     /// some entries out, in the same order.
-    pub fn supports(&self, vocabulary: usize) -> Vec<(u32, usize)> {
+    fn supports(&self, vocabulary: usize) -> Vec<ScaledSupport> {
         fn collect(support: &Support, found: &mut Vec<u32>) {
             match support {
                 Support::TopK { k, .. } => found.push(*k),
@@ -194,16 +222,10 @@ impl<'a> TermView<'a> {
             }
         }
         let mut written = Vec::new();
+        self.read_supports().into_iter().for_each(|support| collect(support, &mut written));
         for part in self.formulas().into_iter().flat_map(Formula::parts) {
-            match &part.0.kind {
-                FormulaKind::Signal(Signal::Divergence(divergence))
-                | FormulaKind::Live(Live::Divergence(divergence)) => {
-                    collect(&divergence.support, &mut written);
-                }
-                FormulaKind::Signal(Signal::Mass { support, .. } | Signal::SupportSize { support })
-                | FormulaKind::Live(Live::Ranking { order: support }) => collect(support, &mut written),
-                FormulaKind::Signal(Signal::Overlap { k, .. }) => written.push(*k),
-                _ => {}
+            if let FormulaKind::Signal(Signal::Overlap { k, .. }) = &part.0.kind {
+                written.push(*k);
             }
         }
         written.sort_unstable();
@@ -214,9 +236,27 @@ impl<'a> TermView<'a> {
         for k in written {
             let entries = if (k as usize) < vocabulary { k as usize } else { next };
             next = (entries + 1).clamp(next.min(most), most);
-            found.push((k, entries));
+            found.push(ScaledSupport { k, entries });
         }
         found
+    }
+
+    /// The most entries of a support of the term that is made of such supports and of tokens.
+    fn widest_support(&self, scaled: &[ScaledSupport]) -> usize {
+        fn entries(support: &Support, scaled: &[ScaledSupport]) -> usize {
+            match support {
+                Support::TopK { k, .. } => {
+                    scaled.iter().find(|support| support.k == *k).map_or(0, |support| support.entries)
+                }
+                Support::Sampled => 1,
+                Support::Union(parts) => parts.iter().map(|part| entries(part, scaled)).sum(),
+                Support::Intersection(parts) => {
+                    parts.iter().map(|part| entries(part, scaled)).min().unwrap_or(0)
+                }
+                _ => 0,
+            }
+        }
+        self.read_supports().into_iter().map(|support| entries(support, scaled)).max().unwrap_or(0)
     }
 
     /// Whether the term depends on the step.

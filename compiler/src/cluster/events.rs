@@ -36,7 +36,15 @@ pub struct SimulationOutcome {
     pub busy: Vec<f64>,
     /// The critical path, which ends with the last task: seconds by resource and kind, the longest first.
     /// They sum to the makespan.
-    pub critical: Vec<(ResourceId, &'static str, f64)>,
+    pub critical: Vec<CriticalPart>,
+}
+
+/// The tasks of one kind on one resource, as far as they are on the critical path.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CriticalPart {
+    pub resource: ResourceId,
+    pub kind: &'static str,
+    pub seconds: f64,
 }
 
 /// A time in seconds with a total order. It is never NaN.
@@ -141,18 +149,23 @@ impl Simulation {
                 }
             }
         }
-        let mut critical: Vec<(ResourceId, &'static str, f64)> = Vec::new();
+        SimulationOutcome { makespan: now, busy, critical: self.critical_path(last, &cause) }
+    }
+
+    /// The parts of the critical path, from its last task and what let each task begin.
+    fn critical_path(&self, last: Option<usize>, cause: &[Option<usize>]) -> Vec<CriticalPart> {
+        let mut parts: Vec<CriticalPart> = Vec::new();
         let mut at = last;
         while let Some(task) = at {
-            let Task { resource, kind, seconds, .. } = &self.tasks[task];
-            match critical.iter_mut().find(|(known, name, _)| known == resource && name == kind) {
-                Some((_, _, sum)) => *sum += seconds,
-                None => critical.push((*resource, kind, *seconds)),
+            let Task { resource, kind, seconds, .. } = self.tasks[task];
+            match parts.iter_mut().find(|known| known.resource == resource && known.kind == kind) {
+                Some(known) => known.seconds += seconds,
+                None => parts.push(CriticalPart { resource, kind, seconds }),
             }
             at = cause[task];
         }
-        critical.sort_by(|a, b| b.2.total_cmp(&a.2));
-        SimulationOutcome { makespan: now, busy, critical }
+        parts.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+        parts
     }
 }
 
@@ -173,7 +186,8 @@ mod tests {
         // 2 + 1 + 1.5 + 1: the first update is done while the second score is.
         assert_eq!(outcome.makespan, 5.5);
         assert_eq!(outcome.busy, [4.0, 2.5]);
-        let critical = [(teacher, "score", 2.5), (student, "rollout", 2.0), (student, "update", 1.0)];
+        let critical = [(teacher, "score", 2.5), (student, "rollout", 2.0), (student, "update", 1.0)]
+            .map(|(resource, kind, seconds)| CriticalPart { resource, kind, seconds });
         assert_eq!(outcome.critical, critical);
     }
 
@@ -188,7 +202,7 @@ mod tests {
         // `late` was added first, and `early` could begin at once.
         assert_eq!(outcome.makespan, 5.0);
         let _ = (late, early);
-        let sum: f64 = outcome.critical.iter().map(|(_, _, seconds)| seconds).sum();
+        let sum: f64 = outcome.critical.iter().map(|part| part.seconds).sum();
         assert_eq!(sum, outcome.makespan);
     }
 
@@ -210,7 +224,7 @@ mod tests {
                 tasks.push(simulation.task(resource, "task", seconds, after));
             }
             let outcome = simulation.run();
-            let sum: f64 = outcome.critical.iter().map(|(_, _, seconds)| seconds).sum();
+            let sum: f64 = outcome.critical.iter().map(|part| part.seconds).sum();
             assert!((sum - outcome.makespan).abs() < 1e-9, "{sum} and {}", outcome.makespan);
             assert!(outcome.busy.iter().all(|busy| *busy <= outcome.makespan + 1e-9));
         }

@@ -14,7 +14,7 @@ use mopd_lang::diag::nearest;
 use mopd_plan::{Plan, Trainable};
 use serde::Deserialize;
 
-pub use stage::{Bottleneck, PoolUse, StagePrediction, simulate};
+pub use stage::{Bottleneck, KindShare, PoolUse, StagePrediction, simulate};
 
 /// A description of a cluster, as the author's file has it.
 #[derive(Clone, Debug, PartialEq, Deserialize)]

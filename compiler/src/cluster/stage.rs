@@ -38,7 +38,15 @@ pub struct Bottleneck {
     /// Its share of the critical path, 0 to 1.
     pub share: f64,
     /// That share by kind of task.
-    pub kinds: Vec<(&'static str, f64)>,
+    pub kinds: Vec<KindShare>,
+}
+
+/// The part of the critical path that tasks of one kind take.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct KindShare {
+    pub kind: &'static str,
+    /// 0 to 1.
+    pub share: f64,
 }
 
 /// A model or a server that scores for a role of the objective.
@@ -63,76 +71,95 @@ enum Scorer {
     Served(String),
 }
 
+/// A stage that samples from the student, scores and trains.
+struct SampledStage<'a> {
+    train: &'a Train<Objective>,
+    /// The most tokens of a completion.
+    tokens: f64,
+    steps: u32,
+}
+
+impl SampledStage<'_> {
+    fn of(plan: &Plan, model: ModelId) -> Result<SampledStage<'_>, ClusterError> {
+        let named = plan.experiment.model(model);
+        let unfit = |why| ClusterError::Stage { stage: named.name.clone(), why };
+        let Stage::Train(train) = &named.stage else { return Err(unfit("it does not train a single model")) };
+        let Producer::Student(student) = &train.rollout.producer else {
+            return Err(unfit("its completions are not sampled by the student"));
+        };
+        let mopd_plan::Length::Steps(steps) = train.length else {
+            return Err(unfit("the number of its steps can only be computed from the data"));
+        };
+        Ok(SampledStage { train, tokens: f64::from(student.sampling.max_tokens), steps })
+    }
+}
+
+/// The resources of a cluster in a simulation.
+struct ClusterResources<'a> {
+    /// By name.
+    pools: BTreeMap<&'a str, ResourceId>,
+    network: ResourceId,
+}
+
+impl<'a> ClusterResources<'a> {
+    fn new(cluster: &'a Cluster, simulation: &mut Simulation) -> ClusterResources<'a> {
+        let pools = cluster.pools.keys().map(|name| (name.as_str(), simulation.resource())).collect();
+        ClusterResources { pools, network: simulation.resource() }
+    }
+
+    /// The pools in the order of their names, then the network.
+    fn named(&self) -> impl Iterator<Item = (ResourceId, &str)> {
+        let pools = self.pools.iter().map(|(name, id)| (*id, *name));
+        pools.chain(std::iter::once((self.network, "the network")))
+    }
+}
+
+/// Batches that take equally long, and the simulation of one of them.
+struct SimulatedBatches {
+    count: f64,
+    outcome: SimulationOutcome,
+}
+
 /// # Errors
 /// If the stage is not one that samples from the student, scores and trains, or if the file lacks a number.
 pub fn simulate(plan: &Plan, model: ModelId, cluster: &Cluster) -> Result<StagePrediction, ClusterError> {
     cluster.check()?;
     cluster.check_names(plan)?;
-    let named = plan.experiment.model(model);
-    let unfit = |why| ClusterError::Stage { stage: named.name.clone(), why };
-    let Stage::Train(train) = &named.stage else { return Err(unfit("it does not train a single model")) };
-    let Producer::Student(student) = &train.rollout.producer else {
-        return Err(unfit("its completions are not sampled by the student"));
-    };
-    let mopd_plan::Length::Steps(steps) = train.length else {
-        return Err(unfit("the number of its steps can only be computed from the data"));
-    };
+    let stage = SampledStage::of(plan, model)?;
     let mut empty = Simulation::default();
-    let pools: BTreeMap<&str, ResourceId> =
-        cluster.pools.keys().map(|name| (name.as_str(), empty.resource())).collect();
-    let network = empty.resource();
-    let scoring = scorings(plan, train, cluster, &pools)?;
-    let student_size = StudentSize::from_plan(plan, model, train, cluster)?;
-    fits(cluster, &student_size, &scoring)?;
-    let parameters = student_size.parameters;
-    let sequences = train.rollout.sequences();
-    let tokens = f64::from(student.sampling.max_tokens);
-    let whole = tokens + cluster.prompt_tokens;
-    let trainer = &cluster.pools[&cluster.student];
-    let (flops, read) = rates(cluster, trainer);
-    // One token of every sequence per forward: bound by reading all weights, or by the products.
-    let draw =
-        (2.0 * parameters * f64::from(sequences) / flops).max(parameters * cluster.weight_bytes / read);
-    let prefill = 2.0 * parameters * cluster.prompt_tokens * f64::from(sequences) / flops;
-    let piece = train.execution.micro_batch.unwrap_or(sequences).clamp(1, sequences.max(1));
-    let pieces = sequences.div_ceil(piece).clamp(1, PIECES);
-    let of_piece = f64::from(sequences) / f64::from(pieces);
-    let own = pools[cluster.student.as_str()];
-    let work = BatchWork {
-        cluster,
-        trainer,
-        scoring: &scoring,
-        network,
-        own,
-        draw: draw * tokens + prefill,
-        update: student_size.update() * whole * of_piece / flops,
-        pieces,
-        sequences: of_piece,
-        tokens,
-        whole,
-    };
+    let resources = ClusterResources::new(cluster, &mut empty);
+    let scoring = scorings(plan, stage.train, cluster, &resources.pools)?;
+    let student = StudentSize::from_plan(plan, model, stage.train, cluster)?;
+    fits(cluster, &student, &scoring)?;
+    let work = BatchWork::new(&stage, &student, cluster, &resources, &scoring);
     // A batch is finished before the next one is drawn, so all batches take equally long, except that the
     // last may have fewer passes.
-    let passes = train.passes.max(1);
-    let batches = [(f64::from(steps / passes), passes), (1.0, steps % passes)];
-    let played: Vec<(f64, SimulationOutcome)> = batches
+    let passes = stage.train.passes.max(1);
+    let batches = [(f64::from(stage.steps / passes), passes), (1.0, stage.steps % passes)];
+    let simulated: Vec<SimulatedBatches> = batches
         .into_iter()
-        .filter(|(times, passes)| *times > 0.0 && *passes > 0)
-        .map(|(times, passes)| (times, work.simulate(empty.clone(), passes)))
+        .filter(|(count, passes)| *count > 0.0 && *passes > 0)
+        .map(|(count, passes)| SimulatedBatches { count, outcome: work.simulate(empty.clone(), passes) })
         .collect();
-    let seconds: f64 = played.iter().map(|(times, outcome)| times * outcome.makespan).sum();
-    let busy = |id: ResourceId| -> f64 { played.iter().map(|(times, of)| times * of.busy[id.0]).sum() };
-    let share = |of: f64| if seconds > 0.0 { of / seconds } else { 0.0 };
-    let mut names: Vec<(ResourceId, String)> =
-        pools.iter().map(|(name, id)| (*id, (*name).to_owned())).collect();
-    names.push((network, "the network".to_owned()));
-    let uses = names.iter().map(|(id, name)| PoolUse { name: name.clone(), idle: 1.0 - share(busy(*id)) });
-    Ok(StagePrediction {
-        seconds,
-        steps,
-        uses: uses.collect(),
-        bottleneck: bottleneck(&played, &names, share),
-    })
+    Ok(StagePrediction::new(stage.steps, &simulated, &resources))
+}
+
+impl StagePrediction {
+    fn new(steps: u32, simulated: &[SimulatedBatches], resources: &ClusterResources) -> StagePrediction {
+        let seconds: f64 = simulated.iter().map(|of| of.count * of.outcome.makespan).sum();
+        let busy =
+            |id: ResourceId| -> f64 { simulated.iter().map(|of| of.count * of.outcome.busy[id.0]).sum() };
+        let share = |of: f64| if seconds > 0.0 { of / seconds } else { 0.0 };
+        let uses = resources
+            .named()
+            .map(|(id, name)| PoolUse { name: name.to_owned(), idle: 1.0 - share(busy(id)) });
+        StagePrediction {
+            seconds,
+            steps,
+            uses: uses.collect(),
+            bottleneck: bottleneck(simulated, resources, share),
+        }
+    }
 }
 
 /// The work of one batch. Times are in seconds, sizes those of a piece.
@@ -155,7 +182,41 @@ struct BatchWork<'a> {
     whole: f64,
 }
 
-impl BatchWork<'_> {
+impl<'a> BatchWork<'a> {
+    fn new(
+        stage: &SampledStage,
+        student: &StudentSize,
+        cluster: &'a Cluster,
+        resources: &ClusterResources,
+        scoring: &'a [Scoring],
+    ) -> BatchWork<'a> {
+        let (train, tokens, parameters) = (stage.train, stage.tokens, student.parameters);
+        let sequences = train.rollout.sequences();
+        let whole = tokens + cluster.prompt_tokens;
+        let trainer = &cluster.pools[&cluster.student];
+        let (flops, read) = rates(cluster, trainer);
+        // One token of every sequence per forward: bound by reading all weights, or by the products.
+        let draw =
+            (2.0 * parameters * f64::from(sequences) / flops).max(parameters * cluster.weight_bytes / read);
+        let prefill = 2.0 * parameters * cluster.prompt_tokens * f64::from(sequences) / flops;
+        let piece = train.execution.micro_batch.unwrap_or(sequences).clamp(1, sequences.max(1));
+        let pieces = sequences.div_ceil(piece).clamp(1, PIECES);
+        let of_piece = f64::from(sequences) / f64::from(pieces);
+        BatchWork {
+            cluster,
+            trainer,
+            scoring,
+            network: resources.network,
+            own: resources.pools[cluster.student.as_str()],
+            draw: draw * tokens + prefill,
+            update: student.update() * whole * of_piece / flops,
+            pieces,
+            sequences: of_piece,
+            tokens,
+            whole,
+        }
+    }
+
     /// Simulates one batch and the updates that it is used for.
     fn simulate(&self, mut simulation: Simulation, passes: u32) -> SimulationOutcome {
         let mut before = vec![simulation.task(self.own, "rollout", self.draw, Vec::new())];
@@ -196,26 +257,26 @@ impl BatchWork<'_> {
 
 /// The resource with the largest part of the critical path.
 fn bottleneck(
-    played: &[(f64, SimulationOutcome)],
-    names: &[(ResourceId, String)],
+    simulated: &[SimulatedBatches],
+    resources: &ClusterResources,
     share: impl Fn(f64) -> f64,
 ) -> Bottleneck {
-    let mut by_resource: BTreeMap<usize, Vec<(&'static str, f64)>> = BTreeMap::new();
-    for (times, outcome) in played {
-        for (resource, kind, seconds) in &outcome.critical {
-            let kinds = by_resource.entry(resource.0).or_default();
-            let part = share(times * seconds);
-            match kinds.iter_mut().find(|(known, _)| known == kind) {
-                Some((_, sum)) => *sum += part,
-                None => kinds.push((kind, part)),
+    let mut by_resource: BTreeMap<usize, Vec<KindShare>> = BTreeMap::new();
+    for SimulatedBatches { count, outcome } in simulated {
+        for part in &outcome.critical {
+            let kinds = by_resource.entry(part.resource.0).or_default();
+            let own = share(count * part.seconds);
+            match kinds.iter_mut().find(|known| known.kind == part.kind) {
+                Some(known) => known.share += own,
+                None => kinds.push(KindShare { kind: part.kind, share: own }),
             }
         }
     }
-    let whole = |kinds: &[(&'static str, f64)]| kinds.iter().map(|(_, share)| share).sum::<f64>();
+    let whole = |kinds: &[KindShare]| kinds.iter().map(|known| known.share).sum::<f64>();
     let most = by_resource.into_iter().max_by(|a, b| whole(&a.1).total_cmp(&whole(&b.1)));
     let (resource, mut kinds) = most.unwrap_or_default();
-    kinds.sort_by(|a, b| b.1.total_cmp(&a.1));
-    let name = names.iter().find(|(id, _)| id.0 == resource).map(|(_, name)| name.clone());
+    kinds.sort_by(|a, b| b.share.total_cmp(&a.share));
+    let name = resources.named().find(|(id, _)| id.0 == resource).map(|(_, name)| name.to_owned());
     Bottleneck { name: name.unwrap_or_default(), share: whole(&kinds), kinds }
 }
 

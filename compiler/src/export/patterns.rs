@@ -112,7 +112,7 @@ impl PatternPrinter<'_> {
             'B' => self.item(r"(?!\b)", true),
             'A' => self.item(r"\A", true),
             'z' => self.item(r"\Z", true),
-            'b' | '<' | '>' => return Err("the beginning and the end of words".to_owned()),
+            'b' | '<' | '>' => return Err("the start and end of a word".to_owned()),
             letter => {
                 let text = self.escaped(letter)?;
                 self.item(&text, false);
@@ -124,7 +124,7 @@ impl PatternPrinter<'_> {
     /// The translation of an escape, in a class or outside.
     fn escaped(&mut self, letter: char) -> Result<String, String> {
         Ok(match letter {
-            'p' | 'P' => return Err(format!("`\\{letter}`, letters by a property")),
+            'p' | 'P' => return Err(format!("`\\{letter}`, a Unicode property")),
             'd' | 'D' | 's' | 'S' | 'w' | 'W' => format!("\\{letter}"),
             'a' => r"\x07".to_owned(),
             'f' => r"\x0c".to_owned(),
@@ -148,7 +148,7 @@ impl PatternPrinter<'_> {
             self.rest.by_ref().take(digits).collect()
         };
         let letter = u32::from_str_radix(&number, 16).ok().and_then(char::from_u32);
-        Ok(literal(letter.ok_or_else(|| format!("the letter `{number}`"))?))
+        Ok(literal(letter.ok_or_else(|| format!("the character `{number}`"))?))
     }
 
     fn open(&mut self) -> Result<(), String> {
@@ -161,7 +161,7 @@ impl PatternPrinter<'_> {
                 let name: String = self.rest.by_ref().take_while(|letter| *letter != '>').collect();
                 let plain = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
                 if !name.chars().all(plain) {
-                    return Err(format!("a group of the name `{name}`"));
+                    return Err(format!("a group named `{name}`"));
                 }
                 begin = format!("(?P<{name}>");
             } else {
@@ -191,7 +191,7 @@ impl PatternPrinter<'_> {
     fn flags(&mut self, flags: &mut PatternFlags) -> Result<bool, String> {
         let mut value = true;
         loop {
-            match self.rest.next().ok_or("a group that is not closed")? {
+            match self.rest.next().ok_or("an unclosed group")? {
                 ':' => return Ok(true),
                 ')' => return Ok(false),
                 '-' => value = false,
@@ -229,22 +229,22 @@ impl PatternPrinter<'_> {
             first = false;
         }
         loop {
-            let letter = self.rest.next().ok_or("a class that is not closed")?;
+            let letter = self.rest.next().ok_or("an unclosed character class")?;
             let next = self.rest.peek().copied();
             match letter {
                 ']' if !first => break,
                 '&' | '-' | '~' if next == Some(letter) => {
-                    return Err(format!("`{letter}{letter}` of classes"));
+                    return Err(format!("`{letter}{letter}` in a character class"));
                 }
                 '[' if next == Some(':') => class += self.named_class()?,
-                '[' => return Err("a class within a class".to_owned()),
+                '[' => return Err("a nested character class".to_owned()),
                 letter => {
                     class += &self.member(letter)?;
                     let mut ahead = self.rest.clone();
                     let range = ahead.next() == Some('-') && !matches!(ahead.next(), Some(']' | '-') | None);
                     if range {
                         self.rest.next();
-                        let last = self.rest.next().ok_or("a class that is not closed")?;
+                        let last = self.rest.next().ok_or("an unclosed character class")?;
                         class.push('-');
                         class += &self.member(last)?;
                     }

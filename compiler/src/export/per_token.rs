@@ -55,8 +55,8 @@ pub fn split(of: &Graph, loss: NodeId) -> Result<PerToken, Vec<Unprintable>> {
                 over_length(&mut graph, part.value)
             }
             _ => {
-                let why = "an engine averages all of a loss over tokens, or all of it over sequences";
-                return Err(vec![unprintable("terms with different ways to one number", why)]);
+                let why = "an engine averages the whole loss over tokens, or the whole loss over sequences";
+                return Err(vec![unprintable("terms with different reductions", why)]);
             }
         };
         losses.push(value);
@@ -118,8 +118,8 @@ fn parts(graph: &mut Graph, id: NodeId) -> Result<Vec<Part>, Unprintable> {
             reduced(graph, reduction, operand, mask).map(|part| vec![part])
         }
         _ => Err(unprintable(
-            "a loss that is no sum of means over tokens or sequences",
-            "an engine takes one number per token and averages it",
+            "a loss that is not a sum of means over tokens or sequences",
+            "an engine averages one number per token",
         )),
     }
 }
@@ -168,7 +168,7 @@ fn reduced(
                 "`{}({})`{}",
                 reduction.name(),
                 axis.name(),
-                if masked { " of those selected" } else { "" }
+                if masked { " over a selection" } else { "" }
             ),
             "an engine averages over all sequences of the batch",
         )),
@@ -210,7 +210,7 @@ fn only_where(graph: &mut Graph, value: NodeId, mask: Option<NodeId>) -> NodeId 
 }
 
 fn across(construct: &str) -> Unprintable {
-    unprintable(construct, "an engine hands out a part of the batch at a time, so that others are not known")
+    unprintable(construct, "an engine computes the loss of a part of the batch at a time")
 }
 
 /// All nodes that the losses depend on and that combine several sequences.

@@ -20,7 +20,7 @@ pub fn rewards(settings: &ExportSettings, coverage: &mut Coverage) -> serde_json
             Ok(reward) => {
                 if has_pattern(&domain.reward) {
                     let how =
-                        "the pattern is matched by Python's `re`, whose classes of letters differ a little";
+                        "the pattern is matched by Python's `re`, whose character classes differ slightly";
                     coverage.approximate(construct, domain.origin, how);
                 } else {
                     coverage.exact(construct, domain.origin);
@@ -32,8 +32,7 @@ pub fn rewards(settings: &ExportSettings, coverage: &mut Coverage) -> serde_json
                 serde_json::Value::Null
             }
             Err(_) => {
-                let how =
-                    "nothing trains on it: the engine reports 0, and `mopd eval` judges the trained model";
+                let how = "the objective does not read it: the engine reports 0; use `mopd eval` afterwards";
                 coverage.approximate(construct, domain.origin, how);
                 serde_json::json!({"kind": "none"})
             }
@@ -49,18 +48,20 @@ fn carried(reward: &Reward) -> Result<Reward, String> {
         Reward::ExactMatch { .. } | Reward::Numeric { .. } => return Ok(reward.clone()),
         Reward::Regex { pattern, field } => {
             let pattern = python_pattern(pattern)
-                .map_err(|what| format!("Python's `re` has no counterpart of {what} in the pattern"))?;
+                .map_err(|what| format!("Python's `re` has no equivalent of {what} in the pattern"))?;
             return Ok(Reward::Regex { pattern, field: field.clone() });
         }
         Reward::Parts { parts } => {
             let part = |part: &RewardPart| Ok(RewardPart { reward: carried(&part.reward)?, ..part.clone() });
             return Ok(Reward::Parts { parts: parts.iter().map(part).collect::<Result<_, String>>()? });
         }
-        Reward::Command { .. } => "a program that judges is not carried over",
-        Reward::Python { .. } => "a function of Python judges lists, and is not carried over",
-        Reward::JsonSchema { .. } => "the exporter has no validator of JSON schemas",
+        Reward::Command { .. } => "reward programs can't be exported",
+        Reward::Python { .. } => {
+            "reward functions in Python can't be exported: they take lists of completions"
+        }
+        Reward::JsonSchema { .. } => "the exporter has no validator for JSON schemas",
         Reward::UnitTests { .. } => "the exporter has no sandbox to run code in",
-        Reward::Http { .. } => "a server that judges is not carried over",
+        Reward::Http { .. } => "reward servers can't be exported",
     };
     Err(why.to_owned())
 }

@@ -4,7 +4,8 @@
 use mopd_lang::experiment as checked;
 use mopd_plan::{
     Checkpointing, DataFormula, Domain, Dtype, Keep, Length, Model, ModelId, Objective, Optimizer, Origin,
-    Plan, Producer, PromptFormat, Recipe, Sampling, Stage, Teacher, Train, Trainable, WeightFilter,
+    Plan, Producer, PromptFormat, Recipe, Sampling, Stage, Teacher, TeacherChoice, Train, Trainable,
+    WeightFilter,
 };
 
 use super::coverage::Coverage;
@@ -100,9 +101,9 @@ pub fn settings<'a>(request: ExportRequest<'a>, coverage: &mut Coverage) -> Opti
     let train = match &model.stage {
         Stage::Train(train) => train.as_ref(),
         _ => {
-            let why = "an engine trains one model at a time";
+            let why = "engines train one model at a time";
             coverage.refuse(
-                format!("`train`, models that learn in turns: `{}`", model.name),
+                format!("`train`, which trains several models in turn: `{}`", model.name),
                 model.origin,
                 why,
             );
@@ -156,11 +157,11 @@ pub fn settings<'a>(request: ExportRequest<'a>, coverage: &mut Coverage) -> Opti
         Length::Epochs(epochs) => coverage.approximate(
             format!("`steps = {epochs} epochs`"),
             origins.model,
-            "as many whole batches as the rows make; what is left over is left out",
+            "only whole batches are trained on; the rows left over at the end are dropped",
         ),
     }
     if plan.experiment.domains.is_empty() {
-        coverage.refuse("a stage without data", origins.model, "an engine reads prompts");
+        coverage.refuse("a stage without data", origins.model, "engines read prompts from a file");
     }
     teachers(request, &mut settings, of_checked, coverage);
     data(&settings, coverage);
@@ -194,46 +195,8 @@ fn teachers(
     let mut found: Vec<ExportedTeacher> = Vec::new();
     let mut arms: Vec<Vec<RoutingCase>> = train.mixture.iter().map(|_| Vec::new()).collect();
     for (number, choice) in train.scorers.routed().iter().enumerate() {
-        let origin = at(number);
         let name = format!("teacher `{}`", choice.name);
-        if choice.own_tokens {
-            coverage.refuse(
-                format!("{name} with another tokenizer (`align = tokens`)"),
-                origin,
-                "an engine compares distributions over one vocabulary",
-            );
-            continue;
-        }
-        if let Some(view) = &choice.sees {
-            coverage.refuse(
-                format!("{name} that sees the template `{}`", view.name),
-                origin,
-                "a teacher reads the student's prompt",
-            );
-            continue;
-        }
-        let model = match &choice.teacher {
-            Teacher::Model(model) => *model,
-            Teacher::Student(_) => {
-                let why = "a teacher's weights do not follow the student's";
-                coverage.refuse(format!("{name}, a copy of the student"), origin, why);
-                continue;
-            }
-            Teacher::Composed(of) => {
-                let why = "one teacher scores a prompt";
-                coverage.refuse(format!("{name}, a `{}` of several", of.pool.name()), origin, why);
-                continue;
-            }
-            Teacher::Served(_) => {
-                let why = "the engine loads a teacher's weights itself";
-                coverage.refuse(format!("{name} on a server"), origin, why);
-                continue;
-            }
-            Teacher::Learner { .. } => {
-                coverage.refuse(format!("{name} that learns too"), origin, "a teacher's weights are fixed");
-                continue;
-            }
-        };
+        let Some(model) = constant_model(choice, &name, at(number), coverage) else { continue };
         let teacher = match known.iter().find(|(id, _)| *id == model) {
             Some((_, teacher)) => *teacher,
             None => {
@@ -256,9 +219,9 @@ fn teachers(
     }
     for scorer in train.scorers.named() {
         coverage.refuse(
-            format!("`{}`, a teacher by name in the objective", scorer.name),
+            format!("`{}`, a teacher that the objective names", scorer.name),
             settings.origins.objective,
-            "a prompt has one teacher",
+            "in the engines, each prompt has one teacher",
         );
     }
     let mut references: Vec<ModelId> = train.scorers.references().map(|(_, id)| id).collect();
@@ -266,8 +229,60 @@ fn teachers(
     match references.as_slice() {
         [] => {}
         [one] => settings.reference = weights(request, *one, "reference", coverage),
-        _ => coverage.refuse("`reference` by domain", settings.origins.model, "an engine has one reference"),
+        _ => coverage.refuse(
+            "`reference` by domain",
+            settings.origins.model,
+            "engines have one reference model",
+        ),
     }
+}
+
+/// The model of a teacher, if its weights are constant and it reads what the student does. Refuses others.
+fn constant_model(
+    choice: &TeacherChoice,
+    name: &str,
+    origin: Origin,
+    coverage: &mut Coverage,
+) -> Option<ModelId> {
+    if choice.own_tokens {
+        coverage.refuse(
+            format!("{name} with another tokenizer (`align = tokens`)"),
+            origin,
+            "in the engines, teacher and student share a vocabulary",
+        );
+        return None;
+    }
+    if let Some(view) = &choice.sees {
+        coverage.refuse(
+            format!("{name} with the template `{}`", view.name),
+            origin,
+            "in the engines, a teacher reads the student's prompt",
+        );
+        return None;
+    }
+    match &choice.teacher {
+        Teacher::Model(model) => return Some(*model),
+        Teacher::Student(_) => {
+            let why = "in the engines, a teacher's weights are constant";
+            coverage.refuse(format!("{name}, a copy of the student"), origin, why);
+        }
+        Teacher::Composed(of) => {
+            let why = "in the engines, each prompt has one teacher";
+            coverage.refuse(format!("{name}, a `{}` of several models", of.pool.name()), origin, why);
+        }
+        Teacher::Served(_) => {
+            let why = "the engine loads a teacher's weights itself";
+            coverage.refuse(format!("{name} on a server"), origin, why);
+        }
+        Teacher::Learner { .. } => {
+            coverage.refuse(
+                format!("{name}, which is trained too"),
+                origin,
+                "in the engines, a teacher's weights are constant",
+            );
+        }
+    }
+    None
 }
 
 /// The name as one word of ASCII letters, digits and `_`, made unique among `others`.
@@ -295,7 +310,7 @@ fn data(settings: &ExportSettings, coverage: &mut Coverage) {
             coverage.refuse(
                 format!("`limit = {limit}` of domain `{name}`"),
                 *origin,
-                "an engine has one limit of tokens for all rows",
+                "engines have one token limit for all rows",
             );
         }
         if let PromptFormat::Chat { .. } = format {
@@ -313,7 +328,7 @@ fn data(settings: &ExportSettings, coverage: &mut Coverage) {
     coverage.approximate(
         "order of the prompts",
         settings.origins.model,
-        "each domain's prompts come once before one comes twice, in another order than in a run of mopd",
+        "each prompt of a domain is used once before any is used twice, in another order than in a run",
     );
 }
 
@@ -326,7 +341,7 @@ fn rollout(settings: &mut ExportSettings, coverage: &mut Coverage) {
         coverage.refuse(
             format!("rollout from `{from}`"),
             at,
-            "the engines' distillation trains on completions that the student writes at this step",
+            "the engines' distillation trains only on completions that the student samples in the same step",
         );
         return;
     };
@@ -342,25 +357,37 @@ fn rollout(settings: &mut ExportSettings, coverage: &mut Coverage) {
         stop,
     } = &student.sampling;
     if *temperature == 0.0 {
-        coverage.refuse("`temperature: 0`", at, "an engine divides logits by it; `top_k: 1` is greedy too");
+        coverage.refuse(
+            "`temperature: 0`",
+            at,
+            "engines divide logits by the temperature; `top_k: 1` is greedy too",
+        );
     } else {
         coverage.exact(format!("`sample(n: {n}, temperature: {temperature}, max_tokens: {max_tokens})`"), at);
     }
     if max_tokens_moves.is_some() {
-        coverage.refuse("`max_tokens` that moves with the step", at, "an engine has one limit for a run");
+        coverage.refuse(
+            "`max_tokens` that changes during the run",
+            at,
+            "engines have one limit for the whole run",
+        );
     }
     if top_p.is_some() || top_k.is_some() {
         coverage.exact("`top_p` and `top_k` of the rollout", at);
     }
     if repetition_penalty.is_some() {
-        let why = "log-probabilities of the tokens would be others than those that they were drawn by";
+        let why = "the trainer's log-probabilities would differ from those that the tokens were sampled with";
         coverage.refuse("`repetition_penalty`", at, why);
     }
     if accept.is_some() {
-        coverage.refuse("`accept`, a second head that writes", at, "models of the engines have one head");
+        coverage.refuse(
+            "`accept`, which samples tokens from a second head",
+            at,
+            "the engines' models have one LM head",
+        );
     }
     if !stop.is_empty() {
-        let why = "an engine ends completions at the end token, and not at a text that it keeps";
+        let why = "engines end a completion at the end token; they can't end it after a given text";
         coverage.refuse("`stop`", at, why);
     }
     settings.sampling = Some(&student.sampling);
@@ -401,40 +428,36 @@ fn refusals(settings: &ExportSettings, of_checked: Option<&checked::Train>, cove
             coverage.refuse(construct, at, why);
         }
     };
-    refuse(matches!(recipe, Recipe::Dpo), "`dpo`", "a loss of pairs is no distillation of the engines");
-    refuse(sees.is_some(), "`sees` of the student", "the student reads the prompt of the row");
-    refuse(!panels.is_empty(), "`panel`", "teachers do not talk before they score");
-    refuse(!feedback.is_empty(), "feedback that a model writes", "teachers score, and write nothing");
-    refuse(rollout.keep != Keep::All, "`keep` of rollouts", "all completions of a step are trained on");
-    refuse(*passes > 1, "`passes` above 1", "completions are those of the weights that they train");
-    refuse(
-        filter.is_some(),
-        "`filter` of prompts",
-        "prompts are not replaced by what their completions are like",
-    );
-    refuse(curriculum.is_some(), "a choice of prompts before steps", "rows come in the order of the file");
-    refuse(shares.is_some(), "`shares` that move", "rows come in the order of the file");
-    refuse(!own_data.is_empty(), "terms with completions of their own", "a step has one rollout");
-    refuse(private.is_some(), "`optimizer = private_adamw(...)`", "gradients are not clipped per example");
-    refuse(ema.is_some(), "`ema` of the weights", "the weights of the last step are what is saved");
-    refuse(extrapolation.is_some(), "`extrapolate`", "steps are the optimiser's");
-    refuse(validation.is_some(), "`validate`", "the loss on other rows is not computed");
-    refuse(alignment.is_some(), "`gradient_alignment`", "gradients of parts of the loss are not compared");
+    refuse(matches!(recipe, Recipe::Dpo), "`dpo`", "the engines' distillation has no loss over pairs");
+    refuse(sees.is_some(), "`sees` of the student", "engines pass it the prompt of the row");
+    refuse(!panels.is_empty(), "`panel`", "the engines' teachers only score");
+    refuse(!feedback.is_empty(), "feedback written by a model", "the engines' teachers only score");
+    refuse(rollout.keep != Keep::All, "`keep` of rollouts", "engines train on all completions of a step");
+    refuse(*passes > 1, "`passes` above 1", "engines sample new completions for each update");
+    refuse(filter.is_some(), "`filter` of prompts", "engines train on all prompts of a step");
+    refuse(curriculum.is_some(), "selection of prompts", "engines keep the order of the file");
+    refuse(shares.is_some(), "`shares` that change during the run", "engines keep the order of the file");
+    refuse(!own_data.is_empty(), "terms with completions of their own", "an engine's step has one rollout");
+    refuse(private.is_some(), "`optimizer = private_adamw(...)`", "engines do not clip per example");
+    refuse(ema.is_some(), "`ema` of the weights", "engines save the weights of the last step");
+    refuse(extrapolation.is_some(), "`extrapolate`", "engines have no extrapolation of weights");
+    refuse(validation.is_some(), "`validate`", "engines do not compute the loss on validation rows");
+    refuse(alignment.is_some(), "`gradient_alignment`", "engines compute the gradient of the whole loss");
     if let Trainable::Weights { only, except } = trainable {
         let parts = only.iter().flatten().chain(except);
         let changed = parts.clone().any(|part| matches!(part, WeightFilter::Changed(_)));
-        refuse(changed, "`changed` weights", "single elements can't be frozen");
+        refuse(changed, "`changed` weights", "engines can't freeze single elements of a weight");
         refuse(
             only.is_some() || !except.is_empty(),
-            "some of the weights",
-            "all weights are trained, or adapters",
+            "training some of the weights",
+            "engines train all weights, or adapters",
         );
     }
     let _ = (optimizer, execution);
     for (number, guard) in guards.iter().enumerate() {
         let own = of_checked.and_then(|own| own.guards.get(number)).map_or(at, |own| own.origin);
         let action = guard.action.name();
-        coverage.refuse(format!("guard that does `{action}`"), own, "nothing watches the numbers of a step");
+        coverage.refuse(format!("guard with the action `{action}`"), own, "engines do not check metrics");
     }
 }
 
@@ -443,7 +466,7 @@ pub fn adamw<'a>(settings: &'a ExportSettings, coverage: &mut Coverage) -> Optio
     match &settings.train.optimizer {
         Optimizer::AdamW(adamw) => Some(adamw),
         Optimizer::Sgd(_) => {
-            coverage.refuse("`optimizer = sgd`", settings.origins.model, "the exporter writes AdamW");
+            coverage.refuse("`optimizer = sgd`", settings.origins.model, "the exporter supports AdamW only");
             None
         }
     }

@@ -179,7 +179,7 @@ fn expression(graph: &Graph, id: NodeId, names: &Names) -> Result<String, Unprin
                 Statistic::SampleWithoutReplacement { .. }
                 | Statistic::Balance
                 | Statistic::Chunks { .. } => {
-                    return refuse(format!("`{}`", statistic.name()), "the exporter has no code for it");
+                    return refuse(format!("`{}`", statistic.name()), "the exporter does not support it");
                 }
             };
             let (name, over) = (statistic.name(), axis(*over));
@@ -196,8 +196,8 @@ fn expression(graph: &Graph, id: NodeId, names: &Names) -> Result<String, Unprin
         }
         Operation::Memory { .. } => {
             return refuse(
-                "a number that remembers the step before".to_owned(),
-                "it would be lost when the engine goes on from a checkpoint",
+                "a value that is kept from the previous step".to_owned(),
+                "the engine's checkpoints do not contain it",
             );
         }
     })

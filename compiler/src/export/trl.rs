@@ -54,11 +54,11 @@ impl Summands {
                 spec.insert("divergence".into(), json!("kl"));
             }
             DivergenceKind::SortedL1 => {
-                return Err("the exporter has no code for sorted probabilities".to_owned());
+                return Err("the exporter does not support divergences of sorted probabilities".to_owned());
             }
             DivergenceKind::Entrywise(summand) => {
                 if *mass == Mass::Generalized {
-                    return Err("the exporter has `mass: generalized` for `kl` alone".to_owned());
+                    return Err("the exporter supports `mass: generalized` for `kl` only".to_owned());
                 }
                 let live = ["p", "q", "p_detached", "q_detached"];
                 let number = self.0.borrow().len();
@@ -70,7 +70,7 @@ impl Summands {
             }
         }
         if divergence.parameters().any(|parameter| matches!(parameter, DivergenceParameter::Formula(_))) {
-            return Err("the exporter has weights of a blend that are numbers".to_owned());
+            return Err("the exporter supports only constant weights of a blend".to_owned());
         }
         let json = |value: serde_json::Result<Value>| value.map_err(|error| error.to_string());
         spec.insert("left".into(), json(serde_json::to_value(left))?);
@@ -131,7 +131,7 @@ fn objective(settings: &ExportSettings, coverage: &mut Coverage) -> Option<Strin
         }
     }
     if objective.reads(Role::Sampler) {
-        let how = "the student's own log-probabilities at this step, which are those that it drew by but for rounding";
+        let how = "the student's log-probabilities at this step; they equal the sampler's up to rounding";
         coverage.approximate("`sampler`", at, how);
     }
     if objective.reads(Role::TEACHER) && settings.teachers.is_empty() {
@@ -169,14 +169,14 @@ fn objective(settings: &ExportSettings, coverage: &mut Coverage) -> Option<Strin
 fn carried(objective: &Objective, settings: &ExportSettings, coverage: &mut Coverage) {
     let at = settings.origins.objective;
     for state in &objective.states {
-        let why = "it would be lost when the engine goes on from a checkpoint";
+        let why = "the engine's checkpoints do not contain it";
         coverage.refuse(format!("`state {}`", state.name), state.origin, why);
     }
     if objective.learned.is_some() || !objective.ladders.is_empty() {
-        coverage.refuse("settings that the run itself moves", at, "TRL's settings are those of the start");
+        coverage.refuse("settings that adapt during the run", at, "TRL's settings are constant");
     }
     if objective.chosen.is_some() {
-        coverage.refuse("numbers of blocks", at, "a completion is one block in TRL");
+        coverage.refuse("numbers per block", at, "in TRL, a completion is one block");
     }
 }
 
@@ -199,8 +199,8 @@ fn live_spec(live: &Live, summands: &Summands) -> Result<Value, String> {
             spec.insert("live".into(), json!("divergence"));
             Ok(Value::Object(spec))
         }
-        Live::Value | Live::ConfidenceLogit => Err("the models of TRL have no such head".to_owned()),
-        Live::Ranking { .. } => Err("the exporter has no code for it".to_owned()),
+        Live::Value | Live::ConfidenceLogit => Err("TRL's models have no such head".to_owned()),
+        Live::Ranking { .. } => Err("the exporter does not support it".to_owned()),
         Live::Other { .. } => Err("this version can't run it".to_owned()),
     }
 }
@@ -208,13 +208,17 @@ fn live_spec(live: &Live, summands: &Summands) -> Result<Value, String> {
 fn known_roles(roles: &[Role]) -> Result<(), String> {
     let known =
         |role: &Role| matches!(*role, Role::Student | Role::Sampler | Role::TEACHER | Role::REFERENCE);
-    if roles.iter().all(known) { Ok(()) } else { Err("a prompt has one teacher".to_owned()) }
+    if roles.iter().all(known) {
+        Ok(())
+    } else {
+        Err("in the engines, each prompt has one teacher".to_owned())
+    }
 }
 
 fn supplied(signal: &Signal, plain: bool, summands: &Summands) -> Result<TrlInput, String> {
     known_roles(&signal.roles())?;
     if signal.roles().contains(&Role::Sampler) && !plain {
-        return Err("with `top_p` or `top_k` tokens are drawn by another distribution".to_owned());
+        return Err("with `top_p` or `top_k`, tokens are sampled from a truncated distribution".to_owned());
     }
     let spec =
         |signal: &Signal| serde_json::to_value(signal).map(TrlInput::Distribution).map_err(|e| e.to_string());
@@ -241,13 +245,13 @@ fn supplied(signal: &Signal, plain: bool, summands: &Summands) -> Result<TrlInpu
         Signal::Correct => named("correct"),
         Signal::Step => named("step"),
         Signal::Progress => named("progress"),
-        Signal::Uniform { .. } => Err("its random numbers are mopd's".to_owned()),
+        Signal::Uniform { .. } => Err("mopd generates its random numbers".to_owned()),
         Signal::Data { .. } | Signal::DataIs { .. } => {
-            Err("the trainer is told no fields of the row".to_owned())
+            Err("the trainer does not receive the fields of a row".to_owned())
         }
-        Signal::State { .. } => Err("it would be lost when the engine goes on from a checkpoint".to_owned()),
-        Signal::RewardPart { .. } => Err("the trainer is told the whole reward".to_owned()),
-        _ => Err("TRL's trainer has no such number".to_owned()),
+        Signal::State { .. } => Err("the engine's checkpoints do not contain it".to_owned()),
+        Signal::RewardPart { .. } => Err("the trainer receives only the total reward".to_owned()),
+        _ => Err("TRL's trainer does not provide it".to_owned()),
     }
 }
 
@@ -260,8 +264,8 @@ fn configuration(settings: &ExportSettings, coverage: &mut Coverage) -> Configur
     match settings.dtype {
         Dtype::Float32 => coverage.exact("`dtype = float32`", at),
         Dtype::Bfloat16 => {
-            let how = "weights in float32, products in bfloat16, as autocast has it; in mopd the weights that are \
-                       multiplied are bfloat16 too";
+            let how = "weights are float32 and matrix products bfloat16 (autocast); in mopd, weight matrices \
+                       are bfloat16 too";
             coverage.approximate("`dtype = bfloat16`", at, how);
         }
     }
@@ -310,7 +314,11 @@ fn stage(settings: &ExportSettings, coverage: &mut Coverage) -> Value {
     }
     let text = settings.domains.iter().filter(|part| part.domain.format == PromptFormat::Text).count();
     if text > 0 && text < settings.domains.len() {
-        coverage.refuse("domains of plain text beside conversations", at, "a column of rows has one type");
+        coverage.refuse(
+            "domains of plain text together with domains of conversations",
+            at,
+            "a column of the data has one type",
+        );
     } else if text > 0 {
         coverage.exact("`format = text`", at);
     }
@@ -358,7 +366,7 @@ fn rate(settings: &ExportSettings, coverage: &mut Coverage) -> Option<String> {
             ))
         }
         StepFunction::Formula(_) => {
-            coverage.refuse("a formula for `lr`", at, "the exporter writes schedules");
+            coverage.refuse("a formula for `lr`", at, "the exporter supports schedules only");
             None
         }
     }

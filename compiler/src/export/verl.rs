@@ -68,17 +68,17 @@ fn objective(settings: &ExportSettings, coverage: &mut Coverage) -> Option<Plugi
         }
     }
     if live.contains(&"logp") && live.contains(&"divergence") {
-        let why = "with top-k distributions verl has no log-probability of the token taken";
-        coverage.refuse("a divergence beside log-probabilities", at, why);
+        let why = "with top-k distributions, verl does not provide the sampled token's log-probability";
+        coverage.refuse("a divergence together with log-probabilities", at, why);
     }
     if !objective.states.is_empty() {
-        coverage.refuse("`state`", objective.states[0].origin, "a plugin carries nothing from step to step");
+        coverage.refuse("`state`", objective.states[0].origin, "a plugin keeps no state between steps");
     }
     if objective.learned.is_some() || !objective.ladders.is_empty() {
-        coverage.refuse("settings that the run itself moves", at, "a plugin is not told the step");
+        coverage.refuse("settings that adapt during the run", at, "verl does not pass the step to a plugin");
     }
     if objective.domain_weight.is_some() {
-        coverage.refuse("`by domain`", at, "a plugin sees a part of the batch at a time");
+        coverage.refuse("`by domain`", at, "verl passes only a part of the batch to a plugin at a time");
     }
     let split = match per_token::split(&objective.graph, objective.loss) {
         Ok(split) => split,
@@ -91,7 +91,7 @@ fn objective(settings: &ExportSettings, coverage: &mut Coverage) -> Option<Plugi
     };
     let PerToken { graph, losses, aggregation } = split;
     if graph.moves(&[losses]) {
-        coverage.refuse("a schedule in the objective", at, "verl tells a plugin no step");
+        coverage.refuse("a schedule in the objective", at, "verl does not pass the step to a plugin");
     }
     let plain = sampling.is_plain();
     let names = |signal: &Signal| supplied(signal, top_k.is_some(), plain, temperatures);
@@ -107,15 +107,15 @@ fn objective(settings: &ExportSettings, coverage: &mut Coverage) -> Option<Plugi
     let reads: Vec<String> =
         graph.signals(&[losses]).iter().filter_map(|signal| names(signal).ok()).collect();
     if reads.iter().any(|name| name == "sampler.logp") {
-        let how = "the log-probabilities are the trainer's for the same weights, made anew, not those that the \
-                   engine drew by";
+        let how = "the trainer recomputes the log-probabilities with the same weights; they can differ \
+                   slightly from those that the engine sampled with";
         coverage.approximate("`sampler.logp`", at, how);
     }
     if reads.iter().any(|name| name == "reference.logp") && settings.reference != settings.start {
         coverage.refuse(
-            "`reference` that is not the start",
+            "a `reference` other than the starting weights",
             at,
-            "verl's reference is the model as it begins",
+            "verl's reference is the model before training",
         );
     }
     coverage.exact(
@@ -146,15 +146,13 @@ fn live_name(
         | Live::ConfidenceLogit
         | Live::Likelihood { .. }
         | Live::Ranking { .. } => {
-            return Err(
-                "a plugin gets the log-probability of the token taken, and nothing else of the student",
-            );
+            return Err("of the student, verl passes only the sampled token's log-probability to a plugin");
         }
         Live::Other { .. } => return Err("this version can't run it"),
     };
     let Divergence { kind, left, right, support, mass, temperature: _, clip_each } = divergence;
-    let whole = "verl computes no divergence over the whole vocabulary, and none but KL(teacher || student) over \
-                 the teacher's most probable entries";
+    let whole = "the only divergence that verl computes is KL(teacher || student) over the teacher's most \
+                 probable entries";
     let Support::TopK { role: Role::TEACHER, k } = support else { return Err(whole) };
     let teacher = |side: &Distribution| match side {
         Distribution::Role(role) => *role == Role::TEACHER,
@@ -165,10 +163,10 @@ fn live_name(
         return Err(whole);
     }
     if *mass != Mass::Raw {
-        return Err("verl adds up the entries as they are (`mass: raw`)");
+        return Err("verl does not correct for the omitted entries: it has only `mass: raw`");
     }
     if clip_each.is_some() {
-        return Err("verl bounds no entry of it");
+        return Err("verl does not clip the entries of a divergence");
     }
     temperatures.of_divergence(divergence)?;
     Ok(("divergence", Some(*k)))
@@ -186,15 +184,15 @@ fn supplied(
     temperatures: VerlTemperatures,
 ) -> Result<String, String> {
     temperatures.of_signal(signal)?;
-    let none = "verl gives a plugin the log-probability of the token taken, of student and teacher, and no other \
-                number of a distribution";
-    let taken = "with top-k distributions verl has no log-probability of the token taken";
+    let none = "of the distributions, verl passes only the sampled token's log-probabilities of student and \
+                teacher to a plugin";
+    let taken = "with top-k distributions, verl does not provide the sampled token's log-probability";
     match signal {
         Signal::Logp { role: Role::Student | Role::TEACHER } if top_k => Err(taken.to_owned()),
-        Signal::Logp { role: Role::Sampler } if !plain => {
-            Err("with `top_p` or `top_k` tokens are drawn by another distribution than verl scores"
-                .to_owned())
-        }
+        Signal::Logp { role: Role::Sampler } if !plain => Err(
+            "with `top_p` or `top_k`, tokens are sampled from a truncated distribution, not the scored one"
+                .to_owned(),
+        ),
         Signal::Logp { role: role @ (Role::Student | Role::TEACHER | Role::Sampler | Role::REFERENCE) } => {
             Ok(format!("{}.logp", role.name()))
         }
@@ -203,8 +201,10 @@ fn supplied(
         Signal::Length => Ok("length".to_owned()),
         Signal::Reward => Ok("reward".to_owned()),
         Signal::Correct => Ok("correct".to_owned()),
-        Signal::Step | Signal::Progress => Err("verl tells a plugin no step".to_owned()),
-        Signal::Data { .. } | Signal::DataIs { .. } => Err("a plugin gets no fields of the row".to_owned()),
+        Signal::Step | Signal::Progress => Err("verl does not pass the step to a plugin".to_owned()),
+        Signal::Data { .. } | Signal::DataIs { .. } => {
+            Err("verl does not pass fields of a row to a plugin".to_owned())
+        }
         _ => Err(none.to_owned()),
     }
 }
@@ -241,7 +241,7 @@ fn configuration(
     if let Some(start) = &settings.start {
         set("actor_rollout_ref.model.path", json!(start.path));
         if start.revision.is_some() {
-            let why = "verl loads the newest version of a name on the hub; a folder has a version of its own";
+            let why = "verl loads the newest revision from the hub; download this revision to a folder";
             coverage.refuse("a revision of a model on the hub", at, why);
         }
     }
@@ -261,7 +261,11 @@ fn configuration(
         }),
     );
     if settings.teachers.is_empty() {
-        coverage.refuse("a stage without a teacher", at, "verl's distillation asks one for every prompt");
+        coverage.refuse(
+            "a stage without a teacher",
+            at,
+            "verl's distillation needs a teacher for every prompt",
+        );
     }
     configuration
 }
@@ -347,14 +351,14 @@ fn model_and_prompts(settings: &ExportSettings, set: &mut dyn FnMut(&str, Value)
     let at = settings.origins.model;
     if text > 0 && text < formats.len() {
         let why = "verl has one chat template for all rows";
-        coverage.refuse("domains of plain text beside conversations", at, why);
+        coverage.refuse("domains of plain text together with domains of conversations", at, why);
     }
     if text > 0 && bytes {
-        coverage.exact("`format = text`, by a template that writes the prompt alone", at);
+        coverage.exact("`format = text`, as a template that contains only the prompt", at);
         set("actor_rollout_ref.model.custom_chat_template", json!(BYTES_CHAT_TEMPLATE));
     } else if text > 0 {
-        let how = "a chat template that writes the prompt alone; a token that the tokenizer would put before a \
-                   text is not there";
+        let how = "a chat template that contains only the prompt; if the tokenizer begins texts with a \
+                   special token, it is missing";
         coverage.approximate("`format = text`", at, how);
         set("actor_rollout_ref.model.custom_chat_template", json!(TEXT_CHAT_TEMPLATE));
     }
@@ -365,13 +369,13 @@ fn model_and_prompts(settings: &ExportSettings, set: &mut dyn FnMut(&str, Value)
     if let Trainable::Adapter(adapter) = &settings.train.trainable {
         let Adapter { kind, rank, alpha, dropout, targets, layers } = adapter;
         if *kind == AdapterKind::Dora {
-            coverage.refuse("`dora`", at, "verl's adapters are plain");
+            coverage.refuse("`dora`", at, "verl supports only LoRA");
         }
         if *dropout != 0.0 {
-            coverage.refuse("`dropout` of an adapter", at, "verl's adapters have none");
+            coverage.refuse("`dropout` of an adapter", at, "verl's adapters have no dropout");
         }
         if layers.is_some() {
-            coverage.refuse("`layers` of an adapter", at, "verl adapts every layer");
+            coverage.refuse("`layers` of an adapter", at, "verl adapts all layers");
         }
         coverage.exact(format!("`lora(rank: {rank}, alpha: {alpha})`"), at);
         set("actor_rollout_ref.model.lora_rank", json!(rank));
@@ -410,7 +414,7 @@ fn optimizer(settings: &ExportSettings, set: &mut dyn FnMut(&str, Value), covera
     if adamw.weight_decay == 0.0 {
         coverage.exact("`optimizer = adamw`", at);
     } else {
-        coverage.approximate("`weight_decay`", at, "verl's weights of normalisations decay too");
+        coverage.approximate("`weight_decay`", at, "verl also decays the weights of normalisations");
     }
     match rate(&settings.train.learning_rate) {
         Ok(VerlRate { lr, kind, warmup, least, zero_indexed }) => {

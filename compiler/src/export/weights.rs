@@ -35,7 +35,7 @@ pub fn weights(
             Some(WeightsSource { path: folder.clone(), revision: None, bytes })
         }
         Stage::Load(Pretrained::Gguf { .. }) => {
-            let why = "the engines read folders of safetensors, which `transformers` makes of a GGUF file";
+            let why = "the engines read folders of safetensors; `transformers` can convert a GGUF file";
             coverage.refuse(construct, model.origin, why);
             None
         }
@@ -46,7 +46,7 @@ pub fn weights(
         | Stage::Joint(_)
         | Stage::Learner { .. } => {
             let folder = (request.folder)(name);
-            coverage.exact(format!("{construct}, which `mopd run` leaves in {folder}"), model.origin);
+            coverage.exact(format!("{construct}, which `mopd run` writes to {folder}"), model.origin);
             Some(WeightsSource { path: folder, revision: None, bytes })
         }
     }

@@ -3,8 +3,8 @@
 
 use mopd_plan::producers::Writer;
 use mopd_plan::{
-    Adapter, Architecture, Cost, Experiment, Length, ModelId, Objective, Panel, Projection, Role, Rollout,
-    Scorer, Stage, Teacher, Train, Trainable,
+    Adapter, Architecture, Cost, Experiment, Family, Length, ModelId, Objective, Panel, Projection, Role,
+    Rollout, Scorer, Stage, Teacher, Train, Trainable,
 };
 
 /// Bytes per trained parameter: weight and gradient, in f32.
@@ -295,21 +295,31 @@ impl Operations<'_> {
 }
 
 /// The number of parameters: embedding `V W`; per layer queries and output `2 W^2`, keys and values `2 W
-/// (kv_heads W / heads)`, SwiGLU `3 W H`, two norms `2 W`; a last norm `W`; an LM head `V W` if not tied.
-/// Further parameters of some families (biases, norms of heads) are less than a thousandth and left out.
-/// `None` where the vocabulary is in a file.
+/// (kv_heads W / heads)`, SwiGLU `3 W H`, two norms `2 W`, and what the family adds; a last norm `W`; an LM
+/// head `V W` if not tied. `None` where the vocabulary is in a file.
 pub(super) fn parameters(architecture: &Architecture) -> Option<u64> {
     let width = u64::from(architecture.width);
     let matrices = Projection::ATTENTION.iter().chain(Projection::FEED_FORWARD).map(|projection| {
         let (rows, columns) = shape(*projection, architecture);
         rows.saturating_mul(columns)
     });
-    let layer = matrices.fold(2 * width, u64::saturating_add);
+    let layer = matrices.fold(2 * width + of_family(architecture), u64::saturating_add);
     let embeddings =
         u64::from(architecture.tokenizer.vocabulary()?) * width * if architecture.tied { 1 } else { 2 };
     Some(
         layer.saturating_mul(u64::from(architecture.layers)).saturating_add(embeddings).saturating_add(width),
     )
+}
+
+/// Parameters of a layer that only some families have: the biases of queries, keys and values, or the norms
+/// of a head's queries and keys.
+fn of_family(architecture: &Architecture) -> u64 {
+    let rows = |projection| shape(projection, architecture).0;
+    match architecture.family {
+        Family::Qwen2 => [Projection::Query, Projection::Key, Projection::Value].map(rows).iter().sum(),
+        Family::Qwen3 => 2 * u64::from(architecture.width / architecture.heads.max(1)),
+        Family::Llama | Family::Gemma => 0,
+    }
 }
 
 /// Parameters of a second head: `2 W^2` in, `W^2` out, and `W` for its confidence.

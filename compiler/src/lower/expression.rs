@@ -10,7 +10,7 @@ use mopd_lang::experiment::{
 };
 use mopd_lang::formula::{
     Adaptive, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live,
-    Preference, PreferenceKind, Scan, Signal, Unit, text,
+    NamedFormula, Preference, PreferenceKind, Scan, Signal, Unit, text,
 };
 
 use super::postorder::ordered;
@@ -44,10 +44,10 @@ pub(super) fn exact(formula: &Formula) -> String {
         written.texts.push(own);
     }
     let mut whole = written.texts.pop().map(|text| text.text).unwrap_or_default();
-    let generators = written.generators.into_iter().enumerate().map(|(place, (name, value))| {
-        let own = exact(&value);
-        format!("{name}{}(u) = {own}", number_of(place))
-    });
+    let generators =
+        written.generators.into_iter().enumerate().map(|(place, NamedFormula { name, formula })| {
+            format!("{name}{}(u) = {}", number_of(place), exact(&formula))
+        });
     let definitions: Vec<String> = written.definitions.into_iter().chain(generators).collect();
     if !definitions.is_empty() {
         whole += &format!(" with {}", definitions.join("; "));
@@ -63,7 +63,7 @@ fn number_of(place: usize) -> String {
 struct FormulaWriter {
     names: usize,
     /// The declared divergences that the formula reads. Several with one name are told apart.
-    generators: Vec<(String, Formula)>,
+    generators: Vec<NamedFormula>,
     definitions: Vec<String>,
     texts: Vec<Text>,
 }
@@ -130,7 +130,7 @@ fn variable(text: &str, like: &Formula) -> Formula {
 }
 
 /// The text of a part, from the texts of its operands.
-fn text_of(formula: &Formula, operands: &[&Text], generators: &mut Vec<(String, Formula)>) -> Text {
+fn text_of(formula: &Formula, operands: &[&Text], generators: &mut Vec<NamedFormula>) -> Text {
     let call = |text: String| Text { text, rank: CALL };
     if let Some(word) = text::ratio(formula) {
         return call(word.to_owned());
@@ -251,7 +251,7 @@ fn with_operands(formula: &Formula, operands: &[&Text]) -> FormulaKind {
     }
 }
 
-fn divergence(of: &Divergence, operands: &[&Text], generators: &mut Vec<(String, Formula)>) -> String {
+fn divergence(of: &Divergence, operands: &[&Text], generators: &mut Vec<NamedFormula>) -> String {
     let mut named = of.formulas().into_iter().zip(operands).map(|(like, text)| variable(&text.text, like));
     let mut next = || named.next().expect("one text for each operand");
     let mut own = of.clone();
@@ -272,12 +272,12 @@ fn divergence(of: &Divergence, operands: &[&Text], generators: &mut Vec<(String,
     if summand.standard {
         return text;
     }
-    let known = generators.iter().position(|(_, value)| exact(value) == exact(&summand.value));
+    let known = generators.iter().position(|known| exact(&known.formula) == exact(&summand.value));
     let place = known.unwrap_or_else(|| {
-        generators.push((summand.name.clone(), summand.value.clone()));
+        generators.push(NamedFormula { name: summand.name.clone(), formula: summand.value.clone() });
         generators.len() - 1
     });
-    let name = &generators[place].0;
+    let name = &generators[place].name;
     text.replacen(&summand.name, &format!("{name}{}", number_of(place)), 1)
 }
 
@@ -285,7 +285,7 @@ fn rename(side: &mut Distribution, next: &mut dyn FnMut() -> Formula) {
     match side {
         Distribution::Role(_) => {}
         Distribution::Detached(inner) => rename(inner, next),
-        Distribution::Blend(parts) => parts.iter_mut().for_each(|(share, _)| *share = next()),
+        Distribution::Blend(parts) => parts.iter_mut().for_each(|part| part.weight = next()),
     }
 }
 

@@ -25,6 +25,19 @@ pub(super) struct PrimitiveUse {
     pub origin: Origin,
 }
 
+/// A text that was abbreviated, and what it stands for.
+struct AbbreviatedText {
+    text: String,
+    kind: FormulaKind,
+}
+
+/// A loss of the current step: the signal that reads it, and its node.
+#[derive(Clone)]
+pub(super) struct LossNode {
+    pub signal: Signal,
+    pub node: NodeId,
+}
+
 /// Lowers the formulas of one objective into one graph.
 pub(super) struct Lowering<'a> {
     pub graph: Graph,
@@ -40,7 +53,7 @@ pub(super) struct Lowering<'a> {
     /// The size of the student's vocabulary, where it is known before the run.
     vocabulary: Option<u32>,
     /// The nodes of `loss` and `loss.<term>`, where these refer to the losses of the current step.
-    losses: Vec<(Signal, NodeId)>,
+    losses: Vec<LossNode>,
     /// Whether numbers of blocks are allowed, as in an objective, which defines the blocks.
     pub blocks: bool,
     /// The mask of the objective's `select`, per token, once it is lowered.
@@ -53,7 +66,7 @@ pub(super) struct Lowering<'a> {
     /// the formula is lowered.
     pub(super) draws: HashMap<*const FormulaNode, u32>,
     /// The signals and primitives with abbreviated names, with these names.
-    cut: Vec<(String, FormulaKind)>,
+    cut: Vec<AbbreviatedText>,
     elsewhere: CrossRolloutReads<'a>,
     pub(super) supply: LeafScope,
     /// Whether losses on scores and pairs are computed from leaves, instead of being leaves themselves.
@@ -112,7 +125,7 @@ impl<'a> Lowering<'a> {
     }
 
     /// Sets the losses of the current step, for the update of states at its end.
-    pub fn end_of_step(&mut self, losses: Vec<(Signal, NodeId)>) {
+    pub fn end_of_step(&mut self, losses: Vec<LossNode>) {
         self.losses = losses;
         // A `let` that reads a loss may have been lowered with that of the previous step.
         self.known.clear();
@@ -124,7 +137,7 @@ impl<'a> Lowering<'a> {
     }
 
     fn loss(&self, of: &Signal) -> Option<NodeId> {
-        self.losses.iter().find(|(known, _)| known == of).map(|(_, node)| *node)
+        self.losses.iter().find(|known| known.signal == *of).map(|known| known.node)
     }
 
     /// The place of the formula for which a node was made.
@@ -268,6 +281,13 @@ impl<'a> Lowering<'a> {
                 let message = format!("the number {value} is not finite");
                 return Err(self.error(formula, Code::OutOfRange, message));
             }
+            // A product of constants is folded before it is rounded to the precision of objectives.
+            ExecutableKind::Number(value) if !is_single(value) => {
+                let end = if value.abs() < 1.0 { "0" } else { "infinite" };
+                let message = format!("the number {value:e} is {end} in single precision");
+                let help = "objectives are computed with numbers from about 1e-38 to 3e38";
+                return Err(self.error(formula, Code::OutOfRange, message).help(help).into());
+            }
             ExecutableKind::Number(value) => self.graph.constant(Axis::Run, value),
             ExecutableKind::PerSequence(value) => self.graph.constant(Axis::Sequence, value),
             ExecutableKind::Schedule(schedule) if !super::finite::schedule_is_finite(&schedule) => {
@@ -394,12 +414,18 @@ impl<'a> Lowering<'a> {
         if !text.contains("...") {
             return text;
         }
-        let others = self.cut.iter().filter(|(other, _)| *other == text);
-        let place = others.clone().position(|(_, kind)| *kind == formula.kind);
+        let others = self.cut.iter().filter(|other| other.text == text);
+        let place = others.clone().position(|other| other.kind == formula.kind);
         let number = place.unwrap_or_else(|| others.count());
         if place.is_none() {
-            self.cut.push((text.clone(), formula.kind.clone()));
+            self.cut.push(AbbreviatedText { text: text.clone(), kind: formula.kind.clone() });
         }
         if number == 0 { text } else { format!("{text} (number {})", number + 1) }
     }
+}
+
+/// Whether a number is neither infinite nor 0 in single precision, unless it is 0 itself.
+fn is_single(value: f64) -> bool {
+    let single = value as f32;
+    single.is_finite() && (single != 0.0) == (value != 0.0)
 }

@@ -152,7 +152,7 @@ fn trained(
     let roles = &executable::roles::find(checked, experiment).roles;
     let ladders = checked.ladders();
     let origins = Origins { roles, ladders: &ladders, ..origins };
-    let whole = normal_form(&checked.objective, Some((&checked.rollout, checked.keep)));
+    let whole = normal_form(&checked.objective, Some(checked));
     let rollouts = std::iter::once(train.rollout).chain(train.own_data.into_iter().map(|own| own.rollout));
     let read_losses = read_losses(checked, &roles.learned, &train.scorers);
     let each_term = train.alignment.is_some_and(|alignment| alignment.between == GradientPartition::Terms);
@@ -160,7 +160,7 @@ fn trained(
     for (rollout, part) in rollouts.zip(checked.parts()) {
         let normal_form = match first {
             None => whole.clone(),
-            Some(_) => normal_form(&part.objective, Some((&part.rollout, part.keep))),
+            Some(_) => normal_form(&part.objective, Some(&part)),
         };
         let request = StageRequest {
             temperature: part.objective.temperature_on(&part.rollout),

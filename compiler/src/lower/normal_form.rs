@@ -4,7 +4,7 @@
 
 mod reading;
 
-use mopd_lang::experiment::{Keep, Objective, Reduce, Rollout, RolloutSource, State, Term};
+use mopd_lang::experiment::{Keep, Objective, Reduce, Rollout, RolloutSource, State, Term, Train};
 use mopd_lang::formula::text;
 use mopd_lang::formula::{
     Axis, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live, Memory, ModelSignal,
@@ -15,21 +15,20 @@ use reading::{FormulaParts, FormulaReading};
 
 use super::expression::{self, exact};
 
-/// Describes an objective. `rollout` is the rollout of its stage, with the completions that are kept; an
-/// objective of a library has no stage yet.
-pub fn normal_form(objective: &Objective, rollout: Option<(&Rollout, Keep)>) -> NormalForm {
+/// Describes an objective. An objective of a library has no stage yet.
+pub fn normal_form(objective: &Objective, stage: Option<&Train>) -> NormalForm {
     let parts = FormulaParts::new(objective.terms.iter().map(|term| &term.value));
     let live = parts.live();
-    let scored_at = match rollout {
-        Some((rollout, _)) => objective.temperature_on(rollout),
+    let scored_at = match stage {
+        Some(stage) => objective.temperature_on(&stage.rollout),
         None => objective.temperature.unwrap_or(1.0),
     };
     let each = |slot: &dyn Fn(&Live, FormulaReading) -> String| {
         or_none(listed(live.iter().map(|(live, before)| slot(live, *before)), " + "))
     };
     NormalForm {
-        prefixes: prefixes(objective, rollout),
-        sequence_selection: sequence_selection(objective, rollout),
+        prefixes: prefixes(objective, stage.map(|stage| &stage.rollout)),
+        sequence_selection: sequence_selection(objective, stage),
         token_allocation: token_allocation(objective),
         support: each(&|live, _| match live {
             Live::Divergence(divergence) if divergence.kind.over_vocabulary() => {
@@ -166,13 +165,13 @@ fn evaluation(divergence: &Divergence) -> String {
     }
 }
 
-fn prefixes(objective: &Objective, rollout: Option<(&Rollout, Keep)>) -> String {
+fn prefixes(objective: &Objective, rollout: Option<&Rollout>) -> String {
     let own = objective.terms.iter().filter_map(|term| {
         term.data.as_ref().map(|data| format!("`{}` on {}", term.name, own_rollout(data)))
     });
     // If every term has its own data, the stage's rollout is not drawn.
     let drawn = objective.terms.iter().any(|term| term.data.is_none());
-    let stage = || rollout.map_or("the stage's choice".to_owned(), |(rollout, _)| self::rollout(rollout));
+    let stage = || rollout.map_or("the stage's choice".to_owned(), self::rollout);
     drawn.then(stage).into_iter().chain(own).collect::<Vec<String>>().join("; ")
 }
 
@@ -192,11 +191,9 @@ fn rollout(rollout: &Rollout) -> String {
     text
 }
 
-fn sequence_selection(objective: &Objective, rollout: Option<(&Rollout, Keep)>) -> String {
-    let kept = match rollout {
-        Some((_, Keep::Correct)) => Some("correct rollouts".to_string()),
-        _ => None,
-    };
+fn sequence_selection(objective: &Objective, stage: Option<&Train>) -> String {
+    let correct = stage.is_some_and(|stage| stage.keep == Keep::Correct);
+    let kept = correct.then(|| "correct rollouts".to_string());
     let selected = objective.select.iter().filter(|select| select.axis() < Axis::Turn);
     let selected = selected.map(|select| format!("where {}", exact(select)));
     let parts: Vec<String> = kept.into_iter().chain(selected).collect();

@@ -71,7 +71,7 @@ impl Lowering<'_> {
     /// The language's signal if it is given; else the signal that the runtime computes.
     fn given_or_signal(&mut self, given: checked::Signal, computed: Signal, origin: Origin) -> NodeId {
         let (unit, axis) = (given.unit(), given.axis());
-        self.given_or(FormulaKind::Signal(given), (unit, axis), origin, |lowering| {
+        self.given_or(FormulaKind::Signal(given), unit, axis, origin, |lowering| {
             lowering.graph.signal(computed)
         })
     }
@@ -80,13 +80,14 @@ impl Lowering<'_> {
     fn live_part(&mut self, given: checked::ModelSignal, computed: Live, origin: Origin) -> NodeId {
         let (unit, axis) = (given.unit(), given.axis());
         let given = FormulaKind::Live(checked::Live::Part(given));
-        self.given_or(given, (unit, axis), origin, |lowering| lowering.live(computed, origin))
+        self.given_or(given, unit, axis, origin, |lowering| lowering.live(computed, origin))
     }
 
     fn given_or(
         &mut self,
         given: FormulaKind,
-        (unit, axis): (checked::Unit, Axis),
+        unit: checked::Unit,
+        axis: Axis,
         origin: Origin,
         computed: impl FnOnce(&mut Self) -> NodeId,
     ) -> NodeId {

@@ -94,11 +94,11 @@ pub fn run(objective: &Objective, origins: &[Span], numbers: &TrialNumbers) -> R
     };
     // The chain rule, token by token: a live number depends only on the logits after its own prefix, or on
     // none where a support is empty.
-    let entries = by_logits.iter().filter_map(|(_, known)| known.as_ref()).flatten().map(Vec::len).max();
+    let entries = by_logits.iter().filter_map(|of| of.by_entry.as_ref()).flatten().map(Vec::len).max();
     let mut logits = Some(vec![vec![0.0; entries.unwrap_or(0)]; batch.layout.tokens()]);
     for (live, node) in &gradients {
         let by_token = exact.get(*node);
-        let known = by_logits.iter().find(|(known, _)| known == live).and_then(|(_, known)| known.as_ref());
+        let known = by_logits.iter().find(|of| of.live == *live).and_then(|of| of.by_entry.as_ref());
         let Some(known) = known else {
             logits = None;
             continue;

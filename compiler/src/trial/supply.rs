@@ -7,22 +7,30 @@ use mopd_expr::batch::{Batch, Layout};
 use mopd_expr::graph::{LiveId, NodeId, Operation};
 use mopd_expr::interpret::interpret;
 use mopd_expr::signals;
+use mopd_lang::experiment::StageStep;
 use mopd_lang::formula::{Axis, FormulaKind, ModelSignal, Role, Signal, Support, text};
 
 use super::blocks::Blocks;
 use super::numbers::TrialNumbers;
 use crate::audit::{
-    TokenContext, ToyModel, compares_vocabularies, is_live_of_distributions, is_of_distributions,
+    RoleDistributions, TokenContext, ToyModel, compares_vocabularies, is_live_of_distributions,
+    is_of_distributions,
 };
 use crate::lower::{FormulaGraph, GraphLeaf};
 
 /// All inputs of the graph.
 pub(super) struct TrialInputs {
     pub batch: Batch,
-    /// For each live leaf, its derivative by the student's logits, by token and entry. `None` where the leaf
-    /// was given as a number.
-    pub by_logits: Vec<(LiveId, Option<Vec<Vec<f64>>>)>,
+    /// One for each live leaf.
+    pub by_logits: Vec<LogitGradient>,
     pub unread: Vec<String>,
+}
+
+/// The derivative of a live leaf by the student's logits.
+pub(super) struct LogitGradient {
+    pub live: LiveId,
+    /// By token and entry. `None` where the leaf was given as a number.
+    pub by_entry: Option<Vec<Vec<f64>>>,
 }
 
 /// The numbers of one leaf, one per element of its axis.
@@ -74,7 +82,7 @@ pub(super) fn supply(
         match &formulas.graph.node(leaf.node).operation {
             Operation::Live { live } => {
                 batch.live[live.0 as usize] = values;
-                by_logits.push((*live, of_leaf.by_logits));
+                by_logits.push(LogitGradient { live: *live, by_entry: of_leaf.by_logits });
             }
             Operation::Signal { signal } => batch.signals.push((signal.clone(), values)),
             _ => {}
@@ -192,25 +200,26 @@ impl<'a> LeafSource<'a> {
                 wanted.push(role);
             }
         }
-        let (mut found, mut faults, mut read) = (Vec::new(), Vec::new(), BTreeSet::new());
+        let mut found: Vec<RoleDistributions> = Vec::new();
+        let (mut faults, mut read) = (Vec::new(), BTreeSet::new());
         for role in wanted {
             match numbers.distributions(role.name()) {
                 Ok(Some(distributions)) => {
                     read.insert(role.name().to_owned());
-                    found.push((role, distributions));
+                    found.push(RoleDistributions { role, logp: distributions });
                 }
                 Ok(None) => {}
                 Err(fault) => faults.push(fault),
             }
         }
-        let entries = found.first().map_or(0, |(_, known)| known[0].len());
-        for (role, known) in &found {
-            let (role, others) = (role.name(), known[0].len());
+        let entries = found.first().map_or(0, |known| known.logp[0].len());
+        for RoleDistributions { role, logp } in &found {
+            let (role, others) = (role.name(), logp[0].len());
             if others != entries {
                 faults.push(format!(
                     "`{role}` has {others} entries, but `{}` has {entries}: all distributions must be \
                     over one vocabulary",
-                    found[0].0.name()
+                    found[0].role.name()
                 ));
             }
         }
@@ -232,10 +241,10 @@ impl<'a> LeafSource<'a> {
         if !faults.is_empty() {
             return Err(faults);
         }
-        let known = found.iter().map(|(role, _)| role.clone()).collect();
-        let step = (numbers.step, numbers.steps);
+        let known = found.iter().map(|known| known.role.clone()).collect();
+        let step = StageStep { step: numbers.step, steps: numbers.steps };
         let distributions = (!found.is_empty())
-            .then(|| ToyModel::of_tokens((layout.tokens(), entries), found, temperature, step))
+            .then(|| ToyModel::of_tokens(layout.tokens(), entries, found, temperature, step))
             .map(|known| known.with_matched(numbers.matched.clone()));
         Ok(LeafSource { numbers, distributions, known, tokens, read: read.into() })
     }

@@ -18,8 +18,8 @@ use super::groups::LoopGroup;
 use super::precompiled::{self, Precompiled};
 use super::vector::{INTEGERS, LANES, Lanes, NUMBERS, PARTS, VectorOps, WIDTH};
 use super::{Code, CompileError, Constants, GroupListing, Loop, Repeated};
+use crate::graph::signals::{Axis, Function};
 use crate::graph::{Graph, NodeId, Operation};
-use crate::signals::{Axis, Function};
 
 /// The machine that code is generated for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

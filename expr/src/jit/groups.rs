@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::signals::{Axis, Signal};
+use crate::graph::signals::{Axis, Signal};
 
 use crate::graph::{Graph, Node, NodeId, Operation};
 

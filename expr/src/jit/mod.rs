@@ -34,7 +34,7 @@ use super::aggregate;
 use super::batch::Batch;
 use super::graph::{Graph, MalformedGraph, NodeId, Operation};
 use super::values::{EvaluationError, Values};
-use crate::signals::{Axis, Function};
+use crate::graph::signals::{Axis, Function};
 
 /// The reason why a graph can't be compiled on this machine. The interpreter can still evaluate it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -68,11 +68,23 @@ struct Fused {
 }
 
 struct CompiledPart {
-    generated: Option<(Loop, Constants)>,
+    generated: Option<CompiledLoop>,
     inputs: Vec<Location>,
     stored: Vec<Location>,
-    /// Each function with its operand and its result.
-    calls: Vec<(Precompiled, Location, Location)>,
+    calls: Vec<CompiledCall>,
+}
+
+/// A precompiled function, applied to one array.
+struct CompiledCall {
+    function: Precompiled,
+    operand: Location,
+    result: Location,
+}
+
+/// A generated function, and the constants that it reads.
+struct CompiledLoop {
+    function: Loop,
+    constants: Constants,
 }
 
 /// A generated function. For each of the elements `start..end`, at least [`WIDTH`] of them, it reads `inputs`
@@ -192,9 +204,12 @@ impl Program {
             let LoopPart { generated, inputs, stored, calls } = part;
             let calls = calls.into_iter().map(|call| {
                 let function = ahead(call.function).expect("it is called because it is there");
-                (function, call.operand, call.result)
+                CompiledCall { function, operand: call.operand, result: call.result }
             });
-            let generated = generated.map(|_| loops.next().expect("one function for each loop"));
+            let generated = generated.map(|_| {
+                let (function, constants) = loops.next().expect("one function for each loop");
+                CompiledLoop { function, constants }
+            });
             CompiledPart { generated, inputs, stored, calls: calls.collect() }
         };
         let fused = divisions.into_iter().map(|SplitGroup { parts, between }| Fused {
@@ -431,7 +446,7 @@ impl CallArguments<'_> {
             // A temporary array has elements of the current tile only.
             let tile_room = |index: usize| room.wrapping_add(index * ROOM).wrapping_sub(first);
             for CompiledPart { generated, inputs: read, stored, calls } in parts {
-                if let Some((generated, constants)) = generated {
+                if let Some(CompiledLoop { function, constants }) = generated {
                     inputs.clear();
                     for location in read {
                         inputs.push(self.address(*location, tile_room).cast_const());
@@ -444,10 +459,10 @@ impl CallArguments<'_> {
                     // SAFETY: the caller guarantees it; the arrays between have room for a tile, which is at
                     // least as long as the width.
                     unsafe {
-                        generated(inputs, self.parents.as_ptr(), constants.as_ptr(), outputs, first, last);
+                        function(inputs, self.parents.as_ptr(), constants.as_ptr(), outputs, first, last);
                     }
                 }
-                for (function, operand, result) in calls {
+                for CompiledCall { function, operand, result } in calls {
                     let operand = self.address(*operand, tile_room).wrapping_add(first);
                     let result = self.address(*result, tile_room).wrapping_add(first);
                     // SAFETY: as above. Operand and result are two arrays of the group's axis, and

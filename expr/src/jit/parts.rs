@@ -4,8 +4,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use crate::graph::signals::Function;
 use crate::graph::{Graph, NodeId, Operation};
-use crate::signals::Function;
 
 use super::groups::LoopGroup;
 

@@ -6,9 +6,9 @@ use super::emit::CodeTarget;
 use super::{CompileError, Program, TILE, WIDTH, Workspace};
 use crate::batch::{Batch, Layout};
 use crate::derivative::adjoints;
+use crate::graph::signals::{Axis, Function, Reduction, Role, Signal};
 use crate::graph::{Graph, LiveId, NodeId, Operation};
 use crate::interpret::{evaluate, interpret};
-use crate::signals::{Axis, Function, Reduction, Role, Signal};
 use crate::testing::Random;
 use crate::values::EvaluationError;
 

@@ -7,7 +7,7 @@ use cranelift_codegen::ir::{BlockArg, Endianness, FuncRef, InstBuilder, MemFlags
 use cranelift_frontend::FunctionBuilder;
 use mopd_ops::f32_ops::{CompareOp, FloatOps};
 
-use crate::signals::Function;
+use crate::graph::signals::Function;
 
 /// Elements per vector: as many f32 as fit into 128 bits, the widest vector that Cranelift has.
 pub(super) const LANES: u8 = 4;

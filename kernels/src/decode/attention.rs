@@ -119,12 +119,12 @@ impl Pass<'_> {
             own_value.iter_mut().zip(value).for_each(|(to, from)| *to = T::from_f32(*from));
         });
         let first = shape.heads + group;
-        self.save_heads(index, item, first, (key, &rotated[..width]));
-        self.save_heads(index, item, first + shape.key_value_heads, (value, value));
+        self.save_heads(index, item, first, key, &rotated[..width]);
+        self.save_heads(index, item, first + shape.key_value_heads, value, value);
     }
 
     /// Saves heads of an item's row from head `first` on, before normalisation and after rotation.
-    fn save_heads(&self, index: usize, item: usize, first: usize, (before, projected): (&[f32], &[f32])) {
+    fn save_heads(&self, index: usize, item: usize, first: usize, before: &[f32], projected: &[f32]) {
         let Some(saved) = &self.saved else { return };
         let shape = &self.decoder.shape;
         let at = (item / shape.key_value_heads, first * shape.head_width);
@@ -151,7 +151,7 @@ impl Pass<'_> {
         for (query, rotated) in queries.chunks_exact(width).zip(rotated.chunks_exact_mut(width)) {
             self.apply_rope(query, layer.query_norm.as_deref(), layer.tables, position, rotated);
         }
-        self.save_heads(index, item, group * shared_by, (queries, rotated));
+        self.save_heads(index, item, group * shared_by, queries, rotated);
         let place = (item / shape.key_value_heads * shape.heads + group * shared_by) * width;
         let range = place..place + shared_by * width;
         // SAFETY: no other worker has this row and group.

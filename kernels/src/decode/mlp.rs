@@ -14,7 +14,8 @@ impl Pass<'_> {
     pub fn mlp(
         &self,
         worker: &PoolWorker,
-        (index, gated): (usize, &Gated),
+        index: usize,
+        gated: &Gated,
         normed: &NormalisedRows,
         after: Option<&[f32]>,
         then: Option<Prefetch>,
@@ -24,7 +25,7 @@ impl Pass<'_> {
         for (outputs, next) in worker.chunks(hidden, PIECE) {
             let next = next
                 .map_or_else(|| gated.down.first_of(worker, PIECE), |next| gated.gate.prefetch(next.start));
-            self.gate(outputs, (Some(index), gated), x, 0..self.rows, self.inner, next);
+            self.gate(outputs, Some(index), gated, x, 0..self.rows, next);
         }
         worker.barrier();
         // SAFETY: between these barriers the inner rows are only read. They are `hidden` wide where no layer
@@ -46,17 +47,17 @@ impl Pass<'_> {
     }
 
     /// Computes the outputs `part` of act(gate) * up for the rows in `x`, into the rows `to` of the inner
-    /// buffers, with row stride `stride`. Saves gate and up of plain layers for training, where requested.
+    /// buffers. Saves gate and up of plain layers for training, where requested.
     fn gate(
         &self,
         part: Range<usize>,
-        (layer, gated): (Option<usize>, &Gated),
+        layer: Option<usize>,
+        gated: &Gated,
         x: InputRows,
         to: Range<usize>,
-        stride: usize,
         then: Option<Prefetch>,
     ) {
-        let up = gated.up.prefetch(part.start);
+        let (up, stride) = (gated.up.prefetch(part.start), self.inner);
         for (linear, buffer, next) in [(&gated.gate, &self.gate, up), (&gated.up, &self.up, then)] {
             let target = GemvOutput { buffer, first: to.start * stride, stride, add: false };
             // SAFETY: workers have outputs of their own.
@@ -140,10 +141,10 @@ impl Pass<'_> {
                 let place = row * slots + slot;
                 self.gate(
                     worker.range(experts[*expert].gate.outputs, 16),
-                    (None, &experts[*expert]),
+                    None,
+                    &experts[*expert],
                     row_of(row),
                     place..place + 1,
-                    self.inner,
                     None,
                 );
             }

@@ -99,7 +99,7 @@ impl Pass<'_> {
                         Some(layer) => layer.query.first_of(worker, PIECE),
                         None => self.decoder.weights.lm_head.first_of(worker, WIDE_PIECE),
                     };
-                    self.mlp(worker, (index, gated), &normed, layer.after_mlp.as_deref(), next);
+                    self.mlp(worker, index, gated, &normed, layer.after_mlp.as_deref(), next);
                 }
                 Mlp::Experts { router, experts, per_token, normalised } => {
                     let chosen = self.route(router, normed.rows(shape.width), *per_token, *normalised);

@@ -107,7 +107,8 @@ impl SavedPass {
     /// as after the last layer.
     pub fn new(
         tokens: usize,
-        (layers, recomputed): (usize, usize),
+        layers: usize,
+        recomputed: usize,
         widths: SavedWidths,
         is_bf16: bool,
     ) -> SavedPass {
@@ -163,7 +164,8 @@ pub struct SavedToken {
 pub fn gather<T: Scalar + Send + Sync + 'static>(
     cpu: Cpu,
     passes: &[SavedPass],
-    (layer, saved): (usize, Saved),
+    layer: usize,
+    saved: Saved,
     tokens: &[SavedToken],
     to: &mut [T],
 ) {

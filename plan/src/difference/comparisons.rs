@@ -2,10 +2,25 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Names, written};
-use crate::{Comparison, Metric, ModelId, TableColumn};
+use super::{Names, Plan, written};
+use crate::{Comparison, Metric, ModelId, Row, TableColumn};
 
-pub(super) fn comparison(comparison: &Comparison, names: &Names) -> Value {
+/// The label of a row with the new names of its models: the row of a renamed model is the same row.
+fn label(row: &Row, plan: &Plan, names: &Names) -> String {
+    let family = |name: &str| name.split('[').next().unwrap_or_default().to_owned();
+    let of_models = row.models.iter().map(|id| (family(&plan.experiment.model(*id).name), id));
+    let mut renamed = of_models
+        .map(|(own, id)| (own == row.label).then(|| family(&names.models[id.0 as usize])))
+        .collect::<Option<Vec<String>>>()
+        .unwrap_or_default();
+    renamed.dedup();
+    match renamed.as_slice() {
+        [name] => name.clone(),
+        _ => row.label.clone(),
+    }
+}
+
+pub(super) fn comparison(comparison: &Comparison, plan: &Plan, names: &Names) -> Value {
     let Comparison { name: _, rows, columns, normalized, seeds, origin: _ } = comparison;
     let models = |ids: &[ModelId]| ids.iter().map(|id| names.model(*id)).collect::<Vec<Value>>();
     let settings = |column: &TableColumn| {
@@ -14,6 +29,7 @@ pub(super) fn comparison(comparison: &Comparison, names: &Names) -> Value {
             && let Some(Value::Object(sampling)) = fields.remove("sampling")
         {
             fields.extend(sampling);
+            super::rename(fields, "n", "samples");
         }
         settings["metrics"] = json!(column.metrics.iter().map(Metric::to_string).collect::<Vec<_>>());
         settings
@@ -28,7 +44,7 @@ pub(super) fn comparison(comparison: &Comparison, names: &Names) -> Value {
     json!({
         "models": rows
             .iter()
-            .map(|row| (row.label.clone(), json!(models(&row.models))))
+            .map(|row| (label(row, plan, names), json!(models(&row.models))))
             .collect::<Map<String, Value>>(),
         "domains": of_columns.iter().map(|(name, _)| name).collect::<Vec<_>>(),
         "zero": normalized.as_ref().map(|normalized| models(&normalized.zero)),

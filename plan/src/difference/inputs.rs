@@ -67,6 +67,8 @@ mod tests {
             schema: 1,
             experiment: "e".into(),
             plan: String::new(),
+            keys: None,
+            forks: Vec::new(),
             seeds: vec![1],
             versions: Versions { mopd: "0".into(), libtorch: "0".into() },
             device: None,

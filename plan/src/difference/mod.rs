@@ -6,6 +6,7 @@
 //! into the plan are first replaced by names.
 
 mod comparisons;
+mod computed;
 mod curriculum;
 mod display;
 mod families;
@@ -14,12 +15,13 @@ mod objective;
 mod scorers;
 mod values;
 
-pub use families::of_families;
+pub use families::{NamedPlan, of_families};
 pub use inputs::{InputChange, input_changes};
 
 use std::collections::{BTreeMap, HashSet};
 
 use comparisons::comparison;
+use computed::{KnownResults, computed};
 use curriculum::{choice_of_prompts, of_formula};
 use mopd_lang::formula::text;
 use scorers::{arms, feedback, name_writers, panels, teacher};
@@ -27,8 +29,8 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Domain, DomainId, Guard, Learner, Model, ModelId, Objective, Plan, Rollout, Stage, StageFacts,
-    StepFunction, Train, producers,
+    Domain, DomainId, Guard, Learner, Model, ModelId, Objective, Plan, Recipe, Rollout, Stage, StepFunction,
+    Train, producers,
 };
 
 /// The differences from one plan to another.
@@ -36,7 +38,7 @@ use super::{
 pub struct PlanDifference {
     /// The changes in the order of the plan: the experiment itself, domains, stages, tables.
     pub items: Vec<ItemChange>,
-    /// The stages of the new plan that the old plan does not contain under any name.
+    /// The stages of the new plan of which the old plan does not compute all results, under any name.
     pub reruns: Vec<String>,
     /// The number of stages of the new plan.
     pub stages: usize,
@@ -128,7 +130,7 @@ pub fn difference(before: &Plan, after: &Plan) -> PlanDifference {
     let domains = MatchedItems::new(DifferenceKind::Domain, &sources(before), &sources(after));
     items.extend(domains.changes(|old, new| {
         let [old, new] = [&before.experiment.domains[old], &after.experiment.domains[new]];
-        (values::changes(&domain(old), &domain(new)), Vec::new())
+        values::changes(&domain(old), &domain(new)).into()
     }));
 
     let models = MatchedItems::new(DifferenceKind::Stage, &keyed(before), &keyed(after));
@@ -139,39 +141,47 @@ pub fn difference(before: &Plan, after: &Plan) -> PlanDifference {
         let [old, new] = [&before.experiment.models[old], &after.experiment.models[new]];
         let trained = old.stage.trains().into_iter().zip(new.stage.trains());
         let objective = trained.flat_map(|(old, new)| objective::changes(&old.objective, &new.objective));
-        (values::changes(&stage(old, &old_names), &stage(new, &new_names)), objective.collect())
+        let settings = values::changes(&stage(old, &old_names), &stage(new, &new_names));
+        ContentChanges { settings, objective: objective.collect() }
     }));
 
     let tables =
         MatchedItems::new(DifferenceKind::Table, &tabled(before, &old_names), &tabled(after, &new_names));
     items.extend(tables.changes(|old, new| {
         let [old, new] = [&before.experiment.comparisons[old], &after.experiment.comparisons[new]];
-        (values::changes(&comparison(old, &old_names), &comparison(new, &new_names)), Vec::new())
+        values::changes(&comparison(old, before, &old_names), &comparison(new, after, &new_names)).into()
     }));
 
-    let known: HashSet<&str> = before.stages.iter().map(|StageFacts { key, .. }| key.as_str()).collect();
-    let stages = after.experiment.models.iter().zip(&after.stages);
-    let rerun = stages.filter(|(_, facts)| !known.contains(facts.key.as_str()));
+    let known = KnownResults::new(std::iter::once(before));
+    let stages = after.experiment.models.iter().zip(computed(after));
+    let rerun = stages.filter(|(_, stage)| !known.has(stage));
     let reruns = rerun.map(|(model, _)| model.name.clone()).collect();
     PlanDifference { items, reruns, stages: after.stages.len() }
 }
 
 /// Domains by name, with their content.
-fn sources(plan: &Plan) -> Vec<(String, String)> {
+fn sources(plan: &Plan) -> Vec<NamedItem> {
     let domains = plan.experiment.domains.iter();
-    domains.map(|domain| (domain.name.clone(), self::domain(domain).to_string())).collect()
+    domains
+        .map(|domain| NamedItem { name: domain.name.clone(), content: self::domain(domain).to_string() })
+        .collect()
 }
 
 /// Models by name, with their keys.
-fn keyed(plan: &Plan) -> Vec<(String, String)> {
+fn keyed(plan: &Plan) -> Vec<NamedItem> {
     let models = plan.experiment.models.iter().zip(&plan.stages);
-    models.map(|(model, facts)| (model.name.clone(), facts.key.clone())).collect()
+    models.map(|(model, facts)| NamedItem { name: model.name.clone(), content: facts.key.clone() }).collect()
 }
 
 /// Tables by name, with their content.
-fn tabled(plan: &Plan, names: &Names) -> Vec<(String, String)> {
+fn tabled(plan: &Plan, names: &Names) -> Vec<NamedItem> {
     let tables = plan.experiment.comparisons.iter();
-    tables.map(|table| (table.name.clone(), comparison(table, names).to_string())).collect()
+    tables
+        .map(|table| NamedItem {
+            name: table.name.clone(),
+            content: comparison(table, plan, names).to_string(),
+        })
+        .collect()
 }
 
 /// Old and new items of one kind, matched.
@@ -183,21 +193,40 @@ struct MatchedItems {
     before: Vec<Option<usize>>,
 }
 
+/// An item to match. Names are unique; contents may be equal.
+struct NamedItem {
+    name: String,
+    content: String,
+}
+
+/// The changes of an item that both plans have.
+#[derive(Default)]
+struct ContentChanges {
+    settings: Vec<SettingChange>,
+    /// The changes of the objective, for a stage that trains.
+    objective: Vec<SettingChange>,
+}
+
+impl From<Vec<SettingChange>> for ContentChanges {
+    fn from(settings: Vec<SettingChange>) -> ContentChanges {
+        ContentChanges { settings, objective: Vec::new() }
+    }
+}
+
 impl MatchedItems {
-    /// Matches items, each a name and its content. Names are unique; contents may be equal.
-    fn new(kind: DifferenceKind, old: &[(String, String)], new: &[(String, String)]) -> MatchedItems {
+    fn new(kind: DifferenceKind, old: &[NamedItem], new: &[NamedItem]) -> MatchedItems {
         let named: BTreeMap<&str, usize> =
-            old.iter().enumerate().map(|(index, (name, _))| (name.as_str(), index)).collect();
+            old.iter().enumerate().map(|(index, item)| (item.name.as_str(), index)).collect();
         let mut before: Vec<Option<usize>> =
-            new.iter().map(|(name, _)| named.get(name.as_str()).copied()).collect();
+            new.iter().map(|item| named.get(item.name.as_str()).copied()).collect();
         let mut taken: HashSet<usize> = before.iter().flatten().copied().collect();
-        for (index, (_, meaning)) in new.iter().enumerate() {
+        for (index, NamedItem { content, .. }) in new.iter().enumerate() {
             if before[index].is_none() {
-                before[index] = (0..old.len()).find(|at| !taken.contains(at) && old[*at].1 == *meaning);
+                before[index] = (0..old.len()).find(|at| !taken.contains(at) && old[*at].content == *content);
                 taken.extend(before[index]);
             }
         }
-        let names = |of: &[(String, String)]| of.iter().map(|(name, _)| name.clone()).collect();
+        let names = |of: &[NamedItem]| of.iter().map(|item| item.name.clone()).collect();
         MatchedItems { kind, old: names(old), new: names(new), before }
     }
 
@@ -213,10 +242,7 @@ impl MatchedItems {
     }
 
     /// The items that were added, renamed, changed or removed. `of` compares an old item with a new one.
-    fn changes(
-        &self,
-        of: impl Fn(usize, usize) -> (Vec<SettingChange>, Vec<SettingChange>),
-    ) -> Vec<ItemChange> {
+    fn changes(&self, of: impl Fn(usize, usize) -> ContentChanges) -> Vec<ItemChange> {
         let mut items = Vec::new();
         for (index, name) in self.new.iter().enumerate() {
             let mut push = |fate| items.push(ItemChange::new(self.kind, name, fate));
@@ -227,7 +253,7 @@ impl MatchedItems {
             if self.old[at] != *name {
                 push(ChangeKind::Renamed { before: self.old[at].clone() });
             }
-            let (settings, objective) = of(at, index);
+            let ContentChanges { settings, objective } = of(at, index);
             if !settings.is_empty() || !objective.is_empty() {
                 push(ChangeKind::Changed { settings, objective });
             }
@@ -266,6 +292,13 @@ fn experiment(plan: &Plan) -> Value {
         "deterministic": experiment.gpu.deterministic,
         "tf32": experiment.gpu.tf32,
     })
+}
+
+/// Gives a field the name that the language has for it.
+fn rename(fields: &mut Map<String, Value>, name: &str, ours: &str) {
+    if let Some(value) = fields.remove(name) {
+        fields.insert(ours.to_owned(), value);
+    }
 }
 
 fn written(value: &impl Serialize) -> Value {
@@ -353,6 +386,10 @@ fn train(train: &Train<Objective>, names: &Names) -> Value {
         rollout
     };
     let of_rollout = |rollout: &Rollout| of_producer(written(&rollout.fields(&name)));
+    let mut own_rollout = of_rollout(rollout);
+    if let (Recipe::Grpo, Value::Object(fields)) = (recipe, &mut own_rollout) {
+        rename(fields, "n", "samples");
+    }
     let own = own_data.iter().map(|own| {
         let terms: Vec<&str> = own.objective.terms.iter().map(|term| term.name.as_str()).collect();
         (terms.join(", "), of_rollout(&own.rollout))
@@ -372,7 +409,7 @@ fn train(train: &Train<Objective>, names: &Names) -> Value {
         "named teachers": named.collect::<Map<String, Value>>(),
         "panel": panels(&train.panels, scorers),
         "feedback": feedback(&train.feedback, scorers),
-        "rollout": of_rollout(rollout),
+        "rollout": own_rollout,
         "data": own.collect::<Map<String, Value>>(),
         "passes": passes,
         "filter": filter.as_ref().map(of_formula),

@@ -66,7 +66,15 @@ pub fn changes(before: &Objective, after: &Objective) -> Vec<SettingChange> {
         }
     }
     let shaped = !found.is_empty();
-    for (change, number) in walk.found {
+    // A part of a formula is hard to place without the rest, so the terms are said in full.
+    let [old, new] = [before, after].map(|objective| &objective.normal_form.terms);
+    if !shaped && old != new && walk.found.iter().any(|change| !change.number) {
+        let (before, after) = (Some(old.clone()), Some(new.clone()));
+        found.push(SettingChange { what: "terms".to_owned(), before, after });
+        walk.found.retain(|change| change.number);
+    }
+    let shaped = !found.is_empty();
+    for GraphChange { change, number } in walk.found {
         let repeated = said.contains(&(unsigned(&shown(&change.before)), unsigned(&shown(&change.after))));
         if (number && !repeated && !found.contains(&change)) || (!shaped && !found.contains(&change)) {
             found.push(change);
@@ -186,13 +194,27 @@ fn owner<'a>(before: &[&'a str]) -> Option<&'a str> {
     None
 }
 
+/// A difference of two graphs.
+struct GraphChange {
+    change: SettingChange,
+    /// Whether a number differs in an otherwise equal expression.
+    number: bool,
+}
+
+/// Nodes of two graphs that are compared.
+struct NodePair {
+    old: NodeId,
+    new: NodeId,
+    /// Where they are, in words.
+    place: String,
+}
+
 /// Walks two graphs side by side.
 struct GraphComparison<'a> {
     before: &'a Objective,
     after: &'a Objective,
     met: HashSet<(NodeId, NodeId)>,
-    /// The differences. The bool marks a number that differs in an otherwise equal expression.
-    found: Vec<(SettingChange, bool)>,
+    found: Vec<GraphChange>,
 }
 
 impl GraphComparison<'_> {
@@ -205,7 +227,10 @@ impl GraphComparison<'_> {
                     if new.first != old.first {
                         let (first, now) = (Some(text::number(old.first)), Some(text::number(new.first)));
                         let what = format!("the first value of {place}");
-                        self.found.push((SettingChange { what, before: first, after: now }, true));
+                        self.found.push(GraphChange {
+                            change: SettingChange { what, before: first, after: now },
+                            number: true,
+                        });
                     }
                     if new.axis != old.axis {
                         let many = |state: &State| match state.axis {
@@ -213,20 +238,27 @@ impl GraphComparison<'_> {
                             _ => Some("one number".to_owned()),
                         };
                         let (before, after) = (many(old), many(new));
-                        self.found.push((SettingChange { what: place.clone(), before, after }, true));
+                        self.found.push(GraphChange {
+                            change: SettingChange { what: place.clone(), before, after },
+                            number: true,
+                        });
                     }
                     self.pair(old.next, new.next, &place);
                 }
                 None => {
                     let gone = Some(expression(&before.graph, old.next));
-                    self.found.push((SettingChange { what: place, before: gone, after: None }, true));
+                    self.found.push(GraphChange {
+                        change: SettingChange { what: place, before: gone, after: None },
+                        number: true,
+                    });
                 }
             }
         }
         let known = |name: &str| before.states.iter().any(|old| old.name == name);
         for new in after.states.iter().filter(|new| !known(&new.name)) {
             let (what, now) = (format!("state `{}`", new.name), Some(expression(&after.graph, new.next)));
-            self.found.push((SettingChange { what, before: None, after: now }, true));
+            self.found
+                .push(GraphChange { change: SettingChange { what, before: None, after: now }, number: true });
         }
     }
 
@@ -238,8 +270,10 @@ impl GraphComparison<'_> {
             if old.every != new.every {
                 let steps = |every: u32| Some(format!("every {every} steps"));
                 let what = "how often `advance_if` is looked at".to_owned();
-                self.found
-                    .push((SettingChange { what, before: steps(old.every), after: steps(new.every) }, true));
+                self.found.push(GraphChange {
+                    change: SettingChange { what, before: steps(old.every), after: steps(new.every) },
+                    number: true,
+                });
             }
         }
     }
@@ -247,21 +281,15 @@ impl GraphComparison<'_> {
     fn pair(&mut self, old: NodeId, new: NodeId, place: &str) {
         // Nodes are hash-consed: each pair of nodes is visited once, not once per path. Not recursive, since
         // a chain may have a million nodes.
-        let mut pending = vec![(old, new, place.to_owned())];
-        while let Some((old, new, place)) = pending.pop() {
-            if self.met.insert((old, new)) {
-                self.compare_nodes(old, new, place, &mut pending);
+        let mut pending = vec![NodePair { old, new, place: place.to_owned() }];
+        while let Some(pair) = pending.pop() {
+            if self.met.insert((pair.old, pair.new)) {
+                self.compare_nodes(pair, &mut pending);
             }
         }
     }
 
-    fn compare_nodes(
-        &mut self,
-        old: NodeId,
-        new: NodeId,
-        place: String,
-        pending: &mut Vec<(NodeId, NodeId, String)>,
-    ) {
+    fn compare_nodes(&mut self, NodePair { old, new, place }: NodePair, pending: &mut Vec<NodePair>) {
         let (before, after) = (&self.before.graph, &self.after.graph);
         let operands = |graph: &Graph, node| graph.operands(node);
         let (below_old, below_new) = (operands(before, old), operands(after, new));
@@ -270,7 +298,7 @@ impl GraphComparison<'_> {
                 .iter()
                 .zip(&below_new)
                 .rev()
-                .map(move |(old, new)| (*old, *new, place.clone()))
+                .map(move |(old, new)| NodePair { old: *old, new: *new, place: place.clone() })
                 .collect::<Vec<_>>()
         };
         let same_operands = below_old.len() == below_new.len();
@@ -282,7 +310,7 @@ impl GraphComparison<'_> {
                         before: Some(text::number(*old)),
                         after: Some(text::number(*new)),
                     };
-                    self.found.push((change, true));
+                    self.found.push(GraphChange { change, number: true });
                 }
             }
             (Operation::Schedule { schedule: old }, Operation::Schedule { schedule: new }) => {
@@ -292,14 +320,14 @@ impl GraphComparison<'_> {
                         before: Some(text::schedule(old)),
                         after: Some(text::schedule(new)),
                     };
-                    self.found.push((change, true));
+                    self.found.push(GraphChange { change, number: true });
                 }
             }
             (Operation::Signal { signal: old }, Operation::Signal { signal: new }) => {
                 let changes = values::changes(&super::written(old), &super::written(new));
                 self.found.extend(changes.into_iter().map(|change| {
                     let what = format!("{place}, {}", change.what);
-                    (SettingChange { what, ..change }, true)
+                    GraphChange { change: SettingChange { what, ..change }, number: true }
                 }));
             }
             (Operation::Live { live: old }, Operation::Live { live: new }) => {
@@ -307,7 +335,11 @@ impl GraphComparison<'_> {
                     objective.live.get(at.0 as usize).map(|live| super::written(&live.primitive))
                 };
                 if let (Some(old), Some(new)) = (primitive(self.before, old), primitive(self.after, new)) {
-                    self.found.extend(values::changes(&old, &new).into_iter().map(|change| (change, false)));
+                    self.found.extend(
+                        values::changes(&old, &new)
+                            .into_iter()
+                            .map(|change| GraphChange { change, number: false }),
+                    );
                 }
             }
             (Operation::Apply { function, .. }, Operation::Apply { function: other, .. })
@@ -322,7 +354,7 @@ impl GraphComparison<'_> {
                 let quoted = |graph: &Graph, node| Some(expression(graph, node));
                 let change =
                     SettingChange { what: place, before: quoted(before, old), after: quoted(after, new) };
-                self.found.push((change, false));
+                self.found.push(GraphChange { change, number: false });
             }
         }
     }

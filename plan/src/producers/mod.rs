@@ -124,7 +124,7 @@ fn source(
         RolloutSource::Data { field } => Ok(Producer::data(field)),
         RolloutSource::Sample(of) => student::executable(of, rollout.origin, origins),
         RolloutSource::SampledBy { server, of, every } => {
-            sampled_by::executable((server, *every), of, rollout, origins)
+            sampled_by::executable(server, *every, of, rollout, origins)
         }
         RolloutSource::From { .. } => teacher::executable(rollout, keep, origins),
         RolloutSource::Snapshot { model, of } => model::executable(*model, of, true, origins),
@@ -162,7 +162,8 @@ pub enum Writer {
     Model(ModelId),
 }
 
-/// The properties of a kind of producer. By default it draws nothing itself, and has no producers inside.
+/// The properties of a kind of producer. By default it draws nothing itself, and has no producers inside. The
+/// table in `tests.rs` has the properties of each kind, so that a default is a decision.
 pub trait ProducerKind {
     /// The fields in plans and keys. `groups`: for a stage's own producer. `model` serialises a model.
     fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields;

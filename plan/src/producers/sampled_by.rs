@@ -80,7 +80,8 @@ impl ProducerKind for SampledBy {
 }
 
 pub(super) fn executable(
-    (server, every): (&checked::RolloutEngine, u32),
+    server: &checked::RolloutEngine,
+    every: u32,
     of: &checked::Rollout,
     rollout: &checked::Rollout,
     origins: Origins,

@@ -1,6 +1,8 @@
 //! The serialised names of producers do not change: plans of earlier versions can be read, and keys keep
 //! their bits.
 
+use std::collections::BTreeSet;
+
 use mopd_expr::graph::Graph;
 
 use super::*;
@@ -377,4 +379,122 @@ fn edits_and_tiers_say_what_they_choose_from() {
         Some(Formula { graph, value })
     };
     assert_eq!(of.choices.iter().map(holds).collect::<Vec<_>>(), [always(0.0), always(1.0)]);
+}
+
+/// A producer of each kind, with two sequences per group from the student where it has producers inside.
+fn one_of_each_kind() -> Vec<Producer> {
+    let student = || Producer::student(sampling());
+    let half: AdaptiveSchedule = Schedule::Constant { value: 0.5 }.into();
+    let server = RolloutServer {
+        engine: Engine::Mopd,
+        url: Secret::Text("http://gpu:8000".to_owned()),
+        model: "m".to_owned(),
+        push: "w".to_owned(),
+        key: None,
+    };
+    let view = || View { name: "shown".to_owned(), pieces: vec![Piece::Slot(Slot::Prompt)] };
+    vec![
+        Producer::data("answer"),
+        student(),
+        Producer::teacher(sampling()),
+        Producer::teacher_once(64, Keep::All, sampling()),
+        Model { once: true, model: ModelId(3), sampling: sampling() }.into(),
+        Producer::pairs(Producer::data("best"), student()),
+        Producer::mix(half.clone(), student(), Producer::data("answer")),
+        Replay {
+            of: student(),
+            capacity: 100,
+            share: half.clone(),
+            keeps: ReplayContents::Rollouts,
+            condition: None,
+            order: None,
+        }
+        .into(),
+        Turns {
+            environment: "python3 env.py".to_owned(),
+            time_limit_seconds: 30.0,
+            depends: Vec::new(),
+            at_most: Schedule::Constant { value: 4.0 }.into(),
+            first_turns: None,
+            expert_turns: None,
+            sampling: sampling(),
+        }
+        .into(),
+        Guided { guidance: Guidance::TokenMix { alpha: half }, of: student() }.into(),
+        Refine { by: Role::TEACHER, sees: None, of: student() }.into(),
+        Chosen { choice: SampleChoice::Keep { condition: holding(true) }, of: student() }.into(),
+        Chosen { choice: SampleChoice::Best { by: holding(true), count: 1 }, of: student() }.into(),
+        Through {
+            command: "python3 edit.py".to_owned(),
+            time_limit_seconds: 600.0,
+            depends: Vec::new(),
+            of: student(),
+        }
+        .into(),
+        Rewrite { pattern: vec![PatternPiece::Anything], text: Vec::new(), of: student() }.into(),
+        Retry { until: holding(true), at_most: 8, of: student() }.into(),
+        FirstOf::new(vec![student(), Producer::data("answer")]).into(),
+        Speculative { block: 16, rejects: false, of: student() }.into(),
+        Derived { sees: view(), texts: Vec::new(), of: student() }.into(),
+        EachTurn { trajectory: "trajectory".to_owned(), of: student() }.into(),
+        SampledBy { server, sampling: sampling(), every: 3 }.into(),
+    ]
+}
+
+/// A new kind gets an arm here, and a producer in [`one_of_each_kind`].
+fn name(producer: &Producer) -> &'static str {
+    match producer {
+        Producer::Data(_) => "data",
+        Producer::Student(_) => "student",
+        Producer::Teacher(_) => "teacher",
+        Producer::Model(_) => "model",
+        Producer::Pairs(_) => "pairs",
+        Producer::Mix(_) => "mix",
+        Producer::Replay(_) => "replay",
+        Producer::Turns(_) => "turns",
+        Producer::Guided(_) => "guided",
+        Producer::Refine(_) => "refine",
+        Producer::Chosen(_) => "chosen",
+        Producer::Through(_) => "through",
+        Producer::Rewrite(_) => "rewrite",
+        Producer::Retry(_) => "retry",
+        Producer::FirstOf(_) => "first_of",
+        Producer::Speculative(_) => "speculative",
+        Producer::Derived(_) => "derived",
+        Producer::EachTurn(_) => "each_turn",
+        Producer::SampledBy(_) => "sampled_by",
+    }
+}
+
+/// The row of a new kind is to be read: what `ProducerKind` has a default for is decided here.
+#[test]
+fn properties_of_each_kind_are_those_of_the_table() {
+    let yes = |property: bool| if property { "yes" } else { "-" };
+    let mut table = "kind, group, rows, turns, drawn anew, all drawn, once, per prompt, may drop, drafts | policy | not split\n".to_owned();
+    let producers = one_of_each_kind();
+    let named: BTreeSet<&str> = producers.iter().map(name).collect();
+    assert_eq!(named.len(), 19, "a kind has no row: {named:?}");
+    for producer in &producers {
+        let kind = producer.kind();
+        let rows = kind.rows().map_or("?".to_owned(), |rows| rows.to_string());
+        let row = [
+            name(producer).to_owned(),
+            kind.group().to_string(),
+            rows,
+            kind.turns().to_string(),
+            yes(producer.is_redrawn()).to_owned(),
+            yes(producer.all_redrawn()).to_owned(),
+            yes(producer.once().is_some()).to_owned(),
+            yes(producer.cached_per_prompt()).to_owned(),
+            yes(kind.may_drop()).to_owned(),
+            yes(producer.drafts()).to_owned(),
+        ];
+        let policy = match kind.policy() {
+            Ok((writer, _)) => format!("{writer:?}"),
+            Err(reason) => reason.to_owned(),
+        };
+        let shared = kind.unshardable_reason().unwrap_or("-");
+        table += &format!("{} | {policy} | {shared}\n", row.join(", "));
+    }
+    assert_eq!(table, include_str!("properties.txt"));
 }

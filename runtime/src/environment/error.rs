@@ -22,7 +22,7 @@ pub enum EnvironmentError {
     )]
     Ended { command: String, how: String, prompt: String, stderr: String },
     #[error(
-        "the environment `{command}` gave no reply within its time limit of {} s for the prompt {}; \
+        "the environment `{command}` returned no response within its time limit of {} s for the prompt {}; \
          restarting it did not help",
         limit.as_secs_f64(),
         quote(prompt)
@@ -50,7 +50,7 @@ pub enum EnvironmentError {
         quote(prompt)
     )]
     Over { command: String, prompt: String },
-    #[error("the environment `{command}` gave an observation without tokens: {}", quote(observation))]
+    #[error("the environment `{command}` returned an observation without tokens: {}", quote(observation))]
     NoTokens { command: String, observation: String },
     /// The job is to stop.
     #[error("interrupted")]

@@ -165,7 +165,7 @@ fn a_process_that_dies_or_hangs_is_replaced_once() {
     assert!(matches!(Error::from(error), Error::Failed(_)));
     let began = Instant::now();
     let error = ToyEnvironment::new("time.sleep(60)", 0.5).play(&[]).unwrap_err();
-    assert!(error.to_string().contains("gave no reply within its time limit of 0.5 s"), "{error}");
+    assert!(error.to_string().contains("returned no response within its time limit of 0.5 s"), "{error}");
     assert!(error.help().starts_with("raise `time_limit`"), "{}", error.help());
     assert!(began.elapsed().as_secs() < 30);
     let absent = Environment::new("no-such-program", 5.0, ".".as_ref()).unwrap();

@@ -21,8 +21,9 @@ pub fn merge(
     let first = base.or(models.first().copied()).ok_or_else(|| failure("a merge of no models"))?;
     // `prepare::merges` asks the same before anything is trained, and knows the models' names.
     for other in models {
-        let [one, two] = [first, other].map(|model| (&*model.config, &*model.tokenizer));
-        if let Some(conflict) = MergeConflict::find(one, two) {
+        let models = [first, *other];
+        let configs = models.map(|model| &*model.config);
+        if let Some(conflict) = MergeConflict::find(configs, models.map(|model| &*model.tokenizer)) {
             return Err(conflict.between(["a model", "another one"]));
         }
     }
@@ -43,16 +44,16 @@ pub enum MergeConflict {
 
 impl MergeConflict {
     /// The first conflict of two models, if there is one.
-    pub fn find(one: (&Config, &Tokenizer), other: (&Config, &Tokenizer)) -> Option<MergeConflict> {
-        let heads = [one.0.scalar_head, other.0.scalar_head];
+    pub fn find(configs: [&Config; 2], tokenizers: [&Tokenizer; 2]) -> Option<MergeConflict> {
+        let heads = configs.map(|config| config.scalar_head);
         if heads[0] != heads[1] {
             return Some(MergeConflict::ScalarHead(heads));
         }
-        let settings = differing_settings(one.0, other.0);
+        let settings = differing_settings(configs[0], configs[1]);
         if !settings.is_empty() {
             return Some(MergeConflict::Settings(settings));
         }
-        vocabulary_difference(one.1, other.1).map(MergeConflict::Vocabulary)
+        vocabulary_difference(tokenizers[0], tokenizers[1]).map(MergeConflict::Vocabulary)
     }
 
     /// The error of a merge of these two, by their names.

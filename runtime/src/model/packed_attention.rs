@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use half::bf16;
 use mopd_kernels::causal_attention::AttentionHeads;
-use mopd_kernels::rope::{HeadNorm, Positions, QkvEpilogue};
+use mopd_kernels::rope::{HeadNorm, HeadNormGrad, Positions, QkvEpilogue};
 use mopd_kernels::tensor::{Element, multiply};
 use mopd_kernels::{Cpu, TrainingScalar};
 use tch::{Device, Kind, Tensor, no_grad_guard};
@@ -238,6 +238,7 @@ impl<'a> PackedAttention<'a> {
             let read = read.as_ref().map(numbers::<T>);
             let mut grad_scales = grad_scales.as_mut().map(numbers_mut::<f32>);
             let norm = read.as_deref().zip(grad_scales.as_deref_mut());
+            let norm = norm.map(|(read, grad_scales)| HeadNormGrad { read, grad_scales });
             let (mut grad_single, mut grad_projected) =
                 (numbers_mut(&mut grad_single), numbers_mut(&mut grad_projected));
             T::rope_backward(self.cpu, epilogue, &mut grad_single, norm, &mut grad_projected);

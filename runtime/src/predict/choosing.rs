@@ -10,7 +10,7 @@ impl StageTrial<'_> {
     /// Seconds spent on choosing prompts in `steps` steps. A batch's completions take `rollout` seconds;
     /// others take time in proportion to the size of their writer and their most tokens.
     pub fn choosing(&self, of: &Curriculum, rollout: f64, steps: u32) -> f64 {
-        let rows = |share: &Share| self.domains[share.domain.0 as usize].rows_of(self.train);
+        let rows = |share: &Share| self.context.domains[share.domain.0 as usize].rows_of(self.train);
         let prompts: usize = self.train.mixture.iter().filter_map(rows).map(|rows| rows.dataset.len()).sum();
         let own = &self.train.rollout;
         let each = rollout / (f64::from(own.groups.max(1)) * self.written(&own.producer)).max(1.0);
@@ -26,7 +26,8 @@ impl StageTrial<'_> {
 
     /// The work of a prompt's completions: tokens times parameters of the model that writes them.
     fn written(&self, producer: &Producer) -> f64 {
-        let parameters = |id: ModelId| Weights::parameters(&self.shapes.configs[id.0 as usize]) as f64;
+        let parameters =
+            |id: ModelId| Weights::parameters(&self.context.shapes.configs[id.0 as usize]) as f64;
         let of = |(writer, sampling): (Writer, &Sampling)| {
             let writer = match writer {
                 Writer::Scorer(role) => {

@@ -4,14 +4,13 @@ use mopd_plan::producers::Derived;
 use mopd_plan::{ModelId, Panel, Producer, Rollout, Share, Trainable};
 
 use super::cut;
-use super::machine::MachineSpeed;
 use super::trial::StageTrial;
 use crate::model::Weights;
 
 impl StageTrial<'_> {
     /// About how many multiplications and additions a step of `batch` sequences takes with `layers` layers.
     pub fn work(&self, batch: u32, layers: usize) -> f64 {
-        let config = &self.shapes.configs[self.model.0 as usize];
+        let config = &self.context.shapes.configs[self.model.0 as usize];
         let layer = config.width * (config.hidden * 3 + config.heads * config.head_width * 4);
         let matrix = config.vocabulary * config.width;
         let own = f64::from(self.train.rollout.group());
@@ -37,7 +36,7 @@ impl StageTrial<'_> {
     /// Mean number of prompts in a draw: a trajectory has several.
     fn rows_of_draw(&self) -> f64 {
         let of = |share: &Share| {
-            let rows = self.domains[share.domain.0 as usize].rows_of(self.train)?;
+            let rows = self.context.domains[share.domain.0 as usize].rows_of(self.train)?;
             Some(share.share * rows.dataset.len() as f64 / rows.dataset.draws() as f64)
         };
         self.train.mixture.iter().map(of).sum::<Option<f64>>().unwrap_or(1.0)
@@ -71,8 +70,9 @@ impl StageTrial<'_> {
 
     /// About how many seconds a whole step takes: its products at the machine's rate, and reading the weights
     /// once for every token written and a few times for the update.
-    pub fn estimated(&self, batch: u32, machine: &MachineSpeed) -> f64 {
-        let config = &self.shapes.configs[self.model.0 as usize];
+    pub fn estimated(&self, batch: u32) -> f64 {
+        let machine = self.context.machine;
+        let config = &self.context.shapes.configs[self.model.0 as usize];
         let parameters = 4.0 * Weights::parameters(config) as f64;
         let written =
             if self.train.producers().any(Producer::is_redrawn) { self.completion * self.turns() } else { 0 };
@@ -106,7 +106,7 @@ impl StageTrial<'_> {
 
     /// Parameters of a model that is cut to `layers` layers.
     fn parameters(&self, id: ModelId, layers: usize) -> f64 {
-        Weights::parameters(&cut(&self.shapes.configs[id.0 as usize], layers)) as f64
+        Weights::parameters(&cut(&self.context.shapes.configs[id.0 as usize], layers)) as f64
     }
 
     /// Parameters of the models other than the student that are in memory at once, cut to `layers` layers: of
@@ -135,14 +135,14 @@ impl StageTrial<'_> {
 
     /// Multiplications and additions of a forward pass over one token.
     pub fn products(&self) -> f64 {
-        let config = &self.shapes.configs[self.model.0 as usize];
+        let config = &self.context.shapes.configs[self.model.0 as usize];
         let layer = config.width * (config.hidden * 3 + config.heads * config.head_width * 4);
         (layer * config.layers + config.vocabulary * config.width) as f64
     }
 
     /// Bytes of the student's weights in f32.
     pub fn bytes(&self) -> f64 {
-        4.0 * Weights::parameters(&self.shapes.configs[self.model.0 as usize]) as f64
+        4.0 * Weights::parameters(&self.context.shapes.configs[self.model.0 as usize]) as f64
     }
 
     /// The most turns in a completion.
@@ -153,15 +153,16 @@ impl StageTrial<'_> {
     /// Mean tokens of a prompt and its completion; each turn but the first one also has the environment's
     /// text before it.
     fn length(&self) -> f64 {
-        let tokenizer = &self.shapes.tokenizers[self.model.0 as usize];
+        let tokenizer = &self.context.shapes.tokenizers[self.model.0 as usize];
         let prompt = |share: &Share| {
             // The prompts were tokenised when the plan was checked.
-            let tokens = self.domains[share.domain.0 as usize].rows_of(self.train)?.tokens(tokenizer).ok()?;
+            let tokens =
+                self.context.domains[share.domain.0 as usize].rows_of(self.train)?.tokens(tokenizer).ok()?;
             Some(share.share * tokens.lengths().sum::<usize>() as f64 / tokens.len().max(1) as f64)
         };
         let pieces = 2 * self.turns() - 1;
         let length = self.train.mixture.iter().filter_map(prompt).sum::<f64>()
             + f64::from(self.completion) * f64::from(pieces);
-        length.min(self.shapes.configs[self.model.0 as usize].context as f64)
+        length.min(self.context.shapes.configs[self.model.0 as usize].context as f64)
     }
 }

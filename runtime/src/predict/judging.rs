@@ -6,7 +6,6 @@ use std::time::Instant;
 use mopd_plan::{Evaluation, Extrapolation, Sampling};
 use tch::no_grad_guard;
 
-use super::machine::MachineSpeed;
 use super::trial::StageTrial;
 use crate::control::Control;
 use crate::evaluate::{answers_memory, asked, sampling};
@@ -34,13 +33,9 @@ pub struct ExtrapolationCost {
 impl StageTrial<'_> {
     /// Measured on the first prompts, with a model of the stage's shape; estimated if that would take more
     /// than `most` seconds.
-    pub fn judging(
-        &self,
-        of: &Extrapolation,
-        machine: &MachineSpeed,
-        most: f64,
-    ) -> Result<ExtrapolationCost> {
-        let data = &self.domains[of.judged_by.0 as usize];
+    pub fn judging(&self, of: &Extrapolation, most: f64) -> Result<ExtrapolationCost> {
+        let machine = self.context.machine;
+        let data = &self.context.domains[of.judged_by.0 as usize];
         let spec = self.spec();
         let tokens = tested(data)?.tokens(&spec.tokenizer)?;
         let all = asked(&of.evaluation, tokens.len());
@@ -57,18 +52,18 @@ impl StageTrial<'_> {
         let fits = machine.free.is_none_or(|free| self.needed() <= super::FREE * free);
         let seconds = if fits && estimated(few) <= most {
             let _guard = no_grad_guard();
-            let decoder = Decoder::frozen(&self.start(), self.place, self.kind);
+            let decoder = Decoder::frozen(&self.start(), self.context.place, self.kind);
             let prompt =
                 |id: usize| Prompt { tokens: tokens.get(id), id: id as u32, sample: 0, limit: data.limit };
             let prompts: Vec<Prompt> = (0..few).map(prompt).collect();
             let (key, quiet) = (Key::new(0, 0, Purpose::Judge, 0), Control::new(std::io::sink()));
             let started = Instant::now();
-            rollout(&decoder, &prompts, &sampling, key, self.budget, &quiet)?;
+            rollout(&decoder, &prompts, &sampling, key, self.context.budget, &quiet)?;
             started.elapsed().as_secs_f64() * all as f64 / few.max(1) as f64
         } else {
             estimated(all)
         };
-        let answers = answers_memory(&spec, data, &of.evaluation, self.kind, self.budget)? as f64;
+        let answers = answers_memory(&spec, data, &of.evaluation, self.kind, self.context.budget)? as f64;
         let base = 4.0 * Weights::parameters(&spec.config) as f64;
         Ok(ExtrapolationCost { seconds, base, answers })
     }

@@ -91,104 +91,155 @@ impl Shapes {
     }
 }
 
-/// Time and memory of a training stage that runs alone on this machine. `None` for other stages and, unless
-/// `thorough`, for a stage that takes hardly longer than a trial of it. If several models learn in turns,
-/// the times of their turns add up, and the memory of a turn includes the weights and moments of all
-/// models.
-pub fn predict(
-    plan: &Plan,
-    model: ModelId,
-    (domains, shapes): (&[DomainData], &Shapes),
-    steps: u32,
-    machine: &MachineSpeed,
-    on: (Place, MemoryBudget),
-    thorough: bool,
-) -> Result<Option<Prediction>> {
-    let stage = &plan.experiment.model(model).stage;
-    let of_stage = stage.trains();
-    // No elements have changed before training, so a stage that trains only changed ones is tried with all.
-    let whole = |train: &&Train<Objective>| Train {
-        trainable: train.trainable.as_fully_trainable(),
-        ..(*train).clone()
-    };
-    let tried: Vec<Train<Objective>> = of_stage.iter().map(whole).collect();
-    let learners: Vec<&Train<Objective>> = tried.iter().collect();
-    let every = |place: usize| match stage {
-        Stage::Joint(joint) => joint.learners[place].every.max(1),
-        _ => 1,
-    };
-    // The trial of a turn includes the moments of its own model.
-    let moments = |train: &Train<Objective>| match train.trainable {
-        Trainable::Weights { .. } => {
-            let parameters = Weights::parameters(&shapes.configs[train.start.0 as usize]) as u64;
-            4 * train.optimizer.moments() * parameters
-        }
-        Trainable::Adapter(_) => 0,
-    };
-    let elements = |train: &&Train<Objective>| {
-        let parameters = Weights::parameters(&shapes.configs[train.start.0 as usize]) as u64;
-        if train.trainable.changes().next().is_some() { ELEMENT_BYTES * parameters } else { 0 }
-    };
-    let all: u64 = learners.iter().copied().map(moments).chain(of_stage.iter().map(elements)).sum();
-    let mut whole: Option<Prediction> = None;
-    for (place, train) in learners.iter().copied().enumerate() {
-        let own = (steps / every(place), thorough);
-        let Some(turn) = turn(plan, (&learners, place), domains, shapes, own, machine, on)? else {
-            return Ok(None);
-        };
-        let memory = turn.memory + all - moments(train);
-        whole = Some(match whole {
-            None => Prediction { memory, ..turn },
-            Some(before) => Prediction {
-                seconds: before.seconds + turn.seconds,
-                rollout: before.rollout + turn.rollout,
-                scoring: before.scoring + turn.scoring,
-                update: before.update + turn.update,
-                memory: before.memory.max(memory),
-                resting: before.resting.min(turn.resting),
-                range: Some(before.range().plus(turn.range())),
-            },
-        });
-    }
-    Ok(whole)
+/// What every trial of a plan's stages needs.
+#[derive(Clone, Copy)]
+pub struct TrialContext<'a> {
+    pub plan: &'a Plan,
+    pub domains: &'a [DomainData],
+    pub shapes: &'a Shapes,
+    pub machine: &'a MachineSpeed,
+    pub place: Place,
+    /// Memory budget of generation.
+    pub budget: MemoryBudget,
 }
 
-/// Time and memory of `steps` turns of one learner; `None` if that is not worth a trial.
-fn turn(
-    plan: &Plan,
-    (learners, learner): (&[&Train<Objective>], usize),
-    domains: &[DomainData],
-    shapes: &Shapes,
-    (steps, thorough): (u32, bool),
-    machine: &MachineSpeed,
-    (place, budget): (Place, MemoryBudget),
-) -> Result<Option<Prediction>> {
-    let train = learners[learner];
-    let model = train.start;
-    let kind = kind(plan.experiment.dtype);
-    // In a trial, completions that the stage writes once per prompt are drawn at every step.
-    let mut afresh = train.clone();
-    afresh.each_rollout(|rollout| rollout.producer.redraw_each_step());
-    let trial = StageTrial {
-        train: &afresh,
-        learners,
-        learner,
-        model,
-        domains,
-        shapes,
-        place,
-        kind,
-        budget,
-        completion: completion(plan, train, domains, shapes, model),
-    };
-    let batch = sequences(train);
-    let most = if steps >= MANY_STEPS { MORE_SECONDS } else { FEW_SECONDS };
-    if !thorough && !worth_a_trial(&trial, machine, most, steps) {
-        return Ok(None);
+impl TrialContext<'_> {
+    /// Time and memory of a training stage that runs alone on this machine. `None` for other stages and,
+    /// unless `thorough`, for a stage that takes hardly longer than a trial of it. If several models learn in
+    /// turns, the times of their turns add up, and the memory of a turn includes the weights and moments of
+    /// all models.
+    pub fn predict(self, model: ModelId, steps: u32, thorough: bool) -> Result<Option<Prediction>> {
+        let TrialContext { plan, shapes, .. } = self;
+        let stage = &plan.experiment.model(model).stage;
+        let of_stage = stage.trains();
+        // No elements have changed before training, so a stage that trains only changed ones is tried with
+        // all.
+        let whole = |train: &&Train<Objective>| Train {
+            trainable: train.trainable.as_fully_trainable(),
+            ..(*train).clone()
+        };
+        let tried: Vec<Train<Objective>> = of_stage.iter().map(whole).collect();
+        let learners: Vec<&Train<Objective>> = tried.iter().collect();
+        let every = |place: usize| match stage {
+            Stage::Joint(joint) => joint.learners[place].every.max(1),
+            _ => 1,
+        };
+        // The trial of a turn includes the moments of its own model.
+        let moments = |train: &Train<Objective>| match train.trainable {
+            Trainable::Weights { .. } => {
+                let parameters = Weights::parameters(&shapes.configs[train.start.0 as usize]) as u64;
+                4 * train.optimizer.moments() * parameters
+            }
+            Trainable::Adapter(_) => 0,
+        };
+        let elements = |train: &&Train<Objective>| {
+            let parameters = Weights::parameters(&shapes.configs[train.start.0 as usize]) as u64;
+            if train.trainable.changes().next().is_some() { ELEMENT_BYTES * parameters } else { 0 }
+        };
+        let all: u64 = learners.iter().copied().map(moments).chain(of_stage.iter().map(elements)).sum();
+        let mut whole: Option<Prediction> = None;
+        for (place, train) in learners.iter().copied().enumerate() {
+            let Some(turn) = self.turn(&learners, place, steps / every(place), thorough)? else {
+                return Ok(None);
+            };
+            let memory = turn.memory + all - moments(train);
+            whole = Some(match whole {
+                None => Prediction { memory, ..turn },
+                Some(before) => Prediction {
+                    seconds: before.seconds + turn.seconds,
+                    rollout: before.rollout + turn.rollout,
+                    scoring: before.scoring + turn.scoring,
+                    update: before.update + turn.update,
+                    memory: before.memory.max(memory),
+                    resting: before.resting.min(turn.resting),
+                    range: Some(before.range().plus(turn.range())),
+                },
+            });
+        }
+        Ok(whole)
     }
-    let fits = machine.free.is_none_or(|free| trial.needed() <= FREE * free);
-    let measured = match most_sequences(&trial, machine, most) {
-        Some(part) if fits && part >= batch => whole(&trial, trial.estimated(batch, machine))?,
+
+    /// Time and memory of `steps` turns of one learner; `None` if that is not worth a trial.
+    fn turn(
+        self,
+        learners: &[&Train<Objective>],
+        learner: usize,
+        steps: u32,
+        thorough: bool,
+    ) -> Result<Option<Prediction>> {
+        let train = learners[learner];
+        // In a trial, completions that the stage writes once per prompt are drawn at every step.
+        let mut afresh = train.clone();
+        afresh.each_rollout(|rollout| rollout.producer.redraw_each_step());
+        let trial = StageTrial {
+            context: self,
+            train: &afresh,
+            learners,
+            learner,
+            model: train.start,
+            kind: kind(self.plan.experiment.dtype),
+            completion: completion(self, train),
+        };
+        let most = if steps >= MANY_STEPS { MORE_SECONDS } else { FEW_SECONDS };
+        if !thorough && !worth_a_trial(&trial, most, steps) {
+            return Ok(None);
+        }
+        let measured = measured_step(&trial, train, most)?;
+        self.whole_stage(&trial, train, measured, most, steps).map(Some)
+    }
+
+    /// Time and memory of `steps` steps and of all around them, from those of a step.
+    fn whole_stage(
+        self,
+        trial: &StageTrial,
+        train: &Train<Objective>,
+        measured: TrialMeasurement,
+        most: f64,
+        steps: u32,
+    ) -> Result<Prediction> {
+        let config = &self.shapes.configs[train.start.0 as usize];
+        let (judged, memory) = match &train.extrapolation {
+            None => (0.0, measured.memory),
+            Some(of) => {
+                let judging = trial.judging(of, most)?;
+                // During an evaluation memory holds the old and the candidate weights and the moments, but no
+                // activations of a step.
+                let held = measured.resting + trial.needed() + judging.answers;
+                (judging.seconds * of.evaluations(steps) as f64, measured.memory.max(held) + judging.base)
+            }
+        };
+        let validated = match &train.validation {
+            None => 0.0,
+            Some(of) => trial.validated(of)? * f64::from(of.times(steps)),
+        };
+        // Each part's gradient goes back through the student's layers separately, as it does with
+        // micro-batches.
+        let through = if train.execution.micro_batch.is_some() { 1.0 } else { 1.5 };
+        let each = measured.update * through * train.aligned() as f64;
+        let aligned = train.alignment.map_or(0.0, |of| each * f64::from(of.times(steps)));
+        let chosen = match &train.curriculum {
+            None => 0.0,
+            Some(of) => trial.choosing(of, measured.rollout * f64::from(train.passes.max(1)), steps),
+        };
+        let saved = 4.0 * Weights::parameters(config) as f64 / self.machine.written;
+        let steps = f64::from(steps);
+        let rollout = measured.rollout * steps * part_written(train, self.domains, steps) + chosen;
+        let (scoring, update) = (measured.scoring * steps, measured.update * steps + aligned);
+        let (stepping, rest) = (rollout + scoring + update, measured.around + judged + validated + saved);
+        let range = measured.range(stepping, rest);
+        let memory = memory as u64 + aligned_bytes(train, config);
+        let resting = measured.resting as u64;
+        let seconds = stepping + rest;
+        Ok(Prediction { seconds, rollout, scoring, update, memory, resting, range: Some(range) })
+    }
+}
+
+/// Tries steps of a stage with settings `train`, whole ones or smaller ones, which are extrapolated.
+fn measured_step(trial: &StageTrial, train: &Train<Objective>, most: f64) -> Result<TrialMeasurement> {
+    let batch = sequences(train);
+    let fits = trial.context.machine.free.is_none_or(|free| trial.needed() <= FREE * free);
+    Ok(match most_sequences(trial, most) {
+        Some(part) if fits && part >= batch => whole(trial, trial.estimated(batch))?,
         Some(part) if fits => {
             let (less, more) = (trial.whole(part, 2, None)?, trial.whole(2 * part, 2, None)?);
             let at = |sequences: u32| {
@@ -198,50 +249,18 @@ fn turn(
             let around = train.rollout.producer.once().map_or(less.around, |once| at(once.sequences).around);
             TrialMeasurement { around, memory: memory(train, less, more, at(batch)), ..at(batch) }
         }
-        _ => extrapolated(&trial)?,
-    };
-    let (judged, memory) = match &train.extrapolation {
-        None => (0.0, measured.memory),
-        Some(of) => {
-            let judging = trial.judging(of, machine, most)?;
-            // During an evaluation memory holds the old and the candidate weights and the moments, but no
-            // activations of a step.
-            let held = measured.resting + trial.needed() + judging.answers;
-            (judging.seconds * of.evaluations(steps) as f64, measured.memory.max(held) + judging.base)
-        }
-    };
-    let validated = match &train.validation {
-        None => 0.0,
-        Some(of) => trial.validated(of, machine)? * f64::from(of.times(steps)),
-    };
-    // Each part's gradient goes back through the student's layers separately, as it does with micro-batches.
-    let through = if train.execution.micro_batch.is_some() { 1.0 } else { 1.5 };
-    let each = measured.update * through * train.aligned() as f64;
-    let aligned = train.alignment.map_or(0.0, |of| each * f64::from(of.times(steps)));
-    let chosen = match &train.curriculum {
-        None => 0.0,
-        Some(of) => trial.choosing(of, measured.rollout * f64::from(train.passes.max(1)), steps),
-    };
-    let saved = 4.0 * Weights::parameters(&shapes.configs[model.0 as usize]) as f64 / machine.written;
-    let steps = f64::from(steps);
-    let rollout = measured.rollout * steps * part_written(train, domains, steps) + chosen;
-    let (scoring, update) = (measured.scoring * steps, measured.update * steps + aligned);
-    let (stepping, rest) = (rollout + scoring + update, measured.around + judged + validated + saved);
-    let range = measured.range(stepping, rest);
-    let memory = memory as u64 + aligned_bytes(train, &shapes.configs[model.0 as usize]);
-    let resting = measured.resting as u64;
-    let seconds = stepping + rest;
-    Ok(Some(Prediction { seconds, rollout, scoring, update, memory, resting, range: Some(range) }))
+        _ => extrapolated(trial)?,
+    })
 }
 
 /// Whether a trial takes much less time than the stage, by rough estimates of both.
-fn worth_a_trial(trial: &StageTrial, machine: &MachineSpeed, most: f64, steps: u32) -> bool {
+fn worth_a_trial(trial: &StageTrial, most: f64, steps: u32) -> bool {
     let batch = sequences(trial.train);
-    let step = trial.estimated(batch, machine);
-    let tried = match most_sequences(trial, machine, most) {
+    let step = trial.estimated(batch);
+    let tried = match most_sequences(trial, most) {
         Some(part) if part >= batch => f64::from(tried(step)) * step,
-        Some(part) => 2.0 * (trial.estimated(part, machine) + trial.estimated(2 * part, machine)),
-        None => SHALLOW * MOST_WORK / machine.products,
+        Some(part) => 2.0 * (trial.estimated(part) + trial.estimated(2 * part)),
+        None => SHALLOW * MOST_WORK / trial.context.machine.products,
     };
     WORTH * tried < f64::from(steps) * step
 }
@@ -277,13 +296,13 @@ fn part_written(train: &Train<Objective>, domains: &[DomainData], steps: f64) ->
 
 /// How many sequences a trial with models of full depth can have within `seconds`: all of a step, or a number
 /// for which trials of it and of twice as many fit; none if even one part takes longer.
-fn most_sequences(trial: &StageTrial, machine: &MachineSpeed, seconds: f64) -> Option<u32> {
+fn most_sequences(trial: &StageTrial, seconds: f64) -> Option<u32> {
     let batch = sequences(trial.train);
-    if trial.estimated(batch, machine) <= seconds {
+    if trial.estimated(batch) <= seconds {
         return Some(batch);
     }
-    let fixed = trial.estimated(0, machine);
-    let each = trial.estimated(1, machine) - fixed;
+    let fixed = trial.estimated(0);
+    let each = trial.estimated(1) - fixed;
     let part = part(trial.train);
     let parts = ((seconds - 2.0 * fixed) / (3.0 * each * f64::from(part))).floor();
     let parts = (parts as u32).min(batch / 2 / part);
@@ -325,9 +344,9 @@ fn further(layers: usize) -> f64 {
 /// Extrapolates from trials with shallow models and, if need be, few sequences.
 fn extrapolated(trial: &StageTrial) -> Result<TrialMeasurement> {
     let train = trial.train;
-    let student = trial.shapes.configs[trial.model.0 as usize].layers;
+    let student = trial.context.shapes.configs[trial.model.0 as usize].layers;
     let teachers =
-        train.scorer_and_writer_models().map(|id| trial.shapes.configs[id.0 as usize].layers).max();
+        train.scorer_and_writer_models().map(|id| trial.context.shapes.configs[id.0 as usize].layers).max();
     let batch = sequences(train);
     let (first, second) = sizes(train, batch, trial.work(batch, 1));
     let at = |batch: u32| -> Result<TrialMeasurement> {
@@ -404,13 +423,9 @@ const SAMPLE: usize = 10_000;
 
 /// Mean tokens of a completion. For `exact_match` and a randomly initialised model they are those of the
 /// right answer, which training leads to; else the most that are allowed.
-fn completion(
-    plan: &Plan,
-    train: &Train<Objective>,
-    domains: &[DomainData],
-    shapes: &Shapes,
-    model: ModelId,
-) -> u32 {
+fn completion(context: TrialContext, train: &Train<Objective>) -> u32 {
+    let TrialContext { plan, domains, shapes, .. } = context;
+    let model = train.start;
     let Some(most) = train.producers().find_map(Producer::sampling) else { return 0 };
     let tokenizer = &shapes.tokenizers[model.0 as usize];
     let exists = shapes.weights[model.0 as usize].is_some();

@@ -10,7 +10,7 @@ use mopd_plan::{Keep, ModelId, Objective, Reward, RewardPart, Share, Train, Trai
 use tch::{Device, Kind};
 
 use super::measurement::TrialMeasurement;
-use super::{Shapes, cut, some_weights};
+use super::{TrialContext, cut, some_weights};
 use crate::control::Control;
 use crate::environment::Environments;
 use crate::failure::Result;
@@ -20,9 +20,7 @@ use crate::prepare::prompts::Prompts;
 use crate::prepare::{DomainData, ModelSpec, trained, validated};
 use crate::report::metrics::StepMetrics;
 use crate::reward::Verifier;
-use crate::rollout::MemoryBudget;
-use crate::train::privacy::NoiseSecret;
-use crate::train::{self, LearnerTurn, Source, SourceTeachers};
+use crate::train::{self, LearnerTurn, NoiseSecret, Source, SourceTeachers};
 
 /// Steps of a trial; the first is for warming up.
 const STEPS: u32 = 4;
@@ -30,18 +28,14 @@ const STEPS: u32 = 4;
 const FEW_STEPS: u32 = 3;
 
 pub struct StageTrial<'a> {
+    pub context: TrialContext<'a>,
     pub train: &'a Train<Objective>,
     /// All learners of the stage, and the index of the one that is tried.
     pub learners: &'a [&'a Train<Objective>],
     pub learner: usize,
     /// Index of the trained model's shape.
     pub model: ModelId,
-    pub domains: &'a [DomainData],
-    pub shapes: &'a Shapes,
-    pub place: Place,
     pub kind: Kind,
-    /// Memory budget of generation.
-    pub budget: MemoryBudget,
     /// Mean tokens of a completion, as far as they are known without writing any.
     pub completion: u32,
 }
@@ -76,13 +70,14 @@ impl StageTrial<'_> {
     /// The specification of the trained model.
     pub fn spec(&self) -> ModelSpec {
         let index = self.model.0 as usize;
-        let (config, tokenizer) = (self.shapes.configs[index].clone(), self.shapes.tokenizers[index].clone());
+        let (config, tokenizer) =
+            (self.context.shapes.configs[index].clone(), self.context.shapes.tokenizers[index].clone());
         ModelSpec { config, tokenizer, loaded: None, of_files: false }
     }
 
     /// Whether weights of the model's shape exist before the run: its own, or those that it starts from.
     pub fn exists(&self) -> bool {
-        self.shapes.weights[self.model.0 as usize].is_some()
+        self.context.shapes.weights[self.model.0 as usize].is_some()
     }
 
     /// The model's start weights at full depth, made up where they do not exist.
@@ -113,7 +108,7 @@ impl StageTrial<'_> {
     /// A reward of 1 for every completion, with the parts that the rewards of the domains have.
     fn reward(&self) -> Reward {
         let any = || Reward::Regex { pattern: String::new(), field: String::new() };
-        let domains = self.train.mixture.iter().map(|share| &self.domains[share.domain.0 as usize]);
+        let domains = self.train.mixture.iter().map(|share| &self.context.domains[share.domain.0 as usize]);
         let names: BTreeSet<&str> = domains.flat_map(|domain| domain.verifier.parts()).collect();
         let weight = 1.0 / names.len() as f64;
         let part = |name: &&str| RewardPart { name: (*name).to_owned(), weight, reward: any() };
@@ -127,21 +122,22 @@ impl StageTrial<'_> {
         // A rollout serves as many steps as there are passes.
         let passes = train.passes.max(1);
         let steps = steps.saturating_mul(passes);
-        let resting = memory::reset_peak_of(self.place).unwrap_or(0);
+        let resting = memory::reset_peak_of(self.context.place).unwrap_or(0);
         let models = self.models(size);
         let (started, waits) = (Instant::now(), CoreContention::now());
         let rows = self.train(&train, &verifier, steps, &models)?;
         let seconds = started.elapsed().as_secs_f64();
         let waited = CoreContention::now().longest_since(&waits).as_secs_f64();
         if matches!(size, Size::Cut { .. }) {
-            memory::reset_peak_of(self.place);
+            memory::reset_peak_of(self.context.place);
             let saves = self.train.rollouts().any(|rollout| self.train.saves_activations(rollout));
             // Up to the first step with activations that generation saved; the very first step has none.
             let steps = if saves { passes + 1 } else { 1 };
             memory::with_exact_memory(|| self.train(&train, &verifier, steps, &models))?;
         }
-        let memory =
-            memory::peak_of(self.place).unwrap_or(0).saturating_sub(models.made_bytes(self.place)) as f64;
+        let memory = memory::peak_of(self.context.place)
+            .unwrap_or(0)
+            .saturating_sub(models.made_bytes(self.context.place)) as f64;
 
         // One row per domain and teacher; all rows of a step have the same times.
         let each: Vec<_> = (0..steps).filter_map(|step| rows.iter().find(|row| row.step == step)).collect();
@@ -177,8 +173,8 @@ impl StageTrial<'_> {
         let mut train = self.train.clone();
         let (Size::Whole { batch, .. } | Size::Cut { batch, .. }) = size;
         // Models that exist end their completions by themselves.
-        let clipped =
-            !(matches!(size, Size::Whole { .. }) && self.shapes.weights[self.model.0 as usize].is_some());
+        let clipped = !(matches!(size, Size::Whole { .. })
+            && self.context.shapes.weights[self.model.0 as usize].is_some());
         let groups = (batch / train.rollout.group()).max(1);
         train.each_rollout(|rollout| {
             rollout.groups = groups;
@@ -227,7 +223,7 @@ impl StageTrial<'_> {
         verifier: &'s Verifier,
     ) -> Result<Vec<Source<'s>>> {
         let source = |share: &Share| {
-            let data = &self.domains[share.domain.0 as usize];
+            let data = &self.context.domains[share.domain.0 as usize];
             Ok(Source {
                 name: &data.name,
                 origin: data.origin,
@@ -236,7 +232,7 @@ impl StageTrial<'_> {
                 scorers: train.scorers.beside_the_routed(share.domain),
                 prompts: rows(data)?,
                 tokens: rows(data)?
-                    .seen(&self.shapes.tokenizers[train.start.0 as usize], train.sees.as_ref())?,
+                    .seen(&self.context.shapes.tokenizers[train.start.0 as usize], train.sees.as_ref())?,
                 limit: data.limit,
                 verifier,
             })
@@ -256,16 +252,16 @@ impl StageTrial<'_> {
         // The start model counts too.
         let mut models = self.other_models();
         models.insert(self.train.start);
-        let count = |id: &ModelId| Weights::parameters(&self.shapes.configs[id.0 as usize]);
-        train::fits_in_memory(self.place, models.iter().map(count).sum())
+        let count = |id: &ModelId| Weights::parameters(&self.context.shapes.configs[id.0 as usize]);
+        train::fits_in_memory(self.context.place, models.iter().map(count).sum())
     }
 
     /// The shape of a model's made-up weights; `None` where the model's own weights exist and have the wanted
     /// depth.
     fn made_up(&self, id: ModelId, size: Size) -> Option<Config> {
-        let config = &self.shapes.configs[id.0 as usize];
+        let config = &self.context.shapes.configs[id.0 as usize];
         match size {
-            Size::Whole { .. } if self.shapes.weights[id.0 as usize].is_some() => None,
+            Size::Whole { .. } if self.context.shapes.weights[id.0 as usize].is_some() => None,
             Size::Whole { .. } => Some(config.as_ref().clone()),
             Size::Cut { own, others, .. } => {
                 Some(cut(config, if id == self.train.start { own } else { others }))
@@ -290,9 +286,11 @@ impl StageTrial<'_> {
     fn weights(&self, id: ModelId, size: Size, made: &mut Vec<Weights>) -> Weights {
         let index = id.0 as usize;
         let Some(config) = self.made_up(id, size) else {
-            return self.shapes.weights[index].clone().expect("only models that exist are not made up");
+            return self.context.shapes.weights[index]
+                .clone()
+                .expect("only models that exist are not made up");
         };
-        let tokenizer = self.shapes.tokenizers[index].clone();
+        let tokenizer = self.context.shapes.tokenizers[index].clone();
         if let Some(known) = made.iter().find(|known| *known.config == config) {
             let mut weights = known.clone();
             weights.tokenizer = tokenizer;
@@ -348,11 +346,11 @@ impl StageTrial<'_> {
             turn,
             steps,
             sources: self.sources(train, |data| trained(data, train), verifier)?,
-            start: train::beginning(train, start, (0, 0)),
+            start: train::beginning(train, start, 0, 0),
             start_place: String::new(),
             models: train.scorer_and_writer_models().map(|id| (id, models.of[&id].clone())).collect(),
             models_fit: Some(self.models_fit()),
-            budget: self.budget,
+            budget: self.context.budget,
             micro_batch: train.execution.micro_batch,
             recomputed: train.execution.checkpointing.layers(),
             // As in the stage itself: a trial's settings have no filter.
@@ -362,7 +360,7 @@ impl StageTrial<'_> {
                 Some(_) => self.sources(train, validated, verifier)?,
                 None => Vec::new(),
             },
-            place: self.place,
+            place: self.context.place,
             kind: self.kind,
             environments: Environments::Untouched,
             servers: &crate::remote::NO_SERVERS,

@@ -118,7 +118,11 @@ fn of_gguf(path: &Path) -> Result<OpenedModel> {
         tokenizer::PretrainedTokenizer::load(&beside)?
     } else {
         let files = gguf::tokenizer::files(&opened.metadata).map_err(unreadable)?;
-        tokenizer::PretrainedTokenizer::new(TokenizerFiles { place: path.to_owned(), files })?
+        tokenizer::PretrainedTokenizer::new(TokenizerFiles {
+            place: path.to_owned(),
+            files,
+            model_ends: None,
+        })?
     };
     let tokenizer = Arc::new(Tokenizer::Pretrained(tokenizer));
     huggingface::check_vocabulary(&opened.config, &tokenizer).map_err(unreadable)?;
@@ -131,7 +135,7 @@ mod tests {
 
     use super::*;
     use crate::model::tests::{random_model, tiny};
-    use crate::store::{CheckpointProvenance, Store};
+    use crate::store::{CheckpointProvenance, CurrentFiles, Store};
 
     fn saved(weights: &Weights, folder: &Path, name: &str) -> String {
         let store = Store::open(&folder.join("store")).unwrap();
@@ -144,7 +148,7 @@ mod tests {
                 &Vec::new(),
             )
             .unwrap();
-        store.publish(name, folder, name, 1).unwrap();
+        store.publish(name, folder, name, 1, &CurrentFiles::of(weights)).unwrap();
         format!("models/{name}-seed1")
     }
 

@@ -11,13 +11,11 @@ pub fn check_merge(plan: &Plan, stage: &Stage<Objective>, specs: &[ModelSpec]) -
     let Stage::Merge(merge) = stage else { return Ok(()) };
     let mut models = merge.base.iter().chain(&merge.models);
     let Some(first) = models.next() else { return Ok(()) };
-    let spec = |id: &ModelId| {
-        let ModelSpec { config, tokenizer, .. } = &specs[id.0 as usize];
-        (&**config, &**tokenizer)
-    };
     let name = |id: &ModelId| format!("`{}`", plan.experiment.model(*id).name);
     for other in models {
-        if let Some(conflict) = MergeConflict::find(spec(first), spec(other)) {
+        let pair = [first, other].map(|id| &specs[id.0 as usize]);
+        let configs = pair.map(|spec| &*spec.config);
+        if let Some(conflict) = MergeConflict::find(configs, pair.map(|spec| &*spec.tokenizer)) {
             return Err(conflict.between([&name(first), &name(other)]));
         }
     }

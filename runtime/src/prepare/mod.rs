@@ -253,7 +253,8 @@ fn load(
             if plan.experiment.comparisons.iter().any(|comparison| is_column(comparison, id))
                 || trains().any(|(_, train)| judges(train, id)) =>
         {
-            Some(rows(places, tests, domain, (&fields, &[]), (&[], &[]), whole)?)
+            let request = DatasetRequest { whole, ..request(domain, tests, &fields) };
+            Some(rows(places, domain, request, &[])?)
         }
         _ => None,
     };
@@ -264,7 +265,7 @@ fn load(
             .collect();
         match stages.as_slice() {
             [] => Ok(None),
-            stages => trained_on(places, (id, domain), stages, (&fields, trajectory), whole).map(Some),
+            stages => trained_on(places, id, domain, stages, &fields, trajectory, whole).map(Some),
         }
     };
     let train = read(None)?;
@@ -291,9 +292,11 @@ fn trains_of(plan: &Plan, stage: ModelId) -> impl Iterator<Item = (Origin, &Trai
 /// with trajectories is given. Nobody judges turns, so what the verifier reads is in none of those.
 fn trained_on(
     places: ReadContext,
-    (id, domain): (DomainId, &Domain),
+    id: DomainId,
+    domain: &Domain,
     stages: &[(Origin, &Train<plan::Objective>)],
-    (judged, trajectory): (&[Field], Option<&str>),
+    judged: &[Field],
+    trajectory: Option<&str>,
     whole: bool,
 ) -> Result<Arc<Prompts>> {
     let (mut routes, mut numbers): (Vec<Vec<DataFormula>>, Vec<DataFormula>) = Default::default();
@@ -324,7 +327,8 @@ fn trained_on(
             }
         }
     }
-    rows(places, &domain.prompts, domain, (&fields, &asked), (&routes, &numbers), whole)
+    let request = request(domain, &domain.prompts, &fields);
+    rows(places, domain, DatasetRequest { whole, routes: &routes, numbers: &numbers, ..request }, &asked)
 }
 
 /// The validation rows of a domain, where a stage reads them.
@@ -350,7 +354,7 @@ fn validation(
     }
     match &domain.validation {
         Some(source) if !fields.is_empty() => {
-            rows(places, source, domain, (&fields, &asked), (&[], &[]), false).map(Some)
+            rows(places, domain, request(domain, source, &fields), &asked).map(Some)
         }
         _ => Ok(None),
     }
@@ -382,28 +386,24 @@ fn program(command: &str, depends: &[String], base: &Path, kind: FailureKind) ->
     Ok(ProgramFiles { hash, files, unchanged: HashedFiles::program(kind, program.hashed) })
 }
 
-/// The rows of a data source, with the fields that are read of them, and which of these a stage asked for:
-/// one that is missing is its mistake.
+/// A request for some fields of a domain's rows, and nothing else of them.
+fn request<'a>(domain: &'a Domain, source: &'a DataSource, fields: &'a [Field<'a>]) -> DatasetRequest<'a> {
+    let format = &domain.format;
+    DatasetRequest { source, format, fields, whole: false, routes: &[], numbers: &[], notes: None }
+}
+
+/// The requested rows of a domain. `asked` are the fields that a stage asked for: one that is missing is its
+/// mistake.
 fn rows(
     places: ReadContext,
-    source: &DataSource,
     domain: &Domain,
-    (fields, asked): (&[Field], &[(&str, Origin)]),
-    (routes, numbers): (&[Vec<DataFormula>], &[DataFormula]),
-    whole: bool,
+    request: DatasetRequest,
+    asked: &[(&str, Origin)],
 ) -> Result<Arc<Prompts>> {
     let ReadContext { base, notes, cache, store } = places;
     let own = |field: &&Field| field.name != MESSAGES || field.kind == FieldKind::Trajectory;
-    let fields: Vec<Field> = fields.iter().filter(own).copied().collect();
-    let request = DatasetRequest {
-        source,
-        format: &domain.format,
-        fields: &fields,
-        whole,
-        routes,
-        numbers,
-        notes: Some(notes),
-    };
+    let fields: Vec<Field> = request.fields.iter().filter(own).copied().collect();
+    let request = DatasetRequest { fields: &fields, notes: Some(notes), ..request };
     let read = || {
         let dataset = Dataset::read(base, request).map_err(|error| {
             let of = |name: &str| asked.iter().find(|(field, _)| *field == name).map(|(_, origin)| *origin);
@@ -420,7 +420,7 @@ fn rows(
     match cache {
         None => read().map(Arc::new),
         Some(cache) => {
-            let files = || data::files(base, source).unwrap_or_default();
+            let files = || data::files(base, request.source).unwrap_or_default();
             cache.prompts(&format!("{} {request:?}", base.display()), files, read)
         }
     }

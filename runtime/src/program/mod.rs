@@ -215,7 +215,7 @@ impl ProcessPool {
         let mut answers: Vec<Option<T>> = Vec::new();
         let outcome = self.with_process(slot, |worker| {
             answers = batch.iter().map(|_| None).collect();
-            self.exchange(worker, batch, &mut answers, (what, &read), control)
+            self.exchange(worker, batch, &mut answers, what, &read, control)
         });
         match outcome {
             Ok(()) => Ok(answers.into_iter().flatten().collect()),
@@ -233,7 +233,8 @@ impl ProcessPool {
         worker: &mut ChildProcess,
         batch: &[R],
         answers: &mut [Option<T>],
-        (what, read): (&str, &impl Fn(&Value) -> Result<T, String>),
+        what: &str,
+        read: &impl Fn(&Value) -> Result<T, String>,
         control: &Control,
     ) -> Result<(), ProcessProblem> {
         // Ids never repeat in the life of a process, so a duplicate answer is not taken for one of the next

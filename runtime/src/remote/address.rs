@@ -134,7 +134,7 @@ impl Address {
     fn lost(&self, error: &HttpError) -> ReplyProblem {
         match error {
             HttpError::Timeout(_) => {
-                ReplyProblem::Gone(format!("gave no answer within {} s", self.limit.as_secs_f64()))
+                ReplyProblem::Gone(format!("returned no response within {} s", self.limit.as_secs_f64()))
             }
             HttpError::BodyExceedsLimit(limit) => ReplyProblem::lasting(
                 format!("answered with more than {} MiB", limit >> 20),

@@ -230,7 +230,7 @@ impl<'a, T: Send + 'static> RequestsInFlight<'a, T> {
             // A panic must be heard of as well, or the run would wait for the answer for ever.
             let answer = caught(|| server.send_with_retries(&request, &sender, &stop));
             let answer = answer.unwrap_or_else(|error| {
-                Err(ReplyProblem::lasting(format!("gave an answer that mopd can't read: {error}"), ""))
+                Err(ReplyProblem::lasting(format!("returned a response that mopd can't read: {error}"), ""))
             });
             sender.send(ServerEvent::Answer(place, answer))
         });
@@ -438,7 +438,7 @@ mod tests {
         let control = Control::new(Vec::new());
         let error = all(&server, vec![request], CancelToken::new(&control)).unwrap_err().to_string();
         assert!(error.starts_with("the server http://127.0.0.1:"), "{error}");
-        assert!(error.contains("gave an answer that mopd can't read: internal error"), "{error}");
+        assert!(error.contains("returned a response that mopd can't read: internal error"), "{error}");
         assert!(error.ends_with("index out of bounds: the len is 2 but the index is 7"), "{error}");
     }
 }

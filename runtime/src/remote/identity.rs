@@ -1,7 +1,7 @@
 //! The identity of a server: its model, the version of the weights, and the texts of its ids.
 
 use mopd_plan::keys;
-use mopd_plan::{Engine, Served};
+use mopd_plan::{Dtype, Engine, Served};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -10,6 +10,15 @@ use super::ask::ReplyProblem;
 use super::own;
 use crate::quote::quote;
 use crate::tokenizer::{Token, Tokenizer};
+
+/// The student that a server is compared with.
+#[derive(Clone, Copy)]
+pub struct StudentIdentity<'a> {
+    pub tokenizer: &'a Tokenizer,
+    /// Longest sequence, in tokens.
+    pub context: usize,
+    pub dtype: Dtype,
+}
 
 /// A server's report about itself. Fields may be unknown: an engine that reports no version of its weights is
 /// identified by the name of the model and of the files that it was started with.
@@ -63,7 +72,7 @@ impl ServerIdentity {
 pub(super) fn parse(said: &[u8]) -> Result<Value, ReplyProblem> {
     serde_json::from_slice(said).map_err(|_| {
         let said = String::from_utf8_lossy(&said[..said.len().min(200)]).into_owned();
-        ReplyProblem::Faulty(format!("gave an answer that is not JSON: {}", quote(&said)))
+        ReplyProblem::Faulty(format!("returned a response that is not JSON: {}", quote(&said)))
     })
 }
 

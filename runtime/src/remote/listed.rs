@@ -19,10 +19,11 @@ pub fn checked(
     token: Token,
     own: Option<f64>,
     listed: &[(i64, f64)],
-    (wanted, entries): (Option<u32>, usize),
+    wanted: Option<u32>,
+    entries: usize,
 ) -> Result<Vec<(Token, f32)>, ReplyProblem> {
     let wrong = |what: String| {
-        ReplyProblem::Faulty(format!("gave an answer that can't be used: {what} at position {place}"))
+        ReplyProblem::Faulty(format!("returned an unusable response: {what} at position {place}"))
     };
     let own = own.ok_or_else(|| wrong(format!("no log-probability of the token {token}")))?;
     let sound = |logp: f64| logp.is_finite() && logp <= SLACK;

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use mopd_plan::events::FailureKind;
 use mopd_plan::producers::SampledBy;
-use mopd_plan::{Answers, Dtype, Engine, Plan, RolloutServer, Served, Train};
+use mopd_plan::{Answers, Engine, Plan, RolloutServer, Served, Train};
 use serde_json::{Value, json};
 use tch::Tensor;
 
@@ -33,7 +33,7 @@ use self::address::Address;
 pub use self::ask::CancelToken;
 use self::ask::{ReplyProblem, ServerRequest};
 use self::hedge::HedgeLog;
-pub use self::identity::ServerIdentity;
+pub use self::identity::{ServerIdentity, StudentIdentity};
 pub use self::listed::ListedTokens;
 use self::own::SentTensor;
 use self::sampling::SamplingServer;
@@ -386,12 +386,10 @@ impl Servers {
     pub fn check_sampling<O>(
         &self,
         train: &Train<O>,
-        (student, context, dtype): (&Tokenizer, usize, Dtype),
+        student: StudentIdentity,
         control: &Control,
     ) -> Result<()> {
-        train.sampled_by().try_for_each(|asked| {
-            self.sampling(&asked.server).check_student((student, context, dtype), control)
-        })
+        train.sampled_by().try_for_each(|asked| self.sampling(&asked.server).check_student(student, control))
     }
 
     /// Warns about a stage's servers to which requests were sent a second time.
@@ -410,8 +408,7 @@ impl Servers {
     pub fn compare_tokenizers<O>(
         &self,
         train: &Train<O>,
-        student: &Tokenizer,
-        context: usize,
+        student: StudentIdentity,
         compared: &mut BTreeSet<(usize, String)>,
         control: &Control,
     ) -> Result<()> {
@@ -419,10 +416,11 @@ impl Servers {
             if !train.served().any(|asked| asked == served) {
                 continue;
             }
-            check_context(served, &server.address, &server.identity, context)?;
-            if compared.insert((place, student.hash())) {
-                server.compare_tokenizer(student, control)?;
-                server.try_out(student, control)?;
+            check_context(served, &server.address, &server.identity, student.context)?;
+            let StudentIdentity { tokenizer, .. } = student;
+            if compared.insert((place, tokenizer.hash())) {
+                server.compare_tokenizer(tokenizer, control)?;
+                server.try_out(tokenizer, control)?;
             }
         }
         Ok(())
@@ -455,7 +453,7 @@ pub mod conformance {
 
     pub fn rollout(engine: Engine, prompt: &[Token], ends: &[Token]) -> Value {
         match engine {
-            Engine::Vllm => vllm::rollout_body("teacher", "weights", (prompt, ends), 8, 1),
+            Engine::Vllm => vllm::rollout_body("teacher", "weights", prompt, ends, 8, 1),
             Engine::Mopd | Engine::Sglang => sglang::rollout_body(prompt, 8, 1, ends),
         }
     }

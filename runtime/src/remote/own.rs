@@ -76,7 +76,7 @@ impl SentTensor {
         identity: &ServerIdentity,
         asked: &[u8],
     ) -> Result<SentTensor, ReplyProblem> {
-        let wrong = |what: String| ReplyProblem::Faulty(format!("gave an answer that can't be used: {what}"));
+        let wrong = |what: String| ReplyProblem::Faulty(format!("returned an unusable response: {what}"));
         let (_, header) = SafeTensors::read_metadata(said).map_err(|error| wrong(error.to_string()))?;
         let said_of = |name: &str| header.metadata().as_ref().and_then(|known| known.get(name)).cloned();
         if said_of(ASKED) != Some(hash(asked)) {
@@ -124,7 +124,7 @@ pub fn request(batch: &[ScoredSequence], identity: &ServerIdentity) -> ServerReq
             if hidden.shape[0] == rows as i64 {
                 return Ok(hidden);
             }
-            let what = format!("gave {} rows of {rows} scored tokens", hidden.shape[0]);
+            let what = format!("returned {} rows of {rows} scored tokens", hidden.shape[0]);
             Err(ReplyProblem::Faulty(what))
         }),
     }

@@ -6,28 +6,19 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use mopd_plan::events::{LONGEST_LIST, ServerReport};
-use mopd_plan::{Answers, Dtype, Engine, RolloutServer, Served};
+use mopd_plan::{Answers, Engine, RolloutServer, Served};
 
 use super::address::Address;
 use super::ask::{self, ReplyProblem};
 use super::sampling::{self, SamplingServer};
 use super::{
-    ScoredSequence, ServerIdentity, TEACHER, are_probabilities, check_context, identity, own, request_listed,
-    short_sequence,
+    ScoredSequence, ServerIdentity, StudentIdentity, TEACHER, are_probabilities, check_context, identity,
+    own, request_listed, short_sequence,
 };
 use crate::failure::{Error, Result};
-use crate::tokenizer::Tokenizer;
 
 /// Time limit of one request.
 pub const TIME_LIMIT: Duration = Duration::from_secs(10);
-
-/// The student that a server is compared with.
-#[derive(Clone, Copy)]
-pub struct ProbingStudent<'a> {
-    pub tokenizer: &'a Tokenizer,
-    pub context: usize,
-    pub dtype: Dtype,
-}
 
 /// The findings so far, which can be read before the probe has ended.
 pub struct Findings(Mutex<ServerReport>);
@@ -70,7 +61,12 @@ impl Findings {
 }
 
 /// Probes a teacher's server. Without a student, only its identity is requested.
-pub fn probe_teacher(served: &Served, student: Option<ProbingStudent>, limit: Duration, findings: &Findings) {
+pub fn probe_teacher(
+    served: &Served,
+    student: Option<StudentIdentity>,
+    limit: Duration,
+    findings: &Findings,
+) {
     let Some(address) = findings.known(Address::new(&served.url, served.key.as_deref(), limit)) else {
         return;
     };
@@ -158,7 +154,7 @@ fn most_answered(
 pub fn probe_sampling(
     server: &RolloutServer,
     base: &Path,
-    student: Option<ProbingStudent>,
+    student: Option<StudentIdentity>,
     limit: Duration,
     findings: &Findings,
 ) {
@@ -168,10 +164,10 @@ pub fn probe_sampling(
     let failed = |problem| ask::failed(sampling::CALLED, address, problem);
     let Some(there) = findings.known(server.look().map_err(failed)) else { return };
     findings.identity(address, &there);
-    let Some(ProbingStudent { tokenizer, context, dtype }) = student else { return };
-    let compared = server.compare_student(&there, (tokenizer, context, dtype)).map_err(failed);
+    let Some(student) = student else { return };
+    let compared = server.compare_student(&there, student).map_err(failed);
     let agree = findings.known(compared).is_some();
     findings.note(|report| report.ids_agree = agree);
-    let sampled = findings.known(server.try_out(&there, tokenizer).map_err(failed)).is_some();
+    let sampled = findings.known(server.try_out(&there, student.tokenizer).map_err(failed)).is_some();
     findings.note(|report| report.samples = sampled);
 }

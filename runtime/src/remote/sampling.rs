@@ -10,18 +10,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mopd_plan::events::FailureKind;
-use mopd_plan::{Answers, Dtype, Engine, RolloutServer, Sampling, Served};
+use mopd_plan::{Answers, Engine, RolloutServer, Sampling, Served};
 use serde::{Deserialize, Serialize};
 
 use super::address::Address;
 use super::ask::{self, CancelToken, Recipient, ReplyProblem, ServerRequest};
-use super::identity::{self, ServerIdentity, parse};
+use super::identity::{self, ServerIdentity, StudentIdentity, parse};
 use super::push::{self, Push, PushedWeights, canary};
 use super::{own, sglang, vllm};
 use crate::control::Control;
 use crate::failure::{Error, Result};
 use crate::random::{Key, Purpose};
-use crate::rollout::{Completion, OwnedPrompt, Prompt};
+use crate::rollout::{Completion, OwnedPrompt, Prompt, RolloutRequest};
 use crate::tokenizer::{Token, Tokenizer};
 
 pub(super) const CALLED: &str = "the server of rollouts";
@@ -87,7 +87,7 @@ impl SentRollouts {
         asked: &str,
         entries: usize,
     ) -> Result<Vec<Completion>, ReplyProblem> {
-        let wrong = |what: String| ReplyProblem::Faulty(format!("gave an answer that can't be used: {what}"));
+        let wrong = |what: String| ReplyProblem::Faulty(format!("returned an unusable response: {what}"));
         let SentRollouts { weights, asked: of, completions } =
             serde_json::from_slice(said).map_err(|error| wrong(error.to_string()))?;
         if of != asked {
@@ -113,7 +113,7 @@ impl SentCompletion {
     /// Checks a completion of at most `most` tokens from a vocabulary of `entries` entries.
     fn checked(self, most: u32, entries: usize) -> Result<Completion, ReplyProblem> {
         let SentCompletion { tokens, logps, truncated } = self;
-        let wrong = |what: String| ReplyProblem::Faulty(format!("gave an answer that can't be used: {what}"));
+        let wrong = |what: String| ReplyProblem::Faulty(format!("returned an unusable response: {what}"));
         let (most, known) = (most as usize, |id: &Token| (0..entries as Token).contains(id));
         if tokens.is_empty() || tokens.len() > most || !tokens.iter().all(known) {
             return Err(wrong(format!("a completion that is not a list of 1 to {most} tokens")));
@@ -185,7 +185,7 @@ impl SamplingServer {
     }
 
     /// Checks that the server responds, and can take the weights of a stage's student.
-    pub fn check_student(&self, student: (&Tokenizer, usize, Dtype), control: &Control) -> Result<()> {
+    pub fn check_student(&self, student: StudentIdentity, control: &Control) -> Result<()> {
         let there = self.identify(control)?;
         let compare = || self.compare_student(&there, student);
         ask::a_few_times(CALLED, &self.address, control, compare)?;
@@ -196,13 +196,14 @@ impl SamplingServer {
     pub(super) fn compare_student(
         &self,
         there: &ServerIdentity,
-        (student, context, dtype): (&Tokenizer, usize, Dtype),
+        student: StudentIdentity,
     ) -> Result<(), ReplyProblem> {
+        let StudentIdentity { tokenizer, context, dtype } = student;
         let other = |what: &str, help: &str| Err(ReplyProblem::lasting(what, help));
         let mopd = self.served.engine == Engine::Mopd;
         if !mopd {
-            identity::compare(&self.address, &self.served, there, student)?;
-        } else if there.tokenizer.as_deref() != Some(student.hash().as_str()) {
+            identity::compare(&self.address, &self.served, there, tokenizer)?;
+        } else if there.tokenizer.as_deref() != Some(tokenizer.hash().as_str()) {
             return other(
                 "has another tokenizer than the student",
                 "start it with the student's initial model: its weights are replaced",
@@ -233,26 +234,26 @@ impl SamplingServer {
             ReplyProblem::lasting(format!("cannot be tested: {error}"), "check the tokenizer")
         })?;
         let prompts = [Prompt { tokens: &tokens, id: 0, sample: 0, limit: None }];
-        let how = (&Sampling::new(1, 1.0, 1), Key::new(0, 0, Purpose::Sample, 0));
+        let key = Key::new(0, 0, Purpose::Sample, 0);
+        let rollout = RolloutRequest::new(&prompts, &Sampling::new(1, 1.0, 1), key);
         let weights = there.weights.clone().unwrap_or_default();
         match self.served.engine {
-            Engine::Mopd => {
-                request(weights, &prompts, how, tokenizer.vocabulary()).once(&self.address).map(drop)
-            }
+            Engine::Mopd => request(weights, &rollout, tokenizer.vocabulary()).once(&self.address).map(drop),
             Engine::Vllm | Engine::Sglang => {
-                let requests = self.of_engine(&weights, &prompts, how, tokenizer);
+                let requests = self.of_engine(&weights, &rollout, tokenizer);
                 requests.iter().try_for_each(|request| request.once(&self.address).map(drop))
             }
         }
     }
 
     /// Samples completions, in the order of the prompts, by the weights that `written` puts into the folder.
+    /// `tolerance` is that of the canary.
     pub fn sample(
         &self,
         written: impl FnOnce() -> Result<PushedWeights>,
-        prompts: &[Prompt],
-        (sampling, key): (&Sampling, Key),
-        (tokenizer, tolerance): (&Tokenizer, f64),
+        rollout: &RolloutRequest,
+        tokenizer: &Tokenizer,
+        tolerance: f64,
         control: &Control,
     ) -> Result<Vec<Completion>> {
         let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
@@ -278,11 +279,11 @@ impl SamplingServer {
         ask::all(&server, vec![request_version(self.served.engine, &weights, compared)], cancel)?;
         let completions = match self.served.engine {
             Engine::Mopd => {
-                let request = request(weights, prompts, (sampling, key), tokenizer.vocabulary());
+                let request = request(weights, rollout, tokenizer.vocabulary());
                 ask::all(&server, vec![request], cancel)?.swap_remove(0)
             }
             Engine::Vllm | Engine::Sglang => {
-                ask::all(&server, self.of_engine(&weights, prompts, (sampling, key), tokenizer), cancel)?
+                ask::all(&server, self.of_engine(&weights, rollout, tokenizer), cancel)?
             }
         };
         given.record(pushed);
@@ -293,24 +294,25 @@ impl SamplingServer {
     fn of_engine(
         &self,
         weights: &str,
-        prompts: &[Prompt],
-        (sampling, key): (&Sampling, Key),
+        rollout: &RolloutRequest,
         tokenizer: &Tokenizer,
     ) -> Vec<ServerRequest<Completion>> {
+        let RolloutRequest { prompts, sampling, key } = rollout;
         let (entries, engine) = (tokenizer.vocabulary(), self.served.engine);
-        let one = |prompt: &Prompt, sample: u32| {
+        let one = |prompt: &OwnedPrompt, sample: u32| {
             let most = sampling.max_tokens(prompt.limit);
             let seed = key.row(prompt.id, prompt.sample + sample).below(SEEDS) as u64;
             let ends = tokenizer.ends().to_vec();
             let (path, body) = match engine {
                 Engine::Vllm => {
-                    let tokens = (prompt.tokens, ends.as_slice());
-                    (vllm::GENERATE, vllm::rollout_body(&self.served.model, weights, tokens, most, seed))
+                    let model = &self.served.model;
+                    let body = vllm::rollout_body(model, weights, &prompt.tokens, &ends, most, seed);
+                    (vllm::GENERATE, body)
                 }
-                Engine::Sglang => (sglang::PATH, sglang::rollout_body(prompt.tokens, most, seed, &ends)),
+                Engine::Sglang => (sglang::PATH, sglang::rollout_body(&prompt.tokens, most, seed, &ends)),
                 Engine::Mopd => unreachable!("{OWN_FORM}"),
             };
-            let (weights, prompt) = (weights.to_owned(), prompt.tokens.to_vec());
+            let (weights, prompt) = (weights.to_owned(), prompt.tokens.clone());
             let read = move |said: &[u8]| {
                 let (by, tokens, logps) = match engine {
                     Engine::Vllm => vllm::read_rollout(&prompt, said)?,
@@ -322,7 +324,7 @@ impl SamplingServer {
                 }
                 let ended = tokens.iter().position(|id| ends.contains(id)).map(|place| place + 1);
                 if ended.is_some_and(|length| length != tokens.len()) {
-                    let what = "gave an answer that can't be used: a completion continues after its end";
+                    let what = "returned an unusable response: a completion continues after its end";
                     return Err(ReplyProblem::Faulty(what.to_owned()));
                 }
                 SentCompletion { tokens, logps, truncated: ended.is_none() }.checked(most, entries)
@@ -334,13 +336,8 @@ impl SamplingServer {
 }
 
 /// The request for all completions, for `mopd serve`.
-fn request(
-    weights: String,
-    prompts: &[Prompt],
-    (sampling, key): (&Sampling, Key),
-    entries: usize,
-) -> ServerRequest<Vec<Completion>> {
-    let (prompts, sampling) = (prompts.iter().map(Into::into).collect(), sampling.clone());
+fn request(weights: String, rollout: &RolloutRequest, entries: usize) -> ServerRequest<Vec<Completion>> {
+    let RolloutRequest { prompts, sampling, key } = rollout.clone();
     let batch = RolloutBatch { weights, prompts, sampling, key };
     let body = serde_json::to_vec(&batch).expect("prompts are plain data");
     let asked = own::hash(&body);

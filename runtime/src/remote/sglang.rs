@@ -39,7 +39,7 @@ pub fn rollout_body(prompt: &[Token], most: u32, seed: u64, ends: &[Token]) -> V
 /// The version of the weights, and the completion's tokens with their log-probabilities.
 pub fn read_rollout(prompt: &[Token], said: &[u8]) -> Result<(String, Vec<Token>, Vec<f64>), ReplyProblem> {
     let said = parse(said)?;
-    let wrong = |what: &str| ReplyProblem::Faulty(format!("gave an answer that can't be used: {what}"));
+    let wrong = |what: &str| ReplyProblem::Faulty(format!("returned an unusable response: {what}"));
     let meta = &said["meta_info"];
     if meta["prompt_tokens"].as_u64() != Some(prompt.len() as u64) {
         return Err(wrong("it read other tokens than the request has"));
@@ -72,7 +72,7 @@ pub fn read(
     said: &[u8],
 ) -> Result<ListedTokens, ReplyProblem> {
     let said = parse(said)?;
-    let wrong = |what: String| ReplyProblem::Faulty(format!("gave an answer that can't be used: {what}"));
+    let wrong = |what: String| ReplyProblem::Faulty(format!("returned an unusable response: {what}"));
     let meta = &said["meta_info"];
     let ids = reading.ids();
     if meta["prompt_tokens"].as_u64().is_some_and(|tokens| tokens != ids.len() as u64) {
@@ -111,7 +111,7 @@ pub fn read(
                 listed.ok_or_else(|| wrong(format!("no entries at position {place}")))?
             }
         };
-        checked(place, ids[place], own[place - start].0, &listed, (Some(k), entries))
+        checked(place, ids[place], own[place - start].0, &listed, Some(k), entries)
     };
     Ok(ListedTokens { tokens: reading.places().map(of_place).collect::<Result<_, _>>()? })
 }

@@ -34,7 +34,8 @@ pub fn body(served: &Served, reading: &ScoredSequence) -> Value {
 pub fn rollout_body(
     model: &str,
     weights: &str,
-    (prompt, ends): (&[Token], &[Token]),
+    prompt: &[Token],
+    ends: &[Token],
     most: u32,
     seed: u64,
 ) -> Value {
@@ -59,7 +60,7 @@ pub fn rollout_body(
 /// The version of the weights, and the completion's tokens with their log-probabilities.
 pub fn read_rollout(prompt: &[Token], said: &[u8]) -> Result<(String, Vec<Token>, Vec<f64>), ReplyProblem> {
     let said = parse(said)?;
-    let wrong = |what: &str| ReplyProblem::Faulty(format!("gave an answer that can't be used: {what}"));
+    let wrong = |what: &str| ReplyProblem::Faulty(format!("returned an unusable response: {what}"));
     if said["prompt_token_ids"] != json!(prompt) {
         return Err(wrong("it read other tokens than the request has"));
     }
@@ -96,7 +97,7 @@ pub fn read(
     said: &[u8],
 ) -> Result<ListedTokens, ReplyProblem> {
     let said = parse(said)?;
-    let wrong = |what: String| ReplyProblem::Faulty(format!("gave an answer that can't be used: {what}"));
+    let wrong = |what: String| ReplyProblem::Faulty(format!("returned an unusable response: {what}"));
     if said["model"] != json!(served.model) {
         return Err(wrong(format!("it comes from the model {}", said["model"])));
     }
@@ -130,7 +131,7 @@ pub fn read(
                 listed.len()
             )));
         }
-        checked(place, token, own, &listed, (wanted(served), entries))
+        checked(place, token, own, &listed, wanted(served), entries)
     };
     Ok(ListedTokens { tokens: reading.places().map(of_place).collect::<Result<_, _>>()? })
 }

@@ -179,7 +179,7 @@ impl Server {
     fn unreadable(&self, error: &failure::Error) -> RewardError {
         RewardError::Server {
             what: format!(
-                "the reward server {} gave an answer that mopd can't read: {error}",
+                "the reward server {} returned a response that mopd can't read: {error}",
                 shown(&self.uri)
             ),
             help: ANSWER.to_owned(),
@@ -211,7 +211,7 @@ impl Server {
     fn lost(&self, error: &Error) -> RewardRequestError {
         match error {
             Error::Timeout(_) => RewardRequestError::Lasting {
-                what: format!("gave no answer within its time limit of {} s", self.limit.as_secs_f64()),
+                what: format!("returned no response within its time limit of {} s", self.limit.as_secs_f64()),
                 help: "raise `time_limit`, or lower `batch`".to_owned(),
             },
             // The error's own text repeats the address, which may contain a password.
@@ -244,7 +244,7 @@ const ANSWER: &str = "to a list [{\"prompt\": ..., \"completion\": ..., \"record
 fn verdicts(said: &[u8], count: usize, range: RewardRange) -> Result<Vec<Judgement>, RewardRequestError> {
     let wrong = |why: String| RewardRequestError::Lasting {
         what: format!(
-            "gave an invalid answer: {why}; the answer was {}",
+            "returned an invalid response: {why}; the response was {}",
             quote(String::from_utf8_lossy(said).trim())
         ),
         help: ANSWER.to_owned(),

@@ -9,6 +9,7 @@ use mopd_store::regular;
 use serde_json::Value;
 
 use super::{Judgement, RewardError};
+use crate::tokenizer::json::long_integer;
 
 /// Largest file of a schema, in bytes.
 const LARGEST: u64 = 16 << 20;
@@ -41,6 +42,12 @@ impl JsonSchema {
         let text = regular::read(&base.join(path), LARGEST)
             .map_err(|error| RewardError::SchemaFile { path: path.to_owned(), cause: reason(&error) })?;
         let schema: Value = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
+        // Compared as doubles, two such integers may be equal.
+        if let Some(number) = std::str::from_utf8(&text).ok().and_then(long_integer) {
+            return Err(wrong(format!(
+                "the integer {number} has more than 64 bits, so it cannot be compared"
+            )));
+        }
         let options = jsonschema::options()
             // Matching takes time linear in the text, as in the reward `regex`.
             .with_pattern_options(PatternOptions::regex())

@@ -19,8 +19,9 @@ impl Scheduler<'_> {
 
     /// Replays a stage's guards on a result from the store and reports what they do. If they stop the stage,
     /// the result is not used.
-    pub(super) fn replay_guards(&self, index: usize, id: ModelId, record: &Record) -> Result<()> {
-        let triggered = self.guarded(index, id, record);
+    pub(super) fn replay_guards(&self, index: usize, id: ModelId, record: Record) -> Result<()> {
+        // Guards of a domain find its rows by name.
+        let triggered = self.guarded(index, id, &self.renamed(id, record));
         if let Some(stop) = triggered.iter().find(|triggered| triggered.stops()) {
             return Err(stop.error(KEPT));
         }

@@ -73,6 +73,13 @@ struct ComputeKey<'a> {
     processes: Option<u32>,
 }
 
+impl ComputeKey<'_> {
+    /// Of what frozen models compute for a stage: only one process runs them.
+    fn of_frozen_models(self) -> Self {
+        ComputeKey { processes: None, ..self }
+    }
+}
+
 #[derive(Serialize)]
 struct StageKey<'a> {
     computed: ComputeKey<'a>,
@@ -176,36 +183,28 @@ fn learner_key(joint: &str, learner: u32) -> String {
     hashed("mopd learner", &(joint, learner))
 }
 
-/// The inputs from which keys are made.
-struct KeyInputs<'a> {
-    plan: &'a Plan,
-    tasks: &'a [Task],
-    specs: &'a [ModelSpec],
-    domains: &'a [DomainData],
-    environments: &'a [Vec<String>],
-    servers: &'a Servers,
-    numeric: &'a Numeric<'a>,
-    forks: &'a [Fork],
-    processes: u32,
+/// What the keys of a plan's tasks are made from. Rounding may depend on `widths` and `processes`.
+pub struct KeyInputs<'a> {
+    pub plan: &'a Plan,
+    pub tasks: &'a [Task],
+    pub specs: &'a [ModelSpec],
+    pub domains: &'a [DomainData],
+    /// Hashes of the programs of each model's stage.
+    pub environments: &'a [Vec<String>],
+    pub servers: &'a Servers,
+    pub numeric: &'a Numeric<'a>,
+    pub forks: &'a [Fork],
+    /// Number of cores of each task.
+    pub widths: &'a [usize],
+    /// Number of processes that train together.
+    pub processes: u32,
 }
 
 impl Keys {
-    /// `environments` are hashes of each stage's programs, `widths` the number of cores of each task, and
-    /// `processes` the number that train together; rounding may depend on the last two.
-    pub fn new(
-        plan: &Plan,
-        tasks: &[Task],
-        specs: &[ModelSpec],
-        (domains, environments, servers): (&[DomainData], &[Vec<String>], &Servers),
-        numeric: &Numeric,
-        (widths, processes): (&[usize], u32),
-        forks: &[Fork],
-    ) -> Keys {
-        let maker =
-            KeyInputs { plan, tasks, specs, domains, environments, servers, numeric, forks, processes };
-        let mut made: Vec<TaskKeys> = Vec::with_capacity(tasks.len());
-        for (task, width) in zip_equal(tasks, widths) {
-            made.push(maker.task(task, *width, &made));
+    pub fn new(inputs: &KeyInputs) -> Keys {
+        let mut made: Vec<TaskKeys> = Vec::with_capacity(inputs.tasks.len());
+        for (task, width) in zip_equal(inputs.tasks, inputs.widths) {
+            made.push(inputs.task(task, *width, &made));
         }
         Keys { tasks: made }
     }
@@ -258,7 +257,7 @@ impl<'a> KeyInputs<'a> {
                 None => self.stage(task, *model, computed, before),
             },
             Work::Evaluate { model, domain, evaluation, comparisons: _ } => {
-                let key = self.evaluation(task, (*model, *domain), evaluation, computed, before);
+                let key = self.evaluation(task, *model, *domain, evaluation, computed, before);
                 TaskKeys::of(hashed("mopd evaluation", &key))
             }
         }
@@ -337,17 +336,15 @@ impl<'a> KeyInputs<'a> {
                     let need = task.needs.iter().find(made).expect("a stage's inputs are among its needs");
                     before[*need].result.as_str()
                 };
-                // Only one process runs the frozen models.
-                let computed = ComputeKey { processes: None, ..computed };
                 rollouts = self
-                    .rollouts(train, spec, (computed, stream), (&key.data, key.environments), &result_of)
+                    .rollouts(train, spec, &key, stream, &result_of)
                     .map(|key| hashed("mopd rollouts", &key));
                 let large = scorers(train).into_iter().filter(|id| large(self.spec(*id)));
                 scores = large
                     .map(|scorer| {
                         let key = ScoresKey {
                             version: SCORES,
-                            computed,
+                            computed: computed.of_frozen_models(),
                             stream,
                             prefixes: &train.rollout,
                             model: result_of(scorer),
@@ -370,7 +367,8 @@ impl<'a> KeyInputs<'a> {
     fn evaluation<'k>(
         &'k self,
         task: &Task,
-        (model, domain): (ModelId, DomainId),
+        model: ModelId,
+        domain: DomainId,
         evaluation: &'k Evaluation,
         computed: ComputeKey<'k>,
         before: &'k [TaskKeys],

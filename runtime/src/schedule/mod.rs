@@ -1,6 +1,7 @@
 //! The tasks of a plan and their order: stages per seed, then evaluations.
 
 mod elsewhere;
+mod evaluation;
 mod exclusive;
 mod fits;
 mod guards;
@@ -8,11 +9,13 @@ mod inputs;
 mod keys;
 mod locking;
 mod memory_budget;
+mod names;
 mod predicted;
 mod preflight;
 mod prepared;
 mod private;
 mod processes;
+mod published;
 mod rerun_reasons;
 mod results;
 mod resume;
@@ -27,7 +30,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use mopd_plan::{DomainId, Evaluation, ModelId, Objective, Plan, Stage, TableColumn};
 
-pub use keys::{Keys, fork_of};
+pub use keys::{KeyInputs, Keys, fork_of};
 pub use memory_budget::DeviceMemoryBudget;
 pub use preflight::files;
 pub use prepared::predict;
@@ -197,12 +200,7 @@ pub fn threads_of(config: &Config, cores: usize) -> usize {
 }
 
 /// Number of cores of each task, by its model. Processes that train together divide them.
-pub fn threads(
-    plan: &Plan,
-    tasks: &[Task],
-    specs: &[ModelSpec],
-    (cores, processes): (usize, u32),
-) -> Vec<usize> {
+pub fn threads(plan: &Plan, tasks: &[Task], specs: &[ModelSpec], cores: usize, processes: u32) -> Vec<usize> {
     let width = |task: &Task| {
         let (Work::Stage(model) | Work::Evaluate { model, .. }) = task.work;
         let divided = if trains(plan, task) { cores / processes.max(1) as usize } else { cores };

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use mopd_plan::events::{Event, Predict, Prediction, RunJob, TimeRange};
 use mopd_plan::{ModelId, Objective, Plan, Stage, Train};
+use tch::Kind;
 
 use super::memory_budget::DeviceMemoryBudget;
 use super::prepared::PreparedPlan;
@@ -17,7 +18,9 @@ use crate::failure::{Error, Result, caught};
 use crate::machine::device::kind;
 use crate::machine::memory;
 use crate::machine::place::Place;
-use crate::predict::{MachineSpeed, Shapes, predict};
+use crate::predict::{MachineSpeed, Shapes, TrialContext};
+use crate::prepare::DomainData;
+use crate::rollout::MemoryBudget;
 
 /// Time after which [`Predict::Quick`] tries no further stage.
 const QUICK: Duration = Duration::from_secs(30);
@@ -36,90 +39,55 @@ pub struct Predicted {
 
 impl Predicted {
     /// Predicts the tasks without a stored result. Each stage is tried once for all its seeds, as far as
-    /// `mode` allows. Emits each prediction as soon as it is known.
+    /// `job.predict` allows. Emits each prediction as soon as it is known.
     pub fn new(
         job: &RunJob,
         prepared: &PreparedPlan,
         store: &Path,
-        (place, device_memory): (Place, &DeviceMemoryBudget),
+        place: Place,
+        device_memory: &DeviceMemoryBudget,
         control: &Control,
         waiting: impl Fn(usize) -> bool,
     ) -> Result<Predicted> {
         let PreparedPlan { tasks, specs, widths, domains, .. } = prepared;
-        let (mode, plan) = (job.predict, &of_a_process(job));
-        let kind = kind(plan.experiment.dtype);
-        let shapes = Shapes::new(plan, specs);
-        let mut machine = None;
-        let (began, mut tried) = (Instant::now(), HashSet::new());
-        let (mut short, mut late) = (0, 0);
+        let plan = &of_a_process(job);
+        let mut trials = StageTrials::new(plan, prepared, job.predict, place, store);
         let Predicted { mut stages, mut least, mut evaluations, .. } = Predicted::default();
         for (index, task) in tasks.iter().enumerate().filter(|(index, _)| waiting(*index)) {
             control.check()?;
             let budget = device_memory.generation(widths[index] > 1);
-            if let Work::Stage(id) = task.work {
-                least.entry(id).or_insert_with(|| fits::least(job, specs, id));
-            }
             let id = match &task.work {
-                Work::Stage(id) if mode != Predict::Never => *id,
-                Work::Stage(_) => continue,
+                Work::Stage(id) => *id,
                 Work::Evaluate { model, domain, evaluation, comparisons: _ } => {
                     let (spec, domain) = (&specs[model.0 as usize], &domains[domain.0 as usize]);
-                    let bytes = evaluate::memory(spec, domain, evaluation, kind, budget);
+                    let bytes = evaluate::memory(spec, domain, evaluation, trials.kind, budget);
                     // Errors in its tests are ignored here: the evaluation reports them.
                     evaluations.extend(bytes.ok().map(|bytes| (index, bytes)));
                     continue;
                 }
             };
-            let model = plan.experiment.model(id);
-            // A trial can't predict the time that servers take.
-            let serves = |train: &&Train<Objective>| {
-                train.served().next().is_some() || train.sampled_by().next().is_some()
-            };
-            if model.stage.trains().iter().any(serves) {
-                continue;
-            }
-            let trains = !model.stage.trains().is_empty();
-            if trains && tried.insert(id) {
-                if mode == Predict::Quick && began.elapsed() >= QUICK {
-                    late += 1;
-                    continue;
+            least.entry(id).or_insert_with(|| fits::least(job, specs, id));
+            let name = &plan.experiment.model(id).name;
+            match trials.measure(id, widths[index], budget) {
+                Ok(Some(prediction)) => {
+                    let prediction = of_all(prediction, job, id, &trials.shapes);
+                    let parallel = device_memory.parallel_tasks(widths[index] > 1);
+                    stages.insert(id, widened_for_parallel(prediction, parallel));
                 }
-                let steps = super::steps(&model.stage, domains);
-                // On a thread of its own, like the stage itself, because the system's allocator has
-                // memory per thread.
-                let measured = std::thread::scope(|scope| {
-                    let measure = || {
-                        tch::set_num_threads(widths[index] as i32);
-                        let machine =
-                            machine.get_or_insert_with(|| MachineSpeed::measure(place, kind, store));
-                        let thorough = mode == Predict::Full;
-                        predict(plan, id, (domains, &shapes), steps, machine, (place, budget), thorough)
-                    };
-                    let thread = scope.spawn(|| caught(measure).flatten());
-                    thread.join().expect("panics are caught in the thread")
-                });
-                match measured {
-                    Ok(Some(prediction)) => {
-                        let prediction = of_all(prediction, job, id, &shapes);
-                        stages.insert(
-                            id,
-                            widened_for_parallel(prediction, device_memory.parallel_tasks(widths[index] > 1)),
-                        );
-                    }
-                    Ok(None) => short += 1,
-                    Err(Error::Interrupted) => return Err(Error::Interrupted),
-                    // If the stage fails for the same reason, it reports the error with its step.
-                    Err(Error::Failed(failure)) => {
-                        control.warn(format!("the trial of `{}` failed: {}", model.name, failure.message));
-                    }
+                Ok(None) => {}
+                Err(Error::Interrupted) => return Err(Error::Interrupted),
+                // If the stage fails for the same reason, it reports the error with its step.
+                Err(Error::Failed(failure)) => {
+                    control.warn(format!("the trial of `{name}` failed: {}", failure.message));
                 }
             }
             if let Some(prediction) = stages.get(&id) {
-                let (stage, seed) = (model.name.clone(), task.seed);
+                let (stage, seed) = (name.clone(), task.seed);
                 control.emit(&Event::Predicted { stage, seed, prediction: *prediction });
             }
         }
-        if !tried.is_empty() {
+        if !trials.tried.is_empty() {
+            let StageTrials { began, short, late, .. } = trials;
             control.emit(&Event::PredictionEnded { seconds: began.elapsed().as_secs_f64(), short, late });
         }
         Ok(Predicted { stages, least, evaluations, resting: memory::resident() })
@@ -143,6 +111,87 @@ impl Predicted {
         });
         Some(resting + added.sum::<u64>())
     }
+}
+
+/// Trials of a run's training stages, each stage once for all its seeds.
+struct StageTrials<'a> {
+    plan: &'a Plan,
+    domains: &'a [DomainData],
+    shapes: Shapes,
+    mode: Predict,
+    place: Place,
+    kind: Kind,
+    /// Folder that stages are stored in.
+    store: &'a Path,
+    /// Measured before the first trial.
+    machine: Option<MachineSpeed>,
+    began: Instant,
+    tried: HashSet<ModelId>,
+    /// Stages that are too short to be worth a trial.
+    short: u32,
+    /// Stages that there was no time to try.
+    late: u32,
+}
+
+impl<'a> StageTrials<'a> {
+    fn new(
+        plan: &'a Plan,
+        prepared: &'a PreparedPlan,
+        mode: Predict,
+        place: Place,
+        store: &'a Path,
+    ) -> StageTrials<'a> {
+        StageTrials {
+            plan,
+            domains: &prepared.domains,
+            shapes: Shapes::new(plan, &prepared.specs),
+            mode,
+            place,
+            kind: kind(plan.experiment.dtype),
+            store,
+            machine: None,
+            began: Instant::now(),
+            tried: HashSet::new(),
+            short: 0,
+            late: 0,
+        }
+    }
+
+    /// Time and memory of a stage that runs alone on `cores` cores; `None` where it is not tried.
+    fn measure(&mut self, id: ModelId, cores: usize, budget: MemoryBudget) -> Result<Option<Prediction>> {
+        let stage = &self.plan.experiment.model(id).stage;
+        if self.mode == Predict::Never || !can_be_tried(stage) || !self.tried.insert(id) {
+            return Ok(None);
+        }
+        if self.mode == Predict::Quick && self.began.elapsed() >= QUICK {
+            self.late += 1;
+            return Ok(None);
+        }
+        let StageTrials { plan, domains, ref shapes, mode, place, kind, store, ref mut machine, .. } = *self;
+        let steps = super::steps(stage, domains);
+        let measure = || {
+            tch::set_num_threads(cores as i32);
+            let machine = machine.get_or_insert_with(|| MachineSpeed::measure(place, kind, store));
+            let context = TrialContext { plan, domains, shapes, machine, place, budget };
+            context.predict(id, steps, mode == Predict::Full)
+        };
+        // On a thread of its own, like the stage itself, because the system's allocator has memory per
+        // thread.
+        let measured = std::thread::scope(|scope| {
+            let thread = scope.spawn(|| caught(measure).flatten());
+            thread.join().expect("panics are caught in the thread")
+        })?;
+        self.short += u32::from(measured.is_none());
+        Ok(measured)
+    }
+}
+
+/// Whether a stage trains, without a server: a trial can't predict the time that servers take.
+fn can_be_tried(stage: &Stage<Objective>) -> bool {
+    let serves =
+        |train: &&Train<Objective>| train.served().next().is_some() || train.sampled_by().next().is_some();
+    let trains = stage.trains();
+    !trains.is_empty() && !trains.iter().any(serves)
 }
 
 /// The plan of one of several processes that train together: each has a part of every batch.

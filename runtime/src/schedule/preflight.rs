@@ -16,6 +16,7 @@ use crate::machine::place::Place;
 use crate::prepare::cache::DataCache;
 use crate::prepare::probe::{BegunEnvironments, FirstRow, ask, begin, look};
 use crate::prepare::{ReadContext, model_specs, prepare};
+use crate::remote::StudentIdentity;
 use crate::store::Store;
 
 pub(super) fn check_schema(plan: &Plan) -> Result<()> {
@@ -67,12 +68,11 @@ fn ask_servers(
         let model = plan.experiment.model(id);
         for train in model.stage.trains().into_iter().filter(|_| waiting(index)) {
             let spec = &prepared.specs[train.start.0 as usize];
-            let (student, context) = (&spec.tokenizer, spec.config.context);
-            let outcome =
-                prepared.servers.compare_tokenizers(train, student, context, &mut compared, control);
+            let (context, dtype) = (spec.config.context, plan.experiment.dtype);
+            let student = StudentIdentity { tokenizer: &spec.tokenizer, context, dtype };
+            let outcome = prepared.servers.compare_tokenizers(train, student, &mut compared, control);
             outcome.map_err(|error| error.at(model.origin))?;
-            let dtype = plan.experiment.dtype;
-            let outcome = prepared.servers.check_sampling(train, (student, context, dtype), control);
+            let outcome = prepared.servers.check_sampling(train, student, control);
             outcome.map_err(|error| error.at(model.origin))?;
         }
     }

@@ -8,7 +8,7 @@ use mopd_plan::results::PrivateStage;
 use super::memory_budget::DeviceMemoryBudget;
 use super::predicted::Predicted;
 use super::private::private_stages;
-use super::{Keys, Task, preflight, unsupported};
+use super::{KeyInputs, Keys, Task, preflight, unsupported};
 use crate::control::Control;
 use crate::failure::Result;
 use crate::machine::arithmetic::{self, Arithmetic, Numeric};
@@ -39,10 +39,20 @@ pub(super) fn keys_of(job: &RunJob, prepared: &PreparedPlan, arithmetic: &Arithm
     let dtype = job.plan.experiment.dtype.name();
     let numeric =
         Numeric { arithmetic, dtype, device: arithmetic::device_of_key(place, job.plan.experiment.gpu) };
-    let how = (widths.as_slice(), job.processes);
     let hashes = |programs: &Vec<ProgramFiles>| programs.iter().map(|program| program.hash.clone()).collect();
     let environments: Vec<Vec<String>> = environments.iter().map(hashes).collect();
-    Keys::new(&job.plan, tasks, specs, (domains, &environments, servers), &numeric, how, &job.forks)
+    Keys::new(&KeyInputs {
+        plan: &job.plan,
+        tasks,
+        specs,
+        domains,
+        environments: &environments,
+        servers,
+        numeric: &numeric,
+        forks: &job.forks,
+        widths,
+        processes: job.processes,
+    })
 }
 
 /// Reads models and data of a plan, and checks them.
@@ -65,7 +75,7 @@ pub(super) fn prepared(
     }
     let (private, warnings) = private_stages(plan, &tasks, &domains)?;
     warnings.into_iter().for_each(|warning| control.warn(warning));
-    let widths = super::threads(plan, &tasks, &specs, (cores(), job.processes));
+    let widths = super::threads(plan, &tasks, &specs, cores(), job.processes);
     let environments = plan.experiment.models.iter().map(|model| {
         let trains = model.stage.trains();
         let each = trains.into_iter().map(|train| programs(train, base));
@@ -94,7 +104,7 @@ pub fn predict(job: &RunJob, place: Place, control: &Control) -> Result<()> {
     prepared.private.iter().for_each(|stage| control.emit(&Event::Private(stage.clone())));
     let device_memory =
         DeviceMemoryBudget::detect(workers(job, &prepared.tasks), place).per_process(job.processes);
-    Predicted::new(job, &prepared, folder, (place, &device_memory), control, |_| true).map(|_| ())
+    Predicted::new(job, &prepared, folder, place, &device_memory, control, |_| true).map(|_| ())
 }
 
 /// Number of tasks that may run in parallel; 1 where several processes train together.

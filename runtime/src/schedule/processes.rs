@@ -26,8 +26,7 @@ use crate::machine::place::Place;
 use crate::model::Weights;
 use crate::peers::{Peers, Rendezvous, RunSecret, unreadable};
 use crate::store::{Lookup, Store};
-use crate::train::LearnerTurn;
-use crate::train::restore::RestoreMode;
+use crate::train::{LearnerTurn, RestoreMode};
 
 /// The worker's command-line argument that makes it a process other than the first.
 pub const PEER: &str = "peer";
@@ -233,8 +232,8 @@ pub fn follow(job: &PeerJob, versions: &Versions, place: Place, control: &Contro
     let keys = keys_of(run, &prepared, &Arithmetic::of_this_machine(&versions.libtorch), place);
     let device_memory = DeviceMemoryBudget::detect(1, place).per_process(run.processes);
     let processes = Processes { peers, children: Mutex::default() };
-    let made = (keys, store, device_memory, Some(&processes));
-    let scheduler = Scheduler::new(run, &prepared, made, place, control);
+    let mut scheduler = Scheduler::new(run, &prepared, keys, store, device_memory, place, control);
+    scheduler.processes = Some(&processes);
     loop {
         let command = processes.peers.broadcast(0, &[])?;
         match serde_json::from_slice(&command).map_err(|error| unreadable(0, &error))? {

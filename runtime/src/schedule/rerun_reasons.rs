@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use mopd_plan::events::{Event, RunJob, Versions};
 use mopd_plan::results::FileHash;
 use mopd_plan::why::{EarlierRun, KeyPart, StageFate};
-use mopd_plan::{DomainId, Plan, Train};
+use mopd_plan::{DomainId, Plan};
 use mopd_store::{read_json, write_whole};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::Index;
 
 use super::keys::OWN_SETTINGS;
 use super::prepared::{PreparedPlan, keys_of, prepared};
@@ -93,8 +94,10 @@ pub(super) fn record(prepared: &PreparedPlan, keys: &Keys, store: &Store, job: &
 pub fn explain_reruns(job: &RunJob, versions: &Versions, place: Place, control: &Control) -> Result<()> {
     let plan = &job.plan;
     let folder = Path::new(&job.store);
-    let store = Store::open(folder)?;
-    let prepared = prepared(job, None, Some(&store), control)?;
+    // Nothing has to be written, so the disk may be read-only.
+    let store = Store::at(folder);
+    let writable = if folder.is_dir() { Store::open(folder).ok() } else { None };
+    let prepared = prepared(job, None, writable.as_ref(), control)?;
     let arithmetic = Arithmetic::of_this_machine(&versions.libtorch);
     let keys = keys_of(job, &prepared, &arithmetic, place);
     let noted = recorded_runs(folder);
@@ -103,24 +106,27 @@ pub fn explain_reruns(job: &RunJob, versions: &Versions, place: Place, control: 
         let Work::Stage(id) = task.work else { continue };
         let Some(parts) = keys.parts(index) else { continue };
         let (stage, seed, key) = (plan.experiment.model(id).name.clone(), task.seed, keys.of(index));
-        let kept = keys.all_of(index).all(|key| store.has(key));
+        let present = keys.all_of(index).all(|key| store.has(key));
+        let damaged = if present { keys.all_of(index).find_map(|key| store.damage(key)) } else { None };
+        let kept = present && damaged.is_none();
         let checkpoint = store.steps(key).into_iter().max().filter(|_| !kept);
         let known = noted.iter().flat_map(|run| run.stages.iter().map(move |noted| (run, noted)));
         let same = known.filter(|(_, noted)| noted.stage == stage && noted.seed == seed);
         let compared = same.flat_map(|(run, noted)| {
-            let changed_files = |old: &Value, new: &Value| {
-                FileHash::changed(&files(old, &run.programs), &files(new, &programs))
+            let changed_files = |part: KeyVersions| {
+                FileHash::changed(&files(part.old, &run.programs), &files(part.new, &programs))
             };
             // A run that recorded this key but did not finish the stage explains nothing.
             let last = Some(&noted.parts).filter(|_| noted.key != key || noted.finished.is_none());
             let earlier = last.into_iter().chain(&noted.finished);
-            let changed = |old| changed(plan, &prepared, index, (old, parts), changed_files);
+            let changed =
+                |old| changed(plan, &prepared, index, KeyVersions { old, new: parts }, changed_files);
             let runs =
                 earlier.map(|old| EarlierRun { out: run.out.display().to_string(), changed: changed(old) });
             runs.collect::<Vec<_>>()
         });
         let before = compared.filter(|_| !kept).min_by_key(|before| before.changed.len());
-        control.emit(&Event::Fate { fate: StageFate { stage, seed, kept, checkpoint, before } });
+        control.emit(&Event::Fate { fate: StageFate { stage, seed, kept, damaged, checkpoint, before } });
     }
     Ok(())
 }
@@ -141,102 +147,133 @@ fn files(part: &Value, known: &Programs) -> Vec<FileHash> {
     texts.flat_map(|text| text.split(',')).filter_map(|hash| known.get(hash)).flatten().cloned().collect()
 }
 
+static NULL: Value = Value::Null;
+
+/// A key, or a part of one, as an earlier run recorded it and as it is now.
+#[derive(Clone, Copy)]
+struct KeyVersions<'v> {
+    old: &'v Value,
+    new: &'v Value,
+}
+
+impl<'v> KeyVersions<'v> {
+    /// A field, or an element of a list; null where it is absent.
+    fn part(self, index: impl Index + Copy) -> KeyVersions<'v> {
+        let [old, new] = [self.old, self.new].map(|value| value.get(index).unwrap_or(&NULL));
+        KeyVersions { old, new }
+    }
+
+    fn differ(self) -> bool {
+        self.old != self.new
+    }
+
+    /// Whether both are lists of the same elements, in another order.
+    fn is_reordered(self) -> bool {
+        let sorted = |list: &Value| {
+            let mut texts: Vec<String> = list.as_array()?.iter().map(Value::to_string).collect();
+            texts.sort();
+            Some(texts)
+        };
+        self.differ() && sorted(self.old).is_some_and(|old| Some(old) == sorted(self.new))
+    }
+
+    /// The same without one field.
+    fn differ_besides(self, field: &str) -> bool {
+        let [old, new] = [self.old, self.new].map(|value| {
+            let mut value = value.clone();
+            value.as_object_mut().map(|fields| fields.remove(field));
+            value
+        });
+        old != new
+    }
+
+    fn differ_in(self, field: &str) -> bool {
+        self.old.get(field) != self.new.get(field)
+    }
+
+    /// What has changed in the data of a domain.
+    fn changed_data(
+        self,
+        domain: &str,
+        changed_files: impl Fn(KeyVersions) -> Vec<String>,
+    ) -> impl Iterator<Item = KeyPart> {
+        let domain = || domain.to_owned();
+        let parts = [
+            ("rows", KeyPart::Data { domain: domain() }),
+            ("program", KeyPart::Program { domain: domain(), files: changed_files(self.part("program")) }),
+            ("day", KeyPart::Day { domain: domain() }),
+        ];
+        parts.into_iter().filter(move |(field, _)| self.differ_in(field)).map(|(_, part)| part)
+    }
+}
+
 /// The parts of a stage's key that have changed, in the order of their usual importance. `changed_files`
 /// lists the files of programs that differ between two parts.
 fn changed(
     plan: &Plan,
     prepared: &PreparedPlan,
     index: usize,
-    (old, new): (&Value, &Value),
-    changed_files: impl Fn(&Value, &Value) -> Vec<String>,
+    key: KeyVersions,
+    changed_files: impl Fn(KeyVersions) -> Vec<String>,
 ) -> Vec<KeyPart> {
     let task = &prepared.tasks[index];
     let Work::Stage(id) = task.work else { return Vec::new() };
-    let stage = &plan.experiment.model(id).stage;
-    let name = |id: DomainId| plan.experiment.domain(id).name.clone();
-    let trained: Vec<String> = stage
-        .trains()
-        .into_iter()
-        .flat_map(|train| train.mixture.iter().map(|share| name(share.domain)))
-        .collect();
-    let judges: Vec<String> = stage
-        .trains()
-        .into_iter()
-        .filter_map(|train: &Train<_>| Some(name(train.extrapolation.as_ref()?.judged_by)))
-        .collect();
-    let differ = |field: &str| old.get(field) != new.get(field);
+    let trains = plan.experiment.model(id).stage.trains();
+    let name = |id: DomainId| plan.experiment.domain(id).name.as_str();
+    let trained: Vec<&str> =
+        trains.iter().flat_map(|train| train.mixture.iter().map(|share| name(share.domain))).collect();
+    let judges = trains.iter().filter_map(|train| Some(name(train.extrapolation.as_ref()?.judged_by)));
     let mut found = Vec::new();
-    let mut add = |part: KeyPart| {
-        if !found.contains(&part) {
-            found.push(part);
-        }
-    };
     // Earlier versions recorded only the settings combined with those of the inputs.
-    let has_own = old.get(OWN_SETTINGS).is_some();
-    if differ(if has_own { OWN_SETTINGS } else { "settings" }) {
-        add(KeyPart::Settings);
-    }
-    if differ("tokenizer") {
-        add(KeyPart::Tokenizer);
-    }
-    let none = Value::Null;
-    let of_data = |old: &Value, new: &Value, domain: &str, add: &mut dyn FnMut(KeyPart)| {
-        let domain = || domain.to_owned();
-        let [earlier, now] = [old, new].map(|data| data.get("program").unwrap_or(&none));
-        let parts = [
-            ("rows", KeyPart::Data { domain: domain() }),
-            ("program", KeyPart::Program { domain: domain(), files: changed_files(earlier, now) }),
-            ("day", KeyPart::Day { domain: domain() }),
-        ];
-        parts
-            .into_iter()
-            .filter(|(field, _)| old.get(*field) != new.get(*field))
-            .for_each(|(_, part)| add(part));
-    };
+    let has_own = key.old.get(OWN_SETTINGS).is_some();
+    let settings = if has_own { OWN_SETTINGS } else { "settings" };
+    found.extend(key.differ_in(settings).then_some(KeyPart::Settings));
+    found.extend(key.differ_in("tokenizer").then_some(KeyPart::Tokenizer));
     for field in ["data", "validation"] {
+        if key.part(field).is_reordered() {
+            found.push(KeyPart::DomainOrder);
+            continue;
+        }
         for (place, domain) in trained.iter().enumerate() {
-            let [old, new] =
-                [old, new].map(|key| key.get(field).and_then(|list| list.get(place)).unwrap_or(&none));
-            of_data(old, new, domain, &mut add);
+            found.extend(key.part(field).part(place).changed_data(domain, &changed_files));
         }
     }
-    for domain in &judges {
-        let [old, new] = [old, new].map(|key| key.get("judge").unwrap_or(&none));
-        of_data(old, new, domain, &mut add);
+    for domain in judges {
+        found.extend(key.part("judge").changed_data(domain, &changed_files));
     }
-    if differ("served") {
-        add(KeyPart::Served);
+    found.extend(key.differ_in("served").then_some(KeyPart::Served));
+    if key.differ_in("environments") {
+        found.push(KeyPart::RolloutPrograms { files: changed_files(key.part("environments")) });
     }
-    if differ("environments") {
-        let [old, new] = [old, new].map(|key| key.get("environments").unwrap_or(&none));
-        add(KeyPart::RolloutPrograms { files: changed_files(old, new) });
-    }
-    let input = |place: usize| [old, new].map(|key| key.get("inputs").and_then(|inputs| inputs.get(place)));
     for (place, need) in task.needs.iter().enumerate() {
-        let [old, new] = input(place);
         if let Work::Stage(id) = prepared.tasks[*need].work
-            && old != new
+            && key.part("inputs").part(place).differ()
         {
-            add(KeyPart::Input { model: plan.experiment.model(id).name.clone() });
+            found.push(KeyPart::Input { model: plan.experiment.model(id).name.clone() });
         }
     }
-    let processes = |key: &Value| key.get("computed").and_then(|computed| computed.get("processes")).cloned();
-    if processes(old) != processes(new) {
-        add(KeyPart::Processes);
-    } else if differ("computed") {
-        add(KeyPart::Arithmetic);
+    let computed = key.part("computed");
+    if computed.differ_in("processes") {
+        found.push(KeyPart::Processes);
+    } else if computed.differ_besides("numeric") || computed.part("numeric").differ_besides("dtype") {
+        // The compute dtype is a setting, too.
+        found.push(KeyPart::Arithmetic);
     }
-    if differ("fork") {
-        add(KeyPart::Fork);
-    }
+    found.extend(key.differ_in("fork").then_some(KeyPart::Fork));
     // Another difference, such as more or fewer models.
     let of_key = |parts: &Value| {
         let mut parts = parts.clone();
         parts.as_object_mut().map(|parts| parts.remove(OWN_SETTINGS));
         parts
     };
-    if found.is_empty() && of_key(old) != of_key(new) {
+    if found.is_empty() && of_key(key.old) != of_key(key.new) {
         found.push(KeyPart::Settings);
     }
-    found
+    let mut once: Vec<KeyPart> = Vec::with_capacity(found.len());
+    for part in found {
+        if !once.contains(&part) {
+            once.push(part);
+        }
+    }
+    once
 }

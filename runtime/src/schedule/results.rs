@@ -2,16 +2,34 @@
 
 use std::collections::HashMap;
 
-use mopd_plan::DomainId;
 use mopd_plan::events::{FailureKind, Versions};
+use mopd_plan::{DomainId, Guard, Plan, keys};
 
-use super::Work;
 use super::run::Scheduler;
+use super::{Keys, Task, Work};
 use crate::failure::{Error, Result};
 use crate::report::answers::PromptAnswers;
 use crate::report::results::{RunCost, assemble, write_results};
 use crate::report::rewards::write_rewards;
 use crate::report::statistics::TableScores;
+
+/// The hash of the keys of all results, with the names that tables and records show. It is different whenever
+/// the results of a run may be, also where only the content of a file has changed.
+pub(super) fn results_key(plan: &Plan, tasks: &[Task], of_tasks: &Keys) -> String {
+    let experiment = &plan.experiment;
+    let domains: Vec<&str> = experiment.domains.iter().map(|domain| domain.name.as_str()).collect();
+    let tables: Vec<&str> = experiment.comparisons.iter().map(|table| table.name.as_str()).collect();
+    let task = |(index, task): (usize, &Task)| {
+        let (Work::Stage(model) | Work::Evaluate { model, .. }) = task.work;
+        (of_tasks.of(index).to_owned(), experiment.model(model).name.as_str())
+    };
+    let tasks: Vec<_> = tasks.iter().enumerate().map(task).collect();
+    // Guards are in no key, and can refuse a stored result.
+    let trains = experiment.models.iter().flat_map(|model| model.stage.trains());
+    let guards: Vec<String> = trains.flat_map(|train| train.guards.iter().map(Guard::written)).collect();
+    let all = (&plan.hash, &experiment.name, domains, tables, tasks, guards);
+    keys::hash("mopd results", keys::VERSION, &all).to_hex().to_string()
+}
 
 impl Scheduler<'_> {
     /// `answers` are the answers of each evaluation, by its task.

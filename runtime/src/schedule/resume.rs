@@ -3,19 +3,19 @@
 use mopd_plan::events::{Event, FailureKind};
 use mopd_store::Lock;
 
-use super::fork_of;
 use super::locking::rollouts_of;
 use super::run::{Scheduler, lock};
+use super::{Work, fork_of};
 use crate::failure::{Error, Result};
 use crate::store::state::TrainState;
 use crate::store::{Forked, Lookup};
-use crate::train::RolloutsBySource;
-use crate::train::restore::RestoreMode;
+use crate::train::{RestoreMode, RolloutsBySource};
 
 impl Scheduler<'_> {
     /// The state that a training stage resumes from, if any: its last checkpoint, or a fork's state.
     pub(super) fn from(&self, index: usize, name: &str) -> Result<Option<(TrainState, RestoreMode)>> {
         let (key, seed) = (self.keys.of(index), self.tasks[index].seed);
+        let Work::Stage(id) = self.tasks[index].work else { return Ok(None) };
         if self.forced[index] {
             self.store.drop_states(key)?;
         }
@@ -34,8 +34,7 @@ impl Scheduler<'_> {
                 step: state.position.step,
             });
         }
-        // The run that stored it may have used another name for the stage.
-        Ok(found.map(|(state, mode)| (TrainState { record: state.record.of_stage(name), ..state }, mode)))
+        Ok(found.map(|(state, mode)| (TrainState { record: self.renamed(id, state.record), ..state }, mode)))
     }
 
     /// The state of another stage from which this one is forked.
@@ -131,7 +130,8 @@ impl Scheduler<'_> {
     pub(super) fn keep(&self, index: usize, name: &str, state: &TrainState) -> Result<()> {
         let (key, seed) = (self.keys.of(index), self.tasks[index].seed);
         self.check_unchanged(index)?;
-        self.store.keep_state(key, &self.about(index), state)?;
+        let Work::Stage(id) = self.tasks[index].work else { return Ok(()) };
+        self.store.keep_named_state(key, &self.about(index), state, &self.record_names(id))?;
         self.control.emit(&Event::Checkpoint {
             stage: name.to_owned(),
             seed,

@@ -11,6 +11,7 @@ use mopd_plan::events::{Event, Fork, RunJob, Versions};
 use mopd_plan::results::{GuardActed, StageRecord};
 use mopd_plan::{Plan, Stage};
 use mopd_store::Lock;
+use mopd_store::results_folder::ResultsFolder;
 use tch::Kind;
 
 use super::exclusive::Tasks;
@@ -19,9 +20,10 @@ use super::memory_budget::DeviceMemoryBudget;
 use super::predicted::Predicted;
 use super::prepared::{PreparedPlan, keys_of, prepared, workers};
 use super::processes::Processes;
-use super::{Keys, Task, Work, elsewhere, fits, preflight, rerun_reasons, unsupported};
+use super::results::results_key;
+use super::{Keys, Task, Work, elsewhere, fits, fork_of, preflight, rerun_reasons, unsupported};
 use crate::control::Control;
-use crate::evaluate::{evaluate, score};
+use crate::evaluate::score;
 use crate::failure::{Error, Result, caught};
 use crate::machine::arithmetic::Arithmetic;
 use crate::machine::memory::peak_memory;
@@ -159,6 +161,8 @@ pub fn run(
     }
     control.emit(&Event::Started { tasks: progress.tasks, kept: kept as u32 });
     locking::register(plan, tasks, &keys, &out, &store, control)?;
+    let results_key = results_key(plan, tasks, &keys);
+    ResultsFolder::at(&out).supersede(&results_key)?;
     rerun_reasons::record(&prepared, &keys, &store, job);
     if let Some(warning) = store.note_arithmetic(&arithmetic)? {
         control.warn(warning);
@@ -167,24 +171,20 @@ pub fn run(
     let device_memory = DeviceMemoryBudget::detect(workers, place).per_process(job.processes);
     fits::weights(job, &prepared, &device_memory, waiting)?;
     let predicted =
-        Predicted::new(job, &prepared, Path::new(&job.store), (place, &device_memory), control, waiting)?;
+        Predicted::new(job, &prepared, Path::new(&job.store), place, &device_memory, control, waiting)?;
     fits::predicted(plan, tasks, &predicted, &device_memory, control)?;
     let before_stages = started.elapsed().as_secs_f64();
 
     let trains = |index: usize| waiting(index) && super::trains(plan, &tasks[index]);
     let several = job.processes > 1 && (0..tasks.len()).any(trains);
     let processes = several.then(|| Processes::start(job, control)).transpose()?;
-    let made = (keys, store, device_memory, processes.as_ref());
-    let shared = Scheduler { predicted, forced, ..Scheduler::new(job, &prepared, made, place, control) };
-    let state = Mutex::new(shared.initial_state());
-    control.begin_work();
-    let changed = Condvar::new();
-    std::thread::scope(|scope| {
-        for _ in 0..workers {
-            scope.spawn(|| shared.work(&state, &changed));
-        }
-    });
-    let state = state.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let shared = Scheduler {
+        predicted,
+        forced,
+        processes: processes.as_ref(),
+        ..Scheduler::new(job, &prepared, keys, store, device_memory, place, control)
+    };
+    let state = shared.run_tasks(workers);
     // After a failure, the processes are not waited for.
     if let (Some(processes), None, Ok(())) = (&processes, &state.failure, control.check()) {
         processes.end();
@@ -193,7 +193,12 @@ pub fn run(
 
     // If this run was abandoned, the folder of results may belong to another run by now.
     let read = || (0..tasks.len()).filter_map(|index| shared.record(&state, index).transpose());
-    let written = if control.abandoned() { Ok(()) } else { write_records(read, &shared.out) };
+    let ended = state.failure.is_none() && control.check().is_ok();
+    // Finished results with these keys have the records of all stages, and those of an interrupted run are
+    // only a part of them.
+    let keeps_records = !ended && ResultsFolder::at(&shared.out).has_results();
+    let written =
+        if control.abandoned() || keeps_records { Ok(()) } else { write_records(read, &shared.out) };
     if let Some(failure) = state.failure {
         return Err(failure);
     }
@@ -213,16 +218,20 @@ pub fn run(
         }),
         data: shared.domains.iter().flat_map(DomainData::hashes).collect(),
         rewards: shared.domains.iter().filter_map(DomainData::reward_files).collect(),
+        keys: Some(results_key),
+        forks: tasks.iter().filter_map(|task| fork_of(&job.forks, plan, task)).cloned().collect(),
     };
     shared.write_results(&state.answers, took, versions)
 }
 
 impl<'a> Scheduler<'a> {
-    /// A scheduler without predictions or forced tasks.
+    /// A scheduler of one process, without predictions or forced tasks.
     pub(super) fn new(
         job: &'a RunJob,
         prepared: &'a PreparedPlan,
-        (keys, store, device_memory, processes): (Keys, Store, DeviceMemoryBudget, Option<&'a Processes>),
+        keys: Keys,
+        store: Store,
+        device_memory: DeviceMemoryBudget,
         place: Place,
         control: &'a Control,
     ) -> Scheduler<'a> {
@@ -231,7 +240,7 @@ impl<'a> Scheduler<'a> {
             predicted: Predicted::default(),
             device_memory,
             running: Tasks::at(place),
-            processes,
+            processes: None,
             records: Mutex::default(),
             plan: &job.plan,
             tasks,
@@ -280,6 +289,19 @@ impl Scheduler<'_> {
             predicted_memory: None,
             unpredicted: false,
         }
+    }
+
+    /// Runs all tasks, on this many threads.
+    fn run_tasks(&self, workers: usize) -> RunState {
+        let state = Mutex::new(self.initial_state());
+        self.control.begin_work();
+        let changed = Condvar::new();
+        std::thread::scope(|scope| {
+            for _ in 0..workers {
+                scope.spawn(|| self.work(&state, &changed));
+            }
+        });
+        state.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// The loop of one thread, until no task is left or the job is over.
@@ -422,8 +444,7 @@ impl Scheduler<'_> {
         if !state.done[index] || matches!(model.stage, Stage::Load(_)) {
             return Ok(None);
         }
-        // Another experiment may have computed it under another name.
-        Ok(Some(self.store.record(self.keys.of(index))?.of_stage(&model.name)))
+        Ok(Some(self.renamed(id, self.store.record(self.keys.of(index))?)))
     }
 
     pub(super) fn kind(&self) -> Kind {
@@ -450,27 +471,12 @@ impl Scheduler<'_> {
                     .map_err(|unfinished| TaskStopped { error: unfinished.error.at(origin), ..unfinished })
             }
             Work::Evaluate { model, domain, evaluation, comparisons: _ } => {
-                let data = &self.domains[domain.0 as usize];
-                let key = self.keys.of(index);
-                let stored = self.stored(index, &mut guard, || self.store.find_value(key))?;
-                let answers = match stored {
-                    Some(answers) => answers,
-                    None => {
-                        self.check_unchanged(index)?;
-                        let weights = &inputs[&task.needs[0]];
-                        let budget = self.device_memory.generation(self.widths[index] > 1);
-                        let on = (self.place, self.kind(), budget);
-                        let answers = evaluate(weights, data, evaluation, task.seed, on, self.control)?;
-                        self.check_unchanged(index)?;
-                        self.store.insert_value(key, &self.about(index), &answers)?;
-                        lock(&self.made).insert(key.to_owned());
-                        answers
-                    }
-                };
+                let weights = &inputs[&task.needs[0]];
+                let answers = self.evaluated(index, *domain, evaluation, weights, &mut guard)?;
                 self.control.emit(&Event::Evaluated {
                     model: self.plan.experiment.model(*model).name.clone(),
                     seed: task.seed,
-                    domain: data.name.clone(),
+                    domain: self.plan.experiment.domain(*domain).name.clone(),
                     score: score(&answers),
                 });
                 Ok(TaskOutput::Answers(answers))

@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 
 use mopd_plan::Sampling;
 use mopd_plan::events::{Event, FailureKind, SampleJob, SamplePrompt};
+use serde_json::Value;
 use tch::Kind;
 
 use crate::control::Control;
+use crate::data;
 use crate::failure::{Error, Result};
 use crate::machine::place::Place;
 use crate::model::{Decoder, Weights};
@@ -16,7 +18,6 @@ use crate::rollout::{Completion, Prompt, rollout_watched};
 use crate::schedule::DeviceMemoryBudget;
 use crate::store::Checkpoint;
 use crate::tokenizer::chat::{self, ChatError, Conversation};
-use crate::tokenizer::json::Json;
 use crate::tokenizer::{Token, Tokenizer};
 
 /// Interval of events about unfinished completions.
@@ -30,22 +31,30 @@ pub fn sample(job: &SampleJob, place: Place, control: &Control) -> Result<()> {
     }
     let decoder = Decoder::frozen(&checkpoint.weights, place, Kind::Float);
     for (index, prompt) in job.prompts.iter().enumerate() {
-        complete(job, &checkpoint.weights, &decoder, (index, prompt), control)?;
+        complete(job, &checkpoint.weights, &decoder, index, prompt, control)?;
     }
     Ok(())
 }
 
 /// The tokens of a prompt, and the key of its random numbers, which does not depend on its position.
-fn asked(job: &SampleJob, prompt: &SamplePrompt, tokenizer: &Tokenizer) -> Result<(Vec<Token>, u64)> {
+fn asked(
+    job: &SampleJob,
+    index: usize,
+    prompt: &SamplePrompt,
+    tokenizer: &Tokenizer,
+) -> Result<(Vec<Token>, u64)> {
     let system = job.system.as_deref();
     let (conversation, text) = match prompt {
         SamplePrompt::Prompt(text) if !job.chat => {
             return Ok((tokenizer.prompt(text)?, stream_of(text)));
         }
         SamplePrompt::Prompt(text) => (Conversation::question(system, text), text.clone()),
-        SamplePrompt::Messages(messages) => {
-            let conversation = Conversation::new(&Json::from(messages.clone()), system)?;
-            (conversation, messages.to_string())
+        SamplePrompt::Line(line) => {
+            let conversation = data::conversation(line, system).map_err(|problem| {
+                let error = Error::new(FailureKind::Data, format!("prompt {}: {problem}", index + 1));
+                error.help("change the line in the file of prompts")
+            })?;
+            (conversation, question(line))
         }
     };
     match chat::prompt(tokenizer, conversation) {
@@ -55,14 +64,26 @@ fn asked(job: &SampleJob, prompt: &SamplePrompt, tokenizer: &Tokenizer) -> Resul
     }
 }
 
+/// The text that selects the random numbers of a line's completions: the prompt, or the messages with members
+/// in the order of their names.
+fn question(line: &str) -> String {
+    let row: Value = serde_json::from_str(line).unwrap_or_default();
+    match row.get("prompt").or(row.get("messages")) {
+        Some(Value::String(text)) => text.clone(),
+        Some(messages) => messages.to_string(),
+        None => line.to_owned(),
+    }
+}
+
 fn complete(
     job: &SampleJob,
     weights: &Weights,
     decoder: &Decoder,
-    (index, prompt): (usize, &SamplePrompt),
+    index: usize,
+    prompt: &SamplePrompt,
     control: &Control,
 ) -> Result<()> {
-    let (tokens, stream) = asked(job, prompt, &weights.tokenizer)?;
+    let (tokens, stream) = asked(job, index, prompt, &weights.tokenizer)?;
     let context = weights.config.context;
     let max_tokens = job.max_tokens.unwrap_or(context.saturating_sub(tokens.len()).max(1) as u32);
     if tokens.len() + max_tokens as usize > context {

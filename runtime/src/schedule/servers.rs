@@ -14,7 +14,8 @@ use super::preflight::check_schema;
 use crate::control::Control;
 use crate::failure::{Error, Result};
 use crate::prepare::{ReadContext, model_specs};
-use crate::remote::probe::{Findings, ProbingStudent, TIME_LIMIT, probe_sampling, probe_teacher};
+use crate::remote::StudentIdentity;
+use crate::remote::probe::{Findings, TIME_LIMIT, probe_sampling, probe_teacher};
 use crate::store::Store;
 
 /// Time limit of all probes, which run in parallel: the ids of a large vocabulary take hundreds of
@@ -64,7 +65,7 @@ pub fn servers(job: &ServersJob, control: &Control) -> Result<()> {
         thread::spawn(move || {
             let student = spec.as_ref();
             let student =
-                student.map(|(tokenizer, context)| ProbingStudent { tokenizer, context: *context, dtype });
+                student.map(|(tokenizer, context)| StudentIdentity { tokenizer, context: *context, dtype });
             match &server {
                 ProbedServer::Teacher(served) => probe_teacher(served, student, TIME_LIMIT, &found),
                 ProbedServer::Rollouts(server) => {

@@ -25,22 +25,21 @@ use crate::random::stream_of;
 use crate::report::Record;
 use crate::store::state::TrainState;
 use crate::store::{Ancestor, CheckpointProvenance, Lookup, adapter};
-use crate::train::privacy::NoiseSecret;
-use crate::train::restore::RestoreMode;
 use crate::train::{
-    self, Checkpoints, LearnerTurn, RolloutCache, RolloutsBySource, ScoreCache, Source, SourceTeachers,
-    TrainedModel, check_weights,
+    self, Checkpoints, LearnerTurn, NoiseSecret, RestoreMode, RolloutCache, RolloutsBySource, ScoreCache,
+    Source, SourceTeachers, TrainedModel, check_weights,
 };
 use crate::zip::zip_equal;
 
 /// A stage that is being executed.
+#[derive(Clone, Copy)]
 pub(super) struct StageJob<'a> {
-    index: usize,
-    id: ModelId,
-    name: &'a str,
-    seed: u64,
-    key: &'a str,
-    inputs: &'a HashMap<usize, Arc<Weights>>,
+    pub(super) index: usize,
+    pub(super) id: ModelId,
+    pub(super) name: &'a str,
+    pub(super) seed: u64,
+    pub(super) key: &'a str,
+    pub(super) inputs: &'a HashMap<usize, Arc<Weights>>,
 }
 
 /// The result of a computed stage.
@@ -126,7 +125,7 @@ impl Scheduler<'_> {
         };
         let Some(entry) = self.stored(job.index, guard, find)? else { return Ok(None) };
         self.drop_leftovers(key, guard.is_some());
-        self.replay_guards(job.index, job.id, &entry.record)?;
+        self.replay_guards(job.index, job.id, entry.record)?;
         let beside = matches!(self.plan.experiment.model(job.id).stage, Stage::Learner { .. });
         if beside && lock(&self.made).contains(key) {
             let stage = name.to_owned();
@@ -135,7 +134,7 @@ impl Scheduler<'_> {
         } else {
             self.control.emit(&Event::StageKept { stage: name.to_owned(), seed });
         }
-        self.store.publish(key, &self.out, name, seed)?;
+        self.publish_model(job)?;
         Ok(Some(TaskOutput::Weights(Arc::new(entry.weights))))
     }
 
@@ -200,7 +199,7 @@ impl Scheduler<'_> {
     }
 
     /// Public location of a stage's input: its name on the hub, or its folder.
-    fn found_at(&self, job: &StageJob, wanted: ModelId) -> String {
+    pub(super) fn found_at(&self, job: &StageJob, wanted: ModelId) -> String {
         let folder = match &self.plan.experiment.model(wanted).stage {
             Stage::Load(Pretrained::HuggingFace { name, .. }) if !self.base.join(name).is_dir() => {
                 return name.clone();
@@ -266,6 +265,57 @@ impl Scheduler<'_> {
         }
     }
 
+    /// The learner of a stage at `place` among its learners, with its data and models.
+    fn learner<'s>(
+        &'s self,
+        job: &StageJob<'s>,
+        settings: &'s Train<Objective>,
+        turn: LearnerTurn<'s>,
+        place: usize,
+        steps: u32,
+    ) -> Result<train::Stage<'s>> {
+        let StageJob { index, id, name, seed, key, .. } = *job;
+        let stream = super::stream(self.plan, id, self.domains);
+        let inputs = settings.inputs().into_iter();
+        Ok(train::Stage {
+            name,
+            seed,
+            // Each learner has its own random numbers.
+            stream: if place == 0 { stream } else { stream_of(&format!("{stream} learner {place}")) },
+            secret: self.secret(settings, key)?,
+            part: 0,
+            train: settings,
+            turn,
+            steps,
+            guards_from: self.guards_from(index),
+            sources: self.sources(settings, |data| trained(data, settings))?,
+            start: train::beginning(settings, &self.input(job, settings.start), seed, stream),
+            start_place: self.found_at(job, settings.start),
+            models: inputs.map(|id| (id, self.input(job, id))).collect(),
+            models_fit: None,
+            budget: self.device_memory.generation(self.widths[index] > 1),
+            micro_batch: settings.execution.micro_batch,
+            recomputed: settings.execution.checkpointing.layers(),
+            saves_activations: settings.saves_activations(&settings.rollout),
+            judge: settings.extrapolation.as_ref().map(|of| &self.domains[of.judged_by.0 as usize]),
+            validation: match settings.validation {
+                Some(_) => self.sources(settings, validated)?,
+                None => Vec::new(),
+            },
+            place: self.place,
+            kind: self.kind(),
+            environments: Environments::In(&self.base),
+            servers: self.servers,
+            peers: self.peers(),
+            control: self.control,
+        })
+    }
+
+    /// The processes that train each stage together, if several.
+    fn peers(&self) -> Option<&Peers> {
+        self.processes.map(|processes| &processes.peers)
+    }
+
     /// Trains them from a given state, in this process.
     pub(super) fn train_from(
         &self,
@@ -277,44 +327,11 @@ impl Scheduler<'_> {
         let failed = |error: Error| {
             Box::new(train::StoppedTraining { error, last_good: None, record: Record::default() })
         };
-        let StageJob { index, id, name, seed, key, .. } = *job;
-        let peers = self.processes.map(|processes| &processes.peers);
-        let stream = super::stream(self.plan, id, self.domains);
+        let StageJob { index, name, .. } = *job;
+        let peers = self.peers();
         let mut stages = Vec::with_capacity(learners.len());
         for (place, (settings, turn)) in learners.iter().copied().enumerate() {
-            let inputs = settings.inputs().into_iter();
-            stages.push(train::Stage {
-                name,
-                seed,
-                // Each learner has its own random numbers.
-                stream: if place == 0 { stream } else { stream_of(&format!("{stream} learner {place}")) },
-                secret: self.secret(settings, key).map_err(failed)?,
-                part: 0,
-                train: settings,
-                turn,
-                steps,
-                guards_from: self.guards_from(index),
-                sources: self.sources(settings, |data| trained(data, settings)).map_err(failed)?,
-                start: train::beginning(settings, &self.input(job, settings.start), (seed, stream)),
-                start_place: self.found_at(job, settings.start),
-                models: inputs.map(|id| (id, self.input(job, id))).collect(),
-                models_fit: None,
-                budget: self.device_memory.generation(self.widths[index] > 1),
-                micro_batch: settings.execution.micro_batch,
-                recomputed: settings.execution.checkpointing.layers(),
-                saves_activations: settings.saves_activations(&settings.rollout),
-                judge: settings.extrapolation.as_ref().map(|of| &self.domains[of.judged_by.0 as usize]),
-                validation: match settings.validation {
-                    Some(_) => self.sources(settings, validated).map_err(failed)?,
-                    None => Vec::new(),
-                },
-                place: self.place,
-                kind: self.kind(),
-                environments: Environments::In(&self.base),
-                servers: self.servers,
-                peers,
-                control: self.control,
-            });
+            stages.push(self.learner(job, settings, turn, place, steps).map_err(failed)?);
         }
         let began = Instant::now();
         // Only the first process writes.
@@ -352,7 +369,7 @@ impl Scheduler<'_> {
         let finished = train::train_in_turns(&stages, Some(checkpoints))?;
         Ok(StageOutput {
             weights: finished.weights,
-            record: finished.record,
+            record: Record { names: self.record_names(job.id), ..finished.record },
             adapter: finished.adapter,
             others: finished.others,
             scores_found: finished.found,
@@ -418,7 +435,7 @@ impl Scheduler<'_> {
     ) -> Result<TaskOutput> {
         let (stage, seed) = (job.name.to_owned(), job.seed);
         let StageOutput { record, scores_found, seconds_before, memory_of_others, .. } = computed;
-        self.store.publish(job.key, &self.out, job.name, seed)?;
+        self.publish_model(job)?;
         // Later stages read the weights from the store, so that unused ones take no memory.
         let weights = self.store.weights(job.key)?;
         let seconds = seconds_before.max(0.0) + started.elapsed().as_secs_f64();
@@ -441,21 +458,6 @@ impl Scheduler<'_> {
         });
         self.control.emit(&Event::StageFinished { stage, seed, seconds, peak_memory });
         Ok(TaskOutput::Weights(Arc::new(weights)))
-    }
-
-    /// Publishes models again that were deleted from the run's folder while others were trained.
-    pub(super) fn republish_missing(&self) -> Result<()> {
-        for (index, task) in self.tasks.iter().enumerate() {
-            let Work::Stage(id) = task.work else { continue };
-            let model = self.plan.experiment.model(id);
-            let key = self.keys.of(index);
-            if !matches!(model.stage, Stage::Load(_))
-                && !self.store.is_published(key, &self.out, &model.name, task.seed)
-            {
-                self.store.publish(key, &self.out, &model.name, task.seed)?;
-            }
-        }
-        Ok(())
     }
 
     /// Handles training that failed: stores the weights before the failed step.

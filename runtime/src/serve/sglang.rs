@@ -101,7 +101,7 @@ pub async fn generate(shared: &Shared, asked: &Value) -> Result<Value, RequestRe
             "weight_version": version,
         });
         if let Some(scored) = &scored {
-            of_input(&mut meta, prompt, &scored[place], start as usize, (top, &chosen));
+            of_input(&mut meta, prompt, &scored[place], start as usize, top, &chosen);
         }
         if logprobs {
             let drawn = logps.iter().zip(&tokens).map(|(logp, id)| json!([logp, id, null]));
@@ -114,13 +114,7 @@ pub async fn generate(shared: &Shared, asked: &Value) -> Result<Value, RequestRe
 }
 
 /// Adds the log-probabilities of an input to `meta`. The token at `start` has none.
-fn of_input(
-    meta: &mut Value,
-    prompt: &[Token],
-    scored: &Scored,
-    start: usize,
-    (top, chosen): (u32, &[Token]),
-) {
+fn of_input(meta: &mut Value, prompt: &[Token], scored: &Scored, start: usize, top: u32, chosen: &[Token]) {
     let first = json!([null, prompt[start], null]);
     let own = scored.positions.iter().map(|of| json!([of.logp, of.token, null]));
     meta["input_token_logprobs"] = std::iter::once(first).chain(own).collect();

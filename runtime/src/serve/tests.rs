@@ -28,7 +28,7 @@ use crate::machine::transfer::to_vec;
 use crate::model::tests::{random_model, tiny};
 use crate::model::{Decoder, PackedBatch, Weights};
 use crate::remote::{CancelToken, ScoredSequence, ServedScores, Server};
-use crate::store::{CheckpointProvenance, Store};
+use crate::store::{CheckpointProvenance, CurrentFiles, Store};
 use crate::tokenizer::Token;
 
 /// The output of a job, as events.
@@ -97,7 +97,7 @@ fn saved(weights: &Weights, folder: &Path, name: &str) -> PathBuf {
     let store = Store::open(&folder.join("store")).unwrap();
     let provenance = CheckpointProvenance::new(weights, name, 1, name, Vec::new());
     store.insert(name, &provenance, weights, &Default::default(), &Vec::new()).unwrap();
-    store.publish(name, folder, name, 1).unwrap();
+    store.publish(name, folder, name, 1, &CurrentFiles::of(weights)).unwrap();
     folder.join(format!("models/{name}-seed1")).canonicalize().unwrap()
 }
 

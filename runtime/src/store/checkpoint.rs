@@ -184,19 +184,35 @@ fn save_in_files_of(
     if shards.len() > 1 {
         texts.push((safetensors::INDEX.to_owned(), pretty(&safetensors::index(&headers, &shards))));
     }
-    let generation =
-        json!({ "bos_token_id": ids.begin, "eos_token_id": ids.end, "pad_token_id": ids.padding });
-    // A tokenizer's own files have more settings than these ids.
-    if let Tokenizer::Pretrained(tokenizer) = &*weights.tokenizer {
-        texts.extend(tokenizer.files().files.iter().cloned());
-    }
-    if !texts.iter().any(|(name, _)| name == GENERATION) {
-        texts.push((GENERATION.to_owned(), pretty(&generation)));
-    }
+    texts.extend(tokenizer_files(&weights.tokenizer));
     for (name, content) in texts {
         put(&name, &mut |file| file.write_all(&content))?;
     }
     Ok(sums)
+}
+
+/// The files of a model's tokenizer, and those that say which tokens begin and end a text.
+pub fn tokenizer_files(tokenizer: &Tokenizer) -> Vec<(String, Vec<u8>)> {
+    // A tokenizer's own files have more settings than these ids.
+    let mut files = match tokenizer {
+        Tokenizer::Pretrained(tokenizer) => tokenizer.files().files.clone(),
+        Tokenizer::Bytes => Vec::new(),
+    };
+    if !files.iter().any(|(name, _)| name == GENERATION) {
+        let ids = token_ids(tokenizer);
+        let generation =
+            json!({ "bos_token_id": ids.begin, "eos_token_id": ids.end, "pad_token_id": ids.padding });
+        files.push((GENERATION.to_owned(), pretty(&generation)));
+    }
+    files
+}
+
+/// Whether a file of a stored model is one of [`tokenizer_files`].
+pub fn is_of_tokenizer(name: &str) -> bool {
+    let others = [huggingface::CONFIG, PROVENANCE, safetensors::INDEX];
+    let is_weights = Path::new(name).extension().is_some_and(|extension| extension == "safetensors");
+    let is_adapter = Path::new(name).starts_with(super::adapter::FOLDER);
+    super::is_of_model(name) && !others.contains(&name) && !is_weights && !is_adapter
 }
 
 fn token_ids(tokenizer: &Tokenizer) -> TokenIds {

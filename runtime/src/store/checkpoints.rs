@@ -9,10 +9,10 @@ use mopd_store::{Lookup, read_json};
 
 use super::hashed::{write_hashed, write_json};
 use super::state::{StateTensors, TrainPosition, TrainState};
-use super::{METRICS, Store, TOKENS};
+use super::{METRICS, NAMES, Store, TOKENS, read_record};
 use crate::failure::Result;
 use crate::formats::safetensors;
-use crate::report::Record;
+use crate::report::RecordNames;
 
 const TENSORS: &str = "state.safetensors";
 const POSITION: &str = "position.json";
@@ -33,13 +33,19 @@ impl Store {
         steps
     }
 
+    #[cfg(test)]
+    pub fn keep_state(&self, key: &str, about: &str, state: &TrainState) -> Result<()> {
+        self.keep_named_state(key, about, state, &state.record.names)
+    }
+
     /// Stores a state durably, after it has deleted all earlier ones but the last, which remains if this
-    /// fails.
-    pub fn keep_state(
+    /// fails. `names` are those that its record uses.
+    pub fn keep_named_state(
         &self,
         key: &str,
         about: &str,
         TrainState { position, tensors, record }: &TrainState,
+        names: &RecordNames,
     ) -> Result<()> {
         let before = self.steps(key);
         // Makes room for the new one, so that there are at most two at any time.
@@ -55,6 +61,7 @@ impl Store {
                 (POSITION, write_json(&folder.join(POSITION), position)?),
                 (METRICS, write_json(&folder.join(METRICS), &record.rows)?),
                 (TOKENS, write_json(&folder.join(TOKENS), &record.tokens)?),
+                (NAMES, write_json(&folder.join(NAMES), names)?),
             ];
             Ok(sums.into_iter().map(|(name, sum)| (name.to_owned(), sum)).collect())
         })
@@ -64,8 +71,7 @@ impl Store {
     pub fn state(&self, key: &str, step: u32) -> Lookup<TrainState> {
         self.folder.read(&of_step(key, step), |folder| {
             let position: TrainPosition = read_json(&folder.join(POSITION))?;
-            let record =
-                Record { rows: read_json(&folder.join(METRICS))?, tokens: read_json(&folder.join(TOKENS))? };
+            let record = read_record(folder)?;
             let tensors = safetensors::read_tensors(&folder.join(TENSORS))
                 .map_err(|problem| format!("{TENSORS}: {problem}"))?;
             Ok(TrainState { position, tensors: StateTensors(tensors), record })

@@ -18,14 +18,16 @@ use mopd_store::files::folder_of_model;
 use mopd_store::{Folder, Lock, StoredRun, read_json, write_whole};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
 use self::hashed::write_json;
 use crate::failure::{Error, Result};
 use crate::formats::safetensors;
 use crate::machine::arithmetic::Arithmetic;
 use crate::model::Weights;
-use crate::report::Record;
 use crate::report::tokens::TokenLog;
+use crate::report::{Record, RecordNames};
+use crate::tokenizer::Tokenizer;
 
 pub use checkpoint::{Ancestor, Checkpoint, CheckpointProvenance, Forked, check_can_be_saved, save};
 pub use mopd_store::Lookup;
@@ -35,6 +37,8 @@ pub use scores::ScoreEntry;
 /// results.
 const METRICS: &str = "metrics.json";
 const TOKENS: &str = "tokens.json";
+/// The names that these use.
+const NAMES: &str = "names.json";
 /// Folder of the arithmetics that made results, with a file for each.
 const ARITHMETIC: &str = "arithmetic";
 const VALUE: &str = "value.json";
@@ -42,6 +46,20 @@ const VALUE: &str = "value.json";
 #[derive(Clone, Debug)]
 pub struct Store {
     folder: Folder,
+}
+
+/// What the files of a published model say besides its weights, as it is in the run that publishes it.
+pub struct CurrentFiles<'a> {
+    pub tokenizer: &'a Tokenizer,
+    /// The place of the model that an adapter changes: a name on the hub, or a folder.
+    pub adapter_base: Option<String>,
+}
+
+#[cfg(test)]
+impl CurrentFiles<'_> {
+    pub fn of(weights: &Weights) -> CurrentFiles<'_> {
+        CurrentFiles { tokenizer: &weights.tokenizer, adapter_base: None }
+    }
 }
 
 /// A finished stage.
@@ -55,6 +73,16 @@ impl Store {
     /// Creates the folder if there is none, and checks that it can be written to.
     pub fn open(folder: &Path) -> Result<Store> {
         Ok(Store { folder: Folder::open(folder)? })
+    }
+
+    /// A store to read from, which need not exist.
+    pub fn at(folder: &Path) -> Store {
+        Store { folder: Folder::at(folder) }
+    }
+
+    /// Why an entry can't be used, if a file of it was changed since it was written.
+    pub fn damage(&self, key: &str) -> Option<String> {
+        self.folder.verify(key).err()
     }
 
     /// The folder of an entry.
@@ -170,6 +198,7 @@ impl Store {
             let mut sums = checkpoint::save(folder, provenance, weights)?;
             sums.insert(METRICS.to_owned(), write_json(&folder.join(METRICS), &record.rows)?);
             sums.insert(TOKENS.to_owned(), write_json(&folder.join(TOKENS), &record.tokens)?);
+            sums.insert(NAMES.to_owned(), write_json(&folder.join(NAMES), &record.names)?);
             for (name, bytes) in adapter {
                 let name = format!("{}/{name}", adapter::FOLDER);
                 let sum = write_whole(&folder.join(&name), bytes)?;
@@ -204,16 +233,61 @@ impl Store {
         let folder = out.join("models").join(folder_of_model(model, seed));
         let sums = self.folder.checksums(key);
         sums.is_ok_and(|sums| {
-            sums.files.keys().filter(|name| is_of_model(name)).all(|name| folder.join(name).exists())
+            let fixed = |name: &&String| is_of_model(name) && !checkpoint::is_of_tokenizer(name);
+            sums.files.keys().filter(fixed).all(|name| folder.join(name).exists())
         })
     }
 
-    /// Adds a finished model as `models/<name>-seed<seed>` to the folder of results.
-    pub fn publish(&self, key: &str, out: &Path, model: &str, seed: u64) -> Result<PathBuf> {
+    /// Adds a finished model as `models/<name>-seed<seed>` to the folder of results. `current` has the
+    /// content of files that the key does not cover.
+    pub fn publish(
+        &self,
+        key: &str,
+        out: &Path,
+        model: &str,
+        seed: u64,
+        current: &CurrentFiles,
+    ) -> Result<PathBuf> {
         let folder = out.join("models").join(folder_of_model(model, seed));
+        let fill = || {
+            self.link_into(&folder, key)?;
+            self.write_current(&folder, key, current)
+        };
         // The user may delete the folder while it is filled, so this is tried twice.
-        self.link_into(&folder, key).or_else(|_| self.link_into(&folder, key))?;
+        fill().or_else(|_| fill())?;
         Ok(folder)
+    }
+
+    /// Replaces files of a published model that differ from those of the current run.
+    fn write_current(&self, folder: &Path, key: &str, current: &CurrentFiles) -> Result<()> {
+        let replace = |name: &str, content: &[u8]| -> Result<()> {
+            let path = folder.join(name);
+            if fs::read(&path).is_ok_and(|known| known == content) {
+                return Ok(());
+            }
+            // A new file: the old one may be a link to the store's.
+            write_whole(&path, content)?;
+            Ok(())
+        };
+        let files = checkpoint::tokenizer_files(current.tokenizer);
+        for (name, content) in &files {
+            replace(name, content)?;
+        }
+        // Other files of the tokenizer that were there when the model was made.
+        let sums = self.folder.checksums(key).map(|sums| sums.files).unwrap_or_default();
+        let is_current = |name: &str| files.iter().any(|(known, _)| known == name);
+        for name in sums.keys().filter(|name| checkpoint::is_of_tokenizer(name) && !is_current(name)) {
+            let path = folder.join(name);
+            fs::remove_file(&path).map_err(|error| Error::storage(&path, error))?;
+        }
+        let path = folder.join(adapter::FOLDER).join(adapter::CONFIG);
+        if let (Some(base), Ok(mut config)) = (&current.adapter_base, read_json::<Map<String, Value>>(&path))
+        {
+            config.insert(adapter::BASE.to_owned(), base.as_str().into());
+            let content = serde_json::to_vec_pretty(&config).expect("it was read from JSON");
+            replace(&format!("{}/{}", adapter::FOLDER, adapter::CONFIG), &content)?;
+        }
+        Ok(())
     }
 
     fn link_into(&self, folder: &Path, key: &str) -> Result<()> {
@@ -253,21 +327,25 @@ impl Store {
 
 fn read_record(folder: &Path) -> Result<Record, String> {
     let rows = read_json(&folder.join(METRICS))?;
-    // Earlier versions stored no tokens.
+    // Earlier versions stored no tokens, or no names.
     let tokens =
         if folder.join(TOKENS).exists() { read_json(&folder.join(TOKENS))? } else { TokenLog::default() };
-    Ok(Record { rows, tokens })
+    let names =
+        if folder.join(NAMES).exists() { read_json(&folder.join(NAMES))? } else { RecordNames::default() };
+    Ok(Record { rows, tokens, names })
 }
 
 /// Whether a file of an entry belongs to the model, as a folder of results has it.
 fn is_of_model(name: &str) -> bool {
-    ![METRICS, TOKENS].contains(&name)
+    ![METRICS, TOKENS, NAMES].contains(&name)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::tests::{random_model, tiny};
+    use crate::tokenizer::PretrainedTokenizer;
+    use crate::tokenizer::tests::pretrained;
 
     const CHECKSUMS: &str = "checksums.json";
 
@@ -379,10 +457,50 @@ mod tests {
         let (folder, store, weights) = filled();
         let out = folder.path().join("out");
         for _ in 0..2 {
-            let published = store.publish("key", &out, "expert[sort]", 3).unwrap();
+            let published =
+                store.publish("key", &out, "expert[sort]", 3, &CurrentFiles::of(&weights)).unwrap();
             assert_eq!(published, out.join("models/expert.sort-seed3"));
             assert_eq!(Checkpoint::load(&published).unwrap().weights.values(), weights.values());
         }
+    }
+
+    /// Settings that change no token are in no key, and a published model has those of its run.
+    #[test]
+    fn published_models_have_the_files_of_now() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("store")).unwrap();
+        let with = |temperature: f64, template: bool| {
+            let Tokenizer::Pretrained(tokenizer) = pretrained("llama3") else { panic!("it has files") };
+            let mut files = tokenizer.files().clone();
+            let mut generation = files.object("generation_config.json").unwrap();
+            generation.insert("temperature".to_owned(), temperature.into());
+            let generation = serde_json::to_vec(&generation).unwrap();
+            files.files.retain(|(name, _)| name != "generation_config.json");
+            files.files.push(("generation_config.json".to_owned(), generation));
+            if template {
+                files
+                    .files
+                    .push(("additional_chat_templates/old.jinja".to_owned(), b"{{ bos_token }}".to_vec()));
+            }
+            Tokenizer::Pretrained(PretrainedTokenizer::new(files).unwrap())
+        };
+        let (old, new) = (with(1.0, true), with(0.5, false));
+        let random = random_model(&tiny(), 1);
+        let values = random.values().into_owned();
+        let weights = Weights::new(random.config.clone(), old.into(), values);
+        let provenance = CheckpointProvenance::new(&weights, "m", 3, "key", Vec::new());
+        let config = br#"{"base_model_name_or_path": "old", "r": 2}"#.to_vec();
+        let adapter = vec![(adapter::CONFIG, config)];
+        store.insert("key", &provenance, &weights, &Record::default(), &adapter).unwrap();
+        let current = CurrentFiles { tokenizer: &new, adapter_base: Some("org/new".to_owned()) };
+        let out = folder.path().join("out");
+        let published = store.publish("key", &out, "m", 3, &current).unwrap();
+        let text = |name: &str| fs::read_to_string(published.join(name)).unwrap();
+        assert!(text("generation_config.json").contains("0.5"));
+        assert!(!published.join("additional_chat_templates/old.jinja").exists());
+        let config: Value = serde_json::from_str(&text("adapter/adapter_config.json")).unwrap();
+        assert_eq!((&config["base_model_name_or_path"], &config["r"]), (&"org/new".into(), &2.into()));
+        assert!(store.is_published("key", &out, "m", 3) && store.damage("key").is_none());
     }
 
     #[test]

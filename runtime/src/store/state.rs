@@ -69,15 +69,8 @@ pub struct TrainPosition {
     /// Positions of the other models that learn in the stage.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub others: Vec<TrainPosition>,
-    /// The previous step's total loss, then those of terms that are read; as bits: JSON has no infinity.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub losses: Vec<u64>,
-    /// The states of the objective by name, as bits.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub states: BTreeMap<String, u64>,
-    /// The step before which the validation loss was last computed, and the loss as bits.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub validated: Option<(u32, u64)>,
+    #[serde(flatten)]
+    pub losses: LossesPosition,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
@@ -88,9 +81,18 @@ fn is_zero(number: &u32) -> bool {
 /// The position of some terms with their completions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PartPosition {
-    pub data: mixture::MixturePosition,
+    #[serde(flatten)]
+    pub batches: BatchesPosition,
     /// The numbers that the objective carries to the next step, as bits: JSON has no infinity.
     pub carried: Vec<(NodeId, u64)>,
+    /// Rollouts that later passes train on.
+    pub rollouts: Option<StoredRollouts>,
+}
+
+/// The position of what makes the batches.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BatchesPosition {
+    pub data: mixture::MixturePosition,
     /// Number of steps climbed on each ladder of the objective.
     #[serde(default)]
     pub climbed: Vec<u32>,
@@ -108,8 +110,20 @@ pub struct PartPosition {
     /// weights yet. The numbers are in the tensors.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pushed: Vec<Option<PushedPosition>>,
-    /// Rollouts that later passes train on.
-    pub rollouts: Option<StoredRollouts>,
+}
+
+/// The numbers of earlier steps that objectives read.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LossesPosition {
+    /// The previous step's total loss, then those of terms that are read; as bits: JSON has no infinity.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub losses: Vec<u64>,
+    /// The states of the objective by name, as bits.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub states: BTreeMap<String, u64>,
+    /// The step before which the validation loss was last computed, and the loss as bits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validated: Option<(u32, u64)>,
 }
 
 /// Weights on a server of rollouts.

@@ -53,8 +53,10 @@ struct CheckFigures {
     /// alone, sorted.
     cold: [Vec<Duration>; 2],
     edits: u32,
-    /// The server's memory before and after the edits.
-    memory: (Option<u64>, Option<u64>),
+    /// The server's memory before the edits.
+    memory_before: Option<u64>,
+    /// Its memory after them.
+    memory_after: Option<u64>,
 }
 
 pub fn check(arguments: &BenchCheckArgs) -> Result<CommandStatus, Problem> {
@@ -90,9 +92,9 @@ pub fn check(arguments: &BenchCheckArgs) -> Result<CommandStatus, Problem> {
     }
     let mut keystrokes = press(&mut editor, &long, arguments.keystrokes)?;
     keystrokes.sort();
-    let before = editor.memory();
+    let memory_before = editor.memory();
     press(&mut editor, &long, arguments.edits)?;
-    let memory = (before, editor.memory());
+    let memory_after = editor.memory();
 
     let cold = [experiments::experiment(SHORT), long.clone()].map(|text| from_scratch(&text));
     let figures = CheckFigures {
@@ -104,7 +106,8 @@ pub fn check(arguments: &BenchCheckArgs) -> Result<CommandStatus, Problem> {
         least_peak,
         keystrokes,
         edits: arguments.edits,
-        memory,
+        memory_before,
+        memory_after,
     };
     output::result(&if arguments.json { figures.json() } else { figures.table() });
     Ok(CommandStatus::Success)
@@ -228,12 +231,16 @@ impl CheckFigures {
         for (share, name) in [(0.5, "median"), (0.95, "p95"), (0.99, "p99"), (1.0, "slowest")] {
             table.add_row([long.clone(), format!("{keystrokes}: {name}"), time(&self.keystrokes, share)]);
         }
-        table.add_row([long.clone(), "memory of `mopd lsp` after these".to_owned(), memory(self.memory.0)]);
+        table.add_row([
+            long.clone(),
+            "memory of `mopd lsp` after these".to_owned(),
+            memory(self.memory_before),
+        ]);
         let edits = figures::count(u64::from(self.edits));
         table.add_row([
             long,
             format!("memory of `mopd lsp` after {edits} edits more"),
-            memory(self.memory.1),
+            memory(self.memory_after),
         ]);
         if let Some(column) = table.column_mut(2) {
             column.set_cell_alignment(CellAlignment::Right);
@@ -266,9 +273,9 @@ impl CheckFigures {
             "keystroke": { "file": size(&self.long), "milliseconds": times(&self.keystrokes) },
             "memory": {
                 "file": size(&self.long),
-                "before": self.memory.0,
+                "before": self.memory_before,
                 "edits": self.edits,
-                "after": self.memory.1,
+                "after": self.memory_after,
             },
         });
         format!("{figures:#}\n")

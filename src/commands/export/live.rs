@@ -10,6 +10,7 @@ use mopd_plan::events::MetricsRow;
 use super::tensorboard::{beginning, length_before};
 use super::{FILE, FOLDER, series};
 use crate::run_folder::ColumnTable;
+use mopd_store::WriteError;
 
 pub struct LiveEventFiles {
     folder: PathBuf,
@@ -25,14 +26,15 @@ impl LiveEventFiles {
 
     /// # Errors
     /// If a file can't be written; the error has its path.
-    pub fn step(&mut self, step: u32, rows: &[MetricsRow]) -> Result<(), (PathBuf, io::Error)> {
+    pub fn step(&mut self, step: u32, rows: &[MetricsRow]) -> Result<(), WriteError> {
         for (name, events) in series(&ColumnTable::from_rows(rows)) {
             let path = self.folder.join(&name).join(FILE);
             let file = match self.files.get_mut(&name) {
                 Some(file) => Ok(file),
                 None => opened(&path, step).map(|file| self.files.entry(name).or_insert(file)),
             };
-            file.and_then(|file| file.write_all(&events.records())).map_err(|error| (path, error))?;
+            file.and_then(|file| file.write_all(&events.records()))
+                .map_err(|source| WriteError { path, source })?;
         }
         Ok(())
     }

@@ -221,7 +221,7 @@ pub fn lines(
     for _ in 0..steps {
         for (domain, row) in order.step(settings.groups) {
             let part = &settings.domains[domain];
-            let line = line(engine, settings, part, &rows[domain].rows[row], (messages, group));
+            let line = line(engine, settings, part, &rows[domain].rows[row], messages, group);
             text += &line.to_string();
             text.push('\n');
             group += 1;
@@ -241,7 +241,8 @@ fn line(
     settings: &ExportSettings,
     part: &DomainPart,
     row: &ExportRow,
-    (messages, group): (bool, u64),
+    messages: bool,
+    group: u64,
 ) -> Value {
     let Domain { name: domain, prompts: source, reward, .. } = part.domain;
     let prompt = match &row.prompt {

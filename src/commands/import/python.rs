@@ -99,10 +99,21 @@ struct PythonNames<'t> {
     classes: HashMap<&'t str, &'t StmtClassDef>,
     /// How often a name gets a value or its value is changed, anywhere.
     times: HashMap<&'t str, usize>,
-    /// `args = GKDConfig(...)`
-    objects: Vec<(&'t str, &'t ExprCall)>,
-    /// `args.seed = 1`, and `args.seed += 1` without the value.
-    members: Vec<(&'t ExprAttribute, TextRange, Option<&'t Expr>)>,
+    objects: Vec<NamedObject<'t>>,
+    members: Vec<MemberAssignment<'t>>,
+}
+
+/// `args = GKDConfig(...)`
+struct NamedObject<'t> {
+    name: &'t str,
+    call: &'t ExprCall,
+}
+
+/// `args.seed = 1`, and `args.seed += 1` without the value.
+struct MemberAssignment<'t> {
+    member: &'t ExprAttribute,
+    statement: TextRange,
+    value: Option<&'t Expr>,
 }
 
 impl<'t> PythonNames<'t> {
@@ -122,8 +133,10 @@ impl<'t> PythonNames<'t> {
 
     fn assigned(&mut self, target: &'t Expr, statement: TextRange, value: Option<&'t Expr>) {
         match (target, value) {
-            (Expr::Attribute(member), _) => self.members.push((member, statement, value)),
-            (Expr::Name(name), Some(Expr::Call(call))) => self.objects.push((&name.id, call)),
+            (Expr::Attribute(member), _) => self.members.push(MemberAssignment { member, statement, value }),
+            (Expr::Name(name), Some(Expr::Call(call))) => {
+                self.objects.push(NamedObject { name: &name.id, call })
+            }
             _ => {}
         }
     }
@@ -242,9 +255,9 @@ impl<'t> PythonModule<'t> {
 
     /// `args.seed = 1` after `args = GKDConfig(...)`. It is sure to run at the module's own level.
     fn set_later(&self, config: &ExprCall, settings: &mut GivenPairs) {
-        let object = self.names.objects.iter().find(|(_, call)| std::ptr::eq(*call, config));
-        for (member, statement, value) in &self.names.members {
-            let is_same = object.is_some_and(|(object, _)| self.shown(&*member.value) == *object);
+        let object = self.names.objects.iter().find(|object| std::ptr::eq(object.call, config));
+        for MemberAssignment { member, statement, value } in &self.names.members {
+            let is_same = object.is_some_and(|object| self.shown(&*member.value) == object.name);
             if !is_same || statement.start() < config.end() {
                 continue;
             }

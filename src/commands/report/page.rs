@@ -128,6 +128,7 @@ fn view(run: &LoadedRun, sources: &RunSources, first_table: usize, trained: bool
         took => results.map(|results| duration(results.seconds)),
         memory => results.map(|results| bytes(results.peak_memory)),
         unfinished => results.is_none(),
+        forks => forks(run),
         trained,
         data => Value::from(Serde(results.map_or(&[][..], |results| &results.data))),
         headline => Value::from(Serde(headline(run))),
@@ -144,6 +145,12 @@ fn view(run: &LoadedRun, sources: &RunSources, first_table: usize, trained: bool
         facts => facts(run),
         place => run.place,
     }
+}
+
+/// The stages whose results the text alone does not give.
+fn forks(run: &LoadedRun) -> Vec<String> {
+    let forks = run.folder.results.iter().flat_map(|results| &results.forks);
+    forks.map(|fork| printable(&fork.described())).collect()
 }
 
 /// The known facts about how the run was made, with their names.

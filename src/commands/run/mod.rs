@@ -2,7 +2,6 @@
 
 mod tracker;
 
-use std::io;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -14,7 +13,9 @@ use mopd_plan::results::Results;
 
 use self::tracker::Tracker;
 use super::export::LiveEventFiles;
-use super::{Compiled, archive, export, plan_json, report, sweep};
+use super::sweep::RefusedRun;
+use super::{Compiled, export, plan_json, report, sweep};
+use crate::archive;
 use crate::args::{Format, RunArgs};
 use crate::host::{as_text, folder_of, reason};
 use crate::output::{self, Style};
@@ -27,6 +28,7 @@ use crate::table;
 use crate::worker::interrupts::Interrupts;
 use crate::worker::killed;
 use crate::worker::{self, Kill, Worker, WorkerMessage};
+use mopd_store::WriteError;
 
 /// The store of finished stages, shared by all runs in a folder.
 pub const STORE: &str = ".mopd/store";
@@ -34,7 +36,7 @@ pub const STORE: &str = ".mopd/store";
 pub fn run(arguments: &RunArgs) -> Result<CommandStatus, Problem> {
     let checked = sweep::check(&arguments.file, &arguments.overrides.set, &mut |_| ())?;
     report(&checked.analysis);
-    for (name, analysis) in &checked.refused {
+    for RefusedRun { name, analysis } in &checked.refused {
         output::error(&format!("{name} can't run:\n"));
         report(analysis);
     }
@@ -183,12 +185,12 @@ impl Followers {
             self.events = None;
         }
         if let (Event::Step { step, rows, .. }, Some(files)) = (event, &mut self.event_files)
-            && let Err((path, error)) = files.step(*step, rows)
+            && let Err(WriteError { path, source }) = files.step(*step, rows)
         {
             progress.printer().warn(&format!(
                 "warning: can't write {}: {}; the event files are written at the end of the run\n",
                 path.display(),
-                reason(&error)
+                reason(&source)
             ));
             self.event_files = None;
         }
@@ -199,12 +201,12 @@ impl Followers {
 }
 
 /// The result of writing the run's events; `None` with a warning after an error.
-fn written<T>(done: Result<T, (PathBuf, io::Error)>, printer: &ProgressPrinter) -> Option<T> {
-    let said = |(path, error): (PathBuf, io::Error)| {
+fn written<T>(done: Result<T, WriteError>, printer: &ProgressPrinter) -> Option<T> {
+    let said = |WriteError { path, source }: WriteError| {
         printer.warn(&format!(
             "warning: can't write {}: {}; `mopd report --live` does not show this run\n",
             path.display(),
-            reason(&error)
+            reason(&source)
         ));
     };
     done.map_err(said).ok()

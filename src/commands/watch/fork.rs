@@ -21,8 +21,14 @@ pub struct StartedSweep {
     pub sweep: Rc<Sweep>,
     /// For each member, its stages that did not begin at their first step.
     pub forks: Vec<Vec<Fork>>,
-    /// The last checkpoint of each running stage: its key in the store and its step.
-    checkpoints: HashMap<StageKey, (String, u32)>,
+    /// The last checkpoint of each running stage.
+    checkpoints: HashMap<StageKey, StageCheckpoint>,
+}
+
+struct StageCheckpoint {
+    /// Its key in the store.
+    key: String,
+    step: u32,
 }
 
 impl StartedSweep {
@@ -37,7 +43,7 @@ impl StartedSweep {
         match event {
             Event::Checkpoint { stage: name, seed, key, step } => {
                 if let Some(stage) = stage(name, *seed) {
-                    self.checkpoints.insert(stage, (key.clone(), *step));
+                    self.checkpoints.insert(stage, StageCheckpoint { key: key.clone(), step: *step });
                 }
             }
             Event::StageFinished { stage: name, seed, .. } | Event::StageKept { stage: name, seed } => {
@@ -77,7 +83,7 @@ impl StartedSweep {
             if *kind == DifferenceKind::Stage && fits(fate) && inputs_stay(next, name, &reruns) {
                 let here =
                     self.checkpoints.iter().filter(|((stage, _), _)| key_of(before, name) == Some(stage));
-                forks.extend(here.map(|((_, seed), (key, step))| Fork {
+                forks.extend(here.map(|((_, seed), StageCheckpoint { key, step })| Fork {
                     stage: name.clone(),
                     seed: *seed,
                     key: key.clone(),

@@ -1,7 +1,6 @@
 //! The runs of a sweep on the worker: they run one after the other, and their events become notes.
 
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -17,6 +16,7 @@ use crate::commands::sweep::SweepRun;
 use crate::problem::Problem;
 use crate::run_events::EventFile;
 use crate::worker::{self, Worker};
+use mopd_store::WriteError;
 
 impl WatchSession<'_> {
     /// Starts the waiting sweep, now or when the current one has stopped.
@@ -110,8 +110,16 @@ impl WatchSession<'_> {
     /// The current member ended, with results or without: starts the next one.
     pub(super) fn ended(&mut self, mut job: RunningSweep, results: Option<Results>) {
         self.retry |= results.is_none();
+        self.check_merged(&job);
         job.ended.push(results);
         self.go_through(job);
+    }
+
+    /// Moves merged tables away that the current member's results do not belong to.
+    fn check_merged(&mut self, job: &RunningSweep) {
+        if let Err(problem) = job.started.sweep.check_merged(&job.folder, job.ended.len()) {
+            self.ui.note(&WatchMessage::Problem(&problem));
+        }
     }
 
     fn begin(&mut self, compiled: &Compiled, out: &Path, forks: Vec<Fork>) -> Result<(), Problem> {
@@ -167,9 +175,9 @@ impl WatchSession<'_> {
     }
 
     /// The result of writing a run's events; `None` after an error, which is reported.
-    fn or_report<T>(&mut self, done: Result<T, (PathBuf, io::Error)>) -> Option<T> {
-        let said = |(path, error): (PathBuf, io::Error)| {
-            self.ui.note(&WatchMessage::Problem(&Problem::unwritten(&path, &error)));
+    fn or_report<T>(&mut self, done: Result<T, WriteError>) -> Option<T> {
+        let said = |WriteError { path, source }: WriteError| {
+            self.ui.note(&WatchMessage::Problem(&Problem::unwritten(&path, &source)));
         };
         done.map_err(said).ok()
     }
@@ -202,6 +210,7 @@ impl WatchSession<'_> {
             }
             Event::Interrupted { .. } => {
                 if let Some(job) = self.job.take() {
+                    self.check_merged(&job);
                     self.close(job);
                 }
             }

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::ui::WatchMessage;
 use crate::args::Format;
+use crate::commands::sweep::RefusedRun;
 use crate::figures::{bytes, duration, scores_found};
 use crate::output::{self, Style, counted};
 use crate::render;
@@ -60,7 +61,7 @@ impl LineOutput {
                 sweep.announcement(*member, Format::Json).unwrap_or_default()
             }
             WatchMessage::Checked { analysis, refused, .. } => {
-                let all = || std::iter::once(*analysis).chain(refused.iter().map(|(_, analysis)| analysis));
+                let all = || std::iter::once(*analysis).chain(refused.iter().map(|run| &run.analysis));
                 let count = |severity| {
                     all()
                         .flat_map(|of| &of.diagnostics)
@@ -107,7 +108,7 @@ pub fn text(note: &WatchMessage, style: Style) -> String {
         }
         WatchMessage::Checked { analysis, refused, clean, running } => {
             let mut text = diagnostics(analysis, style);
-            for (name, analysis) in *refused {
+            for RefusedRun { name, analysis } in *refused {
                 text += &format!("{name} can't run:\n{}", diagnostics(analysis, style));
             }
             match (clean, running) {
@@ -142,8 +143,8 @@ pub fn text(note: &WatchMessage, style: Style) -> String {
         WatchMessage::Problem(problem) => problem.text(style),
         WatchMessage::Forked { stage, seed, step } => {
             format!(
-                "{stage}, seed {seed}: resumes from step {step} of the previous text; its result is \
-                stored under that text\n"
+                "{stage}, seed {seed}: resumes from step {step} of the previous text; its result is kept \
+                apart, and `mopd run` of this text does not use it\n"
             )
         }
         WatchMessage::Said(text) => format!("{text}\n"),

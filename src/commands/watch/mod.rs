@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use mopd_plan::difference::{PlanDifference, of_families};
 use mopd_plan::events::WorkerRequest;
 use mopd_plan::results::Results;
+use mopd_store::results_folder::ResultsFolder;
 use mopd_store::signals::on_termination;
 
 use self::files::{ChangedFiles, InputFiles};
@@ -365,7 +366,9 @@ impl WatchSession<'_> {
             return self.ui.note(&WatchMessage::Problem(&problem));
         }
         for (member, compiled) in sweep.compiled() {
-            if let Err(problem) = run::provenance(&member.out(&folder), compiled) {
+            let out = member.out(&folder);
+            let kept = || Ok(ResultsFolder::at(&out).keep_results()?);
+            if let Err(problem) = run::provenance(&out, compiled).and_then(|()| kept()) {
                 self.ui.note(&WatchMessage::Problem(&problem));
             }
         }

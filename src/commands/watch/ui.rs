@@ -14,7 +14,7 @@ use super::line_output::LineOutput;
 use super::view;
 use crate::args::{Format, WatchArgs};
 use crate::commands::Compiled;
-use crate::commands::sweep::{Sweep, SweepResults};
+use crate::commands::sweep::{RefusedRun, Sweep, SweepResults};
 use crate::problem::Problem;
 
 /// A message for the author.
@@ -28,7 +28,7 @@ pub enum WatchMessage<'a> {
     /// diagnostics.
     Checked {
         analysis: &'a Analysis,
-        refused: &'a [(String, Analysis)],
+        refused: &'a [RefusedRun],
         clean: bool,
         running: bool,
     },

@@ -14,7 +14,7 @@ use crate::output::counted;
 pub fn rows(train: &Train, experiment: &Experiment) -> OutlineRows {
     let feedback = feedback(train, experiment).map(|text| ("feedback", text));
     let beside = attempts(train).into_iter().chain(agreements(train)).chain(derived(train));
-    feedback.chain(beside.map(|text| ("beside", text))).collect()
+    feedback.chain(beside.map(|text| ("other texts", text))).collect()
 }
 
 /// The texts of teachers for derived prompts, each once.
@@ -32,7 +32,7 @@ fn derived(train: &Train) -> Vec<String> {
             match slot {
                 Slot::Answer { by, .. } => {
                     let by = by.name();
-                    tell(format!("{by} answers the prompts of {} itself, {each}", template.name));
+                    tell(format!("{by} writes its own completions for {}, {each}", template.name));
                 }
                 Slot::Shortened { slot, by, max_tokens } => {
                     let (by, of) = (by.name(), named(slot));
@@ -85,9 +85,9 @@ fn feedback<'a>(train: &'a Train, experiment: &'a Experiment) -> impl Iterator<I
         else {
             return None;
         };
-        let behind = sees.as_ref().map(|template| format!(" behind {}", template.name)).unwrap_or_default();
+        let sees = sees.as_ref().map(|template| format!(" with {}", template.name)).unwrap_or_default();
         Some(format!(
-            "for {}: {}{behind} about each completion, {}{}",
+            "for {}: {}{sees}, about each completion, {}{}",
             teacher.name,
             writer.name(),
             samples(sampling),
@@ -108,7 +108,7 @@ fn attempts(train: &Train) -> Vec<String> {
     }
     let Some(sampling) = train.rollout.sampling() else { return Vec::new() };
     let one = |role: &str| {
-        format!("{role} answers each prompt itself, {}{}", samples(sampling), most(train, sampling))
+        format!("{role} writes its own completions, {}{}", samples(sampling), most(train, sampling))
     };
     roles.into_iter().map(one).collect()
 }
@@ -127,7 +127,7 @@ fn agreements(train: &Train) -> Vec<String> {
         let (role, tokens) = (role.name(), counted(most.saturating_mul(width) as usize, "token"));
         let each = counted(*samples as usize, "time");
         let text = format!(
-            "{role} goes on {each} from where each block of a completion begins, each time at most {tokens} in all"
+            "{role} continues {each} from the start of each block, each time at most {tokens} in total"
         );
         if !told.contains(&text) {
             told.push(text);

@@ -7,8 +7,9 @@ mod training;
 use std::collections::BTreeMap;
 
 use mopd_lang::experiment::{
-    Benchmark, BudgetUnit, Comparison, DataSource, Domain, Evaluation, Experiment, Joint, MarkedSetting,
-    Metric, Model, ModelId, Pretrained, PromptFormat, Reward, SettingMark, Stage, TokenizerSpec, Train,
+    AuthorProgram, Benchmark, BudgetUnit, Comparison, DataSource, Domain, Evaluation, Experiment, Joint,
+    MarkedSetting, Metric, Model, ModelId, Pretrained, PromptFormat, Reward, SettingMark, Stage,
+    TokenizerSpec, Train,
 };
 use mopd_lang::formula::Formula;
 use mopd_lang::formula::text;
@@ -45,7 +46,7 @@ pub fn tree(experiment: &Experiment, plan: Option<&Plan>, programs: &Programs, s
         counted(experiment.models.len(), "stage"),
         counted(experiment.domains.len(), "domain"),
         seeds(experiment),
-        plan.map_or("not fit to run".to_owned(), |plan| format!("plan {}", prefix(&plan.hash))),
+        plan.map_or("can't be run".to_owned(), |plan| format!("plan {}", prefix(&plan.hash))),
     );
     for domain in &experiment.domains {
         let mut rows = data(domain);
@@ -67,9 +68,9 @@ pub fn tree(experiment: &Experiment, plan: Option<&Plan>, programs: &Programs, s
                 rows.extend(training(train, experiment));
             }
             let parts = train.parts();
-            for (what, command, _) in parts.iter().flat_map(|part| part.rollout.programs()) {
+            for AuthorProgram { kind, command, .. } in parts.iter().flat_map(|part| part.rollout.programs()) {
                 let program = programs.of_rollouts.get(command);
-                rows.extend(program.map(|program| (what, made_of(program))));
+                rows.extend(program.map(|program| (kind, made_of(program))));
             }
             let objective = objective(train);
             // Members of a family have the same objective, which is shown once.
@@ -119,7 +120,7 @@ pub fn tree(experiment: &Experiment, plan: Option<&Plan>, programs: &Programs, s
     }
     out + &match plan {
         Some(plan) => totals(plan, &left_out, number_of_seeds(experiment)),
-        None => "│\n└─ no keys and no costs: they belong to a plan, and there is none\n".to_owned(),
+        None => "│\n└─ no keys and no costs, since the experiment can't be run\n".to_owned(),
     }
 }
 
@@ -134,7 +135,7 @@ fn made_of(program: &CommandSources) -> String {
             format!("a program of {}: {}{more}", counted(all, "file"), names.join(", "))
         }
     };
-    format!("{files}; results do not follow {}", program.unseen.join(", "))
+    format!("{files}; the key does not include {}", program.unseen.join(", "))
 }
 
 /// The programs that judge a domain or benchmark, and the other external inputs of its reward.
@@ -148,12 +149,12 @@ fn external_inputs(reward: &Reward) -> OutlineRows {
     let said = match reward {
         Reward::JsonSchema { schema } => format!("the JSON Schema {schema}"),
         Reward::UnitTests { .. } => {
-            "tests by `python3`; results do not follow its version and packages".to_owned()
+            "tests by `python3`; the key does not include its version and packages".to_owned()
         }
         Reward::Http { version: Some(version), .. } => {
-            format!("a server, version {version:?}; results follow what it answers by this version alone")
+            format!("a server; the key includes its version {version:?}, but not its responses")
         }
-        Reward::Http { version: None, .. } => "a server; results do not follow what it answers".to_owned(),
+        Reward::Http { version: None, .. } => "a server; the key does not include its responses".to_owned(),
         Reward::Parts { parts } => {
             return parts.iter().flat_map(|part| external_inputs(&part.reward)).collect();
         }
@@ -186,7 +187,7 @@ fn data(domain: &Domain) -> OutlineRows {
             rows.push(("format", format!("chat, system message {system:?}")))
         }
     }
-    rows.extend(domain.limit.map(|(limit, _)| ("completions", format!("at most {limit} tokens"))));
+    rows.extend(domain.limit.map(|limit| ("completions", format!("at most {} tokens", limit.value))));
     rows
 }
 
@@ -329,7 +330,7 @@ fn sampled_by(plan: &Plan, index: usize) -> Vec<String> {
             0 | 1 => "each time that prompts are drawn".to_owned(),
             every => format!("every {every} steps"),
         };
-        format!("rollouts by {model:?} ({}): {size} weights go there through `{push}` {when}", engine.name())
+        format!("rollouts by {model:?} ({}): {size} weights are sent through `{push}` {when}", engine.name())
     };
     servers.into_iter().map(row).collect()
 }
@@ -340,7 +341,7 @@ fn cost(cost: &Cost) -> String {
         let known = sequences
             .map(|sequences| format!("{} sequences, the rest ", count(sequences)))
             .unwrap_or_default();
-        return format!("{known}as its files say");
+        return format!("{known}depends on its files");
     };
     let mut parts = vec![format!("{} parameters", count(parameters))];
     parts.extend(
@@ -385,11 +386,8 @@ fn table(comparison: &Comparison, experiment: &Experiment) -> OutlineRows {
             BudgetUnit::Sequences => "sequences",
             BudgetUnit::Tokens => "tokens",
         };
-        let charged = if budget.teachers_charged {
-            "the teachers' own charged"
-        } else {
-            "the teachers' own not charged"
-        };
+        let charged =
+            if budget.teachers_charged { "including the teachers' own" } else { "without the teachers' own" };
         out.push(("budget", format!("equal {unit} for every row, {charged}")));
     }
     out.push(("seeds", comparison.seeds.to_string()));
@@ -462,16 +460,14 @@ fn totals(plan: &Plan, left_out: &[ModelId], seeds: u64) -> String {
         costs().map(|cost| cost.memory).collect::<Option<Vec<u64>>>().and_then(|all| all.into_iter().max());
     let seeds = match seeds {
         1 => String::new(),
-        n => format!(" a seed, {n} seeds"),
+        n => format!(" per seed, {n} seeds"),
     };
     let (sequences, tokens) = (sum(|cost| cost.sequences), sum(|cost| cost.tokens));
     let (Some(sequences), Some(tokens), Some(work), Some(memory)) = (sequences, tokens, work, memory) else {
         let sequences = sequences
             .map(|sequences| format!("at most {} sequences{seeds}; ", count(sequences)))
             .unwrap_or_default();
-        return format!(
-            "│\n└─ total: {sequences}what the stages take depends on files that are read when it runs\n"
-        );
+        return format!("│\n└─ total: {sequences}the cost depends on files that a run reads\n");
     };
     format!(
         "│\n└─ total: at most {} sequences, {} tokens, {}{seeds}; the largest stage holds {} of \

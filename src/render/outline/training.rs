@@ -21,7 +21,7 @@ pub fn objective(train: &Train) -> OutlineRows {
 }
 
 fn normal_form(train: &Train) -> NormalForm {
-    mopd_compiler::normal_form(&train.objective, Some((&train.rollout, train.keep)))
+    mopd_compiler::normal_form(&train.objective, Some(train))
 }
 
 pub fn training(train: &Train, experiment: &Experiment) -> OutlineRows {
@@ -33,7 +33,7 @@ pub fn training(train: &Train, experiment: &Experiment) -> OutlineRows {
         RolloutSource::From { .. } => joined(&train.mixture, share),
         _ if by_prompts => {
             format!(
-                "{}, as many prompts of each as it has",
+                "{}, all prompts of each",
                 joined(&train.mixture, |share: &Share| domain(share.domain).to_owned())
             )
         }
@@ -72,8 +72,7 @@ pub fn training(train: &Train, experiment: &Experiment) -> OutlineRows {
         }
     };
     rows.push(("tokens from", parts.iter().map(tokens_of).collect::<Vec<String>>().join("; ")));
-    let by =
-        [("trained on where", &train.filter), ("first by", &train.priority), ("shares by", &train.shares)];
+    let by = [("filter", &train.filter), ("priority", &train.priority), ("shares", &train.shares)];
     for (name, by) in by {
         rows.extend(by.as_ref().map(|by| (name, formula(by))));
     }
@@ -90,10 +89,10 @@ pub fn training(train: &Train, experiment: &Experiment) -> OutlineRows {
     rows.extend(weights(&train.trainable, experiment).map(|weights| ("trained weights", weights)));
     rows.extend(train.ema.map(|rate| {
         let no_adapter = match train.trainable {
-            Trainable::Adapter(_) => "; no `adapter/`, for an average of merged weights is none",
+            Trainable::Adapter(_) => "; no `adapter/`: an average of merged weights is not an adapter",
             _ => "",
         };
-        ("output", format!("moving average of the weights, {} kept at every step{no_adapter}", setting(rate)))
+        ("output", format!("moving average of the weights, decay {}{no_adapter}", setting(rate)))
     }));
     rows.extend(execution(train).map(|execution| ("execution", execution)));
     rows.extend(train.validation.as_ref().map(|settings| ("validation", validation(settings))));
@@ -174,8 +173,8 @@ fn learned(share: &Formula) -> Option<String> {
         return None;
     };
     Some(format!(
-        "how much of a slot is shown: drawn anew every {} from a Beta distribution, which is moved at learning rate {} to \
-         raise {}, discounted by {} a step",
+        "the share of a slot that is shown: sampled every {} from a Beta distribution, which is trained at \
+         learning rate {} to raise {}, discounted by {} per step",
         counted(*hold as usize, "step"),
         setting(*lr),
         formula(gain),
@@ -193,7 +192,7 @@ fn panels<'a>(train: &Train, experiment: &'a Experiment) -> impl Iterator<Item =
             TeacherWeights::Panelist { speaker, .. } => speaker.name().to_owned(),
             _ => experiment.teacher(*member).name.clone(),
         };
-        let sees = sees.as_ref().map(|template| format!(" behind {}", template.name)).unwrap_or_default();
+        let sees = sees.as_ref().map(|template| format!(" with {}", template.name)).unwrap_or_default();
         let stated = confidence.map_or_else(String::new, |(low, high)| {
             format!(", each states a confidence from {low} to {high}")
         });
@@ -224,13 +223,13 @@ fn extrapolation(extrapolation: &Extrapolation, length: Length, experiment: &Exp
     let evaluations = match length {
         Length::Steps(steps) => {
             let times = u64::from(powers_up_to(*powers_of, steps)) * (1 + u64::from(*rounds));
-            format!("; `{judge}` is answered up to {}", counted(times as usize, "time"))
+            format!("; `{judge}` is evaluated up to {}", counted(times as usize, "time"))
         }
         Length::Epochs(_) => String::new(),
     };
     format!(
-        "after steps that are powers of {powers_of}, the change{moved} since the last one by factor {}, up to \
-         {candidates}, while `{judge}` improves{evaluations}",
+        "after steps that are powers of {powers_of}, extends the change{moved} since the last such step by \
+         factor {}, up to {candidates}, while `{judge}` improves{evaluations}",
         setting(*factor)
     )
 }
@@ -250,7 +249,7 @@ fn weights(trainable: &Trainable, experiment: &Experiment) -> Option<String> {
             WeightFilter::Layers { first, last } => format!("layers {first} to {last}"),
             WeightFilter::Changed(ChangedElements { after, before, beyond }) => {
                 let [after, before] = [after, before].map(|id| &experiment.model(*id).name);
-                format!("elements that `{after}` changed of `{before}` by more than {}", setting(*beyond))
+                format!("elements in which `{after}` and `{before}` differ by more than {}", setting(*beyond))
             }
         })
     };
@@ -272,7 +271,7 @@ fn adapter(adapter: &Adapter) -> String {
         adapter.layers.map(|(first, last)| format!(" of layers {first} to {last}")).unwrap_or_default();
     let targets = joined(&adapter.targets, |target| target.name().to_owned());
     let (kind, rank, alpha) = (adapter.kind.name(), adapter.rank, setting(adapter.alpha));
-    format!("{kind} of rank {rank}, alpha {alpha}{dropout}, beside {targets}{layers}")
+    format!("{kind} of rank {rank}, alpha {alpha}{dropout}, on {targets}{layers}")
 }
 
 /// `specialist[sort] = expert[sort]`, `insider = self.ema(0.99), sees hint`
@@ -283,17 +282,17 @@ fn teacher(teacher: &Teacher, experiment: &Experiment) -> String {
         TeacherWeights::Student(SelfCopy::Initial) => "self.initial".to_owned(),
         TeacherWeights::Student(SelfCopy::Ema { rate }) => format!("self.ema({})", setting(*rate)),
         TeacherWeights::Student(SelfCopy::Every { steps }) => format!("self.every({steps} steps)"),
-        TeacherWeights::Trained { member } => format!("{member}, trained beside"),
+        TeacherWeights::Trained { member } => format!("{member}, trained together"),
         TeacherWeights::Served { engine, model, .. } => format!("served({engine:?}, model: {model:?})"),
         TeacherWeights::Composed { logits, .. } => {
-            joined(logits, |(share, role)| format!("{} * logits({})", formula(share), role.name()))
+            joined(logits, |part| format!("{} * logits({})", formula(&part.weight), part.role.name()))
                 .replace(", ", " + ")
         }
         TeacherWeights::Pooled { pool, members } => {
             format!(
                 "{}({})",
                 pool.name(),
-                joined(members, |(share, role)| format!("{} {}", percent(*share), role.name()))
+                joined(members, |part| format!("{} {}", percent(part.weight), part.role.name()))
             )
         }
         TeacherWeights::Panelist { speaker, .. } => format!("{} in a panel", speaker.name()),
@@ -425,7 +424,7 @@ fn schedule(schedule_: &Schedule) -> String {
             joined(pieces, |(step, value)| format!("{} from step {step}", setting(*value)))
         }
         Schedule::Alternate { values, every } => {
-            format!("{} in turns of {every} steps", joined(values, |value| setting(*value)))
+            format!("{}, alternating every {every} steps", joined(values, |value| setting(*value)))
         }
         Schedule::Warmup { steps, then } => format!("warm-up over {steps} steps, then {}", schedule(then)),
     }

@@ -1,9 +1,8 @@
-"""Numbers per token that are made of whole next-token distributions: what an objective reads, and what gradient
-flows through.
+"""Quantities per token that depend on whole next-token distributions: the signals that an objective reads, and the
+live primitives, through which gradient flows.
 
-Logits are `[tokens, vocabulary]`, one row for each completion token, of every role that is read. A quantity is
-written as the plan has it. Gradient flows to the student's logits alone; a support stays where it is while the
-student moves.
+Logits are `[tokens, vocabulary]` for each role that is read, with one row per completion token. Quantities are
+specified as in the plan. Gradient flows only to the student's logits; supports are constants for the gradient.
 """
 
 import torch
@@ -13,15 +12,15 @@ LEAST_PROBABILITY = 1e-100
 
 class Distributions:
     def __init__(self, logits, tokens, end_token, temperature, sampling_temperature, summands, step, steps):
-        """`logits` by role, `tokens` that were taken. `temperature` is the policy's: logits are divided by it in
-        log-probabilities; `summands` are the functions of divergences that are sums over entries."""
+        """`logits` are by role, `tokens` the sampled ones. `temperature` is the policy's: it divides the logits in
+        log-probabilities. `summands` are the functions of divergences that are sums over entries."""
         self.logits, self.tokens, self.end_token = logits, tokens, end_token
         self.temperature, self.sampling_temperature = temperature, sampling_temperature
         self.summands, self.step, self.steps = summands, step, steps
         self.known = {}
 
     def log_probabilities(self, role, temperature):
-        """In double precision. The sampler is the student as it drew, which is the student before this step."""
+        """In double precision. The sampler is the student before this step, at the sampling temperature."""
         name = role_name(role)
         if name == "sampler":
             name, temperature = "student", temperature * self.sampling_temperature
@@ -29,14 +28,14 @@ class Distributions:
         return self._log_softmax(name, temperature)
 
     def _log_softmax(self, name, temperature):
-        # What was made without gradient is none that gradient flows through.
+        # Values computed without gradient must not be reused where gradient flows.
         key = (name, temperature, torch.is_grad_enabled())
         if key not in self.known:
             self.known[key] = torch.log_softmax(self.logits[name].double() / temperature, -1)
         return self.known[key]
 
     def taken(self, role, temperature, tokens):
-        # Of the sampler the temperature that it drew at, whatever the policy's.
+        # The sampler has its sampling temperature, independent of the policy's.
         temperature = 1.0 if role_name(role) == "sampler" else temperature
         return self.log_probabilities(role, temperature).gather(-1, tokens[:, None])[:, 0]
 
@@ -80,10 +79,10 @@ class Distributions:
         if kind == "likelihood":
             best = self.log_probabilities(spec["of"], 1.0).argmax(-1)
             return -self.taken("student", self.temperature, best)
-        raise KeyError(f"nothing live is called {kind}")
+        raise KeyError(f"no live primitive {kind}")
 
     def entries(self, support):
-        """`[tokens, vocabulary]`: which entries take part. Roles choose at temperature 1."""
+        """The mask of the support, `[tokens, vocabulary]`. Roles select entries at temperature 1."""
         kind = support["support"]
         size = self.logits["student"].shape
         device = self.tokens.device
@@ -97,12 +96,12 @@ class Distributions:
             return parts.any(0) if kind == "union" else parts.all(0)
         with torch.no_grad():
             probabilities = self.log_probabilities(support["role"], 1.0).detach().exp()
-            # The earlier of two equals first.
+            # Of equal probabilities, the entry of the lower id comes first.
             order = torch.sort(probabilities, dim=-1, descending=True, stable=True)
             if kind == "top_k":
                 chosen = torch.arange(size[-1], device=device).expand(size) < support["k"]
             else:
-                # Entries of equal probability are in or out together.
+                # Entries of equal probability are included or excluded together.
                 ascending = torch.flip(order.values, [-1])
                 larger = size[-1] - torch.searchsorted(ascending, order.values, right=True)
                 spent = torch.nn.functional.pad(torch.cumsum(order.values, -1), (1, 0)).gather(-1, larger)
@@ -110,7 +109,7 @@ class Distributions:
             return torch.zeros(size, dtype=torch.bool, device=device).scatter(-1, order.indices, chosen)
 
     def side(self, side, temperature):
-        """The probabilities of one side, as logarithms."""
+        """The log-probabilities of one side."""
         if "role" in side:
             return self.log_probabilities(side["role"], temperature)
         if "detached" in side:
@@ -133,7 +132,7 @@ class Distributions:
         value = bounded(value, spec["clip_each"])
         value = torch.where(entries, value, torch.zeros_like(value)).sum(-1)
         if mass == "tail":
-            # One more entry; none where nothing is left out.
+            # One entry for all that are left out, if any are.
             tails = [rest.clamp_min(LEAST_PROBABILITY).log()[:, None] for rest in rests]
             tail = bounded(self._summand(spec, *tails), spec["clip_each"])[:, 0]
             value = value + torch.where(whole[:, 0], torch.zeros_like(tail), tail)

@@ -1,4 +1,4 @@
-"""The built-in verifiers, as `rewards.json` says them of each domain. A reward is a number from 0 to 1."""
+"""The built-in verifiers that `rewards.json` assigns to domains. A reward is a number from 0 to 1."""
 
 import decimal
 import fractions
@@ -11,7 +11,7 @@ DOMAINS = json.loads((pathlib.Path(__file__).parent / "rewards.json").read_text(
 
 
 def number(text):
-    """White space around it and commas between groups of three digits do not count."""
+    """Parses a number. Surrounding white space and commas between groups of three digits are ignored."""
     text = text.strip()
     if "," in text:
         if not re.fullmatch(r"[+-]?[0-9]{1,3}(,[0-9]{3})*(\.[0-9]+)?", text):
@@ -24,7 +24,7 @@ def number(text):
 
 
 def within(texts, tolerance):
-    """As decimals: doubles round numbers of 17 digits, and 0.01 beside 1.01 as well."""
+    """Compares decimals, since doubles round numbers of 17 digits, and also 1.01 - 1."""
     found, target = (number(text) for text in texts)
     if found is None or target is None:
         return False
@@ -32,11 +32,11 @@ def within(texts, tolerance):
         decimals = [decimal.Decimal(text.strip().replace(",", "")) for text in texts]
         if all(abs(each.as_tuple().exponent) <= 4096 for each in decimals):
             one, other = map(fractions.Fraction, decimals)
-            # In the fewest digits that give it: as it is written.
+            # `repr` gives the fewest digits that identify the tolerance: those of the source.
             return abs(one - other) <= fractions.Fraction(repr(tolerance))
     except decimal.DecimalException:
         pass
-    # That would take too many digits.
+    # The exact comparison would take too many digits.
     return abs(found - target) <= tolerance
 
 
@@ -52,22 +52,22 @@ def score(reward, completion, row):
             return float(found is not None)
         return float(found["answer"] == row[reward["field"]])
     if kind == "parts":
-        # One by one: Python's own `sum` rounds otherwise.
+        # Added one by one: Python's `sum` rounds differently.
         total, weights = 0.0, 0.0
         for part in reward["parts"]:
             total += part["weight"] * score(part["reward"], completion, row)
             weights += part["weight"]
         return total / weights
-    # Nothing trains on it.
+    # The objective does not read this reward.
     return 0.0
 
 
 def of_row(domain, completion, text):
-    """`text` is the row of the data as JSON; numbers in it are read as they are written."""
+    """`text` is the row of the data as JSON; its numbers are kept as text."""
     row = json.loads(text, parse_int=str, parse_float=str)
     return score(DOMAINS[domain], completion, row)
 
 
 def compute_score(data_source, solution_str, ground_truth, extra_info=None, **_):
-    """As verl calls it."""
+    """The function that verl calls."""
     return of_row(data_source, solution_str, ground_truth)

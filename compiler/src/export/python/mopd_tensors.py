@@ -1,8 +1,8 @@
-"""What generated objectives call: numbers per element of ragged axes, as flat tensors.
+"""The operations that generated objectives call. A value per element of a ragged axis is a flat tensor.
 
-Tokens of a sequence stand next to each other and in order; so do the sequences of a group. Prompts and padding
-are no tokens. An axis is `run`, `batch`, `domain`, `group`, `sequence` or `token`. Gradient flows through
-elementwise functions and reductions, through nothing else.
+The tokens of a sequence are contiguous and in order, as are the sequences of a group. Prompts and padding are not
+included. An axis is `run`, `batch`, `domain`, `group`, `sequence` or `token`. Gradient flows only through
+elementwise functions and reductions.
 """
 
 import math
@@ -14,7 +14,7 @@ AXES = ["run", "batch", "domain", "group", "sequence", "token"]
 
 
 class Layout:
-    """Which sequence each token belongs to, which group each sequence, which domain each group."""
+    """The sequence of each token, the group of each sequence, and the domain of each group."""
 
     def __init__(self, sequence_of_token, group_of_sequence, groups, domain_of_group=None, domains=1):
         self.parents = {
@@ -32,7 +32,7 @@ class Layout:
         }
 
     def parent(self, fine, coarse):
-        """The element of `coarse` that each element of `fine` lies in."""
+        """The element of `coarse` that contains each element of `fine`."""
         if (fine, coarse) not in self.parents:
             if fine == coarse:
                 found = torch.arange(self.sizes[fine], device=self.device)
@@ -50,7 +50,7 @@ class Layout:
 
 
 class Batch:
-    """What an objective reads: signals by name, and the live numbers, one per token, through which gradient flows."""
+    """The inputs of an objective: signals by name, and the live values per token, through which gradient flows."""
 
     def __init__(self, layout, signals, live, step=0, steps=1, dtype=torch.float32):
         self.layout, self.signals, self.live = layout, signals, live
@@ -61,7 +61,7 @@ class Batch:
         return torch.full((size,), float(value), dtype=self.dtype, device=self.layout.device)
 
     def signal(self, name, axis):
-        """A number without gradient. What follows from the layout and the step need not be given."""
+        """A value without gradient. Signals that follow from the layout and the step are computed here."""
         if name in self.signals:
             values = self.signals[name].detach().to(self.dtype)
             if values.shape != (self.layout.sizes[axis],):
@@ -88,7 +88,7 @@ class Batch:
         return value[self.layout.parent(fine, coarse)]
 
     def reduce(self, how, value, fine, coarse, mask=None, q=None):
-        """Elements of `fine` put together within each element of `coarse`; where `mask` is 0 they are left out.
+        """Reduces the elements of `fine` within each element of `coarse`. Elements whose `mask` is 0 are left out.
 
         Sums are accumulated in double precision.
         """
@@ -129,7 +129,7 @@ class Batch:
         return result.to(dtype)
 
     def statistic(self, how, value, axis, over, mask=None, **settings):
-        """Each element compared with those in the same element of `over`; 0 where `mask` is."""
+        """A statistic of each element among those in the same element of `over`; 0 where `mask` is 0."""
         count, parent = self.layout.sizes[over], self.layout.parent(axis, over)
         result = torch.zeros_like(value, requires_grad=False)
         passes = torch.arange(len(value), device=value.device)
@@ -140,7 +140,7 @@ class Batch:
         return result
 
     def scan(self, how, value, axis, over, mask=None, discount=None):
-        """What runs along the elements in the same element of `over`; those where `mask` is 0 are passed over."""
+        """A scan along the elements in each element of `over`. Elements whose `mask` is 0 are skipped."""
         values, parents = value.detach().double().tolist(), self.layout.parent(axis, over).tolist()
         passes = [True] * len(values) if mask is None else (mask != 0).tolist()
         discount = None if discount is None else float(discount)
@@ -171,7 +171,7 @@ class Batch:
 
     @staticmethod
     def _peers(value, parent, count, compute, one):
-        """`compute` of the numbers of each parent: one number, or one for each of them."""
+        """Applies `compute` to the values of each parent. It returns one value, or one for each of them."""
         members = [[] for _ in range(count)]
         for index, at in enumerate(parent.tolist()):
             members[at].append(index)
@@ -185,7 +185,7 @@ class Batch:
 
 
 def minimum(a, b):
-    """The first of two equals: it gets the gradient."""
+    """If both are equal, the first one gets the gradient."""
     return torch.where((b < a) | b.isnan(), b, a)
 
 
@@ -286,7 +286,7 @@ STATISTICS = {
 
 
 def schedule(shape, step, steps):
-    """A number of the step, from 0, of a run of so many."""
+    """The schedule's value at `step` (from 0) of a run of `steps` steps."""
     kind = shape["shape"]
     if kind == "constant":
         return shape["value"]

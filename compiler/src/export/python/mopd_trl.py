@@ -1,7 +1,7 @@
-"""A trainer for TRL 1.16.0 whose loss is that of `objective.py`: several teachers, each for its own rows.
+"""A trainer for TRL 1.16.0 with the loss of `objective.py` and several teachers, each for its own rows.
 
-A step is one batch on one device. Log-probabilities are made a few rows at a time, and once more on the way
-back, so that memory does not grow with the batch.
+A step is one batch on one device. Log-probabilities are computed a few rows at a time, and recomputed in the
+backward pass, so that memory does not grow with the batch.
 """
 
 import mopd_distributions as md
@@ -15,12 +15,12 @@ from trl import DistillationTrainer
 
 class MopdTrainer(DistillationTrainer):
     def __init__(self, *, teachers, domains, rows_at_once, sampling_temperature, end_token, reference=None, **others):
-        """`teachers` by the name in the column `teacher`; the first is TRL's own."""
+        """`teachers` are by their name in the column `teacher`; the first one is TRL's `teacher_model`."""
         self.teacher_names, self.domains = list(teachers), domains
         first = teachers[self.teacher_names[0]] if teachers else None
         super().__init__(teacher_model=first, **others)
         if self.accelerator.num_processes > 1 or self.args.gradient_accumulation_steps > 1:
-            raise ValueError("the loss of a step is that of its whole batch: one process, no accumulation")
+            raise ValueError("the loss needs the whole batch of a step: use one process and no gradient accumulation")
         prepared = {
             name: self.teacher_model if model is first else self.accelerator.prepare_model(model, evaluation_mode=True)
             for name, model in teachers.items()
@@ -53,7 +53,7 @@ class MopdTrainer(DistillationTrainer):
         return logits[:, -keep - 1 : -1]
 
     def _rows(self, student, ids, mask, keep, kept, tokens, others):
-        """Numbers per token of some rows: first those that gradient flows through, then the others."""
+        """Values per token of some rows: the live ones, the signals, and the student's entropy."""
         logits = {"student": self._logits(student, ids, mask, keep)[kept]}
         logits.update({name: values[kept] for name, values in others.items()})
         made = md.Distributions(
@@ -72,7 +72,7 @@ class MopdTrainer(DistillationTrainer):
         return (*live, *read, entropy)
 
     def _others(self, ids, mask, keep, teacher):
-        """Logits of teacher and reference; each row's teacher is its own."""
+        """The logits of each row's teacher, and of the reference."""
         found = {}
         with torch.no_grad():
             if "teacher" in objective.ROLES:

@@ -1,6 +1,6 @@
-"""A distillation loss for verl 0.9.1, called `mopd`: numbers per token from `objective.py`, which verl averages.
+"""The distillation loss `mopd` for verl 0.9.1: `objective.py` computes a loss per token, and verl averages it.
 
-Named in VERL_USE_EXTERNAL_MODULES, so that every process of verl imports it before it reads its configuration.
+VERL_USE_EXTERNAL_MODULES names this module, so that each process of verl imports it before reading its configuration.
 """
 
 import mopd_tensors as mt
@@ -14,7 +14,7 @@ def padded(values, fill):
 
 
 def supply(model_output, data, respond):
-    """What an objective may read, one row for each completion; `respond` cuts completions out of whole sequences."""
+    """The inputs of an objective, one row per completion. `respond` cuts completions out of whole sequences."""
     found = {}
     if objective.TOPK is None:
         found["live logp"] = respond(model_output["log_probs"], data)
@@ -26,7 +26,7 @@ def supply(model_output, data, respond):
         "sampler.logp": lambda: padded(data["old_log_probs"], 0.0),
         "reference.logp": lambda: padded(data["ref_log_prob"], 0.0),
         "student.entropy": lambda: respond(model_output["entropy"], data),
-        # The verifier's word stands at the last token.
+        # The reward is stored at the last token.
         "reward": lambda: padded(data["rm_scores"], 0.0).sum(-1),
     }
     for name in objective.READS:
@@ -36,7 +36,7 @@ def supply(model_output, data, respond):
 
 
 def per_token(found, mask):
-    """`objective.py` on the completions of a micro-batch, padded again."""
+    """The losses of `objective.py` for the completions of a micro-batch, padded."""
     rows = mask.nonzero()[:, 0]
     sequences = torch.arange(len(mask), device=mask.device)
     layout = mt.Layout(rows, sequences, len(mask))

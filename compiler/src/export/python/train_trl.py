@@ -1,4 +1,4 @@
-"""Trains with TRL 1.16.0 what `stage.json` and `config.json` say, on the rows of `train.jsonl`, in their order."""
+"""Trains with TRL 1.16.0 as `stage.json` and `config.json` specify, on the rows of `train.jsonl` in order."""
 
 import json
 import os
@@ -20,7 +20,7 @@ def loaded(weights):
 
 
 def optimizer(model, config, steps):
-    """AdamW; weights of normalisations do not decay. The rate is the schedule's own."""
+    """AdamW without weight decay for normalisations. The learning rate is that of `objective.py`."""
     trained = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
     groups = [
         {"params": [value for name, value in trained if ("norm" in name.lower()) == norm], "weight_decay": decay}
@@ -45,7 +45,7 @@ def main():
     if stage["tokenizer"] is not None:
         model.generation_config.eos_token_id = tokenizer.eos_token_id
     rows = datasets.load_dataset("json", data_files=str(HERE / "train.jsonl"), split="train")
-    # Samples of a prompt stand next to each other.
+    # The samples of a prompt are contiguous.
     rows = rows.select([row for row in range(len(rows)) for _ in range(stage["samples"])])
     trainer = mopd_trl.MopdTrainer(
         model=model,

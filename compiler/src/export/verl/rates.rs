@@ -21,8 +21,7 @@ pub struct VerlRate {
 /// # Errors
 /// The reason why verl has no such schedule.
 pub fn rate(of: &StepFunction) -> Result<VerlRate, &'static str> {
-    let why =
-        "verl's rates are constant, warm up linearly to a constant, or fall by half a cosine over the run";
+    let why = "verl's schedules are: constant, linear warm-up to a constant, and half a cosine over the run";
     let StepFunction::Schedule(schedule) = of else { return Err(why) };
     match schedule {
         Schedule::Constant { value } => {
@@ -31,7 +30,7 @@ pub fn rate(of: &StepFunction) -> Result<VerlRate, &'static str> {
         Schedule::Cosine { from, to, over: ScheduleLength::Run } if *from > 0.0 => {
             if to > from {
                 return Err(
-                    "verl's cosine falls, since `min_lr_ratio` is at most 1: begin at the higher rate",
+                    "verl's cosine falls, since `min_lr_ratio` is at most 1: start at the higher rate",
                 );
             }
             Ok(VerlRate { lr: *from, kind: "cosine", warmup: -1, least: to / from, zero_indexed: true })

@@ -17,17 +17,16 @@ pub struct VerlTemperatures {
     pub objective: f64,
 }
 
-const TEACHER: &str = "verl's teachers are always at temperature 1, and its student at the rollout's: with \
-                       `temperature: 1` in the rollout both are what a run compares";
+const TEACHER: &str = "verl computes the teacher at temperature 1, and the student at the rollout's; set \
+                       `temperature: 1` in the rollout, so that both equal a run's";
 
-const ENTROPY: &str = "verl takes the entropy at the rollout's temperature, and a run at 1: with \
-                       `temperature: 1` in the rollout they are one";
+const ENTROPY: &str = "verl computes the entropy at the rollout's temperature, a run at 1; set \
+                       `temperature: 1` in the rollout, so that they are equal";
 
-const STUDENT: &str = "verl divides the student's logits by the rollout's temperature, whatever the \
-                       objective says: leave `temperature` of the objective out, or let the rollout have the \
-                       same";
+const STUDENT: &str = "verl divides the student's logits by the rollout's temperature and ignores the \
+                       objective's; leave `temperature` of the objective out, or set it to the rollout's";
 
-const OWN: &str = "verl's divergence is at temperature 1 where the rollout is: leave its `temperature:` out";
+const OWN: &str = "verl's divergences have no temperature of their own; leave `temperature:` out";
 
 impl VerlTemperatures {
     /// # Errors

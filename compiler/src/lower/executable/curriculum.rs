@@ -45,7 +45,7 @@ impl SettingsConverter<'_> {
         }
         let (rollouts, measures) = (RefCell::new(Vec::new()), RefCell::new(Vec::new()));
         let measure = |node: &FormulaNode, at: FormulaContext| {
-            measured(node, at, origins, (&mut rollouts.borrow_mut(), &mut measures.borrow_mut()))
+            measured(node, at, origins, &mut rollouts.borrow_mut(), &mut measures.borrow_mut())
         };
         let mut lowered = |of: &Option<formula::Formula>, what: &str| {
             let of = of.as_ref()?;
@@ -81,7 +81,8 @@ fn measured(
     node: &FormulaNode,
     at: FormulaContext,
     origins: Origins,
-    (rollouts, measures): (&mut Vec<Producer>, &mut Vec<CurriculumMeasure>),
+    rollouts: &mut Vec<Producer>,
+    measures: &mut Vec<CurriculumMeasure>,
 ) -> Converted<Signal> {
     let FormulaKind::Reduce { reduction, operand, among, on: Some(rollout) } = &node.kind else {
         unreachable!("only reductions are over another rollout")

@@ -36,7 +36,7 @@ fn distribution(distribution: &checked::Distribution, at: FormulaContext) -> Con
     Ok(match distribution {
         checked::Distribution::Role(of) => Distribution::Role(role(of, at)?),
         checked::Distribution::Blend(parts) => {
-            let parts = parts.iter().map(|(weight, of)| Ok((parameter(weight, at)?, role(of, at)?)));
+            let parts = parts.iter().map(|part| Ok((parameter(&part.weight, at)?, role(&part.role, at)?)));
             Distribution::Blend(parts.collect::<Converted<_>>()?)
         }
         checked::Distribution::Detached(inner) => {

@@ -6,7 +6,7 @@ use mopd_lang::experiment::{
     self as checked, DomainId, PanelId, Pool, Slot, Teacher, TeacherId, TeacherWeights, Template,
     TemplatePiece, Train,
 };
-use mopd_lang::formula::{Formula, FormulaKind, Role};
+use mopd_lang::formula::{Formula, FormulaKind, Role, WeightedRole};
 use mopd_lang::source::Span;
 use mopd_plan::producers::Writer;
 use mopd_plan::refusal::{NamedScorer, Origins, StageRoles, SummedTeachers};
@@ -20,35 +20,51 @@ pub struct StageScorers {
     domains: Vec<Vec<DomainId>>,
 }
 
+/// A scorer that was found, with prompts that it scores; its members are still to be found.
+struct PendingScorer {
+    scorer: NamedScorer,
+    domains: Vec<DomainId>,
+}
+
+/// The search for a stage's scorers.
+struct ScorerSearch<'a> {
+    teachers: &'a [Teacher],
+    /// All domains of the stage.
+    all: Vec<DomainId>,
+    found: StageScorers,
+    pending: Vec<PendingScorer>,
+}
+
 /// Finds the scorers of a stage. Those that the objective reads come first, in its order.
 pub fn find(train: &Train, experiment: &checked::Experiment) -> StageScorers {
     let teachers = experiment.teachers.as_slice();
     let all: Vec<DomainId> = train.mixture.iter().map(|share| share.domain).collect();
-    let mut found = StageScorers { roles: StageRoles::default(), domains: Vec::new() };
+    let found = StageScorers { roles: StageRoles::default(), domains: Vec::new() };
+    let mut search = ScorerSearch { teachers, all: all.clone(), found, pending: Vec::new() };
     let whole = |teacher| NamedScorer { teacher, bare: false };
-    let mut pending: Vec<(NamedScorer, Vec<DomainId>)> = Vec::new();
     for teacher in train.named_teachers() {
-        found.read(whole(teacher), &all, teachers, &mut pending);
+        search.read(whole(teacher), &all);
     }
     for choice in &train.teachers {
         let (scorer, domain) = (whole(choice.teacher), vec![choice.domain]);
         if summed(&teachers[choice.teacher.0 as usize]).is_some() {
             // The objective reads the members for every prompt.
-            found.members(scorer, &all, &all, teachers, &mut pending);
+            search.members(scorer, &all);
         } else {
-            found.members(scorer, &domain, &all, teachers, &mut pending);
+            search.members(scorer, &domain);
         }
     }
     loop {
-        while let Some((scorer, domains)) = pending.pop() {
-            found.members(scorer, &domains, &all, teachers, &mut pending);
+        while let Some(PendingScorer { scorer, domains }) = search.pending.pop() {
+            search.members(scorer, &domains);
         }
-        found.panels(experiment, &mut pending);
-        found.writers(train, teachers, &mut pending);
-        if pending.is_empty() {
+        search.panels(experiment);
+        search.writers(train);
+        if search.pending.is_empty() {
             break;
         }
     }
+    let mut found = search.found;
     if let [first, rest @ ..] = train.teachers.as_slice()
         && rest.iter().all(|choice| choice.teacher == first.teacher)
         && let Some(members) = summed(&teachers[first.teacher.0 as usize])
@@ -85,119 +101,107 @@ fn panel_of(teacher: &Teacher) -> Option<PanelId> {
 }
 
 /// The members of a `sum`.
-fn summed(teacher: &Teacher) -> Option<&[(f64, Role)]> {
+fn summed(teacher: &Teacher) -> Option<&[WeightedRole<f64>]> {
     match &teacher.weights {
         TeacherWeights::Pooled { pool: Pool::Sum, members } => Some(members),
         _ => None,
     }
 }
 
-impl StageScorers {
+impl ScorerSearch<'_> {
     /// Records that a scorer scores the prompts of some domains.
-    fn read(
-        &mut self,
-        scorer: NamedScorer,
-        domains: &[DomainId],
-        teachers: &[Teacher],
-        pending: &mut Vec<(NamedScorer, Vec<DomainId>)>,
-    ) {
-        let known = &teachers[scorer.teacher.0 as usize];
+    fn read(&mut self, scorer: NamedScorer, domains: &[DomainId]) {
+        let known = &self.teachers[scorer.teacher.0 as usize];
+        let StageScorers { roles, domains: recorded } = &mut self.found;
         if let Some(members) = summed(known) {
             let teacher = Some(scorer.teacher);
-            if self.roles.sums.iter().all(|sum| sum.teacher != teacher) {
+            if roles.sums.iter().all(|sum| sum.teacher != teacher) {
                 let (name, members) = (known.name.clone(), members.to_vec());
-                self.roles.sums.push(SummedTeachers { teacher, name, members });
-                pending.push((scorer, domains.to_vec()));
+                roles.sums.push(SummedTeachers { teacher, name, members });
+                self.pending.push(PendingScorer { scorer, domains: domains.to_vec() });
             }
             return;
         }
-        let place = self.roles.place(scorer).unwrap_or_else(|| {
-            self.roles.named.push(scorer);
-            self.domains.push(Vec::new());
-            self.domains.len() - 1
+        let place = roles.place(scorer).unwrap_or_else(|| {
+            roles.named.push(scorer);
+            recorded.push(Vec::new());
+            recorded.len() - 1
         });
-        let own = &mut self.domains[place];
+        let own = &mut recorded[place];
         let new: Vec<DomainId> = domains.iter().filter(|domain| !own.contains(domain)).copied().collect();
         if !new.is_empty() {
             own.extend(&new);
-            pending.push((scorer, new));
+            self.pending.push(PendingScorer { scorer, domains: new });
+        }
+    }
+
+    /// Records that the role's teacher, if it has one of its own, scores the prompts of some domains.
+    fn read_role(&mut self, role: &Role, domains: &[DomainId]) {
+        if let Role::Named { teacher, .. } = role {
+            self.read(NamedScorer { teacher: *teacher, bare: false }, domains);
         }
     }
 
     /// Records the domains whose prompts a scorer scores, also for its members. Numbers that its weights
     /// depend on are needed for all prompts.
-    fn members(
-        &mut self,
-        NamedScorer { teacher: id, bare }: NamedScorer,
-        domains: &[DomainId],
-        all: &[DomainId],
-        teachers: &[Teacher],
-        pending: &mut Vec<(NamedScorer, Vec<DomainId>)>,
-    ) {
-        let teacher = &teachers[id.0 as usize];
+    fn members(&mut self, NamedScorer { teacher: id, bare }: NamedScorer, domains: &[DomainId]) {
+        let teacher = &self.teachers[id.0 as usize];
         if !bare && teacher.temperature != 1.0 {
-            return self.read(NamedScorer { teacher: id, bare: true }, domains, teachers, pending);
+            return self.read(NamedScorer { teacher: id, bare: true }, domains);
         }
         let (formulas, members): (Vec<&Formula>, Vec<&Role>) = match &teacher.weights {
             TeacherWeights::Composed { logits, .. } => {
-                logits.iter().map(|(factor, role)| (factor, role)).unzip()
+                logits.iter().map(|part| (&part.weight, &part.role)).unzip()
             }
             TeacherWeights::Pooled { members, .. } => {
-                (Vec::new(), members.iter().map(|(_, role)| role).collect())
+                (Vec::new(), members.iter().map(|part| &part.role).collect())
             }
             _ => return,
         };
-        let mut read = |role: &Role, domains: &[DomainId]| {
-            if let Role::Named { teacher, .. } = role {
-                self.read(NamedScorer { teacher: *teacher, bare: false }, domains, teachers, pending);
-            }
-        };
-        members.into_iter().for_each(|role| read(role, domains));
+        members.into_iter().for_each(|role| self.read_role(role, domains));
+        let all = self.all.clone();
         for part in formulas.into_iter().flat_map(Formula::parts) {
             if let FormulaKind::Signal(signal) = &part.0.kind {
-                signal.roles().iter().for_each(|role| read(role, all));
+                signal.roles().iter().for_each(|role| self.read_role(role, &all));
             }
         }
     }
 
     /// Adds all members of a panel for the prompts that any of them scores.
-    fn panels(&mut self, experiment: &checked::Experiment, pending: &mut Vec<(NamedScorer, Vec<DomainId>)>) {
-        let teachers = experiment.teachers.as_slice();
-        for place in 0..self.roles.named.len() {
-            let Some(panel) = panel_of(&teachers[self.roles.named[place].teacher.0 as usize]) else {
+    fn panels(&mut self, experiment: &checked::Experiment) {
+        for place in 0..self.found.roles.named.len() {
+            let scorer = self.found.roles.named[place];
+            let Some(panel) = panel_of(&self.teachers[scorer.teacher.0 as usize]) else {
                 continue;
             };
-            if !self.roles.panels.contains(&panel) {
-                self.roles.panels.push(panel);
+            if !self.found.roles.panels.contains(&panel) {
+                self.found.roles.panels.push(panel);
             }
-            let domains = self.domains[place].clone();
+            let domains = self.found.domains[place].clone();
             for member in &experiment.panels[panel.0 as usize].members {
-                self.read(NamedScorer { teacher: *member, bare: false }, &domains, teachers, pending);
+                self.read(NamedScorer { teacher: *member, bare: false }, &domains);
             }
         }
     }
 
     /// Adds the writers of feedback about the completions that a teacher scores.
-    fn writers(
-        &mut self,
-        train: &Train,
-        teachers: &[Teacher],
-        pending: &mut Vec<(NamedScorer, Vec<DomainId>)>,
-    ) {
+    fn writers(&mut self, train: &Train) {
         let routed = train.teachers.iter().map(|choice| (choice.teacher, vec![choice.domain]));
-        let named = self.roles.named.iter().zip(&self.domains);
+        let named = self.found.roles.named.iter().zip(&self.found.domains);
         let named = named.map(|(scorer, domains)| (scorer.teacher, domains.clone()));
         for (id, domains) in routed.chain(named).collect::<Vec<_>>() {
-            let teacher = &teachers[id.0 as usize];
-            if teacher.feedback.is_some() && !self.roles.feedback.contains(&id) {
-                self.roles.feedback.push(id);
+            let teacher = &self.teachers[id.0 as usize];
+            if teacher.feedback.is_some() && !self.found.roles.feedback.contains(&id) {
+                self.found.roles.feedback.push(id);
             }
             if let Some(writer) = feedback::writer(teacher) {
-                self.read(NamedScorer { teacher: writer, bare: false }, &domains, teachers, pending);
+                self.read(NamedScorer { teacher: writer, bare: false }, &domains);
             }
         }
     }
+}
 
+impl StageScorers {
     /// The feedback of the stage, in the plan's form.
     pub fn feedback(&self, teachers: &[Teacher], origins: Origins) -> Result<Vec<Feedback>, Vec<Diagnostic>> {
         let each = self.roles.feedback.iter().map(|id| {

@@ -63,7 +63,7 @@ impl<'a> SettingsConverter<'a> {
             Some(validation) => Some(validation?),
             None => None,
         };
-        let limit = limit.map(|(limit, _)| limit);
+        let limit = limit.map(|limit| limit.value);
         Some(Domain {
             name: name.clone(),
             prompts: prompts?,

@@ -1,10 +1,8 @@
 //! Converts stages. In place of its objective, a training stage keeps the checked stage for lowering.
 
-use std::iter::once;
-
 use mopd_lang::experiment as checked;
 use mopd_plan::producers;
-use mopd_plan::refusal::{Converted, Origins};
+use mopd_plan::refusal::{Converted, LearnerInTurns, Origins};
 use mopd_plan::template::view;
 use mopd_plan::{
     Axis, Feedback, Formula, Joint, Learner, Model, Origin, OwnData, Rollout, Scorers, Stage, Train,
@@ -16,12 +14,37 @@ use super::roles::StageScorers;
 use super::settings::SettingsConverter;
 use super::{derived, feedback, filter, refused, roles, teacher};
 
+/// What the parts of a stage draw.
+struct PartRollouts<'p> {
+    /// The first is the stage's own, if any term has no completions of its own.
+    parts: &'p [checked::Train],
+    /// One for each part; `None` where it was refused.
+    drawn: Vec<Option<Rollout>>,
+}
+
+impl PartRollouts<'_> {
+    fn of_stage(&self) -> Option<&Rollout> {
+        self.drawn.first()?.as_ref()
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Rollout> {
+        self.drawn.iter().flatten()
+    }
+
+    /// The stage's own, and those of terms with completions of their own.
+    fn split<O: Copy>(self, objective: O) -> (Option<Rollout>, Option<Vec<OwnData<O>>>) {
+        let mut drawn = self.drawn.into_iter();
+        let rollout = drawn.next().flatten();
+        (rollout, drawn.map(|rollout| Some(OwnData { rollout: rollout?, objective })).collect())
+    }
+}
+
 impl<'a> SettingsConverter<'a> {
     pub fn model(&mut self, model: &'a checked::Model) -> Option<Model<&'a checked::Train>> {
         let checked::Model { name, stage, origin } = model;
         let stage = match stage {
             checked::Stage::Initialise(of) => Stage::Initialise(of.clone()),
-            checked::Stage::Train(of) => Stage::Train(Box::new(self.train(of, *origin, (&[], 0))?)),
+            checked::Stage::Train(of) => Stage::Train(Box::new(self.train(of, *origin, None)?)),
             checked::Stage::Merge(merge) => Stage::Merge(merge.clone()),
             checked::Stage::Load(pretrained) => Stage::Load(pretrained.clone()),
             checked::Stage::Joint(joint) => Stage::Joint(self.joint(joint, *origin)?),
@@ -62,7 +85,8 @@ impl<'a> SettingsConverter<'a> {
             if Some(step.train.length) != length {
                 self.refuse::<()>(member.origin, "a step of `train` with its own length");
             }
-            if let Some(train) = self.train(&step.train, origin, (&joint.members, index)) {
+            let learner = LearnerInTurns { index, members: &joint.members };
+            if let Some(train) = self.train(&step.train, origin, Some(learner)) {
                 let (name, step_name) = (member.name.clone(), step.name.clone());
                 learners.push(Learner { name, step: step_name, turn: *turn, every: step.every, train });
             }
@@ -74,7 +98,7 @@ impl<'a> SettingsConverter<'a> {
         &mut self,
         train: &'a checked::Train,
         origin: Origin,
-        learners: (&'a [checked::JointMember], usize),
+        learner: Option<LearnerInTurns<'a>>,
     ) -> Option<Train<&'a checked::Train>> {
         let checked::Train {
             recipe,
@@ -103,43 +127,34 @@ impl<'a> SettingsConverter<'a> {
             ema,
             guards: _,
         } = train;
-        let in_turns = !learners.0.is_empty();
+        let in_turns = learner.is_some();
         let sees = match sees.as_deref() {
             None => Some(None),
             Some(template) => self.student_view(template, origin).map(Some),
         };
         let (found, ladders) = (roles::find(train, self.experiment), train.ladders());
-        let origins = Origins { roles: &found.roles, ladders: &ladders, learners, ..self.origins };
+        let origins = Origins { roles: &found.roles, ladders: &ladders, learner, ..self.origins };
         let parts = train.parts();
         if let [_, own, ..] = parts.as_slice() {
-            let learns = !found.roles.learned.is_empty();
-            self.refuse_beside_own_data(train, own.objective.terms[0].origin, (!ladders.is_empty(), learns));
+            self.refuse_beside_own_data(train, own.objective.terms[0].origin, origins);
         }
-        let mut rollouts: Vec<Option<Rollout>> =
-            parts.iter().map(|part| self.rollout(part, origins)).collect();
-        let own_data = rollouts.split_off(1.min(rollouts.len()));
-        let rollout = rollouts.pop().flatten();
-        let curriculum = self.curriculum(train, rollout.as_ref(), in_turns, origins);
-        let drawn = once(&rollout).chain(&own_data).flatten();
-        let shares = self.shares(train, drawn, in_turns, origins);
-        let filter = self.filter(train, rollout.as_ref());
+        let drawn: Vec<Option<Rollout>> = parts.iter().map(|part| self.rollout(part, origins)).collect();
+        let drawn = PartRollouts { parts: &parts, drawn };
+        let rollout = drawn.of_stage();
+        let curriculum = self.curriculum(train, rollout, in_turns, origins);
+        let shares = self.shares(train, drawn.all(), in_turns, origins);
+        let filter = self.filter(train, rollout);
         let scorers = self.scorers(train, &found, origins);
         if let Some(scorers) = &scorers {
             let student = sees.as_ref().and_then(Option::as_ref);
-            let drawn = parts.iter().zip(once(&rollout).chain(&own_data));
-            let drawn = drawn.filter_map(|(part, rollout)| Some((rollout.as_ref()?, part.rollout.origin)));
-            self.refuse_unsupported_writers(drawn, scorers, student);
-            let chosen = curriculum.iter().flat_map(|curriculum| &curriculum.rollouts);
-            let chosen: Vec<Rollout> = chosen.map(|producer| Rollout::new(1, producer.clone())).collect();
-            self.refuse_unsupported_writers(chosen.iter().map(|rollout| (rollout, origin)), scorers, student);
+            self.refuse_unsupported_writers(&drawn, scorers, student);
+            for producer in curriculum.iter().flat_map(|curriculum| &curriculum.rollouts) {
+                let rollout = Rollout::new(1, producer.clone());
+                self.refuse_unsupported_writer(&rollout, origin, scorers, student);
+            }
         }
-        let written = found.feedback(&self.experiment.teachers, origins);
-        let written = written.map_err(|refusals| self.note(refusals)).ok();
-        if let Some((written, scorers)) = written.as_deref().zip(scorers.as_ref()) {
-            let derives = rollout.iter().chain(own_data.iter().flatten()).any(derived::derives);
-            self.refuse_feedback(written, scorers, derives, origin);
-        }
-        if let Some(rollout) = &rollout {
+        let written = self.feedback(&found, scorers.as_ref(), &drawn, origins, origin);
+        if let Some(rollout) = rollout {
             self.refuse_unaccounted(train, rollout, in_turns);
         }
         let extrapolation = self.extrapolation(train, in_turns);
@@ -147,10 +162,7 @@ impl<'a> SettingsConverter<'a> {
         let alignment = alignment.as_ref().map(|alignment| self.alignment(alignment, train, in_turns));
         let (optimizer, private) = super::optimizer::executable(optimizer);
         self.refuse_updates(trainable, private.is_some(), origin);
-        let own_data: Option<Vec<_>> = own_data
-            .into_iter()
-            .map(|rollout| rollout.map(|rollout| OwnData { rollout, objective: train }))
-            .collect();
+        let (rollout, own_data) = drawn.split(train);
         let learning_rate = of_step(learning_rate, "a learning rate", self.origins)
             .map_err(|refusal| self.note([*refusal]))
             .ok();
@@ -183,16 +195,45 @@ impl<'a> SettingsConverter<'a> {
         })
     }
 
-    /// Refuses writers that can't write for these rollouts.
-    fn refuse_unsupported_writers<'r>(
+    /// Refuses writers that can't write for the stage's rollouts.
+    fn refuse_unsupported_writers(
         &mut self,
-        rollouts: impl Iterator<Item = (&'r Rollout, Origin)>,
+        drawn: &PartRollouts,
         scorers: &Scorers,
         student: Option<&View>,
     ) {
-        for (rollout, origin) in rollouts {
-            self.note(roles::unsupported_writer(rollout, scorers, student, self.origins.span(origin)));
+        for (part, rollout) in drawn.parts.iter().zip(&drawn.drawn) {
+            if let Some(rollout) = rollout {
+                self.refuse_unsupported_writer(rollout, part.rollout.origin, scorers, student);
+            }
         }
+    }
+
+    fn refuse_unsupported_writer(
+        &mut self,
+        rollout: &Rollout,
+        origin: Origin,
+        scorers: &Scorers,
+        student: Option<&View>,
+    ) {
+        self.note(roles::unsupported_writer(rollout, scorers, student, self.origins.span(origin)));
+    }
+
+    /// The feedback that other models write about completions.
+    fn feedback(
+        &mut self,
+        found: &StageScorers,
+        scorers: Option<&Scorers>,
+        drawn: &PartRollouts,
+        origins: Origins,
+        origin: Origin,
+    ) -> Option<Vec<Feedback>> {
+        let written = found.feedback(&self.experiment.teachers, origins);
+        let written = written.map_err(|refusals| self.note(refusals)).ok();
+        if let Some((written, scorers)) = written.as_deref().zip(scorers) {
+            self.refuse_feedback(written, scorers, drawn.all().any(derived::derives), origin);
+        }
+        written
     }
 
     /// The student's template, which replaces the prompts.
@@ -272,23 +313,18 @@ impl<'a> SettingsConverter<'a> {
     }
 
     /// Refuses settings that need the step's completions to be a single set.
-    fn refuse_beside_own_data(
-        &mut self,
-        train: &checked::Train,
-        term: Origin,
-        (climbs, learns): (bool, bool),
-    ) {
+    fn refuse_beside_own_data(&mut self, train: &checked::Train, term: Origin, origins: Origins) {
         if let Some(filter) = &train.filter {
             self.refuse::<()>(filter.0.origin, "a `filter` together with a term with its own completions");
         }
-        if climbs {
+        if !origins.ladders.is_empty() {
             self.refuse::<()>(
                 term,
                 "a term with its own completions together with a `ladder` in a \
                 rollout",
             );
         }
-        if learns {
+        if !origins.roles.learned.is_empty() {
             let construct = "a term with its own completions together with a template that has a \
                 `learned` share";
             self.refuse::<()>(term, construct);

@@ -28,14 +28,14 @@ pub fn members(formula: &Formula, roles: &StageRoles) -> Option<Vec<(f64, Formul
     };
     let (role, sum) =
         divergence.roles().into_iter().find_map(|role| roles.sum(&role).map(|sum| (role, sum)))?;
-    let of = |(weight, member): &(f64, checked::Role)| {
-        let divergence = replaced(divergence, &role, member);
+    let of = |member: &checked::WeightedRole<f64>| {
+        let divergence = replaced(divergence, &role, &member.role);
         let kind = match &formula.0.kind {
             FormulaKind::Live(_) => FormulaKind::Live(checked::Live::Divergence(divergence)),
             _ => FormulaKind::Signal(checked::Signal::Divergence(divergence)),
         };
         let node = &formula.0;
-        (*weight, Formula::new(kind, node.unit, node.axis, node.live, node.origin))
+        (member.weight, Formula::new(kind, node.unit, node.axis, node.live, node.origin))
     };
     Some(sum.members.iter().map(of).collect())
 }
@@ -57,7 +57,9 @@ fn replaced(
 fn on_side(side: &mut checked::Distribution, role: &checked::Role, by: &checked::Role) {
     match side {
         checked::Distribution::Role(of) => replace(of, role, by),
-        checked::Distribution::Blend(parts) => parts.iter_mut().for_each(|(_, of)| replace(of, role, by)),
+        checked::Distribution::Blend(parts) => {
+            parts.iter_mut().for_each(|part| replace(&mut part.role, role, by))
+        }
         checked::Distribution::Detached(inner) => on_side(inner, role, by),
     }
 }

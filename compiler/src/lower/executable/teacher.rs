@@ -3,7 +3,7 @@
 use mopd_lang::experiment::{
     self as checked, Alignment, Capability, PanelId, SelfCopy, TeacherId, TeacherWeights,
 };
-use mopd_lang::formula::{Formula, Role};
+use mopd_lang::formula::{Formula, Role, WeightedRole};
 use mopd_lang::source::Span;
 use mopd_plan::refusal::{FormulaContext, NamedScorer, Origins};
 use mopd_plan::template::{view_of_panel, view_with_numbers};
@@ -161,11 +161,11 @@ fn weights_of(
             Ok(plan::Teacher::Student(StudentCopy::Every { steps: *steps }))
         }
         TeacherWeights::Trained { member } => {
-            let (learners, student) = origins.learners;
-            match learners.iter().position(|learner| learner.name == *member) {
-                Some(own) if own == student => Ok(plan::Teacher::Student(StudentCopy::Current)),
+            let (members, current) = origins.learner.map_or((&[][..], 0), |own| (own.members, own.index));
+            match members.iter().position(|learner| learner.name == *member) {
+                Some(own) if own == current => Ok(plan::Teacher::Student(StudentCopy::Current)),
                 Some(other) => {
-                    Ok(plan::Teacher::Learner { learner: other as u32, start: learners[other].start })
+                    Ok(plan::Teacher::Learner { learner: other as u32, start: members[other].start })
                 }
                 None => Err(refused(at, "a teacher that is trained in another stage")),
             }
@@ -257,10 +257,10 @@ fn answers_of(engine: Engine, answers: Capability, at: Span) -> Converted<Answer
 }
 
 /// A linear combination of logits.
-fn composed(logits: &[(Formula, Role)], origins: Origins) -> Converted<Composition> {
-    let member = |(factor, role): &(Formula, Role)| {
-        let at = origins.at(factor.0.origin);
-        let weight = divergence::parameter(factor, at)?;
+fn composed(logits: &[WeightedRole], origins: Origins) -> Converted<Composition> {
+    let member = |part: &WeightedRole| {
+        let at = origins.at(part.weight.0.origin);
+        let weight = divergence::parameter(&part.weight, at)?;
         if weight.signals().iter().any(|signal| signal.roles().contains(&plan::Role::TEACHER)) {
             return Err(refused(at, "a factor of logits that reads the routed teacher"));
         }
@@ -271,20 +271,20 @@ fn composed(logits: &[(Formula, Role)], origins: Origins) -> Converted<Compositi
         if weight.signals().iter().any(|signal| matches!(signal, plan::Signal::CorrectOf { .. })) {
             return Err(refused(at, "a factor of logits that reads what another model gets right"));
         }
-        Ok(Member { weight, role: self::member(role, at)? })
+        Ok(Member { weight, role: self::member(&part.role, at)? })
     };
     let members = logits.iter().map(member).collect::<Converted<_>>()?;
     Ok(Composition { pool: Pool::Logits, members })
 }
 
-fn pooled(pool: checked::Pool, members: &[(f64, Role)], at: FormulaContext) -> Converted<Composition> {
+fn pooled(pool: checked::Pool, members: &[WeightedRole<f64>], at: FormulaContext) -> Converted<Composition> {
     let pool = match pool {
         checked::Pool::Mixture => Pool::Mixture,
         checked::Pool::Geometric => Pool::Logits,
         checked::Pool::Sum => Pool::Sum,
     };
-    let member = |(weight, role): &(f64, Role)| {
-        Ok(Member { weight: DivergenceParameter::Number(*weight), role: self::member(role, at)? })
+    let member = |part: &WeightedRole<f64>| {
+        Ok(Member { weight: DivergenceParameter::Number(part.weight), role: self::member(&part.role, at)? })
     };
     Ok(Composition { pool, members: members.iter().map(member).collect::<Converted<_>>()? })
 }

@@ -44,7 +44,8 @@ pub fn factor(
     axis: Axis,
     signal: NodeId,
     counted: IncludedMasks,
-    (reduce, balance): (&Reduce, &Balance),
+    reduce: &Reduce,
+    balance: &Balance,
     here: Span,
 ) -> Result<NodeId, Box<Diagnostic>> {
     use Function::*;

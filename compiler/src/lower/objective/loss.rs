@@ -165,7 +165,7 @@ impl<'a> ObjectiveLowering<'a> {
         let axis = graph.axis(of.total);
         let signal =
             if axis < Axis::Token { graph.reduce(Reduction::Sum, signal, axis, None) } else { signal };
-        let factor = balance::factor(graph, axis, signal, counted, (reduce, balance), here)?;
+        let factor = balance::factor(graph, axis, signal, counted, reduce, balance, here)?;
         self.lowering.domain_weight.get_or_insert(graph.broadcast(factor, Axis::Token));
         if balance.observe {
             return Ok(of.part);

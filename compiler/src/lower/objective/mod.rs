@@ -16,7 +16,7 @@ pub(crate) use standalone::{WholeObjective, whole};
 
 use self::loss::only_where;
 use super::executable::formula::CrossRolloutReads;
-use super::formula::{LeafScope, Lowering, PrimitiveUse};
+use super::formula::{LeafScope, LossNode, Lowering, PrimitiveUse};
 use mopd_expr::graph::{LiveId, NodeId};
 use mopd_plan::refusal::Origins;
 use mopd_plan::{
@@ -68,8 +68,12 @@ pub(super) fn lower<'a>(
     let clipped = objective.clipped(&totals)?;
     let term_losses = objective.term_losses(request.read_losses)?;
     let ladders = objective.ladders()?;
-    let mut losses = vec![(Signal::Loss, loss)];
-    losses.extend(term_losses.iter().map(|of| (Signal::TermLoss { term: of.term.clone() }, of.loss)));
+    let mut losses = vec![LossNode { signal: Signal::Loss, node: loss }];
+    losses.extend(
+        term_losses
+            .iter()
+            .map(|of| LossNode { signal: Signal::TermLoss { term: of.term.clone() }, node: of.loss }),
+    );
     let states = objective.states(&losses)?;
     let learned = objective.learned(losses)?;
     let weight = objective.reported_weight();
@@ -246,7 +250,7 @@ impl<'a> ObjectiveLowering<'a> {
     }
 
     /// The objective's states after a step with these losses.
-    fn states(&mut self, losses: &[(Signal, NodeId)]) -> Result<Vec<State>, Box<Diagnostic>> {
+    fn states(&mut self, losses: &[LossNode]) -> Result<Vec<State>, Box<Diagnostic>> {
         if self.objective.states.is_empty() {
             return Ok(Vec::new());
         }
@@ -264,7 +268,7 @@ impl<'a> ObjectiveLowering<'a> {
 
     /// The gain that a policy is trained to raise, with the losses of the step just ended. `None` unless it
     /// is measured on the stage's own completions.
-    fn learned(&mut self, losses: Vec<(Signal, NodeId)>) -> Result<Option<Learned>, Box<Diagnostic>> {
+    fn learned(&mut self, losses: Vec<LossNode>) -> Result<Option<Learned>, Box<Diagnostic>> {
         let Some(learned) = self.lowering.origins.roles.learned.first() else { return Ok(None) };
         if self.objective.terms.iter().any(|term| term.data.is_some()) {
             return Ok(None);

@@ -3,13 +3,13 @@
 use mopd_expr::graph::{LiveId, NodeId, Operation};
 use mopd_lang::diag::Diagnostic;
 use mopd_lang::experiment as checked;
-use mopd_lang::formula::{FormulaKind, text};
+use mopd_lang::formula::{FormulaKind, NamedFormula, text};
 use mopd_lang::source::Span;
 use mopd_plan::refusal::{Origins, refused};
 use mopd_plan::{Axis, Signal, State};
 
 use super::{ObjectiveLowering, blocks};
-use crate::lower::formula::{LeafScope, Lowering};
+use crate::lower::formula::{LeafScope, LossNode, Lowering};
 use crate::lower::leaves::FormulaGraph;
 use crate::lower::{Expressions, TermExpressions};
 
@@ -70,11 +70,11 @@ pub(crate) fn whole(
         (None, None) => {}
     }
     let loss = lowered.loss()?;
-    let mut losses = vec![(Signal::Loss, loss)];
+    let mut losses = vec![LossNode { signal: Signal::Loss, node: loss }];
     if !objective.states.is_empty() {
         for term in lowered.terms.clone() {
             let signal = Signal::TermLoss { term: term.checked.name.clone() };
-            losses.push((signal, lowered.term_loss(&term)?));
+            losses.push(LossNode { signal, node: lowered.term_loss(&term)? });
         }
     }
     for State { name, next, .. } in lowered.states(&losses)? {
@@ -93,7 +93,7 @@ impl ObjectiveLowering<'_> {
     /// The parts of [`WholeObjective`], except the states.
     fn named_parts(&mut self) -> Result<Vec<(String, NodeId)>, Box<Diagnostic>> {
         let mut parts = Vec::new();
-        for (name, formula) in &self.objective.lets {
+        for NamedFormula { name, formula } in &self.objective.lets {
             parts.push((name.clone(), self.lowering.lower(formula)?));
         }
         parts.extend(self.lowering.selected.map(|node| ("select".to_owned(), node)));

@@ -6,6 +6,7 @@ use mopd_plan::producers::{Derived, DerivedText};
 use mopd_plan::views::{Piece, Slot as PlanSlot};
 
 use super::*;
+use mopd_lang::formula::WeightedRole;
 
 fn guide() -> Role {
     Role::Named { teacher: TeacherId(1), name: "specialist[sort]".into() }
@@ -212,7 +213,7 @@ fn refuses_unsupported_attempts_and_writers() {
     };
     let by = |of: &str| format!("a text in the template `candidates` by a teacher {of}");
     let first = Role::Named { teacher: TeacherId(0), name: "specialist[add]".into() };
-    let members = vec![(1.0, first)];
+    let members = vec![WeightedRole { weight: 1.0, role: first }];
     refused(
         &written(&|experiment| {
             experiment.teachers[1].weights =

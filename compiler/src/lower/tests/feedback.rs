@@ -6,6 +6,7 @@ use std::rc::Rc;
 use mopd_plan::views::{Piece, Slot as PlanSlot};
 
 use super::*;
+use mopd_lang::formula::WeightedRole;
 
 fn named(place: u32, name: &str) -> Role {
     Role::Named { teacher: TeacherId(place), name: name.into() }
@@ -193,8 +194,10 @@ fn refuses_unsupported_feedback() {
         "the slot `{group}` in the template `critique` of the model that writes `feedback`",
     );
     let composed = |experiment: &mut Experiment| {
-        experiment.teachers[1].weights =
-            TeacherWeights::Pooled { pool: Pool::Mixture, members: vec![(1.0, named(0, "specialist[add]"))] };
+        experiment.teachers[1].weights = TeacherWeights::Pooled {
+            pool: Pool::Mixture,
+            members: vec![WeightedRole { weight: 1.0, role: named(0, "specialist[add]") }],
+        };
     };
     let own = signal(Signal::Correct);
     refused(

@@ -43,6 +43,11 @@ pub fn batch() -> Batch {
     Batch { layout, signals, live: vec![STUDENT.to_vec()], step: 0, steps: 10, ..Batch::default() }
 }
 
+/// A stage with this rollout.
+fn stage(rollout: Rollout) -> Train {
+    Train { rollout, ..train(Recipe::Distill, &[0], student(4, 8), nll()) }
+}
+
 fn lower(objective: &Objective) -> Result<plan::Objective, Box<Diagnostic>> {
     lower_with(objective, &[])
 }
@@ -57,13 +62,12 @@ pub fn lower_by_term(
     each_term: bool,
 ) -> Result<plan::Objective, Box<Diagnostic>> {
     let (_, origins) = sources();
-    let rollout = Rollout::new(student(4, 8).0, HERE);
     let request = StageRequest {
         temperature: 1.0,
         vocabulary: None,
         read_losses,
         each_term,
-        normal_form: normal_form(objective, Some((&rollout, Keep::All))),
+        normal_form: normal_form(objective, Some(&stage(Rollout::new(student(4, 8).0, HERE)))),
         fused: true,
     };
     super::super::objective::lower(objective, request, super::super::Origins::new(&origins))
@@ -705,7 +709,7 @@ fn the_temperature_is_that_of_the_policy() {
     assert_eq!(dpo(0.1).temperature_on(&sampled(0.6)), 1.0);
     let said = Objective { temperature: Some(1.0), ..grpo() };
     assert_eq!(said.temperature_on(&sampled(0.6)), 1.0);
-    let form = normal_form(&grpo(), Some((&sampled(0.6), Keep::All)));
+    let form = normal_form(&grpo(), Some(&stage(sampled(0.6))));
     assert_eq!(form.evaluation, "sampled at y_t, at temperature 0.6");
-    assert_eq!(normal_form(&grpo(), Some((&sampled(1.0), Keep::All))).evaluation, "sampled at y_t");
+    assert_eq!(normal_form(&grpo(), Some(&stage(sampled(1.0)))).evaluation, "sampled at y_t");
 }

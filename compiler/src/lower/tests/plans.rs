@@ -44,7 +44,7 @@ fn a_domain_says_which_rows_are_read_and_how() {
     let mut experiment = experiment();
     let columns = vec![FieldColumn { field: "prompt".into(), column: "question".into() }];
     let domain = &mut experiment.domains[0];
-    (domain.columns, domain.limit) = (columns.clone(), Some((16, HERE)));
+    (domain.columns, domain.limit) = (columns.clone(), Some(WithOrigin { value: 16, origin: HERE }));
     domain.format = Some(PromptFormat::Chat { system: Some("Be brief.".into()) });
     (domain.prompts.split, domain.prompts.limit) = (Some("train".into()), Some(5));
     let plan = compiled(&experiment);
@@ -96,6 +96,21 @@ fn a_fault_of_a_family_is_reported_once() {
     let found = super::super::compile(&experiment, &origins, &sources, true).expect_err("nothing is reduced");
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].code, Code::MissingReduce);
+}
+
+#[test]
+fn what_only_some_families_have_is_counted() {
+    let parameters = |family: Family| {
+        let mut experiment = experiment();
+        let Stage::Initialise(architecture) = &mut experiment.models[0].stage else { panic!("a new model") };
+        architecture.family = family;
+        compiled(&experiment).stages[0].cost.parameters.expect("its tokenizer is known")
+    };
+    let plain = parameters(Family::Llama);
+    assert_eq!(parameters(Family::Gemma), plain);
+    // In each of three layers: biases of queries, keys and values; norms of a head's queries and keys.
+    assert_eq!(parameters(Family::Qwen2), plain + 3 * (96 + 48 + 48));
+    assert_eq!(parameters(Family::Qwen3), plain + 3 * (24 + 24));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use mopd_expr::summand::Kernel;
 use mopd_lang::diag::{Code, Diagnostic};
-use mopd_lang::formula::{Side, SideProbability, Summand, SummandProperties, detached};
+use mopd_lang::formula::{Side, SideProbability, Summand, SummandProperties, WeightedRole, detached};
 use mopd_plan::producers::Writer;
 
 use super::objectives::{assert_values, dpo, lowered, per_token};
@@ -112,7 +112,10 @@ fn refuses_unsupported_divergences_and_losses() {
     let blend = |share: Formula| {
         let mut blended = divergence(DivergenceKind::Kl, Support::Full);
         let rest = apply(Function::Subtract, [&number(1.0), &share]);
-        blended.left = Distribution::Blend(vec![(share, Role::Teacher), (rest, Role::Student)]);
+        blended.left = Distribution::Blend(vec![
+            WeightedRole { weight: share, role: Role::Teacher },
+            WeightedRole { weight: rest, role: Role::Student },
+        ]);
         blended
     };
     let among = "a ranked number, or one that is carried over from other steps, inside a divergence";
@@ -197,6 +200,25 @@ fn whole_spans_of_others_than_the_student() {
         compiled(&of(kl(sides, Mass::Tail), student()));
     }
     compiled(&of(kl([Role::Student, Role::Reference], Mass::Raw), student()));
+}
+
+/// Constants are folded in double precision, objectives computed in single precision.
+#[test]
+fn numbers_beyond_single_precision() {
+    let refused = |factor: f64| {
+        let mut experiment = experiment();
+        distilled(&mut experiment).objective.weight = Some(number(factor));
+        refusals_of(&experiment)
+    };
+    assert_eq!(refused(1e-76), ["the number 1e-76 is 0 in single precision"]);
+    assert_eq!(refused(-1e60), ["the number -1e60 is infinite in single precision"]);
+    for factor in [0.0, 1e-40, 3e38] {
+        let mut experiment = experiment();
+        distilled(&mut experiment).objective.weight = Some(number(factor));
+        let (sources, origins) = sources();
+        let said = super::super::compile(&experiment, &origins, &sources, true).err().unwrap_or_default();
+        assert!(said.iter().all(|said| !said.message.contains("single precision")), "{factor}: {said:?}");
+    }
 }
 
 #[test]
@@ -1113,8 +1135,8 @@ fn equivalent_settings_compile_to_the_same_plan() {
     plain.teachers[0].weights = TeacherWeights::Model(ModelId(1));
     let mut initial = plain.clone();
     initial.teachers[0].weights = TeacherWeights::Student(SelfCopy::Initial);
-    initial.device = Some((Device::Cpu, HERE));
-    initial.dtype = Some((Dtype::Float32, HERE));
+    initial.device = Some(WithOrigin { value: Device::Cpu, origin: HERE });
+    initial.dtype = Some(WithOrigin { value: Dtype::Float32, origin: HERE });
     distilled(&mut initial).size = BatchSize::Sequences(64);
     initial.comparisons[0].metrics = vec![Metric::PassAt(1)];
     assert_eq!(compiled(&plain).hash, compiled(&initial).hash);
@@ -1279,7 +1301,10 @@ fn parameters_of_divergences() {
     let share = apply(Function::Exp, [&apply(Function::Negate, [&entropy()])]);
     let rest = apply(Function::Subtract, [&number(1.0), &share]);
     let mut blended = divergence(DivergenceKind::Kl, Support::Full);
-    let blend = Distribution::Blend(vec![(share, Role::Teacher), (rest, Role::Sampler)]);
+    let blend = Distribution::Blend(vec![
+        WeightedRole { weight: share, role: Role::Teacher },
+        WeightedRole { weight: rest, role: Role::Sampler },
+    ]);
     blended.right = Distribution::Detached(Box::new(blend));
     let plan::Live::Divergence(blended) = primitive(Live::Divergence(blended)) else {
         panic!("a divergence")

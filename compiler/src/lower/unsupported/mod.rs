@@ -52,7 +52,7 @@ pub fn refusal(
             .or_else(|| {
                 let student = train.sees.as_ref();
                 let shown = recorded_turns::PromptTemplates { scorers, feedback: &train.feedback, student };
-                recorded_turns::refusal((part, &checked.objective), rollout, shown, origins)
+                recorded_turns::refusal(part, &checked.objective, rollout, shown, origins)
             })
     };
     let (objective, rollout) = (&train.objective, &train.rollout);

@@ -17,7 +17,8 @@ pub struct PromptTemplates<'a> {
 
 /// The first thing that an objective needs and recorded turns do not have.
 pub fn refusal(
-    (objective, checked): (&Objective, &checked::Objective),
+    objective: &Objective,
+    checked: &checked::Objective,
     rollout: &Rollout,
     PromptTemplates { scorers, feedback, student }: PromptTemplates,
     origins: Origins,

@@ -7,7 +7,7 @@ mod vectors;
 
 use mopd_ops::f32_ops::{self, FloatOps};
 
-use crate::signals::Function;
+use crate::graph::signals::Function;
 
 /// Computes one function of the numbers at the first address into the numbers at the second.
 ///

@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use mopd_ops::f32_ops::{CompareOp, FloatOps};
 
 use super::Elementary;
-use crate::signals::Function;
+use crate::graph::signals::Function;
 
 /// The operations of both widths, by instruction; the masks, which differ, are given as code.
 macro_rules! vectors {

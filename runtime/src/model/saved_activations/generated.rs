@@ -49,8 +49,8 @@ impl GeneratedActivations {
         let widths = SavedWidths::new(&shape(decoder), has_head_norm);
         let pass = self.passes.len() as u32;
         self.just_read.extend((0..tokens as u32).map(|token| SavedToken { pass, token }));
-        let (layers, is_bf16) = ((decoder.config.layers, self.recomputed), decoder.kind() == Kind::BFloat16);
-        self.passes.push(SavedPass::new(tokens, layers, widths, is_bf16));
+        let (layers, is_bf16) = (decoder.config.layers, decoder.kind() == Kind::BFloat16);
+        self.passes.push(SavedPass::new(tokens, layers, self.recomputed, widths, is_bf16));
         self.passes.last_mut().expect("it was pushed")
     }
 
@@ -147,7 +147,7 @@ impl Gathering {
     ) -> Tensor {
         let width = self.passes.first().map_or(0, |pass| pass.width(layer, saved));
         let mut rows = Tensor::empty([tokens.len() as i64, width as i64], (self.kind, Device::Cpu));
-        gather::<T>(self.cpu, &self.passes, (layer, saved), tokens, &mut numbers_mut(&mut rows));
+        gather::<T>(self.cpu, &self.passes, layer, saved, tokens, &mut numbers_mut(&mut rows));
         rows
     }
 }
@@ -166,17 +166,17 @@ impl SavedActivations {
                 unreachable!("a decoder whose activations are saved runs in loops")
             };
             let packed_attention::SavedForBackward { read, projected, attended } = attention;
-            write(pass, (index, Saved::Stream), stream, None);
+            write(pass, index, Saved::Stream, stream, None);
             if let Some(read) = read {
-                write(pass, (index, Saved::BeforeNorm), read, None);
+                write(pass, index, Saved::BeforeNorm, read, None);
             }
-            write(pass, (index, Saved::Projected), projected, None);
-            write(pass, (index, Saved::Attended), attended, None);
+            write(pass, index, Saved::Projected, projected, None);
+            write(pass, index, Saved::Attended, attended, None);
             let answered = (index == last).then_some(predictors.as_slice());
-            write(pass, (index, Saved::Middle), middle, answered);
-            write(pass, (index, Saved::GateUp), &unit.0, answered);
+            write(pass, index, Saved::Middle, middle, answered);
+            write(pass, index, Saved::GateUp, &unit.0, answered);
         }
-        write(pass, (last + 1, Saved::Stream), &self.last.input, Some(&predictors));
+        write(pass, last + 1, Saved::Stream, &self.last.input, Some(&predictors));
     }
 
     /// The stream after the last layer, `[predictors, width]`.
@@ -196,16 +196,17 @@ impl SavedActivations {
 }
 
 /// Writes the rows of a tensor to all tokens of a pass, or to some, if the layer saves them.
-fn write(pass: &mut SavedPass, place: (usize, Saved), rows: &Tensor, tokens: Option<&[i64]>) {
+fn write(pass: &mut SavedPass, layer: usize, saved: Saved, rows: &Tensor, tokens: Option<&[i64]>) {
     match rows.kind() {
-        Kind::BFloat16 => write_numbers::<bf16>(pass, place, rows, tokens),
-        _ => write_numbers::<f32>(pass, place, rows, tokens),
+        Kind::BFloat16 => write_numbers::<bf16>(pass, layer, saved, rows, tokens),
+        _ => write_numbers::<f32>(pass, layer, saved, rows, tokens),
     }
 }
 
 fn write_numbers<T: Scalar + Element>(
     pass: &mut SavedPass,
-    (layer, saved): (usize, Saved),
+    layer: usize,
+    saved: Saved,
     rows: &Tensor,
     tokens: Option<&[i64]>,
 ) {

@@ -11,7 +11,8 @@ use crate::tokenizer::Token;
 fn generated(
     decoder: &Decoder,
     sequences: &[(Vec<Token>, Vec<Token>)],
-    (rows, recomputed): (bool, usize),
+    rows: bool,
+    recomputed: usize,
 ) -> GeneratedActivations {
     let mut activations = GeneratedActivations::new(recomputed);
     let longest = sequences.iter().map(|(prompt, completion)| prompt.len() + completion.len()).max().unwrap();
@@ -66,7 +67,7 @@ fn the_gradient_of_generation_is_that_of_a_forward_pass() {
                 continue;
             }
             let trace =
-                generated(&decoder, &sequences, (rows, recomputed)).into_trace(&decoder, &batch).unwrap();
+                generated(&decoder, &sequences, rows, recomputed).into_trace(&decoder, &batch).unwrap();
             let forward = apart(&trace.hidden, &decoder.hidden(&batch));
             let (_, found) = gradient_of_trace(&decoder, trace, |logits| mean_logp(logits, &batch));
             let [from_exact, of_pass] = [&found, &gradient(&decoder, &batch, 0)].map(|of| apart(of, &exact));
@@ -97,7 +98,7 @@ fn sequences_that_were_not_generated_have_no_activations() {
     others[1].1[0] += 1;
     let _guard = no_grad_guard();
     let trace = |of: &[(Vec<Token>, Vec<Token>)], batch: &[(Vec<Token>, Vec<Token>)]| {
-        generated(&decoder, of, (true, 0)).into_trace(&decoder, &super::batch(batch))
+        generated(&decoder, of, true, 0).into_trace(&decoder, &super::batch(batch))
     };
     assert!(trace(&sequences, &others).is_none() && trace(&sequences[1..], &sequences).is_none());
     // The token after the last one that was read does not matter, and a batch may omit sequences.

@@ -182,14 +182,14 @@ fn patterns_without_a_python_equivalent_are_refused() {
         (r"(?U)a+", "the flag `U`"),
         (r"(?-u)a", "the flag `-u`"),
         (r"(?R)a$", "the flag `R`"),
-        (r"[a-z&&b]", "`&&` of classes"),
-        (r"[a-z--b]", "`--` of classes"),
-        (r"[a-z~~b]", "`~~` of classes"),
-        (r"[a[b]]", "a class within a class"),
+        (r"[a-z&&b]", "`&&` in a character class"),
+        (r"[a-z--b]", "`--` in a character class"),
+        (r"[a-z~~b]", "`~~` in a character class"),
+        (r"[a[b]]", "a nested character class"),
         (r"[[:^alpha:]]", "the class `[:^alpha:]`"),
-        (r"\b{start}a", "the beginning and the end of words"),
-        (r"\<a", "the beginning and the end of words"),
-        (r"(?<a.b>c)", "a group of the name `a.b`"),
+        (r"\b{start}a", "the start and end of a word"),
+        (r"\<a", "the start and end of a word"),
+        (r"(?<a.b>c)", "a group named `a.b`"),
     ] {
         built_in(regex(pattern));
         let said = python_pattern(pattern).unwrap_err();

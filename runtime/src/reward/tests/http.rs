@@ -140,11 +140,11 @@ fn transient_http_failures_are_retried() {
 #[test]
 fn answers_that_cannot_be_right_are_quoted() {
     for (answer, why) in [
-        ("no", "not JSON; the answer was \"no\""),
-        ("{\"reward\": 1}", "not a list; the answer was "),
-        ("[1]", "1 rewards for 2 completions; the answer was \"[1]\""),
+        ("no", "not JSON; the response was \"no\""),
+        ("{\"reward\": 1}", "not a list; the response was "),
+        ("[1]", "1 rewards for 2 completions; the response was \"[1]\""),
         ("[1, 1, 1]", "3 rewards for 2 completions"),
-        ("[1, 1.5]", "a `reward` that is not a number from 0 to 1 at place 1; the answer was \"[1, 1.5]\""),
+        ("[1, 1.5]", "a `reward` that is not a number from 0 to 1 at place 1; the response was \"[1, 1.5]\""),
         ("[-0.5, 1]", "a `reward` that is not a number from 0 to 1 at place 0"),
         ("[1, null]", "a `reward` that is not a number from 0 to 1 at place 1"),
         ("[true, 1]", "a `reward` that is not a number from 0 to 1 at place 0"),
@@ -155,7 +155,7 @@ fn answers_that_cannot_be_right_are_quoted() {
     ] {
         let (url, asked) = serve(move |_, _| said("200 OK", answer));
         let error = judge(&of(&url, 30.0, 8), 2, &uncancellable()).unwrap_err();
-        let wanted = format!("the reward server {url} gave an invalid answer: {why}");
+        let wanted = format!("the reward server {url} returned an invalid response: {why}");
         assert!(error.to_string().starts_with(&wanted), "{error}");
         assert!(error.help().contains("a list of as many numbers from 0 to 1"), "{}", error.help());
         assert_eq!(asked.lock().unwrap().len(), 1, "not worth asking again");
@@ -204,7 +204,7 @@ fn a_server_that_is_not_there_or_silent_is_named() {
     let error = judge(&of(&url, 0.5, 8), 1, &uncancellable()).unwrap_err();
     assert_eq!(
         error.to_string(),
-        format!("the reward server {url} gave no answer within its time limit of 0.5 s")
+        format!("the reward server {url} returned no response within its time limit of 0.5 s")
     );
     assert_eq!(asked.lock().unwrap().len(), 1);
     // A job that stops does not wait for the server either.

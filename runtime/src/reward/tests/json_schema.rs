@@ -116,3 +116,15 @@ fn schemas_that_name_themselves_end() {
         }
     }
 }
+
+#[test]
+fn a_schema_has_no_integer_that_would_be_rounded() {
+    let Err(error) = of(r#"{"const": 123456789012345678901}"#) else { panic!("it is compared as a double") };
+    assert!(error.to_string().contains("the integer 123456789012345678901 has more than 64 bits"), "{error}");
+    let verifier = of(r#"{"const": 18446744073709551615}"#).unwrap();
+    for (completion, wanted) in [("18446744073709551615", 1.0), ("18446744073709551614", 0.0)] {
+        assert_eq!(judge_one(&verifier, completion, json!({})), wanted, "{completion}");
+    }
+    // A completion may have more digits.
+    assert_eq!(judge_one(&of(r#"{"type": "integer"}"#).unwrap(), "123456789012345678901", json!({})), 1.0);
+}

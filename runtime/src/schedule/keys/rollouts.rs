@@ -7,7 +7,7 @@ use mopd_plan::{
 };
 use serde::Serialize;
 
-use super::{ComputeKey, DataKey, KeyInputs};
+use super::{ComputeKey, DataKey, KeyInputs, StageKey};
 use crate::prepare::ModelSpec;
 
 #[derive(Serialize)]
@@ -70,8 +70,8 @@ impl<'a> KeyInputs<'a> {
         &'k self,
         train: &'k Train<Objective>,
         spec: &ModelSpec,
-        (computed, stream): (ComputeKey<'k>, u64),
-        (data, programs): (&'k [DataKey<'k>], &'k [String]),
+        stage: &'k StageKey<'k>,
+        stream: u64,
         result_of: &impl Fn(ModelId) -> &'k str,
     ) -> Option<RolloutsKey<'k>> {
         let producer = train.rollout.producer.unedited();
@@ -106,16 +106,16 @@ impl<'a> KeyInputs<'a> {
             ShareKey { share: share.share, reward: reward.without_paths(), format, limit: *limit, writers }
         });
         Some(RolloutsKey {
-            computed,
+            computed: stage.computed.of_frozen_models(),
             stream,
             written,
             sees: train.sees.as_ref().map(|view| view.pieces.as_slice()),
             sampling,
             edits: edits.iter().map(|program| program.command).collect(),
-            programs: if edits.is_empty() { &[] } else { programs },
+            programs: if edits.is_empty() { &[] } else { stage.environments },
             tokenizer: spec.tokenizer.hash(),
             shares: shares.collect(),
-            data,
+            data: &stage.data,
         })
     }
 }

@@ -13,6 +13,7 @@ use super::sampling::{asked, key, prompts, pushed, speaking};
 use super::{control, job, saved, served, start};
 use crate::model::tests::{random_model, tiny};
 use crate::remote::{CancelToken, ScoredSequence, Server};
+use crate::rollout::RolloutRequest;
 use crate::tokenizer::Token;
 
 /// A server that replies with the status and body that `answer` returns for a request's path and body.
@@ -120,9 +121,10 @@ fn weights_that_vllm_can_not_read_end_the_run() {
     let (control, _events) = control();
     let client = speaking(Engine::Vllm, &url, folder.path(), LIMIT);
     let (prompts, sampling) = (prompts(), Sampling::new(1, 1.0, 4));
-    let how = ((&sampling, key(0)), (&*weights.tokenizer, 1e-3));
+    let (rollout, tokenizer) =
+        (RolloutRequest::new(&asked(&prompts), &sampling, key(0)), weights.tokenizer.clone());
     let weights = pushed(&weights, &folder.path().join("models"), 1);
-    let said = client.sample(|| Ok(weights), &asked(&prompts), how.0, how.1, &control).unwrap_err();
+    let said = client.sample(|| Ok(weights), &rollout, &tokenizer, 1e-3, &control).unwrap_err();
     assert!(said.to_string().contains("status 500"), "{said}");
     assert!(said.to_string().contains("Repo id must be in the form"), "{said}");
     // The server's weights no longer have the name of the old ones.

@@ -15,6 +15,7 @@ use super::{control, job, readings, sampling, saved, served, start};
 use crate::machine::transfer::to_vec;
 use crate::model::tests::{random_model, tiny};
 use crate::remote::{CancelToken, ServedScores, Server};
+use crate::rollout::RolloutRequest;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Fault {
@@ -372,7 +373,8 @@ fn no_rollout_that_is_damaged_is_trained_on() {
         let weights = random_model(&tiny(), u64::from(step));
         let (asked, key) = (sampling::asked(&prompts), sampling::key(u64::from(step)));
         let (pushed, tokenizer) = (sampling::pushed(&weights, &models, step), &weights.tokenizer);
-        let found = client.sample(|| Ok(pushed), &asked, (&how, key), (tokenizer, 1e-3), &control);
+        let rollout = RolloutRequest::new(&asked, &how, key);
+        let found = client.sample(|| Ok(pushed), &rollout, tokenizer, 1e-3, &control);
         assert_eq!(found.unwrap(), sampling::at_hand(&weights, &asked, &how, key), "step {step}");
     }
     let kinds = proxy.kinds.lock().unwrap();
@@ -384,8 +386,8 @@ fn no_rollout_that_is_damaged_is_trained_on() {
         let (asked, pushed) = (sampling::asked(&prompts), sampling::pushed(&weights, &models, step));
         let [straight, through] = [&server.url, &proxy.url].map(|url| {
             let client = sampling::speaking(engine, url, &models, LIMIT);
-            let how = ((&how, sampling::key(8)), (&*weights.tokenizer, 1e-3));
-            client.sample(|| Ok(pushed.clone()), &asked, how.0, how.1, &control).unwrap()
+            let rollout = RolloutRequest::new(&asked, &how, sampling::key(8));
+            client.sample(|| Ok(pushed.clone()), &rollout, &weights.tokenizer, 1e-3, &control).unwrap()
         });
         assert_eq!(straight, through, "{engine:?}");
     }

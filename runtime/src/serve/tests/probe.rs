@@ -8,7 +8,8 @@ use mopd_plan::{Answers, Dtype, Engine, RolloutServer, Secret, Served};
 
 use super::{job, saved, served, start};
 use crate::model::tests::{random_model, tiny};
-use crate::remote::probe::{Findings, ProbingStudent, probe_sampling, probe_teacher};
+use crate::remote::StudentIdentity;
+use crate::remote::probe::{Findings, probe_sampling, probe_teacher};
 use crate::tokenizer::Tokenizer;
 
 pub(super) const LIMIT: Duration = Duration::from_secs(5);
@@ -17,11 +18,11 @@ fn unasked(engine: Engine, asked: Option<Answers>) -> ServerReport {
     ServerReport { asked, ..ServerReport::unasked("student", Some("far"), engine, "teacher") }
 }
 
-pub(super) fn student(tokenizer: &Tokenizer) -> Option<ProbingStudent<'_>> {
-    Some(ProbingStudent { tokenizer, context: 16, dtype: Dtype::Float32 })
+pub(super) fn student(tokenizer: &Tokenizer) -> Option<StudentIdentity<'_>> {
+    Some(StudentIdentity { tokenizer, context: 16, dtype: Dtype::Float32 })
 }
 
-pub(super) fn probed(served: &Served, student: Option<ProbingStudent>, limit: Duration) -> ServerReport {
+pub(super) fn probed(served: &Served, student: Option<StudentIdentity>, limit: Duration) -> ServerReport {
     let findings = Findings::new(unasked(served.engine, Some(served.answers)));
     probe_teacher(served, student, limit, &findings);
     findings.report_so_far()
@@ -71,7 +72,7 @@ fn a_probe_says_everything_that_is_wrong_and_waits_for_nobody() {
         }
     };
     let open = served(Engine::Vllm, &server.url, Answers::Sampled);
-    let long = ProbingStudent { context: 1 << 20, ..student(&weights.tokenizer).unwrap() };
+    let long = StudentIdentity { context: 1 << 20, ..student(&weights.tokenizer).unwrap() };
     says(&probed(&open, Some(long), LIMIT), &["less than its student's 1048576"]);
     let other = Served { model: "other".to_owned(), ..open.clone() };
     says(
@@ -92,7 +93,7 @@ fn a_probe_says_everything_that_is_wrong_and_waits_for_nobody() {
     let began = Instant::now();
     let short = Duration::from_millis(300);
     let found = probed(&Served { url: silent, ..open.clone() }, student(&weights.tokenizer), short);
-    says(&found, &["gave no answer within 0.3 s"]);
+    says(&found, &["returned no response within 0.3 s"]);
     let nobody = Served { url: Secret::Text("http://127.0.0.1:9".to_owned()), ..open };
     let found = probed(&nobody, student(&weights.tokenizer), short);
     says(&found, &["could not be reached"]);
@@ -113,7 +114,7 @@ fn a_probe_has_a_server_of_rollouts_sample_a_token() {
             key: None,
         };
         let findings = Findings::new(unasked(engine, None));
-        let student = ProbingStudent { dtype, ..student(&weights.tokenizer).unwrap() };
+        let student = StudentIdentity { dtype, ..student(&weights.tokenizer).unwrap() };
         probe_sampling(&server, folder.path(), Some(student), LIMIT, &findings);
         findings.report_so_far()
     };

@@ -17,10 +17,10 @@ use crate::model::tests::{random_model, tiny};
 use crate::model::{Decoder, Weights};
 use crate::prepare::load::load;
 use crate::random::{Key, Purpose};
-use crate::remote::ScoredSequence;
 use crate::remote::push::{PushedWeights, canary};
 use crate::remote::sampling::SamplingServer;
-use crate::rollout::{Completion, MemoryBudget, Prompt, rollout};
+use crate::remote::{ScoredSequence, StudentIdentity};
+use crate::rollout::{Completion, MemoryBudget, Prompt, RolloutRequest, rollout};
 use crate::tokenizer::Token;
 
 const CLOSE: f64 = 1e-3;
@@ -72,6 +72,11 @@ pub fn key(step: u64) -> Key {
     Key::new(3, 5, Purpose::Rollout, step)
 }
 
+/// What a server is told of a student.
+fn identity(weights: &Weights, dtype: Dtype) -> StudentIdentity<'_> {
+    StudentIdentity { tokenizer: &weights.tokenizer, context: 8, dtype }
+}
+
 /// The completions that a run samples itself.
 pub fn at_hand(weights: &Weights, prompts: &[Prompt], sampling: &Sampling, key: Key) -> Vec<Completion> {
     let (control, _events) = control();
@@ -93,16 +98,17 @@ fn a_server_samples_to_the_bit_what_the_run_would_sample() {
         let there = client
             .sample(
                 || Ok(pushed(&weights, &models, step)),
-                &prompts,
-                (sampling, key),
-                (tokenizer, CLOSE),
+                &RolloutRequest::new(&prompts, sampling, key),
+                tokenizer,
+                CLOSE,
                 &control,
             )
             .unwrap();
         assert_eq!(there, at_hand(&weights, &prompts, sampling, key), "step {step}");
     };
     let plain = Sampling::new(3, 1.0, 9);
-    client.check_student((&random_model(&tiny(), 1).tokenizer, 8, Dtype::Float32), &control).unwrap();
+    let student = random_model(&tiny(), 1);
+    client.check_student(identity(&student, Dtype::Float32), &control).unwrap();
     sampled(1, 0, &plain);
     sampled(2, 1, &Sampling { top_k: Some(20), top_p: Some(0.9), ..Sampling::new(2, 0.7, 6) });
     let stop = vec!["e".to_owned()];
@@ -110,7 +116,7 @@ fn a_server_samples_to_the_bit_what_the_run_would_sample() {
     let left: Vec<_> = std::fs::read_dir(&models).unwrap().flatten().map(|entry| entry.file_name()).collect();
     assert_eq!(left.len(), 2, "the server's own and the newest: {left:?}");
     // A run in half precision would sample other completions, so it is refused.
-    let said = client.check_student((&random_model(&tiny(), 1).tokenizer, 8, Dtype::Bfloat16), &control);
+    let said = client.check_student(identity(&student, Dtype::Bfloat16), &control);
     let said = said.unwrap_err().to_string();
     assert!(said.contains("computes in float32, the run in bfloat16"), "{said}");
 }
@@ -128,17 +134,14 @@ fn check_samples_by_engine(engine: Engine) {
     let (control, _events) = control();
     let client = speaking(engine, &server.url, &models, Duration::from_secs(60));
     let (prompts, sampling) = (prompts(), Sampling::new(3, 1.0, 7));
-    client.check_student((&random_model(&tiny(), 1).tokenizer, 8, Dtype::Bfloat16), &control).unwrap();
+    client.check_student(identity(&random_model(&tiny(), 1), Dtype::Bfloat16), &control).unwrap();
     let mut known = Vec::new();
     for step in 0..3 {
         let weights = random_model(&tiny(), u64::from(step) + 1);
         let pushed = pushed(&weights, &models, step);
         let sample = || {
-            let (asked, key) = (asked(&prompts), key(u64::from(step)));
-            let tokenizer = &weights.tokenizer;
-            client
-                .sample(|| Ok(pushed.clone()), &asked, (&sampling, key), (tokenizer, CLOSE), &control)
-                .unwrap()
+            let rollout = RolloutRequest::new(&asked(&prompts), &sampling, key(u64::from(step)));
+            client.sample(|| Ok(pushed.clone()), &rollout, &weights.tokenizer, CLOSE, &control).unwrap()
         };
         let written = sample();
         assert_eq!(written, sample(), "the same seeds");
@@ -167,9 +170,9 @@ fn a_canary_that_differs_ends_the_run_and_names_the_weights() {
     let client = client(&server.url, &models, Duration::from_secs(60));
     let [one, two] = [1, 2].map(|seed| random_model(&tiny(), seed));
     let (prompts, sampling) = (prompts(), Sampling::new(1, 1.0, 4));
+    let rollout = RolloutRequest::new(&asked(&prompts), &sampling, key(0));
     let sample = |pushed: PushedWeights| {
-        let how = ((&sampling, key(0)), (&*one.tokenizer, CLOSE));
-        client.sample(|| Ok(pushed), &asked(&prompts), how.0, how.1, &control).map(drop)
+        client.sample(|| Ok(pushed), &rollout, &one.tokenizer, CLOSE, &control).map(drop)
     };
     let first = pushed(&one, &models, 0);
     sample(first.clone()).unwrap();
@@ -184,8 +187,8 @@ fn a_canary_that_differs_ends_the_run_and_names_the_weights() {
     // The server now reports these weights. Another run compares the canary before it trusts that.
     for engine in Engine::ALL {
         let client = speaking(engine, &server.url, &models, Duration::from_secs(60));
-        let how = ((&sampling, key(0)), (&*one.tokenizer, CLOSE));
-        let said = client.sample(|| Ok(wrong.clone()), &asked(&prompts), how.0, how.1, &control).unwrap_err();
+        let said = client.sample(|| Ok(wrong.clone()), &rollout, &one.tokenizer, CLOSE, &control);
+        let said = said.unwrap_err();
         assert!(said.to_string().contains("reports the weights of step 1"), "{engine:?}: {said}");
     }
     // `first` was deleted when others were sent; it is sent again under the name of the third.
@@ -224,8 +227,9 @@ fn weights_that_are_not_there_sample_nothing() {
     let weights = random_model(&tiny(), 5);
     let models = folder.path().join("models");
     let (prompts, sampling) = (prompts(), Sampling::new(1, 1.0, 4));
-    let how = ((&sampling, key(0)), (&*weights.tokenizer, CLOSE));
-    let said = client.sample(|| Ok(pushed(&weights, &models, 9)), &asked(&prompts), how.0, how.1, &control);
+    let rollout = RolloutRequest::new(&asked(&prompts), &sampling, key(0));
+    let pushing = || Ok(pushed(&weights, &models, 9));
+    let said = client.sample(pushing, &rollout, &weights.tokenizer, CLOSE, &control);
     let said = said.unwrap_err().to_string();
     assert!(said.contains("status 403"), "{said}");
 }

@@ -1,6 +1,7 @@
 use tch::{Kind, Tensor};
 
 use super::*;
+use crate::report::Record;
 
 fn store() -> (tempfile::TempDir, Store) {
     let folder = tempfile::tempdir().unwrap();
@@ -50,6 +51,43 @@ fn a_state_comes_back_bit_for_bit() {
     for (name, tensor) in &tensors().0 {
         assert_eq!(bytes(&back.0[name]), bytes(tensor), "{name}");
     }
+}
+
+/// All fields, as earlier versions wrote them: those of the batches and of the losses are not nested.
+#[test]
+fn the_format_of_positions_stays() {
+    let part = |drawn: u32| {
+        serde_json::json!({
+            "data": {"drawn": drawn, "sources": [[8, 0], [3, 1]], "owed": [4602678819172646912u64]},
+            "carried": [[4, 9218868437227405312u64]],
+            "climbed": [1, 0],
+            "policy": [4607182418800017408u64, 1],
+            "measured": [[[2, 18442240474082181120u64]], []],
+            "kept": [[{"draw": {"source": 1, "record": 2}, "order": 4611686018427387904u64,
+                "sequences": []}]],
+            "pushed": [null, {"step": 2, "canary": [3212836864u32]}],
+            "rollouts": {"sequences": [], "of_group": [2, 1], "draws": [], "dropped": [0, 3]},
+        })
+    };
+    let learner = |drawn: u32| {
+        let mut position = part(drawn);
+        let more = serde_json::json!({
+            "step": 5, "turn": 1, "seconds": 0.1, "updates": 7, "extrapolated": 4,
+            "own_data": [part(drawn + 1)],
+            "losses": [4611686018427387904u64, 9218868437227405312u64],
+            "states": {"pace": 4602678819172646912u64},
+            "validated": [4, 4607182418800017408u64],
+        });
+        position.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        position
+    };
+    let mut written = learner(8);
+    written.as_object_mut().unwrap().insert("others".to_owned(), serde_json::json!([learner(20)]));
+    let read: TrainPosition = serde_json::from_str(&written.to_string()).unwrap();
+    assert_eq!(read.first.batches.climbed, [1, 0]);
+    assert_eq!(read.others[0].own_data[0].batches.policy.len(), 2);
+    assert_eq!(read.others[0].losses.validated, Some((4, 4607182418800017408)));
+    assert_eq!(serde_json::to_value(&read).unwrap(), written);
 }
 
 #[test]

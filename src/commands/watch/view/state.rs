@@ -66,6 +66,13 @@ pub struct StageBeforeEdit {
     pub curves: Curves,
 }
 
+/// A metric, as the worker names it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MetricValue {
+    pub name: String,
+    pub value: f64,
+}
+
 /// A stage with one seed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StageView {
@@ -76,8 +83,8 @@ pub struct StageView {
     /// Whether it has steps: it does not only load, initialise or merge.
     trains: bool,
     pub progress: StageProgress,
-    /// The main metric and its name, from the worker.
-    pub metric: Option<(String, f64)>,
+    /// The main metric, from the worker.
+    pub metric: Option<MetricValue>,
     pub curves: Curves,
     pub before: Option<StageBeforeEdit>,
     /// The curves from before it was started again: up to the step where it resumes, they remain its own.
@@ -149,7 +156,7 @@ impl StageView {
     pub fn metrics(&self) -> Vec<CurveMetric> {
         let has = |metric: &CurveMetric| self.curves.keys().any(|(of, _)| of == metric);
         let mut found: Vec<CurveMetric> = CurveMetric::ALL.into_iter().filter(has).collect();
-        let headline = self.metric.as_ref().map(|(name, _)| name.as_str());
+        let headline = self.metric.as_ref().map(|metric| metric.name.as_str());
         found.sort_by_key(|metric| Some(metric.name()) != headline);
         found
     }
@@ -167,6 +174,19 @@ pub enum WatchPane {
     Stages,
     Teachers,
     Text,
+}
+
+/// A run before an edit.
+struct PreviousRun {
+    plan: Plan,
+    stages: Vec<StageView>,
+}
+
+/// The curves of a stage, by the key of its result.
+struct EarlierCurves {
+    key: String,
+    seed: u64,
+    curves: Curves,
 }
 
 /// The state of the view.
@@ -200,9 +220,9 @@ pub struct ViewState {
     member: String,
     plan: Option<Plan>,
     /// The last state of each run of a sweep that has ended.
-    previous: HashMap<String, (Plan, Vec<StageView>)>,
+    previous: HashMap<String, PreviousRun>,
     /// Curves by key and seed, the latest at the end.
-    history: VecDeque<((String, u64), Curves)>,
+    history: VecDeque<EarlierCurves>,
     /// The seconds per step of stages by name, from the last timed steps.
     timed: HashMap<String, f64>,
 }
@@ -249,10 +269,10 @@ impl ViewState {
             for more in 0..u64::from(seeds) {
                 let seed = plan.experiment.seed.saturating_add(more);
                 let mut stage = StageView::new(&model.name, seed, &facts.key, trains);
-                let own = self.history.iter().rfind(|((key, of), _)| *key == stage.key && *of == seed);
-                stage.curves = own.map(|(_, curves)| curves.clone()).unwrap_or_default();
-                stage.before = before.and_then(|(old_plan, old)| {
-                    let old = old.iter().find(|old| old.name == stage.name && old.seed == seed)?;
+                let own = self.history.iter().rfind(|own| own.key == stage.key && own.seed == seed);
+                stage.curves = own.map(|own| own.curves.clone()).unwrap_or_default();
+                stage.before = before.and_then(|PreviousRun { plan: old_plan, stages }| {
+                    let old = stages.iter().find(|old| old.name == stage.name && old.seed == seed)?;
                     before_of(old, &stage, old_plan, plan)
                 });
                 stages.push(stage);
@@ -274,13 +294,14 @@ impl ViewState {
     /// Keeps the current stages as those before an edit.
     fn remember(&mut self) {
         for stage in self.stages.iter().filter(|stage| !stage.curves.is_empty()) {
-            let key = (stage.key.clone(), stage.seed);
-            self.history.retain(|(of, _)| *of != key);
-            self.history.push_back((key, stage.curves.clone()));
+            let StageView { key, seed, curves, .. } = stage;
+            self.history.retain(|of| of.key != *key || of.seed != *seed);
+            self.history.push_back(EarlierCurves { key: key.clone(), seed: *seed, curves: curves.clone() });
         }
         self.history.drain(..self.history.len().saturating_sub(HISTORY));
         if let Some(plan) = self.plan.take() {
-            self.previous.insert(std::mem::take(&mut self.member), (plan, std::mem::take(&mut self.stages)));
+            let previous = PreviousRun { plan, stages: std::mem::take(&mut self.stages) };
+            self.previous.insert(std::mem::take(&mut self.member), previous);
         }
     }
 
@@ -298,7 +319,7 @@ impl ViewState {
             }
             Event::Step { stage, seed, step, steps, metric, value, loss, domains, tokens, seconds, rows } => {
                 if let Some(index) = self.place(stage, *seed) {
-                    self.stages[index].metric = Some((metric.clone(), *value));
+                    self.stages[index].metric = Some(MetricValue { name: metric.clone(), value: *value });
                     self.stages[index].step(*step, *steps, *loss, domains);
                     self.timing(index, *steps, seconds.sum(), *tokens, rows);
                 }

@@ -5,8 +5,8 @@ pub use mopd_lang::formula::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::graph::{Graph, NodeId};
-pub use super::roles::Role;
+use super::{Graph, NodeId};
+pub use crate::roles::Role;
 
 /// A number without gradient that the runtime supplies.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -5,13 +5,15 @@
 //! its own (`Broadcast`), and so is going from fine to coarse (`Reduce`). Nodes are in topological order and
 //! hash-consed: equal computations are one node.
 
+pub mod signals;
+
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use mopd_lang::experiment::Schedule;
 use serde::{Deserialize, Serialize};
 
-use super::signals::{Axis, Function, Memory, Reduction, Scan, Signal, Statistic};
+use self::signals::{Axis, Function, Memory, Reduction, Scan, Signal, Statistic};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct NodeId(pub u32);
@@ -290,91 +292,97 @@ impl Graph {
     /// Checks the rules at the top of this module. Evaluation relies on them: generated code accesses memory
     /// accordingly.
     pub fn check(&self) -> Result<(), MalformedGraph> {
-        for (node, Node { axis, operation }) in self.nodes() {
-            let problem = |problem| Err(MalformedGraph { node, problem });
-            if *axis == Axis::Vocab {
-                return problem("is one number per vocabulary entry");
+        match self.nodes().find_map(|(node, _)| Some((node, self.problem(node)?))) {
+            Some((node, problem)) => Err(MalformedGraph { node, problem }),
+            None => Ok(()),
+        }
+    }
+
+    /// The rule that a node breaks, as a predicate of it.
+    fn problem(&self, node: NodeId) -> Option<&'static str> {
+        let Node { axis, operation } = self.node(node);
+        if *axis == Axis::Vocab {
+            return Some("is one number per vocabulary entry");
+        }
+        let operands = self.operands(node);
+        if operands.iter().any(|operand| operand.0 >= node.0) {
+            return Some("reads a node that does not stand before it");
+        }
+        let all = |expected: Axis| operands.iter().all(|operand| self.axis(*operand) == expected);
+        match operation {
+            Operation::Constant { .. } => {}
+            Operation::Schedule { .. } if *axis != Axis::Run => {
+                return Some("is a schedule off the run axis");
             }
-            let operands = self.operands(node);
-            if operands.iter().any(|operand| operand.0 >= node.0) {
-                return problem("reads a node that does not stand before it");
+            Operation::Schedule { .. } => {}
+            Operation::Signal { signal } if signal.axis() != *axis => {
+                return Some("is a signal off its axis");
             }
-            let all = |expected: Axis| operands.iter().all(|operand| self.axis(*operand) == expected);
-            match operation {
-                Operation::Constant { .. } => {}
-                Operation::Schedule { .. } if *axis != Axis::Run => {
-                    return problem("is a schedule off the run axis");
+            Operation::Signal { .. } => {}
+            Operation::Live { .. } if *axis != Axis::Token => {
+                return Some("is a live primitive off the token axis");
+            }
+            Operation::Live { .. } => {}
+            Operation::Apply { function, .. } => {
+                if operands.len() != function.operands() {
+                    return Some("applies a function to the wrong number of operands");
                 }
-                Operation::Schedule { .. } => {}
-                Operation::Signal { signal } if signal.axis() != *axis => {
-                    return problem("is a signal off its axis");
+                if !all(*axis) {
+                    return Some("applies a function across axes");
                 }
-                Operation::Signal { .. } => {}
-                Operation::Live { .. } if *axis != Axis::Token => {
-                    return problem("is a live primitive off the token axis");
+            }
+            Operation::Broadcast { operand } => {
+                if self.axis(*operand) >= *axis {
+                    return Some("broadcasts to an axis that is not finer");
                 }
-                Operation::Live { .. } => {}
-                Operation::Apply { function, .. } => {
-                    if operands.len() != function.operands() {
-                        return problem("applies a function to the wrong number of operands");
-                    }
-                    if !all(*axis) {
-                        return problem("applies a function across axes");
-                    }
+            }
+            Operation::Reduce { reduction, operand, .. } => {
+                if let Reduction::Quantile { q } = reduction
+                    && !(0.0..=1.0).contains(q)
+                {
+                    return Some("has a fraction outside [0, 1]");
                 }
-                Operation::Broadcast { operand } => {
-                    if self.axis(*operand) >= *axis {
-                        return problem("broadcasts to an axis that is not finer");
-                    }
+                if self.axis(*operand) <= *axis {
+                    return Some("reduces to an axis that is not coarser");
                 }
-                Operation::Reduce { reduction, operand, .. } => {
-                    if let Reduction::Quantile { q } = reduction
-                        && !(0.0..=1.0).contains(q)
-                    {
-                        return problem("has a fraction outside [0, 1]");
-                    }
-                    if self.axis(*operand) <= *axis {
-                        return problem("reduces to an axis that is not coarser");
-                    }
-                    if !all(self.axis(*operand)) {
-                        return problem("has a mask off its operand's axis");
-                    }
+                if !all(self.axis(*operand)) {
+                    return Some("has a mask off its operand's axis");
                 }
-                Operation::Statistic { statistic, over, noise, .. } => {
-                    if *over >= *axis {
-                        return problem("compares within an axis that is not coarser");
-                    }
-                    if !all(*axis) {
-                        return problem("compares across axes");
-                    }
-                    if statistic.fraction().is_some_and(|fraction| !(0.0..=1.0).contains(&fraction)) {
-                        return problem("has a fraction outside [0, 1]");
-                    }
-                    if noise.is_some() != statistic.chooses_at_random() {
-                        return problem("chooses at random without random numbers, or has them for nothing");
-                    }
+            }
+            Operation::Statistic { statistic, over, noise, .. } => {
+                if *over >= *axis {
+                    return Some("compares within an axis that is not coarser");
                 }
-                Operation::Scan { scan, operand, over, mask } => {
-                    if *over >= *axis {
-                        return problem("runs within an axis that is not coarser");
-                    }
-                    if self.axis(*operand) != *axis || mask.is_some_and(|mask| self.axis(mask) != *axis) {
-                        return problem("runs across axes");
-                    }
-                    if let Scan::RewardToGo { discount } = scan
-                        && self.axis(*discount) != Axis::Run
-                    {
-                        return problem("has a discount off the run axis");
-                    }
+                if !all(*axis) {
+                    return Some("compares across axes");
                 }
-                Operation::Memory { operand, .. } => {
-                    if *axis > Axis::Batch || self.axis(*operand) != *axis {
-                        return problem("carries more than one number to the next step");
-                    }
+                if statistic.fraction().is_some_and(|fraction| !(0.0..=1.0).contains(&fraction)) {
+                    return Some("has a fraction outside [0, 1]");
+                }
+                if noise.is_some() != statistic.chooses_at_random() {
+                    return Some("chooses at random without random numbers, or has them for nothing");
+                }
+            }
+            Operation::Scan { scan, operand, over, mask } => {
+                if *over >= *axis {
+                    return Some("runs within an axis that is not coarser");
+                }
+                if self.axis(*operand) != *axis || mask.is_some_and(|mask| self.axis(mask) != *axis) {
+                    return Some("runs across axes");
+                }
+                if let Scan::RewardToGo { discount } = scan
+                    && self.axis(*discount) != Axis::Run
+                {
+                    return Some("has a discount off the run axis");
+                }
+            }
+            Operation::Memory { operand, .. } => {
+                if *axis > Axis::Batch || self.axis(*operand) != *axis {
+                    return Some("carries more than one number to the next step");
                 }
             }
         }
-        Ok(())
+        None
     }
 
     /// The nodes that `roots` depend on, one per line.

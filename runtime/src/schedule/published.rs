@@ -1,0 +1,53 @@
+//! The models in the folder of results.
+
+use std::collections::HashMap;
+
+use mopd_plan::{Objective, Stage, Train};
+
+use super::Work;
+use super::run::Scheduler;
+use super::stage::StageJob;
+use crate::failure::Result;
+use crate::store::CurrentFiles;
+
+impl Scheduler<'_> {
+    /// Publishes models again that were deleted from the run's folder while others were trained.
+    pub(super) fn republish_missing(&self) -> Result<()> {
+        for (index, task) in self.tasks.iter().enumerate() {
+            let Work::Stage(id) = task.work else { continue };
+            let model = self.plan.experiment.model(id);
+            let key = self.keys.of(index);
+            if !matches!(model.stage, Stage::Load(_))
+                && !self.store.is_published(key, &self.out, &model.name, task.seed)
+            {
+                self.publish_model(&self.job(index, id, &HashMap::new()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a stored model to the run's results. Keys have neither the place of a model nor the settings of
+    /// its tokenizer that change no token, so the files with these are written as they are for this run.
+    pub(super) fn publish_model(&self, job: &StageJob) -> Result<()> {
+        let tokenizer = &self.specs[job.id.0 as usize].tokenizer;
+        let current = CurrentFiles { tokenizer, adapter_base: self.adapter_base(job) };
+        self.store.publish(job.key, &self.out, job.name, job.seed, &current)?;
+        Ok(())
+    }
+
+    /// The public location of the model that a stage's adapter changes.
+    fn adapter_base(&self, job: &StageJob) -> Option<String> {
+        let start = |train: &Train<Objective>| train.start;
+        match &self.plan.experiment.model(job.id).stage {
+            Stage::Train(train) => Some(self.found_at(job, start(train))),
+            Stage::Joint(joint) => Some(self.found_at(job, start(&joint.learners.first()?.train))),
+            Stage::Learner { joint: id, learner, .. } => {
+                let Stage::Joint(joint) = &self.plan.experiment.model(*id).stage else { return None };
+                let index = *self.tasks[job.index].needs.first()?;
+                let train = &joint.learners.get(*learner as usize)?.train;
+                Some(self.found_at(&StageJob { index, ..*job }, start(train)))
+            }
+            Stage::Initialise(_) | Stage::Load(_) | Stage::Merge(_) => None,
+        }
+    }
+}
