@@ -186,6 +186,9 @@ def minmax(x):
     return (x - x.min()) / (x.max() - x.min())
 
 
+# The lengths of the turns of each completion, where they have several.
+TURNS = [[2, 3], [3], [1, 3], [2, 4], [1, 1], [4]]
+
 METHODS = {}
 
 
@@ -338,32 +341,32 @@ def _(b):
     return b.sequence_mean(ppo(b.ratio, b.grpo_advantage() + 0.4 * (b.lt - b.lb), 0.2, 0.28))
 
 
-# Estimators of the reverse KL (Schulman; verl).
+# Estimators of the reverse KL (Schulman; verl, whose `loss_agg_mode` is token-mean by default).
 
 
 @method("estimators.k1")
 def _(b):
-    return b.sequence_mean(-(b.lt - b.ls).detach() * b.ls)
+    return (-(b.lt - b.ls).detach() * b.ls).mean()
 
 
 @method("estimators.k2")
 def _(b):
-    return b.sequence_mean((b.ls - b.lt) ** 2 / 2)
+    return ((b.ls - b.lt) ** 2 / 2).mean()
 
 
 @method("estimators.k3")
 def _(b):
-    return b.sequence_mean((b.lt - b.ls).exp() - 1 - (b.lt - b.ls))
+    return ((b.lt - b.ls).exp() - 1 - (b.lt - b.ls)).mean()
 
 
 @method("estimators.absolute")
 def _(b):
-    return b.sequence_mean((b.ls - b.lt).abs())
+    return (b.ls - b.lt).abs().mean()
 
 
 @method("estimators.forward_top_k", k=3)
 def _(b):
-    return b.sequence_mean(kl_with_tail(b.t, b.s, top(b.t, 3)))
+    return kl_with_tail(b.t, b.s, top(b.t, 3)).mean()
 
 
 @method("estimators.k1_clipped", most=1.5)
@@ -446,13 +449,18 @@ def _(b):  # Plackett-Luce: the student draws without replacement in the teacher
 
 
 @method("distillm.distillm")
-def _(b):  # arXiv:2402.03898: KL(t || 0.1 t + 0.9 s)
-    return b.sequence_mean(kl(b.t, (0.1 * b.t.exp() + 0.9 * b.s.exp()).log()))
+def _(b):  # `skewed_forward_kl` of the authors' losses.py: sum of -t log(0.1 t + 0.9 s) over the tokens, over their number
+    mixed = 0.1 * b.t.exp() + 0.9 * b.s.exp()
+    x = (b.t.exp() * mixed.log()).sum(-1)
+    entropy_of_teacher = -(b.t.exp() * b.t).sum(-1)  # which the code leaves out: it is a constant
+    return -(x.sum() + entropy_of_teacher.sum()) / len(x)
 
 
 @method("distillm.distillm_reverse")
 def _(b):
-    return b.sequence_mean(kl(b.s, (0.1 * b.s.exp() + 0.9 * b.t.exp()).log()))
+    mixed = 0.9 * b.t.exp() + 0.1 * b.s.exp()  # `skewed_reverse_kl`, lam 0.1
+    x = (b.s.exp() * mixed.log() - b.s.exp() * b.s).sum(-1)
+    return -x.sum() / len(x)
 
 
 @method("sft.nll")
@@ -487,16 +495,40 @@ def _(b):  # arXiv:2605.08737: no extrapolation where the teacher is certain
     return (-(b.ratio.clip(max=5) * advantage).detach() * b.ls).mean()
 
 
+def over_group(b):
+    """`compute_advantages(normalize=False, scope="group")` of UniRL: the reward over the mean of its prompt's."""
+    mean = torch.stack([b.reward_of_completion[b.group_of_completion == g].mean() for g in range(len(LENGTHS))])
+    return (b.reward_of_completion - mean[b.group_of_completion])[b.of]
+
+
+def to_teacher(b):  # ours
+    return b.lt - b.lb
+
+
+def drpo(b, adv, mu_weighted, epsilon):
+    """`_drpo_loss` of UniRL, and its mean over tokens."""
+    log_diff = (b.ls - b.lb).clip(-20, 20)
+    penalty_weight = b.lb.exp() if mu_weighted else torch.ones(len(adv))
+    quadratic = adv.abs() * penalty_weight * (log_diff.exp() - 1).square() / (2.0 * epsilon)
+    return (-adv * log_diff.exp() + quadratic).mean()
+
+
+def dppo(b, adv, bound):
+    """arXiv:2602.04879: what has moved beyond the bound to the side of its advantage is masked, and still counts in the mean."""
+    moved = (b.ls.exp() - b.lb.exp()).detach()
+    invalid = torch.where(adv > 0, moved > bound, (adv < 0) & (moved < -bound))
+    assert invalid.any() and ((moved.abs() > bound) & ~invalid & (adv != 0)).any()
+    return (-adv * b.ratio * ~invalid).mean()
+
+
 @method("drpo.drpo")
-def _(b):  # arXiv:2606.09821, eq. 9: -A r + |A| mu (r - 1)^2 / (2 eps), eps = 12.5
-    a = b.lt - b.lb
-    return (-a * b.ratio + a.abs() * b.lb.exp() * (b.ratio - 1) ** 2 / 25).mean()
-
-
-@method("drpo.dppo")
 def _(b):
-    inside = (b.ls.exp() - b.lb.exp()).abs() <= 0.15
-    return (-(b.lt - b.lb) * b.ratio * inside).mean()
+    return drpo(b, over_group(b), True, 12.5)
+
+
+@method("drpo.dppo", bound=0.05)
+def _(b):
+    return dppo(b, over_group(b), 0.05)
 
 
 @method("vopd.vopd")
@@ -519,8 +551,10 @@ def _(b):  # arXiv:2604.10688: softmax over the right (wrong) completions of a p
         for these, score in [(right, -means(b.ls)), (~right, means(b.lt))]:
             these = these & (b.group_of_completion == g)
             weight[these] = score[these].softmax(0) * these.sum()
+    # dp_actor.py: the likelihood is averaged over `correct_token_mask`; in the scripts (`DISTILL_SIGNAL_IN_LOSS=False`)
+    # the other is an advantage, 0 for the right ones, and averaged over `response_mask`.
     imitate = -(weight[b.of] * b.ls)[right[b.of]]
-    follow = (-(weight[b.of] * (b.lt - b.ls)).detach() * b.ls)[~right[b.of]]
+    follow = -(weight[b.of] * ~right[b.of] * (b.lt - b.ls)).detach() * b.ls
     return imitate.mean() + follow.mean()
 
 
@@ -529,12 +563,20 @@ def _(b):  # 20 entries are all of 7
     return b.sequence_mean(kl(b.s, b.t))
 
 
+def caopd(b, skip, keep):
+    """`_compute_loss` and `get_high_entropy_mask` of the authors' distil_trainer.py."""
+    mask = (b.position >= skip).double()
+    per_token = kl(b.t, b.s)
+    if keep < 1:
+        h = entropy(b.s).detach()
+        per_token = per_token * (h >= torch.quantile(h[mask.bool()], 1 - keep))
+    rows = [(per_token * mask)[b.of == c].sum() / mask[b.of == c].sum().clip(min=1.0) for c in range(len(b.lengths))]
+    return torch.stack(rows).mean()
+
+
 @method("caopd.caopd")
-def _(b):  # the first three tokens are left out; so is a completion that has no others
-    late = b.position >= 3
-    loss = kl(b.t, b.s)
-    means = [loss[(b.of == c) & late].mean() for c in range(len(b.lengths)) if ((b.of == c) & late).any()]
-    return torch.stack(means).mean()
+def _(b):
+    return caopd(b, 3, 1)
 
 
 @method("opsd.opsd")
@@ -654,16 +696,22 @@ def _(b):  # arXiv:2511.20347: (4 / tau) sigmoid(tau (ratio - 1)), tau 1 for a p
 # Weights by completion and by prefix.
 
 
-@method("renio.renio", bound=0.5)
-def _(b):  # catalogue A1.24: forward KL at temperature 1.1, bounded by token; a completion weighs by the tokens it should not have written
-    t, s = (x.div(1.1).log_softmax(-1) for x in [b.teacher_logits, b.student_logits])
-    excess, weights = (b.ls - b.lt).detach().clip(max=2.5), []
+@method("renio.renio")
+def _(b):
+    # `_compute_jsd_from_log_probs` (beta 0) and `_compute_weights_ratio38` of the authors' opsd_trainer.py: everything is at
+    # temperature 1.1; entries are clamped to [0, 0.05] before they are summed.
+    t, s = tempered(b, 1.1)
+    per_token = (t.exp() * (t - s)).clamp(min=0, max=0.05).sum(-1)
+    log_ratio = (s - t).gather(1, b.y[:, None])[:, 0].detach().clamp(max=2.5)
+    chosen = log_ratio >= 0.8
+    weights = []
     for c in range(len(b.lengths)):
-        wrong = [x for x in excess[b.of == c].tolist() if x >= 0.8]
-        weights.append(math.exp(sum(wrong) / len(wrong)) if wrong else 1.0)
-    weights = torch.tensor(weights)
-    weights = (weights / weights.mean()).clip(max=10)
-    return b.sequence_mean(weights[b.of] * kl(t, s).clip(max=0.5))
+        these = chosen & (b.of == c)
+        weights.append((log_ratio * these)[b.of == c].sum() / these.sum().clamp(min=1))
+    weights = torch.stack(weights).exp()
+    weights = (weights / weights.mean()).clamp(max=10)
+    per_sample = torch.stack([per_token[b.of == c].mean() for c in range(len(b.lengths))])
+    return (per_sample * weights).mean()
 
 
 def pruned(b, bad, step):
@@ -770,10 +818,13 @@ def _(b):  # arXiv:2601.18734: logits / 1.1, the teacher's 3 most probable entri
     return jsd_among(t, s, top(t, 3), 0.5).mean()
 
 
-@method("opsd.opsd_bounded", most=0.1)
-def _(b):
+@method("opsd.opsd_bounded", most=0.02)
+def _(b):  # `generalized_jsd_loss` of ReNIO's opsd_trainer.py: `jsd.clamp(max=token_clip)` on each entry, then `batchmean`
     t, s = tempered(b, 1.1)
-    return jsd(t, s, 0.5).clip(max=0.1).mean()
+    m = torch.logsumexp(torch.stack([s + math.log(0.5), t + math.log(0.5)]), 0)
+    each = 0.5 * t.exp() * (t - m) + 0.5 * s.exp() * (s - m)
+    assert (each > 0.02).any() and (each < 0.02).any()
+    return each.clamp(max=0.02).sum() / len(each)
 
 
 @method("vision_opd.vision_opd", k=3)
@@ -801,8 +852,7 @@ def _(b):  # arXiv:2605.07865: the baseline from the 3 most probable entries, re
 
 @method("drpo.drpo_plain", width=2)
 def _(b):
-    gain = b.lt - b.lb
-    return (-gain * b.ratio + gain.abs() * (b.ratio - 1) ** 2 / 4).mean()
+    return drpo(b, over_group(b), False, 2)
 
 
 @method("scope.scope", k=3)
@@ -830,9 +880,14 @@ def _(b):
     h = entropy(b.s).detach() / math.log(ENTRIES)
     h = minmax(h.clip(max=h.quantile(0.98)))
     d = minmax(kl(b.t, b.s).detach())
-    best = (h + d - h * d).topk(len(h) // 2).indices
-    share = (b.reward_of_completion / 0.5).softmax(0) * len(b.lengths)
-    return (share[b.of] * kl(b.s, b.t))[best].mean()
+    best = torch.zeros(len(h), dtype=bool)
+    best[(h + d - h * d).topk(len(h) // 2).indices] = True
+    # The worker of the code (`mb_sample_weights`): the mean of each sample, then their mean by weight.
+    weights = torch.softmax(b.reward_of_completion / 0.5, 0) * len(b.lengths)
+    rows = [c for c in range(len(b.lengths)) if best[b.of == c].any()]
+    assert len(rows) == len(b.lengths)
+    samples = torch.stack([kl(b.s, b.t)[best & (b.of == c)].mean() for c in rows])
+    return (samples * weights).sum() / weights.sum()
 
 
 @method("strong_teacher.corpus_distillation_gated", share=0.4)
@@ -879,17 +934,20 @@ def _(b):
     return ppo(b.ratio, strong - b.lr - 0.5 * (weak - b.lr), 0.2, 0.28).mean()
 
 
-@method("v_zero.v_zero", named=["near", "far"], clip_low=0.2, clip_high=0.2)
-def _(b):  # arXiv:2606.25319: how much more it believes the completion with the evidence in view, compared in the group
-    near, far = (logp.clip(min=-10) for logp in b.named_taken)
-    score = b.per_completion((near - far).relu() - (far - near).relu())
-    trust = torch.zeros(len(b.lengths))
+@method("v_zero.v_zero", named=["near", "far"])
+def _(b):
+    # arXiv:2606.25319, `compute_relative_evidence_opd_weights` and `distillation_loss` of the authors' code, with k1 as in their
+    # script: no floor acts there. Standardised with this library's 1e-4, theirs is 1e-6.
+    plus, minus = b.named_taken
+    delta = plus - minus
+    scores = b.per_completion(delta.relu() - 1.0 * (-delta).relu())
+    weights = torch.zeros(len(b.lengths))
     for g in range(len(LENGTHS)):
         here = b.group_of_completion == g
-        deviation = score[here].std(correction=0) + 1e-4
-        trust[here] = (1 + 0.5 * (score[here] - score[here].mean()) / deviation).clip(0, 2)
-    gap = (b.lt.clip(min=-10) - b.ls.detach().clip(min=-10)).clip(-10, 10)
-    return b.sequence_mean(ppo(b.ratio, trust[b.of] * gap, 0.2, 0.2))
+        centered = scores[here] - scores[here].mean()
+        weights[here] = (1 + 0.5 * centered / (centered.square().mean().sqrt() + 1e-4)).clamp(0, 2)
+    losses = (b.ls.detach() - b.lt).clamp(-10, 10) * weights[b.of]
+    return ppo(b.ratio, -losses, 0.2, 0.2).mean()  # token-mean
 
 
 @method("dopd.dopd", named=["guide", "insider"], k=3)
@@ -927,17 +985,18 @@ def _(b):  # arXiv:2503.02832: to a composed teacher, token by token the less th
     return b.sequence_mean(0.1 / extrapolated(b.position) * kl(b.s, b.named[0]))
 
 
-@method("tcod.tcod_sequence_loss", also={"available(teacher)": True})
+@method("tcod.tcod_sequence_loss", also={"available(teacher)": True, "turns": TURNS})
+def _(b):  # `seq-mean-token-mean` of a batch whose rows are turns (`MultiTurnOpdAdvantage`)
+    loss, rows, first = ppo(b.ratio, b.lt - b.lb, 0.2, 0.2), [], 0
+    for n in sum(TURNS, []):
+        rows.append(loss[first : first + n].mean())
+        first += n
+    return torch.stack(rows).mean()
+
+
+@method("caopd.caopd_unsure", keep=0.25, skipped=1)
 def _(b):
-    return b.sequence_mean(ppo(b.ratio, b.lt - b.lb, 0.2, 0.2))
-
-
-@method("caopd.caopd_unsure", keep=0.5, skipped=1)
-def _(b):  # the less sure half of all tokens, of these the ones behind the first of a completion
-    h = entropy(b.s).detach()
-    chosen = (b.position >= 1) & (h >= h.quantile(0.5))
-    means = [kl(b.t, b.s)[chosen & (b.of == c)].mean() for c in range(len(b.lengths)) if (chosen & (b.of == c)).any()]
-    return torch.stack(means).mean()
+    return caopd(b, 1, 0.25)
 
 
 @method("ccopd.ccopd_loss", also={"span.final_turn": lambda position: position >= 2})
@@ -981,7 +1040,9 @@ ADVISED = {  # the peer is right about the second prompt only, and some completi
 
 
 @method("opcod.co_distillation", also=ADVISED, named=["tutor", "fallback"], reliable=0.5, k=3)
-def _(b):  # arXiv:2606.14368 on SDPO's loss: the student's 3 likeliest entries and one for all others, ratio at most 2
+def _(b):
+    # arXiv:2606.14368 on SDPO's loss: the student's 3 likeliest entries and one for all others, ratio at most 2; the mean counts
+    # the tokens of `self_distillation_mask`, those that have something to read.
     right, advised, shown = (torch.tensor(ADVISED[name]) for name in ADVISED)
     likely = b.s.detach().topk(3, -1).indices
 
@@ -990,12 +1051,15 @@ def _(b):  # arXiv:2606.14368 on SDPO's loss: the student's 3 likeliest entries 
         rest = logp.exp().sum(-1) - inside.exp().sum(-1)
         return torch.cat([inside, rest.log()[:, None]], -1)
 
-    losses = []
+    losses, mask = [], []
     for i, c in enumerate(b.of.tolist()):
         trusted = right[b.group_of_completion == b.group_of_completion[c]].double().mean() >= 0.5
-        to = 0 if trusted and advised[c] else 1 if shown[c] else None
-        losses.append(0.0 * b.ls[i] if to is None else jsd(with_tail(b.named[to]), with_tail(b.s), 0.5)[i])
-    return (b.ratio.detach().clip(max=2) * torch.stack(losses)).mean()
+        to = 0 if trusted and advised[c] else 1
+        mask.append(float(to == 0 or shown[c]))
+        losses.append(jsd(with_tail(b.named[to]), with_tail(b.s), 0.5)[i])
+    loss, mask = b.ratio.detach().clip(max=2) * torch.stack(losses), torch.tensor(mask)
+    assert 0 < mask.sum() < len(mask)
+    return (loss * mask).sum() / mask.sum()
 
 
 @method("kl_penalty.adaptive_kl_rl", target=2, start=0.3)
@@ -1005,9 +1069,6 @@ def _(b):  # arXiv:1909.08593, eq. 2 and the controller of its section 2.2; eq. 
     others = torch.stack([charged[(g == g[c]) & (torch.arange(len(g)) != c)].mean() for c in range(len(g))])
     error = ((distance.mean() - 2) / 2).clip(-0.2, 0.2)
     return ppo(b.ratio, (charged - others)[b.of], 0.2, 0.2).mean(), {"beta.next": 0.3 * (1 + 0.1 * error.item())}
-
-
-TURNS = [[2, 3], [3], [1, 3], [2, 4], [1, 1], [4]]
 
 
 @method("sod.sod", also={"turns": TURNS})
@@ -1275,6 +1336,21 @@ def _(b):  # -log sigmoid(D(theirs) - D(ours)) for each of two parts, read at th
         scores = [b.value[b.of == c][min(behind, n - 1)] for c, n in enumerate(b.lengths.tolist())]
         loss = loss - (scores[0] - scores[1]).sigmoid().log()
     return loss
+
+
+@method("drpo.drpo_distill")
+def _(b):
+    return drpo(b, to_teacher(b), True, 12.5)
+
+
+@method("drpo.drpo_plain_distill", width=2)
+def _(b):
+    return drpo(b, to_teacher(b), False, 2)
+
+
+@method("drpo.dppo_distill", bound=0.02)
+def _(b):
+    return dppo(b, to_teacher(b), 0.02)
 
 
 def main():

@@ -119,35 +119,55 @@ fn beyond_the_teacher() -> Vec<Case> {
 }
 
 fn trust_regions() -> Vec<Case> {
+    // The published advantage is the reward over the mean of its group; ours is the log-ratio to the teacher.
+    fn over_group(t: At) -> f64 {
+        t.s("reward") - mean(&values(&t.samples(), |s| s.s("reward")))
+    }
+    fn to_teacher(t: At) -> f64 {
+        t.sampled_gap()
+    }
     // Card A1.7: L = -A * rho + |A| * mu * (rho - 1)^2 / (2 eps), whose weight on the gradient of log pi is
     // rho * A * (1 - sign(A * (rho - 1)) * |pi - mu| / eps).
-    let smooth = |t: At, held: f64, width: f64| {
-        let (advantage, ratio) = (t.sampled_gap(), t.ratio());
-        -advantage * ratio + advantage.abs() * held * (ratio - 1.0).powi(2) / (2.0 * width)
-    };
-    vec![
-        of("drpo.drpo").curved(
-            "distill",
-            move |t| smooth(t, t.sampler().exp(), 12.5),
-            |t| {
-                let (advantage, ratio) = (t.sampled_gap(), t.ratio());
+    fn smooth(path: &'static str, term: &'static str, advantage: fn(At) -> f64) -> Case {
+        of(path).curved(
+            term,
+            move |t| region(advantage(t), t.ratio(), t.sampler().exp(), 12.5),
+            move |t| {
                 let moved = (t.student().exp() - t.sampler().exp()).abs();
-                -ratio * advantage * (1.0 - (advantage * (ratio - 1.0)).signum() * moved / 12.5)
+                -t.ratio() * advantage(t) * (1.0 - (advantage(t) * (t.ratio() - 1.0)).signum() * moved / 12.5)
             },
-        ),
-        // Without mu: a plain quadratic in rho.
-        of("drpo.drpo_plain").with("width", "4").curved(
-            "distill",
-            move |t| smooth(t, 1.0, 4.0),
-            |t| {
-                let (advantage, ratio) = (t.sampled_gap(), t.ratio());
-                -ratio * advantage * (1.0 - (advantage * (ratio - 1.0)).signum() * (ratio - 1.0).abs() / 4.0)
+        )
+    }
+    // Without mu: a plain quadratic in rho.
+    fn plain(path: &'static str, term: &'static str, advantage: fn(At) -> f64) -> Case {
+        of(path).with("width", "4").curved(
+            term,
+            move |t| region(advantage(t), t.ratio(), 1.0, 4.0),
+            move |t| {
+                let moved = (t.ratio() - 1.0).abs();
+                -t.ratio() * advantage(t) * (1.0 - (advantage(t) * (t.ratio() - 1.0)).signum() * moved / 4.0)
             },
-        ),
-        // The hard mask |pi - mu| <= 0.15.
-        of("drpo.dppo")
-            .weight(|t| f64::from((t.student().exp() - t.sampler().exp()).abs() <= 0.15))
-            .importance("distill", |t| t.sampled_gap()),
+        )
+    }
+    // arXiv:2602.04879: masked where pi - mu is beyond 0.15 on the side to which the advantage leads.
+    fn masked(path: &'static str, term: &'static str, advantage: fn(At) -> f64) -> Case {
+        of(path)
+            .weight(move |t| {
+                let moved = t.student().exp() - t.sampler().exp();
+                f64::from(advantage(t) == 0.0 || moved * advantage(t).signum() <= 0.15)
+            })
+            .importance(term, advantage)
+    }
+    fn region(advantage: f64, ratio: f64, held: f64, width: f64) -> f64 {
+        -advantage * ratio + advantage.abs() * held * (ratio - 1.0).powi(2) / (2.0 * width)
+    }
+    vec![
+        smooth("drpo.drpo", "policy", over_group),
+        plain("drpo.drpo_plain", "policy", over_group),
+        masked("drpo.dppo", "policy", over_group),
+        smooth("drpo.drpo_distill", "distill", to_teacher),
+        plain("drpo.drpo_plain_distill", "distill", to_teacher),
+        masked("drpo.dppo_distill", "distill", to_teacher),
     ]
 }
 
@@ -214,10 +234,13 @@ fn others() -> Vec<Case> {
             .clipped("distill", 0.2, 0.2, |t| t.sampled_gap() * t.s("available(teacher)")),
         // Card M2.9: A * clip(sigma_all / sigma_d, 0.25, 4), population deviations of the log-ratio to the
         // rollout policy, over tokens.
-        of("dn_mopd.dn_mopd").with("least", "1").clipped("distill", 0.2, 0.2, |t| {
-            let spread = |over| deviation(&values(&t.peers(over), |u| u.sampled_gap()), false);
-            (spread(Axis::Batch) / spread(Axis::Domain)).clamp(1.0, 4.0) * t.sampled_gap()
-        }),
+        of("dn_mopd.dn_mopd")
+            .with("least", "1")
+            .clipped("distill", 0.2, 0.2, |t| {
+                let spread = |over| deviation(&values(&t.peers(over), |u| u.sampled_gap()), false);
+                (spread(Axis::Batch) / spread(Axis::Domain)).clamp(1.0, 4.0) * t.sampled_gap()
+            })
+            .one_way("max", "the floor of 1e-6 keeps 0 / 0 away where a domain has no spread"),
         // Card A1.27: bad where overlap(k) < 0.7.
         of("prune_opd.prune_opd")
             .with("k", "16")

@@ -151,9 +151,9 @@ fn others() -> Vec<Case> {
     // 1 + 0.5 * min(1, 2 * step / steps)
     let ramp = || 1.0 + 0.5 * (2.0 * f64::from(STEP) / f64::from(STEPS)).min(1.0);
     vec![
-        // V-Zero (card B2.9): Delta = lp_T(good crop) - lp_T(bad crop), log-probs floored at -10; score =
-        // mean(relu(Delta) - relu(-Delta)); w = clip(1 + 0.5 * zG(score), 0, 2), population
-        // deviation; A = -clip(s - t, +-10) * w.
+        // V-Zero (card B2.9, and the code's `compute_relative_evidence_opd_weights`): Delta = lp_T(good
+        // crop) - lp_T(bad crop); score = mean(relu(Delta) - relu(-Delta)); w = clip(1 + 0.5 * zG(score), 0,
+        // 2), population deviation; A = -clip(s - t, +-10) * w.
         of("v_zero.v_zero")
             .with("clip_low", "0.2")
             .with("clip_high", "0.3")
@@ -162,15 +162,13 @@ fn others() -> Vec<Case> {
             .clipped("follow", 0.2, 0.3, |t| {
                 let score = |s: At| {
                     s.mean(Axis::Sequence, |u| {
-                        let shown = u.s("near.logp").max(-10.0) - u.s("far.logp").max(-10.0);
+                        let shown = u.s("near.logp") - u.s("far.logp");
                         if shown > 0.0 { shown } else { 0.6 * shown }
                     })
                 };
                 let trust = 1.0 + 0.5 * standardised_population(score(t), &values(&t.samples(), score));
-                let apart = t.student().max(-10.0) - t.teacher().max(-10.0);
-                -apart.clamp(-10.0, 10.0) * trust.clamp(0.0, 1.4)
-            })
-            .one_way("clip", "two log-probabilities in [-10, 0] are never further apart than 10"),
+                -(t.student() - t.teacher()).clamp(-10.0, 10.0) * trust.clamp(0.0, 1.4)
+            }),
         // OPCoD (card A1.2): the peer's feedback where its success rate on the prompt reaches the threshold,
         // else the own attempt, else nothing; SDPO's importance ratio at most 2.
         of("opcod.co_distillation")
@@ -183,7 +181,8 @@ fn others() -> Vec<Case> {
             )
             .plus("jsd(fallback, student, beta: 0.5, support: top_k(student, 100), mass: tail)", |t| {
                 f64::from(!(trusted(t) && t.is("available(tutor)")) && t.is("available(fallback)"))
-            }),
+            })
+            .when(|t| trusted(t) && t.is("available(tutor)") || t.is("available(fallback)")),
         // RAFT (card B1.8): L_sft + lambda * L_distill, lambda = ema(L_sft) / ema(L_distill).
         of("raft.raft")
             .with("k", "8")

@@ -49,9 +49,9 @@ fn settings() -> Vec<Setting> {
         setting("decoupling", "ladder", |t| {
             f64::from(t.mean(Axis::Batch, |u| u.s("student.entropy")) >= 0.4)
         }),
-        // Card B5, DistiLLM: when the validation loss rises by more than epsilon.
+        // Card B5, DistiLLM: when the validation loss rises by epsilon.
         setting("distillm", "ladder", |t| {
-            f64::from(t.s("loss.validation") > t.s("before loss.validation") + 0.01)
+            f64::from(t.s("loss.validation") >= t.s("before loss.validation") + 0.01)
         }),
         // Card B1.10: 27 regions of the pose, routed to their specialists; the last region has its upper
         // end.

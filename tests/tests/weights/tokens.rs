@@ -72,10 +72,8 @@ fn important() -> Vec<Case> {
     ]
 }
 
-/// A bound on the loss of a token stops its gradient.
+/// A bound on the summand of an entry is inside its divergence: `tests/methods/numbers` has the sum.
 fn bounded() -> Vec<Case> {
-    const TEMPERED: &str = "kl(teacher || student, temperature: 1.1)";
-    const JSD: &str = "jsd(teacher, student, beta: 0.5, temperature: 1.1)";
     // ReNIO (card A1.24): rho_t = min(s.lp - t.lp, c); S = {t: rho_t >= thr}; w = exp(mean_S rho / tau), 1 if
     // S is empty, over its mean in the batch, at most 10.
     fn worst(t: At, threshold: f64) -> f64 {
@@ -92,9 +90,13 @@ fn bounded() -> Vec<Case> {
             .with("most", "1.3")
             .with("threshold", "1.4")
             .weight(|t| over_mean(t, 1.4, 1.3))
-            .bent("cover", TEMPERED, |t| t.s(TEMPERED).min(0.05), |t| gate(t.s(TEMPERED) <= 0.05)),
-        // Card A1.22, a fork's per-token clip of 0.05.
-        of("opsd.opsd_bounded").bent("follow", JSD, |t| t.s(JSD).min(0.05), |t| gate(t.s(JSD) <= 0.05)),
+            .linear("cover", "positive_part(teacher || student, most: 0.05, temperature: 1.1)", |_| 1.0),
+        // Card A1.22, a fork's clip of 0.05 for each entry.
+        of("opsd.opsd_bounded").linear(
+            "follow",
+            "jsd(teacher, student, beta: 0.5, temperature: 1.1, clip_each: 0.05)",
+            |_| 1.0,
+        ),
     ]
 }
 
@@ -163,15 +165,14 @@ fn masked() -> Vec<Case> {
             "kl(teacher || student, support: top_k(teacher, 16), mass: raw)",
             |_| 1.0,
         ),
-        of("caopd.caopd").select(late).linear("cover", FORWARD, |_| 1.0),
-        of("caopd.caopd_unsure")
-            .with("keep", "0.4")
-            .select(|t| {
-                late(t)
-                    && t.s("student.entropy")
-                        >= quantile(&values(&t.peers(Axis::Batch), |u| u.s("student.entropy")), 0.6)
-            })
-            .linear("cover", FORWARD, |_| 1.0),
+        of("caopd.caopd").linear("cover", FORWARD, |_| 1.0).when(late),
+        // The code's quantile is over the tokens that are not skipped, and its mask leaves the mean as it is.
+        of("caopd.caopd_unsure").with("keep", "0.4").linear("cover", FORWARD, |_| 1.0).when(late).weighing(
+            |t| {
+                let late: Vec<At> = t.peers(Axis::Batch).into_iter().filter(|u| late(*u)).collect();
+                gate(t.s("student.entropy") >= quantile(&values(&late, |u| u.s("student.entropy")), 0.6))
+            },
+        ),
         // Card A1.3: the final assistant turn.
         of("ccopd.ccopd_loss").select(in_final_turn).linear("follow", REVERSE, |_| 1.0),
     ]
