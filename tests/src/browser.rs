@@ -1,16 +1,12 @@
 //! Pages in a real browser, if one is installed.
 
-use std::io::Write;
 use std::process::Command;
 
 use tempfile::TempDir;
 
-/// Prints a note on standard error directly, since the harness hides what passing tests print.
-pub fn note(text: &str) {
-    writeln!(std::io::stderr(), "note: {text}").expect("standard error is open");
-}
+use crate::skipped;
 
-/// The first browser that is installed; a note is printed if there is none.
+/// The first browser that is installed; else the test is skipped.
 pub fn browser() -> Option<&'static str> {
     let names = ["chromium", "chromium-browser", "google-chrome", "chrome"];
     let runs = |name: &&str| {
@@ -18,7 +14,7 @@ pub fn browser() -> Option<&'static str> {
     };
     let found = names.into_iter().find(runs);
     if found.is_none() {
-        note(&format!("none of {} is here, so the page was not opened in a browser", names.join(", ")));
+        skipped(&format!("none of {} is installed: no page is opened in a browser", names.join(", ")));
     }
     found
 }

@@ -4,6 +4,7 @@
 
 pub mod browser;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use mopd_lang::source::SourceFile;
@@ -21,6 +22,19 @@ pub fn mopd() -> PathBuf {
     let test = std::env::current_exe().expect("a running test has a path");
     let folder = test.parent().and_then(Path::parent).expect("tests run from target/<profile>/deps");
     folder.join("mopd")
+}
+
+/// Prints a note on standard error directly, since the harness hides what passing tests print.
+pub fn note(text: &str) {
+    writeln!(std::io::stderr(), "note: {text}").expect("standard error is open");
+}
+
+/// Says that a test, or a part of it, does not run on this machine, and why. Where `MOPD_REQUIRE_TOOLS` is
+/// set, the test fails instead, so that a machine which should have everything can't pass by skipping.
+#[track_caller]
+pub fn skipped(reason: &str) {
+    assert!(std::env::var_os("MOPD_REQUIRE_TOOLS").is_none(), "{reason}, and MOPD_REQUIRE_TOOLS is set");
+    note(&format!("skipped: {reason}"));
 }
 
 /// Checks a text as `mopd check` would, with the standard library and no other files.

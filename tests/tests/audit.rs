@@ -620,7 +620,11 @@ fn a_filter_is_a_part_of_what_is_trained_on() {
 fn token_numbers_of_a_group_are_told_as_whole_completions() {
     let mean =
         says("let gap = teacher.logp - student.logp\nterm t = -mean(gap, over: group) * live student.logp");
-    assert_eq!(mean, ["follows 0.25 * grad KL(student || teacher) of whole completions"]);
+    assert_eq!(
+        mean,
+        ["by length: follows 0.25 * grad KL(student || teacher) of whole completions in completions of 2 \
+             tokens, follows 0.17 * grad KL(student || teacher) of whole completions in those of 3"]
+    );
     let scaled = says("term t = live kl(student || teacher) / log(vocab_size)");
     assert_eq!(scaled, ["follows 0.62 * grad KL(student || teacher)", "vocab_size is 5 here"]);
 }

@@ -3,7 +3,8 @@
 
 use std::fs;
 
-use mopd_tests::browser::{browser, note, opened_at};
+use mopd_tests::browser::{browser, opened_at};
+use mopd_tests::skipped;
 use tempfile::TempDir;
 
 /// The page when its scripts are done, and what it logged. `then` runs once the first check is shown.
@@ -26,7 +27,7 @@ fn opened(browser: &str, page: &str, then: &str) -> (String, String) {
 fn the_front_end_answers_in_a_browser() {
     let path = mopd_tests::root().join("target/playground/index.html");
     let Ok(page) = fs::read_to_string(path) else {
-        return note("the page of the playground was not made, so it was not opened");
+        return skipped("the playground's page was not built");
     };
     let Some(browser) = browser() else { return };
 

@@ -106,6 +106,34 @@ fn sweep_computes_shared_stages_once() {
     );
 }
 
+/// Merged tables never stand beside members of other data, and are not lost.
+#[test]
+fn a_sweep_that_ends_early_shows_no_merged_tables_of_other_data() {
+    let folder = folder(&SOURCE.replace("rate in [1e-3, 3e-3], ", ""));
+    let path = |name: &str| folder.path().join("out").join(name);
+    let state = || {
+        let mut command = Command::new(mopd_tests::mopd());
+        command.current_dir(folder.path()).args(["ls", "out"]);
+        String::from_utf8(command.output().expect("mopd starts").stdout).expect("text")
+    };
+    assert!(run(folder.path(), &[]).status.success());
+    assert!(run(folder.path(), &[]).status.success());
+    let before = fs::read(path("results.json")).expect("results");
+    assert!(!path("previous").exists() && state().contains("finished, 2 of 2 runs"), "{}", state());
+    let data = fs::read_to_string(folder.path().join("copy.jsonl")).expect("data");
+    fs::write(folder.path().join("copy.jsonl"), data.replace("\"cad\"", "\"dad\"")).expect("data");
+    // The first member ends well; the folder of the second can't be written to.
+    fs::remove_dir_all(path("bound=5")).expect("removable");
+    fs::write(path("bound=5"), "").expect("a file in place of a folder");
+    assert!(!run(folder.path(), &[]).status.success());
+    assert!(fs::read(path("previous/results.json")).expect("results") == before);
+    assert!(
+        fs::read(path("results.json")).is_err() && state().contains("unfinished, 0 of 2 runs"),
+        "{}",
+        state()
+    );
+}
+
 #[test]
 fn a_member_that_fails_leaves_the_others_alone() {
     // With this rate, weights overflow.

@@ -36,7 +36,7 @@ fn a_plan_that_is_refused_shows_what_is_known() {
     let refusal = ["error[not-supported-yet]", "the signal `masked` is not supported yet", "a.mopd:26"];
     let said = place.mopd(&["plan", "a.mopd"]).is(1, &refusal);
     for part in [
-        "tiny: 4 stages, 1 domain, seed 1, not fit to run",
+        "tiny: 4 stages, 1 domain, seed 1, can't be run",
         "objective            running",
         "shaping            cumsum over sequence",
         "no keys and no costs",
@@ -138,6 +138,51 @@ fn plan_prints_json_for_programs() {
     assert_eq!(plan["stages"].as_array().map(Vec::len), Some(4));
     let again = place.mopd(&["plan", "--format", "json", "--set", "seed=7", "a.mopd"]).is(0, &[]).json();
     assert_eq!(again["experiment"]["seed"], 7);
+}
+
+/// `--set OBJECTIVE.PARAMETER=...` comes before the default and before the argument of every call, wherever
+/// it is written.
+#[test]
+fn a_parameter_of_an_objective_is_set_in_every_call() {
+    let objective = "\
+objective mine(scale: real = 1, most: nats = 5) {
+  let gap  = clip(teacher.logp - student.logp, -most, most)
+  term all = -scale * gap * live student.logp
+  reduce   = mean(token, over: batch)
+}
+stage taught(o: objective) = distill(start) {
+  objective = o, rollout = sample(n: 1, temperature: 1.0, max_tokens: 8), prompts = 2, steps = 2, lr = 1e-3
+}
+";
+    let text = |call: &str| {
+        let text = GOOD.replace("mopd(clip_at: 5)", call).replace("use std.opd.mopd\n", "");
+        let last = format!("model last = taught({call})\n");
+        text.replace("[start, student]", "[start, student, last]").replace("compare ", &(last + "compare "))
+            + objective
+    };
+    let place = Place::new();
+    let keys = |call: &str, set: &[&str]| {
+        place.write("a.mopd", &text(call));
+        let set = set.iter().flat_map(|value| ["--set", *value]);
+        let arguments: Vec<&str> =
+            ["plan", "--format", "json"].into_iter().chain(set).chain(["a.mopd"]).collect();
+        let plan = place.mopd(&arguments).is(0, &[]).json();
+        let stages = plan["stages"].as_array().expect("stages");
+        stages.iter().map(|stage| stage["key"].as_str().expect("a key").to_owned()).collect::<Vec<_>>()
+    };
+    let written = keys("mine(scale: 3)", &[]);
+    assert_ne!(written, keys("mine", &[]));
+    for call in ["mine", "mine()", "mine(scale: 2)", "mine(2)"] {
+        assert_eq!(keys(call, &["mine.scale=3"]), written, "{call}");
+    }
+    assert_eq!(keys("mine(most: 4)", &["mine.scale=3", "mine.most=5"]), written);
+    // A schedule, as in an argument.
+    assert_eq!(keys("mine", &["mine.scale=linear(0 -> 1)"]), keys("mine(linear(0 -> 1))", &[]));
+    // A mistake is reported where the value is written.
+    place.write("a.mopd", &text("mine(2)"));
+    place
+        .mopd(&["plan", "--set", "mine.scale=true", "a.mopd"])
+        .is(1, &["expected a real", "--set mine.scale"]);
 }
 
 #[test]
@@ -289,7 +334,11 @@ say("finished", seconds=0.1, peak_memory=1)
     );
     let arguments = ["sample", "m", "--chat", "--system", "Be short.", "--prompts", "p.jsonl", "-n", "2"];
     let said = place.mopd_with_worker(&arguments).is(0, &[]).out;
-    let prompts = serde_json::json!([{"prompt": "a"}, {"messages": [{"role": "user", "content": "b"}]}]);
+    // The worker reads a line as it reads a row of a data set.
+    let prompts = serde_json::json!([
+        {"line": "{\"prompt\": \"a\", \"answer\": 1}"},
+        {"line": "{\"messages\": [{\"role\": \"user\", \"content\": \"b\"}]}"},
+    ]);
     assert_eq!(
         (&job()["prompts"], &job()["chat"], &job()["system"]),
         (&prompts, &true.into(), &"Be short.".into())

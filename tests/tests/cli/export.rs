@@ -175,10 +175,10 @@ fn a_system_message_counts_as_prompt() {
 #[test]
 fn verl_is_refused_what_it_computes_at_another_temperature() {
     let place = Place::new();
-    let teacher = "verl's teachers are always at temperature 1, and its student at the rollout's";
-    let entropy = "verl takes the entropy at the rollout's temperature, and a run at 1";
+    let teacher = "verl computes the teacher at temperature 1, and the student at the rollout's";
+    let entropy = "verl computes the entropy at the rollout's temperature, a run at 1";
     let student = "verl divides the student's logits by the rollout's temperature";
-    let own = "verl's divergence is at temperature 1 where the rollout is: leave its `temperature:` out";
+    let own = "verl's divergences have no temperature of their own; leave `temperature:` out";
     let gap = "term d = (live student.logp - teacher.logp)^2 / 2";
     let entries = "live kl(teacher || student, support: top_k(teacher, 4), mass: raw";
     let divergence = format!("term d = {entries})");

@@ -36,6 +36,34 @@ fn play(script: &str) -> Said {
     place(script).mopd_with_worker(&["run", "sub/a.mopd"])
 }
 
+/// Nothing in a folder that no run has written to is replaced or removed.
+#[test]
+fn a_folder_of_the_user_is_refused() {
+    let place = place(FINISH);
+    let own =
+        [("mine/modules/own.mopd", "text"), ("mine/previous/thesis.txt", "text"), ("mine/plan.json", "{}")];
+    own.iter().for_each(|(name, text)| place.write(name, text));
+    for command in
+        [&["run", "sub/a.mopd", "--out", "mine"][..], &["run", "sub/a.mopd", "--out", "mine", "--dry-run"]]
+    {
+        let parts = [
+            "not-a-run",
+            "mine is not a folder of results, and has `plan.json`, `modules`, `previous`",
+            "--out DIR",
+        ];
+        place.mopd_with_worker(command).is(2, &parts);
+    }
+    for (name, text) in own {
+        assert_eq!(std::fs::read_to_string(place.path(name)).expect("it is there"), text);
+    }
+    // Other files are not in the way, and a folder that has results is used again.
+    place.write("notes/ideas.txt", "text");
+    for _ in 0..2 {
+        place.mopd_with_worker(&["run", "sub/a.mopd", "--out", "notes"]).is(0, &["results in notes"]);
+    }
+    assert!(place.path("notes/ideas.txt").is_file());
+}
+
 #[test]
 fn a_run_ends_with_its_table() {
     let place = place(FINISH);

@@ -81,6 +81,35 @@ fn try_matches_results_computed_by_hand() {
     near(&trial["loss"]["f64"], &[((z - 0.5) * 1.0 + (z + 1.0) * 2.0) / 4.0 + (-z - 0.25) * 0.25 / 2.0]);
 }
 
+/// Where every log-ratio is 0, so is the spread by which DN-MOPD divides.
+#[test]
+fn domains_without_spread_have_a_loss_of_zero() {
+    let agreed = json!({
+        "prompts": [{"domain": "math", "completions": [
+            {"student.logp": [-1, -2], "teacher.logp": [-0.5, -1], "sampler.logp": [-0.5, -1]},
+        ]}],
+    });
+    let place = Place::with(&[("n.json", &agreed.to_string())]);
+    let trial =
+        place.mopd(&["try", "std.dn_mopd", "dn_mopd", "n.json", "--format", "json"]).is(0, &[]).json();
+    assert_eq!(trial["loss"]["f64"], json!([0.0]));
+    assert_eq!(trial["gradients"][0]["f32"], json!([0.0, 0.0]));
+}
+
+/// The bins of [0, 1]: what is below is in the first, and what is above in the last.
+#[test]
+fn values_outside_go_to_the_nearest_bin() {
+    let objective = "objective mine {\n  let bin = bucket(student.logp + 1.5, 4)\n  \
+                     term all = -bin * live student.logp\n  reduce = mean(token, over: batch)\n}\n";
+    let numbers = json!({"prompts": [{"completions": [{"student.logp": [-4, -1.5, -0.75, -0.5, -0.25]}]}]});
+    let place = Place::with(&[("a.mopd", objective), ("n.json", &numbers.to_string())]);
+    let trial = place.mopd(&["try", "a.mopd", "mine", "n.json", "--format", "json"]).is(0, &[]).json();
+    let parts = trial["parts"].as_array().expect("parts");
+    let bin = parts.iter().find(|part| part["name"] == "bin").expect("the `let`");
+    assert_eq!(bin["f64"], json!([0.0, 0.0, 3.0, 3.0, 3.0]));
+    assert_eq!(bin["f32"], bin["f64"]);
+}
+
 #[test]
 fn numbers_to_begin_with_are_enough_for_every_objective_that_can_be_tried() {
     let place = Place::new();

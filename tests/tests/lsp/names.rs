@@ -125,6 +125,48 @@ fn a_rename_that_would_change_the_meaning_is_refused_in_words() {
 }
 
 #[test]
+fn rename_of_a_template_parameter_refuses_names_of_slots() {
+    const TEXT: &str = "template hint(note: text) = \"{prompt} {note} {demonstration}\"\n";
+    let mut workspace = Workspace::new();
+    assert_eq!(workspace.open("a.mopd", TEXT), [Value::Null; 0]);
+    let uri = workspace.uri("a.mopd");
+    for slot in ["prompt", "draft", "group", "demonstration"] {
+        let params =
+            json!({ "textDocument": { "uri": uri }, "position": position(TEXT, "note", 0), "newName": slot });
+        let error = workspace.client.attempt("textDocument/rename", params).expect_err("refused");
+        assert!(
+            error["message"].as_str().is_some_and(|message| message.contains("slot of the template")),
+            "{error}"
+        );
+    }
+    let edits = workspace.ask(
+        "textDocument/rename",
+        "a.mopd",
+        position(TEXT, "note", 0),
+        json!({ "newName": "remark" }),
+    );
+    assert_eq!(edits["changes"][&uri].as_array().expect("edits").len(), 2, "{edits}");
+}
+
+#[test]
+fn rename_of_a_term_changes_where_its_loss_is_read() {
+    const TEXT: &str = "objective o {\n  state level = 0 then 0.9 * level + 0.1 * loss.pull\n  \
+                        term pull = level * live kl(student || teacher)\n  reduce = mean(token) then mean(sequence)\n}\n";
+    let mut workspace = Workspace::new();
+    workspace.open("a.mopd", TEXT);
+    let uri = workspace.uri("a.mopd");
+    for nth in [0, 1] {
+        let edits = workspace.ask(
+            "textDocument/rename",
+            "a.mopd",
+            position(TEXT, "pull", nth),
+            json!({ "newName": "follow" }),
+        );
+        assert_eq!(edits["changes"][&uri].as_array().expect("edits").len(), 2, "{edits}");
+    }
+}
+
+#[test]
 fn diagnostics_follow_imports_of_open_files() {
     let mut workspace = Workspace::new();
     workspace.write("parts.mopd", LIBRARY);

@@ -54,7 +54,7 @@ fn a_stage_trains_what_another_has_changed() {
         .args(["plan", "tiny.mopd"])
         .output()
         .expect("mopd starts");
-    assert_says(&text(&plan), &["elements that `first` changed of `start` by more than 2e-3"]);
+    assert_says(&text(&plan), &["elements in which `first` and `start` differ by more than 2e-3"]);
     bench.tables("out", &[]);
     let [start, first, student] =
         ["start", "first", "student"].map(|of| weights(&bench, &format!("out/models/{of}")));

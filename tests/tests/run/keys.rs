@@ -175,7 +175,7 @@ fn judge_dependencies_must_be_declared() {
     };
     let said = text(&plan(&bench));
     assert_says(&said, &["a program of 3 files: judge/rules.py, judge/verify.py, rules.json"]);
-    assert_says(&said, &["results do not follow environment variables, installed packages, the network"]);
+    assert_says(&said, &["the key does not include environment variables, installed packages, the network"]);
     assert!(computed(&json(&bench)) > 0);
     let before = score(&bench);
     bench.write("rules.json", "1");

@@ -13,6 +13,7 @@ mod methods;
 mod preflight;
 mod private;
 mod processes;
+mod renewed;
 mod rewards;
 mod rollouts;
 mod served;

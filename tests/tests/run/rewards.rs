@@ -277,7 +277,7 @@ fn a_server_judges_as_a_program_does() {
     let unset = bench.command(&["--format", "json"]).env_remove("JUDGE_URL").output().expect("mopd starts");
     let said = text(&unset);
     assert!(said.contains("the environment variable JUDGE_URL") && !said.contains("stage_started"), "{said}");
-    assert_says(&planned(&bench, &[]), &["a server, version \"1\""]);
+    assert_says(&planned(&bench, &[]), &["a server; the key includes its version \"1\""]);
     let run = |url: &str| {
         let mut command = bench.command(&["--out", "http", "--format", "json"]);
         let output = command.env("JUDGE_URL", url).output().expect("mopd starts");
@@ -312,7 +312,10 @@ fn a_server_that_fails_is_named_with_what_it_said() {
     bench.write("tiny.mopd", &source(&format!("http(\"{url}\")"), "reward"));
     assert_says(
         &bench.fails(&[]),
-        &["gave an invalid answer: a `reward` that is not a number from 0 to 1 at place 0", "domain copy {"],
+        &[
+            "returned an invalid response: a `reward` that is not a number from 0 to 1 at place 0",
+            "domain copy {",
+        ],
     );
     // A port that was just free; a fixed port may be in use.
     let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");

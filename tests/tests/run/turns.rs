@@ -107,7 +107,7 @@ fn an_environment_that_fails_is_named_with_what_it_said() {
     assert_eq!(status, Some(0), "{said}");
     assert_eq!(fs::read_to_string(bench.path("starts")).expect("it was started"), ".");
     program("time.sleep(60)");
-    assert_says(&bench.fails(&[]), &["no reply within its time limit of 2 s", "raise `time_limit`"]);
+    assert_says(&bench.fails(&[]), &["no response within its time limit of 2 s", "raise `time_limit`"]);
     program("for line in sys.stdin: print('hello', flush=True)");
     assert_says(&bench.fails(&[]), &["invalid output: not JSON; the line was \"hello\"", "\"observation\""]);
     program("for line in sys.stdin: print('{\"id\": 0}', flush=True)");

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use mopd_tests::browser::note;
+use mopd_tests::{note, skipped};
 use serde_json::Value;
 
 use super::{Bench, assert_says, text};
@@ -38,10 +38,10 @@ impl Drop for Engine {
 }
 
 impl Engine {
-    /// Starts vLLM with a model of the bench. None, with a note, if `MOPD_VLLM` is not set.
+    /// Starts vLLM with a model of the bench. Skipped if `MOPD_VLLM` is not set.
     fn start(bench: &Bench, model: &str) -> Option<Engine> {
         let Ok(command) = std::env::var("MOPD_VLLM") else {
-            note("MOPD_VLLM is not set, as in MOPD_VLLM=\"vllm serve\", so nothing was asked of a real vLLM");
+            skipped("MOPD_VLLM is not set, as in MOPD_VLLM=\"vllm serve\": no request goes to a real vLLM");
             return None;
         };
         let words: Vec<&str> = command.split_whitespace().collect();

@@ -273,6 +273,13 @@ fn a_fork_goes_on_from_the_checkpoint_and_is_written_down() {
     assert_eq!(watch.steps("student"), 400, "none of them twice");
     assert!(watch.said("resumes from step"), "{}", watch.text());
     assert!(desk.read("runs/tiny/models/student-seed1/mopd.json").contains("\"forked\""));
+    assert!(desk.read("runs/tiny/results.json").contains("\"forks\""));
+    let mopd = |arguments: &[&str]| {
+        let output = desk.command(arguments).output().expect("mopd starts");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert!(mopd(&["ls", "runs/tiny"]).contains(", forked"));
     // A run of the file alone gives other weights than the fork.
     let run = desk.command(&["run", "tiny.mopd", "--out", "other"]).output().expect("mopd starts");
     assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
@@ -280,4 +287,14 @@ fn a_fork_goes_on_from_the_checkpoint_and_is_written_down() {
         desk.bytes("other/models/student-seed1/model.safetensors")
             != desk.bytes("runs/tiny/models/student-seed1/model.safetensors")
     );
+    let compared = mopd(&["compare", "runs/tiny", "other"]);
+    assert!(compared.contains("a stage was forked from another text"), "{compared}");
+    assert!(compared.contains("before: `student`, seed 1, resumed from step"), "{compared}");
+    mopd(&["report", "runs/tiny"]);
+    assert!(desk.read("runs/tiny/report.html").contains("forked: `student`, seed 1, resumed from step"));
+    // In the same folder, the forked results are not lost.
+    watch.quit();
+    mopd(&["run", "tiny.mopd"]);
+    assert!(!desk.read("runs/tiny/results.json").contains("\"forks\""));
+    assert!(desk.read("runs/tiny/previous/results.json").contains("\"forks\""));
 }
