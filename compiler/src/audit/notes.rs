@@ -93,7 +93,8 @@ impl Query<'_> {
         let Ok(seen) = truths(&conditions, toys) else { return Vec::new() };
         let same = conditions.iter().zip(seen).filter(|(_, seen)| *seen != [true; 2]);
         same.map(|(condition, seen)| {
-            format!("`{}` {} holds here", quoted(condition), if seen[1] { "always" } else { "never" })
+            let (holds, other) = if seen[1] { ("always", "does not") } else { ("never", "does") };
+            format!("`{}` {holds} holds here: where it {other}, nothing was tested", quoted(condition))
         })
         .collect()
     }

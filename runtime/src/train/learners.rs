@@ -131,7 +131,7 @@ impl<'a> Learners<'a> {
         // Frees what only further training needs before the results take memory.
         let left = |trainer| {
             let Trainer { stage, student, .. } = trainer;
-            (stage, student)
+            (stage, student.finish())
         };
         let left: Vec<_> = self.0.into_iter().map(left).collect();
         let mut answers = left.into_iter().map(|(stage, student)| student.result(stage));

@@ -140,9 +140,25 @@ impl StudentWeights {
         }
     }
 
+    /// Ends the training, and frees the optimizer's state.
+    pub fn finish(self) -> FinishedStudent {
+        let StudentWeights { model, trained, average, .. } = self;
+        FinishedStudent { model, trained, average }
+    }
+}
+
+/// A student that is not trained any more. Its results need memory, so the optimizer's state, which is twice
+/// the size of the weights, is gone.
+pub struct FinishedStudent {
+    model: Rc<Decoder>,
+    trained: TrainedParameters,
+    average: Option<(f64, Tensor)>,
+}
+
+impl FinishedStudent {
     /// The result of the stage.
     pub fn result(self, stage: &Stage) -> Result<TrainedModel> {
-        let StudentWeights { model, trained, average, .. } = self;
+        let FinishedStudent { model, trained, average } = self;
         // An average of merged matrices is not the merge of any adapter.
         let adapted = trained.adapter().filter(|_| average.is_none());
         let obstacle = adapted.and_then(|adapted| peft::obstacle(&stage.start.config, adapted.settings()));
