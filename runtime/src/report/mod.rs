@@ -14,6 +14,7 @@ pub mod tokens;
 
 use std::path::Path;
 
+use mopd_store::results_folder::{METRICS, SAMPLES, WEIGHTS};
 use serde::{Deserialize, Serialize};
 
 use self::metrics::{NamedColumns, StepMetrics};
@@ -72,8 +73,8 @@ pub fn write_records<I: Iterator<Item = Result<Record>>>(read: impl Fn() -> I, f
         histograms.extend(tokens.histograms);
     }
     let rows = read().map(|record| Ok(record?.rows));
-    metrics::write_parquet(&columns, rows, &folder.join("metrics.parquet"))?;
-    tokens::write_samples(&samples, &folder.join("samples.parquet"))?;
-    tokens::write_histograms(&histograms, &folder.join("weights.parquet"))?;
+    metrics::write_parquet(&columns, rows, &folder.join(METRICS))?;
+    tokens::write_samples(&samples, &folder.join(SAMPLES))?;
+    tokens::write_histograms(&histograms, &folder.join(WEIGHTS))?;
     Ok(())
 }

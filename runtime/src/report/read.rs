@@ -7,6 +7,7 @@ use mopd_plan::events::{ColumnValues, CompareJob, DifferencesJob, Event, Failure
 use mopd_plan::results::{Results, RewardFiles};
 use mopd_plan::{Domain, Plan};
 use mopd_store::read_json;
+use mopd_store::results_folder::REWARDS;
 use parquet::basic::{ConvertedType, Type};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record;
@@ -62,7 +63,7 @@ fn run(folder: &Path) -> Result<ComparedRun> {
     };
     Ok(ComparedRun {
         judges: experiment.domains.iter().map(judge).collect(),
-        rewards: rewards(&folder.join("rewards.parquet"))?,
+        rewards: rewards(&folder.join(REWARDS))?,
         comparisons: experiment.comparisons,
         bounded: experiment.domains.iter().map(|domain| domain.reward.range().is_unit()).collect(),
         domains: experiment.domains.into_iter().map(|domain| domain.name).collect(),

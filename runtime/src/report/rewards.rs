@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use mopd_plan::{DomainId, Plan};
+use mopd_store::results_folder::REWARDS;
 
 use super::answers::PromptAnswers;
 use super::parquet;
@@ -52,7 +53,7 @@ pub fn write_rewards(
             }
         }
     }
-    write(&rows, &answered, &folder.join("rewards.parquet"))
+    write(&rows, &answered, &folder.join(REWARDS))
 }
 
 /// Writes a row for each prompt, with the statistics of the model's answers.

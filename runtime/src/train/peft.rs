@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::failure::{Error, Result};
 use crate::model::{Adapted, Config};
-use crate::store::adapter::AdapterFiles;
+use crate::store::adapter::{self, AdapterFiles};
 
 /// Why the files of an adapter would be another model to PEFT (0.21), or none at all. `None` if they are
 /// right.
@@ -62,7 +62,7 @@ pub fn files(adapted: &Adapted, base: &str) -> Result<AdapterFiles> {
     let mut config = json!({
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base,
+        (adapter::BASE): base,
         "inference_mode": true,
         "r": settings.rank,
         "lora_alpha": settings.alpha,
@@ -77,7 +77,7 @@ pub fn files(adapted: &Adapted, base: &str) -> Result<AdapterFiles> {
         config["layers_to_transform"] = (first..=last).collect::<Vec<u32>>().into();
     }
     let config = serde_json::to_vec_pretty(&config).map_err(|error| failed(&error))?;
-    Ok(vec![("adapter_config.json", config), ("adapter_model.safetensors", model)])
+    Ok(vec![(adapter::CONFIG, config), ("adapter_model.safetensors", model)])
 }
 
 #[cfg(test)]
