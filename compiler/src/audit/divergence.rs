@@ -12,6 +12,7 @@ use mopd_lang::formula::{
 
 use super::dual::{Dual, log_sum, sum};
 use super::evaluate::{elementwise, of_probabilities};
+use super::refusal::AuditRefusal;
 use super::toy_model::ToyModel;
 use crate::lower::{FormulaGraph, GraphLeaf};
 
@@ -25,9 +26,6 @@ pub(crate) struct TokenContext<'a> {
     /// Whether upper bounds of summands are applied.
     pub bounds: bool,
 }
-
-/// The reason why the audit can't evaluate a toy model, in words.
-pub(crate) type AuditRefusal = String;
 
 impl TokenContext<'_> {
     /// The log-probabilities of a role at a temperature. The student's have derivatives by the logits after

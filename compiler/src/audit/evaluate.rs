@@ -8,9 +8,9 @@ use mopd_expr::batch::{Batch, Layout};
 use mopd_expr::graph::{Graph, NodeId, Operation};
 use mopd_expr::signals::{Axis, Function, Reduction, Statistic};
 
-use super::divergence::AuditRefusal;
 use super::dual::{self, Dual, log_sum, sum};
 use super::leaves::ToySample;
+use super::refusal::AuditRefusal;
 use super::toy_model::ToyModel;
 use crate::lower::{FormulaGraph, GraphLeaf};
 use mopd_lang::experiment::StageStep;
@@ -307,8 +307,10 @@ fn reduced(reduction: Reduction, members: &[&Dual]) -> Dual {
 fn compare(statistic: Statistic, values: &[f64]) -> Result<Vec<f64>, AuditRefusal> {
     match statistic {
         _ if values.is_empty() => Ok(Vec::new()),
-        Statistic::Chunks { .. } => Err(format!("`{}` can't be enumerated", statistic.name())),
-        _ => statistic.exact(values).ok_or_else(|| format!("`{}` can't be enumerated", statistic.name())),
+        Statistic::Chunks { .. } => Err(format!("`{}` can't be enumerated", statistic.name()).into()),
+        _ => statistic
+            .exact(values)
+            .ok_or_else(|| format!("`{}` can't be enumerated", statistic.name()).into()),
     }
 }
 

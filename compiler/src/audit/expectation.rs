@@ -3,10 +3,10 @@
 
 use mopd_lang::formula::{Axis, Formula};
 
-use super::divergence::AuditRefusal;
 use super::dual::Dual;
 use super::evaluate::Evaluator;
 use super::leaves::{ToySample, reward};
+use super::refusal::AuditRefusal;
 use super::toy_model::ToyModel;
 use super::view::TermView;
 use crate::lower::FormulaGraph;
@@ -76,7 +76,7 @@ impl CompiledTerm {
             sample.prefixes.iter().for_each(|prefix| visits[*prefix] += probability);
             let total = self.total(&evaluator, &sample)?;
             if !total.is_finite() {
-                return Err("its numbers are not finite here".into());
+                return Err(AuditRefusal::NotFinite);
             }
             value += probability * total.value;
             for (sum, partial) in gradient.iter_mut().zip(&total.gradient) {
@@ -90,6 +90,25 @@ impl CompiledTerm {
         }
         let elements = evaluator.layout().len(self.lowered.graph.axis(self.lowered.roots[0]));
         Ok(Expectation { gradient, value: value / elements as f64, largest })
+    }
+
+    /// The number of outcomes whose value and gradient are finite, and that of all outcomes that can be
+    /// drawn.  # Errors A description of what the toy model lacks.
+    pub fn finite_outcomes(
+        &self,
+        toy: &ToyModel,
+        counting: AppliedParts,
+    ) -> Result<(usize, usize), AuditRefusal> {
+        let evaluator = Evaluator::new(toy, &self.lowered, counting.bounds)?;
+        let (mut finite, mut outcomes) = (0, 0);
+        for tokens in toy.size.outcomes() {
+            let sample = ToySample::new(toy, &tokens, counting.bounds);
+            if sample.probability() > 0.0 {
+                outcomes += 1;
+                finite += usize::from(self.total(&evaluator, &sample)?.is_finite());
+            }
+        }
+        Ok((finite, outcomes))
     }
 
     /// The sum over the term's own elements of one sample.

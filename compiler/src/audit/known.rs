@@ -1,9 +1,9 @@
 //! Measured gradients, and their identification with named ones.
 
-use super::divergence::AuditRefusal;
 use super::expectation::{AppliedParts, CompiledTerm};
 use super::fit::{coefficients, cosine, norm, per_block};
 use super::named::Named;
+use super::refusal::AuditRefusal;
 use super::toy_model::ToyModel;
 use super::verdict::{GradientMultiple, NearestTask, Verdict};
 use super::view::TermView;

@@ -4,8 +4,9 @@ use mopd_expr::batch::Layout;
 use mopd_lang::experiment::StageStep;
 use mopd_lang::formula::{Adaptive, Axis, FormulaKind, Live, ModelSignal, Signal};
 
-use super::divergence::{AuditRefusal, TokenContext};
+use super::divergence::TokenContext;
 use super::dual::Dual;
+use super::refusal::AuditRefusal;
 use super::toy_model::ToyModel;
 use crate::lower::GraphLeaf;
 
@@ -144,7 +145,7 @@ impl<'a> ToySample<'a> {
                 chance(&format!("confidence of {}", role.name()), &[prefix, taken])
             }
             Signal::Of { role, part } => {
-                return Err(format!("`{}.{}` can't be enumerated", role.name(), part.name()));
+                return Err(format!("`{}.{}` can't be enumerated", role.name(), part.name()).into());
             }
             Signal::Position => (position * STRETCH) as f64,
             // Counted from the end of the stretch that the token represents.

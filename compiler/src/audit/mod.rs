@@ -9,6 +9,7 @@
 //! over tokens and completions (`reduce`) is ignored: it weighs prefixes, and is shown in the plan.
 
 mod bounds;
+mod case;
 mod diagnostics;
 mod divergence;
 mod dual;
@@ -18,12 +19,16 @@ mod fit;
 mod judge;
 mod known;
 mod leaves;
+mod moments;
 mod named;
+mod not_finite;
 mod notes;
 mod parameter_values;
 mod range;
+mod refusal;
 mod sampler;
 mod sign;
+mod silent;
 mod size;
 mod teachers;
 #[cfg(test)]
@@ -50,6 +55,7 @@ pub use verdict::{Audit, GradientMultiple, NearestTask, RunPhase, TermAudit, Ter
 
 use expectation::{ALL, CompiledTerm};
 use judge::Query;
+use moments::moments;
 use toy_model::{RunNumbers, ToyMoment};
 use view::{SampleFilter, TermView};
 
@@ -230,15 +236,6 @@ pub fn audit_term<'a>(objective: &'a Objective, term: usize, usage: &'a Objectiv
     TermAudit { term: own.name.clone(), findings }
 }
 
-/// The parts of the run at which a term is audited, with their steps.
-fn moments(view: &TermView, steps: u32) -> Vec<(RunPhase, u32)> {
-    if view.moves() {
-        vec![(RunPhase::Start, 0), (RunPhase::Middle, steps / 2), (RunPhase::End, steps.saturating_sub(1))]
-    } else {
-        vec![(RunPhase::Throughout, 0)]
-    }
-}
-
 /// The audit of a term on the tokens of one sampler.
 fn audit_on_sampler<'a>(
     view: &dyn Fn() -> TermView<'a>,
@@ -247,12 +244,12 @@ fn audit_on_sampler<'a>(
     steps: u32,
     longest: f64,
 ) -> Vec<TermVerdict> {
-    let moments = moments(&view(), steps);
+    let moments = moments(&view(), teachers, steps);
     let at = |(when, step): &(RunPhase, u32)| {
         let moment = ToyMoment { step: StageStep { step: *step, steps }, run: RunNumbers::AtStep, longest };
         match Query::new(view(), sampler, teachers, moment) {
             Ok(query) => query.judge(*when),
-            Err(why) => TermVerdict::not_audited(*when, sampler.text() + &teachers.text(), why),
+            Err(why) => TermVerdict::not_audited(*when, sampler.text() + &teachers.text(), why.to_string()),
         }
     };
     let mut found: Vec<TermVerdict> = moments.iter().map(at).collect();
@@ -308,8 +305,9 @@ pub struct ExpectedGradient {
 pub fn expected(objective: &Objective, term: usize, toy: &ToyModel) -> Result<ExpectedGradient, String> {
     let view = TermView::new(objective, &objective.terms[term], SampleFilter::default());
     if let Some(why) = view.refusal() {
-        return Err(why);
+        return Err(why.to_string());
     }
-    let expectation = CompiledTerm::new(&view, ALL)?.expectation(toy, ALL)?;
+    let expectation = CompiledTerm::new(&view, ALL).and_then(|term| term.expectation(toy, ALL));
+    let expectation = expectation.map_err(|why| why.to_string())?;
     Ok(ExpectedGradient { value: expectation.value, gradient: expectation.gradient })
 }

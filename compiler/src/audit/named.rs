@@ -8,9 +8,10 @@ use mopd_lang::formula::{
 };
 use mopd_lang::source::SourceFile;
 
-use super::divergence::{AuditRefusal, TokenContext};
+use super::divergence::TokenContext;
 use super::dual::{Dual, sum};
 use super::leaves::{judged, judgement, length, reward};
+use super::refusal::AuditRefusal;
 use super::sampler::Sampler;
 use super::toy_model::{ToyModel, ToyModelSpec};
 use super::view::TermView;

@@ -1,8 +1,9 @@
 //! Notes on a verdict: where it was tested, and what was not tested.
 
-use mopd_lang::formula::{Axis, Formula, FormulaKind, FormulaNode, Function, Signal, text};
+use std::rc::Rc;
 
-use super::divergence::AuditRefusal;
+use mopd_lang::formula::{Axis, Formula, FormulaKind, FormulaNode, Function, Signal, Unit, text};
+
 use super::evaluate::Evaluator;
 use super::expectation::{ALL, AppliedParts};
 use super::fit::{cosine, difference, distance, norm};
@@ -10,16 +11,18 @@ use super::judge::{Query, quoted};
 use super::known::KnownGradients;
 use super::leaves::ToySample;
 use super::named::Named;
+use super::refusal::AuditRefusal;
 use super::sampler::Sampler;
 use super::toy_model::{ScaledSupport, ToyModel, ToyModelSpec, Variation};
 use super::variants;
 use super::verdict::{Verdict, distance_text};
+use super::view::is_choice;
 use crate::lower::FormulaGraph;
 
 /// The size below which a bias is due to a bound that hardly applies.
 const HARDLY: f64 = 1e-6;
 
-impl Query<'_> {
+impl<'a> Query<'a> {
     /// The divergence that the mean value is a multiple of, and the different one that the gradient follows.
     pub(super) fn misleading(&self) -> Option<(String, String)> {
         if !self.is_one_token() {
@@ -39,7 +42,10 @@ impl Query<'_> {
         let value = &directions[self.estimated(&usual, directions, &toys)?].name;
         let known = KnownGradients::new(&named, &toys, self.block()).ok()?;
         let gradient = known.multiple_of(&usual.gradient)?;
-        (gradient != *value).then(|| (value.clone(), gradient))
+        // In toy models a truncated divergence may equal the whole one: one number under two names.
+        let own = named.iter().find(|named| named.name == gradient)?;
+        let one = self.estimated(&usual, std::slice::from_ref(own), &toys).is_some();
+        (gradient != *value && !one).then(|| (value.clone(), gradient))
     }
 
     /// The divergence that the value would estimate at temperature 1. At another sampling temperature the
@@ -97,6 +103,56 @@ impl Query<'_> {
             format!("`{}` {holds} holds here: where it {other}, nothing was tested", quoted(condition))
         })
         .collect()
+    }
+
+    /// A case or a bound of the term that chooses the same for everything that can be drawn, in the usual toy
+    /// models and where models differ by many nats. Also the words that say so.
+    pub(super) fn untried_choice(&self) -> Option<(&'a Formula, String)> {
+        let mut choices: Vec<(&'a Formula, Formula)> = Vec::new();
+        for part in self.view.formulas().into_iter().flat_map(Formula::parts) {
+            let FormulaKind::Apply { function, operands } = &part.0.kind else { continue };
+            let compared = |function, left: &Formula, right: &Formula| {
+                let operands = vec![left.clone(), right.clone()];
+                let kind = FormulaKind::Apply { function, operands };
+                (part, Formula::new(kind, Unit::Bool, part.axis(), false, part.0.origin))
+            };
+            match (function, operands.as_slice()) {
+                _ if part.axis() <= Axis::Run => {}
+                (Function::Where, [condition, ..]) => {
+                    // A comparison is a part of its own.
+                    let is_own = condition.axis() > Axis::Run && !is_choice(&condition.0);
+                    choices.extend(is_own.then(|| (condition, condition.clone())));
+                }
+                (Function::Minimum | Function::Maximum, [left, right]) => {
+                    choices.push(compared(Function::Less, left, right));
+                }
+                (Function::Clip, [value, low, high]) => {
+                    choices.push(compared(Function::Less, value, low));
+                    choices.push(compared(Function::Greater, value, high));
+                }
+                (Function::Relu, [value]) => {
+                    let kind = FormulaKind::Number(0.0);
+                    let zero = Formula::new(kind, value.unit(), Axis::Run, false, part.0.origin);
+                    choices.push(compared(Function::Less, value, &zero));
+                }
+                _ if is_choice(&part.0) => choices.push((part, part.clone())),
+                _ => {}
+            }
+        }
+        let smallest = ToyModelSpec { size: self.spec.size.smallest(), ..self.spec.clone() };
+        let mut toys = self.toys();
+        toys.extend([Variation::Steep, Variation::SteepStudent].into_iter().flat_map(|of| smallest.toys(of)));
+        let conditions: Vec<&Formula> = choices.iter().map(|(_, condition)| condition).collect();
+        let seen = truths(&conditions, &toys).ok()?;
+        let untried = choices.iter().zip(seen).find(|(_, seen)| *seen != [true; 2]);
+        untried.map(|((part, condition), seen)| {
+            let how = match (Rc::ptr_eq(&part.0, &condition.0), seen[1]) {
+                (true, true) => "always holds there",
+                (true, false) => "never holds there",
+                (false, _) => "was not tried on both sides of its bound",
+            };
+            (*part, format!("`{}` {how}", quoted(part)))
+        })
     }
 
     pub(super) fn notes(&self) -> Vec<String> {

@@ -266,7 +266,12 @@ fn of_signal(signal: &Signal, facts: &RunFacts, given: &[ValueRange]) -> ValueRa
     match signal {
         Signal::Of { part, .. } => of_part(part),
         Signal::Divergence(divergence) => of_divergence(divergence, facts, given),
-        Signal::Overlap { .. } | Signal::Mass { .. } | Signal::Progress => SHARE,
+        Signal::Overlap { .. } | Signal::Mass { .. } => SHARE,
+        // The last step is before the end: `progress` never reaches 1.
+        Signal::Progress => {
+            let last = |steps: u32| StageStep { step: steps.saturating_sub(1), steps }.progress();
+            ValueRange { low: 0.0, high: facts.steps.map_or(1.0f64.next_down(), last) }
+        }
         Signal::Agreement { samples, .. } => ValueRange { low: 0.0, high: f64::from(*samples) },
         Signal::Step => {
             let last = facts.steps.map_or(f64::INFINITY, |steps| f64::from(steps.saturating_sub(1)));

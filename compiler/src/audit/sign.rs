@@ -5,12 +5,12 @@ use mopd_lang::formula::{
     Distribution, Divergence, DivergenceKind, Formula, FormulaKind, Mass, ModelSignal, Role, Signal, Support,
 };
 
-use super::divergence::AuditRefusal;
 use super::expectation::ALL;
 use super::fit::{cosine, difference, norm};
 use super::judge::Query;
 use super::known::{gradients, measure};
 use super::named::{GradientSource, Named, NamedOutcome};
+use super::refusal::AuditRefusal;
 use super::sampler::Sampler;
 use super::toy_model::Variation;
 

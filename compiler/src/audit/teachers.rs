@@ -56,13 +56,26 @@ pub struct Teachers {
 impl Teachers {
     /// The teachers of a stage, once for each kind of teacher that its route chooses.
     pub fn for_stage(experiment: &Experiment, train: &Train) -> Vec<Teachers> {
-        let named: Rc<Vec<TeacherModel>> = Rc::new(
-            experiment
-                .teachers
-                .iter()
-                .map(|teacher| TeacherModel::new(teacher, train.sees.as_deref()))
-                .collect(),
-        );
+        Teachers::of_models(experiment, train, |teacher| TeacherModel::new(teacher, train.sees.as_deref()))
+    }
+
+    /// [`Teachers::for_stage`] at the first step, where every copy of the student is the student.
+    pub(super) fn at_first_step(experiment: &Experiment, train: &Train) -> Vec<Teachers> {
+        Teachers::of_models(experiment, train, |teacher| {
+            let current = match &teacher.weights {
+                TeacherWeights::Student(_) => TeacherWeights::Student(SelfCopy::Current),
+                other => other.clone(),
+            };
+            TeacherModel::new(&Teacher { weights: current, ..teacher.clone() }, train.sees.as_deref())
+        })
+    }
+
+    fn of_models(
+        experiment: &Experiment,
+        train: &Train,
+        model: impl Fn(&Teacher) -> TeacherModel,
+    ) -> Vec<Teachers> {
+        let named: Rc<Vec<TeacherModel>> = Rc::new(experiment.teachers.iter().map(model).collect());
         let mut casts: Vec<Teachers> = Vec::new();
         for choice in &train.teachers {
             let routed = named.get(choice.teacher.0 as usize).cloned();
@@ -159,6 +172,28 @@ impl Teachers {
                 }
             }
             at += 1;
+        }
+        found
+    }
+
+    /// The weights of these roles where they are composed, and of the roles that they are composed of.
+    pub(super) fn weights(&self, roles: Vec<Role>) -> Vec<&Formula> {
+        let (mut found, mut waiting) = (Vec::new(), roles);
+        let mut seen: HashSet<Role> = HashSet::new();
+        while let Some(role) = waiting.pop() {
+            if !seen.insert(role.clone()) {
+                continue;
+            }
+            match self.played(&role).map(|played| &played.weights) {
+                Some(Weights::Composed(parts)) => {
+                    found.extend(parts.iter().map(|part| &part.weight));
+                    waiting.extend(parts.iter().map(|part| part.role.clone()));
+                }
+                Some(Weights::Pooled(_, members)) => {
+                    waiting.extend(members.iter().map(|part| part.role.clone()));
+                }
+                _ => {}
+            }
         }
         found
     }

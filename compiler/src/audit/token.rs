@@ -5,8 +5,9 @@ use std::borrow::Cow;
 
 use mopd_lang::formula::{FormulaKind, Live, ModelSignal, Role, Signal, Support};
 
-use super::divergence::{AuditRefusal, TokenContext};
+use super::divergence::TokenContext;
 use super::dual::Dual;
+use super::refusal::AuditRefusal;
 
 /// Whether a signal is computed from distributions over tokens alone.
 pub(crate) fn is_of_distributions(signal: &Signal) -> bool {
@@ -142,5 +143,5 @@ impl TokenContext<'_> {
 }
 
 fn unknown(role: &Role) -> AuditRefusal {
-    format!("nothing is known of `{}` here", role.name())
+    format!("nothing is known of `{}` here", role.name()).into()
 }

@@ -279,12 +279,17 @@ pub(super) enum Variation {
     Agreed,
     /// The models differ by many nats.
     Steep,
+    /// As `Steep`, and the student has entries that it finds very unlikely.
+    SteepStudent,
     /// The usual one with tokens from another sampler.
     OtherSampler,
 }
 
 /// The two distributions in published reference numbers of estimators: teacher and student.
 const REFERENCE: [[f64; 5]; 2] = [[0.50, 0.25, 0.15, 0.07, 0.03], [0.30, 0.30, 0.20, 0.15, 0.05]];
+
+/// The spread of logits of models that differ by many nats.
+const STEEP: f64 = 7.0;
 
 /// The distance between the seed of a toy model and that of its earlier step.
 const EARLIER: u64 = 1 << 32;
@@ -346,7 +351,10 @@ impl ToyModelSpec {
         let prefixes = 0..self.size.prefixes();
         let student: Vec<Vec<f64>> = match reference && same {
             true => vec![logs(&REFERENCE[1])],
-            false => prefixes.clone().map(|prefix| self.draw(&toy, "student", prefix, 0.9)).collect(),
+            false => {
+                let spread = if variation == Variation::SteepStudent { STEEP } else { 0.9 };
+                prefixes.clone().map(|prefix| self.draw(&toy, "student", prefix, spread)).collect()
+            }
         };
         let own = |role: &&Role| {
             variation == Variation::Agreed || self.teachers.source(role, step) == DistributionSource::Own
@@ -360,7 +368,10 @@ impl ToyModelSpec {
                         Variation::OtherTeachers => format!("other {}", role.name()),
                         _ => role.name().to_owned(),
                     };
-                    let spread = if variation == Variation::Steep { 7.0 } else { 0.9 };
+                    let spread = match variation {
+                        Variation::Steep | Variation::SteepStudent => STEEP,
+                        _ => 0.9,
+                    };
                     prefixes.clone().map(|prefix| self.draw(&toy, &name, prefix, spread)).collect()
                 }
             };

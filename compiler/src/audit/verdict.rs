@@ -86,15 +86,18 @@ pub enum RunPhase {
     Start,
     Middle,
     End,
+    /// A step at which a schedule turns, or an alternation has another of its values.
+    Step(u32),
 }
 
 impl RunPhase {
-    fn text(self) -> &'static str {
+    fn text(self) -> String {
         match self {
-            RunPhase::Throughout => "",
-            RunPhase::Start => "at the start: ",
-            RunPhase::Middle => "in the middle: ",
-            RunPhase::End => "at the end: ",
+            RunPhase::Throughout => String::new(),
+            RunPhase::Start => "at the start: ".into(),
+            RunPhase::Middle => "in the middle: ".into(),
+            RunPhase::End => "at the end: ".into(),
+            RunPhase::Step(step) => format!("at step {step}: "),
         }
     }
 }

@@ -2,11 +2,11 @@
 
 use mopd_lang::experiment::{Objective, Term};
 use mopd_lang::formula::{
-    Adaptive, Axis, Divergence, Formula, FormulaKind, FormulaNode, Function, Live, ModelSignal, Reduction,
-    Role, Signal, Statistic, Support,
+    Adaptive, Axis, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live,
+    ModelSignal, Reduction, Role, Signal, Statistic, Support,
 };
 
-use super::divergence::AuditRefusal;
+use super::refusal::AuditRefusal;
 use super::sampler::Sampler;
 use super::size::Size;
 use super::toy_model::ScaledSupport;
@@ -259,23 +259,10 @@ impl<'a> TermView<'a> {
         self.read_supports().into_iter().map(|support| entries(support, scaled)).max().unwrap_or(0)
     }
 
-    /// Whether the term depends on the step.
-    pub fn moves(&self) -> bool {
-        self.any(|node| {
-            matches!(
-                node.kind,
-                FormulaKind::Schedule(_)
-                    | FormulaKind::Adaptive(Adaptive::Ladder { .. })
-                    | FormulaKind::Signal(Signal::Progress | Signal::Step)
-            )
-        })
-    }
-
     /// Whether the term depends on a number that changes in the run, but has few values in toy models.
     pub fn moves_unseen(&self) -> bool {
         let unseen = |signal: &Signal| matches!(signal, Signal::State { .. } | Signal::VocabularySize);
-        self.moves()
-            || self.compares_domains()
+        self.compares_domains()
             || self.any(|node| matches!(&node.kind, FormulaKind::Signal(signal) if unseen(signal)))
     }
 
@@ -299,41 +286,65 @@ impl<'a> TermView<'a> {
     pub fn refusal(&self) -> Option<AuditRefusal> {
         let parts: Vec<&Formula> = self.formulas().into_iter().flat_map(Formula::parts).collect();
         if parts.len() > MOST_PARTS {
-            return Some(format!("it has {} parts", parts.len()));
+            return Some(format!("it has {} parts", parts.len()).into());
         }
-        parts.iter().find_map(|part| refusal(&part.0))
+        parts.iter().find_map(|part| refusal(&part.0)).map(AuditRefusal::from)
     }
 
     /// Whether some bound or condition may stop the gradient.
     pub fn conditions(&self) -> bool {
-        use Function::*;
         self.samples.kept
             || self.samples.filter.is_some()
             || self.select.is_some()
             || self.when.is_some()
-            || self.any(|node| match &node.kind {
-                FormulaKind::Apply { function, .. } => {
-                    matches!(
-                        function,
-                        Where
-                            | Clip
-                            | Minimum
-                            | Maximum
-                            | Relu
-                            | Less
-                            | LessEqual
-                            | Greater
-                            | GreaterEqual
-                            | Equal
-                            | NotEqual
-                    )
-                }
-                _ => false,
-            })
+            || self.any(|node| is_choice(node) || divergence(node).is_some_and(has_dead_zone))
     }
 }
 
-fn refusal(node: &FormulaNode) -> Option<AuditRefusal> {
+/// Whether a part chooses between cases, or bounds a number.
+pub(super) fn is_choice(node: &FormulaNode) -> bool {
+    use Function::*;
+    match &node.kind {
+        FormulaKind::Apply { function, .. } => matches!(
+            function,
+            Where
+                | Clip
+                | Minimum
+                | Maximum
+                | Relu
+                | Less
+                | LessEqual
+                | Greater
+                | GreaterEqual
+                | Equal
+                | NotEqual
+        ),
+        _ => false,
+    }
+}
+
+fn divergence(node: &FormulaNode) -> Option<&Divergence> {
+    match &node.kind {
+        FormulaKind::Live(Live::Divergence(divergence))
+        | FormulaKind::Signal(Signal::Divergence(divergence)) => Some(divergence),
+        _ => None,
+    }
+}
+
+/// Whether a divergence may have no gradient between distributions that are close: where its summand bounds
+/// the probabilities, or chooses by them.
+fn has_dead_zone(divergence: &Divergence) -> bool {
+    let DivergenceKind::Entrywise(summand) = &divergence.kind else { return false };
+    let of_entry = |formula: &Formula| formula.any(|node| matches!(node.kind, FormulaKind::Entry(_)));
+    summand.value.parts().into_iter().any(|part| match &part.0.kind {
+        // A choice by a parameter is the same for all entries.
+        FormulaKind::Apply { function: Function::Where, operands } => of_entry(&operands[0]),
+        _ => is_choice(&part.0) && of_entry(part),
+    })
+}
+
+/// The reason why a part can't be evaluated in a toy model, in words.
+fn refusal(node: &FormulaNode) -> Option<String> {
     let whole = |text: &str| Some(text.to_owned());
     match &node.kind {
         FormulaKind::Adaptive(Adaptive::Learned { .. }) => {

@@ -40,6 +40,7 @@ impl Code {
                 | Code::WrongSign
                 | Code::NoTeacherSignal
                 | Code::NeverHolds
+                | Code::NotFinite
                 | Code::UnfinishedSchedule
                 | Code::UnusedModel
         )
@@ -84,6 +85,7 @@ codes! {
     WrongSign = "wrong-sign", "a term with the wrong sign: it moves the student away from its target";
     NoTeacherSignal = "no-teacher-signal", "a term that reads a teacher and does not learn from it";
     NeverHolds = "never-holds", "a condition that can never hold";
+    NotFinite = "not-finite", "a term whose value or gradient is infinite or NaN";
     NotADivergence = "not-a-divergence", "a generator that is not convex, or not 0 where both sides agree";
     ScheduleRange = "schedule-range", "a number that leaves its valid range during the run";
     ShareSum = "share-sum", "the domains' shares do not add up to 1";

@@ -25,6 +25,9 @@ enum GradientFactor {
     Absent,
     /// A number that does not depend on which token was drawn after this prefix.
     Blind,
+    /// Such a number times the ratio to the sampler: in later passes, the mean is still that of tokens that
+    /// the student draws.
+    BlindRatio,
     /// Anything else, such as the gradient of a divergence.
     Other,
 }
@@ -33,8 +36,19 @@ impl GradientFactor {
     fn and(self, other: GradientFactor) -> GradientFactor {
         match (self, other) {
             (GradientFactor::Absent, factor) | (factor, GradientFactor::Absent) => factor,
-            (GradientFactor::Blind, GradientFactor::Blind) => GradientFactor::Blind,
-            _ => GradientFactor::Other,
+            (GradientFactor::Other, _) | (_, GradientFactor::Other) => GradientFactor::Other,
+            (GradientFactor::BlindRatio, GradientFactor::BlindRatio) => GradientFactor::BlindRatio,
+            _ => GradientFactor::Blind,
+        }
+    }
+
+    /// Whether the mean gradient vanishes in the given number of passes over the same completions. From the
+    /// second one on, an earlier student drew them.
+    fn vanishes(self, passes: u32) -> bool {
+        match self {
+            GradientFactor::Blind => passes < 2,
+            GradientFactor::BlindRatio => true,
+            GradientFactor::Absent | GradientFactor::Other => false,
         }
     }
 }
@@ -70,7 +84,7 @@ fn factor_once(
             (Function::Divide, [value, by]) if !by.live() => scaled(factor(value), by),
             // The gradient of the ratio is the ratio times the score. Its mean under the sampler is the mean
             // of the score.
-            (Function::Exp, [exponent]) if is_log_ratio(exponent) => GradientFactor::Blind,
+            (Function::Exp, [exponent]) if is_log_ratio(exponent) => GradientFactor::BlindRatio,
             (Function::Where, [condition, then, otherwise]) => {
                 scaled(factor(then).and(factor(otherwise)), condition)
             }
@@ -84,7 +98,7 @@ fn factor_once(
 
 fn scaled(factor: GradientFactor, by: &Formula) -> GradientFactor {
     match factor {
-        GradientFactor::Blind if !is_blind(by) => GradientFactor::Other,
+        GradientFactor::Blind | GradientFactor::BlindRatio if !is_blind(by) => GradientFactor::Other,
         factor => factor,
     }
 }
@@ -286,7 +300,8 @@ impl Checker {
         let dull = |term: &Term| {
             let masks =
                 objective.select.iter().chain(&objective.weight).chain(&term.when).chain(&term.weight);
-            factor(&term.value) == GradientFactor::Blind && masks.into_iter().all(is_blind)
+            let passes = if term.data.is_some() { 1 } else { train.passes };
+            factor(&term.value).vanishes(passes) && masks.into_iter().all(is_blind)
         };
         let mut streams = streams(objective, &train.rollout).into_iter();
         let found = streams.find(|stream| is_on_policy(objective, stream.rollout) && dull(stream.term));

@@ -1,0 +1,102 @@
+//! A term on the tokens of one sampler, and whether it has a gradient there.
+
+use mopd_lang::experiment::{Objective, Origin, StageStep, Term};
+
+use super::judge::Query;
+use super::moments::{is_scheduled, moments};
+use super::sampler::Sampler;
+use super::teachers::Teachers;
+use super::toy_model::{RunNumbers, ToyMoment};
+use super::verdict::RunPhase;
+use super::view::{SampleFilter, TermView};
+
+/// A term on tokens that one sampler draws, with one kind of teachers.
+#[derive(Clone, Copy)]
+pub(super) struct AuditCase<'a, 'b> {
+    pub objective: &'a Objective,
+    pub term: &'a Term,
+    pub samples: SampleFilter<'a>,
+    pub sampler: &'b Sampler,
+    /// The temperature of the policy that is trained on the rollout.
+    pub policy_temperature: f64,
+    pub teachers: &'b Teachers,
+    pub steps: u32,
+    pub longest: f64,
+    /// Passes over each batch of these tokens, with one update each.
+    pub passes: u32,
+    /// Where the experiment declares these tokens.
+    pub rollout: Origin,
+}
+
+/// How the gradient of a term vanishes on the tokens of a case.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Vanishing {
+    /// Single tokens have gradients, which cancel in the mean.
+    Cancels,
+    /// No token has a gradient.
+    Nothing,
+}
+
+impl<'a, 'b> AuditCase<'a, 'b> {
+    /// The term without its filter, which tests what was drawn: toy models are too small to satisfy it.
+    pub fn view(&self) -> TermView<'a> {
+        TermView::new(self.objective, self.term, SampleFilter { filter: None, ..self.samples })
+    }
+
+    pub fn query_of(&self, view: TermView<'a>, step: u32, run: RunNumbers) -> Option<Query<'a>> {
+        let moment = ToyMoment { step: StageStep { step, steps: self.steps }, run, longest: self.longest };
+        let view = view.of_policy(Some(self.policy_temperature));
+        Query::new(view, self.sampler, self.teachers, moment).ok()
+    }
+
+    pub fn query(&self, step: u32) -> Option<Query<'a>> {
+        self.query_of(self.view(), step, RunNumbers::AtStep)
+    }
+
+    /// The case for the tokens of later passes.
+    pub fn later(&self) -> Option<AuditCase<'a, 'b>> {
+        let again = self.passes > 1 && matches!(self.sampler, Sampler::Student { .. });
+        again.then_some(AuditCase { sampler: &Sampler::LATER_PASSES, ..*self })
+    }
+
+    /// The case as text: `tokens that the student drew, on prompts that go to now`.
+    pub fn on(&self) -> String {
+        self.sampler.text() + &self.teachers.text()
+    }
+
+    /// The steps to try, the middle of the run first.
+    pub fn steps(&self) -> Vec<u32> {
+        let mut moments = moments(&self.view(), self.teachers, self.steps);
+        let middle = moments.iter().position(|(phase, _)| *phase == RunPhase::Middle);
+        moments.swap(0, middle.unwrap_or(0));
+        moments.into_iter().map(|(_, step)| step).collect()
+    }
+
+    /// How the mean gradient vanishes at every moment of the run, and for any values of numbers that change.
+    /// `None` if it does not vanish, or that is not known.
+    pub fn vanishes(&self) -> Option<Vanishing> {
+        let (mut moves, mut queries) = (false, Vec::new());
+        let at_steps = self.steps().into_iter().map(|step| (step, RunNumbers::AtStep));
+        // A number may be 0 at all of these steps and not in between.
+        let view = self.view();
+        let unseen = view.moves_unseen() || is_scheduled(&view, self.teachers);
+        let between = unseen.then_some((self.steps / 2, RunNumbers::Arbitrary));
+        for (step, run) in at_steps.chain(between) {
+            let query = self.query_of(self.view(), step, run)?;
+            match query.vanishes() {
+                // A coefficient that is 0 for some time is intended.
+                Ok((true, moved)) => moves |= moved,
+                _ => return None,
+            }
+            queries.push(query);
+        }
+        match (moves, self.samples.filter) {
+            // A mean of 0 over all samples need not be 0 over those that a filter keeps.
+            (true, Some(_)) => None,
+            // Nor where a condition or a bound chooses otherwise than in these toy models.
+            (true, None) => (!queries.iter().any(Query::acts_far_apart)).then_some(Vanishing::Cancels),
+            // A condition that never holds in these toy models may hold elsewhere.
+            (false, _) => (!queries.iter().any(Query::may_be_silent)).then_some(Vanishing::Nothing),
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! The steps of a run at which a term is audited.
+
+use mopd_lang::experiment::Schedule;
+use mopd_lang::formula::{Adaptive, Formula, FormulaKind, FormulaNode, Signal};
+
+use super::teachers::Teachers;
+use super::verdict::RunPhase;
+use super::view::TermView;
+
+/// The most steps at which a term is evaluated. Schedules written by hand have fewer turns.
+const MOST_MOMENTS: usize = 12;
+
+/// Whether a part has another value at another step.
+fn is_of_step(node: &FormulaNode) -> bool {
+    matches!(
+        node.kind,
+        FormulaKind::Schedule(_)
+            | FormulaKind::Adaptive(Adaptive::Ladder { .. })
+            | FormulaKind::Signal(Signal::Progress | Signal::Step)
+    )
+}
+
+/// All formulas that the term depends on, with the weights of the composed teachers that it reads.
+fn formulas<'a>(view: &TermView<'a>, teachers: &'a Teachers) -> Vec<&'a Formula> {
+    let mut found = view.formulas();
+    found.extend(teachers.weights(view.others()));
+    found
+}
+
+/// Whether the term depends on the step, by itself or through a composed teacher.
+pub(super) fn is_scheduled(view: &TermView, teachers: &Teachers) -> bool {
+    formulas(view, teachers).iter().any(|formula| formula.any(is_of_step))
+}
+
+/// The parts of the run at which a term is audited, with their steps, in the order of the steps: its start,
+/// its middle and its end, and the turns of schedules that have other values there.
+pub(super) fn moments(view: &TermView, teachers: &Teachers, steps: u32) -> Vec<(RunPhase, u32)> {
+    if !is_scheduled(view, teachers) {
+        return vec![(RunPhase::Throughout, 0)];
+    }
+    let mut schedules: Vec<&Schedule> = Vec::new();
+    for part in formulas(view, teachers).into_iter().flat_map(Formula::parts) {
+        if let FormulaKind::Schedule(schedule) = &part.0.kind
+            && !schedules.contains(&schedule)
+        {
+            schedules.push(schedule);
+        }
+    }
+    let values = |step: u32| -> Vec<f64> { schedules.iter().map(|of| of.at(step, steps)).collect() };
+    let mut found =
+        vec![(RunPhase::Start, 0), (RunPhase::Middle, steps / 2), (RunPhase::End, steps.saturating_sub(1))];
+    let mut seen: Vec<Vec<f64>> = found.iter().map(|(_, step)| values(*step)).collect();
+    let turns = schedules.iter().flat_map(|schedule| schedule.turns(steps));
+    let mut turns: Vec<u32> = turns.filter(|turn| *turn < steps).collect();
+    turns.sort_unstable();
+    for step in turns {
+        let own = values(step);
+        if found.len() < MOST_MOMENTS && !seen.contains(&own) {
+            seen.push(own);
+            found.push((RunPhase::Step(step), step));
+        }
+    }
+    found.sort_by_key(|(_, step)| *step);
+    found
+}

@@ -1,0 +1,154 @@
+//! Diagnostics of what is known without sampling: terms without any gradient, and conditions that never hold.
+
+use mopd_lang::diag::{Code, Diagnostic};
+use mopd_lang::experiment::{Objective, Origin, Term};
+use mopd_lang::formula::{Formula, FormulaKind, text};
+use mopd_lang::source::Span;
+
+use super::ObjectiveUse;
+use super::bounds::{self, Culprit, ZeroGradientCause};
+use super::diagnostics::AuditPass;
+use super::range::RunFacts;
+use super::teachers::Teachers;
+use super::view::{SampleFilter, TermView};
+
+impl<'a> AuditPass<'a> {
+    /// Reports terms that can't have any gradient.
+    pub(super) fn silent<'f>(
+        &mut self,
+        objective: &'a Objective,
+        usage: &'f ObjectiveUse,
+        at_first: &'f [Teachers],
+        facts: &dyn Fn(&'f Teachers) -> RunFacts<'f>,
+    ) {
+        let silent = |term: &'a Term, teachers: &'f Teachers| {
+            bounds::silent(&TermView::new(objective, term, SampleFilter::default()), &facts(teachers))
+        };
+        let culprits: Vec<Vec<Option<Culprit>>> = objective
+            .terms
+            .iter()
+            .map(|term| {
+                usage.casts.iter().map(|teachers| silent(term, teachers)).collect::<Vec<Option<Culprit>>>()
+            })
+            .collect();
+        let nothing = culprits.iter().flatten().all(Option::is_some);
+        for (term, culprits) in objective.terms.iter().zip(culprits) {
+            let always = culprits.iter().all(Option::is_some);
+            let Some((teachers, culprit)) =
+                usage.casts.iter().zip(culprits).find_map(|(teachers, found)| Some((teachers, found?)))
+            else {
+                continue;
+            };
+            if let ZeroGradientCause::Never(name) = culprit.cause {
+                self.never(name, culprit.part, term.origin);
+                continue;
+            }
+            let (place, literal) = self.place(culprit.part);
+            // An argument 0 as a coefficient switches one of several terms off, which is intended.
+            if literal
+                && !nothing
+                && matches!(culprit.cause, ZeroGradientCause::Factor | ZeroGradientCause::Weight)
+            {
+                continue;
+            }
+            let whose = if always { String::new() } else { teachers.text() };
+            let text = format!("no gradient comes from this term{whose}, whatever is drawn");
+            let mut diagnostic = match nothing {
+                true => Diagnostic::error(Code::ZeroGradient, place, text),
+                false => Diagnostic::warning(Code::ZeroGradient, place, text),
+            };
+            let part = text::formula(culprit.part, 60);
+            diagnostic = diagnostic.label(match culprit.cause {
+                ZeroGradientCause::Same => format!("`{part}` compares a distribution with itself"),
+                _ if literal => "this is 0".to_owned(),
+                ZeroGradientCause::Bounds => format!(
+                    "`{part}` sets everything that it bounds to a \
+                    constant"
+                ),
+                _ => format!("`{part}` is 0 throughout"),
+            });
+            if literal && culprit.cause == ZeroGradientCause::Bounds {
+                diagnostic = diagnostic.note(
+                    self.span(culprit.part.0.origin),
+                    format!("`{part}` sets everything that it bounds to a constant"),
+                );
+            } else if place != self.span(term.origin) {
+                diagnostic = diagnostic.note(self.span(term.origin), "the term");
+            }
+            self.add(diagnostic.help(match culprit.cause {
+                ZeroGradientCause::Same => {
+                    "a teacher that is `self`, as it is now, is the student: let it read more with `sees`, \
+                     or compare with another model"
+                }
+                ZeroGradientCause::Bounds => "give bounds that leave values between them",
+                _ => "remove the term, or give it a factor other than 0",
+            }));
+        }
+        if !nothing {
+            self.unmoved(objective, &usage.casts, at_first, &silent);
+        }
+    }
+
+    /// Reports an objective that can't move the student away from its own copies. They are the same at the
+    /// first step, so if no term has a gradient then, none ever has. `at_first` are the teachers of that
+    /// step; empty if something else moves the student.
+    fn unmoved<'f>(
+        &mut self,
+        objective: &'a Objective,
+        casts: &'f [Teachers],
+        at_first: &'f [Teachers],
+        silent: &dyn Fn(&'a Term, &'f Teachers) -> Option<Culprit<'a>>,
+    ) {
+        let Some(teachers) = at_first.first() else { return };
+        let stays = |term: &'a Term| at_first.iter().all(|teachers| silent(term, teachers).is_some());
+        if !objective.terms.iter().all(stays) {
+            return;
+        }
+        for term in &objective.terms {
+            // A term without gradient at any step is reported on its own.
+            let moves_later = casts.iter().any(|teachers| silent(term, teachers).is_none());
+            let Some(culprit) = silent(term, teachers).filter(|_| moves_later) else { continue };
+            let (place, _) = self.place(culprit.part);
+            let text = "no gradient comes from this term at any step: the student stays where it starts";
+            let part = text::formula(culprit.part, 60);
+            self.add(
+                Diagnostic::warning(Code::ZeroGradient, place, text)
+                    .label(format!(
+                        "`{part}` compares the student with its own copy, which is the same at the first step"
+                    ))
+                    .note(self.span(term.origin), "nothing else moves the student")
+                    .help(
+                        "compare with another model, add a term that moves the student, or let the copy read \
+                         more: `self.initial { sees = ... }`",
+                    ),
+            );
+        }
+    }
+
+    /// The best place to show for a part that is 0, and whether it is a number given as an argument.
+    fn place(&self, part: &Formula) -> (Span, bool) {
+        let own = self.span(part.0.origin);
+        let outside = part.operands().into_iter().find_map(|operand| {
+            let span = self.span(operand.0.origin);
+            let given = match operand.0.kind {
+                FormulaKind::Number(value) => value == 0.0 || part.operands().len() > 2,
+                _ => false,
+            };
+            (given && (span.file != own.file || span.start < own.start || span.end > own.end)).then_some(span)
+        });
+        (outside.unwrap_or(own), outside.is_some() || matches!(part.0.kind, FormulaKind::Number(_)))
+    }
+
+    pub(super) fn never(&mut self, name: &str, condition: &Formula, term: Origin) {
+        let place = self.span(condition.0.origin);
+        let text = format!("`{name}` never holds: nothing is trained on");
+        let diagnostic = Diagnostic::error(Code::NeverHolds, place, text)
+            .label(format!("`{}` is false whatever is drawn", text::formula(condition, 60)))
+            .note(self.span(term), if name == "filter" { "of these" } else { "for this term" })
+            .help(
+                "compare with a value that the number can have: a probability is at most 1, an entropy at \
+                 least 0",
+            );
+        self.add(diagnostic);
+    }
+}
