@@ -37,7 +37,7 @@ impl Graph {
 
     /// `function` of operands on any axes; the result has the finest of these.
     pub fn apply(&mut self, function: Function, operands: &[NodeId]) -> NodeId {
-        debug_assert_eq!(operands.len(), function.operands());
+        assert_eq!(operands.len(), function.operands());
         let axis = operands.iter().map(|operand| self.axis(*operand)).max().unwrap_or(Axis::Run);
         let operands: Vec<NodeId> = operands.iter().map(|operand| self.broadcast(*operand, axis)).collect();
         match self.simplified(axis, function, &operands) {
@@ -102,7 +102,7 @@ impl Graph {
     /// `operand` broadcast to `axis`, which is its own or a finer one.
     pub fn broadcast(&mut self, operand: NodeId, axis: Axis) -> NodeId {
         let from = self.axis(operand);
-        debug_assert!(from <= axis, "a broadcast goes to a finer axis");
+        assert!(from <= axis, "a broadcast goes to a finer axis");
         if from == axis {
             return operand;
         }

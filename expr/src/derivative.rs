@@ -2,8 +2,12 @@
 //!
 //! The derivatives of elementwise functions are in the operators' table ([`mopd_ops::FunctionDefinition`]). A
 //! minimum or maximum over an axis shares its gradient among the elements that attain it; counts pass none.
+//!
+//! Where a condition leaves an element out (the branch of a `where` that is not taken, an element outside of
+//! the mask of a reduction), the gradient of everything that only this element reads is 0, even where the
+//! element is infinite or NaN: a product of the gradient 0 with an infinite derivative is replaced by 0.
 
-use mopd_ops::expr::Arguments;
+use mopd_ops::expr::{Arguments, OpExpr};
 use mopd_ops::{Backend, Receivers, ReductionGradient};
 
 use crate::graph::signals::{Axis, Function, Reduction, Scan};
@@ -43,20 +47,22 @@ pub fn adjoints_beside(
     with_respect_to: &[LiveId],
     constants: &[NodeId],
 ) -> Result<Vec<NodeId>, NotDifferentiable> {
-    debug_assert!(graph.axis(of) <= Axis::Batch, "only a single number has a gradient");
+    assert!(graph.axis(of) <= Axis::Batch, "only a single number has a gradient");
     let depends = dependents(graph, with_respect_to, constants);
     let mut reverse = Reverse { depends, adjoint: vec![None; graph.len()] };
     let one = graph.constant(graph.axis(of), 1.0);
-    reverse.give(graph, of, one);
+    reverse.give(graph, of, Adjoint::everywhere(one));
     for index in (0..=of.0).rev() {
-        if let Some(gradient) = reverse.adjoint[index as usize] {
+        if let Some(gradient) = reverse.adjoint[index as usize].clone() {
             reverse.propagate(graph, NodeId(index), gradient)?;
         }
     }
     let gradients = with_respect_to.iter().map(|live| {
         let node = graph.live(*live);
-        let known = reverse.adjoint.get(node.0 as usize).copied().flatten();
-        known.unwrap_or_else(|| graph.constant(Axis::Token, 0.0))
+        match reverse.adjoint.get(node.0 as usize).cloned().flatten() {
+            Some(known) => known.guarded(graph).node,
+            None => graph.constant(Axis::Token, 0.0),
+        }
     });
     Ok(gradients.collect())
 }
@@ -74,11 +80,60 @@ fn dependents(graph: &Graph, with_respect_to: &[LiveId], constants: &[NodeId]) -
     depends
 }
 
+/// The gradient of a node, on the node's axis.
+#[derive(Clone, PartialEq)]
+struct Adjoint {
+    node: NodeId,
+    /// Conditions, on this axis or a coarser one, with the value that each must have: elsewhere the gradient
+    /// is 0.
+    only_where: Vec<(NodeId, bool)>,
+    /// Whether `node` may be 0 times infinity, instead of 0, where a condition leaves an element out.
+    exposed: bool,
+}
+
+impl Adjoint {
+    fn everywhere(node: NodeId) -> Adjoint {
+        Adjoint { node, only_where: Vec::new(), exposed: false }
+    }
+
+    fn and(mut self, condition: NodeId, holds: bool) -> Adjoint {
+        if !self.only_where.contains(&(condition, holds)) {
+            self.only_where.push((condition, holds));
+        }
+        self
+    }
+
+    /// The same gradient, 0 where a condition leaves an element out.
+    fn guarded(self, graph: &mut Graph) -> Adjoint {
+        if !self.exposed {
+            return self;
+        }
+        let node = self.only_where.iter().fold(self.node, |node, (condition, holds)| match holds {
+            true => choose(graph, *condition, Some(node), None),
+            false => choose(graph, *condition, None, Some(node)),
+        });
+        Adjoint { node, exposed: false, ..self }
+    }
+
+    /// The sum of two gradients of a node. Under the same conditions, their sum is guarded once.
+    fn plus(self, other: Adjoint, graph: &mut Graph) -> Adjoint {
+        let [left, right] = match self.only_where == other.only_where {
+            true => [self, other],
+            false => [self.guarded(graph), other.guarded(graph)],
+        };
+        let node = graph.apply(Function::Add, &[left.node, right.node]);
+        let exposed = left.exposed || right.exposed;
+        let only_where = left.only_where.into_iter();
+        let only_where = only_where.filter(|condition| right.only_where.contains(condition)).collect();
+        Adjoint { node, only_where, exposed }
+    }
+}
+
 struct Reverse {
     /// By node of the initial graph; nodes added later are derivatives and are not differentiated.
     depends: Vec<bool>,
-    /// Sum of the gradients that reached the node so far, on the node's axis.
-    adjoint: Vec<Option<NodeId>>,
+    /// Sum of the gradients that reached the node so far.
+    adjoint: Vec<Option<Adjoint>>,
 }
 
 impl Reverse {
@@ -86,10 +141,10 @@ impl Reverse {
         self.depends[node.0 as usize]
     }
 
-    fn give(&mut self, graph: &mut Graph, node: NodeId, gradient: NodeId) {
+    fn give(&mut self, graph: &mut Graph, node: NodeId, gradient: Adjoint) {
         if self.wants(node) {
-            let sum = match self.adjoint[node.0 as usize] {
-                Some(so_far) => graph.apply(Function::Add, &[so_far, gradient]),
+            let sum = match self.adjoint[node.0 as usize].take() {
+                Some(so_far) => so_far.plus(gradient, graph),
                 None => gradient,
             };
             self.adjoint[node.0 as usize] = Some(sum);
@@ -109,7 +164,7 @@ impl Reverse {
         &mut self,
         graph: &mut Graph,
         node: NodeId,
-        gradient: NodeId,
+        gradient: Adjoint,
     ) -> Result<(), NotDifferentiable> {
         let axis = graph.axis(node);
         match graph.node(node).operation.clone() {
@@ -122,16 +177,26 @@ impl Reverse {
                     if self.wants(*operand)
                         && let Some(partial) = function.gradient(position)
                     {
-                        let arguments = Arguments { operands: &operands, reverse: Some([&node, &gradient]) };
+                        let factor = !keeps_0(partial) && !multiplies_by_constant(graph, function, &operands);
+                        let reverse = Some([&node, &gradient.node]);
+                        let arguments = Arguments { operands: &operands, reverse };
                         let partial = partial.evaluate(&mut Nodes { graph, axis }, arguments);
+                        let mut partial = Adjoint { node: partial, ..gradient.clone() };
+                        if function == Function::Where {
+                            partial = partial.and(operands[0], position == 1);
+                        }
+                        partial.exposed |= factor && !partial.only_where.is_empty();
                         self.give(graph, *operand, partial);
                     }
                 }
             }
             // Every fine element is a copy of the coarse one.
             Operation::Broadcast { operand } => {
-                let sum = graph.reduce(Reduction::Sum, gradient, graph.axis(operand), None);
-                self.give(graph, operand, sum);
+                let coarse = graph.axis(operand);
+                let mut gradient = gradient.guarded(graph);
+                gradient.node = graph.reduce(Reduction::Sum, gradient.node, coarse, None);
+                gradient.only_where.retain(|(condition, _)| graph.axis(*condition) <= coarse);
+                self.give(graph, operand, gradient);
             }
             Operation::Reduce { reduction, operand, mask } => {
                 let fine = graph.axis(operand);
@@ -169,14 +234,14 @@ impl Reverse {
                 let share = match divided {
                     true => {
                         let among = chosen.unwrap_or_else(|| graph.constant(fine, 1.0));
-                        divided_among(graph, gradient, among, axis, mask)
+                        divided_among(graph, gradient.node, among, axis, mask)
                     }
-                    false => gradient,
+                    false => gradient.node,
                 };
-                let takes_part = chosen.or(mask);
-                let mut fine_gradient = graph.broadcast(share, fine);
-                if let Some(takes_part) = takes_part {
-                    fine_gradient = choose(graph, takes_part, Some(fine_gradient), None);
+                let mut fine_gradient = Adjoint { node: graph.broadcast(share, fine), ..gradient };
+                if let Some(takes_part) = chosen.or(mask) {
+                    fine_gradient.node = choose(graph, takes_part, Some(fine_gradient.node), None);
+                    fine_gradient = fine_gradient.and(takes_part, true);
                 }
                 self.give(graph, operand, fine_gradient);
             }
@@ -187,6 +252,31 @@ impl Reverse {
             Operation::Memory { memory, operand } => self.refuse(node, operand, memory.name())?,
         }
         Ok(())
+    }
+}
+
+/// Whether a derivative is 0 wherever the gradient of the output is, whatever the operands are.
+fn keeps_0(derivative: &OpExpr) -> bool {
+    match derivative {
+        OpExpr::Gradient => true,
+        OpExpr::Constant(value) => *value == 0.0,
+        OpExpr::Apply(Function::Negate, [of]) => keeps_0(of),
+        OpExpr::Let(_, of) => keeps_0(of),
+        OpExpr::Apply(Function::Where, [_, then, otherwise]) => keeps_0(then) && keeps_0(otherwise),
+        _ => false,
+    }
+}
+
+/// Whether the gradient is multiplied by a finite constant, as that of `-0.1 * x`, or divided by one.
+fn multiplies_by_constant(graph: &Graph, function: Function, operands: &[NodeId]) -> bool {
+    match (function, operands) {
+        (Function::Multiply, operands) => {
+            operands.iter().any(|operand| graph.constant_value(*operand).is_some_and(f64::is_finite))
+        }
+        (Function::Divide, [_, divisor]) => {
+            graph.constant_value(*divisor).is_some_and(|value| value.is_finite() && value != 0.0)
+        }
+        _ => false,
     }
 }
 
@@ -384,6 +474,74 @@ mod tests {
         }
         assert!(moving > 10_000, "{moving} of {compared} derivatives are not 0");
         assert!(kinks * 10 < compared, "{kinks} kinks, {compared} derivatives");
+    }
+
+    /// What a condition leaves out may be infinite: no gradient, and no NaN, comes from it.
+    #[test]
+    fn no_gradient_comes_from_what_a_condition_leaves_out() {
+        use Function::*;
+        // The token's place in the sequence, counted from 0, as the divisor.
+        let gradient = |loss: &dyn Fn(&mut Graph, [NodeId; 3]) -> NodeId| {
+            let mut graph = Graph::default();
+            let (live, place) = (graph.live(LiveId(0)), graph.signal(Signal::Position));
+            let zero = graph.constant(Axis::Token, 0.0);
+            let later = graph.apply(Greater, &[place, zero]);
+            let loss = loss(&mut graph, [live, place, later]);
+            let node = adjoints(&mut graph, loss, &[LiveId(0)]).expect("differentiable")[0];
+            graph.check().expect("derivatives keep the rules");
+            let layout = crate::batch::Layout {
+                sequence_of_token: vec![0, 0, 0],
+                group_of_sequence: vec![0],
+                groups: 1,
+                ..Default::default()
+            };
+            let signals = vec![(Signal::Position, vec![0.0, 1.0, 2.0])];
+            let batch = Batch { layout, signals, live: vec![vec![1.0; 3]], ..Batch::default() };
+            interpret(&graph, &[node], &batch).expect("runs").get(node).to_vec()
+        };
+        let sum = |graph: &mut Graph, of, mask| graph.reduce(Reduction::Sum, of, Axis::Batch, mask);
+        let when = gradient(&|graph, [live, place, later]| {
+            let (quotient, zero) = (graph.apply(Divide, &[live, place]), graph.constant(Axis::Token, 0.0));
+            let kept = graph.apply(Where, &[later, quotient, zero]);
+            sum(graph, kept, None)
+        });
+        assert_eq!(when, [0.0, 1.0, 0.5]);
+        let otherwise = gradient(&|graph, [live, place, later]| {
+            let first = graph.apply(Not, &[later]);
+            let (quotient, zero) = (graph.apply(Divide, &[live, place]), graph.constant(Axis::Token, 0.0));
+            let kept = graph.apply(Where, &[first, zero, quotient]);
+            sum(graph, kept, None)
+        });
+        assert_eq!(otherwise, [0.0, 1.0, 0.5]);
+        let select = gradient(&|graph, [live, place, later]| {
+            let quotient = graph.apply(Divide, &[live, place]);
+            sum(graph, quotient, Some(later))
+        });
+        assert_eq!(select, [0.0, 1.0, 0.5]);
+        // The token that is left out is read by another term.
+        let both = gradient(&|graph, [live, place, later]| {
+            let (quotient, zero) = (graph.apply(Divide, &[live, place]), graph.constant(Axis::Token, 0.0));
+            let kept = graph.apply(Where, &[later, quotient, zero]);
+            let total = graph.apply(Add, &[kept, live]);
+            sum(graph, total, None)
+        });
+        assert_eq!(both, [1.0, 2.0, 1.5]);
+    }
+
+    #[test]
+    fn a_gradient_without_conditions_is_not_guarded() {
+        let mut graph = Graph::default();
+        let (live, place) = (graph.live(LiveId(0)), graph.signal(Signal::Position));
+        let quotient = graph.apply(Function::Divide, &[live, place]);
+        let loss = graph.reduce(Reduction::Mean, quotient, Axis::Batch, None);
+        adjoints(&mut graph, loss, &[LiveId(0)]).expect("differentiable");
+        let guards = |graph: &Graph| {
+            let is_where = |operation: &Operation| {
+                matches!(operation, Operation::Apply { function: Function::Where, .. })
+            };
+            graph.nodes().filter(|(_, node)| is_where(&node.operation)).count()
+        };
+        assert_eq!(guards(&graph), 0);
     }
 
     #[test]

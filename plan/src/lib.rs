@@ -139,6 +139,9 @@ pub struct Cost {
     pub trained: Option<u64>,
     /// The number of sequences that are trained on.
     pub sequences: Option<u64>,
+    /// The number of completions that are drawn, where the stage trains on a choice of them (`best`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drawn: Option<u64>,
     pub tokens: Option<u64>,
     pub flops: Option<f64>,
     /// Weights, gradients and optimiser state, in bytes.
@@ -171,6 +174,9 @@ pub struct Objective {
     /// The gradients of the terms, where the stage compares them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub term_gradients: Vec<TermGradient>,
+    /// The denominators of the loss that are known only at a step. Each must be positive.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub denominators: Vec<Denominator>,
     /// Per token: the sum over live primitives of |d (sum of weighted terms) / d primitive|, before `reduce`,
     /// times the primitive if it is a divergence. This is the signal whose shares are reported: in a policy
     /// gradient the size of the advantage, in a divergence its weighted value.
@@ -236,6 +242,7 @@ impl Objective {
             .chain(adjoints)
             .chain(terms)
             .chain(self.term_losses.iter().map(|of| of.loss))
+            .chain(self.denominators.iter().map(|of| of.value))
             .chain([self.signal])
             .chain(self.clipped)
             .chain(self.selected)
@@ -292,6 +299,14 @@ impl Objective {
             self.live.iter().any(|live| role == Role::Student || live.primitive.roles().contains(&role));
         live || self.graph.signals(&self.outputs()).iter().any(|signal| signal.roles().contains(&role))
     }
+}
+
+/// The denominator of a `reduce`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Denominator {
+    /// A single number.
+    pub value: NodeId,
+    pub origin: Origin,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -8,7 +8,7 @@ use mopd_compiler::audit::{self, AuditedObjective};
 use mopd_compiler::trial::{self, Trial, TrialError, TrialNumbers};
 use mopd_lang::check::{Analysis, analyse_audited};
 use mopd_lang::diag::{self, Severity};
-use mopd_lang::experiment::Objective;
+use mopd_lang::experiment::{Objective, Rollout};
 use mopd_lang::fmt;
 use mopd_lang::source::{FileId, SourceFile, Span};
 use serde::{Deserialize, Serialize};
@@ -126,7 +126,7 @@ fn shown(found: &diag::Diagnostic, analysis: &Analysis, text: &str) -> FoundDiag
 /// Every objective; if stages use it, as they use it.
 fn described(analysis: &Analysis) -> Vec<DescribedObjective> {
     let of = |AuditedObjective { models, audit }: AuditedObjective| {
-        let objective = objective(analysis, models.first().unwrap_or(&audit.objective))?;
+        let (objective, _) = objective(analysis, models.first().unwrap_or(&audit.objective))?;
         let normal_form = match json!(mopd_compiler::normal_form(objective, None)) {
             Value::Object(slots) => slots,
             _ => Map::new(),
@@ -142,12 +142,13 @@ fn described(analysis: &Analysis) -> Vec<DescribedObjective> {
     audit::of_file(analysis).into_iter().filter_map(of).collect()
 }
 
-/// The objective of a trained model or step with this name, or a declared one.
-fn objective<'a>(analysis: &'a Analysis, name: &str) -> Option<&'a Objective> {
+/// The objective of a trained model or step with this name, with its rollout, or a declared one.
+fn objective<'a>(analysis: &'a Analysis, name: &str) -> Option<(&'a Objective, Option<&'a Rollout>)> {
     let trained = analysis.experiment.iter().flat_map(audit::trained);
-    let trained = { trained }.find(|(of, _)| of == name).map(|(_, train)| &train.objective);
-    let declared = || analysis.objectives.iter().map(|named| &named.objective);
-    trained.or_else(|| declared().find(|objective| objective.name == name))
+    let trained = { trained }.find(|(of, _)| of == name);
+    let trained = trained.map(|(_, train)| (&train.objective, Some(&train.rollout)));
+    let declared = || analysis.objectives.iter().map(|named| (&named.objective, None));
+    trained.or_else(|| declared().find(|(objective, _)| objective.name == name))
 }
 
 fn tried(text: String, name: &str, numbers: Option<Value>) -> Result<Value, String> {
@@ -155,12 +156,13 @@ fn tried(text: String, name: &str, numbers: Option<Value>) -> Result<Value, Stri
     if analysis.has_errors() {
         return Err("the text has errors".to_owned());
     }
-    let objective = objective(&analysis, name).ok_or_else(|| format!("there is no objective `{name}`"))?;
+    let found = objective(&analysis, name);
+    let (objective, rollout) = found.ok_or_else(|| format!("there is no objective `{name}`"))?;
     let Some(numbers) = numbers else {
         return trial::example(objective, &analysis.origins).map_err(|found| found.message);
     };
     let numbers: TrialNumbers = serde_json::from_value(numbers).map_err(|error| error.to_string())?;
-    match trial::run(objective, &analysis.origins, &numbers) {
+    match trial::run(objective, rollout, &analysis.origins, &numbers) {
         Ok(trial) => Ok(table(&trial)),
         Err(TrialError::Objective(found)) => Err(found.message),
         Err(TrialError::Numbers(faults)) => Err(faults.join("; ")),

@@ -286,8 +286,7 @@ fn unsupported_composed_teachers_are_refused_by_name() {
             "teacher t = logits(first) + ema(mean(student.entropy, over: batch), rate: 0.9) * logits(second)\nroute { else -> t }",
             FULL,
             SAMPLED,
-            "a ranked number, or one that is carried over from other steps, inside a divergence is not \
-            supported yet",
+            "`ema` inside a divergence is not supported yet",
             "ema(",
             "",
         ),

@@ -66,6 +66,7 @@ fn in_every(own: Cost, every: u32) -> Cost {
     let part = |all: u64| all / u64::from(every.max(1));
     Cost {
         sequences: own.sequences.map(part),
+        drawn: own.drawn.map(part),
         tokens: own.tokens.map(part),
         flops: own.flops.map(|flops| flops / f64::from(every.max(1))),
         ..own
@@ -79,6 +80,10 @@ fn joint(one: Cost, other: Cost) -> Cost {
         parameters: sum(one.parameters, other.parameters),
         trained: sum(one.trained, other.trained),
         sequences: sum(one.sequences, other.sequences),
+        drawn: match (one.drawn, other.drawn) {
+            (None, None) => None,
+            (own, its) => sum(own.or(one.sequences), its.or(other.sequences)),
+        },
         tokens: sum(one.tokens, other.tokens),
         flops: one.flops.zip(other.flops).map(|(one, other)| one + other),
         memory: sum(one.memory, other.memory),
@@ -87,7 +92,8 @@ fn joint(one: Cost, other: Cost) -> Cost {
 
 fn weights_alone(parameters: Option<u64>) -> Cost {
     let memory = parameters.map(|parameters| parameters.saturating_mul(WEIGHT_BYTES));
-    Cost { parameters, trained: Some(0), sequences: Some(0), tokens: Some(0), flops: Some(0.0), memory }
+    let none = Some(0);
+    Cost { parameters, trained: none, sequences: none, drawn: None, tokens: none, flops: Some(0.0), memory }
 }
 
 fn training(train: &Train<Objective>, architecture: Option<&Architecture>, costs: &[Cost]) -> Cost {
@@ -107,6 +113,11 @@ fn training(train: &Train<Objective>, architecture: Option<&Architecture>, costs
         train.rollouts().map(of).reduce(|all, own| Some(all?.saturating_add(own?))).flatten()
     };
     let (sequences, tokens) = (sum(&sequences_of), sum(&tokens_of));
+    let drawn = sum(&|rollout| {
+        let (drawn, kept) = (rollout.producer.drawn_group(), rollout.group());
+        Some(sequences_of(rollout)? / u64::from(kept) * u64::from(drawn.max(kept)))
+    });
+    let drawn = drawn.filter(|drawn| Some(*drawn) != sequences);
     // Unknown without reading files: the number of prompts that evaluate extrapolations, of validation rows,
     // and of prompts to choose from.
     let known = train.extrapolation.is_none() && train.validation.is_none() && train.curriculum.is_none();
@@ -119,20 +130,49 @@ fn training(train: &Train<Objective>, architecture: Option<&Architecture>, costs
         });
         each.sum()
     };
-    let memory = parameters.zip(trained).map(|(parameters, trained)| memory(train, parameters, trained));
-    Cost { parameters, trained, sequences, tokens, flops: known.then(flops).flatten(), memory }
+    let sizes =
+        parameters.zip(trained).map(|(parameters, trained)| StudentSize::of(train, parameters, trained));
+    let memory = sizes.map(|student| memory(train, student));
+    Cost { parameters, trained, sequences, drawn, tokens, flops: known.then(flops).flatten(), memory }
+}
+
+/// The numbers of a student, of which some are trained.
+#[derive(Clone, Copy)]
+struct StudentSize {
+    /// Parameters of the model without its adapter.
+    parameters: u64,
+    frozen: u64,
+    trained: u64,
+}
+
+impl StudentSize {
+    fn of(train: &Train<Objective>, parameters: u64, trained: u64) -> StudentSize {
+        let frozen = match train.trainable {
+            Trainable::Weights { .. } => parameters.saturating_sub(trained),
+            // The numbers of an adapter are beside those of the model.
+            Trainable::Adapter(_) => parameters,
+        };
+        StudentSize { parameters, frozen, trained }
+    }
+
+    /// Operations of an update per token. Frozen weights have no gradients, but their inputs do. An upper
+    /// bound: the student's forward pass is included, which a CPU skips where generation
+    /// [saves activations](Train::saves_activations).
+    fn update(self) -> f64 {
+        (TRAINING - FORWARD) * self.frozen as f64 + TRAINING * self.trained as f64
+    }
 }
 
 /// Weights, gradients and the optimizer's state, in bytes.
-fn memory(train: &Train<Objective>, parameters: u64, trained: u64) -> u64 {
-    let frozen = parameters.saturating_sub(trained).saturating_mul(WEIGHT_BYTES);
+fn memory(train: &Train<Objective>, student: StudentSize) -> u64 {
+    let frozen = student.frozen.saturating_mul(WEIGHT_BYTES);
     let each = TRAINING_BYTES
         + MOMENT_BYTES * train.optimizer.moments()
         + if train.private.is_some() { PRIVATE_BYTES } else { 0 }
         + if train.extrapolation.is_some() { EXTRAPOLATED_BYTES } else { 0 }
         + GRADIENT_BYTES * train.aligned() as u64
         + if train.trainable.changes().next().is_some() { ELEMENT_BYTES } else { 0 };
-    frozen.saturating_add(trained.saturating_mul(each))
+    frozen.saturating_add(student.trained.saturating_mul(each))
 }
 
 /// The number of sequences of a stage's rollout. `None` where the number of steps or rows is in a file.
@@ -152,19 +192,23 @@ struct Size {
 
 /// The sizes of the models that a stage computes with, in parameters.
 struct Models<'a> {
-    /// Parameters of the student; `trained` of them are trained.
-    student: u64,
-    trained: u64,
+    student: StudentSize,
     scorers: Vec<(Role, u64)>,
     costs: &'a [Cost],
 }
 
 impl Models<'_> {
-    fn of<'a>(train: &Train<Objective>, student: u64, trained: u64, costs: &'a [Cost]) -> Option<Models<'a>> {
+    fn of<'a>(
+        train: &Train<Objective>,
+        parameters: u64,
+        trained: u64,
+        costs: &'a [Cost],
+    ) -> Option<Models<'a>> {
+        let student = StudentSize::of(train, parameters, trained);
         let of = |model: ModelId| costs[model.0 as usize].parameters;
         let choice = |teacher: &Teacher| match teacher {
             Teacher::Model(model) => of(*model),
-            Teacher::Student(_) => Some(student),
+            Teacher::Student(_) => Some(parameters),
             // The members are scorers of their own.
             Teacher::Composed(_) => Some(0),
             // The server computes it.
@@ -177,7 +221,7 @@ impl Models<'_> {
             models.map(|models| models.into_iter().max().unwrap_or(0))
         };
         let scorers = train.scorers.iter().map(|(role, known)| Some((role, scorer(known)?)));
-        Some(Models { student, trained, scorers: scorers.collect::<Option<_>>()?, costs })
+        Some(Models { student, scorers: scorers.collect::<Option<_>>()?, costs })
     }
 
     fn scorer(&self, role: Role) -> Option<u64> {
@@ -186,7 +230,7 @@ impl Models<'_> {
 
     fn writer(&self, writer: Writer) -> Option<u64> {
         match writer {
-            Writer::Student => Some(self.student),
+            Writer::Student => Some(self.student.parameters),
             Writer::Scorer(role) | Writer::Guide(role) | Writer::Editor { editor: role, .. } => {
                 self.scorer(role)
             }
@@ -208,7 +252,7 @@ impl Operations<'_> {
     fn all(&self) -> Option<f64> {
         // The gradient is computed for the batch as a whole, and then record by record.
         let times = if self.train.private.is_some() { 2.0 } else { 1.0 };
-        let updates = self.update() * self.size.tokens + self.scoring() + self.continued();
+        let updates = self.models.student.update() * self.size.tokens + self.scoring() + self.continued();
         let aligned = self.aligned();
         Some(
             times * updates
@@ -218,13 +262,6 @@ impl Operations<'_> {
                 + self.side_generation()
                 + self.recorded(),
         )
-    }
-
-    /// Operations of an update per token. Frozen weights have no gradients, but their inputs do. An upper
-    /// bound: the student's forward pass is included, which a CPU skips where generation
-    /// [saves activations](Train::saves_activations).
-    fn update(&self) -> f64 {
-        (TRAINING - FORWARD) * self.models.student as f64 + FORWARD * self.models.trained as f64
     }
 
     /// Operations per parameter of a model that reads all completions. `passes` updates share a rollout.
@@ -281,7 +318,7 @@ impl Operations<'_> {
     /// Operations of reading recorded texts, one for each prompt of a step.
     fn recorded(&self) -> f64 {
         let prompts = self.size.steps * f64::from(self.rollout.groups) * self.size.context;
-        FORWARD * self.models.student as f64 * prompts * self.objective.recorded().len() as f64
+        FORWARD * self.models.student.parameters as f64 * prompts * self.objective.recorded().len() as f64
     }
 
     /// Operations of the gradients of parts of the loss, each through the student alone.
@@ -290,7 +327,7 @@ impl Operations<'_> {
             return 0.0;
         };
         let share = f64::from(alignment.times(steps)) / f64::from(steps.max(1));
-        self.train.aligned_in(self.objective) as f64 * share * self.update() * self.size.tokens
+        self.train.aligned_in(self.objective) as f64 * share * self.models.student.update() * self.size.tokens
     }
 }
 

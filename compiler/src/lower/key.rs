@@ -4,19 +4,22 @@
 //! has two keys ([`FileScope`]): one includes the paths of files and identifies the text; the other does
 //! not and identifies results, after the files' content is added at run time.
 
-use mopd_expr::graph::{Graph, NodeId};
+mod objective;
+
 use mopd_plan::keys::{VERSION, hash, text};
 use mopd_plan::producers::{FieldValue, Fields};
 use mopd_plan::views::Piece;
 use mopd_plan::{
     Architecture, Comparison, Composition, CurriculumMeaning, DataFormula, DataSource, Domain, DomainId,
     Evaluation, Experiment, Extrapolation, Feedback, FeedbackMeaning, Formula, GradientAlignment, Guard,
-    GuardMeaning, Ladder, Learned, Learner, Length, Live, MergeMethod, ModelId, Objective, Optimizer, Panel,
-    PanelMeaning, Pretrained, Private, PromptFormat, Recipe, Reward, Rounding, ServedMeaning, Stage,
-    StepFunction, StudentCopy, TableColumn, Teacher, TeacherChoice, TermGradient, TokenizerSpec, Train,
-    Trainable, Validation, WeightGroup,
+    GuardMeaning, Learner, Length, Merge, MergeMethod, ModelId, Objective, Optimizer, OwnData, Panel,
+    PanelMeaning, Pretrained, Private, PromptFormat, Recipe, Reward, Rounding, ServedMeaning, Share, Stage,
+    StepFunction, StudentCopy, TableColumn, Teacher, TeacherChoice, TokenizerSpec, Train, Trainable,
+    Validation, WeightGroup,
 };
 use serde::Serialize;
+
+use objective::ObjectiveMeaning;
 
 /// Raised whenever equal settings select different random numbers than before.
 const STREAMS: u32 = 1;
@@ -243,57 +246,6 @@ enum WeightsMeaning<'a> {
     Served(ServedMeaning<'a>),
 }
 
-/// An objective without its name, its terms' names and its normal form, which are only descriptive.
-#[derive(Serialize)]
-struct ObjectiveMeaning<'a> {
-    graph: &'a Graph,
-    loss: NodeId,
-    live: Vec<(&'a Live, NodeId)>,
-    terms: Vec<NodeId>,
-    signal: NodeId,
-    clipped: Option<NodeId>,
-    selected: Option<NodeId>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    chosen: Option<NodeId>,
-    weight: Option<NodeId>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    domain_weight: Option<NodeId>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    temperature: Option<f64>,
-    #[serde(skip_serializing_if = "<[Ladder]>::is_empty")]
-    ladders: &'a [Ladder],
-    /// The states, with the names that the graph's signals use.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    states: Vec<(&'a str, f64, NodeId)>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    learned: Option<&'a Learned>,
-    /// The terms' names are part of it, because columns have them.
-    #[serde(skip_serializing_if = "<[TermGradient]>::is_empty")]
-    term_gradients: &'a [TermGradient],
-}
-
-impl<'a> ObjectiveMeaning<'a> {
-    fn new(objective: &'a Objective) -> ObjectiveMeaning<'a> {
-        ObjectiveMeaning {
-            graph: &objective.graph,
-            loss: objective.loss,
-            live: objective.live.iter().map(|live| (&live.primitive, live.adjoint)).collect(),
-            terms: objective.terms.iter().map(|term| term.value).collect(),
-            signal: objective.signal,
-            clipped: objective.clipped,
-            selected: objective.selected,
-            chosen: objective.chosen,
-            weight: objective.weight,
-            domain_weight: objective.domain_weight,
-            temperature: Some(objective.temperature).filter(|temperature| *temperature != 1.0),
-            ladders: &objective.ladders,
-            states: objective.states.iter().map(|of| (of.name.as_str(), of.first, of.next)).collect(),
-            learned: objective.learned.as_ref(),
-            term_gradients: &objective.term_gradients,
-        }
-    }
-}
-
 /// The keys of all models, in order.
 pub(super) fn keys(experiment: &Experiment<Objective>, files: FileScope) -> Vec<String> {
     texts(experiment, files).iter().map(|text| hashed(text)).collect()
@@ -329,18 +281,19 @@ pub(super) fn texts(experiment: &Experiment<Objective>, files: FileScope) -> Vec
                 StageMeaning::Initialise(architecture)
             }
             Stage::Load(pretrained) => StageMeaning::Load((files == FileScope::ByPath).then_some(pretrained)),
-            Stage::Merge(merge) => StageMeaning::Merge {
-                method: &merge.method,
-                base: merge.base.as_ref().map(of),
-                models: merge.models.iter().map(of).collect(),
+            Stage::Merge(Merge { method, base, models }) => StageMeaning::Merge {
+                method,
+                base: base.as_ref().map(of),
+                models: models.iter().map(of).collect(),
             },
             Stage::Train(train) => {
                 StageMeaning::Train(Box::new(TrainMeaning::new(experiment, train, files, &of)))
             }
             Stage::Joint(joint) => {
-                let learners = joint.learners.iter().map(|Learner { turn, every, train, .. }| {
-                    (*turn, *every, TrainMeaning::new(experiment, train, files, &of))
-                });
+                let learners =
+                    joint.learners.iter().map(|Learner { name: _, step: _, turn, every, train }| {
+                        (*turn, *every, TrainMeaning::new(experiment, train, files, &of))
+                    });
                 StageMeaning::Joint(learners.collect())
             }
             Stage::Learner { joint, learner, .. } => StageMeaning::Learner(of(joint), *learner),
@@ -360,50 +313,71 @@ impl<'a> TrainMeaning<'a> {
         files: FileScope,
         of: &dyn Fn(&ModelId) -> String,
     ) -> TrainMeaning<'a> {
+        // Every field is named, so that a new one does not compile before it is in the meaning or left out
+        // here.
+        let Train {
+            recipe,
+            start,
+            mixture,
+            sees,
+            scorers,
+            panels,
+            feedback,
+            rollout,
+            passes,
+            filter,
+            curriculum,
+            shares,
+            objective,
+            own_data,
+            trainable,
+            optimizer,
+            private,
+            length,
+            learning_rate,
+            ema,
+            guards,
+            extrapolation,
+            validation: _, // by `ValidationMeaning::new`
+            alignment,
+            execution: _, // by `Train::rounding`, as far as results depend on it
+        } = train;
         let arms = |scorer| arms(experiment, train, scorer, files, of);
-        let extrapolation = |of| ExtrapolationMeaning::new(experiment, of, files);
+        let model = |id: ModelId| FieldValue::Text(of(&id));
+        let share = |share: &Share| (domain_of(experiment, train, share.domain, files), share.share);
+        let reference =
+            |(domain, reference): (_, ModelId)| (domain_of(experiment, train, domain, files), of(&reference));
+        let own = |own: &'a OwnData<Objective>| {
+            let OwnData { rollout, objective } = own;
+            (rollout.key(&model), ObjectiveMeaning::new(objective))
+        };
         TrainMeaning {
-            recipe: train.recipe,
-            start: of(&train.start),
-            mixture: train
-                .mixture
-                .iter()
-                .map(|share| (domain_of(experiment, train, share.domain, files), share.share))
-                .collect(),
-            sees: train.sees.as_ref().map(|view| view.pieces.as_slice()),
-            teachers: arms(train.scorers.routed()),
-            references: train
-                .scorers
-                .references()
-                .map(|(domain, reference)| (domain_of(experiment, train, domain, files), of(&reference)))
-                .collect(),
-            scorers: train.scorers.named().iter().map(|scorer| arms(&scorer.choices)).collect(),
-            panels: train.panels.iter().map(Panel::meaning).collect(),
-            feedback: train.feedback.iter().map(Feedback::meaning).collect(),
-            prefixes: train.rollout.key(&|id| FieldValue::Text(of(&id))),
-            passes: train.passes,
-            filter: &train.filter,
-            curriculum: train.curriculum.as_ref().map(|known| known.meaning(&|id| FieldValue::Text(of(&id)))),
-            shares: train.shares.as_ref(),
-            objective: ObjectiveMeaning::new(&train.objective),
-            own_data: train
-                .own_data
-                .iter()
-                .map(|own| {
-                    let prefixes = own.rollout.key(&|id| FieldValue::Text(of(&id)));
-                    (prefixes, ObjectiveMeaning::new(&own.objective))
-                })
-                .collect(),
-            trainable: train.trainable.map(of),
-            optimizer: &train.optimizer,
-            private: train.private,
-            length: train.length,
-            learning_rate: &train.learning_rate,
-            ema: train.ema,
-            guards: train.guards.iter().filter_map(Guard::meaning).collect(),
-            extrapolation: train.extrapolation.as_ref().map(extrapolation),
+            recipe: *recipe,
+            start: of(start),
+            mixture: mixture.iter().map(share).collect(),
+            sees: sees.as_ref().map(|view| view.pieces.as_slice()),
+            teachers: arms(scorers.routed()),
+            references: scorers.references().map(reference).collect(),
+            scorers: scorers.named().iter().map(|scorer| arms(&scorer.choices)).collect(),
+            panels: panels.iter().map(Panel::meaning).collect(),
+            feedback: feedback.iter().map(Feedback::meaning).collect(),
+            prefixes: rollout.key(&model),
+            passes: *passes,
+            filter,
+            curriculum: curriculum.as_ref().map(|known| known.meaning(&model)),
+            shares: shares.as_ref(),
+            objective: ObjectiveMeaning::new(objective),
+            own_data: own_data.iter().map(own).collect(),
+            trainable: trainable.map(of),
+            optimizer,
+            private: *private,
+            length: *length,
+            learning_rate,
+            ema: *ema,
+            guards: guards.iter().filter_map(Guard::meaning).collect(),
+            extrapolation: extrapolation.as_ref().map(|of| ExtrapolationMeaning::new(experiment, of, files)),
             validation: ValidationMeaning::new(experiment, train, files),
-            alignment: train.alignment,
+            alignment: *alignment,
             rounding: train.rounding(),
         }
     }

@@ -14,7 +14,7 @@ mod part;
 mod supply;
 
 use mopd_lang::diag::Diagnostic;
-use mopd_lang::experiment::Objective;
+use mopd_lang::experiment::{Objective, Rollout};
 use mopd_lang::source::Span;
 use serde::Serialize;
 
@@ -32,6 +32,8 @@ use supply::{TrialInputs, supply};
 /// The results of an objective on some numbers.
 #[derive(Clone, Debug, Serialize)]
 pub struct Trial {
+    /// The temperature of the log-probabilities.
+    pub temperature: f64,
     pub loss: TrialValue,
     /// `let`s, `select`, weights and terms, in the objective's order.
     pub parts: Vec<TrialValue>,
@@ -71,15 +73,27 @@ impl From<Box<Diagnostic>> for TrialError {
     }
 }
 
-/// Evaluates an objective. Its [`Origin`](mopd_lang::experiment::Origin)s index `origins`.
+/// Evaluates an objective, in a stage on `rollout` if it is a model's: the rollout sets the temperature of
+/// the log-probabilities. Its [`Origin`](mopd_lang::experiment::Origin)s index `origins`.
 ///
 /// # Errors
 /// A part of the objective that has no value on numbers alone; missing numbers, or lists of a wrong length.
-pub fn run(objective: &Objective, origins: &[Span], numbers: &TrialNumbers) -> Result<Trial, TrialError> {
+pub fn run(
+    objective: &Objective,
+    rollout: Option<&Rollout>,
+    origins: &[Span],
+    numbers: &TrialNumbers,
+) -> Result<Trial, TrialError> {
     let objective =
         &part::chosen(objective, &numbers.terms).map_err(|fault| TrialError::Numbers(vec![fault]))?;
     let WholeObjective { formulas, loss, chosen, parts, gradients } = whole(objective, origins)?;
-    let temperature = objective.temperature.unwrap_or(1.0);
+    let temperature = match rollout {
+        Some(rollout) => {
+            let own = objective.terms.iter().find_map(|term| term.data.as_deref());
+            objective.temperature_on(own.unwrap_or(rollout))
+        }
+        None => objective.temperature.unwrap_or(1.0),
+    };
     let TrialInputs { batch, by_logits, unread } =
         supply(&formulas, chosen, numbers, temperature).map_err(TrialError::Numbers)?;
     let graph = &formulas.graph;
@@ -114,6 +128,7 @@ pub fn run(objective: &Objective, origins: &[Span], numbers: &TrialNumbers) -> R
     }
     let name = |live| supply::name(formulas.leaves(), live);
     Ok(Trial {
+        temperature,
         loss: value("loss", loss),
         parts: parts.iter().map(|(name, node)| value(name, *node)).collect(),
         gradients: gradients.iter().map(|(live, node)| value(&name(*live), *node)).collect(),

@@ -368,11 +368,12 @@ impl<'a> LeafSource<'a> {
             };
             match &leaf.formula.0.kind {
                 FormulaKind::Signal(signal) => {
-                    let value = context.signal(signal, inside).ok_or("distributions don't give it")??;
+                    let value = context.signal(signal, inside).ok_or("distributions don't give it")?;
+                    let value = value.map_err(|why| why.to_string())?;
                     values.push(value);
                 }
                 FormulaKind::Live(live) => {
-                    let live = context.live(live, inside)?;
+                    let live = context.live(live, inside).map_err(|why| why.to_string())?;
                     values.push(live.value);
                     by_logits.push(live.gradient);
                 }

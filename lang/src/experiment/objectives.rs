@@ -59,6 +59,12 @@ impl Objective {
         formulas
     }
 
+    /// The denominators of its reductions.
+    pub fn denominators(&self) -> impl Iterator<Item = &Formula> {
+        let reduces = self.terms.iter().filter_map(|term| term.reduce.as_ref()).chain(&self.reduce);
+        reduces.filter_map(|reduce| reduce.denominator.as_ref())
+    }
+
     /// The temperature of the trained policy. Logits of student, teachers and reference are divided by it in
     /// every `logp` and `end_logp`, and in divergences with `sampler` on a side. If the student draws the
     /// completions, it is the sampling temperature, so that the ratio to the sampler starts at 1. If they

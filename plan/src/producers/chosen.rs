@@ -65,6 +65,12 @@ impl Chosen {
 }
 
 impl Producer {
+    /// The completions that are drawn for a group, also those that are left out of it.
+    pub fn drawn_group(&self) -> u32 {
+        let inside = self.kind().inner().first().map_or(0, |inner| inner.drawn_group());
+        inside.max(self.kind().group())
+    }
+
     /// The producer whose completions are chosen from, and the choices in the order of application.
     pub fn before_choices(&self) -> (&Producer, Vec<&SampleChoice>) {
         match self {

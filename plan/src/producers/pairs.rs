@@ -7,8 +7,8 @@ use mopd_lang::formula::{FormulaKind, Live, Preference};
 use serde::Deserialize;
 
 use super::{
-    FieldValue, Fields, Keep, ModelId, Producer, ProducerKind, Rollout, Sampling, Writer, edit_name, model,
-    sampling, teacher,
+    FieldValue, Fields, Keep, ModelId, Producer, ProducerKind, Rollout, Sampling, Writer, model, sampling,
+    teacher,
 };
 use crate::refusal::{Converted, Origins, refused};
 
@@ -74,7 +74,7 @@ pub(super) fn compared(train: &checked::Train, origins: Origins) -> Converted<Op
     };
     let pairs: Vec<Vec<Rc<Preference>>> = train.objective.terms.iter().map(of_term).collect();
     let Some(first) = pairs.iter().flatten().next() else { return Ok(None) };
-    debug_assert!(!pairs.iter().any(Vec::is_empty), "terms of a part have the same completions");
+    assert!(!pairs.iter().any(Vec::is_empty), "terms of a part have the same completions");
     if train.keep != Keep::All {
         return Err(refused(at, "`keep = correct` beside pairs"));
     }
@@ -91,7 +91,10 @@ pub(super) fn compared(train: &checked::Train, origins: Origins) -> Converted<Op
 fn side(rollout: &checked::Rollout, origins: Origins) -> Converted<Producer> {
     let at = origins.span(rollout.origin);
     if let Some(edit) = rollout.edits.first() {
-        return Err(refused(at, edit_name(edit)));
+        let construct = format!("an edit (`{}`) of one side of a pair", edit.name());
+        let help = "a side of a pair is one completion as it was drawn: to compare the best and the worst of \
+                    a group, rank inside the group, with `top_count(..., n: 1, over: group)` in an objective";
+        return Err(Box::new((*refused(at, construct)).help(help)));
     }
     let one = |of: &checked::Sampling| match sampling(of, origins, rollout.origin)? {
         sampling if sampling.n == 1 => Ok(sampling),

@@ -250,6 +250,16 @@ fn a_retry_says_how_often_it_draws() {
     assert_eq!(retry.until.graph.constant_value(retry.until.value), Some(0.0), "a step costs most so");
 }
 
+#[test]
+fn all_completions_of_a_choice_are_drawn() {
+    let mut many = sampling();
+    many.n = 16;
+    let by = holding(true);
+    let choice = SampleChoice::Best { by, count: 1 };
+    let best: Producer = Chosen { choice, of: Producer::student(many) }.into();
+    assert_eq!((best.kind().group(), best.drawn_group()), (1, 16));
+}
+
 /// Both models process each token that is drawn.
 #[test]
 fn a_teacher_that_has_a_say_writes() {

@@ -17,15 +17,6 @@ use crate::failure::{Error, Result};
 use crate::model::{Weights, layout};
 use crate::zip::zip_equal;
 
-/// An error, and whether all numbers up to it were finite.
-pub type Classified = (Error, bool);
-
-/// Sampling finds logits that are not finite before the step's own checks do.
-pub fn classify(error: Error) -> Classified {
-    let finite = !matches!(&error, Error::Failed(failure) if failure.kind == FailureKind::NonFinite);
-    (error, finite)
-}
-
 /// Checks the learning rate of every step before the first one: a computed rate may divide by 0, or become
 /// negative where the number of steps follows from the data.
 pub fn check_learning_rate(stage: &Stage) -> Result<()> {
@@ -63,39 +54,51 @@ pub fn check_weights(weights: &Weights) -> Result<()> {
 }
 
 /// Checks every number per token that the objective or the diagnostics read.
-pub fn check_signals(stage: &Stage, sequences: &Sequences, batch: &Batch) -> Result<(), Classified> {
+pub fn check_signals(stage: &Stage, sequences: &Sequences, batch: &Batch) -> Result<()> {
     let objective = &stage.train.objective;
     for (signal, values) in batch.signals.iter().filter(|(signal, _)| signal.axis() == Axis::Token) {
         if let Some(bad) = NonFiniteSite::find(values, stage, sequences) {
-            return Err((bad.failure(&named(signal, bad.teacher.as_deref())).at(objective.origin), false));
+            return Err(bad.failure(&named(signal, bad.teacher.as_deref())).at(objective.origin));
         }
     }
     for (primitive, values) in zip_equal(&objective.live, &batch.live) {
         if let Some(bad) = NonFiniteSite::find(values, stage, sequences) {
-            return Err((bad.failure("a live primitive of the objective").at(primitive.origin), false));
+            return Err(bad.failure("a live primitive of the objective").at(primitive.origin));
         }
     }
     Ok(())
 }
 
-/// Checks the terms, the adjoints, the loss, the next values of the states, and the gain of `learned(...)`.
-pub fn check(stage: &Stage, sequences: &Sequences, outputs: &Outputs) -> Result<(), Classified> {
+/// Checks the terms, the denominators, the adjoints, the loss, the next values of the states, and the gain of
+/// `learned(...)`.
+pub fn check(stage: &Stage, sequences: &Sequences, outputs: &Outputs) -> Result<()> {
     let objective = &stage.train.objective;
+    let selected = objective.selected.map(|selected| outputs.get(selected));
     for term in &objective.terms {
-        if let Some(bad) = NonFiniteSite::find(outputs.get(term.value), stage, sequences) {
-            return Err((bad.failure(&format!("the term `{}`", term.name)).at(term.origin), false));
+        let values = outputs.get(term.value);
+        let taken = |token: usize| selected.is_none_or(|selected| selected[token] != 0.0);
+        if let Some(bad) = NonFiniteSite::among(values, taken, stage, sequences) {
+            return Err(bad.failure(&format!("the term `{}`", term.name)).at(term.origin));
+        }
+    }
+    // A negative one would turn the gradient around.
+    for denominator in &objective.denominators {
+        let value = outputs.get(denominator.value)[0];
+        if !(value > 0.0 && value.is_finite()) {
+            let message = format!("the denominator of the loss is {value} at this step");
+            let error = Error::new(FailureKind::NonFinite, message).at(denominator.origin);
+            let help = "it must be above 0 at every step: hold it there with `max(..., 1)`; a mean over the \
+                        tokens of a condition is `mean(token, over: batch, among: when)`";
+            return Err(error.help(help));
         }
     }
     for primitive in &objective.live {
         if let Some(bad) = NonFiniteSite::find(outputs.get(primitive.adjoint), stage, sequences) {
-            return Err((bad.failure("the loss's derivative").at(primitive.origin), false));
+            return Err(bad.failure("the loss's derivative").at(primitive.origin));
         }
     }
     if !outputs.get(objective.loss)[0].is_finite() {
-        return Err((
-            Error::new(FailureKind::NonFinite, "the loss is not finite").at(objective.origin),
-            false,
-        ));
+        return Err(Error::new(FailureKind::NonFinite, "the loss is not finite").at(objective.origin));
     }
     for state in &objective.states {
         let next = outputs.get(state.next);
@@ -108,14 +111,14 @@ pub fn check(stage: &Stage, sequences: &Sequences, outputs: &Outputs) -> Result<
         if let Some((next, of)) = bad {
             let message = format!("the state `{}` is {next}{of} after this step", state.name);
             let error = Error::new(FailureKind::NonFinite, message).at(state.origin);
-            return Err((error.help("bound it, as in `clip(..., 0.001, 1)`"), false));
+            return Err(error.help("bound it, as in `clip(..., 0.001, 1)`"));
         }
     }
     if let Some(learned) = &objective.learned
         && !outputs.get(learned.gain)[0].is_finite()
     {
         let message = "the gain of `learned(...)` is not finite";
-        return Err((Error::new(FailureKind::NonFinite, message).at(objective.origin), false));
+        return Err(Error::new(FailureKind::NonFinite, message).at(objective.origin));
     }
     Ok(())
 }
@@ -169,7 +172,18 @@ struct NonFiniteSite {
 
 impl NonFiniteSite {
     fn find(values: &[f32], stage: &Stage, sequences: &Sequences) -> Option<NonFiniteSite> {
-        let token = values.iter().position(|value| !value.is_finite())?;
+        NonFiniteSite::among(values, |_| true, stage, sequences)
+    }
+
+    /// Among the tokens for which `taken` is true.
+    fn among(
+        values: &[f32],
+        taken: impl Fn(usize) -> bool,
+        stage: &Stage,
+        sequences: &Sequences,
+    ) -> Option<NonFiniteSite> {
+        let bad = |token: &usize| !values[*token].is_finite() && taken(*token);
+        let token = (0..values.len()).find(bad)?;
         let index = sequences.layout.sequence_of_token[token];
         let position = sequences.layout.sequence_of_token[..token]
             .iter()
@@ -184,7 +198,7 @@ impl NonFiniteSite {
             domain: source.name.to_owned(),
             teacher: source.route.teacher(sequence.record).map(|teacher| teacher.name.clone()),
             place: format!("sequence {index} (the prompt of {}{line}), position {position}", file.display()),
-            count: values.iter().filter(|value| !value.is_finite()).count(),
+            count: (0..values.len()).filter(bad).count(),
             of: values.len(),
         })
     }

@@ -97,10 +97,14 @@ fn summand(summand: &checked::Summand, at: FormulaContext) -> Converted<Summand>
     let value = graph.broadcast(value, Axis::Token);
     let signals = graph.signals(&[value]);
     if signals.iter().any(|signal| !matches!(signal, Signal::Step | Signal::Progress)) {
-        return Err(refused(
-            at,
-            format!("a parameter of the divergence `{}` that varies within a step", summand.name),
-        ));
+        let state = signals.iter().all(|signal| {
+            matches!(signal, Signal::Step | Signal::Progress | Signal::State { axis: Axis::Run, .. })
+        });
+        let how = if state { "follows a state" } else { "varies within a step" };
+        let construct = format!("a parameter of the divergence `{}` that {how}", summand.name);
+        let help = "a parameter may be a formula of `step` and `progress`; shares of a `blend(...)` may be \
+                    any number: `live kl(student || blend(teacher: w, student: 1 - w))`";
+        return Err(Box::new((*refused(at, construct)).help(help)));
     }
     let own = Summand { graph, value };
     own.at(0, 1)
@@ -167,6 +171,27 @@ fn node(
     Ok(known[&Rc::as_ptr(&formula.0)])
 }
 
+/// The operation of a formula, as it is written.
+fn written(formula: &FormulaNode) -> String {
+    let name = match &formula.kind {
+        FormulaKind::Apply { function, .. } => function.name(),
+        FormulaKind::Statistic { statistic, .. } => statistic.name(),
+        FormulaKind::Scan { scan, .. } => scan.name(),
+        FormulaKind::Memory { memory, .. } => memory.name(),
+        FormulaKind::Across { .. } => "softmax",
+        FormulaKind::Reduce { reduction, among: Some(_), .. } => {
+            return format!("`{}(..., among: ...)`", reduction.name());
+        }
+        FormulaKind::Reduce { reduction, on: Some(_), .. } => {
+            return format!("`{}(..., on: ...)`", reduction.name());
+        }
+        FormulaKind::Reduce { reduction, .. } => reduction.name(),
+        FormulaKind::Live(_) => return "`live`".to_owned(),
+        _ => return "this number".to_owned(),
+    };
+    format!("`{name}`")
+}
+
 fn leaf(graph: &mut Graph, formula: &FormulaNode, at: FormulaContext) -> Converted<NodeId> {
     let infinite = |what: String| Diagnostic::error(Code::OutOfRange, at.span, what).into();
     Ok(match super::formula::kind(formula, at)? {
@@ -203,10 +228,7 @@ fn leaf(graph: &mut Graph, formula: &FormulaNode, at: FormulaContext) -> Convert
         | ExecutableKind::Scan { .. }
         | ExecutableKind::Memory(_)
         | ExecutableKind::Across { .. } => {
-            return Err(refused(
-                at,
-                "a ranked number, or one that is carried over from other steps, inside a divergence",
-            ));
+            return Err(refused(at, format!("{} inside a divergence", written(formula))));
         }
     })
 }

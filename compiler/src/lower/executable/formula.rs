@@ -287,7 +287,17 @@ pub fn axis(axis: Axis, at: impl Into<Span>) -> Converted<Axis> {
     }
 }
 
-fn signal(signal: &checked::Signal, at: FormulaContext) -> Converted<ExecutableKind> {
+fn signal(of: &checked::Signal, at: FormulaContext) -> Converted<ExecutableKind> {
+    let executable = supplied(of, at)?;
+    if let ExecutableKind::Signal(signal) = &executable {
+        // Both sets of types say it, each for its own variants.
+        assert_eq!(signal.axis(), of.axis(), "the axis of `{}`", text::signal(of));
+    }
+    Ok(executable)
+}
+
+/// The signal that the runtime supplies.
+fn supplied(signal: &checked::Signal, at: FormulaContext) -> Converted<ExecutableKind> {
     use checked::Signal as Checked;
     let unknown = || Err(refused(at, format!("the signal `{}`", text::signal(signal))));
     Ok(ExecutableKind::Signal(match signal {

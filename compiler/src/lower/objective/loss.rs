@@ -3,7 +3,7 @@
 use mopd_expr::graph::{Graph, NodeId};
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::experiment as checked;
-use mopd_plan::{Axis, Function, Reduction};
+use mopd_plan::{Axis, Denominator, Function, Reduction};
 
 use super::balance::{self, IncludedMasks};
 use super::{LoweredTerm, ObjectiveLowering};
@@ -147,6 +147,12 @@ impl<'a> ObjectiveLowering<'a> {
         if axis > Axis::Batch {
             let message = format!("a loss is divided by one number, not by one per {}", axis.name());
             return Err(Diagnostic::error(Code::AxisMismatch, here, message).into());
+        }
+        if let Some(checked) = &reduce.denominator
+            && self.constant(denominator).is_none()
+            && !self.denominators.iter().any(|known| known.value == denominator)
+        {
+            self.denominators.push(Denominator { value: denominator, origin: checked.0.origin });
         }
         Ok(self.lowering.graph.apply(Function::Divide, &[value, denominator]))
     }

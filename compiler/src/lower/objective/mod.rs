@@ -20,8 +20,8 @@ use super::formula::{LeafScope, LossNode, Lowering, PrimitiveUse};
 use mopd_expr::graph::{LiveId, NodeId};
 use mopd_plan::refusal::Origins;
 use mopd_plan::{
-    Axis, Function, Ladder, Learned, LivePrimitive, NormalForm, Objective, Signal, State, Term, TermGradient,
-    TermLoss,
+    Axis, Denominator, Function, Ladder, Learned, LivePrimitive, NormalForm, Objective, Signal, State, Term,
+    TermGradient, TermLoss,
 };
 
 /// The inputs from a stage: the sizes that an objective's numbers depend on, and the outputs that are read.
@@ -83,25 +83,28 @@ pub(super) fn lower<'a>(
         false => Vec::new(),
     };
 
-    let ObjectiveLowering { lowering, objective, terms, .. } = objective;
-    debug_assert_eq!(lowering.graph.check(), Ok(()));
+    let ObjectiveLowering { mut lowering, objective, terms, denominators, .. } = objective;
+    let terms = terms.into_iter().map(|LoweredTerm { checked, per_token, when, .. }| {
+        // 0 where the term does not apply, as in its loss: it may be infinite there.
+        let when = when.filter(|when| Some(*when) != chosen);
+        let (value, _) = only_where(&mut lowering.graph, per_token, when);
+        Term { name: checked.name.clone(), value, origin: checked.origin }
+    });
+    let terms = terms.collect();
+    assert_eq!(lowering.graph.check(), Ok(()));
     let live = lowering.primitives.into_iter().zip(gradients);
     let live = live
         .map(|(PrimitiveUse { live, origin }, adjoint)| LivePrimitive { primitive: live, adjoint, origin })
         .collect();
-    let terms = terms.into_iter().map(|LoweredTerm { checked, per_token, .. }| Term {
-        name: checked.name.clone(),
-        value: per_token,
-        origin: checked.origin,
-    });
     Ok(Objective {
         name: objective.name.clone(),
         graph: lowering.graph,
         loss,
         live,
-        terms: terms.collect(),
+        terms,
         term_losses,
         term_gradients,
+        denominators,
         signal,
         clipped,
         selected: lowering.selected,
@@ -127,6 +130,8 @@ struct ObjectiveLowering<'a> {
     weight: Option<NodeId>,
     /// The terms in the order of the objective, at least one.
     terms: Vec<LoweredTerm<'a>>,
+    /// The denominators of the reductions so far, each once, without constants.
+    denominators: Vec<Denominator>,
 }
 
 #[derive(Clone, Copy)]
@@ -183,7 +188,7 @@ impl<'a> ObjectiveLowering<'a> {
             let (value, when) = only_where(graph, value, when);
             terms.push(LoweredTerm { checked, per_token, bare, value, weight: own, when });
         }
-        Ok(ObjectiveLowering { lowering, objective, place, weight, terms })
+        Ok(ObjectiveLowering { lowering, objective, place, weight, terms, denominators: Vec::new() })
     }
 
     fn constant(&self, node: NodeId) -> Option<f64> {

@@ -126,6 +126,7 @@ fn costs_are_counted_from_the_architecture() {
         parameters: Some(parameters),
         trained: Some(0),
         sequences: Some(0),
+        drawn: None,
         tokens: Some(0),
         flops: Some(0.0),
         memory: Some(4 * parameters),
@@ -135,6 +136,7 @@ fn costs_are_counted_from_the_architecture() {
         parameters: Some(parameters),
         trained: Some(parameters),
         sequences: Some(320),
+        drawn: None,
         tokens: Some(320 * 64),
         flops: Some(6.0 * parameters as f64 * 320.0 * 64.0),
         memory: Some(16 * parameters),
@@ -157,6 +159,30 @@ fn costs_are_counted_from_the_architecture() {
     };
     let untied = plan::Architecture { tied: false, ..architecture.clone() };
     assert_eq!(cost::parameters(&untied), Some(parameters + 259 * 96));
+}
+
+/// An adapter may have more numbers than the model itself.
+#[test]
+fn an_adapter_costs_in_addition_to_the_model() {
+    let mut experiment = experiment();
+    let Stage::Train(train) = &mut experiment.models[1].stage else { panic!("it is trained") };
+    train.trainable = Trainable::Adapter(Adapter {
+        kind: AdapterKind::Lora,
+        rank: 512,
+        alpha: 8.0,
+        dropout: 0.0,
+        targets: Projection::ATTENTION.to_vec(),
+        layers: None,
+    });
+    let cost = compiled(&experiment).stages[1].cost;
+    let parameters = cost.parameters.expect("its tokenizer is known");
+    // In each of three layers: queries and output, then keys and values.
+    let trained = 3 * 512 * (2 * (96 + 96) + 2 * (96 + 48));
+    assert_eq!(cost.trained, Some(trained));
+    assert!(trained > parameters);
+    assert_eq!(cost.memory, Some(4 * parameters + 16 * trained));
+    let tokens = 320.0 * 64.0;
+    assert_eq!(cost.flops, Some((4.0 * parameters as f64 + 6.0 * trained as f64) * tokens));
 }
 
 /// Two pieces, as in the recipe of MAD-OPD (arXiv:2605.01347): a rise over the first twentieth, a fall by

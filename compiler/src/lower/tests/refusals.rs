@@ -118,7 +118,7 @@ fn refuses_unsupported_divergences_and_losses() {
         ]);
         blended
     };
-    let among = "a ranked number, or one that is carried over from other steps, inside a divergence";
+    let among = "`softmax` inside a divergence";
     assert_live_refused(
         Live::Divergence(blend(statistic(Statistic::Softmax, &entropy(), Axis::Batch))),
         among,
@@ -129,6 +129,10 @@ fn refuses_unsupported_divergences_and_losses() {
     let own = summand(apply(Function::Multiply, [&p, &entropy()]));
     let varies = "a parameter of the divergence `my` that varies within a step";
     assert_live_refused(of(own, Support::Full), varies);
+    let beta = Signal::State { name: "beta".into(), axis: Axis::Run, unit: Unit::Number, first: 0.5 };
+    let own = summand(apply(Function::Multiply, [&p, &signal(beta)]));
+    let follows = "a parameter of the divergence `my` that follows a state";
+    assert_live_refused(of(own, Support::Full), follows);
     assert_live_refused(Live::Ranking { order: Support::Full }, "`live ranking` of anything but `top_k`");
     assert_live_refused(Live::Part(ModelSignal::Mean), "`live student.mean`");
     assert_live_refused(
@@ -1048,6 +1052,10 @@ fn refuses_unsupported_pairs() {
         pairs(&|pair, _| pair.chosen = from(Some(8))),
         supported("rollouts that are made once (`sequences`) as one side of a pair")
     );
+    let best = |pair: &mut Preference, _: &mut Train| {
+        pair.chosen.edits.push(Edit::Best { by: signal(Signal::Reward), of: 1 });
+    };
+    assert_eq!(pairs(&best), supported("an edit (`best`) of one side of a pair"));
     let on_the_final_turn = |pair: &mut Preference, _: &mut Train| {
         (pair.kind, pair.on) = (PreferenceKind::BradleyTerry, Some(NamedSpan::FinalTurn));
     };

@@ -280,7 +280,7 @@ impl Checker {
             })
             .collect();
         let rows: Option<Vec<Row>> = rows.into_iter().collect();
-        let rows = rows?;
+        let mut rows = rows?;
         let twice = |at: usize| {
             rows[..at].iter().position(|first| first.models == rows[at].models).map(|first| (first, at))
         };
@@ -291,7 +291,31 @@ impl Checker {
             self.report(diagnostic.note(items[first].span, "first listed here").help("list each model once"));
             return None;
         }
+        self.tell_rows_apart(&mut rows);
         Some(rows)
+    }
+
+    /// A row is found by its label. Of several rows by the same call with other arguments, the later ones are
+    /// labelled with the names of their models: `tuned`, `tuned.2`.
+    fn tell_rows_apart(&self, rows: &mut [Row]) {
+        for at in 1..rows.len() {
+            let label = &rows[at].label;
+            if !rows[..at].iter().any(|earlier| earlier.label == *label) {
+                continue;
+            }
+            let models = self.parts.models.read();
+            let names = rows[at].models.iter().map(|id| models[id.0 as usize].name.as_str());
+            // The members of a family share a name: `expert[sort]`.
+            let mut names: Vec<&str> = names.map(|name| name.split('[').next().unwrap_or_default()).collect();
+            names.dedup();
+            let own = (names.len() == 1).then(|| names[0].to_owned());
+            let numbered = (2..).map(|number| format!("{label}.{number}"));
+            let is_new = |label: &String| rows.iter().all(|row| row.label != *label);
+            let found = own.into_iter().chain(numbered).find(is_new);
+            if let Some(found) = found {
+                rows[at].label = found;
+            }
+        }
     }
 
     /// The label of a row: as written, or the name of the stage.
@@ -393,5 +417,37 @@ impl Checker {
             return None;
         }
         Some(Normalized { zero: zero_models, one: one_models })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::check::analyse;
+    use crate::source::SourceFile;
+
+    /// Rows are found by their labels.
+    #[test]
+    fn rows_by_one_call_with_other_arguments_have_labels_of_their_own() {
+        let text = r#"experiment "rows" { seed = 1 }
+domain copy { prompts = "copy.jsonl", tests = "copy.test.jsonl", reward = exact_match }
+model base = llama { layers = 1, width = 32, heads = 2, context = 24, tokenizer = bytes }
+stage tuned(start: model, steps: count) =
+  grpo(start, on: domains) { steps = steps, prompts = 2, samples = 2, max_tokens = 4, lr = 1e-3 }
+compare "table" {
+  models = [base, tuned(base, steps: 1), tuned(base, steps: 3)], samples = 1, temperature = 1, max_tokens = 4
+}
+"#;
+        let file = |path: &str, text: &str| SourceFile { path: path.to_owned(), text: text.to_owned() };
+        let rl = include_str!("../../../../stdlib/rl.mopd");
+        let load = |name: &[&str]| (name == ["std", "rl"]).then(|| file("std:rl.mopd", rl));
+        let analysis = analyse(file("rows.mopd", text), &load);
+        let experiment = analysis.experiment.unwrap_or_else(|| panic!("{:?}", analysis.diagnostics));
+        let rows = experiment.comparisons[0].rows.iter();
+        let named = |row: &crate::experiment::Row| {
+            let model = &experiment.models[row.models[0].0 as usize];
+            (row.label.clone(), model.name.clone())
+        };
+        let expected = ["base", "tuned", "tuned.2"].map(|name| (name.to_owned(), name.to_owned()));
+        assert_eq!(rows.map(named).collect::<Vec<_>>(), expected);
     }
 }

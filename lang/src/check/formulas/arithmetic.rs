@@ -180,7 +180,7 @@ fn mismatch_help(operator: BinaryOperator, left: Unit, right: Unit) -> Option<&'
     } else if pair(Unit::Nats, Unit::Real) || pair(Unit::Logp, Unit::Real) {
         Some(
             "a divergence and a reward have no common scale: give the reward a coefficient, such as `0.1 * \
-             reward`",
+             reward`, or `1 * reward` beside a divergence that has one",
         )
     } else if pair(Unit::Logp, Unit::Nats)
         && matches!(operator, BinaryOperator::Less | BinaryOperator::Greater)

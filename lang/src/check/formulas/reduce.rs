@@ -3,13 +3,14 @@
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Balance, Reduce, ReduceStep};
-use crate::formula::{Axis, Formula, Reduction, Unit};
+use crate::formula::{Axis, Formula, FormulaKind, Reduction, Signal, Unit};
 use crate::source::{Span, Spanned};
 use crate::syntax::ast::{BinaryOperator, Block, Expr, ExprKind, Name};
 
 use crate::check::Checker;
 use crate::check::builtins::vocabulary;
 use crate::check::values::evaluate::Env;
+use crate::check::values::ranges::possible_values;
 use crate::check::values::value::Value;
 
 const STEP_USAGE: &str = "a step is `mean(axis)` or `sum(axis)`, with `over: axis` where needed";
@@ -46,6 +47,11 @@ impl Checker {
             read.push(self.reduction_step(part)?);
         }
         let steps = self.chain(&read)?;
+        if let (Some(denominator), Some(last)) = (&denominator, steps.last())
+            && !self.counts_alike(last, denominator)
+        {
+            return None;
+        }
         let origin = self.origin(expr.span);
         Some(Reduce { steps, denominator, balance, origin })
     }
@@ -227,7 +233,37 @@ impl Checker {
             self.report(Diagnostic::error(Code::OutOfRange, expr.span, "a denominator must be positive"));
             return None;
         }
+        if never_positive(&formula) {
+            let text = "a denominator must be positive, and this one never is";
+            let diagnostic = Diagnostic::error(Code::OutOfRange, expr.span, text);
+            self.report(diagnostic.help("a negative denominator would turn the gradient around"));
+            return None;
+        }
         Some(formula)
+    }
+
+    /// Whether a sum and its denominator run over elements of one axis. The sum of tokens over the sum of a
+    /// weight per sequence is no weighted mean: it is too large by the mean length.
+    fn counts_alike(&mut self, last: &ReduceStep, denominator: &Formula) -> bool {
+        let FormulaKind::Reduce { reduction: Reduction::Sum, operand, .. } = &denominator.0.kind else {
+            return true;
+        };
+        let (elements, counted) = (last.elements, operand.axis());
+        let of_lengths = operand.any(|part| matches!(part.kind, FormulaKind::Signal(Signal::Length)));
+        if last.operation != Reduction::Sum || counted >= elements || counted <= Axis::Batch || of_lengths {
+            return true;
+        }
+        let (one, other) = (elements.name(), counted.name());
+        let text = format!("the loss sums {one}s, and this denominator sums {other}s");
+        let span = self.span(denominator.0.origin);
+        let diagnostic = Diagnostic::error(Code::AxisMismatch, span, text)
+            .label(format!("this is a sum of one number per {other}"));
+        let sums =
+            format!("to divide by it, let the loss sum {other}s: `sum({one}) then sum({other}) / ...`");
+        let tokens = "for a mean over tokens, multiply it by `length`: `sum(w * length, over: batch)`; ";
+        let tokens = if (elements, counted) == (Axis::Token, Axis::Sequence) { tokens } else { "" };
+        self.report(diagnostic.help(format!("{tokens}{sums}")));
+        false
     }
 
     /// `by domain { target = 1/3, follow_gap = 1, clamp = 0.05..=20, observe = true }`
@@ -292,6 +328,21 @@ impl Checker {
             }
         }
     }
+}
+
+/// Whether a number is at most 0 whatever is drawn, as a sum of log-probabilities. A number of the step alone
+/// is checked with the length of the run.
+fn never_positive(formula: &Formula) -> bool {
+    let mut of = formula;
+    while let FormulaKind::Reduce {
+        reduction: Reduction::Sum | Reduction::Mean | Reduction::Minimum | Reduction::Maximum,
+        operand,
+        ..
+    } = &of.0.kind
+    {
+        of = operand;
+    }
+    of.axis() > Axis::Run && possible_values(of).1 <= 0.0
 }
 
 fn flatten<'a>(expr: &'a Expr, parts: &mut Vec<&'a Expr>) {

@@ -98,6 +98,10 @@ impl Checker {
             });
             return;
         }
+        if name == "domain" && in_formula {
+            self.report(undeclared(name, span).help(DOMAIN_OF_THE_PROMPT));
+            return;
+        }
         if vocabulary::signal(name).is_some() {
             self.report(undeclared(name, span).help(match env.context {
                 EvaluationContext::Schedule => {
@@ -217,6 +221,24 @@ impl Checker {
         (Span { file, start: at, end: at }, text)
     }
 }
+
+/// The diagnostic for `domains == d`. A route has the prompt's own domain, an objective does not.
+pub(in crate::check) fn all_domains(place: Span, env: &Env) -> Diagnostic {
+    let text = "a list of domains is compared with one domain";
+    let diagnostic = Diagnostic::error(Code::TypeMismatch, place, text).label("all domains");
+    let known = env.locals.iter().any(|(name, _)| &**name == "domain");
+    match env.context.has_tokens() && !known {
+        true => diagnostic.help(DOMAIN_OF_THE_PROMPT),
+        false => {
+            diagnostic.help("the prompt's own domain is `domain`").replace_with("write `domain`", "domain")
+        }
+    }
+}
+
+/// Why a formula has no `domain`, and what to write instead.
+const DOMAIN_OF_THE_PROMPT: &str = "a formula can't compare the prompt's domain: give the \
+    rows a field and read it (`data.weight`), keep a number for each domain in a `state ... by domain`, or \
+    reduce `over: domain`";
 
 fn undeclared(name: &str, span: Span) -> Diagnostic {
     Diagnostic::error(Code::UnknownName, span, format!("cannot find `{name}` in this scope"))

@@ -23,7 +23,7 @@ impl Checker {
     /// `live student.logp`, `live ratio`, `live kl(...)`, `live dpo(...)`
     pub(in crate::check) fn live(&mut self, operand: &Expr, span: Span, env: &Env) -> Value {
         if env.context != EvaluationContext::Term {
-            self.report(outside_term(operand, span));
+            self.report(outside_term(operand, span, self.is_in_let(span)));
             // Without `live` it is a plain number.
             return self.evaluate(operand, env);
         }
@@ -60,6 +60,16 @@ impl Checker {
                 Value::Error
             }
         }
+    }
+
+    /// Whether a place is in the value of a `let`, judged by the text before it.
+    fn is_in_let(&self, span: Span) -> bool {
+        let before = &self.sources.file(span.file).text[..span.start as usize];
+        let words = before.lines().rev().filter_map(|line| line.split_whitespace().next());
+        let begins = |word: &&str| {
+            ["let", "term", "state", "select", "weight", "reduce", "objective", "fn", "pub"].contains(word)
+        };
+        words.into_iter().find(begins) == Some("let")
     }
 
     fn primitive(&mut self, live: Live, span: Span) -> Value {
@@ -193,10 +203,15 @@ impl Checker {
     }
 }
 
-fn outside_term(operand: &Expr, span: Span) -> Diagnostic {
+fn outside_term(operand: &Expr, span: Span, in_let: bool) -> Diagnostic {
     let word = Span { end: operand.span.start, ..span };
-    Diagnostic::error(Code::LiveOutsideTerm, span, "`live` belongs inside a `term`")
-        .label("no gradient flows from here")
+    let diagnostic = Diagnostic::error(Code::LiveOutsideTerm, span, "`live` belongs inside a `term`")
+        .label("no gradient flows from here");
+    // Without `live`, the term that reads the `let` may have no gradient at all.
+    if in_let {
+        return diagnostic.help("a `let` is a plain number: write what is `live` in the term itself");
+    }
+    diagnostic
         .help("gradient flows from a term to the student; weights, selections and `let`s are plain numbers")
         .fix("remove `live`", word, "")
         .possibly()

@@ -15,6 +15,7 @@ use crate::check::DEEPEST_CHAIN;
 use crate::check::builtins;
 use crate::check::formulas::signals::named_number;
 use crate::check::names::modules::ModuleId;
+use crate::check::names::unknown_name::all_domains;
 use crate::check::stages::settings::undecided;
 use crate::check::values::value::{MemberKey, Value};
 
@@ -433,17 +434,7 @@ impl Checker {
             (Value::List(_), Value::Domain(_))
                 if equality && matches!(&left.kind, ExprKind::Name(name) if name == "domains") =>
             {
-                let diagnostic = Diagnostic::error(
-                    Code::TypeMismatch,
-                    left.span,
-                    "a list of domains is compared with one domain",
-                );
-                self.report(
-                    diagnostic
-                        .label("all domains")
-                        .help("the prompt's own domain is `domain`")
-                        .replace_with("write `domain`", "domain"),
-                );
+                self.report(all_domains(left.span, env));
                 return Value::Error;
             }
             // `domain == "math"`

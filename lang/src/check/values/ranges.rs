@@ -4,15 +4,16 @@
 use std::rc::Rc;
 
 use mopd_ops::interval::{self, ValueInterval};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::check::Checker;
 use crate::check::formulas::properties::is_zero;
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Length, Objective, StageStep};
 use crate::formula::{
-    DeclaredType, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function,
-    GivenParameter, Live, ModelSignal, PreferenceKind, Scan, Side, Signal, Summand, Unit, with_number,
+    Axis, DeclaredType, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode,
+    Function, GivenParameter, Live, ModelSignal, PreferenceKind, Scan, Side, Signal, Summand, Unit,
+    with_number,
 };
 
 /// The values of the names in a number of the run.
@@ -162,6 +163,9 @@ pub enum RangeCheck {
     Unknown,
 }
 
+/// The bounds of a number by which something is divided.
+const ABOVE_0: (f64, f64) = (f64::MIN_POSITIVE, f64::INFINITY);
+
 /// The longest interval of steps that is evaluated step by step.
 const ROW: u32 = 32;
 
@@ -252,6 +256,27 @@ fn looked_at(numbers: &[Tape], steps: u32) -> Vec<u32> {
     found
 }
 
+/// The numbers of the step alone by which a formula divides at every step, so not those in a `where`.
+fn divisors(formula: &Formula) -> Vec<Formula> {
+    let mut found: Vec<Formula> = Vec::new();
+    let mut seen: FxHashSet<*const FormulaNode> = FxHashSet::default();
+    let mut waiting = vec![formula];
+    while let Some(next) = waiting.pop() {
+        let FormulaKind::Apply { function, operands } = &next.0.kind else { continue };
+        if *function == Function::Where || !seen.insert(Rc::as_ptr(&next.0)) {
+            continue;
+        }
+        if let (Function::Divide, [_, divisor]) = (function, operands.as_slice())
+            && divisor.axis() == Axis::Run
+            && divisor.constant().is_none()
+        {
+            found.push(divisor.clone());
+        }
+        waiting.extend(operands);
+    }
+    found
+}
+
 /// Rounds away the errors of binary fractions.
 pub fn readable(number: f64) -> f64 {
     significant(number, 7)
@@ -277,6 +302,7 @@ impl Checker {
         }
         let span = self.span(formula.0.origin);
         let bounds = match (low.is_finite(), high.is_finite()) {
+            _ if low == ABOVE_0.0 && high == ABOVE_0.1 => "above 0".to_owned(),
             (true, true) => format!("between {low} and {high}"),
             (true, false) => format!("at least {low}"),
             _ => format!("at most {high}"),
@@ -332,6 +358,15 @@ impl Checker {
     /// Checks the parameters of an objective's divergences over the whole run of the stage that uses it.
     pub(in crate::check) fn check_ranges(&mut self, objective: &Objective, length: Length) -> bool {
         let mut good = true;
+        for denominator in objective.denominators() {
+            good &= self.stays_within(denominator, "a denominator", ABOVE_0, length);
+        }
+        // A condition may leave out the steps at which a divisor is 0.
+        if objective.select.is_none() {
+            let terms = objective.terms.iter().filter(|term| term.when.is_none());
+            let divisors = terms.flat_map(|term| divisors(&term.value));
+            good &= divisors.fold(true, |good, divisor| good & self.is_never_0(&divisor, length));
+        }
         for part in objective.formulas().into_iter().flat_map(Formula::parts) {
             good &= match &part.0.kind {
                 FormulaKind::Scan { scan: Scan::RewardToGo { discount }, .. } => {
@@ -356,6 +391,27 @@ impl Checker {
             good &= self.shares_add_up(divergence, length);
         }
         good
+    }
+
+    /// Reports the first step at which a divisor is 0, if it depends on the step alone.
+    fn is_never_0(&mut self, divisor: &Formula, length: Length) -> bool {
+        let tape = Tape::new(divisor);
+        let zero = |steps: u32| {
+            let at = |step: u32| tape.at(&Bindings { step, steps, entry: None }) == Some(0.0);
+            at(0).then_some(0).or_else(|| {
+                let steps = looked_at(std::slice::from_ref(&tape), steps);
+                steps.into_iter().find(|step| at(*step))
+            })
+        };
+        let found: Option<Vec<u32>> = lengths(length).into_iter().map(zero).collect();
+        let Some(step) = found.and_then(|found| found.first().copied()) else { return true };
+        let span = self.span(divisor.0.origin);
+        self.report(
+            Diagnostic::error(Code::ScheduleRange, span, "a divisor must not be 0 at any step of the run")
+                .label(format!("is 0 at step {step}"))
+                .help("hold it above 0 with `max(...)`, or leave the step out with `where(...)`"),
+        );
+        false
     }
 
     /// Checks that the shares of blends are a distribution at every step.
@@ -414,7 +470,7 @@ impl Checker {
 mod tests {
     use super::*;
     use crate::experiment::{Origin, Schedule, ScheduleLength};
-    use crate::formula::{Axis, Function, Unit};
+    use crate::formula::{Function, Unit};
 
     fn made(kind: FormulaKind) -> Formula {
         Formula::new(kind, Unit::Number, Axis::Run, false, Origin(0))

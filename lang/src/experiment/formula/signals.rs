@@ -98,7 +98,15 @@ impl ModelSignal {
     pub fn axis(&self) -> Axis {
         match self {
             ModelSignal::Score | ModelSignal::StatedConfidence | ModelSignal::Correct => Axis::Sequence,
-            _ => Axis::Token,
+            ModelSignal::Logp
+            | ModelSignal::Entropy
+            | ModelSignal::Top1
+            | ModelSignal::Rank
+            | ModelSignal::EndLogp
+            | ModelSignal::Mean
+            | ModelSignal::Deviation
+            | ModelSignal::Value
+            | ModelSignal::Confidence => Axis::Token,
         }
     }
 }

@@ -148,13 +148,18 @@ fn random_graphs_agree_in_value_and_derivative() {
             continue;
         }
         got.expand([TOKENS as i64], true).sum(Kind::Double).backward();
+        let chooses = graph
+            .nodes()
+            .any(|(_, node)| matches!(node.operation, Operation::Apply { function: Function::Where, .. }));
         for (live, node) in tensors.iter().zip(&gradients) {
             let gradient = live.grad();
             let found = if gradient.defined() { values(&gradient) } else { vec![0.0; TOKENS] };
             for (token, (got, expected)) in found.into_iter().zip(expected.get(*node)).enumerate() {
                 if of_output[token].is_finite() {
+                    // In a branch that is not taken, 0 times infinity is NaN in libtorch, and 0 in ours.
+                    let left_out = chooses && !got.is_finite() && expected.is_finite();
                     assert!(
-                        same_gradient(1e-9, got, *expected),
+                        left_out || same_gradient(1e-9, got, *expected),
                         "seed {seed}, token {token}: {got} {expected}\n{}",
                         graph.listing(&[output])
                     );

@@ -157,7 +157,7 @@ impl Walk<'_> {
                 .position(|item| declared_name(&item.kind).is_some_and(|known| known.text == name.text));
             if let Some(known) = found.and_then(|index| self.items.get(&ItemId { module, index })) {
                 let target = NameTarget::Symbol(known.symbol);
-                debug_assert_eq!(name.span.file, self.modules.file(scope.module));
+                assert_eq!(name.span.file, self.modules.file(scope.module));
                 self.record(name.span, target);
             }
         }
