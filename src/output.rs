@@ -1,5 +1,5 @@
 //! Standard output and standard error. A closed pipe (`mopd plan x.mopd | head`) is no error; the rest of
-//! the output is dropped.
+//! the output is dropped. Anything else that keeps results from standard output is one ([`unwritten`]).
 //!
 //! File names, data, and the output of models, hubs and rewards are not trusted, and a terminal
 //! interprets control characters. So all output goes through [`safe`], which passes no control characters
@@ -34,6 +34,8 @@ impl LogFile {
 }
 
 static SETTINGS: OnceLock<OutputSettings> = OnceLock::new();
+/// Why some of the results could not be written to standard output.
+static UNWRITTEN: OnceLock<io::Error> = OnceLock::new();
 
 fn settings() -> &'static OutputSettings {
     SETTINGS.get_or_init(OutputSettings::default)
@@ -61,8 +63,17 @@ pub fn result(text: &str) {
 /// Writes text to standard output unchanged, such as a formatted file for another program.
 pub fn verbatim(text: &str) {
     let mut stream = std::io::stdout().lock();
-    // There is no way to report a closed pipe or a full disk.
-    let _ = stream.write_all(text.as_bytes()).and_then(|()| stream.flush());
+    if let Err(error) = stream.write_all(text.as_bytes()).and_then(|()| stream.flush())
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        // The first one counts. The command goes on, since it may have other results to write.
+        let _ = UNWRITTEN.set(error);
+    }
+}
+
+/// Why standard output is incomplete, for example because it is a file on a full disk.
+pub fn unwritten() -> Option<&'static io::Error> {
+    UNWRITTEN.get()
 }
 
 /// Writes to standard error, and to the log file if there is one.

@@ -4,7 +4,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use mopd_store::Lock;
-use mopd_store::files::remove_partial;
 use mopd_store::results_folder::ResultsFolder;
 
 use crate::archive;
@@ -57,7 +56,7 @@ impl RunLock {
             ));
         };
         // The last holder may have been killed during a write.
-        remove_partial(folder, None);
+        ResultsFolder::at(folder).remove_partial();
         let words: Vec<String> =
             std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
         // The note helps waiting users; the lock also works without it.

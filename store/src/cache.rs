@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::files::{reason, remove_partial};
 use crate::secret::PRIVATE;
-use crate::{CHECKSUMS, Folder, Lock, StoredRuns, WriteError};
+use crate::{CHECKSUMS, Folder, Lock, NEW, OLD, StoredRuns, WriteError};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -94,6 +94,7 @@ fn parse(name: &str) -> Option<(&str, StoreItemKind)> {
         ".unfinished" => StoreItemKind::Checkpoint,
         ".scores" => StoreItemKind::Scores,
         ".last-good" => StoreItemKind::LastGood,
+        NEW | OLD => StoreItemKind::Leftover,
         _ => return None,
     };
     key.bytes().all(|byte| byte.is_ascii_hexdigit()).then_some((key, kind))
@@ -267,21 +268,19 @@ impl Folder {
 
     /// Deletes abandoned partial files, in entries and beside them.
     fn remove_partial(&self) {
-        const NOBODYS: Duration = Duration::from_secs(3600);
         for folder in fs::read_dir(&self.path).into_iter().flatten().flatten() {
             match folder.file_name().to_str().and_then(parse) {
                 Some((key, _)) => {
                     if let Ok(Some(_lock)) = self.try_lock(key) {
-                        remove_partial(&folder.path(), None);
+                        remove_partial(&folder.path(), true);
                     }
                 }
-                // These files are written without a lock.
                 None => {
                     let ours = ["notes", "runs", "arithmetic", PRIVATE]
                         .iter()
                         .any(|name| folder.file_name() == *name);
                     if ours {
-                        remove_partial(&folder.path(), Some(NOBODYS));
+                        remove_partial(&folder.path(), true);
                     }
                 }
             }

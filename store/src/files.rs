@@ -1,10 +1,14 @@
 //! Atomic writes: a file is either complete or absent, however a run ended.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use tempfile::NamedTempFile;
+
+use crate::content;
 
 /// A file could not be written; an earlier file at `path` is unchanged.
 #[derive(Debug, thiserror::Error)]
@@ -75,23 +79,102 @@ pub fn write_atomically(
     write: impl FnOnce(&mut File) -> io::Result<()>,
 ) -> Result<(), WriteError> {
     let attempt = || {
-        let folder = match path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        };
-        fs::create_dir_all(folder)?;
+        let folder = folder_of(path);
+        make_folders(folder)?;
         // 0666 minus the umask, as for other files; the default of temporary files would hide results from
         // the group.
-        let permissions = fs::Permissions::from_mode(0o666);
-        let mut file =
-            tempfile::Builder::new().prefix(PARTIAL).permissions(permissions).tempfile_in(folder)?;
+        let mut file = partial_file(folder, 0o666)?;
         write(file.as_file_mut())?;
         file.as_file().sync_all()?;
         file.persist(path).map_err(|failure| failure.error)?;
         // The rename itself is durable once the folder is.
-        File::open(folder)?.sync_all()
+        sync_folder(folder)
     };
     attempt().map_err(|source| WriteError { path: path.to_owned(), source })
+}
+
+/// The folder that a path is in.
+pub(crate) fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Makes the names in a folder durable: new files, and renamed ones.
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+/// Creates a folder and the missing ones above it, durably. Returns the folders that have new names.
+fn make_folders(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let missing = |folder: &&Path| !folder.as_os_str().is_empty() && !folder.exists();
+    let changed: Vec<PathBuf> =
+        folder.ancestors().take_while(missing).map(|made| folder_of(made).to_owned()).collect();
+    fs::create_dir_all(folder)?;
+    changed.iter().try_for_each(|changed| sync_folder(changed))?;
+    Ok(changed)
+}
+
+/// A temporary file in a folder, locked as long as it is open, so that [`remove_partial`] can tell it from
+/// one whose process was killed.
+pub(crate) fn partial_file(folder: &Path, mode: u32) -> io::Result<NamedTempFile> {
+    let permissions = fs::Permissions::from_mode(mode);
+    loop {
+        let file =
+            tempfile::Builder::new().prefix(PARTIAL).permissions(permissions.clone()).tempfile_in(folder)?;
+        if file.as_file().lock().is_err() {
+            // The file system has no locks.
+            return Ok(file);
+        }
+        // It may have been removed before it was locked.
+        match fs::metadata(file.path()) {
+            Ok(there) if there.ino() == file.as_file().metadata()?.ino() => return Ok(file),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+}
+
+/// Makes the file `to` equal to the file `from`, of which `hash` is the hash of the content: by a link, which
+/// takes no space, or across file systems by a copy. A reader of `to` sees the old file or the new one, never
+/// a part, and an equal file is left alone.
+pub fn link_or_copy(from: &Path, to: &Path, hash: &str) -> Result<(), WriteError> {
+    if is_equal(from, to, hash) {
+        return Ok(());
+    }
+    let linked = || -> io::Result<()> {
+        let folder = folder_of(to);
+        make_folders(folder)?;
+        let mut name = tempfile::Builder::new();
+        let link = name.prefix(PARTIAL).make_in(folder, |path| fs::hard_link(from, path))?;
+        link.persist(to).map_err(|failure| failure.error)?;
+        sync_folder(folder)
+    };
+    linked().or_else(|_| write_atomically(to, |file| io::copy(&mut File::open(from)?, file).map(drop)))
+}
+
+fn is_equal(from: &Path, to: &Path, hash: &str) -> bool {
+    let (Ok(ours), Ok(theirs)) = (fs::metadata(from), fs::metadata(to)) else { return false };
+    is_same_file(&ours, &theirs)
+        || (ours.len() == theirs.len() && content::hash_anew(to).is_ok_and(|found| found == hash))
+}
+
+fn is_same_file(one: &fs::Metadata, other: &fs::Metadata) -> bool {
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
+}
+
+/// Whether a file that [`link_or_copy`] made is there, as far as that shows without reading it.
+pub fn seems_equal(from: &Path, to: &Path) -> bool {
+    let (Ok(ours), Ok(theirs)) = (fs::metadata(from), fs::metadata(to)) else { return false };
+    ours.len() == theirs.len()
+}
+
+/// Bytes that the file system of a folder, or of its nearest existing parent, has free for this user; `None`
+/// where it does not say.
+pub fn free_space(folder: &Path) -> Option<u64> {
+    let absolute = std::path::absolute(folder).ok()?;
+    let there = absolute.ancestors().find(|path| path.exists())?;
+    let found = rustix::fs::statvfs(there).ok()?;
+    // Some network file systems report no size at all.
+    (found.f_blocks > 0).then(|| found.f_bavail.saturating_mul(found.f_frsize))
 }
 
 /// Checks that files can be written to a folder, or to its nearest existing parent, by creating and deleting
@@ -105,8 +188,7 @@ pub fn try_to_write(folder: &Path) -> Result<(), WriteError> {
 
 /// The sorted names in a path's folder, without hidden ones; `None` where the folder does not exist.
 pub fn names_beside(path: &Path) -> Option<Vec<String>> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let entries = folder.read_dir().ok()?;
+    let entries = folder_of(path).read_dir().ok()?;
     let mut names: Vec<String> = entries
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         .filter(|name| !name.starts_with('.'))
@@ -118,21 +200,33 @@ pub fn names_beside(path: &Path) -> Option<Vec<String>> {
 /// Prefix of the names of temporary files.
 pub(crate) const PARTIAL: &str = ".writing-";
 
-/// Deletes temporary files that an interrupted [`write_atomically`] left in a folder and its subfolders: all,
-/// or only those older than `age`. The caller makes sure that no process writes them. Files that can't be
-/// deleted stay.
-pub fn remove_partial(folder: &Path, age: Option<Duration>) {
+/// Deletes temporary files that an interrupted [`write_atomically`] left in a folder and, if `deep`, in its
+/// subfolders. Files that a process writes now stay, and files that can't be deleted.
+pub fn remove_partial(folder: &Path, deep: bool) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let Ok(metadata) = entry.metadata() else { continue };
-        if metadata.is_dir() {
-            remove_partial(&entry.path(), age);
-            continue;
+        let Ok(kind) = entry.file_type() else { continue };
+        if kind.is_dir() && deep {
+            remove_partial(&entry.path(), deep);
         }
-        let old = || metadata.modified().ok()?.elapsed().ok();
-        let unused = age.is_none_or(|age| old().is_some_and(|since| since >= age));
-        if unused && metadata.is_file() && entry.file_name().to_string_lossy().starts_with(PARTIAL) {
-            let _ = fs::remove_file(entry.path());
+        if kind.is_file() && entry.file_name().to_string_lossy().starts_with(PARTIAL) {
+            remove_unused(&entry.path());
         }
+    }
+}
+
+/// Deletes a temporary file that no process has locked.
+fn remove_unused(path: &Path) {
+    /// The age from which nobody writes a file, where there are no locks.
+    const NOBODYS: Duration = Duration::from_secs(3600);
+    let Ok(file) = File::options().write(true).open(path) else { return };
+    let old = || file.metadata().ok()?.modified().ok()?.elapsed().ok();
+    let unused = match file.try_lock() {
+        Ok(()) => true,
+        Err(TryLockError::WouldBlock) => false,
+        Err(TryLockError::Error(_)) => old().is_some_and(|since| since >= NOBODYS),
+    };
+    if unused {
+        let _ = fs::remove_file(path);
     }
 }
 
@@ -206,6 +300,73 @@ mod tests {
         assert!(
             error.help().unwrap().starts_with(&format!("rename or delete {} and run again", taken.display()))
         );
+    }
+
+    #[test]
+    fn a_partial_file_goes_when_its_writer_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let inner = folder.path().join("inner");
+        fs::create_dir(&inner).unwrap();
+        let left = inner.join(format!("{PARTIAL}left"));
+        fs::write(&left, "half").unwrap();
+        write_atomically(&inner.join("file"), |file| {
+            remove_partial(folder.path(), false);
+            assert!(left.exists(), "it is in a subfolder");
+            remove_partial(folder.path(), true);
+            assert!(!left.exists());
+            file.write_all(b"whole")
+        })
+        .unwrap();
+        assert_eq!(fs::read(inner.join("file")).unwrap(), b"whole");
+        assert_eq!(names(&inner), ["file"]);
+    }
+
+    /// A folder's name is durable once the folder that it is in is synced.
+    #[test]
+    fn every_folder_with_a_new_name_is_synced() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path();
+        let expected = vec![place.join("a/b"), place.join("a"), place.to_owned()];
+        assert_eq!(make_folders(&place.join("a/b/c")).unwrap(), expected);
+        assert!(place.join("a/b/c").is_dir());
+        assert!(make_folders(&place.join("a/b/c")).unwrap().is_empty());
+        assert_eq!(folder_of(Path::new("a")), Path::new("."));
+    }
+
+    #[test]
+    fn an_equal_file_is_left_alone_and_another_is_replaced_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let (from, to) = (folder.path().join("from"), folder.path().join("models/to"));
+        fs::write(&from, "new").unwrap();
+        let hash = content::hash_anew(&from).unwrap();
+        let inode = |path: &Path| fs::metadata(path).unwrap().ino();
+        link_or_copy(&from, &to, &hash).unwrap();
+        assert_eq!(inode(&from), inode(&to));
+        // A copy, as on another file system.
+        fs::remove_file(&to).unwrap();
+        fs::write(&to, "new").unwrap();
+        let copy = inode(&to);
+        link_or_copy(&from, &to, &hash).unwrap();
+        assert_eq!(inode(&to), copy);
+        for other in ["old", "longer"] {
+            fs::write(folder.path().join("other"), other).unwrap();
+            fs::rename(folder.path().join("other"), &to).unwrap();
+            assert_eq!(seems_equal(&from, &to), other.len() == "new".len());
+            link_or_copy(&from, &to, &hash).unwrap();
+            assert_eq!(fs::read(&to).unwrap(), b"new");
+            assert_eq!(names(to.parent().unwrap()), ["to"]);
+        }
+        // What can't be replaced stays.
+        fs::remove_file(&from).unwrap();
+        assert!(link_or_copy(&from, &to, "another").is_err());
+        assert_eq!(fs::read(&to).unwrap(), b"new");
+    }
+
+    #[test]
+    fn the_free_space_is_that_of_the_nearest_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let free = free_space(&folder.path().join("new/deeper"));
+        assert!(free.is_none_or(|bytes| bytes < 1 << 60), "{free:?}");
     }
 
     #[test]

@@ -6,6 +6,8 @@
 //! <key>.unfinished/<step> checkpoints of a stage, each such an entry
 //! <key>.scores/<hash>     scores of frozen models, each such an entry; no run needs them
 //! <key>.last-good/        weights before a number that was not finite
+//! <name>.new/             an entry that will replace an intact one, until it is complete and renamed
+//! <name>.old/             the entry that it replaces, until it is deleted
 //! locks/<key>             held by the run that computes that key
 //! runs/<run>.json         the keys that a run needs
 //! notes/                  hashes of files elsewhere
@@ -21,6 +23,7 @@ compile_error!("mopd runs on Linux: it is written for systems of the Unix family
 mod cache;
 pub mod content;
 pub mod files;
+pub mod host_memory;
 mod lock;
 pub mod named;
 pub mod programs;
@@ -46,6 +49,9 @@ pub use runs::{StoredRun, StoredRuns};
 pub use secret::random_bytes;
 
 const CHECKSUMS: &str = "checksums.json";
+/// Ends of the names of folders that exist while an intact entry is replaced.
+const NEW: &str = ".new";
+const OLD: &str = ".old";
 
 /// A folder with entries.
 #[derive(Clone, Debug)]
@@ -131,30 +137,52 @@ impl Folder {
         Ok(())
     }
 
-    /// Writes an entry. `write` fills its folder and returns the hash of each file; `about` describes the
-    /// entry. After a failure, nothing of the entry remains.
+    /// Writes an entry, which replaces an earlier one when it is complete. `write` fills the given folder and
+    /// returns the hash of each file; `about` describes the entry. After a failure, nothing of the new entry
+    /// remains, and the earlier one stays if it was intact.
     pub fn write<E: From<WriteError>>(
         &self,
         name: &str,
         about: &str,
         write: impl FnOnce(&Path) -> Result<BTreeMap<String, String>, E>,
     ) -> Result<(), E> {
-        let folder = self.path(name);
+        let (new, old) = (format!("{name}{NEW}"), format!("{name}{OLD}"));
+        // Left by a process that was killed while it replaced the entry.
+        self.remove(&new)?;
+        self.remove(&old)?;
+        let replaces = self.has(name) && self.verify(name).is_ok();
+        let folder = self.path(if replaces { &new } else { name });
         // A damaged entry must not become valid half-way through its replacement.
-        let checksums = folder.join(CHECKSUMS);
-        remove_file(&checksums)?;
+        remove_file(&folder.join(CHECKSUMS))?;
         // A process that was killed while it wrote the entry may have left a partial file.
-        files::remove_partial(&folder, None);
+        files::remove_partial(&folder, true);
         let written = write(&folder).and_then(|files| {
             let sums = Checksums { about: about.to_owned(), files };
             let sums = serde_json::to_vec(&sums).expect("checksums are plain data");
-            Ok(write_atomically(&checksums, |file| file.write_all(&sums))?)
+            write_atomically(&folder.join(CHECKSUMS), |file| file.write_all(&sums))?;
+            if replaces {
+                self.rename(name, &old)?;
+                self.rename(&new, name).inspect_err(|_| {
+                    let _ = self.rename(&old, name);
+                })?;
+            }
+            Ok(())
         });
         if written.is_err() {
             // A partial entry takes space, and a lack of space may be the reason of the failure.
             let _ = fs::remove_dir_all(&folder);
         }
-        written
+        written?;
+        // The new entry counts, whether this one can be deleted or not.
+        let _ = self.remove(&old);
+        Ok(())
+    }
+
+    /// Renames an entry's folder durably.
+    fn rename(&self, from: &str, to: &str) -> Result<(), WriteError> {
+        let (from, to) = (self.path(from), self.path(to));
+        let renamed = fs::rename(&from, &to).and_then(|()| files::sync_folder(files::folder_of(&to)));
+        renamed.map_err(|source| WriteError { path: to, source })
     }
 
     /// Deletes an entry, its checksums first, so that a partly deleted entry never counts.

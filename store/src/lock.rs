@@ -5,6 +5,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::{Folder, WriteError};
 
@@ -24,17 +25,28 @@ impl Lock {
         self.exclusive
     }
 
-    /// Takes the lock of the file at this path; `None` if another process or thread holds it.
+    /// Takes the lock of the file at this path; `None` if another process or thread holds it. One that only
+    /// looks whether it is held ([`Lock::is_held`]) is waited for.
     pub fn try_at(path: &Path) -> Result<Option<Lock>, WriteError> {
+        Lock::take(path, &[1, 2, 4, 8])
+    }
+
+    /// `waits` are the milliseconds to wait before each further attempt.
+    fn take(path: &Path, waits: &[u64]) -> Result<Option<Lock>, WriteError> {
         let attempt = || -> io::Result<Option<Lock>> {
             if let Some(folder) = path.parent() {
                 fs::create_dir_all(folder)?;
             }
+            let mut waits = waits.iter();
             loop {
                 let file = File::options().create(true).truncate(false).write(true).open(path)?;
                 let exclusive = match file.try_lock() {
                     Ok(()) => true,
-                    Err(TryLockError::WouldBlock) => return Ok(None),
+                    Err(TryLockError::WouldBlock) => {
+                        let Some(wait) = waits.next() else { return Ok(None) };
+                        std::thread::sleep(Duration::from_millis(*wait));
+                        continue;
+                    }
                     Err(TryLockError::Error(error)) if no_locks(&error) => false,
                     Err(TryLockError::Error(error)) => return Err(error),
                 };
@@ -49,8 +61,8 @@ impl Lock {
         attempt().map_err(|source| WriteError { path: path.to_owned(), source })
     }
 
-    /// Whether another process or thread holds the lock of the file at this path. Takes no lock and creates
-    /// no file.
+    /// Whether another process or thread holds the lock of the file at this path. Creates no file, and shares
+    /// the lock no longer than it takes to look.
     pub fn is_held(path: &Path) -> bool {
         let taken = |file: File| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock));
         File::open(path).is_ok_and(taken)
@@ -84,9 +96,9 @@ fn no_locks(error: &io::Error) -> bool {
 }
 
 impl Folder {
-    /// Takes the lock of a key; `None` if another run or thread holds it.
+    /// Takes the lock of a key; `None` if another run or thread holds it. Nobody only looks at these.
     pub fn try_lock(&self, key: &str) -> Result<Option<Lock>, WriteError> {
-        Lock::try_at(&self.path("locks").join(key))
+        Lock::take(&self.path("locks").join(key), &[])
     }
 }
 
@@ -102,6 +114,8 @@ impl Drop for Lock {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     /// Such a file system can't be mounted here, so this tests how its errors are read.
@@ -112,5 +126,29 @@ mod tests {
             assert!(no_locks(&error), "{error}");
         }
         assert!(!no_locks(&io::Error::from_raw_os_error(libc::EIO)));
+    }
+
+    /// As `mopd ls` does at any time, also when a run begins.
+    #[test]
+    fn who_looks_whether_a_lock_is_held_keeps_nobody_from_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::SeqCst) {
+                    Lock::is_held(&path);
+                    std::thread::sleep(Duration::from_micros(200));
+                }
+            });
+            let refused = |_: &u32| {
+                // Left by a killed run.
+                fs::write(&path, "").unwrap();
+                Lock::try_at(&path).unwrap().is_none()
+            };
+            let refused = (0..500).filter(refused).count();
+            done.store(true, Ordering::SeqCst);
+            assert_eq!(refused, 0);
+        });
     }
 }

@@ -4,11 +4,12 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::files::remove_partial;
 use crate::{WriteError, read_json};
 
 pub const RESULTS: &str = "results.json";
@@ -22,6 +23,8 @@ pub const SOURCE: &str = "source.mopd";
 pub const SWEEP: &str = "sweep.json";
 pub const PROVENANCE: &str = "provenance.json";
 pub const MODULES: &str = "modules";
+const MODELS: &str = "models";
+const TENSORBOARD: &str = "tensorboard";
 /// The folder, inside the results folder, with the last finished results of another plan or other inputs.
 pub const PREVIOUS: &str = "previous";
 /// Temporary folders, where `previous` and the first files of a run are written.
@@ -33,7 +36,7 @@ const RESULT_FILES: [&str; 5] = [RESULTS, REWARDS, METRICS, SAMPLES, WEIGHTS];
 /// Files that identify the plan, or a sweep.
 const PLAN_FILES: [&str; 4] = [PLAN, SOURCE, SWEEP, PROVENANCE];
 /// Everything else that a run writes or removes.
-const OTHERS: [&str; 5] = [EVENTS, MODULES, PREVIOUS, "models", "tensorboard"];
+const OTHERS: [&str; 5] = [EVENTS, MODULES, PREVIOUS, MODELS, TENSORBOARD];
 
 /// Fields of `plan.json`, `sweep.json` and `results.json`, also of other versions.
 #[derive(Default, Deserialize)]
@@ -103,6 +106,16 @@ impl ResultsFolder<'_> {
     /// Whether a run of the same plan has begun that does not know yet whether these results are its own.
     pub fn is_undecided(&self) -> bool {
         self.path.join(PART).join(RESULTS).is_file()
+    }
+
+    /// Deletes temporary files that a killed run left, in the folder and in those that runs write inside it.
+    /// Other folders inside are not the run's: with `--out .` they are the user's, the store's and those of
+    /// other runs.
+    pub fn remove_partial(&self) {
+        remove_partial(self.path, false);
+        for inside in [MODELS, MODULES, TENSORBOARD] {
+            remove_partial(&self.path.join(inside), true);
+        }
     }
 
     /// The hash of the keys of all results in `results.json`.
@@ -183,10 +196,10 @@ impl ResultsFolder<'_> {
         self.remove(PART)?;
         let copied = || {
             fs::create_dir(&part)?;
-            for entry in fs::read_dir(self.path.join(MODULES)).into_iter().flatten() {
-                let entry = entry?;
-                fs::create_dir_all(part.join(MODULES))?;
-                link(&entry.path(), &part.join(MODULES).join(entry.file_name()))?;
+            for name in self.modules()? {
+                let (from, to) = (self.path.join(MODULES).join(&name), part.join(MODULES).join(&name));
+                fs::create_dir_all(to.parent().unwrap_or(&part))?;
+                link(&from, &to)?;
             }
             // The folder counts when it has the first of these.
             for name in PLAN_FILES.iter().chain(RESULT_FILES.iter().rev()) {
@@ -223,13 +236,45 @@ impl ResultsFolder<'_> {
         RESULT_FILES.iter().try_for_each(|name| self.remove(name))
     }
 
-    /// Removes the copies of modules, and the folder if nothing else is there.
+    /// The copies of modules, by their paths in the folder of the experiment, in alphabetical order.
+    ///
+    /// # Errors
+    /// If a folder can't be read.
+    pub fn modules(&self) -> io::Result<Vec<PathBuf>> {
+        use io::ErrorKind::{NotADirectory, NotFound};
+        let modules = self.path.join(MODULES);
+        let mut found = Vec::new();
+        let mut folders = vec![PathBuf::new()];
+        while let Some(folder) = folders.pop() {
+            let entries = match fs::read_dir(modules.join(&folder)) {
+                Err(error) if matches!(error.kind(), NotFound | NotADirectory) => continue,
+                entries => entries?,
+            };
+            for entry in entries {
+                let entry = entry?;
+                let name = folder.join(entry.file_name());
+                match entry.file_type()?.is_dir() {
+                    true => folders.push(name),
+                    false if name.extension().is_some_and(|extension| extension == "mopd") => {
+                        found.push(name)
+                    }
+                    false => (),
+                }
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// Removes the copies of modules, and their folders if nothing else is there.
     fn remove_modules(&self) -> Result<(), WriteError> {
         let modules = self.path.join(MODULES);
-        for entry in fs::read_dir(&modules).into_iter().flatten().flatten() {
-            let path = entry.path();
-            if path.is_file() && path.extension().is_some_and(|extension| extension == "mopd") {
-                fs::remove_file(&path).map_err(|source| WriteError { path, source })?;
+        let found = self.modules().map_err(|source| WriteError { path: modules.clone(), source })?;
+        for name in found {
+            let path = modules.join(&name);
+            fs::remove_file(&path).map_err(|source| WriteError { path, source })?;
+            for folder in name.ancestors().skip(1) {
+                let _ = fs::remove_dir(modules.join(folder));
             }
         }
         let _ = fs::remove_dir(&modules);
@@ -277,6 +322,7 @@ mod tests {
             (PLAN, r#"{"hash": "a"}"#),
             (SOURCE, "old"),
             ("modules/m.mopd", "old"),
+            ("modules/inner/m.mopd", "old of inner"),
             (RESULTS, results.as_str()),
             (METRICS, "old"),
         ];
@@ -313,10 +359,39 @@ mod tests {
         write(&folder, &[(SOURCE, "new")]);
         results.supersede("of new data").unwrap();
         assert!(!results.has_results() && !results.is_undecided() && text(&folder, METRICS).is_none());
+        assert_eq!(text(&folder, "previous/modules/inner/m.mopd").as_deref(), Some("old of inner"));
         let moved = ["previous/source.mopd", "previous/metrics.parquet", "previous/modules/m.mopd"];
         assert_eq!(moved.map(|name| text(&folder, name).unwrap_or_default()), ["old"; 3]);
         assert!(text(&folder, "previous/results.json").is_some_and(|text| text.contains("of old data")));
         assert_eq!(text(&folder, SOURCE).as_deref(), Some("new"));
+    }
+
+    /// With `--out .` everything else of the project is inside the folder.
+    #[test]
+    fn partial_files_of_others_stay() {
+        let folder = finished("same");
+        let left =
+            [".writing-1", "models/a-seed1/.writing-2", "modules/.writing-3", "tensorboard/x/.writing-4"];
+        let others = [".mopd/store/key/.writing-5", "runs/other/.writing-6", "a=1/models/.writing-7"];
+        for name in left.iter().chain(&others) {
+            write(&folder, &[(name, "half")]);
+        }
+        ResultsFolder::at(folder.path()).remove_partial();
+        assert_eq!(left.map(|name| text(&folder, name)), [const { None }; 4]);
+        assert!(others.iter().all(|name| text(&folder, name).is_some()));
+    }
+
+    /// Two modules may have the same file name in different folders.
+    #[test]
+    fn modules_are_kept_by_their_path() {
+        let folder = finished("of old data");
+        let results = ResultsFolder::at(folder.path());
+        assert_eq!(results.modules().unwrap(), ["inner/m.mopd", "m.mopd"].map(PathBuf::from));
+        write(&folder, &[("modules/notes.txt", "the user's"), ("modules/inner/deep/n.mopd", "")]);
+        results.make_room("b").unwrap();
+        assert!(results.modules().unwrap().is_empty() && !results.has("modules/inner"));
+        assert_eq!(text(&folder, "modules/notes.txt").as_deref(), Some("the user's"));
+        assert!(tempfile::tempdir().is_ok_and(|empty| ResultsFolder::at(empty.path()).modules().is_ok()));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::files::reason;
+use crate::files::{reason, remove_partial};
 use crate::{Folder, Lock, WriteError, remove_file, write_whole};
 
 /// The entries that a run reads from the store or writes to it.
@@ -44,6 +44,8 @@ impl Folder {
     /// store is being pruned now: try again.
     pub fn register(&self, run: &StoredRun) -> Result<bool, WriteError> {
         let Some(_registry) = self.try_registry()? else { return Ok(false) };
+        // A run may have been killed while it registered.
+        remove_partial(&self.path("runs"), false);
         let file = |out: &Path| {
             let name = blake3::hash(out.as_os_str().as_encoded_bytes()).to_hex();
             self.path("runs").join(format!("{name}.json"))

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use crate::Folder;
-use crate::files::{PARTIAL, reason};
+use crate::files::{partial_file, reason};
 
 /// Its folder and file.
 pub(crate) const PRIVATE: &str = "private";
@@ -45,7 +45,7 @@ fn draw(path: &Path) -> io::Result<()> {
     let folder = path.parent().unwrap_or(path);
     fs::create_dir_all(folder)?;
     // Only the owner can read a temporary file, and the permissions stay after the rename.
-    let mut file = tempfile::Builder::new().prefix(PARTIAL).tempfile_in(folder)?;
+    let mut file = partial_file(folder, 0o600)?;
     file.write_all(&drawn)?;
     file.as_file().sync_all()?;
     match file.persist_noclobber(path) {

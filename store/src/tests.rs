@@ -53,13 +53,43 @@ fn an_entry_is_whole_or_does_not_count() {
         ),
         "{reason}"
     );
-    // The replacement fails half-way: then neither the damaged entry nor the new one counts.
+    // The replacement fails half-way: then neither the damaged entry nor the new one counts, and the damaged
+    // one takes no space.
     let failed = |folder: &Path| {
         Err(WriteError { path: folder.to_owned(), source: std::io::ErrorKind::StorageFull.into() })
     };
     let error = folder.write("a", "a stage", failed).unwrap_err();
     assert!(error.to_string().ends_with("the disk is full"), "{error}");
-    assert!(matches!(folder.read("a", |_| Ok(())), Lookup::Absent));
+    assert!(matches!(folder.read("a", |_| Ok(())), Lookup::Absent) && !folder.path("a").exists());
+}
+
+/// As `--fresh` does, on a disk that is full.
+#[test]
+fn an_intact_entry_stays_until_the_one_that_replaces_it_is_complete() {
+    let (place, folder) = folder();
+    let name = key('a');
+    put(&folder, &name, 100, 0);
+    let sums = |folder: &Folder| folder.checksums(&name).unwrap();
+    let before = sums(&folder);
+    let failed = |new: &Path| {
+        write_whole(&new.join("file"), b"half")?;
+        assert!(matches!(folder.read(&name, |_| Ok(())), Lookup::Found(())), "it can be read meanwhile");
+        Err(WriteError { path: new.to_owned(), source: std::io::ErrorKind::StorageFull.into() })
+    };
+    folder.write(&name, "a stage", failed).unwrap_err();
+    assert!(matches!(folder.read(&name, |_| Ok(())), Lookup::Found(())));
+    assert_eq!(sums(&folder), before);
+    put(&folder, &name, 200, 0);
+    assert!(matches!(folder.read(&name, |_| Ok(())), Lookup::Found(())) && sums(&folder) != before);
+    let left = || fs::read_dir(place.path().join("store")).unwrap().count();
+    assert_eq!(left(), 1, "nothing remains beside it");
+    // What a kill left is pruned like other leftovers.
+    for end in [NEW, OLD] {
+        fs::create_dir(folder.path(&format!("{name}{end}"))).unwrap();
+    }
+    assert_eq!(folder.items().unwrap().iter().filter(|item| item.kind == StoreItemKind::Leftover).count(), 2);
+    put(&folder, &name, 200, 0);
+    assert_eq!(left(), 1);
 }
 
 #[test]
@@ -270,10 +300,16 @@ fn parts_of_files_that_a_kill_left_go_away() {
     assert!(!left.iter().any(|path| path.exists()));
     leave();
     fs::create_dir_all(folder.path("notes")).unwrap();
-    fs::write(folder.path("notes/.writing-3"), "somebody is at it").unwrap();
+    let written = fs::File::create(folder.path("notes/.writing-3")).unwrap();
+    written.lock().unwrap();
     folder.prune(&PrunePolicy::default(), SystemTime::now()).unwrap().unwrap();
     assert!(!left.iter().any(|path| path.exists()) && folder.has(&key('a')));
-    assert!(folder.path("notes/.writing-3").exists());
+    assert!(folder.path("notes/.writing-3").exists(), "somebody is at it");
+    // A run registers itself after one that was killed while it did.
+    fs::create_dir_all(folder.path("runs")).unwrap();
+    fs::write(folder.path("runs/.writing-4"), "half").unwrap();
+    assert!(folder.register(&run(Path::new("out"), &['a'])).unwrap());
+    assert!(!folder.path("runs/.writing-4").exists());
 }
 
 #[test]

@@ -19,7 +19,7 @@ impl Scheduler<'_> {
         if self.forced[index] {
             self.store.drop_states(key)?;
         }
-        let (own, damaged) = self.store.last_state(key);
+        let (own, damaged) = self.store.resume_from(key)?;
         for reason in damaged {
             self.control.warn(format!("a checkpoint of `{name}` is damaged and is not used: {reason}"));
         }

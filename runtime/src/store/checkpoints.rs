@@ -1,6 +1,7 @@
 //! Checkpoints of unfinished stages: in a folder beside the stage's entry, one folder per step, each valid
 //! once its checksums are written. The last two are kept, so that the stage can be resumed even if one is
-//! damaged.
+//! damaged. States after the one that a stage resumes from are deleted first, because they are damaged or of
+//! no use: so the last one is always the one that training has come from.
 
 use std::fs;
 use std::path::PathBuf;
@@ -33,13 +34,18 @@ impl Store {
         steps
     }
 
+    /// The step of the last checkpoint of a stage; 0 without one.
+    pub fn last_step(&self, key: &str) -> u32 {
+        self.steps(key).first().copied().unwrap_or(0)
+    }
+
     #[cfg(test)]
     pub fn keep_state(&self, key: &str, about: &str, state: &TrainState) -> Result<()> {
         self.keep_named_state(key, about, state, &state.record.names)
     }
 
-    /// Stores a state durably, after it has deleted all earlier ones but the last, which remains if this
-    /// fails. `names` are those that its record uses.
+    /// Stores a state durably. The one before it remains, also if this fails; all others are deleted first.
+    /// `names` are those that its record uses.
     pub fn keep_named_state(
         &self,
         key: &str,
@@ -47,11 +53,10 @@ impl Store {
         TrainState { position, tensors, record }: &TrainState,
         names: &RecordNames,
     ) -> Result<()> {
-        let before = self.steps(key);
-        // Makes room for the new one, so that there are at most two at any time.
-        for step in before.iter().skip(1) {
-            self.drop_state(key, *step)?;
-        }
+        // Makes room for the new one, so that there are at most two at any time. Later ones are there if
+        // training could not resume from them.
+        let before = self.steps(key).into_iter().find(|step| *step < position.step);
+        self.drop_others(key, |step| step == position.step || Some(step) == before)?;
         let name = of_step(key, position.step);
         self.folder.write(&name, about, |folder| {
             let tensors =
@@ -78,6 +83,15 @@ impl Store {
         })
     }
 
+    /// The last intact state of a stage, to resume from, and the reasons why later ones are damaged; these
+    /// are deleted.
+    pub fn resume_from(&self, key: &str) -> Result<(Option<TrainState>, Vec<String>)> {
+        let (state, damaged) = self.last_state(key);
+        let last = state.as_ref().map(|state| state.position.step);
+        self.drop_others(key, |step| Some(step) <= last)?;
+        Ok((state, damaged))
+    }
+
     /// The last intact state of a stage, and the reasons why later ones are damaged.
     pub fn last_state(&self, key: &str) -> (Option<TrainState>, Vec<String>) {
         let mut damaged = Vec::new();
@@ -91,22 +105,20 @@ impl Store {
         (None, damaged)
     }
 
-    /// Deletes all checkpoints of a stage but the last, if that one is intact. Returns false if nothing was
-    /// deleted.
+    /// Deletes all checkpoints of a stage but the last intact one. Returns false if nothing was deleted.
     pub fn drop_older_states(&self, key: &str) -> Result<bool> {
-        let steps = self.steps(key);
-        let [last, older @ ..] = steps.as_slice() else { return Ok(false) };
-        if older.is_empty() || self.folder.verify(&of_step(key, *last)).is_err() {
-            return Ok(false);
-        }
-        for step in older {
-            self.drop_state(key, *step)?;
-        }
-        Ok(true)
+        let intact = |step: &u32| self.folder.verify(&of_step(key, *step)).is_ok();
+        let last = self.steps(key).into_iter().find(intact);
+        self.drop_others(key, |step| Some(step) == last)
     }
 
-    fn drop_state(&self, key: &str, step: u32) -> Result<()> {
-        Ok(self.folder.remove(&of_step(key, step))?)
+    /// Deletes the checkpoints of a stage that are not kept. Returns false if there are none.
+    fn drop_others(&self, key: &str, kept: impl Fn(u32) -> bool) -> Result<bool> {
+        let others: Vec<u32> = self.steps(key).into_iter().filter(|step| !kept(*step)).collect();
+        for step in &others {
+            self.folder.remove(&of_step(key, *step))?;
+        }
+        Ok(!others.is_empty())
     }
 
     /// Whether a stage has a folder of checkpoints, valid or not.
@@ -116,9 +128,7 @@ impl Store {
 
     /// Deletes all checkpoints of a stage.
     pub fn drop_states(&self, key: &str) -> Result<()> {
-        for step in self.steps(key) {
-            self.drop_state(key, step)?;
-        }
+        self.drop_others(key, |_| false)?;
         Ok(self.folder.remove(&checkpoints(key))?)
     }
 }

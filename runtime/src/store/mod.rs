@@ -6,6 +6,7 @@ pub mod adapter;
 mod checkpoint;
 mod checkpoints;
 mod hashed;
+mod publish;
 mod scores;
 pub mod state;
 mod tokens;
@@ -14,23 +15,20 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use mopd_plan::events::FailureKind;
-use mopd_store::files::folder_of_model;
 use mopd_store::{Folder, Lock, StoredRun, read_json, write_whole};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
 
 use self::hashed::write_json;
 use crate::failure::{Error, Result};
-use crate::formats::safetensors;
 use crate::machine::arithmetic::Arithmetic;
 use crate::model::Weights;
 use crate::report::tokens::TokenLog;
 use crate::report::{Record, RecordNames};
-use crate::tokenizer::Tokenizer;
 
 pub use checkpoint::{Ancestor, Checkpoint, CheckpointProvenance, Forked, check_can_be_saved, save};
 pub use mopd_store::Lookup;
+pub use publish::CurrentFiles;
 pub use scores::ScoreEntry;
 
 /// Files of a training stage: the metrics of its steps, and its token reports. They are copied to the run's
@@ -46,20 +44,6 @@ const VALUE: &str = "value.json";
 #[derive(Clone, Debug)]
 pub struct Store {
     folder: Folder,
-}
-
-/// What the files of a published model say besides its weights, as it is in the run that publishes it.
-pub struct CurrentFiles<'a> {
-    pub tokenizer: &'a Tokenizer,
-    /// The place of the model that an adapter changes: a name on the hub, or a folder.
-    pub adapter_base: Option<String>,
-}
-
-#[cfg(test)]
-impl CurrentFiles<'_> {
-    pub fn of(weights: &Weights) -> CurrentFiles<'_> {
-        CurrentFiles { tokenizer: &weights.tokenizer, adapter_base: None }
-    }
 }
 
 /// A finished stage.
@@ -227,102 +211,6 @@ impl Store {
         checkpoint::save(&folder, provenance, weights)?;
         Ok(folder)
     }
-
-    /// Whether all files of a model are in the folder of [`Store::publish`].
-    pub fn is_published(&self, key: &str, out: &Path, model: &str, seed: u64) -> bool {
-        let folder = out.join("models").join(folder_of_model(model, seed));
-        let sums = self.folder.checksums(key);
-        sums.is_ok_and(|sums| {
-            let fixed = |name: &&String| is_of_model(name) && !checkpoint::is_of_tokenizer(name);
-            sums.files.keys().filter(fixed).all(|name| folder.join(name).exists())
-        })
-    }
-
-    /// Adds a finished model as `models/<name>-seed<seed>` to the folder of results. `current` has the
-    /// content of files that the key does not cover.
-    pub fn publish(
-        &self,
-        key: &str,
-        out: &Path,
-        model: &str,
-        seed: u64,
-        current: &CurrentFiles,
-    ) -> Result<PathBuf> {
-        let folder = out.join("models").join(folder_of_model(model, seed));
-        let fill = || {
-            self.link_into(&folder, key)?;
-            self.write_current(&folder, key, current)
-        };
-        // The user may delete the folder while it is filled, so this is tried twice.
-        fill().or_else(|_| fill())?;
-        Ok(folder)
-    }
-
-    /// Replaces files of a published model that differ from those of the current run.
-    fn write_current(&self, folder: &Path, key: &str, current: &CurrentFiles) -> Result<()> {
-        let replace = |name: &str, content: &[u8]| -> Result<()> {
-            let path = folder.join(name);
-            if fs::read(&path).is_ok_and(|known| known == content) {
-                return Ok(());
-            }
-            // A new file: the old one may be a link to the store's.
-            write_whole(&path, content)?;
-            Ok(())
-        };
-        let files = checkpoint::tokenizer_files(current.tokenizer);
-        for (name, content) in &files {
-            replace(name, content)?;
-        }
-        // Other files of the tokenizer that were there when the model was made.
-        let sums = self.folder.checksums(key).map(|sums| sums.files).unwrap_or_default();
-        let is_current = |name: &str| files.iter().any(|(known, _)| known == name);
-        for name in sums.keys().filter(|name| checkpoint::is_of_tokenizer(name) && !is_current(name)) {
-            let path = folder.join(name);
-            fs::remove_file(&path).map_err(|error| Error::storage(&path, error))?;
-        }
-        let path = folder.join(adapter::FOLDER).join(adapter::CONFIG);
-        if let (Some(base), Ok(mut config)) = (&current.adapter_base, read_json::<Map<String, Value>>(&path))
-        {
-            config.insert(adapter::BASE.to_owned(), base.as_str().into());
-            let content = serde_json::to_vec_pretty(&config).expect("it was read from JSON");
-            replace(&format!("{}/{}", adapter::FOLDER, adapter::CONFIG), &content)?;
-        }
-        Ok(())
-    }
-
-    fn link_into(&self, folder: &Path, key: &str) -> Result<()> {
-        fs::create_dir_all(folder).map_err(|error| Error::storage(folder, error))?;
-        let entry = self.path(key);
-        let sums = self.folder.checksums(key).map_err(|problem| {
-            Error::new(FailureKind::Storage, format!("cannot read {}: {problem}", entry.display()))
-                .help("run again: damaged results are computed again")
-        })?;
-        // Files of an earlier run would take precedence when the folder is loaded.
-        for stale in [safetensors::MODEL, safetensors::INDEX].map(|name| folder.join(name)) {
-            if stale.exists() {
-                fs::remove_file(&stale).map_err(|error| Error::storage(&stale, error))?;
-            }
-        }
-        // The adapter of another model.
-        let stale = folder.join(adapter::FOLDER);
-        if stale.exists() && !sums.files.keys().any(|name| Path::new(name).starts_with(adapter::FOLDER)) {
-            fs::remove_dir_all(&stale).map_err(|error| Error::storage(&stale, error))?;
-        }
-        for name in sums.files.keys().filter(|name| is_of_model(name)) {
-            let (from, to) = (entry.join(name), folder.join(name));
-            if let Some(parent) = to.parent() {
-                fs::create_dir_all(parent).map_err(|error| Error::storage(parent, error))?;
-            }
-            if to.exists() {
-                fs::remove_file(&to).map_err(|error| Error::storage(&to, error))?;
-            }
-            // A link takes no space; across file systems, the file has to be copied.
-            if fs::hard_link(&from, &to).is_err() {
-                fs::copy(&from, &to).map_err(|error| Error::storage(&to, error))?;
-            }
-        }
-        Ok(())
-    }
 }
 
 fn read_record(folder: &Path) -> Result<Record, String> {
@@ -342,10 +230,12 @@ fn is_of_model(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
     use crate::model::tests::{random_model, tiny};
-    use crate::tokenizer::PretrainedTokenizer;
     use crate::tokenizer::tests::pretrained;
+    use crate::tokenizer::{PretrainedTokenizer, Tokenizer};
 
     const CHECKSUMS: &str = "checksums.json";
 

@@ -72,14 +72,14 @@ fn a_store_that_fills_up_keeps_what_is_whole_and_goes_on_with_room() {
         let Some(tried) = tried else { return };
         assert!(tried.status.success(), "{size}: {}", text(&tried));
         let parts = parts(&tried);
-        assert_says(
-            &parts[0],
-            &[
-                "error[storage]: cannot write .mopd/store/",
-                "the disk is full",
-                "free some space and run again",
-            ],
-        );
+        let why = match size {
+            "100k" => ["error[storage]: the disk has no space for the result of `", "free for .mopd/store"],
+            _ => ["error[storage]: cannot write .mopd/store/", "the disk is full"],
+        };
+        assert_says(&parts[0], &[why[0], why[1], "free some space and run again"]);
+        if size == "400k" {
+            assert_says(&parts[0], &["warning: the disk of .mopd/store may become full"]);
+        }
         assert!(parts[1].contains(" 0 damaged"), "{size}: {}", parts[1]);
         assert!(!parts[1].contains("leftover"), "{size}: half of something stayed: {}", parts[1]);
         finished.push(parts[1].matches("\"kind\":\"result\"").count());
@@ -206,6 +206,52 @@ fn a_store_that_can_only_be_read_is_named_before_anything_is_read() {
     assert_says(&parts[2], &[why]);
     assert!(bench.path("first/report.html").is_file());
     assert_eq!(walk(&bench.path(".mopd")), before);
+}
+
+/// A result that is computed again replaces the stored one when it is complete, and not if that fails.
+#[test]
+fn a_result_that_cannot_be_computed_again_stays() {
+    let bench = bench();
+    bench.tables("out", &[]);
+    let mut command = Command::new("sh");
+    // Fewer bytes than a model's file has.
+    let run = "ulimit -f 200; exec \"$MOPD\" run tiny.mopd --predict never --out other --from student";
+    command.args(["-c", run]);
+    command.env("MOPD", mopd_tests::mopd()).current_dir(bench.folder.path()).stdin(Stdio::null());
+    let failed = command.output().expect("sh starts");
+    assert_eq!(failed.status.code(), Some(1), "{}", text(&failed));
+    assert_says(&text(&failed), &["error[storage]: cannot write .mopd/store/", "the limit of file sizes"]);
+    let again = bench.run(&["--out", "out", "--format", "json"]);
+    assert_says(&text(&again), &[r#""event":"stage_kept","stage":"student""#]);
+    let left = walk(&bench.path(".mopd/store"));
+    assert!(!left.iter().any(|path| path.to_string_lossy().contains(".new")), "{left:?}");
+}
+
+/// On another file system a model is a copy, which is not made again where it is equal.
+#[test]
+fn a_copied_model_is_left_alone_by_a_rerun() {
+    let bench = bench();
+    fs::create_dir(bench.path("out")).expect("a folder");
+    let tried = script(
+        &bench,
+        "mount -t tmpfs -o size=64m tmpfs out
+        mopd run tiny.mopd --out out/run --predict never
+        echo --
+        stat -c '%i %n' out/run/models/*/*
+        echo --
+        mopd run tiny.mopd --out out/run --predict never
+        echo --
+        stat -c '%i %n' out/run/models/*/*
+        echo --
+        truncate -s -1 out/run/models/student-seed1/model.safetensors
+        mopd run tiny.mopd --out out/run --predict never
+        stored=$(dirname $(grep -l 'student, seed 1' .mopd/store/*/checksums.json))
+        cmp out/run/models/student-seed1/model.safetensors $stored/model.safetensors",
+    );
+    let Some(tried) = tried else { return };
+    assert!(tried.status.success(), "{}", text(&tried));
+    let parts = parts(&tried);
+    assert!(parts[1].contains("model.safetensors") && parts[1] == parts[3], "{} {}", parts[1], parts[3]);
 }
 
 /// If results can't be written, those of an earlier run in the folder stay complete and unchanged.

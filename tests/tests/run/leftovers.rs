@@ -101,6 +101,20 @@ fn checkpoints_of_a_finished_stage_go_away() {
     assert!(!walk(&store).iter().any(|path| path.to_string_lossy().contains(".writing-")));
 }
 
+/// A run in the project's own folder, while others write in the folders inside.
+#[test]
+fn a_run_in_the_folder_above_takes_no_files_of_others() {
+    let bench = Bench::new();
+    let others = [".mopd/store/key/.writing-1", "runs/other/models/a-seed1/.writing-2", "data/.writing-3"];
+    for name in others {
+        fs::create_dir_all(bench.path(name).parent().expect("a folder")).expect("a folder");
+        bench.write(name, "half");
+    }
+    bench.write(".writing-4", "half");
+    bench.tables(".", &[]);
+    assert!(others.iter().all(|name| bench.path(name).exists()) && !bench.path(".writing-4").exists());
+}
+
 #[test]
 fn a_damaged_list_of_needs_is_named_and_the_rest_goes_on() {
     let bench = Bench::new();

@@ -27,12 +27,12 @@ fn position(step: u32) -> TrainPosition {
     serde_json::from_str(&text).unwrap()
 }
 
-fn state(step: u32) -> TrainState {
+fn state_of(step: u32) -> TrainState {
     TrainState { position: position(step), tensors: tensors(), record: Record::default() }
 }
 
 fn keep(store: &Store, step: u32) {
-    store.keep_state("key", "a stage", &state(step)).unwrap();
+    store.keep_state("key", "a stage", &state_of(step)).unwrap();
 }
 
 #[test]
@@ -116,6 +116,49 @@ fn the_last_two_are_kept_and_a_damaged_one_is_passed_over() {
     assert!(!store.checkpoints("key").exists() && store.steps("key").is_empty());
 }
 
+/// Whatever happens while the next state is written, the state that training came from is there.
+#[test]
+fn a_damaged_state_never_outlives_an_intact_one() {
+    let (_folder, store) = store();
+    let damage = |step| fs::write(store.path(&of_step("key", step)).join(TENSORS), "short").unwrap();
+    for step in [2, 4] {
+        keep(&store, step);
+    }
+    damage(4);
+    let (state, damaged) = store.resume_from("key").unwrap();
+    assert_eq!((state.unwrap().position.step, damaged.len()), (2, 1));
+    assert_eq!(store.steps("key"), [2], "it is of no use");
+    // The next write is interrupted.
+    fs::write(store.path(&of_step("key", 6)), "").unwrap();
+    store.keep_state("key", "a stage", &state_of(6)).unwrap_err();
+    assert_eq!(store.last_state("key").0.unwrap().position.step, 2);
+    fs::remove_file(store.path(&of_step("key", 6))).unwrap();
+    keep(&store, 6);
+    assert_eq!(store.steps("key"), [6, 2]);
+    // Where the last is damaged, the intact one before is what stays.
+    damage(6);
+    assert!(store.drop_older_states("key").unwrap());
+    assert_eq!(store.steps("key"), [2]);
+    assert!(!store.drop_older_states("key").unwrap());
+    damage(2);
+    assert!(store.resume_from("key").unwrap().0.is_none() && store.steps("key").is_empty());
+}
+
+/// Training has begun again from its first step, since it could not restore the state that is there.
+#[test]
+fn a_state_that_training_did_not_come_from_goes_first() {
+    let (_folder, store) = store();
+    for step in [40, 50, 3] {
+        keep(&store, step);
+    }
+    assert_eq!(store.steps("key"), [3]);
+    keep(&store, 5);
+    assert_eq!(store.steps("key"), [5, 3]);
+    // The same step again.
+    keep(&store, 5);
+    assert_eq!((store.steps("key"), store.last_state("key").0.unwrap().position.step), (vec![5, 3], 5));
+}
+
 /// If the last state is incomplete, whichever file is cut off, the state before is used.
 #[test]
 fn a_state_that_was_cut_off_while_it_was_written_is_none() {
@@ -135,7 +178,7 @@ fn where_nothing_can_be_written_the_one_before_stays() {
     keep(&store, 2);
     // Puts a file in place of the next folder, which also stops a user who may write anywhere.
     fs::write(store.path(&of_step("key", 4)), "").unwrap();
-    let error = store.keep_state("key", "a stage", &state(4)).unwrap_err();
+    let error = store.keep_state("key", "a stage", &state_of(4)).unwrap_err();
     assert!(
         error.to_string().contains("cannot write") && error.to_string().contains("0000000004"),
         "{error}"
