@@ -3,6 +3,9 @@
 import os
 import pathlib
 import sys
+import types
+
+import torch
 
 folder = str(pathlib.Path(sys.argv[1]).resolve())
 os.environ["MOPD_EXPORT"] = folder
@@ -27,14 +30,41 @@ assert distillation.distillation_loss.loss_max_clamp is None
 sections = ["actor_rollout_ref.actor", "actor_rollout_ref.rollout", "algorithm"]
 for section in sections:
     omega_conf_to_dataclass(OmegaConf.select(config, section))
+
+# The format in which verl's own engine wraps the trained weights and the reference for FSDP.
+import verl.workers.engine.fsdp.transformer_impl as engine  # noqa: E402
+from verl.utils.torch_dtypes import PrecisionType  # noqa: E402
+
+
+class Wrapped(Exception):
+    """In place of the FSDP module, which needs several processes."""
+
+
+def wrap(module, **settings):
+    raise Wrapped(settings["mixed_precision"])
+
+
+engine.FSDP = wrap
+engine.get_fsdp_wrap_policy = engine.get_sharding_strategy = lambda *given, **settings: None
+engine.get_device_id = lambda: 0
+for part in ("actor", "ref"):
+    own = omega_conf_to_dataclass(OmegaConf.select(config, f"actor_rollout_ref.{part}.fsdp_config"))
+    model = types.SimpleNamespace(lora_rank=0)
+    fsdp = types.SimpleNamespace(engine_config=own, model_config=model, device_mesh=None)
+    try:
+        engine.FSDPEngine._build_fsdp_module(fsdp, torch.nn.Linear(2, 2))
+    except Wrapped as wrapped:
+        formats = wrapped.args[0]
+    wanted = PrecisionType.to_dtype(own.dtype)
+    assert (formats.param_dtype, fsdp._autocast_dtype) == (wanted, wanted), (part, own.dtype, formats)
+    print(part, "trains in", wanted)
+
 print("teachers", sorted(distillation.teacher_models), "loss", distillation.distillation_loss.loss_mode)
 
 # The plugin on given numbers, two micro-batches at a time, averaged by verl: the loss of the whole batch.
 import json  # noqa: E402
-import types  # noqa: E402
 
 import mopd_verl  # noqa: E402
-import torch  # noqa: E402
 from verl.trainer.ppo.core_algos import agg_loss  # noqa: E402
 
 cases = json.loads(pathlib.Path(sys.argv[2]).read_text()) if len(sys.argv) > 2 else []

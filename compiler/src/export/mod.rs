@@ -4,6 +4,7 @@
 //! Every construct that an engine can't express is refused by name ([`coverage`]). The objective is printed
 //! from the graph that the interpreter, machine code and tensors compute ([`torch`]).
 
+mod adapters;
 pub mod coverage;
 pub mod patterns;
 mod per_token;

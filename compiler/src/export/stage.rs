@@ -4,8 +4,8 @@
 use mopd_lang::experiment as checked;
 use mopd_plan::{
     Checkpointing, DataFormula, Domain, Dtype, Keep, Length, Model, ModelId, Objective, Optimizer, Origin,
-    Plan, Producer, PromptFormat, Recipe, Sampling, Stage, Teacher, TeacherChoice, Train, Trainable,
-    WeightFilter,
+    Plan, Pretrained, Producer, PromptFormat, Recipe, Sampling, Stage, Teacher, TeacherChoice, Train,
+    Trainable, WeightFilter,
 };
 
 use super::coverage::Coverage;
@@ -21,6 +21,9 @@ pub struct ExportRequest<'a> {
     pub model: ModelId,
     /// The folder in which a run leaves a model, as a function of the model's name.
     pub folder: &'a dyn Fn(&str) -> String,
+    /// Where published weights are, for a program that runs in any folder: an absolute path, or a name on the
+    /// hub.
+    pub located: &'a dyn Fn(&Pretrained) -> String,
     /// For each domain of the stage the number of rows and the longest prompt in bytes. `None` where the data
     /// was not read.
     pub rows: Option<&'a [RowFacts]>,

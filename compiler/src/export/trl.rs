@@ -11,7 +11,7 @@ use super::coverage::Coverage;
 use super::rewards::rewards;
 use super::schema::{Configuration, TRL_SYNCHRONOUS};
 use super::stage::{ExportSettings, adamw, checkpointed, micro_batch};
-use super::{Export, ExportFile, live_text, objective_header, torch};
+use super::{Export, ExportFile, adapters, live_text, objective_header, torch};
 
 const TRAINER: &str = include_str!("python/mopd_trl.py");
 const DISTRIBUTIONS: &str = include_str!("python/mopd_distributions.py");
@@ -324,8 +324,8 @@ fn stage(settings: &ExportSettings, coverage: &mut Coverage) -> Value {
     }
     let adapter = match &settings.train.trainable {
         Trainable::Weights { .. } => Value::Null,
-        Trainable::Adapter(Adapter { kind, rank, alpha, dropout, targets, layers }) => {
-            coverage.exact(format!("`{}(rank: {rank}, alpha: {alpha})`", kind.name()), at);
+        Trainable::Adapter(adapter @ Adapter { kind, rank, alpha, dropout, targets, layers }) => {
+            adapters::report(settings, adapter, "; `train.py` looks, and stops", coverage);
             let names: Vec<&str> = targets.iter().map(|target| target.module()).collect();
             let layers = layers.map(|(first, last)| (first..=last).collect::<Vec<u32>>());
             json!({

@@ -15,7 +15,7 @@ use super::per_token::{self, Aggregation, PerToken};
 use super::rewards::rewards;
 use super::schema::{Configuration, yaml};
 use super::stage::{ExportSettings, adamw, checkpointed, micro_batch};
-use super::{BYTES_CHAT_TEMPLATE, Export, ExportFile, TEXT_CHAT_TEMPLATE, objective_header, torch};
+use super::{BYTES_CHAT_TEMPLATE, Export, ExportFile, TEXT_CHAT_TEMPLATE, adapters, objective_header, torch};
 
 const PLUGIN: &str = include_str!("python/mopd_verl.py");
 const LAUNCH: &str = include_str!("python/launch_verl.sh");
@@ -240,10 +240,11 @@ fn configuration(
     }
     if let Some(start) = &settings.start {
         set("actor_rollout_ref.model.path", json!(start.path));
-        if start.revision.is_some() {
-            let why = "verl loads the newest revision from the hub; download this revision to a folder";
-            coverage.refuse("a revision of a model on the hub", at, why);
-        }
+    }
+    let loaded = settings.start.iter().chain(settings.teachers.iter().map(|teacher| &teacher.weights));
+    for weights in loaded.filter(|weights| weights.revision.is_some()) {
+        let why = "verl loads the newest revision from the hub; download this revision to a folder";
+        coverage.refuse(format!("a revision of a model on the hub, {}", weights.path), at, why);
     }
     model_and_prompts(settings, &mut set, coverage);
     rollout(settings, &mut set, dtype, micro);
@@ -251,6 +252,7 @@ fn configuration(
     optimizer(settings, &mut set, coverage);
     distillation(settings, &mut set);
     teachers(settings, &mut configuration);
+    precision(settings, &mut configuration);
     configuration.insert(
         "ray_kwargs.ray_init.runtime_env",
         "env_vars",
@@ -268,6 +270,17 @@ fn configuration(
         );
     }
     configuration
+}
+
+/// The number format of the trained weights and of the reference. verl's FSDP engine does not read `dtype`:
+/// it computes in bfloat16 unless `mixed_precision` names another format.
+fn precision(settings: &ExportSettings, configuration: &mut Configuration) {
+    if settings.dtype == Dtype::Float32 {
+        let formats = json!({"param_dtype": "fp32", "reduce_dtype": "fp32", "buffer_dtype": "fp32"});
+        for part in [ACTOR, "actor_rollout_ref.ref"] {
+            configuration.insert(&format!("{part}.fsdp_config"), "mixed_precision", formats.clone());
+        }
+    }
 }
 
 /// The path of a file in the export's folder.
@@ -329,6 +342,8 @@ fn trainer(settings: &ExportSettings, set: &mut dyn FnMut(&str, Value)) {
     set("trainer.test_freq", json!(-1));
     set("trainer.val_before_train", json!(false));
     set("trainer.default_local_dir", json!(export_path("checkpoints")));
+    // The checkpoints in this folder may be those of an export that was written here before.
+    set("trainer.resume_mode", json!("disable"));
 }
 
 fn distillation(settings: &ExportSettings, set: &mut dyn FnMut(&str, Value)) {
@@ -377,7 +392,7 @@ fn model_and_prompts(settings: &ExportSettings, set: &mut dyn FnMut(&str, Value)
         if layers.is_some() {
             coverage.refuse("`layers` of an adapter", at, "verl adapts all layers");
         }
-        coverage.exact(format!("`lora(rank: {rank}, alpha: {alpha})`"), at);
+        adapters::report(settings, adapter, "", coverage);
         set("actor_rollout_ref.model.lora_rank", json!(rank));
         set("actor_rollout_ref.model.lora_alpha", json!(alpha));
         let names: Vec<&str> = targets.iter().map(|target| target.module()).collect();

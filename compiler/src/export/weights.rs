@@ -13,6 +13,8 @@ pub struct WeightsSource {
     pub revision: Option<String>,
     /// Whether the tokenizer is that of bytes, which has no file.
     pub bytes: bool,
+    /// Whether its architecture is that of a published model, which may have experts.
+    pub published: bool,
 }
 
 pub fn weights(
@@ -23,16 +25,19 @@ pub fn weights(
 ) -> Option<WeightsSource> {
     let model = request.plan.experiment.model(id);
     let bytes = bytes(request.plan, id);
+    let published = published(request.plan, id);
     let name = &model.name;
     let construct = format!("{what}: the weights of `{name}`");
     match &model.stage {
-        Stage::Load(Pretrained::HuggingFace { name: path, revision }) => {
+        Stage::Load(source @ Pretrained::HuggingFace { revision, .. }) => {
             coverage.exact(construct, model.origin);
-            Some(WeightsSource { path: path.clone(), revision: revision.clone(), bytes })
+            let path = (request.located)(source);
+            Some(WeightsSource { path, revision: revision.clone(), bytes, published })
         }
-        Stage::Load(Pretrained::Checkpoint { folder }) => {
+        Stage::Load(source @ Pretrained::Checkpoint { .. }) => {
             coverage.exact(construct, model.origin);
-            Some(WeightsSource { path: folder.clone(), revision: None, bytes })
+            let path = (request.located)(source);
+            Some(WeightsSource { path, revision: None, bytes, published })
         }
         Stage::Load(Pretrained::Gguf { .. }) => {
             let why = "the engines read folders of safetensors; `transformers` can convert a GGUF file";
@@ -47,8 +52,16 @@ pub fn weights(
         | Stage::Learner { .. } => {
             let folder = (request.folder)(name);
             coverage.exact(format!("{construct}, which `mopd run` writes to {folder}"), model.origin);
-            Some(WeightsSource { path: folder, revision: None, bytes })
+            Some(WeightsSource { path: folder, revision: None, bytes, published })
         }
+    }
+}
+
+/// Whether a model descends from published weights.
+fn published(plan: &Plan, id: ModelId) -> bool {
+    match &plan.experiment.model(id).stage {
+        Stage::Load(_) => true,
+        stage => stage.start().is_some_and(|start| published(plan, start)),
     }
 }
 

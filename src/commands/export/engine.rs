@@ -6,8 +6,9 @@ use mopd_compiler::export::coverage::Coverage;
 use mopd_compiler::export::stage::{ExportRequest, RowFacts, trained};
 use mopd_compiler::export::{ExportEngine, export as exported};
 use mopd_lang::diag::nearest;
-use mopd_plan::{ModelId, Plan, Stage};
+use mopd_plan::{ModelId, Plan, Pretrained, Stage};
 use mopd_store::files::folder_of_model;
+use mopd_store::named::NamedModel;
 
 use super::report::{self, LocatedReport};
 use super::rows::{self, DomainRows};
@@ -39,11 +40,22 @@ pub fn export(engine: EngineName, arguments: &ExportArgs) -> Result<CommandStatu
     let rows = if arguments.report { None } else { Some(rows::read(&plan, model, &base)?) };
     let facts: Option<Vec<RowFacts>> = rows.as_ref().map(|rows| rows.iter().map(DomainRows::facts).collect());
     let results = out_folder(None, &plan);
-    let folder = |name: &str| {
-        let folder = results.join("models").join(folder_of_model(name, plan.experiment.seed));
-        std::path::absolute(&folder).unwrap_or(folder).display().to_string()
+    let absolute = |folder: PathBuf| std::path::absolute(&folder).unwrap_or(folder).display().to_string();
+    let folder =
+        |name: &str| absolute(results.join("models").join(folder_of_model(name, plan.experiment.seed)));
+    // As a run finds them.
+    let located = |source: &Pretrained| match source {
+        Pretrained::HuggingFace { name, .. } => match NamedModel::resolve(name, &base) {
+            NamedModel::Repository => name.clone(),
+            NamedModel::Folder(folder) | NamedModel::Nowhere(folder) => absolute(folder),
+        },
+        Pretrained::Checkpoint { folder: path } | Pretrained::Gguf { file: path } => {
+            absolute(base.join(path))
+        }
     };
-    let request = ExportRequest { plan: &plan, checked, model, folder: &folder, rows: facts.as_deref() };
+    let rows_read = facts.as_deref();
+    let request =
+        ExportRequest { plan: &plan, checked, model, folder: &folder, located: &located, rows: rows_read };
     let (coverage, files) = exported(engine, request);
     let placed = LocatedReport { coverage: &coverage, plan: &plan, sources: &analysis.sources };
     let name = &plan.experiment.model(model).name;

@@ -5,29 +5,32 @@ use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use mopd_plan::Plan;
 use mopd_plan::events::MetricsRow;
 
 use super::tensorboard::{beginning, length_before};
 use super::{FILE, FOLDER, series};
+use crate::metrics::LearnerTurns;
 use crate::run_folder::ColumnTable;
 use mopd_store::WriteError;
 
 pub struct LiveEventFiles {
     folder: PathBuf,
+    turns: LearnerTurns,
     /// The files of this run, by series.
     files: HashMap<String, File>,
 }
 
 impl LiveEventFiles {
-    /// For a run with its results in `out`.
-    pub fn new(out: &Path) -> LiveEventFiles {
-        LiveEventFiles { folder: out.join(FOLDER), files: HashMap::new() }
+    /// For a run of this plan with its results in `out`.
+    pub fn new(plan: &Plan, out: &Path) -> LiveEventFiles {
+        LiveEventFiles { folder: out.join(FOLDER), turns: LearnerTurns::of(plan), files: HashMap::new() }
     }
 
     /// # Errors
     /// If a file can't be written; the error has its path.
     pub fn step(&mut self, step: u32, rows: &[MetricsRow]) -> Result<(), WriteError> {
-        for (name, events) in series(&ColumnTable::from_rows(rows)) {
+        for (name, events) in series(&ColumnTable::from_rows(rows), &self.turns) {
             let path = self.folder.join(&name).join(FILE);
             let file = match self.files.get_mut(&name) {
                 Some(file) => Ok(file),

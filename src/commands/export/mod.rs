@@ -16,7 +16,8 @@ pub use self::live::LiveEventFiles;
 use self::tensorboard::{Events, ScalarRecord};
 use crate::args::ExportArgs;
 use crate::metrics::{
-    NAMED, OF_DOMAIN, OF_STEP, REWARD_PART, domain, gathered, number, step_of, tokens_of_steps,
+    LearnerTurns, NAMED, OF_DOMAIN, OF_STEP, REWARD_PART, WholeStep, domain, gathered, number, step_of,
+    totals_of_steps,
 };
 use crate::output;
 use crate::problem::{CommandStatus, Problem};
@@ -45,7 +46,8 @@ pub fn export(arguments: &ExportArgs) -> Result<CommandStatus, Problem> {
 pub fn event_files(run: &Path, out: Option<&Path>) -> Result<Option<PathBuf>, Problem> {
     let run = RunFolder::open(run)?;
     let [metrics] = run.tables([METRICS])?;
-    let series = metrics.as_ref().map(series).unwrap_or_default();
+    let turns = LearnerTurns::of(&run.plan);
+    let series = metrics.as_ref().map(|metrics| series(metrics, &turns)).unwrap_or_default();
     if out.is_none() {
         forget_others(&run.path.join(FOLDER), &series);
     }
@@ -72,9 +74,10 @@ fn forget_others(folder: &Path, series: &BTreeMap<String, Events>) {
 }
 
 /// The events of every stage and seed, by folder, which TensorBoard shows as the series' name.
-fn series(metrics: &ColumnTable) -> BTreeMap<String, Events> {
+fn series(metrics: &ColumnTable, turns: &LearnerTurns) -> BTreeMap<String, Events> {
     let mut all: BTreeMap<String, Events> = BTreeMap::new();
-    let tokens = tokens_of_steps(metrics, 0..metrics.rows());
+    let totals = totals_of_steps(metrics, 0..metrics.rows(), turns);
+    let mut first_rows = turns.first_rows(metrics, 0..metrics.rows()).into_iter().peekable();
     for rows in gathered(metrics, 0..metrics.rows(), "domain") {
         let row = rows[0];
         let name = folder_of_model(metrics.text("stage", row), metrics.whole("seed", row));
@@ -86,16 +89,23 @@ fn series(metrics: &ColumnTable) -> BTreeMap<String, Events> {
             };
             names.iter().filter_map(number).collect::<Vec<_>>()
         };
-        // The rows of a step are adjacent, and each has the numbers of the whole step.
+        // The rows of a step are adjacent.
         if events.begins(step) {
-            let seconds = metrics.number("seconds", row).unwrap_or(0.0);
-            events.step(step, metrics.number("time", row), seconds, numbers(&OF_STEP, ""));
-            if let Some((_, tokens)) = tokens.get(&step_of(metrics, row)).filter(|_| seconds > 0.0) {
-                let tag = "tokens_per_second".to_owned();
-                events.add(vec![ScalarRecord { tag, value: tokens / seconds }]);
-            }
+            let totals = totals.get(&step_of(metrics, row));
+            let seconds = totals.and_then(|totals| totals.seconds).unwrap_or(0.0);
+            let speed = totals.and_then(WholeStep::tokens_per_second);
+            let speed = speed.map(|value| ScalarRecord { tag: "tokens_per_second".to_owned(), value });
+            events.step(step, metrics.number("time", row), seconds, speed.into_iter().collect());
+        }
+        // Each row of a turn has the numbers of the whole turn: of the step, where one model learns.
+        if first_rows.next_if_eq(&row).is_some() {
+            let suffix = match turns.of_row(metrics, row) {
+                "" => String::new(),
+                turn => format!(" ({turn})"),
+            };
+            events.add(numbers(&OF_STEP, &suffix));
             let named: Vec<&str> = NAMED.iter().flat_map(|prefix| metrics.columns(prefix)).collect();
-            events.add(numbers(&named, ""));
+            events.add(numbers(&named, &suffix));
         }
         events.add(numbers(&OF_DOMAIN, &format!("/{domain}")));
         events.add(numbers(&["divergence_floor"], &format!("/{domain}")));
@@ -106,8 +116,8 @@ fn series(metrics: &ColumnTable) -> BTreeMap<String, Events> {
 }
 
 /// The numbers of a step for a tracker, by their tags in event files.
-pub fn scalars(rows: &[MetricsRow]) -> BTreeMap<String, f64> {
-    let all = series(&ColumnTable::from_rows(rows));
+pub fn scalars(rows: &[MetricsRow], turns: &LearnerTurns) -> BTreeMap<String, f64> {
+    let all = series(&ColumnTable::from_rows(rows), turns);
     all.values().flat_map(Events::scalars).map(|scalar| (scalar.tag.clone(), scalar.value)).collect()
 }
 
@@ -121,4 +131,25 @@ fn write(folder: &Path, events: &Events) -> Result<(), Problem> {
         Problem::unwritten(&path, &error)
             .help("`mopd export --tensorboard --out DIR` writes them to another place")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turns_of_a_step_have_tags_of_their_own() {
+        let (metrics, turns) = crate::metrics::pair();
+        let all = series(&metrics, &turns);
+        let of = |tag: &str| {
+            let own = all.values().flat_map(Events::scalars).filter(|scalar| scalar.tag == tag);
+            own.map(|scalar| scalar.value).collect::<Vec<f64>>()
+        };
+        assert_eq!((of("loss (follow)"), of("loss (lead)")), (vec![0.5, 0.25], vec![4.0]));
+        assert_eq!((of("loss"), of("tokens_per_second")), (vec![], vec![9.6, 8.0]));
+        // The same numbers where one model learns.
+        let all = series(&metrics, &LearnerTurns::default());
+        let losses = all.values().flat_map(Events::scalars).filter(|scalar| scalar.tag == "loss");
+        assert_eq!(losses.map(|scalar| scalar.value).collect::<Vec<f64>>(), [0.5, 0.25]);
+    }
 }

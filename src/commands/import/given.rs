@@ -7,7 +7,7 @@ use std::path::Path;
 use mopd_compiler::export::schema::{TRL, VERL};
 use serde_json::Value;
 
-use super::{python, shell};
+use super::{python, shell, trl};
 use crate::problem::Problem;
 
 /// Of which program.
@@ -108,7 +108,11 @@ impl GivenSettings {
         let origin = match class {
             Some(class) => SourceTool::Trl { class },
             None if verl => SourceTool::Verl,
-            None => SourceTool::Trl { class: trl_class(&settings).to_owned() },
+            None => {
+                let class = trl_class(&settings);
+                refuse_other_trainers(path, class, &settings)?;
+                SourceTool::Trl { class: class.to_owned() }
+            }
         };
         Ok(GivenSettings { origin, settings })
     }
@@ -236,6 +240,39 @@ fn trl_class(settings: &[GivenSetting]) -> &'static str {
     } else {
         "DistillationConfig"
     }
+}
+
+/// A file for another trainer of TRL shares most settings with these, with another meaning: `beta` of GRPO is
+/// no part of a divergence between teacher and student.
+fn refuse_other_trainers(path: &Path, class: &str, settings: &[GivenSetting]) -> Result<(), Problem> {
+    let others: Vec<(&String, Vec<&str>)> = (TRL["other_trainers"].as_object().into_iter().flatten())
+        .map(|(trainer, names)| {
+            (trainer, names.as_array().into_iter().flatten().filter_map(Value::as_str).collect())
+        })
+        .collect();
+    let foreign: Vec<&str> = settings
+        .iter()
+        .map(|setting| setting.path.split('.').next().unwrap_or(&setting.path))
+        .filter(|name| trl::default(class, name).is_none())
+        .filter(|name| others.iter().any(|(_, names)| names.contains(name)))
+        .collect();
+    if foreign.is_empty() {
+        return Ok(());
+    }
+    // Of the trainers with most of these settings: scripts have arguments of their own.
+    let having = |names: &[&str]| foreign.iter().filter(|name| names.contains(name)).count();
+    let most = others.iter().map(|(_, names)| having(names)).max();
+    let trainers = others.iter().filter(|(_, names)| Some(having(names)) == most).map(|(trainer, _)| trainer);
+    let message = format!(
+        "{} is for another trainer of TRL, such as {}: `{class}` has no {}",
+        path.display(),
+        trainers.take(3).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "),
+        foreign.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "),
+    );
+    Err(Problem::usage("unknown-configuration", message).help(
+        "`mopd import` reads DistillationConfig, AsyncDistillationConfig and GKDConfig; if the file is for \
+         one of them, remove these settings",
+    ))
 }
 
 fn yaml(path: &Path, text: &str) -> Result<GivenPairs, Problem> {

@@ -360,7 +360,11 @@ fn adapter(given: &GivenSettings, draft: &mut Draft) {
     let given_rank = given.number(&rank_name).unwrap_or(rank);
     let rank = draft.within(&rank_name, given_rank, rank, COUNT);
     let mut alpha = given.number(&name("lora_alpha", "lora_alpha")).unwrap_or(alpha);
-    let dropout = given.number(&name("lora_dropout", "lora_dropout")).unwrap_or(dropout);
+    let dropout_name = name("lora_dropout", "lora_dropout");
+    let dropout = given.number(&dropout_name).unwrap_or(dropout);
+    if dropout != 0.0 {
+        draft.leave(format!("{dropout_name} = {}", number(dropout)), "mopd trains adapters without dropout");
+    }
     let kind = if given.flag(&name("use_dora", "use_dora")) == Some(true) { "dora" } else { "lora" };
     if given.flag(&name("use_rslora", "use_rslora")) == Some(true) {
         draft.note(
@@ -388,11 +392,8 @@ fn adapter(given: &GivenSettings, draft: &mut Draft) {
             default.to_owned()
         }
     };
-    let dropout = if dropout == 0.0 { String::new() } else { format!(", dropout: {}", number(dropout)) };
-    draft.set(
-        "adapter",
-        format!("{kind}(rank: {rank}, alpha: {}, targets: {targets}{dropout})", number(alpha)),
-    );
+    let alpha = number(alpha);
+    draft.set("adapter", format!("{kind}(rank: {rank}, alpha: {alpha}, targets: {targets})"));
 }
 
 /// Why a setting has no counterpart, by its name.

@@ -243,4 +243,76 @@ fn verl_warms_up_as_a_run_does_and_is_refused_a_cosine_that_rises() {
     assert!(said.out.contains("verl's cosine falls"), "{}", said.out);
 }
 
+/// verl's engine computes in bfloat16 unless `mixed_precision` says otherwise, and continues from whatever
+/// checkpoint it finds in the folder unless it is told not to.
+#[test]
+fn verl_is_told_what_it_would_assume() {
+    for (dtype, formats) in [("float32", 2), ("bfloat16", 0)] {
+        let text = GOOD.replace("{ seed = 1 }", &format!("{{ seed = 1, dtype = {dtype} }}"));
+        assert_ne!(text, GOOD);
+        let place = Place::with(&[("a.mopd", &text)]);
+        place.mopd(&["export", "--engine", "verl", "a.mopd"]).is(0, &[]);
+        let settings = place.read("student-verl/config.yaml");
+        let given = "mixed_precision:\n        buffer_dtype: \"fp32\"\n        param_dtype: \"fp32\"";
+        assert_eq!(settings.matches(given).count(), formats, "{dtype}: {settings}");
+        assert!(settings.contains("  resume_mode: \"disable\"\n"), "{settings}");
+    }
+}
+
+/// A stage that starts from `start` and has the teacher `teacher`.
+fn published(start: &str, teacher: &str, settings: &str) -> String {
+    format!(
+        "use std.opd.mopd\n\nexperiment \"x\" {{ seed = 1 }}\n\n\
+         domain sort {{ prompts = \"sort.jsonl\", reward = exact_match, format = chat }}\n\n\
+         model start = {start}\nteacher big = {teacher} {{ origin = same }}\n\nroute {{ else -> big }}\n\n\
+         model student = distill(start) {{\n  objective = mopd(clip_at: 5)\n  \
+         rollout = sample(n: 1, temperature: 1.0, max_tokens: 4)\n  prompts = 1\n  steps = 1\n  \
+         lr = 1e-3\n  {settings}\n}}\n"
+    )
+}
+
+/// The programs of an export run in folders of their own, where a relative path would be another's or, worse,
+/// the name of a model on the hub.
+#[test]
+fn folders_of_models_are_named_from_the_root() {
+    let text = published("hf(\"models/start\")", "hf(\"org/model\")", "");
+    let place = Place::with(&[("a.mopd", &text)]);
+    place.write("models/start/config.json", "{}");
+    for (engine, file) in [("verl", "config.yaml"), ("trl", "stage.json")] {
+        place.mopd(&["export", "--engine", engine, "a.mopd"]).is(0, &[]);
+        let settings = place.read(&format!("student-{engine}/{file}"));
+        let folder = place.path("models/start");
+        assert!(
+            folder.is_absolute() && settings.contains(&format!("\"{}\"", folder.display())),
+            "{settings}"
+        );
+        assert!(settings.contains("\"org/model\""), "{settings}");
+    }
+}
+
+#[test]
+fn verl_is_refused_a_revision_of_a_teacher() {
+    let teacher = "hf(\"org/large\", revision: \"989aa7980e4cf806f80c7fef2b1adb7bc71aa306\")";
+    let place = Place::with(&[("a.mopd", &published("hf(\"org/model\")", teacher, ""))]);
+    let said = place.mopd(&["export", "--engine", "verl", "--report", "a.mopd"]).is(1, &[]);
+    assert!(said.out.contains("refused      a revision of a model on the hub, org/large"), "{}", said.out);
+    place.mopd(&["export", "--engine", "trl", "a.mopd"]).is(0, &[]);
+    assert!(place.read("student-trl/stage.json").contains("989aa7980e4cf806f80c7fef2b1adb7bc71aa306"));
+}
+
+/// Whether a published model has experts is not known here.
+#[test]
+fn an_adapter_of_matrices_that_experts_may_have_is_approximate() {
+    let place = Place::new();
+    place.write("sort.jsonl", "{\"prompt\": \"a\", \"answer\": \"a\"}\n");
+    for (targets, word) in [("[query, value]", "exact       "), ("[query, gate]", "approximate ")] {
+        let adapter = format!("adapter = lora(rank: 2, alpha: 4, targets: {targets})");
+        place.write("a.mopd", &published("hf(\"org/model\")", "hf(\"org/large\")", &adapter));
+        for engine in ["verl", "trl"] {
+            let said = place.mopd(&["export", "--engine", engine, "--report", "a.mopd"]).is(0, &[]);
+            assert!(said.out.contains(&format!("{word} `lora(rank: 2, alpha: 4)`")), "{}", said.out);
+        }
+    }
+}
+
 const WARM: &str = "steps     = 2\n  lr        = warmup(3, then: 1e-3)";

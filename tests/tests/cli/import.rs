@@ -232,3 +232,36 @@ fn an_experiment_is_written_where_it_is_asked() {
     assert_eq!(said.out, "");
     assert!(place.read("b.mopd").contains("kl(teacher || student)"));
 }
+
+/// GRPO's and DPO's `beta` are no part of a divergence between teacher and student.
+#[test]
+fn a_configuration_of_another_trainer_is_refused() {
+    let place = Place::new();
+    for (text, trainer, settings) in [
+        (
+            "reward_funcs: accuracy_reward\nnum_generations: 8\nbeta: 0.04\n",
+            "GRPOConfig",
+            "num_generations`, `reward_funcs",
+        ),
+        ("beta: 0.1\nloss_type: sigmoid\nld_alpha: 1.0\n", "DPOConfig", "ld_alpha`, `loss_type"),
+        ("lmbda: 1.0\nuse_uld_loss: true\n", "GOLDConfig`: `GKDConfig", "use_uld_loss"),
+        ("packing: true\nlearning_rate: 1e-5\n", "SFTConfig`: `DistillationConfig", "packing"),
+    ] {
+        place.write("a.yaml", text);
+        let said =
+            place.mopd(&["import", "a.yaml"]).is(2, &["a.yaml is for another trainer of TRL", trainer]);
+        assert!(said.err.contains(&format!("has no `{settings}`")), "{}", said.err);
+    }
+    // GKD is trained as SFT is, and has these settings.
+    imported("a.yaml", "lmbda: 1.0\nmax_length: 512\npacking: false\nmax_steps: 10\n");
+}
+
+/// A run refuses an adapter with dropout.
+#[test]
+fn dropout_of_an_adapter_is_left_out() {
+    for text in ["use_peft: true\n", "use_peft: true\nlora_dropout: 0.05\n"] {
+        let text = imported("a.yaml", &format!("{text}max_steps: 10\n"));
+        has(&text, &["//   lora_dropout = 0.05: mopd trains adapters without dropout"]);
+        has(&text, &["lora(rank: 16, alpha: 32, targets: [query, value])"]);
+    }
+}

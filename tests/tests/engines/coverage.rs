@@ -10,6 +10,8 @@ use mopd_compiler::export::{ExportEngine, export};
 use mopd_plan::{Plan, Stage};
 use mopd_tests::{check, files, generate, root, settle};
 
+use super::located;
+
 /// A line that every stage has, and that is left out because it does not distinguish methods.
 const OF_ALL: &str = "order of the prompts";
 
@@ -36,7 +38,8 @@ fn rows() -> Vec<Row> {
             if train.scorers.routed().is_empty() {
                 continue;
             }
-            let request = ExportRequest { plan: &plan, checked, model, folder: &folder, rows: None };
+            let request =
+                ExportRequest { plan: &plan, checked, model, folder: &folder, located: &located, rows: None };
             let coverage = ExportEngine::ALL.map(|engine| export(engine, request).0);
             rows.push(Row { file: file.clone(), stage: named.name.clone(), coverage });
         }
@@ -161,7 +164,8 @@ fn refused_export_writes_no_files() {
     let mut written = 0;
     for (model, _) in trained(&plan) {
         for engine in ExportEngine::ALL {
-            let request = ExportRequest { plan: &plan, checked, model, folder: &folder, rows: None };
+            let request =
+                ExportRequest { plan: &plan, checked, model, folder: &folder, located: &located, rows: None };
             let (coverage, files) = export(engine, request);
             assert_eq!(files.is_none(), coverage.refused().count() > 0);
             if let Some((export, _)) = files {

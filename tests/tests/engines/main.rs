@@ -17,6 +17,8 @@ mod verl;
 use std::path::PathBuf;
 use std::process::Command;
 
+use mopd_plan::Pretrained;
+
 /// The Python of the environment; if `MOPD_ENGINES` is not set, what needs it is skipped.
 fn python() -> Option<PathBuf> {
     let Some(environment) = std::env::var_os("MOPD_ENGINES") else {
@@ -26,6 +28,14 @@ fn python() -> Option<PathBuf> {
     let python = PathBuf::from(environment).join("bin/python");
     assert!(python.exists(), "MOPD_ENGINES has no {}", python.display());
     Some(python)
+}
+
+/// Where published weights are: as the experiment names them.
+fn located(source: &Pretrained) -> String {
+    match source {
+        Pretrained::HuggingFace { name, .. } => name.clone(),
+        Pretrained::Checkpoint { folder: path } | Pretrained::Gguf { file: path } => path.clone(),
+    }
 }
 
 /// Runs a script and returns its output.

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{python, run};
 
-const STAGES: [&str; 3] = ["full", "skewed", "rewarded"];
+const STAGES: [&str; 4] = ["full", "skewed", "rewarded", "cooled"];
 
 fn rows(folder: &Path) {
     fs::create_dir_all(folder.join("data")).expect("a folder");
@@ -43,11 +43,15 @@ fn trl_trains_as_mopd_does() {
                   columns=['stage', 'domain', 'step', 'loss', 'gradient_norm']).to_pylist()))";
     let metrics = run(Command::new(&python).current_dir(place.path()).args(["-c", script]));
     let metrics: Vec<Value> = serde_json::from_str(&metrics).expect("rows");
+    let check = root().join("tests/engines/check_trl.py");
     for stage in STAGES {
         program(&["export", "--engine", "trl", "--stage", stage, "pair.mopd"]);
         let folder = place.path().join(format!("{stage}-trl"));
         let environment = [("PYTHONPATH", folder.as_os_str()), ("CUDA_VISIBLE_DEVICES", "".as_ref())];
         run(Command::new(&python).arg(folder.join("train.py")).envs(environment));
+        if stage == STAGES[0] {
+            print!("{}", run(Command::new(&python).arg(&check).arg(&folder).envs(environment)));
+        }
         let log = fs::read_to_string(folder.join("log.json")).expect("the log");
         let log: Vec<Value> = serde_json::from_str(&log).expect("rows");
         let theirs: Vec<&Value> = log.iter().filter(|row| row.get("loss").is_some()).collect();

@@ -13,7 +13,7 @@ use mopd_plan::{Live, Objective, Role, Signal, Stage, Train};
 use mopd_tests::{check, files, root};
 use serde_json::{Value, json};
 
-use super::{python, run};
+use super::{located, python, run};
 
 /// A signal's name in the plugin.
 fn name(signal: &Signal) -> Option<String> {
@@ -95,7 +95,8 @@ fn verl_reads_its_folder_and_averages_to_the_loss() {
         let at = |name: &str| format!("runs/{name}");
         for (model, named) in trained(&plan) {
             let Stage::Train(train) = &named.stage else { continue };
-            let request = ExportRequest { plan: &plan, checked, model, folder: &at, rows: None };
+            let request =
+                ExportRequest { plan: &plan, checked, model, folder: &at, located: &located, rows: None };
             let (_, Some((export, _))) = export(ExportEngine::Verl, request) else { continue };
             for _ in 0..3 {
                 let title = format!("{}: {}", path.display(), named.name);

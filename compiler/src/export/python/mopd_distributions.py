@@ -11,10 +11,11 @@ LEAST_PROBABILITY = 1e-100
 
 
 class Distributions:
-    def __init__(self, logits, tokens, end_token, temperature, sampling_temperature, summands, step, steps):
-        """`logits` are by role, `tokens` the sampled ones. `temperature` is the policy's: it divides the logits in
-        log-probabilities. `summands` are the functions of divergences that are sums over entries."""
-        self.logits, self.tokens, self.end_token = logits, tokens, end_token
+    def __init__(self, logits, tokens, ends, temperature, sampling_temperature, summands, step, steps):
+        """`logits` are by role, `tokens` the sampled ones, `ends` the ids that end a completion, each once.
+        `temperature` is the policy's: it divides the logits in log-probabilities. `summands` are the functions of
+        divergences that are sums over entries."""
+        self.logits, self.tokens, self.ends = logits, tokens, ends
         self.temperature, self.sampling_temperature = temperature, sampling_temperature
         self.summands, self.step, self.steps = summands, step, steps
         self.known = {}
@@ -34,18 +35,24 @@ class Distributions:
             self.known[key] = torch.log_softmax(self.logits[name].double() / temperature, -1)
         return self.known[key]
 
-    def taken(self, role, temperature, tokens):
-        # The sampler has its sampling temperature, independent of the policy's.
-        temperature = 1.0 if role_name(role) == "sampler" else temperature
-        return self.log_probabilities(role, temperature).gather(-1, tokens[:, None])[:, 0]
+    def scored(self, role):
+        """Log-probabilities of the policy. The sampler has its sampling temperature, independent of the policy's."""
+        return self.log_probabilities(role, 1.0 if role_name(role) == "sampler" else self.temperature)
+
+    def taken(self, role):
+        return self.scored(role).gather(-1, self.tokens[:, None])[:, 0]
+
+    def ending(self, role):
+        """Of any token that ends a completion."""
+        return self.scored(role)[:, self.ends].logsumexp(-1)
 
     def signal(self, spec):
         with torch.no_grad():
             kind = spec["signal"]
             if kind == "logp":
-                return self.taken(spec["role"], self.temperature, self.tokens)
+                return self.taken(spec["role"])
             if kind == "end_logp":
-                return self.taken(spec["role"], self.temperature, torch.full_like(self.tokens, self.end_token))
+                return self.ending(spec["role"])
             if kind == "entropy":
                 logs = self.log_probabilities(spec["role"], 1.0)
                 return -(logs.exp() * logs).sum(-1)
@@ -71,14 +78,14 @@ class Distributions:
     def live(self, spec):
         kind = spec["live"]
         if kind == "logp":
-            return self.taken("student", self.temperature, self.tokens)
+            return self.taken("student")
         if kind == "end_logp":
-            return self.taken("student", self.temperature, torch.full_like(self.tokens, self.end_token))
+            return self.ending("student")
         if kind == "divergence":
             return self.divergence(spec)
         if kind == "likelihood":
-            best = self.log_probabilities(spec["of"], 1.0).argmax(-1)
-            return -self.taken("student", self.temperature, best)
+            best = self.log_probabilities(spec["of"], 1.0).argmax(-1, keepdim=True)
+            return -self.log_probabilities("student", 1.0).gather(-1, best)[:, 0]
         raise KeyError(f"no live primitive {kind}")
 
     def entries(self, support):
@@ -108,18 +115,27 @@ class Distributions:
                 chosen = spent < support["p"]
             return torch.zeros(size, dtype=torch.bool, device=device).scatter(-1, order.indices, chosen)
 
-    def side(self, side, temperature):
-        """The log-probabilities of one side."""
-        if "role" in side:
-            return self.log_probabilities(side["role"], temperature)
+    def side(self, side, temperature_of):
+        """The log-probabilities of one side. `temperature_of` is a function of the role."""
         if "detached" in side:
-            return self.side(side["detached"], temperature).detach()
-        parts = [weight * self.log_probabilities(role, temperature).exp() for weight, role in side["blend"]]
-        return sum(parts).clamp_min(LEAST_PROBABILITY).log()
+            return self.side(side["detached"], temperature_of).detach()
+        parts = [(weight, self.log_probabilities(role, temperature_of(role))) for weight, role in weighted(side)]
+        if "role" in side:
+            return parts[0][1]
+        return sum(weight * logs.exp() for weight, logs in parts).clamp_min(LEAST_PROBABILITY).log()
 
     def divergence(self, spec):
         entries = self.entries(spec["support"])
-        logs = [self.side(spec[side], spec["temperature"]) for side in ("left", "right")]
+        sides = [spec["left"], spec["right"]]
+        # The sampler's logits were divided by its temperature when it drew, so it is compared with the trained
+        # policy at the policy's temperature, not with a model at temperature 1.
+        sampled = any(role_name(role) == "sampler" for side in sides for _, role in weighted(side))
+
+        def temperature_of(role):
+            scale = self.temperature if sampled and role_name(role) != "sampler" else 1.0
+            return spec["temperature"] * scale
+
+        logs = [self.side(side, temperature_of) for side in sides]
         whole = entries.all(-1, keepdim=True)
         mass = spec["mass"]
         rests = [(log.exp() * ~entries).sum(-1) for log in logs]
@@ -147,6 +163,13 @@ class Distributions:
 
 def bounded(value, bound):
     return value if bound is None else torch.where(value > bound, torch.full_like(value, bound), value)
+
+
+def weighted(side):
+    """The roles of a side, with their weights."""
+    if "detached" in side:
+        return weighted(side["detached"])
+    return [(1.0, side["role"])] if "role" in side else side["blend"]
 
 
 def role_name(role):

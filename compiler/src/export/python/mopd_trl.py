@@ -13,9 +13,17 @@ from torch.utils.checkpoint import checkpoint
 from trl import DistillationTrainer
 
 
+# Of a probability of 0. Finite, since differences of log-probabilities are multiplied by it.
+NO_LOGIT = -1e30
+
+
 class MopdTrainer(DistillationTrainer):
-    def __init__(self, *, teachers, domains, rows_at_once, sampling_temperature, end_token, reference=None, **others):
-        """`teachers` are by their name in the column `teacher`; the first one is TRL's `teacher_model`."""
+    def __init__(
+        self, *, teachers, domains, rows_at_once, sampling_temperature, entries, absent, reference=None, **others
+    ):
+        """`teachers` are by their name in the column `teacher`; the first one is TRL's `teacher_model`.
+
+        `entries` is the number of the tokenizer's ids, and `absent` are those of them without a token."""
         self.teacher_names, self.domains = list(teachers), domains
         first = teachers[self.teacher_names[0]] if teachers else None
         super().__init__(teacher_model=first, **others)
@@ -27,8 +35,8 @@ class MopdTrainer(DistillationTrainer):
         }
         self.teachers = prepared
         self.reference = reference and self.accelerator.prepare_model(reference, evaluation_mode=True)
-        self.rows_at_once, self.end_token = rows_at_once, end_token
-        self.sampling_temperature = sampling_temperature
+        self.rows_at_once, self.sampling_temperature = rows_at_once, sampling_temperature
+        self.entries, self.absent = entries, absent
 
     def _generate_and_score_completions(self, inputs):
         output = super()._generate_and_score_completions(inputs)
@@ -50,7 +58,11 @@ class MopdTrainer(DistillationTrainer):
     def _logits(self, model, ids, mask, keep):
         some = {"logits_to_keep": keep + 1} if "logits_to_keep" in self.model_kwarg_keys else {}
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False, **some).logits
-        return logits[:, -keep - 1 : -1]
+        # A distribution is over the tokens that exist: padding rows of an embedding have probability 0.
+        logits = logits[:, -keep - 1 : -1, : self.entries]
+        if not self.absent:
+            return logits
+        return logits.index_fill(-1, torch.tensor(self.absent, device=logits.device), NO_LOGIT)
 
     def _rows(self, student, ids, mask, keep, kept, tokens, others):
         """Values per token of some rows: the live ones, the signals, and the student's entropy."""
@@ -59,7 +71,7 @@ class MopdTrainer(DistillationTrainer):
         made = md.Distributions(
             logits,
             tokens,
-            self.end_token,
+            sorted(set(self.eos_token_ids)),
             objective.TEMPERATURE,
             self.sampling_temperature,
             objective.SUMMANDS,

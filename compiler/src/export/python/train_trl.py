@@ -8,11 +8,55 @@ import datasets
 import mopd_trl
 import objective
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 from trl import DistillationConfig
 
 HERE = pathlib.Path(__file__).resolve().parent
 os.chdir(HERE)
+
+
+def read_rows(path):
+    """Texts stay texts: the reader of `load_dataset` makes times of texts that all look like one."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return datasets.Dataset.from_list([json.loads(line) for line in lines], on_mixed_types="use_json")
+
+
+def tokenizer_ids(tokenizer, rows):
+    """The number of ids, and those of them without a token. `transformers` may add tokens to a tokenizer for which
+    the model has no row of the embedding."""
+    known = {number for number in tokenizer.get_vocab().values() if number < rows}
+    entries = max(known) + 1
+    return entries, sorted(set(range(entries)) - known)
+
+
+def padded_alike(model, rows, entries):
+    """The model with `rows` rows of the embedding, as many as the student has. Those from `entries` are padding."""
+    own = model.get_input_embeddings().weight.shape[0]
+    if own < entries:
+        raise ValueError(f"{model.name_or_path} has {own} rows of the embedding, and the tokenizer has {entries} ids")
+    if own != rows:
+        model.resize_token_embeddings(rows, mean_resizing=False)
+    return model
+
+
+def adapted(model, adapter):
+    """The model with an adapter at each target of each layer. In layers with experts, PEFT adapts other matrices."""
+    import peft
+
+    count = model.config.get_text_config().num_hidden_layers
+    model = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", **adapter))
+    parts = [name for name, part in model.named_modules() if isinstance(part, peft.tuners.lora.LoraLayer)]
+    found = [name.split(".") for name in parts if "expert" not in name]
+    chosen = adapter["layers_to_transform"]
+    for layer in range(count) if chosen is None else chosen:
+        of_layer = [name[-1] for name in found if str(layer) in name]
+        for target in adapter["target_modules"]:
+            if of_layer.count(target) != 1:
+                raise ValueError(
+                    f"layer {layer} has {of_layer.count(target)} adapters of `{target}`, and mopd trains one: "
+                    "leave out this target (in layers with experts, PEFT adapts other matrices)"
+                )
+    return model
 
 
 def loaded(weights):
@@ -20,11 +64,16 @@ def loaded(weights):
 
 
 def optimizer(model, config, steps):
-    """AdamW without weight decay for normalisations. The learning rate is that of `objective.py`."""
+    """AdamW with weight decay for matrices. The learning rate is that of `objective.py`."""
+
+    def is_matrix(name, value):
+        vector = "norm" in name.lower() or "lora_magnitude_vector" in name
+        return value.ndim >= 2 and not vector
+
     trained = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
     groups = [
-        {"params": [value for name, value in trained if ("norm" in name.lower()) == norm], "weight_decay": decay}
-        for norm, decay in ((False, config.weight_decay), (True, 0.0))
+        {"params": [value for name, value in trained if is_matrix(name, value) == matrix], "weight_decay": decay}
+        for matrix, decay in ((True, config.weight_decay), (False, 0.0))
     ]
     groups = [group for group in groups if group["params"]]
     betas = (config.adam_beta1, config.adam_beta2)
@@ -36,25 +85,37 @@ def main():
     stage = json.loads((HERE / "stage.json").read_text())
     known = {name: value for name, value in json.loads((HERE / "config.json").read_text()).items() if value is not None}
     config = DistillationConfig(**known)
-    tokenizer = AutoTokenizer.from_pretrained(stage["tokenizer"] or stage["start"]["path"], padding_side="left")
-    model = loaded(stage["start"])
-    if stage["adapter"] is not None:
-        import peft
+    # Before an adapter is made.
+    set_seed(config.seed)
+    start = stage["start"]
+    source = start if stage["tokenizer"] is None else {"path": stage["tokenizer"], "revision": None}
+    tokenizer = AutoTokenizer.from_pretrained(source["path"], revision=source["revision"], padding_side="left")
+    model = loaded(start)
+    embedded = model.get_input_embeddings().weight.shape[0]
+    entries, absent = tokenizer_ids(tokenizer, embedded)
 
-        model = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", **stage["adapter"]))
+    def scorer(weights):
+        return padded_alike(loaded(weights), embedded, entries)
+
+    if stage["adapter"] is not None:
+        model = adapted(model, stage["adapter"])
     if stage["tokenizer"] is not None:
         model.generation_config.eos_token_id = tokenizer.eos_token_id
-    rows = datasets.load_dataset("json", data_files=str(HERE / "train.jsonl"), split="train")
+    never = [*absent, *range(entries, embedded)]
+    if never:
+        config.generation_kwargs = {**(config.generation_kwargs or {}), "suppress_tokens": never}
+    rows = read_rows(HERE / "train.jsonl")
     # The samples of a prompt are contiguous.
     rows = rows.select([row for row in range(len(rows)) for _ in range(stage["samples"])])
     trainer = mopd_trl.MopdTrainer(
         model=model,
-        teachers={name: loaded(weights) for name, weights in stage["teachers"].items()},
-        reference=stage["reference"] and loaded(stage["reference"]),
+        teachers={name: scorer(weights) for name, weights in stage["teachers"].items()},
+        reference=stage["reference"] and scorer(stage["reference"]),
         domains=stage["domains"],
         rows_at_once=stage["rows_at_once"],
         sampling_temperature=stage["sampling_temperature"],
-        end_token=tokenizer.eos_token_id,
+        entries=entries,
+        absent=absent,
         args=config,
         train_dataset=rows,
         processing_class=tokenizer,

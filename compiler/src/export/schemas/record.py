@@ -77,6 +77,29 @@ def verl():
     return {"file": "verl/trainer/config/ppo_trainer.yaml", "defaults": defaults, "classes": classes}
 
 
+def own_settings():
+    """Of TRL's other trainers, by the name of the class: the settings that `DistillationConfig` and the scripts lack."""
+    import trl
+    from transformers import TrainingArguments
+
+    package = pathlib.Path(trl.__file__).parent
+    files = [*package.glob("trainer/*_config.py"), *package.glob("experimental/*/*_config.py")]
+    known = [trl.DistillationConfig, trl.ModelConfig, trl.ScriptArguments]
+    known = {field.name for cls in known for field in dataclasses.fields(cls)}
+    recorded = [target.rsplit(".", 1)[1] for target in TRL]
+    found = {}
+    for path in [*files, package / "scripts/grpo.py", package / "scripts/rloo.py"]:
+        module = importlib.import_module(".".join(("trl", *path.relative_to(package).with_suffix("").parts)))
+        for name, cls in vars(module).items():
+            own = isinstance(cls, type) and dataclasses.is_dataclass(cls) and cls.__module__ == module.__name__
+            if not own or name in recorded or not (issubclass(cls, TrainingArguments) or "scripts" in path.parts):
+                continue
+            names = {field.name for field in dataclasses.fields(cls) if field.init and not field.name.startswith("_")}
+            if names - known:
+                found[name] = sorted(names - known)
+    return found
+
+
 TRL = [
     "trl.trainer.distillation_config.DistillationConfig",
     "trl.experimental.async_distillation.async_distillation_config.AsyncDistillationConfig",
@@ -89,7 +112,7 @@ def trl():
     for target in TRL:
         module, name = target.rsplit(".", 1)
         classes[target] = described(getattr(importlib.import_module(module), name))
-    return {"classes": classes}
+    return {"classes": classes, "other_trainers": own_settings()}
 
 
 if __name__ == "__main__":
