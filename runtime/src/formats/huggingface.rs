@@ -43,7 +43,7 @@ pub fn parts(folder: &Path, config: &Config) -> Result<Vec<MappedTensor>> {
 /// The model in a folder. Its numbers stay in the mapped files.
 pub fn weights(folder: &Path, tokenizer: Arc<Tokenizer>) -> Result<Weights> {
     let config = config(folder)?;
-    check_vocabulary(&config, &tokenizer).map_err(|problem| unreadable(folder, problem))?;
+    let tokenizer = with_rows(&config, tokenizer).map_err(|problem| unreadable(folder, problem))?;
     let parts = parts(folder, &config)?;
     Ok(Weights::stored(Arc::new(config), tokenizer, parts))
 }
@@ -89,14 +89,23 @@ pub fn tokenizer(folder: &Path) -> Result<Arc<Tokenizer>> {
     Ok(Arc::new(Tokenizer::Pretrained(PretrainedTokenizer::load(folder)?)))
 }
 
-/// Published embeddings are often padded beyond the tokenizer's ids; they are never smaller.
-pub fn check_vocabulary(config: &Config, tokenizer: &Tokenizer) -> Result<(), String> {
+/// The tokenizer as the model uses it. Published embeddings are often padded beyond the tokenizer's ids. They
+/// are smaller only by special tokens that the model does not know: the text models of Gemma 3 have the
+/// tokenizer of those that read images, with a token for an image.
+pub fn with_rows(config: &Config, tokenizer: Arc<Tokenizer>) -> Result<Arc<Tokenizer>, String> {
     let (rows, ids) = (config.vocabulary, tokenizer.vocabulary());
-    if ids > rows {
-        return Err(format!(
+    if ids <= rows {
+        return Ok(tokenizer);
+    }
+    let within = match &*tokenizer {
+        Tokenizer::Bytes => None,
+        Tokenizer::Pretrained(tokenizer) => tokenizer.within(rows).map_err(|error| error.to_string())?,
+    };
+    let within = within.ok_or_else(|| {
+        format!(
             "the tokenizer has {ids} ids, but the embedding has only {rows} rows: they belong to different \
              models"
-        ));
-    }
-    Ok(())
+        )
+    })?;
+    Ok(Arc::new(Tokenizer::Pretrained(within)))
 }

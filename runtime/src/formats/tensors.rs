@@ -1,5 +1,6 @@
 //! The tensors of a checkpoint, and how they are assembled into the parts of a model.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
@@ -58,6 +59,7 @@ pub fn is_derived(name: &str) -> bool {
 /// be left over: an unused tensor means that the checkpoint is of another model.
 pub fn assemble(config: &Config, tensors: &Tensors) -> Result<Vec<MappedTensor>, String> {
     check_size(config, tensors)?;
+    let tensors = &*named_as_whole(tensors);
     let mut used = BTreeSet::new();
     let mut parts = Vec::new();
     let mut missing = Vec::new();
@@ -76,20 +78,25 @@ pub fn assemble(config: &Config, tensors: &Tensors) -> Result<Vec<MappedTensor>,
              output needs a matrix of its own"
         ));
     }
-    if !missing.is_empty() {
-        return Err(format!(
-            "{} missing: {}",
-            count(missing.len(), "tensor is", "tensors are"),
-            first_names(&missing)
-        ));
-    }
-    check_tied(config, tensors)?;
     let tied = |name: &str| config.tied && name == OUTPUT;
     let extra: Vec<String> = tensors
         .keys()
         .filter(|name| !used.contains(*name) && !is_derived(name) && !tied(name))
         .cloned()
         .collect();
+    if !missing.is_empty() {
+        // Names that are there instead show how both differ.
+        let instead = match extra.as_slice() {
+            [] => String::new(),
+            extra => format!("; instead there are {}", first_names(extra)),
+        };
+        return Err(format!(
+            "{} missing: {}{instead}",
+            count(missing.len(), "tensor is", "tensors are"),
+            first_names(&missing)
+        ));
+    }
+    check_tied(config, tensors)?;
     if !extra.is_empty() {
         return Err(format!(
             "the configuration does not describe {} of the file: {}",
@@ -100,6 +107,22 @@ pub fn assemble(config: &Config, tensors: &Tensors) -> Result<Vec<MappedTensor>,
     Ok(parts)
 }
 
+/// The tensors by the names that they have in a whole model. A checkpoint of the base model, without an LM
+/// head, has names without the first part.
+fn named_as_whole(tensors: &Tensors) -> Cow<'_, Tensors> {
+    let whole = tensors.keys().any(|name| name.starts_with(BASE));
+    let of_base = EMBEDDING.strip_prefix(BASE).is_some_and(|name| tensors.contains_key(name));
+    if whole || !of_base {
+        return Cow::Borrowed(tensors);
+    }
+    let named = |(name, tensor): (&String, &Tensor)| {
+        let part = ["embed_tokens.", "layers.", "norm."].iter().any(|part| name.starts_with(part));
+        (if part { format!("{BASE}{name}") } else { name.clone() }, tensor.clone())
+    };
+    Cow::Owned(tensors.iter().map(named).collect())
+}
+
+const BASE: &str = "model.";
 const EMBEDDING: &str = "model.embed_tokens.weight";
 const OUTPUT: &str = "lm_head.weight";
 

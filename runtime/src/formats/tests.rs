@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use tch::{Device, Kind};
 
+use super::tensors::{Tensors, assemble};
 use super::{huggingface, safetensors};
 use crate::failure::Error;
 use crate::machine::place::Place;
 use crate::machine::transfer::to_vec;
+use crate::mapped::MappedTensor;
 use crate::model::{Decoder, PackedBatch, Weights};
 use crate::store::{Checkpoint, CheckpointProvenance, CurrentFiles, Store};
 use crate::tokenizer::Token;
@@ -134,6 +136,29 @@ fn weights_become_tensors_of_any_kind() {
     }
     stored.release();
     assert_eq!(stored.values(), uneven.values());
+}
+
+/// A checkpoint of the base model, such as `AutoModel` saves, has names without `model.`.
+#[test]
+fn a_base_model_is_read_by_the_names_of_a_whole_one() {
+    let folder = fixtures().join("llama_tied");
+    let (config, tensors) = (huggingface::config(&folder).unwrap(), safetensors::open(&folder).unwrap());
+    let renamed = |name: fn(&str) -> String| -> Tensors {
+        tensors.iter().map(|(own, tensor)| (name(own), tensor.clone())).collect()
+    };
+    let values = |tensors: &Tensors| -> Vec<Vec<f32>> {
+        let values = |part: &MappedTensor| {
+            let mut values = vec![0.0; part.len()];
+            part.read(&mut values);
+            values
+        };
+        assemble(&config, tensors).unwrap().iter().map(values).collect()
+    };
+    assert_eq!(values(&renamed(|name| name.replacen("model.", "", 1))), values(&tensors));
+    // Other names are shown.
+    let problem = assemble(&config, &renamed(|name| format!("language_model.{name}"))).unwrap_err();
+    assert!(problem.contains("missing: model.embed_tokens.weight, "), "{problem}");
+    assert!(problem.contains("; instead there are language_model.model."), "{problem}");
 }
 
 #[test]

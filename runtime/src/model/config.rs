@@ -163,6 +163,19 @@ pub enum RopeScaling {
     },
 }
 
+impl Rope {
+    /// The context of a model whose file says `context`. Files that add YaRN often keep the number of the
+    /// unscaled model, as the cards of Qwen2.5 advise; the factor then says how far positions reach.
+    pub fn context(&self, context: usize) -> usize {
+        match self.scaling {
+            RopeScaling::Yarn { factor, original_context, .. } => {
+                context.max((factor * original_context as f64) as usize)
+            }
+            _ => context,
+        }
+    }
+}
+
 /// A mixture of experts: each token uses a few of many feed-forward parts (arXiv:1701.06538).
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Experts {

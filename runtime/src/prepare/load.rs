@@ -125,7 +125,7 @@ fn of_gguf(path: &Path) -> Result<OpenedModel> {
         })?
     };
     let tokenizer = Arc::new(Tokenizer::Pretrained(tokenizer));
-    huggingface::check_vocabulary(&opened.config, &tokenizer).map_err(unreadable)?;
+    let tokenizer = huggingface::with_rows(&opened.config, tokenizer).map_err(unreadable)?;
     Ok((Weights::stored(Arc::new(opened.config), tokenizer, opened.parts), vec![path.to_owned()]))
 }
 
@@ -201,6 +201,26 @@ mod tests {
         assert_eq!(again.weights.values(), loaded.weights.values());
         assert_eq!(again.weights.tokenizer, loaded.weights.tokenizer);
         assert_eq!(again.weights.config, loaded.weights.config);
+    }
+
+    #[test]
+    fn a_special_token_without_a_row_is_no_error() {
+        let whole = tokenizer::tests::edited("smollm", |tokenizer| {
+            let rows = tokenizer["model"]["vocab"].as_object().unwrap().len();
+            let image = serde_json::json!({
+                "id": rows, "content": "<image>", "special": true, "normalized": false,
+                "single_word": false, "lstrip": false, "rstrip": false,
+            });
+            tokenizer["added_tokens"].as_array_mut().unwrap().push(image);
+        });
+        let rows = whole.vocabulary() - 1;
+        let model = random_model(&Config { vocabulary: rows, ..tiny() }, 1);
+        let weights = Weights::new(model.config.clone(), Arc::new(whole), model.values().into_owned());
+        let folder = tempfile::tempdir().unwrap();
+        let path = saved(&weights, folder.path(), "student");
+        let again = load(&Pretrained::Checkpoint { folder: path }, folder.path(), None).unwrap().weights;
+        assert_eq!((again.config.vocabulary, again.tokenizer.vocabulary()), (rows, rows));
+        assert!(again.tokenizer.encode("a <image>").is_err());
     }
 
     #[test]

@@ -48,6 +48,9 @@ struct TokenizerContent<'a> {
     /// Values of `bos_token` and similar variables of templates.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     special: Vec<(&'static str, String)>,
+    /// The number of ids that have a row, where not all have one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rows: Option<usize>,
 }
 
 /// Most ids without a token, plus as many as there are tokens; published vocabularies have some hundreds.
@@ -132,6 +135,10 @@ fn ends(
     Ok(ends)
 }
 
+fn without_row(rows: usize) -> String {
+    format!("but the embedding has only {rows} rows, so that the model does not know it")
+}
+
 /// The chat templates, by name and source; `special` are their variables for special tokens.
 fn templates(
     sources: &[(String, String)],
@@ -169,10 +176,30 @@ impl PretrainedTokenizer {
     }
 
     pub fn new(files: TokenizerFiles) -> Result<PretrainedTokenizer, TokenizerError> {
+        PretrainedTokenizer::made(files, None)
+    }
+
+    /// The tokenizer of a model whose embedding has fewer rows than there are ids: ids beyond the last row
+    /// have no token, and a text with one of them cannot be encoded. `None` if a token of text is among them,
+    /// since then the model is another one; special tokens may be those of a larger relative.
+    pub fn within(&self, rows: usize) -> Result<Option<PretrainedTokenizer>, TokenizerError> {
+        let mut beyond = (rows..self.0.vocabulary).map(|id| id as Token);
+        if beyond.any(|id| self.token(id).is_some() && !self.is_special(id)) {
+            return Ok(None);
+        }
+        PretrainedTokenizer::made(self.0.files.clone(), Some(rows)).map(Some)
+    }
+
+    /// `rows`: the number of ids that have a row of the embedding, where not all have one.
+    fn made(files: TokenizerFiles, rows: Option<usize>) -> Result<PretrainedTokenizer, TokenizerError> {
         let content = files.find(TOKENIZER).ok_or_else(|| files.error(TOKENIZER, "there is no such file"))?;
         let tokenizer = shared(content).map_err(|error| files.error(TOKENIZER, error))?;
         let settings = files.settings()?;
-        let (vocabulary, absent) = ids(&tokenizer, &files)?;
+        let (mut vocabulary, mut absent) = ids(&tokenizer, &files)?;
+        if let Some(rows) = rows {
+            vocabulary = vocabulary.min(rows);
+            absent.retain(|id| (*id as usize) < vocabulary);
+        }
         let id =
             |token: &Option<String>, name: &str| match token {
                 None => Ok(None),
@@ -182,11 +209,20 @@ impl PretrainedTokenizer {
                         .error(TOKENIZER, format!("the {name} token {token:?} is not in the vocabulary"))),
                 },
             };
-        let begin = id(&settings.begin, "begin")?;
-        let end = id(&settings.end, "end")?;
+        // A token without a row can't be read, nor drawn.
+        let with_row = |token: &Option<String>, name: &str| match id(token, name)? {
+            Some(id) if id as usize >= vocabulary => {
+                let problem = format!("the {name} token has the id {id}, {}", without_row(vocabulary));
+                Err(files.error(TOKENIZER, problem))
+            }
+            id => Ok(id),
+        };
+        let begin = with_row(&settings.begin, "begin")?;
+        let end = with_row(&settings.end, "end")?;
         let ends = ends(end, &settings.generation_ends, vocabulary, &files)?;
         let padding = id(&settings.padding, "padding")?
-            .or(settings.generation_padding.map(Token::from).filter(|&id| (id as usize) < vocabulary))
+            .or(settings.generation_padding.map(Token::from))
+            .filter(|&id| (id as usize) < vocabulary)
             .unwrap_or(ends[0]);
         let growth = NormalizerGrowth::new(&tokenizer);
         let decoder = serde_json::to_value(tokenizer.get_decoder()).unwrap_or_default();
@@ -217,6 +253,7 @@ impl PretrainedTokenizer {
             ends: &ends,
             templates: &settings.templates,
             special,
+            rows,
         };
         let hash = keys::hash("mopd tokenizer", keys::VERSION, &content).to_hex().to_string();
         let inner = Inner {
@@ -283,9 +320,13 @@ impl PretrainedTokenizer {
             self.0.growth.check(text)?;
             let encoding = self.0.tokenizer.encode(text, false)?;
             match encoding.get_ids().iter().find(|&&id| id as usize >= self.0.vocabulary) {
-                Some(id) => {
-                    Err(format!("it gives the id {id}, but ids end at {}", self.0.vocabulary - 1).into())
+                Some(id) => Err(match self.0.tokenizer.id_to_token(*id) {
+                    Some(token) => {
+                        format!("its token {token:?} has the id {id}, {}", without_row(self.0.vocabulary))
+                    }
+                    None => format!("it gives the id {id}, but ids end at {}", self.0.vocabulary - 1),
                 }
+                .into()),
                 None => Ok(encoding),
             }
         };
@@ -366,7 +407,8 @@ impl PretrainedTokenizer {
 
     /// A token's spelling; `None` where no token has the id.
     pub fn token(&self, id: Token) -> Option<String> {
-        self.0.tokenizer.id_to_token(u32::try_from(id).ok()?)
+        let id = u32::try_from(id).ok().filter(|id| (*id as usize) < self.0.vocabulary)?;
+        self.0.tokenizer.id_to_token(id)
     }
 }
 

@@ -106,6 +106,41 @@ fn a_completion_follows_its_prompt() {
     }
 }
 
+/// The text models of Gemma 3 have a tokenizer with a token for images, which their embedding lacks.
+#[test]
+fn special_tokens_beyond_the_embedding_are_no_tokens() {
+    let with_token = |special: bool| {
+        edited("smollm", |tokenizer| {
+            let rows = tokenizer["model"]["vocab"].as_object().unwrap().len();
+            tokenizer["added_tokens"].as_array_mut().unwrap().push(json!({
+                "id": rows, "content": "<image>", "special": special, "normalized": false,
+                "single_word": false, "lstrip": false, "rstrip": false,
+            }));
+        })
+    };
+    let Tokenizer::Pretrained(whole) = with_token(true) else { unreachable!() };
+    let rows = whole.vocabulary() - 1;
+    assert_eq!(whole.token(rows as Token).unwrap(), "<image>");
+    let text = whole.within(rows).unwrap().unwrap();
+    assert_eq!(
+        (text.vocabulary(), text.tokens(), text.token(rows as Token)),
+        (rows, whole.tokens() - 1, None)
+    );
+    assert_eq!(text.encode("sort: 3 1").unwrap(), whole.encode("sort: 3 1").unwrap());
+    let problem = text.encode("a <image>").unwrap_err().problem;
+    assert!(
+        problem.contains(&format!("its token \"<image>\" has the id {rows}, but the embedding")),
+        "{problem}"
+    );
+    // It is another tokenizer than that of the model that reads images.
+    let [text, whole] = [text, whole.clone()].map(Tokenizer::Pretrained);
+    assert_ne!(text, whole);
+    assert!(difference(&text, &whole).unwrap().between("one", "the other").contains("no token to one"));
+    // A token of text beyond the embedding means another model.
+    let Tokenizer::Pretrained(other) = with_token(false) else { unreachable!() };
+    assert!(other.within(rows).unwrap().is_none());
+}
+
 /// The tokens of a completion spell it, without the space that some tokenizers write before every text.
 #[test]
 fn a_completion_begins_where_its_prompt_ends() {

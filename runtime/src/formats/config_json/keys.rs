@@ -10,6 +10,14 @@ impl<'a> ConfigKeys<'a> {
         json.as_object().map(ConfigKeys).ok_or_else(|| "not a JSON object".to_owned())
     }
 
+    pub fn of(keys: &'a Map<String, Value>) -> ConfigKeys<'a> {
+        ConfigKeys(keys)
+    }
+
+    pub fn to_map(self) -> Map<String, Value> {
+        self.0.clone()
+    }
+
     /// The number of keys.
     pub fn len(&self) -> usize {
         self.0.len()

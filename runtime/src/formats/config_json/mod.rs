@@ -46,6 +46,7 @@ pub fn read(json: &Value) -> Result<Config, String> {
     let context = size("max_position_embeddings", defaults.context)?;
     let gemma = matches!(family, ModelFamily::Gemma | ModelFamily::Gemma2 | ModelFamily::Gemma3);
     let (rope, local_rope) = rope::read(&keys, family, defaults.theta, context)?;
+    let context = rope.context(context);
     let multipliers = multipliers(&keys, family, head_width)?;
     let config = Config {
         family,
@@ -99,6 +100,9 @@ pub fn read(json: &Value) -> Result<Config, String> {
 /// Suffixes of the reference's classes that generate text, and of those that map a text to a score.
 const GENERATES: &str = "ForCausalLM";
 const SCORES: &str = "ForSequenceClassification";
+
+/// The window of Gemma 2 and 3 where the file has none.
+const GEMMA_WINDOW: usize = 4096;
 
 /// Our key for models with a second LM head. The reference ignores the key and the tensors: it reads only the
 /// first head.
@@ -311,11 +315,11 @@ fn attention(keys: &ConfigKeys, family: ModelFamily, layers: usize) -> Result<Ve
             Ok(attention)
         }
         ModelFamily::Gemma2 => {
-            let window = window(Some(4096))?;
+            let window = window(Some(GEMMA_WINDOW))?;
             by_type(keys, layers, window, |layer| layer % 2 == 0)
         }
         ModelFamily::Gemma3 => {
-            let window = window(Some(4096))?;
+            let window = window(Some(GEMMA_WINDOW))?;
             let pattern = keys.size("sliding_window_pattern")?.unwrap_or(6);
             if pattern == 0 {
                 return Err("`sliding_window_pattern` is 0".to_owned());

@@ -1,11 +1,21 @@
 //! Rotary embeddings in a `config.json`: flat keys (`rope_theta`, `rope_scaling`) up to version 4 of
 //! transformers, one object (`rope_parameters`) since version 5.
 
+use serde_json::{Map, Value, json};
+
 use super::keys::ConfigKeys;
 use crate::model::{ModelFamily, Rope, RopeScaling};
 
 /// Base of Gemma 3's layers with a window.
 const LOCAL_THETA: f64 = 10_000.0;
+
+/// What a file says of positions outside the parameters of a scaling.
+#[derive(Clone, Copy)]
+struct Positions {
+    /// The context that the model was trained with, where it counts before that in the parameters.
+    original: Option<usize>,
+    context: usize,
+}
 
 /// The rotary embeddings of all layers, and those of windowed layers if they differ (Gemma 3).
 pub(super) fn read(
@@ -16,67 +26,93 @@ pub(super) fn read(
 ) -> Result<(Rope, Option<Rope>), String> {
     let theta = keys.number("rope_theta")?.unwrap_or(default_theta);
     if family == ModelFamily::Gemma3 {
+        // Parameters per kind of layer have no original context outside them, as in the reference.
+        let positions = Positions { original: None, context };
         let local_theta = keys.number("rope_local_base_freq")?.unwrap_or(LOCAL_THETA);
-        // The old key scales only layers without a window.
-        let old = match keys.present("rope_scaling") {
-            Some(_) => Some(keys.nested("rope_scaling")?),
-            None => None,
-        };
-        let kind = |name: &str| match keys.present("rope_parameters") {
-            Some(_) => {
-                let nested = keys.nested("rope_parameters")?;
-                if nested.present(name).is_some() { nested.nested(name).map(Some) } else { Ok(None) }
-            }
-            None => Ok(None),
-        };
-        if keys.present("rope_parameters").is_some()
-            && kind("full_attention")?.is_none()
-            && kind("sliding_attention")?.is_none()
-        {
-            return Err("`rope_parameters` of `gemma3_text` has one object for `full_attention` and one \
-                        for `sliding_attention`"
-                .to_owned());
-        }
-        let full = rope(keys, old.or(kind("full_attention")?), theta, context)?;
-        let local = rope(keys, kind("sliding_attention")?, local_theta, context)?;
-        return Ok((full, Some(local)));
+        let [full, local] = of_gemma3(keys)?;
+        let local = rope(&ConfigKeys::of(&local), local_theta, positions)?;
+        return Ok((rope(&ConfigKeys::of(&full), theta, positions)?, Some(local)));
     }
+    let positions = Positions { original: keys.size("original_max_position_embeddings")?, context };
     for key in ["rope_scaling", "rope_parameters"] {
-        if keys.present(key).is_some() {
-            let parameters = keys.nested(key)?;
-            for kind in ["full_attention", "sliding_attention"] {
-                if parameters.present(kind).is_some() {
-                    return Err(format!("`{key}` per kind of layer is supported for `gemma3_text` only"));
-                }
+        // An empty object is as good as none, as in the reference.
+        let Some(parameters) = filled(keys, key)? else { continue };
+        for kind in [FULL, SLIDING] {
+            if parameters.present(kind).is_some() {
+                return Err(format!("`{key}` per kind of layer is supported for `gemma3_text` only"));
             }
-            return Ok((rope(keys, Some(parameters), theta, context)?, None));
+        }
+        return Ok((rope(&parameters, theta, positions)?, None));
+    }
+    Ok((Rope { theta: checked(theta)?, scaling: RopeScaling::None }, None))
+}
+
+/// The object at a key, unless it is absent, null or empty.
+fn filled<'a>(keys: &ConfigKeys<'a>, key: &str) -> Result<Option<ConfigKeys<'a>>, String> {
+    match keys.present(key) {
+        Some(_) => Ok(Some(keys.nested(key)?).filter(|nested| nested.len() > 0)),
+        None => Ok(None),
+    }
+}
+
+const FULL: &str = "full_attention";
+const SLIDING: &str = "sliding_attention";
+
+/// The parameters of Gemma 3's layers without a window, and of those with one. `rope_scaling` is the older
+/// key: it changes the parameters of layers without a window, and keeps what it does not name.
+fn of_gemma3(keys: &ConfigKeys) -> Result<[Map<String, Value>; 2], String> {
+    let kinds = filled(keys, "rope_parameters")?;
+    let of_kind = |kind: &str| -> Result<Option<Map<String, Value>>, String> {
+        let Some(kinds) = &kinds else { return Ok(None) };
+        let Some(_) = kinds.present(kind) else { return Ok(None) };
+        kinds.nested(kind).map(|parameters| Some(parameters.to_map()))
+    };
+    let (full, local) = (of_kind(FULL)?, of_kind(SLIDING)?);
+    if kinds.is_some() && full.is_none() && local.is_none() {
+        return Err("`rope_parameters` of `gemma3_text` has one object for `full_attention` and one for \
+                    `sliding_attention`"
+            .to_owned());
+    }
+    let plain = || Map::from_iter([("rope_type".to_owned(), json!("default"))]);
+    let (mut full, local) = (full.unwrap_or_else(plain), local.unwrap_or_else(plain));
+    if let Some(scaling) = filled(keys, "rope_scaling")? {
+        full.extend(scaling.to_map());
+        // The reference takes the type from the older of both names only where there is no other.
+        let (older, newer) = (scaling.text("type")?, ConfigKeys::of(&full).text("rope_type")?);
+        if scaling.absent("rope_type") && older.is_some() && newer.is_some() && older != newer {
+            return Err(
+                "`rope_scaling` of `gemma3_text` has `type`, which transformers ignores there: name \
+                        the type `rope_type`"
+                    .to_owned(),
+            );
         }
     }
-    Ok((rope(keys, None, theta, context)?, None))
+    // The reference looks for this key beside the two objects, not in them.
+    let outside = kinds.as_ref().map(|kinds| kinds.flag("truncate")).transpose()?.flatten();
+    let inside = [&full, &local].map(|parameters| ConfigKeys::of(parameters).flag("truncate"));
+    for truncate in inside.into_iter().chain([Ok(outside)]) {
+        if truncate? == Some(false) {
+            return Err(
+                "`truncate` is false, which is not supported for `gemma3_text`: transformers ignores \
+                        it among the parameters of a kind of layer. Take it out to get the same model"
+                    .to_owned(),
+            );
+        }
+    }
+    Ok([full, local])
+}
+
+fn checked(theta: f64) -> Result<f64, String> {
+    if theta > 1.0 { Ok(theta) } else { Err(format!("`rope_theta` is {theta}, it must be above 1")) }
 }
 
 /// `parameters` is the value of `rope_scaling` or `rope_parameters`; a `rope_theta` in it wins.
-fn rope(
-    keys: &ConfigKeys,
-    parameters: Option<ConfigKeys>,
-    theta: f64,
-    context: usize,
-) -> Result<Rope, String> {
-    let theta = match &parameters {
-        Some(parameters) => parameters.number("rope_theta")?.unwrap_or(theta),
-        None => theta,
-    };
-    if theta <= 1.0 {
-        return Err(format!("`rope_theta` is {theta}, it must be above 1"));
-    }
-    let scaling = match parameters {
-        Some(parameters) => scaling(keys, &parameters, context)?,
-        None => RopeScaling::None,
-    };
-    Ok(Rope { theta, scaling })
+fn rope(parameters: &ConfigKeys, theta: f64, positions: Positions) -> Result<Rope, String> {
+    let theta = checked(parameters.number("rope_theta")?.unwrap_or(theta))?;
+    Ok(Rope { theta, scaling: scaling(parameters, positions)? })
 }
 
-fn scaling(keys: &ConfigKeys, parameters: &ConfigKeys, context: usize) -> Result<RopeScaling, String> {
+fn scaling(parameters: &ConfigKeys, positions: Positions) -> Result<RopeScaling, String> {
     if let Some(factor) = parameters.number("partial_rotary_factor")?
         && factor != 1.0
     {
@@ -92,8 +128,9 @@ fn scaling(keys: &ConfigKeys, parameters: &ConfigKeys, context: usize) -> Result
             .ok_or_else(|| format!("rotary positions of type `{kind}` need `{key}`"))?;
         if value > 0.0 { Ok(value) } else { Err(format!("`{key}` is {value}, it must be above 0")) }
     };
+    let Positions { original, context } = positions;
     // The top-level key wins over the one in the parameters, as in the reference.
-    let original_context = || match keys.size("original_max_position_embeddings")? {
+    let original_context = || match original {
         Some(original) => Ok::<usize, String>(original.max(1)),
         None => Ok(parameters.size("original_max_position_embeddings")?.unwrap_or(context).max(1)),
     };

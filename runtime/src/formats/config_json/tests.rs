@@ -218,6 +218,28 @@ fn rotary_positions_in_the_older_and_the_newer_way() {
     assert!(matches!(ratio, RopeScaling::Yarn { factor: 2.0, .. }), "{ratio:?}");
     let RopeScaling::Yarn { attention, .. } = yarn(json!({ "attention_factor": 0.7 })) else { panic!() };
     assert_eq!(attention, 0.7);
+    // Both ways in one file: the older wins, unless it is empty.
+    let both = |scaling: Value| {
+        of(json!({ "rope_theta": 999.0, "rope_scaling": scaling,
+                   "rope_parameters": { "rope_type": "linear", "factor": 3.0, "rope_theta": 777.0 } }))
+    };
+    let linear = |theta, factor| Rope { theta, scaling: RopeScaling::Linear { factor } };
+    assert_eq!(both(json!({ "type": "linear", "factor": 2.0 })), linear(999.0, 2.0));
+    assert_eq!(both(json!({})), linear(777.0, 3.0));
+    assert_eq!(both(Value::Null), linear(777.0, 3.0));
+}
+
+/// The cards of Qwen2.5 add YaRN and leave `max_position_embeddings` as it is.
+#[test]
+fn yarn_extends_the_context() {
+    let of = |more: Value| parse(small("qwen2", more)).context;
+    let yarn = |kind: &str| json!({ "rope_scaling": { "type": kind, "factor": 4.0, "original_max_position_embeddings": 32 } });
+    assert_eq!(of(json!({})), 64);
+    assert_eq!(of(yarn("yarn")), 128);
+    assert_eq!(of(yarn("linear")), 64);
+    let mut raised = yarn("yarn");
+    raised["max_position_embeddings"] = json!(200);
+    assert_eq!(of(raised), 200);
 }
 
 #[test]
@@ -235,7 +257,33 @@ fn gemma3_has_two_bases() {
         "full_attention": { "rope_type": "linear", "factor": 8.0, "rope_theta": 1e6 },
         "sliding_attention": { "rope_type": "default", "rope_theta": 2e4 },
     } });
-    assert_eq!(of(nested), (linear, plain(2e4)));
+    assert_eq!(of(nested), (linear.clone(), plain(2e4)));
+    // The older key changes what it names, and keeps the rest.
+    let both = json!({ "rope_scaling": { "rope_type": "linear", "factor": 8.0 }, "rope_parameters": {
+        "full_attention": { "rope_type": "default", "rope_theta": 5e4 },
+        "sliding_attention": { "rope_type": "default", "rope_theta": 300.0 },
+    } });
+    assert_eq!(of(both), (Rope { theta: 5e4, ..linear.clone() }, plain(300.0)));
+    // Without another type beside it, `type` is the type.
+    let older = json!({ "rope_parameters": { "full_attention": { "type": "linear", "factor": 8.0 } } });
+    assert_eq!(of(older), (linear, plain(1e4)));
+    assert_eq!(of(json!({ "rope_scaling": {}, "rope_parameters": {} })), (plain(1e6), plain(1e4)));
+    // Parameters per kind of layer have their own original context.
+    let yarn = json!({ "original_max_position_embeddings": 16, "rope_parameters": { "full_attention": {
+        "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32,
+    } } });
+    assert!(matches!(of(yarn).0.scaling, RopeScaling::Yarn { original_context: 32, .. }));
+}
+
+/// transformers cannot run a Gemma 2 or 3 whose window is null, even if no layer has one.
+#[test]
+fn gemma_without_windows_is_written_with_a_number() {
+    for name in ["gemma2", "gemma3_text"] {
+        let config = parse(small(name, json!({ "layer_types": vec!["full_attention"; 4] })));
+        let written = write(&config, &TokenIds::default());
+        assert_eq!(written["sliding_window"], json!(4096), "{name}");
+        assert_eq!(parse(written), config, "{name}");
+    }
 }
 
 #[test]
@@ -371,6 +419,17 @@ fn unsupported_config_json_is_refused_with_the_key() {
             "`longrope` are not supported",
         ),
         (small("llama", json!({ "rope_scaling": { "rope_type": "linear" } })), "need `factor`"),
+        (
+            small("gemma3_text", json!({ "rope_scaling": { "type": "linear", "factor": 8.0 } })),
+            "has `type`, which transformers ignores there: name the type `rope_type`",
+        ),
+        (
+            small(
+                "gemma3_text",
+                json!({ "rope_parameters": { "full_attention": { "rope_type": "yarn", "factor": 4.0, "truncate": false } } }),
+            ),
+            "`truncate` is false, which is not supported for `gemma3_text`",
+        ),
         (
             small("llama", json!({ "rope_parameters": { "full_attention": {} } })),
             "supported for `gemma3_text` only",

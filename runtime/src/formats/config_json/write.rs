@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::families::NAMES;
-use super::{GENERATES, SCORES, SECOND_HEAD, read};
+use super::{GEMMA_WINDOW, GENERATES, SCORES, SECOND_HEAD, read};
 use crate::model::{Activation, Config, LayerAttention, ModelFamily, Rope, RopeScaling};
 
 /// The token ids in `config.json`, each as it stands there: a number, a list of numbers, or null.
@@ -195,6 +195,8 @@ fn windows(config: &Config) -> Vec<(&'static str, Value)> {
             }
         }
         ModelFamily::Gemma2 | ModelFamily::Gemma3 => {
+            // The reference computes with the number even where `layer_types` names no such layer.
+            let window = window.unwrap_or(GEMMA_WINDOW);
             keys.extend([("sliding_window", json!(window)), ("layer_types", json!(types))]);
         }
     }

@@ -126,6 +126,7 @@ pub(super) fn config(contents: &GgufContents, frequencies: Option<&[f32]>) -> Re
     if theta <= 1.0 {
         return Err(format!("`{}` is {theta}", keys.name("rope.freq_base")));
     }
+    let rope = Rope { theta, scaling: scaling(&keys, head_width, theta, context, frequencies)? };
     let config = Config {
         family,
         vocabulary: embedding.shape[0],
@@ -135,7 +136,7 @@ pub(super) fn config(contents: &GgufContents, frequencies: Option<&[f32]>) -> Re
         key_value_heads: keys.size("attention.head_count_kv")?.unwrap_or(heads),
         head_width,
         hidden: keys.required("feed_forward_length")?,
-        context,
+        context: rope.context(context),
         tied: tensor("output.weight").is_none(),
         scalar_head: false,
         second_head: false,
@@ -161,7 +162,7 @@ pub(super) fn config(contents: &GgufContents, frequencies: Option<&[f32]>) -> Re
         )?,
         logit_scale: 1.0,
         attention: attention(&keys, family, layers)?,
-        rope: Rope { theta, scaling: scaling(&keys, head_width, theta, context, frequencies)? },
+        rope,
         local_rope: local_rope(&keys, family)?,
         experts: experts(&keys, family, layers, contents)?,
         // Files don't record how their weights were initialised.
