@@ -47,37 +47,45 @@ macro_rules! elements {
 
 elements!(f32 => Float, f64 => Double, bf16 => BFloat16, f16 => Half, i16 => Int16);
 
-/// A borrow of a range of memory, in bytes; `exclusive` if mutable.
-struct StorageBorrow {
-    range: Range<usize>,
+/// A range of memory that is borrowed, in bytes; `exclusive` if mutably.
+#[derive(Clone, PartialEq, Eq)]
+struct BorrowedRange {
+    bytes: Range<usize>,
     exclusive: bool,
 }
 
 /// All current borrows. There are only a few at a time, so a list is fastest.
-static ACTIVE_BORROWS: Mutex<Vec<(Range<usize>, bool)>> = Mutex::new(Vec::new());
+static ACTIVE_BORROWS: Mutex<Vec<BorrowedRange>> = Mutex::new(Vec::new());
+
+impl BorrowedRange {
+    fn conflicts(&self, other: &BorrowedRange) -> bool {
+        (self.exclusive || other.exclusive)
+            && self.bytes.start < other.bytes.end
+            && other.bytes.start < self.bytes.end
+    }
+}
+
+/// Keeps a range borrowed while it lives.
+struct StorageBorrow(BorrowedRange);
 
 impl StorageBorrow {
     fn new(start: usize, bytes: usize, exclusive: bool) -> StorageBorrow {
-        let range = start..start + bytes;
+        let range = BorrowedRange { bytes: start..start + bytes, exclusive };
         let mut lent = ACTIVE_BORROWS.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = lent.iter().any(|(other, writes)| {
-            (exclusive || *writes) && range.start < other.end && other.start < range.end
-        });
-        if taken {
+        if lent.iter().any(|other| range.conflicts(other)) {
             drop(lent);
             let access = if exclusive { "mutably" } else { "immutably" };
             panic!("cannot borrow a tensor's storage of {bytes} bytes {access}: it is already borrowed");
         }
-        lent.push((range.clone(), exclusive));
-        StorageBorrow { range, exclusive }
+        lent.push(range.clone());
+        StorageBorrow(range)
     }
 }
 
 impl Drop for StorageBorrow {
     fn drop(&mut self) {
         let mut lent = ACTIVE_BORROWS.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = lent.iter().rposition(|(range, writes)| *range == self.range && *writes == self.exclusive);
-        if let Some(own) = own {
+        if let Some(own) = lent.iter().rposition(|range| *range == self.0) {
             lent.swap_remove(own);
         }
     }

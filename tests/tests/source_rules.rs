@@ -139,13 +139,21 @@ fn only_two_crates_have_unsafe_code() {
     assert_eq!(outside, Vec::<&PathBuf>::new());
 }
 
-/// Loops of the CPU engine require a token, which only one function of the runtime returns.
+/// Loops of the CPU engine and kernels of a GPU require a token, which only the place of a run returns.
 #[test]
-fn cpu_token_is_created_only_in_place_rs() {
+fn tokens_of_processors_are_created_only_in_place_rs() {
     let files = mopd_tests::files(&mopd_tests::root().join("runtime/src"), ".rs");
-    let made = files.iter().filter(|file| fs::read_to_string(file).expect("UTF-8").contains("Cpu::new("));
-    let made: Vec<_> = made.map(|file| file.file_name().expect("a name")).collect();
-    assert_eq!(made, ["place.rs"]);
+    for token in ["Cpu::new(", "Gpu::new("] {
+        let makes = |file: &&PathBuf| {
+            let text = fs::read_to_string(file).expect("UTF-8");
+            let mut places = text.match_indices(token).map(|(at, _)| &text[..at]);
+            // `OnGpu::new(` is another type.
+            places.any(|before| !before.ends_with(char::is_alphanumeric))
+        };
+        let made = files.iter().filter(makes);
+        let made: Vec<_> = made.map(|file| file.file_name().expect("a name")).collect();
+        assert_eq!(made, ["place.rs"], "{token}");
+    }
 }
 
 /// Files are at most 500 lines long, except tests, which are specifications, and tables.

@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use tch::{Kind, Tensor};
 
 use super::driver::{Function, compile, launch};
+use super::nvrtc::KernelSource;
 use super::{Gpu, argument};
 use crate::adamw::AdamWUpdate;
 
@@ -29,6 +30,10 @@ pub enum AdamWTensors<'a> {
     Split { high: &'a Tensor, low: &'a Tensor },
 }
 
+fn source() -> KernelSource {
+    KernelSource { text: include_str!("adamw.cu"), defines: vec![("THREADS", THREADS.into())] }
+}
+
 impl AdamWKernels {
     /// Compiles the kernels once per process.
     ///
@@ -38,13 +43,10 @@ impl AdamWKernels {
         static COMPILED: OnceLock<Result<AdamWKernels, String>> = OnceLock::new();
         let compiled = COMPILED.get_or_init(|| {
             let names = [c"step", c"sum_of_squares"];
-            let defines = [("THREADS", THREADS.into())];
-            let [step, sum_of_squares] = compile(gpu, include_str!("adamw.cu"), &defines, names)?;
+            let [step, sum_of_squares] = compile(gpu, &source(), names)?;
             Ok(AdamWKernels { gpu, step, sum_of_squares })
         });
-        let kernels = compiled.clone()?;
-        assert_eq!(kernels.gpu, gpu, "a process has one GPU");
-        Ok(kernels)
+        compiled.clone()
     }
 
     /// One step. Moments are f32, the gradient f32 or bf16, all `[numbers]`.
@@ -106,4 +108,15 @@ impl AdamWKernels {
 fn blocks(count: i64) -> u32 {
     let blocks = (count as u64).div_ceil(THREADS.into()).clamp(1, BLOCKS.into());
     blocks as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::nvrtc::tests::assert_compiles;
+    use super::*;
+
+    #[test]
+    fn the_source_compiles() {
+        assert_compiles("adamw.cu", &source());
+    }
 }

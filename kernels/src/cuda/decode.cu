@@ -171,11 +171,15 @@ __device__ inline void normalise_and_rotate(const T *head, const float *scales, 
 // Each part of a warp takes every PLACES * WARPS-th earlier position, with its own online softmax
 // (arXiv:1805.02867); in the end they are combined. Positions where `bias`, `[rows, capacity]`, is not 0 are
 // masked. `window` (0: none) includes the new token. Scores: softcap * tanh(score / softcap), 0 for none.
+// A place outside the cache, or a position outside the tables of `rotated` positions, ends the kernel with an
+// error.
 extern "C" __global__ void __launch_bounds__(WARPS * 32)
     attend(const T *projected, const float *scales, float epsilon, const T *cosine, const T *sine, const long long *positions,
-           float query_scale, T *keys, T *values, const T *bias, const long long *place, T *attended, int capacity, int window,
-           float softcap) {
+           float query_scale, T *keys, T *values, const T *bias, const long long *place, T *attended, int capacity, int rotated,
+           int window, float softcap) {
   const long long row = blockIdx.x;
+  if (place[0] < 0 || place[0] >= capacity) __trap();
+  if (cosine && (positions[row] < 0 || positions[row] >= rotated)) __trap();
   const int first_head = blockIdx.y * TOGETHER, group = first_head / (HEADS / GROUPS);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, own = lane % LANES * PER;
   const int last = (int)place[0];

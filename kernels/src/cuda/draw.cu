@@ -36,13 +36,14 @@ __device__ inline double before(double own, double *total) {
 }
 
 // Inverts the cumulative distribution of the softmax of logits / temperature over the first `count` entries.
-// Weights are f32, summed in f64 by pieces; the piece is found first, then the entry. `logits` are `[..,
-// entries]`, and row r has those at `places[r]`. `sums`, `[rows, pieces]`, is scratch memory. `drawn` gets
-// per row the token, its log-probability, and 1 if all logits are finite. Temperature 0 is greedy: the first
-// of the largest, with log-probability 0.
-extern "C" __global__ void draw(const float *logits, int entries, int count, const long long *places, const double *uniforms,
-                                double temperature, double *sums, double *drawn) {
+// Weights are f32, summed in f64 by pieces; the piece is found first, then the entry. `logits` are
+// `[most_places, entries]`, and row r has those at `places[r]`; a place outside ends it with an error.
+// `sums`, `[rows, pieces]`, is scratch memory. `drawn` gets per row the token, its log-probability, and 1 if
+// all logits are finite. Temperature 0 is greedy: the first of the largest, with log-probability 0.
+extern "C" __global__ void draw(const float *logits, long long most_places, int entries, int count, const long long *places,
+                                const double *uniforms, double temperature, double *sums, double *drawn) {
   const long long row = blockIdx.x;
+  if (places[row] < 0 || places[row] >= most_places) __trap();
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const float *own = logits + places[row] * entries;
   float most = LOWEST;

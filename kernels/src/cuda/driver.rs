@@ -1,11 +1,13 @@
-//! The functions of the CUDA driver and of NVRTC, its compiler, that own kernels need. They are found by name
-//! in the library through which libtorch uses them, so that the build needs no CUDA headers.
+//! The functions of the CUDA driver that own kernels need. They are found in the library through which
+//! libtorch uses them.
 
-use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
-use std::ptr::{null, null_mut};
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::ptr::null_mut;
 use std::sync::OnceLock;
 
 use super::Gpu;
+use super::functions::{checked, functions};
+use super::nvrtc::{ComputeCapability, KernelSource, Nvrtc};
 use crate::accelerator;
 use crate::os::Library;
 
@@ -20,44 +22,18 @@ unsafe impl Send for Function {}
 // SAFETY: as above.
 unsafe impl Sync for Function {}
 
-macro_rules! functions {
-    ($($name:ident($($argument:ty),*);)*) => {
-        #[allow(non_snake_case)]
-        struct Driver {
-            $($name: unsafe extern "C" fn($($argument),*) -> c_int,)*
-        }
-
-        impl Driver {
-            fn find(library: &Library) -> Option<Driver> {
-                Some(Driver {
-                    $($name: {
-                        let address = library.symbol(CString::new(stringify!($name)).ok()?.as_c_str())?;
-                        // SAFETY: CUDA's headers declare the function of this name so: `cuda.h` and `nvrtc.h`
-                        // of CUDA 13, whose functions keep their signatures within a version.
-                        unsafe { std::mem::transmute::<Pointer, unsafe extern "C" fn($($argument),*) -> c_int>(address) }
-                    },)*
-                })
-            }
-        }
-    };
-}
-
 functions! {
-    nvrtcCreateProgram(*mut Pointer, *const c_char, *const c_char, c_int, *const Pointer, *const Pointer);
-    nvrtcCompileProgram(Pointer, c_int, *const *const c_char);
-    nvrtcGetProgramLogSize(Pointer, *mut usize);
-    nvrtcGetProgramLog(Pointer, *mut c_char);
-    nvrtcGetCUBINSize(Pointer, *mut usize);
-    nvrtcGetCUBIN(Pointer, *mut c_char);
-    nvrtcDestroyProgram(*mut Pointer);
-    cuCtxGetDevice(*mut c_int);
-    cuDeviceGetAttribute(*mut c_int, c_int, c_int);
-    cuModuleLoadData(*mut Pointer, *const c_void);
-    cuModuleGetFunction(*mut Pointer, Pointer, *const c_char);
-    cuLaunchKernel(
-        Pointer, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, Pointer, *mut Pointer, *mut Pointer
-    );
-    cuMemcpyAsync(u64, u64, usize, Pointer);
+    /// The driver's functions.
+    Driver {
+        cuCtxGetDevice(*mut c_int);
+        cuDeviceGetAttribute(*mut c_int, c_int, c_int);
+        cuModuleLoadData(*mut Pointer, *const c_void);
+        cuModuleGetFunction(*mut Pointer, Pointer, *const c_char);
+        cuLaunchKernel(
+            Pointer, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, Pointer, *mut Pointer, *mut Pointer
+        );
+        cuMemcpyAsync(u64, u64, usize, Pointer);
+    }
 }
 
 /// libtorch's library that links to the driver and to NVRTC.
@@ -66,40 +42,32 @@ const LIBRARY: &CStr = c"libcaffe2_nvrtc.so";
 /// `CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR` and `_MINOR`.
 const CAPABILITY: [c_int; 2] = [75, 76];
 
-fn driver() -> Result<&'static Driver, String> {
-    static DRIVER: OnceLock<Result<Driver, String>> = OnceLock::new();
-    let found = DRIVER.get_or_init(|| {
+/// The driver and its compiler.
+struct Cuda {
+    driver: Driver,
+    nvrtc: Nvrtc,
+}
+
+fn cuda() -> Result<&'static Cuda, String> {
+    static CUDA: OnceLock<Result<Cuda, String>> = OnceLock::new();
+    let find = || {
         let library = Library::open(LIBRARY)?;
-        let driver = Driver::find(&library)
-            .ok_or_else(|| "a function of CUDA's driver or of NVRTC is missing".to_owned())?;
-        // NVRTC opens this library by name, and does not search its own folder.
-        if let Some(folder) = library.folder_of(c"nvrtcCompileProgram") {
-            for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-                let name = entry.file_name().to_string_lossy().into_owned();
-                if name.starts_with("libnvrtc-builtins.so") {
-                    let path = CString::new(entry.path().to_string_lossy().into_owned());
-                    // If it can't be opened, compilation reports it.
-                    let _ = path.map(|path| Library::open(&path));
-                }
-            }
+        match (Driver::find(&library), Nvrtc::of(&library)) {
+            (Some(driver), Some(nvrtc)) => Ok(Cuda { driver, nvrtc }),
+            _ => Err("a function of CUDA's driver or of NVRTC is missing".to_owned()),
         }
-        Ok(driver)
-    });
-    found.as_ref().map_err(Clone::clone)
+    };
+    CUDA.get_or_init(find).as_ref().map_err(Clone::clone)
 }
 
-fn checked(code: c_int, what: &str) -> Result<(), String> {
-    if code == 0 { Ok(()) } else { Err(format!("{what} failed with code {code}")) }
-}
-
-/// The compute capability of the GPU: major and minor.
+/// The compute capability of the process's GPU: major and minor.
 ///
 /// # Errors
 /// If the driver or one of its functions is missing.
-pub(super) fn capability(gpu: Gpu) -> Result<[i32; 2], String> {
-    static ASKED: OnceLock<Result<[i32; 2], String>> = OnceLock::new();
+pub(super) fn capability(gpu: Gpu) -> Result<ComputeCapability, String> {
+    static ASKED: OnceLock<Result<ComputeCapability, String>> = OnceLock::new();
     let ask = || {
-        let driver = driver()?;
+        let driver = &cuda()?.driver;
         // The driver needs a context of this thread, which libtorch creates at its first call for the
         // GPU.
         accelerator::synchronize(gpu.index);
@@ -122,65 +90,25 @@ pub(super) fn capability(gpu: Gpu) -> Result<[i32; 2], String> {
 /// If the compiler or the driver fails, with its message.
 pub(super) fn compile<const N: usize>(
     gpu: Gpu,
-    source: &str,
-    defines: &[(&str, i64)],
+    source: &KernelSource,
     names: [&CStr; N],
 ) -> Result<[Function; N], String> {
-    let driver = driver()?;
+    let Cuda { driver, nvrtc } = cuda()?;
     // This thread may have no context yet.
     accelerator::synchronize(gpu.index);
-    let [major, minor] = capability(gpu)?;
-    // SAFETY: all calls below get pointers to values that outlive them and have the requested sizes, and
-    // strings that end with 0.
+    let code = nvrtc.compile(source, capability(gpu)?)?;
+    let mut functions = [Function(null_mut()); N];
+    // SAFETY: the calls get places for the handles that they write, code that the compiler made, and strings
+    // that end with 0.
     unsafe {
-        let options: Vec<CString> = std::iter::once(format!("--gpu-architecture=sm_{major}{minor}"))
-            .chain(defines.iter().map(|(name, value)| format!("-D{name}={value}")))
-            .map(|option| CString::new(option).expect("no option has a 0 in it"))
-            .collect();
-        let options: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();
-        let source = CString::new(source).expect("no source has a 0 in it");
-        let mut program = null_mut();
-        let created = (driver.nvrtcCreateProgram)(
-            &raw mut program,
-            source.as_ptr(),
-            c"mopd.cu".as_ptr(),
-            0,
-            null(),
-            null(),
-        );
-        checked(created, "nvrtcCreateProgram")?;
-        let image = image(driver, program, &options);
-        (driver.nvrtcDestroyProgram)(&raw mut program);
-        let image = image?;
         let mut module = null_mut();
-        checked((driver.cuModuleLoadData)(&raw mut module, image.as_ptr().cast()), "cuModuleLoadData")?;
-        let mut functions = [Function(null_mut()); N];
+        checked((driver.cuModuleLoadData)(&raw mut module, code.as_ptr().cast()), "cuModuleLoadData")?;
         for (function, name) in functions.iter_mut().zip(names) {
             let got = (driver.cuModuleGetFunction)(&raw mut function.0, module, name.as_ptr());
             checked(got, "cuModuleGetFunction")?;
         }
-        Ok(functions)
     }
-}
-
-/// # Safety
-/// The program comes from NVRTC, and options are strings that end with 0.
-unsafe fn image(driver: &Driver, program: Pointer, options: &[*const c_char]) -> Result<Vec<u8>, String> {
-    let mut size = 0;
-    // SAFETY: buffers have the sizes that were requested just before.
-    unsafe {
-        if (driver.nvrtcCompileProgram)(program, options.len() as c_int, options.as_ptr()) != 0 {
-            (driver.nvrtcGetProgramLogSize)(program, &raw mut size);
-            let mut log = vec![0u8; size.max(1)];
-            (driver.nvrtcGetProgramLog)(program, log.as_mut_ptr().cast());
-            let log = String::from_utf8_lossy(&log);
-            return Err(format!("NVRTC can't compile it: {}", log.trim_end_matches('\0').trim()));
-        }
-        checked((driver.nvrtcGetCUBINSize)(program, &raw mut size), "nvrtcGetCUBINSize")?;
-        let mut image = vec![0u8; size];
-        checked((driver.nvrtcGetCUBIN)(program, image.as_mut_ptr().cast()), "nvrtcGetCUBIN")?;
-        Ok(image)
-    }
+    Ok(functions)
 }
 
 /// Launches a function on a stream, with `blocks` blocks of `threads` threads.
@@ -195,7 +123,7 @@ pub(super) unsafe fn launch(
     stream: Pointer,
     arguments: &mut [Pointer],
 ) {
-    let driver = driver().expect("who has a function has the driver");
+    let driver = &cuda().expect("who has a function has the driver").driver;
     // SAFETY: the caller's promise.
     let code = unsafe {
         (driver.cuLaunchKernel)(
@@ -221,7 +149,7 @@ pub(super) unsafe fn launch(
 /// Both ranges have `bytes` bytes and are valid until the stream has passed the copy. The host's memory is
 /// page-locked, and no other code accesses it meanwhile.
 pub(super) unsafe fn copy(to: Pointer, from: Pointer, bytes: usize, stream: Pointer) {
-    let driver = driver().expect("who has page-locked memory has the driver");
+    let driver = &cuda().expect("who has page-locked memory has the driver").driver;
     // SAFETY: the caller's promise. With unified addressing, which every GPU supported by libtorch has, the
     // driver finds the device of an address.
     let code = unsafe { (driver.cuMemcpyAsync)(to as u64, from as u64, bytes, stream) };
@@ -233,5 +161,5 @@ pub(super) unsafe fn copy(to: Pointer, from: Pointer, bytes: usize, stream: Poin
 /// # Errors
 /// If the driver or one of its functions is missing.
 pub(super) fn available() -> Result<(), String> {
-    driver().map(|_| ())
+    cuda().map(|_| ())
 }

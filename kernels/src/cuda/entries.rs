@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use tch::{Kind, Tensor};
 
 use super::driver::{Function, compile, launch};
+use super::nvrtc::KernelSource;
 use super::{Gpu, argument};
 use crate::entries::{KlGradient, Sum};
 
@@ -79,6 +80,10 @@ struct Side {
     normalizers: *mut c_void,
 }
 
+fn source() -> KernelSource {
+    KernelSource { text: include_str!("entries.cu"), defines: vec![("THREADS", THREADS.into())] }
+}
+
 impl EntryKernels {
     /// Compiles the kernels once per process.
     ///
@@ -88,12 +93,10 @@ impl EntryKernels {
         static COMPILED: OnceLock<Result<EntryKernels, String>> = OnceLock::new();
         let compiled = COMPILED.get_or_init(|| {
             let names = EntryKernel::ALL.map(EntryKernel::name);
-            let functions = compile(gpu, include_str!("entries.cu"), &[("THREADS", THREADS.into())], names)?;
+            let functions = compile(gpu, &source(), names)?;
             Ok(EntryKernels { gpu, functions })
         });
-        let kernels = compiled.clone()?;
-        assert_eq!(kernels.gpu, gpu, "a process has one GPU");
-        Ok(kernels)
+        compiled.clone()
     }
 
     /// Sums over each row: `[rows]`.
@@ -226,7 +229,13 @@ impl<'a> Distributions<'a> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::nvrtc::tests::assert_compiles;
     use super::*;
+
+    #[test]
+    fn the_source_compiles() {
+        assert_compiles("entries.cu", &source());
+    }
 
     #[test]
     fn kernels_stand_in_their_order_and_in_the_source() {

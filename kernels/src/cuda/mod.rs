@@ -7,7 +7,9 @@ mod draw;
 mod driver;
 mod entries;
 mod flash;
+mod functions;
 mod graph;
+mod nvrtc;
 mod pinned;
 
 pub use adamw::{AdamWKernels, AdamWTensors};
@@ -20,19 +22,28 @@ pub use pinned::Pinned;
 
 use std::ffi::{c_int, c_void};
 use std::ptr::null_mut;
+use std::sync::OnceLock;
 
 use tch::{Device, Kind, Tensor};
 
 use crate::accelerator::ffi::mopd_stream;
 
 /// The token that permits CUDA kernels on tensors of this GPU. Only the place of a run creates it.
+///
+/// A process works on one GPU: compiled kernels, and what the driver says of the GPU, are kept once per
+/// process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gpu {
     index: usize,
 }
 
 impl Gpu {
-    pub const fn new(index: usize) -> Gpu {
+    /// # Panics
+    /// If this process works on another GPU already.
+    pub fn new(index: usize) -> Gpu {
+        static OF_PROCESS: OnceLock<usize> = OnceLock::new();
+        let first = *OF_PROCESS.get_or_init(|| index);
+        assert_eq!(first, index, "a process works on one GPU");
         Gpu { index }
     }
 
@@ -57,4 +68,15 @@ impl Gpu {
 /// An argument as the driver takes it: the address of the value.
 fn argument<T>(value: &mut T) -> *mut c_void {
     std::ptr::from_mut(value).cast()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Gpu;
+
+    #[test]
+    fn a_process_works_on_one_gpu() {
+        assert_eq!(Gpu::new(0), Gpu::new(0));
+        assert!(std::panic::catch_unwind(|| Gpu::new(1)).is_err());
+    }
 }

@@ -5,8 +5,8 @@
 //! ([`pass`]). Activations are f32, also where weights are bf16.
 //!
 //! Training and long prefills use another definition of the same decoder, by libtorch's operators and
-//! differentiable loops; `book/src/decisions/two-decoders.md` says why there are three and which tests keep
-//! them equal.
+//! differentiable loops; `book/src/decisions/decoder-definitions.md` says why there are three and which tests
+//! keep them equal.
 
 mod attention;
 mod mlp;
