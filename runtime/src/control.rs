@@ -1,8 +1,8 @@
 //! A running job's interface to the outside: the events it emits, and the flags that tell it to stop.
 
 use std::io::Write;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use mopd_plan::events::Event;
 
@@ -17,13 +17,16 @@ pub struct Control {
     abandoned: AtomicBool,
     /// Work is under way that would be lost if the job ended at once.
     at_work: AtomicBool,
+    /// Tells others, such as processes that this one has started, that the job is interrupted.
+    pass_on: Mutex<Option<Box<dyn Fn() + Send>>>,
 }
 
 impl Control {
     pub fn new(output: impl Write + Send + 'static) -> Control {
         let [stop, interrupted, signalled, abandoned, at_work] =
             std::array::from_fn(|_| AtomicBool::new(false));
-        Control { output: Mutex::new(Box::new(output)), stop, interrupted, signalled, abandoned, at_work }
+        let (output, pass_on) = (Mutex::new(Box::new(output) as _), Mutex::default());
+        Control { output, stop, interrupted, signalled, abandoned, at_work, pass_on }
     }
 
     /// Writes an event as one line and flushes. If the output is closed, the job is interrupted.
@@ -44,6 +47,18 @@ impl Control {
     pub fn interrupt(&self) {
         self.interrupted.store(true, Ordering::Relaxed);
         self.stop();
+        if let Some(pass_on) = &*self.pass_on.lock().unwrap_or_else(PoisonError::into_inner) {
+            pass_on();
+        }
+    }
+
+    /// Calls `pass_on` whenever the job is interrupted, at once if it is already. It must not wait.
+    pub fn on_interrupt(&self, pass_on: impl Fn() + Send + 'static) {
+        let mut own = self.pass_on.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.interrupted() {
+            pass_on();
+        }
+        *own = Some(Box::new(pass_on));
     }
 
     /// Interrupts because of a signal. Returns whether this is the first signal.
@@ -114,5 +129,21 @@ mod tests {
         let control = Control::new(Vec::new());
         control.stop();
         assert!(control.check().is_err() && !control.interrupted());
+    }
+
+    #[test]
+    fn an_interruption_is_passed_on_before_and_after_it_is_asked_for() {
+        use std::sync::mpsc::channel;
+
+        let control = Control::new(Vec::new());
+        let (told, heard) = channel();
+        control.on_interrupt(move || told.send("first").unwrap());
+        control.stop();
+        assert!(heard.try_recv().is_err(), "stopping is not interrupting");
+        control.interrupt();
+        assert_eq!(heard.try_recv(), Ok("first"));
+        let (told, heard) = channel();
+        control.on_interrupt(move || told.send("late").unwrap());
+        assert_eq!(heard.try_recv(), Ok("late"));
     }
 }

@@ -33,6 +33,11 @@ impl Error {
         }))
     }
 
+    /// Whether a number was not finite.
+    pub fn is_non_finite(&self) -> bool {
+        matches!(self, Error::Failed(failure) if failure.kind == FailureKind::NonFinite)
+    }
+
     /// A file or folder of the results or the store could not be made, changed or read.
     pub fn storage(path: &std::path::Path, source: std::io::Error) -> Error {
         WriteError { path: path.to_owned(), source }.into()
@@ -78,6 +83,14 @@ impl Error {
     pub fn help(self, help: impl Into<String>) -> Error {
         let help = Some(bounded(help.into())).filter(|help| !help.is_empty());
         self.change(|failure| failure.help = help)
+    }
+
+    /// The help that is set.
+    pub fn own_help(&self) -> Option<&str> {
+        match self {
+            Error::Failed(failure) => failure.help.as_deref(),
+            _ => None,
+        }
     }
 
     /// Fills in the origin, unless a more exact one is set already.

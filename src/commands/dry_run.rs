@@ -10,9 +10,9 @@ use mopd_store::Lock;
 use mopd_store::files::try_to_write;
 use serde_json::{Value, json};
 
-use super::files;
 use super::run::{STORE, stages_named};
 use super::sweep::{Sweep, SweepRun};
+use super::{Compiled, files};
 use crate::args::{Format, RunArgs};
 use crate::host::{self, as_text};
 use crate::libtorch;
@@ -37,7 +37,7 @@ pub fn dry_run(arguments: &RunArgs, sweep: &Sweep, folder: &Path) -> Result<Comm
     for written in [folder, Path::new(STORE)] {
         try_to_write(written)?;
     }
-    if refused(arguments, sweep)? {
+    if refused(arguments, sweep.compiled().map(|(_, compiled)| compiled.as_ref()))? {
         return Ok(CommandStatus::Failure);
     }
     let analysis = host::check_file(&arguments.file)?;
@@ -90,10 +90,10 @@ pub fn dry_run(arguments: &RunArgs, sweep: &Sweep, folder: &Path) -> Result<Comm
 }
 
 /// Reports everything that the runs could not use, once each. Returns whether there is any.
-fn refused(arguments: &RunArgs, sweep: &Sweep) -> Result<bool, Problem> {
+pub fn refused<'a>(arguments: &RunArgs, runs: impl Iterator<Item = &'a Compiled>) -> Result<bool, Problem> {
     let mut said: Vec<String> = Vec::new();
-    for (_, compiled) in sweep.compiled() {
-        for failure in files::refused(&compiled.plan, &arguments.file, arguments.processes)? {
+    for compiled in runs {
+        for failure in files::refused_run(compiled, arguments)? {
             let report = render::of_failure(&failure, &compiled.plan, &compiled.sources);
             let text = render::human::report(&report, Style::of_stderr());
             if !said.contains(&text) {

@@ -4,15 +4,40 @@
 use std::path::Path;
 
 use mopd_plan::Plan;
-use mopd_plan::events::{Event, Failure, Job, RunJob};
+use mopd_plan::events::{Event, Failure, FailureKind, Job, RunJob};
+use mopd_store::host_memory;
 
-use super::run::job_of;
+use super::Compiled;
+use super::run::{job_of, stages_named};
+use crate::args::RunArgs;
 use crate::problem::Problem;
 use crate::worker;
 
-/// The problems of a run of the plan with this many processes, in the plan's order. `file` is the experiment.
-pub fn refused(plan: &Plan, file: &Path, processes: u32) -> Result<Vec<Failure>, Problem> {
-    let job = Job::Files(Box::new(RunJob { processes, ..job_of(plan, file, Path::new("."))? }));
+/// The problems of the files and rewards of a plan, in the plan's order. `file` is the experiment.
+pub fn refused(plan: &Plan, file: &Path) -> Result<Vec<Failure>, Problem> {
+    let mut refused = asked(job_of(plan, file, Path::new("."))?)?;
+    // The plan may be for another machine.
+    refused.retain(|failure| failure.kind != FailureKind::Memory);
+    Ok(refused)
+}
+
+/// The problems of a run on this machine, in the plan's order.
+pub fn refused_run(compiled: &Compiled, arguments: &RunArgs) -> Result<Vec<Failure>, Problem> {
+    let RunArgs { processes, fresh, .. } = *arguments;
+    let from = stages_named(&arguments.from, compiled)?;
+    let job = job_of(&compiled.plan, &arguments.file, Path::new("."))?;
+    asked(RunJob { processes, fresh, from, ..job })
+}
+
+/// Whether the upper bound of a stage's memory is more than this machine has, as far as both are known.
+pub fn may_not_fit(plan: &Plan, processes: u32) -> bool {
+    let Some(available) = host_memory::available() else { return false };
+    let needed = plan.stages.iter().filter_map(|facts| facts.cost.memory).max().unwrap_or(0);
+    needed.saturating_mul(u64::from(processes)) > available
+}
+
+fn asked(job: RunJob) -> Result<Vec<Failure>, Problem> {
+    let job = Job::Files(Box::new(job));
     let mut refused = Vec::new();
     let failed = |failure: &Failure| Problem::run("files-not-checked", failure.message.clone());
     let status = worker::ask(&job, failed, |event| {

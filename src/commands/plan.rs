@@ -6,19 +6,23 @@ use std::path::Path;
 use mopd_lang::Analysis;
 use mopd_lang::check::NamedObjective;
 use mopd_lang::experiment::{AuthorProgram, Experiment, Train};
-use mopd_plan::events::{Event, Failure, Job, RunJob};
+use mopd_plan::difference::NamedPlan;
+use mopd_plan::events::{Event, Failure, Job, Prediction, RunJob};
 use mopd_plan::{self as plan, Stage};
 use mopd_store::programs::CommandSources;
 
 use super::run::job_of;
-use super::{cluster, plan_json, plan_of, plan_to_run, report, why};
-use crate::args::{PlanArgs, PlanFormat, PredictMode};
+use super::sweep::{self, CheckedSweep, RefusedRun, Sweep};
+use super::{cluster, plan_json, plan_to_run, report, why};
+use crate::args::{Format, PlanArgs, PlanFormat, PredictMode};
+use crate::compile::plan_of;
 use crate::figures;
 use crate::host::{self, folder_of};
 use crate::output::{self, Style};
 use crate::problem::{CommandStatus, Problem};
 use crate::render::outline::Programs;
 use crate::render::{self, outline};
+use crate::run_folder::out_folder;
 use crate::worker;
 
 pub fn plan(arguments: &PlanArgs) -> Result<CommandStatus, Problem> {
@@ -33,11 +37,23 @@ pub fn plan(arguments: &PlanArgs) -> Result<CommandStatus, Problem> {
         .help("leave out `--format json`, or `--predict`"));
     }
     let mut analysis = host::analyse_file(&arguments.file, &arguments.overrides.set)?;
+    if analysis.experiment.as_ref().is_some_and(|experiment| !experiment.sweep.is_empty()) {
+        let checked = sweep::check(&arguments.file, &arguments.overrides.set, &mut |_| ())?;
+        match checked.sweep.as_ref().filter(|sweep| sweep.is_swept()) {
+            Some(_) if arguments.format == PlanFormat::Json && !arguments.why => output::note(
+                "this is the plan with the file's own values; `--set` gives that of a run of the sweep\n",
+            ),
+            Some(sweep) => return planned(sweep, &checked, arguments),
+            None => {}
+        }
+    }
     if arguments.why {
         let plan = plan_to_run(&mut analysis);
         report(&analysis);
         return match plan {
-            Some(plan) => why::why(&plan, arguments).map(|()| CommandStatus::Success),
+            Some(plan) => {
+                why::why(&plan, arguments, &out_folder(None, &plan)).map(|()| CommandStatus::Success)
+            }
             None => Ok(CommandStatus::Failure),
         };
     }
@@ -47,10 +63,11 @@ pub fn plan(arguments: &PlanArgs) -> Result<CommandStatus, Problem> {
         (Some(_), Some(plan)) if arguments.format == PlanFormat::Json => output::result(&plan_json(plan)?),
         (Some(experiment), plan) if arguments.format == PlanFormat::Tree => {
             let programs = programs(experiment, &folder_of(&arguments.file))?;
-            output::result(&outline::tree(experiment, plan.as_ref(), &programs, Style::of_stdout()));
+            let run = plan.as_ref().map(|plan| NamedPlan { name: String::new(), plan });
+            output::result(&outline::tree(experiment, run.as_slice(), &programs, Style::of_stdout()));
             match (plan, &arguments.cluster) {
                 (Some(plan), Some(cluster)) => cluster::predict(plan, cluster)?,
-                (Some(plan), None) => predict(plan, arguments)?,
+                (Some(plan), None) => predict(plan, arguments, &mut Predictions::default())?,
                 (None, _) => {}
             }
         }
@@ -72,6 +89,92 @@ pub fn plan(arguments: &PlanArgs) -> Result<CommandStatus, Problem> {
     }
     report(&analysis);
     Ok(if plan.is_some() { CommandStatus::Success } else { CommandStatus::Failure })
+}
+
+/// The plan of a file that sweeps: its first run in full, the costs of all runs together, and what is asked
+/// for of each run.
+fn planned(sweep: &Sweep, checked: &CheckedSweep, arguments: &PlanArgs) -> Result<CommandStatus, Problem> {
+    let runs = sweep.plans();
+    let format = if arguments.format == PlanFormat::Json { Format::Json } else { Format::Human };
+    if let Some(experiment) = checked.analysis.experiment.as_ref().filter(|_| !arguments.why) {
+        let programs = programs(experiment, &folder_of(&arguments.file))?;
+        output::result(&outline::tree(experiment, &runs, &programs, Style::of_stdout()));
+    }
+    let mut predictions = Predictions::default();
+    let folder = sweep.folder(None);
+    for (index, member) in sweep.members.iter().enumerate() {
+        let Some(compiled) = &member.compiled else { continue };
+        let plan = &compiled.plan;
+        let announce = || sweep.announcement(index, format).iter().for_each(|text| output::result(text));
+        match &arguments.cluster {
+            _ if arguments.why => {
+                announce();
+                why::why(plan, arguments, &member.out(&folder))?;
+            }
+            Some(cluster) => {
+                announce();
+                cluster::predict(plan, cluster)?;
+            }
+            None if arguments.predict.is_none_or(|mode| mode == PredictMode::Never) => {
+                // Trials of many runs take long, so they are made for all runs only if that is asked for.
+                predict(plan, arguments, &mut predictions)?;
+                if !predictions.is_empty() {
+                    output::note(&format!(
+                        "these are of the run with {}; `--predict` predicts all runs\n",
+                        member.name()
+                    ));
+                }
+                break;
+            }
+            None => {
+                announce();
+                predict(plan, arguments, &mut predictions)?;
+            }
+        }
+    }
+    if arguments.predict.is_some() && !predictions.is_empty() {
+        output::result(&predictions.text());
+    }
+    report(&checked.analysis);
+    for RefusedRun { name, analysis } in &checked.refused {
+        output::error(&format!("{name} can't run:\n"));
+        report(analysis);
+    }
+    let all = checked.refused.is_empty();
+    Ok(if all { CommandStatus::Success } else { CommandStatus::Failure })
+}
+
+/// The predictions so far, of all runs of a sweep.
+#[derive(Default)]
+struct Predictions {
+    /// Seed and key of each: a stage that several runs share is computed once.
+    known: BTreeSet<(u64, String)>,
+    seconds: f64,
+    /// The largest memory of a stage, in bytes.
+    memory: u64,
+}
+
+impl Predictions {
+    /// Whether it is the first of this stage.
+    fn add(&mut self, plan: &plan::Plan, stage: &str, seed: u64, prediction: &Prediction) -> bool {
+        let mut models = plan.experiment.models.iter().zip(&plan.stages);
+        let key = models.find(|(model, _)| model.name == stage).map(|(_, facts)| &facts.key);
+        let is_new = key.is_none_or(|key| self.known.insert((seed, key.clone())));
+        if is_new {
+            self.seconds += prediction.seconds;
+            self.memory = self.memory.max(prediction.memory);
+        }
+        is_new
+    }
+
+    fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+
+    fn text(&self) -> String {
+        let (seconds, memory) = (figures::duration(self.seconds), figures::bytes(self.memory));
+        format!("predicted all runs: about {seconds} one stage after another, at most {memory} in one\n")
+    }
 }
 
 /// The files of the programs of an experiment's rewards and rollouts; `base` is the folder they run in.
@@ -104,7 +207,7 @@ fn programs(experiment: &Experiment, base: &Path) -> Result<Programs, Problem> {
 
 /// Predicts the cost of each stage, where that is requested or otherwise unknown: printed after the rest of
 /// the plan, stage by stage as it becomes known.
-fn predict(plan: &plan::Plan, arguments: &PlanArgs) -> Result<(), Problem> {
+fn predict(plan: &plan::Plan, arguments: &PlanArgs, predictions: &mut Predictions) -> Result<(), Problem> {
     let in_files = |stage: &Stage<_>| match stage {
         Stage::Load(_) => true,
         Stage::Initialise(architecture) => architecture.tokenizer.vocabulary().is_none(),
@@ -123,7 +226,7 @@ fn predict(plan: &plan::Plan, arguments: &PlanArgs) -> Result<(), Problem> {
     if mode == PredictMode::Never && !private {
         return Ok(());
     }
-    match predicted(plan, mode, arguments) {
+    match predicted(plan, mode, arguments, predictions) {
         Err(problem) if arguments.predict.is_none() => {
             let what = if mode == PredictMode::Never { "noise" } else { "prediction of time and memory" };
             // The rest of the plan is useful without it.
@@ -134,7 +237,12 @@ fn predict(plan: &plan::Plan, arguments: &PlanArgs) -> Result<(), Problem> {
     }
 }
 
-fn predicted(plan: &plan::Plan, mode: PredictMode, arguments: &PlanArgs) -> Result<(), Problem> {
+fn predicted(
+    plan: &plan::Plan,
+    mode: PredictMode,
+    arguments: &PlanArgs,
+    predictions: &mut Predictions,
+) -> Result<(), Problem> {
     let processes = arguments.processes;
     let job = RunJob { predict: mode.into(), processes, ..job_of(plan, &arguments.file, Path::new("."))? };
     if mode != PredictMode::Never {
@@ -143,7 +251,11 @@ fn predicted(plan: &plan::Plan, mode: PredictMode, arguments: &PlanArgs) -> Resu
     let (mut said, mut private): (BTreeSet<String>, BTreeSet<String>) = Default::default();
     let failed = |failure: &Failure| Problem::run("no-prediction", failure.message.clone());
     let status = worker::ask(&Job::Predict(Box::new(job)), failed, |event| match event {
-        Event::Predicted { stage, prediction, .. } if said.insert(stage.clone()) => {
+        Event::Predicted { stage, seed, prediction } => {
+            // Another seed takes as long, and what an earlier run computes is not computed again.
+            if !predictions.add(plan, &stage, seed, &prediction) || !said.insert(stage.clone()) {
+                return;
+            }
             let took = figures::predicted(prediction.seconds, prediction.range());
             let memory = figures::bytes(prediction.memory);
             let of =

@@ -16,7 +16,7 @@ use mopd_store::write_atomically;
 use serde_json::{Map, Value, json};
 
 use super::run::{event_files, results, run_plan};
-use super::{Compiled, dry_run, plan_to_run};
+use super::{Compiled, dry_run, files, plan_to_run};
 use crate::archive;
 use crate::args::{Format, RunArgs};
 use crate::host::{self, as_text};
@@ -95,15 +95,14 @@ pub fn check(
     let (mut members, mut shown) = (Vec::new(), None);
     let (mut refused, mut said) = (Vec::new(), HashSet::new());
     for values in combinations {
+        let chosen = values.iter().map(|(name, value)| (name.clone(), value.to_string()));
+        let set: Vec<(String, String)> = set.iter().cloned().chain(chosen).collect();
         let mut analysis = match whole.take_if(|_| values.is_empty()) {
             Some(whole) => whole,
-            None => {
-                let chosen = values.iter().map(|(name, value)| (name.clone(), value.to_string()));
-                host::analyse_noting(path, &set.iter().cloned().chain(chosen).collect::<Vec<_>>(), note)?
-            }
+            None => host::analyse_noting(path, &set, note)?,
         };
         let plan = plan_to_run(&mut analysis);
-        let compiled = plan.map(|plan| Rc::new(Compiled { sources: analysis.sources.clone(), plan }));
+        let compiled = plan.map(|plan| Rc::new(Compiled { sources: analysis.sources.clone(), plan, set }));
         if compiled.is_some() {
             shown.get_or_insert(analysis);
         } else if said.insert(render::human::diagnostics(
@@ -163,6 +162,15 @@ impl Sweep {
     pub fn folder(&self, wanted: Option<&Path>) -> PathBuf {
         let (_, first) = self.compiled().next().expect("one of them can run");
         out_folder(wanted, &first.plan)
+    }
+
+    /// Locks the results folder of a member while it runs; `None` without a sweep, where that folder is the
+    /// one that is locked already.
+    ///
+    /// # Errors
+    /// If another run writes there.
+    pub fn hold(&self, member: &SweepRun, folder: &Path) -> Result<Option<RunLock>, Problem> {
+        self.is_swept().then(|| RunLock::take(&member.out(folder))).transpose()
     }
 
     /// Prepares the results folder before the first run.
@@ -297,6 +305,12 @@ pub fn run(arguments: &RunArgs, sweep: &Sweep) -> Result<CommandStatus, Problem>
         return dry_run::dry_run(arguments, sweep, &folder);
     }
     worker::find()?;
+    // A run by itself finds this within a second; in a sweep the runs before it may take days.
+    let suspects = sweep.compiled().map(|(_, compiled)| compiled.as_ref());
+    let mut suspects = suspects.filter(|run| files::may_not_fit(&run.plan, arguments.processes)).peekable();
+    if sweep.is_swept() && suspects.peek().is_some() && dry_run::refused(arguments, suspects)? {
+        return Ok(CommandStatus::Failure);
+    }
     let lock = RunLock::take(&folder)?;
     sweep.make_room(&folder)?;
     let (mut ended, mut status) = (Vec::new(), CommandStatus::Success);
@@ -311,6 +325,15 @@ pub fn run(arguments: &RunArgs, sweep: &Sweep) -> Result<CommandStatus, Problem>
             (None, _) => {}
         }
         let out = member.out(&folder);
+        let _held = match sweep.hold(member, &folder) {
+            Ok(held) => held,
+            Err(problem) => {
+                // The other members have folders of their own.
+                problem.report();
+                ended.push(None);
+                continue;
+            }
+        };
         let ended_as = run_plan(arguments, compiled, &out, !sweep.is_swept());
         sweep.check_merged(&folder, index)?;
         let ended_as = ended_as?;
@@ -496,6 +519,14 @@ model start = sft(base, on: domains) { target = answer, steps = 3, batch = 4, lr
 model other = sft(base, on: domains) { target = answer, steps = n, batch = 4, lr = 1e-2 }
 compare "t" { models = [base, start], samples = 2, temperature = 1, max_tokens = 4 }
 "#;
+
+    /// So that a member can be run again alone.
+    #[test]
+    fn a_member_knows_its_values() {
+        let (sweep, _) = swept(&[]);
+        let set: Vec<_> = sweep.compiled().map(|(_, compiled)| compiled.set.clone()).collect();
+        assert_eq!(set, ["2", "8"].map(|n| vec![("n".to_owned(), n.to_owned())]));
+    }
 
     /// The members of the text with these changes, and example results of each: scores 0, 1, ... by member.
     fn swept(changes: &[(&str, &str)]) -> (Sweep, Vec<Option<Results>>) {

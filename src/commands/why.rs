@@ -13,13 +13,11 @@ use super::run::job_of;
 use crate::args::{PlanArgs, PlanFormat};
 use crate::output::{self, Style, printable};
 use crate::problem::Problem;
-use crate::run_folder::out_folder;
 use crate::worker;
 
-/// Reports for each stage of a file's plan whether a run keeps it or trains it.
-pub fn why(plan: &Plan, arguments: &PlanArgs) -> Result<(), Problem> {
-    let job =
-        RunJob { processes: arguments.processes, ..job_of(plan, &arguments.file, &out_folder(None, plan))? };
+/// Reports for each stage of a file's plan whether a run with results in `out` keeps it or trains it.
+pub fn why(plan: &Plan, arguments: &PlanArgs, out: &Path) -> Result<(), Problem> {
+    let job = RunJob { processes: arguments.processes, ..job_of(plan, &arguments.file, out)? };
     let job = Job::Why(Box::new(job));
     let mut fates: Vec<StageFate> = Vec::new();
     let failed = |failure: &Failure| Problem::run("not-explained", failure.message.clone());

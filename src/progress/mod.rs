@@ -389,7 +389,9 @@ fn name(stage: &str, seed: u64, seeds: bool) -> String {
 }
 
 fn bar(done: u32, of: u32) -> String {
-    let full = (done * WIDTH).checked_div(of).unwrap_or(0).min(WIDTH) as usize;
+    let width = u64::from(WIDTH);
+    // In u64: `done` may be any u32.
+    let full = (u64::from(done) * width).checked_div(u64::from(of)).unwrap_or(0).min(width) as usize;
     format!("{}{}", "━".repeat(full), "╌".repeat(WIDTH as usize - full))
 }
 
@@ -433,5 +435,6 @@ mod tests {
     fn bars_hold_at_both_ends() {
         assert_eq!([bar(0, 0), bar(0, 3)], ["╌".repeat(24), "╌".repeat(24)]);
         assert_eq!([bar(3, 3), bar(9, 3)], ["━".repeat(24), "━".repeat(24)]);
+        assert_eq!(bar(u32::MAX / 2 + 1, u32::MAX), "━".repeat(12) + &"╌".repeat(12));
     }
 }

@@ -12,6 +12,9 @@ const COLUMNS: usize = 6;
 /// The loss, the numbers coarser than a token, and a table with a row per token.
 pub fn text(trial: &Trial, style: Style) -> String {
     let mut text = format!("{} = {}\n", style.bold("loss"), number(trial.loss.f64[0]));
+    if trial.temperature != 1.0 {
+        text += &format!("every logp at temperature {}\n", number(trial.temperature));
+    }
     let (of_tokens, coarser): (Vec<&TrialValue>, Vec<&TrialValue>) =
         trial.parts.iter().partition(|part| part.axis == Axis::Token);
     for part in coarser {
@@ -72,6 +75,14 @@ fn compiled(trial: &Trial) -> String {
             format!("\nf64, by the interpreter; the compiled code, in f32, differs by at most {most:.1e}\n")
         }
     }
+}
+
+/// The derivative that is not finite, with which a run would stop.
+pub fn not_finite(trial: &Trial) -> Option<String> {
+    let bad = |value: &f64| !value.is_finite();
+    let of = |by: &TrialValue| Some((by.name.clone(), *by.f64.iter().find(|value| bad(value))?));
+    let (name, value) = trial.gradients.iter().find_map(of)?;
+    Some(format!("d loss / d {name} is {value}: a run would stop here"))
 }
 
 /// The first number for which the compiled code and the formula are not both finite, the same infinity, or

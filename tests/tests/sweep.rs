@@ -1,6 +1,7 @@
 //! A `sweep`, end to end with a real worker.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -58,6 +59,64 @@ fn said(output: &Output) -> String {
 
 fn read(path: &Path) -> Value {
     serde_json::from_slice(&fs::read(path).expect("a file")).expect("JSON")
+}
+
+fn plan(folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(mopd_tests::mopd());
+    command.current_dir(folder).args(["plan", "tiny.mopd"]).args(arguments);
+    command.stdin(Stdio::null()).output().expect("mopd starts")
+}
+
+/// The file's own values are those of no run here.
+#[test]
+fn a_plan_is_of_the_runs() {
+    let source =
+        SOURCE.replace("sweep { rate in [1e-3, 3e-3], bound in [1, 5] }", "sweep { n in [30, 100] }");
+    let source = source
+        .replace("param bound", "param n: count = 3\nparam bound")
+        .replace("  steps     = 3", "  steps     = n");
+    let folder = folder(&source);
+    let output = plan(folder.path(), &[]);
+    assert!(output.status.success(), "{}", said(&output));
+    // `other` and `start` train on 12 sequences each, once for both runs.
+    let expected = ["the run with n=30", "total of 2 runs: at most 544 sequences"];
+    assert!(expected.iter().all(|text| said(&output).contains(text)), "{}", said(&output));
+    let alone = plan(folder.path(), &["--set", "n=30"]);
+    assert!(said(&alone).contains("total: at most 144 sequences"), "{}", said(&alone));
+    let why = plan(folder.path(), &["--why"]);
+    let expected = ["run 1 of 2: n=30", "run 2 of 2: n=100"];
+    assert!(expected.iter().all(|text| said(&why).contains(text)), "{}", said(&why));
+    let predicted = plan(folder.path(), &["--predict"]);
+    let said = said(&predicted);
+    assert_eq!(said.matches("predicted student:").count(), 2, "{said}");
+    assert_eq!(said.matches("predicted start:").count(), 1, "shared by both runs: {said}");
+    assert!(said.contains("predicted all runs: about "), "{said}");
+}
+
+/// A run of a sweep that can't fit is found before the first one begins.
+#[test]
+fn the_largest_run_is_checked_first() {
+    let source =
+        SOURCE.replace("sweep { rate in [1e-3, 3e-3], bound in [1, 5] }", "sweep { size in [32, 524288] }");
+    let source = source
+        .replace("param bound", "param size: count = 32\nparam bound")
+        .replace("width = 32", "width = size");
+    let folder = folder(&source);
+    for arguments in [&["--dry-run"][..], &[]] {
+        let output = run(folder.path(), arguments);
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        assert!(said(&output).contains("`base` cannot fit in memory"), "{}", said(&output));
+        assert!(!said(&output).contains("run 1 of 2"), "{}", said(&output));
+    }
+    // One of them fits, and a check is of the files, whatever the machine.
+    let output = run(folder.path(), &["--dry-run", "--set", "size=32"]);
+    assert!(output.status.success(), "{}", said(&output));
+    let mut check = Command::new(mopd_tests::mopd());
+    let large = source.replace("param size: count = 32", "param size: count = 524288");
+    fs::write(folder.path().join("large.mopd"), large).expect("an experiment");
+    check.current_dir(folder.path()).args(["check", "--files", "large.mopd"]);
+    let output = check.stdin(Stdio::null()).output().expect("mopd starts");
+    assert!(!said(&output).contains("memory"), "{}", said(&output));
 }
 
 #[test]
@@ -128,7 +187,7 @@ fn a_sweep_that_ends_early_shows_no_merged_tables_of_other_data() {
     assert!(!run(folder.path(), &[]).status.success());
     assert!(fs::read(path("previous/results.json")).expect("results") == before);
     assert!(
-        fs::read(path("results.json")).is_err() && state().contains("unfinished, 0 of 2 runs"),
+        fs::read(path("results.json")).is_err() && state().contains("unfinished, 1 of 2 runs"),
         "{}",
         state()
     );
@@ -178,4 +237,47 @@ fn values_that_the_file_can_not_take_are_named_before_anything_runs() {
     let output = run(folder.path(), &[]);
     assert_eq!(output.status.code(), Some(1));
     assert!(!String::from_utf8_lossy(&output.stderr).contains("run 1 of"), "{output:?}");
+}
+
+/// The folder of a member has one writer, too: the sweep, or a run that got it first.
+#[test]
+fn a_member_that_runs_holds_its_own_folder() {
+    let place = folder(&SOURCE.replace("  steps     = 3\n", "  steps     = 2000\n"));
+    let own = "out/rate=0.001,bound=1";
+    let single = ["--set", "rate=1e-3", "--set", "bound=1", "--out", own];
+    let command = |arguments: &[&str]| {
+        let mut command = Command::new(mopd_tests::mopd());
+        command.current_dir(place.path()).args(["run", "tiny.mopd", "--format", "json"]);
+        command
+            .args(["--predict", "never"])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    };
+    let started = |arguments: &[&str]| {
+        let mut child = command(arguments).spawn().expect("mopd starts");
+        let out = child.stdout.take().expect("a pipe");
+        let mut lines = BufReader::new(out).lines().map_while(Result::ok);
+        assert!(lines.any(|line| line.contains("\"stage\":\"student\"")), "it ended early");
+        std::thread::spawn(move || lines.for_each(drop));
+        child
+    };
+    let mut sweep = started(&["--out", "out"]);
+    let refused = command(&single).output().expect("mopd starts");
+    assert_eq!(refused.status.code(), Some(2), "{}", said(&refused));
+    assert!(said(&refused).contains("folder-in-use"), "{}", said(&refused));
+    sweep.kill().expect("it is ours");
+    sweep.wait().expect("it ends");
+    // The sweep goes on with its other members.
+    let mut first = started(&single);
+    fs::write(place.path().join("tiny.mopd"), SOURCE).expect("an experiment");
+    let sweep = command(&["--out", "out"]).output().expect("mopd starts");
+    first.kill().expect("it is ours");
+    first.wait().expect("it ends");
+    assert_eq!(sweep.status.code(), Some(1), "{}", said(&sweep));
+    let all = said(&sweep);
+    assert!(all.contains(&format!("another run writes to {own}")), "{all}");
+    assert!(all.contains("3 of 4 runs") && all.contains("failed: rate=0.001,bound=1"), "{all}");
 }

@@ -13,17 +13,19 @@
 mod agree;
 mod join;
 mod link;
+mod speed;
 #[cfg(test)]
 pub mod tests;
 
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use mopd_plan::events::FailureKind;
 
 pub use self::agree::{apart, unreadable};
 pub use self::join::{Rendezvous, RunSecret};
 use self::link::{MessageHeader, PeerLink};
+pub use self::speed::exchange_seconds;
 use crate::failure::{Error, Result};
 
 /// Numbers of a part that are sent at a time, to keep buffers small.
@@ -42,16 +44,12 @@ enum Collective {
 pub struct Peers {
     rank: usize,
     size: usize,
-    state: Mutex<State>,
-}
-
-struct State {
     /// Connections by rank; none at this process's own rank.
     links: Vec<Option<PeerLink>>,
-    /// Collectives so far.
-    done: u64,
+    /// Collectives so far. Locked during a collective, which may wait for long: nothing else needs it.
+    done: Mutex<u64>,
     /// The rank of the process whose connection was lost.
-    lost: Option<usize>,
+    lost: OnceLock<usize>,
 }
 
 /// The part of a vector that a process owns; the lengths of parts differ by one at most.
@@ -62,8 +60,7 @@ pub fn shard(length: usize, rank: usize, size: usize) -> Range<usize> {
 
 impl Peers {
     fn new(rank: usize, links: Vec<Option<PeerLink>>) -> Peers {
-        let state = State { done: 0, lost: None, links };
-        Peers { rank, size: state.links.len(), state: Mutex::new(state) }
+        Peers { rank, size: links.len(), links, done: Mutex::new(0), lost: OnceLock::new() }
     }
 
     /// The number of this process, from 0.
@@ -83,12 +80,12 @@ impl Peers {
 
     /// The process whose connection was lost, if any. It may have ended because another one did.
     pub fn lost(&self) -> Option<usize> {
-        self.lock().lost
+        self.lost.get().copied()
     }
 
-    /// Closes all connections, so that peers that wait for this process fail at once.
+    /// Closes all connections, so that this process and its peers stop waiting for each other at once.
     pub fn close(&self) {
-        self.lock().links.iter().flatten().for_each(PeerLink::close);
+        self.links.iter().flatten().for_each(PeerLink::close);
     }
 
     /// The part of a vector that this process owns.
@@ -185,18 +182,14 @@ impl Peers {
         Ok(())
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Sends each process its message, and returns the messages of all, including this one's to itself.
     fn exchange(&self, what: Collective, own: &[&[u8]]) -> Result<Vec<Vec<u8>>> {
         assert_eq!(own.len(), self.size, "a message for each process");
-        let mut state = self.lock();
-        state.done += 1;
-        let (what, number) = (what as u8, state.done);
+        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        *done += 1;
+        let (what, number) = (what as u8, *done);
         let head = |bytes: &[u8]| MessageHeader { what, number, length: bytes.len() as u64 };
-        let links = || state.links.iter().enumerate().filter_map(|(rank, link)| Some((rank, link.as_ref()?)));
+        let links = || self.links.iter().enumerate().filter_map(|(rank, link)| Some((rank, link.as_ref()?)));
         // Send and receive at the same time: two processes that only sent could block each other.
         let received = std::thread::scope(|scope| {
             let send = |(rank, link): (usize, &'_ PeerLink)| {
@@ -225,7 +218,7 @@ impl Peers {
                 }
                 if failed.is_some() {
                     // Peers must not wait for messages that will not come.
-                    links().for_each(|(_, link)| link.close());
+                    self.close();
                     break;
                 }
             }
@@ -241,8 +234,8 @@ impl Peers {
             Ok(received) => return Ok(received),
             Err(failed) => failed,
         };
-        links().for_each(|(_, link)| link.close());
-        state.lost.get_or_insert(rank);
+        self.close();
+        self.lost.get_or_init(|| rank);
         let message = format!("the connection to process {rank} of {} was lost: {why}", self.size);
         Err(Error::new(FailureKind::Runtime, message))
     }

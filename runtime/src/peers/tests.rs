@@ -102,6 +102,27 @@ fn exit_of_one_process_is_seen_by_all() {
     assert!(said[1].contains("of 3 was lost"), "{}", said[1]);
 }
 
+/// Another thread of a process may look at its connections and close them while it waits for a message.
+#[test]
+fn a_waiting_process_can_be_released() {
+    let (closed, waits) = (std::sync::Barrier::new(2), std::time::Duration::from_millis(50));
+    let said = among(2, |peers| {
+        if peers.rank() == 1 {
+            closed.wait();
+            return String::new();
+        }
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| peers.barrier().unwrap_err().to_string());
+            std::thread::sleep(waits);
+            assert_eq!(peers.lost(), None);
+            peers.close();
+            closed.wait();
+            waiting.join().unwrap()
+        })
+    });
+    assert!(said[0].contains("process 1 of 2 was lost"), "{}", said[0]);
+}
+
 #[test]
 fn processes_at_different_places_are_told_apart() {
     let said = among(2, |peers| match peers.rank() {

@@ -52,11 +52,12 @@ pub fn assemble(
 ) -> Result<(Results, Vec<String>), StatisticsError> {
     let experiment = &plan.experiment;
     assert_eq!(scores.len(), experiment.comparisons.len(), "each comparison has its own scores");
+    let keys: Vec<&str> = plan.stages.iter().map(|stage| stage.content_key.as_str()).collect();
     let mut tables = Vec::new();
     let mut warnings = Vec::new();
     for (comparison, scores) in experiment.comparisons.iter().zip(scores) {
         let seeds = seeds(plan, comparison);
-        let (rows, found) = table_rows(experiment, comparison, &seeds, scores)?;
+        let (rows, found) = table_rows(experiment, &keys, comparison, &seeds, scores)?;
         warnings.extend(found);
         let names = comparison.columns.iter().map(|column| experiment.domain(column.domain).name.clone());
         tables.push(Table {

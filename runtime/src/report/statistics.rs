@@ -59,14 +59,15 @@ fn mean(values: &[f64]) -> f64 {
 ///
 /// Intervals are over test prompts and seeds (see [`interval`]); with a single seed, over prompts only. The
 /// interval of a normalized score includes the variation of its zero and one, paired by prompt and seed, so
-/// that variation common to all of them cancels.
+/// that variation common to all of them cancels. `keys` are the content keys of the models' stages.
 pub fn table_rows(
     experiment: &CompiledExperiment,
+    keys: &[&str],
     comparison: &Comparison,
     seeds: &[u64],
     scores: &TableScores,
 ) -> Result<(Vec<TableRow>, Vec<String>), StatisticsError> {
-    let gather = |models: &[ModelId]| TableEntry::gather(experiment, comparison, seeds, scores, models);
+    let gather = |models: &[ModelId]| TableEntry::gather(experiment, keys, comparison, seeds, scores, models);
     let rows = comparison.rows.iter().map(|row| gather(&row.models)).collect::<Result<Vec<_>, _>>()?;
     let anchors = match &comparison.normalized {
         Some(normalized) => Some((gather(&normalized.zero)?, gather(&normalized.one)?)),
@@ -169,25 +170,23 @@ fn score_of(estimate: &Estimate, samples: u32) -> Score {
 }
 
 /// A weighted sum of rewards by seed and prompt; `bounded` if they are from 0 to 1.
-fn combined<Rewards: AsRef<[f64]>>(parts: &[(f64, &Vec<Rewards>)], bounded: bool) -> SeedPromptMatrix {
+fn combined(parts: &[(f64, &ModelRewards)], bounded: bool) -> SeedPromptMatrix {
     let (_, first) = parts[0];
-    let numbers = (0..first.len())
+    let numbers = (0..first.seeds.len())
         .map(|seed| {
-            let at =
-                |prompt: usize| parts.iter().map(|(weight, of)| weight * of[seed].as_ref()[prompt]).sum();
-            (0..first[seed].as_ref().len()).map(at).collect()
+            let at = |prompt: usize| parts.iter().map(|(weight, of)| weight * of.seeds[seed][prompt]).sum();
+            (0..first.seeds[seed].len()).map(at).collect()
         })
         .collect();
     SeedPromptMatrix { numbers, bounds: bounded.then(|| bounds(parts)) }
 }
 
-/// The bounds of a weighted sum of rewards from 0 to 1. Weights of the same rewards are added up first, so
-/// that an anchor of a normalized score has bounds of exactly 0 or 1 in its own scale.
-fn bounds<Rewards: AsRef<[f64]>>(parts: &[(f64, &Vec<Rewards>)]) -> (f64, f64) {
-    let mut distinct: Vec<(f64, &[f64])> = Vec::new();
+/// The bounds of a weighted sum of rewards from 0 to 1. Weights of the same model are added up first, so that
+/// an anchor of a normalized score has bounds of exactly 0 or 1 in its own scale.
+fn bounds(parts: &[(f64, &ModelRewards)]) -> (f64, f64) {
+    let mut distinct: Vec<(f64, &ModelRewards)> = Vec::new();
     for (weight, rewards) in parts {
-        let Some(rewards) = rewards.first().map(AsRef::as_ref) else { continue };
-        match distinct.iter_mut().find(|(_, known)| std::ptr::eq(*known, rewards)) {
+        match distinct.iter_mut().find(|(_, known)| known == rewards) {
             Some((known, _)) => *known += weight,
             None => distinct.push((*weight, rewards)),
         }
@@ -197,12 +196,22 @@ fn bounds<Rewards: AsRef<[f64]>>(parts: &[(f64, &Vec<Rewards>)]) -> (f64, f64) {
     (least, most)
 }
 
-/// The rewards of one row: `[column][seed][prompt]`.
-struct TableEntry<'a>(Vec<Vec<&'a [f64]>>);
+/// The rewards of a model in a column. They are the same if they are of the same model, whatever its name.
+#[derive(Clone, Debug, PartialEq)]
+struct ModelRewards<'a> {
+    /// The content key of its stage.
+    key: &'a str,
+    /// By seed, then by prompt.
+    seeds: Vec<&'a [f64]>,
+}
+
+/// The rewards of one row, by column.
+struct TableEntry<'a>(Vec<ModelRewards<'a>>);
 
 impl<'a> TableEntry<'a> {
     fn gather(
-        experiment: &CompiledExperiment,
+        experiment: &'a CompiledExperiment,
+        keys: &[&'a str],
         comparison: &Comparison,
         seeds: &[u64],
         scores: &'a TableScores,
@@ -217,14 +226,21 @@ impl<'a> TableEntry<'a> {
             })
         };
         let columns = comparison.columns.iter().map(|column| &column.domain).zip(models);
-        let columns = columns.map(|column| seeds.iter().map(|seed| find(column, *seed)).collect());
-        Ok(TableEntry(columns.collect::<Result<_, _>>()?))
+        let key = |model: &ModelId| match keys.get(model.0 as usize) {
+            Some(key) => *key,
+            None => experiment.model(*model).name.as_str(),
+        };
+        let of_column = |column: (&DomainId, &ModelId)| {
+            let seeds = seeds.iter().map(|seed| find(column, *seed)).collect::<Result<_, _>>()?;
+            Ok(ModelRewards { key: key(column.1), seeds })
+        };
+        Ok(TableEntry(columns.map(of_column).collect::<Result<_, _>>()?))
     }
 
     /// One mean per column, over some seeds.
     fn means(&self, seeds: std::ops::Range<usize>) -> Vec<f64> {
-        let column = |column: &Vec<&[f64]>| {
-            mean(&column[seeds.clone()].iter().map(|rewards| mean(rewards)).collect::<Vec<f64>>())
+        let column = |column: &ModelRewards| {
+            mean(&column.seeds[seeds.clone()].iter().map(|rewards| mean(rewards)).collect::<Vec<f64>>())
         };
         self.0.iter().map(column).collect()
     }
@@ -239,7 +255,7 @@ fn prompts<'a>(
     let mut sizes: Vec<Option<usize>> = vec![None; comparison.columns.len()];
     for TableEntry(columns) in entries {
         for (index, column) in columns.iter().enumerate() {
-            for rewards in column {
+            for rewards in &column.seeds {
                 let wanted = *sizes[index].get_or_insert(rewards.len());
                 if wanted != rewards.len() {
                     let domain = experiment.domain(comparison.columns[index].domain).name.clone();

@@ -5,7 +5,6 @@ use mopd_plan::{Dtype, Model, ModelId, Objective, Plan, Stage, Train, Trainable}
 
 use super::memory_budget::DeviceMemoryBudget;
 use super::predicted::Predicted;
-use super::prepared::PreparedPlan;
 use super::{Task, Work};
 use crate::control::Control;
 use crate::failure::{Error, Result};
@@ -20,16 +19,17 @@ const TIGHT: f64 = 0.9;
 /// where all weights train. It needs no allocation.
 pub(super) fn weights(
     job: &RunJob,
-    prepared: &PreparedPlan,
+    tasks: &[Task],
+    specs: &[ModelSpec],
     device_memory: &DeviceMemoryBudget,
     waiting: impl Fn(usize) -> bool,
 ) -> Result<()> {
     let Some(bytes) = device_memory.bytes() else { return Ok(()) };
     let plan = &job.plan;
-    for (_, task) in prepared.tasks.iter().enumerate().filter(|(index, _)| waiting(*index)) {
+    for (_, task) in tasks.iter().enumerate().filter(|(index, _)| waiting(*index)) {
         let Work::Stage(id) = task.work else { continue };
         let model = plan.experiment.model(id);
-        let needed = least(job, &prepared.specs, id);
+        let needed = least(job, specs, id);
         if needed > bytes {
             let (needed, bytes) = (gib(needed), gib(bytes));
             let what = if model.stage.trains().is_empty() {

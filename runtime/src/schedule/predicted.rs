@@ -6,24 +6,34 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use mopd_plan::events::{Event, Predict, Prediction, RunJob, TimeRange};
-use mopd_plan::{ModelId, Objective, Plan, Stage, Train};
+use mopd_plan::{ModelId, Objective, Plan, Stage, Train, Trainable};
 use tch::Kind;
 
 use super::memory_budget::DeviceMemoryBudget;
-use super::prepared::PreparedPlan;
-use super::{Task, Work, fits};
+use super::prepared::{PreparedPlan, cores};
+use super::{Keys, Task, Work, fits};
 use crate::control::Control;
 use crate::evaluate;
 use crate::failure::{Error, Result, caught};
 use crate::machine::device::kind;
 use crate::machine::memory;
 use crate::machine::place::Place;
+use crate::peers::exchange_seconds;
 use crate::predict::{MachineSpeed, Shapes, TrialContext};
 use crate::prepare::DomainData;
 use crate::rollout::MemoryBudget;
 
 /// Time after which [`Predict::Quick`] tries no further stage.
 const QUICK: Duration = Duration::from_secs(30);
+
+/// What is left to do of a run's tasks, by the index of the task.
+pub struct TasksToDo<'a> {
+    pub keys: &'a Keys,
+    /// Whether a task has no stored result.
+    pub waiting: &'a dyn Fn(usize) -> bool,
+    /// Steps of a stage that are done already: it resumes from a checkpoint.
+    pub done: &'a dyn Fn(usize) -> u32,
+}
 
 /// Predictions for the tasks of a run; empty where none were requested.
 #[derive(Default)]
@@ -39,7 +49,8 @@ pub struct Predicted {
 
 impl Predicted {
     /// Predicts the tasks without a stored result. Each stage is tried once for all its seeds, as far as
-    /// `job.predict` allows. Emits each prediction as soon as it is known.
+    /// `job.predict` allows. Emits each prediction of what is left of a stage as soon as it is known; tasks
+    /// with the same key are computed once.
     pub fn new(
         job: &RunJob,
         prepared: &PreparedPlan,
@@ -47,13 +58,15 @@ impl Predicted {
         place: Place,
         device_memory: &DeviceMemoryBudget,
         control: &Control,
-        waiting: impl Fn(usize) -> bool,
+        to_do: TasksToDo,
     ) -> Result<Predicted> {
         let PreparedPlan { tasks, specs, widths, domains, .. } = prepared;
         let plan = &of_a_process(job);
         let mut trials = StageTrials::new(plan, prepared, job.predict, place, store);
         let Predicted { mut stages, mut least, mut evaluations, .. } = Predicted::default();
-        for (index, task) in tasks.iter().enumerate().filter(|(index, _)| waiting(*index)) {
+        // The first stage with a key, whose prediction the others share.
+        let mut known: HashMap<&str, ModelId> = HashMap::new();
+        for (index, task) in tasks.iter().enumerate().filter(|(index, _)| (to_do.waiting)(*index)) {
             control.check()?;
             let budget = device_memory.generation(widths[index] > 1);
             let id = match &task.work {
@@ -67,10 +80,18 @@ impl Predicted {
                 }
             };
             least.entry(id).or_insert_with(|| fits::least(job, specs, id));
+            if let Some(first) = known.get(to_do.keys.of(index)) {
+                if let Some(prediction) = stages.get(first).copied() {
+                    stages.insert(id, prediction);
+                }
+                continue;
+            }
+            known.insert(to_do.keys.of(index), id);
             let name = &plan.experiment.model(id).name;
             match trials.measure(id, widths[index], budget) {
                 Ok(Some(prediction)) => {
-                    let prediction = of_all(prediction, job, id, &trials.shapes);
+                    let exchange = trials.exchange(id, job.processes, control);
+                    let prediction = of_all(prediction, job, id, &trials.shapes, exchange);
                     let parallel = device_memory.parallel_tasks(widths[index] > 1);
                     stages.insert(id, widened_for_parallel(prediction, parallel));
                 }
@@ -83,7 +104,9 @@ impl Predicted {
             }
             if let Some(prediction) = stages.get(&id) {
                 let (stage, seed) = (name.clone(), task.seed);
-                control.emit(&Event::Predicted { stage, seed, prediction: *prediction });
+                let steps = super::steps(&plan.experiment.model(id).stage, domains);
+                let prediction = remaining(*prediction, (to_do.done)(index), steps);
+                control.emit(&Event::Predicted { stage, seed, prediction });
             }
         }
         if !trials.tried.is_empty() {
@@ -184,6 +207,26 @@ impl<'a> StageTrials<'a> {
         self.short += u32::from(measured.is_none());
         Ok(measured)
     }
+
+    /// Seconds that all steps of a stage spend on sums of gradients and on gathering weights. A trial has one
+    /// process.
+    fn exchange(&self, id: ModelId, processes: u32, control: &Control) -> f64 {
+        if processes <= 1 {
+            return 0.0;
+        }
+        let stage = &self.plan.experiment.model(id).stage;
+        // Where some weights are frozen, an upper bound.
+        let trained = |train: &Train<Objective>| match train.trainable {
+            Trainable::Weights { .. } => self.shapes.parameters(train.start),
+            Trainable::Adapter(_) => self.plan.stages[id.0 as usize].cost.trained.unwrap_or(0),
+        };
+        let numbers: u64 = stage.trains().into_iter().map(trained).sum();
+        let each = exchange_seconds(processes as usize, numbers as usize).unwrap_or_else(|error| {
+            control.warn(format!("the prediction leaves out the exchange between processes: {error}"));
+            0.0
+        });
+        each * f64::from(super::steps(stage, self.domains))
+    }
 }
 
 /// Whether a stage trains, without a server: a trial can't predict the time that servers take.
@@ -206,15 +249,57 @@ fn of_a_process(job: &RunJob) -> Plan {
 }
 
 /// Prediction for all processes, from a trial by one that keeps all moments; each process has a part.
-fn of_all(one: Prediction, job: &RunJob, id: ModelId, shapes: &Shapes) -> Prediction {
-    let processes = u64::from(job.processes.max(1));
+/// `exchange` is the seconds that they spend on exchanging gradients and weights.
+fn of_all(one: Prediction, job: &RunJob, id: ModelId, shapes: &Shapes, exchange: f64) -> Prediction {
+    if job.processes <= 1 {
+        return one;
+    }
+    let processes = u64::from(job.processes);
     let moments = |train: &Train<Objective>| {
         let all = u64::from(train.trainable.is_all());
         all * 4 * train.optimizer.moments() * shapes.parameters(train.start)
     };
     let once: u64 = job.plan.experiment.model(id).stage.trains().into_iter().map(moments).sum();
     let memory = (processes * one.memory).saturating_sub((processes - 1) * once).max(one.memory);
-    Prediction { memory, resting: processes * one.resting, ..one }
+    let shared = of_processes(one, f64::from(job.processes), cores() as f64, exchange);
+    Prediction { memory, resting: processes * one.resting, ..shared }
+}
+
+/// The time of several processes, each of which takes as long as `one` alone. They share caches and memory
+/// bandwidth, and in each step all wait for the slowest one, so the range is wider.
+fn of_processes(one: Prediction, processes: f64, cores: f64, exchange: f64) -> Prediction {
+    let turns = (processes / cores).max(1.0);
+    let TimeRange { least, most } = one.range();
+    let range = TimeRange { least: least * turns + exchange, most: most * processes + exchange * processes };
+    Prediction {
+        seconds: one.seconds * turns + exchange,
+        rollout: one.rollout * turns,
+        scoring: one.scoring * turns,
+        update: one.update * turns + exchange,
+        range: Some(range),
+        ..one
+    }
+}
+
+/// What is left of a stage of `steps` steps, of which `done` are done. What is not part of a step is not
+/// shorter for that.
+fn remaining(whole: Prediction, done: u32, steps: u32) -> Prediction {
+    if done == 0 || steps == 0 {
+        return whole;
+    }
+    let part = f64::from(steps.saturating_sub(done)) / f64::from(steps);
+    let Prediction { seconds, rollout, scoring, update, .. } = whole;
+    let saved = (rollout + scoring + update) * (1.0 - part);
+    let TimeRange { least, most } = whole.range();
+    let less = |seconds: f64| (seconds - saved * seconds / whole.seconds.max(f64::MIN_POSITIVE)).max(0.0);
+    Prediction {
+        seconds: seconds - saved,
+        rollout: rollout * part,
+        scoring: scoring * part,
+        update: update * part,
+        range: whole.range.map(|_| TimeRange { least: less(least), most: less(most) }),
+        ..whole
+    }
 }
 
 /// A wider range of time, for tasks that run in parallel and share caches and memory bandwidth.
@@ -228,6 +313,31 @@ mod tests {
     use mopd_plan::{DomainId, Evaluation, Sampling};
 
     use super::*;
+
+    fn ten_seconds() -> Prediction {
+        let range = Some(TimeRange { least: 8.0, most: 12.0 });
+        let (rollout, scoring, update) = (2.0, 1.0, 5.0);
+        Prediction { seconds: 10.0, rollout, scoring, update, memory: 1, resting: 1, range }
+    }
+
+    #[test]
+    fn a_resumed_stage_has_only_its_last_steps_left() {
+        assert_eq!(remaining(ten_seconds(), 0, 100), ten_seconds());
+        let last = remaining(ten_seconds(), 75, 100);
+        // Two seconds are around the steps.
+        assert_eq!((last.seconds, last.rollout, last.update, last.memory), (4.0, 0.5, 1.25, 1));
+        let TimeRange { least, most } = last.range();
+        assert!((least - 3.2).abs() < 1e-9 && (most - 4.8).abs() < 1e-9, "{least} {most}");
+    }
+
+    #[test]
+    fn processes_exchange_and_wait_for_each_other() {
+        let both = of_processes(ten_seconds(), 2.0, 8.0, 3.0);
+        assert_eq!((both.seconds, both.update, both.rollout), (13.0, 8.0, 2.0));
+        assert_eq!(both.range(), TimeRange { least: 11.0, most: 30.0 });
+        // Four processes on two cores take turns.
+        assert_eq!(of_processes(ten_seconds(), 4.0, 2.0, 3.0).seconds, 23.0);
+    }
 
     #[test]
     fn resting_memory_is_counted_once() {

@@ -4,18 +4,20 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use mopd_plan::events::{Event, FailureKind, RunJob};
-use mopd_plan::{DomainId, ModelId, Plan, SCHEMA, Stage};
+use mopd_plan::events::{Event, FailureKind, RunJob, Versions};
+use mopd_plan::{Device, DomainId, ModelId, Plan, SCHEMA, Stage};
 
-use super::prepared::PreparedPlan;
+use super::memory_budget::DeviceMemoryBudget;
+use super::prepared::{PreparedPlan, keys_of, prepared};
 use super::private::private_stages;
-use super::{Task, Work, unsupported};
+use super::{Task, Work, fits, unsupported};
 use crate::control::Control;
 use crate::failure::{Error, Result};
+use crate::machine::arithmetic::Arithmetic;
 use crate::machine::place::Place;
 use crate::prepare::cache::DataCache;
 use crate::prepare::probe::{BegunEnvironments, FirstRow, ask, begin, look};
-use crate::prepare::{ReadContext, model_specs, prepare};
+use crate::prepare::{ModelSpec, ReadContext, model_specs, prepare};
 use crate::remote::StudentIdentity;
 use crate::store::Store;
 
@@ -102,8 +104,9 @@ pub(super) fn judged_by(plan: &Plan, task: &Task) -> BTreeSet<DomainId> {
 }
 
 /// Reports which data of a plan can't be read, and which rewards don't respond, without reading models. Where
-/// a plan loads no model, also checks that sequences fit the models' contexts.
-pub fn files(job: &RunJob, place: Place, control: &Control) -> Result<()> {
+/// a plan loads no model, also checks that sequences fit the models' contexts, and that the weights of models
+/// fit in memory.
+pub fn files(job: &RunJob, versions: &Versions, place: Place, control: &Control) -> Result<()> {
     let plan = &job.plan;
     check_schema(plan)?;
     let (base, store) = (Path::new(&job.base), Path::new(&job.store));
@@ -123,7 +126,12 @@ pub fn files(job: &RunJob, place: Place, control: &Control) -> Result<()> {
     }
     let loads = || plan.experiment.models.iter().any(|model| matches!(model.stage, Stage::Load(_)));
     if fine.get() && !loads() {
-        match fits(plan, &tasks, places) {
+        let specs = model_specs(plan, places);
+        let checked = specs.and_then(|specs| {
+            data_fits(plan, &tasks, &specs, places)?;
+            weights_fit(job, &tasks, &specs, versions, place, control)
+        });
+        match checked {
             Err(Error::Interrupted) => return Err(Error::Interrupted),
             Err(error) => refuse(error),
             Ok(()) => {}
@@ -133,8 +141,33 @@ pub fn files(job: &RunJob, place: Place, control: &Control) -> Result<()> {
 }
 
 /// Checks that the data of stages and tables fits the models. Its warnings are those of a run.
-fn fits(plan: &Plan, tasks: &[Task], places: ReadContext) -> Result<()> {
-    let specs = model_specs(plan, places)?;
-    let (domains, _) = prepare(plan, &super::stages(tasks), &specs, places)?;
+fn data_fits(plan: &Plan, tasks: &[Task], specs: &[ModelSpec], places: ReadContext) -> Result<()> {
+    let (domains, _) = prepare(plan, &super::stages(tasks), specs, places)?;
     private_stages(plan, tasks, &domains).map(|_| ())
+}
+
+/// Refuses stages as a run does whose weights alone exceed the memory.
+fn weights_fit(
+    job: &RunJob,
+    tasks: &[Task],
+    specs: &[ModelSpec],
+    versions: &Versions,
+    place: Place,
+    control: &Control,
+) -> Result<()> {
+    let place = if job.plan.experiment.device == Some(Device::Cpu) { Place::cpu() } else { place };
+    let device_memory = DeviceMemoryBudget::detect(1, place).per_process(job.processes);
+    if fits::weights(job, tasks, specs, &device_memory, |_| true).is_ok() {
+        return Ok(());
+    }
+    // The store may have the results of stages that do not fit. Keys are computed only now, since they need
+    // everything that a run reads.
+    let folder = Path::new(&job.store);
+    let store = if folder.is_dir() { Store::open(folder).ok() } else { None };
+    let prepared = prepared(job, None, store.as_ref(), control)?;
+    let keys = keys_of(job, &prepared, &Arithmetic::of_this_machine(&versions.libtorch), place);
+    let forced = super::forced(&job.plan, tasks, &job.from);
+    let stored = |index| store.as_ref().is_some_and(|store| keys.all_of(index).all(|key| store.has(key)));
+    let waiting = |index: usize| job.fresh || forced[index] || !stored(index);
+    fits::weights(job, tasks, specs, &device_memory, waiting)
 }

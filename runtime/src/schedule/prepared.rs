@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use mopd_plan::events::{Event, RunJob};
+use mopd_plan::events::{Event, RunJob, Versions};
 use mopd_plan::results::PrivateStage;
 
 use super::memory_budget::DeviceMemoryBudget;
-use super::predicted::Predicted;
+use super::predicted::{Predicted, TasksToDo};
 use super::private::private_stages;
 use super::{KeyInputs, Keys, Task, preflight, unsupported};
 use crate::control::Control;
@@ -95,7 +95,7 @@ pub(super) fn prepared(
 }
 
 /// Reports the predicted time and memory of each stage of a plan, without running it.
-pub fn predict(job: &RunJob, place: Place, control: &Control) -> Result<()> {
+pub fn predict(job: &RunJob, versions: &Versions, place: Place, control: &Control) -> Result<()> {
     let folder = Path::new(&job.store);
     // The run that follows reuses tokens from the store, unless it can't be written.
     let store = Store::open(folder).ok();
@@ -104,7 +104,9 @@ pub fn predict(job: &RunJob, place: Place, control: &Control) -> Result<()> {
     prepared.private.iter().for_each(|stage| control.emit(&Event::Private(stage.clone())));
     let device_memory =
         DeviceMemoryBudget::detect(workers(job, &prepared.tasks), place).per_process(job.processes);
-    Predicted::new(job, &prepared, folder, place, &device_memory, control, |_| true).map(|_| ())
+    let keys = keys_of(job, &prepared, &Arithmetic::of_this_machine(&versions.libtorch), place);
+    let to_do = TasksToDo { keys: &keys, waiting: &|_| true, done: &|_| 0 };
+    Predicted::new(job, &prepared, folder, place, &device_memory, control, to_do).map(|_| ())
 }
 
 /// Number of tasks that may run in parallel; 1 where several processes train together.

@@ -6,11 +6,11 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io::{BufRead, Write};
 use std::os::unix::process::ExitStatusExt as _;
-use std::process::{Child, Command as Program, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command as Program, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use mopd_plan::events::{FailureKind, RunJob, Versions};
+use mopd_plan::events::{FailureKind, RunJob, Versions, WorkerRequest};
 use mopd_plan::{ModelId, Stage};
 use serde::{Deserialize, Serialize};
 
@@ -79,8 +79,8 @@ enum Command {
 /// The processes of a run, as one of them sees them.
 pub(super) struct Processes {
     pub peers: Peers,
-    /// Processes that this one has started, from rank 1 on.
-    children: Mutex<Vec<Child>>,
+    /// Processes that this one has started.
+    children: Mutex<ChildProcesses>,
 }
 
 impl Processes {
@@ -91,20 +91,22 @@ impl Processes {
             control.warn(format!("{size} processes share {} cores, so they wait for each other", cores()));
         }
         let meeting = Rendezvous::new(size, secret)?;
-        let mut started = ChildProcesses(Vec::with_capacity(size));
+        let mut started = ChildProcesses::default();
         for rank in 1..size {
-            let job = PeerJob { run: job.clone(), rank, port: meeting.port(), secret };
-            started.0.push(start(&job)?);
+            started.add(&PeerJob { run: job.clone(), rank, port: meeting.port(), secret })?;
         }
-        let children = RefCell::new(&mut started.0);
+        // A signal may reach this process alone, which then waits for the others in a collective.
+        let inputs = started.inputs.clone();
+        control.on_interrupt(move || inputs.send(&WorkerRequest::End));
+        let children = RefCell::new(&mut started);
         let peers = meeting.first(|| {
             control.check()?;
-            match find_ended(&mut children.borrow_mut()) {
+            match children.borrow_mut().find_ended() {
                 Some((rank, status)) => Err(died(rank, size, status)),
                 None => Ok(()),
             }
         })?;
-        let processes = Processes { peers, children: Mutex::new(std::mem::take(&mut started.0)) };
+        let processes = Processes { peers, children: Mutex::new(started) };
         let ready = processes.peers.all_or_none(control, Ok(()));
         ready.map_err(|error| processes.explained(error))?;
         Ok(processes)
@@ -143,7 +145,7 @@ impl Processes {
         let mut children = lock(&self.children);
         // Connections close a little before the system reports how the process ended.
         while began.elapsed() < Duration::from_secs(2) {
-            if let Some((rank, status)) = find_ended(&mut children) {
+            if let Some((rank, status)) = children.find_ended() {
                 return died(rank, self.peers.size(), status);
             }
             std::thread::sleep(Duration::from_millis(10));
@@ -154,19 +156,68 @@ impl Processes {
 
 impl Drop for Processes {
     fn drop(&mut self) {
+        // Before the children are waited for.
         self.peers.close();
-        drop(ChildProcesses(std::mem::take(&mut lock(&self.children))));
     }
 }
 
-/// Child processes, killed on drop if they do not end by themselves.
-struct ChildProcesses(Vec<Child>);
+/// The standard inputs of child processes. Their end tells the children that this process is gone.
+#[derive(Clone, Default)]
+struct ChildInputs(Arc<Mutex<Vec<ChildStdin>>>);
+
+impl ChildInputs {
+    fn send(&self, request: &WorkerRequest) {
+        let line = serde_json::to_string(request).expect("a request is plain data") + "\n";
+        for input in &mut *lock(&self.0) {
+            // A process that is gone need not be told.
+            let _ = input.write_all(line.as_bytes());
+        }
+    }
+}
+
+/// Child processes from rank 1 on, killed on drop if they do not end by themselves.
+#[derive(Default)]
+struct ChildProcesses {
+    children: Vec<Child>,
+    inputs: ChildInputs,
+}
+
+impl ChildProcesses {
+    fn add(&mut self, job: &PeerJob) -> Result<()> {
+        let failed = |error: std::io::Error| {
+            failed(format!("cannot start process {} of {}: {error}", job.rank, job.run.processes))
+        };
+        let mut child = Program::new(std::env::current_exe().map_err(failed)?)
+            .arg(PEER)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .map_err(failed)?;
+        let mut input = child.stdin.take().expect("it is piped");
+        self.children.push(child);
+        let mut text = serde_json::to_vec(job).expect("a job is plain data");
+        text.push(b'\n');
+        input.write_all(&text).map_err(failed)?;
+        lock(&self.inputs.0).push(input);
+        Ok(())
+    }
+
+    /// A process that ended, with its status; preferably one killed by a signal, as others end in
+    /// consequence.
+    fn find_ended(&mut self) -> Option<(usize, ExitStatus)> {
+        let ended = (1..).zip(&mut self.children).filter_map(|(rank, child)| {
+            let status = child.try_wait().ok().flatten()?;
+            Some((rank, status))
+        });
+        ended.min_by_key(|(rank, status)| (status.code().is_some(), *rank))
+    }
+}
 
 impl Drop for ChildProcesses {
     fn drop(&mut self) {
+        lock(&self.inputs.0).clear();
         let began = Instant::now();
-        for child in &mut self.0 {
-            drop(child.stdin.take());
+        for child in &mut self.children {
             while began.elapsed() < LEAVES && matches!(child.try_wait(), Ok(None)) {
                 std::thread::sleep(Duration::from_millis(5));
             }
@@ -175,32 +226,6 @@ impl Drop for ChildProcesses {
             let _ = child.wait();
         }
     }
-}
-
-fn start(job: &PeerJob) -> Result<Child> {
-    let failed = |error: std::io::Error| {
-        failed(format!("cannot start process {} of {}: {error}", job.rank, job.run.processes))
-    };
-    let mut child = Program::new(std::env::current_exe().map_err(failed)?)
-        .arg(PEER)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .map_err(failed)?;
-    let mut text = serde_json::to_vec(job).expect("a job is plain data");
-    text.push(b'\n');
-    // The pipe stays open: its end tells the child that this process is gone.
-    child.stdin.as_mut().expect("it is piped").write_all(&text).map_err(failed)?;
-    Ok(child)
-}
-
-/// A process that ended, with its status; preferably one killed by a signal, as others end in consequence.
-fn find_ended(children: &mut [Child]) -> Option<(usize, ExitStatus)> {
-    let ended = children.iter_mut().enumerate().filter_map(|(place, child)| {
-        let status = child.try_wait().ok().flatten()?;
-        Some((place + 1, status))
-    });
-    ended.min_by_key(|(rank, status)| (status.code().is_some(), *rank))
 }
 
 const AGAIN: &str = "run the same command again: finished stages are kept, and the active stage resumes \

@@ -17,11 +17,11 @@ use tch::Kind;
 use super::exclusive::Tasks;
 use super::locking::{self, Access, EmittedMessages};
 use super::memory_budget::DeviceMemoryBudget;
-use super::predicted::Predicted;
+use super::predicted::{Predicted, TasksToDo};
 use super::prepared::{PreparedPlan, keys_of, prepared, workers};
 use super::processes::Processes;
 use super::results::results_key;
-use super::{Keys, Task, Work, elsewhere, fits, fork_of, preflight, rerun_reasons, unsupported};
+use super::{Keys, Task, Work, disk_space, elsewhere, fits, fork_of, preflight, rerun_reasons, unsupported};
 use crate::control::Control;
 use crate::evaluate::score;
 use crate::failure::{Error, Result, caught};
@@ -169,9 +169,12 @@ pub fn run(
     }
     let workers = workers(job, tasks);
     let device_memory = DeviceMemoryBudget::detect(workers, place).per_process(job.processes);
-    fits::weights(job, &prepared, &device_memory, waiting)?;
+    fits::weights(job, tasks, &prepared.specs, &device_memory, waiting)?;
+    disk_space::check(job, &prepared, &keys, waiting, control)?;
+    let resumes = |index: usize| if forced[index] { 0 } else { store.last_step(keys.of(index)) };
+    let to_do = TasksToDo { keys: &keys, waiting: &waiting, done: &resumes };
     let predicted =
-        Predicted::new(job, &prepared, Path::new(&job.store), place, &device_memory, control, waiting)?;
+        Predicted::new(job, &prepared, Path::new(&job.store), place, &device_memory, control, to_do)?;
     fits::predicted(plan, tasks, &predicted, &device_memory, control)?;
     let before_stages = started.elapsed().as_secs_f64();
 
@@ -470,14 +473,16 @@ impl Scheduler<'_> {
                 self.stage(index, *model, inputs, &running, &mut guard)
                     .map_err(|unfinished| TaskStopped { error: unfinished.error.at(origin), ..unfinished })
             }
-            Work::Evaluate { model, domain, evaluation, comparisons: _ } => {
+            Work::Evaluate { model, domain, evaluation, comparisons } => {
                 let weights = &inputs[&task.needs[0]];
                 let answers = self.evaluated(index, *domain, evaluation, weights, &mut guard)?;
+                let tables = comparisons.iter().map(|table| &self.plan.experiment.comparisons[*table].name);
                 self.control.emit(&Event::Evaluated {
                     model: self.plan.experiment.model(*model).name.clone(),
                     seed: task.seed,
                     domain: self.plan.experiment.domain(*domain).name.clone(),
                     score: score(&answers),
+                    tables: tables.cloned().collect(),
                 });
                 Ok(TaskOutput::Answers(answers))
             }

@@ -465,11 +465,12 @@ impl Scheduler<'_> {
         let train::StoppedTraining { mut error, last_good, record } = stopped;
         if let Some(weights) = last_good {
             error = match self.store.keep_last_good(job.key, &self.provenance(job, &weights), &weights) {
-                Ok(folder) => error.help(format!(
-                    "the weights before that step are in {}; lower `lr`, or bound the numbers that the \
-                    objective divides by or exponentiates",
-                    folder.display()
-                )),
+                Ok(folder) => {
+                    let usual =
+                        "lower `lr`, or bound the numbers that the objective divides by or exponentiates";
+                    let way_out = error.own_help().unwrap_or(usual).to_owned();
+                    error.help(format!("the weights before that step are in {}; {way_out}", folder.display()))
+                }
                 Err(storage) => {
                     error.help(format!("the weights before that step could not be stored: {storage}"))
                 }

@@ -1,10 +1,12 @@
 //! The thread that holds the model: its requests and its replies.
 
 use tch::{Kind, Tensor, no_grad_guard};
+use tokio::sync::oneshot;
 
-use super::http::{ResponseBody, Shared};
+use super::http::Shared;
 use super::update::WeightsUpdate;
 use super::write::WriteRequest;
+use crate::failure;
 use crate::machine::place::Place;
 use crate::machine::transfer::{to_vec, upload};
 use crate::model::{ABSENT, Decoder, PackedBatch, Weights, logits};
@@ -46,18 +48,39 @@ impl RequestRefusal {
     }
 }
 
-/// A request to the model's thread.
+/// The channel for the reply to a request.
+pub type ReplySender<T> = oneshot::Sender<Result<T, RequestRefusal>>;
+
+/// A request to the model's thread, with the channel for its reply.
 pub enum EngineRequest {
     Read(ReadRequest),
     Write(WriteRequest),
-    Update(WeightsUpdate),
+    Update(WeightsUpdate, ReplySender<()>),
 }
 
 /// A request that needs at most one forward pass.
 pub enum ReadRequest {
-    LmHead,
-    Hidden { batch: own::SentBatch, body: Vec<u8> },
-    Score(ScoreRequest),
+    LmHead(ReplySender<Vec<u8>>),
+    Hidden { batch: own::SentBatch, body: Vec<u8>, reply: ReplySender<Vec<u8>> },
+    Score(ScoreRequest, ReplySender<Vec<Scored>>),
+}
+
+impl EngineRequest {
+    /// Whether the client is gone.
+    pub fn is_abandoned(&self) -> bool {
+        match self {
+            EngineRequest::Read(ReadRequest::LmHead(reply) | ReadRequest::Hidden { reply, .. })
+            | EngineRequest::Write(WriteRequest::Rollouts { reply, .. }) => reply.is_closed(),
+            EngineRequest::Read(ReadRequest::Score(_, reply)) => reply.is_closed(),
+            EngineRequest::Write(WriteRequest::Completions { reply, .. }) => reply.is_closed(),
+            EngineRequest::Update(_, reply) => reply.is_closed(),
+        }
+    }
+}
+
+/// Turns a panic, such as one of a tensor operation, into a refusal of this request.
+fn caught<T>(answer: impl FnOnce() -> Result<T, RequestRefusal>) -> Result<T, RequestRefusal> {
+    failure::caught(answer).unwrap_or_else(|error| Err(RequestRefusal::internal(error.to_string())))
 }
 
 /// Asks for the scores of the tokens after the first `start + 1` of each sequence.
@@ -91,35 +114,11 @@ pub struct Scored {
     pub next: Token,
 }
 
-pub enum EngineReply {
-    Bytes(Vec<u8>),
-    Scored(Vec<Scored>),
-    Generated {
-        /// The version name of the weights that wrote them.
-        version: String,
-        completions: Vec<Completion>,
-    },
-    Updated,
-}
-
-impl EngineReply {
-    pub fn bytes(self) -> ResponseBody {
-        let EngineReply::Bytes(bytes) = self else { unreachable!("a matrix is asked for") };
-        ResponseBody::Bytes(bytes)
-    }
-
-    pub fn scored(self) -> Vec<Scored> {
-        let EngineReply::Scored(scored) = self else { unreachable!("scores are asked for") };
-        scored
-    }
-
-    /// The completions, after the version name of the weights that wrote them.
-    pub fn generated(self) -> (String, Vec<Completion>) {
-        let EngineReply::Generated { version, completions } = self else {
-            unreachable!("completions are asked for")
-        };
-        (version, completions)
-    }
+/// Completions of the model.
+pub struct Generated {
+    /// The version name of the weights that wrote them.
+    pub version: String,
+    pub completions: Vec<Completion>,
 }
 
 pub struct ServingEngine {
@@ -136,39 +135,57 @@ impl ServingEngine {
         ServingEngine { weights, decoder, place, kind, limits }
     }
 
-    pub fn read(&self, asked: ReadRequest, shared: &Shared) -> Result<EngineReply, RequestRefusal> {
+    /// Answers a request. A client that is gone needs no reply.
+    pub fn read(&self, asked: ReadRequest, shared: &Shared) {
         let _guard = no_grad_guard();
         let count =
             |tokens: usize| shared.metrics.tokens.with_label_values(&["scored"]).inc_by(tokens as u64);
         match asked {
-            ReadRequest::LmHead => Ok(EngineReply::Bytes(
-                own::SentTensor::from_tensor(&self.lm_head()).write("lm_head", &shared.about().content, &[]),
-            )),
-            ReadRequest::Hidden { batch, body } => {
-                let hidden = self.hidden(&batch)?;
-                count(hidden.size()[0] as usize);
-                Ok(EngineReply::Bytes(own::SentTensor::from_tensor(&hidden).write(
-                    "hidden",
-                    &shared.about().content,
-                    &body,
-                )))
+            ReadRequest::LmHead(reply) => {
+                let _ = reply.send(caught(|| {
+                    let lm_head = own::SentTensor::from_tensor(&self.lm_head());
+                    Ok(lm_head.write("lm_head", &shared.about().content, &[]))
+                }));
             }
-            ReadRequest::Score(score) => {
-                let scored = self.score(&score)?;
-                count(scored.iter().map(|of| of.positions.len()).sum());
-                Ok(EngineReply::Scored(scored))
+            ReadRequest::Hidden { batch, body, reply } => {
+                let _ = reply.send(caught(|| {
+                    let hidden = self.hidden(&batch)?;
+                    count(hidden.size()[0] as usize);
+                    let hidden = own::SentTensor::from_tensor(&hidden);
+                    Ok(hidden.write("hidden", &shared.about().content, &body))
+                }));
+            }
+            ReadRequest::Score(score, reply) => {
+                let _ = reply.send(caught(|| {
+                    let scored = self.score(&score)?;
+                    count(scored.iter().map(|of| of.positions.len()).sum());
+                    Ok(scored)
+                }));
             }
         }
     }
 
-    pub fn update(&mut self, update: &WeightsUpdate, shared: &Shared) -> Result<EngineReply, RequestRefusal> {
-        let weights = update.load(&self.weights)?;
+    /// The engine with the weights of an update, or as it was if that can't be used.
+    pub fn updated(
+        self,
+        update: &WeightsUpdate,
+        shared: &Shared,
+    ) -> (ServingEngine, Result<(), RequestRefusal>) {
+        let loaded = match caught(|| update.load(&self.weights)) {
+            Ok(loaded) => loaded,
+            Err(refused) => return (self, Err(refused)),
+        };
         let _guard = no_grad_guard();
+        let ServingEngine { weights, decoder, place, kind, limits } = self;
         // The old model is freed before the new one is made, so that memory holds one at a time.
-        self.decoder = Decoder::frozen(&weights.weights, self.place, self.kind);
-        self.weights = weights.weights;
-        update.note(weights.content, shared);
-        Ok(EngineReply::Updated)
+        drop(decoder);
+        match caught(|| Ok(ServingEngine::new(loaded.weights, place, kind, limits))) {
+            Ok(engine) => {
+                update.note(loaded.content, shared);
+                (engine, Ok(()))
+            }
+            Err(refused) => (ServingEngine::new(weights, place, kind, limits), Err(refused)),
+        }
     }
 
     /// `[vocabulary, width]`: the rows of the LM head that belong to tokens, without padding.

@@ -6,8 +6,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::{Body, to_bytes};
-use axum::extract::{Request, State};
+use axum::body::{Body, Bytes};
+use axum::extract::rejection::{BytesRejection, FailedToBufferBody};
+use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
 use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
@@ -16,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::engine::{EngineReply, EngineRequest, Limits, ReadRequest, RequestRefusal};
+use super::engine::{EngineRequest, Limits, ReadRequest, ReplySender, RequestRefusal};
 use super::metrics::Metrics;
 use super::update::{self, Updates};
 use super::write::WriteRequest;
@@ -35,7 +36,7 @@ pub struct Shared {
     pub name: String,
     /// Hash of the API key, so that the comparison takes constant time.
     pub key: Option<blake3::Hash>,
-    pub queue: SyncSender<QueuedRequest>,
+    pub queue: SyncSender<EngineRequest>,
     pub metrics: Metrics,
     pub about: RwLock<ServedModelInfo>,
     pub tokenizer: Arc<Tokenizer>,
@@ -43,12 +44,6 @@ pub struct Shared {
     pub dtype: Dtype,
     pub updates: Option<Updates>,
     pub limits: Limits,
-}
-
-/// A request in the queue of the model's thread.
-pub struct QueuedRequest {
-    pub asked: EngineRequest,
-    pub reply: oneshot::Sender<Result<EngineReply, RequestRefusal>>,
 }
 
 pub enum ResponseBody {
@@ -75,10 +70,13 @@ impl Shared {
         }
     }
 
-    /// Queues a request for the model's thread and waits for its reply.
-    pub async fn ask(&self, asked: EngineRequest) -> Result<EngineReply, RequestRefusal> {
+    /// Queues a request for the model's thread and waits for its reply. `asked` makes the request.
+    pub async fn ask<T>(
+        &self,
+        asked: impl FnOnce(ReplySender<T>) -> EngineRequest,
+    ) -> Result<T, RequestRefusal> {
         let (reply, told) = oneshot::channel();
-        self.queue.try_send(QueuedRequest { asked, reply }).map_err(|error| match error {
+        self.queue.try_send(asked(reply)).map_err(|error| match error {
             TrySendError::Full(_) => RequestRefusal::new(
                 503,
                 "too many requests are waiting: try \
@@ -99,7 +97,7 @@ impl Shared {
 }
 
 pub fn router(shared: Arc<Shared>) -> Router {
-    Router::new().fallback(answer).with_state(shared)
+    Router::new().fallback(answer).layer(DefaultBodyLimit::max(LARGEST)).with_state(shared)
 }
 
 /// The known paths; metrics don't count others by name.
@@ -179,14 +177,16 @@ async fn of_request(shared: &Shared, path: &str, request: Request) -> Result<Res
         }
         own::LM_HEAD => {
             get()?;
-            shared.ask(EngineRequest::Read(ReadRequest::LmHead)).await.map(EngineReply::bytes)
+            let lm_head = |reply| EngineRequest::Read(ReadRequest::LmHead(reply));
+            shared.ask(lm_head).await.map(ResponseBody::Bytes)
         }
         own::HIDDEN => {
             let batch: own::SentBatch = serde_json::from_value(posted()?).map_err(|error| {
                 RequestRefusal::bad(format!("the body is not a batch of sequences: {error}"))
             })?;
-            let hidden = ReadRequest::Hidden { batch, body: body.to_vec() };
-            shared.ask(EngineRequest::Read(hidden)).await.map(EngineReply::bytes)
+            let body = body.to_vec();
+            let hidden = |reply| EngineRequest::Read(ReadRequest::Hidden { batch, body, reply });
+            shared.ask(hidden).await.map(ResponseBody::Bytes)
         }
         own::ROLLOUTS => {
             let batch: RolloutBatch = serde_json::from_value(posted()?).map_err(|error| {
@@ -195,8 +195,9 @@ async fn of_request(shared: &Shared, path: &str, request: Request) -> Result<Res
                     {error}"
                 ))
             })?;
-            let rollouts = WriteRequest::Rollouts { batch, body: body.to_vec() };
-            shared.ask(EngineRequest::Write(rollouts)).await.map(EngineReply::bytes)
+            let body = body.to_vec();
+            let rollouts = |reply| EngineRequest::Write(WriteRequest::Rollouts { batch, body, reply });
+            shared.ask(rollouts).await.map(ResponseBody::Bytes)
         }
         "/v1/completions" => vllm::completions(shared, &posted()?).await.map(ResponseBody::Json),
         "/generate" => sglang::generate(shared, &posted()?).await.map(ResponseBody::Json),
@@ -215,16 +216,19 @@ async fn of_request(shared: &Shared, path: &str, request: Request) -> Result<Res
     }
 }
 
-async fn read(request: Request) -> Result<axum::body::Bytes, RequestRefusal> {
+async fn read(request: Request) -> Result<Bytes, RequestRefusal> {
     let too_long = || RequestRefusal::new(413, format!("the body is larger than {} MiB", LARGEST >> 20));
     let said =
         request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if said.is_some_and(|length| length > LARGEST as u64) {
         return Err(too_long());
     }
-    match timeout(REQUEST_TIMEOUT, to_bytes(request.into_body(), LARGEST)).await {
+    match timeout(REQUEST_TIMEOUT, Bytes::from_request(request, &())).await {
         Ok(Ok(body)) => Ok(body),
-        Ok(Err(_)) => Err(too_long()),
+        Ok(Err(BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)))) => {
+            Err(too_long())
+        }
+        Ok(Err(error)) => Err(RequestRefusal::bad(format!("the body cannot be read: {error}"))),
         Err(_) => Err(RequestRefusal::new(408, "the body did not arrive in full")),
     }
 }

@@ -21,13 +21,13 @@ use std::time::Duration;
 use mopd_plan::Pretrained;
 use mopd_plan::events::{Event, FailureKind, ServeJob};
 
-use self::engine::{EngineReply, EngineRequest, Limits, RequestRefusal, ServingEngine};
-use self::http::{QueuedRequest, Shared};
+use self::engine::{EngineRequest, Limits, ReplySender, ServingEngine};
+use self::http::Shared;
 use self::metrics::Metrics;
 use self::update::{Updates, WeightsUpdate};
-use self::write::{ReplySender, RequestBatcher};
+use self::write::RequestBatcher;
 use crate::control::Control;
-use crate::failure::{self, Error, Result};
+use crate::failure::{Error, Result};
 use crate::machine::device::kind;
 use crate::machine::place::Place;
 use crate::prepare::load::{LoadedModel, load};
@@ -64,7 +64,7 @@ pub fn serve(job: &ServeJob, place: Place, control: &Control) -> Result<()> {
     let limits = Limits { tokens: job.tokens as usize, entries: job.entries, context };
     let tokenizer: Arc<Tokenizer> = weights.tokenizer.clone();
     let about = ServedModelInfo { version: content.clone(), content, files: job.model.clone() };
-    let (queue, waiting) = sync_channel::<QueuedRequest>(MAX_REQUESTS);
+    let (queue, waiting) = sync_channel::<EngineRequest>(MAX_REQUESTS);
     let shared = Arc::new(Shared {
         name: job.name.clone(),
         key: key.map(|key| blake3::hash(key.as_bytes())),
@@ -107,11 +107,14 @@ pub fn serve(job: &ServeJob, place: Place, control: &Control) -> Result<()> {
 fn answer_all(
     mut engine: ServingEngine,
     shared: &Shared,
-    waiting: &Receiver<QueuedRequest>,
+    waiting: &Receiver<EngineRequest>,
     control: &Control,
 ) -> Result<()> {
     while let Some((update, reply)) = answer_until_update(&engine, shared, waiting, control)? {
-        let _ = reply.send(caught(|| engine.update(&update, shared)));
+        let updated;
+        (engine, updated) = engine.updated(&update, shared);
+        // The client may be gone.
+        let _ = reply.send(updated);
     }
     Ok(())
 }
@@ -121,9 +124,9 @@ fn answer_all(
 fn answer_until_update(
     engine: &ServingEngine,
     shared: &Shared,
-    waiting: &Receiver<QueuedRequest>,
+    waiting: &Receiver<EngineRequest>,
     control: &Control,
-) -> Result<Option<(WeightsUpdate, ReplySender)>> {
+) -> Result<Option<(WeightsUpdate, ReplySender<()>)>> {
     let (mut batcher, mut update) = (RequestBatcher::new(engine, shared), None);
     loop {
         control.check()?;
@@ -136,25 +139,24 @@ fn answer_until_update(
                     TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
                 })
             };
-            let QueuedRequest { asked, reply } = match next {
-                Ok(next) => next,
+            let asked = match next {
+                Ok(asked) => asked,
                 Err(RecvTimeoutError::Timeout) => break,
                 Err(RecvTimeoutError::Disconnected) => return Ok(None),
             };
             shared.metrics.waiting.dec();
-            // The client is gone.
-            if reply.is_closed() {
+            if asked.is_abandoned() {
                 continue;
             }
             match asked {
                 EngineRequest::Read(asked) => {
-                    let _ = reply.send(caught(|| engine.read(asked, shared)));
+                    engine.read(asked, shared);
                     // One forward pass per token: a client that keeps the queue full of these does not stop
                     // the completions of others.
                     break;
                 }
-                EngineRequest::Write(asked) => batcher.add(asked, reply, control),
-                EngineRequest::Update(asked) => update = Some((asked, reply)),
+                EngineRequest::Write(asked) => batcher.add(asked, control),
+                EngineRequest::Update(asked, reply) => update = Some((asked, reply)),
             }
         }
         batcher.advance();
@@ -163,13 +165,6 @@ fn answer_until_update(
             return Ok(update);
         }
     }
-}
-
-/// Turns a panic, such as one of a tensor operation, into a refusal of this request.
-fn caught(
-    answer: impl FnOnce() -> Result<EngineReply, RequestRefusal>,
-) -> Result<EngineReply, RequestRefusal> {
-    failure::caught(answer).unwrap_or_else(|error| Err(RequestRefusal::internal(error.to_string())))
 }
 
 fn read_key(name: &str) -> Result<String> {

@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::engine::{EngineRequest, ReadRequest, RequestRefusal, ScoreRequest, Scored};
+use super::engine::{EngineRequest, Generated, ReadRequest, RequestRefusal, ScoreRequest, Scored};
 use super::http::{Shared, ids};
 use super::settings::{count, only, sampling, seed, without_special_tokens};
 use super::write::WriteRequest;
@@ -73,7 +73,7 @@ pub async fn generate(shared: &Shared, asked: &Value) -> Result<Value, RequestRe
         Ok(start) if logprobs => {
             let score =
                 ScoreRequest { sequences: prompts.clone(), start, top: Some(top), chosen: chosen.clone() };
-            Some(shared.ask(EngineRequest::Read(ReadRequest::Score(score))).await?.scored())
+            Some(shared.ask(|reply| EngineRequest::Read(ReadRequest::Score(score, reply))).await?)
         }
         _ => None,
     };
@@ -82,9 +82,11 @@ pub async fn generate(shared: &Shared, asked: &Value) -> Result<Value, RequestRe
     } else {
         let seed = seed(settings, "sampling_seed")?;
         let sampling = sampling(settings, 1, max_tokens)?;
-        let asked_for = WriteRequest::Completions { prompts: prompts.clone(), sampling, seed };
-        let (version, written) = shared.ask(EngineRequest::Write(asked_for)).await?.generated();
-        (version, written.into_iter().map(Some).collect())
+        let prompts = prompts.clone();
+        let asked_for =
+            |reply| EngineRequest::Write(WriteRequest::Completions { prompts, sampling, seed, reply });
+        let Generated { version, completions } = shared.ask(asked_for).await?;
+        (version, completions.into_iter().map(Some).collect())
     };
     let mut answers = Vec::new();
     for (place, (prompt, completion)) in prompts.iter().zip(written).enumerate() {

@@ -98,7 +98,7 @@ async fn update(shared: &Shared, path: &Value, version: &Value) -> Result<(), Re
         )
     })?;
     let update = updates.find(path, version.as_str().map(str::to_owned))?;
-    shared.ask(EngineRequest::Update(update)).await.map(|_| ())
+    shared.ask(|reply| EngineRequest::Update(update, reply)).await
 }
 
 /// Handles `/update_weights_from_disk`.

@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::engine::{EngineRequest, ReadRequest, RequestRefusal, ScoreRequest, TokenScores};
+use super::engine::{EngineRequest, Generated, ReadRequest, RequestRefusal, ScoreRequest, TokenScores};
 use super::http::{Shared, ids};
 use super::settings::{self, count, flag, only, sampling, without_special_tokens};
 use super::write::WriteRequest;
@@ -86,7 +86,7 @@ pub async fn completions(shared: &Shared, asked: &Value) -> Result<Value, Reques
         None => None,
         Some(top) => {
             let score = ScoreRequest { sequences: prompts.clone(), start: 0, top, chosen: Vec::new() };
-            Some(shared.ask(EngineRequest::Read(ReadRequest::Score(score))).await?.scored())
+            Some(shared.ask(|reply| EngineRequest::Read(ReadRequest::Score(score, reply))).await?)
         }
     };
     // The pass over the prompt gives one greedy token. Greedy choice is certain: its log-probability is 0.
@@ -96,9 +96,11 @@ pub async fn completions(shared: &Shared, asked: &Value) -> Result<Value, Reques
         }
         _ => {
             let seed = seed(asked)?;
-            let asked_for = WriteRequest::Completions { prompts: prompts.clone(), sampling, seed };
-            let (_, written) = shared.ask(EngineRequest::Write(asked_for)).await?.generated();
-            written.into_iter().map(|of| (of.tokens, of.logps, of.truncated)).collect()
+            let prompts = prompts.clone();
+            let asked_for =
+                |reply| EngineRequest::Write(WriteRequest::Completions { prompts, sampling, seed, reply });
+            let Generated { completions, .. } = shared.ask(asked_for).await?;
+            completions.into_iter().map(|of| (of.tokens, of.logps, of.truncated)).collect()
         }
     };
     let tokens = asked.get("return_token_ids") == Some(&json!(true));
@@ -166,9 +168,11 @@ pub async fn generate(shared: &Shared, asked: &Value) -> Result<Value, RequestRe
     let max_tokens = max_tokens.ok_or_else(|| RequestRefusal::bad("`max_tokens` must be at least 1"))?;
     let seed = seed(settings)?;
     let sampling = sampling(settings, 1, max_tokens)?;
-    let asked_for = WriteRequest::Completions { prompts: vec![prompt.clone()], sampling, seed };
-    let (version, mut written) = shared.ask(EngineRequest::Write(asked_for)).await?.generated();
-    let Completion { tokens, logps, truncated, .. } = written.swap_remove(0);
+    let prompts = vec![prompt.clone()];
+    let asked_for =
+        |reply| EngineRequest::Write(WriteRequest::Completions { prompts, sampling, seed, reply });
+    let Generated { version, mut completions } = shared.ask(asked_for).await?;
+    let Completion { tokens, logps, truncated, .. } = completions.swap_remove(0);
     let of_token = |(id, logp): (&Token, &f32)| json!({ "token_id": id, "logprob": logp, "rank": null });
     let content: Vec<Value> = tokens.iter().zip(&logps).map(of_token).collect();
     let returned = asked.get("return_token_ids") == Some(&json!(true));

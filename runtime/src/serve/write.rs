@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 
 use mopd_plan::Sampling;
 use mopd_store::random_bytes;
-use tokio::sync::oneshot::Sender;
 
-use super::engine::{EngineReply, RequestRefusal, ServingEngine};
+use super::engine::{Generated, ReplySender, RequestRefusal, ServingEngine};
 use super::http::Shared;
-use super::settings;
+use super::{ServedModelInfo, settings};
 use crate::control::Control;
 use crate::failure::{Error, caught};
 use crate::random::{Key, Purpose, stream_of};
@@ -23,31 +22,42 @@ pub enum WriteRequest {
         prompts: Vec<Vec<Token>>,
         sampling: Sampling,
         seed: Option<u64>,
+        reply: ReplySender<Generated>,
     },
     /// Rollouts of the student, for a run that has sent its weights: the same completions that the run would
     /// sample itself, with its random numbers.
-    Rollouts {
-        batch: RolloutBatch,
-        body: Vec<u8>,
-    },
+    Rollouts { batch: RolloutBatch, body: Vec<u8>, reply: ReplySender<Vec<u8>> },
 }
 
-/// The channel for the reply to a request.
-pub type ReplySender = Sender<Result<EngineReply, RequestRefusal>>;
-
-/// The form of the reply.
-enum AnswerForm {
-    Completions,
-    Rollouts { weights: String, body: Vec<u8> },
+/// Who waits for completions, and in which form. A client that is gone needs no reply.
+enum WaitingClient {
+    Completions(ReplySender<Generated>),
+    Rollouts { body: Vec<u8>, reply: ReplySender<Vec<u8>> },
 }
 
-impl AnswerForm {
-    /// `version` is read on the thread that replaces weights, so that it is the version that wrote these.
-    fn answer(self, completions: Vec<Completion>, version: String) -> EngineReply {
+impl WaitingClient {
+    fn is_gone(&self) -> bool {
         match self {
-            AnswerForm::Completions => EngineReply::Generated { version, completions },
-            AnswerForm::Rollouts { weights, body } => {
-                EngineReply::Bytes(SentRollouts::new(completions, weights, &body).bytes())
+            WaitingClient::Completions(reply) => reply.is_closed(),
+            WaitingClient::Rollouts { reply, .. } => reply.is_closed(),
+        }
+    }
+
+    fn refuse(self, refused: RequestRefusal) {
+        match self {
+            WaitingClient::Completions(reply) => _ = reply.send(Err(refused)),
+            WaitingClient::Rollouts { reply, .. } => _ = reply.send(Err(refused)),
+        }
+    }
+
+    /// `about` is read on the thread that replaces weights, so that it is of those that wrote these.
+    fn answer(self, completions: Vec<Completion>, about: ServedModelInfo) {
+        match self {
+            WaitingClient::Completions(reply) => {
+                let _ = reply.send(Ok(Generated { version: about.version, completions }));
+            }
+            WaitingClient::Rollouts { body, reply } => {
+                let _ = reply.send(Ok(SentRollouts::new(completions, about.content, &body).bytes()));
             }
         }
     }
@@ -60,7 +70,7 @@ pub struct RequestBatcher<'a> {
     shared: &'a Shared,
     /// None while nothing is written, so that its memory is free for other work.
     batch: Option<ContinuousBatch<'a>>,
-    waiting: BTreeMap<RequestId, (ReplySender, AnswerForm)>,
+    waiting: BTreeMap<RequestId, WaitingClient>,
 }
 
 impl<'a> RequestBatcher<'a> {
@@ -77,13 +87,11 @@ impl<'a> RequestBatcher<'a> {
     }
 
     /// Takes a request. If the model can't add and remove rows while decoding, it is answered at once.
-    pub fn add(&mut self, asked: WriteRequest, reply: ReplySender, control: &Control) {
-        let (request, form) = match self.checked(asked) {
-            Ok(checked) => checked,
-            Err(refused) => {
-                let _ = reply.send(Err(refused));
-                return;
-            }
+    pub fn add(&mut self, asked: WriteRequest, control: &Control) {
+        let (request, client) = self.understood(asked);
+        let request = match request.and_then(|request| self.fitting(request)) {
+            Ok(request) => request,
+            Err(refused) => return client.refuse(refused),
         };
         let decoder = &self.engine.decoder;
         let budget = || DeviceMemoryBudget::detect(1, decoder.place).generation(true);
@@ -91,31 +99,31 @@ impl<'a> RequestBatcher<'a> {
             self.batch = ContinuousBatch::new(decoder, 1, budget());
         }
         if let Some(batch) = &mut self.batch {
-            self.waiting.insert(batch.add(request), (reply, form));
+            self.waiting.insert(batch.add(request), client);
             return;
         }
         let RolloutRequest { prompts, sampling, key } = &request;
         let prompts: Vec<_> = prompts.iter().map(OwnedPrompt::borrowed).collect();
         let written = rollout(decoder, &prompts, sampling, *key, budget(), control);
-        let _ = reply.send(self.answer(form, written));
+        self.answer(client, written);
     }
 
     /// Writes one more token of every completion. Cancels requests whose client is gone.
     pub fn advance(&mut self) {
         let Some(batch) = &mut self.batch else { return };
-        let gone = self.waiting.extract_if(.., |_, (reply, _)| reply.is_closed());
+        let gone = self.waiting.extract_if(.., |_, client| client.is_gone());
         gone.for_each(|(id, _)| batch.cancel(id));
         match caught(|| batch.advance()) {
             Ok(finished) => {
                 for (id, written) in finished {
-                    let (reply, form) = self.waiting.remove(&id).expect("it was asked for");
-                    let _ = reply.send(self.answer(form, written));
+                    let client = self.waiting.remove(&id).expect("it was asked for");
+                    self.answer(client, written);
                 }
             }
             Err(error) => {
                 let message = error.to_string();
-                for (reply, _) in std::mem::take(&mut self.waiting).into_values() {
-                    let _ = reply.send(Err(RequestRefusal::internal(message.clone())));
+                for client in std::mem::take(&mut self.waiting).into_values() {
+                    client.refuse(RequestRefusal::internal(message.clone()));
                 }
             }
         }
@@ -124,39 +132,46 @@ impl<'a> RequestBatcher<'a> {
         }
     }
 
-    fn answer(
-        &self,
-        form: AnswerForm,
-        written: Result<Vec<Completion>, Error>,
-    ) -> Result<EngineReply, RequestRefusal> {
-        let written = written.map_err(|error| RequestRefusal::internal(error.to_string()))?;
+    fn answer(&self, client: WaitingClient, written: Result<Vec<Completion>, Error>) {
+        let written = match written {
+            Ok(written) => written,
+            Err(error) => return client.refuse(RequestRefusal::internal(error.to_string())),
+        };
         let tokens: usize = written.iter().map(|of| of.tokens.len()).sum();
         self.shared.metrics.tokens.with_label_values(&["written"]).inc_by(tokens as u64);
-        Ok(form.answer(written, self.shared.about().version))
+        client.answer(written, self.shared.about());
     }
 
-    /// Checks a request before the model reads any of it.
-    fn checked(&self, asked: WriteRequest) -> Result<(RolloutRequest, AnswerForm), RequestRefusal> {
-        let (request, form) = match asked {
-            WriteRequest::Completions { prompts, sampling, seed } => {
+    /// What a request asks for, checked as far as it is for these weights, and who waits for it.
+    fn understood(&self, asked: WriteRequest) -> (Result<RolloutRequest, RequestRefusal>, WaitingClient) {
+        match asked {
+            WriteRequest::Completions { prompts, sampling, seed, reply } => {
                 let seed = seed.unwrap_or_else(|| u64::from_le_bytes(random_bytes()));
                 let key = Key::new(seed, stream_of("serve"), Purpose::Sample, 0);
                 let prompt = |(tokens, id)| OwnedPrompt { tokens, id, sample: 0, limit: None };
                 let prompts = prompts.into_iter().zip(0..).map(prompt).collect();
-                (RolloutRequest { prompts, sampling, key }, AnswerForm::Completions)
+                (Ok(RolloutRequest { prompts, sampling, key }), WaitingClient::Completions(reply))
             }
-            WriteRequest::Rollouts { batch, body } => {
-                let has = self.shared.about().content;
-                if batch.weights != has {
-                    let message = format!("the server has the weights {has}, not {}", batch.weights);
-                    return Err(RequestRefusal::new(409, message));
-                }
-                settings::check(&batch, self.engine.weights.tokenizer.vocabulary())?;
-                let RolloutBatch { prompts, sampling, key, .. } = batch;
-                (RolloutRequest { prompts, sampling, key }, AnswerForm::Rollouts { weights: has, body })
+            WriteRequest::Rollouts { batch, body, reply } => {
+                (self.of_batch(batch), WaitingClient::Rollouts { body, reply })
             }
-        };
+        }
+    }
+
+    fn of_batch(&self, batch: RolloutBatch) -> Result<RolloutRequest, RequestRefusal> {
+        let has = self.shared.about().content;
+        if batch.weights != has {
+            let message = format!("the server has the weights {has}, not {}", batch.weights);
+            return Err(RequestRefusal::new(409, message));
+        }
+        settings::check(&batch, self.engine.weights.tokenizer.vocabulary())?;
+        let RolloutBatch { prompts, sampling, key, .. } = batch;
+        Ok(RolloutRequest { prompts, sampling, key })
+    }
+
+    /// Checks the size of a request before the model reads any of it.
+    fn fitting(&self, request: RolloutRequest) -> Result<RolloutRequest, RequestRefusal> {
         self.engine.fits(&request.lengths().collect::<Vec<_>>())?;
-        Ok((request, form))
+        Ok(request)
     }
 }

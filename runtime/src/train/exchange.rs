@@ -106,7 +106,8 @@ pub fn signals(stage: &Stage, peers: &Peers, own: Result<Option<&Batch>>, whole:
     let all = peers.agreed(stage.control, own)?;
     let mut known = Vec::new();
     for (rank, bytes) in all.iter().enumerate().filter(|(_, bytes)| !bytes.is_empty()) {
-        known.push(BatchNumbers::from_bytes(bytes).ok_or_else(|| unreadable(rank, &"numbers of a batch"))?);
+        let numbers = BatchNumbers::from_bytes(bytes);
+        known.push((rank, numbers.ok_or_else(|| unreadable(rank, &"numbers of a batch"))?));
     }
     joined(known, whole)
 }
@@ -158,22 +159,24 @@ impl BatchNumbers {
     }
 }
 
-/// The concatenated numbers of the parts. Numbers of the whole batch must be equal in all processes.
-fn joined(parts: Vec<BatchNumbers>, whole: Batch) -> Result<Batch> {
-    let Some(first) = parts.first() else { return Ok(whole) };
-    let signals: Vec<Signal> = serde_json::from_slice(&first.named).map_err(|error| unreadable(0, &error))?;
-    let other = |part: &&BatchNumbers| (&part.named, part.values.len()) != (&first.named, first.values.len());
-    if let Some((rank, part)) = parts.iter().enumerate().find(|(_, part)| other(part)) {
+/// The concatenated numbers of the parts, each with the rank of its process. Numbers of the whole batch must
+/// be equal in all processes.
+fn joined(parts: Vec<(usize, BatchNumbers)>, whole: Batch) -> Result<Batch> {
+    let Some((of_first, first)) = parts.first() else { return Ok(whole) };
+    let signals: Vec<Signal> =
+        serde_json::from_slice(&first.named).map_err(|error| unreadable(*of_first, &error))?;
+    let other = |part: &BatchNumbers| (&part.named, part.values.len()) != (&first.named, first.values.len());
+    if let Some((rank, part)) = parts.iter().find(|(_, part)| other(part)) {
         let text = |part: &BatchNumbers| String::from_utf8_lossy(&part.named).into_owned();
         return Err(apart(&format!(
-            "process {rank} computed the signals {} ({} lists of values), process 0 {} ({} lists)",
+            "process {rank} computed the signals {} ({} lists of values), process {of_first} {} ({} lists)",
             text(part),
             part.values.len(),
             text(first),
             first.values.len()
         )));
     }
-    let lists = |place: usize| parts.iter().map(move |part| &part.values[place]);
+    let lists = |place: usize| parts.iter().map(move |(_, part)| &part.values[place]);
     let end_to_end = |place: usize, axis: Axis, what: &dyn Fn() -> String| {
         let list: Vec<f32> = lists(place).flatten().copied().collect();
         let expected = whole.layout.len(axis);
@@ -310,7 +313,8 @@ mod tests {
         let parts = parts
             .iter()
             .map(|part| BatchNumbers::from_bytes(&BatchNumbers::from_batch(part).to_bytes()).unwrap());
-        joined(parts.collect(), whole(tokens))
+        // The first process has no part.
+        joined((1..).zip(parts).collect(), whole(tokens))
     }
 
     /// The numbers include some that JSON does not have.
@@ -359,7 +363,11 @@ mod tests {
         assert!(said(&[one.clone(), part(&[3.0], 0.25)], 3).contains("differ"), "another loss");
         let mut unlike = other;
         unlike.signals.pop();
-        assert!(said(&[one, unlike], 3).contains("computed the signals"));
+        let apart = said(&[one, unlike], 3);
+        assert!(
+            apart.contains("process 2 computed the signals") && apart.contains(", process 1 "),
+            "{apart}"
+        );
         let bytes = BatchNumbers::from_batch(&part(&[1.0], 0.0)).to_bytes();
         assert_eq!(BatchNumbers::from_bytes(&bytes[..bytes.len() - 1]), None, "a message that was cut off");
     }

@@ -172,7 +172,7 @@ fn accepted(rounds: u32, mut score: impl FnMut(u32) -> Result<f64>) -> Result<Ac
     for candidate in 1..=rounds {
         let score = match score(candidate) {
             // Weights that are extrapolated too far may give values that are not finite: they are no better.
-            Err(Error::Failed(failure)) if failure.kind == FailureKind::NonFinite => break,
+            Err(error) if error.is_non_finite() => break,
             score => score?,
         };
         if score <= best.score {

@@ -16,7 +16,7 @@ use super::alignment::{self, Gradients};
 use super::batches::{Batches, RolloutCache};
 use super::exchange;
 use super::models::Models;
-use super::non_finite::{self, Classified};
+use super::non_finite;
 use super::objective::{Losses, ObjectiveProgram, Outputs, States, add_uniforms, adjoints};
 use super::rollouts::{OwnPart, Rollouts};
 use super::scoring::{CachedScores, RecordedTexts, ScoreCache, Scoring, ScoringPass, Tags, score};
@@ -25,7 +25,7 @@ use super::stage::Stage;
 use super::student::StudentWeights;
 use super::vocabulary::{LmHead, Logits};
 use crate::data::mixture::Draw;
-use crate::failure::{Error, Result};
+use crate::failure::Result;
 use crate::model::{Decoder, Gradient};
 use crate::rollout::Sequence;
 use crate::store::state::{GroupSizes, PartPosition, StateTensors, StoredRollouts};
@@ -146,27 +146,26 @@ impl<'a> StagePart<'a> {
     }
 
     /// The terms on a batch and their gradient. `trained` maps the gradient of all weights to that of the
-    /// trained parameters. An error includes whether the numbers were finite so far.
+    /// trained parameters.
     pub fn evaluate(
         &self,
         scoring: &Scoring,
         rollouts: &Rollouts,
         step: u32,
         trained: &dyn Fn(Gradient) -> Gradient,
-    ) -> Result<EvaluatedBatch, Classified> {
-        let plain = |error: Error| (error, true);
+    ) -> Result<EvaluatedBatch> {
         let ForwardBatch { batch, outputs, pass, scored } = self.forward(scoring, rollouts, step)?;
         let adjoints = adjoints(&self.stage.train.objective, &outputs);
         let forward = match pass {
             Pass::Whole(forward) => forward,
             Pass::Own(own) => {
-                let gradient = own_gradient(scoring, rollouts, own, &adjoints).map_err(plain)?;
+                let gradient = own_gradient(scoring, rollouts, own, &adjoints)?;
                 return Ok(EvaluatedBatch { batch, outputs, gradient, of_parts: Vec::new(), scored });
             }
         };
         let of_parts = alignment::prepared(scoring, &forward, rollouts, &outputs, step);
-        let gradient = forward.gradient(scoring, rollouts, &batch, &adjoints).map_err(plain)?;
-        let of_parts = alignment::gradients(of_parts, scoring, rollouts, &batch, trained).map_err(plain)?;
+        let gradient = forward.gradient(scoring, rollouts, &batch, &adjoints)?;
+        let of_parts = alignment::gradients(of_parts, scoring, rollouts, &batch, trained)?;
         Ok(EvaluatedBatch { batch, outputs, gradient, of_parts, scored })
     }
 
@@ -176,15 +175,14 @@ impl<'a> StagePart<'a> {
         scoring: &Scoring,
         rollouts: &Rollouts,
         step: u32,
-    ) -> Result<(Batch, Outputs, Instant), Classified> {
+    ) -> Result<(Batch, Outputs, Instant)> {
         let ForwardBatch { batch, outputs, scored, .. } = self.forward(scoring, rollouts, step)?;
         Ok((batch, outputs, scored))
     }
 
-    fn forward(&self, scoring: &Scoring, rollouts: &Rollouts, step: u32) -> Result<ForwardBatch, Classified> {
-        let plain = |error: Error| (error, true);
+    fn forward(&self, scoring: &Scoring, rollouts: &Rollouts, step: u32) -> Result<ForwardBatch> {
         let objective = &self.stage.train.objective;
-        let (mut batch, pass) = self.scored(scoring, rollouts, step).map_err(plain)?;
+        let (mut batch, pass) = self.scored(scoring, rollouts, step)?;
         let scored = self.stage.place.now();
         non_finite::check_signals(self.stage, &rollouts.sequences, &batch)?;
         add_uniforms(self.stage, objective, step, &mut batch);
@@ -192,15 +190,14 @@ impl<'a> StagePart<'a> {
         if let Some(chosen) = objective.chosen {
             // The program itself determines which tokens form a block, so its terms apply to the same tokens.
             agreement::fill_placeholders(objective, &mut batch);
-            let outputs = self.program.run(&batch).map_err(plain)?;
+            let outputs = self.program.run(&batch)?;
             let chosen = outputs.get(chosen);
             batch.layout.blocks = Some(TokenPartition::of_chosen(&batch.layout, chosen));
             if let Some(agreements) = &self.agreements {
-                let asked = agreements.add(scoring, &rollouts.sequences, chosen, step, &mut batch);
-                asked.map_err(plain)?;
+                agreements.add(scoring, &rollouts.sequences, chosen, step, &mut batch)?;
             }
         }
-        let outputs = self.program.run(&batch).map_err(plain)?;
+        let outputs = self.program.run(&batch)?;
         non_finite::check(self.stage, &rollouts.sequences, &outputs)?;
         Ok(ForwardBatch { batch, outputs, pass, scored })
     }

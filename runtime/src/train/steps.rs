@@ -219,7 +219,7 @@ impl TrainingLoop<'_> {
         let step = position.step;
         let trainer = &mut self.learners.0[learner];
         let data = trainer.positions();
-        let (error, finite) = match trainer.step(step, &mut self.record) {
+        let error = match trainer.step(step, &mut self.record) {
             Ok(event) => return Ok(event),
             Err(failed) => failed,
         };
@@ -229,11 +229,11 @@ impl TrainingLoop<'_> {
         let interrupted = self.stage.peers.is_none() && self.stage.control.interrupted();
         let stopped = interrupted || matches!(error, Error::Interrupted);
         let first_pass = step.is_multiple_of(trainer.stage.train.passes.max(1));
-        if stopped && finite && first_pass && trainer.restore_positions(&data).is_ok() {
+        if stopped && !error.is_non_finite() && first_pass && trainer.restore_positions(&data).is_ok() {
             self.keep(position, WriteWhen::Now);
         }
         let trainer = &self.learners.0[learner];
-        let last_good = (!finite).then(|| trainer.student.weights());
+        let last_good = error.is_non_finite().then(|| trainer.student.weights());
         let error = match trainer.stage.turn.name {
             Some(turn) => error.with_prefix(&format!("`step {turn}`: ")),
             None => error,

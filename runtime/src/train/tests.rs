@@ -421,8 +421,7 @@ const ROUTED: [Teacher; 2] = [Teacher::Model(ModelId(1)), Teacher::Model(ModelId
 fn first_step<'a>(stage: &'a Stage<'a>) -> (f64, Vec<f32>, Rollouts) {
     let mut trainer = Trainer::new(stage).unwrap();
     let rollouts = trainer.rollouts_of(0).unwrap().remove(0);
-    let EvaluatedBatch { outputs, gradient, .. } =
-        trainer.evaluate(0, &rollouts, 0).map_err(|(error, _)| error).unwrap();
+    let EvaluatedBatch { outputs, gradient, .. } = trainer.evaluate(0, &rollouts, 0).unwrap();
     let gradient = to_vec(&gradient.part(0..gradient.parameters()));
     (f64::from(outputs.get(stage.train.objective.loss)[0]), gradient, rollouts)
 }
@@ -497,7 +496,7 @@ fn one_teacher_is_the_same_however_it_is_reached() {
     let mut trainer = Trainer::new(&stage).unwrap();
     trainer.models = Models::one_at_a_time(&stage);
     for step in 0..stage.steps {
-        trainer.step(step, &mut Record::default()).map_err(|(error, _)| error).unwrap();
+        trainer.step(step, &mut Record::default()).unwrap();
     }
     assert_eq!(to_vec(trainer.student.model.flat()), expected);
     // Two teachers, one at a time, against both in memory.
@@ -506,7 +505,7 @@ fn one_teacher_is_the_same_however_it_is_reached() {
     let mut trainer = Trainer::new(&both).unwrap();
     trainer.models = Models::one_at_a_time(&both);
     for step in 0..both.steps {
-        trainer.step(step, &mut Record::default()).map_err(|(error, _)| error).unwrap();
+        trainer.step(step, &mut Record::default()).unwrap();
     }
     assert_eq!(to_vec(trainer.student.model.flat()), expected);
 }
@@ -555,8 +554,7 @@ fn vocab_size_is_that_of_the_student_s_tokenizer() {
         let stage = fixture.stage(&train, own, &models);
         let mut trainer = Trainer::new(&stage).unwrap();
         let rollouts = trainer.rollouts_of(0).unwrap().remove(0);
-        let EvaluatedBatch { batch, outputs, .. } =
-            trainer.evaluate(0, &rollouts, 0).map_err(|(error, _)| error).unwrap();
+        let EvaluatedBatch { batch, outputs, .. } = trainer.evaluate(0, &rollouts, 0).unwrap();
         let entropies = batch.signal(&Signal::Entropy { role: Role::Student }).unwrap();
         let terms = outputs.get(train.objective.terms[0].value);
         assert!(!terms.is_empty() && terms.len() == entropies.len());

@@ -34,6 +34,7 @@ pub fn objective(
         terms: vec![Term { name: "distill".to_owned(), value, origin: Origin(0) }],
         term_losses: Vec::new(),
         term_gradients: Vec::new(),
+        denominators: Vec::new(),
         signal,
         clipped,
         selected: None,

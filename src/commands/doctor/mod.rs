@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use mopd_plan::events::{Event, Failure, Job, ServerReport};
+use mopd_store::host_memory;
 use serde::Serialize;
 
 use self::servers::{FoundServer, ServersFound};
@@ -30,7 +31,7 @@ struct SystemReport {
     /// The CPU threads that the worker would use.
     threads: Option<u32>,
     cores: Option<usize>,
-    /// In bytes.
+    /// In bytes; in a container, within its limit.
     memory: Option<u64>,
     memory_available: Option<u64>,
     python: Option<String>,
@@ -105,8 +106,8 @@ pub fn doctor(arguments: &DoctorArgs) -> Result<CommandStatus, Problem> {
         device,
         threads,
         cores: std::thread::available_parallelism().ok().map(usize::from),
-        memory: memory("MemTotal"),
-        memory_available: memory("MemAvailable"),
+        memory: host_memory::total(),
+        memory_available: host_memory::available(),
         python,
         store: STORE,
         store_bytes: size(Path::new(STORE)),
@@ -207,13 +208,6 @@ fn python() -> Option<String> {
     let output = Command::new("python3").arg("--version").output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     (output.status.success() && !text.is_empty()).then_some(text)
-}
-
-/// A field of the machine's memory statistics in bytes, where the system has them (Linux).
-fn memory(field: &str) -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// Bytes of all files below a folder; unreadable ones count as 0.

@@ -6,8 +6,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Sender, channel};
-use std::thread::JoinHandle;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use mopd_plan::Plan;
@@ -16,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::commands::export::scalars;
 use crate::host::reason;
+use crate::metrics::LearnerTurns;
 use crate::output::printable;
 use crate::problem::Problem;
 use crate::progress::{ProgressPrinter, utc};
@@ -35,12 +35,18 @@ fn path_of_environment() -> Option<OsString> {
 /// How long the tracker may take for the remaining events after the end of the run.
 const LAST_LINES: Duration = Duration::from_secs(60);
 
+/// How long to wait for the output of a tracker that has ended: a program that it started may keep the pipes
+/// open for as long as it runs.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 pub struct Tracker {
     command: String,
+    turns: LearnerTurns,
     child: Child,
     /// `None` after the tracker was found to have ended, which is reported once.
     lines: Option<Sender<String>>,
-    said: Vec<JoinHandle<()>>,
+    /// Disconnected when all output of the tracker was shown. Nothing is ever sent.
+    said: Receiver<()>,
     printer: ProgressPrinter,
 }
 
@@ -83,13 +89,24 @@ impl Tracker {
                 }
             }
         });
-        let said = vec![passed_on(stdout, printer.clone()), passed_on(stderr, printer.clone())];
-        let mut tracker = Tracker { command: command.to_owned(), child, lines: Some(lines), said, printer };
+        let (saying, said) = channel();
+        pass_on(stdout, printer.clone(), saying.clone());
+        pass_on(stderr, printer.clone(), saying);
+        let mut tracker = Tracker {
+            command: command.to_owned(),
+            turns: LearnerTurns::of(plan),
+            child,
+            lines: Some(lines),
+            said,
+            printer,
+        };
+        let tables = plan.experiment.comparisons.iter().map(|comparison| comparison.name.as_str());
         tracker.line(json!({
             "event": "run",
             "experiment": plan.experiment.name,
             "out": out.display().to_string(),
             "plan": plan.hash,
+            "tables": tables.collect::<Vec<_>>(),
         }));
         Ok(tracker)
     }
@@ -98,7 +115,7 @@ impl Tracker {
         let mut line = serde_json::to_value(event).expect("an event was read from JSON");
         if let (Event::Step { rows, .. }, Value::Object(fields)) = (event, &mut line) {
             fields.remove("rows");
-            fields.insert("scalars".to_owned(), json!(scalars(rows)));
+            fields.insert("scalars".to_owned(), json!(scalars(rows, &self.turns)));
         }
         self.line(line);
     }
@@ -120,11 +137,11 @@ impl Tracker {
         let told_all = self.lines.take().is_some();
         let status = self.ended();
         if status.is_none() {
-            // Its children may hold its output open: do not wait for that.
             let _ = self.child.kill();
             let _ = self.child.wait();
         } else {
-            self.said.drain(..).for_each(|said| _ = said.join());
+            // The wait is over either way.
+            let _ = self.said.recv_timeout(LAST_WORDS);
         }
         let what = match status {
             None => format!("did not end within {} s of the run", LAST_LINES.as_secs()),
@@ -148,11 +165,12 @@ impl Tracker {
     }
 }
 
-/// Shows the output of a tracker, line by line.
-fn passed_on(stream: impl Read + Send + 'static, printer: ProgressPrinter) -> JoinHandle<()> {
+/// Shows the output of a tracker, line by line. Drops `saying` when it ends.
+fn pass_on(stream: impl Read + Send + 'static, printer: ProgressPrinter, saying: Sender<()>) {
     std::thread::spawn(move || {
+        let _saying = saying;
         for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
             printer.say(&format!("tracker: {}\n", printable(String::from_utf8_lossy(&line).trim_end())));
         }
-    })
+    });
 }

@@ -2,6 +2,7 @@
 //! normal form, and, if there is a plan, key and cost.
 
 mod beside;
+mod totals;
 mod training;
 
 use std::collections::BTreeMap;
@@ -13,10 +14,12 @@ use mopd_lang::experiment::{
 };
 use mopd_lang::formula::Formula;
 use mopd_lang::formula::text;
+use mopd_plan::difference::NamedPlan;
 use mopd_plan::producers::SampledBy;
 use mopd_plan::{Cost, Plan, RolloutServer};
 use mopd_store::programs::CommandSources;
 
+use self::totals::totals;
 pub use self::training::slots;
 use self::training::{drawn, objective, stops, training};
 use crate::figures::{bytes, count, flops, setting};
@@ -39,7 +42,9 @@ pub struct Programs {
     pub of_rollouts: BTreeMap<String, CommandSources>,
 }
 
-pub fn tree(experiment: &Experiment, plan: Option<&Plan>, programs: &Programs, style: Style) -> String {
+/// An experiment with its runs: one, or those of a sweep, of which the first is shown. None if it can't run.
+pub fn tree(experiment: &Experiment, runs: &[NamedPlan], programs: &Programs, style: Style) -> String {
+    let plan = runs.first().map(|run| run.plan);
     let mut out = format!(
         "{}: {}, {}, {}, {}\n",
         style.bold(&experiment.name),
@@ -108,18 +113,21 @@ pub fn tree(experiment: &Experiment, plan: Option<&Plan>, programs: &Programs, s
     }
     if !experiment.sweep.is_empty() {
         let row = |values: &[f64]| values.iter().map(|value| setting(*value)).collect::<Vec<_>>().join(", ");
-        let rows: OutlineRows = experiment
+        let mut rows: OutlineRows = experiment
             .sweep
             .iter()
             .map(|axis| ("over", format!("{}: {}", axis.parameter, row(&axis.values))))
             .collect();
+        let of_sweep = runs.first().filter(|run| !run.name.is_empty());
+        rows.extend(of_sweep.map(|first| ("shown", format!("the run with {}", first.name))));
         out += &node("sweep", &rows, style);
     }
     if !experiment.marks.is_empty() {
         out += &node("marks", &marks(experiment), style);
     }
+    let left_out: Vec<&str> = left_out.iter().map(|id| experiment.model(*id).name.as_str()).collect();
     out + &match plan {
-        Some(plan) => totals(plan, &left_out, number_of_seeds(experiment)),
+        Some(_) => totals(runs, &left_out),
         None => "│\n└─ no keys and no costs, since the experiment can't be run\n".to_owned(),
     }
 }
@@ -352,7 +360,11 @@ fn cost(cost: &Cost) -> String {
     match (cost.sequences, cost.tokens) {
         (Some(0), _) => {}
         (Some(sequences), Some(tokens)) => {
-            parts.extend([format!("{} sequences", count(sequences)), format!("{} tokens", count(tokens))]);
+            let sequences = match cost.drawn {
+                Some(drawn) => format!("{} sequences drawn, {} trained on", count(drawn), count(sequences)),
+                None => format!("{} sequences", count(sequences)),
+            };
+            parts.extend([sequences, format!("{} tokens", count(tokens))]);
         }
         _ => parts.push("as many sequences as the data has".to_owned()),
     }
@@ -446,37 +458,6 @@ fn marks(experiment: &Experiment) -> OutlineRows {
         }
     };
     experiment.marks.iter().map(row).collect()
-}
-
-fn totals(plan: &Plan, left_out: &[ModelId], seeds: u64) -> String {
-    let made = |(index, _): &(usize, _)| !left_out.contains(&ModelId(*index as u32));
-    let costs = || plan.stages.iter().enumerate().filter(made).map(|(_, facts)| facts.cost);
-    // `None` if one of them is not known.
-    let sum = |of: fn(&Cost) -> Option<u64>| {
-        costs().map(|cost| of(&cost)).try_fold(0u64, |sum, it| Some(sum.saturating_add(it?)))
-    };
-    let work: Option<f64> = costs().map(|cost| cost.flops).sum();
-    let memory: Option<u64> =
-        costs().map(|cost| cost.memory).collect::<Option<Vec<u64>>>().and_then(|all| all.into_iter().max());
-    let seeds = match seeds {
-        1 => String::new(),
-        n => format!(" per seed, {n} seeds"),
-    };
-    let (sequences, tokens) = (sum(|cost| cost.sequences), sum(|cost| cost.tokens));
-    let (Some(sequences), Some(tokens), Some(work), Some(memory)) = (sequences, tokens, work, memory) else {
-        let sequences = sequences
-            .map(|sequences| format!("at most {} sequences{seeds}; ", count(sequences)))
-            .unwrap_or_default();
-        return format!("│\n└─ total: {sequences}the cost depends on files that a run reads\n");
-    };
-    format!(
-        "│\n└─ total: at most {} sequences, {} tokens, {}{seeds}; the largest stage holds {} of \
-         weights, gradients and optimizer state\n",
-        count(sequences),
-        count(tokens),
-        flops(work),
-        bytes(memory),
-    )
 }
 
 /// The first characters of a hash.

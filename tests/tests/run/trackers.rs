@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -88,4 +90,13 @@ fn a_run_goes_on_without_its_tracker() {
         assert!(output.status.success(), "{}", text(&output));
         assert!(text(&output).contains(warning), "{}", text(&output));
     }
+    // A program that the tracker started holds its output open.
+    let begun = Instant::now();
+    let lasting = "sleep 100 & echo $! > lasting; echo begun; cat > /dev/null";
+    let output = bench.run(&["--fresh", "--out", "out", "--tracker", lasting]);
+    let took = begun.elapsed();
+    let left = fs::read_to_string(bench.path("lasting")).expect("its process id");
+    let _ = Command::new("kill").arg(left.trim()).status();
+    assert!(output.status.success() && text(&output).contains("tracker: begun"), "{}", text(&output));
+    assert!(took < Duration::from_secs(90), "{took:?}");
 }

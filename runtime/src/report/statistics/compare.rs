@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use mopd_plan::results::{
     ComparedCell, ComparedRow, ComparedTable, FileHash, Interval, RowDifferences, RowPair,
 };
-use mopd_plan::{Comparison, ModelId, Reward};
+use mopd_plan::{Comparison, Evaluation, ModelId, Reward, Sampling};
 
 use super::interval::{self, Estimate, SeedPromptMatrix, VarianceComponents};
 use super::scale::Scale;
-use super::{combined, mean};
+use super::{ModelRewards, combined, mean};
 use crate::report::rewards::PromptReward;
 
 /// A run as read from its folder.
@@ -106,21 +106,35 @@ impl ComparedRun {
 }
 
 impl ComparedSide<'_> {
-    /// The rewards of each column for a row's models, `[seed][prompt]`; `None` if one was not evaluated.
-    fn rewards(&self, models: &[ModelId]) -> Option<Vec<Vec<&[f64]>>> {
+    /// The rewards of each column for a row's models; `None` if one was not evaluated.
+    fn rewards(&self, models: &[ModelId]) -> Option<Vec<ModelRewards<'_>>> {
         let mut found = Vec::with_capacity(self.columns.len());
         for (place, column) in &self.columns {
-            let name = self.run.models.get(models.get(*place)?.0 as usize)?.name.as_str();
+            let ComparedModel { name, key } = self.run.models.get(models.get(*place)?.0 as usize)?;
             let of_seed = |seed: &u64| {
-                column.rewards.get(&(name, *seed)).map(Vec::as_slice).filter(|all| !all.is_empty())
+                column.rewards.get(&(name.as_str(), *seed)).map(Vec::as_slice).filter(|all| !all.is_empty())
             };
             let rewards: Vec<&[f64]> = self.seeds.iter().map(of_seed).collect::<Option<_>>()?;
             if rewards.iter().any(|other| other.len() != rewards[0].len()) {
                 return None;
             }
-            found.push(rewards);
+            // A run that was edited by hand may lack keys.
+            let key = if key.is_empty() { name } else { key };
+            found.push(ModelRewards { key, seeds: rewards });
         }
         Some(found)
+    }
+
+    /// How completions of each column are sampled.
+    fn evaluations(&self) -> impl Iterator<Item = &Evaluation> {
+        self.columns.iter().map(|(place, _)| &self.comparison.columns[*place].evaluation)
+    }
+
+    /// The columns with a single test prompt, without bounds of rewards that would cover other prompts.
+    fn one_prompt(&self) -> Vec<bool> {
+        let bounded = |place: usize| self.run.bounded[self.comparison.columns[place].domain.0 as usize];
+        let columns = self.columns.iter().zip(self.prompts());
+        columns.map(|((place, _), prompts)| prompts == 1 && !bounded(*place)).collect()
     }
 
     /// Number of test prompts of each column.
@@ -133,8 +147,9 @@ impl ComparedSide<'_> {
     /// each with the effect of its answers by column of the table.
     fn scores(&self, models: &[ModelId]) -> Option<Vec<Option<Scored>>> {
         let rewards = self.rewards(models)?;
-        let of_all =
-            |column: &Vec<&[f64]>| mean(&column.iter().map(|rewards| mean(rewards)).collect::<Vec<f64>>());
+        let of_all = |column: &ModelRewards| {
+            mean(&column.seeds.iter().map(|rewards| mean(rewards)).collect::<Vec<f64>>())
+        };
         let means: Vec<f64> = rewards.iter().map(of_all).collect();
         let bounded: Vec<bool> = (self.columns.iter())
             .map(|(place, _)| self.run.bounded[self.comparison.columns[*place].domain.0 as usize])
@@ -247,7 +262,8 @@ pub fn within(run: &ComparedRun) -> Vec<RowDifferences> {
         let side = run.side(comparison, &run.domains_of(comparison));
         let rows: Vec<Option<Vec<Option<Scored>>>> =
             comparison.rows.iter().map(|row| side.scores(&row.models)).collect();
-        let same_tests = vec![true; side.columns.len()];
+        let columns = side.columns.len();
+        let pairing = Pairing { seeds: true, tests: vec![true; columns], evaluations: vec![true; columns] };
         let over_columns = |scores: &Vec<Option<Scored>>| {
             let mean = scores.get(side.columns.len())?.as_ref()?;
             let (low, high) = mean.estimate().interval();
@@ -259,25 +275,60 @@ pub fn within(run: &ComparedRun) -> Vec<RowDifferences> {
             for (first, before) in rows[..second].iter().enumerate() {
                 let (Some(before), Some(after)) = (before, after) else { continue };
                 let difference = |(before, after): (&Option<Scored>, &Option<Scored>)| {
-                    Some(cell(before.as_ref()?, after.as_ref()?, true, &same_tests).difference)
+                    Some(cell(before.as_ref()?, after.as_ref()?, &pairing).difference)
                 };
                 let differences = before.iter().zip(after).map(difference).collect();
                 pairs.push(RowPair { first: first as u32, second: second as u32, differences });
             }
         }
-        RowDifferences { table: comparison.name.clone(), means, pairs }
+        let one_prompt = named(&run.domains_of(comparison), side.one_prompt());
+        RowDifferences { table: comparison.name.clone(), means, one_prompt, pairs }
     };
     run.comparisons.iter().map(of_table).collect()
 }
 
+/// The settings that decide which completions are sampled, as far as the mean reward depends on them.
+fn sampled(evaluation: &Evaluation) -> Sampling {
+    // More samples of a prompt have the same mean.
+    let sampling = Sampling { n: 1, ..evaluation.sampling.clone() };
+    match evaluation.is_greedy() {
+        // The most probable entry is always among the kept ones.
+        true => Sampling { top_p: None, top_k: None, ..sampling },
+        false => sampling,
+    }
+}
+
+/// The domains for which a condition holds.
+fn named(domains: &[&str], holds: impl IntoIterator<Item = bool>) -> Vec<String> {
+    let found = domains.iter().zip(holds).filter(|(_, holds)| *holds);
+    found.map(|(name, _)| (*name).to_owned()).collect()
+}
+
+/// What two compared numbers have in common.
+struct Pairing {
+    /// Whether they have the same seeds.
+    seeds: bool,
+    /// By column: whether they have the same test prompts, and the same settings of the evaluation.
+    tests: Vec<bool>,
+    evaluations: Vec<bool>,
+}
+
 fn table(left: &ComparedSide, right: &ComparedSide, domains: &[&str]) -> ComparedTable {
     let (left_prompts, right_prompts) = (left.prompts(), right.prompts());
-    let same_seeds = left.seeds == right.seeds;
-    let same_tests: Vec<bool> = (left.columns.iter().zip(&right.columns).enumerate())
+    let tests: Vec<bool> = (left.columns.iter().zip(&right.columns).enumerate())
         .map(|(index, ((_, left), (_, right)))| {
             left.tests == right.tests && left_prompts[index] == right_prompts[index]
         })
         .collect();
+    let evaluations = || left.evaluations().zip(right.evaluations());
+    let is_same = |(left, right): (&Evaluation, &Evaluation)| {
+        sampled(left) == sampled(right) && left.samples() == right.samples()
+    };
+    let pairing = Pairing {
+        seeds: left.seeds == right.seeds,
+        tests,
+        evaluations: evaluations().map(is_same).collect(),
+    };
     let shared: Vec<_> = (left.comparison.rows.iter())
         .filter_map(|row| {
             let other = right.comparison.rows.iter().find(|other| other.label == row.label)?;
@@ -289,7 +340,7 @@ fn table(left: &ComparedSide, right: &ComparedSide, domains: &[&str]) -> Compare
         let cells = match (left.scores(&row.models), right.scores(&other.models)) {
             (Some(before), Some(after)) => {
                 let cell = |(before, after): (Option<Scored>, Option<Scored>)| {
-                    Some(cell(&before?, &after?, same_seeds, &same_tests))
+                    Some(cell(&before?, &after?, &pairing))
                 };
                 before.into_iter().zip(after).map(cell).collect()
             }
@@ -305,14 +356,14 @@ fn table(left: &ComparedSide, right: &ComparedSide, domains: &[&str]) -> Compare
         name: left.comparison.name.clone(),
         domains: domains.iter().map(|name| (*name).to_owned()).collect(),
         rows: rows.collect(),
-        same_seeds,
-        one_seed: left.seeds.len().min(right.seeds.len()) == 1,
-        other_tests: domains
-            .iter()
-            .zip(&same_tests)
-            .filter(|(_, same)| !**same)
-            .map(|(name, _)| (*name).to_owned())
-            .collect(),
+        same_seeds: pairing.seeds,
+        seeds: [left.seeds.len() as u32, right.seeds.len() as u32],
+        other_tests: named(domains, pairing.tests.iter().map(|same| !same)),
+        other_sampling: named(domains, evaluations().map(|(left, right)| sampled(left) != sampled(right))),
+        one_prompt: named(
+            domains,
+            left.one_prompt().into_iter().zip(right.one_prompt()).map(|(left, right)| left || right),
+        ),
         other_rewards: domains
             .iter()
             .filter(|name| match (left.run.judge(name), right.run.judge(name)) {
@@ -326,14 +377,14 @@ fn table(left: &ComparedSide, right: &ComparedSide, domains: &[&str]) -> Compare
     }
 }
 
-fn cell(before: &Scored, after: &Scored, same_seeds: bool, same_tests: &[bool]) -> ComparedCell {
+fn cell(before: &Scored, after: &Scored, pairing: &Pairing) -> ComparedCell {
     let less = |after: Vec<f64>, before: Vec<f64>| {
         after.into_iter().zip(before).map(|(after, before)| after - before).collect::<Vec<f64>>()
     };
     // Paired seeds or prompts give one difference each; unpaired ones vary independently.
     let mut chance = VarianceComponents::default();
     let (old, new) = (before.estimate().of_seeds(), after.estimate().of_seeds());
-    if same_seeds {
+    if pairing.seeds {
         chance.add_seeds(&less(new, old));
     } else {
         chance.add_seeds(&new);
@@ -343,9 +394,11 @@ fn cell(before: &Scored, after: &Scored, same_seeds: bool, same_tests: &[bool]) 
         let new = &column.rewards;
         let old_bounds = old.bounds.map(negated);
         let (of_new, of_old) = (new.of_prompts(), old.of_prompts());
-        if same_tests[*index] {
-            // With the same keys and rewards, both are the same model, which no unseen prompt can tell apart.
-            let alike = same_seeds && *models == column.models && new.numbers == old.numbers;
+        if pairing.tests[*index] {
+            // With the same keys and rewards, both are the same model, which no unseen prompt can tell apart
+            // if both are evaluated in the same way.
+            let same_circumstances = pairing.seeds && pairing.evaluations[*index];
+            let alike = same_circumstances && *models == column.models && new.numbers == old.numbers;
             let both = new.bounds.zip(old_bounds).filter(|_| !alike);
             let both = both.map(|(new, old)| interval::sum(new, old));
             chance.add_prompts(&less(of_new, of_old), both);
@@ -460,6 +513,45 @@ mod tests {
         assert_eq!((found.mean, found.low, found.high), (0.0, 0.0, 0.0));
         let found = difference(&right("a"), &right("b"));
         assert!((found.high - unseen(5)).abs() < 1e-9 && (found.low + unseen(5)).abs() < 1e-9, "{found:?}");
+    }
+
+    /// At another temperature the same model may answer other prompts differently.
+    #[test]
+    fn a_model_that_is_sampled_differently_may_differ() {
+        let at = |temperature: f64, samples: u32| {
+            let mut run = run("same", &[1], 5, |_, _| 1.0);
+            let sampling = &mut run.comparisons[0].columns[0].evaluation.sampling;
+            (sampling.temperature, sampling.n) = (temperature, samples);
+            run
+        };
+        let other = |before: &ComparedRun, after: &ComparedRun| {
+            let found = difference(before, after);
+            (compare(before, after)[0].other_sampling.clone(), found.high - found.low > 0.5)
+        };
+        assert_eq!(other(&at(1.0, 2), &at(3.0, 2)), (vec!["sort".to_owned()], true));
+        assert_eq!(other(&at(1.0, 2), &at(1.0, 2)), (Vec::new(), false));
+        // More samples estimate the same number.
+        assert_eq!(other(&at(1.0, 2), &at(1.0, 8)), (Vec::new(), true));
+        // Greedy completions are all equal.
+        assert_eq!(other(&at(0.0, 2), &at(0.0, 8)), (Vec::new(), false));
+    }
+
+    /// One prompt says nothing of others unless rewards have bounds.
+    #[test]
+    fn one_prompt_is_named_where_rewards_have_no_bounds() {
+        let of = |prompts: u32, bounded: bool, reward: f64| {
+            let bounded = vec![bounded];
+            ComparedRun { bounded, ..run("same", &[1], prompts, move |_, _| reward) }
+        };
+        let named = |prompts, bounded| {
+            let (before, after) = (of(prompts, bounded, 0.25), of(prompts, bounded, 0.75));
+            let one_prompt = compare(&before, &after)[0].one_prompt.clone();
+            assert_eq!(within(&before)[0].one_prompt, one_prompt);
+            one_prompt
+        };
+        assert_eq!(named(1, false), ["sort"]);
+        assert!(named(2, false).is_empty() && named(1, true).is_empty());
+        assert_eq!(compare(&of(1, true, 0.5), &of(1, true, 0.5))[0].seeds, [1, 1]);
     }
 
     /// Where rewards have no bounds, the interval covers only the variation that was seen.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use mopd_plan::results::Interval;
 
 use super::interval::{Estimate, SeedPromptMatrix};
-use super::{TableEntry, combined, mean};
+use super::{ModelRewards, TableEntry, combined, mean};
 
 /// Smallest difference of the rows that score 1 and 0. Real differences are far larger: the smallest that
 /// `n` prompts can show is `1 / n`.
@@ -122,12 +122,12 @@ impl Scale {
 
     /// The first-order effect of each answer on the normalized score, per column: `(s - (1 - n) zero - n one)
     /// / gain`, where n is the column's normalized score, divided by the number of columns.
-    pub fn linear<Rewards: AsRef<[f64]>>(
+    pub fn linear(
         &self,
         means: &[f64],
-        row: &[Vec<Rewards>],
-        zero: &[Vec<Rewards>],
-        one: &[Vec<Rewards>],
+        row: &[ModelRewards],
+        zero: &[ModelRewards],
+        one: &[ModelRewards],
     ) -> Vec<SeedPromptMatrix> {
         let normalized = self.normalized(means);
         let columns = normalized.len() as f64;

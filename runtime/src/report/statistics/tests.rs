@@ -115,6 +115,24 @@ fn samples_of_a_prompt_are_averaged_first() {
     assert_eq!(scores.rewards[&(ModelId(0), DomainId(0), 1)], [0.75, 0.125]);
 }
 
+/// The row that scores 1, listed again by another name, has the same interval.
+#[test]
+fn two_names_of_one_model_have_the_same_interval() {
+    let experiment = experiment(1, 3);
+    let comparison = comparison(&[&[0], &[1], &[2]], true);
+    let mut scores = TableScores::default();
+    for (model, rewards) in [(0, [0.0, 0.0, 1.0, 0.0]), (1, [1.0, 0.0, 1.0, 1.0]), (2, [1.0, 0.0, 1.0, 1.0])]
+    {
+        scores.insert_rewards(ModelId(model), DomainId(0), 7, &rewards, 1);
+    }
+    let (rows, _) = table_rows(&experiment, &["start", "same", "same"], &comparison, &[7], &scores).unwrap();
+    let normalized = |row: usize| rows[row].normalized.clone().expect("a normalized score");
+    assert_eq!((normalized(1), normalized(1).low, normalized(1).high), (normalized(2), 1.0, 1.0));
+    // Another model with the same rewards may differ on other prompts.
+    let (rows, _) = table_rows(&experiment, &["start", "same", "other"], &comparison, &[7], &scores).unwrap();
+    assert!(rows[2].normalized.as_ref().is_some_and(|other| other.low < 1.0));
+}
+
 #[test]
 fn estimates_are_the_formula() {
     let experiment = experiment(2, 4);
@@ -130,7 +148,7 @@ fn estimates_are_the_formula() {
     add(2, 1, &[1.0, 1.0]); // 1
     add(3, 0, &[0.5, 0.0, 0.5, 1.0]); // 0.5
     add(3, 1, &[1.0, 1.0]); // 1
-    let (rows, _) = table_rows(&experiment, &comparison, &[7], &scores).unwrap();
+    let (rows, _) = table_rows(&experiment, &[], &comparison, &[7], &scores).unwrap();
     let labels: Vec<_> = rows.iter().map(|row| row.model.as_str()).collect();
     assert_eq!(labels, ["row 0", "row 1", "row 2"]);
     assert_eq!((rows[1].scores["d0"].mean, rows[1].scores["d1"].mean), (0.75, 1.0));
@@ -200,7 +218,7 @@ fn intervals_are_those_of_a_plain_analysis_of_variance() {
             }
         }
     }
-    let (rows, warnings) = table_rows(&experiment, &comparison, &seeds, &scores).unwrap();
+    let (rows, warnings) = table_rows(&experiment, &[], &comparison, &seeds, &scores).unwrap();
     assert_eq!(warnings, [] as [&str; 0]);
 
     let reward =
@@ -263,7 +281,7 @@ fn an_interval_is_as_wide_as_theory_says() {
     let mut scores = TableScores::default();
     let values: Vec<f64> = (0..400).map(|index| f64::from(index % 2)).collect();
     scores.insert_rewards(ModelId(0), DomainId(0), 7, &values, 1);
-    let (rows, _) = table_rows(&experiment, &comparison, &[7], &scores).unwrap();
+    let (rows, _) = table_rows(&experiment, &[], &comparison, &[7], &scores).unwrap();
     let score = &rows[0].scores["d0"];
     // A mean of 400 coins: 1.96 * 0.5 / 20 on either side.
     close(score.low, 0.5 - 0.049, 0.004);
@@ -279,7 +297,7 @@ fn rewards_of_any_range_have_intervals_of_any_range() {
     let values: Vec<f64> = (0..400).map(|index| f64::from(index % 2) * 4.0 - 12.0).collect();
     scores.insert_rewards(ModelId(0), DomainId(0), 7, &values, 1);
     experiment.domains[0].reward = any_range();
-    let (rows, _) = table_rows(&experiment, &comparison, &[7], &scores).unwrap();
+    let (rows, _) = table_rows(&experiment, &[], &comparison, &[7], &scores).unwrap();
     let score = &rows[0].scores["d0"];
     // A mean of 400 coins of -12 and -8: 1.96 * 2 / 20 on either side.
     close(score.mean, -10.0, 1e-12);
@@ -299,7 +317,7 @@ fn models_are_compared_prompt_by_prompt() {
     for (model, rewards) in [&zero, &one, &one, &halfway].into_iter().enumerate() {
         scores.insert_rewards(ModelId(model as u32), DomainId(0), 7, rewards, 1);
     }
-    let (rows, _) = table_rows(&experiment, &comparison, &[7], &scores).unwrap();
+    let (rows, _) = table_rows(&experiment, &[], &comparison, &[7], &scores).unwrap();
     // An anchor has no interval. A row with the same rewards, or always half of them, is uncertain only by
     // unseen prompts: by one reward on each that differs, although each score alone is more uncertain.
     let gain = mean(&one) - mean(&zero);
@@ -324,7 +342,7 @@ fn interval_of_differing_seeds_is_wide() {
         for (seed, reward) in [7, 8].into_iter().zip(rewards) {
             scores.insert_rewards(ModelId(0), DomainId(0), seed, &[reward; 20], 1);
         }
-        let (rows, _) = table_rows(&experiment, &comparison, &[7, 8], &scores).unwrap();
+        let (rows, _) = table_rows(&experiment, &[], &comparison, &[7, 8], &scores).unwrap();
         rows[0].scores["d0"].clone()
     };
     let found = Score { mean: 0.5, low: 0.0, high: 1.0, n: 20, samples: Some(1), by_seed: vec![0.0, 1.0] };
@@ -346,7 +364,7 @@ fn an_expert_that_is_no_better_than_the_start_is_told() {
     add(1, 0, &[1.0, 1.0]);
     add(0, 1, &[1.0, 0.0, 1.0]);
     add(1, 1, &[1.0, 1.0, 0.0]);
-    let (rows, warnings) = table_rows(&experiment, &comparison, &[7], &scores).unwrap();
+    let (rows, warnings) = table_rows(&experiment, &[], &comparison, &[7], &scores).unwrap();
     assert_eq!(
         warnings,
         ["compare \"all\": no normalized score: on `d1` the row that scores 1 has 0.667, which does not \
@@ -368,7 +386,7 @@ fn a_seed_without_a_scale_is_told() {
         scores.insert_rewards(ModelId(0), DomainId(0), seed, &[0.0; 30], 1);
         scores.insert_rewards(ModelId(1), DomainId(0), seed, &[one; 30], 1);
     }
-    let (rows, warnings) = table_rows(&experiment, &comparison, &[7, 8, 9, 10, 11], &scores).unwrap();
+    let (rows, warnings) = table_rows(&experiment, &[], &comparison, &[7, 8, 9, 10, 11], &scores).unwrap();
     assert_eq!(
         warnings,
         ["compare \"all\": no normalized score per seed, because of seed 9: on `d0` the row that scores 1 \
@@ -388,7 +406,7 @@ fn lead_within_chance_is_reported() {
     one[3] = 1.0;
     scores.insert_rewards(ModelId(0), DomainId(0), 7, &[0.0; 10], 1);
     scores.insert_rewards(ModelId(1), DomainId(0), 7, &one, 1);
-    let (rows, warnings) = table_rows(&experiment, &comparison, &[7], &scores).unwrap();
+    let (rows, warnings) = table_rows(&experiment, &[], &comparison, &[7], &scores).unwrap();
     assert_eq!(
         warnings,
         ["compare \"all\": the intervals of normalized scores are unreliable: on `d0` the row that scores \
@@ -403,10 +421,10 @@ fn a_missing_or_uneven_evaluation_is_an_error() {
     let comparison = comparison(&[&[0], &[1]], false);
     let mut scores = TableScores::default();
     scores.insert_rewards(ModelId(0), DomainId(0), 7, &[0.0, 1.0], 1);
-    let error = table_rows(&experiment, &comparison, &[7], &scores).unwrap_err();
+    let error = table_rows(&experiment, &[], &comparison, &[7], &scores).unwrap_err();
     assert_eq!(error.to_string(), "`m1` was not evaluated on `d0` with seed 7");
     scores.insert_rewards(ModelId(1), DomainId(0), 7, &[0.0, 1.0, 1.0], 1);
-    let error = table_rows(&experiment, &comparison, &[7], &scores).unwrap_err();
+    let error = table_rows(&experiment, &[], &comparison, &[7], &scores).unwrap_err();
     assert_eq!(error.to_string(), "`d0` was evaluated on 3 prompts for one model and 2 for another");
 }
 
@@ -430,7 +448,7 @@ fn metrics_stand_beside_the_score() {
             scores.insert(ModelId(0), DomainId(domain), seed, answers.to_vec());
         }
     }
-    let (rows, _) = table_rows(&experiment, &comparison, &[7, 8], &scores).unwrap();
+    let (rows, _) = table_rows(&experiment, &[], &comparison, &[7, 8], &scores).unwrap();
     let metrics = &rows[0].metrics;
     assert_eq!(metrics.keys().collect::<Vec<_>>(), ["length", "pass@2"]);
     assert!(metrics.values().all(|of| of.keys().eq(["d1"])), "{metrics:?}");

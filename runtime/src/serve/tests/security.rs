@@ -100,8 +100,9 @@ fn invalid_requests_are_refused_with_a_reason() {
     let update = json!({ "model_path": "/etc" }).to_string();
     let (status, said) = post(url, "/update_weights_from_disk", None, &update);
     assert!(status == 403 && said.contains("--allow-updates"), "{said}");
-    // A body beyond the limit is not read.
-    assert_eq!(request_head(url, 1 << 40), 413);
+    // A body beyond the limit is not read, and a broken one is not said to be large.
+    assert_eq!(request_head(url, &format!("Content-Length: {}", 1u64 << 40)), 413);
+    assert_eq!(request_head(url, "Transfer-Encoding: chunked"), 400);
     let (_, metrics) = get(url, "/metrics", None);
     for line in [
         "mopd_requests_total{path=\"/v1/completions\",status=\"400\"}",
@@ -113,10 +114,10 @@ fn invalid_requests_are_refused_with_a_reason() {
     }
 }
 
-/// The status for a request that declares a body of this length.
-fn request_head(url: &str, length: u64) -> u16 {
+/// The status for a request whose head has this line, with the body `{`, which is no chunk.
+fn request_head(url: &str, line: &str) -> u16 {
     let mut stream = TcpStream::connect(url.strip_prefix("http://").unwrap()).unwrap();
-    let head = format!("POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{{");
+    let head = format!("POST /generate HTTP/1.1\r\nHost: x\r\n{line}\r\n\r\n{{");
     stream.write_all(head.as_bytes()).unwrap();
     let mut said = [0; 16];
     stream.read_exact(&mut said).unwrap();

@@ -115,8 +115,7 @@ fn entropies(student: &Reference, prompt: &[Token], completion: &[Token]) -> Vec
 fn evaluated(stage: &Stage) -> (f64, Vec<f32>, Rollouts, Batch) {
     let mut trainer = Trainer::new(stage).unwrap();
     let rollouts = trainer.rollouts_of(0).unwrap().remove(0);
-    let EvaluatedBatch { batch, outputs, gradient, .. } =
-        trainer.evaluate(0, &rollouts, 0).map_err(|(error, _)| error).unwrap();
+    let EvaluatedBatch { batch, outputs, gradient, .. } = trainer.evaluate(0, &rollouts, 0).unwrap();
     let gradient = to_vec(&gradient.part(0..gradient.parameters()));
     (f64::from(outputs.get(stage.train.objective.loss)[0]), gradient, rollouts, batch)
 }
@@ -222,4 +221,20 @@ fn a_stage_that_was_cut_draws_the_same() {
     resume::ends_the_same_wherever_it_is_cut("agreement with frozen teachers", &stage);
     let (_, rows) = trained_to_the_end(&stage);
     assert!(rows.iter().all(|row| row.agreement.is_some_and(|mean| (0.0..=1.0).contains(&mean))), "{rows:?}");
+}
+
+/// A teacher may fail while it writes, after all signals were checked. The weights before the step are kept,
+/// as with any other number that is not finite.
+#[test]
+fn a_teacher_that_writes_nothing_finite_leaves_the_last_weights() {
+    let (fixture, mut weights) = (Fixture::new(), roomy());
+    for teacher in [1, 2] {
+        let broken = vec![f32::NAN; weights[teacher].values().len()];
+        weights[teacher] = Arc::new(weights[teacher].with_values(broken));
+    }
+    let train = omniopd(2, SAMPLES, 1.0);
+    let stage = fixture.stage(&train, ROUTED, &weights);
+    let stopped = super::super::train(&stage, None).map(drop).unwrap_err();
+    assert!(stopped.error.to_string().contains("not finite while sampling"), "{}", stopped.error);
+    assert!(stopped.last_good.is_some());
 }

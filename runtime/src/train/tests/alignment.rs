@@ -48,8 +48,7 @@ type Named = Vec<(String, Vec<f32>)>;
 fn first(stage: &Stage) -> (Vec<f32>, Named, BTreeMap<String, f64>, Rollouts) {
     let mut trainer = Trainer::new(stage).unwrap();
     let rollouts = trainer.rollouts_of(0).unwrap().remove(0);
-    let EvaluatedBatch { gradient, of_parts, .. } =
-        trainer.evaluate(0, &rollouts, 0).map_err(|(error, _)| error).unwrap();
+    let EvaluatedBatch { gradient, of_parts, .. } = trainer.evaluate(0, &rollouts, 0).unwrap();
     let each = of_parts.iter().map(|(name, gradient)| (name.clone(), numbers(gradient))).collect();
     let gradient = numbers(&trainer.student.trained.gradient(gradient));
     (gradient, each, super::super::alignment::columns(of_parts), rollouts)
@@ -175,11 +174,11 @@ fn parts_of_a_stage_are_compared() {
         let rollouts = trainer.rollouts_of(0).unwrap();
         let each: Vec<Vec<f64>> = (0..2)
             .map(|part| {
-                let found = trainer.evaluate(part, &rollouts[part], 0).map_err(|(error, _)| error).unwrap();
+                let found = trainer.evaluate(part, &rollouts[part], 0).unwrap();
                 numbers(&found.gradient).into_iter().map(f64::from).collect()
             })
             .collect();
-        trainer.update(rollouts, Instant::now(), 0, &mut record).map_err(|(error, _)| error).unwrap();
+        trainer.update(rollouts, Instant::now(), 0, &mut record).unwrap();
         for row in &record.rows {
             let norms = names.map(|name| row.alignment[&format!("grad_norm.{name}")]);
             let cosine = row.alignment[&format!("alignment.{}.{}", names[0], names[1])];

@@ -99,7 +99,7 @@ fn diagnostics_of_conversations_are_of_their_own_tokens() {
     let rollouts = trainer.rollouts_of(0).unwrap().remove(0);
     let list = rollouts.sequences.list.clone();
     let mut record = Record::default();
-    trainer.update(vec![rollouts], Instant::now(), 0, &mut record).map_err(|(error, _)| error).unwrap();
+    trainer.update(vec![rollouts], Instant::now(), 0, &mut record).unwrap();
     let student = Reference::new(&models[0]);
     for (domain, row) in record.rows.iter().enumerate() {
         let teacher = Reference::new(&models[domain + 1]);

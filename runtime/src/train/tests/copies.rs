@@ -22,7 +22,7 @@ fn copies_of_the_student_follow_it() {
             let mut flat = trainer.student.model.flat().shallow_clone();
             let _ = flat.g_add_scalar_(0.01);
         }
-        trainer.step(step, &mut Record::default()).map_err(|(error, _)| error).unwrap();
+        trainer.step(step, &mut Record::default()).unwrap();
         let student = to_vec(trainer.student.model.flat());
         for (average, student) in average.iter_mut().zip(&student) {
             *average = 0.75 * *average + 0.25 * student;
@@ -52,7 +52,7 @@ fn a_stage_may_answer_the_average_of_its_weights() {
     let stage = fixture.stage(&plain, ROUTED, &models);
     let mut trainer = Trainer::new(&stage).unwrap();
     for step in 0..stage.steps {
-        trainer.step(step, &mut Record::default()).map_err(|(error, _)| error).unwrap();
+        trainer.step(step, &mut Record::default()).unwrap();
         for (average, now) in expected.iter_mut().zip(to_vec(trainer.student.model.flat())) {
             *average = 0.5 * *average + 0.5 * now;
         }

@@ -152,7 +152,7 @@ fn prompts_come_in_the_order_of_what_was_measured() {
             })
             .collect();
         assert_eq!(drawn, expected, "step {step}: {lists:?}");
-        trainer.update(rollouts, Instant::now(), step, &mut record).map_err(|(error, _)| error).unwrap();
+        trainer.update(rollouts, Instant::now(), step, &mut record).unwrap();
     }
     assert_eq!(changed, 2, "the order is another one after two steps");
     for row in record.rows.iter().filter(|row| row.step >= 2) {
@@ -218,7 +218,7 @@ fn fork_chooses_its_own_prompts() {
     let train = choosing(by_teacher(None));
     let stage = fixture.stage(&train, ROUTED, &models);
     let mut trainer = Trainer::new(&stage).unwrap();
-    trainer.step(0, &mut Record::default()).map_err(|(error, _)| error).unwrap();
+    trainer.step(0, &mut Record::default()).unwrap();
     let state = trainer.state(1, 0.0, Record::default());
     let chosen = |trainer: &Trainer| trainer.parts[0].batches.chosen(0).is_some();
     let kept: BTreeMap<bool, usize> = [RestoreMode::Resume, RestoreMode::Fork]

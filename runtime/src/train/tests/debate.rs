@@ -165,8 +165,7 @@ fn members_count_by_their_confidence() {
             .map(|(debate, stances)| Debate { stances: stances.into(), ..debate.clone() })
             .collect();
         rollouts.sequences.debates = Rc::from(debates);
-        let EvaluatedBatch { outputs, gradient, .. } =
-            trainer.evaluate(0, &rollouts, 0).map_err(|(error, _)| error).unwrap();
+        let EvaluatedBatch { outputs, gradient, .. } = trainer.evaluate(0, &rollouts, 0).unwrap();
         let loss = f64::from(outputs.get(stage.train.objective.loss)[0]);
         let gradient = to_vec(&gradient.part(0..gradient.parameters()));
         let [student, big, mid] = [0, 1, 2].map(|model| Reference::new(&models[model]));
@@ -182,10 +181,7 @@ fn members_count_by_their_confidence() {
         assert!(apart < 1e-4, "{apart:e}");
         // The rows of both domains, whose prompts are counted separately.
         let mut record = Record::default();
-        trainer
-            .update(vec![rollouts], std::time::Instant::now(), 0, &mut record)
-            .map_err(|(error, _)| error)
-            .unwrap();
+        trainer.update(vec![rollouts], std::time::Instant::now(), 0, &mut record).unwrap();
         let sum = |of: fn(&StepMetrics) -> Option<f64>| record.rows.iter().filter_map(of).sum::<f64>();
         assert_eq!((sum(|row| row.unstated), sum(|row| row.unavailable)), (6.0, 6.0));
     }

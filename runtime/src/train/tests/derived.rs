@@ -178,8 +178,7 @@ fn derived_prompts_are_scored() {
             let stage = Stage { micro_batch, ..fixture.stage(&train, ROUTED, &weights) };
             let mut trainer = Trainer::new(&stage).unwrap();
             let rollouts = trainer.rollouts_of(0).unwrap().remove(0);
-            let EvaluatedBatch { outputs, gradient, .. } =
-                trainer.evaluate(0, &rollouts, 0).map_err(|(error, _)| error).unwrap();
+            let EvaluatedBatch { outputs, gradient, .. } = trainer.evaluate(0, &rollouts, 0).unwrap();
             let gradient = to_vec(&gradient.part(0..gradient.parameters()));
             let loss = f64::from(outputs.get(stage.train.objective.loss)[0]);
             let (wanted, of_weights) = expected(&stage, &rollouts.sequences, &weights, terms);
@@ -191,7 +190,7 @@ fn derived_prompts_are_scored() {
             assert!(counted > 0.0 && counted < f64::from(2 * GROUPS), "{counted}");
             let mut record = Record::default();
             let now = Instant::now();
-            trainer.update(vec![rollouts], now, 0, &mut record).map_err(|(error, _)| error).unwrap();
+            trainer.update(vec![rollouts], now, 0, &mut record).unwrap();
             let share = record.rows.iter().map(|row| row.derived.unwrap() * row.prompt_share).sum::<f64>();
             assert!((share - counted / f64::from(2 * GROUPS)).abs() < 1e-12, "{share}");
             let floors = record.rows.iter().filter_map(|row| row.divergence_floor);

@@ -50,7 +50,7 @@ fn tried(
     scores: &[f64],
     record: &mut Record,
 ) -> (Vec<f64>, Vec<Vec<f64>>, Vec<f64>) {
-    trainer.step(step, record).map_err(|(error, _)| error).unwrap();
+    trainer.step(step, record).unwrap();
     let updated = numbers(trainer);
     let (mut seen, mut scores) = (Vec::new(), scores.iter());
     // The benchmark is given the model's own weights.
@@ -136,7 +136,7 @@ fn only_weights_are_extrapolated_and_only_after_powers() {
     let stages = [&plain, &train].map(|train| fixture.stage(train, ROUTED, &models));
     let [mut other, mut trainer] = [&stages[0], &stages[1]].map(|stage| Trainer::new(stage).unwrap());
     let mut record = Record::default();
-    other.step(0, &mut Record::default()).map_err(|(error, _)| error).unwrap();
+    other.step(0, &mut Record::default()).unwrap();
     let (_, seen, end) = tried(&mut trainer, 0, &[0.1, 0.2, 0.2], &mut record);
     assert_eq!(seen.len(), 3);
     extrapolate_by(&mut trainer, 1, &mut record, |_| panic!("it was done")).unwrap();
@@ -165,7 +165,7 @@ fn only_weights_are_extrapolated_and_only_after_powers() {
         }
     }
     for step in [1, 2] {
-        trainer.step(step, &mut record).map_err(|(error, _)| error).unwrap();
+        trainer.step(step, &mut record).unwrap();
     }
     extrapolate_by(&mut trainer, 3, &mut record, |_| panic!("3 is no power of 2")).unwrap();
     assert!(record.rows.iter().filter(|row| row.step == 2).all(|row| row.extrapolated.is_none()));
@@ -184,7 +184,7 @@ fn extrapolated_weights_that_cannot_be_scored_are_rejected() {
     for (fails_at, kept) in [(0, None), (1, Some(1.0)), (3, Some(5.0))] {
         let mut trainer = Trainer::new(&stage).unwrap();
         let mut record = Record::default();
-        trainer.step(0, &mut record).map_err(|(error, _)| error).unwrap();
+        trainer.step(0, &mut record).unwrap();
         let updated = numbers(&trainer);
         let mut asked = 0;
         let outcome = extrapolate_by(&mut trainer, 1, &mut record, |_| {
@@ -198,7 +198,7 @@ fn extrapolated_weights_that_cannot_be_scored_are_rejected() {
     // An interruption at the second candidate leaves the weights as the step did; a retry gives the same.
     let mut trainer = Trainer::new(&stage).unwrap();
     let mut record = Record::default();
-    trainer.step(0, &mut record).map_err(|(error, _)| error).unwrap();
+    trainer.step(0, &mut record).unwrap();
     let updated = numbers(&trainer);
     let mut asked = 0;
     let outcome = extrapolate_by(&mut trainer, 1, &mut record, |_| {
@@ -235,7 +235,7 @@ fn extrapolation_follows_the_benchmark() {
         };
         let mut base = to_vec(trainer.student.model.flat());
         for step in 0..stage.steps {
-            trainer.step(step, &mut Record::default()).map_err(|(error, _)| error).unwrap();
+            trainer.step(step, &mut Record::default()).unwrap();
             if ![1, 2, 4].contains(&(step + 1)) {
                 continue;
             }

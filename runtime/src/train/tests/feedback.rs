@@ -109,8 +109,7 @@ fn feedback_gate_loss_and_gradient_equal_the_reference() {
             sequence.written_feedback[0] =
                 if place % 5 == 0 { String::new() } else { format!("say {place}") };
         }
-        let EvaluatedBatch { outputs, gradient, .. } =
-            trainer.evaluate(0, &rollouts, 0).map_err(|(error, _)| error).unwrap();
+        let EvaluatedBatch { outputs, gradient, .. } = trainer.evaluate(0, &rollouts, 0).unwrap();
         let loss = f64::from(outputs.get(stage.train.objective.loss)[0]);
         let gradient = to_vec(&gradient.part(0..gradient.parameters()));
         let [student, tutor, writer] = [0, 1, 2].map(|model| Reference::new(&models[model]));
@@ -126,7 +125,7 @@ fn feedback_gate_loss_and_gradient_equal_the_reference() {
         agrees(loss, &gradient, losses.collect(), &student);
         let mut record = Record::default();
         let now = std::time::Instant::now();
-        trainer.update(vec![rollouts], now, 0, &mut record).map_err(|(error, _)| error).unwrap();
+        trainer.update(vec![rollouts], now, 0, &mut record).unwrap();
         let unavailable: f64 = record.rows.iter().filter_map(|row| row.unavailable).sum();
         let share = record.rows.iter().map(|row| row.correct_of_others.unwrap() * row.prompt_share);
         assert_eq!((unavailable, share.sum()), (3.0, 0.5), "the report counts them");
@@ -171,7 +170,7 @@ fn joint_models_write_feedback_with_current_weights() {
         let rollouts = trainer.rollouts_of(step).unwrap();
         rollouts[0].sequences.list.iter().for_each(|sequence| is_by(&writer, &stages[place], sequence));
         let started = std::time::Instant::now();
-        trainer.update(rollouts, started, step, &mut Record::default()).map_err(|(error, _)| error).unwrap();
+        trainer.update(rollouts, started, step, &mut Record::default()).unwrap();
     }
     assert!(to_vec(learners.0[1].student.model.flat()) != *models[1].values());
 }

@@ -23,8 +23,7 @@ fn steps(
         let saved = rollouts.scored().activations.take();
         [None, saved].map(|saved| {
             rollouts.scored().activations.replace(saved);
-            let EvaluatedBatch { outputs, gradient, .. } =
-                trainer.evaluate(0, &rollouts, step).map_err(|(error, _)| error).unwrap();
+            let EvaluatedBatch { outputs, gradient, .. } = trainer.evaluate(0, &rollouts, step).unwrap();
             let gradient = gradient.part(0..gradient.parameters()).to_kind(Kind::Double);
             let loss = f64::from(outputs.get(train.objective.loss)[0]);
             std::iter::once(loss).chain(Vec::try_from(gradient).unwrap()).collect()

@@ -60,8 +60,7 @@ fn a_step_reads_the_losses_of_the_one_before() {
             for (part, rollouts) in rollouts.iter().enumerate() {
                 let sequences = &rollouts.sequences;
                 let objective = &stages[part].train.objective;
-                let EvaluatedBatch { batch, outputs, .. } =
-                    trainer.evaluate(part, rollouts, step).map_err(|(error, _)| error).unwrap();
+                let EvaluatedBatch { batch, outputs, .. } = trainer.evaluate(part, rollouts, step).unwrap();
                 let close = |got: f32, expected: f64| {
                     assert!((f64::from(got) - expected).abs() < 1e-5, "{step} {own}: {got} {expected}");
                 };
@@ -91,7 +90,7 @@ fn a_step_reads_the_losses_of_the_one_before() {
                 next_total += whole;
             }
             let (now, record) = (Instant::now(), &mut Default::default());
-            trainer.update(rollouts, now, step, record).map_err(|(error, _)| error).unwrap();
+            trainer.update(rollouts, now, step, record).unwrap();
             (total, of_terms) = (next_total, next);
             assert_eq!(of_terms.len(), 2);
         }
@@ -148,7 +147,7 @@ fn rows_and_tags_weigh_their_own_tokens() {
     let mut seen = 0;
     for step in 0..3 {
         let rollouts = trainer.rollouts_of(step).unwrap().remove(0);
-        let evaluated = trainer.evaluate(0, &rollouts, step).map_err(|(error, _)| error).unwrap();
+        let evaluated = trainer.evaluate(0, &rollouts, step).unwrap();
         let found = evaluated.outputs.get(train.objective.weight.unwrap());
         for (index, sequence) in rollouts.sequences.list.iter().enumerate() {
             let (row, domain) = (sequence.record, sequence.source);

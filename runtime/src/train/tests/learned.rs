@@ -109,8 +109,7 @@ fn learned_value_is_logged_with_the_gain_of_its_steps() {
             let value = trainer.parts[0].batches.learned().expect("it is drawn before the step");
             policy.begin(&stage, step);
             assert_eq!(policy.value(), Some(value), "step {step}");
-            let EvaluatedBatch { batch, outputs, .. } =
-                trainer.evaluate(0, &rollouts[0], step).map_err(|(error, _)| error).unwrap();
+            let EvaluatedBatch { batch, outputs, .. } = trainer.evaluate(0, &rollouts[0], step).unwrap();
             let now = stage.start.with_values(trainer.student.trained.numbers(&trainer.student.model));
             let student = Reference::new(&Arc::new(now));
             let sequences = &rollouts[0].sequences;
@@ -133,7 +132,7 @@ fn learned_value_is_logged_with_the_gain_of_its_steps() {
             );
             policy.learn(got);
             before = Some(loss);
-            trainer.update(rollouts, Instant::now(), step, &mut record).map_err(|(error, _)| error).unwrap();
+            trainer.update(rollouts, Instant::now(), step, &mut record).unwrap();
             assert_eq!(record.rows.last().unwrap().learned, Some(value));
             let state = trainer.parts[0].batches.save(&stage, &mut StateTensors::default());
             assert_eq!(state.policy, policy.numbers(), "step {step}");
@@ -165,10 +164,13 @@ fn a_gain_must_be_finite() {
     train.objective.learned.as_mut().unwrap().gain = gain;
     let learning = (train, view);
     let stage = stage(&fixture, &learning, &weights);
-    let Err((error, finite)) = Trainer::new(&stage).unwrap().step(0, &mut Record::default()) else {
+    let Err(error) = Trainer::new(&stage).unwrap().step(0, &mut Record::default()) else {
         panic!("it learns from infinity")
     };
-    assert!(!finite && error.to_string().contains("the gain of `learned(...)` is not finite"), "{error}");
+    assert!(
+        error.is_non_finite() && error.to_string().contains("the gain of `learned(...)` is not finite"),
+        "{error}"
+    );
 }
 
 /// A stage without a policy has no state of it.
@@ -178,7 +180,7 @@ fn a_state_of_another_stage_does_not_fit() {
     let learning = learning(1);
     let stage = stage(&fixture, &learning, &weights);
     let mut trainer = Trainer::new(&stage).unwrap();
-    trainer.step(0, &mut Record::default()).map_err(|(error, _)| error).unwrap();
+    trainer.step(0, &mut Record::default()).unwrap();
     let mut state = trainer.state(1, 0.0, Record::default());
     let mut same = Trainer::new(&stage).unwrap();
     same.restore(&state, RestoreMode::Resume).unwrap();

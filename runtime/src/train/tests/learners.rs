@@ -68,11 +68,11 @@ fn joint_training_equals_alternating_training_by_hand() {
                 tch::no_grad(|| now.student.model.flat().shallow_clone().copy_(model.flat()));
                 now.parts[0].batches = parts.remove(0).batches;
             }
-            now.step(step, &mut Record::default()).map_err(|(error, _)| error).unwrap();
+            now.step(step, &mut Record::default()).unwrap();
             let values = to_vec(now.student.model.flat());
             by_hand = Some((now, values));
         }
-        lead.step(step, &mut Record::default()).map_err(|(error, _)| error).unwrap();
+        lead.step(step, &mut Record::default()).unwrap();
     }
     assert!(together[0] == to_vec(lead.student.model.flat()));
     assert!(together[1] == by_hand.unwrap().1);
@@ -101,7 +101,7 @@ fn a_stage_of_two_ends_the_same_wherever_it_was_cut() {
             let place = cut.of_turn(done.1);
             let learner = &mut cut.0[place];
             if learner.stage.turn.is_due(done.0) {
-                learner.step(done.0, &mut record).map_err(|(error, _)| error).unwrap();
+                learner.step(done.0, &mut record).unwrap();
             }
         }
         let key = format!("{step}.{turn}");

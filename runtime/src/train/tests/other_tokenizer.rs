@@ -299,8 +299,7 @@ fn invalid_utf8_is_compared_by_the_first_token_of_the_span() {
     let mut trainer = Trainer::new(&stage).unwrap();
     let mut rollouts = trainer.rollouts_of(0).unwrap().remove(0);
     rollouts.sequences.list.iter_mut().for_each(|sequence| sequence.completion[AT] = 0xff);
-    let EvaluatedBatch { outputs, gradient, .. } =
-        trainer.evaluate(0, &rollouts, 0).map_err(|(error, _)| error).unwrap();
+    let EvaluatedBatch { outputs, gradient, .. } = trainer.evaluate(0, &rollouts, 0).unwrap();
 
     let student = Reference::new(&models[0]);
     let teachers = [1, 2].map(|model| Reference::new(&models[model]));

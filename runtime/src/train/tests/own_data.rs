@@ -37,7 +37,7 @@ fn parts_add_up_to_the_reference() {
                 [(&rollouts[0], terms[0]), (&rollouts[1], terms[1])].map(of_part);
             let sum: Vec<f64> = zip_equal(gradient, more).map(|(one, other)| one + other).collect();
             let mut record = Record::default();
-            trainer.update(rollouts, Instant::now(), 0, &mut record).map_err(|(error, _)| error).unwrap();
+            trainer.update(rollouts, Instant::now(), 0, &mut record).unwrap();
 
             let loss = one + other;
             let norm = sum.iter().map(|value| value * value).sum::<f64>().sqrt();
@@ -200,8 +200,7 @@ model student = distill(base) {
                 .collect();
             let loss = Tensor::stack(&losses, 0).mean(Kind::Double);
             let gradient = student.gradient(&loss);
-            let EvaluatedBatch { outputs, gradient: got, .. } =
-                trainer.evaluate(part, rollouts, 1).map_err(|(error, _)| error).unwrap();
+            let EvaluatedBatch { outputs, gradient: got, .. } = trainer.evaluate(part, rollouts, 1).unwrap();
             let (loss, got_loss) =
                 (loss.double_value(&[]), f64::from(outputs.get(stages[part].train.objective.loss)[0]));
             // The difference of two nearly equal numbers in single precision has fewer digits than these

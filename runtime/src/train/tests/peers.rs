@@ -132,7 +132,7 @@ fn statistics_over_the_batch_are_of_the_whole_batch() {
         let stage = Stage { peers, ..fixture.stage(&train, ROUTED, &models) };
         let mut trainer = Trainer::new(&stage).unwrap();
         let rollouts = trainer.rollouts_of(0).unwrap().remove(0);
-        let evaluated = trainer.evaluate(0, &rollouts, 0).map_err(|(error, _)| error).unwrap();
+        let evaluated = trainer.evaluate(0, &rollouts, 0).unwrap();
         let selected = evaluated.outputs.get(train.objective.selected.unwrap()).to_vec();
         let share = |tokens: std::ops::Range<usize>| {
             let count = tokens.len() as f32;

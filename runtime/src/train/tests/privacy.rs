@@ -24,7 +24,7 @@ fn every_prompt_is_clipped_by_itself() {
         let step = (0..20).find(|step| draws(&stage, *step).len() > 3).unwrap();
         let rollouts = trainer.rollouts_of(step).unwrap().remove(0);
         let all = trainer.evaluate_all(std::slice::from_ref(&rollouts), step);
-        let all = all.map_err(|(error, _)| error).unwrap();
+        let all = all.unwrap();
         assert!(all.each[0].is_some() && all.gradient.is_none(), "nobody reads the gradient of the batch");
         let prompts: Vec<&[Sequence]> = rollouts.sequences.list.chunks(2).collect();
         let of: Vec<Vec<f64>> = prompts
@@ -42,7 +42,7 @@ fn every_prompt_is_clipped_by_itself() {
             zip_equal(&mut sum, of).for_each(|(sum, of)| *sum += scale * of / 5.0);
         }
         let quiet = Privacy { clip, noise: 0.0, ..Privacy::of_stage(&stage).unwrap().unwrap() };
-        let got = trainer.private_gradient(&quiet, &rollouts, step).map_err(|(error, _)| error).unwrap();
+        let got = trainer.private_gradient(&quiet, &rollouts, step).unwrap();
         let apart = apart(&to_vec(&got.part(0..got.parameters())), &sum);
         assert!(apart < 2e-5, "{apart:e}");
     }
@@ -59,7 +59,7 @@ fn noise_and_draws_are_as_the_accountant_has_them() {
     let privacy = Privacy::of_stage(&stage).unwrap().unwrap();
     let nobody = Rollouts::new(&stage, Sequences::new(Vec::new(), 1, 2));
     let noise = |step: u32| {
-        let gradient = trainer.private_gradient(&privacy, &nobody, step).map_err(|(error, _)| error).unwrap();
+        let gradient = trainer.private_gradient(&privacy, &nobody, step).unwrap();
         to_vec(&gradient.part(0..gradient.parameters()))
     };
     let (one, other) = (noise(0), noise(1));
@@ -96,7 +96,7 @@ fn noise_and_draws_of_two_stages_are_independent() {
         let stage = Stage { secret, ..fixture.stage(&train, ROUTED, &models) };
         let (trainer, privacy) = (Trainer::new(&stage).unwrap(), Privacy::of_stage(&stage).unwrap().unwrap());
         let nobody = Rollouts::new(&stage, Sequences::new(Vec::new(), 1, 2));
-        let gradient = trainer.private_gradient(&privacy, &nobody, 0).map_err(|(error, _)| error).unwrap();
+        let gradient = trainer.private_gradient(&privacy, &nobody, 0).unwrap();
         let records: Vec<bool> = (0..200)
             .flat_map(|step| {
                 let drawn = draws(&stage, step);
@@ -157,7 +157,7 @@ fn a_step_without_a_record_has_rows() {
     let stage = fixture.stage(&train, ROUTED, &models);
     let step = (0..100).find(|step| draws(&stage, *step).is_empty()).unwrap();
     let (mut trainer, mut record) = (Trainer::new(&stage).unwrap(), Record::default());
-    trainer.step(step, &mut record).map_err(|(error, _)| error).unwrap();
+    trainer.step(step, &mut record).unwrap();
     assert!(to_vec(trainer.student.model.flat()) != *models[0].values());
     let names: Vec<(&str, u32)> = record.rows.iter().map(|row| (row.domain.as_str(), row.step)).collect();
     assert_eq!(names, [("copy", step), ("flip", step)]);

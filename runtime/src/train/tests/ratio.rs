@@ -21,8 +21,7 @@ fn later_passes_have_a_ratio() {
         for (index, sequence) in rollouts.sequences.list.iter_mut().enumerate() {
             sequence.reward = Some((index % 3) as f64 / 2.0);
         }
-        let EvaluatedBatch { batch, gradient, .. } =
-            trainer.evaluate(0, &rollouts, step).map_err(|(error, _)| error).unwrap();
+        let EvaluatedBatch { batch, gradient, .. } = trainer.evaluate(0, &rollouts, step).unwrap();
         let sampler = batch.signal(&Signal::Logp { role: Role::Sampler }).unwrap();
         let apart =
             batch.live[0].iter().zip(sampler).map(|(now, then)| (now - then).abs()).fold(0.0, f32::max);
@@ -52,8 +51,7 @@ fn the_ratio_starts_at_1_at_any_temperature() {
         for (index, sequence) in rollouts.sequences.list.iter_mut().enumerate() {
             sequence.reward = Some([1.0, 0.0, 0.5, 0.25, 0.75][index % 5]);
         }
-        let EvaluatedBatch { batch, outputs, gradient, .. } =
-            trainer.evaluate(0, &rollouts, 0).map_err(|(error, _)| error).unwrap();
+        let EvaluatedBatch { batch, outputs, gradient, .. } = trainer.evaluate(0, &rollouts, 0).unwrap();
         let sampler = batch.signal(&Signal::Logp { role: Role::Sampler }).unwrap();
         let ratios = batch.live[0].iter().zip(sampler).map(|(now, then)| (now - then).exp());
         let furthest = ratios.map(|ratio| (ratio - 1.0).abs()).fold(0.0, f32::max);

@@ -186,8 +186,7 @@ fn differences(fixtures: &Fixtures, stage: &Stage, case: &str, kind: &str, bound
     let mut faults = Vec::new();
     let mut trainer = Trainer::new(stage).unwrap();
     let rollouts = fixtures.rollouts(stage, kind);
-    let EvaluatedBatch { outputs, gradient, .. } =
-        trainer.evaluate(0, &rollouts, 0).map_err(|(error, _)| error).unwrap();
+    let EvaluatedBatch { outputs, gradient, .. } = trainer.evaluate(0, &rollouts, 0).unwrap();
     let loss = f64::from(outputs.get(stage.train.objective.loss)[0]);
     let expected = fixtures.reference[&format!("{case}.loss")][0];
     if (loss - expected).abs() >= bounds.loss * expected.abs().max(1.0) {
@@ -215,10 +214,7 @@ fn differences(fixtures: &Fixtures, stage: &Stage, case: &str, kind: &str, bound
     let Some(_) = fixtures.reference.get(&format!("{case}.after")) else { return faults };
     for step in 0..2 {
         let rollouts = fixtures.rollouts(stage, kind);
-        trainer
-            .update(vec![rollouts], Instant::now(), step, &mut Record::default())
-            .map_err(|(error, _)| error)
-            .unwrap();
+        trainer.update(vec![rollouts], Instant::now(), step, &mut Record::default()).unwrap();
     }
     let start = stage.start.values();
     let moved = |values: Vec<f64>| -> Vec<f64> {

@@ -76,8 +76,7 @@ fn evaluated(stage: &Stage, list: Vec<Sequence>) -> (f64, Vec<f32>) {
     let trainer = Trainer::new(stage).unwrap();
     let sequences = Sequences::new(list, 1, stage.sources.len());
     let rollouts = Rollouts::new(stage, sequences);
-    let EvaluatedBatch { outputs, gradient, .. } =
-        trainer.evaluate(0, &rollouts, 0).map_err(|(error, _)| error).unwrap();
+    let EvaluatedBatch { outputs, gradient, .. } = trainer.evaluate(0, &rollouts, 0).unwrap();
     let gradient = to_vec(&gradient.part(0..gradient.parameters()));
     (f64::from(outputs.get(stage.train.objective.loss)[0]), gradient)
 }
@@ -230,7 +229,7 @@ fn a_routed_stage_is_the_same_however_teachers_are_reached() {
             trainer = Trainer::new(&stage).unwrap();
             trainer.restore(&state, RestoreMode::Resume).unwrap();
         }
-        trainer.step(step, &mut Record::default()).map_err(|(error, _)| error).unwrap();
+        trainer.step(step, &mut Record::default()).unwrap();
     }
     assert_eq!(to_vec(trainer.student.model.flat()), expected);
 }

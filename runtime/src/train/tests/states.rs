@@ -41,12 +41,12 @@ fn rows(stages: &[Stage], steps: u32, mut look: impl FnMut(u32, &[Batch], &[Outp
     for step in 0..steps {
         let rollouts = trainer.rollouts_of(step).unwrap();
         let evaluated = rollouts.iter().enumerate().map(|(part, rollouts)| {
-            let evaluated = trainer.evaluate(part, rollouts, step).map_err(|(error, _)| error).unwrap();
+            let evaluated = trainer.evaluate(part, rollouts, step).unwrap();
             (evaluated.batch, evaluated.outputs)
         });
         let (batches, outputs): (Vec<Batch>, Vec<Outputs>) = evaluated.unzip();
         look(step, &batches, &outputs);
-        trainer.update(rollouts, Instant::now(), step, &mut record).map_err(|(error, _)| error).unwrap();
+        trainer.update(rollouts, Instant::now(), step, &mut record).unwrap();
     }
     record.rows
 }

@@ -71,11 +71,10 @@ fn adapters_have_the_references_gradient() {
             (stage.place, stage.micro_batch) = (place, micro_batch);
             let mut trainer = Trainer::new(&stage).unwrap();
             for step in 0..3 {
-                trainer.step(step, &mut Record::default()).map_err(|(error, _)| error).unwrap();
+                trainer.step(step, &mut Record::default()).unwrap();
             }
             let rollouts = trainer.rollouts_of(3).unwrap().remove(0);
-            let EvaluatedBatch { gradient, .. } =
-                trainer.evaluate(0, &rollouts, 3).map_err(|(error, _)| error).unwrap();
+            let EvaluatedBatch { gradient, .. } = trainer.evaluate(0, &rollouts, 3).unwrap();
             // The gradient has only the adapter's parameters.
             let adapted = trainer.student.trained.adapter().unwrap();
             assert_eq!(gradient.parameters(), adapted.parameters().numel());
@@ -152,7 +151,7 @@ fn a_model_with_an_adapter_is_plain_data() {
         let stage = fixture.stage(&train, ROUTED, &models);
         let mut trainer = Trainer::new(&stage).unwrap();
         for step in 0..2 {
-            trainer.step(step, &mut Record::default()).map_err(|(error, _)| error).unwrap();
+            trainer.step(step, &mut Record::default()).unwrap();
         }
         let expected = to_vec(trainer.student.model.flat());
         assert_ne!(expected, models[0].values().into_owned());

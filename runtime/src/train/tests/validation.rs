@@ -100,8 +100,7 @@ fn an_objective_reads_the_last_one() {
         }
         trainer.validate(step).unwrap();
         let rollouts = trainer.rollouts_of(step).unwrap();
-        let EvaluatedBatch { batch, outputs, .. } =
-            trainer.evaluate(0, &rollouts[0], step).map_err(|(error, _)| error).unwrap();
+        let EvaluatedBatch { batch, outputs, .. } = trainer.evaluate(0, &rollouts[0], step).unwrap();
         let read = f64::from(batch.signal(&Signal::ValidationLoss).unwrap()[0]);
         assert!((read - last).abs() < 1e-5, "{step}: {read} {last}");
         let sequences = &rollouts[0].sequences;
@@ -116,7 +115,7 @@ fn an_objective_reads_the_last_one() {
         let got = f64::from(outputs.get(stage.train.objective.loss)[0]);
         assert!((got - loss).abs() < 1e-4 * loss.abs(), "{step}: {got} {loss}");
         before = Some(last);
-        trainer.update(rollouts, Instant::now(), step, &mut record).map_err(|(error, _)| error).unwrap();
+        trainer.update(rollouts, Instant::now(), step, &mut record).unwrap();
         let row = record.rows.last().unwrap();
         assert_eq!(row.validation_loss.is_some(), step.is_multiple_of(2), "{step}");
         assert!(row.validation_loss.is_none_or(|loss| (loss - last).abs() < 1e-5));
@@ -131,7 +130,7 @@ fn fork_computes_its_own_validation_loss() {
     let train = validating(100, None);
     let stage = stage(&fixture, &train, &weights);
     let mut trainer = Trainer::new(&stage).unwrap();
-    trainer.step(0, &mut Record::default()).map_err(|(error, _)| error).unwrap();
+    trainer.step(0, &mut Record::default()).unwrap();
     let state = trainer.state(1, 0.0, Record::default());
     let mut fork = Trainer::new(&stage).unwrap();
     fork.restore(&state, RestoreMode::Fork).unwrap();

@@ -16,7 +16,7 @@ use super::extrapolate::Extrapolator;
 use super::guards::{GuardedStage, Guards};
 use super::models::Models;
 use super::monitor::Monitor;
-use super::non_finite::{self, Classified};
+use super::non_finite;
 use super::objective::Losses;
 use super::part::{EvaluatedBatch, EvaluatedParts, StagePart};
 use super::privacy::Privacy;
@@ -28,7 +28,7 @@ use super::student::StudentWeights;
 use super::tokens;
 use super::validation::Validator;
 use crate::data::mixture::MixturePosition;
-use crate::failure::{Error, Result};
+use crate::failure::Result;
 use crate::model::{Decoder, Gradient};
 use crate::report::Record;
 use crate::zip::zip_equal;
@@ -131,20 +131,14 @@ impl<'a> Trainer<'a> {
         self.parts[part].scoring(&self.student, &self.models, &self.losses)
     }
 
-    /// The terms of a part on its batch and their gradient, at the current weights. An error includes whether
-    /// the numbers were finite so far.
-    pub fn evaluate(
-        &self,
-        part: usize,
-        rollouts: &Rollouts,
-        step: u32,
-    ) -> Result<EvaluatedBatch, Classified> {
+    /// The terms of a part on its batch and their gradient, at the current weights.
+    pub fn evaluate(&self, part: usize, rollouts: &Rollouts, step: u32) -> Result<EvaluatedBatch> {
         self.parts[part].evaluate(&self.scoring(part), rollouts, step, &|of| self.student.gradient(of))
     }
 
     /// Evaluates all parts and sums their gradients. A private stage reads the gradients of its records, and
     /// not that of the batch, unless the step reports it.
-    pub fn evaluate_all(&self, rollouts: &[Rollouts], step: u32) -> Result<EvaluatedParts, Classified> {
+    pub fn evaluate_all(&self, rollouts: &[Rollouts], step: u32) -> Result<EvaluatedParts> {
         let mut all = EvaluatedParts::default();
         let compared = self.stage.train.alignment.is_some_and(|alignment| alignment.is_due(step));
         for (part, rollouts) in rollouts.iter().enumerate() {
@@ -197,13 +191,12 @@ impl<'a> Trainer<'a> {
         Ok(learning_rate)
     }
 
-    /// One update of the weights, whose metrics are added to `record`. An error includes whether the numbers
-    /// were finite so far.
-    pub fn step(&mut self, step: u32, record: &mut Record) -> Result<Event, Classified> {
-        self.validate(step).map_err(non_finite::classify)?;
+    /// One update of the weights, whose metrics are added to `record`.
+    pub fn step(&mut self, step: u32, record: &mut Record) -> Result<Event> {
+        self.validate(step)?;
         self.student.moved = self.student.moved || record.moved();
         let started = Instant::now();
-        let rollouts = self.rollouts_of(step).map_err(non_finite::classify)?;
+        let rollouts = self.rollouts_of(step)?;
         self.update(rollouts, started, step, record)
     }
 
@@ -214,7 +207,7 @@ impl<'a> Trainer<'a> {
         started: Instant,
         step: u32,
         record: &mut Record,
-    ) -> Result<Event, Classified> {
+    ) -> Result<Event> {
         let train = self.stage.train;
         let rolled_out = self.stage.place.now();
         let EvaluatedParts { gradient, of_parts, each: evaluated, scoring } =
@@ -242,14 +235,13 @@ impl<'a> Trainer<'a> {
         let objectives = self.parts.iter().map(|part| &part.stage.train.objective);
         let loss = self.losses.learn(zip_equal(objectives, evaluated.iter().map(Option::as_ref)));
 
-        let plain = |error: Error| (error, true);
-        let (gradient, norm) = self.student.reduced(self.stage, gradient).map_err(plain)?;
+        let (gradient, norm) = self.student.reduced(self.stage, gradient)?;
         if !norm.is_finite() {
             let scoring = (0..self.parts.len()).map(|part| self.scoring(part));
-            return Err((non_finite::gradient(self.stage, scoring, &rollouts, &evaluated, step), false));
+            return Err(non_finite::gradient(self.stage, scoring, &rollouts, &evaluated, step));
         }
-        let learning_rate = self.apply(gradient, norm, step).map_err(plain)?;
-        let experts = self.student.expert_load(self.stage).map_err(plain)?;
+        let learning_rate = self.apply(gradient, norm, step)?;
+        let experts = self.student.expert_load(self.stage)?;
         let (trains, sequences) = (self.student.parameters(), &rollouts[0].sequences);
         self.monitor.look(self.stage, sequences, &trains, norm, learning_rate, step);
 

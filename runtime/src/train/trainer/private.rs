@@ -4,9 +4,8 @@ use mopd_plan::events::FailureKind;
 use tch::{Kind, Tensor, no_grad_guard};
 
 use super::Trainer;
-use crate::failure::Error;
+use crate::failure::{Error, Result};
 use crate::model::Gradient;
-use crate::train::non_finite::Classified;
 use crate::train::optimizer::gradient_norm;
 use crate::train::part::EvaluatedBatch;
 use crate::train::privacy::Privacy;
@@ -17,12 +16,7 @@ use crate::train::stage::Stage;
 impl Trainer<'_> {
     /// The sum of the records' clipped gradients, with noise, divided by the mean number of records in a
     /// batch. Each record is evaluated as a batch of its own: its gradient does not depend on others.
-    pub fn private_gradient(
-        &self,
-        privacy: &Privacy,
-        rollouts: &Rollouts,
-        step: u32,
-    ) -> Result<Gradient, Classified> {
+    pub fn private_gradient(&self, privacy: &Privacy, rollouts: &Rollouts, step: u32) -> Result<Gradient> {
         let mut sum = {
             let parameters = self.student.parameters();
             Tensor::zeros([parameters.len() as i64], (Kind::Float, parameters.device()))
@@ -34,7 +28,7 @@ impl Trainer<'_> {
             if !norm.is_finite() {
                 let message = "the gradient of a record is not finite";
                 let origin = self.stage.train.objective.origin;
-                return Err((Error::new(FailureKind::NonFinite, message).at(origin), false));
+                return Err(Error::new(FailureKind::NonFinite, message).at(origin));
             }
             let _guard = no_grad_guard();
             // As in the optimizer: rounding does not scale up a gradient at the bound.
