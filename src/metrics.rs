@@ -1,9 +1,10 @@
 //! Aggregates rows of `metrics.parquet`: a domain whose prompts are routed to several teachers by their data
 //! has a row for each.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 pub use mopd_plan::columns::{OF_DOMAIN, OF_STEP};
+use mopd_plan::{Plan, Stage};
 
 use crate::run_folder::ColumnTable;
 
@@ -28,23 +29,82 @@ pub fn domain(metrics: &ColumnTable, row: usize) -> String {
     }
 }
 
-/// The step of a row: its seed, its stage, its number.
-pub fn step_of(metrics: &ColumnTable, row: usize) -> (u64, &str, u64) {
+/// A step: its seed, its stage, its number.
+pub type Step<'a> = (u64, &'a str, u64);
+
+pub fn step_of(metrics: &ColumnTable, row: usize) -> Step<'_> {
     (metrics.whole("seed", row), metrics.text("stage", row), metrics.whole("step", row))
 }
 
-/// The tokens of every step, summed over the rows that have the number, with the first of these rows.
-pub fn tokens_of_steps(
-    metrics: &ColumnTable,
+/// The stages in which several models learn in turns. In such a stage the numbers of a whole step are those
+/// of a turn, and a step takes the time of all its turns.
+#[derive(Clone, Debug, Default)]
+pub struct LearnerTurns(HashSet<String>);
+
+impl LearnerTurns {
+    pub fn of(plan: &Plan) -> LearnerTurns {
+        let joint = |stage: &Stage<_>| matches!(stage, Stage::Joint(_));
+        let models = plan.experiment.models.iter().filter(|model| joint(&model.stage));
+        LearnerTurns(models.map(|model| model.name.clone()).collect())
+    }
+
+    /// The turn of a row; empty where one model learns.
+    pub fn of_row<'m>(&self, metrics: &'m ColumnTable, row: usize) -> &'m str {
+        if !self.0.contains(metrics.text("stage", row)) {
+            return "";
+        }
+        // Rows of a turn whose terms have completions of their own are labelled `turn: terms`.
+        let terms = metrics.text("terms", row);
+        terms.split_once(": ").map_or(terms, |(turn, _)| turn)
+    }
+
+    /// The first row of every turn of every step, in the order of the rows.
+    pub fn first_rows(&self, metrics: &ColumnTable, rows: impl IntoIterator<Item = usize>) -> Vec<usize> {
+        let mut known = HashSet::new();
+        let is_new = |row: &usize| known.insert((step_of(metrics, *row), self.of_row(metrics, *row)));
+        rows.into_iter().filter(is_new).collect()
+    }
+}
+
+/// The tokens and the time of a step, over all of its turns; `None` where they are not recorded.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct WholeStep {
+    /// The first row of the step.
+    pub row: usize,
+    pub tokens: Option<f64>,
+    pub seconds: Option<f64>,
+}
+
+impl WholeStep {
+    pub fn tokens_per_second(&self) -> Option<f64> {
+        let seconds = self.seconds.filter(|seconds| *seconds > 0.0)?;
+        Some(self.tokens? / seconds)
+    }
+}
+
+/// The totals of every step. Tokens are summed over the rows that have the number.
+pub fn totals_of_steps<'m>(
+    metrics: &'m ColumnTable,
     rows: impl IntoIterator<Item = usize>,
-) -> BTreeMap<(u64, &str, u64), (usize, f64)> {
-    let mut tokens = BTreeMap::new();
-    for row in rows {
-        if let Some(own) = metrics.number("tokens", row) {
-            tokens.entry(step_of(metrics, row)).or_insert((row, 0.0)).1 += own;
+    turns: &LearnerTurns,
+) -> BTreeMap<Step<'m>, WholeStep> {
+    let rows: Vec<usize> = rows.into_iter().collect();
+    let mut totals = BTreeMap::new();
+    for &row in &rows {
+        let nothing = WholeStep { row, tokens: None, seconds: Some(0.0) };
+        let step: &mut WholeStep = totals.entry(step_of(metrics, row)).or_insert(nothing);
+        step.tokens = match (step.tokens, metrics.number("tokens", row)) {
+            (Some(known), Some(own)) => Some(known + own),
+            (known, own) => known.or(own),
+        };
+    }
+    for row in turns.first_rows(metrics, rows) {
+        if let Some(step) = totals.get_mut(&step_of(metrics, row)) {
+            let own = metrics.number("seconds", row);
+            step.seconds = step.seconds.zip(own).map(|(known, own)| known + own);
         }
     }
-    tokens
+    totals
 }
 
 /// The rows of every step with the same text in `column` and the same terms, in the order of the first row of
@@ -57,9 +117,8 @@ pub fn gathered(
     let mut groups: Vec<Vec<usize>> = Vec::new();
     let mut known: HashMap<_, usize> = HashMap::new();
     for row in rows {
-        let step = (metrics.whole("seed", row), metrics.text("stage", row), metrics.whole("step", row));
         let of = (metrics.text(column, row), metrics.text("terms", row));
-        let group = *known.entry((step, of)).or_insert(groups.len());
+        let group = *known.entry((step_of(metrics, row), of)).or_insert(groups.len());
         match groups.get_mut(group) {
             Some(group) => group.push(row),
             None => groups.push(vec![row]),
@@ -89,11 +148,44 @@ pub fn number(metrics: &ColumnTable, name: &str, rows: &[usize]) -> Option<f64> 
     sum.filter(|_| whole > 0.0).map(|sum| sum / whole)
 }
 
+/// Two steps of the stage `pair`. The turn `lead` is in the first step only; `follow` has two domains there.
+#[cfg(test)]
+pub fn pair() -> (ColumnTable, LearnerTurns) {
+    use mopd_plan::events::{ColumnValues, ReadColumn};
+    let column = |name: &str, values| ReadColumn { name: name.to_owned(), values };
+    let texts = |values: [&str; 4]| ColumnValues::Texts(values.map(|text| Some(text.to_owned())).to_vec());
+    let numbers = |values: [f64; 4]| ColumnValues::Numbers(values.map(Some).to_vec());
+    let metrics = ColumnTable::from(vec![
+        column("seed", ColumnValues::Wholes([1; 4].map(Some).to_vec())),
+        column("step", ColumnValues::Wholes([0, 0, 0, 1].map(Some).to_vec())),
+        column("stage", texts(["pair"; 4])),
+        column("domain", texts(["a", "b", "a", "a"])),
+        column("terms", texts(["follow", "follow", "lead", "follow"])),
+        column("loss", numbers([0.5, 0.5, 4.0, 0.25])),
+        column("tokens", numbers([8.0; 4])),
+        column("seconds", numbers([1.0, 1.0, 1.5, 1.0])),
+    ]);
+    (metrics, LearnerTurns(HashSet::from(["pair".to_owned()])))
+}
+
 #[cfg(test)]
 mod tests {
     use mopd_plan::events::{ColumnValues, ReadColumn};
 
     use super::*;
+
+    /// Two models learn in turns: a step takes the time of both, and each turn has its own rows.
+    #[test]
+    fn a_step_takes_the_time_of_all_its_turns() {
+        let (metrics, turns) = pair();
+        let totals = totals_of_steps(&metrics, 0..metrics.rows(), &turns);
+        let totals: Vec<_> = totals.into_values().map(|step| (step.row, step.tokens, step.seconds)).collect();
+        assert_eq!(totals, [(0, Some(24.0), Some(2.5)), (3, Some(8.0), Some(1.0))]);
+        assert_eq!(turns.first_rows(&metrics, 0..metrics.rows()), [0, 2, 3]);
+        // The terms of a stage with one learner share the step, and its time.
+        let totals = totals_of_steps(&metrics, 0..metrics.rows(), &LearnerTurns::default());
+        assert_eq!(totals.into_values().next().and_then(|step| step.seconds), Some(1.0));
+    }
 
     /// One step of two domains; the first one has two teachers, with a fifth and two fifths of the prompts.
     #[test]

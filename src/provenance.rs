@@ -1,5 +1,6 @@
 //! The circumstances of a run's start, besides its text: `provenance.json` in its folder.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -12,6 +13,10 @@ pub use mopd_store::results_folder::PROVENANCE;
 pub struct RunProvenance {
     /// The words of the command line, the program first.
     pub command: Vec<String>,
+    /// The values that were set from outside, by name: with `--set`, or as a member of a sweep. Empty in
+    /// files of older versions.
+    #[serde(default)]
+    pub set: BTreeMap<String, String>,
     /// When the run was last started, in UTC.
     pub started: String,
     /// The repository of the experiment's folder; `None` if there is none, or no git.
@@ -35,12 +40,31 @@ pub struct Machine {
 }
 
 impl RunProvenance {
-    /// The provenance of a run that starts now, of an experiment in this folder.
-    pub fn now(folder: &Path, started: String) -> RunProvenance {
+    /// The provenance of a run that starts now, of an experiment in this folder with values set from outside.
+    pub fn now(folder: &Path, set: &[(String, String)], started: String) -> RunProvenance {
         let mut command = vec!["mopd".to_owned()];
         command.extend(std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()));
-        RunProvenance { command, started, git: git(folder), machine: machine() }
+        RunProvenance {
+            command,
+            set: set.iter().cloned().collect(),
+            started,
+            git: git(folder),
+            machine: machine(),
+        }
     }
+
+    /// The options of `mopd run` that set these values, for a shell.
+    pub fn set_options(&self) -> String {
+        let option =
+            |(name, value): (&String, &String)| format!(" --set {}", quoted(&format!("{name}={value}")));
+        self.set.iter().map(option).collect()
+    }
+}
+
+/// A word as a POSIX shell reads it.
+fn quoted(word: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.=/:,+@%".contains(&byte);
+    if word.bytes().all(is_plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', "'\\''")) }
 }
 
 fn git(folder: &Path) -> Option<Git> {
@@ -76,6 +100,17 @@ fn machine() -> Machine {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn options_are_words_of_a_shell() {
+        let set =
+            [("seed", "10"), ("name", "it's $HOME")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let provenance = RunProvenance::now(Path::new("."), &set, String::new());
+        assert_eq!(provenance.set_options(), r" --set 'name=it'\''s $HOME' --set seed=10");
+        // A file of an older version.
+        let old = r#"{"command": ["mopd"], "started": "", "git": null, "machine": {}}"#;
+        assert_eq!(serde_json::from_str::<RunProvenance>(old).unwrap().set_options(), "");
+    }
 
     #[test]
     fn changes_that_are_not_committed_are_dirty() {

@@ -10,19 +10,20 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::host::{as_text, reason};
+use crate::output::counted;
 use crate::problem::Problem;
 use crate::provenance::{PROVENANCE, RunProvenance};
 use crate::worker;
 
-use mopd_store::results_folder::ResultsFolder;
 pub use mopd_store::results_folder::{METRICS, REWARDS, SAMPLES, WEIGHTS};
+use mopd_store::results_folder::{MODULES, ResultsFolder, SWEEP};
 
 pub struct RunFolder {
     pub path: PathBuf,
     pub plan: Plan,
     /// `None` if the run was not finished, so also if the results are those of another plan.
     pub results: Option<Results>,
-    /// The text of the experiment, and those of its modules by file name.
+    /// The text of the experiment, and those of its modules by their paths in its folder.
     pub source: String,
     pub modules: Vec<(String, String)>,
     /// `None` for a run of an older version.
@@ -33,6 +34,9 @@ impl RunFolder {
     pub fn open(path: &Path) -> Result<RunFolder, Problem> {
         let plan_file = path.join("plan.json");
         if !plan_file.is_file() {
+            if let Some(problem) = is_a_sweep(path) {
+                return Err(problem);
+            }
             let what = if path.is_dir() { "it has no plan.json" } else { "there is no such folder" };
             return Err(Problem::usage("no-run", format!("{} is not a run: {what}", path.display()))
                 .help("`mopd run a.mopd` writes one, by default to runs/NAME"));
@@ -55,12 +59,9 @@ impl RunFolder {
         let results = results.filter(|_| !ResultsFolder::at(path).is_undecided());
         let source = text(&path.join("source.mopd"))?;
         let mut modules = Vec::new();
-        if let Ok(entries) = std::fs::read_dir(path.join("modules")) {
-            for entry in entries.flatten() {
-                modules.push((entry.file_name().to_string_lossy().into_owned(), text(&entry.path())?));
-            }
+        for name in ResultsFolder::at(path).modules().unwrap_or_default() {
+            modules.push((name.to_string_lossy().into_owned(), text(&path.join(MODULES).join(&name))?));
         }
-        modules.sort();
         let provenance_file = path.join(PROVENANCE);
         let provenance = if provenance_file.is_file() { Some(json(&provenance_file)?) } else { None };
         Ok(RunFolder { path: path.to_owned(), plan, results, source, modules, provenance })
@@ -77,6 +78,25 @@ impl RunFolder {
         // The worker returns the files in the order of the request.
         Ok(files.map(|file| file.and_then(|_| found.next())))
     }
+}
+
+/// The reason why the folder of a sweep can't be read as that of a run.
+fn is_a_sweep(path: &Path) -> Option<Problem> {
+    let sweep: Value = serde_json::from_str(&std::fs::read_to_string(path.join(SWEEP)).ok()?).ok()?;
+    let members = sweep.get("members")?.as_array()?;
+    let is_good = |member: &&Value| member.get("good").and_then(Value::as_bool) == Some(true);
+    let member = members.iter().find(is_good).or(members.first());
+    // The folder may have moved since.
+    let name = member.and_then(|member| Path::new(member.get("out")?.as_str()?).file_name());
+    let message =
+        format!("{} is a sweep of {}, not a single run", path.display(), counted(members.len(), "run"));
+    let problem = Problem::usage("no-run", message);
+    Some(match name {
+        Some(name) => {
+            problem.help(format!("name the folder of one of them, such as `{}`", path.join(name).display()))
+        }
+        None => problem,
+    })
 }
 
 /// The results folder of a run: the given one, the one in the experiment, otherwise runs/NAME.
@@ -214,6 +234,16 @@ fn read(files: Vec<String>) -> Result<Vec<ColumnTable>, Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_folder_of_a_sweep_is_named_as_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let member = |n: u32, good: bool| serde_json::json!({ "out": format!("runs/e/n={n}"), "good": good });
+        let sweep = serde_json::json!({ "members": [member(2, false), member(8, true)] });
+        std::fs::write(folder.path().join(SWEEP), sweep.to_string()).unwrap();
+        let text = format!("{:?}", RunFolder::open(folder.path()).err().expect("it is no run"));
+        assert!(text.contains("is a sweep of 2 runs") && text.contains("n=8"), "{text}");
+    }
 
     #[test]
     fn a_name_becomes_a_folder_inside_runs() {

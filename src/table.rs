@@ -11,6 +11,7 @@ use mopd_plan::results::{Interval, Intervals, Results, Score, StageRecord, Table
 use mopd_plan::{Comparison, Evaluation, Plan};
 
 use crate::figures::{self, bytes, duration};
+use crate::intervals;
 use crate::output::{Style, counted};
 
 /// Every table with its caption, followed by one for each further metric. On a terminal, the best value of a
@@ -215,12 +216,11 @@ fn grid(table: &Table, style: Style) -> Grid {
         let mut cells = vec![Cell::new(&row.model)];
         for (domain, best) in table.domains.iter().zip(&best_scores) {
             let score = row.scores.get(domain);
-            let text = score.map(|score| span(score.mean, score.low, score.high)).unwrap_or_default();
+            let text = score.map(span).unwrap_or_default();
             cells.push(marked(text, score.is_some() && mean(score) == *best));
         }
         if normalized {
-            let of = |interval: &Interval| span(interval.mean, interval.low, interval.high);
-            let text = row.normalized.as_ref().map(of).unwrap_or_default();
+            let text = row.normalized.as_ref().map(intervals::span).unwrap_or_default();
             cells.push(marked(
                 text,
                 row.normalized.as_ref().is_some_and(|interval| Some(interval.mean) == best_normalized),
@@ -243,10 +243,7 @@ fn grid_of(table: &Table, metric: &str, style: Style) -> Grid {
     let header = std::iter::once("model".to_owned()).chain(domains.iter().map(|domain| (*domain).clone()));
     let mut grid = empty(header.collect(), style);
     for row in &table.rows {
-        let text = |domain: &&String| {
-            let score = of(row, domain);
-            score.map(|score| span(score.mean, score.low, score.high)).unwrap_or_default()
-        };
+        let text = |domain: &&String| of(row, domain).as_ref().map(span).unwrap_or_default();
         grid.add_row(std::iter::once(row.model.clone()).chain(domains.iter().map(text)));
     }
     aligned(grid, 1 + domains.len())
@@ -276,8 +273,8 @@ fn aligned(mut grid: Grid, columns: usize) -> Grid {
     grid
 }
 
-fn span(mean: f64, low: f64, high: f64) -> String {
-    format!("{mean:.2} [{low:.2}, {high:.2}]")
+fn span(score: &Score) -> String {
+    intervals::span(&Interval { mean: score.mean, low: score.low, high: score.high })
 }
 
 fn marked(text: String, best: bool) -> Cell {

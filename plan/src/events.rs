@@ -291,6 +291,9 @@ pub enum Event {
         seed: u64,
         domain: String,
         score: f64,
+        /// The names of the tables that have this score.
+        #[serde(default)]
+        tables: Vec<String>,
     },
     /// The next run of a [`CompareJob`], after the first.
     Compared {

@@ -237,14 +237,22 @@ pub struct ComparedTable {
     pub rows: Vec<ComparedRow>,
     /// Whether both have the same seeds, so that they are compared seed by seed.
     pub same_seeds: bool,
-    /// Whether one has a single seed, so that intervals do not include the variation between seeds.
+    /// The number of seeds of the first run and of the second. With a single one, intervals do not include
+    /// the variation between seeds.
     #[serde(default)]
-    pub one_seed: bool,
+    pub seeds: [u32; 2],
     /// Domains whose test prompts differ, so that their prompts are not paired.
     pub other_tests: Vec<String>,
     /// Domains whose rewards differ, so that a difference may not come from the models.
     #[serde(default)]
     pub other_rewards: Vec<String>,
+    /// Domains whose completions are sampled differently, such as at another temperature, so that a
+    /// difference may not come from the models.
+    #[serde(default)]
+    pub other_sampling: Vec<String>,
+    /// Domains with a single test prompt and rewards without bounds: an interval can't cover other prompts.
+    #[serde(default)]
+    pub one_prompt: Vec<String>,
     /// Rows that only the first run has.
     pub only_before: Vec<String>,
     pub only_after: Vec<String>,
@@ -272,6 +280,9 @@ pub struct RowDifferences {
     pub table: String,
     /// The mean over the columns of each row, in order. `None` for a row that was not evaluated.
     pub means: Vec<Option<Interval>>,
+    /// Columns with a single test prompt and rewards without bounds: an interval can't cover other prompts.
+    #[serde(default)]
+    pub one_prompt: Vec<String>,
     pub pairs: Vec<RowPair>,
 }
 

@@ -6,6 +6,7 @@ import functools
 import html
 import importlib
 import json
+import math
 import pathlib
 from typing import Any, Dict, List, Optional
 
@@ -170,7 +171,25 @@ class Table:
 
 
 def _span(score: Optional[Dict[str, float]]) -> str:
-    return "" if score is None else f"{score['mean']:.2f} [{score['low']:.2f}, {score['high']:.2f}]"
+    if score is None:
+        return ""
+    digits = _decimals(score)
+    mean, low, high = (_fixed(score[name], digits) for name in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]"
+
+
+def _decimals(score: Dict[str, float]) -> int:
+    """Two decimals, or more where the interval is narrower than these can show; as `mopd` itself prints."""
+    width, size = score["high"] - score["low"], abs(score["mean"])
+    # An interval without a width has no scale, but its number has. Smaller differences are rounding.
+    scale = width if width > 1e-9 * max(size, 1.0) else size
+    return min(max(-math.floor(math.log10(scale)), 2), 9) if 1e-9 < scale < 0.005 else 2
+
+
+def _fixed(value: float, digits: int) -> str:
+    """A number that rounds to 0 has no sign."""
+    text = f"{value:.{digits}f}"
+    return text.lstrip("-") if not text.strip("-0.") else text
 
 
 def _library(wanted: Optional[str]) -> Any:

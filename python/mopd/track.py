@@ -4,8 +4,9 @@
     mopd run --tracker "python3 -m mopd.track mlflow" mine.mopd
 
 One run of mopd is one run of the tracker. Numbers are named `STAGE/TAG`, with the tags of the event files:
-`student-seed1/loss`, `student-seed1/reward/sort`. Scores of tables are named `score/MODEL-seedN/DOMAIN`. The
-tracker's own settings say where it keeps runs (WANDB_PROJECT, WANDB_MODE, MLFLOW_TRACKING_URI, ...).
+`student-seed1/loss`, `student-seed1/reward/sort`. Scores of tables are named `score/MODEL-seedN/DOMAIN`, or
+`score/TABLE/MODEL-seedN/DOMAIN` if the run has several tables. The tracker's own settings say where it keeps runs
+(WANDB_PROJECT, WANDB_MODE, MLFLOW_TRACKING_URI, ...).
 
 For another tracker, write a class with these three methods and pass it to `follow`.
 """
@@ -73,16 +74,19 @@ def settings(run: Dict[str, Any]) -> Dict[str, Any]:
 def follow(tracker: Any, lines: Iterable[str]) -> None:
     """Passes the lines that `mopd run --tracker` sends to a tracker."""
     good, scores = False, {}
-    begun = False
+    begun, several = False, False
     for event in events(lines):
         kind = event["event"]
         if kind == "run":
             tracker.begin(event)
-            begun = True
+            begun, several = True, len(event.get("tables", [])) > 1
         elif kind == "step":
             tracker.step(f"{event['stage']}-seed{event['seed']}", event["step"], event["scalars"])
         elif kind == "evaluated":
-            scores[f"score/{event['model']}-seed{event['seed']}/{event['domain']}"] = event["score"]
+            name = f"{event['model']}-seed{event['seed']}/{event['domain']}"
+            # Two tables may sample the same model in different ways.
+            for table in event["tables"] if several else [None]:
+                scores[f"score/{name}" if table is None else f"score/{table}/{name}"] = event["score"]
         elif kind == "finished":
             good = True
     if begun:

@@ -190,6 +190,16 @@ class Load(Played):
         with self.assertRaisesRegex(mopd.Error, 'no table "tinny"; it has "tiny"'):
             mopd.load("run").table("tinny")
 
+    def test_a_narrow_interval_has_the_decimals_that_it_needs(self):
+        def shown(mean, low, high):
+            row = {**ROW, "scores": {"sort": {**SCORE, "mean": mean, "low": low, "high": high}}}
+            results = {**RESULTS, "tables": [{**RESULTS["tables"][0], "rows": [row]}]}
+            return str(mopd.load(self.left(f"run-{mean}", results=results)).tables[0])
+
+        self.assertIn("| 0.0012 [0.0010, 0.0014] |", shown(0.0012, 0.001, 0.0014))
+        self.assertIn("| 0.00 [0.00, 0.30] |", shown(0.0, -0.001, 0.3))
+        self.assertIn("| 1.00 [1.00, 1.00] |", shown(1.0, 1.0, 1.0))
+
     def test_frames_are_those_that_are_there(self):
         folder = self.left("run", results=RESULTS)
         (folder / "metrics.parquet").write_bytes(b"")

@@ -48,6 +48,16 @@ class Track(unittest.TestCase):
         # There was no event that the run finished.
         mlflow.end_run.assert_called_once_with("FAILED")
 
+    def test_the_scores_of_several_tables(self) -> None:
+        wandb = mock.MagicMock()
+        run = {**LINES[0], "tables": ["greedy", "sampled"]}
+        score = {"event": "evaluated", "model": "student", "seed": 1, "domain": "sort"}
+        lines = [run, {**score, "score": 0.75, "tables": ["greedy"]}, {**score, "score": 0.5, "tables": ["sampled"]}]
+        told("wandb", wandb, [*lines, FINISHED])
+        wandb.init.return_value.summary.update.assert_called_once_with(
+            {"score/greedy/student-seed1/sort": 0.75, "score/sampled/student-seed1/sort": 0.5}
+        )
+
     def test_a_package_that_is_not_there(self) -> None:
         with self.assertRaises(SystemExit) as stopped:
             told("wandb", None, LINES)

@@ -1,12 +1,14 @@
 //! `mopd compare`: the differences between runs, in meaning and in results.
 
 use comfy_table::{CellAlignment, ContentArrangement, Table as Grid, presets};
+use mopd_plan::Plan;
 use mopd_plan::difference::{InputChange, PlanDifference, difference, input_changes};
 use mopd_plan::events::{CompareJob, Event, Failure, Job};
 use mopd_plan::results::{ComparedCell, ComparedTable};
 
 use crate::args::{CompareArgs, CompareFormat};
 use crate::host::as_text;
+use crate::intervals;
 use crate::output::{self, Style, counted, printable};
 use crate::problem::{CommandStatus, Problem};
 use crate::run_folder::{REWARDS, RunFolder};
@@ -18,6 +20,8 @@ struct Pair<'a> {
     after: &'a str,
     meaning: MeaningChange,
     tables: Vec<ComparedTable>,
+    /// The reason why there are no tables to compare.
+    nothing: Option<String>,
 }
 
 pub struct MeaningChange {
@@ -53,9 +57,16 @@ pub fn compare(arguments: &CompareArgs) -> Result<CommandStatus, Problem> {
         before: &names[0],
         after: name,
         meaning: meaning(first, other),
+        nothing: tables.is_empty().then(|| nothing_in_common(&first.plan, &other.plan)),
         tables,
     });
     let pairs: Vec<Pair> = pairs.collect();
+    // A line of these files is a number.
+    for Pair { before, after, nothing, .. } in &pairs {
+        if let (Some(why), CompareFormat::Csv) = (nothing, arguments.format) {
+            output::error(&format!("warning: {} -> {}: {why}\n", printable(before), printable(after)));
+        }
+    }
     let text = match arguments.format {
         CompareFormat::Text => text(&pairs, Style::of_stdout()),
         CompareFormat::Markdown => markdown(&pairs),
@@ -122,6 +133,27 @@ impl MeaningChange {
     }
 }
 
+/// Why two runs have no table in common.
+fn nothing_in_common(before: &Plan, after: &Plan) -> String {
+    let names = |plan: &Plan| -> Vec<String> {
+        plan.experiment.comparisons.iter().map(|comparison| comparison.name.clone()).collect()
+    };
+    let (first, second) = (names(before), names(after));
+    let listed = |names: &[String]| match names {
+        [] => "none".to_owned(),
+        names => names.iter().map(|name| format!("\"{}\"", printable(name))).collect::<Vec<_>>().join(", "),
+    };
+    // If each run has one table only, their names may differ.
+    if first.iter().any(|name| second.contains(name)) || (first.len(), second.len()) == (1, 1) {
+        return "the tables of the two runs have no domain in common".to_owned();
+    }
+    format!(
+        "the two runs have no table with the same name: the first has {}, the second {}",
+        listed(&first),
+        listed(&second)
+    )
+}
+
 /// The tables that the first run has in common with each of the others.
 pub fn results(runs: &[String]) -> Result<Vec<Vec<ComparedTable>>, Problem> {
     let job = Job::Compare(CompareJob { runs: runs.to_vec() });
@@ -146,27 +178,21 @@ pub fn columns(table: &ComparedTable) -> Vec<String> {
     columns
 }
 
-/// Whether the models of a column certainly differ: the interval of the difference excludes 0, and the same
-/// reward judged everything in it.
+/// Whether the models of a column certainly differ: the interval of the difference excludes 0 and covers
+/// other prompts, and everything in it was sampled and judged in the same way.
 pub fn is_clear(table: &ComparedTable, column: usize, cell: &ComparedCell) -> bool {
-    let same_reward = match table.domains.get(column) {
-        Some(domain) => !table.other_rewards.contains(domain),
+    let mut doubts = [&table.other_rewards, &table.other_sampling, &table.one_prompt].into_iter();
+    let doubtful = match table.domains.get(column) {
+        Some(domain) => doubts.any(|domains| domains.contains(domain)),
         // The mean over all domains.
-        None => table.other_rewards.is_empty(),
+        None => doubts.any(|domains| !domains.is_empty()),
     };
-    same_reward && (cell.difference.low > 0.0 || cell.difference.high < 0.0)
-}
-
-fn signed(value: f64) -> String {
-    // A number that rounds to 0 has no sign.
-    let text = format!("{value:+.2}");
-    if text == "-0.00" { "+0.00".to_owned() } else { text }
+    !doubtful && (cell.difference.low > 0.0 || cell.difference.high < 0.0)
 }
 
 /// `+0.04 [+0.02, +0.06]`
 pub fn span(cell: &ComparedCell) -> String {
-    let difference = &cell.difference;
-    format!("{} [{}, {}]", signed(difference.mean), signed(difference.low), signed(difference.high))
+    intervals::signed_span(&cell.difference)
 }
 
 /// How the intervals were computed, and what they do not include.
@@ -176,7 +202,12 @@ pub fn notes(table: &ComparedTable) -> Vec<String> {
     } else {
         "prompts are paired; seeds, which differ, are not"
     };
-    let one_seed = if table.one_seed { "; with one seed, the interval is over prompts alone" } else { "" };
+    let one_seed = match table.seeds {
+        [1, 1] => "; with one seed, the interval is over prompts alone",
+        [1, _] => "; the first run has one seed, so the variation between its seeds is left out",
+        [_, 1] => "; the second run has one seed, so the variation between its seeds is left out",
+        _ => "",
+    };
     let mut notes = vec![format!(
         "difference of means with its 95% interval; {seeds}{one_seed}; * where the interval leaves 0 out"
     )];
@@ -190,6 +221,19 @@ pub fn notes(table: &ComparedTable) -> Vec<String> {
         notes.push(format!(
             "the rewards differ, so differences there and over all domains do not compare the models: {}",
             table.other_rewards.join(", ")
+        ));
+    }
+    if !table.other_sampling.is_empty() {
+        notes.push(format!(
+            "the sampling differs, so differences there and over all domains do not compare the models: {}",
+            table.other_sampling.join(", ")
+        ));
+    }
+    if !table.one_prompt.is_empty() {
+        notes.push(format!(
+            "with one test prompt, the intervals there and over all domains do not include the variation \
+             between prompts: {}",
+            table.one_prompt.join(", ")
         ));
     }
     for (rows, which) in [(&table.only_before, "first"), (&table.only_after, "second")] {
@@ -238,8 +282,8 @@ fn text(pairs: &[Pair], style: Style) -> String {
                 out += &format!("  {}\n", style.dim(&printable(&note)));
             }
         }
-        if pair.tables.is_empty() {
-            out += "\nthe tables of the two runs have no domain in common\n";
+        if let Some(why) = &pair.nothing {
+            out += &format!("\n{why}\n");
         }
         out += "\n";
     }
@@ -267,6 +311,9 @@ fn markdown(pairs: &[Pair]) -> String {
                 escaped_bars(table),
                 notes(table).join(". ")
             );
+        }
+        if let Some(why) = &pair.nothing {
+            out += &format!("\n{why}.\n");
         }
         out += "\n";
     }
@@ -309,14 +356,9 @@ fn latex(pairs: &[Pair]) -> String {
                 let cells =
                     row.cells.iter().take(columns.len()).enumerate().map(|(column, cell)| match cell {
                         Some(cell) => {
-                            let difference = &cell.difference;
+                            let [mean, low, high] = intervals::signed_parts(&cell.difference);
                             let mark = if is_clear(table, column, cell) { "^{*}" } else { "" };
-                            format!(
-                                "${}{mark}$ {{\\scriptsize $[{}, {}]$}}",
-                                signed(difference.mean),
-                                signed(difference.low),
-                                signed(difference.high)
-                            )
+                            format!("${mean}{mark}$ {{\\scriptsize $[{low}, {high}]$}}")
                         }
                         None => "--".to_owned(),
                     });
@@ -324,6 +366,9 @@ fn latex(pairs: &[Pair]) -> String {
                 out += &format!("{} \\\\\n", cells.collect::<Vec<_>>().join(" & "));
             }
             out += "\\bottomrule\n\\end{tabular}\n";
+        }
+        if let Some(why) = &pair.nothing {
+            out += &format!("% {}\n", why.replace('\n', " "));
         }
     }
     out
@@ -402,9 +447,11 @@ mod tests {
                 ComparedRow { model: "z, \"w\"".into(), cells: vec![None, None, None] },
             ],
             same_seeds: true,
-            one_seed: false,
+            seeds: [2, 2],
             other_tests: Vec::new(),
             other_rewards: Vec::new(),
+            other_sampling: Vec::new(),
+            one_prompt: Vec::new(),
             only_before: vec!["gone".into()],
             only_after: Vec::new(),
         };
@@ -414,7 +461,7 @@ mod tests {
             circumstances: vec!["seeds 1 -> 2".into()],
             forked: false,
         };
-        Pair { before: "a", after: "b", meaning, tables: vec![table] }
+        Pair { before: "a", after: "b", meaning, tables: vec![table], nothing: None }
     }
 
     #[test]
@@ -448,6 +495,39 @@ merging
             text.contains("| +0.25 [+0.12, +0.38]   |") && text.contains("the rewards differ, so"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_difference_by_other_sampling_or_of_one_prompt_is_unclear() {
+        let of = |change: fn(&mut ComparedTable)| {
+            let mut pair = pair();
+            change(&mut pair.tables[0]);
+            text(&[pair], Style::PLAIN)
+        };
+        let sampling = of(|table| table.other_sampling.push("a_b".into()));
+        assert!(sampling.contains("[+0.12, +0.38]   |") && sampling.contains("the sampling differs, so"));
+        let one = of(|table| table.one_prompt.push("a_b".into()));
+        assert!(one.contains("[+0.12, +0.38]   |") && one.contains("with one test prompt, the intervals"));
+    }
+
+    #[test]
+    fn the_run_with_one_seed_is_named() {
+        let note = |seeds: [u32; 2]| {
+            let mut pair = pair();
+            pair.tables[0].seeds = seeds;
+            notes(&pair.tables[0]).remove(0)
+        };
+        assert!(note([1, 1]).contains("with one seed, the interval is over prompts alone"));
+        assert!(note([3, 1]).contains("the second run has one seed, so the variation between its seeds"));
+        assert!(note([1, 3]).contains("the first run has one seed") && !note([3, 3]).contains("one seed"));
+    }
+
+    #[test]
+    fn every_format_for_people_says_why_there_is_no_table() {
+        let nothing = Some("the two runs have no table with the same name".to_owned());
+        let pairs = [Pair { tables: Vec::new(), nothing, ..pair() }];
+        let texts = [text(&pairs, Style::PLAIN), markdown(&pairs), latex(&pairs)];
+        assert!(texts.iter().all(|text| text.contains("no table with the same name")), "{texts:?}");
     }
 
     #[test]

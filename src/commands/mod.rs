@@ -34,13 +34,13 @@ mod why;
 use std::ffi::OsString;
 use std::path::Path;
 
-use mopd_expr::jit;
 use mopd_lang::Analysis;
 use mopd_lang::diag::{Code, Diagnostic, nearest};
 use mopd_lang::source::{FileId, Sources, Span};
 use mopd_plan::Plan;
 
 use crate::args::{Color, Command, OutputArgs};
+use crate::compile::plan_of;
 use crate::host;
 use crate::output::{self, Style};
 use crate::problem::{CommandStatus, Problem};
@@ -142,6 +142,8 @@ fn unknown_command(words: &[OsString]) -> Problem {
 struct Compiled {
     sources: Sources,
     plan: Plan,
+    /// The values that are set from outside: with `--set`, or as a member of a sweep.
+    set: Vec<(String, String)>,
 }
 
 /// Checks and compiles; diagnostics go to standard error. `None` where they prevent a run.
@@ -149,21 +151,7 @@ fn compile(path: &Path, overrides: &[(String, String)]) -> Result<Option<Compile
     let mut analysis = host::analyse_file(path, overrides)?;
     let plan = plan_to_run(&mut analysis);
     report(&analysis);
-    Ok(plan.map(|plan| Compiled { sources: analysis.sources, plan }))
-}
-
-/// The plan of a file that declares an experiment, with its own values or those set from outside, whatever it
-/// sweeps over. Problems that prevent it are added to the diagnostics: errors that the checker can't see, and
-/// constructs that this version can't execute.
-fn plan_of(analysis: &mut Analysis) -> Option<Plan> {
-    let experiment = analysis.experiment.as_ref()?;
-    match mopd_compiler::compile(experiment, &analysis.origins, &analysis.sources, jit::fuses()) {
-        Ok(plan) => Some(plan),
-        Err(found) => {
-            analysis.diagnostics.extend(found);
-            None
-        }
-    }
+    Ok(plan.map(|plan| Compiled { sources: analysis.sources, plan, set: overrides.to_vec() }))
 }
 
 /// [`plan_of`] for a file to run: reports a file that declares no experiment.

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::Rounded;
 use crate::metrics::{
-    NAMED, OF_DOMAIN, OF_STEP, REWARD_PART, SHARES, domain, gathered, number, tokens_of_steps,
+    LearnerTurns, NAMED, OF_DOMAIN, OF_STEP, REWARD_PART, SHARES, domain, gathered, number, totals_of_steps,
 };
 use crate::run_folder::ColumnTable;
 use crate::table::distinct;
@@ -54,7 +54,8 @@ pub struct ElapsedAxis {
 pub struct Series {
     pub metric: Cow<'static, str>,
     pub by: CurveBreakdown,
-    /// The name of the domain or teacher; empty for numbers of the whole step.
+    /// The name of the domain or teacher. Of numbers of the whole step, the turn where models learn in turns;
+    /// otherwise empty.
     pub of: String,
     pub mean: Vec<Option<Rounded>>,
     /// The lowest and the highest seed's value, where there are several seeds.
@@ -101,13 +102,14 @@ impl WeightedMean {
 }
 
 /// The curves by stage; the page has this many `runs`.
-pub fn curves(metrics: &ColumnTable, runs: usize) -> BTreeMap<String, StageCurves> {
+pub fn curves(metrics: &ColumnTable, turns: &LearnerTurns, runs: usize) -> BTreeMap<String, StageCurves> {
     let mut rows: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for row in 0..metrics.rows() {
         rows.entry(metrics.text("stage", row)).or_default().push(row);
     }
     // Nearly all series have a mean, a range, and one series per seed.
     let domains = |rows: &[usize]| distinct(rows.iter().map(|row| domain(metrics, *row))).len();
+    let turns_of = |rows: &[usize]| distinct(rows.iter().map(|row| turns.of_row(metrics, *row))).len();
     let there = |rows: &[usize], names: &[&str]| {
         let has = |name: &&&str| rows.iter().any(|row| metrics.number(name, *row).is_some());
         names.iter().filter(has).count()
@@ -116,7 +118,7 @@ pub fn curves(metrics: &ColumnTable, runs: usize) -> BTreeMap<String, StageCurve
         .values()
         .map(|rows| {
             domains(rows) * (there(rows, &OF_DOMAIN) + there(rows, &OF_TEACHER))
-                + there(rows, &OF_STEP)
+                + turns_of(rows) * there(rows, &OF_STEP)
                 + there(rows, &["tokens"])
         })
         .sum();
@@ -126,19 +128,25 @@ pub fn curves(metrics: &ColumnTable, runs: usize) -> BTreeMap<String, StageCurve
     let by_seed = room(3 + seeds) >= FEWEST;
     let points = room(if by_seed { 3 + seeds } else { 3 }).clamp(FEWEST, MOST);
     rows.into_iter()
-        .map(|(stage, rows)| (stage.to_owned(), of_stage(metrics, &rows, points, by_seed)))
+        .map(|(stage, rows)| (stage.to_owned(), of_stage(metrics, turns, &rows, points, by_seed)))
         .collect()
 }
 
 /// The curves of a stage, from its rows.
-fn of_stage(metrics: &ColumnTable, rows: &[usize], points: usize, by_seed: bool) -> StageCurves {
+fn of_stage(
+    metrics: &ColumnTable,
+    turns: &LearnerTurns,
+    rows: &[usize],
+    points: usize,
+    by_seed: bool,
+) -> StageCurves {
     let steps = rows.iter().map(|row| metrics.whole("step", *row) as usize + 1).max().unwrap_or(0);
     let points = points.min(steps);
     let seeds = distinct(rows.iter().map(|row| metrics.whole("seed", *row)));
     let domains = distinct(rows.iter().map(|row| domain(metrics, *row)));
     let teachers = distinct(rows.iter().map(|row| metrics.text("teacher", *row)));
     let teachers: Vec<&str> = teachers.into_iter().filter(|teacher| !teacher.is_empty()).collect();
-    let stage = StageRows { metrics, rows, steps, points, seeds, by_seed };
+    let stage = StageRows { metrics, turns, rows, steps, points, seeds, by_seed };
     let of_domains = gathered(metrics, rows.iter().copied(), "domain");
     let routed = of_domains.len() < rows.len();
     let mut series = stage.of_domains(&of_domains, &domains);
@@ -147,6 +155,7 @@ fn of_stage(metrics: &ColumnTable, rows: &[usize], points: usize, by_seed: bool)
     }
     series.extend(stage.of_teachers(&teachers));
     series.extend(stage.of_steps());
+    let in_turns = turns.first_rows(metrics, rows.iter().copied()).into_iter();
     let first = |point: usize| (point * steps).div_ceil(points);
     StageCurves {
         steps: steps as u32,
@@ -154,8 +163,8 @@ fn of_stage(metrics: &ColumnTable, rows: &[usize], points: usize, by_seed: bool)
         teachers: if routed { teachers.into_iter().map(str::to_owned).collect() } else { Vec::new() },
         at: (0..points).map(|point| Rounded((first(point) + first(point + 1) - 1) as f64 / 2.0)).collect(),
         whole: points == steps,
-        elapsed_seconds: stage.elapsed(|_, row| metrics.number("seconds", row)),
-        elapsed_tokens: stage.elapsed(|before, row| Some(before.unwrap_or(0.0) + tokens_of(metrics, row)?)),
+        elapsed_seconds: stage.elapsed(in_turns.map(|row| (row, metrics.number("seconds", row)))),
+        elapsed_tokens: stage.elapsed(rows.iter().map(|row| (*row, tokens_of(metrics, *row)))),
         series,
         seeds: stage.seeds,
     }
@@ -164,6 +173,7 @@ fn of_stage(metrics: &ColumnTable, rows: &[usize], points: usize, by_seed: bool)
 /// The rows of a stage, and the points that its series are reduced to.
 struct StageRows<'a> {
     metrics: &'a ColumnTable,
+    turns: &'a LearnerTurns,
     rows: &'a [usize],
     steps: usize,
     points: usize,
@@ -256,31 +266,36 @@ impl StageRows<'_> {
         found
     }
 
-    /// Numbers of the whole step: every row of a step has the same.
+    /// Numbers of the whole step, or of each of its turns: every row of it has the same.
     fn of_steps(&self) -> Vec<Series> {
-        let metrics = self.metrics;
+        let StageRows { metrics, turns, rows, .. } = *self;
+        let names = distinct(rows.iter().map(|row| turns.of_row(metrics, *row)));
         let of = |name: Cow<'static, str>, unit: f64| {
-            let values = self.rows.iter().map(|&row| CurvePoint {
-                row,
-                value: metrics.number(&name, row).map(|value| value / unit),
-                weight: Some(1.0),
-            });
-            let values: Vec<CurvePoint> = values.collect();
-            self.series(name, CurveBreakdown::Step, "", values.into_iter())
+            let of_turn = |turn: &str| {
+                let own = rows.iter().filter(|row| turns.of_row(metrics, **row) == turn);
+                let values = own.map(|&row| CurvePoint {
+                    row,
+                    value: metrics.number(&name, row).map(|value| value / unit),
+                    weight: Some(1.0),
+                });
+                self.series(name.clone(), CurveBreakdown::Step, turn, values)
+            };
+            names.iter().filter_map(|turn| of_turn(turn)).collect::<Vec<Series>>()
         };
         // The speed over several steps: tokens by time, so each step is weighted by its time.
-        let tokens = tokens_of_steps(metrics, self.rows.iter().copied());
-        let speeds = tokens.into_values().map(|(row, tokens)| {
-            let seconds = metrics.number("seconds", row).filter(|seconds| *seconds > 0.0);
-            CurvePoint { row, value: seconds.map(|seconds| tokens / seconds), weight: seconds }
+        let totals = totals_of_steps(metrics, rows.iter().copied(), turns);
+        let speeds = totals.into_values().map(|step| CurvePoint {
+            row: step.row,
+            value: step.tokens_per_second(),
+            weight: step.seconds,
         });
         let speed = self.series("tokens_per_second".into(), CurveBreakdown::Step, "", speeds);
         let named = NAMED.iter().flat_map(|prefix| metrics.columns(prefix));
         OF_STEP
             .iter()
-            .filter_map(|&name| of(name.into(), if name == "memory" { GIB } else { 1.0 }))
+            .flat_map(|&name| of(name.into(), if name == "memory" { GIB } else { 1.0 }))
             .chain(speed)
-            .chain(named.filter_map(|name| of(name.to_owned().into(), 1.0)))
+            .chain(named.flat_map(|name| of(name.to_owned().into(), 1.0)))
             .collect()
     }
 
@@ -324,14 +339,15 @@ impl StageRows<'_> {
         })
     }
 
-    /// A sum over the steps of each seed, at the middle of the steps of each point. `add` computes the number
-    /// of a step from that of its earlier rows and the next row. `None` where a step is missing.
-    fn elapsed(&self, add: impl Fn(Option<f64>, usize) -> Option<f64>) -> Option<ElapsedAxis> {
-        let StageRows { metrics, rows, steps, points, ref seeds, .. } = *self;
+    /// A sum over the steps of each seed, at the middle of the steps of each point. The number of a step is
+    /// the sum of those of its rows here. `None` where one of them, or a step, is missing.
+    fn elapsed(&self, rows: impl Iterator<Item = (usize, Option<f64>)>) -> Option<ElapsedAxis> {
+        let StageRows { metrics, steps, points, ref seeds, .. } = *self;
         let mut of_steps = vec![vec![None; steps]; seeds.len()];
-        for row in rows {
-            let step = &mut of_steps[self.seed_of(*row)][metrics.whole("step", *row) as usize];
-            *step = Some(add(*step, *row)?);
+        for (row, number) in rows {
+            let step: &mut Option<f64> =
+                &mut of_steps[self.seed_of(row)][metrics.whole("step", row) as usize];
+            *step = Some(step.unwrap_or(0.0) + number?);
         }
         let at_points = |of_seed: Vec<Option<f64>>| {
             let mut means = vec![WeightedMean::default(); points];
@@ -422,12 +438,12 @@ mod tests {
 
     #[test]
     fn a_short_stage_has_every_step() {
-        let all = curves(&metrics(3), 1);
+        let all = curves(&metrics(3), &LearnerTurns::default(), 1);
         let student = &all["student"];
         assert!(student.whole && student.seeds == [1, 2] && student.domains == ["sort", "reverse"]);
         assert_eq!(reward_seeds(student), [[1.0, 2.0, 3.0], [2.0, 3.0, 4.0]]);
         // On a full page, single seeds are left out first.
-        let crowded = &curves(&metrics(3), 10_000)["student"];
+        let crowded = &curves(&metrics(3), &LearnerTurns::default(), 10_000)["student"];
         assert!(crowded.at.len() == 3 && reward_seeds(crowded).is_empty());
         // The tokens of two domains add up to those of a step; its time is the same in both rows.
         assert_eq!(student.elapsed_tokens.as_ref().unwrap().mean, [4.0, 8.0, 12.0].map(Rounded));
@@ -454,9 +470,27 @@ mod tests {
         assert_eq!(reward.high.as_ref().unwrap()[2], Some(Rounded(4.0)));
     }
 
+    /// Each turn has numbers of its own; their times add up to that of the step.
+    #[test]
+    fn models_that_learn_in_turns_have_curves_of_their_own() {
+        let (metrics, turns) = crate::metrics::pair();
+        let pair = curves(&metrics, &turns, 1).remove("pair").expect("the stage");
+        let of = |name: &str| {
+            let own = pair.series.iter().filter(|series| series.metric == name);
+            own.map(|series| (series.of.as_str(), series.mean.clone())).collect::<Vec<_>>()
+        };
+        let losses = [
+            ("follow", vec![Some(Rounded(0.5)), Some(Rounded(0.25))]),
+            ("lead", vec![Some(Rounded(4.0)), None]),
+        ];
+        assert_eq!(of("loss"), losses);
+        assert_eq!(of("tokens_per_second"), [("", vec![Some(Rounded(9.6)), Some(Rounded(8.0))])]);
+        assert_eq!(pair.elapsed_seconds.expect("every turn tells its time").mean, [2.5, 3.5].map(Rounded));
+    }
+
     #[test]
     fn a_long_stage_is_thinned_to_means() {
-        let all = curves(&metrics(1000), 1);
+        let all = curves(&metrics(1000), &LearnerTurns::default(), 1);
         let student = &all["student"];
         assert!(!student.whole && student.at.len() == MOST && student.steps == 1000);
         assert_eq!(student.at[0], Rounded(2.0), "the middle of steps 0 to 4");
@@ -487,7 +521,9 @@ mod tests {
     }
 
     fn means(columns: Vec<ReadColumn>, metric: &str, of: &str) -> Option<Vec<Option<Rounded>>> {
-        let found = curves(&ColumnTable::from(columns), 1).remove("student").expect("the stage");
+        let found = curves(&ColumnTable::from(columns), &LearnerTurns::default(), 1)
+            .remove("student")
+            .expect("the stage");
         let mut found = found.series.into_iter();
         found.find(|one| one.metric == metric && one.of == of).map(|one| one.mean)
     }
@@ -512,17 +548,24 @@ mod tests {
 
     #[test]
     fn a_row_that_was_left_with_nothing_has_no_tokens() {
-        let tokens = curves(&ColumnTable::from(gaps()), 1).remove("student").unwrap().elapsed_tokens;
+        let tokens = curves(&ColumnTable::from(gaps()), &LearnerTurns::default(), 1)
+            .remove("student")
+            .unwrap()
+            .elapsed_tokens;
         assert_eq!(tokens.expect("every step tells its tokens").mean, [4.0, 7.0].map(Rounded));
         // In any other row, a missing number is unknown.
         let mut columns = gaps();
         columns.retain(|column| column.name != "prompt_share");
-        assert!(curves(&ColumnTable::from(columns), 1)["student"].elapsed_tokens.is_none());
+        assert!(
+            curves(&ColumnTable::from(columns), &LearnerTurns::default(), 1)["student"]
+                .elapsed_tokens
+                .is_none()
+        );
     }
 
     #[test]
     fn a_teacher_of_two_domains_is_judged_token_by_token() {
-        let all = curves(&metrics(1), 1);
+        let all = curves(&metrics(1), &LearnerTurns::default(), 1);
         let divergence = all["student"]
             .series
             .iter()

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::LoadedRun;
 use super::tables::{anchor_of, comparison, difference, differences, is_normalized};
+use crate::intervals;
 use crate::output::printable;
 
 #[derive(Serialize)]
@@ -145,16 +146,11 @@ fn points(difference: &Interval) -> String {
 }
 
 fn fraction(interval: &Interval) -> String {
-    let [mean, low, high] = [interval.mean, interval.low, interval.high].map(|value| format!("{value:.2}"));
-    format!("{mean} [{low}, {high}]").replace('-', "\u{2212}")
+    intervals::span(interval).replace('-', "\u{2212}")
 }
 
 fn signed(difference: &Interval) -> String {
-    let [mean, low, high] = [difference.mean, difference.low, difference.high].map(|value| {
-        let text = format!("{value:+.2}");
-        if text == "-0.00" { "+0.00".to_owned() } else { text.replace('-', "\u{2212}") }
-    });
-    format!("{mean} [{low}, {high}]")
+    intervals::signed_span(difference).replace('-', "\u{2212}")
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use super::tables::{self, TableData, tables};
 use crate::figures::{bytes, duration};
 use crate::output::{counted, printable};
 use crate::problem::Problem;
-use crate::provenance::Machine;
+use crate::provenance::{Machine, RunProvenance};
 
 const TEMPLATE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
@@ -141,7 +141,7 @@ fn view(run: &LoadedRun, sources: &RunSources, first_table: usize, trained: bool
         stages,
         cost_legend => cost_legend(run),
         files => Value::from(Serde(sources.files())),
-        command => format!("mopd run{} --out runs/again again.mopd", set_seed(run)),
+        command => command(run),
         facts => facts(run),
         place => run.place,
     }
@@ -195,11 +195,10 @@ fn library(text: &str) -> String {
     text.lines().filter(|line| !line.starts_with("//# sourceMappingURL=")).collect::<Vec<_>>().join("\n")
 }
 
-/// The seed, if it was set by `--set` and is not in the file.
-fn set_seed(run: &LoadedRun) -> String {
-    let seed = run.folder.plan.experiment.seed;
-    let said = run.folder.source.lines().any(|line| line.replace(' ', "").contains(&format!("seed={seed}")));
-    if said { String::new() } else { format!(" --set seed={seed}") }
+/// The command that runs the experiment again, with the values that were set from outside.
+fn command(run: &LoadedRun) -> String {
+    let set = run.folder.provenance.as_ref().map(RunProvenance::set_options).unwrap_or_default();
+    printable(&format!("mopd run{set} --out runs/again again.mopd"))
 }
 
 #[cfg(test)]

@@ -97,8 +97,8 @@ impl<'a> RunSources<'a> {
         let key = match library {
             Some(module) => format!("std.{module}"),
             None => {
-                let file = base(&place.file).unwrap_or_default();
-                if self.texts.contains_key(file) { file.to_owned() } else { entry_name(&self.run.folder) }
+                let folder = &self.run.folder;
+                module_of(folder, &place.file).map_or_else(|| entry_name(folder), str::to_owned)
             }
         };
         if let (Some(module), false) = (library, self.texts.contains_key(&key)) {
@@ -206,8 +206,15 @@ fn anchor(run: &LoadedRun, file: usize, line: usize) -> String {
 fn entry_name(run: &RunFolder) -> String {
     let mut places =
         run.plan.places.iter().map(|place| place.file.as_str()).filter(|file| !file.starts_with("std:"));
-    let own = |file: &&str| !run.modules.iter().any(|(module, _)| Some(module.as_str()) == base(file));
+    let own = |file: &&str| module_of(run, file).is_none();
     places.find(own).and_then(base).unwrap_or("source.mopd").to_owned()
+}
+
+/// The module, by its path in the folder of the experiment, that is this file of the plan.
+fn module_of<'a>(run: &'a RunFolder, file: &str) -> Option<&'a str> {
+    let names = run.modules.iter().map(|(name, _)| name.as_str());
+    // `loss.mopd` is not `inner/loss.mopd`, so the longest name counts.
+    names.filter(|name| Path::new(file).ends_with(name)).max_by_key(|name| name.len())
 }
 
 fn base(file: &str) -> Option<&str> {

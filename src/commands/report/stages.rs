@@ -12,6 +12,7 @@ use super::samples::{Edges, Histogram, SampledCompletion, histograms, samples};
 use super::source::{self, Excerpt, RunSources};
 use super::{LoadedRun, Rounded};
 use crate::figures::{self, bytes, count, duration, flops};
+use crate::metrics::LearnerTurns;
 use crate::output::{counted, printable};
 
 #[derive(Serialize)]
@@ -70,7 +71,7 @@ struct CardInput {
 /// All stages of a run: data for the script, texts, and the bounds of histograms' bins. The page and its
 /// budget are shared by several runs.
 pub fn stages(run: &LoadedRun, sources: &mut RunSources, runs: usize) -> (Vec<StageData>, Vec<Card>, Edges) {
-    let mut curves = curves(&run.metrics, runs);
+    let mut curves = curves(&run.metrics, &LearnerTurns::of(&run.folder.plan), runs);
     let wanted = by_interest(run);
     let mut samples = samples(&run.samples, &wanted, runs);
     let (mut histograms, bins) = histograms(&run.weights, &wanted, runs);

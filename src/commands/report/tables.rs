@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::{LoadedRun, Rounded};
 use crate::commands::compare;
+use crate::intervals;
 use crate::output::{counted, printable};
 
 /// The most numbers of all differences of a table.
@@ -22,7 +23,9 @@ pub struct TableData {
     /// The differences by reference row: for as many of the first rows as there is room for.
     references: Vec<Reference>,
     /// The sources of variation in the intervals of differences, as text.
-    paired: &'static str,
+    paired: String,
+    /// The columns whose differences have no asterisk, because their intervals do not cover other prompts.
+    unclear: Vec<usize>,
 }
 
 #[derive(Serialize)]
@@ -39,11 +42,19 @@ type Bounds = [Rounded; 3];
 struct Reference {
     row: usize,
     /// For every row, the difference of every column; `None` for the reference itself.
-    rows: Vec<Vec<Option<Bounds>>>,
+    rows: Vec<Vec<Option<Difference>>>,
 }
+
+/// The mean, the bounds of its 95% interval, and the decimals of all three.
+type Difference = (Rounded, Rounded, Rounded, usize);
 
 fn bounds(interval: &Interval) -> Bounds {
     [Rounded(interval.mean), Rounded(interval.low), Rounded(interval.high)]
+}
+
+fn shown_difference(interval: &Interval) -> Difference {
+    let [mean, low, high] = bounds(interval);
+    (mean, low, high, intervals::decimals_of_difference(interval))
 }
 
 pub fn comparison<'a>(run: &'a LoadedRun, table: &Table) -> Option<&'a Comparison> {
@@ -98,7 +109,7 @@ fn table_data(run: &LoadedRun, table: &Table) -> TableData {
                 let all = difference(found, row, to).unwrap_or_default();
                 // The mean over columns comes in between; the table does not show it.
                 let place = |column| if column < table.domains.len() { column } else { column + 1 };
-                let shown = (0..columns).map(|column| all.get(place(column))?.as_ref().map(bounds));
+                let shown = (0..columns).map(|column| all.get(place(column))?.as_ref().map(shown_difference));
                 shown.collect::<Vec<_>>()
             });
             Reference { row: to, rows: rows.collect() }
@@ -107,17 +118,30 @@ fn table_data(run: &LoadedRun, table: &Table) -> TableData {
         (0..table.rows.len().min(room)).map(of).filter(has_any).collect()
     });
     let seeds = comparison(run, table).map_or(1, |comparison| comparison.seeds);
+    let one_prompt = differences(run, table).map_or(&[][..], |found| &found.one_prompt);
+    let over = match seeds {
+        0 | 1 => "over prompts, which are paired; with one seed, it says nothing of other seeds",
+        _ => "over prompts and seeds, which are paired",
+    };
+    let paired = match one_prompt {
+        [] => over.to_owned(),
+        names => {
+            format!("{over}; with one test prompt, it says nothing of other prompts: {}", names.join(", "))
+        }
+    };
+    // A normalized score depends on all columns.
+    let is_unclear = |column: &usize| match table.domains.get(*column) {
+        Some(domain) => one_prompt.contains(domain),
+        None => !one_prompt.is_empty(),
+    };
     TableData {
         name: printable(&table.name),
         domains: table.domains.iter().map(|name| printable(name)).collect(),
         normalized,
         rows: rows.collect(),
         references,
-        paired: if seeds > 1 {
-            "over prompts and seeds, which are paired"
-        } else {
-            "over prompts, which are paired; with one seed, it says nothing of other seeds"
-        },
+        paired: printable(&paired),
+        unclear: (0..columns).filter(is_unclear).collect(),
     }
 }
 
@@ -130,7 +154,8 @@ pub fn compared(run: &LoadedRun) -> Vec<Value> {
                 .map(|(column, cell)| {
                     let cell = cell.as_ref()?;
                     let text = compare::span(cell).replace('-', "\u{2212}");
-                    let title = format!("{:.4} here, {:.4} there", cell.after, cell.before);
+                    let decimals = 2 + intervals::decimals_of_difference(&cell.difference);
+                    let title = format!("{:.decimals$} here, {:.decimals$} there", cell.after, cell.before);
                     Some(context! { text, title, clear => compare::is_clear(table, column, cell) })
                 })
                 .collect();
@@ -237,17 +262,19 @@ pub fn anchor_of(run: &LoadedRun, comparison: Option<&Comparison>, row: &str, co
 /// A number with its interval, and a link to its stage.
 fn cell(interval: &Interval, anchor: String, prompts: Option<u32>, by_seed: &[f64], best: bool) -> Value {
     let by_seed = if by_seed.len() > 1 { by_seed } else { &[] };
-    let seeds = by_seed.iter().map(|mean| format!("{mean:.2}")).collect::<Vec<_>>().join(" ");
+    let decimals = intervals::decimals(interval);
+    let seeds = by_seed.iter().map(|mean| intervals::fixed(*mean, decimals)).collect::<Vec<_>>().join(" ");
     let prompts = prompts.map(|n| format!(", {}", counted(n as usize, "prompt"))).unwrap_or_default();
     let Interval { mean, low, high } = interval;
+    let exact = |value: f64| intervals::fixed(value, decimals + 2);
     context! {
-        mean => format!("{mean:.2}"),
-        low => format!("{low:.2}"),
-        high => format!("{high:.2}"),
+        mean => intervals::fixed(*mean, decimals),
+        low => intervals::fixed(*low, decimals),
+        high => intervals::fixed(*high, decimals),
         seeds,
         anchor,
         best,
-        title => format!("{mean:.4}, 95% interval {low:.4} to {high:.4}{prompts}"),
+        title => format!("{}, 95% interval {} to {}{prompts}", exact(*mean), exact(*low), exact(*high)),
     }
 }
 
@@ -261,7 +288,12 @@ mod tests {
     fn a_difference_is_the_same_from_either_side() {
         let of = Interval { mean: 0.25, low: -0.5, high: 1.0 };
         let pair = RowPair { first: 0, second: 2, differences: vec![Some(of.clone()), None] };
-        let found = RowDifferences { table: "t".into(), means: vec![None; 3], pairs: vec![pair] };
+        let found = RowDifferences {
+            table: "t".into(),
+            means: vec![None; 3],
+            one_prompt: Vec::new(),
+            pairs: vec![pair],
+        };
         assert_eq!(difference(&found, 2, 0), Some(vec![Some(of), None]));
         let turned = Interval { mean: -0.25, low: -1.0, high: 0.5 };
         assert_eq!(difference(&found, 0, 2), Some(vec![Some(turned), None]));

@@ -29,6 +29,7 @@ use crate::worker::interrupts::Interrupts;
 use crate::worker::killed;
 use crate::worker::{self, Kill, Worker, WorkerMessage};
 use mopd_store::WriteError;
+use mopd_store::results_folder::MODULES;
 
 /// The store of finished stages, shared by all runs in a folder.
 pub const STORE: &str = ".mopd/store";
@@ -87,7 +88,7 @@ pub fn run_plan(
     let mut followers = Followers {
         format: arguments.format,
         events: written(EventFile::open(out), &printer),
-        event_files: arguments.tensorboard.then(|| LiveEventFiles::new(out)),
+        event_files: arguments.tensorboard.then(|| LiveEventFiles::new(&compiled.plan, out)),
         tracker: tracker
             .map(|command| Tracker::start(command, &compiled.plan, out, printer.clone()))
             .transpose()?,
@@ -292,18 +293,25 @@ pub fn provenance(out: &Path, compiled: &Compiled) -> Result<(), Problem> {
     for (_, module) in
         sources.filter(|(_, file)| !file.path.starts_with("std:") && is_module(Path::new(&file.path)))
     {
-        if let Some(name) = Path::new(&module.path).file_name() {
-            files.push((Path::new("modules").join(name), &module.text));
-        }
+        files.push((Path::new(MODULES).join(name_of_module(compiled, &module.path)), &module.text));
     }
     let entry = compiled.sources.files().next().map(|(_, entry)| folder_of(Path::new(&entry.path)));
-    let started = RunProvenance::now(entry.as_deref().unwrap_or(Path::new(".")), utc());
+    let started = RunProvenance::now(entry.as_deref().unwrap_or(Path::new(".")), &compiled.set, utc());
     let started = serde_json::to_string_pretty(&started)
         .map_err(|error| Problem::run("plan-not-written", format!("cannot write {PROVENANCE}: {error}")))?;
     files.push((PathBuf::from(PROVENANCE), &started));
     files.push((PathBuf::from("plan.json"), &plan));
     let files: Vec<(&Path, &str)> = files.iter().map(|(path, text)| (path.as_path(), *text)).collect();
     archive::begin(out, &compiled.plan.hash, &files)
+}
+
+/// The path of a module in the folder of the experiment: two modules in different folders may have the same
+/// file name.
+fn name_of_module<'a>(compiled: &Compiled, module: &'a str) -> &'a Path {
+    let module = Path::new(module);
+    let entry = compiled.sources.files().next().map(|(_, entry)| Path::new(&entry.path).with_file_name(""));
+    let inside = entry.and_then(|folder| module.strip_prefix(folder).ok());
+    inside.or_else(|| module.file_name().map(Path::new)).unwrap_or(module)
 }
 
 fn report_failure(failure: &Failure, compiled: &Compiled, progress: &RunProgress) {

@@ -46,12 +46,14 @@ impl WatchSession<'_> {
             return;
         }
         let started = StartedSweep::new(sweep, forks);
-        self.go_through(RunningSweep { started, folder, ended: Vec::new(), began: false, stopping: false });
+        let (held, ended) = (None, Vec::new());
+        self.go_through(RunningSweep { started, folder, held, ended, began: false, stopping: false });
     }
 
     /// Starts the next member of a sweep, or ends the sweep after the last one.
     fn go_through(&mut self, mut job: RunningSweep) {
         let sweep = Rc::clone(&job.started.sweep);
+        job.held = None;
         while let (index, false) = (job.ended.len(), job.stopping)
             && let Some(member) = sweep.members.get(index)
         {
@@ -59,8 +61,14 @@ impl WatchSession<'_> {
                 job.ended.push(None);
                 continue;
             };
-            match self.begin(compiled, &member.out(&job.folder), job.started.forks[index].clone()) {
-                Ok(()) => {
+            let forks = job.started.forks[index].clone();
+            let begun = sweep.hold(member, &job.folder).and_then(|held| {
+                self.begin(compiled, &member.out(&job.folder), forks)?;
+                Ok(held)
+            });
+            match begun {
+                Ok(held) => {
+                    job.held = held;
                     self.ui.note(&WatchMessage::Began { sweep: &sweep, member: index });
                     job.began = true;
                     self.job = Some(job);
@@ -77,7 +85,8 @@ impl WatchSession<'_> {
     }
 
     /// Ends a sweep: the waiting one starts if it has settled.
-    fn close(&mut self, job: RunningSweep) {
+    fn close(&mut self, mut job: RunningSweep) {
+        job.held = None;
         let sweep = Rc::clone(&job.started.sweep);
         let whole = job.ended.len() == sweep.members.len();
         self.retry |= !whole;

@@ -113,6 +113,8 @@ pub fn watch(arguments: &WatchArgs) -> Result<CommandStatus, Problem> {
 struct RunningSweep {
     started: StartedSweep,
     folder: PathBuf,
+    /// The lock of the current member's own folder.
+    held: Option<RunLock>,
     /// The results of each member that ended; `None` if it failed.
     ended: Vec<Option<Results>>,
     /// Whether the worker got a job for any of them.
@@ -367,8 +369,11 @@ impl WatchSession<'_> {
         }
         for (member, compiled) in sweep.compiled() {
             let out = member.out(&folder);
-            let kept = || Ok(ResultsFolder::at(&out).keep_results()?);
-            if let Err(problem) = run::provenance(&out, compiled).and_then(|()| kept()) {
+            let written = sweep.hold(member, &folder).and_then(|_held| {
+                run::provenance(&out, compiled)?;
+                Ok(ResultsFolder::at(&out).keep_results()?)
+            });
+            if let Err(problem) = written {
                 self.ui.note(&WatchMessage::Problem(&problem));
             }
         }

@@ -172,6 +172,9 @@ fn options_reach_the_worker() {
         (&true.into(), &1.into(), &"elsewhere/deep".into())
     );
     assert_eq!(job["plan"]["experiment"]["seed"], 5);
+    let provenance: serde_json::Value =
+        serde_json::from_str(&place.read("elsewhere/deep/provenance.json")).expect("JSON");
+    assert_eq!(provenance["set"], serde_json::json!({ "seed": "5" }));
     assert!(!place.path("elsewhere/deep/modules").exists(), "no module but the standard library's was read");
 }
 
@@ -179,13 +182,16 @@ fn options_reach_the_worker() {
 fn modules_are_kept_with_the_results() {
     let place = place(FINISH);
     let text = GOOD
-        .replace("use std.opd.mopd\n", "use std.opd.mopd\nuse mine.rate\n")
-        .replace("lr        = 1e-3", "lr = rate");
+        .replace("use std.opd.mopd\n", "use std.opd.mopd\nuse mine.rate\nuse inner.mine.other\n")
+        .replace("lr        = 1e-3", "lr = rate + other");
     place.write("sub/a.mopd", &text);
+    // Two modules with the same file name.
     place.write("sub/mine.mopd", "pub let rate = 1e-3\n");
+    place.write("sub/inner/mine.mopd", "pub let other = 1e-4\n");
     place.mopd_with_worker(&["run", "sub/a.mopd"]).is(0, &[]);
     assert_eq!(place.read("runs/tiny/source.mopd"), text);
     assert_eq!(place.read("runs/tiny/modules/mine.mopd"), "pub let rate = 1e-3\n");
+    assert_eq!(place.read("runs/tiny/modules/inner/mine.mopd"), "pub let other = 1e-4\n");
 }
 
 #[test]

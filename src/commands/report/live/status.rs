@@ -39,6 +39,8 @@ struct StageAtWork {
 
 #[derive(Debug, PartialEq, Serialize)]
 struct Score {
+    /// The names of its tables; two tables may sample the same model in different ways.
+    tables: Vec<String>,
     model: String,
     seed: u64,
     domain: String,
@@ -82,7 +84,8 @@ impl LiveStatus {
                 self.gone(stage, *seed);
                 self.done += 1;
             }
-            Event::Evaluated { model, seed, domain, score } => self.scores.push(Score {
+            Event::Evaluated { model, seed, domain, score, tables } => self.scores.push(Score {
+                tables: tables.iter().map(|name| printable(name)).collect(),
                 model: model.clone(),
                 seed: *seed,
                 domain: domain.clone(),

@@ -80,12 +80,18 @@ function say({ running, status }) {
     element("thead", {}, element("tr", {}, ...head.slice(1).map((cell) => element("th", { scope: "col" }, cell)))), element("tbody", {}, ...rows)));
   document.getElementById("live-stages").replaceChildren(...(status.at_work.length
     ? [table(["Stages at work", "stage", "", "step", "steps/s", "left", "last"], status.at_work.map(row))] : []));
-  const domains = [...new Set(status.scores.map((one) => one.domain))];
-  const models = [...new Set(status.scores.map((one) => one.model))];
-  const mean = (model, domain) => d3.mean(status.scores.filter((one) => one.model === model && one.domain === domain), (one) => one.score);
-  document.getElementById("live-scores").replaceChildren(...(models.length
+  const names = [...new Set(status.scores.flatMap((one) => one.tables))];
+  // Two tables may sample the same model in different ways.
+  const evaluated = (name) => {
+    const scores = status.scores.filter((one) => one.tables.includes(name));
+    const [domains, models] = ["domain", "model"].map((key) => [...new Set(scores.map((one) => one[key]))]);
+    const mean = (model, domain) => d3.mean(scores.filter((one) => one.model === model && one.domain === domain), (one) => one.score);
+    const head = names.length > 1 ? name : "model";
+    return table([`Evaluated so far, ${name}`, head, ...domains.map(visible)], models.map((model) => element("tr", {}, element("th", { scope: "row" }, visible(model)), ...domains.map((domain) => element("td", {}, figure(mean(model, domain)))))));
+  };
+  document.getElementById("live-scores").replaceChildren(...(names.length
     ? [element("h3", {}, "Evaluated so far"), element("p", { class: "legend" }, "Means over the prompts and seeds that are done; the tables with their intervals come at the end."),
-      table(["Evaluated so far", "model", ...domains.map(visible)], models.map((model) => element("tr", {}, element("th", { scope: "row" }, visible(model)), ...domains.map((domain) => element("td", {}, figure(mean(model, domain)))))))] : []));
+      ...names.map(evaluated)] : []));
   document.getElementById("live-warnings").replaceChildren(...status.warnings.map((warning) => element("p", { class: "note" }, `Warning: ${warning}`)));
 }
 

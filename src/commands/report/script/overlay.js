@@ -77,7 +77,7 @@ function overlay(box) {
         missing.push(stageName(stage));
         continue;
       }
-      const found = ofStage(stage, metric.value).filter((one) => !domain.value || !one.of || one.of === domain.value);
+      const found = ofStage(stage, metric.value).filter((one) => !domain.value || one.by === "step" || !one.of || one.of === domain.value);
       for (const one of found) {
         const name = [stageName(stage), visible(one.of)].filter(Boolean).join(", ");
         if (seeds.value === "each" && stage.seeds.length > 1 && !one.by_seed) left = true;

@@ -1,7 +1,7 @@
 // The tables of results.
 
 /** `+0.04`; a number that rounds to 0 has no minus. */
-function signed(value, digits = 2) {
+function signed(value, digits) {
   const text = Math.abs(value).toFixed(digits);
   return (value < 0 && Number(text) !== 0 ? "−" : "+") + text;
 }
@@ -9,7 +9,7 @@ function signed(value, digits = 2) {
 /** Shows below each number its difference from the chosen row. The differences are in the page's data. */
 function references(box) {
   const place = Number(box.dataset.reference);
-  const { name, rows, references: known, paired } = data.tables[place];
+  const { name, rows, references: known, paired, unclear } = data.tables[place];
   if (!known.length) {
     box.remove();
     return;
@@ -27,10 +27,8 @@ function references(box) {
       : "";
     chosen?.rows.forEach((cells, row) => cells.forEach((cell, column) => {
       if (!cell || row === chosen.row) return;
-      const [mean, low, high] = cell;
-      const clear = low > 0 || high < 0;
-      // A bound that rounds to 0 would contradict the asterisk.
-      const digits = clear && Math.min(Math.abs(low), Math.abs(high)) < 0.005 ? 3 : 2;
+      const [mean, low, high, digits] = cell;
+      const clear = !unclear.includes(column) && (low > 0 || high < 0);
       const text = `${signed(mean, digits)} [${signed(low, digits)}, ${signed(high, digits)}]${clear ? " *" : ""}`;
       lines[row].querySelectorAll("td")[column].append(element("small", { class: clear ? "difference clear" : "difference" }, text));
     }));
