@@ -10,8 +10,9 @@ use mopd_plan::Plan;
 use mopd_plan::events::Failure;
 use serde_json::Value;
 
-use super::{files, plan_of};
+use super::files;
 use crate::args::{CheckArgs, CheckFormat};
+use crate::compile::plan_of;
 use crate::output::{self, Style, counted};
 use crate::problem::{CommandStatus, Problem};
 use crate::render::json::JsonDiagnostic;
@@ -58,22 +59,21 @@ impl CheckReport {
     }
 
     fn file(&mut self, path: &Path, mut analysis: Analysis, with_files: bool) -> Result<(), Problem> {
-        let plan = match with_files && !analysis.has_errors() {
-            true => plan_of(&mut analysis),
-            false => None,
-        };
+        // What a plan can't express would only be reported by `plan` and `run`.
+        let plan = plan_of(&mut analysis);
         self.found(&analysis);
-        if let (Some(_), Some(experiment)) = (&plan, &analysis.experiment) {
+        let used = plan.as_ref().filter(|_| with_files);
+        if let (Some(_), Some(experiment)) = (used, &analysis.experiment) {
             note_fetched(experiment, path);
         }
-        let refused = match &plan {
-            Some(plan) => files::refused(plan, path, 1)?,
+        let refused = match used {
+            Some(plan) => files::refused(plan, path)?,
             None => Vec::new(),
         };
-        match plan.as_ref().filter(|_| !refused.is_empty()) {
+        match used.filter(|_| !refused.is_empty()) {
             Some(plan) => self.refused(path, &refused, plan, &analysis.sources),
             None if analysis.diagnostics.is_empty() && self.format == CheckFormat::Human => {
-                output::note(&clean(&analysis, plan.is_some(), Style::of_stderr()));
+                output::note(&clean(&analysis, used.is_some(), Style::of_stderr()));
             }
             None => {}
         }

@@ -5,7 +5,7 @@ use std::path::Path;
 use mopd_compiler::trial::{self, TrialError, TrialNumbers, UnmetExpectation};
 use mopd_lang::Analysis;
 use mopd_lang::diag::Diagnostic;
-use mopd_lang::experiment::{Objective, Stage};
+use mopd_lang::experiment::{Objective, Rollout, Stage};
 use serde_json::json;
 
 use super::{expr, report};
@@ -24,7 +24,7 @@ pub fn trial(arguments: &TryArgs) -> Result<CommandStatus, Problem> {
     if analysis.has_errors() {
         return Ok(CommandStatus::Failure);
     }
-    let objective = objective(&analysis, &arguments.name)?;
+    let (objective, rollout) = objective(&analysis, &arguments.name)?;
     let open = open_parameters(&analysis, &arguments.name, &set);
     let (Some(path), Some(numbers)) = (&arguments.numbers, &numbers) else {
         return Ok(match trial::example(&objective, &analysis.origins) {
@@ -49,7 +49,7 @@ pub fn trial(arguments: &TryArgs) -> Result<CommandStatus, Problem> {
             .collect();
         return Err(unfit(path, &arguments.name, &faults));
     }
-    let trial = match trial::run(&objective, &analysis.origins, numbers) {
+    let trial = match trial::run(&objective, rollout.as_ref(), &analysis.origins, numbers) {
         Ok(trial) => trial,
         Err(TrialError::Objective(diagnostic)) => return Ok(refused(&mut analysis, *diagnostic)),
         Err(TrialError::Numbers(faults)) => return Err(unfit(path, &arguments.name, &faults)),
@@ -63,6 +63,10 @@ pub fn trial(arguments: &TryArgs) -> Result<CommandStatus, Problem> {
         output::error(&format!("note: `{name}` is given but not read\n"));
     }
     let as_expected = expected(numbers, &differences);
+    if let Some(not_finite) = render::trial::not_finite(&trial) {
+        output::error(&format!("{not_finite}\n"));
+        return Ok(CommandStatus::Failure);
+    }
     let Some(unlike) = render::trial::unlike(&trial) else { return Ok(as_expected) };
     // JSON writes null for every value that is not finite.
     if matches!(arguments.format, Format::Json) {
@@ -71,16 +75,16 @@ pub fn trial(arguments: &TryArgs) -> Result<CommandStatus, Problem> {
     Ok(CommandStatus::Failure)
 }
 
-/// An objective of the file by name, or that of a trained model.
-fn objective(analysis: &Analysis, name: &str) -> Result<Objective, Problem> {
+/// An objective of the file by name, or that of a trained model with its rollout.
+fn objective(analysis: &Analysis, name: &str) -> Result<(Objective, Option<Rollout>), Problem> {
     let models = analysis.experiment.iter().flat_map(|experiment| &experiment.models);
     let trained = models.filter(|model| model.name == name).find_map(|model| match &model.stage {
-        Stage::Train(train) => Some(train.objective.clone()),
+        Stage::Train(train) => Some((train.objective.clone(), Some(train.rollout.clone()))),
         _ => None,
     });
     match trained {
-        Some(objective) => Ok(objective),
-        None => expr::objective(analysis, name).map(|named| named.objective.clone()),
+        Some(trained) => Ok(trained),
+        None => expr::objective(analysis, name).map(|named| (named.objective.clone(), None)),
     }
 }
 

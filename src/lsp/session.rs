@@ -25,6 +25,7 @@ use super::message_queue::MessageQueue;
 use super::publish::{Converter, Published};
 use super::whole::WholeDocument;
 use super::{library, uri};
+use crate::compile::plan_of;
 use crate::{host, paths};
 
 /// A file that is open in the editor, with the analysis of exactly this text.
@@ -254,7 +255,7 @@ impl Session {
         })
     }
 
-    /// Adds the diagnostics of the gradient audit, and paths that do not exist.
+    /// Adds the diagnostics of the gradient audit, paths that do not exist, and what a plan can't express.
     fn audit(&self, path: &str, text: String, checked: &mut CheckOutcome, keep_going: &CancellationCheck) {
         if checked.analysis.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
             return;
@@ -270,9 +271,17 @@ impl Session {
             }
             found
         };
-        match guarded(|| analyse_audited(entry, &load, &[], auditor)) {
+        let audited = guarded(|| {
+            let mut analysis = analyse_audited(entry, &load, &[], auditor);
+            if keep_going() {
+                // Adds what a plan can't express.
+                let _ = plan_of(&mut analysis);
+            }
+            analysis.diagnostics
+        });
+        match audited {
             // Files are read in the same order, so their ids agree.
-            Ok(Analysis { diagnostics, .. }) => checked.analysis.diagnostics = diagnostics,
+            Ok(diagnostics) => checked.analysis.diagnostics = diagnostics,
             Err(said) => checked.failure = Some(CheckFailure::Panic(said)),
         }
     }

@@ -3,11 +3,11 @@
 
 use std::cell::OnceCell;
 
-use mopd_expr::jit;
 use mopd_lang::check::Analysis;
 use mopd_plan::Plan;
 
 use super::session::{Document, RefreshInterruption, Session};
+use crate::compile::compiled;
 
 #[derive(Default)]
 pub struct WholeDocument {
@@ -34,10 +34,7 @@ impl WholeDocument {
     /// The plan of `document`, to which this belongs; `None` if it can't run.
     pub fn plan(&self, session: &Session, document: &Document) -> Result<Option<&Plan>, RefreshInterruption> {
         let analysis = self.analysis(session, document)?;
-        let plan = self.plan.get_or_init(|| {
-            let experiment = analysis.experiment.as_ref().filter(|_| !analysis.has_errors())?;
-            mopd_compiler::compile(experiment, &analysis.origins, &analysis.sources, jit::fuses()).ok()
-        });
+        let plan = self.plan.get_or_init(|| compiled(analysis)?.ok());
         Ok(plan.as_ref())
     }
 }

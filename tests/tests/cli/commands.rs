@@ -32,8 +32,8 @@ fn a_plan_that_is_refused_shows_what_is_known() {
                    0), over: sequence) * live student.logp\n  reduce = mean(token, over: batch)\n}\n";
     let place =
         Place::with(&[("a.mopd", &format!("{}\n{running}", GOOD.replace("mopd(clip_at: 5)", "running()")))]);
-    place.mopd(&["check", "a.mopd"]).is(0, &[]);
     let refusal = ["error[not-supported-yet]", "the signal `masked` is not supported yet", "a.mopd:26"];
+    assert!(place.mopd(&["check", "a.mopd"]).is(1, &[]).out.contains(refusal[1]));
     let said = place.mopd(&["plan", "a.mopd"]).is(1, &refusal);
     for part in [
         "tiny: 4 stages, 1 domain, seed 1, can't be run",
@@ -540,4 +540,19 @@ objective capped(most: ratio = 5) {
         .mopd(&["expr", "a.mopd", "capped.select"])
         .is(2, &["error[unknown-name]", "it has: weight, imitate"]);
     place.mopd(&["expr", "broken.mopd", "capped"]).is(1, &["error"]);
+}
+
+/// The kernel's own answer to a write when no space is left.
+#[test]
+fn results_that_standard_output_has_no_space_for_are_no_success() {
+    let place = Place::with(&[("a.mopd", GOOD)]);
+    for arguments in [["fmt", "-"].as_slice(), &["plan", "a.mopd", "--format", "json"]] {
+        let mut command = place.command(arguments);
+        command.stdin(std::fs::File::open(place.path("a.mopd")).expect("it was written"));
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("it is always there");
+        let output = command.stdout(full).output().expect("mopd starts");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains("error[can't-write]: can't write standard output: the disk is full"), "{said}");
+    }
 }

@@ -364,6 +364,61 @@ fn the_objective_of_a_model_is_tried_as_the_experiment_has_it() {
     assert!(said.out.contains("d loss / d "), "{said:#?}");
 }
 
+/// The temperature of a stage's rollout is that of its log-probabilities, as in a run.
+#[test]
+fn the_objective_of_a_model_has_the_temperature_of_its_rollout() {
+    let objective = |temperature: &str| {
+        format!(
+            "experiment \"t\" {{ seed = 1 }}\n\
+             domain sort {{ prompts = \"sort.jsonl\", reward = exact_match }}\n\
+             model base = llama {{ layers = 1, width = 16, heads = 2, context = 32, tokenizer = bytes }}\n\
+             model wide = llama {{ layers = 1, width = 32, heads = 2, context = 32, tokenizer = bytes }}\n\
+             teacher one = wide {{ origin = foreign }}\nroute {{ else -> one }}\n\
+             objective o {{\n  {temperature}\n  term t = -(teacher.logp - student.logp) * live student.logp\n\
+             reduce = mean(token) then mean(sequence)\n}}\n\
+             model student = distill(base) {{ objective = o, rollout = sample(n: 2, temperature: 0.5, \
+             max_tokens: 6), steps = 4, prompts = 4, lr = 1e-3 }}\n"
+        )
+    };
+    let numbers = json!({"prompts": [{"completions": [{
+        "tokens": [0, 1],
+        "student": [[0.5, 0.3, 0.2], [0.2, 0.5, 0.3]],
+        "teacher": [[0.3, 0.2, 0.5], [0.1, 0.8, 0.1]],
+    }]}]});
+    let place = Place::with(&[
+        ("a.mopd", &objective("")),
+        ("set.mopd", &objective("temperature = 0.5")),
+        ("n.json", &numbers.to_string()),
+    ]);
+    let tried = |file: &str, name: &str| place.mopd(&["try", file, name, "n.json"]).is(0, &[]).out;
+    let of_model = tried("a.mopd", "student");
+    assert!(of_model.contains("every logp at temperature 0.5\n"), "{of_model}");
+    assert_eq!(of_model, tried("set.mopd", "o"));
+    assert!(!tried("a.mopd", "o").contains("temperature"));
+}
+
+/// What `when` leaves out has no gradient, though it divides by 0; without `when` the run would stop.
+#[test]
+fn a_gradient_that_is_not_finite_fails_the_trial() {
+    let objective = |block: &str| {
+        format!(
+            "objective o {{\n  term t = (student.logp - teacher.logp) / position * live student.logp{block}\n\
+             reduce = mean(token) then mean(sequence)\n}}\n"
+        )
+    };
+    let numbers = json!({"prompts": [{"completions": [
+        {"student.logp": [-1, -2], "teacher.logp": [-0.5, -1]},
+    ]}]});
+    let place = Place::with(&[
+        ("when.mopd", &objective(" { when = position > 0 }")),
+        ("all.mopd", &objective("")),
+        ("n.json", &numbers.to_string()),
+    ]);
+    let trial = place.mopd(&["try", "when.mopd", "o", "n.json", "--format", "json"]).is(0, &[]).json();
+    assert_eq!(trial["gradients"][0]["f64"], json!([0.0, -0.5]));
+    place.mopd(&["try", "all.mopd", "o", "n.json"]).is(1, &["d loss / d student.logp is"]);
+}
+
 #[test]
 fn the_page_shows_what_comes_out() {
     let page = fs::read_to_string(root().join("book/src/try.md")).expect("the page");
