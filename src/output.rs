@@ -1,5 +1,5 @@
 //! Standard output and standard error. A closed pipe (`mopd plan x.mopd | head`) is no error; the rest of
-//! the output is dropped. Anything else that keeps results from standard output is one ([`unwritten`]).
+//! the output is dropped. Any other failure to write results is reported at the end ([`unwritten`]).
 //!
 //! File names, data, and the output of models, hubs and rewards are not trusted, and a terminal
 //! interprets control characters. So all output goes through [`safe`], which passes no control characters

@@ -55,16 +55,13 @@ impl RunProvenance {
 
     /// The options of `mopd run` that set these values, for a shell.
     pub fn set_options(&self) -> String {
-        let option =
-            |(name, value): (&String, &String)| format!(" --set {}", quoted(&format!("{name}={value}")));
+        let option = |(name, value): (&String, &String)| {
+            // Only a value with a NUL character can't be quoted, and none comes from a command line.
+            let value = shlex::try_quote(value).unwrap_or(value.into());
+            format!(" --set {name}={value}")
+        };
         self.set.iter().map(option).collect()
     }
-}
-
-/// A word as a POSIX shell reads it.
-fn quoted(word: &str) -> String {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.=/:,+@%".contains(&byte);
-    if word.bytes().all(is_plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', "'\\''")) }
 }
 
 fn git(folder: &Path) -> Option<Git> {
@@ -106,7 +103,10 @@ mod tests {
         let set =
             [("seed", "10"), ("name", "it's $HOME")].map(|(name, value)| (name.to_owned(), value.to_owned()));
         let provenance = RunProvenance::now(Path::new("."), &set, String::new());
-        assert_eq!(provenance.set_options(), r" --set 'name=it'\''s $HOME' --set seed=10");
+        let options = provenance.set_options();
+        assert!(options.ends_with(" --set seed=10"), "{options}");
+        let words = shlex::split(&options).expect("words of a shell");
+        assert_eq!(words, ["--set", "name=it's $HOME", "--set", "seed=10"]);
         // A file of an older version.
         let old = r#"{"command": ["mopd"], "started": "", "git": null, "machine": {}}"#;
         assert_eq!(serde_json::from_str::<RunProvenance>(old).unwrap().set_options(), "");

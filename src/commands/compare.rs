@@ -209,7 +209,7 @@ pub fn notes(table: &ComparedTable) -> Vec<String> {
         _ => "",
     };
     let mut notes = vec![format!(
-        "difference of means with its 95% interval; {seeds}{one_seed}; * where the interval leaves 0 out"
+        "difference of means with its 95% interval; {seeds}{one_seed}; * marks an interval that excludes 0"
     )];
     if !table.other_tests.is_empty() {
         notes.push(format!(
@@ -476,7 +476,7 @@ merging
 |--------|------------------------|------------------------|
 | x|y    | +0.25 [+0.12, +0.38] * | +0.00 [-0.25, +0.25]   |
 | z, \"w\" |                        |                        |
-  difference of means with its 95% interval; prompts and seeds are paired; * where the interval leaves 0 out
+  difference of means with its 95% interval; prompts and seeds are paired; * marks an interval that excludes 0
   only in the first run: gone
 ";
         assert_eq!(text, expected);

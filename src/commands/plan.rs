@@ -41,7 +41,7 @@ pub fn plan(arguments: &PlanArgs) -> Result<CommandStatus, Problem> {
         let checked = sweep::check(&arguments.file, &arguments.overrides.set, &mut |_| ())?;
         match checked.sweep.as_ref().filter(|sweep| sweep.is_swept()) {
             Some(_) if arguments.format == PlanFormat::Json && !arguments.why => output::note(
-                "this is the plan with the file's own values; `--set` gives that of a run of the sweep\n",
+                "this is the plan with the values in the file; `--set NAME=VALUE` selects one run of the sweep\n",
             ),
             Some(sweep) => return planned(sweep, &checked, arguments),
             None => {}
@@ -120,7 +120,7 @@ fn planned(sweep: &Sweep, checked: &CheckedSweep, arguments: &PlanArgs) -> Resul
                 predict(plan, arguments, &mut predictions)?;
                 if !predictions.is_empty() {
                     output::note(&format!(
-                        "these are of the run with {}; `--predict` predicts all runs\n",
+                        "the predictions above are of the run with {}; `--predict` predicts every run\n",
                         member.name()
                     ));
                 }
@@ -173,7 +173,10 @@ impl Predictions {
 
     fn text(&self) -> String {
         let (seconds, memory) = (figures::duration(self.seconds), figures::bytes(self.memory));
-        format!("predicted all runs: about {seconds} one stage after another, at most {memory} in one\n")
+        format!(
+            "predicted for all runs: about {seconds} if stages run one after another, at most {memory} in one \
+             stage\n"
+        )
     }
 }
 

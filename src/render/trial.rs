@@ -77,12 +77,15 @@ fn compiled(trial: &Trial) -> String {
     }
 }
 
-/// The derivative that is not finite, with which a run would stop.
+/// The derivative, or the loss, that is not finite, with which a run would stop.
 pub fn not_finite(trial: &Trial) -> Option<String> {
     let bad = |value: &f64| !value.is_finite();
     let of = |by: &TrialValue| Some((by.name.clone(), *by.f64.iter().find(|value| bad(value))?));
-    let (name, value) = trial.gradients.iter().find_map(of)?;
-    Some(format!("d loss / d {name} is {value}: a run would stop here"))
+    if let Some((name, value)) = trial.gradients.iter().find_map(of) {
+        return Some(format!("d loss / d {name} is {value}: a run would stop here"));
+    }
+    let (name, value) = of(&trial.loss)?;
+    Some(format!("the {name} is {value}: a run would stop here"))
 }
 
 /// The first number for which the compiled code and the formula are not both finite, the same infinity, or

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tempfile::NamedTempFile;
 
 use crate::content;
+use crate::lock::no_locks;
 
 /// A file could not be written; an earlier file at `path` is unchanged.
 #[derive(Debug, thiserror::Error)]
@@ -120,9 +121,11 @@ pub(crate) fn partial_file(folder: &Path, mode: u32) -> io::Result<NamedTempFile
     loop {
         let file =
             tempfile::Builder::new().prefix(PARTIAL).permissions(permissions.clone()).tempfile_in(folder)?;
-        if file.as_file().lock().is_err() {
-            // The file system has no locks.
-            return Ok(file);
+        match file.as_file().lock() {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) if no_locks(&error) => return Ok(file),
+            Err(error) => return Err(error),
         }
         // It may have been removed before it was locked.
         match fs::metadata(file.path()) {

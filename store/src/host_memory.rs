@@ -13,8 +13,12 @@ pub fn total() -> Option<u64> {
 }
 
 fn of_machine(field: &str) -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix(field))?;
+    kilobytes(&std::fs::read_to_string("/proc/meminfo").ok()?, field)
+}
+
+/// Bytes of a line such as `VmHWM:     1234 kB`.
+pub fn kilobytes(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 

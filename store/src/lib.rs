@@ -160,11 +160,12 @@ impl Folder {
             let sums = Checksums { about: about.to_owned(), files };
             let sums = serde_json::to_vec(&sums).expect("checksums are plain data");
             write_atomically(&folder.join(CHECKSUMS), |file| file.write_all(&sums))?;
-            if replaces {
-                self.rename(name, &old)?;
-                self.rename(&new, name).inspect_err(|_| {
+            if replaces && !self.swap(&new, name)? {
+                let back = |_: &WriteError| {
                     let _ = self.rename(&old, name);
-                })?;
+                };
+                self.rename(name, &old).inspect_err(back)?;
+                self.rename(&new, name).inspect_err(back)?;
             }
             Ok(())
         });
@@ -173,9 +174,22 @@ impl Folder {
             let _ = fs::remove_dir_all(&folder);
         }
         written?;
-        // The new entry counts, whether this one can be deleted or not.
-        let _ = self.remove(&old);
+        // The new entry counts, whether the earlier one can be deleted or not.
+        if replaces {
+            let _ = self.remove(&new).and(self.remove(&old));
+        }
         Ok(())
+    }
+
+    /// Swaps two entries durably, so that both names always have one; false where the file system can't.
+    fn swap(&self, one: &str, other: &str) -> Result<bool, WriteError> {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        let (one, other) = (self.path(one), self.path(other));
+        if renameat_with(CWD, &one, CWD, &other, RenameFlags::EXCHANGE).is_err() {
+            return Ok(false);
+        }
+        let synced = files::sync_folder(files::folder_of(&other));
+        synced.map(|()| true).map_err(|source| WriteError { path: other, source })
     }
 
     /// Renames an entry's folder durably.

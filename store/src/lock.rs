@@ -28,7 +28,7 @@ impl Lock {
     /// Takes the lock of the file at this path; `None` if another process or thread holds it. One that only
     /// looks whether it is held ([`Lock::is_held`]) is waited for.
     pub fn try_at(path: &Path) -> Result<Option<Lock>, WriteError> {
-        Lock::take(path, &[1, 2, 4, 8])
+        Lock::take(path, &[1, 2, 4, 8, 16, 32, 64, 128])
     }
 
     /// `waits` are the milliseconds to wait before each further attempt.
@@ -91,7 +91,7 @@ impl Lock {
 
 /// Whether the file system has no locks. NFS without a lock daemon says ENOLCK, for which the standard
 /// library has no kind.
-fn no_locks(error: &io::Error) -> bool {
+pub(crate) fn no_locks(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::Unsupported || error.raw_os_error() == Some(libc::ENOLCK)
 }
 

@@ -73,10 +73,10 @@ assert "32 rows" in refuses(train.padded_alike, small(32), 48, 37)
 
 # Texts that look like times stay texts, and a message may have several parts.
 parts = [{"type": "text", "text": "2024-01-02"}]
-prompts = ["2024-01-01", [{"role": "user", "content": "2024-01-01"}, {"role": "user", "content": parts}]]
+prompts = ["2024-01-01", "a\u2028b", [{"role": "user", "content": "2024-01-01"}, {"role": "user", "content": parts}]]
 for prompt in prompts:
     path = folder / "rows.jsonl"
-    path.write_text("".join(json.dumps({"prompt": prompt, "group": group}) + "\n" for group in range(2)))
+    path.write_text("".join(json.dumps({"prompt": prompt, "group": group}, ensure_ascii=False) + "\n" for group in range(2)))
     assert train.read_rows(path)[0]["prompt"] == prompt, prompt
 
 # Distributions at a temperature of 0.5, by their definitions.

@@ -93,7 +93,10 @@ impl CompiledTerm {
     }
 
     /// The number of outcomes whose value and gradient are finite, and that of all outcomes that can be
-    /// drawn.  # Errors A description of what the toy model lacks.
+    /// drawn.
+    ///
+    /// # Errors
+    /// A description of what the toy model lacks.
     pub fn finite_outcomes(
         &self,
         toy: &ToyModel,

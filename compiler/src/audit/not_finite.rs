@@ -1,7 +1,7 @@
 //! Finds terms whose value or gradient is infinite or NaN for something that can be drawn.
 
 use mopd_lang::diag::{Code, Diagnostic};
-use mopd_lang::formula::{Formula, text};
+use mopd_lang::formula::{Formula, FormulaKind, FormulaNode, Function, ModelSignal, Signal, text};
 use mopd_lang::source::Span;
 
 use super::expectation::{ALL, CompiledTerm};
@@ -11,9 +11,9 @@ use super::view::TermView;
 
 /// What makes a term's value or gradient infinite or NaN.
 pub(super) struct NonFinite<'a> {
-    /// The innermost part that is not finite.
+    /// The innermost part that is not finite, or the `where` that it is in.
     pub part: &'a Formula,
-    /// Whether it is so for every outcome of the toy model, not just for some.
+    /// Whether it is so for every outcome of every model, not just for some.
     pub always: bool,
 }
 
@@ -56,11 +56,33 @@ impl<'a> Query<'a> {
         let factors = [Some(self.view.value), self.view.weight, self.view.own_weight];
         let whole = factors.into_iter().flatten().find(|factor| is_non_finite(factor));
         let mut part = whole.unwrap_or(self.view.value);
-        while let Some(operand) = part.operands().into_iter().find(|operand| is_non_finite(operand)) {
+        // A branch of a `where` may be infinite by itself and finite wherever it is chosen.
+        let is_where =
+            |part: &Formula| matches!(part.0.kind, FormulaKind::Apply { function: Function::Where, .. });
+        while !is_where(part)
+            && let Some(operand) = part.operands().into_iter().find(|operand| is_non_finite(operand))
+        {
             part = operand;
         }
-        Some(NonFinite { part, always: finite == 0 })
+        Some(NonFinite { part, always: finite == 0 && !part.any(has_assumed_values) })
     }
+}
+
+/// Whether the values of a signal in toy models say nothing of those in a run, which may have any.
+fn has_assumed_values(node: &FormulaNode) -> bool {
+    matches!(
+        &node.kind,
+        FormulaKind::Signal(
+            Signal::Data { .. }
+                | Signal::Reward
+                | Signal::RewardPart { .. }
+                | Signal::SpanScore { .. }
+                | Signal::Loss
+                | Signal::TermLoss { .. }
+                | Signal::ValidationLoss
+                | Signal::Of { part: ModelSignal::Score | ModelSignal::Value, .. }
+        )
+    )
 }
 
 /// The number of outcomes with a finite value and gradient, and that of all outcomes. `None` if the toy model

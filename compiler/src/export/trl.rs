@@ -325,7 +325,7 @@ fn stage(settings: &ExportSettings, coverage: &mut Coverage) -> Value {
     let adapter = match &settings.train.trainable {
         Trainable::Weights { .. } => Value::Null,
         Trainable::Adapter(adapter @ Adapter { kind, rank, alpha, dropout, targets, layers }) => {
-            adapters::report(settings, adapter, "; `train.py` looks, and stops", coverage);
+            adapters::report(settings, adapter, "; `train.py` checks this and stops", coverage);
             let names: Vec<&str> = targets.iter().map(|target| target.module()).collect();
             let layers = layers.map(|(first, last)| (first..=last).collect::<Vec<u32>>());
             json!({

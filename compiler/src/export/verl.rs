@@ -392,7 +392,10 @@ fn model_and_prompts(settings: &ExportSettings, set: &mut dyn FnMut(&str, Value)
         if layers.is_some() {
             coverage.refuse("`layers` of an adapter", at, "verl adapts all layers");
         }
-        adapters::report(settings, adapter, "", coverage);
+        if *kind == AdapterKind::Lora {
+            let otherwise = ", and verl does not stop: leave these targets out for such a model";
+            adapters::report(settings, adapter, otherwise, coverage);
+        }
         set("actor_rollout_ref.model.lora_rank", json!(rank));
         set("actor_rollout_ref.model.lora_alpha", json!(alpha));
         let names: Vec<&str> = targets.iter().map(|target| target.module()).collect();

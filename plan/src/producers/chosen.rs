@@ -67,7 +67,7 @@ impl Chosen {
 impl Producer {
     /// The completions that are drawn for a group, also those that are left out of it.
     pub fn drawn_group(&self) -> u32 {
-        let inside = self.kind().inner().first().map_or(0, |inner| inner.drawn_group());
+        let inside = self.kind().inner().iter().map(|inner| inner.drawn_group()).max().unwrap_or(0);
         inside.max(self.kind().group())
     }
 

@@ -258,6 +258,11 @@ fn all_completions_of_a_choice_are_drawn() {
     let choice = SampleChoice::Best { by, count: 1 };
     let best: Producer = Chosen { choice, of: Producer::student(many) }.into();
     assert_eq!((best.kind().group(), best.drawn_group()), (1, 16));
+    // An upper bound, whichever part a prompt belongs to.
+    let half = Schedule::Constant { value: 0.5 };
+    let plain = || Producer::student(sampling());
+    assert_eq!(Producer::mix(half.clone(), best.clone(), plain()).drawn_group(), 16);
+    assert_eq!(Producer::mix(half, plain(), best).drawn_group(), 16);
 }
 
 /// Both models process each token that is drawn.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use mopd_kernels::accelerator;
 use mopd_kernels::os::{MmapLargeBlocksGuard, trim_heap};
 pub use mopd_store::host_memory::available;
+use mopd_store::host_memory::kilobytes;
 use tch::Device;
 
 use super::place::Place;
@@ -92,12 +93,6 @@ pub fn release_free() {
 pub fn with_exact_memory<T>(f: impl FnOnce() -> T) -> T {
     let _exact = MmapLargeBlocksGuard::new(64 << 10);
     f()
-}
-
-/// Bytes of a line such as `VmHWM:     1234 kB`.
-fn kilobytes(text: &str, name: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
 #[cfg(test)]

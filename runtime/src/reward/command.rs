@@ -55,7 +55,10 @@ impl CommandReward {
         let name = format!("{file}:{function}");
         let CommandReward { pool, batch, .. } =
             CommandReward::of("reward function", &name, limit_seconds, batch, range, folder)?;
-        let words = [&python(), "-c", CALLS, file, function].map(quoted).join(" ");
+        let words = shlex::try_join([&python(), "-c", CALLS, file, function]).map_err(|_| {
+            let setting = "a name with a NUL character".to_owned();
+            RewardError::Setting { program: format!("reward function `{name}`"), setting }
+        })?;
         Ok(CommandReward { pool: pool.started_by(format!("exec {words}")), batch, range, whole: true })
     }
 
@@ -129,9 +132,4 @@ impl CommandReward {
             }
         })
     }
-}
-
-/// Quotes a word for the shell.
-fn quoted(word: &str) -> String {
-    format!("'{}'", word.replace('\'', r"'\''"))
 }

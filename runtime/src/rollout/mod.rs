@@ -106,7 +106,8 @@ const ROWS: usize = 256;
 const READ: usize = Place::cpu().sizes.read;
 
 /// Bytes that keys, values and logits of the rows in flight may take. A row that alone needs more than this
-/// gets what it needs. No result depends on the budget.
+/// gets what it needs. On the CPU no result depends on the budget; on a GPU, last bits depend on how many
+/// rows advance together (`in_step.rs`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryBudget(pub usize);
 

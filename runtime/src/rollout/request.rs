@@ -9,8 +9,8 @@ use super::{Completion, Prompt, READ, ROWS, units};
 use crate::random::Key;
 use crate::tokenizer::Token;
 
-/// Prompts and how their completions are sampled. Results depend on nothing else: the grouping of prompts for
-/// prefill, too, follows from the request alone.
+/// Prompts and how their completions are sampled. On the CPU, results depend on nothing else: the grouping of
+/// prompts for prefill, too, follows from the request alone.
 #[derive(Clone, Debug)]
 pub struct RolloutRequest {
     pub prompts: Vec<OwnedPrompt>,

@@ -41,7 +41,7 @@ impl DeviceMemoryBudget {
 
     /// The budget for the rows that a task generates at a time. Half of the memory is for the rows of all
     /// tasks; the rest is for weights, activations and other programs. `exclusive` says that no other task
-    /// runs. No result depends on the budget.
+    /// runs. [`MemoryBudget`] says which results depend on it.
     pub fn generation(&self, exclusive: bool) -> MemoryBudget {
         let Some(bytes) = self.bytes else { return MemoryBudget(UNKNOWN) };
         let tasks = self.parallel_tasks(exclusive);

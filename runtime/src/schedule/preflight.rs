@@ -157,17 +157,21 @@ fn weights_fit(
 ) -> Result<()> {
     let place = if job.plan.experiment.device == Some(Device::Cpu) { Place::cpu() } else { place };
     let device_memory = DeviceMemoryBudget::detect(1, place).per_process(job.processes);
-    if fits::weights(job, tasks, specs, &device_memory, |_| true).is_ok() {
-        return Ok(());
-    }
+    let Err(too_large) = fits::weights(job, tasks, specs, &device_memory, |_| true) else { return Ok(()) };
     // The store may have the results of stages that do not fit. Keys are computed only now, since they need
     // everything that a run reads.
     let folder = Path::new(&job.store);
     let store = if folder.is_dir() { Store::open(folder).ok() } else { None };
-    let prepared = prepared(job, None, store.as_ref(), control)?;
+    let Some(store) = store.filter(|_| !job.fresh) else { return Err(too_large) };
+    let prepared = match prepared(job, None, Some(&store), control) {
+        Ok(prepared) => prepared,
+        Err(Error::Interrupted) => return Err(Error::Interrupted),
+        // That the models are too large is known, whatever else is wrong.
+        Err(_) => return Err(too_large),
+    };
     let keys = keys_of(job, &prepared, &Arithmetic::of_this_machine(&versions.libtorch), place);
     let forced = super::forced(&job.plan, tasks, &job.from);
-    let stored = |index| store.as_ref().is_some_and(|store| keys.all_of(index).all(|key| store.has(key)));
-    let waiting = |index: usize| job.fresh || forced[index] || !stored(index);
+    let stored = |index| keys.all_of(index).all(|key| store.has(key));
+    let waiting = |index: usize| forced[index] || !stored(index);
     fits::weights(job, tasks, specs, &device_memory, waiting)
 }

@@ -171,7 +171,10 @@ pub fn run(
     let device_memory = DeviceMemoryBudget::detect(workers, place).per_process(job.processes);
     fits::weights(job, tasks, &prepared.specs, &device_memory, waiting)?;
     disk_space::check(job, &prepared, &keys, waiting, control)?;
-    let resumes = |index: usize| if forced[index] { 0 } else { store.last_step(keys.of(index)) };
+    let resumes = |index: usize| {
+        let own = if forced[index] { 0 } else { store.last_step(keys.of(index)) };
+        if own > 0 { own } else { fork_of(&job.forks, plan, &tasks[index]).map_or(0, |fork| fork.step) }
+    };
     let to_do = TasksToDo { keys: &keys, waiting: &waiting, done: &resumes };
     let predicted =
         Predicted::new(job, &prepared, Path::new(&job.store), place, &device_memory, control, to_do)?;

@@ -464,17 +464,13 @@ impl Scheduler<'_> {
     fn stopped(&self, job: &StageJob, stopped: train::StoppedTraining) -> TaskStopped {
         let train::StoppedTraining { mut error, last_good, record } = stopped;
         if let Some(weights) = last_good {
-            error = match self.store.keep_last_good(job.key, &self.provenance(job, &weights), &weights) {
-                Ok(folder) => {
-                    let usual =
-                        "lower `lr`, or bound the numbers that the objective divides by or exponentiates";
-                    let way_out = error.own_help().unwrap_or(usual).to_owned();
-                    error.help(format!("the weights before that step are in {}; {way_out}", folder.display()))
-                }
-                Err(storage) => {
-                    error.help(format!("the weights before that step could not be stored: {storage}"))
-                }
+            let usual = "lower `lr`, or bound the numbers that the objective divides by or exponentiates";
+            let way_out = error.own_help().unwrap_or(usual).to_owned();
+            let kept = match self.store.keep_last_good(job.key, &self.provenance(job, &weights), &weights) {
+                Ok(folder) => format!("are in {}", folder.display()),
+                Err(storage) => format!("could not be stored: {storage}"),
             };
+            error = error.help(format!("{way_out}. The weights before that step {kept}"));
         }
         TaskStopped { error, record }
     }

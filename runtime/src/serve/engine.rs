@@ -165,15 +165,15 @@ impl ServingEngine {
         }
     }
 
-    /// The engine with the weights of an update, or as it was if that can't be used.
-    pub fn updated(
-        self,
-        update: &WeightsUpdate,
-        shared: &Shared,
-    ) -> (ServingEngine, Result<(), RequestRefusal>) {
+    /// The engine with the weights of an update, or as it was if that can't be used. The client that waits
+    /// for the reply may be gone.
+    pub fn updated(self, update: &WeightsUpdate, reply: ReplySender<()>, shared: &Shared) -> ServingEngine {
         let loaded = match caught(|| update.load(&self.weights)) {
             Ok(loaded) => loaded,
-            Err(refused) => return (self, Err(refused)),
+            Err(refused) => {
+                let _ = reply.send(Err(refused));
+                return self;
+            }
         };
         let _guard = no_grad_guard();
         let ServingEngine { weights, decoder, place, kind, limits } = self;
@@ -182,9 +182,14 @@ impl ServingEngine {
         match caught(|| Ok(ServingEngine::new(loaded.weights, place, kind, limits))) {
             Ok(engine) => {
                 update.note(loaded.content, shared);
-                (engine, Ok(()))
+                let _ = reply.send(Ok(()));
+                engine
             }
-            Err(refused) => (ServingEngine::new(weights, place, kind, limits), Err(refused)),
+            Err(refused) => {
+                // First, since there may be no memory for the old model either.
+                let _ = reply.send(Err(refused));
+                ServingEngine::new(weights, place, kind, limits)
+            }
         }
     }
 

@@ -111,10 +111,7 @@ fn answer_all(
     control: &Control,
 ) -> Result<()> {
     while let Some((update, reply)) = answer_until_update(&engine, shared, waiting, control)? {
-        let updated;
-        (engine, updated) = engine.updated(&update, shared);
-        // The client may be gone.
-        let _ = reply.send(updated);
+        engine = engine.updated(&update, reply, shared);
     }
     Ok(())
 }

@@ -87,8 +87,10 @@ impl Store {
     /// are deleted.
     pub fn resume_from(&self, key: &str) -> Result<(Option<TrainState>, Vec<String>)> {
         let (state, damaged) = self.last_state(key);
-        let last = state.as_ref().map(|state| state.position.step);
-        self.drop_others(key, |step| Some(step) <= last)?;
+        // Where none can be read, the reason may pass. The next state that is stored replaces them.
+        if let Some(last) = state.as_ref().map(|state| state.position.step) {
+            self.drop_others(key, |step| step <= last)?;
+        }
         Ok((state, damaged))
     }
 
@@ -108,8 +110,8 @@ impl Store {
     /// Deletes all checkpoints of a stage but the last intact one. Returns false if nothing was deleted.
     pub fn drop_older_states(&self, key: &str) -> Result<bool> {
         let intact = |step: &u32| self.folder.verify(&of_step(key, *step)).is_ok();
-        let last = self.steps(key).into_iter().find(intact);
-        self.drop_others(key, |step| Some(step) == last)
+        let Some(last) = self.steps(key).into_iter().find(intact) else { return Ok(false) };
+        self.drop_others(key, |step| step == last)
     }
 
     /// Deletes the checkpoints of a stage that are not kept. Returns false if there are none.

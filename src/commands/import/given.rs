@@ -235,7 +235,7 @@ fn trl_class(settings: &[GivenSetting]) -> &'static str {
     let has = |name: &str| settings.iter().any(|setting| setting.path.split('.').next() == Some(name));
     if has("teacher_server_urls") || has("teacher_top_k") {
         "AsyncDistillationConfig"
-    } else if has("lmbda") || has("seq_kd") {
+    } else if has("lmbda") || has("seq_kd") || has("max_new_tokens") {
         "GKDConfig"
     } else {
         "DistillationConfig"

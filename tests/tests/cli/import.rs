@@ -233,6 +233,15 @@ fn an_experiment_is_written_where_it_is_asked() {
     assert!(place.read("b.mopd").contains("kl(teacher || student)"));
 }
 
+/// `max_new_tokens` is a setting of GKD alone among the three classes.
+#[test]
+fn a_gkd_configuration_is_known_by_its_settings() {
+    let place = Place::new();
+    place.write("a.yaml", "teacher_model_name_or_path: big\nmax_new_tokens: 128\nbeta: 0.5\n");
+    let said = place.mopd(&["import", "a.yaml"]).is(0, &[]);
+    assert!(said.out.contains("GKDConfig") && said.out.contains("max_tokens"), "{}", said.out);
+}
+
 /// GRPO's and DPO's `beta` are no part of a divergence between teacher and student.
 #[test]
 fn a_configuration_of_another_trainer_is_refused() {

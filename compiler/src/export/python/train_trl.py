@@ -17,8 +17,9 @@ os.chdir(HERE)
 
 def read_rows(path):
     """Texts stay texts: the reader of `load_dataset` makes times of texts that all look like one."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return datasets.Dataset.from_list([json.loads(line) for line in lines], on_mixed_types="use_json")
+    # Not `splitlines`, which also splits at U+2028 inside of texts.
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return datasets.Dataset.from_list([json.loads(line) for line in lines if line], on_mixed_types="use_json")
 
 
 def tokenizer_ids(tokenizer, rows):
@@ -33,7 +34,7 @@ def padded_alike(model, rows, entries):
     """The model with `rows` rows of the embedding, as many as the student has. Those from `entries` are padding."""
     own = model.get_input_embeddings().weight.shape[0]
     if own < entries:
-        raise ValueError(f"{model.name_or_path} has {own} rows of the embedding, and the tokenizer has {entries} ids")
+        raise ValueError(f"{model.name_or_path} has {own} rows of the embedding, and the tokenizer has {entries} ids: use a teacher with the student's tokenizer")
     if own != rows:
         model.resize_token_embeddings(rows, mean_resizing=False)
     return model

@@ -77,20 +77,14 @@ pub(super) fn lower<'a>(
     let states = objective.states(&losses)?;
     let learned = objective.learned(losses)?;
     let weight = objective.reported_weight();
+    let terms = objective.reported_terms(chosen);
     // Last, so that all other nodes are the same as without it.
     let term_gradients = match request.each_term {
         true => objective.term_gradients(&live)?,
         false => Vec::new(),
     };
 
-    let ObjectiveLowering { mut lowering, objective, terms, denominators, .. } = objective;
-    let terms = terms.into_iter().map(|LoweredTerm { checked, per_token, when, .. }| {
-        // 0 where the term does not apply, as in its loss: it may be infinite there.
-        let when = when.filter(|when| Some(*when) != chosen);
-        let (value, _) = only_where(&mut lowering.graph, per_token, when);
-        Term { name: checked.name.clone(), value, origin: checked.origin }
-    });
-    let terms = terms.collect();
+    let ObjectiveLowering { lowering, objective, denominators, .. } = objective;
     assert_eq!(lowering.graph.check(), Ok(()));
     let live = lowering.primitives.into_iter().zip(gradients);
     let live = live
@@ -189,6 +183,18 @@ impl<'a> ObjectiveLowering<'a> {
             terms.push(LoweredTerm { checked, per_token, bare, value, weight: own, when });
         }
         Ok(ObjectiveLowering { lowering, objective, place, weight, terms, denominators: Vec::new() })
+    }
+
+    /// The terms as they are reported: 0 where a term does not apply, as in its loss, because it may be
+    /// infinite there. `chosen` are the tokens in blocks.
+    fn reported_terms(&mut self, chosen: Option<NodeId>) -> Vec<Term> {
+        let graph = &mut self.lowering.graph;
+        let reported = |LoweredTerm { checked, per_token, when, .. }: &LoweredTerm| {
+            let when = when.filter(|when| Some(*when) != chosen);
+            let (value, _) = only_where(graph, *per_token, when);
+            Term { name: checked.name.clone(), value, origin: checked.origin }
+        };
+        self.terms.iter().map(reported).collect()
     }
 
     fn constant(&self, node: NodeId) -> Option<f64> {

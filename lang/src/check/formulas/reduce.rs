@@ -249,7 +249,14 @@ impl Checker {
             return true;
         };
         let (elements, counted) = (last.elements, operand.axis());
-        let of_lengths = operand.any(|part| matches!(part.kind, FormulaKind::Signal(Signal::Length)));
+        // A length, or a sum over the elements, counts them.
+        let of_lengths = operand.any(|part| match &part.kind {
+            FormulaKind::Signal(Signal::Length) => true,
+            FormulaKind::Reduce { reduction: Reduction::Sum | Reduction::Count, operand, .. } => {
+                operand.axis() >= elements
+            }
+            _ => false,
+        });
         if last.operation != Reduction::Sum || counted >= elements || counted <= Axis::Batch || of_lengths {
             return true;
         }

@@ -67,7 +67,29 @@ impl Checker {
         let before = &self.sources.file(span.file).text[..span.start as usize];
         let words = before.lines().rev().filter_map(|line| line.split_whitespace().next());
         let begins = |word: &&str| {
-            ["let", "term", "state", "select", "weight", "reduce", "objective", "fn", "pub"].contains(word)
+            [
+                "let",
+                "term",
+                "state",
+                "select",
+                "weight",
+                "when",
+                "reduce",
+                "objective",
+                "fn",
+                "pub",
+                "model",
+                "stage",
+                "teacher",
+                "domain",
+                "route",
+                "compare",
+                "dataset",
+                "filter",
+                "experiment",
+                "param",
+            ]
+            .contains(word)
         };
         words.into_iter().find(begins) == Some("let")
     }

@@ -256,14 +256,17 @@ fn looked_at(numbers: &[Tape], steps: u32) -> Vec<u32> {
     found
 }
 
-/// The numbers of the step alone by which a formula divides at every step, so not those in a `where`.
+/// The numbers of the step alone by which a formula divides at every step, so not those in a `where`, nor
+/// those whose quotient is bounded, as in `min(1, 5 / step)`.
 fn divisors(formula: &Formula) -> Vec<Formula> {
     let mut found: Vec<Formula> = Vec::new();
     let mut seen: FxHashSet<*const FormulaNode> = FxHashSet::default();
     let mut waiting = vec![formula];
     while let Some(next) = waiting.pop() {
         let FormulaKind::Apply { function, operands } = &next.0.kind else { continue };
-        if *function == Function::Where || !seen.insert(Rc::as_ptr(&next.0)) {
+        let is_chosen =
+            matches!(function, Function::Where | Function::Minimum | Function::Maximum | Function::Clip);
+        if is_chosen || !seen.insert(Rc::as_ptr(&next.0)) {
             continue;
         }
         if let (Function::Divide, [_, divisor]) = (function, operands.as_slice())

@@ -23,7 +23,7 @@ function references(box) {
     for (const old of document.querySelectorAll(`#table-${place} .difference`)) old.remove();
     const chosen = choice.value === "" ? null : known[Number(choice.value)];
     legend.textContent = chosen
-      ? `Below each number: its difference to ${rows[chosen.row].model}, with a 95% interval ${paired}; * where the interval leaves 0 out.`
+      ? `Below each number: its difference to ${rows[chosen.row].model}, with a 95% interval ${paired}; * marks an interval that excludes 0.`
       : "";
     chosen?.rows.forEach((cells, row) => cells.forEach((cell, column) => {
       if (!cell || row === chosen.row) return;
