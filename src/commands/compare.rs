@@ -211,36 +211,26 @@ pub fn notes(table: &ComparedTable) -> Vec<String> {
     let mut notes = vec![format!(
         "difference of means with its 95% interval; {seeds}{one_seed}; * marks an interval that excludes 0"
     )];
-    if !table.other_tests.is_empty() {
-        notes.push(format!(
-            "the test prompts differ, so nothing is paired there: {}",
-            table.other_tests.join(", ")
-        ));
-    }
-    if !table.other_rewards.is_empty() {
-        notes.push(format!(
-            "the rewards differ, so differences there and over all domains do not compare the models: {}",
-            table.other_rewards.join(", ")
-        ));
-    }
-    if !table.other_sampling.is_empty() {
-        notes.push(format!(
-            "the sampling differs, so differences there and over all domains do not compare the models: {}",
-            table.other_sampling.join(", ")
-        ));
-    }
-    if !table.one_prompt.is_empty() {
-        notes.push(format!(
+    let doubts = [
+        (&table.other_tests, "the test prompts differ, so nothing is paired there"),
+        (
+            &table.other_rewards,
+            "the rewards differ, so differences there and over all domains do not compare the models",
+        ),
+        (
+            &table.other_sampling,
+            "the sampling differs, so differences there and over all domains do not compare the models",
+        ),
+        (
+            &table.one_prompt,
             "with one test prompt, the intervals there and over all domains do not include the variation \
-             between prompts: {}",
-            table.one_prompt.join(", ")
-        ));
-    }
-    for (rows, which) in [(&table.only_before, "first"), (&table.only_after, "second")] {
-        if !rows.is_empty() {
-            notes.push(format!("only in the {which} run: {}", rows.join(", ")));
-        }
-    }
+             between prompts",
+        ),
+        (&table.only_before, "only in the first run"),
+        (&table.only_after, "only in the second run"),
+    ];
+    let given = doubts.into_iter().filter(|(names, _)| !names.is_empty());
+    notes.extend(given.map(|(names, text)| format!("{text}: {}", names.join(", "))));
     notes
 }
 
