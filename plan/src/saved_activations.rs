@@ -18,11 +18,12 @@ pub struct Rounding {
 impl<O> Train<O> {
     /// Whether a step trains on the completions of a rollout as the student wrote them, and holds all their
     /// activations at once anyway. Saved activations are useless for completions that a filter leaves out,
-    /// and for examples with a gradient each.
+    /// for examples with a gradient each, and from the second mini-batch on: the weights have changed then.
     pub fn saves_activations(&self, rollout: &Rollout) -> bool {
         let rewritten = self.sees.as_ref().is_some_and(|view| view.of_completions());
         let as_written = matches!(rollout.producer, Producer::Student(_)) && !rewritten;
-        as_written && self.filter.is_none() && self.private.is_none() && self.execution.micro_batch.is_none()
+        let whole = self.mini_batches <= 1 && self.execution.micro_batch.is_none();
+        as_written && whole && self.filter.is_none() && self.private.is_none()
     }
 
     pub fn rounding(&self) -> Rounding {

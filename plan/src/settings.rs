@@ -40,8 +40,11 @@ pub struct Train<O> {
     pub feedback: Vec<Feedback>,
     #[serde(rename = "prefixes")]
     pub rollout: Rollout,
-    /// Passes over each batch of rollouts, with one update each.
+    /// Passes over each batch of rollouts.
     pub passes: u32,
+    /// The parts that the prompts of a batch of rollouts are divided into, with one update for each in a pass.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub mini_batches: u32,
     /// A condition per group. A prompt whose rollouts do not meet it is replaced by the next one
     /// (arXiv:2503.14476, eq. 11).
     pub filter: Option<Formula>,
@@ -76,6 +79,15 @@ pub struct Train<O> {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alignment: Option<GradientAlignment>,
     pub execution: Execution,
+}
+
+pub fn one() -> u32 {
+    1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+pub fn is_one(number: &u32) -> bool {
+    *number == 1
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -128,6 +140,16 @@ impl<O: Clone> Train<O> {
 }
 
 impl<O> Train<O> {
+    /// The updates from each batch of rollouts: for every pass, one for each mini-batch.
+    pub fn updates_per_batch(&self) -> u32 {
+        self.passes.max(1).saturating_mul(self.mini_batches.max(1))
+    }
+
+    /// The number of the mini-batch that the update of a step trains on.
+    pub fn mini_batch_of(&self, step: u32) -> u32 {
+        step % self.updates_per_batch() % self.mini_batches.max(1)
+    }
+
     /// The models that must exist before the stage, with repetition.
     pub fn inputs(&self) -> Vec<ModelId> {
         std::iter::once(self.start)

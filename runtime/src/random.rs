@@ -37,6 +37,8 @@ pub enum Purpose {
     Measure = 18,
     /// Teachers' continuations of the student's blocks.
     Agreement = 19,
+    /// The division of a batch into mini-batches.
+    MiniBatch = 20,
 }
 
 /// A family of streams: one per pair of indices.

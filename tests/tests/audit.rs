@@ -632,6 +632,11 @@ fn a_trust_region_is_for_the_later_passes() {
     let found = checked(ONE, body, &stage_with("passes = 4"));
     let severe = |found: &&Diagnostic| found.severity == mopd_lang::diag::Severity::Error;
     assert!(!found.iter().any(|found| severe(&found)), "{found:?}");
+    // A later mini-batch was drawn by an earlier student, too.
+    for value in ["0.5 * (live ratio - 1)^2", "(student.logp - sampler.logp) * live ratio"] {
+        let found = checked(ONE, &format!("term t = {value}"), &stage_with("mini_batches = 2"));
+        assert!(!codes(&found).contains(&Code::ZeroGradient), "{value}: {found:?}");
+    }
     // In the first pass, single tokens have a gradient, which is noise.
     let own = "sample(n: 1, temperature: 1, max_tokens: 16)";
     let twice = stage_on(&format!("mix(0.5, {own}, {own})")).replace("lr = 1e-3", "lr = 1e-3, passes = 2");

@@ -39,7 +39,7 @@ const RUNTIME: [&str; 28] = [
 
 /// The modules of `runtime/src/train`, from the bottom to the top. The header of its `mod.rs` says what they
 /// are.
-const TRAIN: [&str; 38] = [
+const TRAIN: [&str; 39] = [
     "learner_turn",
     "route",
     "stage",
@@ -60,6 +60,7 @@ const TRAIN: [&str; 38] = [
     "exchange",
     "student",
     "privacy",
+    "mini_batches",
     "batches",
     "rollouts",
     "scoring",

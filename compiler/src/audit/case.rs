@@ -22,8 +22,10 @@ pub(super) struct AuditCase<'a, 'b> {
     pub teachers: &'b Teachers,
     pub steps: u32,
     pub longest: f64,
-    /// Passes over each batch of these tokens, with one update each.
-    pub passes: u32,
+    /// Updates from each batch of these tokens.
+    pub updates: u32,
+    /// What these updates are to the reader: `passes`, or `updates from a batch` where it is divided.
+    pub called: &'static str,
     /// Where the experiment declares these tokens.
     pub rollout: Origin,
 }
@@ -53,10 +55,10 @@ impl<'a, 'b> AuditCase<'a, 'b> {
         self.query_of(self.view(), step, RunNumbers::AtStep)
     }
 
-    /// The case for the tokens of later passes.
+    /// The case for the tokens of later updates.
     pub fn later(&self) -> Option<AuditCase<'a, 'b>> {
-        let again = self.passes > 1 && matches!(self.sampler, Sampler::Student { .. });
-        again.then_some(AuditCase { sampler: &Sampler::LATER_PASSES, ..*self })
+        let again = self.updates > 1 && matches!(self.sampler, Sampler::Student { .. });
+        again.then_some(AuditCase { sampler: &Sampler::LATER_UPDATES, ..*self })
     }
 
     /// The case as text: `tokens that the student drew, on prompts that go to now`.

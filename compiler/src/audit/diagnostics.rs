@@ -87,7 +87,8 @@ impl<'a> AuditPass<'a> {
         if self.seen.contains(&seen) {
             return;
         }
-        let (steps, longest, passes) = (seen.usage.steps, seen.usage.longest, train.passes);
+        let (steps, longest, updates) = (seen.usage.steps, seen.usage.longest, seen.usage.updates);
+        let called = if train.mini_batches > 1 { "updates from a batch" } else { "passes" };
         let facts = |teachers| RunFacts {
             teachers,
             steps,
@@ -102,10 +103,10 @@ impl<'a> AuditPass<'a> {
         }
         self.silent(&train.objective, &seen.usage, &seen.at_first, &facts);
         for term in &train.objective.terms {
-            let (rollout, left, passes) = match &term.data {
+            let (rollout, left, updates) = match &term.data {
                 Some(data) => (data.as_ref(), SampleFilter::default(), 1),
                 None => {
-                    (&train.rollout, SampleFilter { kept: seen.usage.kept, filter: filter(train) }, passes)
+                    (&train.rollout, SampleFilter { kept: seen.usage.kept, filter: filter(train) }, updates)
                 }
             };
             let own = TermView::new(&train.objective, term, left);
@@ -129,7 +130,8 @@ impl<'a> AuditPass<'a> {
                         teachers,
                         steps,
                         longest,
-                        passes,
+                        updates,
+                        called,
                         rollout,
                     });
                 }
@@ -159,7 +161,7 @@ impl<'a> AuditPass<'a> {
         for (case, how) in vanishing {
             let later = case.later().is_some_and(|later| later.vanishes().is_none());
             match how {
-                // The term has an effect in later passes.
+                // The term has an effect in later updates.
                 Vanishing::Nothing if later => {}
                 Vanishing::Cancels if nowhere && !later => self.zero(case),
                 Vanishing::Nothing if nowhere => self.nothing(case),
@@ -239,13 +241,11 @@ impl<'a> AuditPass<'a> {
 
     /// Reports a gradient that vanishes on some of the tokens, or only in the first pass over them.
     fn zero_somewhere(&mut self, case: &AuditCase, how: Vanishing, later: bool) {
-        let pass = match case.passes {
-            passes if later => format!(" in the first of {passes} passes"),
-            _ => String::new(),
-        };
+        let first =
+            if later { format!(" in the first of {} {}", case.updates, case.called) } else { String::new() };
         let text = match how {
             Vanishing::Cancels => {
-                format!("the mean gradient of this term is exactly 0{pass} on {}", case.on())
+                format!("the mean gradient of this term is exactly 0{first} on {}", case.on())
             }
             Vanishing::Nothing => format!("no gradient comes from this term on {}", case.on()),
         };
@@ -256,8 +256,7 @@ impl<'a> AuditPass<'a> {
         let (which, help) = match later {
             true => (
                 "these are",
-                "later passes do train, because these tokens were then sampled by an \
-                earlier student",
+                "later ones do train, because these tokens were then sampled by an earlier student",
             ),
             false => ("some of these are", "the others do train; remove these if they are not needed"),
         };

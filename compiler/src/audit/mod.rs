@@ -76,8 +76,8 @@ pub struct ObjectiveUse {
     pub kept: bool,
     /// The condition on the prompts of completions that are trained on.
     pub filter: Option<Formula>,
-    /// Passes over each batch of rollouts, with one update each.
-    pub passes: u32,
+    /// Updates from each batch of rollouts.
+    pub updates: u32,
     /// The steps of the run; `None` if they are not known.
     pub steps: Option<u32>,
     /// The most tokens of a completion; infinite if that is not known.
@@ -94,7 +94,7 @@ impl ObjectiveUse {
             casts: vec![Teachers::default()],
             kept: false,
             filter: None,
-            passes: 1,
+            updates: 1,
             steps: None,
             longest: f64::INFINITY,
         }
@@ -112,7 +112,7 @@ impl ObjectiveUse {
             casts,
             kept: train.keep == Keep::Correct,
             filter: filter(train).cloned(),
-            passes: train.passes,
+            updates: train.updates_per_batch(),
             steps,
             longest: range::longest(train),
         }
@@ -216,15 +216,15 @@ pub fn audit_term<'a>(objective: &'a Objective, term: usize, usage: &'a Objectiv
     };
     let zero = |findings: &[TermVerdict]| findings.iter().all(|finding| finding.verdict == Verdict::Zero);
     if !streams.is_empty() {
-        let later = usage.passes > 1 && own.data.is_none();
+        let later = usage.updates > 1 && own.data.is_none();
         let mut findings: Vec<TermVerdict> = Vec::new();
         for sampler in &streams {
             let first = on(sampler);
-            // A term for later passes vanishes in the first pass.
+            // A term for later updates vanishes in the first.
             let silent = later && matches!(sampler, Sampler::Student { .. }) && zero(&first);
             findings.extend(first);
             if silent {
-                findings.extend(on(&Sampler::LATER_PASSES));
+                findings.extend(on(&Sampler::LATER_UPDATES));
             }
         }
         return TermAudit { term: own.name.clone(), findings };

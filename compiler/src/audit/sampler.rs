@@ -38,8 +38,8 @@ impl Sampler {
     /// The usual sampler for a library's objective.
     pub const ON_POLICY: Sampler = Sampler::Student { temperature: 1.0, top_p: None, top_k: None };
 
-    /// The tokens of later passes over the student's samples.
-    pub const LATER_PASSES: Sampler = Sampler::Elsewhere { name: "an earlier student" };
+    /// The student's samples in the second and later updates from a batch.
+    pub const LATER_UPDATES: Sampler = Sampler::Elsewhere { name: "an earlier student" };
 
     /// Whether tokens are sampled from the student's full distribution, at the temperature at which the
     /// objective scores them.

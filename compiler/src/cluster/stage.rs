@@ -133,13 +133,13 @@ pub fn simulate(plan: &Plan, model: ModelId, cluster: &Cluster) -> Result<StageP
     fits(cluster, &student, &scoring)?;
     let work = BatchWork::new(&stage, &student, cluster, &resources, &scoring);
     // A batch is finished before the next one is drawn, so all batches take equally long, except that the
-    // last may have fewer passes.
-    let passes = stage.train.passes.max(1);
-    let batches = [(f64::from(stage.steps / passes), passes), (1.0, stage.steps % passes)];
+    // last may have fewer updates.
+    let each = stage.train.updates_per_batch();
+    let batches = [(f64::from(stage.steps / each), each), (1.0, stage.steps % each)];
     let simulated: Vec<SimulatedBatches> = batches
         .into_iter()
-        .filter(|(count, passes)| *count > 0.0 && *passes > 0)
-        .map(|(count, passes)| SimulatedBatches { count, outcome: work.simulate(empty.clone(), passes) })
+        .filter(|(count, updates)| *count > 0.0 && *updates > 0)
+        .map(|(count, updates)| SimulatedBatches { count, outcome: work.simulate(empty.clone(), updates) })
         .collect();
     Ok(StagePrediction::new(stage.steps, &simulated, &resources))
 }
@@ -174,7 +174,10 @@ struct BatchWork<'a> {
     draw: f64,
     /// To update the student on a piece.
     update: f64,
+    /// The pieces of an update.
     pieces: u32,
+    /// The mini-batches of a batch.
+    mini_batches: u32,
     sequences: f64,
     /// Of a completion.
     tokens: f64,
@@ -199,9 +202,11 @@ impl<'a> BatchWork<'a> {
         let draw =
             (2.0 * parameters * f64::from(sequences) / flops).max(parameters * cluster.weight_bytes / read);
         let prefill = 2.0 * parameters * cluster.prompt_tokens * f64::from(sequences) / flops;
-        let piece = train.execution.micro_batch.unwrap_or(sequences).clamp(1, sequences.max(1));
-        let pieces = sequences.div_ceil(piece).clamp(1, PIECES);
-        let of_piece = f64::from(sequences) / f64::from(pieces);
+        let mini_batches = train.mini_batches.max(1);
+        let of_update = f64::from(sequences) / f64::from(mini_batches);
+        let piece = train.execution.micro_batch.map_or(of_update, f64::from).clamp(1.0, of_update.max(1.0));
+        let pieces = ((of_update / piece).ceil() as u32).clamp(1, PIECES);
+        let of_piece = of_update / f64::from(pieces);
         BatchWork {
             cluster,
             trainer,
@@ -211,6 +216,7 @@ impl<'a> BatchWork<'a> {
             draw: draw * tokens + prefill,
             update: student.update() * whole * of_piece / flops,
             pieces,
+            mini_batches,
             sequences: of_piece,
             tokens,
             whole,
@@ -218,13 +224,14 @@ impl<'a> BatchWork<'a> {
     }
 
     /// Simulates one batch and the updates that it is used for.
-    fn simulate(&self, mut simulation: Simulation, passes: u32) -> SimulationOutcome {
+    fn simulate(&self, mut simulation: Simulation, updates: u32) -> SimulationOutcome {
         let mut before = vec![simulation.task(self.own, "rollout", self.draw, Vec::new())];
-        for pass in 0..passes {
+        for update in 0..updates {
+            let first_pass = update < self.mini_batches;
             let mut updates = Vec::new();
             for _ in 0..self.pieces {
                 let mut scored = before.clone();
-                let asked_now = |of: &&Scoring| of.share > 0.0 && (pass == 0 || of.every_pass);
+                let asked_now = |of: &&Scoring| of.share > 0.0 && (first_pass || of.every_pass);
                 for teacher in self.scoring.iter().filter(asked_now) {
                     scored.push(self.score(&mut simulation, teacher, &before));
                 }

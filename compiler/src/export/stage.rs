@@ -178,7 +178,8 @@ fn steps(train: &Train<Objective>, rows: Option<&[RowFacts]>) -> Option<u32> {
         Length::Steps(steps) => Some(steps),
         Length::Epochs(epochs) => {
             let all: u32 = rows?.iter().map(|of| of.rows).sum();
-            Some(all.saturating_mul(epochs) / train.rollout.groups.max(1))
+            let batches = all.saturating_mul(epochs) / train.rollout.groups.max(1);
+            Some(batches.saturating_mul(train.mini_batches.max(1)))
         }
     }
 }
@@ -408,6 +409,7 @@ fn refusals(settings: &ExportSettings, of_checked: Option<&checked::Train>, cove
         feedback,
         rollout,
         passes,
+        mini_batches: _, // by each engine
         filter,
         curriculum,
         shares,
@@ -477,7 +479,8 @@ pub fn adamw<'a>(settings: &'a ExportSettings, coverage: &mut Coverage) -> Optio
 
 /// Sequences per forward pass: the largest divisor of the batch that is at most `micro_batch`.
 pub fn micro_batch(settings: &ExportSettings) -> u32 {
-    let all = settings.groups.saturating_mul(settings.samples).max(1);
+    let groups = settings.groups.div_ceil(settings.train.mini_batches.max(1));
+    let all = groups.saturating_mul(settings.samples).max(1);
     let wanted = settings.train.execution.micro_batch.unwrap_or(all).clamp(1, all);
     (1..=wanted).rev().find(|part| all.is_multiple_of(*part)).unwrap_or(1)
 }

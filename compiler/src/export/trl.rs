@@ -261,6 +261,10 @@ fn configuration(settings: &ExportSettings, coverage: &mut Coverage) -> Configur
     let at = settings.origins.model;
     let sequences = settings.groups.saturating_mul(settings.samples);
     coverage.exact(format!("{} prompts of {} samples a step", settings.groups, settings.samples), at);
+    if settings.train.mini_batches > 1 {
+        let why = "TRL's distillation samples new completions for each update";
+        coverage.refuse("`mini_batches` above 1", at, why);
+    }
     match settings.dtype {
         Dtype::Float32 => coverage.exact("`dtype = float32`", at),
         Dtype::Bfloat16 => {

@@ -1,5 +1,6 @@
 //! Export to verl 0.9.1: the complete configuration, and a plugin that computes the objective per token.
 
+mod mini_batches;
 mod rates;
 mod temperature;
 
@@ -233,6 +234,7 @@ fn configuration(
     let at = settings.origins.model;
     coverage.exact(format!("`dtype = {dtype}`"), at);
     coverage.exact(format!("{} prompts of {} samples a step", settings.groups, settings.samples), at);
+    mini_batches::report(settings, coverage);
     prompts(settings, &mut set);
     actor(settings, &mut set, dtype, micro);
     if let Some(objective) = objective {
@@ -304,7 +306,8 @@ const ACTOR: &str = "actor_rollout_ref.actor";
 const LOSS: &str = "distillation.distillation_loss";
 
 fn actor(settings: &ExportSettings, set: &mut dyn FnMut(&str, Value), dtype: &str, micro: u32) {
-    set(&format!("{ACTOR}.ppo_mini_batch_size"), json!(settings.groups));
+    let parts = settings.train.mini_batches.max(1);
+    set(&format!("{ACTOR}.ppo_mini_batch_size"), json!(settings.groups.div_ceil(parts)));
     set(&format!("{ACTOR}.ppo_micro_batch_size_per_gpu"), json!(micro));
     set(&format!("{ACTOR}.data_loader_seed"), json!(settings.seed));
     set(&format!("{ACTOR}.fsdp_config.seed"), json!(settings.seed));
@@ -327,18 +330,19 @@ fn loss(objective: &PluginObjective, set: &mut dyn FnMut(&str, Value)) {
 }
 
 fn trainer(settings: &ExportSettings, set: &mut dyn FnMut(&str, Value)) {
+    let steps = mini_batches::batches(settings);
     set("algorithm.adv_estimator", json!("grpo"));
     set("critic.enable", json!(false));
     set("reward.custom_reward_function.path", json!(export_path("mopd_rewards.py")));
     set("reward.custom_reward_function.name", json!("compute_score"));
     set("trainer.total_epochs", json!(1));
-    set("trainer.total_training_steps", settings.steps.map_or(Value::Null, |steps| json!(steps)));
+    set("trainer.total_training_steps", steps.map_or(Value::Null, |steps| json!(steps)));
     set("trainer.project_name", json!("mopd"));
     set("trainer.experiment_name", json!(settings.name));
     set("trainer.logger", json!(["console"]));
     set("trainer.n_gpus_per_node", json!(1));
     set("trainer.nnodes", json!(1));
-    set("trainer.save_freq", settings.steps.map_or(json!(-1), |steps| json!(steps)));
+    set("trainer.save_freq", steps.map_or(json!(-1), |steps| json!(steps)));
     set("trainer.test_freq", json!(-1));
     set("trainer.val_before_train", json!(false));
     set("trainer.default_local_dir", json!(export_path("checkpoints")));

@@ -107,7 +107,10 @@ fn training(train: &Train<Objective>, architecture: Option<&Architecture>, costs
         Length::Steps(steps) => Some(u64::from(steps)),
         Length::Epochs(_) => None,
     };
-    let sequences_of = |rollout: &Rollout| sequences(rollout, steps);
+    let sequences_of = |rollout: &Rollout| {
+        // A step trains on one mini-batch.
+        Some(sequences(rollout, steps)? / u64::from(train.mini_batches.max(1)))
+    };
     let tokens_of = |rollout: &Rollout| Some(sequences_of(rollout)?.saturating_mul(context?));
     let sum = |of: &dyn Fn(&Rollout) -> Option<u64>| {
         train.rollouts().map(of).reduce(|all, own| Some(all?.saturating_add(own?))).flatten()
@@ -264,7 +267,7 @@ impl Operations<'_> {
         )
     }
 
-    /// Operations per parameter of a model that reads all completions. `passes` updates share a rollout.
+    /// Operations per parameter of a model that reads all completions. Passes share a rollout.
     fn rollouts(&self) -> f64 {
         FORWARD * self.size.tokens / f64::from(self.train.passes.max(1))
     }
@@ -317,7 +320,8 @@ impl Operations<'_> {
 
     /// Operations of reading recorded texts, one for each prompt of a step.
     fn recorded(&self) -> f64 {
-        let prompts = self.size.steps * f64::from(self.rollout.groups) * self.size.context;
+        let groups = f64::from(self.rollout.groups) / f64::from(self.train.mini_batches.max(1));
+        let prompts = self.size.steps * groups * self.size.context;
         FORWARD * self.models.student.parameters as f64 * prompts * self.objective.recorded().len() as f64
     }
 

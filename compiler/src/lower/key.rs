@@ -111,6 +111,9 @@ struct TrainMeaning<'a> {
     feedback: Vec<FeedbackMeaning<'a>>,
     prefixes: Fields,
     passes: u32,
+    /// `None` where a batch is not divided.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mini_batches: Option<u32>,
     filter: &'a Option<Formula>,
     #[serde(skip_serializing_if = "Option::is_none")]
     curriculum: Option<CurriculumMeaning<'a>>,
@@ -325,6 +328,7 @@ impl<'a> TrainMeaning<'a> {
             feedback,
             rollout,
             passes,
+            mini_batches,
             filter,
             curriculum,
             shares,
@@ -363,6 +367,7 @@ impl<'a> TrainMeaning<'a> {
             feedback: feedback.iter().map(Feedback::meaning).collect(),
             prefixes: rollout.key(&model),
             passes: *passes,
+            mini_batches: (*mini_batches > 1).then_some(*mini_batches),
             filter,
             curriculum: curriculum.as_ref().map(|known| known.meaning(&model)),
             shares: shares.as_ref(),

@@ -196,6 +196,7 @@ fn trained(
         own_data,
         rollout,
         passes: train.passes,
+        mini_batches: train.mini_batches,
         filter: train.filter,
         curriculum: train.curriculum,
         shares: train.shares,

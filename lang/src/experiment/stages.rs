@@ -191,8 +191,11 @@ pub struct Train {
     pub reference: Vec<(DomainId, ModelId)>,
     /// The template that replaces the prompt for the student.
     pub sees: Option<Rc<Template>>,
-    /// Passes over each batch of rollouts, with one update each.
+    /// Passes over each batch of rollouts.
     pub passes: u32,
+    /// The parts of equal size that the prompts of a batch of rollouts are divided into, with one update for
+    /// each in a pass.
+    pub mini_batches: u32,
     pub rollout: Rollout,
     pub size: BatchSize,
     /// Which of a teacher's rollouts are imitated. From other sources, all are trained on.
@@ -220,6 +223,21 @@ pub struct Train {
     pub ema: Option<f64>,
     /// The guards, in the order in which they are evaluated.
     pub guards: Vec<Guard>,
+}
+
+impl Train {
+    /// The prompts of a batch, each with all its samples.
+    pub fn groups(&self) -> u32 {
+        match self.size {
+            BatchSize::Prompts(prompts) => prompts,
+            BatchSize::Sequences(sequences) => sequences / self.rollout.group().max(1),
+        }
+    }
+
+    /// The updates from each batch of rollouts: for every pass, one for each mini-batch.
+    pub fn updates_per_batch(&self) -> u32 {
+        self.passes.max(1).saturating_mul(self.mini_batches.max(1))
+    }
 }
 
 /// Low-rank matrices B A that are trained beside frozen matrices W: W + scale * B A, with scale = alpha /

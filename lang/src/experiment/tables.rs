@@ -139,8 +139,13 @@ fn sequences(train: &Train) -> Option<u64> {
     let whole = edits.is_empty() && train.keep == Keep::All && train.filter.is_none();
     // A priority draws completions of more prompts to choose from.
     let whole = whole && train.priority.is_none();
-    (plain && whole && train.parts().len() == 1).then(|| match train.size {
-        BatchSize::Prompts(prompts) => u64::from(prompts) * u64::from(train.rollout.group()),
-        BatchSize::Sequences(sequences) => u64::from(sequences),
+    // Mini-batches of different sizes: the number of sequences of a step varies.
+    let equal = train.groups().is_multiple_of(train.mini_batches.max(1));
+    (plain && whole && equal && train.parts().len() == 1).then(|| {
+        let batch = match train.size {
+            BatchSize::Prompts(prompts) => u64::from(prompts) * u64::from(train.rollout.group()),
+            BatchSize::Sequences(sequences) => u64::from(sequences),
+        };
+        batch / u64::from(train.mini_batches.max(1))
     })
 }

@@ -358,6 +358,7 @@ fn stage(model: &Model<Objective>, names: &Names) -> Value {
 fn train(train: &Train<Objective>, names: &Names) -> Value {
     let Train { recipe, start, mixture, sees, scorers, rollout, passes, filter, validation, ema, .. } = train;
     let Train {
+        mini_batches,
         alignment,
         curriculum,
         shares,
@@ -412,6 +413,7 @@ fn train(train: &Train<Objective>, names: &Names) -> Value {
         "rollout": own_rollout,
         "data": own.collect::<Map<String, Value>>(),
         "passes": passes,
+        "mini_batches": mini_batches,
         "filter": filter.as_ref().map(of_formula),
         "choice of prompts": curriculum.as_ref().map(|of| choice_of_prompts(of, &of_producer)),
         "shares": shares.as_ref().map(of_formula),

@@ -219,7 +219,7 @@ impl TrialContext<'_> {
         let aligned = train.alignment.map_or(0.0, |of| each * f64::from(of.times(steps)));
         let chosen = match &train.curriculum {
             None => 0.0,
-            Some(of) => trial.choosing(of, measured.rollout * f64::from(train.passes.max(1)), steps),
+            Some(of) => trial.choosing(of, measured.rollout * f64::from(train.updates_per_batch()), steps),
         };
         let saved = 4.0 * Weights::parameters(config) as f64 / self.machine.written;
         let steps = f64::from(steps);
@@ -262,7 +262,8 @@ fn worth_a_trial(trial: &StageTrial, most: f64, steps: u32) -> bool {
         Some(part) => 2.0 * (trial.estimated(part) + trial.estimated(2 * part)),
         None => SHALLOW * MOST_WORK / trial.context.machine.products,
     };
-    WORTH * tried < f64::from(steps) * step
+    // A trial of a step is of all updates from a batch.
+    WORTH * tried < f64::from(steps) / f64::from(trial.train.mini_batches.max(1)) * step
 }
 
 /// The number of steps in a trial of whole steps of `estimated` seconds.
@@ -286,7 +287,7 @@ fn part_written(train: &Train<Objective>, domains: &[DomainData], steps: f64) ->
     if !train.producers().all(|producer| producer.kind().cached_per_prompt()) {
         return 1.0;
     }
-    let drawn = (steps / f64::from(train.passes.max(1))).ceil() * f64::from(train.rollout.groups);
+    let drawn = (steps / f64::from(train.updates_per_batch())).ceil() * f64::from(train.rollout.groups);
     let new = |share: &Share| {
         let prompts = domains[share.domain.0 as usize].rows_of(train).map_or(0, |data| data.dataset.len());
         (drawn * share.share).min(prompts as f64)
@@ -405,9 +406,11 @@ fn sequences(train: &Train<Objective>) -> u32 {
     train.rollout.sequences()
 }
 
-/// Sequences in a part of a step. Trials have whole parts: a step of fewer parts needs no less memory.
+/// Sequences of the smallest trial: a part of a step for each mini-batch. Trials have whole parts: a step of
+/// fewer parts needs no less memory.
 fn part(train: &Train<Objective>) -> u32 {
-    train.execution.micro_batch.unwrap_or(1).max(1).next_multiple_of(train.rollout.group())
+    let part = train.execution.micro_batch.unwrap_or(1).max(1).next_multiple_of(train.rollout.group());
+    part.saturating_mul(train.mini_batches.max(1)).min(sequences(train).max(part))
 }
 
 /// The numbers of sequences in trials: all of a step, or two smaller numbers.

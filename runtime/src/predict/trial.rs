@@ -119,9 +119,9 @@ impl StageTrial<'_> {
         let train = self.settings(size);
         // The author's verifiers are not called on meaningless completions.
         let verifier = Verifier::new(&self.reward(), ".".as_ref())?;
-        // A rollout serves as many steps as there are passes.
-        let passes = train.passes.max(1);
-        let steps = steps.saturating_mul(passes);
+        // A rollout serves several steps.
+        let updates = train.updates_per_batch();
+        let steps = steps.saturating_mul(updates);
         let resting = memory::reset_peak_of(self.context.place).unwrap_or(0);
         let models = self.models(size);
         let (started, waits) = (Instant::now(), CoreContention::now());
@@ -132,7 +132,7 @@ impl StageTrial<'_> {
             memory::reset_peak_of(self.context.place);
             let saves = self.train.rollouts().any(|rollout| self.train.saves_activations(rollout));
             // Up to the first step with activations that generation saved; the very first step has none.
-            let steps = if saves { passes + 1 } else { 1 };
+            let steps = if saves { updates + 1 } else { 1 };
             memory::with_exact_memory(|| self.train(&train, &verifier, steps, &models))?;
         }
         let memory = memory::peak_of(self.context.place)
@@ -141,21 +141,21 @@ impl StageTrial<'_> {
 
         // One row per domain and teacher; all rows of a step have the same times.
         let each: Vec<_> = (0..steps).filter_map(|step| rows.iter().find(|row| row.step == step)).collect();
-        let warm = &each[if steps > passes { passes as usize } else { 0 }.min(each.len())..];
+        let warm = &each[if steps > updates { updates as usize } else { 0 }.min(each.len())..];
         // A disturbance only makes a step longer, and extrapolation over layers multiplies it.
         let least = |of: fn(&StepMetrics) -> f64| warm.iter().map(|row| of(row)).reduce(f64::min);
         // Only the first of the steps that share a rollout draws it.
-        let drawn = warm.iter().filter(|row| row.step.is_multiple_of(passes)).map(|row| row.rollout_seconds);
+        let drawn = warm.iter().filter(|row| row.step.is_multiple_of(updates)).map(|row| row.rollout_seconds);
         let drawn = drawn.reduce(f64::min).unwrap_or(0.0);
         // Mean over the steps that share a rollout, whichever of them drew it.
         let steps_of = |rows: &[&StepMetrics]| {
             rows.iter().map(|row| row.rollout_seconds + row.scoring_seconds + row.update_seconds).sum::<f64>()
-                / f64::from(passes)
+                / f64::from(updates)
         };
-        let each_step: Vec<f64> = warm.chunks_exact(passes as usize).map(steps_of).collect();
+        let each_step: Vec<f64> = warm.chunks_exact(updates as usize).map(steps_of).collect();
         Ok(TrialMeasurement {
             around: (seconds - each.iter().map(|row| row.seconds).sum::<f64>()).max(0.0),
-            rollout: drawn / f64::from(passes),
+            rollout: drawn / f64::from(updates),
             scoring: least(|row| row.scoring_seconds).unwrap_or(0.0),
             update: least(|row| row.update_seconds).unwrap_or(0.0),
             step: TimeRange {

@@ -41,8 +41,12 @@ pub(super) fn check(
                 if let Some(what) = of_stage(train) {
                     return Err(named(&what));
                 }
-                if let Some(rollout) = train.rollouts().find(|rollout| rollout.groups < processes) {
-                    let asked = rollout.producer.kind().groups_setting(rollout.groups);
+                let parts = train.mini_batches.max(1);
+                if let Some(rollout) = train.rollouts().find(|rollout| rollout.groups / parts < processes) {
+                    let mut asked = rollout.producer.kind().groups_setting(rollout.groups);
+                    if parts > 1 {
+                        asked += &format!(" in {parts} mini-batches");
+                    }
                     let message = format!(
                         "`{}`: {processes} processes cannot split the data of a step, {asked}",
                         model.name

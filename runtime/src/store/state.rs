@@ -85,8 +85,11 @@ pub struct PartPosition {
     pub batches: BatchesPosition,
     /// The numbers that the objective carries to the next step, as bits: JSON has no infinity.
     pub carried: Vec<(NodeId, u64)>,
-    /// Rollouts that later passes train on.
+    /// Rollouts that later updates train on: those of the next one, where a batch has mini-batches.
     pub rollouts: Option<StoredRollouts>,
+    /// Of the updates after that, in their order. The debates are in `rollouts`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mini_batches: Vec<StoredRollouts>,
 }
 
 /// The position of what makes the batches.
@@ -156,7 +159,7 @@ impl BufferedGroup {
     }
 }
 
-/// Rollouts that later passes train on.
+/// Rollouts that later updates train on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StoredRollouts {
     pub sequences: Vec<Sequence>,

@@ -293,7 +293,7 @@ fn sampled(stage: &Stage, sequences: &Sequences, step: u32) -> Option<Vec<f32>> 
         return None;
     };
     let whole = sampling.is_plain() && sampling.temperature == stage.train.objective.temperature;
-    if !whole || !step.is_multiple_of(stage.train.passes.max(1)) {
+    if !whole || !step.is_multiple_of(stage.train.updates_per_batch()) {
         return None;
     }
     sequences.sampled_logps()

@@ -18,7 +18,7 @@
 //! - distributions over the vocabulary, and the models that they come from: [`tensor_graph`], [`vocabulary`],
 //!   [`other_tokenizer`], [`models`]
 //! - what processes exchange, and the weights that they update together: [`exchange`], [`student`]
-//! - step 1, the batch: [`privacy`], [`batches`], [`rollouts`]
+//! - step 1, the batch: [`privacy`], [`mini_batches`], [`batches`], [`rollouts`]
 //! - steps 2 to 5, scores, signals, objective and gradient: [`scoring`], [`agreement`], [`alignment`],
 //!   [`non_finite`], [`part`]
 //! - numbers about a step: [`diagnostics`], [`tokens`], [`guards`], [`monitor`], [`progress`]
@@ -39,6 +39,7 @@ pub mod guards;
 mod learner_turn;
 mod learners;
 mod master;
+mod mini_batches;
 mod models;
 mod monitor;
 mod non_finite;

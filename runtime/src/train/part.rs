@@ -3,7 +3,8 @@
 //! after the other and adds up their gradients.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use mopd_expr::batch::{Batch, TokenPartition};
@@ -15,6 +16,7 @@ use super::agreement::{self, Agreements};
 use super::alignment::{self, Gradients};
 use super::batches::{Batches, RolloutCache};
 use super::exchange;
+use super::mini_batches;
 use super::models::Models;
 use super::non_finite;
 use super::objective::{Losses, ObjectiveProgram, Outputs, States, add_uniforms, adjoints};
@@ -27,7 +29,7 @@ use super::vocabulary::{LmHead, Logits};
 use crate::data::mixture::Draw;
 use crate::failure::Result;
 use crate::model::{Decoder, Gradient};
-use crate::rollout::Sequence;
+use crate::rollout::{Debate, Sequence};
 use crate::store::state::{GroupSizes, PartPosition, StateTensors, StoredRollouts};
 
 pub struct StagePart<'a> {
@@ -41,8 +43,8 @@ pub struct StagePart<'a> {
     pub batches: Batches,
     pub kept: Option<CachedScores<'a>>,
     recorded: RecordedTexts,
-    /// The rollouts of the current passes.
-    pub rollouts: Option<Rollouts>,
+    /// The rollouts of the next updates from the current batch: its mini-batches in their order.
+    pub rollouts: VecDeque<Rollouts>,
     /// The numbers that the objective carries over from the previous step.
     pub carried: HashMap<NodeId, f64>,
 }
@@ -104,7 +106,7 @@ impl<'a> StagePart<'a> {
         let batches = Batches::new(stage, models, cache)?;
         let kept = CachedScores::new(stage, scores, models, &batches, &roles);
         let recorded = RecordedTexts::of_stage(stage)?;
-        let (rollouts, carried) = (None, HashMap::new());
+        let (rollouts, carried) = (VecDeque::new(), HashMap::new());
         Ok(StagePart { stage, roles, program, tags, agreements, batches, kept, recorded, rollouts, carried })
     }
 
@@ -120,8 +122,8 @@ impl<'a> StagePart<'a> {
         Scoring { stage, model, trained, models, roles, tags, batches, kept, recorded, losses }
     }
 
-    /// The rollouts of a step: a new batch, or the last one for another pass. `moved`: the student's weights
-    /// differ from those it began with.
+    /// The rollouts of a step: of a new batch, or the last one's for another update. `moved`: the student's
+    /// weights differ from those it began with.
     pub fn rollouts_of(
         &mut self,
         model: &Decoder,
@@ -131,18 +133,22 @@ impl<'a> StagePart<'a> {
         step: u32,
     ) -> Result<Rollouts> {
         self.batches.begin(self.stage, step);
-        match self.rollouts.take() {
-            Some(rollouts) if !step.is_multiple_of(self.stage.train.passes.max(1)) => Ok(rollouts),
-            _ => {
-                self.batches.set_shares(self.stage, states, step)?;
-                if !(moved && self.stage.saves_activations && model.saves_activations()) {
-                    let sequences = self.batches.next(self.stage, model, models, step)?;
-                    return Ok(Rollouts::new(self.stage, sequences));
-                }
-                let (sequences, saved) = self.batches.next_saving(self.stage, model, models, step)?;
-                Ok(Rollouts::new(self.stage, sequences).generated(saved))
-            }
+        if !step.is_multiple_of(self.stage.train.updates_per_batch())
+            && let Some(rollouts) = self.rollouts.pop_front()
+        {
+            return Ok(rollouts);
         }
+        self.rollouts.clear();
+        self.batches.set_shares(self.stage, states, step)?;
+        if moved && self.stage.saves_activations && model.saves_activations() {
+            let (sequences, saved) = self.batches.next_saving(self.stage, model, models, step)?;
+            return Ok(Rollouts::new(self.stage, sequences).generated(saved));
+        }
+        let batch = self.batches.next(self.stage, model, models, step)?;
+        let mut parts = mini_batches::divided(self.stage, batch, step).into_iter();
+        let first = parts.next().expect("a batch has a mini-batch");
+        self.rollouts.extend(parts.map(|part| Rollouts::new(self.stage, part)));
+        Ok(Rollouts::new(self.stage, first))
     }
 
     /// The terms on a batch and their gradient. `trained` maps the gradient of all weights to that of the
@@ -237,7 +243,7 @@ impl<'a> StagePart<'a> {
 impl StagePart<'_> {
     /// The state, whose tensors are added to `tensors`.
     pub fn save(&self, tensors: &mut StateTensors) -> PartPosition {
-        let rollouts = self.rollouts.as_ref().map(|rollouts| {
+        let mut stored = self.rollouts.iter().enumerate().map(|(index, rollouts)| {
             if let Some(Logits::Projected { hidden, lm_head: LmHead::Held(lm_head), .. }) =
                 &*rollouts.policy.borrow()
             {
@@ -250,13 +256,14 @@ impl StagePart<'_> {
                 of_group: GroupSizes::Each(rollouts.sequences.groups().map(<[_]>::len).collect()),
                 draws: draws.clone(),
                 dropped: dropped.clone(),
-                debates: debates.to_vec(),
+                debates: if index == 0 { debates.to_vec() } else { Vec::new() },
             }
         });
+        let (rollouts, mini_batches) = (stored.next(), stored.collect());
         let mut carried: Vec<(NodeId, u64)> =
             self.carried.iter().map(|(node, value)| (*node, value.to_bits())).collect();
         carried.sort_unstable();
-        PartPosition { batches: self.batches.save(self.stage, tensors), carried, rollouts }
+        PartPosition { batches: self.batches.save(self.stage, tensors), carried, rollouts, mini_batches }
     }
 
     /// Restores a state of the same stage. `model` is the student.
@@ -266,21 +273,22 @@ impl StagePart<'_> {
         position: &PartPosition,
         tensors: &StateTensors,
     ) -> Result<(), String> {
-        let PartPosition { batches, carried, rollouts } = position;
+        let PartPosition { batches, carried, rollouts, mini_batches } = position;
         self.batches.restore(self.stage, model, batches, tensors)?;
         self.carried =
             carried.iter().map(|(node, bits)| (*node, f64::from_bits(*bits))).collect::<HashMap<_, _>>();
-        self.rollouts = match rollouts {
-            Some(kept) => Some(self.restored_rollouts(model, kept, tensors)?),
-            None => None,
-        };
+        let debates: Rc<[Debate]> = rollouts.iter().flat_map(|first| first.debates.clone()).collect();
+        let stored = rollouts.iter().chain(mini_batches);
+        let restored = stored.map(|stored| self.restored_rollouts(model, stored, &debates, tensors));
+        self.rollouts = restored.collect::<Result<_, _>>()?;
         Ok(())
     }
 
     fn restored_rollouts(
         &self,
         model: &Decoder,
-        StoredRollouts { sequences, of_group, draws, dropped, debates }: &StoredRollouts,
+        StoredRollouts { sequences, of_group, draws, dropped, debates: _ }: &StoredRollouts,
+        debates: &Rc<[Debate]>,
         tensors: &StateTensors,
     ) -> Result<Rollouts, String> {
         let sources = &self.stage.sources;
@@ -320,7 +328,7 @@ impl StagePart<'_> {
         let sequences = Sequences::of_groups(groups, sources.len())
             .drawn(draws.clone())
             .without(dropped.clone())
-            .debated(debates.as_slice().into());
+            .debated(debates.clone());
         Ok(Rollouts { policy: RefCell::new(policy), ..Rollouts::new(self.stage, sequences) })
     }
 }

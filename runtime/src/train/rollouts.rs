@@ -16,9 +16,9 @@ pub struct Rollouts {
     pub sequences: Sequences,
     /// The sequences that this process scores, where several processes train together.
     pub own: Option<OwnPart>,
-    /// Logits of frozen models, where there are several passes.
+    /// Logits of frozen models, where several updates read them.
     pub known: RefCell<Vec<(Role, Vec<Logits>)>>,
-    /// Logits of the student at the time of sampling, where several passes read them.
+    /// Logits of the student at the time of sampling, where several updates read them.
     pub policy: RefCell<Option<Logits>>,
     /// Activations that generation saved, until the student's forward pass takes them.
     pub activations: RefCell<Option<GeneratedActivations>>,

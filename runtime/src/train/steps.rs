@@ -224,12 +224,13 @@ impl TrainingLoop<'_> {
             Err(failed) => failed,
         };
         // Interrupted rollouts, or rollouts whose judges were interrupted, have changed only the position in
-        // the data. Later passes have lost their rollouts. With several processes only `Error::Interrupted`
+        // the data. Later updates have lost their rollouts. With several processes only `Error::Interrupted`
         // counts: all of them have it.
         let interrupted = self.stage.peers.is_none() && self.stage.control.interrupted();
         let stopped = interrupted || matches!(error, Error::Interrupted);
-        let first_pass = step.is_multiple_of(trainer.stage.train.passes.max(1));
-        if stopped && !error.is_non_finite() && first_pass && trainer.restore_positions(&data).is_ok() {
+        let first = step.is_multiple_of(trainer.stage.train.updates_per_batch());
+        if stopped && !error.is_non_finite() && first && trainer.restore_positions(&data).is_ok() {
+            trainer.parts.iter_mut().for_each(|part| part.rollouts.clear());
             self.keep(position, WriteWhen::Now);
         }
         let trainer = &self.learners.0[learner];

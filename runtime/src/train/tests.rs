@@ -70,6 +70,7 @@ mod half;
 mod keep;
 mod learned;
 mod learners;
+mod mini_batches;
 mod mixes;
 mod other_tokenizer;
 mod own_data;
@@ -246,6 +247,7 @@ fn train(objective: Objective, passes: u32) -> Train<Objective> {
         feedback: Vec::new(),
         rollout: Rollout::new(7, Producer::data("answer")),
         passes,
+        mini_batches: 1,
         filter: None,
         curriculum: None,
         shares: None,
@@ -393,7 +395,17 @@ fn objectives() -> Vec<(Objective, Terms)> {
 
 /// The loss and its gradient in double precision: the mean over tokens, then over sequences.
 fn expected(stage: &Stage, sequences: &Sequences, models: &[Arc<Weights>], terms: Terms) -> (f64, Vec<f64>) {
-    let student = Reference::new(&models[0]);
+    expected_of(&Reference::new(&models[0]), stage, sequences, models, terms)
+}
+
+/// The same of a student whose weights have changed.
+fn expected_of(
+    student: &Reference,
+    stage: &Stage,
+    sequences: &Sequences,
+    models: &[Arc<Weights>],
+    terms: Terms,
+) -> (f64, Vec<f64>) {
     let teachers = [Reference::new(&models[1]), Reference::new(&models[2])];
     let losses: Vec<Tensor> = sequences
         .list
@@ -408,7 +420,7 @@ fn expected(stage: &Stage, sequences: &Sequences, models: &[Arc<Weights>], terms
             let taken = Tensor::from_slice(&sequence.completion).index_select(0, &places).unsqueeze(1);
             let logps =
                 |model: &Reference| model.logps(prompt, &sequence.completion).index_select(0, &places);
-            terms(&logps(&student), &logps(&teachers[sequence.source]).detach(), &taken).mean(Kind::Double)
+            terms(&logps(student), &logps(&teachers[sequence.source]).detach(), &taken).mean(Kind::Double)
         })
         .collect();
     let loss = Tensor::stack(&losses, 0).mean(Kind::Double);

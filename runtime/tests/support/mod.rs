@@ -126,6 +126,7 @@ impl Builder {
             feedback: Vec::new(),
             rollout,
             passes: 1,
+            mini_batches: 1,
             filter: None,
             curriculum: None,
             shares: None,

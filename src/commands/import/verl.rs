@@ -200,42 +200,57 @@ fn steps(settings: &Settings, samples: f64, draft: &mut Draft) {
     draft.set("prompts", format!("{prompts}"));
     let mini_path = format!("{ACTOR}.ppo_mini_batch_size");
     let mini = count(&mini_path, 256.0, draft);
-    if mini < prompts {
-        let whose = if settings.given.setting(&mini_path).is_some() { "" } else { " (verl's default)" };
-        let updates = (prompts / mini).ceil();
-        draft.leave(
-            format!("{mini_path} = {mini}{whose}"),
-            format!(
-                "verl makes {updates} updates from the {prompts} prompts of a batch, a step here is one from \
-                 all of them: `prompts = {mini}` has as many updates, each from fresh completions"
-            ),
-        );
-    }
+    let parts = (prompts / mini).ceil().max(1.0);
     let epochs = count(&format!("{ACTOR}.ppo_epochs"), 1.0, draft);
+    if parts > 1.0 {
+        let whose = if settings.given.setting(&mini_path).is_some() { "" } else { " (verl's default)" };
+        draft.note(format!(
+            "{mini_path} = {mini}{whose}: {parts} mini-batches. verl divides a batch in the order of its \
+             rows, `mini_batches` at random."
+        ));
+        draft.set("mini_batches", format!("{parts}"));
+    }
     if epochs > 1.0 {
         draft.set("passes", format!("{epochs}"));
     }
+    let updates = parts * epochs;
     let micro = format!("{ACTOR}.ppo_micro_batch_size_per_gpu");
     if let Some(micro) = settings.given.number(&micro)
-        && (1.0..prompts * samples).contains(&micro)
+        && (1.0..(prompts / parts).ceil() * samples).contains(&micro)
     {
         draft.set("micro_batch", format!("{micro}"));
     }
     let total = settings.given.number("trainer.total_training_steps").filter(|steps| *steps >= 1.0);
+    if updates > 1.0 {
+        draft.note(format!(
+            "A step of verl is a batch, a step here is an update: {updates} of them from each batch. verl's \
+             learning rate changes after a batch, here after each update."
+        ));
+    }
     match total {
-        Some(steps) => draft.set("steps", format!("{steps}")),
+        Some(steps) => draft.set("steps", format!("{}", steps * updates)),
         None => {
             let epochs = count("trainer.total_epochs", 30.0, draft);
             draft.set("steps", format!("{epochs} epochs"));
         }
     }
-    rate(settings, total, draft);
+    rate(settings, total, updates, draft);
     if settings.flag("actor_rollout_ref.model.enable_gradient_checkpointing") {
         draft.set("checkpointing", "all");
     }
 }
 
-fn rate(settings: &Settings, total: Option<f64>, draft: &mut Draft) {
+/// The updates from each batch of prompts.
+fn updates(settings: &Settings) -> f64 {
+    let positive =
+        |path: &str, usual: f64| Some(settings.number(path)).filter(|number| *number >= 1.0).unwrap_or(usual);
+    let prompts = positive("data.train_batch_size", 1024.0);
+    let mini = positive(&format!("{ACTOR}.ppo_mini_batch_size"), 256.0);
+    (prompts / mini).ceil().max(1.0) * positive(&format!("{ACTOR}.ppo_epochs"), 1.0)
+}
+
+/// `updates` of them are made from each batch; verl counts batches.
+fn rate(settings: &Settings, total: Option<f64>, updates: f64, draft: &mut Draft) {
     let optim = format!("{ACTOR}.optim");
     let path = format!("{optim}.lr");
     let highest = draft.within(&path, settings.number(&path), 1e-6, RATE);
@@ -267,6 +282,7 @@ fn rate(settings: &Settings, total: Option<f64>, draft: &mut Draft) {
         }
         (None, _) => 0.0,
     };
+    let warmup = warmup * updates;
     draft.set("lr", if warmup > 0.0 { format!("warmup({warmup}, then: {after})") } else { after });
 }
 

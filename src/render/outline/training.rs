@@ -81,8 +81,14 @@ pub fn training(train: &Train, experiment: &Experiment) -> OutlineRows {
             train.refresh.map(|steps| format!(", and again every {}", counted(steps as usize, "step")));
         rows.push(("prompts chosen", format!("before the first step{}", again.unwrap_or_default())));
     }
-    let passes =
-        if train.passes == 1 { String::new() } else { format!(", {} updates from each batch", train.passes) };
+    let passes = match (train.updates_per_batch(), train.passes, train.mini_batches) {
+        (1, ..) => String::new(),
+        (updates, _, 1) => format!(", {updates} updates from each batch"),
+        (updates, 1, _) => format!(", {updates} updates from each batch, one for each mini-batch"),
+        (updates, passes, parts) => {
+            format!(", {updates} updates from each batch: {passes} passes over {parts} mini-batches")
+        }
+    };
     let (length, rate) = (length(train), rate(&train.learning_rate));
     rows.push(("training", format!("{length}{passes}, learning rate {rate}")));
     rows.push(("optimizer", optimizer(&train.optimizer)));

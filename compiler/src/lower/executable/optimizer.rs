@@ -35,6 +35,7 @@ impl SettingsConverter<'_> {
         for (unaccounted, beside) in [
             (in_turns, "in a step of `train`"),
             (train.passes > 1, "with several `passes`"),
+            (train.mini_batches > 1, "with several `mini_batches`"),
             (train.filter.is_some(), "with a `filter`"),
             (train.priority.is_some(), "with a `priority`"),
             (!train.ladders().is_empty(), "where a `ladder` moves a rollout"),

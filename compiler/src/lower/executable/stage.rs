@@ -82,6 +82,9 @@ impl<'a> SettingsConverter<'a> {
             if step.every > 1 && step.train.passes > 1 {
                 self.refuse::<()>(member.origin, "several `passes` of a step with `every` above 1");
             }
+            if step.every > 1 && step.train.mini_batches > 1 {
+                self.refuse::<()>(member.origin, "several `mini_batches` of a step with `every` above 1");
+            }
             if Some(step.train.length) != length {
                 self.refuse::<()>(member.origin, "a step of `train` with its own length");
             }
@@ -108,6 +111,7 @@ impl<'a> SettingsConverter<'a> {
             reference: _,
             sees,
             passes,
+            mini_batches,
             rollout: _,
             size: _,
             keep: _,
@@ -176,6 +180,7 @@ impl<'a> SettingsConverter<'a> {
             feedback: written?,
             rollout: rollout?,
             passes: *passes,
+            mini_batches: *mini_batches,
             filter,
             curriculum,
             shares,

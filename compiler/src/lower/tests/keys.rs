@@ -110,6 +110,7 @@ fn numbers_are_meaning_for_their_stage_and_what_is_made_from_it() {
     );
     assert_eq!(changed(|experiment| trained(experiment, 4).learning_rate = number(1e-3)), [4]);
     assert_eq!(changed(|experiment| trained(experiment, 4).passes = 2), [4]);
+    assert_eq!(changed(|experiment| trained(experiment, 4).mini_batches = 2), [4]);
     assert_eq!(changed(|experiment| trained(experiment, 4).reference = vec![(DomainId(0), ModelId(1))]), [4]);
     let rewarded = |experiment: &mut Experiment| {
         let mean = reduce(Reduction::Mean, &signal(Signal::Reward), Axis::Group);

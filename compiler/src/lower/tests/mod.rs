@@ -207,6 +207,7 @@ fn train(
         reference: vec![],
         sees: None,
         passes: 1,
+        mini_batches: 1,
         rollout: Rollout::new(source, HERE),
         size,
         keep: Keep::All,

@@ -633,6 +633,40 @@ fn refuses_unsupported_replays() {
     );
 }
 
+/// Each update has only the numbers of its mini-batch. Those of the student's distribution exist for no other
+/// prompts, so they are compared within the mini-batch.
+#[test]
+fn refuses_comparisons_of_a_whole_batch_with_mini_batches() {
+    let advantage = |value: &Formula, over: Axis| {
+        let statistic = Statistic::Zscore { deviation: Deviation::Sample };
+        let kind = FormulaKind::Statistic { statistic, operand: value.clone(), over, among: None };
+        apply(Function::Multiply, [&formula(kind, value.0.axis, false), &live(Live::Part(ModelSignal::Logp))])
+    };
+    let with = |term: Formula, mini_batches: u32| {
+        let mut experiment = experiment();
+        let train = distilled(&mut experiment);
+        (train.objective, train.mini_batches) = (objective(term, sequence_mean()), mini_batches);
+        let (sources, origins) = sources();
+        super::super::compile(&experiment, &origins, &sources, true)
+            .map_err(|found| found.into_iter().map(|diagnostic| diagnostic.message).collect::<Vec<_>>())
+    };
+    let reward = signal(Signal::Reward);
+    let refused = supported("a comparison of the prompts of a whole batch with several `mini_batches`");
+    assert_eq!(with(advantage(&reward, Axis::Batch), 2).unwrap_err(), refused);
+    assert_eq!(with(advantage(&reward, Axis::Domain), 2).unwrap_err(), refused);
+    let mean = reduce(Reduction::Mean, &reward, Axis::Batch);
+    let centred = apply(Function::Subtract, [&reward, &mean]);
+    let centred = apply(Function::Multiply, [&centred, &live(Live::Part(ModelSignal::Logp))]);
+    assert_eq!(with(centred, 2).unwrap_err(), refused);
+    for (term, mini_batches) in [
+        (advantage(&reward, Axis::Batch), 1),
+        (advantage(&reward, Axis::Group), 2),
+        (advantage(&entropy(), Axis::Batch), 2),
+    ] {
+        assert!(with(term, mini_batches).is_ok());
+    }
+}
+
 /// A length that the run changes: the condition is part of the objective's graph, and the largest value must
 /// fit.
 #[test]

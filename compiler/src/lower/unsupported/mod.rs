@@ -6,6 +6,7 @@ mod agreement;
 mod attempts;
 mod drafts;
 mod guards;
+mod mini_batches;
 mod missing_input;
 mod other_tokenizer;
 mod recorded_turns;
@@ -58,5 +59,8 @@ pub fn refusal(
     let (objective, rollout) = (&train.objective, &train.rollout);
     let steps = guards::GuardContext { objective, rollout, scorers, validation };
     let refusal = parts.find_map(of_part).or_else(|| guards::refusal(&train.guards, &steps, origins));
-    refusal.or_else(|| served::refusal(train, origins)).map(Into::into)
+    refusal
+        .or_else(|| mini_batches::refusal(train, &checked.objective, origins))
+        .or_else(|| served::refusal(train, origins))
+        .map(Into::into)
 }

@@ -58,6 +58,9 @@ pub const TURNS: Bound = Bound {
 pub const PASSES: Bound =
     Bound { settings: &["passes"], most: 65_536, because: "each of them goes through the same batch again" };
 
+pub const MINI_BATCHES: Bound =
+    Bound { settings: &["mini_batches"], most: 65_536, because: "each of them is an update of the weights" };
+
 pub const LAYERS: Bound = Bound {
     settings: &["layers", "checkpointing"],
     most: 4_096,
@@ -92,8 +95,22 @@ pub const SEEDS: Bound = Bound {
 pub const ANY: Bound = Bound { settings: &["seed"], most: u32::MAX, because: "whole numbers have 32 bits" };
 
 /// Every bound but [`ANY`], in the order of the book.
-pub const TABLE: &[Bound] =
-    &[STEPS, EPOCHS, PASSES, SEQUENCES, SAMPLES, TURNS, TOKENS, ENTRIES, LAYERS, WIDTH, HIDDEN, HEADS, SEEDS];
+pub const TABLE: &[Bound] = &[
+    STEPS,
+    EPOCHS,
+    PASSES,
+    MINI_BATCHES,
+    SEQUENCES,
+    SAMPLES,
+    TURNS,
+    TOKENS,
+    ENTRIES,
+    LAYERS,
+    WIDTH,
+    HIDDEN,
+    HEADS,
+    SEEDS,
+];
 
 /// The bound of a setting or argument.
 pub fn for_setting(setting: &str) -> &'static Bound {

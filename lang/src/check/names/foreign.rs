@@ -68,15 +68,16 @@ const SETTINGS: &[(&[&str], &[ForeignSetting])] = &[
             Is("prompts"),
         ],
     ),
+    (&["micro_batch_size", "ppo_micro_batch_size", "per_device_batch_size"], &[Is("micro_batch")]),
     (
-        &[
-            "micro_batch_size",
-            "ppo_micro_batch_size",
-            "per_device_batch_size",
-            "minibatch",
-            "mini_batch_size",
-        ],
-        &[Is("micro_batch")],
+        &["num_mini_batches", "num_minibatches", "n_minibatches", "minibatches", "num_steps_per_rollout"],
+        &[Is("mini_batches")],
+    ),
+    (
+        &["ppo_mini_batch_size", "mini_batch_size", "minibatch_size", "minibatch", "mini_batch"],
+        &[Otherwise(
+            "write `mini_batches = ...`, the number of updates from a batch: its prompts divided by this size",
+        )],
     ),
     (
         &["gradient_accumulation_steps", "grad_accum", "accumulate_grad_batches"],

@@ -25,8 +25,8 @@ enum GradientFactor {
     Absent,
     /// A number that does not depend on which token was drawn after this prefix.
     Blind,
-    /// Such a number times the ratio to the sampler: in later passes, the mean is still that of tokens that
-    /// the student draws.
+    /// Such a number times the ratio to the sampler: in later updates from a batch, the mean is still that of
+    /// tokens that the student draws.
     BlindRatio,
     /// Anything else, such as the gradient of a divergence.
     Other,
@@ -42,11 +42,11 @@ impl GradientFactor {
         }
     }
 
-    /// Whether the mean gradient vanishes in the given number of passes over the same completions. From the
-    /// second one on, an earlier student drew them.
-    fn vanishes(self, passes: u32) -> bool {
+    /// Whether the mean gradient vanishes in the given number of updates from a batch. From the second one on,
+    /// an earlier student drew the completions.
+    fn vanishes(self, updates: u32) -> bool {
         match self {
-            GradientFactor::Blind => passes < 2,
+            GradientFactor::Blind => updates < 2,
             GradientFactor::BlindRatio => true,
             GradientFactor::Absent | GradientFactor::Other => false,
         }
@@ -261,7 +261,7 @@ fn is_stale_gap(node: &FormulaNode) -> bool {
 impl Checker {
     /// Checks an objective for mistakes on the completions of its stage.
     pub(in crate::check) fn check_pitfalls(&mut self, train: &Train, settings: &BlockSettings) -> bool {
-        self.warn_of_stale_passes(train, settings);
+        self.warn_of_stale_updates(train, settings);
         self.warn_of_other_teachers(train, settings);
         self.warn_of_targets(train, settings);
         self.warn_of_misrouted_domains(train, settings);
@@ -300,8 +300,8 @@ impl Checker {
         let dull = |term: &Term| {
             let masks =
                 objective.select.iter().chain(&objective.weight).chain(&term.when).chain(&term.weight);
-            let passes = if term.data.is_some() { 1 } else { train.passes };
-            factor(&term.value).vanishes(passes) && masks.into_iter().all(is_blind)
+            let updates = if term.data.is_some() { 1 } else { train.updates_per_batch() };
+            factor(&term.value).vanishes(updates) && masks.into_iter().all(is_blind)
         };
         let mut streams = streams(objective, &train.rollout).into_iter();
         let found = streams.find(|stream| is_on_policy(objective, stream.rollout) && dull(stream.term));
@@ -347,13 +347,16 @@ impl Checker {
         }
     }
 
-    /// Warns of several passes: later ones train a policy other than the one that drew the completions.
-    fn warn_of_stale_passes(&mut self, train: &Train, settings: &BlockSettings) {
-        if train.passes < 2 {
+    /// Warns of several updates from a batch: later ones train a policy other than the one that drew the
+    /// completions.
+    fn warn_of_stale_updates(&mut self, train: &Train, settings: &BlockSettings) {
+        if train.updates_per_batch() < 2 {
             return;
         }
         let objective = &train.objective;
-        let place = settings.place(&["passes"]);
+        let (setting, later) =
+            if train.passes > 1 { ("passes", "passes") } else { ("mini_batches", "mini-batches") };
+        let place = settings.place(&[setting]);
         for stream in streams(objective, &train.rollout) {
             let term = stream.term;
             if stream.rollout.unrecorded().is_some() {
@@ -362,13 +365,13 @@ impl Checker {
             let at = self.span(term.origin);
             let found = if term_reads(objective, term, is_stale_gap) {
                 Some((
-                    "later passes learn from how the student differed from its teacher before the first",
+                    "learn from how the student differed from its teacher before the first",
                     "the log-ratio against `sampler` never changes",
-                    "write `student.logp` for `sampler.logp`: it is computed anew in every pass",
+                    "write `student.logp` for `sampler.logp`: it is computed anew for every update",
                 ))
             } else if is_score_function(objective, term) && !term_reads(objective, term, reads_sampler) {
                 Some((
-                    "later passes treat these completions as if the student had just sampled them",
+                    "treat these completions as if the student had just sampled them",
                     "no `ratio` corrects for the change of their probabilities",
                     "multiply by `live ratio` in place of `live student.logp`, within bounds: `clip(live \
                      ratio, 0.8, 1.2)`",
@@ -377,6 +380,7 @@ impl Checker {
                 None
             };
             if let Some((message, label, help)) = found {
+                let message = format!("later {later} {message}");
                 self.report(
                     Diagnostic::warning(Code::StaleSignal, place, message).note(at, label).help(help),
                 );

@@ -270,7 +270,26 @@ impl Checker {
             );
             good = false;
         }
-        good
+        good & self.check_mini_batches(train, settings)
+    }
+
+    /// A group is not divided, so each mini-batch needs a prompt.
+    fn check_mini_batches(&mut self, train: &Train, settings: &BlockSettings) -> bool {
+        let (groups, parts) = (train.groups(), train.mini_batches);
+        if parts <= groups {
+            return true;
+        }
+        let batch = match train.rollout.group() {
+            1 => format!("{groups} sequences"),
+            _ => format!("{groups} prompts"),
+        };
+        let text = format!("a batch of {batch} does not divide into {parts} mini-batches");
+        self.report(
+            Diagnostic::error(Code::OutOfRange, settings.place(&["mini_batches"]), text)
+                .note(settings.place(&["prompts", "batch"]), "the batch")
+                .help("each mini-batch needs a prompt, with all its samples: lower it, or enlarge the batch"),
+        );
+        false
     }
 
     /// Warns of a schedule that the stage ends before: a rate then never reaches the last value that the text

@@ -368,9 +368,9 @@ impl Checker {
             }));
             good = false;
         }
-        let sequences = match train.size {
-            BatchSize::Prompts(prompts) => prompts.saturating_mul(train.rollout.group()),
-            BatchSize::Sequences(sequences) => sequences,
+        let sequences = match (train.size, train.mini_batches) {
+            (BatchSize::Sequences(sequences), 0..=1) => sequences,
+            (_, parts) => train.groups().div_ceil(parts.max(1)).saturating_mul(train.rollout.group()),
         };
         if let Some(micro_batch) = train.execution.micro_batch.filter(|micro_batch| *micro_batch > sequences)
         {

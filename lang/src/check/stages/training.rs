@@ -31,6 +31,7 @@ struct CommonSettings {
     reference: Option<Vec<(DomainId, ModelId)>>,
     sees: Option<Option<Rc<Template>>>,
     passes: Option<u32>,
+    mini_batches: Option<u32>,
     filter: Option<Option<Formula>>,
     priority: Option<Option<Formula>>,
     refresh: Option<Option<u32>>,
@@ -117,6 +118,7 @@ impl Checker {
             reference: common.reference?,
             sees: common.sees?,
             passes: common.passes?,
+            mini_batches: common.mini_batches?,
             rollout,
             size: parts.size?,
             keep: parts.keep,
@@ -148,10 +150,11 @@ impl Checker {
             None => Some(Vec::new()),
         };
         let sees = self.optional_template(settings.get("sees"), env);
-        let passes = match settings.get("passes") {
-            Some(expr) => self.count(expr, "passes", env, 1),
+        let counted = |checker: &mut Checker, key: &str| match settings.get(key) {
+            Some(expr) => checker.count(expr, key, env, 1),
             None => Some(1),
         };
+        let (passes, mini_batches) = (counted(self, "passes"), counted(self, "mini_batches"));
         let per_prompt = |checker: &mut Checker, key: &str, truth: bool| match settings.get(key) {
             Some(expr) => checker.judged_by(expr, env, truth, Axis::Group).map(Some),
             None => Some(None),
@@ -183,6 +186,7 @@ impl Checker {
             reference,
             sees,
             passes,
+            mini_batches,
             filter,
             priority,
             refresh,

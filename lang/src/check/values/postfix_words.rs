@@ -38,6 +38,7 @@ fn stands_alone(key: &str) -> bool {
             | "share"
             | "micro_batch"
             | "passes"
+            | "mini_batches"
             | "beta"
             | "drop"
             | "density"

@@ -43,6 +43,9 @@ enum WrittenKey {
     Prompts {
         groups: u32,
         passes: u32,
+        /// `None` where a batch is not divided.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        mini_batches: Option<u32>,
         length: Length,
     },
 }
@@ -80,6 +83,7 @@ impl<'a> KeyInputs<'a> {
             None if producer.kind().cached_per_prompt() => WrittenKey::Prompts {
                 groups: train.rollout.groups,
                 passes: train.passes,
+                mini_batches: (train.mini_batches > 1).then_some(train.mini_batches),
                 length: train.length,
             },
             None => return None,

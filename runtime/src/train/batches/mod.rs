@@ -54,6 +54,7 @@ pub use self::teacher::{RolloutCache, no_teacher};
 use self::through::ProgramEditor;
 pub use self::words::number;
 use super::exchange;
+use super::mini_batches;
 use super::models::Models;
 use super::objective::States;
 use super::privacy;
@@ -385,12 +386,18 @@ impl Batches {
     }
 }
 
-/// The batches in which the records of a fresh mixture occur for the first time.
+/// The batches in which the records of a fresh mixture occur for the first time; of a batch that is divided,
+/// the mini-batches.
 fn first_epoch(stage: &Stage, mut mixture: Mixture) -> FirstEpoch {
-    let batches = stage.steps.div_ceil(stage.train.passes.max(1));
-    let groups = stage.train.rollout.groups;
-    FirstEpoch::new(
-        &mixture.sizes(),
-        (0..batches).map(|_| draw(&mut mixture, groups, stage, Purpose::Shuffle)),
-    )
+    let updates = stage.train.updates_per_batch();
+    let (groups, parts) = (stage.train.rollout.groups, stage.train.mini_batches.max(1) as usize);
+    let sizes = mixture.sizes();
+    let batches = (0..stage.steps.div_ceil(updates)).flat_map(|batch| {
+        let draws = draw(&mut mixture, groups, stage, Purpose::Shuffle);
+        let place = mini_batches::places(stage, draws.iter().map(|draw| draw.source), batch * updates);
+        let mini_batch =
+            |part| zip_equal(&draws, &place).filter(|(_, of)| **of == part).map(|(draw, _)| *draw).collect();
+        (0..parts).map(mini_batch).collect::<Vec<Vec<Draw>>>()
+    });
+    FirstEpoch::new(&sizes, batches)
 }

@@ -108,14 +108,17 @@ fn stages(fixture: &Fixture, models: &[Arc<Weights>], check: impl Fn(&str, &mut 
         ("data in half precision", None, 1, train(mopd(1.0), 1).rollout),
         ("data in micro-batches", Some(3), 1, train(mopd(1.0), 1).rollout),
         ("data in two passes", None, 2, train(mopd(1.0), 1).rollout),
+        ("data in mini-batches", None, 1, train(mopd(1.0), 1).rollout),
         ("pairs", None, 1, pairs),
         ("rollouts of the teachers", Some(2), 1, rollouts),
     ];
     for (name, micro_batch, passes, rollout) in cases {
+        let mini_batches = if name.contains("mini-batches") { 3 } else { 1 };
         for teachers in [ROUTED, [Teacher::Model(ModelId(1)), Teacher::Model(ModelId(1))]] {
-            let train = Train { rollout: rollout.clone(), ..train(direct(Support::Full, Mass::Raw), passes) };
+            let of_case = train(direct(Support::Full, Mass::Raw), passes);
+            let train = Train { rollout: rollout.clone(), mini_batches, ..of_case };
             let mut stage = fixture.stage(&train, teachers.clone(), models);
-            (stage.micro_batch, stage.steps) = (micro_batch, 6 * passes);
+            (stage.micro_batch, stage.steps) = (micro_batch, 6 * train.updates_per_batch());
             stage.kind = if name.contains("half") { Kind::BFloat16 } else { Kind::Float };
             check(&format!("{name}, {teachers:?}"), &mut stage);
         }
@@ -129,7 +132,7 @@ fn in_the_first_epoch_nothing_is_computed_otherwise() {
     let fixture = Fixture::new();
     let models = models(true);
     stages(&fixture, &models, |name, stage| {
-        stage.steps = 2 * stage.train.passes;
+        stage.steps = 2 * stage.train.updates_per_batch();
         if name.starts_with("rollouts") {
             stage.steps = 1;
         }

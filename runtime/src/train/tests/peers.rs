@@ -93,6 +93,16 @@ fn several_processes_train_as_one() {
         || mopd(1.0),
     );
     agrees(
+        "on-policy, in two passes over mini-batches",
+        |train| Train {
+            rollout: Rollout::new(9, Producer::student(Sampling::new(2, 1.0, 6))),
+            passes: 2,
+            mini_batches: 2,
+            ..train
+        },
+        || mopd(1.0),
+    );
+    agrees(
         "prompts that a filter keeps",
         |train| {
             let filter = curriculum::formula(|graph| {

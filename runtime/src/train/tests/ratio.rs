@@ -28,7 +28,7 @@ fn later_passes_have_a_ratio() {
         // Rounding in the first pass, the update in the second one.
         assert_eq!(apart > 1e-4, step % 2 == 1, "step {step}: {apart}");
         lists.push(rollouts.sequences.list.clone());
-        trainer.parts[0].rollouts = Some(rollouts);
+        trainer.parts[0].rollouts.push_back(rollouts);
         trainer.student.optimizer.step(&mut Master::whole(trainer.student.model.flat()), gradient, 1.0, 1e-2);
     }
     assert_eq!((&lists[0], &lists[2]), (&lists[1], &lists[3]));

@@ -107,6 +107,14 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
     case("passes and memory", ROUTED, &|train| {
         (train.objective, train.passes, train.rollout) = (ratio(), 3, sampled(2));
     });
+    case("mini-batches", ROUTED, &|train| {
+        (train.objective, train.mini_batches, train.rollout) = (ratio(), 2, sampled(2));
+    });
+    case("passes over mini-batches", ROUTED, &|train| {
+        (train.objective, train.passes, train.mini_batches) = (ratio(), 2, 3);
+        (train.rollout, train.ema) = (sampled(2), Some(0.5));
+    });
+    case("mini-batches of the data", ROUTED, &|train| train.mini_batches = 3);
     case("rollouts, copies of the student, average", [averages(0), averages(1)], &|train| {
         (train.rollout, train.ema) = (sampled(1), Some(0.5));
         // A student that equals its teachers learns nothing, so weight decay makes it differ first.

@@ -104,7 +104,7 @@ impl<'a> Trainer<'a> {
         })
     }
 
-    /// The rollouts of a step, part by part: a new batch, or the last one's for another pass.
+    /// The rollouts of a step, part by part: of a new batch, or the last one's for another update.
     pub fn rollouts_of(&mut self, step: u32) -> Result<Vec<Rollouts>> {
         let Trainer { student, models, parts, losses, .. } = self;
         let states = &losses.states;
@@ -275,7 +275,8 @@ impl<'a> Trainer<'a> {
                 tokens::record(part.stage, sequences, batch, outputs, step, &mut record.tokens);
             }
             tokens += sequences.layout.tokens() as u64;
-            part.rollouts = (train.passes > 1).then_some(rollouts);
+            // The next pass begins with the first mini-batch again.
+            part.rollouts.extend((train.passes > 1).then_some(rollouts));
         }
         progress::finish(&mut rows);
         let event = progress::event(self.stage, step, &rows, tokens, seconds, loss);

@@ -121,10 +121,10 @@ fn advantage(bound: Option<f64>) -> String {
 fn policy_gradient(settings: &Settings, bound: Option<f64>, draft: &mut Draft) -> String {
     let advantage = advantage(bound);
     let (low, high) = clip_ratios(settings, LOSS);
-    if settings.number(&format!("{ACTOR}.ppo_epochs")) > 1.0 {
+    if super::updates(settings) > 1.0 {
         draft.note(
-            "In the second pass and later ones the ratio to the policy that drew is not 1: it is clipped as \
-             verl does, at 3 too where the advantage is negative (arXiv:1912.09729). \
+            "From the second update from a batch on the ratio to the policy that drew is not 1: it is clipped \
+             as verl does, at 3 too where the advantage is negative (arXiv:1912.09729). \
              `std.estimators.k1_clipped` is without that.",
         );
         return format!("{advantage}\nterm distill = {}", surrogate(low, high, 3.0));

@@ -1,0 +1,33 @@
+//! Several mini-batches. verl's steps are batches, here they are updates.
+
+use mopd_plan::{Schedule, StepFunction};
+
+use crate::export::coverage::Coverage;
+use crate::export::stage::ExportSettings;
+
+/// The batches of the stage: verl's steps.
+pub fn batches(settings: &ExportSettings) -> Option<u32> {
+    settings.steps.map(|steps| steps / settings.train.mini_batches.max(1))
+}
+
+pub fn report(settings: &ExportSettings, coverage: &mut Coverage) {
+    let (parts, at) = (settings.train.mini_batches, settings.origins.model);
+    if parts <= 1 {
+        return;
+    }
+    let construct = format!("`mini_batches = {parts}`");
+    if !settings.groups.is_multiple_of(parts) {
+        let why = "verl's mini-batches have one size: choose a divisor of the prompts of a batch";
+        coverage.refuse(construct, at, why);
+    } else if settings.steps.is_some_and(|steps| !steps.is_multiple_of(parts)) {
+        let why = "verl finishes every batch: choose a multiple of `mini_batches` as `steps`";
+        coverage.refuse(construct, at, why);
+    } else {
+        let how = "verl divides a batch in the order of its rows, mopd at random";
+        coverage.approximate(construct, at, how);
+    }
+    if !matches!(&settings.train.learning_rate, StepFunction::Schedule(Schedule::Constant { .. })) {
+        let why = "verl's learning rate changes after a batch, not after each update from it";
+        coverage.refuse("a schedule of `lr` with several `mini_batches`", at, why);
+    }
+}
