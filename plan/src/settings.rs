@@ -42,7 +42,8 @@ pub struct Train<O> {
     pub rollout: Rollout,
     /// Passes over each batch of rollouts.
     pub passes: u32,
-    /// The parts that the prompts of a batch of rollouts are divided into, with one update for each in a pass.
+    /// The parts that the prompts of a batch of rollouts are divided into, with one update for each in a
+    /// pass.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub mini_batches: u32,
     /// A condition per group. A prompt whose rollouts do not meet it is replaced by the next one

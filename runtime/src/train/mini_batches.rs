@@ -32,7 +32,8 @@ pub fn divided(stage: &Stage, batch: Sequences, step: u32) -> Vec<Sequences> {
     (0..parts).map(mini_batch).collect()
 }
 
-/// The mini-batch of each prompt of the batch that `step` draws, from its source. Those of a source are adjacent.
+/// The mini-batch of each prompt of the batch that `step` draws, from its source. Those of a source are
+/// adjacent.
 pub fn places(stage: &Stage, sources: impl Iterator<Item = usize>, step: u32) -> Vec<usize> {
     let parts = stage.train.mini_batches.max(1) as usize;
     // Without the part of the stage: the completions of a prompt for several terms stay in one mini-batch.

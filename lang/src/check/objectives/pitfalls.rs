@@ -42,8 +42,8 @@ impl GradientFactor {
         }
     }
 
-    /// Whether the mean gradient vanishes in the given number of updates from a batch. From the second one on,
-    /// an earlier student drew the completions.
+    /// Whether the mean gradient vanishes in the given number of updates from a batch. From the second one
+    /// on, an earlier student drew the completions.
     fn vanishes(self, updates: u32) -> bool {
         match self {
             GradientFactor::Blind => updates < 2,

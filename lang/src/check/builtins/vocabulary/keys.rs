@@ -259,17 +259,8 @@ macro_rules! stage {
                 "The frozen model of the role `reference`; a family has one per domain."
             ),
             opt("sees", ArgumentKind::Template, "What the student is shown in place of the plain prompt."),
-            opt(
-                "passes",
-                ArgumentKind::Count,
-                "Passes over each batch of rollouts, each with an update for every mini-batch; 1 by default."
-            ),
-            opt(
-                "mini_batches",
-                ArgumentKind::Count,
-                "Parts that the prompts of a batch of rollouts are divided into, with an update for each; 1 \
-                 by default."
-            ),
+            opt("passes", ArgumentKind::Count, "Passes over each batch of rollouts; 1 by default."),
+            opt("mini_batches", ArgumentKind::Count, "Parts of a batch, an update for each; 1 by default."),
             opt(
                 "filter",
                 ArgumentKind::Condition,
