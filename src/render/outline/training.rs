@@ -318,13 +318,15 @@ fn tokens(train: &Train) -> String {
         BatchSize::Prompts(prompts) => counted(prompts as usize, "prompt"),
         BatchSize::Sequences(sequences) => counted(sequences as usize, "sequence"),
     };
+    // A step trains on one mini-batch.
+    let each = if train.mini_batches > 1 { "a batch" } else { "a step" };
     let edits = |text: String| {
         train.rollout.edits.iter().fold(text, |text, edit| format!("{text}, then {}", edit.name()))
     };
     match &train.rollout.source {
-        RolloutSource::Data { field } => edits(format!("the data field `{field}`, {size} a step")),
+        RolloutSource::Data { field } => edits(format!("the data field `{field}`, {size} {each}")),
         RolloutSource::Sample(sampling) => {
-            edits(format!("the student: {size} a step, {}", samples(sampling)))
+            edits(format!("the student: {size} {each}, {}", samples(sampling)))
         }
         RolloutSource::From { teacher, sequences: Some(sequences), sampling, .. } => {
             let whose = if teacher.name() == "teacher" { "the routed teachers" } else { teacher.name() };
@@ -334,15 +336,15 @@ fn tokens(train: &Train) -> String {
             };
             let made = count(u64::from(*sequences));
             let batch = size.trim_end_matches(" sequences").trim_end_matches(" sequence");
-            edits(format!("{whose}, once: {made} sequences{kept}, {}; {batch} a step", samples(sampling)))
+            edits(format!("{whose}, once: {made} sequences{kept}, {}; {batch} {each}", samples(sampling)))
         }
         RolloutSource::EachTurn { .. } => {
             let (count, prompts) = size.split_once(' ').unwrap_or((&size, ""));
             let of = if prompts == "prompt" { "trajectory" } else { "trajectories" };
-            format!("{}; all turns of {count} {of} a step", normal_form(train).prefixes)
+            format!("{}; all turns of {count} {of} {each}", normal_form(train).prefixes)
         }
         // Layered rollouts are shown as in the normal form.
-        _ => format!("{}; {size} a step", normal_form(train).prefixes),
+        _ => format!("{}; {size} {each}", normal_form(train).prefixes),
     }
 }
 
