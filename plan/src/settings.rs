@@ -12,6 +12,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 
 use super::data::DataFormula;
+use super::events;
 use super::producers::SampledBy;
 use super::{
     AdaptiveSchedule, Composition, Curriculum, Extrapolation, Feedback, Formula, GradientAlignment, Guard,
@@ -44,7 +45,7 @@ pub struct Train<O> {
     pub passes: u32,
     /// The parts that the prompts of a batch of rollouts are divided into, with one update for each in a
     /// pass.
-    #[serde(default = "one", skip_serializing_if = "is_one")]
+    #[serde(default = "events::one", skip_serializing_if = "events::is_one")]
     pub mini_batches: u32,
     /// A condition per group. A prompt whose rollouts do not meet it is replaced by the next one
     /// (arXiv:2503.14476, eq. 11).
@@ -80,15 +81,6 @@ pub struct Train<O> {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alignment: Option<GradientAlignment>,
     pub execution: Execution,
-}
-
-pub fn one() -> u32 {
-    1
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
-pub fn is_one(number: &u32) -> bool {
-    *number == 1
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -144,11 +136,6 @@ impl<O> Train<O> {
     /// The updates from each batch of rollouts: for every pass, one for each mini-batch.
     pub fn updates_per_batch(&self) -> u32 {
         self.passes.max(1).saturating_mul(self.mini_batches.max(1))
-    }
-
-    /// The number of the mini-batch that the update of a step trains on.
-    pub fn mini_batch_of(&self, step: u32) -> u32 {
-        step % self.updates_per_batch() % self.mini_batches.max(1)
     }
 
     /// The models that must exist before the stage, with repetition.

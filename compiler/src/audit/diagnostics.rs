@@ -239,7 +239,7 @@ impl<'a> AuditPass<'a> {
         self.add(diagnostic.help(help));
     }
 
-    /// Reports a gradient that vanishes on some of the tokens, or only in the first pass over them.
+    /// Reports a gradient that vanishes on some of the tokens, or only in the first update from them.
     fn zero_somewhere(&mut self, case: &AuditCase, how: Vanishing, later: bool) {
         let first =
             if later { format!(" in the first of {} {}", case.updates, case.called) } else { String::new() };

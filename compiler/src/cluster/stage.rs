@@ -228,16 +228,16 @@ impl<'a> BatchWork<'a> {
         let mut before = vec![simulation.task(self.own, "rollout", self.draw, Vec::new())];
         for update in 0..updates {
             let first_pass = update < self.mini_batches;
-            let mut updates = Vec::new();
+            let mut pieces = Vec::new();
             for _ in 0..self.pieces {
                 let mut scored = before.clone();
                 let asked_now = |of: &&Scoring| of.share > 0.0 && (first_pass || of.every_pass);
                 for teacher in self.scoring.iter().filter(asked_now) {
                     scored.push(self.score(&mut simulation, teacher, &before));
                 }
-                updates.push(simulation.task(self.own, "update", self.update, scored));
+                pieces.push(simulation.task(self.own, "update", self.update, scored));
             }
-            before = updates;
+            before = pieces;
         }
         simulation.run()
     }

@@ -81,6 +81,13 @@ pub struct ExportSettings<'a> {
     pub longest_prompt: u32,
 }
 
+impl ExportSettings<'_> {
+    /// The batches of rollouts that the steps train on.
+    pub fn batches(&self) -> Option<u32> {
+        self.steps.map(|steps| steps.div_ceil(self.train.updates_per_batch()))
+    }
+}
+
 /// The source positions of the parts of a stage.
 #[derive(Clone, Copy)]
 pub struct StageOrigins {
@@ -179,7 +186,7 @@ fn steps(train: &Train<Objective>, rows: Option<&[RowFacts]>) -> Option<u32> {
         Length::Epochs(epochs) => {
             let all: u32 = rows?.iter().map(|of| of.rows).sum();
             let batches = all.saturating_mul(epochs) / train.rollout.groups.max(1);
-            Some(batches.saturating_mul(train.mini_batches.max(1)))
+            Some(batches.saturating_mul(train.updates_per_batch()))
         }
     }
 }

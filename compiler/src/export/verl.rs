@@ -233,7 +233,9 @@ fn configuration(
     };
     let at = settings.origins.model;
     coverage.exact(format!("`dtype = {dtype}`"), at);
-    coverage.exact(format!("{} prompts of {} samples a step", settings.groups, settings.samples), at);
+    // A step of verl is a batch.
+    let each = if settings.train.mini_batches > 1 { "a batch" } else { "a step" };
+    coverage.exact(format!("{} prompts of {} samples {each}", settings.groups, settings.samples), at);
     mini_batches::report(settings, coverage);
     prompts(settings, &mut set);
     actor(settings, &mut set, dtype, micro);
@@ -330,7 +332,8 @@ fn loss(objective: &PluginObjective, set: &mut dyn FnMut(&str, Value)) {
 }
 
 fn trainer(settings: &ExportSettings, set: &mut dyn FnMut(&str, Value)) {
-    let steps = mini_batches::batches(settings);
+    // A step of verl is a batch.
+    let steps = settings.batches();
     set("algorithm.adv_estimator", json!("grpo"));
     set("critic.enable", json!(false));
     set("reward.custom_reward_function.path", json!(export_path("mopd_rewards.py")));

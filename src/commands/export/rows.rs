@@ -207,18 +207,18 @@ fn text_of(
     }
 }
 
-/// The rows of all steps, one per line.
+/// The rows of all batches, one per line.
 pub fn lines(
     engine: ExportEngine,
     settings: &ExportSettings,
     rows: &[DomainRows],
     messages: bool,
 ) -> Result<String, Problem> {
-    let steps = settings.steps.unwrap_or(0);
+    let batches = settings.batches().unwrap_or(0);
     let mut order = DomainOrder::new(settings, rows);
     let mut text = String::new();
     let mut group = 0u64;
-    for _ in 0..steps {
+    for _ in 0..batches {
         for (domain, row) in order.step(settings.groups) {
             let part = &settings.domains[domain];
             let line = line(engine, settings, part, &rows[domain].rows[row], messages, group);

@@ -193,19 +193,54 @@ fn rewards(given: &GivenSettings, draft: &mut Draft) {
     }
 }
 
+const MINI_BATCH: &str = "actor_rollout_ref.actor.ppo_mini_batch_size";
+
+/// How verl uses a batch.
+struct BatchUse {
+    prompts: f64,
+    /// Prompts of a mini-batch.
+    mini: f64,
+    epochs: f64,
+}
+
+impl BatchUse {
+    /// `count` is the number of a setting, or else the usual one.
+    fn new(mut count: impl FnMut(&str, f64) -> f64) -> BatchUse {
+        BatchUse {
+            prompts: count("data.train_batch_size", 1024.0),
+            mini: count(MINI_BATCH, 256.0),
+            epochs: count(&format!("{ACTOR}.ppo_epochs"), 1.0),
+        }
+    }
+
+    fn mini_batches(&self) -> f64 {
+        (self.prompts / self.mini).ceil().max(1.0)
+    }
+
+    fn updates(&self) -> f64 {
+        self.mini_batches() * self.epochs
+    }
+}
+
+/// The updates from each batch of prompts. Numbers that are no counts are reported where steps are written.
+fn updates(settings: &Settings) -> f64 {
+    let (takes, _) = COUNT;
+    let count =
+        |path: &str, usual| Some(settings.number(path)).filter(|number| takes(*number)).unwrap_or(usual);
+    BatchUse::new(count).updates()
+}
+
 fn steps(settings: &Settings, samples: f64, draft: &mut Draft) {
     let count =
         |path: &str, usual: f64, draft: &mut Draft| draft.within(path, settings.number(path), usual, COUNT);
-    let prompts = count("data.train_batch_size", 1024.0, draft);
+    let batch = BatchUse::new(|path, usual| count(path, usual, draft));
+    let (parts, updates) = (batch.mini_batches(), batch.updates());
+    let BatchUse { prompts, mini, epochs } = batch;
     draft.set("prompts", format!("{prompts}"));
-    let mini_path = format!("{ACTOR}.ppo_mini_batch_size");
-    let mini = count(&mini_path, 256.0, draft);
-    let parts = (prompts / mini).ceil().max(1.0);
-    let epochs = count(&format!("{ACTOR}.ppo_epochs"), 1.0, draft);
     if parts > 1.0 {
-        let whose = if settings.given.setting(&mini_path).is_some() { "" } else { " (verl's default)" };
+        let whose = if settings.given.setting(MINI_BATCH).is_some() { "" } else { " (verl's default)" };
         draft.note(format!(
-            "{mini_path} = {mini}{whose}: {parts} mini-batches. verl divides a batch in the order of its \
+            "{MINI_BATCH} = {mini}{whose}: {parts} mini-batches. verl divides a batch in the order of its \
              rows, `mini_batches` at random."
         ));
         draft.set("mini_batches", format!("{parts}"));
@@ -213,7 +248,6 @@ fn steps(settings: &Settings, samples: f64, draft: &mut Draft) {
     if epochs > 1.0 {
         draft.set("passes", format!("{epochs}"));
     }
-    let updates = parts * epochs;
     let micro = format!("{ACTOR}.ppo_micro_batch_size_per_gpu");
     if let Some(micro) = settings.given.number(&micro)
         && (1.0..(prompts / parts).ceil() * samples).contains(&micro)
@@ -238,15 +272,6 @@ fn steps(settings: &Settings, samples: f64, draft: &mut Draft) {
     if settings.flag("actor_rollout_ref.model.enable_gradient_checkpointing") {
         draft.set("checkpointing", "all");
     }
-}
-
-/// The updates from each batch of prompts.
-fn updates(settings: &Settings) -> f64 {
-    let positive =
-        |path: &str, usual: f64| Some(settings.number(path)).filter(|number| *number >= 1.0).unwrap_or(usual);
-    let prompts = positive("data.train_batch_size", 1024.0);
-    let mini = positive(&format!("{ACTOR}.ppo_mini_batch_size"), 256.0);
-    (prompts / mini).ceil().max(1.0) * positive(&format!("{ACTOR}.ppo_epochs"), 1.0)
 }
 
 /// `updates` of them are made from each batch; verl counts batches.

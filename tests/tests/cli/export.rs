@@ -243,6 +243,41 @@ fn verl_warms_up_as_a_run_does_and_is_refused_a_cosine_that_rises() {
     assert!(said.out.contains("verl's cosine falls"), "{}", said.out);
 }
 
+/// A step of verl is a batch, which it divides itself; a step of a run is an update.
+#[test]
+fn verl_divides_a_batch_into_mini_batches() {
+    let with = |settings: &str| {
+        GOOD.replace(
+            "prompts   = 2\n  steps     = 2\n  lr        = 1e-3\n}\n\ncompare",
+            &format!("{settings}\n}}\n\ncompare"),
+        )
+    };
+    let divided = "prompts = 4\n  mini_batches = 2\n  steps = 6\n  lr = 1e-3";
+    let place = Place::with(&[("a.mopd", &with(divided))]);
+    let said = place.mopd(&["export", "--engine", "verl", "a.mopd"]).is(0, &[]);
+    assert!(said.out.contains("4 prompts of 1 samples a batch"), "{}", said.out);
+    assert!(said.out.contains("approximate  `mini_batches = 2`"), "{}", said.out);
+    let settings = place.read("student-verl/config.yaml");
+    for line in ["train_batch_size: 4", "ppo_mini_batch_size: 2", "total_training_steps: 3"] {
+        assert!(settings.contains(line), "{line}: {settings}");
+    }
+    assert_eq!(place.read("student-verl/train.jsonl").lines().count(), 3 * 4);
+    for (engine, settings, refused) in [
+        ("verl", divided.replace("= 4", "= 5"), "`mini_batches = 2`"),
+        ("verl", divided.replace("= 6", "= 7"), "`mini_batches = 2`"),
+        (
+            "verl",
+            divided.replace("1e-3", "linear(1e-3 -> 0)"),
+            "a schedule of `lr` with several `mini_batches`",
+        ),
+        ("trl", divided.to_owned(), "`mini_batches` above 1"),
+    ] {
+        place.write("a.mopd", &with(&settings));
+        let said = place.mopd(&["export", "--engine", engine, "--report", "a.mopd"]).is(1, &[]);
+        assert!(said.out.contains(&format!("refused      {refused}")), "{engine}, {settings}: {}", said.out);
+    }
+}
+
 /// verl's engine computes in bfloat16 unless `mixed_precision` says otherwise, and continues from whatever
 /// checkpoint it finds in the folder unless it is told not to.
 #[test]

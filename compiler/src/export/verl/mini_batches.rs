@@ -5,11 +5,6 @@ use mopd_plan::{Schedule, StepFunction};
 use crate::export::coverage::Coverage;
 use crate::export::stage::ExportSettings;
 
-/// The batches of the stage: verl's steps.
-pub fn batches(settings: &ExportSettings) -> Option<u32> {
-    settings.steps.map(|steps| steps / settings.train.mini_batches.max(1))
-}
-
 pub fn report(settings: &ExportSettings, coverage: &mut Coverage) {
     let (parts, at) = (settings.train.mini_batches, settings.origins.model);
     if parts <= 1 {
