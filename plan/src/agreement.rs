@@ -1,7 +1,9 @@
 //! `agreement(teacher, samples: 10, by: edit)`: a role's continuations from the beginnings of the student's
 //! blocks (arXiv:2606.01476).
 
-use super::{Objective, Operation, Role, Signal, Statistic};
+use mopd_expr::graph::Operation;
+
+use super::{Objective, Role, Signal, Statistic};
 
 /// The continuations that an objective needs, in every step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

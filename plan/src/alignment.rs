@@ -1,9 +1,8 @@
 //! Gradients of the parts of a loss, which show whether the parts agree.
 
+use mopd_expr::graph::NodeId;
 pub use mopd_lang::experiment::GradientPartition;
 use serde::{Deserialize, Serialize};
-
-use super::{NodeId, Objective, Train};
 
 /// At some steps the gradient of each part of the loss is computed separately, over the trained weights, for
 /// its norm and the cosine of each pair. Below 0 two parts conflict (arXiv:2001.06782, definition 1).
@@ -32,23 +31,4 @@ pub struct TermGradient {
     pub term: String,
     /// One node per live primitive, in their order.
     pub adjoints: Vec<NodeId>,
-}
-
-impl Train<Objective> {
-    /// The number of parts of the loss for which this objective gives a separate gradient.
-    pub fn aligned_in(&self, objective: &Objective) -> usize {
-        match self.alignment.map(|alignment| alignment.between) {
-            None => 0,
-            Some(GradientPartition::Terms) => objective.term_gradients.len(),
-            Some(GradientPartition::Domains) => self.mixture.len(),
-        }
-    }
-
-    /// The number of gradients besides that of the step.
-    pub fn aligned(&self) -> usize {
-        match self.alignment.map(|alignment| alignment.between) {
-            Some(GradientPartition::Domains) => self.mixture.len(),
-            _ => self.objectives().map(|(_, objective)| self.aligned_in(objective)).sum(),
-        }
-    }
 }

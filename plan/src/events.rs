@@ -100,12 +100,12 @@ pub struct RunJob {
     pub predict: Predict,
 }
 
-pub(crate) fn one() -> u32 {
+fn one() -> u32 {
     1
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
-pub(crate) fn is_one(number: &u32) -> bool {
+fn is_one(number: &u32) -> bool {
     *number == 1
 }
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::views::Piece;
-use super::{DomainId, Objective, Role, Sampling, Scorers, Signal, Train, View};
+use super::{DomainId, Objective, Role, Sampling, Scorers, Signal, View};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Feedback {
@@ -46,32 +46,6 @@ impl Feedback {
     /// Whether the feedback is written for completions of a domain.
     pub fn is_written(&self, scorers: &Scorers, domain: DomainId) -> bool {
         scorers.choices(self.writer).iter().any(|choice| choice.domain == domain)
-    }
-}
-
-impl<O> Train<O> {
-    /// Whether any model reads the verifier's message about a completion.
-    pub fn shows_feedback(&self) -> bool {
-        let choices = self.scorers.iter().flat_map(|(_, scorer)| &scorer.choices);
-        let scorers = choices.filter_map(|choice| choice.sees.as_ref());
-        let writers = self.feedback.iter().filter_map(Feedback::sees);
-        self.sees.iter().chain(scorers).chain(writers).any(View::has_feedback)
-    }
-
-    /// The indices of the stage's feedback that an objective needs: feedback shown to scorers that it reads,
-    /// or whose `available` it reads.
-    pub fn feedback_for(&self, objective: &Objective) -> Vec<u32> {
-        let mut readers = self.scorers.scored(|role| objective.reads(role));
-        readers.extend(objective.signals().into_iter().filter_map(|signal| match signal {
-            Signal::Available { role } => Some(role),
-            _ => None,
-        }));
-        let choices = readers.into_iter().flat_map(|role| self.scorers.choices(role));
-        let views = choices.filter_map(|choice| choice.sees.as_ref());
-        let mut places: Vec<u32> = views.flat_map(View::written_feedback).collect();
-        places.sort_unstable();
-        places.dedup();
-        places
     }
 }
 

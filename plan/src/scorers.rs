@@ -6,7 +6,9 @@ use mopd_expr::signals::{DivergenceParameter, Signal};
 use mopd_lang::experiment::{DomainId, ModelId};
 use serde::{Deserialize, Serialize};
 
-use super::settings::{Teacher, TeacherChoice};
+use crate::data::DataFormula;
+use crate::served::Served;
+use crate::views::View;
 
 /// A role whose model, chosen by prompt, scores the student's tokens.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -174,6 +176,77 @@ impl Scorers {
             _ => role.name(),
         }
     }
+}
+
+/// An arm of a route that covers all prompts. Among a domain's arms, the first that applies decides.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TeacherChoice {
+    pub domain: DomainId,
+    /// The condition on the prompt; absent for all prompts, as in a domain's last arm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when: Option<DataFormula>,
+    /// `specialist[sort]`
+    pub name: String,
+    pub teacher: Teacher,
+    /// The template that replaces the prompt for the teacher.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sees: Option<View>,
+    /// Whether it tokenizes the student's text with its own tokenizer. The two are then compared where a
+    /// token of both begins (`align = tokens`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub own_tokens: bool,
+}
+
+/// The source of a teacher's distributions.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Teacher {
+    Model(ModelId),
+    /// The student, with its weights of some step.
+    Student(StudentCopy),
+    /// Composed of other scorers.
+    Composed(Composition),
+    /// Another model of the same stage, by index, with its current weights. Its initial weights are `start`.
+    Learner {
+        learner: u32,
+        start: ModelId,
+    },
+    /// A model that another program has loaded.
+    Served(Box<Served>),
+}
+
+impl Teacher {
+    /// The model whose weights the teacher has, which must exist before the stage. `None` for other teachers.
+    pub fn model(&self) -> Option<ModelId> {
+        match self {
+            Teacher::Model(model) => Some(*model),
+            Teacher::Student(_) | Teacher::Composed(_) | Teacher::Learner { .. } | Teacher::Served(_) => None,
+        }
+    }
+
+    /// The model that has the teacher's specification: itself, or its start.
+    pub fn spec_model(&self) -> Option<ModelId> {
+        if let Teacher::Learner { start, .. } = self { Some(*start) } else { self.model() }
+    }
+
+    pub fn composition(&self) -> Option<&Composition> {
+        if let Teacher::Composed(composition) = self { Some(composition) } else { None }
+    }
+
+    pub fn served(&self) -> Option<&Served> {
+        if let Teacher::Served(served) = self { Some(served) } else { None }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StudentCopy {
+    /// The weights of the current step.
+    Current,
+    /// An average, updated after every step: rate * average + (1 - rate) * weights.
+    Average { rate: f64 },
+    /// A copy, renewed every `steps` steps.
+    Every { steps: u32 },
 }
 
 /// The serialised form of scorers in plans.

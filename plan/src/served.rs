@@ -2,10 +2,8 @@
 
 use std::fmt;
 
-use mopd_lang::experiment::Capability;
+use mopd_lang::experiment::{Capability, Dtype, Secret};
 use serde::{Deserialize, Serialize};
-
-use super::{Dtype, Secret};
 
 /// A teacher that another program has loaded, on this machine or another one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

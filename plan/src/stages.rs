@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::settings::{Architecture, Merge, ModelId, Pretrained, Train};
+use crate::settings::{Architecture, Merge, ModelId, Pretrained};
+use crate::train::Train;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "stage", rename_all = "snake_case")]

@@ -1,12 +1,11 @@
 //! Numbers of a stage that change during training, by a schedule or depending on the run.
 
 use mopd_expr::graph::{Graph, NodeId, Operation};
-use mopd_expr::signals;
-use mopd_lang::experiment::StageStep;
+use mopd_expr::signals::{self, Signal};
+use mopd_lang::experiment::{Schedule, StageStep};
 use mopd_lang::formula::{Adaptive, Formula, FormulaKind};
 use serde::{Deserialize, Serialize};
 
-use super::{Schedule, Signal};
 use crate::refusal::{Converted, Origins, refused};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -164,7 +163,7 @@ pub fn schedule(formula: &Formula, what: &str, origins: Origins) -> Converted<Sc
     match &formula.0.kind {
         FormulaKind::Number(value) => Ok(Schedule::Constant { value: *value }),
         FormulaKind::Schedule(schedule) => Ok(schedule.clone()),
-        FormulaKind::Adaptive(_) => Err(refused(at, format!("{what} that the run itself moves"))),
+        FormulaKind::Adaptive(_) => Err(refused(at, format!("{what} that adapts to the run"))),
         _ => Err(refused(at, format!("{what} that is computed from others"))),
     }
 }

@@ -9,9 +9,11 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use crate::files::{reason, remove_partial};
+use crate::entries::{CHECKSUMS, Folder, NEW, OLD};
+use crate::files::{WriteError, reason, remove_partial};
+use crate::lock::Lock;
+use crate::runs::StoredRuns;
 use crate::secret::PRIVATE;
-use crate::{CHECKSUMS, Folder, Lock, NEW, OLD, StoredRuns, WriteError};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{regular, write_atomically};
+use crate::files::write_atomically;
+use crate::regular;
 
 /// Smaller files are hashed faster than a remembered hash is found.
 const WORTH_REMEMBERING: u64 = 1 << 20;

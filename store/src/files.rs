@@ -8,9 +8,6 @@ use std::time::Duration;
 
 use tempfile::NamedTempFile;
 
-use crate::content;
-use crate::lock::no_locks;
-
 /// A file could not be written; an earlier file at `path` is unchanged.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write {}: {}", path.display(), reason(source))]
@@ -105,7 +102,7 @@ pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
 }
 
 /// Creates a folder and the missing ones above it, durably. Returns the folders that have new names.
-fn make_folders(folder: &Path) -> io::Result<Vec<PathBuf>> {
+pub(crate) fn make_folders(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let missing = |folder: &&Path| !folder.as_os_str().is_empty() && !folder.exists();
     let changed: Vec<PathBuf> =
         folder.ancestors().take_while(missing).map(|made| folder_of(made).to_owned()).collect();
@@ -136,40 +133,6 @@ pub(crate) fn partial_file(folder: &Path, mode: u32) -> io::Result<NamedTempFile
     }
 }
 
-/// Makes the file `to` equal to the file `from`, of which `hash` is the hash of the content: by a link, which
-/// takes no space, or across file systems by a copy. A reader of `to` sees the old file or the new one, never
-/// a part, and an equal file is left alone.
-pub fn link_or_copy(from: &Path, to: &Path, hash: &str) -> Result<(), WriteError> {
-    if is_equal(from, to, hash) {
-        return Ok(());
-    }
-    let linked = || -> io::Result<()> {
-        let folder = folder_of(to);
-        make_folders(folder)?;
-        let mut name = tempfile::Builder::new();
-        let link = name.prefix(PARTIAL).make_in(folder, |path| fs::hard_link(from, path))?;
-        link.persist(to).map_err(|failure| failure.error)?;
-        sync_folder(folder)
-    };
-    linked().or_else(|_| write_atomically(to, |file| io::copy(&mut File::open(from)?, file).map(drop)))
-}
-
-fn is_equal(from: &Path, to: &Path, hash: &str) -> bool {
-    let (Ok(ours), Ok(theirs)) = (fs::metadata(from), fs::metadata(to)) else { return false };
-    is_same_file(&ours, &theirs)
-        || (ours.len() == theirs.len() && content::hash_anew(to).is_ok_and(|found| found == hash))
-}
-
-fn is_same_file(one: &fs::Metadata, other: &fs::Metadata) -> bool {
-    (one.dev(), one.ino()) == (other.dev(), other.ino())
-}
-
-/// Whether a file that [`link_or_copy`] made is there, as far as that shows without reading it.
-pub fn seems_equal(from: &Path, to: &Path) -> bool {
-    let (Ok(ours), Ok(theirs)) = (fs::metadata(from), fs::metadata(to)) else { return false };
-    ours.len() == theirs.len()
-}
-
 /// Bytes that the file system of a folder, or of its nearest existing parent, has free for this user; `None`
 /// where it does not say.
 pub fn free_space(folder: &Path) -> Option<u64> {
@@ -198,6 +161,12 @@ pub fn names_beside(path: &Path) -> Option<Vec<String>> {
         .collect();
     names.sort();
     Some(names)
+}
+
+/// Whether the file system has no locks. NFS without a lock daemon says ENOLCK, for which the standard
+/// library has no kind.
+pub(crate) fn no_locks(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::Unsupported || error.raw_os_error() == Some(libc::ENOLCK)
 }
 
 /// Prefix of the names of temporary files.
@@ -305,6 +274,16 @@ mod tests {
         );
     }
 
+    /// Such a file system can't be mounted here, so this tests how its errors are read.
+    #[test]
+    fn a_file_system_may_have_no_locks() {
+        for code in [libc::ENOLCK, libc::ENOTSUP, libc::ENOSYS] {
+            let error = io::Error::from_raw_os_error(code);
+            assert!(no_locks(&error), "{error}");
+        }
+        assert!(!no_locks(&io::Error::from_raw_os_error(libc::EIO)));
+    }
+
     #[test]
     fn a_partial_file_goes_when_its_writer_is_gone() {
         let folder = tempfile::tempdir().unwrap();
@@ -334,35 +313,6 @@ mod tests {
         assert!(place.join("a/b/c").is_dir());
         assert!(make_folders(&place.join("a/b/c")).unwrap().is_empty());
         assert_eq!(folder_of(Path::new("a")), Path::new("."));
-    }
-
-    #[test]
-    fn an_equal_file_is_left_alone_and_another_is_replaced_at_once() {
-        let folder = tempfile::tempdir().unwrap();
-        let (from, to) = (folder.path().join("from"), folder.path().join("models/to"));
-        fs::write(&from, "new").unwrap();
-        let hash = content::hash_anew(&from).unwrap();
-        let inode = |path: &Path| fs::metadata(path).unwrap().ino();
-        link_or_copy(&from, &to, &hash).unwrap();
-        assert_eq!(inode(&from), inode(&to));
-        // A copy, as on another file system.
-        fs::remove_file(&to).unwrap();
-        fs::write(&to, "new").unwrap();
-        let copy = inode(&to);
-        link_or_copy(&from, &to, &hash).unwrap();
-        assert_eq!(inode(&to), copy);
-        for other in ["old", "longer"] {
-            fs::write(folder.path().join("other"), other).unwrap();
-            fs::rename(folder.path().join("other"), &to).unwrap();
-            assert_eq!(seems_equal(&from, &to), other.len() == "new".len());
-            link_or_copy(&from, &to, &hash).unwrap();
-            assert_eq!(fs::read(&to).unwrap(), b"new");
-            assert_eq!(names(to.parent().unwrap()), ["to"]);
-        }
-        // What can't be replaced stays.
-        fs::remove_file(&from).unwrap();
-        assert!(link_or_copy(&from, &to, "another").is_err());
-        assert_eq!(fs::read(&to).unwrap(), b"new");
     }
 
     #[test]

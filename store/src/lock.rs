@@ -7,7 +7,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::{Folder, WriteError};
+use crate::entries::Folder;
+use crate::files::{WriteError, no_locks};
 
 /// A lock, released when dropped.
 #[derive(Debug)]
@@ -89,12 +90,6 @@ impl Lock {
     }
 }
 
-/// Whether the file system has no locks. NFS without a lock daemon says ENOLCK, for which the standard
-/// library has no kind.
-pub(crate) fn no_locks(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::Unsupported || error.raw_os_error() == Some(libc::ENOLCK)
-}
-
 impl Folder {
     /// Takes the lock of a key; `None` if another run or thread holds it. Nobody only looks at these.
     pub fn try_lock(&self, key: &str) -> Result<Option<Lock>, WriteError> {
@@ -117,16 +112,6 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
-
-    /// Such a file system can't be mounted here, so this tests how its errors are read.
-    #[test]
-    fn a_file_system_may_have_no_locks() {
-        for code in [libc::ENOLCK, libc::ENOTSUP, libc::ENOSYS] {
-            let error = io::Error::from_raw_os_error(code);
-            assert!(no_locks(&error), "{error}");
-        }
-        assert!(!no_locks(&io::Error::from_raw_os_error(libc::EIO)));
-    }
 
     /// As `mopd ls` does at any time, also when a run begins.
     #[test]

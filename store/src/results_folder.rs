@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::files::remove_partial;
-use crate::{WriteError, read_json};
+use crate::entries::read_json;
+use crate::files::{WriteError, remove_partial};
 
 pub const RESULTS: &str = "results.json";
 pub const REWARDS: &str = "rewards.parquet";

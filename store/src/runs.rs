@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::files::{reason, remove_partial};
-use crate::{Folder, Lock, WriteError, remove_file, write_whole};
+use crate::entries::{Folder, read_json, remove_file, write_whole};
+use crate::files::{WriteError, reason, remove_partial};
+use crate::lock::Lock;
 
 /// The entries that a run reads from the store or writes to it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,7 +93,7 @@ impl Folder {
             if path.extension().is_none_or(|extension| extension != "json") {
                 continue;
             }
-            let read = crate::read_json::<StoredRun>(&path).map(|run| match self.project() {
+            let read = read_json::<StoredRun>(&path).map(|run| match self.project() {
                 // An absolute path replaces that of the project.
                 Some(project) => StoredRun { out: project.join(&run.out), ..run },
                 None => run,

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 
-use crate::Folder;
+use crate::entries::Folder;
 use crate::files::{partial_file, reason};
 
 /// Its folder and file.

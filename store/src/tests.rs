@@ -1,6 +1,10 @@
+use std::collections::BTreeMap;
+use std::fs;
 use std::os::unix::fs::symlink;
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
 
+use super::entries::CHECKSUMS;
 use super::*;
 
 fn folder() -> (tempfile::TempDir, Folder) {

@@ -1,9 +1,16 @@
 //! The layers inside crates: the top-level modules of a crate import each other without a loop. Each module
 //! of the runtime imports only modules before it in the list, and so does each module of its training loop.
+//!
+//! Sources are read as tokens, as a compiler reads them: comments and texts are not code, and code that is
+//! compiled for tests alone is left out. Every path that begins with `crate`, `super` or `self` counts, in a
+//! `use`, an expression, a type or a macro. A name that the parent exports for one of its modules counts as
+//! an import of that module.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 /// The modules of the runtime, from the bottom to the top.
 const RUNTIME: [&str; 28] = [
@@ -124,124 +131,200 @@ fn crates() -> Vec<(String, PathBuf)> {
     found
 }
 
-/// A source file without tests and comments, and its path of modules, from the crate's root.
-struct ModuleText {
+/// The tokens of a module, without code for tests, and its path from the crate's root.
+struct ModuleTokens {
     module: Vec<String>,
-    text: String,
+    tokens: Vec<TokenTree>,
 }
 
-/// The files of a module, which is a folder or a file.
-fn sources(path: &Path, module: &[&str]) -> Vec<ModuleText> {
-    let Some(name) = path.file_stem().map(|name| name.to_string_lossy().into_owned()) else {
-        return Vec::new();
-    };
-    if name == "tests" {
-        return Vec::new();
-    }
-    let inner: Vec<&str> = module.iter().copied().chain((name != "mod").then_some(name.as_str())).collect();
-    if path.is_dir() {
-        let entries = fs::read_dir(path).expect("a folder").flatten();
-        return entries.flat_map(|entry| sources(&entry.path(), &inner)).collect();
-    }
-    if path.extension().is_none_or(|ending| ending != "rs") {
-        return Vec::new();
-    }
-    let source = fs::read_to_string(path).expect("a source file");
-    // Test modules without a file of their own are at the end of the file.
-    let inline = ["mod tests {", "pub mod tests {"].map(|tests| format!("#[cfg(test)]\n{tests}"));
-    let end = inline.iter().filter_map(|tests| source.find(tests)).min().unwrap_or(source.len());
-    let without_comment = |line: &str| line.split("//").next().unwrap_or_default().to_owned() + "\n";
-    let text = source[..end].lines().map(without_comment).collect();
-    vec![ModuleText { module: inner.into_iter().map(str::to_owned).collect(), text }]
+fn tokens(text: &str) -> Vec<TokenTree> {
+    without_tests(text.parse().expect("Rust"))
 }
 
-/// The paths in a source that begin with `crate`, `super` or `self`, from the crate's root: those of `use`,
-/// also in groups, and those of expressions and types.
-fn paths(module: &[String], text: &str) -> Vec<Vec<String>> {
-    let mut found = Vec::new();
-    let word = |character: char| character.is_alphanumeric() || character == '_';
-    for start in ["crate", "super", "self"] {
-        for (place, _) in text.match_indices(&format!("{start}::")) {
-            // Not the rest of a longer path, such as the second of `super::super::`.
-            if text[..place].ends_with(word) || text[..place].trim_end().ends_with("::") {
-                continue;
-            }
-            let mut tree = text[place..].trim_start_matches(start);
-            let base = match start {
-                "crate" => Vec::new(),
-                "self" => module.to_vec(),
-                _ => module[..module.len().saturating_sub(1)].to_vec(),
-            };
-            branches(&mut tree, base, &mut found);
+/// Leaves out what is marked `#[cfg(test)]`: up to its semicolon, comma or braces.
+fn without_tests(stream: TokenStream) -> Vec<TokenTree> {
+    let mut kept = Vec::new();
+    let mut all = stream.into_iter().peekable();
+    while let Some(token) = all.next() {
+        let for_tests = is(&token, '#') && all.peek().is_some_and(is_test_only);
+        if for_tests {
+            all.find(|token| [';', ','].iter().any(|end| is(token, *end)) || braces(token).is_some());
+        } else {
+            kept.push(token);
         }
     }
+    kept
+}
+
+/// Whether the brackets of an attribute say `cfg(test)`, alone or in `all(...)`.
+fn is_test_only(token: &TokenTree) -> bool {
+    let TokenTree::Group(brackets) = token else { return false };
+    let text: String = brackets.stream().to_string().split_whitespace().collect();
+    text == "cfg(test)" || text.starts_with("cfg(all(test,")
+}
+
+fn is(token: &TokenTree, sign: char) -> bool {
+    matches!(token, TokenTree::Punct(punct) if punct.as_char() == sign)
+}
+
+fn braces(token: &TokenTree) -> Option<TokenStream> {
+    match token {
+        TokenTree::Group(group) if group.delimiter() == Delimiter::Brace => Some(group.stream()),
+        _ => None,
+    }
+}
+
+fn word(token: Option<&TokenTree>) -> Option<String> {
+    if let Some(TokenTree::Ident(word)) = token { Some(word.to_string()) } else { None }
+}
+
+/// Whether `::` begins at `at`.
+fn joins(tokens: &[TokenTree], at: usize) -> bool {
+    matches!(tokens.get(at..at + 2), Some([one, other]) if is(one, ':') && is(other, ':'))
+}
+
+/// Reads the file of a module, and those of the modules that it declares.
+fn read(file: &Path, module: &[String], found: &mut Vec<ModuleTokens>) {
+    let all = tokens(&fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display())));
+    let folder = match file.file_stem().expect("a name").to_str() {
+        Some("lib" | "main" | "mod") => file.parent().expect("a folder").to_owned(),
+        _ => file.with_extension(""),
+    };
+    for at in 0..all.len() {
+        let name = word(all.get(at)).filter(|word| word == "mod").and_then(|_| word(all.get(at + 1)));
+        if let (Some(name), Some(TokenTree::Punct(_))) = (name, all.get(at + 2)) {
+            let alone = folder.join(format!("{name}.rs"));
+            let file = if alone.exists() { alone } else { folder.join(&name).join("mod.rs") };
+            read(&file, &[module, &[name]].concat(), found);
+        }
+    }
+    found.push(ModuleTokens { module: module.to_vec(), tokens: all });
+}
+
+/// A path from the crate's root, and the name that it has where it is imported.
+struct PathUse {
+    path: Vec<String>,
+    name: String,
+}
+
+/// All paths that begin with `crate`, `super` or `self`; in a `use`, also those that begin with a module
+/// of this one.
+fn paths(module: &[String], tokens: &[TokenTree], found: &mut Vec<PathUse>) {
+    let mut at = 0;
+    while at < tokens.len() {
+        let here = word(tokens.get(at)).unwrap_or_default();
+        let continues = at >= 2 && joins(tokens, at - 2);
+        let name = word(tokens.get(at + 1));
+        let inline = tokens.get(at + 2).and_then(braces);
+        match (here.as_str(), name, inline) {
+            ("mod", Some(name), Some(inline)) => {
+                paths(&[module, &[name]].concat(), &without_tests(inline), found);
+                at += 3;
+            }
+            ("crate" | "super" | "self", ..) if !continues && joins(tokens, at + 1) => {
+                let base: &[String] = match here.as_str() {
+                    "crate" => &[],
+                    "self" => module,
+                    _ => &module[..module.len().saturating_sub(1)],
+                };
+                at += 1;
+                branches(tokens, &mut at, base.to_vec(), found);
+            }
+            ("use", Some(name), _) if !["crate", "super", "self"].contains(&name.as_str()) => {
+                at += 2;
+                branches(tokens, &mut at, [module, &[name]].concat(), found);
+            }
+            _ => {
+                if let TokenTree::Group(group) = &tokens[at] {
+                    paths(module, &without_tests(group.stream()), found);
+                }
+                at += 1;
+            }
+        }
+    }
+}
+
+/// Adds the paths of a tree such as `::a::{b, c::{d, e}}` to `found`; `at` is left after it.
+fn branches(tokens: &[TokenTree], at: &mut usize, mut path: Vec<String>, found: &mut Vec<PathUse>) {
+    while joins(tokens, *at) {
+        let next = tokens.get(*at + 2);
+        if let Some(group) = next.and_then(braces) {
+            *at += 3;
+            let group: Vec<TokenTree> = group.into_iter().collect();
+            for branch in group.split(|token| is(token, ',')).filter(|branch| !branch.is_empty()) {
+                let name = word(branch.first()).unwrap_or_else(|| "*".to_owned());
+                let own = if name == "self" { path.clone() } else { [&path[..], &[name]].concat() };
+                branches(branch, &mut 1, own, found);
+            }
+            return;
+        }
+        match word(next).as_deref() {
+            Some("super") => drop(path.pop()),
+            Some(name) => path.push(name.to_owned()),
+            None if next.is_some_and(|next| is(next, '*')) => path.push("*".to_owned()),
+            // Generic arguments.
+            None => break,
+        }
+        *at += 3;
+    }
+    let renamed = word(tokens.get(*at)).filter(|word| word == "as").and_then(|_| word(tokens.get(*at + 1)));
+    let name = renamed.or_else(|| path.last().cloned()).unwrap_or_default();
+    found.push(PathUse { path, name });
+}
+
+/// The modules of a crate.
+fn modules(folder: &Path) -> Vec<ModuleTokens> {
+    let library = folder.join("src/lib.rs");
+    let root = if library.exists() { library } else { folder.join("src/main.rs") };
+    let mut found = Vec::new();
+    read(&root, &[], &mut found);
     found
 }
 
-/// Adds the paths of a tree such as `::a::{b, c::{d, e}}` to `found`; `tree` is left at the text after it.
-fn branches(tree: &mut &str, mut path: Vec<String>, found: &mut Vec<Vec<String>>) {
-    while let Some(rest) = tree.trim_start().strip_prefix("::") {
-        let rest = rest.trim_start();
-        if let Some(group) = rest.strip_prefix('{') {
-            *tree = group.trim_start();
-            while !tree.is_empty() && !tree.starts_with('}') {
-                let end = tree.find(|character: char| !(character.is_alphanumeric() || character == '_'));
-                let (name, rest) = tree.split_at(end.unwrap_or(tree.len()));
-                *tree = rest;
-                let own =
-                    if name == "self" { path.clone() } else { [&path[..], &[name.to_owned()]].concat() };
-                branches(tree, own, found);
-                // A new name (`as`) and the comma.
-                let next = tree.find([',', '}']).unwrap_or(tree.len());
-                *tree = tree[next..].trim_start_matches(',').trim_start();
-            }
-            *tree = tree.strip_prefix('}').unwrap_or(tree);
-            return;
-        }
-        let end = rest.find(|character: char| !(character.is_alphanumeric() || character == '_'));
-        let (name, rest) = rest.split_at(end.unwrap_or(rest.len()));
-        *tree = rest;
-        match name {
-            "super" => drop(path.pop()),
-            name => path.push(name.to_owned()),
-        }
-    }
-    found.push(path);
-}
-
-/// What the modules directly inside a module import of each other. `folder` is the folder of `module`; an
-/// import of one of its own items has the name of the item.
-fn imports_inside(folder: &Path, module: &[&str]) -> Imports {
-    let mut imports = Imports::new();
-    let own = fs::read_to_string(folder.join(if module.is_empty() { "lib.rs" } else { "mod.rs" }));
-    let own = own.unwrap_or_default();
-    for entry in fs::read_dir(folder).expect("the folder of a module").flatten() {
-        let child = entry.path().file_stem().expect("a name").to_string_lossy().into_owned();
-        let for_tests = child == "tests" || own.contains(&format!("#[cfg(test)]\nmod {child};"));
-        if for_tests || ["lib", "main", "bin", "mod"].contains(&child.as_str()) {
-            continue;
-        }
-        let of_child = imports.entry(child.clone()).or_default();
-        for ModuleText { module: of_file, text } in sources(&entry.path(), module) {
-            let inside = paths(&of_file, &text).into_iter().filter_map(|path| {
-                path.iter()
-                    .zip(module)
-                    .all(|(name, of)| name == of)
-                    .then(|| path.get(module.len()).cloned())?
-            });
-            of_child.extend(inside.filter(|name| *name != child));
+/// What the modules directly inside `module` import of each other.
+fn imports_inside(modules: &[ModuleTokens], module: &[&str]) -> Imports {
+    let depth = module.len();
+    let is_own =
+        |path: &[String]| path.len() >= depth && path.iter().zip(module).all(|(name, of)| name == of);
+    let all = |of: &ModuleTokens| {
+        let mut found = Vec::new();
+        paths(&of.module, &of.tokens, &mut found);
+        found.retain(|found| is_own(&found.path));
+        found
+    };
+    let inside: Vec<&ModuleTokens> = modules.iter().filter(|of| is_own(&of.module)).collect();
+    let children: BTreeSet<&String> = inside.iter().filter_map(|of| of.module.get(depth)).collect();
+    let own = inside.iter().find(|of| of.module.len() == depth).expect("the module's own file");
+    // The names that the module has from others; `None` from outside of it.
+    let exported: BTreeMap<String, Option<String>> = all(own)
+        .into_iter()
+        .map(|PathUse { path, name }| (name, path.get(depth).filter(|of| children.contains(of)).cloned()))
+        .collect();
+    let mut imports: Imports = children.iter().map(|child| ((*child).clone(), BTreeSet::new())).collect();
+    for of in &inside {
+        let Some(child) = of.module.get(depth) else { continue };
+        for PathUse { path, .. } in all(of) {
+            let Some(name) = path.get(depth) else { continue };
+            let imported = match exported.get(name) {
+                _ if children.contains(&name) => Some(name.clone()),
+                Some(from) => from.clone(),
+                None => panic!(
+                    "`{}` imports `{}`, which is defined where all modules are declared: give it a module",
+                    of.module.join("::"),
+                    path.join("::")
+                ),
+            };
+            let of_child = imports.get_mut(child).expect("it is one of the children");
+            of_child.extend(imported.filter(|imported| imported != child));
         }
     }
     imports
 }
 
-/// What the top-level modules of a crate import of each other.
-fn imports(folder: &Path) -> Imports {
-    let mut imports = imports_inside(&folder.join("src"), &[]);
-    let modules: BTreeSet<String> = imports.keys().cloned().collect();
-    // Macros and constants of the root are below all modules.
-    imports.values_mut().for_each(|of| of.retain(|name| modules.contains(name)));
-    imports
+/// The modules that import themselves through others.
+fn in_loops(imports: &Imports) -> Vec<&str> {
+    let looped = imports.keys().filter(|module| reached(imports, module).contains(module.as_str()));
+    looped.map(String::as_str).collect()
 }
 
 /// Checks that each module imports only modules before it, and that the list has all modules.
@@ -284,19 +367,15 @@ fn modules_of_a_crate_have_no_import_cycle() {
         assert!(crates.iter().any(|(found, _)| found == name), "{name} was not found");
     }
     for (name, folder) in crates {
-        let imports = imports(&folder);
-        let in_loops: Vec<&str> = imports
-            .keys()
-            .filter(|module| reached(&imports, module).contains(module.as_str()))
-            .map(String::as_str)
-            .collect();
+        let imports = imports_inside(&modules(&folder), &[]);
+        let in_loops = in_loops(&imports);
         assert!(in_loops.is_empty(), "{name}: {in_loops:?} of {imports:#?}");
     }
 }
 
 #[test]
 fn runtime_modules_import_only_lower_layers() {
-    let imports = imports(&mopd_tests::root().join("runtime"));
+    let imports = imports_inside(&modules(&mopd_tests::root().join("runtime")), &[]);
     check_layers(&imports, &RUNTIME);
     // Checks that names are found at all.
     assert!(imports["schedule"].contains("train") && imports["train"].contains("model"));
@@ -304,37 +383,105 @@ fn runtime_modules_import_only_lower_layers() {
 
 #[test]
 fn training_modules_import_only_lower_layers() {
-    let train = mopd_tests::root().join("runtime/src/train");
-    let imports = imports_inside(&train, &["train"]);
+    let modules = modules(&mopd_tests::root().join("runtime"));
+    let imports = imports_inside(&modules, &["train"]);
     check_layers(&imports, &TRAIN);
     assert!(imports["batches"].contains("views") && imports["part"].contains("scoring"));
-    let imports = imports_inside(&train.join("scoring"), &["train", "scoring"]);
+    let imports = imports_inside(&modules, &["train", "scoring"]);
     check_layers(&imports, &SCORING);
     assert!(imports["score"].contains("pass"));
 }
 
 #[test]
-fn imports_are_found_in_groups_and_through_super() {
+fn paths_are_found_wherever_they_are_written() {
     let module = ["train", "batches", "words"].map(str::to_owned);
-    let text = "use super::{Batch, sample::{self, judge as decide}};\n\
-        use super::super::views::*;\n\
-        use crate::{data::{Lists, mixture::Draw}, train::stage::Stage};\n\
-        pub(in crate::train) fn one() -> super::super::Two { self::three() + crate::zip::zip_equal(a, b) }\n\
-        let my_super = outer_crate::four;\n";
-    let mut found: Vec<String> = paths(&module, text).into_iter().map(|path| path.join("::")).collect();
+    let text = r#"
+        use super::{Batch, sample::{self, judge as decide}};
+        use super::super::views::*;
+        use crate::{data::{Lists, mixture::Draw}, train::stage::Stage};
+        pub(in crate::train) fn one() -> super::super::Two { self::three() + crate::zip::equal::<u8>(a, b) }
+        macro_rules! four { () => { vec![$crate::four::FOUR, crate::five::<crate::six::Six>()] } }
+        mod inline { use super::super::Seven; }
+        /* crate::comment::a */ // crate::comment::b
+        const TEXT: &str = "crate::text::a";
+        #[cfg(test)]
+        use crate::tests::a;
+        #[cfg(test)]
+        mod tests { use crate::tests::b; }
+        let my_super = outer_crate::eight;
+    "#;
+    let mut found = Vec::new();
+    paths(&module, &tokens(text), &mut found);
+    let mut found: Vec<String> = found.into_iter().map(|found| found.path.join("::")).collect();
     found.sort();
     let expected = [
         "data::Lists",
         "data::mixture::Draw",
+        "five",
+        "four::FOUR",
+        "six::Six",
         "train",
         "train::Two",
         "train::batches::Batch",
+        "train::batches::Seven",
         "train::batches::sample",
         "train::batches::sample::judge",
         "train::batches::words::three",
         "train::stage::Stage",
-        "train::views::",
-        "zip::zip_equal",
+        "train::views::*",
+        "zip::equal",
     ];
     assert_eq!(found, expected);
+}
+
+/// The imports of a crate of three modules, `low`, `middle` and `high`, given the source of `low`.
+fn imports_with(low: &str) -> Imports {
+    let source = |module: &[&str], text: &str| ModuleTokens {
+        module: module.iter().map(|name| (*name).to_owned()).collect(),
+        tokens: tokens(text),
+    };
+    let modules = [
+        source(
+            &[],
+            "mod low; mod middle; mod high; pub use high::{Top, inner as renamed}; use other::Thing;",
+        ),
+        source(&["middle"], "use crate::low::Low;"),
+        source(&["high"], "pub mod inner; use crate::middle::Middle;"),
+        source(&["high", "inner"], "use super::super::low::Low;"),
+        source(&["low"], low),
+    ];
+    imports_inside(&modules, &[])
+}
+
+#[test]
+fn an_import_loop_is_found_however_it_is_written() {
+    for low in [
+        "use crate::high::Top;",
+        "use crate::{middle::{self}};",
+        "fn f() { crate::high::f() }",
+        "fn f(_: super::high::Top) {}",
+        "use super::{Top};",
+        "use crate::Top as Other;",
+        "use crate::renamed::f;",
+        "mod deep { fn f() { super::super::high::f() } }",
+        "fn f() { println!(\"{}\", crate::high::f()) }",
+    ] {
+        assert!(in_loops(&imports_with(low)).contains(&"low"), "{low}");
+    }
+    for low in [
+        "",
+        "use crate::Thing; use std::high;",
+        "use super::low::Low;",
+        "// use crate::high::Top;",
+        "#[cfg(test)] mod tests { use crate::high::Top; }",
+        "mod deep { use super::Low; use self::high::A; }",
+    ] {
+        assert_eq!(in_loops(&imports_with(low)), Vec::<&str>::new(), "{low}");
+    }
+}
+
+#[test]
+#[should_panic(expected = "`low` imports `Unknown`")]
+fn an_item_of_the_root_needs_a_module() {
+    imports_with("use crate::Unknown;");
 }

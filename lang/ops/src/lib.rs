@@ -1,6 +1,6 @@
 //! The operators of the language, below its checker and its compiler. Each is declared once, here.
 //!
-//! An elementwise function is one entry of the table in [`table`], a [`FunctionDefinition`]:
+//! An elementwise function is one entry of the table in `functions/table.rs`, a [`FunctionDefinition`]:
 //!
 //! | field | what derives from it |
 //! |---|---|
@@ -27,21 +27,19 @@
 #![forbid(unsafe_code)]
 
 mod entry;
-pub mod expr;
 pub mod f32_ops;
-mod function;
-pub mod interval;
+mod functions;
 mod reduction;
 mod scan;
 mod statistic;
-mod table;
 mod unit;
 
 pub use entry::OperatorEntry;
-pub use expr::{Backend, OpExpr};
-pub use function::{Accuracy, FunctionDefinition, FunctionValue, Notation, Range, Units, maximum, minimum};
+pub use functions::{
+    Accuracy, Backend, Function, FunctionDefinition, FunctionValue, Notation, OpExpr, Range, Units, expr,
+    interval, maximum, minimum,
+};
 pub use reduction::{Receivers, Reduction, ReductionGradient};
 pub use scan::{Memory, Scan};
 pub use statistic::{Deviation, Statistic, quantile};
-pub use table::Function;
 pub use unit::{Mismatch, Unit, common_unit};

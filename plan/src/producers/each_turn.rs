@@ -5,8 +5,8 @@ use mopd_lang::experiment::{self as checked, BatchSize, RolloutSource};
 use serde::Deserialize;
 
 use super::{FieldValue, Fields, ModelId, Producer, ProducerKind, Sampling, Writer, edit_name, sampling};
+use crate::Keep;
 use crate::refusal::{Converted, Origins, refused};
-use crate::{Keep, Train};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct EachTurn {
@@ -62,13 +62,6 @@ impl ProducerKind for EachTurn {
 
     fn unshardable_reason(&self) -> Option<&'static str> {
         Some("a rollout that begins at every turn of the data")
-    }
-}
-
-impl<O> Train<O> {
-    /// The field with the trajectories whose turns are the prompts.
-    pub fn trajectory(&self) -> Option<&str> {
-        self.producers().find_map(|producer| producer.kind().trajectory())
     }
 }
 

@@ -7,7 +7,7 @@ use super::{
     FieldValue, Fields, ModelId, PrecomputedRollouts, Producer, ProducerKind, Sampling, Writer, edit_name,
     editable,
 };
-use crate::events::FailureKind;
+use crate::failures::FailureKind;
 use crate::refusal::{Converted, Origins, refused};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]

@@ -9,7 +9,7 @@ use super::{
     FieldValue, Fields, ModelId, OfCompletions, Producer, ProducerKind, ProducerProgram, Sampling, Writer,
     edit_name, sampling,
 };
-use crate::events::FailureKind;
+use crate::failures::FailureKind;
 use crate::refusal::{Converted, Origins, refused};
 use crate::{AdaptiveSchedule, Axis, Formula, Signal, adaptive_schedule};
 

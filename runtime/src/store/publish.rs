@@ -7,7 +7,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use mopd_plan::events::FailureKind;
-use mopd_store::files::{folder_of_model, link_or_copy, seems_equal};
+use mopd_store::files::folder_of_model;
+use mopd_store::links::{link_or_copy, seems_equal};
 use mopd_store::{read_json, write_whole};
 use serde_json::{Map, Value};
 

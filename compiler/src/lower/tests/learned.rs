@@ -131,7 +131,7 @@ fn learned_number_is_refused_elsewhere_than_in_shares() {
     );
     assert_eq!(
         refused(|experiment| distilled(experiment).learning_rate = usual()),
-        supported("a learning rate that the run itself moves")
+        supported("a learning rate that adapts to the run")
     );
     let RolloutSource::Sample(sampling) = student(4, 1).0 else { panic!("the student samples") };
     let sampling = Sampling { max_tokens: usual(), ..sampling };
@@ -160,7 +160,7 @@ fn learned_number_is_refused_elsewhere_than_in_shares() {
     };
     assert_eq!(
         refused(seen(formula(FormulaKind::Adaptive(ladder), Axis::Run, false))),
-        supported("a share of a slot that the run itself moves")
+        supported("a share of a slot that adapts to the run")
     );
 }
 

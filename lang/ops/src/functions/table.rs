@@ -3,11 +3,12 @@
 use Function::*;
 use serde::{Deserialize, Serialize};
 
-use crate::expr::OpExpr::{self, Apply, Constant, Gradient, Let, Local, Operand, Output};
-use crate::function::{
+use super::definition::{
     Accuracy, FunctionDefinition, FunctionValue, Notation, Range, Units, second_is_maximum, second_is_minimum,
 };
-use crate::{interval, unit};
+use super::expr::OpExpr::{self, Apply, Constant, Gradient, Let, Local, Operand, Output};
+use super::interval;
+use crate::unit;
 
 /// Declares [`Function`] and its table at once.
 macro_rules! functions {

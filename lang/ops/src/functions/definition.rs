@@ -1,8 +1,9 @@
 //! The declaration of an elementwise function, and what follows from it.
 
-use crate::expr::{Arguments, NumberOps, OpExpr};
-use crate::interval::{self, ValueInterval};
-use crate::{Function, Mismatch, Unit};
+use super::expr::{Arguments, NumberOps, OpExpr};
+use super::interval::{self, ValueInterval};
+use super::table::Function;
+use crate::unit::{Mismatch, Unit};
 
 /// One entry of the table.
 pub struct FunctionDefinition {

@@ -2,7 +2,7 @@
 //!
 //! Rounding is monotone, so the ends of a monotone function bound its computed values in between, to the bit.
 
-use crate::Function;
+use super::table::Function;
 
 /// Lowest and highest value.
 pub type ValueInterval = (f64, f64);

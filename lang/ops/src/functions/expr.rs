@@ -1,6 +1,6 @@
 //! Expressions over functions, as data: the bodies of functions and their gradients.
 
-use crate::Function;
+use super::table::Function;
 
 #[derive(Clone, Copy, Debug)]
 pub enum OpExpr {

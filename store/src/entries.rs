@@ -1,0 +1,204 @@
+//! A folder with entries. An entry is a folder of files with their checksums; it is complete or does not count.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::content;
+use crate::files::{self, WriteError, write_atomically};
+
+pub(crate) const CHECKSUMS: &str = "checksums.json";
+/// Ends of the names of folders that exist while an intact entry is replaced.
+pub(crate) const NEW: &str = ".new";
+pub(crate) const OLD: &str = ".old";
+
+/// A folder with entries.
+#[derive(Clone, Debug)]
+pub struct Folder {
+    pub(crate) path: PathBuf,
+}
+
+/// The result of a search for an entry.
+#[derive(Debug)]
+pub enum Lookup<T> {
+    Found(T),
+    Absent,
+    /// Some file of the entry differs from what was written; the reason, for a warning.
+    Damaged(String),
+}
+
+/// The files of an entry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checksums {
+    /// A description of the entry.
+    #[serde(default)]
+    pub about: String,
+    /// BLAKE3 hash of every other file, in hexadecimal.
+    pub files: BTreeMap<String, String>,
+}
+
+impl Folder {
+    /// A folder that need not exist.
+    pub fn at(path: &Path) -> Folder {
+        Folder { path: path.to_owned() }
+    }
+
+    /// Creates the folder if there is none, and checks that it can be written to.
+    pub fn open(path: &Path) -> Result<Folder, WriteError> {
+        let failed = |source| WriteError { path: path.to_owned(), source };
+        fs::create_dir_all(path).map_err(failed)?;
+        tempfile::tempfile_in(path).map_err(failed)?;
+        Ok(Folder::at(path))
+    }
+
+    /// The folder of an entry, whether it exists or not.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Whether there is an entry; it may turn out to be damaged.
+    pub fn has(&self, name: &str) -> bool {
+        self.path(name).join(CHECKSUMS).exists()
+    }
+
+    /// Verifies the checksums of an entry and reads it.
+    pub fn read<T>(&self, name: &str, read: impl FnOnce(&Path) -> Result<T, String>) -> Lookup<T> {
+        let folder = self.path(name);
+        if !self.has(name) {
+            return Lookup::Absent;
+        }
+        match self.verify(name).and_then(|()| read(&folder)) {
+            Ok(found) => {
+                self.touch(name);
+                Lookup::Found(found)
+            }
+            Err(reason) => Lookup::Damaged(format!("{}: {reason}", folder.display())),
+        }
+    }
+
+    /// The checksums of an entry, without verification.
+    pub fn checksums(&self, name: &str) -> Result<Checksums, String> {
+        read_json(&self.path(name).join(CHECKSUMS))
+    }
+
+    /// Checks that every file of an entry has its checksum.
+    pub fn verify(&self, name: &str) -> Result<(), String> {
+        for (file, expected) in &self.checksums(name)?.files {
+            let found = content::hash_anew(&self.path(name).join(file))
+                .map_err(|error| format!("{file}: {}", files::reason(&error)))?;
+            if found != *expected {
+                return Err(format!(
+                    "the checksum of {file} is wrong: the file has changed since it \
+                    was written"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes an entry, which replaces an earlier one when it is complete. `write` fills the given folder and
+    /// returns the hash of each file; `about` describes the entry. After a failure, nothing of the new entry
+    /// remains, and the earlier one stays if it was intact.
+    pub fn write<E: From<WriteError>>(
+        &self,
+        name: &str,
+        about: &str,
+        write: impl FnOnce(&Path) -> Result<BTreeMap<String, String>, E>,
+    ) -> Result<(), E> {
+        let (new, old) = (format!("{name}{NEW}"), format!("{name}{OLD}"));
+        // Left by a process that was killed while it replaced the entry.
+        self.remove(&new)?;
+        self.remove(&old)?;
+        let replaces = self.has(name) && self.verify(name).is_ok();
+        let folder = self.path(if replaces { &new } else { name });
+        // A damaged entry must not become valid half-way through its replacement.
+        remove_file(&folder.join(CHECKSUMS))?;
+        // A process that was killed while it wrote the entry may have left a partial file.
+        files::remove_partial(&folder, true);
+        let written = write(&folder).and_then(|files| {
+            let sums = Checksums { about: about.to_owned(), files };
+            let sums = serde_json::to_vec(&sums).expect("checksums are plain data");
+            write_atomically(&folder.join(CHECKSUMS), |file| file.write_all(&sums))?;
+            if replaces && !self.swap(&new, name)? {
+                let back = |_: &WriteError| {
+                    let _ = self.rename(&old, name);
+                };
+                self.rename(name, &old).inspect_err(back)?;
+                self.rename(&new, name).inspect_err(back)?;
+            }
+            Ok(())
+        });
+        if written.is_err() {
+            // A partial entry takes space, and a lack of space may be the reason of the failure.
+            let _ = fs::remove_dir_all(&folder);
+        }
+        written?;
+        // The new entry counts, whether the earlier one can be deleted or not.
+        if replaces {
+            let _ = self.remove(&new).and(self.remove(&old));
+        }
+        Ok(())
+    }
+
+    /// Swaps two entries durably, so that both names always have one; false where the file system can't.
+    fn swap(&self, one: &str, other: &str) -> Result<bool, WriteError> {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        let (one, other) = (self.path(one), self.path(other));
+        if renameat_with(CWD, &one, CWD, &other, RenameFlags::EXCHANGE).is_err() {
+            return Ok(false);
+        }
+        let synced = files::sync_folder(files::folder_of(&other));
+        synced.map(|()| true).map_err(|source| WriteError { path: other, source })
+    }
+
+    /// Renames an entry's folder durably.
+    fn rename(&self, from: &str, to: &str) -> Result<(), WriteError> {
+        let (from, to) = (self.path(from), self.path(to));
+        let renamed = fs::rename(&from, &to).and_then(|()| files::sync_folder(files::folder_of(&to)));
+        renamed.map_err(|source| WriteError { path: to, source })
+    }
+
+    /// Deletes an entry, its checksums first, so that a partly deleted entry never counts.
+    pub fn remove(&self, name: &str) -> Result<(), WriteError> {
+        let folder = self.path(name);
+        remove_file(&folder.join(CHECKSUMS))?;
+        match fs::remove_dir_all(&folder) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(WriteError { path: folder, source })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Records that an entry was used now. If that fails, the entry seems older than it is.
+    fn touch(&self, name: &str) {
+        let file = fs::File::options().append(true).open(self.path(name).join(CHECKSUMS));
+        let _ = file.and_then(|file| file.set_modified(SystemTime::now()));
+    }
+}
+
+pub(crate) fn remove_file(path: &Path) -> Result<(), WriteError> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(WriteError { path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes a file of an entry. Returns its hash.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<String, WriteError> {
+    write_atomically(path, |file| file.write_all(bytes))?;
+    Ok(blake3::hash(bytes).to_hex().to_string())
+}
+
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let bytes = fs::read(path).map_err(|error| format!("{name}: {}", files::reason(&error)))?;
+    serde_json::from_slice(&bytes).map_err(|error| format!("{name}: {error}"))
+}
