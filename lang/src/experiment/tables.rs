@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     BatchSize, BenchmarkId, DomainId, FieldColumn, Keep, Length, ModelId, Origin, PromptFormat, Reward,
-    Rollout, RolloutSource, Train,
+    Rollout, TokensOf, Train,
 };
 
 /// A table: rows of models, columns of domains and benchmarks.
@@ -134,8 +134,15 @@ impl BudgetUnit {
 /// Sequences of a step. `None` where their number or kind varies, or further ones are written for them.
 fn sequences(train: &Train) -> Option<u64> {
     let Rollout { source, edits, .. } = &train.rollout;
-    let plain =
-        matches!(source, RolloutSource::Sample(_) | RolloutSource::From { .. } | RolloutSource::Data { .. });
+    let plain = match source.facts().tokens {
+        TokensOf::Student(_) | TokensOf::By(..) | TokensOf::Data => true,
+        TokensOf::Open
+        | TokensOf::OfModel
+        | TokensOf::Inside
+        | TokensOf::Earlier
+        | TokensOf::Mixture(_)
+        | TokensOf::Changed(_) => false,
+    };
     let whole = edits.is_empty() && train.keep == Keep::All && train.filter.is_none();
     // A priority draws completions of more prompts to choose from.
     let whole = whole && train.priority.is_none();

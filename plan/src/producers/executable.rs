@@ -1,7 +1,7 @@
 //! Converts a checked rollout for the runtime.
 
 use mopd_lang::diag::Diagnostic;
-use mopd_lang::experiment::{self as checked, BatchSize, Edit, RolloutSource};
+use mopd_lang::experiment::{self as checked, BatchSize, Edit, RolloutSource, TokensOf};
 use mopd_lang::source::Span;
 
 use super::{
@@ -60,15 +60,14 @@ pub(super) fn edit_inside(edit: &checked::Edit, of: &str, at: Span) -> Box<Diagn
 /// Checks that the texts of a rollout can be edited. A buffer stores completions as drawn, an episode
 /// contains the environment's tokens, and a pair has two writers, so none of these can be.
 pub(super) fn editable(edit: &Edit, rollout: &checked::Rollout, at: Span) -> Converted<()> {
-    let written = matches!(
-        rollout.source,
-        RolloutSource::Sample(_)
-            | RolloutSource::From { .. }
-            | RolloutSource::Snapshot { .. }
-            | RolloutSource::TokenMix { .. }
-            | RolloutSource::Interleave { .. }
-            | RolloutSource::Refine { .. }
-    );
+    let written = match rollout.source.facts().tokens {
+        TokensOf::Student(_)
+        | TokensOf::By(..)
+        | TokensOf::OfModel
+        | TokensOf::Mixture(_)
+        | TokensOf::Changed(_) => true,
+        TokensOf::Data | TokensOf::Open | TokensOf::Inside | TokensOf::Earlier => false,
+    };
     let (edit, source) = (edit.name(), rollout.source.name());
     if written { Ok(()) } else { Err(refused(at, format!("the edit `{edit}` of the rollout `{source}`"))) }
 }

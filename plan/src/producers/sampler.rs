@@ -1,6 +1,6 @@
 //! The sampler: the model whose next-token distribution the completions were sampled from.
 
-use super::{Rollout, Writer};
+use super::{Producer, Rollout, Writer};
 use crate::{Objective, Role, Signal};
 
 /// The model that sampled the completions, and its temperature. `None` where the objective needs only
@@ -27,4 +27,11 @@ pub fn sampler(objective: &Objective, rollout: &Rollout) -> Result<Option<(Role,
         return Err("tokens are drawn with `top_k`, `top_p` or `repetition_penalty`");
     }
     Ok(Some((writer, sampling.temperature)))
+}
+
+impl Producer {
+    /// Whether one writer samples the completions of each prompt at the step, independently of all others.
+    pub fn samples_at_each_step(&self) -> bool {
+        matches!(self, Producer::Student(_) | Producer::Teacher(_)) && self.once().is_none()
+    }
 }

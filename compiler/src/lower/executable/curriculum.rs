@@ -32,7 +32,7 @@ impl SettingsConverter<'_> {
             return None;
         }
         let place = train.priority.iter().chain(&train.filter).next()?.0.origin;
-        let drawn = rollout.is_none_or(|rollout| measurable(&rollout.producer));
+        let drawn = rollout.is_none_or(|rollout| rollout.producer.samples_at_each_step());
         for (unsupported, beside) in [
             (in_turns, "in a step of `train`"),
             (matches!(train.length, Length::Epochs(_)), "in a stage that trains in epochs"),
@@ -67,15 +67,6 @@ impl SettingsConverter<'_> {
     }
 }
 
-/// Whether completions of any prompt can be drawn between steps.
-fn measurable(producer: &Producer) -> bool {
-    match producer {
-        Producer::Student(_) => true,
-        Producer::Teacher(teacher) => teacher.once.is_none(),
-        _ => false,
-    }
-}
-
 /// The measure of each prompt for a reduction over another rollout. Equal rollouts and measures are merged.
 fn measured(
     node: &FormulaNode,
@@ -96,7 +87,7 @@ fn measured(
     let of_completions =
         |formula: &formula::Formula, what: &str, axis| filter::formula(formula, what, axis, origins);
     let producer = producers::producer(rollout, Keep::All, origins, &of_completions)?;
-    if !measurable(&producer) {
+    if !producer.samples_at_each_step() {
         let construct = format!("a choice of prompts by the rollout `{}`", rollout.source.name());
         let help = "`sample(...)` and `from(..., n: ...)` are drawn whenever prompts are chosen";
         return Err(Box::new((*refused(at, construct)).help(help)));

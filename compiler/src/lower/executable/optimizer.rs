@@ -27,11 +27,7 @@ impl SettingsConverter<'_> {
         let checked::Optimizer::Private { origin, .. } = train.optimizer else { return };
         let learns = !train.learned(&self.experiment.teachers).is_empty();
         let drawn = &rollout.producer;
-        let one_by_one = match drawn {
-            Producer::Student(_) | Producer::Data(_) => true,
-            Producer::Teacher(_) => drawn.once().is_none(),
-            _ => false,
-        };
+        let one_by_one = matches!(drawn, Producer::Data(_)) || drawn.samples_at_each_step();
         for (unaccounted, beside) in [
             (in_turns, "in a step of `train`"),
             (train.passes > 1, "with several `passes`"),

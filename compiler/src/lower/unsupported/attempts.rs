@@ -3,7 +3,7 @@
 
 use mopd_lang::diag::Diagnostic;
 use mopd_plan::refusal::{Origins, refused};
-use mopd_plan::{Objective, Producer, Rollout, Scorers, TeacherChoice, View};
+use mopd_plan::{Objective, Rollout, Scorers, TeacherChoice, View};
 
 pub fn refusal(
     objective: &Objective,
@@ -20,9 +20,7 @@ pub fn refusal(
         }
         // The teacher writes with the settings of this rollout, one completion for each sample.
         let producer = &rollout.producer;
-        let plain =
-            matches!(producer, Producer::Student(_) | Producer::Teacher(_)) && producer.once().is_none();
-        if !plain || rollout.may_drop() {
+        if !producer.samples_at_each_step() || rollout.may_drop() {
             let help = "sample the stage's completions by `sample(...)`, and keep all of them";
             return Some(
                 refuse(

@@ -7,7 +7,8 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{
-    Edit, Keep, Objective, Recipe, Rollout, RolloutSource, Stage, TeacherId, TeacherWeights, Term, Train,
+    Edit, Keep, Objective, Recipe, Rollout, RolloutSource, Stage, TeacherId, TeacherWeights, Term, TokensOf,
+    Train,
 };
 use crate::formula::{
     Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live, Mass, ModelSignal,
@@ -154,17 +155,26 @@ fn is_blind_alone(formula: &Formula) -> bool {
 /// Whether this step's student drew the tokens with the probabilities that it scores, and none were dropped.
 fn is_on_policy(objective: &Objective, rollout: &Rollout) -> bool {
     let whole = |edit: &Edit| matches!(edit, Edit::FirstTurns { .. });
+    let facts = rollout.source.facts();
     rollout.edits.iter().all(whole)
-        && match &rollout.source {
-            RolloutSource::Sample(sampling) => {
+        && match (facts.tokens, facts.inner.as_slice()) {
+            (TokensOf::Student(sampling), _) => {
                 let scored_at = objective.temperature.unwrap_or(sampling.temperature);
                 sampling.temperature > 0.0 && scored_at == sampling.temperature && sampling.is_plain()
             }
-            RolloutSource::Turns { of, .. }
-            | RolloutSource::Derived { of, .. }
-            | RolloutSource::EachTurn { of, .. }
-            | RolloutSource::SampledBy { of, every: 1, .. } => is_on_policy(objective, of),
-            _ => false,
+            // A choice between several rollouts may depend on what was drawn.
+            (TokensOf::Inside, [of]) => is_on_policy(objective, of),
+            (TokensOf::Inside, _)
+            | (
+                TokensOf::By(..)
+                | TokensOf::Data
+                | TokensOf::Open
+                | TokensOf::OfModel
+                | TokensOf::Earlier
+                | TokensOf::Mixture(_)
+                | TokensOf::Changed(_),
+                _,
+            ) => false,
         }
 }
 

@@ -8,7 +8,7 @@ use crate::check::stages::streams::{
     streams, term_reads,
 };
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{Objective, Rollout, RolloutSource};
+use crate::experiment::{Objective, Rollout, TokensOf};
 use crate::formula::Role;
 
 impl Checker {
@@ -43,7 +43,7 @@ impl Checker {
         settings: &BlockSettings,
     ) -> bool {
         let read = rollout.sampling().is_none();
-        let of_teacher = matches!(rollout.source, RolloutSource::From { .. }) && term.data.is_none();
+        let of_teacher = matches!(rollout.source.facts().tokens, TokensOf::By(..)) && term.data.is_none();
         let verdict = read && term_reads(objective, term, reads_verdict);
         let sampler = (read || of_teacher) && term_reads(objective, term, reads_sampler);
         if !verdict && !sampler {

@@ -4,7 +4,7 @@
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{
     BatchSize, Edit, ExpertTurns, Keep, Length, MovingNumber, MovingRange, Optimizer, Origin, Recipe, Reward,
-    Rollout, RolloutSource, Train, WithOrigin,
+    Rollout, TokensOf, Train, WithOrigin,
 };
 use crate::formula::{Axis, Formula, FormulaKind, FormulaNode, Role, Signal};
 
@@ -332,7 +332,7 @@ impl Checker {
             return true;
         };
         for rollout in train.rollouts() {
-            let (RolloutSource::Sample(sampling) | RolloutSource::From { sampling, .. }) = &rollout.source
+            let (TokensOf::Student(sampling) | TokensOf::By(_, sampling)) = rollout.source.facts().tokens
             else {
                 continue;
             };

@@ -1,6 +1,6 @@
 //! The completions that each term of an objective is trained on, and tests of what terms read.
 
-use crate::experiment::{Objective, Rollout, RolloutSource, Sampling, Term};
+use crate::experiment::{Objective, Rollout, Sampling, Term, TokensOf};
 use crate::formula::{Divergence, FormulaKind, FormulaNode, Live, ModelSignal, Role, Signal};
 
 /// A term and the completions that it is trained on.
@@ -56,10 +56,17 @@ pub(in crate::check) fn reads_verdict(node: &FormulaNode) -> bool {
 
 /// The sampling of the student's completions, where it is not plainly the student's own distribution.
 pub(in crate::check) fn reshaped(rollout: &Rollout) -> Option<&Sampling> {
-    match &rollout.source {
-        RolloutSource::Sample(sampling) => Some(sampling).filter(|sampling| !sampling.is_plain()),
-        RolloutSource::From { .. } | RolloutSource::Data { .. } | RolloutSource::Refine { .. } => None,
-        other => other.inner().into_iter().find_map(reshaped),
+    let facts = rollout.source.facts();
+    match facts.tokens {
+        TokensOf::Student(sampling) => Some(sampling).filter(|sampling| !sampling.is_plain()),
+        TokensOf::By(..) | TokensOf::Data | TokensOf::Open => None,
+        // The whole text is another role's.
+        TokensOf::Changed(_) if facts.writer.is_some() => None,
+        TokensOf::Inside
+        | TokensOf::Earlier
+        | TokensOf::OfModel
+        | TokensOf::Mixture(_)
+        | TokensOf::Changed(_) => rollout.source.inner().into_iter().find_map(reshaped),
     }
 }
 
