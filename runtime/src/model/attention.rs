@@ -4,6 +4,7 @@
 use mopd_kernels::cuda::FlashAttention;
 use tch::{Device, Kind, Tensor};
 
+use super::config::FastPath;
 use super::packed_attention::SavedForBackward;
 use super::packed_batch::PackedBatch;
 use super::{Config, LayerAttention};
@@ -23,9 +24,8 @@ pub(super) enum SequenceLayout {
 impl SequenceLayout {
     pub fn new(place: Place, config: &Config, kind: Kind, batch: &PackedBatch) -> SequenceLayout {
         let ([_, longest], tokens) = (batch.shape, batch.token_count());
-        // FlashAttention supports windows and grouped heads, but no softcap.
         let is_flash = |gpu| {
-            config.attention_softcap.is_none()
+            config.runs_on(FastPath::FlashAttention)
                 && FlashAttention::is_written_for(gpu, kind, config.head_width as i64)
         };
         if place.kernels().is_some_and(is_flash) {
@@ -167,19 +167,33 @@ pub(super) fn attend(
             grouped,
         );
     }
-    let [rows, heads, groups] = [query.size()[0], config.heads as i64, config.key_value_heads as i64];
-    let head_width = config.head_width as i64;
+    attend_stored(config, query, key, value, mask)
+}
+
+/// Attention that computes all scores, with any setting of the model: queries are `[rows, heads, queries,
+/// head width]`, keys and values `[rows, groups, length, head width]`; `mask` is added to the scores, `[rows,
+/// heads, queries, length]`. The result has the shape of the queries.
+pub(super) fn attend_stored(
+    config: &Config,
+    query: &Tensor,
+    key: &Tensor,
+    value: &Tensor,
+    mask: Option<&Tensor>,
+) -> Tensor {
+    let [rows, heads, queries, width] = query.size()[..] else { unreachable!("it has four axes") };
+    let [_, groups, length, _] = key.size()[..] else { unreachable!("it has four axes") };
     // Heads that share keys are the rows of one matrix product.
-    let query = query.reshape([rows, groups, heads / groups * length, head_width]) * config.attention_scale;
-    let scores =
-        cap(query.matmul(&key.transpose(2, 3)), config.attention_softcap).view([rows, heads, length, length]);
+    let grouped = [rows, groups, heads / groups * queries];
+    let query = query.reshape([grouped[0], grouped[1], grouped[2], width]) * config.attention_scale;
+    let scores = cap(query.matmul(&key.transpose(2, 3)), config.attention_softcap);
+    let scores = scores.view([rows, heads, queries, length]);
     let scores = match mask {
         Some(mask) => scores + mask,
         None => scores,
     };
-    let weights =
-        wide_softmax(&scores).to_kind(value.kind()).view([rows, groups, heads / groups * length, length]);
-    weights.matmul(value).view([rows, heads, length, head_width])
+    let weights = wide_softmax(&scores).to_kind(value.kind());
+    let attended = weights.view([grouped[0], grouped[1], grouped[2], length]).matmul(value);
+    attended.view([rows, heads, queries, width])
 }
 
 /// `cap * tanh(x / cap)` (arXiv:2408.00118, section 2).

@@ -8,7 +8,7 @@ use std::ops::Range;
 use tch::{Tensor, no_grad_guard};
 
 use self::on_gpu::OnGpu;
-use super::attention::{HIDDEN, cap, wide_softmax};
+use super::attention::{HIDDEN, attend_stored};
 use super::decoder::Decoder;
 use super::packed_batch::PackedBatch;
 use super::parameters::Layer;
@@ -156,9 +156,6 @@ impl<'a> Generator<'a> {
         }
         let decoder = self.decoder;
         let config = &*decoder.config;
-        let rows = tokens.size()[0];
-        let [heads, groups, head_width] =
-            [config.heads, config.key_value_heads, config.head_width].map(|size| size as i64);
         let rotary = self.rotary.at(&self.positions);
         let length = self.filled + 1;
         let mut stream = decoder.embed(tokens);
@@ -170,13 +167,9 @@ impl<'a> Generator<'a> {
             let first = layer.attention.window.map_or(0, |window| (length - window as i64).max(0));
             let cached = |cache: &Tensor| cache.narrow(2, first, length - first);
             let (keys, values) = (cached(&self.keys[index]), cached(&self.values[index]));
-            // Heads that share keys and values are the rows of one matrix product.
-            let query = (query * config.attention_scale).reshape([rows, groups, heads / groups, head_width]);
-            let scores = cap(query.matmul(&keys.transpose(2, 3)), config.attention_softcap);
-            let weights =
-                wide_softmax(&(scores + self.bias.narrow(3, first, length - first))).to_kind(values.kind());
-            let attended = weights.matmul(&values).view([rows, heads * head_width]);
-            stream = decoder.finish(layer, stream, &attended);
+            let bias = self.bias.narrow(3, first, length - first);
+            let attended = attend_stored(config, &query.unsqueeze(2), &keys, &values, Some(&bias));
+            stream = decoder.finish(layer, stream, &attended.flatten(1, 3));
         }
         self.filled = length;
         self.positions = &self.positions + 1;

@@ -190,7 +190,66 @@ pub struct Experts {
     pub layers: Vec<bool>,
 }
 
+/// A way to compute a part of a decoder beside libtorch's graph, which computes every model. Each is written
+/// for some features only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FastPath {
+    /// A layer's attention in training, by our own loops: [`super::packed_attention`].
+    PackedAttention,
+    /// A layer's gated unit in training, by our own loops: [`super::gated`].
+    GatedUnit,
+    /// Attention over whole sequences on a GPU.
+    FlashAttention,
+    /// Decoding by our own loops: [`super::step`].
+    DecodingLoops,
+    /// Decoding by our own kernels on a GPU.
+    DecodingKernels,
+    /// Decoding of two tokens in a step, by tensors.
+    TokenPairs,
+}
+
 impl Config {
+    /// Whether a path computes this model. A new field must be decided here: for a path that does not read
+    /// it, the answer is no where the field changes the model. The graph then runs instead.
+    pub fn runs_on(&self, path: FastPath) -> bool {
+        let Config {
+            family: _,
+            vocabulary: _,
+            layers: _,
+            width: _,
+            heads: _,
+            key_value_heads: _,
+            head_width: _,
+            hidden: _,
+            context: _,
+            tied: _,
+            scalar_head: _,
+            second_head: _,
+            biases: Biases { query_key_value: _, output: _, feed_forward: _ },
+            query_key_norm: _,
+            norm: Norm { epsilon: _, offset: _, after },
+            activation: _,
+            embedding_scale: _,
+            attention_scale: _,
+            attention_softcap,
+            logit_softcap: _,
+            logit_scale: _,
+            attention,
+            rope: _,
+            local_rope: _,
+            experts: _,
+            initial_deviation: _,
+        } = self;
+        let is_windowed = |LayerAttention { window, rotary: _ }: &LayerAttention| window.is_some();
+        match path {
+            FastPath::PackedAttention => attention_softcap.is_none() && !after,
+            FastPath::GatedUnit => !after,
+            FastPath::FlashAttention => attention_softcap.is_none(),
+            FastPath::DecodingLoops | FastPath::DecodingKernels => true,
+            FastPath::TokenPairs => !attention.iter().any(is_windowed),
+        }
+    }
+
     /// Far above any published decoder: a malicious file must not cause huge allocations.
     pub const MOST_LAYERS: usize = 4096;
 

@@ -20,7 +20,7 @@ use super::parameters::{FlatVector, Layer, ParameterLeaf, ParameterViews};
 use super::rope::Rotaries;
 use super::second_head::SecondHead;
 use super::weights::Weights;
-use super::{Config, EntryKind, ParameterEntry, layout};
+use super::{Config, EntryKind, FastPath, ParameterEntry, layout};
 use crate::machine::place::Place;
 use crate::tokenizer::Tokenizer;
 
@@ -272,7 +272,7 @@ impl Decoder {
 
     /// A layer's attention, where our own loops can run it.
     pub(super) fn packed_attention<'a>(&'a self, layer: &'a Layer) -> Option<PackedAttention<'a>> {
-        if layer.after_attention.is_some() {
+        if !self.config.runs_on(FastPath::PackedAttention) {
             return None;
         }
         let head_norm = layer.query_key_norm.as_ref().map(|scales| self.scale(scales).detach());
@@ -304,7 +304,7 @@ impl Decoder {
 
     /// A layer's gated unit, where our own loops can run it.
     pub(super) fn unit<'a>(&'a self, layer: &'a Layer) -> Option<GatedUnit<'a>> {
-        if layer.after_feed_forward.is_some() {
+        if !self.config.runs_on(FastPath::GatedUnit) {
             return None;
         }
         GatedUnit::new(self.place.loops()?, &layer.feed_forward, self.config.activation)

@@ -30,7 +30,8 @@ pub use adapter::Adapted;
 pub use attention::cap;
 pub use cache::Generator;
 pub use config::{
-    Activation, Biases, Config, EmbeddingScale, Experts, LayerAttention, ModelFamily, Norm, Rope, RopeScaling,
+    Activation, Biases, Config, EmbeddingScale, Experts, FastPath, LayerAttention, ModelFamily, Norm, Rope,
+    RopeScaling,
 };
 pub use decoder::{Decoder, logits};
 pub use feed_forward::ExpertLoad;

@@ -92,9 +92,8 @@ impl<'a> PackedAttention<'a> {
         head_norm: Option<Tensor>,
     ) -> Option<PackedAttention<'a>> {
         let weight = &layer.query_key_value.weight;
-        let written = matches!(weight.kind(), Kind::Float | Kind::BFloat16)
-            && config.attention_softcap.is_none()
-            && config.head_width.is_multiple_of(2);
+        let written =
+            matches!(weight.kind(), Kind::Float | Kind::BFloat16) && config.head_width.is_multiple_of(2);
         let heads = AttentionHeads {
             heads: config.heads,
             groups: config.key_value_heads,

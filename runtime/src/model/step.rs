@@ -1,5 +1,5 @@
-//! A decoder's weights for decode steps on the CPU: [`mopd_kernels::decode`]. Every feature that a layer
-//! gains in `decoder.rs` must be added here too, or refused by returning `None`.
+//! A decoder's weights for decode steps on the CPU: [`mopd_kernels::decode`]. A feature that a layer gains in
+//! `decoder.rs` is added here too, or refused in [`Config::runs_on`](super::Config::runs_on).
 
 use mopd_kernels::Cpu;
 use mopd_kernels::decode::{
@@ -9,12 +9,16 @@ use mopd_kernels::tensor::OwnedView;
 use tch::Tensor;
 
 use super::Decoder;
+use super::config::FastPath;
 use super::rope::Rotaries;
 use crate::machine::transfer::to_vec;
 
 /// The decoder for steps on the CPU; `None` where its kind is not supported.
 pub(super) fn stepper(decoder: &Decoder, rotary: &Rotaries, cpu: Cpu) -> Option<decode::StepDecoder> {
     let config = decoder.config.clone();
+    if !config.runs_on(FastPath::DecodingLoops) {
+        return None;
+    }
     let linear = |name: &str| {
         let weight = decoder.tensor(&format!("{name}.weight"))?;
         let outputs = weight.size()[0] as usize;

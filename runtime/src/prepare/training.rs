@@ -11,7 +11,7 @@ use crate::data::{ContextLength, DataProblem};
 use crate::environment::{EXPERT_TURNS, recorded};
 use crate::failure::{Error, Result};
 use crate::model::change::first_difference;
-use crate::model::layout;
+use crate::model::{FastPath, layout};
 use crate::quote::quote;
 use crate::tokenizer::{ONE_VOCABULARY, Tokenizer, VocabularyMap, difference, vocabulary_difference};
 
@@ -67,8 +67,8 @@ impl<'a> StageModels<'a> {
     }
 
     fn has_heads(&self) -> Result<()> {
-        let slides = || self.spec(self.model).config.attention.iter().any(|layer| layer.window.is_some());
-        if !self.train.trains_second_head() || !slides() {
+        let runs = || self.spec(self.model).config.runs_on(FastPath::TokenPairs);
+        if !self.train.trains_second_head() || runs() {
             return Ok(());
         }
         let message =

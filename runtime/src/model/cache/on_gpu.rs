@@ -8,7 +8,7 @@ use tch::{Kind, Tensor};
 
 use super::Generator;
 use crate::machine::device::compiled;
-use crate::model::config::Config;
+use crate::model::config::{Config, FastPath};
 use crate::model::decoder::Decoder;
 use crate::model::feed_forward::FeedForward;
 use crate::model::parameters::Layer;
@@ -61,9 +61,13 @@ type StepShape = (Arc<Config>, Kind, i64);
 static LOADED: Mutex<Vec<StepShape>> = Mutex::new(Vec::new());
 
 impl OnGpu {
-    /// `None` where the decoder is not on a GPU, or kernels do not support its precision.
+    /// `None` where the decoder is not on a GPU, or kernels do not support its precision or
+    /// features.
     pub fn new(decoder: &Decoder) -> Option<OnGpu> {
         let config = &*decoder.config;
+        if !config.runs_on(FastPath::DecodingKernels) {
+            return None;
+        }
         let [heads, groups, width] =
             [config.heads, config.key_value_heads, config.head_width].map(|size| size as i64);
         let shape = DecodeShape { heads, groups, width, kind: decoder.kind() };

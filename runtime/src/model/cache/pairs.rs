@@ -6,7 +6,8 @@ use tch::{Kind, Tensor, no_grad_guard};
 
 use super::Generator;
 use crate::machine::transfer::upload;
-use crate::model::attention::{HIDDEN, cap, wide_softmax};
+use crate::model::attention::{HIDDEN, attend_stored};
+use crate::model::config::FastPath;
 use crate::tokenizer::Token;
 use crate::zip::zip_equal;
 
@@ -23,6 +24,7 @@ impl Generator<'_> {
         }
         let decoder = self.decoder;
         let config = &*decoder.config;
+        assert!(config.runs_on(FastPath::TokenPairs), "other models are refused where a stage is checked");
         let rows = first.len() as i64;
         let [heads, groups, width] =
             [config.heads, config.key_value_heads, config.head_width].map(|size| size as i64);
@@ -33,12 +35,11 @@ impl Generator<'_> {
         let positions = Tensor::stack(&[&self.positions, &(&self.positions + 1)], 1).view([-1]);
         let rotary = self.rotary.at(&positions);
         let length = self.filled + 2;
-        // `[rows, 1, 1, 2, length]`: the first token does not see the second.
-        let bias = self.bias.narrow(3, 0, length).unsqueeze(3).repeat([1, 1, 1, 2, 1]);
-        let _ = bias.select(3, 0).select(3, length - 1).fill_(HIDDEN);
+        // `[rows, 1, 2, length]`: the first token does not see the second.
+        let bias = self.bias.narrow(3, 0, length).repeat([1, 1, 2, 1]);
+        let _ = bias.select(2, 0).select(2, length - 1).fill_(HIDDEN);
         let mut stream = decoder.embed(&tokens);
         for (index, layer) in decoder.layers.iter().enumerate() {
-            assert!(layer.attention.window.is_none(), "windows are refused where a stage is checked");
             let (query, key, value) = decoder.project(layer, &stream, &rotary);
             let cached = |cache: &Tensor, new: &Tensor| {
                 let new = new.reshape([rows, 2, groups, width]).transpose(1, 2);
@@ -46,14 +47,8 @@ impl Generator<'_> {
                 cache.narrow(2, 0, length)
             };
             let (keys, values) = (cached(&self.keys[index], &key), cached(&self.values[index], &value));
-            let shared = heads / groups;
-            let query = (query * config.attention_scale).reshape([rows, 2, groups, shared, width]);
-            let query = query.permute([0, 2, 3, 1, 4]).reshape([rows, groups, shared * 2, width]);
-            let scores = cap(query.matmul(&keys.transpose(2, 3)), config.attention_softcap);
-            let scores = scores.reshape([rows, groups, shared, 2, length]) + &bias;
-            let weights = wide_softmax(&scores).to_kind(values.kind());
-            let attended = weights.reshape([rows, groups, shared * 2, length]).matmul(&values);
-            let attended = attended.reshape([rows, groups, shared, 2, width]).permute([0, 3, 1, 2, 4]);
+            let query = query.reshape([rows, 2, heads, width]).transpose(1, 2);
+            let attended = attend_stored(config, &query, &keys, &values, Some(&bias)).transpose(1, 2);
             stream = decoder.finish(layer, stream, &attended.reshape([rows * 2, heads * width]));
         }
         let stands: Vec<i64> = second.iter().map(|second| i64::from(second.is_some())).collect();
