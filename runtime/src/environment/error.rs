@@ -5,7 +5,7 @@ use std::time::Duration;
 use mopd_plan::events::FailureKind;
 
 use crate::failure::Error;
-use crate::program;
+use crate::program::{self, ProcessEnd};
 use crate::quote::quote;
 
 /// Displays as one line; [`EnvironmentError::help`] has the way out, or the program's standard error.
@@ -20,7 +20,7 @@ pub enum EnvironmentError {
          help",
         quote(prompt)
     )]
-    Ended { command: String, how: String, prompt: String, stderr: String },
+    Ended { command: String, how: ProcessEnd, prompt: String, stderr: String },
     #[error(
         "the environment `{command}` returned no response within its time limit of {} s for the prompt {}; \
          restarting it did not help",
@@ -78,7 +78,7 @@ impl EnvironmentError {
             EnvironmentError::Start { .. } => {
                 "commands run by `sh` in the folder of the experiment's file".to_owned()
             }
-            EnvironmentError::Ended { how, stderr, .. } => program::how_it_ended(how, stderr),
+            EnvironmentError::Ended { how, stderr, .. } => program::how_it_ended(*how, stderr),
             EnvironmentError::TimedOut { stderr, .. } => {
                 let words = program::last_words(stderr);
                 format!("raise `time_limit`, or check what the environment does with that prompt; {words}")

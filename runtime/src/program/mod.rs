@@ -15,8 +15,8 @@ use serde_json::Value;
 
 use crate::control::Control;
 
-pub use self::worker::ChildProcess;
 use self::worker::Received;
+pub use self::worker::{ChildProcess, ProcessEnd};
 
 /// How often a wait for an answer checks whether the job is to stop.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
@@ -63,7 +63,7 @@ pub enum ProcessProblem {
 pub enum ProgramFailure {
     Stopped,
     Start { cause: String },
-    Ended { how: String, stderr: String },
+    Ended { how: ProcessEnd, stderr: String },
     TimedOut { stderr: String },
     InvalidOutput { why: String, line: String },
     Refused { why: String, place: usize },
@@ -314,8 +314,8 @@ pub fn refusal(program: &str, prompt: &str, why: &str) -> (String, String) {
 }
 
 /// The help text for a process that ended.
-pub fn how_it_ended(how: &str, stderr: &str) -> String {
-    if how == "exit status 127" && stderr.is_empty() {
+pub fn how_it_ended(how: ProcessEnd, stderr: &str) -> String {
+    if how.is_not_found() && stderr.is_empty() {
         return "exit status 127 means that the shell did not find the program".to_owned();
     }
     last_words(stderr)

@@ -1,6 +1,7 @@
 //! One child process with its pipes: lines in, lines out, the end of its standard error, and a reliable end.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
@@ -135,11 +136,8 @@ impl ChildProcess {
     }
 
     /// For a process whose output is closed: how it ended, and the last lines of its standard error.
-    pub fn post_mortem(mut self) -> (String, String) {
-        let how = match self.wait(GRACE) {
-            Some(status) => describe(status),
-            None => "its standard output was closed".to_owned(),
-        };
+    pub fn post_mortem(mut self) -> (ProcessEnd, String) {
+        let how = self.wait(GRACE).map_or(ProcessEnd::OutputClosed, ProcessEnd::Status);
         (how, self.kill())
     }
 
@@ -190,11 +188,31 @@ impl Drop for ChildProcess {
     }
 }
 
-fn describe(status: ExitStatus) -> String {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => format!("exit status {code}"),
-        (None, Some(signal)) => format!("killed by signal {signal}"),
-        (None, None) => status.to_string(),
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProcessEnd {
+    Status(ExitStatus),
+    /// It closed its output and runs on.
+    OutputClosed,
+}
+
+impl ProcessEnd {
+    /// Whether the shell did not find the program.
+    pub fn is_not_found(self) -> bool {
+        matches!(self, ProcessEnd::Status(status) if status.code() == Some(127))
+    }
+}
+
+impl fmt::Display for ProcessEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ProcessEnd::OutputClosed => f.write_str("its standard output was closed"),
+            ProcessEnd::Status(status) => match (status.code(), status.signal()) {
+                (Some(code), _) => write!(f, "exit status {code}"),
+                (None, Some(signal)) => write!(f, "killed by signal {signal}"),
+                (None, None) => write!(f, "{status}"),
+            },
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use mopd_plan::events::FailureKind;
 
 use crate::data::FieldKind;
 use crate::failure::Error;
-use crate::program;
+use crate::program::{self, ProcessEnd};
 use crate::quote::quote;
 
 /// Displays as one line; [`RewardError::help`] has advice, or the standard error of a command.
@@ -34,7 +34,7 @@ pub enum RewardError {
          help",
         quote(prompt)
     )]
-    Ended { program: String, how: String, prompt: String, stderr: String },
+    Ended { program: String, how: ProcessEnd, prompt: String, stderr: String },
     #[error(
         "the {program} returned {given} of {asked} rewards within its time limit of {} s; restarting it \
         did not help; the first prompt without a reward is {}",
@@ -91,7 +91,7 @@ impl RewardError {
             RewardError::Start { .. } => {
                 "commands run by `sh` in the folder of the experiment's file".to_owned()
             }
-            RewardError::Ended { how, stderr, .. } => program::how_it_ended(how, stderr),
+            RewardError::Ended { how, stderr, .. } => program::how_it_ended(*how, stderr),
             RewardError::Stopped => String::new(),
             RewardError::TimedOut { stderr, .. } => {
                 format!(

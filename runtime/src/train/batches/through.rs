@@ -176,7 +176,7 @@ impl ProgramEditor {
                 format!(
                     "{program} ended ({how}) before it answered for the prompt {prompt}; restarting it did not help"
                 ),
-                program::how_it_ended(&how, &stderr),
+                program::how_it_ended(how, &stderr),
             ),
             ProgramFailure::TimedOut { stderr } => (
                 format!(
