@@ -371,7 +371,7 @@ fn scorings(
                     (None, None) => {
                         return Err(ClusterError::Stage {
                             stage: choice.name.clone(),
-                            why: "a teacher that is put together, or that is the student, has no weights of \
+                            why: "a composed teacher, or one that is the student, has no weights of \
                                   its own",
                         });
                     }

@@ -30,7 +30,8 @@ functions! {
         cuModuleLoadData(*mut Pointer, *const c_void);
         cuModuleGetFunction(*mut Pointer, Pointer, *const c_char);
         cuLaunchKernel(
-            Pointer, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, Pointer, *mut Pointer, *mut Pointer
+            Pointer, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, Pointer, *mut Pointer,
+            *mut Pointer
         );
         cuMemcpyAsync(u64, u64, usize, Pointer);
     }

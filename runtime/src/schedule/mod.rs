@@ -174,7 +174,10 @@ pub fn forced(plan: &Plan, tasks: &[Task], from: &[String]) -> Vec<bool> {
     let mut forced: Vec<bool> = Vec::with_capacity(tasks.len());
     for task in tasks {
         // A stage is also named by each further model that it trains.
-        let beside = |made: ModelId, stage: &Stage<Objective>| matches!(stage, Stage::Learner { joint, .. } if *joint == made);
+        let beside = |made: ModelId, stage: &Stage<Objective>| {
+            let Stage::Learner { joint, .. } = stage else { return false };
+            *joint == made
+        };
         let named = match task.work {
             Work::Stage(made) => plan.experiment.models.iter().zip(0..).any(|(model, id)| {
                 (ModelId(id) == made || beside(made, &model.stage)) && from.contains(&model.name)

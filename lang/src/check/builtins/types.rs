@@ -71,7 +71,9 @@ types! {
         checker.at_least(given.expr, given.name, env, f64::MIN_POSITIVE)
     };
     /// Sampling temperature; 0 takes the most probable token.
-    Temperature: ArgumentKind::Number, |checker, given, env| -> f64 { checker.temperature(given.expr, env, true) };
+    Temperature: ArgumentKind::Number, |checker, given, env| -> f64 {
+        checker.temperature(given.expr, env, true)
+    };
     Seconds: ArgumentKind::Number, |checker, given, env| -> f64 {
         checker.at_least(given.expr, given.name, env, 0.001)
     };
@@ -99,7 +101,9 @@ types! {
     /// Steps, or a share of the run.
     Over: ArgumentKind::Count;
     /// `8..=23`
-    LayerRange: ArgumentKind::Range, |checker, given, env| -> (u32, u32) { checker.layer_range(given.expr, env) };
+    LayerRange: ArgumentKind::Range, |checker, given, env| -> (u32, u32) {
+        checker.layer_range(given.expr, env)
+    };
     /// `powers_of(2)`
     Powers: ArgumentKind::Number;
 
@@ -131,7 +135,9 @@ types! {
         let value = checker.evaluate(given.expr, env);
         checker.role_of(value, given.expr.span, "expected a role, such as `teacher`")
     };
-    Support: ArgumentKind::Support, |checker, given, env| -> formula::Support { checker.support(given.expr, env) };
+    Support: ArgumentKind::Support, |checker, given, env| -> formula::Support {
+        checker.support(given.expr, env)
+    };
     /// `span.answer`
     TextSpan: ArgumentKind::Formula, |checker, given, env| -> formula::NamedSpan {
         checker.span_value(given.expr, env)
@@ -143,8 +149,12 @@ types! {
         checker.secret(given.expr, given.name, env)
     };
     /// A command.
-    Program: ArgumentKind::Text, |checker, given, env| -> String { checker.program(given.expr, given.name, env) };
-    Stop: ArgumentKind::Texts, |checker, given, env| -> Vec<String> { checker.stop_texts(Some(given.expr), env) };
+    Program: ArgumentKind::Text, |checker, given, env| -> String {
+        checker.program(given.expr, given.name, env)
+    };
+    Stop: ArgumentKind::Texts, |checker, given, env| -> Vec<String> {
+        checker.stop_texts(Some(given.expr), env)
+    };
     Dependencies: ArgumentKind::Texts, |checker, given, env| -> Vec<String> {
         const WANTED: &str = "`depends` is a file or folder that the program reads, or a list of them: \
                               `[\"rules.json\", \"lib\"]`";
@@ -168,7 +178,9 @@ types! {
         checker.word(given.expr, "a part of a loss", &words)
     };
     Masses: ArgumentKind::Words(vocabulary::MASSES);
-    Axis: ArgumentKind::Words(vocabulary::OVER), |checker, given, _| -> formula::Axis { checker.axis(given.expr) };
+    Axis: ArgumentKind::Words(vocabulary::OVER), |checker, given, _| -> formula::Axis {
+        checker.axis(given.expr)
+    };
     Deviation: ArgumentKind::Words(vocabulary::DEVIATIONS), |checker, given, _| -> formula::Deviation {
         let words =
             [("population", formula::Deviation::Population), ("sample", formula::Deviation::Sample)];
@@ -193,8 +205,12 @@ types! {
     // Models, teachers, data.
     Model: ArgumentKind::Model, |checker, given, env| -> ModelId { checker.model_value(given.expr, env) };
     /// The weights of a model, also of a teacher.
-    StartWeights: ArgumentKind::Model, |checker, given, env| -> ModelId { checker.weights_of(given.expr, env) };
-    Models: ArgumentKind::Models, |checker, given, env| -> Vec<ModelId> { checker.models_of(given.expr, env) };
+    StartWeights: ArgumentKind::Model, |checker, given, env| -> ModelId {
+        checker.weights_of(given.expr, env)
+    };
+    Models: ArgumentKind::Models, |checker, given, env| -> Vec<ModelId> {
+        checker.models_of(given.expr, env)
+    };
     Domains: ArgumentKind::Domains;
     Teachers: ArgumentKind::Teachers;
     /// The role that writes completions.

@@ -476,7 +476,8 @@ impl Checker {
 /// Whether braces after a constructor are its own settings. Loaded weights have none.
 fn has_settings(kind: BuiltinKind) -> bool {
     use crate::check::builtins::Constructor::{Checkpoint, Gguf, HuggingFace};
-    matches!(kind, BuiltinKind::Constructor(constructor) if !matches!(constructor, HuggingFace | Gguf | Checkpoint))
+    let BuiltinKind::Constructor(constructor) = kind else { return false };
+    !matches!(constructor, HuggingFace | Gguf | Checkpoint)
 }
 
 /// Whether an expression reads the logits of a model, so that its numbers are known only in the run.
