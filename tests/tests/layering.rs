@@ -113,7 +113,7 @@ fn crates() -> Vec<(String, PathBuf)> {
     fn visit(folder: &Path, depth: usize, found: &mut Vec<(String, PathBuf)>) {
         if let Ok(text) = fs::read_to_string(folder.join("Cargo.toml"))
             && let Some(name) = text.lines().find_map(|line| line.strip_prefix("name = \""))
-            && folder.join("src").exists()
+            && ["src/lib.rs", "src/main.rs"].iter().any(|root| folder.join(root).exists())
         {
             found.push((name.trim_end_matches('"').to_owned(), folder.to_owned()));
         }
