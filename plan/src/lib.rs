@@ -54,7 +54,7 @@ pub use feedback::{Feedback, FeedbackMeaning};
 pub use guards::{Guard, GuardAction, GuardMeaning, GuardedDomain, Pooling, StepNumber, StepWindow};
 pub use panels::{Panel, PanelMeaning};
 pub use producers::{Producer, Rollout};
-pub use rewards::{Reward, RewardPart, RewardRange, Secret};
+pub use rewards::{Reward, RewardPart, RewardRange, Secret, without_absolute_paths};
 pub use saved_activations::Rounding;
 pub use scalar_heads::scalar_heads;
 pub use scorers::{Composition, Member, Pool, Scorer, Scorers};

@@ -26,6 +26,7 @@ pub mod files;
 pub mod host_memory;
 mod lock;
 pub mod named;
+pub mod places;
 pub mod programs;
 pub mod regular;
 pub mod results_folder;

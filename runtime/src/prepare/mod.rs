@@ -23,6 +23,7 @@ use mopd_plan::{
     Stage, Train, View,
 };
 use mopd_store::files::{names_beside, reason};
+use mopd_store::places::Checkout;
 use mopd_store::programs::CommandSources;
 use mopd_store::regular;
 
@@ -236,7 +237,7 @@ fn load(
             let beside = names_beside(&places.base.join(file)).unwrap_or_default();
             error.help(missing_file_help(file, &beside))
         })?;
-        let files = vec![FileHash { name: file.to_owned(), hash: hash.clone() }];
+        let files = vec![FileHash { name: Checkout::new(places.base).name(file), hash: hash.clone() }];
         // The verifier has read it already.
         programs.push(ProgramFiles { hash, files, unchanged: HashedFiles::program(FailureKind::Reward, []) });
     }
