@@ -288,7 +288,8 @@ impl SweepResults {
     }
 }
 
-fn values(member: &SweepRun) -> Map<String, Value> {
+/// The values of a member, by name.
+pub fn values(member: &SweepRun) -> Map<String, Value> {
     member.values.iter().map(|(name, value)| (name.clone(), json!(value))).collect()
 }
 

@@ -350,4 +350,18 @@ fn an_adapter_of_matrices_that_experts_may_have_is_approximate() {
     }
 }
 
+/// An export is of one run.
+#[test]
+fn a_run_of_a_sweep_is_selected_for_an_export() {
+    let text =
+        GOOD.replacen("seed = 1 }", "seed = 1 }\nparam rate: real = 1e-3\nsweep { rate in [1e-3, 2e-3] }", 1);
+    let text = text.replace("lr        = 1e-3", "lr        = rate");
+    assert!(text.contains("sweep") && text.contains("= rate"));
+    let place = Place::with(&[("a.mopd", &text)]);
+    place
+        .mopd(&["export", "--engine", "trl", "--report", "a.mopd"])
+        .is(2, &["error[several-runs]: the file sweeps over `rate`", "select a run", "--set rate=0.001"]);
+    place.mopd(&["export", "--engine", "trl", "--report", "--set", "rate=2e-3", "a.mopd"]).is(0, &[]);
+}
+
 const WARM: &str = "steps     = 2\n  lr        = warmup(3, then: 1e-3)";
