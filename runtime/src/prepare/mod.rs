@@ -3,6 +3,7 @@
 
 pub mod cache;
 pub mod check;
+mod configs;
 pub mod load;
 mod merges;
 pub mod probe;
@@ -29,6 +30,7 @@ use mopd_store::regular;
 
 use self::cache::DataCache;
 use self::check::{check_evaluation, fewer_tests, fits, idle_arms, more_than_rows, unfinished_schedules};
+pub use self::configs::configs;
 use self::load::LoadedModel;
 use self::merges::check_merge;
 use self::prompts::{MESSAGES, Prompts};
@@ -39,7 +41,7 @@ use crate::failure::{Error, Result};
 use crate::model::{Config, Weights};
 use crate::reward::Verifier;
 use crate::store::{Store, check_can_be_saved};
-use crate::tokenizer::{self, Tokenizer};
+use crate::tokenizer::Tokenizer;
 use crate::zip::zip_equal;
 
 /// Where to look.
@@ -118,17 +120,7 @@ pub fn model_specs(plan: &Plan, places: ReadContext) -> Result<Vec<ModelSpec>> {
         };
         let spec = match &model.stage {
             Stage::Initialise(architecture) => {
-                let tokenizer = match &architecture.tokenizer {
-                    plan::TokenizerSpec::Bytes => Tokenizer::Bytes,
-                    plan::TokenizerSpec::File(path) => {
-                        let loaded = tokenizer::PretrainedTokenizer::load(&data::path_as_written(base, path));
-                        Tokenizer::Pretrained(loaded.map_err(|error| Error::from(error).at(model.origin))?)
-                    }
-                };
-                let config = Config { vocabulary: tokenizer.vocabulary(), ..Config::new(architecture) };
-                config.check().map_err(|problem| {
-                    Error::new(FailureKind::Runtime, format!("`{}`: {problem}", model.name)).at(model.origin)
-                })?;
+                let (config, tokenizer) = configs::initialised(model, architecture, base)?;
                 let (config, tokenizer) = (Arc::new(config), Arc::new(tokenizer));
                 ModelSpec { config, tokenizer, loaded: None, of_files: false }
             }

@@ -11,7 +11,8 @@ use tch::Kind;
 
 use super::memory_budget::DeviceMemoryBudget;
 use super::prepared::{PreparedPlan, cores};
-use super::{Keys, Task, Work, fits};
+use super::fits::{self, ModelSizes};
+use super::{Keys, Task, Work};
 use crate::control::Control;
 use crate::evaluate;
 use crate::failure::{Error, Result, caught};
@@ -63,6 +64,7 @@ impl Predicted {
         let PreparedPlan { tasks, specs, widths, domains, .. } = prepared;
         let plan = &of_a_process(job);
         let mut trials = StageTrials::new(plan, prepared, job.predict, place, store);
+        let sizes = ModelSizes::of_specs(specs);
         let Predicted { mut stages, mut least, mut evaluations, .. } = Predicted::default();
         // The first stage with a key, whose prediction the others share.
         let mut known: HashMap<&str, ModelId> = HashMap::new();
@@ -79,7 +81,7 @@ impl Predicted {
                     continue;
                 }
             };
-            least.entry(id).or_insert_with(|| fits::least(job, specs, id));
+            least.entry(id).or_insert_with(|| fits::least(job, &sizes, id));
             if let Some(first) = known.get(to_do.keys.of(index)) {
                 if let Some(prediction) = stages.get(first).copied() {
                     stages.insert(id, prediction);
